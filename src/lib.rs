@@ -1,0 +1,3 @@
+//! A visitor-profile store that speaks Adobe Target's profile APIs.
+
+pub mod model;

@@ -1,0 +1,3 @@
+//! The `profiled` binary.
+
+fn main() {}

@@ -1,0 +1,306 @@
+//! Who a profile belongs to: client codes, the three kinds of visitor id, and the keys made of them.
+//!
+//! Promises: an id that exists as a type has been checked (R1), and two different (client, kind, id) triples never
+//! share a key, because the client is length-prefixed.
+
+use std::fmt;
+
+/// The longest client code, in characters.
+pub const CLIENT_CODE_CHARS_MAX: usize = 64;
+/// The longest `pcId`, in characters, without its location hint (R1).
+pub const PC_ID_CHARS_MAX: usize = 128;
+/// The longest `thirdPartyId`, in characters (R1).
+pub const THIRD_PARTY_ID_CHARS_MAX: usize = 256;
+/// The longest ECID, in characters; Adobe's are 38 digits.
+pub const ECID_CHARS_MAX: usize = 128;
+
+/// Why a piece of text is not an id. Displays as the end of a sentence that quotes the text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum IdError {
+    /// Nothing there.
+    #[error("it is empty")]
+    Empty,
+    /// More characters than the kind of id takes.
+    #[error("it has more than {max} characters")]
+    TooLong {
+        /// The most it may have.
+        max: usize,
+    },
+    /// A character this kind of id must not hold.
+    #[error("'{}' is not allowed", .0.escape_default())]
+    Forbidden(char),
+    /// A `pcId` with more than one dot: what follows the one dot is a location hint.
+    #[error("it has more than one dot")]
+    SecondDot,
+}
+
+/// A tenant: Adobe's `clientCode`. 1–64 of `A–Z a–z 0–9 _ - .`, so that it can stand in a path and in a batch id.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClientCode(Box<str>);
+
+impl ClientCode {
+    /// Checks and takes a client code.
+    pub fn new(text: &str) -> Result<Self, IdError> {
+        length(text, CLIENT_CODE_CHARS_MAX)?;
+        match text.chars().find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))) {
+            Some(c) => Err(IdError::Forbidden(c)),
+            None => Ok(Self(text.into())),
+        }
+    }
+
+    /// The code as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Which of the three name spaces an id lives in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum IdKind {
+    /// Target's own visitor id: `pcId`, also called `tntId` and `mboxPC`.
+    Pc,
+    /// The company's id: `thirdPartyId`, `mbox3rdPartyId` in mbox calls.
+    ThirdParty,
+    /// The Experience Cloud id: `marketingCloudVisitorId`.
+    Ecid,
+}
+
+impl IdKind {
+    /// The byte that stands for the kind in stored bytes.
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Pc => 1,
+            Self::ThirdParty => 2,
+            Self::Ecid => 3,
+        }
+    }
+
+    /// The kind a stored byte stands for.
+    pub const fn from_code(code: u8) -> Option<Self> {
+        match code {
+            1 => Some(Self::Pc),
+            2 => Some(Self::ThirdParty),
+            3 => Some(Self::Ecid),
+            _ => None,
+        }
+    }
+
+    /// What the APIs call it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pc => "pcId",
+            Self::ThirdParty => "thirdPartyId",
+            Self::Ecid => "marketingCloudVisitorId",
+        }
+    }
+
+    /// Checks `text` as an id of this kind and gives the part of it that is the id: a `pcId` loses its location hint.
+    pub fn check(self, text: &str) -> Result<&str, IdError> {
+        match self {
+            Self::Pc => {
+                let (id, hint) = match text.split_once('.') {
+                    Some((id, hint)) => (id, hint),
+                    None => (text, ""),
+                };
+                if hint.contains('.') {
+                    return Err(IdError::SecondDot);
+                }
+                length(id, PC_ID_CHARS_MAX)?;
+                no_control(text)?;
+                Ok(id)
+            }
+            Self::ThirdParty => {
+                length(text, THIRD_PARTY_ID_CHARS_MAX)?;
+                match text.chars().find(|c| matches!(c, '+' | '/')) {
+                    Some(c) => Err(IdError::Forbidden(c)),
+                    None => no_control(text).map(|()| text),
+                }
+            }
+            Self::Ecid => {
+                length(text, ECID_CHARS_MAX)?;
+                no_control(text).map(|()| text)
+            }
+        }
+    }
+}
+
+fn length(text: &str, max: usize) -> Result<(), IdError> {
+    if text.is_empty() {
+        return Err(IdError::Empty);
+    }
+    // A text of `max` bytes has at most `max` characters, so most ids are never counted.
+    if text.len() > max && text.chars().count() > max {
+        return Err(IdError::TooLong { max });
+    }
+    Ok(())
+}
+
+fn no_control(text: &str) -> Result<(), IdError> {
+    match text.chars().find(|c| c.is_control()) {
+        Some(c) => Err(IdError::Forbidden(c)),
+        None => Ok(()),
+    }
+}
+
+/// One id of one visitor: its kind and its checked text.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct VisitorId {
+    kind: IdKind,
+    id: Box<str>,
+}
+
+impl VisitorId {
+    /// Checks and takes an id of the given kind.
+    pub fn new(kind: IdKind, text: &str) -> Result<Self, IdError> {
+        Ok(Self { kind, id: kind.check(text)?.into() })
+    }
+
+    /// Its kind.
+    pub fn kind(&self) -> IdKind {
+        self.kind
+    }
+
+    /// The id alone.
+    pub fn as_str(&self) -> &str {
+        &self.id
+    }
+
+    /// The key it has within a client.
+    pub fn key(&self, client: &ClientCode) -> Key {
+        Key::new(client, self.kind, &self.id)
+    }
+}
+
+/// The canonical bytes under which something is stored: client length, client, kind, id.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key(Box<[u8]>);
+
+impl Key {
+    /// The key of an id. The id must have been checked.
+    pub fn new(client: &ClientCode, kind: IdKind, id: &str) -> Self {
+        let mut bytes = Vec::with_capacity(2 + client.0.len() + id.len());
+        Self::write_to(&mut bytes, client, kind, id);
+        Self(bytes.into_boxed_slice())
+    }
+
+    /// Appends the bytes of a key to a buffer, for callers that build many.
+    pub fn write_to(bytes: &mut Vec<u8>, client: &ClientCode, kind: IdKind, id: &str) {
+        // A checked client code has at most 64 ASCII characters.
+        bytes.push(u8::try_from(client.0.len()).unwrap_or(u8::MAX));
+        bytes.extend_from_slice(client.0.as_bytes());
+        bytes.push(kind.code());
+        bytes.extend_from_slice(id.as_bytes());
+    }
+
+    /// Reads a key back from stored bytes; `None` if they are not one.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        split(bytes).map(|_| Self(bytes.into()))
+    }
+
+    /// The bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The client code.
+    pub fn client(&self) -> &str {
+        split(&self.0).map_or("", |(client, _, _)| client)
+    }
+
+    /// The kind of id.
+    pub fn kind(&self) -> IdKind {
+        split(&self.0).map_or(IdKind::Pc, |(_, kind, _)| kind)
+    }
+
+    /// The id.
+    pub fn id(&self) -> &str {
+        split(&self.0).map_or("", |(_, _, id)| id)
+    }
+}
+
+fn split(bytes: &[u8]) -> Option<(&str, IdKind, &str)> {
+    let (&length, rest) = bytes.split_first()?;
+    let (client, rest) = rest.split_at_checked(usize::from(length))?;
+    let (&kind, id) = rest.split_first()?;
+    Some((std::str::from_utf8(client).ok()?, IdKind::from_code(kind)?, std::str::from_utf8(id).ok()?))
+}
+
+impl fmt::Display for ClientCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for ClientCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Debug for VisitorId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={:?}", self.kind.name(), self.id)
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}={:?}", self.client(), self.kind().name(), self.id())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(kind: IdKind, text: &str, expected: Result<&str, IdError>) {
+        assert_eq!(kind.check(text), expected, "{kind:?} {text:?}");
+    }
+
+    #[test]
+    fn ids_are_checked_by_the_rules_of_r1() {
+        check(IdKind::Pc, "123", Ok("123"));
+        check(IdKind::Pc, "1638-99.28_0", Ok("1638-99"));
+        check(IdKind::Pc, "a.b.c", Err(IdError::SecondDot));
+        check(IdKind::Pc, ".28_0", Err(IdError::Empty));
+        check(IdKind::Pc, "", Err(IdError::Empty));
+        check(IdKind::Pc, "a\tb", Err(IdError::Forbidden('\t')));
+        check(IdKind::Pc, &"é".repeat(128), Ok(&"é".repeat(128)));
+        check(IdKind::Pc, &"x".repeat(129), Err(IdError::TooLong { max: 128 }));
+        check(IdKind::ThirdParty, "a.b.c@example.com", Ok("a.b.c@example.com"));
+        check(IdKind::ThirdParty, "a+b", Err(IdError::Forbidden('+')));
+        check(IdKind::ThirdParty, "a/b", Err(IdError::Forbidden('/')));
+        check(IdKind::ThirdParty, "a\u{0}b", Err(IdError::Forbidden('\0')));
+        check(IdKind::ThirdParty, &"x".repeat(256), Ok(&"x".repeat(256)));
+        check(IdKind::ThirdParty, &"x".repeat(257), Err(IdError::TooLong { max: 256 }));
+        check(IdKind::Ecid, "38304120", Ok("38304120"));
+        check(IdKind::Ecid, "", Err(IdError::Empty));
+    }
+
+    #[test]
+    fn client_codes_hold_what_a_path_and_a_batch_id_can_bear() {
+        assert!(ClientCode::new("acmeclient_7-x.y").is_ok());
+        assert_eq!(ClientCode::new("a&b"), Err(IdError::Forbidden('&')));
+        assert_eq!(ClientCode::new(""), Err(IdError::Empty));
+        assert_eq!(ClientCode::new(&"x".repeat(65)), Err(IdError::TooLong { max: 64 }));
+    }
+
+    #[test]
+    fn keys_of_different_triples_differ_and_read_back() {
+        let (a, ab) = (ClientCode::new("a").unwrap(), ClientCode::new("ab").unwrap());
+        let keys = [
+            Key::new(&a, IdKind::Pc, "b1"),
+            Key::new(&ab, IdKind::Pc, "1"),
+            Key::new(&a, IdKind::ThirdParty, "b1"),
+            Key::new(&a, IdKind::Ecid, "b1"),
+        ];
+        for (n, key) in keys.iter().enumerate() {
+            assert_eq!(Key::from_bytes(key.as_bytes()).as_ref(), Some(key));
+            assert!(keys.iter().skip(n + 1).all(|other| other != key));
+        }
+        assert_eq!((keys[1].client(), keys[1].kind(), keys[1].id()), ("ab", IdKind::Pc, "1"));
+        for bytes in [&b""[..], b"\x05ab", b"\x01a", b"\x01a\x09x", b"\x01\xff\x01x", b"\x01a\x01\xff"] {
+            assert_eq!(Key::from_bytes(bytes), None, "{bytes:?}");
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Sequence numbers: the one order of all accepted writes (R3), and the clock they are taken from.
+
+use std::fmt;
+use std::time::{Duration, UNIX_EPOCH};
+
+const COUNTER_BITS: u32 = 20;
+
+/// Milliseconds since the epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Millis(pub u64);
+
+impl Millis {
+    /// That many milliseconds later.
+    pub fn plus(self, span_ms: u64) -> Self {
+        Self(self.0.saturating_add(span_ms))
+    }
+}
+
+/// A place in the one order of all accepted writes: a hybrid logical clock of milliseconds since the epoch (44 bits)
+/// and a counter (20 bits). JSON prints it as a string, for it is larger than JavaScript's whole numbers.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Seq(u64);
+
+impl Seq {
+    /// Before every write.
+    pub const ZERO: Self = Self(0);
+
+    /// The number itself.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// The seq with that number.
+    pub const fn from_u64(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// The milliseconds part: when, by the clock of seqs, the write was accepted.
+    pub const fn millis(self) -> Millis {
+        Millis(self.0 >> COUNTER_BITS)
+    }
+
+    /// The counter part: which of that millisecond's writes it was.
+    pub const fn counter(self) -> u64 {
+        self.0 & ((1 << COUNTER_BITS) - 1)
+    }
+
+    /// The seq made of these two parts.
+    pub const fn from_parts(millis: Millis, counter: u64) -> Self {
+        Self((millis.0 << COUNTER_BITS) | counter)
+    }
+}
+
+/// Gives out seqs: strictly increasing, whatever the clock does (R3).
+#[derive(Debug)]
+pub struct SeqSource {
+    last: Seq,
+}
+
+impl SeqSource {
+    /// Goes on after `last`, the highest seq of the store's life so far.
+    pub fn after(last: Seq) -> Self {
+        Self { last }
+    }
+
+    /// The next seq, taken at `now`. A clock that stepped back, or more than 2^20 writes in one millisecond, only
+    /// make it run ahead of the clock.
+    pub fn next(&mut self, now: Millis) -> Seq {
+        self.last = Seq(self.last.0.saturating_add(1)).max(Seq::from_parts(now, 0));
+        self.last
+    }
+
+    /// The seq given out last.
+    pub fn last(&self) -> Seq {
+        self.last
+    }
+}
+
+/// Where the time comes from.
+pub trait Clock: Send + Sync {
+    /// Now.
+    fn now(&self) -> Millis;
+}
+
+/// The machine's clock: the one place that reads it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
+    fn now(&self) -> Millis {
+        let since = std::time::SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        Millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX >> COUNTER_BITS))
+    }
+}
+
+impl fmt::Display for Seq {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Debug for Seq {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Seq({}+{})", self.millis().0, self.counter())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seqs_rise_though_the_clock_stands_or_steps_back() {
+        let mut source = SeqSource::after(Seq::ZERO);
+        let mut last = Seq::ZERO;
+        for now in [1000, 1000, 1000, 900, 1, 0, 1001, 5, 2_000_000_000_000] {
+            let seq = source.next(Millis(now));
+            assert!(seq > last, "{seq:?} after {last:?} at {now}");
+            assert!(seq.millis() >= Millis(now));
+            last = seq;
+        }
+        assert_eq!(last, Seq::from_parts(Millis(2_000_000_000_000), 0));
+        assert!(SeqSource::after(last).next(Millis(3)) > last, "a restart with a clock an hour back goes on");
+    }
+
+    #[test]
+    fn a_full_counter_runs_into_the_next_millisecond() {
+        let full = Seq::from_parts(Millis(7), (1 << COUNTER_BITS) - 1);
+        let next = SeqSource::after(full).next(Millis(7));
+        assert_eq!((next.millis(), next.counter()), (Millis(8), 0));
+    }
+}
