@@ -1,4 +1,8 @@
 //! The pure core: no async, no input or output, no clock.
 
+pub mod batch;
+pub mod codec;
 pub mod id;
+pub mod profile;
 pub mod seq;
+pub mod update;

@@ -1,0 +1,358 @@
+//! What a write does to what is stored: the one pure `fold` for batch rows (R4–R7, R9, R11), site calls and single
+//! updates, and the login merge (R2).
+//!
+//! Promises: nothing here reads a clock, a setting or a store. Lookups, settling, background folding and replay all
+//! go through [`fold`], so they can't disagree.
+
+use super::batch::{BatchRules, EmptyValues, Outcome};
+use super::id::IdKind;
+use super::profile::{Attribute, LINKED_IDS_MAX, LinkedId, Profile, Source, Stored, remove, set_all};
+use super::seq::Seq;
+
+/// One cell of a row: an attribute's name and the value as sent, perhaps empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cell<'a> {
+    /// The attribute.
+    pub name: &'a str,
+    /// Its value.
+    pub value: &'a str,
+}
+
+/// One row of a batch, read.
+#[derive(Debug, Clone, Copy)]
+pub struct Row<'r, 'a> {
+    /// Its line in the file.
+    pub line: u32,
+    /// Its cells, but for the key's.
+    pub cells: &'r [Cell<'a>],
+}
+
+/// What rows make of a stored value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Folded<'a> {
+    /// They change nothing: their visitor is unknown, or none of them could be applied.
+    Unchanged,
+    /// They are in already: the value's `through` says so.
+    AlreadyIn,
+    /// The profile with them in it.
+    Changed(Profile<'a>),
+}
+
+/// Folds one batch's rows for one visitor, in line order, into what is stored under the visitor's canonical key.
+/// A link or a tombstone there counts as an unknown visitor: whoever calls has followed links that count.
+/// Tells `outcome` what became of each row, unless they are [`Folded::AlreadyIn`].
+pub fn fold<'a>(
+    stored: Option<Stored<'a>>,
+    rules: &BatchRules,
+    rows: &[Row<'_, 'a>],
+    mut outcome: impl FnMut(u32, Outcome),
+) -> Folded<'a> {
+    if stored.as_ref().is_some_and(|stored| stored.through() >= rules.seq) {
+        return Folded::AlreadyIn;
+    }
+    let mut profile = match stored {
+        Some(Stored::Profile(profile)) if !profile.expired(rules.seq.millis(), rules.lifetime_ms) => {
+            Some(profile)
+        }
+        _ => None,
+    };
+    let mut changed = false;
+    for row in rows {
+        let brings = |cell: &Cell<'_>| !cell.value.is_empty() || rules.empty_values == EmptyValues::Remove;
+        let became = if !row.cells.iter().any(brings) {
+            Outcome::Ignored
+        } else if let Some(known) = &mut profile {
+            if apply_row(known, rules, row.cells) { Outcome::Updated } else { Outcome::Failed }
+        } else if rules.creates {
+            let mut born = Profile::born_at(rules.seq);
+            if apply_row(&mut born, rules, row.cells) {
+                profile = Some(born);
+                Outcome::Created
+            } else {
+                Outcome::Failed
+            }
+        } else {
+            Outcome::NotFound
+        };
+        changed |= matches!(became, Outcome::Updated | Outcome::Created);
+        outcome(row.line, became);
+    }
+    match profile {
+        Some(mut profile) if changed => {
+            profile.last_batch = rules.seq;
+            profile.last_write = rules.seq;
+            profile.through = rules.seq;
+            Folded::Changed(profile)
+        }
+        _ => Folded::Unchanged,
+    }
+}
+
+/// Applies one row; false, and nothing changed, if the profile would grow too large (R9).
+fn apply_row<'a>(profile: &mut Profile<'a>, rules: &BatchRules, cells: &[Cell<'a>]) -> bool {
+    let brought: usize = cells.iter().map(|cell| cell.name.len() + cell.value.len()).sum();
+    // Most profiles are nowhere near the limit: only one that may pass it is kept as it was and measured.
+    let fits_anyway = profile.held_bytes().saturating_add(brought) <= rules.max_profile_bytes;
+    let before = (!fits_anyway).then(|| profile.clone());
+
+    let layered = rules.writes_layer();
+    if !layered {
+        profile.fold_layer_in();
+    } else if profile.layer.first().is_some_and(|held| held.seq != rules.seq) {
+        profile.layer.clear();
+    }
+    let sets = cells.iter().filter(|cell| !cell.value.is_empty()).map(|cell| Attribute {
+        name: cell.name,
+        value: cell.value,
+        seq: rules.seq,
+        source: rules.source,
+    });
+    set_all(if layered { &mut profile.layer } else { &mut profile.attributes }, sets);
+    if rules.empty_values == EmptyValues::Remove {
+        for cell in cells.iter().filter(|cell| cell.value.is_empty()) {
+            remove(&mut profile.attributes, cell.name);
+            remove(&mut profile.layer, cell.name);
+        }
+    }
+
+    match before {
+        Some(before) if profile.visible_bytes() > rules.max_profile_bytes.max(before.visible_bytes()) => {
+            *profile = before;
+            false
+        }
+        _ => true,
+    }
+}
+
+/// What became of a row whose effects are in the stored profile already, though its outcome was not kept: that holds
+/// only for rows that background folding applied and no later write touched, so the profile itself tells.
+pub fn outcome_of_row_already_in(
+    profile: &Profile<'_>,
+    rules: &BatchRules,
+    first_of_visitor: bool,
+) -> Outcome {
+    if profile.born == rules.seq && first_of_visitor { Outcome::Created } else { Outcome::Updated }
+}
+
+/// A single write: what a site call, a single update or a removal brings, with the settings that shape it.
+#[derive(Debug, Clone, Copy)]
+pub struct Write<'w> {
+    /// Its place in the order.
+    pub seq: Seq,
+    /// Where it came from.
+    pub source: Source,
+    /// Attributes to set, in the order sent; empty values are ignored (R6).
+    pub sets: &'w [(String, String)],
+    /// Attributes to remove.
+    pub removes: &'w [String],
+    /// How long a profile lives without site calls (R11).
+    pub lifetime_ms: u64,
+    /// The most a profile's names and values may come to (R9).
+    pub max_profile_bytes: usize,
+}
+
+/// The profile a write finds: the stored one, a newborn one if it is a site call (R5), or none. An expired one counts
+/// as none (R11).
+pub fn profile_for<'a>(stored: Option<Stored<'a>>, write: &Write<'_>) -> Option<Profile<'a>> {
+    match stored {
+        Some(Stored::Profile(profile)) if !profile.expired(write.seq.millis(), write.lifetime_ms) => {
+            Some(profile)
+        }
+        _ => write.source.is_site().then(|| Profile::born_at(write.seq)),
+    }
+}
+
+/// Applies a write to the profile it found. Gives the number of attributes left out because the profile would have
+/// grown too large (R9).
+pub fn apply<'a>(profile: &mut Profile<'a>, write: &Write<'a>) -> usize {
+    profile.fold_layer_in();
+    for name in write.removes {
+        remove(&mut profile.attributes, name);
+    }
+    let mut left_out = 0;
+    let mut held = profile.visible_bytes();
+    for (name, value) in write.sets.iter().filter(|(_, value)| !value.is_empty()) {
+        let new = Attribute { name, value, seq: write.seq, source: write.source };
+        let old = match profile.attributes.binary_search_by(|held| held.name.cmp(name.as_str())) {
+            Ok(at) => profile.attributes.get(at).map_or(0, Attribute::bytes),
+            Err(_) => 0,
+        };
+        let then = held - old + new.bytes();
+        if then > write.max_profile_bytes.max(held) {
+            left_out += 1;
+            continue;
+        }
+        held = then;
+        set_all(&mut profile.attributes, std::iter::once(new));
+    }
+    if write.source.is_site() {
+        profile.last_site = write.seq;
+        profile.last_active = profile.last_active.max(write.seq.millis());
+    }
+    profile.last_write = write.seq;
+    profile.through = write.seq;
+    left_out
+}
+
+/// Merges the profile of an anonymous visitor into that of the one who logged in (R2): where both have an attribute,
+/// the latter's stays. Never refused for size (R9).
+pub fn merge<'a>(into: &mut Profile<'a>, from: &Profile<'a>) {
+    into.fold_layer_in();
+    let missing: Vec<Attribute<'a>> = from
+        .visible()
+        .into_iter()
+        .filter(|theirs| into.attributes.binary_search_by(|held| held.name.cmp(theirs.name)).is_err())
+        .collect();
+    set_all(&mut into.attributes, missing.into_iter());
+    into.last_site = into.last_site.max(from.last_site);
+    into.last_batch = into.last_batch.max(from.last_batch);
+    into.last_active = into.last_active.max(from.last_active);
+}
+
+/// Lists an id as leading to the profile, as the most recently bound; the oldest of its kind drops off a full list.
+pub fn list_id<'a>(profile: &mut Profile<'a>, kind: IdKind, id: &'a str, seq: Seq) {
+    unlist_id(profile, kind, id);
+    if profile.ids.iter().filter(|linked| linked.kind == kind).count() >= LINKED_IDS_MAX
+        && let Some(oldest) = profile.ids.iter().position(|linked| linked.kind == kind)
+    {
+        profile.ids.remove(oldest);
+    }
+    profile.ids.push(LinkedId { kind, id, seq });
+}
+
+/// Takes an id off the list.
+pub fn unlist_id(profile: &mut Profile<'_>, kind: IdKind, id: &str) {
+    profile.ids.retain(|linked| !(linked.kind == kind && linked.id == id));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::batch::ConsecutiveV2;
+    use crate::model::seq::Millis;
+
+    const DAY_MS: u64 = 86_400_000;
+
+    fn rules(at: u64) -> BatchRules {
+        BatchRules {
+            seq: Seq::from_parts(Millis(at), 0),
+            source: Source::BatchV2,
+            creates: false,
+            consecutive_v2: ConsecutiveV2::Merge,
+            empty_values: EmptyValues::Ignore,
+            lifetime_ms: 14 * DAY_MS,
+            max_profile_bytes: 100,
+        }
+    }
+
+    fn replace(at: u64) -> BatchRules {
+        BatchRules { consecutive_v2: ConsecutiveV2::Replace, ..rules(at) }
+    }
+
+    /// Folds batches of rows such as `a=1 b=` over a profile born at 1 with `a=0`, and says what then is visible and
+    /// what became of each row.
+    fn check(batches: &[(BatchRules, &[&'static str])], expected: &str, outcomes: &[Outcome]) {
+        let sets = [("a".to_owned(), "0".to_owned())];
+        let mut profile = Profile::born_at(Seq::from_parts(Millis(1), 0));
+        apply(&mut profile, &site(1, &sets));
+        let mut became = vec![];
+        for (rules, rows) in batches {
+            let cells: Vec<Vec<Cell<'static>>> = rows
+                .iter()
+                .map(|row| {
+                    row.split_whitespace()
+                        .map(|cell| cell.split_once('=').unwrap())
+                        .map(|(name, value)| Cell { name, value })
+                        .collect()
+                })
+                .collect();
+            let rows: Vec<Row<'_, '_>> = cells.iter().map(|cells| Row { line: 0, cells }).collect();
+            if let Folded::Changed(new) =
+                fold(Some(Stored::Profile(profile.clone())), rules, &rows, |_, outcome| became.push(outcome))
+            {
+                profile = new;
+            }
+        }
+        let seen: Vec<String> = profile.visible().iter().map(|a| format!("{}={}", a.name, a.value)).collect();
+        assert_eq!((seen.join(" ").as_str(), became.as_slice()), (expected, outcomes), "{batches:?}");
+    }
+
+    fn site(at: u64, sets: &[(String, String)]) -> Write<'_> {
+        Write {
+            seq: Seq::from_parts(Millis(at), 0),
+            source: Source::Mbox,
+            sets,
+            removes: &[],
+            lifetime_ms: 14 * DAY_MS,
+            max_profile_bytes: 100,
+        }
+    }
+
+    #[test]
+    fn rows_fold_by_the_rules() {
+        use Outcome::{Created, Failed, Ignored, NotFound, Updated};
+        let big: &'static str = Box::leak(format!("z={}", "x".repeat(200)).into_boxed_str());
+        let remove = |at| BatchRules { empty_values: EmptyValues::Remove, ..rules(at) };
+        let late = 15 * DAY_MS;
+        let creates = |at| BatchRules { creates: true, ..rules(at) };
+        check(&[(rules(2), &["a=1"])], "a=1", &[Updated]);
+        check(&[(rules(2), &["a=1", "a=2 b=3"])], "a=2 b=3", &[Updated, Updated]);
+        check(&[(rules(2), &["a= b="])], "a=0", &[Ignored]);
+        check(&[(rules(2), &["a= b=1"])], "a=0 b=1", &[Updated]);
+        check(&[(remove(2), &["a= b=1"])], "b=1", &[Updated]);
+        check(&[(rules(2), &[big, "b=1"])], "a=0 b=1", &[Failed, Updated]);
+        check(&[(rules(3), &["a=1"]), (rules(2), &["a=2"])], "a=1", &[Updated]);
+        check(&[(rules(late), &["a=1", "a="])], "a=0", &[NotFound, Ignored]);
+        check(&[(creates(late), &["b=1", "c=1"])], "b=1 c=1", &[Created, Updated]);
+        check(&[(creates(late), &[big, "c=1"])], "c=1", &[Failed, Created]);
+        check(&[(replace(2), &["a=1 b=1"]), (replace(3), &["c=1"])], "a=0 c=1", &[Updated, Updated]);
+        check(&[(replace(2), &["a=1", "b=1"])], "a=1 b=1", &[Updated, Updated]);
+        check(&[(replace(2), &["a=1 b=1"]), (replace(3), &["c="])], "a=1 b=1", &[Updated, Ignored]);
+        check(&[(replace(2), &["a=1 b=1"]), (replace(3), &[big])], "a=1 b=1", &[Updated, Failed]);
+        check(
+            &[(replace(2), &["a=1"]), (rules(3), &["b=1"]), (replace(4), &["c=1"])],
+            "a=1 b=1 c=1",
+            &[Updated; 3],
+        );
+    }
+
+    #[test]
+    fn a_single_write_leaves_out_what_would_make_the_profile_too_large() {
+        let sets: Vec<(String, String)> =
+            [("a", "1".repeat(90)), ("b", "2".repeat(20)), ("c", "3".into()), ("d", String::new())]
+                .map(|(name, value)| (name.to_owned(), value))
+                .into();
+        let mut profile = Profile::born_at(Seq::from_u64(1));
+        assert_eq!(apply(&mut profile, &site(5, &sets)), 1);
+        assert_eq!(profile.attributes.iter().map(|a| a.name).collect::<String>(), "ac");
+    }
+
+    #[test]
+    fn a_login_merge_keeps_the_value_of_the_one_who_logged_in() {
+        let (anonymous, stored) = (
+            [("category".into(), "hats".into()), ("seen".into(), "3".into())],
+            [("category".into(), "skis".into()), ("store".into(), "94103".into())],
+        );
+        let (mut from, mut into) = (Profile::born_at(Seq::from_u64(1)), Profile::born_at(Seq::from_u64(2)));
+        apply(&mut from, &site(3, &anonymous));
+        apply(&mut into, &site(2, &stored));
+        merge(&mut into, &from);
+        let seen: Vec<_> = into.attributes.iter().map(|a| (a.name, a.value)).collect();
+        assert_eq!(seen, [("category", "skis"), ("seen", "3"), ("store", "94103")]);
+        assert_eq!(into.last_active, Millis(3));
+    }
+
+    #[test]
+    fn the_list_of_ids_keeps_the_most_recently_bound() {
+        let names: Vec<String> = (0..300).map(|n| n.to_string()).collect();
+        let mut profile = Profile::default();
+        list_id(&mut profile, IdKind::Ecid, "e", Seq::ZERO);
+        for name in &names {
+            list_id(&mut profile, IdKind::Pc, name, Seq::ZERO);
+        }
+        list_id(&mut profile, IdKind::Pc, "50", Seq::ZERO);
+        assert_eq!(profile.ids.len(), LINKED_IDS_MAX + 1);
+        assert!(!profile.lists(IdKind::Pc, "43") && profile.lists(IdKind::Pc, "44"));
+        assert_eq!(profile.ids.last().map(|linked| linked.id), Some("50"));
+    }
+}
