@@ -1,3 +1,5 @@
 //! A visitor-profile store that speaks Adobe Target's profile APIs.
 
 pub mod model;
+pub mod store;
+pub mod sync;

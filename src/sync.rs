@@ -1,0 +1,31 @@
+//! The locks and atomics of everything that runs on more than one thread: those of the standard library, or, in test
+//! builds with the feature `schedules`, those of a schedule explorer that tries the orders threads can take.
+
+#[cfg(not(feature = "schedules"))]
+pub use std::sync::{
+    Mutex, MutexGuard, RwLock,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+#[cfg(feature = "schedules")]
+pub use shuttle::sync::{
+    Mutex, MutexGuard, RwLock,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use std::sync::PoisonError;
+
+/// Locks, also after a thread died holding the lock: what our locks guard is whole between any two statements.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A copy of what a lock guards.
+pub fn snapshot<T: Clone>(lock: &RwLock<T>) -> T {
+    lock.read().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// Changes what a lock guards.
+pub fn change<T, R>(lock: &RwLock<T>, with: impl FnOnce(&mut T) -> R) -> R {
+    with(&mut lock.write().unwrap_or_else(PoisonError::into_inner))
+}
