@@ -194,8 +194,13 @@ pub struct ServeOptions {
     /// The clients that are served; only in the file.
     #[arg(skip)]
     #[serde(default)]
-    clients: BTreeMap<Plain<ClientCode>, ClientTable>,
+    pub clients: ClientTables,
 }
+
+/// The `[clients.NAME]` tables as given.
+#[derive(Debug, Clone, Default, serde::Deserialize)]
+#[serde(transparent)]
+pub struct ClientTables(BTreeMap<Plain<ClientCode>, ClientTable>);
 
 /// A `[clients.NAME]` table as given.
 #[derive(Debug, Clone, Default, serde::Deserialize)]
@@ -416,13 +421,10 @@ fn seconds<const MIN: u64, const MAX: u64>(given: &Option<Given<Whole<MIN, MAX>>
     Duration::from_secs(value(given).map_or(default, Whole::get))
 }
 
-fn clients(
-    tables: &BTreeMap<Plain<ClientCode>, ClientTable>,
-    file: &File,
-) -> Result<BTreeMap<ClientCode, ClientSettings>, ConfigError> {
+fn clients(tables: &ClientTables, file: &File) -> Result<BTreeMap<ClientCode, ClientSettings>, ConfigError> {
     let mut owners: BTreeMap<&ImsOrg, &ClientCode> = BTreeMap::new();
     let mut clients = BTreeMap::new();
-    for (Plain(client), table) in tables {
+    for (Plain(client), table) in &tables.0 {
         for org in &table.ims_orgs {
             if let Some(first) = owners.insert(&org.value, client) {
                 return Err(ConfigError::ImsOrgTwice {
