@@ -151,7 +151,7 @@ pub struct ServeOptions {
     /// Memory for the store's cache [default: 512MiB]
     #[arg(long, env = "PROFILED_CACHE", value_name = "SIZE")]
     pub cache: Option<Given<Size<{ 8 * MIB }, TIB>>>,
-    /// What status URLs start with, such as https://profiles.example.com [default: the host called]
+    /// What status URLs start with [default: the host that was called]
     #[arg(long, env = "PROFILED_PUBLIC_URL", value_name = "URL")]
     pub public_url: Option<Given<PublicUrl>>,
     /// Client of a site call that names none

@@ -189,8 +189,7 @@ impl Source {
         let path = path.join("::");
         let within =
             |it: &&str| path.strip_prefix(*it).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
-        let clock = path.starts_with("std::time::Instant");
-        let impure = self.in_model() && (clock || IMPURE.iter().any(|it| within(&it)));
+        let impure = self.in_model() && IMPURE.iter().any(within);
         impure.then(|| "the model is pure: no async, no input or output, no clock but SystemClock".into())
     }
 
