@@ -166,7 +166,9 @@ pub enum HeaderError {
     #[error("the body has a header but no row: each line after the first must hold an id and its values")]
     NoRow,
     /// The first cell doesn't start with `batch=`.
-    #[error("line {line}: the first line must begin with \"batch=pcId,\" or \"batch=thirdPartyId,\", not with {found}")]
+    #[error(
+        "line {line}: the first line must begin with \"batch=pcId,\" or \"batch=thirdPartyId,\", not with {found}"
+    )]
     Start {
         /// The header's line.
         line: u32,
@@ -177,7 +179,9 @@ pub enum HeaderError {
     #[error("line 1: the body looks like UTF-16: it must be UTF-8")]
     Utf16,
     /// The key is an ECID.
-    #[error("line {line}: an ECID (marketingCloudVisitorId) cannot be the key of a batch: use pcId or thirdPartyId")]
+    #[error(
+        "line {line}: an ECID (marketingCloudVisitorId) cannot be the key of a batch: use pcId or thirdPartyId"
+    )]
     EcidKey {
         /// The header's line.
         line: u32,
@@ -194,7 +198,9 @@ pub enum HeaderError {
         found: String,
     },
     /// The key stands alone.
-    #[error("line {line}: the header names no attribute: the key must be followed by a comma and at least one name")]
+    #[error(
+        "line {line}: the header names no attribute: the key must be followed by a comma and at least one name"
+    )]
     NoAttribute {
         /// The header's line.
         line: u32,
@@ -273,7 +279,10 @@ impl Parser {
         self.header.as_ref()
     }
 
-    fn unless_refused(&mut self, step: impl FnOnce(&mut Self) -> Result<(), HeaderError>) -> Result<(), HeaderError> {
+    fn unless_refused(
+        &mut self,
+        step: impl FnOnce(&mut Self) -> Result<(), HeaderError>,
+    ) -> Result<(), HeaderError> {
         if let Some(error) = &self.refused {
             return Err(error.clone());
         }
@@ -283,7 +292,11 @@ impl Parser {
     }
 
     /// Drops a BOM at the body's start and gives what is left of `bytes`. What only began like one is put back.
-    fn past_bom<'b>(&mut self, bytes: &'b [u8], each: &mut impl FnMut(Row<'_>)) -> Result<&'b [u8], HeaderError> {
+    fn past_bom<'b>(
+        &mut self,
+        bytes: &'b [u8],
+        each: &mut impl FnMut(Row<'_>),
+    ) -> Result<&'b [u8], HeaderError> {
         let mut rest = bytes;
         while let (Some(seen), Some((first, after))) = (self.bom, rest.split_first()) {
             if BOM.get(seen) == Some(first) {
@@ -423,14 +436,18 @@ impl RowReader {
         let mut cell = id_end;
         while let Some(comma) = cell {
             cell = ends.next();
-            let (start, end) = without_spaces(row, comma + 1, cell.unwrap_or(row.len()));
+            let sent = trim_end(row.get(comma + 1..cell.unwrap_or(row.len()))?);
+            let end = comma + 1 + sent.len();
+            let start = end - trim_start(sent).len();
             if start < end {
+                if attribute >= header.names.len() {
+                    return None;
+                }
                 self.values.push(Value { attribute, start, end });
             }
             attribute += 1;
         }
-        let fits = self.values.last().is_none_or(|value| value.attribute < header.names.len());
-        fits.then_some((id, text, attribute.min(header.names.len())))
+        Some((id, text, attribute.min(header.names.len())))
     }
 
     /// Any row, cell by cell: its values are decoded into `text`, behind the id. Gives the id's end there and how many
@@ -493,7 +510,8 @@ impl<'a> Cells<'a> {
     /// nothing about the columns it does not reach.
     pub fn emptied(&self) -> impl Iterator<Item = usize> + use<'a> {
         let mut filled = self.values.iter().peekable();
-        (0..self.reached).filter(move |attribute| filled.next_if(|value| value.attribute == *attribute).is_none())
+        (0..self.reached)
+            .filter(move |attribute| filled.next_if(|value| value.attribute == *attribute).is_none())
     }
 
     /// Whether the row has no value at all, which makes its outcome `ignored`.
@@ -530,14 +548,15 @@ impl Header {
         let mut decoded = Vec::new();
         let mut key_kind = None;
         let mut names: Vec<Box<str>> = Vec::new();
-        let mut columns = HashMap::new();
+        let mut columns: HashMap<Box<str>, usize> = HashMap::new();
         let mut rest = Some(without_line_end(row));
         while let Some(from) = rest {
             let (cell, after) = splitter.cell(from);
             rest = after;
             let column = names.len() + usize::from(key_kind.is_some());
             let cell = cell.map_err(|reason| fault(column, cell_fault(reason, b"")))?;
-            let text = decode(cell, &mut decoded).map_err(|reason| fault(column, cell_fault(reason, cell)))?;
+            let text =
+                decode(cell, &mut decoded).map_err(|reason| fault(column, cell_fault(reason, cell)))?;
             if key_kind.is_none() {
                 key_kind = Some(key(line, text)?);
                 continue;
@@ -547,7 +566,8 @@ impl Header {
             }
             check_name(text).map_err(|wrong| fault(column, wrong))?;
             if let Some(earlier) = columns.insert(Box::from(text), column + 1) {
-                let wrong = format!("the attribute {} is already in column {earlier}", quoted(text.as_bytes()));
+                let wrong =
+                    format!("the attribute {} is already in column {earlier}", quoted(text.as_bytes()));
                 return Err(fault(column, wrong));
             }
             names.push(text.into());
@@ -566,7 +586,9 @@ fn key(line: u32, text: &str) -> Result<IdKind, HeaderError> {
     match name {
         "pcId" | "tntId" | "mboxPC" => Ok(IdKind::Pc),
         "thirdPartyId" | "mbox3rdPartyId" | "mboxThirdPartyId" => Ok(IdKind::ThirdParty),
-        _ if ECID_NAMES.iter().any(|ecid| ecid.eq_ignore_ascii_case(name)) => Err(HeaderError::EcidKey { line }),
+        _ if ECID_NAMES.iter().any(|ecid| ecid.eq_ignore_ascii_case(name)) => {
+            Err(HeaderError::EcidKey { line })
+        }
         _ => Err(HeaderError::UnknownKey { line, found: quoted(name.as_bytes()) }),
     }
 }
@@ -613,11 +635,19 @@ impl RowError {
                     Some((text, Err(error))) if Reason::from(error) == self.reason => {
                         format!("line {line}: {} is not a {}: {error}", quoted(text.as_bytes()), kind.name())
                     }
-                    _ => format!("line {line}: the {} is not right: {}", kind.name(), cell_fault(self.reason, cell)),
+                    _ => format!(
+                        "line {line}: the {} is not right: {}",
+                        kind.name(),
+                        cell_fault(self.reason, cell)
+                    ),
                 };
             }
             Reason::ExtraCell => {
-                format!("{}, as the header has {} columns", cell_fault(self.reason, cell), header.names.len() + 1)
+                format!(
+                    "{}, as the header has {} columns",
+                    cell_fault(self.reason, cell),
+                    header.names.len() + 1
+                )
             }
             _ => cell_fault(self.reason, cell),
         };
@@ -695,7 +725,9 @@ fn cell_fault(reason: Reason, cell: &[u8]) -> String {
         Reason::ForbiddenInId => "it has a character that is not allowed".into(),
         Reason::SecondDot => "it has more than one dot".into(),
         Reason::BadEscape => match bad_escape(cell) {
-            Some(escape) => format!("{} is not a valid escape: a percent sign is written %25", quoted(escape)),
+            Some(escape) => {
+                format!("{} is not a valid escape: a percent sign is written %25", quoted(escape))
+            }
             None => "an escape is not valid: a percent sign is written %25".into(),
         },
         Reason::BadUtf8 => {
@@ -705,14 +737,20 @@ fn cell_fault(reason: Reason, cell: &[u8]) -> String {
                 _ => "it is not UTF-8".into(),
             }
         }
-        Reason::ExtraCell => "there is a value where the header has no column: a comma in a value is quoted or \
+        Reason::ExtraCell => {
+            "there is a value where the header has no column: a comma in a value is quoted or \
                               written %2C"
-            .into(),
-        Reason::TextAfterQuote => "text follows the closing quote: within quotes a quote is written twice".into(),
+                .into()
+        }
+        Reason::TextAfterQuote => {
+            "text follows the closing quote: within quotes a quote is written twice".into()
+        }
         Reason::UnclosedQuote => "the quote that opens here is never closed".into(),
-        Reason::BareReturn => "a carriage return stands alone: lines end in LF or CRLF, and in a value it is quoted \
+        Reason::BareReturn => {
+            "a carriage return stands alone: lines end in LF or CRLF, and in a value it is quoted \
                                or written %0D"
-            .into(),
+                .into()
+        }
         Reason::LongRow => format!("the row has more than {ROW_BYTES_MAX} bytes"),
     }
 }
@@ -751,25 +789,19 @@ fn decode<'c>(cell: &'c [u8], decoded: &'c mut Vec<u8>) -> Result<&'c str, Reaso
 fn unescape(cell: &[u8], decoded: &mut Vec<u8>) -> Result<(), Reason> {
     decoded.clear();
     let mut rest = cell;
-    while let Some(at) = memchr2(b'%', b'+', rest) {
-        let (plain, escape) = cut(rest, at);
-        decoded.extend_from_slice(plain);
-        rest = match escape {
-            [b'+', after @ ..] => {
-                decoded.push(b' ');
-                after
-            }
-            [b'%', high, low, after @ ..] => {
-                let (Some(high), Some(low)) = (hex(*high), hex(*low)) else {
-                    return Err(Reason::BadEscape);
-                };
-                decoded.push(high << 4 | low);
-                after
-            }
-            _ => return Err(Reason::BadEscape),
+    while let Some((first, after)) = rest.split_first() {
+        let (byte, after) = match (first, after) {
+            (b'+', _) => (b' ', after),
+            (b'%', [high, low, after @ ..]) => match (hex(*high), hex(*low)) {
+                (Some(high), Some(low)) => (high << 4 | low, after),
+                _ => return Err(Reason::BadEscape),
+            },
+            (b'%', _) => return Err(Reason::BadEscape),
+            (byte, _) => (*byte, after),
         };
+        decoded.push(byte);
+        rest = after;
     }
-    decoded.extend_from_slice(rest);
     Ok(())
 }
 
@@ -840,7 +872,8 @@ impl Scan {
                 (At::Quoted, _) => {
                     let stop = memchr(b'"', rest);
                     let (text, after) = cut(rest, stop.unwrap_or(rest.len()));
-                    self.line_feeds = self.line_feeds.saturating_add(saturated(memchr_iter(b'\n', text).count()));
+                    self.line_feeds =
+                        self.line_feeds.saturating_add(saturated(memchr_iter(b'\n', text).count()));
                     match after.split_first() {
                         Some((_quote, after)) => (At::QuoteInQuotes, after),
                         None => (At::Quoted, after),
@@ -866,6 +899,9 @@ struct Splitter {
     unquoted: Vec<u8>,
 }
 
+/// A cell, and what follows its comma.
+type Cell<'c, 'r> = (Result<&'c [u8], Reason>, Option<&'r [u8]>);
+
 impl Splitter {
     fn new() -> Self {
         let csv = csv_core::ReaderBuilder::new().terminator(csv_core::Terminator::Any(b'\n')).build();
@@ -873,24 +909,28 @@ impl Splitter {
     }
 
     /// The first cell of `from`, and what follows its comma.
-    fn cell<'c>(&'c mut self, from: &'c [u8]) -> (Result<&'c [u8], Reason>, Option<&'c [u8]>) {
-        let (start, _) = without_spaces(from, 0, from.len());
-        let from = cut(from, start).1;
-        if from.first() == Some(&b'"') {
-            return self.quoted_cell(from);
+    fn cell<'c, 'r: 'c>(&'c mut self, from: &'r [u8]) -> Cell<'c, 'r> {
+        let from = trim_start(from);
+        if let Some((b'"', quoted)) = from.split_first() {
+            // Most quoted cells hold no quote, and are read where they stand.
+            let (cell, quote) = cut(quoted, memchr(b'"', quoted).unwrap_or(quoted.len()));
+            return match trim_start(cut(quote, 1).1).split_first() {
+                Some((b',', after)) => (Ok(cell), Some(after)),
+                None if !quote.is_empty() => (Ok(cell), None),
+                _ => self.quoted_cell(from),
+            };
         }
-        let (cell, after) = match memchr(b',', from) {
-            Some(comma) => (cut(from, comma).0, Some(cut(from, comma + 1).1)),
-            None => (from, None),
-        };
-        let cell = cut(cell, without_spaces(cell, 0, cell.len()).1).0;
-        match memchr(b'\r', cell) {
-            Some(_) => (Err(Reason::BareReturn), after),
-            None => (Ok(cell), after),
+        let stop = memchr2(b',', b'\r', from).unwrap_or(from.len());
+        let (cell, after) = cut(from, stop);
+        match after.split_first() {
+            Some((b'\r', after)) => {
+                (Err(Reason::BareReturn), memchr(b',', after).map(|comma| cut(after, comma + 1).1))
+            }
+            comma => (Ok(trim_end(cell)), comma.map(|(_, after)| after)),
         }
     }
 
-    fn quoted_cell<'c>(&'c mut self, from: &'c [u8]) -> (Result<&'c [u8], Reason>, Option<&'c [u8]>) {
+    fn quoted_cell<'c, 'r: 'c>(&'c mut self, from: &'r [u8]) -> Cell<'c, 'r> {
         // A cell has no more bytes than it takes in the row; so the reader never runs out of room.
         if self.unquoted.len() < from.len() {
             self.unquoted.resize(from.len(), 0);
@@ -900,9 +940,9 @@ impl Splitter {
         let ended = matches!(result, csv_core::ReadFieldResult::Field { .. });
         let (sent, after) = cut(from, read - usize::from(ended));
         // To the reader the spaces behind the closing quote are part of the cell.
-        let (_, end) = without_spaces(sent, 0, sent.len());
-        let cell = cut(&self.unquoted, written.saturating_sub(sent.len() - end)).0;
-        let sent = cut(sent, end).0;
+        let spaces = sent.len() - trim_end(sent).len();
+        let cell = cut(&self.unquoted, written.saturating_sub(spaces)).0;
+        let sent = trim_end(sent);
         // Two quotes stand around the cell and each within it is doubled. With text behind the closing quote either
         // the last byte is no quote or there is a quote that was not doubled.
         let doubled = memchr_iter(b'"', cell).count();
@@ -911,7 +951,7 @@ impl Splitter {
     }
 
     /// The cell of a column, if the row has it and it can be read.
-    fn nth_cell<'c>(&'c mut self, row: &'c [u8], column: usize) -> Option<&'c [u8]> {
+    fn nth_cell<'c, 'r: 'c>(&'c mut self, row: &'r [u8], column: usize) -> Option<&'c [u8]> {
         let mut rest = row;
         for _ in 0..column {
             rest = self.cell(rest).1?;
@@ -932,15 +972,21 @@ fn without_line_end(row: &[u8]) -> &[u8] {
     row
 }
 
-/// `start..end` without the spaces at its ends.
-fn without_spaces(bytes: &[u8], mut start: usize, mut end: usize) -> (usize, usize) {
-    while start < end && bytes.get(start) == Some(&b' ') {
-        start += 1;
+/// Without leading spaces. Apart from [`trim_end`], so that no cell looks at more than itself.
+fn trim_start(bytes: &[u8]) -> &[u8] {
+    let mut bytes = bytes;
+    while let Some((b' ', after)) = bytes.split_first() {
+        bytes = after;
     }
-    while start < end && bytes.get(end - 1) == Some(&b' ') {
-        end -= 1;
+    bytes
+}
+
+fn trim_end(bytes: &[u8]) -> &[u8] {
+    let mut bytes = bytes;
+    while let Some((b' ', before)) = bytes.split_last() {
+        bytes = before;
     }
-    (start, end)
+    bytes
 }
 
 /// `bytes` cut in two; at its end, where `at` is beyond it.

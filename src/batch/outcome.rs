@@ -46,11 +46,10 @@ impl RowOutcome {
             Some(Failure::Row(error)) => (error.reason.code(), error.column),
             Some(Failure::ProfileTooLarge) => (TOO_LARGE_CODE, 0),
         };
-        let (line, offset, column) = (self.line.to_le_bytes(), self.offset.to_le_bytes(), column.to_le_bytes());
-        let mut bytes = [0; ENTRY_BYTES];
-        let all = line.iter().chain(&offset).chain([self.outcome.code(), reason].iter()).chain(&column);
-        bytes.iter_mut().zip(all).for_each(|(to, from)| *to = *from);
-        bytes
+        let [l0, l1, l2, l3] = self.line.to_le_bytes();
+        let [o0, o1, o2, o3] = self.offset.to_le_bytes();
+        let [c0, c1] = column.to_le_bytes();
+        [l0, l1, l2, l3, o0, o1, o2, o3, self.outcome.code(), reason, c0, c1]
     }
 
     fn from_bytes(bytes: &[u8]) -> Option<Self> {

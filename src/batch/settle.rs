@@ -248,12 +248,11 @@ fn settle_rows(
     let stored = value.as_ref().map(|value| decoded(key, value)).transpose()?;
     let cells: Vec<_> = rows.iter().map(|row| row.cells(header)).collect();
     let folding: Vec<_> = rows.iter().zip(&cells).map(|(row, cells)| Row { line: row.line, cells }).collect();
-    let mut note = |line, outcome| {
-        if batch.settled(line).is_none() {
-            settled.push(SettledRow { batch: rules.seq, line, outcome });
-        }
+    let already_noted = |settled: &[SettledRow], line| {
+        batch.settled(line).is_some() || settled.iter().any(|row| row.batch == rules.seq && row.line == line)
     };
-    match fold(stored.clone(), rules, &folding, &mut note) {
+    let mut became = vec![];
+    match fold(stored.clone(), rules, &folding, |line, outcome| became.push((line, outcome))) {
         Folded::Unchanged => {}
         Folded::Changed(profile) => {
             if matches!(stored, Some(Stored::Link { .. })) {
@@ -264,16 +263,20 @@ fn settle_rows(
         }
         Folded::AlreadyIn => {
             for (n, row) in rows.iter().enumerate() {
-                if batch.settled(row.line).is_some() || settled.iter().any(|s| s.batch == rules.seq && s.line == row.line)
-                {
+                if already_noted(settled, row.line) {
                     continue;
                 }
                 let Some(Stored::Profile(profile)) = &stored else {
                     let batch = batch.accepted.id.to_string();
                     return Err(SettleError::OutcomeLost { batch, line: row.line, key: format!("{key:?}") });
                 };
-                note(row.line, outcome_of_row_already_in(profile, rules, n == 0));
+                became.push((row.line, outcome_of_row_already_in(profile, rules, n == 0)));
             }
+        }
+    }
+    for (line, outcome) in became {
+        if batch.settled(line).is_none() {
+            settled.push(SettledRow { batch: rules.seq, line, outcome });
         }
     }
     Ok(())

@@ -45,8 +45,7 @@ impl fmt::Debug for BatchId {
 }
 
 /// What consecutive v2 batches do to each other (R7).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ConsecutiveV2 {
     /// The later one overrides, per attribute.
     #[default]
