@@ -1,0 +1,3 @@
+//! Batches: from the bytes of an upload to outcomes.
+
+pub mod csv;
