@@ -7,7 +7,7 @@
 //! The format (DESIGN.md §5, "The batch file"), in the order in which a row is taken apart:
 //!
 //! 1. A row ends at a line feed outside quotes, or with the body. Carriage returns before that end belong to it; one
-//!    anywhere else outside quotes fails the row, since reading it as text or as the end of a row would both be guesses.
+//!    anywhere else outside quotes fails the row: to read it as text or as the end of a row would be a guess.
 //!    A line of nothing but spaces is skipped, not a row.
 //! 2. Cells are split at commas. Raw spaces around a cell are dropped. A cell that then begins with a quote is quoted
 //!    as in RFC 4180 (`csv-core` reads it): spaces, commas and line feeds within the quotes stay, and nothing but
@@ -189,7 +189,7 @@ pub enum HeaderError {
     /// The key is none that is known.
     #[error(
         "line {line}: {found} cannot be the key of a batch: use pcId (or tntId, mboxPC) or thirdPartyId \
-         (or mbox3rdPartyId, mboxThirdPartyId), in this case"
+         (or mbox3rdPartyId, mboxThirdPartyId), upper and lower case as here, then a comma"
     )]
     UnknownKey {
         /// The header's line.
@@ -436,14 +436,18 @@ impl RowReader {
         let mut cell = id_end;
         while let Some(comma) = cell {
             cell = ends.next();
-            let (start, end) = without_spaces(row, comma + 1, cell.unwrap_or(row.len()));
+            let sent = trim_end(row.get(comma + 1..cell.unwrap_or(row.len()))?);
+            let end = comma + 1 + sent.len();
+            let start = end - trim_start(sent).len();
             if start < end {
+                if attribute >= header.names.len() {
+                    return None;
+                }
                 self.values.push(Value { attribute, start, end });
             }
             attribute += 1;
         }
-        let fits = self.values.last().is_none_or(|value| value.attribute < header.names.len());
-        fits.then_some((id, text, attribute.min(header.names.len())))
+        Some((id, text, attribute.min(header.names.len())))
     }
 
     /// Any row, cell by cell: its values are decoded into `text`, behind the id. Gives the id's end there and how many
@@ -785,25 +789,19 @@ fn decode<'c>(cell: &'c [u8], decoded: &'c mut Vec<u8>) -> Result<&'c str, Reaso
 fn unescape(cell: &[u8], decoded: &mut Vec<u8>) -> Result<(), Reason> {
     decoded.clear();
     let mut rest = cell;
-    while let Some(at) = memchr2(b'%', b'+', rest) {
-        let (plain, escape) = cut(rest, at);
-        decoded.extend_from_slice(plain);
-        rest = match escape {
-            [b'+', after @ ..] => {
-                decoded.push(b' ');
-                after
-            }
-            [b'%', high, low, after @ ..] => {
-                let (Some(high), Some(low)) = (hex(*high), hex(*low)) else {
-                    return Err(Reason::BadEscape);
-                };
-                decoded.push(high << 4 | low);
-                after
-            }
-            _ => return Err(Reason::BadEscape),
+    while let Some((first, after)) = rest.split_first() {
+        let (byte, after) = match (first, after) {
+            (b'+', _) => (b' ', after),
+            (b'%', [high, low, after @ ..]) => match (hex(*high), hex(*low)) {
+                (Some(high), Some(low)) => (high << 4 | low, after),
+                _ => return Err(Reason::BadEscape),
+            },
+            (b'%', _) => return Err(Reason::BadEscape),
+            (byte, _) => (*byte, after),
         };
+        decoded.push(byte);
+        rest = after;
     }
-    decoded.extend_from_slice(rest);
     Ok(())
 }
 
@@ -912,19 +910,23 @@ impl Splitter {
 
     /// The first cell of `from`, and what follows its comma.
     fn cell<'c, 'r: 'c>(&'c mut self, from: &'r [u8]) -> Cell<'c, 'r> {
-        let (start, _) = without_spaces(from, 0, from.len());
-        let from = cut(from, start).1;
-        if from.first() == Some(&b'"') {
-            return self.quoted_cell(from);
+        let from = trim_start(from);
+        if let Some((b'"', quoted)) = from.split_first() {
+            // Most quoted cells hold no quote, and are read where they stand.
+            let (cell, quote) = cut(quoted, memchr(b'"', quoted).unwrap_or(quoted.len()));
+            return match trim_start(cut(quote, 1).1).split_first() {
+                Some((b',', after)) => (Ok(cell), Some(after)),
+                None if !quote.is_empty() => (Ok(cell), None),
+                _ => self.quoted_cell(from),
+            };
         }
-        let (cell, after) = match memchr(b',', from) {
-            Some(comma) => (cut(from, comma).0, Some(cut(from, comma + 1).1)),
-            None => (from, None),
-        };
-        let cell = cut(cell, without_spaces(cell, 0, cell.len()).1).0;
-        match memchr(b'\r', cell) {
-            Some(_) => (Err(Reason::BareReturn), after),
-            None => (Ok(cell), after),
+        let stop = memchr2(b',', b'\r', from).unwrap_or(from.len());
+        let (cell, after) = cut(from, stop);
+        match after.split_first() {
+            Some((b'\r', after)) => {
+                (Err(Reason::BareReturn), memchr(b',', after).map(|comma| cut(after, comma + 1).1))
+            }
+            comma => (Ok(trim_end(cell)), comma.map(|(_, after)| after)),
         }
     }
 
@@ -938,9 +940,9 @@ impl Splitter {
         let ended = matches!(result, csv_core::ReadFieldResult::Field { .. });
         let (sent, after) = cut(from, read - usize::from(ended));
         // To the reader the spaces behind the closing quote are part of the cell.
-        let (_, end) = without_spaces(sent, 0, sent.len());
-        let cell = cut(&self.unquoted, written.saturating_sub(sent.len() - end)).0;
-        let sent = cut(sent, end).0;
+        let spaces = sent.len() - trim_end(sent).len();
+        let cell = cut(&self.unquoted, written.saturating_sub(spaces)).0;
+        let sent = trim_end(sent);
         // Two quotes stand around the cell and each within it is doubled. With text behind the closing quote either
         // the last byte is no quote or there is a quote that was not doubled.
         let doubled = memchr_iter(b'"', cell).count();
@@ -970,15 +972,21 @@ fn without_line_end(row: &[u8]) -> &[u8] {
     row
 }
 
-/// `start..end` without the spaces at its ends.
-fn without_spaces(bytes: &[u8], mut start: usize, mut end: usize) -> (usize, usize) {
-    while start < end && bytes.get(start) == Some(&b' ') {
-        start += 1;
+/// Without leading spaces. Apart from [`trim_end`], so that no cell looks at more than itself.
+fn trim_start(bytes: &[u8]) -> &[u8] {
+    let mut bytes = bytes;
+    while let Some((b' ', after)) = bytes.split_first() {
+        bytes = after;
     }
-    while start < end && bytes.get(end - 1) == Some(&b' ') {
-        end -= 1;
+    bytes
+}
+
+fn trim_end(bytes: &[u8]) -> &[u8] {
+    let mut bytes = bytes;
+    while let Some((b' ', before)) = bytes.split_last() {
+        bytes = before;
     }
-    (start, end)
+    bytes
 }
 
 /// `bytes` cut in two; at its end, where `at` is beyond it.

@@ -296,10 +296,10 @@ fn a_faulty_header_refuses_the_batch() {
         let refusal = "line 1: an ECID (marketingCloudVisitorId) cannot be the key of a batch: use pcId or thirdPartyId";
         check_header(format!("batch={ecid},a"), refusal);
     }
-    for key in ["pcid", "PCID", "thirdpartyid", "mbox3rdpartyid", "", " pcId", "email"] {
+    for key in ["pcid", "PCID", "thirdpartyid", "mbox3rdpartyid", "", " pcId", "email", "pcId;a"] {
         let refusal = format!(
             "line 1: \"{key}\" cannot be the key of a batch: use pcId (or tntId, mboxPC) or thirdPartyId (or \
-             mbox3rdPartyId, mboxThirdPartyId), in this case"
+             mbox3rdPartyId, mboxThirdPartyId), upper and lower case as here, then a comma"
         );
         check_header(format!("batch={key},a"), &refusal);
     }
@@ -405,6 +405,29 @@ fn memory_stays_bounded_by_one_row() {
         parser.push(&[b'x'; 1 << 20], |_| panic!()).unwrap();
     }
     assert!(parser.held.capacity() <= 2 * ROW_BYTES_MAX + 2, "{}", parser.held.capacity());
+}
+
+/// A row that is long in an awkward way must not take long, nor much room: each was once looked at anew for every cell.
+#[test]
+fn no_row_costs_more_than_its_length() {
+    let half = ROW_BYTES_MAX / 2 - 10;
+    for (cell, count, tail) in [
+        (&b","[..], half, vec![b' '; half]),
+        (b",\"\"", half / 3, vec![b' '; half]),
+        (b",x", half, vec![]),
+        (b",\"\"\"\"", half / 6, vec![b'x'; half]),
+        (b"\"", 2 * half, vec![]),
+        (b",%20", half / 2, vec![]),
+    ] {
+        let body = [b"batch=pcId,a\n1", &cell.repeat(count)[..], &tail, b"\n2,y\n"].concat();
+        let mut parser = Parser::new();
+        let mut rows = 0;
+        for piece in body.chunks(16_384) {
+            parser.push(piece, |_| rows += 1).unwrap();
+        }
+        assert_eq!(rows, 2);
+        assert!(parser.reader.values.capacity() <= 8, "{}", parser.reader.values.capacity());
+    }
 }
 
 #[test]
