@@ -7,7 +7,7 @@
 //! The format (DESIGN.md §5, "The batch file"), in the order in which a row is taken apart:
 //!
 //! 1. A row ends at a line feed outside quotes, or with the body. Carriage returns before that end belong to it; one
-//!    anywhere else outside quotes fails the row, since reading it as text or as the end of a row would both be guesses.
+//!    anywhere else outside quotes fails the row: to read it as text or as the end of a row would be a guess.
 //!    A line of nothing but spaces is skipped, not a row.
 //! 2. Cells are split at commas. Raw spaces around a cell are dropped. A cell that then begins with a quote is quoted
 //!    as in RFC 4180 (`csv-core` reads it): spaces, commas and line feeds within the quotes stay, and nothing but
@@ -189,7 +189,7 @@ pub enum HeaderError {
     /// The key is none that is known.
     #[error(
         "line {line}: {found} cannot be the key of a batch: use pcId (or tntId, mboxPC) or thirdPartyId \
-         (or mbox3rdPartyId, mboxThirdPartyId), in this case"
+         (or mbox3rdPartyId, mboxThirdPartyId), upper and lower case as here, then a comma"
     )]
     UnknownKey {
         /// The header's line.

@@ -12,7 +12,7 @@
 
 use super::csv::{Parser, Row as FileRow, RowReader};
 use super::outcome::{Failure, RowOutcome};
-use super::pending::Pending;
+use super::pending::{Pending, brings_anything};
 use super::settle::{SettleError, View};
 use crate::model::batch::{Counts, EmptyValues, Outcome};
 use crate::model::id::{IdKind, Key};
@@ -99,10 +99,10 @@ impl<'p> Plan<'p> {
     }
 
     fn add(&mut self, row: FileRow<'_>) {
-        let removes = self.pending.accepted.rules.empty_values == EmptyValues::Remove;
+        let empty_values = self.pending.accepted.rules.empty_values;
         let (outcome, failure) = match row.content {
             Err(error) => (Outcome::Failed, Some(Failure::Row(error))),
-            Ok(cells) if cells.is_empty() && !(removes && cells.emptied().next().is_some()) => (Outcome::Ignored, None),
+            Ok(cells) if !brings_anything(&cells, empty_values) => (Outcome::Ignored, None),
             Ok(cells) => {
                 let kind = self.pending.accepted.header.key_kind();
                 let place = self.place(kind, cells.id(), row.offset, row.line);
@@ -149,7 +149,8 @@ impl<'p> Plan<'p> {
             let chunk = self.places.iter().skip(from).take(RESOLVE_IDS);
             let keys: Vec<Key> = chunk.map(|place| self.key(place)).collect();
             for (n, value) in store.get(&keys)?.into_iter().enumerate() {
-                let (Some(value), Some(key), Some(place)) = (value, keys.get(n), self.places.get(from + n).copied())
+                let (Some(value), Some(key), Some(place)) =
+                    (value, keys.get(n), self.places.get(from + n).copied())
                 else {
                     continue;
                 };
@@ -161,7 +162,9 @@ impl<'p> Plan<'p> {
                 let Some(value) = view.get(&canonical)? else { continue };
                 let Stored::Profile(profile) = super::settle::decoded(&canonical, &value)? else { continue };
                 let in_already = profile.through >= rules.seq;
-                if canonical != *key && (in_already || !profile.expired(rules.seq.millis(), rules.lifetime_ms)) {
+                if canonical != *key
+                    && (in_already || !profile.expired(rules.seq.millis(), rules.lifetime_ms))
+                {
                     let resolved = self.place(canonical.kind(), canonical.id(), place.offset, place.line);
                     if let Some(place) = self.places.get_mut(from + n) {
                         *place = resolved;
@@ -275,7 +278,8 @@ impl<'p> Part<'p> {
         }
         let visitors: Vec<&[Place]> =
             chunk.chunk_by(|a, b| order(&plan.ids, a, b) == Ordering::Equal).collect();
-        let keys: Vec<Key> = visitors.iter().filter_map(|places| places.first()).map(|place| plan.key(place)).collect();
+        let keys: Vec<Key> =
+            visitors.iter().filter_map(|places| places.first()).map(|place| plan.key(place)).collect();
         let mut rest = rows.as_slice();
         let mut asked = Vec::with_capacity(keys.len());
         for (key, places) in keys.iter().zip(&visitors) {
@@ -314,7 +318,10 @@ impl<'p> Part<'p> {
         // A write that settled this visitor said what became of each row, and said so before the store showed it.
         let known: Vec<Option<Outcome>> = places.iter().map(|place| pending.settled(place.line)).collect();
         if known.iter().all(Option::is_some) {
-            places.iter().zip(known.into_iter().flatten()).for_each(|(place, outcome)| self.add(place, outcome));
+            places
+                .iter()
+                .zip(known.into_iter().flatten())
+                .for_each(|(place, outcome)| self.add(place, outcome));
             return Ok(true);
         }
         match swapped {

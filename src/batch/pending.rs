@@ -103,9 +103,13 @@ pub struct IndexBuilder {
 }
 
 impl IndexBuilder {
-    /// Adds a row.
-    pub fn add(&mut self, id: &str, offset: u32, line: u32) {
-        self.entries.push(Entry { hash: hash(id), offset, line });
+    /// Adds a row, if it brings anything; what does not is `ignored` or `failed` whatever the store holds.
+    pub fn add(&mut self, row: &super::csv::Row<'_>, empty_values: EmptyValues) {
+        if let Ok(cells) = &row.content
+            && brings_anything(cells, empty_values)
+        {
+            self.entries.push(Entry { hash: hash(cells.id()), offset: row.offset, line: row.line });
+        }
     }
 
     /// Sorts the entries and writes them beside the upload. Not synced: an index that a crash took is made again.
@@ -139,6 +143,11 @@ impl IndexBuilder {
         let fences = self.entries.iter().step_by(FENCE_STRIDE).map(|entry| entry.hash).collect();
         Ok(Index { file, count: self.entries.len(), fences })
     }
+}
+
+/// Whether a row could change a profile: it has a value, or an empty one that removes (R6).
+pub fn brings_anything(cells: &super::csv::Cells<'_>, empty_values: EmptyValues) -> bool {
+    !cells.is_empty() || (empty_values == EmptyValues::Remove && cells.emptied().next().is_some())
 }
 
 /// The sorted places of a batch's rows, in a file.
@@ -194,7 +203,8 @@ impl Index {
 }
 
 fn read_entry(bytes: &[u8]) -> Entry {
-    let part = |at: usize| bytes.get(at..at + 4).and_then(|four| four.try_into().ok()).map_or(0, u32::from_le_bytes);
+    let part =
+        |at: usize| bytes.get(at..at + 4).and_then(|four| four.try_into().ok()).map_or(0, u32::from_le_bytes);
     Entry { hash: u64::from(part(0)) | u64::from(part(4)) << 32, offset: part(8), line: part(12) }
 }
 
@@ -245,7 +255,7 @@ impl Pending {
         let file = File::open(rows)?;
         let index = match Index::open(index)? {
             Some(found) => found,
-            None => index_again(&file, index)?,
+            None => index_again(&file, accepted.rules.empty_values, index)?,
         };
         Ok(Self::new(accepted, index, file))
     }
@@ -316,18 +326,14 @@ impl Pending {
     }
 }
 
-fn index_again(file: &File, path: &Path) -> io::Result<Index> {
+fn index_again(file: &File, empty_values: EmptyValues, path: &Path) -> io::Result<Index> {
     let (mut parser, mut builder) = (Parser::new(), IndexBuilder::default());
     let mut bytes = vec![0; 1 << 20];
     let mut at = 0;
     loop {
         let read = file.read_at(&mut bytes, at)?;
         at += read as u64;
-        let each = |row: super::csv::Row<'_>| {
-            if let Ok(cells) = row.content {
-                builder.add(cells.id(), row.offset, row.line);
-            }
-        };
+        let each = |row: super::csv::Row<'_>| builder.add(&row, empty_values);
         let parsed = match bytes.get(..read) {
             Some(read) if !read.is_empty() => parser.push(read, each),
             _ => parser.finish(each).map(|_| ()),
@@ -338,4 +344,3 @@ fn index_again(file: &File, path: &Path) -> io::Result<Index> {
         }
     }
 }
-

@@ -68,7 +68,9 @@ impl Batches {
         let progress = Arc::new(Progress::of(&accepted));
         progress.complete(counts, at);
         let key = (accepted.id.client.to_string(), accepted.id.seq);
-        change(&self.known, |all| all.insert(key, Known { accepted: Arc::new(accepted), progress, position }));
+        change(&self.known, |all| {
+            all.insert(key, Known { accepted: Arc::new(accepted), progress, position })
+        });
     }
 
     /// Takes a batch out of what lookups fold in: the store has it all.
@@ -115,7 +117,8 @@ impl Batches {
                 return None;
             }
             let lists = snapshot(&self.pending);
-            let behind = lists.iter().find(|(client, _)| queue.served.as_ref().is_some_and(|served| *client > served));
+            let behind =
+                lists.iter().find(|(client, _)| queue.served.as_ref().is_some_and(|served| *client > served));
             if let Some((client, list)) = behind.or_else(|| lists.iter().next())
                 && let Some(first) = list.first()
             {

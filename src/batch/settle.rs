@@ -15,7 +15,7 @@ use crate::model::profile::{DecodeError, Profile, Stored, StoredBytes};
 use crate::model::seq::Seq;
 use crate::model::update::{Folded, Row, fold, outcome_of_row_already_in, unlist_id};
 use crate::store::{ProfileStore, StoreError};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
@@ -83,18 +83,26 @@ impl<'s> View<'s> {
         self.touched.push(key.clone());
     }
 
-    /// What was put since this was last asked, each key once with its last value.
-    pub fn take_touched(&mut self) -> Vec<(Key, StoredBytes)> {
+    /// Whether anything was put since it was last taken.
+    pub fn touched_any(&self) -> bool {
+        !self.touched.is_empty()
+    }
+
+    /// What was put since this was last asked: each key once, with what stood there before and its last value.
+    pub fn take_touched(&mut self) -> Vec<(Key, Option<StoredBytes>, StoredBytes)> {
         let mut keys = std::mem::take(&mut self.touched);
         keys.sort_unstable();
         keys.dedup();
-        let value = |key: Key| self.slots.get(&key).and_then(|slot| slot.now.clone()).map(|now| (key, now));
-        keys.into_iter().filter_map(value).collect()
-    }
-
-    /// What the store held when the key was first read here: a guess at what a swap will find.
-    pub fn was(&self, key: &Key) -> Option<StoredBytes> {
-        self.slots.get(key).and_then(|slot| slot.was.clone())
+        let mut taken = Vec::with_capacity(keys.len());
+        for key in keys {
+            if let Some(slot) = self.slots.get_mut(&key)
+                && let Some(now) = slot.now.clone()
+            {
+                let was = slot.was.replace(now.clone());
+                taken.push((key, was, now));
+            }
+        }
+        taken
     }
 
     /// The key of the profile that an id leads to: through a link that counts, two at most (ECID, pcId, thirdPartyId),
@@ -119,6 +127,20 @@ impl<'s> View<'s> {
         Ok(if leads { at } else { key.clone() })
     }
 
+    /// Whether the links on the way from an id are still what they were when read here.
+    pub fn links_stand(&self, key: &Key) -> Result<bool, StoreError> {
+        let mut at = key.clone();
+        for _ in 0..2 {
+            let Some(was) = self.slots.get(&at).and_then(|slot| slot.was.clone()) else { break };
+            let Stored::Link { target, .. } = decoded(&at, &was)? else { break };
+            if self.store.get(std::slice::from_ref(&at))?.pop().flatten() != Some(was) {
+                return Ok(false);
+            }
+            at = target;
+        }
+        Ok(true)
+    }
+
     /// Takes an id, and the ECIDs that came with it, off the list of the profile it leads to, if any lists it: the
     /// id's own key is about to hold something else. Gives the keys of those ECIDs.
     pub fn detach(&mut self, key: &Key, seq: Seq) -> Result<Vec<Key>, StoreError> {
@@ -132,7 +154,9 @@ impl<'s> View<'s> {
         for linked in profile.ids.clone().iter().filter(|linked| linked.kind == IdKind::Ecid) {
             let ecid = canonical.with_id(linked.kind, linked.id);
             let leads_through = match self.get(&ecid)? {
-                Some(value) => matches!(decoded(&ecid, &value)?, Stored::Link { target, .. } if target == *key),
+                Some(value) => {
+                    matches!(decoded(&ecid, &value)?, Stored::Link { target, .. } if target == *key)
+                }
                 None => false,
             };
             if leads_through {
@@ -164,14 +188,40 @@ pub struct SettledRow {
     pub outcome: Outcome,
 }
 
+/// What settling made of rows, over one commit group.
+#[derive(Debug, Default)]
+pub struct Noted {
+    all: HashSet<(Seq, u32)>,
+    new: Vec<SettledRow>,
+}
+
+impl Noted {
+    /// The rows noted since this was last asked.
+    pub fn take_new(&mut self) -> Vec<SettledRow> {
+        std::mem::take(&mut self.new)
+    }
+
+    fn has(&self, batch: &Pending, line: u32) -> bool {
+        self.all.contains(&(batch.accepted.id.seq, line)) || batch.settled(line).is_some()
+    }
+
+    fn note(&mut self, batch: &Pending, line: u32, outcome: Outcome) {
+        if !self.has(batch, line) {
+            let batch = batch.accepted.id.seq;
+            self.all.insert((batch, line));
+            self.new.push(SettledRow { batch, line, outcome });
+        }
+    }
+}
+
 /// Folds into the view all pending rows of the visitor that an id leads to, of all its ids. Rows that an earlier write
-/// settled, or background folding applied, are in the store already and change nothing. Adds to `settled` what became
-/// of each row of which it was not noted before.
+/// settled, or background folding applied, are in the store already and change nothing. Notes what became
+/// of each row of which that was not known before.
 pub fn settle(
     view: &mut View<'_>,
     pending: &[Arc<Pending>],
     id: &Key,
-    settled: &mut Vec<SettledRow>,
+    noted: &mut Noted,
 ) -> Result<(), SettleError> {
     if pending.is_empty() {
         return Ok(());
@@ -188,7 +238,7 @@ pub fn settle(
         ids.extend(linked.filter(|linked| linked != id));
     }
     for batch in pending {
-        settle_batch(view, batch, &canonical, &ids, settled)?;
+        settle_batch(view, batch, &canonical, &ids, noted)?;
     }
     Ok(())
 }
@@ -198,7 +248,7 @@ fn settle_batch(
     batch: &Pending,
     canonical: &Key,
     ids: &[Key],
-    settled: &mut Vec<SettledRow>,
+    noted: &mut Noted,
 ) -> Result<(), SettleError> {
     let rules = &batch.accepted.rules;
     let rows = batch
@@ -212,7 +262,9 @@ fn settle_batch(
     let value = view.get(canonical)?;
     let living = match &value {
         Some(value) => match decoded(canonical, value)? {
-            Stored::Profile(profile) if !profile.expired(rules.seq.millis(), rules.lifetime_ms) => Some(profile),
+            Stored::Profile(profile) if !profile.expired(rules.seq.millis(), rules.lifetime_ms) => {
+                Some(profile)
+            }
             // Past this batch's place: whatever it was there, the rows are in and their outcomes noted.
             Stored::Profile(profile) if profile.through >= rules.seq => Some(profile),
             _ => None,
@@ -230,7 +282,7 @@ fn settle_batch(
         }
     }
     for (key, rows) in groups {
-        settle_rows(view, batch, key, &rows, settled)?;
+        settle_rows(view, batch, key, &rows, noted)?;
     }
     Ok(())
 }
@@ -241,16 +293,13 @@ fn settle_rows(
     batch: &Pending,
     key: &Key,
     rows: &[&FoundRow],
-    settled: &mut Vec<SettledRow>,
+    noted: &mut Noted,
 ) -> Result<(), SettleError> {
     let (rules, header) = (&batch.accepted.rules, &batch.accepted.header);
     let value = view.get(key)?;
     let stored = value.as_ref().map(|value| decoded(key, value)).transpose()?;
     let cells: Vec<_> = rows.iter().map(|row| row.cells(header)).collect();
     let folding: Vec<_> = rows.iter().zip(&cells).map(|(row, cells)| Row { line: row.line, cells }).collect();
-    let already_noted = |settled: &[SettledRow], line| {
-        batch.settled(line).is_some() || settled.iter().any(|row| row.batch == rules.seq && row.line == line)
-    };
     let mut became = vec![];
     match fold(stored.clone(), rules, &folding, |line, outcome| became.push((line, outcome))) {
         Folded::Unchanged => {}
@@ -263,7 +312,7 @@ fn settle_rows(
         }
         Folded::AlreadyIn => {
             for (n, row) in rows.iter().enumerate() {
-                if already_noted(settled, row.line) {
+                if noted.has(batch, row.line) {
                     continue;
                 }
                 let Some(Stored::Profile(profile)) = &stored else {
@@ -274,10 +323,6 @@ fn settle_rows(
             }
         }
     }
-    for (line, outcome) in became {
-        if batch.settled(line).is_none() {
-            settled.push(SettledRow { batch: rules.seq, line, outcome });
-        }
-    }
+    became.into_iter().for_each(|(line, outcome)| noted.note(batch, line, outcome));
     Ok(())
 }

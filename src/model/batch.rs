@@ -172,6 +172,14 @@ impl Counts {
         self
     }
 
+    /// What came since earlier counts of the same rows.
+    pub fn since(mut self, earlier: &Self) -> Self {
+        for outcome in Outcome::ALL {
+            *self.of_mut(outcome) -= earlier.of(outcome);
+        }
+        self
+    }
+
     /// How many had this outcome.
     pub fn of(&self, outcome: Outcome) -> u64 {
         match outcome {

@@ -296,10 +296,10 @@ fn a_faulty_header_refuses_the_batch() {
         let refusal = "line 1: an ECID (marketingCloudVisitorId) cannot be the key of a batch: use pcId or thirdPartyId";
         check_header(format!("batch={ecid},a"), refusal);
     }
-    for key in ["pcid", "PCID", "thirdpartyid", "mbox3rdpartyid", "", " pcId", "email"] {
+    for key in ["pcid", "PCID", "thirdpartyid", "mbox3rdpartyid", "", " pcId", "email", "pcId;a"] {
         let refusal = format!(
             "line 1: \"{key}\" cannot be the key of a batch: use pcId (or tntId, mboxPC) or thirdPartyId (or \
-             mbox3rdPartyId, mboxThirdPartyId), in this case"
+             mbox3rdPartyId, mboxThirdPartyId), upper and lower case as here, then a comma"
         );
         check_header(format!("batch={key},a"), &refusal);
     }
