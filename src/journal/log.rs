@@ -119,7 +119,7 @@ pub struct TornTail {
     pub file: PathBuf,
     /// Where the valid frames end; 0 if the segment itself was half-made, and is gone.
     pub offset: u64,
-    /// How many bytes from there on were not zeros or not there yet; 0 if the file was only too short.
+    /// How many bytes there were from there to the last that isn't zero; 0 if the file was only too short.
     pub bytes: u64,
 }
 
@@ -430,6 +430,7 @@ struct NotCreated {
 
 impl Folder {
     fn open(path: &Path, disk: &dyn Disk) -> Result<Self, LogError> {
+        let missing = path.ancestors().take_while(|folder| !is_current(folder) && !folder.exists()).count();
         fs::create_dir_all(path).map_err(failed("create", path))?;
         let file = File::open(path).map_err(failed("open", path))?;
         let folder = Self { path: path.to_owned(), file };
@@ -442,12 +443,11 @@ impl Folder {
             }
         }
         disk.sync(&folder.file).map_err(failed("sync", path))?;
-        let parent = match path.parent() {
-            Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
-            Some(parent) => parent,
-            None => return Ok(folder),
-        };
-        File::open(parent).and_then(|parent| disk.sync(&parent)).map_err(failed("sync", parent))?;
+        // A new folder is durable when its name in its parent is, and the parent's in its own.
+        for parent in path.ancestors().skip(1).take(missing.max(1)) {
+            let parent = if is_current(parent) { Path::new(".") } else { parent };
+            File::open(parent).and_then(|parent| disk.sync(&parent)).map_err(failed("sync", parent))?;
+        }
         Ok(folder)
     }
 
@@ -508,15 +508,14 @@ impl Folder {
     fn half_made(&self, number: u64) -> Result<Option<TornTail>, LogError> {
         let path = self.path_of(number);
         let file = File::open(&path).map_err(failed("open", &path))?;
-        let length = file.metadata().map_err(failed("look at", &path))?.len();
-        let mut window = Window::new(&file, &path);
+        let mut window = Window::new(&file, &path)?;
         if !matches!(SegmentHeader::decode(window.at(0, SEGMENT_HEADER_BYTES)?), Header::Invalid) {
             return Ok(None);
         }
-        let bytes = match window.filled(SEGMENT_HEADER_BYTES, length)? {
-            0 => length.min(SEGMENT_HEADER_BYTES),
-            _ => return Ok(None),
-        };
+        if window.filled(SEGMENT_HEADER_BYTES)? > 0 {
+            return Ok(None);
+        }
+        let bytes = window.filled(0)?;
         Ok(Some(TornTail { file: path, offset: 0, bytes }))
     }
 
@@ -525,7 +524,7 @@ impl Folder {
         let path = self.path_of(number);
         let file = OpenOptions::new().read(true).write(true).open(&path).map_err(failed("open", &path))?;
         let damaged = |path, damage| Err(LogError::Damaged { file: path, offset: 0, damage });
-        let mut window = Window::new(&file, &path);
+        let mut window = Window::new(&file, &path)?;
         match SegmentHeader::decode(window.at(0, SEGMENT_HEADER_BYTES)?) {
             Header::Invalid => damaged(path, Damage::SegmentHeader),
             Header::Version(found) => Err(LogError::Version { file: path, found }),
@@ -566,6 +565,11 @@ impl Folder {
         disk.sync(&self.file).map_err(|source| NotCreated { named: true, source })?;
         Ok(Segment { path, file, number, capacity, salt: header.salt, previous_end })
     }
+}
+
+/// Whether a path is what remains of a relative one when all its names are gone.
+fn is_current(path: &Path) -> bool {
+    path.as_os_str().is_empty()
 }
 
 /// The number in a name such as `000000000000002a.log`.
@@ -609,7 +613,7 @@ impl Segment {
         from: Position,
         each: &mut impl FnMut(Position, Position, &[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
-        let mut window = Window::new(&self.file, &self.path);
+        let mut window = Window::new(&self.file, &self.path)?;
         let mut offset = SEGMENT_HEADER_BYTES;
         while offset < sealed {
             let frame = self
@@ -635,7 +639,7 @@ impl Segment {
         from: Position,
         each: &mut impl FnMut(Position, Position, &[u8]) -> Result<(), E>,
     ) -> Result<(u64, Flaw), E> {
-        let mut window = Window::new(&self.file, &self.path);
+        let mut window = Window::new(&self.file, &self.path)?;
         let mut offset = SEGMENT_HEADER_BYTES;
         loop {
             let frame = match self.frame_at(&mut window, offset)? {
@@ -676,9 +680,9 @@ impl Segment {
 
     /// Makes all behind the last frame zeros again, durably, unless there is a frame among it.
     fn cut(&self, disk: &dyn Disk, offset: u64, flaw: Flaw) -> Result<Option<TornTail>, LogError> {
-        let length = self.file.metadata().map_err(failed("look at", &self.path))?.len();
-        let mut window = Window::new(&self.file, &self.path);
-        let torn = window.filled(offset, length)?;
+        let mut window = Window::new(&self.file, &self.path)?;
+        let torn = window.filled(offset)?;
+        let short = window.length < self.capacity;
         let mut place = offset;
         while place < offset + torn {
             if !window.blank(place)? {
@@ -690,14 +694,12 @@ impl Segment {
             }
             place += ZEROS.len() as u64;
         }
-        if torn == 0 && length >= self.capacity {
+        if torn == 0 && !short {
             return Ok(None);
         }
         // Overwritten in place, not cut short and reserved again: the disk may have become full meanwhile.
         write_zeros(&self.file, offset, offset + torn)
-            .and_then(
-                |()| if length < self.capacity { disk.reserve(&self.file, self.capacity) } else { Ok(()) },
-            )
+            .and_then(|()| if short { disk.reserve(&self.file, self.capacity) } else { Ok(()) })
             .and_then(|()| disk.sync(&self.file))
             .map_err(failed("cut the torn tail of", &self.path))?;
         Ok(Some(TornTail { file: self.path.clone(), offset, bytes: torn }))
@@ -839,19 +841,26 @@ fn size(bytes: u64) -> usize {
 struct Window<'f> {
     file: &'f File,
     path: &'f Path,
+    length: u64,
     start: u64,
     buffer: Vec<u8>,
 }
 
 impl<'f> Window<'f> {
-    fn new(file: &'f File, path: &'f Path) -> Self {
-        Self { file, path, start: 0, buffer: Vec::new() }
+    fn new(file: &'f File, path: &'f Path) -> Result<Self, LogError> {
+        let length = file.metadata().map_err(failed("look at", path))?.len();
+        Ok(Self { file, path, length, start: 0, buffer: Vec::new() })
     }
 
     /// The bytes at an offset; fewer than asked for only if the file ends there.
     fn at(&mut self, offset: u64, bytes: u64) -> Result<&[u8], LogError> {
+        let bytes = bytes.min(self.length.saturating_sub(offset));
+        if bytes == 0 {
+            return Ok(&[]);
+        }
         if offset < self.start || offset + bytes > self.start + self.buffer.len() as u64 {
-            self.fill(offset, bytes.max(READ_AHEAD_BYTES)).map_err(failed("read", self.path))?;
+            let ahead = bytes.max(READ_AHEAD_BYTES.min(self.length - offset));
+            self.fill(offset, ahead).map_err(failed("read", self.path))?;
         }
         let rest = self.buffer.get(size(offset - self.start)..).unwrap_or_default();
         Ok(rest.get(..size(bytes)).unwrap_or(rest))
@@ -863,12 +872,12 @@ impl<'f> Window<'f> {
         Ok(ZEROS.starts_with(page))
     }
 
-    /// How many bytes there are from an offset to the last one that isn't zero, before `end`.
-    fn filled(&mut self, offset: u64, end: u64) -> Result<u64, LogError> {
+    /// How many bytes there are from an offset to the last one of the file that isn't zero.
+    fn filled(&mut self, offset: u64) -> Result<u64, LogError> {
         let mut filled = 0;
         let mut place = offset;
-        while place < end {
-            let page = self.at(place, (ZEROS.len() as u64).min(end - place))?;
+        while place < self.length {
+            let page = self.at(place, ZEROS.len() as u64)?;
             if !ZEROS.starts_with(page) {
                 let last = page.iter().rposition(|&byte| byte != 0).unwrap_or_default();
                 filled = place + last as u64 + 1 - offset;
@@ -1030,10 +1039,15 @@ mod tests {
     }
 
     const SMALL: LogSettings = LogSettings { segment_bytes: 512 };
-    const MEDIUM: LogSettings = LogSettings { segment_bytes: 6 << 10 };
+    const MEDIUM: LogSettings = LogSettings { segment_bytes: 4 << 10 };
 
     fn payload(length: usize, seed: usize) -> Vec<u8> {
-        (0..length).map(|n| (n * 31 + seed * 7 + 1) as u8 | 1).collect()
+        (0..length).map(|n| u8::try_from((n * 31 + seed * 7) % 256).unwrap() | 1).collect()
+    }
+
+    /// What a frame with a payload this long takes.
+    fn room_of(length: usize) -> u64 {
+        padded(u32::try_from(length).unwrap() + 12)
     }
 
     fn name(number: u64) -> String {
@@ -1049,7 +1063,7 @@ mod tests {
             for (seed, &length) in lengths.iter().enumerate() {
                 let payload = payload(length, seed);
                 let end = log.append(&payload).unwrap();
-                let start = end.offset - padded((length + 12) as u32);
+                let start = end.offset - room_of(length);
                 frames.push((Position { offset: start, ..end }, end, payload));
             }
             let files = read(dir.path());
@@ -1097,6 +1111,10 @@ mod tests {
             self.frames.iter().take_while(whole).count()
         }
 
+        fn last(&self) -> u64 {
+            self.frames.last().unwrap().1.segment
+        }
+
         fn changed(&self, segment: u64, change: impl FnOnce(&mut Vec<u8>)) -> Files {
             let mut files = self.files.clone();
             change(files.get_mut(&name(segment)).unwrap());
@@ -1115,9 +1133,9 @@ mod tests {
             .collect()
     }
 
-    /// Frames in five segments of 512 bytes, but for one of its own size; several in the first and the last.
+    /// Frames in segments of 512 bytes, but for one of its own size: 0–2 in the first, 9–11 in the last.
     fn several_segments() -> Journal {
-        Journal::new(SMALL, &[100, 0, 205, 300, 1, 1500, 7, 8, 440, 90, 33, 21])
+        Journal::new(SMALL, &[100, 0, 205, 300, 1, 1500, 7, 8, 440, 90, 33, 20])
     }
 
     #[test]
@@ -1138,7 +1156,7 @@ mod tests {
                 let before = log.end();
                 let end = log.append(&payload).unwrap();
                 assert!(before < end && log.end() == end);
-                let offset = end.offset - padded((length + 12) as u32);
+                let offset = end.offset - room_of(length);
                 written.push((Position { offset, ..end }, end, payload));
             }
             assert_eq!(log.bytes(), read(&path).values().map(|file| file.len() as u64).sum::<u64>());
@@ -1196,11 +1214,7 @@ mod tests {
         if let Some(torn) = torn.filter(|torn| torn.offset > 0) {
             assert_eq!(torn.offset, log.end().offset, "{case}");
             let left = &files[torn.file.file_name().unwrap().to_str().unwrap()][size(torn.offset)..];
-            assert_eq!(
-                torn.bytes as usize,
-                left.iter().rposition(|&b| b != 0).map_or(0, |n| n + 1),
-                "{case}"
-            );
+            assert_eq!(size(torn.bytes), left.iter().rposition(|&b| b != 0).map_or(0, |n| n + 1), "{case}");
         }
         let mut expected = journal.payloads(whole);
         for length in [50, 300] {
@@ -1214,15 +1228,16 @@ mod tests {
 
     #[test]
     fn wherever_the_end_is_lost_whole_frames_remain_and_can_be_written_on() {
-        let one_segment = Journal::new(MEDIUM, &[400, 0, 900, 17, 1200, 64, 2, 800, 1100]);
-        for (journal, last) in [(one_segment, 0), (several_segments(), 4)] {
+        let one_segment = Journal::new(MEDIUM, &[400, 0, 900, 17, 1200, 64, 2, 800]);
+        for journal in [one_segment, several_segments()] {
+            let last = journal.last();
             let length = journal.files[&name(last)].len();
             for cut in 0..=length {
                 let short = journal.changed(last, |file| file.truncate(cut));
                 check_cut(&journal, &short, &format!("cut at {cut}"));
             }
             // A header whose segment has frames can't be lost by a crash: another test.
-            for cut in SEGMENT_HEADER_BYTES as usize..=length {
+            for cut in size(SEGMENT_HEADER_BYTES)..=length {
                 let zeros = journal.changed(last, |file| file[cut..].fill(0));
                 check_cut(&journal, &zeros, &format!("zeros from {cut}"));
             }
@@ -1235,7 +1250,7 @@ mod tests {
         let &(start, end, _) = journal.frames.last().unwrap();
         let (start, end) = (size(start.offset), size(end.offset));
         let torn = |case: &str, change: &dyn Fn(&mut [u8])| {
-            let files = journal.changed(4, |file| change(&mut file[start..]));
+            let files = journal.changed(journal.last(), |file| change(&mut file[start..]));
             assert_eq!(journal.whole_in(&files), journal.frames.len() - 1, "{case}");
             check_cut(&journal, &files, case);
         };
@@ -1245,7 +1260,7 @@ mod tests {
             torn("a hole in it", &|tail| tail[part - 4..part].fill(0));
             torn("rubbish from somewhere in it", &|tail| tail[part..].fill(0xff));
             torn("a far too large length", &|tail| {
-                tail[..4].copy_from_slice(&(part as u32 + 4096).to_le_bytes())
+                tail[..4].copy_from_slice(&(u32::MAX - u32::try_from(part).unwrap()).to_le_bytes())
             });
         }
     }
@@ -1261,11 +1276,11 @@ mod tests {
                 files.get_mut(file).unwrap()[at] ^= 1 << (at % 8);
                 let (seen, opened) = journal.open_as(&files, Position::START);
                 assert_eq!(seen, journal.payloads(seen.len()), "{file} {at}");
-                let torn = *file == name(4) && last_frame.contains(&at);
+                let torn = *file == name(journal.last()) && last_frame.contains(&at);
                 match opened {
                     Ok((_, tail)) => {
                         assert_eq!(seen.len(), all - usize::from(torn), "{file} {at}");
-                        assert!(tail.is_some() || *file != name(4), "{file} {at}");
+                        assert!(tail.is_some() || *file != name(journal.last()), "{file} {at}");
                     }
                     Err(LogError::Damaged { file: named, .. } | LogError::Version { file: named, .. }) => {
                         assert!(named.ends_with(file) && !torn, "{file} {at}");
@@ -1289,7 +1304,7 @@ mod tests {
         };
         let body = |frame: usize| size(at(frame).offset) + 20;
         let whole = |frame: usize| size(at(frame).offset)..size(journal.frames[frame].1.offset);
-        let (first, last) = (0, 4);
+        let (first, last) = (0, journal.last());
         let sealed = "yet by the next segment the frames of this one end at byte";
         check(0, first, &|file| file[body(0)] ^= 1, sealed);
         check(0, first, &|file| file[size(at(0).offset)] ^= 1, "header does not match");
@@ -1325,7 +1340,7 @@ mod tests {
             |segment, change: &dyn Fn(&mut [u8])| journal.changed(segment, |file| change(&mut file[..48]));
         let unlike = "the header of the segment does not match its checksum";
         check("a middle one is zeros", &header(2, &|header| header.fill(0)), unlike);
-        check("the last is zeros, but has frames", &header(4, &|header| header.fill(0)), unlike);
+        check("the last is zeros, but has frames", &header(journal.last(), &|header| header.fill(0)), unlike);
         check("a bit of the salt", &header(1, &|header| header[35] ^= 4), unlike);
         check(
             "a newer version",
@@ -1342,17 +1357,23 @@ mod tests {
     #[test]
     fn a_missing_segment_is_noticed() {
         let journal = several_segments();
-        for missing in 0..=4 {
+        for missing in 0..=journal.last() {
             let mut files = journal.files.clone();
             files.remove(&name(missing));
             let (_, opened) = journal.open_as(&files, Position::START);
             match opened {
-                Ok(_) => assert_eq!(missing, 4, "nothing tells of the last one but a position in it"),
+                Ok(_) => {
+                    assert_eq!(missing, journal.last(), "nothing tells of the last one but a position in it")
+                }
                 Err(LogError::Missing { file }) => assert!(file.ends_with(name(missing))),
                 Err(error) => panic!("{missing}: {error}"),
             }
             let (_, opened) = journal.open_as(&files, journal.frames.last().unwrap().1);
-            assert_eq!(matches!(opened, Err(LogError::EndsBefore { .. })), missing == 4, "{missing}");
+            assert_eq!(
+                matches!(opened, Err(LogError::EndsBefore { .. })),
+                missing == journal.last(),
+                "{missing}"
+            );
         }
         let (_, opened) = journal.open_as(&Files::new(), journal.frames[0].1);
         assert!(matches!(opened, Err(LogError::EndsBefore { .. })), "a lost folder is not a new journal");
@@ -1376,7 +1397,7 @@ mod tests {
         let real = fs::read(dir.path().join(name(0))).unwrap();
         let real = &real[64..64 + 312];
         // A second segment whose first frame has the copies at every alignment, one of them at its original's offset.
-        log.append(&payload(5800, 2)).unwrap();
+        log.append(&payload(3650, 2)).unwrap();
         let mut copies = [&[1; 4][..], real].concat();
         for shift in 0..8 {
             copies.extend_from_slice(&vec![1; shift]);
@@ -1396,9 +1417,9 @@ mod tests {
     #[test]
     fn a_crash_while_a_segment_is_made_leaves_nothing_in_the_way() {
         let journal = several_segments();
-        let next = Journal::new(SMALL, &[1, 400, 400, 400, 400, 400]).files[&name(5)].clone();
-        let end = journal.frames.last().unwrap().1.offset;
-        let header = SegmentHeader { number: 5, capacity: 512, salt: 9, previous_end: end }.encode();
+        let number = journal.last() + 1;
+        let previous_end = journal.frames.last().unwrap().1.offset;
+        let header = SegmentHeader { number, capacity: 512, salt: 9, previous_end }.encode();
         let fresh = [header, vec![0; 512 - 48]].concat();
         let check = |case: &str, file: &str, bytes: &[u8], torn: Option<u64>| {
             let mut files = journal.files.clone();
@@ -1414,17 +1435,17 @@ mod tests {
             assert_eq!((seen.len(), opened.unwrap().1), (journal.frames.len() + 3, None), "{case}");
             assert!(read(journal.path()).keys().all(|name| name.ends_with(".log")), "{case}");
         };
-        let unnamed = name(5).replace("log", "new");
+        let unnamed = name(number).replace("log", "new");
         check("unnamed, empty", &unnamed, b"", None);
         check("unnamed, half reserved", &unnamed, &[0; 256], None);
         check("unnamed, half a header", &unnamed, &fresh[..20], None);
         check("unnamed, complete", &unnamed, &fresh, None);
-        check("unnamed, rubbish", &unnamed, &next, None);
-        check("named, without a frame", &name(5), &fresh, None);
+        check("unnamed, rubbish", &unnamed, &journal.files[&name(1)], None);
+        check("named, without a frame", &name(number), &fresh, None);
         // Not what our own creation can leave, but it holds no frame either.
-        check("named, empty", &name(5), b"", Some(0));
-        check("named, half a header", &name(5), &fresh[..20], Some(20));
-        check("named, zeros", &name(5), &[0; 512], Some(48));
+        check("named, empty", &name(number), b"", Some(0));
+        check("named, half a header", &name(number), &fresh[..20], Some(17));
+        check("named, zeros", &name(number), &[0; 512], Some(0));
     }
 
     #[test]
