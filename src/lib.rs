@@ -1,3 +1,4 @@
 //! A visitor-profile store that speaks Adobe Target's profile APIs.
 
+pub mod journal;
 pub mod model;
