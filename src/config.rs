@@ -145,7 +145,7 @@ pub struct ServeOptions {
     #[arg(long, env = "PROFILED_DATA", value_name = "FOLDER")]
     pub data: Option<Given<PathBuf>>,
     /// File with settings [default: profiled.toml, if it is there]
-    #[arg(long, env = "PROFILED_CONFIG", value_name = "FILE")]
+    #[arg(long, env = "PROFILED_CONFIG", value_name = "FILE", help_heading = "Options")]
     #[serde(skip)]
     pub config: Option<PathBuf>,
     /// Memory for the store's cache [default: 512MiB]
