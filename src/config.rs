@@ -1,0 +1,1125 @@
+//! The settings of `serve`: defaults < file < environment < flag, resolved and checked before anything binds or opens.
+//!
+//! Promises: a [`Config`] that exists has been checked whole; an error names where the setting stands (file and line,
+//! or the flag and its variable), what was wrong with it and what would be right. [`ServeOptions`] declares each
+//! setting once: its fields are the flags, the variables `PROFILED_…` and the keys of the file. This is the only place
+//! that reads the environment.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::marker::PhantomData;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::de::{self, Deserialize, Deserializer};
+
+use crate::model::id::ClientCode;
+
+/// The file that is read if it is there and `--config` names no other.
+pub const DEFAULT_FILE: &str = "profiled.toml";
+/// The longest `public_url`, in bytes. A status URL may have 255 characters (some of Adobe's clients keep no more): 64
+/// for this, twice 64 for the client code in its path and in the batch id, and the rest for the path and the id's number.
+pub const PUBLIC_URL_BYTES_MAX: usize = 64;
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+
+const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8750);
+const DATA_FOLDER: &str = "./profiled-data";
+const CACHE_BYTES: u64 = 512 * MIB;
+const SPOOL_BYTES_MAX: u64 = 20 * GIB;
+const PROFILE_BYTES_MAX: u64 = MIB;
+const BODY_BYTES_LIMIT: u64 = 52_428_800;
+const ROWS_LIMIT: u64 = 500_000;
+const CONCURRENT_UPLOADS_MAX: u64 = 32;
+const RETENTION_DAYS: u64 = 30;
+const LIFETIME_DAYS: u64 = 14;
+const HEADER_READ_TIMEOUT_SECONDS: u64 = 10;
+const BODY_IDLE_TIMEOUT_SECONDS: u64 = 30;
+const IDLE_CONNECTION_TIMEOUT_SECONDS: u64 = 60;
+const LOG: &str = "info";
+
+/// What `serve` runs with: every setting resolved and checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The address to listen on; port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// The folder that holds journal, spool, snapshots and store. Relative to the working folder.
+    pub data_folder: PathBuf,
+    /// What the store may keep in memory.
+    pub cache_bytes: u64,
+    /// What status URLs start with, instead of the host that the client called.
+    pub public_url: Option<PublicUrl>,
+    /// The client of a site call that names none.
+    pub default_client: Option<ClientCode>,
+    /// Whether to serve without tokens on an address that others can reach.
+    pub allow_anonymous: bool,
+    /// How much is taken.
+    pub limits: Limits,
+    /// How long to wait for whom.
+    pub timeouts: Timeouts,
+    /// How long outcomes and spools of a complete batch are kept.
+    pub retention_ms: u64,
+    /// What is logged.
+    pub log: LogFilter,
+    clients: BTreeMap<ClientCode, ClientSettings>,
+}
+
+/// How much is taken (R9).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// A profile's names and values have at most so many bytes.
+    pub profile_bytes_max: u64,
+    /// Spools take at most so many bytes on disk; past it uploads are refused.
+    pub spool_bytes_max: u64,
+    /// A batch of this many decoded bytes or more is refused.
+    pub body_bytes_limit: u64,
+    /// A batch of more rows than this is refused.
+    pub rows_limit: u64,
+    /// At most so many batches are uploaded at once.
+    pub concurrent_uploads_max: usize,
+}
+
+/// How long a connection may keep the daemon waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For a request's header to arrive.
+    pub header_read: Duration,
+    /// For the next bytes of a body.
+    pub body_idle: Duration,
+    /// For the next request on a connection.
+    pub idle_connection: Duration,
+}
+
+/// What may differ from client to client: `[clients.NAME]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientSettings {
+    /// Whether a v2 batch creates a profile for a visitor that has none (R5).
+    pub v2_creates_profiles: bool,
+    /// What a v2 batch does to the one before it (R7).
+    pub consecutive_v2: ConsecutiveV2,
+    /// A profile expires this long after its last site call (R11).
+    pub lifetime_ms: u64,
+    /// The organisations that Adobe's SDKs send instead of a client code.
+    pub ims_orgs: Arc<[ImsOrg]>,
+}
+
+/// What a v2 batch does to what an earlier one set for the same visitor, with no site call between them (R7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ConsecutiveV2 {
+    /// It overrides the attributes that it names.
+    #[default]
+    Merge,
+    /// Its values replace all that the earlier one set.
+    Replace,
+}
+
+/// What status URLs start with: `http` or `https`, a host, perhaps a path; no `/` at its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublicUrl(Box<str>);
+
+/// An Experience Cloud organisation, such as `ABCDEF@AdobeOrg`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ImsOrg(Box<str>);
+
+/// A filter for the log that has been checked: `info`, or `info,profiled::batch=debug`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogFilter(Box<str>);
+
+/// The settings of `serve` as given: its flags, the variables `PROFILED_…`, and, but for `config`, the keys of the file.
+#[derive(Debug, Clone, Default, clap::Args, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+#[command(next_help_heading = "Settings, each also a key of the file")]
+pub struct ServeOptions {
+    /// Address and port to listen on; port 0 picks a free one [default: 127.0.0.1:8750]
+    #[arg(long, env = "PROFILED_LISTEN", value_name = "ADDRESS:PORT")]
+    pub listen: Option<Given<SocketAddr>>,
+    /// Folder that keeps everything [default: ./profiled-data]
+    #[arg(long, env = "PROFILED_DATA", value_name = "FOLDER")]
+    pub data: Option<Given<PathBuf>>,
+    /// File with settings [default: profiled.toml, if it is there]
+    #[arg(long, env = "PROFILED_CONFIG", value_name = "FILE")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// Memory for the store's cache [default: 512MiB]
+    #[arg(long, env = "PROFILED_CACHE", value_name = "SIZE")]
+    pub cache: Option<Given<Size<{ 8 * MIB }, TIB>>>,
+    /// What status URLs start with, such as https://profiles.example.com [default: the host called]
+    #[arg(long, env = "PROFILED_PUBLIC_URL", value_name = "URL")]
+    pub public_url: Option<Given<PublicUrl>>,
+    /// Client of a site call that names none
+    #[arg(long, env = "PROFILED_DEFAULT_CLIENT", value_name = "CLIENT")]
+    pub default_client: Option<Given<ClientCode>>,
+    /// Serve without tokens on an address that others can reach
+    #[arg(long, env = "PROFILED_ALLOW_ANONYMOUS", value_name = "true|false")]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub allow_anonymous: Option<Given<bool>>,
+    /// Most bytes that a profile's names and values may have [default: 1MiB]
+    #[arg(long, env = "PROFILED_MAX_PROFILE_BYTES", value_name = "SIZE")]
+    pub max_profile_bytes: Option<Given<Size<KIB, { 64 * MIB }>>>,
+    /// Most bytes that kept uploads may take on disk [default: 20GiB]
+    #[arg(long, env = "PROFILED_SPOOL_MAX_BYTES", value_name = "SIZE")]
+    pub spool_max_bytes: Option<Given<Size<1, { 1024 * TIB }>>>,
+    /// Days that a complete batch's file and outcomes are kept [default: 30]
+    #[arg(long, env = "PROFILED_RETENTION_DAYS", value_name = "DAYS")]
+    pub retention_days: Option<Given<Whole<0, 3650>>>,
+    /// Refuse batches of this size or more [default: 52428800]
+    #[arg(long, env = "PROFILED_BODY_BYTES_LIMIT", value_name = "SIZE")]
+    pub body_bytes_limit: Option<Given<Size<1, GIB>>>,
+    /// Refuse batches of more rows than this [default: 500000]
+    #[arg(long, env = "PROFILED_ROWS_LIMIT", value_name = "ROWS")]
+    pub rows_limit: Option<Given<Whole<1, 20_000_000>>>,
+    /// Most batches uploaded at once [default: 32]
+    #[arg(long, env = "PROFILED_CONCURRENT_UPLOADS_MAX", value_name = "UPLOADS")]
+    pub concurrent_uploads_max: Option<Given<Whole<1, 1024>>>,
+    /// Seconds for a request's header to arrive [default: 10]
+    #[arg(long, env = "PROFILED_HEADER_READ_TIMEOUT_SECONDS", value_name = "SECONDS")]
+    pub header_read_timeout_seconds: Option<Given<Whole<1, 3600>>>,
+    /// Seconds for the next bytes of a body [default: 30]
+    #[arg(long, env = "PROFILED_BODY_IDLE_TIMEOUT_SECONDS", value_name = "SECONDS")]
+    pub body_idle_timeout_seconds: Option<Given<Whole<1, 3600>>>,
+    /// Seconds for the next request on a connection [default: 60]
+    #[arg(long, env = "PROFILED_IDLE_CONNECTION_TIMEOUT_SECONDS", value_name = "SECONDS")]
+    pub idle_connection_timeout_seconds: Option<Given<Whole<1, 3600>>>,
+    /// What is logged: off, error, warn, info, debug, trace, or target=level, several with commas [default: info]
+    #[arg(long, env = "PROFILED_LOG", value_name = "FILTER")]
+    pub log: Option<Given<LogFilter>>,
+    /// The clients that are served; only in the file.
+    #[arg(skip)]
+    #[serde(default)]
+    pub clients: ClientTables,
+}
+
+/// The `[clients.NAME]` tables as given.
+#[derive(Debug, Clone, Default, serde::Deserialize)]
+#[serde(transparent)]
+pub struct ClientTables(BTreeMap<Plain<ClientCode>, ClientTable>);
+
+/// A `[clients.NAME]` table as given.
+#[derive(Debug, Clone, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ClientTable {
+    #[serde(default)]
+    ims_orgs: Vec<Given<ImsOrg>>,
+    v2_creates_profiles: Option<Given<bool>>,
+    consecutive_v2: Option<Given<ConsecutiveV2>>,
+    lifetime_days: Option<Given<Whole<1, 3650>>>,
+}
+
+/// Why the settings are refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// `--config` names a file that is not there.
+    #[error("{}: there is no such file: write it, or leave --config (PROFILED_CONFIG) out", .0.display())]
+    Missing(PathBuf),
+    /// The file cannot be read.
+    #[error("{}: cannot be read: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A line of the file is not TOML, or not a setting, or not a value that this setting takes.
+    #[error("{place}: {what}")]
+    Wrong {
+        /// The line.
+        place: Place,
+        /// What was wrong, and what would be right.
+        what: String,
+    },
+    /// Without tokens, only this machine may call.
+    #[error(
+        "{place}: {listen} can be reached from other machines, and there are no tokens: \
+         listen on a loopback address such as 127.0.0.1:8750, or say --allow-anonymous"
+    )]
+    Anonymous {
+        /// Where the address was given.
+        place: Place,
+        /// The address.
+        listen: SocketAddr,
+    },
+    /// `default_client` is none of the clients that are configured.
+    #[error(
+        "{place}: {client} is not a configured client: add [clients.{client}], or choose one of {configured}"
+    )]
+    DefaultClient {
+        /// Where it was given.
+        place: Place,
+        /// The client.
+        client: ClientCode,
+        /// Those that are configured.
+        configured: String,
+    },
+    /// Two clients claim the same organisation.
+    #[error("{place}: {org} stands under [clients.{first}] already: an organisation belongs to one client")]
+    ImsOrgTwice {
+        /// Where it stands the second time.
+        place: Place,
+        /// The organisation.
+        org: ImsOrg,
+        /// The client that has it.
+        first: ClientCode,
+    },
+}
+
+/// Where a setting was given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// On a line of the file; the first is 1.
+    Line(PathBuf, usize),
+    /// By a flag or by its variable, named by the setting's key.
+    Flag(&'static str),
+}
+
+impl Config {
+    /// Resolves the settings: what `options` leaves open is taken from the file that it names, else from
+    /// `profiled.toml` in the working folder if it is there, else from the defaults.
+    pub fn resolve(options: ServeOptions) -> Result<Self, ConfigError> {
+        Self::resolve_with(options, Path::new(DEFAULT_FILE))
+    }
+
+    /// The settings of a client: its own, or the defaults as long as no client is configured. `None` for a client that
+    /// is not served.
+    pub fn client(&self, client: &ClientCode) -> Option<ClientSettings> {
+        if self.clients.is_empty() {
+            return Some(ClientSettings::default());
+        }
+        self.clients.get(client).cloned()
+    }
+
+    /// The client to which an organisation belongs, as Adobe's SDKs send it.
+    pub fn client_of_ims_org(&self, org: &str) -> Option<&ClientCode> {
+        self.clients
+            .iter()
+            .find(|(_, it)| it.ims_orgs.iter().any(|own| own.as_str() == org))
+            .map(|(it, _)| it)
+    }
+
+    /// The clients that are configured; none means that every client code is taken.
+    pub fn clients(&self) -> impl Iterator<Item = (&ClientCode, &ClientSettings)> {
+        self.clients.iter()
+    }
+
+    fn resolve_with(options: ServeOptions, default_file: &Path) -> Result<Self, ConfigError> {
+        let file = File::read(options.config.as_deref(), default_file)?;
+        let given = options.over(file.options()?);
+        let config = Self {
+            listen: value(&given.listen).unwrap_or(LISTEN),
+            data_folder: value(&given.data).unwrap_or_else(|| DATA_FOLDER.into()),
+            cache_bytes: value(&given.cache).map_or(CACHE_BYTES, Size::get),
+            public_url: value(&given.public_url),
+            default_client: value(&given.default_client),
+            allow_anonymous: value(&given.allow_anonymous).unwrap_or(false),
+            limits: Limits {
+                profile_bytes_max: value(&given.max_profile_bytes).map_or(PROFILE_BYTES_MAX, Size::get),
+                spool_bytes_max: value(&given.spool_max_bytes).map_or(SPOOL_BYTES_MAX, Size::get),
+                body_bytes_limit: value(&given.body_bytes_limit).map_or(BODY_BYTES_LIMIT, Size::get),
+                rows_limit: value(&given.rows_limit).map_or(ROWS_LIMIT, Whole::get),
+                concurrent_uploads_max: value(&given.concurrent_uploads_max)
+                    .map_or(CONCURRENT_UPLOADS_MAX, Whole::get)
+                    .try_into()
+                    .unwrap_or(usize::MAX),
+            },
+            timeouts: Timeouts {
+                header_read: seconds(&given.header_read_timeout_seconds, HEADER_READ_TIMEOUT_SECONDS),
+                body_idle: seconds(&given.body_idle_timeout_seconds, BODY_IDLE_TIMEOUT_SECONDS),
+                idle_connection: seconds(
+                    &given.idle_connection_timeout_seconds,
+                    IDLE_CONNECTION_TIMEOUT_SECONDS,
+                ),
+            },
+            retention_ms: value(&given.retention_days).map_or(RETENTION_DAYS, Whole::get) * DAY_MS,
+            log: value(&given.log).unwrap_or_else(|| LogFilter(LOG.into())),
+            clients: clients(&given.clients, &file)?,
+        };
+        if let Some(listen) = &given.listen {
+            config.check_reach(|| file.place(listen, "listen"))?;
+        }
+        if let Some(client) = &given.default_client {
+            config.check_default_client(|| file.place(client, "default_client"))?;
+        }
+        Ok(config)
+    }
+
+    fn check_reach(&self, place: impl FnOnce() -> Place) -> Result<(), ConfigError> {
+        let loopback = self.listen.ip().to_canonical().is_loopback();
+        if loopback || self.allow_anonymous {
+            return Ok(());
+        }
+        Err(ConfigError::Anonymous { place: place(), listen: self.listen })
+    }
+
+    fn check_default_client(&self, place: impl FnOnce() -> Place) -> Result<(), ConfigError> {
+        match &self.default_client {
+            Some(client) if self.client(client).is_none() => {
+                let configured: Vec<&str> = self.clients.keys().map(ClientCode::as_str).collect();
+                Err(ConfigError::DefaultClient {
+                    place: place(),
+                    client: client.clone(),
+                    configured: configured.join(", "),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Default for ClientSettings {
+    fn default() -> Self {
+        Self {
+            v2_creates_profiles: false,
+            consecutive_v2: ConsecutiveV2::default(),
+            lifetime_ms: LIFETIME_DAYS * DAY_MS,
+            ims_orgs: Arc::default(),
+        }
+    }
+}
+
+impl ServeOptions {
+    /// These, and where they leave something open, `lower`'s.
+    fn over(self, lower: Self) -> Self {
+        Self {
+            listen: self.listen.or(lower.listen),
+            data: self.data.or(lower.data),
+            config: self.config.or(lower.config),
+            cache: self.cache.or(lower.cache),
+            public_url: self.public_url.or(lower.public_url),
+            default_client: self.default_client.or(lower.default_client),
+            allow_anonymous: self.allow_anonymous.or(lower.allow_anonymous),
+            max_profile_bytes: self.max_profile_bytes.or(lower.max_profile_bytes),
+            spool_max_bytes: self.spool_max_bytes.or(lower.spool_max_bytes),
+            retention_days: self.retention_days.or(lower.retention_days),
+            body_bytes_limit: self.body_bytes_limit.or(lower.body_bytes_limit),
+            rows_limit: self.rows_limit.or(lower.rows_limit),
+            concurrent_uploads_max: self.concurrent_uploads_max.or(lower.concurrent_uploads_max),
+            header_read_timeout_seconds: self
+                .header_read_timeout_seconds
+                .or(lower.header_read_timeout_seconds),
+            body_idle_timeout_seconds: self.body_idle_timeout_seconds.or(lower.body_idle_timeout_seconds),
+            idle_connection_timeout_seconds: self
+                .idle_connection_timeout_seconds
+                .or(lower.idle_connection_timeout_seconds),
+            log: self.log.or(lower.log),
+            clients: lower.clients,
+        }
+    }
+}
+
+fn value<T: Clone>(given: &Option<Given<T>>) -> Option<T> {
+    given.as_ref().map(|it| it.value.clone())
+}
+
+fn seconds<const MIN: u64, const MAX: u64>(given: &Option<Given<Whole<MIN, MAX>>>, default: u64) -> Duration {
+    Duration::from_secs(value(given).map_or(default, Whole::get))
+}
+
+fn clients(tables: &ClientTables, file: &File) -> Result<BTreeMap<ClientCode, ClientSettings>, ConfigError> {
+    let mut owners: BTreeMap<&ImsOrg, &ClientCode> = BTreeMap::new();
+    let mut clients = BTreeMap::new();
+    for (Plain(client), table) in &tables.0 {
+        for org in &table.ims_orgs {
+            if let Some(first) = owners.insert(&org.value, client) {
+                return Err(ConfigError::ImsOrgTwice {
+                    place: file.place(org, "ims_orgs"),
+                    org: org.value.clone(),
+                    first: first.clone(),
+                });
+            }
+        }
+        let default = ClientSettings::default();
+        let settings = ClientSettings {
+            v2_creates_profiles: value(&table.v2_creates_profiles).unwrap_or(default.v2_creates_profiles),
+            consecutive_v2: value(&table.consecutive_v2).unwrap_or(default.consecutive_v2),
+            lifetime_ms: value(&table.lifetime_days).map_or(default.lifetime_ms, |days| days.get() * DAY_MS),
+            ims_orgs: table.ims_orgs.iter().map(|org| org.value.clone()).collect(),
+        };
+        clients.insert(client.clone(), settings);
+    }
+    Ok(clients)
+}
+
+/// The file: where it is and what it says. One that is absent, and need not be there, says nothing.
+struct File {
+    path: PathBuf,
+    text: String,
+}
+
+impl File {
+    fn read(named: Option<&Path>, default: &Path) -> Result<Self, ConfigError> {
+        let path = named.unwrap_or(default).to_path_buf();
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == io::ErrorKind::NotFound && named.is_none() => Vec::new(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(ConfigError::Missing(path)),
+            Err(source) => return Err(ConfigError::Unreadable { path, source }),
+        };
+        match String::from_utf8(bytes) {
+            Ok(text) => Ok(Self { path, text }),
+            Err(e) => {
+                let at = e.utf8_error().valid_up_to();
+                let place = Place::Line(path, line(e.as_bytes(), at));
+                Err(ConfigError::Wrong { place, what: "this is not UTF-8: save the file as UTF-8".into() })
+            }
+        }
+    }
+
+    fn options(&self) -> Result<ServeOptions, ConfigError> {
+        toml::from_str(&self.text).map_err(|e| ConfigError::Wrong {
+            place: self.line(e.span().map_or(0, |span| span.start)),
+            what: e.message().replacen("unknown field", "unknown key", 1),
+        })
+    }
+
+    fn place<T>(&self, given: &Given<T>, key: &'static str) -> Place {
+        given.at.map_or(Place::Flag(key), |at| self.line(at))
+    }
+
+    fn line(&self, at: usize) -> Place {
+        Place::Line(self.path.clone(), line(self.text.as_bytes(), at))
+    }
+}
+
+/// The line that holds the byte `at`; the first is 1.
+fn line(text: &[u8], at: usize) -> usize {
+    1 + text.iter().take(at).filter(|&&byte| byte == b'\n').count()
+}
+
+/// A setting's value and, if it came from the file, the byte where it stands there.
+#[derive(Debug, Clone)]
+pub struct Given<T> {
+    value: T,
+    at: Option<usize>,
+}
+
+/// A value from a place that has no line, such as a key.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Plain<T>(T);
+
+/// A value as it is written: in quotes or bare in the file, or as the text of a flag or a variable.
+#[derive(Clone, Copy)]
+enum Written<'a> {
+    Text(&'a str),
+    Number(i64),
+    Bool(bool),
+    Flag(&'a str),
+}
+
+/// A type of setting: what it takes, and how it is told.
+trait Setting: Sized {
+    /// Reads a value; an error is what would be right.
+    fn read(written: Written<'_>) -> Result<Self, String>;
+
+    /// What would be right, as it ends a sentence.
+    fn expected() -> String;
+
+    /// Reads a value; an error is the whole sentence.
+    fn check(written: Written<'_>) -> Result<Self, String> {
+        Self::read(written).map_err(|right| format!("{written} is not {right}"))
+    }
+}
+
+impl<'a> Written<'a> {
+    fn text(self) -> Option<&'a str> {
+        match self {
+            Self::Text(text) | Self::Flag(text) => Some(text),
+            Self::Number(_) | Self::Bool(_) => None,
+        }
+    }
+
+    fn number(self) -> Option<u64> {
+        match self {
+            Self::Number(number) => u64::try_from(number).ok(),
+            Self::Flag(text) if text.bytes().all(|b| b.is_ascii_digit()) => text.parse().ok(),
+            Self::Flag(_) | Self::Text(_) | Self::Bool(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Written<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) | Self::Flag(text) => write!(f, "{text:?}"),
+            Self::Number(number) => write!(f, "{number}"),
+            Self::Bool(bool) => write!(f, "{bool}"),
+        }
+    }
+}
+
+impl<T: Setting> FromStr for Given<T> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        T::check(Written::Flag(text)).map(|value| Self { value, at: None })
+    }
+}
+
+impl<'de, T: Setting> Deserialize<'de> for Given<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let spanned = toml::Spanned::<Plain<T>>::deserialize(deserializer)?;
+        let at = Some(spanned.span().start);
+        Ok(Self { value: spanned.into_inner().0, at })
+    }
+}
+
+impl<'de, T: Setting> Deserialize<'de> for Plain<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(SettingVisitor(PhantomData))
+    }
+}
+
+struct SettingVisitor<T>(PhantomData<T>);
+
+impl<T: Setting> de::Visitor<'_> for SettingVisitor<T> {
+    type Value = Plain<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&T::expected())
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Plain<T>, E> {
+        T::check(Written::Text(text)).map(Plain).map_err(E::custom)
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<Plain<T>, E> {
+        T::check(Written::Number(number)).map(Plain).map_err(E::custom)
+    }
+
+    fn visit_bool<E: de::Error>(self, bool: bool) -> Result<Plain<T>, E> {
+        T::check(Written::Bool(bool)).map(Plain).map_err(E::custom)
+    }
+}
+
+/// A whole number from `MIN` to `MAX`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Whole<const MIN: u64, const MAX: u64>(u64);
+
+impl<const MIN: u64, const MAX: u64> Whole<MIN, MAX> {
+    /// The number.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl<const MIN: u64, const MAX: u64> Setting for Whole<MIN, MAX> {
+    fn read(written: Written<'_>) -> Result<Self, String> {
+        match written.number() {
+            Some(number) if (MIN..=MAX).contains(&number) => Ok(Self(number)),
+            _ => Err(Self::expected()),
+        }
+    }
+
+    fn expected() -> String {
+        format!("a whole number from {MIN} to {MAX}")
+    }
+}
+
+/// A number of bytes from `MIN` to `MAX`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size<const MIN: u64, const MAX: u64>(u64);
+
+impl<const MIN: u64, const MAX: u64> Size<MIN, MAX> {
+    /// The bytes.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl<const MIN: u64, const MAX: u64> Setting for Size<MIN, MAX> {
+    fn read(written: Written<'_>) -> Result<Self, String> {
+        match written.number().or_else(|| written.text().and_then(bytes)) {
+            Some(bytes) if (MIN..=MAX).contains(&bytes) => Ok(Self(bytes)),
+            _ => Err(Self::expected()),
+        }
+    }
+
+    fn expected() -> String {
+        format!("a size from {} to {}, such as 128MiB, 500MB or 1048576", shown(MIN), shown(MAX))
+    }
+}
+
+const UNITS: [(&str, u64); 9] = [
+    ("TiB", TIB),
+    ("GiB", GIB),
+    ("MiB", MIB),
+    ("KiB", KIB),
+    ("TB", 1_000_000_000_000),
+    ("GB", 1_000_000_000),
+    ("MB", 1_000_000),
+    ("KB", 1_000),
+    ("B", 1),
+];
+
+/// The bytes that a text such as `128MiB`, `500 MB` or `1048576` stands for.
+fn bytes(text: &str) -> Option<u64> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at_checked(digits)?;
+    let unit = match unit.strip_prefix(' ').unwrap_or(unit) {
+        "" if digits == text.len() => 1,
+        unit => UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit))?.1,
+    };
+    number.parse::<u64>().ok()?.checked_mul(unit)
+}
+
+/// The shortest way to write a size, with the units of 1024.
+fn shown(bytes: u64) -> String {
+    let unit = UNITS.iter().filter(|(name, _)| name.len() == 3).find(|(_, unit)| bytes.is_multiple_of(*unit));
+    unit.map_or_else(|| bytes.to_string(), |(name, unit)| format!("{}{name}", bytes / unit))
+}
+
+impl Setting for bool {
+    fn read(written: Written<'_>) -> Result<Self, String> {
+        match written {
+            Written::Bool(bool) => Ok(bool),
+            Written::Flag("true") => Ok(true),
+            Written::Flag("false") => Ok(false),
+            _ => Err(Self::expected()),
+        }
+    }
+
+    fn expected() -> String {
+        "true or false".into()
+    }
+}
+
+impl Setting for SocketAddr {
+    fn read(written: Written<'_>) -> Result<Self, String> {
+        written.text().and_then(|text| text.parse().ok()).ok_or_else(Self::expected)
+    }
+
+    fn expected() -> String {
+        "an address and a port, such as 127.0.0.1:8750 or [::1]:8750".into()
+    }
+}
+
+impl Setting for PathBuf {
+    fn read(written: Written<'_>) -> Result<Self, String> {
+        match written.text() {
+            Some(text) if !text.is_empty() => Ok(text.into()),
+            _ => Err(Self::expected()),
+        }
+    }
+
+    fn expected() -> String {
+        "a path, such as \"./profiled-data\"".into()
+    }
+}
+
+impl Setting for ClientCode {
+    fn read(written: Written<'_>) -> Result<Self, String> {
+        let text = written.text().ok_or_else(Self::expected)?;
+        Self::new(text).map_err(|e| format!("a client code: {e}"))
+    }
+
+    fn expected() -> String {
+        "a client code, such as \"demo\"".into()
+    }
+}
+
+impl Setting for ConsecutiveV2 {
+    fn read(written: Written<'_>) -> Result<Self, String> {
+        match written.text() {
+            Some("merge") => Ok(Self::Merge),
+            Some("replace") => Ok(Self::Replace),
+            _ => Err(Self::expected()),
+        }
+    }
+
+    fn expected() -> String {
+        "\"merge\" or \"replace\"".into()
+    }
+}
+
+impl Setting for ImsOrg {
+    fn read(written: Written<'_>) -> Result<Self, String> {
+        match written.text() {
+            Some(text) if !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic()) => {
+                Ok(Self(text.into()))
+            }
+            _ => Err(Self::expected()),
+        }
+    }
+
+    fn expected() -> String {
+        "an organisation id, such as \"ABCDEF@AdobeOrg\"".into()
+    }
+}
+
+impl ImsOrg {
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Setting for PublicUrl {
+    fn read(written: Written<'_>) -> Result<Self, String> {
+        let text = written.text().ok_or_else(Self::expected)?.trim_end_matches('/');
+        let url: hyper::Uri = text.parse().map_err(|_| Self::expected())?;
+        let scheme = matches!(url.scheme_str(), Some("http" | "https"));
+        let host = url.host().is_some_and(|host| !host.is_empty());
+        // Adobe's clients cut the URL out of XML, some of them without decoding it.
+        let plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "-._~:/[]%".contains(c));
+        if !(scheme && host && plain) {
+            return Err(Self::expected());
+        }
+        if text.len() > PUBLIC_URL_BYTES_MAX {
+            return Err(format!("short enough: a public_url has at most {PUBLIC_URL_BYTES_MAX} characters"));
+        }
+        Ok(Self(text.into()))
+    }
+
+    fn expected() -> String {
+        "a URL without a query, such as https://profiles.example.com".into()
+    }
+}
+
+impl PublicUrl {
+    /// The URL as text, without a `/` at its end.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Setting for LogFilter {
+    fn read(written: Written<'_>) -> Result<Self, String> {
+        let text = written.text().ok_or_else(Self::expected)?;
+        // The filter takes a lone word for a target; a level that is spelled wrong would then silence everything else.
+        let levels = text.split(',').filter(|part| !part.contains(['=', '['])).all(|part| {
+            ["off", "error", "warn", "info", "debug", "trace"]
+                .iter()
+                .any(|it| it.eq_ignore_ascii_case(part.trim()))
+        });
+        match tracing_subscriber::EnvFilter::try_new(text) {
+            Ok(_) if levels => Ok(Self(text.into())),
+            _ => Err(Self::expected()),
+        }
+    }
+
+    fn expected() -> String {
+        "a log filter: off, error, warn, info, debug, trace or target=level, several with commas".into()
+    }
+}
+
+impl LogFilter {
+    /// The filter as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ImsOrg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for ImsOrg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Line(path, line) => write!(f, "{} line {line}", path.display()),
+            Self::Flag(key) => write!(f, "--{} (PROFILED_{})", key.replace('_', "-"), key.to_uppercase()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args, Parser};
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Serve {
+        #[command(flatten)]
+        options: ServeOptions,
+    }
+
+    fn options(flags: &str) -> ServeOptions {
+        Serve::try_parse_from(["serve"].into_iter().chain(flags.split_whitespace())).unwrap().options
+    }
+
+    /// Resolves with the flags and a `profiled.toml` of that text; the folder's name is left out of the error.
+    fn resolve(flags: &str, file: &str) -> Result<Config, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(DEFAULT_FILE);
+        std::fs::write(&path, file).unwrap();
+        let folder = format!("{}/", folder.path().display());
+        Config::resolve_with(options(flags), &path).map_err(|e| e.to_string().replace(&folder, ""))
+    }
+
+    fn client(code: &str) -> ClientCode {
+        ClientCode::new(code).unwrap()
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_design() {
+        let config = Config::resolve_with(ServeOptions::default(), Path::new("no such file")).unwrap();
+        assert_eq!(config.listen.to_string(), "127.0.0.1:8750");
+        assert_eq!(config.data_folder, Path::new("./profiled-data"));
+        assert_eq!(config.cache_bytes, 536_870_912);
+        assert_eq!((config.public_url.clone(), config.default_client.clone()), (None, None));
+        assert!(!config.allow_anonymous);
+        let limits = Limits {
+            profile_bytes_max: 1_048_576,
+            spool_bytes_max: 21_474_836_480,
+            body_bytes_limit: 52_428_800,
+            rows_limit: 500_000,
+            concurrent_uploads_max: 32,
+        };
+        assert_eq!(config.limits, limits);
+        assert_eq!(config.timeouts.header_read, Duration::from_secs(10));
+        assert_eq!(config.timeouts.body_idle, Duration::from_secs(30));
+        assert_eq!(config.timeouts.idle_connection, Duration::from_secs(60));
+        assert_eq!(config.retention_ms, 2_592_000_000);
+        assert_eq!(config.log.as_str(), "info");
+        let settings = config.client(&client("any")).unwrap();
+        assert_eq!(settings, ClientSettings::default());
+        assert_eq!(
+            (settings.v2_creates_profiles, settings.consecutive_v2, settings.lifetime_ms),
+            (false, ConsecutiveV2::Merge, 1_209_600_000)
+        );
+    }
+
+    #[test]
+    fn a_flag_beats_the_file_and_the_file_beats_the_default() {
+        #[track_caller]
+        fn check<T: PartialEq + fmt::Debug>(flags: &str, file: &str, field: fn(Config) -> T, expected: T) {
+            assert_eq!(field(resolve(flags, file).unwrap()), expected, "{flags:?} over {file:?}");
+        }
+        let cache = |it: Config| it.cache_bytes;
+        check("", "", cache, 512 * MIB);
+        check("", "cache = '16MiB'", cache, 16 * MIB);
+        check("", "cache = 16777216", cache, 16 * MIB);
+        check("--cache 32MiB", "cache = '16MiB'", cache, 32 * MIB);
+        check("--cache 33554432", "", cache, 32 * MIB);
+        let listen = |it: Config| it.listen.to_string();
+        check("", "listen = '127.0.0.1:0'", listen, "127.0.0.1:0".into());
+        check("--listen [::1]:9", "listen = '0.0.0.0:0'", listen, "[::1]:9".into());
+        check("--listen 0.0.0.0:9 --allow-anonymous", "", listen, "0.0.0.0:9".into());
+        check("--listen 0.0.0.0:9", "allow_anonymous = true", listen, "0.0.0.0:9".into());
+        check("--listen [::ffff:127.0.0.1]:9", "", listen, "[::ffff:127.0.0.1]:9".into());
+        check("--allow-anonymous=false", "allow_anonymous = true", |it| it.allow_anonymous, false);
+        check("", "data = 'd'", |it| it.data_folder, "d".into());
+        check("--data e", "data = 'd'", |it| it.data_folder, "e".into());
+        let public_url = |it: Config| it.public_url.unwrap().as_str().to_owned();
+        check("", "public_url = 'https://p.example/a/'", public_url, "https://p.example/a".into());
+        check("--public-url http://q:80", "public_url = 'https://p'", public_url, "http://q:80".into());
+        check("--default-client b", "default_client = 'a'", |it| it.default_client, Some(client("b")));
+        check("", "max_profile_bytes = '64KiB'", |it| it.limits.profile_bytes_max, 65_536);
+        check("", "spool_max_bytes = 1", |it| it.limits.spool_bytes_max, 1);
+        check("", "body_bytes_limit = 2000", |it| it.limits.body_bytes_limit, 2000);
+        check("--rows-limit 7", "rows_limit = 8", |it| it.limits.rows_limit, 7);
+        check("", "concurrent_uploads_max = 2", |it| it.limits.concurrent_uploads_max, 2);
+        check("--retention-days 0", "", |it| it.retention_ms, 0);
+        check("", "header_read_timeout_seconds = 1", |it| it.timeouts.header_read.as_secs(), 1);
+        check("", "body_idle_timeout_seconds = 2", |it| it.timeouts.body_idle.as_secs(), 2);
+        check("", "idle_connection_timeout_seconds = 3", |it| it.timeouts.idle_connection.as_secs(), 3);
+        check("--log warn,profiled::batch=debug", "log = 'off'", |it| it.log.0.len(), 26);
+    }
+
+    #[test]
+    fn each_error_says_where_what_and_what_would_be_right() {
+        #[track_caller]
+        fn check(file: &str, expected: &str) {
+            assert_eq!(resolve("", file).unwrap_err(), expected, "{file}");
+        }
+        check(
+            "listen = '127.0.0.1:1'\n\nlifetime_days = 3",
+            "profiled.toml line 3: unknown key `lifetime_days`, expected one of `listen`, `data`, `cache`, \
+             `public_url`, `default_client`, `allow_anonymous`, `max_profile_bytes`, `spool_max_bytes`, \
+             `retention_days`, `body_bytes_limit`, `rows_limit`, `concurrent_uploads_max`, \
+             `header_read_timeout_seconds`, `body_idle_timeout_seconds`, `idle_connection_timeout_seconds`, `log`, \
+             `clients`",
+        );
+        check(
+            "[clients.demo]\nlifetime_days = 3\nconsecutive = 'merge'",
+            "profiled.toml line 3: unknown key `consecutive`, expected one of `ims_orgs`, `v2_creates_profiles`, \
+             `consecutive_v2`, `lifetime_days`",
+        );
+        let size = "such as 128MiB, 500MB or 1048576";
+        check(
+            "cache = '7MiB'",
+            &format!("profiled.toml line 1: \"7MiB\" is not a size from 8MiB to 1TiB, {size}"),
+        );
+        check("\ncache = -1", &format!("profiled.toml line 2: -1 is not a size from 8MiB to 1TiB, {size}"));
+        check(
+            "cache = 1.5",
+            &format!(
+                "profiled.toml line 1: invalid type: floating point `1.5`, expected a size from 8MiB to 1TiB, {size}"
+            ),
+        );
+        check("rows_limit = 0", "profiled.toml line 1: 0 is not a whole number from 1 to 20000000");
+        check("rows_limit = '9'", "profiled.toml line 1: \"9\" is not a whole number from 1 to 20000000");
+        check(
+            "data = 'd'\nlisten = 'localhost'",
+            "profiled.toml line 2: \"localhost\" is not an address and a port, such as 127.0.0.1:8750 or [::1]:8750",
+        );
+        check("allow_anonymous = 'true'", "profiled.toml line 1: \"true\" is not true or false");
+        check("data = ''", "profiled.toml line 1: \"\" is not a path, such as \"./profiled-data\"");
+        let url = "is not a URL without a query, such as https://profiles.example.com";
+        for wrong in
+            ["profiles.example.com", "ftp://a", "https://a?b", "https://a&b", "https://u@a", "http://", "x"]
+        {
+            check(&format!("public_url = '{wrong}'"), &format!("profiled.toml line 1: {wrong:?} {url}"));
+        }
+        let long = format!("https://{}.example", "x".repeat(64));
+        check(
+            &format!("public_url = '{long}'"),
+            &format!(
+                "profiled.toml line 1: {long:?} is not short enough: a public_url has at most 64 characters"
+            ),
+        );
+        check(
+            "default_client = 'a b'",
+            "profiled.toml line 1: \"a b\" is not a client code: ' ' is not allowed",
+        );
+        check("[clients.\"a&b\"]", "profiled.toml line 1: \"a&b\" is not a client code: '&' is not allowed");
+        check(
+            "[clients.a]\nconsecutive_v2 = 'both'",
+            "profiled.toml line 2: \"both\" is not \"merge\" or \"replace\"",
+        );
+        check(
+            "[clients.a]\nlifetime_days = 3651",
+            "profiled.toml line 2: 3651 is not a whole number from 1 to 3650",
+        );
+        check(
+            "[clients.a]\nims_orgs = [\n  'A@AdobeOrg',\n  '']",
+            "profiled.toml line 4: \"\" is not an organisation id, such as \"ABCDEF@AdobeOrg\"",
+        );
+        let filter =
+            "a log filter: off, error, warn, info, debug, trace or target=level, several with commas";
+        check("log = 'inof'", &format!("profiled.toml line 1: \"inof\" is not {filter}"));
+        check("log = 'a=b=c'", &format!("profiled.toml line 1: \"a=b=c\" is not {filter}"));
+        check("log = 1", &format!("profiled.toml line 1: 1 is not {filter}"));
+        check("\n\nlisten =", "profiled.toml line 3: string values must be quoted, expected literal string");
+        check("log = 'off'\nlog = 'off'", "profiled.toml line 2: duplicate key");
+        check(
+            "\nlisten = '0.0.0.0:8750'",
+            "profiled.toml line 2: 0.0.0.0:8750 can be reached from other machines, and there are no tokens: \
+             listen on a loopback address such as 127.0.0.1:8750, or say --allow-anonymous",
+        );
+        check(
+            "default_client = 'c'\n[clients.a]\n[clients.b]",
+            "profiled.toml line 1: c is not a configured client: add [clients.c], or choose one of a, b",
+        );
+        check(
+            "[clients.b]\nims_orgs = ['O@AdobeOrg']\n[clients.a]\nims_orgs = ['O@AdobeOrg']",
+            "profiled.toml line 2: O@AdobeOrg stands under [clients.a] already: an organisation belongs to one client",
+        );
+    }
+
+    #[test]
+    fn an_error_in_a_flag_names_the_flag() {
+        let anonymous = resolve("--listen 192.0.2.1:80", "").unwrap_err();
+        assert!(
+            anonymous.starts_with("--listen (PROFILED_LISTEN): 192.0.2.1:80 can be reached"),
+            "{anonymous}"
+        );
+        let default = resolve("--default-client c", "[clients.a]").unwrap_err();
+        assert!(default.starts_with("--default-client (PROFILED_DEFAULT_CLIENT): c is not"), "{default}");
+        let Err(cache) = Serve::try_parse_from(["serve", "--cache", "1XB"]) else { panic!("1XB was taken") };
+        let (cache, expected) =
+            (cache.to_string(), "'--cache <SIZE>': \"1XB\" is not a size from 8MiB to 1TiB");
+        assert!(cache.contains(expected), "{cache}");
+    }
+
+    #[test]
+    fn a_file_that_is_named_must_be_there_and_be_text() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("my.toml");
+        let options = ServeOptions { config: Some(path.clone()), ..ServeOptions::default() };
+        let resolve = || Config::resolve(options.clone()).map_err(|e| e.to_string());
+        let missing = "there is no such file: write it, or leave --config (PROFILED_CONFIG) out";
+        assert_eq!(resolve().unwrap_err(), format!("{}: {missing}", path.display()));
+        std::fs::write(&path, b"data = 'd'\n# \xff").unwrap();
+        let expected = format!("{} line 2: this is not UTF-8: save the file as UTF-8", path.display());
+        assert_eq!(resolve().unwrap_err(), expected);
+        std::fs::write(&path, "data = 'd'").unwrap();
+        assert_eq!(resolve().unwrap().data_folder, Path::new("d"));
+        let options = ServeOptions { config: Some(folder.path().into()), ..ServeOptions::default() };
+        assert!(matches!(Config::resolve(options), Err(ConfigError::Unreadable { .. })));
+    }
+
+    #[test]
+    fn once_a_client_is_configured_others_are_not_served() {
+        let file = "default_client = 'a'\n[clients.a]\nims_orgs = ['A@AdobeOrg', 'B@AdobeOrg']\n\
+                    v2_creates_profiles = true\nconsecutive_v2 = 'replace'\nlifetime_days = 90\n[clients.b]";
+        let config = resolve("", file).unwrap();
+        let a = config.client(&client("a")).unwrap();
+        assert!(a.v2_creates_profiles);
+        assert_eq!((a.consecutive_v2, a.lifetime_ms), (ConsecutiveV2::Replace, 90 * DAY_MS));
+        assert_eq!(config.client(&client("b")), Some(ClientSettings::default()));
+        assert_eq!(config.client(&client("c")), None);
+        assert_eq!(config.clients().count(), 2);
+        assert_eq!(config.client_of_ims_org("B@AdobeOrg"), Some(&client("a")));
+        assert_eq!(config.client_of_ims_org("C@AdobeOrg"), None);
+    }
+
+    #[test]
+    fn sizes_are_read_with_and_without_units() {
+        #[track_caller]
+        fn check(text: &str, expected: Option<u64>) {
+            assert_eq!(bytes(text), expected, "{text:?}");
+        }
+        check("0", Some(0));
+        check("52428800", Some(52_428_800));
+        check("17B", Some(17));
+        check("64KB", Some(64_000));
+        check("64KiB", Some(65_536));
+        check("500MB", Some(500_000_000));
+        check("128 mib", Some(134_217_728));
+        check("1GiB", Some(1_073_741_824));
+        check("2TB", Some(2_000_000_000_000));
+        for wrong in
+            ["", "MiB", "1.5GiB", "-1", "+1", "1M", "1 ", "1  MiB", "1MiB ", "1é", "99999999999TiB", "1e3"]
+        {
+            check(wrong, None);
+        }
+        assert_eq!((shown(1), shown(1 << 20), shown(3 << 29)), ("1".into(), "1MiB".into(), "1536MiB".into()));
+    }
+
+    #[test]
+    fn every_setting_is_a_flag_and_a_variable_of_the_same_name() {
+        let command = ServeOptions::augment_args(clap::Command::new("serve"));
+        for argument in command.get_arguments() {
+            let key = argument.get_id().as_str();
+            let variable = format!("PROFILED_{}", key.to_uppercase());
+            assert_eq!(argument.get_env(), Some(variable.as_ref()), "{key}");
+            assert_eq!(argument.get_long(), Some(key.replace('_', "-").as_str()), "{key}");
+        }
+    }
+
+    /// The environment of a running test can't be changed safely, so the test runs itself again in another.
+    #[test]
+    fn a_variable_beats_the_file_and_a_flag_beats_the_variable() {
+        const NAME: &str = "config::tests::a_variable_beats_the_file_and_a_flag_beats_the_variable";
+        if let Some("24MiB") = options("").cache.map(|it| shown(it.value.get())).as_deref() {
+            assert_eq!(resolve("", "cache = '16MiB'").unwrap().cache_bytes, 24 * MIB);
+            assert_eq!(resolve("--cache 32MiB", "cache = '16MiB'").unwrap().cache_bytes, 32 * MIB);
+            assert!(resolve("--listen 0.0.0.0:0", "").unwrap().allow_anonymous);
+            return;
+        }
+        let again = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([NAME, "--exact"])
+            .env("PROFILED_CACHE", "24MiB")
+            .env("PROFILED_ALLOW_ANONYMOUS", "true")
+            .output()
+            .unwrap();
+        let output = String::from_utf8_lossy(&again.stdout);
+        assert!(again.status.success() && output.contains("1 passed"), "{output}");
+    }
+}

@@ -1,0 +1,131 @@
+//! What the daemon says about itself while it runs: log lines on standard error.
+//!
+//! Promises: one event is one line, and a terminal obeys none of it but its colours. The formatter alone would let line
+//! breaks through, and a field's escape sequences too; here all that is from outside is escaped, so that no id or path
+//! can forge a line.
+
+use std::fmt::{self, Write as _};
+use std::io::{self, IsTerminal, Write};
+
+use tracing::Subscriber;
+use tracing::field::Field;
+use tracing::subscriber::{self, SetGlobalDefaultError};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
+
+use crate::config::LogFilter;
+
+/// From here on, events that pass the filter go to standard error; in colour only on a terminal. An error if events go
+/// somewhere already.
+pub fn install(filter: &LogFilter) -> Result<(), SetGlobalDefaultError> {
+    subscriber::set_global_default(lines(filter, io::stderr().is_terminal(), io::stderr))
+}
+
+fn lines<W: Write + 'static>(
+    filter: &LogFilter,
+    terminal: bool,
+    writer: impl Fn() -> W + Send + Sync + 'static,
+) -> impl Subscriber + Send + Sync {
+    // A filter that has been checked can be read; should it not be, errors are the least that is needed.
+    let filter = EnvFilter::try_new(filter.as_str()).unwrap_or_else(|_| EnvFilter::new("error"));
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(writer)
+        .fmt_fields(debug_fn(write_field).delimited(" "));
+    // On a terminal the formatter decides: it heeds NO_COLOR.
+    if terminal { lines.finish() } else { lines.with_ansi(false).finish() }
+}
+
+fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    match field.name() {
+        "message" => write!(Escaped(writer), "{value:?}"),
+        name => write!(Escaped(writer), "{name}={value:?}"),
+    }
+}
+
+/// Escapes what breaks a line, moves the cursor or turns the direction of text.
+struct Escaped<'a, 'b>(&'a mut Writer<'b>);
+
+impl fmt::Write for Escaped<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let mut rest = text;
+        while let Some((at, c)) = rest.char_indices().find(|&(_, c)| is_obeyed(c)) {
+            let (plain, after) = rest.split_at(at);
+            write!(self.0, "{plain}{}", c.escape_default())?;
+            rest = after.strip_prefix(c).unwrap_or_default();
+        }
+        self.0.write_str(rest)
+    }
+}
+
+fn is_obeyed(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use std::str::FromStr;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::config::{Config, Given, ServeOptions};
+
+    fn logged(filter: &str, terminal: bool, events: impl FnOnce()) -> String {
+        let options = ServeOptions { log: Some(Given::from_str(filter).unwrap()), ..ServeOptions::default() };
+        let filter = Config::resolve(options).unwrap().log;
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let sink = {
+            let log = Arc::clone(&log);
+            move || Sink(Arc::clone(&log))
+        };
+        tracing::subscriber::with_default(lines(&filter, terminal, sink), events);
+        let log = log.lock().unwrap();
+        String::from_utf8(log.clone()).unwrap()
+    }
+
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_event_is_one_line_whatever_it_quotes() {
+        let id = "a\nERROR forged\r\0\t\x1b[2Jé\u{202e}";
+        let log = logged("info", false, || tracing::info!(%id, quoted = id, "hello {id}"));
+        assert_eq!(log.matches('\n').count(), 1, "{log:?}");
+        assert!(log.ends_with('\n'), "{log:?}");
+        assert!(!log.trim_end().contains(is_obeyed), "{log:?}");
+        assert!(log.contains(r"hello a\nERROR forged\r\u{0}\t\u{1b}[2Jé"), "{log:?}");
+        assert!(log.contains(r"id=a\nERROR forged\r\u{0}\t\u{1b}[2Jé\u{202e} quoted="), "{log:?}");
+    }
+
+    #[test]
+    fn the_filter_decides_what_is_logged() {
+        let events = || {
+            tracing::debug!("quiet");
+            tracing::warn!("loud");
+        };
+        assert!(logged("off", false, events).is_empty());
+        let info = logged("info", false, events);
+        assert!(info.contains("loud") && !info.contains("quiet"), "{info:?}");
+        let debug = logged("error,profiled=debug", false, events);
+        assert!(debug.contains("loud") && debug.contains("quiet"), "{debug:?}");
+    }
+
+    #[test]
+    fn colours_are_for_terminals() {
+        let event = || tracing::info!(id = %"\x1b[2J", "hello");
+        assert!(!logged("info", false, event).contains('\x1b'));
+        // With NO_COLOR set there are none on a terminal either; what is from outside is escaped all the same.
+        let log = logged("info", true, event);
+        assert!(log.ends_with("hello id=\\u{1b}[2J\n"), "{log:?}");
+    }
+}
