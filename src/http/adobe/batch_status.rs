@@ -56,7 +56,7 @@ mod tests {
     #[test]
     fn details_follow_in_adobes_order_and_end_with_our_own() {
         let batch = BatchStatus {
-            id: BatchId::parse("demo-1701473848678-13029383").unwrap(),
+            id: BatchId::parse("demo-1701473848678-10000007").unwrap(),
             version: BatchVersion::V2,
             state: BatchState::Complete,
             rows: 15,
@@ -66,7 +66,7 @@ mod tests {
         };
         let body = |details| format!("{:?}", encode(&batch, details).into_body());
         assert!(body(false).contains(
-            "<response><batchId>demo-1701473848678-13029383</batchId><status>complete</status>\
+            "<response><batchId>demo-1701473848678-10000007</batchId><status>complete</status>\
              <batchSize>15</batchSize></response>"
         ));
         assert!(body(true).contains(
