@@ -62,7 +62,9 @@
 
 pub mod app;
 pub mod batch;
+pub mod cli;
 pub mod config;
+pub mod http;
 pub mod journal;
 pub mod model;
 pub mod store;

@@ -1,3 +1,7 @@
 //! The `profiled` binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    profiled::cli::main()
+}
