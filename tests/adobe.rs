@@ -178,14 +178,17 @@ fn a_body_that_stops_in_the_middle_leaves_no_file() {
     daemon.mbox("demo", "mboxPC=1&mbox3rdPartyId=x&profile.a=0");
     let mut head = request("POST", V2, "a", &[("Content-Length", "100000")], None);
     head.extend_from_slice(SMALL.as_bytes());
-    let mut vanished = daemon.connect();
-    vanished.write(&head);
-    drop(vanished);
-    let mut ended = daemon.connect();
-    ended.write(&head);
-    ended.end();
-    assert!(ended.is_closed() || !daemon.spooled().is_empty());
-    wait_for("the spool folder to be empty", || daemon.spooled().is_empty().then_some(()));
+    for half_close in [false, true] {
+        let mut client = daemon.connect();
+        client.write(&head);
+        wait_for("the first bytes to be spooled", || (!daemon.spooled().is_empty()).then_some(()));
+        if half_close {
+            client.end();
+        } else {
+            drop(client);
+        }
+        wait_for("the spool folder to be empty", || daemon.spooled().is_empty().then_some(()));
+    }
     assert_eq!(daemon.value("demo", "third-party", "x", "a").as_deref(), Some("0"));
 }
 
@@ -424,7 +427,9 @@ fn the_native_api_lists_batches_and_shows_one() {
     let daemon = Daemon::start();
     daemon.mbox("demo", "mboxPC=1&mbox3rdPartyId=x");
     let ids = [daemon.post_batch_v1("demo", SMALL), daemon.post_batch("demo", SMALL)];
-    ids.iter().for_each(|id| drop(daemon.wait_complete(id)));
+    for id in &ids {
+        daemon.wait_complete(id);
+    }
     let list = daemon.get("/api/v1/batches?client=demo&status=complete").json();
     let listed: Vec<_> =
         list["batches"].as_array().unwrap().iter().map(|batch| batch["batchId"].clone()).collect();

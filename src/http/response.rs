@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
-use quick_xml::escape::escape;
+use quick_xml::escape::partial_escape;
 use serde::Serialize;
 
 use super::error::{HttpError, Methods};
@@ -32,7 +32,7 @@ pub(super) enum Door {
 pub(super) fn xml(status: StatusCode, elements: &[(&str, &str)]) -> Answer {
     let mut body = String::from("<response>");
     for (name, text) in elements {
-        body.extend(["<", name, ">", &escape(*text), "</", name, ">"]);
+        body.extend(["<", name, ">", &partial_escape(*text), "</", name, ">"]);
     }
     body.push_str("</response>");
     with_body(status, "text/xml;charset=UTF-8", body.into())
