@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::model::batch::ConsecutiveV2;
 use crate::model::id::ClientCode;
 
 mod setting;
@@ -102,16 +103,6 @@ pub struct ClientSettings {
     pub lifetime_ms: u64,
     /// The organisations that Adobe's SDKs send instead of a client code.
     pub ims_orgs: Arc<[ImsOrg]>,
-}
-
-/// What a v2 batch does to what an earlier one set for the same visitor, with no site call between them (R7).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ConsecutiveV2 {
-    /// It overrides the attributes that it names.
-    #[default]
-    Merge,
-    /// Its values replace all that the earlier one set.
-    Replace,
 }
 
 /// The settings of `serve` as given: its flags, the variables `PROFILED_…`, and, but for `config`, the keys of the file.

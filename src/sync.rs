@@ -3,13 +3,13 @@
 
 #[cfg(not(feature = "schedules"))]
 pub use std::sync::{
-    Mutex, MutexGuard, RwLock,
+    Condvar, Mutex, MutexGuard, RwLock,
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 #[cfg(feature = "schedules")]
 pub use shuttle::sync::{
-    Mutex, MutexGuard, RwLock,
+    Condvar, Mutex, MutexGuard, RwLock,
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
@@ -18,6 +18,11 @@ use std::sync::PoisonError;
 /// Locks, also after a thread died holding the lock: what our locks guard is whole between any two statements.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits until the condition is told to have changed.
+pub fn wait<'a, T>(condition: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+    condition.wait(guard).unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A copy of what a lock guards.

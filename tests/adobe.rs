@@ -424,7 +424,9 @@ fn the_native_api_lists_batches_and_shows_one() {
     let daemon = Daemon::start();
     daemon.mbox("demo", "mboxPC=1&mbox3rdPartyId=x");
     let ids = [daemon.post_batch_v1("demo", SMALL), daemon.post_batch("demo", SMALL)];
-    ids.iter().for_each(|id| drop(daemon.wait_complete(id)));
+    for id in &ids {
+        daemon.wait_complete(id);
+    }
     let list = daemon.get("/api/v1/batches?client=demo&status=complete").json();
     let listed: Vec<_> =
         list["batches"].as_array().unwrap().iter().map(|batch| batch["batchId"].clone()).collect();

@@ -1,15 +1,133 @@
-//! What every front door calls. (API sketch: bodies arrive from the main branch.)
+//! What every front door calls: `site_call`, `update`, `read`, `accept_batch`. The business steps live here and below.
+//!
+//! ```text
+//! commit.rs       the commit thread: decide, journal, apply, answer
+//! fold_thread.rs  the folding thread: pending batches into the store
+//! upload.rs       a body on its way in: spooled, parsed, indexed as it arrives
+//! recovery.rs     what a start does before anything is served
+//! ```
+//!
+//! Promises: nothing here blocks an async thread; what is answered with success is durable and readable.
 
-use crate::model::batch::{BatchId, Counts, EmptyValues};
+pub mod commit;
+mod fold_thread;
+pub mod recovery;
+pub mod upload;
+
+use crate::batch::outcome::BatchState as FoldState;
+use crate::batch::queue::{Batches, Known};
+use crate::batch::settle::{Noted, SettleError, View, decoded, settle};
+use crate::batch::spool::Spool;
+use crate::config::{ClientSettings, Config};
+use crate::journal::log::{LogError, LogSettings, Position};
+use crate::model::batch::{BatchId, BatchRules, Counts, EmptyValues};
 use crate::model::id::{ClientCode, VisitorId};
-use crate::model::profile::Source;
-use crate::model::seq::{Millis, Seq};
-use bytes::Bytes;
-use std::sync::Arc;
+use crate::model::profile::{Source, Stored};
+use crate::model::seq::{Clock, Millis, Seq};
+use crate::store::{ProfileStore, StoreError};
+use crate::sync::{AtomicBool, AtomicU64, Ordering};
+use commit::{Answer, Committer, Request, VisitorWrite, WriteRules};
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+pub use upload::Upload;
+
+/// How many requests may wait for the commit thread; further ones wait to wait.
+const REQUESTS_WAITING_MAX: usize = 4096;
+/// How many requests one commit group takes at most.
+const GROUP_REQUESTS_MAX: usize = 512;
+/// A checkpoint is taken at least this often while anything is written …
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(10);
+/// … and whenever the journal has grown by this much.
+const CHECKPOINT_BYTES: u64 = 64 << 20;
+/// How often a lookup is begun again because a bind moved the visitor under it.
+const LOOKUP_TRIES_MAX: usize = 100;
 
 /// The whole daemon behind its front doors. Cheap to clone.
 #[derive(Clone)]
-pub struct App(Arc<()>);
+pub struct App(Arc<Inner>);
+
+struct Inner {
+    config: Config,
+    clock: Arc<dyn Clock>,
+    store: Arc<dyn ProfileStore>,
+    batches: Arc<Batches>,
+    spool: Arc<Spool>,
+    last_seq: Arc<AtomicU64>,
+    requests: std::sync::RwLock<Option<mpsc::Sender<Asked>>>,
+    uploads: Arc<Semaphore>,
+    failed: watch::Sender<Option<String>>,
+    stopping: AtomicBool,
+    /// Told when a checkpoint is due or the daemon is stopping.
+    wake: Condvar,
+    due: Mutex<bool>,
+    threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
+    checkpoint_path: PathBuf,
+    /// Keeps a second daemon out of the folder while it is open.
+    _folder_lock: std::fs::File,
+}
+
+type Asked = (Request, oneshot::Sender<Result<Answer, AppError>>);
+
+/// What cannot be gone on from: the process must say so and end, and a restart begin from the journal.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Fatal(String);
+
+impl Fatal {
+    /// For this reason.
+    pub fn new(why: impl std::fmt::Display) -> Self {
+        Self(why.to_string())
+    }
+}
+
+/// Why a data folder could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The folder or something in it could not be made or read.
+    #[error("{}: {error}", path.display())]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// Another daemon has it open.
+    #[error("another profiled has {} open; stop it first, or use another folder with --data", .0.display())]
+    Locked(PathBuf),
+    /// The journal cannot be read.
+    #[error(transparent)]
+    Journal(LogError),
+    /// A group of the journal does not say anything this program knows.
+    #[error("the journal, {position}: {what} that this program cannot read")]
+    Entry {
+        /// Where.
+        position: Position,
+        /// What.
+        what: String,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// An accepted batch's file cannot be read.
+    #[error("batch {id} was accepted and is not folded in yet, but its file {} cannot be read: {error}", path.display())]
+    Batch {
+        /// Which batch.
+        id: String,
+        /// Its file.
+        path: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
+}
+
+impl OpenError {
+    fn entry(position: Position, what: impl std::fmt::Display) -> Self {
+        Self::Entry { position, what: what.to_string() }
+    }
+}
 
 /// The ids a site call carries; at least one is there. `pcId`s have lost their location hint.
 #[derive(Debug, Clone, Default)]
@@ -169,85 +287,438 @@ pub enum Readiness {
     NotReady(String),
 }
 
-/// A batch file on its way in. Dropping it abandons it: nothing stays.
-pub struct Upload(());
-
-impl Upload {
-    /// Takes the next bytes of the body; waits while the disk or the parser is behind.
-    pub async fn push(&mut self, _bytes: Bytes) -> Result<(), AppError> {
-        unimplemented!()
-    }
-
-    /// The body has ended: makes the batch durable and readable, then says what it is called.
-    pub async fn finish(self) -> Result<BatchStatus, AppError> {
-        unimplemented!()
-    }
-}
-
 impl App {
+    /// Opens the data folder, recovers what is there and starts the threads, on the store that the folder holds.
+    pub fn open(config: Config, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
+        let store_folder = config.data_folder.join("store");
+        let cache_bytes = config.cache_bytes;
+        Self::open_on(config, clock, || {
+            let store = open_sled(&store_folder, cache_bytes)?;
+            Ok(Arc::new(store))
+        })
+    }
+
+    /// The same, on a store of the caller's.
+    pub fn open_on(
+        config: Config,
+        clock: Arc<dyn Clock>,
+        open_store: impl FnOnce() -> Result<Arc<dyn ProfileStore>, OpenError>,
+    ) -> Result<Self, OpenError> {
+        let folder = config.data_folder.clone();
+        let folder_lock = lock_folder(&folder)?;
+        let store = open_store()?;
+        let checkpoint_path = folder.join("store").join("checkpoint");
+        let checkpoint = recovery::read_checkpoint(&checkpoint_path)
+            .map_err(|error| OpenError::Folder { path: checkpoint_path.clone(), error })?;
+        let spool_bytes_max = config.limits.spool_bytes_max;
+        let recovered =
+            recovery::recover(&folder, &*store, checkpoint, LogSettings::default(), spool_bytes_max)?;
+        let committer = Committer::new(
+            recovered.log,
+            Arc::clone(&store),
+            Arc::clone(&recovered.batches),
+            recovered.last_seq,
+            Arc::clone(&clock),
+        );
+        let (requests, asked) = mpsc::channel(REQUESTS_WAITING_MAX);
+        let inner = Arc::new(Inner {
+            clock,
+            store,
+            batches: recovered.batches,
+            spool: recovered.spool,
+            last_seq: Arc::clone(&committer.last_seq),
+            requests: std::sync::RwLock::new(Some(requests)),
+            uploads: Arc::new(Semaphore::new(config.limits.concurrent_uploads_max)),
+            failed: watch::Sender::new(None),
+            stopping: AtomicBool::new(false),
+            wake: Condvar::new(),
+            due: Mutex::new(false),
+            threads: Mutex::new(vec![]),
+            checkpoint_path,
+            _folder_lock: folder_lock,
+            config,
+        });
+        let app = Self(inner);
+        app.spawn("commit", |inner| commit_thread(inner, committer, asked))?;
+        app.spawn("fold", fold_thread::run)?;
+        app.spawn("checkpoint", checkpoint_thread)?;
+        Ok(app)
+    }
+
+    fn spawn(&self, name: &str, run: impl FnOnce(&Arc<Inner>) + Send + 'static) -> Result<(), OpenError> {
+        let inner = Arc::clone(&self.0);
+        let thread = std::thread::Builder::new()
+            .name(name.into())
+            .spawn(move || run(&inner))
+            .map_err(|error| OpenError::Folder { path: "(a thread)".into(), error })?;
+        self.0.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        Ok(())
+    }
+
     /// Writes what a site call brings.
-    pub async fn site_call(&self, _call: SiteCall) -> Result<Written, AppError> {
-        unimplemented!()
+    pub async fn site_call(&self, call: SiteCall) -> Result<Written, AppError> {
+        let rules = self.0.write_rules(&call.client)?;
+        self.0.ask(Request::Site(call, rules)).await?.written()
     }
 
     /// Writes what a single update brings.
-    pub async fn update(&self, _update: SingleUpdate) -> Result<Written, AppError> {
-        unimplemented!()
+    pub async fn update(&self, update: SingleUpdate) -> Result<Written, AppError> {
+        self.write_visitor(update.client, update.id, VisitorWrite::Set(update.attributes)).await
+    }
+
+    /// Writes to one visitor, if it is known.
+    pub async fn write_visitor(
+        &self,
+        client: ClientCode,
+        id: VisitorId,
+        write: VisitorWrite,
+    ) -> Result<Written, AppError> {
+        let rules = self.0.write_rules(&client)?;
+        self.0.ask(Request::Visitor(client, id, write, rules)).await?.written()
     }
 
     /// Looks a visitor up.
-    pub async fn read(&self, _client: &ClientCode, _id: &VisitorId) -> Result<Option<Visitor>, AppError> {
-        unimplemented!()
+    pub async fn read(&self, client: &ClientCode, id: &VisitorId) -> Result<Option<Visitor>, AppError> {
+        let settings = self.0.settings(client)?;
+        let (inner, client, id) = (Arc::clone(&self.0), client.clone(), id.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            let now = inner.clock.now().max(Seq::from_u64(inner.last_seq.load(Ordering::Acquire)).millis());
+            look_up(&*inner.store, &inner.batches, &client, &id, now, settings.lifetime_ms)
+        });
+        read.await.map_err(AppError::internal)?.map_err(AppError::internal)
     }
 
     /// Begins a batch upload.
     pub async fn accept_batch(
         &self,
-        _client: &ClientCode,
-        _version: BatchVersion,
-        _empty_values: EmptyValues,
+        client: &ClientCode,
+        version: BatchVersion,
+        empty_values: EmptyValues,
     ) -> Result<Upload, AppError> {
-        unimplemented!()
+        let settings = self.0.settings(client)?;
+        let v2 = version == BatchVersion::V2;
+        let rules = BatchRules {
+            seq: Seq::ZERO,
+            source: if v2 { Source::BatchV2 } else { Source::BatchV1 },
+            creates: v2 && settings.v2_creates_profiles,
+            consecutive_v2: settings.consecutive_v2,
+            empty_values,
+            lifetime_ms: settings.lifetime_ms,
+            max_profile_bytes: self.0.profile_bytes_max(),
+        };
+        if self.0.stopping.load(Ordering::Relaxed) {
+            return Err(AppError::Stopping);
+        }
+        let place = Arc::clone(&self.0.uploads).try_acquire_owned().map_err(|_| AppError::Busy)?;
+        Ok(Upload::begin(Arc::clone(&self.0), client.clone(), rules, place))
     }
 
     /// One batch.
-    pub fn batch(&self, _id: &BatchId) -> Option<BatchStatus> {
-        unimplemented!()
+    pub fn batch(&self, id: &BatchId) -> Option<BatchStatus> {
+        self.0.batches.get(id).map(BatchStatus::from)
     }
 
     /// A client's batches, newest first.
-    pub fn batches(&self, _client: &ClientCode) -> Vec<BatchStatus> {
-        unimplemented!()
+    pub fn batches(&self, client: &ClientCode) -> Vec<BatchStatus> {
+        self.0.batches.of(client).into_iter().map(BatchStatus::from).collect()
     }
 
     /// The client code for a call that names none, if one is configured.
     pub fn default_client(&self) -> Option<ClientCode> {
-        unimplemented!()
+        self.0.config.default_client.clone()
     }
 
     /// What status URLs begin with, if configured.
     pub fn public_url(&self) -> Option<&str> {
-        unimplemented!()
+        self.0.config.public_url.as_ref().map(|url| url.as_str())
     }
 
     /// Whether it serves.
     pub fn readiness(&self) -> Readiness {
-        unimplemented!()
+        if let Some(why) = &*self.0.failed.borrow() {
+            return Readiness::NotReady(why.clone());
+        }
+        if self.0.stopping.load(Ordering::Relaxed) {
+            return Readiness::NotReady("the daemon is stopping".into());
+        }
+        Readiness::Ready
     }
 
-    /// Opens the data folder, recovers what is there and starts the threads.
-    /// (config: `crate::config::Config`, from the branch `house`, merged soon)
-    pub fn open() -> Result<Self, AppError> {
-        unimplemented!()
-    }
-
-    /// Completes when something inside failed for good (a sync that failed, say): the process must then end, with this message.
+    /// Completes when something inside failed for good: the process must then say why and end.
     pub async fn failed(&self) -> String {
-        unimplemented!()
+        let mut failed = self.0.failed.subscribe();
+        match failed.wait_for(Option::is_some).await {
+            Ok(why) => why.clone().unwrap_or_default(),
+            Err(_) => std::future::pending().await,
+        }
     }
 
-    /// Stops the threads: what is queued is finished, the folding batch is left where it is, the store is checkpointed.
+    /// Stops the threads: what was asked for is answered, a batch being folded is left where it is, the store is
+    /// checkpointed.
     pub async fn stop(&self) {
-        unimplemented!()
+        self.0.stopping.store(true, Ordering::Relaxed);
+        self.0.batches.close();
+        self.0.wake.notify_all();
+        let inner = Arc::clone(&self.0);
+        let stopped = tokio::task::spawn_blocking(move || {
+            let threads = std::mem::take(&mut *inner.threads.lock().unwrap_or_else(PoisonError::into_inner));
+            let (commit, others): (Vec<_>, Vec<_>) =
+                threads.into_iter().partition(|thread| thread.thread().name() == Some("commit"));
+            for thread in others {
+                report_panic(thread.join());
+            }
+            if inner.failed.borrow().is_none()
+                && let Err(error) = inner.checkpoint()
+            {
+                tracing::warn!(%error, "the last checkpoint could not be taken; the next start reads more of the journal");
+            }
+            drop(inner.requests.write().unwrap_or_else(PoisonError::into_inner).take());
+            for thread in commit {
+                report_panic(thread.join());
+            }
+        });
+        if let Err(error) = stopped.await {
+            tracing::error!(%error, "stopping did not go to its end");
+        }
+    }
+}
+
+fn report_panic(joined: std::thread::Result<()>) {
+    if joined.is_err() {
+        tracing::error!("a thread had panicked");
+    }
+}
+
+impl Inner {
+    fn settings(&self, client: &ClientCode) -> Result<ClientSettings, AppError> {
+        self.config.client(client).ok_or_else(|| AppError::UnknownClient(client.clone()))
+    }
+
+    fn profile_bytes_max(&self) -> usize {
+        usize::try_from(self.config.limits.profile_bytes_max).unwrap_or(usize::MAX)
+    }
+
+    fn write_rules(&self, client: &ClientCode) -> Result<WriteRules, AppError> {
+        let lifetime_ms = self.settings(client)?.lifetime_ms;
+        Ok(WriteRules { lifetime_ms, max_profile_bytes: self.profile_bytes_max() })
+    }
+
+    fn sender(&self) -> Result<mpsc::Sender<Asked>, AppError> {
+        let requests = self.requests.read().unwrap_or_else(PoisonError::into_inner);
+        requests.clone().ok_or(AppError::Stopping)
+    }
+
+    /// Asks the commit thread.
+    async fn ask(&self, request: Request) -> Result<Answer, AppError> {
+        let (reply, answer) = oneshot::channel();
+        self.sender()?.send((request, reply)).await.map_err(|_| AppError::Stopping)?;
+        answer.await.map_err(|_| AppError::Stopping)?
+    }
+
+    /// Asks the commit thread, from a thread of our own.
+    fn ask_blocking(&self, request: Request) -> Result<Answer, AppError> {
+        let (reply, answer) = oneshot::channel();
+        self.sender()?.blocking_send((request, reply)).map_err(|_| AppError::Stopping)?;
+        answer.blocking_recv().map_err(|_| AppError::Stopping)?
+    }
+
+    /// Nothing more can be acknowledged.
+    fn fail(&self, why: Fatal) {
+        tracing::error!(%why, "the daemon must stop");
+        self.failed.send_if_modified(|failed| {
+            let first = failed.is_none();
+            failed.get_or_insert(why.0);
+            first
+        });
+    }
+
+    fn wait_unless_stopping(&self, time: Duration) {
+        let due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        let stopping = |_: &mut bool| !self.stopping.load(Ordering::Relaxed);
+        drop(self.wake.wait_timeout_while(due, time, stopping));
+    }
+
+    /// Makes the store durable up to what the journal says now, and notes it.
+    fn checkpoint(&self) -> Result<(), String> {
+        let Ok(Answer::Marked(mark)) = self.ask_blocking(Request::Mark) else { return Ok(()) };
+        self.store.checkpoint().map_err(|error| error.to_string())?;
+        recovery::write_checkpoint(&self.checkpoint_path, &mark).map_err(|error| error.to_string())
+    }
+}
+
+fn commit_thread(inner: &Arc<Inner>, mut committer: Committer, mut asked: mpsc::Receiver<Asked>) {
+    let mut group = Vec::with_capacity(GROUP_REQUESTS_MAX);
+    let mut at_checkpoint = 0;
+    while asked.blocking_recv_many(&mut group, GROUP_REQUESTS_MAX) > 0 {
+        let (mut requests, mut replies): (VecDeque<_>, VecDeque<_>) = group.drain(..).unzip();
+        while !requests.is_empty() {
+            match committer.commit(&mut requests) {
+                Ok(answers) => {
+                    for (answer, reply) in answers.into_iter().zip(replies.drain(..).collect::<Vec<_>>()) {
+                        // Whoever asked may have gone; what was done stands.
+                        drop(reply.send(answer));
+                    }
+                }
+                Err(fatal) => {
+                    inner.fail(fatal);
+                    return;
+                }
+            }
+        }
+        if committer.journaled - at_checkpoint >= CHECKPOINT_BYTES {
+            at_checkpoint = committer.journaled;
+            *inner.due.lock().unwrap_or_else(PoisonError::into_inner) = true;
+            inner.wake.notify_all();
+        }
+    }
+}
+
+fn checkpoint_thread(inner: &Arc<Inner>) {
+    loop {
+        let due = inner.due.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = |due: &mut bool| !*due && !inner.stopping.load(Ordering::Relaxed);
+        let waited = inner.wake.wait_timeout_while(due, CHECKPOINT_EVERY, waiting);
+        *waited.unwrap_or_else(PoisonError::into_inner).0 = false;
+        if inner.stopping.load(Ordering::Relaxed) {
+            return;
+        }
+        if let Err(error) = inner.checkpoint() {
+            tracing::warn!(%error, "a checkpoint could not be taken");
+        }
+    }
+}
+
+/// Looks a visitor up: the stored profile, with the visitor's pending rows folded in.
+pub fn look_up(
+    store: &dyn ProfileStore,
+    batches: &Batches,
+    client: &ClientCode,
+    id: &VisitorId,
+    now: Millis,
+    lifetime_ms: u64,
+) -> Result<Option<Visitor>, SettleError> {
+    let key = id.key(client);
+    for _ in 0..LOOKUP_TRIES_MAX {
+        // The runs first, the store second: a batch that is folded in between is then met in the store.
+        let pending = batches.pending(client);
+        let mut view = View::new(store);
+        settle(&mut view, &pending, &key, &mut Noted::default())?;
+        let canonical = view.canonical(&key)?;
+        let value = view.get(&canonical)?;
+        let stored = value.as_ref().map(|value| decoded(&canonical, value)).transpose()?;
+        match stored {
+            Some(Stored::Profile(profile)) => {
+                let alive = !profile.expired(now, lifetime_ms);
+                return Ok(alive.then(|| Visitor::of(client, &canonical, &profile, lifetime_ms)).flatten());
+            }
+            // A link that leads nowhere may be one that a bind moved while we looked.
+            Some(Stored::Link { .. }) if !view.links_stand(&key)? => continue,
+            _ => return Ok(None),
+        }
+    }
+    Ok(None)
+}
+
+impl Visitor {
+    fn of(
+        client: &ClientCode,
+        canonical: &crate::model::id::Key,
+        profile: &crate::model::profile::Profile<'_>,
+        lifetime_ms: u64,
+    ) -> Option<Self> {
+        let some = |seq: Seq| (seq > Seq::ZERO).then_some(seq);
+        let attribute = |a: crate::model::profile::Attribute<'_>| VisitorAttribute {
+            name: a.name.to_owned(),
+            value: a.value.to_owned(),
+            seq: a.seq,
+            source: a.source,
+        };
+        Some(Self {
+            client: client.clone(),
+            canonical: VisitorId::new(canonical.kind(), canonical.id()).ok()?,
+            linked: profile
+                .ids
+                .iter()
+                .filter_map(|linked| VisitorId::new(linked.kind, linked.id).ok())
+                .collect(),
+            born: profile.born,
+            last_site: some(profile.last_site),
+            last_batch: some(profile.last_batch),
+            seq: profile.last_write,
+            last_active: profile.last_active,
+            expires: profile.last_active.plus(lifetime_ms),
+            attributes: profile.visible().into_iter().map(attribute).collect(),
+        })
+    }
+}
+
+impl From<Known> for BatchStatus {
+    fn from(known: Known) -> Self {
+        let (state, completed) = match known.progress.state() {
+            FoldState::Incomplete => (BatchState::Incomplete, None),
+            FoldState::Stuck => (BatchState::Stuck, None),
+            FoldState::Complete(at) => (BatchState::Complete, Some(at)),
+        };
+        Self {
+            id: known.accepted.id.clone(),
+            version: match known.accepted.rules.source {
+                Source::BatchV1 => BatchVersion::V1,
+                _ => BatchVersion::V2,
+            },
+            state,
+            rows: known.accepted.rows,
+            bytes: known.accepted.bytes,
+            counts: known.progress.counts(),
+            completed,
+        }
+    }
+}
+
+impl Answer {
+    fn written(self) -> Result<Written, AppError> {
+        match self {
+            Self::Written(written) => Ok(written),
+            other => Err(AppError::internal(format!("a write was answered with {other:?}"))),
+        }
+    }
+}
+
+impl AppError {
+    fn internal(why: impl std::fmt::Display) -> Self {
+        let why = why.to_string();
+        tracing::error!(%why, "an internal error");
+        Self::Internal(why)
+    }
+}
+
+/// Opens sled; sets a store aside that will not open, for the journal can make it again.
+fn open_sled(folder: &Path, cache_bytes: u64) -> Result<crate::store::sled::SledStore, OpenError> {
+    use crate::store::sled::SledStore;
+    let open = || {
+        std::panic::catch_unwind(|| SledStore::open(folder, cache_bytes))
+            .unwrap_or_else(|_| Err(StoreError::Failed { doing: "open", why: "it panicked".into() }))
+    };
+    match open() {
+        Ok(store) => Ok(store),
+        Err(error) => {
+            let aside =
+                (1..).map(|n| folder.with_extension(format!("aside-{n}"))).find(|path| !path.exists());
+            let aside = aside.unwrap_or_else(|| folder.with_extension("aside"));
+            tracing::error!(%error, aside = %aside.display(), "the store does not open: it is set aside and made again from the journal");
+            std::fs::rename(folder, &aside).map_err(|error| OpenError::Folder { path: aside, error })?;
+            Ok(open()?)
+        }
+    }
+}
+
+fn lock_folder(folder: &Path) -> Result<std::fs::File, OpenError> {
+    let path = folder.join("lock");
+    let failed = |error| OpenError::Folder { path: path.clone(), error };
+    std::fs::create_dir_all(folder.join("store")).map_err(failed)?;
+    let file = std::fs::File::create(&path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::Locked(folder.to_owned())),
+        Err(std::fs::TryLockError::Error(error)) => Err(failed(error)),
     }
 }

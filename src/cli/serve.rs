@@ -1,6 +1,7 @@
 //! `profiled serve`: the daemon.
 
 use std::io::Write;
+use std::sync::Arc;
 
 use clap::Args;
 use tokio::net::TcpListener;
@@ -10,6 +11,7 @@ use super::CliError;
 use crate::app::App;
 use crate::config::{Config, ServeOptions};
 use crate::http::{Front, server};
+use crate::model::seq::SystemClock;
 use crate::telemetry;
 
 /// The command.
@@ -28,7 +30,6 @@ pub(super) fn run(command: Serve) -> Result<(), CliError> {
 }
 
 async fn serve(config: Config) -> Result<(), CliError> {
-    let mut stops = Stops::new().map_err(|e| CliError::Failed(format!("signals cannot be received: {e}")))?;
     let listener = TcpListener::bind(config.listen).await.map_err(|e| {
         CliError::Failed(format!(
             "{} cannot be listened on: {e}; choose another with --listen",
@@ -36,7 +37,10 @@ async fn serve(config: Config) -> Result<(), CliError> {
         ))
     })?;
     let address = listener.local_addr().map_err(|e| CliError::Failed(e.to_string()))?;
-    let app = App::open().map_err(|e| CliError::Failed(e.to_string()))?;
+    let app =
+        App::open(config.clone(), Arc::new(SystemClock)).map_err(|e| CliError::Failed(e.to_string()))?;
+    // Until here a signal ends the process at once, however long the recovery takes: that is always safe.
+    let mut stops = Stops::new().map_err(|e| CliError::Failed(format!("signals cannot be received: {e}")))?;
     // Whoever started us may have closed our output, and serving is still right.
     writeln!(std::io::stdout(), "listening on http://{address}").unwrap_or_default();
 

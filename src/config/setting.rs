@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use serde::de::{self, Deserialize, Deserializer};
 
-use super::ConsecutiveV2;
+use crate::model::batch::ConsecutiveV2;
 use crate::model::id::ClientCode;
 
 /// The longest `public_url`, in bytes. A status URL may have 255 characters (some of Adobe's clients keep no more): 64

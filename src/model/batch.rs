@@ -45,8 +45,7 @@ impl fmt::Debug for BatchId {
 }
 
 /// What consecutive v2 batches do to each other (R7).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ConsecutiveV2 {
     /// The later one overrides, per attribute.
     #[default]
@@ -169,6 +168,14 @@ impl Counts {
     pub fn plus(mut self, other: &Self) -> Self {
         for outcome in Outcome::ALL {
             *self.of_mut(outcome) += other.of(outcome);
+        }
+        self
+    }
+
+    /// What came since earlier counts of the same rows.
+    pub fn since(mut self, earlier: &Self) -> Self {
+        for outcome in Outcome::ALL {
+            *self.of_mut(outcome) -= earlier.of(outcome);
         }
         self
     }

@@ -192,6 +192,17 @@ impl Key {
         bytes.extend_from_slice(id.as_bytes());
     }
 
+    /// The key of another id of the same client.
+    pub fn with_id(&self, kind: IdKind, id: &str) -> Self {
+        let client = self.client();
+        let prefix = self.0.get(..=client.len()).unwrap_or_default();
+        let mut bytes = Vec::with_capacity(prefix.len() + 1 + id.len());
+        bytes.extend_from_slice(prefix);
+        bytes.push(kind.code());
+        bytes.extend_from_slice(id.as_bytes());
+        Self(bytes.into_boxed_slice())
+    }
+
     /// Reads a key back from stored bytes; `None` if they are not one.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         split(bytes).map(|_| Self(bytes.into()))

@@ -1,0 +1,568 @@
+//! The commit thread's work: what is waiting becomes one group, and the group one journal frame.
+//!
+//! ```text
+//! decide   each request in turn: take a seq, settle the visitor's pending rows, work out the new values
+//! journal  one write, one fdatasync; a failed sync is never retried
+//! apply    each request in turn: tell what settled rows came to, put its values, publish its batch
+//! answer
+//! ```
+//!
+//! Promises: seqs rise in journal order; a request sees all before it in its group; nothing is visible before it is
+//! durable; between any two puts every lookup finds a state that was there before the request or will be after it.
+
+use super::{AppError, CallIds, Fatal, SiteCall, Written};
+use crate::batch::pending::{Accepted, Index, Pending};
+use crate::batch::queue::{Batches, Known, PendingList};
+use crate::batch::settle::{Noted, SettledRow, View, decoded, settle};
+use crate::batch::spool::SpoolFile;
+use crate::journal::entry::{
+    BatchCompletedEntry, Change, Checkpoint, Entry, KnownBatch, Settled, WriteEntry, encode_group,
+};
+use crate::journal::log::{AppendError, Log};
+use crate::model::batch::{BatchId, BatchRules, Counts};
+use crate::model::id::{ClientCode, Key, VisitorId};
+use crate::model::profile::{Profile, Source, Stored, StoredBytes};
+use crate::model::seq::{Clock, Millis, Seq, SeqSource};
+use crate::model::update::{Write, apply, list_id, merge, profile_for};
+use crate::store::{ProfileStore, put_through};
+use crate::sync::{AtomicU64, Ordering};
+use serde_bytes::ByteBuf;
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
+use std::sync::Arc;
+
+/// A call that brings nothing but its presence is journaled at most this often per visitor (R11).
+const ACTIVITY_EVERY_MS: u64 = 60 * 60 * 1000;
+/// A group takes no further request once its values come to this much.
+const GROUP_BYTES: usize = 8 << 20;
+
+/// What of the configuration shapes a single write: fixed when the call came in (R4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WriteRules {
+    /// R11.
+    pub lifetime_ms: u64,
+    /// R9.
+    pub max_profile_bytes: usize,
+}
+
+/// A write to one visitor that is already known by an id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VisitorWrite {
+    /// The single update: attributes to set.
+    Set(Vec<(String, String)>),
+    /// Attributes to remove, by name.
+    Remove(Vec<String>),
+    /// All of it (R12).
+    Erase,
+}
+
+/// A batch whose body has arrived and is durable.
+#[derive(Debug)]
+pub struct NewBatch {
+    /// Whose.
+    pub client: ClientCode,
+    /// What shapes its outcome; its seq is still to come.
+    pub rules: BatchRules,
+    /// The first line of its file.
+    pub header: crate::batch::csv::Header,
+    /// Its rows.
+    pub rows: u64,
+    /// Its uploaded file, which goes again unless the batch is accepted.
+    pub spool: SpoolFile,
+    /// The places of its rows.
+    pub index: Index,
+    /// The uploaded file, for reading.
+    pub file: File,
+}
+
+/// What the commit thread is asked for.
+#[derive(Debug)]
+pub enum Request {
+    /// A site call.
+    Site(SiteCall, WriteRules),
+    /// A write to one visitor, by any id.
+    Visitor(ClientCode, VisitorId, VisitorWrite, WriteRules),
+    /// To accept a batch.
+    Accept(Box<NewBatch>),
+    /// To settle the pending rows of these visitors, for background folding may not.
+    Settle(ClientCode, Vec<Key>),
+    /// To note that a batch is folded, counted and checkpointed.
+    Complete(BatchId, Counts, Millis),
+    /// To say what a checkpoint begun now will cover.
+    Mark,
+}
+
+/// What the commit thread answers.
+#[derive(Debug)]
+pub enum Answer {
+    /// The write is durable and readable.
+    Written(Written),
+    /// So is the batch.
+    Accepted(Known),
+    /// It is done.
+    Done,
+    /// What a checkpoint begun now covers.
+    Marked(Checkpoint),
+}
+
+/// Takes requests group by group.
+pub struct Committer {
+    /// The journal.
+    pub log: Log,
+    /// The view of it that is kept.
+    pub store: Arc<dyn ProfileStore>,
+    /// The batches there are.
+    pub batches: Arc<Batches>,
+    /// Where seqs come from.
+    pub seqs: SeqSource,
+    /// The seq given out last, for lookups.
+    pub last_seq: Arc<AtomicU64>,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// Bytes journaled since the start.
+    pub journaled: u64,
+    payload: Vec<u8>,
+}
+
+/// A request that was decided: what the journal will say of it and what then is to be done.
+struct Decided {
+    answer: Answer,
+    entry: Option<Entry>,
+    puts: Vec<Put>,
+    settled: Vec<SettledRow>,
+    publish: Option<(Arc<Pending>, SpoolFile)>,
+    complete: Option<BatchCompletedEntry>,
+}
+
+struct Put {
+    key: Key,
+    was: Option<StoredBytes>,
+    now: StoredBytes,
+}
+
+impl Decided {
+    fn answering(answer: Answer) -> Self {
+        Self { answer, entry: None, puts: vec![], settled: vec![], publish: None, complete: None }
+    }
+}
+
+/// A group being decided.
+struct Group<'s> {
+    view: View<'s>,
+    noted: Noted,
+    lists: BTreeMap<ClientCode, PendingList>,
+}
+
+impl Committer {
+    /// A committer that goes on after `last`, the highest seq of the journal so far.
+    pub fn new(
+        log: Log,
+        store: Arc<dyn ProfileStore>,
+        batches: Arc<Batches>,
+        last: Seq,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let last_seq = Arc::new(AtomicU64::new(last.get()));
+        Self {
+            log,
+            store,
+            batches,
+            seqs: SeqSource::after(last),
+            last_seq,
+            clock,
+            journaled: 0,
+            payload: vec![],
+        }
+    }
+
+    /// Commits requests from the front of the queue as one group, and gives their answers in the same order. What does
+    /// not fit into the group stays in the queue.
+    pub fn commit(
+        &mut self,
+        requests: &mut VecDeque<Request>,
+    ) -> Result<Vec<Result<Answer, AppError>>, Fatal> {
+        let store = Arc::clone(&self.store);
+        let mut group = Group { view: View::new(&*store), noted: Noted::default(), lists: BTreeMap::new() };
+        let (mut decided, mut marks, mut bytes) = (vec![], vec![], 0);
+        while let Some(request) = requests.pop_front() {
+            if matches!(request, Request::Mark) {
+                marks.push(decided.len());
+            }
+            let one = self.decide(&mut group, request)?;
+            bytes += one.puts.iter().map(|put| put.now.as_slice().len()).sum::<usize>();
+            decided.push(one);
+            if bytes > GROUP_BYTES {
+                break;
+            }
+        }
+
+        let position = self.log.end();
+        let entries: Vec<Entry> = decided.iter_mut().filter_map(|one| one.entry.take()).collect();
+        if !entries.is_empty() {
+            self.payload.clear();
+            encode_group(&entries, &mut self.payload).map_err(Fatal::new)?;
+            self.journaled += self.payload.len() as u64;
+            match self.log.append(&self.payload) {
+                Ok(_) => {}
+                Err(error @ (AppendError::Full { .. } | AppendError::TooLong { .. })) => {
+                    tracing::warn!(%error, "writes are refused");
+                    let refused = || Err(AppError::Full("the journal cannot grow".into()));
+                    return Ok(decided.iter().map(|_| refused()).collect());
+                }
+                Err(error) => return Err(Fatal::new(error)),
+            }
+        }
+        self.last_seq.store(self.seqs.last().get(), Ordering::Release);
+
+        let mut answers = Vec::with_capacity(decided.len());
+        for one in decided {
+            answers.push(Ok(self.apply(one, position)?));
+        }
+        for at in marks {
+            if let Some(answer) = answers.get_mut(at) {
+                *answer = Ok(Answer::Marked(self.mark()));
+            }
+        }
+        Ok(answers)
+    }
+
+    fn decide(&mut self, group: &mut Group<'_>, request: Request) -> Result<Decided, Fatal> {
+        match request {
+            Request::Site(call, rules) => self.decide_site_call(group, &call, rules),
+            Request::Visitor(client, id, write, rules) => {
+                self.decide_visitor_write(group, &client, &id, &write, rules)
+            }
+            Request::Accept(batch) => self.decide_accept(group, *batch),
+            Request::Settle(client, keys) => {
+                self.settle(group, &client, &keys)?;
+                Ok(group.written(Seq::ZERO, Answer::Done))
+            }
+            Request::Complete(id, counts, at) => {
+                let entry = BatchCompletedEntry { seq: id.seq.get(), counts, at_ms: at.0 };
+                let known = Decided::answering(Answer::Done);
+                Ok(Decided { entry: Some(Entry::BatchCompleted(entry)), complete: Some(entry), ..known })
+            }
+            Request::Mark => Ok(Decided::answering(Answer::Done)),
+        }
+    }
+
+    /// Folds in the pending rows of these ids' visitors.
+    fn settle(&self, group: &mut Group<'_>, client: &ClientCode, ids: &[Key]) -> Result<PendingList, Fatal> {
+        let list = group.lists.entry(client.clone()).or_insert_with(|| self.batches.pending(client));
+        for id in ids {
+            settle(&mut group.view, list, id, &mut group.noted).map_err(Fatal::new)?;
+        }
+        Ok(Arc::clone(list))
+    }
+
+    fn decide_site_call(
+        &mut self,
+        group: &mut Group<'_>,
+        call: &SiteCall,
+        rules: WriteRules,
+    ) -> Result<Decided, Fatal> {
+        let seq = self.seqs.next(self.clock.now());
+        let CallIds { pc, third_party, ecid } = &call.ids;
+        let key = |id: &Option<VisitorId>| id.as_ref().map(|id| id.key(&call.client));
+        let (pc, third_party, ecid) = (key(pc), key(third_party), key(ecid));
+        let ids: Vec<Key> = [&third_party, &pc, &ecid].into_iter().flatten().cloned().collect();
+        self.settle(group, &call.client, &ids)?;
+        let settled_any = group.view.touched_any();
+
+        let write = Write {
+            seq,
+            source: call.source,
+            sets: &call.attributes,
+            removes: &[],
+            lifetime_ms: rules.lifetime_ms,
+            max_profile_bytes: rules.max_profile_bytes,
+        };
+        let mut bound = false;
+        if let (Some(pc), Some(third_party)) = (&pc, &third_party) {
+            bound |= group.bind(pc, third_party, &write)?;
+        }
+        if let (Some(ecid), Some(to)) = (&ecid, pc.as_ref().or(third_party.as_ref())) {
+            bound |= group.bind(ecid, to, &write)?;
+        }
+        let Some(id) = ids.first() else {
+            return Err(Fatal::new("a site call without any id reached the commit thread"));
+        };
+        let canonical = group.living(id, &write)?;
+        let value = group.view.get(&canonical).map_err(Fatal::new)?;
+        let stored =
+            value.as_ref().map(|value| decoded(&canonical, value)).transpose().map_err(Fatal::new)?;
+        let nothing_new =
+            !bound && !settled_any && !call.attributes.iter().any(|(_, value)| !value.is_empty());
+        if nothing_new
+            && let Some(Stored::Profile(profile)) = &stored
+            && !profile.expired(seq.millis(), rules.lifetime_ms)
+            && profile.layer.is_empty()
+            && seq.millis() < profile.last_active.plus(ACTIVITY_EVERY_MS)
+        {
+            return Ok(Decided::answering(Answer::Written(Written { seq: None, known: true, left_out: 0 })));
+        }
+        if matches!(stored, Some(Stored::Link { .. })) {
+            // A dead link gives way to the visitor's new profile.
+            group.view.detach(&canonical, seq).map_err(Fatal::new)?;
+        }
+        let mut left_out = 0;
+        if let Some(mut profile) = profile_for(stored, &write) {
+            left_out = apply(&mut profile, &write);
+            group.view.put(&canonical, &Stored::Profile(profile));
+        }
+        Ok(group.written(seq, Answer::Written(Written { seq: Some(seq), known: true, left_out })))
+    }
+
+    fn decide_visitor_write(
+        &mut self,
+        group: &mut Group<'_>,
+        client: &ClientCode,
+        id: &VisitorId,
+        what: &VisitorWrite,
+        rules: WriteRules,
+    ) -> Result<Decided, Fatal> {
+        let seq = self.seqs.next(self.clock.now());
+        let key = id.key(client);
+        self.settle(group, client, std::slice::from_ref(&key))?;
+        let (sets, removes): (&[_], &[_]) = match what {
+            VisitorWrite::Set(sets) => (sets, &[]),
+            VisitorWrite::Remove(names) => (&[], names),
+            VisitorWrite::Erase => (&[], &[]),
+        };
+        let write = Write {
+            seq,
+            source: Source::SingleUpdate,
+            sets,
+            removes,
+            lifetime_ms: rules.lifetime_ms,
+            max_profile_bytes: rules.max_profile_bytes,
+        };
+        if *what == VisitorWrite::Erase {
+            let erased = group.erase(&key, seq)?;
+            let written = Written { seq: erased.then_some(seq), known: erased, left_out: 0 };
+            return Ok(group.written(seq, Answer::Written(written)));
+        }
+        let canonical = group.living(&key, &write)?;
+        let value = group.view.get(&canonical).map_err(Fatal::new)?;
+        let stored =
+            value.as_ref().map(|value| decoded(&canonical, value)).transpose().map_err(Fatal::new)?;
+        let mut written = Written { seq: None, known: false, left_out: 0 };
+        if let Some(mut profile) = profile_for(stored, &write) {
+            written.known = true;
+            let brings = |profile: &Profile<'_>| {
+                let visible = profile.visible();
+                sets.iter().any(|(_, value)| !value.is_empty())
+                    || removes.iter().any(|name| visible.iter().any(|held| held.name == name.as_str()))
+            };
+            if brings(&profile) {
+                written.seq = Some(seq);
+                written.left_out = apply(&mut profile, &write);
+                group.view.put(&canonical, &Stored::Profile(profile));
+            }
+        }
+        Ok(group.written(seq, Answer::Written(written)))
+    }
+
+    fn decide_accept(&mut self, group: &mut Group<'_>, batch: NewBatch) -> Result<Decided, Fatal> {
+        let seq = self.seqs.next(self.clock.now());
+        let accepted = Accepted {
+            id: BatchId { client: batch.client.clone(), seq },
+            rules: BatchRules { seq, ..batch.rules },
+            header: batch.header,
+            spool: batch.spool.name(),
+            bytes: batch.spool.written(),
+            rows: batch.rows,
+        };
+        let entry = Entry::BatchAccepted(accepted.to_entry());
+        let pending = Arc::new(Pending::new(accepted, batch.index, batch.file));
+        let list =
+            group.lists.entry(batch.client.clone()).or_insert_with(|| self.batches.pending(&batch.client));
+        *list = Arc::new(list.iter().cloned().chain([Arc::clone(&pending)]).collect());
+        let known = Known {
+            accepted: Arc::clone(&pending.accepted),
+            progress: Arc::clone(&pending.progress),
+            position: self.log.end(),
+        };
+        let decided = Decided::answering(Answer::Accepted(known));
+        Ok(Decided { entry: Some(entry), publish: Some((pending, batch.spool)), ..decided })
+    }
+
+    /// Makes visible what is durable now.
+    fn apply(&self, one: Decided, position: crate::journal::log::Position) -> Result<Answer, Fatal> {
+        for row in &one.settled {
+            if let Some(pending) = self.batches.pending_by_seq(row.batch) {
+                pending.settle(row.line, row.outcome);
+            }
+        }
+        for Put { key, was, now } in one.puts {
+            put_through(&*self.store, &key, was, &now).map_err(Fatal::new)?;
+        }
+        if let Some((pending, mut spool)) = one.publish {
+            spool.keep();
+            self.batches.publish(pending, position);
+        }
+        if let Some(end) = one.complete
+            && let Some(pending) = self.batches.pending_by_seq(Seq::from_u64(end.seq))
+        {
+            self.batches.complete(&pending.accepted.id, end.counts, Millis(end.at_ms));
+        }
+        Ok(one.answer)
+    }
+
+    /// What a checkpoint begun now covers.
+    fn mark(&self) -> Checkpoint {
+        let known = |known: Known| KnownBatch {
+            position: known.position.to_pair(),
+            accepted: known.accepted.to_entry(),
+            completed: match known.progress.state() {
+                crate::batch::outcome::BatchState::Complete(at) => Some(BatchCompletedEntry {
+                    seq: known.accepted.id.seq.get(),
+                    counts: known.progress.counts(),
+                    at_ms: at.0,
+                }),
+                _ => None,
+            },
+        };
+        Checkpoint {
+            position: self.log.end().to_pair(),
+            last_seq: self.seqs.last().get(),
+            batches: self.batches.all().into_iter().map(known).collect(),
+        }
+    }
+}
+
+impl Group<'_> {
+    /// Makes an entry of all that changed since the last one.
+    fn written(&mut self, seq: Seq, answer: Answer) -> Decided {
+        let settled = self.noted.take_new();
+        let puts = self.in_order_of_putting();
+        if puts.is_empty() && settled.is_empty() {
+            return Decided::answering(answer);
+        }
+        let change = |put: &Put| Change {
+            key: ByteBuf::from(put.key.as_bytes()),
+            value: ByteBuf::from(put.now.as_slice()),
+        };
+        let row = |row: &SettledRow| Settled {
+            batch: row.batch.get(),
+            line: row.line,
+            outcome: row.outcome.code(),
+        };
+        let entry = WriteEntry {
+            seq: seq.get(),
+            changes: puts.iter().map(change).collect(),
+            settled: settled.iter().map(row).collect(),
+        };
+        Decided { entry: Some(Entry::Write(entry)), puts, settled, ..Decided::answering(answer) }
+    }
+
+    /// The changed values, in an order in which no id is ever seen to lead nowhere: profiles that take ids on, then
+    /// links, then profiles that only let ids go.
+    fn in_order_of_putting(&mut self) -> Vec<Put> {
+        let rank = |put: &Put| match put.now.decode() {
+            Ok(Stored::Profile(now)) => match put.was.as_ref().map(StoredBytes::decode) {
+                Some(Ok(Stored::Profile(was))) => {
+                    let lets_go = was.ids.iter().any(|id| !now.lists(id.kind, id.id));
+                    let takes_on = now.ids.iter().any(|id| !was.lists(id.kind, id.id));
+                    if lets_go && !takes_on { 2 } else { 0 }
+                }
+                _ => 0,
+            },
+            _ => 1,
+        };
+        let mut puts: Vec<Put> =
+            self.view.take_touched().into_iter().map(|(key, was, now)| Put { key, was, now }).collect();
+        puts.sort_by_key(rank);
+        puts
+    }
+
+    /// The key of the living profile that an id leads to, else the id's own: what a write to it goes to (R11).
+    fn living(&mut self, id: &Key, write: &Write<'_>) -> Result<Key, Fatal> {
+        let canonical = self.view.canonical(id).map_err(Fatal::new)?;
+        if canonical == *id {
+            return Ok(canonical);
+        }
+        let lives = match self.view.get(&canonical).map_err(Fatal::new)? {
+            Some(value) => match decoded(&canonical, &value).map_err(Fatal::new)? {
+                Stored::Profile(profile) => !profile.expired(write.seq.millis(), write.lifetime_ms),
+                _ => false,
+            },
+            None => false,
+        };
+        Ok(if lives { canonical } else { id.clone() })
+    }
+
+    /// Binds one id to another, if it is not bound so already (R1, R2): the profile of the one is merged into that of
+    /// the other, and a link takes its place. Gives whether anything changed.
+    fn bind(&mut self, from: &Key, to: &Key, write: &Write<'_>) -> Result<bool, Fatal> {
+        let seq = write.seq;
+        let to_profile = self.living(to, write)?;
+        let from_profile = self.living(from, write)?;
+        let from_value = self.view.get(from).map_err(Fatal::new)?;
+        let from_stored =
+            from_value.as_ref().map(|value| decoded(from, value)).transpose().map_err(Fatal::new)?;
+        let leads_there = matches!(&from_stored, Some(Stored::Link { target, .. }) if target == to);
+        if leads_there && from_profile == to_profile && from_profile != *from {
+            return Ok(false);
+        }
+
+        // What stood under the id gives way to the link: a profile is merged, a link lets go of its old target.
+        let mut came_along = vec![];
+        let mut merged = None;
+        match &from_stored {
+            Some(Stored::Profile(profile)) if !profile.expired(seq.millis(), write.lifetime_ms) => {
+                came_along.extend(profile.ids.iter().map(|linked| from.with_id(linked.kind, linked.id)));
+                merged = Some(profile.clone());
+            }
+            Some(Stored::Link { .. }) => {
+                let ecids = self.view.detach(from, seq).map_err(Fatal::new)?;
+                // A visitor's ECIDs go with the device, unless its life there had ended (R11).
+                came_along.extend(if from_profile == *from { vec![] } else { ecids });
+            }
+            _ => {}
+        }
+
+        let to_value = self.view.get(&to_profile).map_err(Fatal::new)?;
+        let to_stored =
+            to_value.as_ref().map(|value| decoded(&to_profile, value)).transpose().map_err(Fatal::new)?;
+        if matches!(to_stored, Some(Stored::Link { .. })) {
+            self.view.detach(&to_profile, seq).map_err(Fatal::new)?;
+        }
+        let mut profile = match profile_for(to_stored, write) {
+            Some(profile) => profile,
+            None => Profile::born_at(seq),
+        };
+        if let Some(merged) = &merged {
+            merge(&mut profile, merged);
+        }
+        list_id(&mut profile, from.kind(), from.id(), seq);
+        for linked in &came_along {
+            list_id(&mut profile, linked.kind(), linked.id(), seq);
+        }
+        profile.last_write = seq;
+        profile.through = seq;
+        self.view.put(&to_profile, &Stored::Profile(profile));
+        self.view.put(from, &Stored::Link { through: seq, target: to.clone() });
+        Ok(true)
+    }
+
+    /// Puts tombstones under all ids of a visitor (R12); false if there is nothing to erase.
+    fn erase(&mut self, id: &Key, seq: Seq) -> Result<bool, Fatal> {
+        let canonical = self.view.canonical(id).map_err(Fatal::new)?;
+        let Some(value) = self.view.get(&canonical).map_err(Fatal::new)? else { return Ok(false) };
+        let stored = decoded(&canonical, &value).map_err(Fatal::new)?;
+        let mut keys = vec![canonical.clone()];
+        match &stored {
+            Stored::Profile(profile) => {
+                keys.extend(profile.ids.iter().map(|linked| canonical.with_id(linked.kind, linked.id)));
+            }
+            // A dead link: the id alone.
+            Stored::Link { .. } => {}
+            Stored::Tombstone { .. } => return Ok(false),
+        }
+        for key in keys {
+            self.view.put(&key, &Stored::Tombstone { through: seq });
+        }
+        Ok(true)
+    }
+}

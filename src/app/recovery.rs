@@ -1,0 +1,203 @@
+//! What a start does before anything is served: the journal is read from the last checkpoint on, and from the oldest
+//! incomplete batch on for what became of its rows; the store is brought up to it.
+//!
+//! Promises: nothing that was acknowledged is missing afterwards; a store that will not open, or has no checkpoint, is
+//! made again from the whole journal.
+
+use super::OpenError;
+use crate::batch::pending::{Accepted, Pending};
+use crate::batch::queue::Batches;
+use crate::batch::spool::Spool;
+use crate::journal::entry::{BatchCompletedEntry, CHECKPOINT_VERSION, Checkpoint, Entry, decode_group};
+use crate::journal::log::{Log, LogError, LogSettings, Position};
+use crate::model::batch::Outcome;
+use crate::model::codec;
+use crate::model::id::Key;
+use crate::model::profile::StoredBytes;
+use crate::model::seq::{Millis, Seq};
+use crate::store::{ProfileStore, put_through};
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Writes a checkpoint beside the store it speaks of, so that whoever removes the one removes the other.
+pub fn write_checkpoint(path: &Path, checkpoint: &Checkpoint) -> io::Result<()> {
+    let mut bytes = vec![];
+    codec::encode_into(CHECKPOINT_VERSION, checkpoint, &mut bytes).map_err(io::Error::other)?;
+    let sum = crc32c::crc32c(&bytes);
+    bytes.extend_from_slice(&sum.to_le_bytes());
+    let aside = path.with_extension("new");
+    let mut file = File::create(&aside)?;
+    file.write_all(&bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&aside, path)?;
+    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+}
+
+/// Reads the checkpoint, if there is one that verifies.
+pub fn read_checkpoint(path: &Path) -> io::Result<Option<Checkpoint>> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let verified = bytes
+        .split_last_chunk::<4>()
+        .filter(|(bytes, sum)| crc32c::crc32c(bytes).to_le_bytes() == **sum)
+        .and_then(|(bytes, _)| codec::decode(CHECKPOINT_VERSION, bytes).ok());
+    if verified.is_none() {
+        tracing::warn!(path = %path.display(), "the checkpoint does not verify: the store is made again from the journal");
+    }
+    Ok(verified)
+}
+
+/// What the journal said.
+struct Replay<'s> {
+    store: &'s dyn ProfileStore,
+    /// The store holds all before this.
+    checkpoint: Position,
+    /// The store is being made again: batches count as complete only once they are folded into it.
+    rebuild: bool,
+    last_seq: Seq,
+    batches: BTreeMap<Seq, (Accepted, Position, Option<BatchCompletedEntry>)>,
+    settled: HashMap<Seq, Vec<(u32, Outcome)>>,
+    written: u64,
+}
+
+/// What a start ends up with.
+pub struct Recovered {
+    /// The journal, open at its end.
+    pub log: Log,
+    /// The batches, the incomplete ones published.
+    pub batches: Arc<Batches>,
+    /// The uploads.
+    pub spool: Arc<Spool>,
+    /// The highest seq given out so far.
+    pub last_seq: Seq,
+}
+
+/// Reads the journal, brings the store up to it, and opens the pending batches.
+pub fn recover(
+    folder: &Path,
+    store: &dyn ProfileStore,
+    checkpoint: Option<Checkpoint>,
+    log_settings: LogSettings,
+    spool_bytes_max: u64,
+) -> Result<Recovered, OpenError> {
+    let mut replay = Replay {
+        store,
+        checkpoint: Position::START,
+        rebuild: checkpoint.is_none(),
+        last_seq: Seq::ZERO,
+        batches: BTreeMap::new(),
+        settled: HashMap::new(),
+        written: 0,
+    };
+    let mut from = Position::START;
+    if let Some(checkpoint) = checkpoint {
+        replay.checkpoint = Position::from_pair(checkpoint.position);
+        replay.last_seq = Seq::from_u64(checkpoint.last_seq);
+        from = replay.checkpoint;
+        for known in checkpoint.batches {
+            let position = Position::from_pair(known.position);
+            if known.completed.is_none() {
+                from = from.min(position);
+            }
+            let seq = Seq::from_u64(known.accepted.seq);
+            let accepted =
+                Accepted::from_entry(known.accepted).ok_or_else(|| OpenError::entry(position, "a batch"))?;
+            replay.batches.insert(seq, (accepted, position, known.completed));
+        }
+    }
+
+    let (log, torn) = Log::open(&folder.join("journal"), log_settings, from, |start, _end, payload| {
+        let entries = decode_group(payload).map_err(|error| OpenError::entry(start, error))?;
+        entries.into_iter().try_for_each(|entry| replay.entry(start, entry))
+    })?;
+    if let Some(torn) = torn {
+        tracing::info!(file = %torn.file.display(), offset = torn.offset, bytes = torn.bytes, "cut off an append that a crash interrupted");
+    }
+    tracing::info!(entries = replay.written, batches = replay.batches.len(), "replayed the journal");
+    let last_seq = replay.last_seq;
+    let (batches, spool) = replay.publish(folder, spool_bytes_max)?;
+    Ok(Recovered { log, batches, spool, last_seq })
+}
+
+impl Replay<'_> {
+    fn entry(&mut self, start: Position, entry: Entry) -> Result<(), OpenError> {
+        match entry {
+            Entry::Write(write) => {
+                self.last_seq = self.last_seq.max(Seq::from_u64(write.seq));
+                for row in write.settled {
+                    let outcome = Outcome::from_code(row.outcome)
+                        .ok_or_else(|| OpenError::entry(start, "an outcome"))?;
+                    self.settled.entry(Seq::from_u64(row.batch)).or_default().push((row.line, outcome));
+                }
+                if start >= self.checkpoint {
+                    self.written += 1;
+                    for change in write.changes {
+                        let key =
+                            Key::from_bytes(&change.key).ok_or_else(|| OpenError::entry(start, "a key"))?;
+                        let now = StoredBytes::new(change.value.into_vec());
+                        let was = self.store.get(std::slice::from_ref(&key))?.pop().flatten();
+                        put_through(self.store, &key, was, &now)?;
+                    }
+                }
+            }
+            Entry::BatchAccepted(entry) => {
+                let seq = Seq::from_u64(entry.seq);
+                self.last_seq = self.last_seq.max(seq);
+                let accepted =
+                    Accepted::from_entry(entry).ok_or_else(|| OpenError::entry(start, "a batch"))?;
+                self.batches.entry(seq).or_insert((accepted, start, None));
+            }
+            Entry::BatchCompleted(end) => {
+                if let Some((_, _, completed)) = self.batches.get_mut(&Seq::from_u64(end.seq))
+                    && !self.rebuild
+                {
+                    *completed = Some(end);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens the spool and the incomplete batches' files, and publishes them in seq order.
+    fn publish(
+        mut self,
+        folder: &Path,
+        spool_bytes_max: u64,
+    ) -> Result<(Arc<Batches>, Arc<Spool>), OpenError> {
+        let named = self.batches.values().map(|(accepted, ..)| accepted.spool).collect();
+        let spool_folder = folder.join("spool");
+        let spool = Spool::open(&spool_folder, spool_bytes_max, &named)
+            .map_err(|error| OpenError::Folder { path: spool_folder, error })?;
+        let batches = Batches::default();
+        for (seq, (accepted, position, completed)) in std::mem::take(&mut self.batches) {
+            if let Some(end) = completed {
+                batches.note_complete(accepted, position, end.counts, Millis(end.at_ms));
+                continue;
+            }
+            let (rows, index) = (spool.rows_path(accepted.spool), spool.index_path(accepted.spool));
+            let id = accepted.id.to_string();
+            let pending = Pending::open(accepted, &rows, &index).map_err(|error| OpenError::Batch {
+                id,
+                path: rows,
+                error,
+            })?;
+            for (line, outcome) in self.settled.remove(&seq).unwrap_or_default() {
+                pending.settle(line, outcome);
+            }
+            batches.publish(Arc::new(pending), position);
+        }
+        Ok((Arc::new(batches), Arc::new(spool)))
+    }
+}
+
+impl From<LogError> for OpenError {
+    fn from(error: LogError) -> Self {
+        Self::Journal(error)
+    }
+}

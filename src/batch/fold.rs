@@ -1,0 +1,359 @@
+//! Folding a pending batch into the store: THE data flow.
+//!
+//! ```text
+//! uploaded bytes ─► Plan: every row read once; bad and empty ones become outcomes; pcIds resolved to their visitor;
+//!                   the rest sorted by key, so that sled's pages are met in order and one visitor is folded once
+//!                └► two Parts, split by key range: chunks of rows ─► store.fold ─► outcomes
+//! ```
+//!
+//! Promises: no allocation per cell; a row whose outcome the profile would not tell afterwards is never applied here but
+//! handed to the commit thread, which journals the outcome first. So a crash may make a batch start over at any
+//! moment: what is in already is recognised by `through`, and its outcome is either journaled or plain from the profile.
+
+use super::csv::{Parser, Row as FileRow, RowReader};
+use super::outcome::{Failure, RowOutcome};
+use super::pending::{Pending, brings_anything};
+use super::settle::{SettleError, View};
+use crate::model::batch::{Counts, EmptyValues, Outcome};
+use crate::model::id::{IdKind, Key};
+use crate::model::profile::Stored;
+use crate::model::update::{Cell, Row, outcome_of_row_already_in};
+use crate::store::{ProfileStore, Swapped, VisitorRows};
+use std::cmp::Ordering;
+use std::io;
+
+/// The most rows a part folds before it looks up again (R10), but for a visitor who has more.
+pub const CHUNK_ROWS: usize = 128;
+/// How many ids are resolved at a time.
+const RESOLVE_IDS: usize = 1024;
+
+/// Where one row is, and whose it is.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    /// The first bytes of the visitor's id, so that most comparisons end here.
+    prefix: u64,
+    /// The visitor's id, in the plan's text.
+    id_start: u32,
+    id_len: u16,
+    /// What kind of id it is.
+    kind: IdKind,
+    offset: u32,
+    line: u32,
+}
+
+/// A batch's rows in the order in which they are folded.
+#[derive(Debug)]
+pub struct Plan<'p> {
+    pending: &'p Pending,
+    file: Vec<u8>,
+    ids: String,
+    places: Vec<Place>,
+    /// Outcomes that no store need be asked for.
+    outcomes: Vec<RowOutcome>,
+    counts: Counts,
+}
+
+impl<'p> Plan<'p> {
+    /// Reads a batch's file and puts its rows in order.
+    pub fn make(pending: &'p Pending, store: &dyn ProfileStore) -> Result<Self, SettleError> {
+        let accepted = &pending.accepted;
+        let spool = |error| SettleError::Spool { batch: accepted.id.to_string(), error };
+        let file = pending.read_file().map_err(spool)?;
+        let mut plan = Self {
+            pending,
+            file: vec![],
+            ids: String::new(),
+            places: Vec::with_capacity(usize::try_from(accepted.rows).unwrap_or_default()),
+            outcomes: vec![],
+            counts: Counts::default(),
+        };
+        let mut parser = Parser::new();
+        parser
+            .push(&file, |row| plan.add(row))
+            .and_then(|()| parser.finish(|row| plan.add(row)).map(|_| ()))
+            .map_err(|error| spool(io::Error::new(io::ErrorKind::InvalidData, error.to_string())))?;
+        plan.file = file;
+        if accepted.header.key_kind() == IdKind::Pc {
+            plan.resolve(store)?;
+        }
+        let (ids, places) = (&plan.ids, &mut plan.places);
+        places.sort_unstable_by(|a, b| order(ids, a, b).then(a.line.cmp(&b.line)));
+        Ok(plan)
+    }
+
+    /// The plan's parts, split by key range: each can be folded on a thread of its own.
+    pub fn parts(&self, number: usize) -> Vec<Part<'_>> {
+        let mut rest = self.places.as_slice();
+        let mut parts = vec![];
+        for left in (1..=number.max(1)).rev() {
+            let (part, after) = self.split(rest, rest.len().div_ceil(left));
+            parts.push(Part::new(self, part));
+            rest = after;
+        }
+        parts
+    }
+
+    /// What was decided without the store.
+    pub fn decided(&self) -> (&[RowOutcome], Counts) {
+        (&self.outcomes, self.counts)
+    }
+
+    fn add(&mut self, row: FileRow<'_>) {
+        let empty_values = self.pending.accepted.rules.empty_values;
+        let (outcome, failure) = match row.content {
+            Err(error) => (Outcome::Failed, Some(Failure::Row(error))),
+            Ok(cells) if !brings_anything(&cells, empty_values) => (Outcome::Ignored, None),
+            Ok(cells) => {
+                let kind = self.pending.accepted.header.key_kind();
+                let place = self.place(kind, cells.id(), row.offset, row.line);
+                self.places.push(place);
+                return;
+            }
+        };
+        self.counts.add(outcome);
+        self.outcomes.push(RowOutcome { line: row.line, offset: row.offset, outcome, failure });
+    }
+
+    fn place(&mut self, kind: IdKind, id: &str, offset: u32, line: u32) -> Place {
+        // A file has less than 2^26 bytes, an id at most 1 KiB; resolved ids can double the text at most eightfold.
+        let id_start = u32::try_from(self.ids.len()).unwrap_or(u32::MAX);
+        let id_len = u16::try_from(id.len()).unwrap_or(u16::MAX);
+        self.ids.push_str(id);
+        let mut prefix = [0; 8];
+        prefix.iter_mut().zip(id.as_bytes()).for_each(|(to, from)| *to = *from);
+        Place { prefix: u64::from_be_bytes(prefix), id_start, id_len, kind, offset, line }
+    }
+
+    fn id(&self, place: &Place) -> &str {
+        id_of(&self.ids, place)
+    }
+
+    fn key(&self, place: &Place) -> Key {
+        Key::new(&self.pending.accepted.id.client, place.kind, self.id(place))
+    }
+
+    /// Splits places at the first change of visitor at or behind `at`.
+    fn split<'s>(&self, places: &'s [Place], at: usize) -> (&'s [Place], &'s [Place]) {
+        let Some(last) = at.checked_sub(1).and_then(|last| places.get(last)) else {
+            return (&[], places);
+        };
+        let after = places.get(at..).unwrap_or_default();
+        let more = after.iter().take_while(|place| order(&self.ids, place, last) == Ordering::Equal).count();
+        places.split_at_checked(at + more).unwrap_or((places, &[]))
+    }
+
+    /// Puts rows keyed by a linked pcId to the visitor it leads to, if that one was known at the batch's place.
+    fn resolve(&mut self, store: &dyn ProfileStore) -> Result<(), SettleError> {
+        let rules = &self.pending.accepted.rules;
+        for from in (0..self.places.len()).step_by(RESOLVE_IDS) {
+            let chunk = self.places.iter().skip(from).take(RESOLVE_IDS);
+            let keys: Vec<Key> = chunk.map(|place| self.key(place)).collect();
+            for (n, value) in store.get(&keys)?.into_iter().enumerate() {
+                let (Some(value), Some(key), Some(place)) =
+                    (value, keys.get(n), self.places.get(from + n).copied())
+                else {
+                    continue;
+                };
+                if !matches!(super::settle::decoded(key, &value)?, Stored::Link { .. }) {
+                    continue;
+                }
+                let mut view = View::new(store);
+                let canonical = view.canonical(key)?;
+                let Some(value) = view.get(&canonical)? else { continue };
+                let Stored::Profile(profile) = super::settle::decoded(&canonical, &value)? else { continue };
+                let in_already = profile.through >= rules.seq;
+                if canonical != *key
+                    && (in_already || !profile.expired(rules.seq.millis(), rules.lifetime_ms))
+                {
+                    let resolved = self.place(canonical.kind(), canonical.id(), place.offset, place.line);
+                    if let Some(place) = self.places.get_mut(from + n) {
+                        *place = resolved;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn id_of<'i>(ids: &'i str, place: &Place) -> &'i str {
+    let start = usize::try_from(place.id_start).unwrap_or(usize::MAX);
+    ids.get(start..start.saturating_add(usize::from(place.id_len))).unwrap_or_default()
+}
+
+fn order(ids: &str, a: &Place, b: &Place) -> Ordering {
+    (a.kind, a.prefix).cmp(&(b.kind, b.prefix)).then_with(|| id_of(ids, a).cmp(id_of(ids, b)))
+}
+
+/// What a part's step came to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Some rows are in; there are more.
+    More,
+    /// These visitors must be settled by the commit thread; then the same step is to be taken again.
+    Settle(Vec<Key>),
+    /// All rows are in.
+    Done,
+}
+
+/// A range of a plan's visitors, folded chunk by chunk.
+#[derive(Debug)]
+pub struct Part<'p> {
+    plan: &'p Plan<'p>,
+    rest: &'p [Place],
+    reader: RowReader,
+    text: String,
+    outcomes: Vec<RowOutcome>,
+    counts: Counts,
+}
+
+/// A cell in the text of a chunk.
+struct Span {
+    attribute: usize,
+    start: usize,
+    end: usize,
+}
+
+impl<'p> Part<'p> {
+    fn new(plan: &'p Plan<'p>, rest: &'p [Place]) -> Self {
+        Self {
+            plan,
+            rest,
+            reader: RowReader::new(),
+            text: String::new(),
+            outcomes: vec![],
+            counts: Counts::default(),
+        }
+    }
+
+    /// What became of the rows so far.
+    pub fn finish(self) -> (Vec<RowOutcome>, Counts) {
+        (self.outcomes, self.counts)
+    }
+
+    /// How many rows had which outcome so far.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Folds the next chunk: whole visitors, about [`CHUNK_ROWS`] rows.
+    pub fn step(&mut self, store: &dyn ProfileStore) -> Result<Step, SettleError> {
+        let plan = self.plan;
+        let (chunk, after) = plan.split(self.rest, CHUNK_ROWS.min(self.rest.len()));
+        if chunk.is_empty() {
+            return Ok(Step::Done);
+        }
+        let pending = plan.pending;
+        let header = &pending.accepted.header;
+        let rules = &pending.accepted.rules;
+
+        // All cells of the chunk go into one text first, then are borrowed from it.
+        self.text.clear();
+        let (mut spans, mut ends) = (vec![], Vec::with_capacity(chunk.len()));
+        for place in chunk {
+            let offset = usize::try_from(place.offset).unwrap_or(usize::MAX);
+            let bytes = plan.file.get(offset..).unwrap_or_default();
+            if let Ok(cells) = self.reader.read(header, bytes).content {
+                for (attribute, value) in cells.attributes() {
+                    let start = self.text.len();
+                    self.text.push_str(value);
+                    spans.push(Span { attribute, start, end: self.text.len() });
+                }
+                if rules.empty_values == EmptyValues::Remove {
+                    spans.extend(cells.emptied().map(|attribute| Span { attribute, start: 0, end: 0 }));
+                }
+            }
+            ends.push(spans.len());
+        }
+        let cell = |span: &Span| Cell {
+            name: header.names().get(span.attribute).map_or("", |name| name),
+            value: self.text.get(span.start..span.end).unwrap_or_default(),
+        };
+        let cells: Vec<Cell<'_>> = spans.iter().map(cell).collect();
+        let mut rows = Vec::with_capacity(chunk.len());
+        let mut start = 0;
+        for (place, &end) in chunk.iter().zip(&ends) {
+            rows.push(Row { line: place.line, cells: cells.get(start..end).unwrap_or_default() });
+            start = end;
+        }
+        let visitors: Vec<&[Place]> =
+            chunk.chunk_by(|a, b| order(&plan.ids, a, b) == Ordering::Equal).collect();
+        let keys: Vec<Key> =
+            visitors.iter().filter_map(|places| places.first()).map(|place| plan.key(place)).collect();
+        let mut rest = rows.as_slice();
+        let mut asked = Vec::with_capacity(keys.len());
+        for (key, places) in keys.iter().zip(&visitors) {
+            let (rows, others) = rest.split_at_checked(places.len()).unwrap_or((rest, &[]));
+            asked.push(VisitorRows { key, rows });
+            rest = others;
+        }
+
+        let swapped = store.fold(rules, &asked)?;
+        let mut must_settle = vec![];
+        let (outcomes_before, counts_before) = (self.outcomes.len(), self.counts);
+        for ((key, places), swapped) in keys.iter().zip(&visitors).zip(swapped) {
+            if !self.note(store, key, places, &swapped)? {
+                must_settle.push(key.clone());
+            }
+        }
+        if must_settle.is_empty() {
+            self.rest = after;
+            return Ok(Step::More);
+        }
+        // The whole chunk is taken again once these are settled; what was applied meanwhile is then in already.
+        self.outcomes.truncate(outcomes_before);
+        self.counts = counts_before;
+        Ok(Step::Settle(must_settle))
+    }
+
+    /// Notes what became of one visitor's rows; false if only the commit thread can say.
+    fn note(
+        &mut self,
+        store: &dyn ProfileStore,
+        key: &Key,
+        places: &[Place],
+        swapped: &Swapped,
+    ) -> Result<bool, SettleError> {
+        let pending = self.plan.pending;
+        // A write that settled this visitor said what became of each row, and said so before the store showed it.
+        let known: Vec<Option<Outcome>> = places.iter().map(|place| pending.settled(place.line)).collect();
+        if known.iter().all(Option::is_some) {
+            places
+                .iter()
+                .zip(known.into_iter().flatten())
+                .for_each(|(place, outcome)| self.add(place, outcome));
+            return Ok(true);
+        }
+        match swapped {
+            Swapped::MustSettle => return Ok(false),
+            Swapped::One(outcome) => places.iter().for_each(|place| self.add(place, *outcome)),
+            Swapped::Many(outcomes) => {
+                places.iter().zip(outcomes).for_each(|(place, outcome)| self.add(place, *outcome));
+            }
+            Swapped::AlreadyIn => {
+                let value = store.get(std::slice::from_ref(key))?.pop().flatten();
+                let stored = value.as_ref().map(|value| super::settle::decoded(key, value)).transpose()?;
+                for (n, place) in places.iter().enumerate() {
+                    // Asked again: it may have been settled since.
+                    let outcome = match (pending.settled(place.line), &stored) {
+                        (Some(outcome), _) => outcome,
+                        (None, Some(Stored::Profile(profile))) => {
+                            outcome_of_row_already_in(profile, &pending.accepted.rules, n == 0)
+                        }
+                        (None, _) => return Ok(false),
+                    };
+                    self.add(place, outcome);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn add(&mut self, place: &Place, outcome: Outcome) {
+        self.counts.add(outcome);
+        if outcome != Outcome::Updated {
+            let failure = (outcome == Outcome::Failed).then_some(Failure::ProfileTooLarge);
+            self.outcomes.push(RowOutcome { line: place.line, offset: place.offset, outcome, failure });
+        }
+    }
+}

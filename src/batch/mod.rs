@@ -1,0 +1,9 @@
+//! Batches: the file's format, the upload, the pending rows in front of the store, and their folding in.
+
+pub mod csv;
+pub mod fold;
+pub mod outcome;
+pub mod pending;
+pub mod queue;
+pub mod settle;
+pub mod spool;

@@ -1,0 +1,219 @@
+//! What became of each row, and how many of each: kept beside the uploaded file.
+//!
+//! Promises: every row that is not `updated` has an entry (those that are follow from the file), entries are in line
+//! order, and the counts add up to the rows.
+
+use super::csv::{Reason, RowError};
+use super::pending::Accepted;
+use crate::model::batch::{Counts, Outcome};
+use crate::model::seq::Millis;
+use crate::sync::{AtomicU64, Mutex, Ordering, lock};
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+const MAGIC: &[u8; 8] = b"prfoutc1";
+const ENTRY_BYTES: usize = 12;
+
+/// Why a row failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// The row itself is not well-formed.
+    Row(RowError),
+    /// The visitor's profile would have grown too large (R9).
+    ProfileTooLarge,
+}
+
+const TOO_LARGE_CODE: u8 = 255;
+
+/// What became of one row: 12 bytes stored. Its id, and a failure's wording, follow from the row at `offset`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowOutcome {
+    /// Its line in the file.
+    pub line: u32,
+    /// Where it begins.
+    pub offset: u32,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// Why, if it failed.
+    pub failure: Option<Failure>,
+}
+
+impl RowOutcome {
+    fn to_bytes(self) -> [u8; ENTRY_BYTES] {
+        let (reason, column) = match self.failure {
+            None => (0, 0),
+            Some(Failure::Row(error)) => (error.reason.code(), error.column),
+            Some(Failure::ProfileTooLarge) => (TOO_LARGE_CODE, 0),
+        };
+        let [l0, l1, l2, l3] = self.line.to_le_bytes();
+        let [o0, o1, o2, o3] = self.offset.to_le_bytes();
+        let [c0, c1] = column.to_le_bytes();
+        [l0, l1, l2, l3, o0, o1, o2, o3, self.outcome.code(), reason, c0, c1]
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (line, rest) = bytes.split_first_chunk()?;
+        let (offset, rest) = rest.split_first_chunk()?;
+        let [outcome, reason, column @ ..] = rest else { return None };
+        let outcome = Outcome::from_code(*outcome)?;
+        let failure = match (outcome, *reason) {
+            (Outcome::Failed, TOO_LARGE_CODE) => Some(Failure::ProfileTooLarge),
+            (Outcome::Failed, code) => Some(Failure::Row(RowError {
+                reason: Reason::from_code(code)?,
+                column: u16::from_le_bytes(column.try_into().ok()?),
+            })),
+            _ => None,
+        };
+        Some(Self { line: u32::from_le_bytes(*line), offset: u32::from_le_bytes(*offset), outcome, failure })
+    }
+}
+
+/// Writes the outcomes that are not `updated`, in line order; durable when it returns.
+pub fn write_outcomes(path: &Path, outcomes: &mut [RowOutcome]) -> io::Result<u64> {
+    outcomes.sort_unstable_by_key(|row| row.line);
+    let aside = path.with_extension("outcomes-new");
+    let mut out = BufWriter::with_capacity(1 << 18, File::create(&aside)?);
+    let mut sum = 0;
+    for row in outcomes.iter() {
+        let bytes = row.to_bytes();
+        sum = crc32c::crc32c_append(sum, &bytes);
+        out.write_all(&bytes)?;
+    }
+    out.write_all(&sum.to_le_bytes())?;
+    out.write_all(MAGIC)?;
+    out.into_inner()?.sync_all()?;
+    std::fs::rename(&aside, path)?;
+    if let Some(folder) = path.parent() {
+        File::open(folder)?.sync_all()?;
+    }
+    Ok((outcomes.len() * ENTRY_BYTES + 12) as u64)
+}
+
+/// Reads what [`write_outcomes`] wrote.
+pub fn read_outcomes(path: &Path) -> io::Result<Vec<RowOutcome>> {
+    let damaged = || io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged", path.display()));
+    let bytes = std::fs::read(path)?;
+    let (rows, tail) = bytes.split_last_chunk::<12>().ok_or_else(damaged)?;
+    let (sum, magic) = tail.split_at_checked(4).ok_or_else(damaged)?;
+    if magic != MAGIC || sum != crc32c::crc32c(rows).to_le_bytes() {
+        return Err(damaged());
+    }
+    rows.chunks_exact(ENTRY_BYTES).map(|row| RowOutcome::from_bytes(row).ok_or_else(damaged)).collect()
+}
+
+/// How far a batch is: what `batchStatus` shows.
+#[derive(Debug)]
+pub struct Progress {
+    /// Its rows, all of them.
+    pub rows: u64,
+    counts: [AtomicU64; 5],
+    end: Mutex<End>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Incomplete,
+    Stuck,
+    Complete { counts: Counts, at: Millis },
+}
+
+/// What a batch's state is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BatchState {
+    /// Accepted, durable, readable; not yet folded into the store.
+    Incomplete,
+    /// The store keeps refusing it.
+    Stuck,
+    /// Folded, counted and checkpointed.
+    Complete(Millis),
+}
+
+impl Progress {
+    /// That of a batch just accepted.
+    pub fn of(accepted: &Accepted) -> Self {
+        Self { rows: accepted.rows, counts: Default::default(), end: Mutex::new(End::Incomplete) }
+    }
+
+    /// Rows dealt with so far, by outcome.
+    pub fn counts(&self) -> Counts {
+        if let End::Complete { counts, .. } = *lock(&self.end) {
+            return counts;
+        }
+        let at = |outcome: Outcome| {
+            self.counts.get(usize::from(outcome.code())).map_or(0, |count| count.load(Ordering::Relaxed))
+        };
+        Counts {
+            updated: at(Outcome::Updated),
+            created: at(Outcome::Created),
+            not_found: at(Outcome::NotFound),
+            ignored: at(Outcome::Ignored),
+            failed: at(Outcome::Failed),
+        }
+    }
+
+    /// How far it is.
+    pub fn state(&self) -> BatchState {
+        match *lock(&self.end) {
+            End::Incomplete => BatchState::Incomplete,
+            End::Stuck => BatchState::Stuck,
+            End::Complete { at, .. } => BatchState::Complete(at),
+        }
+    }
+
+    /// Folding begins, perhaps again: nothing is counted yet.
+    pub fn begin(&self) {
+        self.counts.iter().for_each(|count| count.store(0, Ordering::Relaxed));
+    }
+
+    /// Counts rows dealt with.
+    pub fn add(&self, counts: &Counts) {
+        for (count, outcome) in self.counts.iter().zip(Outcome::ALL) {
+            count.fetch_add(counts.of(outcome), Ordering::Relaxed);
+        }
+    }
+
+    /// The store refused again, or took it after all.
+    pub fn stuck(&self, stuck: bool) {
+        let mut end = lock(&self.end);
+        if !matches!(*end, End::Complete { .. }) {
+            *end = if stuck { End::Stuck } else { End::Incomplete };
+        }
+    }
+
+    /// Folded, counted and checkpointed.
+    pub fn complete(&self, counts: Counts, at: Millis) {
+        *lock(&self.end) = End::Complete { counts, at };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outcomes_read_back_in_line_order_and_damage_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.outcomes");
+        let row = |line, outcome, failure| RowOutcome { line, offset: line * 10, outcome, failure };
+        let bad = RowError { reason: Reason::ALL[1], column: 3 };
+        let mut rows = vec![
+            row(9, Outcome::Failed, Some(Failure::ProfileTooLarge)),
+            row(2, Outcome::NotFound, None),
+            row(5, Outcome::Failed, Some(Failure::Row(bad))),
+            row(3, Outcome::Ignored, None),
+            row(4, Outcome::Created, None),
+        ];
+        write_outcomes(&path, &mut rows).unwrap();
+        let read = read_outcomes(&path).unwrap();
+        assert_eq!(read, rows);
+        assert!(read.is_sorted_by_key(|row| row.line));
+        let mut bytes = std::fs::read(&path).unwrap();
+        for at in 0..bytes.len() {
+            bytes[at] ^= 1;
+            std::fs::write(&path, &bytes).unwrap();
+            assert!(read_outcomes(&path).is_err(), "byte {at}");
+            bytes[at] ^= 1;
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! An accepted batch that is not folded in yet: an immutable sorted run in front of the store, as an LSM tree's first
+//! level is. Each row left the hash of its id and its place in the file; the id at that place settles collisions.
+//!
+//! Promises: memory per pending batch is a few dozen kilobytes, whatever its rows; a hash that is in no row costs one
+//! small read at most; an index that does not verify is made again from the uploaded file.
+
+use super::csv::{Header, Parser, ROW_BYTES_MAX, RowReader};
+use super::outcome::Progress;
+use crate::journal::entry::BatchAcceptedEntry;
+use crate::model::batch::{BatchId, BatchRules, ConsecutiveV2, EmptyValues, Outcome};
+use crate::model::id::{ClientCode, IdKind, Key};
+use crate::model::profile::Source;
+use crate::model::seq::Seq;
+use crate::model::update::Cell;
+use crate::sync::{Mutex, lock};
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+const MAGIC: &[u8; 8] = b"prfindx1";
+const HEAD_BYTES: usize = 8 + 8 + 4;
+const ENTRY_BYTES: usize = 16;
+/// How many entries lie between two hashes that are kept in memory: one read of 2 KiB finds a hash.
+const FENCE_STRIDE: usize = 128;
+/// How much of a row is read at first; most are far shorter.
+const ROW_READ_BYTES: usize = 1024;
+
+/// What a batch is: all that its journal entry says of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accepted {
+    /// Its id, and in it its client and seq.
+    pub id: BatchId,
+    /// What shapes its outcome.
+    pub rules: BatchRules,
+    /// The first line of its file.
+    pub header: Header,
+    /// What its file is called by.
+    pub spool: super::spool::SpoolName,
+    /// Its file's size.
+    pub bytes: u64,
+    /// Its rows, all of them.
+    pub rows: u64,
+}
+
+impl Accepted {
+    /// What the journal says of it.
+    pub fn to_entry(&self) -> BatchAcceptedEntry {
+        BatchAcceptedEntry {
+            client: self.id.client.to_string(),
+            seq: self.id.seq.get(),
+            spool: self.spool,
+            bytes: self.bytes,
+            rows: self.rows,
+            v2: self.rules.source == Source::BatchV2,
+            key_kind: self.header.key_kind().code(),
+            names: self.header.names().to_vec(),
+            creates: self.rules.creates,
+            replaces: self.rules.consecutive_v2 == ConsecutiveV2::Replace,
+            removes: self.rules.empty_values == EmptyValues::Remove,
+            lifetime_ms: self.rules.lifetime_ms,
+            max_profile_bytes: self.rules.max_profile_bytes as u64,
+        }
+    }
+
+    /// What the journal said of it; `None` if that cannot be.
+    pub fn from_entry(entry: BatchAcceptedEntry) -> Option<Self> {
+        let seq = Seq::from_u64(entry.seq);
+        let rules = BatchRules {
+            seq,
+            source: if entry.v2 { Source::BatchV2 } else { Source::BatchV1 },
+            creates: entry.creates,
+            consecutive_v2: if entry.replaces { ConsecutiveV2::Replace } else { ConsecutiveV2::Merge },
+            empty_values: if entry.removes { EmptyValues::Remove } else { EmptyValues::Ignore },
+            lifetime_ms: entry.lifetime_ms,
+            max_profile_bytes: usize::try_from(entry.max_profile_bytes).ok()?,
+        };
+        Some(Self {
+            id: BatchId { client: ClientCode::new(&entry.client).ok()?, seq },
+            rules,
+            header: Header::from_parts(IdKind::from_code(entry.key_kind)?, entry.names),
+            spool: entry.spool,
+            bytes: entry.bytes,
+            rows: entry.rows,
+        })
+    }
+}
+
+/// A row's place: the hash of its id, and where it begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Entry {
+    hash: u64,
+    offset: u32,
+    line: u32,
+}
+
+/// Gathers the places of a batch's rows while its body streams in: 16 bytes a row.
+#[derive(Debug, Default)]
+pub struct IndexBuilder {
+    entries: Vec<Entry>,
+}
+
+impl IndexBuilder {
+    /// Adds a row, if it brings anything; what does not is `ignored` or `failed` whatever the store holds.
+    pub fn add(&mut self, row: &super::csv::Row<'_>, empty_values: EmptyValues) {
+        if let Ok(cells) = &row.content
+            && brings_anything(cells, empty_values)
+        {
+            self.entries.push(Entry { hash: hash(cells.id()), offset: row.offset, line: row.line });
+        }
+    }
+
+    /// Sorts the entries and writes them beside the upload. Not synced: an index that a crash took is made again.
+    pub fn finish(mut self, path: &Path) -> io::Result<Index> {
+        self.entries.sort_unstable();
+        let mut sum = 0;
+        let mut bytes = Vec::with_capacity(ENTRY_BYTES * FENCE_STRIDE);
+        let mut chunk = |entries: &[Entry], bytes: &mut Vec<u8>| {
+            bytes.clear();
+            for entry in entries {
+                bytes.extend_from_slice(&entry.hash.to_le_bytes());
+                bytes.extend_from_slice(&entry.offset.to_le_bytes());
+                bytes.extend_from_slice(&entry.line.to_le_bytes());
+            }
+            sum = crc32c::crc32c_append(sum, bytes);
+        };
+        let file = File::options().create(true).truncate(true).read(true).write(true).open(path)?;
+        let mut out = BufWriter::with_capacity(1 << 18, &file);
+        out.write_all(&[0; HEAD_BYTES])?;
+        for entries in self.entries.chunks(FENCE_STRIDE) {
+            chunk(entries, &mut bytes);
+            out.write_all(&bytes)?;
+        }
+        out.flush()?;
+        drop(out);
+        let mut head = Vec::with_capacity(HEAD_BYTES);
+        head.extend_from_slice(MAGIC);
+        head.extend_from_slice(&(self.entries.len() as u64).to_le_bytes());
+        head.extend_from_slice(&sum.to_le_bytes());
+        file.write_all_at(&head, 0)?;
+        let fences = self.entries.iter().step_by(FENCE_STRIDE).map(|entry| entry.hash).collect();
+        Ok(Index { file, count: self.entries.len(), fences })
+    }
+}
+
+/// Whether a row could change a profile: it has a value, or an empty one that removes (R6).
+pub fn brings_anything(cells: &super::csv::Cells<'_>, empty_values: EmptyValues) -> bool {
+    !cells.is_empty() || (empty_values == EmptyValues::Remove && cells.emptied().next().is_some())
+}
+
+/// The sorted places of a batch's rows, in a file.
+#[derive(Debug)]
+pub struct Index {
+    file: File,
+    count: usize,
+    fences: Vec<u64>,
+}
+
+impl Index {
+    /// Opens an index; `None` if it is not there or does not verify.
+    pub fn open(path: &Path) -> io::Result<Option<Self>> {
+        let mut file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        let Some((head, entries)) = bytes.split_at_checked(HEAD_BYTES) else { return Ok(None) };
+        let mut expected = Vec::with_capacity(HEAD_BYTES);
+        expected.extend_from_slice(MAGIC);
+        expected.extend_from_slice(&((entries.len() / ENTRY_BYTES) as u64).to_le_bytes());
+        expected.extend_from_slice(&crc32c::crc32c(entries).to_le_bytes());
+        if head != expected {
+            return Ok(None);
+        }
+        let fences = entries
+            .chunks_exact(ENTRY_BYTES)
+            .step_by(FENCE_STRIDE)
+            .map(|entry| read_entry(entry).hash)
+            .collect();
+        Ok(Some(Self { file, count: entries.len() / ENTRY_BYTES, fences }))
+    }
+
+    /// The places of all rows whose id has this hash.
+    fn find(&self, hash: u64, found: &mut Vec<Entry>) -> io::Result<()> {
+        // The first block that can hold the hash is the one before the first fence that reaches it.
+        let mut block = self.fences.partition_point(|fence| *fence < hash).saturating_sub(1);
+        let mut bytes = [0; ENTRY_BYTES * FENCE_STRIDE];
+        while self.fences.get(block).is_some_and(|fence| *fence <= hash) {
+            let first = block * FENCE_STRIDE;
+            let length = (self.count - first).min(FENCE_STRIDE) * ENTRY_BYTES;
+            let Some(read) = bytes.get_mut(..length) else { break };
+            self.file.read_exact_at(read, (HEAD_BYTES + first * ENTRY_BYTES) as u64)?;
+            let entries = read.chunks_exact(ENTRY_BYTES).map(read_entry);
+            found.extend(entries.filter(|entry| entry.hash == hash));
+            block += 1;
+        }
+        Ok(())
+    }
+}
+
+fn read_entry(bytes: &[u8]) -> Entry {
+    let part =
+        |at: usize| bytes.get(at..at + 4).and_then(|four| four.try_into().ok()).map_or(0, u32::from_le_bytes);
+    Entry { hash: u64::from(part(0)) | u64::from(part(4)) << 32, offset: part(8), line: part(12) }
+}
+
+fn hash(id: &str) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(id.as_bytes())
+}
+
+/// One row found by its id: what a settling write or a lookup folds in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundRow {
+    /// Which of the ids asked for it has.
+    pub id: usize,
+    /// Its line.
+    pub line: u32,
+    /// Its cells, by the number of their attribute in the header; removed ones are empty.
+    cells: Vec<(usize, String)>,
+}
+
+impl FoundRow {
+    /// Its cells with their attributes' names.
+    pub fn cells<'a>(&'a self, header: &'a Header) -> Vec<Cell<'a>> {
+        let name = |attribute: usize| header.names().get(attribute).map_or("", |name| name);
+        self.cells.iter().map(|(attribute, value)| Cell { name: name(*attribute), value }).collect()
+    }
+}
+
+/// A pending batch.
+#[derive(Debug)]
+pub struct Pending {
+    /// What it is.
+    pub accepted: Arc<Accepted>,
+    /// How far it is.
+    pub progress: Arc<Progress>,
+    index: Index,
+    file: File,
+    settled: Mutex<HashMap<u32, Outcome>>,
+}
+
+impl Pending {
+    /// A batch whose file and index are there.
+    pub fn new(accepted: Accepted, index: Index, file: File) -> Self {
+        let progress = Arc::new(Progress::of(&accepted));
+        Self { accepted: Arc::new(accepted), progress, index, file, settled: Mutex::new(HashMap::new()) }
+    }
+
+    /// Opens an accepted batch's files after a restart; makes the index again if it does not verify.
+    pub fn open(accepted: Accepted, rows: &Path, index: &Path) -> io::Result<Self> {
+        let file = File::open(rows)?;
+        let index = match Index::open(index)? {
+            Some(found) => found,
+            None => index_again(&file, accepted.rules.empty_values, index)?,
+        };
+        Ok(Self::new(accepted, index, file))
+    }
+
+    /// The file as uploaded, whole.
+    pub fn read_file(&self) -> io::Result<Vec<u8>> {
+        let length = usize::try_from(self.accepted.bytes).unwrap_or(usize::MAX);
+        let mut bytes = vec![0; length];
+        self.file.read_exact_at(&mut bytes, 0)?;
+        Ok(bytes)
+    }
+
+    /// The rows that have one of these ids, in line order.
+    pub fn rows_of(&self, ids: &[Key]) -> io::Result<Vec<FoundRow>> {
+        let header = &self.accepted.header;
+        let (mut places, mut rows) = (vec![], vec![]);
+        let mut reader = RowReader::new();
+        let mut bytes = vec![];
+        for (n, key) in ids.iter().enumerate().filter(|(_, key)| key.kind() == header.key_kind()) {
+            let id = key.id();
+            places.clear();
+            self.index.find(hash(id), &mut places)?;
+            for place in &places {
+                self.read_row(place.offset, &mut reader, &mut bytes)?;
+                let Ok(cells) = reader.read(header, &bytes).content else { continue };
+                if cells.id() != id {
+                    continue;
+                }
+                let filled = cells.attributes().map(|(attribute, value)| (attribute, value.to_owned()));
+                let emptied = cells.emptied().map(|attribute| (attribute, String::new()));
+                rows.push(FoundRow { id: n, line: place.line, cells: filled.chain(emptied).collect() });
+            }
+        }
+        rows.sort_by_key(|row| row.line);
+        Ok(rows)
+    }
+
+    /// Reads the bytes from a row's beginning to behind its end.
+    fn read_row(&self, offset: u32, reader: &mut RowReader, bytes: &mut Vec<u8>) -> io::Result<()> {
+        let mut length = ROW_READ_BYTES;
+        loop {
+            bytes.resize(length, 0);
+            let mut read = 0;
+            while let Some(rest) = bytes.get_mut(read..).filter(|rest| !rest.is_empty()) {
+                match self.file.read_at(rest, u64::from(offset) + read as u64)? {
+                    0 => break,
+                    more => read += more,
+                }
+            }
+            bytes.truncate(read);
+            // A row that reaches to the end of what was read may go on behind it.
+            let row = reader.read(&self.accepted.header, bytes).len;
+            if read < length || u64::from(row) < read as u64 || length > ROW_BYTES_MAX {
+                return Ok(());
+            }
+            length *= 4;
+        }
+    }
+
+    /// What a write that settled it made of the row on this line, if one did.
+    pub fn settled(&self, line: u32) -> Option<Outcome> {
+        lock(&self.settled).get(&line).copied()
+    }
+
+    /// Notes what a write that settles rows made of one: final, and told before the profile shows it.
+    pub fn settle(&self, line: u32, outcome: Outcome) {
+        lock(&self.settled).entry(line).or_insert(outcome);
+    }
+}
+
+fn index_again(file: &File, empty_values: EmptyValues, path: &Path) -> io::Result<Index> {
+    let (mut parser, mut builder) = (Parser::new(), IndexBuilder::default());
+    let mut bytes = vec![0; 1 << 20];
+    let mut at = 0;
+    loop {
+        let read = file.read_at(&mut bytes, at)?;
+        at += read as u64;
+        let each = |row: super::csv::Row<'_>| builder.add(&row, empty_values);
+        let parsed = match bytes.get(..read) {
+            Some(read) if !read.is_empty() => parser.push(read, each),
+            _ => parser.finish(each).map(|_| ()),
+        };
+        parsed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+        if read == 0 {
+            return builder.finish(path);
+        }
+    }
+}

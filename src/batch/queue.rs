@@ -1,0 +1,144 @@
+//! The batches a daemon knows, and whose turn it is to be folded.
+//!
+//! Promises: batches are folded in seq order per client, and clients take turns, so a client with a hundred batches
+//! waiting does not hold up another's first. The list of pending batches that a reader takes never changes under it.
+
+use super::outcome::{BatchState, Progress};
+use super::pending::{Accepted, Pending};
+use crate::journal::log::Position;
+use crate::model::batch::{BatchId, Counts};
+use crate::model::id::ClientCode;
+use crate::model::seq::{Millis, Seq};
+use crate::sync::{Condvar, Mutex, RwLock, change, lock, snapshot, wait};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A client's pending batches, in seq order.
+pub type PendingList = Arc<Vec<Arc<Pending>>>;
+
+/// A batch that is known: pending or complete.
+#[derive(Debug, Clone)]
+pub struct Known {
+    /// What it is.
+    pub accepted: Arc<Accepted>,
+    /// How far it is.
+    pub progress: Arc<Progress>,
+    /// Where in the journal its entry's group begins.
+    pub position: Position,
+}
+
+/// All batches.
+#[derive(Debug, Default)]
+pub struct Batches {
+    known: RwLock<BTreeMap<(String, Seq), Known>>,
+    pending: RwLock<BTreeMap<ClientCode, PendingList>>,
+    queue: Mutex<Queue>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    /// Whose batch was folded last.
+    served: Option<ClientCode>,
+    closed: bool,
+}
+
+impl Batches {
+    /// A client's pending batches, as of now.
+    pub fn pending(&self, client: &ClientCode) -> PendingList {
+        snapshot(&self.pending).get(client).cloned().unwrap_or_default()
+    }
+
+    /// Makes a batch readable: from here on lookups fold it in, and its turn will come.
+    pub fn publish(&self, pending: Arc<Pending>, position: Position) {
+        let accepted = Arc::clone(&pending.accepted);
+        let known = Known { accepted, progress: Arc::clone(&pending.progress), position };
+        let client = known.accepted.id.client.clone();
+        change(&self.known, |all| all.insert((client.to_string(), known.accepted.id.seq), known));
+        change(&self.pending, |all| {
+            let list = all.entry(client).or_default();
+            *list = Arc::new(list.iter().cloned().chain([pending]).collect());
+        });
+        drop(lock(&self.queue));
+        self.changed.notify_all();
+    }
+
+    /// Notes a batch that was complete before a restart.
+    pub fn note_complete(&self, accepted: Accepted, position: Position, counts: Counts, at: Millis) {
+        let progress = Arc::new(Progress::of(&accepted));
+        progress.complete(counts, at);
+        let key = (accepted.id.client.to_string(), accepted.id.seq);
+        change(&self.known, |all| {
+            all.insert(key, Known { accepted: Arc::new(accepted), progress, position })
+        });
+    }
+
+    /// Takes a batch out of what lookups fold in: the store has it all.
+    pub fn complete(&self, id: &BatchId, counts: Counts, at: Millis) {
+        if let Some(known) = self.get(id) {
+            known.progress.complete(counts, at);
+        }
+        change(&self.pending, |all| {
+            if let Some(list) = all.get_mut(&id.client) {
+                *list = Arc::new(list.iter().filter(|pending| pending.accepted.id != *id).cloned().collect());
+            }
+            all.retain(|_, list| !list.is_empty());
+        });
+    }
+
+    /// One batch.
+    pub fn get(&self, id: &BatchId) -> Option<Known> {
+        change(&self.known, |all| all.get(&(id.client.to_string(), id.seq)).cloned())
+    }
+
+    /// A client's batches, newest first.
+    pub fn of(&self, client: &ClientCode) -> Vec<Known> {
+        let (first, last) = ((client.to_string(), Seq::ZERO), (client.to_string(), Seq::from_u64(u64::MAX)));
+        change(&self.known, |all| all.range(first..=last).rev().map(|(_, known)| known.clone()).collect())
+    }
+
+    /// All batches.
+    pub fn all(&self) -> Vec<Known> {
+        change(&self.known, |all| all.values().cloned().collect())
+    }
+
+    /// The seqs of all pending batches, for finding one by its seq alone.
+    pub fn pending_by_seq(&self, seq: Seq) -> Option<Arc<Pending>> {
+        let lists = snapshot(&self.pending);
+        lists.values().flat_map(|list| list.iter()).find(|pending| pending.accepted.id.seq == seq).cloned()
+    }
+
+    /// The batch whose turn it is: the oldest of the next client, in the order of their codes, that has one. Waits
+    /// for one; none once the queue is closed.
+    pub fn next(&self) -> Option<Arc<Pending>> {
+        let mut queue = lock(&self.queue);
+        loop {
+            if queue.closed {
+                return None;
+            }
+            let lists = snapshot(&self.pending);
+            let behind =
+                lists.iter().find(|(client, _)| queue.served.as_ref().is_some_and(|served| *client > served));
+            if let Some((client, list)) = behind.or_else(|| lists.iter().next())
+                && let Some(first) = list.first()
+            {
+                queue.served = Some(client.clone());
+                return Some(Arc::clone(first));
+            }
+            queue = wait(&self.changed, queue);
+        }
+    }
+
+    /// Ends the turns.
+    pub fn close(&self) {
+        lock(&self.queue).closed = true;
+        self.changed.notify_all();
+    }
+
+    /// How many batches are not complete.
+    pub fn incomplete(&self) -> usize {
+        change(&self.known, |all| {
+            all.values().filter(|known| !matches!(known.progress.state(), BatchState::Complete(_))).count()
+        })
+    }
+}

@@ -1,0 +1,212 @@
+//! The uploaded files as they came, and what is kept beside each: its index of rows and its rows' outcomes.
+//!
+//! Promises: a file that no accepted batch names does not outlive a restart; the bytes in the folder never pass the
+//! limit; what [`SpoolFile::sync`] returned for is on the disk, name and all.
+
+use crate::model::seq::{Millis, Seq, SeqSource};
+use crate::sync::{AtomicU64, Mutex, Ordering, lock};
+use std::collections::HashSet;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What the files of one upload are called by.
+pub type SpoolName = u64;
+
+/// Why the spool could not take something.
+#[derive(Debug, thiserror::Error)]
+pub enum SpoolError {
+    /// The folder holds as much as it may, or the disk does.
+    #[error("{0}")]
+    Full(String),
+    /// The disk failed.
+    #[error("the spool file {path} could not be written: {error}")]
+    Failed {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+/// The folder of uploads.
+#[derive(Debug)]
+pub struct Spool {
+    folder: PathBuf,
+    bytes: AtomicU64,
+    bytes_max: u64,
+    names: Mutex<SeqSource>,
+}
+
+impl Spool {
+    /// Opens or makes the folder, and removes the files of uploads that no batch names: they were never accepted.
+    pub fn open(folder: &Path, bytes_max: u64, named: &HashSet<SpoolName>) -> io::Result<Self> {
+        std::fs::create_dir_all(folder)?;
+        let (mut bytes, mut last) = (0, named.iter().copied().max().unwrap_or_default());
+        for entry in std::fs::read_dir(folder)? {
+            let entry = entry?;
+            let path = entry.path();
+            let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+            let Ok(name) = u64::from_str_radix(stem, 16) else { continue };
+            last = last.max(name);
+            if named.contains(&name) {
+                bytes += entry.metadata()?.len();
+            } else {
+                std::fs::remove_file(&path)?;
+            }
+        }
+        let names = Mutex::new(SeqSource::after(Seq::from_u64(last)));
+        Ok(Self { folder: folder.to_owned(), bytes: AtomicU64::new(bytes), bytes_max, names })
+    }
+
+    /// Begins the file of an upload. It goes again unless it is kept.
+    pub fn begin(self: &Arc<Self>, now: Millis) -> Result<SpoolFile, SpoolError> {
+        let name = lock(&self.names).next(now).get();
+        let path = self.rows_path(name);
+        let opened = OpenOptions::new().write(true).read(true).create_new(true).open(&path);
+        let file = opened.map_err(|error| self.error(name, error))?;
+        Ok(SpoolFile { spool: Arc::clone(self), name, file, written: 0, kept: false })
+    }
+
+    /// Where the uploaded rows are.
+    pub fn rows_path(&self, name: SpoolName) -> PathBuf {
+        self.path(name, "csv")
+    }
+
+    /// Where the index of the rows is.
+    pub fn index_path(&self, name: SpoolName) -> PathBuf {
+        self.path(name, "index")
+    }
+
+    /// Where the outcomes of the rows are.
+    pub fn outcomes_path(&self, name: SpoolName) -> PathBuf {
+        self.path(name, "outcomes")
+    }
+
+    /// The bytes of all files in the folder.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Counts bytes that were written beside an upload.
+    pub fn count(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn path(&self, name: SpoolName, kind: &str) -> PathBuf {
+        self.folder.join(format!("{name:016x}.{kind}"))
+    }
+
+    fn error(&self, name: SpoolName, error: io::Error) -> SpoolError {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => SpoolError::Full(error.to_string()),
+            _ => SpoolError::Failed { path: self.rows_path(name), error },
+        }
+    }
+}
+
+/// The file of an upload on its way in. Dropping it removes it, unless it was kept.
+#[derive(Debug)]
+pub struct SpoolFile {
+    spool: Arc<Spool>,
+    name: SpoolName,
+    file: File,
+    written: u64,
+    kept: bool,
+}
+
+impl SpoolFile {
+    /// What it is called by.
+    pub fn name(&self) -> SpoolName {
+        self.name
+    }
+
+    /// Bytes written so far.
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Writes the next bytes.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), SpoolError> {
+        let more = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        let held = self.spool.bytes.fetch_add(more, Ordering::Relaxed);
+        self.written += more;
+        if held.saturating_add(more) > self.spool.bytes_max {
+            let limit = self.spool.bytes_max;
+            return Err(SpoolError::Full(format!("kept uploads would pass spool_max_bytes, {limit} bytes")));
+        }
+        self.file.write_all(bytes).map_err(|error| self.spool.error(self.name, error))
+    }
+
+    /// Makes the file and its name durable.
+    pub fn sync(&self) -> Result<(), SpoolError> {
+        let synced = self.file.sync_all().and_then(|()| File::open(&self.spool.folder)?.sync_all());
+        synced.map_err(|error| self.spool.error(self.name, error))
+    }
+
+    /// An accepted batch names it now: it stays.
+    pub fn keep(&mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for SpoolFile {
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        self.spool.bytes.fetch_sub(self.written, Ordering::Relaxed);
+        for path in [self.spool.rows_path(self.name), self.spool.index_path(self.name)] {
+            if let Err(error) = std::fs::remove_file(&path)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(path = %path.display(), %error, "an abandoned upload could not be removed");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(folder: &Path) -> usize {
+        std::fs::read_dir(folder).unwrap().count()
+    }
+
+    #[test]
+    fn what_is_not_kept_goes_and_what_no_batch_names_goes_at_the_next_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let spool = Arc::new(Spool::open(folder.path(), 100, &HashSet::new()).unwrap());
+        let mut first = spool.begin(Millis(1)).unwrap();
+        let mut second = spool.begin(Millis(1)).unwrap();
+        let abandoned = spool.begin(Millis(1)).unwrap();
+        first.write(b"12345").unwrap();
+        second.write(b"123").unwrap();
+        first.sync().unwrap();
+        first.keep();
+        second.keep();
+        let (named, unnamed) = (first.name(), second.name());
+        drop((first, second, abandoned));
+        assert_eq!((files(folder.path()), spool.bytes()), (2, 8));
+
+        let spool = Arc::new(Spool::open(folder.path(), 100, &HashSet::from([named])).unwrap());
+        assert_eq!((files(folder.path()), spool.bytes()), (1, 5));
+        assert!(spool.begin(Millis(0)).unwrap().name() > unnamed, "no name is given out twice");
+    }
+
+    #[test]
+    fn the_limit_holds_over_all_uploads_and_frees_with_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let spool = Arc::new(Spool::open(folder.path(), 10, &HashSet::new()).unwrap());
+        let mut one = spool.begin(Millis(1)).unwrap();
+        let mut two = spool.begin(Millis(1)).unwrap();
+        one.write(&[0; 6]).unwrap();
+        assert!(matches!(two.write(&[0; 6]), Err(SpoolError::Full(_))));
+        drop(two);
+        one.write(&[0; 4]).unwrap();
+        drop(one);
+        assert_eq!(spool.bytes(), 0);
+    }
+}

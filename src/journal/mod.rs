@@ -1,0 +1,4 @@
+//! The journal: the truth of which the store is a view.
+
+pub mod entry;
+pub mod log;
