@@ -178,14 +178,18 @@ fn a_body_that_stops_in_the_middle_leaves_no_file() {
     daemon.mbox("demo", "mboxPC=1&mbox3rdPartyId=x&profile.a=0");
     let mut head = request("POST", V2, "a", &[("Content-Length", "100000")], None);
     head.extend_from_slice(SMALL.as_bytes());
-    let mut vanished = daemon.connect();
-    vanished.write(&head);
-    drop(vanished);
-    let mut ended = daemon.connect();
-    ended.write(&head);
-    ended.end();
-    refused(&ended.read(), 400, "broke off");
-    wait_for("the spool folder to be empty", || daemon.spooled().is_empty().then_some(()));
+    for half_close in [false, true] {
+        let mut client = daemon.connect();
+        client.write(&head);
+        wait_for("the first bytes to be spooled", || (!daemon.spooled().is_empty()).then_some(()));
+        if half_close {
+            client.end();
+            refused(&client.read(), 400, "broke off");
+        } else {
+            drop(client);
+        }
+        wait_for("the spool folder to be empty", || daemon.spooled().is_empty().then_some(()));
+    }
     assert_eq!(daemon.value("demo", "third-party", "x", "a").as_deref(), Some("0"));
 }
 

@@ -45,13 +45,15 @@ async fn serve(config: Config) -> Result<(), CliError> {
         ))
     })?;
     let address = listener.local_addr().map_err(|e| CliError::Failed(e.to_string()))?;
-    let app =
-        App::open(config.clone(), Arc::new(SystemClock)).map_err(|e| CliError::Failed(e.to_string()))?;
+    let front_config = config.clone();
+    let opening = tokio::task::spawn_blocking(|| App::open(config, Arc::new(SystemClock)));
+    let opened = opening.await.map_err(|e| CliError::Failed(e.to_string()))?;
+    let app = opened.map_err(|e| CliError::Failed(e.to_string()))?;
     // Until here a signal ends the process at once, however long the recovery takes: that is always safe.
     let mut stops = Stops::new()?;
     say(format_args!("listening on http://{address}"));
 
-    let front = Front::new(app.clone(), &config);
+    let front = Front::new(app.clone(), &front_config);
     let stopped = tokio::select! {
         why = app.failed() => Err(CliError::Failed(why)),
         () = server::serve(listener, front, stop(&mut stops)) => Ok(()),

@@ -29,6 +29,7 @@ pub struct Daemon {
     address: SocketAddr,
     folder: TempDir,
     arguments: Vec<String>,
+    variables: Vec<(String, String)>,
 }
 
 impl Daemon {
@@ -41,10 +42,16 @@ impl Daemon {
     pub fn start_with(arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
-        let mut daemon =
-            Self { process: None, address: SocketAddr::from(([127, 0, 0, 1], 0)), folder, arguments };
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut daemon = Self { process: None, address, folder, arguments, variables: vec![] };
         daemon.restart();
         daemon
+    }
+
+    /// From the next start on it has this environment variable.
+    pub fn set_variable(&mut self, name: &str, value: &str) -> &mut Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
     }
 
     /// Starts it again on its folder, on a free port.
@@ -55,6 +62,7 @@ impl Daemon {
             .arg(self.data())
             .args(&self.arguments)
             .env_clear()
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .current_dir(self.folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
