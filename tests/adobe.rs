@@ -184,6 +184,7 @@ fn a_body_that_stops_in_the_middle_leaves_no_file() {
         wait_for("the first bytes to be spooled", || (!daemon.spooled().is_empty()).then_some(()));
         if half_close {
             client.end();
+            refused(&client.read(), 400, "broke off");
         } else {
             drop(client);
         }

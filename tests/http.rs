@@ -27,9 +27,25 @@ fn what_two_readers_could_understand_differently_is_refused() {
     check(&format!("{post}Content-Length: 5\r\nContent-Length: 5\r\n"), "Content-Length");
     check(&format!("{post}Content-Length: 5\r\nContent-Length: 6\r\n"), "");
     check(&format!("{post}Host: b\r\n"), "Host");
-    check("GET /healthz HTTP/1.1\r\n", "Host");
     check("GET /healthz HTTP/1.1\r\nHost: a\r\nHost: a\r\n", "Host");
     check("GET /healthz HTTP/1.1\r\nHost: a\r\nAuthorization: a\r\nAuthorization: a\r\n", "Authorization");
+}
+
+#[test]
+fn http_1_1_asks_for_a_host_and_http_1_0_does_not() {
+    let daemon = Daemon::start();
+    assert_eq!(daemon.send(b"GET /healthz HTTP/1.1\r\n\r\n").status, 400);
+    assert_eq!(daemon.send(b"GET /healthz HTTP/1.0\r\n\r\n").status, 200);
+}
+
+#[test]
+fn a_client_that_says_it_will_send_no_more_is_answered() {
+    let daemon = Daemon::start();
+    let mut connection = daemon.connect();
+    connection.write(&request("POST", V2, "a", &[], Some(b"batch=thirdPartyId,a\nx,1\n")));
+    connection.end();
+    assert_eq!(connection.read().status, 200);
+    assert!(connection.is_closed());
 }
 
 #[test]

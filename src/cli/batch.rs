@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
 use super::client::{Client, FileBody, encoded};
-use super::{CliError, Remote, block_on, parse_client, print_json, shown, table};
+use super::{CliError, Remote, block_on, parse_client, print_json, say, shown, table};
 use crate::model::id::ClientCode;
 
 /// How long to wait before asking again how far a batch is, at first and at most.
@@ -113,11 +113,11 @@ async fn post(command: Post) -> Result<(), CliError> {
     let id = sent?;
     let mut batch = ask(&client, &id).await?;
     if !command.remote.json {
-        println!(
+        say(format_args!(
             "accepted as {id}: {} rows, {}, durable and readable",
             HumanCount(batch.rows),
             HumanBytes(batch.bytes)
-        );
+        ));
     }
     if command.wait {
         batch = wait(&client, &id).await?;
@@ -125,7 +125,7 @@ async fn post(command: Post) -> Result<(), CliError> {
     match (command.remote.json, command.wait) {
         (true, _) => print_json(&batch),
         (false, true) => {
-            println!("{}", summary(&batch));
+            say(summary(&batch));
             Ok(())
         }
         (false, false) => Ok(()),
@@ -149,7 +149,7 @@ async fn status(command: Status) -> Result<(), CliError> {
     if command.remote.json {
         return print_json(&batch);
     }
-    println!("{}", summary(&batch));
+    say(summary(&batch));
     Ok(())
 }
 
@@ -165,7 +165,7 @@ async fn list(command: List) -> Result<(), CliError> {
         return print_json(&list);
     }
     if list.batches.is_empty() {
-        println!("client {} has no batches", command.client);
+        say(format_args!("client {} has no batches", command.client));
         return Ok(());
     }
     let mut lines = table(&[
@@ -189,7 +189,7 @@ async fn list(command: List) -> Result<(), CliError> {
         line.push(batch.accepted_at.clone());
         lines.add_row(line.iter().map(|cell| shown(cell)));
     }
-    println!("{lines}");
+    say(lines);
     Ok(())
 }
 

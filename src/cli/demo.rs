@@ -15,7 +15,8 @@ use serde::Deserialize;
 use tokio::task::JoinSet;
 
 use super::client::{Client, FileBody};
-use super::{By, CliError, batch, block_on, profile};
+use super::stop::Stops;
+use super::{By, CliError, batch, block_on, complain, profile, say};
 use crate::model::id::ClientCode;
 use crate::model::seq::{Clock, SystemClock};
 
@@ -43,16 +44,24 @@ pub(super) fn run(command: &Demo) -> Result<(), CliError> {
         Ok(_) => USUAL_ADDRESS,
         Err(_) => "127.0.0.1:0",
     };
-    let daemon = Daemon::start(&folder, address)?;
-    println!("A fresh daemon serves {} from {}.", daemon.url, folder.0.display());
-    let daemon = block_on(walk(&folder, daemon))?;
-    if !command.exit {
-        block_on(stay_up(&daemon))?;
-    }
-    Ok(())
+    block_on(async {
+        let mut stops = Stops::new()?;
+        let daemon = tokio::select! {
+            walked = walk(&folder, address) => walked?,
+            () = stops.next() => return Err(CliError::Failed("ended before the walk did".into())),
+        };
+        if !command.exit {
+            say(what_to_try(&daemon.url));
+            stops.next().await;
+            say("\nEnded; its folder is removed.");
+        }
+        Ok(())
+    })
 }
 
-async fn walk(folder: &Folder, daemon: Daemon) -> Result<Daemon, CliError> {
+async fn walk(folder: &Folder, address: &str) -> Result<Daemon, CliError> {
+    let daemon = Daemon::start(folder, address)?;
+    say(format_args!("A fresh daemon serves {} from {}.", daemon.url, folder.0.display()));
     let client = Arc::new(Client::new(&daemon.url)?);
     let visits = visits()?;
     let first_visit = visits.iter().find(|visit| visit.third_party_id.as_deref() == Some(VISITOR));
@@ -70,11 +79,11 @@ async fn walk(folder: &Folder, daemon: Daemon) -> Result<Daemon, CliError> {
     let id = post_loyalty(&client).await?;
     let took = begun.elapsed();
     step(2, &format!("The CRM posts data/loyalty.csv, 4,000 rows: durable and readable after {took:.1?},"));
-    println!("   as {id}.");
+    say(format_args!("   as {id}."));
 
     let visitor = look_up(&client).await?;
     step(3, &format!("A lookup straight after it shows {VISITOR} with the values of the batch:"));
-    println!("{}", profile::in_words(&visitor));
+    say(profile::in_words(&visitor));
     expect(&visitor, "tier", "silver", "batch v2")?;
 
     let profile = [("tier", "gold"), ("page", "checkout")].map(|(name, value)| (name.into(), value.into()));
@@ -94,12 +103,12 @@ async fn walk(folder: &Folder, daemon: Daemon) -> Result<Daemon, CliError> {
 
     let batch = batch::wait(&client, &id).await?;
     step(6, "Every row of the batch is accounted for:");
-    println!("   {}", batch::summary(&batch));
+    say(format_args!("   {}", batch::summary(&batch)));
 
     let visitor = look_up(&client).await?;
     unchanged(&before, &visitor)?;
     step(7, &format!("{VISITOR} now: who set what, and when."));
-    println!("{}", profile::in_words(&visitor));
+    say(profile::in_words(&visitor));
     Ok(daemon)
 }
 
@@ -126,11 +135,9 @@ fn unchanged(before: &profile::Shown, now: &profile::Shown) -> Result<(), CliErr
     Err(CliError::Failed(format!("{VISITOR} should read as before: it was {before:?} and is {now:?}")))
 }
 
-/// Says what to try next, and waits to be ended.
-async fn stay_up(daemon: &Daemon) -> Result<(), CliError> {
-    let url = &daemon.url;
+fn what_to_try(url: &str) -> String {
     let flag = if url.ends_with(USUAL_ADDRESS) { String::new() } else { format!(" --url {url}") };
-    println!(
+    format!(
         "
 It stays up until Ctrl-C. Try, in another terminal:
 
@@ -142,11 +149,8 @@ It stays up until Ctrl-C. Try, in another terminal:
   profiled batch post data/loyalty.csv --client {CLIENT}{flag} --wait
   profiled batch list --client {CLIENT}{flag}
 
-(`profiled` is `cargo run --release --` if it is not installed.)"
-    );
-    tokio::signal::ctrl_c().await.map_err(|e| failed("waiting for Ctrl-C", e))?;
-    println!("\nEnded; its folder is removed.");
-    Ok(())
+(Where `profiled` is not installed it is `cargo run --release --`.)"
+    )
 }
 
 /// A line of data/visits.ndjson: a call from the site.
@@ -206,7 +210,7 @@ fn expect(visitor: &profile::Shown, name: &str, value: &str, source: &str) -> Re
 }
 
 fn step(number: u32, text: &str) {
-    println!("\n{number}. {text}");
+    say(format_args!("\n{number}. {text}"));
 }
 
 fn failed(what: &str, why: impl fmt::Display) -> CliError {
@@ -228,7 +232,7 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         if let Err(e) = std::fs::remove_dir_all(&self.0) {
-            eprintln!("profiled: {} is left behind: {e}", self.0.display());
+            complain(format_args!("{} is left behind: {e}", self.0.display()));
         }
     }
 }

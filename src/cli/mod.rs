@@ -2,15 +2,16 @@
 //!
 //! Promises: what a person reads goes to the terminal in words, what a program reads is one JSON value with `--json`;
 //! the exit code is 0 for done, 1 for failed, 2 for wrong usage; an error says what would be right.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "here is where the program speaks")]
 
 mod batch;
 mod client;
 mod demo;
 mod profile;
 mod serve;
+mod stop;
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -51,7 +52,7 @@ pub fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("profiled: {error}");
+            complain(&error);
             ExitCode::from(error.code())
         }
     }
@@ -130,8 +131,18 @@ fn block_on<T>(future: impl Future<Output = Result<T, CliError>>) -> Result<T, C
 fn print_json(value: &impl Serialize) -> Result<(), CliError> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|e| CliError::Failed(format!("the answer cannot be printed as JSON: {e}")))?;
-    println!("{text}");
+    say(text);
     Ok(())
+}
+
+/// Prints a line on standard output. Whoever reads it may have gone, which is no reason to stop.
+fn say(line: impl fmt::Display) {
+    writeln!(io::stdout(), "{line}").unwrap_or_default();
+}
+
+/// Prints a line about what went wrong on standard error.
+fn complain(line: impl fmt::Display) {
+    writeln!(io::stderr(), "profiled: {line}").unwrap_or_default();
 }
 
 /// Text from outside, as a terminal may show it: what would move the cursor, or worse, is escaped.

@@ -7,7 +7,7 @@ use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::client::{Client, encoded};
-use super::{By, CliError, Remote, block_on, parse_client, print_json, shown, table};
+use super::{By, CliError, Remote, block_on, parse_client, print_json, say, shown, table};
 use crate::model::id::{ClientCode, VisitorId};
 
 /// The commands.
@@ -102,7 +102,7 @@ async fn get(command: Get) -> Result<(), CliError> {
     if command.remote.json {
         return print_json(&visitor);
     }
-    println!("{}", in_words(&visitor));
+    say(in_words(&visitor));
     Ok(())
 }
 
@@ -137,7 +137,7 @@ async fn set(command: Set) -> Result<(), CliError> {
     if command.remote.json {
         return print_json(&visitor);
     }
-    println!("{}", in_words(&visitor));
+    say(in_words(&visitor));
     Ok(())
 }
 

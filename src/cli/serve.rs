@@ -1,18 +1,22 @@
 //! `profiled serve`: the daemon.
 
-use std::io::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
 
-use super::CliError;
+use super::stop::Stops;
+use super::{CliError, say};
 use crate::app::App;
 use crate::config::{Config, ServeOptions};
 use crate::http::{Front, server};
 use crate::model::seq::SystemClock;
 use crate::telemetry;
+
+/// How long the store may take to be checkpointed at a stop: with [`server::DRAIN_MAX`] less than ten seconds.
+const STOP_MAX: Duration = Duration::from_secs(3);
 
 /// The command.
 #[derive(Debug, Args)]
@@ -26,11 +30,14 @@ pub(super) fn run(command: Serve) -> Result<(), CliError> {
     let config = Config::resolve(command.options).map_err(|e| CliError::Usage(e.to_string()))?;
     telemetry::install(&config.log).map_err(|e| CliError::Failed(e.to_string()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    runtime.map_err(|e| CliError::Failed(format!("no threads can be had: {e}")))?.block_on(serve(config))
+    let runtime = runtime.map_err(|e| CliError::Failed(format!("no threads can be had: {e}")))?;
+    let done = runtime.block_on(serve(config));
+    // What still runs then is either done for or took too long.
+    runtime.shutdown_background();
+    done
 }
 
 async fn serve(config: Config) -> Result<(), CliError> {
-    let mut stops = Stops::new().map_err(|e| CliError::Failed(format!("signals cannot be received: {e}")))?;
     let listener = TcpListener::bind(config.listen).await.map_err(|e| {
         CliError::Failed(format!(
             "{} cannot be listened on: {e}; choose another with --listen",
@@ -42,46 +49,30 @@ async fn serve(config: Config) -> Result<(), CliError> {
     let opening = tokio::task::spawn_blocking(|| App::open(config, Arc::new(SystemClock)));
     let opened = opening.await.map_err(|e| CliError::Failed(e.to_string()))?;
     let app = opened.map_err(|e| CliError::Failed(e.to_string()))?;
-    // Whoever started us may have closed our output, and serving is still right.
-    writeln!(std::io::stdout(), "listening on http://{address}").unwrap_or_default();
+    // Until here a signal ends the process at once, however long the recovery takes: that is always safe.
+    let mut stops = Stops::new()?;
+    say(format_args!("listening on http://{address}"));
 
     let front = Front::new(app.clone(), &front_config);
     let stopped = tokio::select! {
         why = app.failed() => Err(CliError::Failed(why)),
-        () = server::serve(listener, front, stops.first()) => Ok(()),
+        () = server::serve(listener, front, stop(&mut stops)) => Ok(()),
     };
     stopped?;
     tokio::select! {
-        () = app.stop() => Ok(()),
+        stopped = timeout(STOP_MAX, app.stop()) => {
+            if stopped.is_err() {
+                tracing::warn!("stopped without a checkpoint, which took too long: the next start replays more");
+            }
+            Ok(())
+        }
         why = app.failed() => Err(CliError::Failed(why)),
     }
 }
 
-/// The signals that ask us to stop.
-struct Stops {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-}
-
-impl Stops {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
-    }
-
-    /// Waits for the first; from then on a second one ends the process at once.
-    async fn first(&mut self) {
-        let (interrupt, terminate) = (&mut self.interrupt, &mut self.terminate);
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        tracing::info!("stopping: requests that have begun are finished first");
-        if let Ok(mut second) = signal(SignalKind::interrupt()) {
-            tokio::spawn(async move {
-                second.recv().await;
-                eprintln!("profiled: ended at once; what was acknowledged is kept");
-                std::process::exit(1);
-            });
-        }
-    }
+/// Waits for the first signal; from then on a second one ends the process at once.
+async fn stop(stops: &mut Stops) {
+    stops.next().await;
+    tracing::info!("stopping: requests that have begun are finished first");
+    stops.end_at_the_next();
 }

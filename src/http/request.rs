@@ -14,10 +14,9 @@ use tokio::time::timeout;
 
 use super::error::HttpError;
 use crate::app::App;
+use crate::batch::csv::NAME_CHARS_MAX;
 use crate::model::id::{ClientCode, IdKind, VisitorId};
 
-/// The longest name of an attribute, in characters (R9).
-const ATTRIBUTE_NAME_CHARS_MAX: usize = 128;
 /// What stands before an attribute's name in a parameter.
 const ATTRIBUTE_PREFIX: &str = "profile.";
 const FORM: &str = "application/x-www-form-urlencoded";
@@ -286,10 +285,10 @@ pub(super) fn check_attribute_name(name: &str) -> Result<(), String> {
             "profile.{name} names an attribute with a prefix of its own: write profile.NAME once"
         ));
     }
-    if name.chars().nth(ATTRIBUTE_NAME_CHARS_MAX).is_some() {
+    if name.chars().nth(NAME_CHARS_MAX).is_some() {
         let start: String = name.chars().take(24).collect();
         return Err(format!(
-            "the attribute's name that begins with {start:?} has more than {ATTRIBUTE_NAME_CHARS_MAX} characters"
+            "the attribute's name that begins with {start:?} has more than {NAME_CHARS_MAX} characters"
         ));
     }
     Ok(())

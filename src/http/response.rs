@@ -32,7 +32,9 @@ pub(super) enum Door {
 pub(super) fn xml(status: StatusCode, elements: &[(&str, &str)]) -> Answer {
     let mut body = String::from("<response>");
     for (name, text) in elements {
-        body.extend(["<", name, ">", &partial_escape(*text), "</", name, ">"]);
+        // XML has no way to write most control characters.
+        let text = text.replace(|c: char| c.is_control() && !c.is_whitespace(), "\u{fffd}");
+        body.extend(["<", name, ">", &partial_escape(&text), "</", name, ">"]);
     }
     body.push_str("</response>");
     with_body(status, "text/xml;charset=UTF-8", body.into())
@@ -108,8 +110,8 @@ mod tests {
 
     #[test]
     fn a_message_cannot_break_out_of_its_element() {
-        let answer = refusal(Door::Batch, &HttpError::Wrong("a <b> & \"c\"".into()));
+        let answer = refusal(Door::Batch, &HttpError::Wrong("a <b> & \u{0}".into()));
         let body = format!("{:?}", answer.body());
-        assert!(body.contains("a &lt;b&gt; &amp; "), "{body}");
+        assert!(body.contains("<message>a &lt;b&gt; &amp; \\xef\\xbf\\xbd</message>"), "{body}");
     }
 }

@@ -108,7 +108,9 @@ async fn connection(socket: TcpStream, front: Arc<Front>, mut stopping: watch::R
     let mut http = http1::Builder::new();
     // hyper's limit counts from the end of the last request, so it is the one for idle connections; how long a header
     // may take once it has begun is watched below hyper.
+    // A client that has said all it will may still wait for its answer.
     http.timer(TokioTimer::new())
+        .half_close(true)
         .header_read_timeout(front.timeouts.idle_connection.max(front.timeouts.header_read))
         .max_header_size(HEADER_BYTES_MAX);
     let mut served = pin!(http.serve_connection(
