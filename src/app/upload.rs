@@ -128,6 +128,7 @@ fn take_in(
     spool.sync()?;
     let failed = |error| SpoolError::Failed { path: inner.spool.index_path(spool.name()), error };
     let index = index.finish(&inner.spool.index_path(spool.name())).map_err(failed)?;
+    spool.count_index();
     let file = File::open(inner.spool.rows_path(spool.name())).map_err(failed)?;
     Ok(NewBatch { client, rules, header, rows, spool, index, file })
 }
