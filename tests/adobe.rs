@@ -311,7 +311,7 @@ fn a_fetch_of_an_unknown_visitor_says_so_in_adobes_words() {
     daemon.mbox("other", "mboxPC=1&mbox3rdPartyId=x");
     let check = |path: &str, status: u16, message: &str| {
         let reply = daemon.get(&format!("/rest/v1/profiles/{path}"));
-        assert_eq!(reply.text(), format!("{{\"message\":\"{message}\",\"status\":{status}}}"), "{path}");
+        assert_eq!(reply.text(), format!("{{\"status\":{status},\"message\":\"{message}\"}}"), "{path}");
         assert_eq!(reply.status, status);
     };
     check("thirdPartyId/x?client=demo", 404, "No profile found for client demo with third party id=x");
