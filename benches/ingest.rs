@@ -5,17 +5,19 @@
 //! `cargo bench --bench ingest [-- PROFILES ROWS UPLOADS]`
 #![expect(
     clippy::unwrap_used,
-    clippy::panic,
     clippy::print_stdout,
     reason = "a bench prints, and stops where it cannot go on"
 )]
 
+mod support;
+
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use support::Daemon;
 
 /// Rows of one file at most.
 const FILE_ROWS: usize = 500_000;
@@ -33,10 +35,10 @@ fn main() {
     );
 
     let folder = tempfile::Builder::new().prefix("ingest").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let daemon = Daemon::start(folder.path());
+    let load = Load { daemon: Daemon::start(folder.path(), "[clients.demo]\nv2_creates_profiles = true\n") };
     for first in (0..profiles).step_by(FILE_ROWS) {
         let ids = first..(first + FILE_ROWS).min(profiles);
-        daemon.run("create", &file(ids.map(|n| format!("crm-{n:08}")), 0), &[]);
+        load.run("create", &file(ids.map(|n| format!("crm-{n:08}")), 0), &[]);
     }
     for round in 1..=3 {
         // Every second visitor, in no order, one in ten unknown.
@@ -46,13 +48,16 @@ fn main() {
         };
         let sample: Vec<usize> = (0..rows).filter(|n| n % 10 != 0).step_by(rows / READ_BACK).collect();
         let expected: Vec<(String, String)> = sample.iter().map(|&n| (id(n), points(n, round))).collect();
-        daemon.run("update", &file((0..rows).map(id), round), &expected);
+        load.run("update", &file((0..rows).map(id), round), &expected);
     }
     let live = bytes_under(&folder.path().join("data").join("store"));
-    println!("store: {} MiB on disk; peak memory so far: {} MiB", live >> 20, daemon.memory("VmHWM") >> 10);
+    println!(
+        "store: {} MiB on disk; peak memory so far: {} MiB",
+        live >> 20,
+        load.daemon.memory("VmHWM") >> 10
+    );
 
-    daemon.upload_at_once(uploads);
-    daemon.stop();
+    load.upload_at_once(uploads);
 }
 
 /// A permutation of 0..rows that leaves no order to be had for nothing.
@@ -79,34 +84,11 @@ fn file(ids: impl Iterator<Item = String>, round: usize) -> Vec<u8> {
     text.into_bytes()
 }
 
-struct Daemon {
-    process: Child,
-    address: String,
+struct Load {
+    daemon: Daemon,
 }
 
-impl Daemon {
-    fn start(folder: &Path) -> Self {
-        let toml = folder.join("profiled.toml");
-        std::fs::write(&toml, "[clients.demo]\nv2_creates_profiles = true\n").unwrap();
-        let mut process = Command::new(env!("CARGO_BIN_EXE_profiled"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--log", "warn", "--data"])
-            .arg(folder.join("data"))
-            .arg("--config")
-            .arg(toml)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.trim_end().strip_prefix("listening on http://").unwrap().to_owned();
-        Self { process, address }
-    }
-
-    fn stop(mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-    }
-
+impl Load {
     /// Posts a batch; v1 unless it is to create. Reads a sample back, waits until it is complete, reports.
     fn run(&self, what: &str, file: &[u8], sample: &[(String, String)]) {
         let version = if what == "create" { "v2/" } else { "" };
@@ -141,7 +123,7 @@ impl Daemon {
             rows / complete.as_secs_f64(),
             element(&status, "successfulUpdates"),
             element(&status, "profilesNotFound"),
-            self.memory("VmHWM") >> 10,
+            self.daemon.memory("VmHWM") >> 10,
         );
     }
 
@@ -149,13 +131,13 @@ impl Daemon {
     fn upload_at_once(&self, uploads: usize) {
         let mut text = file((0..FILE_ROWS).map(|n| format!("unknown-{n:08}-{}", "x".repeat(25))), 9);
         text.resize(UPLOAD_BYTES, b' ');
-        let before = self.memory("VmRSS");
+        let before = self.daemon.memory("VmRSS");
         let began = Instant::now();
         let mut peak = 0;
         std::thread::scope(|scope| {
             let threads: Vec<_> = (0..uploads).map(|_| scope.spawn(|| self.post("", &text))).collect();
             while threads.iter().any(|thread| !thread.is_finished()) {
-                peak = peak.max(self.memory("VmRSS"));
+                peak = peak.max(self.daemon.memory("VmRSS"));
                 std::thread::sleep(Duration::from_millis(5));
             }
             threads.into_iter().for_each(|thread| assert!(thread.join().unwrap().contains("<success>true")));
@@ -166,40 +148,33 @@ impl Daemon {
             began.elapsed().as_millis(),
             before >> 10,
             peak >> 10,
-            self.memory("VmRSS") >> 10,
+            self.daemon.memory("VmRSS") >> 10,
         );
     }
 
     fn post(&self, version: &str, body: &[u8]) -> String {
         let head = format!(
             "POST /m2/demo/{version}profile/batchUpdate HTTP/1.1\r\nHost: {}\r\nContent-Type: text/csv\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
-            self.address,
+            self.daemon.address,
             body.len()
         );
         self.call(head.as_bytes(), body)
     }
 
     fn get(&self, path: &str) -> String {
-        let head = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.address);
+        let head =
+            format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.daemon.address);
         self.call(head.as_bytes(), b"")
     }
 
     fn call(&self, head: &[u8], body: &[u8]) -> String {
-        let mut stream = TcpStream::connect(&self.address).unwrap();
+        let mut stream = TcpStream::connect(&self.daemon.address).unwrap();
         stream.write_all(head).unwrap();
         stream.write_all(body).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         answer
-    }
-
-    /// A line of the kernel's account of the daemon, in KiB.
-    fn memory(&self, line: &str) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
-        let found =
-            status.lines().find_map(|have| have.strip_prefix(line)?.split_whitespace().nth(1)?.parse().ok());
-        found.unwrap_or_else(|| panic!("the kernel does not tell {line}"))
     }
 }
 
