@@ -1,8 +1,7 @@
 //! `GET·POST /m2/{client}/mbox/json`: a site call. It creates the visitor, binds the ids it carries and writes
 //! `profile.*`; it offers no content.
 //!
-//! Without an `mboxPC` the visitor gets a new one, handed back as `tntId`. A call that brings an ECID gets none: the
-//! ECID says who it is, and binding it to a new `pcId` each time would take it from the visitor it belongs to.
+//! Without an `mboxPC` the visitor gets a new one, handed back as `tntId`, unless the call brings an ECID.
 //! A page must not break: an illegal attribute is left out and the call goes on; only an illegal id is refused.
 
 use hyper::StatusCode;
@@ -10,18 +9,12 @@ use serde::Serialize;
 
 use crate::app::{CallIds, SiteCall};
 use crate::http::Front;
+use crate::http::adobe::site::{ATTRIBUTES_MAX, BODY_BYTES_MAX, give_pc_id, random_id, too_long};
 use crate::http::error::HttpError;
 use crate::http::request::{Params, Request, check_attribute_name, client};
 use crate::http::response::{Answer, json};
-use crate::model::id::{IdKind, VisitorId};
+use crate::model::id::IdKind;
 use crate::model::profile::Source;
-
-/// The most attributes in one call (R9).
-const ATTRIBUTES_MAX: usize = 50;
-/// The longest value, in characters (R9).
-const VALUE_CHARS_MAX: usize = 5_000;
-/// The largest body: more than fifty of the longest names and values, in three encoded bytes a character.
-const BODY_BYTES_MAX: usize = 1 << 20;
 
 pub(in crate::http) async fn answer(
     front: &Front,
@@ -62,12 +55,10 @@ fn ids(params: &Params) -> Result<(CallIds, Option<String>), HttpError> {
         third_party: params.id(IdKind::ThirdParty, "mbox3rdPartyId")?,
         ecid: params.id(IdKind::Ecid, "mboxMCGVID")?,
     };
-    let mut tnt_id = params.get("mboxPC").map(str::to_owned);
-    if ids.pc.is_none() && ids.ecid.is_none() {
-        let new = random_id()?;
-        ids.pc = VisitorId::new(IdKind::Pc, &new).ok();
-        tnt_id = Some(new);
-    }
+    let tnt_id = match give_pc_id(&mut ids)? {
+        Some(new) => Some(new),
+        None => params.get("mboxPC").map(str::to_owned),
+    };
     Ok((ids, tnt_id))
 }
 
@@ -76,7 +67,7 @@ fn attributes(params: &Params) -> (Vec<(String, String)>, usize) {
     let mut kept = vec![];
     let mut left_out = 0;
     for (name, value) in params.attributes() {
-        let fits = kept.len() < ATTRIBUTES_MAX && value.chars().nth(VALUE_CHARS_MAX).is_none();
+        let fits = kept.len() < ATTRIBUTES_MAX && !too_long(value);
         if fits && check_attribute_name(name).is_ok() {
             kept.push((name.to_owned(), value.to_owned()));
         } else {
@@ -84,13 +75,6 @@ fn attributes(params: &Params) -> (Vec<(String, String)>, usize) {
         }
     }
     (kept, left_out)
-}
-
-/// A new id: 32 hexadecimal digits, as Adobe's are.
-fn random_id() -> Result<String, HttpError> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|e| HttpError::Inside(format!("no random numbers: {e}")))?;
-    Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
 }
 
 #[cfg(test)]

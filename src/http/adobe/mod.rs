@@ -5,3 +5,4 @@ pub(super) mod batch_update;
 pub(super) mod mbox;
 pub(super) mod profile_fetch;
 pub(super) mod profile_update;
+mod site;
