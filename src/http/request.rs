@@ -176,7 +176,8 @@ impl Body {
         Ok(None)
     }
 
-    async fn collect(&mut self, limit: usize) -> Result<Vec<u8>, HttpError> {
+    /// All of it; it has at most `limit` bytes.
+    pub(super) async fn collect(&mut self, limit: usize) -> Result<Vec<u8>, HttpError> {
         let too_large = || HttpError::TooLarge(format!("the body has more than {limit} bytes"));
         if self.incoming.size_hint().lower() > limit as u64 {
             return Err(too_large());
@@ -275,21 +276,27 @@ pub(super) fn visitor_id(kind: IdKind, text: &str) -> Result<VisitorId, HttpErro
         .map_err(|e| HttpError::Wrong(format!("{text:?} is not a {}: {e}", kind.name())))
 }
 
+/// What is wrong with an attribute's name. Displays for the doors that take parameters.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum NameFault {
+    #[error("an attribute's name is blank: write profile.NAME=value")]
+    Blank,
+    #[error("profile.{name} names an attribute with a prefix of its own: write profile.NAME once")]
+    Prefixed { name: String },
+    #[error("the attribute's name that begins with {start:?} has more than {NAME_CHARS_MAX} characters")]
+    TooLong { start: String },
+}
+
 /// Checks the name of an attribute, without the `profile.` that stands before it in a parameter (R9).
-pub(super) fn check_attribute_name(name: &str) -> Result<(), String> {
+pub(super) fn check_attribute_name(name: &str) -> Result<(), NameFault> {
     if name.trim().is_empty() {
-        return Err("an attribute's name is blank: write profile.NAME=value".into());
+        return Err(NameFault::Blank);
     }
     if name.starts_with(ATTRIBUTE_PREFIX) {
-        return Err(format!(
-            "profile.{name} names an attribute with a prefix of its own: write profile.NAME once"
-        ));
+        return Err(NameFault::Prefixed { name: name.to_owned() });
     }
     if name.chars().nth(NAME_CHARS_MAX).is_some() {
-        let start: String = name.chars().take(24).collect();
-        return Err(format!(
-            "the attribute's name that begins with {start:?} has more than {NAME_CHARS_MAX} characters"
-        ));
+        return Err(NameFault::TooLong { start: name.chars().take(24).collect() });
     }
     Ok(())
 }

@@ -16,6 +16,7 @@ pub(super) enum Endpoint<'a> {
     BatchStatus { client: &'a str },
     ProfileUpdate { client: &'a str },
     Mbox { client: &'a str },
+    Delivery,
     ProfileFetch { kind: IdKind, id: &'a str },
     Profile { id: &'a str },
     Batches,
@@ -43,6 +44,7 @@ impl<'a> Endpoint<'a> {
             }
             ["m2", client, "profile", "update"] => Self::ProfileUpdate { client },
             ["m2", client, "mbox", "json"] => Self::Mbox { client },
+            ["rest", "v1", "delivery"] => Self::Delivery,
             ["rest", "v1", "profiles", "thirdPartyId", id] => {
                 Self::ProfileFetch { kind: IdKind::ThirdParty, id }
             }
@@ -62,7 +64,7 @@ impl<'a> Endpoint<'a> {
     /// The methods that it takes.
     pub(super) fn methods(&self) -> &'static [Method] {
         match self {
-            Self::BatchUpdate { .. } => WRITE,
+            Self::BatchUpdate { .. } | Self::Delivery => WRITE,
             Self::ProfileUpdate { .. } | Self::Mbox { .. } => WRITE_BY_EITHER,
             _ => READ,
         }
@@ -86,6 +88,7 @@ impl<'a> Endpoint<'a> {
             Self::BatchStatus { .. } => "batchStatus",
             Self::ProfileUpdate { .. } => "profile update",
             Self::Mbox { .. } => "mbox",
+            Self::Delivery => "delivery",
             Self::ProfileFetch { .. } => "profile fetch",
             Self::Profile { .. } => "profile",
             Self::Batches => "batches",
@@ -107,6 +110,7 @@ impl<'a> Endpoint<'a> {
             Self::BatchStatus { client } => adobe::batch_status::answer(front, request, client),
             Self::ProfileUpdate { client } => adobe::profile_update::answer(front, request, client).await,
             Self::Mbox { client } => adobe::mbox::answer(front, request, client).await,
+            Self::Delivery => adobe::delivery::answer(front, request).await,
             Self::ProfileFetch { kind, id } => adobe::profile_fetch::answer(front, request, kind, id).await,
             Self::Profile { id } => native::profiles::answer(front, request, id).await,
             Self::Batches => native::batches::list(front, request),
@@ -145,6 +149,7 @@ mod tests {
         check("/m2/demo/v2/profile/batchStatus", Some(Endpoint::BatchStatus { client: "demo" }));
         check("/m2/demo/profile/update", Some(Endpoint::ProfileUpdate { client: "demo" }));
         check("/m2/demo/mbox/json", Some(Endpoint::Mbox { client: "demo" }));
+        check("/rest/v1/delivery", Some(Endpoint::Delivery));
         check("/rest/v1/profiles/1.28_0", fetch(IdKind::Pc, "1.28_0"));
         check("/rest/v1/profiles/thirdPartyId/x", fetch(IdKind::ThirdParty, "x"));
         check("/rest/v1/profiles/marketingCloudVisitorId/3", fetch(IdKind::Ecid, "3"));

@@ -2,6 +2,7 @@
 
 pub(super) mod batch_status;
 pub(super) mod batch_update;
+pub(super) mod delivery;
 pub(super) mod mbox;
 pub(super) mod profile_fetch;
 pub(super) mod profile_update;

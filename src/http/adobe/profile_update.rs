@@ -60,7 +60,7 @@ fn visitor(params: &Params) -> Result<VisitorId, HttpError> {
 fn attributes(params: &Params) -> Result<Vec<(String, String)>, HttpError> {
     let mut attributes = vec![];
     for (name, value) in params.attributes() {
-        check_attribute_name(name).map_err(HttpError::Wrong)?;
+        check_attribute_name(name).map_err(|fault| HttpError::Wrong(fault.to_string()))?;
         attributes.push((name.to_owned(), value.to_owned()));
     }
     if attributes.is_empty() {
