@@ -2,8 +2,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
-    clippy::print_stdout,
-    reason = "a test that cannot go on should say where, and the profiles are for reading"
+    reason = "a test that cannot go on should say where"
 )]
 
 mod support;
