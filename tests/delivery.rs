@@ -206,6 +206,8 @@ fn a_call_that_is_not_legal_is_refused_and_told_why() {
         400,
         "execute.pageLoad.parameters: a parameter's name is blank",
     );
+    let endless = post(&daemon, PATH, &json!({ "id": { "tntId": "x".repeat(100_000) } }).to_string());
+    assert_eq!((endless.status, endless.text().chars().count() < 500), (400, true));
     assert_eq!(daemon.visitor("demo", "pc", "a"), None, "a refused call leaves no trace");
 
     let large = format!(r#"{{"x":"{}"}}"#, "x".repeat(1 << 20));

@@ -2,9 +2,9 @@
 //! visitor, binds the ids it carries and writes `profileParameters`; it offers no content.
 //!
 //! What is typed here is what is used; other keys of Adobe's OpenAPI, and unknown ones, may hold anything. Unlike an mbox
-//! call, one with an illegal parameter is refused whole, and told where. A name that stands twice gets the later value, in
-//! this order whatever order the text has, as a JSON object has none: `execute.pageLoad`, `execute.mboxes`,
-//! `prefetch.views`, `prefetch.pageLoad`, `prefetch.mboxes`, `notifications`.
+//! call, one with an illegal parameter (R9, map by map) is refused whole, and told where. A name that stands twice gets
+//! the later value, in this order whatever order the text has, as a JSON object has none: `execute.pageLoad`,
+//! `execute.mboxes`, `prefetch.views`, `prefetch.pageLoad`, `prefetch.mboxes`, `notifications`.
 //!
 //! Adobe's SDKs leave this host for one of Adobe's when they are told of a cluster. They hear of it from two places, and
 //! `serverDomain` doesn't hold them back: a `tntId` with a location hint (`.28_0`) sends them to `mboxedge28.tt.omtrdc.net`,
@@ -25,7 +25,7 @@ use crate::model::profile::Source;
 
 mod call;
 
-use call::{Call, CustomerId, Ids, Mbox, Object, View};
+use call::{Call, CustomerId, Ids, Mbox, Object, View, shortened};
 
 /// How a body may come: `sendBeacon` sends text.
 const MEDIA_TYPES: [&str; 2] = ["application/json", "text/plain"];
@@ -102,7 +102,7 @@ fn ids(sent: Option<&Ids>) -> Result<CallIds, HttpError> {
     let check = |kind, key: &str, text: Option<&String>| {
         let text = text.filter(|text| !text.is_empty());
         let id = text.map(|text| visitor_id(kind, text)).transpose();
-        id.map_err(|e| HttpError::Wrong(format!("id.{key}: {e}")))
+        id.map_err(|e| HttpError::Wrong(shortened(format!("id.{key}: {e}"))))
     };
     let Some(sent) = sent else { return Ok(CallIds::default()) };
     Ok(CallIds {

@@ -15,7 +15,7 @@ use crate::http::adobe::site::{ATTRIBUTES_MAX, VALUE_CHARS_MAX, too_long};
 use crate::http::error::HttpError;
 use crate::http::request::{NameFault, check_attribute_name};
 
-/// The longest message about a body: it may quote what was sent.
+/// The longest message about a body.
 const MESSAGE_CHARS_MAX: usize = 400;
 
 /// A call's body.
@@ -172,7 +172,8 @@ fn misplaced(path: &str, error: &serde_json::Error) -> HttpError {
     HttpError::Wrong(shortened(format!("{place}: {what}")))
 }
 
-fn shortened(message: String) -> String {
+/// A message that quotes what was sent, cut where it is too long.
+pub(super) fn shortened(message: String) -> String {
     match message.char_indices().nth(MESSAGE_CHARS_MAX) {
         Some((end, _)) => format!("{}…", message.get(..end).unwrap_or_default()),
         None => message,
