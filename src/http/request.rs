@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName};
+use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, HeaderName};
 use hyper::{Method, Version};
 use percent_encoding::percent_decode;
 use tokio::time::timeout;
@@ -17,7 +17,8 @@ use crate::app::App;
 use crate::model::id::{ClientCode, IdKind, VisitorId};
 use crate::model::profile::{NAME_CHARS_MAX, NAME_PREFIX, NameFault, attribute_name_fault};
 
-const FORM: &str = "application/x-www-form-urlencoded";
+/// The media type of a form.
+pub(super) const FORM: &str = "application/x-www-form-urlencoded";
 
 /// A request on its way through the router and a handler.
 pub(super) struct Request {
@@ -112,15 +113,24 @@ impl Request {
         Ok(())
     }
 
-    /// The parameters of a form: those after the `?`, then those of the body. The body has at most `limit` bytes.
-    pub(super) async fn form(&mut self, limit: usize) -> Result<Params, HttpError> {
+    /// The parameters of a form: those after the `?`, then those of the body. The body has at most `limit` bytes, and is
+    /// a form whichever of the media types `taken` it is said to be.
+    pub(super) async fn form(&mut self, limit: usize, taken: &[&str]) -> Result<Params, HttpError> {
         let mut params = self.query();
         if self.method() == Method::POST {
-            self.check_media_type(&[FORM], || format!("send the parameters as {FORM}, uncompressed"))?;
+            self.check_media_type(taken, || format!("send the parameters as {FORM}, uncompressed"))?;
             let body = self.body.collect(limit).await?;
             params.append(Params::decode(&body));
         }
         Ok(params)
+    }
+
+    /// The value of a cookie, as sent; the first of that name that is there counts.
+    pub(super) fn cookie(&self, name: &str) -> Option<&str> {
+        let lines = self.head.headers().get_all(COOKIE).iter().filter_map(|line| line.to_str().ok());
+        let mut cookies =
+            lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
+        cookies.find(|(other, _)| *other == name).map(|(_, value)| value)
     }
 
     fn header(&self, name: &HeaderName) -> Result<Option<&str>, HttpError> {
@@ -231,6 +241,13 @@ impl Params {
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         let mut named = self.pairs.iter().filter(|(other, value)| other == name && !value.is_empty());
         named.next().map(|(_, value)| value.as_str())
+    }
+
+    /// Adds a parameter that is not there.
+    pub(super) fn set_missing(&mut self, name: &str, value: String) {
+        if self.get(name).is_none() {
+            self.pairs.push((name.to_owned(), value));
+        }
     }
 
     /// An id, checked; an error says what is wrong with it.
