@@ -10,10 +10,9 @@ use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::error::Category;
 
-use crate::batch::csv::NAME_CHARS_MAX;
 use crate::http::adobe::site::{ATTRIBUTES_MAX, VALUE_CHARS_MAX, too_long};
 use crate::http::error::HttpError;
-use crate::http::request::{NameFault, check_attribute_name};
+use crate::model::profile::{NAME_CHARS_MAX, NAME_PREFIX, NameFault, attribute_name_fault};
 
 /// The longest message about a body.
 const MESSAGE_CHARS_MAX: usize = 400;
@@ -233,15 +232,19 @@ impl<'de> Deserialize<'de> for Parameters {
 }
 
 fn check_parameter(name: &str, value: &str) -> Result<(), String> {
-    check_attribute_name(name).map_err(|fault| match fault {
-        NameFault::Blank => "a parameter's name is blank".into(),
-        NameFault::Prefixed { name } => format!("{name:?} must be written without \"profile.\""),
-        NameFault::TooLong { start } => {
-            format!(
-                "the parameter's name that begins with {start:?} has more than {NAME_CHARS_MAX} characters"
-            )
+    match attribute_name_fault(name) {
+        None => {}
+        Some(NameFault::Empty | NameFault::Blank) => return Err("a parameter's name is blank".into()),
+        Some(NameFault::Prefixed) => {
+            return Err(format!("{name:?} must be written without {NAME_PREFIX:?}"));
         }
-    })?;
+        Some(NameFault::TooLong) => {
+            let start: String = name.chars().take(24).collect();
+            return Err(format!(
+                "the parameter's name that begins with {start:?} has more than {NAME_CHARS_MAX} characters"
+            ));
+        }
+    }
     if too_long(value) {
         return Err(format!("the value of {name:?} has more than {VALUE_CHARS_MAX} characters"));
     }
