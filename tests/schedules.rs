@@ -681,17 +681,22 @@ fn a_visitor_erased_and_reborn_with_a_row_pending_keeps_nothing_of_it() {
     for rules in [skips(), creates()] {
         explore(move |daemon| {
             daemon.site("p1 anna", "city=Paris");
-            daemon.batch(rules.clone(), "batch=pcId,tier\np1,gold\np1,lead\n");
+            daemon.site("p2 anna", "");
+            let rows = "p1,gold,\np2,,1\np1,lead,\np2,,2\np2,tin,\np1,wood,3\n";
+            daemon.batch(rules.clone(), &format!("batch=pcId,tier,points\n{rows}"));
             let rebirth = daemon.spawn(|d| {
                 d.erase("p1");
                 d.site("p1", "city=Rome");
                 d.watch(&["p1", "anna"], 1)
             });
-            let watchers = [daemon.spawn(|d| d.watch(&["p1"], 3)), daemon.spawn(|d| d.watch(&["anna"], 3))];
-            daemon.spawn(|d| d.fold(1)).join().unwrap().check(2, "");
+            let watchers = [daemon.spawn(|d| d.watch(&["p1"], 3)), daemon.spawn(|d| d.watch(&["anna"], 6))];
+            daemon.spawn(|d| d.fold(1)).join().unwrap().check(3, "");
 
-            let known = || Life::default().then(2, "anna+p1 born 1", "city=Paris@1 tier=lead").gone(3);
-            let (anna, p1) = (known(), known().becomes(4, "p1 born 4", "city=Rome"));
+            let known = || {
+                let sets = "city=Paris@1 points=3 tier=wood";
+                Life::default().then(3, "anna+p1+p2 born 1", sets).gone(4)
+            };
+            let (anna, p1) = (known(), known().becomes(5, "p1 born 5", "city=Rome"));
             let after = rebirth.join().unwrap();
             for seen in watchers.map(|watcher| watcher.join().unwrap()).iter().chain([&after]) {
                 p1.check("p1", seen);

@@ -209,9 +209,7 @@ impl Noted {
     }
 
     fn has(&self, batch: &Pending, line: u32) -> bool {
-        self.nothing
-            || self.all.contains(&(batch.accepted.id.seq, line))
-            || batch.settled(line).is_some()
+        self.nothing || self.all.contains(&(batch.accepted.id.seq, line)) || batch.settled(line).is_some()
     }
 
     fn note(&mut self, batch: &Pending, line: u32, outcome: Outcome) {
