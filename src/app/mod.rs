@@ -615,8 +615,12 @@ pub fn look_up(
         // The runs first, the store second: a batch that is folded in between is then met in the store.
         let pending = batches.pending(client);
         let mut view = View::new(store);
-        settle(&mut view, &pending, &key, &mut Noted::default())?;
+        settle(&mut view, &pending, &key, &mut Noted::nothing())?;
         let canonical = view.canonical(&key)?;
+        // A link that leads nowhere may be one that a bind moved while we looked.
+        if canonical == key && !view.links_stand(&key)? {
+            continue;
+        }
         let value = view.get(&canonical)?;
         let stored = value.as_ref().map(|value| decoded(&canonical, value)).transpose()?;
         match stored {
@@ -624,8 +628,6 @@ pub fn look_up(
                 let alive = !profile.expired(now, lifetime_ms);
                 return Ok(alive.then(|| Visitor::of(client, &canonical, &profile, lifetime_ms)).flatten());
             }
-            // A link that leads nowhere may be one that a bind moved while we looked.
-            Some(Stored::Link { .. }) if !view.links_stand(&key)? => continue,
             _ => return Ok(None),
         }
     }

@@ -188,7 +188,7 @@ impl Replay<'_> {
                 error,
             })?;
             for (line, outcome) in self.settled.remove(&seq).unwrap_or_default() {
-                pending.settle(line, outcome);
+                pending.settled_before(line, outcome);
             }
             batches.publish(Arc::new(pending), position);
         }

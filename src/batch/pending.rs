@@ -240,7 +240,16 @@ pub struct Pending {
     pub progress: Arc<Progress>,
     index: Index,
     file: File,
-    settled: Mutex<HashMap<u32, Outcome>>,
+    settled: Mutex<HashMap<u32, SettledBy>>,
+}
+
+/// Who settled a row.
+#[derive(Debug, Clone, Copy)]
+enum SettledBy {
+    /// A write since the start: the store has the row, or is about to get it from that write.
+    Write(Outcome),
+    /// The journal tells so. The store may have lost the row with the crash, if that write met it folded in already.
+    Journal(Outcome),
 }
 
 impl Pending {
@@ -317,12 +326,25 @@ impl Pending {
 
     /// What a write that settled it made of the row on this line, if one did.
     pub fn settled(&self, line: u32) -> Option<Outcome> {
-        lock(&self.settled).get(&line).copied()
+        lock(&self.settled)
+            .get(&line)
+            .map(|(SettledBy::Write(outcome) | SettledBy::Journal(outcome))| *outcome)
+    }
+
+    /// Whether writes since the start settled all the rows on these lines, so that the store is theirs to put.
+    pub fn left_to_writes(&self, mut lines: impl Iterator<Item = u32>) -> bool {
+        let settled = lock(&self.settled);
+        !settled.is_empty() && lines.all(|line| matches!(settled.get(&line), Some(SettledBy::Write(_))))
     }
 
     /// Notes what a write that settles rows made of one: final, and told before the profile shows it.
     pub fn settle(&self, line: u32, outcome: Outcome) {
-        lock(&self.settled).entry(line).or_insert(outcome);
+        lock(&self.settled).entry(line).or_insert(SettledBy::Write(outcome));
+    }
+
+    /// Notes the same after a restart.
+    pub fn settled_before(&self, line: u32, outcome: Outcome) {
+        lock(&self.settled).entry(line).or_insert(SettledBy::Journal(outcome));
     }
 }
 

@@ -193,16 +193,23 @@ pub struct SettledRow {
 pub struct Noted {
     all: HashSet<(Seq, u32)>,
     new: Vec<SettledRow>,
+    nothing: bool,
 }
 
 impl Noted {
+    /// For lookups, which don't ask what became of a row. They may come too late to be told: a lookup holds its list
+    /// of runs while a batch on it is completed, and what follows that settles none of the batch's rows.
+    pub fn nothing() -> Self {
+        Self { nothing: true, ..Self::default() }
+    }
+
     /// The rows noted since this was last asked.
     pub fn take_new(&mut self) -> Vec<SettledRow> {
         std::mem::take(&mut self.new)
     }
 
     fn has(&self, batch: &Pending, line: u32) -> bool {
-        self.all.contains(&(batch.accepted.id.seq, line)) || batch.settled(line).is_some()
+        self.nothing || self.all.contains(&(batch.accepted.id.seq, line)) || batch.settled(line).is_some()
     }
 
     fn note(&mut self, batch: &Pending, line: u32, outcome: Outcome) {
