@@ -7,7 +7,7 @@ macro_rules! situations {
     ($($name:ident: $says:literal,)+) => {
         /// A situation worth reaching.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum Met { $($name,)+ }
+        pub(crate) enum Met { $($name,)+ }
 
         const SAYS: &[&str] = &[$($says,)+];
     };
@@ -53,12 +53,12 @@ situations! {
 static COUNTS: [AtomicU64; SAYS.len()] = [const { AtomicU64::new(0) }; SAYS.len()];
 
 /// Counts a situation.
-pub fn met(what: Met) {
+pub(crate) fn met(what: Met) {
     COUNTS[what as usize].fetch_add(1, Ordering::Relaxed);
 }
 
 /// The table of all situations, and those never met.
-pub fn table() -> (String, Vec<&'static str>) {
+pub(crate) fn table() -> (String, Vec<&'static str>) {
     let counts = || SAYS.iter().zip(&COUNTS).map(|(says, count)| (*says, count.load(Ordering::Relaxed)));
     let lines = counts().map(|(says, count)| format!("{count:>9}  {says}\n")).collect();
     (lines, counts().filter(|(_, count)| *count == 0).map(|(says, _)| says).collect())

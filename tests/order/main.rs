@@ -21,7 +21,7 @@ mod ops;
 mod stores;
 
 use harness::Harness;
-use proptest::test_runner::{Config, RngSeed, TestCaseError, TestRunner};
+use proptest::test_runner::{Config, RngSeed, TestCaseError, TestError, TestRunner};
 use stores::Which;
 
 /// Random sequences, over all stores: fewer where nothing is optimised.
@@ -40,8 +40,13 @@ fn run(which: Which, cases: u32, seed: u64) {
     let checked = TestRunner::new(config).run(&ops::sequences(), |(settings, sequence)| {
         Harness::new(which, settings).run(&sequence).map_err(TestCaseError::fail)
     });
-    if let Err(error) = checked {
-        panic!("on {which:?}: {error}");
+    match checked {
+        Ok(()) => {}
+        Err(TestError::Abort(why)) => panic!("on {which:?}: {why}"),
+        Err(TestError::Fail(why, (settings, sequence))) => {
+            let sequence: String = sequence.iter().map(|op| format!("    {op:?}\n")).collect();
+            panic!("on {which:?}, begun with {settings:?}, after\n{sequence}{why}");
+        }
     }
 }
 

@@ -9,13 +9,13 @@ use super::coverage::{Met, met};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How many ids of one kind a profile lists (R1).
-pub const LISTED_MAX: usize = 256;
+pub(crate) const LISTED_MAX: usize = 256;
 /// A visit that brings nothing else is a write at most this often (R11).
 const VISIT_EVERY_MS: u64 = 3_600_000;
 
 /// Which name space an id is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub(crate) enum Kind {
     Pc,
     ThirdParty,
     Ecid,
@@ -23,9 +23,9 @@ pub enum Kind {
 
 /// An id of a visitor.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Id {
-    pub kind: Kind,
-    pub name: String,
+pub(crate) struct Id {
+    pub(crate) kind: Kind,
+    pub(crate) name: String,
 }
 
 impl std::fmt::Display for Id {
@@ -36,7 +36,7 @@ impl std::fmt::Display for Id {
 
 /// Where a write came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum From {
+pub(crate) enum From {
     Mbox,
     Delivery,
     SingleUpdate,
@@ -46,10 +46,10 @@ pub enum From {
 
 /// The value of an attribute, with the write that set it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Value {
-    pub text: String,
-    pub seq: u64,
-    pub from: From,
+pub(crate) struct Value {
+    pub(crate) text: String,
+    pub(crate) seq: u64,
+    pub(crate) from: From,
 }
 
 type Attributes = BTreeMap<String, Value>;
@@ -63,12 +63,12 @@ struct Listed {
 
 /// A profile.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Profile {
-    pub born: u64,
-    pub last_site: u64,
-    pub last_batch: u64,
-    pub last_write: u64,
-    pub last_active_ms: u64,
+pub(crate) struct Profile {
+    pub(crate) born: u64,
+    pub(crate) last_site: u64,
+    pub(crate) last_batch: u64,
+    pub(crate) last_write: u64,
+    pub(crate) last_active_ms: u64,
     /// Oldest bind first.
     listed: Vec<Listed>,
     base: Attributes,
@@ -93,17 +93,17 @@ impl Profile {
         }
     }
 
-    pub fn lives(&self, at_ms: u64, lifetime_ms: u64) -> bool {
+    pub(crate) fn lives(&self, at_ms: u64, lifetime_ms: u64) -> bool {
         at_ms < self.last_active_ms + lifetime_ms
     }
 
-    pub fn visible(&self) -> Attributes {
+    pub(crate) fn visible(&self) -> Attributes {
         let mut all = self.base.clone();
         all.extend(self.layer.clone());
         all
     }
 
-    pub fn ids(&self) -> impl Iterator<Item = &Id> {
+    pub(crate) fn ids(&self) -> impl Iterator<Item = &Id> {
         self.listed.iter().map(|listed| &listed.id)
     }
 
@@ -138,22 +138,22 @@ fn bytes(attributes: &Attributes) -> usize {
 }
 
 /// The milliseconds of a seq (R3).
-pub fn millis(seq: u64) -> u64 {
+pub(crate) fn millis(seq: u64) -> u64 {
     seq >> 20
 }
 
 /// The seq that follows `last` when the clock shows `now_ms` (R3).
-pub fn next_seq(last: u64, now_ms: u64) -> u64 {
+pub(crate) fn next_seq(last: u64, now_ms: u64) -> u64 {
     (last + 1).max(now_ms << 20)
 }
 
 /// What shapes a write besides what it brings.
 #[derive(Debug, Clone, Copy)]
-pub struct Rules {
-    pub seq: u64,
-    pub from: From,
-    pub lifetime_ms: u64,
-    pub profile_bytes_max: usize,
+pub(crate) struct Rules {
+    pub(crate) seq: u64,
+    pub(crate) from: From,
+    pub(crate) lifetime_ms: u64,
+    pub(crate) profile_bytes_max: usize,
 }
 
 impl Rules {
@@ -164,16 +164,16 @@ impl Rules {
 
 /// What shapes a batch beyond that.
 #[derive(Debug, Clone, Copy)]
-pub struct BatchRules {
-    pub rules: Rules,
-    pub creates: bool,
-    pub replaces: bool,
-    pub removes: bool,
+pub(crate) struct BatchRules {
+    pub(crate) rules: Rules,
+    pub(crate) creates: bool,
+    pub(crate) replaces: bool,
+    pub(crate) removes: bool,
 }
 
 /// What became of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     Updated,
     Created,
     NotFound,
@@ -182,22 +182,22 @@ pub enum Outcome {
 }
 
 /// A row: its id and its cells; none if it is not well-formed.
-pub type Row = Option<(Id, Vec<(String, String)>)>;
+pub(crate) type Row = Option<(Id, Vec<(String, String)>)>;
 
 /// What a write to one visitor came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Came {
+pub(crate) struct Came {
     /// It is a write, with a place in the order.
-    pub accepted: bool,
+    pub(crate) accepted: bool,
     /// The visitor has a profile.
-    pub known: bool,
+    pub(crate) known: bool,
     /// Attributes left out.
-    pub left_out: usize,
+    pub(crate) left_out: usize,
 }
 
 /// The visitors of one client.
 #[derive(Debug, Clone, Default)]
-pub struct Visitors {
+pub(crate) struct Visitors {
     profiles: BTreeMap<Id, Profile>,
     erased: BTreeSet<Id>,
     once_bound: BTreeSet<(Id, Id)>,
@@ -222,12 +222,12 @@ impl Visitors {
     }
 
     /// What a lookup shows.
-    pub fn look_up(&self, id: &Id, now_ms: u64, lifetime_ms: u64) -> Option<(&Id, &Profile)> {
+    pub(crate) fn look_up(&self, id: &Id, now_ms: u64, lifetime_ms: u64) -> Option<(&Id, &Profile)> {
         self.living(id, now_ms, lifetime_ms).and_then(|holder| self.profiles.get_key_value(&holder))
     }
 
     /// All ids that lead where this one does.
-    pub fn ids_with(&self, id: &Id) -> Vec<Id> {
+    pub(crate) fn ids_with(&self, id: &Id) -> Vec<Id> {
         match self.holder(id) {
             Some(holder) => {
                 let ids = self.profiles[&holder].ids().cloned().collect::<Vec<_>>();
@@ -322,7 +322,7 @@ impl Visitors {
     }
 
     /// A site call: creates, binds, writes (R2, R5, R11).
-    pub fn site_call(
+    pub(crate) fn site_call(
         &mut self,
         ids: [Option<&Id>; 3],
         sets: &[(String, String)],
@@ -359,7 +359,7 @@ impl Visitors {
     }
 
     /// A single update or a removal: never creates (R5).
-    pub fn update(
+    pub(crate) fn update(
         &mut self,
         id: &Id,
         sets: &[(String, String)],
@@ -388,7 +388,7 @@ impl Visitors {
     }
 
     /// Erases a visitor with all ids (R12), also one that has expired: its bytes must go. False if there is none.
-    pub fn erase(&mut self, id: &Id) -> bool {
+    pub(crate) fn erase(&mut self, id: &Id) -> bool {
         let Some(holder) = self.holder(id) else { return false };
         let profile = self.profiles.remove(&holder).unwrap();
         self.erased.extend(profile.ids().cloned().chain([holder]));
@@ -396,7 +396,7 @@ impl Visitors {
     }
 
     /// Applies all rows of a batch, in line order.
-    pub fn batch(&mut self, rows: &[Row], rules: &BatchRules) -> Vec<Outcome> {
+    pub(crate) fn batch(&mut self, rows: &[Row], rules: &BatchRules) -> Vec<Outcome> {
         let (at, lifetime) = (rules.rules.at_ms(), rules.rules.lifetime_ms);
         let mut met_ids: BTreeMap<Id, BTreeSet<Id>> = BTreeMap::new();
         for (id, _) in rows.iter().flatten() {

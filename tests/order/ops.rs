@@ -5,27 +5,27 @@ use super::model::{Id, Kind};
 use proptest::prelude::*;
 
 /// The clients.
-pub const CLIENTS: [&str; 2] = ["demo", "demo2"];
+pub(crate) const CLIENTS: [&str; 2] = ["demo", "demo2"];
 /// Ids of all three kinds bear the same names: a pcId and a thirdPartyId of one name are two visitors (R1).
-pub const NAMES: [&str; 4] = ["v0", "v1", "v2", "v3"];
+pub(crate) const NAMES: [&str; 4] = ["v0", "v1", "v2", "v3"];
 /// Attributes.
-pub const ATTRIBUTES: [&str; 3] = ["a", "b", "c"];
+pub(crate) const ATTRIBUTES: [&str; 3] = ["a", "b", "c"];
 
-pub const MINUTE_MS: u64 = 60_000;
-pub const HOUR_MS: u64 = 60 * MINUTE_MS;
-pub const DAY_MS: u64 = 24 * HOUR_MS;
+pub(crate) const MINUTE_MS: u64 = 60_000;
+pub(crate) const HOUR_MS: u64 = 60 * MINUTE_MS;
+pub(crate) const DAY_MS: u64 = 24 * HOUR_MS;
 
 /// The n-th visitor id of a kind.
-pub fn id(kind: Kind, n: usize) -> Id {
+pub(crate) fn id(kind: Kind, n: usize) -> Id {
     Id { kind, name: NAMES[n % NAMES.len()].into() }
 }
 
 /// Attributes to set, by number; later ones of the same name win.
-pub type Sets = Vec<(usize, Text)>;
+pub(crate) type Sets = Vec<(usize, Text)>;
 
 /// A value: a few short ones, and two that reach the limits on a profile's size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Text {
+pub(crate) enum Text {
     Empty,
     One,
     Two,
@@ -34,7 +34,7 @@ pub enum Text {
 }
 
 impl Text {
-    pub fn text(self) -> String {
+    pub(crate) fn text(self) -> String {
         match self {
             Self::Empty => String::new(),
             Self::One => "1".into(),
@@ -47,19 +47,19 @@ impl Text {
 
 /// A batch to upload.
 #[derive(Debug, Clone)]
-pub struct Batch {
-    pub by: Kind,
-    pub v2: bool,
-    pub removes: bool,
-    pub columns: Vec<usize>,
-    pub rows: Vec<Row>,
+pub(crate) struct Batch {
+    pub(crate) by: Kind,
+    pub(crate) v2: bool,
+    pub(crate) removes: bool,
+    pub(crate) columns: Vec<usize>,
+    pub(crate) rows: Vec<Row>,
     /// So many rows more, for visitors that nothing else names: enough of them make several chunks of one part.
-    pub fillers: usize,
+    pub(crate) fillers: usize,
 }
 
 /// A row of it.
 #[derive(Debug, Clone)]
-pub enum Row {
+pub(crate) enum Row {
     /// For the n-th visitor, a pcId with or without a location hint, with a cell for each of the first columns.
     Good { who: usize, hint: bool, cells: Vec<Text> },
     /// Not well-formed.
@@ -70,7 +70,7 @@ pub enum Row {
 
 /// A request to the commit thread.
 #[derive(Debug, Clone)]
-pub enum Call {
+pub(crate) enum Call {
     Site { pc: Option<usize>, third_party: Option<usize>, ecid: Option<usize>, sets: Sets },
     Update { kind: Kind, who: usize, sets: Sets },
     Remove { kind: Kind, who: usize, attributes: Vec<usize> },
@@ -80,16 +80,16 @@ pub enum Call {
 
 /// What shapes writes and batches accepted under it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    pub creates: bool,
-    pub replaces: bool,
-    pub lifetime_ms: u64,
-    pub profile_bytes_max: usize,
+pub(crate) struct Settings {
+    pub(crate) creates: bool,
+    pub(crate) replaces: bool,
+    pub(crate) lifetime_ms: u64,
+    pub(crate) profile_bytes_max: usize,
 }
 
 /// How a start begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum How {
+pub(crate) enum How {
     /// With what a crash left.
     Crash,
     /// After a checkpoint.
@@ -100,7 +100,7 @@ pub enum How {
 
 /// A step of a sequence.
 #[derive(Debug, Clone)]
-pub enum Op {
+pub(crate) enum Op {
     /// One commit group.
     Commit(Vec<(usize, Call)>),
     /// Steps of background folding: the next part each, and what follows the last.
@@ -197,7 +197,7 @@ fn client() -> impl Strategy<Value = usize> {
     prop_oneof![6 => Just(0usize), 1 => Just(1)]
 }
 
-pub fn settings() -> impl Strategy<Value = Settings> {
+pub(crate) fn settings() -> impl Strategy<Value = Settings> {
     let lifetime = prop_oneof![3 => Just(14 * DAY_MS), 2 => Just(DAY_MS), 2 => Just(2 * HOUR_MS)];
     let profile_bytes_max = prop_oneof![2 => Just(1usize << 20), 1 => Just(70), 1 => Just(35)];
     (any::<bool>(), any::<bool>(), lifetime, profile_bytes_max).prop_map(
@@ -237,6 +237,6 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 /// Random sequences.
-pub fn sequences() -> impl Strategy<Value = (Settings, Vec<Op>)> {
+pub(crate) fn sequences() -> impl Strategy<Value = (Settings, Vec<Op>)> {
     (settings(), prop::collection::vec(op(), 1..45))
 }

@@ -16,7 +16,7 @@ use super::coverage::{Met, met};
 
 /// Which store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Which {
+pub(crate) enum Which {
     Memory,
     Sled,
     /// In memory; at a crash each key falls back, on its own, to any value it had since the last checkpoint.
@@ -24,14 +24,14 @@ pub enum Which {
 }
 
 /// A store as it is now, and what a restart makes of it.
-pub enum Store {
+pub(crate) enum Store {
     Memory(Arc<MemoryStore>),
     Sled(Arc<SledStore>),
     Forgetful(Arc<ForgetfulStore>),
 }
 
 impl Store {
-    pub fn new(which: Which, folder: &Path) -> Self {
+    pub(crate) fn new(which: Which, folder: &Path) -> Self {
         match which {
             Which::Memory => Self::Memory(Arc::default()),
             Which::Sled => Self::Sled(Arc::new(SledStore::open(folder, 1 << 20).unwrap())),
@@ -39,7 +39,7 @@ impl Store {
         }
     }
 
-    pub fn shared(&self) -> Arc<dyn ProfileStore> {
+    pub(crate) fn shared(&self) -> Arc<dyn ProfileStore> {
         match self {
             Self::Memory(store) => Arc::clone(store) as _,
             Self::Sled(store) => Arc::clone(store) as _,
@@ -48,7 +48,7 @@ impl Store {
     }
 
     /// What is there after the end of the process. `fate` decides what a forgetful one forgets.
-    pub fn restarted(self, folder: &Path, fate: u64) -> Self {
+    pub(crate) fn restarted(self, folder: &Path, fate: u64) -> Self {
         match self {
             Self::Sled(store) => {
                 assert_eq!(Arc::strong_count(&store), 1, "nobody else has the store open");
@@ -61,14 +61,14 @@ impl Store {
     }
 
     /// The checkpoint beside it.
-    pub fn checkpoint(folder: &Path) -> Option<Checkpoint> {
+    pub(crate) fn checkpoint(folder: &Path) -> Option<Checkpoint> {
         read_checkpoint(&folder.join("checkpoint")).unwrap()
     }
 }
 
 /// The strongest adversary that the promise of a checkpoint allows.
 #[derive(Debug, Default)]
-pub struct ForgetfulStore {
+pub(crate) struct ForgetfulStore {
     inner: MemoryStore,
     /// All values that each key had since the last checkpoint, if it changed since.
     had: Mutex<BTreeMap<Key, Vec<Option<StoredBytes>>>>,
