@@ -11,6 +11,7 @@ use profiled::store::{ProfileStore, StoreError, Swapped, VisitorRows};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::coverage::{Met, met};
 
@@ -34,7 +35,7 @@ impl Store {
     pub(crate) fn new(which: Which, folder: &Path) -> Self {
         match which {
             Which::Memory => Self::Memory(Arc::default()),
-            Which::Sled => Self::Sled(Arc::new(SledStore::open(folder, 1 << 20).unwrap())),
+            Which::Sled => Self::Sled(Arc::new(open_sled(folder))),
             Which::Forgetful => Self::Forgetful(Arc::default()),
         }
     }
@@ -64,6 +65,18 @@ impl Store {
     pub(crate) fn checkpoint(folder: &Path) -> Option<Checkpoint> {
         read_checkpoint(&folder.join("checkpoint")).unwrap()
     }
+}
+
+/// Opens sled. Its threads may hold a file a moment longer than the store that was dropped, as those of a dead process
+/// do not.
+fn open_sled(folder: &Path) -> SledStore {
+    for _ in 0..500 {
+        match SledStore::open(folder, 1 << 20) {
+            Err(error) if error.to_string().contains("lock") => std::thread::sleep(Duration::from_millis(10)),
+            opened => return opened.unwrap(),
+        }
+    }
+    panic!("sled does not let go of its files");
 }
 
 /// The strongest adversary that the promise of a checkpoint allows.
