@@ -81,6 +81,8 @@ pub(crate) struct Harness {
     waiting: VecDeque<Request>,
     marked: Option<Checkpoint>,
     groups: usize,
+    /// Whether ids beyond the few were used, by client.
+    crowded: [bool; 2],
 }
 
 struct Core {
@@ -111,6 +113,7 @@ impl Harness {
             waiting: VecDeque::new(),
             marked: None,
             groups: 0,
+            crowded: [false; 2],
         }
     }
 
@@ -381,6 +384,7 @@ impl Harness {
             replaces: batch.v2 && self.settings.replaces,
             removes: batch.removes,
         };
+        self.crowded[client] |= batch.fillers > 0;
         let rows = rows_of(batch);
         let became = self.visitors[client].batch(&rows, &batch_rules);
         self.accepted_seq = rules.seq;
@@ -434,6 +438,7 @@ impl Harness {
     }
 
     fn crowd(&mut self, client: usize, who: usize) -> Result<(), Wrong> {
+        self.crowded[client] = true;
         // Few requests a group would take long, all in one would miss the groups' borders.
         for from in (0..CROWD).step_by(100) {
             let mut requests: VecDeque<Request> = VecDeque::new();
@@ -668,8 +673,9 @@ impl Harness {
         let lifetime_ms = self.settings.lifetime_ms;
         for (client, visitors) in self.visitors.iter().enumerate() {
             for kind in [Kind::Pc, Kind::ThirdParty, Kind::Ecid] {
-                for name in NAMES.into_iter().chain(["f0", "f255"]) {
-                    let id = Id { kind, name: name.into() };
+                let fillers = if self.crowded[client] { &["f0", "f1", "f255"][..] } else { &[] };
+                for name in NAMES.iter().chain(fillers) {
+                    let id = Id { kind, name: (*name).into() };
                     let code = client_code(client);
                     let seen = look_up(&*store, &core.batches, &code, &visitor_id(&id), now, lifetime_ms)
                         .map_err(|error| format!("after {after}, {id} cannot be read: {error}"))?;
