@@ -1,8 +1,70 @@
-//! A visitor-profile store that speaks Adobe Target's profile APIs.
+//! A visitor-profile store that speaks Adobe Target's profile APIs: bulk CSV updates, site calls and lookups, on one
+//! durable order.
+//!
+//! The journal is the truth; the store is a view of it that can be rebuilt. Every accepted write has a [`Seq`], and
+//! what any visitor looks like is what comes of applying all accepted writes one after the other in that order,
+//! whenever they are really folded in. The rules are numbered R1–R12 in the design and in comments here.
+//!
+//! # Where things are
+//!
+//! Imports run only downward in this list; `tests/layers.rs` enforces it.
+//!
+//! | module | what it owns |
+//! | --- | --- |
+//! | [`model`] | ids, seqs, stored values and their bytes, the pure [`fold`]; no async, no I/O, no clock |
+//! | [`sync`] | locks and atomics, exchangeable for a schedule explorer's in test builds |
+//! | [`config`], [`telemetry`] | settings, resolved and checked before anything opens; log lines |
+//! | [`journal`] | segments, group commit, entries |
+//! | [`store`] | the seam to what keeps the profiles; sled and memory behind it |
+//! | [`batch`] | the batch file's parser, the spool, pending rows, settling, background folding |
+//! | [`app`] | what every front door calls: `site_call`, `update`, `read`, `accept_batch` |
+//! | [`http`] | hyper, the router, Adobe's forms and our own |
+//! | [`cli`] | one file per subcommand |
+//!
+//! # A batch
+//!
+//! 1. [`http`] hands the body's frames to an [`Upload`], which writes them to the [spool], parses them and keeps for
+//!    each row the hash of its id and its place: 16 bytes. A refusal, or a client that goes away, leaves nothing.
+//! 2. The file is fsynced, its index sorted. The commit thread gives it a seq, journals `BatchAccepted`, and
+//!    [publishes](batch::queue::Batches::publish) it as a *pending* batch. Only now is it acknowledged, and from now on
+//!    every lookup folds its rows in.
+//! 3. The folding thread takes batches in turn. A [`Plan`](batch::fold::Plan) reads each row once and sorts them by
+//!    key; two [`Part`](batch::fold::Part)s fold them into the store, one atomic swap a visitor. A row whose outcome
+//!    could not be told from the profile afterwards goes through the commit thread instead.
+//! 4. Outcomes are written, the store is made durable, `BatchCompleted` is journaled, the pending rows are dropped.
+//!
+//! # A site call
+//!
+//! 1. [`http`] decodes it into a [`SiteCall`](app::SiteCall), and [`App::site_call`](app::App::site_call) queues it.
+//! 2. The [commit thread](app::commit) takes what is waiting as one group. For each request it takes a seq, *settles*
+//!    the visitor ([`settle`](batch::settle::settle): pending rows of all its ids are folded in first, for they are
+//!    earlier in the order), then binds ids and applies the attributes, all in a view that nobody else sees.
+//! 3. The group is one journal frame: one write, one `fdatasync`. Its entries hold the new values themselves, and what
+//!    became of the rows they settled.
+//! 4. The values are put into the store, each unless what is there reaches as far; then the calls are answered.
+//!
+//! # A lookup
+//!
+//! [`look_up`](app::look_up) takes the list of pending batches first and reads the store second, follows links, folds
+//! the visitor's pending rows in by the same `settle`, and shows the result. It waits for nobody.
+//!
+//! # What never happens
+//!
+//! - A success is never answered before its journal frame is synced; a failed sync is never retried.
+//! - Nothing in a write's outcome depends on the clock at folding time, or on today's configuration.
+//! - No async thread reads or writes a file. No lock is held across an await.
+//! - Attribute values, tokens and bodies are never logged.
+//!
+//! [`Seq`]: model::seq::Seq
+//! [`fold`]: model::update::fold
+//! [`Upload`]: app::Upload
+//! [spool]: batch::spool
 
 pub mod app;
 pub mod batch;
+pub mod cli;
 pub mod config;
+pub mod http;
 pub mod journal;
 pub mod model;
 pub mod store;

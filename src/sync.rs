@@ -25,9 +25,9 @@ pub fn wait<'a, T>(condition: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<
     condition.wait(guard).unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A copy of what a lock guards.
-pub fn snapshot<T: Clone>(lock: &RwLock<T>) -> T {
-    lock.read().unwrap_or_else(PoisonError::into_inner).clone()
+/// Looks at what a lock guards.
+pub fn look<T, R>(lock: &RwLock<T>, at: impl FnOnce(&T) -> R) -> R {
+    at(&lock.read().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// Changes what a lock guards.

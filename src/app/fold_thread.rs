@@ -82,11 +82,12 @@ fn fold_batch(inner: &Arc<Inner>, pending: &Arc<Pending>) -> Result<(), Unfolded
     }
     let written = write_outcomes(&inner.spool.outcomes_path(pending.accepted.spool), &mut outcomes)
         .map_err(Unfolded::Outcomes)?;
-    inner.spool.count(written);
     inner.store.checkpoint().map_err(SettleError::from)?;
     pending.progress.stuck(false);
     let complete = Request::Complete(pending.accepted.id.clone(), counts, inner.clock.now());
     inner.ask_blocking(complete).map_err(|_| Unfolded::Stopping)?;
+    inner.spool.count(written);
+    inner.spool.remove_index(pending.accepted.spool);
     tracing::info!(
         batch = %pending.accepted.id,
         rows = counts.total(),

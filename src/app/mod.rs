@@ -4,6 +4,7 @@
 //! commit.rs       the commit thread: decide, journal, apply, answer
 //! fold_thread.rs  the folding thread: pending batches into the store
 //! upload.rs       a body on its way in: spooled, parsed, indexed as it arrives
+//! sweep_thread.rs reclaims what is expired, in small steps
 //! recovery.rs     what a start does before anything is served
 //! ```
 //!
@@ -12,6 +13,7 @@
 pub mod commit;
 mod fold_thread;
 pub mod recovery;
+pub mod sweep_thread;
 pub mod upload;
 
 use crate::batch::outcome::BatchState as FoldState;
@@ -56,6 +58,8 @@ struct Inner {
     batches: Arc<Batches>,
     spool: Arc<Spool>,
     last_seq: Arc<AtomicU64>,
+    /// The highest seq that the last checkpoint covers.
+    checkpointed_seq: AtomicU64,
     requests: std::sync::RwLock<Option<mpsc::Sender<Asked>>>,
     uploads: Arc<Semaphore>,
     failed: watch::Sender<Option<String>>,
@@ -327,6 +331,7 @@ impl App {
             batches: recovered.batches,
             spool: recovered.spool,
             last_seq: Arc::clone(&committer.last_seq),
+            checkpointed_seq: AtomicU64::new(0),
             requests: std::sync::RwLock::new(Some(requests)),
             uploads: Arc::new(Semaphore::new(config.limits.concurrent_uploads_max)),
             failed: watch::Sender::new(None),
@@ -342,6 +347,7 @@ impl App {
         app.spawn("commit", |inner| commit_thread(inner, committer, asked))?;
         app.spawn("fold", fold_thread::run)?;
         app.spawn("checkpoint", checkpoint_thread)?;
+        app.spawn("sweep", sweep_thread::run)?;
         Ok(app)
     }
 
@@ -542,7 +548,9 @@ impl Inner {
     fn checkpoint(&self) -> Result<(), String> {
         let Ok(Answer::Marked(mark)) = self.ask_blocking(Request::Mark) else { return Ok(()) };
         self.store.checkpoint().map_err(|error| error.to_string())?;
-        recovery::write_checkpoint(&self.checkpoint_path, &mark).map_err(|error| error.to_string())
+        recovery::write_checkpoint(&self.checkpoint_path, &mark).map_err(|error| error.to_string())?;
+        self.checkpointed_seq.store(mark.last_seq, Ordering::Release);
+        Ok(())
     }
 }
 

@@ -126,8 +126,10 @@ fn take_in(
     }
     let header = parser.finish(|_| ())?.clone();
     spool.sync()?;
-    let failed = |error| SpoolError::Failed { path: inner.spool.index_path(spool.name()), error };
-    let index = index.finish(&inner.spool.index_path(spool.name())).map_err(failed)?;
+    let index_path = inner.spool.index_path(spool.name());
+    let failed = |error| SpoolError::Failed { path: index_path.clone(), error };
+    let index = index.finish(&index_path).map_err(failed)?;
+    spool.count_index();
     let file = File::open(inner.spool.rows_path(spool.name())).map_err(failed)?;
     Ok(NewBatch { client, rules, header, rows, spool, index, file })
 }

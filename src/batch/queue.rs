@@ -9,7 +9,7 @@ use crate::journal::log::Position;
 use crate::model::batch::{BatchId, Counts};
 use crate::model::id::ClientCode;
 use crate::model::seq::{Millis, Seq};
-use crate::sync::{Condvar, Mutex, RwLock, change, lock, snapshot, wait};
+use crate::sync::{Condvar, Mutex, RwLock, change, lock, look, wait};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -46,7 +46,7 @@ struct Queue {
 impl Batches {
     /// A client's pending batches, as of now.
     pub fn pending(&self, client: &ClientCode) -> PendingList {
-        snapshot(&self.pending).get(client).cloned().unwrap_or_default()
+        look(&self.pending, |all| all.get(client).cloned().unwrap_or_default())
     }
 
     /// Makes a batch readable: from here on lookups fold it in, and its turn will come.
@@ -88,24 +88,25 @@ impl Batches {
 
     /// One batch.
     pub fn get(&self, id: &BatchId) -> Option<Known> {
-        change(&self.known, |all| all.get(&(id.client.to_string(), id.seq)).cloned())
+        look(&self.known, |all| all.get(&(id.client.to_string(), id.seq)).cloned())
     }
 
     /// A client's batches, newest first.
     pub fn of(&self, client: &ClientCode) -> Vec<Known> {
         let (first, last) = ((client.to_string(), Seq::ZERO), (client.to_string(), Seq::from_u64(u64::MAX)));
-        change(&self.known, |all| all.range(first..=last).rev().map(|(_, known)| known.clone()).collect())
+        look(&self.known, |all| all.range(first..=last).rev().map(|(_, known)| known.clone()).collect())
     }
 
     /// All batches.
     pub fn all(&self) -> Vec<Known> {
-        change(&self.known, |all| all.values().cloned().collect())
+        look(&self.known, |all| all.values().cloned().collect())
     }
 
     /// The seqs of all pending batches, for finding one by its seq alone.
     pub fn pending_by_seq(&self, seq: Seq) -> Option<Arc<Pending>> {
-        let lists = snapshot(&self.pending);
-        lists.values().flat_map(|list| list.iter()).find(|pending| pending.accepted.id.seq == seq).cloned()
+        look(&self.pending, |all| {
+            all.values().flat_map(|list| list.iter()).find(|pending| pending.accepted.id.seq == seq).cloned()
+        })
     }
 
     /// The batch whose turn it is: the oldest of the next client, in the order of their codes, that has one. Waits
@@ -116,14 +117,15 @@ impl Batches {
             if queue.closed {
                 return None;
             }
-            let lists = snapshot(&self.pending);
-            let behind =
-                lists.iter().find(|(client, _)| queue.served.as_ref().is_some_and(|served| *client > served));
-            if let Some((client, list)) = behind.or_else(|| lists.iter().next())
-                && let Some(first) = list.first()
-            {
-                queue.served = Some(client.clone());
-                return Some(Arc::clone(first));
+            let first = look(&self.pending, |all| {
+                let served = queue.served.as_ref();
+                let behind = all.iter().find(|(client, _)| served.is_some_and(|served| *client > served));
+                let (client, list) = behind.or_else(|| all.iter().next())?;
+                Some((client.clone(), Arc::clone(list.first()?)))
+            });
+            if let Some((client, pending)) = first {
+                queue.served = Some(client);
+                return Some(pending);
             }
             queue = wait(&self.changed, queue);
         }
@@ -137,8 +139,65 @@ impl Batches {
 
     /// How many batches are not complete.
     pub fn incomplete(&self) -> usize {
-        change(&self.known, |all| {
+        look(&self.known, |all| {
             all.values().filter(|known| !matches!(known.progress.state(), BatchState::Complete(_))).count()
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::csv::{Header, Parser};
+    use crate::batch::pending::IndexBuilder;
+    use crate::model::batch::{BatchRules, ConsecutiveV2, EmptyValues};
+    use crate::model::id::IdKind;
+    use crate::model::profile::Source;
+
+    /// A batch of one row.
+    fn pending(folder: &std::path::Path, client: &str, number: u64) -> Arc<Pending> {
+        let text = "batch=pcId,a\n1,1\n";
+        let (mut parser, mut index) = (Parser::new(), IndexBuilder::default());
+        parser.push(text.as_bytes(), |row| index.add(&row, EmptyValues::Ignore)).unwrap();
+        let path = folder.join(format!("{number}"));
+        std::fs::write(&path, text).unwrap();
+        let seq = Seq::from_u64(number);
+        let rules = BatchRules {
+            seq,
+            source: Source::BatchV1,
+            creates: false,
+            consecutive_v2: ConsecutiveV2::Merge,
+            empty_values: EmptyValues::Ignore,
+            lifetime_ms: 1,
+            max_profile_bytes: 1,
+        };
+        let accepted = Accepted {
+            id: BatchId { client: ClientCode::new(client).unwrap(), seq },
+            rules,
+            header: Header::from_parts(IdKind::Pc, vec!["a".into()]),
+            spool: number,
+            bytes: text.len() as u64,
+            rows: 1,
+        };
+        let index = index.finish(&folder.join(format!("{number}.index"))).unwrap();
+        Arc::new(Pending::new(accepted, index, std::fs::File::open(path).unwrap()))
+    }
+
+    #[test]
+    fn clients_take_turns_and_each_one_s_batches_come_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let batches = Batches::default();
+        for (client, number) in [("a", 1), ("a", 2), ("a", 3), ("a", 4), ("b", 5), ("c", 6), ("c", 7)] {
+            batches.publish(pending(folder.path(), client, number), Position::START);
+        }
+        let mut order = vec![];
+        while batches.incomplete() > 0 {
+            let next = batches.next().unwrap();
+            order.push(next.accepted.id.seq.get());
+            batches.complete(&next.accepted.id, Counts::default(), Millis(0));
+        }
+        assert_eq!(order, [1, 5, 6, 2, 7, 3, 4]);
+        batches.close();
+        assert!(batches.next().is_none());
     }
 }

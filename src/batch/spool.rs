@@ -66,7 +66,7 @@ impl Spool {
         let path = self.rows_path(name);
         let opened = OpenOptions::new().write(true).read(true).create_new(true).open(&path);
         let file = opened.map_err(|error| self.error(name, error))?;
-        Ok(SpoolFile { spool: Arc::clone(self), name, file, written: 0, kept: false })
+        Ok(SpoolFile { spool: Arc::clone(self), name, file, written: 0, beside: 0, kept: false })
     }
 
     /// Where the uploaded rows are.
@@ -87,6 +87,20 @@ impl Spool {
     /// The bytes of all files in the folder.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Removes the index of an upload whose batch is complete: nothing looks for its rows any more, and should the
+    /// store have to be made again, so is the index.
+    pub fn remove_index(&self, name: SpoolName) {
+        let path = self.index_path(name);
+        let bytes = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
+        match std::fs::remove_file(&path) {
+            Ok(()) => {
+                self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => tracing::warn!(path = %path.display(), %error, "an index could not be removed"),
+        }
     }
 
     /// Counts bytes that were written beside an upload.
@@ -113,6 +127,8 @@ pub struct SpoolFile {
     name: SpoolName,
     file: File,
     written: u64,
+    /// Bytes of the index beside it.
+    beside: u64,
     kept: bool,
 }
 
@@ -145,6 +161,13 @@ impl SpoolFile {
         synced.map_err(|error| self.spool.error(self.name, error))
     }
 
+    /// Counts the index that was written beside it.
+    pub fn count_index(&mut self) {
+        self.beside =
+            std::fs::metadata(self.spool.index_path(self.name)).map_or(0, |metadata| metadata.len());
+        self.spool.count(self.beside);
+    }
+
     /// An accepted batch names it now: it stays.
     pub fn keep(&mut self) {
         self.kept = true;
@@ -156,7 +179,7 @@ impl Drop for SpoolFile {
         if self.kept {
             return;
         }
-        self.spool.bytes.fetch_sub(self.written, Ordering::Relaxed);
+        self.spool.bytes.fetch_sub(self.written + self.beside, Ordering::Relaxed);
         for path in [self.spool.rows_path(self.name), self.spool.index_path(self.name)] {
             if let Err(error) = std::fs::remove_file(&path)
                 && error.kind() != io::ErrorKind::NotFound

@@ -1,0 +1,205 @@
+//! The sweeper: reclaims, in small steps, what counts as absent already (R11, R12): expired profiles, links that lead
+//! nowhere, tombstones that nothing needs any more.
+//!
+//! Promises: nothing it takes is missed. It takes only what no incomplete batch can meet (a value that a pending batch
+//! is not past, and that was expired at each pending batch's place), only what no replay from the last checkpoint can
+//! touch, and only by a swap that fails if anybody wrote meanwhile. A lifetime that is raised later does not bring back
+//! what was swept.
+
+use super::Inner;
+use crate::batch::queue::Batches;
+use crate::batch::settle::decoded;
+use crate::model::id::{ClientCode, Key};
+use crate::model::profile::{Stored, StoredBytes};
+use crate::model::seq::{Millis, Seq};
+use crate::store::{ProfileStore, StoreError};
+use crate::sync::Ordering;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How many keys one step looks at.
+const STEP_KEYS: usize = 256;
+/// The pause between steps: about five thousand keys a second, a few per cent of one core.
+const STEP_PAUSE: Duration = Duration::from_millis(50);
+/// The pause between passes over the whole store.
+const PASS_PAUSE: Duration = Duration::from_secs(60);
+
+/// What bounds a step.
+pub struct Horizon<'h> {
+    /// Now.
+    pub now: Millis,
+    /// The highest seq that the last checkpoint covers.
+    pub checkpoint: Seq,
+    /// The pending batches.
+    pub batches: &'h Batches,
+    /// A client's lifetime of profiles; none if it is not served any more.
+    pub lifetime_ms: &'h dyn Fn(&ClientCode) -> Option<u64>,
+}
+
+/// What a step did.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Swept {
+    /// How many values it took.
+    pub taken: usize,
+    /// Where the next step begins; none at the end of the store.
+    pub next: Option<Key>,
+}
+
+/// Sweeps until the daemon stops.
+pub(super) fn run(inner: &Arc<Inner>) {
+    let mut after = None;
+    let mut taken = 0;
+    loop {
+        inner.wait_unless_stopping(if after.is_some() { STEP_PAUSE } else { PASS_PAUSE });
+        if inner.stopping.load(Ordering::Relaxed) {
+            return;
+        }
+        let horizon = Horizon {
+            now: inner.clock.now(),
+            checkpoint: Seq::from_u64(inner.checkpointed_seq.load(Ordering::Acquire)),
+            batches: &inner.batches,
+            lifetime_ms: &|client| inner.config.client(client).map(|settings| settings.lifetime_ms),
+        };
+        match step(&*inner.store, &horizon, after.as_ref(), STEP_KEYS) {
+            Ok(swept) => {
+                taken += swept.taken;
+                after = swept.next;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the sweeper stumbled; it begins again");
+                after = None;
+            }
+        }
+        if after.is_none() && taken > 0 {
+            tracing::info!(taken, "swept expired profiles, dead links and spent tombstones");
+            taken = 0;
+        }
+    }
+}
+
+/// Looks at the next keys and takes what may go.
+pub fn step(
+    store: &dyn ProfileStore,
+    horizon: &Horizon<'_>,
+    after: Option<&Key>,
+    keys: usize,
+) -> Result<Swept, StoreError> {
+    let page = store.scan(after, keys)?;
+    let next = page.last().filter(|_| page.len() == keys).map(|(key, _)| key.clone());
+    let mut taken = 0;
+    for (key, value) in &page {
+        if horizon.reclaims(store, key, value)? && store.put_if(key, Some(value), None)? {
+            taken += 1;
+        }
+    }
+    Ok(Swept { taken, next })
+}
+
+impl Horizon<'_> {
+    fn reclaims(&self, store: &dyn ProfileStore, key: &Key, value: &StoredBytes) -> Result<bool, StoreError> {
+        let stored = decoded(key, value)?;
+        let Ok(client) = ClientCode::new(key.client()) else { return Ok(false) };
+        let Some(lifetime_ms) = (self.lifetime_ms)(&client) else { return Ok(false) };
+        let pending = self.batches.pending(&client);
+        let oldest = pending.first().map(|batch| batch.accepted.id.seq);
+        if stored.through() > self.checkpoint || oldest.is_some_and(|oldest| stored.through() >= oldest) {
+            return Ok(false);
+        }
+        Ok(match stored {
+            Stored::Profile(profile) => {
+                profile.expired(self.now, lifetime_ms)
+                    && pending.iter().all(|batch| {
+                        let rules = &batch.accepted.rules;
+                        profile.expired(rules.seq.millis(), rules.lifetime_ms)
+                    })
+            }
+            Stored::Link { target, .. } => !self.leads_on(store, key, target)?,
+            Stored::Tombstone { .. } => true,
+        })
+    }
+
+    /// Whether the profile at the end of a link, two links at most, lists the id.
+    fn leads_on(&self, store: &dyn ProfileStore, id: &Key, mut target: Key) -> Result<bool, StoreError> {
+        for _ in 0..2 {
+            let Some(value) = store.get(std::slice::from_ref(&target))?.pop().flatten() else {
+                return Ok(false);
+            };
+            match decoded(&target, &value)? {
+                Stored::Profile(profile) => return Ok(profile.lists(id.kind(), id.id())),
+                Stored::Link { target: further, .. } => target = further,
+                Stored::Tombstone { .. } => return Ok(false),
+            }
+        }
+        Ok(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::id::IdKind;
+    use crate::model::profile::Profile;
+    use crate::model::update::list_id;
+    use crate::store::memory::MemoryStore;
+    use crate::store::put_through;
+
+    const LIFETIME_MS: u64 = 1000;
+
+    fn key(kind: IdKind, id: &str) -> Key {
+        Key::new(&ClientCode::new("demo").unwrap(), kind, id)
+    }
+
+    fn at(ms: u64) -> Seq {
+        Seq::from_parts(Millis(ms), 0)
+    }
+
+    /// What is left of a store after a sweep at `now` with the last checkpoint at `checkpoint`.
+    fn left(values: &[(Key, Stored<'_>)], now: u64, checkpoint: u64) -> Vec<String> {
+        let store = MemoryStore::default();
+        for (key, value) in values {
+            put_through(&store, key, None, &value.encode()).unwrap();
+        }
+        let horizon = Horizon {
+            now: Millis(now),
+            checkpoint: at(checkpoint),
+            batches: &Batches::default(),
+            lifetime_ms: &|_| Some(LIFETIME_MS),
+        };
+        let (mut after, mut rounds) = (None, 0);
+        // Two passes: a link is taken once its target is gone.
+        while rounds < 2 {
+            after = step(&store, &horizon, after.as_ref(), 2).unwrap().next;
+            rounds += usize::from(after.is_none());
+        }
+        store.scan(None, 100).unwrap().into_iter().map(|(key, _)| key.id().to_owned()).collect()
+    }
+
+    fn visitor(born: u64) -> [(Key, Stored<'static>); 2] {
+        let mut profile = Profile::born_at(at(born));
+        list_id(&mut profile, IdKind::Pc, "p", at(born));
+        let target = key(IdKind::ThirdParty, "t");
+        let link = Stored::Link { through: at(born), target: target.clone() };
+        [(target, Stored::Profile(profile)), (key(IdKind::Pc, "p"), link)]
+    }
+
+    #[test]
+    fn a_living_visitor_stays_and_an_expired_one_goes_with_its_links() {
+        assert_eq!(left(&visitor(10), 1009, 5000), ["p", "t"]);
+        assert_eq!(left(&visitor(10), 1010, 5000), Vec::<String>::new());
+        assert_eq!(left(&visitor(10), 1010, 9), ["p", "t"], "a replay may still meet it");
+    }
+
+    #[test]
+    fn a_link_that_its_target_does_not_list_goes() {
+        let [(target, _), link] = visitor(10);
+        let reborn = (target, Stored::Profile(Profile::born_at(at(500))));
+        assert_eq!(left(&[reborn, link], 600, 5000), ["t"]);
+    }
+
+    #[test]
+    fn a_tombstone_goes_once_a_checkpoint_is_past_it() {
+        let tombstone = [(key(IdKind::Pc, "p"), Stored::Tombstone { through: at(20) })];
+        assert_eq!(left(&tombstone, 30, 19), ["p"]);
+        assert_eq!(left(&tombstone, 30, 20), Vec::<String>::new());
+    }
+}

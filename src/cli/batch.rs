@@ -1,0 +1,266 @@
+//! `profiled batch post|status|list`.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
+use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
+
+use super::client::{Client, FileBody, encoded};
+use super::{CliError, Remote, block_on, parse_client, print_json, say, shown, table};
+use crate::model::id::ClientCode;
+
+/// How long to wait before asking again how far a batch is, at first and at most.
+const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(super) enum Batch {
+    /// Post a batch file; `-` reads it from standard input
+    Post(Post),
+    /// Say how far a batch is
+    Status(Status),
+    /// List a client's batches, newest first
+    List(List),
+}
+
+/// Posts a file.
+#[derive(Debug, Args)]
+pub(super) struct Post {
+    /// The batch file, its first line batch=thirdPartyId,… or batch=pcId,…
+    file: PathBuf,
+    /// Whose visitors
+    #[arg(long, value_name = "CLIENT", value_parser = parse_client)]
+    client: ClientCode,
+    /// Use version 1 of the call, instead of 2
+    #[arg(long)]
+    v1: bool,
+    /// Wait until the batch is complete
+    #[arg(long)]
+    wait: bool,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// Asks after one batch.
+#[derive(Debug, Args)]
+pub(super) struct Status {
+    /// The batch's id, such as demo-1701473848678-10000000
+    id: String,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// Lists batches.
+#[derive(Debug, Args)]
+pub(super) struct List {
+    /// Whose batches
+    #[arg(long, value_name = "CLIENT", value_parser = parse_client)]
+    client: ClientCode,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// Runs one of the commands.
+pub(super) fn run(command: Batch) -> Result<(), CliError> {
+    match command {
+        Batch::Post(command) => block_on(post(command)),
+        Batch::Status(command) => block_on(status(command)),
+        Batch::List(command) => block_on(list(command)),
+    }
+}
+
+/// A batch as the native API shows it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Shown {
+    pub(super) batch_id: String,
+    client: String,
+    seq: String,
+    version: String,
+    pub(super) status: String,
+    pub(super) rows: u64,
+    bytes: u64,
+    pub(super) counts: Outcomes,
+    accepted_at: String,
+    completed_at: Option<String>,
+}
+
+/// Its rows dealt with so far, by outcome.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Outcomes {
+    pub(super) updated: u64,
+    pub(super) created: u64,
+    pub(super) not_found: u64,
+    pub(super) ignored: u64,
+    pub(super) failed: u64,
+}
+
+impl Outcomes {
+    fn total(&self) -> u64 {
+        self.updated + self.created + self.not_found + self.ignored + self.failed
+    }
+}
+
+async fn post(command: Post) -> Result<(), CliError> {
+    let client = Client::new(&command.remote.url)?;
+    let (body, bar) = open(&command.file).await?;
+    let version = if command.v1 { "" } else { "v2/" };
+    let sent = send(&client, &format!("/m2/{}/{version}profile/batchUpdate", command.client), body).await;
+    bar.finish_and_clear();
+    let id = sent?;
+    let mut batch = ask(&client, &id).await?;
+    if !command.remote.json {
+        say(format_args!(
+            "accepted as {id}: {} rows, {}, durable and readable",
+            HumanCount(batch.rows),
+            HumanBytes(batch.bytes)
+        ));
+    }
+    if command.wait {
+        batch = wait(&client, &id).await?;
+    }
+    match (command.remote.json, command.wait) {
+        (true, _) => print_json(&batch),
+        (false, true) => {
+            say(summary(&batch));
+            Ok(())
+        }
+        (false, false) => Ok(()),
+    }
+}
+
+/// Sends a batch file; gives the batch's id.
+pub(super) async fn send(client: &Client, path: &str, body: FileBody) -> Result<String, CliError> {
+    let answer = client.post_file(path, body).await?;
+    match (answer.element("success").as_deref(), answer.element("batchStatus")) {
+        (Some("true"), Some(url)) => {
+            let id = url.split_once("batchId=").map(|(_, id)| id.to_owned());
+            id.ok_or_else(|| CliError::Failed("the answer names no batch; is --url right?".into()))
+        }
+        _ => Err(CliError::Failed(format!("the batch was refused: {}", shown(&answer.refusal())))),
+    }
+}
+
+async fn status(command: Status) -> Result<(), CliError> {
+    let batch = ask(&Client::new(&command.remote.url)?, &command.id).await?;
+    if command.remote.json {
+        return print_json(&batch);
+    }
+    say(summary(&batch));
+    Ok(())
+}
+
+async fn list(command: List) -> Result<(), CliError> {
+    #[derive(Serialize, Deserialize)]
+    struct Batches {
+        batches: Vec<Shown>,
+    }
+    let client = Client::new(&command.remote.url)?;
+    let path = format!("/api/v1/batches?client={}", encoded(command.client.as_str()));
+    let list: Batches = client.get(&path).await?.json()?;
+    if command.remote.json {
+        return print_json(&list);
+    }
+    if list.batches.is_empty() {
+        say(format_args!("client {} has no batches", command.client));
+        return Ok(());
+    }
+    let mut lines = table(&[
+        "batch",
+        "call",
+        "status",
+        "rows",
+        "updated",
+        "created",
+        "not found",
+        "ignored",
+        "failed",
+        "accepted",
+    ]);
+    for batch in &list.batches {
+        let counts = &batch.counts;
+        let counts =
+            [batch.rows, counts.updated, counts.created, counts.not_found, counts.ignored, counts.failed];
+        let mut line = vec![batch.batch_id.clone(), batch.version.clone(), batch.status.clone()];
+        line.extend(counts.map(|count| HumanCount(count).to_string()));
+        line.push(batch.accepted_at.clone());
+        lines.add_row(line.iter().map(|cell| shown(cell)));
+    }
+    say(lines);
+    Ok(())
+}
+
+/// The file as a body, and the bar that shows how much of it is sent; a bar shows only on a terminal.
+async fn open(path: &Path) -> Result<(FileBody, ProgressBar), CliError> {
+    if path == Path::new("-") {
+        let bar = ProgressBar::no_length().with_message("sending");
+        let moved = bar.clone();
+        return Ok((FileBody::new(tokio::io::stdin(), None, move |bytes| moved.inc(bytes)), bar));
+    }
+    let unreadable = |e: std::io::Error| CliError::Failed(format!("{} cannot be read: {e}", path.display()));
+    let file = tokio::fs::File::open(path).await.map_err(unreadable)?;
+    let kind = file.metadata().await.map_err(unreadable)?;
+    if kind.is_dir() {
+        return Err(CliError::Usage(format!("{} is a folder: name a batch file", path.display())));
+    }
+    let length = kind.is_file().then_some(kind.len());
+    let bar = progress(length.unwrap_or_default(), "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}");
+    bar.set_message("sending ");
+    let moved = bar.clone();
+    Ok((FileBody::new(file, length, move |bytes| moved.inc(bytes)), bar))
+}
+
+fn progress(length: u64, template: &str) -> ProgressBar {
+    let bar = ProgressBar::new(length);
+    match ProgressStyle::with_template(template) {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+/// One batch, as it is now.
+pub(super) async fn ask(client: &Client, id: &str) -> Result<Shown, CliError> {
+    client.get(&format!("/api/v1/batches/{}", encoded(id))).await?.json()
+}
+
+/// Waits until a batch is complete.
+pub(super) async fn wait(client: &Client, id: &str) -> Result<Shown, CliError> {
+    let mut pause = ASK_AGAIN.0;
+    let mut bar: Option<ProgressBar> = None;
+    loop {
+        let batch = ask(client, id).await?;
+        let bar = bar
+            .get_or_insert_with(|| progress(batch.rows, "applying {wide_bar} {human_pos}/{human_len} rows"));
+        bar.set_position(batch.counts.total());
+        match batch.status.as_str() {
+            "incomplete" => sleep(pause).await,
+            "stuck" => {
+                return Err(CliError::Failed(format!(
+                    "batch {id} is stuck: the store keeps refusing it; the daemon's log says why"
+                )));
+            }
+            _ => {
+                bar.finish_and_clear();
+                return Ok(batch);
+            }
+        }
+        pause = ASK_AGAIN.1.min(pause * 2);
+    }
+}
+
+/// How far a batch is, in a line.
+pub(super) fn summary(batch: &Shown) -> String {
+    let Outcomes { updated, created, not_found, ignored, failed } = batch.counts;
+    let [updated, created, not_found, ignored, failed, rows] =
+        [updated, created, not_found, ignored, failed, batch.rows].map(HumanCount);
+    shown(&format!(
+        "{} is {}: {rows} rows = {updated} updated + {created} created + {not_found} not found + {ignored} ignored \
+         + {failed} failed{}",
+        batch.batch_id,
+        batch.status,
+        if batch.status == "incomplete" { " + those to come" } else { "" },
+    ))
+}

@@ -1,0 +1,190 @@
+//! The client side of the daemon's API.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Frame, SizeHint};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Request, StatusCode, Uri};
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, ReadBuf};
+
+use super::CliError;
+
+/// How much of a file is read and sent at once.
+const PIECE_BYTES: usize = 128 << 10;
+const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// A daemon, seen from outside.
+pub(super) struct Client {
+    http: legacy::Client<HttpConnector, UnsyncBoxBody<Bytes, io::Error>>,
+    url: String,
+}
+
+/// What it answered.
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) body: Bytes,
+}
+
+impl Client {
+    /// The daemon at a URL such as `http://127.0.0.1:8750`.
+    pub(super) fn new(url: &str) -> Result<Self, CliError> {
+        let url = url.trim_end_matches('/');
+        let right = url.parse::<Uri>().is_ok_and(|uri| {
+            uri.scheme_str() == Some("http") && uri.host().is_some_and(|host| !host.is_empty())
+        });
+        if !right {
+            return Err(CliError::Usage(format!(
+                "{url:?} is not a URL of a daemon: such as http://127.0.0.1:8750"
+            )));
+        }
+        Ok(Self { http: legacy::Client::builder(TokioExecutor::new()).build_http(), url: url.to_owned() })
+    }
+
+    /// Asks for a path.
+    pub(super) async fn get(&self, path: &str) -> Result<Answer, CliError> {
+        self.call(Method::GET, path, None, Full::default().map_err(|never| match never {}).boxed_unsync())
+            .await
+    }
+
+    /// Posts parameters.
+    pub(super) async fn post_form(&self, path: &str, params: &[(&str, &str)]) -> Result<Answer, CliError> {
+        let form = form_urlencoded::Serializer::new(String::new()).extend_pairs(params).finish();
+        let body = Full::from(form).map_err(|never| match never {}).boxed_unsync();
+        self.call(Method::POST, path, Some("application/x-www-form-urlencoded"), body).await
+    }
+
+    /// Posts a batch file.
+    pub(super) async fn post_file(&self, path: &str, file: FileBody) -> Result<Answer, CliError> {
+        self.call(Method::POST, path, Some("text/csv"), file.boxed_unsync()).await
+    }
+
+    async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        media_type: Option<&'static str>,
+        body: UnsyncBoxBody<Bytes, io::Error>,
+    ) -> Result<Answer, CliError> {
+        let mut request = Request::new(body);
+        *request.method_mut() = method;
+        *request.uri_mut() = format!("{}{path}", self.url)
+            .parse()
+            .map_err(|e| CliError::Usage(format!("{}{path} is not a URL: {e}", self.url)))?;
+        if let Some(media_type) = media_type {
+            request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+        }
+        let answer = self.http.request(request).await.map_err(|e| self.failed(&e))?;
+        let status = answer.status();
+        let body = answer.into_body().collect().await;
+        let body = body.map_err(|e| CliError::Failed(format!("{} broke off its answer: {e}", self.url)))?;
+        Ok(Answer { status, body: body.to_bytes() })
+    }
+
+    fn failed(&self, error: &legacy::Error) -> CliError {
+        let mut deepest: &dyn std::error::Error = error;
+        while let Some(source) = deepest.source() {
+            deepest = source;
+        }
+        let url = &self.url;
+        CliError::Failed(if error.is_connect() {
+            format!(
+                "nothing answers at {url} ({deepest}): start `profiled serve`, or name the daemon with --url"
+            )
+        } else {
+            format!("{url} did not answer: {deepest}")
+        })
+    }
+}
+
+impl Answer {
+    /// Its body, read as JSON; the daemon's own words if it refused.
+    pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, CliError> {
+        if !self.status.is_success() {
+            return Err(CliError::Failed(self.refusal()));
+        }
+        serde_json::from_slice(&self.body)
+            .map_err(|e| CliError::Failed(format!("the answer is none of profiled's: {e}; is --url right?")))
+    }
+
+    /// Why the daemon refused, in its own words.
+    pub(super) fn refusal(&self) -> String {
+        #[derive(Deserialize)]
+        struct Refusal {
+            #[serde(alias = "error")]
+            message: String,
+        }
+        let told = serde_json::from_slice::<Refusal>(&self.body).ok().map(|refusal| refusal.message);
+        let told = told.or_else(|| self.element("message"));
+        told.unwrap_or_else(|| format!("the daemon answered {}", self.status))
+    }
+
+    /// The text of an element of an answer in XML.
+    pub(super) fn element(&self, name: &str) -> Option<String> {
+        let body = std::str::from_utf8(&self.body).ok()?;
+        let (_, rest) = body.split_once(&format!("<{name}>"))?;
+        let (text, _) = rest.split_once(&format!("</{name}>"))?;
+        Some(quick_xml::escape::unescape(text).ok()?.into_owned())
+    }
+}
+
+/// A piece of text as a part of a path or a query.
+pub(super) fn encoded(text: &str) -> String {
+    utf8_percent_encode(text, UNRESERVED).to_string()
+}
+
+/// A file or a pipe on its way to the daemon.
+pub(super) struct FileBody {
+    file: Box<dyn AsyncRead + Send + Unpin>,
+    /// How many bytes are still to come, where that is known.
+    left: Option<u64>,
+    sent: Box<dyn FnMut(u64) + Send>,
+}
+
+impl FileBody {
+    /// A body of `length` bytes, or as many as come; `sent` is told of each piece's bytes.
+    pub(super) fn new(
+        file: impl AsyncRead + Send + Unpin + 'static,
+        length: Option<u64>,
+        sent: impl FnMut(u64) + Send + 'static,
+    ) -> Self {
+        Self { file: Box::new(file), left: length, sent: Box::new(sent) }
+    }
+}
+
+impl Body for FileBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        let this = self.get_mut();
+        let mut room = BytesMut::zeroed(PIECE_BYTES);
+        let mut buffer = ReadBuf::new(&mut room);
+        ready!(Pin::new(&mut this.file).poll_read(cx, &mut buffer))?;
+        let read = buffer.filled().len();
+        if read == 0 {
+            return Poll::Ready(None);
+        }
+        room.truncate(read);
+        (this.sent)(read as u64);
+        this.left = this.left.map(|left| left.saturating_sub(read as u64));
+        Poll::Ready(Some(Ok(Frame::data(room.freeze()))))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}

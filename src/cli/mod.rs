@@ -1,0 +1,188 @@
+//! The command line: one file per subcommand.
+//!
+//! Promises: what a person reads goes to the terminal in words, what a program reads is one JSON value with `--json`;
+//! the exit code is 0 for done, 1 for failed, 2 for wrong usage; an error says what would be right.
+
+mod batch;
+mod client;
+mod demo;
+mod profile;
+mod serve;
+mod stop;
+
+use std::fmt::{self, Write as _};
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
+
+use crate::model::id::{ClientCode, IdError, IdKind};
+
+/// A visitor-profile store that speaks Adobe Target's profile APIs.
+#[derive(Debug, Parser)]
+#[command(name = "profiled", version, about, arg_required_else_help = true)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon
+    Serve(Box<serve::Serve>),
+    /// Post, follow and list batches
+    #[command(subcommand)]
+    Batch(batch::Batch),
+    /// Look a visitor up, or set attributes
+    #[command(subcommand)]
+    Profile(profile::Profile),
+    /// Walk through the main job on a fresh folder, then stay up to be tried
+    Demo(demo::Demo),
+}
+
+/// Runs the command line.
+pub fn main() -> ExitCode {
+    let done = match CommandLine::parse().command {
+        Command::Serve(command) => serve::run(*command),
+        Command::Batch(command) => batch::run(command),
+        Command::Profile(command) => profile::run(command),
+        Command::Demo(command) => demo::run(&command),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            ExitCode::from(error.code())
+        }
+    }
+}
+
+/// Why a command did not do what it was asked to, in words.
+#[derive(Debug, thiserror::Error)]
+enum CliError {
+    /// It was asked wrongly.
+    #[error("{0}")]
+    Usage(String),
+    /// It failed.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl CliError {
+    const fn code(&self) -> u8 {
+        match self {
+            Self::Failed(_) => 1,
+            Self::Usage(_) => 2,
+        }
+    }
+}
+
+/// Where the daemon is, and in what form to answer.
+#[derive(Debug, Args)]
+struct Remote {
+    /// The daemon to talk to
+    #[arg(long, env = "PROFILED_URL", value_name = "URL", default_value = "http://127.0.0.1:8750")]
+    url: String,
+    /// Print JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// Which kind of id a visitor is named by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum By {
+    /// The company's id
+    ThirdParty,
+    /// Target's own visitor id
+    Pc,
+    /// The Experience Cloud id
+    Ecid,
+}
+
+impl By {
+    const fn kind(self) -> IdKind {
+        match self {
+            Self::ThirdParty => IdKind::ThirdParty,
+            Self::Pc => IdKind::Pc,
+            Self::Ecid => IdKind::Ecid,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::ThirdParty => "third-party",
+            Self::Pc => "pc",
+            Self::Ecid => "ecid",
+        }
+    }
+}
+
+fn parse_client(text: &str) -> Result<ClientCode, IdError> {
+    ClientCode::new(text)
+}
+
+/// Runs a command that talks to a daemon.
+fn block_on<T>(future: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|e| CliError::Failed(format!("no thread can be had: {e}")))?.block_on(future)
+}
+
+fn print_json(value: &impl Serialize) -> Result<(), CliError> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|e| CliError::Failed(format!("the answer cannot be printed as JSON: {e}")))?;
+    say(text);
+    Ok(())
+}
+
+/// Prints a line on standard output. Whoever reads it may have gone, which is no reason to stop.
+fn say(line: impl fmt::Display) {
+    writeln!(io::stdout(), "{line}").unwrap_or_default();
+}
+
+/// Prints a line about what went wrong on standard error.
+fn complain(line: impl fmt::Display) {
+    writeln!(io::stderr(), "profiled: {line}").unwrap_or_default();
+}
+
+/// Text from outside, as a terminal may show it: what would move the cursor, or worse, is escaped.
+fn shown(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if c.is_control() || turns {
+            // Writing to a string does not fail.
+            write!(safe, "{}", c.escape_default()).unwrap_or_default();
+        } else {
+            safe.push(c);
+        }
+    }
+    safe
+}
+
+/// A table as all commands print them.
+fn table(header: &[&str]) -> comfy_table::Table {
+    let mut table = comfy_table::Table::new();
+    table
+        .load_style(comfy_table::presets::UTF8_FULL_CONDENSED)
+        .set_content_arrangement(comfy_table::ContentArrangement::Dynamic)
+        .set_header(header.to_vec());
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        use clap::CommandFactory;
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn text_from_outside_does_not_command_the_terminal() {
+        assert_eq!(shown("a\u{1b}[31m\nb"), "a\\u{1b}[31m\\nb");
+        assert_eq!(shown("小明 🌸 ليلى"), "小明 🌸 ليلى");
+    }
+}

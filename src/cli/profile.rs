@@ -1,0 +1,180 @@
+//! `profiled profile get|set`.
+
+use std::collections::BTreeMap;
+
+use clap::{Args, Subcommand};
+use hyper::StatusCode;
+use serde::{Deserialize, Serialize};
+
+use super::client::{Client, encoded};
+use super::{By, CliError, Remote, block_on, parse_client, print_json, say, shown, table};
+use crate::model::id::{ClientCode, VisitorId};
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(super) enum Profile {
+    /// Look a visitor up: each attribute, who set it and when
+    Get(Get),
+    /// Set attributes of a visitor that is known
+    Set(Set),
+}
+
+/// Which visitor.
+#[derive(Debug, Args)]
+struct Who {
+    /// The visitor's id
+    id: String,
+    /// Whose visitor
+    #[arg(long, value_name = "CLIENT", value_parser = parse_client)]
+    client: ClientCode,
+    /// What kind of id it is
+    #[arg(long, value_enum, default_value_t = By::ThirdParty)]
+    by: By,
+}
+
+/// Looks a visitor up.
+#[derive(Debug, Args)]
+pub(super) struct Get {
+    #[command(flatten)]
+    who: Who,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// Sets attributes.
+#[derive(Debug, Args)]
+pub(super) struct Set {
+    #[command(flatten)]
+    who: Who,
+    /// What to set
+    #[arg(required = true, value_name = "NAME=VALUE", value_parser = parse_attribute)]
+    attributes: Vec<(String, String)>,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+fn parse_attribute(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some(("", _)) | None => Err("write NAME=VALUE".into()),
+        Some((_, "")) => Err("an empty value changes nothing: write NAME=VALUE".into()),
+        Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
+    }
+}
+
+/// Runs one of the commands.
+pub(super) fn run(command: Profile) -> Result<(), CliError> {
+    match command {
+        Profile::Get(command) => block_on(get(command)),
+        Profile::Set(command) => block_on(set(command)),
+    }
+}
+
+/// A visitor as the native API shows it.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Shown {
+    client: String,
+    third_party_id: Option<String>,
+    pc_ids: Vec<String>,
+    marketing_cloud_visitor_ids: Vec<String>,
+    seq: String,
+    last_site_seq: Option<String>,
+    last_batch_seq: Option<String>,
+    last_active: String,
+    expires: String,
+    pub(super) attributes: BTreeMap<String, Attribute>,
+}
+
+/// One of its attributes.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Attribute {
+    pub(super) value: String,
+    seq: String,
+    pub(super) source: String,
+    modified_at: String,
+    batch_id: Option<String>,
+}
+
+async fn get(command: Get) -> Result<(), CliError> {
+    let client = Client::new(&command.remote.url)?;
+    let visitor = ask(&client, &command.who.client, command.who.by, &command.who.id).await?;
+    if command.remote.json {
+        return print_json(&visitor);
+    }
+    say(in_words(&visitor));
+    Ok(())
+}
+
+async fn set(command: Set) -> Result<(), CliError> {
+    let client = Client::new(&command.remote.url)?;
+    let who = &command.who;
+    let id_param = match who.by {
+        By::ThirdParty => "mbox3rdPartyId",
+        By::Pc => "mboxPC",
+        By::Ecid => {
+            return Err(CliError::Usage(
+                "attributes are set by --by third-party or --by pc, not by ecid".into(),
+            ));
+        }
+    };
+    check_id(who.by, &who.id)?;
+    let names: Vec<String> = command.attributes.iter().map(|(name, _)| format!("profile.{name}")).collect();
+    let mut params = vec![(id_param, who.id.as_str())];
+    params.extend(
+        names.iter().zip(&command.attributes).map(|(name, (_, value))| (name.as_str(), value.as_str())),
+    );
+    let answer = client.post_form(&format!("/m2/{}/profile/update", who.client), &params).await?;
+    if answer.element("success").as_deref() != Some("true") {
+        return Err(CliError::Failed(answer.refusal()));
+    }
+    // The answer doesn't say whether the visitor is known.
+    let visitor = ask(&client, &who.client, who.by, &who.id).await.map_err(|e| {
+        CliError::Failed(format!(
+            "{e}; setting attributes never creates a visitor, only its calls from the site do"
+        ))
+    })?;
+    if command.remote.json {
+        return print_json(&visitor);
+    }
+    say(in_words(&visitor));
+    Ok(())
+}
+
+/// Looks a visitor up.
+pub(super) async fn ask(client: &Client, whose: &ClientCode, by: By, id: &str) -> Result<Shown, CliError> {
+    check_id(by, id)?;
+    let path =
+        format!("/api/v1/profiles/{}?by={}&client={}", encoded(id), by.name(), encoded(whose.as_str()));
+    let answer = client.get(&path).await?;
+    if answer.status == StatusCode::NOT_FOUND {
+        return Err(CliError::Failed(shown(&answer.refusal())));
+    }
+    answer.json()
+}
+
+fn check_id(by: By, id: &str) -> Result<(), CliError> {
+    match VisitorId::new(by.kind(), id) {
+        Ok(_) => Ok(()),
+        Err(e) => Err(CliError::Usage(format!("{id:?} is not a {}: {e}", by.kind().name()))),
+    }
+}
+
+/// A visitor as a table, with a line about it.
+pub(super) fn in_words(visitor: &Shown) -> String {
+    let mut ids = vec![];
+    ids.extend(visitor.third_party_id.iter().map(|id| format!("thirdPartyId {id}")));
+    ids.extend(visitor.pc_ids.iter().map(|id| format!("pcId {id}")));
+    ids.extend(visitor.marketing_cloud_visitor_ids.iter().map(|id| format!("ECID {id}")));
+    let mut lines = table(&["attribute", "value", "source", "seq", "when"]);
+    for (name, attribute) in &visitor.attributes {
+        let cells = [name, &attribute.value, &attribute.source, &attribute.seq, &attribute.modified_at];
+        lines.add_row(cells.map(|cell| shown(cell)));
+    }
+    format!(
+        "{}\nlast active {}, expires {}\n{lines}",
+        shown(&ids.join(", ")),
+        visitor.last_active,
+        visitor.expires
+    )
+}

@@ -1,0 +1,78 @@
+//! `profiled serve`: the daemon.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+
+use super::stop::Stops;
+use super::{CliError, say};
+use crate::app::App;
+use crate::config::{Config, ServeOptions};
+use crate::http::{Front, server};
+use crate::model::seq::SystemClock;
+use crate::telemetry;
+
+/// How long the store may take to be checkpointed at a stop: with [`server::DRAIN_MAX`] less than ten seconds.
+const STOP_MAX: Duration = Duration::from_secs(3);
+
+/// The command.
+#[derive(Debug, Args)]
+pub(super) struct Serve {
+    #[command(flatten)]
+    options: ServeOptions,
+}
+
+/// Runs the daemon until it is told to stop, or fails.
+pub(super) fn run(command: Serve) -> Result<(), CliError> {
+    let config = Config::resolve(command.options).map_err(|e| CliError::Usage(e.to_string()))?;
+    telemetry::install(&config.log).map_err(|e| CliError::Failed(e.to_string()))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| CliError::Failed(format!("no threads can be had: {e}")))?;
+    let done = runtime.block_on(serve(config));
+    // What still runs then is either done for or took too long.
+    runtime.shutdown_background();
+    done
+}
+
+async fn serve(config: Config) -> Result<(), CliError> {
+    let listener = TcpListener::bind(config.listen).await.map_err(|e| {
+        CliError::Failed(format!(
+            "{} cannot be listened on: {e}; choose another with --listen",
+            config.listen
+        ))
+    })?;
+    let address = listener.local_addr().map_err(|e| CliError::Failed(e.to_string()))?;
+    let front_config = config.clone();
+    let opening = tokio::task::spawn_blocking(|| App::open(config, Arc::new(SystemClock)));
+    let opened = opening.await.map_err(|e| CliError::Failed(e.to_string()))?;
+    let app = opened.map_err(|e| CliError::Failed(e.to_string()))?;
+    // Until here a signal ends the process at once, however long the recovery takes: that is always safe.
+    let mut stops = Stops::new()?;
+    say(format_args!("listening on http://{address}"));
+
+    let front = Front::new(app.clone(), &front_config);
+    let stopped = tokio::select! {
+        why = app.failed() => Err(CliError::Failed(why)),
+        () = server::serve(listener, front, stop(&mut stops)) => Ok(()),
+    };
+    stopped?;
+    tokio::select! {
+        stopped = timeout(STOP_MAX, app.stop()) => {
+            if stopped.is_err() {
+                tracing::warn!("stopped without a checkpoint, which took too long: the next start replays more");
+            }
+            Ok(())
+        }
+        why = app.failed() => Err(CliError::Failed(why)),
+    }
+}
+
+/// Waits for the first signal; from then on a second one ends the process at once.
+async fn stop(stops: &mut Stops) {
+    stops.next().await;
+    tracing::info!("stopping: requests that have begun are finished first");
+    stops.end_at_the_next();
+}

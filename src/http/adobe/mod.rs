@@ -1,0 +1,7 @@
+//! Adobe Target's calls, answered as Adobe answers them.
+
+pub(super) mod batch_status;
+pub(super) mod batch_update;
+pub(super) mod mbox;
+pub(super) mod profile_fetch;
+pub(super) mod profile_update;

@@ -1,0 +1,69 @@
+//! `GET /rest/v1/profiles/{tntId}?client=…`, `…/thirdPartyId/{id}`, `…/marketingCloudVisitorId/{ecid}`: one profile.
+
+use hyper::StatusCode;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+use crate::app::Visitor;
+use crate::http::Front;
+use crate::http::error::HttpError;
+use crate::http::request::Request;
+use crate::http::response::{Answer, json, time};
+use crate::model::id::{IdKind, VisitorId};
+
+pub(in crate::http) async fn answer(
+    front: &Front,
+    request: &Request,
+    kind: IdKind,
+    text: &str,
+) -> Result<Answer, HttpError> {
+    let client = request.query().strict()?.client(&front.app)?;
+    let visitor = match VisitorId::new(kind, text) {
+        Ok(id) => front.app.read(&client, &id).await?,
+        // Adobe answers an invalid id as it does an unknown one.
+        Err(_) => None,
+    };
+    match visitor {
+        Some(visitor) => json(StatusCode::OK, &Fetched::of(&visitor, text)),
+        None => {
+            let by = match kind {
+                IdKind::Pc => "mboxPC",
+                IdKind::ThirdParty => "third party id",
+                IdKind::Ecid => "marketingCloudVisitorId",
+            };
+            Err(HttpError::NoProfile { client, by, id: text.to_owned() })
+        }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Fetched<'a> {
+    client: &'a str,
+    /// The id that was asked for.
+    visitor_id: &'a str,
+    modified_at: String,
+    profile_attributes: BTreeMap<&'a str, Attribute<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Attribute<'a> {
+    value: &'a str,
+    modified_at: String,
+}
+
+impl<'a> Fetched<'a> {
+    fn of(visitor: &'a Visitor, asked_for: &'a str) -> Self {
+        let attributes = visitor.attributes.iter().map(|attribute| {
+            let modified_at = time(attribute.seq.millis());
+            (attribute.name.as_str(), Attribute { value: &attribute.value, modified_at })
+        });
+        Self {
+            client: visitor.client.as_str(),
+            visitor_id: asked_for,
+            modified_at: time(visitor.seq.millis()),
+            profile_attributes: attributes.collect(),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Why a call is refused: its status, what the client is told, and what the log says.
+
+use std::fmt;
+use std::time::Duration;
+
+use hyper::{Method, StatusCode};
+
+use super::connection::Offence;
+use super::request::MediaType;
+use crate::app::AppError;
+use crate::model::id::ClientCode;
+
+/// A call that is refused. `Display` is what the client is told; [`HttpError::log`] is what the log says.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum HttpError {
+    /// The request breaks a rule of HTTP that keeps two readers from understanding it differently.
+    #[error("{}", .0.told())]
+    Offends(Offence),
+    /// The call is not as it should be.
+    #[error("{0}")]
+    Wrong(String),
+    /// No such thing.
+    #[error("{0}")]
+    NotFound(String),
+    /// There is no profile, in the words that Adobe uses.
+    #[error("No profile found for client {client} with {by}={id}")]
+    NoProfile {
+        /// Whose.
+        client: ClientCode,
+        /// What kind of id, in Adobe's words.
+        by: &'static str,
+        /// The id as asked for.
+        id: String,
+    },
+    /// The path takes other methods.
+    #[error("this path takes {}", Methods(.0))]
+    Method(&'static [Method]),
+    /// No bytes of the body for too long.
+    #[error("the body stopped: no bytes for {} seconds", .0.as_secs())]
+    Silent(Duration),
+    /// The body broke off.
+    #[error("the body broke off before its end")]
+    BrokenOff(hyper::Error),
+    /// The body, or what was said to be its length, is too large.
+    #[error("{0}")]
+    TooLarge(String),
+    /// The path with its query is too long.
+    #[error("{0}")]
+    UriTooLong(String),
+    /// The body is of a kind that this call does not take.
+    #[error("{}", .0)]
+    MediaType(MediaType),
+    /// The daemon does not serve, and why.
+    #[error("{0}")]
+    NotReady(String),
+    /// What the call asked for was not done.
+    #[error(transparent)]
+    App(#[from] AppError),
+    /// Something inside failed.
+    #[error("an internal error; the daemon's log says more")]
+    Inside(String),
+}
+
+impl HttpError {
+    /// The status it is answered with.
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
+            Self::Offends(_) | Self::Wrong(_) | Self::BrokenOff(_) => StatusCode::BAD_REQUEST,
+            Self::NotFound(_) | Self::NoProfile { .. } => StatusCode::NOT_FOUND,
+            Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Silent(_) => StatusCode::REQUEST_TIMEOUT,
+            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UriTooLong(_) => StatusCode::URI_TOO_LONG,
+            Self::MediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::NotReady(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Inside(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::App(error) => match error {
+                AppError::UnknownClient(_) => StatusCode::NOT_FOUND,
+                AppError::BadBatch(_) => StatusCode::BAD_REQUEST,
+                AppError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+                AppError::Busy | AppError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+                AppError::Full(_) => StatusCode::INSUFFICIENT_STORAGE,
+                AppError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            },
+        }
+    }
+
+    /// What the log says beyond what the client is told, where there is more to say.
+    pub(super) fn log(&self) -> Option<String> {
+        match self {
+            Self::BrokenOff(error) => Some(error.to_string()),
+            Self::Inside(why) | Self::App(AppError::Internal(why)) => Some(why.clone()),
+            Self::App(AppError::Full(why)) => Some(why.clone()),
+            _ => None,
+        }
+    }
+}
+
+/// Methods as they stand in `Allow`.
+pub(super) struct Methods(pub(super) &'static [Method]);
+
+impl fmt::Display for Methods {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, method) in self.0.iter().enumerate() {
+            let comma = if at == 0 { "" } else { ", " };
+            write!(f, "{comma}{method}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,4 @@
+//! Our own calls, in JSON, under `/api/v1`.
+
+pub(super) mod batches;
+pub(super) mod profiles;

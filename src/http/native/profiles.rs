@@ -1,0 +1,108 @@
+//! `GET /api/v1/profiles/{id}?by=third-party|pc|ecid`: a visitor, with who set which attribute, and when.
+
+use hyper::StatusCode;
+use hyper::header::{ETAG, HeaderValue};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+use crate::app::{Visitor, VisitorAttribute};
+use crate::http::Front;
+use crate::http::error::HttpError;
+use crate::http::request::{Params, Request, visitor_id};
+use crate::http::response::{Answer, json, time};
+use crate::model::batch::BatchId;
+use crate::model::id::IdKind;
+use crate::model::seq::Seq;
+
+pub(in crate::http) async fn answer(
+    front: &Front,
+    request: &Request,
+    text: &str,
+) -> Result<Answer, HttpError> {
+    let query = request.query().strict()?;
+    let client = query.client(&front.app)?;
+    let id = visitor_id(by(&query)?, text)?;
+    let visitor = front.app.read(&client, &id).await?.ok_or_else(|| {
+        HttpError::NotFound(format!("client {client} has no visitor with {} {text}", id.kind().name()))
+    })?;
+    let mut answer = json(StatusCode::OK, &Profile::of(&visitor))?;
+    if let Ok(etag) = HeaderValue::try_from(format!("\"{}\"", visitor.seq)) {
+        answer.headers_mut().insert(ETAG, etag);
+    }
+    Ok(answer)
+}
+
+fn by(query: &Params) -> Result<IdKind, HttpError> {
+    match query.get("by") {
+        None | Some("third-party") => Ok(IdKind::ThirdParty),
+        Some("pc") => Ok(IdKind::Pc),
+        Some("ecid") => Ok(IdKind::Ecid),
+        Some(other) => {
+            Err(HttpError::Wrong(format!("by={other} is not known: it is third-party, pc or ecid")))
+        }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Profile<'a> {
+    client: &'a str,
+    third_party_id: Option<&'a str>,
+    pc_ids: Vec<&'a str>,
+    marketing_cloud_visitor_ids: Vec<&'a str>,
+    seq: String,
+    last_site_seq: Option<String>,
+    last_batch_seq: Option<String>,
+    last_active: String,
+    expires: String,
+    attributes: BTreeMap<&'a str, Attribute<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Attribute<'a> {
+    value: &'a str,
+    seq: String,
+    source: &'static str,
+    modified_at: String,
+    batch_id: Option<String>,
+}
+
+impl<'a> Profile<'a> {
+    fn of(visitor: &'a Visitor) -> Self {
+        let ids = |kind| {
+            let own = std::iter::once(&visitor.canonical);
+            let all = visitor.linked.iter().chain(own).filter(move |id| id.kind() == kind);
+            all.map(|id| id.as_str()).collect::<Vec<_>>()
+        };
+        Self {
+            client: visitor.client.as_str(),
+            third_party_id: ids(IdKind::ThirdParty).last().copied(),
+            pc_ids: ids(IdKind::Pc),
+            marketing_cloud_visitor_ids: ids(IdKind::Ecid),
+            seq: visitor.seq.to_string(),
+            last_site_seq: visitor.last_site.map(|seq| seq.to_string()),
+            last_batch_seq: visitor.last_batch.map(|seq| seq.to_string()),
+            last_active: time(visitor.last_active),
+            expires: time(visitor.expires),
+            attributes: visitor
+                .attributes
+                .iter()
+                .map(|it| (it.name.as_str(), Attribute::of(visitor, it)))
+                .collect(),
+        }
+    }
+}
+
+impl<'a> Attribute<'a> {
+    fn of(visitor: &Visitor, attribute: &'a VisitorAttribute) -> Self {
+        let batch = |seq: Seq| BatchId { client: visitor.client.clone(), seq }.to_string();
+        Self {
+            value: &attribute.value,
+            seq: attribute.seq.to_string(),
+            source: attribute.source.name(),
+            modified_at: time(attribute.seq.millis()),
+            batch_id: attribute.source.is_batch().then(|| batch(attribute.seq)),
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! Requests: paths, parameters and bodies decoded, strictly where UTF-8 is concerned.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName};
+use hyper::{Method, Version};
+use percent_encoding::percent_decode;
+use tokio::time::timeout;
+
+use super::error::HttpError;
+use crate::app::App;
+use crate::batch::csv::NAME_CHARS_MAX;
+use crate::model::id::{ClientCode, IdKind, VisitorId};
+
+/// What stands before an attribute's name in a parameter.
+const ATTRIBUTE_PREFIX: &str = "profile.";
+const FORM: &str = "application/x-www-form-urlencoded";
+
+/// A request on its way through the router and a handler.
+pub(super) struct Request {
+    head: hyper::Request<()>,
+    /// Its body, as it arrives.
+    pub(super) body: Body,
+    local: SocketAddr,
+}
+
+impl Request {
+    /// A request that arrived at `local`; between two pieces of its body there may pass `body_idle_max`.
+    pub(super) fn new(request: hyper::Request<Incoming>, local: SocketAddr, body_idle_max: Duration) -> Self {
+        let (head, incoming) = request.into_parts();
+        let ended = incoming.is_end_stream();
+        let body = Body { incoming, idle_max: body_idle_max, ended };
+        Self { head: hyper::Request::from_parts(head, ()), body, local }
+    }
+
+    /// Its method.
+    pub(super) fn method(&self) -> &Method {
+        self.head.method()
+    }
+
+    /// The parts of its path between the slashes, decoded.
+    pub(super) fn segments(&self) -> Result<Vec<String>, HttpError> {
+        let path = self.head.uri().path();
+        path.strip_prefix('/').unwrap_or(path).split('/').map(segment).collect()
+    }
+
+    /// Its path as sent.
+    pub(super) fn path(&self) -> &str {
+        self.head.uri().path()
+    }
+
+    /// What stands after the `?`, as sent.
+    pub(super) fn raw_query(&self) -> &str {
+        self.head.uri().query().unwrap_or_default()
+    }
+
+    /// The parameters after the `?`.
+    pub(super) fn query(&self) -> Params {
+        Params::decode(self.raw_query().as_bytes())
+    }
+
+    /// What a URL begins with that leads back here: `public_url`, or the host that the client called.
+    pub(super) fn base_url(&self, app: &App) -> Result<String, HttpError> {
+        if let Some(url) = app.public_url() {
+            return Ok(url.to_owned());
+        }
+        let host = match (self.head.uri().authority(), self.header(&HOST)?) {
+            (Some(authority), _) => authority.as_str(),
+            (None, Some(host)) if !host.is_empty() => host,
+            _ => return Ok(format!("http://{}", self.local)),
+        };
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
+        if !host.chars().all(plain) {
+            return Err(HttpError::Wrong(format!("{host:?} is not a host and port")));
+        }
+        Ok(format!("http://{host}"))
+    }
+
+    /// Refuses a request of HTTP/1.1 without a host.
+    pub(super) fn check_host(&self) -> Result<(), HttpError> {
+        if self.head.version() == Version::HTTP_11 && self.head.headers().get(HOST).is_none() {
+            return Err(HttpError::Wrong("Host is missing: HTTP/1.1 asks for it".into()));
+        }
+        Ok(())
+    }
+
+    /// How long the body says it will be.
+    pub(super) fn content_length(&self) -> Option<u64> {
+        self.head.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    }
+
+    /// Refuses a body of another kind than these; none named is fine. `right` says what call would be right.
+    pub(super) fn check_media_type(
+        &self,
+        taken: &[&str],
+        right: impl FnOnce() -> String,
+    ) -> Result<(), HttpError> {
+        let named = self.header(&CONTENT_TYPE)?.unwrap_or_default();
+        let media_type = named.split(';').next().unwrap_or_default().trim();
+        if !media_type.is_empty() && !taken.iter().any(|taken| taken.eq_ignore_ascii_case(media_type)) {
+            let sent = format!("Content-Type {media_type:?}");
+            return Err(HttpError::MediaType(MediaType { sent, right: right() }));
+        }
+        let encoding = self.header(&CONTENT_ENCODING)?.unwrap_or_default().trim();
+        if !encoding.is_empty() && !encoding.eq_ignore_ascii_case("identity") {
+            let sent = format!("Content-Encoding {encoding:?}");
+            return Err(HttpError::MediaType(MediaType { sent, right: right() }));
+        }
+        Ok(())
+    }
+
+    /// The parameters of a form: those after the `?`, then those of the body. The body has at most `limit` bytes.
+    pub(super) async fn form(&mut self, limit: usize) -> Result<Params, HttpError> {
+        let mut params = self.query();
+        if self.method() == Method::POST {
+            self.check_media_type(&[FORM], || format!("send the parameters as {FORM}, uncompressed"))?;
+            let body = self.body.collect(limit).await?;
+            params.append(Params::decode(&body));
+        }
+        Ok(params)
+    }
+
+    fn header(&self, name: &HeaderName) -> Result<Option<&str>, HttpError> {
+        let value = self.head.headers().get(name).map(|value| value.to_str());
+        value.transpose().map_err(|_| HttpError::Wrong(format!("the header {name} is not plain text")))
+    }
+}
+
+/// A kind of body that is not taken.
+#[derive(Debug)]
+pub(super) struct MediaType {
+    sent: String,
+    right: String,
+}
+
+impl fmt::Display for MediaType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is not taken here: {}", self.sent, self.right)
+    }
+}
+
+/// A request's body.
+pub(super) struct Body {
+    incoming: Incoming,
+    idle_max: Duration,
+    ended: bool,
+}
+
+impl Body {
+    /// Whether all of it was read.
+    pub(super) fn ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Its next bytes; `None` at its end.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, HttpError> {
+        while !self.ended {
+            match timeout(self.idle_max, self.incoming.frame()).await {
+                Err(_) => return Err(HttpError::Silent(self.idle_max)),
+                Ok(Some(Err(error))) => return Err(HttpError::BrokenOff(error)),
+                Ok(None) => self.ended = true,
+                Ok(Some(Ok(frame))) => {
+                    self.ended = self.incoming.is_end_stream();
+                    // Trailers say nothing that is used here.
+                    if let Ok(bytes) = frame.into_data() {
+                        return Ok(Some(bytes));
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    async fn collect(&mut self, limit: usize) -> Result<Vec<u8>, HttpError> {
+        let too_large = || HttpError::TooLarge(format!("the body has more than {limit} bytes"));
+        if self.incoming.size_hint().lower() > limit as u64 {
+            return Err(too_large());
+        }
+        let mut all = Vec::new();
+        while let Some(bytes) = self.next().await? {
+            if all.len() + bytes.len() > limit {
+                return Err(too_large());
+            }
+            all.extend_from_slice(&bytes);
+        }
+        Ok(all)
+    }
+}
+
+/// The parameters of a query or a form, in the order sent.
+#[derive(Debug, Default)]
+pub(super) struct Params {
+    pairs: Vec<(String, String)>,
+    /// Names, as well as they can be shown, of those that are not UTF-8.
+    broken: Vec<String>,
+}
+
+impl Params {
+    /// Decodes `name=value&…`: `+` is a space, `%XX` a byte of UTF-8; a `%` that begins nothing stands for itself.
+    pub(super) fn decode(bytes: &[u8]) -> Self {
+        let mut params = Self::default();
+        for pair in bytes.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty()) {
+            let mut sides = pair.splitn(2, |byte| *byte == b'=');
+            let (name, value) = (sides.next().unwrap_or_default(), sides.next().unwrap_or_default());
+            match (form_decoded(name), form_decoded(value)) {
+                (Some(name), Some(value)) => params.pairs.push((name, value)),
+                (Some(name), None) => params.broken.push(name),
+                (None, _) => params.broken.push(String::from_utf8_lossy(name).into_owned()),
+            }
+        }
+        params
+    }
+
+    fn append(&mut self, mut other: Self) {
+        self.pairs.append(&mut other.pairs);
+        self.broken.append(&mut other.broken);
+    }
+
+    /// Refuses parameters that are not UTF-8.
+    pub(super) fn strict(self) -> Result<Self, HttpError> {
+        match self.broken.first() {
+            Some(name) => Err(not_utf8(name)),
+            None => Ok(self),
+        }
+    }
+
+    /// The value of a parameter; one that is empty counts as absent. The first of that name that is there counts.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        let mut named = self.pairs.iter().filter(|(other, value)| other == name && !value.is_empty());
+        named.next().map(|(_, value)| value.as_str())
+    }
+
+    /// An id, checked; an error says what is wrong with it.
+    pub(super) fn id(&self, kind: IdKind, name: &str) -> Result<Option<VisitorId>, HttpError> {
+        if self.broken.iter().any(|broken| broken == name) {
+            return Err(not_utf8(name));
+        }
+        self.get(name).map(|text| visitor_id(kind, text)).transpose()
+    }
+
+    /// The client that `client=` names, else the default one.
+    pub(super) fn client(&self, app: &App) -> Result<ClientCode, HttpError> {
+        match self.get("client") {
+            Some(code) => client(code),
+            None => app.default_client().ok_or_else(|| {
+                HttpError::Wrong("client= is missing, and no default client is configured".into())
+            }),
+        }
+    }
+
+    /// The parameters that name attributes, without the `profile.` before their names.
+    pub(super) fn attributes(&self) -> impl Iterator<Item = (&str, &str)> {
+        let pairs = self.pairs.iter();
+        pairs.filter_map(|(name, value)| Some((name.strip_prefix(ATTRIBUTE_PREFIX)?, value.as_str())))
+    }
+}
+
+fn not_utf8(name: &str) -> HttpError {
+    HttpError::Wrong(format!("the parameter {name:?} is not UTF-8: percent-encode names and values as UTF-8"))
+}
+
+/// The client that a path or a parameter names.
+pub(super) fn client(code: &str) -> Result<ClientCode, HttpError> {
+    ClientCode::new(code).map_err(|e| HttpError::Wrong(format!("{code:?} is not a client code: {e}")))
+}
+
+/// The visitor that a path or a parameter names.
+pub(super) fn visitor_id(kind: IdKind, text: &str) -> Result<VisitorId, HttpError> {
+    VisitorId::new(kind, text)
+        .map_err(|e| HttpError::Wrong(format!("{text:?} is not a {}: {e}", kind.name())))
+}
+
+/// Checks the name of an attribute, without the `profile.` that stands before it in a parameter (R9).
+pub(super) fn check_attribute_name(name: &str) -> Result<(), String> {
+    if name.trim().is_empty() {
+        return Err("an attribute's name is blank: write profile.NAME=value".into());
+    }
+    if name.starts_with(ATTRIBUTE_PREFIX) {
+        return Err(format!(
+            "profile.{name} names an attribute with a prefix of its own: write profile.NAME once"
+        ));
+    }
+    if name.chars().nth(NAME_CHARS_MAX).is_some() {
+        let start: String = name.chars().take(24).collect();
+        return Err(format!(
+            "the attribute's name that begins with {start:?} has more than {NAME_CHARS_MAX} characters"
+        ));
+    }
+    Ok(())
+}
+
+fn segment(text: &str) -> Result<String, HttpError> {
+    match percent_decode(text.as_bytes()).decode_utf8() {
+        Ok(text) => Ok(text.into_owned()),
+        Err(_) => Err(HttpError::Wrong("the path is not UTF-8: percent-encode it as UTF-8".into())),
+    }
+}
+
+fn form_decoded(bytes: &[u8]) -> Option<String> {
+    let spaced: Vec<u8> = bytes.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
+    percent_decode(&spaced).decode_utf8().ok().map(std::borrow::Cow::into_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, pairs: &[(&str, &str)], broken: &[&str]) {
+        let params = Params::decode(text.as_bytes());
+        let seen: Vec<_> = params.pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        assert_eq!((seen.as_slice(), params.broken.as_slice()), (pairs, &*broken_of(broken)), "{text}");
+    }
+
+    fn broken_of(names: &[&str]) -> Vec<String> {
+        names.iter().map(|&name| name.to_owned()).collect()
+    }
+
+    #[test]
+    fn parameters_are_decoded_once_and_only_as_utf_8() {
+        check("", &[], &[]);
+        check("&&a=1&", &[("a", "1")], &[]);
+        check("a=1+2&b=%2B%26%3D&c", &[("a", "1 2"), ("b", "+&="), ("c", "")], &[]);
+        check("a=b=c&=x", &[("a", "b=c"), ("", "x")], &[]);
+        check("a=%2541&b=100%&c=%zz", &[("a", "%41"), ("b", "100%"), ("c", "%zz")], &[]);
+        check("profile.%E5%90%8D=%F0%9F%8E%BF", &[("profile.名", "🎿")], &[]);
+        check("a=%FF&b=1", &[("b", "1")], &["a"]);
+        check("%FF=1", &[], &["%FF"]);
+    }
+
+    #[test]
+    fn an_empty_parameter_counts_as_absent() {
+        let params = Params::decode(b"mboxPC=&a=1&mboxPC=7");
+        assert_eq!(params.get("mboxPC"), Some("7"));
+        assert!(Params::decode(b"mboxPC=").id(IdKind::Pc, "mboxPC").unwrap().is_none());
+        assert!(Params::decode(b"mboxPC=%FF").id(IdKind::Pc, "mboxPC").is_err());
+    }
+
+    #[test]
+    fn attribute_names_are_checked_by_r9() {
+        for name in ["a", "名前", "user.level", "profile", &"x".repeat(128)] {
+            assert_eq!(check_attribute_name(name), Ok(()), "{name}");
+        }
+        for name in ["", " ", "profile.a", &"x".repeat(129)] {
+            assert!(check_attribute_name(name).is_err(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Answers: XML, JSON or text, and refusals in the form of the front door that refuses.
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::{Response, StatusCode};
+use quick_xml::escape::partial_escape;
+use serde::Serialize;
+
+use super::error::{HttpError, Methods};
+use crate::model::seq::Millis;
+
+/// An answer, whole.
+pub(super) type Answer = Response<Full<Bytes>>;
+
+const NOSNIFF: HeaderName = HeaderName::from_static("x-content-type-options");
+
+/// Which front door refuses, and so in which form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Door {
+    /// Adobe's batch calls.
+    Batch,
+    /// Adobe's single update.
+    Update,
+    /// Adobe's mbox calls: a page's script looks for `error`.
+    Mbox,
+    /// Adobe's `/rest` and all that is ours.
+    Rest,
+}
+
+/// An answer in XML: `<response>` around the elements, in their order.
+pub(super) fn xml(status: StatusCode, elements: &[(&str, &str)]) -> Answer {
+    let mut body = String::from("<response>");
+    for (name, text) in elements {
+        // XML has no way to write most control characters.
+        let text = text.replace(|c: char| c.is_control() && !c.is_whitespace(), "\u{fffd}");
+        body.extend(["<", name, ">", &partial_escape(&text), "</", name, ">"]);
+    }
+    body.push_str("</response>");
+    with_body(status, "text/xml;charset=UTF-8", body.into())
+}
+
+/// An answer in JSON.
+pub(super) fn json(status: StatusCode, answer: &impl Serialize) -> Result<Answer, HttpError> {
+    let body =
+        serde_json::to_vec(answer).map_err(|e| HttpError::Inside(format!("an answer in JSON: {e}")))?;
+    Ok(with_body(status, "application/json", body.into()))
+}
+
+/// An answer in plain text.
+pub(super) fn text(status: StatusCode, body: &'static str) -> Answer {
+    with_body(status, "text/plain;charset=UTF-8", Bytes::from_static(body.as_bytes()))
+}
+
+/// A refusal, in the form of the door.
+pub(super) fn refusal(door: Door, error: &HttpError) -> Answer {
+    let (status, told) = (error.status(), error.to_string());
+    let mut answer = match door {
+        Door::Batch => xml(status, &[("success", "false"), ("batchStatus", ""), ("message", &told)]),
+        Door::Update => xml(status, &[("success", "false"), ("pcId", ""), ("message", &told)]),
+        Door::Mbox => with_body(
+            status,
+            "application/json",
+            serde_json::json!({ "status": status.as_u16(), "error": told }).to_string().into(),
+        ),
+        Door::Rest => with_body(
+            status,
+            "application/json",
+            serde_json::json!({ "status": status.as_u16(), "message": told }).to_string().into(),
+        ),
+    };
+    let headers = answer.headers_mut();
+    if let HttpError::Method(methods) = error
+        && let Ok(allow) = HeaderValue::try_from(Methods(methods).to_string())
+    {
+        headers.insert(ALLOW, allow);
+    }
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    answer
+}
+
+/// A time as Adobe prints it: ISO 8601 with milliseconds and an offset, here always UTC's.
+pub(super) fn time(millis: Millis) -> String {
+    let at = i64::try_from(millis.0).ok().and_then(|millis| jiff::Timestamp::from_millisecond(millis).ok());
+    format!("{:.3}", at.unwrap_or(jiff::Timestamp::MAX))
+}
+
+fn with_body(status: StatusCode, media_type: &'static str, body: Bytes) -> Answer {
+    let mut answer = Response::new(Full::new(body));
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    headers.insert(NOSNIFF, HeaderValue::from_static("nosniff"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_iso_8601_with_milliseconds() {
+        assert_eq!(time(Millis(0)), "1970-01-01T00:00:00.000Z");
+        assert_eq!(time(Millis(1_701_473_848_678)), "2023-12-01T23:37:28.678Z");
+        assert_eq!(time(Millis(u64::MAX)), "9999-12-30T22:00:00.999Z");
+    }
+
+    #[test]
+    fn a_message_cannot_break_out_of_its_element() {
+        let answer = refusal(Door::Batch, &HttpError::Wrong("a <b> & \u{0}".into()));
+        let body = format!("{:?}", answer.body());
+        assert!(body.contains("<message>a &lt;b&gt; &amp; \\xef\\xbf\\xbd</message>"), "{body}");
+    }
+}

@@ -1,0 +1,157 @@
+//! Which path leads where, and by which methods.
+
+use hyper::Method;
+
+use super::error::HttpError;
+use super::request::Request;
+use super::response::{Answer, Door};
+use super::{Front, adobe, native, ops};
+use crate::app::BatchVersion;
+use crate::model::id::IdKind;
+
+/// What a path leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Endpoint<'a> {
+    BatchUpdate { client: &'a str, version: BatchVersion },
+    BatchStatus { client: &'a str },
+    ProfileUpdate { client: &'a str },
+    Mbox { client: &'a str },
+    ProfileFetch { kind: IdKind, id: &'a str },
+    Profile { id: &'a str },
+    Batches,
+    Batch { id: &'a str },
+    Healthz,
+    Readyz,
+}
+
+const READ: &[Method] = &[Method::GET, Method::HEAD];
+const WRITE: &[Method] = &[Method::POST];
+const WRITE_BY_EITHER: &[Method] = &[Method::GET, Method::POST];
+
+impl<'a> Endpoint<'a> {
+    /// What the segments of a path lead to.
+    pub(super) fn find(segments: &[&'a str]) -> Option<Self> {
+        Some(match *segments {
+            ["m2", client, "profile", "batchUpdate"] => {
+                Self::BatchUpdate { client, version: BatchVersion::V1 }
+            }
+            ["m2", client, "v2", "profile", "batchUpdate"] => {
+                Self::BatchUpdate { client, version: BatchVersion::V2 }
+            }
+            ["m2", client, "profile", "batchStatus"] | ["m2", client, "v2", "profile", "batchStatus"] => {
+                Self::BatchStatus { client }
+            }
+            ["m2", client, "profile", "update"] => Self::ProfileUpdate { client },
+            ["m2", client, "mbox", "json"] => Self::Mbox { client },
+            ["rest", "v1", "profiles", "thirdPartyId", id] => {
+                Self::ProfileFetch { kind: IdKind::ThirdParty, id }
+            }
+            ["rest", "v1", "profiles", "marketingCloudVisitorId", id] => {
+                Self::ProfileFetch { kind: IdKind::Ecid, id }
+            }
+            ["rest", "v1", "profiles", id] => Self::ProfileFetch { kind: IdKind::Pc, id },
+            ["api", "v1", "profiles", id] => Self::Profile { id },
+            ["api", "v1", "batches"] => Self::Batches,
+            ["api", "v1", "batches", id] => Self::Batch { id },
+            ["healthz"] => Self::Healthz,
+            ["readyz"] => Self::Readyz,
+            _ => return None,
+        })
+    }
+
+    /// The methods that it takes.
+    pub(super) fn methods(&self) -> &'static [Method] {
+        match self {
+            Self::BatchUpdate { .. } => WRITE,
+            Self::ProfileUpdate { .. } | Self::Mbox { .. } => WRITE_BY_EITHER,
+            _ => READ,
+        }
+    }
+
+    /// The form in which it refuses.
+    pub(super) fn door(&self) -> Door {
+        match self {
+            Self::BatchUpdate { .. } | Self::BatchStatus { .. } => Door::Batch,
+            Self::ProfileUpdate { .. } => Door::Update,
+            Self::Mbox { .. } => Door::Mbox,
+            _ => Door::Rest,
+        }
+    }
+
+    /// What the log calls it: a path would hold ids.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::BatchUpdate { version: BatchVersion::V1, .. } => "batchUpdate v1",
+            Self::BatchUpdate { version: BatchVersion::V2, .. } => "batchUpdate v2",
+            Self::BatchStatus { .. } => "batchStatus",
+            Self::ProfileUpdate { .. } => "profile update",
+            Self::Mbox { .. } => "mbox",
+            Self::ProfileFetch { .. } => "profile fetch",
+            Self::Profile { .. } => "profile",
+            Self::Batches => "batches",
+            Self::Batch { .. } => "batch",
+            Self::Healthz => "healthz",
+            Self::Readyz => "readyz",
+        }
+    }
+
+    /// Has the request answered.
+    pub(super) async fn answer(&self, front: &Front, request: &mut Request) -> Result<Answer, HttpError> {
+        if !self.methods().contains(request.method()) {
+            return Err(HttpError::Method(self.methods()));
+        }
+        match *self {
+            Self::BatchUpdate { client, version } => {
+                adobe::batch_update::answer(front, request, client, version).await
+            }
+            Self::BatchStatus { client } => adobe::batch_status::answer(front, request, client),
+            Self::ProfileUpdate { client } => adobe::profile_update::answer(front, request, client).await,
+            Self::Mbox { client } => adobe::mbox::answer(front, request, client).await,
+            Self::ProfileFetch { kind, id } => adobe::profile_fetch::answer(front, request, kind, id).await,
+            Self::Profile { id } => native::profiles::answer(front, request, id).await,
+            Self::Batches => native::batches::list(front, request),
+            Self::Batch { id } => native::batches::one(front, request, id),
+            Self::Healthz => Ok(ops::healthz()),
+            Self::Readyz => ops::readyz(front),
+        }
+    }
+}
+
+/// The form in which a path that leads nowhere is refused.
+pub(super) fn door_of_unknown(segments: &[&str]) -> Door {
+    match segments.first() {
+        Some(&"m2") => Door::Batch,
+        _ => Door::Rest,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(path: &str, expected: Option<Endpoint<'_>>) {
+        let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+        assert_eq!(Endpoint::find(&segments), expected, "{path}");
+    }
+
+    #[test]
+    fn paths_lead_where_adobes_documentation_says() {
+        use BatchVersion::{V1, V2};
+        let batch = |version| Some(Endpoint::BatchUpdate { client: "demo", version });
+        let fetch = |kind, id| Some(Endpoint::ProfileFetch { kind, id });
+        check("/m2/demo/profile/batchUpdate", batch(V1));
+        check("/m2/demo/v2/profile/batchUpdate", batch(V2));
+        check("/m2/demo/profile/batchStatus", Some(Endpoint::BatchStatus { client: "demo" }));
+        check("/m2/demo/v2/profile/batchStatus", Some(Endpoint::BatchStatus { client: "demo" }));
+        check("/m2/demo/profile/update", Some(Endpoint::ProfileUpdate { client: "demo" }));
+        check("/m2/demo/mbox/json", Some(Endpoint::Mbox { client: "demo" }));
+        check("/rest/v1/profiles/1.28_0", fetch(IdKind::Pc, "1.28_0"));
+        check("/rest/v1/profiles/thirdPartyId/x", fetch(IdKind::ThirdParty, "x"));
+        check("/rest/v1/profiles/marketingCloudVisitorId/3", fetch(IdKind::Ecid, "3"));
+        check("/rest/v1/profiles/thirdPartyId", fetch(IdKind::Pc, "thirdPartyId"));
+        check("/api/v1/batches", Some(Endpoint::Batches));
+        check("/m2/demo/profile/batchupdate", None);
+        check("/m2/demo/profile/batchUpdate/", None);
+        check("/", None);
+    }
+}

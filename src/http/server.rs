@@ -1,0 +1,208 @@
+//! The server: takes connections, has each request answered, and stops cleanly.
+//!
+//! Promises: every connection, header and body has a time limit; a stop lets requests that have begun finish, and is
+//! over within [`DRAIN_MAX`].
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderName, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::Front;
+use super::connection::{Verdict, Watched};
+use super::error::HttpError;
+use super::request::Request;
+use super::response::{Answer, Door, refusal};
+use super::router::{Endpoint, door_of_unknown};
+
+/// How long requests that have begun may take to finish once the server is to stop. The whole daemon stops within ten
+/// seconds; the rest of them is for the store.
+pub const DRAIN_MAX: Duration = Duration::from_secs(6);
+/// The most connections at once: further ones wait to be accepted, and file descriptors remain for the store.
+const CONNECTIONS_MAX: usize = 8_192;
+/// The largest header of a request.
+const HEADER_BYTES_MAX: usize = 80 << 10;
+/// How long to wait after an accept that failed, at first and at most.
+const ACCEPT_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Serves on `listener` until `shutdown` completes, then lets requests that have begun finish.
+pub async fn serve(listener: TcpListener, front: Front, shutdown: impl Future<Output = ()>) {
+    let front = Arc::new(front);
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let (stop, stopping) = watch::channel(false);
+    let mut connections = JoinSet::new();
+    let mut shutdown = pin!(shutdown);
+    let mut pause = ACCEPT_PAUSE.0;
+    loop {
+        let accepted = tokio::select! {
+            () = &mut shutdown => break,
+            Some(_) = connections.join_next() => continue,
+            accepted = accept(&listener, &room) => accepted,
+        };
+        match accepted {
+            Ok((socket, permit)) => {
+                pause = ACCEPT_PAUSE.0;
+                let connection = connection(socket, Arc::clone(&front), stopping.clone());
+                connections.spawn(async move {
+                    connection.await;
+                    drop(permit);
+                });
+            }
+            Err(e) if is_of_one_connection(&e) => {}
+            Err(e) => {
+                tracing::warn!(error = %e, "a connection could not be accepted");
+                sleep(pause).await;
+                pause = ACCEPT_PAUSE.1.min(pause * 2);
+            }
+        }
+    }
+    drop(listener);
+    stop.send_replace(true);
+    let drained = timeout(DRAIN_MAX, async { while connections.join_next().await.is_some() {} }).await;
+    if drained.is_err() {
+        tracing::warn!(
+            connections = connections.len(),
+            "connections were cut off: they took too long to finish"
+        );
+        connections.shutdown().await;
+    }
+}
+
+async fn accept(
+    listener: &TcpListener,
+    room: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    let permit = Arc::clone(room).acquire_owned().await.map_err(io::Error::other)?;
+    let (socket, _) = listener.accept().await?;
+    Ok((socket, permit))
+}
+
+/// Whether an error of `accept` concerns only the connection that would have been accepted.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
+    )
+}
+
+async fn connection(socket: TcpStream, front: Arc<Front>, mut stopping: watch::Receiver<bool>) {
+    // Answers are small and written whole: nothing is gained by waiting for more.
+    let (Ok(local), Ok(())) = (socket.local_addr(), socket.set_nodelay(true)) else { return };
+    let watched = Watched::new(socket, front.timeouts.header_read);
+    let verdict = watched.verdict();
+    let requests = AtomicU64::new(0);
+    let mut http = http1::Builder::new();
+    // hyper's limit counts from the end of the last request, so it is the one for idle connections; how long a header
+    // may take once it has begun is watched below hyper.
+    // A client that has said all it will may still wait for its answer.
+    http.timer(TokioTimer::new())
+        .half_close(true)
+        .header_read_timeout(front.timeouts.idle_connection.max(front.timeouts.header_read))
+        .max_header_size(HEADER_BYTES_MAX);
+    let mut served = pin!(http.serve_connection(
+        TokioIo::new(watched),
+        service_fn(|request| {
+            let number = requests.fetch_add(1, Ordering::Relaxed);
+            let (front, verdict) = (Arc::clone(&front), Arc::clone(&verdict));
+            async move { Ok::<_, Infallible>(answer(&front, request, local, number, &verdict).await) }
+        }),
+    ));
+    let ended = tokio::select! {
+        ended = served.as_mut() => ended,
+        () = stopped(&mut stopping) => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
+    if let Err(e) = ended {
+        tracing::debug!(error = %e, "a connection ended early");
+    }
+}
+
+async fn stopped(stopping: &mut watch::Receiver<bool>) {
+    // An error means that the server itself is gone.
+    drop(stopping.wait_for(|stopping| *stopping).await);
+}
+
+async fn answer(
+    front: &Front,
+    request: hyper::Request<Incoming>,
+    local: SocketAddr,
+    number: u64,
+    verdict: &Verdict,
+) -> Answer {
+    let (id, begun) = (request_id(), Instant::now());
+    let method = request.method().clone();
+    let mut request = Request::new(request, local, front.timeouts.body_idle);
+    let (mut answer, endpoint) = match request.segments() {
+        Ok(segments) => {
+            let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+            match Endpoint::find(&segments) {
+                Some(endpoint) => {
+                    let result = match check(&request, verdict, number) {
+                        Ok(()) => endpoint.answer(front, &mut request).await,
+                        Err(error) => Err(error),
+                    };
+                    (result.unwrap_or_else(|e| refuse(endpoint.door(), &e, &id)), endpoint.name())
+                }
+                None => {
+                    let unknown = HttpError::NotFound("there is nothing at this path".into());
+                    let error = check(&request, verdict, number).err().unwrap_or(unknown);
+                    (refuse(door_of_unknown(&segments), &error, &id), "unknown path")
+                }
+            }
+        }
+        Err(error) => (refuse(Door::Rest, &error, &id), "unknown path"),
+    };
+    let headers = answer.headers_mut();
+    if !request.body.ended() || verdict.on(number).is_some() {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    if let Ok(id) = HeaderValue::try_from(id.as_str()) {
+        headers.insert(REQUEST_ID, id);
+    }
+    tracing::debug!(request = %id, %method, endpoint, status = answer.status().as_u16(), took = ?begun.elapsed());
+    answer
+}
+
+fn check(request: &Request, verdict: &Verdict, number: u64) -> Result<(), HttpError> {
+    match verdict.on(number) {
+        Some(offence) => Err(HttpError::Offends(offence)),
+        None => request.check_host(),
+    }
+}
+
+fn refuse(door: Door, error: &HttpError, request: &str) -> Answer {
+    if let Some(why) = error.log() {
+        if error.status().is_server_error() {
+            tracing::error!(request, why, "a request failed");
+        } else {
+            tracing::debug!(request, why, "a request was refused");
+        }
+    }
+    refusal(door, error)
+}
+
+/// A name for a request, to find it in the log by: which request of this process it was, counted from a number that
+/// differs from process to process.
+fn request_id() -> String {
+    use std::hash::{BuildHasher, RandomState};
+    use std::sync::LazyLock;
+    static FIRST: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(0) >> 32);
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    format!("{:08x}-{:x}", *FIRST, NEXT.fetch_add(1, Ordering::Relaxed))
+}

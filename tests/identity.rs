@@ -1,0 +1,226 @@
+//! Who is who: the login merge of Adobe's page on `mbox3rdPartyId`, devices, logout, a device that changes hands, ECIDs,
+//! and what consecutive v2 batches do in both modes. Over HTTP, before and after a `kill -9` and a restart.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on should say where"
+)]
+
+mod support;
+
+use support::Daemon;
+
+/// A step: calls to make, or what must then be read. `mbox …` are parameters of a site call (`pc=`, `tp=`, `ecid=` for
+/// the ids, other names for attributes), `batch …` is a file with `;` for line ends (those at even steps are waited for,
+/// the others are still pending or being folded when the next step comes), `kill` kills and restarts,
+/// `tp:x a=1 b=2` is a visitor with exactly these attributes, `pc:x -` one that is unknown, `ids tp:x p1 p2` the pcIds.
+fn check(steps: &[&str]) {
+    check_with(&[], steps);
+}
+
+fn check_with(arguments: &[&str], steps: &[&str]) {
+    let mut daemon = Daemon::start_with(arguments);
+    for (n, step) in steps.iter().enumerate() {
+        let at = format!("step {n}, {step:?} of {steps:#?}");
+        let (what, rest) = step.split_once(' ').unwrap_or((step, ""));
+        match what {
+            "mbox" => {
+                let name = |parameter: &str| {
+                    let (name, value) = parameter.split_once('=').unwrap();
+                    match name {
+                        "pc" => format!("&mboxPC={value}"),
+                        "tp" => format!("&mbox3rdPartyId={value}"),
+                        "ecid" => format!("&mboxMCGVID={value}"),
+                        attribute => format!("&profile.{attribute}={value}"),
+                    }
+                };
+                daemon.mbox("demo", &rest.split(' ').map(name).collect::<String>());
+            }
+            "batch" => {
+                let id = daemon.post_batch("demo", rest.replace(';', "\n"));
+                if n % 2 == 0 {
+                    daemon.wait_complete(&id);
+                }
+            }
+            "kill" => drop(daemon.kill9().restart()),
+            "ids" => {
+                let (id, expected) = rest.split_once(' ').unwrap_or((rest, ""));
+                assert_eq!(pc_ids(&daemon, id), expected, "{at}");
+            }
+            id => assert_eq!(attributes(&daemon, id), rest, "{at}"),
+        }
+    }
+}
+
+fn visitor(daemon: &Daemon, id: &str) -> Option<serde_json::Value> {
+    let (by, id) = id.split_once(':').unwrap();
+    daemon.visitor("demo", if by == "tp" { "third-party" } else { by }, id)
+}
+
+fn attributes(daemon: &Daemon, id: &str) -> String {
+    let Some(visitor) = visitor(daemon, id) else { return "-".into() };
+    let attributes = visitor["attributes"].as_object().unwrap();
+    let mut shown: Vec<String> =
+        attributes.iter().map(|(name, a)| format!("{name}={}", a["value"].as_str().unwrap())).collect();
+    shown.sort();
+    shown.join(" ")
+}
+
+fn pc_ids(daemon: &Daemon, id: &str) -> String {
+    let visitor = visitor(daemon, id).unwrap();
+    let mut ids: Vec<&str> =
+        visitor["pcIds"].as_array().unwrap().iter().map(|id| id.as_str().unwrap()).collect();
+    ids.sort_unstable();
+    ids.join(" ")
+}
+
+#[test]
+fn a_login_ends_as_in_adobes_table() {
+    // "3rdPartyId for real-time profile syncing": before login category=hats, stored category=skis and store=94103.
+    check(&[
+        "mbox pc=home tp=marie category=skis store=94103",
+        "mbox pc=work category=hats",
+        "pc:work category=hats",
+        "mbox pc=work tp=marie",
+        "tp:marie category=skis store=94103",
+        "pc:work category=skis store=94103",
+        "ids tp:marie home work",
+        "kill",
+        "pc:work category=skis store=94103",
+    ]);
+}
+
+#[test]
+fn a_login_takes_along_what_only_the_device_knew() {
+    check(&[
+        "mbox pc=home tp=marie store=94103",
+        "mbox pc=work category=hats size=M",
+        "mbox pc=work tp=marie size=L",
+        "tp:marie category=hats size=L store=94103",
+    ]);
+}
+
+#[test]
+fn a_first_login_moves_the_device_s_profile() {
+    check(&[
+        "mbox pc=work category=hats",
+        "tp:marie -",
+        "mbox pc=work tp=marie",
+        "tp:marie category=hats",
+        "pc:work category=hats",
+        "kill",
+        "tp:marie category=hats",
+    ]);
+}
+
+#[test]
+fn two_devices_share_a_profile_and_logout_changes_nothing() {
+    check(&[
+        "mbox pc=phone tp=marie a=1",
+        "mbox pc=desk tp=marie b=1",
+        "mbox pc=phone c=1",
+        "mbox pc=desk a=2",
+        "pc:phone a=2 b=1 c=1",
+        "pc:desk a=2 b=1 c=1",
+        "kill",
+        "mbox pc=desk d=1",
+        "tp:marie a=2 b=1 c=1 d=1",
+    ]);
+}
+
+#[test]
+fn a_device_that_changes_hands_leaves_the_old_profile_as_it_was() {
+    check(&[
+        "mbox pc=desk tp=marie a=1",
+        "mbox pc=phone tp=marie",
+        "mbox pc=desk tp=paul b=1",
+        "tp:marie a=1",
+        "tp:paul b=1",
+        "ids tp:marie phone",
+        "ids tp:paul desk",
+        "kill",
+        "mbox pc=desk c=1",
+        "pc:desk b=1 c=1",
+        "mbox pc=desk tp=marie",
+        "pc:desk a=1",
+        "tp:paul b=1 c=1",
+        "ids tp:marie desk phone",
+    ]);
+}
+
+#[test]
+fn batches_by_either_id_meet_the_same_visitor() {
+    check(&[
+        "mbox pc=desk tp=marie a=1",
+        "mbox pc=phone tp=marie",
+        "batch batch=pcId,b,c;desk,1,1;phone,2,;desk.28_0,,3",
+        "tp:marie a=1 b=2 c=3",
+        "batch batch=thirdPartyId,c;marie,4",
+        "pc:phone a=1 b=2 c=4",
+        "kill",
+        "pc:desk a=1 b=2 c=4",
+    ]);
+}
+
+#[test]
+fn a_pending_row_stays_with_who_the_device_was_when_the_batch_came() {
+    check(&[
+        "mbox pc=desk tp=marie a=1",
+        "batch batch=pcId,b;desk,1",
+        "mbox pc=desk tp=paul",
+        "tp:marie a=1 b=1",
+        "tp:paul",
+        "kill",
+        "tp:marie a=1 b=1",
+        "batch batch=pcId,b;desk,2",
+        "tp:paul b=2",
+        "tp:marie a=1 b=1",
+    ]);
+}
+
+#[test]
+fn an_ecid_leads_to_whoever_it_came_with_and_goes_with_the_device() {
+    check(&[
+        "mbox pc=desk ecid=38 a=1",
+        "ecid:38 a=1",
+        "mbox pc=desk tp=marie",
+        "ecid:38 a=1",
+        "mbox pc=desk tp=paul b=1",
+        "ecid:38 b=1",
+        "kill",
+        "ecid:38 b=1",
+        "mbox pc=phone ecid=38",
+        "ecid:38 ",
+        "tp:paul b=1",
+        "mbox ecid=99 c=1",
+        "ecid:99 c=1",
+        "mbox ecid=99 tp=paul",
+        "ecid:99 b=1 c=1",
+    ]);
+}
+
+#[test]
+fn consecutive_v2_batches_in_both_modes() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |mode: &str, after_two: &str, after_mbox: &str| {
+        let toml = folder.path().join(format!("{mode}.toml"));
+        std::fs::write(&toml, format!("[clients.demo]\nconsecutive_v2 = \"{mode}\"\n")).unwrap();
+        check_with(
+            &["--config", toml.to_str().unwrap()],
+            &[
+                "mbox pc=desk tp=marie a=0",
+                "batch batch=thirdPartyId,a,b;marie,1,1",
+                "tp:marie a=1 b=1",
+                "batch batch=thirdPartyId,c;marie,2",
+                &format!("tp:marie {after_two}"),
+                "mbox pc=desk d=3",
+                "batch batch=thirdPartyId,e;marie,4",
+                &format!("tp:marie {after_mbox}"),
+                "kill",
+                &format!("tp:marie {after_mbox}"),
+            ],
+        );
+    };
+    run("merge", "a=1 b=1 c=2", "a=1 b=1 c=2 d=3 e=4");
+    run("replace", "a=0 c=2", "a=0 c=2 d=3 e=4");
+}

@@ -1,0 +1,358 @@
+//! The real daemon as a process, and a small blocking HTTP client that can also send what no good client would.
+//!
+//! A daemon keeps its folder over [`Daemon::kill9`] and [`Daemon::restart`]; waiting is always for a condition.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on should say where"
+)]
+#![expect(unreachable_pub, reason = "each test binary is a crate of its own")]
+#![allow(dead_code, reason = "each test binary uses its own part of the harness")]
+
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// How long a condition may take to come true.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A daemon of its own folder and port, killed and removed at the end.
+pub struct Daemon {
+    process: Option<Child>,
+    address: SocketAddr,
+    folder: TempDir,
+    arguments: Vec<String>,
+    variables: Vec<(String, String)>,
+}
+
+impl Daemon {
+    /// A daemon on a fresh folder and a free port.
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// The same, with further arguments of `serve`.
+    pub fn start_with(arguments: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut daemon = Self { process: None, address, folder, arguments, variables: vec![] };
+        daemon.restart();
+        daemon
+    }
+
+    /// From the next start on it has this environment variable.
+    pub fn set_variable(&mut self, name: &str, value: &str) -> &mut Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Starts it again on its folder, on a free port.
+    pub fn restart(&mut self) -> &mut Self {
+        assert!(self.process.is_none(), "it still runs");
+        let mut process = Command::new(env!("CARGO_BIN_EXE_profiled"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--log", "warn", "--data"])
+            .arg(self.data())
+            .args(&self.arguments)
+            .env_clear()
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
+            .current_dir(self.folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim_end().strip_prefix("listening on http://");
+        self.address = address.unwrap_or_else(|| panic!("the first line is {line:?}")).parse().unwrap();
+        self.process = Some(process);
+        self
+    }
+
+    /// Kills it as `kill -9` does.
+    pub fn kill9(&mut self) -> &mut Self {
+        let mut process = self.process.take().unwrap();
+        process.kill().unwrap();
+        process.wait().unwrap();
+        self
+    }
+
+    /// Asks it to stop.
+    pub fn terminate(&self) {
+        let id = rustix::process::Pid::from_child(self.process.as_ref().unwrap());
+        rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+    }
+
+    /// Waits until it has ended.
+    pub fn ended(&mut self) -> ExitStatus {
+        self.process.take().unwrap().wait().unwrap()
+    }
+
+    /// Its URL.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Its address.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The folder it keeps everything in.
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// A connection to it.
+    pub fn connect(&self) -> Connection {
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Connection { stream: BufReader::new(stream) }
+    }
+
+    /// Sends bytes as they are on a connection of their own, and reads one answer.
+    pub fn send(&self, bytes: &[u8]) -> Reply {
+        let mut connection = self.connect();
+        connection.write(bytes);
+        connection.read()
+    }
+
+    /// `GET`.
+    pub fn get(&self, path: &str) -> Reply {
+        self.call("GET", path, &[], None)
+    }
+
+    /// `POST` of parameters.
+    pub fn post_form(&self, path: &str, form: &str) -> Reply {
+        let media_type = ("Content-Type", "application/x-www-form-urlencoded");
+        self.call("POST", path, &[media_type], Some(form.as_bytes()))
+    }
+
+    /// Any call.
+    pub fn call(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&[u8]>) -> Reply {
+        self.send(&request(method, path, &self.address.to_string(), headers, body))
+    }
+
+    /// Posts a batch by v2, as Adobe documents it; it must be accepted. Gives its id.
+    pub fn post_batch(&self, client: &str, file: impl AsRef<[u8]>) -> String {
+        self.try_batch(&format!("/m2/{client}/v2/profile/batchUpdate"), file).batch_id()
+    }
+
+    /// Posts a batch by v1; it must be accepted. Gives its id.
+    pub fn post_batch_v1(&self, client: &str, file: impl AsRef<[u8]>) -> String {
+        self.try_batch(&format!("/m2/{client}/profile/batchUpdate"), file).batch_id()
+    }
+
+    /// Posts a batch that may be refused.
+    pub fn try_batch(&self, path: &str, file: impl AsRef<[u8]>) -> Reply {
+        let media_type = ("Content-Type", "application/x-www-form-urlencoded");
+        self.call("POST", path, &[media_type], Some(file.as_ref()))
+    }
+
+    /// A site call that must be taken. Gives the visitor's `tntId`.
+    pub fn mbox(&self, client: &str, params: &str) -> String {
+        let reply = self.post_form(&format!("/m2/{client}/mbox/json"), params);
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        reply.json()["tntId"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// A visitor as the native API shows it; `None` for an unknown one.
+    pub fn visitor(&self, client: &str, by: &str, id: &str) -> Option<Value> {
+        let reply = self.get(&format!("/api/v1/profiles/{}?by={by}&client={client}", encoded(id)));
+        match reply.status {
+            404 => None,
+            200 => Some(reply.json()),
+            status => panic!("{status}: {}", reply.text()),
+        }
+    }
+
+    /// The value of a visitor's attribute.
+    pub fn value(&self, client: &str, by: &str, id: &str, name: &str) -> Option<String> {
+        let visitor = self.visitor(client, by, id)?;
+        Some(visitor["attributes"].get(name)?["value"].as_str().unwrap().to_owned())
+    }
+
+    /// Waits until a batch is complete; gives its details.
+    pub fn wait_complete(&self, batch: &str) -> Details {
+        let client = batch.rsplitn(3, '-').last().unwrap();
+        let path = format!("/m2/{client}/profile/batchStatus?batchId={batch}&showDetails=true");
+        wait_for("the batch to complete", || {
+            let reply = self.get(&path);
+            let count = |name| reply.element(name).unwrap().parse().unwrap();
+            (reply.element("status").as_deref() == Some("complete")).then(|| Details {
+                size: count("batchSize"),
+                consumed: count("consumedCount"),
+                successful: count("successfulUpdates"),
+                not_found: count("profilesNotFound"),
+                failed: count("failedUpdates"),
+                ignored: count("ignoredUpdates"),
+            })
+        })
+    }
+
+    /// The files in the spool folder.
+    pub fn spooled(&self) -> Vec<PathBuf> {
+        match std::fs::read_dir(self.data().join("spool")) {
+            Ok(files) => files.map(|file| file.unwrap().path()).collect(),
+            Err(_) => vec![],
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if self.process.is_some() {
+            self.kill9();
+        }
+    }
+}
+
+/// A complete batch's counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Details {
+    pub size: u64,
+    pub consumed: u64,
+    pub successful: u64,
+    pub not_found: u64,
+    pub failed: u64,
+    pub ignored: u64,
+}
+
+/// Waits until `condition` gives something.
+pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = condition() {
+            return found;
+        }
+        assert!(begun.elapsed() < PATIENCE, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A connection on which anything can be sent.
+pub struct Connection {
+    stream: BufReader<TcpStream>,
+}
+
+impl Connection {
+    /// Sends bytes; all of them must be taken.
+    pub fn write(&mut self, bytes: &[u8]) {
+        self.stream.get_mut().write_all(bytes).unwrap();
+    }
+
+    /// Says that nothing more will be sent.
+    pub fn end(&mut self) {
+        self.stream.get_mut().shutdown(Shutdown::Write).unwrap();
+    }
+
+    /// Reads one answer.
+    pub fn read(&mut self) -> Reply {
+        let mut reply = Reply::default();
+        let mut line = String::new();
+        self.stream.read_line(&mut line).unwrap();
+        let status = line.split(' ').nth(1).unwrap_or_else(|| panic!("no answer, but {line:?}"));
+        reply.status = status.parse().unwrap();
+        loop {
+            line.clear();
+            self.stream.read_line(&mut line).unwrap();
+            let Some((name, value)) = line.trim_end().split_once(':') else { break };
+            reply.headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+        }
+        let length: usize = reply.header("content-length").map_or(0, |length| length.parse().unwrap());
+        reply.body = vec![0; length];
+        self.stream.read_exact(&mut reply.body).unwrap();
+        reply
+    }
+
+    /// Whether the daemon closes the connection, after nothing more than it has sent already.
+    pub fn is_closed(&mut self) -> bool {
+        matches!(self.stream.read(&mut [0]), Ok(0))
+    }
+}
+
+/// An answer.
+#[derive(Debug, Default)]
+pub struct Reply {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Reply {
+    /// Its body as text.
+    pub fn text(&self) -> String {
+        String::from_utf8(self.body.clone()).unwrap()
+    }
+
+    /// Its body as JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.text()))
+    }
+
+    /// A header, by its name in small letters.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The text of an element, cut out as Adobe's simplest clients do.
+    pub fn element(&self, name: &str) -> Option<String> {
+        let text = self.text();
+        let (_, rest) = text.split_once(&format!("<{name}>"))?;
+        Some(rest.split_once(&format!("</{name}>"))?.0.to_owned())
+    }
+
+    /// The id of the batch that was accepted.
+    pub fn batch_id(&self) -> String {
+        assert_eq!(self.element("success").as_deref(), Some("true"), "{}", self.text());
+        self.element("batchStatus").unwrap().split_once("batchId=").unwrap().1.to_owned()
+    }
+}
+
+/// A request as bytes.
+pub fn request(
+    method: &str,
+    path: &str,
+    host: &str,
+    headers: &[(&str, &str)],
+    body: Option<&[u8]>,
+) -> Vec<u8> {
+    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n");
+    for (name, value) in headers {
+        write!(head, "{name}: {value}\r\n").unwrap();
+    }
+    if let Some(body) = body {
+        write!(head, "Content-Length: {}\r\n", body.len()).unwrap();
+    }
+    let mut bytes = (head + "\r\n").into_bytes();
+    bytes.extend_from_slice(body.unwrap_or_default());
+    bytes
+}
+
+/// A body in chunks.
+pub fn chunked(body: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![];
+    for chunk in body.chunks(100_000) {
+        bytes.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+        bytes.extend_from_slice(chunk);
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes.extend_from_slice(b"0\r\n\r\n");
+    bytes
+}
+
+/// Text, percent-encoded byte by byte where it is not a letter or a digit.
+pub fn encoded(text: &str) -> String {
+    let byte = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    text.bytes().map(byte).collect()
+}
