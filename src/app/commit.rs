@@ -21,7 +21,7 @@ use crate::journal::entry::{
 use crate::journal::log::{AppendError, Log};
 use crate::model::batch::{BatchId, BatchRules, Counts};
 use crate::model::id::{ClientCode, Key, VisitorId};
-use crate::model::profile::{Profile, Source, Stored, StoredBytes};
+use crate::model::profile::{LINKED_IDS_MAX, Profile, Source, Stored, StoredBytes};
 use crate::model::seq::{Clock, Millis, Seq, SeqSource};
 use crate::model::update::{Write, apply, list_id, merge, profile_for};
 use crate::store::{ProfileStore, put_through};
@@ -522,6 +522,11 @@ impl Group<'_> {
             _ => {}
         }
 
+        // So does the oldest link of a full list, and the ECIDs that came with it: no profile lists what leads elsewhere.
+        if let Some(oldest) = self.dropped_by(from, &to_profile)? {
+            self.view.detach(&oldest, seq).map_err(Fatal::new)?;
+        }
+
         let to_value = self.view.get(&to_profile).map_err(Fatal::new)?;
         let to_stored =
             to_value.as_ref().map(|value| decoded(&to_profile, value)).transpose().map_err(Fatal::new)?;
@@ -544,6 +549,16 @@ impl Group<'_> {
         self.view.put(&to_profile, &Stored::Profile(profile));
         self.view.put(from, &Stored::Link { through: seq, target: to.clone() });
         Ok(true)
+    }
+
+    /// The id that drops off a profile's list once another one of its kind is bound (R1).
+    fn dropped_by(&mut self, bound: &Key, profile: &Key) -> Result<Option<Key>, Fatal> {
+        let Some(value) = self.view.get(profile).map_err(Fatal::new)? else { return Ok(None) };
+        let Stored::Profile(to) = decoded(profile, &value).map_err(Fatal::new)? else { return Ok(None) };
+        let mut of_kind = to.ids.iter().filter(|linked| linked.kind == bound.kind());
+        let (oldest, full) = (of_kind.next(), of_kind.count() + 1 >= LINKED_IDS_MAX);
+        let dropped = oldest.filter(|_| full && !to.lists(bound.kind(), bound.id()));
+        Ok(dropped.map(|linked| profile.with_id(linked.kind, linked.id)))
     }
 
     /// Puts tombstones under all ids of a visitor (R12); false if there is nothing to erase.

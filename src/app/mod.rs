@@ -44,7 +44,7 @@ const GROUP_REQUESTS_MAX: usize = 512;
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(10);
 /// … and whenever the journal has grown by this much.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
-/// How often a lookup is begun again because a bind moved the visitor under it.
+/// How often a lookup is begun again because a bind moved the visitor under it, or a batch was completed.
 const LOOKUP_TRIES_MAX: usize = 100;
 
 /// The whole daemon behind its front doors. Cheap to clone.
@@ -623,15 +623,19 @@ pub fn look_up(
         }
         let value = view.get(&canonical)?;
         let stored = value.as_ref().map(|value| decoded(&canonical, value)).transpose()?;
-        match stored {
-            Some(Stored::Profile(profile)) => {
-                let alive = !profile.expired(now, lifetime_ms);
-                return Ok(alive.then(|| Visitor::of(client, &canonical, &profile, lifetime_ms)).flatten());
-            }
-            _ => return Ok(None),
+        // Once a batch is complete, writes no longer settle its rows: what was read after them can't bear those rows.
+        if pending.iter().any(|batch| matches!(batch.progress.state(), FoldState::Complete(_))) {
+            continue;
         }
+        return Ok(match stored {
+            Some(Stored::Profile(profile)) if !profile.expired(now, lifetime_ms) => {
+                Visitor::of(client, &canonical, &profile, lifetime_ms)
+            }
+            _ => None,
+        });
     }
-    Ok(None)
+    let why = format!("it was written to under each of {LOOKUP_TRIES_MAX} tries");
+    Err(StoreError::Failed { doing: "show a visitor", why }.into())
 }
 
 impl Visitor {

@@ -5,6 +5,7 @@
 //! made again from the whole journal.
 
 use super::OpenError;
+use crate::batch::outcome::read_outcomes;
 use crate::batch::pending::{Accepted, Pending};
 use crate::batch::queue::Batches;
 use crate::batch::spool::Spool;
@@ -61,9 +62,25 @@ struct Replay<'s> {
     /// The store is being made again: batches count as complete only once they are folded into it.
     rebuild: bool,
     last_seq: Seq,
-    batches: BTreeMap<Seq, (Accepted, Position, Option<BatchCompletedEntry>)>,
+    batches: BTreeMap<Seq, Batch>,
     settled: HashMap<Seq, Vec<(u32, Outcome)>>,
     written: u64,
+}
+
+/// A batch that the journal speaks of.
+struct Batch {
+    accepted: Accepted,
+    position: Position,
+    /// The store holds all of it.
+    completed: Option<BatchCompletedEntry>,
+    /// It was complete once, though perhaps in a store that is gone: what became of its rows stays.
+    counted: bool,
+}
+
+impl Batch {
+    fn new(accepted: Accepted, position: Position) -> Self {
+        Self { accepted, position, completed: None, counted: false }
+    }
 }
 
 /// What a start ends up with.
@@ -108,7 +125,8 @@ pub fn recover(
             let seq = Seq::from_u64(known.accepted.seq);
             let accepted =
                 Accepted::from_entry(known.accepted).ok_or_else(|| OpenError::entry(position, "a batch"))?;
-            replay.batches.insert(seq, (accepted, position, known.completed));
+            let batch = Batch { completed: known.completed, ..Batch::new(accepted, position) };
+            replay.batches.insert(seq, batch);
         }
     }
 
@@ -151,13 +169,15 @@ impl Replay<'_> {
                 self.last_seq = self.last_seq.max(seq);
                 let accepted =
                     Accepted::from_entry(entry).ok_or_else(|| OpenError::entry(start, "a batch"))?;
-                self.batches.entry(seq).or_insert((accepted, start, None));
+                self.batches.entry(seq).or_insert(Batch::new(accepted, start));
             }
             Entry::BatchCompleted(end) => {
-                if let Some((_, _, completed)) = self.batches.get_mut(&Seq::from_u64(end.seq))
-                    && !self.rebuild
-                {
-                    *completed = Some(end);
+                let in_store = !self.rebuild && start >= self.checkpoint;
+                if let Some(batch) = self.batches.get_mut(&Seq::from_u64(end.seq)) {
+                    batch.counted = true;
+                    if in_store {
+                        batch.completed = Some(end);
+                    }
                 }
             }
         }
@@ -170,23 +190,25 @@ impl Replay<'_> {
         folder: &Path,
         spool_bytes_max: u64,
     ) -> Result<(Arc<Batches>, Arc<Spool>), OpenError> {
-        let named = self.batches.values().map(|(accepted, ..)| accepted.spool).collect();
+        let named = self.batches.values().map(|batch| batch.accepted.spool).collect();
         let spool_folder = folder.join("spool");
         let spool = Spool::open(&spool_folder, spool_bytes_max, &named)
             .map_err(|error| OpenError::Folder { path: spool_folder, error })?;
         let batches = Batches::default();
-        for (seq, (accepted, position, completed)) in std::mem::take(&mut self.batches) {
+        for (seq, Batch { accepted, position, completed, counted }) in std::mem::take(&mut self.batches) {
             if let Some(end) = completed {
                 batches.note_complete(accepted, position, end.counts, Millis(end.at_ms));
                 continue;
             }
             let (rows, index) = (spool.rows_path(accepted.spool), spool.index_path(accepted.spool));
-            let id = accepted.id.to_string();
-            let pending = Pending::open(accepted, &rows, &index).map_err(|error| OpenError::Batch {
-                id,
-                path: rows,
-                error,
-            })?;
+            let (id, outcomes) = (accepted.id.to_string(), spool.outcomes_path(accepted.spool));
+            let failed =
+                |path: &Path, error| OpenError::Batch { id: id.clone(), path: path.to_owned(), error };
+            let mut pending = Pending::open(accepted, &rows, &index).map_err(|error| failed(&rows, error))?;
+            if counted {
+                let not_updated = read_outcomes(&outcomes).map_err(|error| failed(&outcomes, error))?;
+                pending = pending.with_outcomes(&not_updated);
+            }
             for (line, outcome) in self.settled.remove(&seq).unwrap_or_default() {
                 pending.settled_before(line, outcome);
             }

@@ -891,7 +891,8 @@ impl Scan {
 /// Takes a row apart into cells that are yet to be decoded.
 #[derive(Debug)]
 struct Splitter {
-    csv: csv_core::Reader,
+    /// Made when first needed, which few rows do: making one costs more than reading a row.
+    csv: Option<csv_core::Reader>,
     unquoted: Vec<u8>,
 }
 
@@ -900,8 +901,7 @@ type Cell<'c, 'r> = (Result<&'c [u8], Reason>, Option<&'r [u8]>);
 
 impl Splitter {
     fn new() -> Self {
-        let csv = csv_core::ReaderBuilder::new().terminator(csv_core::Terminator::Any(b'\n')).build();
-        Self { csv, unquoted: Vec::new() }
+        Self { csv: None, unquoted: Vec::new() }
     }
 
     /// The first cell of `from`, and what follows its comma.
@@ -931,8 +931,11 @@ impl Splitter {
         if self.unquoted.len() < from.len() {
             self.unquoted.resize(from.len(), 0);
         }
-        self.csv.reset();
-        let (result, read, written) = self.csv.read_field(from, &mut self.unquoted);
+        let csv = self.csv.get_or_insert_with(|| {
+            csv_core::ReaderBuilder::new().terminator(csv_core::Terminator::Any(b'\n')).build()
+        });
+        csv.reset();
+        let (result, read, written) = csv.read_field(from, &mut self.unquoted);
         let ended = matches!(result, csv_core::ReadFieldResult::Field { .. });
         let (sent, after) = cut(from, read - usize::from(ended));
         // To the reader the spaces behind the closing quote are part of the cell.

@@ -5,7 +5,7 @@
 //! small read at most; an index that does not verify is made again from the uploaded file.
 
 use super::csv::{Header, Parser, ROW_BYTES_MAX, RowReader};
-use super::outcome::Progress;
+use super::outcome::{Progress, RowOutcome};
 use crate::journal::entry::BatchAcceptedEntry;
 use crate::model::batch::{BatchId, BatchRules, ConsecutiveV2, EmptyValues, Outcome};
 use crate::model::id::{ClientCode, IdKind, Key};
@@ -241,6 +241,8 @@ pub struct Pending {
     index: Index,
     file: File,
     settled: Mutex<HashMap<u32, SettledBy>>,
+    /// The outcome of each row that `settled` doesn't name, if the outcomes of all are known.
+    others: Option<Outcome>,
 }
 
 /// Who settled a row.
@@ -256,7 +258,8 @@ impl Pending {
     /// A batch whose file and index are there.
     pub fn new(accepted: Accepted, index: Index, file: File) -> Self {
         let progress = Arc::new(Progress::of(&accepted));
-        Self { accepted: Arc::new(accepted), progress, index, file, settled: Mutex::new(HashMap::new()) }
+        let settled = Mutex::new(HashMap::new());
+        Self { accepted: Arc::new(accepted), progress, index, file, settled, others: None }
     }
 
     /// Opens an accepted batch's files after a restart; makes the index again if it does not verify.
@@ -267,6 +270,15 @@ impl Pending {
             None => index_again(&file, accepted.rules.empty_values, index)?,
         };
         Ok(Self::new(accepted, index, file))
+    }
+
+    /// A batch that was complete and is folded once more, into a store that is made again: what became of each row is
+    /// known, and stays, for the writes behind it may be in the store before it and tell nothing of it.
+    pub fn with_outcomes(mut self, not_updated: &[RowOutcome]) -> Self {
+        self.settled =
+            Mutex::new(not_updated.iter().map(|row| (row.line, SettledBy::Journal(row.outcome))).collect());
+        self.others = Some(Outcome::Updated);
+        self
     }
 
     /// The file as uploaded, whole.
@@ -324,11 +336,12 @@ impl Pending {
         }
     }
 
-    /// What a write that settled it made of the row on this line, if one did.
+    /// What became of the row on this line, if a write settled it or the batch was complete before.
     pub fn settled(&self, line: u32) -> Option<Outcome> {
-        lock(&self.settled)
-            .get(&line)
-            .map(|(SettledBy::Write(outcome) | SettledBy::Journal(outcome))| *outcome)
+        let outcome = |by: &SettledBy| match by {
+            SettledBy::Write(outcome) | SettledBy::Journal(outcome) => *outcome,
+        };
+        lock(&self.settled).get(&line).map(outcome).or(self.others)
     }
 
     /// Whether writes since the start settled all the rows on these lines, so that the store is theirs to put.
@@ -339,12 +352,18 @@ impl Pending {
 
     /// Notes what a write that settles rows made of one: final, and told before the profile shows it.
     pub fn settle(&self, line: u32, outcome: Outcome) {
-        lock(&self.settled).entry(line).or_insert(SettledBy::Write(outcome));
+        self.note(line, SettledBy::Write(outcome));
     }
 
     /// Notes the same after a restart.
     pub fn settled_before(&self, line: u32, outcome: Outcome) {
-        lock(&self.settled).entry(line).or_insert(SettledBy::Journal(outcome));
+        self.note(line, SettledBy::Journal(outcome));
+    }
+
+    fn note(&self, line: u32, by: SettledBy) {
+        if self.others.is_none() {
+            lock(&self.settled).entry(line).or_insert(by);
+        }
     }
 }
 

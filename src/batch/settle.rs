@@ -15,7 +15,7 @@ use crate::model::profile::{DecodeError, Profile, Stored, StoredBytes};
 use crate::model::seq::Seq;
 use crate::model::update::{Folded, Row, fold, outcome_of_row_already_in, unlist_id};
 use crate::store::{ProfileStore, StoreError};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
@@ -191,7 +191,7 @@ pub struct SettledRow {
 /// What settling made of rows, over one commit group.
 #[derive(Debug, Default)]
 pub struct Noted {
-    all: HashSet<(Seq, u32)>,
+    all: HashMap<(Seq, u32), Outcome>,
     new: Vec<SettledRow>,
     nothing: bool,
 }
@@ -208,14 +208,14 @@ impl Noted {
         std::mem::take(&mut self.new)
     }
 
-    fn has(&self, batch: &Pending, line: u32) -> bool {
-        self.nothing || self.all.contains(&(batch.accepted.id.seq, line)) || batch.settled(line).is_some()
+    fn of(&self, batch: &Pending, line: u32) -> Option<Outcome> {
+        self.all.get(&(batch.accepted.id.seq, line)).copied().or_else(|| batch.settled(line))
     }
 
     fn note(&mut self, batch: &Pending, line: u32, outcome: Outcome) {
-        if !self.has(batch, line) {
+        if !self.nothing && self.of(batch, line).is_none() {
             let batch = batch.accepted.id.seq;
-            self.all.insert((batch, line));
+            self.all.insert((batch, line), outcome);
             self.new.push(SettledRow { batch, line, outcome });
         }
     }
@@ -305,6 +305,13 @@ fn settle_rows(
     let (rules, header) = (&batch.accepted.rules, &batch.accepted.header);
     let value = view.get(key)?;
     let stored = value.as_ref().map(|value| decoded(key, value)).transpose()?;
+    // A link that died behind the batch's place: its rows went to the visitor it led to, and must not create another.
+    // (Of rows that did create, a lookup may know the outcome before the store shows the profile.)
+    let went_elsewhere =
+        |row: &&FoundRow| noted.of(batch, row.line).is_some_and(|outcome| outcome != Outcome::Created);
+    if matches!(stored, Some(Stored::Link { .. })) && rows.iter().all(went_elsewhere) {
+        return Ok(());
+    }
     let cells: Vec<_> = rows.iter().map(|row| row.cells(header)).collect();
     let folding: Vec<_> = rows.iter().zip(&cells).map(|(row, cells)| Row { line: row.line, cells }).collect();
     let mut became = vec![];
@@ -319,7 +326,7 @@ fn settle_rows(
         }
         Folded::AlreadyIn => {
             for (n, row) in rows.iter().enumerate() {
-                if noted.has(batch, row.line) {
+                if noted.nothing || noted.of(batch, row.line).is_some() {
                     continue;
                 }
                 let Some(Stored::Profile(profile)) = &stored else {

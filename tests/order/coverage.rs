@@ -1,0 +1,65 @@
+//! What the random sequences met, counted over all cases: a property test that never reaches a situation shows nothing
+//! about it, so a zero fails the run.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! situations {
+    ($($name:ident: $says:literal,)+) => {
+        /// A situation worth reaching.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(crate) enum Met { $($name,)+ }
+
+        const SAYS: &[&str] = &[$($says,)+];
+    };
+}
+
+situations! {
+    Handover: "a pcId handed over to another thirdPartyId",
+    Rebind: "an id bound again where it was bound before",
+    LoginMerge: "a login that merged two profiles with attributes",
+    OldestLinkDropped: "a 257th pcId that dropped the oldest link",
+    TwoLinkedIdsInOneBatch: "two linked ids of one visitor in one batch",
+    Creation: "a row that created",
+    RowTooLarge: "a row too large",
+    AttributeLeftOut: "an attribute left out of a single write for size",
+    ExpiryMetByRow: "expiry met by a row",
+    ExpiryMetBySiteCall: "expiry met by a site call",
+    ExpiryMetByUpdate: "expiry met by a single update",
+    ExpiryMetByLink: "expiry met by a bind",
+    RebornAfterErasure: "erased, then reborn",
+    LayerReplaced: "replace mode: a layer replaced",
+    LayerFoldedIn: "replace mode: a layer folded in",
+    VisitNotWritten: "a visit that was no write",
+    SeveralInOneGroup: "several requests in one commit group",
+    BatchAndBindInOneGroup: "a batch and a bind of its visitor in one group",
+    RowSettledByWrite: "a pending row settled by a write",
+    RowSettledForFold: "a pending row settled at the fold's request",
+    WriteBeatsPendingRow: "a write to an attribute that a pending row sets",
+    BornAfterBatch: "a visitor born after a pending batch that did not find it",
+    FoldedBetweenWrites: "a batch folded in part, then a write",
+    Completed: "a batch completed",
+    RestartMidFold: "a restart in the middle of a fold",
+    RestartBeforeComplete: "a restart between the outcomes and the completion",
+    OutcomeCarriedAcrossCrash: "a settled outcome carried across a crash",
+    CrashedStoreFellBack: "a key that fell back at a crash",
+    StoreMadeAgain: "a store made again from the whole journal",
+    StoreMadeAgainUnderComplete: "a store made again after a batch was complete",
+    CheckpointTaken: "a checkpoint",
+    WriteBetweenMarkAndCheckpoint: "a write between a checkpoint's mark and its end",
+    SettingsChangedAtRestart: "settings changed at a restart over a pending batch",
+    ClockSteppedBack: "a clock that stepped back an hour at a restart",
+}
+
+static COUNTS: [AtomicU64; SAYS.len()] = [const { AtomicU64::new(0) }; SAYS.len()];
+
+/// Counts a situation.
+pub(crate) fn met(what: Met) {
+    COUNTS[what as usize].fetch_add(1, Ordering::Relaxed);
+}
+
+/// The table of all situations, and those never met.
+pub(crate) fn table() -> (String, Vec<&'static str>) {
+    let counts = || SAYS.iter().zip(&COUNTS).map(|(says, count)| (*says, count.load(Ordering::Relaxed)));
+    let lines = counts().map(|(says, count)| format!("{count:>9}  {says}\n")).collect();
+    (lines, counts().filter(|(_, count)| *count == 0).map(|(says, _)| says).collect())
+}

@@ -1,0 +1,934 @@
+//! The real core, driven step by step on one thread: commit groups, background folding in parts, checkpoints, crashes
+//! and restarts, with the reference model beside it.
+//!
+//! Promises: after every step every visitor, by every id, reads as in the model; every answer is the model's; when a
+//! batch is complete, so are its counts and what became of each row. What goes wrong comes back as a sentence.
+
+use super::coverage::{Met, met};
+use super::model::{self, From, Id, Kind, Rules, Visitors};
+use super::ops::{ATTRIBUTES, Batch, CLIENTS, Call, HOUR_MS, How, NAMES, Op, Row, Settings, id};
+use super::stores::{Store, Which};
+use profiled::app::commit::{Answer, Committer, NewBatch, Request, VisitorWrite, WriteRules};
+use profiled::app::recovery::{recover, write_checkpoint};
+use profiled::app::{CallIds, SiteCall, Visitor, look_up};
+use profiled::batch::csv::Parser;
+use profiled::batch::fold::{Part, Plan, Step};
+use profiled::batch::outcome::{BatchState, Failure, read_outcomes, write_outcomes};
+use profiled::batch::pending::{IndexBuilder, Pending};
+use profiled::batch::queue::Batches;
+use profiled::batch::spool::Spool;
+use profiled::journal::entry::Checkpoint;
+use profiled::journal::log::LogSettings;
+use profiled::model::batch::{BatchId, BatchRules, ConsecutiveV2, Counts, EmptyValues, Outcome};
+use profiled::model::id::{ClientCode, IdKind, VisitorId};
+use profiled::model::profile::Source;
+use profiled::model::seq::{Clock, Millis, Seq};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What went wrong.
+pub(crate) type Wrong = String;
+
+const BEGUN_MS: u64 = 1_700_000_000_000;
+/// Small, so that sequences go over several segments.
+const SEGMENT_BYTES: u64 = 16 << 10;
+const SPOOL_BYTES_MAX: u64 = 1 << 30;
+/// More binds than a profile lists.
+const CROWD: usize = model::LISTED_MAX + 1;
+
+#[derive(Debug, Default)]
+struct SetClock(AtomicU64);
+
+impl Clock for SetClock {
+    fn now(&self) -> Millis {
+        Millis(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// A batch that was accepted, and what the model made of it.
+struct Sent {
+    client: usize,
+    seq: u64,
+    spool: u64,
+    rows: Vec<model::Row>,
+    became: Vec<model::Outcome>,
+    complete: bool,
+}
+
+/// What a request of a group is checked against.
+enum Asked {
+    Call(usize, Call),
+    /// The folding thread's, or a checkpoint's.
+    Inner,
+}
+
+/// The core and the model.
+pub(crate) struct Harness {
+    folder: tempfile::TempDir,
+    /// There, but for the moment of a restart.
+    core: Option<Core>,
+    clock: Arc<SetClock>,
+    settings: Settings,
+    visitors: [Visitors; 2],
+    sent: Vec<Sent>,
+    last_seq: u64,
+    /// The seq that the journal surely reaches.
+    accepted_seq: u64,
+    /// Requests of the folding thread that wait for a group to join.
+    waiting: VecDeque<Request>,
+    marked: Option<Checkpoint>,
+    groups: usize,
+    /// Whether ids beyond the few were used, by client.
+    crowded: [bool; 2],
+}
+
+struct Core {
+    store: Store,
+    committer: Committer,
+    batches: Arc<Batches>,
+    spool: Arc<Spool>,
+}
+
+impl Harness {
+    /// A fresh daemon.
+    pub(crate) fn new(which: Which, settings: Settings) -> Self {
+        let memory = Path::new("/dev/shm");
+        let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+        let folder = tempfile::Builder::new().prefix("profiled-order-").tempdir_in(parent).unwrap();
+        std::fs::create_dir(folder.path().join("store")).unwrap();
+        let clock = Arc::new(SetClock(AtomicU64::new(BEGUN_MS)));
+        let core = Core::start(folder.path(), Store::new(which, &folder.path().join("store")), &clock);
+        Self {
+            folder,
+            core: Some(core),
+            clock,
+            settings,
+            visitors: [Visitors::default(), Visitors::default()],
+            sent: vec![],
+            last_seq: 0,
+            accepted_seq: 0,
+            waiting: VecDeque::new(),
+            marked: None,
+            groups: 0,
+            crowded: [false; 2],
+        }
+    }
+
+    /// Takes all steps, then folds what is left and restarts once more.
+    pub(crate) fn run(&mut self, ops: &[Op]) -> Result<(), Wrong> {
+        let mut ops = ops.iter();
+        while let Some(op) = ops.next() {
+            match op {
+                Op::Fold { steps, part, joins } => {
+                    let restart = self.fold(&mut ops, (*steps, *part, *joins))?;
+                    if let Some(op) = restart {
+                        self.step(op)?;
+                    }
+                }
+                op => self.step(op)?,
+            }
+        }
+        self.finish()
+    }
+
+    fn finish(&mut self) -> Result<(), Wrong> {
+        while self.core().batches.incomplete() > 0 {
+            self.fold(&mut [].iter(), (usize::MAX, 0, false))?;
+        }
+        self.check("everything was folded")?;
+        self.restart(How::Crash, 0, false, None)?;
+        self.check("the last restart")
+    }
+
+    fn core(&self) -> &Core {
+        self.core.as_ref().unwrap()
+    }
+
+    fn store_folder(&self) -> PathBuf {
+        self.folder.path().join("store")
+    }
+
+    fn step(&mut self, op: &Op) -> Result<(), Wrong> {
+        match op {
+            Op::Commit(calls) => self.commit(calls)?,
+            Op::Fold { .. } => return Err("a fold within a step".into()),
+            Op::Mark => self.mark()?,
+            Op::Checkpoint => self.checkpoint()?,
+            Op::Restart { how, fate, hour_back, settings } => {
+                self.restart(*how, *fate, *hour_back, settings.as_ref())?;
+            }
+            Op::Wait(ms) => drop(self.clock.0.fetch_add(*ms, Ordering::Relaxed)),
+            Op::Crowd { client, who } => self.crowd(*client, *who)?,
+        }
+        self.check(&format!("{op:?}"))
+    }
+
+    // The commit thread's part.
+
+    fn commit(&mut self, calls: &[(usize, Call)]) -> Result<(), Wrong> {
+        self.groups += 1;
+        let inner: Vec<Request> = self.waiting.drain(..).collect();
+        let only_inner = calls.is_empty();
+        let mut asked: VecDeque<Asked> = VecDeque::new();
+        let mut requests: VecDeque<Request> = VecDeque::new();
+        for (client, call) in calls {
+            requests.push_back(self.request(*client, call)?);
+            asked.push_back(Asked::Call(*client, call.clone()));
+        }
+        for request in inner {
+            // Before the calls or behind them.
+            if self.groups.is_multiple_of(2) {
+                requests.push_front(request);
+                asked.push_front(Asked::Inner);
+            } else {
+                requests.push_back(request);
+                asked.push_back(Asked::Inner);
+            }
+        }
+        if requests.len() > 1 {
+            met(Met::SeveralInOneGroup);
+        }
+        if self.marked.is_some() && !calls.is_empty() {
+            met(Met::WriteBetweenMarkAndCheckpoint);
+        }
+        let settled_before = self.settled_rows();
+        let mut batches_in_group: Vec<BTreeSet<Id>> = vec![];
+        while !requests.is_empty() {
+            let core = self.core.as_mut().unwrap();
+            let answers = core.committer.commit(&mut requests).map_err(|fatal| format!("fatal: {fatal}"))?;
+            for answer in answers {
+                let answer = answer.map_err(|error| format!("refused: {error}"))?;
+                match asked.pop_front().ok_or("more answers than requests")? {
+                    Asked::Inner => {}
+                    Asked::Call(client, call) => {
+                        self.answered(client, &call, answer, &mut batches_in_group)?
+                    }
+                }
+            }
+        }
+        let settled = self.settled_rows().difference(&settled_before).count();
+        if settled > 0 {
+            met(if only_inner { Met::RowSettledForFold } else { Met::RowSettledByWrite });
+        }
+        for sent in self.sent.iter_mut().filter(|sent| !sent.complete) {
+            let id = BatchId { client: client_code(sent.client), seq: Seq::from_u64(sent.seq) };
+            let known = self.core.as_ref().unwrap().batches.get(&id);
+            sent.complete =
+                known.is_some_and(|known| matches!(known.progress.state(), BatchState::Complete(_)));
+        }
+        Ok(())
+    }
+
+    fn request(&self, client: usize, call: &Call) -> Result<Request, Wrong> {
+        let code = client_code(client);
+        let rules = WriteRules {
+            lifetime_ms: self.settings.lifetime_ms,
+            max_profile_bytes: self.settings.profile_bytes_max,
+        };
+        Ok(match call {
+            Call::Site { pc, third_party, ecid, sets } => {
+                let id = |kind, who: &Option<usize>| who.map(|who| visitor_id(&id(kind, who)));
+                let ids = CallIds {
+                    pc: id(Kind::Pc, pc),
+                    third_party: id(Kind::ThirdParty, third_party),
+                    ecid: id(Kind::Ecid, ecid),
+                };
+                let source = if ecid.is_some() { Source::Delivery } else { Source::Mbox };
+                Request::Site(SiteCall { client: code, ids, source, attributes: named(sets) }, rules)
+            }
+            Call::Update { kind, who, sets } => {
+                let write = VisitorWrite::Set(named(sets));
+                Request::Visitor(code, visitor_id(&id(*kind, *who)), write, rules)
+            }
+            Call::Remove { kind, who, attributes } => {
+                let write = VisitorWrite::Remove(names(attributes));
+                Request::Visitor(code, visitor_id(&id(*kind, *who)), write, rules)
+            }
+            Call::Erase { kind, who } => {
+                Request::Visitor(code, visitor_id(&id(*kind, *who)), VisitorWrite::Erase, rules)
+            }
+            Call::Batch(batch) => Request::Accept(Box::new(self.upload(code, batch)?)),
+        })
+    }
+
+    /// What an upload does: spool, parser and index, from the text of the file.
+    fn upload(&self, client: ClientCode, batch: &Batch) -> Result<NewBatch, Wrong> {
+        let core = self.core();
+        let rules = BatchRules {
+            seq: Seq::ZERO,
+            source: if batch.v2 { Source::BatchV2 } else { Source::BatchV1 },
+            creates: batch.v2 && self.settings.creates,
+            consecutive_v2: match self.settings.replaces {
+                true => ConsecutiveV2::Replace,
+                false => ConsecutiveV2::Merge,
+            },
+            empty_values: if batch.removes { EmptyValues::Remove } else { EmptyValues::Ignore },
+            lifetime_ms: self.settings.lifetime_ms,
+            max_profile_bytes: self.settings.profile_bytes_max,
+        };
+        let text = file_of(batch);
+        let failed = |error: &dyn std::fmt::Display| format!("upload: {error}");
+        let mut spool = core.spool.begin(self.clock.now()).map_err(|error| failed(&error))?;
+        spool.write(text.as_bytes()).map_err(|error| failed(&error))?;
+        let (mut parser, mut index, mut rows) = (Parser::new(), IndexBuilder::default(), 0);
+        let each = |row: profiled::batch::csv::Row<'_>| {
+            rows += 1;
+            index.add(&row, rules.empty_values);
+        };
+        parser.push(text.as_bytes(), each).map_err(|error| failed(&error))?;
+        let header = parser.finish(|_| ()).map_err(|error| failed(&error))?.clone();
+        spool.sync().map_err(|error| failed(&error))?;
+        let index = index.finish(&core.spool.index_path(spool.name())).map_err(|error| failed(&error))?;
+        let file = File::open(core.spool.rows_path(spool.name())).map_err(|error| failed(&error))?;
+        Ok(NewBatch { client, rules, header, rows, spool, index, file })
+    }
+
+    /// Applies a call to the model, and compares the answers.
+    fn answered(
+        &mut self,
+        client: usize,
+        call: &Call,
+        answer: Answer,
+        batches_in_group: &mut Vec<BTreeSet<Id>>,
+    ) -> Result<(), Wrong> {
+        let seq = model::next_seq(self.last_seq, self.clock.now().0);
+        self.last_seq = seq;
+        let rules = Rules {
+            seq,
+            from: From::SingleUpdate,
+            lifetime_ms: self.settings.lifetime_ms,
+            profile_bytes_max: self.settings.profile_bytes_max,
+        };
+        let mut after = self.visitors[client].clone();
+        let (first, sets, came) = match (call, &answer) {
+            (Call::Batch(batch), Answer::Accepted(known)) => {
+                if known.accepted.id.seq.get() != seq {
+                    return Err(format!("the batch has seq {}, not {seq}", known.accepted.id.seq));
+                }
+                self.accepted(client, batch, rules, known.accepted.spool);
+                batches_in_group.push(ids_of(&self.sent.last().unwrap().rows));
+                return Ok(());
+            }
+            (Call::Site { pc, third_party, ecid, sets }, Answer::Written(_)) => {
+                let from = if ecid.is_some() { From::Delivery } else { From::Mbox };
+                let rules = Rules { from, ..rules };
+                let ids = [(Kind::Pc, pc), (Kind::ThirdParty, third_party), (Kind::Ecid, ecid)]
+                    .map(|(kind, who)| who.map(|who| id(kind, who)));
+                let [pc, third_party, ecid] = ids.each_ref().map(Option::as_ref);
+                let bound = [pc, third_party].into_iter().flatten().collect::<Vec<_>>();
+                if bound.len() == 2
+                    && batches_in_group.iter().any(|batch| bound.iter().any(|id| batch.contains(id)))
+                {
+                    met(Met::BatchAndBindInOneGroup);
+                }
+                let first = third_party.or(pc).or(ecid).ok_or("a call without ids")?.clone();
+                let named = named(sets);
+                let came = after.site_call([pc, third_party, ecid], &named, &rules).unwrap();
+                (first, named, came)
+            }
+            (Call::Update { kind, who, sets }, Answer::Written(_)) => {
+                let (id, named) = (id(*kind, *who), named(sets));
+                let came = after.update(&id, &named, &[], &rules);
+                (id, named, came)
+            }
+            (Call::Remove { kind, who, attributes }, Answer::Written(_)) => {
+                let id = id(*kind, *who);
+                let came = after.update(&id, &[], &names(attributes), &rules);
+                (id, vec![], came)
+            }
+            (Call::Erase { kind, who }, Answer::Written(_)) => {
+                let id = id(*kind, *who);
+                let known = after.erase(&id);
+                (id, vec![], model::Came { accepted: known, known, left_out: 0 })
+            }
+            (call, answer) => return Err(format!("{call:?} was answered with {answer:?}")),
+        };
+
+        let Answer::Written(written) = answer else { return Err("no answer".into()) };
+        let wrong = || format!("{call:?} at {seq}: the model says {came:?}, the answer is {written:?}");
+        if matches!(call, Call::Erase { .. }) && !came.known && written.known {
+            // Nobody is known by the id, but a dead link still held it: that goes, too, which nobody can see.
+            self.accepted_seq = seq;
+            return Ok(());
+        }
+        if written.seq.is_some_and(|given| given.get() != seq) || written.known != came.known {
+            return Err(wrong());
+        }
+        match (written.seq.is_some(), came.accepted) {
+            (true, true) => {}
+            (false, false) => {
+                if matches!(call, Call::Site { .. }) {
+                    met(Met::VisitNotWritten);
+                }
+                return Ok(());
+            }
+            // A visit that brings nothing is a write all the same if it settles pending rows.
+            (true, false) if matches!(call, Call::Site { .. }) && self.has_pending_rows(client, &first) => {}
+            _ => return Err(wrong()),
+        }
+        if written.left_out != came.left_out {
+            return Err(wrong());
+        }
+        self.note_write(client, call, &first, &sets);
+        self.accepted_seq = seq;
+        self.visitors[client] = after;
+        Ok(())
+    }
+
+    fn accepted(&mut self, client: usize, batch: &Batch, rules: Rules, spool: u64) {
+        let from = if batch.v2 { From::BatchV2 } else { From::BatchV1 };
+        let batch_rules = model::BatchRules {
+            rules: Rules { from, ..rules },
+            creates: batch.v2 && self.settings.creates,
+            replaces: batch.v2 && self.settings.replaces,
+            removes: batch.removes,
+        };
+        self.crowded[client] |= batch.fillers > 0;
+        let rows = rows_of(batch);
+        let became = self.visitors[client].batch(&rows, &batch_rules);
+        self.accepted_seq = rules.seq;
+        self.sent.push(Sent { client, seq: rules.seq, spool, rows, became, complete: false });
+    }
+
+    fn pending(&self, client: usize) -> impl Iterator<Item = &Sent> {
+        self.sent.iter().filter(move |sent| !sent.complete && sent.client == client)
+    }
+
+    fn has_pending_rows(&self, client: usize, id: &Id) -> bool {
+        let ids = self.visitors[client].ids_with(id);
+        self.pending(client).any(|sent| sent.rows.iter().flatten().any(|(id, _)| ids.contains(id)))
+    }
+
+    /// Counts what an accepted write met; the model is still as before it.
+    fn note_write(&self, client: usize, call: &Call, first: &Id, sets: &[(String, String)]) {
+        let ids = self.visitors[client].ids_with(first);
+        let site = matches!(call, Call::Site { .. });
+        for sent in self.pending(client) {
+            for (row, became) in sent.rows.iter().zip(&sent.became) {
+                let Some((id, cells)) = row else { continue };
+                let same = |name: &str| cells.iter().any(|(cell, value)| cell == name && !value.is_empty());
+                if !ids.contains(id) {
+                    continue;
+                }
+                match became {
+                    model::Outcome::Updated | model::Outcome::Created => {
+                        if sets.iter().any(|(name, value)| !value.is_empty() && same(name)) {
+                            met(Met::WriteBeatsPendingRow);
+                        }
+                    }
+                    model::Outcome::NotFound if site => met(Met::BornAfterBatch),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// All pending rows whose outcome a write has settled.
+    fn settled_rows(&self) -> BTreeSet<(u64, u32)> {
+        let batches = &self.core().batches;
+        let lines = |pending: &Arc<Pending>| {
+            let seq = pending.accepted.id.seq.get();
+            let rows = u32::try_from(pending.accepted.rows).unwrap();
+            let settled = |line: &u32| pending.settled(*line).is_some();
+            (2..rows + 2).filter(settled).map(|line| (seq, line)).collect::<Vec<_>>()
+        };
+        let lists = (0..CLIENTS.len()).map(|client| batches.pending(&client_code(client)));
+        lists.flat_map(|list| list.iter().flat_map(lines).collect::<Vec<_>>()).collect()
+    }
+
+    fn crowd(&mut self, client: usize, who: usize) -> Result<(), Wrong> {
+        self.crowded[client] = true;
+        // Few requests a group would take long, all in one would miss the groups' borders.
+        for from in (0..CROWD).step_by(100) {
+            let mut requests: VecDeque<Request> = VecDeque::new();
+            let fillers = (from..CROWD.min(from + 100)).map(|n| Id { kind: Kind::Pc, name: format!("f{n}") });
+            let fillers: Vec<Id> = fillers.collect();
+            let third_party = id(Kind::ThirdParty, who);
+            for filler in &fillers {
+                let ids = CallIds {
+                    pc: Some(visitor_id(filler)),
+                    third_party: Some(visitor_id(&third_party)),
+                    ecid: None,
+                };
+                let rules = WriteRules {
+                    lifetime_ms: self.settings.lifetime_ms,
+                    max_profile_bytes: self.settings.profile_bytes_max,
+                };
+                let call =
+                    SiteCall { client: client_code(client), ids, source: Source::Mbox, attributes: vec![] };
+                requests.push_back(Request::Site(call, rules));
+            }
+            while !requests.is_empty() {
+                let core = self.core.as_mut().unwrap();
+                let committed = core.committer.commit(&mut requests);
+                committed.map_err(|fatal| format!("fatal: {fatal}"))?;
+            }
+            for filler in &fillers {
+                self.last_seq = model::next_seq(self.last_seq, self.clock.now().0);
+                let rules = Rules {
+                    seq: self.last_seq,
+                    from: From::Mbox,
+                    lifetime_ms: self.settings.lifetime_ms,
+                    profile_bytes_max: self.settings.profile_bytes_max,
+                };
+                let ids = [Some(filler), Some(&third_party), None];
+                let mut after = self.visitors[client].clone();
+                // A second crowd may find the ids bound already: then it is a visit that may be no write.
+                if after.site_call(ids, &[], &rules).unwrap().accepted {
+                    self.accepted_seq = self.last_seq;
+                    self.visitors[client] = after;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    // The checkpoint thread's part.
+
+    fn mark(&mut self) -> Result<(), Wrong> {
+        let mut requests = VecDeque::from([Request::Mark]);
+        let committed = self.core.as_mut().unwrap().committer.commit(&mut requests);
+        match committed.map_err(|fatal| format!("fatal: {fatal}"))?.pop() {
+            Some(Ok(Answer::Marked(mark))) => self.marked = Some(mark),
+            other => return Err(format!("a mark was answered with {other:?}")),
+        }
+        Ok(())
+    }
+
+    fn checkpoint(&mut self) -> Result<(), Wrong> {
+        if self.marked.is_none() {
+            self.mark()?;
+        }
+        let mark = self.marked.take().ok_or("no mark")?;
+        self.core().store.shared().checkpoint().map_err(|error| error.to_string())?;
+        write_checkpoint(&self.store_folder().join("checkpoint"), &mark)
+            .map_err(|error| error.to_string())?;
+        met(Met::CheckpointTaken);
+        Ok(())
+    }
+
+    // The folding thread's part.
+
+    /// Folds the batch whose turn it is, for as many steps as are given; then goes on with the sequence until the next
+    /// fold, and so on. Gives back a restart that ended it.
+    fn fold<'o>(
+        &mut self,
+        ops: &mut std::slice::Iter<'o, Op>,
+        (mut steps, mut which, mut joins): (usize, usize, bool),
+    ) -> Result<Option<&'o Op>, Wrong> {
+        if self.core().batches.incomplete() == 0 {
+            return Ok(None);
+        }
+        let pending = self.core().batches.next().ok_or("no batch")?;
+        let store = self.core().store.shared();
+        let failed = |error: profiled::batch::settle::SettleError| format!("fold: {error}");
+        let plan = Plan::make(&pending, &*store).map_err(failed)?;
+        let mut parts: Vec<Part<'_>> = plan.parts(1 + which % 5);
+        let (outcomes, mut counts) = plan.decided();
+        let mut outcomes = outcomes.to_vec();
+        let (mut begun, mut written) = (false, false);
+        loop {
+            while steps > 0 {
+                steps -= 1;
+                if !self.waiting.is_empty() {
+                    self.commit(&[])?;
+                } else if !parts.is_empty() {
+                    let at = which % parts.len();
+                    match parts[at].step(&*store).map_err(failed)? {
+                        Step::More => begun = true,
+                        Step::Settle(keys) => {
+                            let client = pending.accepted.id.client.clone();
+                            self.waiting.push_back(Request::Settle(client, keys));
+                        }
+                        Step::Done => {
+                            let (more, part_counts) = parts.remove(at).finish();
+                            outcomes.extend(more);
+                            counts = counts.plus(&part_counts);
+                        }
+                    }
+                } else if !written {
+                    if counts.total() != pending.accepted.rows {
+                        return Err(format!("{counts:?} of {} rows", pending.accepted.rows));
+                    }
+                    let path = self.core().spool.outcomes_path(pending.accepted.spool);
+                    write_outcomes(&path, &mut outcomes).map_err(|error| error.to_string())?;
+                    store.checkpoint().map_err(|error| error.to_string())?;
+                    written = true;
+                } else {
+                    let id = pending.accepted.id.clone();
+                    self.waiting.push_back(Request::Complete(id, counts, self.clock.now()));
+                }
+                if !joins && !self.waiting.is_empty() {
+                    self.commit(&[])?;
+                }
+                self.check("a step of folding")?;
+                if matches!(pending.progress.state(), BatchState::Complete(_)) {
+                    met(Met::Completed);
+                    return self.check_outcomes(pending.accepted.id.seq.get()).map(|()| None);
+                }
+            }
+            match ops.next() {
+                Some(Op::Fold { steps: more, part, joins: join }) => {
+                    (steps, which, joins) = (*more, *part, *join);
+                }
+                Some(restart @ Op::Restart { .. }) => {
+                    if begun && !parts.is_empty() {
+                        met(Met::RestartMidFold);
+                    }
+                    if written {
+                        met(Met::RestartBeforeComplete);
+                    }
+                    return Ok(Some(restart));
+                }
+                Some(op) => {
+                    if begun && !parts.is_empty() && matches!(op, Op::Commit(_)) {
+                        met(Met::FoldedBetweenWrites);
+                    }
+                    self.step(op)?;
+                    if matches!(pending.progress.state(), BatchState::Complete(_)) {
+                        met(Met::Completed);
+                        return self.check_outcomes(pending.accepted.id.seq.get()).map(|()| None);
+                    }
+                }
+                None => return Ok(None),
+            }
+        }
+    }
+
+    // Ends and beginnings.
+
+    fn restart(
+        &mut self,
+        how: How,
+        fate: u64,
+        hour_back: bool,
+        settings: Option<&Settings>,
+    ) -> Result<(), Wrong> {
+        if how == How::Checkpointed {
+            self.checkpoint()?;
+        }
+        self.waiting.clear();
+        self.marked = None;
+        let folder = self.store_folder();
+        let Core { store, committer, batches, spool } = self.core.take().unwrap();
+        drop((committer, batches, spool));
+        let store = if how == How::StoreLost {
+            met(Met::StoreMadeAgain);
+            if self.sent.iter().any(|sent| sent.complete) {
+                met(Met::StoreMadeAgainUnderComplete);
+            }
+            let which = match store {
+                Store::Memory(_) => Which::Memory,
+                Store::Sled(_) => Which::Sled,
+                Store::Forgetful(_) => Which::Forgetful,
+            };
+            drop(store);
+            std::fs::remove_dir_all(&folder).map_err(|error| error.to_string())?;
+            std::fs::create_dir(&folder).map_err(|error| error.to_string())?;
+            Store::new(which, &folder)
+        } else {
+            store.restarted(&folder, fate)
+        };
+        if let Some(settings) = settings.filter(|settings| **settings != self.settings) {
+            if self.sent.iter().any(|sent| !sent.complete) {
+                met(Met::SettingsChangedAtRestart);
+            }
+            self.settings = settings.clone();
+        }
+        if hour_back {
+            met(Met::ClockSteppedBack);
+            self.clock.0.fetch_sub(HOUR_MS, Ordering::Relaxed);
+        }
+        let core = Core::try_start(self.folder.path(), store, &self.clock)?;
+        // A seq taken for what turned out to be no write may be given out again; no other.
+        let last = core.committer.seqs.last().get();
+        if !(self.accepted_seq..=self.last_seq).contains(&last) {
+            return Err(format!("after the restart seqs go on after {last}, not {}", self.accepted_seq));
+        }
+        self.last_seq = last;
+        for sent in &mut self.sent {
+            let id = BatchId { client: client_code(sent.client), seq: Seq::from_u64(sent.seq) };
+            let known = core.batches.get(&id).ok_or_else(|| format!("batch {id} is gone"))?;
+            let complete = matches!(known.progress.state(), BatchState::Complete(_));
+            if sent.complete && !complete && self.folder.path().join("store/checkpoint").exists() {
+                return Err(format!("batch {id} was complete and is not any more"));
+            }
+            sent.complete = complete;
+        }
+        self.core = Some(core);
+        if !self.settled_rows().is_empty() {
+            met(Met::OutcomeCarriedAcrossCrash);
+        }
+        Ok(())
+    }
+
+    // What must hold.
+
+    /// Every visitor reads as in the model.
+    fn check(&self, after: &str) -> Result<(), Wrong> {
+        let core = self.core();
+        let store = core.store.shared();
+        let last = Seq::from_u64(core.committer.last_seq.load(profiled::sync::Ordering::Acquire));
+        let now = self.clock.now().max(last.millis());
+        let lifetime_ms = self.settings.lifetime_ms;
+        for (client, visitors) in self.visitors.iter().enumerate() {
+            for kind in [Kind::Pc, Kind::ThirdParty, Kind::Ecid] {
+                let fillers = if self.crowded[client] { &["f0", "f1", "f255"][..] } else { &[] };
+                for name in NAMES.iter().chain(fillers) {
+                    let id = Id { kind, name: (*name).into() };
+                    let code = client_code(client);
+                    let seen = look_up(&*store, &core.batches, &code, &visitor_id(&id), now, lifetime_ms)
+                        .map_err(|error| format!("after {after}, {id} cannot be read: {error}"))?;
+                    let expected = visitors.look_up(&id, now.0, lifetime_ms);
+                    let (seen, expected) =
+                        (seen.map(|seen| shown(&seen)), expected.map(|it| expected_of(it, lifetime_ms)));
+                    if seen != expected {
+                        let (client, differing) = (CLIENTS[client], differing(seen, expected));
+                        return Err(format!("after {after}, {client} {id} should read so: {differing}"));
+                    }
+                }
+            }
+        }
+        for sent in self.sent.iter().filter(|sent| sent.complete) {
+            self.check_counts(sent)?;
+        }
+        Ok(())
+    }
+
+    fn check_counts(&self, sent: &Sent) -> Result<(), Wrong> {
+        let id = BatchId { client: client_code(sent.client), seq: Seq::from_u64(sent.seq) };
+        let known = self.core().batches.get(&id).ok_or("a batch is gone")?;
+        let mut expected = Counts::default();
+        sent.became.iter().for_each(|became| expected.add(outcome(*became)));
+        let counts = known.progress.counts();
+        if counts != expected {
+            return Err(format!("batch {id}: counts should be {expected:?} but are {counts:?}"));
+        }
+        Ok(())
+    }
+
+    /// What became of each row of a batch that is complete.
+    fn check_outcomes(&self, seq: u64) -> Result<(), Wrong> {
+        let sent = self.sent.iter().find(|sent| sent.seq == seq).ok_or("an unknown batch")?;
+        self.check_counts(sent)?;
+        let path = self.core().spool.outcomes_path(sent.spool);
+        let told = read_outcomes(&path).map_err(|error| error.to_string())?;
+        let told: BTreeMap<u32, _> = told.into_iter().map(|row| (row.line, row)).collect();
+        for (line, (row, became)) in (2..).zip(sent.rows.iter().zip(&sent.became)) {
+            let told = told.get(&line);
+            let expected = outcome(*became);
+            let told_outcome = told.map_or(Outcome::Updated, |told| told.outcome);
+            let reason_fits = match told.and_then(|told| told.failure) {
+                None => expected != Outcome::Failed,
+                Some(Failure::Row(_)) => row.is_none(),
+                Some(Failure::ProfileTooLarge) => row.is_some(),
+            };
+            if told_outcome != expected || !reason_fits {
+                return Err(format!(
+                    "batch {seq}, line {line}, {row:?}: should be {expected:?}, is {told:?}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// What the attributes of a visitor read as: `a=1 b=22`; none if the visitor is unknown.
+    pub(crate) fn reads(&self, client: usize, id: &Id) -> Option<String> {
+        let (_, profile) =
+            self.visitors[client].look_up(id, self.clock.now().0, self.settings.lifetime_ms)?;
+        let one = |(name, value): (&String, &model::Value)| format!("{name}={}", value.text);
+        Some(profile.visible().iter().map(one).collect::<Vec<_>>().join(" "))
+    }
+
+    /// What became of the rows of the n-th batch.
+    pub(crate) fn became(&self, batch: usize) -> &[model::Outcome] {
+        &self.sent[batch].became
+    }
+}
+
+impl Core {
+    fn start(folder: &Path, store: Store, clock: &Arc<SetClock>) -> Self {
+        Self::try_start(folder, store, clock).unwrap()
+    }
+
+    fn try_start(folder: &Path, store: Store, clock: &Arc<SetClock>) -> Result<Self, Wrong> {
+        let checkpoint = Store::checkpoint(&folder.join("store"));
+        let settings = LogSettings { segment_bytes: SEGMENT_BYTES };
+        let shared = store.shared();
+        let recovered = recover(folder, &*shared, checkpoint, settings, SPOOL_BYTES_MAX)
+            .map_err(|error| format!("the start failed: {error}"))?;
+        let committer = Committer::new(
+            recovered.log,
+            shared,
+            Arc::clone(&recovered.batches),
+            recovered.last_seq,
+            Arc::clone(clock) as _,
+        );
+        Ok(Self { store, committer, batches: recovered.batches, spool: recovered.spool })
+    }
+}
+
+fn client_code(client: usize) -> ClientCode {
+    ClientCode::new(CLIENTS[client]).unwrap()
+}
+
+fn visitor_id(id: &Id) -> VisitorId {
+    let kind = match id.kind {
+        Kind::Pc => IdKind::Pc,
+        Kind::ThirdParty => IdKind::ThirdParty,
+        Kind::Ecid => IdKind::Ecid,
+    };
+    VisitorId::new(kind, &id.name).unwrap()
+}
+
+fn model_id(id: &VisitorId) -> Id {
+    let kind = match id.kind() {
+        IdKind::Pc => Kind::Pc,
+        IdKind::ThirdParty => Kind::ThirdParty,
+        IdKind::Ecid => Kind::Ecid,
+    };
+    Id { kind, name: id.as_str().into() }
+}
+
+fn outcome(became: model::Outcome) -> Outcome {
+    match became {
+        model::Outcome::Updated => Outcome::Updated,
+        model::Outcome::Created => Outcome::Created,
+        model::Outcome::NotFound => Outcome::NotFound,
+        model::Outcome::Ignored => Outcome::Ignored,
+        model::Outcome::Failed => Outcome::Failed,
+    }
+}
+
+fn named(sets: &[(usize, super::ops::Text)]) -> Vec<(String, String)> {
+    sets.iter().map(|(name, text)| (ATTRIBUTES[*name].into(), text.text())).collect()
+}
+
+fn names(attributes: &[usize]) -> Vec<String> {
+    attributes.iter().map(|name| ATTRIBUTES[*name].into()).collect()
+}
+
+fn ids_of(rows: &[model::Row]) -> BTreeSet<Id> {
+    rows.iter().flatten().map(|(id, _)| id.clone()).collect()
+}
+
+/// The file of a batch.
+fn file_of(batch: &Batch) -> String {
+    let by = if batch.by == Kind::Pc { "pcId" } else { "thirdPartyId" };
+    let mut text = format!("batch={by}");
+    batch.columns.iter().for_each(|column| text = format!("{text},{}", ATTRIBUTES[*column]));
+    text.push('\n');
+    for row in &batch.rows {
+        let line = match row {
+            Row::Good { who, hint, cells } => {
+                let hint = if *hint && batch.by == Kind::Pc { ".28_0" } else { "" };
+                let cells = cells.iter().take(batch.columns.len());
+                let cells: String = cells.map(|cell| format!(",{}", cell.text())).collect();
+                format!("{}{hint}{cells}", id(batch.by, *who).name)
+            }
+            Row::BadEscape { who } => format!("{},%zz", id(batch.by, *who).name),
+            Row::TooManyCells { who } => {
+                format!("{}{}", id(batch.by, *who).name, ",1".repeat(batch.columns.len() + 1))
+            }
+            Row::NoId => ",1".into(),
+        };
+        text = format!("{text}{line}\n");
+    }
+    (0..batch.fillers).for_each(|n| text = format!("{text}f{n},1\n"));
+    text
+}
+
+/// The same rows as the model takes them.
+fn rows_of(batch: &Batch) -> Vec<model::Row> {
+    let row = |row: &Row| match row {
+        Row::Good { who, cells, .. } => {
+            let cells = batch.columns.iter().zip(cells);
+            let cells = cells.map(|(column, text)| (ATTRIBUTES[*column].to_owned(), text.text()));
+            Some((id(batch.by, *who), cells.collect()))
+        }
+        _ => None,
+    };
+    let filler = |n| {
+        let name = ATTRIBUTES[batch.columns[0]].to_owned();
+        Some((Id { kind: batch.by, name: format!("f{n}") }, vec![(name, "1".to_owned())]))
+    };
+    batch.rows.iter().map(row).chain((0..batch.fillers).map(filler)).collect()
+}
+
+/// A visitor as compared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Shown {
+    canonical: Id,
+    attributes: Vec<(String, String, u64, From)>,
+    ids: BTreeSet<Id>,
+    born: u64,
+    last_site: u64,
+    last_batch: u64,
+    last_write: u64,
+    last_active_ms: u64,
+    expires_ms: u64,
+}
+
+/// What is there and should not be, and what should be and is not.
+fn differing(seen: Option<Shown>, expected: Option<Shown>) -> String {
+    let lines = |shown: Option<Shown>| -> BTreeSet<String> {
+        let Some(shown) = shown else { return BTreeSet::from(["unknown".into()]) };
+        let ids = shown.ids.iter().map(|id| format!("id {id}")).collect();
+        let attributes =
+            shown.attributes.iter().map(|attribute| format!("attribute {attribute:?}")).collect();
+        let rest = Shown { ids: BTreeSet::new(), attributes: vec![], ..shown };
+        BTreeSet::from([format!("{rest:?}")])
+            .into_iter()
+            .chain::<BTreeSet<_>>(ids)
+            .chain::<BTreeSet<_>>(attributes)
+            .collect()
+    };
+    let (seen, expected) = (lines(seen), lines(expected));
+    let not = expected.difference(&seen).map(|line| format!("\n  not there: {line}"));
+    not.chain(seen.difference(&expected).map(|line| format!("\n  but there: {line}"))).collect()
+}
+
+fn shown(visitor: &Visitor) -> Shown {
+    let from = |source| match source {
+        Source::Mbox => From::Mbox,
+        Source::Delivery => From::Delivery,
+        Source::SingleUpdate => From::SingleUpdate,
+        Source::BatchV1 => From::BatchV1,
+        Source::BatchV2 => From::BatchV2,
+    };
+    let attributes = visitor.attributes.iter();
+    Shown {
+        canonical: model_id(&visitor.canonical),
+        attributes: attributes
+            .map(|held| (held.name.clone(), held.value.clone(), held.seq.get(), from(held.source)))
+            .collect(),
+        ids: visitor.linked.iter().map(model_id).collect(),
+        born: visitor.born.get(),
+        last_site: visitor.last_site.map_or(0, Seq::get),
+        last_batch: visitor.last_batch.map_or(0, Seq::get),
+        last_write: visitor.seq.get(),
+        last_active_ms: visitor.last_active.0,
+        expires_ms: visitor.expires.0,
+    }
+}
+
+fn expected_of((key, profile): (&Id, &model::Profile), lifetime_ms: u64) -> Shown {
+    let attributes = profile.visible();
+    Shown {
+        canonical: key.clone(),
+        attributes: attributes
+            .into_iter()
+            .map(|(name, value)| (name, value.text, value.seq, value.from))
+            .collect(),
+        ids: profile.ids().cloned().collect(),
+        born: profile.born,
+        last_site: profile.last_site,
+        last_batch: profile.last_batch,
+        last_write: profile.last_write,
+        last_active_ms: profile.last_active_ms,
+        expires_ms: profile.last_active_ms + lifetime_ms,
+    }
+}

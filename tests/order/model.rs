@@ -1,0 +1,490 @@
+//! The reference: what every visitor looks like and what becomes of every row, got by applying each accepted write
+//! the moment it is accepted, in seq order, to plain maps.
+//!
+//! Promises: it shares no code with `src/model/` and uses nothing but the standard library; it knows no links,
+//! tombstones, pending rows or `through`, for none of these is in the rules (DESIGN.md §2). An id belongs to a profile
+//! because the profile's list says so, and to one profile at most.
+
+use super::coverage::{Met, met};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How many ids of one kind a profile lists (R1).
+pub(crate) const LISTED_MAX: usize = 256;
+/// A visit that brings nothing else is a write at most this often (R11).
+const VISIT_EVERY_MS: u64 = 3_600_000;
+
+/// Which name space an id is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    Pc,
+    ThirdParty,
+    Ecid,
+}
+
+/// An id of a visitor.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Id {
+    pub(crate) kind: Kind,
+    pub(crate) name: String,
+}
+
+impl std::fmt::Display for Id {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} {}", self.kind, self.name)
+    }
+}
+
+/// Where a write came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum From {
+    Mbox,
+    Delivery,
+    SingleUpdate,
+    BatchV1,
+    BatchV2,
+}
+
+/// The value of an attribute, with the write that set it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Value {
+    pub(crate) text: String,
+    pub(crate) seq: u64,
+    pub(crate) from: From,
+}
+
+type Attributes = BTreeMap<String, Value>;
+
+/// An id that a profile lists, and the id it was bound to: the profile's own, or for an ECID the pcId it came with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Listed {
+    id: Id,
+    bound_to: Id,
+}
+
+/// A profile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Profile {
+    pub(crate) born: u64,
+    pub(crate) last_site: u64,
+    pub(crate) last_batch: u64,
+    pub(crate) last_write: u64,
+    pub(crate) last_active_ms: u64,
+    /// Oldest bind first.
+    listed: Vec<Listed>,
+    base: Attributes,
+    /// What the last v2 batch in replace mode set since the last write of another kind (R7) …
+    layer: Attributes,
+    /// … and which batch that was.
+    layer_of: u64,
+}
+
+impl Profile {
+    fn born(seq: u64) -> Self {
+        Self {
+            born: seq,
+            last_site: 0,
+            last_batch: 0,
+            last_write: seq,
+            last_active_ms: millis(seq),
+            listed: vec![],
+            base: Attributes::new(),
+            layer: Attributes::new(),
+            layer_of: 0,
+        }
+    }
+
+    pub(crate) fn lives(&self, at_ms: u64, lifetime_ms: u64) -> bool {
+        at_ms < self.last_active_ms + lifetime_ms
+    }
+
+    pub(crate) fn visible(&self) -> Attributes {
+        let mut all = self.base.clone();
+        all.extend(self.layer.clone());
+        all
+    }
+
+    pub(crate) fn ids(&self) -> impl Iterator<Item = &Id> {
+        self.listed.iter().map(|listed| &listed.id)
+    }
+
+    fn bytes(&self) -> usize {
+        bytes(&self.visible())
+    }
+
+    fn settle_layer(&mut self) {
+        if !self.layer.is_empty() {
+            met(Met::LayerFoldedIn);
+        }
+        let layer = std::mem::take(&mut self.layer);
+        self.base.extend(layer);
+    }
+
+    /// Lists an id as the one bound last. One of its kind too many drops the oldest, and with a pcId the ECIDs that
+    /// came with it.
+    fn list(&mut self, id: Id, bound_to: Id) {
+        self.listed.retain(|listed| listed.id != id);
+        let of_kind = |listed: &&Listed| listed.id.kind == id.kind;
+        if self.listed.iter().filter(of_kind).count() == LISTED_MAX {
+            met(Met::OldestLinkDropped);
+            let oldest = self.listed.iter().find(of_kind).unwrap().id.clone();
+            self.listed.retain(|listed| listed.id != oldest && listed.bound_to != oldest);
+        }
+        self.listed.push(Listed { id, bound_to });
+    }
+}
+
+fn bytes(attributes: &Attributes) -> usize {
+    attributes.iter().map(|(name, value)| name.len() + value.text.len()).sum()
+}
+
+/// The milliseconds of a seq (R3).
+pub(crate) fn millis(seq: u64) -> u64 {
+    seq >> 20
+}
+
+/// The seq that follows `last` when the clock shows `now_ms` (R3).
+pub(crate) fn next_seq(last: u64, now_ms: u64) -> u64 {
+    (last + 1).max(now_ms << 20)
+}
+
+/// What shapes a write besides what it brings.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rules {
+    pub(crate) seq: u64,
+    pub(crate) from: From,
+    pub(crate) lifetime_ms: u64,
+    pub(crate) profile_bytes_max: usize,
+}
+
+impl Rules {
+    fn at_ms(&self) -> u64 {
+        millis(self.seq)
+    }
+}
+
+/// What shapes a batch beyond that.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BatchRules {
+    pub(crate) rules: Rules,
+    pub(crate) creates: bool,
+    pub(crate) replaces: bool,
+    pub(crate) removes: bool,
+}
+
+/// What became of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Outcome {
+    Updated,
+    Created,
+    NotFound,
+    Ignored,
+    Failed,
+}
+
+/// A row: its id and its cells; none if it is not well-formed.
+pub(crate) type Row = Option<(Id, Vec<(String, String)>)>;
+
+/// What a write to one visitor came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Came {
+    /// It is a write, with a place in the order.
+    pub(crate) accepted: bool,
+    /// The visitor has a profile.
+    pub(crate) known: bool,
+    /// Attributes left out.
+    pub(crate) left_out: usize,
+}
+
+/// The visitors of one client.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Visitors {
+    profiles: BTreeMap<Id, Profile>,
+    erased: BTreeSet<Id>,
+    once_bound: BTreeSet<(Id, Id)>,
+}
+
+impl Visitors {
+    /// The profile that an id leads to, expired or not.
+    fn holder(&self, id: &Id) -> Option<Id> {
+        if self.profiles.contains_key(id) {
+            return Some(id.clone());
+        }
+        let lists = |profile: &Profile| profile.ids().any(|listed| listed == id);
+        self.profiles.iter().find(|(_, profile)| lists(profile)).map(|(key, _)| key.clone())
+    }
+
+    fn living(&self, id: &Id, at_ms: u64, lifetime_ms: u64) -> Option<Id> {
+        self.holder(id).filter(|holder| self.profiles[holder].lives(at_ms, lifetime_ms))
+    }
+
+    fn held_expired(&self, id: &Id, at_ms: u64, lifetime_ms: u64) -> bool {
+        self.holder(id).is_some() && self.living(id, at_ms, lifetime_ms).is_none()
+    }
+
+    /// What a lookup shows.
+    pub(crate) fn look_up(&self, id: &Id, now_ms: u64, lifetime_ms: u64) -> Option<(&Id, &Profile)> {
+        self.living(id, now_ms, lifetime_ms).and_then(|holder| self.profiles.get_key_value(&holder))
+    }
+
+    /// All ids that lead where this one does.
+    pub(crate) fn ids_with(&self, id: &Id) -> Vec<Id> {
+        match self.holder(id) {
+            Some(holder) => {
+                let ids = self.profiles[&holder].ids().cloned().collect::<Vec<_>>();
+                [vec![holder, id.clone()], ids].concat()
+            }
+            None => vec![id.clone()],
+        }
+    }
+
+    /// Takes an id, and the ECIDs that came with it, off the list of the profile that lists it. Gives those ECIDs.
+    fn release(&mut self, id: &Id, seq: u64) -> Vec<Id> {
+        let Some(holder) = self.holder(id).filter(|holder| holder != id) else { return vec![] };
+        let profile = self.profiles.get_mut(&holder).unwrap();
+        let along = |listed: &&Listed| listed.bound_to == *id;
+        let ecids = profile.listed.iter().filter(along).map(|listed| listed.id.clone()).collect();
+        profile.listed.retain(|listed| listed.id != *id && listed.bound_to != *id);
+        profile.last_write = profile.last_write.max(seq);
+        ecids
+    }
+
+    /// A new life under this id: what stood there has expired.
+    fn bear(&mut self, id: &Id, seq: u64) -> &mut Profile {
+        self.release(id, seq);
+        if self.erased.remove(id) {
+            met(Met::RebornAfterErasure);
+        }
+        self.profiles.insert(id.clone(), Profile::born(seq));
+        self.profiles.get_mut(id).unwrap()
+    }
+
+    /// Binds an id to another (R1, R2); false if it is bound so already.
+    fn bind(&mut self, id: &Id, to: &Id, rules: &Rules) -> bool {
+        let (at, lifetime, seq) = (rules.at_ms(), rules.lifetime_ms, rules.seq);
+        if self.held_expired(id, at, lifetime) || self.held_expired(to, at, lifetime) {
+            met(Met::ExpiryMetByLink);
+        }
+        let was = self.living(id, at, lifetime);
+        let target = self.living(to, at, lifetime);
+        if let (Some(was), Some(target)) = (&was, &target)
+            && was == target
+            && self.profiles[target].listed.contains(&Listed { id: id.clone(), bound_to: to.clone() })
+        {
+            return false;
+        }
+        if !self.once_bound.insert((id.clone(), to.clone())) {
+            met(Met::Rebind);
+        }
+
+        let mut along = vec![];
+        let mut merged = None;
+        match &was {
+            Some(own) if own == id => {
+                let profile = self.profiles.remove(id).unwrap();
+                along.extend(profile.ids().cloned());
+                merged = Some(profile);
+            }
+            Some(_) => {
+                if was != target && id.kind == Kind::Pc {
+                    met(Met::Handover);
+                }
+                along = self.release(id, seq);
+            }
+            None => {
+                self.release(id, seq);
+                self.profiles.remove(id);
+            }
+        }
+
+        let key = target.clone().unwrap_or_else(|| to.clone());
+        let profile = match target {
+            Some(_) => self.profiles.get_mut(&key).unwrap(),
+            None => self.bear(&key, seq),
+        };
+        if let Some(merged) = merged {
+            if !merged.visible().is_empty() && !profile.visible().is_empty() {
+                met(Met::LoginMerge);
+            }
+            profile.settle_layer();
+            for (name, value) in merged.visible() {
+                profile.base.entry(name).or_insert(value);
+            }
+            profile.last_site = profile.last_site.max(merged.last_site);
+            profile.last_batch = profile.last_batch.max(merged.last_batch);
+            profile.last_active_ms = profile.last_active_ms.max(merged.last_active_ms);
+        }
+        profile.list(id.clone(), to.clone());
+        for ecid in along {
+            profile.list(ecid, id.clone());
+        }
+        profile.last_write = seq;
+        true
+    }
+
+    /// A site call: creates, binds, writes (R2, R5, R11).
+    pub(crate) fn site_call(
+        &mut self,
+        ids: [Option<&Id>; 3],
+        sets: &[(String, String)],
+        rules: &Rules,
+    ) -> Option<Came> {
+        let (at, lifetime) = (rules.at_ms(), rules.lifetime_ms);
+        let [pc, third_party, ecid] = ids;
+        let first = third_party.or(pc).or(ecid)?;
+        let mut news = false;
+        if let (Some(pc), Some(third_party)) = (pc, third_party) {
+            news |= self.bind(pc, third_party, rules);
+        }
+        if let (Some(ecid), Some(to)) = (ecid, pc.or(third_party)) {
+            news |= self.bind(ecid, to, rules);
+        }
+        if self.held_expired(first, at, lifetime) {
+            met(Met::ExpiryMetBySiteCall);
+        }
+        news |= sets.iter().any(|(_, value)| !value.is_empty());
+        let key = match self.living(first, at, lifetime) {
+            Some(key) => key,
+            None => {
+                news = true;
+                self.bear(first, rules.seq);
+                first.clone()
+            }
+        };
+        let profile = self.profiles.get_mut(&key).unwrap();
+        news |= !profile.layer.is_empty() || at >= profile.last_active_ms + VISIT_EVERY_MS;
+        let left_out = set_each(profile, sets, rules);
+        profile.last_site = rules.seq;
+        profile.last_active_ms = profile.last_active_ms.max(at);
+        Some(Came { accepted: news, known: true, left_out })
+    }
+
+    /// A single update or a removal: never creates (R5).
+    pub(crate) fn update(
+        &mut self,
+        id: &Id,
+        sets: &[(String, String)],
+        removes: &[String],
+        rules: &Rules,
+    ) -> Came {
+        let Some(key) = self.living(id, rules.at_ms(), rules.lifetime_ms) else {
+            if self.holder(id).is_some() {
+                met(Met::ExpiryMetByUpdate);
+            }
+            return Came { accepted: false, known: false, left_out: 0 };
+        };
+        let profile = self.profiles.get_mut(&key).unwrap();
+        let visible = profile.visible();
+        let accepted = sets.iter().any(|(_, value)| !value.is_empty())
+            || removes.iter().any(|name| visible.contains_key(name));
+        if !accepted {
+            return Came { accepted, known: true, left_out: 0 };
+        }
+        profile.settle_layer();
+        for name in removes {
+            profile.base.remove(name);
+        }
+        let left_out = set_each(profile, sets, rules);
+        Came { accepted, known: true, left_out }
+    }
+
+    /// Erases a visitor with all ids (R12), also one that has expired: its bytes must go. False if there is none.
+    pub(crate) fn erase(&mut self, id: &Id) -> bool {
+        let Some(holder) = self.holder(id) else { return false };
+        let profile = self.profiles.remove(&holder).unwrap();
+        self.erased.extend(profile.ids().cloned().chain([holder]));
+        true
+    }
+
+    /// Applies all rows of a batch, in line order.
+    pub(crate) fn batch(&mut self, rows: &[Row], rules: &BatchRules) -> Vec<Outcome> {
+        let (at, lifetime) = (rules.rules.at_ms(), rules.rules.lifetime_ms);
+        let mut met_ids: BTreeMap<Id, BTreeSet<Id>> = BTreeMap::new();
+        for (id, _) in rows.iter().flatten() {
+            if let Some(holder) = self.living(id, at, lifetime).filter(|holder| holder != id) {
+                met_ids.entry(holder).or_default().insert(id.clone());
+            }
+        }
+        if met_ids.values().any(|ids| ids.len() > 1) {
+            met(Met::TwoLinkedIdsInOneBatch);
+        }
+        rows.iter().map(|row| self.row(row, rules)).collect()
+    }
+
+    fn row(&mut self, row: &Row, batch: &BatchRules) -> Outcome {
+        let Some((id, cells)) = row else { return Outcome::Failed };
+        let rules = &batch.rules;
+        if !cells.iter().any(|(_, value)| !value.is_empty() || batch.removes) {
+            return Outcome::Ignored;
+        }
+        let (at, lifetime) = (rules.at_ms(), rules.lifetime_ms);
+        if self.held_expired(id, at, lifetime) {
+            met(Met::ExpiryMetByRow);
+        }
+        let known = self.living(id, at, lifetime);
+        let mut profile = match &known {
+            Some(key) => self.profiles[key].clone(),
+            None if batch.creates => Profile::born(rules.seq),
+            None => return Outcome::NotFound,
+        };
+
+        let before = profile.bytes();
+        if !batch.replaces {
+            profile.settle_layer();
+        } else if !profile.layer.is_empty() && profile.layer_of != rules.seq {
+            met(Met::LayerReplaced);
+            profile.layer.clear();
+        }
+        for (name, text) in cells {
+            if text.is_empty() {
+                if batch.removes {
+                    profile.base.remove(name);
+                    profile.layer.remove(name);
+                }
+                continue;
+            }
+            let value = Value { text: text.clone(), seq: rules.seq, from: rules.from };
+            if batch.replaces {
+                profile.layer_of = rules.seq;
+                profile.layer.insert(name.clone(), value);
+            } else {
+                profile.base.insert(name.clone(), value);
+            }
+        }
+        if profile.bytes() > rules.profile_bytes_max.max(before) {
+            met(Met::RowTooLarge);
+            return Outcome::Failed;
+        }
+        profile.last_batch = rules.seq;
+        profile.last_write = rules.seq;
+        match known {
+            Some(key) => {
+                self.profiles.insert(key, profile);
+                Outcome::Updated
+            }
+            None => {
+                met(Met::Creation);
+                *self.bear(id, rules.seq) = profile;
+                Outcome::Created
+            }
+        }
+    }
+}
+
+/// Sets attributes one by one, in the order sent; leaves out what would make the profile too large (R9).
+fn set_each(profile: &mut Profile, sets: &[(String, String)], rules: &Rules) -> usize {
+    profile.settle_layer();
+    let mut left_out = 0;
+    for (name, text) in sets.iter().filter(|(_, text)| !text.is_empty()) {
+        let before = bytes(&profile.base);
+        let mut with = profile.base.clone();
+        with.insert(name.clone(), Value { text: text.clone(), seq: rules.seq, from: rules.from });
+        if bytes(&with) > rules.profile_bytes_max.max(before) {
+            met(Met::AttributeLeftOut);
+            left_out += 1;
+        } else {
+            profile.base = with;
+        }
+    }
+    profile.last_write = rules.seq;
+    left_out
+}

@@ -1,0 +1,238 @@
+//! What a sequence is made of, and how random ones are made: from so few ids, names and values that everything meets
+//! everything else.
+
+use super::model::{Id, Kind};
+use proptest::prelude::*;
+
+/// The clients.
+pub(crate) const CLIENTS: [&str; 2] = ["demo", "demo2"];
+/// Ids of all three kinds bear the same names: a pcId and a thirdPartyId of one name are two visitors (R1).
+pub(crate) const NAMES: [&str; 4] = ["v0", "v1", "v2", "v3"];
+/// Attributes.
+pub(crate) const ATTRIBUTES: [&str; 3] = ["a", "b", "c"];
+
+pub(crate) const MINUTE_MS: u64 = 60_000;
+pub(crate) const HOUR_MS: u64 = 60 * MINUTE_MS;
+pub(crate) const DAY_MS: u64 = 24 * HOUR_MS;
+
+/// The n-th visitor id of a kind.
+pub(crate) fn id(kind: Kind, n: usize) -> Id {
+    Id { kind, name: NAMES[n % NAMES.len()].into() }
+}
+
+/// Attributes to set, by number; later ones of the same name win.
+pub(crate) type Sets = Vec<(usize, Text)>;
+
+/// A value: a few short ones, and two that reach the limits on a profile's size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Text {
+    Empty,
+    One,
+    Two,
+    Long,
+    Huge,
+}
+
+impl Text {
+    pub(crate) fn text(self) -> String {
+        match self {
+            Self::Empty => String::new(),
+            Self::One => "1".into(),
+            Self::Two => "22".into(),
+            Self::Long => "l".repeat(30),
+            Self::Huge => "h".repeat(90),
+        }
+    }
+}
+
+/// A batch to upload.
+#[derive(Debug, Clone)]
+pub(crate) struct Batch {
+    pub(crate) by: Kind,
+    pub(crate) v2: bool,
+    pub(crate) removes: bool,
+    pub(crate) columns: Vec<usize>,
+    pub(crate) rows: Vec<Row>,
+    /// So many rows more, for visitors that nothing else names: enough of them make several chunks of one part.
+    pub(crate) fillers: usize,
+}
+
+/// A row of it.
+#[derive(Debug, Clone)]
+pub(crate) enum Row {
+    /// For the n-th visitor, a pcId with or without a location hint, with a cell for each of the first columns.
+    Good {
+        who: usize,
+        hint: bool,
+        cells: Vec<Text>,
+    },
+    /// Not well-formed.
+    BadEscape {
+        who: usize,
+    },
+    TooManyCells {
+        who: usize,
+    },
+    NoId,
+}
+
+/// A request to the commit thread.
+#[derive(Debug, Clone)]
+pub(crate) enum Call {
+    Site { pc: Option<usize>, third_party: Option<usize>, ecid: Option<usize>, sets: Sets },
+    Update { kind: Kind, who: usize, sets: Sets },
+    Remove { kind: Kind, who: usize, attributes: Vec<usize> },
+    Erase { kind: Kind, who: usize },
+    Batch(Batch),
+}
+
+/// What shapes writes and batches accepted under it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Settings {
+    pub(crate) creates: bool,
+    pub(crate) replaces: bool,
+    pub(crate) lifetime_ms: u64,
+    pub(crate) profile_bytes_max: usize,
+}
+
+/// How a start begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum How {
+    /// With what a crash left.
+    Crash,
+    /// After a checkpoint.
+    Checkpointed,
+    /// Without the store: it is made again from the journal.
+    StoreLost,
+}
+
+/// A step of a sequence.
+#[derive(Debug, Clone)]
+pub(crate) enum Op {
+    /// One commit group.
+    Commit(Vec<(usize, Call)>),
+    /// Steps of background folding: the next part each, and what follows the last.
+    Fold { steps: usize, part: usize, joins: bool },
+    /// A checkpoint's beginning: what it will cover.
+    Mark,
+    /// Its end: the store made durable and the checkpoint written. Marks first if that was not done.
+    Checkpoint,
+    /// The daemon ends and starts again.
+    Restart { how: How, fate: u64, hour_back: bool, settings: Option<Settings> },
+    /// Time goes by.
+    Wait(u64),
+    /// So many pcIds bound to a thirdPartyId that the oldest drop off its list.
+    Crowd { client: usize, who: usize },
+}
+
+fn who() -> impl Strategy<Value = usize> {
+    prop_oneof![4 => Just(0usize), 3 => Just(1), 2 => Just(2), 1 => Just(3)]
+}
+
+fn text() -> impl Strategy<Value = Text> {
+    prop_oneof![
+        5 => Just(Text::One),
+        4 => Just(Text::Two),
+        3 => Just(Text::Empty),
+        2 => Just(Text::Long),
+        1 => Just(Text::Huge),
+    ]
+}
+
+fn sets() -> impl Strategy<Value = Sets> {
+    prop::collection::vec((0..ATTRIBUTES.len(), text()), 0..4)
+}
+
+fn kind() -> impl Strategy<Value = Kind> {
+    prop_oneof![5 => Just(Kind::Pc), 4 => Just(Kind::ThirdParty), 1 => Just(Kind::Ecid)]
+}
+
+fn row() -> impl Strategy<Value = Row> {
+    prop_oneof![
+        20 => (who(), prop::bool::weighted(0.1), prop::collection::vec(text(), 0..=3))
+            .prop_map(|(who, hint, cells)| Row::Good { who, hint, cells }),
+        1 => who().prop_map(|who| Row::BadEscape { who }),
+        1 => who().prop_map(|who| Row::TooManyCells { who }),
+        1 => Just(Row::NoId),
+    ]
+}
+
+fn batch() -> impl Strategy<Value = Call> {
+    let by = prop_oneof![3 => Just(Kind::Pc), 2 => Just(Kind::ThirdParty)];
+    let columns = prop::sample::subsequence((0..ATTRIBUTES.len()).collect::<Vec<_>>(), 1..=3).prop_shuffle();
+    let fillers = prop_oneof![60 => Just(0usize), 1 => 100usize..300];
+    let rows = prop::collection::vec(row(), 1..7);
+    (by, prop::bool::weighted(0.7), prop::bool::weighted(0.25), columns, rows, fillers).prop_map(
+        |(by, v2, removes, columns, rows, fillers)| {
+            Call::Batch(Batch { by, v2, removes, columns, rows, fillers })
+        },
+    )
+}
+
+fn call() -> impl Strategy<Value = Call> {
+    let ids = prop_oneof![
+        4 => (who().prop_map(Some), Just(None), Just(None)),
+        2 => (Just(None), who().prop_map(Some), Just(None)),
+        6 => (who().prop_map(Some), who().prop_map(Some), Just(None)),
+        1 => (who().prop_map(Some), Just(None), who().prop_map(Some)),
+        1 => (who().prop_map(Some), who().prop_map(Some), who().prop_map(Some)),
+        1 => (Just(None), who().prop_map(Some), who().prop_map(Some)),
+        1 => (Just(None), Just(None), who().prop_map(Some)),
+    ];
+    prop_oneof![
+        8 => (ids, sets()).prop_map(|((pc, third_party, ecid), sets)| Call::Site { pc, third_party, ecid, sets }),
+        2 => (kind(), who(), sets()).prop_map(|(kind, who, sets)| Call::Update { kind, who, sets }),
+        1 => (kind(), who(), prop::collection::vec(0..ATTRIBUTES.len(), 1..3))
+            .prop_map(|(kind, who, attributes)| Call::Remove { kind, who, attributes }),
+        1 => (kind(), who()).prop_map(|(kind, who)| Call::Erase { kind, who }),
+        7 => batch(),
+    ]
+}
+
+fn client() -> impl Strategy<Value = usize> {
+    prop_oneof![6 => Just(0usize), 1 => Just(1)]
+}
+
+pub(crate) fn settings() -> impl Strategy<Value = Settings> {
+    let lifetime = prop_oneof![3 => Just(14 * DAY_MS), 2 => Just(DAY_MS), 2 => Just(2 * HOUR_MS)];
+    let profile_bytes_max = prop_oneof![2 => Just(1usize << 20), 1 => Just(70), 1 => Just(35)];
+    (any::<bool>(), any::<bool>(), lifetime, profile_bytes_max).prop_map(
+        |(creates, replaces, lifetime_ms, profile_bytes_max)| Settings {
+            creates,
+            replaces,
+            lifetime_ms,
+            profile_bytes_max,
+        },
+    )
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let how = prop_oneof![5 => Just(How::Crash), 1 => Just(How::Checkpointed), 1 => Just(How::StoreLost)];
+    let settings = prop::option::weighted(0.4, settings());
+    let wait = prop::sample::select(vec![
+        1,
+        30 * MINUTE_MS,
+        HOUR_MS,
+        2 * HOUR_MS - 1,
+        2 * HOUR_MS,
+        5 * HOUR_MS,
+        DAY_MS,
+        15 * DAY_MS,
+    ]);
+    prop_oneof![
+        400 => prop::collection::vec((client(), call()), 1..4).prop_map(Op::Commit),
+        320 => (1usize..5, 0usize..8, any::<bool>())
+            .prop_map(|(steps, part, joins)| Op::Fold { steps, part, joins }),
+        30 => Just(Op::Mark),
+        50 => Just(Op::Checkpoint),
+        90 => (how, any::<u64>(), prop::bool::weighted(0.2), settings)
+            .prop_map(|(how, fate, hour_back, settings)| Op::Restart { how, fate, hour_back, settings }),
+        110 => wait.prop_map(Op::Wait),
+        1 => (client(), who()).prop_map(|(client, who)| Op::Crowd { client, who }),
+    ]
+}
+
+/// Random sequences.
+pub(crate) fn sequences() -> impl Strategy<Value = (Settings, Vec<Op>)> {
+    (settings(), prop::collection::vec(op(), 1..45))
+}
