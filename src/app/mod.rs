@@ -428,6 +428,11 @@ impl App {
         self.0.config.default_client.clone()
     }
 
+    /// The client to which an organisation belongs, as Adobe's SDKs send it.
+    pub fn client_of_ims_org(&self, org: &str) -> Option<ClientCode> {
+        self.0.config.client_of_ims_org(org).cloned()
+    }
+
     /// What status URLs begin with, if configured.
     pub fn public_url(&self) -> Option<&str> {
         self.0.config.public_url.as_ref().map(|url| url.as_str())

@@ -184,7 +184,8 @@ impl Body {
         Ok(None)
     }
 
-    async fn collect(&mut self, limit: usize) -> Result<Vec<u8>, HttpError> {
+    /// All of it; it has at most `limit` bytes.
+    pub(super) async fn collect(&mut self, limit: usize) -> Result<Vec<u8>, HttpError> {
         let too_large = || HttpError::TooLarge(format!("the body has more than {limit} bytes"));
         if self.incoming.size_hint().lower() > limit as u64 {
             return Err(too_large());

@@ -74,6 +74,16 @@ pub(super) fn redirect(location: HeaderValue) -> Answer {
     answer
 }
 
+/// An answer without a body.
+pub(super) fn no_content() -> Answer {
+    let mut answer = Response::new(Full::default());
+    *answer.status_mut() = StatusCode::NO_CONTENT;
+    let headers = answer.headers_mut();
+    headers.insert(NOSNIFF, HeaderValue::from_static("nosniff"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
 /// A refusal, in the form of the door.
 pub(super) fn refusal(door: Door, error: &HttpError) -> Answer {
     let (status, told) = (error.status(), error.to_string());

@@ -17,6 +17,7 @@ pub(super) enum Endpoint<'a> {
     BatchStatus { client: &'a str },
     ProfileUpdate { client: &'a str },
     Mbox { client: &'a str, kind: Kind },
+    Delivery,
     ProfileFetch { kind: IdKind, id: &'a str },
     Profile { id: &'a str },
     Batches,
@@ -46,6 +47,7 @@ impl<'a> Endpoint<'a> {
             ["m2", client, door @ ("mbox" | "ubox"), kind] => {
                 Self::Mbox { client, kind: Kind::of(door, kind)? }
             }
+            ["rest", "v1", "delivery"] => Self::Delivery,
             ["rest", "v1", "profiles", "thirdPartyId", id] => {
                 Self::ProfileFetch { kind: IdKind::ThirdParty, id }
             }
@@ -65,7 +67,7 @@ impl<'a> Endpoint<'a> {
     /// The methods that it takes.
     pub(super) fn methods(&self) -> &'static [Method] {
         match self {
-            Self::BatchUpdate { .. } => WRITE,
+            Self::BatchUpdate { .. } | Self::Delivery => WRITE,
             Self::ProfileUpdate { .. } | Self::Mbox { .. } => WRITE_BY_EITHER,
             _ => READ,
         }
@@ -73,7 +75,7 @@ impl<'a> Endpoint<'a> {
 
     /// Whether pages of other origins call it: the site's calls.
     pub(super) fn is_for_pages(&self) -> bool {
-        matches!(self, Self::Mbox { .. })
+        matches!(self, Self::Mbox { .. } | Self::Delivery)
     }
 
     /// The form in which it refuses.
@@ -94,6 +96,7 @@ impl<'a> Endpoint<'a> {
             Self::BatchStatus { .. } => "batchStatus",
             Self::ProfileUpdate { .. } => "profile update",
             Self::Mbox { .. } => "mbox",
+            Self::Delivery => "delivery",
             Self::ProfileFetch { .. } => "profile fetch",
             Self::Profile { .. } => "profile",
             Self::Batches => "batches",
@@ -118,6 +121,7 @@ impl<'a> Endpoint<'a> {
             Self::BatchStatus { client } => adobe::batch_status::answer(front, request, client),
             Self::ProfileUpdate { client } => adobe::profile_update::answer(front, request, client).await,
             Self::Mbox { client, kind } => adobe::mbox::answer(front, request, client, kind).await,
+            Self::Delivery => adobe::delivery::answer(front, request).await,
             Self::ProfileFetch { kind, id } => adobe::profile_fetch::answer(front, request, kind, id).await,
             Self::Profile { id } => native::profiles::answer(front, request, id).await,
             Self::Batches => native::batches::list(front, request),
@@ -164,6 +168,7 @@ mod tests {
         check("/m2/demo/ubox/page", mbox(Kind::Page));
         check("/m2/demo/ubox/json", None);
         check("/m2/demo/mbox/raw", None);
+        check("/rest/v1/delivery", Some(Endpoint::Delivery));
         check("/rest/v1/profiles/1.28_0", fetch(IdKind::Pc, "1.28_0"));
         check("/rest/v1/profiles/thirdPartyId/x", fetch(IdKind::ThirdParty, "x"));
         check("/rest/v1/profiles/marketingCloudVisitorId/3", fetch(IdKind::Ecid, "3"));
