@@ -98,6 +98,7 @@ fn what_adobes_sdks_send_is_taken_and_ends_in_the_profiles() {
         for (line, sent) in (1..).zip(wire(file)) {
             let reply = replay(&daemon, &sent);
             let at = format!("{file}:{line}: {}", reply.text());
+            assert_eq!(reply.header("access-control-allow-origin"), Some("*"), "{at}");
             if sent["path"] != "/rest/v1/delivery" {
                 assert_eq!(reply.status / 100, 2, "{at}");
             } else if sent["query"]["sessionId"] == "bad id?" {
@@ -248,6 +249,21 @@ fn a_body_is_json_whatever_a_beacon_calls_it() {
         })
     );
     assert_eq!(daemon.value("demo", "pc", "7", "a").as_deref(), Some("4"));
+}
+
+#[test]
+fn a_page_of_another_origin_may_call() {
+    let daemon = Daemon::start();
+    let asks = [
+        ("Origin", "http://shop.test"),
+        ("Access-Control-Request-Method", "POST"),
+        ("Access-Control-Request-Headers", "content-type,x-exc-sdk,x-exc-sdk-version,x-request-id"),
+    ];
+    let reply = daemon.call("OPTIONS", PATH, &asks, None);
+    let header = |name| reply.header(name).unwrap_or_default();
+    assert_eq!((reply.status, header("access-control-allow-origin")), (204, "*"));
+    assert_eq!(header("access-control-allow-methods"), "POST");
+    assert!(header("access-control-allow-headers").contains("X-EXC-SDK-Version"));
 }
 
 #[test]

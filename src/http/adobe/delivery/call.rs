@@ -12,7 +12,7 @@ use serde_json::error::Category;
 
 use crate::http::adobe::site::{ATTRIBUTES_MAX, VALUE_CHARS_MAX, too_long};
 use crate::http::error::HttpError;
-use crate::model::profile::{NAME_CHARS_MAX, NameFault, attribute_name_fault};
+use crate::model::profile::{NAME_CHARS_MAX, NAME_PREFIX, NameFault, attribute_name_fault};
 
 /// The longest message about a body.
 const MESSAGE_CHARS_MAX: usize = 400;
@@ -235,7 +235,9 @@ fn check_parameter(name: &str, value: &str) -> Result<(), String> {
     match attribute_name_fault(name) {
         None => {}
         Some(NameFault::Empty | NameFault::Blank) => return Err("a parameter's name is blank".into()),
-        Some(NameFault::Prefixed) => return Err(format!("{name:?} must be written without \"profile.\"")),
+        Some(NameFault::Prefixed) => {
+            return Err(format!("{name:?} must be written without {NAME_PREFIX:?}"));
+        }
         Some(NameFault::TooLong) => {
             let start: String = name.chars().take(24).collect();
             return Err(format!(
