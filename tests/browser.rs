@@ -39,6 +39,11 @@ function mboxOfferDefault() {}
     headers: { "X-EXC-SDK": "test", "X-EXC-SDK-Version": "1", "X-Request-Id": "r" },
     body: new URLSearchParams({ "profile.by": "fetch" }),
   })).json());
+  await call("delivery", async () => (await fetch(daemon + "/rest/v1/delivery?client=demo&sessionId=s", {
+    method: "POST",
+    headers: { "Content-Type": "application/json", "X-EXC-SDK": "test" },
+    body: JSON.stringify({ context: { channel: "web" }, execute: { pageLoad: { profileParameters: { by: "sdk" } } } }),
+  })).json());
   await call("refusal", async () => (await fetch(daemon + "/m2/demo/mbox/json?mbox=a%3Cb")).json());
   await call("ajax", () => loaded("script", daemon + "/m2/demo/mbox/ajax?profile.by=script&mbox="
     + encodeURIComponent("a\\b</scrıpt>(`${1}`\u2028)".replace(/[<>]/g, ""))));
@@ -80,8 +85,10 @@ fn a_page_of_another_origin_calls_the_sites_doors_and_reads_their_answers() {
     assert_eq!(seen["single"], "refused: TypeError", "{seen}");
 
     let by = |id: &str| daemon.value("demo", "pc", id, "by");
-    assert_eq!(by(seen["json"]["tntId"].as_str().unwrap()).as_deref(), Some("fetch"));
-    assert_eq!(by(seen["kept"].as_str().unwrap()).as_deref(), Some("script"));
+    let told = seen.to_string();
+    assert_eq!(by(seen["json"]["tntId"].as_str().expect(&told)).as_deref(), Some("fetch"));
+    assert_eq!(by(seen["kept"].as_str().expect(&told)).as_deref(), Some("script"));
+    assert_eq!(by(seen["delivery"]["id"]["tntId"].as_str().expect(&told)).as_deref(), Some("sdk"));
     assert_eq!(by("image").as_deref(), Some("image"));
     assert_eq!(wait_for("the beacon", || by("beacon")), "a beacon");
 }

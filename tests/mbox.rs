@@ -340,6 +340,15 @@ fn pages_of_other_origins_may_call_the_sites_doors_and_no_others() {
         let reply = daemon.call("DELETE", &path, &asks[..1], None);
         assert_eq!((reply.status, reply.header("allow")), (405, Some("GET, POST")), "{kind}");
     }
+    let delivery = "/rest/v1/delivery?client=demo&sessionId=s";
+    let reply = daemon.call("OPTIONS", delivery, &asks, None);
+    assert_eq!((reply.status, reply.header("access-control-allow-methods")), (204, Some("POST")));
+    assert_eq!(reply.header("access-control-allow-origin"), Some("*"));
+    for (body, status) in [("{\"context\":{\"channel\":\"web\"}}", 200), ("{", 400)] {
+        let headers = [("Content-Type", "text/plain"), asks[0]];
+        let reply = daemon.call("POST", delivery, &headers, Some(body.as_bytes()));
+        assert_eq!((reply.status, reply.header("access-control-allow-origin")), (status, Some("*")));
+    }
     for path in [
         "/m2/demo/profile/batchUpdate",
         "/m2/demo/v2/profile/batchUpdate",

@@ -2,15 +2,13 @@
 //!
 //! Credentials are off: an answer says `*`, which browsers don't accept for a request that sends cookies.
 
-use http_body_util::Full;
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, HeaderName, HeaderValue,
 };
-use hyper::{Response, StatusCode};
 
 use super::error::Methods;
-use super::response::Answer;
+use super::response::{Answer, no_content};
 
 /// What Adobe's SDKs send from a page beyond the headers that need no leave.
 const HEADERS_ALLOWED: HeaderValue =
@@ -22,8 +20,7 @@ const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resour
 
 /// The answer to the `OPTIONS` with which a browser asks for leave.
 pub(super) fn preflight(methods: Methods) -> Answer {
-    let mut answer = Response::new(Full::default());
-    *answer.status_mut() = StatusCode::NO_CONTENT;
+    let mut answer = no_content();
     let headers = answer.headers_mut();
     if let Ok(methods) = HeaderValue::try_from(methods.to_string()) {
         headers.insert(ACCESS_CONTROL_ALLOW_METHODS, methods);
