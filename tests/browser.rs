@@ -35,11 +35,13 @@ function mboxOfferDefault() {}
   await call("beacon", () => navigator.sendBeacon(daemon + "/m2/demo/mbox/json?mbox=m&mboxPC=beacon",
     "profile.by=" + encodeURIComponent("a beacon")));
   await call("json", async () => (await fetch(daemon + "/m2/demo/mbox/json?mbox=m&mboxSession=s", {
+    credentials: "include",
     method: "POST",
     headers: { "X-EXC-SDK": "test", "X-EXC-SDK-Version": "1", "X-Request-Id": "r" },
     body: new URLSearchParams({ "profile.by": "fetch" }),
   })).json());
   await call("delivery", async () => (await fetch(daemon + "/rest/v1/delivery?client=demo&sessionId=s", {
+    credentials: "include",
     method: "POST",
     headers: { "Content-Type": "application/json", "X-EXC-SDK": "test" },
     body: JSON.stringify({ context: { channel: "web" }, execute: { pageLoad: { profileParameters: { by: "sdk" } } } }),

@@ -1,10 +1,14 @@
 //! Answers that pages of other origins may read: those to the site's calls, and no others.
 //!
-//! Credentials are off: an answer says `*`, which browsers don't accept for a request that sends cookies.
+//! at.js sends its calls with credentials, and a browser then shows it an answer only if that names the page's origin and
+//! allows them: with `*` at.js would never learn its visitor's id, and every call would make a new visitor. So the doors
+//! that never read a cookie (mbox, Delivery) allow credentials, which gives a page nothing that it could not have
+//! without. ubox reads one, and says `*`: what browsers refuse for a call that sends cookies.
 
 use hyper::header::{
-    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, HeaderName, HeaderValue,
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, HeaderName,
+    HeaderValue, VARY,
 };
 
 use super::error::Methods;
@@ -30,10 +34,17 @@ pub(super) fn preflight(methods: Methods) -> Answer {
     answer
 }
 
-/// Lets pages of any origin read an answer.
-pub(super) fn open(answer: &mut Answer) {
+/// Lets pages of any origin read an answer; this page also with credentials.
+pub(super) fn open(answer: &mut Answer, with_credentials: Option<HeaderValue>) {
     let headers = answer.headers_mut();
-    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    match with_credentials {
+        Some(origin) => {
+            headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+            headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+            headers.insert(VARY, HeaderValue::from_static("Origin"));
+        }
+        None => drop(headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"))),
+    }
     headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("X-Request-Id"));
     headers.insert(RESOURCE_POLICY, HeaderValue::from_static("cross-origin"));
 }

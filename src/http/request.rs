@@ -7,7 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, HeaderName};
+use hyper::header::{
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, HeaderName, HeaderValue, ORIGIN,
+};
 use hyper::{Method, Version};
 use percent_encoding::percent_decode;
 use tokio::time::timeout;
@@ -131,6 +133,11 @@ impl Request {
         let mut cookies =
             lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
         cookies.find(|(other, _)| *other == name).map(|(_, value)| value)
+    }
+
+    /// The page's origin, if a page's script sent it.
+    pub(super) fn origin(&self) -> Option<HeaderValue> {
+        self.head.headers().get(ORIGIN).cloned()
     }
 
     fn header(&self, name: &HeaderName) -> Result<Option<&str>, HttpError> {

@@ -78,6 +78,11 @@ impl<'a> Endpoint<'a> {
         matches!(self, Self::Mbox { .. } | Self::Delivery)
     }
 
+    /// Whether it reads a cookie.
+    pub(super) fn reads_cookies(&self) -> bool {
+        matches!(self, Self::Mbox { kind: Kind::Raw | Kind::Image | Kind::Page, .. })
+    }
+
     /// The form in which it refuses.
     pub(super) fn door(&self) -> Door {
         match self {

@@ -160,7 +160,8 @@ async fn answer(
                     };
                     let mut answer = result.unwrap_or_else(|e| refuse(endpoint.door(), &e, &id));
                     if endpoint.is_for_pages() {
-                        cors::open(&mut answer);
+                        let origin = request.origin().filter(|_| !endpoint.reads_cookies());
+                        cors::open(&mut answer, origin);
                     }
                     (answer, endpoint.name())
                 }
