@@ -30,6 +30,7 @@ use crate::store::{ProfileStore, StoreError};
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use commit::{Answer, Committer, Request, VisitorWrite, WriteRules};
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -355,7 +356,14 @@ impl App {
         let inner = Arc::clone(&self.0);
         let thread = std::thread::Builder::new()
             .name(name.into())
-            .spawn(move || run(&inner))
+            .spawn(move || {
+                // Whatever a thread of ours was at when it panicked, the journal is ahead of it: a restart puts it right.
+                let ran = std::panic::catch_unwind(AssertUnwindSafe(|| run(&inner)));
+                if ran.is_err() {
+                    let name = std::thread::current().name().unwrap_or_default().to_owned();
+                    inner.fail(Fatal::new(format!("the {name} thread panicked")));
+                }
+            })
             .map_err(|error| OpenError::Folder { path: "(a thread)".into(), error })?;
         self.0.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         Ok(())
@@ -567,9 +575,12 @@ fn commit_thread(inner: &Arc<Inner>, mut committer: Committer, mut asked: mpsc::
         while !requests.is_empty() {
             match committer.commit(&mut requests) {
                 Ok(answers) => {
-                    for (answer, reply) in answers.into_iter().zip(replies.drain(..).collect::<Vec<_>>()) {
-                        // Whoever asked may have gone; what was done stands.
-                        drop(reply.send(answer));
+                    // A group may have taken only the first of the requests; the others' turn comes next.
+                    for answer in answers {
+                        if let Some(reply) = replies.pop_front() {
+                            // Whoever asked may have gone; what was done stands.
+                            drop(reply.send(answer));
+                        }
                     }
                 }
                 Err(fatal) => {
