@@ -45,6 +45,8 @@ situations! {
     StoreMadeAgain: "a store made again from the whole journal",
     StoreMadeAgainUnderComplete: "a store made again after a batch was complete",
     CheckpointTaken: "a checkpoint",
+    Swept: "something swept",
+    SweptUnderPending: "something swept while a batch was pending",
     WriteBetweenMarkAndCheckpoint: "a write between a checkpoint's mark and its end",
     SettingsChangedAtRestart: "settings changed at a restart over a pending batch",
     ClockSteppedBack: "a clock that stepped back an hour at a restart",

@@ -11,6 +11,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
+    clippy::panic,
     reason = "a test that cannot go on should say where"
 )]
 
@@ -31,7 +32,6 @@ const CASES: u32 = if cfg!(debug_assertions) { 400 } else { 2_400 };
 const SEED: u64 = 1;
 
 fn run(which: Which, cases: u32, seed: u64) {
-    let began = std::time::Instant::now();
     let config = Config {
         cases,
         rng_seed: RngSeed::Fixed(seed),
@@ -42,7 +42,6 @@ fn run(which: Which, cases: u32, seed: u64) {
     let checked = TestRunner::new(config).run(&ops::sequences(), |(settings, sequence)| {
         Harness::new(which, settings).run(&sequence).map_err(TestCaseError::fail)
     });
-    eprintln!("{which:?} {:?}", began.elapsed());
     match checked {
         Ok(()) => {}
         Err(TestError::Abort(why)) => panic!("on {which:?}: {why}"),
