@@ -5,6 +5,7 @@
 //! made again from the whole journal.
 
 use super::OpenError;
+use crate::batch::outcome::read_outcomes;
 use crate::batch::pending::{Accepted, Pending};
 use crate::batch::queue::Batches;
 use crate::batch::spool::Spool;
@@ -154,9 +155,7 @@ impl Replay<'_> {
                 self.batches.entry(seq).or_insert((accepted, start, None));
             }
             Entry::BatchCompleted(end) => {
-                if let Some((_, _, completed)) = self.batches.get_mut(&Seq::from_u64(end.seq))
-                    && !self.rebuild
-                {
+                if let Some((_, _, completed)) = self.batches.get_mut(&Seq::from_u64(end.seq)) {
                     *completed = Some(end);
                 }
             }
@@ -176,17 +175,28 @@ impl Replay<'_> {
             .map_err(|error| OpenError::Folder { path: spool_folder, error })?;
         let batches = Batches::default();
         for (seq, (accepted, position, completed)) in std::mem::take(&mut self.batches) {
-            if let Some(end) = completed {
+            if let Some(end) = completed
+                && !self.rebuild
+            {
                 batches.note_complete(accepted, position, end.counts, Millis(end.at_ms));
                 continue;
             }
             let (rows, index) = (spool.rows_path(accepted.spool), spool.index_path(accepted.spool));
             let id = accepted.id.to_string();
-            let pending = Pending::open(accepted, &rows, &index).map_err(|error| OpenError::Batch {
+            let outcomes = spool.outcomes_path(accepted.spool);
+            let mut pending = Pending::open(accepted, &rows, &index).map_err(|error| OpenError::Batch {
                 id,
                 path: rows,
                 error,
             })?;
+            if completed.is_some() {
+                match read_outcomes(&outcomes) {
+                    Ok(known) => pending = pending.counted(&known),
+                    Err(error) => {
+                        tracing::warn!(path = %outcomes.display(), %error, "a complete batch's outcomes cannot be read: its rows are judged again")
+                    }
+                }
+            }
             for (line, outcome) in self.settled.remove(&seq).unwrap_or_default() {
                 pending.settled_before(line, outcome);
             }

@@ -5,7 +5,7 @@
 //! small read at most; an index that does not verify is made again from the uploaded file.
 
 use super::csv::{Header, Parser, ROW_BYTES_MAX, RowReader};
-use super::outcome::Progress;
+use super::outcome::{Progress, RowOutcome};
 use crate::journal::entry::BatchAcceptedEntry;
 use crate::model::batch::{BatchId, BatchRules, ConsecutiveV2, EmptyValues, Outcome};
 use crate::model::id::{ClientCode, IdKind, Key};
@@ -241,6 +241,8 @@ pub struct Pending {
     index: Index,
     file: File,
     settled: Mutex<HashMap<u32, SettledBy>>,
+    /// Its rows' outcomes are all known: it was complete before the store was lost.
+    counted: bool,
 }
 
 /// Who settled a row.
@@ -256,7 +258,8 @@ impl Pending {
     /// A batch whose file and index are there.
     pub fn new(accepted: Accepted, index: Index, file: File) -> Self {
         let progress = Arc::new(Progress::of(&accepted));
-        Self { accepted: Arc::new(accepted), progress, index, file, settled: Mutex::new(HashMap::new()) }
+        let settled = Mutex::new(HashMap::new());
+        Self { accepted: Arc::new(accepted), progress, index, file, settled, counted: false }
     }
 
     /// Opens an accepted batch's files after a restart; makes the index again if it does not verify.
@@ -267,6 +270,14 @@ impl Pending {
             None => index_again(&file, accepted.rules.empty_values, index)?,
         };
         Ok(Self::new(accepted, index, file))
+    }
+
+    /// A batch that was complete, to be folded into a store that is made again: its rows' outcomes stand, for what
+    /// became of their visitors since may hide them.
+    pub fn counted(mut self, other_than_updated: &[RowOutcome]) -> Self {
+        self.counted = true;
+        other_than_updated.iter().for_each(|row| self.settled_before(row.line, row.outcome));
+        self
     }
 
     /// The file as uploaded, whole.
@@ -324,11 +335,12 @@ impl Pending {
         }
     }
 
-    /// What a write that settled it made of the row on this line, if one did.
+    /// What is known to have become of the row on this line: what a write that settled it made of it, if one did.
     pub fn settled(&self, line: u32) -> Option<Outcome> {
-        lock(&self.settled)
-            .get(&line)
-            .map(|(SettledBy::Write(outcome) | SettledBy::Journal(outcome))| *outcome)
+        match lock(&self.settled).get(&line) {
+            Some(SettledBy::Write(outcome) | SettledBy::Journal(outcome)) => Some(*outcome),
+            None => self.counted.then_some(Outcome::Updated),
+        }
     }
 
     /// Whether writes since the start settled all the rows on these lines, so that the store is theirs to put.
