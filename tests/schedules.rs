@@ -16,12 +16,13 @@ use profiled::app::recovery::recover;
 use profiled::app::{CallIds, SiteCall, Visitor, look_up};
 use profiled::batch::csv::Parser;
 use profiled::batch::fold::{Part, Plan, Step};
+use profiled::batch::outcome::write_outcomes;
 use profiled::batch::pending::IndexBuilder;
 use profiled::batch::queue::Batches;
 use profiled::batch::spool::Spool;
 use profiled::journal::log::LogSettings;
 use profiled::model::batch::{BatchRules, ConsecutiveV2, Counts, EmptyValues, Outcome};
-use profiled::model::id::{ClientCode, IdKind, VisitorId};
+use profiled::model::id::{ClientCode, IdKind, Key, VisitorId};
 use profiled::model::profile::Source;
 use profiled::model::seq::{Clock, Millis, Seq};
 use profiled::store::ProfileStore;
@@ -32,8 +33,8 @@ use shuttle::thread::{self, JoinHandle};
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// How many schedules of each kind every scenario is run under.
 const RANDOM_SCHEDULES: usize = 2000;
@@ -67,7 +68,7 @@ fn explore(scenario: impl Fn(&Daemon) + Send + Sync + 'static) {
             let folder = base.join(executions.fetch_add(1, Ordering::Relaxed).to_string());
             let (daemon, commit_thread) = Daemon::start(&folder);
             scenario(&daemon);
-            daemon.stop(commit_thread);
+            daemon.stop_and_begin_again(commit_thread);
             std::fs::remove_dir_all(folder).unwrap();
         });
     };
@@ -88,6 +89,7 @@ struct Daemon {
     requests: Sender<Asked>,
     /// The highest number of a write that was answered.
     answered: Arc<AtomicU64>,
+    completed: Arc<Mutex<Vec<FoldedBatch>>>,
 }
 
 #[derive(Debug)]
@@ -160,6 +162,7 @@ impl Daemon {
             clock: Arc::new(SetClock(AtomicU64::new(BEGIN.0))),
             requests,
             answered: Arc::default(),
+            completed: Arc::default(),
         };
         let committer = Committer::new(
             recovered.log,
@@ -172,20 +175,30 @@ impl Daemon {
         (daemon, thread::spawn(move || commit_thread(committer, &asked, &answered)))
     }
 
-    /// Stops it, and checks that the journal alone tells the same of every visitor.
-    fn stop(self, commit_thread: JoinHandle<()>) {
-        let Self { folder, store, batches, clock, requests, .. } = self;
+    /// Stops it, and gives the batches that it completed.
+    fn stop(self, commit_thread: JoinHandle<()>) -> Vec<FoldedBatch> {
         // The commit thread ends when nobody is left to ask it.
-        drop(requests);
+        drop(self.requests);
         commit_thread.join().unwrap();
-        let again = MemoryStore::default();
-        let recovered = recover(&folder, &again, None, LOG, SPOOL_BYTES_MAX).unwrap();
-        for (key, _) in store.scan(None, usize::MAX).unwrap() {
-            let id = VisitorId::new(key.kind(), key.id()).unwrap();
-            let live = look_up(&*store, &batches, &client(), &id, clock.now(), LIFETIME_MS).unwrap();
-            let rebuilt = look_up(&again, &recovered.batches, &client(), &id, clock.now(), LIFETIME_MS);
-            assert_eq!(rebuilt.unwrap(), live, "{id:?} in a store made again");
-        }
+        std::mem::take(&mut self.completed.lock().unwrap())
+    }
+
+    /// Stops it, and checks that a store made again from the journal shows the same of every visitor, before and after
+    /// the batches are folded into it again, and that the same becomes of every row.
+    fn stop_and_begin_again(self, commit_thread: JoinHandle<()>) {
+        let stored = self.store.scan(None, usize::MAX).unwrap();
+        let id = |(key, _): &(Key, _)| VisitorId::new(key.kind(), key.id()).unwrap();
+        let visitors: Vec<VisitorId> = stored.iter().map(id).collect();
+        let all = |daemon: &Self| visitors.iter().map(|id| daemon.look_up(id)).collect::<Vec<_>>();
+        let (live, now, folder) = (all(&self), self.clock.now(), self.folder.clone());
+        let completed = self.stop(commit_thread);
+
+        let (again, commit_thread) = Self::start(&folder);
+        again.clock.0.store(now.0, Ordering::Relaxed);
+        assert_eq!(all(&again), live, "in a store made again");
+        completed.iter().for_each(|_| drop(again.fold(1)));
+        assert_eq!(all(&again), live, "in a store made again, after folding");
+        assert_eq!(again.stop(commit_thread), completed);
     }
 
     /// Runs something on a thread of its own.
@@ -263,11 +276,14 @@ impl Daemon {
             counts = counts.plus(&part_counts);
         }
         assert_eq!(counts.total(), pending.accepted.rows, "every row is counted once");
+        write_outcomes(&self.spool.outcomes_path(pending.accepted.spool), &mut outcomes).unwrap();
         let id = pending.accepted.id.clone();
         let batch = number(id.seq);
         self.ask(Request::Complete(id, counts, self.clock.now()));
         let outcomes = outcomes.into_iter().map(|row| (row.line, row.outcome)).collect();
-        FoldedBatch { batch, counts, outcomes }
+        let folded = FoldedBatch { batch, counts, outcomes };
+        self.completed.lock().unwrap().push(folded.clone());
+        folded
     }
 
     fn fold_part<'p>(&self, mut part: Part<'p>) -> Part<'p> {
@@ -286,11 +302,13 @@ impl Daemon {
         (0..times).flat_map(|_| ids.iter().copied().map(one)).collect()
     }
 
+    fn look_up(&self, id: &VisitorId) -> Option<Visitor> {
+        look_up(&*self.store, &self.batches, &client(), id, self.clock.now(), LIFETIME_MS).unwrap()
+    }
+
     fn look(&self, visitor: &'static str) -> Seen {
         let answered = self.answered.load(Ordering::Relaxed);
-        let found =
-            look_up(&*self.store, &self.batches, &client(), &id(visitor), self.clock.now(), LIFETIME_MS);
-        let found = found.unwrap();
+        let found = self.look_up(&id(visitor));
         let last = found.as_ref().map_or(Seq::ZERO, |visitor| visitor.seq);
         Seen { visitor, answered, shown: show(found.as_ref()), last }
     }
@@ -334,7 +352,8 @@ fn number_of(answer: &Answer) -> u64 {
     }
 }
 
-/// A batch that is complete.
+/// A batch that is complete, with its rows that are not `updated`.
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct FoldedBatch {
     batch: u64,
     counts: Counts,
