@@ -3,6 +3,7 @@
 //! ```text
 //! commit.rs       the commit thread: decide, journal, apply, answer
 //! fold_thread.rs  the folding thread: pending batches into the store
+//! lookup.rs       a visitor as of now: the store's profile, with the pending rows folded in
 //! upload.rs       a body on its way in: spooled, parsed, indexed as it arrives
 //! sweep_thread.rs reclaims what is expired, in small steps
 //! recovery.rs     what a start does before anything is served
@@ -12,23 +13,24 @@
 
 pub mod commit;
 mod fold_thread;
+mod lookup;
 pub mod recovery;
 pub mod sweep_thread;
 pub mod upload;
 
 use crate::batch::outcome::BatchState as FoldState;
 use crate::batch::queue::{Batches, Known};
-use crate::batch::settle::{Noted, SettleError, View, decoded, settle};
 use crate::batch::spool::Spool;
 use crate::config::{ClientSettings, Config};
 use crate::journal::log::{LogError, LogSettings, Position};
 use crate::model::batch::{BatchId, BatchRules, Counts, EmptyValues};
 use crate::model::id::{ClientCode, VisitorId};
-use crate::model::profile::{Source, Stored};
+use crate::model::profile::Source;
 use crate::model::seq::{Clock, Millis, Seq};
 use crate::store::{ProfileStore, StoreError};
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use commit::{Answer, Committer, Request, VisitorWrite, WriteRules};
+pub use lookup::look_up;
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -45,9 +47,6 @@ const GROUP_REQUESTS_MAX: usize = 512;
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(10);
 /// … and whenever the journal has grown by this much.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
-/// How often a lookup is begun again because a bind moved the visitor under it, or a batch was completed.
-const LOOKUP_TRIES_MAX: usize = 100;
-
 /// The whole daemon behind its front doors. Cheap to clone.
 #[derive(Clone)]
 pub struct App(Arc<Inner>);
@@ -609,76 +608,6 @@ fn checkpoint_thread(inner: &Arc<Inner>) {
         if let Err(error) = inner.checkpoint() {
             tracing::warn!(%error, "a checkpoint could not be taken");
         }
-    }
-}
-
-/// Looks a visitor up: the stored profile, with the visitor's pending rows folded in.
-pub fn look_up(
-    store: &dyn ProfileStore,
-    batches: &Batches,
-    client: &ClientCode,
-    id: &VisitorId,
-    now: Millis,
-    lifetime_ms: u64,
-) -> Result<Option<Visitor>, SettleError> {
-    let key = id.key(client);
-    for _ in 0..LOOKUP_TRIES_MAX {
-        // The runs first, the store second: a batch that is folded in between is then met in the store.
-        let pending = batches.pending(client);
-        let mut view = View::new(store);
-        settle(&mut view, &pending, &key, &mut Noted::nothing())?;
-        let canonical = view.canonical(&key)?;
-        // A link that leads nowhere may be one that a bind moved while we looked.
-        if canonical == key && !view.links_stand(&key)? {
-            continue;
-        }
-        let value = view.get(&canonical)?;
-        let stored = value.as_ref().map(|value| decoded(&canonical, value)).transpose()?;
-        // Once a batch is complete, writes no longer settle its rows: what was read after them can't bear those rows.
-        if pending.iter().any(|batch| matches!(batch.progress.state(), FoldState::Complete(_))) {
-            continue;
-        }
-        return Ok(match stored {
-            Some(Stored::Profile(profile)) if !profile.expired(now, lifetime_ms) => {
-                Visitor::of(client, &canonical, &profile, lifetime_ms)
-            }
-            _ => None,
-        });
-    }
-    let why = format!("it was written to under each of {LOOKUP_TRIES_MAX} tries");
-    Err(StoreError::Failed { doing: "show a visitor", why }.into())
-}
-
-impl Visitor {
-    fn of(
-        client: &ClientCode,
-        canonical: &crate::model::id::Key,
-        profile: &crate::model::profile::Profile<'_>,
-        lifetime_ms: u64,
-    ) -> Option<Self> {
-        let some = |seq: Seq| (seq > Seq::ZERO).then_some(seq);
-        let attribute = |a: crate::model::profile::Attribute<'_>| VisitorAttribute {
-            name: a.name.to_owned(),
-            value: a.value.to_owned(),
-            seq: a.seq,
-            source: a.source,
-        };
-        Some(Self {
-            client: client.clone(),
-            canonical: VisitorId::new(canonical.kind(), canonical.id()).ok()?,
-            linked: profile
-                .ids
-                .iter()
-                .filter_map(|linked| VisitorId::new(linked.kind, linked.id).ok())
-                .collect(),
-            born: profile.born,
-            last_site: some(profile.last_site),
-            last_batch: some(profile.last_batch),
-            seq: profile.last_write,
-            last_active: profile.last_active,
-            expires: profile.last_active.plus(lifetime_ms),
-            attributes: profile.visible().into_iter().map(attribute).collect(),
-        })
     }
 }
 
