@@ -96,13 +96,15 @@ fn fold_batch(inner: &Arc<Inner>, pending: &Arc<Pending>) -> Result<(), Unfolded
         let error = format!("{} outcomes for {} rows", counts.total(), pending.accepted.rows);
         return Err(Unfolded::Refused(error));
     }
-    let written = write_outcomes(&inner.spool.outcomes_path(pending.accepted.spool), &mut outcomes)
+    let path = inner.spool.outcomes_path(pending.accepted.spool);
+    inner
+        .spool
+        .recount_after(&path, || write_outcomes(&path, &mut outcomes))
         .map_err(|error| Unfolded::Refused(format!("the outcomes could not be written: {error}")))?;
     inner.store.checkpoint().map_err(SettleError::from)?;
     pending.progress.stuck(false);
     let complete = Request::Complete(pending.accepted.id.clone(), counts, inner.clock.now());
     inner.ask_blocking(complete)?;
-    inner.spool.count(written);
     inner.spool.remove_index(pending.accepted.spool);
     tracing::info!(
         batch = %pending.accepted.id,
