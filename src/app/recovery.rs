@@ -204,8 +204,7 @@ impl Replay<'_> {
             let (id, outcomes) = (accepted.id.to_string(), spool.outcomes_path(accepted.spool));
             let failed =
                 |path: &Path, error| OpenError::Batch { id: id.clone(), path: path.to_owned(), error };
-            let mut pending =
-                Pending::open(accepted, &rows, &index).map_err(|error| failed(&rows, error))?;
+            let mut pending = Pending::open(accepted, &rows, &index).map_err(|error| failed(&rows, error))?;
             if counted {
                 let not_updated = read_outcomes(&outcomes).map_err(|error| failed(&outcomes, error))?;
                 pending = pending.with_outcomes(&not_updated);

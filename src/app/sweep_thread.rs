@@ -2,9 +2,9 @@
 //! nowhere, tombstones that nothing needs any more.
 //!
 //! Promises: nothing it takes is missed. It takes only what no incomplete batch can meet (a value that a pending batch
-//! is not past, and that was expired at each pending batch's place), only what no replay from the last checkpoint can
-//! touch, and only by a swap that fails if anybody wrote meanwhile. A lifetime that is raised later does not bring back
-//! what was swept.
+//! is not past, and that was expired at each pending batch's place; no link while a batch is pending), only what no
+//! replay from the last checkpoint can touch, and only by a swap that fails if anybody wrote meanwhile. A lifetime that
+//! is raised later does not bring back what was swept.
 
 use super::Inner;
 use crate::batch::queue::Batches;
@@ -113,7 +113,9 @@ impl Horizon<'_> {
                         profile.expired(rules.seq.millis(), rules.lifetime_ms)
                     })
             }
-            Stored::Link { target, .. } => !self.leads_on(store, key, target)?,
+            // A pending batch's rows for the id may have gone through the link while it lived; without it they would
+            // be taken for rows of an unknown visitor, and create one.
+            Stored::Link { target, .. } => pending.is_empty() && !self.leads_on(store, key, target)?,
             Stored::Tombstone { .. } => true,
         })
     }

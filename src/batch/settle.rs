@@ -300,9 +300,8 @@ fn settle_rows(
     let stored = value.as_ref().map(|value| decoded(key, value)).transpose()?;
     // A link that died behind the batch's place: its rows went to the visitor it led to, and must not create another.
     // (Of rows that did create, a lookup may know the outcome before the store shows the profile.)
-    let went_elsewhere = |row: &&FoundRow| {
-        noted.of(batch, row.line).is_some_and(|outcome| outcome != Outcome::Created)
-    };
+    let went_elsewhere =
+        |row: &&FoundRow| noted.of(batch, row.line).is_some_and(|outcome| outcome != Outcome::Created);
     if matches!(stored, Some(Stored::Link { .. })) && rows.iter().all(went_elsewhere) {
         return Ok(());
     }

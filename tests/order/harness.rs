@@ -10,6 +10,7 @@ use super::ops::{ATTRIBUTES, Batch, CLIENTS, Call, HOUR_MS, How, NAMES, Op, Row,
 use super::stores::{Store, Which};
 use profiled::app::commit::{Answer, Committer, NewBatch, Request, VisitorWrite, WriteRules};
 use profiled::app::recovery::{recover, write_checkpoint};
+use profiled::app::sweep_thread::{Horizon, step as sweep};
 use profiled::app::{CallIds, SiteCall, Visitor, look_up};
 use profiled::batch::csv::Parser;
 use profiled::batch::fold::{Part, Plan, Step};
@@ -80,6 +81,10 @@ pub(crate) struct Harness {
     /// Requests of the folding thread that wait for a group to join.
     waiting: VecDeque<Request>,
     marked: Option<Checkpoint>,
+    /// The seq that the last checkpoint of this start covers.
+    checkpointed_seq: Seq,
+    /// Something was swept: what has expired may be gone for good, so nothing may bring it back.
+    swept: bool,
     groups: usize,
     /// Whether ids beyond the few were used, by client.
     crowded: [bool; 2],
@@ -112,6 +117,8 @@ impl Harness {
             accepted_seq: 0,
             waiting: VecDeque::new(),
             marked: None,
+            checkpointed_seq: Seq::ZERO,
+            swept: false,
             groups: 0,
             crowded: [false; 2],
         }
@@ -157,6 +164,7 @@ impl Harness {
             Op::Fold { .. } => return Err("a fold within a step".into()),
             Op::Mark => self.mark()?,
             Op::Checkpoint => self.checkpoint()?,
+            Op::Sweep => self.sweep()?,
             Op::Restart { how, fate, hour_back, settings } => {
                 self.restart(*how, *fate, *hour_back, settings.as_ref())?;
             }
@@ -203,7 +211,9 @@ impl Harness {
                 let answer = answer.map_err(|error| format!("refused: {error}"))?;
                 match asked.pop_front().ok_or("more answers than requests")? {
                     Asked::Inner => {}
-                    Asked::Call(client, call) => self.answered(client, &call, answer, &mut batches_in_group)?,
+                    Asked::Call(client, call) => {
+                        self.answered(client, &call, answer, &mut batches_in_group)?
+                    }
                 }
             }
         }
@@ -301,6 +311,7 @@ impl Harness {
             profile_bytes_max: self.settings.profile_bytes_max,
         };
         let mut after = self.visitors[client].clone();
+        let mut living = true;
         let (first, sets, came) = match (call, &answer) {
             (Call::Batch(batch), Answer::Accepted(known)) => {
                 if known.accepted.id.seq.get() != seq {
@@ -339,6 +350,7 @@ impl Harness {
             }
             (Call::Erase { kind, who }, Answer::Written(_)) => {
                 let id = id(*kind, *who);
+                living = after.look_up(&id, model::millis(seq), rules.lifetime_ms).is_some();
                 let known = after.erase(&id);
                 (id, vec![], model::Came { accepted: known, known, left_out: 0 })
             }
@@ -347,9 +359,10 @@ impl Harness {
 
         let Answer::Written(written) = answer else { return Err("no answer".into()) };
         let wrong = || format!("{call:?} at {seq}: the model says {came:?}, the answer is {written:?}");
-        if matches!(call, Call::Erase { .. }) && !came.known && written.known {
-            // Nobody is known by the id, but a dead link still held it: that goes, too, which nobody can see.
-            self.accepted_seq = seq;
+        if matches!(call, Call::Erase { .. }) && came.known != written.known && !living {
+            // Nobody sees whether a dead link, an expired profile or what the sweeper left of it was still there.
+            self.accepted_seq = written.seq.map_or(self.accepted_seq, Seq::get);
+            self.visitors[client] = after;
             return Ok(());
         }
         if written.seq.is_some_and(|given| given.get() != seq) || written.known != came.known {
@@ -412,10 +425,10 @@ impl Harness {
                     continue;
                 }
                 match became {
-                    model::Outcome::Updated | model::Outcome::Created => {
-                        if sets.iter().any(|(name, value)| !value.is_empty() && same(name)) {
-                            met(Met::WriteBeatsPendingRow);
-                        }
+                    model::Outcome::Updated | model::Outcome::Created
+                        if sets.iter().any(|(name, value)| !value.is_empty() && same(name)) =>
+                    {
+                        met(Met::WriteBeatsPendingRow);
                     }
                     model::Outcome::NotFound if site => met(Met::BornAfterBatch),
                     _ => {}
@@ -502,8 +515,37 @@ impl Harness {
         }
         let mark = self.marked.take().ok_or("no mark")?;
         self.core().store.shared().checkpoint().map_err(|error| error.to_string())?;
-        write_checkpoint(&self.store_folder().join("checkpoint"), &mark).map_err(|error| error.to_string())?;
+        write_checkpoint(&self.store_folder().join("checkpoint"), &mark)
+            .map_err(|error| error.to_string())?;
+        self.checkpointed_seq = Seq::from_u64(mark.last_seq);
         met(Met::CheckpointTaken);
+        Ok(())
+    }
+
+    fn sweep(&mut self) -> Result<(), Wrong> {
+        self.checkpoint()?;
+        let core = self.core.as_ref().unwrap();
+        let lifetime_ms = self.settings.lifetime_ms;
+        let horizon = Horizon {
+            now: self.clock.now(),
+            checkpoint: self.checkpointed_seq,
+            batches: &core.batches,
+            lifetime_ms: &|_| Some(lifetime_ms),
+        };
+        let (mut after, mut any) = (None, false);
+        loop {
+            let swept = sweep(&*core.store.shared(), &horizon, after.as_ref(), 100)
+                .map_err(|error| format!("sweep: {error}"))?;
+            if swept.taken > 0 {
+                any = true;
+                met(if core.batches.incomplete() > 0 { Met::SweptUnderPending } else { Met::Swept });
+            }
+            after = swept.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        self.swept |= any;
         Ok(())
     }
 
@@ -609,6 +651,7 @@ impl Harness {
         }
         self.waiting.clear();
         self.marked = None;
+        self.checkpointed_seq = Seq::ZERO;
         let folder = self.store_folder();
         let Core { store, committer, batches, spool } = self.core.take().unwrap();
         drop((committer, batches, spool));
@@ -633,9 +676,13 @@ impl Harness {
             if self.sent.iter().any(|sent| !sent.complete) {
                 met(Met::SettingsChangedAtRestart);
             }
+            let lifetime_ms = self.settings.lifetime_ms;
             self.settings = settings.clone();
+            if self.swept {
+                self.settings.lifetime_ms = self.settings.lifetime_ms.min(lifetime_ms);
+            }
         }
-        if hour_back {
+        if hour_back && !self.swept {
             met(Met::ClockSteppedBack);
             self.clock.0.fetch_sub(HOUR_MS, Ordering::Relaxed);
         }
@@ -724,7 +771,9 @@ impl Harness {
                 Some(Failure::ProfileTooLarge) => row.is_some(),
             };
             if told_outcome != expected || !reason_fits {
-                return Err(format!("batch {seq}, line {line}, {row:?}: should be {expected:?}, is {told:?}"));
+                return Err(format!(
+                    "batch {seq}, line {line}, {row:?}: should be {expected:?}, is {told:?}"
+                ));
             }
         }
         Ok(())
@@ -872,9 +921,14 @@ fn differing(seen: Option<Shown>, expected: Option<Shown>) -> String {
     let lines = |shown: Option<Shown>| -> BTreeSet<String> {
         let Some(shown) = shown else { return BTreeSet::from(["unknown".into()]) };
         let ids = shown.ids.iter().map(|id| format!("id {id}")).collect();
-        let attributes = shown.attributes.iter().map(|attribute| format!("attribute {attribute:?}")).collect();
+        let attributes =
+            shown.attributes.iter().map(|attribute| format!("attribute {attribute:?}")).collect();
         let rest = Shown { ids: BTreeSet::new(), attributes: vec![], ..shown };
-        BTreeSet::from([format!("{rest:?}")]).into_iter().chain::<BTreeSet<_>>(ids).chain::<BTreeSet<_>>(attributes).collect()
+        BTreeSet::from([format!("{rest:?}")])
+            .into_iter()
+            .chain::<BTreeSet<_>>(ids)
+            .chain::<BTreeSet<_>>(attributes)
+            .collect()
     };
     let (seen, expected) = (lines(seen), lines(expected));
     let not = expected.difference(&seen).map(|line| format!("\n  not there: {line}"));

@@ -61,10 +61,18 @@ pub(crate) struct Batch {
 #[derive(Debug, Clone)]
 pub(crate) enum Row {
     /// For the n-th visitor, a pcId with or without a location hint, with a cell for each of the first columns.
-    Good { who: usize, hint: bool, cells: Vec<Text> },
+    Good {
+        who: usize,
+        hint: bool,
+        cells: Vec<Text>,
+    },
     /// Not well-formed.
-    BadEscape { who: usize },
-    TooManyCells { who: usize },
+    BadEscape {
+        who: usize,
+    },
+    TooManyCells {
+        who: usize,
+    },
     NoId,
 }
 
@@ -104,29 +112,19 @@ pub(crate) enum Op {
     /// One commit group.
     Commit(Vec<(usize, Call)>),
     /// Steps of background folding: the next part each, and what follows the last.
-    Fold {
-        steps: usize,
-        part: usize,
-        joins: bool,
-    },
+    Fold { steps: usize, part: usize, joins: bool },
     /// A checkpoint's beginning: what it will cover.
     Mark,
     /// Its end: the store made durable and the checkpoint written. Marks first if that was not done.
     Checkpoint,
     /// The daemon ends and starts again.
-    Restart {
-        how: How,
-        fate: u64,
-        hour_back: bool,
-        settings: Option<Settings>,
-    },
+    Restart { how: How, fate: u64, hour_back: bool, settings: Option<Settings> },
+    /// A checkpoint, then the sweeper goes over the whole store.
+    Sweep,
     /// Time goes by.
     Wait(u64),
     /// So many pcIds bound to a thirdPartyId that the oldest drop off its list.
-    Crowd {
-        client: usize,
-        who: usize,
-    },
+    Crowd { client: usize, who: usize },
 }
 
 fn who() -> impl Strategy<Value = usize> {
@@ -229,6 +227,7 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(steps, part, joins)| Op::Fold { steps, part, joins }),
         30 => Just(Op::Mark),
         50 => Just(Op::Checkpoint),
+        30 => Just(Op::Sweep),
         90 => (how, any::<u64>(), prop::bool::weighted(0.2), settings)
             .prop_map(|(how, fate, hour_back, settings)| Op::Restart { how, fate, hour_back, settings }),
         110 => wait.prop_map(Op::Wait),
@@ -236,7 +235,99 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// What one sequence leaves out: what everything does at once hides what a few things do to each other.
+#[derive(Debug, Clone)]
+struct Focus {
+    names: usize,
+    clients: usize,
+    ecids: bool,
+    folds: bool,
+    restarts: bool,
+    short_lives: bool,
+    creates: Option<bool>,
+    replaces: Option<bool>,
+    batches_by: Option<Kind>,
+}
+
+fn focus() -> impl Strategy<Value = Focus> {
+    let names = prop_oneof![1 => Just(1usize), 4 => Just(2), 2 => Just(3), 2 => Just(4)];
+    let clients = prop_oneof![3 => Just(1usize), 1 => Just(2)];
+    let batches_by =
+        prop_oneof![4 => Just(None), 3 => Just(Some(Kind::Pc)), 1 => Just(Some(Kind::ThirdParty))];
+    let on = prop::bool::weighted;
+    let maybe = || prop::option::weighted(0.4, any::<bool>());
+    (names, clients, on(0.5), on(0.8), on(0.8), on(0.5), maybe(), maybe(), batches_by).prop_map(
+        |(names, clients, ecids, folds, restarts, short_lives, creates, replaces, batches_by)| Focus {
+            names,
+            clients,
+            ecids,
+            folds,
+            restarts,
+            short_lives,
+            creates,
+            replaces,
+            batches_by,
+        },
+    )
+}
+
+impl Focus {
+    fn settings(&self, settings: &mut Settings) {
+        settings.creates = self.creates.unwrap_or(settings.creates);
+        settings.replaces = self.replaces.unwrap_or(settings.replaces);
+        if self.short_lives {
+            settings.lifetime_ms = settings.lifetime_ms.min(5 * HOUR_MS);
+        }
+    }
+
+    /// The step with what is left out taken out; none if it all is.
+    fn on(&self, mut op: Op) -> Option<Op> {
+        match &mut op {
+            Op::Commit(calls) => {
+                for (client, call) in &mut *calls {
+                    *client %= self.clients;
+                    self.on_call(call);
+                }
+            }
+            Op::Fold { .. } if !self.folds => return None,
+            Op::Restart { .. } if !self.restarts => return None,
+            Op::Restart { settings: Some(settings), .. } => self.settings(settings),
+            Op::Crowd { client, who } => (*client, *who) = (*client % self.clients, *who % self.names),
+            _ => {}
+        }
+        Some(op)
+    }
+
+    fn on_call(&self, call: &mut Call) {
+        let short = |who: &mut usize| *who %= self.names;
+        match call {
+            Call::Site { pc, third_party, ecid, .. } => {
+                [&mut *pc, &mut *third_party, &mut *ecid].into_iter().flatten().for_each(short);
+                if !self.ecids {
+                    let lone = ecid.take();
+                    *pc = pc.or(lone.filter(|_| third_party.is_none()));
+                }
+            }
+            Call::Update { who, .. } | Call::Remove { who, .. } | Call::Erase { who, .. } => short(who),
+            Call::Batch(batch) => {
+                batch.by = self.batches_by.unwrap_or(batch.by);
+                for row in &mut batch.rows {
+                    match row {
+                        Row::Good { who, .. } | Row::BadEscape { who } | Row::TooManyCells { who } => {
+                            short(who)
+                        }
+                        Row::NoId => {}
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// Random sequences.
 pub(crate) fn sequences() -> impl Strategy<Value = (Settings, Vec<Op>)> {
-    (settings(), prop::collection::vec(op(), 1..45))
+    (settings(), focus(), prop::collection::vec(op(), 1..60)).prop_map(|(mut settings, focus, ops)| {
+        focus.settings(&mut settings);
+        (settings, ops.into_iter().filter_map(|op| focus.on(op)).collect())
+    })
 }
