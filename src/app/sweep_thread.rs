@@ -2,9 +2,9 @@
 //! nowhere, tombstones that nothing needs any more.
 //!
 //! Promises: nothing it takes is missed. It takes only what no incomplete batch can meet (a value that a pending batch
-//! is not past, and that was expired at each pending batch's place; no link while a batch is pending), only what no replay from the last checkpoint can
-//! touch, and only by a swap that fails if anybody wrote meanwhile. A lifetime that is raised later does not bring back
-//! what was swept.
+//! is not past, and that was expired at each pending batch's place; no link while a batch is pending), only what no
+//! replay from the last checkpoint can touch, and only by a swap that fails if anybody wrote meanwhile. A lifetime that
+//! is raised later does not bring back what was swept.
 
 use super::Inner;
 use crate::batch::queue::Batches;

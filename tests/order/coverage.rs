@@ -1,7 +1,7 @@
 //! What the random sequences met, counted over all cases: a property test that never reaches a situation shows nothing
 //! about it, so a zero fails the run.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::cell::RefCell;
 
 macro_rules! situations {
     ($($name:ident: $says:literal,)+) => {
@@ -52,16 +52,37 @@ situations! {
     ClockSteppedBack: "a clock that stepped back an hour at a restart",
 }
 
-static COUNTS: [AtomicU64; SAYS.len()] = [const { AtomicU64::new(0) }; SAYS.len()];
-
-/// Counts a situation.
-pub(crate) fn met(what: Met) {
-    COUNTS[what as usize].fetch_add(1, Ordering::Relaxed);
+thread_local! {
+    static COUNTS: RefCell<Counts> = const { RefCell::new(Counts([0; SAYS.len()])) };
 }
 
-/// The table of all situations, and those never met.
-pub(crate) fn table() -> (String, Vec<&'static str>) {
-    let counts = || SAYS.iter().zip(&COUNTS).map(|(says, count)| (*says, count.load(Ordering::Relaxed)));
-    let lines = counts().map(|(says, count)| format!("{count:>9}  {says}\n")).collect();
-    (lines, counts().filter(|(_, count)| *count == 0).map(|(says, _)| says).collect())
+/// How often each situation was met.
+#[derive(Debug, Clone)]
+pub(crate) struct Counts([u64; SAYS.len()]);
+
+/// Counts a situation, on this thread.
+pub(crate) fn met(what: Met) {
+    COUNTS.with_borrow_mut(|counts| counts.0[what as usize] += 1);
+}
+
+/// What this thread met so far.
+pub(crate) fn counts() -> Counts {
+    COUNTS.with_borrow(Clone::clone)
+}
+
+impl Counts {
+    pub(crate) fn add(&mut self, more: &Self) {
+        self.0.iter_mut().zip(more.0).for_each(|(count, more)| *count += more);
+    }
+
+    /// The situations never met.
+    pub(crate) fn never(&self) -> Vec<&'static str> {
+        SAYS.iter().zip(self.0).filter(|(_, count)| *count == 0).map(|(says, _)| *says).collect()
+    }
+}
+
+impl std::fmt::Display for Counts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        SAYS.iter().zip(self.0).try_for_each(|(says, count)| writeln!(f, "{count:>9}  {says}"))
+    }
 }

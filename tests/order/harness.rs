@@ -778,6 +778,19 @@ impl Harness {
         }
         Ok(())
     }
+
+    /// What the attributes of a visitor read as: `a=1 b=22`; none if the visitor is unknown.
+    pub(crate) fn reads(&self, client: usize, id: &Id) -> Option<String> {
+        let (_, profile) =
+            self.visitors[client].look_up(id, self.clock.now().0, self.settings.lifetime_ms)?;
+        let one = |(name, value): (&String, &model::Value)| format!("{name}={}", value.text);
+        Some(profile.visible().iter().map(one).collect::<Vec<_>>().join(" "))
+    }
+
+    /// What became of the rows of the n-th batch.
+    pub(crate) fn became(&self, batch: usize) -> &[model::Outcome] {
+        &self.sent[batch].became
+    }
 }
 
 impl Core {

@@ -1,0 +1,327 @@
+//! The edge cases of the order by name, each with a restart of every kind and a whole fold put in at every place.
+
+use super::harness::Harness;
+use super::model::{Id, Kind, Outcome};
+use super::ops::{Batch, Call, DAY_MS, HOUR_MS, How, Op, Row, Settings, Text, id};
+use super::stores::Which;
+use Kind::{Ecid, Pc, ThirdParty};
+use Outcome::{Created, NotFound, Updated};
+use Text::{One, Two};
+
+const A: usize = 0;
+const B: usize = 1;
+const UNKNOWN: Option<&str> = None;
+
+fn settings() -> Settings {
+    Settings { creates: false, replaces: false, lifetime_ms: 14 * DAY_MS, profile_bytes_max: 1 << 20 }
+}
+
+fn creating() -> Settings {
+    Settings { creates: true, ..settings() }
+}
+
+/// A site call with a pcId, a thirdPartyId or both.
+fn site(pc: Option<usize>, third_party: Option<usize>, sets: &[(usize, Text)]) -> Call {
+    Call::Site { pc, third_party, ecid: None, sets: sets.to_vec() }
+}
+
+fn update(who: usize, sets: &[(usize, Text)]) -> Call {
+    Call::Update { kind: ThirdParty, who, sets: sets.to_vec() }
+}
+
+/// A batch that sets attribute `a`.
+fn batch(by: Kind, rows: &[(usize, Text)]) -> Call {
+    let row = |(who, text): &(usize, Text)| Row::Good { who: *who, hint: false, cells: vec![*text] };
+    let rows = rows.iter().map(row).collect();
+    Call::Batch(Batch { by, v2: true, removes: false, columns: vec![A], rows, fillers: 0 })
+}
+
+fn one(call: Call) -> Op {
+    Op::Commit(vec![(0, call)])
+}
+
+fn group(calls: Vec<Call>) -> Op {
+    Op::Commit(calls.into_iter().map(|call| (0, call)).collect())
+}
+
+fn fold(steps: usize) -> Op {
+    Op::Fold { steps, part: 0, joins: false }
+}
+
+fn restart(how: How) -> Op {
+    Op::Restart { how, fate: 3, hour_back: false, settings: None }
+}
+
+/// Runs a sequence as it is, and with a restart or a fold put in at each place; then says what is read and what became
+/// of the rows of each batch, in order.
+#[track_caller]
+fn holds(settings: Settings, ops: &[Op], reads: &[(Id, Option<&str>)], became: &[&[Outcome]]) {
+    let check = |which, ops: &[Op]| {
+        let mut harness = Harness::new(which, settings.clone());
+        if let Err(wrong) = harness.run(ops) {
+            panic!("on {which:?}, {ops:#?}: {wrong}");
+        }
+        for (id, expected) in reads {
+            assert_eq!(harness.reads(0, id).as_deref(), *expected, "{id} on {which:?}, {ops:#?}");
+        }
+        for (n, expected) in became.iter().enumerate() {
+            assert_eq!(harness.became(n), *expected, "batch {n} on {which:?}, {ops:#?}");
+        }
+    };
+    check(Which::Sled, ops);
+    for which in [Which::Memory, Which::Forgetful] {
+        check(which, ops);
+        for at in 1..=ops.len() {
+            let (before, after) = ops.split_at(at);
+            for put_in in
+                [restart(How::Crash), restart(How::Checkpointed), restart(How::StoreLost), fold(1), fold(99)]
+            {
+                check(which, &[before, &[put_in], after].concat());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_later_row_of_a_batch_wins_over_an_earlier_one() {
+    holds(
+        settings(),
+        &[one(site(Some(0), None, &[])), one(batch(Pc, &[(0, One), (1, One), (0, Two)]))],
+        &[(id(Pc, 0), Some("a=22")), (id(Pc, 1), UNKNOWN)],
+        &[&[Updated, NotFound, Updated]],
+    );
+}
+
+#[test]
+fn a_later_row_wins_also_when_the_two_name_two_linked_ids() {
+    for [first, second] in [[0, 1], [1, 0]] {
+        holds(
+            settings(),
+            &[
+                one(site(Some(0), Some(3), &[])),
+                one(site(Some(1), Some(3), &[])),
+                one(batch(Pc, &[(first, One), (second, Two)])),
+            ],
+            &[(id(ThirdParty, 3), Some("a=22")), (id(Pc, 0), Some("a=22"))],
+            &[&[Updated, Updated]],
+        );
+    }
+}
+
+#[test]
+fn a_bind_after_a_batch_merges_what_the_batch_had_set() {
+    holds(
+        settings(),
+        &[
+            one(site(Some(0), None, &[(B, One)])),
+            one(batch(Pc, &[(0, One), (1, One)])),
+            one(site(Some(0), Some(3), &[])),
+        ],
+        &[(id(ThirdParty, 3), Some("a=1 b=1")), (id(Pc, 0), Some("a=1 b=1")), (id(Pc, 1), UNKNOWN)],
+        &[&[Updated, NotFound]],
+    );
+}
+
+#[test]
+fn a_pending_row_stays_with_the_visitor_that_its_pc_id_leaves() {
+    holds(
+        settings(),
+        &[
+            one(site(Some(0), Some(2), &[])),
+            one(batch(Pc, &[(0, One)])),
+            one(site(Some(0), Some(3), &[(B, Two)])),
+        ],
+        &[(id(ThirdParty, 2), Some("a=1")), (id(ThirdParty, 3), Some("b=22")), (id(Pc, 0), Some("b=22"))],
+        &[&[Updated]],
+    );
+}
+
+#[test]
+fn a_pending_row_does_not_come_back_after_an_erasure_and_a_rebirth() {
+    for by in [Pc, ThirdParty] {
+        holds(
+            creating(),
+            &[
+                one(site(Some(0), Some(0), &[])),
+                one(batch(by, &[(0, One), (1, One)])),
+                one(Call::Erase { kind: Pc, who: 0 }),
+                one(site(Some(0), Some(0), &[(B, Two)])),
+            ],
+            &[(id(Pc, 0), Some("b=22")), (id(ThirdParty, 0), Some("b=22")), (id(by, 1), Some("a=1"))],
+            &[&[Updated, Created]],
+        );
+    }
+}
+
+#[test]
+fn a_batch_and_right_behind_it_a_bind_in_one_group_come_in_that_order() {
+    holds(
+        settings(),
+        &[
+            one(site(Some(0), None, &[])),
+            group(vec![
+                batch(Pc, &[(0, One), (1, Two)]),
+                site(Some(0), Some(3), &[]),
+                update(3, &[(B, Two)]),
+            ]),
+        ],
+        &[(id(ThirdParty, 3), Some("a=1 b=22")), (id(Pc, 0), Some("a=1 b=22"))],
+        &[&[Updated, NotFound]],
+    );
+}
+
+#[test]
+fn a_later_mbox_write_beats_an_earlier_batch_row_and_a_later_row_an_earlier_write() {
+    holds(
+        settings(),
+        &[
+            one(site(Some(0), None, &[(A, Text::Long), (B, Text::Long)])),
+            one(batch(Pc, &[(0, One)])),
+            one(site(Some(0), None, &[(A, Two)])),
+        ],
+        &[(id(Pc, 0), Some(&format!("a=22 b={}", Text::Long.text())))],
+        &[&[Updated]],
+    );
+}
+
+#[test]
+fn a_visitor_born_after_a_batch_is_not_touched_by_it() {
+    for born in [site(Some(0), None, &[(B, One)]), site(Some(0), Some(3), &[(B, One)])] {
+        holds(
+            settings(),
+            &[one(batch(Pc, &[(0, Two)])), one(born)],
+            &[(id(Pc, 0), Some("b=1"))],
+            &[&[NotFound]],
+        );
+    }
+}
+
+#[test]
+fn overlapping_batches_of_one_instant_come_in_the_order_of_their_seqs() {
+    for replaces in [false, true] {
+        holds(
+            Settings { replaces, ..settings() },
+            &[
+                one(site(Some(0), Some(0), &[(B, One)])),
+                group(vec![batch(Pc, &[(0, One), (1, One)]), batch(ThirdParty, &[(0, Two)])]),
+                one(site(Some(1), None, &[])),
+            ],
+            &[(id(Pc, 0), Some("a=22 b=1")), (id(Pc, 1), Some(""))],
+            &[&[Updated, NotFound], &[Updated]],
+        );
+    }
+}
+
+#[test]
+fn seqs_rise_over_a_start_with_a_clock_an_hour_back() {
+    holds(
+        settings(),
+        &[
+            one(site(Some(0), None, &[(A, One)])),
+            Op::Restart { how: How::Crash, fate: 0, hour_back: true, settings: None },
+            one(batch(Pc, &[(0, Two)])),
+            one(site(Some(0), None, &[(B, Two)])),
+        ],
+        &[(id(Pc, 0), Some("a=22 b=22"))],
+        &[&[Updated]],
+    );
+}
+
+#[test]
+fn single_updates_and_rows_for_unknown_visitors_create_nothing() {
+    holds(
+        settings(),
+        &[one(update(0, &[(A, One)])), one(batch(ThirdParty, &[(0, One)])), one(update(0, &[(A, One)]))],
+        &[(id(ThirdParty, 0), UNKNOWN)],
+        &[&[NotFound]],
+    );
+}
+
+/// The row went to the visitor that the link led to; that one expired and was born again without the link, and the
+/// pending row then created another under the pcId. The sweeper made the same of it by taking the dead link.
+#[test]
+fn rows_that_went_through_a_link_create_nobody_once_it_is_dead() {
+    for last in [Op::Mark, Op::Sweep] {
+        holds(
+            Settings { lifetime_ms: 2 * HOUR_MS, ..creating() },
+            &[
+                one(site(Some(0), Some(3), &[])),
+                one(batch(Pc, &[(0, One)])),
+                Op::Wait(2 * HOUR_MS),
+                one(site(None, Some(3), &[(B, Two)])),
+                last,
+            ],
+            &[(id(Pc, 0), UNKNOWN), (id(ThirdParty, 3), Some("b=22"))],
+            &[&[Updated]],
+        );
+    }
+}
+
+/// As a link dies also by dropping off a full list.
+#[test]
+fn rows_that_went_through_the_oldest_link_create_nobody_once_it_is_dropped() {
+    holds(
+        creating(),
+        &[one(site(Some(0), Some(3), &[])), one(batch(Pc, &[(0, One)])), Op::Crowd { client: 0, who: 3 }],
+        &[(id(Pc, 0), UNKNOWN), (id(ThirdParty, 3), Some("a=1"))],
+        &[&[Updated]],
+    );
+}
+
+/// The full list let go of the pcId but kept the ECID that had come with it: once that led elsewhere, erasing the old
+/// visitor took it from the new one.
+#[test]
+fn an_ecid_goes_with_the_pc_id_that_drops_off_a_full_list() {
+    let with_ecid =
+        || one(Call::Site { pc: Some(0), third_party: None, ecid: Some(0), sets: vec![(A, One)] });
+    holds(
+        settings(),
+        &[
+            one(site(Some(0), Some(3), &[])),
+            with_ecid(),
+            Op::Crowd { client: 0, who: 3 },
+            with_ecid(),
+            one(Call::Erase { kind: ThirdParty, who: 3 }),
+        ],
+        &[(id(Ecid, 0), Some("a=1")), (id(Pc, 0), Some("a=1")), (id(ThirdParty, 3), UNKNOWN)],
+        &[],
+    );
+}
+
+/// A store made again folds complete batches once more, behind the writes that came after them: what became of their
+/// rows was then read off profiles that did not tell, and an erased visitor stopped the daemon.
+#[test]
+fn a_store_made_again_keeps_what_became_of_the_rows_of_complete_batches() {
+    holds(
+        settings(),
+        &[
+            one(site(Some(1), None, &[])),
+            one(batch(Pc, &[(0, One), (1, One)])),
+            fold(99),
+            one(site(Some(0), None, &[(B, Two)])),
+            one(Call::Erase { kind: Pc, who: 1 }),
+            restart(How::StoreLost),
+        ],
+        &[(id(Pc, 0), Some("b=22")), (id(Pc, 1), UNKNOWN)],
+        &[&[NotFound, Updated]],
+    );
+}
+
+/// The journal's note that a batch was complete spoke of the store that is gone; after a checkpoint of the new one it
+/// was believed, and the batch was missing.
+#[test]
+fn a_checkpoint_while_a_store_is_made_again_loses_no_batch() {
+    holds(
+        settings(),
+        &[
+            one(site(Some(0), None, &[])),
+            one(batch(Pc, &[(0, One)])),
+            fold(99),
+            restart(How::StoreLost),
+            Op::Checkpoint,
+            restart(How::Crash),
+        ],
+        &[(id(Pc, 0), Some("a=1"))],
+        &[&[Updated]],
+    );
+}
