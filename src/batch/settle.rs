@@ -241,8 +241,19 @@ pub fn settle(
     if let Some(value) = view.get(&canonical)?
         && let Stored::Profile(profile) = decoded(&canonical, &value)?
     {
-        let linked = profile.ids.iter().map(|linked| canonical.with_id(linked.kind, linked.id));
-        ids.extend(linked.filter(|linked| linked != id));
+        let listed: Vec<Key> = profile
+            .ids
+            .iter()
+            .map(|linked| canonical.with_id(linked.kind, linked.id))
+            .filter(|key| key != id)
+            .collect();
+        for key in listed {
+            // A store made again can bring back a swept profile that lists an id long since bound elsewhere: its rows are
+            // not this visitor's. (A lookup may read the link later than the list, and goes by the list.)
+            if noted.nothing || view.canonical(&key)? == canonical {
+                ids.push(key);
+            }
+        }
     }
     for batch in pending {
         settle_batch(view, batch, &canonical, &ids, noted)?;
