@@ -5,12 +5,14 @@
 
 use super::{Visitor, VisitorAttribute};
 use crate::batch::outcome::BatchState;
+use crate::batch::pending::Pending;
 use crate::batch::queue::Batches;
 use crate::batch::settle::{Noted, SettleError, View, decoded, settle};
 use crate::model::id::{ClientCode, Key, VisitorId};
 use crate::model::profile::{Attribute, Profile, Stored};
 use crate::model::seq::{Millis, Seq};
 use crate::store::{ProfileStore, StoreError};
+use std::sync::Arc;
 
 /// How often a lookup is begun again because a bind moved the visitor under it, or a batch was completed.
 const LOOKUP_TRIES_MAX: usize = 100;
@@ -31,15 +33,21 @@ pub fn look_up(
         let mut view = View::new(store);
         settle(&mut view, &pending, &key, &mut Noted::nothing())?;
         let canonical = view.canonical(&key)?;
-        // A link that leads nowhere may be one that a bind moved while we looked.
-        if canonical == key && !view.links_stand(&key)? {
-            continue;
-        }
         let value = view.get(&canonical)?;
         let stored = value.as_ref().map(|value| decoded(&canonical, value)).transpose()?;
-        // Once a batch is complete, writes no longer settle its rows: what was read after them can't bear those rows.
-        if pending.iter().any(|batch| matches!(batch.progress.state(), BatchState::Complete(_))) {
-            continue;
+        if canonical == key && view.was_link(&key)? {
+            // A link that leads nowhere may be one that a bind moved while we looked.
+            if !view.links_stand(&key)? {
+                continue;
+            }
+            // Once a batch is complete, writes no longer settle its rows: where one ended the link's life meanwhile, its
+            // target's rows would make a visitor here that never was. (What a link does not lead astray is told by
+            // `through`, however many batches are completed under the lookup.)
+            let made_a_visitor = matches!(stored, Some(Stored::Profile(_)));
+            let complete = |batch: &Arc<Pending>| matches!(batch.progress.state(), BatchState::Complete(_));
+            if made_a_visitor && pending.iter().any(complete) {
+                continue;
+            }
         }
         return Ok(match stored {
             Some(Stored::Profile(profile)) if !profile.expired(now, lifetime_ms) => {

@@ -127,6 +127,13 @@ impl<'s> View<'s> {
         Ok(if leads { at } else { key.clone() })
     }
 
+    /// Whether a link stood under a key when it was read here.
+    pub fn was_link(&self, key: &Key) -> Result<bool, StoreError> {
+        let was = self.slots.get(key).and_then(|slot| slot.was.as_ref());
+        let stored = was.map(|was| decoded(key, was)).transpose()?;
+        Ok(matches!(stored, Some(Stored::Link { .. })))
+    }
+
     /// Whether the links on the way from an id are still what they were when read here.
     pub fn links_stand(&self, key: &Key) -> Result<bool, StoreError> {
         let mut at = key.clone();
