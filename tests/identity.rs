@@ -200,6 +200,72 @@ fn an_ecid_leads_to_whoever_it_came_with_and_goes_with_the_device() {
 }
 
 #[test]
+fn a_later_mbox_write_beats_an_earlier_batch_row() {
+    check(&[
+        "mbox pc=desk tp=marie a=0",
+        "batch batch=thirdPartyId,a,b;marie,1,1",
+        "mbox pc=desk a=2",
+        "tp:marie a=2 b=1",
+        "kill",
+        "tp:marie a=2 b=1",
+        "mbox pc=desk b=2",
+        "batch batch=thirdPartyId,a;marie,3",
+        "tp:marie a=3 b=2",
+    ]);
+}
+
+#[test]
+fn a_visitor_born_after_a_batch_is_not_touched_by_it() {
+    check(&[
+        "mbox pc=other a=0",
+        "batch batch=pcId,a;desk,1",
+        "mbox pc=desk b=2",
+        "pc:desk b=2",
+        "kill",
+        "pc:desk b=2",
+    ]);
+}
+
+#[test]
+fn a_later_row_of_a_batch_beats_an_earlier_one_though_the_rows_are_sorted_and_split() {
+    let rows: String = (0..500).rev().map(|n| format!(";v{},{n}", n % 50)).collect();
+    let born: Vec<String> = (0..50).map(|n| format!("mbox pc=v{n} tp=t{n}")).collect();
+    let read: Vec<String> = (0..50).map(|n| format!("tp:t{n} a={n}")).collect();
+    let batch = format!("batch batch=pcId,a{rows}");
+    let steps = born.iter().chain([&batch]).chain(&read).map(String::as_str);
+    check(&steps.collect::<Vec<_>>());
+}
+
+#[test]
+fn batches_posted_at_the_same_instant_end_in_the_order_of_their_seqs() {
+    let daemon = Daemon::start();
+    (0..200).for_each(|n| drop(daemon.mbox("demo", &format!("mboxPC=p{n}&mbox3rdPartyId=t{n}&profile.a=0"))));
+    for round in 0..10 {
+        let rows = |who: &str| -> String {
+            let row = |n| format!("t{n},{who}{round}\n");
+            "batch=thirdPartyId,a\n".to_owned() + &(0..200).map(row).collect::<String>()
+        };
+        let post = |who: &str| -> (u64, String, String) {
+            let reply = daemon.try_batch("/m2/demo/v2/profile/batchUpdate", rows(who));
+            (reply.header("profiled-seq").unwrap().parse().unwrap(), who.to_owned(), reply.batch_id())
+        };
+        let (one, two) = std::thread::scope(|scope| {
+            let (one, two) = (scope.spawn(|| post("one")), scope.spawn(|| post("two")));
+            (one.join().unwrap(), two.join().unwrap())
+        });
+        let last = format!("{}{round}", one.clone().max(two.clone()).1);
+        let all = |when: &str| {
+            for n in 0..200 {
+                assert_eq!(attributes(&daemon, &format!("tp:t{n}")), format!("a={last}"), "{when}");
+            }
+        };
+        all("at once");
+        assert_eq!(daemon.wait_complete(&one.2).successful + daemon.wait_complete(&two.2).successful, 400);
+        all("once folded");
+    }
+}
+
+#[test]
 fn consecutive_v2_batches_in_both_modes() {
     let folder = tempfile::tempdir().unwrap();
     let run = |mode: &str, after_two: &str, after_mbox: &str| {

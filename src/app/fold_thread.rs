@@ -1,7 +1,7 @@
 //! The folding thread: whose turn it is, folded on two writers, counted, checkpointed, noted as complete.
 
 use super::commit::Request;
-use super::{Fatal, Inner};
+use super::{AppError, Fatal, Inner};
 use crate::batch::fold::{Part, Plan, Step};
 use crate::batch::outcome::write_outcomes;
 use crate::batch::pending::Pending;
@@ -20,15 +20,27 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 enum Unfolded {
     /// The daemon is stopping.
     Stopping,
-    /// The store or the spool refused.
-    Refused(SettleError),
-    /// The outcomes could not be written.
-    Outcomes(std::io::Error),
+    /// The store is past a row and nothing tells what became of it: going on would make something up.
+    OutcomeLost(SettleError),
+    /// The store, the spool or the journal refused; it may be tried again.
+    Refused(String),
 }
 
 impl From<SettleError> for Unfolded {
     fn from(error: SettleError) -> Self {
-        Self::Refused(error)
+        match error {
+            SettleError::OutcomeLost { .. } => Self::OutcomeLost(error),
+            error => Self::Refused(error.to_string()),
+        }
+    }
+}
+
+impl From<AppError> for Unfolded {
+    fn from(error: AppError) -> Self {
+        match error {
+            AppError::Stopping => Self::Stopping,
+            error => Self::Refused(error.to_string()),
+        }
     }
 }
 
@@ -42,12 +54,11 @@ pub(super) fn run(inner: &Arc<Inner>) {
                 continue;
             }
             Err(Unfolded::Stopping) => return,
-            Err(Unfolded::Refused(error @ SettleError::OutcomeLost { .. })) => {
+            Err(Unfolded::OutcomeLost(error)) => {
                 inner.fail(Fatal::new(error));
                 return;
             }
-            Err(Unfolded::Refused(error)) => error.to_string(),
-            Err(Unfolded::Outcomes(error)) => format!("the outcomes could not be written: {error}"),
+            Err(Unfolded::Refused(why)) => why,
         };
         refusals += 1;
         tracing::error!(batch = %pending.accepted.id, refusals, %why, "a batch could not be folded; it will be tried again");
@@ -69,7 +80,12 @@ fn fold_batch(inner: &Arc<Inner>, pending: &Arc<Pending>) -> Result<(), Unfolded
             .into_iter()
             .map(|part| scope.spawn(|| fold_part(inner, pending, part)))
             .collect();
-        threads.into_iter().map(|thread| thread.join().unwrap_or(Err(Unfolded::Stopping))).collect()
+        threads
+            .into_iter()
+            .map(|thread| {
+                thread.join().unwrap_or_else(|_| Err(Unfolded::Refused("a writer panicked".into())))
+            })
+            .collect()
     });
     for part in folded {
         let (more, part_counts) = part?.finish();
@@ -78,15 +94,17 @@ fn fold_batch(inner: &Arc<Inner>, pending: &Arc<Pending>) -> Result<(), Unfolded
     }
     if counts.total() != pending.accepted.rows {
         let error = format!("{} outcomes for {} rows", counts.total(), pending.accepted.rows);
-        return Err(Unfolded::Outcomes(std::io::Error::other(error)));
+        return Err(Unfolded::Refused(error));
     }
-    let written = write_outcomes(&inner.spool.outcomes_path(pending.accepted.spool), &mut outcomes)
-        .map_err(Unfolded::Outcomes)?;
+    let path = inner.spool.outcomes_path(pending.accepted.spool);
+    inner
+        .spool
+        .recount_after(&path, || write_outcomes(&path, &mut outcomes))
+        .map_err(|error| Unfolded::Refused(format!("the outcomes could not be written: {error}")))?;
     inner.store.checkpoint().map_err(SettleError::from)?;
     pending.progress.stuck(false);
     let complete = Request::Complete(pending.accepted.id.clone(), counts, inner.clock.now());
-    inner.ask_blocking(complete).map_err(|_| Unfolded::Stopping)?;
-    inner.spool.count(written);
+    inner.ask_blocking(complete)?;
     inner.spool.remove_index(pending.accepted.spool);
     tracing::info!(
         batch = %pending.accepted.id,
@@ -112,7 +130,7 @@ fn fold_part<'p>(inner: &Arc<Inner>, pending: &Pending, mut part: Part<'p>) -> R
             Step::More => pending.progress.add(&part.counts().since(&before)),
             Step::Settle(keys) => {
                 let request = Request::Settle(pending.accepted.id.client.clone(), keys);
-                inner.ask_blocking(request).map_err(|_| Unfolded::Stopping)?;
+                inner.ask_blocking(request)?;
             }
             Step::Done => return Ok(part),
         }

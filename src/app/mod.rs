@@ -3,6 +3,7 @@
 //! ```text
 //! commit.rs       the commit thread: decide, journal, apply, answer
 //! fold_thread.rs  the folding thread: pending batches into the store
+//! lookup.rs       a visitor as of now: the store's profile, with the pending rows folded in
 //! upload.rs       a body on its way in: spooled, parsed, indexed as it arrives
 //! sweep_thread.rs reclaims what is expired, in small steps
 //! recovery.rs     what a start does before anything is served
@@ -12,24 +13,26 @@
 
 pub mod commit;
 mod fold_thread;
+mod lookup;
 pub mod recovery;
 pub mod sweep_thread;
 pub mod upload;
 
 use crate::batch::outcome::BatchState as FoldState;
 use crate::batch::queue::{Batches, Known};
-use crate::batch::settle::{Noted, SettleError, View, decoded, settle};
 use crate::batch::spool::Spool;
 use crate::config::{ClientSettings, Config};
 use crate::journal::log::{LogError, LogSettings, Position};
 use crate::model::batch::{BatchId, BatchRules, Counts, EmptyValues};
 use crate::model::id::{ClientCode, VisitorId};
-use crate::model::profile::{Source, Stored};
+use crate::model::profile::Source;
 use crate::model::seq::{Clock, Millis, Seq};
 use crate::store::{ProfileStore, StoreError};
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use commit::{Answer, Committer, Request, VisitorWrite, WriteRules};
+pub use lookup::look_up;
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -44,9 +47,6 @@ const GROUP_REQUESTS_MAX: usize = 512;
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(10);
 /// … and whenever the journal has grown by this much.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
-/// How often a lookup is begun again because a bind moved the visitor under it.
-const LOOKUP_TRIES_MAX: usize = 100;
-
 /// The whole daemon behind its front doors. Cheap to clone.
 #[derive(Clone)]
 pub struct App(Arc<Inner>);
@@ -355,7 +355,14 @@ impl App {
         let inner = Arc::clone(&self.0);
         let thread = std::thread::Builder::new()
             .name(name.into())
-            .spawn(move || run(&inner))
+            .spawn(move || {
+                // Whatever a thread of ours was at when it panicked, the journal is ahead of it: a restart puts it right.
+                let ran = std::panic::catch_unwind(AssertUnwindSafe(|| run(&inner)));
+                if ran.is_err() {
+                    let name = std::thread::current().name().unwrap_or_default().to_owned();
+                    inner.fail(Fatal::new(format!("the {name} thread panicked")));
+                }
+            })
             .map_err(|error| OpenError::Folder { path: "(a thread)".into(), error })?;
         self.0.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         Ok(())
@@ -432,6 +439,11 @@ impl App {
     /// The client code for a call that names none, if one is configured.
     pub fn default_client(&self) -> Option<ClientCode> {
         self.0.config.default_client.clone()
+    }
+
+    /// The client to which an organisation belongs, as Adobe's SDKs send it.
+    pub fn client_of_ims_org(&self, org: &str) -> Option<ClientCode> {
+        self.0.config.client_of_ims_org(org).cloned()
     }
 
     /// What status URLs begin with, if configured.
@@ -562,9 +574,12 @@ fn commit_thread(inner: &Arc<Inner>, mut committer: Committer, mut asked: mpsc::
         while !requests.is_empty() {
             match committer.commit(&mut requests) {
                 Ok(answers) => {
-                    for (answer, reply) in answers.into_iter().zip(replies.drain(..).collect::<Vec<_>>()) {
-                        // Whoever asked may have gone; what was done stands.
-                        drop(reply.send(answer));
+                    // A group may have taken only the first of the requests; the others' turn comes next.
+                    for answer in answers {
+                        if let Some(reply) = replies.pop_front() {
+                            // Whoever asked may have gone; what was done stands.
+                            drop(reply.send(answer));
+                        }
                     }
                 }
                 Err(fatal) => {
@@ -593,70 +608,6 @@ fn checkpoint_thread(inner: &Arc<Inner>) {
         if let Err(error) = inner.checkpoint() {
             tracing::warn!(%error, "a checkpoint could not be taken");
         }
-    }
-}
-
-/// Looks a visitor up: the stored profile, with the visitor's pending rows folded in.
-pub fn look_up(
-    store: &dyn ProfileStore,
-    batches: &Batches,
-    client: &ClientCode,
-    id: &VisitorId,
-    now: Millis,
-    lifetime_ms: u64,
-) -> Result<Option<Visitor>, SettleError> {
-    let key = id.key(client);
-    for _ in 0..LOOKUP_TRIES_MAX {
-        // The runs first, the store second: a batch that is folded in between is then met in the store.
-        let pending = batches.pending(client);
-        let mut view = View::new(store);
-        settle(&mut view, &pending, &key, &mut Noted::default())?;
-        let canonical = view.canonical(&key)?;
-        let value = view.get(&canonical)?;
-        let stored = value.as_ref().map(|value| decoded(&canonical, value)).transpose()?;
-        match stored {
-            Some(Stored::Profile(profile)) => {
-                let alive = !profile.expired(now, lifetime_ms);
-                return Ok(alive.then(|| Visitor::of(client, &canonical, &profile, lifetime_ms)).flatten());
-            }
-            // A link that leads nowhere may be one that a bind moved while we looked.
-            Some(Stored::Link { .. }) if !view.links_stand(&key)? => continue,
-            _ => return Ok(None),
-        }
-    }
-    Ok(None)
-}
-
-impl Visitor {
-    fn of(
-        client: &ClientCode,
-        canonical: &crate::model::id::Key,
-        profile: &crate::model::profile::Profile<'_>,
-        lifetime_ms: u64,
-    ) -> Option<Self> {
-        let some = |seq: Seq| (seq > Seq::ZERO).then_some(seq);
-        let attribute = |a: crate::model::profile::Attribute<'_>| VisitorAttribute {
-            name: a.name.to_owned(),
-            value: a.value.to_owned(),
-            seq: a.seq,
-            source: a.source,
-        };
-        Some(Self {
-            client: client.clone(),
-            canonical: VisitorId::new(canonical.kind(), canonical.id()).ok()?,
-            linked: profile
-                .ids
-                .iter()
-                .filter_map(|linked| VisitorId::new(linked.kind, linked.id).ok())
-                .collect(),
-            born: profile.born,
-            last_site: some(profile.last_site),
-            last_batch: some(profile.last_batch),
-            seq: profile.last_write,
-            last_active: profile.last_active,
-            expires: profile.last_active.plus(lifetime_ms),
-            attributes: profile.visible().into_iter().map(attribute).collect(),
-        })
     }
 }
 

@@ -204,13 +204,14 @@ impl Replay<'_> {
             let (id, outcomes) = (accepted.id.to_string(), spool.outcomes_path(accepted.spool));
             let failed =
                 |path: &Path, error| OpenError::Batch { id: id.clone(), path: path.to_owned(), error };
-            let mut pending = Pending::open(accepted, &rows, &index).map_err(|error| failed(&rows, error))?;
+            let opened = spool.recount_after(&index, || Pending::open(accepted, &rows, &index));
+            let mut pending = opened.map_err(|error| failed(&rows, error))?;
             if counted {
                 let not_updated = read_outcomes(&outcomes).map_err(|error| failed(&outcomes, error))?;
                 pending = pending.with_outcomes(&not_updated);
             }
             for (line, outcome) in self.settled.remove(&seq).unwrap_or_default() {
-                pending.settle(line, outcome);
+                pending.settled_before(line, outcome);
             }
             batches.publish(Arc::new(pending), position);
         }

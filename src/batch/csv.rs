@@ -24,6 +24,7 @@ use std::collections::HashMap;
 use memchr::{memchr, memchr_iter, memchr2};
 
 use crate::model::id::{IdError, IdKind};
+use crate::model::profile::{NAME_CHARS_MAX, NameFault, attribute_name_fault};
 
 #[cfg(test)]
 mod tests;
@@ -34,8 +35,6 @@ pub const ROW_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const HEADER_BYTES_MAX: usize = 1024 * 1024;
 /// The most attributes a header may name, so that a column always fits a [`RowError`].
 pub const ATTRIBUTES_MAX: usize = 65_534;
-/// The longest attribute name, in characters (R9).
-pub const NAME_CHARS_MAX: usize = 128;
 
 const BOM: &[u8] = b"\xef\xbb\xbf";
 /// How the ECID is called where it can be named; none of these can key a batch (R1).
@@ -594,21 +593,18 @@ fn key(line: u32, text: &str) -> Result<IdKind, HeaderError> {
 }
 
 fn check_name(name: &str) -> Result<(), String> {
-    if name.is_empty() {
-        return Err("the attribute has no name".into());
-    }
-    if name.chars().all(char::is_whitespace) {
-        return Err("the attribute's name is blank".into());
-    }
-    if name.chars().nth(NAME_CHARS_MAX).is_some() {
-        let name = quoted(name.as_bytes());
-        return Err(format!("the attribute's name {name} has more than {NAME_CHARS_MAX} characters"));
-    }
-    if name.starts_with("profile.") {
-        let name = quoted(name.as_bytes());
-        return Err(format!("in a batch an attribute is named without the prefix \"profile.\", not {name}"));
-    }
-    Ok(())
+    let Some(fault) = attribute_name_fault(name) else { return Ok(()) };
+    let name = quoted(name.as_bytes());
+    Err(match fault {
+        NameFault::Empty => "the attribute has no name".into(),
+        NameFault::Blank => "the attribute's name is blank".into(),
+        NameFault::TooLong => {
+            format!("the attribute's name {name} has more than {NAME_CHARS_MAX} characters")
+        }
+        NameFault::Prefixed => {
+            format!("in a batch an attribute is named without the prefix \"profile.\", not {name}")
+        }
+    })
 }
 
 impl RowError {

@@ -282,13 +282,24 @@ impl<'p> Part<'p> {
             visitors.iter().filter_map(|places| places.first()).map(|place| plan.key(place)).collect();
         let mut rest = rows.as_slice();
         let mut asked = Vec::with_capacity(keys.len());
+        let mut left_to_writes = vec![];
         for (key, places) in keys.iter().zip(&visitors) {
             let (rows, others) = rest.split_at_checked(places.len()).unwrap_or((rest, &[]));
-            asked.push(VisitorRows { key, rows });
+            // Where a write took a visitor's ids apart while the plan was made, these may be some of its rows only,
+            // which no lookup must see alone. That write has settled all of them, and said so before it put anything.
+            let left = pending.left_to_writes(places.iter().map(|place| place.line));
+            if !left {
+                asked.push(VisitorRows { key, rows });
+            }
+            left_to_writes.push(left);
             rest = others;
         }
 
-        let swapped = store.fold(rules, &asked)?;
+        let mut folded = store.fold(rules, &asked)?.into_iter();
+        let swapped: Vec<Swapped> = left_to_writes
+            .into_iter()
+            .map_while(|left| if left { Some(Swapped::AlreadyIn) } else { folded.next() })
+            .collect();
         let mut must_settle = vec![];
         let (outcomes_before, counts_before) = (self.outcomes.len(), self.counts);
         for ((key, places), swapped) in keys.iter().zip(&visitors).zip(swapped) {

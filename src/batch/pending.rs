@@ -240,9 +240,18 @@ pub struct Pending {
     pub progress: Arc<Progress>,
     index: Index,
     file: File,
-    settled: Mutex<HashMap<u32, Outcome>>,
+    settled: Mutex<HashMap<u32, SettledBy>>,
     /// The outcome of each row that `settled` doesn't name, if the outcomes of all are known.
     others: Option<Outcome>,
+}
+
+/// Who settled a row.
+#[derive(Debug, Clone, Copy)]
+enum SettledBy {
+    /// A write since the start: the store has the row, or is about to get it from that write.
+    Write(Outcome),
+    /// The journal tells so. The store may have lost the row with the crash, if that write met it folded in already.
+    Journal(Outcome),
 }
 
 impl Pending {
@@ -266,7 +275,8 @@ impl Pending {
     /// A batch that was complete and is folded once more, into a store that is made again: what became of each row is
     /// known, and stays, for the writes behind it may be in the store before it and tell nothing of it.
     pub fn with_outcomes(mut self, not_updated: &[RowOutcome]) -> Self {
-        self.settled = Mutex::new(not_updated.iter().map(|row| (row.line, row.outcome)).collect());
+        self.settled =
+            Mutex::new(not_updated.iter().map(|row| (row.line, SettledBy::Journal(row.outcome))).collect());
         self.others = Some(Outcome::Updated);
         self
     }
@@ -328,13 +338,31 @@ impl Pending {
 
     /// What became of the row on this line, if a write settled it or the batch was complete before.
     pub fn settled(&self, line: u32) -> Option<Outcome> {
-        lock(&self.settled).get(&line).copied().or(self.others)
+        let outcome = |by: &SettledBy| match by {
+            SettledBy::Write(outcome) | SettledBy::Journal(outcome) => *outcome,
+        };
+        lock(&self.settled).get(&line).map(outcome).or(self.others)
+    }
+
+    /// Whether writes since the start settled all the rows on these lines, so that the store is theirs to put.
+    pub fn left_to_writes(&self, mut lines: impl Iterator<Item = u32>) -> bool {
+        let settled = lock(&self.settled);
+        !settled.is_empty() && lines.all(|line| matches!(settled.get(&line), Some(SettledBy::Write(_))))
     }
 
     /// Notes what a write that settles rows made of one: final, and told before the profile shows it.
     pub fn settle(&self, line: u32, outcome: Outcome) {
+        self.note(line, SettledBy::Write(outcome));
+    }
+
+    /// Notes the same after a restart.
+    pub fn settled_before(&self, line: u32, outcome: Outcome) {
+        self.note(line, SettledBy::Journal(outcome));
+    }
+
+    fn note(&self, line: u32, by: SettledBy) {
         if self.others.is_none() {
-            lock(&self.settled).entry(line).or_insert(outcome);
+            lock(&self.settled).entry(line).or_insert(by);
         }
     }
 }

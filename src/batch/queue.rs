@@ -73,17 +73,18 @@ impl Batches {
         });
     }
 
-    /// Takes a batch out of what lookups fold in: the store has it all.
+    /// Takes a batch out of what lookups fold in: the store has it all. It shows as complete only then, so a lookup that
+    /// finds it complete and begins again finds it gone.
     pub fn complete(&self, id: &BatchId, counts: Counts, at: Millis) {
-        if let Some(known) = self.get(id) {
-            known.progress.complete(counts, at);
-        }
         change(&self.pending, |all| {
             if let Some(list) = all.get_mut(&id.client) {
                 *list = Arc::new(list.iter().filter(|pending| pending.accepted.id != *id).cloned().collect());
             }
             all.retain(|_, list| !list.is_empty());
         });
+        if let Some(known) = self.get(id) {
+            known.progress.complete(counts, at);
+        }
     }
 
     /// One batch.

@@ -193,9 +193,16 @@ pub struct SettledRow {
 pub struct Noted {
     all: HashMap<(Seq, u32), Outcome>,
     new: Vec<SettledRow>,
+    nothing: bool,
 }
 
 impl Noted {
+    /// For lookups, which don't ask what became of a row. They may come too late to be told: a lookup holds its list
+    /// of runs while a batch on it is completed, and what follows that settles none of the batch's rows.
+    pub fn nothing() -> Self {
+        Self { nothing: true, ..Self::default() }
+    }
+
     /// The rows noted since this was last asked.
     pub fn take_new(&mut self) -> Vec<SettledRow> {
         std::mem::take(&mut self.new)
@@ -206,7 +213,7 @@ impl Noted {
     }
 
     fn note(&mut self, batch: &Pending, line: u32, outcome: Outcome) {
-        if self.of(batch, line).is_none() {
+        if !self.nothing && self.of(batch, line).is_none() {
             let batch = batch.accepted.id.seq;
             self.all.insert((batch, line), outcome);
             self.new.push(SettledRow { batch, line, outcome });
@@ -319,7 +326,7 @@ fn settle_rows(
         }
         Folded::AlreadyIn => {
             for (n, row) in rows.iter().enumerate() {
-                if noted.of(batch, row.line).is_some() {
+                if noted.nothing || noted.of(batch, row.line).is_some() {
                     continue;
                 }
                 let Some(Stored::Profile(profile)) = &stored else {

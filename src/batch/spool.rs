@@ -93,19 +93,24 @@ impl Spool {
     /// store have to be made again, so is the index.
     pub fn remove_index(&self, name: SpoolName) {
         let path = self.index_path(name);
-        let bytes = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
-        match std::fs::remove_file(&path) {
-            Ok(()) => {
-                self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.recount_after(&path, || {
+            if let Err(error) = std::fs::remove_file(&path)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(path = %path.display(), %error, "an index could not be removed");
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => tracing::warn!(path = %path.display(), %error, "an index could not be removed"),
-        }
+        });
     }
 
-    /// Counts bytes that were written beside an upload.
-    pub fn count(&self, bytes: u64) {
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    /// Does something to a file beside an upload (makes it, replaces it, removes it), and counts what that changed.
+    pub fn recount_after<R>(&self, path: &Path, change: impl FnOnce() -> R) -> R {
+        let bytes = || std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+        let before = bytes();
+        let changed = change();
+        let after = bytes();
+        self.bytes.fetch_add(after, Ordering::Relaxed);
+        self.bytes.fetch_sub(before, Ordering::Relaxed);
+        changed
     }
 
     fn path(&self, name: SpoolName, kind: &str) -> PathBuf {
@@ -165,7 +170,7 @@ impl SpoolFile {
     pub fn count_index(&mut self) {
         self.beside =
             std::fs::metadata(self.spool.index_path(self.name)).map_or(0, |metadata| metadata.len());
-        self.spool.count(self.beside);
+        self.spool.bytes.fetch_add(self.beside, Ordering::Relaxed);
     }
 
     /// An accepted batch names it now: it stays.
@@ -217,6 +222,29 @@ mod tests {
         let spool = Arc::new(Spool::open(folder.path(), 100, &HashSet::from([named])).unwrap());
         assert_eq!((files(folder.path()), spool.bytes()), (1, 5));
         assert!(spool.begin(Millis(0)).unwrap().name() > unnamed, "no name is given out twice");
+    }
+
+    #[test]
+    fn what_is_made_replaced_and_removed_beside_an_upload_counts_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let spool = Arc::new(Spool::open(folder.path(), 100, &HashSet::new()).unwrap());
+        let mut file = spool.begin(Millis(1)).unwrap();
+        file.write(b"12345").unwrap();
+        file.keep();
+        let name = file.name();
+        drop(file);
+        let put = |path: PathBuf, bytes: &[u8]| {
+            spool.recount_after(&path, || std::fs::write(&path, bytes)).unwrap()
+        };
+        put(spool.index_path(name), b"123");
+        put(spool.outcomes_path(name), b"1234567");
+        put(spool.outcomes_path(name), b"1");
+        assert_eq!(spool.bytes(), 9);
+        spool.remove_index(name);
+        spool.remove_index(name);
+        assert_eq!(spool.bytes(), 6);
+        let named = HashSet::from([name]);
+        assert_eq!(Spool::open(folder.path(), 100, &named).unwrap().bytes(), 6, "a restart counts the same");
     }
 
     #[test]

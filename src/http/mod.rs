@@ -5,12 +5,14 @@
 
 mod adobe;
 mod connection;
+mod cors;
 mod error;
 mod native;
 mod ops;
 mod request;
 mod response;
 mod router;
+mod script;
 pub mod server;
 
 use crate::app::App;

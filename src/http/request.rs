@@ -7,19 +7,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName};
+use hyper::header::{
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, HeaderName, HeaderValue, ORIGIN,
+};
 use hyper::{Method, Version};
 use percent_encoding::percent_decode;
 use tokio::time::timeout;
 
 use super::error::HttpError;
 use crate::app::App;
-use crate::batch::csv::NAME_CHARS_MAX;
 use crate::model::id::{ClientCode, IdKind, VisitorId};
+use crate::model::profile::{NAME_CHARS_MAX, NAME_PREFIX, NameFault, attribute_name_fault};
 
-/// What stands before an attribute's name in a parameter.
-const ATTRIBUTE_PREFIX: &str = "profile.";
-const FORM: &str = "application/x-www-form-urlencoded";
+/// The media type of a form.
+pub(super) const FORM: &str = "application/x-www-form-urlencoded";
 
 /// A request on its way through the router and a handler.
 pub(super) struct Request {
@@ -114,15 +115,29 @@ impl Request {
         Ok(())
     }
 
-    /// The parameters of a form: those after the `?`, then those of the body. The body has at most `limit` bytes.
-    pub(super) async fn form(&mut self, limit: usize) -> Result<Params, HttpError> {
+    /// The parameters of a form: those after the `?`, then those of the body. The body has at most `limit` bytes, and is
+    /// a form whichever of the media types `taken` it is said to be.
+    pub(super) async fn form(&mut self, limit: usize, taken: &[&str]) -> Result<Params, HttpError> {
         let mut params = self.query();
         if self.method() == Method::POST {
-            self.check_media_type(&[FORM], || format!("send the parameters as {FORM}, uncompressed"))?;
+            self.check_media_type(taken, || format!("send the parameters as {FORM}, uncompressed"))?;
             let body = self.body.collect(limit).await?;
             params.append(Params::decode(&body));
         }
         Ok(params)
+    }
+
+    /// The value of a cookie, as sent; the first of that name that is there counts.
+    pub(super) fn cookie(&self, name: &str) -> Option<&str> {
+        let lines = self.head.headers().get_all(COOKIE).iter().filter_map(|line| line.to_str().ok());
+        let mut cookies =
+            lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
+        cookies.find(|(other, _)| *other == name).map(|(_, value)| value)
+    }
+
+    /// The page's origin, if a page's script sent it.
+    pub(super) fn origin(&self) -> Option<HeaderValue> {
+        self.head.headers().get(ORIGIN).cloned()
     }
 
     fn header(&self, name: &HeaderName) -> Result<Option<&str>, HttpError> {
@@ -176,7 +191,8 @@ impl Body {
         Ok(None)
     }
 
-    async fn collect(&mut self, limit: usize) -> Result<Vec<u8>, HttpError> {
+    /// All of it; it has at most `limit` bytes.
+    pub(super) async fn collect(&mut self, limit: usize) -> Result<Vec<u8>, HttpError> {
         let too_large = || HttpError::TooLarge(format!("the body has more than {limit} bytes"));
         if self.incoming.size_hint().lower() > limit as u64 {
             return Err(too_large());
@@ -235,6 +251,13 @@ impl Params {
         named.next().map(|(_, value)| value.as_str())
     }
 
+    /// Adds a parameter that is not there.
+    pub(super) fn set_missing(&mut self, name: &str, value: String) {
+        if self.get(name).is_none() {
+            self.pairs.push((name.to_owned(), value));
+        }
+    }
+
     /// An id, checked; an error says what is wrong with it.
     pub(super) fn id(&self, kind: IdKind, name: &str) -> Result<Option<VisitorId>, HttpError> {
         if self.broken.iter().any(|broken| broken == name) {
@@ -256,7 +279,7 @@ impl Params {
     /// The parameters that name attributes, without the `profile.` before their names.
     pub(super) fn attributes(&self) -> impl Iterator<Item = (&str, &str)> {
         let pairs = self.pairs.iter();
-        pairs.filter_map(|(name, value)| Some((name.strip_prefix(ATTRIBUTE_PREFIX)?, value.as_str())))
+        pairs.filter_map(|(name, value)| Some((name.strip_prefix(NAME_PREFIX)?, value.as_str())))
     }
 }
 
@@ -277,21 +300,21 @@ pub(super) fn visitor_id(kind: IdKind, text: &str) -> Result<VisitorId, HttpErro
 
 /// Checks the name of an attribute, without the `profile.` that stands before it in a parameter (R9).
 pub(super) fn check_attribute_name(name: &str) -> Result<(), String> {
-    if name.trim().is_empty() {
-        return Err("an attribute's name is blank: write profile.NAME=value".into());
-    }
-    if name.starts_with(ATTRIBUTE_PREFIX) {
-        return Err(format!(
+    match attribute_name_fault(name) {
+        None => Ok(()),
+        Some(NameFault::Empty | NameFault::Blank) => {
+            Err("an attribute's name is blank: write profile.NAME=value".into())
+        }
+        Some(NameFault::Prefixed) => Err(format!(
             "profile.{name} names an attribute with a prefix of its own: write profile.NAME once"
-        ));
+        )),
+        Some(NameFault::TooLong) => {
+            let start: String = name.chars().take(24).collect();
+            Err(format!(
+                "the attribute's name that begins with {start:?} has more than {NAME_CHARS_MAX} characters"
+            ))
+        }
     }
-    if name.chars().nth(NAME_CHARS_MAX).is_some() {
-        let start: String = name.chars().take(24).collect();
-        return Err(format!(
-            "the attribute's name that begins with {start:?} has more than {NAME_CHARS_MAX} characters"
-        ));
-    }
-    Ok(())
 }
 
 fn segment(text: &str) -> Result<String, HttpError> {
@@ -338,15 +361,5 @@ mod tests {
         assert_eq!(params.get("mboxPC"), Some("7"));
         assert!(Params::decode(b"mboxPC=").id(IdKind::Pc, "mboxPC").unwrap().is_none());
         assert!(Params::decode(b"mboxPC=%FF").id(IdKind::Pc, "mboxPC").is_err());
-    }
-
-    #[test]
-    fn attribute_names_are_checked_by_r9() {
-        for name in ["a", "名前", "user.level", "profile", &"x".repeat(128)] {
-            assert_eq!(check_attribute_name(name), Ok(()), "{name}");
-        }
-        for name in ["", " ", "profile.a", &"x".repeat(129)] {
-            assert!(check_attribute_name(name).is_err(), "{name}");
-        }
     }
 }

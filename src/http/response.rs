@@ -2,12 +2,13 @@
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use quick_xml::escape::partial_escape;
 use serde::Serialize;
 
 use super::error::{HttpError, Methods};
+use super::script;
 use crate::model::seq::Millis;
 
 /// An answer, whole.
@@ -22,8 +23,12 @@ pub(super) enum Door {
     Batch,
     /// Adobe's single update.
     Update,
-    /// Adobe's mbox calls: a page's script looks for `error`.
+    /// Adobe's mbox calls in JSON: at.js looks for `error`.
     Mbox,
+    /// Adobe's mbox calls in JavaScript: one line of comment, begun as Adobe's are.
+    MboxScript,
+    /// Adobe's ubox calls: the message alone, in plain text.
+    Ubox,
     /// Adobe's `/rest` and all that is ours.
     Rest,
 }
@@ -47,9 +52,36 @@ pub(super) fn json(status: StatusCode, answer: &impl Serialize) -> Result<Answer
     Ok(with_body(status, "application/json", body.into()))
 }
 
+/// An answer in JSON that is written already.
+pub(super) fn json_text(status: StatusCode, body: String) -> Answer {
+    with_body(status, "application/json", body.into())
+}
+
+/// An answer in JavaScript.
+pub(super) fn script(status: StatusCode, body: String) -> Answer {
+    with_body(status, "text/javascript;charset=UTF-8", body.into())
+}
+
 /// An answer in plain text.
-pub(super) fn text(status: StatusCode, body: &'static str) -> Answer {
-    with_body(status, "text/plain;charset=UTF-8", Bytes::from_static(body.as_bytes()))
+pub(super) fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
+    with_body(status, "text/plain;charset=UTF-8", body.into())
+}
+
+/// An answer that leads elsewhere, this once.
+pub(super) fn redirect(location: HeaderValue) -> Answer {
+    let mut answer = text(StatusCode::FOUND, "");
+    answer.headers_mut().insert(LOCATION, location);
+    answer
+}
+
+/// An answer without a body.
+pub(super) fn no_content() -> Answer {
+    let mut answer = Response::new(Full::default());
+    *answer.status_mut() = StatusCode::NO_CONTENT;
+    let headers = answer.headers_mut();
+    headers.insert(NOSNIFF, HeaderValue::from_static("nosniff"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
 }
 
 /// A refusal, in the form of the door.
@@ -58,11 +90,12 @@ pub(super) fn refusal(door: Door, error: &HttpError) -> Answer {
     let mut answer = match door {
         Door::Batch => xml(status, &[("success", "false"), ("batchStatus", ""), ("message", &told)]),
         Door::Update => xml(status, &[("success", "false"), ("pcId", ""), ("message", &told)]),
-        Door::Mbox => with_body(
-            status,
-            "application/json",
-            serde_json::json!({ "status": status.as_u16(), "error": told }).to_string().into(),
-        ),
+        Door::Mbox => {
+            let refused = serde_json::json!({ "status": status.as_u16(), "error": told });
+            json_text(status, script::json(&refused).unwrap_or_default())
+        }
+        Door::MboxScript => script(status, format!("//ERROR: {}\n", script::escaped(&told))),
+        Door::Ubox => text(status, told),
         Door::Rest => with_body(
             status,
             "application/json",

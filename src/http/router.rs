@@ -2,10 +2,11 @@
 
 use hyper::Method;
 
-use super::error::HttpError;
+use super::adobe::mbox::Kind;
+use super::error::{HttpError, Methods};
 use super::request::Request;
 use super::response::{Answer, Door};
-use super::{Front, adobe, native, ops};
+use super::{Front, adobe, cors, native, ops};
 use crate::app::BatchVersion;
 use crate::model::id::IdKind;
 
@@ -15,7 +16,8 @@ pub(super) enum Endpoint<'a> {
     BatchUpdate { client: &'a str, version: BatchVersion },
     BatchStatus { client: &'a str },
     ProfileUpdate { client: &'a str },
-    Mbox { client: &'a str },
+    Mbox { client: &'a str, kind: Kind },
+    Delivery,
     ProfileFetch { kind: IdKind, id: &'a str },
     Profile { id: &'a str },
     Batches,
@@ -42,7 +44,10 @@ impl<'a> Endpoint<'a> {
                 Self::BatchStatus { client }
             }
             ["m2", client, "profile", "update"] => Self::ProfileUpdate { client },
-            ["m2", client, "mbox", "json"] => Self::Mbox { client },
+            ["m2", client, door @ ("mbox" | "ubox"), kind] => {
+                Self::Mbox { client, kind: Kind::of(door, kind)? }
+            }
+            ["rest", "v1", "delivery"] => Self::Delivery,
             ["rest", "v1", "profiles", "thirdPartyId", id] => {
                 Self::ProfileFetch { kind: IdKind::ThirdParty, id }
             }
@@ -62,10 +67,20 @@ impl<'a> Endpoint<'a> {
     /// The methods that it takes.
     pub(super) fn methods(&self) -> &'static [Method] {
         match self {
-            Self::BatchUpdate { .. } => WRITE,
+            Self::BatchUpdate { .. } | Self::Delivery => WRITE,
             Self::ProfileUpdate { .. } | Self::Mbox { .. } => WRITE_BY_EITHER,
             _ => READ,
         }
+    }
+
+    /// Whether pages of other origins call it: the site's calls.
+    pub(super) fn is_for_pages(&self) -> bool {
+        matches!(self, Self::Mbox { .. } | Self::Delivery)
+    }
+
+    /// Whether it reads a cookie.
+    pub(super) fn reads_cookies(&self) -> bool {
+        matches!(self, Self::Mbox { kind: Kind::Raw | Kind::Image | Kind::Page, .. })
     }
 
     /// The form in which it refuses.
@@ -73,7 +88,7 @@ impl<'a> Endpoint<'a> {
         match self {
             Self::BatchUpdate { .. } | Self::BatchStatus { .. } => Door::Batch,
             Self::ProfileUpdate { .. } => Door::Update,
-            Self::Mbox { .. } => Door::Mbox,
+            Self::Mbox { kind, .. } => kind.door(),
             _ => Door::Rest,
         }
     }
@@ -86,6 +101,7 @@ impl<'a> Endpoint<'a> {
             Self::BatchStatus { .. } => "batchStatus",
             Self::ProfileUpdate { .. } => "profile update",
             Self::Mbox { .. } => "mbox",
+            Self::Delivery => "delivery",
             Self::ProfileFetch { .. } => "profile fetch",
             Self::Profile { .. } => "profile",
             Self::Batches => "batches",
@@ -97,6 +113,9 @@ impl<'a> Endpoint<'a> {
 
     /// Has the request answered.
     pub(super) async fn answer(&self, front: &Front, request: &mut Request) -> Result<Answer, HttpError> {
+        if self.is_for_pages() && request.method() == Method::OPTIONS {
+            return Ok(cors::preflight(Methods(self.methods())));
+        }
         if !self.methods().contains(request.method()) {
             return Err(HttpError::Method(self.methods()));
         }
@@ -106,7 +125,8 @@ impl<'a> Endpoint<'a> {
             }
             Self::BatchStatus { client } => adobe::batch_status::answer(front, request, client),
             Self::ProfileUpdate { client } => adobe::profile_update::answer(front, request, client).await,
-            Self::Mbox { client } => adobe::mbox::answer(front, request, client).await,
+            Self::Mbox { client, kind } => adobe::mbox::answer(front, request, client, kind).await,
+            Self::Delivery => adobe::delivery::answer(front, request).await,
             Self::ProfileFetch { kind, id } => adobe::profile_fetch::answer(front, request, kind, id).await,
             Self::Profile { id } => native::profiles::answer(front, request, id).await,
             Self::Batches => native::batches::list(front, request),
@@ -144,7 +164,16 @@ mod tests {
         check("/m2/demo/profile/batchStatus", Some(Endpoint::BatchStatus { client: "demo" }));
         check("/m2/demo/v2/profile/batchStatus", Some(Endpoint::BatchStatus { client: "demo" }));
         check("/m2/demo/profile/update", Some(Endpoint::ProfileUpdate { client: "demo" }));
-        check("/m2/demo/mbox/json", Some(Endpoint::Mbox { client: "demo" }));
+        let mbox = |kind| Some(Endpoint::Mbox { client: "demo", kind });
+        check("/m2/demo/mbox/json", mbox(Kind::Json));
+        check("/m2/demo/mbox/ajax", mbox(Kind::Ajax));
+        check("/m2/demo/mbox/standard", mbox(Kind::Standard));
+        check("/m2/demo/ubox/raw", mbox(Kind::Raw));
+        check("/m2/demo/ubox/image", mbox(Kind::Image));
+        check("/m2/demo/ubox/page", mbox(Kind::Page));
+        check("/m2/demo/ubox/json", None);
+        check("/m2/demo/mbox/raw", None);
+        check("/rest/v1/delivery", Some(Endpoint::Delivery));
         check("/rest/v1/profiles/1.28_0", fetch(IdKind::Pc, "1.28_0"));
         check("/rest/v1/profiles/thirdPartyId/x", fetch(IdKind::ThirdParty, "x"));
         check("/rest/v1/profiles/marketingCloudVisitorId/3", fetch(IdKind::Ecid, "3"));

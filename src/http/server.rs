@@ -23,6 +23,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::Front;
 use super::connection::{Verdict, Watched};
+use super::cors;
 use super::error::HttpError;
 use super::request::Request;
 use super::response::{Answer, Door, refusal};
@@ -157,7 +158,12 @@ async fn answer(
                         Ok(()) => endpoint.answer(front, &mut request).await,
                         Err(error) => Err(error),
                     };
-                    (result.unwrap_or_else(|e| refuse(endpoint.door(), &e, &id)), endpoint.name())
+                    let mut answer = result.unwrap_or_else(|e| refuse(endpoint.door(), &e, &id));
+                    if endpoint.is_for_pages() {
+                        let origin = request.origin().filter(|_| !endpoint.reads_cookies());
+                        cors::open(&mut answer, origin);
+                    }
+                    (answer, endpoint.name())
                 }
                 None => {
                     let unknown = HttpError::NotFound("there is nothing at this path".into());

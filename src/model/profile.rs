@@ -25,11 +25,44 @@ pub const FORMAT_VERSION: u8 = 1;
 /// How many ids of one kind a profile lists: the most recently bound (R1).
 pub const LINKED_IDS_MAX: usize = 256;
 
+/// The longest name of an attribute, in characters (R9).
+pub const NAME_CHARS_MAX: usize = 128;
+/// What stands before an attribute's name in a parameter, and never in the name itself (R9).
+pub const NAME_PREFIX: &str = "profile.";
+
 const KIND_PROFILE: u8 = 1;
 const KIND_LINK: u8 = 2;
 const KIND_TOMBSTONE: u8 = 3;
 const ID_META_BYTES: usize = 1 + 8 + 2;
 const ATTRIBUTE_META_BYTES: usize = 8 + 1 + 2 + 4;
+
+/// What keeps a text from being the name of an attribute (R9).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NameFault {
+    /// Nothing there.
+    Empty,
+    /// Nothing but blanks.
+    Blank,
+    /// More than [`NAME_CHARS_MAX`] characters.
+    TooLong,
+    /// It starts with [`NAME_PREFIX`].
+    Prefixed,
+}
+
+/// What is wrong with the name of an attribute, wherever it comes from; each front door has its own words for it.
+pub fn attribute_name_fault(name: &str) -> Option<NameFault> {
+    if name.is_empty() {
+        Some(NameFault::Empty)
+    } else if name.chars().all(char::is_whitespace) {
+        Some(NameFault::Blank)
+    } else if name.chars().nth(NAME_CHARS_MAX).is_some() {
+        Some(NameFault::TooLong)
+    } else if name.starts_with(NAME_PREFIX) {
+        Some(NameFault::Prefixed)
+    } else {
+        None
+    }
+}
 
 /// Who wrote an attribute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -492,6 +525,20 @@ impl<'a> Text<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn attribute_names_are_checked_by_r9() {
+        for name in ["a", "名前", "user.level", "profile", "a b", &"é".repeat(128)] {
+            assert_eq!(attribute_name_fault(name), None, "{name:?}");
+        }
+        let check = |name: &str, fault| assert_eq!(attribute_name_fault(name), Some(fault), "{name:?}");
+        check("", NameFault::Empty);
+        check(" ", NameFault::Blank);
+        check("\t\u{3000}", NameFault::Blank);
+        check("profile.a", NameFault::Prefixed);
+        check("profile.", NameFault::Prefixed);
+        check(&"é".repeat(129), NameFault::TooLong);
+    }
     use crate::model::id::ClientCode;
     use proptest::prelude::*;
 

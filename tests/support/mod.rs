@@ -40,7 +40,17 @@ impl Daemon {
 
     /// The same, with further arguments of `serve`.
     pub fn start_with(arguments: &[&str]) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), arguments)
+    }
+
+    /// The same, with a `profiled.toml` of that text.
+    pub fn start_configured(settings: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("profiled.toml"), settings).unwrap();
+        Self::start_in(folder, &[])
+    }
+
+    fn start_in(folder: TempDir, arguments: &[&str]) -> Self {
         let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut daemon = Self { process: None, address, folder, arguments, variables: vec![] };

@@ -1,35 +1,83 @@
-//! `GET·POST /m2/{client}/mbox/json`: a site call. It creates the visitor, binds the ids it carries and writes
-//! `profile.*`; it offers no content.
+//! `GET·POST /m2/{client}/mbox/{json,ajax,standard}` and `…/ubox/{raw,image,page}`: a site call. It creates the visitor,
+//! binds the ids it carries and writes `profile.*`; its answer is the mbox's [default content](super::default_content).
 //!
-//! Without an `mboxPC` the visitor gets a new one, handed back as `tntId`. A call that brings an ECID gets none: the
-//! ECID says who it is, and binding it to a new `pcId` each time would take it from the visitor it belongs to.
-//! A page must not break: an illegal attribute is left out and the call goes on; only an illegal id is refused.
-
-use hyper::StatusCode;
-use serde::Serialize;
+//! Without an `mboxPC` the visitor gets a new one, handed back, unless the call brings an ECID.
+//! A page must not break: an illegal attribute is left out and the call goes on; only an illegal id, or a call that could
+//! not be answered, is refused.
 
 use crate::app::{CallIds, SiteCall};
 use crate::http::Front;
+use crate::http::adobe::cookies;
+use crate::http::adobe::default_content::{DefaultContent, Handed};
+use crate::http::adobe::site::{ATTRIBUTES_MAX, BODY_BYTES_MAX, give_pc_id, random_id, too_long};
 use crate::http::error::HttpError;
-use crate::http::request::{Params, Request, check_attribute_name, client};
-use crate::http::response::{Answer, json};
-use crate::model::id::{IdKind, VisitorId};
+use crate::http::request::{FORM, Params, Request, check_attribute_name, client};
+use crate::http::response::{Answer, Door};
+use crate::model::id::IdKind;
 use crate::model::profile::Source;
 
-/// The most attributes in one call (R9).
-const ATTRIBUTES_MAX: usize = 50;
-/// The longest value, in characters (R9).
-const VALUE_CHARS_MAX: usize = 5_000;
-/// The largest body: more than fifty of the longest names and values, in three encoded bytes a character.
-const BODY_BYTES_MAX: usize = 1 << 20;
+/// The media types of a form: `navigator.sendBeacon` says of a string that it is the second.
+const MEDIA_TYPES: [&str; 2] = [FORM, "text/plain"];
+
+/// How a call wants to be answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::http) enum Kind {
+    /// `mbox/json`: at.js.
+    Json,
+    /// `mbox/ajax`: mbox.js, once the page is loaded.
+    Ajax,
+    /// `mbox/standard`: mbox.js, while the page loads.
+    Standard,
+    /// `ubox/raw`: apps, and what sends emails.
+    Raw,
+    /// `ubox/image`: an image in an email or a banner.
+    Image,
+    /// `ubox/page`: a link in one.
+    Page,
+}
+
+impl Kind {
+    /// The kind that the last two parts of a path name.
+    pub(in crate::http) fn of(door: &str, kind: &str) -> Option<Self> {
+        Some(match (door, kind) {
+            ("mbox", "json") => Self::Json,
+            ("mbox", "ajax") => Self::Ajax,
+            ("mbox", "standard") => Self::Standard,
+            ("ubox", "raw") => Self::Raw,
+            ("ubox", "image") => Self::Image,
+            ("ubox", "page") => Self::Page,
+            _ => return None,
+        })
+    }
+
+    /// The form in which it is refused.
+    pub(in crate::http) fn door(self) -> Door {
+        match self {
+            Self::Json => Door::Mbox,
+            Self::Ajax | Self::Standard => Door::MboxScript,
+            Self::Raw | Self::Image | Self::Page => Door::Ubox,
+        }
+    }
+
+    fn is_ubox(self) -> bool {
+        self.door() == Door::Ubox
+    }
+}
 
 pub(in crate::http) async fn answer(
     front: &Front,
     request: &mut Request,
     code: &str,
+    kind: Kind,
 ) -> Result<Answer, HttpError> {
     let client = client(code)?;
-    let params = request.form(BODY_BYTES_MAX).await?;
+    let mut params = request.form(BODY_BYTES_MAX, &MEDIA_TYPES).await?;
+    if kind.is_ubox()
+        && let Some(pc_id) = cookies::pc_id(request)
+    {
+        params.set_missing("mboxPC", pc_id);
+    }
+    let content = DefaultContent::of(kind, &params)?;
     let (ids, tnt_id) = ids(&params)?;
     let session_id = match params.get("mboxSession") {
         Some(sent) => sent.to_owned(),
@@ -40,19 +88,15 @@ pub(in crate::http) async fn answer(
         tracing::debug!(left_out, "a site call brought attributes that are not legal");
     }
 
-    front.app.site_call(SiteCall { client, ids, source: Source::Mbox, attributes }).await?;
+    front.app.site_call(SiteCall { client: client.clone(), ids, source: Source::Mbox, attributes }).await?;
 
-    json(StatusCode::OK, &Mbox { session_id: &session_id, tnt_id: tnt_id.as_deref(), offers: [] })
-}
-
-/// What at.js reads of an answer; no offers mean that the page's own content stays.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Mbox<'a> {
-    session_id: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tnt_id: Option<&'a str>,
-    offers: [(); 0],
+    let tnt_id = tnt_id.as_deref();
+    let mut answer = content.answer(&Handed { session_id: &session_id, tnt_id, offers: [] })?;
+    if kind.is_ubox() && params.get("mboxXDomain") != Some("disabled") {
+        let https = front.app.public_url().is_some_and(|url| url.starts_with("https:"));
+        cookies::keep(&mut answer, &client, https, tnt_id, &session_id);
+    }
+    Ok(answer)
 }
 
 /// The ids that the call carries, and the `pcId` to hand back: as sent, with its location hint, or a new one.
@@ -62,12 +106,10 @@ fn ids(params: &Params) -> Result<(CallIds, Option<String>), HttpError> {
         third_party: params.id(IdKind::ThirdParty, "mbox3rdPartyId")?,
         ecid: params.id(IdKind::Ecid, "mboxMCGVID")?,
     };
-    let mut tnt_id = params.get("mboxPC").map(str::to_owned);
-    if ids.pc.is_none() && ids.ecid.is_none() {
-        let new = random_id()?;
-        ids.pc = VisitorId::new(IdKind::Pc, &new).ok();
-        tnt_id = Some(new);
-    }
+    let tnt_id = match give_pc_id(&mut ids)? {
+        Some(new) => Some(new),
+        None => params.get("mboxPC").map(str::to_owned),
+    };
     Ok((ids, tnt_id))
 }
 
@@ -76,7 +118,7 @@ fn attributes(params: &Params) -> (Vec<(String, String)>, usize) {
     let mut kept = vec![];
     let mut left_out = 0;
     for (name, value) in params.attributes() {
-        let fits = kept.len() < ATTRIBUTES_MAX && value.chars().nth(VALUE_CHARS_MAX).is_none();
+        let fits = kept.len() < ATTRIBUTES_MAX && !too_long(value);
         if fits && check_attribute_name(name).is_ok() {
             kept.push((name.to_owned(), value.to_owned()));
         } else {
@@ -84,13 +126,6 @@ fn attributes(params: &Params) -> (Vec<(String, String)>, usize) {
         }
     }
     (kept, left_out)
-}
-
-/// A new id: 32 hexadecimal digits, as Adobe's are.
-fn random_id() -> Result<String, HttpError> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|e| HttpError::Inside(format!("no random numbers: {e}")))?;
-    Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
 }
 
 #[cfg(test)]

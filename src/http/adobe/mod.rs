@@ -2,6 +2,10 @@
 
 pub(super) mod batch_status;
 pub(super) mod batch_update;
+mod cookies;
+mod default_content;
+pub(super) mod delivery;
 pub(super) mod mbox;
 pub(super) mod profile_fetch;
 pub(super) mod profile_update;
+mod site;

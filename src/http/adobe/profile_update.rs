@@ -7,7 +7,7 @@ use hyper::{Method, StatusCode};
 use crate::app::{SingleUpdate, Visitor};
 use crate::http::Front;
 use crate::http::error::HttpError;
-use crate::http::request::{Params, Request, check_attribute_name, client};
+use crate::http::request::{FORM, Params, Request, check_attribute_name, client};
 use crate::http::response::{Answer, xml};
 use crate::model::id::{IdKind, VisitorId};
 
@@ -27,7 +27,7 @@ pub(in crate::http) async fn answer(
             "the parameters have more than {GET_BYTES_MAX} bytes: send them by POST, up to {POST_BYTES_MAX} bytes"
         )));
     }
-    let params = request.form(POST_BYTES_MAX).await?.strict()?;
+    let params = request.form(POST_BYTES_MAX, &[FORM]).await?.strict()?;
     let id = visitor(&params)?;
     let attributes = attributes(&params)?;
 

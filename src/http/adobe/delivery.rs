@@ -1,0 +1,272 @@
+//! `POST /rest/v1/delivery?client=…` or `imsOrgId=…` `&sessionId=…`: a site call as Adobe's SDKs make it. It creates the
+//! visitor, binds the ids it carries and writes `profileParameters`; it offers no content.
+//!
+//! What is typed here is what is used; other keys of Adobe's OpenAPI, and unknown ones, may hold anything. Unlike an mbox
+//! call, one with an illegal parameter (R9, map by map) is refused whole, and told where. A name that stands twice gets
+//! the later value, in this order whatever order the text has, as a JSON object has none: `execute.pageLoad`,
+//! `execute.mboxes`, `prefetch.views`, `prefetch.pageLoad`, `prefetch.mboxes`, `notifications`.
+//!
+//! Adobe's SDKs leave this host for one of Adobe's when they are told of a cluster. They hear of it from two places, and
+//! `serverDomain` doesn't hold them back: a `tntId` with a location hint (`.28_0`) sends them to `mboxedge28.tt.omtrdc.net`,
+//! so it goes back without one; and of an `edgeHost` with exactly four labels they take the first for the cluster, so that
+//! `127.0.0.1` sends them to `mboxedge127.tt.omtrdc.net`, and such a host isn't named.
+
+use hyper::StatusCode;
+use serde::Serialize;
+
+use crate::app::{App, CallIds, SiteCall, Visitor};
+use crate::http::Front;
+use crate::http::adobe::site::{BODY_BYTES_MAX, give_pc_id, random_id};
+use crate::http::error::HttpError;
+use crate::http::request::{Params, Request, client, visitor_id};
+use crate::http::response::{Answer, json, no_content};
+use crate::model::id::{ClientCode, IdKind, VisitorId};
+use crate::model::profile::Source;
+
+mod call;
+
+use call::{Call, CustomerId, Ids, Mbox, Object, View, shortened};
+
+/// How a body may come: `sendBeacon` sends text.
+const MEDIA_TYPES: [&str; 2] = ["application/json", "text/plain"];
+/// Adobe: 1 to 128 characters, none of these.
+const SESSION_ID_CHARS_MAX: usize = 128;
+const SESSION_ID_FORBIDDEN: [char; 5] = [' ', '?', '/', '{', '}'];
+
+pub(in crate::http) async fn answer(front: &Front, request: &mut Request) -> Result<Answer, HttpError> {
+    let query = request.query().strict()?;
+    let client = client_of(&front.app, &query)?;
+    check_session_id(query.get("sessionId"))?;
+    let base_url = request.base_url(&front.app)?;
+    request.check_media_type(&MEDIA_TYPES, || {
+        "send the call as JSON, uncompressed, with Content-Type: application/json".into()
+    })?;
+    let mut call = Call::parse(&request.body.collect(BODY_BYTES_MAX).await?)?;
+    let mut ids = ids(call.ids())?;
+    give_pc_id(&mut ids)?;
+    let attributes = call.take_attributes();
+
+    let site_call =
+        SiteCall { client: client.clone(), ids: ids.clone(), source: Source::Delivery, attributes };
+    front.app.site_call(site_call).await?;
+
+    if call.is_beacon() {
+        return Ok(no_content());
+    }
+    if let (None, Some(ecid)) = (&ids.pc, &ids.ecid) {
+        ids.pc = front.app.read(&client, ecid).await?.and_then(|visitor| only_pc_id(&visitor));
+    }
+    let request_id = match call.request_id.take().filter(|id| !id.is_empty()) {
+        Some(sent) => sent,
+        None => random_id()?,
+    };
+    json(StatusCode::OK, &Delivered::of(&call, &request_id, &client, &ids, edge_host(&base_url)))
+}
+
+/// The client that `client=` names, else the one to which the organisation belongs, else the default one.
+fn client_of(app: &App, query: &Params) -> Result<ClientCode, HttpError> {
+    if let Some(code) = query.get("client") {
+        return client(code);
+    }
+    let org = query.get("imsOrgId");
+    let found = org.and_then(|org| app.client_of_ims_org(org)).or_else(|| app.default_client());
+    found.ok_or_else(|| {
+        HttpError::Wrong(match org {
+            Some(org) => format!(
+                "imsOrgId={org:?} belongs to no client, and no default client is configured: \
+                 name it in ims_orgs under [clients.NAME], or add client=… to the query"
+            ),
+            None => "client= and imsOrgId= are missing, and no default client is configured".into(),
+        })
+    })
+}
+
+fn check_session_id(session_id: Option<&str>) -> Result<(), HttpError> {
+    let wrong = |what: String| {
+        let right =
+            format!("it has 1 to {SESSION_ID_CHARS_MAX} characters, none of them a space, ?, /, {{ or }}");
+        Err(HttpError::Wrong(format!("sessionId {what}: {right}")))
+    };
+    let Some(session_id) = session_id else { return wrong("is missing".into()) };
+    if let Some(c) = session_id.chars().find(|c| SESSION_ID_FORBIDDEN.contains(c) || c.is_control()) {
+        return wrong(format!("holds '{}'", c.escape_default()));
+    }
+    if session_id.chars().nth(SESSION_ID_CHARS_MAX).is_some() {
+        return wrong("is too long".into());
+    }
+    Ok(())
+}
+
+/// The ids that the call carries, checked; an empty one counts as absent.
+fn ids(sent: Option<&Ids>) -> Result<CallIds, HttpError> {
+    let check = |kind, key: &str, text: Option<&String>| {
+        let text = text.filter(|text| !text.is_empty());
+        let id = text.map(|text| visitor_id(kind, text)).transpose();
+        id.map_err(|e| HttpError::Wrong(shortened(format!("id.{key}: {e}"))))
+    };
+    let Some(sent) = sent else { return Ok(CallIds::default()) };
+    Ok(CallIds {
+        pc: check(IdKind::Pc, "tntId", sent.tnt_id.as_ref())?,
+        third_party: check(IdKind::ThirdParty, "thirdPartyId", sent.third_party_id.as_ref())?,
+        ecid: check(IdKind::Ecid, "marketingCloudVisitorId", sent.marketing_cloud_visitor_id.as_ref())?,
+    })
+}
+
+/// The visitor's `pcId`, if it has one and no other: of several devices' none may be handed to this one.
+fn only_pc_id(visitor: &Visitor) -> Option<VisitorId> {
+    let mut of_kind = visitor.linked.iter().chain([&visitor.canonical]).filter(|id| id.kind() == IdKind::Pc);
+    let first = of_kind.next()?;
+    of_kind.next().is_none().then(|| first.clone())
+}
+
+/// The host to name as the one that answered, if the SDKs then come back to it.
+fn edge_host(base_url: &str) -> Option<&str> {
+    let (_, rest) = base_url.split_once("://")?;
+    let host = rest.split('/').next()?;
+    (host.split('.').count() != 4).then_some(host)
+}
+
+/// The answer to a call, as the SDKs read it; no options mean that the page's own content stays.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Delivered<'a> {
+    status: u16,
+    request_id: &'a str,
+    client: &'a str,
+    id: DeliveredIds<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    edge_host: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    execute: Option<Content<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prefetch: Option<Content<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    notifications: Option<Vec<Notified<'a>>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct DeliveredIds<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tnt_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    third_party_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    marketing_cloud_visitor_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    customer_ids: Option<Vec<&'a CustomerId>>,
+}
+
+/// What `execute` and `prefetch` give for what was asked of them.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Content<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    page_load: Option<Nothing>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mboxes: Option<Vec<MboxContent<'a>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    views: Option<Vec<ViewContent<'a>>>,
+}
+
+#[derive(Serialize, Default)]
+struct Nothing {
+    options: [(); 0],
+}
+
+#[derive(Serialize)]
+struct MboxContent<'a> {
+    index: i64,
+    name: &'a str,
+    options: [(); 0],
+}
+
+#[derive(Serialize)]
+struct ViewContent<'a> {
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'a str>,
+    options: [(); 0],
+}
+
+#[derive(Serialize)]
+struct Notified<'a> {
+    id: &'a str,
+}
+
+impl<'a> Delivered<'a> {
+    fn of(
+        call: &'a Call,
+        request_id: &'a str,
+        client: &'a ClientCode,
+        ids: &'a CallIds,
+        edge_host: Option<&'a str>,
+    ) -> Self {
+        let text = |id: &'a Option<VisitorId>| id.as_ref().map(VisitorId::as_str);
+        let customer_ids = call.ids().and_then(|sent| sent.customer_ids.as_ref());
+        let id = DeliveredIds {
+            tnt_id: text(&ids.pc),
+            third_party_id: text(&ids.third_party),
+            marketing_cloud_visitor_id: text(&ids.ecid),
+            customer_ids: customer_ids.map(|ids| ids.iter().map(|Object(id)| id).collect()),
+        };
+        let execute = call.execute.as_ref().map(|Object(asked)| Content {
+            page_load: asked.page_load.as_ref().map(|_| Nothing::default()),
+            mboxes: asked.mboxes.as_deref().map(mboxes),
+            views: None,
+        });
+        let prefetch = call.prefetch.as_ref().map(|Object(asked)| Content {
+            page_load: asked.page_load.as_ref().map(|_| Nothing::default()),
+            mboxes: asked.mboxes.as_deref().map(mboxes),
+            views: asked.views.as_deref().map(views),
+        });
+        let notified =
+            |Object(notification): &'a Object<call::Notification>| Notified { id: &notification.id };
+        let notifications = call.notifications.as_ref().map(|all| all.iter().map(notified).collect());
+        let status = StatusCode::OK.as_u16();
+        Self { status, request_id, client: client.as_str(), id, edge_host, execute, prefetch, notifications }
+    }
+}
+
+fn mboxes(asked: &[Object<Mbox>]) -> Vec<MboxContent<'_>> {
+    // The SDKs, too, number mboxes that bear no index.
+    let numbered = (0..).zip(asked.iter().map(|Object(mbox)| mbox));
+    let content = numbered.map(|(at, mbox)| MboxContent {
+        index: mbox.index.unwrap_or(at),
+        name: &mbox.name,
+        options: [],
+    });
+    content.collect()
+}
+
+/// The views asked for by name; one without a name asks for all there are, and there are none.
+fn views(asked: &[Object<View>]) -> Vec<ViewContent<'_>> {
+    let named = asked.iter().filter_map(|Object(view)| Some((view.name.as_deref()?, view.key.as_deref())));
+    named.map(|(name, key)| ViewContent { name, key, options: [] }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_named_only_where_the_sdks_come_back_to_it() {
+        let check = |url, expected| assert_eq!(edge_host(url), expected, "{url}");
+        check("http://localhost:8750", Some("localhost:8750"));
+        check("https://profiles.example.com/a.b/c", Some("profiles.example.com"));
+        check("http://a.b.profiles.example.com", Some("a.b.profiles.example.com"));
+        check("http://[::1]:8750", Some("[::1]:8750"));
+        check("http://127.0.0.1:8750", None);
+        check("https://eu.profiles.example.com", None);
+    }
+
+    #[test]
+    fn session_ids_are_adobes() {
+        for legal in ["s", "10abf6304b2714215b1fd39a870f01afc#1555632114", "é", &"é".repeat(128)] {
+            assert!(check_session_id(Some(legal)).is_ok(), "{legal}");
+        }
+        for illegal in ["a b", "?", "a/b", "{", "}", "\n", &"x".repeat(129)] {
+            assert!(check_session_id(Some(illegal)).is_err(), "{illegal}");
+        }
+    }
+}

@@ -1,0 +1,401 @@
+//! A Delivery call's body: typed where it is used, and checked with the place of what is wrong.
+//!
+//! Pure: bytes in, a [`Call`] or a sentence out.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::error::Category;
+
+use crate::http::adobe::site::{ATTRIBUTES_MAX, VALUE_CHARS_MAX, too_long};
+use crate::http::error::HttpError;
+use crate::model::profile::{NAME_CHARS_MAX, NAME_PREFIX, NameFault, attribute_name_fault};
+
+/// The longest message about a body.
+const MESSAGE_CHARS_MAX: usize = 400;
+
+/// A call's body.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Call {
+    pub(super) request_id: Option<String>,
+    id: Option<Object<Ids>>,
+    context: Option<Object<Context>>,
+    pub(super) execute: Option<Object<Execute>>,
+    pub(super) prefetch: Option<Object<Prefetch>>,
+    pub(super) notifications: Option<Vec<Object<Notification>>>,
+}
+
+/// Who the visitor is.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Ids {
+    pub(super) tnt_id: Option<String>,
+    pub(super) third_party_id: Option<String>,
+    pub(super) marketing_cloud_visitor_id: Option<String>,
+    pub(super) customer_ids: Option<Vec<Object<CustomerId>>>,
+}
+
+/// One of the company's other ids: echoed, and no more.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct CustomerId {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    integration_code: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    authenticated_state: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Context {
+    beacon: Option<bool>,
+}
+
+/// What to evaluate now.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Execute {
+    pub(super) page_load: Option<Object<PageLoad>>,
+    pub(super) mboxes: Option<Vec<Object<Mbox>>>,
+}
+
+/// What to evaluate for later.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Prefetch {
+    pub(super) views: Option<Vec<Object<View>>>,
+    pub(super) page_load: Option<Object<PageLoad>>,
+    pub(super) mboxes: Option<Vec<Object<Mbox>>>,
+}
+
+/// The page as a whole.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct PageLoad {
+    #[serde(rename = "parameters")]
+    _parameters: Option<Parameters>,
+    profile_parameters: Option<Parameters>,
+}
+
+/// A place on the page.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Mbox {
+    pub(super) index: Option<i64>,
+    pub(super) name: String,
+    #[serde(rename = "parameters")]
+    _parameters: Option<Parameters>,
+    profile_parameters: Option<Parameters>,
+}
+
+/// A view of a single-page application.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct View {
+    pub(super) name: Option<String>,
+    pub(super) key: Option<String>,
+    #[serde(rename = "parameters")]
+    _parameters: Option<Parameters>,
+    profile_parameters: Option<Parameters>,
+}
+
+/// Something shown or clicked.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Notification {
+    pub(super) id: String,
+    #[serde(rename = "parameters")]
+    _parameters: Option<Parameters>,
+    profile_parameters: Option<Parameters>,
+}
+
+impl Call {
+    /// Reads a body; an error names the place and what is wrong there.
+    pub(super) fn parse(body: &[u8]) -> Result<Self, HttpError> {
+        let mut json = serde_json::Deserializer::from_slice(body);
+        let call: Result<Object<Self>, _> = serde_path_to_error::deserialize(&mut json);
+        match call {
+            Ok(Object(call)) => match json.end() {
+                Ok(()) => Ok(call),
+                Err(error) => Err(not_json(&error)),
+            },
+            Err(error) if error.inner().classify() == Category::Data => {
+                Err(misplaced(&error.path().to_string(), error.inner()))
+            }
+            Err(error) => Err(not_json(error.inner())),
+        }
+    }
+
+    /// Who the visitor is.
+    pub(super) fn ids(&self) -> Option<&Ids> {
+        self.id.as_ref().map(|Object(ids)| ids)
+    }
+
+    /// Whether nobody will read the answer.
+    pub(super) fn is_beacon(&self) -> bool {
+        self.context.as_ref().is_some_and(|Object(context)| context.beacon == Some(true))
+    }
+
+    /// All `profileParameters`, in the order in which a later value wins.
+    pub(super) fn take_attributes(&mut self) -> Vec<(String, String)> {
+        let mut maps = vec![];
+        if let Some(Object(execute)) = &mut self.execute {
+            maps.extend(execute.page_load.as_mut().map(|it| &mut it.0.profile_parameters));
+            maps.extend(execute.mboxes.iter_mut().flatten().map(|it| &mut it.0.profile_parameters));
+        }
+        if let Some(Object(prefetch)) = &mut self.prefetch {
+            maps.extend(prefetch.views.iter_mut().flatten().map(|it| &mut it.0.profile_parameters));
+            maps.extend(prefetch.page_load.as_mut().map(|it| &mut it.0.profile_parameters));
+            maps.extend(prefetch.mboxes.iter_mut().flatten().map(|it| &mut it.0.profile_parameters));
+        }
+        maps.extend(self.notifications.iter_mut().flatten().map(|it| &mut it.0.profile_parameters));
+        maps.into_iter().filter_map(Option::take).flat_map(|Parameters(map)| map).collect()
+    }
+}
+
+fn not_json(error: &serde_json::Error) -> HttpError {
+    HttpError::Wrong(shortened(format!("the body is not JSON: {error}")))
+}
+
+fn misplaced(path: &str, error: &serde_json::Error) -> HttpError {
+    let what = error.to_string();
+    // The path says it better.
+    let position = format!(" at line {} column {}", error.line(), error.column());
+    let what = what.strip_suffix(&position).unwrap_or(&what);
+    let place = if path == "." { "the body" } else { path };
+    HttpError::Wrong(shortened(format!("{place}: {what}")))
+}
+
+/// A message that quotes what was sent, cut where it is too long.
+pub(super) fn shortened(message: String) -> String {
+    match message.char_indices().nth(MESSAGE_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", message.get(..end).unwrap_or_default()),
+        None => message,
+    }
+}
+
+/// An object in JSON; serde would also take a list of its values.
+#[derive(Debug)]
+pub(super) struct Object<T>(pub(super) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        deserializer.deserialize_map(Fields(PhantomData))
+    }
+}
+
+/// A map of parameters in the order sent, checked as Adobe's OpenAPI says for both kinds (R9).
+#[derive(Debug)]
+struct Parameters(Vec<(String, String)>);
+
+impl<'de> Deserialize<'de> for Parameters {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Pairs;
+        impl<'de> Visitor<'de> for Pairs {
+            type Value = Parameters;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of strings")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut pairs = vec![];
+                while let Some((name, value)) = map.next_entry::<String, String>()? {
+                    if pairs.len() == ATTRIBUTES_MAX {
+                        return Err(A::Error::custom(format_args!("more than {ATTRIBUTES_MAX} parameters")));
+                    }
+                    check_parameter(&name, &value).map_err(A::Error::custom)?;
+                    pairs.push((name, value));
+                }
+                Ok(Parameters(pairs))
+            }
+        }
+        deserializer.deserialize_map(Pairs)
+    }
+}
+
+fn check_parameter(name: &str, value: &str) -> Result<(), String> {
+    match attribute_name_fault(name) {
+        None => {}
+        Some(NameFault::Empty | NameFault::Blank) => return Err("a parameter's name is blank".into()),
+        Some(NameFault::Prefixed) => {
+            return Err(format!("{name:?} must be written without {NAME_PREFIX:?}"));
+        }
+        Some(NameFault::TooLong) => {
+            let start: String = name.chars().take(24).collect();
+            return Err(format!(
+                "the parameter's name that begins with {start:?} has more than {NAME_CHARS_MAX} characters"
+            ));
+        }
+    }
+    if too_long(value) {
+        return Err(format!("the value of {name:?} has more than {VALUE_CHARS_MAX} characters"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn refused(body: &str) -> String {
+        Call::parse(body.as_bytes()).map(|_| ()).unwrap_err().to_string()
+    }
+
+    #[track_caller]
+    fn check(body: &str, expected: &str) {
+        assert_eq!(refused(body), expected, "{body}");
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_place() {
+        check("", "the body is not JSON: EOF while parsing a value at line 1 column 0");
+        check("{} x", "the body is not JSON: trailing characters at line 1 column 4");
+        check("{\"id\":", "the body is not JSON: EOF while parsing a value at line 1 column 6");
+        check("[]", "the body: invalid type: sequence, expected an object");
+        check("7", "the body: invalid type: integer `7`, expected an object");
+        check(r#"{"id":["7"]}"#, "id: invalid type: sequence, expected an object");
+        check(r#"{"id":{"tntId":7}}"#, "id.tntId: invalid type: integer `7`, expected a string");
+        check(
+            r#"{"execute":{"mboxes":{"name":"a"}}}"#,
+            "execute.mboxes: invalid type: map, expected a sequence",
+        );
+        check(r#"{"execute":{"mboxes":[{"name":"a"},{}]}}"#, "execute.mboxes[1]: missing field `name`");
+        check(
+            r#"{"prefetch":{"views":[null]}}"#,
+            "prefetch.views[0]: invalid type: null, expected an object",
+        );
+        check(r#"{"notifications":[{}]}"#, "notifications[0]: missing field `id`");
+        check(
+            r#"{"context":{"beacon":"yes"}}"#,
+            "context.beacon: invalid type: string \"yes\", expected a boolean",
+        );
+        let map =
+            |map: &str| format!(r#"{{"execute":{{"mboxes":[{{"name":"m","profileParameters":{map}}}]}}}}"#);
+        let at = "execute.mboxes[0].profileParameters";
+        for (sent, what) in [
+            (r#"{"a":1}"#, ".a: invalid type: integer `1`, expected a string"),
+            (r#"{"a":null}"#, ".a: invalid type: null, expected a string"),
+            (r#"{"a":{"b":"c"}}"#, ".a: invalid type: map, expected a string"),
+            ("[]", ": invalid type: sequence, expected an object of strings"),
+            (r#"{" ":"x"}"#, ": a parameter's name is blank"),
+            (r#"{"profile.a":"x"}"#, ": \"profile.a\" must be written without \"profile.\""),
+        ] {
+            check(&map(sent), &format!("{at}{what}"));
+        }
+        let long = |name: usize, value: usize| {
+            map(&format!(r#"{{"{}":"{}"}}"#, "n".repeat(name), "é".repeat(value)))
+        };
+        assert!(Call::parse(long(128, 5_000).as_bytes()).is_ok());
+        let start = "n".repeat(24);
+        check(
+            &long(129, 1),
+            &format!("{at}: the parameter's name that begins with \"{start}\" has more than 128 characters"),
+        );
+        check(&long(1, 5_001), &format!("{at}: the value of \"n\" has more than 5000 characters"));
+        let many = |count: usize| {
+            let pairs: Vec<String> = (0..count).map(|n| format!(r#""a{n}":"x""#)).collect();
+            map(&format!("{{{}}}", pairs.join(",")))
+        };
+        assert!(Call::parse(many(50).as_bytes()).is_ok());
+        check(&many(51), &format!("{at}: more than 50 parameters"));
+        assert_eq!(refused(&format!(r#"{{"id":"{}"}}"#, "x".repeat(9_000))).chars().count(), 401);
+    }
+
+    #[test]
+    fn what_is_not_used_may_be_anything_and_null_is_absent() {
+        let body = r#"{"context":{"channel":5,"beacon":null},"id":null,"qaMode":[],"notifications":null,"x":{"y":[{}]},
+            "execute":{"pageLoad":null,"mboxes":null},"prefetch":{"views":[{"name":null,"profileParameters":null}]}}"#;
+        let mut call = Call::parse(body.as_bytes()).unwrap();
+        assert!(call.take_attributes().is_empty() && !call.is_beacon() && call.ids().is_none());
+    }
+
+    #[test]
+    fn profile_parameters_come_in_one_order_whatever_the_text_has() {
+        let body = r#"{"notifications":[{"id":"n","profileParameters":{"i":"9","h":"8"}}],
+            "prefetch":{"mboxes":[{"name":"m","profileParameters":{"g":"7"}}],"pageLoad":{"profileParameters":{"f":"6"}},
+                "views":[{"profileParameters":{"d":"4"}},{"profileParameters":{"e":"5"}}]},
+            "execute":{"mboxes":[{"name":"m","profileParameters":{"b":"2"},"parameters":{"no":"0"}},
+                {"name":"m","profileParameters":{"c":"3"}}],"pageLoad":{"profileParameters":{"a":"1"}}}}"#;
+        let attributes = Call::parse(body.as_bytes()).unwrap().take_attributes();
+        let names: String = attributes.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, "abcdefgih");
+    }
+
+    /// Keys that mean something, and values of every kind under them.
+    fn json() -> impl Strategy<Value = serde_json::Value> {
+        use serde_json::Value;
+        let key = prop_oneof![
+            Just("id"),
+            Just("tntId"),
+            Just("customerIds"),
+            Just("context"),
+            Just("beacon"),
+            Just("execute"),
+            Just("prefetch"),
+            Just("pageLoad"),
+            Just("mboxes"),
+            Just("views"),
+            Just("notifications"),
+            Just("name"),
+            Just("index"),
+            Just("parameters"),
+            Just("profileParameters"),
+            Just("profile.a"),
+            Just(""),
+            Just("\u{0}")
+        ];
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            any::<String>().prop_map(Value::from),
+        ];
+        leaf.prop_recursive(7, 60, 6, move |inner| {
+            prop_oneof![
+                1 => proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                3 => proptest::collection::vec((key.clone(), inner), 0..6).prop_map(|pairs| {
+                    Value::Object(pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+                }),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_json_and_no_part_of_one_panics(body in json(), cut in any::<prop::sample::Index>()) {
+            let text = body.to_string();
+            for bytes in [text.as_bytes(), &text.as_bytes()[..cut.index(text.len())]] {
+                match Call::parse(bytes) {
+                    Ok(mut call) => drop(call.take_attributes()),
+                    Err(error) => prop_assert!(error.to_string().chars().count() <= MESSAGE_CHARS_MAX + 1),
+                }
+            }
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            drop(Call::parse(&bytes));
+        }
+    }
+}

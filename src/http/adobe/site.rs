@@ -1,0 +1,35 @@
+//! What the site's two front doors, mbox and Delivery, have in common: how much a call may bring, and new ids.
+
+use crate::app::CallIds;
+use crate::http::error::HttpError;
+use crate::model::id::{IdKind, VisitorId};
+
+/// The most attributes in one mbox call, and the most parameters in one map of a Delivery call (R9).
+pub(super) const ATTRIBUTES_MAX: usize = 50;
+/// The longest value, in characters (R9).
+pub(super) const VALUE_CHARS_MAX: usize = 5_000;
+/// The largest body: more than fifty of the longest names and values, in three encoded bytes a character.
+pub(super) const BODY_BYTES_MAX: usize = 1 << 20;
+
+/// Whether a value is longer than an attribute's may be.
+pub(super) fn too_long(value: &str) -> bool {
+    value.chars().nth(VALUE_CHARS_MAX).is_some()
+}
+
+/// Gives a call that brings no `pcId` a new one, and says which. A call that brings an ECID gets none: the ECID says
+/// who it is, and binding it to a new `pcId` each time would take it from the visitor it belongs to.
+pub(super) fn give_pc_id(ids: &mut CallIds) -> Result<Option<String>, HttpError> {
+    if ids.pc.is_some() || ids.ecid.is_some() {
+        return Ok(None);
+    }
+    let new = random_id()?;
+    ids.pc = VisitorId::new(IdKind::Pc, &new).ok();
+    Ok(Some(new))
+}
+
+/// A new id: 32 hexadecimal digits, as Adobe's are.
+pub(super) fn random_id() -> Result<String, HttpError> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|e| HttpError::Inside(format!("no random numbers: {e}")))?;
+    Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
+}

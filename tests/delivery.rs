@@ -1,0 +1,372 @@
+//! The Delivery API, on the real daemon: what Adobe's SDKs really send, replayed; every refusal; who the visitor is.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on should say where"
+)]
+
+mod support;
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use support::{Daemon, Reply, encoded, request};
+
+const PATH: &str = "/rest/v1/delivery?client=demo&sessionId=s";
+const JSON: (&str, &str) = ("Content-Type", "application/json");
+const SETTINGS: &str = "[clients.demo]\nims_orgs = ['TESTORG@AdobeOrg']\n";
+const ILLEGAL_SESSION: &str =
+    "sessionId holds ' ': it has 1 to 128 characters, none of them a space, ?, /, { or }";
+
+fn post(daemon: &Daemon, path: &str, body: &str) -> Reply {
+    daemon.call("POST", path, &[JSON], Some(body.as_bytes()))
+}
+
+/// A call that must be taken.
+fn delivered(daemon: &Daemon, body: &Value) -> Value {
+    let reply = post(daemon, PATH, &body.to_string());
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    reply.json()
+}
+
+/// The requests of a file in `tests/wire`.
+fn wire(name: &str) -> Vec<Value> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/wire").join(name);
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Sends a request as it went over the wire, but for where it goes and how long it is.
+fn replay(daemon: &Daemon, sent: &Value) -> Reply {
+    let query = sent["query"].as_object().unwrap().iter();
+    let query: Vec<_> =
+        query.map(|(name, value)| format!("{name}={}", encoded(value.as_str().unwrap()))).collect();
+    let path = format!("{}?{}", sent["path"].as_str().unwrap(), query.join("&"));
+    let headers = sent["headers"].as_object().unwrap().iter();
+    let headers: Vec<(&str, &str)> = headers
+        .map(|(name, value)| (name.as_str(), value.as_str().unwrap()))
+        .filter(|(name, _)| !["host", "content-length"].contains(&name.to_ascii_lowercase().as_str()))
+        .collect();
+    let body = sent["body"].to_string();
+    daemon.call(sent["method"].as_str().unwrap(), &path, &headers, Some(body.as_bytes()))
+}
+
+/// What the SDKs read of an answer to `body`: all of it, for nothing more may be there.
+fn expected(body: &Value) -> Value {
+    let nothing = || json!({ "options": [] });
+    let list = |asked: &Value, content: fn(&Value) -> Value| {
+        asked.as_array().map(|asked| asked.iter().map(content).collect::<Value>())
+    };
+    let mbox = |asked: &Value| json!({ "index": asked["index"], "name": asked["name"], "options": [] });
+    let mut answer = json!({
+        "status": 200, "requestId": body["requestId"], "client": "demo", "id": body["id"],
+    });
+    let tnt_id = body["id"]["tntId"].as_str().unwrap();
+    answer["id"]["tntId"] = tnt_id.split('.').next().unwrap().into();
+    for part in ["execute", "prefetch"] {
+        let Some(asked) = body.get(part) else { continue };
+        answer[part] = json!({});
+        if asked.get("pageLoad").is_some() {
+            answer[part]["pageLoad"] = nothing();
+        }
+        if let Some(mboxes) = list(&asked["mboxes"], mbox) {
+            answer[part]["mboxes"] = mboxes;
+        }
+        if asked.get("views").is_some() {
+            // None of the views sent has a name, so all there are were asked for, and there are none.
+            answer[part]["views"] = json!([]);
+        }
+    }
+    if let Some(notified) = list(&body["notifications"], |asked| json!({ "id": asked["id"] })) {
+        answer["notifications"] = notified;
+    }
+    answer
+}
+
+/// A visitor's attributes, all of which must have come by Delivery calls.
+fn attributes(visitor: &Value) -> Value {
+    let attributes = visitor["attributes"].as_object().unwrap();
+    assert!(attributes.values().all(|it| it["source"] == "delivery"), "{visitor:#}");
+    attributes.iter().map(|(name, it)| (name.clone(), it["value"].clone())).collect()
+}
+
+#[test]
+fn what_adobes_sdks_send_is_taken_and_ends_in_the_profiles() {
+    let daemon = Daemon::start_configured(SETTINGS);
+    let (mut taken, mut refused, mut beacons) = (0, 0, 0);
+    for file in ["jsdom.jsonl", "node.jsonl", "python.jsonl"] {
+        for (line, sent) in (1..).zip(wire(file)) {
+            let reply = replay(&daemon, &sent);
+            let at = format!("{file}:{line}: {}", reply.text());
+            let origin = sent["headers"]["Origin"].as_str().unwrap_or("*");
+            assert_eq!(reply.header("access-control-allow-origin"), Some(origin), "{at}");
+            if sent["path"] != "/rest/v1/delivery" {
+                assert_eq!(reply.status / 100, 2, "{at}");
+            } else if sent["query"]["sessionId"] == "bad id?" {
+                assert_eq!(reply.status, 400, "{at}");
+                assert_eq!(reply.json(), json!({ "status": 400, "message": ILLEGAL_SESSION }), "{at}");
+                refused += 1;
+            } else if sent["body"]["context"]["beacon"] == true {
+                assert_eq!((reply.status, reply.body.len()), (204, 0), "{at}");
+                beacons += 1;
+            } else {
+                assert_eq!(reply.status, 200, "{at}");
+                // No edgeHost: the SDKs would leave 127.0.0.1 for mboxedge127.tt.omtrdc.net.
+                assert_eq!(reply.json(), expected(&sent["body"]), "{at}");
+                taken += 1;
+            }
+        }
+    }
+    println!(
+        "{taken} calls taken, {beacons} beacons taken, {refused} calls with an illegal sessionId refused"
+    );
+
+    let shown = |by: &str, id: &str| {
+        let visitor = daemon.visitor("demo", by, id).unwrap();
+        println!("\n{by} {id}: {visitor:#}");
+        visitor
+    };
+    let sdk = json!({
+        "pl": "1", "plan": "free", "city": "Zürich & co", "vw": "1", "pfpl": "1", "pf": "x", "clicked": "yes",
+    });
+    for (third_party, pc, expected) in [
+        ("tpjs", "e".repeat(32), json!({ "br": "1", "nb": "1" })),
+        ("tp2", "c".repeat(32), sdk.clone()),
+        ("tp1", "a".repeat(32), sdk),
+    ] {
+        let visitor = shown("third-party", third_party);
+        assert_eq!(attributes(&visitor), expected);
+        assert_eq!((&visitor["thirdPartyId"], &visitor["pcIds"]), (&json!(third_party), &json!([pc])));
+        assert_eq!(daemon.visitor("demo", "pc", &pc), Some(visitor));
+    }
+    let hinted = shown("pc", &"b".repeat(32));
+    assert_eq!((&attributes(&hinted), &hinted["thirdPartyId"]), (&json!({}), &Value::Null));
+}
+
+#[test]
+fn a_call_that_is_not_legal_is_refused_and_told_why() {
+    let daemon = Daemon::start_configured(SETTINGS);
+    let check = |path: &str, body: &str, status: u16, message: &str| {
+        let reply = post(&daemon, path, body);
+        assert_eq!(reply.json(), json!({ "status": status, "message": message }), "{path} {body}");
+        assert_eq!(reply.status, status);
+    };
+    let query = |query: &str| format!("/rest/v1/delivery?{query}");
+    check(
+        &query("sessionId=s"),
+        "{}",
+        400,
+        "client= and imsOrgId= are missing, and no default client is configured",
+    );
+    check(
+        &query("sessionId=s&imsOrgId=OTHER@AdobeOrg"),
+        "{}",
+        400,
+        "imsOrgId=\"OTHER@AdobeOrg\" belongs to no client, and no default client is configured: \
+         name it in ims_orgs under [clients.NAME], or add client=… to the query",
+    );
+    check(&query("sessionId=s&client=nobody"), "{}", 404, "there is no client nobody");
+    check(&query("sessionId=s&client=a%26b"), "{}", 400, "\"a&b\" is not a client code: '&' is not allowed");
+    let rule = "it has 1 to 128 characters, none of them a space, ?, /, { or }";
+    check(&query("client=demo"), "{}", 400, &format!("sessionId is missing: {rule}"));
+    check(&query("client=demo&sessionId="), "{}", 400, &format!("sessionId is missing: {rule}"));
+    check(&query("client=demo&sessionId=a+b"), "{}", 400, ILLEGAL_SESSION);
+    check(&query("client=demo&sessionId=a%7Bb"), "{}", 400, &format!("sessionId holds '{{': {rule}"));
+    let long = query(&format!("client=demo&sessionId={}", "x".repeat(129)));
+    check(&long, "{}", 400, &format!("sessionId is too long: {rule}"));
+
+    check(PATH, "", 400, "the body is not JSON: EOF while parsing a value at line 1 column 0");
+    check(PATH, "[1]", 400, "the body: invalid type: sequence, expected an object");
+    check(PATH, r#"{"id":{"tntId":1}}"#, 400, "id.tntId: invalid type: integer `1`, expected a string");
+    check(
+        PATH,
+        r#"{"id":{"tntId":"a.b.c"}}"#,
+        400,
+        "id.tntId: \"a.b.c\" is not a pcId: it has more than one dot",
+    );
+    check(
+        PATH,
+        r#"{"id":{"tntId":"a","thirdPartyId":"a+b"}}"#,
+        400,
+        "id.thirdPartyId: \"a+b\" is not a thirdPartyId: '+' is not allowed",
+    );
+    check(
+        PATH,
+        r#"{"id":{"tntId":"a"},"prefetch":{"mboxes":[{"name":"m"},{"name":"n","profileParameters":{"n":1}}]}}"#,
+        400,
+        "prefetch.mboxes[1].profileParameters.n: invalid type: integer `1`, expected a string",
+    );
+    check(
+        PATH,
+        r#"{"id":{"tntId":"a"},"notifications":[{"id":"n","profileParameters":{"ok":"1","profile.x":"1"}}]}"#,
+        400,
+        "notifications[0].profileParameters: \"profile.x\" must be written without \"profile.\"",
+    );
+    check(
+        PATH,
+        r#"{"id":{"tntId":"a"},"execute":{"pageLoad":{"parameters":{"":"1"},"profileParameters":{"ok":"1"}}}}"#,
+        400,
+        "execute.pageLoad.parameters: a parameter's name is blank",
+    );
+    let endless = post(&daemon, PATH, &json!({ "id": { "tntId": "x".repeat(100_000) } }).to_string());
+    assert_eq!((endless.status, endless.text().chars().count() < 500), (400, true));
+    assert_eq!(daemon.visitor("demo", "pc", "a"), None, "a refused call leaves no trace");
+
+    let large = format!(r#"{{"x":"{}"}}"#, "x".repeat(1 << 20));
+    check(PATH, &large, 413, "the body has more than 1048576 bytes");
+    let reply = daemon.get(PATH);
+    assert_eq!((reply.status, reply.header("allow")), (405, Some("POST")));
+}
+
+#[test]
+fn a_body_is_json_whatever_a_beacon_calls_it() {
+    let daemon = Daemon::start();
+    let body = |value: &str| {
+        let page_load = json!({ "profileParameters": { "a": value } });
+        let call = json!({
+            "id": { "tntId": "7" }, "context": { "beacon": true }, "execute": { "pageLoad": page_load },
+        });
+        call.to_string()
+    };
+    let types: [&[(&str, &str)]; 4] = [
+        &[JSON],
+        &[("Content-Type", "application/json; charset=utf-8")],
+        &[("Content-Type", "text/plain;charset=UTF-8")],
+        &[],
+    ];
+    for (value, headers) in ["1", "2", "3", "4"].into_iter().zip(types) {
+        let reply = daemon.call("POST", PATH, headers, Some(body(value).as_bytes()));
+        assert_eq!((reply.status, reply.body.len()), (204, 0), "{headers:?}");
+        assert_eq!(daemon.value("demo", "pc", "7", "a").as_deref(), Some(value), "{headers:?}");
+    }
+    let form = [("Content-Type", "application/x-www-form-urlencoded")];
+    let reply = daemon.call("POST", PATH, &form, Some(body("5").as_bytes()));
+    assert_eq!(
+        reply.json(),
+        json!({
+            "status": 415,
+            "message": "Content-Type \"application/x-www-form-urlencoded\" is not taken here: \
+                send the call as JSON, uncompressed, with Content-Type: application/json",
+        })
+    );
+    assert_eq!(daemon.value("demo", "pc", "7", "a").as_deref(), Some("4"));
+}
+
+#[test]
+fn a_page_of_another_origin_may_call() {
+    let daemon = Daemon::start();
+    let asks = [
+        ("Origin", "http://shop.test"),
+        ("Access-Control-Request-Method", "POST"),
+        ("Access-Control-Request-Headers", "content-type,x-exc-sdk,x-exc-sdk-version,x-request-id"),
+    ];
+    let reply = daemon.call("OPTIONS", PATH, &asks, None);
+    let header = |name| reply.header(name).unwrap_or_default();
+    assert_eq!((reply.status, header("access-control-allow-origin")), (204, "http://shop.test"));
+    assert_eq!(header("access-control-allow-credentials"), "true");
+    assert_eq!(header("access-control-allow-methods"), "POST");
+    assert!(header("access-control-allow-headers").contains("X-EXC-SDK-Version"));
+}
+
+#[test]
+fn the_client_is_the_one_named_else_the_organisations_else_the_default() {
+    let check = |daemon: &Daemon, query: &str, client: &str| {
+        let reply = post(daemon, &format!("/rest/v1/delivery?sessionId=s&{query}"), "{}");
+        assert_eq!(reply.json()["client"], client, "{query}: {}", reply.text());
+    };
+    let settings = "default_client = 'other'\n[clients.other]\n".to_owned() + SETTINGS;
+    let daemon = Daemon::start_configured(&settings);
+    check(&daemon, "imsOrgId=TESTORG@AdobeOrg", "demo");
+    check(&daemon, "imsOrgId=TESTORG%40AdobeOrg", "demo");
+    check(&daemon, "imsOrgId=TESTORG@AdobeOrg&client=other", "other");
+    check(&daemon, "imsOrgId=OTHER@AdobeOrg", "other");
+    check(&daemon, "", "other");
+    let unconfigured = Daemon::start();
+    check(&unconfigured, "imsOrgId=TESTORG@AdobeOrg&client=any", "any");
+}
+
+#[test]
+fn a_visitor_without_a_pc_id_gets_one_unless_an_ecid_says_who_it_is() {
+    let daemon = Daemon::start();
+    let call = |id: Value, name: &str| {
+        let page_load = json!({ "profileParameters": { name: "1" } });
+        delivered(&daemon, &json!({ "id": id, "execute": { "pageLoad": page_load } }))["id"].clone()
+    };
+    let tnt_id = |id: Value| call(id, "x")["tntId"].as_str().map(str::to_owned);
+
+    let new = tnt_id(Value::Null).unwrap();
+    assert_eq!(new.len(), 32);
+    assert_eq!(daemon.value("demo", "pc", &new, "x").as_deref(), Some("1"));
+    assert_ne!(tnt_id(json!({ "tntId": "", "thirdPartyId": "" })), Some(new));
+    let device = tnt_id(json!({ "thirdPartyId": "tp" })).unwrap();
+    assert_eq!(daemon.visitor("demo", "pc", &device).unwrap()["thirdPartyId"], "tp");
+
+    // A lone ECID, of nobody known yet, then of a visitor with one device, then with two.
+    assert_eq!(
+        call(json!({ "marketingCloudVisitorId": "E" }), "first"),
+        json!({ "marketingCloudVisitorId": "E" })
+    );
+    assert_eq!(tnt_id(json!({ "marketingCloudVisitorId": "E", "tntId": "1.28_0" })).as_deref(), Some("1"));
+    assert_eq!(tnt_id(json!({ "marketingCloudVisitorId": "E" })).as_deref(), Some("1"));
+    assert_eq!(daemon.value("demo", "pc", "1", "first").as_deref(), Some("1"));
+    for pc in ["1", "2"] {
+        tnt_id(json!({ "tntId": pc, "thirdPartyId": "both" }));
+    }
+    assert_eq!(tnt_id(json!({ "marketingCloudVisitorId": "E" })), None);
+    assert_eq!(daemon.value("demo", "ecid", "E", "first").as_deref(), Some("1"));
+
+    let customer =
+        json!([{ "id": "c", "integrationCode": "crm", "authenticatedState": "authenticated", "x": 1 }]);
+    let echoed = call(json!({ "tntId": "1", "customerIds": customer }), "x");
+    assert_eq!(
+        echoed["customerIds"],
+        json!([{ "id": "c", "integrationCode": "crm", "authenticatedState": "authenticated" }])
+    );
+}
+
+#[test]
+fn profile_parameters_are_merged_and_the_later_wins_whatever_the_texts_order() {
+    let daemon = Daemon::start();
+    let body = r#"{"id":{"tntId":"7"},
+        "notifications":[{"id":"n","type":"click","timestamp":1,"profileParameters":{"a":"notification","d":"n","e":""}}],
+        "prefetch":{"mboxes":[{"index":5,"name":"p","profileParameters":{"b":"prefetch"}}],
+            "views":[{"name":"home","key":"k"},{"key":"only"}]},
+        "execute":{"mboxes":[{"name":"m","parameters":{"no":"1"},"profileParameters":{"a":"execute","b":"execute"}},
+            {"name":"m","profileParameters":{"c":"1","c":"2","e":"kept"}}]}}"#;
+    let reply = post(&daemon, PATH, body);
+    let mut answer = reply.json();
+    let made = answer["requestId"].take();
+    assert_eq!(made.as_str().unwrap().len(), 32);
+    assert_eq!(
+        answer,
+        json!({
+            "status": 200, "requestId": null, "client": "demo", "id": { "tntId": "7" },
+            "execute": { "mboxes": [
+                { "index": 0, "name": "m", "options": [] }, { "index": 1, "name": "m", "options": [] },
+            ] },
+            "prefetch": {
+                "mboxes": [{ "index": 5, "name": "p", "options": [] }],
+                "views": [{ "name": "home", "key": "k", "options": [] }],
+            },
+            "notifications": [{ "id": "n" }],
+        })
+    );
+    let visitor = daemon.visitor("demo", "pc", "7").unwrap();
+    assert_eq!(
+        attributes(&visitor),
+        json!({ "a": "notification", "b": "prefetch", "c": "2", "d": "n", "e": "kept" })
+    );
+}
+
+#[test]
+fn the_host_is_named_where_the_sdks_come_back_to_it() {
+    let daemon = Daemon::start();
+    let check = |host: &str, expected: Option<&str>| {
+        let reply = daemon.send(&request("POST", PATH, host, &[JSON], Some(b"{}")));
+        assert_eq!(reply.json().get("edgeHost").and_then(Value::as_str), expected, "{host}");
+    };
+    check("localhost:8750", Some("localhost:8750"));
+    check("profiles.example.com", Some("profiles.example.com"));
+    check("127.0.0.1:8750", None);
+    check("eu.profiles.example.com", None);
+}
