@@ -569,7 +569,13 @@ impl Group<'_> {
         let mut keys = vec![canonical.clone()];
         match &stored {
             Stored::Profile(profile) => {
-                keys.extend(profile.ids.iter().map(|linked| canonical.with_id(linked.kind, linked.id)));
+                for linked in &profile.ids {
+                    // What was swept and came back in a crash may list an id that by now is another visitor's.
+                    let key = canonical.with_id(linked.kind, linked.id);
+                    if self.view.canonical(&key).map_err(Fatal::new)? == canonical {
+                        keys.push(key);
+                    }
+                }
             }
             // A dead link: the id alone.
             Stored::Link { .. } => {}

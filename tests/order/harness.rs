@@ -568,7 +568,7 @@ impl Harness {
         let mut parts: Vec<Part<'_>> = plan.parts(1 + which % 5);
         let (outcomes, mut counts) = plan.decided();
         let mut outcomes = outcomes.to_vec();
-        let (mut begun, mut written) = (false, false);
+        let (mut begun, mut written, mut asked_in_vain) = (false, false, 0);
         loop {
             while steps > 0 {
                 steps -= 1;
@@ -577,8 +577,13 @@ impl Harness {
                 } else if !parts.is_empty() {
                     let at = which % parts.len();
                     match parts[at].step(&*store).map_err(failed)? {
-                        Step::More => begun = true,
+                        Step::More => (begun, asked_in_vain) = (true, 0),
                         Step::Settle(keys) => {
+                            // Answered once, the step goes through; other parts may ask in between.
+                            asked_in_vain += 1;
+                            if asked_in_vain > 20 {
+                                return Err(format!("folding does not get past {keys:?}"));
+                            }
                             let client = pending.accepted.id.client.clone();
                             self.waiting.push_back(Request::Settle(client, keys));
                         }

@@ -227,7 +227,7 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(steps, part, joins)| Op::Fold { steps, part, joins }),
         30 => Just(Op::Mark),
         50 => Just(Op::Checkpoint),
-        30 => Just(Op::Sweep),
+        60 => Just(Op::Sweep),
         90 => (how, any::<u64>(), prop::bool::weighted(0.2), settings)
             .prop_map(|(how, fate, hour_back, settings)| Op::Restart { how, fate, hour_back, settings }),
         110 => wait.prop_map(Op::Wait),
