@@ -28,7 +28,6 @@ use crate::store::{ProfileStore, put_through};
 use crate::sync::{AtomicU64, Ordering};
 use serde_bytes::ByteBuf;
 use std::collections::{BTreeMap, VecDeque};
-use std::fs::File;
 use std::sync::Arc;
 
 /// A call that brings nothing but its presence is journaled at most this often per visitor (R11).
@@ -71,8 +70,6 @@ pub struct NewBatch {
     pub spool: SpoolFile,
     /// The places of its rows.
     pub index: Index,
-    /// The uploaded file, for reading.
-    pub file: File,
 }
 
 /// What the commit thread is asked for.
@@ -374,7 +371,7 @@ impl Committer {
             rows: batch.rows,
         };
         let entry = Entry::BatchAccepted(accepted.to_entry());
-        let pending = Arc::new(Pending::new(accepted, batch.index, batch.file));
+        let pending = Arc::new(Pending::new(accepted, batch.index, batch.spool.path()));
         let list =
             group.lists.entry(batch.client.clone()).or_insert_with(|| self.batches.pending(&batch.client));
         *list = Arc::new(list.iter().cloned().chain([Arc::clone(&pending)]).collect());

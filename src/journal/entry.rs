@@ -5,6 +5,7 @@
 //! withstands; it resolves nothing, reads no clock and no setting, and comes out the same under any later program.
 //! What shapes a batch's outcome besides its rows is in its entry.
 
+use super::log::Position;
 use crate::model::codec::{self, CodecError};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -107,6 +108,13 @@ pub struct Checkpoint {
     pub last_seq: u64,
     /// All batches kept, with the position behind which each one's entry stands.
     pub batches: Vec<KnownBatch>,
+}
+
+impl Checkpoint {
+    /// Before the first entry of a new journal.
+    pub fn of_nothing() -> Self {
+        Self { position: Position::START.to_pair(), ..Self::default() }
+    }
 }
 
 /// A batch in a checkpoint.

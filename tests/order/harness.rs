@@ -25,7 +25,6 @@ use profiled::model::id::{ClientCode, IdKind, VisitorId};
 use profiled::model::profile::Source;
 use profiled::model::seq::{Clock, Millis, Seq};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -290,8 +289,7 @@ impl Harness {
         let header = parser.finish(|_| ()).map_err(|error| failed(&error))?.clone();
         spool.sync().map_err(|error| failed(&error))?;
         let index = index.finish(&core.spool.index_path(spool.name())).map_err(|error| failed(&error))?;
-        let file = File::open(core.spool.rows_path(spool.name())).map_err(|error| failed(&error))?;
-        Ok(NewBatch { client, rules, header, rows, spool, index, file })
+        Ok(NewBatch { client, rules, header, rows, spool, index })
     }
 
     /// Applies a call to the model, and compares the answers.
