@@ -83,6 +83,8 @@ pub enum Request {
     Accept(Box<NewBatch>),
     /// To settle the pending rows of these visitors, for background folding may not.
     Settle(ClientCode, Vec<Key>),
+    /// To leave tombstones where what expired and dead links stood, unless something else stands there by now.
+    Sweep(ClientCode, Vec<(Key, StoredBytes)>),
     /// To note that a batch is folded, counted and checkpointed.
     Complete(BatchId, Counts, Millis),
     /// To say what a checkpoint begun now will cover.
@@ -234,6 +236,7 @@ impl Committer {
                 self.settle(group, &client, &keys)?;
                 Ok(group.written(Seq::ZERO, Answer::Done))
             }
+            Request::Sweep(client, values) => self.decide_sweep(group, &client, values),
             Request::Complete(id, counts, at) => {
                 let entry = BatchCompletedEntry { seq: id.seq.get(), counts, at_ms: at.0 };
                 let known = Decided::answering(Answer::Done);
@@ -358,6 +361,29 @@ impl Committer {
             }
         }
         Ok(group.written(seq, Answer::Written(written)))
+    }
+
+    fn decide_sweep(
+        &mut self,
+        group: &mut Group<'_>,
+        client: &ClientCode,
+        values: Vec<(Key, StoredBytes)>,
+    ) -> Result<Decided, Fatal> {
+        let none_pending = self.settle(group, client, &[])?.is_empty();
+        for (key, value) in values {
+            if group.view.get(&key).map_err(Fatal::new)?.as_ref() != Some(&value) {
+                continue;
+            }
+            // A pending row may be behind what expired, and finds nobody there, as it should; but the rows that went
+            // through a link while it lived are all in, and must find no place for another visitor.
+            let through = match decoded(&key, &value).map_err(Fatal::new)? {
+                Stored::Profile(profile) => profile.through,
+                Stored::Link { .. } if none_pending => self.seqs.last(),
+                Stored::Link { .. } | Stored::Tombstone { .. } => continue,
+            };
+            group.view.put(&key, &Stored::Tombstone { through, erased: false });
+        }
+        Ok(group.written(Seq::ZERO, Answer::Done))
     }
 
     fn decide_accept(&mut self, group: &mut Group<'_>, batch: NewBatch) -> Result<Decided, Fatal> {
@@ -566,20 +592,14 @@ impl Group<'_> {
         let mut keys = vec![canonical.clone()];
         match &stored {
             Stored::Profile(profile) => {
-                for linked in &profile.ids {
-                    // What was swept and came back in a crash may list an id that by now is another visitor's.
-                    let key = canonical.with_id(linked.kind, linked.id);
-                    if self.view.canonical(&key).map_err(Fatal::new)? == canonical {
-                        keys.push(key);
-                    }
-                }
+                keys.extend(profile.ids.iter().map(|linked| canonical.with_id(linked.kind, linked.id)));
             }
             // A dead link: the id alone.
             Stored::Link { .. } => {}
             Stored::Tombstone { .. } => return Ok(false),
         }
         for key in keys {
-            self.view.put(&key, &Stored::Tombstone { through: seq });
+            self.view.put(&key, &Stored::Tombstone { through: seq, erased: true });
         }
         Ok(true)
     }

@@ -29,7 +29,7 @@ pub enum Entry {
 /// What a write changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WriteEntry {
-    /// The write's seq; zero if rows were settled for no write.
+    /// The write's seq; zero if it is none that has one: rows settled for folding, what the sweeper took.
     pub seq: u64,
     /// The values that now stand, in the order in which they are put.
     pub changes: Vec<Change>,
