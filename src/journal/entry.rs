@@ -111,9 +111,12 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Before the first entry of a new journal.
-    pub fn of_nothing() -> Self {
-        Self { position: Position::START.to_pair(), ..Self::default() }
+    /// Where a restart begins to read: the oldest incomplete batch's entry, and what became of its rows, may stand
+    /// before the checkpoint itself.
+    pub fn needs_journal_from(&self) -> Position {
+        let incomplete = self.batches.iter().filter(|batch| batch.completed.is_none());
+        let from = incomplete.map(|batch| batch.position).fold(self.position, std::cmp::Ord::min);
+        Position::from_pair(from)
     }
 }
 

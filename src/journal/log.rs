@@ -81,6 +81,15 @@ impl Position {
     /// Before the first frame of a new log.
     pub const START: Self = Self { segment: 0, offset: SEGMENT_HEADER_BYTES };
 
+    /// Before the first frame that is still kept in a folder; `None` if it holds no segment.
+    pub fn first_in(folder: &Path) -> Result<Option<Self>, LogError> {
+        if !folder.exists() {
+            return Ok(None);
+        }
+        let numbers = Folder::open(folder, &SystemDisk)?.numbers()?;
+        Ok(numbers.first().map(|&segment| Self { segment, offset: SEGMENT_HEADER_BYTES }))
+    }
+
     /// The segment's number and the byte offset in its file, for storing.
     pub const fn to_pair(self) -> (u64, u64) {
         (self.segment, self.offset)
@@ -370,6 +379,14 @@ impl Log {
         confirmed?;
         self.offset += padded(length);
         Ok(self.end())
+    }
+
+    /// Begins a new segment, unless the current one is empty: the ones before it can then be removed one day, whole.
+    pub fn rotate(&mut self) -> Result<(), AppendError> {
+        if self.stopped {
+            return Err(AppendError::Stopped);
+        }
+        if self.offset == SEGMENT_HEADER_BYTES { Ok(()) } else { self.next_segment(0) }
     }
 
     /// The position after the last confirmed frame.
@@ -1539,6 +1556,20 @@ mod tests {
         let opened = Log::open_on(Box::new(disk), dir.path(), SMALL, Position::START, each);
         assert!(matches!(opened.unwrap_err(), LogError::Io { .. }));
         assert_eq!(seen, [b"confirmed"]);
+    }
+
+    #[test]
+    fn a_segment_can_be_ended_early() {
+        let journal = several_segments();
+        let (_, opened) = journal.open(Position::START);
+        let (mut log, _) = opened.unwrap();
+        let before = log.end();
+        log.rotate().unwrap();
+        log.rotate().unwrap();
+        assert_eq!(log.end(), Position { segment: before.segment + 1, offset: SEGMENT_HEADER_BYTES });
+        log.append(&payload(20, 1)).unwrap();
+        let (seen, opened) = journal.open(Position::START);
+        assert_eq!((seen.len(), opened.unwrap().1), (journal.frames.len() + 1, None));
     }
 
     #[test]
