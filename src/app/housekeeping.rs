@@ -448,15 +448,15 @@ impl Housekeeping {
     fn forget_history(&mut self) -> Result<(), AppError> {
         self.inner.ask_blocking(Request::Rotate)?;
         let from = Position::from_pair(self.inner.mark()?.position);
+        self.wait_for_pending_batches()?;
         for _ in 0..SNAPSHOTS_KEPT {
             self.snapshot()?;
         }
         let needs = self.kept.iter().map(|kept| kept.checkpoint.needs_journal_from()).min();
         if needs.is_none_or(|needs| needs < from) {
-            // A batch from before is not folded in yet: its end makes the rest possible.
-            return Err(AppError::internal(
-                "older segments are still needed by a pending batch; they go later",
-            ));
+            let why = "a batch from before is not folded in yet, and needs the journal from then: \
+                       what was erased is gone from the store, and goes from the older files later";
+            return Err(AppError::NotYet(why.into()));
         }
         Ok(())
     }

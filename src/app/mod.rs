@@ -232,6 +232,9 @@ pub enum AppError {
     /// What was asked for can't be done so.
     #[error("{0}")]
     Refused(String),
+    /// It is done in part, and the rest later.
+    #[error("{0}")]
+    NotYet(String),
     /// No room for it on the disk.
     #[error("no room on the disk: {0}")]
     Full(String),

@@ -202,6 +202,10 @@ impl Replay<'_> {
         let batches = Batches::default();
         for (seq, Batch { accepted, position, completed, counted }) in std::mem::take(&mut self.batches) {
             if let Some(end) = completed {
+                if !spool.rows_path(accepted.spool).exists() {
+                    // Past its retention: its files went, and this checkpoint or snapshot is from before that.
+                    continue;
+                }
                 batches.note_complete(accepted, position, end.counts, Millis(end.at_ms));
                 continue;
             }

@@ -7,9 +7,9 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::client::Client;
-use super::{CliError, Remote, block_on, print_json, say, table};
+use super::{CliError, Remote, block_on, complain, print_json, say, table};
 use crate::app::backup;
-use crate::app::check::{self, Report};
+use crate::app::check::{self, Lost, Report};
 use crate::config::{Config, ServeOptions};
 use crate::model::seq::SystemClock;
 use crate::telemetry;
@@ -41,6 +41,9 @@ pub(super) struct Restore {
 pub(super) struct Check {
     #[command(flatten)]
     options: ServeOptions,
+    /// Where the journal is damaged, give up the damaged entries first, so that a daemon can go on without them
+    #[arg(long)]
+    salvage: bool,
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
@@ -105,6 +108,22 @@ pub(super) fn check(command: Check) -> Result<(), CliError> {
         return Err(CliError::Failed(format!("{} holds no journal: it is no data folder", folder.display())));
     }
     telemetry::install(&config.log).map_err(|e| CliError::Failed(e.to_string()))?;
+    if command.salvage {
+        let lost = check::salvage(&folder).map_err(|e| CliError::Failed(e.to_string()))?;
+        for Lost { stretch, between: (before, behind) } in &lost {
+            let behind = behind.map_or_else(|| "the end".to_owned(), |seq| seq.to_string());
+            complain(format_args!(
+                "given up: bytes {} to {} of {}: what was accepted between seq {before} and {behind} is lost",
+                stretch.from.to_pair().1,
+                stretch.to.to_pair().1,
+                stretch.file.display()
+            ));
+        }
+        if !lost.is_empty() {
+            let aside = folder.join("journal.damaged");
+            complain(format_args!("{}: the segments as they were, and the uploads", aside.display()));
+        }
+    }
     let report = check::check(config, Arc::new(SystemClock)).map_err(|e| CliError::Failed(e.to_string()))?;
     if command.json {
         print_json(&report)?;
