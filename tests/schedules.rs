@@ -31,7 +31,6 @@ use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use shuttle::sync::mpsc::{Receiver, Sender, channel};
 use shuttle::thread::{self, JoinHandle};
 use std::collections::{BTreeMap, VecDeque};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -249,8 +248,7 @@ impl Daemon {
         spool.write(file.as_bytes()).unwrap();
         spool.sync().unwrap();
         let index = index.finish(&self.spool.index_path(spool.name())).unwrap();
-        let file = File::open(self.spool.rows_path(spool.name())).unwrap();
-        Request::Accept(Box::new(NewBatch { client: client(), rules, header, rows, spool, index, file }))
+        Request::Accept(Box::new(NewBatch { client: client(), rules, header, rows, spool, index }))
     }
 
     /// Folds the batch whose turn it is, as the folding thread does.

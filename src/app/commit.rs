@@ -28,7 +28,6 @@ use crate::store::{ProfileStore, put_through};
 use crate::sync::{AtomicU64, Ordering};
 use serde_bytes::ByteBuf;
 use std::collections::{BTreeMap, VecDeque};
-use std::fs::File;
 use std::sync::Arc;
 
 /// A call that brings nothing but its presence is journaled at most this often per visitor (R11).
@@ -71,8 +70,6 @@ pub struct NewBatch {
     pub spool: SpoolFile,
     /// The places of its rows.
     pub index: Index,
-    /// The uploaded file, for reading.
-    pub file: File,
 }
 
 /// What the commit thread is asked for.
@@ -86,6 +83,8 @@ pub enum Request {
     Accept(Box<NewBatch>),
     /// To settle the pending rows of these visitors, for background folding may not.
     Settle(ClientCode, Vec<Key>),
+    /// To leave tombstones where what expired and dead links stood, unless something else stands there by now.
+    Sweep(ClientCode, Vec<(Key, StoredBytes)>),
     /// To note that a batch is folded, counted and checkpointed.
     Complete(BatchId, Counts, Millis),
     /// To say what a checkpoint begun now will cover.
@@ -237,6 +236,7 @@ impl Committer {
                 self.settle(group, &client, &keys)?;
                 Ok(group.written(Seq::ZERO, Answer::Done))
             }
+            Request::Sweep(client, values) => self.decide_sweep(group, &client, values),
             Request::Complete(id, counts, at) => {
                 let entry = BatchCompletedEntry { seq: id.seq.get(), counts, at_ms: at.0 };
                 let known = Decided::answering(Answer::Done);
@@ -363,6 +363,29 @@ impl Committer {
         Ok(group.written(seq, Answer::Written(written)))
     }
 
+    fn decide_sweep(
+        &mut self,
+        group: &mut Group<'_>,
+        client: &ClientCode,
+        values: Vec<(Key, StoredBytes)>,
+    ) -> Result<Decided, Fatal> {
+        let none_pending = self.settle(group, client, &[])?.is_empty();
+        for (key, value) in values {
+            if group.view.get(&key).map_err(Fatal::new)?.as_ref() != Some(&value) {
+                continue;
+            }
+            // A pending row may be behind what expired, and finds nobody there, as it should; but the rows that went
+            // through a link while it lived are all in, and must find no place for another visitor.
+            let through = match decoded(&key, &value).map_err(Fatal::new)? {
+                Stored::Profile(profile) => profile.through,
+                Stored::Link { .. } if none_pending => self.seqs.last(),
+                Stored::Link { .. } | Stored::Tombstone { .. } => continue,
+            };
+            group.view.put(&key, &Stored::Tombstone { through, erased: false });
+        }
+        Ok(group.written(Seq::ZERO, Answer::Done))
+    }
+
     fn decide_accept(&mut self, group: &mut Group<'_>, batch: NewBatch) -> Result<Decided, Fatal> {
         let seq = self.seqs.next(self.clock.now());
         let accepted = Accepted {
@@ -374,7 +397,7 @@ impl Committer {
             rows: batch.rows,
         };
         let entry = Entry::BatchAccepted(accepted.to_entry());
-        let pending = Arc::new(Pending::new(accepted, batch.index, batch.file));
+        let pending = Arc::new(Pending::new(accepted, batch.index, batch.spool.path()));
         let list =
             group.lists.entry(batch.client.clone()).or_insert_with(|| self.batches.pending(&batch.client));
         *list = Arc::new(list.iter().cloned().chain([Arc::clone(&pending)]).collect());
@@ -569,20 +592,14 @@ impl Group<'_> {
         let mut keys = vec![canonical.clone()];
         match &stored {
             Stored::Profile(profile) => {
-                for linked in &profile.ids {
-                    // What was swept and came back in a crash may list an id that by now is another visitor's.
-                    let key = canonical.with_id(linked.kind, linked.id);
-                    if self.view.canonical(&key).map_err(Fatal::new)? == canonical {
-                        keys.push(key);
-                    }
-                }
+                keys.extend(profile.ids.iter().map(|linked| canonical.with_id(linked.kind, linked.id)));
             }
             // A dead link: the id alone.
             Stored::Link { .. } => {}
             Stored::Tombstone { .. } => return Ok(false),
         }
         for key in keys {
-            self.view.put(&key, &Stored::Tombstone { through: seq });
+            self.view.put(&key, &Stored::Tombstone { through: seq, erased: true });
         }
         Ok(true)
     }

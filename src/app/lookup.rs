@@ -87,3 +87,82 @@ impl Visitor {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::pending::Pending;
+    use crate::journal::log::Position;
+    use crate::model::batch::{BatchRules, Counts};
+    use crate::model::id::IdKind;
+    use crate::model::profile::StoredBytes;
+    use crate::model::update::list_id;
+    use crate::store::memory::MemoryStore;
+    use crate::store::{Swapped, VisitorRows, put_through};
+
+    /// A store under which another batch is complete after every read.
+    struct Busy<'b> {
+        store: MemoryStore,
+        batches: &'b Batches,
+    }
+
+    impl ProfileStore for Busy<'_> {
+        fn get(&self, keys: &[Key]) -> Result<Vec<Option<StoredBytes>>, StoreError> {
+            let found = self.store.get(keys);
+            if let Some(first) = self.batches.pending(&client()).first() {
+                self.batches.complete(&first.accepted.id, Counts::default(), Millis(0));
+            }
+            found
+        }
+
+        fn fold(&self, rules: &BatchRules, rows: &[VisitorRows<'_, '_>]) -> Result<Vec<Swapped>, StoreError> {
+            self.store.fold(rules, rows)
+        }
+
+        fn put_if(
+            &self,
+            key: &Key,
+            was: Option<&StoredBytes>,
+            now: Option<&StoredBytes>,
+        ) -> Result<bool, StoreError> {
+            self.store.put_if(key, was, now)
+        }
+
+        fn scan(&self, after: Option<&Key>, limit: usize) -> Result<Vec<(Key, StoredBytes)>, StoreError> {
+            self.store.scan(after, limit)
+        }
+
+        fn checkpoint(&self) -> Result<(), StoreError> {
+            self.store.checkpoint()
+        }
+    }
+
+    fn client() -> ClientCode {
+        ClientCode::new("demo").unwrap()
+    }
+
+    #[test]
+    fn a_lookup_goes_on_however_many_batches_are_completed_under_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let batches = Batches::default();
+        let store = Busy { store: MemoryStore::default(), batches: &batches };
+        let ids = [IdKind::ThirdParty, IdKind::Pc].map(|kind| VisitorId::new(kind, "v").unwrap());
+        let [canonical, linked] = ids.each_ref().map(|id| id.key(&client()));
+        let mut profile = Profile::born_at(Seq::from_u64(1));
+        list_id(&mut profile, IdKind::Pc, "v", Seq::from_u64(1));
+        let link = Stored::Link { through: Seq::from_u64(1), target: canonical.clone() };
+        for (key, value) in [(canonical, Stored::Profile(profile)), (linked, link)] {
+            put_through(&store, &key, None, &value.encode()).unwrap();
+        }
+        let last = 5 * LOOKUP_TRIES_MAX as u64;
+        for seq in 2..=last {
+            let text = format!("batch=pcId,a\nv,{seq}\n");
+            let batch = Pending::of_text(folder.path(), "demo", seq, &text);
+            batches.publish(Arc::new(batch), Position::START);
+        }
+        for id in &ids {
+            let found = look_up(&store, &batches, &client(), id, Millis(1), 1 << 40).unwrap().unwrap();
+            assert_eq!(found.attributes.first().map(|a| a.value.clone()), Some(last.to_string()), "{id:?}");
+        }
+    }
+}

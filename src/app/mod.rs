@@ -22,6 +22,7 @@ use crate::batch::outcome::BatchState as FoldState;
 use crate::batch::queue::{Batches, Known};
 use crate::batch::spool::Spool;
 use crate::config::{ClientSettings, Config};
+use crate::journal::entry::Checkpoint;
 use crate::journal::log::{LogError, LogSettings, Position};
 use crate::model::batch::{BatchId, BatchRules, Counts, EmptyValues};
 use crate::model::id::{ClientCode, VisitorId};
@@ -315,8 +316,15 @@ impl App {
         let checkpoint = recovery::read_checkpoint(&checkpoint_path)
             .map_err(|error| OpenError::Folder { path: checkpoint_path.clone(), error })?;
         let spool_bytes_max = config.limits.spool_bytes_max;
+        let had_checkpoint = checkpoint.is_some();
         let recovered =
             recovery::recover(&folder, &*store, checkpoint, LogSettings::default(), spool_bytes_max)?;
+        if !had_checkpoint && recovered.log.end() == Position::START {
+            // Of a journal without an entry every store is a view. Without this, a crash before the first checkpoint
+            // would have each batch that was complete by then folded once more.
+            recovery::write_checkpoint(&checkpoint_path, &Checkpoint::of_nothing())
+                .map_err(|error| OpenError::Folder { path: checkpoint_path.clone(), error })?;
+        }
         let committer = Committer::new(
             recovered.log,
             Arc::clone(&store),
@@ -337,7 +345,8 @@ impl App {
             failed: watch::Sender::new(None),
             stopping: AtomicBool::new(false),
             wake: Condvar::new(),
-            due: Mutex::new(false),
+            // What was replayed need not be replayed again.
+            due: Mutex::new(true),
             threads: Mutex::new(vec![]),
             checkpoint_path,
             _folder_lock: folder_lock,

@@ -1,12 +1,14 @@
-//! The sweeper: reclaims, in small steps, what counts as absent already (R11, R12): expired profiles, links that lead
-//! nowhere, tombstones that nothing needs any more.
+//! The sweeper: reclaims, in small steps, what counts as absent already (R11): expired profiles and links that lead
+//! nowhere leave a tombstone, by a write that is journaled as any other, so that neither a crash nor a store made again
+//! brings them back; once nothing needs the tombstone any more, it goes too. What was erased is compaction's (R12).
 //!
 //! Promises: nothing it takes is missed. It takes only what no incomplete batch can meet (a value that a pending batch
-//! is not past, and that was expired at each pending batch's place; no link while a batch is pending), only what no
-//! replay from the last checkpoint can touch, and only by a swap that fails if anybody wrote meanwhile. A lifetime that
-//! is raised later does not bring back what was swept.
+//! is not past, and that was expired at each pending batch's place; no link while a batch is pending) and, of
+//! tombstones, what no replay from the last checkpoint can touch. A lifetime that is raised later does not bring back
+//! what was swept.
 
 use super::Inner;
+use super::commit::Request;
 use crate::batch::queue::Batches;
 use crate::batch::settle::decoded;
 use crate::model::id::{ClientCode, Key};
@@ -14,6 +16,7 @@ use crate::model::profile::{Stored, StoredBytes};
 use crate::model::seq::{Millis, Seq};
 use crate::store::{ProfileStore, StoreError};
 use crate::sync::Ordering;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,9 +40,13 @@ pub struct Horizon<'h> {
 }
 
 /// What a step did.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Swept {
-    /// How many values it took.
+    /// What the commit thread is to be asked to sweep.
+    pub requests: Vec<Request>,
+    /// How many values these come to.
+    pub expired: usize,
+    /// How many tombstones it took.
     pub taken: usize,
     /// Where the next step begins; none at the end of the store.
     pub next: Option<Key>,
@@ -47,8 +54,7 @@ pub struct Swept {
 
 /// Sweeps until the daemon stops.
 pub(super) fn run(inner: &Arc<Inner>) {
-    let mut after = None;
-    let mut taken = 0;
+    let (mut after, mut expired, mut taken) = (None, 0, 0);
     loop {
         inner.wait_unless_stopping(if after.is_some() { STEP_PAUSE } else { PASS_PAUSE });
         if inner.stopping.load(Ordering::Relaxed) {
@@ -60,19 +66,22 @@ pub(super) fn run(inner: &Arc<Inner>) {
             batches: &inner.batches,
             lifetime_ms: &|client| inner.config.client(client).map(|settings| settings.lifetime_ms),
         };
-        match step(&*inner.store, &horizon, after.as_ref(), STEP_KEYS) {
-            Ok(swept) => {
+        let swept = step(&*inner.store, &horizon, after.as_ref(), STEP_KEYS);
+        let asked = swept.map_err(|error| error.to_string()).and_then(|swept| {
+            let asked = swept.requests.into_iter().try_for_each(|one| inner.ask_blocking(one).map(drop));
+            asked.map_err(|error| error.to_string()).map(|()| {
+                expired += swept.expired;
                 taken += swept.taken;
-                after = swept.next;
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the sweeper stumbled; it begins again");
-                after = None;
-            }
-        }
-        if after.is_none() && taken > 0 {
-            tracing::info!(taken, "swept expired profiles, dead links and spent tombstones");
-            taken = 0;
+                swept.next
+            })
+        });
+        after = asked.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the sweeper stumbled; it begins again");
+            None
+        });
+        if after.is_none() && expired + taken > 0 {
+            tracing::info!(expired, tombstones = taken, "swept");
+            (expired, taken) = (0, 0);
         }
     }
 }
@@ -86,23 +95,35 @@ pub fn step(
 ) -> Result<Swept, StoreError> {
     let page = store.scan(after, keys)?;
     let next = page.last().filter(|_| page.len() == keys).map(|(key, _)| key.clone());
-    let mut taken = 0;
-    for (key, value) in &page {
-        if horizon.reclaims(store, key, value)? && store.put_if(key, Some(value), None)? {
+    let (mut expired, mut taken) = (0, 0);
+    let mut dead: BTreeMap<ClientCode, Vec<(Key, StoredBytes)>> = BTreeMap::new();
+    for (key, value) in page {
+        let Ok(client) = ClientCode::new(key.client()) else { continue };
+        if !horizon.reclaims(store, &client, &key, &value)? {
+        } else if !value.is_tombstone() {
+            expired += 1;
+            dead.entry(client).or_default().push((key, value));
+        } else if store.put_if(&key, Some(&value), None)? {
             taken += 1;
         }
     }
-    Ok(Swept { taken, next })
+    let requests = dead.into_iter().map(|(client, values)| Request::Sweep(client, values)).collect();
+    Ok(Swept { requests, expired, taken, next })
 }
 
 impl Horizon<'_> {
-    fn reclaims(&self, store: &dyn ProfileStore, key: &Key, value: &StoredBytes) -> Result<bool, StoreError> {
+    fn reclaims(
+        &self,
+        store: &dyn ProfileStore,
+        client: &ClientCode,
+        key: &Key,
+        value: &StoredBytes,
+    ) -> Result<bool, StoreError> {
         let stored = decoded(key, value)?;
-        let Ok(client) = ClientCode::new(key.client()) else { return Ok(false) };
-        let Some(lifetime_ms) = (self.lifetime_ms)(&client) else { return Ok(false) };
-        let pending = self.batches.pending(&client);
+        let Some(lifetime_ms) = (self.lifetime_ms)(client) else { return Ok(false) };
+        let pending = self.batches.pending(client);
         let oldest = pending.first().map(|batch| batch.accepted.id.seq);
-        if stored.through() > self.checkpoint || oldest.is_some_and(|oldest| stored.through() >= oldest) {
+        if oldest.is_some_and(|oldest| stored.through() >= oldest) {
             return Ok(false);
         }
         Ok(match stored {
@@ -116,7 +137,7 @@ impl Horizon<'_> {
             // A pending batch's rows for the id may have gone through the link while it lived; without it they would
             // be taken for rows of an unknown visitor, and create one.
             Stored::Link { target, .. } => pending.is_empty() && !self.leads_on(store, key, target)?,
-            Stored::Tombstone { .. } => true,
+            Stored::Tombstone { through, erased } => !erased && through <= self.checkpoint,
         })
     }
 
@@ -168,9 +189,18 @@ mod tests {
             lifetime_ms: &|_| Some(LIFETIME_MS),
         };
         let (mut after, mut rounds) = (None, 0);
-        // Two passes: a link is taken once its target is gone.
-        while rounds < 2 {
-            after = step(&store, &horizon, after.as_ref(), 2).unwrap().next;
+        // Three passes: a link is taken once its target is gone, and then its tombstone.
+        while rounds < 3 {
+            let swept = step(&store, &horizon, after.as_ref(), 2).unwrap();
+            for request in swept.requests {
+                let Request::Sweep(_, values) = request else { panic!("{request:?}") };
+                for (key, value) in values {
+                    let through = value.through().unwrap();
+                    let tombstone = Stored::Tombstone { through, erased: false };
+                    put_through(&store, &key, Some(value), &tombstone.encode()).unwrap();
+                }
+            }
+            after = swept.next;
             rounds += usize::from(after.is_none());
         }
         store.scan(None, 100).unwrap().into_iter().map(|(key, _)| key.id().to_owned()).collect()
@@ -188,7 +218,7 @@ mod tests {
     fn a_living_visitor_stays_and_an_expired_one_goes_with_its_links() {
         assert_eq!(left(&visitor(10), 1009, 5000), ["p", "t"]);
         assert_eq!(left(&visitor(10), 1010, 5000), Vec::<String>::new());
-        assert_eq!(left(&visitor(10), 1010, 9), ["p", "t"], "a replay may still meet it");
+        assert_eq!(left(&visitor(10), 1010, 9), ["p", "t"], "their tombstones: a replay may still meet them");
     }
 
     #[test]
@@ -200,8 +230,9 @@ mod tests {
 
     #[test]
     fn a_tombstone_goes_once_a_checkpoint_is_past_it() {
-        let tombstone = [(key(IdKind::Pc, "p"), Stored::Tombstone { through: at(20) })];
-        assert_eq!(left(&tombstone, 30, 19), ["p"]);
-        assert_eq!(left(&tombstone, 30, 20), Vec::<String>::new());
+        let tombstone = |erased| [(key(IdKind::Pc, "p"), Stored::Tombstone { through: at(20), erased })];
+        assert_eq!(left(&tombstone(false), 30, 19), ["p"]);
+        assert_eq!(left(&tombstone(false), 30, 20), Vec::<String>::new());
+        assert_eq!(left(&tombstone(true), 30, 20), ["p"], "what was erased is compaction's");
     }
 }

@@ -11,7 +11,6 @@ use crate::batch::spool::SpoolError;
 use crate::model::batch::BatchRules;
 use crate::model::id::ClientCode;
 use bytes::Bytes;
-use std::fs::File;
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinHandle;
@@ -130,8 +129,7 @@ fn take_in(
     let failed = |error| SpoolError::Failed { path: index_path.clone(), error };
     let index = index.finish(&index_path).map_err(failed)?;
     spool.count_index();
-    let file = File::open(inner.spool.rows_path(spool.name())).map_err(failed)?;
-    Ok(NewBatch { client, rules, header, rows, spool, index, file })
+    Ok(NewBatch { client, rules, header, rows, spool, index })
 }
 
 impl From<SpoolError> for AppError {

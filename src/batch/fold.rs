@@ -328,9 +328,7 @@ impl<'p> Part<'p> {
         let pending = self.plan.pending;
         // A write that settled this visitor said what became of each row, and said so before the store showed it.
         let known: Vec<Option<Outcome>> = places.iter().map(|place| pending.settled(place.line)).collect();
-        // But where a store is made again, a row that created may now meet a dead link that had been swept before it.
-        let creates_again = *swapped == Swapped::MustSettle && known.contains(&Some(Outcome::Created));
-        if known.iter().all(Option::is_some) && !creates_again {
+        if known.iter().all(Option::is_some) {
             places
                 .iter()
                 .zip(known.into_iter().flatten())

@@ -2,7 +2,8 @@
 //! level is. Each row left the hash of its id and its place in the file; the id at that place settles collisions.
 //!
 //! Promises: memory per pending batch is a few dozen kilobytes, whatever its rows; a hash that is in no row costs one
-//! small read at most; an index that does not verify is made again from the uploaded file.
+//! small read at most; an index that does not verify is made again from the uploaded file. Only the index of a batch of
+//! more than a few thousand rows keeps a file open, so a thousand small pending batches take no file handles.
 
 use super::csv::{Header, Parser, ROW_BYTES_MAX, RowReader};
 use super::outcome::{Progress, RowOutcome};
@@ -17,7 +18,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const MAGIC: &[u8; 8] = b"prfindx1";
@@ -25,6 +26,8 @@ const HEAD_BYTES: usize = 8 + 8 + 4;
 const ENTRY_BYTES: usize = 16;
 /// How many entries lie between two hashes that are kept in memory: one read of 2 KiB finds a hash.
 const FENCE_STRIDE: usize = 128;
+/// An index of no more entries than this is kept in memory.
+const ENTRIES_IN_MEMORY: usize = 2048;
 /// How much of a row is read at first; most are far shorter.
 const ROW_READ_BYTES: usize = 1024;
 
@@ -90,7 +93,7 @@ impl Accepted {
 
 /// A row's place: the hash of its id, and where it begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Entry {
+pub struct Entry {
     hash: u64,
     offset: u32,
     line: u32,
@@ -140,8 +143,11 @@ impl IndexBuilder {
         head.extend_from_slice(&(self.entries.len() as u64).to_le_bytes());
         head.extend_from_slice(&sum.to_le_bytes());
         file.write_all_at(&head, 0)?;
+        if self.entries.len() <= ENTRIES_IN_MEMORY {
+            return Ok(Index::InMemory(self.entries));
+        }
         let fences = self.entries.iter().step_by(FENCE_STRIDE).map(|entry| entry.hash).collect();
-        Ok(Index { file, count: self.entries.len(), fences })
+        Ok(Index::InFile { file, count: self.entries.len(), fences })
     }
 }
 
@@ -150,12 +156,20 @@ pub fn brings_anything(cells: &super::csv::Cells<'_>, empty_values: EmptyValues)
     !cells.is_empty() || (empty_values == EmptyValues::Remove && cells.emptied().next().is_some())
 }
 
-/// The sorted places of a batch's rows, in a file.
+/// The sorted places of a batch's rows.
 #[derive(Debug)]
-pub struct Index {
-    file: File,
-    count: usize,
-    fences: Vec<u64>,
+pub enum Index {
+    /// Of a small batch: all of them.
+    InMemory(Vec<Entry>),
+    /// Of any other: in a file, with every so manieth hash at hand.
+    InFile {
+        /// The file.
+        file: File,
+        /// How many entries it has.
+        count: usize,
+        /// The hash of the first entry of each block.
+        fences: Vec<u64>,
+    },
 }
 
 impl Index {
@@ -176,24 +190,33 @@ impl Index {
         if head != expected {
             return Ok(None);
         }
-        let fences = entries
-            .chunks_exact(ENTRY_BYTES)
-            .step_by(FENCE_STRIDE)
-            .map(|entry| read_entry(entry).hash)
-            .collect();
-        Ok(Some(Self { file, count: entries.len() / ENTRY_BYTES, fences }))
+        let (count, entries) = (entries.len() / ENTRY_BYTES, entries.chunks_exact(ENTRY_BYTES));
+        if count <= ENTRIES_IN_MEMORY {
+            return Ok(Some(Self::InMemory(entries.map(read_entry).collect())));
+        }
+        let fences = entries.step_by(FENCE_STRIDE).map(|entry| read_entry(entry).hash).collect();
+        Ok(Some(Self::InFile { file, count, fences }))
     }
 
     /// The places of all rows whose id has this hash.
     fn find(&self, hash: u64, found: &mut Vec<Entry>) -> io::Result<()> {
+        let (file, count, fences) = match self {
+            Self::InMemory(entries) => {
+                let from = entries.partition_point(|entry| entry.hash < hash);
+                let rest = entries.iter().skip(from);
+                found.extend(rest.take_while(|entry| entry.hash == hash));
+                return Ok(());
+            }
+            Self::InFile { file, count, fences } => (file, *count, fences),
+        };
         // The first block that can hold the hash is the one before the first fence that reaches it.
-        let mut block = self.fences.partition_point(|fence| *fence < hash).saturating_sub(1);
+        let mut block = fences.partition_point(|fence| *fence < hash).saturating_sub(1);
         let mut bytes = [0; ENTRY_BYTES * FENCE_STRIDE];
-        while self.fences.get(block).is_some_and(|fence| *fence <= hash) {
+        while fences.get(block).is_some_and(|fence| *fence <= hash) {
             let first = block * FENCE_STRIDE;
-            let length = (self.count - first).min(FENCE_STRIDE) * ENTRY_BYTES;
+            let length = (count - first).min(FENCE_STRIDE) * ENTRY_BYTES;
             let Some(read) = bytes.get_mut(..length) else { break };
-            self.file.read_exact_at(read, (HEAD_BYTES + first * ENTRY_BYTES) as u64)?;
+            file.read_exact_at(read, (HEAD_BYTES + first * ENTRY_BYTES) as u64)?;
             let entries = read.chunks_exact(ENTRY_BYTES).map(read_entry);
             found.extend(entries.filter(|entry| entry.hash == hash));
             block += 1;
@@ -239,7 +262,7 @@ pub struct Pending {
     /// How far it is.
     pub progress: Arc<Progress>,
     index: Index,
-    file: File,
+    rows: PathBuf,
     settled: Mutex<HashMap<u32, SettledBy>>,
     /// The outcome of each row that `settled` doesn't name, if the outcomes of all are known.
     others: Option<Outcome>,
@@ -256,10 +279,10 @@ enum SettledBy {
 
 impl Pending {
     /// A batch whose file and index are there.
-    pub fn new(accepted: Accepted, index: Index, file: File) -> Self {
+    pub fn new(accepted: Accepted, index: Index, rows: PathBuf) -> Self {
         let progress = Arc::new(Progress::of(&accepted));
         let settled = Mutex::new(HashMap::new());
-        Self { accepted: Arc::new(accepted), progress, index, file, settled, others: None }
+        Self { accepted: Arc::new(accepted), progress, index, rows, settled, others: None }
     }
 
     /// Opens an accepted batch's files after a restart; makes the index again if it does not verify.
@@ -269,7 +292,7 @@ impl Pending {
             Some(found) => found,
             None => index_again(&file, accepted.rules.empty_values, index)?,
         };
-        Ok(Self::new(accepted, index, file))
+        Ok(Self::new(accepted, index, rows.to_owned()))
     }
 
     /// A batch that was complete and is folded once more, into a store that is made again: what became of each row is
@@ -285,7 +308,7 @@ impl Pending {
     pub fn read_file(&self) -> io::Result<Vec<u8>> {
         let length = usize::try_from(self.accepted.bytes).unwrap_or(usize::MAX);
         let mut bytes = vec![0; length];
-        self.file.read_exact_at(&mut bytes, 0)?;
+        File::open(&self.rows)?.read_exact_at(&mut bytes, 0)?;
         Ok(bytes)
     }
 
@@ -294,13 +317,17 @@ impl Pending {
         let header = &self.accepted.header;
         let (mut places, mut rows) = (vec![], vec![]);
         let mut reader = RowReader::new();
-        let mut bytes = vec![];
+        let (mut file, mut bytes) = (None, vec![]);
         for (n, key) in ids.iter().enumerate().filter(|(_, key)| key.kind() == header.key_kind()) {
             let id = key.id();
             places.clear();
             self.index.find(hash(id), &mut places)?;
             for place in &places {
-                self.read_row(place.offset, &mut reader, &mut bytes)?;
+                if file.is_none() {
+                    file = Some(File::open(&self.rows)?);
+                }
+                let Some(file) = &file else { continue };
+                self.read_row(file, place.offset, &mut reader, &mut bytes)?;
                 let Ok(cells) = reader.read(header, &bytes).content else { continue };
                 if cells.id() != id {
                     continue;
@@ -315,13 +342,19 @@ impl Pending {
     }
 
     /// Reads the bytes from a row's beginning to behind its end.
-    fn read_row(&self, offset: u32, reader: &mut RowReader, bytes: &mut Vec<u8>) -> io::Result<()> {
+    fn read_row(
+        &self,
+        file: &File,
+        offset: u32,
+        reader: &mut RowReader,
+        bytes: &mut Vec<u8>,
+    ) -> io::Result<()> {
         let mut length = ROW_READ_BYTES;
         loop {
             bytes.resize(length, 0);
             let mut read = 0;
             while let Some(rest) = bytes.get_mut(read..).filter(|rest| !rest.is_empty()) {
-                match self.file.read_at(rest, u64::from(offset) + read as u64)? {
+                match file.read_at(rest, u64::from(offset) + read as u64)? {
                     0 => break,
                     more => read += more,
                 }
@@ -383,5 +416,34 @@ fn index_again(file: &File, empty_values: EmptyValues, path: &Path) -> io::Resul
         if read == 0 {
             return builder.finish(path);
         }
+    }
+}
+
+#[cfg(test)]
+impl Pending {
+    /// A v1 batch of this file, kept in a folder under its seq.
+    pub(crate) fn of_text(folder: &Path, client: &str, seq: u64, text: &str) -> Self {
+        let (mut parser, mut index, mut rows) = (Parser::new(), IndexBuilder::default(), 0);
+        let mut each = |row: super::csv::Row<'_>| {
+            rows += 1;
+            index.add(&row, EmptyValues::Ignore);
+        };
+        parser.push(text.as_bytes(), &mut each).unwrap();
+        let header = parser.finish(&mut each).unwrap().clone();
+        let path = folder.join(seq.to_string());
+        std::fs::write(&path, text).unwrap();
+        let seq = Seq::from_u64(seq);
+        let rules = BatchRules {
+            seq,
+            source: Source::BatchV1,
+            creates: false,
+            consecutive_v2: ConsecutiveV2::Merge,
+            empty_values: EmptyValues::Ignore,
+            lifetime_ms: 1 << 40,
+            max_profile_bytes: 1 << 20,
+        };
+        let id = BatchId { client: ClientCode::new(client).unwrap(), seq };
+        let accepted = Accepted { id, rules, header, spool: seq.get(), bytes: text.len() as u64, rows };
+        Self::new(accepted, index.finish(&path.with_extension("index")).unwrap(), path)
     }
 }

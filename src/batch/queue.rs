@@ -149,47 +149,14 @@ impl Batches {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::csv::{Header, Parser};
-    use crate::batch::pending::IndexBuilder;
-    use crate::model::batch::{BatchRules, ConsecutiveV2, EmptyValues};
-    use crate::model::id::IdKind;
-    use crate::model::profile::Source;
-
-    /// A batch of one row.
-    fn pending(folder: &std::path::Path, client: &str, number: u64) -> Arc<Pending> {
-        let text = "batch=pcId,a\n1,1\n";
-        let (mut parser, mut index) = (Parser::new(), IndexBuilder::default());
-        parser.push(text.as_bytes(), |row| index.add(&row, EmptyValues::Ignore)).unwrap();
-        let path = folder.join(format!("{number}"));
-        std::fs::write(&path, text).unwrap();
-        let seq = Seq::from_u64(number);
-        let rules = BatchRules {
-            seq,
-            source: Source::BatchV1,
-            creates: false,
-            consecutive_v2: ConsecutiveV2::Merge,
-            empty_values: EmptyValues::Ignore,
-            lifetime_ms: 1,
-            max_profile_bytes: 1,
-        };
-        let accepted = Accepted {
-            id: BatchId { client: ClientCode::new(client).unwrap(), seq },
-            rules,
-            header: Header::from_parts(IdKind::Pc, vec!["a".into()]),
-            spool: number,
-            bytes: text.len() as u64,
-            rows: 1,
-        };
-        let index = index.finish(&folder.join(format!("{number}.index"))).unwrap();
-        Arc::new(Pending::new(accepted, index, std::fs::File::open(path).unwrap()))
-    }
 
     #[test]
     fn clients_take_turns_and_each_one_s_batches_come_in_order() {
         let folder = tempfile::tempdir().unwrap();
         let batches = Batches::default();
         for (client, number) in [("a", 1), ("a", 2), ("a", 3), ("a", 4), ("b", 5), ("c", 6), ("c", 7)] {
-            batches.publish(pending(folder.path(), client, number), Position::START);
+            let batch = Pending::of_text(folder.path(), client, number, "batch=pcId,a\n1,1\n");
+            batches.publish(Arc::new(batch), Position::START);
         }
         let mut order = vec![];
         while batches.incomplete() > 0 {

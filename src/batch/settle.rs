@@ -6,8 +6,7 @@
 //!
 //! One invariant carries all of it, kept by the commit thread: *a profile that lists an id is where that id's link
 //! leads.* So a profile's own bytes say which rows are its visitor's; a link whose target does not list it is dead,
-//! be it that the target was erased, expired and was born again (R11), or dropped its oldest link (R1). Only an expired
-//! profile may list what leads elsewhere: one that was swept, and that a crash or the making of a new store gave back.
+//! be it that the target was erased, expired and was born again (R11), or dropped its oldest link (R1).
 
 use super::pending::{FoundRow, Pending};
 use crate::model::batch::Outcome;
@@ -255,13 +254,7 @@ pub fn settle(
             .map(|linked| canonical.with_id(linked.kind, linked.id))
             .filter(|key| key != id)
             .collect();
-        for key in listed {
-            // A store made again can bring back a swept profile that lists an id long since bound elsewhere: its rows are
-            // not this visitor's. (A lookup may read the link later than the list, and goes by the list.)
-            if noted.nothing || view.canonical(&key)? == canonical {
-                ids.push(key);
-            }
-        }
+        ids.extend(listed);
     }
     for batch in pending {
         settle_batch(view, batch, &canonical, &ids, noted)?;
@@ -300,9 +293,6 @@ fn settle_batch(
     let mut groups: Vec<(&Key, Vec<&FoundRow>)> = vec![];
     for row in &rows {
         let Some(id) = ids.get(row.id) else { continue };
-        if noted.of(batch, row.line).is_none() && leads_elsewhere(view, id, canonical)? {
-            continue;
-        }
         let lists = |profile: &Profile<'_>| profile.lists(id.kind(), id.id());
         let key = if living.as_ref().is_some_and(lists) { canonical } else { id };
         match groups.iter_mut().find(|(group, _)| *group == key) {
@@ -314,16 +304,6 @@ fn settle_batch(
         settle_rows(view, batch, key, &rows, noted)?;
     }
     Ok(())
-}
-
-/// Whether an id that a profile lists leads to another one all the same. So it may where the sweeper took a profile,
-/// the id was bound anew, and a crash gave back what was swept: expired, and with a list of its time.
-fn leads_elsewhere(view: &mut View<'_>, id: &Key, canonical: &Key) -> Result<bool, SettleError> {
-    if id == canonical {
-        return Ok(false);
-    }
-    let leads_to = view.canonical(id)?;
-    Ok(leads_to != *canonical && leads_to != *id)
 }
 
 /// Folds rows of one batch in under one key.

@@ -143,6 +143,11 @@ impl SpoolFile {
         self.name
     }
 
+    /// Where it is.
+    pub fn path(&self) -> PathBuf {
+        self.spool.rows_path(self.name)
+    }
+
     /// Bytes written so far.
     pub fn written(&self) -> u64 {
         self.written

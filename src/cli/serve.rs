@@ -29,6 +29,7 @@ pub(super) struct Serve {
 pub(super) fn run(command: Serve) -> Result<(), CliError> {
     let config = Config::resolve(command.options).map_err(|e| CliError::Usage(e.to_string()))?;
     telemetry::install(&config.log).map_err(|e| CliError::Failed(e.to_string()))?;
+    allow_all_file_handles();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|e| CliError::Failed(format!("no threads can be had: {e}")))?;
     let done = runtime.block_on(serve(config));
@@ -67,6 +68,16 @@ async fn serve(config: Config) -> Result<(), CliError> {
             Ok(())
         }
         why = app.failed() => Err(CliError::Failed(why)),
+    }
+}
+
+/// Many systems let a process have 1,024 files open unless it asks for what it may have: too few for thousands of
+/// connections.
+fn allow_all_file_handles() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::info!(?current, %error, "the limit of open files stays as it is");
     }
 }
 

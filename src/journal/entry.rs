@@ -5,6 +5,7 @@
 //! withstands; it resolves nothing, reads no clock and no setting, and comes out the same under any later program.
 //! What shapes a batch's outcome besides its rows is in its entry.
 
+use super::log::Position;
 use crate::model::codec::{self, CodecError};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -28,7 +29,7 @@ pub enum Entry {
 /// What a write changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WriteEntry {
-    /// The write's seq; zero if rows were settled for no write.
+    /// The write's seq; zero if it is none that has one: rows settled for folding, what the sweeper took.
     pub seq: u64,
     /// The values that now stand, in the order in which they are put.
     pub changes: Vec<Change>,
@@ -107,6 +108,13 @@ pub struct Checkpoint {
     pub last_seq: u64,
     /// All batches kept, with the position behind which each one's entry stands.
     pub batches: Vec<KnownBatch>,
+}
+
+impl Checkpoint {
+    /// Before the first entry of a new journal.
+    pub fn of_nothing() -> Self {
+        Self { position: Position::START.to_pair(), ..Self::default() }
+    }
 }
 
 /// A batch in a checkpoint.

@@ -13,7 +13,7 @@
 //!            layer ×      (the same)
 //!            text: the ids, then names and values, in that order
 //! link:      the target's key
-//! tombstone: nothing
+//! tombstone: nothing; its kind tells whether the visitor was erased or swept
 //! ```
 //! All numbers are little-endian.
 
@@ -32,7 +32,8 @@ pub const NAME_PREFIX: &str = "profile.";
 
 const KIND_PROFILE: u8 = 1;
 const KIND_LINK: u8 = 2;
-const KIND_TOMBSTONE: u8 = 3;
+const KIND_ERASED: u8 = 3;
+const KIND_SWEPT: u8 = 4;
 const ID_META_BYTES: usize = 1 + 8 + 2;
 const ATTRIBUTE_META_BYTES: usize = 8 + 1 + 2 + 4;
 
@@ -269,10 +270,12 @@ pub enum Stored<'a> {
         /// The key it leads to.
         target: Key,
     },
-    /// An erased id (R12).
+    /// Where something was: an erased visitor (R12), or what expired and was swept (R11).
     Tombstone {
-        /// The seq of the erasure.
+        /// The seq of the erasure; of what was swept, the one it reached to, or the last one before the sweep.
         through: Seq,
+        /// Whether the visitor was erased: no byte of it may then be left in the end.
+        erased: bool,
     },
 }
 
@@ -281,7 +284,7 @@ impl Stored<'_> {
     pub fn through(&self) -> Seq {
         match self {
             Self::Profile(profile) => profile.through,
-            Self::Link { through, .. } | Self::Tombstone { through } => *through,
+            Self::Link { through, .. } | Self::Tombstone { through, .. } => *through,
         }
     }
 
@@ -295,8 +298,9 @@ impl Stored<'_> {
                 out.extend_from_slice(&through.get().to_le_bytes());
                 out.extend_from_slice(target.as_bytes());
             }
-            Self::Tombstone { through } => {
-                out.extend_from_slice(&[FORMAT_VERSION, KIND_TOMBSTONE]);
+            Self::Tombstone { through, erased } => {
+                let kind = if *erased { KIND_ERASED } else { KIND_SWEPT };
+                out.extend_from_slice(&[FORMAT_VERSION, kind]);
                 out.extend_from_slice(&through.get().to_le_bytes());
             }
         }
@@ -317,6 +321,11 @@ impl StoredBytes {
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
         &self.0
+    }
+
+    /// Whether they are a tombstone's.
+    pub fn is_tombstone(&self) -> bool {
+        matches!(*self.0, [_, KIND_ERASED | KIND_SWEPT, ..])
     }
 
     /// Their `through`, without decoding the rest.
@@ -369,8 +378,10 @@ pub fn decode(bytes: &[u8]) -> Result<Stored<'_>, DecodeError> {
             let target = Key::from_bytes(reader.rest).ok_or(DecodeError::Damaged("a link to no key"))?;
             Ok(Stored::Link { through, target })
         }
-        KIND_TOMBSTONE if reader.rest.is_empty() => Ok(Stored::Tombstone { through }),
-        KIND_TOMBSTONE => Err(DecodeError::Damaged("a tombstone with something behind it")),
+        KIND_ERASED | KIND_SWEPT if reader.rest.is_empty() => {
+            Ok(Stored::Tombstone { through, erased: kind == KIND_ERASED })
+        }
+        KIND_ERASED | KIND_SWEPT => Err(DecodeError::Damaged("a tombstone with something behind it")),
         _ => Err(DecodeError::Damaged("neither profile, link nor tombstone")),
     }
 }
@@ -565,7 +576,7 @@ mod tests {
             Stored::Profile(sample()),
             Stored::Profile(Profile::default()),
             Stored::Link { through: Seq::from_u64(8), target },
-            Stored::Tombstone { through: Seq::from_u64(9) },
+            Stored::Tombstone { erased: true, through: Seq::from_u64(9) },
         ] {
             let bytes = stored.encode();
             assert_eq!(bytes.decode(), Ok(stored.clone()));

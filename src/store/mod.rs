@@ -77,8 +77,8 @@ pub trait ProfileStore: Send + Sync {
     fn checkpoint(&self) -> Result<(), StoreError>;
 }
 
-/// Puts a value that a journal entry holds where it belongs, unless what is there reaches as far. `was` is a guess at
-/// what is there, which spares a read.
+/// Puts a value that a journal entry holds where it belongs, unless what is there reaches as far. What was swept gives
+/// way to its tombstone, which reaches no further than it did. `was` is a guess at what is there, which spares a read.
 pub fn put_through(
     store: &dyn ProfileStore,
     key: &Key,
@@ -88,10 +88,11 @@ pub fn put_through(
     let unreadable = |error| StoreError::Unreadable { key: format!("{key:?}"), error };
     let reaches = now.through().map_err(unreadable)?;
     loop {
-        if let Some(was) = &was
-            && was.through().map_err(unreadable)? >= reaches
-        {
-            return Ok(());
+        if let Some(was) = &was {
+            let held = was.through().map_err(unreadable)?;
+            if held > reaches || (held == reaches && (was.is_tombstone() || !now.is_tombstone())) {
+                return Ok(());
+            }
         }
         if store.put_if(key, was.as_ref(), Some(now))? {
             return Ok(());
