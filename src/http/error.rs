@@ -76,9 +76,9 @@ impl HttpError {
             Self::Inside(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::App(error) => match error {
                 AppError::UnknownClient(_) => StatusCode::NOT_FOUND,
-                AppError::BadBatch(_) => StatusCode::BAD_REQUEST,
+                AppError::BadBatch(_) | AppError::Refused(_) => StatusCode::BAD_REQUEST,
                 AppError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-                AppError::Busy | AppError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+                AppError::Busy | AppError::Stopping | AppError::NotYet(_) => StatusCode::SERVICE_UNAVAILABLE,
                 AppError::Full(_) => StatusCode::INSUFFICIENT_STORAGE,
                 AppError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
             },

@@ -2,3 +2,4 @@
 
 pub(super) mod batches;
 pub(super) mod profiles;
+pub(super) mod upkeep;
