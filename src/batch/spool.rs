@@ -31,6 +31,16 @@ pub enum SpoolError {
     },
 }
 
+impl SpoolError {
+    /// What the system said of a file in the folder.
+    pub fn of(path: PathBuf, error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full(error.to_string()),
+            _ => Self::Failed { path, error },
+        }
+    }
+}
+
 /// The folder of uploads.
 #[derive(Debug)]
 pub struct Spool {
@@ -133,10 +143,7 @@ impl Spool {
     }
 
     fn error(&self, name: SpoolName, error: io::Error) -> SpoolError {
-        match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => SpoolError::Full(error.to_string()),
-            _ => SpoolError::Failed { path: self.rows_path(name), error },
-        }
+        SpoolError::of(self.rows_path(name), error)
     }
 }
 
