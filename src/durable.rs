@@ -19,11 +19,11 @@ pub fn replace(
     let aside = Path::new(&aside);
     let replaced = (|| {
         let mut file = File::create(aside)?;
-        step(what, "write")?;
+        point(&format!("{what}-write"))?;
         write(&mut file)?;
-        step(what, "sync")?;
+        point(&format!("{what}-sync"))?;
         file.sync_all()?;
-        step(what, "rename")?;
+        point(&format!("{what}-rename"))?;
         fs::rename(aside, path)
     })();
     if replaced.is_err() {
@@ -31,9 +31,9 @@ pub fn replace(
         drop(fs::remove_file(aside));
     }
     replaced?;
-    step(what, "folder")?;
+    point(&format!("{what}-folder"))?;
     path.parent().map_or(Ok(()), sync_folder)?;
-    step(what, "done")
+    point(&format!("{what}-done"))
 }
 
 /// Makes the names in a folder durable.
@@ -41,9 +41,14 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// A place where a test build may have something fail, or the process die: before each step, and behind the last.
-pub fn step(what: &str, step: &str) -> io::Result<()> {
-    fail::fail_point!(&format!("{what}-{step}"), |_| Err(io::Error::other("failpoint")));
-    let _names = (what, step);
+/// A place where a test build may have something fail, or the process die, by the environment's
+/// `FAILPOINTS=name=return(abort)`, `return(full)` or `return(error)`. Other builds know nothing of it.
+pub fn point(name: &str) -> io::Result<()> {
+    fail::fail_point!(name, |told: Option<String>| match told.as_deref() {
+        Some("abort") => std::process::abort(),
+        Some("full") => Err(io::ErrorKind::StorageFull.into()),
+        _ => Err(io::Error::other("failpoint")),
+    });
+    let _unused = name;
     Ok(())
 }

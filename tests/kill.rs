@@ -4,17 +4,22 @@
 //!
 //! With the feature `failpoints` the same test runs against a daemon that answers before it has journaled anything: it
 //! must then fail, or it would prove nothing.
-#![expect(clippy::print_stderr, reason = "what it came to should be seen")]
+#![expect(clippy::print_stderr, reason = "what it came to should be seen, or where it failed")]
 
 mod support;
 
 use std::time::{Duration, Instant};
 
-use support::Daemon;
 use support::load::{Load, Moments, SETTINGS};
+use support::{Daemon, variable};
 
-/// Kills in one run: a release build, as `.ci/run` makes it, does the long form.
+/// Kills in one run: more in a release build, as `.ci/run` makes it; as many as the variable `KILLS` says in the long
+/// form.
 const KILLS: u32 = if cfg!(debug_assertions) { 12 } else { 120 };
+/// Every so manieth start is killed, too, before it is over.
+const START_KILLED_EVERY: u32 = 3;
+/// Every so manieth time the daemon finds its store gone, and must make it again.
+const STORE_LOST_EVERY: u32 = 7;
 
 /// Runs the load, kills and restarts so many times, and verifies after each.
 fn kill_again_and_again(kills: u32, faults: Option<&str>) -> Result<(), String> {
@@ -32,6 +37,13 @@ fn kill_again_and_again(kills: u32, faults: Option<&str>) -> Result<(), String> 
         load.run_for(time, address, || {
             daemon.kill9();
         });
+        if kill.is_multiple_of(STORE_LOST_EVERY) {
+            std::fs::remove_file(daemon.data().join("store/current")).map_err(|why| why.to_string())?;
+        }
+        if kill.is_multiple_of(START_KILLED_EVERY) {
+            let time = moments.next(Duration::ZERO, Duration::from_millis(60));
+            daemon.start_and_kill9_after(time);
+        }
         let began = Instant::now();
         // With journaling switched off, it may also refuse to start on a journal that ends before its checkpoint.
         daemon.try_restart().map_err(|why| format!("after kill {kill}: {why}"))?;
@@ -52,7 +64,8 @@ fn kill_again_and_again(kills: u32, faults: Option<&str>) -> Result<(), String> 
 
 #[test]
 fn what_was_acknowledged_survives_kill_9() {
-    kill_again_and_again(KILLS, None).unwrap_or_else(|why| panic!("{why}"));
+    let kills = variable("KILLS").map_or(KILLS, |kills| kills.parse().unwrap());
+    kill_again_and_again(kills, None).unwrap_or_else(|why| panic!("{why}"));
 }
 
 /// The negative control: the journal's write and sync do nothing, and the daemon acknowledges all the same.

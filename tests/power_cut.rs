@@ -28,8 +28,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use support::Daemon;
 use support::load::{Load, Moments, SETTINGS, wait_until};
+use support::{Daemon, variable};
 use tempfile::{TempDir, TempPath};
 
 /// Cuts on both file systems together, unless `POWER_CUTS` says otherwise.
@@ -310,9 +310,7 @@ fn acknowledged_writes_survive(kind: FileSystem) {
 
 /// How many cuts there are to be.
 fn cuts() -> u32 {
-    #[expect(clippy::disallowed_methods, reason = "a test's own setting, not one of the daemon's")]
-    let given = std::env::var("POWER_CUTS");
-    given.map_or(CUTS, |given| given.parse().unwrap())
+    variable("POWER_CUTS").map_or(CUTS, |given| given.parse().unwrap())
 }
 
 #[test]

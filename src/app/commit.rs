@@ -15,6 +15,7 @@ use crate::batch::pending::{Accepted, Index, Pending};
 use crate::batch::queue::{Batches, Known, PendingList};
 use crate::batch::settle::{Noted, SettledRow, View, decoded, settle};
 use crate::batch::spool::SpoolFile;
+use crate::durable::point;
 use crate::journal::entry::{
     BatchCompletedEntry, Change, Checkpoint, Entry, KnownBatch, Settled, WriteEntry, encode_group,
 };
@@ -220,10 +221,12 @@ impl Committer {
         }
         self.last_seq.store(self.seqs.last().get(), Ordering::Release);
 
+        point("apply").map_err(Fatal::new)?;
         let mut answers = Vec::with_capacity(decided.len());
         for one in decided {
             answers.push(Ok(self.apply(one, position)?));
         }
+        point("answer").map_err(Fatal::new)?;
         for at in marks {
             if let Some(answer) = answers.get_mut(at) {
                 *answer = Ok(Answer::Marked(self.mark()));
@@ -443,6 +446,7 @@ impl Committer {
             }
         }
         for Put { key, was, now } in one.puts {
+            point("put").map_err(Fatal::new)?;
             put_through(&*self.store, &key, was, &now).map_err(Fatal::new)?;
         }
         if let Some((pending, mut spool)) = one.publish {

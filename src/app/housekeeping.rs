@@ -18,7 +18,7 @@ use super::store_folder::{StoreFolder, bytes_under};
 use super::sweep_thread::Horizon;
 use super::{AppError, Asked, Fatal, Inner, heal, recovery};
 use crate::batch::outcome::BatchState;
-use crate::durable;
+use crate::durable::{self, point};
 use crate::journal::entry::Checkpoint;
 use crate::journal::log::Position;
 use crate::journal::snapshot::{SnapshotWriter, Snapshots, Summary, verify};
@@ -350,8 +350,15 @@ impl Housekeeping {
             recovery::write_checkpoint(&next.checkpoint_path(), &mark).map_err(failed)?;
             self.inner.store.ready().map_err(failed)?;
             self.stores.adopt(&next).map_err(|error| {
-                // Whether the name is on the disk, nobody knows: a restart may find either store, and both are whole.
-                self.inner.fail(Fatal::new(format!("the fresh store may or may not be in use: {error}")));
+                if self.stores.names(&next) {
+                    // A restart may find either store: both are whole as long as nothing more is written.
+                    let why = format!("the fresh store may or may not be in use: {error}");
+                    self.inner.fail(Fatal::new(why));
+                }
+                failed(error)
+            })?;
+            point("store-swap").map_err(|error| {
+                self.inner.fail(Fatal::new(&error));
                 failed(error)
             })?;
             let old = self.inner.store.finish().map_err(|error| {

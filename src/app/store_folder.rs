@@ -123,6 +123,12 @@ impl StoreFolder {
         Ok(Some(aside))
     }
 
+    /// Whether a start would find this generation in use, as far as can be told.
+    pub(super) fn names(&self, generation: &Generation) -> bool {
+        let named = fs::read_to_string(self.folder.join(CURRENT));
+        named.is_ok_and(|named| number(named.trim()) == Some(generation.number))
+    }
+
     /// Removes what was set aside.
     pub(super) fn remove_asides(&self) -> io::Result<()> {
         for entry in fs::read_dir(&self.folder)? {

@@ -130,6 +130,7 @@ impl IndexBuilder {
             sum = crc32c::crc32c_append(sum, bytes);
         };
         let file = File::options().create(true).truncate(true).read(true).write(true).open(path)?;
+        crate::durable::point("index-write")?;
         let mut out = BufWriter::with_capacity(1 << 18, &file);
         out.write_all(&[0; HEAD_BYTES])?;
         for entries in self.entries.chunks(FENCE_STRIDE) {

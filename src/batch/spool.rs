@@ -4,6 +4,7 @@
 //! restart; the bytes in the folder never pass the
 //! limit; what [`SpoolFile::sync`] returned for is on the disk, name and all.
 
+use crate::durable::{point, sync_folder};
 use crate::model::seq::{Millis, Seq, SeqSource};
 use crate::sync::{AtomicU64, Mutex, Ordering, lock};
 use std::collections::HashSet;
@@ -184,12 +185,17 @@ impl SpoolFile {
             let limit = self.spool.bytes_max;
             return Err(SpoolError::Full(format!("kept uploads would pass spool_max_bytes, {limit} bytes")));
         }
-        self.file.write_all(bytes).map_err(|error| self.spool.error(self.name, error))
+        point("spool-write")
+            .and_then(|()| self.file.write_all(bytes))
+            .map_err(|error| self.spool.error(self.name, error))
     }
 
     /// Makes the file and its name durable.
     pub fn sync(&self) -> Result<(), SpoolError> {
-        let synced = self.file.sync_all().and_then(|()| File::open(&self.spool.folder)?.sync_all());
+        let synced = point("spool-sync")
+            .and_then(|()| self.file.sync_all())
+            .and_then(|()| point("spool-folder"))
+            .and_then(|()| sync_folder(&self.spool.folder));
         synced.map_err(|error| self.spool.error(self.name, error))
     }
 

@@ -5,7 +5,7 @@ use hyper::Method;
 use super::adobe::mbox::Kind;
 use super::error::{HttpError, Methods};
 use super::request::Request;
-use super::response::{Answer, Door};
+use super::response::{Answer, Door, refusal};
 use super::{Front, adobe, cors, native, ops};
 use crate::app::BatchVersion;
 use crate::model::id::IdKind;
@@ -147,6 +147,14 @@ impl<'a> Endpoint<'a> {
             Self::Healthz => Ok(ops::healthz()),
             Self::Readyz => ops::readyz(front),
         }
+    }
+}
+
+/// What is answered while the daemon is still opening its data folder.
+pub(super) fn answer_while_opening(path: &str, at: String) -> Answer {
+    match path {
+        "/healthz" => ops::healthz(),
+        _ => refusal(Door::Rest, &HttpError::NotReady(at)),
     }
 }
 

@@ -25,10 +25,9 @@ use super::Front;
 use super::connection::{Verdict, Watched};
 use super::cors;
 use super::error::HttpError;
-use super::ops::healthz;
 use super::request::Request;
 use super::response::{Answer, Door, refusal};
-use super::router::{Endpoint, door_of_unknown};
+use super::router::{Endpoint, answer_while_opening, door_of_unknown};
 use crate::app::Opening;
 
 /// How long requests that have begun may take to finish once the server is to stop. The whole daemon stops within ten
@@ -102,10 +101,7 @@ pub async fn serve_opening(listener: &TcpListener, opening: &Opening) -> Infalli
         };
         let opening = opening.clone();
         let service = service_fn(move |request: hyper::Request<Incoming>| {
-            let mut answer = match request.uri().path() {
-                "/healthz" => healthz(),
-                _ => refusal(Door::Rest, &HttpError::NotReady(opening.at())),
-            };
+            let mut answer = answer_while_opening(request.uri().path(), opening.at());
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             async { Ok::<_, Infallible>(answer) }
         });

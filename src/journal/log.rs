@@ -54,6 +54,8 @@ use std::path::{Path, PathBuf};
 use crc32c::{crc32c, crc32c_append};
 use rustix::io::Errno;
 
+use crate::durable::point;
+
 /// The longest payload, in bytes. Far above any commit group; it bounds what a reader has to hold.
 pub const PAYLOAD_BYTES_MAX: usize = 1 << 30;
 
@@ -461,7 +463,7 @@ impl Log {
         let keep_from = position.segment.min(self.segment.number);
         for number in self.folder.numbers()?.into_iter().filter(|&number| number < keep_from) {
             let path = self.folder.path_of(number);
-            fs::remove_file(&path).map_err(failed("remove", &path))?;
+            point("segment-remove").and_then(|()| fs::remove_file(&path)).map_err(failed("remove", &path))?;
         }
         self.bytes = self.folder.bytes()?;
         self.disk.sync(&self.folder.file).map_err(failed("sync", &self.folder.path))
@@ -627,6 +629,7 @@ impl Folder {
             disk.reserve(&file, capacity)?;
             file.write_all_at(&header.encode(), 0)?;
             disk.sync(&file)?;
+            point("segment-rename")?;
             fs::rename(&unnamed, &path)?;
             Ok(file)
         };
@@ -1008,6 +1011,7 @@ struct SystemDisk;
 
 impl Disk for SystemDisk {
     fn reserve(&self, file: &File, bytes: u64) -> io::Result<()> {
+        point("segment-reserve")?;
         let reserve = || rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, bytes);
         match rustix::io::retry_on_intr(reserve) {
             // Room is taken by filling it, where the file system can't do it otherwise.
@@ -1018,15 +1022,19 @@ impl Disk for SystemDisk {
 
     fn write_frame(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
         fail::fail_point!("journal-write", |_| Ok(()));
+        point("frame-write")?;
         file.write_all_at(bytes, offset)
     }
 
     fn sync_frame(&self, file: &File) -> io::Result<()> {
         fail::fail_point!("journal-sync", |_| Ok(()));
-        file.sync_data()
+        point("frame-sync")?;
+        file.sync_data()?;
+        point("frame-synced")
     }
 
     fn sync(&self, file: &File) -> io::Result<()> {
+        point("segment-sync")?;
         file.sync_all()
     }
 }

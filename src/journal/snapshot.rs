@@ -48,6 +48,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::entry::{CHECKPOINT_VERSION, Checkpoint};
+use crate::durable::point;
 use crate::model::codec::{self, CodecError};
 use crc32c::{crc32c, crc32c_append};
 use xxhash_rust::xxh3::Xxh3;
@@ -816,22 +817,22 @@ struct SystemDisk;
 
 impl Disk for SystemDisk {
     fn write(&self, mut file: &File, bytes: &[u8]) -> io::Result<()> {
-        fail::fail_point!("snapshot-write", |_| Err(io::ErrorKind::StorageFull.into()));
+        point("snapshot-write")?;
         file.write_all(bytes)
     }
 
     fn sync(&self, file: &File) -> io::Result<()> {
-        fail::fail_point!("snapshot-sync", |_| Err(io::Error::other("injected")));
+        point("snapshot-sync")?;
         file.sync_all()
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        fail::fail_point!("snapshot-rename", |_| Err(io::Error::other("injected")));
+        point("snapshot-rename")?;
         fs::rename(from, to)
     }
 
     fn sync_folder(&self, folder: &Path) -> io::Result<()> {
-        fail::fail_point!("snapshot-folder-sync", |_| Err(io::Error::other("injected")));
+        point("snapshot-folder-sync")?;
         File::open(folder)?.sync_all()
     }
 }

@@ -6,6 +6,7 @@
 #![expect(clippy::disallowed_types, reason = "the one file that may name sled's types")]
 
 use super::{ProfileStore, StoreError, Swapped, VisitorRows, swap};
+use crate::durable::point;
 use crate::model::batch::BatchRules;
 use crate::model::id::Key;
 use crate::model::profile::StoredBytes;
@@ -107,9 +108,10 @@ impl ProfileStore for SledStore {
     }
 
     fn checkpoint(&self) -> Result<(), StoreError> {
-        self.tree.flush().map_err(failed("flush"))?;
+        let flushed = point("store-flush").map_err(failed("flush"));
+        flushed.and_then(|()| self.tree.flush().map_err(failed("flush")))?;
         let sync = |path: &Path| File::open(path).and_then(|file| file.sync_all());
-        sync(&self.folder.join("db")).map_err(failed("sync its file"))?;
+        point("store-sync").and_then(|()| sync(&self.folder.join("db"))).map_err(failed("sync its file"))?;
         sync(&self.folder).map_err(failed("sync its folder"))
     }
 }

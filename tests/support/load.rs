@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 use super::{Daemon, request};
 
 /// What the daemon must be configured with.
-pub const SETTINGS: &str = "[clients.demo]\nv2_creates_profiles = true\n";
+/// Segments and snapshots are small and short-lived, so that all that happens to them happens often.
+pub const SETTINGS: &str = "journal_segment_bytes = \"256KiB\"\nsnapshot_journal_bytes = \"1MiB\"\n\
+     [clients.demo]\nv2_creates_profiles = true\n";
 
 const SINGLE_WRITERS: usize = 6;
 const VISITORS_EACH: usize = 4;
@@ -30,6 +32,8 @@ pub struct Load {
     batches: Vec<Mutex<Rising>>,
     ids: Mutex<Vec<String>>,
     calls: AtomicUsize,
+    /// Calls may be refused with a 5xx; they are then not acknowledged, and may or may not have been applied.
+    may_be_refused: bool,
 }
 
 /// One visitor's numbers, or one batch writer's.
@@ -56,6 +60,11 @@ impl Load {
         }
     }
 
+    /// The same, for a daemon in which something fails.
+    pub fn that_may_be_refused() -> Self {
+        Self { may_be_refused: true, ..Self::new() }
+    }
+
     /// All writers at work on the daemon there for so long, until `end` returns: it must have killed the daemon.
     pub fn run_for(&self, time: Duration, address: SocketAddr, end: impl FnOnce()) {
         let stop = AtomicBool::new(false);
@@ -64,6 +73,7 @@ impl Load {
             let stop = &stop;
             (0..SINGLE_WRITERS).for_each(|n| drop(scope.spawn(move || self.write_singles(n, address, stop))));
             (0..BATCH_WRITERS).for_each(|n| drop(scope.spawn(move || self.write_batches(n, address, stop))));
+            scope.spawn(move || keep_up(address, stop));
             wait_until(Instant::now() + time);
             end();
         });
@@ -149,6 +159,7 @@ impl Load {
                     self.singles[visitor].lock().unwrap().acknowledged = n;
                     self.calls.fetch_add(1, Ordering::Relaxed);
                 }
+                Some((500.., _)) if self.may_be_refused => {}
                 Some((status, body)) => panic!("a site call was answered {status}: {body}"),
                 None => {}
             }
@@ -180,11 +191,30 @@ impl Load {
                     self.ids.lock().unwrap().push(id.to_owned());
                     self.batches[writer].lock().unwrap().acknowledged = k;
                 }
+                Some((500.., _)) if self.may_be_refused => {}
                 Some((status, body)) => panic!("a batch was answered {status}: {body}"),
                 None => {}
             }
             if stop.load(Ordering::Relaxed) {
                 return;
+            }
+        }
+    }
+}
+
+/// Erasures and compactions all the while, so that snapshots, fresh stores and retired segments are met, too.
+fn keep_up(address: SocketAddr, stop: &AtomicBool) {
+    let form = [("Content-Type", "application/x-www-form-urlencoded"), ("Connection", "close")];
+    let json = [("Content-Type", "application/json"), ("Connection", "close")];
+    let mbox = b"mbox=m&mboxPC=erased&profile.x=1";
+    while !stop.load(Ordering::Relaxed) {
+        for call in [
+            request("POST", "/m2/demo/mbox/json", "a", &form, Some(mbox)),
+            request("DELETE", "/api/v1/profiles/erased?by=pc&client=demo", "a", &form, None),
+            request("POST", "/api/v1/compact", "a", &json, Some(b"{}")),
+        ] {
+            if attempt(address, &call).is_none() {
+                break;
             }
         }
     }

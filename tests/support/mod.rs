@@ -110,18 +110,7 @@ impl Daemon {
             Some(path) => std::fs::File::create(path).unwrap().into(),
             None => Stdio::inherit(),
         };
-        let mut process = Command::new(env!("CARGO_BIN_EXE_profiled"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--log", "warn", "--data"])
-            .arg(self.data())
-            .args(&self.arguments)
-            .env_clear()
-            .envs(self.variables.iter().map(|(name, value)| (name, value)))
-            .current_dir(self.folder.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(stderr)
-            .spawn()
-            .unwrap();
+        let mut process = self.command(stderr).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let Some(address) = line.trim_end().strip_prefix("listening on http://") else {
@@ -132,6 +121,28 @@ impl Daemon {
         self.address = address.parse().unwrap();
         self.process = Some(process);
         Ok(())
+    }
+
+    fn command(&self, stderr: Stdio) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_profiled"));
+        command
+            .args(["serve", "--listen", "127.0.0.1:0", "--log", "warn", "--data"])
+            .arg(self.data())
+            .args(&self.arguments)
+            .env_clear()
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
+            .current_dir(self.folder.path())
+            .stdin(Stdio::null())
+            .stderr(stderr);
+        command
+    }
+
+    /// Starts it, and kills it before it can be told whether it serves.
+    pub fn start_and_kill9_after(&mut self, time: Duration) {
+        let mut process = self.command(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+        load::wait_until(Instant::now() + time);
+        process.kill().unwrap();
+        process.wait().unwrap();
     }
 
     /// Kills it as `kill -9` does.
@@ -146,6 +157,13 @@ impl Daemon {
     pub fn terminate(&self) {
         let id = rustix::process::Pid::from_child(self.process.as_ref().unwrap());
         rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+    }
+
+    /// Asks it to stop, if it has not ended by itself.
+    pub fn terminate_if_alive(&mut self) {
+        if self.process.as_mut().unwrap().try_wait().unwrap().is_none() {
+            self.terminate();
+        }
     }
 
     /// Waits until it has ended.
@@ -278,6 +296,12 @@ impl Drop for Daemon {
             self.kill9();
         }
     }
+}
+
+/// A test's own setting.
+pub fn variable(name: &str) -> Option<String> {
+    #[expect(clippy::disallowed_methods, reason = "not one of the daemon's settings")]
+    std::env::var(name).ok()
 }
 
 /// A complete batch's counts.

@@ -1,0 +1,190 @@
+//! A fault at every place where the daemon writes, syncs, renames or answers: once the process dies there, once the
+//! system refuses. Afterwards the daemon starts by itself, all that was acknowledged is there, and a store made again
+//! from snapshot and journal holds the same. Each place must really have been met.
+//!
+//! Needs the feature `failpoints`: `cargo test --release --features failpoints --test failpoints`.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "what it came to should be seen, or where it failed"
+)]
+
+mod support;
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use support::load::{Load, SETTINGS};
+use support::{Daemon, variable};
+
+/// Every place, in the order of a write's way: what is written, made durable, named, applied, answered.
+const PLACES: [&str; 48] = [
+    "frame-write",
+    "frame-sync",
+    "frame-synced",
+    "segment-reserve",
+    "segment-sync",
+    "segment-rename",
+    "segment-remove",
+    "spool-write",
+    "spool-sync",
+    "spool-folder",
+    "index-write",
+    "apply",
+    "put",
+    "answer",
+    "outcomes-write",
+    "outcomes-sync",
+    "outcomes-rename",
+    "outcomes-folder",
+    "outcomes-done",
+    "store-flush",
+    "store-sync",
+    "checkpoint-write",
+    "checkpoint-sync",
+    "checkpoint-rename",
+    "checkpoint-folder",
+    "checkpoint-done",
+    "snapshot-write",
+    "snapshot-sync",
+    "snapshot-rename",
+    "snapshot-folder-sync",
+    "store-adopt-write",
+    "store-adopt-sync",
+    "store-adopt-rename",
+    "store-adopt-folder",
+    "store-adopt-done",
+    "store-swap",
+    "erasing-write",
+    "erasing-sync",
+    "erasing-rename",
+    "erasing-folder",
+    "erasing-done",
+    "store-seal-write",
+    "store-seal-sync",
+    "store-seal-rename",
+    "store-seal-folder",
+    "store-seal-done",
+    "backup-write",
+    "backup-rename",
+];
+/// How long the load goes on if nothing ends the daemon.
+const LOAD: Duration = Duration::from_millis(400);
+/// So often a place is passed unharmed first: a fault at the first pass finds a young folder only. One and the other in
+/// turn, or both at each place with the variable `FAILPOINTS_LONG` set.
+const PASSES: [u32; 2] = [0, 3];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    Abort,
+    Error,
+}
+
+/// What one fault did.
+#[derive(Debug, Default)]
+struct Seen {
+    runs: usize,
+    met: u32,
+    ended: u32,
+}
+
+/// Runs a daemon into a fault, and looks what is left.
+fn run_into(place: &str, fault: Fault, passes: u32) -> Result<(bool, bool), String> {
+    let mut daemon = Daemon::configured(SETTINGS);
+    daemon.keep_complaints().restart();
+    let load = Load::that_may_be_refused();
+    let address = daemon.address();
+    load.run_for(LOAD / 4, address, || {
+        daemon.kill9();
+    });
+
+    let action = match fault {
+        Fault::Abort => "return(abort)",
+        Fault::Error => "1*return(error)",
+    };
+    daemon.set_variable("FAILPOINTS", &format!("{place}={passes}*off->{action}"));
+    let mut ended = daemon.try_restart().is_err();
+    if !ended {
+        let address = daemon.address();
+        let (backup, url) = (daemon.data().with_file_name("backup"), daemon.url());
+        load.run_for(LOAD, address, || {
+            let mut profiled = Command::new(env!("CARGO_BIN_EXE_profiled"));
+            drop(profiled.args(["backup", backup.to_str().unwrap(), "--url", &url]).output());
+            drop(std::fs::remove_dir_all(&backup));
+            daemon.terminate_if_alive();
+            let status = daemon.ended();
+            ended = !status.success();
+            if fault == Fault::Abort && ended {
+                assert_eq!(status.signal(), Some(6), "{place}: {status}");
+            }
+        });
+    }
+    let met = match fault {
+        Fault::Abort => ended,
+        Fault::Error => daemon.complaints().contains("failpoint"),
+    };
+    daemon.set_variable("FAILPOINTS", "").restart();
+    load.verify(&daemon)?;
+    load.account_for_batches(&daemon)?;
+    daemon.terminate();
+    assert!(daemon.ended().success());
+    let whole = digest(&daemon)?;
+    std::fs::remove_dir_all(daemon.data().join("store")).map_err(|why| why.to_string())?;
+    let again = digest(&daemon)?;
+    if whole != again {
+        return Err(format!("the store says {whole}, snapshot and journal say {again}"));
+    }
+    Ok((met, ended))
+}
+
+/// What `profiled check` finds.
+fn digest(daemon: &Daemon) -> Result<String, String> {
+    let data = daemon.data();
+    let settings = data.with_file_name("profiled.toml");
+    let output = Command::new(env!("CARGO_BIN_EXE_profiled"))
+        .args(["check", "--json", "--log", "error", "--data", data.to_str().unwrap()])
+        .args(["--config", settings.to_str().unwrap()])
+        .output()
+        .unwrap();
+    if !output.status.success() {
+        let (said, told) = (String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));
+        return Err(format!("check: {said}{told}"));
+    }
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    Ok(report["digest"].to_string())
+}
+
+#[test]
+fn a_fault_at_any_place_loses_nothing_that_was_acknowledged() {
+    let long = variable("FAILPOINTS_LONG").is_some();
+    let began = Instant::now();
+    let mut all = Seen::default();
+    for fault in [Fault::Abort, Fault::Error] {
+        for place in PLACES {
+            let mut seen = Seen::default();
+            let turn = all.runs % PASSES.len();
+            let passes = if long { &PASSES[..] } else { &PASSES[turn..=turn] };
+            all.runs += 1;
+            for &passes in passes {
+                match run_into(place, fault, passes) {
+                    Ok((met, ended)) => {
+                        seen.met += u32::from(met);
+                        seen.ended += u32::from(ended);
+                    }
+                    Err(why) => panic!("{fault:?} at {place} after {passes} passes: {why}"),
+                }
+            }
+            assert!(seen.met > 0, "{fault:?} at {place} was never met");
+            all.met += seen.met;
+            all.ended += seen.ended;
+        }
+    }
+    eprintln!(
+        "{} places, each with abort and with error: {} faults met, {} of them ended the daemon, nothing lost; {:.0?}",
+        PLACES.len(),
+        all.met,
+        all.ended,
+        began.elapsed()
+    );
+}
