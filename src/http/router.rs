@@ -22,6 +22,7 @@ pub(super) enum Endpoint<'a> {
     Profile { id: &'a str },
     Batches,
     Batch { id: &'a str },
+    Export,
     Healthz,
     Readyz,
 }
@@ -58,6 +59,7 @@ impl<'a> Endpoint<'a> {
             ["api", "v1", "profiles", id] => Self::Profile { id },
             ["api", "v1", "batches"] => Self::Batches,
             ["api", "v1", "batches", id] => Self::Batch { id },
+            ["api", "v1", "export"] => Self::Export,
             ["healthz"] => Self::Healthz,
             ["readyz"] => Self::Readyz,
             _ => return None,
@@ -106,6 +108,7 @@ impl<'a> Endpoint<'a> {
             Self::Profile { .. } => "profile",
             Self::Batches => "batches",
             Self::Batch { .. } => "batch",
+            Self::Export => "export",
             Self::Healthz => "healthz",
             Self::Readyz => "readyz",
         }
@@ -131,6 +134,7 @@ impl<'a> Endpoint<'a> {
             Self::Profile { id } => native::profiles::answer(front, request, id).await,
             Self::Batches => native::batches::list(front, request),
             Self::Batch { id } => native::batches::one(front, request, id),
+            Self::Export => native::export::answer(front, request).await,
             Self::Healthz => Ok(ops::healthz()),
             Self::Readyz => ops::readyz(front),
         }

@@ -1,4 +1,5 @@
 //! Our own calls, in JSON, under `/api/v1`.
 
 pub(super) mod batches;
+pub(super) mod export;
 pub(super) mod profiles;
