@@ -251,8 +251,8 @@ fn row_too_long(id: &VisitorId) -> AppError {
 
 /// The id under which a visitor stands in a file: of several, the most recently bound.
 fn row_id(visitor: &Visitor, kind: IdKind) -> Option<&str> {
-    let all = visitor.linked.iter().chain(std::iter::once(&visitor.canonical));
-    all.filter(|id| id.kind() == kind).next_back().map(VisitorId::as_str)
+    let mut all = visitor.linked.iter().chain(std::iter::once(&visitor.canonical));
+    all.rfind(|id| id.kind() == kind).map(VisitorId::as_str)
 }
 
 /// A key that stands before all keys of a client's ids of a kind, and after all others before those.

@@ -15,12 +15,9 @@ use tokio::io::{AsyncWrite, AsyncWriteExt, BufWriter};
 
 use super::client::{Client, encoded};
 use super::{CliError, Format, Remote, block_on, complain, parse_client, print_json, say, shown};
+use crate::config::{BODY_BYTES_LIMIT, ROWS_LIMIT};
 use crate::model::id::ClientCode;
 
-/// The most rows in a batch (R9).
-const BATCH_ROWS_MAX: u64 = 500_000;
-/// A batch has fewer bytes than this (R9).
-const BATCH_BYTES_LIMIT: u64 = 52_428_800;
 /// How much is gathered before it is written.
 const WRITE_BYTES: usize = 256 << 10;
 
@@ -129,7 +126,7 @@ fn tell(exported: &Exported, command: &Export, to_stdout: bool, format: Format) 
         return print_json(exported);
     }
     if to_stdout {
-        let too_many = *visitors > BATCH_ROWS_MAX || *bytes >= BATCH_BYTES_LIMIT;
+        let too_many = *visitors > ROWS_LIMIT || *bytes >= BODY_BYTES_LIMIT;
         if format == Format::Csv && too_many {
             complain(
                 "that is more than one batch takes (500,000 rows, 50 MiB): export to a file to have it divided",
@@ -254,7 +251,7 @@ impl Out {
                 return self.put(line).await;
             }
         }
-        let full = self.rows == BATCH_ROWS_MAX || self.file_bytes + length >= BATCH_BYTES_LIMIT;
+        let full = self.rows == ROWS_LIMIT || self.file_bytes + length >= BODY_BYTES_LIMIT;
         if full
             && self.path != Path::new("-")
             && let Some(header) = self.header.clone()
@@ -283,7 +280,9 @@ impl Out {
         }
         let name = part(&self.path, self.files.len() + 1);
         check_new(&name)?;
-        let partial = name.with_added_extension("partial");
+        let mut partial = name.clone().into_os_string();
+        partial.push(".partial");
+        let partial = PathBuf::from(partial);
         let file = File::create(&partial).await.map_err(|e| unwritable(&partial, &e))?;
         self.files.push(Written { name, partial });
         self.current = Some(Box::new(BufWriter::with_capacity(WRITE_BYTES, file)));
