@@ -43,6 +43,7 @@ pub fn write_cell(out: &mut Vec<u8>, text: &str, cells: Cells) {
     // How many bytes at the start are encoded whatever they are.
     let first =
         text.chars().next().filter(|c| defused && FORMULA_STARTS.contains(c)).map_or(0, char::len_utf8);
+    let mut written = 0;
     for (at, byte) in text.bytes().enumerate() {
         let encode = match byte {
             b'%' | b'+' | b',' | b'"' => true,
@@ -52,11 +53,12 @@ pub fn write_cell(out: &mut Vec<u8>, text: &str, cells: Cells) {
             byte => byte.is_ascii_control() || at < first,
         };
         if encode {
+            out.extend_from_slice(text.as_bytes().get(written..at).unwrap_or_default());
             out.extend_from_slice(&[b'%', digit(byte >> 4), digit(byte & 15)]);
-        } else {
-            out.push(byte);
+            written = at + 1;
         }
     }
+    out.extend_from_slice(text.as_bytes().get(written..).unwrap_or_default());
 }
 
 const fn digit(value: u8) -> u8 {
