@@ -240,6 +240,13 @@ fn an_export_that_cannot_be_is_refused() {
     usage(&["export", "x.ndjson", "--client", "demo", "--defuse"], "--format csv");
     usage(&["import", "x.txt", "--client", "demo"], "--format");
     usage(&["import", "x.csv"], "--client");
+    for (command, words) in
+        [("export", "no snapshot"), ("import", "only visitors that are known are updated")]
+    {
+        let (help, _) = printed(&daemon, &[command, "--help"], "", 0);
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(help.contains(words), "{help}");
+    }
     let fails = |arguments: &[&str], words: &str| {
         let (_, error) = printed(&daemon, arguments, "", 1);
         assert!(error.contains(words), "{arguments:?}: {error}");

@@ -72,18 +72,21 @@ impl App {
 }
 
 impl Export {
-    /// Shows each visitor to `each` until that has enough. Blocks.
-    pub fn visitors(&self, mut each: impl FnMut(Visitor) -> ControlFlow<()>) -> Result<(), AppError> {
+    /// Shows each visitor to `each` until that has enough, or nobody wants it any more. Blocks.
+    pub fn visitors(
+        &self,
+        wanted: impl Fn() -> bool,
+        mut each: impl FnMut(Visitor) -> ControlFlow<()>,
+    ) -> Result<(), AppError> {
         for kind in WALK {
-            if self.walk(kind, &mut each)?.is_break() {
+            if self.walk(kind, &wanted, &mut each)?.is_break() {
                 break;
             }
         }
         Ok(())
     }
 
-    /// The columns of a CSV file, keyed by `pcId` or `thirdPartyId`. Blocks for a pass over all visitors, which ends
-    /// early once nobody wants it any more.
+    /// The columns of a CSV file, keyed by `pcId` or `thirdPartyId`. Blocks for a pass over all visitors.
     pub fn table(
         &self,
         key_kind: IdKind,
@@ -92,9 +95,8 @@ impl Export {
     ) -> Result<Table, AppError> {
         let mut found = Found::new(key_kind, cells);
         let mut fault = None;
-        self.visitors(|visitor| match found.visitor(&visitor) {
-            Ok(()) if wanted() => ControlFlow::Continue(()),
-            Ok(()) => ControlFlow::Break(()),
+        self.visitors(wanted, |visitor| match found.visitor(&visitor) {
+            Ok(()) => ControlFlow::Continue(()),
             Err(error) => {
                 fault = Some(error);
                 ControlFlow::Break(())
@@ -112,11 +114,12 @@ impl Export {
     pub fn rows(
         &self,
         table: &Table,
+        wanted: impl Fn() -> bool,
         mut each: impl FnMut(&[u8]) -> ControlFlow<()>,
     ) -> Result<(), AppError> {
         let mut line = vec![];
         let mut too_long = None;
-        self.visitors(|visitor| {
+        self.visitors(wanted, |visitor| {
             line.clear();
             if !table.write_row(&visitor, &mut line) {
                 return ControlFlow::Continue(());
@@ -133,6 +136,7 @@ impl Export {
     fn walk(
         &self,
         kind: IdKind,
+        wanted: &impl Fn() -> bool,
         each: &mut impl FnMut(Visitor) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, AppError> {
         let inner = &self.inner;
@@ -140,6 +144,10 @@ impl Export {
         while let Some(from) = after {
             if inner.stopping.load(Ordering::Relaxed) {
                 return Err(AppError::Stopping);
+            }
+            // Many keys may lead to no visitor, and `each` not be told.
+            if !wanted() {
+                return Ok(ControlFlow::Break(()));
             }
             let now = inner.clock.now().max(Seq::from_u64(inner.last_seq.load(Ordering::Acquire)).millis());
             let store = &*inner.store;

@@ -21,7 +21,7 @@ use crate::model::id::ClientCode;
 /// How much is gathered before it is written.
 const WRITE_BYTES: usize = 256 << 10;
 
-/// Writes all of a client's visitors to a file.
+/// Write all of a client's visitors to a file
 ///
 /// Each visitor is as a lookup shows it at the moment it is written: the file is no snapshot of one instant, and a visitor
 /// that logs in meanwhile may stand in it twice, the later time with all it has.

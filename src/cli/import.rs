@@ -38,7 +38,7 @@ const CHECKED_BYTES_MIN: usize = 48 << 10;
 /// How many failed lines are listed in JSON; standard error has them all.
 const FAILURES_LISTED_MAX: usize = 1_000;
 
-/// Makes visitors from an export in NDJSON, or updates known ones from a batch file.
+/// Make visitors from an export in NDJSON, or update known ones from a batch file
 ///
 /// NDJSON: each line is written by calls such as the site makes, so visitors that are not known are made. Of a line its
 /// ids, and its attributes' names and values, are taken: they are new writes, with new seqs, of the source mbox, as of now.

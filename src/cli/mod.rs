@@ -40,9 +40,7 @@ enum Command {
     /// Look a visitor up, or set attributes
     #[command(subcommand)]
     Profile(profile::Profile),
-    /// Write all of a client's visitors to a file
     Export(export::Export),
-    /// Make visitors from an export in NDJSON, or update known ones from a batch file
     Import(import::Import),
     /// Walk through the main job on a fresh folder, then stay up to be tried
     Demo(demo::Demo),

@@ -46,7 +46,8 @@ pub(in crate::http) async fn answer(front: &Front, request: &Request) -> Result<
                 if out.write(|bytes| bytes.extend(table.header())).is_break() {
                     return Ok(());
                 }
-                export.rows(&table, |line| out.write(|bytes| bytes.extend_from_slice(line)))
+                let here = out.client();
+                export.rows(&table, here, |line| out.write(|bytes| bytes.extend_from_slice(line)))
             });
             let mut answer = chunked("text/csv;charset=UTF-8", chunks);
             answer.headers_mut().insert(LEFT_OUT, left_out);
@@ -91,7 +92,7 @@ impl Format {
 
 fn ndjson(export: &Export, out: &mut Sender) -> Result<(), AppError> {
     let mut fault = None;
-    export.visitors(|visitor: Visitor| {
+    export.visitors(out.client(), |visitor: Visitor| {
         out.write(|bytes| {
             if let Err(error) = serde_json::to_writer(&mut *bytes, &Profile::of(&visitor)) {
                 fault.get_or_insert(AppError::Internal(format!("a visitor in JSON: {error}")));
@@ -110,6 +111,12 @@ struct Sender {
 }
 
 impl Sender {
+    /// Says whether the client is still there.
+    fn client(&self) -> impl Fn() -> bool + use<> {
+        let chunks = self.chunks.clone();
+        move || !chunks.is_closed()
+    }
+
     /// Adds what `write` adds, and waits while too many chunks wait for the client; breaks off if it has gone.
     fn write(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> ControlFlow<()> {
         write(&mut self.filling);
