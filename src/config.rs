@@ -23,7 +23,8 @@ pub use setting::{Given, ImsOrg, LogFilter, PUBLIC_URL_BYTES_MAX, PublicUrl, Siz
 
 /// The file that is read if it is there and `--config` names no other.
 pub const DEFAULT_FILE: &str = "profiled.toml";
-const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+const HOUR_MS: u64 = 60 * 60 * 1000;
+const DAY_MS: u64 = 24 * HOUR_MS;
 
 const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8750);
 const DATA_FOLDER: &str = "./profiled-data";
@@ -40,6 +41,10 @@ const LIFETIME_DAYS: u64 = 14;
 const HEADER_READ_TIMEOUT_SECONDS: u64 = 10;
 const BODY_IDLE_TIMEOUT_SECONDS: u64 = 30;
 const IDLE_CONNECTION_TIMEOUT_SECONDS: u64 = 60;
+const JOURNAL_SEGMENT_BYTES: u64 = 64 << 20;
+const SNAPSHOT_JOURNAL_BYTES: u64 = 1 << 30;
+const ERASE_WITHIN_HOURS: u64 = 24;
+const DISK_RESERVE_BYTES: u64 = 256 << 20;
 const LOG: &str = "info";
 
 /// What `serve` runs with: every setting resolved and checked.
@@ -61,11 +66,26 @@ pub struct Config {
     pub limits: Limits,
     /// How long to wait for whom.
     pub timeouts: Timeouts,
-    /// How long outcomes and spools of a complete batch are kept.
-    pub retention_ms: u64,
+    /// What is kept on the disk, and how long.
+    pub upkeep: Upkeep,
     /// What is logged.
     pub log: LogFilter,
     clients: BTreeMap<ClientCode, ClientSettings>,
+}
+
+/// What is kept on the disk, and how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Upkeep {
+    /// How long outcomes and spools of a complete batch are kept.
+    pub retention_ms: u64,
+    /// The size of a new journal segment.
+    pub journal_segment_bytes: u64,
+    /// A snapshot is taken whenever the journal has grown by so much.
+    pub snapshot_journal_bytes: u64,
+    /// An erased visitor's bytes are gone from the disk within this time (R12).
+    pub erase_within_ms: u64,
+    /// Writes are refused while the disk has less room than this.
+    pub disk_reserve_bytes: u64,
 }
 
 /// How much is taken (R9).
@@ -144,6 +164,18 @@ pub struct ServeOptions {
     /// Days that a complete batch's file and outcomes are kept [default: 30]
     #[arg(long, env = "PROFILED_RETENTION_DAYS", value_name = "DAYS")]
     pub retention_days: Option<Given<Whole<0, 3650>>>,
+    /// Size of a new journal segment [default: 64MiB]
+    #[arg(long, env = "PROFILED_JOURNAL_SEGMENT_BYTES", value_name = "SIZE")]
+    pub journal_segment_bytes: Option<Given<Size<{ 64 * KIB }, GIB>>>,
+    /// Take a snapshot when the journal has grown by this much [default: 1GiB]
+    #[arg(long, env = "PROFILED_SNAPSHOT_JOURNAL_BYTES", value_name = "SIZE")]
+    pub snapshot_journal_bytes: Option<Given<Size<{ 64 * KIB }, TIB>>>,
+    /// Hours within which an erased visitor's bytes are gone from the disk [default: 24]
+    #[arg(long, env = "PROFILED_ERASE_WITHIN_HOURS", value_name = "HOURS")]
+    pub erase_within_hours: Option<Given<Whole<0, 8760>>>,
+    /// Refuse writes while the disk has less room than this [default: 256MiB]
+    #[arg(long, env = "PROFILED_DISK_RESERVE_BYTES", value_name = "SIZE")]
+    pub disk_reserve_bytes: Option<Given<Size<0, TIB>>>,
     /// Refuse batches of this size or more [default: 52428800]
     #[arg(long, env = "PROFILED_BODY_BYTES_LIMIT", value_name = "SIZE")]
     pub body_bytes_limit: Option<Given<Size<1, GIB>>>,
@@ -310,7 +342,16 @@ impl Config {
                     IDLE_CONNECTION_TIMEOUT_SECONDS,
                 ),
             },
-            retention_ms: value(&given.retention_days).map_or(RETENTION_DAYS, Whole::get) * DAY_MS,
+            upkeep: Upkeep {
+                retention_ms: value(&given.retention_days).map_or(RETENTION_DAYS, Whole::get) * DAY_MS,
+                journal_segment_bytes: value(&given.journal_segment_bytes)
+                    .map_or(JOURNAL_SEGMENT_BYTES, Size::get),
+                snapshot_journal_bytes: value(&given.snapshot_journal_bytes)
+                    .map_or(SNAPSHOT_JOURNAL_BYTES, Size::get),
+                erase_within_ms: value(&given.erase_within_hours).map_or(ERASE_WITHIN_HOURS, Whole::get)
+                    * HOUR_MS,
+                disk_reserve_bytes: value(&given.disk_reserve_bytes).map_or(DISK_RESERVE_BYTES, Size::get),
+            },
             log: value(&given.log).unwrap_or_else(|| LogFilter(LOG.into())),
             clients: clients(&given.clients, &file)?,
         };
@@ -371,6 +412,10 @@ impl ServeOptions {
             max_profile_bytes: self.max_profile_bytes.or(lower.max_profile_bytes),
             spool_max_bytes: self.spool_max_bytes.or(lower.spool_max_bytes),
             retention_days: self.retention_days.or(lower.retention_days),
+            journal_segment_bytes: self.journal_segment_bytes.or(lower.journal_segment_bytes),
+            snapshot_journal_bytes: self.snapshot_journal_bytes.or(lower.snapshot_journal_bytes),
+            erase_within_hours: self.erase_within_hours.or(lower.erase_within_hours),
+            disk_reserve_bytes: self.disk_reserve_bytes.or(lower.disk_reserve_bytes),
             body_bytes_limit: self.body_bytes_limit.or(lower.body_bytes_limit),
             rows_limit: self.rows_limit.or(lower.rows_limit),
             concurrent_uploads_max: self.concurrent_uploads_max.or(lower.concurrent_uploads_max),
@@ -524,7 +569,14 @@ mod tests {
         assert_eq!(config.timeouts.header_read, Duration::from_secs(10));
         assert_eq!(config.timeouts.body_idle, Duration::from_secs(30));
         assert_eq!(config.timeouts.idle_connection, Duration::from_secs(60));
-        assert_eq!(config.retention_ms, 2_592_000_000);
+        let upkeep = Upkeep {
+            retention_ms: 2_592_000_000,
+            journal_segment_bytes: 67_108_864,
+            snapshot_journal_bytes: 1_073_741_824,
+            erase_within_ms: 86_400_000,
+            disk_reserve_bytes: 268_435_456,
+        };
+        assert_eq!(config.upkeep, upkeep);
         assert_eq!(config.log.as_str(), "info");
         let settings = config.client(&client("any")).unwrap();
         assert_eq!(settings, ClientSettings::default());
@@ -564,7 +616,11 @@ mod tests {
         check("", "body_bytes_limit = 2000", |it| it.limits.body_bytes_limit, 2000);
         check("--rows-limit 7", "rows_limit = 8", |it| it.limits.rows_limit, 7);
         check("", "concurrent_uploads_max = 2", |it| it.limits.concurrent_uploads_max, 2);
-        check("--retention-days 0", "", |it| it.retention_ms, 0);
+        check("--retention-days 0", "", |it| it.upkeep.retention_ms, 0);
+        check("", "journal_segment_bytes = \"1MiB\"", |it| it.upkeep.journal_segment_bytes, 1 << 20);
+        check("", "snapshot_journal_bytes = \"1MiB\"", |it| it.upkeep.snapshot_journal_bytes, 1 << 20);
+        check("--erase-within-hours 1", "", |it| it.upkeep.erase_within_ms, 3_600_000);
+        check("--disk-reserve-bytes 0", "", |it| it.upkeep.disk_reserve_bytes, 0);
         check("", "header_read_timeout_seconds = 1", |it| it.timeouts.header_read.as_secs(), 1);
         check("", "body_idle_timeout_seconds = 2", |it| it.timeouts.body_idle.as_secs(), 2);
         check("", "idle_connection_timeout_seconds = 3", |it| it.timeouts.idle_connection.as_secs(), 3);
@@ -581,7 +637,8 @@ mod tests {
             "listen = '127.0.0.1:1'\n\nlifetime_days = 3",
             "profiled.toml line 3: unknown key `lifetime_days`, expected one of `listen`, `data`, `cache`, \
              `public_url`, `default_client`, `allow_anonymous`, `max_profile_bytes`, `spool_max_bytes`, \
-             `retention_days`, `body_bytes_limit`, `rows_limit`, `concurrent_uploads_max`, \
+             `retention_days`, `journal_segment_bytes`, `snapshot_journal_bytes`, `erase_within_hours`, \
+             `disk_reserve_bytes`, `body_bytes_limit`, `rows_limit`, `concurrent_uploads_max`, \
              `header_read_timeout_seconds`, `body_idle_timeout_seconds`, `idle_connection_timeout_seconds`, `log`, \
              `clients`",
         );

@@ -13,6 +13,7 @@
 //! | --- | --- |
 //! | [`model`] | ids, seqs, stored values and their bytes, the pure [`fold`]; no async, no I/O, no clock |
 //! | [`sync`] | locks and atomics, exchangeable for a schedule explorer's in test builds |
+//! | [`durable`] | files that are there whole, or not at all |
 //! | [`config`], [`telemetry`] | settings, resolved and checked before anything opens; log lines |
 //! | [`journal`] | segments, group commit, entries |
 //! | [`store`] | the seam to what keeps the profiles; sled and memory behind it |
@@ -64,6 +65,7 @@ pub mod app;
 pub mod batch;
 pub mod cli;
 pub mod config;
+pub mod durable;
 pub mod http;
 pub mod journal;
 pub mod model;

@@ -10,8 +10,20 @@ use std::path::Path;
 
 /// The layers, lowest first: each may use those before it. A new module at the top of `src` gets its place here and in
 /// the design.
-const LAYERS: [&str; 11] =
-    ["model", "sync", "config", "telemetry", "journal", "store", "batch", "app", "http", "cli", "main"];
+const LAYERS: [&str; 12] = [
+    "model",
+    "sync",
+    "durable",
+    "config",
+    "telemetry",
+    "journal",
+    "store",
+    "batch",
+    "app",
+    "http",
+    "cli",
+    "main",
+];
 
 /// The front doors in `http`: they don't know each other, and only `http` itself and its router know them.
 const FRONT_DOORS: [&str; 4] = ["adobe", "native", "ops", "inspector"];

@@ -12,7 +12,7 @@
 #![expect(clippy::panic, reason = "so should a daemon in a test")]
 
 use profiled::app::commit::{Answer, Committer, NewBatch, Request, VisitorWrite, WriteRules};
-use profiled::app::recovery::recover;
+use profiled::app::recovery::{StartFrom, recover};
 use profiled::app::{CallIds, SiteCall, Visitor, look_up};
 use profiled::batch::csv::Parser;
 use profiled::batch::fold::{Part, Plan, Step};
@@ -151,7 +151,7 @@ impl Daemon {
     /// An empty daemon with its commit thread.
     fn start(folder: &Path) -> (Self, JoinHandle<()>) {
         let store = Arc::new(MemoryStore::default());
-        let recovered = recover(folder, &*store, None, LOG, SPOOL_BYTES_MAX).unwrap();
+        let recovered = recover(folder, &*store, StartFrom::Nothing, LOG, SPOOL_BYTES_MAX).unwrap();
         let (requests, asked) = channel();
         let daemon = Self {
             folder: folder.to_owned(),

@@ -18,7 +18,7 @@ use crate::batch::spool::SpoolFile;
 use crate::journal::entry::{
     BatchCompletedEntry, Change, Checkpoint, Entry, KnownBatch, Settled, WriteEntry, encode_group,
 };
-use crate::journal::log::{AppendError, Log};
+use crate::journal::log::{AppendError, Log, Position};
 use crate::model::batch::{BatchId, BatchRules, Counts};
 use crate::model::id::{ClientCode, Key, VisitorId};
 use crate::model::profile::{LINKED_IDS_MAX, Profile, Source, Stored, StoredBytes};
@@ -89,6 +89,10 @@ pub enum Request {
     Complete(BatchId, Counts, Millis),
     /// To say what a checkpoint begun now will cover.
     Mark,
+    /// To begin a new journal segment, so that those before it can go one day.
+    Rotate,
+    /// To remove the journal segments before this position.
+    Retire(Position),
 }
 
 /// What the commit thread answers.
@@ -116,10 +120,12 @@ pub struct Committer {
     pub seqs: SeqSource,
     /// The seq given out last, for lookups.
     pub last_seq: Arc<AtomicU64>,
+    /// When the oldest erasure was, in milliseconds, whose bytes are still to go (R12).
+    pub oldest_erasure: Arc<AtomicU64>,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
     /// Bytes journaled since the start.
-    pub journaled: u64,
+    pub journaled: Arc<AtomicU64>,
     payload: Vec<u8>,
 }
 
@@ -169,7 +175,8 @@ impl Committer {
             seqs: SeqSource::after(last),
             last_seq,
             clock,
-            journaled: 0,
+            oldest_erasure: Arc::new(AtomicU64::new(u64::MAX)),
+            journaled: Arc::new(AtomicU64::new(0)),
             payload: vec![],
         }
     }
@@ -200,7 +207,7 @@ impl Committer {
         if !entries.is_empty() {
             self.payload.clear();
             encode_group(&entries, &mut self.payload).map_err(Fatal::new)?;
-            self.journaled += self.payload.len() as u64;
+            self.journaled.fetch_add(self.payload.len() as u64, Ordering::Relaxed);
             match self.log.append(&self.payload) {
                 Ok(_) => {}
                 Err(error @ (AppendError::Full { .. } | AppendError::TooLong { .. })) => {
@@ -241,6 +248,21 @@ impl Committer {
                 let entry = BatchCompletedEntry { seq: id.seq.get(), counts, at_ms: at.0 };
                 let known = Decided::answering(Answer::Done);
                 Ok(Decided { entry: Some(Entry::BatchCompleted(entry)), complete: Some(entry), ..known })
+            }
+            Request::Rotate => {
+                // What of this group is journaled stands in the new segment, too.
+                match self.log.rotate() {
+                    Ok(()) => {}
+                    Err(error @ AppendError::Full { .. }) => tracing::warn!(%error, "no new journal segment"),
+                    Err(error) => return Err(Fatal::new(error)),
+                }
+                Ok(Decided::answering(Answer::Done))
+            }
+            Request::Retire(position) => {
+                if let Err(error) = self.log.remove_before(position) {
+                    tracing::warn!(%error, "old journal segments stay for now");
+                }
+                Ok(Decided::answering(Answer::Done))
             }
             Request::Mark => Ok(Decided::answering(Answer::Done)),
         }
@@ -339,6 +361,9 @@ impl Committer {
         };
         if *what == VisitorWrite::Erase {
             let erased = group.erase(&key, seq)?;
+            if erased {
+                self.oldest_erasure.fetch_min(seq.millis().0, Ordering::AcqRel);
+            }
             let written = Written { seq: erased.then_some(seq), known: erased, left_out: 0 };
             return Ok(group.written(seq, Answer::Written(written)));
         }
@@ -411,7 +436,7 @@ impl Committer {
     }
 
     /// Makes visible what is durable now.
-    fn apply(&self, one: Decided, position: crate::journal::log::Position) -> Result<Answer, Fatal> {
+    fn apply(&self, one: Decided, position: Position) -> Result<Answer, Fatal> {
         for row in &one.settled {
             if let Some(pending) = self.batches.pending_by_seq(row.batch) {
                 pending.settle(row.line, row.outcome);
@@ -433,7 +458,7 @@ impl Committer {
     }
 
     /// What a checkpoint begun now covers.
-    fn mark(&self) -> Checkpoint {
+    pub fn mark(&self) -> Checkpoint {
         let known = |known: Known| KnownBatch {
             position: known.position.to_pair(),
             accepted: known.accepted.to_entry(),

@@ -6,6 +6,7 @@ use crate::batch::fold::{Part, Plan, Step};
 use crate::batch::outcome::write_outcomes;
 use crate::batch::pending::Pending;
 use crate::batch::settle::SettleError;
+use crate::store::ProfileStore;
 use crate::sync::Ordering;
 use std::sync::Arc;
 use std::time::Duration;

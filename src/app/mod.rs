@@ -8,15 +8,27 @@
 //! upload.rs       a body on its way in: spooled, parsed, indexed as it arrives
 //! sweep_thread.rs reclaims what is expired, in small steps
 //! recovery.rs     what a start does before anything is served
+//! heal.rs         opens the store, or makes it again where it can't be trusted
+//! store_folder.rs the generations of the store on the disk
+//! backup.rs       writing a backup, and restoring one
+//! check.rs        checking a data folder, and the digest of what it holds
+//! erase.rs        erased visitors' rows in kept uploads
+//! housekeeping.rs snapshots, backups, fresh stores, and what then may go
 //! ```
 //!
 //! Promises: nothing here blocks an async thread; what is answered with success is durable and readable.
 
+pub mod backup;
+pub mod check;
 pub mod commit;
+mod erase;
 pub mod export;
 mod fold_thread;
+mod heal;
+mod housekeeping;
 mod lookup;
 pub mod recovery;
+mod store_folder;
 pub mod sweep_thread;
 pub mod upload;
 
@@ -25,20 +37,28 @@ use crate::batch::queue::{Batches, Known};
 use crate::batch::spool::Spool;
 use crate::config::{ClientSettings, Config};
 use crate::journal::entry::Checkpoint;
-use crate::journal::log::{LogError, LogSettings, Position};
+use crate::journal::log::{LogError, Position};
+use crate::journal::snapshot::SnapshotError;
 use crate::model::batch::{BatchId, BatchRules, Counts, EmptyValues};
 use crate::model::id::{ClientCode, VisitorId};
 use crate::model::profile::Source;
 use crate::model::seq::{Clock, Millis, Seq};
+use crate::store::memory::MemoryStore;
+use crate::store::swap::SwapStore;
 use crate::store::{ProfileStore, StoreError};
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use commit::{Answer, Committer, Request, VisitorWrite, WriteRules};
+use heal::Opened;
+pub use heal::Opening;
+pub use housekeeping::Done;
+use housekeeping::{Chore, Housekeeping};
 pub use lookup::look_up;
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
+use store_folder::Generation;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 pub use upload::Upload;
 
@@ -57,13 +77,17 @@ pub struct App(Arc<Inner>);
 struct Inner {
     config: Config,
     clock: Arc<dyn Clock>,
-    store: Arc<dyn ProfileStore>,
+    store: Arc<SwapStore>,
     batches: Arc<Batches>,
     spool: Arc<Spool>,
     last_seq: Arc<AtomicU64>,
+    /// Bytes journaled since the start.
+    journaled: Arc<AtomicU64>,
+    /// When the oldest erasure was, in milliseconds, whose bytes are still to go (R12); the greatest number if none.
+    oldest_erasure: Arc<AtomicU64>,
     /// The highest seq that the last checkpoint covers.
     checkpointed_seq: AtomicU64,
-    requests: std::sync::RwLock<Option<mpsc::Sender<Asked>>>,
+    requests: std::sync::RwLock<Option<mpsc::Sender<Asked<Request, Answer>>>>,
     uploads: Arc<Semaphore>,
     exports: Arc<Semaphore>,
     failed: watch::Sender<Option<String>>,
@@ -72,12 +96,16 @@ struct Inner {
     wake: Condvar,
     due: Mutex<bool>,
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
-    checkpoint_path: PathBuf,
+    /// The generation of the store in use. Held while its checkpoint is written, so that a checkpoint never comes to
+    /// speak of another store.
+    generation: Mutex<Generation>,
+    chores: Mutex<Option<std::sync::mpsc::Sender<Asked<Chore, Done>>>>,
     /// Keeps a second daemon out of the folder while it is open.
     _folder_lock: std::fs::File,
 }
 
-type Asked = (Request, oneshot::Sender<Result<Answer, AppError>>);
+/// Something asked for, and where its answer goes.
+type Asked<Q, A> = (Q, oneshot::Sender<Result<A, AppError>>);
 
 /// What cannot be gone on from: the process must say so and end, and a restart begin from the journal.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -119,6 +147,12 @@ pub enum OpenError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A snapshot cannot be read, or its folder not be made.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// A snapshot that verifies holds what is no key.
+    #[error("the snapshot {} holds a key that this program cannot read", .0.display())]
+    SnapshotKey(PathBuf),
     /// An accepted batch's file cannot be read.
     #[error("batch {id} was accepted and is not folded in yet, but its file {} cannot be read: {error}", path.display())]
     Batch {
@@ -204,6 +238,12 @@ pub enum AppError {
     /// The visitors cannot be written in the form asked for, and why.
     #[error("{0}")]
     NotExportable(String),
+    /// What was asked for can't be done so.
+    #[error("{0}")]
+    Refused(String),
+    /// It is done in part, and the rest later.
+    #[error("{0}")]
+    NotYet(String),
     /// No room for it on the disk.
     #[error("no room on the disk: {0}")]
     Full(String),
@@ -302,52 +342,44 @@ pub enum Readiness {
 }
 
 impl App {
-    /// Opens the data folder, recovers what is there and starts the threads, on the store that the folder holds.
+    /// Opens the data folder, recovers what is there and starts the threads.
     pub fn open(config: Config, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
-        let store_folder = config.data_folder.join("store");
-        let cache_bytes = config.cache_bytes;
-        Self::open_on(config, clock, || {
-            let store = open_sled(&store_folder, cache_bytes)?;
-            Ok(Arc::new(store))
-        })
+        Self::open_watched(config, clock, &Opening::default())
     }
 
-    /// The same, on a store of the caller's.
-    pub fn open_on(
-        config: Config,
-        clock: Arc<dyn Clock>,
-        open_store: impl FnOnce() -> Result<Arc<dyn ProfileStore>, OpenError>,
-    ) -> Result<Self, OpenError> {
-        let folder = config.data_folder.clone();
-        let folder_lock = lock_folder(&folder)?;
-        let store = open_store()?;
-        let checkpoint_path = folder.join("store").join("checkpoint");
-        let checkpoint = recovery::read_checkpoint(&checkpoint_path)
-            .map_err(|error| OpenError::Folder { path: checkpoint_path.clone(), error })?;
-        let spool_bytes_max = config.limits.spool_bytes_max;
-        let had_checkpoint = checkpoint.is_some();
-        let recovered =
-            recovery::recover(&folder, &*store, checkpoint, LogSettings::default(), spool_bytes_max)?;
-        if !had_checkpoint && recovered.log.end() == Position::START {
-            // Of a journal without an entry every store is a view. Without this, a crash before the first checkpoint
-            // would have each batch that was complete by then folded once more.
-            recovery::write_checkpoint(&checkpoint_path, &Checkpoint::of_nothing())
-                .map_err(|error| OpenError::Folder { path: checkpoint_path.clone(), error })?;
-        }
+    /// The same, saying meanwhile how far it is.
+    pub fn open_watched(config: Config, clock: Arc<dyn Clock>, opening: &Opening) -> Result<Self, OpenError> {
+        let folder_lock = lock_folder(&config.data_folder)?;
+        let Opened { store, mut stores, generation, made, snapshots, recovered } =
+            heal::open(&config, opening)?;
+        let store = Arc::new(SwapStore::new(store));
         let committer = Committer::new(
             recovered.log,
-            Arc::clone(&store),
+            Arc::clone(&store) as _,
             Arc::clone(&recovered.batches),
             recovered.last_seq,
             Arc::clone(&clock),
         );
+        if made {
+            // From here on a restart finds it; what a crash would have lost of it so far is made anew.
+            let failed = |error| OpenError::Folder { path: generation.path.clone(), error };
+            store.checkpoint()?;
+            recovery::write_checkpoint(&generation.checkpoint_path(), &committer.mark()).map_err(failed)?;
+            stores.adopt(&generation).map_err(failed)?;
+        }
+        if config.data_folder.join(housekeeping::ERASING).exists() {
+            committer.oldest_erasure.store(0, Ordering::Release);
+        }
         let (requests, asked) = mpsc::channel(REQUESTS_WAITING_MAX);
+        let (chores, waiting_chores) = std::sync::mpsc::channel();
         let inner = Arc::new(Inner {
             clock,
             store,
             batches: recovered.batches,
             spool: recovered.spool,
             last_seq: Arc::clone(&committer.last_seq),
+            journaled: Arc::clone(&committer.journaled),
+            oldest_erasure: Arc::clone(&committer.oldest_erasure),
             checkpointed_seq: AtomicU64::new(0),
             requests: std::sync::RwLock::new(Some(requests)),
             uploads: Arc::new(Semaphore::new(config.limits.concurrent_uploads_max)),
@@ -358,7 +390,8 @@ impl App {
             // What was replayed need not be replayed again.
             due: Mutex::new(true),
             threads: Mutex::new(vec![]),
-            checkpoint_path,
+            generation: Mutex::new(generation),
+            chores: Mutex::new(Some(chores)),
             _folder_lock: folder_lock,
             config,
         });
@@ -367,6 +400,9 @@ impl App {
         app.spawn("fold", fold_thread::run)?;
         app.spawn("checkpoint", checkpoint_thread)?;
         app.spawn("sweep", sweep_thread::run)?;
+        app.spawn("housekeeping", |inner| {
+            Housekeeping::new(inner, stores, snapshots).run(waiting_chores);
+        })?;
         Ok(app)
     }
 
@@ -445,6 +481,21 @@ impl App {
         Ok(Upload::begin(Arc::clone(&self.0), client.clone(), rules, place))
     }
 
+    /// Makes a fresh store: what the old one wasted is free again, and of whoever was erased no byte is left (R12).
+    pub async fn compact(&self) -> Result<Done, AppError> {
+        self.0.chore(Chore::Compact).await
+    }
+
+    /// Takes a snapshot.
+    pub async fn snapshot(&self) -> Result<Done, AppError> {
+        self.0.chore(Chore::Snapshot).await
+    }
+
+    /// Writes a backup into a folder that is not there yet, or empty.
+    pub async fn backup(&self, folder: PathBuf) -> Result<Done, AppError> {
+        self.0.chore(Chore::Backup(folder)).await
+    }
+
     /// One batch.
     pub fn batch(&self, id: &BatchId) -> Option<BatchStatus> {
         self.0.batches.get(id).map(BatchStatus::from)
@@ -493,29 +544,36 @@ impl App {
     /// Stops the threads: what was asked for is answered, a batch being folded is left where it is, the store is
     /// checkpointed.
     pub async fn stop(&self) {
-        self.0.stopping.store(true, Ordering::Relaxed);
-        self.0.batches.close();
-        self.0.wake.notify_all();
-        let inner = Arc::clone(&self.0);
-        let stopped = tokio::task::spawn_blocking(move || {
-            let threads = std::mem::take(&mut *inner.threads.lock().unwrap_or_else(PoisonError::into_inner));
-            let (commit, others): (Vec<_>, Vec<_>) =
-                threads.into_iter().partition(|thread| thread.thread().name() == Some("commit"));
-            for thread in others {
-                report_panic(thread.join());
-            }
-            if inner.failed.borrow().is_none()
-                && let Err(error) = inner.checkpoint()
-            {
-                tracing::warn!(%error, "the last checkpoint could not be taken; the next start reads more of the journal");
-            }
-            drop(inner.requests.write().unwrap_or_else(PoisonError::into_inner).take());
-            for thread in commit {
-                report_panic(thread.join());
-            }
-        });
-        if let Err(error) = stopped.await {
+        let app = self.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || app.stop_blocking()).await {
             tracing::error!(%error, "stopping did not go to its end");
+        }
+    }
+
+    /// The same, for a thread that may be blocked.
+    pub fn stop_blocking(&self) {
+        let inner = &self.0;
+        inner.stopping.store(true, Ordering::Relaxed);
+        inner.batches.close();
+        drop(inner.chores.lock().unwrap_or_else(PoisonError::into_inner).take());
+        inner.wake.notify_all();
+        let threads = std::mem::take(&mut *inner.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let (commit, others): (Vec<_>, Vec<_>) =
+            threads.into_iter().partition(|thread| thread.thread().name() == Some("commit"));
+        for thread in others {
+            report_panic(thread.join());
+        }
+        if inner.failed.borrow().is_none()
+            && let Err(error) = inner.checkpoint()
+        {
+            tracing::warn!(%error, "the last checkpoint could not be taken; the next start reads more of the journal");
+        }
+        drop(inner.requests.write().unwrap_or_else(PoisonError::into_inner).take());
+        for thread in commit {
+            report_panic(thread.join());
+        }
+        if inner.failed.borrow().is_none() {
+            inner.close_store();
         }
     }
 }
@@ -540,7 +598,7 @@ impl Inner {
         Ok(WriteRules { lifetime_ms, max_profile_bytes: self.profile_bytes_max() })
     }
 
-    fn sender(&self) -> Result<mpsc::Sender<Asked>, AppError> {
+    fn sender(&self) -> Result<mpsc::Sender<Asked<Request, Answer>>, AppError> {
         let requests = self.requests.read().unwrap_or_else(PoisonError::into_inner);
         requests.clone().ok_or(AppError::Stopping)
     }
@@ -577,15 +635,51 @@ impl Inner {
 
     /// Makes the store durable up to what the journal says now, and notes it.
     fn checkpoint(&self) -> Result<(), String> {
-        let Ok(Answer::Marked(mark)) = self.ask_blocking(Request::Mark) else { return Ok(()) };
+        let generation = self.generation.lock().unwrap_or_else(PoisonError::into_inner);
+        let Ok(mark) = self.mark() else { return Ok(()) };
         self.store.checkpoint().map_err(|error| error.to_string())?;
-        recovery::write_checkpoint(&self.checkpoint_path, &mark).map_err(|error| error.to_string())?;
+        let path = generation.checkpoint_path();
+        recovery::write_checkpoint(&path, &mark).map_err(|error| error.to_string())?;
         self.checkpointed_seq.store(mark.last_seq, Ordering::Release);
         Ok(())
     }
+
+    /// What a checkpoint, or a snapshot, that is begun now will cover.
+    fn mark(&self) -> Result<Checkpoint, AppError> {
+        match self.ask_blocking(Request::Mark)? {
+            Answer::Marked(mark) => Ok(mark),
+            other => Err(AppError::internal(format!("a mark was answered with {other:?}"))),
+        }
+    }
+
+    /// Closes the store for good, and seals what it leaves on the disk.
+    fn close_store(&self) {
+        let generation = self.generation.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.store.replace(Arc::new(MemoryStore::default())));
+        if let Err(error) = generation.seal() {
+            tracing::warn!(%error, "the store is not sealed: the next start can't tell whether somebody changed its files");
+        }
+    }
+
+    /// Asks the housekeeping thread.
+    async fn chore(&self, chore: Chore) -> Result<Done, AppError> {
+        let (reply, done) = oneshot::channel();
+        let sent = {
+            let chores = self.chores.lock().unwrap_or_else(PoisonError::into_inner);
+            chores.as_ref().is_some_and(|chores| chores.send((chore, reply)).is_ok())
+        };
+        if !sent {
+            return Err(AppError::Stopping);
+        }
+        done.await.map_err(|_| AppError::Stopping)?
+    }
 }
 
-fn commit_thread(inner: &Arc<Inner>, mut committer: Committer, mut asked: mpsc::Receiver<Asked>) {
+fn commit_thread(
+    inner: &Arc<Inner>,
+    mut committer: Committer,
+    mut asked: mpsc::Receiver<Asked<Request, Answer>>,
+) {
     let mut group = Vec::with_capacity(GROUP_REQUESTS_MAX);
     let mut at_checkpoint = 0;
     while asked.blocking_recv_many(&mut group, GROUP_REQUESTS_MAX) > 0 {
@@ -607,8 +701,9 @@ fn commit_thread(inner: &Arc<Inner>, mut committer: Committer, mut asked: mpsc::
                 }
             }
         }
-        if committer.journaled - at_checkpoint >= CHECKPOINT_BYTES {
-            at_checkpoint = committer.journaled;
+        let journaled = committer.journaled.load(Ordering::Relaxed);
+        if journaled - at_checkpoint >= CHECKPOINT_BYTES {
+            at_checkpoint = journaled;
             *inner.due.lock().unwrap_or_else(PoisonError::into_inner) = true;
             inner.wake.notify_all();
         }
@@ -669,30 +764,10 @@ impl AppError {
     }
 }
 
-/// Opens sled; sets a store aside that will not open, for the journal can make it again.
-fn open_sled(folder: &Path, cache_bytes: u64) -> Result<crate::store::sled::SledStore, OpenError> {
-    use crate::store::sled::SledStore;
-    let open = || {
-        std::panic::catch_unwind(|| SledStore::open(folder, cache_bytes))
-            .unwrap_or_else(|_| Err(StoreError::Failed { doing: "open", why: "it panicked".into() }))
-    };
-    match open() {
-        Ok(store) => Ok(store),
-        Err(error) => {
-            let aside =
-                (1..).map(|n| folder.with_extension(format!("aside-{n}"))).find(|path| !path.exists());
-            let aside = aside.unwrap_or_else(|| folder.with_extension("aside"));
-            tracing::error!(%error, aside = %aside.display(), "the store does not open: it is set aside and made again from the journal");
-            std::fs::rename(folder, &aside).map_err(|error| OpenError::Folder { path: aside, error })?;
-            Ok(open()?)
-        }
-    }
-}
-
 fn lock_folder(folder: &Path) -> Result<std::fs::File, OpenError> {
     let path = folder.join("lock");
     let failed = |error| OpenError::Folder { path: path.clone(), error };
-    std::fs::create_dir_all(folder.join("store")).map_err(failed)?;
+    std::fs::create_dir_all(folder).map_err(failed)?;
     let file = std::fs::File::create(&path).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),

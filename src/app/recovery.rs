@@ -2,13 +2,14 @@
 //! incomplete batch on for what became of its rows; the store is brought up to it.
 //!
 //! Promises: nothing that was acknowledged is missing afterwards; a store that will not open, or has no checkpoint, is
-//! made again from the whole journal.
+//! set aside and made again from the newest snapshot that verifies and the journal behind it.
 
 use super::OpenError;
 use crate::batch::outcome::read_outcomes;
 use crate::batch::pending::{Accepted, Pending};
 use crate::batch::queue::Batches;
 use crate::batch::spool::Spool;
+use crate::durable;
 use crate::journal::entry::{BatchCompletedEntry, CHECKPOINT_VERSION, Checkpoint, Entry, decode_group};
 use crate::journal::log::{Log, LogError, LogSettings, Position};
 use crate::model::batch::Outcome;
@@ -18,7 +19,6 @@ use crate::model::profile::StoredBytes;
 use crate::model::seq::{Millis, Seq};
 use crate::store::{ProfileStore, put_through};
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -29,12 +29,7 @@ pub fn write_checkpoint(path: &Path, checkpoint: &Checkpoint) -> io::Result<()> 
     codec::encode_into(CHECKPOINT_VERSION, checkpoint, &mut bytes).map_err(io::Error::other)?;
     let sum = crc32c::crc32c(&bytes);
     bytes.extend_from_slice(&sum.to_le_bytes());
-    let aside = path.with_extension("new");
-    let mut file = File::create(&aside)?;
-    file.write_all(&bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&aside, path)?;
-    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+    durable::replace(path, "checkpoint", |file| file.write_all(&bytes))
 }
 
 /// Reads the checkpoint, if there is one that verifies.
@@ -95,42 +90,52 @@ pub struct Recovered {
     pub last_seq: Seq,
 }
 
+/// From where a store is brought up to the journal's end.
+#[derive(Debug)]
+pub enum StartFrom {
+    /// The store holds all up to here.
+    Checkpoint(Checkpoint),
+    /// It holds what this snapshot did: a batch that was complete behind it must be folded in once more.
+    Snapshot(Checkpoint),
+    /// It holds nothing.
+    Nothing,
+}
+
 /// Reads the journal, brings the store up to it, and opens the pending batches.
 pub fn recover(
     folder: &Path,
     store: &dyn ProfileStore,
-    checkpoint: Option<Checkpoint>,
+    from: StartFrom,
     log_settings: LogSettings,
     spool_bytes_max: u64,
 ) -> Result<Recovered, OpenError> {
+    let (rebuild, checkpoint) = match from {
+        StartFrom::Checkpoint(checkpoint) => (false, checkpoint),
+        StartFrom::Snapshot(checkpoint) => (true, checkpoint),
+        StartFrom::Nothing => {
+            (true, Checkpoint { position: Position::START.to_pair(), ..Checkpoint::default() })
+        }
+    };
     let mut replay = Replay {
         store,
-        checkpoint: Position::START,
-        rebuild: checkpoint.is_none(),
-        last_seq: Seq::ZERO,
+        checkpoint: Position::from_pair(checkpoint.position),
+        rebuild,
+        last_seq: Seq::from_u64(checkpoint.last_seq),
         batches: BTreeMap::new(),
         settled: HashMap::new(),
         written: 0,
     };
-    let mut from = Position::START;
-    if let Some(checkpoint) = checkpoint {
-        replay.checkpoint = Position::from_pair(checkpoint.position);
-        replay.last_seq = Seq::from_u64(checkpoint.last_seq);
-        from = replay.checkpoint;
-        for known in checkpoint.batches {
-            let position = Position::from_pair(known.position);
-            if known.completed.is_none() {
-                from = from.min(position);
-            }
-            let seq = Seq::from_u64(known.accepted.seq);
-            let accepted =
-                Accepted::from_entry(known.accepted).ok_or_else(|| OpenError::entry(position, "a batch"))?;
-            let batch = Batch { completed: known.completed, ..Batch::new(accepted, position) };
-            replay.batches.insert(seq, batch);
-        }
+    let needed = checkpoint.needs_journal_from();
+    for known in checkpoint.batches {
+        let position = Position::from_pair(known.position);
+        let seq = Seq::from_u64(known.accepted.seq);
+        let accepted =
+            Accepted::from_entry(known.accepted).ok_or_else(|| OpenError::entry(position, "a batch"))?;
+        let batch = Batch { completed: known.completed, ..Batch::new(accepted, position) };
+        replay.batches.insert(seq, batch);
     }
 
-    let (log, torn) = Log::open(&folder.join("journal"), log_settings, from, |start, _end, payload| {
+    let (log, torn) = Log::open(&folder.join("journal"), log_settings, needed, |start, _end, payload| {
         let entries = decode_group(payload).map_err(|error| OpenError::entry(start, error))?;
         entries.into_iter().try_for_each(|entry| replay.entry(start, entry))
     })?;
@@ -197,6 +202,10 @@ impl Replay<'_> {
         let batches = Batches::default();
         for (seq, Batch { accepted, position, completed, counted }) in std::mem::take(&mut self.batches) {
             if let Some(end) = completed {
+                if !spool.rows_path(accepted.spool).exists() {
+                    // Past its retention: its files went, and this checkpoint or snapshot is from before that.
+                    continue;
+                }
                 batches.note_complete(accepted, position, end.counts, Millis(end.at_ms));
                 continue;
             }

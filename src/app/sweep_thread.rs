@@ -48,6 +48,8 @@ pub struct Swept {
     pub expired: usize,
     /// How many tombstones it took.
     pub taken: usize,
+    /// The oldest erasure it met, whose bytes compaction has yet to let go of.
+    pub erasure: Option<Seq>,
     /// Where the next step begins; none at the end of the store.
     pub next: Option<Key>,
 }
@@ -70,6 +72,9 @@ pub(super) fn run(inner: &Arc<Inner>) {
         let asked = swept.map_err(|error| error.to_string()).and_then(|swept| {
             let asked = swept.requests.into_iter().try_for_each(|one| inner.ask_blocking(one).map(drop));
             asked.map_err(|error| error.to_string()).map(|()| {
+                if let Some(erasure) = swept.erasure {
+                    inner.oldest_erasure.fetch_min(erasure.millis().0, Ordering::AcqRel);
+                }
                 expired += swept.expired;
                 taken += swept.taken;
                 swept.next
@@ -95,10 +100,13 @@ pub fn step(
 ) -> Result<Swept, StoreError> {
     let page = store.scan(after, keys)?;
     let next = page.last().filter(|_| page.len() == keys).map(|(key, _)| key.clone());
-    let (mut expired, mut taken) = (0, 0);
+    let (mut expired, mut taken, mut erasure) = (0, 0, None);
     let mut dead: BTreeMap<ClientCode, Vec<(Key, StoredBytes)>> = BTreeMap::new();
     for (key, value) in page {
         let Ok(client) = ClientCode::new(key.client()) else { continue };
+        if let Stored::Tombstone { through, erased: true } = decoded(&key, &value)? {
+            erasure = Some(erasure.unwrap_or(through).min(through));
+        }
         if !horizon.reclaims(store, &client, &key, &value)? {
         } else if !value.is_tombstone() {
             expired += 1;
@@ -108,7 +116,7 @@ pub fn step(
         }
     }
     let requests = dead.into_iter().map(|(client, values)| Request::Sweep(client, values)).collect();
-    Ok(Swept { requests, expired, taken, next })
+    Ok(Swept { requests, expired, taken, erasure, next })
 }
 
 impl Horizon<'_> {
@@ -139,6 +147,14 @@ impl Horizon<'_> {
             Stored::Link { target, .. } => pending.is_empty() && !self.leads_on(store, key, target)?,
             Stored::Tombstone { through, erased } => !erased && through <= self.checkpoint,
         })
+    }
+
+    /// Whether a tombstone of what was swept may go.
+    pub(super) fn reclaims_tombstone(&self, key: &Key, value: &StoredBytes) -> Result<bool, StoreError> {
+        let Stored::Tombstone { through, erased: false } = decoded(key, value)? else { return Ok(false) };
+        let Ok(client) = ClientCode::new(key.client()) else { return Ok(false) };
+        let none_before = self.batches.pending(&client).first().is_none_or(|b| b.accepted.id.seq > through);
+        Ok(through <= self.checkpoint && none_before)
     }
 
     /// Whether the profile at the end of a link, two links at most, lists the id.

@@ -126,8 +126,7 @@ fn take_in(
     let header = parser.finish(|_| ())?.clone();
     spool.sync()?;
     let index_path = inner.spool.index_path(spool.name());
-    let failed = |error| SpoolError::Failed { path: index_path.clone(), error };
-    let index = index.finish(&index_path).map_err(failed)?;
+    let index = index.finish(&index_path).map_err(|error| SpoolError::of(index_path, error))?;
     spool.count_index();
     Ok(NewBatch { client, rules, header, rows, spool, index })
 }

@@ -5,10 +5,10 @@
 
 use super::csv::{Reason, RowError};
 use super::pending::Accepted;
+use crate::durable;
 use crate::model::batch::{Counts, Outcome};
 use crate::model::seq::Millis;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock};
-use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
@@ -72,22 +72,18 @@ impl RowOutcome {
 /// Writes the outcomes that are not `updated`, in line order; durable when it returns.
 pub fn write_outcomes(path: &Path, outcomes: &mut [RowOutcome]) -> io::Result<()> {
     outcomes.sort_unstable_by_key(|row| row.line);
-    let aside = path.with_extension("outcomes-new");
-    let mut out = BufWriter::with_capacity(1 << 18, File::create(&aside)?);
-    let mut sum = 0;
-    for row in outcomes.iter() {
-        let bytes = row.to_bytes();
-        sum = crc32c::crc32c_append(sum, &bytes);
-        out.write_all(&bytes)?;
-    }
-    out.write_all(&sum.to_le_bytes())?;
-    out.write_all(MAGIC)?;
-    out.into_inner()?.sync_all()?;
-    std::fs::rename(&aside, path)?;
-    if let Some(folder) = path.parent() {
-        File::open(folder)?.sync_all()?;
-    }
-    Ok(())
+    durable::replace(path, "outcomes", |file| {
+        let mut out = BufWriter::with_capacity(1 << 18, file);
+        let mut sum = 0;
+        for row in outcomes.iter() {
+            let bytes = row.to_bytes();
+            sum = crc32c::crc32c_append(sum, &bytes);
+            out.write_all(&bytes)?;
+        }
+        out.write_all(&sum.to_le_bytes())?;
+        out.write_all(MAGIC)?;
+        out.flush()
+    })
 }
 
 /// Reads what [`write_outcomes`] wrote.

@@ -87,6 +87,11 @@ impl Batches {
         }
     }
 
+    /// Forgets a complete batch.
+    pub fn forget(&self, id: &BatchId) {
+        change(&self.known, |all| all.remove(&(id.client.to_string(), id.seq)));
+    }
+
     /// One batch.
     pub fn get(&self, id: &BatchId) -> Option<Known> {
         look(&self.known, |all| all.get(&(id.client.to_string(), id.seq)).cloned())

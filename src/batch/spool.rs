@@ -1,6 +1,7 @@
 //! The uploaded files as they came, and what is kept beside each: its index of rows and its rows' outcomes.
 //!
-//! Promises: a file that no accepted batch names does not outlive a restart; the bytes in the folder never pass the
+//! Promises: a file that no accepted batch names, or that a crash left half-written, does not outlive a
+//! restart; the bytes in the folder never pass the
 //! limit; what [`SpoolFile::sync`] returned for is on the disk, name and all.
 
 use crate::model::seq::{Millis, Seq, SeqSource};
@@ -30,6 +31,16 @@ pub enum SpoolError {
     },
 }
 
+impl SpoolError {
+    /// What the system said of a file in the folder.
+    pub fn of(path: PathBuf, error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full(error.to_string()),
+            _ => Self::Failed { path, error },
+        }
+    }
+}
+
 /// The folder of uploads.
 #[derive(Debug)]
 pub struct Spool {
@@ -47,6 +58,10 @@ impl Spool {
         for entry in std::fs::read_dir(folder)? {
             let entry = entry?;
             let path = entry.path();
+            if path.extension().is_some_and(|extension| extension == "new") {
+                std::fs::remove_file(&path)?;
+                continue;
+            }
             let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
             let Ok(name) = u64::from_str_radix(stem, 16) else { continue };
             last = last.max(name);
@@ -92,12 +107,22 @@ impl Spool {
     /// Removes the index of an upload whose batch is complete: nothing looks for its rows any more, and should the
     /// store have to be made again, so is the index.
     pub fn remove_index(&self, name: SpoolName) {
-        let path = self.index_path(name);
-        self.recount_after(&path, || {
-            if let Err(error) = std::fs::remove_file(&path)
+        self.remove_file(&self.index_path(name));
+    }
+
+    /// Removes all of an upload whose batch is no longer kept.
+    pub fn remove(&self, name: SpoolName) {
+        for path in [self.outcomes_path(name), self.index_path(name), self.rows_path(name)] {
+            self.remove_file(&path);
+        }
+    }
+
+    fn remove_file(&self, path: &Path) {
+        self.recount_after(path, || {
+            if let Err(error) = std::fs::remove_file(path)
                 && error.kind() != io::ErrorKind::NotFound
             {
-                tracing::warn!(path = %path.display(), %error, "an index could not be removed");
+                tracing::warn!(path = %path.display(), %error, "a file of an upload could not be removed");
             }
         });
     }
@@ -118,10 +143,7 @@ impl Spool {
     }
 
     fn error(&self, name: SpoolName, error: io::Error) -> SpoolError {
-        match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => SpoolError::Full(error.to_string()),
-            _ => SpoolError::Failed { path: self.rows_path(name), error },
-        }
+        SpoolError::of(self.rows_path(name), error)
     }
 }
 

@@ -64,6 +64,18 @@ impl Client {
         self.call(Method::POST, path, Some("application/x-www-form-urlencoded"), body).await
     }
 
+    /// Posts JSON.
+    pub(super) async fn post_json(&self, path: &str, value: &serde_json::Value) -> Result<Answer, CliError> {
+        let body = Full::from(value.to_string()).map_err(|never| match never {}).boxed_unsync();
+        self.call(Method::POST, path, Some("application/json"), body).await
+    }
+
+    /// Has what is at a path deleted.
+    pub(super) async fn delete(&self, path: &str) -> Result<Answer, CliError> {
+        let nothing = Full::default().map_err(|never| match never {}).boxed_unsync();
+        self.call(Method::DELETE, path, None, nothing).await
+    }
+
     /// Posts a batch file.
     pub(super) async fn post_file(&self, path: &str, file: FileBody) -> Result<Answer, CliError> {
         self.call(Method::POST, path, Some("text/csv"), file.boxed_unsync()).await

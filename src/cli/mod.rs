@@ -11,6 +11,7 @@ mod import;
 mod profile;
 mod serve;
 mod stop;
+mod upkeep;
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
@@ -37,11 +38,19 @@ enum Command {
     /// Post, follow and list batches
     #[command(subcommand)]
     Batch(batch::Batch),
-    /// Look a visitor up, or set attributes
+    /// Look a visitor up, set attributes, or erase it
     #[command(subcommand)]
     Profile(profile::Profile),
     Export(export::Export),
     Import(import::Import),
+    /// Write a backup of a running daemon: a snapshot, the journal behind it, and the uploads
+    Backup(upkeep::Backup),
+    /// Put a backup into a new data folder
+    Restore(upkeep::Restore),
+    /// Verify a data folder that no daemon has open, and print a digest of what it holds
+    Check(Box<upkeep::Check>),
+    /// Make a fresh store: frees what the old one wasted, and every byte of whoever was erased
+    Compact(upkeep::Compact),
     /// Walk through the main job on a fresh folder, then stay up to be tried
     Demo(demo::Demo),
 }
@@ -54,6 +63,10 @@ pub fn main() -> ExitCode {
         Command::Profile(command) => profile::run(command),
         Command::Export(command) => export::run(command),
         Command::Import(command) => import::run(command),
+        Command::Backup(command) => upkeep::backup(command),
+        Command::Restore(command) => upkeep::restore(&command),
+        Command::Check(command) => upkeep::check(*command),
+        Command::Compact(command) => upkeep::compact(command),
         Command::Demo(command) => demo::run(&command),
     };
     match done {

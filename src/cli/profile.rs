@@ -1,4 +1,4 @@
-//! `profiled profile get|set`.
+//! `profiled profile get|set|erase`.
 
 use std::collections::BTreeMap;
 
@@ -17,6 +17,8 @@ pub(super) enum Profile {
     Get(Get),
     /// Set attributes of a visitor that is known
     Set(Set),
+    /// Erase a visitor, with all its ids: at once for every reader, and from the disk within a day
+    Erase(Erase),
 }
 
 /// Which visitor.
@@ -53,6 +55,15 @@ pub(super) struct Set {
     remote: Remote,
 }
 
+/// Erases a visitor.
+#[derive(Debug, Args)]
+pub(super) struct Erase {
+    #[command(flatten)]
+    who: Who,
+    #[command(flatten)]
+    remote: Remote,
+}
+
 fn parse_attribute(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some(("", _)) | None => Err("write NAME=VALUE".into()),
@@ -66,6 +77,7 @@ pub(super) fn run(command: Profile) -> Result<(), CliError> {
     match command {
         Profile::Get(command) => block_on(get(command)),
         Profile::Set(command) => block_on(set(command)),
+        Profile::Erase(command) => block_on(erase(command)),
     }
 }
 
@@ -141,12 +153,39 @@ async fn set(command: Set) -> Result<(), CliError> {
     Ok(())
 }
 
+async fn erase(command: Erase) -> Result<(), CliError> {
+    #[derive(Debug, Serialize, Deserialize)]
+    struct Erased {
+        erased: bool,
+        seq: String,
+    }
+    let client = Client::new(&command.remote.url)?;
+    let Who { id, client: whose, by } = &command.who;
+    check_id(*by, id)?;
+    let answer = client.delete(&path_of(whose, *by, id)).await?;
+    if answer.status == StatusCode::NOT_FOUND {
+        return Err(CliError::Failed(shown(&answer.refusal())));
+    }
+    let erased: Erased = answer.json()?;
+    if command.remote.json {
+        return print_json(&erased);
+    }
+    say(format_args!(
+        "{}: erased at seq {}; the bytes go from the disk within the daemon's deadline, or now with `profiled compact`",
+        shown(id),
+        erased.seq
+    ));
+    Ok(())
+}
+
+fn path_of(whose: &ClientCode, by: By, id: &str) -> String {
+    format!("/api/v1/profiles/{}?by={}&client={}", encoded(id), by.name(), encoded(whose.as_str()))
+}
+
 /// Looks a visitor up.
 pub(super) async fn ask(client: &Client, whose: &ClientCode, by: By, id: &str) -> Result<Shown, CliError> {
     check_id(by, id)?;
-    let path =
-        format!("/api/v1/profiles/{}?by={}&client={}", encoded(id), by.name(), encoded(whose.as_str()));
-    let answer = client.get(&path).await?;
+    let answer = client.get(&path_of(whose, by, id)).await?;
     if answer.status == StatusCode::NOT_FOUND {
         return Err(CliError::Failed(shown(&answer.refusal())));
     }

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::stop::Stops;
 use super::{CliError, say};
-use crate::app::App;
+use crate::app::{App, Opening};
 use crate::config::{Config, ServeOptions};
 use crate::http::{Front, server};
 use crate::model::seq::SystemClock;
@@ -47,8 +47,14 @@ async fn serve(config: Config) -> Result<(), CliError> {
     })?;
     let address = listener.local_addr().map_err(|e| CliError::Failed(e.to_string()))?;
     let front_config = config.clone();
-    let opening = tokio::task::spawn_blocking(|| App::open(config, Arc::new(SystemClock)));
-    let opened = opening.await.map_err(|e| CliError::Failed(e.to_string()))?;
+    let opening = Opening::default();
+    let watched = opening.clone();
+    let opened =
+        tokio::task::spawn_blocking(move || App::open_watched(config, Arc::new(SystemClock), &watched));
+    let opened = tokio::select! {
+        opened = opened => opened.map_err(|e| CliError::Failed(e.to_string()))?,
+        never = server::serve_opening(&listener, &opening) => match never {},
+    };
     let app = opened.map_err(|e| CliError::Failed(e.to_string()))?;
     // Until here a signal ends the process at once, however long the recovery takes: that is always safe.
     let mut stops = Stops::new()?;

@@ -76,10 +76,10 @@ impl HttpError {
             Self::Inside(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::App(error) => match error {
                 AppError::UnknownClient(_) => StatusCode::NOT_FOUND,
-                AppError::BadBatch(_) => StatusCode::BAD_REQUEST,
+                AppError::BadBatch(_) | AppError::Refused(_) => StatusCode::BAD_REQUEST,
                 AppError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
                 AppError::NotExportable(_) => StatusCode::CONFLICT,
-                AppError::Busy | AppError::ExportBusy(_) | AppError::Stopping => {
+                AppError::Busy | AppError::ExportBusy(_) | AppError::Stopping | AppError::NotYet(_) => {
                     StatusCode::SERVICE_UNAVAILABLE
                 }
                 AppError::Full(_) => StatusCode::INSUFFICIENT_STORAGE,

@@ -95,14 +95,19 @@ impl Request {
         self.head.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
     }
 
+    /// What the body is said to be; empty if nothing is said.
+    pub(super) fn media_type(&self) -> Result<&str, HttpError> {
+        let named = self.header(&CONTENT_TYPE)?.unwrap_or_default();
+        Ok(named.split(';').next().unwrap_or_default().trim())
+    }
+
     /// Refuses a body of another kind than these; none named is fine. `right` says what call would be right.
     pub(super) fn check_media_type(
         &self,
         taken: &[&str],
         right: impl FnOnce() -> String,
     ) -> Result<(), HttpError> {
-        let named = self.header(&CONTENT_TYPE)?.unwrap_or_default();
-        let media_type = named.split(';').next().unwrap_or_default().trim();
+        let media_type = self.media_type()?;
         if !media_type.is_empty() && !taken.iter().any(|taken| taken.eq_ignore_ascii_case(media_type)) {
             let sent = format!("Content-Type {media_type:?}");
             return Err(HttpError::MediaType(MediaType { sent, right: right() }));

@@ -23,11 +23,14 @@ pub(super) enum Endpoint<'a> {
     Batches,
     Batch { id: &'a str },
     Export,
+    Compact,
+    Backup,
     Healthz,
     Readyz,
 }
 
 const READ: &[Method] = &[Method::GET, Method::HEAD];
+const READ_OR_ERASE: &[Method] = &[Method::GET, Method::HEAD, Method::DELETE];
 const WRITE: &[Method] = &[Method::POST];
 const WRITE_BY_EITHER: &[Method] = &[Method::GET, Method::POST];
 
@@ -60,6 +63,8 @@ impl<'a> Endpoint<'a> {
             ["api", "v1", "batches"] => Self::Batches,
             ["api", "v1", "batches", id] => Self::Batch { id },
             ["api", "v1", "export"] => Self::Export,
+            ["api", "v1", "compact"] => Self::Compact,
+            ["api", "v1", "backup"] => Self::Backup,
             ["healthz"] => Self::Healthz,
             ["readyz"] => Self::Readyz,
             _ => return None,
@@ -69,7 +74,8 @@ impl<'a> Endpoint<'a> {
     /// The methods that it takes.
     pub(super) fn methods(&self) -> &'static [Method] {
         match self {
-            Self::BatchUpdate { .. } | Self::Delivery => WRITE,
+            Self::BatchUpdate { .. } | Self::Delivery | Self::Compact | Self::Backup => WRITE,
+            Self::Profile { .. } => READ_OR_ERASE,
             Self::ProfileUpdate { .. } | Self::Mbox { .. } => WRITE_BY_EITHER,
             _ => READ,
         }
@@ -109,6 +115,8 @@ impl<'a> Endpoint<'a> {
             Self::Batches => "batches",
             Self::Batch { .. } => "batch",
             Self::Export => "export",
+            Self::Compact => "compact",
+            Self::Backup => "backup",
             Self::Healthz => "healthz",
             Self::Readyz => "readyz",
         }
@@ -131,10 +139,15 @@ impl<'a> Endpoint<'a> {
             Self::Mbox { client, kind } => adobe::mbox::answer(front, request, client, kind).await,
             Self::Delivery => adobe::delivery::answer(front, request).await,
             Self::ProfileFetch { kind, id } => adobe::profile_fetch::answer(front, request, kind, id).await,
+            Self::Profile { id } if request.method() == Method::DELETE => {
+                native::profiles::erase(front, request, id).await
+            }
             Self::Profile { id } => native::profiles::answer(front, request, id).await,
             Self::Batches => native::batches::list(front, request),
             Self::Batch { id } => native::batches::one(front, request, id),
             Self::Export => native::export::answer(front, request).await,
+            Self::Compact => native::upkeep::compact(front, request).await,
+            Self::Backup => native::upkeep::backup(front, request).await,
             Self::Healthz => Ok(ops::healthz()),
             Self::Readyz => ops::readyz(front),
         }

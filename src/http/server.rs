@@ -25,9 +25,11 @@ use super::Front;
 use super::connection::{Verdict, Watched};
 use super::cors;
 use super::error::HttpError;
+use super::ops::healthz;
 use super::request::Request;
 use super::response::{Answer, Door, refusal};
 use super::router::{Endpoint, door_of_unknown};
+use crate::app::Opening;
 
 /// How long requests that have begun may take to finish once the server is to stop. The whole daemon stops within ten
 /// seconds; the rest of them is for the store.
@@ -38,6 +40,9 @@ const CONNECTIONS_MAX: usize = 8_192;
 const HEADER_BYTES_MAX: usize = 80 << 10;
 /// How long to wait after an accept that failed, at first and at most.
 const ACCEPT_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+/// How many connections are answered at once while the daemon is opening, and how long a header may take then.
+const OPENING_CONNECTIONS_MAX: usize = 512;
+const OPENING_HEADER_MAX: Duration = Duration::from_secs(5);
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Serves on `listener` until `shutdown` completes, then lets requests that have begun finish.
@@ -80,6 +85,37 @@ pub async fn serve(listener: TcpListener, front: Front, shutdown: impl Future<Ou
             "connections were cut off: they took too long to finish"
         );
         connections.shutdown().await;
+    }
+}
+
+/// Answers, while the daemon is still opening its data folder, that it does not serve yet and how far it is.
+pub async fn serve_opening(listener: &TcpListener, opening: &Opening) -> Infallible {
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            Some(_) = connections.join_next() => continue,
+            accepted = listener.accept(), if connections.len() < OPENING_CONNECTIONS_MAX => accepted,
+        };
+        let Ok((socket, _)) = accepted else {
+            sleep(ACCEPT_PAUSE.0).await;
+            continue;
+        };
+        let opening = opening.clone();
+        let service = service_fn(move |request: hyper::Request<Incoming>| {
+            let mut answer = match request.uri().path() {
+                "/healthz" => healthz(),
+                _ => refusal(Door::Rest, &HttpError::NotReady(opening.at())),
+            };
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            async { Ok::<_, Infallible>(answer) }
+        });
+        connections.spawn(async move {
+            let served = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(OPENING_HEADER_MAX)
+                .serve_connection(TokioIo::new(socket), service);
+            drop(served.await);
+        });
     }
 }
 

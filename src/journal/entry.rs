@@ -7,11 +7,14 @@
 
 use super::log::Position;
 use crate::model::codec::{self, CodecError};
+use crate::model::seq::Seq;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 /// The version that a group's payload begins with.
 pub const GROUP_VERSION: u8 = 1;
+/// What the payload of a group begins with that stands where damaged ones were given up.
+const GROUP_GIVEN_UP: u8 = 0xff;
 /// The version that a checkpoint begins with.
 pub const CHECKPOINT_VERSION: u8 = 1;
 
@@ -24,6 +27,17 @@ pub enum Entry {
     BatchAccepted(BatchAcceptedEntry),
     /// A batch is folded, counted and checkpointed.
     BatchCompleted(BatchCompletedEntry),
+}
+
+impl Entry {
+    /// The seq it speaks of; zero for none.
+    pub fn seq(&self) -> Seq {
+        Seq::from_u64(match self {
+            Self::Write(write) => write.seq,
+            Self::BatchAccepted(batch) => batch.seq,
+            Self::BatchCompleted(_) => 0,
+        })
+    }
 }
 
 /// What a write changed.
@@ -111,9 +125,12 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Before the first entry of a new journal.
-    pub fn of_nothing() -> Self {
-        Self { position: Position::START.to_pair(), ..Self::default() }
+    /// Where a restart begins to read: the oldest incomplete batch's entry, and what became of its rows, may stand
+    /// before the checkpoint itself.
+    pub fn needs_journal_from(&self) -> Position {
+        let incomplete = self.batches.iter().filter(|batch| batch.completed.is_none());
+        let from = incomplete.map(|batch| batch.position).fold(self.position, std::cmp::Ord::min);
+        Position::from_pair(from)
     }
 }
 
@@ -133,8 +150,16 @@ pub fn encode_group(entries: &[Entry], out: &mut Vec<u8>) -> Result<(), CodecErr
     codec::encode_into(GROUP_VERSION, &entries, out)
 }
 
+/// A payload of this length that says nothing: what stands where damaged groups were given up.
+pub fn group_given_up(length: usize) -> Vec<u8> {
+    vec![GROUP_GIVEN_UP; length]
+}
+
 /// The entries of a group's payload.
 pub fn decode_group(payload: &[u8]) -> Result<Vec<Entry>, CodecError> {
+    if payload.first() == Some(&GROUP_GIVEN_UP) {
+        return Ok(vec![]);
+    }
     codec::decode(GROUP_VERSION, payload)
 }
 
@@ -165,5 +190,6 @@ mod tests {
         let mut payload = vec![];
         encode_group(&entries, &mut payload).unwrap();
         assert_eq!(decode_group(&payload).unwrap(), entries);
+        assert_eq!(decode_group(&group_given_up(9)).unwrap(), []);
     }
 }

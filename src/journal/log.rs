@@ -81,6 +81,15 @@ impl Position {
     /// Before the first frame of a new log.
     pub const START: Self = Self { segment: 0, offset: SEGMENT_HEADER_BYTES };
 
+    /// Before the first frame that is still kept in a folder; `None` if it holds no segment.
+    pub fn first_in(folder: &Path) -> Result<Option<Self>, LogError> {
+        if !folder.exists() {
+            return Ok(None);
+        }
+        let numbers = Folder::open(folder, &SystemDisk)?.numbers()?;
+        Ok(numbers.first().map(|&segment| Self { segment, offset: SEGMENT_HEADER_BYTES }))
+    }
+
     /// The segment's number and the byte offset in its file, for storing.
     pub const fn to_pair(self) -> (u64, u64) {
         (self.segment, self.offset)
@@ -137,7 +146,7 @@ pub enum LogError {
         source: io::Error,
     },
     /// Confirmed frames are unreadable or gone.
-    #[error("{} is damaged at byte {offset}: {damage}; restore the file, or the folder from a backup", file.display())]
+    #[error("{} is damaged at byte {offset}: {damage}; restore the file, or the folder from a backup, or give up what is damaged with `profiled check --salvage`", file.display())]
     Damaged {
         /// The segment file.
         file: PathBuf,
@@ -266,6 +275,17 @@ pub enum AppendError {
     },
 }
 
+/// A stretch of damaged frames that [`Log::salvage`] gave up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GivenUp {
+    /// The segment file.
+    pub file: PathBuf,
+    /// Where the damage begins, between two frames.
+    pub from: Position,
+    /// Where the next valid frame begins, or the segment's frames end.
+    pub to: Position,
+}
+
 /// An open log: its end, and the file that the next frame goes to.
 ///
 /// Nothing here keeps a second process from opening the same folder; whoever owns the data folder locks it.
@@ -342,6 +362,51 @@ impl Log {
         Self { folder, settings, disk, segment, offset, bytes, buffer: Vec::new(), stopped: false }
     }
 
+    /// Gives up the damaged frames that keep the log in `dir` from being opened from `from` on, if there are any: each
+    /// stretch becomes one frame, valid, with `filler` of the right length for a payload, so that all other frames stay
+    /// where they are. `before` is told of each segment file before it is changed. What is damaged beyond frames, a
+    /// segment's header or a whole file, is still refused.
+    pub fn salvage(
+        dir: &Path,
+        from: Position,
+        filler: impl Fn(usize) -> Vec<u8>,
+        mut before: impl FnMut(&Path) -> io::Result<()>,
+    ) -> Result<Vec<GivenUp>, LogError> {
+        let mut given_up = Vec::new();
+        loop {
+            let opened = Self::open(dir, LogSettings::default(), from, |_, _, _| Ok::<_, LogError>(()));
+            let (file, offset, damage) = match opened {
+                Ok(_) => return Ok(given_up),
+                Err(LogError::Damaged { file, offset, damage }) => (file, offset, damage),
+                Err(error) => return Err(error),
+            };
+            let end = match damage {
+                Damage::BeforeFrame { next, .. } => next,
+                Damage::BeforeSegment { end, .. } | Damage::Overrun { end } => end,
+                Damage::SegmentHeader | Damage::OtherSegment { .. } => {
+                    return Err(LogError::Damaged { file, offset, damage });
+                }
+            };
+            let folder = Folder::open(dir, &SystemDisk)?;
+            let number = file.file_name().and_then(|name| number_in(name.to_str()?, ".log"));
+            let segment = folder.segment(number.unwrap_or_default())?;
+            let end = segment.next_frame(offset, end)?;
+            before(&file).map_err(failed("keep a copy of", &file))?;
+            let length = end - offset;
+            let payload = filler(size(length.saturating_sub(FRAME_HEADER_BYTES)));
+            let frame_bytes = u32::try_from(FRAME_HEADER_BYTES + payload.len() as u64).unwrap_or(u32::MAX);
+            let mut frame = Vec::new();
+            segment.frame(offset, frame_bytes, &payload, &mut frame);
+            let written = File::options().write(true).open(&file).and_then(|open| {
+                open.write_all_at(&frame, offset)?;
+                open.sync_all()
+            });
+            written.map_err(failed("write into", &file))?;
+            let position = |offset| Position { segment: segment.number, offset };
+            given_up.push(GivenUp { from: position(offset), to: position(end), file });
+        }
+    }
+
     /// Appends one frame, and returns the position after it once `fdatasync` has confirmed.
     pub fn append(&mut self, payload: &[u8]) -> Result<Position, AppendError> {
         if self.stopped {
@@ -370,6 +435,14 @@ impl Log {
         confirmed?;
         self.offset += padded(length);
         Ok(self.end())
+    }
+
+    /// Begins a new segment, unless the current one is empty: the ones before it can then be removed one day, whole.
+    pub fn rotate(&mut self) -> Result<(), AppendError> {
+        if self.stopped {
+            return Err(AppendError::Stopped);
+        }
+        if self.offset == SEGMENT_HEADER_BYTES { Ok(()) } else { self.next_segment(0) }
     }
 
     /// The position after the last confirmed frame.
@@ -703,6 +776,17 @@ impl Segment {
             .and_then(|()| disk.sync(&self.file))
             .map_err(failed("cut the torn tail of", &self.path))?;
         Ok(Some(TornTail { file: self.path.clone(), offset, bytes: torn }))
+    }
+
+    /// Where the first valid frame behind a damaged one begins, or `end` if there is none before that.
+    fn next_frame(&self, damaged: u64, end: u64) -> Result<u64, LogError> {
+        let mut window = Window::new(&self.file, &self.path)?;
+        for next in (damaged + ALIGNMENT..end).step_by(size(ALIGNMENT)) {
+            if self.frame_at(&mut window, next)?.is_ok() {
+                return Ok(next);
+            }
+        }
+        Ok(end)
     }
 
     /// The frame at an offset, or why there is none.
@@ -1539,6 +1623,52 @@ mod tests {
         let opened = Log::open_on(Box::new(disk), dir.path(), SMALL, Position::START, each);
         assert!(matches!(opened.unwrap_err(), LogError::Io { .. }));
         assert_eq!(seen, [b"confirmed"]);
+    }
+
+    #[test]
+    fn damaged_frames_can_be_given_up_and_the_others_stay_where_they_are() {
+        let journal = several_segments();
+        let filler = |length| vec![b'-'; length];
+        for (at, (start, end, _)) in journal.frames.iter().enumerate() {
+            let name = name(start.segment);
+            let mut files = journal.files.clone();
+            files.get_mut(&name).unwrap()[size(start.offset) + 12] ^= 1;
+            let last_of_all = at + 1 == journal.frames.len();
+            drop(journal.open_as(&files, Position::START));
+            let (mut kept, dir) = (vec![], journal.path());
+            let given_up = Log::salvage(dir, Position::START, filler, |file| {
+                kept.push(file.to_owned());
+                Ok(())
+            });
+            let given_up = given_up.unwrap();
+            if last_of_all {
+                assert!(given_up.is_empty(), "a torn tail is no damage");
+                continue;
+            }
+            assert_eq!(kept, [dir.join(&name)]);
+            assert_eq!(given_up, [GivenUp { file: dir.join(&name), from: *start, to: *end }], "{at}");
+            let (seen, opened) = journal.open(Position::START);
+            assert!(opened.is_ok());
+            let mut expected = journal.payloads(journal.frames.len());
+            let length = expected[at].len();
+            assert!(seen[at].iter().all(|byte| *byte == b'-') && seen[at].len() - length < 8);
+            expected[at].clone_from(&seen[at]);
+            assert_eq!(seen, expected);
+        }
+    }
+
+    #[test]
+    fn a_segment_can_be_ended_early() {
+        let journal = several_segments();
+        let (_, opened) = journal.open(Position::START);
+        let (mut log, _) = opened.unwrap();
+        let before = log.end();
+        log.rotate().unwrap();
+        log.rotate().unwrap();
+        assert_eq!(log.end(), Position { segment: before.segment + 1, offset: SEGMENT_HEADER_BYTES });
+        log.append(&payload(20, 1)).unwrap();
+        let (seen, opened) = journal.open(Position::START);
+        assert_eq!((seen.len(), opened.unwrap().1), (journal.frames.len() + 1, None));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 pub mod memory;
 pub mod sled;
+pub mod swap;
 
 use crate::model::batch::{BatchRules, Outcome};
 use crate::model::id::Key;

@@ -9,7 +9,7 @@ use super::model::{self, From, Id, Kind, Rules, Visitors};
 use super::ops::{ATTRIBUTES, Batch, CLIENTS, Call, HOUR_MS, How, NAMES, Op, Row, Settings, id};
 use super::stores::{Store, Which};
 use profiled::app::commit::{Answer, Committer, NewBatch, Request, VisitorWrite, WriteRules};
-use profiled::app::recovery::{recover, write_checkpoint};
+use profiled::app::recovery::{StartFrom, recover, write_checkpoint};
 use profiled::app::sweep_thread::{Horizon, step as sweep};
 use profiled::app::{CallIds, SiteCall, Visitor, look_up};
 use profiled::batch::csv::Parser;
@@ -803,10 +803,10 @@ impl Core {
     }
 
     fn try_start(folder: &Path, store: Store, clock: &Arc<SetClock>) -> Result<Self, Wrong> {
-        let checkpoint = Store::checkpoint(&folder.join("store"));
+        let from = Store::checkpoint(&folder.join("store")).map_or(StartFrom::Nothing, StartFrom::Checkpoint);
         let settings = LogSettings { segment_bytes: SEGMENT_BYTES };
         let shared = store.shared();
-        let recovered = recover(folder, &*shared, checkpoint, settings, SPOOL_BYTES_MAX)
+        let recovered = recover(folder, &*shared, from, settings, SPOOL_BYTES_MAX)
             .map_err(|error| format!("the start failed: {error}"))?;
         let committer = Committer::new(
             recovered.log,

@@ -10,6 +10,8 @@
 #![expect(unreachable_pub, reason = "each test binary is a crate of its own")]
 #![allow(dead_code, reason = "each test binary uses its own part of the harness")]
 
+pub mod load;
+
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -28,6 +30,8 @@ pub struct Daemon {
     process: Option<Child>,
     address: SocketAddr,
     folder: TempDir,
+    data: PathBuf,
+    complaints: Option<PathBuf>,
     arguments: Vec<String>,
     variables: Vec<(String, String)>,
 }
@@ -45,17 +49,46 @@ impl Daemon {
 
     /// The same, with a `profiled.toml` of that text.
     pub fn start_configured(settings: &str) -> Self {
+        let mut daemon = Self::configured(settings);
+        daemon.restart();
+        daemon
+    }
+
+    /// The same, not started yet.
+    pub fn configured(settings: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("profiled.toml"), settings).unwrap();
-        Self::start_in(folder, &[])
+        Self::stopped_in(folder, &[])
     }
 
     fn start_in(folder: TempDir, arguments: &[&str]) -> Self {
-        let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
-        let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut daemon = Self { process: None, address, folder, arguments, variables: vec![] };
+        let mut daemon = Self::stopped_in(folder, arguments);
         daemon.restart();
         daemon
+    }
+
+    fn stopped_in(folder: TempDir, arguments: &[&str]) -> Self {
+        let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let data = folder.path().join("data");
+        Self { process: None, address, folder, data, complaints: None, arguments, variables: vec![] }
+    }
+
+    /// From the next start on it keeps everything in this folder, which is not removed with it.
+    pub fn set_data(&mut self, data: PathBuf) -> &mut Self {
+        self.data = data;
+        self
+    }
+
+    /// From the next start on its standard error is kept, for [`Daemon::complaints`].
+    pub fn keep_complaints(&mut self) -> &mut Self {
+        self.complaints = Some(self.folder.path().join("stderr"));
+        self
+    }
+
+    /// What it has written to standard error since its last start.
+    pub fn complaints(&self) -> String {
+        std::fs::read_to_string(self.complaints.as_ref().unwrap()).unwrap()
     }
 
     /// From the next start on it has this environment variable.
@@ -66,7 +99,17 @@ impl Daemon {
 
     /// Starts it again on its folder, on a free port.
     pub fn restart(&mut self) -> &mut Self {
+        self.try_restart().unwrap_or_else(|why| panic!("{why}"));
+        self
+    }
+
+    /// The same, though it may refuse.
+    pub fn try_restart(&mut self) -> Result<(), String> {
         assert!(self.process.is_none(), "it still runs");
+        let stderr = match &self.complaints {
+            Some(path) => std::fs::File::create(path).unwrap().into(),
+            None => Stdio::inherit(),
+        };
         let mut process = Command::new(env!("CARGO_BIN_EXE_profiled"))
             .args(["serve", "--listen", "127.0.0.1:0", "--log", "warn", "--data"])
             .arg(self.data())
@@ -76,14 +119,19 @@ impl Daemon {
             .current_dir(self.folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            .stderr(stderr)
             .spawn()
             .unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.trim_end().strip_prefix("listening on http://");
-        self.address = address.unwrap_or_else(|| panic!("the first line is {line:?}")).parse().unwrap();
+        let Some(address) = line.trim_end().strip_prefix("listening on http://") else {
+            process.kill().unwrap();
+            let status = process.wait().unwrap();
+            return Err(format!("it does not start ({status}): its first line is {line:?}"));
+        };
+        self.address = address.parse().unwrap();
         self.process = Some(process);
-        self
+        Ok(())
     }
 
     /// Kills it as `kill -9` does.
@@ -102,7 +150,15 @@ impl Daemon {
 
     /// Waits until it has ended.
     pub fn ended(&mut self) -> ExitStatus {
-        self.process.take().unwrap().wait().unwrap()
+        let process = self.process.as_mut().unwrap();
+        let status = wait_for("the daemon to end", || process.try_wait().unwrap());
+        self.process = None;
+        status
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().unwrap().id()
     }
 
     /// Its URL.
@@ -117,7 +173,7 @@ impl Daemon {
 
     /// The folder it keeps everything in.
     pub fn data(&self) -> PathBuf {
-        self.folder.path().join("data")
+        self.data.clone()
     }
 
     /// A connection to it.

@@ -3,3 +3,4 @@
 pub(super) mod batches;
 pub(super) mod export;
 pub(super) mod profiles;
+pub(super) mod upkeep;

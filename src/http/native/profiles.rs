@@ -1,10 +1,11 @@
-//! `GET /api/v1/profiles/{id}?by=third-party|pc|ecid`: a visitor, with who set which attribute, and when.
+//! `/api/v1/profiles/{id}?by=third-party|pc|ecid`: a visitor, with who set which attribute, and when; its erasure.
 
 use hyper::StatusCode;
 use hyper::header::{ETAG, HeaderValue};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
+use crate::app::commit::VisitorWrite;
 use crate::app::{Visitor, VisitorAttribute};
 use crate::http::Front;
 use crate::http::error::HttpError;
@@ -30,6 +31,29 @@ pub(in crate::http) async fn answer(
         answer.headers_mut().insert(ETAG, etag);
     }
     Ok(answer)
+}
+
+/// `DELETE /api/v1/profiles/{id}`: erases a visitor, by any of its ids (R12).
+pub(in crate::http) async fn erase(
+    front: &Front,
+    request: &Request,
+    text: &str,
+) -> Result<Answer, HttpError> {
+    let query = request.query().strict()?;
+    let client = query.client(&front.app)?;
+    let id = visitor_id(by(&query)?, text)?;
+    let kind = id.kind().name();
+    let written = front.app.write_visitor(client.clone(), id, VisitorWrite::Erase).await?;
+    match written.seq {
+        Some(seq) => json(StatusCode::OK, &Erased { erased: true, seq: seq.to_string() }),
+        None => Err(HttpError::NotFound(format!("client {client} has no visitor with {kind} {text}"))),
+    }
+}
+
+#[derive(Serialize)]
+struct Erased {
+    erased: bool,
+    seq: String,
 }
 
 fn by(query: &Params) -> Result<IdKind, HttpError> {

@@ -1,0 +1,314 @@
+//! Checking a data folder that no daemon has open: every checksum, every link, the counts against a scan, and a digest of
+//! the content.
+//!
+//! Promises: the digest depends on what lookups would show and on nothing else: it is the same before a backup and after
+//! restoring it, before and after a store is made again. Checking changes nothing that a start would not change: it
+//! cuts off a torn tail, makes a store that can't be trusted anew, and folds in what is pending.
+
+use super::{App, Inner, OpenError, lock_folder};
+use crate::batch::outcome::{BatchState, read_outcomes};
+use crate::batch::settle::decoded;
+use crate::config::Config;
+use crate::journal::entry::{Entry, decode_group, group_given_up};
+use crate::journal::log::{GivenUp, Log, LogSettings, Position};
+use crate::journal::snapshot::{Snapshots, verify};
+use crate::model::id::Key;
+use crate::model::profile::{Profile, Stored, StoredBytes};
+use crate::model::seq::{Clock, Seq};
+use crate::store::{ProfileStore, StoreError};
+use crate::sync::Ordering;
+use serde::Serialize;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How many values are read at a time.
+const PAGE_VALUES: usize = 512;
+/// How often it is looked whether all batches are folded in.
+const FOLDED_LOOK: Duration = Duration::from_millis(20);
+/// No more faults than this are told one by one.
+const FAULTS_MAX: usize = 100;
+
+/// What a data folder holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// Frames in the journal, each verified.
+    pub journal_frames: u64,
+    /// Entries in them.
+    pub journal_entries: u64,
+    /// Snapshots that verify, with their values.
+    pub snapshots: Vec<(String, u64)>,
+    /// Batches that are kept, and their rows.
+    pub batches: u64,
+    /// Rows of these.
+    pub rows: u64,
+    /// Profiles that are alive.
+    pub profiles: u64,
+    /// Profiles that have expired and are not swept yet.
+    pub expired: u64,
+    /// Attributes of the living.
+    pub attributes: u64,
+    /// Links that lead to a profile.
+    pub links: u64,
+    /// Links that count as absent.
+    pub dead_links: u64,
+    /// Tombstones of what was swept or erased.
+    pub tombstones: u64,
+    /// The highest seq.
+    pub seq: String,
+    /// Of all that lookups show.
+    pub digest: String,
+    /// What is not as it should be.
+    pub faults: Vec<String>,
+}
+
+impl Report {
+    fn fault(&mut self, what: String) {
+        match self.faults.len().cmp(&FAULTS_MAX) {
+            std::cmp::Ordering::Less => self.faults.push(what),
+            std::cmp::Ordering::Equal => self.faults.push("… and more".into()),
+            std::cmp::Ordering::Greater => {}
+        }
+    }
+}
+
+/// What a salvage gave up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lost {
+    /// Which stretch of the journal.
+    pub stretch: GivenUp,
+    /// The last seq before it, and the first behind it: what is lost has seqs between these.
+    pub between: (Seq, Option<Seq>),
+}
+
+/// Gives up the damaged frames of a journal, so that the daemon can go on without them. The damaged segments are copied
+/// to `journal.damaged` first, and the uploads linked there: one of a lost batch would otherwise go at the next start.
+pub fn salvage(folder: &Path) -> Result<Vec<Lost>, OpenError> {
+    let _lock = lock_folder(folder)?;
+    let journal = folder.join("journal");
+    let Some(first) = Position::first_in(&journal)? else { return Ok(vec![]) };
+    let aside = folder.join("journal.damaged");
+    let spool = folder.join("spool");
+    let keep = |segment: &Path| {
+        std::fs::create_dir_all(&aside)?;
+        let link = |from: &Path| match from.file_name().map(|name| aside.join(name)) {
+            Some(to) if !to.exists() => Some(to),
+            _ => None,
+        };
+        if let Some(to) = link(segment) {
+            std::fs::copy(segment, to)?;
+        }
+        for upload in std::fs::read_dir(&spool).into_iter().flatten() {
+            let upload = upload?.path();
+            if let Some(to) = link(&upload) {
+                std::fs::hard_link(&upload, to)?;
+            }
+        }
+        Ok(())
+    };
+    let stretches = Log::salvage(&journal, first, group_given_up, keep)?;
+    let mut lost: Vec<Lost> =
+        stretches.into_iter().map(|stretch| Lost { stretch, between: (Seq::ZERO, None) }).collect();
+    Log::open(&journal, LogSettings::default(), first, |start, _, payload| {
+        let entries = decode_group(payload).map_err(|error| OpenError::entry(start, error))?;
+        for seq in entries.iter().map(Entry::seq).filter(|seq| *seq > Seq::ZERO) {
+            for one in &mut lost {
+                if start < one.stretch.from {
+                    one.between.0 = one.between.0.max(seq);
+                } else if one.between.1.is_none() {
+                    one.between.1 = Some(seq);
+                }
+            }
+        }
+        Ok::<_, OpenError>(())
+    })?;
+    Ok(lost)
+}
+
+/// Checks a data folder.
+pub fn check(config: Config, clock: Arc<dyn Clock>) -> Result<Report, OpenError> {
+    let folder = config.data_folder.clone();
+    let mut report = Report::default();
+    {
+        let _lock = lock_folder(&folder)?;
+        check_journal(&folder.join("journal"), &mut report)?;
+        check_snapshots(&folder.join("snapshots"), &mut report)?;
+    }
+    let app = App::open(config, clock)?;
+    let inner = &app.0;
+    while inner.batches.incomplete() > 0 && inner.failed.borrow().is_none() {
+        inner.wait_unless_stopping(FOLDED_LOOK);
+    }
+    if let Some(why) = &*inner.failed.borrow() {
+        report.fault(why.clone());
+    }
+    check_batches(inner, &mut report);
+    check_store(inner, &mut report)?;
+    app.stop_blocking();
+    Ok(report)
+}
+
+fn check_journal(folder: &Path, report: &mut Report) -> Result<(), OpenError> {
+    let Some(first) = Position::first_in(folder)? else { return Ok(()) };
+    Log::open(folder, LogSettings::default(), first, |start, _, payload| {
+        let entries = decode_group(payload).map_err(|error| OpenError::entry(start, error))?;
+        report.journal_frames += 1;
+        report.journal_entries += entries.len() as u64;
+        for entry in &entries {
+            if let Entry::Write(write) = entry {
+                for change in &write.changes {
+                    let value = StoredBytes::new(change.value.to_vec());
+                    let readable = Key::from_bytes(&change.key).is_some() && value.decode().is_ok();
+                    if !readable {
+                        report.fault(format!("the journal, {start}: a change that this program cannot read"));
+                    }
+                }
+            }
+        }
+        Ok::<_, OpenError>(())
+    })?;
+    Ok(())
+}
+
+fn check_snapshots(folder: &Path, report: &mut Report) -> Result<(), OpenError> {
+    for (path, _) in Snapshots::open(folder)?.list()? {
+        match verify(&path) {
+            Ok((_, summary)) => {
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                report.snapshots.push((name, summary.count));
+            }
+            Err(error) => report.fault(error.to_string()),
+        }
+    }
+    Ok(())
+}
+
+/// Whether each kept batch's files are there, and its outcomes add up.
+fn check_batches(inner: &Inner, report: &mut Report) {
+    for known in inner.batches.all() {
+        let (accepted, counts) = (&known.accepted, known.progress.counts());
+        report.batches += 1;
+        report.rows += accepted.rows;
+        let rows = inner.spool.rows_path(accepted.spool);
+        let id = &accepted.id;
+        match std::fs::metadata(&rows) {
+            Ok(metadata) if metadata.len() == accepted.bytes => {}
+            Ok(metadata) => {
+                report.fault(format!(
+                    "batch {id}: its file has {} bytes, not {}",
+                    metadata.len(),
+                    accepted.bytes
+                ));
+            }
+            Err(error) => report.fault(format!("batch {id}: {}: {error}", rows.display())),
+        }
+        if !matches!(known.progress.state(), BatchState::Complete(_)) {
+            report.fault(format!("batch {id} is not folded in"));
+            continue;
+        }
+        let path = inner.spool.outcomes_path(accepted.spool);
+        match read_outcomes(&path) {
+            Ok(outcomes) => {
+                let stored = outcomes.len() as u64;
+                if counts.total() != accepted.rows || stored != accepted.rows - counts.updated {
+                    let total = counts.total();
+                    report.fault(format!(
+                        "batch {id}: {total} rows counted and {stored} outcomes stored, of {} rows",
+                        accepted.rows
+                    ));
+                }
+            }
+            Err(error) => report.fault(format!("batch {id}: {error}")),
+        }
+    }
+}
+
+/// Reads all of the store: every value, every link from both ends.
+fn check_store(inner: &Inner, report: &mut Report) -> Result<(), OpenError> {
+    let seq = Seq::from_u64(inner.last_seq.load(Ordering::Acquire));
+    let (mut digest, mut after) = (0_u128, None);
+    loop {
+        let page = inner.store.scan(after.as_ref(), PAGE_VALUES)?;
+        for (key, value) in &page {
+            match decoded(key, value) {
+                Ok(Stored::Profile(profile)) => {
+                    check_ids(&*inner.store, key, &profile, report)?;
+                    let lifetime_ms = lifetime_ms(inner, key);
+                    if profile.expired(seq.millis(), lifetime_ms) {
+                        report.expired += 1;
+                        continue;
+                    }
+                    report.profiles += 1;
+                    report.attributes += profile.visible().len() as u64;
+                    digest = digest.wrapping_add(digest_of(key, profile));
+                }
+                Ok(Stored::Link { .. }) => {
+                    let leads = crate::batch::settle::View::new(&*inner.store).canonical(key)? != *key;
+                    report.links += u64::from(leads);
+                    report.dead_links += u64::from(!leads);
+                }
+                Ok(Stored::Tombstone { .. }) => report.tombstones += 1,
+                Err(error) => report.fault(error.to_string()),
+            }
+        }
+        match page.into_iter().next_back() {
+            Some((key, _)) => after = Some(key),
+            None => break,
+        }
+    }
+    report.seq = seq.to_string();
+    report.digest = format!("{digest:032x}");
+    Ok(())
+}
+
+fn lifetime_ms(inner: &Inner, key: &Key) -> u64 {
+    let client = crate::model::id::ClientCode::new(key.client()).ok();
+    let settings = client.and_then(|client| inner.config.client(&client));
+    settings.map_or(u64::MAX, |settings| settings.lifetime_ms)
+}
+
+/// Every id that a profile lists must lead to it.
+fn check_ids(
+    store: &dyn ProfileStore,
+    key: &Key,
+    profile: &Profile<'_>,
+    report: &mut Report,
+) -> Result<(), StoreError> {
+    for linked in &profile.ids {
+        let id = key.with_id(linked.kind, linked.id);
+        if crate::batch::settle::View::new(store).canonical(&id)? != *key {
+            report.fault(format!("{key:?} lists {id:?}, which does not lead to it"));
+        }
+    }
+    Ok(())
+}
+
+/// What a profile adds to the digest: all that it holds but how far it reaches.
+fn digest_of(key: &Key, profile: Profile<'_>) -> u128 {
+    let value = Stored::Profile(Profile { through: Seq::ZERO, ..profile }).encode();
+    let mut hash = xxhash_rust::xxh3::Xxh3::new();
+    hash.update(&(key.as_bytes().len() as u64).to_le_bytes());
+    hash.update(key.as_bytes());
+    hash.update(value.as_slice());
+    hash.digest128()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::id::{ClientCode, IdKind};
+    use crate::model::seq::Millis;
+
+    #[test]
+    fn a_digest_tells_apart_what_lookups_tell_apart() {
+        let key = |id| Key::new(&ClientCode::new("demo").unwrap(), IdKind::Pc, id);
+        let born = Profile::born_at(Seq::from_u64(5));
+        let of = |id, profile: &Profile<'static>| digest_of(&key(id), profile.clone());
+        let further = Profile { through: Seq::from_u64(9), ..born.clone() };
+        assert_eq!(of("a", &born), of("a", &further));
+        assert_ne!(of("a", &born), of("b", &born));
+        let active = Profile { last_active: Millis(1), ..born.clone() };
+        assert_ne!(of("a", &born), of("a", &active));
+    }
+}

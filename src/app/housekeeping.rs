@@ -1,0 +1,489 @@
+//! What a daemon does for the disk while it serves: snapshots, fresh stores, erasure to the bytes, backups, and the
+//! removal of what is no longer needed.
+//!
+//! ```text
+//! snapshot  a mark, then every value in key order: fuzzy, but each value has its `through`, and the journal behind the
+//!           mark has the rest. Verified before it counts. Two are kept.
+//! fresh     a new generation of the store is filled beside the old one, told of every change meanwhile, made durable,
+//!           adopted, swapped in. Serves space (R12: and erasure).
+//! retire    journal segments before what two snapshots and the checkpoint need; spools that are past retention and
+//!           complete in both snapshots.
+//! ```
+//!
+//! Promises: one chore at a time; nothing is removed that a restart, or the making of a new store from the older of two
+//! verified snapshots, could need; a crash at any moment leaves the old state or the new.
+
+use super::commit::Request;
+use super::store_folder::{StoreFolder, bytes_under};
+use super::sweep_thread::Horizon;
+use super::{AppError, Asked, Fatal, Inner, heal, recovery};
+use crate::batch::outcome::BatchState;
+use crate::durable;
+use crate::journal::entry::Checkpoint;
+use crate::journal::log::Position;
+use crate::journal::snapshot::{SnapshotWriter, Snapshots, Summary, verify};
+use crate::model::id::{ClientCode, Key};
+use crate::model::profile::{Stored, StoredBytes};
+use crate::model::seq::{Millis, Seq};
+use crate::store::{ProfileStore, StoreError};
+use crate::sync::Ordering;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How often it is looked whether anything is due.
+const TICK: Duration = Duration::from_secs(1);
+/// How many values are read at a time.
+const PAGE_VALUES: usize = 512;
+/// A fresh store is made when the store takes more than so many times the bytes of what lives in it …
+const SPACE_FACTOR: u64 = 6;
+/// … and more than this, and half as much again as when it was last made.
+const SPACE_BYTES_MIN: u64 = 64 << 20;
+/// How long compaction waits for pending batches, and how often it looks whether they are complete.
+const PENDING_WAIT: Duration = Duration::from_secs(300);
+const PENDING_LOOK: Duration = Duration::from_millis(20);
+/// The file that is there while files from before a compaction may hold erased visitors' bytes.
+pub(super) const ERASING: &str = "erasing";
+/// How often kept uploads are looked through for what is past its retention.
+const RETENTION_EVERY: Duration = Duration::from_secs(600);
+/// The second is for the case that the first turns out damaged.
+const SNAPSHOTS_KEPT: usize = 2;
+
+/// Something to be done for the disk.
+#[derive(Debug)]
+pub(super) enum Chore {
+    /// Take a snapshot.
+    Snapshot,
+    /// Make a fresh store, and let go of what was erased.
+    Compact,
+    /// Write a backup into this folder.
+    Backup(PathBuf),
+}
+
+/// What a chore came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Done {
+    /// The store's bytes on the disk, before and after.
+    pub store_bytes: (u64, u64),
+    /// What lives in it: keys and values.
+    pub live_bytes: u64,
+    /// How many values the snapshot has.
+    pub values: u64,
+    /// The ids that were erased to the bytes.
+    pub erased: u64,
+    /// The seq up to which a backup goes.
+    pub seq: u64,
+}
+
+/// A snapshot that is kept.
+struct Kept {
+    number: u64,
+    checkpoint: Checkpoint,
+}
+
+/// The thread's own.
+pub(super) struct Housekeeping {
+    inner: Arc<Inner>,
+    stores: StoreFolder,
+    snapshots: Snapshots,
+    /// Newest first; verified, by this process or when it was opened.
+    kept: Vec<Kept>,
+    journaled_at_snapshot: u64,
+    live_bytes: u64,
+    store_bytes_when_fresh: u64,
+    retention_looked_at: Instant,
+    failed_at: Option<Instant>,
+}
+
+impl Housekeeping {
+    pub(super) fn new(inner: &Arc<Inner>, stores: StoreFolder, snapshots: Snapshots) -> Self {
+        Self {
+            inner: Arc::clone(inner),
+            stores,
+            snapshots,
+            kept: vec![],
+            journaled_at_snapshot: 0,
+            live_bytes: 0,
+            store_bytes_when_fresh: 0,
+            retention_looked_at: Instant::now(),
+            failed_at: None,
+        }
+    }
+
+    /// Does what it is asked, and what is due, until the daemon stops.
+    pub(super) fn run(mut self, asked: Receiver<Asked<Chore, Done>>) {
+        loop {
+            match asked.recv_timeout(TICK) {
+                Ok((chore, reply)) => {
+                    let done = self.chore(&chore);
+                    if let Err(error) = &done {
+                        tracing::warn!(?chore, %error, "a chore was not done");
+                    }
+                    drop(reply.send(done));
+                }
+                Err(RecvTimeoutError::Timeout) => self.look(),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn chore(&mut self, chore: &Chore) -> Result<Done, AppError> {
+        match chore {
+            Chore::Snapshot => {
+                let (_, summary) = self.snapshot()?;
+                Ok(Done { values: summary.count, live_bytes: self.live_bytes, ..Done::default() })
+            }
+            Chore::Compact => self.compact(),
+            Chore::Backup(folder) => {
+                let (kept, summary) = self.snapshot()?;
+                let seq = super::backup::write(&self.inner, &self.inner.mark()?, &kept, &summary, folder)?;
+                Ok(Done { values: summary.count, live_bytes: self.live_bytes, seq, ..Done::default() })
+            }
+        }
+    }
+
+    /// Whatever is due.
+    fn look(&mut self) {
+        if self.inner.stopping.load(Ordering::Relaxed)
+            || self.failed_at.is_some_and(|at| at.elapsed() < RETENTION_EVERY)
+        {
+            return;
+        }
+        let upkeep = self.inner.config.upkeep;
+        let journaled = self.inner.journaled.load(Ordering::Relaxed) - self.journaled_at_snapshot;
+        // Half the time is left for what may have to be waited for.
+        let erasure = Millis(self.inner.oldest_erasure.load(Ordering::Acquire));
+        let erasure_due = erasure.plus(upkeep.erase_within_ms / 2) <= self.inner.clock.now();
+        let done = if erasure_due || self.space_due() {
+            self.compact().map(drop)
+        } else if journaled >= upkeep.snapshot_journal_bytes {
+            self.snapshot().map(drop)
+        } else if self.retention_looked_at.elapsed() >= RETENTION_EVERY {
+            self.retire()
+        } else {
+            Ok(())
+        };
+        self.failed_at = done.is_err().then(Instant::now);
+        if let Err(error) = done
+            && !matches!(error, AppError::Stopping)
+        {
+            tracing::warn!(%error, "housekeeping stumbled; it tries again in a while");
+        }
+    }
+
+    fn store_bytes(&self) -> u64 {
+        let generation = self.inner.generation.lock().unwrap_or_else(PoisonError::into_inner);
+        bytes_under(&generation.path).unwrap_or_default()
+    }
+
+    /// Whether the store takes too much room for what lives in it.
+    fn space_due(&mut self) -> bool {
+        let bytes = self.store_bytes();
+        let grown = bytes > SPACE_BYTES_MIN.max(self.store_bytes_when_fresh / 2 * 3);
+        if !grown || bytes <= SPACE_FACTOR * self.live_bytes {
+            return false;
+        }
+        // It looks so; but what is known to live there may be an old tale.
+        let mut live = 0;
+        let counted = self.each(|_, value| {
+            live += value;
+            Ok(())
+        });
+        self.live_bytes = live;
+        counted.is_ok() && bytes > SPACE_FACTOR * live
+    }
+
+    /// The bytes of each key and value.
+    fn each(&self, mut see: impl FnMut(&Key, u64) -> Result<(), AppError>) -> Result<(), AppError> {
+        let mut after = None;
+        loop {
+            let page = self.inner.store.scan(after.as_ref(), PAGE_VALUES).map_err(failed)?;
+            for (key, value) in &page {
+                see(key, (key.as_bytes().len() + value.as_slice().len()) as u64)?;
+            }
+            self.go_on()?;
+            match page.into_iter().next_back() {
+                Some((key, _)) => after = Some(key),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    fn go_on(&self) -> Result<(), AppError> {
+        if self.inner.stopping.load(Ordering::Relaxed) { Err(AppError::Stopping) } else { Ok(()) }
+    }
+
+    /// Takes a snapshot, verifies it, and removes what it makes needless.
+    fn snapshot(&mut self) -> Result<(PathBuf, Summary), AppError> {
+        let began = Instant::now();
+        let journaled = self.inner.journaled.load(Ordering::Relaxed);
+        let mark = self.inner.mark()?;
+        let path = self.snapshots.next_path().map_err(failed)?;
+        let mut writer = SnapshotWriter::create(&path, &mark).map_err(failed)?;
+        let (mut after, mut live) = (None, 0);
+        loop {
+            let page = self.inner.store.scan(after.as_ref(), PAGE_VALUES).map_err(failed)?;
+            for (key, value) in &page {
+                live += (key.as_bytes().len() + value.as_slice().len()) as u64;
+                writer.push(key.as_bytes(), value.as_slice()).map_err(failed)?;
+            }
+            self.go_on()?;
+            match page.into_iter().next_back() {
+                Some((key, _)) => after = Some(key),
+                None => break,
+            }
+        }
+        writer.finish().map_err(failed)?;
+        let (checkpoint, summary) = verify(&path).map_err(failed)?;
+        (self.live_bytes, self.journaled_at_snapshot) = (live, journaled);
+        let values = summary.count;
+        tracing::info!(path = %path.display(), values, ms = began.elapsed().as_millis(), "a snapshot was taken");
+        let number = self.snapshots.list().map_err(failed)?.first().map_or(0, |(_, number)| *number);
+        self.kept.insert(0, Kept { number, checkpoint });
+        self.retire()?;
+        Ok((path, summary))
+    }
+
+    /// Reads the heads of the snapshots there are, and verifies those this process has not seen.
+    fn know_snapshots(&mut self) -> Result<(), AppError> {
+        let mut kept = vec![];
+        for (path, number) in self.snapshots.list().map_err(failed)? {
+            let known = self.kept.iter().position(|known| known.number == number);
+            let known = known.map(|at| self.kept.swap_remove(at));
+            match known
+                .map_or_else(|| verify(&path).map(|(checkpoint, _)| checkpoint), |known| Ok(known.checkpoint))
+            {
+                Ok(checkpoint) => kept.push(Kept { number, checkpoint }),
+                Err(error) => tracing::error!(%error, "a snapshot is of no use"),
+            }
+        }
+        self.kept = kept;
+        Ok(())
+    }
+
+    /// Removes what two snapshots and the checkpoint make needless.
+    fn retire(&mut self) -> Result<(), AppError> {
+        self.retention_looked_at = Instant::now();
+        self.know_snapshots()?;
+        if self.kept.len() < SNAPSHOTS_KEPT {
+            return Ok(());
+        }
+        for old in self.kept.drain(SNAPSHOTS_KEPT..) {
+            self.snapshots.remove(old.number).map_err(failed)?;
+        }
+        // A restart must not come to need what the snapshots don't.
+        self.inner.checkpoint().map_err(AppError::Internal)?;
+        let checkpoint = self.inner.mark()?;
+        let needs = self.kept.iter().map(|kept| &kept.checkpoint).chain([&checkpoint]);
+        if let Some(from) = needs.map(Checkpoint::needs_journal_from).min() {
+            self.inner.ask_blocking(Request::Retire(from))?;
+        }
+        self.retire_spools();
+        Ok(())
+    }
+
+    /// Removes complete batches past their retention, if both snapshots know them as complete.
+    fn retire_spools(&self) {
+        let now = self.inner.clock.now();
+        let retention = self.inner.config.upkeep.retention_ms;
+        let complete = |kept: &Kept| -> HashSet<u64> {
+            let ended = kept.checkpoint.batches.iter().filter(|batch| batch.completed.is_some());
+            ended.map(|batch| batch.accepted.seq).collect()
+        };
+        let covered: Vec<HashSet<u64>> = self.kept.iter().map(complete).collect();
+        let mut gone = 0;
+        for known in self.inner.batches.all() {
+            let BatchState::Complete(at) = known.progress.state() else { continue };
+            let seq = known.accepted.id.seq.get();
+            if at.plus(retention) > now || !covered.iter().all(|complete| complete.contains(&seq)) {
+                continue;
+            }
+            self.inner.batches.forget(&known.accepted.id);
+            self.inner.spool.remove(known.accepted.spool);
+            gone += 1;
+        }
+        if gone > 0 {
+            tracing::info!(batches = gone, "the files of batches past their retention were removed");
+        }
+    }
+
+    /// Makes a fresh store, and with it lets go of every byte of what was erased.
+    fn compact(&mut self) -> Result<Done, AppError> {
+        let before = self.store_bytes();
+        let erasure = self.inner.oldest_erasure.swap(u64::MAX, Ordering::AcqRel);
+        let erased = self.let_go().inspect_err(|_| {
+            self.inner.oldest_erasure.fetch_min(erasure, Ordering::AcqRel);
+        })?;
+        self.store_bytes_when_fresh = self.store_bytes();
+        let (store_bytes, live_bytes) = ((before, self.store_bytes_when_fresh), self.live_bytes);
+        tracing::info!(from = before, to = store_bytes.1, live = live_bytes, erased, "made a fresh store");
+        Ok(Done { store_bytes, live_bytes, erased, ..Done::default() })
+    }
+
+    /// The steps of it. Gives how many ids were erased to the bytes.
+    fn let_go(&mut self) -> Result<u64, AppError> {
+        let unfinished = self.inner.config.data_folder.join(ERASING);
+        self.wait_for_pending_batches()?;
+        let erased = self.erase_bytes()?;
+        if !erased.is_empty() {
+            // Once the tombstones are gone, only this tells a restart that old files hold the visitors' bytes.
+            durable::replace(&unfinished, "erasing", |_| Ok(())).map_err(failed)?;
+        }
+        self.fresh_store(&erased)?;
+        if unfinished.exists() {
+            self.forget_history()?;
+            std::fs::remove_file(&unfinished).map_err(failed)?;
+        }
+        Ok(erased.len() as u64)
+    }
+
+    /// Fills a fresh store beside the old one while both are written to, and swaps it in.
+    fn fresh_store(&mut self, erased: &HashSet<Key>) -> Result<(), AppError> {
+        let next = self.stores.begin().map_err(failed)?;
+        let result = self.fill(&next.path, erased).and_then(|()| {
+            let mut generation = self.inner.generation.lock().unwrap_or_else(PoisonError::into_inner);
+            let mark = self.inner.mark()?;
+            // Both: until the swap, what a batch's end stands on must be in whichever store a restart finds.
+            self.inner.store.checkpoint().map_err(failed)?;
+            recovery::write_checkpoint(&next.checkpoint_path(), &mark).map_err(failed)?;
+            self.inner.store.ready().map_err(failed)?;
+            self.stores.adopt(&next).map_err(|error| {
+                // Whether the name is on the disk, nobody knows: a restart may find either store, and both are whole.
+                self.inner.fail(Fatal::new(format!("the fresh store may or may not be in use: {error}")));
+                failed(error)
+            })?;
+            let old = self.inner.store.finish().map_err(|error| {
+                self.inner
+                    .fail(Fatal::new(format!("the fresh store failed when it was in use already: {error}")));
+                failed(error)
+            })?;
+            self.inner.checkpointed_seq.store(mark.last_seq, Ordering::Release);
+            Ok((old, std::mem::replace(&mut *generation, next.clone())))
+        });
+        let gone = match result {
+            Ok((old, generation)) => {
+                drop(old);
+                generation.path
+            }
+            Err(error) => {
+                self.inner.store.abandon();
+                if self.inner.failed.borrow().is_none() {
+                    remove_folder(&next.path);
+                }
+                return Err(error);
+            }
+        };
+        remove_folder(&gone);
+        Ok(())
+    }
+
+    fn fill(&mut self, path: &Path, erased: &HashSet<Key>) -> Result<(), AppError> {
+        let store = heal::open_sled(path, self.inner.config.cache_bytes / 4).map_err(failed)?;
+        self.inner.store.begin(Arc::new(store));
+        let mut live = 0;
+        let inner = Arc::clone(&self.inner);
+        let horizon = Horizon {
+            now: inner.clock.now(),
+            checkpoint: Seq::from_u64(inner.checkpointed_seq.load(Ordering::Acquire)),
+            batches: &inner.batches,
+            lifetime_ms: &|client| inner.config.client(client).map(|settings| settings.lifetime_ms),
+        };
+        let mut keep = |key: &Key, value: &StoredBytes| -> Result<bool, StoreError> {
+            let spent =
+                value.is_tombstone() && (erased.contains(key) || horizon.reclaims_tombstone(key, value)?);
+            if !spent {
+                live += (key.as_bytes().len() + value.as_slice().len()) as u64;
+            }
+            Ok(!spent)
+        };
+        let mut after = None;
+        loop {
+            after = self.inner.store.copy(after.as_ref(), PAGE_VALUES, &mut keep).map_err(failed)?;
+            self.go_on()?;
+            if after.is_none() {
+                break;
+            }
+        }
+        self.live_bytes = live;
+        Ok(())
+    }
+
+    /// Overwrites the rows of erased visitors in the kept uploads, and removes what was set aside. Gives the keys whose
+    /// tombstones have no batch before them left to keep out, and so may go.
+    fn erase_bytes(&self) -> Result<HashSet<Key>, AppError> {
+        let mut erased = std::collections::HashMap::new();
+        let mut after = None;
+        loop {
+            let page = self.inner.store.scan(after.as_ref(), PAGE_VALUES).map_err(failed)?;
+            for (key, value) in &page {
+                if let Ok(Stored::Tombstone { through, erased: true }) = value.decode()
+                    && let Ok(client) = ClientCode::new(key.client())
+                    && self.inner.batches.pending(&client).first().is_none_or(|b| b.accepted.id.seq > through)
+                {
+                    erased.insert(key.clone(), through);
+                }
+            }
+            self.go_on()?;
+            match page.into_iter().next_back() {
+                Some((key, _)) => after = Some(key),
+                None => break,
+            }
+        }
+        if !erased.is_empty() {
+            for known in self.inner.batches.all() {
+                if matches!(known.progress.state(), BatchState::Complete(_)) {
+                    let rows = self.inner.spool.rows_path(known.accepted.spool);
+                    super::erase::overwrite_rows(&rows, &known.accepted, &erased)
+                        .map_err(|error| failed(format!("{}: {error}", rows.display())))?;
+                }
+            }
+            self.stores.remove_asides().map_err(failed)?;
+        }
+        Ok(erased.into_keys().collect())
+    }
+
+    /// Lets go of everything before now: two fresh snapshots, and no older one, and no segment from before them.
+    fn forget_history(&mut self) -> Result<(), AppError> {
+        self.inner.ask_blocking(Request::Rotate)?;
+        let from = Position::from_pair(self.inner.mark()?.position);
+        self.wait_for_pending_batches()?;
+        for _ in 0..SNAPSHOTS_KEPT {
+            self.snapshot()?;
+        }
+        let needs = self.kept.iter().map(|kept| kept.checkpoint.needs_journal_from()).min();
+        if needs.is_none_or(|needs| needs < from) {
+            let why = "a batch from before is not folded in yet, and needs the journal from then: \
+                       what was erased is gone from the store, and goes from the older files later";
+            return Err(AppError::NotYet(why.into()));
+        }
+        Ok(())
+    }
+
+    /// Waits until the batches that are pending now are complete: an erased visitor's tombstone must outlive those
+    /// before it.
+    fn wait_for_pending_batches(&self) -> Result<(), AppError> {
+        let now = Seq::from_u64(self.inner.mark()?.last_seq);
+        let until = Instant::now() + PENDING_WAIT;
+        while Instant::now() < until
+            && self.inner.batches.all().iter().any(|known| {
+                known.accepted.id.seq <= now && !matches!(known.progress.state(), BatchState::Complete(_))
+            })
+        {
+            self.go_on()?;
+            self.inner.wait_unless_stopping(PENDING_LOOK);
+        }
+        Ok(())
+    }
+}
+
+fn failed(why: impl std::fmt::Display) -> AppError {
+    AppError::internal(why)
+}
+
+fn remove_folder(path: &Path) {
+    if let Err(error) = std::fs::remove_dir_all(path) {
+        tracing::warn!(path = %path.display(), %error, "an old store's folder could not be removed; the next start does");
+    }
+}

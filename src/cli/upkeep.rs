@@ -1,0 +1,180 @@
+//! `profiled backup|restore|check|compact`: the data folder's upkeep.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use super::client::Client;
+use super::{CliError, Remote, block_on, complain, print_json, say, table};
+use crate::app::backup;
+use crate::app::check::{self, Lost, Report};
+use crate::config::{Config, ServeOptions};
+use crate::model::seq::SystemClock;
+use crate::telemetry;
+
+/// Writes a backup of a running daemon.
+#[derive(Debug, Args)]
+pub(super) struct Backup {
+    /// A new folder, on the daemon's machine
+    folder: PathBuf,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// Puts a backup where a daemon can be started on it.
+#[derive(Debug, Args)]
+pub(super) struct Restore {
+    /// The backup
+    folder: PathBuf,
+    /// The data folder, which must be new or empty
+    #[arg(long, env = "PROFILED_DATA", value_name = "FOLDER", default_value = "./profiled-data")]
+    data: PathBuf,
+    /// Print JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// Checks a data folder that no daemon has open.
+#[derive(Debug, Args)]
+pub(super) struct Check {
+    #[command(flatten)]
+    options: ServeOptions,
+    /// Where the journal is damaged, give up the damaged entries first, so that a daemon can go on without them
+    #[arg(long)]
+    salvage: bool,
+    /// Print JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// Has a running daemon make a fresh store.
+#[derive(Debug, Args)]
+pub(super) struct Compact {
+    #[command(flatten)]
+    remote: Remote,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct BackedUp {
+    values: u64,
+    seq: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Compacted {
+    store_bytes_before: u64,
+    store_bytes: u64,
+    live_bytes: u64,
+    ids_erased: u64,
+}
+
+pub(super) fn backup(command: Backup) -> Result<(), CliError> {
+    let folder = std::path::absolute(&command.folder)
+        .map_err(|e| CliError::Usage(format!("{} is not a path: {e}", command.folder.display())))?;
+    block_on(async {
+        let client = Client::new(&command.remote.url)?;
+        let answer = client.post_json("/api/v1/backup", &serde_json::json!({ "folder": folder })).await?;
+        let done: BackedUp = answer.json()?;
+        if command.remote.json {
+            return print_json(&done);
+        }
+        let folder = folder.display();
+        say(format_args!("{folder}: {} values and the journal up to seq {}", done.values, done.seq));
+        Ok(())
+    })
+}
+
+pub(super) fn restore(command: &Restore) -> Result<(), CliError> {
+    let restored = backup::restore(&command.folder, &command.data);
+    let manifest = restored.map_err(|e| CliError::Failed(e.to_string()))?;
+    if command.json {
+        return print_json(&manifest);
+    }
+    let data = command.data.display();
+    say(format_args!(
+        "{data}: restored up to seq {}; `profiled check --data {data}` reads all of it, `profiled serve --data {data}` serves it",
+        manifest.seq
+    ));
+    Ok(())
+}
+
+pub(super) fn check(command: Check) -> Result<(), CliError> {
+    let config = Config::resolve(command.options).map_err(|e| CliError::Usage(e.to_string()))?;
+    let folder = config.data_folder.clone();
+    if !folder.join("journal").exists() {
+        return Err(CliError::Failed(format!("{} holds no journal: it is no data folder", folder.display())));
+    }
+    telemetry::install(&config.log).map_err(|e| CliError::Failed(e.to_string()))?;
+    if command.salvage {
+        let lost = check::salvage(&folder).map_err(|e| CliError::Failed(e.to_string()))?;
+        for Lost { stretch, between: (before, behind) } in &lost {
+            let behind = behind.map_or_else(|| "the end".to_owned(), |seq| seq.to_string());
+            complain(format_args!(
+                "given up: bytes {} to {} of {}: what was accepted between seq {before} and {behind} is lost",
+                stretch.from.to_pair().1,
+                stretch.to.to_pair().1,
+                stretch.file.display()
+            ));
+        }
+        if !lost.is_empty() {
+            let aside = folder.join("journal.damaged");
+            complain(format_args!("{}: the segments as they were, and the uploads", aside.display()));
+        }
+    }
+    let report = check::check(config, Arc::new(SystemClock)).map_err(|e| CliError::Failed(e.to_string()))?;
+    if command.json {
+        print_json(&report)?;
+    } else {
+        say(in_words(&folder, &report));
+    }
+    match report.faults.len() {
+        0 => Ok(()),
+        faults => Err(CliError::Failed(format!("{faults} things are not as they should be"))),
+    }
+}
+
+pub(super) fn compact(command: Compact) -> Result<(), CliError> {
+    block_on(async {
+        let client = Client::new(&command.remote.url)?;
+        let answer = client.post_json("/api/v1/compact", &serde_json::json!({})).await?;
+        let done: Compacted = answer.json()?;
+        if command.remote.json {
+            return print_json(&done);
+        }
+        let Compacted { store_bytes_before: before, store_bytes: after, live_bytes, ids_erased } = done;
+        let erased = match ids_erased {
+            0 => String::new(),
+            ids => format!("; of {ids} erased ids no byte is left"),
+        };
+        say(format_args!("the store had {before} bytes and has {after}, {live_bytes} of them live{erased}"));
+        Ok(())
+    })
+}
+
+fn in_words(folder: &Path, report: &Report) -> String {
+    let mut lines = table(&["what", "how many"]);
+    for (what, number) in [
+        ("journal frames", report.journal_frames),
+        ("journal entries", report.journal_entries),
+        ("snapshots", report.snapshots.len() as u64),
+        ("batches", report.batches),
+        ("rows of them", report.rows),
+        ("profiles", report.profiles),
+        ("attributes of them", report.attributes),
+        ("expired, not swept yet", report.expired),
+        ("links", report.links),
+        ("links that lead nowhere", report.dead_links),
+        ("tombstones", report.tombstones),
+    ] {
+        lines.add_row([what.to_owned(), number.to_string()]);
+    }
+    let mut words = format!("{}\n{lines}\nseq {}\ndigest {}", folder.display(), report.seq, report.digest);
+    for fault in &report.faults {
+        words.push_str("\nfault: ");
+        words.push_str(&super::shown(fault));
+    }
+    words
+}
