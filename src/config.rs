@@ -31,8 +31,10 @@ const DATA_FOLDER: &str = "./profiled-data";
 const CACHE_BYTES: u64 = 512 * MIB;
 const SPOOL_BYTES_MAX: u64 = 20 * GIB;
 const PROFILE_BYTES_MAX: u64 = MIB;
-const BODY_BYTES_LIMIT: u64 = 52_428_800;
-const ROWS_LIMIT: u64 = 500_000;
+/// A batch has fewer bytes than this (R9).
+pub const BODY_BYTES_LIMIT: u64 = 52_428_800;
+/// The most rows in a batch (R9).
+pub const ROWS_LIMIT: u64 = 500_000;
 const CONCURRENT_UPLOADS_MAX: u64 = 32;
 const RETENTION_DAYS: u64 = 30;
 const LIFETIME_DAYS: u64 = 14;

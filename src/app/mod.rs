@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! commit.rs       the commit thread: decide, journal, apply, answer
+//! export.rs       all visitors of a client, one after the other
 //! fold_thread.rs  the folding thread: pending batches into the store
 //! lookup.rs       a visitor as of now: the store's profile, with the pending rows folded in
 //! upload.rs       a body on its way in: spooled, parsed, indexed as it arrives
@@ -21,6 +22,7 @@ pub mod backup;
 pub mod check;
 pub mod commit;
 mod erase;
+pub mod export;
 mod fold_thread;
 mod heal;
 mod housekeeping;
@@ -87,6 +89,7 @@ struct Inner {
     checkpointed_seq: AtomicU64,
     requests: std::sync::RwLock<Option<mpsc::Sender<Asked<Request, Answer>>>>,
     uploads: Arc<Semaphore>,
+    exports: Arc<Semaphore>,
     failed: watch::Sender<Option<String>>,
     stopping: AtomicBool,
     /// Told when a checkpoint is due or the daemon is stopping.
@@ -229,6 +232,12 @@ pub enum AppError {
     /// More uploads at once than the daemon takes.
     #[error("too many uploads at once; try again")]
     Busy,
+    /// An export cannot begin now, and why.
+    #[error("{0}")]
+    ExportBusy(String),
+    /// The visitors cannot be written in the form asked for, and why.
+    #[error("{0}")]
+    NotExportable(String),
     /// What was asked for can't be done so.
     #[error("{0}")]
     Refused(String),
@@ -374,6 +383,7 @@ impl App {
             checkpointed_seq: AtomicU64::new(0),
             requests: std::sync::RwLock::new(Some(requests)),
             uploads: Arc::new(Semaphore::new(config.limits.concurrent_uploads_max)),
+            exports: Arc::new(Semaphore::new(export::EXPORTS_MAX)),
             failed: watch::Sender::new(None),
             stopping: AtomicBool::new(false),
             wake: Condvar::new(),

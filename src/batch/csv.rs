@@ -26,6 +26,8 @@ use memchr::{memchr, memchr_iter, memchr2};
 use crate::model::id::{IdError, IdKind};
 use crate::model::profile::{NAME_CHARS_MAX, NameFault, attribute_name_fault};
 
+pub mod write;
+
 #[cfg(test)]
 mod tests;
 

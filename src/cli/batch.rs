@@ -44,6 +44,13 @@ pub(super) struct Post {
     remote: Remote,
 }
 
+impl Post {
+    /// Posts a file by version 2 of the call, and waits until the batch is complete.
+    pub(super) fn and_wait(file: PathBuf, client: ClientCode, remote: Remote) -> Self {
+        Self { file, client, v1: false, wait: true, remote }
+    }
+}
+
 /// Asks after one batch.
 #[derive(Debug, Args)]
 pub(super) struct Status {
@@ -213,7 +220,7 @@ async fn open(path: &Path) -> Result<(FileBody, ProgressBar), CliError> {
     Ok((FileBody::new(file, length, move |bytes| moved.inc(bytes)), bar))
 }
 
-fn progress(length: u64, template: &str) -> ProgressBar {
+pub(super) fn progress(length: u64, template: &str) -> ProgressBar {
     let bar = ProgressBar::new(length);
     match ProgressStyle::with_template(template) {
         Ok(style) => bar.with_style(style),

@@ -7,9 +7,9 @@ use std::task::{Context, Poll, ready};
 use bytes::{Bytes, BytesMut};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Body, Frame, SizeHint};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
-use hyper::{Method, Request, StatusCode, Uri};
+use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -97,10 +97,29 @@ impl Client {
             request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
         }
         let answer = self.http.request(request).await.map_err(|e| self.failed(&e))?;
+        self.whole(answer).await
+    }
+
+    /// Asks for a path whose answer may be too long to be held; one that is no success is.
+    pub(super) async fn stream(&self, path: &str) -> Result<Response<Incoming>, CliError> {
+        let uri = format!("{}{path}", self.url);
+        let uri = uri.parse().map_err(|e| CliError::Usage(format!("{uri} is not a URL: {e}")))?;
+        let answer = self.http.get(uri).await.map_err(|e| self.failed(&e))?;
+        if answer.status().is_success() {
+            return Ok(answer);
+        }
+        Err(CliError::Failed(self.whole(answer).await?.refusal()))
+    }
+
+    async fn whole(&self, answer: Response<Incoming>) -> Result<Answer, CliError> {
         let status = answer.status();
-        let body = answer.into_body().collect().await;
-        let body = body.map_err(|e| CliError::Failed(format!("{} broke off its answer: {e}", self.url)))?;
+        let body = answer.into_body().collect().await.map_err(|e| self.broke_off(&e))?;
         Ok(Answer { status, body: body.to_bytes() })
+    }
+
+    /// An answer that ended before its end.
+    pub(super) fn broke_off(&self, error: &hyper::Error) -> CliError {
+        CliError::Failed(format!("{} broke off its answer: {error}", self.url))
     }
 
     fn failed(&self, error: &legacy::Error) -> CliError {

@@ -6,6 +6,8 @@
 mod batch;
 mod client;
 mod demo;
+mod export;
+mod import;
 mod profile;
 mod serve;
 mod stop;
@@ -13,6 +15,7 @@ mod upkeep;
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -38,6 +41,8 @@ enum Command {
     /// Look a visitor up, set attributes, or erase it
     #[command(subcommand)]
     Profile(profile::Profile),
+    Export(export::Export),
+    Import(import::Import),
     /// Write a backup of a running daemon: a snapshot, the journal behind it, and the uploads
     Backup(upkeep::Backup),
     /// Put a backup into a new data folder
@@ -56,6 +61,8 @@ pub fn main() -> ExitCode {
         Command::Serve(command) => serve::run(*command),
         Command::Batch(command) => batch::run(command),
         Command::Profile(command) => profile::run(command),
+        Command::Export(command) => export::run(command),
+        Command::Import(command) => import::run(command),
         Command::Backup(command) => upkeep::backup(command),
         Command::Restore(command) => upkeep::restore(&command),
         Command::Check(command) => upkeep::check(*command),
@@ -127,6 +134,38 @@ impl By {
             Self::ThirdParty => "third-party",
             Self::Pc => "pc",
             Self::Ecid => "ecid",
+        }
+    }
+}
+
+/// The form of a file of visitors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// One visitor a line, in JSON, with all that a lookup shows
+    Ndjson,
+    /// A batch file: ids and values
+    Csv,
+}
+
+impl Format {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Ndjson => "ndjson",
+            Self::Csv => "csv",
+        }
+    }
+
+    /// The one named, else the one that the file's name ends with.
+    fn of(named: Option<Self>, file: &Path) -> Result<Self, CliError> {
+        let ending = file.extension().and_then(|ending| ending.to_str()).map(str::to_ascii_lowercase);
+        match (named, ending.as_deref()) {
+            (Some(named), _) => Ok(named),
+            (None, Some("ndjson")) => Ok(Self::Ndjson),
+            (None, Some("csv")) => Ok(Self::Csv),
+            (None, _) => Err(CliError::Usage(format!(
+                "{} ends neither with .ndjson nor with .csv: say --format ndjson or --format csv",
+                shown(&file.display().to_string())
+            ))),
         }
     }
 }

@@ -78,7 +78,10 @@ impl HttpError {
                 AppError::UnknownClient(_) => StatusCode::NOT_FOUND,
                 AppError::BadBatch(_) | AppError::Refused(_) => StatusCode::BAD_REQUEST,
                 AppError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-                AppError::Busy | AppError::Stopping | AppError::NotYet(_) => StatusCode::SERVICE_UNAVAILABLE,
+                AppError::NotExportable(_) => StatusCode::CONFLICT,
+                AppError::Busy | AppError::ExportBusy(_) | AppError::Stopping | AppError::NotYet(_) => {
+                    StatusCode::SERVICE_UNAVAILABLE
+                }
                 AppError::Full(_) => StatusCode::INSUFFICIENT_STORAGE,
                 AppError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
             },

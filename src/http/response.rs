@@ -1,18 +1,38 @@
 //! Answers: XML, JSON or text, and refusals in the form of the front door that refuses.
 
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{Either, Full};
+use hyper::body::{Body, Frame};
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use quick_xml::escape::partial_escape;
 use serde::Serialize;
+use tokio::sync::mpsc;
 
 use super::error::{HttpError, Methods};
 use super::script;
 use crate::model::seq::Millis;
 
-/// An answer, whole.
-pub(super) type Answer = Response<Full<Bytes>>;
+/// An answer: whole, or in chunks that are still being made.
+pub(super) type Answer = Response<Either<Full<Bytes>, Chunks>>;
+
+/// A body in chunks. An error among them breaks the answer off, so that nobody takes it for whole; so does a sender that
+/// is dropped before it has sent [`Chunk::End`].
+#[derive(Debug)]
+pub(super) struct Chunks(mpsc::Receiver<Chunk>);
+
+/// A piece of a body, or its end.
+#[derive(Debug)]
+pub(super) enum Chunk {
+    /// Bytes.
+    Bytes(Bytes),
+    /// The body is whole.
+    End,
+}
 
 const NOSNIFF: HeaderName = HeaderName::from_static("x-content-type-options");
 
@@ -67,6 +87,11 @@ pub(super) fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
     with_body(status, "text/plain;charset=UTF-8", body.into())
 }
 
+/// An answer in chunks.
+pub(super) fn chunked(media_type: &'static str, chunks: mpsc::Receiver<Chunk>) -> Answer {
+    around(StatusCode::OK, media_type, Either::Right(Chunks(chunks)))
+}
+
 /// An answer that leads elsewhere, this once.
 pub(super) fn redirect(location: HeaderValue) -> Answer {
     let mut answer = text(StatusCode::FOUND, "");
@@ -76,7 +101,7 @@ pub(super) fn redirect(location: HeaderValue) -> Answer {
 
 /// An answer without a body.
 pub(super) fn no_content() -> Answer {
-    let mut answer = Response::new(Full::default());
+    let mut answer = Response::new(Either::Left(Full::default()));
     *answer.status_mut() = StatusCode::NO_CONTENT;
     let headers = answer.headers_mut();
     headers.insert(NOSNIFF, HeaderValue::from_static("nosniff"));
@@ -121,13 +146,33 @@ pub(super) fn time(millis: Millis) -> String {
 }
 
 fn with_body(status: StatusCode, media_type: &'static str, body: Bytes) -> Answer {
-    let mut answer = Response::new(Full::new(body));
+    around(status, media_type, Either::Left(Full::new(body)))
+}
+
+fn around(status: StatusCode, media_type: &'static str, body: Either<Full<Bytes>, Chunks>) -> Answer {
+    let mut answer = Response::new(body);
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     headers.insert(NOSNIFF, HeaderValue::from_static("nosniff"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
+}
+
+impl Body for Chunks {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        self.get_mut().0.poll_recv(cx).map(|chunk| match chunk {
+            Some(Chunk::Bytes(bytes)) => Some(Ok(Frame::data(bytes))),
+            Some(Chunk::End) => None,
+            None => Some(Err(io::Error::other("the answer could not be made whole; the log says why"))),
+        })
+    }
 }
 
 #[cfg(test)]

@@ -343,23 +343,47 @@ impl Connection {
         self.stream.get_mut().shutdown(Shutdown::Write).unwrap();
     }
 
-    /// Reads one answer.
-    pub fn read(&mut self) -> Reply {
-        let mut reply = Reply::default();
+    /// Reads the first line of an answer: its status.
+    pub fn status(&mut self) -> u16 {
         let mut line = String::new();
         self.stream.read_line(&mut line).unwrap();
         let status = line.split(' ').nth(1).unwrap_or_else(|| panic!("no answer, but {line:?}"));
-        reply.status = status.parse().unwrap();
+        status.parse().unwrap()
+    }
+
+    /// Reads one answer.
+    pub fn read(&mut self) -> Reply {
+        let mut reply = Reply { status: self.status(), ..Reply::default() };
+        let mut line = String::new();
         loop {
             line.clear();
             self.stream.read_line(&mut line).unwrap();
             let Some((name, value)) = line.trim_end().split_once(':') else { break };
             reply.headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
         }
+        if reply.header("transfer-encoding") == Some("chunked") {
+            reply.body = self.read_chunks();
+            return reply;
+        }
         let length: usize = reply.header("content-length").map_or(0, |length| length.parse().unwrap());
         reply.body = vec![0; length];
         self.stream.read_exact(&mut reply.body).unwrap();
         reply
+    }
+
+    fn read_chunks(&mut self) -> Vec<u8> {
+        let mut body = vec![];
+        loop {
+            let mut line = String::new();
+            self.stream.read_line(&mut line).unwrap();
+            let length = usize::from_str_radix(line.trim_end(), 16).unwrap();
+            let mut chunk = vec![0; length + 2];
+            self.stream.read_exact(&mut chunk).unwrap();
+            if length == 0 {
+                return body;
+            }
+            body.extend_from_slice(&chunk[..length]);
+        }
     }
 
     /// Whether the daemon closes the connection, after nothing more than it has sent already.

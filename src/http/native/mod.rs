@@ -1,5 +1,6 @@
 //! Our own calls, in JSON, under `/api/v1`.
 
 pub(super) mod batches;
+pub(super) mod export;
 pub(super) mod profiles;
 pub(super) mod upkeep;

@@ -67,9 +67,10 @@ fn by(query: &Params) -> Result<IdKind, HttpError> {
     }
 }
 
+/// A visitor, as a lookup and an export show it.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Profile<'a> {
+pub(super) struct Profile<'a> {
     client: &'a str,
     third_party_id: Option<&'a str>,
     pc_ids: Vec<&'a str>,
@@ -93,7 +94,7 @@ struct Attribute<'a> {
 }
 
 impl<'a> Profile<'a> {
-    fn of(visitor: &'a Visitor) -> Self {
+    pub(super) fn of(visitor: &'a Visitor) -> Self {
         let ids = |kind| {
             let own = std::iter::once(&visitor.canonical);
             let all = visitor.linked.iter().chain(own).filter(move |id| id.kind() == kind);

@@ -1,0 +1,187 @@
+//! `GET /api/v1/export?format=ndjson|csv[&by=third-party|pc][&defuse=true]`: all living visitors of a client.
+//!
+//! Each visitor is as a lookup would show it at the moment it is written: an export is no snapshot of one instant. It
+//! comes in chunks; one that cannot be made whole breaks off without its last chunk, so that nobody takes it for whole.
+
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+use hyper::header::{HeaderName, HeaderValue};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::spawn_blocking;
+
+use super::profiles::Profile;
+use crate::app::export::Export;
+use crate::app::{AppError, Visitor};
+use crate::batch::csv::write::Cells;
+use crate::http::Front;
+use crate::http::error::HttpError;
+use crate::http::request::{Params, Request};
+use crate::http::response::{Answer, Chunk, chunked};
+use crate::model::id::IdKind;
+
+/// How many bytes are sent at once, at least.
+const CHUNK_BYTES: usize = 64 << 10;
+/// How many chunks may wait for the client.
+const CHUNKS_WAITING_MAX: usize = 4;
+/// How many visitors a CSV file leaves out, for want of an id of its kind.
+const LEFT_OUT: HeaderName = HeaderName::from_static("profiled-left-out");
+
+pub(in crate::http) async fn answer(front: &Front, request: &Request) -> Result<Answer, HttpError> {
+    let query = request.query().strict()?;
+    let client = query.client(&front.app)?;
+    let format = Format::of(&query)?;
+    let export = front.app.export(&client).await?;
+    match format {
+        Format::Ndjson => Ok(chunked("application/x-ndjson", begin(move |out| ndjson(&export, out)))),
+        Format::Csv(key_kind, cells) => {
+            let (gone, _here) = oneshot::channel::<()>();
+            let found = spawn_blocking(move || {
+                let table = export.table(key_kind, cells, || !gone.is_closed())?;
+                Ok::<_, AppError>((export, table))
+            });
+            let (export, table) = found.await.map_err(inside)??;
+            let left_out = HeaderValue::from(table.left_out);
+            let chunks = begin(move |out| {
+                if out.write(|bytes| bytes.extend(table.header())).is_break() {
+                    return Ok(());
+                }
+                let here = out.client();
+                export.rows(&table, here, |line| out.write(|bytes| bytes.extend_from_slice(line)))
+            });
+            let mut answer = chunked("text/csv;charset=UTF-8", chunks);
+            answer.headers_mut().insert(LEFT_OUT, left_out);
+            Ok(answer)
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Format {
+    Ndjson,
+    Csv(IdKind, Cells),
+}
+
+impl Format {
+    fn of(query: &Params) -> Result<Self, HttpError> {
+        let wrong = |what: String| Err(HttpError::Wrong(what));
+        let cells = match query.get("defuse") {
+            None | Some("false") => Cells::Plain,
+            Some("true") => Cells::Defused,
+            Some(other) => return wrong(format!("defuse={other} is not known: it is true or false")),
+        };
+        let by = match query.get("by") {
+            None => None,
+            Some("third-party") => Some(IdKind::ThirdParty),
+            Some("pc") => Some(IdKind::Pc),
+            Some(other) => {
+                return wrong(format!("by={other} is not known: a batch file is by third-party or pc"));
+            }
+        };
+        match query.get("format") {
+            Some("csv") => Ok(Self::Csv(by.unwrap_or(IdKind::ThirdParty), cells)),
+            Some("ndjson") if by.is_some() || cells == Cells::Defused => {
+                wrong("by= and defuse= are for format=csv".into())
+            }
+            Some("ndjson") => Ok(Self::Ndjson),
+            Some(other) => wrong(format!("format={other} is not known: it is ndjson or csv")),
+            None => wrong("format= is missing: it is ndjson or csv".into()),
+        }
+    }
+}
+
+fn ndjson(export: &Export, out: &mut Sender) -> Result<(), AppError> {
+    let mut fault = None;
+    export.visitors(out.client(), |visitor: Visitor| {
+        out.write(|bytes| {
+            if let Err(error) = serde_json::to_writer(&mut *bytes, &Profile::of(&visitor)) {
+                fault.get_or_insert(AppError::Internal(format!("a visitor in JSON: {error}")));
+            }
+            bytes.push(b'\n');
+        })?;
+        if fault.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    fault.map_or(Ok(()), Err)
+}
+
+/// Where an export's bytes go: chunks for a client that may be slow, or gone.
+struct Sender {
+    chunks: mpsc::Sender<Chunk>,
+    filling: Vec<u8>,
+}
+
+impl Sender {
+    /// Says whether the client is still there.
+    fn client(&self) -> impl Fn() -> bool + use<> {
+        let chunks = self.chunks.clone();
+        move || !chunks.is_closed()
+    }
+
+    /// Adds what `write` adds, and waits while too many chunks wait for the client; breaks off if it has gone.
+    fn write(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> ControlFlow<()> {
+        write(&mut self.filling);
+        if self.filling.len() < CHUNK_BYTES { ControlFlow::Continue(()) } else { self.flush() }
+    }
+
+    fn flush(&mut self) -> ControlFlow<()> {
+        if self.filling.is_empty() {
+            return ControlFlow::Continue(());
+        }
+        let bytes = Bytes::from(std::mem::replace(&mut self.filling, Vec::with_capacity(CHUNK_BYTES * 2)));
+        self.send(Chunk::Bytes(bytes))
+    }
+
+    fn send(&self, chunk: Chunk) -> ControlFlow<()> {
+        match self.chunks.blocking_send(chunk) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    }
+}
+
+/// Begins an export on a thread that may block; gives its chunks.
+fn begin(run: impl FnOnce(&mut Sender) -> Result<(), AppError> + Send + 'static) -> mpsc::Receiver<Chunk> {
+    let (chunks, receiver) = mpsc::channel(CHUNKS_WAITING_MAX);
+    // It ends with the store or with its client, and tells the latter by its chunks.
+    drop(spawn_blocking(move || {
+        let mut out = Sender { chunks, filling: vec![] };
+        match run(&mut out) {
+            Ok(()) => {
+                let whole = out.flush().is_continue() && out.send(Chunk::End).is_continue();
+                tracing::debug!(whole, "an export has ended");
+            }
+            Err(error) => tracing::warn!(%error, "an export was broken off"),
+        }
+    }));
+    receiver
+}
+
+fn inside(error: impl std::fmt::Display) -> HttpError {
+    HttpError::Inside(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(query: &str, expected: Result<Format, &str>) {
+        let found = Format::of(&Params::decode(query.as_bytes()));
+        match (found, expected) {
+            (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{query}"),
+            (Err(error), Err(words)) => assert!(error.to_string().contains(words), "{query}: {error}"),
+            (found, _) => panic!("{query}: {found:?}"),
+        }
+    }
+
+    #[test]
+    fn the_form_of_an_export_is_named_outright() {
+        check("format=ndjson", Ok(Format::Ndjson));
+        check("format=csv", Ok(Format::Csv(IdKind::ThirdParty, Cells::Plain)));
+        check("format=csv&by=pc&defuse=true", Ok(Format::Csv(IdKind::Pc, Cells::Defused)));
+        check("", Err("ndjson or csv"));
+        check("format=xml", Err("ndjson or csv"));
+        check("format=csv&by=ecid", Err("third-party or pc"));
+        check("format=csv&defuse=yes", Err("true or false"));
+        check("format=ndjson&by=pc", Err("format=csv"));
+    }
+}
