@@ -2,7 +2,8 @@
 //! system refuses. Afterwards the daemon starts by itself, all that was acknowledged is there, and a store made again
 //! from snapshot and journal holds the same. Each place must really have been met.
 //!
-//! Needs the feature `failpoints`: `cargo test --release --features failpoints --test failpoints`.
+//! Needs the feature `failpoints`: `cargo test --release --features failpoints --test failpoints`. `FAILPOINTS_ONLY`
+//! names the beginning of the places to try, `FAILPOINTS_LONG` has each tried young and old.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -124,7 +125,8 @@ fn run_into(place: &str, fault: Fault, passes: u32) -> Result<(bool, bool), Stri
         Fault::Abort => ended,
         Fault::Error => daemon.complaints().contains("failpoint"),
     };
-    daemon.set_variable("FAILPOINTS", "").restart();
+    daemon.set_variable("FAILPOINTS", "");
+    daemon.try_restart().map_err(|why| format!("{why}: {}", daemon.complaints()))?;
     load.verify(&daemon)?;
     load.account_for_batches(&daemon)?;
     daemon.terminate();
@@ -157,16 +159,23 @@ fn digest(daemon: &Daemon) -> Result<String, String> {
 
 #[test]
 fn a_fault_at_any_place_loses_nothing_that_was_acknowledged() {
+    let only = variable("FAILPOINTS_ONLY");
     let long = variable("FAILPOINTS_LONG").is_some();
     let began = Instant::now();
     let mut all = Seen::default();
     for fault in [Fault::Abort, Fault::Error] {
-        for place in PLACES {
+        for place in
+            PLACES.into_iter().filter(|place| only.as_ref().is_none_or(|only| place.starts_with(only)))
+        {
             let mut seen = Seen::default();
+            // Some places are passed once or twice only: what the second pass would not meet, the first does.
             let turn = all.runs % PASSES.len();
-            let passes = if long { &PASSES[..] } else { &PASSES[turn..=turn] };
+            let passes = if long { [PASSES[0], PASSES[1]] } else { [PASSES[turn], 0] };
             all.runs += 1;
-            for &passes in passes {
+            for passes in passes {
+                if seen.met > 0 && !long {
+                    break;
+                }
                 match run_into(place, fault, passes) {
                     Ok((met, ended)) => {
                         seen.met += u32::from(met);

@@ -216,7 +216,14 @@ impl Committer {
                     let refused = || Err(AppError::Full("the journal cannot grow".into()));
                     return Ok(decided.iter().map(|_| refused()).collect());
                 }
-                Err(error) => return Err(Fatal::new(error)),
+                Err(error) => {
+                    // The frame may be on the disk all the same, and a restart then needs the uploads it names.
+                    decided
+                        .iter_mut()
+                        .filter_map(|one| one.publish.as_mut())
+                        .for_each(|(_, spool)| spool.keep());
+                    return Err(Fatal::new(error));
+                }
             }
         }
         self.last_seq.store(self.seqs.last().get(), Ordering::Release);
