@@ -23,6 +23,8 @@ use tempfile::NamedTempFile;
 const FIRST_SEGMENT: &str = "journal/0000000000000000.log";
 /// A segment bears this name until it is complete.
 const SECOND_SEGMENT: &str = "journal/0000000000000001.new";
+/// Where sled keeps everything, as long as no other store was swapped in.
+const FIRST_STORE: &str = "store/0000000000000001/db";
 /// Large calls, each a frame of a quarter megabyte, that the first segment of 64 MiB surely has room for.
 const NEARLY_FULL: usize = 250;
 
@@ -304,7 +306,7 @@ fn a_batch_that_cannot_be_kept_is_refused_and_leaves_nothing() {
 
 #[test]
 fn what_fails_behind_an_acknowledged_batch_delays_it_and_nothing_else() {
-    let outcomes = |upload: &Path| upload.with_extension("outcomes-new");
+    let outcomes = |upload: &Path| upload.with_extension("outcomes.new");
     let cases: [(FileOf, &str); 3] = [
         (outcomes, "openat:error=EMFILE:when=1"),
         (outcomes, "write:error=ENOSPC:when=1"),
@@ -325,7 +327,7 @@ fn what_fails_behind_an_acknowledged_batch_delays_it_and_nothing_else() {
 /// The store is a view: whatever becomes of it and of the daemon on it, what was acknowledged is in the journal.
 #[test]
 fn a_store_that_fails_loses_nothing() {
-    let store = |upload: &Path| upload.parent().unwrap().with_file_name("store/db");
+    let store = |upload: &Path| upload.parent().unwrap().with_file_name(FIRST_STORE);
     for fault in ["pwrite64:error=EIO:when=1", "fsync:error=EIO:when=1"] {
         let Some(mut daemon) = daemon() else { return };
         let (status_of_batch, id, faults) = batch_with_fault(&daemon, store, fault);
