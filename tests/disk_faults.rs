@@ -15,6 +15,7 @@ mod support;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use support::load::{SETTINGS, attempt};
 use support::{Daemon, request, wait_for};
@@ -79,11 +80,19 @@ impl Faults {
     }
 
     fn stop(&mut self) {
+        // It ends with the process that it traces; else, on this signal, it lets go of it in good order.
+        let id = rustix::process::Pid::from_child(&self.strace);
         if self.strace.try_wait().unwrap().is_none() {
-            // On this signal, and not on a kill, it lets go of what it traces in good order.
-            let id = rustix::process::Pid::from_child(&self.strace);
             rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
-            self.strace.wait().unwrap();
+        }
+        // Not if that process is just about to end: then it waits for its main thread before its other threads, which
+        // must come first, and so for ever.
+        let patience = Instant::now() + Duration::from_secs(5);
+        while self.strace.try_wait().unwrap().is_none() {
+            if Instant::now() > patience {
+                self.strace.kill().unwrap();
+            }
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 }
@@ -344,12 +353,12 @@ fn a_store_that_fails_loses_nothing() {
             written.push(visitor);
             is_complete(&daemon, &id).then_some(false)
         });
-        eprintln!("{fault}: {}, the daemon {}", faults.end(), if ended { "ended" } else { "went on" });
         if ended {
             ends_and_says(&mut daemon, &["the store failed", "Input/output error"]);
         } else {
             daemon.kill9();
         }
+        eprintln!("{fault}: {}, the daemon {}", faults.end(), if ended { "ended" } else { "went on" });
         daemon.restart();
         check_complete(&daemon, &id);
         assert!(written.iter().all(|visitor| has_write(&daemon, visitor)), "{fault}");
