@@ -15,6 +15,7 @@ mod support;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use support::load::{SETTINGS, attempt};
 use support::{Daemon, request, wait_for};
@@ -23,6 +24,8 @@ use tempfile::NamedTempFile;
 const FIRST_SEGMENT: &str = "journal/0000000000000000.log";
 /// A segment bears this name until it is complete.
 const SECOND_SEGMENT: &str = "journal/0000000000000001.new";
+/// Where sled keeps everything, as long as no other store was swapped in.
+const FIRST_STORE: &str = "store/0000000000000001/db";
 /// Large calls, each a frame of a quarter megabyte, that the first segment of 64 MiB surely has room for.
 const NEARLY_FULL: usize = 250;
 
@@ -77,11 +80,19 @@ impl Faults {
     }
 
     fn stop(&mut self) {
+        // It ends with the process that it traces; else, on this signal, it lets go of it in good order.
+        let id = rustix::process::Pid::from_child(&self.strace);
         if self.strace.try_wait().unwrap().is_none() {
-            // On this signal, and not on a kill, it lets go of what it traces in good order.
-            let id = rustix::process::Pid::from_child(&self.strace);
             rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
-            self.strace.wait().unwrap();
+        }
+        // Not if that process is just about to end: then it waits for its main thread before its other threads, which
+        // must come first, and so for ever.
+        let patience = Instant::now() + Duration::from_secs(5);
+        while self.strace.try_wait().unwrap().is_none() {
+            if Instant::now() > patience {
+                self.strace.kill().unwrap();
+            }
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 }
@@ -304,7 +315,7 @@ fn a_batch_that_cannot_be_kept_is_refused_and_leaves_nothing() {
 
 #[test]
 fn what_fails_behind_an_acknowledged_batch_delays_it_and_nothing_else() {
-    let outcomes = |upload: &Path| upload.with_extension("outcomes-new");
+    let outcomes = |upload: &Path| upload.with_extension("outcomes.new");
     let cases: [(FileOf, &str); 3] = [
         (outcomes, "openat:error=EMFILE:when=1"),
         (outcomes, "write:error=ENOSPC:when=1"),
@@ -325,7 +336,7 @@ fn what_fails_behind_an_acknowledged_batch_delays_it_and_nothing_else() {
 /// The store is a view: whatever becomes of it and of the daemon on it, what was acknowledged is in the journal.
 #[test]
 fn a_store_that_fails_loses_nothing() {
-    let store = |upload: &Path| upload.parent().unwrap().with_file_name("store/db");
+    let store = |upload: &Path| upload.parent().unwrap().with_file_name(FIRST_STORE);
     for fault in ["pwrite64:error=EIO:when=1", "fsync:error=EIO:when=1"] {
         let Some(mut daemon) = daemon() else { return };
         let (status_of_batch, id, faults) = batch_with_fault(&daemon, store, fault);
@@ -342,12 +353,12 @@ fn a_store_that_fails_loses_nothing() {
             written.push(visitor);
             is_complete(&daemon, &id).then_some(false)
         });
-        eprintln!("{fault}: {}, the daemon {}", faults.end(), if ended { "ended" } else { "went on" });
         if ended {
             ends_and_says(&mut daemon, &["the store failed", "Input/output error"]);
         } else {
             daemon.kill9();
         }
+        eprintln!("{fault}: {}, the daemon {}", faults.end(), if ended { "ended" } else { "went on" });
         daemon.restart();
         check_complete(&daemon, &id);
         assert!(written.iter().all(|visitor| has_write(&daemon, visitor)), "{fault}");
