@@ -2,7 +2,7 @@
 
 use super::harness::Harness;
 use super::model::{Id, Kind, Outcome};
-use super::ops::{Batch, Call, DAY_MS, HOUR_MS, How, Op, Row, Settings, Text, id};
+use super::ops::{Batch, Call, DAY_MS, HOUR_MS, How, Op, Row, Settings, Stop, Text, id};
 use super::stores::Which;
 use Kind::{Ecid, Pc, ThirdParty};
 use Outcome::{Created, NotFound, Updated};
@@ -57,7 +57,7 @@ fn snapshot(steps: usize) -> Op {
 }
 
 fn fresh(steps: usize) -> Op {
-    Op::Fresh { steps }
+    Op::Fresh { steps, stop: Stop::Nowhere }
 }
 
 /// Runs a sequence as it is, and with a restart or a fold put in at each place; then says what is read and what became

@@ -6,7 +6,7 @@
 
 use super::coverage::{Met, met};
 use super::model::{self, From, Id, Kind, Rules, Visitors};
-use super::ops::{ATTRIBUTES, Batch, CLIENTS, Call, HOUR_MS, How, NAMES, Op, Row, Settings, id};
+use super::ops::{ATTRIBUTES, Batch, CLIENTS, Call, HOUR_MS, How, NAMES, Op, Row, Settings, Stop, id};
 use super::stores::{Store, Which};
 use profiled::app::commit::{Answer, Committer, NewBatch, Request, VisitorWrite, WriteRules};
 use profiled::app::recovery::{StartFrom, recover, write_checkpoint};
@@ -68,7 +68,7 @@ struct Sent {
 
 /// What is done for the disk, one such thing at a time.
 enum Chore {
-    Snapshot(SnapshotSteps, Between),
+    Snapshot(Box<SnapshotSteps>, Between),
     Fresh(Fresh),
 }
 
@@ -206,7 +206,7 @@ impl Harness {
     }
 
     fn finish(&mut self) -> Result<(), Wrong> {
-        self.fresh(usize::MAX)?;
+        self.fresh(usize::MAX, Stop::Nowhere)?;
         self.snapshot(usize::MAX, false, false, false)?;
         while self.core().batches.incomplete() > 0 {
             self.fold(&mut [].iter(), (usize::MAX, 0, false))?;
@@ -257,7 +257,7 @@ impl Harness {
             Op::Snapshot { steps, rotate, retire, retention_over } => {
                 self.snapshot(*steps, *rotate, *retire, *retention_over)?;
             }
-            Op::Fresh { steps } => self.fresh(*steps)?,
+            Op::Fresh { steps, stop } => self.fresh(*steps, *stop)?,
             Op::Wait(ms) => drop(self.clock.0.fetch_add(*ms, Ordering::Relaxed)),
             Op::Crowd { client, who } => self.crowd(*client, *who)?,
         }
@@ -687,7 +687,7 @@ impl Harness {
             }
             let mark = self.marks()?;
             let begun = SnapshotSteps::begin(&self.snapshots, &mark).map_err(|error| error.to_string())?;
-            self.chore = Some(Chore::Snapshot(begun, Between::default()));
+            self.chore = Some(Chore::Snapshot(Box::new(begun), Between::default()));
         }
         let store = self.core().shared();
         for _ in 0..steps {
@@ -748,7 +748,7 @@ impl Harness {
     }
 
     /// Begins a fresh store, if none is being made, and takes some steps of it.
-    fn fresh(&mut self, steps: usize) -> Result<(), Wrong> {
+    fn fresh(&mut self, steps: usize, stop: Stop) -> Result<(), Wrong> {
         if self.chore.is_none() {
             let (at, erased, during) = (At::Erase(None), HashMap::new(), Between::default());
             self.chore = Some(Chore::Fresh(Fresh { at, erased, during }));
@@ -761,7 +761,15 @@ impl Harness {
             if !self.fresh_step(&mut fresh)? {
                 return Ok(());
             }
+            let there = match stop {
+                Stop::Nowhere => false,
+                Stop::BeforeAdopt => matches!(fresh.at, At::Adopt(_)),
+                Stop::BehindAdopt => matches!(fresh.at, At::Finish(_)),
+            };
             self.chore = Some(Chore::Fresh(fresh));
+            if there {
+                return Ok(());
+            }
         }
         Ok(())
     }

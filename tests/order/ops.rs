@@ -108,6 +108,14 @@ pub(crate) enum How {
     FromSnapshot,
 }
 
+/// Where a fresh store's making pauses, besides when its steps are used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stop {
+    Nowhere,
+    BeforeAdopt,
+    BehindAdopt,
+}
+
 /// A step of a sequence.
 #[derive(Debug, Clone)]
 pub(crate) enum Op {
@@ -124,7 +132,7 @@ pub(crate) enum Op {
     /// Steps of a snapshot: what is read a page at a time, and the end of it.
     Snapshot { steps: usize, rotate: bool, retire: bool, retention_over: bool },
     /// Steps of a fresh store's making, up to the swap.
-    Fresh { steps: usize },
+    Fresh { steps: usize, stop: Stop },
     /// A checkpoint, then the sweeper goes over the whole store.
     Sweep,
     /// Time goes by.
@@ -214,6 +222,13 @@ pub(crate) fn settings() -> impl Strategy<Value = Settings> {
     )
 }
 
+fn fresh_store() -> impl Strategy<Value = Op> {
+    let steps = (1usize..6).prop_map(|steps| (steps, Stop::Nowhere));
+    let all = prop::sample::select(vec![Stop::Nowhere, Stop::BeforeAdopt, Stop::BehindAdopt]);
+    prop_oneof![2 => steps, 1 => all.prop_map(|stop| (99, stop))]
+        .prop_map(|(steps, stop)| Op::Fresh { steps, stop })
+}
+
 fn op() -> impl Strategy<Value = Op> {
     let how = prop_oneof![5 => Just(How::Crash), 1 => Just(How::Checkpointed), 1 => Just(How::StoreLost), 2 => Just(How::FromSnapshot)];
     let settings = prop::option::weighted(0.4, settings());
@@ -236,7 +251,7 @@ fn op() -> impl Strategy<Value = Op> {
         60 => Just(Op::Sweep),
         130 => (prop_oneof![4 => 1usize..4, 1 => Just(99)], any::<bool>(), prop::bool::weighted(0.7), prop::bool::weighted(0.2))
             .prop_map(|(steps, rotate, retire, retention_over)| Op::Snapshot { steps, rotate, retire, retention_over }),
-        110 => prop_oneof![4 => 1usize..6, 1 => Just(99)].prop_map(|steps| Op::Fresh { steps }),
+        110 => fresh_store(),
         90 => (how, any::<u64>(), prop::bool::weighted(0.2), settings)
             .prop_map(|(how, fate, hour_back, settings)| Op::Restart { how, fate, hour_back, settings }),
         110 => wait.prop_map(Op::Wait),
