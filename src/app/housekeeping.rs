@@ -14,6 +14,7 @@
 //! verified snapshots, could need; a crash at any moment leaves the old state or the new.
 
 use super::commit::Request;
+use super::steps::{SnapshotSteps, Spent, Taken, batches_needless, erased_in, journal_needed};
 use super::store_folder::{StoreFolder, bytes_under};
 use super::sweep_thread::Horizon;
 use super::{AppError, Asked, Fatal, Inner, heal, recovery};
@@ -21,13 +22,13 @@ use crate::batch::outcome::BatchState;
 use crate::durable::{self, point};
 use crate::journal::entry::Checkpoint;
 use crate::journal::log::Position;
-use crate::journal::snapshot::{SnapshotWriter, Snapshots, Summary, verify};
-use crate::model::id::{ClientCode, Key};
-use crate::model::profile::{Stored, StoredBytes};
+use crate::journal::snapshot::{Snapshots, Summary, verify};
+use crate::model::id::Key;
+use crate::model::profile::StoredBytes;
 use crate::model::seq::{Millis, Seq};
 use crate::store::{ProfileStore, StoreError};
 use crate::sync::Ordering;
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, PoisonError};
@@ -219,25 +220,16 @@ impl Housekeeping {
     fn snapshot(&mut self) -> Result<(PathBuf, Summary), AppError> {
         let began = Instant::now();
         let journaled = self.inner.journaled.load(Ordering::Relaxed);
-        let mark = self.inner.mark()?;
-        let path = self.snapshots.next_path().map_err(failed)?;
-        let mut writer = SnapshotWriter::create(&path, &mark).map_err(failed)?;
-        let (mut after, mut live) = (None, 0);
-        loop {
-            let page = self.inner.store.scan(after.as_ref(), PAGE_VALUES).map_err(failed)?;
-            for (key, value) in &page {
-                live += (key.as_bytes().len() + value.as_slice().len()) as u64;
-                writer.push(key.as_bytes(), value.as_slice()).map_err(failed)?;
-            }
+        let inner = Arc::clone(&self.inner);
+        let tombstones = inner.tombstones.lock().unwrap_or_else(PoisonError::into_inner);
+        let mark = inner.mark()?;
+        let mut steps = SnapshotSteps::begin(&self.snapshots, &mark).map_err(failed)?;
+        while steps.page(&*self.inner.store, PAGE_VALUES)? {
             self.go_on()?;
-            match page.into_iter().next_back() {
-                Some((key, _)) => after = Some(key),
-                None => break,
-            }
         }
-        writer.finish().map_err(failed)?;
-        let (checkpoint, summary) = verify(&path).map_err(failed)?;
-        (self.live_bytes, self.journaled_at_snapshot) = (live, journaled);
+        let Taken { path, checkpoint, summary, live_bytes } = steps.finish().map_err(failed)?;
+        drop(tombstones);
+        (self.live_bytes, self.journaled_at_snapshot) = (live_bytes, journaled);
         let values = summary.count;
         tracing::info!(path = %path.display(), values, ms = began.elapsed().as_millis(), "a snapshot was taken");
         let number = self.snapshots.list().map_err(failed)?.first().map_or(0, |(_, number)| *number);
@@ -276,8 +268,8 @@ impl Housekeeping {
         // A restart must not come to need what the snapshots don't.
         self.inner.checkpoint().map_err(AppError::Internal)?;
         let checkpoint = self.inner.mark()?;
-        let needs = self.kept.iter().map(|kept| &kept.checkpoint).chain([&checkpoint]);
-        if let Some(from) = needs.map(Checkpoint::needs_journal_from).min() {
+        if let Some(from) = journal_needed(self.kept.iter().map(|kept| &kept.checkpoint).chain([&checkpoint]))
+        {
             self.inner.ask_blocking(Request::Retire(from))?;
         }
         self.retire_spools();
@@ -288,18 +280,9 @@ impl Housekeeping {
     fn retire_spools(&self) {
         let now = self.inner.clock.now();
         let retention = self.inner.config.upkeep.retention_ms;
-        let complete = |kept: &Kept| -> HashSet<u64> {
-            let ended = kept.checkpoint.batches.iter().filter(|batch| batch.completed.is_some());
-            ended.map(|batch| batch.accepted.seq).collect()
-        };
-        let covered: Vec<HashSet<u64>> = self.kept.iter().map(complete).collect();
+        let snapshots = self.kept.iter().map(|kept| &kept.checkpoint);
         let mut gone = 0;
-        for known in self.inner.batches.all() {
-            let BatchState::Complete(at) = known.progress.state() else { continue };
-            let seq = known.accepted.id.seq.get();
-            if at.plus(retention) > now || !covered.iter().all(|complete| complete.contains(&seq)) {
-                continue;
-            }
+        for known in batches_needless(&self.inner.batches, snapshots, now, retention) {
             self.inner.batches.forget(&known.accepted.id);
             self.inner.spool.remove(known.accepted.spool);
             gone += 1;
@@ -340,7 +323,7 @@ impl Housekeeping {
     }
 
     /// Fills a fresh store beside the old one while both are written to, and swaps it in.
-    fn fresh_store(&mut self, erased: &HashSet<Key>) -> Result<(), AppError> {
+    fn fresh_store(&mut self, erased: &HashMap<Key, Seq>) -> Result<(), AppError> {
         let next = self.stores.begin().map_err(failed)?;
         let result = self.fill(&next.path, erased).and_then(|()| {
             let mut generation = self.inner.generation.lock().unwrap_or_else(PoisonError::into_inner);
@@ -386,7 +369,7 @@ impl Housekeeping {
         Ok(())
     }
 
-    fn fill(&mut self, path: &Path, erased: &HashSet<Key>) -> Result<(), AppError> {
+    fn fill(&mut self, path: &Path, erased: &HashMap<Key, Seq>) -> Result<(), AppError> {
         let store = heal::open_sled(path, self.inner.config.cache_bytes / 4).map_err(failed)?;
         self.inner.store.begin(Arc::new(store));
         let mut live = 0;
@@ -397,13 +380,13 @@ impl Housekeeping {
             batches: &inner.batches,
             lifetime_ms: &|client| inner.config.client(client).map(|settings| settings.lifetime_ms),
         };
+        let spent = Spent { erased, horizon };
         let mut keep = |key: &Key, value: &StoredBytes| -> Result<bool, StoreError> {
-            let spent =
-                value.is_tombstone() && (erased.contains(key) || horizon.reclaims_tombstone(key, value)?);
-            if !spent {
+            let kept = !spent.leaves_out(key, value)?;
+            if kept {
                 live += (key.as_bytes().len() + value.as_slice().len()) as u64;
             }
-            Ok(!spent)
+            Ok(kept)
         };
         let mut after = None;
         loop {
@@ -419,19 +402,12 @@ impl Housekeeping {
 
     /// Overwrites the rows of erased visitors in the kept uploads, and removes what was set aside. Gives the keys whose
     /// tombstones have no batch before them left to keep out, and so may go.
-    fn erase_bytes(&self) -> Result<HashSet<Key>, AppError> {
-        let mut erased = std::collections::HashMap::new();
+    fn erase_bytes(&self) -> Result<HashMap<Key, Seq>, AppError> {
+        let mut erased = HashMap::new();
         let mut after = None;
         loop {
             let page = self.inner.store.scan(after.as_ref(), PAGE_VALUES).map_err(failed)?;
-            for (key, value) in &page {
-                if let Ok(Stored::Tombstone { through, erased: true }) = value.decode()
-                    && let Ok(client) = ClientCode::new(key.client())
-                    && self.inner.batches.pending(&client).first().is_none_or(|b| b.accepted.id.seq > through)
-                {
-                    erased.insert(key.clone(), through);
-                }
-            }
+            erased.extend(erased_in(&page, &self.inner.batches));
             self.go_on()?;
             match page.into_iter().next_back() {
                 Some((key, _)) => after = Some(key),
@@ -448,7 +424,7 @@ impl Housekeeping {
             }
             self.stores.remove_asides().map_err(failed)?;
         }
-        Ok(erased.into_keys().collect())
+        Ok(erased)
     }
 
     /// Lets go of everything before now: two fresh snapshots, and no older one, and no segment from before them.

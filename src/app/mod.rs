@@ -28,6 +28,7 @@ mod heal;
 mod housekeeping;
 mod lookup;
 pub mod recovery;
+pub mod steps;
 mod store_folder;
 pub mod sweep_thread;
 pub mod upload;
@@ -99,6 +100,8 @@ struct Inner {
     /// The generation of the store in use. Held while its checkpoint is written, so that a checkpoint never comes to
     /// speak of another store.
     generation: Mutex<Generation>,
+    /// Held while a snapshot is taken: meanwhile no tombstone is taken out of the store.
+    tombstones: Mutex<()>,
     chores: Mutex<Option<std::sync::mpsc::Sender<Asked<Chore, Done>>>>,
     /// Keeps a second daemon out of the folder while it is open.
     _folder_lock: std::fs::File,
@@ -391,6 +394,7 @@ impl App {
             due: Mutex::new(true),
             threads: Mutex::new(vec![]),
             generation: Mutex::new(generation),
+            tombstones: Mutex::new(()),
             chores: Mutex::new(Some(chores)),
             _folder_lock: folder_lock,
             config,

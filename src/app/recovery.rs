@@ -174,6 +174,11 @@ impl Replay<'_> {
                 self.last_seq = self.last_seq.max(seq);
                 let accepted =
                     Accepted::from_entry(entry).ok_or_else(|| OpenError::entry(start, "a batch"))?;
+                if start < self.checkpoint && !self.batches.contains_key(&seq) {
+                    // Complete and past its retention when the checkpoint was taken, its files are gone; its entry is
+                    // still there because an older batch is incomplete.
+                    return Ok(());
+                }
                 self.batches.entry(seq).or_insert(Batch::new(accepted, start));
             }
             Entry::BatchCompleted(end) => {

@@ -31,7 +31,7 @@ const PASS_PAUSE: Duration = Duration::from_secs(60);
 pub struct Horizon<'h> {
     /// Now.
     pub now: Millis,
-    /// The highest seq that the last checkpoint covers.
+    /// The highest seq that the last checkpoint covers; zero while a snapshot is taken.
     pub checkpoint: Seq,
     /// The pending batches.
     pub batches: &'h Batches,
@@ -62,13 +62,17 @@ pub(super) fn run(inner: &Arc<Inner>) {
         if inner.stopping.load(Ordering::Relaxed) {
             return;
         }
+        // Under a snapshot being taken, tombstones stay.
+        let tombstones = inner.tombstones.try_lock();
+        let checkpoint = if tombstones.is_ok() { inner.checkpointed_seq.load(Ordering::Acquire) } else { 0 };
         let horizon = Horizon {
             now: inner.clock.now(),
-            checkpoint: Seq::from_u64(inner.checkpointed_seq.load(Ordering::Acquire)),
+            checkpoint: Seq::from_u64(checkpoint),
             batches: &inner.batches,
             lifetime_ms: &|client| inner.config.client(client).map(|settings| settings.lifetime_ms),
         };
         let swept = step(&*inner.store, &horizon, after.as_ref(), STEP_KEYS);
+        drop(tombstones);
         let asked = swept.map_err(|error| error.to_string()).and_then(|swept| {
             let asked = swept.requests.into_iter().try_for_each(|one| inner.ask_blocking(one).map(drop));
             asked.map_err(|error| error.to_string()).map(|()| {

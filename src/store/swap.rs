@@ -8,7 +8,7 @@ use super::{ProfileStore, StoreError, Swapped, VisitorRows, put_through};
 use crate::model::batch::BatchRules;
 use crate::model::id::Key;
 use crate::model::profile::StoredBytes;
-use crate::sync::{Mutex, RwLock, change, lock, look};
+use crate::sync::{AtomicBool, Mutex, Ordering, RwLock, change, lock, look};
 use std::sync::Arc;
 
 /// The store that is used, and the one that is to take its place, if any.
@@ -24,6 +24,20 @@ struct Stores {
 struct Next {
     store: Arc<dyn ProfileStore>,
     failed: Mutex<Option<StoreError>>,
+    /// From now on a restart may find this store.
+    needed: AtomicBool,
+}
+
+impl Stores {
+    /// What the current store came to; an error is the next one's, too: of what was changed before it, nobody is told
+    /// again.
+    fn telling<T>(&self, done: Result<T, StoreError>) -> Result<T, StoreError> {
+        if let (Err(error), Some(next)) = (&done, &self.next) {
+            let why = format!("the store before it: {error}");
+            next.note::<()>(Err(StoreError::Failed { doing: "take another's place", why }));
+        }
+        done
+    }
 }
 
 impl Next {
@@ -48,7 +62,7 @@ impl SwapStore {
 
     /// From here on `next` is told of every change.
     pub fn begin(&self, next: Arc<dyn ProfileStore>) {
-        let next = Next { store: next, failed: Mutex::new(None) };
+        let next = Next { store: next, failed: Mutex::new(None), needed: AtomicBool::new(false) };
         change(&self.stores, |stores| stores.next = Some(next));
     }
 
@@ -75,11 +89,13 @@ impl SwapStore {
         })
     }
 
-    /// Whether the next store lacks nothing so far.
+    /// Whether the next store lacks nothing so far. If so, a restart may find it from now on, so where it fails
+    /// [`checkpoint`](ProfileStore::checkpoint) does.
     pub fn ready(&self) -> Result<(), StoreError> {
-        look(&self.stores, |stores| match stores.next.as_ref().and_then(|next| lock(&next.failed).take()) {
-            Some(error) => Err(error),
-            None => Ok(()),
+        change(&self.stores, |stores| {
+            let Some(next) = &stores.next else { return Ok(()) };
+            next.needed.store(true, Ordering::Relaxed);
+            lock(&next.failed).take().map_or(Ok(()), Err)
         })
     }
 
@@ -89,7 +105,7 @@ impl SwapStore {
         change(&self.stores, |stores| {
             let why = "none was begun".to_owned();
             let none = StoreError::Failed { doing: "take another's place", why };
-            let Next { store, failed } = stores.next.take().ok_or(none)?;
+            let Next { store, failed, .. } = stores.next.take().ok_or(none)?;
             let error = lock(&failed).take();
             error.map_or_else(|| Ok(std::mem::replace(&mut stores.current, store)), Err)
         })
@@ -116,14 +132,14 @@ impl ProfileStore for SwapStore {
 
     fn fold(&self, rules: &BatchRules, visitors: &[VisitorRows<'_, '_>]) -> Result<Vec<Swapped>, StoreError> {
         look(&self.stores, |stores| {
-            let swapped = stores.current.fold(rules, visitors)?;
+            let swapped = stores.telling(stores.current.fold(rules, visitors))?;
             if let Some(next) = &stores.next {
                 let changed = visitors
                     .iter()
                     .zip(&swapped)
                     .filter(|(_, swapped)| matches!(swapped, Swapped::One(_) | Swapped::Many(_)));
                 let keys: Vec<Key> = changed.map(|(visitor, _)| visitor.key.clone()).collect();
-                for (key, value) in keys.iter().zip(stores.current.get(&keys)?) {
+                for (key, value) in keys.iter().zip(stores.telling(stores.current.get(&keys))?) {
                     if let Some(value) = value {
                         next.put(key, &value);
                     }
@@ -140,7 +156,7 @@ impl ProfileStore for SwapStore {
         now: Option<&StoredBytes>,
     ) -> Result<bool, StoreError> {
         look(&self.stores, |stores| {
-            let put = stores.current.put_if(key, was, now)?;
+            let put = stores.telling(stores.current.put_if(key, was, now))?;
             // What is only taken away is a tombstone that nothing needs: the next store may have it all the same.
             if let (true, Some(now), Some(next)) = (put, now, &stores.next) {
                 next.put(key, now);
@@ -160,6 +176,12 @@ impl ProfileStore for SwapStore {
             stores.current.checkpoint()?;
             if let Some(next) = &stores.next {
                 next.note(next.store.checkpoint());
+                if next.needed.load(Ordering::Relaxed)
+                    && let Some(error) = &*lock(&next.failed)
+                {
+                    let why = format!("the store that takes its place: {error}");
+                    return Err(StoreError::Failed { doing: "become durable", why });
+                }
             }
             Ok(())
         })

@@ -2,7 +2,7 @@
 
 use super::harness::Harness;
 use super::model::{Id, Kind, Outcome};
-use super::ops::{Batch, Call, DAY_MS, HOUR_MS, How, Op, Row, Settings, Text, id};
+use super::ops::{Batch, Call, DAY_MS, HOUR_MS, How, Op, Row, Settings, Stop, Text, id};
 use super::stores::Which;
 use Kind::{Ecid, Pc, ThirdParty};
 use Outcome::{Created, NotFound, Updated};
@@ -52,6 +52,14 @@ fn restart(how: How) -> Op {
     Op::Restart { how, fate: 3, hour_back: false, settings: None }
 }
 
+fn snapshot(steps: usize) -> Op {
+    Op::Snapshot { steps, rotate: true, retire: true, retention_over: false }
+}
+
+fn fresh(steps: usize) -> Op {
+    Op::Fresh { steps, stop: Stop::Nowhere }
+}
+
 /// Runs a sequence as it is, and with a restart or a fold put in at each place; then says what is read and what became
 /// of the rows of each batch, in order.
 #[track_caller]
@@ -73,10 +81,17 @@ fn holds(settings: Settings, ops: &[Op], reads: &[(Id, Option<&str>)], became: &
         check(which, ops);
         for at in 1..=ops.len() {
             let (before, after) = ops.split_at(at);
-            for put_in in
-                [restart(How::Crash), restart(How::Checkpointed), restart(How::StoreLost), fold(1), fold(99)]
-            {
-                check(which, &[before, &[put_in], after].concat());
+            for put_in in [
+                &[restart(How::Crash)][..],
+                &[restart(How::Checkpointed)],
+                &[restart(How::StoreLost)],
+                &[snapshot(1)],
+                &[snapshot(99), restart(How::FromSnapshot)],
+                &[fresh(99)],
+                &[fold(1)],
+                &[fold(99)],
+            ] {
+                check(which, &[before, put_in, after].concat());
             }
         }
     }
@@ -387,6 +402,78 @@ fn a_row_that_created_where_a_dead_link_was_swept_creates_again_in_a_store_made_
             restart(How::StoreLost),
         ],
         &[(id(Pc, 0), Some("a=1"))],
+        &[&[Created]],
+    );
+}
+
+/// A restart reads the journal from the oldest incomplete batch on, and met behind it one that was complete and past its
+/// retention: the checkpoint knew it no more, so it counted as incomplete, its file was gone, and the daemon did not
+/// start.
+#[test]
+fn a_batch_past_its_retention_is_not_missed_behind_an_older_one_that_is_pending() {
+    let retire = || Op::Snapshot { steps: 99, rotate: false, retire: true, retention_over: true };
+    holds(
+        settings(),
+        &[
+            one(site(Some(0), None, &[])),
+            // Clients take turns: the second one's batch is complete before the first one's second.
+            group(vec![batch(Pc, &[(0, One)]), batch(Pc, &[(0, Two)])]),
+            Op::Commit(vec![(1, batch(Pc, &[(0, One)]))]),
+            fold(99),
+            fold(99),
+            retire(),
+            retire(),
+            restart(How::Crash),
+            restart(How::FromSnapshot),
+        ],
+        &[(id(Pc, 0), Some("a=22"))],
+        &[&[Updated], &[Updated], &[NotFound]],
+    );
+}
+
+/// A fresh store left out the tombstones of the keys that were found erased when its making began, also of one that was
+/// born and erased again before the copy came by: a batch from between brought the visitor back.
+#[test]
+fn a_visitor_erased_again_while_a_fresh_store_begins_does_not_come_back() {
+    holds(
+        creating(),
+        &[
+            one(site(Some(0), None, &[])),
+            one(Call::Erase { kind: Pc, who: 0 }),
+            fresh(1),
+            one(site(Some(0), None, &[(B, One)])),
+            one(batch(Pc, &[(0, One)])),
+            one(Call::Erase { kind: Pc, who: 0 }),
+            fresh(99),
+            restart(How::Crash),
+        ],
+        &[(id(Pc, 0), UNKNOWN)],
+        &[&[Updated]],
+    );
+}
+
+/// A tombstone that a batch needed no more, for it was complete, was taken before the snapshot came by; but at the
+/// snapshot's mark the batch was incomplete, so a store made from it folded the batch once more and created the visitor.
+#[test]
+fn a_tombstone_stays_while_a_snapshot_is_taken_that_knows_an_older_batch_as_incomplete() {
+    holds(
+        creating(),
+        &[
+            one(batch(Pc, &[(0, One)])),
+            one(site(Some(0), Some(3), &[])),
+            Op::Crowd { client: 0, who: 3 },
+            fold(99),
+            Op::Sweep,
+            Op::Commit(vec![]),
+            restart(How::StoreLost),
+            snapshot(1),
+            fold(99),
+            Op::Sweep,
+            Op::Commit(vec![]),
+            snapshot(9_999),
+            restart(How::FromSnapshot),
+        ],
+        &[(id(Pc, 0), UNKNOWN), (id(ThirdParty, 3), Some("a=1"))],
         &[&[Created]],
     );
 }

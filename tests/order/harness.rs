@@ -6,10 +6,11 @@
 
 use super::coverage::{Met, met};
 use super::model::{self, From, Id, Kind, Rules, Visitors};
-use super::ops::{ATTRIBUTES, Batch, CLIENTS, Call, HOUR_MS, How, NAMES, Op, Row, Settings, id};
+use super::ops::{ATTRIBUTES, Batch, CLIENTS, Call, HOUR_MS, How, NAMES, Op, Row, Settings, Stop, id};
 use super::stores::{Store, Which};
 use profiled::app::commit::{Answer, Committer, NewBatch, Request, VisitorWrite, WriteRules};
 use profiled::app::recovery::{StartFrom, recover, write_checkpoint};
+use profiled::app::steps::{SnapshotSteps, Spent, batches_needless, erased_in, journal_needed};
 use profiled::app::sweep_thread::{Horizon, step as sweep};
 use profiled::app::{CallIds, SiteCall, Visitor, look_up};
 use profiled::batch::csv::Parser;
@@ -20,11 +21,14 @@ use profiled::batch::queue::Batches;
 use profiled::batch::spool::Spool;
 use profiled::journal::entry::Checkpoint;
 use profiled::journal::log::LogSettings;
+use profiled::journal::snapshot::{SnapshotReader, Snapshots};
 use profiled::model::batch::{BatchId, BatchRules, ConsecutiveV2, Counts, EmptyValues, Outcome};
-use profiled::model::id::{ClientCode, IdKind, VisitorId};
-use profiled::model::profile::Source;
+use profiled::model::id::{ClientCode, IdKind, Key, VisitorId};
+use profiled::model::profile::{Source, StoredBytes};
 use profiled::model::seq::{Clock, Millis, Seq};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use profiled::store::swap::SwapStore;
+use profiled::store::{ProfileStore, put_through};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,6 +39,8 @@ pub(crate) type Wrong = String;
 const BEGUN_MS: u64 = 1_700_000_000_000;
 /// Small, so that sequences go over several segments.
 const SEGMENT_BYTES: u64 = 16 << 10;
+/// How many values a snapshot or a copy reads at a time: few, so that everything else comes in between.
+const PAGE_VALUES: usize = 2;
 const SPOOL_BYTES_MAX: u64 = 1 << 30;
 /// More binds than a profile lists.
 const CROWD: usize = model::LISTED_MAX + 1;
@@ -56,6 +62,42 @@ struct Sent {
     rows: Vec<model::Row>,
     became: Vec<model::Outcome>,
     complete: bool,
+    /// Its files are gone, past their retention.
+    forgotten: bool,
+}
+
+/// What is done for the disk, one such thing at a time.
+enum Chore {
+    Snapshot(Box<SnapshotSteps>, Between),
+    Fresh(Fresh),
+}
+
+/// A fresh store on its way.
+struct Fresh {
+    at: At,
+    erased: HashMap<Key, Seq>,
+    during: Between,
+}
+
+/// The next step of it.
+#[derive(Debug, Clone)]
+enum At {
+    Erase(Option<Key>),
+    Begin,
+    Copy(Option<Key>),
+    Mark,
+    Checkpoint(Checkpoint),
+    Write(Checkpoint),
+    Adopt(Checkpoint),
+    Finish(Checkpoint),
+}
+
+/// What came between its steps.
+#[derive(Debug, Clone, Copy, Default)]
+struct Between {
+    write: bool,
+    bind: bool,
+    fold: bool,
 }
 
 /// What a request of a group is checked against.
@@ -87,10 +129,22 @@ pub(crate) struct Harness {
     groups: usize,
     /// Whether ids beyond the few were used, by client.
     crowded: [bool; 2],
+    snapshots: Snapshots,
+    /// Newest first.
+    kept: Vec<(u64, Checkpoint)>,
+    chore: Option<Chore>,
+    /// The folder of the store that a restart finds, and the last one made.
+    generation: u64,
+    last_generation: u64,
+    /// The journal's beginning is gone.
+    retired: bool,
 }
 
 struct Core {
+    swap: Arc<SwapStore>,
     store: Store,
+    /// The fresh one beside it.
+    next: Option<Store>,
     committer: Committer,
     batches: Arc<Batches>,
     spool: Arc<Spool>,
@@ -102,9 +156,14 @@ impl Harness {
         let memory = Path::new("/dev/shm");
         let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
         let folder = tempfile::Builder::new().prefix("profiled-order-").tempdir_in(parent).unwrap();
-        std::fs::create_dir(folder.path().join("store")).unwrap();
+        let generation = folder.path().join("store0");
+        std::fs::create_dir(&generation).unwrap();
         let clock = Arc::new(SetClock(AtomicU64::new(BEGUN_MS)));
-        let core = Core::start(folder.path(), Store::new(which, &folder.path().join("store")), &clock);
+        let store = Store::new(which, &generation);
+        let core = Core::try_start(folder.path(), store, StartFrom::Nothing, &clock).unwrap();
+        let checkpoint = generation.join("checkpoint");
+        write_checkpoint(&checkpoint, &core.committer.mark()).unwrap();
+        let snapshots = Snapshots::open(&folder.path().join("snapshots")).unwrap();
         Self {
             folder,
             core: Some(core),
@@ -120,6 +179,12 @@ impl Harness {
             swept: false,
             groups: 0,
             crowded: [false; 2],
+            snapshots,
+            kept: vec![],
+            chore: None,
+            generation: 0,
+            last_generation: 0,
+            retired: false,
         }
     }
 
@@ -141,6 +206,8 @@ impl Harness {
     }
 
     fn finish(&mut self) -> Result<(), Wrong> {
+        self.fresh(usize::MAX, Stop::Nowhere)?;
+        self.snapshot(usize::MAX, false, false, false)?;
         while self.core().batches.incomplete() > 0 {
             self.fold(&mut [].iter(), (usize::MAX, 0, false))?;
         }
@@ -154,7 +221,27 @@ impl Harness {
     }
 
     fn store_folder(&self) -> PathBuf {
-        self.folder.path().join("store")
+        self.generation_folder(self.generation)
+    }
+
+    fn generation_folder(&self, generation: u64) -> PathBuf {
+        self.folder.path().join(format!("store{generation}"))
+    }
+
+    /// Something came between the steps of a chore.
+    fn between(&mut self, mark: impl FnOnce(&mut Between)) {
+        match &mut self.chore {
+            Some(Chore::Snapshot(_, between)) => mark(between),
+            Some(Chore::Fresh(fresh)) => {
+                if matches!(
+                    fresh.at,
+                    At::Copy(_) | At::Mark | At::Checkpoint(_) | At::Write(_) | At::Adopt(_) | At::Finish(_)
+                ) {
+                    mark(&mut fresh.during);
+                }
+            }
+            None => {}
+        }
     }
 
     fn step(&mut self, op: &Op) -> Result<(), Wrong> {
@@ -167,6 +254,10 @@ impl Harness {
             Op::Restart { how, fate, hour_back, settings } => {
                 self.restart(*how, *fate, *hour_back, settings.as_ref())?;
             }
+            Op::Snapshot { steps, rotate, retire, retention_over } => {
+                self.snapshot(*steps, *rotate, *retire, *retention_over)?;
+            }
+            Op::Fresh { steps, stop } => self.fresh(*steps, *stop)?,
             Op::Wait(ms) => drop(self.clock.0.fetch_add(*ms, Ordering::Relaxed)),
             Op::Crowd { client, who } => self.crowd(*client, *who)?,
         }
@@ -289,6 +380,7 @@ impl Harness {
         let header = parser.finish(|_| ()).map_err(|error| failed(&error))?.clone();
         spool.sync().map_err(|error| failed(&error))?;
         let index = index.finish(&core.spool.index_path(spool.name())).map_err(|error| failed(&error))?;
+        spool.count_index();
         Ok(NewBatch { client, rules, header, rows, spool, index })
     }
 
@@ -382,6 +474,9 @@ impl Harness {
             return Err(wrong());
         }
         self.note_write(client, call, &first, &sets);
+        let bound = self.visitors[client] != after
+            && matches!(call, Call::Site { pc: Some(_), third_party: Some(_), .. });
+        self.between(|between| (between.write, between.bind) = (true, between.bind || bound));
         self.accepted_seq = seq;
         self.visitors[client] = after;
         Ok(())
@@ -399,7 +494,15 @@ impl Harness {
         let rows = rows_of(batch);
         let became = self.visitors[client].batch(&rows, &batch_rules);
         self.accepted_seq = rules.seq;
-        self.sent.push(Sent { client, seq: rules.seq, spool, rows, became, complete: false });
+        self.sent.push(Sent {
+            client,
+            seq: rules.seq,
+            spool,
+            rows,
+            became,
+            complete: false,
+            forgotten: false,
+        });
     }
 
     fn pending(&self, client: usize) -> impl Iterator<Item = &Sent> {
@@ -498,21 +601,40 @@ impl Harness {
     // The checkpoint thread's part.
 
     fn mark(&mut self) -> Result<(), Wrong> {
-        let mut requests = VecDeque::from([Request::Mark]);
-        let committed = self.core.as_mut().unwrap().committer.commit(&mut requests);
-        match committed.map_err(|fatal| format!("fatal: {fatal}"))?.pop() {
-            Some(Ok(Answer::Marked(mark))) => self.marked = Some(mark),
-            other => return Err(format!("a mark was answered with {other:?}")),
+        if !self.turning_over() {
+            self.marked = Some(self.marks()?);
         }
         Ok(())
     }
 
+    /// A fresh store is being swapped in: no checkpoint begins.
+    fn turning_over(&self) -> bool {
+        let Some(Chore::Fresh(fresh)) = &self.chore else { return false };
+        matches!(fresh.at, At::Checkpoint(_) | At::Write(_) | At::Adopt(_) | At::Finish(_))
+    }
+
+    fn marks(&mut self) -> Result<Checkpoint, Wrong> {
+        match self.ask(Request::Mark)? {
+            Answer::Marked(mark) => Ok(mark),
+            other => Err(format!("a mark was answered with {other:?}")),
+        }
+    }
+
+    fn ask(&mut self, request: Request) -> Result<Answer, Wrong> {
+        let committed = self.core.as_mut().unwrap().committer.commit(&mut VecDeque::from([request]));
+        let answer = committed.map_err(|fatal| format!("fatal: {fatal}"))?.pop().ok_or("no answer")?;
+        answer.map_err(|error| format!("refused: {error}"))
+    }
+
     fn checkpoint(&mut self) -> Result<(), Wrong> {
+        if self.turning_over() {
+            return Ok(());
+        }
         if self.marked.is_none() {
             self.mark()?;
         }
         let mark = self.marked.take().ok_or("no mark")?;
-        self.core().store.shared().checkpoint().map_err(|error| error.to_string())?;
+        self.core().shared().checkpoint().map_err(|error| error.to_string())?;
         write_checkpoint(&self.store_folder().join("checkpoint"), &mark)
             .map_err(|error| error.to_string())?;
         self.checkpointed_seq = Seq::from_u64(mark.last_seq);
@@ -521,6 +643,7 @@ impl Harness {
     }
 
     fn sweep(&mut self) -> Result<(), Wrong> {
+        let scanned = matches!(self.chore, Some(Chore::Snapshot(..)));
         self.checkpoint()?;
         let mut after = None;
         loop {
@@ -528,11 +651,11 @@ impl Harness {
             let lifetime_ms = self.settings.lifetime_ms;
             let horizon = Horizon {
                 now: self.clock.now(),
-                checkpoint: self.checkpointed_seq,
+                checkpoint: if scanned { Seq::ZERO } else { self.checkpointed_seq },
                 batches: &core.batches,
                 lifetime_ms: &|_| Some(lifetime_ms),
             };
-            let swept = sweep(&*core.store.shared(), &horizon, after.as_ref(), 100)
+            let swept = sweep(&*core.shared(), &horizon, after.as_ref(), 100)
                 .map_err(|error| format!("sweep: {error}"))?;
             if swept.expired > 0 {
                 self.swept = true;
@@ -548,6 +671,195 @@ impl Harness {
         }
     }
 
+    // The housekeeping thread's part.
+
+    /// Begins a snapshot, if none is being taken, and takes some steps of it.
+    fn snapshot(
+        &mut self,
+        steps: usize,
+        rotate: bool,
+        retire: bool,
+        retention_over: bool,
+    ) -> Result<(), Wrong> {
+        if self.chore.is_none() {
+            if rotate {
+                self.ask(Request::Rotate)?;
+            }
+            let mark = self.marks()?;
+            let begun = SnapshotSteps::begin(&self.snapshots, &mark).map_err(|error| error.to_string())?;
+            self.chore = Some(Chore::Snapshot(Box::new(begun), Between::default()));
+        }
+        let store = self.core().shared();
+        for _ in 0..steps {
+            let Some(Chore::Snapshot(snapshot, _)) = &mut self.chore else { return Ok(()) };
+            if snapshot.page(&*store, PAGE_VALUES).map_err(|error| error.to_string())? {
+                continue;
+            }
+            let Some(Chore::Snapshot(snapshot, between)) = self.chore.take() else { return Ok(()) };
+            let taken = snapshot.finish().map_err(|error| error.to_string())?;
+            met(Met::SnapshotTaken);
+            for (came, what) in [
+                (between.write, Met::WriteBetweenPages),
+                (between.bind, Met::BindBetweenPages),
+                (between.fold, Met::FoldBetweenPages),
+            ] {
+                if came {
+                    met(what);
+                }
+            }
+            let newest = self.snapshots.list().map_err(|error| error.to_string())?[0].1;
+            self.kept.insert(0, (newest, taken.checkpoint));
+            return if retire { self.retire(retention_over) } else { Ok(()) };
+        }
+        Ok(())
+    }
+
+    /// Removes what two snapshots and the checkpoint make needless.
+    fn retire(&mut self, retention_over: bool) -> Result<(), Wrong> {
+        if self.kept.len() < 2 {
+            return Ok(());
+        }
+        for (number, _) in self.kept.split_off(2) {
+            self.snapshots.remove(number).map_err(|error| error.to_string())?;
+        }
+        self.checkpoint()?;
+        let mark = self.marks()?;
+        let needed =
+            journal_needed(self.kept.iter().map(|(_, kept)| kept).chain([&mark])).ok_or("nothing")?;
+        let journal = self.folder.path().join("journal");
+        let segments = || std::fs::read_dir(&journal).unwrap().count();
+        let before = segments();
+        self.ask(Request::Retire(needed))?;
+        if segments() < before {
+            self.retired = true;
+            met(Met::SegmentsRetired);
+        }
+        let retention_ms = if retention_over { 0 } else { u64::MAX / 2 };
+        let snapshots = self.kept.iter().map(|(_, kept)| kept);
+        let core = self.core.as_ref().unwrap();
+        for known in batches_needless(&core.batches, snapshots, self.clock.now(), retention_ms) {
+            met(Met::BatchForgotten);
+            core.batches.forget(&known.accepted.id);
+            core.spool.remove(known.accepted.spool);
+            let seq = known.accepted.id.seq.get();
+            self.sent.iter_mut().filter(|sent| sent.seq == seq).for_each(|sent| sent.forgotten = true);
+        }
+        Ok(())
+    }
+
+    /// Begins a fresh store, if none is being made, and takes some steps of it.
+    fn fresh(&mut self, steps: usize, stop: Stop) -> Result<(), Wrong> {
+        if self.chore.is_none() {
+            let (at, erased, during) = (At::Erase(None), HashMap::new(), Between::default());
+            self.chore = Some(Chore::Fresh(Fresh { at, erased, during }));
+        }
+        for _ in 0..steps {
+            let Some(Chore::Fresh(mut fresh)) = self.chore.take_if(|chore| matches!(chore, Chore::Fresh(_)))
+            else {
+                return Ok(());
+            };
+            if !self.fresh_step(&mut fresh)? {
+                return Ok(());
+            }
+            let there = match stop {
+                Stop::Nowhere => false,
+                Stop::BeforeAdopt => matches!(fresh.at, At::Adopt(_)),
+                Stop::BehindAdopt => matches!(fresh.at, At::Finish(_)),
+            };
+            self.chore = Some(Chore::Fresh(fresh));
+            if there {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// One step, as in `Housekeeping::let_go`; false after the last.
+    fn fresh_step(&mut self, fresh: &mut Fresh) -> Result<bool, Wrong> {
+        let wrong = |error: &dyn std::fmt::Display| format!("a fresh store: {error}");
+        let swap = Arc::clone(&self.core().swap);
+        let next_folder = self.generation_folder(self.last_generation);
+        fresh.at = match fresh.at.clone() {
+            At::Erase(after) => {
+                let page = swap.scan(after.as_ref(), PAGE_VALUES).map_err(|error| wrong(&error))?;
+                fresh.erased.extend(erased_in(&page, &self.core().batches));
+                match page.into_iter().next_back() {
+                    Some((key, _)) => At::Erase(Some(key)),
+                    None => At::Begin,
+                }
+            }
+            At::Begin => {
+                self.last_generation += 1;
+                let folder = self.generation_folder(self.last_generation);
+                std::fs::create_dir(&folder).map_err(|error| wrong(&error))?;
+                let core = self.core.as_mut().unwrap();
+                let next = Store::new(core.store.which(), &folder);
+                swap.begin(next.shared());
+                core.next = Some(next);
+                At::Copy(None)
+            }
+            At::Copy(after) => {
+                let (core, lifetime_ms) = (self.core(), self.settings.lifetime_ms);
+                let horizon = Horizon {
+                    now: self.clock.now(),
+                    checkpoint: self.checkpointed_seq,
+                    batches: &core.batches,
+                    lifetime_ms: &|_| Some(lifetime_ms),
+                };
+                let spent = Spent { erased: &fresh.erased, horizon };
+                let mut keep = |key: &Key, value: &StoredBytes| {
+                    let left_out = spent.leaves_out(key, value)?;
+                    if left_out {
+                        met(Met::TombstoneLeftOut);
+                    }
+                    Ok(!left_out)
+                };
+                match swap.copy(after.as_ref(), PAGE_VALUES, &mut keep).map_err(|error| wrong(&error))? {
+                    Some(after) => At::Copy(Some(after)),
+                    None => At::Mark,
+                }
+            }
+            At::Mark => {
+                // A checkpoint that has begun is waited for.
+                if self.marked.is_some() {
+                    self.checkpoint()?;
+                }
+                At::Checkpoint(self.marks()?)
+            }
+            At::Checkpoint(mark) => {
+                swap.checkpoint().map_err(|error| wrong(&error))?;
+                At::Write(mark)
+            }
+            At::Write(mark) => {
+                write_checkpoint(&next_folder.join("checkpoint"), &mark).map_err(|error| wrong(&error))?;
+                swap.ready().map_err(|error| wrong(&error))?;
+                At::Adopt(mark)
+            }
+            At::Adopt(mark) => {
+                self.generation = self.last_generation;
+                At::Finish(mark)
+            }
+            At::Finish(mark) => {
+                drop(swap.finish().map_err(|error| wrong(&error))?);
+                let core = self.core.as_mut().unwrap();
+                core.store = core.next.take().ok_or("no next store")?;
+                self.checkpointed_seq = Seq::from_u64(mark.last_seq);
+                met(Met::Swapped);
+                for (came, what) in [
+                    (fresh.during.write, Met::WriteDuringSwap),
+                    (fresh.during.bind, Met::BindDuringSwap),
+                    (fresh.during.fold, Met::FoldDuringSwap),
+                ] {
+                    if came {
+                        met(what);
+                    }
+                }
+                return Ok(false);
+            }
+        };
+        Ok(true)
+    }
+
     // The folding thread's part.
 
     /// Folds the batch whose turn it is, for as many steps as are given; then goes on with the sequence until the next
@@ -561,7 +873,7 @@ impl Harness {
             return Ok(None);
         }
         let pending = self.core().batches.next().ok_or("no batch")?;
-        let store = self.core().store.shared();
+        let store = self.core().shared();
         let failed = |error: profiled::batch::settle::SettleError| format!("fold: {error}");
         let plan = Plan::make(&pending, &*store).map_err(failed)?;
         let mut parts: Vec<Part<'_>> = plan.parts(1 + which % 5);
@@ -576,7 +888,10 @@ impl Harness {
                 } else if !parts.is_empty() {
                     let at = which % parts.len();
                     match parts[at].step(&*store).map_err(failed)? {
-                        Step::More => (begun, asked_in_vain) = (true, 0),
+                        Step::More => {
+                            (begun, asked_in_vain) = (true, 0);
+                            self.between(|between| between.fold = true);
+                        }
                         Step::Settle(keys) => {
                             // Answered once, the step goes through; other parts may ask in between.
                             asked_in_vain += 1;
@@ -597,7 +912,9 @@ impl Harness {
                         return Err(format!("{counts:?} of {} rows", pending.accepted.rows));
                     }
                     let path = self.core().spool.outcomes_path(pending.accepted.spool);
-                    write_outcomes(&path, &mut outcomes).map_err(|error| error.to_string())?;
+                    let spool = &self.core().spool;
+                    let told = spool.recount_after(&path, || write_outcomes(&path, &mut outcomes));
+                    told.map_err(|error| error.to_string())?;
                     store.checkpoint().map_err(|error| error.to_string())?;
                     written = true;
                 } else {
@@ -656,25 +973,44 @@ impl Harness {
         self.waiting.clear();
         self.marked = None;
         self.checkpointed_seq = Seq::ZERO;
+        match self.chore.take() {
+            Some(Chore::Fresh(Fresh { at: At::Finish(_), .. })) => met(Met::CrashAfterAdopt),
+            Some(Chore::Fresh(Fresh { at: At::Adopt(_), .. })) => met(Met::CrashBeforeAdopt),
+            Some(Chore::Fresh(_)) => met(Met::CrashWhileCopying),
+            // Dropped, it leaves nothing.
+            Some(Chore::Snapshot(..)) => met(Met::CrashUnderSnapshot),
+            None => {}
+        }
+        if self.retired {
+            met(Met::RestartAfterRetired);
+        }
+        let Core { swap, store, next, committer, batches, spool } = self.core.take().unwrap();
+        drop((committer, batches, spool, swap));
         let folder = self.store_folder();
-        let Core { store, committer, batches, spool } = self.core.take().unwrap();
-        drop((committer, batches, spool));
-        let store = if how == How::StoreLost {
-            met(Met::StoreMadeAgain);
+        let adopted = self.generation == self.last_generation;
+        let (store, other) = match next {
+            Some(next) if adopted => (next, Some(store)),
+            next => (store, next),
+        };
+        drop(other);
+        let made = matches!(how, How::StoreLost | How::FromSnapshot);
+        let (store, from) = if made {
             if self.sent.iter().any(|sent| sent.complete) {
                 met(Met::StoreMadeAgainUnderComplete);
             }
-            let which = match store {
-                Store::Memory(_) => Which::Memory,
-                Store::Sled(_) => Which::Sled,
-                Store::Forgetful(_) => Which::Forgetful,
-            };
+            let which = store.which();
             drop(store);
-            std::fs::remove_dir_all(&folder).map_err(|error| error.to_string())?;
+            self.last_generation += 1;
+            self.generation = self.last_generation;
+            let folder = self.store_folder();
             std::fs::create_dir(&folder).map_err(|error| error.to_string())?;
-            Store::new(which, &folder)
+            let store = Store::new(which, &folder);
+            let from = self.made_from(how, fate, &store)?;
+            (store, from)
         } else {
-            store.restarted(&folder, fate)
+            let store = store.restarted(&folder, fate);
+            let checkpoint = Store::checkpoint(&folder).ok_or("no checkpoint")?;
+            (store, StartFrom::Checkpoint(checkpoint))
         };
         if let Some(settings) = settings.filter(|settings| **settings != self.settings) {
             if self.sent.iter().any(|sent| !sent.complete) {
@@ -690,18 +1026,23 @@ impl Harness {
             met(Met::ClockSteppedBack);
             self.clock.0.fetch_sub(HOUR_MS, Ordering::Relaxed);
         }
-        let core = Core::try_start(self.folder.path(), store, &self.clock)?;
+        let core = Core::try_start(self.folder.path(), store, from, &self.clock)?;
+        if made {
+            core.store.shared().checkpoint().map_err(|error| error.to_string())?;
+            let path = self.store_folder().join("checkpoint");
+            write_checkpoint(&path, &core.committer.mark()).map_err(|error| error.to_string())?;
+        }
         // A seq taken for what turned out to be no write may be given out again; no other.
         let last = core.committer.seqs.last().get();
         if !(self.accepted_seq..=self.last_seq).contains(&last) {
             return Err(format!("after the restart seqs go on after {last}, not {}", self.accepted_seq));
         }
         self.last_seq = last;
-        for sent in &mut self.sent {
+        for sent in self.sent.iter_mut().filter(|sent| !sent.forgotten) {
             let id = BatchId { client: client_code(sent.client), seq: Seq::from_u64(sent.seq) };
             let known = core.batches.get(&id).ok_or_else(|| format!("batch {id} is gone"))?;
             let complete = matches!(known.progress.state(), BatchState::Complete(_));
-            if sent.complete && !complete && self.folder.path().join("store/checkpoint").exists() {
+            if sent.complete && !complete && !made {
                 return Err(format!("batch {id} was complete and is not any more"));
             }
             sent.complete = complete;
@@ -713,12 +1054,43 @@ impl Harness {
         Ok(())
     }
 
+    /// Fills a store from the newest snapshot; or, if that one is damaged, from the one before it; or from nothing.
+    fn made_from(&mut self, how: How, fate: u64, store: &Store) -> Result<StartFrom, Wrong> {
+        if how == How::FromSnapshot && fate.is_multiple_of(4) && self.kept.len() > 1 {
+            let (damaged, _) = self.kept.remove(0);
+            self.snapshots.remove(damaged).map_err(|error| error.to_string())?;
+            met(Met::OlderSnapshotUsed);
+        }
+        let journal_is_not_all = self.retired || self.sent.iter().any(|sent| sent.forgotten);
+        let Some((number, checkpoint)) =
+            self.kept.first().filter(|_| how == How::FromSnapshot || journal_is_not_all)
+        else {
+            met(Met::StoreMadeAgain);
+            return Ok(StartFrom::Nothing);
+        };
+        let incomplete = |sent: &&Sent| {
+            checkpoint.batches.iter().all(|b| b.accepted.seq != sent.seq || b.completed.is_none())
+        };
+        met(Met::MadeFromSnapshot);
+        if self.sent.iter().filter(|sent| sent.complete).any(|sent| incomplete(&sent)) {
+            met(Met::MadeFromSnapshotUnderComplete);
+        }
+        let path = self.snapshots.path_of(*number);
+        let mut reader = SnapshotReader::open(&path).map_err(|error| error.to_string())?;
+        while let Some((key, value)) = reader.next_pair().map_err(|error| error.to_string())? {
+            let key = Key::from_bytes(key).ok_or("a key")?;
+            put_through(&*store.shared(), &key, None, &StoredBytes::new(value))
+                .map_err(|error| error.to_string())?;
+        }
+        Ok(StartFrom::Snapshot(checkpoint.clone()))
+    }
+
     // What must hold.
 
     /// Every visitor reads as in the model.
     fn check(&self, after: &str) -> Result<(), Wrong> {
         let core = self.core();
-        let store = core.store.shared();
+        let store = core.shared();
         let last = Seq::from_u64(core.committer.last_seq.load(profiled::sync::Ordering::Acquire));
         let now = self.clock.now().max(last.millis());
         let lifetime_ms = self.settings.lifetime_ms;
@@ -740,7 +1112,7 @@ impl Harness {
                 }
             }
         }
-        for sent in self.sent.iter().filter(|sent| sent.complete) {
+        for sent in self.sent.iter().filter(|sent| sent.complete && !sent.forgotten) {
             self.check_counts(sent)?;
         }
         Ok(())
@@ -798,24 +1170,24 @@ impl Harness {
 }
 
 impl Core {
-    fn start(folder: &Path, store: Store, clock: &Arc<SetClock>) -> Self {
-        Self::try_start(folder, store, clock).unwrap()
-    }
-
-    fn try_start(folder: &Path, store: Store, clock: &Arc<SetClock>) -> Result<Self, Wrong> {
-        let from = Store::checkpoint(&folder.join("store")).map_or(StartFrom::Nothing, StartFrom::Checkpoint);
+    fn try_start(folder: &Path, store: Store, from: StartFrom, clock: &Arc<SetClock>) -> Result<Self, Wrong> {
         let settings = LogSettings { segment_bytes: SEGMENT_BYTES };
-        let shared = store.shared();
-        let recovered = recover(folder, &*shared, from, settings, SPOOL_BYTES_MAX)
+        let recovered = recover(folder, &*store.shared(), from, settings, SPOOL_BYTES_MAX)
             .map_err(|error| format!("the start failed: {error}"))?;
+        let swap = Arc::new(SwapStore::new(store.shared()));
         let committer = Committer::new(
             recovered.log,
-            shared,
+            Arc::clone(&swap) as _,
             Arc::clone(&recovered.batches),
             recovered.last_seq,
             Arc::clone(clock) as _,
         );
-        Ok(Self { store, committer, batches: recovered.batches, spool: recovered.spool })
+        let (batches, spool) = (recovered.batches, recovered.spool);
+        Ok(Self { swap, store, next: None, committer, batches, spool })
+    }
+
+    fn shared(&self) -> Arc<dyn ProfileStore> {
+        Arc::clone(&self.swap) as _
     }
 }
 

@@ -196,7 +196,7 @@ pub(crate) struct Came {
 }
 
 /// The visitors of one client.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Visitors {
     profiles: BTreeMap<Id, Profile>,
     erased: BTreeSet<Id>,

@@ -104,6 +104,16 @@ pub(crate) enum How {
     Checkpointed,
     /// Without the store: it is made again from the journal.
     StoreLost,
+    /// Without the store: it is made again from the newest snapshot and the journal behind it.
+    FromSnapshot,
+}
+
+/// Where a fresh store's making pauses, besides when its steps are used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stop {
+    Nowhere,
+    BeforeAdopt,
+    BehindAdopt,
 }
 
 /// A step of a sequence.
@@ -119,6 +129,10 @@ pub(crate) enum Op {
     Checkpoint,
     /// The daemon ends and starts again.
     Restart { how: How, fate: u64, hour_back: bool, settings: Option<Settings> },
+    /// Steps of a snapshot: what is read a page at a time, and the end of it.
+    Snapshot { steps: usize, rotate: bool, retire: bool, retention_over: bool },
+    /// Steps of a fresh store's making, up to the swap.
+    Fresh { steps: usize, stop: Stop },
     /// A checkpoint, then the sweeper goes over the whole store.
     Sweep,
     /// Time goes by.
@@ -208,8 +222,15 @@ pub(crate) fn settings() -> impl Strategy<Value = Settings> {
     )
 }
 
+fn fresh_store() -> impl Strategy<Value = Op> {
+    let steps = (1usize..6).prop_map(|steps| (steps, Stop::Nowhere));
+    let all = prop::sample::select(vec![Stop::Nowhere, Stop::BeforeAdopt, Stop::BehindAdopt]);
+    prop_oneof![2 => steps, 1 => all.prop_map(|stop| (99, stop))]
+        .prop_map(|(steps, stop)| Op::Fresh { steps, stop })
+}
+
 fn op() -> impl Strategy<Value = Op> {
-    let how = prop_oneof![5 => Just(How::Crash), 1 => Just(How::Checkpointed), 1 => Just(How::StoreLost)];
+    let how = prop_oneof![5 => Just(How::Crash), 1 => Just(How::Checkpointed), 1 => Just(How::StoreLost), 2 => Just(How::FromSnapshot)];
     let settings = prop::option::weighted(0.4, settings());
     let wait = prop::sample::select(vec![
         1,
@@ -228,6 +249,9 @@ fn op() -> impl Strategy<Value = Op> {
         30 => Just(Op::Mark),
         50 => Just(Op::Checkpoint),
         60 => Just(Op::Sweep),
+        130 => (prop_oneof![4 => 1usize..4, 1 => Just(99)], any::<bool>(), prop::bool::weighted(0.7), prop::bool::weighted(0.2))
+            .prop_map(|(steps, rotate, retire, retention_over)| Op::Snapshot { steps, rotate, retire, retention_over }),
+        110 => fresh_store(),
         90 => (how, any::<u64>(), prop::bool::weighted(0.2), settings)
             .prop_map(|(how, fate, hour_back, settings)| Op::Restart { how, fate, hour_back, settings }),
         110 => wait.prop_map(Op::Wait),
@@ -243,6 +267,8 @@ struct Focus {
     ecids: bool,
     folds: bool,
     restarts: bool,
+    snapshots: bool,
+    fresh: bool,
     short_lives: bool,
     creates: Option<bool>,
     replaces: Option<bool>,
@@ -256,19 +282,34 @@ fn focus() -> impl Strategy<Value = Focus> {
         prop_oneof![4 => Just(None), 3 => Just(Some(Kind::Pc)), 1 => Just(Some(Kind::ThirdParty))];
     let on = prop::bool::weighted;
     let maybe = || prop::option::weighted(0.4, any::<bool>());
-    (names, clients, on(0.5), on(0.8), on(0.8), on(0.5), maybe(), maybe(), batches_by).prop_map(
-        |(names, clients, ecids, folds, restarts, short_lives, creates, replaces, batches_by)| Focus {
-            names,
-            clients,
-            ecids,
-            folds,
-            restarts,
-            short_lives,
-            creates,
-            replaces,
-            batches_by,
-        },
-    )
+    (names, clients, on(0.5), on(0.8), on(0.8), on(0.6), on(0.6), on(0.5), maybe(), maybe(), batches_by)
+        .prop_map(
+            |(
+                names,
+                clients,
+                ecids,
+                folds,
+                restarts,
+                snapshots,
+                fresh,
+                short_lives,
+                creates,
+                replaces,
+                batches_by,
+            )| Focus {
+                names,
+                clients,
+                ecids,
+                folds,
+                restarts,
+                snapshots,
+                fresh,
+                short_lives,
+                creates,
+                replaces,
+                batches_by,
+            },
+        )
 }
 
 impl Focus {
@@ -291,6 +332,8 @@ impl Focus {
             }
             Op::Fold { .. } if !self.folds => return None,
             Op::Restart { .. } if !self.restarts => return None,
+            Op::Snapshot { .. } if !self.snapshots => return None,
+            Op::Fresh { .. } if !self.fresh => return None,
             Op::Restart { settings: Some(settings), .. } => self.settings(settings),
             Op::Crowd { client, who } => (*client, *who) = (*client % self.clients, *who % self.names),
             _ => {}

@@ -40,6 +40,14 @@ impl Store {
         }
     }
 
+    pub(crate) fn which(&self) -> Which {
+        match self {
+            Self::Memory(_) => Which::Memory,
+            Self::Sled(_) => Which::Sled,
+            Self::Forgetful(_) => Which::Forgetful,
+        }
+    }
+
     pub(crate) fn shared(&self) -> Arc<dyn ProfileStore> {
         match self {
             Self::Memory(store) => Arc::clone(store) as _,
