@@ -6,7 +6,6 @@ use crate::batch::fold::{Part, Plan, Step};
 use crate::batch::outcome::write_outcomes;
 use crate::batch::pending::Pending;
 use crate::batch::settle::SettleError;
-use crate::store::ProfileStore;
 use crate::sync::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
@@ -102,7 +101,7 @@ fn fold_batch(inner: &Arc<Inner>, pending: &Arc<Pending>) -> Result<(), Unfolded
         .spool
         .recount_after(&path, || write_outcomes(&path, &mut outcomes))
         .map_err(|error| Unfolded::Refused(format!("the outcomes could not be written: {error}")))?;
-    inner.store.checkpoint().map_err(SettleError::from)?;
+    inner.make_store_durable().map_err(Unfolded::Refused)?;
     pending.progress.stuck(false);
     let complete = Request::Complete(pending.accepted.id.clone(), counts, inner.clock.now());
     inner.ask_blocking(complete)?;

@@ -37,6 +37,7 @@ use crate::batch::outcome::BatchState as FoldState;
 use crate::batch::queue::{Batches, Known};
 use crate::batch::spool::Spool;
 use crate::config::{ClientSettings, Config};
+use crate::durable::sync_folder;
 use crate::journal::entry::Checkpoint;
 use crate::journal::log::{LogError, Position};
 use crate::journal::snapshot::SnapshotError;
@@ -641,11 +642,30 @@ impl Inner {
     fn checkpoint(&self) -> Result<(), String> {
         let generation = self.generation.lock().unwrap_or_else(PoisonError::into_inner);
         let Ok(mark) = self.mark() else { return Ok(()) };
-        self.store.checkpoint().map_err(|error| error.to_string())?;
+        self.store.checkpoint().map_err(|error| self.distrust_store(&generation, error))?;
         let path = generation.checkpoint_path();
         recovery::write_checkpoint(&path, &mark).map_err(|error| error.to_string())?;
         self.checkpointed_seq.store(mark.last_seq, Ordering::Release);
         Ok(())
+    }
+
+    /// Makes the store durable, whatever the journal says.
+    fn make_store_durable(&self) -> Result<(), String> {
+        self.store.checkpoint().map_err(|error| {
+            let generation = self.generation.lock().unwrap_or_else(PoisonError::into_inner);
+            self.distrust_store(&generation, error)
+        })
+    }
+
+    /// The store could not be made durable. Asked again it might say that all is well, while what the failed attempt
+    /// was about is on no disk: so the daemon ends, and the next start, which finds no checkpoint, makes the store again.
+    fn distrust_store(&self, generation: &Generation, error: StoreError) -> String {
+        let path = generation.checkpoint_path();
+        if let Err(error) = std::fs::remove_file(&path).and_then(|()| sync_folder(&generation.path)) {
+            tracing::error!(path = %path.display(), %error, "the checkpoint of a store that failed could not be removed");
+        }
+        self.fail(Fatal::new(&error));
+        error.to_string()
     }
 
     /// What a checkpoint, or a snapshot, that is begun now will cover.
