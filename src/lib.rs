@@ -15,10 +15,10 @@
 //! | [`sync`] | locks and atomics, exchangeable for a schedule explorer's in test builds |
 //! | [`durable`] | files that are there whole, or not at all |
 //! | [`config`], [`telemetry`] | settings, resolved and checked before anything opens; log lines |
-//! | [`journal`] | segments, group commit, entries |
-//! | [`store`] | the seam to what keeps the profiles; sled and memory behind it |
+//! | [`journal`] | segments, group commit, entries, snapshots |
+//! | [`store`] | the seam to what keeps the profiles; sled and memory behind it, and the swap of one for a fresh one |
 //! | [`batch`] | the batch file's parser, the spool, pending rows, settling, background folding |
-//! | [`app`] | what every front door calls: `site_call`, `update`, `read`, `accept_batch` |
+//! | [`app`] | what every front door calls: `site_call`, `update`, `read`, `accept_batch`; and what keeps the data folder well: opening, healing, snapshots, backups, erasure, checking |
 //! | [`http`] | hyper, the router, Adobe's forms and our own |
 //! | [`cli`] | one file per subcommand |
 //!

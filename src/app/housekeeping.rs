@@ -370,7 +370,7 @@ impl Housekeeping {
     }
 
     fn fill(&mut self, path: &Path, erased: &HashMap<Key, Seq>) -> Result<(), AppError> {
-        let store = heal::open_sled(path, self.inner.config.cache_bytes / 4).map_err(failed)?;
+        let store = heal::open_sled(path, self.inner.config.cache_bytes).map_err(failed)?;
         self.inner.store.begin(Arc::new(store));
         let mut live = 0;
         let inner = Arc::clone(&self.inner);
