@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use support::load::{SETTINGS, attempt};
+use support::load::attempt;
 use support::{Daemon, request, wait_for};
 use tempfile::NamedTempFile;
 
@@ -105,7 +105,7 @@ impl Drop for Faults {
 
 /// A daemon to be troubled; none, and said so, where that can't be done.
 fn daemon() -> Option<Daemon> {
-    let mut daemon = Daemon::configured(SETTINGS);
+    let mut daemon = Daemon::configured("[clients.demo]\nv2_creates_profiles = true\n");
     daemon.keep_complaints().restart();
     match Faults::try_inject(daemon.pid(), &daemon.data(), "fdatasync:error=EIO") {
         Ok(_) => Some(daemon),
