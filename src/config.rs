@@ -44,6 +44,7 @@ const IDLE_CONNECTION_TIMEOUT_SECONDS: u64 = 60;
 const JOURNAL_SEGMENT_BYTES: u64 = 64 << 20;
 const SNAPSHOT_JOURNAL_BYTES: u64 = 1 << 30;
 const ERASE_WITHIN_HOURS: u64 = 24;
+const DISK_RESERVE_BYTES: u64 = 256 * MIB;
 const LOG: &str = "info";
 
 /// What `serve` runs with: every setting resolved and checked.
@@ -83,6 +84,8 @@ pub struct Upkeep {
     pub snapshot_journal_bytes: u64,
     /// An erased visitor's bytes are gone from the disk within this time (R12).
     pub erase_within_ms: u64,
+    /// Writes are refused while the disk has less room than this.
+    pub disk_reserve_bytes: u64,
 }
 
 /// How much is taken (R9).
@@ -170,6 +173,9 @@ pub struct ServeOptions {
     /// Hours within which an erased visitor's bytes are gone from the disk [default: 24]
     #[arg(long, env = "PROFILED_ERASE_WITHIN_HOURS", value_name = "HOURS")]
     pub erase_within_hours: Option<Given<Whole<0, 8760>>>,
+    /// Refuse writes while the disk has less room than this [default: 256MiB]
+    #[arg(long, env = "PROFILED_DISK_RESERVE_BYTES", value_name = "SIZE")]
+    pub disk_reserve_bytes: Option<Given<Size<0, TIB>>>,
     /// Refuse batches of this size or more [default: 52428800]
     #[arg(long, env = "PROFILED_BODY_BYTES_LIMIT", value_name = "SIZE")]
     pub body_bytes_limit: Option<Given<Size<1, GIB>>>,
@@ -344,6 +350,7 @@ impl Config {
                     .map_or(SNAPSHOT_JOURNAL_BYTES, Size::get),
                 erase_within_ms: value(&given.erase_within_hours).map_or(ERASE_WITHIN_HOURS, Whole::get)
                     * HOUR_MS,
+                disk_reserve_bytes: value(&given.disk_reserve_bytes).map_or(DISK_RESERVE_BYTES, Size::get),
             },
             log: value(&given.log).unwrap_or_else(|| LogFilter(LOG.into())),
             clients: clients(&given.clients, &file)?,
@@ -408,6 +415,7 @@ impl ServeOptions {
             journal_segment_bytes: self.journal_segment_bytes.or(lower.journal_segment_bytes),
             snapshot_journal_bytes: self.snapshot_journal_bytes.or(lower.snapshot_journal_bytes),
             erase_within_hours: self.erase_within_hours.or(lower.erase_within_hours),
+            disk_reserve_bytes: self.disk_reserve_bytes.or(lower.disk_reserve_bytes),
             body_bytes_limit: self.body_bytes_limit.or(lower.body_bytes_limit),
             rows_limit: self.rows_limit.or(lower.rows_limit),
             concurrent_uploads_max: self.concurrent_uploads_max.or(lower.concurrent_uploads_max),
@@ -566,6 +574,7 @@ mod tests {
             journal_segment_bytes: 67_108_864,
             snapshot_journal_bytes: 1_073_741_824,
             erase_within_ms: 86_400_000,
+            disk_reserve_bytes: 268_435_456,
         };
         assert_eq!(config.upkeep, upkeep);
         assert_eq!(config.log.as_str(), "info");
@@ -611,6 +620,7 @@ mod tests {
         check("", "journal_segment_bytes = \"1MiB\"", |it| it.upkeep.journal_segment_bytes, 1 << 20);
         check("", "snapshot_journal_bytes = \"1MiB\"", |it| it.upkeep.snapshot_journal_bytes, 1 << 20);
         check("--erase-within-hours 1", "", |it| it.upkeep.erase_within_ms, 3_600_000);
+        check("--disk-reserve-bytes 0", "", |it| it.upkeep.disk_reserve_bytes, 0);
         check("", "header_read_timeout_seconds = 1", |it| it.timeouts.header_read.as_secs(), 1);
         check("", "body_idle_timeout_seconds = 2", |it| it.timeouts.body_idle.as_secs(), 2);
         check("", "idle_connection_timeout_seconds = 3", |it| it.timeouts.idle_connection.as_secs(), 3);
@@ -628,7 +638,7 @@ mod tests {
             "profiled.toml line 3: unknown key `lifetime_days`, expected one of `listen`, `data`, `cache`, \
              `public_url`, `default_client`, `allow_anonymous`, `max_profile_bytes`, `spool_max_bytes`, \
              `retention_days`, `journal_segment_bytes`, `snapshot_journal_bytes`, `erase_within_hours`, \
-             `body_bytes_limit`, `rows_limit`, `concurrent_uploads_max`, \
+             `disk_reserve_bytes`, `body_bytes_limit`, `rows_limit`, `concurrent_uploads_max`, \
              `header_read_timeout_seconds`, `body_idle_timeout_seconds`, `idle_connection_timeout_seconds`, `log`, \
              `clients`",
         );

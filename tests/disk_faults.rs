@@ -12,13 +12,13 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use support::load::attempt;
-use support::{Daemon, request, wait_for};
+use support::{Daemon, request, skip, wait_for};
 use tempfile::NamedTempFile;
 
 const FIRST_SEGMENT: &str = "journal/0000000000000000.log";
@@ -110,8 +110,7 @@ fn daemon() -> Option<Daemon> {
     match Faults::try_inject(daemon.pid(), &daemon.data(), "fdatasync:error=EIO") {
         Ok(_) => Some(daemon),
         Err(missing) => {
-            // Past the test's capture, so that the script which runs all suites sees it.
-            std::io::stderr().write_all(format!("\nskipped: {missing}\n").as_bytes()).unwrap();
+            skip(&missing);
             None
         }
     }

@@ -23,13 +23,13 @@
 mod support;
 
 use std::fs::File;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use support::disk::{Mount, may_mount, run};
 use support::load::{Load, Moments, SETTINGS, wait_until};
-use support::{Daemon, variable};
+use support::{Daemon, skip, variable};
 use tempfile::{TempDir, TempPath};
 
 /// Cuts on both file systems together, unless `POWER_CUTS` says otherwise.
@@ -71,28 +71,6 @@ impl FileSystem {
             Self::Ext4 => "loop,commit=300",
             // A clone has the other's id.
             Self::Xfs => "loop,nouuid",
-        }
-    }
-}
-
-/// Something mounted, for as long as this lives.
-struct Mount(PathBuf);
-
-impl Mount {
-    fn new(image: &Path, at: PathBuf, options: &str) -> Result<Self, String> {
-        std::fs::create_dir_all(&at).unwrap();
-        run(Command::new("mount").args(["-o", options]).arg(image).arg(&at))?;
-        Ok(Self(at))
-    }
-}
-
-impl Drop for Mount {
-    /// The loop device goes with the mount.
-    fn drop(&mut self) {
-        if run(Command::new("umount").arg(&self.0)).is_err()
-            && let Err(why) = run(Command::new("umount").arg("--lazy").arg(&self.0))
-        {
-            eprintln!("{} stays mounted: {why}", self.0.display());
         }
     }
 }
@@ -158,26 +136,11 @@ fn make(kind: FileSystem, image: &Path, bytes: u64) -> Result<(), String> {
     run(Command::new(program).args(arguments).arg(image))
 }
 
-fn run(command: &mut Command) -> Result<(), String> {
-    let output = command.output().map_err(|e| format!("{command:?} cannot be run: {e}"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim_end()))
-}
-
 /// What is needed, or what of it is missing.
 fn bench() -> Result<Bench, String> {
-    if !rustix::process::geteuid().is_root() {
-        return Err("mounting disks needs root".into());
-    }
+    may_mount()?;
     run(Command::new("mkfs.ext4").arg("-V"))?;
     Bench::new()
-}
-
-fn skip(missing: &str) {
-    // Past the test's capture, so that the script which runs all suites sees it.
-    std::io::stderr().write_all(format!("\nskipped: {missing}\n").as_bytes()).unwrap();
 }
 
 /// A daemon whose disk loses its power again and again. Fields go in this order: a disk in use can't be unmounted.

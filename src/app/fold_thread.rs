@@ -6,7 +6,6 @@ use crate::batch::fold::{Part, Plan, Step};
 use crate::batch::outcome::write_outcomes;
 use crate::batch::pending::Pending;
 use crate::batch::settle::SettleError;
-use crate::sync::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,6 +67,9 @@ pub(super) fn run(inner: &Arc<Inner>) {
 }
 
 fn fold_batch(inner: &Arc<Inner>, pending: &Arc<Pending>) -> Result<(), Unfolded> {
+    if !inner.wait_for_room() {
+        return Err(Unfolded::Stopping);
+    }
     let began = std::time::Instant::now();
     let plan = Plan::make(pending, &*inner.store)?;
     let (outcomes, mut counts) = plan.decided();
@@ -122,7 +124,7 @@ fn fold_batch(inner: &Arc<Inner>, pending: &Arc<Pending>) -> Result<(), Unfolded
 
 fn fold_part<'p>(inner: &Arc<Inner>, pending: &Pending, mut part: Part<'p>) -> Result<Part<'p>, Unfolded> {
     loop {
-        if inner.stopping.load(Ordering::Relaxed) {
+        if !inner.wait_for_room() {
             return Err(Unfolded::Stopping);
         }
         let before = part.counts();

@@ -6,6 +6,7 @@
 
 use super::OpenError;
 use super::recovery::{Recovered, StartFrom, recover};
+use super::room::Room;
 use super::store_folder::{Generation, StoreFolder};
 use crate::config::Config;
 use crate::journal::log::LogSettings;
@@ -64,7 +65,7 @@ fn caught<T, E: From<StoreError>>(run: impl FnOnce() -> Result<T, E>) -> Result<
 }
 
 /// Opens a data folder.
-pub(super) fn open(config: &Config, opening: &Opening) -> Result<Opened, OpenError> {
+pub(super) fn open(config: &Config, room: &Room, opening: &Opening) -> Result<Opened, OpenError> {
     let folder = &config.data_folder;
     let store_folder = folder.join("store");
     let failed = |error| OpenError::Folder { path: store_folder.clone(), error };
@@ -90,6 +91,10 @@ pub(super) fn open(config: &Config, opening: &Opening) -> Result<Opened, OpenErr
         },
     };
     if let Some(why) = why {
+        if let Err(full) = room.for_checkpoints() {
+            // What a store that was set aside takes up would be missing for the next.
+            return Err(OpenError::NoRoom { folder: folder.clone(), full: full.to_string(), why });
+        }
         let aside = stores.set_aside(&why).map_err(failed)?.unwrap_or_default();
         tracing::error!(%why, aside = %aside.display(), "the store can't be trusted: it is set aside and made again");
     }

@@ -212,8 +212,12 @@ impl Housekeeping {
         }
     }
 
+    /// Whether what takes long, and room, goes on.
     fn go_on(&self) -> Result<(), AppError> {
-        if self.inner.stopping.load(Ordering::Relaxed) { Err(AppError::Stopping) } else { Ok(()) }
+        if self.inner.stopping.load(Ordering::Relaxed) {
+            return Err(AppError::Stopping);
+        }
+        self.inner.room.for_upkeep()
     }
 
     /// Takes a snapshot, verifies it, and removes what it makes needless.

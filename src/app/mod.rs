@@ -14,6 +14,7 @@
 //! check.rs        checking a data folder, and the digest of what it holds
 //! erase.rs        erased visitors' rows in kept uploads
 //! housekeeping.rs snapshots, backups, fresh stores, and what then may go
+//! room.rs         how much room the disk has left, and what is still done while that is little
 //! ```
 //!
 //! Promises: nothing here blocks an async thread; what is answered with success is durable and readable.
@@ -28,6 +29,7 @@ mod heal;
 mod housekeeping;
 mod lookup;
 pub mod recovery;
+mod room;
 pub mod steps;
 mod store_folder;
 pub mod sweep_thread;
@@ -55,6 +57,7 @@ pub use heal::Opening;
 pub use housekeeping::Done;
 use housekeeping::{Chore, Housekeeping};
 pub use lookup::look_up;
+use room::Room;
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -72,12 +75,16 @@ const GROUP_REQUESTS_MAX: usize = 512;
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(10);
 /// … and whenever the journal has grown by this much.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
+/// How often it is looked whether a disk that was full has room again.
+const ROOM_LOOK: Duration = Duration::from_millis(200);
+
 /// The whole daemon behind its front doors. Cheap to clone.
 #[derive(Clone)]
 pub struct App(Arc<Inner>);
 
 struct Inner {
     config: Config,
+    room: Room,
     clock: Arc<dyn Clock>,
     store: Arc<SwapStore>,
     batches: Arc<Batches>,
@@ -151,6 +158,16 @@ pub enum OpenError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The store does not open, and the disk is too full to make it again.
+    #[error("{}: {full}; the store does not open ({why}), and may be whole once there is room: make some and start again", folder.display())]
+    NoRoom {
+        /// The data folder.
+        folder: PathBuf,
+        /// How full the disk is.
+        full: String,
+        /// What opening the store came to.
+        why: String,
+    },
     /// A snapshot cannot be read, or its folder not be made.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
@@ -354,8 +371,9 @@ impl App {
     /// The same, saying meanwhile how far it is.
     pub fn open_watched(config: Config, clock: Arc<dyn Clock>, opening: &Opening) -> Result<Self, OpenError> {
         let folder_lock = lock_folder(&config.data_folder)?;
+        let room = Room::new(&config.data_folder, config.upkeep.disk_reserve_bytes);
         let Opened { store, mut stores, generation, made, snapshots, recovered } =
-            heal::open(&config, opening)?;
+            heal::open(&config, &room, opening)?;
         let store = Arc::new(SwapStore::new(store));
         let committer = Committer::new(
             recovered.log,
@@ -377,6 +395,7 @@ impl App {
         let (requests, asked) = mpsc::channel(REQUESTS_WAITING_MAX);
         let (chores, waiting_chores) = std::sync::mpsc::channel();
         let inner = Arc::new(Inner {
+            room,
             clock,
             store,
             batches: recovered.batches,
@@ -632,6 +651,14 @@ impl Inner {
         });
     }
 
+    /// Waits while the disk has no room for what can wait; false if the daemon is stopping.
+    fn wait_for_room(&self) -> bool {
+        while self.room.for_upkeep().is_err() && !self.stopping.load(Ordering::Relaxed) {
+            self.wait_unless_stopping(ROOM_LOOK);
+        }
+        !self.stopping.load(Ordering::Relaxed)
+    }
+
     fn wait_unless_stopping(&self, time: Duration) {
         let due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
         let stopping = |_: &mut bool| !self.stopping.load(Ordering::Relaxed);
@@ -640,6 +667,7 @@ impl Inner {
 
     /// Makes the store durable up to what the journal says now, and notes it.
     fn checkpoint(&self) -> Result<(), String> {
+        self.room.for_checkpoints().map_err(|error| error.to_string())?;
         let generation = self.generation.lock().unwrap_or_else(PoisonError::into_inner);
         let Ok(mark) = self.mark() else { return Ok(()) };
         self.store.checkpoint().map_err(|error| self.distrust_store(&generation, error))?;
@@ -707,6 +735,9 @@ fn commit_thread(
     let mut group = Vec::with_capacity(GROUP_REQUESTS_MAX);
     let mut at_checkpoint = 0;
     while asked.blocking_recv_many(&mut group, GROUP_REQUESTS_MAX) > 0 {
+        if inner.room.for_writes().is_err() {
+            group = refuse_writes(inner, group);
+        }
         let (mut requests, mut replies): (VecDeque<_>, VecDeque<_>) = group.drain(..).unzip();
         while !requests.is_empty() {
             match committer.commit(&mut requests) {
@@ -732,6 +763,24 @@ fn commit_thread(
             inner.wake.notify_all();
         }
     }
+}
+
+/// Answers those of the requests that would fill the disk further, and gives back the others: what is asked from inside
+/// ends what was begun, and what is erased or removed makes room one day.
+fn refuse_writes(inner: &Inner, asked: Vec<Asked<Request, Answer>>) -> Vec<Asked<Request, Answer>> {
+    let mut others = Vec::with_capacity(GROUP_REQUESTS_MAX);
+    for (request, reply) in asked {
+        let adds = match &request {
+            Request::Site(..) | Request::Accept(_) => true,
+            Request::Visitor(_, _, write, _) => matches!(write, VisitorWrite::Set(_)),
+            _ => false,
+        };
+        match inner.room.for_writes() {
+            Err(full) if adds => drop(reply.send(Err(full))),
+            _ => others.push((request, reply)),
+        }
+    }
+    others
 }
 
 fn checkpoint_thread(inner: &Arc<Inner>) {

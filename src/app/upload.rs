@@ -85,6 +85,7 @@ fn take_in(
     mut arriving: mpsc::Receiver<Piece>,
 ) -> Result<NewBatch, AppError> {
     let limits = inner.config.limits;
+    inner.room.for_writes()?;
     let mut spool = inner.spool.begin(inner.clock.now())?;
     let (mut parser, mut index) = (Parser::new(), IndexBuilder::default());
     let mut rows = 0u64;
@@ -96,6 +97,7 @@ fn take_in(
         };
         let ended = match &piece {
             Some(Piece::Bytes(bytes)) => {
+                inner.room.for_writes()?;
                 spool.write(bytes)?;
                 parser.push(bytes, each)?;
                 false

@@ -34,6 +34,8 @@ pub(super) enum Chunk {
     End,
 }
 
+const RETRY_SOON: HeaderValue = HeaderValue::from_static("1");
+const RETRY_LATER: HeaderValue = HeaderValue::from_static("30");
 const NOSNIFF: HeaderName = HeaderName::from_static("x-content-type-options");
 
 /// Which front door refuses, and so in which form.
@@ -133,8 +135,11 @@ pub(super) fn refusal(door: Door, error: &HttpError) -> Answer {
     {
         headers.insert(ALLOW, allow);
     }
-    if status == StatusCode::SERVICE_UNAVAILABLE {
-        headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    match status {
+        StatusCode::SERVICE_UNAVAILABLE => drop(headers.insert(RETRY_AFTER, RETRY_SOON)),
+        // A disk does not empty itself within a second.
+        StatusCode::INSUFFICIENT_STORAGE => drop(headers.insert(RETRY_AFTER, RETRY_LATER)),
+        _ => {}
     }
     answer
 }

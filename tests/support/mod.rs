@@ -10,6 +10,7 @@
 #![expect(unreachable_pub, reason = "each test binary is a crate of its own")]
 #![allow(dead_code, reason = "each test binary uses its own part of the harness")]
 
+pub mod disk;
 pub mod load;
 
 use std::fmt::Write as _;
@@ -161,9 +162,19 @@ impl Daemon {
 
     /// Asks it to stop, if it has not ended by itself.
     pub fn terminate_if_alive(&mut self) {
-        if self.process.as_mut().unwrap().try_wait().unwrap().is_none() {
+        if !self.has_ended() {
             self.terminate();
         }
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.process.as_mut().unwrap().try_wait().unwrap().is_some()
+    }
+
+    /// Whether it was killed, or did not start.
+    pub fn is_stopped(&self) -> bool {
+        self.process.is_none()
     }
 
     /// Waits until it has ended.
@@ -302,6 +313,11 @@ impl Drop for Daemon {
 pub fn variable(name: &str) -> Option<String> {
     #[expect(clippy::disallowed_methods, reason = "not one of the daemon's settings")]
     std::env::var(name).ok()
+}
+
+/// Says that a test is skipped, past its capture, so that the script which runs all suites sees it.
+pub fn skip(missing: &str) {
+    std::io::stderr().write_all(format!("\nskipped: {missing}\n").as_bytes()).unwrap();
 }
 
 /// A complete batch's counts.
