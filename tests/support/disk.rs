@@ -1,4 +1,5 @@
 //! Disks of a test's own: files that are mounted through loop devices. Needs root.
+#![expect(clippy::print_stderr, reason = "what a drop can't do, it can only say")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
