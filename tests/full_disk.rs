@@ -7,12 +7,7 @@
 //!   disk it serves reads, or refuses to start and says why; with room again it has all that it acknowledged.
 //!
 //! It needs root, for mounting; without it, it says that it is skipped.
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "a test that cannot go on should say where"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
 mod support;
 
