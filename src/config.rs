@@ -52,6 +52,7 @@ const LOG: &str = "info";
 pub struct Config {
     /// The address to listen on; port 0 picks a free one.
     pub listen: SocketAddr,
+    listen_place: Place,
     /// The folder that holds journal, spool, snapshots and store. Relative to the working folder.
     pub data_folder: PathBuf,
     /// What the store may keep in memory.
@@ -243,8 +244,8 @@ pub enum ConfigError {
     },
     /// Without tokens, only this machine may call.
     #[error(
-        "{place}: {listen} can be reached from other machines, and there are no tokens: \
-         listen on a loopback address such as 127.0.0.1:8750, or say --allow-anonymous"
+        "{place}: {listen} can be reached from other machines, and there are no tokens: make one with \
+         `profiled token new`, listen on a loopback address such as 127.0.0.1:8750, or say --allow-anonymous"
     )]
     Anonymous {
         /// Where the address was given.
@@ -314,11 +315,25 @@ impl Config {
         self.clients.iter()
     }
 
+    /// Refuses an address that others can reach while anybody may do anything: unless tokens are asked for, or it was
+    /// said outright.
+    pub fn check_reach(&self, tokens: bool) -> Result<(), ConfigError> {
+        let loopback = self.listen.ip().to_canonical().is_loopback();
+        if loopback || tokens || self.allow_anonymous {
+            return Ok(());
+        }
+        Err(ConfigError::Anonymous { place: self.listen_place.clone(), listen: self.listen })
+    }
+
     fn resolve_with(options: ServeOptions, default_file: &Path) -> Result<Self, ConfigError> {
         let file = File::read(options.config.as_deref(), default_file)?;
         let given = options.over(file.options()?);
         let config = Self {
             listen: value(&given.listen).unwrap_or(LISTEN),
+            listen_place: given
+                .listen
+                .as_ref()
+                .map_or(Place::Flag("listen"), |listen| file.place(listen, "listen")),
             data_folder: value(&given.data).unwrap_or_else(|| DATA_FOLDER.into()),
             cache_bytes: value(&given.cache).map_or(CACHE_BYTES, Size::get),
             public_url: value(&given.public_url),
@@ -355,21 +370,10 @@ impl Config {
             log: value(&given.log).unwrap_or_else(|| LogFilter(LOG.into())),
             clients: clients(&given.clients, &file)?,
         };
-        if let Some(listen) = &given.listen {
-            config.check_reach(|| file.place(listen, "listen"))?;
-        }
         if let Some(client) = &given.default_client {
             config.check_default_client(|| file.place(client, "default_client"))?;
         }
         Ok(config)
-    }
-
-    fn check_reach(&self, place: impl FnOnce() -> Place) -> Result<(), ConfigError> {
-        let loopback = self.listen.ip().to_canonical().is_loopback();
-        if loopback || self.allow_anonymous {
-            return Ok(());
-        }
-        Err(ConfigError::Anonymous { place: place(), listen: self.listen })
     }
 
     fn check_default_client(&self, place: impl FnOnce() -> Place) -> Result<(), ConfigError> {
@@ -543,7 +547,9 @@ mod tests {
         let path = folder.path().join(DEFAULT_FILE);
         std::fs::write(&path, file).unwrap();
         let folder = format!("{}/", folder.path().display());
-        Config::resolve_with(options(flags), &path).map_err(|e| e.to_string().replace(&folder, ""))
+        let resolved = Config::resolve_with(options(flags), &path);
+        let reachable = resolved.and_then(|config| config.check_reach(false).map(|()| config));
+        reachable.map_err(|e| e.to_string().replace(&folder, ""))
     }
 
     fn client(code: &str) -> ClientCode {
@@ -707,7 +713,7 @@ mod tests {
         check(
             "\nlisten = '0.0.0.0:8750'",
             "profiled.toml line 2: 0.0.0.0:8750 can be reached from other machines, and there are no tokens: \
-             listen on a loopback address such as 127.0.0.1:8750, or say --allow-anonymous",
+             make one with `profiled token new`, listen on a loopback address such as 127.0.0.1:8750, or say --allow-anonymous",
         );
         check(
             "default_client = 'c'\n[clients.a]\n[clients.b]",

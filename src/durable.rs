@@ -5,6 +5,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 /// Puts a file in the place of another, if one is there: written under another name, synced, renamed, its folder
@@ -34,6 +35,19 @@ pub fn replace(
     point(&format!("{what}-folder"))?;
     path.parent().map_or(Ok(()), sync_folder)?;
     point(&format!("{what}-done"))
+}
+
+/// Makes a folder, if it is not there, that nobody but its owner may look into: visitors' profiles are in it.
+pub fn private_folder(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).map_or(Ok(()), fs::create_dir_all)?;
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        // Another process was faster.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        made => made,
+    }
 }
 
 /// Makes the names in a folder durable.

@@ -14,6 +14,7 @@
 //! | [`model`] | ids, seqs, stored values and their bytes, the pure [`fold`]; no async, no I/O, no clock |
 //! | [`sync`] | locks and atomics, exchangeable for a schedule explorer's in test builds |
 //! | [`durable`] | files that are there whole, or not at all |
+//! | [`tokens`], [`audit`] | who may do what; who did what |
 //! | [`config`], [`telemetry`] | settings, resolved and checked before anything opens; log lines |
 //! | [`journal`] | segments, group commit, entries, snapshots |
 //! | [`store`] | the seam to what keeps the profiles; sled and memory behind it, and the swap of one for a fresh one |
@@ -62,6 +63,7 @@
 //! [spool]: batch::spool
 
 pub mod app;
+pub mod audit;
 pub mod batch;
 pub mod cli;
 pub mod config;
@@ -72,3 +74,4 @@ pub mod model;
 pub mod store;
 pub mod sync;
 pub mod telemetry;
+pub mod tokens;

@@ -10,10 +10,12 @@ use std::path::Path;
 
 /// The layers, lowest first: each may use those before it. A new module at the top of `src` gets its place here and in
 /// the design.
-const LAYERS: [&str; 12] = [
+const LAYERS: [&str; 14] = [
     "model",
     "sync",
     "durable",
+    "tokens",
+    "audit",
     "config",
     "telemetry",
     "journal",

@@ -5,10 +5,11 @@
 //! made again; it is whole once its manifest is there, which is written last. Restoring verifies every byte first.
 
 use super::{AppError, Inner};
-use crate::durable::{self, sync_folder};
+use crate::durable::{self, private_folder, sync_folder};
 use crate::journal::entry::Checkpoint;
 use crate::journal::log::Position;
 use crate::journal::snapshot::{Summary, verify};
+use crate::tokens;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -127,6 +128,7 @@ fn copy_all(
         files.push(FileEntry { path: format!("{below}/{name}"), bytes, crc32c });
         Ok(())
     };
+    private_folder(folder).map_err(|error| (folder.to_owned(), error))?;
     for below in ["snapshots", "journal", "spool"] {
         let path = folder.join(below);
         fs::create_dir_all(&path).map_err(|error| (path, error))?;
@@ -148,6 +150,11 @@ fn copy_all(
             copy(&inner.spool.outcomes_path(batch.accepted.spool), "spool", None)?;
         }
     }
+    let tokens = inner.config.data_folder.join(tokens::FILE);
+    if tokens.exists() {
+        // Without them what is restored would ask for none.
+        copy(&tokens, ".", None)?;
+    }
     for below in ["snapshots", "journal", "spool", "."] {
         let path = folder.join(below);
         sync_folder(&path).map_err(|error| (path, error))?;
@@ -159,7 +166,9 @@ fn copy_all(
 fn copy_file(from: &Path, to: &Path, up_to: Option<u64>) -> io::Result<(u64, u32)> {
     let mut source = File::open(from)?;
     let mut target = File::options().write(true).create_new(true).open(to)?;
-    let length = source.metadata()?.len();
+    let metadata = source.metadata()?;
+    target.set_permissions(metadata.permissions())?;
+    let length = metadata.len();
     let mut left = up_to.unwrap_or(length).min(length);
     let (mut sum, mut bytes) = (0, vec![0; 1 << 20]);
     while left > 0 {
@@ -195,7 +204,7 @@ pub fn restore(backup: &Path, data: &Path) -> Result<Manifest, RestoreError> {
         let why = format!("it has version {}; this program reads version {VERSION}", manifest.version);
         return Err(no_backup(why));
     }
-    fs::create_dir_all(data).map_err(RestoreError::io(data))?;
+    private_folder(data).map_err(RestoreError::io(data))?;
     if fs::read_dir(data).map_err(RestoreError::io(data))?.next().is_some() {
         return Err(RestoreError::NotEmpty(data.to_owned()));
     }

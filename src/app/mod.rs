@@ -35,11 +35,12 @@ mod store_folder;
 pub mod sweep_thread;
 pub mod upload;
 
+use crate::audit::{self, Actor};
 use crate::batch::outcome::BatchState as FoldState;
 use crate::batch::queue::{Batches, Known};
 use crate::batch::spool::Spool;
 use crate::config::{ClientSettings, Config};
-use crate::durable::sync_folder;
+use crate::durable::{private_folder, sync_folder};
 use crate::journal::entry::Checkpoint;
 use crate::journal::log::{LogError, Position};
 use crate::journal::snapshot::SnapshotError;
@@ -530,6 +531,22 @@ impl App {
         self.0.batches.of(client).into_iter().map(BatchStatus::from).collect()
     }
 
+    /// What time it is.
+    pub fn now(&self) -> Millis {
+        self.0.clock.now()
+    }
+
+    /// Notes an administrative act in the audit trail, and comes back when it stands there.
+    pub async fn note_act(&self, actor: Actor, act: &'static str, client: Option<&ClientCode>, what: &str) {
+        let (inner, client, what) = (Arc::clone(&self.0), client.cloned(), what.to_owned());
+        let noted = tokio::task::spawn_blocking(move || {
+            audit::note(&inner.config.data_folder, inner.clock.now(), &actor, act, client.as_ref(), &what);
+        });
+        if let Err(error) = noted.await {
+            tracing::error!(%error, act, "an act was not noted in the audit trail");
+        }
+    }
+
     /// The client code for a call that names none, if one is configured.
     pub fn default_client(&self) -> Option<ClientCode> {
         self.0.config.default_client.clone()
@@ -840,7 +857,7 @@ impl AppError {
 fn lock_folder(folder: &Path) -> Result<std::fs::File, OpenError> {
     let path = folder.join("lock");
     let failed = |error| OpenError::Folder { path: path.clone(), error };
-    std::fs::create_dir_all(folder).map_err(failed)?;
+    private_folder(folder).map_err(failed)?;
     let file = std::fs::File::create(&path).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -28,6 +28,8 @@ const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove
 pub(super) struct Client {
     http: legacy::Client<HttpConnector, UnsyncBoxBody<Bytes, io::Error>>,
     url: String,
+    /// What it lets in by.
+    authorization: Option<HeaderValue>,
 }
 
 /// What it answered.
@@ -37,8 +39,8 @@ pub(super) struct Answer {
 }
 
 impl Client {
-    /// The daemon at a URL such as `http://127.0.0.1:8750`.
-    pub(super) fn new(url: &str) -> Result<Self, CliError> {
+    /// The daemon at a URL such as `http://127.0.0.1:8750`, and the token to be let in by.
+    pub(super) fn new(url: &str, token: Option<&str>) -> Result<Self, CliError> {
         let url = url.trim_end_matches('/');
         let right = url.parse::<Uri>().is_ok_and(|uri| {
             uri.scheme_str() == Some("http") && uri.host().is_some_and(|host| !host.is_empty())
@@ -48,7 +50,17 @@ impl Client {
                 "{url:?} is not a URL of a daemon: such as http://127.0.0.1:8750"
             )));
         }
-        Ok(Self { http: legacy::Client::builder(TokioExecutor::new()).build_http(), url: url.to_owned() })
+        let authorization = token.map(|token| HeaderValue::try_from(format!("Bearer {}", token.trim())));
+        let mut authorization = authorization.transpose().map_err(|_| {
+            CliError::Usage(
+                "--token (PROFILED_TOKEN) is no token: such are printed by `profiled token new`".into(),
+            )
+        })?;
+        if let Some(authorization) = &mut authorization {
+            authorization.set_sensitive(true);
+        }
+        let http = legacy::Client::builder(TokioExecutor::new()).build_http();
+        Ok(Self { http, url: url.to_owned(), authorization })
     }
 
     /// Asks for a path.
@@ -88,11 +100,8 @@ impl Client {
         media_type: Option<&'static str>,
         body: UnsyncBoxBody<Bytes, io::Error>,
     ) -> Result<Answer, CliError> {
-        let mut request = Request::new(body);
+        let mut request = self.request(path, body)?;
         *request.method_mut() = method;
-        *request.uri_mut() = format!("{}{path}", self.url)
-            .parse()
-            .map_err(|e| CliError::Usage(format!("{}{path} is not a URL: {e}", self.url)))?;
         if let Some(media_type) = media_type {
             request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
         }
@@ -100,11 +109,21 @@ impl Client {
         self.whole(answer).await
     }
 
+    fn request<B>(&self, path: &str, body: B) -> Result<Request<B>, CliError> {
+        let uri = format!("{}{path}", self.url);
+        let mut request = Request::new(body);
+        *request.uri_mut() = uri.parse().map_err(|e| CliError::Usage(format!("{uri} is not a URL: {e}")))?;
+        if let Some(authorization) = &self.authorization {
+            request.headers_mut().insert(AUTHORIZATION, authorization.clone());
+        }
+        Ok(request)
+    }
+
     /// Asks for a path whose answer may be too long to be held; one that is no success is.
     pub(super) async fn stream(&self, path: &str) -> Result<Response<Incoming>, CliError> {
-        let uri = format!("{}{path}", self.url);
-        let uri = uri.parse().map_err(|e| CliError::Usage(format!("{uri} is not a URL: {e}")))?;
-        let answer = self.http.get(uri).await.map_err(|e| self.failed(&e))?;
+        let nothing = Full::default().map_err(|never| match never {}).boxed_unsync();
+        let request = self.request(path, nothing)?;
+        let answer = self.http.request(request).await.map_err(|e| self.failed(&e))?;
         if answer.status().is_success() {
             return Ok(answer);
         }

@@ -11,6 +11,7 @@ mod import;
 mod profile;
 mod serve;
 mod stop;
+mod token;
 mod upkeep;
 
 use std::fmt::{self, Write as _};
@@ -51,6 +52,9 @@ enum Command {
     Check(Box<upkeep::Check>),
     /// Make a fresh store: frees what the old one wasted, and every byte of whoever was erased
     Compact(upkeep::Compact),
+    /// Make, list and revoke access tokens
+    #[command(subcommand)]
+    Token(token::TokenCommand),
     /// Walk through the main job on a fresh folder, then stay up to be tried
     Demo(demo::Demo),
 }
@@ -67,6 +71,7 @@ pub fn main() -> ExitCode {
         Command::Restore(command) => upkeep::restore(&command),
         Command::Check(command) => upkeep::check(*command),
         Command::Compact(command) => upkeep::compact(command),
+        Command::Token(command) => token::run(command),
         Command::Demo(command) => demo::run(&command),
     };
     match done {
@@ -104,9 +109,19 @@ struct Remote {
     /// The daemon to talk to
     #[arg(long, env = "PROFILED_URL", value_name = "URL", default_value = "http://127.0.0.1:8750")]
     url: String,
+    /// The token to be let in by, where the daemon asks for one
+    #[arg(long, env = "PROFILED_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    token: Option<String>,
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
+}
+
+impl Remote {
+    /// The daemon, seen from outside.
+    fn client(&self) -> Result<client::Client, CliError> {
+        client::Client::new(&self.url, self.token.as_deref())
+    }
 }
 
 /// Which kind of id a visitor is named by.

@@ -1,10 +1,12 @@
 //! `profiled serve`: the daemon.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 
 use super::stop::Stops;
@@ -14,6 +16,7 @@ use crate::config::{Config, ServeOptions};
 use crate::http::{Front, server};
 use crate::model::seq::SystemClock;
 use crate::telemetry;
+use crate::tokens::Tokens;
 
 /// How long the store may take to be checkpointed at a stop: with [`server::DRAIN_MAX`] less than ten seconds.
 const STOP_MAX: Duration = Duration::from_secs(3);
@@ -28,17 +31,22 @@ pub(super) struct Serve {
 /// Runs the daemon until it is told to stop, or fails.
 pub(super) fn run(command: Serve) -> Result<(), CliError> {
     let config = Config::resolve(command.options).map_err(|e| CliError::Usage(e.to_string()))?;
+    let tokens = Tokens::read(&config.data_folder).map_err(|e| CliError::Failed(e.to_string()))?;
+    config.check_reach(tokens.are_asked_for()).map_err(|e| CliError::Usage(e.to_string()))?;
     telemetry::install(&config.log).map_err(|e| CliError::Failed(e.to_string()))?;
+    if !tokens.are_asked_for() && config.allow_anonymous {
+        tracing::warn!(listen = %config.listen, "there are no tokens: whoever reaches this address may read and write everything");
+    }
     allow_all_file_handles();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|e| CliError::Failed(format!("no threads can be had: {e}")))?;
-    let done = runtime.block_on(serve(config));
+    let done = runtime.block_on(serve(config, tokens));
     // What still runs then is either done for or took too long.
     runtime.shutdown_background();
     done
 }
 
-async fn serve(config: Config) -> Result<(), CliError> {
+async fn serve(config: Config, tokens: Tokens) -> Result<(), CliError> {
     let listener = TcpListener::bind(config.listen).await.map_err(|e| {
         CliError::Failed(format!(
             "{} cannot be listened on: {e}; choose another with --listen",
@@ -48,6 +56,9 @@ async fn serve(config: Config) -> Result<(), CliError> {
     let address = listener.local_addr().map_err(|e| CliError::Failed(e.to_string()))?;
     let front_config = config.clone();
     let opening = Opening::default();
+    // From here on: a SIGHUP that comes while the folder is opened must not end the process.
+    let hang_ups = signal(SignalKind::hangup())
+        .map_err(|e| CliError::Failed(format!("signals cannot be received: {e}")))?;
     let watched = opening.clone();
     let opened =
         tokio::task::spawn_blocking(move || App::open_watched(config, Arc::new(SystemClock), &watched));
@@ -60,7 +71,8 @@ async fn serve(config: Config) -> Result<(), CliError> {
     let mut stops = Stops::new()?;
     say(format_args!("listening on http://{address}"));
 
-    let front = Front::new(app.clone(), &front_config);
+    let front = Front::new(app.clone(), &front_config, tokens);
+    tokio::spawn(follow(hang_ups, front.clone(), front_config.data_folder));
     let stopped = tokio::select! {
         why = app.failed() => Err(CliError::Failed(why)),
         () = server::serve(listener, front, stop(&mut stops)) => Ok(()),
@@ -74,6 +86,21 @@ async fn serve(config: Config) -> Result<(), CliError> {
             Ok(())
         }
         why = app.failed() => Err(CliError::Failed(why)),
+    }
+}
+
+/// Reads the tokens again at each SIGHUP. What can't be read changes nothing.
+async fn follow(mut hang_ups: Signal, front: Front, folder: PathBuf) {
+    while hang_ups.recv().await.is_some() {
+        let folder = folder.clone();
+        match tokio::task::spawn_blocking(move || Tokens::read(&folder)).await {
+            Ok(Ok(tokens)) => {
+                tracing::info!(tokens = tokens.all().len(), "the tokens were read again");
+                front.set_tokens(tokens);
+            }
+            Ok(Err(error)) => tracing::error!(%error, "the tokens stay as they were"),
+            Err(error) => tracing::error!(%error, "the tokens stay as they were"),
+        }
     }
 }
 

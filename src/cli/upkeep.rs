@@ -6,12 +6,12 @@ use std::sync::Arc;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use super::client::Client;
 use super::{CliError, Remote, block_on, complain, print_json, say, table};
 use crate::app::backup;
 use crate::app::check::{self, Lost, Report};
+use crate::audit::{self, Actor};
 use crate::config::{Config, ServeOptions};
-use crate::model::seq::SystemClock;
+use crate::model::seq::{Clock, SystemClock};
 use crate::telemetry;
 
 /// Writes a backup of a running daemon.
@@ -75,7 +75,7 @@ pub(super) fn backup(command: Backup) -> Result<(), CliError> {
     let folder = std::path::absolute(&command.folder)
         .map_err(|e| CliError::Usage(format!("{} is not a path: {e}", command.folder.display())))?;
     block_on(async {
-        let client = Client::new(&command.remote.url)?;
+        let client = command.remote.client()?;
         let answer = client.post_json("/api/v1/backup", &serde_json::json!({ "folder": folder })).await?;
         let done: BackedUp = answer.json()?;
         if command.remote.json {
@@ -90,6 +90,8 @@ pub(super) fn backup(command: Backup) -> Result<(), CliError> {
 pub(super) fn restore(command: &Restore) -> Result<(), CliError> {
     let restored = backup::restore(&command.folder, &command.data);
     let manifest = restored.map_err(|e| CliError::Failed(e.to_string()))?;
+    let what = command.folder.display().to_string();
+    audit::note(&command.data, SystemClock.now(), &Actor::this_user(), "restore", None, &what);
     if command.json {
         return print_json(&manifest);
     }
@@ -138,7 +140,7 @@ pub(super) fn check(command: Check) -> Result<(), CliError> {
 
 pub(super) fn compact(command: Compact) -> Result<(), CliError> {
     block_on(async {
-        let client = Client::new(&command.remote.url)?;
+        let client = command.remote.client()?;
         let answer = client.post_json("/api/v1/compact", &serde_json::json!({})).await?;
         let done: Compacted = answer.json()?;
         if command.remote.json {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hyper::{Method, StatusCode};
 
+use super::auth::Unauthorized;
 use super::connection::Offence;
 use super::request::MediaType;
 use crate::app::AppError;
@@ -19,6 +20,12 @@ pub(super) enum HttpError {
     /// The call is not as it should be.
     #[error("{0}")]
     Wrong(String),
+    /// Who calls is not known.
+    #[error("{0}")]
+    Unauthorized(Unauthorized),
+    /// Who calls may not do this.
+    #[error("{0}")]
+    Forbidden(String),
     /// No such thing.
     #[error("{0}")]
     NotFound(String),
@@ -66,6 +73,8 @@ impl HttpError {
     pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::Offends(_) | Self::Wrong(_) | Self::BrokenOff(_) => StatusCode::BAD_REQUEST,
+            Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
+            Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::NotFound(_) | Self::NoProfile { .. } => StatusCode::NOT_FOUND,
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Silent(_) => StatusCode::REQUEST_TIMEOUT,

@@ -4,6 +4,7 @@
 //! the log says; attribute values, tokens and bodies are never logged.
 
 mod adobe;
+mod auth;
 mod connection;
 mod cors;
 mod error;
@@ -15,20 +16,38 @@ mod router;
 mod script;
 pub mod server;
 
+use std::sync::{Arc, PoisonError, RwLock};
+
 use crate::app::App;
 use crate::config::{Config, Timeouts};
+use crate::tokens::Tokens;
 
 /// What every handler needs: the daemon behind it and the limits in front of it.
 #[derive(Clone)]
 pub struct Front {
     app: App,
+    tokens: Arc<RwLock<Arc<Tokens>>>,
     timeouts: Timeouts,
     batch_bytes_limit: u64,
 }
 
 impl Front {
-    /// The front doors of `app`, as `config` sets them.
-    pub fn new(app: App, config: &Config) -> Self {
-        Self { app, timeouts: config.timeouts, batch_bytes_limit: config.limits.body_bytes_limit }
+    /// The front doors of `app`, as `config` sets them, open to who has one of the tokens.
+    pub fn new(app: App, config: &Config, tokens: Tokens) -> Self {
+        Self {
+            app,
+            tokens: Arc::new(RwLock::new(Arc::new(tokens))),
+            timeouts: config.timeouts,
+            batch_bytes_limit: config.limits.body_bytes_limit,
+        }
+    }
+
+    /// From now on these are the tokens.
+    pub fn set_tokens(&self, tokens: Tokens) {
+        *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(tokens);
+    }
+
+    fn tokens(&self) -> Arc<Tokens> {
+        Arc::clone(&self.tokens.read().unwrap_or_else(PoisonError::into_inner))
     }
 }

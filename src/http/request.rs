@@ -1,14 +1,15 @@
 //! Requests: paths, parameters and bodies decoded, strictly where UTF-8 is concerned.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{
-    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, HeaderName, HeaderValue, ORIGIN,
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, HeaderName, HeaderValue,
+    ORIGIN,
 };
 use hyper::{Method, Version};
 use percent_encoding::percent_decode;
@@ -27,16 +28,42 @@ pub(super) struct Request {
     head: hyper::Request<()>,
     /// Its body, as it arrives.
     pub(super) body: Body,
-    local: SocketAddr,
+    id: String,
+    socket: Socket,
+}
+
+/// The two ends of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Socket {
+    /// This one.
+    pub(super) local: SocketAddr,
+    /// The client's.
+    pub(super) peer: SocketAddr,
 }
 
 impl Request {
-    /// A request that arrived at `local`; between two pieces of its body there may pass `body_idle_max`.
-    pub(super) fn new(request: hyper::Request<Incoming>, local: SocketAddr, body_idle_max: Duration) -> Self {
+    /// A request that arrived on a connection; between two pieces of its body there may pass `body_idle_max`. `id` is
+    /// what the log calls it.
+    pub(super) fn new(
+        request: hyper::Request<Incoming>,
+        socket: Socket,
+        id: String,
+        body_idle_max: Duration,
+    ) -> Self {
         let (head, incoming) = request.into_parts();
         let ended = incoming.is_end_stream();
         let body = Body { incoming, idle_max: body_idle_max, ended };
-        Self { head: hyper::Request::from_parts(head, ()), body, local }
+        Self { head: hyper::Request::from_parts(head, ()), body, id, socket }
+    }
+
+    /// What the log calls it.
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Who sent it.
+    pub(super) fn peer(&self) -> IpAddr {
+        self.socket.peer.ip().to_canonical()
     }
 
     /// Its method.
@@ -73,7 +100,7 @@ impl Request {
         let host = match (self.head.uri().authority(), self.header(&HOST)?) {
             (Some(authority), _) => authority.as_str(),
             (None, Some(host)) if !host.is_empty() => host,
-            _ => return Ok(format!("http://{}", self.local)),
+            _ => return Ok(format!("http://{}", self.socket.local)),
         };
         let plain = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
         if !host.chars().all(plain) {
@@ -143,6 +170,23 @@ impl Request {
     /// The page's origin, if a page's script sent it.
     pub(super) fn origin(&self) -> Option<HeaderValue> {
         self.head.headers().get(ORIGIN).cloned()
+    }
+
+    /// Whether a page of that origin came from here.
+    pub(super) fn is_own_origin(&self, origin: &HeaderValue) -> bool {
+        let host = self.head.headers().get(HOST).and_then(|host| host.to_str().ok());
+        let authority = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, it)| it);
+        host.is_some() && authority == host
+    }
+
+    /// What it brings to be let in by.
+    pub(super) fn authorization(&self) -> Option<&HeaderValue> {
+        self.head.headers().get(AUTHORIZATION)
+    }
+
+    /// A header, where it is plain text.
+    pub(super) fn header_text(&self, name: &HeaderName) -> Option<&str> {
+        self.head.headers().get(name)?.to_str().ok()
     }
 
     fn header(&self, name: &HeaderName) -> Result<Option<&str>, HttpError> {

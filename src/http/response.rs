@@ -7,15 +7,17 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::body::{Body, Frame};
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
-use hyper::{Response, StatusCode};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION,
+    RETRY_AFTER, WWW_AUTHENTICATE,
+};
+use hyper::{HeaderMap, Response, StatusCode};
 use quick_xml::escape::partial_escape;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
 use super::error::{HttpError, Methods};
 use super::script;
-use crate::model::seq::Millis;
 
 /// An answer: whole, or in chunks that are still being made.
 pub(super) type Answer = Response<Either<Full<Bytes>, Chunks>>;
@@ -105,9 +107,7 @@ pub(super) fn redirect(location: HeaderValue) -> Answer {
 pub(super) fn no_content() -> Answer {
     let mut answer = Response::new(Either::Left(Full::default()));
     *answer.status_mut() = StatusCode::NO_CONTENT;
-    let headers = answer.headers_mut();
-    headers.insert(NOSNIFF, HeaderValue::from_static("nosniff"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    guard(answer.headers_mut());
     answer
 }
 
@@ -135,6 +135,9 @@ pub(super) fn refusal(door: Door, error: &HttpError) -> Answer {
     {
         headers.insert(ALLOW, allow);
     }
+    if let HttpError::Unauthorized(why) = error {
+        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(why.challenge()));
+    }
     match status {
         StatusCode::SERVICE_UNAVAILABLE => drop(headers.insert(RETRY_AFTER, RETRY_SOON)),
         // A disk does not empty itself within a second.
@@ -142,12 +145,6 @@ pub(super) fn refusal(door: Door, error: &HttpError) -> Answer {
         _ => {}
     }
     answer
-}
-
-/// A time as Adobe prints it: ISO 8601 with milliseconds and an offset, here always UTC's.
-pub(super) fn time(millis: Millis) -> String {
-    let at = i64::try_from(millis.0).ok().and_then(|millis| jiff::Timestamp::from_millisecond(millis).ok());
-    format!("{:.3}", at.unwrap_or(jiff::Timestamp::MAX))
 }
 
 fn with_body(status: StatusCode, media_type: &'static str, body: Bytes) -> Answer {
@@ -159,9 +156,19 @@ fn around(status: StatusCode, media_type: &'static str, body: Either<Full<Bytes>
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    guard(headers);
+    answer
+}
+
+/// What stands in every answer: it is what it says it is, nobody keeps it, and should a browser show it as a page, that
+/// page may do nothing.
+fn guard(headers: &mut HeaderMap) {
     headers.insert(NOSNIFF, HeaderValue::from_static("nosniff"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    answer
+    headers.insert(
+        CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'; sandbox"),
+    );
 }
 
 impl Body for Chunks {
@@ -183,13 +190,6 @@ impl Body for Chunks {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn times_are_iso_8601_with_milliseconds() {
-        assert_eq!(time(Millis(0)), "1970-01-01T00:00:00.000Z");
-        assert_eq!(time(Millis(1_701_473_848_678)), "2023-12-01T23:37:28.678Z");
-        assert_eq!(time(Millis(u64::MAX)), "9999-12-30T22:00:00.999Z");
-    }
 
     #[test]
     fn a_message_cannot_break_out_of_its_element() {

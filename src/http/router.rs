@@ -1,17 +1,20 @@
-//! Which path leads where, and by which methods.
+//! Which path leads where, by which methods, and what it takes to be let in.
 
 use hyper::Method;
 
 use super::adobe::mbox::Kind;
+use super::auth::Access;
 use super::error::{HttpError, Methods};
-use super::request::Request;
+use super::request::{Request, client};
 use super::response::{Answer, Door, refusal};
-use super::{Front, adobe, cors, native, ops};
+use super::{Front, adobe, auth, cors, native, ops};
 use crate::app::BatchVersion;
-use crate::model::id::IdKind;
+use crate::model::batch::BatchId;
+use crate::model::id::{ClientCode, IdKind};
+use crate::tokens::Scope;
 
 /// What a path leads to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Endpoint<'a> {
     BatchUpdate { client: &'a str, version: BatchVersion },
     BatchStatus { client: &'a str },
@@ -81,6 +84,42 @@ impl<'a> Endpoint<'a> {
         }
     }
 
+    /// What it takes to be let in.
+    fn access(&self, method: &Method) -> Access {
+        match self {
+            Self::BatchUpdate { .. } | Self::ProfileUpdate { .. } => Access::Of(Scope::Batch),
+            Self::BatchStatus { .. } | Self::Batches | Self::Batch { .. } => Access::Any,
+            Self::Mbox { .. } | Self::Delivery => Access::Page,
+            Self::ProfileFetch { .. } => Access::Of(Scope::Read),
+            Self::Profile { .. } if method == Method::DELETE => Access::Of(Scope::Admin),
+            Self::Profile { .. } => Access::Of(Scope::Read),
+            // All visitors at once are more than a look at one.
+            Self::Export => Access::Of(Scope::Admin),
+            Self::Compact | Self::Backup => Access::Everywhere(Scope::Admin),
+            Self::Healthz | Self::Readyz => Access::Open,
+        }
+    }
+
+    /// Whether it changes anything.
+    fn writes(&self, method: &Method) -> bool {
+        matches!(self, Self::ProfileUpdate { .. }) || !READ.contains(method)
+    }
+
+    /// Whose visitors it is about, where they are one client's; a batch's id names its client.
+    fn client(&self, front: &Front, request: &Request) -> Result<Option<ClientCode>, HttpError> {
+        Ok(match *self {
+            Self::BatchUpdate { client: code, .. }
+            | Self::BatchStatus { client: code }
+            | Self::ProfileUpdate { client: code }
+            | Self::Mbox { client: code, .. } => Some(client(code)?),
+            Self::ProfileFetch { .. } | Self::Profile { .. } | Self::Batches | Self::Export => {
+                Some(request.query().strict()?.client(&front.app)?)
+            }
+            Self::Batch { id } => BatchId::parse(id).map(|id| id.client),
+            Self::Delivery | Self::Compact | Self::Backup | Self::Healthz | Self::Readyz => None,
+        })
+    }
+
     /// Whether pages of other origins call it: the site's calls.
     pub(super) fn is_for_pages(&self) -> bool {
         matches!(self, Self::Mbox { .. } | Self::Delivery)
@@ -130,26 +169,40 @@ impl<'a> Endpoint<'a> {
         if !self.methods().contains(request.method()) {
             return Err(HttpError::Method(self.methods()));
         }
-        match *self {
-            Self::BatchUpdate { client, version } => {
+        let access = self.access(request.method());
+        let (tokens, now) = (front.tokens(), front.app.now());
+        let bearer = auth::admit(&tokens, now, request, access, self.writes(request.method()))?;
+        let client = self.client(front, request)?;
+        bearer.check(access, client.as_ref())?;
+        match (*self, &client) {
+            (Self::Healthz, _) => Ok(ops::healthz()),
+            (Self::Readyz, _) => ops::readyz(front),
+            (Self::Delivery, _) => adobe::delivery::answer(front, request).await,
+            (Self::Batch { id }, _) => native::batches::one(front, request, id),
+            (Self::Compact, _) => native::upkeep::compact(front, request, &bearer).await,
+            (Self::Backup, _) => native::upkeep::backup(front, request, &bearer).await,
+            (Self::BatchUpdate { version, .. }, Some(client)) => {
                 adobe::batch_update::answer(front, request, client, version).await
             }
-            Self::BatchStatus { client } => adobe::batch_status::answer(front, request, client),
-            Self::ProfileUpdate { client } => adobe::profile_update::answer(front, request, client).await,
-            Self::Mbox { client, kind } => adobe::mbox::answer(front, request, client, kind).await,
-            Self::Delivery => adobe::delivery::answer(front, request).await,
-            Self::ProfileFetch { kind, id } => adobe::profile_fetch::answer(front, request, kind, id).await,
-            Self::Profile { id } if request.method() == Method::DELETE => {
-                native::profiles::erase(front, request, id).await
+            (Self::BatchStatus { .. }, Some(client)) => adobe::batch_status::answer(front, request, client),
+            (Self::ProfileUpdate { .. }, Some(client)) => {
+                adobe::profile_update::answer(front, request, client).await
             }
-            Self::Profile { id } => native::profiles::answer(front, request, id).await,
-            Self::Batches => native::batches::list(front, request),
-            Self::Batch { id } => native::batches::one(front, request, id),
-            Self::Export => native::export::answer(front, request).await,
-            Self::Compact => native::upkeep::compact(front, request).await,
-            Self::Backup => native::upkeep::backup(front, request).await,
-            Self::Healthz => Ok(ops::healthz()),
-            Self::Readyz => ops::readyz(front),
+            (Self::Mbox { kind, .. }, Some(client)) => {
+                adobe::mbox::answer(front, request, client, kind).await
+            }
+            (Self::ProfileFetch { kind, id }, Some(client)) => {
+                adobe::profile_fetch::answer(front, client, kind, id).await
+            }
+            (Self::Profile { id }, Some(client)) if request.method() == Method::DELETE => {
+                native::profiles::erase(front, request, &bearer, client, id).await
+            }
+            (Self::Profile { id }, Some(client)) => {
+                native::profiles::answer(front, request, client, id).await
+            }
+            (Self::Batches, Some(client)) => native::batches::list(front, request, client),
+            (Self::Export, Some(client)) => native::export::answer(front, request, &bearer, client).await,
+            (_, None) => Err(HttpError::Inside("a call about one client's visitors names none".into())),
         }
     }
 }

@@ -5,7 +5,6 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,7 +24,7 @@ use super::Front;
 use super::connection::{Verdict, Watched};
 use super::cors;
 use super::error::HttpError;
-use super::request::Request;
+use super::request::{Request, Socket};
 use super::response::{Answer, Door, refusal};
 use super::router::{Endpoint, answer_while_opening, door_of_unknown};
 use crate::app::Opening;
@@ -134,7 +133,11 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 
 async fn connection(socket: TcpStream, front: Arc<Front>, mut stopping: watch::Receiver<bool>) {
     // Answers are small and written whole: nothing is gained by waiting for more.
-    let (Ok(local), Ok(())) = (socket.local_addr(), socket.set_nodelay(true)) else { return };
+    let (Ok(local), Ok(peer), Ok(())) = (socket.local_addr(), socket.peer_addr(), socket.set_nodelay(true))
+    else {
+        return;
+    };
+    let ends = Socket { local, peer };
     let watched = Watched::new(socket, front.timeouts.header_read);
     let verdict = watched.verdict();
     let requests = AtomicU64::new(0);
@@ -151,7 +154,7 @@ async fn connection(socket: TcpStream, front: Arc<Front>, mut stopping: watch::R
         service_fn(|request| {
             let number = requests.fetch_add(1, Ordering::Relaxed);
             let (front, verdict) = (Arc::clone(&front), Arc::clone(&verdict));
-            async move { Ok::<_, Infallible>(answer(&front, request, local, number, &verdict).await) }
+            async move { Ok::<_, Infallible>(answer(&front, request, ends, number, &verdict).await) }
         }),
     ));
     let ended = tokio::select! {
@@ -174,13 +177,13 @@ async fn stopped(stopping: &mut watch::Receiver<bool>) {
 async fn answer(
     front: &Front,
     request: hyper::Request<Incoming>,
-    local: SocketAddr,
+    ends: Socket,
     number: u64,
     verdict: &Verdict,
 ) -> Answer {
     let (id, begun) = (request_id(), Instant::now());
     let method = request.method().clone();
-    let mut request = Request::new(request, local, front.timeouts.body_idle);
+    let mut request = Request::new(request, ends, id.clone(), front.timeouts.body_idle);
     let (mut answer, endpoint) = match request.segments() {
         Ok(segments) => {
             let segments: Vec<&str> = segments.iter().map(String::as_str).collect();

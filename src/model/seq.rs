@@ -14,6 +14,12 @@ impl Millis {
     pub fn plus(self, span_ms: u64) -> Self {
         Self(self.0.saturating_add(span_ms))
     }
+
+    /// As Adobe prints times: ISO 8601 with milliseconds and an offset, here always UTC's.
+    pub fn iso_8601(self) -> String {
+        let at = i64::try_from(self.0).ok().and_then(|millis| jiff::Timestamp::from_millisecond(millis).ok());
+        format!("{:.3}", at.unwrap_or(jiff::Timestamp::MAX))
+    }
 }
 
 /// A place in the one order of all accepted writes: a hybrid logical clock of milliseconds since the epoch (44 bits)
@@ -122,6 +128,13 @@ mod tests {
         }
         assert_eq!(last, Seq::from_parts(Millis(2_000_000_000_000), 0));
         assert!(SeqSource::after(last).next(Millis(3)) > last, "a restart with a clock an hour back goes on");
+    }
+
+    #[test]
+    fn times_are_iso_8601_with_milliseconds() {
+        assert_eq!(Millis(0).iso_8601(), "1970-01-01T00:00:00.000Z");
+        assert_eq!(Millis(1_701_473_848_678).iso_8601(), "2023-12-01T23:37:28.678Z");
+        assert_eq!(Millis(u64::MAX).iso_8601(), "9999-12-30T22:00:00.999Z");
     }
 
     #[test]

@@ -35,6 +35,7 @@ pub struct Daemon {
     complaints: Option<PathBuf>,
     arguments: Vec<String>,
     variables: Vec<(String, String)>,
+    log: String,
 }
 
 impl Daemon {
@@ -72,7 +73,16 @@ impl Daemon {
         let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
         let data = folder.path().join("data");
-        Self { process: None, address, folder, data, complaints: None, arguments, variables: vec![] }
+        Self {
+            process: None,
+            address,
+            folder,
+            data,
+            complaints: None,
+            arguments,
+            variables: vec![],
+            log: "warn".into(),
+        }
     }
 
     /// From the next start on it keeps everything in this folder, which is not removed with it.
@@ -84,6 +94,12 @@ impl Daemon {
     /// From the next start on its standard error is kept, for [`Daemon::complaints`].
     pub fn keep_complaints(&mut self) -> &mut Self {
         self.complaints = Some(self.folder.path().join("stderr"));
+        self
+    }
+
+    /// From the next start on it logs what passes this filter.
+    pub fn set_log(&mut self, filter: &str) -> &mut Self {
+        filter.clone_into(&mut self.log);
         self
     }
 
@@ -127,7 +143,7 @@ impl Daemon {
     fn command(&self, stderr: Stdio) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_profiled"));
         command
-            .args(["serve", "--listen", "127.0.0.1:0", "--log", "warn", "--data"])
+            .args(["serve", "--listen", "127.0.0.1:0", "--log", &self.log, "--data"])
             .arg(self.data())
             .args(&self.arguments)
             .env_clear()
@@ -156,8 +172,40 @@ impl Daemon {
 
     /// Asks it to stop.
     pub fn terminate(&self) {
+        self.signal(rustix::process::Signal::TERM);
+    }
+
+    /// Asks it to read again what may change while it runs.
+    pub fn hang_up(&self) {
+        self.signal(rustix::process::Signal::HUP);
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
         let id = rustix::process::Pid::from_child(self.process.as_ref().unwrap());
-        rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+        rustix::process::kill_process(id, signal).unwrap();
+    }
+
+    /// Runs another command of the binary on its folder: its exit code, and what it printed on standard output and
+    /// standard error.
+    pub fn run(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
+        let output = Command::new(env!("CARGO_BIN_EXE_profiled"))
+            .args(arguments)
+            .env_clear()
+            .env("PROFILED_DATA", self.data())
+            .env("PROFILED_URL", self.url())
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
+            .current_dir(self.folder.path())
+            .output()
+            .unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    }
+
+    /// Makes a token; gives its text.
+    pub fn make_token(&self, arguments: &[&str]) -> String {
+        let (code, token, complaints) = self.run(&[&["token", "new"], arguments].concat());
+        assert_eq!(code, Some(0), "{complaints}");
+        token.trim_end().to_owned()
     }
 
     /// Asks it to stop, if it has not ended by itself.
@@ -367,8 +415,8 @@ impl Connection {
         status.parse().unwrap()
     }
 
-    /// Reads one answer.
-    pub fn read(&mut self) -> Reply {
+    /// Reads one answer that has no body, whatever its header says of one.
+    pub fn read_head(&mut self) -> Reply {
         let mut reply = Reply { status: self.status(), ..Reply::default() };
         let mut line = String::new();
         loop {
@@ -377,6 +425,12 @@ impl Connection {
             let Some((name, value)) = line.trim_end().split_once(':') else { break };
             reply.headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
         }
+        reply
+    }
+
+    /// Reads one answer.
+    pub fn read(&mut self) -> Reply {
+        let mut reply = self.read_head();
         if reply.header("transfer-encoding") == Some("chunked") {
             reply.body = self.read_chunks();
             return reply;

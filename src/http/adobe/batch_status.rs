@@ -5,17 +5,21 @@ use hyper::StatusCode;
 use crate::app::{BatchState, BatchStatus};
 use crate::http::Front;
 use crate::http::error::HttpError;
-use crate::http::request::{Request, client};
+use crate::http::request::Request;
 use crate::http::response::{Answer, xml};
 use crate::model::batch::BatchId;
+use crate::model::id::ClientCode;
 
-pub(in crate::http) fn answer(front: &Front, request: &Request, code: &str) -> Result<Answer, HttpError> {
-    let client = client(code)?;
+pub(in crate::http) fn answer(
+    front: &Front,
+    request: &Request,
+    client: &ClientCode,
+) -> Result<Answer, HttpError> {
     let query = request.query().strict()?;
     let text = query.get("batchId").ok_or_else(|| {
         HttpError::Wrong("batchId= is missing: batchUpdate's answer has the whole URL".into())
     })?;
-    let batch = BatchId::parse(text).filter(|id| id.client == client).and_then(|id| front.app.batch(&id));
+    let batch = BatchId::parse(text).filter(|id| id.client == *client).and_then(|id| front.app.batch(&id));
     let batch = batch.ok_or_else(|| {
         HttpError::NotFound(format!(
             "client {client} has no batch {text}: it was never accepted, or is no longer kept"

@@ -8,9 +8,10 @@ use hyper::header::{HeaderName, HeaderValue};
 use crate::app::BatchVersion;
 use crate::http::Front;
 use crate::http::error::HttpError;
-use crate::http::request::{Params, Request, client};
+use crate::http::request::{Params, Request};
 use crate::http::response::{Answer, xml};
 use crate::model::batch::EmptyValues;
+use crate::model::id::ClientCode;
 
 /// The media types under which a batch file may come: Adobe documents the first, and curl sends it by itself.
 const MEDIA_TYPES: [&str; 4] =
@@ -21,10 +22,9 @@ const SEQ_HEADER: HeaderName = HeaderName::from_static("profiled-seq");
 pub(in crate::http) async fn answer(
     front: &Front,
     request: &mut Request,
-    code: &str,
+    client: &ClientCode,
     version: BatchVersion,
 ) -> Result<Answer, HttpError> {
-    let client = client(code)?;
     let empty_values = empty_values(&request.query().strict()?)?;
     let base_url = request.base_url(&front.app)?;
     request.check_media_type(&MEDIA_TYPES, || {
@@ -38,7 +38,7 @@ pub(in crate::http) async fn answer(
         )));
     }
 
-    let mut upload = front.app.accept_batch(&client, version, empty_values).await?;
+    let mut upload = front.app.accept_batch(client, version, empty_values).await?;
     while let Some(bytes) = request.body.next().await? {
         upload.push(bytes).await?;
     }

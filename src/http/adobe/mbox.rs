@@ -11,9 +11,9 @@ use crate::http::adobe::cookies;
 use crate::http::adobe::default_content::{DefaultContent, Handed};
 use crate::http::adobe::site::{ATTRIBUTES_MAX, BODY_BYTES_MAX, give_pc_id, random_id, too_long};
 use crate::http::error::HttpError;
-use crate::http::request::{FORM, Params, Request, check_attribute_name, client};
+use crate::http::request::{FORM, Params, Request, check_attribute_name};
 use crate::http::response::{Answer, Door};
-use crate::model::id::IdKind;
+use crate::model::id::{ClientCode, IdKind};
 use crate::model::profile::Source;
 
 /// The media types of a form: `navigator.sendBeacon` says of a string that it is the second.
@@ -67,10 +67,9 @@ impl Kind {
 pub(in crate::http) async fn answer(
     front: &Front,
     request: &mut Request,
-    code: &str,
+    client: &ClientCode,
     kind: Kind,
 ) -> Result<Answer, HttpError> {
-    let client = client(code)?;
     let mut params = request.form(BODY_BYTES_MAX, &MEDIA_TYPES).await?;
     if kind.is_ubox()
         && let Some(pc_id) = cookies::pc_id(request)
@@ -94,7 +93,7 @@ pub(in crate::http) async fn answer(
     let mut answer = content.answer(&Handed { session_id: &session_id, tnt_id, offers: [] })?;
     if kind.is_ubox() && params.get("mboxXDomain") != Some("disabled") {
         let https = front.app.public_url().is_some_and(|url| url.starts_with("https:"));
-        cookies::keep(&mut answer, &client, https, tnt_id, &session_id);
+        cookies::keep(&mut answer, client, https, tnt_id, &session_id);
     }
     Ok(answer)
 }

@@ -7,19 +7,17 @@ use std::collections::BTreeMap;
 use crate::app::Visitor;
 use crate::http::Front;
 use crate::http::error::HttpError;
-use crate::http::request::Request;
-use crate::http::response::{Answer, json, time};
-use crate::model::id::{IdKind, VisitorId};
+use crate::http::response::{Answer, json};
+use crate::model::id::{ClientCode, IdKind, VisitorId};
 
 pub(in crate::http) async fn answer(
     front: &Front,
-    request: &Request,
+    client: &ClientCode,
     kind: IdKind,
     text: &str,
 ) -> Result<Answer, HttpError> {
-    let client = request.query().strict()?.client(&front.app)?;
     let visitor = match VisitorId::new(kind, text) {
-        Ok(id) => front.app.read(&client, &id).await?,
+        Ok(id) => front.app.read(client, &id).await?,
         // Adobe answers an invalid id as it does an unknown one.
         Err(_) => None,
     };
@@ -31,7 +29,7 @@ pub(in crate::http) async fn answer(
                 IdKind::ThirdParty => "third party id",
                 IdKind::Ecid => "marketingCloudVisitorId",
             };
-            Err(HttpError::NoProfile { client, by, id: text.to_owned() })
+            Err(HttpError::NoProfile { client: client.clone(), by, id: text.to_owned() })
         }
     }
 }
@@ -56,13 +54,13 @@ struct Attribute<'a> {
 impl<'a> Fetched<'a> {
     fn of(visitor: &'a Visitor, asked_for: &'a str) -> Self {
         let attributes = visitor.attributes.iter().map(|attribute| {
-            let modified_at = time(attribute.seq.millis());
+            let modified_at = attribute.seq.millis().iso_8601();
             (attribute.name.as_str(), Attribute { value: &attribute.value, modified_at })
         });
         Self {
             client: visitor.client.as_str(),
             visitor_id: asked_for,
-            modified_at: time(visitor.seq.millis()),
+            modified_at: visitor.seq.millis().iso_8601(),
             profile_attributes: attributes.collect(),
         }
     }

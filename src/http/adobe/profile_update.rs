@@ -7,9 +7,9 @@ use hyper::{Method, StatusCode};
 use crate::app::{SingleUpdate, Visitor};
 use crate::http::Front;
 use crate::http::error::HttpError;
-use crate::http::request::{FORM, Params, Request, check_attribute_name, client};
+use crate::http::request::{FORM, Params, Request, check_attribute_name};
 use crate::http::response::{Answer, xml};
-use crate::model::id::{IdKind, VisitorId};
+use crate::model::id::{ClientCode, IdKind, VisitorId};
 
 /// Adobe: 8 KB by GET.
 const GET_BYTES_MAX: usize = 8 << 10;
@@ -19,9 +19,8 @@ const POST_BYTES_MAX: usize = 60 << 10;
 pub(in crate::http) async fn answer(
     front: &Front,
     request: &mut Request,
-    code: &str,
+    client: &ClientCode,
 ) -> Result<Answer, HttpError> {
-    let client = client(code)?;
     if request.method() == Method::GET && request.raw_query().len() > GET_BYTES_MAX {
         return Err(HttpError::UriTooLong(format!(
             "the parameters have more than {GET_BYTES_MAX} bytes: send them by POST, up to {POST_BYTES_MAX} bytes"
@@ -37,7 +36,7 @@ pub(in crate::http) async fn answer(
     let pc_id = match (id.kind(), params.get("mboxPC")) {
         (_, Some(sent)) => sent.to_owned(),
         (IdKind::ThirdParty, None) if written.known => {
-            front.app.read(&client, &id).await?.and_then(|visitor| pc_id(&visitor)).unwrap_or_default()
+            front.app.read(client, &id).await?.and_then(|visitor| pc_id(&visitor)).unwrap_or_default()
         }
         _ => String::new(),
     };

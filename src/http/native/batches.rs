@@ -7,18 +7,23 @@ use crate::app::{BatchState, BatchStatus, BatchVersion};
 use crate::http::Front;
 use crate::http::error::HttpError;
 use crate::http::request::{Params, Request};
-use crate::http::response::{Answer, json, time};
+use crate::http::response::{Answer, json};
 use crate::model::batch::{BatchId, Counts};
+use crate::model::id::ClientCode;
+use crate::model::seq::Millis;
 
 /// The most batches in one list: the newest.
 const BATCHES_LISTED_MAX: usize = 1_000;
 
 /// A client's batches, newest first.
-pub(in crate::http) fn list(front: &Front, request: &Request) -> Result<Answer, HttpError> {
+pub(in crate::http) fn list(
+    front: &Front,
+    request: &Request,
+    client: &ClientCode,
+) -> Result<Answer, HttpError> {
     let query = request.query().strict()?;
-    let client = query.client(&front.app)?;
     let wanted = state(&query)?;
-    let batches = front.app.batches(&client);
+    let batches = front.app.batches(client);
     let shown = batches.iter().filter(|batch| wanted.is_none_or(|wanted| batch.state == wanted));
     json(StatusCode::OK, &Batches { batches: shown.take(BATCHES_LISTED_MAX).map(Batch::of).collect() })
 }
@@ -97,8 +102,8 @@ impl Batch {
             rows: batch.rows,
             bytes: batch.bytes,
             counts: Outcomes { updated, created, not_found, ignored, failed },
-            accepted_at: time(batch.id.seq.millis()),
-            completed_at: batch.completed.map(time),
+            accepted_at: batch.id.seq.millis().iso_8601(),
+            completed_at: batch.completed.map(Millis::iso_8601),
         }
     }
 }

@@ -15,10 +15,11 @@ use crate::app::export::Export;
 use crate::app::{AppError, Visitor};
 use crate::batch::csv::write::Cells;
 use crate::http::Front;
+use crate::http::auth::Bearer;
 use crate::http::error::HttpError;
 use crate::http::request::{Params, Request};
 use crate::http::response::{Answer, Chunk, chunked};
-use crate::model::id::IdKind;
+use crate::model::id::{ClientCode, IdKind};
 
 /// How many bytes are sent at once, at least.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -27,11 +28,19 @@ const CHUNKS_WAITING_MAX: usize = 4;
 /// How many visitors a CSV file leaves out, for want of an id of its kind.
 const LEFT_OUT: HeaderName = HeaderName::from_static("profiled-left-out");
 
-pub(in crate::http) async fn answer(front: &Front, request: &Request) -> Result<Answer, HttpError> {
-    let query = request.query().strict()?;
-    let client = query.client(&front.app)?;
-    let format = Format::of(&query)?;
-    let export = front.app.export(&client).await?;
+pub(in crate::http) async fn answer(
+    front: &Front,
+    request: &Request,
+    bearer: &Bearer,
+    client: &ClientCode,
+) -> Result<Answer, HttpError> {
+    let format = Format::of(&request.query().strict()?)?;
+    let export = front.app.export(client).await?;
+    let what = match format {
+        Format::Ndjson => "all visitors, as NDJSON",
+        Format::Csv(..) => "all visitors, as CSV",
+    };
+    front.app.note_act(bearer.actor(request), "export", Some(client), what).await;
     match format {
         Format::Ndjson => Ok(chunked("application/x-ndjson", begin(move |out| ndjson(&export, out)))),
         Format::Csv(key_kind, cells) => {

@@ -8,22 +8,22 @@ use std::collections::BTreeMap;
 use crate::app::commit::VisitorWrite;
 use crate::app::{Visitor, VisitorAttribute};
 use crate::http::Front;
+use crate::http::auth::Bearer;
 use crate::http::error::HttpError;
 use crate::http::request::{Params, Request, visitor_id};
-use crate::http::response::{Answer, json, time};
+use crate::http::response::{Answer, json};
 use crate::model::batch::BatchId;
-use crate::model::id::IdKind;
+use crate::model::id::{ClientCode, IdKind};
 use crate::model::seq::Seq;
 
 pub(in crate::http) async fn answer(
     front: &Front,
     request: &Request,
+    client: &ClientCode,
     text: &str,
 ) -> Result<Answer, HttpError> {
-    let query = request.query().strict()?;
-    let client = query.client(&front.app)?;
-    let id = visitor_id(by(&query)?, text)?;
-    let visitor = front.app.read(&client, &id).await?.ok_or_else(|| {
+    let id = visitor_id(by(&request.query().strict()?)?, text)?;
+    let visitor = front.app.read(client, &id).await?.ok_or_else(|| {
         HttpError::NotFound(format!("client {client} has no visitor with {} {text}", id.kind().name()))
     })?;
     let mut answer = json(StatusCode::OK, &Profile::of(&visitor))?;
@@ -37,15 +37,20 @@ pub(in crate::http) async fn answer(
 pub(in crate::http) async fn erase(
     front: &Front,
     request: &Request,
+    bearer: &Bearer,
+    client: &ClientCode,
     text: &str,
 ) -> Result<Answer, HttpError> {
-    let query = request.query().strict()?;
-    let client = query.client(&front.app)?;
-    let id = visitor_id(by(&query)?, text)?;
+    let id = visitor_id(by(&request.query().strict()?)?, text)?;
     let kind = id.kind().name();
     let written = front.app.write_visitor(client.clone(), id, VisitorWrite::Erase).await?;
     match written.seq {
-        Some(seq) => json(StatusCode::OK, &Erased { erased: true, seq: seq.to_string() }),
+        Some(seq) => {
+            // Which visitor it was, nothing may remember (R12).
+            let what = format!("seq {seq}");
+            front.app.note_act(bearer.actor(request), "erase", Some(client), &what).await;
+            json(StatusCode::OK, &Erased { erased: true, seq: seq.to_string() })
+        }
         None => Err(HttpError::NotFound(format!("client {client} has no visitor with {kind} {text}"))),
     }
 }
@@ -108,8 +113,8 @@ impl<'a> Profile<'a> {
             seq: visitor.seq.to_string(),
             last_site_seq: visitor.last_site.map(|seq| seq.to_string()),
             last_batch_seq: visitor.last_batch.map(|seq| seq.to_string()),
-            last_active: time(visitor.last_active),
-            expires: time(visitor.expires),
+            last_active: visitor.last_active.iso_8601(),
+            expires: visitor.expires.iso_8601(),
             attributes: visitor
                 .attributes
                 .iter()
@@ -126,7 +131,7 @@ impl<'a> Attribute<'a> {
             value: &attribute.value,
             seq: attribute.seq.to_string(),
             source: attribute.source.name(),
-            modified_at: time(attribute.seq.millis()),
+            modified_at: attribute.seq.millis().iso_8601(),
             batch_id: attribute.source.is_batch().then(|| batch(attribute.seq)),
         }
     }

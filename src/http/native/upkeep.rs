@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::app::Done;
 use crate::http::Front;
+use crate::http::auth::Bearer;
 use crate::http::error::HttpError;
 use crate::http::request::Request;
 use crate::http::response::{Answer, json};
@@ -43,17 +44,28 @@ struct BackedUp {
 }
 
 /// Makes a fresh store.
-pub(in crate::http) async fn compact(front: &Front, request: &mut Request) -> Result<Answer, HttpError> {
+pub(in crate::http) async fn compact(
+    front: &Front,
+    request: &mut Request,
+    bearer: &Bearer,
+) -> Result<Answer, HttpError> {
     let Nothing {} = body(request, "{}").await?;
     let Done { store_bytes: (before, after), live_bytes, erased, .. } = front.app.compact().await?;
+    front.app.note_act(bearer.actor(request), "compact", None, &format!("{erased} ids erased")).await;
     let done = Compacted { store_bytes_before: before, store_bytes: after, live_bytes, ids_erased: erased };
     json(StatusCode::OK, &done)
 }
 
 /// Writes a backup.
-pub(in crate::http) async fn backup(front: &Front, request: &mut Request) -> Result<Answer, HttpError> {
+pub(in crate::http) async fn backup(
+    front: &Front,
+    request: &mut Request,
+    bearer: &Bearer,
+) -> Result<Answer, HttpError> {
     let Where { folder } = body(request, "{\"folder\": \"/an/absolute/path\"}").await?;
+    let what = folder.display().to_string();
     let done = front.app.backup(folder).await?;
+    front.app.note_act(bearer.actor(request), "backup", None, &what).await;
     json(StatusCode::OK, &BackedUp { values: done.values, seq: done.seq.to_string() })
 }
 

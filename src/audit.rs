@@ -1,0 +1,92 @@
+//! The audit trail: a line for every administrative act, in the file `audit.log` of the data folder and in the log.
+//!
+//! Promises: a line is one JSON object, whatever it quotes; no token, no id of a visitor and no value is ever in it, so
+//! that erasure (R12) need not look here. A line that can't be written is told in the log, and stops nothing.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::model::id::ClientCode;
+use crate::model::seq::Millis;
+
+/// What the file is called.
+pub const FILE: &str = "audit.log";
+
+/// Who did something.
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Actor {
+    /// The token that it was done with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+    /// From which address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// The request, as the log calls it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
+    /// The user of this machine who ran a command.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<u32>,
+}
+
+impl Actor {
+    /// Whoever runs this process.
+    pub fn this_user() -> Self {
+        Self { user: Some(rustix::process::getuid().as_raw()), ..Self::default() }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Line<'a> {
+    at: String,
+    act: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client: Option<&'a str>,
+    /// What it was done to, or what it came to.
+    what: &'a str,
+    #[serde(flatten)]
+    actor: &'a Actor,
+}
+
+/// Notes an act. `what` says what it was done to, without naming a visitor.
+pub fn note(folder: &Path, now: Millis, actor: &Actor, act: &str, client: Option<&ClientCode>, what: &str) {
+    let client = client.map(ClientCode::as_str);
+    tracing::info!(target: "audit", act, client, what, actor = ?actor, "an administrative act");
+    if let Err(error) = append(folder, &Line { at: now.iso_8601(), act, client, what, actor }) {
+        tracing::error!(%error, act, "the audit trail could not be written");
+    }
+}
+
+fn append(folder: &Path, line: &Line<'_>) -> io::Result<()> {
+    let mut text = serde_json::to_vec(line)?;
+    text.push(b'\n');
+    // One write of one line: several processes may append.
+    let mut file = File::options().create(true).append(true).open(folder.join(FILE))?;
+    file.write_all(&text)?;
+    file.sync_data()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_act_is_a_line_of_json_behind_those_before_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let actor = Actor { token: Some("1a".into()), request: Some("r".into()), ..Actor::default() };
+        let client = ClientCode::new("demo").unwrap();
+        note(folder.path(), Millis(0), &actor, "erase", Some(&client), "seq 7");
+        note(folder.path(), Millis(1), &Actor::default(), "restore", None, "a\n\"b\"");
+        let text = std::fs::read_to_string(folder.path().join(FILE)).unwrap();
+        let expected = [
+            r#"{"at":"1970-01-01T00:00:00.000Z","act":"erase","client":"demo","what":"seq 7","token":"1a","request":"r"}"#,
+            r#"{"at":"1970-01-01T00:00:00.001Z","act":"restore","what":"a\n\"b\""}"#,
+        ];
+        assert_eq!(text.lines().collect::<Vec<_>>(), expected);
+    }
+}

@@ -1,0 +1,219 @@
+//! `profiled token new|list|revoke`: works on the data folder, whether a daemon has it open or not.
+
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Args, Subcommand};
+use jiff::SpanRelativeTo;
+use serde::Serialize;
+
+use super::{CliError, complain, parse_client, print_json, say, table};
+use crate::audit::{self, Actor};
+use crate::config::{Config, Given, ServeOptions};
+use crate::model::id::ClientCode;
+use crate::model::seq::{Clock, Millis, SystemClock};
+use crate::tokens::{Scope, State, Token, Tokens, TokensError};
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(super) enum TokenCommand {
+    /// Make a token, and print it: it is shown this once
+    New(New),
+    /// List the tokens there are; none of them is shown
+    List(List),
+    /// Revoke a token
+    Revoke(Revoke),
+}
+
+/// Where the tokens are.
+#[derive(Debug, Args)]
+struct Folder {
+    /// The data folder [default: what the settings say, else ./profiled-data]
+    #[arg(long, env = "PROFILED_DATA", value_name = "FOLDER")]
+    data: Option<Given<PathBuf>>,
+    /// File with settings [default: profiled.toml, if it is there]
+    #[arg(long, env = "PROFILED_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Makes a token.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("whose").required(true))]
+pub(super) struct New {
+    /// Whose visitors it is for
+    #[arg(long, value_name = "CLIENT", value_parser = parse_client, group = "whose")]
+    client: Option<ClientCode>,
+    /// For every client's visitors, and for what is about all of them: backup, compact, metrics
+    #[arg(long, group = "whose")]
+    all_clients: bool,
+    /// What it is for: batch (batches and single updates), read (looking visitors up), admin (both, erasure, export)
+    #[arg(long, value_name = "batch|read|admin")]
+    scope: Scope,
+    /// How long it counts, such as 90d or 12h [default: until it is revoked]
+    #[arg(long, value_name = "TIME", value_parser = parse_span)]
+    expires: Option<u64>,
+    #[command(flatten)]
+    folder: Folder,
+    /// Print JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// Lists tokens.
+#[derive(Debug, Args)]
+pub(super) struct List {
+    #[command(flatten)]
+    folder: Folder,
+    /// Print JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// Revokes a token.
+#[derive(Debug, Args)]
+pub(super) struct Revoke {
+    /// The token's id: the part between its underscores
+    id: String,
+    #[command(flatten)]
+    folder: Folder,
+    /// Print JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs one of the commands.
+pub(super) fn run(command: TokenCommand) -> Result<(), CliError> {
+    match command {
+        TokenCommand::New(command) => new(command),
+        TokenCommand::List(command) => list(command),
+        TokenCommand::Revoke(command) => revoke(command),
+    }
+}
+
+impl Folder {
+    fn path(self) -> Result<PathBuf, CliError> {
+        let options = ServeOptions { data: self.data, config: self.config, ..ServeOptions::default() };
+        let config = Config::resolve(options).map_err(|e| CliError::Usage(e.to_string()))?;
+        Ok(config.data_folder)
+    }
+}
+
+/// A token as it is shown to programs.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Shown {
+    id: String,
+    /// None: every client's.
+    client: Option<String>,
+    scope: &'static str,
+    created_at: String,
+    expires_at: Option<String>,
+    revoked_at: Option<String>,
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<String>,
+}
+
+impl Shown {
+    fn of(token: &Token, now: Millis) -> Self {
+        Self {
+            id: token.id.clone(),
+            client: token.client.as_ref().map(ToString::to_string),
+            scope: token.scope.name(),
+            created_at: Millis(token.created_at_ms).iso_8601(),
+            expires_at: token.expires_at_ms.map(|at| Millis(at).iso_8601()),
+            revoked_at: token.revoked_at_ms.map(|at| Millis(at).iso_8601()),
+            state: match token.state(now) {
+                State::Valid => "valid",
+                State::Expired => "expired",
+                State::Revoked => "revoked",
+            },
+            token: None,
+        }
+    }
+
+    fn client(&self) -> &str {
+        self.client.as_deref().unwrap_or("every client")
+    }
+}
+
+fn new(command: New) -> Result<(), CliError> {
+    let (folder, now) = (command.folder.path()?, SystemClock.now());
+    let first = !Tokens::read(&folder).map_err(failed)?.are_asked_for();
+    let expires = command.expires.map(|span_ms| now.plus(span_ms));
+    let (token, text) = Tokens::make(&folder, command.client, command.scope, now, expires).map_err(failed)?;
+    let what = format!("{}, scope {}", token.id, token.scope);
+    audit::note(&folder, now, &Actor::this_user(), "token new", token.client.as_ref(), &what);
+    if command.json {
+        print_json(&Shown { token: Some(text), ..Shown::of(&token, now) })?;
+    } else {
+        say(text);
+    }
+    if first {
+        complain("this is the first token: from its next SIGHUP or start on the daemon asks for one");
+    }
+    Ok(())
+}
+
+fn list(command: List) -> Result<(), CliError> {
+    let (folder, now) = (command.folder.path()?, SystemClock.now());
+    let tokens = Tokens::read(&folder).map_err(failed)?;
+    let shown: Vec<Shown> = tokens.all().iter().map(|token| Shown::of(token, now)).collect();
+    if command.json {
+        return print_json(&shown);
+    }
+    if shown.is_empty() {
+        say("there are no tokens: a daemon on this folder asks for none");
+        return Ok(());
+    }
+    let mut table = table(&["id", "client", "scope", "made", "expires", "state"]);
+    for token in &shown {
+        let expires = token.expires_at.as_deref().unwrap_or("never");
+        table.add_row([&token.id, token.client(), token.scope, &token.created_at, expires, token.state]);
+    }
+    say(table);
+    Ok(())
+}
+
+fn revoke(command: Revoke) -> Result<(), CliError> {
+    let (folder, now) = (command.folder.path()?, SystemClock.now());
+    let token = Tokens::revoke(&folder, &command.id, now).map_err(failed)?;
+    audit::note(&folder, now, &Actor::this_user(), "token revoke", token.client.as_ref(), &token.id);
+    let shown = Shown::of(&token, now);
+    if command.json {
+        return print_json(&shown);
+    }
+    say(format_args!("{} is revoked; a running daemon follows at its next SIGHUP", shown.id));
+    Ok(())
+}
+
+fn failed(error: TokensError) -> CliError {
+    match error {
+        TokensError::NoSuchToken(_) => CliError::Usage(error.to_string()),
+        error => CliError::Failed(error.to_string()),
+    }
+}
+
+/// Milliseconds of `90d`, `12h`, `1h 30m`; a day has 24 hours.
+fn parse_span(text: &str) -> Result<u64, String> {
+    let wrong = || "write a time such as 90d, 12h or 30m".to_owned();
+    let span: jiff::Span = text.parse().map_err(|_| wrong())?;
+    let length = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
+    u64::try_from(length.as_millis()).ok().filter(|ms| *ms > 0).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_as_people_write_them() {
+        let check = |text: &str, ms: Option<u64>| assert_eq!(parse_span(text).ok(), ms, "{text}");
+        check("90d", Some(90 * 86_400_000));
+        check("12h", Some(12 * 3_600_000));
+        check("1h 30m", Some(90 * 60_000));
+        check("1s", Some(1_000));
+        for wrong in ["", "90", "-1d", "0d", "1 month", "soon"] {
+            check(wrong, None);
+        }
+    }
+}

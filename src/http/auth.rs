@@ -1,0 +1,164 @@
+//! Who may: bearer tokens, each of a client and a scope. The router asks here before any handler runs, and hands it the
+//! client that was asked about; so no handler can look at another one's.
+//!
+//! Promises: no token, an unknown one, an expired or a revoked one is a 401, and says nothing of what there is; another
+//! client's or scope's is a 403, also for a client or batch that there is none of. While no token was ever made all doors
+//! are open, but not to pages of other origins that would write by a visitor's browser.
+
+use hyper::header::HeaderName;
+
+use super::error::HttpError;
+use super::request::Request;
+use crate::audit::Actor;
+use crate::model::id::ClientCode;
+use crate::model::seq::Millis;
+use crate::tokens::{Refusal, Scope, Token, Tokens};
+
+/// Browsers say by this header where a call comes from; no page can set it.
+const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// What a call takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    /// Nothing: whether the daemon runs.
+    Open,
+    /// Nothing: a page's call, which no browser can keep a token for.
+    Page,
+    /// A token of the client, whatever it is for.
+    Any,
+    /// A token of the client and of this scope.
+    Of(Scope),
+    /// A token of every client and of this scope: it is about the whole data folder.
+    Everywhere(Scope),
+}
+
+/// Who calls.
+#[derive(Debug, Clone)]
+pub(super) enum Bearer {
+    /// Nobody in particular: there are no tokens, or none is asked for.
+    Anybody,
+    /// Whoever has this token.
+    Token(Token),
+}
+
+/// Why no token was found to go by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unauthorized {
+    /// There is no `Authorization`.
+    Missing,
+    /// It is not `Bearer TOKEN`.
+    Malformed,
+    /// Its token lets nobody in.
+    Refused(Refusal),
+}
+
+impl std::fmt::Display for Unauthorized {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        const RIGHT: &str = "send Authorization: Bearer TOKEN, with a token from `profiled token new`";
+        match self {
+            Self::Missing => write!(f, "a token is needed: {RIGHT}"),
+            Self::Malformed => write!(f, "Authorization is not understood: {RIGHT}"),
+            Self::Refused(refusal) => write!(f, "{refusal}: {RIGHT}"),
+        }
+    }
+}
+
+impl Unauthorized {
+    /// What `WWW-Authenticate` says (RFC 6750, section 3).
+    pub(super) const fn challenge(self) -> &'static str {
+        match self {
+            Self::Missing => "Bearer realm=\"profiled\"",
+            Self::Malformed => "Bearer realm=\"profiled\", error=\"invalid_request\"",
+            Self::Refused(_) => "Bearer realm=\"profiled\", error=\"invalid_token\"",
+        }
+    }
+}
+
+/// Finds out who calls. `writes` says whether the call would change anything.
+pub(super) fn admit(
+    tokens: &Tokens,
+    now: Millis,
+    request: &Request,
+    access: Access,
+    writes: bool,
+) -> Result<Bearer, HttpError> {
+    if matches!(access, Access::Open | Access::Page) {
+        return Ok(Bearer::Anybody);
+    }
+    if !tokens.are_asked_for() {
+        check_origin(request, writes)?;
+        return Ok(Bearer::Anybody);
+    }
+    let refused = |why| Err(HttpError::Unauthorized(why));
+    match bearer(request) {
+        Ok(Some(text)) => match tokens.verify(text, now) {
+            Ok(token) => Ok(Bearer::Token(token.clone())),
+            Err(refusal) => refused(Unauthorized::Refused(refusal)),
+        },
+        Ok(None) => refused(Unauthorized::Missing),
+        Err(()) => refused(Unauthorized::Malformed),
+    }
+}
+
+impl Bearer {
+    /// Whether it may do what it asks for, to this client's visitors if they are one client's.
+    pub(super) fn check(&self, access: Access, client: Option<&ClientCode>) -> Result<(), HttpError> {
+        let Self::Token(token) = self else { return Ok(()) };
+        let asked = match access {
+            Access::Open | Access::Page | Access::Any => None,
+            Access::Of(scope) => Some(scope),
+            Access::Everywhere(scope) => {
+                if token.client.is_some() {
+                    let why = "this is about the data of every client: it takes a token of --all-clients";
+                    return Err(HttpError::Forbidden(why.into()));
+                }
+                Some(scope)
+            }
+        };
+        if let Some(client) = client.filter(|client| !token.is_for(client)) {
+            return Err(HttpError::Forbidden(format!("the token is not for client {client}")));
+        }
+        match asked.filter(|asked| !token.scope.covers(*asked)) {
+            Some(asked) => Err(HttpError::Forbidden(format!(
+                "the token's scope is {}: this takes one of scope {asked}",
+                token.scope
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// Who the audit trail says it was, in this request.
+    pub(super) fn actor(&self, request: &Request) -> Actor {
+        Actor {
+            token: match self {
+                Self::Anybody => None,
+                Self::Token(token) => Some(token.id.clone()),
+            },
+            address: Some(request.peer().to_string()),
+            request: Some(request.id().to_owned()),
+            user: None,
+        }
+    }
+}
+
+/// The token that a request brings.
+fn bearer(request: &Request) -> Result<Option<&str>, ()> {
+    let Some(value) = request.authorization() else { return Ok(None) };
+    let (scheme, token) = value.to_str().map_err(|_| ())?.split_once(' ').ok_or(())?;
+    if scheme.eq_ignore_ascii_case("Bearer") { Ok(Some(token.trim())) } else { Err(()) }
+}
+
+/// Refuses what a page of another origin has a browser send: such a page may send forms and images wherever it likes,
+/// and where no token is asked for it could write to a daemon that only this machine reaches.
+fn check_origin(request: &Request, writes: bool) -> Result<(), HttpError> {
+    let site = request.header_text(&FETCH_SITE);
+    // A link that only reads may lead here from anywhere: its page sees nothing of where it led.
+    let elsewhere = writes && site.is_some_and(|site| matches!(site, "cross-site" | "same-site"));
+    let foreign = request.origin().is_some_and(|origin| !request.is_own_origin(&origin));
+    if elsewhere || foreign {
+        let why = "a page of another origin may not call this while there are no tokens: make one with \
+                   `profiled token new`, and call from a server";
+        return Err(HttpError::Forbidden(why.into()));
+    }
+    Ok(())
+}

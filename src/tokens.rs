@@ -1,0 +1,437 @@
+//! Access tokens: who may do what. Owns the file `tokens.json` of the data folder, which holds no token, only the
+//! SHA-256 of each: a token is 256 random bits, so its hash can't be tried out.
+//!
+//! Promises: a token is shown once, when it is made; hashes are compared in constant time; what was revoked stays listed,
+//! so the last token that goes does not open the doors. Several processes may change the file, one after the other.
+
+use std::fmt;
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use constant_time_eq::constant_time_eq_32;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::durable;
+use crate::model::id::ClientCode;
+use crate::model::seq::Millis;
+
+/// What the file is called, in the data folder.
+pub const FILE: &str = "tokens.json";
+const LOCK: &str = "tokens.lock";
+const VERSION: u32 = 1;
+/// What every token begins with, so that whoever finds one knows what it is.
+const PREFIX: &str = "profiled";
+const ID_BYTES: usize = 4;
+const SECRET_BYTES: usize = 32;
+
+/// What a token is for. A later one may all that an earlier one may, but for the first two, which are apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// Batches and single updates.
+    Batch,
+    /// Looking visitors up.
+    Read,
+    /// Both, and erasure, export and upkeep.
+    Admin,
+}
+
+/// A token as the file knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Token {
+    /// What it is called by; the second part of its text.
+    pub id: String,
+    /// Whose visitors it is for; of every client's if none.
+    #[serde(with = "client_text")]
+    pub client: Option<ClientCode>,
+    /// What for.
+    pub scope: Scope,
+    #[serde(with = "hex_text")]
+    sha256: [u8; 32],
+    /// When it was made, in milliseconds since the epoch.
+    pub created_at_ms: u64,
+    /// When it ends by itself.
+    pub expires_at_ms: Option<u64>,
+    /// When it was revoked.
+    pub revoked_at_ms: Option<u64>,
+}
+
+/// Whether a token counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// It does.
+    Valid,
+    /// It has ended by itself.
+    Expired,
+    /// It was revoked.
+    Revoked,
+}
+
+/// Why a bearer is not let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// There is no such token.
+    #[error("the token is not known")]
+    Unknown,
+    /// It has ended by itself.
+    #[error("the token has expired")]
+    Expired,
+    /// It was revoked.
+    #[error("the token was revoked")]
+    Revoked,
+}
+
+/// Why the file could not be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum TokensError {
+    /// The system refused something.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// On what.
+        path: PathBuf,
+        /// What it said.
+        error: io::Error,
+    },
+    /// The file is not what this program writes.
+    #[error("{}: {why}; restore the file, or remove it and make all tokens anew", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// There is no token of this id.
+    #[error("there is no token {0}: `profiled token list` shows those there are")]
+    NoSuchToken(String),
+    /// No random numbers are to be had.
+    #[error("no random numbers: {0}")]
+    Random(getrandom::Error),
+}
+
+/// All tokens of a data folder.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tokens {
+    all: Vec<Token>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stored {
+    version: u32,
+    tokens: Vec<Token>,
+}
+
+impl Tokens {
+    /// Reads those of a data folder; none where there is no file.
+    pub fn read(folder: &Path) -> Result<Self, TokensError> {
+        let path = folder.join(FILE);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => return Err(TokensError::Io { path, error }),
+        };
+        match serde_json::from_slice::<Stored>(&text) {
+            Ok(Stored { version: VERSION, tokens }) => Ok(Self { all: tokens }),
+            Ok(Stored { version, .. }) => {
+                let why = format!("it has version {version}; this program reads version {VERSION}");
+                Err(TokensError::Unreadable { path, why })
+            }
+            Err(error) => Err(TokensError::Unreadable { path, why: error.to_string() }),
+        }
+    }
+
+    /// Whether a token is asked for: as soon as one was ever made.
+    pub fn are_asked_for(&self) -> bool {
+        !self.all.is_empty()
+    }
+
+    /// All of them, oldest first.
+    pub fn all(&self) -> &[Token] {
+        &self.all
+    }
+
+    /// The token that a bearer brought, if it lets anybody in now.
+    pub fn verify(&self, text: &str, now: Millis) -> Result<&Token, Refusal> {
+        let sha256 = hash(text);
+        // The id is no secret, and whether it is there may be told by time; whether the hash is right may not.
+        let id = text.strip_prefix(PREFIX).and_then(|rest| rest.strip_prefix('_')?.split('_').next());
+        let named = self.all.iter().find(|token| Some(token.id.as_str()) == id);
+        let token =
+            named.filter(|token| constant_time_eq_32(&token.sha256, &sha256)).ok_or(Refusal::Unknown)?;
+        match token.state(now) {
+            State::Valid => Ok(token),
+            State::Expired => Err(Refusal::Expired),
+            State::Revoked => Err(Refusal::Revoked),
+        }
+    }
+
+    /// Makes a token, and notes it in the folder, durably. Its text is given here and nowhere else.
+    pub fn make(
+        folder: &Path,
+        client: Option<ClientCode>,
+        scope: Scope,
+        now: Millis,
+        expires: Option<Millis>,
+    ) -> Result<(Token, String), TokensError> {
+        change(folder, |tokens| {
+            let id = loop {
+                let id = random_hex(ID_BYTES)?;
+                if tokens.all.iter().all(|token| token.id != id) {
+                    break id;
+                }
+            };
+            let text = format!("{PREFIX}_{id}_{}", random_hex(SECRET_BYTES)?);
+            let token = Token {
+                id,
+                client,
+                scope,
+                sha256: hash(&text),
+                created_at_ms: now.0,
+                expires_at_ms: expires.map(|at| at.0),
+                revoked_at_ms: None,
+            };
+            tokens.all.push(token.clone());
+            Ok((token, text))
+        })
+    }
+
+    /// Revokes a token, durably. One that was revoked before stays as it is.
+    pub fn revoke(folder: &Path, id: &str, now: Millis) -> Result<Token, TokensError> {
+        change(folder, |tokens| {
+            let named = tokens.all.iter_mut().find(|token| token.id == id);
+            let token = named.ok_or_else(|| TokensError::NoSuchToken(id.to_owned()))?;
+            token.revoked_at_ms.get_or_insert(now.0);
+            Ok(token.clone())
+        })
+    }
+}
+
+impl Token {
+    /// Whether it counts now.
+    pub fn state(&self, now: Millis) -> State {
+        if self.revoked_at_ms.is_some() {
+            State::Revoked
+        } else if self.expires_at_ms.is_some_and(|at| at <= now.0) {
+            State::Expired
+        } else {
+            State::Valid
+        }
+    }
+
+    /// Whether it is for this client's visitors.
+    pub fn is_for(&self, client: &ClientCode) -> bool {
+        self.client.as_ref().is_none_or(|own| own == client)
+    }
+}
+
+impl Scope {
+    /// All there are.
+    pub const ALL: [Self; 3] = [Self::Batch, Self::Read, Self::Admin];
+
+    /// What it is called.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Batch => "batch",
+            Self::Read => "read",
+            Self::Admin => "admin",
+        }
+    }
+
+    /// Whether a token of this scope may do what that one is for.
+    pub fn covers(self, asked: Self) -> bool {
+        self == asked || self == Self::Admin
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Scope {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|scope| scope.name() == text);
+        found.ok_or_else(|| "it is batch, read or admin".to_owned())
+    }
+}
+
+/// Changes the file, while no other process does.
+fn change<T>(
+    folder: &Path,
+    change: impl FnOnce(&mut Tokens) -> Result<T, TokensError>,
+) -> Result<T, TokensError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |error| TokensError::Io { path, error }
+    };
+    durable::private_folder(folder).map_err(failed(folder))?;
+    let lock_path = folder.join(LOCK);
+    // Held until the end of this function.
+    let lock = File::create(&lock_path).map_err(failed(&lock_path))?;
+    lock.lock().map_err(failed(&lock_path))?;
+    let mut tokens = Tokens::read(folder)?;
+    let changed = change(&mut tokens)?;
+    let path = folder.join(FILE);
+    let stored = Stored { version: VERSION, tokens: tokens.all };
+    let text = serde_json::to_vec_pretty(&stored).map_err(|error| failed(&path)(error.into()))?;
+    durable::replace(&path, "tokens", |file| {
+        file.set_permissions(Permissions::from_mode(0o600))?;
+        file.write_all(&text)
+    })
+    .map_err(failed(&path))?;
+    Ok(changed)
+}
+
+fn hash(text: &str) -> [u8; 32] {
+    Sha256::digest(text.as_bytes()).into()
+}
+
+fn random_hex(bytes: usize) -> Result<String, TokensError> {
+    let mut random = vec![0; bytes];
+    getrandom::fill(&mut random).map_err(TokensError::Random)?;
+    Ok(hex(&random))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A client code as text, `*` for every client.
+mod client_text {
+    use super::ClientCode;
+    use serde::{Deserialize as _, Deserializer, Serializer, de};
+
+    pub(super) fn serialize<S: Serializer>(client: &Option<ClientCode>, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(client.as_ref().map_or("*", ClientCode::as_str))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<ClientCode>, D::Error> {
+        match String::deserialize(from)?.as_str() {
+            "*" => Ok(None),
+            text => ClientCode::new(text)
+                .map(Some)
+                .map_err(|error| de::Error::custom(format!("{text:?} is not a client code: {error}"))),
+        }
+    }
+}
+
+/// Bytes as hexadecimal digits.
+mod hex_text {
+    use super::hex;
+    use serde::{Deserialize as _, Deserializer, Serializer, de};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8; 32], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&hex(bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<[u8; 32], D::Error> {
+        let text = String::deserialize(from)?;
+        let wrong = || de::Error::custom("a hash has 64 hexadecimal digits");
+        let mut bytes = [0; 32];
+        if text.len() != 2 * bytes.len() {
+            return Err(wrong());
+        }
+        for (at, byte) in bytes.iter_mut().enumerate() {
+            let digits = text.get(2 * at..2 * at + 2).ok_or_else(wrong)?;
+            *byte = u8::from_str_radix(digits, 16).map_err(|_| wrong())?;
+        }
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Millis = Millis(1_000_000);
+
+    fn demo() -> Option<ClientCode> {
+        ClientCode::new("demo").ok()
+    }
+
+    #[test]
+    fn a_token_lets_in_from_its_making_to_its_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let (token, text) =
+            Tokens::make(folder.path(), demo(), Scope::Read, NOW, Some(NOW.plus(10))).unwrap();
+        let verify = |text: &str, now: u64| {
+            let tokens = Tokens::read(folder.path()).unwrap();
+            tokens.verify(text, Millis(now)).map(|token| token.id.clone())
+        };
+        assert_eq!(verify(&text, NOW.0), Ok(token.id.clone()));
+        assert_eq!(verify(&text, NOW.0 + 9), Ok(token.id.clone()));
+        assert_eq!(verify(&text, NOW.0 + 10), Err(Refusal::Expired));
+        let other = format!("{}{}", &text[..text.len() - 1], if text.ends_with('0') { '1' } else { '0' });
+        for wrong in
+            ["", "profiled", "profiled_", &text[..text.len() - 1], &format!("{text}0"), &other, &token.id]
+        {
+            assert_eq!(verify(wrong, NOW.0), Err(Refusal::Unknown), "{wrong}");
+        }
+        Tokens::revoke(folder.path(), &token.id, NOW).unwrap();
+        assert_eq!(verify(&text, NOW.0), Err(Refusal::Revoked));
+        assert!(Tokens::read(folder.path()).unwrap().are_asked_for(), "the last token's end opens no door");
+    }
+
+    #[test]
+    fn the_file_holds_no_token_and_is_for_its_owner_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(!Tokens::read(folder.path()).unwrap().are_asked_for());
+        let (_, text) = Tokens::make(folder.path(), None, Scope::Admin, NOW, None).unwrap();
+        let path = folder.path().join(FILE);
+        let stored = fs::read_to_string(&path).unwrap();
+        let secret = text.rsplit('_').next().unwrap();
+        assert!(secret.len() == 64 && !stored.contains(secret), "{stored}");
+        assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn tokens_made_at_once_are_all_there() {
+        let folder = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| Tokens::make(folder.path(), demo(), Scope::Batch, NOW, None).unwrap());
+            }
+        });
+        assert_eq!(Tokens::read(folder.path()).unwrap().all().len(), 8);
+    }
+
+    #[test]
+    fn a_file_that_is_not_understood_opens_no_door() {
+        let folder = tempfile::tempdir().unwrap();
+        let check = |text: &str, says: &str| {
+            fs::write(folder.path().join(FILE), text).unwrap();
+            let error = Tokens::read(folder.path()).unwrap_err().to_string();
+            assert!(error.contains(says) && error.contains(FILE), "{text}: {error}");
+        };
+        check("", "EOF");
+        check("{}", "version");
+        check(r#"{"version":2,"tokens":[]}"#, "version 2");
+        let token = |client: &str, scope: &str, sha256: &str| {
+            format!(
+                r#"{{"version":1,"tokens":[{{"id":"1","client":"{client}","scope":"{scope}","sha256":"{sha256}","createdAtMs":1,"expiresAtMs":null,"revokedAtMs":null}}]}}"#
+            )
+        };
+        let sum = "0".repeat(64);
+        check(&token("a b", "read", &sum), "not a client code");
+        check(&token("a", "write", &sum), "unknown variant");
+        check(&token("a", "read", "00"), "64 hexadecimal digits");
+        fs::write(folder.path().join(FILE), token("*", "read", &sum)).unwrap();
+        assert_eq!(Tokens::read(folder.path()).unwrap().all().len(), 1);
+    }
+
+    #[test]
+    fn admin_covers_all_and_the_others_themselves() {
+        use Scope::{Admin, Batch, Read};
+        for (has, may) in [(Batch, [true, false, false]), (Read, [false, true, false]), (Admin, [true; 3])] {
+            assert_eq!(Scope::ALL.map(|asked| has.covers(asked)), may, "{has}");
+        }
+    }
+}
