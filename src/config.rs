@@ -19,7 +19,7 @@ use crate::model::id::ClientCode;
 mod setting;
 
 use setting::{GIB, KIB, MIB, Plain, TIB};
-pub use setting::{Given, ImsOrg, LogFilter, PUBLIC_URL_BYTES_MAX, PublicUrl, Size, Whole};
+pub use setting::{Given, ImsOrg, LogFilter, LogFormat, PUBLIC_URL_BYTES_MAX, PublicUrl, Size, Whole};
 
 /// The file that is read if it is there and `--config` names no other.
 pub const DEFAULT_FILE: &str = "profiled.toml";
@@ -71,6 +71,8 @@ pub struct Config {
     pub upkeep: Upkeep,
     /// What is logged.
     pub log: LogFilter,
+    /// In what form.
+    pub log_format: LogFormat,
     clients: BTreeMap<ClientCode, ClientSettings>,
 }
 
@@ -198,6 +200,9 @@ pub struct ServeOptions {
     /// What is logged: off, error, warn, info, debug, trace, or target=level, several with commas [default: info]
     #[arg(long, env = "PROFILED_LOG", value_name = "FILTER")]
     pub log: Option<Given<LogFilter>>,
+    /// How log lines are written: text, or json for programs [default: text]
+    #[arg(long, env = "PROFILED_LOG_FORMAT", value_name = "text|json")]
+    pub log_format: Option<Given<LogFormat>>,
     /// The clients that are served; only in the file.
     #[arg(skip)]
     #[serde(default)]
@@ -368,6 +373,7 @@ impl Config {
                 disk_reserve_bytes: value(&given.disk_reserve_bytes).map_or(DISK_RESERVE_BYTES, Size::get),
             },
             log: value(&given.log).unwrap_or_else(|| LogFilter(LOG.into())),
+            log_format: value(&given.log_format).unwrap_or_default(),
             clients: clients(&given.clients, &file)?,
         };
         if let Some(client) = &given.default_client {
@@ -431,6 +437,7 @@ impl ServeOptions {
                 .idle_connection_timeout_seconds
                 .or(lower.idle_connection_timeout_seconds),
             log: self.log.or(lower.log),
+            log_format: self.log_format.or(lower.log_format),
             clients: lower.clients,
         }
     }
@@ -583,7 +590,7 @@ mod tests {
             disk_reserve_bytes: 268_435_456,
         };
         assert_eq!(config.upkeep, upkeep);
-        assert_eq!(config.log.as_str(), "info");
+        assert_eq!((config.log.as_str(), config.log_format), ("info", LogFormat::Text));
         let settings = config.client(&client("any")).unwrap();
         assert_eq!(settings, ClientSettings::default());
         assert_eq!(
@@ -630,6 +637,7 @@ mod tests {
         check("", "header_read_timeout_seconds = 1", |it| it.timeouts.header_read.as_secs(), 1);
         check("", "body_idle_timeout_seconds = 2", |it| it.timeouts.body_idle.as_secs(), 2);
         check("", "idle_connection_timeout_seconds = 3", |it| it.timeouts.idle_connection.as_secs(), 3);
+        check("--log-format json", "log_format = 'text'", |it| it.log_format, LogFormat::Json);
         check("--log warn,profiled::batch=debug", "log = 'off'", |it| it.log.0.len(), 26);
     }
 
@@ -646,7 +654,7 @@ mod tests {
              `retention_days`, `journal_segment_bytes`, `snapshot_journal_bytes`, `erase_within_hours`, \
              `disk_reserve_bytes`, `body_bytes_limit`, `rows_limit`, `concurrent_uploads_max`, \
              `header_read_timeout_seconds`, `body_idle_timeout_seconds`, `idle_connection_timeout_seconds`, `log`, \
-             `clients`",
+             `log_format`, `clients`",
         );
         check(
             "[clients.demo]\nlifetime_days = 3\nconsecutive = 'merge'",

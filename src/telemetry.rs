@@ -14,12 +14,59 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
 
-use crate::config::LogFilter;
+use crate::config::{LogFilter, LogFormat};
 
 /// From here on, events that pass the filter go to standard error; in colour only on a terminal. An error if events go
 /// somewhere already.
-pub fn install(filter: &LogFilter) -> Result<(), SetGlobalDefaultError> {
-    subscriber::set_global_default(lines(filter, io::stderr().is_terminal(), io::stderr))
+pub fn install(filter: &LogFilter, format: LogFormat) -> Result<(), SetGlobalDefaultError> {
+    match format {
+        LogFormat::Text => {
+            subscriber::set_global_default(lines(filter, io::stderr().is_terminal(), io::stderr))
+        }
+        LogFormat::Json => subscriber::set_global_default(objects(filter, io::stderr)),
+    }
+}
+
+/// A filter that has been checked can be read; should it not be, errors are the least that is needed.
+fn env_filter(filter: &LogFilter) -> EnvFilter {
+    EnvFilter::try_new(filter.as_str()).unwrap_or_else(|_| EnvFilter::new("error"))
+}
+
+/// One JSON object a line, for programs.
+fn objects<W: Write + 'static>(
+    filter: &LogFilter,
+    writer: impl Fn() -> W + Send + Sync + 'static,
+) -> impl Subscriber + Send + Sync {
+    tracing_subscriber::fmt()
+        .json()
+        .flatten_event(true)
+        .with_env_filter(env_filter(filter))
+        .with_writer(move || EscapedJson(writer()))
+        .finish()
+}
+
+/// JSON escapes only the oldest of what a terminal obeys; here the rest is, too.
+struct EscapedJson<W>(W);
+
+impl<W: Write> Write for EscapedJson<W> {
+    /// Takes a line whole: the formatter writes each at once.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut line = String::with_capacity(bytes.len());
+        for c in String::from_utf8_lossy(bytes).chars() {
+            if c != '\n' && is_obeyed(c) {
+                // Writing to a string does not fail.
+                write!(line, "\\u{:04x}", u32::from(c)).unwrap_or_default();
+            } else {
+                line.push(c);
+            }
+        }
+        self.0.write_all(line.as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 fn lines<W: Write + 'static>(
@@ -27,10 +74,8 @@ fn lines<W: Write + 'static>(
     terminal: bool,
     writer: impl Fn() -> W + Send + Sync + 'static,
 ) -> impl Subscriber + Send + Sync {
-    // A filter that has been checked can be read; should it not be, errors are the least that is needed.
-    let filter = EnvFilter::try_new(filter.as_str()).unwrap_or_else(|_| EnvFilter::new("error"));
     let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(env_filter(filter))
         .with_writer(writer)
         .fmt_fields(debug_fn(write_field).delimited(" "));
     // On a terminal the formatter decides: it heeds NO_COLOR.
@@ -72,19 +117,30 @@ mod tests {
     use crate::config::{Config, Given, ServeOptions};
 
     fn logged(filter: &str, terminal: bool, events: impl FnOnce()) -> String {
+        collected(filter, events, |filter, writer| Box::new(lines(filter, terminal, writer)))
+    }
+
+    type Log = Arc<Mutex<Vec<u8>>>;
+    type Writer = Box<dyn Fn() -> Sink + Send + Sync>;
+
+    fn collected(
+        filter: &str,
+        events: impl FnOnce(),
+        subscriber: impl FnOnce(&LogFilter, Writer) -> Box<dyn Subscriber + Send + Sync>,
+    ) -> String {
         let options = ServeOptions { log: Some(Given::from_str(filter).unwrap()), ..ServeOptions::default() };
         let filter = Config::resolve(options).unwrap().log;
-        let log = Arc::new(Mutex::new(Vec::new()));
+        let log = Log::default();
         let sink = {
             let log = Arc::clone(&log);
             move || Sink(Arc::clone(&log))
         };
-        tracing::subscriber::with_default(lines(&filter, terminal, sink), events);
+        tracing::subscriber::with_default(subscriber(&filter, Box::new(sink)), events);
         let log = log.lock().unwrap();
         String::from_utf8(log.clone()).unwrap()
     }
 
-    struct Sink(Arc<Mutex<Vec<u8>>>);
+    struct Sink(Log);
 
     impl Write for Sink {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -105,6 +161,17 @@ mod tests {
         assert!(!log.trim_end().contains(is_obeyed), "{log:?}");
         assert!(log.contains(r"hello a\nERROR forged\r\u{0}\t\u{1b}[2Jé"), "{log:?}");
         assert!(log.contains(r"id=a\nERROR forged\r\u{0}\t\u{1b}[2Jé\u{202e} quoted="), "{log:?}");
+    }
+
+    #[test]
+    fn json_is_one_object_a_line_whatever_it_quotes() {
+        let id = "a\n{}\0\x1b[2J\u{9b}2Jé\u{202e}";
+        let events = || tracing::info!(%id, count = 7, "hello {id}");
+        let log = collected("info", events, |filter, writer| Box::new(objects(filter, writer)));
+        assert!(log.ends_with('\n') && !log.trim_end().contains(is_obeyed), "{log:?}");
+        let event: serde_json::Value = serde_json::from_str(&log).unwrap();
+        assert_eq!((&event["id"], &event["count"], &event["level"]), (&id.into(), &7.into(), &"INFO".into()));
+        assert_eq!(event["message"], format!("hello {id}"));
     }
 
     #[test]

@@ -23,7 +23,6 @@ use support::{Daemon, request, skip, wait_for};
 use tempfile::TempDir;
 
 const DISK_BYTES: u64 = 64 << 20;
-const RESERVE: &str = "disk_reserve_bytes = \"16MiB\"\n";
 /// Few enough that it takes many to pass the reserve.
 const FILLING_ROWS: usize = 20_000;
 /// More than a file of so many rows has.
@@ -82,7 +81,7 @@ impl SmallDisk {
 fn daemon() -> Option<(Daemon, SmallDisk)> {
     match SmallDisk::new() {
         Ok(disk) => {
-            let mut daemon = Daemon::configured(&format!("{RESERVE}{SETTINGS}"));
+            let mut daemon = Daemon::configured(SETTINGS);
             daemon.set_data(disk.data()).keep_complaints().restart();
             Some((daemon, disk))
         }

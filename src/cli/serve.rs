@@ -33,7 +33,7 @@ pub(super) fn run(command: Serve) -> Result<(), CliError> {
     let config = Config::resolve(command.options).map_err(|e| CliError::Usage(e.to_string()))?;
     let tokens = Tokens::read(&config.data_folder).map_err(|e| CliError::Failed(e.to_string()))?;
     config.check_reach(tokens.are_asked_for()).map_err(|e| CliError::Usage(e.to_string()))?;
-    telemetry::install(&config.log).map_err(|e| CliError::Failed(e.to_string()))?;
+    telemetry::install(&config.log, config.log_format).map_err(|e| CliError::Failed(e.to_string()))?;
     if !tokens.are_asked_for() && config.allow_anonymous {
         tracing::warn!(listen = %config.listen, "there are no tokens: whoever reaches this address may read and write everything");
     }

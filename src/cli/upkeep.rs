@@ -109,7 +109,7 @@ pub(super) fn check(command: Check) -> Result<(), CliError> {
     if !folder.join("journal").exists() {
         return Err(CliError::Failed(format!("{} holds no journal: it is no data folder", folder.display())));
     }
-    telemetry::install(&config.log).map_err(|e| CliError::Failed(e.to_string()))?;
+    telemetry::install(&config.log, config.log_format).map_err(|e| CliError::Failed(e.to_string()))?;
     if command.salvage {
         let lost = check::salvage(&folder).map_err(|e| CliError::Failed(e.to_string()))?;
         for Lost { stretch, between: (before, behind) } in &lost {

@@ -32,6 +32,16 @@ pub struct ImsOrg(Box<str>);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogFilter(pub(super) Box<str>);
 
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
 /// A setting's value and, if it came from the file, the byte where it stands there.
 #[derive(Debug, Clone)]
 pub struct Given<T> {
@@ -275,6 +285,20 @@ impl Setting for ConsecutiveV2 {
 
     fn expected() -> String {
         "\"merge\" or \"replace\"".into()
+    }
+}
+
+impl Setting for LogFormat {
+    fn read(written: Written<'_>) -> Result<Self, String> {
+        match written.text() {
+            Some("text") => Ok(Self::Text),
+            Some("json") => Ok(Self::Json),
+            _ => Err(Self::expected()),
+        }
+    }
+
+    fn expected() -> String {
+        "\"text\" or \"json\"".into()
     }
 }
 

@@ -1,8 +1,8 @@
 //! What stands between the socket and hyper: it finds requests that two readers could understand differently, bounds
 //! how long a header may take to arrive, and closes so that a client which is still sending gets to read the answer.
 //!
-//! hyper takes a request that bears both `Transfer-Encoding` and `Content-Length`, or a length or host twice, and hides
-//! that it did. Here such a request is the last that the connection reads, and is answered with 400.
+//! hyper takes a request that bears both `Transfer-Encoding` and `Content-Length`, or a length or host twice, or lines
+//! that end with a line feed alone, and hides that it did. Here such a request is the last that the connection reads, and is answered with 400.
 
 use std::io;
 use std::pin::Pin;
@@ -30,6 +30,7 @@ pub(super) enum Offence {
     LengthAndEncoding,
     HostTwice,
     AuthorizationTwice,
+    BareLineFeed,
 }
 
 impl Offence {
@@ -41,6 +42,7 @@ impl Offence {
             }
             Self::HostTwice => "Host is there twice: send it once",
             Self::AuthorizationTwice => "Authorization is there twice: send it once",
+            Self::BareLineFeed => "a line of the header ends with a line feed alone: end lines with CR LF",
         }
     }
 }
@@ -224,6 +226,8 @@ struct Framing {
     head: Head,
     /// The start of the line that is being read.
     line: Vec<u8>,
+    /// The last byte of it so far; 0 if there is none.
+    last: u8,
     /// Heads that passed.
     heads: u64,
 }
@@ -249,6 +253,7 @@ struct Head {
     encodings: u32,
     hosts: u32,
     authorizations: u32,
+    bare_line_feed: bool,
 }
 
 impl Framing {
@@ -296,8 +301,10 @@ impl Framing {
         let room = LINE_BYTES_KEPT.saturating_sub(self.line.len()).min(part.len());
         self.line.extend_from_slice(part.get(..room).unwrap_or_default());
         *rest = after.get(1..).unwrap_or_default();
+        self.last = part.last().copied().unwrap_or(self.last);
         if end.is_some() {
             let mut line = std::mem::take(&mut self.line);
+            self.head.bare_line_feed |= std::mem::take(&mut self.last) != b'\r';
             self.place = self.after_line(line.strip_suffix(b"\r").unwrap_or(&line));
             line.clear();
             self.line = line;
@@ -367,6 +374,8 @@ impl Head {
             Some(Offence::HostTwice)
         } else if self.authorizations > 1 {
             Some(Offence::AuthorizationTwice)
+        } else if self.bare_line_feed {
+            Some(Offence::BareLineFeed)
         } else {
             None
         }
@@ -411,7 +420,6 @@ mod tests {
         check("", 0, true, None);
         check("\r\n\r\n", 0, true, None);
         check("GET / HTTP/1.1\r\nHost: a\r\n\r\n", 1, true, None);
-        check("GET / HTTP/1.1\nHost: a\n\nGET / HTTP/1.1\r\n\r\n", 2, true, None);
         check("GET / HTTP/1.1\r\nHost: a\r\n", 0, false, None);
         check("POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nHost:", 1, true, None);
         check("POST / HTTP/1.1\r\ncontent-length:4\r\n\r\n\r\n\r\nGET / HTTP/1.1\r\n\r\n", 2, true, None);
@@ -437,5 +445,7 @@ mod tests {
         offends("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", Offence::LengthAndEncoding);
         offends("Host: a\r\nHost: a\r\n", Offence::HostTwice);
         offends("Authorization: a\r\nauthorization: b\r\n", Offence::AuthorizationTwice);
+        offends("X: y\n", Offence::BareLineFeed);
+        offends(&format!("X: {}\nY: z\r\n", "x".repeat(100)), Offence::BareLineFeed);
     }
 }

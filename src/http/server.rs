@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use hyper::StatusCode;
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderName, HeaderValue};
 use hyper::server::conn::http1;
@@ -229,7 +230,8 @@ fn check(request: &Request, verdict: &Verdict, number: u64) -> Result<(), HttpEr
 
 fn refuse(door: Door, error: &HttpError, request: &str) -> Answer {
     if let Some(why) = error.log() {
-        if error.status().is_server_error() {
+        // That the disk is full is told once, by whoever found out.
+        if error.status().is_server_error() && error.status() != StatusCode::INSUFFICIENT_STORAGE {
             tracing::error!(request, why, "a request failed");
         } else {
             tracing::debug!(request, why, "a request was refused");

@@ -14,7 +14,7 @@ use super::{Daemon, request};
 
 /// What the daemon must be configured with.
 /// Segments and snapshots are small and short-lived, so that all that happens to them happens often.
-pub const SETTINGS: &str = "journal_segment_bytes = \"256KiB\"\nsnapshot_journal_bytes = \"1MiB\"\n\
+pub const SETTINGS: &str = "disk_reserve_bytes = \"16MiB\"\njournal_segment_bytes = \"256KiB\"\nsnapshot_journal_bytes = \"1MiB\"\n\
      [clients.demo]\nv2_creates_profiles = true\n";
 
 const SINGLE_WRITERS: usize = 6;

@@ -1,0 +1,342 @@
+//! What no good client sends: requests that two readers could understand differently, heads and bodies without end, and
+//! the strings that software trips over, in every place where a client may put one. Each attack on a connection gets one
+//! answer at most, and the connection is closed; the daemon goes on serving others.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should say where")]
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::time::{Duration, Instant};
+
+use support::{Daemon, encoded, request, wait_for};
+
+const V2: &str = "/m2/demo/v2/profile/batchUpdate";
+/// What an attacker would like to have answered as a request of somebody else's.
+const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
+/// How long an attack may keep its connection.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Sends bytes on a connection of their own and reads to its end: the status of each answer.
+fn answers(daemon: &Daemon, bytes: &[u8]) -> Vec<u16> {
+    let mut stream = TcpStream::connect(daemon.address()).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    // The daemon may refuse, and close, before all is sent.
+    let mut writer = stream.try_clone().unwrap();
+    let bytes = bytes.to_vec();
+    let sending = std::thread::spawn(move || {
+        if writer.write_all(&bytes).is_ok() {
+            writer.shutdown(Shutdown::Write).unwrap_or_default();
+        }
+    });
+    let mut all = vec![];
+    let begun = Instant::now();
+    let mut piece = [0; 4096];
+    loop {
+        match stream.read(&mut piece) {
+            Ok(0) => break,
+            Ok(read) => all.extend(piece.iter().take(read)),
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => break,
+            Err(error) => panic!("the connection stays open: {error}"),
+        }
+        assert!(begun.elapsed() < PATIENCE);
+    }
+    sending.join().unwrap();
+    let text = String::from_utf8_lossy(&all).into_owned();
+    let statuses =
+        text.match_indices("HTTP/1.1 ").map(|(at, _)| text.get(at + 9..at + 12).unwrap().parse().unwrap());
+    statuses.collect()
+}
+
+#[test]
+fn what_could_be_understood_in_two_ways_gets_one_answer_and_the_end() {
+    let daemon = Daemon::start();
+    let check = |attack: &str| {
+        let found = answers(&daemon, format!("{attack}{SMUGGLED}").as_bytes());
+        assert!(matches!(found.as_slice(), [400..=499]), "{attack:?}: {found:?}");
+    };
+    let heads = |headers: &str| format!("POST {V2} HTTP/1.1\r\nHost: a\r\n{headers}\r\n");
+    for headers in [
+        "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
+        "Content-Length: 5\r\ntransfer-encoding: identity\r\n",
+        "Content-Length: 0\r\nContent-Length: 44\r\n",
+        "Content-Length: 5\r\nContent-Length: 5\r\n",
+        "Content-Length: 5, 5\r\n",
+        "Content-Length: 5 5\r\n",
+        "Content-Length: +5\r\n",
+        "Content-Length: -5\r\n",
+        "Content-Length: 0x5\r\n",
+        "Content-Length: 5;\r\n",
+        "Content-Length: \r\n",
+        "Content-Length: 18446744073709551616\r\n",
+        "Content-Length: 99999999999999999999999999999\r\n",
+        "Content-Length : 5\r\n",
+        " Content-Length: 5\r\n",
+        "Transfer-Encoding : chunked\r\n",
+        "Transfer-Encoding: xchunked\r\n",
+        "Transfer-Encoding: chunked, identity\r\n",
+        "Transfer-Encoding: identity\r\n",
+        "Transfer-Encoding: gzip\r\n",
+        "Transfer-Encoding: \u{b}chunked\r\n",
+        "Transfer-Encoding:\r\n chunked\r\n",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n",
+        "Transfer\0-Encoding: chunked\r\n",
+        "X: a\0b\r\n",
+        "X: a\rb\r\n",
+        "X: a\r\n folded\r\n",
+        "X\r\n",
+        ": nameless\r\n",
+        "X y: z\r\n",
+        "Host: b\r\n",
+        "Authorization: a\r\nAuthorization: b\r\n",
+    ] {
+        check(&heads(headers));
+    }
+    for attack in [
+        "GET /healthz HTTP/1.1\nHost: a\n\n",
+        "GET /healthz HTTP/1.1\r\nHost: a\n\r\n",
+        "GET /healthz HTTP/1.1\r\nHost: a\r\nX: y\n\r\n",
+        "GET /healthz HTTP/1.1\r\nHost: a\r\n\n",
+        "GET  /healthz HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /healthz  HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /healthz\r\n\r\n",
+        "GET /healthz HTTP/1.2\r\nHost: a\r\n\r\n",
+        "GET /healthz HTTP/2.0\r\nHost: a\r\n\r\n",
+        "GET /healthz HTTP/1.1 \r\nHost: a\r\n\r\n",
+        "GET\t/healthz\tHTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /healthz\0 HTTP/1.1\r\nHost: a\r\n\r\n",
+        "\u{16}\u{3}\u{1}\u{2}\u{0}\u{1}\u{0}",
+        "POST /m2/demo/v2/profile/batchUpdate HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    ] {
+        check(attack);
+    }
+    // Who speaks HTTP/2 would not understand an answer.
+    let preface = format!("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n{SMUGGLED}");
+    assert_eq!(answers(&daemon, preface.as_bytes()), [0; 0]);
+    let chunked = heads("Transfer-Encoding: chunked\r\n");
+    let huge = "x".repeat(1 << 20);
+    for chunks in [
+        "x\r\n\r\n",
+        "-1\r\n\r\n",
+        "0x5\r\nbatch\r\n0\r\n\r\n",
+        "5 5\r\nbatch\r\n0\r\n\r\n",
+        "5\nbatch\n0\n\n",
+        "5\r\nbatch=\r\n0\r\n\r\n",
+        "5\r\nbatchX0\r\n\r\n",
+        "5;a=b\nbatch\r\n0\r\n\r\n",
+        "FFFFFFFFFFFFFFFFF\r\n",
+        "10000000000000005\r\nbatch\r\n0\r\n\r\n",
+        &format!("5;{huge}\r\nbatch\r\n0\r\n\r\n"),
+        &format!("0\r\nX: {huge}\r\n\r\n"),
+        &format!("0\r\n{}\r\n", "X: y\r\n".repeat(20_000)),
+    ] {
+        check(&format!("{chunked}{chunks}"));
+    }
+    assert_eq!(daemon.get("/healthz").status, 200);
+    assert_eq!(daemon.get("/api/v1/batches?client=demo").json()["batches"].as_array().unwrap().len(), 0);
+    wait_for("every upload to be gone", || daemon.spooled().is_empty().then_some(()));
+}
+
+#[test]
+fn heads_and_bodies_without_end_are_cut_off() {
+    let daemon = Daemon::start();
+    let x = |length: usize| "x".repeat(length);
+    let check = |attack: &str, statuses: &[u16]| {
+        let found = answers(&daemon, attack.as_bytes());
+        let start: String = attack.chars().take(60).collect();
+        assert!(matches!(found.as_slice(), [one] if statuses.contains(one)), "{start:?}…: {found:?}");
+    };
+    check(&format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n{SMUGGLED}", x(100_000)), &[414, 431, 400]);
+    check(&format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n{SMUGGLED}", x(5_000_000)), &[414, 431, 400]);
+    check(&format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n{SMUGGLED}", x(5_000_000)), &[431, 400]);
+    check(&format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n{SMUGGLED}", "X: y\r\n".repeat(10_000)), &[431, 400]);
+    check(&format!("GET / HTTP/1.1\r\n{}: y\r\nHost: a\r\n\r\n{SMUGGLED}", x(200_000)), &[431, 400]);
+    check(&format!("{} / HTTP/1.1\r\nHost: a\r\n\r\n{SMUGGLED}", x(200_000)), &[431, 400]);
+    let file = format!("batch=pcId,a\n{}", "1,2\n".repeat(13_107_200));
+    let mut post =
+        format!("POST {V2} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n").into_bytes();
+    post.extend(support::chunked(file.as_bytes()));
+    post.extend(SMUGGLED.as_bytes());
+    let found = answers(&daemon, &post);
+    assert_eq!(found, [413], "52 MB in chunks");
+    assert_eq!(daemon.get("/healthz").status, 200);
+    wait_for("every upload to be gone", || daemon.spooled().is_empty().then_some(()));
+}
+
+/// Strings that software trips over.
+const NAUGHTY: [&str; 36] = [
+    "'",
+    "\"",
+    "<script>alert(1)</script>",
+    "</response><success>true</success>",
+    "]]>",
+    "<!--",
+    "&amp;&lt;&#0;&#xD800;&nonsense;",
+    "-->",
+    "{{7*7}}${7*7}<%= 7*7 %>#{7*7}",
+    "\\",
+    "\\u0000",
+    "\\\"",
+    "%",
+    "%00",
+    "%2e%2e%2f",
+    "../../../../etc/passwd",
+    "' OR '1'='1",
+    "; DROP TABLE profiles",
+    "$(touch /tmp/x)",
+    "=1+1",
+    "@SUM(1)",
+    "null",
+    "undefined",
+    "NaN",
+    "-1",
+    "1e309",
+    "True",
+    "\u{feff}",
+    "\u{202e}txt.exe",
+    "\u{200b}\u{200d}",
+    "\u{0}",
+    "\u{7f}\u{80}\u{9b}",
+    "e\u{301}\u{301}\u{301}\u{301}",
+    "\u{1F468}\u{200D}\u{1F469}\u{200D}\u{1F467}\u{1F3FF}",
+    "表ポあA鷗ŒéＢ逍Üßªąñ丂㐀𠀀",
+    "a\r\nSet-Cookie: x=1\r\n\r\nHTTP/1.1 200 OK",
+];
+
+/// Text between an element's tags, as an XML reader understands it.
+fn in_xml(text: &str) -> String {
+    let mut reader = quick_xml::Reader::from_str(text);
+    let mut all = String::new();
+    loop {
+        match reader.read_event().unwrap_or_else(|e| panic!("{e}: {text}")) {
+            quick_xml::events::Event::Eof => return all,
+            quick_xml::events::Event::Start(_) | quick_xml::events::Event::End(_) => all.push('|'),
+            quick_xml::events::Event::Text(part) => all += &part,
+            quick_xml::events::Event::GeneralRef(reference) => {
+                all += &format!("&{};", &*reference);
+            }
+            other => panic!("{other:?} in {text}"),
+        }
+    }
+}
+
+#[test]
+fn naughty_strings_come_back_as_they_were_and_break_out_of_nothing() {
+    let daemon = Daemon::start();
+    for (n, text) in NAUGHTY.iter().enumerate() {
+        let value = encoded(text);
+        let visitor = format!("v{n}");
+        // As a value by each way in, read back by each way out.
+        daemon.mbox(
+            "demo",
+            &format!("mbox=m&mboxPC={visitor}&profile.mbox={value}&profile.single=x&profile.batch=x"),
+        );
+        let update =
+            daemon.post_form("/m2/demo/profile/update", &format!("mboxPC={visitor}&profile.single={value}"));
+        assert_eq!(update.status, 200, "{text:?}");
+        let id = daemon.post_batch("demo", format!("batch=pcId,batch\n{visitor},{value}\n"));
+        let delivery = serde_json::json!({
+            "context": {"channel": "web"},
+            "id": {"tntId": visitor},
+            "execute": {"pageLoad": {"profileParameters": {"delivery": text}}},
+        });
+        let sent = daemon.call(
+            "POST",
+            "/rest/v1/delivery?client=demo&sessionId=s",
+            &[("Content-Type", "application/json")],
+            Some(delivery.to_string().as_bytes()),
+        );
+        assert_eq!(sent.status, 200, "{text:?}: {}", sent.text());
+        for name in ["mbox", "single", "batch", "delivery"] {
+            assert_eq!(daemon.value("demo", "pc", &visitor, name).as_deref(), Some(*text), "{name}");
+        }
+        let fetched = daemon.get(&format!("/rest/v1/profiles/{visitor}?client=demo")).json();
+        assert_eq!(fetched["profileAttributes"]["batch"]["value"], *text);
+        daemon.wait_complete(&id);
+
+        // As an id, a client code, a batch id, a parameter, a path: taken or refused, but never more than text.
+        for path in [
+            format!("/m2/{value}/profile/batchStatus?batchId=x"),
+            format!("/m2/demo/profile/batchStatus?batchId={value}"),
+            format!("/m2/demo/profile/update?mboxPC={value}&profile.a=1"),
+            format!("/m2/demo/profile/update?mbox3rdPartyId={value}&profile.a=1"),
+            format!("/m2/demo/profile/update?mboxPC={visitor}&profile.{value}=1"),
+            format!("/m2/demo/mbox/json?mboxPC={value}&mboxSession={value}&mbox={value}"),
+            format!("/m2/demo/mbox/ajax?mboxPC={value}&mboxSession={value}&mbox={value}"),
+            format!("/m2/demo/ubox/raw?mboxPC={value}&mboxDefault={value}"),
+            format!("/m2/demo/ubox/page?mboxPC={value}&mboxDefault={value}"),
+            format!("/rest/v1/profiles/{value}?client=demo"),
+            format!("/rest/v1/profiles/thirdPartyId/{value}?client={value}"),
+            format!("/api/v1/profiles/{value}?by={value}&client=demo"),
+            format!("/api/v1/profiles/{value}?by=pc&client={value}"),
+            format!("/api/v1/batches?client=demo&status={value}"),
+            format!("/api/v1/batches/{value}"),
+            format!("/api/v1/export?client=demo&format={value}&by={value}&defuse={value}"),
+            format!("/{value}"),
+        ] {
+            let reply = daemon.get(&path);
+            assert!(reply.status < 500, "{path}: {}", reply.text());
+            assert_eq!(reply.header("x-content-type-options"), Some("nosniff"), "{path}");
+            assert!(reply.header("content-security-policy").is_some(), "{path}");
+            // What mbox and ubox calls set is their own.
+            let cookies = reply.headers.iter().filter(|(name, _)| name == "set-cookie");
+            assert!(
+                cookies.clone().all(|(_, cookie)| cookie.starts_with("mbox")),
+                "{path}: {:?}",
+                reply.headers
+            );
+            match reply.header("content-type") {
+                Some("application/json") => drop(reply.json()),
+                Some("text/xml;charset=UTF-8") => {
+                    let text = in_xml(&reply.text());
+                    assert_eq!(text.matches('|').count() % 2, 0, "{path}: {text}");
+                }
+                Some("text/plain;charset=UTF-8" | "text/javascript;charset=UTF-8") => {}
+                other => panic!("{path}: {other:?}"),
+            }
+        }
+        // In a batch file: header names, ids, values, as they are.
+        for file in [
+            format!("batch=pcId,{text}\n{visitor},1\n"),
+            format!("batch=pcId,a\n{text},1\n"),
+            format!("batch=pcId,a\n{visitor},{text}\n"),
+            format!("batch={text},a\n{visitor},1\n"),
+            (*text).to_owned(),
+        ] {
+            let reply = daemon.try_batch(V2, &file);
+            assert!(matches!(reply.status, 200 | 400), "{file:?}: {} {}", reply.status, reply.text());
+            in_xml(&reply.text());
+        }
+    }
+    // The same strings as headers; those that no header may hold are not requests.
+    for text in NAUGHTY.iter().filter(|text| !text.contains(|c: char| c.is_control())) {
+        for name in [
+            "Authorization",
+            "Cookie",
+            "Content-Type",
+            "Origin",
+            "X-Forwarded-For",
+            "User-Agent",
+            "Accept",
+            "Range",
+        ] {
+            let reply =
+                daemon.send(&request("GET", "/api/v1/batches?client=demo", "a", &[(name, text)], None));
+            assert!(matches!(reply.status, 200 | 400 | 401 | 403), "{name}: {text}: {}", reply.status);
+        }
+        let reply = daemon.send(&request("POST", V2, text, &[], Some(b"batch=pcId,a\n1,2\n")));
+        assert!(matches!(reply.status, 200 | 400), "Host: {text}: {}", reply.status);
+        if let Some(url) = reply.element("batchStatus").filter(|url| !url.is_empty()) {
+            assert!(url.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"'<>&\\".contains(&byte)), "{url}");
+        }
+    }
+    // A file of all of them, out and in again.
+    let (code, _, said) = daemon.run(&["export", "all.csv", "--client", "demo", "--by", "pc"]);
+    assert_eq!(code, Some(0), "{said}");
+    let (code, out, said) = daemon.run(&["import", "all.csv", "--client", "demo"]);
+    assert_eq!(code, Some(0), "{out}{said}");
+    for (n, text) in NAUGHTY.iter().enumerate() {
+        assert_eq!(daemon.value("demo", "pc", &format!("v{n}"), "mbox").as_deref(), Some(*text));
+    }
+}
