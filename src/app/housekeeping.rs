@@ -14,24 +14,23 @@
 //! verified snapshots, could need; a crash at any moment leaves the old state or the new.
 
 use super::commit::Request;
-use super::steps::{SnapshotSteps, Spent, Taken, batches_needless, erased_in, journal_needed};
-use super::store_folder::{StoreFolder, bytes_under};
+use super::steps::{Keeper, Spent, Taken, batches_needless, erased_in, journal_needed};
+use super::store_folder::{Generation, StoreFolder, bytes_under};
 use super::sweep_thread::Horizon;
-use super::{AppError, Asked, Fatal, Inner, heal, recovery};
+use super::{AppError, Asked, Inner, heal};
 use crate::batch::outcome::BatchState;
-use crate::durable::{self, point};
+use crate::durable;
 use crate::journal::entry::Checkpoint;
 use crate::journal::log::Position;
 use crate::journal::snapshot::{Snapshots, Summary, verify};
 use crate::model::id::Key;
-use crate::model::profile::StoredBytes;
 use crate::model::seq::{Millis, Seq};
-use crate::store::{ProfileStore, StoreError};
-use crate::sync::Ordering;
+use crate::store::ProfileStore;
+use crate::sync::{Ordering, lock};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How often it is looked whether anything is due.
@@ -175,7 +174,7 @@ impl Housekeeping {
     }
 
     fn store_bytes(&self) -> u64 {
-        let generation = self.inner.generation.lock().unwrap_or_else(PoisonError::into_inner);
+        let generation = lock(&self.inner.generation);
         bytes_under(&generation.path).unwrap_or_default()
     }
 
@@ -204,7 +203,7 @@ impl Housekeeping {
             for (key, value) in &page {
                 see(key, (key.as_bytes().len() + value.as_slice().len()) as u64)?;
             }
-            self.go_on()?;
+            self.inner.go_on()?;
             match page.into_iter().next_back() {
                 Some((key, _)) => after = Some(key),
                 None => return Ok(()),
@@ -212,27 +211,13 @@ impl Housekeeping {
         }
     }
 
-    /// Whether what takes long, and room, goes on.
-    fn go_on(&self) -> Result<(), AppError> {
-        if self.inner.stopping.load(Ordering::Relaxed) {
-            return Err(AppError::Stopping);
-        }
-        self.inner.room.for_upkeep()
-    }
-
     /// Takes a snapshot, verifies it, and removes what it makes needless.
     fn snapshot(&mut self) -> Result<(PathBuf, Summary), AppError> {
         let began = Instant::now();
         let journaled = self.inner.journaled.load(Ordering::Relaxed);
-        let inner = Arc::clone(&self.inner);
-        let tombstones = inner.tombstones.lock().unwrap_or_else(PoisonError::into_inner);
-        let mark = inner.mark()?;
-        let mut steps = SnapshotSteps::begin(&self.snapshots, &mark).map_err(failed)?;
-        while steps.page(&*self.inner.store, PAGE_VALUES)? {
-            self.go_on()?;
-        }
-        let Taken { path, checkpoint, summary, live_bytes } = steps.finish().map_err(failed)?;
-        drop(tombstones);
+        let inner = &*self.inner;
+        let taken = inner.in_use().snapshot(inner, &self.snapshots, PAGE_VALUES)?;
+        let Taken { path, checkpoint, summary, live_bytes } = taken;
         (self.live_bytes, self.journaled_at_snapshot) = (live_bytes, journaled);
         let values = summary.count;
         tracing::info!(path = %path.display(), values, ms = began.elapsed().as_millis(), "a snapshot was taken");
@@ -270,7 +255,7 @@ impl Housekeeping {
             self.snapshots.remove(old.number).map_err(failed)?;
         }
         // A restart must not come to need what the snapshots don't.
-        self.inner.checkpoint().map_err(AppError::Internal)?;
+        self.inner.checkpoint()?;
         let checkpoint = self.inner.mark()?;
         if let Some(from) = journal_needed(self.kept.iter().map(|kept| &kept.checkpoint).chain([&checkpoint]))
         {
@@ -329,34 +314,7 @@ impl Housekeeping {
     /// Fills a fresh store beside the old one while both are written to, and swaps it in.
     fn fresh_store(&mut self, erased: &HashMap<Key, Seq>) -> Result<(), AppError> {
         let next = self.stores.begin().map_err(failed)?;
-        let result = self.fill(&next.path, erased).and_then(|()| {
-            let mut generation = self.inner.generation.lock().unwrap_or_else(PoisonError::into_inner);
-            let mark = self.inner.mark()?;
-            // Both: until the swap, what a batch's end stands on must be in whichever store a restart finds.
-            self.inner.store.checkpoint().map_err(failed)?;
-            recovery::write_checkpoint(&next.checkpoint_path(), &mark).map_err(failed)?;
-            self.inner.store.ready().map_err(failed)?;
-            self.stores.adopt(&next).map_err(|error| {
-                if self.stores.names(&next) {
-                    // A restart may find either store: both are whole as long as nothing more is written.
-                    let why = format!("the fresh store may or may not be in use: {error}");
-                    self.inner.fail(Fatal::new(why));
-                }
-                failed(error)
-            })?;
-            point("store-swap").map_err(|error| {
-                self.inner.fail(Fatal::new(&error));
-                failed(error)
-            })?;
-            let old = self.inner.store.finish().map_err(|error| {
-                self.inner
-                    .fail(Fatal::new(format!("the fresh store failed when it was in use already: {error}")));
-                failed(error)
-            })?;
-            self.inner.checkpointed_seq.store(mark.last_seq, Ordering::Release);
-            Ok((old, std::mem::replace(&mut *generation, next.clone())))
-        });
-        let gone = match result {
+        let gone = match self.fill_and_swap_in(&next, erased) {
             Ok((old, generation)) => {
                 drop(old);
                 generation.path
@@ -373,35 +331,31 @@ impl Housekeeping {
         Ok(())
     }
 
-    fn fill(&mut self, path: &Path, erased: &HashMap<Key, Seq>) -> Result<(), AppError> {
-        let store = heal::open_sled(path, self.inner.config.cache_bytes).map_err(failed)?;
-        self.inner.store.begin(Arc::new(store));
-        let mut live = 0;
-        let inner = Arc::clone(&self.inner);
+    fn fill_and_swap_in(
+        &mut self,
+        next: &Generation,
+        erased: &HashMap<Key, Seq>,
+    ) -> Result<(Arc<dyn ProfileStore>, Generation), AppError> {
+        let inner = &*self.inner;
+        let store = heal::open_sled(&next.path, inner.config.cache_bytes).map_err(failed)?;
         let horizon = Horizon {
             now: inner.clock.now(),
-            checkpoint: Seq::from_u64(inner.checkpointed_seq.load(Ordering::Acquire)),
+            checkpoint: inner.tombstones.covered(),
             batches: &inner.batches,
             lifetime_ms: &|client| inner.config.client(client).map(|settings| settings.lifetime_ms),
         };
         let spent = Spent { erased, horizon };
-        let mut keep = |key: &Key, value: &StoredBytes| -> Result<bool, StoreError> {
-            let kept = !spent.leaves_out(key, value)?;
-            if kept {
-                live += (key.as_bytes().len() + value.as_slice().len()) as u64;
-            }
-            Ok(kept)
-        };
-        let mut after = None;
-        loop {
-            after = self.inner.store.copy(after.as_ref(), PAGE_VALUES, &mut keep).map_err(failed)?;
-            self.go_on()?;
-            if after.is_none() {
-                break;
-            }
-        }
-        self.live_bytes = live;
-        Ok(())
+        self.live_bytes = inner.in_use().fill(inner, Arc::new(store), &spent, PAGE_VALUES)?;
+        let stores = &mut self.stores;
+        inner.in_use().swap_in(inner, next.clone(), |next| {
+            stores.adopt(next).map_err(|error| {
+                if stores.names(next) {
+                    // A restart may find either store: both are whole as long as nothing more is written.
+                    inner.give_up(format!("the fresh store may or may not be in use: {error}"));
+                }
+                failed(error)
+            })
+        })
     }
 
     /// Overwrites the rows of erased visitors in the kept uploads, and removes what was set aside. Gives the keys whose
@@ -412,7 +366,7 @@ impl Housekeeping {
         loop {
             let page = self.inner.store.scan(after.as_ref(), PAGE_VALUES).map_err(failed)?;
             erased.extend(erased_in(&page, &self.inner.batches));
-            self.go_on()?;
+            self.inner.go_on()?;
             match page.into_iter().next_back() {
                 Some((key, _)) => after = Some(key),
                 None => break,
@@ -458,7 +412,7 @@ impl Housekeeping {
                 known.accepted.id.seq <= now && !matches!(known.progress.state(), BatchState::Complete(_))
             })
         {
-            self.go_on()?;
+            self.inner.go_on()?;
             self.inner.wait_unless_stopping(PENDING_LOOK);
         }
         Ok(())

@@ -51,7 +51,7 @@ use crate::model::seq::{Clock, Millis, Seq};
 use crate::store::memory::MemoryStore;
 use crate::store::swap::SwapStore;
 use crate::store::{ProfileStore, StoreError};
-use crate::sync::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{self, AtomicBool, AtomicU64, Ordering, lock};
 use commit::{Answer, Committer, Request, VisitorWrite, WriteRules};
 use heal::Opened;
 pub use heal::Opening;
@@ -64,6 +64,7 @@ use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
+use steps::{InUse, Keeper, Tombstones};
 use store_folder::Generation;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 pub use upload::Upload;
@@ -95,8 +96,6 @@ struct Inner {
     journaled: Arc<AtomicU64>,
     /// When the oldest erasure was, in milliseconds, whose bytes are still to go (R12); the greatest number if none.
     oldest_erasure: Arc<AtomicU64>,
-    /// The highest seq that the last checkpoint covers.
-    checkpointed_seq: AtomicU64,
     requests: std::sync::RwLock<Option<mpsc::Sender<Asked<Request, Answer>>>>,
     uploads: Arc<Semaphore>,
     exports: Arc<Semaphore>,
@@ -106,11 +105,9 @@ struct Inner {
     wake: Condvar,
     due: Mutex<bool>,
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
-    /// The generation of the store in use. Held while its checkpoint is written, so that a checkpoint never comes to
-    /// speak of another store.
-    generation: Mutex<Generation>,
-    /// Held while a snapshot is taken: meanwhile no tombstone is taken out of the store.
-    tombstones: Mutex<()>,
+    /// Where the store in use is.
+    generation: sync::Mutex<Generation>,
+    tombstones: Tombstones,
     chores: Mutex<Option<std::sync::mpsc::Sender<Asked<Chore, Done>>>>,
     /// Keeps a second daemon out of the folder while it is open.
     _folder_lock: std::fs::File,
@@ -404,7 +401,6 @@ impl App {
             last_seq: Arc::clone(&committer.last_seq),
             journaled: Arc::clone(&committer.journaled),
             oldest_erasure: Arc::clone(&committer.oldest_erasure),
-            checkpointed_seq: AtomicU64::new(0),
             requests: std::sync::RwLock::new(Some(requests)),
             uploads: Arc::new(Semaphore::new(config.limits.concurrent_uploads_max)),
             exports: Arc::new(Semaphore::new(export::EXPORTS_MAX)),
@@ -414,8 +410,8 @@ impl App {
             // What was replayed need not be replayed again.
             due: Mutex::new(true),
             threads: Mutex::new(vec![]),
-            generation: Mutex::new(generation),
-            tombstones: Mutex::new(()),
+            generation: sync::Mutex::new(generation),
+            tombstones: Tombstones::default(),
             chores: Mutex::new(Some(chores)),
             _folder_lock: folder_lock,
             config,
@@ -682,48 +678,27 @@ impl Inner {
         drop(self.wake.wait_timeout_while(due, time, stopping));
     }
 
-    /// Makes the store durable up to what the journal says now, and notes it.
-    fn checkpoint(&self) -> Result<(), String> {
-        self.room.for_checkpoints().map_err(|error| error.to_string())?;
-        let generation = self.generation.lock().unwrap_or_else(PoisonError::into_inner);
-        let Ok(mark) = self.mark() else { return Ok(()) };
-        self.store.checkpoint().map_err(|error| self.distrust_store(&generation, error))?;
-        let path = generation.checkpoint_path();
-        recovery::write_checkpoint(&path, &mark).map_err(|error| error.to_string())?;
-        self.checkpointed_seq.store(mark.last_seq, Ordering::Release);
-        Ok(())
+    fn in_use(&self) -> InUse<'_, Generation> {
+        InUse { store: &self.store, generation: &self.generation, tombstones: &self.tombstones }
+    }
+
+    /// Makes the store durable up to what the journal says now, and notes it; or, if the daemon is stopping, does not.
+    fn checkpoint(&self) -> Result<(), AppError> {
+        self.room.for_checkpoints()?;
+        match self.in_use().checkpoint(self) {
+            Err(AppError::Stopping) => Ok(()),
+            done => done,
+        }
     }
 
     /// Makes the store durable, whatever the journal says.
-    fn make_store_durable(&self) -> Result<(), String> {
-        self.store.checkpoint().map_err(|error| {
-            let generation = self.generation.lock().unwrap_or_else(PoisonError::into_inner);
-            self.distrust_store(&generation, error)
-        })
-    }
-
-    /// The store could not be made durable. Asked again it might say that all is well, while what the failed attempt
-    /// was about is on no disk: so the daemon ends, and the next start, which finds no checkpoint, makes the store again.
-    fn distrust_store(&self, generation: &Generation, error: StoreError) -> String {
-        let path = generation.checkpoint_path();
-        if let Err(error) = std::fs::remove_file(&path).and_then(|()| sync_folder(&generation.path)) {
-            tracing::error!(path = %path.display(), %error, "the checkpoint of a store that failed could not be removed");
-        }
-        self.fail(Fatal::new(&error));
-        error.to_string()
-    }
-
-    /// What a checkpoint, or a snapshot, that is begun now will cover.
-    fn mark(&self) -> Result<Checkpoint, AppError> {
-        match self.ask_blocking(Request::Mark)? {
-            Answer::Marked(mark) => Ok(mark),
-            other => Err(AppError::internal(format!("a mark was answered with {other:?}"))),
-        }
+    fn make_store_durable(&self) -> Result<(), AppError> {
+        self.store.checkpoint().map_err(|error| self.distrust(&lock(&self.generation), error))
     }
 
     /// Closes the store for good, and seals what it leaves on the disk.
     fn close_store(&self) {
-        let generation = self.generation.lock().unwrap_or_else(PoisonError::into_inner);
+        let generation = lock(&self.generation);
         drop(self.store.replace(Arc::new(MemoryStore::default())));
         if let Err(error) = generation.seal() {
             tracing::warn!(%error, "the store is not sealed: the next start can't tell whether somebody changed its files");
@@ -741,6 +716,43 @@ impl Inner {
             return Err(AppError::Stopping);
         }
         done.await.map_err(|_| AppError::Stopping)?
+    }
+}
+
+impl Keeper for Inner {
+    type Generation = Generation;
+
+    fn mark(&self) -> Result<Checkpoint, AppError> {
+        match self.ask_blocking(Request::Mark)? {
+            Answer::Marked(mark) => Ok(mark),
+            other => Err(AppError::internal(format!("a mark was answered with {other:?}"))),
+        }
+    }
+
+    fn go_on(&self) -> Result<(), AppError> {
+        if self.stopping.load(Ordering::Relaxed) {
+            return Err(AppError::Stopping);
+        }
+        self.room.for_upkeep()
+    }
+
+    fn note(&self, generation: &Generation, mark: &Checkpoint) -> std::io::Result<()> {
+        recovery::write_checkpoint(&generation.checkpoint_path(), mark)
+    }
+
+    /// Asked again the store might say that all is well, while what the failed attempt was about is on no disk: so the
+    /// daemon ends, and the next start, which finds no checkpoint, makes the store again.
+    fn distrust(&self, generation: &Generation, error: StoreError) -> AppError {
+        let path = generation.checkpoint_path();
+        if let Err(error) = std::fs::remove_file(&path).and_then(|()| sync_folder(&generation.path)) {
+            tracing::error!(path = %path.display(), %error, "the checkpoint of a store that failed could not be removed");
+        }
+        self.give_up(error.to_string())
+    }
+
+    fn give_up(&self, why: String) -> AppError {
+        self.fail(Fatal::new(&why));
+        AppError::Internal(why)
     }
 }
 

@@ -1,25 +1,172 @@
-//! The steps that snapshots and fresh stores are made of: taken in a row by the housekeeping thread, and one by one by
-//! tests that put everything else between them.
+//! The steps that checkpoints, snapshots and fresh stores are made of, and the order in which they are taken: by the
+//! daemon's threads, by a schedule explorer that puts everything else between them, and one by one by other tests.
 //!
-//! Promises: a snapshot with the journal behind its mark has all there was; what a fresh store leaves out, and what is
+//! Promises: the store beside a checkpoint, or a snapshot, has with the journal behind its mark all there was; a fresh
+//! store takes the place of the one in use once a restart may find either; what a fresh store leaves out, and what is
 //! removed of journal and uploads, no restart and no store made again can miss.
 
 use super::AppError;
 use super::sweep_thread::Horizon;
 use crate::batch::outcome::BatchState;
 use crate::batch::queue::{Batches, Known};
+use crate::durable::point;
 use crate::journal::entry::Checkpoint;
 use crate::journal::log::Position;
 use crate::journal::snapshot::{SnapshotError, SnapshotWriter, Snapshots, Summary, verify};
 use crate::model::id::{ClientCode, Key};
 use crate::model::profile::{Stored, StoredBytes};
 use crate::model::seq::{Millis, Seq};
+use crate::store::swap::SwapStore;
 use crate::store::{ProfileStore, StoreError};
+use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, lock};
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-/// A snapshot being taken. While it is, no tombstone may be taken out of the store: a batch that was incomplete at the
-/// mark may need it in a store made from this snapshot, also if the batch is complete by now.
+/// Who takes the steps: the daemon, or a test.
+pub trait Keeper {
+    /// A store's place on the disk, with the checkpoint that speaks of it.
+    type Generation;
+
+    /// What a checkpoint, or a snapshot, that is begun now will cover.
+    fn mark(&self) -> Result<Checkpoint, AppError>;
+
+    /// An error if what takes long, and room, must not go on: the daemon is stopping, or the disk nearly full.
+    fn go_on(&self) -> Result<(), AppError>;
+
+    /// Notes, beside a generation, that its store holds all that the mark covers; durable when it returns.
+    fn note(&self, generation: &Self::Generation, mark: &Checkpoint) -> io::Result<()>;
+
+    /// The store of this generation could not be made durable: nobody may go on with it.
+    fn distrust(&self, generation: &Self::Generation, error: StoreError) -> AppError;
+
+    /// A restart may find either of two stores, and only one of them would be written to: nobody may go on.
+    fn give_up(&self, why: String) -> AppError;
+}
+
+/// The store in use.
+#[derive(Clone, Copy)]
+pub struct InUse<'u, G> {
+    /// The store.
+    pub store: &'u SwapStore,
+    /// Where it is. Locked from a checkpoint's mark until it is noted, and while a fresh store takes the place of this
+    /// one, so that a checkpoint never comes to speak of another store.
+    pub generation: &'u Mutex<G>,
+    /// Which of its tombstones may go.
+    pub tombstones: &'u Tombstones,
+}
+
+impl<G> InUse<'_, G> {
+    /// Makes the store durable up to what the journal says now, and notes it.
+    pub fn checkpoint(&self, keeper: &impl Keeper<Generation = G>) -> Result<(), AppError> {
+        let generation = lock(self.generation);
+        let mark = keeper.mark()?;
+        self.store.checkpoint().map_err(|error| keeper.distrust(&generation, error))?;
+        keeper.note(&generation, &mark).map_err(AppError::internal)?;
+        self.tombstones.cover(&mark);
+        Ok(())
+    }
+
+    /// Takes a snapshot, so many values at a time, and verifies it.
+    pub fn snapshot(
+        &self,
+        keeper: &impl Keeper,
+        snapshots: &Snapshots,
+        page_values: usize,
+    ) -> Result<Taken, AppError> {
+        let _stay = self.tombstones.stay();
+        let mark = keeper.mark()?;
+        let mut steps = SnapshotSteps::begin(snapshots, &mark).map_err(AppError::internal)?;
+        while steps.page(self.store, page_values)? {
+            keeper.go_on()?;
+        }
+        steps.finish().map_err(AppError::internal)
+    }
+
+    /// Fills a fresh store beside the one in use, so many values at a time, while both are written to. Gives the bytes
+    /// of what was copied.
+    pub fn fill(
+        &self,
+        keeper: &impl Keeper,
+        next: Arc<dyn ProfileStore>,
+        spent: &Spent<'_>,
+        page_values: usize,
+    ) -> Result<u64, AppError> {
+        self.store.begin(next);
+        let mut live_bytes = 0;
+        let mut keep = |key: &Key, value: &StoredBytes| -> Result<bool, StoreError> {
+            let kept = !spent.leaves_out(key, value)?;
+            if kept {
+                live_bytes += (key.as_bytes().len() + value.as_slice().len()) as u64;
+            }
+            Ok(kept)
+        };
+        let mut after = None;
+        loop {
+            after = self.store.copy(after.as_ref(), page_values, &mut keep).map_err(AppError::internal)?;
+            keeper.go_on()?;
+            if after.is_none() {
+                return Ok(live_bytes);
+            }
+        }
+    }
+
+    /// Has the fresh store, once it is filled, take the place of the one in use; gives back the store before it and
+    /// where that is. `adopt` makes the fresh one what a restart finds.
+    pub fn swap_in(
+        &self,
+        keeper: &impl Keeper<Generation = G>,
+        next: G,
+        adopt: impl FnOnce(&G) -> Result<(), AppError>,
+    ) -> Result<(Arc<dyn ProfileStore>, G), AppError> {
+        let mut generation = lock(self.generation);
+        let mark = keeper.mark()?;
+        // Both: until the swap, what a batch's end stands on must be in whichever store a restart finds.
+        self.store.checkpoint().map_err(|error| keeper.distrust(&generation, error))?;
+        keeper.note(&next, &mark).map_err(AppError::internal)?;
+        self.store.ready().map_err(AppError::internal)?;
+        adopt(&next)?;
+        point("store-swap").map_err(|error| keeper.give_up(error.to_string()))?;
+        let failed = |error| format!("the fresh store failed when it was in use already: {error}");
+        let old = self.store.finish().map_err(|error| keeper.give_up(failed(error)))?;
+        self.tombstones.cover(&mark);
+        Ok((old, std::mem::replace(&mut *generation, next)))
+    }
+}
+
+/// Which tombstones may be taken out of the store: those that a checkpoint covers, for no replay from it can touch them;
+/// and none while a snapshot is taken, for a batch that was incomplete at its mark may need them in a store made from
+/// it, also if the batch is complete by now.
+#[derive(Debug, Default)]
+pub struct Tombstones {
+    covered: AtomicU64,
+    staying: Mutex<()>,
+}
+
+impl Tombstones {
+    /// The highest seq that a checkpoint covers.
+    pub fn covered(&self) -> Seq {
+        Seq::from_u64(self.covered.load(Ordering::Acquire))
+    }
+
+    /// Takes some out, or none: of those up to the seq it is told. No snapshot begins meanwhile.
+    pub fn take<R>(&self, take: impl FnOnce(Seq) -> R) -> R {
+        let free = self.staying.try_lock();
+        take(if free.is_ok() { self.covered() } else { Seq::ZERO })
+    }
+
+    fn cover(&self, mark: &Checkpoint) {
+        self.covered.store(mark.last_seq, Ordering::Release);
+    }
+
+    /// None is taken until what is given back is dropped.
+    fn stay(&self) -> MutexGuard<'_, ()> {
+        lock(&self.staying)
+    }
+}
+
+/// A snapshot being taken. While it is, all [`Tombstones`] stay.
 #[derive(Debug)]
 pub struct SnapshotSteps {
     path: PathBuf,

@@ -62,17 +62,15 @@ pub(super) fn run(inner: &Arc<Inner>) {
         if inner.stopping.load(Ordering::Relaxed) {
             return;
         }
-        // Under a snapshot being taken, tombstones stay.
-        let tombstones = inner.tombstones.try_lock();
-        let checkpoint = if tombstones.is_ok() { inner.checkpointed_seq.load(Ordering::Acquire) } else { 0 };
-        let horizon = Horizon {
-            now: inner.clock.now(),
-            checkpoint: Seq::from_u64(checkpoint),
-            batches: &inner.batches,
-            lifetime_ms: &|client| inner.config.client(client).map(|settings| settings.lifetime_ms),
-        };
-        let swept = step(&*inner.store, &horizon, after.as_ref(), STEP_KEYS);
-        drop(tombstones);
+        let swept = inner.tombstones.take(|checkpoint| {
+            let horizon = Horizon {
+                now: inner.clock.now(),
+                checkpoint,
+                batches: &inner.batches,
+                lifetime_ms: &|client| inner.config.client(client).map(|settings| settings.lifetime_ms),
+            };
+            step(&*inner.store, &horizon, after.as_ref(), STEP_KEYS)
+        });
         let asked = swept.map_err(|error| error.to_string()).and_then(|swept| {
             let asked = swept.requests.into_iter().try_for_each(|one| inner.ask_blocking(one).map(drop));
             asked.map_err(|error| error.to_string()).map(|()| {
