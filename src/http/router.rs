@@ -27,6 +27,7 @@ pub(super) enum Endpoint<'a> {
     Backup,
     Healthz,
     Readyz,
+    Metrics,
 }
 
 const READ: &[Method] = &[Method::GET, Method::HEAD];
@@ -67,6 +68,7 @@ impl<'a> Endpoint<'a> {
             ["api", "v1", "backup"] => Self::Backup,
             ["healthz"] => Self::Healthz,
             ["readyz"] => Self::Readyz,
+            ["metrics"] => Self::Metrics,
             _ => return None,
         })
     }
@@ -101,7 +103,7 @@ impl<'a> Endpoint<'a> {
         }
     }
 
-    /// What the log calls it: a path would hold ids.
+    /// What the log and the metrics call it: a path would hold ids.
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::BatchUpdate { version: BatchVersion::V1, .. } => "batchUpdate v1",
@@ -119,6 +121,7 @@ impl<'a> Endpoint<'a> {
             Self::Backup => "backup",
             Self::Healthz => "healthz",
             Self::Readyz => "readyz",
+            Self::Metrics => "metrics",
         }
     }
 
@@ -150,6 +153,7 @@ impl<'a> Endpoint<'a> {
             Self::Backup => native::upkeep::backup(front, request).await,
             Self::Healthz => Ok(ops::healthz()),
             Self::Readyz => ops::readyz(front),
+            Self::Metrics => ops::metrics(front, |_| true),
         }
     }
 }

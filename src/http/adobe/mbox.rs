@@ -15,6 +15,7 @@ use crate::http::request::{FORM, Params, Request, check_attribute_name, client};
 use crate::http::response::{Answer, Door};
 use crate::model::id::IdKind;
 use crate::model::profile::Source;
+use crate::telemetry::metrics::LeftOut;
 
 /// The media types of a form: `navigator.sendBeacon` says of a string that it is the second.
 const MEDIA_TYPES: [&str; 2] = [FORM, "text/plain"];
@@ -84,6 +85,7 @@ pub(in crate::http) async fn answer(
         None => random_id()?,
     };
     let (attributes, left_out) = attributes(&params);
+    front.app.metrics().left_out(left_out, LeftOut::Illegal);
     if left_out > 0 {
         tracing::debug!(left_out, "a site call brought attributes that are not legal");
     }
