@@ -15,7 +15,7 @@
 //! | [`sync`] | locks and atomics, exchangeable for a schedule explorer's in test builds |
 //! | [`durable`] | files that are there whole, or not at all |
 //! | [`tokens`], [`audit`] | who may do what; who did what |
-//! | [`config`], [`telemetry`] | settings, resolved and checked before anything opens; log lines |
+//! | [`config`], [`telemetry`] | settings, resolved and checked before anything opens; log lines and metrics |
 //! | [`journal`] | segments, group commit, entries, snapshots |
 //! | [`store`] | the seam to what keeps the profiles; sled and memory behind it, and the swap of one for a fresh one |
 //! | [`batch`] | the batch file's parser, the spool, pending rows, settling, background folding |

@@ -1,4 +1,4 @@
-//! What the daemon says about itself while it runs: log lines on standard error.
+//! What the daemon says about itself while it runs: log lines on standard error, and [metrics].
 //!
 //! Promises: one event is one line, and a terminal obeys none of it but its colours. The formatter alone would let line
 //! breaks through, and a field's escape sequences too; here all that is from outside is escaped, so that no id or path
@@ -15,6 +15,8 @@ use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
 
 use crate::config::{LogFilter, LogFormat};
+
+pub mod metrics;
 
 /// From here on, events that pass the filter go to standard error; in colour only on a terminal. An error if events go
 /// somewhere already.

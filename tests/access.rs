@@ -345,6 +345,30 @@ fn backups_take_the_tokens_along() {
     }
 }
 
+/// Whoever may look at the metrics sees of clients only those that its token is for.
+#[test]
+fn metrics_tell_of_a_client_only_whom_it_concerns() {
+    let daemon = Daemon::start_configured("[clients.demo]\n[clients.other]\n");
+    for client in ["demo", "other"] {
+        daemon.mbox(client, "mbox=m&mboxPC=1&profile.a=1");
+        daemon.post_batch(client, "batch=pcId,a\n1,2\n");
+    }
+    let token = |whose: &[&str], scope| daemon.make_token(&[whose, &["--scope", scope]].concat());
+    let (demo, all) = (token(&["--client", "demo"], "batch"), token(&["--all-clients"], "read"));
+    let clients = |token: Option<&str>| -> Vec<String> {
+        let reply = call(&daemon, "GET", "/metrics", token);
+        assert_eq!(reply.status, 200);
+        let seen = support::metrics::Exposition::parse(&reply.text()).unwrap();
+        seen.values_of("client").into_iter().map(str::to_owned).collect()
+    };
+    assert_eq!(clients(None), ["demo", "other"], "while no token is asked for");
+    daemon.hang_up();
+    wait_for("tokens to be asked for", || clients(None).is_empty().then_some(()));
+    assert_eq!(clients(Some(&demo)), ["demo"]);
+    assert_eq!(clients(Some(&all)), ["demo", "other"]);
+    assert_eq!(call(&daemon, "GET", "/metrics", Some("x")).status, 401);
+}
+
 /// Without tokens the doors are open to this machine; not to whatever page its user looks at.
 #[test]
 fn pages_of_other_origins_write_nothing_while_there_are_no_tokens() {

@@ -155,6 +155,7 @@ fn the_limit_on_bytes_holds_with_and_without_a_length() {
         daemon.send(&bytes)
     };
     refused(&chunks(&too_large), 413, "52428800");
+    assert_eq!(daemon.metrics().hits("body_bytes"), 3);
     assert_eq!(daemon.spooled().len(), 0);
     let fits = &too_large[..BODY_BYTES_LIMIT - 1];
     let id = daemon.post_batch("demo", fits);
@@ -169,6 +170,7 @@ fn the_limit_on_rows_is_half_a_million() {
     (0..500_000).for_each(|row| writeln!(file, "{row},1").unwrap());
     let id = daemon.post_batch("demo", &file);
     refused(&daemon.try_batch(V2, file + "500000,1\n"), 413, "500000");
+    assert_eq!(daemon.metrics().hits("rows"), 1);
     assert_eq!(daemon.wait_complete(&id).not_found, 500_000);
 }
 

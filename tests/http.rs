@@ -100,6 +100,9 @@ fn connections_that_stall_are_closed() {
     assert_eq!(idle.read().status, 200);
     assert!(idle.is_closed());
     assert!(begun.elapsed() > Duration::from_secs(3));
+    let seen = daemon.metrics();
+    assert_eq!((seen.hits("header_read_timeout"), seen.hits("body_idle_timeout")), (2, 1));
+    assert_eq!(seen.hits("idle_connection"), 1);
 }
 
 #[test]

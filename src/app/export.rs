@@ -60,9 +60,7 @@ impl App {
     pub async fn export(&self, client: &ClientCode) -> Result<Export, AppError> {
         let inner = Arc::clone(&self.0);
         let lifetime_ms = inner.settings(client)?.lifetime_ms;
-        let place = Arc::clone(&inner.exports).try_acquire_owned().map_err(|_| {
-            AppError::ExportBusy(format!("{EXPORTS_MAX} exports are running, no more run at once; try again"))
-        })?;
+        let place = Arc::clone(&inner.exports).try_acquire_owned().map_err(|_| AppError::TooManyExports)?;
         let pending = inner.batches.pending(client);
         let creating = pending.iter().filter(|batch| batch.accepted.rules.creates);
         let creating = creating.map(|batch| Arc::clone(&batch.progress)).collect();

@@ -107,6 +107,7 @@ fn fold_batch(inner: &Arc<Inner>, pending: &Arc<Pending>) -> Result<(), Unfolded
     pending.progress.stuck(false);
     let complete = Request::Complete(pending.accepted.id.clone(), counts, inner.clock.now());
     inner.ask_blocking(complete)?;
+    inner.metrics.batch_complete(&pending.accepted.id.client, &counts);
     inner.spool.remove_index(pending.accepted.spool);
     tracing::info!(
         batch = %pending.accepted.id,

@@ -52,6 +52,7 @@ use crate::store::memory::MemoryStore;
 use crate::store::swap::SwapStore;
 use crate::store::{ProfileStore, StoreError};
 use crate::sync::{self, AtomicBool, AtomicU64, Ordering, lock};
+use crate::telemetry::metrics::{LeftOut, Limit, Metrics};
 use commit::{Answer, Committer, Request, VisitorWrite, WriteRules};
 use heal::Opened;
 pub use heal::Opening;
@@ -99,6 +100,7 @@ struct Inner {
     requests: std::sync::RwLock<Option<mpsc::Sender<Asked<Request, Answer>>>>,
     uploads: Arc<Semaphore>,
     exports: Arc<Semaphore>,
+    metrics: Arc<Metrics>,
     failed: watch::Sender<Option<String>>,
     stopping: AtomicBool,
     /// Told when a checkpoint is due or the daemon is stopping.
@@ -245,12 +247,18 @@ pub enum AppError {
     /// The batch file was refused: its header, or no rows at all.
     #[error("{0}")]
     BadBatch(String),
-    /// The batch file is too large (R9).
+    /// The batch file has too many bytes (R9).
     #[error("{0}")]
     TooLarge(String),
+    /// The batch file has too many rows (R9).
+    #[error("{0}")]
+    TooManyRows(String),
     /// More uploads at once than the daemon takes.
     #[error("too many uploads at once; try again")]
     Busy,
+    /// More exports at once than the daemon runs.
+    #[error("{} exports are running, no more run at once; try again", export::EXPORTS_MAX)]
+    TooManyExports,
     /// An export cannot begin now, and why.
     #[error("{0}")]
     ExportBusy(String),
@@ -263,6 +271,9 @@ pub enum AppError {
     /// It is done in part, and the rest later.
     #[error("{0}")]
     NotYet(String),
+    /// No room for it among the kept uploads.
+    #[error("no room on the disk: {0}")]
+    SpoolFull(String),
     /// No room for it on the disk.
     #[error("no room on the disk: {0}")]
     Full(String),
@@ -404,6 +415,7 @@ impl App {
             requests: std::sync::RwLock::new(Some(requests)),
             uploads: Arc::new(Semaphore::new(config.limits.concurrent_uploads_max)),
             exports: Arc::new(Semaphore::new(export::EXPORTS_MAX)),
+            metrics: Arc::default(),
             failed: watch::Sender::new(None),
             stopping: AtomicBool::new(false),
             wake: Condvar::new(),
@@ -447,7 +459,7 @@ impl App {
     /// Writes what a site call brings.
     pub async fn site_call(&self, call: SiteCall) -> Result<Written, AppError> {
         let rules = self.0.write_rules(&call.client)?;
-        self.0.ask(Request::Site(call, rules)).await?.written()
+        self.0.write(Request::Site(call, rules)).await
     }
 
     /// Writes what a single update brings.
@@ -463,7 +475,7 @@ impl App {
         write: VisitorWrite,
     ) -> Result<Written, AppError> {
         let rules = self.0.write_rules(&client)?;
-        self.0.ask(Request::Visitor(client, id, write, rules)).await?.written()
+        self.0.write(Request::Visitor(client, id, write, rules)).await
     }
 
     /// Looks a visitor up.
@@ -558,6 +570,11 @@ impl App {
         self.0.config.public_url.as_ref().map(|url| url.as_str())
     }
 
+    /// What is counted.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.0.metrics
+    }
+
     /// Whether it serves.
     pub fn readiness(&self) -> Readiness {
         if let Some(why) = &*self.0.failed.borrow() {
@@ -645,6 +662,12 @@ impl Inner {
         let (reply, answer) = oneshot::channel();
         self.sender()?.send((request, reply)).await.map_err(|_| AppError::Stopping)?;
         answer.await.map_err(|_| AppError::Stopping)?
+    }
+
+    async fn write(&self, request: Request) -> Result<Written, AppError> {
+        let written = self.ask(request).await?.written()?;
+        self.metrics.left_out(written.left_out, LeftOut::ProfileBytes);
+        Ok(written)
     }
 
     /// Asks the commit thread, from a thread of our own.
@@ -859,6 +882,19 @@ impl Answer {
 }
 
 impl AppError {
+    /// The limit that was hit, if that is why.
+    pub fn limit(&self) -> Option<Limit> {
+        match self {
+            Self::TooLarge(_) => Some(Limit::BodyBytes),
+            Self::TooManyRows(_) => Some(Limit::Rows),
+            Self::Busy => Some(Limit::ConcurrentUploads),
+            Self::TooManyExports => Some(Limit::ConcurrentExports),
+            Self::SpoolFull(_) => Some(Limit::SpoolBytes),
+            Self::Full(_) => Some(Limit::DiskReserve),
+            _ => None,
+        }
+    }
+
     fn internal(why: impl std::fmt::Display) -> Self {
         let why = why.to_string();
         tracing::error!(%why, "an internal error");

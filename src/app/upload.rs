@@ -39,8 +39,9 @@ impl Upload {
     ) -> Self {
         let (pieces, arriving) = mpsc::channel(CHUNKS_WAITING_MAX);
         let worker_inner = Arc::clone(&inner);
+        let under_way = inner.metrics.upload();
         let worker = tokio::task::spawn_blocking(move || {
-            let _place = place;
+            let (_place, _under_way) = (place, under_way);
             take_in(&worker_inner, client, rules, arriving)
         });
         Self { inner, pieces, worker: Some(worker) }
@@ -64,7 +65,10 @@ impl Upload {
         drop(self.pieces.send(Piece::End).await);
         let batch = self.joined().await?;
         match self.inner.ask(Request::Accept(Box::new(batch))).await? {
-            Answer::Accepted(known) => Ok(known.into()),
+            Answer::Accepted(known) => {
+                self.inner.metrics.batch_accepted(&known.accepted.id.client);
+                Ok(known.into())
+            }
             other => Err(AppError::internal(format!("a batch was answered with {other:?}"))),
         }
     }
@@ -117,7 +121,7 @@ fn take_in(
         }
         if rows > limits.rows_limit {
             let limit = limits.rows_limit;
-            return Err(AppError::TooLarge(format!(
+            return Err(AppError::TooManyRows(format!(
                 "the batch file has more than {limit} rows; send at most {limit} at a time"
             )));
         }
@@ -136,6 +140,7 @@ fn take_in(
 impl From<SpoolError> for AppError {
     fn from(error: SpoolError) -> Self {
         match error {
+            SpoolError::OverLimit(_) => Self::SpoolFull(error.to_string()),
             SpoolError::Full(why) => Self::Full(why),
             SpoolError::Failed { .. } => Self::internal(error),
         }

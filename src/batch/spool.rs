@@ -19,7 +19,10 @@ pub type SpoolName = u64;
 /// Why the spool could not take something.
 #[derive(Debug, thiserror::Error)]
 pub enum SpoolError {
-    /// The folder holds as much as it may, or the disk does.
+    /// The folder holds as much as it may.
+    #[error("kept uploads would pass spool_max_bytes, {0} bytes")]
+    OverLimit(u64),
+    /// The disk is full.
     #[error("{0}")]
     Full(String),
     /// The disk failed.
@@ -182,8 +185,7 @@ impl SpoolFile {
         let held = self.spool.bytes.fetch_add(more, Ordering::Relaxed);
         self.written += more;
         if held.saturating_add(more) > self.spool.bytes_max {
-            let limit = self.spool.bytes_max;
-            return Err(SpoolError::Full(format!("kept uploads would pass spool_max_bytes, {limit} bytes")));
+            return Err(SpoolError::OverLimit(self.spool.bytes_max));
         }
         point("spool-write")
             .and_then(|()| self.file.write_all(bytes))
@@ -287,7 +289,7 @@ mod tests {
         let mut one = spool.begin(Millis(1)).unwrap();
         let mut two = spool.begin(Millis(1)).unwrap();
         one.write(&[0; 6]).unwrap();
-        assert!(matches!(two.write(&[0; 6]), Err(SpoolError::Full(_))));
+        assert!(matches!(two.write(&[0; 6]), Err(SpoolError::OverLimit(10))));
         drop(two);
         one.write(&[0; 4]).unwrap();
         drop(one);

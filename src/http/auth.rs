@@ -22,6 +22,8 @@ const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 pub(super) enum Access {
     /// Nothing: whether the daemon runs.
     Open,
+    /// Nothing; but what is a client's own is shown only to a token of the client.
+    OpenInPart,
     /// Nothing: a page's call, which no browser can keep a token for.
     Page,
     /// A token of the client, whatever it is for.
@@ -37,6 +39,8 @@ pub(super) enum Access {
 pub(super) enum Bearer {
     /// Nobody in particular: there are no tokens, or none is asked for.
     Anybody,
+    /// Whoever brought no token, where there are some.
+    Nobody,
     /// Whoever has this token.
     Token(Token),
 }
@@ -95,6 +99,7 @@ pub(super) fn admit(
             Ok(token) => Ok(Bearer::Token(token.clone())),
             Err(refusal) => refused(Unauthorized::Refused(refusal)),
         },
+        Ok(None) if access == Access::OpenInPart => Ok(Bearer::Nobody),
         Ok(None) => refused(Unauthorized::Missing),
         Err(()) => refused(Unauthorized::Malformed),
     }
@@ -105,7 +110,7 @@ impl Bearer {
     pub(super) fn check(&self, access: Access, client: Option<&ClientCode>) -> Result<(), HttpError> {
         let Self::Token(token) = self else { return Ok(()) };
         let asked = match access {
-            Access::Open | Access::Page | Access::Any => None,
+            Access::Open | Access::OpenInPart | Access::Page | Access::Any => None,
             Access::Of(scope) => Some(scope),
             Access::Everywhere(scope) => {
                 if token.client.is_some() {
@@ -127,11 +132,23 @@ impl Bearer {
         }
     }
 
+    /// Whether it may know what there is of this client; none are several at once.
+    pub(super) fn sees(&self, client: Option<&ClientCode>) -> bool {
+        match self {
+            Self::Anybody => true,
+            Self::Nobody => false,
+            Self::Token(token) => match client {
+                Some(client) => token.is_for(client),
+                None => token.client.is_none(),
+            },
+        }
+    }
+
     /// Who the audit trail says it was, in this request.
     pub(super) fn actor(&self, request: &Request) -> Actor {
         Actor {
             token: match self {
-                Self::Anybody => None,
+                Self::Anybody | Self::Nobody => None,
                 Self::Token(token) => Some(token.id.clone()),
             },
             address: Some(request.peer().to_string()),

@@ -13,6 +13,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::telemetry::metrics::{Limit, Metrics};
+
 /// How many bytes are read and dropped at most, so that a client can finish sending what was refused: more than the
 /// largest batch.
 const LINGER_BYTES_MAX: usize = 64 << 20;
@@ -64,6 +66,7 @@ pub(super) struct Watched<S> {
     framing: Framing,
     verdict: Arc<Verdict>,
     header_read_max: Duration,
+    metrics: Arc<Metrics>,
     /// Runs while a header is arriving.
     header_due: Option<Pin<Box<Sleep>>>,
     /// Runs while the client does not take what is written.
@@ -79,12 +82,13 @@ struct Linger {
 
 impl<S> Watched<S> {
     /// Watches a socket on which a first request is to arrive within `header_read_max`.
-    pub(super) fn new(socket: S, header_read_max: Duration) -> Self {
+    pub(super) fn new(socket: S, header_read_max: Duration, metrics: Arc<Metrics>) -> Self {
         Self {
             socket,
             framing: Framing::default(),
             verdict: Arc::default(),
             header_read_max,
+            metrics,
             header_due: Some(Box::pin(sleep_until(Instant::now() + header_read_max))),
             write_due: None,
             linger: None,
@@ -121,10 +125,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         }
         let before = buffer.filled().len();
         match Pin::new(&mut this.socket).poll_read(cx, buffer) {
-            Poll::Pending if overdue(&mut this.header_due, cx) => Poll::Ready(Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                "the request's header took too long",
-            ))),
+            Poll::Pending if overdue(&mut this.header_due, cx) => {
+                this.metrics.hit(Limit::HeaderReadTimeout);
+                let why = "the request's header took too long";
+                Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)))
+            }
             Poll::Ready(Ok(())) => {
                 let read = buffer.filled().get(before..).unwrap_or_default();
                 if let Some((head_end, offence)) = this.framing.advance(read) {
@@ -208,6 +213,7 @@ impl<S> Watched<S> {
         }
         self.write_due.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + WRITE_IDLE_MAX)));
         if overdue(&mut self.write_due, cx) {
+            self.metrics.hit(Limit::AnswerUnread);
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the answer was not read")));
         }
         Poll::Pending

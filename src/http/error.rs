@@ -10,6 +10,7 @@ use super::connection::Offence;
 use super::request::MediaType;
 use crate::app::AppError;
 use crate::model::id::ClientCode;
+use crate::telemetry::metrics::Limit;
 
 /// A call that is refused. `Display` is what the client is told; [`HttpError::log`] is what the log says.
 #[derive(Debug, thiserror::Error)]
@@ -86,14 +87,27 @@ impl HttpError {
             Self::App(error) => match error {
                 AppError::UnknownClient(_) => StatusCode::NOT_FOUND,
                 AppError::BadBatch(_) | AppError::Refused(_) => StatusCode::BAD_REQUEST,
-                AppError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+                AppError::TooLarge(_) | AppError::TooManyRows(_) => StatusCode::PAYLOAD_TOO_LARGE,
                 AppError::NotExportable(_) => StatusCode::CONFLICT,
-                AppError::Busy | AppError::ExportBusy(_) | AppError::Stopping | AppError::NotYet(_) => {
-                    StatusCode::SERVICE_UNAVAILABLE
-                }
-                AppError::Full(_) => StatusCode::INSUFFICIENT_STORAGE,
+                AppError::Busy
+                | AppError::TooManyExports
+                | AppError::ExportBusy(_)
+                | AppError::Stopping
+                | AppError::NotYet(_) => StatusCode::SERVICE_UNAVAILABLE,
+                AppError::SpoolFull(_) | AppError::Full(_) => StatusCode::INSUFFICIENT_STORAGE,
                 AppError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
             },
+        }
+    }
+
+    /// The limit that was hit, if that is why.
+    pub(super) fn limit(&self) -> Option<Limit> {
+        match self {
+            Self::Silent(_) => Some(Limit::BodyIdleTimeout),
+            Self::TooLarge(_) => Some(Limit::BodyBytes),
+            Self::UriTooLong(_) => Some(Limit::UriLength),
+            Self::App(error) => error.limit(),
+            _ => None,
         }
     }
 
@@ -102,7 +116,7 @@ impl HttpError {
         match self {
             Self::BrokenOff(error) => Some(error.to_string()),
             Self::Inside(why) | Self::App(AppError::Internal(why)) => Some(why.clone()),
-            Self::App(AppError::Full(why)) => Some(why.clone()),
+            Self::App(AppError::SpoolFull(why) | AppError::Full(why)) => Some(why.clone()),
             _ => None,
         }
     }

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 
 use super::error::{HttpError, Methods};
 use super::script;
+use crate::telemetry::metrics;
 
 /// An answer: whole, or in chunks that are still being made.
 pub(super) type Answer = Response<Either<Full<Bytes>, Chunks>>;
@@ -89,6 +90,11 @@ pub(super) fn script(status: StatusCode, body: String) -> Answer {
 /// An answer in plain text.
 pub(super) fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
     with_body(status, "text/plain;charset=UTF-8", body.into())
+}
+
+/// An answer that bears metrics.
+pub(super) fn counted(metrics: String) -> Answer {
+    with_body(StatusCode::OK, metrics::MEDIA_TYPE, metrics.into())
 }
 
 /// An answer in chunks.

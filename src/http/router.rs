@@ -30,6 +30,7 @@ pub(super) enum Endpoint<'a> {
     Backup,
     Healthz,
     Readyz,
+    Metrics,
 }
 
 const READ: &[Method] = &[Method::GET, Method::HEAD];
@@ -70,6 +71,7 @@ impl<'a> Endpoint<'a> {
             ["api", "v1", "backup"] => Self::Backup,
             ["healthz"] => Self::Healthz,
             ["readyz"] => Self::Readyz,
+            ["metrics"] => Self::Metrics,
             _ => return None,
         })
     }
@@ -97,6 +99,7 @@ impl<'a> Endpoint<'a> {
             Self::Export => Access::Of(Scope::Admin),
             Self::Compact | Self::Backup => Access::Everywhere(Scope::Admin),
             Self::Healthz | Self::Readyz => Access::Open,
+            Self::Metrics => Access::OpenInPart,
         }
     }
 
@@ -116,7 +119,9 @@ impl<'a> Endpoint<'a> {
                 Some(request.query().strict()?.client(&front.app)?)
             }
             Self::Batch { id } => BatchId::parse(id).map(|id| id.client),
-            Self::Delivery | Self::Compact | Self::Backup | Self::Healthz | Self::Readyz => None,
+            Self::Delivery | Self::Compact | Self::Backup | Self::Healthz | Self::Readyz | Self::Metrics => {
+                None
+            }
         })
     }
 
@@ -140,7 +145,7 @@ impl<'a> Endpoint<'a> {
         }
     }
 
-    /// What the log calls it: a path would hold ids.
+    /// What the log and the metrics call it: a path would hold ids.
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::BatchUpdate { version: BatchVersion::V1, .. } => "batchUpdate v1",
@@ -158,6 +163,7 @@ impl<'a> Endpoint<'a> {
             Self::Backup => "backup",
             Self::Healthz => "healthz",
             Self::Readyz => "readyz",
+            Self::Metrics => "metrics",
         }
     }
 
@@ -202,6 +208,7 @@ impl<'a> Endpoint<'a> {
             }
             (Self::Batches, Some(client)) => native::batches::list(front, request, client),
             (Self::Export, Some(client)) => native::export::answer(front, request, &bearer, client).await,
+            (Self::Metrics, _) => ops::metrics(front, |client| bearer.sees(client)),
             (_, None) => Err(HttpError::Inside("a call about one client's visitors names none".into())),
         }
     }

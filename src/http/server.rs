@@ -29,6 +29,7 @@ use super::request::{Request, Socket};
 use super::response::{Answer, Door, refusal};
 use super::router::{Endpoint, answer_while_opening, door_of_unknown};
 use crate::app::Opening;
+use crate::telemetry::metrics::Limit;
 
 /// How long requests that have begun may take to finish once the server is to stop. The whole daemon stops within ten
 /// seconds; the rest of them is for the store.
@@ -139,7 +140,9 @@ async fn connection(socket: TcpStream, front: Arc<Front>, mut stopping: watch::R
         return;
     };
     let ends = Socket { local, peer };
-    let watched = Watched::new(socket, front.timeouts.header_read);
+    let metrics = Arc::clone(front.app.metrics());
+    let _open = metrics.connection();
+    let watched = Watched::new(socket, front.timeouts.header_read, Arc::clone(&metrics));
     let verdict = watched.verdict();
     let requests = AtomicU64::new(0);
     let mut http = http1::Builder::new();
@@ -166,6 +169,10 @@ async fn connection(socket: TcpStream, front: Arc<Front>, mut stopping: watch::R
         }
     };
     if let Err(e) = ended {
+        // What a header may take beyond that is watched below hyper, and is another error.
+        if e.is_timeout() {
+            metrics.hit(Limit::IdleConnection);
+        }
         tracing::debug!(error = %e, "a connection ended early");
     }
 }
@@ -194,7 +201,7 @@ async fn answer(
                         Ok(()) => endpoint.answer(front, &mut request).await,
                         Err(error) => Err(error),
                     };
-                    let mut answer = result.unwrap_or_else(|e| refuse(endpoint.door(), &e, &id));
+                    let mut answer = result.unwrap_or_else(|e| refuse(front, endpoint.door(), &e, &id));
                     if endpoint.is_for_pages() {
                         let origin = request.origin().filter(|_| !endpoint.reads_cookies());
                         cors::open(&mut answer, origin);
@@ -204,11 +211,11 @@ async fn answer(
                 None => {
                     let unknown = HttpError::NotFound("there is nothing at this path".into());
                     let error = check(&request, verdict, number).err().unwrap_or(unknown);
-                    (refuse(door_of_unknown(&segments), &error, &id), "unknown path")
+                    (refuse(front, door_of_unknown(&segments), &error, &id), "unknown path")
                 }
             }
         }
-        Err(error) => (refuse(Door::Rest, &error, &id), "unknown path"),
+        Err(error) => (refuse(front, Door::Rest, &error, &id), "unknown path"),
     };
     let headers = answer.headers_mut();
     if !request.body.ended() || verdict.on(number).is_some() {
@@ -217,7 +224,9 @@ async fn answer(
     if let Ok(id) = HeaderValue::try_from(id.as_str()) {
         headers.insert(REQUEST_ID, id);
     }
-    tracing::debug!(request = %id, %method, endpoint, status = answer.status().as_u16(), took = ?begun.elapsed());
+    let (status, took) = (answer.status().as_u16(), begun.elapsed());
+    front.app.metrics().answered(endpoint, status, took);
+    tracing::debug!(request = %id, %method, endpoint, status, ?took);
     answer
 }
 
@@ -228,7 +237,10 @@ fn check(request: &Request, verdict: &Verdict, number: u64) -> Result<(), HttpEr
     }
 }
 
-fn refuse(door: Door, error: &HttpError, request: &str) -> Answer {
+fn refuse(front: &Front, door: Door, error: &HttpError, request: &str) -> Answer {
+    if let Some(limit) = error.limit() {
+        front.app.metrics().hit(limit);
+    }
     if let Some(why) = error.log() {
         // That the disk is full is told once, by whoever found out.
         if error.status().is_server_error() && error.status() != StatusCode::INSUFFICIENT_STORAGE {

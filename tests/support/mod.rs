@@ -12,6 +12,7 @@
 
 pub mod disk;
 pub mod load;
+pub mod metrics;
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -338,6 +339,12 @@ impl Daemon {
                 ignored: count("ignoredUpdates"),
             })
         })
+    }
+
+    /// What it has counted.
+    pub fn metrics(&self) -> metrics::Exposition {
+        let reply = self.get("/metrics");
+        metrics::Exposition::parse(&reply.text()).unwrap_or_else(|why| panic!("{why}: {}", reply.text()))
     }
 
     /// The files in the spool folder.

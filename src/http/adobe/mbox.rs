@@ -15,6 +15,7 @@ use crate::http::request::{FORM, Params, Request, check_attribute_name};
 use crate::http::response::{Answer, Door};
 use crate::model::id::{ClientCode, IdKind};
 use crate::model::profile::Source;
+use crate::telemetry::metrics::LeftOut;
 
 /// The media types of a form: `navigator.sendBeacon` says of a string that it is the second.
 const MEDIA_TYPES: [&str; 2] = [FORM, "text/plain"];
@@ -83,6 +84,7 @@ pub(in crate::http) async fn answer(
         None => random_id()?,
     };
     let (attributes, left_out) = attributes(&params);
+    front.app.metrics().left_out(left_out, LeftOut::Illegal);
     if left_out > 0 {
         tracing::debug!(left_out, "a site call brought attributes that are not legal");
     }

@@ -1,0 +1,381 @@
+//! What the daemon counts: requests, limits that were hit, connections, uploads, rows; in the text form of OpenMetrics.
+//!
+//! Promises: the number of series is bounded whatever is sent, for every label's values come from a list in the code,
+//! but for client codes, of which the first [`CLIENTS_MAX`] have series of their own; what counts one client is shown
+//! only to who may see that client.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use crate::model::batch::{Counts, Outcome};
+use crate::model::id::ClientCode;
+
+/// The media type of what [`Metrics::render`] gives.
+pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// How many clients have series of their own: as long as none is configured, a call may name any.
+const CLIENTS_MAX: usize = 1_000;
+/// What the clients beyond them are counted under; no client code holds a parenthesis.
+const OTHER_CLIENTS: &str = "(other)";
+/// The upper bounds of the histogram of answers, in seconds.
+const SECONDS: [f64; 13] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+
+/// A limit that keeps one caller from taking what others need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Limit {
+    /// How long a request's header may take to arrive.
+    HeaderReadTimeout,
+    /// How long a body may pause.
+    BodyIdleTimeout,
+    /// How slowly a body may come.
+    BodyRate,
+    /// How long a connection may wait for its next request.
+    IdleConnection,
+    /// How long an answer may lie unread.
+    AnswerUnread,
+    /// Connections at once.
+    Connections,
+    /// Connections at once from one address.
+    ConnectionsPerAddress,
+    /// Bytes of a request's header.
+    HeaderSize,
+    /// Lines of a request's header.
+    HeaderCount,
+    /// Bytes of a request's path with its query.
+    UriLength,
+    /// Uploads at once.
+    ConcurrentUploads,
+    /// Exports at once.
+    ConcurrentExports,
+    /// Bytes of kept uploads on the disk.
+    SpoolBytes,
+    /// Batch calls of one client.
+    ClientRate,
+    /// Site calls of one address.
+    AddressRate,
+    /// Authorisations that failed, of one address.
+    FailedAuthorisations,
+    /// Bytes of a body, decoded.
+    BodyBytes,
+    /// Rows of a batch.
+    Rows,
+    /// How much larger a body may become by being decoded.
+    DecodeRatio,
+    /// A connection could not be accepted: mostly because file handles ran out.
+    AcceptBackoff,
+    /// How long a TLS handshake may take.
+    TlsHandshake,
+    /// Bytes of the disk that are left alone.
+    DiskReserve,
+}
+
+impl Limit {
+    /// All of them.
+    pub const ALL: [Self; 22] = [
+        Self::HeaderReadTimeout,
+        Self::BodyIdleTimeout,
+        Self::BodyRate,
+        Self::IdleConnection,
+        Self::AnswerUnread,
+        Self::Connections,
+        Self::ConnectionsPerAddress,
+        Self::HeaderSize,
+        Self::HeaderCount,
+        Self::UriLength,
+        Self::ConcurrentUploads,
+        Self::ConcurrentExports,
+        Self::SpoolBytes,
+        Self::ClientRate,
+        Self::AddressRate,
+        Self::FailedAuthorisations,
+        Self::BodyBytes,
+        Self::Rows,
+        Self::DecodeRatio,
+        Self::AcceptBackoff,
+        Self::TlsHandshake,
+        Self::DiskReserve,
+    ];
+
+    /// What the label says.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::HeaderReadTimeout => "header_read_timeout",
+            Self::BodyIdleTimeout => "body_idle_timeout",
+            Self::BodyRate => "body_rate",
+            Self::IdleConnection => "idle_connection",
+            Self::AnswerUnread => "answer_unread",
+            Self::Connections => "connections",
+            Self::ConnectionsPerAddress => "connections_per_address",
+            Self::HeaderSize => "header_size",
+            Self::HeaderCount => "header_count",
+            Self::UriLength => "uri_length",
+            Self::ConcurrentUploads => "concurrent_uploads",
+            Self::ConcurrentExports => "concurrent_exports",
+            Self::SpoolBytes => "spool_bytes",
+            Self::ClientRate => "client_rate",
+            Self::AddressRate => "address_rate",
+            Self::FailedAuthorisations => "failed_authorisations",
+            Self::BodyBytes => "body_bytes",
+            Self::Rows => "rows",
+            Self::DecodeRatio => "decode_ratio",
+            Self::AcceptBackoff => "accept_backoff",
+            Self::TlsHandshake => "tls_handshake",
+            Self::DiskReserve => "disk_reserve",
+        }
+    }
+}
+
+/// Why a call's attribute was not written, though the call was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeftOut {
+    /// An mbox call's that is not legal, or is one too many.
+    Illegal,
+    /// The profile would have grown too large (R9).
+    ProfileBytes,
+}
+
+impl LeftOut {
+    const fn reason(self) -> &'static str {
+        match self {
+            Self::Illegal => "illegal",
+            Self::ProfileBytes => "profile_bytes",
+        }
+    }
+}
+
+/// Everything that is counted, from the start of the process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    limits: Family<Labels<1>, Counter>,
+    connections: Gauge,
+    requests: Family<Answered, Counter>,
+    seconds: Family<Labels<1>, Histogram, fn() -> Histogram>,
+    uploads: Gauge,
+    left_out: Family<Labels<1>, Counter>,
+    clients: Mutex<Clients>,
+}
+
+type Labels<const N: usize> = [(&'static str, &'static str); N];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Answered {
+    endpoint: &'static str,
+    status: u16,
+}
+
+/// What is counted by client.
+#[derive(Debug, Default)]
+struct Clients {
+    named: BTreeMap<ClientCode, PerClient>,
+    others: PerClient,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct PerClient {
+    batches: u64,
+    rows: Counts,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("profiled");
+        let limits = Family::default();
+        registry.register("limits_hit", "Times that a limit was hit", limits.clone());
+        let connections = Gauge::default();
+        registry.register("connections", "Connections open now", connections.clone());
+        let requests = Family::default();
+        registry.register("requests", "Requests answered", requests.clone());
+        let seconds: Family<_, _, fn() -> Histogram> =
+            Family::new_with_constructor(|| Histogram::new(SECONDS));
+        registry.register("request_seconds", "Time from a request's header to its answer", seconds.clone());
+        let uploads = Gauge::default();
+        registry.register("uploads", "Batch uploads under way", uploads.clone());
+        let left_out = Family::default();
+        registry.register("attributes_left_out", "Attributes that a call lost", left_out.clone());
+        // A series that begins only when something happens hides the first time that it does.
+        for limit in Limit::ALL {
+            drop(limits.get_or_create(&[("limit", limit.name())]));
+        }
+        for why in [LeftOut::Illegal, LeftOut::ProfileBytes] {
+            drop(left_out.get_or_create(&[("reason", why.reason())]));
+        }
+        Self {
+            registry,
+            limits,
+            connections,
+            requests,
+            seconds,
+            uploads,
+            left_out,
+            clients: Mutex::default(),
+        }
+    }
+}
+
+impl Metrics {
+    /// A limit was hit.
+    pub fn hit(&self, limit: Limit) {
+        self.limits.get_or_create(&[("limit", limit.name())]).inc();
+    }
+
+    /// A request was answered with `status`. `endpoint` comes from a list in the code.
+    pub fn answered(&self, endpoint: &'static str, status: u16, took: Duration) {
+        self.requests.get_or_create(&Answered { endpoint, status }).inc();
+        self.seconds.get_or_create(&[("endpoint", endpoint)]).observe(took.as_secs_f64());
+    }
+
+    /// A connection is open, until what this gives is dropped.
+    pub fn connection(&self) -> UnderWay {
+        UnderWay::begin(&self.connections)
+    }
+
+    /// A batch is being uploaded, until what this gives is dropped.
+    pub fn upload(&self) -> UnderWay {
+        UnderWay::begin(&self.uploads)
+    }
+
+    /// Attributes of a call were left out.
+    pub fn left_out(&self, attributes: usize, why: LeftOut) {
+        if attributes > 0 {
+            self.left_out.get_or_create(&[("reason", why.reason())]).inc_by(attributes as u64);
+        }
+    }
+
+    /// A batch was accepted.
+    pub fn batch_accepted(&self, client: &ClientCode) {
+        self.clients().of(client).batches += 1;
+    }
+
+    /// A batch is complete, and this became of its rows.
+    pub fn batch_complete(&self, client: &ClientCode, counts: &Counts) {
+        let mut clients = self.clients();
+        let rows = &mut clients.of(client).rows;
+        *rows = rows.plus(counts);
+    }
+
+    /// All of it as text. What counts one client is there if `may_see` that client; what counts those that have no
+    /// series of their own, if `may_see` nobody in particular.
+    pub fn render(&self, may_see: impl Fn(Option<&ClientCode>) -> bool) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        encode_registry(&mut text, &self.registry)?;
+        encode_registry(&mut text, &self.clients().registry(may_see))?;
+        encode_eof(&mut text)?;
+        Ok(text)
+    }
+
+    fn clients(&self) -> MutexGuard<'_, Clients> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Clients {
+    fn of(&mut self, client: &ClientCode) -> &mut PerClient {
+        if self.named.len() < CLIENTS_MAX || self.named.contains_key(client) {
+            return self.named.entry(client.clone()).or_default();
+        }
+        &mut self.others
+    }
+
+    fn registry(&self, may_see: impl Fn(Option<&ClientCode>) -> bool) -> Registry {
+        let batches = Family::<Vec<(&str, String)>, Counter>::default();
+        let rows = Family::<Vec<(&str, String)>, Counter>::default();
+        let named = self.named.iter().map(|(client, counts)| (Some(client), counts));
+        let others = (self.named.len() >= CLIENTS_MAX).then_some((None, &self.others));
+        for (client, counts) in named.chain(others).filter(|(client, _)| may_see(*client)) {
+            let label = ("client", client.map_or(OTHER_CLIENTS, ClientCode::as_str).to_owned());
+            batches.get_or_create(&vec![label.clone()]).inc_by(counts.batches);
+            for outcome in Outcome::ALL {
+                let labels = vec![label.clone(), ("outcome", outcome.name().to_owned())];
+                rows.get_or_create(&labels).inc_by(counts.rows.of(outcome));
+            }
+        }
+        let mut registry = Registry::with_prefix("profiled");
+        registry.register("batches", "Batches accepted", batches);
+        registry.register("rows", "Rows of complete batches", rows);
+        registry
+    }
+}
+
+/// Something that is counted as long as it goes on.
+#[derive(Debug)]
+pub struct UnderWay(Gauge);
+
+impl UnderWay {
+    fn begin(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(code: &str) -> ClientCode {
+        ClientCode::new(code).unwrap()
+    }
+
+    #[test]
+    fn a_client_is_counted_for_those_who_may_see_it() {
+        let metrics = Metrics::default();
+        metrics.batch_accepted(&client("a"));
+        metrics.batch_accepted(&client("b"));
+        metrics.batch_complete(&client("b"), &Counts { updated: 7, ..Counts::default() });
+        let all = metrics.render(|_| true).unwrap();
+        assert!(all.contains("profiled_batches_total{client=\"a\"} 1\n"), "{all}");
+        assert!(all.contains("profiled_rows_total{client=\"b\",outcome=\"updated\"} 7\n"), "{all}");
+        let some = metrics.render(|it| it == Some(&client("a"))).unwrap();
+        assert!(some.contains("{client=\"a\"}") && !some.contains("client=\"b\""), "{some}");
+        let none = metrics.render(|_| false).unwrap();
+        assert!(none.contains("profiled_limits_hit_total") && !none.contains("client="), "{none}");
+        assert!(all.ends_with("# EOF\n") && none.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn the_number_of_series_is_bounded() {
+        let metrics = Metrics::default();
+        for n in 0..CLIENTS_MAX + 5 {
+            metrics.batch_accepted(&client(&format!("c{n}")));
+            metrics.batch_accepted(&client("c0"));
+        }
+        let all = metrics.render(|_| true).unwrap();
+        assert_eq!(all.lines().filter(|line| line.starts_with("profiled_batches_total")).count(), 1_001);
+        assert!(all.contains("{client=\"(other)\"} 5\n") && all.contains("{client=\"c0\"} 1006\n"));
+        let named = metrics.render(|it| it.is_some()).unwrap();
+        assert!(!named.contains("(other)"), "what several clients did is shown to who may see all");
+    }
+
+    #[test]
+    fn what_is_under_way_is_counted_until_it_ends() {
+        let metrics = Metrics::default();
+        let uploads = || metrics.render(|_| true).unwrap().contains("profiled_uploads 1\n");
+        let upload = metrics.upload();
+        assert!(uploads());
+        drop(upload);
+        assert!(!uploads());
+    }
+
+    #[test]
+    fn every_limit_is_there_from_the_start() {
+        let text = Metrics::default().render(|_| true).unwrap();
+        for limit in Limit::ALL {
+            assert!(text.contains(&format!("profiled_limits_hit_total{{limit=\"{}\"}} 0\n", limit.name())));
+        }
+    }
+}
