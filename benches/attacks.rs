@@ -1,0 +1,238 @@
+//! What attacks come to: the real release daemon under each of them for some seconds, beside honest clients that look
+//! visitors up all the while. A row each: how the attack was answered, how long its connections lasted, what memory it
+//! took, and how long the others' lookups took meanwhile.
+//!
+//! `cargo bench --bench attacks [-- SECONDS]`
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "a bench prints, and stops where it cannot go on"
+)]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use support::Daemon;
+
+const VISITORS: u64 = 20_000;
+/// Honest clients.
+const LOOKERS: u64 = 4;
+const SLOW_CONNECTIONS: usize = 500;
+const BATCH: &str = "POST /m2/demo/v2/profile/batchUpdate HTTP/1.1\r\nHost: a\r\nContent-Type: text/csv\r\n";
+
+/// How an attack was answered: statuses, `closed` without an answer, or `refused` to connect.
+type Answers = BTreeMap<String, usize>;
+
+/// One attacker's connection, from its first byte to its end.
+type Attack = fn(SocketAddr, &AtomicBool) -> String;
+
+fn main() {
+    let seconds = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(5);
+    let span = Duration::from_secs(seconds);
+    let folder = tempfile::Builder::new().prefix("attacks").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let settings = "header_read_timeout_seconds = 4\nbody_idle_timeout_seconds = 4\n\
+                    [clients.demo]\nv2_creates_profiles = true\n";
+    let daemon = Daemon::start(folder.path(), settings);
+    let address: SocketAddr = daemon.address.parse().unwrap();
+    make_visitors(address);
+
+    println!("| attack | at once | answers | longest | peak memory | others' p50 | p99 | slowest |");
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
+    let row = |name: &str, attackers: usize, attack: Attack| {
+        let (answers, longest, took) = under_attack(address, span, attackers, attack);
+        let answers: Vec<String> =
+            answers.iter().map(|(answer, count)| format!("{count}× {answer}")).collect();
+        let at = |share: f64| took[((took.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
+        println!(
+            "| {name} | {attackers} | {} | {:.1} s | {} MiB | {:.2} ms | {:.2} ms | {:.1} ms |",
+            answers.join(", "),
+            longest.as_secs_f64(),
+            daemon.memory("VmHWM") >> 10,
+            at(0.5),
+            at(0.99),
+            at(1.0),
+        );
+    };
+    row("none", 0, |_, _| String::new());
+    row("headers, a byte a second", SLOW_CONNECTIONS, |address, stop| {
+        trickle(address, "GET /healthz HTTP/1.1\r\n", stop)
+    });
+    row("bodies, a byte a second", SLOW_CONNECTIONS, |address, stop| {
+        trickle(address, &format!("{BATCH}Content-Length: 1000\r\n\r\n"), stop)
+    });
+    row("connections that say nothing", SLOW_CONNECTIONS, |address, _| exchange(address, b"", false));
+    row("50 MB and a byte, in chunks", 4, |address, _| exchange(address, &chunks_without_end(), true));
+    row("10,000 header lines", 8, |address, _| {
+        let lines = "X: y\r\n".repeat(10_000);
+        exchange(address, format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n").as_bytes(), true)
+    });
+    row("a header line of 5 MB", 8, |address, _| {
+        let line = "x".repeat(5 << 20);
+        exchange(address, format!("GET / HTTP/1.1\r\nHost: a\r\nX: {line}\r\n\r\n").as_bytes(), true)
+    });
+    row("a path of 5 MB", 8, |address, _| {
+        let path = "x".repeat(5 << 20);
+        exchange(address, format!("GET /{path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes(), true)
+    });
+    row("a chunk extension of 1 MB", 8, |address, _| {
+        let extension = "x".repeat(1 << 20);
+        let request = format!("{BATCH}Transfer-Encoding: chunked\r\n\r\n5;{extension}\r\nbatch\r\n0\r\n\r\n");
+        exchange(address, request.as_bytes(), true)
+    });
+    row("length and chunks at once", 8, |address, _| {
+        let request = format!("{BATCH}Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n");
+        exchange(address, request.as_bytes(), true)
+    });
+    row("a bare line feed", 8, |address, _| exchange(address, b"GET /healthz HTTP/1.1\nHost: a\n\n", true));
+    row("connect, and leave", 8, |address, _| exchange(address, b"", true));
+    row("uploads broken off", 8, |address, _| {
+        let mut request = format!("{BATCH}Content-Length: 40000000\r\n\r\nbatch=pcId,a\n");
+        request.push_str(&"1,2\n".repeat(100_000));
+        exchange(address, request.as_bytes(), true)
+    });
+}
+
+/// Runs an attack, again and again, beside honest lookups: what it was answered, how long its longest connection
+/// lasted, and how long each lookup took, in order.
+fn under_attack(
+    address: SocketAddr,
+    span: Duration,
+    attackers: usize,
+    attack: Attack,
+) -> (Answers, Duration, Vec<Duration>) {
+    let stop = AtomicBool::new(false);
+    let stop = &stop;
+    std::thread::scope(|scope| {
+        let attacking: Vec<_> = (0..attackers)
+            .map(|_| {
+                let one = std::thread::Builder::new().stack_size(256 << 10);
+                let attacker = move || {
+                    let (mut answers, mut longest) = (vec![], Duration::ZERO);
+                    while !stop.load(Ordering::Relaxed) {
+                        let began = Instant::now();
+                        answers.push(attack(address, stop));
+                        longest = longest.max(began.elapsed());
+                    }
+                    (answers, longest)
+                };
+                one.spawn_scoped(scope, attacker).unwrap()
+            })
+            .collect();
+        let looking: Vec<_> =
+            (0..LOOKERS).map(|seed| scope.spawn(move || look_up_until(address, seed, stop))).collect();
+        std::thread::sleep(span);
+        stop.store(true, Ordering::Relaxed);
+        let mut took: Vec<Duration> = looking.into_iter().flat_map(|one| one.join().unwrap()).collect();
+        took.sort_unstable();
+        let (mut answers, mut longest) = (Answers::new(), Duration::ZERO);
+        for attacker in attacking {
+            let (all, time) = attacker.join().unwrap();
+            all.into_iter().for_each(|answer| *answers.entry(answer).or_default() += 1);
+            longest = longest.max(time);
+        }
+        (answers, longest, took)
+    })
+}
+
+/// Sends bytes and reads to the end of the connection: the statuses of the answers. `ends` says whether the client says
+/// that it will send no more.
+fn exchange(address: SocketAddr, bytes: &[u8], ends: bool) -> String {
+    let Ok(mut stream) = TcpStream::connect(address) else { return "refused".into() };
+    // What the daemon refuses it may not read to its end.
+    let sent = stream.write_all(bytes);
+    if ends && sent.is_ok() {
+        drop(stream.shutdown(Shutdown::Write));
+    }
+    ended(stream)
+}
+
+fn ended(mut stream: TcpStream) -> String {
+    let mut answer = vec![];
+    drop(stream.read_to_end(&mut answer));
+    let answer = String::from_utf8_lossy(&answer);
+    let statuses: Vec<&str> =
+        answer.match_indices("HTTP/1.1 ").map(|(at, _)| &answer[at + 9..at + 12]).collect();
+    if statuses.is_empty() { "closed".into() } else { statuses.join(" ") }
+}
+
+/// Sends a start, then a byte a second until the daemon has enough of it.
+fn trickle(address: SocketAddr, start: &str, stop: &AtomicBool) -> String {
+    let Ok(mut stream) = TcpStream::connect(address) else { return "refused".into() };
+    let mut sent = stream.write_all(start.as_bytes());
+    stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    while sent.is_ok() && !stop.load(Ordering::Relaxed) {
+        // An answer, or the end, may come at any time.
+        match stream.peek(&mut [0]) {
+            Ok(_) => break,
+            Err(_) => sent = stream.write_all(b"x"),
+        }
+    }
+    if stop.load(Ordering::Relaxed) {
+        return "went on to the end".into();
+    }
+    let answer = ended(stream);
+    // It hangs on; it doesn't flood.
+    std::thread::sleep(Duration::from_secs(1));
+    answer
+}
+
+fn chunks_without_end() -> Vec<u8> {
+    let mut request = format!("{BATCH}Transfer-Encoding: chunked\r\n\r\n").into_bytes();
+    let chunk = format!("batch=pcId,a\n{}", "1,2\n".repeat(16_000));
+    while request.len() < 52_428_800 + 100_000 {
+        write!(request, "{:x}\r\n{chunk}\r\n", chunk.len()).unwrap();
+    }
+    request.extend_from_slice(b"0\r\n\r\n");
+    request
+}
+
+fn make_visitors(address: SocketAddr) {
+    let mut file = String::from("batch=pcId,tier,points\n");
+    for n in 0..VISITORS {
+        writeln!(file, "pc{n},gold,{n}").unwrap();
+    }
+    let request = format!("{BATCH}Content-Length: {}\r\nConnection: close\r\n\r\n{file}", file.len());
+    assert_eq!(exchange(address, request.as_bytes(), false), "200");
+}
+
+/// Looks visitors up on one connection; how long each took.
+fn look_up_until(address: SocketAddr, seed: u64, stop: &AtomicBool) -> Vec<Duration> {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_nodelay(true).unwrap();
+    let (mut random, mut took, mut answer) = (seed + 1, vec![], vec![0; 8192]);
+    while !stop.load(Ordering::Relaxed) {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        let request =
+            format!("GET /rest/v1/profiles/pc{}?client=demo HTTP/1.1\r\nHost: a\r\n\r\n", random % VISITORS);
+        let began = Instant::now();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut held = 0;
+        loop {
+            let read = stream.read(&mut answer[held..]).unwrap();
+            assert!(read > 0, "the daemon closed an honest connection");
+            held += read;
+            let text = std::str::from_utf8(&answer[..held]).unwrap();
+            let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+            assert!(head.starts_with("HTTP/1.1 200"), "{text}");
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+            if body.len() >= length.parse().unwrap_or_else(|e| panic!("{length}: {e}")) {
+                break;
+            }
+        }
+        took.push(began.elapsed());
+        // An honest client has something else to do, too.
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    took
+}
