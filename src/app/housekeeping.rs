@@ -29,8 +29,8 @@ use crate::store::ProfileStore;
 use crate::sync::{Ordering, lock};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 /// How often it is looked whether anything is due.
