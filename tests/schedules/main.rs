@@ -1,0 +1,73 @@
+//! The races of DESIGN.md §3 (publish, settle, drop, swap onto a link; checkpoints, snapshots and fresh stores beside them
+//! all), run under a schedule explorer: on threads whose every step shuttle decides.
+//!
+//! ```text
+//! daemon.rs   the real committer, plan, lookups and steps of upkeep, without sockets, and what a power cut leaves of it
+//! store.rs    its store, which a power cut takes back
+//! lives.rs    what a lookup may show, and when
+//! order.rs    scenarios of writes, batches and lookups
+//! upkeep.rs   scenarios with checkpoints, snapshots, fresh stores and the sweeper beside them
+//! ```
+//!
+//! Promises, for every schedule tried: each lookup shows what the accepted writes, one after the other in the order of
+//! their seqs, make of the visitor up to some write, never less than what had been answered before the lookup
+//! began, and never less than an earlier lookup of the same thread; every row's outcome is that of its batch's place in
+//! the order, and the counts add up; and at the end, as at a power cut before, the same is shown by the store as its last
+//! checkpoint left it, by one made from each snapshot, and by one made from nothing, each with the journal behind it.
+//!
+//! A failure prints the schedule; `shuttle::replay` takes it.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+#![expect(clippy::panic, reason = "so should a daemon in a test")]
+
+mod daemon;
+mod lives;
+mod order;
+mod store;
+mod upkeep;
+
+use daemon::Daemon;
+use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// How many schedules of each kind every scenario is run under.
+const RANDOM_SCHEDULES: usize = 2000;
+const PCT_SCHEDULES: usize = 2000;
+/// How often PCT takes the processor away from the thread that has it.
+const PCT_DEPTH: usize = 4;
+/// Room for the parser's and the index's buffers in a build without optimisation.
+const STACK_BYTES: usize = 1 << 18;
+
+/// Runs a scenario under many schedules.
+fn explore(scenario: impl Fn(&Daemon) + Send + Sync + 'static) {
+    explore_again(|_| (), scenario);
+}
+
+/// The same, with what comes before it: in a daemon whose store is lost then, and made again for the scenario.
+fn explore_again(
+    before: impl Fn(&Daemon) + Send + Sync + 'static,
+    scenario: impl Fn(&Daemon) + Send + Sync + 'static,
+) {
+    let memory = Path::new("/dev/shm");
+    let base = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+    let base = tempfile::Builder::new().prefix("profiled-schedules-").tempdir_in(base).unwrap();
+    let scenario = Arc::new((before, scenario));
+    let run = |kind: &str, scheduler: Box<dyn Scheduler + Send>| {
+        let (base, scenario, executions) = (base.path().join(kind), Arc::clone(&scenario), AtomicU64::new(0));
+        let mut config = shuttle::Config::new();
+        config.stack_size = STACK_BYTES;
+        shuttle::Runner::new(scheduler, config).run(move || {
+            let folder = base.join(executions.fetch_add(1, Ordering::Relaxed).to_string());
+            let (before, scenario) = &*scenario;
+            let daemon = Daemon::start(&folder);
+            before(&daemon);
+            let daemon = daemon.made_again();
+            scenario(&daemon);
+            daemon.stop_and_begin_again();
+            std::fs::remove_dir_all(folder).unwrap();
+        });
+    };
+    run("random", Box::new(RandomScheduler::new(RANDOM_SCHEDULES)));
+    run("pct", Box::new(PctScheduler::new(PCT_DEPTH, PCT_SCHEDULES)));
+}

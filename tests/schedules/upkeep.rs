@@ -1,0 +1,144 @@
+//! Scenarios with checkpoints, snapshots, fresh stores and the sweeper beside writes, batches and lookups; and a power cut
+//! at any moment of them.
+
+use super::daemon::{Daemon, LATER, creates, skips};
+use super::lives::{Life, in_order, unknown};
+use super::{explore, explore_again};
+use std::sync::atomic::Ordering;
+
+const ALL: [&str; 9] = ["anna", "p1", "ben", "p2", "carl", "p3", "p4", "dora", "emma"];
+
+/// Lets these go on beside everything: a login that merges and one that hands over, an erasure and a rebirth, a batch that
+/// is folded and one that is accepted meanwhile, lookups, and a power cut.
+fn beside_everything(upkeep: &'static [fn(&Daemon)]) {
+    explore(move |daemon| {
+        daemon.site("p1 anna", "city=Paris");
+        daemon.site("p2", "page=2");
+        daemon.site("ben", "city=Rome");
+        daemon.site("p3 carl", "");
+        daemon.batch(creates(), "batch=pcId,tier\np1,gold\np2,tin\np3,lead\np4,new\n");
+        let upkeep: Vec<_> = upkeep.iter().map(|one| daemon.spawn(one)).collect();
+        let logins = daemon.spawn(|d| {
+            let merge = d.site("p2 ben", "login=yes");
+            (merge, d.site("p1 dora", "city=Nice"), d.watch(&["p2", "p1"], 1))
+        });
+        let rebirth = daemon.spawn(|d| (d.erase("p3"), d.site("p3", "city=Oslo"), d.watch(&["p3"], 1)));
+        let later = daemon.spawn(|d| d.batch(skips(), "batch=thirdPartyId,tier\nben,wood\nemma,clay\n"));
+        let folder = daemon.spawn(|d| (d.fold(2), d.fold(1)));
+        let watchers = [
+            daemon.spawn(|d| d.watch(&["anna", "ben", "p3"], 2)),
+            daemon.spawn(|d| d.watch(&["p1", "p2", "p4", "carl"], 2)),
+        ];
+        let cut = daemon.spawn(Daemon::cut);
+
+        let ((merge, handover, after_logins), later) = (logins.join().unwrap(), later.join().unwrap());
+        let (erasure, reborn, after_rebirth) = rebirth.join().unwrap();
+        let (first, second) = folder.join().unwrap();
+        first.check(5, "5 created");
+        second.check(later, "3 not_found");
+        upkeep.into_iter().for_each(|one| one.join().unwrap());
+
+        let mut anna = Life::default().then(1, "anna+p1 born 1", "city=Paris").set(5, "tier=gold");
+        let p1 = Life::default().then(1, "anna+p1 born 1", "city=Paris").set(5, "tier=gold").becomes(
+            handover,
+            &format!("dora+p1 born {handover}"),
+            "city=Nice",
+        );
+        anna = anna.then(handover, "anna born 1", "");
+        let mut ben = Life::default().then(3, "ben born 3", "city=Rome");
+        let mut p2 = Life::default().then(2, "p2 born 2", "page=2").set(5, "tier=tin");
+        let bound = "ben+p2 born 3";
+        for (write, merges) in in_order(vec![(merge, true), (later, false)]) {
+            if !merges {
+                ben = ben.set(write, "tier=wood");
+                p2 = if write > merge { p2.set(write, "tier=wood") } else { p2 };
+            } else if write > later {
+                ben = ben.then(write, bound, "login=yes page=2@2");
+                p2 = p2.then(write, bound, &format!("city=Rome@3 login=yes tier=wood@{later}"));
+            } else {
+                ben = ben.then(write, bound, "login=yes page=2@2 tier=tin@5");
+                p2 = p2.then(write, bound, "city=Rome@3 login=yes");
+            }
+        }
+        let carl = || Life::default().then(4, "carl+p3 born 4", "").set(5, "tier=lead").gone(erasure);
+        let p3 = carl().becomes(reborn, &format!("p3 born {reborn}"), "city=Oslo");
+        let p4 = unknown().then(5, "p4 born 5", "tier=new");
+        let dora = unknown().then(handover, &format!("dora+p1 born {handover}"), "city=Nice");
+        let (carl, emma) = (carl(), unknown());
+        let lives = [anna, p1, ben, p2, carl, p3, p4, dora, emma];
+        let after_cut = cut.join().unwrap().shows(&ALL);
+        let watched = watchers.map(|watcher| watcher.join().unwrap());
+        for seen in watched.iter().chain([&after_logins, &after_rebirth, &after_cut]) {
+            ALL.iter().zip(&lives).for_each(|(visitor, life)| life.check(visitor, seen));
+        }
+    });
+}
+
+#[test]
+fn what_checkpoints_cover_is_there_after_a_power_cut() {
+    beside_everything(&[|d| {
+        d.checkpoint();
+        d.checkpoint();
+    }]);
+}
+
+#[test]
+fn a_store_made_from_a_snapshot_taken_amid_everything_shows_the_same() {
+    beside_everything(&[|d| {
+        d.snapshot();
+        d.snapshot();
+    }]);
+}
+
+#[test]
+fn a_fresh_store_swapped_in_amid_everything_lacks_nothing() {
+    beside_everything(&[Daemon::fresh]);
+}
+
+#[test]
+fn checkpoints_speak_of_the_store_in_use_while_a_fresh_one_is_swapped_in() {
+    beside_everything(&[
+        |d| {
+            d.fresh();
+            d.snapshot();
+        },
+        |d| {
+            d.checkpoint();
+            d.checkpoint();
+        },
+        Daemon::sweep,
+    ]);
+}
+
+/// A visitor that was handed over, reborn and swept leaves a tombstone, and the batch that is pending again in a store made
+/// anew is from before it: at the snapshot's mark it may be incomplete, and complete before the snapshot has come by.
+#[test]
+fn no_tombstone_goes_from_under_a_snapshot_that_needs_it() {
+    explore_again(
+        |daemon| {
+            daemon.site("p1 anna", "city=Paris");
+            daemon.batch(creates(), "batch=pcId,tier\np1,gold\n");
+            daemon.fold(1);
+            daemon.clock.0.store(LATER.0, Ordering::Relaxed);
+            daemon.site("anna", "city=Rome");
+            daemon.sweep();
+        },
+        |daemon| {
+            let snapshot = daemon.spawn(Daemon::snapshot);
+            let folder = daemon.spawn(|d| {
+                d.fold(1).check(2, "");
+                d.checkpoint();
+                d.sweep();
+            });
+            let watcher = daemon.spawn(|d| d.watch(&["p1", "anna"], 2));
+            let cut = daemon.spawn(Daemon::cut);
+            folder.join().unwrap();
+            snapshot.join().unwrap();
+            let anna = Life::default().then(101, "anna born 101", "city=Rome");
+            for seen in [watcher.join().unwrap(), cut.join().unwrap().shows(&["p1", "anna"])] {
+                unknown().check("p1", &seen);
+                anna.check("anna", &seen);
+            }
+        },
+    );
+}
