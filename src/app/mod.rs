@@ -62,7 +62,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 use store_folder::Generation;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-pub use upload::Upload;
+use tokio::time::timeout;
+pub use upload::{Announced, Upload};
 
 /// How many requests may wait for the commit thread; further ones wait to wait.
 const REQUESTS_WAITING_MAX: usize = 4096;
@@ -72,6 +73,8 @@ const GROUP_REQUESTS_MAX: usize = 512;
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(10);
 /// … and whenever the journal has grown by this much.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
+/// How long uploads that were cut off may take, at a stop, to remove what they had written.
+const UPLOADS_STOP_MAX: Duration = Duration::from_secs(1);
 /// The whole daemon behind its front doors. Cheap to clone.
 #[derive(Clone)]
 pub struct App(Arc<Inner>);
@@ -231,8 +234,13 @@ pub enum AppError {
     #[error("{0}")]
     BadBatch(String),
     /// The batch file is too large (R9).
-    #[error("{0}")]
-    TooLarge(String),
+    #[error("{told}")]
+    TooLarge {
+        /// The setting that says how large it may be.
+        limit: &'static str,
+        /// What the client is told.
+        told: String,
+    },
     /// More uploads at once than the daemon takes.
     #[error("too many uploads at once; try again")]
     Busy,
@@ -461,12 +469,13 @@ impl App {
         read.await.map_err(AppError::internal)?.map_err(AppError::internal)
     }
 
-    /// Begins a batch upload.
+    /// Begins a batch upload, unless what is `announced` of it is enough to refuse it.
     pub async fn accept_batch(
         &self,
         client: &ClientCode,
         version: BatchVersion,
         empty_values: EmptyValues,
+        announced: Announced,
     ) -> Result<Upload, AppError> {
         let settings = self.0.settings(client)?;
         let v2 = version == BatchVersion::V2;
@@ -479,11 +488,13 @@ impl App {
             lifetime_ms: settings.lifetime_ms,
             max_profile_bytes: self.0.profile_bytes_max(),
         };
+        announced.check(&self.0.config.limits)?;
         if self.0.stopping.load(Ordering::Relaxed) {
             return Err(AppError::Stopping);
         }
+        self.0.spool.check_room(announced.spooled_bytes_min())?;
         let place = Arc::clone(&self.0.uploads).try_acquire_owned().map_err(|_| AppError::Busy)?;
-        Ok(Upload::begin(Arc::clone(&self.0), client.clone(), rules, place))
+        Ok(Upload::begin(Arc::clone(&self.0), client.clone(), rules, announced.encoding, place))
     }
 
     /// Makes a fresh store: what the old one wasted is free again, and of whoever was erased no byte is left (R12).
@@ -549,6 +560,8 @@ impl App {
     /// Stops the threads: what was asked for is answered, a batch being folded is left where it is, the store is
     /// checkpointed.
     pub async fn stop(&self) {
+        self.0.stopping.store(true, Ordering::Relaxed);
+        self.uploads_gone().await;
         let app = self.clone();
         if let Err(error) = tokio::task::spawn_blocking(move || app.stop_blocking()).await {
             tracing::error!(%error, "stopping did not go to its end");
@@ -579,6 +592,17 @@ impl App {
         }
         if inner.failed.borrow().is_none() {
             inner.close_store();
+        }
+    }
+
+    /// Waits until the uploads that were cut off have removed what they had written; not for ever, for what they leave
+    /// the next start removes.
+    async fn uploads_gone(&self) {
+        let all = u32::try_from(self.0.config.limits.concurrent_uploads_max).unwrap_or(u32::MAX);
+        if timeout(UPLOADS_STOP_MAX, self.0.uploads.acquire_many(all)).await.is_err() {
+            tracing::warn!(
+                "uploads that were cut off are still at work: the next start removes what they leave"
+            );
         }
     }
 }

@@ -38,6 +38,14 @@ pub(super) enum HttpError {
     /// No bytes of the body for too long.
     #[error("the body stopped: no bytes for {} seconds", .0.as_secs())]
     Silent(Duration),
+    /// The body comes too slowly.
+    #[error("the body came too slowly: send at least {bytes_per_second_min} bytes per second, {} seconds of waiting aside", .idle_max.as_secs())]
+    Slow {
+        /// How many bytes per second it must bring.
+        bytes_per_second_min: u64,
+        /// After how long.
+        idle_max: Duration,
+    },
     /// The body broke off.
     #[error("the body broke off before its end")]
     BrokenOff(hyper::Error),
@@ -68,7 +76,7 @@ impl HttpError {
             Self::Offends(_) | Self::Wrong(_) | Self::BrokenOff(_) => StatusCode::BAD_REQUEST,
             Self::NotFound(_) | Self::NoProfile { .. } => StatusCode::NOT_FOUND,
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Silent(_) => StatusCode::REQUEST_TIMEOUT,
+            Self::Silent(_) | Self::Slow { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UriTooLong(_) => StatusCode::URI_TOO_LONG,
             Self::MediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -77,7 +85,7 @@ impl HttpError {
             Self::App(error) => match error {
                 AppError::UnknownClient(_) => StatusCode::NOT_FOUND,
                 AppError::BadBatch(_) | AppError::Refused(_) => StatusCode::BAD_REQUEST,
-                AppError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+                AppError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
                 AppError::NotExportable(_) => StatusCode::CONFLICT,
                 AppError::Busy | AppError::ExportBusy(_) | AppError::Stopping | AppError::NotYet(_) => {
                     StatusCode::SERVICE_UNAVAILABLE
@@ -85,6 +93,17 @@ impl HttpError {
                 AppError::Full(_) => StatusCode::INSUFFICIENT_STORAGE,
                 AppError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
             },
+        }
+    }
+
+    /// The setting that says how much is taken, where that is why.
+    pub(super) fn limit(&self) -> Option<&'static str> {
+        match self {
+            Self::Silent(_) => Some("body_idle_timeout_seconds"),
+            Self::Slow { .. } => Some("body_bytes_per_second_min"),
+            Self::App(AppError::TooLarge { limit, .. }) => Some(limit),
+            Self::App(AppError::Busy) => Some("concurrent_uploads_max"),
+            _ => None,
         }
     }
 

@@ -23,12 +23,11 @@ use crate::config::{Config, Timeouts};
 pub struct Front {
     app: App,
     timeouts: Timeouts,
-    batch_bytes_limit: u64,
 }
 
 impl Front {
     /// The front doors of `app`, as `config` sets them.
     pub fn new(app: App, config: &Config) -> Self {
-        Self { app, timeouts: config.timeouts, batch_bytes_limit: config.limits.body_bytes_limit }
+        Self { app, timeouts: config.timeouts }
     }
 }

@@ -7,13 +7,16 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::body::{Body, Frame};
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
+use hyper::header::{
+    ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER,
+};
 use hyper::{Response, StatusCode};
 use quick_xml::escape::partial_escape;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
 use super::error::{HttpError, Methods};
+use super::request::MediaType;
 use super::script;
 use crate::model::seq::Millis;
 
@@ -133,10 +136,23 @@ pub(super) fn refusal(door: Door, error: &HttpError) -> Answer {
     {
         headers.insert(ALLOW, allow);
     }
-    if status == StatusCode::SERVICE_UNAVAILABLE {
-        headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    if let HttpError::MediaType(MediaType { encodings: Some(encodings), .. }) = error {
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(encodings));
+    }
+    if let Some(seconds) = retry_after_seconds(status) {
+        headers.insert(RETRY_AFTER, HeaderValue::from_static(seconds));
     }
     answer
+}
+
+/// When the same call may fare better.
+fn retry_after_seconds(status: StatusCode) -> Option<&'static str> {
+    match status {
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Some("1"),
+        // Room comes of files that are no longer kept, or of somebody who makes some.
+        StatusCode::INSUFFICIENT_STORAGE => Some("60"),
+        _ => None,
+    }
 }
 
 /// A time as Adobe prints it: ISO 8601 with milliseconds and an offset, here always UTC's.

@@ -126,10 +126,11 @@ impl Daemon {
     fn command(&self, stderr: Stdio) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_profiled"));
         command
-            .args(["serve", "--listen", "127.0.0.1:0", "--log", "warn", "--data"])
+            .args(["serve", "--listen", "127.0.0.1:0", "--data"])
             .arg(self.data())
             .args(&self.arguments)
             .env_clear()
+            .env("PROFILED_LOG", "warn")
             .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .current_dir(self.folder.path())
             .stdin(Stdio::null())
@@ -177,6 +178,14 @@ impl Daemon {
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.process.as_ref().unwrap().id()
+    }
+
+    /// A line of the kernel's account of its memory, such as `VmHWM:`, in KiB.
+    pub fn memory_kib(&self, line: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let found =
+            status.lines().find_map(|have| have.strip_prefix(line)?.split_whitespace().next()?.parse().ok());
+        found.unwrap_or_else(|| panic!("the kernel does not tell {line}"))
     }
 
     /// Its URL.
@@ -336,6 +345,19 @@ impl Connection {
     /// Sends bytes; all of them must be taken.
     pub fn write(&mut self, bytes: &[u8]) {
         self.stream.get_mut().write_all(bytes).unwrap();
+    }
+
+    /// Sends bytes, unless the connection is gone.
+    pub fn try_write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stream.get_mut().write_all(bytes)
+    }
+
+    /// Whether an answer, or the end, is there to read; doesn't wait for it.
+    pub fn has_come(&mut self) -> bool {
+        self.stream.get_mut().set_nonblocking(true).unwrap();
+        let peeked = self.stream.get_mut().peek(&mut [0]);
+        self.stream.get_mut().set_nonblocking(false).unwrap();
+        !matches!(peeked, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
     }
 
     /// Says that nothing more will be sent.
