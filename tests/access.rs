@@ -402,7 +402,7 @@ fn pages_of_other_origins_write_nothing_while_there_are_no_tokens() {
 fn administrative_acts_are_noted_and_nothing_private_with_them() {
     const CANARIES: [&str; 4] = ["canary-id", "canary-value", "canary-name", "canary-body"];
     let mut daemon = Daemon::configured("");
-    daemon.keep_complaints().set_log("trace").restart();
+    daemon.keep_complaints().set_variable("PROFILED_LOG", "trace").restart();
     let token = daemon.make_token(&["--all-clients", "--scope", "admin"]);
     let revoked = daemon.make_token(&["--client", "demo", "--scope", "read"]);
     daemon.run(&["token", "revoke", revoked.split('_').nth(1).unwrap()]);

@@ -96,6 +96,30 @@ fn a_batch_is_posted_waited_for_and_listed() {
 }
 
 #[test]
+fn a_batch_file_that_is_compressed_is_posted_as_it_is() {
+    let daemon = Daemon::start();
+    let folder = tempfile::tempdir().unwrap();
+    let file = "batch=thirdPartyId,a\nnobody,1\n";
+    let mut gzip = flate2::write::GzEncoder::new(vec![], flate2::Compression::default());
+    gzip.write_all(file.as_bytes()).unwrap();
+    let gzip = gzip.finish().unwrap();
+    let zstd = zstd::encode_all(file.as_bytes(), 3).unwrap();
+    for (name, bytes) in
+        [("a.csv", file.as_bytes()), ("a.csv.gz", &gzip), ("A.CSV.GZ", &gzip), ("a.zst", &zstd)]
+    {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        let arguments = ["batch", "post", path.to_str().unwrap(), "--client", "demo", "--json"];
+        let posted: Value = serde_json::from_str(&printed(Some(&daemon), &arguments, "", 0)).unwrap();
+        assert_eq!((&posted["rows"], &posted["bytes"]), (&1.into(), &file.len().into()), "{name}");
+    }
+    let path = folder.path().join("damaged.csv.gz");
+    std::fs::write(&path, &gzip[..20]).unwrap();
+    let error = printed(Some(&daemon), &["batch", "post", path.to_str().unwrap(), "--client", "demo"], "", 1);
+    assert!(error.contains("cut short"), "{error}");
+}
+
+#[test]
 fn a_visitor_is_shown_and_set() {
     let daemon = Daemon::start();
     daemon.mbox("demo", "mboxPC=1&mbox3rdPartyId=x&profile.a=%1B%5B31m");

@@ -1,6 +1,6 @@
 //! A fault at every place where the daemon writes, syncs, renames or answers: the process dies there, or the system
 //! refuses. Afterwards the daemon starts by itself, all that was acknowledged is there, and a store made again
-//! from snapshot and journal holds the same. Each place must really have been met.
+//! from snapshot and journal holds the same. Each place must really have been met. And a disk that is slow.
 //!
 //! Needs the feature `failpoints`: `cargo test --release --features failpoints --test failpoints`. `FAILPOINTS_ONLY`
 //! names the beginning of the places to try, `FAILPOINTS_LONG` has both faults tried at each, young and old.
@@ -153,6 +153,19 @@ fn digest(daemon: &Daemon) -> Result<String, String> {
     }
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     Ok(report["digest"].to_string())
+}
+
+/// What we take for ourselves between two pieces of a body is not counted as the client's slowness.
+#[test]
+fn a_slow_disk_is_not_held_against_the_client() {
+    let mut daemon =
+        Daemon::configured("body_idle_timeout_seconds = 1\nbody_bytes_per_second_min = \"100MiB\"\n");
+    daemon.set_variable("FAILPOINTS", "spool-write=sleep(300)").restart();
+    let mut file = b"batch=thirdPartyId,a\nx,".to_vec();
+    file.resize(6 << 20, b'x');
+    let began = Instant::now();
+    daemon.post_batch("demo", &file);
+    assert!(began.elapsed() > Duration::from_secs(3), "the disk was not slow: {:?}", began.elapsed());
 }
 
 #[test]

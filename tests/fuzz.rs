@@ -1,4 +1,4 @@
-//! Fuzz targets: the journal reader, the snapshot reader, profile bytes, the batch file. Each is a test with random
+//! Fuzz targets: the journal reader, the snapshot reader, profile bytes, the batch file, plain and compressed. Each is a test with random
 //! inputs here, and a coverage-guided fuzzer's target with `cargo bolero test --test fuzz NAME` (`cargo install
 //! cargo-bolero`). How many inputs: `BOLERO_RANDOM_ITERATIONS`.
 #![expect(
@@ -8,9 +8,11 @@
 )]
 
 use std::fs;
+use std::io::{BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
 use profiled::batch::csv::Parser;
+use profiled::batch::encoding::{Decoded, Encoding};
 use profiled::journal::entry::{Checkpoint, decode_group};
 use profiled::journal::log::{Log, LogError, LogSettings, Position};
 use profiled::journal::snapshot::{SnapshotReader, SnapshotWriter, verify};
@@ -161,4 +163,41 @@ fn batch_file() {
         let pieces: Vec<&[u8]> = places.windows(2).map(|pair| &file[pair[0]..pair[1]]).collect();
         assert_eq!(rows(&pieces), rows(&[&file]), "a cut changes nothing");
     });
+}
+
+#[test]
+fn compressed() {
+    /// What comes out of bytes that come in pieces of that size, and whether all of it did.
+    fn file(encoding: Encoding, bytes: &[u8], piece: usize) -> (Vec<u8>, bool) {
+        let mut file = vec![];
+        let mut decoded = Decoded::of(encoding, BufReader::with_capacity(piece, bytes)).unwrap();
+        // Small changes make bombs, too.
+        let whole = decoded.by_ref().take(1 << 20).read_to_end(&mut file).is_ok();
+        (file, whole)
+    }
+    let text = "batch=pcId,a,b\n1,2,3\n1,2,3\n4,,ü\n".repeat(20);
+    let mut gzip = flate2::write::GzEncoder::new(vec![], flate2::Compression::default());
+    gzip.write_all(text.as_bytes()).unwrap();
+    let gzip = gzip.finish().unwrap();
+    let mut zstd = zstd::Encoder::new(vec![], 3).unwrap();
+    zstd.include_checksum(true).unwrap();
+    zstd.write_all(text.as_bytes()).unwrap();
+    let zstd = zstd.finish().unwrap();
+    bolero::check!().with_type::<(bool, bool, Vec<Harm>, Vec<u8>, u8)>().for_each(
+        |(any, is_gzip, harms, bytes, piece)| {
+            let encoding = if *is_gzip { Encoding::Gzip } else { Encoding::Zstd };
+            let sound = if *is_gzip { &gzip } else { &zstd };
+            let mut harmed = if *any { bytes.clone() } else { sound.clone() };
+            harm(&mut harmed, harms);
+            let (whole, is_whole) = file(encoding, &harmed, usize::MAX >> 40);
+            let pieces = file(encoding, &harmed, usize::from(*piece) + 1);
+            assert_eq!(pieces.1, is_whole, "a cut changes nothing");
+            if is_whole {
+                assert_eq!(pieces.0, whole, "a cut changes nothing");
+            }
+            if is_whole && !*any && whole.len() == text.len() {
+                assert_eq!(whole, text.as_bytes(), "no other file comes out of a harmed one");
+            }
+        },
+    );
 }

@@ -1,13 +1,15 @@
 //! HTTP itself, on the real daemon: requests that two readers could understand differently, connections that stall,
-//! clients that are still sending when they are refused, and stopping.
+//! clients that are still sending when they are refused, that ask first whether to send, or that send slowly.
 
 mod support;
 
 use std::time::{Duration, Instant};
 
-use support::{Daemon, request, wait_for};
+use support::load::wait_until;
+use support::{Connection, Daemon, Reply, request, wait_for};
 
 const V2: &str = "/m2/demo/v2/profile/batchUpdate";
+const SMALL: &str = "batch=thirdPartyId,a\nx,1\n";
 
 #[test]
 fn what_two_readers_could_understand_differently_is_refused() {
@@ -105,35 +107,151 @@ fn connections_that_stall_are_closed() {
     assert_eq!(seen.hits("idle_connection"), 1);
 }
 
-#[test]
-fn a_stop_lets_what_has_begun_finish_and_ends_in_good_order() {
-    let mut daemon = Daemon::start();
-    let mut idle = daemon.connect();
-    idle.write(&request("GET", "/healthz", "a", &[], None));
-    assert_eq!(idle.read().status, 200);
-    let file = b"batch=thirdPartyId,a\nx,1\n";
-    let upload = request("POST", V2, "a", &[], Some(file));
-    let (first, rest) = upload.split_at(upload.len() - 4);
-    let mut begun = daemon.connect();
-    begun.write(first);
-    wait_for("the upload to have begun", || (!daemon.spooled().is_empty()).then_some(()));
-    let waited = Instant::now();
-    daemon.terminate();
-    assert!(idle.is_closed());
-    begun.write(rest);
-    assert_eq!(begun.read().status, 200);
-    assert_eq!(daemon.ended().code(), Some(0));
-    assert!(waited.elapsed() < Duration::from_secs(10));
+/// Asks by `Expect: 100-continue` whether to send; what is sent first in reply.
+fn expecting(daemon: &Daemon, path: &str, headers: &[(&str, &str)]) -> (Connection, Reply) {
+    let mut connection = daemon.connect();
+    let mut all = vec![("Expect", "100-continue")];
+    all.extend_from_slice(headers);
+    connection.write(&request("POST", path, "a", &all, None));
+    let reply = connection.read();
+    (connection, reply)
 }
 
 #[test]
-fn a_stop_does_not_wait_for_those_who_never_finish() {
-    let mut daemon = Daemon::start();
-    let mut begun = daemon.connect();
-    begun.write(&request("POST", V2, "a", &[("Content-Length", "100")], None));
-    assert_eq!(daemon.send(&request("GET", "/healthz", "a", &[], None)).status, 200);
-    let waited = Instant::now();
-    daemon.terminate();
-    assert_eq!(daemon.ended().code(), Some(0));
-    assert!(waited.elapsed() < Duration::from_secs(10), "{:?}", waited.elapsed());
+fn who_asks_first_is_refused_before_sending_anything() {
+    let check = |daemon: &Daemon, path: &str, headers: &[(&str, &str)], status: u16, words: &str| {
+        let (mut connection, reply) = expecting(daemon, path, headers);
+        assert_eq!(reply.status, status, "{path} {headers:?}: {}", reply.text());
+        assert!(reply.text().contains(words), "{words:?} in {}", reply.text());
+        assert_eq!(reply.header("connection"), Some("close"), "{path} {headers:?}");
+        assert!(connection.is_closed(), "{path} {headers:?}");
+        reply
+    };
+    let length = ("Content-Length", "100");
+    let gzip = ("Content-Encoding", "gzip");
+    let daemon = Daemon::start_configured("concurrent_uploads_max = 1\n[clients.demo]\n");
+    check(&daemon, V2, &[("Content-Length", "52428800")], 413, "52428800");
+    check(&daemon, V2, &[("Content-Length", "9999999999")], 413, "9999999999");
+    check(&daemon, V2, &[("Content-Length", "60000000"), gzip], 413, "compressed");
+    check(&daemon, V2, &[length, ("Content-Type", "application/json")], 415, "curl");
+    check(&daemon, V2, &[length, ("Content-Type", "multipart/form-data; boundary=x")], 415, "curl");
+    check(&daemon, V2, &[length, ("Content-Encoding", "br")], 415, "gzip or zstd");
+    check(&daemon, "/m2/other/profile/batchUpdate", &[length], 404, "no client other");
+    check(&daemon, "/m2/de$mo/profile/batchUpdate", &[length], 400, "not a client code");
+    check(&daemon, &format!("{V2}?emptyValues=perhaps"), &[length], 400, "emptyValues");
+    check(&daemon, &format!("{V2}?emptyValues=%FF"), &[length], 400, "UTF-8");
+    check(&daemon, "/m2/demo/profile/batchStatus", &[length], 405, "GET");
+    check(&daemon, "/nothing", &[length], 404, "nothing at this path");
+    check(&daemon, V2, &[length, ("Transfer-Encoding", "chunked")], 400, "Transfer-Encoding");
+    check(&daemon, "/m2/demo/profile/update", &[("Content-Length", "70000")], 413, "61440");
+    assert_eq!(daemon.spooled().len(), 0);
+
+    let (mut other, goes_on) = expecting(&daemon, V2, &[length]);
+    assert_eq!(goes_on.status, 100);
+    let busy = check(&daemon, V2, &[length], 503, "too many uploads");
+    assert_eq!(busy.header("retry-after"), Some("1"));
+    other.write(&[b'x'; 100]);
+    assert_eq!(other.read().status, 400);
+
+    let daemon = Daemon::start_with(&["--spool-max-bytes", "200"]);
+    let full = |headers: &[(&str, &str)]| {
+        let reply = check(&daemon, V2, headers, 507, "spool_max_bytes");
+        assert_eq!(reply.header("retry-after"), Some("60"));
+    };
+    full(&[("Content-Length", "201")]);
+    let (mut fits, goes_on) = expecting(&daemon, V2, &[("Content-Length", "150")]);
+    assert_eq!(goes_on.status, 100);
+    fits.write(format!("{SMALL}{}", "x".repeat(150 - SMALL.len())).as_bytes());
+    assert_eq!(fits.read().status, 200);
+    full(&[("Content-Length", "60")]);
+}
+
+#[test]
+fn who_asks_first_and_may_send_is_told_so_and_answered() {
+    let daemon = Daemon::start();
+    // How long a compressed file is says little of how long it will be.
+    for (length, body) in [(SMALL.len().to_string(), SMALL.as_bytes()), ("52428800".into(), b"")] {
+        let encoding = if body.is_empty() { "gzip" } else { "identity" };
+        let headers = [("Content-Length", length.as_str()), ("Content-Encoding", encoding)];
+        let (mut connection, goes_on) = expecting(&daemon, V2, &headers);
+        assert_eq!(goes_on.status, 100);
+        if !body.is_empty() {
+            connection.write(body);
+            assert_eq!(connection.read().status, 200);
+            connection.write(&request("GET", "/healthz", "a", &[], None));
+            assert_eq!(connection.read().status, 200);
+        }
+    }
+    // Who does not wait for it is answered too.
+    let mut eager = daemon.connect();
+    eager.write(&request("POST", V2, "a", &[("Expect", "100-continue")], Some(SMALL.as_bytes())));
+    let mut reply = eager.read();
+    if reply.status == 100 {
+        reply = eager.read();
+    }
+    assert_eq!(reply.status, 200);
+}
+
+/// Sends a byte now and then, until an answer comes or the time is over; the answer, and how long it took.
+fn trickle(
+    daemon: &Daemon,
+    bytes_at_once: usize,
+    every: Duration,
+    most: Duration,
+) -> (Option<Reply>, Duration) {
+    let mut connection = daemon.connect();
+    let mut head = request("POST", V2, "a", &[("Content-Length", "1000000")], None);
+    head.extend_from_slice(SMALL.as_bytes());
+    connection.write(&head);
+    let begun = Instant::now();
+    let mut next = begun;
+    while begun.elapsed() < most {
+        next += every;
+        wait_until(next);
+        if connection.try_write(&vec![b'x'; bytes_at_once]).is_err() || connection.has_come() {
+            let took = begun.elapsed();
+            return (Some(connection.read()), took);
+        }
+    }
+    (None, begun.elapsed())
+}
+
+#[test]
+fn a_body_that_trickles_in_is_given_up_and_leaves_nothing() {
+    let arguments = |rate: &'static str| ["--body-idle-timeout-seconds=1", rate];
+    let pause = Duration::from_millis(100);
+    let daemon = Daemon::start_with(&arguments("--body-bytes-per-second-min=1000"));
+    let (reply, took) = trickle(&daemon, 1, pause, Duration::from_secs(20));
+    let reply = reply.unwrap();
+    assert_eq!(reply.status, 408, "{}", reply.text());
+    assert!(reply.text().contains("at least 1000 bytes per second"), "{}", reply.text());
+    assert_eq!(reply.header("connection"), Some("close"));
+    assert!(took >= Duration::from_secs(1), "{took:?}");
+    wait_for("the spool folder to be empty", || daemon.spooled().is_empty().then_some(()));
+    // 200 bytes each tenth of a second are twice what must come.
+    let (reply, _) = trickle(&daemon, 200, pause, Duration::from_secs(4));
+    assert_eq!(reply.map(|reply| reply.text()), None);
+    // 50 are half of it: each second uses up half of a second, so the first one lasts for two.
+    let (reply, took) = trickle(&daemon, 50, pause, Duration::from_secs(20));
+    assert_eq!(reply.unwrap().status, 408);
+    assert!(took >= Duration::from_millis(1900), "{took:?}");
+    let daemon = Daemon::start_with(&arguments("--body-bytes-per-second-min=0"));
+    let (reply, _) = trickle(&daemon, 1, pause, Duration::from_secs(4));
+    assert_eq!(reply.map(|reply| reply.text()), None);
+}
+
+#[test]
+fn a_limit_that_ends_a_request_is_named_in_the_log() {
+    let mut daemon = Daemon::configured("rows_limit = 1\nbody_idle_timeout_seconds = 1\n");
+    daemon.keep_complaints().set_variable("PROFILED_LOG", "info").restart();
+    daemon.try_batch(V2, format!("{SMALL}secret,1\n"));
+    let mut silent = daemon.connect();
+    silent.write(&request("POST", V2, "a", &[("Content-Length", "100")], None));
+    assert_eq!(silent.read().status, 408);
+    let log = daemon.complaints();
+    for limit in ["rows", "body_idle_timeout"] {
+        let named = log.lines().filter(|line| line.contains(&format!("limit=\"{limit}\""))).count();
+        assert_eq!(named, 1, "{limit}: {log}");
+    }
+    assert!(!log.contains("secret"), "{log}");
 }

@@ -68,7 +68,8 @@ use std::time::Duration;
 use steps::{InUse, Keeper, Tombstones};
 use store_folder::Generation;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-pub use upload::Upload;
+use tokio::time::timeout;
+pub use upload::{Announced, Upload};
 
 /// How many requests may wait for the commit thread; further ones wait to wait.
 const REQUESTS_WAITING_MAX: usize = 4096;
@@ -80,6 +81,8 @@ const CHECKPOINT_EVERY: Duration = Duration::from_secs(10);
 const CHECKPOINT_BYTES: u64 = 64 << 20;
 /// How often it is looked whether a disk that was full has room again.
 const ROOM_LOOK: Duration = Duration::from_millis(200);
+/// How long uploads that were cut off may take, at a stop, to remove what they had written.
+const UPLOADS_STOP_MAX: Duration = Duration::from_secs(1);
 
 /// The whole daemon behind its front doors. Cheap to clone.
 #[derive(Clone)]
@@ -247,12 +250,14 @@ pub enum AppError {
     /// The batch file was refused: its header, or no rows at all.
     #[error("{0}")]
     BadBatch(String),
-    /// The batch file has too many bytes (R9).
-    #[error("{0}")]
-    TooLarge(String),
-    /// The batch file has too many rows (R9).
-    #[error("{0}")]
-    TooManyRows(String),
+    /// The batch file is too large (R9).
+    #[error("{told}")]
+    TooLarge {
+        /// What of it there is too much of.
+        limit: Limit,
+        /// What the client is told.
+        told: String,
+    },
     /// More uploads at once than the daemon takes.
     #[error("too many uploads at once; try again")]
     Busy,
@@ -489,12 +494,13 @@ impl App {
         read.await.map_err(AppError::internal)?.map_err(AppError::internal)
     }
 
-    /// Begins a batch upload.
+    /// Begins a batch upload, unless what is `announced` of it is enough to refuse it.
     pub async fn accept_batch(
         &self,
         client: &ClientCode,
         version: BatchVersion,
         empty_values: EmptyValues,
+        announced: Announced,
     ) -> Result<Upload, AppError> {
         let settings = self.0.settings(client)?;
         let v2 = version == BatchVersion::V2;
@@ -507,11 +513,13 @@ impl App {
             lifetime_ms: settings.lifetime_ms,
             max_profile_bytes: self.0.profile_bytes_max(),
         };
+        announced.check(&self.0.config.limits)?;
         if self.0.stopping.load(Ordering::Relaxed) {
             return Err(AppError::Stopping);
         }
+        self.0.spool.check_room(announced.spooled_bytes_min())?;
         let place = Arc::clone(&self.0.uploads).try_acquire_owned().map_err(|_| AppError::Busy)?;
-        Ok(Upload::begin(Arc::clone(&self.0), client.clone(), rules, place))
+        Ok(Upload::begin(Arc::clone(&self.0), client.clone(), rules, announced.encoding, place))
     }
 
     /// Makes a fresh store: what the old one wasted is free again, and of whoever was erased no byte is left (R12).
@@ -598,6 +606,8 @@ impl App {
     /// Stops the threads: what was asked for is answered, a batch being folded is left where it is, the store is
     /// checkpointed.
     pub async fn stop(&self) {
+        self.0.stopping.store(true, Ordering::Relaxed);
+        self.uploads_gone().await;
         let app = self.clone();
         if let Err(error) = tokio::task::spawn_blocking(move || app.stop_blocking()).await {
             tracing::error!(%error, "stopping did not go to its end");
@@ -628,6 +638,17 @@ impl App {
         }
         if inner.failed.borrow().is_none() {
             inner.close_store();
+        }
+    }
+
+    /// Waits until the uploads that were cut off have removed what they had written; not for ever, for what they leave
+    /// the next start removes.
+    async fn uploads_gone(&self) {
+        let all = u32::try_from(self.0.config.limits.concurrent_uploads_max).unwrap_or(u32::MAX);
+        if timeout(UPLOADS_STOP_MAX, self.0.uploads.acquire_many(all)).await.is_err() {
+            tracing::warn!(
+                "uploads that were cut off are still at work: the next start removes what they leave"
+            );
         }
     }
 }
@@ -885,8 +906,7 @@ impl AppError {
     /// The limit that was hit, if that is why.
     pub fn limit(&self) -> Option<Limit> {
         match self {
-            Self::TooLarge(_) => Some(Limit::BodyBytes),
-            Self::TooManyRows(_) => Some(Limit::Rows),
+            Self::TooLarge { limit, .. } => Some(*limit),
             Self::Busy => Some(Limit::ConcurrentUploads),
             Self::TooManyExports => Some(Limit::ConcurrentExports),
             Self::SpoolFull(_) => Some(Limit::SpoolBytes),

@@ -1,22 +1,59 @@
-//! A batch's body on its way in: written to the spool while it is parsed, checked and indexed.
+//! A batch's body on its way in: decoded, written to the spool, parsed, checked and indexed as it arrives.
 //!
-//! Promises: memory per upload is bounded whatever is sent (a few chunks, one row, 16 bytes a row); the limits hold on
-//! what has actually arrived; an upload that is refused, broken off or dropped leaves nothing behind.
+//! Promises: memory per upload is bounded whatever is sent (a few chunks, a decoder's window, one row, 16 bytes a row);
+//! the limits hold on what has actually arrived and come out of its encoding; an upload that is refused, broken off or
+//! dropped leaves nothing behind.
 
 use super::commit::{Answer, NewBatch, Request};
 use super::{AppError, BatchStatus, Inner};
 use crate::batch::csv::Parser;
+use crate::batch::encoding::{Decoded, Encoding};
 use crate::batch::pending::IndexBuilder;
 use crate::batch::spool::SpoolError;
+use crate::config::Limits;
 use crate::model::batch::BatchRules;
 use crate::model::id::ClientCode;
-use bytes::Bytes;
+use crate::telemetry::metrics::{Limit, UnderWay};
+use bytes::{Buf, Bytes};
+use std::io::{self, BufRead, Read};
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinHandle;
 
 /// How many chunks of the body may wait for the disk and the parser.
 const CHUNKS_WAITING_MAX: usize = 4;
+/// `decode_ratio_max` holds from so many decoded bytes on: a small file may well be the same line over and over.
+const DECODE_RATIO_FROM_BYTES: u64 = 4 << 20;
+
+/// What a request's head says of the batch file in its body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Announced {
+    /// How it is encoded.
+    pub encoding: Encoding,
+    /// How many bytes will come, as they are encoded, if that is said.
+    pub bytes: Option<u64>,
+}
+
+impl Announced {
+    /// Refuses a body that is certain to be refused once it has come.
+    pub(super) fn check(self, limits: &Limits) -> Result<(), AppError> {
+        let limit = limits.body_bytes_limit;
+        match self.bytes {
+            Some(bytes) if bytes > self.encoding.encoded_bytes_max(limit) => {
+                Err(too_many_encoded_bytes(self.encoding, bytes, limit))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// How many bytes it is certain to take on the disk, if it is accepted.
+    pub(super) fn spooled_bytes_min(self) -> u64 {
+        match self.encoding {
+            Encoding::Plain => self.bytes.unwrap_or_default().max(1),
+            Encoding::Gzip | Encoding::Zstd => 1,
+        }
+    }
+}
 
 enum Piece {
     Bytes(Bytes),
@@ -27,7 +64,14 @@ enum Piece {
 pub struct Upload {
     inner: Arc<Inner>,
     pieces: mpsc::Sender<Piece>,
-    worker: Option<JoinHandle<Result<NewBatch, AppError>>>,
+    worker: Option<JoinHandle<Result<TakenIn, AppError>>>,
+}
+
+/// A batch, and the place among the uploads that is free again once nothing of it is in the way: dropped last.
+struct TakenIn {
+    batch: NewBatch,
+    _under_way: UnderWay,
+    place: OwnedSemaphorePermit,
 }
 
 impl Upload {
@@ -35,14 +79,15 @@ impl Upload {
         inner: Arc<Inner>,
         client: ClientCode,
         rules: BatchRules,
+        encoding: Encoding,
         place: OwnedSemaphorePermit,
     ) -> Self {
         let (pieces, arriving) = mpsc::channel(CHUNKS_WAITING_MAX);
         let worker_inner = Arc::clone(&inner);
         let under_way = inner.metrics.upload();
         let worker = tokio::task::spawn_blocking(move || {
-            let (_place, _under_way) = (place, under_way);
-            take_in(&worker_inner, client, rules, arriving)
+            let batch = take_in(&worker_inner, client, rules, encoding, arriving)?;
+            Ok(TakenIn { batch, _under_way: under_way, place })
         });
         Self { inner, pieces, worker: Some(worker) }
     }
@@ -63,8 +108,10 @@ impl Upload {
     pub async fn finish(mut self) -> Result<BatchStatus, AppError> {
         // If the worker has refused the body, joining it says why.
         drop(self.pieces.send(Piece::End).await);
-        let batch = self.joined().await?;
-        match self.inner.ask(Request::Accept(Box::new(batch))).await? {
+        let TakenIn { batch, place, .. } = self.joined().await?;
+        let answer = self.inner.ask(Request::Accept(Box::new(batch))).await?;
+        drop(place);
+        match answer {
             Answer::Accepted(known) => {
                 self.inner.metrics.batch_accepted(&known.accepted.id.client);
                 Ok(known.into())
@@ -73,7 +120,7 @@ impl Upload {
         }
     }
 
-    async fn joined(&mut self) -> Result<NewBatch, AppError> {
+    async fn joined(&mut self) -> Result<TakenIn, AppError> {
         match self.worker.take() {
             Some(worker) => worker.await.map_err(AppError::internal)?,
             None => Err(AppError::internal("an upload was used after its end")),
@@ -86,46 +133,40 @@ fn take_in(
     inner: &Inner,
     client: ClientCode,
     rules: BatchRules,
-    mut arriving: mpsc::Receiver<Piece>,
+    encoding: Encoding,
+    arriving: mpsc::Receiver<Piece>,
 ) -> Result<NewBatch, AppError> {
     let limits = inner.config.limits;
     inner.room.for_writes()?;
     let mut spool = inner.spool.begin(inner.clock.now())?;
     let (mut parser, mut index) = (Parser::new(), IndexBuilder::default());
     let mut rows = 0u64;
+    let arriving = Arriving::new(arriving, encoding, limits.body_bytes_limit);
+    let file = Decoded::of(encoding, arriving);
+    let mut file = file.map_err(|error| error.downcast().unwrap_or_else(AppError::internal))?;
     loop {
-        let piece = arriving.blocking_recv();
+        let piece = match file.fill_buf() {
+            Ok(piece) => piece,
+            Err(error) => {
+                let damaged = |error: io::Error| AppError::BadBatch(file.fault(&error).to_string());
+                return Err(error.downcast().unwrap_or_else(damaged));
+            }
+        };
         let each = |row: crate::batch::csv::Row<'_>| {
             rows += 1;
             index.add(&row, rules.empty_values);
         };
-        let ended = match &piece {
-            Some(Piece::Bytes(bytes)) => {
-                inner.room.for_writes()?;
-                spool.write(bytes)?;
-                parser.push(bytes, each)?;
-                false
-            }
-            Some(Piece::End) => {
-                parser.finish(each)?;
-                true
-            }
-            // Dropped: the client is gone, or was refused by the front door.
-            None => return Err(AppError::BadBatch("the upload was broken off".into())),
-        };
-        if spool.written() >= limits.body_bytes_limit {
-            let limit = limits.body_bytes_limit;
-            return Err(AppError::TooLarge(format!(
-                "the batch file has {limit} bytes or more; send fewer than {limit} at a time"
-            )));
+        let bytes = piece.len();
+        if bytes == 0 {
+            parser.finish(each)?;
+        } else {
+            inner.room.for_writes()?;
+            spool.write(piece)?;
+            parser.push(piece, each)?;
+            file.consume(bytes);
         }
-        if rows > limits.rows_limit {
-            let limit = limits.rows_limit;
-            return Err(AppError::TooManyRows(format!(
-                "the batch file has more than {limit} rows; send at most {limit} at a time"
-            )));
-        }
-        if ended {
+        check_limits(&limits, spool.written(), rows, file.taken())?;
+        if bytes == 0 {
             break;
         }
     }
@@ -135,6 +176,92 @@ fn take_in(
     let index = index.finish(&index_path).map_err(|error| SpoolError::of(index_path, error))?;
     spool.count_index();
     Ok(NewBatch { client, rules, header, rows, spool, index })
+}
+
+/// Refuses what has come so far: `bytes` of the file, with `rows`, out of `encoded` bytes of the body.
+fn check_limits(limits: &Limits, bytes: u64, rows: u64, encoded: u64) -> Result<(), AppError> {
+    let limit = limits.body_bytes_limit;
+    if bytes >= limit {
+        let told = format!("the batch file has {limit} bytes or more; send fewer than {limit} at a time");
+        return Err(AppError::TooLarge { limit: Limit::BodyBytes, told });
+    }
+    let limit = limits.rows_limit;
+    if rows > limit {
+        let told = format!("the batch file has more than {limit} rows; send at most {limit} at a time");
+        return Err(AppError::TooLarge { limit: Limit::Rows, told });
+    }
+    let limit = limits.decode_ratio_max;
+    if bytes >= DECODE_RATIO_FROM_BYTES && bytes / limit > encoded {
+        let told = format!(
+            "{encoded} bytes of the body became {bytes}: that is more than {limit} to one (decode_ratio_max); send \
+             the batch file uncompressed, or in parts"
+        );
+        return Err(AppError::TooLarge { limit: Limit::DecodeRatio, told });
+    }
+    Ok(())
+}
+
+fn too_many_encoded_bytes(encoding: Encoding, bytes: u64, limit: u64) -> AppError {
+    let told = match encoding {
+        Encoding::Plain => {
+            format!("the batch file has {bytes} bytes: it must have fewer than {limit}; split it")
+        }
+        Encoding::Gzip | Encoding::Zstd => format!(
+            "the compressed batch file has {bytes} bytes or more: no {encoding} of a file of fewer than {limit} bytes \
+             needs so many; split it, or send it uncompressed"
+        ),
+    };
+    AppError::TooLarge { limit: Limit::BodyBytes, told }
+}
+
+/// A body's bytes as they arrive.
+struct Arriving {
+    pieces: mpsc::Receiver<Piece>,
+    encoding: Encoding,
+    limit: u64,
+    bytes: u64,
+    at_hand: Bytes,
+    ended: bool,
+}
+
+impl Arriving {
+    fn new(pieces: mpsc::Receiver<Piece>, encoding: Encoding, limit: u64) -> Self {
+        Self { pieces, encoding, limit, bytes: 0, at_hand: Bytes::new(), ended: false }
+    }
+}
+
+impl BufRead for Arriving {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        while self.at_hand.is_empty() && !self.ended {
+            match self.pieces.blocking_recv() {
+                Some(Piece::Bytes(bytes)) => {
+                    self.bytes += bytes.len() as u64;
+                    self.at_hand = bytes;
+                }
+                Some(Piece::End) => self.ended = true,
+                // Dropped: the client is gone, or was refused by the front door.
+                None => return Err(io::Error::other(AppError::BadBatch("the upload was broken off".into()))),
+            }
+            // How much a plain body may bring is checked where it is written, in the words of a file.
+            if self.encoding != Encoding::Plain && self.bytes > self.encoding.encoded_bytes_max(self.limit) {
+                let why = too_many_encoded_bytes(self.encoding, self.bytes, self.limit);
+                return Err(io::Error::other(why));
+            }
+        }
+        Ok(&self.at_hand)
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        self.at_hand.advance(bytes.min(self.at_hand.len()));
+    }
+}
+
+impl Read for Arriving {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        let read = self.fill_buf()?.read(room)?;
+        self.consume(read);
+        Ok(read)
+    }
 }
 
 impl From<SpoolError> for AppError {

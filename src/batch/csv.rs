@@ -179,6 +179,9 @@ pub enum HeaderError {
     /// The body begins as UTF-16 does.
     #[error("line 1: the body looks like UTF-16: it must be UTF-8")]
     Utf16,
+    /// The body is compressed, and nobody said so.
+    #[error("line 1: the body looks compressed with {0}: say so by the header Content-Encoding: {0}")]
+    Compressed(&'static str),
     /// The key is an ECID.
     #[error(
         "line {line}: an ECID (marketingCloudVisitorId) cannot be the key of a batch: use pcId or thirdPartyId"
@@ -541,6 +544,11 @@ impl Header {
         let fault = |column: usize, fault: String| HeaderError::Column { line, column: column + 1, fault };
         if row.starts_with(b"\xff\xfe") || row.starts_with(b"\xfe\xff") {
             return Err(HeaderError::Utf16);
+        }
+        for (magic, encoding) in [(&b"\x1f\x8b"[..], "gzip"), (b"\x28\xb5\x2f\xfd", "zstd")] {
+            if row.starts_with(magic) {
+                return Err(HeaderError::Compressed(encoding));
+            }
         }
         if let Some(column) = unclosed {
             return Err(fault(column, cell_fault(Reason::UnclosedQuote, b"")));

@@ -1,6 +1,7 @@
 //! Batches: the file's format, the upload, the pending rows in front of the store, and their folding in.
 
 pub mod csv;
+pub mod encoding;
 pub mod fold;
 pub mod outcome;
 pub mod pending;

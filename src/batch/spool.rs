@@ -103,6 +103,18 @@ impl Spool {
         self.path(name, "outcomes")
     }
 
+    /// Says so if so many more bytes would not fit.
+    pub fn check_room(&self, more: u64) -> Result<(), SpoolError> {
+        self.fits(self.bytes(), more)
+    }
+
+    fn fits(&self, held: u64, more: u64) -> Result<(), SpoolError> {
+        if held.saturating_add(more) <= self.bytes_max {
+            return Ok(());
+        }
+        Err(SpoolError::OverLimit(self.bytes_max))
+    }
+
     /// The bytes of all files in the folder.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
@@ -184,9 +196,7 @@ impl SpoolFile {
         let more = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         let held = self.spool.bytes.fetch_add(more, Ordering::Relaxed);
         self.written += more;
-        if held.saturating_add(more) > self.spool.bytes_max {
-            return Err(SpoolError::OverLimit(self.spool.bytes_max));
-        }
+        self.spool.fits(held, more)?;
         point("spool-write")
             .and_then(|()| self.file.write_all(bytes))
             .map_err(|error| self.spool.error(self.name, error))
@@ -289,6 +299,7 @@ mod tests {
         let mut one = spool.begin(Millis(1)).unwrap();
         let mut two = spool.begin(Millis(1)).unwrap();
         one.write(&[0; 6]).unwrap();
+        assert!(spool.check_room(4).is_ok() && spool.check_room(5).is_err());
         assert!(matches!(two.write(&[0; 6]), Err(SpoolError::OverLimit(10))));
         drop(two);
         one.write(&[0; 4]).unwrap();

@@ -29,7 +29,8 @@ pub(super) enum Batch {
 /// Posts a file.
 #[derive(Debug, Args)]
 pub(super) struct Post {
-    /// The batch file, its first line batch=thirdPartyId,… or batch=pcId,…
+    /// The batch file, its first line batch=thirdPartyId,… or batch=pcId,…; FILE.gz and FILE.zst are sent compressed as
+    /// they are
     file: PathBuf,
     /// Whose visitors
     #[arg(long, value_name = "CLIENT", value_parser = parse_client)]
@@ -217,7 +218,7 @@ async fn open(path: &Path) -> Result<(FileBody, ProgressBar), CliError> {
     let bar = progress(length.unwrap_or_default(), "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}");
     bar.set_message("sending ");
     let moved = bar.clone();
-    Ok((FileBody::new(file, length, move |bytes| moved.inc(bytes)), bar))
+    Ok((FileBody::new(file, length, move |bytes| moved.inc(bytes)).encoded_as_named(path), bar))
 }
 
 pub(super) fn progress(length: u64, template: &str) -> ProgressBar {

@@ -1,6 +1,7 @@
 //! The client side of the daemon's API.
 
 use std::io;
+use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -8,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -24,9 +25,11 @@ use super::CliError;
 const PIECE_BYTES: usize = 128 << 10;
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
+type Sent = UnsyncBoxBody<Bytes, io::Error>;
+
 /// A daemon, seen from outside.
 pub(super) struct Client {
-    http: legacy::Client<HttpConnector, UnsyncBoxBody<Bytes, io::Error>>,
+    http: legacy::Client<HttpConnector, Sent>,
     url: String,
     /// What it lets in by.
     authorization: Option<HeaderValue>,
@@ -90,7 +93,12 @@ impl Client {
 
     /// Posts a batch file.
     pub(super) async fn post_file(&self, path: &str, file: FileBody) -> Result<Answer, CliError> {
-        self.call(Method::POST, path, Some("text/csv"), file.boxed_unsync()).await
+        let encoding = file.encoding;
+        let mut request = self.request(Method::POST, path, Some("text/csv"), file.boxed_unsync())?;
+        if let Some(encoding) = encoding {
+            request.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));
+        }
+        self.answer(request).await
     }
 
     async fn call(
@@ -98,31 +106,40 @@ impl Client {
         method: Method,
         path: &str,
         media_type: Option<&'static str>,
-        body: UnsyncBoxBody<Bytes, io::Error>,
+        body: Sent,
     ) -> Result<Answer, CliError> {
-        let mut request = self.request(path, body)?;
+        self.answer(self.request(method, path, media_type, body)?).await
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        media_type: Option<&'static str>,
+        body: Sent,
+    ) -> Result<Request<Sent>, CliError> {
+        let uri = format!("{}{path}", self.url);
+        let mut request = Request::new(body);
         *request.method_mut() = method;
+        *request.uri_mut() = uri.parse().map_err(|e| CliError::Usage(format!("{uri} is not a URL: {e}")))?;
         if let Some(media_type) = media_type {
             request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
         }
-        let answer = self.http.request(request).await.map_err(|e| self.failed(&e))?;
-        self.whole(answer).await
-    }
-
-    fn request<B>(&self, path: &str, body: B) -> Result<Request<B>, CliError> {
-        let uri = format!("{}{path}", self.url);
-        let mut request = Request::new(body);
-        *request.uri_mut() = uri.parse().map_err(|e| CliError::Usage(format!("{uri} is not a URL: {e}")))?;
         if let Some(authorization) = &self.authorization {
             request.headers_mut().insert(AUTHORIZATION, authorization.clone());
         }
         Ok(request)
     }
 
+    async fn answer(&self, request: Request<Sent>) -> Result<Answer, CliError> {
+        let answer = self.http.request(request).await.map_err(|e| self.failed(&e))?;
+        self.whole(answer).await
+    }
+
     /// Asks for a path whose answer may be too long to be held; one that is no success is.
     pub(super) async fn stream(&self, path: &str) -> Result<Response<Incoming>, CliError> {
         let nothing = Full::default().map_err(|never| match never {}).boxed_unsync();
-        let request = self.request(path, nothing)?;
+        let request = self.request(Method::GET, path, None, nothing)?;
         let answer = self.http.request(request).await.map_err(|e| self.failed(&e))?;
         if answer.status().is_success() {
             return Ok(answer);
@@ -198,6 +215,8 @@ pub(super) struct FileBody {
     file: Box<dyn AsyncRead + Send + Unpin>,
     /// How many bytes are still to come, where that is known.
     left: Option<u64>,
+    /// How it is encoded, as HTTP calls it.
+    encoding: Option<&'static str>,
     sent: Box<dyn FnMut(u64) + Send>,
 }
 
@@ -208,7 +227,16 @@ impl FileBody {
         length: Option<u64>,
         sent: impl FnMut(u64) + Send + 'static,
     ) -> Self {
-        Self { file: Box::new(file), left: length, sent: Box::new(sent) }
+        Self { file: Box::new(file), left: length, encoding: None, sent: Box::new(sent) }
+    }
+
+    /// The same, of a file that is compressed if its name says so: `.gz` or `.zst`.
+    pub(super) fn encoded_as_named(mut self, path: &Path) -> Self {
+        let named = |ending: &str| path.extension().is_some_and(|it| it.eq_ignore_ascii_case(ending));
+        self.encoding = [("gz", "gzip"), ("zst", "zstd")]
+            .into_iter()
+            .find_map(|(ending, encoding)| named(ending).then_some(encoding));
+        self
     }
 }
 

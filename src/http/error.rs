@@ -46,6 +46,14 @@ pub(super) enum HttpError {
     /// No bytes of the body for too long.
     #[error("the body stopped: no bytes for {} seconds", .0.as_secs())]
     Silent(Duration),
+    /// The body comes too slowly.
+    #[error("the body came too slowly: send at least {bytes_per_second_min} bytes per second, {} seconds of waiting aside", .idle_max.as_secs())]
+    Slow {
+        /// How many bytes per second it must bring.
+        bytes_per_second_min: u64,
+        /// After how long.
+        idle_max: Duration,
+    },
     /// The body broke off.
     #[error("the body broke off before its end")]
     BrokenOff(hyper::Error),
@@ -78,7 +86,7 @@ impl HttpError {
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::NotFound(_) | Self::NoProfile { .. } => StatusCode::NOT_FOUND,
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Silent(_) => StatusCode::REQUEST_TIMEOUT,
+            Self::Silent(_) | Self::Slow { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UriTooLong(_) => StatusCode::URI_TOO_LONG,
             Self::MediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -87,7 +95,7 @@ impl HttpError {
             Self::App(error) => match error {
                 AppError::UnknownClient(_) => StatusCode::NOT_FOUND,
                 AppError::BadBatch(_) | AppError::Refused(_) => StatusCode::BAD_REQUEST,
-                AppError::TooLarge(_) | AppError::TooManyRows(_) => StatusCode::PAYLOAD_TOO_LARGE,
+                AppError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
                 AppError::NotExportable(_) => StatusCode::CONFLICT,
                 AppError::Busy
                 | AppError::TooManyExports
@@ -104,6 +112,7 @@ impl HttpError {
     pub(super) fn limit(&self) -> Option<Limit> {
         match self {
             Self::Silent(_) => Some(Limit::BodyIdleTimeout),
+            Self::Slow { .. } => Some(Limit::BodyRate),
             Self::TooLarge(_) => Some(Limit::BodyBytes),
             Self::UriTooLong(_) => Some(Limit::UriLength),
             Self::App(error) => error.limit(),

@@ -28,18 +28,12 @@ pub struct Front {
     app: App,
     tokens: Arc<RwLock<Arc<Tokens>>>,
     timeouts: Timeouts,
-    batch_bytes_limit: u64,
 }
 
 impl Front {
     /// The front doors of `app`, as `config` sets them, open to who has one of the tokens.
     pub fn new(app: App, config: &Config, tokens: Tokens) -> Self {
-        Self {
-            app,
-            tokens: Arc::new(RwLock::new(Arc::new(tokens))),
-            timeouts: config.timeouts,
-            batch_bytes_limit: config.limits.body_bytes_limit,
-        }
+        Self { app, tokens: Arc::new(RwLock::new(Arc::new(tokens))), timeouts: config.timeouts }
     }
 
     /// From now on these are the tokens.

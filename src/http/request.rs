@@ -13,10 +13,13 @@ use hyper::header::{
 };
 use hyper::{Method, Version};
 use percent_encoding::percent_decode;
-use tokio::time::timeout;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::error::HttpError;
-use crate::app::App;
+use crate::app::{App, AppError};
+use crate::batch::encoding::Encoding;
+use crate::config::Timeouts;
 use crate::model::id::{ClientCode, IdKind, VisitorId};
 use crate::model::profile::{NAME_CHARS_MAX, NAME_PREFIX, NameFault, attribute_name_fault};
 
@@ -42,17 +45,18 @@ pub(super) struct Socket {
 }
 
 impl Request {
-    /// A request that arrived on a connection; between two pieces of its body there may pass `body_idle_max`. `id` is
-    /// what the log calls it.
+    /// A request that arrived on a connection; `id` is what the log calls it. Its body has as long as `timeouts` allow, and
+    /// once the server is stopping until the moment that `bodies_end` names.
     pub(super) fn new(
         request: hyper::Request<Incoming>,
         socket: Socket,
         id: String,
-        body_idle_max: Duration,
+        timeouts: Timeouts,
+        bodies_end: watch::Receiver<Option<Instant>>,
     ) -> Self {
         let (head, incoming) = request.into_parts();
         let ended = incoming.is_end_stream();
-        let body = Body { incoming, idle_max: body_idle_max, ended };
+        let body = Body { incoming, timeouts, bodies_end, waited: Duration::ZERO, arrived: 0, ended };
         Self { head: hyper::Request::from_parts(head, ()), body, id, socket }
     }
 
@@ -128,23 +132,45 @@ impl Request {
         Ok(named.split(';').next().unwrap_or_default().trim())
     }
 
-    /// Refuses a body of another kind than these; none named is fine. `right` says what call would be right.
+    /// Refuses a body of another kind than these, or an encoded one; none named is fine. `right` says what call would be
+    /// right.
     pub(super) fn check_media_type(
+        &self,
+        taken: &[&str],
+        right: impl Fn() -> String,
+    ) -> Result<(), HttpError> {
+        self.check_content_type(taken, &right)?;
+        match self.content_encoding(None, &right)? {
+            Encoding::Plain => Ok(()),
+            other => Err(encoding_not_taken(&other.to_string(), None, &right)),
+        }
+    }
+
+    /// Refuses a body of another media type than these; none named is fine.
+    pub(super) fn check_content_type(
         &self,
         taken: &[&str],
         right: impl FnOnce() -> String,
     ) -> Result<(), HttpError> {
         let media_type = self.media_type()?;
-        if !media_type.is_empty() && !taken.iter().any(|taken| taken.eq_ignore_ascii_case(media_type)) {
-            let sent = format!("Content-Type {media_type:?}");
-            return Err(HttpError::MediaType(MediaType { sent, right: right() }));
+        if media_type.is_empty() || taken.iter().any(|taken| taken.eq_ignore_ascii_case(media_type)) {
+            return Ok(());
         }
-        let encoding = self.header(&CONTENT_ENCODING)?.unwrap_or_default().trim();
-        if !encoding.is_empty() && !encoding.eq_ignore_ascii_case("identity") {
-            let sent = format!("Content-Encoding {encoding:?}");
-            return Err(HttpError::MediaType(MediaType { sent, right: right() }));
-        }
-        Ok(())
+        let sent = format!("Content-Type {media_type:?}");
+        Err(HttpError::MediaType(MediaType { sent, right: right(), encodings: None }))
+    }
+
+    /// How the body is encoded. Others than those known are refused, and told that `taken` are.
+    pub(super) fn content_encoding(
+        &self,
+        taken: Option<&'static str>,
+        right: impl FnOnce() -> String,
+    ) -> Result<Encoding, HttpError> {
+        // On several lines, or in a list, they are applied one after the other.
+        let lines = self.head.headers().get_all(CONTENT_ENCODING);
+        let lines: Vec<_> = lines.iter().map(|line| String::from_utf8_lossy(line.as_bytes())).collect();
+        let named = lines.join(", ");
+        Encoding::named(named.trim()).ok_or_else(|| encoding_not_taken(&named, taken, right))
     }
 
     /// The parameters of a form: those after the `?`, then those of the body. The body has at most `limit` bytes, and is
@@ -195,11 +221,18 @@ impl Request {
     }
 }
 
+fn encoding_not_taken(named: &str, taken: Option<&'static str>, right: impl FnOnce() -> String) -> HttpError {
+    let sent = format!("Content-Encoding {named:?}");
+    HttpError::MediaType(MediaType { sent, right: right(), encodings: taken })
+}
+
 /// A kind of body that is not taken.
 #[derive(Debug)]
 pub(super) struct MediaType {
     sent: String,
     right: String,
+    /// The encodings that are taken, where one was sent that is not and there are any.
+    pub(super) encodings: Option<&'static str>,
 }
 
 impl fmt::Display for MediaType {
@@ -211,7 +244,12 @@ impl fmt::Display for MediaType {
 /// A request's body.
 pub(super) struct Body {
     incoming: Incoming,
-    idle_max: Duration,
+    timeouts: Timeouts,
+    /// When bodies are cut off, once the server is stopping.
+    bodies_end: watch::Receiver<Option<Instant>>,
+    /// How long the client has kept us waiting, and how many bytes it has sent.
+    waited: Duration,
+    arrived: u64,
     ended: bool,
 }
 
@@ -224,20 +262,49 @@ impl Body {
     /// Its next bytes; `None` at its end.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, HttpError> {
         while !self.ended {
-            match timeout(self.idle_max, self.incoming.frame()).await {
-                Err(_) => return Err(HttpError::Silent(self.idle_max)),
+            let Timeouts { body_idle: idle_max, body_bytes_per_second_min, .. } = self.timeouts;
+            let patience = self.patience();
+            let asked = Instant::now();
+            let frame = tokio::select! {
+                // First, for a client that never stops sending always has a frame there.
+                biased;
+                () = at_the_end(&mut self.bodies_end) => return Err(AppError::Stopping.into()),
+                frame = timeout(idle_max.min(patience), self.incoming.frame()) => frame,
+            };
+            self.waited += asked.elapsed();
+            match frame {
+                Err(_) if patience < idle_max => {
+                    return Err(HttpError::Slow {
+                        bytes_per_second_min: body_bytes_per_second_min,
+                        idle_max,
+                    });
+                }
+                Err(_) => return Err(HttpError::Silent(idle_max)),
                 Ok(Some(Err(error))) => return Err(HttpError::BrokenOff(error)),
                 Ok(None) => self.ended = true,
                 Ok(Some(Ok(frame))) => {
                     self.ended = self.incoming.is_end_stream();
                     // Trailers say nothing that is used here.
                     if let Ok(bytes) = frame.into_data() {
+                        self.arrived += bytes.len() as u64;
                         return Ok(Some(bytes));
                     }
                 }
             }
         }
         Ok(None)
+    }
+
+    /// How long the client may keep us waiting from now on, in all: a first while, and a second for as many bytes as must
+    /// come in one. What we do ourselves between two pieces, however slowly, is not held against it.
+    fn patience(&self) -> Duration {
+        match self.timeouts.body_bytes_per_second_min {
+            0 => Duration::MAX,
+            rate => {
+                let earned = Duration::from_micros(self.arrived.saturating_mul(1_000_000) / rate);
+                (self.timeouts.body_idle + earned).saturating_sub(self.waited)
+            }
+        }
     }
 
     /// All of it; it has at most `limit` bytes.
@@ -254,6 +321,19 @@ impl Body {
             all.extend_from_slice(&bytes);
         }
         Ok(all)
+    }
+}
+
+/// Waits until bodies are cut off.
+async fn at_the_end(bodies_end: &mut watch::Receiver<Option<Instant>>) {
+    let end = match bodies_end.wait_for(Option::is_some).await {
+        Ok(end) => *end,
+        // The server itself is gone.
+        Err(_) => None,
+    };
+    match end {
+        Some(end) => sleep_until(end).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::body::{Body, Frame};
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION,
-    RETRY_AFTER, WWW_AUTHENTICATE,
+    ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue,
+    LOCATION, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use hyper::{HeaderMap, Response, StatusCode};
 use quick_xml::escape::partial_escape;
@@ -17,6 +17,7 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 
 use super::error::{HttpError, Methods};
+use super::request::MediaType;
 use super::script;
 use crate::telemetry::metrics;
 
@@ -37,8 +38,6 @@ pub(super) enum Chunk {
     End,
 }
 
-const RETRY_SOON: HeaderValue = HeaderValue::from_static("1");
-const RETRY_LATER: HeaderValue = HeaderValue::from_static("30");
 const NOSNIFF: HeaderName = HeaderName::from_static("x-content-type-options");
 
 /// Which front door refuses, and so in which form.
@@ -144,13 +143,23 @@ pub(super) fn refusal(door: Door, error: &HttpError) -> Answer {
     if let HttpError::Unauthorized(why) = error {
         headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(why.challenge()));
     }
-    match status {
-        StatusCode::SERVICE_UNAVAILABLE => drop(headers.insert(RETRY_AFTER, RETRY_SOON)),
-        // A disk does not empty itself within a second.
-        StatusCode::INSUFFICIENT_STORAGE => drop(headers.insert(RETRY_AFTER, RETRY_LATER)),
-        _ => {}
+    if let HttpError::MediaType(MediaType { encodings: Some(encodings), .. }) = error {
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(encodings));
+    }
+    if let Some(seconds) = retry_after_seconds(status) {
+        headers.insert(RETRY_AFTER, HeaderValue::from_static(seconds));
     }
     answer
+}
+
+/// When the same call may fare better.
+fn retry_after_seconds(status: StatusCode) -> Option<&'static str> {
+    match status {
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Some("1"),
+        // Room comes of files that are no longer kept, or of somebody who makes some.
+        StatusCode::INSUFFICIENT_STORAGE => Some("60"),
+        _ => None,
+    }
 }
 
 fn with_body(status: StatusCode, media_type: &'static str, body: Bytes) -> Answer {

@@ -34,6 +34,8 @@ use crate::telemetry::metrics::Limit;
 /// How long requests that have begun may take to finish once the server is to stop. The whole daemon stops within ten
 /// seconds; the rest of them is for the store.
 pub const DRAIN_MAX: Duration = Duration::from_secs(6);
+/// How long bodies may go on arriving then: what is left of the time is for their answers.
+const DRAIN_BODIES_MAX: Duration = Duration::from_secs(3);
 /// The most connections at once: further ones wait to be accepted, and file descriptors remain for the store.
 const CONNECTIONS_MAX: usize = 8_192;
 /// The largest header of a request.
@@ -45,11 +47,14 @@ const OPENING_CONNECTIONS_MAX: usize = 512;
 const OPENING_HEADER_MAX: Duration = Duration::from_secs(5);
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// Says that the server is stopping, and until when bodies may go on arriving.
+type Stopping = watch::Receiver<Option<Instant>>;
+
 /// Serves on `listener` until `shutdown` completes, then lets requests that have begun finish.
 pub async fn serve(listener: TcpListener, front: Front, shutdown: impl Future<Output = ()>) {
     let front = Arc::new(front);
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let (stop, stopping) = watch::channel(false);
+    let (stop, stopping) = watch::channel(None);
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
     let mut pause = ACCEPT_PAUSE.0;
@@ -77,7 +82,7 @@ pub async fn serve(listener: TcpListener, front: Front, shutdown: impl Future<Ou
         }
     }
     drop(listener);
-    stop.send_replace(true);
+    stop.send_replace(Some(Instant::now() + DRAIN_BODIES_MAX));
     let drained = timeout(DRAIN_MAX, async { while connections.join_next().await.is_some() {} }).await;
     if drained.is_err() {
         tracing::warn!(
@@ -133,7 +138,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-async fn connection(socket: TcpStream, front: Arc<Front>, mut stopping: watch::Receiver<bool>) {
+async fn connection(socket: TcpStream, front: Arc<Front>, mut stopping: Stopping) {
     // Answers are small and written whole: nothing is gained by waiting for more.
     let (Ok(local), Ok(peer), Ok(())) = (socket.local_addr(), socket.peer_addr(), socket.set_nodelay(true))
     else {
@@ -144,7 +149,7 @@ async fn connection(socket: TcpStream, front: Arc<Front>, mut stopping: watch::R
     let _open = metrics.connection();
     let watched = Watched::new(socket, front.timeouts.header_read, Arc::clone(&metrics));
     let verdict = watched.verdict();
-    let requests = AtomicU64::new(0);
+    let (requests, bodies_end) = (AtomicU64::new(0), stopping.clone());
     let mut http = http1::Builder::new();
     // hyper's limit counts from the end of the last request, so it is the one for idle connections; how long a header
     // may take once it has begun is watched below hyper.
@@ -158,7 +163,8 @@ async fn connection(socket: TcpStream, front: Arc<Front>, mut stopping: watch::R
         service_fn(|request| {
             let number = requests.fetch_add(1, Ordering::Relaxed);
             let (front, verdict) = (Arc::clone(&front), Arc::clone(&verdict));
-            async move { Ok::<_, Infallible>(answer(&front, request, ends, number, &verdict).await) }
+            let request = Request::new(request, ends, request_id(), front.timeouts, bodies_end.clone());
+            async move { Ok::<_, Infallible>(answer(&front, request, number, &verdict).await) }
         }),
     ));
     let ended = tokio::select! {
@@ -177,21 +183,14 @@ async fn connection(socket: TcpStream, front: Arc<Front>, mut stopping: watch::R
     }
 }
 
-async fn stopped(stopping: &mut watch::Receiver<bool>) {
+async fn stopped(stopping: &mut Stopping) {
     // An error means that the server itself is gone.
-    drop(stopping.wait_for(|stopping| *stopping).await);
+    drop(stopping.wait_for(Option::is_some).await);
 }
 
-async fn answer(
-    front: &Front,
-    request: hyper::Request<Incoming>,
-    ends: Socket,
-    number: u64,
-    verdict: &Verdict,
-) -> Answer {
-    let (id, begun) = (request_id(), Instant::now());
+async fn answer(front: &Front, mut request: Request, number: u64, verdict: &Verdict) -> Answer {
+    let (id, begun) = (request.id().to_owned(), Instant::now());
     let method = request.method().clone();
-    let mut request = Request::new(request, ends, id.clone(), front.timeouts.body_idle);
     let (mut answer, endpoint) = match request.segments() {
         Ok(segments) => {
             let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
@@ -240,6 +239,7 @@ fn check(request: &Request, verdict: &Verdict, number: u64) -> Result<(), HttpEr
 fn refuse(front: &Front, door: Door, error: &HttpError, request: &str) -> Answer {
     if let Some(limit) = error.limit() {
         front.app.metrics().hit(limit);
+        tracing::info!(request, limit = limit.name(), "a limit ended a request");
     }
     if let Some(why) = error.log() {
         // That the disk is full is told once, by whoever found out.

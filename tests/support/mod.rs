@@ -36,7 +36,6 @@ pub struct Daemon {
     complaints: Option<PathBuf>,
     arguments: Vec<String>,
     variables: Vec<(String, String)>,
-    log: String,
 }
 
 impl Daemon {
@@ -74,16 +73,7 @@ impl Daemon {
         let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
         let data = folder.path().join("data");
-        Self {
-            process: None,
-            address,
-            folder,
-            data,
-            complaints: None,
-            arguments,
-            variables: vec![],
-            log: "warn".into(),
-        }
+        Self { process: None, address, folder, data, complaints: None, arguments, variables: vec![] }
     }
 
     /// From the next start on it keeps everything in this folder, which is not removed with it.
@@ -95,12 +85,6 @@ impl Daemon {
     /// From the next start on its standard error is kept, for [`Daemon::complaints`].
     pub fn keep_complaints(&mut self) -> &mut Self {
         self.complaints = Some(self.folder.path().join("stderr"));
-        self
-    }
-
-    /// From the next start on it logs what passes this filter.
-    pub fn set_log(&mut self, filter: &str) -> &mut Self {
-        filter.clone_into(&mut self.log);
         self
     }
 
@@ -144,10 +128,11 @@ impl Daemon {
     fn command(&self, stderr: Stdio) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_profiled"));
         command
-            .args(["serve", "--listen", "127.0.0.1:0", "--log", &self.log, "--data"])
+            .args(["serve", "--listen", "127.0.0.1:0", "--data"])
             .arg(self.data())
             .args(&self.arguments)
             .env_clear()
+            .env("PROFILED_LOG", "warn")
             .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .current_dir(self.folder.path())
             .stdin(Stdio::null())
@@ -237,6 +222,14 @@ impl Daemon {
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.process.as_ref().unwrap().id()
+    }
+
+    /// A line of the kernel's account of its memory, such as `VmHWM:`, in KiB.
+    pub fn memory_kib(&self, line: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let found =
+            status.lines().find_map(|have| have.strip_prefix(line)?.split_whitespace().next()?.parse().ok());
+        found.unwrap_or_else(|| panic!("the kernel does not tell {line}"))
     }
 
     /// Its URL.
@@ -407,6 +400,19 @@ impl Connection {
     /// Sends bytes; all of them must be taken.
     pub fn write(&mut self, bytes: &[u8]) {
         self.stream.get_mut().write_all(bytes).unwrap();
+    }
+
+    /// Sends bytes, unless the connection is gone.
+    pub fn try_write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stream.get_mut().write_all(bytes)
+    }
+
+    /// Whether an answer, or the end, is there to read; doesn't wait for it.
+    pub fn has_come(&mut self) -> bool {
+        self.stream.get_mut().set_nonblocking(true).unwrap();
+        let peeked = self.stream.get_mut().peek(&mut [0]);
+        self.stream.get_mut().set_nonblocking(false).unwrap();
+        !matches!(peeked, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
     }
 
     /// Says that nothing more will be sent.

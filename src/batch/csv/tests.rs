@@ -343,6 +343,9 @@ fn a_faulty_header_refuses_the_batch() {
     let utf16 = "line 1: the body looks like UTF-16: it must be UTF-8";
     check(b"\xff\xfeb\0a\0t\0c\0h\0=\0\n\0", &[utf16]);
     check(b"\xfe\xff\0b\0a\0t\0c\0h\0=\0\n", &[utf16]);
+    let gzip = "line 1: the body looks compressed with gzip: say so by the header Content-Encoding: gzip";
+    check(b"\x1f\x8b\x08\0\"\n", &[gzip]);
+    check(b"\x28\xb5\x2f\xfd\x24", &[&gzip.replace("gzip", "zstd")]);
 }
 
 #[test]

@@ -5,7 +5,7 @@
 use hyper::StatusCode;
 use hyper::header::{HeaderName, HeaderValue};
 
-use crate::app::BatchVersion;
+use crate::app::{Announced, BatchVersion};
 use crate::http::Front;
 use crate::http::error::HttpError;
 use crate::http::request::{Params, Request};
@@ -16,6 +16,8 @@ use crate::model::id::ClientCode;
 /// The media types under which a batch file may come: Adobe documents the first, and curl sends it by itself.
 const MEDIA_TYPES: [&str; 4] =
     ["application/x-www-form-urlencoded", "text/csv", "text/plain", "application/octet-stream"];
+/// The encodings in which a batch file may come.
+const ENCODINGS: &str = "gzip, zstd";
 /// The answer's header that bears the batch's place in the order.
 const SEQ_HEADER: HeaderName = HeaderName::from_static("profiled-seq");
 
@@ -27,18 +29,19 @@ pub(in crate::http) async fn answer(
 ) -> Result<Answer, HttpError> {
     let empty_values = empty_values(&request.query().strict()?)?;
     let base_url = request.base_url(&front.app)?;
-    request.check_media_type(&MEDIA_TYPES, || {
+    let right = || {
         let url = format!("{base_url}{}", request.path());
-        format!("send the batch file itself, uncompressed: curl -X POST --data-binary @BATCH.TXT {url}")
-    })?;
-    let limit = front.batch_bytes_limit;
-    if let Some(length) = request.content_length().filter(|length| *length >= limit) {
-        return Err(HttpError::TooLarge(format!(
-            "the batch file has {length} bytes: it must have fewer than {limit}; split it"
-        )));
-    }
+        format!(
+            "send the batch file itself, curl -X POST --data-binary @BATCH.TXT {url}, or compressed with gzip or zstd, \
+             curl -X POST -H \"Content-Encoding: gzip\" --data-binary @BATCH.TXT.gz {url}"
+        )
+    };
+    request.check_content_type(&MEDIA_TYPES, right)?;
+    let encoding = request.content_encoding(Some(ENCODINGS), right)?;
+    let announced = Announced { encoding, bytes: request.content_length() };
 
-    let mut upload = front.app.accept_batch(client, version, empty_values).await?;
+    // What can be refused is refused before the body is asked for: a client that expects a `100 Continue` sends none.
+    let mut upload = front.app.accept_batch(client, version, empty_values, announced).await?;
     while let Some(bytes) = request.body.next().await? {
         upload.push(bytes).await?;
     }
