@@ -41,6 +41,11 @@ const LIFETIME_DAYS: u64 = 14;
 const HEADER_READ_TIMEOUT_SECONDS: u64 = 10;
 const BODY_IDLE_TIMEOUT_SECONDS: u64 = 30;
 const IDLE_CONNECTION_TIMEOUT_SECONDS: u64 = 60;
+const CONNECTIONS_MAX: u64 = 8_192;
+const CONNECTIONS_PER_ADDRESS_MAX: u64 = 1_024;
+const HEADER_BYTES_MAX: u64 = 80 * KIB;
+const HEADERS_MAX: u64 = 100;
+const URI_BYTES_MAX: u64 = 32 * KIB;
 const JOURNAL_SEGMENT_BYTES: u64 = 64 << 20;
 const SNAPSHOT_JOURNAL_BYTES: u64 = 1 << 30;
 const ERASE_WITHIN_HOURS: u64 = 24;
@@ -65,6 +70,10 @@ pub struct Config {
     pub limits: Limits,
     /// How long to wait for whom.
     pub timeouts: Timeouts,
+    /// How much of a request's header is taken.
+    pub heads: HeadLimits,
+    /// How much of the daemon callers may take.
+    pub callers: Callers,
     /// What is kept on the disk, and how long.
     pub upkeep: Upkeep,
     /// What is logged.
@@ -109,6 +118,28 @@ pub struct Timeouts {
     pub body_idle: Duration,
     /// For the next request on a connection.
     pub idle_connection: Duration,
+}
+
+/// How much of a request's header is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeadLimits {
+    /// Bytes, with the request line and the empty line at the end.
+    pub bytes_max: usize,
+    /// Lines behind the request line.
+    pub lines_max: usize,
+    /// Bytes of the path with its query.
+    pub uri_bytes_max: usize,
+}
+
+/// How much of the daemon callers may take, all together and each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Callers {
+    /// At most so many connections at once; further ones wait to be accepted.
+    pub connections_max: usize,
+    /// At most so many at once from one address.
+    pub connections_per_address_max: usize,
+    /// Whether callers on this machine are spared the limits per address.
+    pub loopback_exempt: bool,
 }
 
 /// What may differ from client to client: `[clients.NAME]`.
@@ -188,6 +219,25 @@ pub struct ServeOptions {
     /// Seconds for the next request on a connection [default: 60]
     #[arg(long, env = "PROFILED_IDLE_CONNECTION_TIMEOUT_SECONDS", value_name = "SECONDS")]
     pub idle_connection_timeout_seconds: Option<Given<Whole<1, 3600>>>,
+    /// Most connections at once; fewer if the system allows too few open files [default: 8192]
+    #[arg(long, env = "PROFILED_CONNECTIONS_MAX", value_name = "CONNECTIONS")]
+    pub connections_max: Option<Given<Whole<1, 1_000_000>>>,
+    /// Most connections at once from one address, for IPv6 from its /64 [default: 1024]
+    #[arg(long, env = "PROFILED_CONNECTIONS_PER_ADDRESS_MAX", value_name = "CONNECTIONS")]
+    pub connections_per_address_max: Option<Given<Whole<1, 1_000_000>>>,
+    /// Whether callers on this machine are spared the limits per address [default: true]
+    #[arg(long, env = "PROFILED_LOOPBACK_EXEMPT", value_name = "true|false")]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub loopback_exempt: Option<Given<bool>>,
+    /// Most bytes of a request's header [default: 80KiB]
+    #[arg(long, env = "PROFILED_HEADER_BYTES_MAX", value_name = "SIZE")]
+    pub header_bytes_max: Option<Given<Size<{ KIB }, { 256 * KIB }>>>,
+    /// Most lines of a request's header [default: 100]
+    #[arg(long, env = "PROFILED_HEADERS_MAX", value_name = "LINES")]
+    pub headers_max: Option<Given<Whole<8, 1_000>>>,
+    /// Most bytes of a request's path with its query [default: 32KiB]
+    #[arg(long, env = "PROFILED_URI_BYTES_MAX", value_name = "SIZE")]
+    pub uri_bytes_max: Option<Given<Size<256, 65_000>>>,
     /// What is logged: off, error, warn, info, debug, trace, or target=level, several with commas [default: info]
     #[arg(long, env = "PROFILED_LOG", value_name = "FILTER")]
     pub log: Option<Given<LogFilter>>,
@@ -323,10 +373,9 @@ impl Config {
                 spool_bytes_max: value(&given.spool_max_bytes).map_or(SPOOL_BYTES_MAX, Size::get),
                 body_bytes_limit: value(&given.body_bytes_limit).map_or(BODY_BYTES_LIMIT, Size::get),
                 rows_limit: value(&given.rows_limit).map_or(ROWS_LIMIT, Whole::get),
-                concurrent_uploads_max: value(&given.concurrent_uploads_max)
-                    .map_or(CONCURRENT_UPLOADS_MAX, Whole::get)
-                    .try_into()
-                    .unwrap_or(usize::MAX),
+                concurrent_uploads_max: count(
+                    value(&given.concurrent_uploads_max).map_or(CONCURRENT_UPLOADS_MAX, Whole::get),
+                ),
             },
             timeouts: Timeouts {
                 header_read: seconds(&given.header_read_timeout_seconds, HEADER_READ_TIMEOUT_SECONDS),
@@ -335,6 +384,18 @@ impl Config {
                     &given.idle_connection_timeout_seconds,
                     IDLE_CONNECTION_TIMEOUT_SECONDS,
                 ),
+            },
+            heads: HeadLimits {
+                bytes_max: count(value(&given.header_bytes_max).map_or(HEADER_BYTES_MAX, Size::get)),
+                lines_max: count(value(&given.headers_max).map_or(HEADERS_MAX, Whole::get)),
+                uri_bytes_max: count(value(&given.uri_bytes_max).map_or(URI_BYTES_MAX, Size::get)),
+            },
+            callers: Callers {
+                connections_max: count(value(&given.connections_max).map_or(CONNECTIONS_MAX, Whole::get)),
+                connections_per_address_max: count(
+                    value(&given.connections_per_address_max).map_or(CONNECTIONS_PER_ADDRESS_MAX, Whole::get),
+                ),
+                loopback_exempt: value(&given.loopback_exempt).unwrap_or(true),
             },
             upkeep: Upkeep {
                 retention_ms: value(&given.retention_days).map_or(RETENTION_DAYS, Whole::get) * DAY_MS,
@@ -418,6 +479,14 @@ impl ServeOptions {
             idle_connection_timeout_seconds: self
                 .idle_connection_timeout_seconds
                 .or(lower.idle_connection_timeout_seconds),
+            connections_max: self.connections_max.or(lower.connections_max),
+            connections_per_address_max: self
+                .connections_per_address_max
+                .or(lower.connections_per_address_max),
+            loopback_exempt: self.loopback_exempt.or(lower.loopback_exempt),
+            header_bytes_max: self.header_bytes_max.or(lower.header_bytes_max),
+            headers_max: self.headers_max.or(lower.headers_max),
+            uri_bytes_max: self.uri_bytes_max.or(lower.uri_bytes_max),
             log: self.log.or(lower.log),
             clients: lower.clients,
         }
@@ -426,6 +495,10 @@ impl ServeOptions {
 
 fn value<T: Clone>(given: &Option<Given<T>>) -> Option<T> {
     given.as_ref().map(|it| it.value.clone())
+}
+
+fn count(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
 }
 
 fn seconds<const MIN: u64, const MAX: u64>(given: &Option<Given<Whole<MIN, MAX>>>, default: u64) -> Duration {
@@ -568,6 +641,11 @@ mod tests {
             erase_within_ms: 86_400_000,
         };
         assert_eq!(config.upkeep, upkeep);
+        let heads = HeadLimits { bytes_max: 81_920, lines_max: 100, uri_bytes_max: 32_768 };
+        assert_eq!(config.heads, heads);
+        let callers =
+            Callers { connections_max: 8192, connections_per_address_max: 1024, loopback_exempt: true };
+        assert_eq!(config.callers, callers);
         assert_eq!(config.log.as_str(), "info");
         let settings = config.client(&client("any")).unwrap();
         assert_eq!(settings, ClientSettings::default());
@@ -614,6 +692,12 @@ mod tests {
         check("", "header_read_timeout_seconds = 1", |it| it.timeouts.header_read.as_secs(), 1);
         check("", "body_idle_timeout_seconds = 2", |it| it.timeouts.body_idle.as_secs(), 2);
         check("", "idle_connection_timeout_seconds = 3", |it| it.timeouts.idle_connection.as_secs(), 3);
+        check("", "connections_max = 9", |it| it.callers.connections_max, 9);
+        check("", "connections_per_address_max = 8", |it| it.callers.connections_per_address_max, 8);
+        check("--loopback-exempt=false", "", |it| it.callers.loopback_exempt, false);
+        check("", "header_bytes_max = '4KiB'", |it| it.heads.bytes_max, 4096);
+        check("", "headers_max = 20", |it| it.heads.lines_max, 20);
+        check("", "uri_bytes_max = 300", |it| it.heads.uri_bytes_max, 300);
         check("--log warn,profiled::batch=debug", "log = 'off'", |it| it.log.0.len(), 26);
     }
 
@@ -629,8 +713,9 @@ mod tests {
              `public_url`, `default_client`, `allow_anonymous`, `max_profile_bytes`, `spool_max_bytes`, \
              `retention_days`, `journal_segment_bytes`, `snapshot_journal_bytes`, `erase_within_hours`, \
              `body_bytes_limit`, `rows_limit`, `concurrent_uploads_max`, \
-             `header_read_timeout_seconds`, `body_idle_timeout_seconds`, `idle_connection_timeout_seconds`, `log`, \
-             `clients`",
+             `header_read_timeout_seconds`, `body_idle_timeout_seconds`, `idle_connection_timeout_seconds`, \
+             `connections_max`, `connections_per_address_max`, `loopback_exempt`, `header_bytes_max`, \
+             `headers_max`, `uri_bytes_max`, `log`, `clients`",
         );
         check(
             "[clients.demo]\nlifetime_days = 3\nconsecutive = 'merge'",

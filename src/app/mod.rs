@@ -256,6 +256,9 @@ pub enum AppError {
     /// It is done in part, and the rest later.
     #[error("{0}")]
     NotYet(String),
+    /// The process may open no more files just now.
+    #[error("the daemon may open no more files just now; try again")]
+    NoHandle,
     /// No room for it among the kept uploads.
     #[error("no room on the disk: {0}")]
     SpoolFull(String),

@@ -18,6 +18,12 @@ use crate::telemetry;
 /// How long the store may take to be checkpointed at a stop: with [`server::DRAIN_MAX`] less than ten seconds.
 const STOP_MAX: Duration = Duration::from_secs(3);
 
+/// File handles that connections leave alone: the journal, the store, snapshots and pending batches take some twenty at a
+/// time …
+const HANDLES_KEPT: usize = 64;
+/// … and an upload its file and its index.
+const HANDLES_PER_UPLOAD: usize = 2;
+
 /// The command.
 #[derive(Debug, Args)]
 pub(super) struct Serve {
@@ -27,9 +33,9 @@ pub(super) struct Serve {
 
 /// Runs the daemon until it is told to stop, or fails.
 pub(super) fn run(command: Serve) -> Result<(), CliError> {
-    let config = Config::resolve(command.options).map_err(|e| CliError::Usage(e.to_string()))?;
+    let mut config = Config::resolve(command.options).map_err(|e| CliError::Usage(e.to_string()))?;
     telemetry::install(&config.log).map_err(|e| CliError::Failed(e.to_string()))?;
-    allow_all_file_handles();
+    keep_file_handles(&mut config, allow_all_file_handles());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|e| CliError::Failed(format!("no threads can be had: {e}")))?;
     let done = runtime.block_on(serve(config));
@@ -78,12 +84,27 @@ async fn serve(config: Config) -> Result<(), CliError> {
 }
 
 /// Many systems let a process have 1,024 files open unless it asks for what it may have: too few for thousands of
-/// connections.
-fn allow_all_file_handles() {
+/// connections. Gives how many there may be.
+fn allow_all_file_handles() -> Option<u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
-        tracing::info!(?current, %error, "the limit of open files stays as it is");
+    match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        Ok(()) => maximum,
+        Err(error) => {
+            tracing::info!(?current, %error, "the limit of open files stays as it is");
+            current
+        }
+    }
+}
+
+/// Connections must not take the handles that the store, the journal and uploads are in need of: rather there are fewer.
+fn keep_file_handles(config: &mut Config, handles: Option<u64>) {
+    let Some(handles) = handles.and_then(|handles| usize::try_from(handles).ok()) else { return };
+    let kept = HANDLES_KEPT + HANDLES_PER_UPLOAD * config.limits.concurrent_uploads_max;
+    let left = handles.saturating_sub(kept).max(handles / 4);
+    if left < config.callers.connections_max {
+        config.callers.connections_max = left;
+        tracing::warn!(handles, connections_max = left, "few files may be open: fewer connections are taken");
     }
 }
 

@@ -14,9 +14,13 @@ use crate::telemetry::metrics::Limit;
 /// A call that is refused. `Display` is what the client is told; [`HttpError::log`] is what the log says.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HttpError {
-    /// The request breaks a rule of HTTP that keeps two readers from understanding it differently.
+    /// The request's header is too large, or breaks a rule of HTTP that keeps two readers from understanding it
+    /// differently.
     #[error("{}", .0.told())]
     Offends(Offence),
+    /// Its address has as many connections as it may have, this many.
+    #[error("your address has {0} connections open, no more are taken: close some")]
+    TooManyConnections(usize),
     /// The call is not as it should be.
     #[error("{0}")]
     Wrong(String),
@@ -66,8 +70,10 @@ impl HttpError {
     /// The status it is answered with.
     pub(super) fn status(&self) -> StatusCode {
         match self {
-            Self::Offends(_) | Self::Wrong(_) | Self::BrokenOff(_) => StatusCode::BAD_REQUEST,
+            Self::Offends(offence) => offence.status(),
+            Self::Wrong(_) | Self::BrokenOff(_) => StatusCode::BAD_REQUEST,
             Self::NotFound(_) | Self::NoProfile { .. } => StatusCode::NOT_FOUND,
+            Self::TooManyConnections(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Silent(_) => StatusCode::REQUEST_TIMEOUT,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
@@ -81,6 +87,7 @@ impl HttpError {
                 AppError::TooLarge(_) | AppError::TooManyRows(_) => StatusCode::PAYLOAD_TOO_LARGE,
                 AppError::NotExportable(_) => StatusCode::CONFLICT,
                 AppError::Busy
+                | AppError::NoHandle
                 | AppError::TooManyExports
                 | AppError::ExportBusy(_)
                 | AppError::Stopping
@@ -94,6 +101,7 @@ impl HttpError {
     /// The limit that was hit, if that is why.
     pub(super) fn limit(&self) -> Option<Limit> {
         match self {
+            Self::Offends(offence) => offence.limit(),
             Self::Silent(_) => Some(Limit::BodyIdleTimeout),
             Self::TooLarge(_) => Some(Limit::BodyBytes),
             Self::UriTooLong(_) => Some(Limit::UriLength),

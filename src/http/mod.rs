@@ -9,6 +9,7 @@ mod cors;
 mod error;
 mod native;
 mod ops;
+mod places;
 mod request;
 mod response;
 mod router;
@@ -16,19 +17,27 @@ mod script;
 pub mod server;
 
 use crate::app::App;
-use crate::config::{Config, Timeouts};
+use crate::config::{Callers, Config, HeadLimits, Timeouts};
 
 /// What every handler needs: the daemon behind it and the limits in front of it.
 #[derive(Clone)]
 pub struct Front {
     app: App,
     timeouts: Timeouts,
+    heads: HeadLimits,
+    callers: Callers,
     batch_bytes_limit: u64,
 }
 
 impl Front {
     /// The front doors of `app`, as `config` sets them.
     pub fn new(app: App, config: &Config) -> Self {
-        Self { app, timeouts: config.timeouts, batch_bytes_limit: config.limits.body_bytes_limit }
+        Self {
+            app,
+            timeouts: config.timeouts,
+            heads: config.heads,
+            callers: config.callers.clone(),
+            batch_bytes_limit: config.limits.body_bytes_limit,
+        }
     }
 }
