@@ -8,7 +8,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +27,7 @@ pub const DEFAULT_FILE: &str = "profiled.toml";
 const HOUR_MS: u64 = 60 * 60 * 1000;
 const DAY_MS: u64 = 24 * HOUR_MS;
 
-const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8750);
+const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8750);
 const DATA_FOLDER: &str = "./profiled-data";
 const CACHE_BYTES: u64 = 512 * MIB;
 const SPOOL_BYTES_MAX: u64 = 20 * GIB;
@@ -46,6 +47,7 @@ const CONNECTIONS_PER_ADDRESS_MAX: u64 = 1_024;
 const HEADER_BYTES_MAX: u64 = 80 * KIB;
 const HEADERS_MAX: u64 = 100;
 const URI_BYTES_MAX: u64 = 32 * KIB;
+const SITE_CALLS_PER_SECOND: u64 = 1_000;
 const JOURNAL_SEGMENT_BYTES: u64 = 64 << 20;
 const SNAPSHOT_JOURNAL_BYTES: u64 = 1 << 30;
 const ERASE_WITHIN_HOURS: u64 = 24;
@@ -78,6 +80,8 @@ pub struct Config {
     pub upkeep: Upkeep,
     /// What is logged.
     pub log: LogFilter,
+    /// What holds for every client unless its table says something else.
+    any_client: ClientSettings,
     clients: BTreeMap<ClientCode, ClientSettings>,
 }
 
@@ -140,6 +144,8 @@ pub struct Callers {
     pub connections_per_address_max: usize,
     /// Whether callers on this machine are spared the limits per address.
     pub loopback_exempt: bool,
+    /// How many site calls a second one address may make; none: as many as it likes.
+    pub site_calls_per_second: Option<NonZeroU32>,
 }
 
 /// What may differ from client to client: `[clients.NAME]`.
@@ -153,6 +159,8 @@ pub struct ClientSettings {
     pub lifetime_ms: u64,
     /// The organisations that Adobe's SDKs send instead of a client code.
     pub ims_orgs: Arc<[ImsOrg]>,
+    /// How many batch calls a minute it may make; none: as many as it likes.
+    pub batch_calls_per_minute: Option<NonZeroU32>,
 }
 
 /// The settings of `serve` as given: its flags, the variables `PROFILED_…`, and, but for `config`, the keys of the file.
@@ -238,6 +246,12 @@ pub struct ServeOptions {
     /// Most bytes of a request's path with its query [default: 32KiB]
     #[arg(long, env = "PROFILED_URI_BYTES_MAX", value_name = "SIZE")]
     pub uri_bytes_max: Option<Given<Size<256, 65_000>>>,
+    /// Most site calls a second from one address, for IPv6 from its /64; 0: no limit [default: 1000]
+    #[arg(long, env = "PROFILED_SITE_CALLS_PER_SECOND", value_name = "CALLS")]
+    pub site_calls_per_second: Option<Given<Whole<0, 1_000_000>>>,
+    /// Most batch calls a minute of one client; 0: no limit [default: 0]
+    #[arg(long, env = "PROFILED_BATCH_CALLS_PER_MINUTE", value_name = "CALLS")]
+    pub batch_calls_per_minute: Option<Given<Whole<0, 1_000_000>>>,
     /// What is logged: off, error, warn, info, debug, trace, or target=level, several with commas [default: info]
     #[arg(long, env = "PROFILED_LOG", value_name = "FILTER")]
     pub log: Option<Given<LogFilter>>,
@@ -261,6 +275,7 @@ struct ClientTable {
     v2_creates_profiles: Option<Given<bool>>,
     consecutive_v2: Option<Given<ConsecutiveV2>>,
     lifetime_days: Option<Given<Whole<1, 3650>>>,
+    batch_calls_per_minute: Option<Given<Whole<0, 1_000_000>>>,
 }
 
 /// Why the settings are refused.
@@ -340,7 +355,7 @@ impl Config {
     /// is not served.
     pub fn client(&self, client: &ClientCode) -> Option<ClientSettings> {
         if self.clients.is_empty() {
-            return Some(ClientSettings::default());
+            return Some(self.any_client.clone());
         }
         self.clients.get(client).cloned()
     }
@@ -361,6 +376,10 @@ impl Config {
     fn resolve_with(options: ServeOptions, default_file: &Path) -> Result<Self, ConfigError> {
         let file = File::read(options.config.as_deref(), default_file)?;
         let given = options.over(file.options()?);
+        let any_client = ClientSettings {
+            batch_calls_per_minute: rate(value(&given.batch_calls_per_minute).map_or(0, Whole::get)),
+            ..ClientSettings::default()
+        };
         let config = Self {
             listen: value(&given.listen).unwrap_or(LISTEN),
             data_folder: value(&given.data).unwrap_or_else(|| DATA_FOLDER.into()),
@@ -396,6 +415,9 @@ impl Config {
                     value(&given.connections_per_address_max).map_or(CONNECTIONS_PER_ADDRESS_MAX, Whole::get),
                 ),
                 loopback_exempt: value(&given.loopback_exempt).unwrap_or(true),
+                site_calls_per_second: rate(
+                    value(&given.site_calls_per_second).map_or(SITE_CALLS_PER_SECOND, Whole::get),
+                ),
             },
             upkeep: Upkeep {
                 retention_ms: value(&given.retention_days).map_or(RETENTION_DAYS, Whole::get) * DAY_MS,
@@ -407,7 +429,8 @@ impl Config {
                     * HOUR_MS,
             },
             log: value(&given.log).unwrap_or_else(|| LogFilter(LOG.into())),
-            clients: clients(&given.clients, &file)?,
+            clients: clients(&given.clients, &any_client, &file)?,
+            any_client,
         };
         if let Some(listen) = &given.listen {
             config.check_reach(|| file.place(listen, "listen"))?;
@@ -441,6 +464,13 @@ impl Config {
     }
 }
 
+impl Callers {
+    /// Whether a caller is spared the limits per address.
+    pub fn spares(&self, address: IpAddr) -> bool {
+        self.loopback_exempt && address.to_canonical().is_loopback()
+    }
+}
+
 impl Default for ClientSettings {
     fn default() -> Self {
         Self {
@@ -448,6 +478,7 @@ impl Default for ClientSettings {
             consecutive_v2: ConsecutiveV2::default(),
             lifetime_ms: LIFETIME_DAYS * DAY_MS,
             ims_orgs: Arc::default(),
+            batch_calls_per_minute: None,
         }
     }
 }
@@ -487,6 +518,8 @@ impl ServeOptions {
             header_bytes_max: self.header_bytes_max.or(lower.header_bytes_max),
             headers_max: self.headers_max.or(lower.headers_max),
             uri_bytes_max: self.uri_bytes_max.or(lower.uri_bytes_max),
+            site_calls_per_second: self.site_calls_per_second.or(lower.site_calls_per_second),
+            batch_calls_per_minute: self.batch_calls_per_minute.or(lower.batch_calls_per_minute),
             log: self.log.or(lower.log),
             clients: lower.clients,
         }
@@ -501,11 +534,20 @@ fn count(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
+/// A rate as it is given: 0 is none.
+fn rate(calls: u64) -> Option<NonZeroU32> {
+    NonZeroU32::new(u32::try_from(calls).unwrap_or(u32::MAX))
+}
+
 fn seconds<const MIN: u64, const MAX: u64>(given: &Option<Given<Whole<MIN, MAX>>>, default: u64) -> Duration {
     Duration::from_secs(value(given).map_or(default, Whole::get))
 }
 
-fn clients(tables: &ClientTables, file: &File) -> Result<BTreeMap<ClientCode, ClientSettings>, ConfigError> {
+fn clients(
+    tables: &ClientTables,
+    default: &ClientSettings,
+    file: &File,
+) -> Result<BTreeMap<ClientCode, ClientSettings>, ConfigError> {
     let mut owners: BTreeMap<&ImsOrg, &ClientCode> = BTreeMap::new();
     let mut clients = BTreeMap::new();
     for (Plain(client), table) in &tables.0 {
@@ -518,12 +560,13 @@ fn clients(tables: &ClientTables, file: &File) -> Result<BTreeMap<ClientCode, Cl
                 });
             }
         }
-        let default = ClientSettings::default();
         let settings = ClientSettings {
             v2_creates_profiles: value(&table.v2_creates_profiles).unwrap_or(default.v2_creates_profiles),
             consecutive_v2: value(&table.consecutive_v2).unwrap_or(default.consecutive_v2),
             lifetime_ms: value(&table.lifetime_days).map_or(default.lifetime_ms, |days| days.get() * DAY_MS),
             ims_orgs: table.ims_orgs.iter().map(|org| org.value.clone()).collect(),
+            batch_calls_per_minute: value(&table.batch_calls_per_minute)
+                .map_or(default.batch_calls_per_minute, |calls| rate(calls.get())),
         };
         clients.insert(client.clone(), settings);
     }
@@ -643,8 +686,12 @@ mod tests {
         assert_eq!(config.upkeep, upkeep);
         let heads = HeadLimits { bytes_max: 81_920, lines_max: 100, uri_bytes_max: 32_768 };
         assert_eq!(config.heads, heads);
-        let callers =
-            Callers { connections_max: 8192, connections_per_address_max: 1024, loopback_exempt: true };
+        let callers = Callers {
+            connections_max: 8192,
+            connections_per_address_max: 1024,
+            loopback_exempt: true,
+            site_calls_per_second: NonZeroU32::new(1000),
+        };
         assert_eq!(config.callers, callers);
         assert_eq!(config.log.as_str(), "info");
         let settings = config.client(&client("any")).unwrap();
@@ -698,6 +745,15 @@ mod tests {
         check("", "header_bytes_max = '4KiB'", |it| it.heads.bytes_max, 4096);
         check("", "headers_max = 20", |it| it.heads.lines_max, 20);
         check("", "uri_bytes_max = 300", |it| it.heads.uri_bytes_max, 300);
+        check("", "site_calls_per_second = 5", |it| it.callers.site_calls_per_second, NonZeroU32::new(5));
+        check("--site-calls-per-second 0", "", |it| it.callers.site_calls_per_second, None);
+        let batch_calls =
+            |it: Config| ["a", "b"].map(|code| it.client(&client(code)).unwrap().batch_calls_per_minute);
+        let rates = |a, b| [NonZeroU32::new(a), NonZeroU32::new(b)];
+        check("", "batch_calls_per_minute = 50", batch_calls, rates(50, 50));
+        let file = "batch_calls_per_minute = 50\n[clients.a]\nbatch_calls_per_minute = 0\n[clients.b]";
+        check("", file, batch_calls, rates(0, 50));
+        check("--batch-calls-per-minute 9", file, batch_calls, rates(0, 9));
         check("--log warn,profiled::batch=debug", "log = 'off'", |it| it.log.0.len(), 26);
     }
 
@@ -715,12 +771,12 @@ mod tests {
              `body_bytes_limit`, `rows_limit`, `concurrent_uploads_max`, \
              `header_read_timeout_seconds`, `body_idle_timeout_seconds`, `idle_connection_timeout_seconds`, \
              `connections_max`, `connections_per_address_max`, `loopback_exempt`, `header_bytes_max`, \
-             `headers_max`, `uri_bytes_max`, `log`, `clients`",
+             `headers_max`, `uri_bytes_max`, `site_calls_per_second`, `batch_calls_per_minute`, `log`, `clients`",
         );
         check(
             "[clients.demo]\nlifetime_days = 3\nconsecutive = 'merge'",
             "profiled.toml line 3: unknown key `consecutive`, expected one of `ims_orgs`, `v2_creates_profiles`, \
-             `consecutive_v2`, `lifetime_days`",
+             `consecutive_v2`, `lifetime_days`, `batch_calls_per_minute`",
         );
         let size = "such as 128MiB, 500MB or 1048576";
         check(

@@ -245,3 +245,69 @@ fn a_daemon_whose_file_handles_run_out_goes_on_and_serves_all_when_they_come_bac
     daemon.terminate();
     assert_eq!(daemon.ended().code(), Some(0));
 }
+
+#[test]
+fn a_client_makes_so_many_batch_calls_a_minute_and_is_refused_before_its_body_is_read() {
+    let settings = "batch_calls_per_minute = 2\n[clients.a]\n[clients.b]\nbatch_calls_per_minute = 1\n[clients.c]\n\
+                    batch_calls_per_minute = 0";
+    let daemon = Daemon::start_configured(settings);
+    let (v1, v2) = ("profile/batchUpdate", "v2/profile/batchUpdate");
+    let post = |client: &str, version: &str| {
+        daemon.try_batch(&format!("/m2/{client}/{version}"), "batch=thirdPartyId,a\nx,1\n")
+    };
+    let refused = |client: &str, per_minute: u64| {
+        // Nothing of the body is sent: the answer comes all the same.
+        let head = request("POST", &format!("/m2/{client}/{v2}"), "a", &[("Content-Length", "1000")], None);
+        let reply = daemon.send(&head);
+        assert_eq!(reply.status, 503, "{}", reply.text());
+        let wait: u64 = reply.header("retry-after").unwrap().parse().unwrap();
+        assert!((1..=60 / per_minute).contains(&wait), "{wait}");
+        assert_eq!(reply.element("success").as_deref(), Some("false"));
+        let told = format!("client {client} may make {per_minute} batch calls a minute");
+        assert!(reply.element("message").unwrap().starts_with(&told), "{}", reply.text());
+    };
+    assert_eq!([post("a", v1).status, post("a", v2).status], [200, 200]);
+    refused("a", 2);
+    assert_eq!(post("b", v1).status, 200);
+    refused("b", 1);
+    assert!((0..10).all(|_| post("c", v2).status == 200));
+    assert_eq!((0..10).filter(|_| post("nobody", v2).status == 404).count(), 10);
+    assert_eq!(daemon.metrics().hits("client_rate"), 2);
+    daemon.mbox("a", "mbox3rdPartyId=x");
+}
+
+#[test]
+fn an_address_makes_so_many_site_calls_a_second() {
+    let daemon = Daemon::start_with(&["--site-calls-per-second=5", "--loopback-exempt=false"]);
+    let call = request("GET", "/m2/demo/mbox/json?mboxPC=1", "a", &[("Origin", "https://p.example")], None);
+    let mut connection = daemon.connect();
+    let mut taken = 0;
+    let refused = loop {
+        connection.write(&call);
+        let reply = connection.read();
+        if reply.status != 200 {
+            break reply;
+        }
+        taken += 1;
+        assert!(taken < 1_000, "nothing was refused");
+    };
+    assert!(taken >= 5, "{taken}");
+    assert_eq!((refused.status, refused.header("retry-after")), (429, Some("1")), "{}", refused.text());
+    assert!(refused.text().contains("\"error\":\"your address may make 5 site calls a second"));
+    assert_eq!(refused.header("access-control-allow-origin"), Some("https://p.example"));
+    assert_eq!(refused.header("connection"), None, "the page may go on on its connection");
+    assert_eq!(daemon.call("OPTIONS", "/rest/v1/delivery", &[], None).status, 204);
+    assert_eq!(daemon.get("/m2/demo/profile/update?mboxPC=1&profile.a=1").status, 200);
+    let mut other = daemon.connect_from([127, 0, 0, 2]);
+    other.write(&call);
+    assert_eq!(other.read().status, 200);
+    assert_eq!(daemon.metrics().hits("address_rate"), 1);
+}
+
+#[test]
+fn site_calls_of_this_machine_are_spared_the_limit_per_address() {
+    let daemon = Daemon::start_with(&["--site-calls-per-second=1"]);
+    for _ in 0..20 {
+        daemon.mbox("demo", "mboxPC=1");
+    }
+}

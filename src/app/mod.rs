@@ -57,6 +57,7 @@ pub use housekeeping::Done;
 use housekeeping::{Chore, Housekeeping};
 pub use lookup::look_up;
 use std::collections::VecDeque;
+use std::num::NonZeroU32;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -534,6 +535,11 @@ impl App {
     /// The client to which an organisation belongs, as Adobe's SDKs send it.
     pub fn client_of_ims_org(&self, org: &str) -> Option<ClientCode> {
         self.0.config.client_of_ims_org(org).cloned()
+    }
+
+    /// How many batch calls a minute a client may make; none: as many as it likes.
+    pub fn batch_calls_per_minute(&self, client: &ClientCode) -> Result<Option<NonZeroU32>, AppError> {
+        Ok(self.0.settings(client)?.batch_calls_per_minute)
     }
 
     /// What status URLs begin with, if configured.

@@ -10,14 +10,25 @@ mod error;
 mod native;
 mod ops;
 mod places;
+mod rate;
 mod request;
 mod response;
 mod router;
 mod script;
 pub mod server;
 
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use self::error::HttpError;
+use self::places::Network;
+use self::rate::{Rate, Rates};
 use crate::app::App;
 use crate::config::{Callers, Config, HeadLimits, Timeouts};
+use crate::model::id::ClientCode;
 
 /// What every handler needs: the daemon behind it and the limits in front of it.
 #[derive(Clone)]
@@ -26,6 +37,8 @@ pub struct Front {
     timeouts: Timeouts,
     heads: HeadLimits,
     callers: Callers,
+    site_calls: Arc<Rates<Network>>,
+    batch_calls: Arc<Rates<ClientCode>>,
     batch_bytes_limit: u64,
 }
 
@@ -37,7 +50,27 @@ impl Front {
             timeouts: config.timeouts,
             heads: config.heads,
             callers: config.callers.clone(),
+            site_calls: Arc::default(),
+            batch_calls: Arc::default(),
             batch_bytes_limit: config.limits.body_bytes_limit,
         }
+    }
+
+    /// Counts a site call of an address, and refuses one too many.
+    fn count_site_call(&self, address: IpAddr) -> Result<(), HttpError> {
+        let Some(calls) = self.callers.site_calls_per_second.filter(|_| !self.callers.spares(address)) else {
+            return Ok(());
+        };
+        let rate = Rate { calls, per: Duration::from_secs(1) };
+        let taken = self.site_calls.take(Network::of(address), rate, Instant::now());
+        taken.map_err(|after| HttpError::AddressTooOften { calls, after })
+    }
+
+    /// Counts a batch call of a client that is served, and refuses one too many.
+    fn count_batch_call(&self, client: &ClientCode) -> Result<(), HttpError> {
+        let Some(calls) = self.app.batch_calls_per_minute(client)? else { return Ok(()) };
+        let rate = Rate { calls, per: Duration::from_secs(60) };
+        let taken = self.batch_calls.take(client.clone(), rate, Instant::now());
+        taken.map_err(|after| HttpError::ClientTooOften { client: client.clone(), calls, after })
     }
 }

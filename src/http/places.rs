@@ -21,8 +21,7 @@ const ROOM: (usize, usize) = (64, 64);
 pub(super) struct Places {
     free: Arc<Semaphore>,
     room: usize,
-    per_address_max: usize,
-    loopback_exempt: bool,
+    callers: Callers,
     taken: Mutex<Taken>,
 }
 
@@ -64,8 +63,7 @@ impl Places {
         Self {
             free: Arc::new(Semaphore::new(callers.connections_max)),
             room: (callers.connections_max / ROOM.0).clamp(1, ROOM.1),
-            per_address_max: callers.connections_per_address_max,
-            loopback_exempt: callers.loopback_exempt,
+            callers: callers.clone(),
             taken: Mutex::default(),
         }
     }
@@ -89,12 +87,13 @@ impl Places {
 
     /// Gives a place to a connection from an address; an error is how many that address may have, and has.
     pub(super) fn take(self: &Arc<Self>, free: FreePlace, address: IpAddr) -> Result<Place, usize> {
-        let network = (!self.is_exempt(address)).then(|| Network::of(address));
+        let network = (!self.callers.spares(address)).then(|| Network::of(address));
         if let Some(network) = network {
             let mut taken = self.taken();
             let count = taken.by_network.entry(network).or_default();
-            if *count >= self.per_address_max {
-                return Err(self.per_address_max);
+            let max = self.callers.connections_per_address_max;
+            if *count >= max {
+                return Err(max);
             }
             *count += 1;
         }
@@ -106,10 +105,6 @@ impl Places {
             wait: AtomicU64::new(0),
             leave: Arc::default(),
         })
-    }
-
-    fn is_exempt(&self, address: IpAddr) -> bool {
-        self.loopback_exempt && address.to_canonical().is_loopback()
     }
 
     fn make_room(&self) {
@@ -190,7 +185,12 @@ mod tests {
     use super::*;
 
     fn places(connections_max: usize, connections_per_address_max: usize) -> Arc<Places> {
-        let callers = Callers { connections_max, connections_per_address_max, loopback_exempt: true };
+        let callers = Callers {
+            connections_max,
+            connections_per_address_max,
+            loopback_exempt: true,
+            site_calls_per_second: None,
+        };
         Arc::new(Places::new(&callers))
     }
 

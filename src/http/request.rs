@@ -1,7 +1,7 @@
 //! Requests: paths, parameters and bodies decoded, strictly where UTF-8 is concerned.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,15 +28,26 @@ pub(super) struct Request {
     /// Its body, as it arrives.
     pub(super) body: Body,
     local: SocketAddr,
+    peer: IpAddr,
 }
 
 impl Request {
-    /// A request that arrived at `local`; between two pieces of its body there may pass `body_idle_max`.
-    pub(super) fn new(request: hyper::Request<Incoming>, local: SocketAddr, body_idle_max: Duration) -> Self {
+    /// A request that arrived at `local` from `peer`; between two pieces of its body there may pass `body_idle_max`.
+    pub(super) fn new(
+        request: hyper::Request<Incoming>,
+        local: SocketAddr,
+        peer: IpAddr,
+        body_idle_max: Duration,
+    ) -> Self {
         let (head, incoming) = request.into_parts();
         let ended = incoming.is_end_stream();
         let body = Body { incoming, idle_max: body_idle_max, ended };
-        Self { head: hyper::Request::from_parts(head, ()), body, local }
+        Self { head: hyper::Request::from_parts(head, ()), body, local, peer }
+    }
+
+    /// Who sent it.
+    pub(super) fn address(&self) -> IpAddr {
+        self.peer
     }
 
     /// Its method.

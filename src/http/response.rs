@@ -139,8 +139,8 @@ pub(super) fn refusal(door: Door, error: &HttpError) -> Answer {
     {
         headers.insert(ALLOW, allow);
     }
-    if status == StatusCode::SERVICE_UNAVAILABLE {
-        headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    if let Some(seconds) = error.retry_after() {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     answer
 }

@@ -133,6 +133,9 @@ impl<'a> Endpoint<'a> {
         if !self.methods().contains(request.method()) {
             return Err(HttpError::Method(self.methods()));
         }
+        if self.is_for_pages() {
+            front.count_site_call(request.address())?;
+        }
         match *self {
             Self::BatchUpdate { client, version } => {
                 adobe::batch_update::answer(front, request, client, version).await

@@ -5,7 +5,6 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -201,7 +200,10 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 
 async fn connection(socket: TcpStream, visit: Visit, front: Arc<Front>, mut stopping: watch::Receiver<bool>) {
     // Answers are small and written whole: nothing is gained by waiting for more.
-    let (Ok(local), Ok(())) = (socket.local_addr(), socket.set_nodelay(true)) else { return };
+    let (Ok(local), Ok(peer), Ok(())) = (socket.local_addr(), socket.peer_addr(), socket.set_nodelay(true))
+    else {
+        return;
+    };
     let metrics = Arc::clone(front.app.metrics());
     let _open = metrics.connection();
     let watched = Watched::new(socket, front.timeouts.header_read, front.heads, Arc::clone(&metrics));
@@ -211,13 +213,18 @@ async fn connection(socket: TcpStream, visit: Visit, front: Arc<Front>, mut stop
     visit.idle();
     let mut served = pin!(protocol(&front).serve_connection(
         TokioIo::new(watched),
-        service_fn(|request| {
+        service_fn(|request: hyper::Request<Incoming>| {
             let number = requests.fetch_add(1, Ordering::Relaxed);
             let (front, verdict) = (Arc::clone(&front), Arc::clone(&verdict));
             async move {
                 visit.busy();
                 let refused = visit.refused().or_else(|| verdict.on(number).map(HttpError::Offends));
-                let answer = answer(&front, request, local, refused).await;
+                let answer = answer(
+                    &front,
+                    Request::new(request, local, peer.ip(), front.timeouts.body_idle),
+                    refused,
+                )
+                .await;
                 // One that is still being made isn't waited for.
                 if matches!(answer.body(), Either::Left(_)) {
                     visit.idle();
@@ -303,15 +310,9 @@ async fn stopped(stopping: &mut watch::Receiver<bool>) {
     drop(stopping.wait_for(|stopping| *stopping).await);
 }
 
-async fn answer(
-    front: &Front,
-    request: hyper::Request<Incoming>,
-    local: SocketAddr,
-    refused: Option<HttpError>,
-) -> Answer {
+async fn answer(front: &Front, mut request: Request, refused: Option<HttpError>) -> Answer {
     let (id, begun) = (request_id(), Instant::now());
     let method = request.method().clone();
-    let mut request = Request::new(request, local, front.timeouts.body_idle);
     let last = refused.is_some();
     let checked = match refused {
         Some(error) => Err(error),

@@ -25,6 +25,7 @@ pub(in crate::http) async fn answer(
     version: BatchVersion,
 ) -> Result<Answer, HttpError> {
     let client = client(code)?;
+    front.count_batch_call(&client)?;
     let empty_values = empty_values(&request.query().strict()?)?;
     let base_url = request.base_url(&front.app)?;
     request.check_media_type(&MEDIA_TYPES, || {
