@@ -14,13 +14,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use crate::model::batch::ConsecutiveV2;
 use crate::model::id::ClientCode;
 
 mod setting;
 
 use setting::{GIB, KIB, MIB, Plain, TIB};
-pub use setting::{Given, ImsOrg, LogFilter, PUBLIC_URL_BYTES_MAX, PublicUrl, Size, Whole};
+pub use setting::{Given, ImsOrg, LogFilter, PUBLIC_URL_BYTES_MAX, Proxies, PublicUrl, Size, Whole};
 
 /// The file that is read if it is there and `--config` names no other.
 pub const DEFAULT_FILE: &str = "profiled.toml";
@@ -146,6 +148,8 @@ pub struct Callers {
     pub loopback_exempt: bool,
     /// How many site calls a second one address may make; none: as many as it likes.
     pub site_calls_per_second: Option<NonZeroU32>,
+    /// Whose word is taken for whom they call for.
+    pub trusted_proxies: Arc<[IpNet]>,
 }
 
 /// What may differ from client to client: `[clients.NAME]`.
@@ -252,6 +256,9 @@ pub struct ServeOptions {
     /// Most batch calls a minute of one client; 0: no limit [default: 0]
     #[arg(long, env = "PROFILED_BATCH_CALLS_PER_MINUTE", value_name = "CALLS")]
     pub batch_calls_per_minute: Option<Given<Whole<0, 1_000_000>>>,
+    /// Proxies whose X-Forwarded-For, -Proto and -Host count: addresses or networks, several with commas
+    #[arg(long, env = "PROFILED_TRUSTED_PROXIES", value_name = "NETWORKS", value_delimiter = ',')]
+    pub trusted_proxies: Option<Vec<Given<Proxies>>>,
     /// What is logged: off, error, warn, info, debug, trace, or target=level, several with commas [default: info]
     #[arg(long, env = "PROFILED_LOG", value_name = "FILTER")]
     pub log: Option<Given<LogFilter>>,
@@ -418,6 +425,7 @@ impl Config {
                 site_calls_per_second: rate(
                     value(&given.site_calls_per_second).map_or(SITE_CALLS_PER_SECOND, Whole::get),
                 ),
+                trusted_proxies: given.trusted_proxies.iter().flatten().map(|it| it.value.0).collect(),
             },
             upkeep: Upkeep {
                 retention_ms: value(&given.retention_days).map_or(RETENTION_DAYS, Whole::get) * DAY_MS,
@@ -468,6 +476,12 @@ impl Callers {
     /// Whether a caller is spared the limits per address.
     pub fn spares(&self, address: IpAddr) -> bool {
         self.loopback_exempt && address.to_canonical().is_loopback()
+    }
+
+    /// Whether a caller's word is taken for whom it calls for.
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.trusted_proxies.iter().any(|network| network.contains(&address))
     }
 }
 
@@ -520,6 +534,7 @@ impl ServeOptions {
             uri_bytes_max: self.uri_bytes_max.or(lower.uri_bytes_max),
             site_calls_per_second: self.site_calls_per_second.or(lower.site_calls_per_second),
             batch_calls_per_minute: self.batch_calls_per_minute.or(lower.batch_calls_per_minute),
+            trusted_proxies: self.trusted_proxies.or(lower.trusted_proxies),
             log: self.log.or(lower.log),
             clients: lower.clients,
         }
@@ -691,6 +706,7 @@ mod tests {
             connections_per_address_max: 1024,
             loopback_exempt: true,
             site_calls_per_second: NonZeroU32::new(1000),
+            trusted_proxies: Arc::default(),
         };
         assert_eq!(config.callers, callers);
         assert_eq!(config.log.as_str(), "info");
@@ -754,6 +770,17 @@ mod tests {
         let file = "batch_calls_per_minute = 50\n[clients.a]\nbatch_calls_per_minute = 0\n[clients.b]";
         check("", file, batch_calls, rates(0, 50));
         check("--batch-calls-per-minute 9", file, batch_calls, rates(0, 9));
+        let proxies =
+            |it: Config| it.callers.trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let file = "trusted_proxies = ['10.1.2.3/8', '::1']";
+        check("", file, proxies, vec!["10.0.0.0/8".into(), "::1/128".into()]);
+        check(
+            "--trusted-proxies 127.0.0.1,::ffff:1.2.3.4",
+            file,
+            proxies,
+            vec!["127.0.0.1/32".into(), "1.2.3.4/32".into()],
+        );
+        check("", "trusted_proxies = []", proxies, vec![]);
         check("--log warn,profiled::batch=debug", "log = 'off'", |it| it.log.0.len(), 26);
     }
 
@@ -771,7 +798,7 @@ mod tests {
              `body_bytes_limit`, `rows_limit`, `concurrent_uploads_max`, \
              `header_read_timeout_seconds`, `body_idle_timeout_seconds`, `idle_connection_timeout_seconds`, \
              `connections_max`, `connections_per_address_max`, `loopback_exempt`, `header_bytes_max`, \
-             `headers_max`, `uri_bytes_max`, `site_calls_per_second`, `batch_calls_per_minute`, `log`, `clients`",
+             `headers_max`, `uri_bytes_max`, `site_calls_per_second`, `batch_calls_per_minute`, `trusted_proxies`, `log`, `clients`",
         );
         check(
             "[clients.demo]\nlifetime_days = 3\nconsecutive = 'merge'",
@@ -833,6 +860,10 @@ mod tests {
         check("log = 'inof'", &format!("profiled.toml line 1: \"inof\" is not {filter}"));
         check("log = 'a=b=c'", &format!("profiled.toml line 1: \"a=b=c\" is not {filter}"));
         check("log = 1", &format!("profiled.toml line 1: 1 is not {filter}"));
+        check(
+            "trusted_proxies = [\n'10.0.0.0/33']",
+            "profiled.toml line 2: \"10.0.0.0/33\" is not an address or a network, such as 127.0.0.1 or 10.0.0.0/8",
+        );
         check("\n\nlisten =", "profiled.toml line 3: string values must be quoted, expected literal string");
         check("log = 'off'\nlog = 'off'", "profiled.toml line 2: duplicate key");
         check(

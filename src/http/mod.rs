@@ -4,6 +4,7 @@
 //! the log says; attribute values, tokens and bodies are never logged.
 
 mod adobe;
+mod caller;
 mod connection;
 mod cors;
 mod error;
@@ -17,12 +18,12 @@ mod router;
 mod script;
 pub mod server;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use self::caller::Caller;
 use self::error::HttpError;
 use self::places::Network;
 use self::rate::{Rate, Rates};
@@ -56,13 +57,13 @@ impl Front {
         }
     }
 
-    /// Counts a site call of an address, and refuses one too many.
-    fn count_site_call(&self, address: IpAddr) -> Result<(), HttpError> {
-        let Some(calls) = self.callers.site_calls_per_second.filter(|_| !self.callers.spares(address)) else {
-            return Ok(());
-        };
+    /// Counts a site call, and refuses one too many of its address.
+    fn count_site_call(&self, caller: &Caller) -> Result<(), HttpError> {
+        // What a proxy says is no proof of being on this machine.
+        let spared = !caller.forwarded && self.callers.spares(caller.address);
+        let Some(calls) = self.callers.site_calls_per_second.filter(|_| !spared) else { return Ok(()) };
         let rate = Rate { calls, per: Duration::from_secs(1) };
-        let taken = self.site_calls.take(Network::of(address), rate, Instant::now());
+        let taken = self.site_calls.take(Network::of(caller.address), rate, Instant::now());
         taken.map_err(|after| HttpError::AddressTooOften { calls, after })
     }
 

@@ -87,7 +87,9 @@ impl Places {
 
     /// Gives a place to a connection from an address; an error is how many that address may have, and has.
     pub(super) fn take(self: &Arc<Self>, free: FreePlace, address: IpAddr) -> Result<Place, usize> {
-        let network = (!self.callers.spares(address)).then(|| Network::of(address));
+        // A proxy's connections are those of many.
+        let alone = !self.callers.spares(address) && !self.callers.trusts(address);
+        let network = alone.then(|| Network::of(address));
         if let Some(network) = network {
             let mut taken = self.taken();
             let count = taken.by_network.entry(network).or_default();
@@ -190,6 +192,7 @@ mod tests {
             connections_per_address_max,
             loopback_exempt: true,
             site_calls_per_second: None,
+            trusted_proxies: ["192.0.2.128/25".parse().unwrap()].into(),
         };
         Arc::new(Places::new(&callers))
     }
@@ -209,6 +212,8 @@ mod tests {
         take(&places, "192.0.2.1").unwrap();
         drop((other, _two));
         let many: Vec<_> = (0..3).map(|_| take(&places, "127.0.0.1").unwrap()).collect();
+        drop(many);
+        let many: Vec<_> = (0..3).map(|_| take(&places, "192.0.2.200").unwrap()).collect();
         drop(many);
         assert!(places.taken().by_network.is_empty(), "who has gone is forgotten");
     }

@@ -1,7 +1,7 @@
 //! Requests: paths, parameters and bodies decoded, strictly where UTF-8 is concerned.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use hyper::{Method, Version};
 use percent_encoding::percent_decode;
 use tokio::time::timeout;
 
+use super::caller::{Caller, is_host};
 use super::error::HttpError;
 use crate::app::App;
 use crate::model::id::{ClientCode, IdKind, VisitorId};
@@ -28,26 +29,26 @@ pub(super) struct Request {
     /// Its body, as it arrives.
     pub(super) body: Body,
     local: SocketAddr,
-    peer: IpAddr,
+    caller: Caller,
 }
 
 impl Request {
-    /// A request that arrived at `local` from `peer`; between two pieces of its body there may pass `body_idle_max`.
+    /// A request that arrived at `local` from `caller`; between two pieces of its body there may pass `body_idle_max`.
     pub(super) fn new(
         request: hyper::Request<Incoming>,
         local: SocketAddr,
-        peer: IpAddr,
+        caller: Caller,
         body_idle_max: Duration,
     ) -> Self {
         let (head, incoming) = request.into_parts();
         let ended = incoming.is_end_stream();
         let body = Body { incoming, idle_max: body_idle_max, ended };
-        Self { head: hyper::Request::from_parts(head, ()), body, local, peer }
+        Self { head: hyper::Request::from_parts(head, ()), body, local, caller }
     }
 
     /// Who sent it.
-    pub(super) fn address(&self) -> IpAddr {
-        self.peer
+    pub(super) fn caller(&self) -> &Caller {
+        &self.caller
     }
 
     /// Its method.
@@ -81,16 +82,17 @@ impl Request {
         if let Some(url) = app.public_url() {
             return Ok(url.to_owned());
         }
-        let host = match (self.head.uri().authority(), self.header(&HOST)?) {
-            (Some(authority), _) => authority.as_str(),
-            (None, Some(host)) if !host.is_empty() => host,
-            _ => return Ok(format!("http://{}", self.local)),
+        let scheme = if self.caller.https { "https" } else { "http" };
+        let host = match (&self.caller.host, self.head.uri().authority(), self.header(&HOST)?) {
+            (Some(host), _, _) => host,
+            (None, Some(authority), _) => authority.as_str(),
+            (None, None, Some(host)) if !host.is_empty() => host,
+            _ => return Ok(format!("{scheme}://{}", self.local)),
         };
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
-        if !host.chars().all(plain) {
+        if !is_host(host) {
             return Err(HttpError::Wrong(format!("{host:?} is not a host and port")));
         }
-        Ok(format!("http://{host}"))
+        Ok(format!("{scheme}://{host}"))
     }
 
     /// Refuses a request of HTTP/1.1 without a host.

@@ -134,7 +134,7 @@ impl<'a> Endpoint<'a> {
             return Err(HttpError::Method(self.methods()));
         }
         if self.is_for_pages() {
-            front.count_site_call(request.address())?;
+            front.count_site_call(request.caller())?;
         }
         match *self {
             Self::BatchUpdate { client, version } => {

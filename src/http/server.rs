@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Front;
+use super::caller::Caller;
 use super::connection::Watched;
 use super::cors;
 use super::error::HttpError;
@@ -219,12 +220,9 @@ async fn connection(socket: TcpStream, visit: Visit, front: Arc<Front>, mut stop
             async move {
                 visit.busy();
                 let refused = visit.refused().or_else(|| verdict.on(number).map(HttpError::Offends));
-                let answer = answer(
-                    &front,
-                    Request::new(request, local, peer.ip(), front.timeouts.body_idle),
-                    refused,
-                )
-                .await;
+                let caller = Caller::of(peer.ip(), false, request.headers(), &front.callers);
+                let request = Request::new(request, local, caller, front.timeouts.body_idle);
+                let answer = answer(&front, request, refused).await;
                 // One that is still being made isn't waited for.
                 if matches!(answer.body(), Either::Left(_)) {
                     visit.idle();
