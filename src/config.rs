@@ -8,10 +8,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+
+use ipnet::IpNet;
 
 use crate::model::batch::ConsecutiveV2;
 use crate::model::id::ClientCode;
@@ -19,14 +22,16 @@ use crate::model::id::ClientCode;
 mod setting;
 
 use setting::{GIB, KIB, MIB, Plain, TIB};
-pub use setting::{Given, ImsOrg, LogFilter, LogFormat, PUBLIC_URL_BYTES_MAX, PublicUrl, Size, Whole};
+pub use setting::{
+    Given, ImsOrg, LogFilter, LogFormat, PUBLIC_URL_BYTES_MAX, Proxies, PublicUrl, Size, Whole,
+};
 
 /// The file that is read if it is there and `--config` names no other.
 pub const DEFAULT_FILE: &str = "profiled.toml";
 const HOUR_MS: u64 = 60 * 60 * 1000;
 const DAY_MS: u64 = 24 * HOUR_MS;
 
-const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8750);
+const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8750);
 const DATA_FOLDER: &str = "./profiled-data";
 const CACHE_BYTES: u64 = 512 * MIB;
 const SPOOL_BYTES_MAX: u64 = 20 * GIB;
@@ -45,6 +50,12 @@ const HEADER_READ_TIMEOUT_SECONDS: u64 = 10;
 const BODY_IDLE_TIMEOUT_SECONDS: u64 = 30;
 const BODY_BYTES_PER_SECOND_MIN: u64 = KIB;
 const IDLE_CONNECTION_TIMEOUT_SECONDS: u64 = 60;
+const CONNECTIONS_MAX: u64 = 8_192;
+const CONNECTIONS_PER_ADDRESS_MAX: u64 = 1_024;
+const HEADER_BYTES_MAX: u64 = 80 * KIB;
+const HEADERS_MAX: u64 = 100;
+const URI_BYTES_MAX: u64 = 32 * KIB;
+const SITE_CALLS_PER_SECOND: u64 = 1_000;
 const JOURNAL_SEGMENT_BYTES: u64 = 64 << 20;
 const SNAPSHOT_JOURNAL_BYTES: u64 = 1 << 30;
 const ERASE_WITHIN_HOURS: u64 = 24;
@@ -71,12 +82,18 @@ pub struct Config {
     pub limits: Limits,
     /// How long to wait for whom.
     pub timeouts: Timeouts,
+    /// How much of a request's header is taken.
+    pub heads: HeadLimits,
+    /// How much of the daemon callers may take.
+    pub callers: Callers,
     /// What is kept on the disk, and how long.
     pub upkeep: Upkeep,
     /// What is logged.
     pub log: LogFilter,
     /// In what form.
     pub log_format: LogFormat,
+    /// What holds for every client unless its table says something else.
+    any_client: ClientSettings,
     clients: BTreeMap<ClientCode, ClientSettings>,
 }
 
@@ -125,6 +142,32 @@ pub struct Timeouts {
     pub idle_connection: Duration,
 }
 
+/// How much of a request's header is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeadLimits {
+    /// Bytes, with the request line and the empty line at the end.
+    pub bytes_max: usize,
+    /// Lines behind the request line.
+    pub lines_max: usize,
+    /// Bytes of the path with its query.
+    pub uri_bytes_max: usize,
+}
+
+/// How much of the daemon callers may take, all together and each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Callers {
+    /// At most so many connections at once; further ones wait to be accepted.
+    pub connections_max: usize,
+    /// At most so many at once from one address.
+    pub connections_per_address_max: usize,
+    /// Whether callers on this machine are spared the limits per address.
+    pub loopback_exempt: bool,
+    /// How many site calls a second one address may make; none: as many as it likes.
+    pub site_calls_per_second: Option<NonZeroU32>,
+    /// Whose word is taken for whom they call for.
+    pub trusted_proxies: Arc<[IpNet]>,
+}
+
 /// What may differ from client to client: `[clients.NAME]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientSettings {
@@ -136,6 +179,8 @@ pub struct ClientSettings {
     pub lifetime_ms: u64,
     /// The organisations that Adobe's SDKs send instead of a client code.
     pub ims_orgs: Arc<[ImsOrg]>,
+    /// How many batch calls a minute it may make; none: as many as it likes.
+    pub batch_calls_per_minute: Option<NonZeroU32>,
 }
 
 /// The settings of `serve` as given: its flags, the variables `PROFILED_…`, and, but for `config`, the keys of the file.
@@ -211,6 +256,34 @@ pub struct ServeOptions {
     /// Seconds for the next request on a connection [default: 60]
     #[arg(long, env = "PROFILED_IDLE_CONNECTION_TIMEOUT_SECONDS", value_name = "SECONDS")]
     pub idle_connection_timeout_seconds: Option<Given<Whole<1, 3600>>>,
+    /// Most connections at once; fewer if the system allows too few open files [default: 8192]
+    #[arg(long, env = "PROFILED_CONNECTIONS_MAX", value_name = "CONNECTIONS")]
+    pub connections_max: Option<Given<Whole<1, 1_000_000>>>,
+    /// Most connections at once from one address, for IPv6 from its /64 [default: 1024]
+    #[arg(long, env = "PROFILED_CONNECTIONS_PER_ADDRESS_MAX", value_name = "CONNECTIONS")]
+    pub connections_per_address_max: Option<Given<Whole<1, 1_000_000>>>,
+    /// Whether callers on this machine are spared the limits per address [default: true]
+    #[arg(long, env = "PROFILED_LOOPBACK_EXEMPT", value_name = "true|false")]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub loopback_exempt: Option<Given<bool>>,
+    /// Most bytes of a request's header [default: 80KiB]
+    #[arg(long, env = "PROFILED_HEADER_BYTES_MAX", value_name = "SIZE")]
+    pub header_bytes_max: Option<Given<Size<{ KIB }, { 256 * KIB }>>>,
+    /// Most lines of a request's header [default: 100]
+    #[arg(long, env = "PROFILED_HEADERS_MAX", value_name = "LINES")]
+    pub headers_max: Option<Given<Whole<8, 1_000>>>,
+    /// Most bytes of a request's path with its query [default: 32KiB]
+    #[arg(long, env = "PROFILED_URI_BYTES_MAX", value_name = "SIZE")]
+    pub uri_bytes_max: Option<Given<Size<256, 65_000>>>,
+    /// Most site calls a second from one address, for IPv6 from its /64; 0: no limit [default: 1000]
+    #[arg(long, env = "PROFILED_SITE_CALLS_PER_SECOND", value_name = "CALLS")]
+    pub site_calls_per_second: Option<Given<Whole<0, 1_000_000>>>,
+    /// Most batch calls a minute of one client; 0: no limit [default: 0]
+    #[arg(long, env = "PROFILED_BATCH_CALLS_PER_MINUTE", value_name = "CALLS")]
+    pub batch_calls_per_minute: Option<Given<Whole<0, 1_000_000>>>,
+    /// Proxies whose X-Forwarded-For, -Proto and -Host count: addresses or networks, several with commas
+    #[arg(long, env = "PROFILED_TRUSTED_PROXIES", value_name = "NETWORKS", value_delimiter = ',')]
+    pub trusted_proxies: Option<Vec<Given<Proxies>>>,
     /// What is logged: off, error, warn, info, debug, trace, or target=level, several with commas [default: info]
     #[arg(long, env = "PROFILED_LOG", value_name = "FILTER")]
     pub log: Option<Given<LogFilter>>,
@@ -237,6 +310,7 @@ struct ClientTable {
     v2_creates_profiles: Option<Given<bool>>,
     consecutive_v2: Option<Given<ConsecutiveV2>>,
     lifetime_days: Option<Given<Whole<1, 3650>>>,
+    batch_calls_per_minute: Option<Given<Whole<0, 1_000_000>>>,
 }
 
 /// Why the settings are refused.
@@ -316,7 +390,7 @@ impl Config {
     /// is not served.
     pub fn client(&self, client: &ClientCode) -> Option<ClientSettings> {
         if self.clients.is_empty() {
-            return Some(ClientSettings::default());
+            return Some(self.any_client.clone());
         }
         self.clients.get(client).cloned()
     }
@@ -347,6 +421,10 @@ impl Config {
     fn resolve_with(options: ServeOptions, default_file: &Path) -> Result<Self, ConfigError> {
         let file = File::read(options.config.as_deref(), default_file)?;
         let given = options.over(file.options()?);
+        let any_client = ClientSettings {
+            batch_calls_per_minute: rate(value(&given.batch_calls_per_minute).map_or(0, Whole::get)),
+            ..ClientSettings::default()
+        };
         let config = Self {
             listen: value(&given.listen).unwrap_or(LISTEN),
             listen_place: given
@@ -363,10 +441,9 @@ impl Config {
                 spool_bytes_max: value(&given.spool_max_bytes).map_or(SPOOL_BYTES_MAX, Size::get),
                 body_bytes_limit: value(&given.body_bytes_limit).map_or(BODY_BYTES_LIMIT, Size::get),
                 rows_limit: value(&given.rows_limit).map_or(ROWS_LIMIT, Whole::get),
-                concurrent_uploads_max: value(&given.concurrent_uploads_max)
-                    .map_or(CONCURRENT_UPLOADS_MAX, Whole::get)
-                    .try_into()
-                    .unwrap_or(usize::MAX),
+                concurrent_uploads_max: count(
+                    value(&given.concurrent_uploads_max).map_or(CONCURRENT_UPLOADS_MAX, Whole::get),
+                ),
                 decode_ratio_max: value(&given.decode_ratio_max).map_or(DECODE_RATIO_MAX, Whole::get),
             },
             timeouts: Timeouts {
@@ -378,6 +455,22 @@ impl Config {
                     &given.idle_connection_timeout_seconds,
                     IDLE_CONNECTION_TIMEOUT_SECONDS,
                 ),
+            },
+            heads: HeadLimits {
+                bytes_max: count(value(&given.header_bytes_max).map_or(HEADER_BYTES_MAX, Size::get)),
+                lines_max: count(value(&given.headers_max).map_or(HEADERS_MAX, Whole::get)),
+                uri_bytes_max: count(value(&given.uri_bytes_max).map_or(URI_BYTES_MAX, Size::get)),
+            },
+            callers: Callers {
+                connections_max: count(value(&given.connections_max).map_or(CONNECTIONS_MAX, Whole::get)),
+                connections_per_address_max: count(
+                    value(&given.connections_per_address_max).map_or(CONNECTIONS_PER_ADDRESS_MAX, Whole::get),
+                ),
+                loopback_exempt: value(&given.loopback_exempt).unwrap_or(true),
+                site_calls_per_second: rate(
+                    value(&given.site_calls_per_second).map_or(SITE_CALLS_PER_SECOND, Whole::get),
+                ),
+                trusted_proxies: given.trusted_proxies.iter().flatten().map(|it| it.value.0).collect(),
             },
             upkeep: Upkeep {
                 retention_ms: value(&given.retention_days).map_or(RETENTION_DAYS, Whole::get) * DAY_MS,
@@ -391,7 +484,8 @@ impl Config {
             },
             log: value(&given.log).unwrap_or_else(|| LogFilter(LOG.into())),
             log_format: value(&given.log_format).unwrap_or_default(),
-            clients: clients(&given.clients, &file)?,
+            clients: clients(&given.clients, &any_client, &file)?,
+            any_client,
         };
         if let Some(client) = &given.default_client {
             config.check_default_client(|| file.place(client, "default_client"))?;
@@ -414,6 +508,19 @@ impl Config {
     }
 }
 
+impl Callers {
+    /// Whether a caller is spared the limits per address.
+    pub fn spares(&self, address: IpAddr) -> bool {
+        self.loopback_exempt && address.to_canonical().is_loopback()
+    }
+
+    /// Whether a caller's word is taken for whom it calls for.
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.trusted_proxies.iter().any(|network| network.contains(&address))
+    }
+}
+
 impl Default for ClientSettings {
     fn default() -> Self {
         Self {
@@ -421,6 +528,7 @@ impl Default for ClientSettings {
             consecutive_v2: ConsecutiveV2::default(),
             lifetime_ms: LIFETIME_DAYS * DAY_MS,
             ims_orgs: Arc::default(),
+            batch_calls_per_minute: None,
         }
     }
 }
@@ -455,6 +563,17 @@ impl ServeOptions {
             idle_connection_timeout_seconds: self
                 .idle_connection_timeout_seconds
                 .or(lower.idle_connection_timeout_seconds),
+            connections_max: self.connections_max.or(lower.connections_max),
+            connections_per_address_max: self
+                .connections_per_address_max
+                .or(lower.connections_per_address_max),
+            loopback_exempt: self.loopback_exempt.or(lower.loopback_exempt),
+            header_bytes_max: self.header_bytes_max.or(lower.header_bytes_max),
+            headers_max: self.headers_max.or(lower.headers_max),
+            uri_bytes_max: self.uri_bytes_max.or(lower.uri_bytes_max),
+            site_calls_per_second: self.site_calls_per_second.or(lower.site_calls_per_second),
+            batch_calls_per_minute: self.batch_calls_per_minute.or(lower.batch_calls_per_minute),
+            trusted_proxies: self.trusted_proxies.or(lower.trusted_proxies),
             log: self.log.or(lower.log),
             log_format: self.log_format.or(lower.log_format),
             clients: lower.clients,
@@ -466,11 +585,24 @@ fn value<T: Clone>(given: &Option<Given<T>>) -> Option<T> {
     given.as_ref().map(|it| it.value.clone())
 }
 
+fn count(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+/// A rate as it is given: 0 is none.
+fn rate(calls: u64) -> Option<NonZeroU32> {
+    NonZeroU32::new(u32::try_from(calls).unwrap_or(u32::MAX))
+}
+
 fn seconds<const MIN: u64, const MAX: u64>(given: &Option<Given<Whole<MIN, MAX>>>, default: u64) -> Duration {
     Duration::from_secs(value(given).map_or(default, Whole::get))
 }
 
-fn clients(tables: &ClientTables, file: &File) -> Result<BTreeMap<ClientCode, ClientSettings>, ConfigError> {
+fn clients(
+    tables: &ClientTables,
+    default: &ClientSettings,
+    file: &File,
+) -> Result<BTreeMap<ClientCode, ClientSettings>, ConfigError> {
     let mut owners: BTreeMap<&ImsOrg, &ClientCode> = BTreeMap::new();
     let mut clients = BTreeMap::new();
     for (Plain(client), table) in &tables.0 {
@@ -483,12 +615,13 @@ fn clients(tables: &ClientTables, file: &File) -> Result<BTreeMap<ClientCode, Cl
                 });
             }
         }
-        let default = ClientSettings::default();
         let settings = ClientSettings {
             v2_creates_profiles: value(&table.v2_creates_profiles).unwrap_or(default.v2_creates_profiles),
             consecutive_v2: value(&table.consecutive_v2).unwrap_or(default.consecutive_v2),
             lifetime_ms: value(&table.lifetime_days).map_or(default.lifetime_ms, |days| days.get() * DAY_MS),
             ims_orgs: table.ims_orgs.iter().map(|org| org.value.clone()).collect(),
+            batch_calls_per_minute: value(&table.batch_calls_per_minute)
+                .map_or(default.batch_calls_per_minute, |calls| rate(calls.get())),
         };
         clients.insert(client.clone(), settings);
     }
@@ -611,6 +744,16 @@ mod tests {
             disk_reserve_bytes: 268_435_456,
         };
         assert_eq!(config.upkeep, upkeep);
+        let heads = HeadLimits { bytes_max: 81_920, lines_max: 100, uri_bytes_max: 32_768 };
+        assert_eq!(config.heads, heads);
+        let callers = Callers {
+            connections_max: 8192,
+            connections_per_address_max: 1024,
+            loopback_exempt: true,
+            site_calls_per_second: NonZeroU32::new(1000),
+            trusted_proxies: Arc::default(),
+        };
+        assert_eq!(config.callers, callers);
         assert_eq!((config.log.as_str(), config.log_format), ("info", LogFormat::Text));
         let settings = config.client(&client("any")).unwrap();
         assert_eq!(settings, ClientSettings::default());
@@ -663,6 +806,32 @@ mod tests {
         check("", "body_bytes_per_second_min = '2KiB'", rate, 2048);
         check("", "idle_connection_timeout_seconds = 3", |it| it.timeouts.idle_connection.as_secs(), 3);
         check("--log-format json", "log_format = 'text'", |it| it.log_format, LogFormat::Json);
+        check("", "connections_max = 9", |it| it.callers.connections_max, 9);
+        check("", "connections_per_address_max = 8", |it| it.callers.connections_per_address_max, 8);
+        check("--loopback-exempt=false", "", |it| it.callers.loopback_exempt, false);
+        check("", "header_bytes_max = '4KiB'", |it| it.heads.bytes_max, 4096);
+        check("", "headers_max = 20", |it| it.heads.lines_max, 20);
+        check("", "uri_bytes_max = 300", |it| it.heads.uri_bytes_max, 300);
+        check("", "site_calls_per_second = 5", |it| it.callers.site_calls_per_second, NonZeroU32::new(5));
+        check("--site-calls-per-second 0", "", |it| it.callers.site_calls_per_second, None);
+        let batch_calls =
+            |it: Config| ["a", "b"].map(|code| it.client(&client(code)).unwrap().batch_calls_per_minute);
+        let rates = |a, b| [NonZeroU32::new(a), NonZeroU32::new(b)];
+        check("", "batch_calls_per_minute = 50", batch_calls, rates(50, 50));
+        let file = "batch_calls_per_minute = 50\n[clients.a]\nbatch_calls_per_minute = 0\n[clients.b]";
+        check("", file, batch_calls, rates(0, 50));
+        check("--batch-calls-per-minute 9", file, batch_calls, rates(0, 9));
+        let proxies =
+            |it: Config| it.callers.trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let file = "trusted_proxies = ['10.1.2.3/8', '::1']";
+        check("", file, proxies, vec!["10.0.0.0/8".into(), "::1/128".into()]);
+        check(
+            "--trusted-proxies 127.0.0.1,::ffff:1.2.3.4",
+            file,
+            proxies,
+            vec!["127.0.0.1/32".into(), "1.2.3.4/32".into()],
+        );
+        check("", "trusted_proxies = []", proxies, vec![]);
         check("--log warn,profiled::batch=debug", "log = 'off'", |it| it.log.0.len(), 26);
     }
 
@@ -679,12 +848,14 @@ mod tests {
              `retention_days`, `journal_segment_bytes`, `snapshot_journal_bytes`, `erase_within_hours`, \
              `disk_reserve_bytes`, `body_bytes_limit`, `rows_limit`, `concurrent_uploads_max`, `decode_ratio_max`, \
              `header_read_timeout_seconds`, `body_idle_timeout_seconds`, `body_bytes_per_second_min`, \
-             `idle_connection_timeout_seconds`, `log`, `log_format`, `clients`",
+             `idle_connection_timeout_seconds`, `connections_max`, `connections_per_address_max`, `loopback_exempt`, \
+             `header_bytes_max`, `headers_max`, `uri_bytes_max`, `site_calls_per_second`, `batch_calls_per_minute`, \
+             `trusted_proxies`, `log`, `log_format`, `clients`",
         );
         check(
             "[clients.demo]\nlifetime_days = 3\nconsecutive = 'merge'",
             "profiled.toml line 3: unknown key `consecutive`, expected one of `ims_orgs`, `v2_creates_profiles`, \
-             `consecutive_v2`, `lifetime_days`",
+             `consecutive_v2`, `lifetime_days`, `batch_calls_per_minute`",
         );
         let size = "such as 128MiB, 500MB or 1048576";
         check(
@@ -741,6 +912,10 @@ mod tests {
         check("log = 'inof'", &format!("profiled.toml line 1: \"inof\" is not {filter}"));
         check("log = 'a=b=c'", &format!("profiled.toml line 1: \"a=b=c\" is not {filter}"));
         check("log = 1", &format!("profiled.toml line 1: 1 is not {filter}"));
+        check(
+            "trusted_proxies = [\n'10.0.0.0/33']",
+            "profiled.toml line 2: \"10.0.0.0/33\" is not an address or a network, such as 127.0.0.1 or 10.0.0.0/8",
+        );
         check("\n\nlisten =", "profiled.toml line 3: string values must be quoted, expected literal string");
         check("log = 'off'\nlog = 'off'", "profiled.toml line 2: duplicate key");
         check(

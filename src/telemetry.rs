@@ -6,6 +6,7 @@
 
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant};
 
 use tracing::Subscriber;
 use tracing::field::Field;
@@ -68,6 +69,32 @@ impl<W: Write> Write for EscapedJson<W> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.0.flush()
+    }
+}
+
+/// A warning that somebody from outside may cause at will: said at most so often.
+#[derive(Debug)]
+pub struct Seldom {
+    every: Duration,
+    last: Option<Instant>,
+    unsaid: u64,
+}
+
+impl Seldom {
+    /// At most once in this time.
+    pub fn every(every: Duration) -> Self {
+        Self { every, last: None, unsaid: 0 }
+    }
+
+    /// Whether to say it now; if so, how often it was not said since the last time.
+    pub fn tell(&mut self) -> Option<u64> {
+        let now = Instant::now();
+        if self.last.is_some_and(|last| now.duration_since(last) < self.every) {
+            self.unsaid += 1;
+            return None;
+        }
+        self.last = Some(now);
+        Some(std::mem::take(&mut self.unsaid))
     }
 }
 
@@ -187,6 +214,14 @@ mod tests {
         assert!(info.contains("loud") && !info.contains("quiet"), "{info:?}");
         let debug = logged("error,profiled=debug", false, events);
         assert!(debug.contains("loud") && debug.contains("quiet"), "{debug:?}");
+    }
+
+    #[test]
+    fn what_may_be_caused_at_will_is_said_seldom() {
+        let mut seldom = Seldom::every(Duration::from_secs(3600));
+        assert_eq!([seldom.tell(), seldom.tell(), seldom.tell()], [Some(0), None, None]);
+        seldom.every = Duration::ZERO;
+        assert_eq!([seldom.tell(), seldom.tell()], [Some(2), Some(0)]);
     }
 
     #[test]

@@ -31,3 +31,283 @@ fn more_kept_bytes_than_there_may_be_are_refused() {
     assert!(refused.text().contains("spool_max_bytes"), "{}", refused.text());
     assert_eq!(daemon.metrics().hits("spool_bytes"), 1);
 }
+
+#[test]
+fn a_header_that_is_too_large_gets_one_clear_answer() {
+    let daemon = Daemon::start_with(&["--uri-bytes-max=1000", "--header-bytes-max=4KiB", "--headers-max=20"]);
+    let good = request("GET", "/healthz", "a", &[], None);
+    let check = |bytes: &str, status: u16, words: &str| {
+        for before in [b"".as_slice(), &good] {
+            let mut connection = daemon.connect();
+            connection.write(&[before, bytes.as_bytes()].concat());
+            if !before.is_empty() {
+                assert_eq!(connection.read().status, 200);
+            }
+            let reply = connection.read();
+            assert_eq!(reply.status, status, "{words}: {}", reply.text());
+            assert!(reply.text().contains(words), "{words}: {}", reply.text());
+            assert_eq!(reply.header("connection"), Some("close"));
+            assert!(connection.is_closed(), "{words}");
+        }
+    };
+    let long = "x".repeat(5_000);
+    let ended = "HTTP/1.1\r\nHost: a\r\n\r\n";
+    check(
+        &format!("GET /m2/demo/mbox/json?mboxPC={long} {ended}"),
+        414,
+        "\"error\":\"the path with its query",
+    );
+    check(&format!("GET /{}%C3%A9 {ended}", "x".repeat(996)), 414, "1000 bytes");
+    check(&format!("GET /{long}{long}"), 414, "1000 bytes");
+    check(&format!("GET /healthz HTTP/1.1\r\nHost: a\r\nCookie: {long}\r\n\r\n"), 431, "4096 bytes");
+    check(&format!("GET /healthz HTTP/1.1\r\n{long}"), 431, "4096 bytes");
+    check(&format!("{long} / {ended}"), 431, "4096 bytes");
+    let many = "A: b\r\n".repeat(30);
+    check(&format!("GET /healthz HTTP/1.1\r\n{many}\r\n"), 431, "20 lines");
+    check(&format!("POST {V2} HTTP/1.1\r\nContent-Length: 9\r\n{many}\r\n"), 431, "<message>the header has");
+    let seen = daemon.metrics();
+    assert_eq!([seen.hits("uri_length"), seen.hits("header_size"), seen.hits("header_count")], [6, 6, 4]);
+
+    let fits = format!("GET /{} HTTP/1.1\r\nHost: a\r\n{}\r\n", "x".repeat(999), "A: b\r\n".repeat(19));
+    assert_eq!(daemon.send(fits.as_bytes()).status, 404);
+    assert_eq!(daemon.metrics().hits("header_count"), 4);
+}
+
+#[test]
+fn more_lines_than_hyper_takes_by_itself_can_be_allowed() {
+    let daemon = Daemon::start_with(&["--headers-max=300"]);
+    let with =
+        |lines: usize| format!("GET /healthz HTTP/1.1\r\nHost: a\r\n{}\r\n", "A: b\r\n".repeat(lines - 1));
+    assert_eq!(daemon.send(with(300).as_bytes()).status, 200);
+    assert_eq!(daemon.send(with(301).as_bytes()).status, 431);
+}
+
+/// An upload that has begun, and what is missing of it.
+fn begun_upload(daemon: &Daemon, connection: &mut support::Connection) -> Vec<u8> {
+    let before = daemon.spooled().len();
+    let upload = request("POST", V2, "a", &[], Some(b"batch=thirdPartyId,a\nx,1\n"));
+    let (begun, rest) = upload.split_at(upload.len() - 4);
+    connection.write(begun);
+    wait_for("an upload to have begun", || (daemon.spooled().len() > before).then_some(()));
+    rest.to_vec()
+}
+
+fn answers(connection: &mut support::Connection) {
+    connection.write(&request("GET", "/healthz", "a", &[], None));
+    assert_eq!(connection.read().status, 200);
+}
+
+#[test]
+fn when_all_connections_are_taken_the_one_idle_longest_makes_room() {
+    let daemon = Daemon::start_with(&["--connections-max=4"]);
+    let mut busy = daemon.connect();
+    let rest = begun_upload(&daemon, &mut busy);
+    let [mut long, mut silent, mut short] = std::array::from_fn(|_| daemon.connect());
+    answers(&mut long);
+    answers(&mut short);
+    answers(&mut long);
+    // The one that has sent nothing has been idle longest; then the one that was answered once.
+    answers(&mut daemon.connect());
+    assert!(silent.is_closed());
+    let mut kept = daemon.connect();
+    answers(&mut kept);
+    let mut further = daemon.connect();
+    answers(&mut further);
+    assert!(short.is_closed());
+    busy.write(&rest);
+    assert_eq!(busy.read().status, 200);
+    drop((long, kept, further, busy));
+    assert!(daemon.metrics().hits("connections") > 0);
+}
+
+#[test]
+fn when_all_connections_are_busy_new_ones_wait() {
+    let daemon = Daemon::start_with(&["--connections-max=2"]);
+    let mut busy = [daemon.connect(), daemon.connect()];
+    let rest: Vec<_> = busy.iter_mut().map(|connection| begun_upload(&daemon, connection)).collect();
+    let mut waiting = daemon.connect();
+    waiting.write(&request("GET", "/metrics", "a", &[], None));
+    busy[0].write(&rest[0]);
+    assert_eq!(busy[0].read().status, 200);
+    assert!(busy[0].is_closed(), "it is asked for its place as soon as it is idle");
+    let seen = support::metrics::Exposition::parse(&waiting.read().text()).unwrap();
+    assert!(seen.hits("connections") > 0);
+    busy[1].write(&rest[1]);
+    assert_eq!(busy[1].read().status, 200);
+}
+
+#[test]
+fn those_who_never_finish_a_header_keep_nobody_out() {
+    let daemon = Daemon::start_with(&["--connections-max=8", "--header-read-timeout-seconds=3600"]);
+    let slow: Vec<_> = (0..8)
+        .map(|_| {
+            let mut connection = daemon.connect();
+            connection.write(b"GET /healthz HTTP/1.1\r\nHo");
+            connection
+        })
+        .collect();
+    let mut others: Vec<_> = (0..8).map(|_| daemon.connect()).collect();
+    others.iter_mut().for_each(answers);
+    drop(slow);
+}
+
+#[test]
+fn an_address_has_so_many_connections_and_others_theirs() {
+    let daemon = Daemon::start_with(&["--connections-per-address-max=2", "--loopback-exempt=false"]);
+    let [mut first, mut second, mut third] = std::array::from_fn(|_| daemon.connect());
+    answers(&mut first);
+    answers(&mut second);
+    third.write(&request("GET", "/m2/demo/mbox/json", "a", &[], None));
+    let refused = third.read();
+    assert_eq!((refused.status, refused.header("connection")), (429, Some("close")));
+    assert!(refused.text().contains("\"error\":\"your address has 2 connections"), "{}", refused.text());
+    assert!(third.is_closed());
+    answers(&mut daemon.connect_from([127, 0, 0, 2]));
+    drop(first);
+    let seen = wait_for("a place to be free", || {
+        let mut again = daemon.connect();
+        again.write(&request("GET", "/metrics", "a", &[], None));
+        let reply = again.read();
+        (reply.status == 200).then(|| support::metrics::Exposition::parse(&reply.text()).unwrap())
+    });
+    assert!(seen.hits("connections_per_address") > 0);
+    answers(&mut second);
+}
+
+#[test]
+fn callers_on_this_machine_are_spared_the_limit_per_address() {
+    let daemon = Daemon::start_with(&["--connections-per-address-max=1"]);
+    let mut connections: Vec<_> = (0..4).map(|_| daemon.connect()).collect();
+    connections.iter_mut().for_each(answers);
+}
+
+#[test]
+fn a_daemon_of_few_file_handles_keeps_those_it_needs() {
+    let mut daemon = Daemon::configured("journal_segment_bytes = '64KiB'");
+    daemon.keep_complaints().set_handles(64).restart();
+    assert!(daemon.complaints().contains("connections_max=16"), "{}", daemon.complaints());
+    let value = "x".repeat(4_000);
+    let mut crowd: Vec<_> = (0..100).map(|_| daemon.connect()).collect();
+    for n in 0..100 {
+        // Each of them is more than a tenth of a segment of the journal.
+        daemon.mbox("demo", &format!("mbox3rdPartyId={n}&profile.a={value}&profile.b={value}"));
+        crowd.push(daemon.connect());
+    }
+    let batch = daemon.post_batch("demo", "batch=thirdPartyId,a\n7,1\n");
+    assert_eq!(daemon.wait_complete(&batch).successful, 1);
+    drop(crowd);
+    let mut uploads: Vec<_> = (0..12)
+        .map(|_| {
+            let mut connection = daemon.connect();
+            let rest = begun_upload(&daemon, &mut connection);
+            (connection, rest)
+        })
+        .collect();
+    for (connection, rest) in &mut uploads {
+        connection.write(rest);
+        assert_eq!(connection.read().status, 200);
+    }
+    assert_eq!(daemon.value("demo", "third-party", "7", "b"), Some(value));
+    daemon.terminate();
+    assert_eq!(daemon.ended().code(), Some(0));
+}
+
+#[test]
+fn a_daemon_whose_file_handles_run_out_goes_on_and_serves_all_when_they_come_back() {
+    let mut daemon = Daemon::start();
+    daemon.mbox("demo", "mbox3rdPartyId=x&profile.a=1");
+    let mut kept = daemon.connect();
+    answers(&mut kept);
+    let before = daemon.limit_handles(daemon.handles() - 1);
+    let mut later = daemon.connect();
+    later.write(&request("GET", "/healthz", "a", &[], None));
+
+    let mut on_kept = |method: &str, path: &str, body: Option<&[u8]>| {
+        kept.write(&request(method, path, "a", &[], body));
+        kept.read()
+    };
+    wait_for("a connection that cannot be accepted", || {
+        let seen = support::metrics::Exposition::parse(&on_kept("GET", "/metrics", None).text()).unwrap();
+        (seen.hits("accept_backoff") > 1).then_some(())
+    });
+    assert_eq!(on_kept("GET", "/m2/demo/mbox/json?mbox3rdPartyId=x&profile.a=2", None).status, 200);
+    let visitor = on_kept("GET", "/api/v1/profiles/x?client=demo", None);
+    assert_eq!(visitor.json()["attributes"]["a"]["value"], "2");
+    let refused = on_kept("POST", V2, Some(b"batch=thirdPartyId,a\nx,3\n"));
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")), "{}", refused.text());
+    assert!(refused.text().contains("no more files"), "{}", refused.text());
+
+    daemon.limit_handles(before);
+    assert_eq!(later.read().status, 200);
+    let batch = daemon.post_batch("demo", "batch=thirdPartyId,a\nx,4\n");
+    daemon.wait_complete(&batch);
+    assert_eq!(daemon.value("demo", "third-party", "x", "a").as_deref(), Some("4"));
+    daemon.terminate();
+    assert_eq!(daemon.ended().code(), Some(0));
+}
+
+#[test]
+fn a_client_makes_so_many_batch_calls_a_minute_and_is_refused_before_its_body_is_read() {
+    let settings = "batch_calls_per_minute = 2\n[clients.a]\n[clients.b]\nbatch_calls_per_minute = 1\n[clients.c]\n\
+                    batch_calls_per_minute = 0";
+    let daemon = Daemon::start_configured(settings);
+    let (v1, v2) = ("profile/batchUpdate", "v2/profile/batchUpdate");
+    let post = |client: &str, version: &str| {
+        daemon.try_batch(&format!("/m2/{client}/{version}"), "batch=thirdPartyId,a\nx,1\n")
+    };
+    let refused = |client: &str, per_minute: u64| {
+        // Nothing of the body is sent: the answer comes all the same.
+        let head = request("POST", &format!("/m2/{client}/{v2}"), "a", &[("Content-Length", "1000")], None);
+        let reply = daemon.send(&head);
+        assert_eq!(reply.status, 503, "{}", reply.text());
+        let wait: u64 = reply.header("retry-after").unwrap().parse().unwrap();
+        assert!((1..=60 / per_minute).contains(&wait), "{wait}");
+        assert_eq!(reply.element("success").as_deref(), Some("false"));
+        let told = format!("client {client} may make {per_minute} batch calls a minute");
+        assert!(reply.element("message").unwrap().starts_with(&told), "{}", reply.text());
+    };
+    assert_eq!([post("a", v1).status, post("a", v2).status], [200, 200]);
+    refused("a", 2);
+    assert_eq!(post("b", v1).status, 200);
+    refused("b", 1);
+    assert!((0..10).all(|_| post("c", v2).status == 200));
+    assert_eq!((0..10).filter(|_| post("nobody", v2).status == 404).count(), 10);
+    assert_eq!(daemon.metrics().hits("client_rate"), 2);
+    daemon.mbox("a", "mbox3rdPartyId=x");
+}
+
+#[test]
+fn an_address_makes_so_many_site_calls_a_second() {
+    let daemon = Daemon::start_with(&["--site-calls-per-second=5", "--loopback-exempt=false"]);
+    let call = request("GET", "/m2/demo/mbox/json?mboxPC=1", "a", &[("Origin", "https://p.example")], None);
+    let mut connection = daemon.connect();
+    let mut taken = 0;
+    let refused = loop {
+        connection.write(&call);
+        let reply = connection.read();
+        if reply.status != 200 {
+            break reply;
+        }
+        taken += 1;
+        assert!(taken < 1_000, "nothing was refused");
+    };
+    assert!(taken >= 5, "{taken}");
+    assert_eq!((refused.status, refused.header("retry-after")), (429, Some("1")), "{}", refused.text());
+    assert!(refused.text().contains("\"error\":\"your address may make 5 site calls a second"));
+    assert_eq!(refused.header("access-control-allow-origin"), Some("https://p.example"));
+    assert_eq!(refused.header("connection"), None, "the page may go on on its connection");
+    assert_eq!(daemon.call("OPTIONS", "/rest/v1/delivery", &[], None).status, 204);
+    assert_eq!(daemon.get("/m2/demo/profile/update?mboxPC=1&profile.a=1").status, 200);
+    let mut other = daemon.connect_from([127, 0, 0, 2]);
+    other.write(&call);
+    assert_eq!(other.read().status, 200);
+    assert_eq!(daemon.metrics().hits("address_rate"), 1);
+}
+
+#[test]
+fn site_calls_of_this_machine_are_spared_the_limit_per_address() {
+    let daemon = Daemon::start_with(&["--site-calls-per-second=1"]);
+    for _ in 0..20 {
+        daemon.mbox("demo", "mboxPC=1");
+    }
+}

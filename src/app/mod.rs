@@ -61,6 +61,7 @@ use housekeeping::{Chore, Housekeeping};
 pub use lookup::look_up;
 use room::Room;
 use std::collections::VecDeque;
+use std::num::NonZeroU32;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -276,6 +277,9 @@ pub enum AppError {
     /// It is done in part, and the rest later.
     #[error("{0}")]
     NotYet(String),
+    /// The process may open no more files just now.
+    #[error("the daemon may open no more files just now; try again")]
+    NoHandle,
     /// No room for it among the kept uploads.
     #[error("no room on the disk: {0}")]
     SpoolFull(String),
@@ -571,6 +575,11 @@ impl App {
     /// The client to which an organisation belongs, as Adobe's SDKs send it.
     pub fn client_of_ims_org(&self, org: &str) -> Option<ClientCode> {
         self.0.config.client_of_ims_org(org).cloned()
+    }
+
+    /// How many batch calls a minute a client may make; none: as many as it likes.
+    pub fn batch_calls_per_minute(&self, client: &ClientCode) -> Result<Option<NonZeroU32>, AppError> {
+        Ok(self.0.settings(client)?.batch_calls_per_minute)
     }
 
     /// What status URLs begin with, if configured.

@@ -268,6 +268,7 @@ impl From<SpoolError> for AppError {
     fn from(error: SpoolError) -> Self {
         match error {
             SpoolError::OverLimit(_) => Self::SpoolFull(error.to_string()),
+            SpoolError::NoHandle => Self::NoHandle,
             SpoolError::Full(why) => Self::Full(why),
             SpoolError::Failed { .. } => Self::internal(error),
         }

@@ -7,6 +7,7 @@
 use crate::durable::{point, sync_folder};
 use crate::model::seq::{Millis, Seq, SeqSource};
 use crate::sync::{AtomicU64, Mutex, Ordering, lock};
+use rustix::io::Errno;
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -25,6 +26,9 @@ pub enum SpoolError {
     /// The disk is full.
     #[error("{0}")]
     Full(String),
+    /// The process may open no more files just now.
+    #[error("no file handle is free")]
+    NoHandle,
     /// The disk failed.
     #[error("the spool file {path} could not be written: {error}")]
     Failed {
@@ -38,6 +42,9 @@ pub enum SpoolError {
 impl SpoolError {
     /// What the system said of a file in the folder.
     pub fn of(path: PathBuf, error: io::Error) -> Self {
+        if matches!(Errno::from_io_error(&error), Some(Errno::MFILE | Errno::NFILE)) {
+            return Self::NoHandle;
+        }
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full(error.to_string()),
             _ => Self::Failed { path, error },

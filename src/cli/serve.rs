@@ -21,6 +21,12 @@ use crate::tokens::Tokens;
 /// How long the store may take to be checkpointed at a stop: with [`server::DRAIN_MAX`] less than ten seconds.
 const STOP_MAX: Duration = Duration::from_secs(3);
 
+/// File handles that connections leave alone: the journal, the store, snapshots and pending batches take some twenty at a
+/// time …
+const HANDLES_KEPT: usize = 64;
+/// … and an upload its file and its index.
+const HANDLES_PER_UPLOAD: usize = 2;
+
 /// The command.
 #[derive(Debug, Args)]
 pub(super) struct Serve {
@@ -30,14 +36,14 @@ pub(super) struct Serve {
 
 /// Runs the daemon until it is told to stop, or fails.
 pub(super) fn run(command: Serve) -> Result<(), CliError> {
-    let config = Config::resolve(command.options).map_err(|e| CliError::Usage(e.to_string()))?;
+    let mut config = Config::resolve(command.options).map_err(|e| CliError::Usage(e.to_string()))?;
     let tokens = Tokens::read(&config.data_folder).map_err(|e| CliError::Failed(e.to_string()))?;
     config.check_reach(tokens.are_asked_for()).map_err(|e| CliError::Usage(e.to_string()))?;
     telemetry::install(&config.log, config.log_format).map_err(|e| CliError::Failed(e.to_string()))?;
     if !tokens.are_asked_for() && config.allow_anonymous {
         tracing::warn!(listen = %config.listen, "there are no tokens: whoever reaches this address may read and write everything");
     }
-    allow_all_file_handles();
+    keep_file_handles(&mut config, allow_all_file_handles());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|e| CliError::Failed(format!("no threads can be had: {e}")))?;
     let done = runtime.block_on(serve(config, tokens));
@@ -105,12 +111,27 @@ async fn follow(mut hang_ups: Signal, front: Front, folder: PathBuf) {
 }
 
 /// Many systems let a process have 1,024 files open unless it asks for what it may have: too few for thousands of
-/// connections.
-fn allow_all_file_handles() {
+/// connections. Gives how many there may be.
+fn allow_all_file_handles() -> Option<u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
-        tracing::info!(?current, %error, "the limit of open files stays as it is");
+    match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        Ok(()) => maximum,
+        Err(error) => {
+            tracing::info!(?current, %error, "the limit of open files stays as it is");
+            current
+        }
+    }
+}
+
+/// Connections must not take the handles that the store, the journal and uploads are in need of: rather there are fewer.
+fn keep_file_handles(config: &mut Config, handles: Option<u64>) {
+    let Some(handles) = handles.and_then(|handles| usize::try_from(handles).ok()) else { return };
+    let kept = HANDLES_KEPT + HANDLES_PER_UPLOAD * config.limits.concurrent_uploads_max;
+    let left = handles.saturating_sub(kept).max(handles / 4);
+    if left < config.callers.connections_max {
+        config.callers.connections_max = left;
+        tracing::warn!(handles, connections_max = left, "few files may be open: fewer connections are taken");
     }
 }
 

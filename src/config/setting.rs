@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use ipnet::IpNet;
 use serde::de::{self, Deserialize, Deserializer};
 
 use crate::model::batch::ConsecutiveV2;
@@ -27,6 +28,10 @@ pub struct PublicUrl(Box<str>);
 /// An Experience Cloud organisation, such as `ABCDEF@AdobeOrg`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ImsOrg(Box<str>);
+
+/// An address, or a network of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Proxies(pub(super) IpNet);
 
 /// A filter for the log that has been checked: `info`, or `info,profiled::batch=debug`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -247,6 +252,19 @@ impl Setting for SocketAddr {
 
     fn expected() -> String {
         "an address and a port, such as 127.0.0.1:8750 or [::1]:8750".into()
+    }
+}
+
+impl Setting for Proxies {
+    fn read(written: Written<'_>) -> Result<Self, String> {
+        let text = written.text().ok_or_else(Self::expected)?;
+        let one = || text.parse::<IpAddr>().map(|address| IpNet::from(address.to_canonical()));
+        let network = text.parse::<IpNet>().map_err(|_| Self::expected());
+        one().or(network).map(|network| Self(network.trunc()))
+    }
+
+    fn expected() -> String {
+        "an address or a network, such as 127.0.0.1 or 10.0.0.0/8".into()
     }
 }
 

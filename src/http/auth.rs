@@ -151,7 +151,7 @@ impl Bearer {
                 Self::Anybody | Self::Nobody => None,
                 Self::Token(token) => Some(token.id.clone()),
             },
-            address: Some(request.peer().to_string()),
+            address: Some(request.caller().address.to_string()),
             request: Some(request.id().to_owned()),
             user: None,
         }

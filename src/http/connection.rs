@@ -1,18 +1,25 @@
 //! What stands between the socket and hyper: it finds requests that two readers could understand differently, bounds
-//! how long a header may take to arrive, and closes so that a client which is still sending gets to read the answer.
+//! how long a header may take to arrive and how large it may be, and closes so that a client which is still sending gets
+//! to read the answer.
 //!
 //! hyper takes a request that bears both `Transfer-Encoding` and `Content-Length`, or a length or host twice, or lines
-//! that end with a line feed alone, and hides that it did. Here such a request is the last that the connection reads, and is answered with 400.
+//! that end with a line feed alone, and hides that it did. Here such a request is the last that the connection reads, and
+//! is answered with 400. A header that is too large hyper would answer with no word, and behind the answers to other
+//! requests; here it is cut where it passes the limit and ended for it, so that hyper takes it for whole, and what refuses
+//! other requests refuses it, too.
 
+use std::borrow::Cow;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use hyper::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::config::HeadLimits;
 use crate::telemetry::metrics::{Limit, Metrics};
 
 /// How many bytes are read and dropped at most, so that a client can finish sending what was refused: more than the
@@ -25,7 +32,7 @@ const LINGER_IDLE_MAX: Duration = Duration::from_secs(2);
 /// How long a client may leave an answer unread before it counts as gone.
 const WRITE_IDLE_MAX: Duration = Duration::from_secs(30);
 
-/// Why a request is not to be trusted.
+/// Why a request is refused before it is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Offence {
     LengthTwice,
@@ -33,11 +40,17 @@ pub(super) enum Offence {
     HostTwice,
     AuthorizationTwice,
     BareLineFeed,
+    /// The path with its query has more bytes than these.
+    UriTooLong(usize),
+    /// The header has more bytes than these.
+    HeaderTooLarge(usize),
+    /// The header has more lines than these.
+    TooManyHeaders(usize),
 }
 
 impl Offence {
-    pub(super) const fn told(self) -> &'static str {
-        match self {
+    pub(super) fn told(self) -> Cow<'static, str> {
+        let told = match self {
             Self::LengthTwice => "Content-Length is there twice: send it once",
             Self::LengthAndEncoding => {
                 "Transfer-Encoding and Content-Length are both there: send one of them"
@@ -45,6 +58,36 @@ impl Offence {
             Self::HostTwice => "Host is there twice: send it once",
             Self::AuthorizationTwice => "Authorization is there twice: send it once",
             Self::BareLineFeed => "a line of the header ends with a line feed alone: end lines with CR LF",
+            Self::UriTooLong(max) => {
+                return format!("the path with its query has more than {max} bytes: send parameters by POST")
+                    .into();
+            }
+            Self::HeaderTooLarge(max) => {
+                return format!("the header has more than {max} bytes: send fewer or shorter cookies").into();
+            }
+            Self::TooManyHeaders(max) => {
+                return format!("the header has more than {max} lines: send fewer").into();
+            }
+        };
+        told.into()
+    }
+
+    /// The status it is answered with.
+    pub(super) const fn status(self) -> StatusCode {
+        match self {
+            Self::UriTooLong(_) => StatusCode::URI_TOO_LONG,
+            Self::HeaderTooLarge(_) | Self::TooManyHeaders(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            _ => StatusCode::BAD_REQUEST,
+        }
+    }
+
+    /// The limit that was hit, if that is why.
+    pub(super) const fn limit(self) -> Option<Limit> {
+        match self {
+            Self::UriTooLong(_) => Some(Limit::UriLength),
+            Self::HeaderTooLarge(_) => Some(Limit::HeaderSize),
+            Self::TooManyHeaders(_) => Some(Limit::HeaderCount),
+            _ => None,
         }
     }
 }
@@ -64,6 +107,8 @@ impl Verdict {
 pub(super) struct Watched<S> {
     socket: S,
     framing: Framing,
+    /// What is still to be read instead of the rest of a header that was cut.
+    ending: &'static [u8],
     verdict: Arc<Verdict>,
     header_read_max: Duration,
     metrics: Arc<Metrics>,
@@ -82,10 +127,16 @@ struct Linger {
 
 impl<S> Watched<S> {
     /// Watches a socket on which a first request is to arrive within `header_read_max`.
-    pub(super) fn new(socket: S, header_read_max: Duration, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(
+        socket: S,
+        header_read_max: Duration,
+        heads: HeadLimits,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self {
             socket,
-            framing: Framing::default(),
+            framing: Framing::new(heads),
+            ending: b"",
             verdict: Arc::default(),
             header_read_max,
             metrics,
@@ -108,6 +159,15 @@ impl<S> Watched<S> {
     }
 }
 
+impl<S> Watched<S> {
+    /// Gives as much of the end of a header that was cut as there is room for.
+    fn end_header(&mut self, buffer: &mut ReadBuf<'_>) {
+        let (here, later) = self.ending.split_at(self.ending.len().min(buffer.remaining()));
+        buffer.put_slice(here);
+        self.ending = later;
+    }
+}
+
 fn overdue(due: &mut Option<Pin<Box<Sleep>>>, cx: &mut Context<'_>) -> bool {
     due.as_mut().is_some_and(|due| due.as_mut().poll(cx).is_ready())
 }
@@ -119,6 +179,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if !this.ending.is_empty() {
+            this.end_header(buffer);
+            return Poll::Ready(Ok(()));
+        }
         if this.framing.condemned() {
             // Not the end of the stream: hyper would take that for a client that has gone, and not answer.
             return Poll::Pending;
@@ -132,9 +196,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
             }
             Poll::Ready(Ok(())) => {
                 let read = buffer.filled().get(before..).unwrap_or_default();
-                if let Some((head_end, offence)) = this.framing.advance(read) {
+                if let Some(Cut { at, offence, ending }) = this.framing.advance(read) {
                     this.verdict.0.get_or_init(|| (this.framing.heads, offence));
-                    buffer.set_filled(before + head_end);
+                    buffer.set_filled(before + at);
+                    this.ending = ending;
+                    this.end_header(buffer);
                 }
                 this.watch_header();
                 Poll::Ready(Ok(()))
@@ -225,15 +291,14 @@ const LINE_BYTES_KEPT: usize = 64;
 
 /// Where in the stream of requests the reading is. It need be right only for requests that hyper takes; for any other
 /// the connection ends anyway.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Framing {
+    limits: HeadLimits,
     place: Place,
     /// What was seen in the head that is being read.
     head: Head,
     /// The start of the line that is being read.
     line: Vec<u8>,
-    /// The last byte of it so far; 0 if there is none.
-    last: u8,
     /// Heads that passed.
     heads: u64,
 }
@@ -253,7 +318,12 @@ enum Place {
 
 #[derive(Debug, Default)]
 struct Head {
+    /// Lines that have ended; the first is the request line.
     lines: usize,
+    /// Bytes of the whole head so far.
+    bytes: usize,
+    uri: Uri,
+    line: Line,
     lengths: u32,
     length: u64,
     encodings: u32,
@@ -262,7 +332,40 @@ struct Head {
     bare_line_feed: bool,
 }
 
+/// Where in the request line's path the reading is.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Uri {
+    #[default]
+    Before,
+    /// So many bytes into it.
+    In(usize),
+    After,
+}
+
+/// What the line that is being read holds so far.
+#[derive(Debug, Default, Clone, Copy)]
+struct Line {
+    bytes: usize,
+    colon: bool,
+    /// Whether its last byte is a carriage return.
+    returned: bool,
+}
+
+/// Where a head ends that is not to be taken as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Cut {
+    /// How many of the bytes read may be passed on.
+    at: usize,
+    offence: Offence,
+    /// What makes a whole head of what was passed on.
+    ending: &'static [u8],
+}
+
 impl Framing {
+    fn new(limits: HeadLimits) -> Self {
+        Self { limits, place: Place::default(), head: Head::default(), line: vec![], heads: 0 }
+    }
+
     fn between_requests(&self) -> bool {
         self.place == Place::Between
     }
@@ -275,8 +378,8 @@ impl Framing {
         matches!(self.place, Place::Condemned(_))
     }
 
-    /// Takes what was read. If a head ends in it that is not to be trusted, says where, and why.
-    fn advance(&mut self, bytes: &[u8]) -> Option<(usize, Offence)> {
+    /// Takes what was read. If there is a head in it that is not to be taken, says up to where it is, and why.
+    fn advance(&mut self, bytes: &[u8]) -> Option<Cut> {
         let mut rest = bytes;
         while !rest.is_empty() {
             match self.place {
@@ -291,9 +394,9 @@ impl Framing {
                 }
                 Place::Between => self.place = Place::Head,
                 Place::Head | Place::ChunkSize | Place::ChunkEnd | Place::Trailers => {
-                    self.read_line(&mut rest);
+                    let ending = self.read_line(&mut rest);
                     if let Place::Condemned(offence) = self.place {
-                        return Some((bytes.len() - rest.len(), offence));
+                        return Some(Cut { at: bytes.len() - rest.len(), offence, ending });
                     }
                 }
             }
@@ -301,20 +404,27 @@ impl Framing {
         None
     }
 
-    fn read_line(&mut self, rest: &mut &[u8]) {
+    /// Reads to the end of the line, if it is there; gives what must follow if a head is cut here.
+    fn read_line(&mut self, rest: &mut &[u8]) -> &'static [u8] {
         let end = memchr::memchr(b'\n', rest);
         let (part, after) = rest.split_at(end.unwrap_or(rest.len()));
+        if self.place == Place::Head
+            && let Some(Cut { at, offence, ending }) = self.head.measure(part, end.is_some(), self.limits)
+        {
+            self.place = Place::Condemned(offence);
+            *rest = rest.get(at..).unwrap_or_default();
+            return ending;
+        }
         let room = LINE_BYTES_KEPT.saturating_sub(self.line.len()).min(part.len());
         self.line.extend_from_slice(part.get(..room).unwrap_or_default());
         *rest = after.get(1..).unwrap_or_default();
-        self.last = part.last().copied().unwrap_or(self.last);
         if end.is_some() {
             let mut line = std::mem::take(&mut self.line);
-            self.head.bare_line_feed |= std::mem::take(&mut self.last) != b'\r';
             self.place = self.after_line(line.strip_suffix(b"\r").unwrap_or(&line));
             line.clear();
             self.line = line;
         }
+        b""
     }
 
     fn after_line(&mut self, line: &[u8]) -> Place {
@@ -355,6 +465,34 @@ impl Framing {
 }
 
 impl Head {
+    /// Takes the next bytes of a line, and whether it ends behind them. If a limit is passed, says where to cut.
+    fn measure(&mut self, part: &[u8], ends: bool, limits: HeadLimits) -> Option<Cut> {
+        let begins = self.line.bytes == 0 && part.first().is_some_and(|first| *first != b'\r');
+        if begins && self.lines > limits.lines_max {
+            let offence = Offence::TooManyHeaders(limits.lines_max);
+            return Some(Cut { at: 0, offence, ending: self.line.ending() });
+        }
+        let (uri, line, room) = (self.uri, self.line, limits.bytes_max.saturating_sub(self.bytes));
+        let too_long = if self.lines == 0 { self.uri.measure(part, limits.uri_bytes_max) } else { None };
+        let bytes = part.len() + usize::from(ends);
+        if let Some(at) = too_long.filter(|at| *at <= room) {
+            let offence = Offence::UriTooLong(limits.uri_bytes_max);
+            return Some(Cut { at, offence, ending: Uri::In(at.max(1)).ending() });
+        }
+        if bytes > room {
+            let passed = part.get(..room).unwrap_or(part);
+            let ending = if self.lines == 0 { uri.and(passed).ending() } else { line.and(passed).ending() };
+            // What is left of a request line behind its path hyper reads to the end or refuses by itself.
+            if !ending.is_empty() {
+                return Some(Cut { at: room, offence: Offence::HeaderTooLarge(limits.bytes_max), ending });
+            }
+        }
+        self.bytes += bytes;
+        self.bare_line_feed |= ends && !line.and(part).returned;
+        self.line = if ends { Line::default() } else { line.and(part) };
+        None
+    }
+
     fn see(&mut self, line: &[u8]) {
         self.lines += 1;
         let mut parts = line.splitn(2, |byte| *byte == b':');
@@ -388,6 +526,62 @@ impl Head {
     }
 }
 
+impl Uri {
+    /// Takes the next bytes of the request line; says how many of them may be passed on, if not all.
+    fn measure(&mut self, part: &[u8], max: usize) -> Option<usize> {
+        let mut begin = 0;
+        if *self == Self::Before {
+            begin = memchr::memchr(b' ', part)? + 1;
+            *self = Self::In(0);
+        }
+        let Self::In(before) = *self else { return None };
+        let rest = part.get(begin..).unwrap_or_default();
+        let end = memchr::memchr(b' ', rest);
+        let here = end.unwrap_or(rest.len());
+        if before + here > max {
+            return Some(begin + (max - before));
+        }
+        *self = if end.is_some() { Self::After } else { Self::In(before + here) };
+        None
+    }
+
+    fn and(mut self, part: &[u8]) -> Self {
+        self.measure(part, usize::MAX);
+        self
+    }
+
+    /// What makes a whole head of a request line that is cut here; nothing behind the path.
+    const fn ending(self) -> &'static [u8] {
+        match self {
+            Self::Before => b" / HTTP/1.1\r\n\r\n",
+            Self::In(0) => b"/ HTTP/1.1\r\n\r\n",
+            Self::In(_) => b" HTTP/1.1\r\n\r\n",
+            Self::After => b"",
+        }
+    }
+}
+
+impl Line {
+    fn and(self, part: &[u8]) -> Self {
+        Self {
+            bytes: self.bytes + part.len(),
+            colon: self.colon || memchr::memchr(b':', part).is_some(),
+            returned: part.last().map_or(self.returned, |last| *last == b'\r'),
+        }
+    }
+
+    /// What makes a whole head of one whose line is cut here.
+    const fn ending(self) -> &'static [u8] {
+        match self {
+            Self { bytes: 0, .. } => b"\r\n",
+            Self { bytes: 1, returned: true, .. } => b"\n",
+            Self { colon: true, returned: true, .. } => b"\n\r\n",
+            Self { colon: true, returned: false, .. } => b"\r\n\r\n",
+            Self { colon: false, .. } => b":\r\n\r\n",
+        }
+    }
+}
+
 /// Drops at most `count` bytes from the front; gives how many of them are still to come.
 fn skip(rest: &mut &[u8], count: u64) -> u64 {
     let here = usize::try_from(count).unwrap_or(usize::MAX).min(rest.len());
@@ -406,17 +600,20 @@ fn leading_number(line: &[u8], radix: u32) -> Option<u64> {
 mod tests {
     use super::*;
 
+    const LARGE: HeadLimits = HeadLimits { bytes_max: 1 << 20, lines_max: 1 << 10, uri_bytes_max: 1 << 16 };
+
     /// Reads a stream whole, and again byte by byte; says how many heads passed, whether the reading ended between two
     /// requests, and what it condemned.
     fn check(stream: &str, heads: u64, between: bool, condemned: Option<(usize, Offence)>) {
-        let mut whole = Framing::default();
-        assert_eq!(whole.advance(stream.as_bytes()), condemned, "{stream:?}");
+        let mut whole = Framing::new(LARGE);
+        let found = whole.advance(stream.as_bytes()).map(|cut| (cut.at, cut.offence));
+        assert_eq!(found, condemned, "{stream:?}");
         assert_eq!((whole.heads, whole.between_requests()), (heads, between), "{stream:?}");
-        let mut slow = Framing::default();
+        let mut slow = Framing::new(LARGE);
         let found = stream
             .bytes()
             .enumerate()
-            .find_map(|(at, byte)| slow.advance(&[byte]).map(|(end, offence)| (at + end, offence)));
+            .find_map(|(at, byte)| slow.advance(&[byte]).map(|cut| (at + cut.at, cut.offence)));
         assert_eq!(found, condemned, "{stream:?} byte by byte");
         assert_eq!((slow.heads, slow.between_requests()), (heads, between), "{stream:?} byte by byte");
     }
@@ -453,5 +650,53 @@ mod tests {
         offends("Authorization: a\r\nauthorization: b\r\n", Offence::AuthorizationTwice);
         offends("X: y\n", Offence::BareLineFeed);
         offends(&format!("X: {}\nY: z\r\n", "x".repeat(100)), Offence::BareLineFeed);
+    }
+
+    #[test]
+    fn a_header_that_is_too_large_is_cut_where_it_passes_the_limit_and_ended() {
+        let limits = HeadLimits { bytes_max: 40, lines_max: 3, uri_bytes_max: 10 };
+        // What hyper gets to read: what was passed on, and the end that is put to it.
+        let check = |stream: &str, passed: &str, offence| {
+            for step in [1, 2, 3, 7, stream.len()] {
+                let (mut framing, mut seen) = (Framing::new(limits), String::new());
+                let mut found = None;
+                for part in stream.as_bytes().chunks(step) {
+                    let cut = framing.advance(part);
+                    let end = cut.map_or(part.len(), |cut| cut.at);
+                    seen.push_str(std::str::from_utf8(&part[..end]).unwrap());
+                    if let Some(cut) = cut {
+                        seen.push_str(std::str::from_utf8(cut.ending).unwrap());
+                        found = Some(cut.offence);
+                        break;
+                    }
+                }
+                assert_eq!((seen.as_str(), found), (passed, offence), "{stream:?} by {step}");
+            }
+        };
+        let uri = Some(Offence::UriTooLong(10));
+        let size = Some(Offence::HeaderTooLarge(40));
+        let count = Some(Offence::TooManyHeaders(3));
+        let fits = "GET /123456789 HTTP/1.1\r\nA: b\r\nC: d\r\n\r\n";
+        check(&fits[2..], &fits[2..], None);
+        check("GET /1234567890 HTTP/1.1\r\n\r\n", "GET /123456789 HTTP/1.1\r\n\r\n", uri);
+        check("GET /1234567890", "GET /123456789 HTTP/1.1\r\n\r\n", uri);
+        check(&"G".repeat(50), &format!("{} / HTTP/1.1\r\n\r\n", "G".repeat(40)), size);
+        let long = |n: usize| "x".repeat(n);
+        check(&format!("{} {}", long(39), long(9)), &format!("{} / HTTP/1.1\r\n\r\n", long(39)), size);
+        check(&format!("{} {}", long(36), long(9)), &format!("{} xxx HTTP/1.1\r\n\r\n", long(36)), size);
+        let line = "GET / HTTP/1.1\r\n";
+        check(&format!("{line}{}", long(30)), &format!("{line}{}:\r\n\r\n", long(24)), size);
+        check(&format!("{line}A: {}", long(30)), &format!("{line}A: {}\r\n\r\n", long(21)), size);
+        // The limit is between a carriage return and its line feed, behind a line, and within the empty line.
+        check(&format!("{line}A: {}\r\nB: c", long(20)), &format!("{line}A: {}\r\n\r\n", long(20)), size);
+        check(&format!("{line}A: {}\r\nB: c", long(19)), &format!("{line}A: {}\r\n\r\n", long(19)), size);
+        check(&format!("{line}A: {}\r\n\r\n", long(18)), &format!("{line}A: {}\r\n\r\n", long(18)), size);
+        check(&format!("{line}A: {}\r\n\r\n", long(17)), &format!("{line}A: {}\r\n\r\n", long(17)), None);
+        // A request line that the limit falls into behind its path is read to its end.
+        let method = long(28);
+        check(&format!("{method} / HTTP/1.1\r\nA: b\r\n\r\n"), &format!("{method} / HTTP/1.1\r\n\r\n"), size);
+        check("G / HTTP/1.1\nA:\nB:\nC:\nD:\n\n", "G / HTTP/1.1\nA:\nB:\nC:\n\r\n", count);
+        let three = "G / HTTP/1.1\r\nA:\r\nB:\r\nC:\r\n\r\n";
+        check(three, three, None);
     }
 }

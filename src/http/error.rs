@@ -1,6 +1,7 @@
 //! Why a call is refused: its status, what the client is told, and what the log says.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use hyper::{Method, StatusCode};
@@ -15,9 +16,31 @@ use crate::telemetry::metrics::Limit;
 /// A call that is refused. `Display` is what the client is told; [`HttpError::log`] is what the log says.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HttpError {
-    /// The request breaks a rule of HTTP that keeps two readers from understanding it differently.
+    /// The request's header is too large, or breaks a rule of HTTP that keeps two readers from understanding it
+    /// differently.
     #[error("{}", .0.told())]
     Offends(Offence),
+    /// Its address has as many connections as it may have, this many.
+    #[error("your address has {0} connections open, no more are taken: close some")]
+    TooManyConnections(usize),
+    /// Its address calls too often, and when the next call may come.
+    #[error("your address may make {calls} site calls a second: make fewer, or wait {} ms", .after.as_millis())]
+    AddressTooOften {
+        /// How many it may make.
+        calls: NonZeroU32,
+        /// The time until then.
+        after: Duration,
+    },
+    /// The client calls too often, and when the next call may come.
+    #[error("client {client} may make {calls} batch calls a minute: put more rows into one, or wait {} s", whole_seconds(.after))]
+    ClientTooOften {
+        /// Which.
+        client: ClientCode,
+        /// How many it may make.
+        calls: NonZeroU32,
+        /// The time until then.
+        after: Duration,
+    },
     /// The call is not as it should be.
     #[error("{0}")]
     Wrong(String),
@@ -81,16 +104,19 @@ impl HttpError {
     /// The status it is answered with.
     pub(super) fn status(&self) -> StatusCode {
         match self {
-            Self::Offends(_) | Self::Wrong(_) | Self::BrokenOff(_) => StatusCode::BAD_REQUEST,
+            Self::Offends(offence) => offence.status(),
+            Self::Wrong(_) | Self::BrokenOff(_) => StatusCode::BAD_REQUEST,
             Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::NotFound(_) | Self::NoProfile { .. } => StatusCode::NOT_FOUND,
+            Self::TooManyConnections(_) | Self::AddressTooOften { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Silent(_) | Self::Slow { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UriTooLong(_) => StatusCode::URI_TOO_LONG,
             Self::MediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::NotReady(_) => StatusCode::SERVICE_UNAVAILABLE,
+            // Adobe's status for it.
+            Self::ClientTooOften { .. } | Self::NotReady(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Inside(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::App(error) => match error {
                 AppError::UnknownClient(_) => StatusCode::NOT_FOUND,
@@ -98,6 +124,7 @@ impl HttpError {
                 AppError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
                 AppError::NotExportable(_) => StatusCode::CONFLICT,
                 AppError::Busy
+                | AppError::NoHandle
                 | AppError::TooManyExports
                 | AppError::ExportBusy(_)
                 | AppError::Stopping
@@ -108,9 +135,27 @@ impl HttpError {
         }
     }
 
+    /// After how many seconds it is worth trying again, if it is.
+    pub(super) fn retry_after(&self) -> Option<u64> {
+        match self {
+            Self::AddressTooOften { after, .. } | Self::ClientTooOften { after, .. } => {
+                Some(whole_seconds(after))
+            }
+            _ => match self.status() {
+                StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Some(1),
+                // Room comes of files that are no longer kept, or of somebody who makes some.
+                StatusCode::INSUFFICIENT_STORAGE => Some(60),
+                _ => None,
+            },
+        }
+    }
+
     /// The limit that was hit, if that is why.
     pub(super) fn limit(&self) -> Option<Limit> {
         match self {
+            Self::Offends(offence) => offence.limit(),
+            Self::AddressTooOften { .. } => Some(Limit::AddressRate),
+            Self::ClientTooOften { .. } => Some(Limit::ClientRate),
             Self::Silent(_) => Some(Limit::BodyIdleTimeout),
             Self::Slow { .. } => Some(Limit::BodyRate),
             Self::TooLarge(_) => Some(Limit::BodyBytes),
@@ -129,6 +174,10 @@ impl HttpError {
             _ => None,
         }
     }
+}
+
+fn whole_seconds(time: &Duration) -> u64 {
+    time.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)
 }
 
 /// Methods as they stand in `Allow`.

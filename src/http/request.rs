@@ -1,7 +1,7 @@
 //! Requests: paths, parameters and bodies decoded, strictly where UTF-8 is concerned.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use percent_encoding::percent_decode;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::caller::{Caller, is_host};
 use super::error::HttpError;
 use crate::app::{App, AppError};
 use crate::batch::encoding::Encoding;
@@ -32,24 +33,17 @@ pub(super) struct Request {
     /// Its body, as it arrives.
     pub(super) body: Body,
     id: String,
-    socket: Socket,
-}
-
-/// The two ends of a connection.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Socket {
-    /// This one.
-    pub(super) local: SocketAddr,
-    /// The client's.
-    pub(super) peer: SocketAddr,
+    local: SocketAddr,
+    caller: Caller,
 }
 
 impl Request {
-    /// A request that arrived on a connection; `id` is what the log calls it. Its body has as long as `timeouts` allow, and
-    /// once the server is stopping until the moment that `bodies_end` names.
+    /// A request that arrived at `local` from `caller`; `id` is what the log calls it. Its body has as long as `timeouts`
+    /// allow, and once the server is stopping until the moment that `bodies_end` names.
     pub(super) fn new(
         request: hyper::Request<Incoming>,
-        socket: Socket,
+        local: SocketAddr,
+        caller: Caller,
         id: String,
         timeouts: Timeouts,
         bodies_end: watch::Receiver<Option<Instant>>,
@@ -57,7 +51,7 @@ impl Request {
         let (head, incoming) = request.into_parts();
         let ended = incoming.is_end_stream();
         let body = Body { incoming, timeouts, bodies_end, waited: Duration::ZERO, arrived: 0, ended };
-        Self { head: hyper::Request::from_parts(head, ()), body, id, socket }
+        Self { head: hyper::Request::from_parts(head, ()), body, id, local, caller }
     }
 
     /// What the log calls it.
@@ -66,8 +60,8 @@ impl Request {
     }
 
     /// Who sent it.
-    pub(super) fn peer(&self) -> IpAddr {
-        self.socket.peer.ip().to_canonical()
+    pub(super) fn caller(&self) -> &Caller {
+        &self.caller
     }
 
     /// Its method.
@@ -101,16 +95,17 @@ impl Request {
         if let Some(url) = app.public_url() {
             return Ok(url.to_owned());
         }
-        let host = match (self.head.uri().authority(), self.header(&HOST)?) {
-            (Some(authority), _) => authority.as_str(),
-            (None, Some(host)) if !host.is_empty() => host,
-            _ => return Ok(format!("http://{}", self.socket.local)),
+        let scheme = if self.caller.https { "https" } else { "http" };
+        let host = match (&self.caller.host, self.head.uri().authority(), self.header(&HOST)?) {
+            (Some(host), _, _) => host,
+            (None, Some(authority), _) => authority.as_str(),
+            (None, None, Some(host)) if !host.is_empty() => host,
+            _ => return Ok(format!("{scheme}://{}", self.local)),
         };
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
-        if !host.chars().all(plain) {
+        if !is_host(host) {
             return Err(HttpError::Wrong(format!("{host:?} is not a host and port")));
         }
-        Ok(format!("http://{host}"))
+        Ok(format!("{scheme}://{host}"))
     }
 
     /// Refuses a request of HTTP/1.1 without a host.

@@ -146,20 +146,10 @@ pub(super) fn refusal(door: Door, error: &HttpError) -> Answer {
     if let HttpError::MediaType(MediaType { encodings: Some(encodings), .. }) = error {
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(encodings));
     }
-    if let Some(seconds) = retry_after_seconds(status) {
-        headers.insert(RETRY_AFTER, HeaderValue::from_static(seconds));
+    if let Some(seconds) = error.retry_after() {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     answer
-}
-
-/// When the same call may fare better.
-fn retry_after_seconds(status: StatusCode) -> Option<&'static str> {
-    match status {
-        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Some("1"),
-        // Room comes of files that are no longer kept, or of somebody who makes some.
-        StatusCode::INSUFFICIENT_STORAGE => Some("60"),
-        _ => None,
-    }
 }
 
 fn with_body(status: StatusCode, media_type: &'static str, body: Bytes) -> Answer {

@@ -175,6 +175,9 @@ impl<'a> Endpoint<'a> {
         if !self.methods().contains(request.method()) {
             return Err(HttpError::Method(self.methods()));
         }
+        if self.is_for_pages() {
+            front.count_site_call(request.caller())?;
+        }
         let access = self.access(request.method());
         let (tokens, now) = (front.tokens(), front.app.now());
         let bearer = auth::admit(&tokens, now, request, access, self.writes(request.method()))?;

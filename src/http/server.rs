@@ -1,7 +1,7 @@
 //! The server: takes connections, has each request answered, and stops cleanly.
 //!
-//! Promises: every connection, header and body has a time limit; a stop lets requests that have begun finish, and is
-//! over within [`DRAIN_MAX`].
+//! Promises: every connection, header and body has a time limit; so many connections and no more, in all and for one
+//! address; a stop lets requests that have begun finish, and is over within [`DRAIN_MAX`].
 
 use std::convert::Infallible;
 use std::io;
@@ -10,25 +10,28 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use hyper::StatusCode;
+use http_body_util::Either;
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderName, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Front;
-use super::connection::{Verdict, Watched};
+use super::caller::Caller;
+use super::connection::Watched;
 use super::cors;
 use super::error::HttpError;
-use super::request::{Request, Socket};
+use super::places::{FreePlace, Place, Places};
+use super::request::Request;
 use super::response::{Answer, Door, refusal};
 use super::router::{Endpoint, answer_while_opening, door_of_unknown};
 use crate::app::Opening;
+use crate::telemetry::Seldom;
 use crate::telemetry::metrics::Limit;
 
 /// How long requests that have begun may take to finish once the server is to stop. The whole daemon stops within ten
@@ -36,15 +39,26 @@ use crate::telemetry::metrics::Limit;
 pub const DRAIN_MAX: Duration = Duration::from_secs(6);
 /// How long bodies may go on arriving then: what is left of the time is for their answers.
 const DRAIN_BODIES_MAX: Duration = Duration::from_secs(3);
-/// The most connections at once: further ones wait to be accepted, and file descriptors remain for the store.
-const CONNECTIONS_MAX: usize = 8_192;
-/// The largest header of a request.
-const HEADER_BYTES_MAX: usize = 80 << 10;
 /// How long to wait after an accept that failed, at first and at most.
 const ACCEPT_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+/// How long a connection that is to make room may take for what is left of its last answer: that is mostly with the system
+/// already, and only one that is in the middle of a header takes so long.
+const LEAVE_MAX: Duration = Duration::from_millis(100);
+/// How many connections are told at once that their address has too many, and how long that may take; further ones are
+/// closed without a word.
+const REFUSALS_MAX: usize = 64;
+const REFUSAL_MAX: Duration = Duration::from_secs(5);
+/// What hyper takes of a header beyond its limit, which is kept below hyper: the end that is put to one that was cut.
+const HEADER_END_BYTES: usize = 64;
+/// How many lines hyper takes without being told.
+const HYPER_HEADERS_MAX: usize = 100;
 /// How many connections are answered at once while the daemon is opening, and how long a header may take then.
 const OPENING_CONNECTIONS_MAX: usize = 512;
 const OPENING_HEADER_MAX: Duration = Duration::from_secs(5);
+/// How often the log may say that connections wait, or cannot be accepted.
+const TOLD_EVERY: Duration = Duration::from_secs(30);
+/// What requests for a path that leads nowhere are counted under.
+const UNKNOWN_PATH: &str = "unknown path";
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Says that the server is stopping, and until when bodies may go on arriving.
@@ -52,36 +66,27 @@ type Stopping = watch::Receiver<Option<Instant>>;
 
 /// Serves on `listener` until `shutdown` completes, then lets requests that have begun finish.
 pub async fn serve(listener: TcpListener, front: Front, shutdown: impl Future<Output = ()>) {
-    let front = Arc::new(front);
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let (stop, stopping) = watch::channel(None);
+    let mut door = Entrance {
+        listener,
+        places: Arc::new(Places::new(&front.callers)),
+        refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
+        pause: ACCEPT_PAUSE.0,
+        waits: Seldom::every(TOLD_EVERY),
+        failures: Seldom::every(TOLD_EVERY),
+        front: Arc::new(front),
+    };
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
-    let mut pause = ACCEPT_PAUSE.0;
     loop {
-        let accepted = tokio::select! {
+        let (socket, visit) = tokio::select! {
             () = &mut shutdown => break,
-            Some(_) = connections.join_next() => continue,
-            accepted = accept(&listener, &room) => accepted,
+            next = door.next() => next,
         };
-        match accepted {
-            Ok((socket, permit)) => {
-                pause = ACCEPT_PAUSE.0;
-                let connection = connection(socket, Arc::clone(&front), stopping.clone());
-                connections.spawn(async move {
-                    connection.await;
-                    drop(permit);
-                });
-            }
-            Err(e) if is_of_one_connection(&e) => {}
-            Err(e) => {
-                tracing::warn!(error = %e, "a connection could not be accepted");
-                sleep(pause).await;
-                pause = ACCEPT_PAUSE.1.min(pause * 2);
-            }
-        }
+        while connections.try_join_next().is_some() {}
+        connections.spawn(connection(socket, visit, Arc::clone(&door.front), stopping.clone()));
     }
-    drop(listener);
+    drop(door);
     stop.send_replace(Some(Instant::now() + DRAIN_BODIES_MAX));
     let drained = timeout(DRAIN_MAX, async { while connections.join_next().await.is_some() {} }).await;
     if drained.is_err() {
@@ -90,6 +95,76 @@ pub async fn serve(listener: TcpListener, front: Front, shutdown: impl Future<Ou
             "connections were cut off: they took too long to finish"
         );
         connections.shutdown().await;
+    }
+}
+
+/// Where connections come in.
+struct Entrance {
+    listener: TcpListener,
+    places: Arc<Places>,
+    refusals: Arc<Semaphore>,
+    /// How long to wait after the next accept that fails.
+    pause: Duration,
+    waits: Seldom,
+    failures: Seldom,
+    front: Arc<Front>,
+}
+
+/// What a connection came in with.
+enum Visit {
+    /// A place.
+    Welcome(Place),
+    /// Nothing: its address has as many as it may, this many.
+    Refused { max: usize, _refusal: OwnedSemaphorePermit },
+}
+
+impl Entrance {
+    /// The next connection.
+    async fn next(&mut self) -> (TcpStream, Visit) {
+        loop {
+            let (socket, peer) = match self.listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(e) if is_of_one_connection(&e) => continue,
+                Err(e) => {
+                    self.pause_after(&e).await;
+                    continue;
+                }
+            };
+            self.pause = ACCEPT_PAUSE.0;
+            // Only now, so that nobody has to leave for someone who does not come.
+            let free = self.free_place().await;
+            match self.places.take(free, peer.ip()) {
+                Ok(place) => return (socket, Visit::Welcome(place)),
+                Err(max) => {
+                    self.front.app.metrics().hit(Limit::ConnectionsPerAddress);
+                    tracing::debug!(%peer, max, "an address has too many connections");
+                    if let Ok(refusal) = Arc::clone(&self.refusals).try_acquire_owned() {
+                        return (socket, Visit::Refused { max, _refusal: refusal });
+                    }
+                }
+            }
+        }
+    }
+
+    async fn free_place(&mut self) -> FreePlace {
+        if let Some(free) = self.places.free_now() {
+            return free;
+        }
+        self.front.app.metrics().hit(Limit::Connections);
+        if let Some(since) = self.waits.tell() {
+            let max = self.front.callers.connections_max;
+            tracing::warn!(max, since, "all connections are taken: idle ones are closed, new ones may wait");
+        }
+        self.places.free().await
+    }
+
+    async fn pause_after(&mut self, error: &io::Error) {
+        self.front.app.metrics().hit(Limit::AcceptBackoff);
+        if let Some(since) = self.failures.tell() {
+            tracing::warn!(%error, since, "a connection could not be accepted");
+        }
+        sleep(self.pause).await;
+        self.pause = ACCEPT_PAUSE.1.min(self.pause * 2);
     }
 }
 
@@ -121,15 +196,6 @@ pub async fn serve_opening(listener: &TcpListener, opening: &Opening) -> Infalli
     }
 }
 
-async fn accept(
-    listener: &TcpListener,
-    room: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    let permit = Arc::clone(room).acquire_owned().await.map_err(io::Error::other)?;
-    let (socket, _) = listener.accept().await?;
-    Ok((socket, permit))
-}
-
 /// Whether an error of `accept` concerns only the connection that would have been accepted.
 fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
@@ -138,43 +204,54 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-async fn connection(socket: TcpStream, front: Arc<Front>, mut stopping: Stopping) {
+async fn connection(socket: TcpStream, visit: Visit, front: Arc<Front>, mut stopping: Stopping) {
     // Answers are small and written whole: nothing is gained by waiting for more.
     let (Ok(local), Ok(peer), Ok(())) = (socket.local_addr(), socket.peer_addr(), socket.set_nodelay(true))
     else {
         return;
     };
-    let ends = Socket { local, peer };
     let metrics = Arc::clone(front.app.metrics());
     let _open = metrics.connection();
-    let watched = Watched::new(socket, front.timeouts.header_read, Arc::clone(&metrics));
+    let watched = Watched::new(socket, front.timeouts.header_read, front.heads, Arc::clone(&metrics));
     let verdict = watched.verdict();
     let (requests, bodies_end) = (AtomicU64::new(0), stopping.clone());
-    let mut http = http1::Builder::new();
-    // hyper's limit counts from the end of the last request, so it is the one for idle connections; how long a header
-    // may take once it has begun is watched below hyper.
-    // A client that has said all it will may still wait for its answer.
-    http.timer(TokioTimer::new())
-        .half_close(true)
-        .header_read_timeout(front.timeouts.idle_connection.max(front.timeouts.header_read))
-        .max_header_size(HEADER_BYTES_MAX);
-    let mut served = pin!(http.serve_connection(
+    let visit = &visit;
+    visit.idle();
+    let mut served = pin!(protocol(&front).serve_connection(
         TokioIo::new(watched),
-        service_fn(|request| {
+        service_fn(|request: hyper::Request<Incoming>| {
             let number = requests.fetch_add(1, Ordering::Relaxed);
             let (front, verdict) = (Arc::clone(&front), Arc::clone(&verdict));
-            let request = Request::new(request, ends, request_id(), front.timeouts, bodies_end.clone());
-            async move { Ok::<_, Infallible>(answer(&front, request, number, &verdict).await) }
+            let bodies_end = bodies_end.clone();
+            async move {
+                visit.busy();
+                let refused = visit.refused().or_else(|| verdict.on(number).map(HttpError::Offends));
+                let caller = Caller::of(peer.ip(), false, request.headers(), &front.callers);
+                let request = Request::new(request, local, caller, request_id(), front.timeouts, bodies_end);
+                let answer = answer(&front, request, refused).await;
+                // One that is still being made isn't waited for.
+                if matches!(answer.body(), Either::Left(_)) {
+                    visit.idle();
+                }
+                Ok::<_, Infallible>(answer)
+            }
         }),
     ));
     let ended = tokio::select! {
-        ended = served.as_mut() => ended,
+        ended = served.as_mut() => Some(ended),
         () = stopped(&mut stopping) => {
             served.as_mut().graceful_shutdown();
-            served.await
+            Some(served.await)
+        }
+        () = visit.asked_to_leave() => {
+            served.as_mut().graceful_shutdown();
+            tokio::select! {
+                ended = served.as_mut() => Some(ended),
+                () = sleep(LEAVE_MAX) => if visit.is_busy() { Some(served.await) } else { None },
+            }
         }
     };
-    if let Err(e) = ended {
+    if let Some(Err(e)) = ended {
         // What a header may take beyond that is watched below hyper, and is another error.
         if e.is_timeout() {
             metrics.hit(Limit::IdleConnection);
@@ -183,20 +260,74 @@ async fn connection(socket: TcpStream, front: Arc<Front>, mut stopping: Stopping
     }
 }
 
+fn protocol(front: &Front) -> http1::Builder {
+    let mut http = http1::Builder::new();
+    // hyper's limit counts from the end of the last request, so it is the one for idle connections; how long a header
+    // may take once it has begun is watched below hyper.
+    // A client that has said all it will may still wait for its answer.
+    http.timer(TokioTimer::new())
+        .half_close(true)
+        .header_read_timeout(front.timeouts.idle_connection.max(front.timeouts.header_read))
+        .max_header_size(front.heads.bytes_max + HEADER_END_BYTES);
+    if front.heads.lines_max > HYPER_HEADERS_MAX {
+        http.max_headers(front.heads.lines_max);
+    }
+    http
+}
+
+impl Visit {
+    fn idle(&self) {
+        if let Self::Welcome(place) = self {
+            place.idle();
+        }
+    }
+
+    fn busy(&self) {
+        if let Self::Welcome(place) = self {
+            place.busy();
+        }
+    }
+
+    fn is_busy(&self) -> bool {
+        matches!(self, Self::Welcome(place) if place.is_busy())
+    }
+
+    /// Why every request is refused, if it is.
+    fn refused(&self) -> Option<HttpError> {
+        match self {
+            Self::Welcome(_) => None,
+            Self::Refused { max, .. } => Some(HttpError::TooManyConnections(*max)),
+        }
+    }
+
+    /// Completes when the connection is to make room.
+    async fn asked_to_leave(&self) {
+        match self {
+            Self::Welcome(place) => place.asked_to_leave().await,
+            Self::Refused { .. } => sleep(REFUSAL_MAX).await,
+        }
+    }
+}
+
 async fn stopped(stopping: &mut Stopping) {
     // An error means that the server itself is gone.
     drop(stopping.wait_for(Option::is_some).await);
 }
 
-async fn answer(front: &Front, mut request: Request, number: u64, verdict: &Verdict) -> Answer {
+async fn answer(front: &Front, mut request: Request, refused: Option<HttpError>) -> Answer {
     let (id, begun) = (request.id().to_owned(), Instant::now());
     let method = request.method().clone();
+    let last = refused.is_some();
+    let checked = match refused {
+        Some(error) => Err(error),
+        None => request.check_host(),
+    };
     let (mut answer, endpoint) = match request.segments() {
         Ok(segments) => {
             let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
             match Endpoint::find(&segments) {
                 Some(endpoint) => {
-                    let result = match check(&request, verdict, number) {
+                    let result = match checked {
                         Ok(()) => endpoint.answer(front, &mut request).await,
                         Err(error) => Err(error),
                     };
@@ -209,15 +340,15 @@ async fn answer(front: &Front, mut request: Request, number: u64, verdict: &Verd
                 }
                 None => {
                     let unknown = HttpError::NotFound("there is nothing at this path".into());
-                    let error = check(&request, verdict, number).err().unwrap_or(unknown);
-                    (refuse(front, door_of_unknown(&segments), &error, &id), "unknown path")
+                    let error = checked.err().unwrap_or(unknown);
+                    (refuse(front, door_of_unknown(&segments), &error, &id), UNKNOWN_PATH)
                 }
             }
         }
-        Err(error) => (refuse(front, Door::Rest, &error, &id), "unknown path"),
+        Err(error) => (refuse(front, Door::Rest, &checked.err().unwrap_or(error), &id), UNKNOWN_PATH),
     };
     let headers = answer.headers_mut();
-    if !request.body.ended() || verdict.on(number).is_some() {
+    if last || !request.body.ended() {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     if let Ok(id) = HeaderValue::try_from(id.as_str()) {
@@ -229,21 +360,13 @@ async fn answer(front: &Front, mut request: Request, number: u64, verdict: &Verd
     answer
 }
 
-fn check(request: &Request, verdict: &Verdict, number: u64) -> Result<(), HttpError> {
-    match verdict.on(number) {
-        Some(offence) => Err(HttpError::Offends(offence)),
-        None => request.check_host(),
-    }
-}
-
 fn refuse(front: &Front, door: Door, error: &HttpError, request: &str) -> Answer {
     if let Some(limit) = error.limit() {
         front.app.metrics().hit(limit);
+        // Not louder, even where it is the daemon that is full: whoever may hit a limit may do so at will.
         tracing::info!(request, limit = limit.name(), "a limit ended a request");
-    }
-    if let Some(why) = error.log() {
-        // That the disk is full is told once, by whoever found out.
-        if error.status().is_server_error() && error.status() != StatusCode::INSUFFICIENT_STORAGE {
+    } else if let Some(why) = error.log() {
+        if error.status().is_server_error() {
             tracing::error!(request, why, "a request failed");
         } else {
             tracing::debug!(request, why, "a request was refused");

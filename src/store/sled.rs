@@ -13,12 +13,15 @@ use crate::model::profile::StoredBytes;
 use sled::IVec;
 use std::fs::File;
 use std::ops::Bound;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Profiles in sled.
 pub struct SledStore {
     tree: sled::Tree,
-    folder: PathBuf,
+    /// sled's file and its folder, open for as long as the store is: opened at each checkpoint they would miss an error
+    /// that the system found in between, and could not be opened when file handles ran out.
+    file: File,
+    folder: File,
 }
 
 impl SledStore {
@@ -34,7 +37,9 @@ impl SledStore {
             .flush_every_ms(None)
             .open()
             .map_err(failed("open"))?;
-        Ok(Self { tree: sled::Tree::clone(&db), folder: folder.to_owned() })
+        let file = File::open(folder.join("db")).map_err(failed("open its file"))?;
+        let folder = File::open(folder).map_err(failed("open its folder"))?;
+        Ok(Self { tree: sled::Tree::clone(&db), file, folder })
     }
 }
 
@@ -110,8 +115,7 @@ impl ProfileStore for SledStore {
     fn checkpoint(&self) -> Result<(), StoreError> {
         let flushed = point("store-flush").map_err(failed("flush"));
         flushed.and_then(|()| self.tree.flush().map_err(failed("flush")))?;
-        let sync = |path: &Path| File::open(path).and_then(|file| file.sync_all());
-        point("store-sync").and_then(|()| sync(&self.folder.join("db"))).map_err(failed("sync its file"))?;
-        sync(&self.folder).map_err(failed("sync its folder"))
+        point("store-sync").and_then(|()| self.file.sync_all()).map_err(failed("sync its file"))?;
+        self.folder.sync_all().map_err(failed("sync its folder"))
     }
 }

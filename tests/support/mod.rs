@@ -36,6 +36,7 @@ pub struct Daemon {
     complaints: Option<PathBuf>,
     arguments: Vec<String>,
     variables: Vec<(String, String)>,
+    handles: Option<u32>,
 }
 
 impl Daemon {
@@ -73,7 +74,16 @@ impl Daemon {
         let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
         let data = folder.path().join("data");
-        Self { process: None, address, folder, data, complaints: None, arguments, variables: vec![] }
+        Self {
+            process: None,
+            address,
+            folder,
+            data,
+            complaints: None,
+            arguments,
+            variables: vec![],
+            handles: None,
+        }
     }
 
     /// From the next start on it keeps everything in this folder, which is not removed with it.
@@ -91,6 +101,26 @@ impl Daemon {
     /// What it has written to standard error since its last start.
     pub fn complaints(&self) -> String {
         std::fs::read_to_string(self.complaints.as_ref().unwrap()).unwrap()
+    }
+
+    /// From the next start on it may have no more files open than these.
+    pub fn set_handles(&mut self, handles: u32) -> &mut Self {
+        self.handles = Some(handles);
+        self
+    }
+
+    /// How many files it may have open from now on, up to what it was started with; gives what it was.
+    pub fn limit_handles(&self, handles: u64) -> u64 {
+        use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+        let id = Pid::from_child(self.process.as_ref().unwrap());
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        let before = prlimit(Some(id), Resource::Nofile, Rlimit { current: Some(handles), maximum }).unwrap();
+        before.current.unwrap()
+    }
+
+    /// How many files it has open.
+    pub fn handles(&self) -> u64 {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count() as u64
     }
 
     /// From the next start on it has this environment variable.
@@ -126,7 +156,15 @@ impl Daemon {
     }
 
     fn command(&self, stderr: Stdio) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_profiled"));
+        let binary = env!("CARGO_BIN_EXE_profiled");
+        let mut command = match self.handles {
+            None => Command::new(binary),
+            Some(handles) => {
+                let mut command = Command::new("/bin/sh");
+                command.args(["-c", &format!("ulimit -n {handles}; exec \"$0\" \"$@\""), binary]);
+                command
+            }
+        };
         command
             .args(["serve", "--listen", "127.0.0.1:0", "--data"])
             .arg(self.data())
@@ -250,6 +288,19 @@ impl Daemon {
     /// A connection to it.
     pub fn connect(&self) -> Connection {
         let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Connection { stream: BufReader::new(stream) }
+    }
+
+    /// A connection to it from another address of this machine.
+    pub fn connect_from(&self, address: [u8; 4]) -> Connection {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let stream = runtime.block_on(async {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.bind(SocketAddr::from((address, 0))).unwrap();
+            socket.connect(self.address).await.unwrap().into_std().unwrap()
+        });
+        stream.set_nonblocking(false).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         Connection { stream: BufReader::new(stream) }
     }

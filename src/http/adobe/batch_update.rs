@@ -27,6 +27,7 @@ pub(in crate::http) async fn answer(
     client: &ClientCode,
     version: BatchVersion,
 ) -> Result<Answer, HttpError> {
+    front.count_batch_call(client)?;
     let empty_values = empty_values(&request.query().strict()?)?;
     let base_url = request.base_url(&front.app)?;
     let right = || {

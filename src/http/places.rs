@@ -1,0 +1,272 @@
+//! The places that connections take: so many in all, and so many for one address.
+//!
+//! Promises: when all are taken, those connections that have waited longest for their next request make room, so that idle
+//! ones keep nobody out, nor do those who never finish a header; only if none is idle do new ones wait, in the system's queue, where they cost nothing. (A refusal
+//! would have to be accepted first: it would take the place and the file handle that are lacking.)
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+use crate::config::Callers;
+
+/// One in so many places is made free at once, and at most so many: closing takes a moment.
+const ROOM: (usize, usize) = (64, 64);
+
+/// All places.
+#[derive(Debug)]
+pub(super) struct Places {
+    free: Arc<Semaphore>,
+    room: usize,
+    callers: Callers,
+    taken: Mutex<Taken>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    by_network: HashMap<Network, usize>,
+    /// Those who wait for their next request, in the order in which they began to.
+    idle: BTreeMap<u64, Arc<Notify>>,
+    /// How often anybody began to.
+    waits: u64,
+    /// Whether the next to be idle is to make room at once.
+    wanted: bool,
+}
+
+/// Where a caller is: its address, of an IPv6 one the /64, for whoever has one of those has all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Network(IpAddr);
+
+/// A place that is free, for a connection that is still to come.
+pub(super) struct FreePlace {
+    _permit: OwnedSemaphorePermit,
+}
+
+/// A connection's place, until it is dropped.
+pub(super) struct Place {
+    places: Arc<Places>,
+    /// Whose count it is in, if it is in any.
+    network: Option<Network>,
+    _taken: FreePlace,
+    busy: AtomicBool,
+    /// Its number among those who are idle; 0 if it is not.
+    wait: AtomicU64,
+    leave: Arc<Notify>,
+}
+
+impl Places {
+    /// So many places as `callers` says.
+    pub(super) fn new(callers: &Callers) -> Self {
+        Self {
+            free: Arc::new(Semaphore::new(callers.connections_max)),
+            room: (callers.connections_max / ROOM.0).clamp(1, ROOM.1),
+            callers: callers.clone(),
+            taken: Mutex::default(),
+        }
+    }
+
+    /// A free place, if there is one.
+    pub(super) fn free_now(&self) -> Option<FreePlace> {
+        Arc::clone(&self.free).try_acquire_owned().ok().map(|permit| FreePlace { _permit: permit })
+    }
+
+    /// A free place, which somebody may have to make first.
+    pub(super) async fn free(&self) -> FreePlace {
+        self.make_room();
+        let free = Arc::clone(&self.free).acquire_owned().await;
+        self.taken().wanted = false;
+        match free {
+            Ok(permit) => FreePlace { _permit: permit },
+            // The semaphore is never closed.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Gives a place to a connection from an address; an error is how many that address may have, and has.
+    pub(super) fn take(self: &Arc<Self>, free: FreePlace, address: IpAddr) -> Result<Place, usize> {
+        // A proxy's connections are those of many.
+        let alone = !self.callers.spares(address) && !self.callers.trusts(address);
+        let network = alone.then(|| Network::of(address));
+        if let Some(network) = network {
+            let mut taken = self.taken();
+            let count = taken.by_network.entry(network).or_default();
+            let max = self.callers.connections_per_address_max;
+            if *count >= max {
+                return Err(max);
+            }
+            *count += 1;
+        }
+        Ok(Place {
+            places: Arc::clone(self),
+            network,
+            _taken: free,
+            busy: AtomicBool::new(false),
+            wait: AtomicU64::new(0),
+            leave: Arc::default(),
+        })
+    }
+
+    fn make_room(&self) {
+        let mut taken = self.taken();
+        taken.wanted = taken.idle.is_empty();
+        for _ in 0..self.room {
+            let Some((_, leave)) = taken.idle.pop_first() else { break };
+            leave.notify_one();
+        }
+    }
+
+    fn taken(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place {
+    /// The connection waits for a request.
+    pub(super) fn idle(&self) {
+        self.busy.store(false, Ordering::Release);
+        let mut taken = self.places.taken();
+        if std::mem::take(&mut taken.wanted) {
+            self.leave.notify_one();
+            return;
+        }
+        taken.waits += 1;
+        let wait = taken.waits;
+        taken.idle.insert(wait, Arc::clone(&self.leave));
+        self.set_wait(&mut taken, wait);
+    }
+
+    /// It has one.
+    pub(super) fn busy(&self) {
+        self.busy.store(true, Ordering::Release);
+        self.set_wait(&mut self.places.taken(), 0);
+    }
+
+    /// Whether it has a request that is not answered yet.
+    pub(super) fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Acquire)
+    }
+
+    /// Completes when it is to make room.
+    pub(super) async fn asked_to_leave(&self) {
+        self.leave.notified().await;
+    }
+
+    fn set_wait(&self, taken: &mut Taken, wait: u64) {
+        taken.idle.remove(&self.wait.swap(wait, Ordering::Relaxed));
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.places.taken();
+        self.set_wait(&mut taken, 0);
+        let Some(network) = self.network else { return };
+        if let Some(count) = taken.by_network.get_mut(&network) {
+            *count -= 1;
+            if *count == 0 {
+                taken.by_network.remove(&network);
+            }
+        }
+    }
+}
+
+impl Network {
+    pub(super) fn of(address: IpAddr) -> Self {
+        Self(match address.to_canonical() {
+            IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
+            v4 @ IpAddr::V4(_) => v4,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn places(connections_max: usize, connections_per_address_max: usize) -> Arc<Places> {
+        let callers = Callers {
+            connections_max,
+            connections_per_address_max,
+            loopback_exempt: true,
+            site_calls_per_second: None,
+            trusted_proxies: ["192.0.2.128/25".parse().unwrap()].into(),
+        };
+        Arc::new(Places::new(&callers))
+    }
+
+    fn take(places: &Arc<Places>, address: &str) -> Result<Place, usize> {
+        places.take(places.free_now().unwrap(), address.parse().unwrap())
+    }
+
+    #[test]
+    fn an_address_has_so_many_places_and_no_more() {
+        let places = places(100, 2);
+        let two = [take(&places, "192.0.2.1").unwrap(), take(&places, "::ffff:192.0.2.1").unwrap()];
+        assert_eq!(take(&places, "192.0.2.1").err(), Some(2));
+        let other = take(&places, "192.0.2.2").unwrap();
+        let [one, _two] = two;
+        drop(one);
+        take(&places, "192.0.2.1").unwrap();
+        drop((other, _two));
+        let many: Vec<_> = (0..3).map(|_| take(&places, "127.0.0.1").unwrap()).collect();
+        drop(many);
+        let many: Vec<_> = (0..3).map(|_| take(&places, "192.0.2.200").unwrap()).collect();
+        drop(many);
+        assert!(places.taken().by_network.is_empty(), "who has gone is forgotten");
+    }
+
+    #[test]
+    fn a_caller_of_ipv6_is_a_whole_64() {
+        let check = |a: &str, b: &str, same: bool| {
+            let of = |text: &str| Network::of(text.parse().unwrap());
+            assert_eq!(of(a) == of(b), same, "{a} {b}");
+        };
+        check("2001:db8:1:2::1", "2001:db8:1:2:ffff:ffff:ffff:ffff", true);
+        check("2001:db8:1:2::1", "2001:db8:1:3::1", false);
+        check("192.0.2.1", "::ffff:192.0.2.1", true);
+        check("192.0.2.1", "192.0.2.2", false);
+    }
+
+    #[tokio::test]
+    async fn whoever_has_been_idle_longest_makes_room() {
+        let places = places(3, 9);
+        let [busy, long, short] = ["192.0.2.1"; 3].map(|address| take(&places, address).unwrap());
+        for place in [&long, &busy, &short] {
+            place.idle();
+        }
+        busy.busy();
+        assert!(places.free_now().is_none());
+        let free = tokio::spawn({
+            let places = Arc::clone(&places);
+            async move { places.free().await }
+        });
+        long.asked_to_leave().await;
+        drop(long);
+        drop(free.await.unwrap());
+        assert_eq!(places.taken().idle.len(), 1);
+        drop((busy, short));
+        assert!(places.taken().idle.is_empty());
+    }
+
+    #[tokio::test]
+    async fn if_none_is_idle_the_next_to_be_makes_room() {
+        let places = places(1, 9);
+        let busy = take(&places, "192.0.2.1").unwrap();
+        busy.busy();
+        let free = tokio::spawn({
+            let places = Arc::clone(&places);
+            async move { places.free().await }
+        });
+        while !places.taken().wanted {
+            tokio::task::yield_now().await;
+        }
+        busy.idle();
+        busy.asked_to_leave().await;
+        drop(busy);
+        free.await.unwrap();
+        assert!(!places.taken().wanted);
+    }
+}
