@@ -9,6 +9,10 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use support::{Daemon, encoded, request, wait_for};
 
 const V2: &str = "/m2/demo/v2/profile/batchUpdate";
@@ -162,6 +166,133 @@ fn heads_and_bodies_without_end_are_cut_off() {
     assert_eq!(found, [413], "52 MB in chunks");
     assert_eq!(daemon.get("/healthz").status, 200);
     wait_for("every upload to be gone", || daemon.spooled().is_empty().then_some(()));
+}
+
+/// What random calls are made of: enough of what the daemon knows that they get far, and enough else.
+fn calls() -> impl Strategy<Value = Vec<u8>> {
+    let word = prop_oneof![
+        3 => select(WORDS.as_slice()).prop_map(str::to_owned),
+        1 => select(NAUGHTY.as_slice()).prop_map(encoded),
+        1 => "[a-zA-Z0-9._~%+-]{0,12}",
+    ];
+    let path = prop_oneof![
+        12 => select(PATHS.as_slice()).prop_map(str::to_owned),
+        1 => vec(word.clone(), 0..6).prop_map(|words| format!("/{}", words.join("/"))),
+    ];
+    let name = prop_oneof![3 => select(NAMES.as_slice()).prop_map(str::to_owned), 1 => word.clone()];
+    let query = vec((name, word), 0..6)
+        .prop_map(|pairs| pairs.iter().map(|(name, value)| format!("{name}={value}&")).collect::<String>());
+    let method = prop_oneof![
+        6 => select(&["GET", "POST"][..]),
+        1 => select(&["HEAD", "DELETE", "OPTIONS", "PUT", "PATCH", "TRACE", "get"][..]),
+    ];
+    let media_type = prop_oneof![
+        4 => select(&["text/csv", "application/x-www-form-urlencoded", "application/json", ""][..]),
+        1 => select(&["multipart/form-data; boundary=x", "\""][..]),
+    ];
+    let encoding = prop_oneof![6 => Just(""), 1 => select(&["gzip", "zstd", "br", "gzip, gzip"][..])];
+    let body = prop_oneof![
+        select(BODIES.as_slice()).prop_map(|body| body.as_bytes().to_vec()),
+        query.clone().prop_map(String::into_bytes),
+        vec(any::<u8>(), 0..200),
+        (select(BODIES.as_slice()), any::<Index>(), any::<u8>()).prop_map(|(body, at, byte)| {
+            let mut body = body.as_bytes().to_vec();
+            let at = at.index(body.len());
+            body.splice(at..=at, [byte]);
+            body
+        }),
+    ];
+    (method, path, query, media_type, encoding, body).prop_map(
+        |(method, path, query, media_type, encoding, body)| {
+            let headers =
+                [("Content-Type", media_type), ("Content-Encoding", encoding), ("Connection", "close")];
+            let kept: Vec<_> = headers.into_iter().filter(|(_, value)| !value.is_empty()).collect();
+            request(method, &format!("{path}?{query}"), "localhost", &kept, Some(&body))
+        },
+    )
+}
+
+const WORDS: [&str; 14] =
+    ["demo", "1", "t", "m2", "v2", "profile", "rest", "v1", "api", "pc", "ecid", "true", "remove", "csv"];
+const PATHS: [&str; 19] = [
+    "/m2/demo/profile/batchUpdate",
+    "/m2/demo/v2/profile/batchUpdate",
+    "/m2/demo/profile/batchStatus",
+    "/m2/demo/profile/update",
+    "/m2/demo/mbox/json",
+    "/m2/demo/mbox/ajax",
+    "/m2/demo/mbox/standard",
+    "/m2/demo/ubox/raw",
+    "/m2/demo/ubox/image",
+    "/m2/demo/ubox/page",
+    "/rest/v1/delivery",
+    "/rest/v1/profiles/1",
+    "/rest/v1/profiles/thirdPartyId/t",
+    "/api/v1/profiles/1",
+    "/api/v1/batches",
+    "/api/v1/batches/demo-1701473848678-10000001",
+    "/api/v1/export",
+    "/api/v1/compact",
+    "/metrics",
+];
+const NAMES: [&str; 22] = [
+    "client",
+    "by",
+    "status",
+    "batchId",
+    "showDetails",
+    "emptyValues",
+    "mboxPC",
+    "mbox3rdPartyId",
+    "mboxMCGVID",
+    "mboxSession",
+    "mbox",
+    "mboxDefault",
+    "mboxXDomain",
+    "mboxCallback",
+    "profile.a",
+    "profile.",
+    "profile.profile.x",
+    "sessionId",
+    "imsOrgId",
+    "format",
+    "defuse",
+    "wait_for_seq",
+];
+const BODIES: [&str; 6] = [
+    "batch=pcId,a,b\n1,2,3\nx,\n",
+    "batch=thirdPartyId,a\nt,1\n\"quoted \"\"cell\",2\n%zz,3\n",
+    "mboxPC=1&profile.a=1&profile.b=%E5%90%8D",
+    r#"{"context":{"channel":"web"},"id":{"tntId":"1","thirdPartyId":"t"},"execute":{"pageLoad":{"profileParameters":{"a":"1"}}}}"#,
+    r#"{"requestId":"r","context":{"channel":"web"},"notifications":[{"id":"1","type":"display","timestamp":1,"mbox":{"name":"m"},"profileParameters":{"a":1}}]}"#,
+    "{}",
+];
+
+/// Each gets one answer that its reader understands, whatever it is; none fails inside.
+#[test]
+fn random_calls_are_answered_and_none_fails_inside() {
+    let mut daemon = Daemon::configured("default_client = \"demo\"\n");
+    daemon.keep_complaints().set_variable("PROFILED_LOG", "error").restart();
+    daemon.mbox("demo", "mbox=m&mboxPC=1&mbox3rdPartyId=t&profile.a=1");
+    let cases = support::variable("RANDOM_CALLS").map_or(3_000, |given| given.parse().unwrap());
+    let config = Config { cases, failure_persistence: None, ..Config::default() };
+    let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+    let statuses = std::cell::RefCell::new(std::collections::BTreeMap::<u16, u32>::new());
+    TestRunner::new_with_rng(config, rng)
+        .run(&calls(), |call| {
+            let found = answers(&daemon, &call);
+            let shown = String::from_utf8_lossy(&call).into_owned();
+            prop_assert!(found.len() == 1 && found.iter().all(|status| *status < 500), "{shown}: {found:?}");
+            found.iter().for_each(|status| *statuses.borrow_mut().entry(*status).or_default() += 1);
+            Ok(())
+        })
+        .unwrap();
+    let statuses = statuses.into_inner();
+    assert!(
+        statuses.len() > 5 && statuses.get(&200) > Some(&(cases / 10)),
+        "they don't get far: {statuses:?}"
+    );
+    assert_eq!(daemon.complaints(), "");
 }
 
 /// Strings that software trips over.

@@ -1,5 +1,5 @@
-//! Fuzz targets: the journal reader, the snapshot reader, profile bytes, the batch file, plain and compressed. Each is a test with random
-//! inputs here, and a coverage-guided fuzzer's target with `cargo bolero test --test fuzz NAME` (`cargo install
+//! Fuzz targets: the journal reader, the snapshot reader, profile bytes, the batch file, plain and compressed, paths and
+//! parameters. Each is a test with random inputs here, and a coverage-guided fuzzer's target with `cargo bolero test --test fuzz NAME` (`cargo install
 //! cargo-bolero`). How many inputs: `BOLERO_RANDOM_ITERATIONS`.
 #![expect(
     clippy::unwrap_used,
@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use profiled::batch::csv::Parser;
 use profiled::batch::encoding::{Decoded, Encoding};
+use profiled::http::decode::{parameters, segments};
 use profiled::journal::entry::{Checkpoint, decode_group};
 use profiled::journal::log::{Log, LogError, LogSettings, Position};
 use profiled::journal::snapshot::{SnapshotReader, SnapshotWriter, verify};
@@ -53,6 +54,24 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     files
+}
+
+#[test]
+fn request_line() {
+    bolero::check!().with_type::<(String, Vec<u8>, Vec<(String, String)>)>().for_each(
+        |(path, query, pairs)| {
+            if let Some(segments) = segments(path) {
+                assert_eq!(segments.len(), path.strip_prefix('/').unwrap_or(path).split('/').count());
+            }
+            let found = parameters(query);
+            let sent = query.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty()).count();
+            assert_eq!(found.pairs.len() + found.broken.len(), sent);
+            // What a form's own writer makes of any text is read back as it was.
+            let form = form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
+            let found = parameters(form.as_bytes());
+            assert_eq!((&found.pairs, found.broken.len()), (pairs, 0));
+        },
+    );
 }
 
 #[test]

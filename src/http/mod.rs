@@ -8,6 +8,7 @@ mod auth;
 mod caller;
 mod connection;
 mod cors;
+pub mod decode;
 mod error;
 mod native;
 mod ops;

@@ -12,11 +12,11 @@ use hyper::header::{
     ORIGIN,
 };
 use hyper::{Method, Version};
-use percent_encoding::percent_decode;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::caller::{Caller, is_host};
+use super::decode::{self, Parameters};
 use super::error::HttpError;
 use crate::app::{App, AppError};
 use crate::batch::encoding::Encoding;
@@ -71,8 +71,8 @@ impl Request {
 
     /// The parts of its path between the slashes, decoded.
     pub(super) fn segments(&self) -> Result<Vec<String>, HttpError> {
-        let path = self.head.uri().path();
-        path.strip_prefix('/').unwrap_or(path).split('/').map(segment).collect()
+        decode::segments(self.path())
+            .ok_or_else(|| HttpError::Wrong("the path is not UTF-8: percent-encode it as UTF-8".into()))
     }
 
     /// Its path as sent.
@@ -334,36 +334,22 @@ async fn at_the_end(bodies_end: &mut watch::Receiver<Option<Instant>>) {
 
 /// The parameters of a query or a form, in the order sent.
 #[derive(Debug, Default)]
-pub(super) struct Params {
-    pairs: Vec<(String, String)>,
-    /// Names, as well as they can be shown, of those that are not UTF-8.
-    broken: Vec<String>,
-}
+pub(super) struct Params(Parameters);
 
 impl Params {
-    /// Decodes `name=value&…`: `+` is a space, `%XX` a byte of UTF-8; a `%` that begins nothing stands for itself.
+    /// Decodes `name=value&…`.
     pub(super) fn decode(bytes: &[u8]) -> Self {
-        let mut params = Self::default();
-        for pair in bytes.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty()) {
-            let mut sides = pair.splitn(2, |byte| *byte == b'=');
-            let (name, value) = (sides.next().unwrap_or_default(), sides.next().unwrap_or_default());
-            match (form_decoded(name), form_decoded(value)) {
-                (Some(name), Some(value)) => params.pairs.push((name, value)),
-                (Some(name), None) => params.broken.push(name),
-                (None, _) => params.broken.push(String::from_utf8_lossy(name).into_owned()),
-            }
-        }
-        params
+        Self(decode::parameters(bytes))
     }
 
     fn append(&mut self, mut other: Self) {
-        self.pairs.append(&mut other.pairs);
-        self.broken.append(&mut other.broken);
+        self.0.pairs.append(&mut other.0.pairs);
+        self.0.broken.append(&mut other.0.broken);
     }
 
     /// Refuses parameters that are not UTF-8.
     pub(super) fn strict(self) -> Result<Self, HttpError> {
-        match self.broken.first() {
+        match self.0.broken.first() {
             Some(name) => Err(not_utf8(name)),
             None => Ok(self),
         }
@@ -371,20 +357,20 @@ impl Params {
 
     /// The value of a parameter; one that is empty counts as absent. The first of that name that is there counts.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        let mut named = self.pairs.iter().filter(|(other, value)| other == name && !value.is_empty());
+        let mut named = self.0.pairs.iter().filter(|(other, value)| other == name && !value.is_empty());
         named.next().map(|(_, value)| value.as_str())
     }
 
     /// Adds a parameter that is not there.
     pub(super) fn set_missing(&mut self, name: &str, value: String) {
         if self.get(name).is_none() {
-            self.pairs.push((name.to_owned(), value));
+            self.0.pairs.push((name.to_owned(), value));
         }
     }
 
     /// An id, checked; an error says what is wrong with it.
     pub(super) fn id(&self, kind: IdKind, name: &str) -> Result<Option<VisitorId>, HttpError> {
-        if self.broken.iter().any(|broken| broken == name) {
+        if self.0.broken.iter().any(|broken| broken == name) {
             return Err(not_utf8(name));
         }
         self.get(name).map(|text| visitor_id(kind, text)).transpose()
@@ -402,7 +388,7 @@ impl Params {
 
     /// The parameters that name attributes, without the `profile.` before their names.
     pub(super) fn attributes(&self) -> impl Iterator<Item = (&str, &str)> {
-        let pairs = self.pairs.iter();
+        let pairs = self.0.pairs.iter();
         pairs.filter_map(|(name, value)| Some((name.strip_prefix(NAME_PREFIX)?, value.as_str())))
     }
 }
@@ -441,43 +427,9 @@ pub(super) fn check_attribute_name(name: &str) -> Result<(), String> {
     }
 }
 
-fn segment(text: &str) -> Result<String, HttpError> {
-    match percent_decode(text.as_bytes()).decode_utf8() {
-        Ok(text) => Ok(text.into_owned()),
-        Err(_) => Err(HttpError::Wrong("the path is not UTF-8: percent-encode it as UTF-8".into())),
-    }
-}
-
-fn form_decoded(bytes: &[u8]) -> Option<String> {
-    let spaced: Vec<u8> = bytes.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
-    percent_decode(&spaced).decode_utf8().ok().map(std::borrow::Cow::into_owned)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn check(text: &str, pairs: &[(&str, &str)], broken: &[&str]) {
-        let params = Params::decode(text.as_bytes());
-        let seen: Vec<_> = params.pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        assert_eq!((seen.as_slice(), params.broken.as_slice()), (pairs, &*broken_of(broken)), "{text}");
-    }
-
-    fn broken_of(names: &[&str]) -> Vec<String> {
-        names.iter().map(|&name| name.to_owned()).collect()
-    }
-
-    #[test]
-    fn parameters_are_decoded_once_and_only_as_utf_8() {
-        check("", &[], &[]);
-        check("&&a=1&", &[("a", "1")], &[]);
-        check("a=1+2&b=%2B%26%3D&c", &[("a", "1 2"), ("b", "+&="), ("c", "")], &[]);
-        check("a=b=c&=x", &[("a", "b=c"), ("", "x")], &[]);
-        check("a=%2541&b=100%&c=%zz", &[("a", "%41"), ("b", "100%"), ("c", "%zz")], &[]);
-        check("profile.%E5%90%8D=%F0%9F%8E%BF", &[("profile.名", "🎿")], &[]);
-        check("a=%FF&b=1", &[("b", "1")], &["a"]);
-        check("%FF=1", &[], &["%FF"]);
-    }
 
     #[test]
     fn an_empty_parameter_counts_as_absent() {
