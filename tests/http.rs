@@ -1,8 +1,6 @@
 //! HTTP itself, on the real daemon: requests that two readers could understand differently, connections that stall,
 //! clients that are still sending when they are refused, that ask first whether to send, or that send slowly.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
-
 mod support;
 
 use std::time::{Duration, Instant};

@@ -1,5 +1,4 @@
 //! Stopping the real daemon: what has begun is finished or cut off in time, and leaves nothing or all of it.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
 mod support;
 
