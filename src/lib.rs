@@ -25,8 +25,9 @@
 //!
 //! # A batch
 //!
-//! 1. [`http`] hands the body's frames to an [`Upload`], which writes them to the [spool], parses them and keeps for
-//!    each row the hash of its id and its place: 16 bytes. A refusal, or a client that goes away, leaves nothing.
+//! 1. [`http`] hands the body's frames to an [`Upload`], which [decodes](batch::encoding) them if they are compressed,
+//!    writes them to the [spool], parses them and keeps for each row the hash of its id and its place: 16 bytes. A
+//!    refusal, or a client that goes away, leaves nothing.
 //! 2. The file is fsynced, its index sorted. The commit thread gives it a seq, journals `BatchAccepted`, and
 //!    [publishes](batch::queue::Batches::publish) it as a *pending* batch. Only now is it acknowledged, and from now on
 //!    every lookup folds its rows in.

@@ -16,8 +16,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use support::load::{Load, SETTINGS};
-use support::{Daemon, variable};
+use support::load::{Load, SETTINGS, wait_until};
+use support::{Daemon, request, variable, wait_for};
 
 /// Every place, in the order of a write's way: what is written, made durable, named, applied, answered.
 const PLACES: [&str; 48] = [
@@ -155,17 +155,48 @@ fn digest(daemon: &Daemon) -> Result<String, String> {
     Ok(report["digest"].to_string())
 }
 
-/// What we take for ourselves between two pieces of a body is not counted as the client's slowness.
+/// What we take for ourselves between two pieces of a body is not counted as the client's slowness: after the disk has
+/// taken seconds for what was sent at once, the client may still pause.
 #[test]
 fn a_slow_disk_is_not_held_against_the_client() {
     let mut daemon =
-        Daemon::configured("body_idle_timeout_seconds = 1\nbody_bytes_per_second_min = \"100MiB\"\n");
-    daemon.set_variable("FAILPOINTS", "spool-write=sleep(300)").restart();
-    let mut file = b"batch=thirdPartyId,a\nx,".to_vec();
-    file.resize(6 << 20, b'x');
+        Daemon::configured("body_idle_timeout_seconds = 4\nbody_bytes_per_second_min = \"100MiB\"\n");
+    daemon.set_variable("FAILPOINTS", "spool-write=sleep(400)").restart();
+    // The last few pieces wait for the disk while we wait for the client: two seconds of its four.
+    let mut at_once = b"batch=thirdPartyId,a\nx,".to_vec();
+    at_once.resize(6 << 20, b'x');
+    let length = (at_once.len() + 1).to_string();
     let began = Instant::now();
-    daemon.post_batch("demo", &file);
-    assert!(began.elapsed() > Duration::from_secs(3), "the disk was not slow: {:?}", began.elapsed());
+    let mut client = daemon.connect();
+    let headers = [("Content-Length", length.as_str())];
+    client.write(&request("POST", "/m2/demo/v2/profile/batchUpdate", "a", &headers, None));
+    client.write(&at_once);
+    wait_for("all of it to be written", || {
+        let written: u64 = daemon.spooled().iter().map(|path| path.metadata().unwrap().len()).sum();
+        (written == at_once.len() as u64).then_some(())
+    });
+    assert!(began.elapsed() > Duration::from_secs(6), "the disk was not slow: {:?}", began.elapsed());
+    wait_until(Instant::now() + Duration::from_millis(300));
+    client.write(b"\n");
+    let reply = client.read();
+    assert_eq!(reply.status, 200, "{}", reply.text());
+}
+
+/// An upload that a stop cuts off may be writing just then: what it wrote is removed before the process ends.
+#[test]
+fn a_stop_waits_for_an_upload_that_is_writing() {
+    let mut daemon = Daemon::configured("");
+    daemon.set_variable("FAILPOINTS", "spool-write=sleep(3500)").restart();
+    let mut client = daemon.connect();
+    let headers = [("Content-Length", "100")];
+    client.write(&request("POST", "/m2/demo/v2/profile/batchUpdate", "a", &headers, None));
+    client.write(b"batch=thirdPartyId,a\nx,1\n");
+    wait_for("the upload to have begun", || (!daemon.spooled().is_empty()).then_some(()));
+    daemon.terminate();
+    assert_eq!(client.read().status, 503);
+    drop(client);
+    assert!(daemon.ended().success());
+    assert!(daemon.spooled().is_empty(), "{:?}", daemon.spooled());
 }
 
 #[test]
