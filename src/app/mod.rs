@@ -523,6 +523,10 @@ impl App {
         }
         self.0.spool.check_room(announced.spooled_bytes_min())?;
         let place = Arc::clone(&self.0.uploads).try_acquire_owned().map_err(|_| AppError::Busy)?;
+        let inner = Arc::clone(&self.0);
+        // How full a disk is may have to be asked of another machine.
+        let room = tokio::task::spawn_blocking(move || inner.room.for_upload(announced.spooled_bytes_min()));
+        room.await.map_err(AppError::internal)??;
         Ok(Upload::begin(Arc::clone(&self.0), client.clone(), rules, announced.encoding, place))
     }
 

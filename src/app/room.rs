@@ -47,6 +47,12 @@ impl Room {
         short.map_or(Ok(()), |left| Err(self.full(left)))
     }
 
+    /// The same, of one that is known to bring so many bytes.
+    pub(super) fn for_upload(&self, bytes: u64) -> Result<(), AppError> {
+        self.for_writes()?;
+        self.short_of(self.reserve.saturating_add(bytes)).map_or(Ok(()), |left| Err(self.full(left)))
+    }
+
     /// Refuses what can wait.
     pub(super) fn for_upkeep(&self) -> Result<(), AppError> {
         self.short_of(self.reserve / 2).map_or(Ok(()), |left| Err(self.full(left)))
