@@ -112,6 +112,8 @@ pub(super) fn check(command: Check) -> Result<(), CliError> {
     telemetry::install(&config.log, config.log_format).map_err(|e| CliError::Failed(e.to_string()))?;
     if command.salvage {
         let lost = check::salvage(&folder).map_err(|e| CliError::Failed(e.to_string()))?;
+        let what = format!("{} stretches of the journal given up", lost.len());
+        audit::note(&folder, SystemClock.now(), &Actor::this_user(), "salvage", None, &what);
         for Lost { stretch, between: (before, behind) } in &lost {
             let behind = behind.map_or_else(|| "the end".to_owned(), |seq| seq.to_string());
             complain(format_args!(
