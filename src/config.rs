@@ -408,6 +408,22 @@ impl Config {
         self.clients.iter()
     }
 
+    /// These settings with what may change while the daemon runs as `next` has it. The rest is of where it listens, of
+    /// what it has opened and of how it logs.
+    pub fn following(&self, next: &Self) -> Self {
+        Self {
+            listen: self.listen,
+            listen_place: self.listen_place.clone(),
+            data_folder: self.data_folder.clone(),
+            cache_bytes: self.cache_bytes,
+            allow_anonymous: self.allow_anonymous,
+            log: self.log.clone(),
+            log_format: self.log_format,
+            upkeep: Upkeep { journal_segment_bytes: self.upkeep.journal_segment_bytes, ..next.upkeep },
+            ..next.clone()
+        }
+    }
+
     /// Refuses an address that others can reach while anybody may do anything: unless tokens are asked for, or it was
     /// said outright.
     pub fn check_reach(&self, tokens: bool) -> Result<(), ConfigError> {

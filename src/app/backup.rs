@@ -140,7 +140,7 @@ fn copy_all(
     let (from, _) = verify(snapshot).map_err(unreadable)?;
     let (first, end) = (from.needs_journal_from().to_pair().0, Position::from_pair(mark.position).to_pair());
     for segment in first..=end.0 {
-        let path = inner.config.data_folder.join("journal").join(format!("{segment:016x}.log"));
+        let path = inner.data_folder.join("journal").join(format!("{segment:016x}.log"));
         // What is behind the mark is not of this backup, and may be half written.
         copy(&path, "journal", (segment == end.0).then_some(end.1))?;
     }
@@ -150,7 +150,7 @@ fn copy_all(
             copy(&inner.spool.outcomes_path(batch.accepted.spool), "spool", None)?;
         }
     }
-    let tokens = inner.config.data_folder.join(tokens::FILE);
+    let tokens = inner.data_folder.join(tokens::FILE);
     if tokens.exists() {
         // Without them what is restored would ask for none.
         copy(&tokens, ".", None)?;

@@ -264,7 +264,7 @@ fn check_store(inner: &Inner, report: &mut Report) -> Result<(), OpenError> {
 
 fn lifetime_ms(inner: &Inner, key: &Key) -> u64 {
     let client = crate::model::id::ClientCode::new(key.client()).ok();
-    let settings = client.and_then(|client| inner.config.client(&client));
+    let settings = client.and_then(|client| inner.config().client(&client));
     settings.map_or(u64::MAX, |settings| settings.lifetime_ms)
 }
 

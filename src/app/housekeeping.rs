@@ -151,7 +151,7 @@ impl Housekeeping {
         {
             return;
         }
-        let upkeep = self.inner.config.upkeep;
+        let upkeep = self.inner.config().upkeep;
         let journaled = self.inner.journaled.load(Ordering::Relaxed) - self.journaled_at_snapshot;
         // Half the time is left for what may have to be waited for.
         let erasure = Millis(self.inner.oldest_erasure.load(Ordering::Acquire));
@@ -268,7 +268,7 @@ impl Housekeeping {
     /// Removes complete batches past their retention, if both snapshots know them as complete.
     fn retire_spools(&self) {
         let now = self.inner.clock.now();
-        let retention = self.inner.config.upkeep.retention_ms;
+        let retention = self.inner.config().upkeep.retention_ms;
         let snapshots = self.kept.iter().map(|kept| &kept.checkpoint);
         let mut gone = 0;
         for known in batches_needless(&self.inner.batches, snapshots, now, retention) {
@@ -296,7 +296,7 @@ impl Housekeeping {
 
     /// The steps of it. Gives how many ids were erased to the bytes.
     fn let_go(&mut self) -> Result<u64, AppError> {
-        let unfinished = self.inner.config.data_folder.join(ERASING);
+        let unfinished = self.inner.data_folder.join(ERASING);
         self.wait_for_pending_batches()?;
         let erased = self.erase_bytes()?;
         if !erased.is_empty() {
@@ -337,12 +337,12 @@ impl Housekeeping {
         erased: &HashMap<Key, Seq>,
     ) -> Result<(Arc<dyn ProfileStore>, Generation), AppError> {
         let inner = &*self.inner;
-        let store = heal::open_sled(&next.path, inner.config.cache_bytes).map_err(failed)?;
+        let store = heal::open_sled(&next.path, inner.config().cache_bytes).map_err(failed)?;
         let horizon = Horizon {
             now: inner.clock.now(),
             checkpoint: inner.tombstones.covered(),
             batches: &inner.batches,
-            lifetime_ms: &|client| inner.config.client(client).map(|settings| settings.lifetime_ms),
+            lifetime_ms: &|client| inner.config().client(client).map(|settings| settings.lifetime_ms),
         };
         let spent = Spent { erased, horizon };
         self.live_bytes = inner.in_use().fill(inner, Arc::new(store), &spent, PAGE_VALUES)?;

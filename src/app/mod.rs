@@ -39,7 +39,7 @@ use crate::audit::{self, Actor};
 use crate::batch::outcome::BatchState as FoldState;
 use crate::batch::queue::{Batches, Known};
 use crate::batch::spool::Spool;
-use crate::config::{ClientSettings, Config};
+use crate::config::{ClientSettings, Config, PublicUrl};
 use crate::durable::{private_folder, sync_folder};
 use crate::journal::entry::Checkpoint;
 use crate::journal::log::{LogError, Position};
@@ -64,7 +64,7 @@ use std::collections::VecDeque;
 use std::num::NonZeroU32;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 use steps::{InUse, Keeper, Tombstones};
 use store_folder::Generation;
@@ -90,7 +90,9 @@ const UPLOADS_STOP_MAX: Duration = Duration::from_secs(1);
 pub struct App(Arc<Inner>);
 
 struct Inner {
-    config: Config,
+    data_folder: PathBuf,
+    /// The settings; those that may change while the daemon runs do so here.
+    config: RwLock<Arc<Config>>,
     room: Room,
     clock: Arc<dyn Clock>,
     store: Arc<SwapStore>,
@@ -101,7 +103,7 @@ struct Inner {
     journaled: Arc<AtomicU64>,
     /// When the oldest erasure was, in milliseconds, whose bytes are still to go (R12); the greatest number if none.
     oldest_erasure: Arc<AtomicU64>,
-    requests: std::sync::RwLock<Option<mpsc::Sender<Asked<Request, Answer>>>>,
+    requests: RwLock<Option<mpsc::Sender<Asked<Request, Answer>>>>,
     uploads: Arc<Semaphore>,
     exports: Arc<Semaphore>,
     metrics: Arc<Metrics>,
@@ -421,7 +423,7 @@ impl App {
             last_seq: Arc::clone(&committer.last_seq),
             journaled: Arc::clone(&committer.journaled),
             oldest_erasure: Arc::clone(&committer.oldest_erasure),
-            requests: std::sync::RwLock::new(Some(requests)),
+            requests: RwLock::new(Some(requests)),
             uploads: Arc::new(Semaphore::new(config.limits.concurrent_uploads_max)),
             exports: Arc::new(Semaphore::new(export::EXPORTS_MAX)),
             metrics: Arc::default(),
@@ -435,7 +437,8 @@ impl App {
             tombstones: Tombstones::default(),
             chores: Mutex::new(Some(chores)),
             _folder_lock: folder_lock,
-            config,
+            data_folder: config.data_folder.clone(),
+            config: RwLock::new(Arc::new(config)),
         });
         let app = Self(inner);
         app.spawn("commit", |inner| commit_thread(inner, committer, asked))?;
@@ -517,7 +520,7 @@ impl App {
             lifetime_ms: settings.lifetime_ms,
             max_profile_bytes: self.0.profile_bytes_max(),
         };
-        announced.check(&self.0.config.limits)?;
+        announced.check(&self.0.config().limits)?;
         if self.0.stopping.load(Ordering::Relaxed) {
             return Err(AppError::Stopping);
         }
@@ -564,7 +567,7 @@ impl App {
     pub async fn note_act(&self, actor: Actor, act: &'static str, client: Option<&ClientCode>, what: &str) {
         let (inner, client, what) = (Arc::clone(&self.0), client.cloned(), what.to_owned());
         let noted = tokio::task::spawn_blocking(move || {
-            audit::note(&inner.config.data_folder, inner.clock.now(), &actor, act, client.as_ref(), &what);
+            audit::note(&inner.data_folder, inner.clock.now(), &actor, act, client.as_ref(), &what);
         });
         if let Err(error) = noted.await {
             tracing::error!(%error, act, "an act was not noted in the audit trail");
@@ -573,12 +576,36 @@ impl App {
 
     /// The client code for a call that names none, if one is configured.
     pub fn default_client(&self) -> Option<ClientCode> {
-        self.0.config.default_client.clone()
+        self.0.config().default_client.clone()
+    }
+
+    /// Goes on with other settings, as far as they may change while the daemon runs: how much is taken, what is kept, the
+    /// clients. Which requests they shape is a matter of when these came in.
+    pub fn reconfigure(&self, config: &Config) {
+        let inner = &self.0;
+        let mut current = inner.config.write().unwrap_or_else(PoisonError::into_inner);
+        let next = current.following(config);
+        let (before, now) = (current.limits.concurrent_uploads_max, next.limits.concurrent_uploads_max);
+        inner.uploads.add_permits(now.saturating_sub(before));
+        // Uploads under way are let finish, and leave their places then.
+        let places = Arc::clone(&inner.uploads);
+        if let Ok(fewer) = u32::try_from(before.saturating_sub(now))
+            && fewer > 0
+        {
+            tokio::spawn(async move {
+                if let Ok(taken) = places.acquire_many_owned(fewer).await {
+                    taken.forget();
+                }
+            });
+        }
+        inner.spool.set_limit(next.limits.spool_bytes_max);
+        inner.room.set_reserve(next.upkeep.disk_reserve_bytes);
+        *current = Arc::new(next);
     }
 
     /// The client to which an organisation belongs, as Adobe's SDKs send it.
     pub fn client_of_ims_org(&self, org: &str) -> Option<ClientCode> {
-        self.0.config.client_of_ims_org(org).cloned()
+        self.0.config().client_of_ims_org(org).cloned()
     }
 
     /// How many batch calls a minute a client may make; none: as many as it likes.
@@ -587,8 +614,8 @@ impl App {
     }
 
     /// What status URLs begin with, if configured.
-    pub fn public_url(&self) -> Option<&str> {
-        self.0.config.public_url.as_ref().map(|url| url.as_str())
+    pub fn public_url(&self) -> Option<PublicUrl> {
+        self.0.config().public_url.clone()
     }
 
     /// What is counted.
@@ -657,7 +684,7 @@ impl App {
     /// Waits until the uploads that were cut off have removed what they had written; not for ever, for what they leave
     /// the next start removes.
     async fn uploads_gone(&self) {
-        let all = u32::try_from(self.0.config.limits.concurrent_uploads_max).unwrap_or(u32::MAX);
+        let all = u32::try_from(self.0.config().limits.concurrent_uploads_max).unwrap_or(u32::MAX);
         if timeout(UPLOADS_STOP_MAX, self.0.uploads.acquire_many(all)).await.is_err() {
             tracing::warn!(
                 "uploads that were cut off are still at work: the next start removes what they leave"
@@ -673,12 +700,16 @@ fn report_panic(joined: std::thread::Result<()>) {
 }
 
 impl Inner {
+    fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn settings(&self, client: &ClientCode) -> Result<ClientSettings, AppError> {
-        self.config.client(client).ok_or_else(|| AppError::UnknownClient(client.clone()))
+        self.config().client(client).ok_or_else(|| AppError::UnknownClient(client.clone()))
     }
 
     fn profile_bytes_max(&self) -> usize {
-        usize::try_from(self.config.limits.profile_bytes_max).unwrap_or(usize::MAX)
+        usize::try_from(self.config().limits.profile_bytes_max).unwrap_or(usize::MAX)
     }
 
     fn write_rules(&self, client: &ClientCode) -> Result<WriteRules, AppError> {

@@ -11,7 +11,7 @@
 //! Promises: nothing here is remembered but what was last logged, so all goes on by itself once there is room again.
 
 use super::AppError;
-use crate::sync::{AtomicBool, Ordering};
+use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -19,25 +19,34 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub(super) struct Room {
     folder: PathBuf,
-    reserve: u64,
+    reserve: AtomicU64,
     refusing: AtomicBool,
 }
 
 impl Room {
     pub(super) fn new(folder: &Path, reserve: u64) -> Self {
-        Self { folder: folder.to_owned(), reserve, refusing: AtomicBool::new(false) }
+        Self { folder: folder.to_owned(), reserve: AtomicU64::new(reserve), refusing: AtomicBool::new(false) }
+    }
+
+    /// From now on so many bytes are kept free.
+    pub(super) fn set_reserve(&self, bytes: u64) {
+        self.reserve.store(bytes, Ordering::Relaxed);
+    }
+
+    fn reserve(&self) -> u64 {
+        self.reserve.load(Ordering::Relaxed)
     }
 
     /// Refuses a write from outside while there is less room than the reserve. Logs when that begins and ends.
     pub(super) fn for_writes(&self) -> Result<(), AppError> {
-        let short = self.short_of(self.reserve);
+        let short = self.short_of(self.reserve());
         let refusing = short.is_some();
         if self.refusing.swap(refusing, Ordering::Relaxed) != refusing {
             match short {
                 Some(left) => {
                     tracing::error!(
                         left,
-                        reserve = self.reserve,
+                        reserve = self.reserve(),
                         "the disk is nearly full: writes are refused"
                     );
                 }
@@ -50,17 +59,17 @@ impl Room {
     /// The same, of one that is known to bring so many bytes.
     pub(super) fn for_upload(&self, bytes: u64) -> Result<(), AppError> {
         self.for_writes()?;
-        self.short_of(self.reserve.saturating_add(bytes)).map_or(Ok(()), |left| Err(self.full(left)))
+        self.short_of(self.reserve().saturating_add(bytes)).map_or(Ok(()), |left| Err(self.full(left)))
     }
 
     /// Refuses what can wait.
     pub(super) fn for_upkeep(&self) -> Result<(), AppError> {
-        self.short_of(self.reserve / 2).map_or(Ok(()), |left| Err(self.full(left)))
+        self.short_of(self.reserve() / 2).map_or(Ok(()), |left| Err(self.full(left)))
     }
 
     /// Refuses what would only spare a restart some work, and what may only fail.
     pub(super) fn for_checkpoints(&self) -> Result<(), AppError> {
-        self.short_of(self.reserve / 4).map_or(Ok(()), |left| Err(self.full(left)))
+        self.short_of(self.reserve() / 4).map_or(Ok(()), |left| Err(self.full(left)))
     }
 
     /// The bytes that are left, if they are fewer than these.
@@ -70,7 +79,7 @@ impl Room {
     }
 
     fn full(&self, left: u64) -> AppError {
-        let reserve = self.reserve;
+        let reserve = self.reserve();
         AppError::Full(format!("{left} bytes are left, and disk_reserve_bytes keeps {reserve} free"))
     }
 }

@@ -67,7 +67,7 @@ pub(super) fn run(inner: &Arc<Inner>) {
                 now: inner.clock.now(),
                 checkpoint,
                 batches: &inner.batches,
-                lifetime_ms: &|client| inner.config.client(client).map(|settings| settings.lifetime_ms),
+                lifetime_ms: &|client| inner.config().client(client).map(|settings| settings.lifetime_ms),
             };
             step(&*inner.store, &horizon, after.as_ref(), STEP_KEYS)
         });

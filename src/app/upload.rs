@@ -136,7 +136,7 @@ fn take_in(
     encoding: Encoding,
     arriving: mpsc::Receiver<Piece>,
 ) -> Result<NewBatch, AppError> {
-    let limits = inner.config.limits;
+    let limits = inner.config().limits;
     inner.room.for_writes()?;
     let mut spool = inner.spool.begin(inner.clock.now())?;
     let (mut parser, mut index) = (Parser::new(), IndexBuilder::default());

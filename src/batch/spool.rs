@@ -57,7 +57,7 @@ impl SpoolError {
 pub struct Spool {
     folder: PathBuf,
     bytes: AtomicU64,
-    bytes_max: u64,
+    bytes_max: AtomicU64,
     names: Mutex<SeqSource>,
 }
 
@@ -83,7 +83,12 @@ impl Spool {
             }
         }
         let names = Mutex::new(SeqSource::after(Seq::from_u64(last)));
-        Ok(Self { folder: folder.to_owned(), bytes: AtomicU64::new(bytes), bytes_max, names })
+        Ok(Self {
+            folder: folder.to_owned(),
+            bytes: AtomicU64::new(bytes),
+            bytes_max: AtomicU64::new(bytes_max),
+            names,
+        })
     }
 
     /// Begins the file of an upload. It goes again unless it is kept.
@@ -115,11 +120,14 @@ impl Spool {
         self.fits(self.bytes(), more)
     }
 
+    /// From now on the folder holds at most so many bytes; what it holds already stays.
+    pub fn set_limit(&self, bytes_max: u64) {
+        self.bytes_max.store(bytes_max, Ordering::Relaxed);
+    }
+
     fn fits(&self, held: u64, more: u64) -> Result<(), SpoolError> {
-        if held.saturating_add(more) <= self.bytes_max {
-            return Ok(());
-        }
-        Err(SpoolError::OverLimit(self.bytes_max))
+        let limit = self.bytes_max.load(Ordering::Relaxed);
+        if held.saturating_add(more) <= limit { Ok(()) } else { Err(SpoolError::OverLimit(limit)) }
     }
 
     /// The bytes of all files in the folder.

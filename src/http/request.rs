@@ -93,7 +93,7 @@ impl Request {
     /// What a URL begins with that leads back here: `public_url`, or the host that the client called.
     pub(super) fn base_url(&self, app: &App) -> Result<String, HttpError> {
         if let Some(url) = app.public_url() {
-            return Ok(url.to_owned());
+            return Ok(url.as_str().to_owned());
         }
         let scheme = if self.caller.https { "https" } else { "http" };
         let host = match (&self.caller.host, self.head.uri().authority(), self.header(&HOST)?) {

@@ -94,8 +94,8 @@ pub(in crate::http) async fn answer(
     let tnt_id = tnt_id.as_deref();
     let mut answer = content.answer(&Handed { session_id: &session_id, tnt_id, offers: [] })?;
     if kind.is_ubox() && params.get("mboxXDomain") != Some("disabled") {
-        let https =
-            request.caller().https || front.app.public_url().is_some_and(|url| url.starts_with("https:"));
+        let https = request.caller().https
+            || front.app.public_url().is_some_and(|url| url.as_str().starts_with("https:"));
         cookies::keep(&mut answer, client, https, tnt_id, &session_id);
     }
     Ok(answer)
