@@ -112,7 +112,7 @@ impl Outcomes {
 }
 
 async fn post(command: Post) -> Result<(), CliError> {
-    let client = Client::new(&command.remote.url)?;
+    let client = command.remote.client()?;
     let (body, bar) = open(&command.file).await?;
     let version = if command.v1 { "" } else { "v2/" };
     let sent = send(&client, &format!("/m2/{}/{version}profile/batchUpdate", command.client), body).await;
@@ -152,7 +152,7 @@ pub(super) async fn send(client: &Client, path: &str, body: FileBody) -> Result<
 }
 
 async fn status(command: Status) -> Result<(), CliError> {
-    let batch = ask(&Client::new(&command.remote.url)?, &command.id).await?;
+    let batch = ask(&command.remote.client()?, &command.id).await?;
     if command.remote.json {
         return print_json(&batch);
     }
@@ -165,7 +165,7 @@ async fn list(command: List) -> Result<(), CliError> {
     struct Batches {
         batches: Vec<Shown>,
     }
-    let client = Client::new(&command.remote.url)?;
+    let client = command.remote.client()?;
     let path = format!("/api/v1/batches?client={}", encoded(command.client.as_str()));
     let list: Batches = client.get(&path).await?.json()?;
     if command.remote.json {

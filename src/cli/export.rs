@@ -83,7 +83,7 @@ pub(super) fn run(command: Export) -> Result<(), CliError> {
 }
 
 async fn export(command: Export) -> Result<(), CliError> {
-    let client = Client::new(&command.remote.url)?;
+    let client = command.remote.client()?;
     let format = Format::of(command.format, &command.file)?;
     if format == Format::Ndjson && (command.by.is_some() || command.defuse) {
         return Err(CliError::Usage("--by and --defuse are for --format csv".into()));

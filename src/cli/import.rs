@@ -125,7 +125,7 @@ struct Visitor {
 type Call = Vec<(String, String)>;
 
 async fn import(command: Import) -> Result<(), CliError> {
-    let client = Arc::new(Client::new(&command.remote.url)?);
+    let client = Arc::new(command.remote.client()?);
     let (mut lines, bar) = Lines::open(&command.file).await?;
     let mut import = Importing {
         client,

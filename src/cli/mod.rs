@@ -15,7 +15,7 @@ mod upkeep;
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -104,9 +104,19 @@ struct Remote {
     /// The daemon to talk to
     #[arg(long, env = "PROFILED_URL", value_name = "URL", default_value = "http://127.0.0.1:8750")]
     url: String,
+    /// Certificates, in PEM, of which one must vouch for a daemon on https; else the system's do
+    #[arg(long, env = "PROFILED_CA", value_name = "FILE")]
+    ca: Option<PathBuf>,
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
+}
+
+impl Remote {
+    /// The daemon.
+    fn client(&self) -> Result<client::Client, CliError> {
+        client::Client::new(&self.url, self.ca.as_deref())
+    }
 }
 
 /// Which kind of id a visitor is named by.

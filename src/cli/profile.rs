@@ -109,7 +109,7 @@ pub(super) struct Attribute {
 }
 
 async fn get(command: Get) -> Result<(), CliError> {
-    let client = Client::new(&command.remote.url)?;
+    let client = command.remote.client()?;
     let visitor = ask(&client, &command.who.client, command.who.by, &command.who.id).await?;
     if command.remote.json {
         return print_json(&visitor);
@@ -119,7 +119,7 @@ async fn get(command: Get) -> Result<(), CliError> {
 }
 
 async fn set(command: Set) -> Result<(), CliError> {
-    let client = Client::new(&command.remote.url)?;
+    let client = command.remote.client()?;
     let who = &command.who;
     let id_param = match who.by {
         By::ThirdParty => "mbox3rdPartyId",
@@ -159,7 +159,7 @@ async fn erase(command: Erase) -> Result<(), CliError> {
         erased: bool,
         seq: String,
     }
-    let client = Client::new(&command.remote.url)?;
+    let client = command.remote.client()?;
     let Who { id, client: whose, by } = &command.who;
     check_id(*by, id)?;
     let answer = client.delete(&path_of(whose, *by, id)).await?;

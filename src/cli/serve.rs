@@ -1,16 +1,19 @@
 //! `profiled serve`: the daemon.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 
 use super::stop::Stops;
 use super::{CliError, say};
 use crate::app::{App, Opening};
 use crate::config::{Config, ServeOptions};
+use crate::http::tls::Tls;
 use crate::http::{Front, server};
 use crate::model::seq::SystemClock;
 use crate::telemetry;
@@ -45,6 +48,9 @@ pub(super) fn run(command: Serve) -> Result<(), CliError> {
 }
 
 async fn serve(config: Config) -> Result<(), CliError> {
+    let tls = tls(&config)?;
+    let mut hangups = signal(SignalKind::hangup())
+        .map_err(|e| CliError::Failed(format!("signals cannot be received: {e}")))?;
     let listener = TcpListener::bind(config.listen).await.map_err(|e| {
         CliError::Failed(format!(
             "{} cannot be listened on: {e}; choose another with --listen",
@@ -59,16 +65,19 @@ async fn serve(config: Config) -> Result<(), CliError> {
         tokio::task::spawn_blocking(move || App::open_watched(config, Arc::new(SystemClock), &watched));
     let opened = tokio::select! {
         opened = opened => opened.map_err(|e| CliError::Failed(e.to_string()))?,
-        never = server::serve_opening(&listener, &opening) => match never {},
+        never = server::serve_opening(&listener, &opening, tls.as_ref()) => match never {},
     };
     let app = opened.map_err(|e| CliError::Failed(e.to_string()))?;
     // Until here a signal ends the process at once, however long the recovery takes: that is always safe.
     let mut stops = Stops::new()?;
-    say(format_args!("listening on http://{address}"));
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    say(format_args!("listening on {scheme}://{address}"));
 
-    let front = Front::new(app.clone(), &front_config);
+    let front = Front::new(app.clone(), &front_config, tls);
+    let reloaded = front.clone();
     let stopped = tokio::select! {
         why = app.failed() => Err(CliError::Failed(why)),
+        never = reload_at(&mut hangups, &reloaded) => match never {},
         () = server::serve(listener, front, stop(&mut stops)) => Ok(()),
     };
     stopped?;
@@ -80,6 +89,34 @@ async fn serve(config: Config) -> Result<(), CliError> {
             Ok(())
         }
         why = app.failed() => Err(CliError::Failed(why)),
+    }
+}
+
+/// The certificate that the settings name, read and checked before anything is bound.
+fn tls(config: &Config) -> Result<Option<Arc<Tls>>, CliError> {
+    let tls = config.tls.clone().map(Tls::load).transpose();
+    Ok(tls.map_err(|e| CliError::Usage(e.to_string()))?.map(Arc::new))
+}
+
+/// Reads again, at each `SIGHUP`, what may change while the daemon runs.
+async fn reload_at(hangups: &mut Signal, front: &Front) -> Infallible {
+    loop {
+        if hangups.recv().await.is_none() {
+            return std::future::pending().await;
+        }
+        let front = front.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || reload(&front)).await {
+            tracing::error!(%error, "reading the settings again did not go to its end");
+        }
+    }
+}
+
+/// Reads again what may change while the daemon runs; what is not right changes nothing.
+fn reload(front: &Front) {
+    match front.reload_tls() {
+        Ok(true) => tracing::info!("the certificate was read again: new connections get it"),
+        Ok(false) => {}
+        Err(error) => tracing::error!(%error, "the certificate stays the old one"),
     }
 }
 

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use super::client::Client;
 use super::{CliError, Remote, block_on, complain, print_json, say, table};
 use crate::app::backup;
 use crate::app::check::{self, Lost, Report};
@@ -75,7 +74,7 @@ pub(super) fn backup(command: Backup) -> Result<(), CliError> {
     let folder = std::path::absolute(&command.folder)
         .map_err(|e| CliError::Usage(format!("{} is not a path: {e}", command.folder.display())))?;
     block_on(async {
-        let client = Client::new(&command.remote.url)?;
+        let client = command.remote.client()?;
         let answer = client.post_json("/api/v1/backup", &serde_json::json!({ "folder": folder })).await?;
         let done: BackedUp = answer.json()?;
         if command.remote.json {
@@ -138,7 +137,7 @@ pub(super) fn check(command: Check) -> Result<(), CliError> {
 
 pub(super) fn compact(command: Compact) -> Result<(), CliError> {
     block_on(async {
-        let client = Client::new(&command.remote.url)?;
+        let client = command.remote.client()?;
         let answer = client.post_json("/api/v1/compact", &serde_json::json!({})).await?;
         let done: Compacted = answer.json()?;
         if command.remote.json {

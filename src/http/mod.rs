@@ -17,6 +17,7 @@ mod response;
 mod router;
 mod script;
 pub mod server;
+pub mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,7 @@ use self::caller::Caller;
 use self::error::HttpError;
 use self::places::Network;
 use self::rate::{Rate, Rates};
+use self::tls::{Tls, TlsError};
 use crate::app::App;
 use crate::config::{Callers, Config, HeadLimits, Timeouts};
 use crate::model::id::ClientCode;
@@ -38,23 +40,30 @@ pub struct Front {
     timeouts: Timeouts,
     heads: HeadLimits,
     callers: Callers,
+    tls: Option<Arc<Tls>>,
     site_calls: Arc<Rates<Network>>,
     batch_calls: Arc<Rates<ClientCode>>,
     batch_bytes_limit: u64,
 }
 
 impl Front {
-    /// The front doors of `app`, as `config` sets them.
-    pub fn new(app: App, config: &Config) -> Self {
+    /// The front doors of `app`, as `config` sets them; secure ones if there is a certificate.
+    pub fn new(app: App, config: &Config, tls: Option<Arc<Tls>>) -> Self {
         Self {
             app,
             timeouts: config.timeouts,
             heads: config.heads,
             callers: config.callers.clone(),
+            tls,
             site_calls: Arc::default(),
             batch_calls: Arc::default(),
             batch_bytes_limit: config.limits.body_bytes_limit,
         }
+    }
+
+    /// Reads the certificate again, if there is one, and says so; blocks. If it is not right, the old one stays.
+    pub fn reload_tls(&self) -> Result<bool, TlsError> {
+        self.tls.as_ref().map_or(Ok(false), |tls| tls.reload().map(|()| true))
     }
 
     /// Counts a site call, and refuses one too many of its address.

@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,6 +17,7 @@ use hyper::header::{CONNECTION, HeaderName, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
@@ -30,6 +32,7 @@ use super::places::{FreePlace, Place, Places};
 use super::request::Request;
 use super::response::{Answer, Door, refusal};
 use super::router::{Endpoint, answer_while_opening, door_of_unknown};
+use super::tls::{Tls, Unsecured};
 use crate::app::Opening;
 use crate::telemetry::Seldom;
 use crate::telemetry::metrics::Limit;
@@ -129,7 +132,11 @@ impl Entrance {
             // Only now, so that nobody has to leave for someone who does not come.
             let free = self.free_place().await;
             match self.places.take(free, peer.ip()) {
-                Ok(place) => return (socket, Visit::Welcome(place)),
+                Ok(place) => {
+                    // Here, so that it is in the order in which they came.
+                    place.idle();
+                    return (socket, Visit::Welcome(place));
+                }
                 Err(max) => {
                     self.front.app.metrics().hit(Limit::ConnectionsPerAddress);
                     tracing::debug!(%peer, max, "an address has too many connections");
@@ -164,7 +171,7 @@ impl Entrance {
 }
 
 /// Answers, while the daemon is still opening its data folder, that it does not serve yet and how far it is.
-pub async fn serve_opening(listener: &TcpListener, opening: &Opening) -> Infallible {
+pub async fn serve_opening(listener: &TcpListener, opening: &Opening, tls: Option<&Arc<Tls>>) -> Infallible {
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -175,20 +182,31 @@ pub async fn serve_opening(listener: &TcpListener, opening: &Opening) -> Infalli
             sleep(ACCEPT_PAUSE.0).await;
             continue;
         };
-        let opening = opening.clone();
-        let service = service_fn(move |request: hyper::Request<Incoming>| {
-            let mut answer = answer_while_opening(request.uri().path(), opening.at());
-            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            async { Ok::<_, Infallible>(answer) }
-        });
+        let (opening, tls) = (opening.clone(), tls.cloned());
         connections.spawn(async move {
-            let served = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(OPENING_HEADER_MAX)
-                .serve_connection(TokioIo::new(socket), service);
-            drop(served.await);
+            match tls {
+                None => answer_opening(socket, &opening).await,
+                Some(tls) => {
+                    if let Ok(stream) = tls.secure(socket, OPENING_HEADER_MAX).await {
+                        answer_opening(stream, &opening).await;
+                    }
+                }
+            }
         });
     }
+}
+
+async fn answer_opening<S: AsyncRead + AsyncWrite + Unpin>(stream: S, opening: &Opening) {
+    let service = service_fn(|request: hyper::Request<Incoming>| {
+        let mut answer = answer_while_opening(request.uri().path(), opening.at());
+        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        async { Ok::<_, Infallible>(answer) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(OPENING_HEADER_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    drop(served.await);
 }
 
 /// Whether an error of `accept` concerns only the connection that would have been accepted.
@@ -207,22 +225,55 @@ async fn connection(socket: TcpStream, visit: Visit, front: Arc<Front>, mut stop
     };
     let metrics = Arc::clone(front.app.metrics());
     let _open = metrics.connection();
-    let watched = Watched::new(socket, front.timeouts.header_read, front.heads, Arc::clone(&metrics));
+    let ends = Ends { local, peer: peer.ip(), https: front.tls.is_some() };
+    let Some(tls) = &front.tls else { return converse(socket, ends, &visit, &front, &mut stopping).await };
+    let secured = tokio::select! {
+        secured = tls.secure(socket, front.timeouts.tls_handshake) => secured,
+        () = stopped(&mut stopping) => return,
+        () = visit.asked_to_leave() => return,
+    };
+    match secured {
+        Ok(stream) => converse(stream, ends, &visit, &front, &mut stopping).await,
+        Err(why) => {
+            if matches!(why, Unsecured::Late) {
+                metrics.hit(Limit::TlsHandshake);
+            }
+            tracing::debug!(%why, "a connection ended before it was one");
+        }
+    }
+}
+
+/// Where a connection leads from and to, and how.
+#[derive(Clone, Copy)]
+struct Ends {
+    local: SocketAddr,
+    peer: IpAddr,
+    https: bool,
+}
+
+/// Answers the requests of a connection.
+async fn converse<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
+    stream: S,
+    ends: Ends,
+    visit: &Visit,
+    front: &Arc<Front>,
+    stopping: &mut watch::Receiver<bool>,
+) {
+    let metrics = front.app.metrics();
+    let watched = Watched::new(stream, front.timeouts.header_read, front.heads, Arc::clone(metrics));
     let verdict = watched.verdict();
     let requests = AtomicU64::new(0);
-    let visit = &visit;
-    visit.idle();
-    let mut served = pin!(protocol(&front).serve_connection(
+    let mut served = pin!(protocol(front).serve_connection(
         TokioIo::new(watched),
         service_fn(|request: hyper::Request<Incoming>| {
             let number = requests.fetch_add(1, Ordering::Relaxed);
-            let (front, verdict) = (Arc::clone(&front), Arc::clone(&verdict));
+            let verdict = Arc::clone(&verdict);
             async move {
                 visit.busy();
                 let refused = visit.refused().or_else(|| verdict.on(number).map(HttpError::Offends));
-                let caller = Caller::of(peer.ip(), false, request.headers(), &front.callers);
-                let request = Request::new(request, local, caller, front.timeouts.body_idle);
-                let answer = answer(&front, request, refused).await;
+                let caller = Caller::of(ends.peer, ends.https, request.headers(), &front.callers);
+                let request = Request::new(request, ends.local, caller, front.timeouts.body_idle);
+                let answer = answer(front, request, refused).await;
                 // One that is still being made isn't waited for.
                 if matches!(answer.body(), Either::Left(_)) {
                     visit.idle();
@@ -233,7 +284,7 @@ async fn connection(socket: TcpStream, visit: Visit, front: Arc<Front>, mut stop
     ));
     let ended = tokio::select! {
         ended = served.as_mut() => Some(ended),
-        () = stopped(&mut stopping) => {
+        () = stopped(stopping) => {
             served.as_mut().graceful_shutdown();
             Some(served.await)
         }
