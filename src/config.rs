@@ -856,7 +856,8 @@ mod tests {
              `header_read_timeout_seconds`, `body_idle_timeout_seconds`, `tls_cert`, `tls_key`, \
              `tls_handshake_timeout_seconds`, `idle_connection_timeout_seconds`, \
              `connections_max`, `connections_per_address_max`, `loopback_exempt`, `header_bytes_max`, \
-             `headers_max`, `uri_bytes_max`, `site_calls_per_second`, `batch_calls_per_minute`, `trusted_proxies`, `log`, `clients`",
+             `headers_max`, `uri_bytes_max`, `site_calls_per_second`, `batch_calls_per_minute`, \
+             `trusted_proxies`, `log`, `clients`",
         );
         check(
             "[clients.demo]\nlifetime_days = 3\nconsecutive = 'merge'",

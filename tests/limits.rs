@@ -33,6 +33,31 @@ fn more_kept_bytes_than_there_may_be_are_refused() {
 }
 
 #[test]
+fn more_exports_at_once_than_there_may_be_are_refused() {
+    let daemon = Daemon::start_configured("[clients.demo]\nv2_creates_profiles = true");
+    let mut file = String::from("batch=thirdPartyId,a\n");
+    let value = "x".repeat(100_000);
+    // More than the system keeps for a client that does not read.
+    (0..300).for_each(|n| file.extend([&n.to_string(), ",", &value, "\n"]));
+    daemon.post_batch("demo", file);
+    let export = request("GET", "/api/v1/export?client=demo&format=ndjson", "a", &[], None);
+    let mut running: Vec<_> = (0..4).map(|_| daemon.connect()).collect();
+    for connection in &mut running {
+        connection.write(&export);
+        assert_eq!(connection.status(), 200);
+    }
+    let refused = daemon.send(&export);
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")), "{}", refused.text());
+    assert_eq!(daemon.metrics().hits("concurrent_exports"), 1);
+    drop(running);
+    wait_for("a place to be free", || {
+        let mut again = daemon.connect();
+        again.write(&export);
+        (again.status() == 200).then_some(())
+    });
+}
+
+#[test]
 fn a_header_that_is_too_large_gets_one_clear_answer() {
     let daemon = Daemon::start_with(&["--uri-bytes-max=1000", "--header-bytes-max=4KiB", "--headers-max=20"]);
     let good = request("GET", "/healthz", "a", &[], None);
@@ -84,11 +109,14 @@ fn more_lines_than_hyper_takes_by_itself_can_be_allowed() {
 
 /// An upload that has begun, and what is missing of it.
 fn begun_upload(daemon: &Daemon, connection: &mut support::Connection) -> Vec<u8> {
-    let before = daemon.spooled().len();
+    // Indexes and outcomes come and go beside them.
+    let files =
+        || daemon.spooled().iter().filter(|file| file.extension().is_some_and(|it| it == "csv")).count();
+    let before = files();
     let upload = request("POST", V2, "a", &[], Some(b"batch=thirdPartyId,a\nx,1\n"));
     let (begun, rest) = upload.split_at(upload.len() - 4);
     connection.write(begun);
-    wait_for("an upload to have begun", || (daemon.spooled().len() > before).then_some(()));
+    wait_for("an upload to have begun", || (files() > before).then_some(()));
     rest.to_vec()
 }
 
@@ -214,7 +242,8 @@ fn a_daemon_of_few_file_handles_keeps_those_it_needs() {
 
 #[test]
 fn a_daemon_whose_file_handles_run_out_goes_on_and_serves_all_when_they_come_back() {
-    let mut daemon = Daemon::start();
+    let mut daemon = Daemon::configured("");
+    daemon.keep_complaints().restart();
     daemon.mbox("demo", "mbox3rdPartyId=x&profile.a=1");
     let mut kept = daemon.connect();
     answers(&mut kept);
@@ -236,6 +265,10 @@ fn a_daemon_whose_file_handles_run_out_goes_on_and_serves_all_when_they_come_bac
     let refused = on_kept("POST", V2, Some(b"batch=thirdPartyId,a\nx,3\n"));
     assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")), "{}", refused.text());
     assert!(refused.text().contains("no more files"), "{}", refused.text());
+    // The store is synced all the same; once, it was opened for that, and a failure to do so ended the daemon.
+    wait_for("a checkpoint that cannot be written", || {
+        daemon.complaints().contains("a checkpoint could not be taken").then_some(())
+    });
 
     daemon.limit_handles(before);
     assert_eq!(later.read().status, 200);

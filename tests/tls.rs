@@ -5,11 +5,13 @@
 mod support;
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 
+use profiled::app::Opening;
+use profiled::config::TlsFiles;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde_json::Value;
 use support::metrics::Exposition;
@@ -82,9 +84,13 @@ impl Authority {
     }
 
     fn try_connect(&self, daemon: &Daemon, protocols: &[&str]) -> io::Result<Secure> {
+        self.connect_to(daemon.address(), protocols)
+    }
+
+    fn connect_to(&self, address: SocketAddr, protocols: &[&str]) -> io::Result<Secure> {
         let name = "127.0.0.1".try_into().unwrap();
         let mut tls = ClientConnection::new(Arc::new(self.client(protocols)), name).unwrap();
-        let mut socket = TcpStream::connect(daemon.address()).unwrap();
+        let mut socket = TcpStream::connect(address).unwrap();
         while tls.is_handshaking() {
             tls.complete_io(&mut socket)?;
         }
@@ -292,6 +298,24 @@ fn a_new_certificate_is_for_new_connections_and_a_broken_one_for_none() {
     daemon.terminate();
     assert!(old.is_closed() && new.is_closed(), "with a farewell, not cut off");
     assert_eq!(daemon.ended().code(), Some(0));
+}
+
+#[test]
+fn while_it_opens_the_daemon_says_so_securely() {
+    use profiled::http::{server, tls::Tls};
+    let authority = Authority::new();
+    let files = TlsFiles { cert: authority.file("cert.pem"), key: authority.file("key.pem") };
+    let tls = Arc::new(Tls::load(files).unwrap());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+    let address = listener.local_addr().unwrap();
+    runtime.spawn(async move { server::serve_opening(&listener, &Opening::default(), Some(&tls)).await });
+    let ask = |path| {
+        let mut connection = authority.connect_to(address, &["http/1.1"]).unwrap();
+        ask(&mut connection, "GET", path, None).status
+    };
+    assert_eq!([ask("/healthz"), ask("/readyz")], [200, 503]);
+    runtime.shutdown_background();
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! The places that connections take: so many in all, and so many for one address.
 //!
-//! Promises: when all are taken, those connections that have waited longest for their next request make room, so that idle
-//! ones keep nobody out, nor do those who never finish a header; only if none is idle do new ones wait, in the system's queue, where they cost nothing. (A refusal
-//! would have to be accepted first: it would take the place and the file handle that are lacking.)
+//! Promises: when all are taken, those connections that have waited longest for their next request make room, so that
+//! idle ones keep nobody out, nor do those who never finish a header. Only if none is idle do new ones wait, all but one
+//! in the system's queue, where they cost nothing: to refuse each would take the handles and the time that are lacking.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
