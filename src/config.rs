@@ -56,6 +56,7 @@ const HEADER_BYTES_MAX: u64 = 80 * KIB;
 const HEADERS_MAX: u64 = 100;
 const URI_BYTES_MAX: u64 = 32 * KIB;
 const SITE_CALLS_PER_SECOND: u64 = 1_000;
+const TLS_HANDSHAKE_TIMEOUT_SECONDS: u64 = 10;
 const JOURNAL_SEGMENT_BYTES: u64 = 64 << 20;
 const SNAPSHOT_JOURNAL_BYTES: u64 = 1 << 30;
 const ERASE_WITHIN_HOURS: u64 = 24;
@@ -86,6 +87,8 @@ pub struct Config {
     pub heads: HeadLimits,
     /// How much of the daemon callers may take.
     pub callers: Callers,
+    /// The certificate for HTTPS; none: plain HTTP.
+    pub tls: Option<TlsFiles>,
     /// What is kept on the disk, and how long.
     pub upkeep: Upkeep,
     /// What is logged.
@@ -140,6 +143,17 @@ pub struct Timeouts {
     pub body_bytes_per_second_min: u64,
     /// For the next request on a connection.
     pub idle_connection: Duration,
+    /// For a TLS handshake.
+    pub tls_handshake: Duration,
+}
+
+/// Where a certificate is, and its key; both PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificate, the server's own first, then those that lead to a root.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
 }
 
 /// How much of a request's header is taken.
@@ -253,6 +267,15 @@ pub struct ServeOptions {
     /// Bytes per second that a body must bring, after as many seconds as it may be idle; 0: any [default: 1KiB]
     #[arg(long, env = "PROFILED_BODY_BYTES_PER_SECOND_MIN", value_name = "SIZE")]
     pub body_bytes_per_second_min: Option<Given<Size<0, GIB>>>,
+    /// Certificate for HTTPS, in PEM, those that lead to its root behind it; read again at SIGHUP
+    #[arg(long, env = "PROFILED_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<Given<PathBuf>>,
+    /// Its private key, in PEM
+    #[arg(long, env = "PROFILED_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<Given<PathBuf>>,
+    /// Seconds for a TLS handshake [default: 10]
+    #[arg(long, env = "PROFILED_TLS_HANDSHAKE_TIMEOUT_SECONDS", value_name = "SECONDS")]
+    pub tls_handshake_timeout_seconds: Option<Given<Whole<1, 3600>>>,
     /// Seconds for the next request on a connection [default: 60]
     #[arg(long, env = "PROFILED_IDLE_CONNECTION_TIMEOUT_SECONDS", value_name = "SECONDS")]
     pub idle_connection_timeout_seconds: Option<Given<Whole<1, 3600>>>,
@@ -345,6 +368,16 @@ pub enum ConfigError {
         place: Place,
         /// The address.
         listen: SocketAddr,
+    },
+    /// A certificate without its key, or a key without its certificate.
+    #[error("{place}: {given} needs {missing} beside it: name both, or neither")]
+    HalfTls {
+        /// Where the one was given.
+        place: Place,
+        /// The one that is there.
+        given: &'static str,
+        /// The one that is not.
+        missing: &'static str,
     },
     /// `default_client` is none of the clients that are configured.
     #[error(
@@ -471,7 +504,9 @@ impl Config {
                     &given.idle_connection_timeout_seconds,
                     IDLE_CONNECTION_TIMEOUT_SECONDS,
                 ),
+                tls_handshake: seconds(&given.tls_handshake_timeout_seconds, TLS_HANDSHAKE_TIMEOUT_SECONDS),
             },
+            tls: tls_files(&given, &file)?,
             heads: HeadLimits {
                 bytes_max: count(value(&given.header_bytes_max).map_or(HEADER_BYTES_MAX, Size::get)),
                 lines_max: count(value(&given.headers_max).map_or(HEADERS_MAX, Whole::get)),
@@ -576,6 +611,11 @@ impl ServeOptions {
                 .or(lower.header_read_timeout_seconds),
             body_idle_timeout_seconds: self.body_idle_timeout_seconds.or(lower.body_idle_timeout_seconds),
             body_bytes_per_second_min: self.body_bytes_per_second_min.or(lower.body_bytes_per_second_min),
+            tls_cert: self.tls_cert.or(lower.tls_cert),
+            tls_key: self.tls_key.or(lower.tls_key),
+            tls_handshake_timeout_seconds: self
+                .tls_handshake_timeout_seconds
+                .or(lower.tls_handshake_timeout_seconds),
             idle_connection_timeout_seconds: self
                 .idle_connection_timeout_seconds
                 .or(lower.idle_connection_timeout_seconds),
@@ -603,6 +643,18 @@ fn value<T: Clone>(given: &Option<Given<T>>) -> Option<T> {
 
 fn count(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+fn tls_files(given: &ServeOptions, file: &File) -> Result<Option<TlsFiles>, ConfigError> {
+    let half = |there: &Given<PathBuf>, given, missing| {
+        Err(ConfigError::HalfTls { place: file.place(there, given), given, missing })
+    };
+    match (&given.tls_cert, &given.tls_key) {
+        (Some(cert), Some(key)) => Ok(Some(TlsFiles { cert: cert.value.clone(), key: key.value.clone() })),
+        (Some(cert), None) => half(cert, "tls_cert", "tls_key"),
+        (None, Some(key)) => half(key, "tls_key", "tls_cert"),
+        (None, None) => Ok(None),
+    }
 }
 
 /// A rate as it is given: 0 is none.
@@ -752,6 +804,8 @@ mod tests {
         assert_eq!(config.timeouts.body_idle, Duration::from_secs(30));
         assert_eq!(config.timeouts.body_bytes_per_second_min, 1024);
         assert_eq!(config.timeouts.idle_connection, Duration::from_secs(60));
+        assert_eq!(config.timeouts.tls_handshake, Duration::from_secs(10));
+        assert_eq!(config.tls, None);
         let upkeep = Upkeep {
             retention_ms: 2_592_000_000,
             journal_segment_bytes: 67_108_864,
@@ -822,6 +876,9 @@ mod tests {
         check("", "body_bytes_per_second_min = '2KiB'", rate, 2048);
         check("", "idle_connection_timeout_seconds = 3", |it| it.timeouts.idle_connection.as_secs(), 3);
         check("--log-format json", "log_format = 'text'", |it| it.log_format, LogFormat::Json);
+        check("--tls-handshake-timeout-seconds 4", "", |it| it.timeouts.tls_handshake.as_secs(), 4);
+        let tls = Some(TlsFiles { cert: "c".into(), key: "k".into() });
+        check("--tls-cert c", "tls_key = 'k'\ntls_cert = 'd'", |it| it.tls, tls);
         check("", "connections_max = 9", |it| it.callers.connections_max, 9);
         check("", "connections_per_address_max = 8", |it| it.callers.connections_per_address_max, 8);
         check("--loopback-exempt=false", "", |it| it.callers.loopback_exempt, false);
@@ -863,10 +920,10 @@ mod tests {
              `public_url`, `default_client`, `allow_anonymous`, `max_profile_bytes`, `spool_max_bytes`, \
              `retention_days`, `journal_segment_bytes`, `snapshot_journal_bytes`, `erase_within_hours`, \
              `disk_reserve_bytes`, `body_bytes_limit`, `rows_limit`, `concurrent_uploads_max`, `decode_ratio_max`, \
-             `header_read_timeout_seconds`, `body_idle_timeout_seconds`, `body_bytes_per_second_min`, \
-             `idle_connection_timeout_seconds`, `connections_max`, `connections_per_address_max`, `loopback_exempt`, \
-             `header_bytes_max`, `headers_max`, `uri_bytes_max`, `site_calls_per_second`, `batch_calls_per_minute`, \
-             `trusted_proxies`, `log`, `log_format`, `clients`",
+             `header_read_timeout_seconds`, `body_idle_timeout_seconds`, `body_bytes_per_second_min`, `tls_cert`, \
+             `tls_key`, `tls_handshake_timeout_seconds`, `idle_connection_timeout_seconds`, `connections_max`, \
+             `connections_per_address_max`, `loopback_exempt`, `header_bytes_max`, `headers_max`, `uri_bytes_max`, \
+             `site_calls_per_second`, `batch_calls_per_minute`, `trusted_proxies`, `log`, `log_format`, `clients`",
         );
         check(
             "[clients.demo]\nlifetime_days = 3\nconsecutive = 'merge'",
@@ -929,6 +986,10 @@ mod tests {
         check("log = 'a=b=c'", &format!("profiled.toml line 1: \"a=b=c\" is not {filter}"));
         check("log = 1", &format!("profiled.toml line 1: 1 is not {filter}"));
         check(
+            "\ntls_cert = 'c'",
+            "profiled.toml line 2: tls_cert needs tls_key beside it: name both, or neither",
+        );
+        check(
             "trusted_proxies = [\n'10.0.0.0/33']",
             "profiled.toml line 2: \"10.0.0.0/33\" is not an address or a network, such as 127.0.0.1 or 10.0.0.0/8",
         );
@@ -955,6 +1016,11 @@ mod tests {
         assert!(
             anonymous.starts_with("--listen (PROFILED_LISTEN): 192.0.2.1:80 can be reached"),
             "{anonymous}"
+        );
+        let half = resolve("--tls-key k", "").unwrap_err();
+        assert_eq!(
+            half,
+            "--tls-key (PROFILED_TLS_KEY): tls_key needs tls_cert beside it: name both, or neither"
         );
         let default = resolve("--default-client c", "[clients.a]").unwrap_err();
         assert!(default.starts_with("--default-client (PROFILED_DEFAULT_CLIENT): c is not"), "{default}");

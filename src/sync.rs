@@ -13,7 +13,9 @@ pub use shuttle::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
+
+use tokio::sync::Semaphore;
 
 /// Locks, also after a thread died holding the lock: what our locks guard is whole between any two statements.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -33,4 +35,18 @@ pub fn look<T, R>(lock: &RwLock<T>, at: impl FnOnce(&T) -> R) -> R {
 /// Changes what a lock guards.
 pub fn change<T, R>(lock: &RwLock<T>, with: impl FnOnce(&mut T) -> R) -> R {
     with(&mut lock.write().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Gives a semaphore another number of places. Those that are to go and are taken go once they are given back.
+pub fn resize(places: &Arc<Semaphore>, before: usize, now: usize) {
+    places.add_permits(now.saturating_sub(before));
+    let fewer = u32::try_from(before.saturating_sub(now)).unwrap_or(u32::MAX);
+    if fewer > 0 {
+        let places = Arc::clone(places);
+        tokio::spawn(async move {
+            if let Ok(gone) = places.acquire_many_owned(fewer).await {
+                gone.forget();
+            }
+        });
+    }
 }

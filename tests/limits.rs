@@ -33,6 +33,31 @@ fn more_kept_bytes_than_there_may_be_are_refused() {
 }
 
 #[test]
+fn more_exports_at_once_than_there_may_be_are_refused() {
+    let daemon = Daemon::start_configured("[clients.demo]\nv2_creates_profiles = true");
+    let mut file = String::from("batch=thirdPartyId,a\n");
+    let value = "x".repeat(100_000);
+    // More than the system keeps for a client that does not read.
+    (0..300).for_each(|n| file.extend([&n.to_string(), ",", &value, "\n"]));
+    daemon.post_batch("demo", file);
+    let export = request("GET", "/api/v1/export?client=demo&format=ndjson", "a", &[], None);
+    let mut running: Vec<_> = (0..4).map(|_| daemon.connect()).collect();
+    for connection in &mut running {
+        connection.write(&export);
+        assert_eq!(connection.status(), 200);
+    }
+    let refused = daemon.send(&export);
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")), "{}", refused.text());
+    assert_eq!(daemon.metrics().hits("concurrent_exports"), 1);
+    drop(running);
+    wait_for("a place to be free", || {
+        let mut again = daemon.connect();
+        again.write(&export);
+        (again.status() == 200).then_some(())
+    });
+}
+
+#[test]
 fn a_header_that_is_too_large_gets_one_clear_answer() {
     let daemon = Daemon::start_with(&["--uri-bytes-max=1000", "--header-bytes-max=4KiB", "--headers-max=20"]);
     let good = request("GET", "/healthz", "a", &[], None);
@@ -84,11 +109,14 @@ fn more_lines_than_hyper_takes_by_itself_can_be_allowed() {
 
 /// An upload that has begun, and what is missing of it.
 fn begun_upload(daemon: &Daemon, connection: &mut support::Connection) -> Vec<u8> {
-    let before = daemon.spooled().len();
+    // Indexes and outcomes come and go beside them.
+    let files =
+        || daemon.spooled().iter().filter(|file| file.extension().is_some_and(|it| it == "csv")).count();
+    let before = files();
     let upload = request("POST", V2, "a", &[], Some(b"batch=thirdPartyId,a\nx,1\n"));
     let (begun, rest) = upload.split_at(upload.len() - 4);
     connection.write(begun);
-    wait_for("an upload to have begun", || (daemon.spooled().len() > before).then_some(()));
+    wait_for("an upload to have begun", || (files() > before).then_some(()));
     rest.to_vec()
 }
 
@@ -214,7 +242,8 @@ fn a_daemon_of_few_file_handles_keeps_those_it_needs() {
 
 #[test]
 fn a_daemon_whose_file_handles_run_out_goes_on_and_serves_all_when_they_come_back() {
-    let mut daemon = Daemon::start();
+    let mut daemon = Daemon::configured("");
+    daemon.keep_complaints().restart();
     daemon.mbox("demo", "mbox3rdPartyId=x&profile.a=1");
     let mut kept = daemon.connect();
     answers(&mut kept);
@@ -236,6 +265,10 @@ fn a_daemon_whose_file_handles_run_out_goes_on_and_serves_all_when_they_come_bac
     let refused = on_kept("POST", V2, Some(b"batch=thirdPartyId,a\nx,3\n"));
     assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")), "{}", refused.text());
     assert!(refused.text().contains("no more files"), "{}", refused.text());
+    // The store is synced all the same; once, it was opened for that, and a failure to do so ended the daemon.
+    wait_for("a checkpoint that cannot be written", || {
+        daemon.complaints().contains("a checkpoint could not be taken").then_some(())
+    });
 
     daemon.limit_handles(before);
     assert_eq!(later.read().status, 200);
@@ -310,4 +343,71 @@ fn site_calls_of_this_machine_are_spared_the_limit_per_address() {
     for _ in 0..20 {
         daemon.mbox("demo", "mboxPC=1");
     }
+}
+
+/// `SIGHUP` reads the settings again: limits and clients are then as they say, for new connections and calls; what can't
+/// be read, and what only a start can change, stays.
+#[test]
+fn limits_follow_the_settings_at_a_hangup() {
+    let mut daemon = Daemon::configured("rows_limit = 1\n[clients.demo]\n");
+    daemon.keep_complaints().set_variable("PROFILED_LOG", "info").restart();
+    let two = "batch=pcId,a\n1,2\n3,4\n";
+    let status = |client: &str| daemon.try_batch(&format!("/m2/{client}/v2/profile/batchUpdate"), two).status;
+    assert_eq!((status("demo"), status("other")), (413, 404));
+    daemon.configure(
+        "rows_limit = 2\nlisten = '127.0.0.1:1'\ndata = 'elsewhere'\n[clients.demo]\n[clients.other]\n",
+    );
+    daemon.hang_up();
+    wait_for("the new limit", || (status("demo") == 200).then_some(()));
+    assert_eq!(status("other"), 200);
+
+    daemon.configure(
+        "rows_limit = 1\nheaders_max = 20\nuri_bytes_max = 300\n[clients.demo]\nbatch_calls_per_minute = 1\n",
+    );
+    daemon.hang_up();
+    wait_for("the new limit", || (status("other") == 404).then_some(()));
+    let long = format!("/healthz?{}", "x".repeat(300));
+    assert_eq!(daemon.get(&long).status, 414);
+    // The first call counts.
+    assert_eq!((status("demo"), status("demo")), (413, 503));
+
+    daemon.configure("rows_limit = none\n");
+    daemon.hang_up();
+    wait_for("the complaint", || {
+        daemon.complaints().contains("the settings stay as they were").then_some(())
+    });
+    assert!(daemon.complaints().contains("profiled.toml line 1"), "{}", daemon.complaints());
+    assert_eq!((status("other"), daemon.get(&long).status), (404, 414));
+}
+
+/// Fewer uploads at once hold from the moment on that those under way have ended.
+#[test]
+fn fewer_uploads_at_once_let_those_under_way_finish() {
+    let daemon = Daemon::start_configured("concurrent_uploads_max = 2\n");
+    let upload = request("POST", V2, "a", &[], Some(b"batch=pcId,a\n1,2\n"));
+    let (begun, rest) = upload.split_at(upload.len() - 4);
+    let begin = || {
+        let mut connection = daemon.connect();
+        connection.write(begun);
+        connection
+    };
+    let (mut one, mut two) = (begin(), begin());
+    let uploads = |number: f64| {
+        wait_for("the uploads", || (daemon.metrics().value("profiled_uploads") == number).then_some(()));
+    };
+    uploads(2.0);
+    let status = || daemon.send(&upload).status;
+    assert_eq!(status(), 503);
+    daemon.configure("concurrent_uploads_max = 1\nuri_bytes_max = 300\n");
+    daemon.hang_up();
+    let long = format!("/healthz?{}", "x".repeat(300));
+    wait_for("the settings", || (daemon.get(&long).status == 414).then_some(()));
+    one.write(rest);
+    assert_eq!((one.read().status, status()), (200, 503));
+    two.write(rest);
+    assert_eq!(two.read().status, 200);
+    wait_for("the last place", || (status() == 200).then_some(()));
+    let _third = begin();
+    uploads(1.0);
+    assert_eq!(status(), 503);
 }

@@ -558,6 +558,11 @@ impl App {
         self.0.batches.of(client).into_iter().map(BatchStatus::from).collect()
     }
 
+    /// The folder that keeps everything.
+    pub fn data_folder(&self) -> &Path {
+        &self.0.data_folder
+    }
+
     /// What time it is.
     pub fn now(&self) -> Millis {
         self.0.clock.now()
@@ -586,18 +591,7 @@ impl App {
         let mut current = inner.config.write().unwrap_or_else(PoisonError::into_inner);
         let next = current.following(config);
         let (before, now) = (current.limits.concurrent_uploads_max, next.limits.concurrent_uploads_max);
-        inner.uploads.add_permits(now.saturating_sub(before));
-        // Uploads under way are let finish, and leave their places then.
-        let places = Arc::clone(&inner.uploads);
-        if let Ok(fewer) = u32::try_from(before.saturating_sub(now))
-            && fewer > 0
-        {
-            tokio::spawn(async move {
-                if let Ok(taken) = places.acquire_many_owned(fewer).await {
-                    taken.forget();
-                }
-            });
-        }
+        sync::resize(&inner.uploads, before, now);
         inner.spool.set_limit(next.limits.spool_bytes_max);
         inner.room.set_reserve(next.upkeep.disk_reserve_bytes);
         *current = Arc::new(next);

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
@@ -11,6 +12,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Uri};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -18,6 +20,9 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, ReadBuf};
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 
 use super::CliError;
 
@@ -29,7 +34,7 @@ type Sent = UnsyncBoxBody<Bytes, io::Error>;
 
 /// A daemon, seen from outside.
 pub(super) struct Client {
-    http: legacy::Client<HttpConnector, Sent>,
+    http: legacy::Client<HttpsConnector<HttpConnector>, Sent>,
     url: String,
     /// What it lets in by.
     authorization: Option<HeaderValue>,
@@ -42,17 +47,20 @@ pub(super) struct Answer {
 }
 
 impl Client {
-    /// The daemon at a URL such as `http://127.0.0.1:8750`, and the token to be let in by.
-    pub(super) fn new(url: &str, token: Option<&str>) -> Result<Self, CliError> {
+    /// The daemon at a URL such as `http://127.0.0.1:8750`; `token` is what it lets in by, and for one on https the
+    /// certificates in `ca` vouch, or the system's.
+    pub(super) fn new(url: &str, token: Option<&str>, ca: Option<&Path>) -> Result<Self, CliError> {
         let url = url.trim_end_matches('/');
-        let right = url.parse::<Uri>().is_ok_and(|uri| {
-            uri.scheme_str() == Some("http") && uri.host().is_some_and(|host| !host.is_empty())
-        });
-        if !right {
-            return Err(CliError::Usage(format!(
-                "{url:?} is not a URL of a daemon: such as http://127.0.0.1:8750"
-            )));
-        }
+        let uri = url.parse::<Uri>().ok().filter(|uri| uri.host().is_some_and(|host| !host.is_empty()));
+        let roots = match uri.as_ref().and_then(Uri::scheme_str) {
+            Some("https") => roots(ca)?,
+            Some("http") => RootCertStore::empty(),
+            _ => {
+                return Err(CliError::Usage(format!(
+                    "{url:?} is not a URL of a daemon: such as http://127.0.0.1:8750"
+                )));
+            }
+        };
         let authorization = token.map(|token| HeaderValue::try_from(format!("Bearer {}", token.trim())));
         let mut authorization = authorization.transpose().map_err(|_| {
             CliError::Usage(
@@ -62,7 +70,14 @@ impl Client {
         if let Some(authorization) = &mut authorization {
             authorization.set_sensitive(true);
         }
-        let http = legacy::Client::builder(TokioExecutor::new()).build_http();
+        let tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|e| CliError::Failed(format!("TLS cannot be spoken: {e}")))?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let connector =
+            HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
+        let http = legacy::Client::builder(TokioExecutor::new()).build(connector);
         Ok(Self { http, url: url.to_owned(), authorization })
     }
 
@@ -159,11 +174,24 @@ impl Client {
     }
 
     fn failed(&self, error: &legacy::Error) -> CliError {
-        let mut deepest: &dyn std::error::Error = error;
+        let mut deepest: &(dyn std::error::Error + 'static) = error;
         while let Some(source) = deepest.source() {
             deepest = source;
         }
         let url = &self.url;
+        if let Some(error) = tls_error(deepest) {
+            return CliError::Failed(match error {
+                rustls::Error::InvalidCertificate(why) => {
+                    format!(
+                        "{url} is not to be trusted ({why}): name the certificate that vouches for it with --ca"
+                    )
+                }
+                rustls::Error::InvalidMessage(_) => {
+                    format!("{url} does not speak TLS: is it http:// instead?")
+                }
+                error => format!("{url} cannot be spoken to securely: {error}"),
+            });
+        }
         CliError::Failed(if error.is_connect() {
             format!(
                 "nothing answers at {url} ({deepest}): start `profiled serve`, or name the daemon with --url"
@@ -203,6 +231,38 @@ impl Answer {
         let (text, _) = rest.split_once(&format!("</{name}>"))?;
         Some(quick_xml::escape::unescape(text).ok()?.into_owned())
     }
+}
+
+/// The certificates that may vouch for a daemon: those in a file, or else the system's.
+fn roots(ca: Option<&Path>) -> Result<RootCertStore, CliError> {
+    let mut roots = RootCertStore::empty();
+    let Some(path) = ca else {
+        let found = rustls_native_certs::load_native_certs();
+        if roots.add_parsable_certificates(found.certs).0 == 0 {
+            let told =
+                "the system names no certificates that could vouch for a daemon on https: name one with --ca";
+            return Err(CliError::Failed(told.into()));
+        }
+        return Ok(roots);
+    };
+    let wrong = |what: String| CliError::Usage(format!("--ca (PROFILED_CA): {}: {what}", path.display()));
+    let bytes = std::fs::read(path).map_err(|e| wrong(format!("cannot be read: {e}")))?;
+    for certificate in CertificateDer::pem_slice_iter(&bytes) {
+        let certificate = certificate.map_err(|e| wrong(format!("it is not PEM: {e}")))?;
+        roots.add(certificate).map_err(|e| wrong(format!("a certificate in it cannot be used: {e}")))?;
+    }
+    if roots.is_empty() {
+        return Err(wrong("there is no certificate in it: it must be PEM".into()));
+    }
+    Ok(roots)
+}
+
+/// The TLS error that an error is. One of input or output holds it inside, and not as its source.
+fn tls_error<'a>(mut error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    while let Some(inside) = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        error = inside;
+    }
+    error.downcast_ref()
 }
 
 /// A piece of text as a part of a path or a query.

@@ -62,7 +62,7 @@ pub(super) fn run(command: &Demo) -> Result<(), CliError> {
 async fn walk(folder: &Folder, address: &str) -> Result<Daemon, CliError> {
     let daemon = Daemon::start(folder, address)?;
     say(format_args!("A fresh daemon serves {} from {}.", daemon.url, folder.0.display()));
-    let client = Arc::new(Client::new(&daemon.url, None)?);
+    let client = Arc::new(Client::new(&daemon.url, None, None)?);
     let visits = visits()?;
     let first_visit = visits.iter().find(|visit| visit.third_party_id.as_deref() == Some(VISITOR));
     let pc_id = first_visit.map(|visit| visit.pc_id.clone()).unwrap_or_default();
@@ -97,7 +97,7 @@ async fn walk(folder: &Folder, address: &str) -> Result<Daemon, CliError> {
     let begun = Instant::now();
     let daemon = Daemon::start(folder, &address)?;
     let took = begun.elapsed();
-    let client = Client::new(&daemon.url, None)?;
+    let client = Client::new(&daemon.url, None, None)?;
     unchanged(&before, &look_up(&client).await?)?;
     step(5, &format!("kill -9. Started again it serves after {took:.1?}, and {VISITOR} reads as before."));
 

@@ -16,7 +16,7 @@ mod upkeep;
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -112,6 +112,9 @@ struct Remote {
     /// The token to be let in by, where the daemon asks for one
     #[arg(long, env = "PROFILED_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     token: Option<String>,
+    /// Certificates, in PEM, of which one must vouch for a daemon on https; else the system's do
+    #[arg(long, env = "PROFILED_CA", value_name = "FILE")]
+    ca: Option<PathBuf>,
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
@@ -120,7 +123,7 @@ struct Remote {
 impl Remote {
     /// The daemon, seen from outside.
     fn client(&self) -> Result<client::Client, CliError> {
-        client::Client::new(&self.url, self.token.as_deref())
+        client::Client::new(&self.url, self.token.as_deref(), self.ca.as_deref())
     }
 }
 

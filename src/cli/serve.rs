@@ -1,6 +1,6 @@
 //! `profiled serve`: the daemon.
 
-use std::path::PathBuf;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,8 @@ use tokio::time::timeout;
 use super::stop::Stops;
 use super::{CliError, say};
 use crate::app::{App, Opening};
-use crate::config::{Config, ServeOptions};
+use crate::config::{Config, ConfigError, ServeOptions};
+use crate::http::tls::Tls;
 use crate::http::{Front, server};
 use crate::model::seq::SystemClock;
 use crate::telemetry;
@@ -34,25 +35,48 @@ pub(super) struct Serve {
     options: ServeOptions,
 }
 
+/// What a daemon is asked to be, as often as it is read.
+#[derive(Clone)]
+struct Asked {
+    options: ServeOptions,
+    /// How many files may be open.
+    handles: Option<u64>,
+}
+
+impl Asked {
+    /// The settings as they are now.
+    fn config(&self) -> Result<Config, ConfigError> {
+        let mut config = Config::resolve(self.options.clone())?;
+        keep_file_handles(&mut config, self.handles);
+        Ok(config)
+    }
+}
+
 /// Runs the daemon until it is told to stop, or fails.
 pub(super) fn run(command: Serve) -> Result<(), CliError> {
-    let mut config = Config::resolve(command.options).map_err(|e| CliError::Usage(e.to_string()))?;
+    let options = command.options;
+    let mut config = Config::resolve(options.clone()).map_err(|e| CliError::Usage(e.to_string()))?;
     let tokens = Tokens::read(&config.data_folder).map_err(|e| CliError::Failed(e.to_string()))?;
     config.check_reach(tokens.are_asked_for()).map_err(|e| CliError::Usage(e.to_string()))?;
     telemetry::install(&config.log, config.log_format).map_err(|e| CliError::Failed(e.to_string()))?;
     if !tokens.are_asked_for() && config.allow_anonymous {
         tracing::warn!(listen = %config.listen, "there are no tokens: whoever reaches this address may read and write everything");
     }
-    keep_file_handles(&mut config, allow_all_file_handles());
+    let asked = Asked { options, handles: allow_all_file_handles() };
+    keep_file_handles(&mut config, asked.handles);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|e| CliError::Failed(format!("no threads can be had: {e}")))?;
-    let done = runtime.block_on(serve(config, tokens));
+    let done = runtime.block_on(serve(config, tokens, asked));
     // What still runs then is either done for or took too long.
     runtime.shutdown_background();
     done
 }
 
-async fn serve(config: Config, tokens: Tokens) -> Result<(), CliError> {
+async fn serve(config: Config, tokens: Tokens, asked: Asked) -> Result<(), CliError> {
+    let tls = tls(&config)?;
+    // From here on: one that comes while the folder is opened must not end the process.
+    let mut hangups = signal(SignalKind::hangup())
+        .map_err(|e| CliError::Failed(format!("signals cannot be received: {e}")))?;
     let listener = TcpListener::bind(config.listen).await.map_err(|e| {
         CliError::Failed(format!(
             "{} cannot be listened on: {e}; choose another with --listen",
@@ -62,25 +86,24 @@ async fn serve(config: Config, tokens: Tokens) -> Result<(), CliError> {
     let address = listener.local_addr().map_err(|e| CliError::Failed(e.to_string()))?;
     let front_config = config.clone();
     let opening = Opening::default();
-    // From here on: a SIGHUP that comes while the folder is opened must not end the process.
-    let hang_ups = signal(SignalKind::hangup())
-        .map_err(|e| CliError::Failed(format!("signals cannot be received: {e}")))?;
     let watched = opening.clone();
     let opened =
         tokio::task::spawn_blocking(move || App::open_watched(config, Arc::new(SystemClock), &watched));
     let opened = tokio::select! {
         opened = opened => opened.map_err(|e| CliError::Failed(e.to_string()))?,
-        never = server::serve_opening(&listener, &opening) => match never {},
+        never = server::serve_opening(&listener, &opening, tls.as_ref()) => match never {},
     };
     let app = opened.map_err(|e| CliError::Failed(e.to_string()))?;
     // Until here a signal ends the process at once, however long the recovery takes: that is always safe.
     let mut stops = Stops::new()?;
-    say(format_args!("listening on http://{address}"));
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    say(format_args!("listening on {scheme}://{address}"));
 
-    let front = Front::new(app.clone(), &front_config, tokens);
-    tokio::spawn(follow(hang_ups, front.clone(), front_config.data_folder));
+    let front = Front::new(app.clone(), &front_config, tokens, tls);
+    let reloaded = front.clone();
     let stopped = tokio::select! {
         why = app.failed() => Err(CliError::Failed(why)),
+        never = reload_at(&mut hangups, &reloaded, &asked) => match never {},
         () = server::serve(listener, front, stop(&mut stops)) => Ok(()),
     };
     stopped?;
@@ -95,18 +118,42 @@ async fn serve(config: Config, tokens: Tokens) -> Result<(), CliError> {
     }
 }
 
-/// Reads the tokens again at each SIGHUP. What can't be read changes nothing.
-async fn follow(mut hang_ups: Signal, front: Front, folder: PathBuf) {
-    while hang_ups.recv().await.is_some() {
-        let folder = folder.clone();
-        match tokio::task::spawn_blocking(move || Tokens::read(&folder)).await {
-            Ok(Ok(tokens)) => {
-                tracing::info!(tokens = tokens.all().len(), "the tokens were read again");
-                front.set_tokens(tokens);
-            }
-            Ok(Err(error)) => tracing::error!(%error, "the tokens stay as they were"),
-            Err(error) => tracing::error!(%error, "the tokens stay as they were"),
+/// The certificate that the settings name, read and checked before anything is bound.
+fn tls(config: &Config) -> Result<Option<Arc<Tls>>, CliError> {
+    let tls = config.tls.clone().map(Tls::load).transpose();
+    Ok(tls.map_err(|e| CliError::Usage(e.to_string()))?.map(Arc::new))
+}
+
+/// Reads again, at each `SIGHUP`, what may change while the daemon runs.
+async fn reload_at(hangups: &mut Signal, front: &Front, asked: &Asked) -> Infallible {
+    loop {
+        if hangups.recv().await.is_none() {
+            return std::future::pending().await;
         }
+        let (front, asked) = (front.clone(), asked.clone());
+        if let Err(error) = tokio::task::spawn_blocking(move || reload(&front, &asked)).await {
+            tracing::error!(%error, "reading the settings again did not go to its end");
+        }
+    }
+}
+
+/// Reads again what may change while the daemon runs; what is not right changes nothing.
+fn reload(front: &Front, asked: &Asked) {
+    match front.reload_tls() {
+        Ok(true) => tracing::info!("the certificate was read again: new connections get it"),
+        Ok(false) => {}
+        Err(error) => tracing::error!(%error, "the certificate stays the old one"),
+    }
+    match front.reload_tokens() {
+        Ok(tokens) => tracing::info!(tokens, "the tokens were read again"),
+        Err(error) => tracing::error!(%error, "the tokens stay as they were"),
+    }
+    match asked.config() {
+        Ok(config) => {
+            front.reconfigure(&config);
+            tracing::info!("the settings were read again: limits and clients are as they say now");
+        }
+        Err(error) => tracing::error!(%error, "the settings stay as they were"),
     }
 }
 

@@ -257,7 +257,7 @@ impl Setting for SocketAddr {
 
 impl Setting for Proxies {
     fn read(written: Written<'_>) -> Result<Self, String> {
-        let text = written.text().ok_or_else(Self::expected)?;
+        let text = written.text().ok_or_else(Self::expected)?.trim();
         let one = || text.parse::<IpAddr>().map(|address| IpNet::from(address.to_canonical()));
         let network = text.parse::<IpNet>().map_err(|_| Self::expected());
         one().or(network).map(|network| Self(network.trunc()))

@@ -652,6 +652,19 @@ mod tests {
         offends(&format!("X: {}\nY: z\r\n", "x".repeat(100)), Offence::BareLineFeed);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_nobody_reads_is_not_waited_for() {
+        use tokio::io::AsyncWriteExt;
+        let (socket, _client) = tokio::io::duplex(100);
+        let metrics = Arc::new(Metrics::default());
+        let mut watched = Watched::new(socket, Duration::from_secs(1), LARGE, Arc::clone(&metrics));
+        let begun = Instant::now();
+        let error = watched.write_all(&[b'x'; 101]).await.unwrap_err();
+        assert_eq!((error.kind(), begun.elapsed()), (io::ErrorKind::TimedOut, WRITE_IDLE_MAX));
+        let counted = metrics.render(|_| true).unwrap();
+        assert!(counted.contains("profiled_limits_hit_total{limit=\"answer_unread\"} 1\n"), "{counted}");
+    }
+
     #[test]
     fn a_header_that_is_too_large_is_cut_where_it_passes_the_limit_and_ended() {
         let limits = HeadLimits { bytes_max: 40, lines_max: 3, uri_bytes_max: 10 };

@@ -32,7 +32,10 @@ pub(super) enum HttpError {
         after: Duration,
     },
     /// The client calls too often, and when the next call may come.
-    #[error("client {client} may make {calls} batch calls a minute: put more rows into one, or wait {} s", whole_seconds(.after))]
+    #[error(
+        "client {client} may make {calls} batch calls a minute: put more rows into one, or wait {} s",
+        whole_seconds(.after)
+    )]
     ClientTooOften {
         /// Which.
         client: ClientCode,

@@ -19,6 +19,7 @@ mod response;
 mod router;
 mod script;
 pub mod server;
+pub mod tls;
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -29,51 +30,83 @@ use self::caller::Caller;
 use self::error::HttpError;
 use self::places::Network;
 use self::rate::{Rate, Rates};
+use self::tls::{Tls, TlsError};
 use crate::app::App;
 use crate::config::{Callers, Config, HeadLimits, Timeouts};
 use crate::model::id::ClientCode;
-use crate::tokens::Tokens;
+use crate::tokens::{Tokens, TokensError};
 
 /// What every handler needs: the daemon behind it and the limits in front of it.
 #[derive(Clone)]
 pub struct Front {
     app: App,
     tokens: Arc<RwLock<Arc<Tokens>>>,
-    timeouts: Timeouts,
-    heads: HeadLimits,
-    callers: Callers,
+    limits: Arc<RwLock<Arc<Limits>>>,
+    tls: Option<Arc<Tls>>,
     site_calls: Arc<Rates<Network>>,
     batch_calls: Arc<Rates<ClientCode>>,
 }
 
+/// How much is taken of whom, and how long is waited.
+struct Limits {
+    timeouts: Timeouts,
+    heads: HeadLimits,
+    callers: Callers,
+}
+
+impl Limits {
+    fn of(config: &Config) -> Self {
+        Self { timeouts: config.timeouts, heads: config.heads, callers: config.callers.clone() }
+    }
+}
+
 impl Front {
-    /// The front doors of `app`, as `config` sets them, open to who has one of the tokens.
-    pub fn new(app: App, config: &Config, tokens: Tokens) -> Self {
+    /// The front doors of `app`, as `config` sets them, open to who has one of the tokens; secure ones if there is a
+    /// certificate.
+    pub fn new(app: App, config: &Config, tokens: Tokens, tls: Option<Arc<Tls>>) -> Self {
         Self {
             app,
             tokens: Arc::new(RwLock::new(Arc::new(tokens))),
-            timeouts: config.timeouts,
-            heads: config.heads,
-            callers: config.callers.clone(),
+            limits: Arc::new(RwLock::new(Arc::new(Limits::of(config)))),
+            tls,
             site_calls: Arc::default(),
             batch_calls: Arc::default(),
         }
     }
 
-    /// From now on these are the tokens.
-    pub fn set_tokens(&self, tokens: Tokens) {
+    /// Reads the tokens again; blocks. Gives how many there are; if they can't be read, the old ones stay.
+    pub fn reload_tokens(&self) -> Result<usize, TokensError> {
+        let tokens = Tokens::read(self.app.data_folder())?;
+        let count = tokens.all().len();
         *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(tokens);
+        Ok(count)
+    }
+
+    /// Goes on with other settings, as far as they may change while the daemon runs. What is under way ends as it began.
+    pub fn reconfigure(&self, config: &Config) {
+        self.app.reconfigure(config);
+        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Limits::of(config));
+    }
+
+    fn limits(&self) -> Arc<Limits> {
+        Arc::clone(&self.limits.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn tokens(&self) -> Arc<Tokens> {
         Arc::clone(&self.tokens.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Reads the certificate again, if there is one, and says so; blocks. If it is not right, the old one stays.
+    pub fn reload_tls(&self) -> Result<bool, TlsError> {
+        self.tls.as_ref().map_or(Ok(false), |tls| tls.reload().map(|()| true))
+    }
+
     /// Counts a site call, and refuses one too many of its address.
     fn count_site_call(&self, caller: &Caller) -> Result<(), HttpError> {
         // What a proxy says is no proof of being on this machine.
-        let spared = !caller.forwarded && self.callers.spares(caller.address);
-        let Some(calls) = self.callers.site_calls_per_second.filter(|_| !spared) else { return Ok(()) };
+        let limits = self.limits();
+        let spared = !caller.forwarded && limits.callers.spares(caller.address);
+        let Some(calls) = limits.callers.site_calls_per_second.filter(|_| !spared) else { return Ok(()) };
         let rate = Rate { calls, per: Duration::from_secs(1) };
         let taken = self.site_calls.take(Network::of(caller.address), rate, Instant::now());
         taken.map_err(|after| HttpError::AddressTooOften { calls, after })

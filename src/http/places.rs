@@ -1,8 +1,8 @@
 //! The places that connections take: so many in all, and so many for one address.
 //!
-//! Promises: when all are taken, those connections that have waited longest for their next request make room, so that idle
-//! ones keep nobody out, nor do those who never finish a header; only if none is idle do new ones wait, in the system's queue, where they cost nothing. (A refusal
-//! would have to be accepted first: it would take the place and the file handle that are lacking.)
+//! Promises: when all are taken, those connections that have waited longest for their next request make room, so that
+//! idle ones keep nobody out, nor do those who never finish a header. Only if none is idle do new ones wait, all but one
+//! in the system's queue, where they cost nothing: to refuse each would take the handles and the time that are lacking.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::config::Callers;
+use crate::sync::resize;
 
 /// One in so many places is made free at once, and at most so many: closing takes a moment.
 const ROOM: (usize, usize) = (64, 64);
@@ -20,13 +21,12 @@ const ROOM: (usize, usize) = (64, 64);
 #[derive(Debug)]
 pub(super) struct Places {
     free: Arc<Semaphore>,
-    room: usize,
-    callers: Callers,
     taken: Mutex<Taken>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Taken {
+    callers: Callers,
     by_network: HashMap<Network, usize>,
     /// Those who wait for their next request, in the order in which they began to.
     idle: BTreeMap<u64, Arc<Notify>>,
@@ -62,10 +62,21 @@ impl Places {
     pub(super) fn new(callers: &Callers) -> Self {
         Self {
             free: Arc::new(Semaphore::new(callers.connections_max)),
-            room: (callers.connections_max / ROOM.0).clamp(1, ROOM.1),
-            callers: callers.clone(),
-            taken: Mutex::default(),
+            taken: Mutex::new(Taken {
+                callers: callers.clone(),
+                by_network: HashMap::new(),
+                idle: BTreeMap::new(),
+                waits: 0,
+                wanted: false,
+            }),
         }
+    }
+
+    /// From now on there are so many as `callers` says; who has one keeps it.
+    pub(super) fn follow(&self, callers: &Callers) {
+        let mut taken = self.taken();
+        resize(&self.free, taken.callers.connections_max, callers.connections_max);
+        taken.callers = callers.clone();
     }
 
     /// A free place, if there is one.
@@ -87,18 +98,19 @@ impl Places {
 
     /// Gives a place to a connection from an address; an error is how many that address may have, and has.
     pub(super) fn take(self: &Arc<Self>, free: FreePlace, address: IpAddr) -> Result<Place, usize> {
+        let mut taken = self.taken();
         // A proxy's connections are those of many.
-        let alone = !self.callers.spares(address) && !self.callers.trusts(address);
+        let alone = !taken.callers.spares(address) && !taken.callers.trusts(address);
         let network = alone.then(|| Network::of(address));
         if let Some(network) = network {
-            let mut taken = self.taken();
+            let max = taken.callers.connections_per_address_max;
             let count = taken.by_network.entry(network).or_default();
-            let max = self.callers.connections_per_address_max;
             if *count >= max {
                 return Err(max);
             }
             *count += 1;
         }
+        drop(taken);
         Ok(Place {
             places: Arc::clone(self),
             network,
@@ -112,7 +124,7 @@ impl Places {
     fn make_room(&self) {
         let mut taken = self.taken();
         taken.wanted = taken.idle.is_empty();
-        for _ in 0..self.room {
+        for _ in 0..(taken.callers.connections_max / ROOM.0).clamp(1, ROOM.1) {
             let Some((_, leave)) = taken.idle.pop_first() else { break };
             leave.notify_one();
         }

@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,12 +17,12 @@ use hyper::header::{CONNECTION, HeaderName, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::Front;
 use super::caller::Caller;
 use super::connection::Watched;
 use super::cors;
@@ -30,6 +31,8 @@ use super::places::{FreePlace, Place, Places};
 use super::request::Request;
 use super::response::{Answer, Door, refusal};
 use super::router::{Endpoint, answer_while_opening, door_of_unknown};
+use super::tls::{Tls, Unsecured};
+use super::{Front, Limits};
 use crate::app::Opening;
 use crate::telemetry::Seldom;
 use crate::telemetry::metrics::Limit;
@@ -67,9 +70,11 @@ type Stopping = watch::Receiver<Option<Instant>>;
 /// Serves on `listener` until `shutdown` completes, then lets requests that have begun finish.
 pub async fn serve(listener: TcpListener, front: Front, shutdown: impl Future<Output = ()>) {
     let (stop, stopping) = watch::channel(None);
+    let limits = front.limits();
     let mut door = Entrance {
         listener,
-        places: Arc::new(Places::new(&front.callers)),
+        places: Arc::new(Places::new(&limits.callers)),
+        limits,
         refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
         pause: ACCEPT_PAUSE.0,
         waits: Seldom::every(TOLD_EVERY),
@@ -102,6 +107,8 @@ pub async fn serve(listener: TcpListener, front: Front, shutdown: impl Future<Ou
 struct Entrance {
     listener: TcpListener,
     places: Arc<Places>,
+    /// What the places are by.
+    limits: Arc<Limits>,
     refusals: Arc<Semaphore>,
     /// How long to wait after the next accept that fails.
     pause: Duration,
@@ -131,10 +138,15 @@ impl Entrance {
                 }
             };
             self.pause = ACCEPT_PAUSE.0;
+            self.follow_limits();
             // Only now, so that nobody has to leave for someone who does not come.
             let free = self.free_place().await;
             match self.places.take(free, peer.ip()) {
-                Ok(place) => return (socket, Visit::Welcome(place)),
+                Ok(place) => {
+                    // Here, so that it is in the order in which they came.
+                    place.idle();
+                    return (socket, Visit::Welcome(place));
+                }
                 Err(max) => {
                     self.front.app.metrics().hit(Limit::ConnectionsPerAddress);
                     tracing::debug!(%peer, max, "an address has too many connections");
@@ -146,13 +158,21 @@ impl Entrance {
         }
     }
 
+    fn follow_limits(&mut self) {
+        let limits = self.front.limits();
+        if !Arc::ptr_eq(&limits, &self.limits) {
+            self.places.follow(&limits.callers);
+            self.limits = limits;
+        }
+    }
+
     async fn free_place(&mut self) -> FreePlace {
         if let Some(free) = self.places.free_now() {
             return free;
         }
         self.front.app.metrics().hit(Limit::Connections);
         if let Some(since) = self.waits.tell() {
-            let max = self.front.callers.connections_max;
+            let max = self.limits.callers.connections_max;
             tracing::warn!(max, since, "all connections are taken: idle ones are closed, new ones may wait");
         }
         self.places.free().await
@@ -169,7 +189,7 @@ impl Entrance {
 }
 
 /// Answers, while the daemon is still opening its data folder, that it does not serve yet and how far it is.
-pub async fn serve_opening(listener: &TcpListener, opening: &Opening) -> Infallible {
+pub async fn serve_opening(listener: &TcpListener, opening: &Opening, tls: Option<&Arc<Tls>>) -> Infallible {
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -180,20 +200,31 @@ pub async fn serve_opening(listener: &TcpListener, opening: &Opening) -> Infalli
             sleep(ACCEPT_PAUSE.0).await;
             continue;
         };
-        let opening = opening.clone();
-        let service = service_fn(move |request: hyper::Request<Incoming>| {
-            let mut answer = answer_while_opening(request.uri().path(), opening.at());
-            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            async { Ok::<_, Infallible>(answer) }
-        });
+        let (opening, tls) = (opening.clone(), tls.cloned());
         connections.spawn(async move {
-            let served = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(OPENING_HEADER_MAX)
-                .serve_connection(TokioIo::new(socket), service);
-            drop(served.await);
+            match tls {
+                None => answer_opening(socket, &opening).await,
+                Some(tls) => {
+                    if let Ok(stream) = tls.secure(socket, OPENING_HEADER_MAX).await {
+                        answer_opening(stream, &opening).await;
+                    }
+                }
+            }
         });
     }
+}
+
+async fn answer_opening<S: AsyncRead + AsyncWrite + Unpin>(stream: S, opening: &Opening) {
+    let service = service_fn(|request: hyper::Request<Incoming>| {
+        let mut answer = answer_while_opening(request.uri().path(), opening.at());
+        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        async { Ok::<_, Infallible>(answer) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(OPENING_HEADER_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    drop(served.await);
 }
 
 /// Whether an error of `accept` concerns only the connection that would have been accepted.
@@ -212,23 +243,58 @@ async fn connection(socket: TcpStream, visit: Visit, front: Arc<Front>, mut stop
     };
     let metrics = Arc::clone(front.app.metrics());
     let _open = metrics.connection();
-    let watched = Watched::new(socket, front.timeouts.header_read, front.heads, Arc::clone(&metrics));
+    let ends = Ends { local, peer: peer.ip(), https: front.tls.is_some() };
+    let Some(tls) = &front.tls else { return converse(socket, ends, &visit, &front, &mut stopping).await };
+    let secured = tokio::select! {
+        secured = tls.secure(socket, front.limits().timeouts.tls_handshake) => secured,
+        () = stopped(&mut stopping) => return,
+        () = visit.asked_to_leave() => return,
+    };
+    match secured {
+        Ok(stream) => converse(stream, ends, &visit, &front, &mut stopping).await,
+        Err(why) => {
+            if matches!(why, Unsecured::Late) {
+                metrics.hit(Limit::TlsHandshake);
+            }
+            tracing::debug!(%why, "a connection ended before it was one");
+        }
+    }
+}
+
+/// Where a connection leads from and to, and how.
+#[derive(Clone, Copy)]
+struct Ends {
+    local: SocketAddr,
+    peer: IpAddr,
+    https: bool,
+}
+
+/// Answers the requests of a connection.
+async fn converse<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
+    stream: S,
+    ends: Ends,
+    visit: &Visit,
+    front: &Arc<Front>,
+    stopping: &mut Stopping,
+) {
+    let metrics = front.app.metrics();
+    // A connection keeps the limits that it began with.
+    let limits = &*front.limits();
+    let watched = Watched::new(stream, limits.timeouts.header_read, limits.heads, Arc::clone(metrics));
     let verdict = watched.verdict();
     let (requests, bodies_end) = (AtomicU64::new(0), stopping.clone());
-    let visit = &visit;
-    visit.idle();
-    let mut served = pin!(protocol(&front).serve_connection(
+    let mut served = pin!(protocol(limits).serve_connection(
         TokioIo::new(watched),
         service_fn(|request: hyper::Request<Incoming>| {
             let number = requests.fetch_add(1, Ordering::Relaxed);
-            let (front, verdict) = (Arc::clone(&front), Arc::clone(&verdict));
-            let bodies_end = bodies_end.clone();
+            let (verdict, bodies_end) = (Arc::clone(&verdict), bodies_end.clone());
             async move {
                 visit.busy();
                 let refused = visit.refused().or_else(|| verdict.on(number).map(HttpError::Offends));
-                let caller = Caller::of(peer.ip(), false, request.headers(), &front.callers);
-                let request = Request::new(request, local, caller, request_id(), front.timeouts, bodies_end);
-                let answer = answer(&front, request, refused).await;
+                let caller = Caller::of(ends.peer, ends.https, request.headers(), &limits.callers);
+                let id = request_id();
+                let request = Request::new(request, ends.local, caller, id, limits.timeouts, bodies_end);
+                let answer = answer(front, request, refused).await;
                 // One that is still being made isn't waited for.
                 if matches!(answer.body(), Either::Left(_)) {
                     visit.idle();
@@ -239,7 +305,7 @@ async fn connection(socket: TcpStream, visit: Visit, front: Arc<Front>, mut stop
     ));
     let ended = tokio::select! {
         ended = served.as_mut() => Some(ended),
-        () = stopped(&mut stopping) => {
+        () = stopped(stopping) => {
             served.as_mut().graceful_shutdown();
             Some(served.await)
         }
@@ -260,17 +326,17 @@ async fn connection(socket: TcpStream, visit: Visit, front: Arc<Front>, mut stop
     }
 }
 
-fn protocol(front: &Front) -> http1::Builder {
+fn protocol(limits: &Limits) -> http1::Builder {
     let mut http = http1::Builder::new();
     // hyper's limit counts from the end of the last request, so it is the one for idle connections; how long a header
     // may take once it has begun is watched below hyper.
     // A client that has said all it will may still wait for its answer.
     http.timer(TokioTimer::new())
         .half_close(true)
-        .header_read_timeout(front.timeouts.idle_connection.max(front.timeouts.header_read))
-        .max_header_size(front.heads.bytes_max + HEADER_END_BYTES);
-    if front.heads.lines_max > HYPER_HEADERS_MAX {
-        http.max_headers(front.heads.lines_max);
+        .header_read_timeout(limits.timeouts.idle_connection.max(limits.timeouts.header_read))
+        .max_header_size(limits.heads.bytes_max + HEADER_END_BYTES);
+    if limits.heads.lines_max > HYPER_HEADERS_MAX {
+        http.max_headers(limits.heads.lines_max);
     }
     http
 }

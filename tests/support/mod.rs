@@ -30,6 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A daemon of its own folder and port, killed and removed at the end.
 pub struct Daemon {
     process: Option<Child>,
+    scheme: &'static str,
     address: SocketAddr,
     folder: TempDir,
     data: PathBuf,
@@ -76,6 +77,7 @@ impl Daemon {
         let data = folder.path().join("data");
         Self {
             process: None,
+            scheme: "http",
             address,
             folder,
             data,
@@ -84,6 +86,11 @@ impl Daemon {
             variables: vec![],
             handles: None,
         }
+    }
+
+    /// From its next start or hang-up on it has these settings.
+    pub fn configure(&self, settings: &str) {
+        std::fs::write(self.folder.path().join("profiled.toml"), settings).unwrap();
     }
 
     /// From the next start on it keeps everything in this folder, which is not removed with it.
@@ -145,11 +152,13 @@ impl Daemon {
         let mut process = self.command(stderr).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let Some(address) = line.trim_end().strip_prefix("listening on http://") else {
+        let url = line.trim_end().strip_prefix("listening on ");
+        let Some((scheme, address)) = url.and_then(|url| url.split_once("://")) else {
             process.kill().unwrap();
             let status = process.wait().unwrap();
             return Err(format!("it does not start ({status}): its first line is {line:?}"));
         };
+        self.scheme = if scheme == "https" { "https" } else { "http" };
         self.address = address.parse().unwrap();
         self.process = Some(process);
         Ok(())
@@ -272,7 +281,7 @@ impl Daemon {
 
     /// Its URL.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("{}://{}", self.scheme, self.address)
     }
 
     /// Its address.
@@ -289,7 +298,7 @@ impl Daemon {
     pub fn connect(&self) -> Connection {
         let stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        Connection { stream: BufReader::new(stream) }
+        Connection::on(stream)
     }
 
     /// A connection to it from another address of this machine.
@@ -302,7 +311,7 @@ impl Daemon {
         });
         stream.set_nonblocking(false).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        Connection { stream: BufReader::new(stream) }
+        Connection::on(stream)
     }
 
     /// Sends bytes as they are on a connection of their own, and reads one answer.
@@ -443,16 +452,11 @@ pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
 }
 
 /// A connection on which anything can be sent.
-pub struct Connection {
-    stream: BufReader<TcpStream>,
+pub struct Connection<S = TcpStream> {
+    stream: BufReader<S>,
 }
 
 impl Connection {
-    /// Sends bytes; all of them must be taken.
-    pub fn write(&mut self, bytes: &[u8]) {
-        self.stream.get_mut().write_all(bytes).unwrap();
-    }
-
     /// Sends bytes, unless the connection is gone.
     pub fn try_write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         self.stream.get_mut().write_all(bytes)
@@ -469,6 +473,23 @@ impl Connection {
     /// Says that nothing more will be sent.
     pub fn end(&mut self) {
         self.stream.get_mut().shutdown(Shutdown::Write).unwrap();
+    }
+}
+
+impl<S: Read + Write> Connection<S> {
+    /// One on this stream.
+    pub fn on(stream: S) -> Self {
+        Self { stream: BufReader::new(stream) }
+    }
+
+    /// What it is on.
+    pub fn stream(&self) -> &S {
+        self.stream.get_ref()
+    }
+
+    /// Sends bytes; all of them must be taken.
+    pub fn write(&mut self, bytes: &[u8]) {
+        self.stream.get_mut().write_all(bytes).unwrap();
     }
 
     /// Reads the first line of an answer: its status.
@@ -523,6 +544,11 @@ impl Connection {
     /// Whether the daemon closes the connection, after nothing more than it has sent already.
     pub fn is_closed(&mut self) -> bool {
         matches!(self.stream.read(&mut [0]), Ok(0))
+    }
+
+    /// Whether the daemon ends a secure connection without a farewell.
+    pub fn is_cut_off(&mut self) -> bool {
+        matches!(self.stream.read(&mut [0]), Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof)
     }
 }
 
