@@ -18,9 +18,12 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use support::Daemon;
 
 const VISITORS: u64 = 20_000;
@@ -45,6 +48,9 @@ fn main() {
     let address: SocketAddr = daemon.address.parse().unwrap();
     make_visitors(address);
 
+    for bomb in [&GZIP_BOMB, &ZSTD_BOMB, &EMPTY_MEMBERS] {
+        LazyLock::force(bomb);
+    }
     println!("| attack | at once | answers | longest | peak memory | others' p50 | p99 | slowest |");
     println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
     let row = |name: &str, attackers: usize, attack: Attack| {
@@ -71,6 +77,15 @@ fn main() {
     });
     row("connections that say nothing", SLOW_CONNECTIONS, |address, _| exchange(address, b"", false));
     row("50 MB and a byte, in chunks", 4, |address, _| exchange(address, &chunks_without_end(), true));
+    row("10 GiB of zeros as gzip", 4, |address, _| exchange(address, &bomb("gzip", &GZIP_BOMB), true));
+    row("10 GiB of zeros as zstd", 4, |address, _| exchange(address, &bomb("zstd", &ZSTD_BOMB), true));
+    row("50 MB of empty gzip members", 4, |address, _| {
+        exchange(address, &bomb("gzip", &EMPTY_MEMBERS), true)
+    });
+    row("tokens that are tried out", 8, |address, _| {
+        let request = "GET /api/v1/batches?client=demo HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer profiled_0_0\r\n\r\n";
+        exchange(address, request.as_bytes(), true)
+    });
     row("10,000 header lines", 8, |address, _| {
         let lines = "X: y\r\n".repeat(10_000);
         exchange(address, format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n").as_bytes(), true)
@@ -192,6 +207,28 @@ fn chunks_without_end() -> Vec<u8> {
         write!(request, "{:x}\r\n{chunk}\r\n", chunk.len()).unwrap();
     }
     request.extend_from_slice(b"0\r\n\r\n");
+    request
+}
+
+static GZIP_BOMB: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let mut member = GzEncoder::new(vec![], Compression::fast());
+    std::io::copy(&mut std::io::repeat(0).take(1 << 30), &mut member).unwrap();
+    member.finish().unwrap().repeat(10)
+});
+static ZSTD_BOMB: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let frame = zstd::encode_all(std::io::repeat(0).take(1 << 30), 3).unwrap();
+    frame.repeat(10)
+});
+static EMPTY_MEMBERS: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let member = GzEncoder::new(vec![], Compression::fast()).finish().unwrap();
+    member.repeat(50_000_000 / member.len())
+});
+
+fn bomb(encoding: &str, bytes: &[u8]) -> Vec<u8> {
+    let mut request =
+        format!("{BATCH}Content-Encoding: {encoding}\r\nContent-Length: {}\r\n\r\n", bytes.len())
+            .into_bytes();
+    request.extend_from_slice(bytes);
     request
 }
 
