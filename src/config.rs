@@ -56,6 +56,7 @@ const HEADER_BYTES_MAX: u64 = 80 * KIB;
 const HEADERS_MAX: u64 = 100;
 const URI_BYTES_MAX: u64 = 32 * KIB;
 const SITE_CALLS_PER_SECOND: u64 = 1_000;
+const FAILED_AUTHORISATIONS_PER_MINUTE: u64 = 60;
 const TLS_HANDSHAKE_TIMEOUT_SECONDS: u64 = 10;
 const JOURNAL_SEGMENT_BYTES: u64 = 64 << 20;
 const SNAPSHOT_JOURNAL_BYTES: u64 = 1 << 30;
@@ -178,6 +179,8 @@ pub struct Callers {
     pub loopback_exempt: bool,
     /// How many site calls a second one address may make; none: as many as it likes.
     pub site_calls_per_second: Option<NonZeroU32>,
+    /// How often one address may fail to be let in.
+    pub failed_authorisations_per_minute: Option<NonZeroU32>,
     /// Whose word is taken for whom they call for.
     pub trusted_proxies: Arc<[IpNet]>,
 }
@@ -301,6 +304,9 @@ pub struct ServeOptions {
     /// Most site calls a second from one address, for IPv6 from its /64; 0: no limit [default: 1000]
     #[arg(long, env = "PROFILED_SITE_CALLS_PER_SECOND", value_name = "CALLS")]
     pub site_calls_per_second: Option<Given<Whole<0, 1_000_000>>>,
+    /// Failed authorisations of one address a minute; 0: any [default: 60]
+    #[arg(long, env = "PROFILED_FAILED_AUTHORISATIONS_PER_MINUTE", value_name = "FAILURES")]
+    pub failed_authorisations_per_minute: Option<Given<Whole<0, 1_000_000>>>,
     /// Most batch calls a minute of one client; 0: no limit [default: 0]
     #[arg(long, env = "PROFILED_BATCH_CALLS_PER_MINUTE", value_name = "CALLS")]
     pub batch_calls_per_minute: Option<Given<Whole<0, 1_000_000>>>,
@@ -521,6 +527,10 @@ impl Config {
                 site_calls_per_second: rate(
                     value(&given.site_calls_per_second).map_or(SITE_CALLS_PER_SECOND, Whole::get),
                 ),
+                failed_authorisations_per_minute: rate(
+                    value(&given.failed_authorisations_per_minute)
+                        .map_or(FAILED_AUTHORISATIONS_PER_MINUTE, Whole::get),
+                ),
                 trusted_proxies: given.trusted_proxies.iter().flatten().map(|it| it.value.0).collect(),
             },
             upkeep: Upkeep {
@@ -628,6 +638,9 @@ impl ServeOptions {
             headers_max: self.headers_max.or(lower.headers_max),
             uri_bytes_max: self.uri_bytes_max.or(lower.uri_bytes_max),
             site_calls_per_second: self.site_calls_per_second.or(lower.site_calls_per_second),
+            failed_authorisations_per_minute: self
+                .failed_authorisations_per_minute
+                .or(lower.failed_authorisations_per_minute),
             batch_calls_per_minute: self.batch_calls_per_minute.or(lower.batch_calls_per_minute),
             trusted_proxies: self.trusted_proxies.or(lower.trusted_proxies),
             log: self.log.or(lower.log),
@@ -821,6 +834,7 @@ mod tests {
             connections_per_address_max: 1024,
             loopback_exempt: true,
             site_calls_per_second: NonZeroU32::new(1000),
+            failed_authorisations_per_minute: NonZeroU32::new(60),
             trusted_proxies: Arc::default(),
         };
         assert_eq!(config.callers, callers);
@@ -887,6 +901,8 @@ mod tests {
         check("", "uri_bytes_max = 300", |it| it.heads.uri_bytes_max, 300);
         check("", "site_calls_per_second = 5", |it| it.callers.site_calls_per_second, NonZeroU32::new(5));
         check("--site-calls-per-second 0", "", |it| it.callers.site_calls_per_second, None);
+        let failures = |it: Config| it.callers.failed_authorisations_per_minute;
+        check("", "failed_authorisations_per_minute = 7", failures, NonZeroU32::new(7));
         let batch_calls =
             |it: Config| ["a", "b"].map(|code| it.client(&client(code)).unwrap().batch_calls_per_minute);
         let rates = |a, b| [NonZeroU32::new(a), NonZeroU32::new(b)];
@@ -923,7 +939,8 @@ mod tests {
              `header_read_timeout_seconds`, `body_idle_timeout_seconds`, `body_bytes_per_second_min`, `tls_cert`, \
              `tls_key`, `tls_handshake_timeout_seconds`, `idle_connection_timeout_seconds`, `connections_max`, \
              `connections_per_address_max`, `loopback_exempt`, `header_bytes_max`, `headers_max`, `uri_bytes_max`, \
-             `site_calls_per_second`, `batch_calls_per_minute`, `trusted_proxies`, `log`, `log_format`, `clients`",
+             `site_calls_per_second`, `failed_authorisations_per_minute`, `batch_calls_per_minute`, \
+             `trusted_proxies`, `log`, `log_format`, `clients`",
         );
         check(
             "[clients.demo]\nlifetime_days = 3\nconsecutive = 'merge'",

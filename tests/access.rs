@@ -345,6 +345,20 @@ fn backups_take_the_tokens_along() {
     }
 }
 
+/// Whoever tries tokens out is told less and less; who has one that counts is let in all the same.
+#[test]
+fn an_address_that_fails_too_often_is_refused_otherwise() {
+    let daemon = Daemon::start_configured("failed_authorisations_per_minute = 3\nloopback_exempt = false\n");
+    let token = daemon.make_token(&["--client", "demo", "--scope", "read"]);
+    daemon.hang_up();
+    let list = |token: Option<&str>| call(&daemon, "GET", "/api/v1/batches?client=demo", token).status;
+    wait_for("the token to be asked for", || (list(None) == 401).then_some(()));
+    let told: Vec<u16> = (0..5).map(|n| list(Some(&format!("profiled_{n}_0")))).collect();
+    assert_eq!(told, [401, 401, 429, 429, 429]);
+    assert_eq!(list(Some(&token)), 200);
+    assert_eq!(daemon.metrics().hits("failed_authorisations"), 3);
+}
+
 /// Whoever may look at the metrics sees of clients only those that its token is for.
 #[test]
 fn metrics_tell_of_a_client_only_whom_it_concerns() {

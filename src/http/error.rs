@@ -31,6 +31,17 @@ pub(super) enum HttpError {
         /// The time until then.
         after: Duration,
     },
+    /// Its address fails to be let in too often, and when it may try again.
+    #[error(
+        "your address may fail to be let in {failures} times a minute: bring a token that counts, or wait {} s",
+        whole_seconds(.after)
+    )]
+    FailedTooOften {
+        /// How often it may.
+        failures: NonZeroU32,
+        /// The time until then.
+        after: Duration,
+    },
     /// The client calls too often, and when the next call may come.
     #[error(
         "client {client} may make {calls} batch calls a minute: put more rows into one, or wait {} s",
@@ -112,7 +123,9 @@ impl HttpError {
             Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::NotFound(_) | Self::NoProfile { .. } => StatusCode::NOT_FOUND,
-            Self::TooManyConnections(_) | Self::AddressTooOften { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooManyConnections(_) | Self::AddressTooOften { .. } | Self::FailedTooOften { .. } => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Silent(_) | Self::Slow { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
@@ -141,9 +154,9 @@ impl HttpError {
     /// After how many seconds it is worth trying again, if it is.
     pub(super) fn retry_after(&self) -> Option<u64> {
         match self {
-            Self::AddressTooOften { after, .. } | Self::ClientTooOften { after, .. } => {
-                Some(whole_seconds(after))
-            }
+            Self::AddressTooOften { after, .. }
+            | Self::FailedTooOften { after, .. }
+            | Self::ClientTooOften { after, .. } => Some(whole_seconds(after)),
             _ => match self.status() {
                 StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Some(1),
                 // Room comes of files that are no longer kept, or of somebody who makes some.
@@ -158,6 +171,7 @@ impl HttpError {
         match self {
             Self::Offends(offence) => offence.limit(),
             Self::AddressTooOften { .. } => Some(Limit::AddressRate),
+            Self::FailedTooOften { .. } => Some(Limit::FailedAuthorisations),
             Self::ClientTooOften { .. } => Some(Limit::ClientRate),
             Self::Silent(_) => Some(Limit::BodyIdleTimeout),
             Self::Slow { .. } => Some(Limit::BodyRate),

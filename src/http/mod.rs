@@ -44,6 +44,7 @@ pub struct Front {
     limits: Arc<RwLock<Arc<Limits>>>,
     tls: Option<Arc<Tls>>,
     site_calls: Arc<Rates<Network>>,
+    failures: Arc<Rates<Network>>,
     batch_calls: Arc<Rates<ClientCode>>,
 }
 
@@ -58,6 +59,11 @@ impl Limits {
     fn of(config: &Config) -> Self {
         Self { timeouts: config.timeouts, heads: config.heads, callers: config.callers.clone() }
     }
+
+    /// Whether a caller's calls are not counted. What a proxy says is no proof of being on this machine.
+    fn spare(&self, caller: &Caller) -> bool {
+        !caller.forwarded && self.callers.spares(caller.address)
+    }
 }
 
 impl Front {
@@ -70,6 +76,7 @@ impl Front {
             limits: Arc::new(RwLock::new(Arc::new(Limits::of(config)))),
             tls,
             site_calls: Arc::default(),
+            failures: Arc::default(),
             batch_calls: Arc::default(),
         }
     }
@@ -103,13 +110,25 @@ impl Front {
 
     /// Counts a site call, and refuses one too many of its address.
     fn count_site_call(&self, caller: &Caller) -> Result<(), HttpError> {
-        // What a proxy says is no proof of being on this machine.
         let limits = self.limits();
-        let spared = !caller.forwarded && limits.callers.spares(caller.address);
-        let Some(calls) = limits.callers.site_calls_per_second.filter(|_| !spared) else { return Ok(()) };
+        let Some(calls) = limits.callers.site_calls_per_second.filter(|_| !limits.spare(caller)) else {
+            return Ok(());
+        };
         let rate = Rate { calls, per: Duration::from_secs(1) };
         let taken = self.site_calls.take(Network::of(caller.address), rate, Instant::now());
         taken.map_err(|after| HttpError::AddressTooOften { calls, after })
+    }
+
+    /// Counts a call that was not let in; says so, or that its address has too many of them.
+    fn count_failure(&self, caller: &Caller, error: HttpError) -> HttpError {
+        let limits = self.limits();
+        let failures = limits.callers.failed_authorisations_per_minute.filter(|_| !limits.spare(caller));
+        let Some(failures) = failures.filter(|_| matches!(error, HttpError::Unauthorized(_))) else {
+            return error;
+        };
+        let rate = Rate { calls: failures, per: Duration::from_secs(60) };
+        let taken = self.failures.take(Network::of(caller.address), rate, Instant::now());
+        taken.map_or_else(|after| HttpError::FailedTooOften { failures, after }, |()| error)
     }
 
     /// Counts a batch call of a client that is served, and refuses one too many.

@@ -204,6 +204,7 @@ mod tests {
             connections_per_address_max,
             loopback_exempt: true,
             site_calls_per_second: None,
+            failed_authorisations_per_minute: None,
             trusted_proxies: ["192.0.2.128/25".parse().unwrap()].into(),
         };
         Arc::new(Places::new(&callers))

@@ -180,7 +180,8 @@ impl<'a> Endpoint<'a> {
         }
         let access = self.access(request.method());
         let (tokens, now) = (front.tokens(), front.app.now());
-        let bearer = auth::admit(&tokens, now, request, access, self.writes(request.method()))?;
+        let bearer = auth::admit(&tokens, now, request, access, self.writes(request.method()))
+            .map_err(|error| front.count_failure(request.caller(), error))?;
         let client = self.client(front, request)?;
         bearer.check(access, client.as_ref())?;
         match (*self, &client) {
