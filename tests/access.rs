@@ -345,6 +345,79 @@ fn backups_take_the_tokens_along() {
     }
 }
 
+/// Clients whose codes and ids run into each other, all doing the same at once.
+#[test]
+fn what_one_client_does_neither_changes_nor_shows_anything_of_another() {
+    const CLIENTS: [&str; 8] = ["a", "ab", "a.b", "a-b", "a-1", "b", "A", "_"];
+    const IDS: [&str; 5] = ["b", "1", "ab", "a-b", "\u{e9}"];
+    let mut daemon = Daemon::configured("");
+    let tokens = CLIENTS.map(|client| daemon.make_token(&["--client", client, "--scope", "admin"]));
+    daemon.restart();
+    let calls = CLIENTS.iter().zip(&tokens);
+    let ask = |method: &str, path: &str, token: &str, body: Option<&str>| {
+        let bearer = format!("Bearer {token}");
+        let headers =
+            [("Authorization", bearer.as_str()), ("Content-Type", "application/x-www-form-urlencoded")];
+        daemon.call(method, path, &headers, body.map(str::as_bytes))
+    };
+    for (client, token) in calls.clone() {
+        let mut file = String::from("batch=thirdPartyId,batch\n");
+        for id in IDS {
+            let encoded = support::encoded(id);
+            let mbox = format!("mbox=m&mboxPC={encoded}&mbox3rdPartyId={encoded}&profile.mbox=of-{client}");
+            assert_eq!(daemon.post_form(&format!("/m2/{client}/mbox/json"), &mbox).status, 200);
+            let update = format!("mbox3rdPartyId={encoded}&profile.single=of-{client}");
+            assert_eq!(
+                ask("POST", &format!("/m2/{client}/profile/update"), token, Some(&update)).status,
+                200
+            );
+            file += &format!("{encoded},of-{client}\n");
+        }
+        let batch =
+            ask("POST", &format!("/m2/{client}/v2/profile/batchUpdate"), token, Some(&file)).batch_id();
+        wait_for("the batch", || {
+            let status = ask("GET", &format!("/api/v1/batches/{batch}"), token, None).json();
+            (status["status"] == "complete").then_some(())
+        });
+    }
+    let seen = |client: &str, token: &str| {
+        let mut all =
+            ask("GET", &format!("/api/v1/export?client={client}&format=ndjson"), token, None).text();
+        all += &ask("GET", &format!("/api/v1/batches?client={client}"), token, None).text();
+        for id in IDS {
+            for by in ["pc", "third-party"] {
+                let path = format!("/api/v1/profiles/{}?by={by}&client={client}", support::encoded(id));
+                all += &ask("GET", &path, token, None).text();
+            }
+        }
+        all
+    };
+    let counted = |token: &str| {
+        let metrics = ask("GET", "/metrics", token, None).text();
+        metrics.lines().filter(|line| line.contains("client=")).collect::<String>()
+    };
+    let before: Vec<String> = calls.clone().map(|(client, token)| seen(client, token)).collect();
+    for (n, (client, all)) in CLIENTS.iter().zip(&before).enumerate() {
+        assert_eq!(all.matches(&format!("\"of-{client}\"")).count(), 3 * IDS.len() * 3, "{client}: {all}");
+        let all = &format!("{all}{}", counted(&tokens[n]));
+        for (_, other) in CLIENTS.iter().enumerate().filter(|(m, _)| *m != n) {
+            for trace in
+                [format!("\"of-{other}\""), format!("client\":\"{other}\""), format!("client=\"{other}\"")]
+            {
+                assert!(!all.contains(&trace), "{client} sees {trace}: {all}");
+            }
+        }
+    }
+    // One of them erases all it has.
+    for id in IDS {
+        let path = format!("/api/v1/profiles/{}?client=a", support::encoded(id));
+        assert_eq!(ask("DELETE", &path, &tokens[0], None).status, 200);
+    }
+    for (n, (client, token)) in calls.enumerate() {
+        assert_eq!(seen(client, token) == before[n], n != 0, "{client}");
+    }
+}
+
 /// Whoever tries tokens out is told less and less; who has one that counts is let in all the same.
 #[test]
 fn an_address_that_fails_too_often_is_refused_otherwise() {

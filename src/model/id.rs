@@ -314,4 +314,22 @@ mod tests {
             assert_eq!(Key::from_bytes(bytes), None, "{bytes:?}");
         }
     }
+
+    proptest::proptest! {
+        /// Whatever a client's code and an id run into each other like, what is one client's is no other's.
+        #[test]
+        fn no_two_triples_share_a_key(
+            clients in ["[ab.-]{1,3}", "[ab.-]{1,3}"],
+            ids in ["[ab.\u{1}\u{2}é名-]{1,4}", "[ab.\u{1}\u{2}é名-]{1,4}"],
+            kinds in [0_usize..3, 0_usize..3],
+        ) {
+            let kind = |n: usize| [IdKind::Pc, IdKind::ThirdParty, IdKind::Ecid][n];
+            let key = |n: usize| Key::new(&ClientCode::new(&clients[n]).unwrap(), kind(kinds[n]), &ids[n]);
+            let same = clients[0] == clients[1] && ids[0] == ids[1] && kinds[0] == kinds[1];
+            assert_eq!(key(0) == key(1), same);
+            assert_eq!(key(0).as_bytes() == key(1).as_bytes(), same);
+            let read = Key::from_bytes(key(0).as_bytes()).unwrap();
+            assert_eq!((read.client(), read.kind(), read.id()), (clients[0].as_str(), kind(kinds[0]), ids[0].as_str()));
+        }
+    }
 }
