@@ -236,6 +236,10 @@ fn a_daemon_of_few_file_handles_keeps_those_it_needs() {
         assert_eq!(connection.read().status, 200);
     }
     assert_eq!(daemon.value("demo", "third-party", "7", "b"), Some(value));
+    drop(uploads);
+    let seen = daemon.metrics();
+    assert!(seen.hits("connections") > 0);
+    assert_eq!(seen.hits("accept_backoff"), 0, "connections left the others' handles alone");
     daemon.terminate();
     assert_eq!(daemon.ended().code(), Some(0));
 }
