@@ -125,11 +125,6 @@ impl Daemon {
         before.current.unwrap()
     }
 
-    /// How many files it has open.
-    pub fn handles(&self) -> u64 {
-        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count() as u64
-    }
-
     /// From the next start on it has this environment variable.
     pub fn set_variable(&mut self, name: &str, value: &str) -> &mut Self {
         self.variables.push((name.to_owned(), value.to_owned()));
