@@ -16,11 +16,7 @@ const READ_BYTES: usize = 1 << 20;
 
 /// Overwrites the rows of a complete batch that are for visitors erased after it; durable when it returns. Rows of a
 /// later life stay.
-pub(super) fn overwrite_rows(
-    path: &Path,
-    accepted: &Accepted,
-    erased: &HashMap<Key, Seq>,
-) -> io::Result<usize> {
+pub fn overwrite_rows(path: &Path, accepted: &Accepted, erased: &HashMap<Key, Seq>) -> io::Result<usize> {
     let gone = |id: &str| {
         let key = Key::new(&accepted.id.client, accepted.header.key_kind(), id);
         erased.get(&key).is_some_and(|at| *at > accepted.id.seq)

@@ -35,19 +35,18 @@ pub fn look_up(
         let canonical = view.canonical(&key)?;
         let value = view.get(&canonical)?;
         let stored = value.as_ref().map(|value| decoded(&canonical, value)).transpose()?;
-        if canonical == key && view.was_link(&key)? {
-            // A link that leads nowhere may be one that a bind moved while we looked.
-            if !view.links_stand(&key)? {
-                continue;
-            }
-            // Once a batch is complete, writes no longer settle its rows: where one ended the link's life meanwhile, its
-            // target's rows would make a visitor here that never was. (What a link does not lead astray is told by
-            // `through`, however many batches are completed under the lookup.)
-            let made_a_visitor = matches!(stored, Some(Stored::Profile(_)));
-            let complete = |batch: &Arc<Pending>| matches!(batch.progress.state(), BatchState::Complete(_));
-            if made_a_visitor && pending.iter().any(complete) {
-                continue;
-            }
+        let dead_link = canonical == key && view.was_link(&key)?;
+        // A link that leads nowhere may be one that a bind moved while we looked.
+        if dead_link && !view.links_stand(&key)? {
+            continue;
+        }
+        // Once a batch is complete, writes no longer settle its rows, and the tombstones that kept them out may go: where
+        // the one ended the link's life meanwhile, or the other went, the rows would make a visitor here that never was.
+        // (What is there is told by `through`, however many batches are completed under the lookup.)
+        let made_a_visitor = matches!(stored, Some(Stored::Profile(_)));
+        let complete = |batch: &Arc<Pending>| matches!(batch.progress.state(), BatchState::Complete(_));
+        if made_a_visitor && (dead_link || view.was_nothing(&canonical)) && pending.iter().any(complete) {
+            continue;
         }
         return Ok(match stored {
             Some(Stored::Profile(profile)) if !profile.expired(now, lifetime_ms) => {
@@ -135,6 +134,61 @@ mod tests {
         fn checkpoint(&self) -> Result<(), StoreError> {
             self.store.checkpoint()
         }
+    }
+
+    /// A store under which, at the first read, all batches are complete and a tombstone is swept.
+    struct Swept<'b> {
+        store: MemoryStore,
+        batches: &'b Batches,
+        key: Key,
+    }
+
+    impl ProfileStore for Swept<'_> {
+        fn get(&self, keys: &[Key]) -> Result<Vec<Option<StoredBytes>>, StoreError> {
+            for batch in self.batches.pending(&client()).iter() {
+                self.batches.complete(&batch.accepted.id, Counts::default(), Millis(0));
+            }
+            let tombstone = self.store.get(std::slice::from_ref(&self.key))?.pop().flatten();
+            self.store.put_if(&self.key, tombstone.as_ref(), None)?;
+            self.store.get(keys)
+        }
+
+        fn fold(&self, rules: &BatchRules, rows: &[VisitorRows<'_, '_>]) -> Result<Vec<Swapped>, StoreError> {
+            self.store.fold(rules, rows)
+        }
+
+        fn put_if(
+            &self,
+            key: &Key,
+            was: Option<&StoredBytes>,
+            now: Option<&StoredBytes>,
+        ) -> Result<bool, StoreError> {
+            self.store.put_if(key, was, now)
+        }
+
+        fn scan(&self, after: Option<&Key>, limit: usize) -> Result<Vec<(Key, StoredBytes)>, StoreError> {
+            self.store.scan(after, limit)
+        }
+
+        fn checkpoint(&self) -> Result<(), StoreError> {
+            self.store.checkpoint()
+        }
+    }
+
+    /// Found by the schedule explorer: the lookup had its list of batches from before.
+    #[test]
+    fn a_tombstone_that_goes_under_a_lookup_with_the_batch_it_kept_out_makes_no_visitor() {
+        let folder = tempfile::tempdir().unwrap();
+        let batches = Batches::default();
+        let id = VisitorId::new(IdKind::Pc, "p").unwrap();
+        let mut batch = Pending::of_text(folder.path(), "demo", 2, "batch=pcId,a\np,1\n");
+        Arc::get_mut(&mut batch.accepted).unwrap().rules.creates = true;
+        batches.publish(Arc::new(batch), Position::START);
+        let store = MemoryStore::default();
+        let tombstone = Stored::Tombstone { through: Seq::from_u64(3), erased: false };
+        put_through(&store, &id.key(&client()), None, &tombstone.encode()).unwrap();
+        let store = Swept { store, batches: &batches, key: id.key(&client()) };
+        assert_eq!(look_up(&store, &batches, &client(), &id, Millis(1), 1 << 40).unwrap(), None);
     }
 
     fn client() -> ClientCode {

@@ -22,7 +22,7 @@
 pub mod backup;
 pub mod check;
 pub mod commit;
-mod erase;
+pub mod erase;
 pub mod export;
 mod fold_thread;
 mod heal;

@@ -222,7 +222,7 @@ impl Replay<'_> {
             let mut pending = opened.map_err(|error| failed(&rows, error))?;
             if counted {
                 let not_updated = read_outcomes(&outcomes).map_err(|error| failed(&outcomes, error))?;
-                pending = pending.with_outcomes(&not_updated);
+                pending = pending.with_outcomes(not_updated);
             }
             for (line, outcome) in self.settled.remove(&seq).unwrap_or_default() {
                 pending.settled_before(line, outcome);

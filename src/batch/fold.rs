@@ -100,7 +100,7 @@ impl<'p> Plan<'p> {
 
     fn add(&mut self, row: FileRow<'_>) {
         let empty_values = self.pending.accepted.rules.empty_values;
-        let (outcome, failure) = match row.content {
+        let read = match row.content {
             Err(error) => (Outcome::Failed, Some(Failure::Row(error))),
             Ok(cells) if !brings_anything(&cells, empty_values) => (Outcome::Ignored, None),
             Ok(cells) => {
@@ -110,8 +110,11 @@ impl<'p> Plan<'p> {
                 return;
             }
         };
+        let (outcome, failure) = self.pending.on_record(row.line).unwrap_or(read);
         self.counts.add(outcome);
-        self.outcomes.push(RowOutcome { line: row.line, offset: row.offset, outcome, failure });
+        if outcome != Outcome::Updated {
+            self.outcomes.push(RowOutcome { line: row.line, offset: row.offset, outcome, failure });
+        }
     }
 
     fn place(&mut self, kind: IdKind, id: &str, offset: u32, line: u32) -> Place {

@@ -6,7 +6,7 @@
 //! more than a few thousand rows keeps a file open, so a thousand small pending batches take no file handles.
 
 use super::csv::{Header, Parser, ROW_BYTES_MAX, RowReader};
-use super::outcome::{Progress, RowOutcome};
+use super::outcome::{Failure, Progress, RowOutcome};
 use crate::journal::entry::BatchAcceptedEntry;
 use crate::model::batch::{BatchId, BatchRules, ConsecutiveV2, EmptyValues, Outcome};
 use crate::model::id::{ClientCode, IdKind, Key};
@@ -265,8 +265,22 @@ pub struct Pending {
     index: Index,
     rows: PathBuf,
     settled: Mutex<HashMap<u32, SettledBy>>,
-    /// The outcome of each row that `settled` doesn't name, if the outcomes of all are known.
-    others: Option<Outcome>,
+    on_record: Option<OnRecord>,
+}
+
+/// What became of all rows, of a batch that was complete before.
+#[derive(Debug)]
+struct OnRecord {
+    /// In line order; the others were updated.
+    not_updated: Vec<RowOutcome>,
+}
+
+impl OnRecord {
+    fn of(&self, line: u32) -> (Outcome, Option<Failure>) {
+        let at = self.not_updated.binary_search_by_key(&line, |row| row.line).ok();
+        let row = at.and_then(|at| self.not_updated.get(at));
+        row.map_or((Outcome::Updated, None), |row| (row.outcome, row.failure))
+    }
 }
 
 /// Who settled a row.
@@ -283,7 +297,7 @@ impl Pending {
     pub fn new(accepted: Accepted, index: Index, rows: PathBuf) -> Self {
         let progress = Arc::new(Progress::of(&accepted));
         let settled = Mutex::new(HashMap::new());
-        Self { accepted: Arc::new(accepted), progress, index, rows, settled, others: None }
+        Self { accepted: Arc::new(accepted), progress, index, rows, settled, on_record: None }
     }
 
     /// Opens an accepted batch's files after a restart; makes the index again if it does not verify.
@@ -298,11 +312,16 @@ impl Pending {
 
     /// A batch that was complete and is folded once more, into a store that is made again: what became of each row is
     /// known, and stays, for the writes behind it may be in the store before it and tell nothing of it.
-    pub fn with_outcomes(mut self, not_updated: &[RowOutcome]) -> Self {
-        self.settled =
-            Mutex::new(not_updated.iter().map(|row| (row.line, SettledBy::Journal(row.outcome))).collect());
-        self.others = Some(Outcome::Updated);
+    pub fn with_outcomes(mut self, mut not_updated: Vec<RowOutcome>) -> Self {
+        not_updated.sort_unstable_by_key(|row| row.line);
+        self.on_record = Some(OnRecord { not_updated });
         self
+    }
+
+    /// What became of the row on this line, and why it failed if it did, if the batch was complete before. It stays,
+    /// whatever the line reads by now: an erased visitor's is overwritten (R12).
+    pub fn on_record(&self, line: u32) -> Option<(Outcome, Option<Failure>)> {
+        self.on_record.as_ref().map(|on_record| on_record.of(line))
     }
 
     /// The file as uploaded, whole.
@@ -375,7 +394,8 @@ impl Pending {
         let outcome = |by: &SettledBy| match by {
             SettledBy::Write(outcome) | SettledBy::Journal(outcome) => *outcome,
         };
-        lock(&self.settled).get(&line).map(outcome).or(self.others)
+        let settled = lock(&self.settled).get(&line).map(outcome);
+        settled.or_else(|| self.on_record(line).map(|(outcome, _)| outcome))
     }
 
     /// Whether writes since the start settled all the rows on these lines, so that the store is theirs to put.
@@ -395,7 +415,7 @@ impl Pending {
     }
 
     fn note(&self, line: u32, by: SettledBy) {
-        if self.others.is_none() {
+        if self.on_record.is_none() {
             lock(&self.settled).entry(line).or_insert(by);
         }
     }

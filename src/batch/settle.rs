@@ -134,6 +134,11 @@ impl<'s> View<'s> {
         Ok(matches!(stored, Some(Stored::Link { .. })))
     }
 
+    /// Whether nothing was under a key when it was read here.
+    pub fn was_nothing(&self, key: &Key) -> bool {
+        self.slots.get(key).is_some_and(|slot| slot.was.is_none())
+    }
+
     /// Whether the links on the way from an id are still what they were when read here.
     pub fn links_stand(&self, key: &Key) -> Result<bool, StoreError> {
         let mut at = key.clone();

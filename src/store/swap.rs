@@ -2,7 +2,9 @@
 //!
 //! Promises: from [`SwapStore::begin`] on the next store is told of every change before the change is answered, so once
 //! all that stood before has been copied it lacks nothing; each value's `through` lets the two writers, change and copy,
-//! meet in any order. What goes wrong with the next store is told by [`SwapStore::finish`] and harms nobody else.
+//! meet in any order. Whatever may have left the next store lacking anything, be it its own fault or the current one's,
+//! [`SwapStore::ready`] and [`SwapStore::finish`] refuse to take it; what is wrong with the next store alone harms nobody
+//! else until a restart may find it.
 
 use super::{ProfileStore, StoreError, Swapped, VisitorRows, put_through};
 use crate::model::batch::BatchRules;
@@ -10,6 +12,8 @@ use crate::model::id::Key;
 use crate::model::profile::StoredBytes;
 use crate::sync::{AtomicBool, Mutex, Ordering, RwLock, change, lock, look};
 use std::sync::Arc;
+
+const TAKING: &str = "take another's place";
 
 /// The store that is used, and the one that is to take its place, if any.
 pub struct SwapStore {
@@ -23,7 +27,8 @@ struct Stores {
 
 struct Next {
     store: Arc<dyn ProfileStore>,
-    failed: Mutex<Option<StoreError>>,
+    /// Why it may lack something, if it may.
+    failed: Mutex<Option<String>>,
     /// From now on a restart may find this store.
     needed: AtomicBool,
 }
@@ -33,23 +38,29 @@ impl Stores {
     /// again.
     fn telling<T>(&self, done: Result<T, StoreError>) -> Result<T, StoreError> {
         if let (Err(error), Some(next)) = (&done, &self.next) {
-            let why = format!("the store before it: {error}");
-            next.note::<()>(Err(StoreError::Failed { doing: "take another's place", why }));
+            next.note(format!("the store before it: {error}"));
         }
         done
     }
 }
 
 impl Next {
-    fn note<T>(&self, done: Result<T, StoreError>) {
-        if let Err(error) = done {
-            lock(&self.failed).get_or_insert(error);
+    fn note(&self, why: String) {
+        lock(&self.failed).get_or_insert(why);
+    }
+
+    fn lacks_nothing(&self, doing: &'static str) -> Result<(), StoreError> {
+        match &*lock(&self.failed) {
+            None => Ok(()),
+            Some(why) => Err(StoreError::Failed { doing, why: why.clone() }),
         }
     }
 
     fn put(&self, key: &Key, now: &StoredBytes) {
-        if lock(&self.failed).is_none() {
-            self.note(put_through(&*self.store, key, None, now));
+        if lock(&self.failed).is_none()
+            && let Err(error) = put_through(&*self.store, key, None, now)
+        {
+            self.note(error.to_string());
         }
     }
 }
@@ -76,11 +87,11 @@ impl SwapStore {
     ) -> Result<Option<Key>, StoreError> {
         // The lock is taken page by page: a swap may not wait for a whole copy.
         look(&self.stores, |stores| {
-            let page = stores.current.scan(after, limit)?;
+            let page = stores.telling(stores.current.scan(after, limit))?;
             let last = page.last().filter(|_| page.len() == limit).map(|(key, _)| key.clone());
             if let Some(next) = &stores.next {
                 for (key, value) in &page {
-                    if keep(key, value)? {
+                    if stores.telling(keep(key, value))? {
                         next.put(key, value);
                     }
                 }
@@ -94,20 +105,20 @@ impl SwapStore {
     pub fn ready(&self) -> Result<(), StoreError> {
         change(&self.stores, |stores| {
             let Some(next) = &stores.next else { return Ok(()) };
+            next.lacks_nothing(TAKING)?;
             next.needed.store(true, Ordering::Relaxed);
-            lock(&next.failed).take().map_or(Ok(()), Err)
+            Ok(())
         })
     }
 
-    /// The next store takes the place of the current one, which is given back; unless the next one failed meanwhile:
+    /// The next store takes the place of the current one, which is given back; unless the next one may lack anything:
     /// then it is dropped, and all is as before.
     pub fn finish(&self) -> Result<Arc<dyn ProfileStore>, StoreError> {
         change(&self.stores, |stores| {
-            let why = "none was begun".to_owned();
-            let none = StoreError::Failed { doing: "take another's place", why };
-            let Next { store, failed, .. } = stores.next.take().ok_or(none)?;
-            let error = lock(&failed).take();
-            error.map_or_else(|| Ok(std::mem::replace(&mut stores.current, store)), Err)
+            let none = StoreError::Failed { doing: TAKING, why: "none was begun".to_owned() };
+            let next = stores.next.take().ok_or(none)?;
+            next.lacks_nothing(TAKING)?;
+            Ok(std::mem::replace(&mut stores.current, next.store))
         })
     }
 
@@ -175,15 +186,220 @@ impl ProfileStore for SwapStore {
         look(&self.stores, |stores| {
             stores.current.checkpoint()?;
             if let Some(next) = &stores.next {
-                next.note(next.store.checkpoint());
-                if next.needed.load(Ordering::Relaxed)
-                    && let Some(error) = &*lock(&next.failed)
-                {
-                    let why = format!("the store that takes its place: {error}");
-                    return Err(StoreError::Failed { doing: "become durable", why });
+                if let Err(error) = next.store.checkpoint() {
+                    next.note(error.to_string());
+                }
+                if next.needed.load(Ordering::Relaxed) {
+                    return next.lacks_nothing("take another's place, where a restart may find it already");
                 }
             }
             Ok(())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::batch::{ConsecutiveV2, EmptyValues};
+    use crate::model::id::{ClientCode, IdKind};
+    use crate::model::profile::{Profile, Source, Stored};
+    use crate::model::seq::Seq;
+    use crate::model::update::{Cell, Row};
+    use crate::store::memory::MemoryStore;
+
+    /// A store that fails once where it is told to.
+    #[derive(Default)]
+    struct Faulty {
+        store: MemoryStore,
+        fault: Mutex<Option<String>>,
+    }
+
+    impl Faulty {
+        fn passes(&self, doing: &'static str) -> Result<(), StoreError> {
+            let failed = |_| StoreError::Failed { doing, why: "as told".into() };
+            lock(&self.fault).take_if(|fault| *fault == doing).map_or(Ok(()), |fault| Err(failed(fault)))
+        }
+    }
+
+    impl ProfileStore for Faulty {
+        fn get(&self, keys: &[Key]) -> Result<Vec<Option<StoredBytes>>, StoreError> {
+            self.passes("get").and_then(|()| self.store.get(keys))
+        }
+
+        fn fold(
+            &self,
+            rules: &BatchRules,
+            visitors: &[VisitorRows<'_, '_>],
+        ) -> Result<Vec<Swapped>, StoreError> {
+            let mut swapped = vec![];
+            for (doing, visitor) in ["fold", "fold-second"].into_iter().zip(visitors) {
+                self.passes(doing)?;
+                swapped.extend(self.store.fold(rules, std::slice::from_ref(visitor))?);
+            }
+            Ok(swapped)
+        }
+
+        fn put_if(
+            &self,
+            key: &Key,
+            was: Option<&StoredBytes>,
+            now: Option<&StoredBytes>,
+        ) -> Result<bool, StoreError> {
+            self.passes("put").and_then(|()| self.store.put_if(key, was, now))
+        }
+
+        fn scan(&self, after: Option<&Key>, limit: usize) -> Result<Vec<(Key, StoredBytes)>, StoreError> {
+            self.passes("scan").and_then(|()| self.store.scan(after, limit))
+        }
+
+        fn checkpoint(&self) -> Result<(), StoreError> {
+            self.passes("checkpoint")
+        }
+    }
+
+    fn keys(names: &str) -> Vec<Key> {
+        let key =
+            |name: char| Key::new(&ClientCode::new("demo").unwrap(), IdKind::ThirdParty, &name.to_string());
+        names.chars().map(key).collect()
+    }
+
+    fn fold(store: &dyn ProfileStore, names: &str, at: u64) -> Result<(), StoreError> {
+        let rules = BatchRules {
+            seq: Seq::from_u64(at),
+            source: Source::BatchV1,
+            creates: false,
+            consecutive_v2: ConsecutiveV2::Merge,
+            empty_values: EmptyValues::Ignore,
+            lifetime_ms: 1 << 40,
+            max_profile_bytes: 1 << 20,
+        };
+        let cells = [Cell { name: "a", value: &at.to_string() }];
+        let (keys, rows) = (keys(names), [Row { line: 2, cells: &cells }]);
+        let visitors: Vec<_> = keys.iter().map(|key| VisitorRows { key, rows: &rows }).collect();
+        store.fold(&rules, &visitors).map(drop)
+    }
+
+    fn copy(swap: &SwapStore, old: &Faulty) -> Result<(), StoreError> {
+        let mut after = None;
+        loop {
+            let mut keep = |_: &Key, _: &StoredBytes| old.passes("keep").map(|()| true);
+            after = swap.copy(after.as_ref(), 1, &mut keep)?;
+            if after.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes steps, each of which must succeed, or fail where it ends with `?`. `a` puts a visitor, `ab*` folds rows of two
+    /// in; `old!get` has the next get of the current store fail, `new!get` that of the next one. A next store that is
+    /// taken must have all that the one before it has.
+    fn check(steps: &str) {
+        let old = Arc::new(Faulty::default());
+        let swap = SwapStore::new(Arc::clone(&old) as _);
+        let mut new = Arc::new(Faulty::default());
+        for (at, step) in (1..).zip(steps.split_whitespace()) {
+            let (what, fails) = step.strip_suffix('?').map_or((step, false), |what| (what, true));
+            let done = match what {
+                "begin" => {
+                    new = Arc::default();
+                    swap.begin(Arc::clone(&new) as _);
+                    Ok(())
+                }
+                "copy" => copy(&swap, &old),
+                "get" => swap.get(&keys("a")).map(drop),
+                "checkpoint" => swap.checkpoint(),
+                "ready" => swap.ready(),
+                "abandon" => {
+                    swap.abandon();
+                    Ok(())
+                }
+                "finish" => swap.finish().map(|before| {
+                    let all = |store: &dyn ProfileStore| store.scan(None, usize::MAX).unwrap();
+                    assert_eq!(all(&*new), all(&*before), "{steps}");
+                    assert_eq!(all(&swap), all(&*new), "{steps}");
+                }),
+                what if what.contains('!') => {
+                    let (which, fault) = what.split_once('!').unwrap();
+                    let store = if which == "old" { &old } else { &new };
+                    *lock(&store.fault) = Some(fault.to_owned());
+                    Ok(())
+                }
+                what => match what.strip_suffix('*') {
+                    Some(names) => fold(&swap, names, at),
+                    None => keys(what).iter().try_for_each(|key| {
+                        put_through(
+                            &swap,
+                            key,
+                            None,
+                            &Stored::Profile(Profile::born_at(Seq::from_u64(at))).encode(),
+                        )
+                    }),
+                },
+            };
+            assert_eq!(done.is_err(), fails, "{steps}: at {step}: {done:?}");
+            let met = [&old, &new].iter().all(|store| lock(&store.fault).is_none());
+            assert!(met || what.contains('!'), "{steps}: the fault was not met by {step}");
+        }
+    }
+
+    #[test]
+    fn a_next_store_takes_the_place_of_one_that_is_written_to_meanwhile() {
+        check("abc begin copy ready finish");
+        check("abc begin ab* d copy a* ab ready c* checkpoint e finish a checkpoint");
+        check("finish?");
+        check("ready checkpoint");
+    }
+
+    #[test]
+    fn a_next_store_that_failed_is_never_taken_and_harms_nobody_else() {
+        check("ab begin new!put copy a ab* get checkpoint ready? checkpoint finish? a checkpoint");
+        check("ab begin copy new!put a b ab* get checkpoint ready? checkpoint finish? a checkpoint");
+        check("ab begin copy new!put ab* a get checkpoint ready? checkpoint finish? a checkpoint");
+        check("ab begin copy new!get a b ab* checkpoint ready? checkpoint finish? a checkpoint");
+        check("ab begin copy new!get ab* a checkpoint ready? checkpoint finish? a checkpoint");
+        check("ab begin a new!get copy b checkpoint ready? checkpoint finish? a checkpoint");
+        check("ab begin copy new!checkpoint checkpoint a ab* checkpoint ready? checkpoint finish? a");
+        check("ab begin copy new!put a finish? a* checkpoint");
+    }
+
+    #[test]
+    fn a_next_store_that_failed_once_is_refused_however_often_it_is_asked() {
+        check("a begin copy new!put a ready? ready? finish? finish?");
+        check("a begin copy new!put a ready? new!checkpoint checkpoint a checkpoint finish?");
+        check("a begin copy ready new!checkpoint checkpoint? checkpoint? ready? finish?");
+    }
+
+    #[test]
+    fn a_current_store_that_failed_leaves_no_next_one_to_be_taken() {
+        check("ab begin copy old!put a? checkpoint ready? finish? a checkpoint");
+        check("ab begin copy old!fold ab*? checkpoint ready? finish? ab* checkpoint");
+        check("ab begin copy old!fold-second ab*? checkpoint ready? finish? ab* checkpoint");
+        check("ab begin copy old!get ab*? checkpoint ready? finish? ab* checkpoint");
+        check("ab begin old!scan copy? a ready? finish? a checkpoint");
+        check("ab begin old!keep copy? a ready? finish? a checkpoint");
+        check("ab begin copy ready old!fold-second ab*? checkpoint? finish?");
+    }
+
+    #[test]
+    fn reads_and_checkpoints_that_the_current_store_fails_leave_the_next_one_whole() {
+        check("ab begin copy old!get get? ready finish");
+        check("ab begin copy old!checkpoint checkpoint? a ready finish");
+    }
+
+    /// A restart may find it then: what is acknowledged must be in both.
+    #[test]
+    fn once_it_is_ready_a_next_store_that_fails_makes_checkpoints_fail() {
+        check("ab begin copy ready new!put a checkpoint? b checkpoint? finish?");
+        check("ab begin copy ready new!put ab* checkpoint? checkpoint? finish?");
+        check("ab begin copy ready new!get a checkpoint? checkpoint? finish?");
+        check("ab begin copy ready new!checkpoint checkpoint? checkpoint? finish?");
+        check("ab begin copy ready new!checkpoint checkpoint? abandon a checkpoint finish?");
+    }
+
+    #[test]
+    fn after_a_next_store_that_failed_another_may_be_begun() {
+        check("ab begin copy new!put a ready? abandon begin copy a ready finish checkpoint");
+        check("ab begin copy old!fold-second ab*? finish? begin copy b ready finish checkpoint");
     }
 }

@@ -61,6 +61,8 @@ situations! {
     WriteDuringSwap: "a swap with writes during the copy",
     BindDuringSwap: "a swap with a bind during it",
     FoldDuringSwap: "a swap with a fold during it",
+    RowsOverwritten: "an erased visitor's rows overwritten in an upload",
+    OverwrittenFoldedAgain: "an upload with overwritten rows folded once more",
     TombstoneLeftOut: "a tombstone that a fresh store leaves out",
     CrashWhileCopying: "a crash while a fresh store was filled or made durable",
     CrashBeforeAdopt: "a crash right before a fresh store was adopted",

@@ -5,7 +5,7 @@ use super::model::{Id, Kind, Outcome};
 use super::ops::{Batch, Call, DAY_MS, HOUR_MS, How, Op, Row, Settings, Stop, Text, id};
 use super::stores::Which;
 use Kind::{Ecid, Pc, ThirdParty};
-use Outcome::{Created, NotFound, Updated};
+use Outcome::{Created, Failed, NotFound, Updated};
 use Text::{One, Two};
 
 const A: usize = 0;
@@ -475,5 +475,47 @@ fn a_tombstone_stays_while_a_snapshot_is_taken_that_knows_an_older_batch_as_inco
         ],
         &[(id(Pc, 0), UNKNOWN), (id(ThirdParty, 3), Some("a=1"))],
         &[&[Created]],
+    );
+}
+
+/// Rows of erased visitors were overwritten in uploads that a store made again had yet to fold once more: what had become
+/// of them was then read off the filler.
+#[test]
+fn what_became_of_an_erased_visitor_s_rows_stays_if_the_store_is_lost_before_their_history_is() {
+    let row = |who, text| Row::Good { who, hint: false, cells: vec![text] };
+    let rows = vec![row(0, One), Row::BadEscape { who: 0 }, row(1, One), row(2, One), row(0, Two)];
+    let batch = Batch { by: Pc, v2: true, removes: false, columns: vec![A], rows, fillers: 0 };
+    holds(
+        settings(),
+        &[
+            group(vec![site(Some(0), None, &[]), site(Some(2), None, &[])]),
+            one(Call::Batch(batch)),
+            fold(99),
+            one(site(Some(1), None, &[])),
+            group(vec![Call::Erase { kind: Pc, who: 0 }, Call::Erase { kind: Pc, who: 1 }]),
+            fresh(99),
+            restart(How::StoreLost),
+        ],
+        &[(id(Pc, 0), UNKNOWN), (id(Pc, 1), UNKNOWN), (id(Pc, 2), Some("a=1"))],
+        &[&[Updated, Failed, NotFound, Updated, Updated]],
+    );
+}
+
+/// They are overwritten by id, also those that went to another visitor before the id led to the erased one.
+#[test]
+fn a_row_that_went_to_another_visitor_is_not_lost_with_the_erased_one_that_has_its_id_now() {
+    holds(
+        settings(),
+        &[
+            one(site(Some(0), Some(1), &[])),
+            one(batch(Pc, &[(0, One)])),
+            fold(99),
+            one(site(Some(0), Some(2), &[])),
+            one(Call::Erase { kind: ThirdParty, who: 2 }),
+            fresh(99),
+            restart(How::StoreLost),
+        ],
+        &[(id(Pc, 0), UNKNOWN), (id(ThirdParty, 1), Some("a=1"))],
+        &[&[Updated]],
     );
 }

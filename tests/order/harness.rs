@@ -9,6 +9,7 @@ use super::model::{self, From, Id, Kind, Rules, Visitors};
 use super::ops::{ATTRIBUTES, Batch, CLIENTS, Call, HOUR_MS, How, NAMES, Op, Row, Settings, Stop, id};
 use super::stores::{Store, Which};
 use profiled::app::commit::{Answer, Committer, NewBatch, Request, VisitorWrite, WriteRules};
+use profiled::app::erase::overwrite_rows;
 use profiled::app::recovery::{StartFrom, recover, write_checkpoint};
 use profiled::app::steps::{SnapshotSteps, Spent, batches_needless, erased_in, journal_needed};
 use profiled::app::sweep_thread::{Horizon, step as sweep};
@@ -62,6 +63,8 @@ struct Sent {
     rows: Vec<model::Row>,
     became: Vec<model::Outcome>,
     complete: bool,
+    /// Rows of its file are.
+    overwritten: bool,
     /// Its files are gone, past their retention.
     forgotten: bool,
 }
@@ -83,6 +86,7 @@ struct Fresh {
 #[derive(Debug, Clone)]
 enum At {
     Erase(Option<Key>),
+    Overwrite,
     Begin,
     Copy(Option<Key>),
     Mark,
@@ -501,6 +505,7 @@ impl Harness {
             rows,
             became,
             complete: false,
+            overwritten: false,
             forgotten: false,
         });
     }
@@ -785,8 +790,24 @@ impl Harness {
                 fresh.erased.extend(erased_in(&page, &self.core().batches));
                 match page.into_iter().next_back() {
                     Some((key, _)) => At::Erase(Some(key)),
-                    None => At::Begin,
+                    None => At::Overwrite,
                 }
+            }
+            At::Overwrite => {
+                let core = self.core.as_ref().unwrap();
+                for known in core.batches.all() {
+                    if !matches!(known.progress.state(), BatchState::Complete(_)) {
+                        continue;
+                    }
+                    let (seq, rows) = (known.accepted.id.seq, core.spool.rows_path(known.accepted.spool));
+                    let overwritten = overwrite_rows(&rows, &known.accepted, &fresh.erased);
+                    if overwritten.map_err(|error| wrong(&error))? > 0 {
+                        met(Met::RowsOverwritten);
+                        let sent = self.sent.iter_mut().find(|sent| sent.seq == seq.get());
+                        sent.ok_or("an unknown batch")?.overwritten = true;
+                    }
+                }
+                At::Begin
             }
             At::Begin => {
                 self.last_generation += 1;
@@ -1133,6 +1154,9 @@ impl Harness {
     /// What became of each row of a batch that is complete.
     fn check_outcomes(&self, seq: u64) -> Result<(), Wrong> {
         let sent = self.sent.iter().find(|sent| sent.seq == seq).ok_or("an unknown batch")?;
+        if sent.overwritten {
+            met(Met::OverwrittenFoldedAgain);
+        }
         self.check_counts(sent)?;
         let path = self.core().spool.outcomes_path(sent.spool);
         let told = read_outcomes(&path).map_err(|error| error.to_string())?;

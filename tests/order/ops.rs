@@ -367,9 +367,26 @@ impl Focus {
     }
 }
 
+/// What random steps hardly come to in a row: somebody is erased, to the bytes, and right then the store is lost.
+fn erasure() -> impl Strategy<Value = [Op; 5]> {
+    let fold = || Op::Fold { steps: 99, part: 0, joins: false };
+    let how = prop_oneof![Just(How::StoreLost), Just(How::FromSnapshot)];
+    (client(), kind(), who(), how).prop_map(move |(client, kind, who, how)| {
+        let erase = Op::Commit(vec![(client, Call::Erase { kind, who })]);
+        let restart = Op::Restart { how, fate: 1, hour_back: false, settings: None };
+        [fold(), erase, fold(), Op::Fresh { steps: 99, stop: Stop::Nowhere }, restart]
+    })
+}
+
 /// Random sequences.
 pub(crate) fn sequences() -> impl Strategy<Value = (Settings, Vec<Op>)> {
-    (settings(), focus(), prop::collection::vec(op(), 1..60)).prop_map(|(mut settings, focus, ops)| {
+    let erasure = prop::option::weighted(0.2, (any::<prop::sample::Index>(), erasure()));
+    let all = (settings(), focus(), prop::collection::vec(op(), 1..60), erasure);
+    all.prop_map(|(mut settings, focus, mut ops, erasure)| {
+        if let Some((at, erasure)) = erasure {
+            let at = at.index(ops.len());
+            ops.splice(at..at, erasure);
+        }
         focus.settings(&mut settings);
         (settings, ops.into_iter().filter_map(|op| focus.on(op)).collect())
     })

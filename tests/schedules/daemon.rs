@@ -17,7 +17,7 @@ use profiled::batch::spool::Spool;
 use profiled::journal::entry::Checkpoint;
 use profiled::journal::log::LogSettings;
 use profiled::journal::snapshot::{SnapshotReader, Snapshots};
-use profiled::model::batch::{BatchRules, ConsecutiveV2, Counts, EmptyValues, Outcome};
+use profiled::model::batch::{BatchId, BatchRules, ConsecutiveV2, Counts, EmptyValues, Outcome};
 use profiled::model::id::{ClientCode, IdKind, Key, VisitorId};
 use profiled::model::profile::{Source, StoredBytes};
 use profiled::model::seq::{Clock, Millis, Seq};
@@ -42,6 +42,8 @@ const SPOOL_BYTES_MAX: u64 = 1 << 30;
 const LOG: LogSettings = LogSettings { segment_bytes: 1 << 14 };
 /// How many values a snapshot or a copy reads at a time: few, so that everything else comes in between.
 const PAGE_VALUES: usize = 1;
+/// The sweeper looks at more: it may overtake them.
+const SWEEP_VALUES: usize = 8;
 /// How many turns a power cut may let pass.
 const TURNS_UNTIL_CUT_MAX: usize = 60;
 
@@ -248,7 +250,7 @@ impl Daemon {
     /// The power fails, some time or other from now on: what would be left is put aside, while the scenario goes on.
     pub(crate) fn cut(&self) -> Cut {
         for _ in 0..shuttle::rand::thread_rng().gen_range(0..TURNS_UNTIL_CUT_MAX) {
-            drop(profiled::sync::lock(&profiled::sync::Mutex::new(())));
+            turn();
         }
         // From here on nobody else has a turn.
         let folder = self.folder.with_extension("cut");
@@ -322,6 +324,12 @@ impl Daemon {
 
     /// Folds the batch whose turn it is, as the folding thread does.
     pub(crate) fn fold(&self, writers: usize) -> FoldedBatch {
+        let rows = self.fold_rows(writers);
+        self.complete(rows)
+    }
+
+    /// The same up to the last step: the store is durable, and the batch still counts as incomplete.
+    pub(crate) fn fold_rows(&self, writers: usize) -> (BatchId, FoldedBatch) {
         let pending = self.batches.next().unwrap();
         let plan = Plan::make(&pending, &*self.store).unwrap();
         let (outcomes, mut counts) = plan.decided();
@@ -347,9 +355,13 @@ impl Daemon {
         self.store.checkpoint().unwrap();
         let id = pending.accepted.id.clone();
         let batch = number(id.seq);
-        self.ask(Request::Complete(id, counts, self.clock.now()));
         let outcomes = outcomes.into_iter().map(|row| (row.line, row.outcome)).collect();
-        let folded = FoldedBatch { batch, counts, outcomes };
+        (id, FoldedBatch { batch, counts, outcomes })
+    }
+
+    /// The last step.
+    pub(crate) fn complete(&self, (id, folded): (BatchId, FoldedBatch)) -> FoldedBatch {
+        self.ask(Request::Complete(id, folded.counts, self.clock.now()));
         self.completed.lock().unwrap().push(folded.clone());
         folded
     }
@@ -408,6 +420,7 @@ impl Daemon {
         let spent = Spent { erased: &erased, horizon: self.horizon(self.tombstones.covered()) };
         self.in_use().fill(self, Arc::clone(&next.store) as _, &spent, PAGE_VALUES).unwrap();
         let adopt = |next: &Generation| {
+            turn();
             *self.current.lock().unwrap() = next.clone();
             Ok(())
         };
@@ -418,7 +431,7 @@ impl Daemon {
     pub(crate) fn sweep(&self) {
         let mut after = None;
         loop {
-            let one = |covered| sweep(&*self.store, &self.horizon(covered), after.as_ref(), PAGE_VALUES);
+            let one = |covered| sweep(&*self.store, &self.horizon(covered), after.as_ref(), SWEEP_VALUES);
             let swept = self.tombstones.take(one).unwrap();
             swept.requests.into_iter().for_each(|request| drop(self.ask(request)));
             let Some(next) = swept.next else { return };
@@ -447,6 +460,7 @@ impl Keeper for Daemon {
     }
 
     fn note(&self, generation: &Generation, mark: &Checkpoint) -> std::io::Result<()> {
+        turn();
         write_checkpoint(&generation.checkpoint, mark)
     }
 
@@ -501,6 +515,11 @@ fn begin_again(
         begin(store, start, &format!("snapshot {number}"));
     }
     begin(VolatileStore::default(), StartFrom::Nothing, "nothing");
+}
+
+/// A moment at which another thread may be given the processor.
+fn turn() {
+    drop(profiled::sync::lock(&profiled::sync::Mutex::new(())));
 }
 
 /// As the daemon's: takes what is waiting as one group.

@@ -117,19 +117,24 @@ fn no_tombstone_goes_from_under_a_snapshot_that_needs_it() {
     explore_again(
         |daemon| {
             daemon.site("p1 anna", "city=Paris");
+            // A visitor that the row created would outlive anna.
+            daemon.clock.0.fetch_add(1, Ordering::Relaxed);
             daemon.batch(creates(), "batch=pcId,tier\np1,gold\n");
             daemon.fold(1);
             daemon.clock.0.store(LATER.0, Ordering::Relaxed);
             daemon.site("anna", "city=Rome");
+            // They come before p1, and give the sweeper time.
+            ["p01", "p02", "p03", "p04"].into_iter().for_each(|id| _ = daemon.site(id, ""));
             daemon.sweep();
         },
         |daemon| {
-            let snapshot = daemon.spawn(Daemon::snapshot);
+            daemon.checkpoint();
+            let rows = daemon.fold_rows(1);
             let folder = daemon.spawn(|d| {
-                d.fold(1).check(2, "");
-                d.checkpoint();
+                d.complete(rows).check(0, "");
                 d.sweep();
             });
+            let snapshot = daemon.spawn(Daemon::snapshot);
             let watcher = daemon.spawn(|d| d.watch(&["p1", "anna"], 2));
             let cut = daemon.spawn(Daemon::cut);
             folder.join().unwrap();
