@@ -181,6 +181,27 @@ fn the_command_line_goes_all_the_way() {
     check(&[("PROFILED_URL", url.1.replace("https", "http"))], 1, "did not answer");
 }
 
+/// A certificate that vouches for itself, as people make them to try HTTPS out.
+#[test]
+fn a_certificate_that_vouches_for_itself_is_trusted_if_it_is_a_servers() {
+    for (is_ca, code, words) in [
+        (IsCa::ExplicitNoCa, 0, ""),
+        (IsCa::Ca(BasicConstraints::Unconstrained), 1, "basicConstraints=critical,CA:FALSE"),
+    ] {
+        let authority = Authority::new();
+        let mut params = CertificateParams::new(vec!["127.0.0.1".into()]).unwrap();
+        params.is_ca = is_ca;
+        let key = KeyPair::generate().unwrap();
+        std::fs::write(authority.file("cert.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+        std::fs::write(authority.file("key.pem"), key.serialize_pem()).unwrap();
+        let daemon = authority.daemon("");
+        let ca = authority.file("cert.pem").display().to_string();
+        let variables = [("PROFILED_URL", daemon.url()), ("PROFILED_CA", ca)];
+        let told = profiled(&["batch", "list", "--client", "demo"], &variables, code);
+        assert!(told.contains(words), "{told}");
+    }
+}
+
 #[test]
 fn a_client_that_speaks_no_tls_is_cut_off_cleanly() {
     let authority = Authority::new();

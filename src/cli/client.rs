@@ -181,6 +181,13 @@ impl Client {
         let url = &self.url;
         if let Some(error) = tls_error(deepest) {
             return CliError::Failed(match error {
+                // What `openssl req -x509` makes unless it is told otherwise.
+                rustls::Error::InvalidCertificate(why) if why.to_string().contains("CaUsedAsEndEntity") => {
+                    format!(
+                        "{url} has a certificate that is made to vouch for others, not to be a server's: make one with \
+                         basicConstraints=critical,CA:FALSE"
+                    )
+                }
                 rustls::Error::InvalidCertificate(why) => {
                     format!(
                         "{url} is not to be trusted ({why}): name the certificate that vouches for it with --ca"
