@@ -4,7 +4,7 @@
 //! a crash at any moment it has the old content or the new.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
@@ -48,6 +48,31 @@ pub fn private_folder(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
         made => made,
     }
+}
+
+/// Puts a file of these bytes and their checksum in the place of another.
+pub fn replace_summed(path: &Path, what: &'static str, bytes: &[u8]) -> io::Result<()> {
+    replace(path, what, |file| {
+        file.write_all(bytes)?;
+        file.write_all(&crc32c::crc32c(bytes).to_le_bytes())
+    })
+}
+
+/// The bytes that [`replace_summed`] wrote; none if no file is there. One that does not verify is `InvalidData`.
+pub fn read_summed(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let verified =
+        bytes.split_last_chunk::<4>().filter(|(bytes, sum)| crc32c::crc32c(bytes).to_le_bytes() == **sum);
+    let Some(length) = verified.map(|(bytes, _)| bytes.len()) else {
+        let damaged = format!("{} does not match its checksum", path.display());
+        return Err(io::Error::new(io::ErrorKind::InvalidData, damaged));
+    };
+    bytes.truncate(length);
+    Ok(Some(bytes))
 }
 
 /// Makes the names in a folder durable.

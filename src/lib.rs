@@ -28,12 +28,13 @@
 //! 1. [`http`] hands the body's frames to an [`Upload`], which [decodes](batch::encoding) them if they are compressed,
 //!    writes them to the [spool], parses them and keeps for each row the hash of its id and its place: 16 bytes. A
 //!    refusal, or a client that goes away, leaves nothing.
-//! 2. The file is fsynced, its index sorted. The commit thread gives it a seq, journals `BatchAccepted`, and
-//!    [publishes](batch::queue::Batches::publish) it as a *pending* batch. Only now is it acknowledged, and from now on
-//!    every lookup folds its rows in.
-//! 3. The folding thread takes batches in turn. A [`Plan`](batch::fold::Plan) reads each row once and sorts them by
-//!    key; two [`Part`](batch::fold::Part)s fold them into the store, one atomic swap a visitor. A row whose outcome
-//!    could not be told from the profile afterwards goes through the commit thread instead.
+//! 2. The file is fsynced, its index sorted. The commit thread gives it a seq, journals `BatchAccepted` with the file's
+//!    checksum, and [publishes](batch::queue::Batches::publish) it as a *pending* batch. Only now is it acknowledged, and
+//!    from now on every lookup folds its rows in.
+//! 3. The folding thread takes batches in turn. A [`Plan`](batch::fold::Plan) reads the file, and unless it is what was
+//!    accepted the daemon ends; it reads each row once and sorts them by key; two [`Part`](batch::fold::Part)s fold them
+//!    into the store, one atomic swap a visitor. A row whose outcome could not be told from the profile afterwards goes
+//!    through the commit thread instead.
 //! 4. Outcomes are written, the store is made durable, `BatchCompleted` is journaled, the pending rows are dropped.
 //!
 //! # A site call

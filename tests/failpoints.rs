@@ -16,11 +16,11 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use support::load::{Load, SETTINGS, wait_until};
+use support::load::{self, Load, SETTINGS, wait_until};
 use support::{Daemon, request, variable, wait_for};
 
 /// Every place, in the order of a write's way: what is written, made durable, named, applied, answered.
-const PLACES: [&str; 48] = [
+const PLACES: [&str; 57] = [
     "frame-write",
     "frame-sync",
     "frame-synced",
@@ -57,6 +57,15 @@ const PLACES: [&str; 48] = [
     "store-adopt-folder",
     "store-adopt-done",
     "store-swap",
+    "overwriting-write",
+    "overwriting-sync",
+    "overwriting-rename",
+    "overwriting-folder",
+    "overwriting-done",
+    "overwrite-write",
+    "overwrite-sync",
+    "overwrite-rename",
+    "overwrite-folder",
     "erasing-write",
     "erasing-sync",
     "erasing-rename",
@@ -240,4 +249,49 @@ fn a_fault_at_any_place_loses_nothing_that_was_acknowledged() {
         all.ended,
         began.elapsed()
     );
+}
+
+/// The rows are overwritten before their history goes: a store that is lost right then is made again from uploads that read
+/// `erased` in places, or half of it.
+#[test]
+fn an_erasure_cut_off_anywhere_changes_no_counts_and_is_finished() {
+    let overwritten = PLACES.iter().filter(|place| place.starts_with("overwrit")).map(|place| (*place, 0));
+    let later =
+        [("overwrite-write", 1), ("erasing-write", 0), ("store-adopt-write", 1), ("snapshot-write", 0)];
+    for (place, passes) in overwritten.chain(later) {
+        let mut daemon = Daemon::configured(SETTINGS);
+        daemon.set_variable("FAILPOINTS", &format!("{place}={passes}*off->return(abort)")).restart();
+        daemon.mbox("demo", "mbox=m&mboxPC=forgetme&profile.note=forgetme");
+        let rows =
+            "forgetme,forgetme\nsomebody,else\nforgetme,bad%zz\nforgetme,\n\"forgetme\",\"forget\nme\"\n";
+        let batch =
+            daemon.try_batch("/m2/demo/profile/batchUpdate", format!("batch=pcId,note\n{rows}")).batch_id();
+        let counts = daemon.wait_complete(&batch);
+        assert_eq!((counts.successful, counts.not_found, counts.failed, counts.ignored), (2, 1, 1, 1));
+        let by = "/api/v1/profiles/forgetme?by=pc&client=demo";
+        assert_eq!(daemon.call("DELETE", by, &[], None).status, 200);
+        let json = [("Content-Type", "application/json"), ("Connection", "close")];
+        let compact = request("POST", "/api/v1/compact", "a", &json, Some(b"{}"));
+        assert!(load::attempt(daemon.address(), &compact).is_none(), "{place}: it went past");
+        assert_eq!(daemon.ended().signal(), Some(6), "{place}");
+
+        daemon.set_variable("FAILPOINTS", "");
+        std::fs::remove_dir_all(daemon.data().join("store")).unwrap();
+        daemon.restart();
+        assert_eq!(daemon.wait_complete(&batch), counts, "{place}");
+        let (status, told) = load::attempt(daemon.address(), &compact).unwrap();
+        assert_eq!(status, 200, "{place}: {told}");
+        for file in files_below(&daemon.data()) {
+            let bytes = std::fs::read(&file).unwrap();
+            assert!(!bytes.windows(6).any(|window| window == b"forget"), "{place}: {}", file.display());
+        }
+        daemon.terminate();
+        assert!(daemon.ended().success());
+        digest(&daemon).unwrap_or_else(|why| panic!("{place}: {why}"));
+    }
+}
+
+fn files_below(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
 }

@@ -2,11 +2,14 @@
 //! and restoring from one.
 //!
 //! Promises: a backup is what the daemon would have found after a power cut at that moment, less its store, which is
-//! made again; it is whole once its manifest is there, which is written last. Restoring verifies every byte first.
+//! made again; it is whole once its manifest is there, which is written last. An upload that is not what was accepted is
+//! told, and the backup not made. Restoring verifies every byte first.
 
 use super::{AppError, Inner};
+use crate::batch::checksum::FileSum;
+use crate::batch::pending::Accepted;
 use crate::durable::{self, private_folder, sync_folder};
-use crate::journal::entry::Checkpoint;
+use crate::journal::entry::{Checkpoint, KnownBatch};
 use crate::journal::log::Position;
 use crate::journal::snapshot::{Summary, verify};
 use crate::tokens;
@@ -126,7 +129,7 @@ fn copy_all(
         let to = folder.join(below).join(&name);
         let (bytes, crc32c) = copy_file(from, &to, up_to).map_err(|error| (from.to_owned(), error))?;
         files.push(FileEntry { path: format!("{below}/{name}"), bytes, crc32c });
-        Ok(())
+        Ok(FileSum { bytes, crc32c: Some(crc32c) })
     };
     private_folder(folder).map_err(|error| (folder.to_owned(), error))?;
     for below in ["snapshots", "journal", "spool"] {
@@ -144,10 +147,21 @@ fn copy_all(
         // What is behind the mark is not of this backup, and may be half written.
         copy(&path, "journal", (segment == end.0).then_some(end.1))?;
     }
-    for batch in &mark.batches {
-        copy(&inner.spool.rows_path(batch.accepted.spool), "spool", None)?;
-        if batch.completed.is_some() {
-            copy(&inner.spool.outcomes_path(batch.accepted.spool), "spool", None)?;
+    for KnownBatch { accepted, completed, .. } in &mark.batches {
+        let (spool, path) = (&inner.spool, inner.spool.rows_path(accepted.spool));
+        let accepted = Accepted::from_entry(accepted.clone());
+        let accepted = accepted.ok_or_else(|| (path.clone(), io::ErrorKind::InvalidData.into()))?;
+        let expected = spool.sum(accepted.spool, &accepted.sum()).map_err(|error| (path.clone(), error))?;
+        let copied = copy(&path, "spool", None)?;
+        expected.check(&path, copied).map_err(|damage| {
+            (folder.to_owned(), io::Error::other(format!("batch {}: {damage}", accepted.id)))
+        })?;
+        let overwritten = spool.overwritten_path(accepted.spool);
+        if overwritten.exists() {
+            copy(&overwritten, "spool", None)?;
+        }
+        if completed.is_some() {
+            copy(&spool.outcomes_path(accepted.spool), "spool", None)?;
         }
     }
     let tokens = inner.data_folder.join(tokens::FILE);

@@ -184,24 +184,15 @@ fn check_snapshots(folder: &Path, report: &mut Report) -> Result<(), OpenError> 
     Ok(())
 }
 
-/// Whether each kept batch's files are there, and its outcomes add up.
+/// Whether each kept batch's file is what was accepted, and its outcomes add up.
 fn check_batches(inner: &Inner, report: &mut Report) {
     for known in inner.batches.all() {
         let (accepted, counts) = (&known.accepted, known.progress.counts());
         report.batches += 1;
         report.rows += accepted.rows;
-        let rows = inner.spool.rows_path(accepted.spool);
         let id = &accepted.id;
-        match std::fs::metadata(&rows) {
-            Ok(metadata) if metadata.len() == accepted.bytes => {}
-            Ok(metadata) => {
-                report.fault(format!(
-                    "batch {id}: its file has {} bytes, not {}",
-                    metadata.len(),
-                    accepted.bytes
-                ));
-            }
-            Err(error) => report.fault(format!("batch {id}: {}: {error}", rows.display())),
+        if let Err(error) = inner.spool.verify(accepted.spool, &accepted.sum()) {
+            report.fault(format!("batch {id}: {error}"));
         }
         if !matches!(known.progress.state(), BatchState::Complete(_)) {
             report.fault(format!("batch {id} is not folded in"));

@@ -429,6 +429,7 @@ impl Committer {
             header: batch.header,
             spool: batch.spool.name(),
             bytes: batch.spool.written(),
+            crc32c: Some(batch.spool.crc32c()),
             rows: batch.rows,
         };
         let entry = Entry::BatchAccepted(accepted.to_entry());

@@ -3,60 +3,40 @@
 
 use crate::batch::csv::{Header, Parser};
 use crate::batch::pending::Accepted;
+use crate::batch::spool::Spool;
 use crate::model::id::Key;
 use crate::model::seq::Seq;
 use std::collections::HashMap;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
 
 const FILLER: &[u8] = b"erased";
-const READ_BYTES: usize = 1 << 20;
 
 /// Overwrites the rows of a complete batch that are for visitors erased after it; durable when it returns. Rows of a
-/// later life stay.
-pub fn overwrite_rows(path: &Path, accepted: &Accepted, erased: &HashMap<Key, Seq>) -> io::Result<usize> {
+/// later life stay. Gives how many there were.
+pub fn overwrite_rows(spool: &Spool, accepted: &Accepted, erased: &HashMap<Key, Seq>) -> io::Result<usize> {
     let gone = |id: &str| {
         let key = Key::new(&accepted.id.client, accepted.header.key_kind(), id);
         erased.get(&key).is_some_and(|at| *at > accepted.id.seq)
     };
-    let file = File::options().read(true).write(true).open(path)?;
-    let mut places = vec![];
-    let mut each = |row: crate::batch::csv::Row<'_>| {
-        let place = (u64::from(row.offset), row.len as usize);
-        match &row.content {
-            Ok(cells) if gone(cells.id()) => places.push(place),
-            Ok(_) => {}
-            // A failed row may be the visitor's all the same: its first cell tells.
-            Err(_) => places.push(place),
-        }
-    };
-    let mut parser = Parser::new();
-    let mut bytes = vec![0; READ_BYTES];
-    let mut at = 0;
-    let unreadable = |error: crate::batch::csv::HeaderError| io::Error::other(error.to_string());
-    loop {
-        let read = file.read_at(&mut bytes, at)?;
-        let Some(pushed) = bytes.get(..read).filter(|pushed| !pushed.is_empty()) else { break };
-        parser.push(pushed, &mut each).map_err(unreadable)?;
-        at += read as u64;
-    }
-    parser.finish(&mut each).map_err(unreadable)?;
-
-    let mut overwritten = 0;
-    for (offset, length) in places {
-        let mut row = vec![0; length];
-        file.read_exact_at(&mut row, offset)?;
-        if names_one(&accepted.header, &row, &gone) {
-            file.write_all_at(&filler(&row), offset)?;
-            overwritten += 1;
-        }
-    }
-    if overwritten > 0 {
-        file.sync_all()?;
-    }
-    Ok(overwritten)
+    spool.overwrite(accepted.spool, &accepted.sum(), |file| {
+        let mut over = vec![];
+        let mut each = |row: crate::batch::csv::Row<'_>| {
+            let place = row.offset as usize;
+            let bytes = file.get(place..).and_then(|rest| rest.get(..row.len as usize)).unwrap_or_default();
+            let theirs = match &row.content {
+                Ok(cells) => gone(cells.id()),
+                // A failed row may be the visitor's all the same: its first cell tells.
+                Err(_) => names_one(&accepted.header, bytes, &gone),
+            };
+            if theirs {
+                over.push((place, filler(bytes)));
+            }
+        };
+        let mut parser = Parser::new();
+        let parsed = parser.push(file, &mut each).and_then(|()| parser.finish(&mut each).map(drop));
+        parsed.map_err(|error| io::Error::other(error.to_string()))?;
+        Ok(over)
+    })
 }
 
 /// Whether a row's first cell, read with all forbearance, is the id of an erased visitor.
@@ -99,17 +79,26 @@ mod tests {
     use super::*;
     use crate::batch::pending::Pending;
     use crate::model::id::{ClientCode, IdKind};
+    use std::collections::HashSet;
 
-    /// What a file of pcId rows is once `gone` is erased.
-    fn after(file: &str, gone: &str) -> String {
+    /// What a file of pcId rows is once `gone` is erased, by the write after so many, and how many rows went.
+    fn after(file: &str, gone: &str, erased: u64) -> (String, usize) {
         let folder = tempfile::tempdir().unwrap();
         let batch = Pending::of_text(folder.path(), "demo", 7, file);
-        let path = folder.path().join("7");
+        let spool = Spool::open(folder.path(), 1 << 20, &HashSet::from([7])).unwrap();
+        std::fs::write(spool.rows_path(7), file).unwrap();
         let key = Key::new(&ClientCode::new("demo").unwrap(), IdKind::Pc, gone);
-        overwrite_rows(&path, &batch.accepted, &HashMap::from([(key, Seq::from_u64(8))])).unwrap();
-        let left = std::fs::read_to_string(path).unwrap();
+        let erased = HashMap::from([(key, Seq::from_u64(erased))]);
+        let overwritten = overwrite_rows(&spool, &batch.accepted, &erased).unwrap();
+        spool.verify(7, &batch.accepted.sum()).unwrap();
+        assert_eq!(
+            overwrite_rows(&spool, &batch.accepted, &erased).unwrap(),
+            0,
+            "nothing is left to overwrite"
+        );
+        let left = std::fs::read_to_string(spool.rows_path(7)).unwrap();
         assert_eq!(left.len(), file.len());
-        left.split_once('\n').unwrap().1.to_owned()
+        (left.split_once('\n').unwrap().1.to_owned(), overwritten)
     }
 
     #[test]
@@ -123,18 +112,14 @@ mod tests {
             ("1,bad%zz\n2,bad%zz\n", "erased  \n2,bad%zz\n"),
             ("1.7,too,many,cells\n11,x\n", "erased            \n11,x\n"),
         ] {
-            let left = after(&format!("batch=pcId,a\n{rows}"), "1");
+            let (left, overwritten) = after(&format!("batch=pcId,a\n{rows}"), "1", 8);
             assert_eq!(left, expected, "{rows:?}");
+            assert_eq!(overwritten, expected.matches("era").count() + expected.matches("\"rased").count());
         }
     }
 
     #[test]
     fn rows_of_a_later_life_stay() {
-        let folder = tempfile::tempdir().unwrap();
-        let batch = Pending::of_text(folder.path(), "demo", 7, "batch=pcId,a\n1,x\n");
-        let key = Key::new(&ClientCode::new("demo").unwrap(), IdKind::Pc, "1");
-        let path = folder.path().join("7");
-        let erased = HashMap::from([(key, Seq::from_u64(6))]);
-        assert_eq!(overwrite_rows(&path, &batch.accepted, &erased).unwrap(), 0);
+        assert_eq!(after("batch=pcId,a\n1,x\n", "1", 6), ("1,x\n".to_owned(), 0));
     }
 }

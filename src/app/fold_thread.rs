@@ -19,8 +19,9 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 enum Unfolded {
     /// The daemon is stopping.
     Stopping,
-    /// The store is past a row and nothing tells what became of it: going on would make something up.
-    OutcomeLost(SettleError),
+    /// The store is past a row and nothing tells what became of it, and going on would make something up; or the upload is
+    /// damaged, and as long as we went on, lookups would show what it reads now and writes take that into the journal.
+    Untrue(SettleError),
     /// The store, the spool or the journal refused; it may be tried again.
     Refused(String),
 }
@@ -28,7 +29,7 @@ enum Unfolded {
 impl From<SettleError> for Unfolded {
     fn from(error: SettleError) -> Self {
         match error {
-            SettleError::OutcomeLost { .. } => Self::OutcomeLost(error),
+            SettleError::OutcomeLost { .. } | SettleError::Damaged { .. } => Self::Untrue(error),
             error => Self::Refused(error.to_string()),
         }
     }
@@ -53,7 +54,7 @@ pub(super) fn run(inner: &Arc<Inner>) {
                 continue;
             }
             Err(Unfolded::Stopping) => return,
-            Err(Unfolded::OutcomeLost(error)) => {
+            Err(Unfolded::Untrue(error)) => {
                 inner.fail(Fatal::new(error));
                 return;
             }

@@ -375,9 +375,10 @@ impl Housekeeping {
         if !erased.is_empty() {
             for known in self.inner.batches.all() {
                 if matches!(known.progress.state(), BatchState::Complete(_)) {
-                    let rows = self.inner.spool.rows_path(known.accepted.spool);
-                    super::erase::overwrite_rows(&rows, &known.accepted, &erased)
-                        .map_err(|error| failed(format!("{}: {error}", rows.display())))?;
+                    let spool = &self.inner.spool;
+                    super::erase::overwrite_rows(spool, &known.accepted, &erased).map_err(|error| {
+                        failed(format!("{}: {error}", spool.rows_path(known.accepted.spool).display()))
+                    })?;
                 }
             }
             self.stores.remove_asides().map_err(failed)?;

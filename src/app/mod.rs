@@ -36,6 +36,7 @@ pub mod sweep_thread;
 pub mod upload;
 
 use crate::audit::{self, Actor};
+use crate::batch::checksum::UploadError;
 use crate::batch::outcome::BatchState as FoldState;
 use crate::batch::queue::{Batches, Known};
 use crate::batch::spool::Spool;
@@ -180,15 +181,13 @@ pub enum OpenError {
     /// A snapshot that verifies holds what is no key.
     #[error("the snapshot {} holds a key that this program cannot read", .0.display())]
     SnapshotKey(PathBuf),
-    /// An accepted batch's file cannot be read.
-    #[error("batch {id} was accepted and is not folded in yet, but its file {} cannot be read: {error}", path.display())]
+    /// An accepted batch's file cannot be read, or is not what was accepted.
+    #[error("batch {id} was accepted and is not folded in yet, but {error}")]
     Batch {
         /// Which batch.
-        id: String,
-        /// Its file.
-        path: PathBuf,
-        /// What the system said.
-        error: std::io::Error,
+        id: BatchId,
+        /// What is wrong with which file.
+        error: UploadError,
     },
 }
 

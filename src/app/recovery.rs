@@ -1,52 +1,51 @@
 //! What a start does before anything is served: the journal is read from the last checkpoint on, and from the oldest
 //! incomplete batch on for what became of its rows; the store is brought up to it.
 //!
-//! Promises: nothing that was acknowledged is missing afterwards; a store that will not open, or has no checkpoint, is
+//! Promises: nothing that was acknowledged is missing afterwards; an upload that is to be folded in, and is not what was
+//! accepted, is refused; a store that will not open, or has no checkpoint, is
 //! set aside and made again from the newest snapshot that verifies and the journal behind it.
 
 use super::OpenError;
+use crate::batch::checksum::UploadError;
 use crate::batch::outcome::read_outcomes;
 use crate::batch::pending::{Accepted, Pending};
 use crate::batch::queue::Batches;
 use crate::batch::spool::Spool;
 use crate::durable;
-use crate::journal::entry::{BatchCompletedEntry, CHECKPOINT_VERSION, Checkpoint, Entry, decode_group};
+use crate::journal::entry::{
+    BatchCompletedEntry, Checkpoint, Entry, decode_checkpoint, decode_group, encode_checkpoint,
+};
 use crate::journal::log::{Log, LogError, LogSettings, Position};
 use crate::model::batch::Outcome;
-use crate::model::codec;
 use crate::model::id::Key;
 use crate::model::profile::StoredBytes;
 use crate::model::seq::{Millis, Seq};
 use crate::store::{ProfileStore, put_through};
 use std::collections::{BTreeMap, HashMap};
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 /// Writes a checkpoint beside the store it speaks of, so that whoever removes the one removes the other.
 pub fn write_checkpoint(path: &Path, checkpoint: &Checkpoint) -> io::Result<()> {
     let mut bytes = vec![];
-    codec::encode_into(CHECKPOINT_VERSION, checkpoint, &mut bytes).map_err(io::Error::other)?;
-    let sum = crc32c::crc32c(&bytes);
-    bytes.extend_from_slice(&sum.to_le_bytes());
-    durable::replace(path, "checkpoint", |file| file.write_all(&bytes))
+    encode_checkpoint(checkpoint, &mut bytes).map_err(io::Error::other)?;
+    durable::replace_summed(path, "checkpoint", &bytes)
 }
 
 /// Reads the checkpoint, if there is one that verifies.
 pub fn read_checkpoint(path: &Path) -> io::Result<Option<Checkpoint>> {
-    let bytes = match std::fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+    let read = match durable::read_summed(path) {
+        Ok(None) => return Ok(None),
+        Ok(Some(bytes)) => decode_checkpoint(&bytes).map_err(|error| error.to_string()),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(error.to_string()),
         Err(error) => return Err(error),
     };
-    let verified = bytes
-        .split_last_chunk::<4>()
-        .filter(|(bytes, sum)| crc32c::crc32c(bytes).to_le_bytes() == **sum)
-        .and_then(|(bytes, _)| codec::decode(CHECKPOINT_VERSION, bytes).ok());
-    if verified.is_none() {
-        tracing::warn!(path = %path.display(), "the checkpoint does not verify: the store is made again from the journal");
-    }
-    Ok(verified)
+    Ok(read
+        .inspect_err(|why| {
+            tracing::warn!(path = %path.display(), %why, "the checkpoint is of no use: the store is made again from the journal");
+        })
+        .ok())
 }
 
 /// What the journal said.
@@ -215,13 +214,14 @@ impl Replay<'_> {
                 continue;
             }
             let (rows, index) = (spool.rows_path(accepted.spool), spool.index_path(accepted.spool));
-            let (id, outcomes) = (accepted.id.to_string(), spool.outcomes_path(accepted.spool));
-            let failed =
-                |path: &Path, error| OpenError::Batch { id: id.clone(), path: path.to_owned(), error };
-            let opened = spool.recount_after(&index, || Pending::open(accepted, &rows, &index));
-            let mut pending = opened.map_err(|error| failed(&rows, error))?;
+            let (id, outcomes) = (accepted.id.clone(), spool.outcomes_path(accepted.spool));
+            let failed = |error| OpenError::Batch { id: id.clone(), error };
+            let sum = spool.verify(accepted.spool, &accepted.sum()).map_err(failed)?;
+            let opened = spool.recount_after(&index, || Pending::open(accepted, sum, &rows, &index));
+            let mut pending = opened.map_err(|error| failed(UploadError::of(&rows)(error)))?;
             if counted {
-                let not_updated = read_outcomes(&outcomes).map_err(|error| failed(&outcomes, error))?;
+                let not_updated =
+                    read_outcomes(&outcomes).map_err(|error| failed(UploadError::of(&outcomes)(error)))?;
                 pending = pending.with_outcomes(not_updated);
             }
             for (line, outcome) in self.settled.remove(&seq).unwrap_or_default() {

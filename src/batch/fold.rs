@@ -1,7 +1,7 @@
 //! Folding a pending batch into the store: THE data flow.
 //!
 //! ```text
-//! uploaded bytes ─► Plan: every row read once; bad and empty ones become outcomes; pcIds resolved to their visitor;
+//! uploaded bytes ─► Plan: verified; every row read once; bad and empty ones become outcomes; pcIds resolved to their visitor;
 //!                   the rest sorted by key, so that sled's pages are met in order and one visitor is folded once
 //!                └► two Parts, split by key range: chunks of rows ─► store.fold ─► outcomes
 //! ```
@@ -54,11 +54,11 @@ pub struct Plan<'p> {
 }
 
 impl<'p> Plan<'p> {
-    /// Reads a batch's file and puts its rows in order.
+    /// Reads a batch's file, if it verifies, and puts its rows in order.
     pub fn make(pending: &'p Pending, store: &dyn ProfileStore) -> Result<Self, SettleError> {
         let accepted = &pending.accepted;
         let spool = |error| SettleError::Spool { batch: accepted.id.to_string(), error };
-        let file = pending.read_file().map_err(spool)?;
+        let file = pending.read_file().map_err(|error| SettleError::upload(&accepted.id, error))?;
         let mut plan = Self {
             pending,
             file: vec![],

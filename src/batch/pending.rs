@@ -2,9 +2,11 @@
 //! level is. Each row left the hash of its id and its place in the file; the id at that place settles collisions.
 //!
 //! Promises: memory per pending batch is a few dozen kilobytes, whatever its rows; a hash that is in no row costs one
-//! small read at most; an index that does not verify is made again from the uploaded file. Only the index of a batch of
+//! small read at most; an index that does not verify is made again from the uploaded file; the file itself is read whole
+//! only where it verifies. Only the index of a batch of
 //! more than a few thousand rows keeps a file open, so a thousand small pending batches take no file handles.
 
+use super::checksum::{FileSum, UploadError};
 use super::csv::{Header, Parser, ROW_BYTES_MAX, RowReader};
 use super::outcome::{Failure, Progress, RowOutcome};
 use crate::journal::entry::BatchAcceptedEntry;
@@ -44,11 +46,18 @@ pub struct Accepted {
     pub spool: super::spool::SpoolName,
     /// Its file's size.
     pub bytes: u64,
+    /// The CRC-32C of its file as it came; none if an earlier program took none.
+    pub crc32c: Option<u32>,
     /// Its rows, all of them.
     pub rows: u64,
 }
 
 impl Accepted {
+    /// What its file came to.
+    pub fn sum(&self) -> FileSum {
+        FileSum { bytes: self.bytes, crc32c: self.crc32c }
+    }
+
     /// What the journal says of it.
     pub fn to_entry(&self) -> BatchAcceptedEntry {
         BatchAcceptedEntry {
@@ -56,6 +65,7 @@ impl Accepted {
             seq: self.id.seq.get(),
             spool: self.spool,
             bytes: self.bytes,
+            crc32c: self.crc32c,
             rows: self.rows,
             v2: self.rules.source == Source::BatchV2,
             key_kind: self.header.key_kind().code(),
@@ -86,6 +96,7 @@ impl Accepted {
             header: Header::from_parts(IdKind::from_code(entry.key_kind)?, entry.names),
             spool: entry.spool,
             bytes: entry.bytes,
+            crc32c: entry.crc32c,
             rows: entry.rows,
         })
     }
@@ -264,6 +275,8 @@ pub struct Pending {
     pub progress: Arc<Progress>,
     index: Index,
     rows: PathBuf,
+    /// What the file comes to.
+    sum: FileSum,
     settled: Mutex<HashMap<u32, SettledBy>>,
     on_record: Option<OnRecord>,
 }
@@ -296,18 +309,19 @@ impl Pending {
     /// A batch whose file and index are there.
     pub fn new(accepted: Accepted, index: Index, rows: PathBuf) -> Self {
         let progress = Arc::new(Progress::of(&accepted));
-        let settled = Mutex::new(HashMap::new());
-        Self { accepted: Arc::new(accepted), progress, index, rows, settled, on_record: None }
+        let (settled, sum) = (Mutex::new(HashMap::new()), accepted.sum());
+        Self { accepted: Arc::new(accepted), progress, index, rows, sum, settled, on_record: None }
     }
 
-    /// Opens an accepted batch's files after a restart; makes the index again if it does not verify.
-    pub fn open(accepted: Accepted, rows: &Path, index: &Path) -> io::Result<Self> {
+    /// Opens an accepted batch's files after a restart; makes the index again if it does not verify. The file of rows was
+    /// verified, and comes to `sum`.
+    pub fn open(accepted: Accepted, sum: FileSum, rows: &Path, index: &Path) -> io::Result<Self> {
         let file = File::open(rows)?;
         let index = match Index::open(index)? {
             Some(found) => found,
             None => index_again(&file, accepted.rules.empty_values, index)?,
         };
-        Ok(Self::new(accepted, index, rows.to_owned()))
+        Ok(Self { sum, ..Self::new(accepted, index, rows.to_owned()) })
     }
 
     /// A batch that was complete and is folded once more, into a store that is made again: what became of each row is
@@ -324,15 +338,15 @@ impl Pending {
         self.on_record.as_ref().map(|on_record| on_record.of(line))
     }
 
-    /// The file as uploaded, whole.
-    pub fn read_file(&self) -> io::Result<Vec<u8>> {
-        let length = usize::try_from(self.accepted.bytes).unwrap_or(usize::MAX);
-        let mut bytes = vec![0; length];
-        File::open(&self.rows)?.read_exact_at(&mut bytes, 0)?;
+    /// The file as uploaded, whole, and verified.
+    pub fn read_file(&self) -> Result<Vec<u8>, UploadError> {
+        let bytes = self.sum.read(&self.rows).map_err(UploadError::of(&self.rows))?;
+        self.sum.check(&self.rows, FileSum::of(&bytes))?;
         Ok(bytes)
     }
 
-    /// The rows that have one of these ids, in line order.
+    /// The rows that have one of these ids, in line order. They are read one by one, as they are: it was verified when the
+    /// batch was accepted or opened, and will be when it is folded.
     pub fn rows_of(&self, ids: &[Key]) -> io::Result<Vec<FoundRow>> {
         let header = &self.accepted.header;
         let (mut places, mut rows) = (vec![], vec![]);
@@ -464,7 +478,8 @@ impl Pending {
             max_profile_bytes: 1 << 20,
         };
         let id = BatchId { client: ClientCode::new(client).unwrap(), seq };
-        let accepted = Accepted { id, rules, header, spool: seq.get(), bytes: text.len() as u64, rows };
+        let FileSum { bytes, crc32c } = FileSum::of(text.as_bytes());
+        let accepted = Accepted { id, rules, header, spool: seq.get(), bytes, crc32c, rows };
         Self::new(accepted, index.finish(&path.with_extension("index")).unwrap(), path)
     }
 }

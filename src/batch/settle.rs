@@ -8,8 +8,9 @@
 //! leads.* So a profile's own bytes say which rows are its visitor's; a link whose target does not list it is dead,
 //! be it that the target was erased, expired and was born again (R11), or dropped its oldest link (R1).
 
+use super::checksum::{Damage, UploadError};
 use super::pending::{FoundRow, Pending};
-use crate::model::batch::Outcome;
+use crate::model::batch::{BatchId, Outcome};
 use crate::model::id::{IdKind, Key};
 use crate::model::profile::{DecodeError, Profile, Stored, StoredBytes};
 use crate::model::seq::Seq;
@@ -33,6 +34,14 @@ pub enum SettleError {
         /// What the system said.
         error: io::Error,
     },
+    /// The uploaded file is not what was accepted.
+    #[error("batch {batch}: {damage}")]
+    Damaged {
+        /// Which batch.
+        batch: String,
+        /// Its file, and what it comes to.
+        damage: Damage,
+    },
     /// What must not be: the store has a row in and nothing tells what became of it.
     #[error("batch {batch}, line {line}: the store is past this row under {key}, and its outcome is lost")]
     OutcomeLost {
@@ -43,6 +52,17 @@ pub enum SettleError {
         /// The key it went to.
         key: String,
     },
+}
+
+impl SettleError {
+    /// What is wrong with the file of this batch.
+    pub fn upload(batch: &BatchId, error: UploadError) -> Self {
+        let batch = batch.to_string();
+        match error {
+            UploadError::Damaged(damage) => Self::Damaged { batch, damage },
+            UploadError::Unreadable { error, .. } => Self::Spool { batch, error },
+        }
+    }
 }
 
 /// The store as one reader sees it: each key is read once, and what is put is seen by later gets and by nobody else.

@@ -1,21 +1,51 @@
-//! The uploaded files as they came, and what is kept beside each: its index of rows and its rows' outcomes.
+//! The uploaded files as they came, and what is kept beside each.
+//!
+//! ```text
+//! NAME.csv           the file: as it came, but for what is overwritten when visitors are erased (R12)
+//!     .index         where each row is, as long as the batch is pending
+//!     .outcomes      what became of the rows
+//!     .overwriting   what is about to be put over which bytes of the file, and the checksum it has then
+//!     .overwritten   the same, once it is done: this checksum counts from then on, not the one of the journal
+//! ```
 //!
 //! Promises: a file that no accepted batch names, or that a crash left half-written, does not outlive a
-//! restart; the bytes in the folder never pass the
-//! limit; what [`SpoolFile::sync`] returned for is on the disk, name and all.
+//! restart; the bytes in the folder never pass the limit; what [`SpoolFile::sync`] returned for is on the disk, name and
+//! all. A crash while bytes are overwritten makes no whole file pass for damaged, and no damaged one for whole: what was
+//! begun is done again, to the same end.
 
-use crate::durable::{point, sync_folder};
+use super::checksum::{FileSum, UploadError};
+use crate::durable::{self, point, sync_folder};
+use crate::model::codec;
 use crate::model::seq::{Millis, Seq, SeqSource};
-use crate::sync::{AtomicU64, Mutex, Ordering, lock};
+use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, lock};
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+const ROWS: &str = "csv";
+const INDEX: &str = "index";
+const OUTCOMES: &str = "outcomes";
+const OVERWRITING: &str = "overwriting";
+const OVERWRITTEN: &str = "overwritten";
+
 /// What the files of one upload are called by.
 pub type SpoolName = u64;
+
+/// The version that what is overwritten begins with.
+const OVERWRITING_VERSION: u8 = 1;
+
+/// What is put over which bytes of an upload, and the checksum it then has.
+#[derive(Debug, Serialize, Deserialize)]
+struct Overwriting {
+    crc32c: u32,
+    pieces: Vec<(u64, ByteBuf)>,
+}
 
 /// Why the spool could not take something.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +89,8 @@ pub struct Spool {
     bytes: AtomicU64,
     bytes_max: AtomicU64,
     names: Mutex<SeqSource>,
+    /// Held while an upload is verified, or bytes of it overwritten.
+    overwriting: Mutex<()>,
 }
 
 impl Spool {
@@ -66,6 +98,7 @@ impl Spool {
     pub fn open(folder: &Path, bytes_max: u64, named: &HashSet<SpoolName>) -> io::Result<Self> {
         std::fs::create_dir_all(folder)?;
         let (mut bytes, mut last) = (0, named.iter().copied().max().unwrap_or_default());
+        let mut interrupted = vec![];
         for entry in std::fs::read_dir(folder)? {
             let entry = entry?;
             let path = entry.path();
@@ -78,17 +111,27 @@ impl Spool {
             last = last.max(name);
             if named.contains(&name) {
                 bytes += entry.metadata()?.len();
+                if path == path_of(folder, name, OVERWRITING) {
+                    interrupted.push(name);
+                }
             } else {
                 std::fs::remove_file(&path)?;
             }
         }
-        let names = Mutex::new(SeqSource::after(Seq::from_u64(last)));
-        Ok(Self {
+        let spool = Self {
             folder: folder.to_owned(),
             bytes: AtomicU64::new(bytes),
             bytes_max: AtomicU64::new(bytes_max),
-            names,
-        })
+            names: Mutex::new(SeqSource::after(Seq::from_u64(last))),
+            overwriting: Mutex::new(()),
+        };
+        for name in interrupted {
+            if let Err(error) = spool.finish_overwriting(name) {
+                // Whoever needs the file is told of it.
+                tracing::error!(path = %spool.rows_path(name).display(), %error, "rows of an upload could not be overwritten");
+            }
+        }
+        Ok(spool)
     }
 
     /// Begins the file of an upload. It goes again unless it is kept.
@@ -97,22 +140,115 @@ impl Spool {
         let path = self.rows_path(name);
         let opened = OpenOptions::new().write(true).read(true).create_new(true).open(&path);
         let file = opened.map_err(|error| self.error(name, error))?;
-        Ok(SpoolFile { spool: Arc::clone(self), name, file, written: 0, beside: 0, kept: false })
+        Ok(SpoolFile { spool: Arc::clone(self), name, file, written: 0, crc32c: 0, beside: 0, kept: false })
     }
 
     /// Where the uploaded rows are.
     pub fn rows_path(&self, name: SpoolName) -> PathBuf {
-        self.path(name, "csv")
+        self.path(name, ROWS)
     }
 
     /// Where the index of the rows is.
     pub fn index_path(&self, name: SpoolName) -> PathBuf {
-        self.path(name, "index")
+        self.path(name, INDEX)
     }
 
     /// Where the outcomes of the rows are.
     pub fn outcomes_path(&self, name: SpoolName) -> PathBuf {
-        self.path(name, "outcomes")
+        self.path(name, OUTCOMES)
+    }
+
+    /// Where it is noted which bytes were overwritten, if any were.
+    pub fn overwritten_path(&self, name: SpoolName) -> PathBuf {
+        self.path(name, OVERWRITTEN)
+    }
+
+    /// What the file of an upload comes to now, that came to this when it was accepted.
+    pub fn sum(&self, name: SpoolName, accepted: &FileSum) -> io::Result<FileSum> {
+        self.sum_now(name, accepted, &lock(&self.overwriting))
+    }
+
+    /// Reads the file of an upload, that came to this when it was accepted, and gives what it comes to now; an error
+    /// unless it is what it should be.
+    pub fn verify(&self, name: SpoolName, accepted: &FileSum) -> Result<FileSum, UploadError> {
+        let one = lock(&self.overwriting);
+        let path = self.rows_path(name);
+        let expected = self.sum_now(name, accepted, &one).map_err(UploadError::of(&path))?;
+        expected.check(&path, FileSum::of_file(&path).map_err(UploadError::of(&path))?)?;
+        Ok(expected)
+    }
+
+    /// Puts other bytes over some of an upload's, in place; `find` says which, of what the file holds. Its checksum
+    /// follows, unless it was damaged before: that stays to be seen. Durable when it returns; gives how many pieces.
+    pub fn overwrite(
+        &self,
+        name: SpoolName,
+        accepted: &FileSum,
+        find: impl FnOnce(&[u8]) -> io::Result<Vec<(usize, Vec<u8>)>>,
+    ) -> io::Result<usize> {
+        let one = lock(&self.overwriting);
+        let path = self.rows_path(name);
+        let expected = match self.sum_now(name, accepted, &one) {
+            // What an earlier attempt was about can't be told any more: the file may be neither the one nor the other.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                tracing::error!(%error, "rows of an upload were perhaps overwritten in part");
+                *accepted
+            }
+            expected => expected?,
+        };
+        let mut bytes = accepted.read(&path)?;
+        let pieces = find(&bytes)?;
+        if pieces.is_empty() {
+            return Ok(0);
+        }
+        let whole = expected.check(&path, FileSum::of(&bytes));
+        for (offset, piece) in &pieces {
+            let there = bytes.get_mut(*offset..).and_then(|rest| rest.get_mut(..piece.len()));
+            there.ok_or(io::ErrorKind::UnexpectedEof)?.copy_from_slice(piece);
+        }
+        let crc32c = match (whole, expected.crc32c) {
+            (Err(damage), Some(crc32c)) => {
+                tracing::error!(%damage, "rows of a damaged upload are overwritten");
+                crc32c
+            }
+            _ => crc32c::crc32c(&bytes),
+        };
+        let count = pieces.len();
+        let pieces = pieces.into_iter().map(|(offset, piece)| (offset as u64, ByteBuf::from(piece)));
+        let overwriting = Overwriting { crc32c, pieces: pieces.collect() };
+        let mut encoded = vec![];
+        codec::encode_into(OVERWRITING_VERSION, &overwriting, &mut encoded).map_err(io::Error::other)?;
+        let path = self.path(name, OVERWRITING);
+        self.recount_after(&path, || durable::replace_summed(&path, "overwriting", &encoded))?;
+        self.finish_overwriting(name)?;
+        Ok(count)
+    }
+
+    fn sum_now(&self, name: SpoolName, accepted: &FileSum, _one: &MutexGuard<'_, ()>) -> io::Result<FileSum> {
+        self.finish_overwriting(name)?;
+        let overwritten = read_overwriting(&self.overwritten_path(name))?;
+        let crc32c = overwritten.map(|overwritten| overwritten.crc32c).or(accepted.crc32c);
+        Ok(FileSum { crc32c, ..*accepted })
+    }
+
+    /// Does what is noted as being overwritten, if anything is: for the first time, or once more after a crash.
+    fn finish_overwriting(&self, name: SpoolName) -> io::Result<()> {
+        let (begun, done) = (self.path(name, OVERWRITING), self.path(name, OVERWRITTEN));
+        let Some(Overwriting { pieces, .. }) = read_overwriting(&begun)? else { return Ok(()) };
+        let file = OpenOptions::new().write(true).open(self.rows_path(name))?;
+        for (offset, piece) in pieces {
+            point("overwrite-write")?;
+            file.write_all_at(&piece, offset)?;
+        }
+        point("overwrite-sync").and_then(|()| file.sync_all())?;
+        self.recount_after(&begun, || {
+            self.recount_after(&done, || {
+                point("overwrite-rename")?;
+                std::fs::rename(&begun, &done)?;
+                point("overwrite-folder")?;
+                sync_folder(&self.folder)
+            })
+        })
     }
 
     /// Says so if so many more bytes would not fit.
@@ -143,8 +279,8 @@ impl Spool {
 
     /// Removes all of an upload whose batch is no longer kept.
     pub fn remove(&self, name: SpoolName) {
-        for path in [self.outcomes_path(name), self.index_path(name), self.rows_path(name)] {
-            self.remove_file(&path);
+        for kind in [OVERWRITING, OUTCOMES, INDEX, ROWS, OVERWRITTEN] {
+            self.remove_file(&self.path(name, kind));
         }
     }
 
@@ -170,12 +306,22 @@ impl Spool {
     }
 
     fn path(&self, name: SpoolName, kind: &str) -> PathBuf {
-        self.folder.join(format!("{name:016x}.{kind}"))
+        path_of(&self.folder, name, kind)
     }
 
     fn error(&self, name: SpoolName, error: io::Error) -> SpoolError {
         SpoolError::of(self.rows_path(name), error)
     }
+}
+
+fn path_of(folder: &Path, name: SpoolName, kind: &str) -> PathBuf {
+    folder.join(format!("{name:016x}.{kind}"))
+}
+
+fn read_overwriting(path: &Path) -> io::Result<Option<Overwriting>> {
+    let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display()));
+    let bytes = durable::read_summed(path)?;
+    bytes.map(|bytes| codec::decode(OVERWRITING_VERSION, &bytes).map_err(invalid)).transpose()
 }
 
 /// The file of an upload on its way in. Dropping it removes it, unless it was kept.
@@ -185,6 +331,8 @@ pub struct SpoolFile {
     name: SpoolName,
     file: File,
     written: u64,
+    /// The checksum of these.
+    crc32c: u32,
     /// Bytes of the index beside it.
     beside: u64,
     kept: bool,
@@ -206,12 +354,18 @@ impl SpoolFile {
         self.written
     }
 
+    /// The CRC-32C of the bytes written so far.
+    pub fn crc32c(&self) -> u32 {
+        self.crc32c
+    }
+
     /// Writes the next bytes.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), SpoolError> {
         let more = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         let held = self.spool.bytes.fetch_add(more, Ordering::Relaxed);
         self.written += more;
         self.spool.fits(held, more)?;
+        self.crc32c = crc32c::crc32c_append(self.crc32c, bytes);
         point("spool-write")
             .and_then(|()| self.file.write_all(bytes))
             .map_err(|error| self.spool.error(self.name, error))
@@ -320,5 +474,127 @@ mod tests {
         one.write(&[0; 4]).unwrap();
         drop(one);
         assert_eq!(spool.bytes(), 0);
+    }
+
+    const FILE: &[u8] = b"batch=pcId,a\n1,secret\n2,y\n1,again\n";
+    const OVERWRITTEN_FILE: &[u8] = b"batch=pcId,a\nerased  \n2,y\nerased \n";
+    const NAME: SpoolName = 7;
+
+    /// What is to be overwritten in [`FILE`].
+    fn pieces() -> Vec<(usize, Vec<u8>)> {
+        vec![(13, b"erased  ".to_vec()), (26, b"erased ".to_vec())]
+    }
+
+    /// A folder with these files of one upload, opened as a start does.
+    fn opened(files: &[(&str, &[u8])]) -> (tempfile::TempDir, Spool) {
+        let folder = tempfile::tempdir().unwrap();
+        for (kind, bytes) in files {
+            std::fs::write(path_of(folder.path(), NAME, kind), bytes).unwrap();
+        }
+        let spool = Spool::open(folder.path(), 1 << 20, &HashSet::from([NAME])).unwrap();
+        (folder, spool)
+    }
+
+    fn contents(spool: &Spool) -> Vec<u8> {
+        std::fs::read(spool.rows_path(NAME)).unwrap()
+    }
+
+    /// What is noted of the overwriting.
+    fn noted() -> Vec<u8> {
+        let (_folder, spool) = opened(&[(ROWS, FILE)]);
+        assert_eq!(spool.overwrite(NAME, &FileSum::of(FILE), |_| Ok(pieces())).unwrap(), 2);
+        std::fs::read(spool.overwritten_path(NAME)).unwrap()
+    }
+
+    #[test]
+    fn a_checksum_follows_what_is_overwritten_and_tells_any_other_change() {
+        let accepted = FileSum::of(FILE);
+        let (folder, spool) = opened(&[(ROWS, FILE)]);
+        assert_eq!(spool.verify(NAME, &accepted).unwrap(), accepted);
+        spool.overwrite(NAME, &accepted, |_| Ok(vec![])).unwrap();
+        assert_eq!(files(folder.path()), 1, "where nothing is overwritten nothing is noted");
+        spool.overwrite(NAME, &accepted, |_| Ok(pieces())).unwrap();
+        assert_eq!(contents(&spool), OVERWRITTEN_FILE);
+        assert_eq!(spool.verify(NAME, &accepted).unwrap(), FileSum::of(OVERWRITTEN_FILE));
+        let all = || spool.bytes() == FILE.len() as u64 + noted().len() as u64;
+        assert!(all(), "what is noted counts");
+        spool.overwrite(NAME, &accepted, |_| Ok(vec![(22, b"3".to_vec())])).unwrap();
+        assert_eq!(contents(&spool), [&OVERWRITTEN_FILE[..22], b"3", &OVERWRITTEN_FILE[23..]].concat());
+        spool.verify(NAME, &accepted).unwrap();
+
+        let whole = contents(&spool);
+        for at in 0..whole.len() {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 1;
+            for damaged in [&flipped[..], &whole[..at], &[&whole[..], b"\n"].concat()] {
+                std::fs::write(spool.rows_path(NAME), damaged).unwrap();
+                let error = spool.verify(NAME, &accepted).unwrap_err().to_string();
+                let path = spool.rows_path(NAME).display().to_string();
+                assert!(error.contains(&path) && error.contains("is damaged"), "{error}");
+            }
+        }
+    }
+
+    /// Any of the bytes may have reached the disk.
+    #[test]
+    fn an_overwriting_that_a_crash_cut_off_is_done_again() {
+        let (accepted, noted, pieces) = (FileSum::of(FILE), noted(), pieces());
+        let places: Vec<(usize, u8)> = pieces
+            .iter()
+            .flat_map(|(at, piece)| piece.iter().enumerate().map(move |(n, byte)| (at + n, *byte)))
+            .collect();
+        let begun = (OVERWRITING, &noted[..]);
+        let check = |file: &[u8], files: &[(&str, &[u8])], expected: &[u8]| {
+            let (folder, spool) = opened(&[&[(ROWS, file)], files].concat());
+            spool.verify(NAME, &accepted).unwrap();
+            assert_eq!(contents(&spool), expected, "{files:?}");
+            assert!(!path_of(folder.path(), NAME, OVERWRITING).exists());
+            let again = Spool::open(folder.path(), 1 << 20, &HashSet::from([NAME])).unwrap();
+            assert_eq!(again.bytes(), spool.bytes(), "what changed is counted");
+        };
+        check(FILE, &[("overwriting.new", &noted[..9])], FILE);
+        check(OVERWRITTEN_FILE, &[(OVERWRITTEN, &noted)], OVERWRITTEN_FILE);
+        for written in 0..=places.len() {
+            for there in [&places[..written], &places[written..]] {
+                let mut file = FILE.to_vec();
+                there.iter().for_each(|(at, byte)| file[*at] = *byte);
+                check(&file, &[begun], OVERWRITTEN_FILE);
+            }
+        }
+    }
+
+    #[test]
+    fn damage_does_not_pass_for_whole_once_bytes_are_overwritten() {
+        let (accepted, noted) = (FileSum::of(FILE), noted());
+        let overwritten =
+            |at: &usize| pieces().iter().any(|(from, piece)| (*from..from + piece.len()).contains(at));
+        for at in (0..FILE.len()).filter(|at| !overwritten(at)) {
+            let mut flipped = FILE.to_vec();
+            flipped[at] ^= 1;
+            let (_folder, spool) = opened(&[(ROWS, &flipped), (OVERWRITING, &noted)]);
+            assert!(
+                matches!(spool.verify(NAME, &accepted), Err(UploadError::Damaged(_))),
+                "under way, byte {at}"
+            );
+            let (_folder, spool) = opened(&[(ROWS, &flipped)]);
+            spool.overwrite(NAME, &accepted, |_| Ok(pieces())).unwrap();
+            assert!(
+                matches!(spool.verify(NAME, &accepted), Err(UploadError::Damaged(_))),
+                "before, byte {at}"
+            );
+        }
+        for at in 0..noted.len() {
+            let mut flipped = noted.clone();
+            flipped[at] ^= 1;
+            for kind in [OVERWRITING, OVERWRITTEN] {
+                let (_folder, spool) = opened(&[(ROWS, OVERWRITTEN_FILE), (kind, &flipped)]);
+                let error = spool.verify(NAME, &accepted).unwrap_err().to_string();
+                assert!(error.contains(kind), "{error}");
+                // The erased must go all the same.
+                let (_folder, spool) = opened(&[(ROWS, FILE), (OVERWRITING, &flipped)]);
+                spool.overwrite(NAME, &accepted, |_| Ok(pieces())).unwrap();
+                assert_eq!(contents(&spool), OVERWRITTEN_FILE);
+            }
+        }
     }
 }

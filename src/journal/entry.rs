@@ -3,7 +3,9 @@
 //! Promises: entries are key-local and physical: a write's entry holds, for each canonical key it changes, the value
 //! that then stands there, with the rows it settled in it. Redoing it is a put that a value which reaches as far
 //! withstands; it resolves nothing, reads no clock and no setting, and comes out the same under any later program.
-//! What shapes a batch's outcome besides its rows is in its entry.
+//! What shapes a batch's outcome besides its rows is in its entry, and with it the checksum of the file that has them.
+
+mod version_1;
 
 use super::log::Position;
 use crate::model::codec::{self, CodecError};
@@ -12,11 +14,11 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 /// The version that a group's payload begins with.
-pub const GROUP_VERSION: u8 = 1;
+pub const GROUP_VERSION: u8 = 2;
 /// What the payload of a group begins with that stands where damaged ones were given up.
 const GROUP_GIVEN_UP: u8 = 0xff;
 /// The version that a checkpoint begins with.
-pub const CHECKPOINT_VERSION: u8 = 1;
+pub const CHECKPOINT_VERSION: u8 = 2;
 
 /// One entry of the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +84,8 @@ pub struct BatchAcceptedEntry {
     pub spool: u64,
     /// Its file's size.
     pub bytes: u64,
+    /// The CRC-32C of its file as it came; none if an earlier program took none.
+    pub crc32c: Option<u32>,
     /// Its rows.
     pub rows: u64,
     /// Whether it came by the v2 call.
@@ -157,10 +161,24 @@ pub fn group_given_up(length: usize) -> Vec<u8> {
 
 /// The entries of a group's payload.
 pub fn decode_group(payload: &[u8]) -> Result<Vec<Entry>, CodecError> {
-    if payload.first() == Some(&GROUP_GIVEN_UP) {
-        return Ok(vec![]);
+    match payload.first() {
+        Some(&GROUP_GIVEN_UP) => Ok(vec![]),
+        Some(&version_1::VERSION) => version_1::decode_group(payload),
+        _ => codec::decode(GROUP_VERSION, payload),
     }
-    codec::decode(GROUP_VERSION, payload)
+}
+
+/// A checkpoint's bytes.
+pub fn encode_checkpoint(checkpoint: &Checkpoint, out: &mut Vec<u8>) -> Result<(), CodecError> {
+    codec::encode_into(CHECKPOINT_VERSION, checkpoint, out)
+}
+
+/// What these bytes say.
+pub fn decode_checkpoint(bytes: &[u8]) -> Result<Checkpoint, CodecError> {
+    match bytes.first() {
+        Some(&version_1::VERSION) => version_1::decode_checkpoint(bytes),
+        _ => codec::decode(CHECKPOINT_VERSION, bytes),
+    }
 }
 
 #[cfg(test)]
@@ -172,24 +190,79 @@ mod tests {
         #[test]
         fn reading_any_bytes_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             drop(decode_group(&bytes));
-            let versioned: Vec<u8> = std::iter::once(GROUP_VERSION).chain(bytes).collect();
-            drop(decode_group(&versioned));
+            for version in [version_1::VERSION, GROUP_VERSION] {
+                let versioned: Vec<u8> = std::iter::once(version).chain(bytes.iter().copied()).collect();
+                drop(decode_group(&versioned));
+                drop(decode_checkpoint(&versioned));
+            }
         }
     }
 
+    fn accepted(seq: u64, crc32c: Option<u32>) -> BatchAcceptedEntry {
+        BatchAcceptedEntry {
+            client: "demo".into(),
+            seq,
+            spool: 11,
+            bytes: 300,
+            crc32c,
+            rows: 3,
+            v2: true,
+            key_kind: 1,
+            names: vec!["a".into(), "city".into()],
+            creates: false,
+            replaces: true,
+            removes: false,
+            lifetime_ms: 1_209_600_000,
+            max_profile_bytes: 1 << 20,
+        }
+    }
+
+    fn completed() -> BatchCompletedEntry {
+        let counts = crate::model::batch::Counts { updated: 2, not_found: 1, ..Default::default() };
+        BatchCompletedEntry { seq: 7, counts, at_ms: 99 }
+    }
+
+    fn group(crc32c: Option<u32>) -> Vec<Entry> {
+        let write = WriteEntry {
+            seq: 5,
+            changes: vec![Change { key: ByteBuf::from(*b"k"), value: ByteBuf::from(*b"v") }],
+            settled: vec![Settled { batch: 3, line: 2, outcome: 1 }],
+        };
+        vec![
+            Entry::Write(write),
+            Entry::BatchAccepted(accepted(7, crc32c)),
+            Entry::BatchCompleted(completed()),
+        ]
+    }
+
+    fn checkpoint(crc32c: Option<u32>) -> Checkpoint {
+        let complete =
+            KnownBatch { position: (0, 40), accepted: accepted(7, crc32c), completed: Some(completed()) };
+        let incomplete = KnownBatch { position: (1, 50), accepted: accepted(8, crc32c), completed: None };
+        Checkpoint { position: (1, 600), last_seq: 8, batches: vec![complete, incomplete] }
+    }
+
     #[test]
-    fn a_group_reads_back() {
-        let entries = vec![
-            Entry::Write(WriteEntry {
-                seq: 7,
-                changes: vec![Change { key: ByteBuf::from(*b"k"), value: ByteBuf::from(*b"v") }],
-                settled: vec![Settled { batch: 3, line: 2, outcome: 1 }],
-            }),
-            Entry::BatchCompleted(BatchCompletedEntry { seq: 3, counts: Default::default(), at_ms: 5 }),
-        ];
-        let mut payload = vec![];
-        encode_group(&entries, &mut payload).unwrap();
-        assert_eq!(decode_group(&payload).unwrap(), entries);
+    fn groups_and_checkpoints_read_back() {
+        let (mut payload, mut bytes) = (vec![], vec![]);
+        encode_group(&group(Some(0x1234_5678)), &mut payload).unwrap();
+        assert_eq!(decode_group(&payload).unwrap(), group(Some(0x1234_5678)));
         assert_eq!(decode_group(&group_given_up(9)).unwrap(), []);
+        encode_checkpoint(&checkpoint(Some(9)), &mut bytes).unwrap();
+        assert_eq!(decode_checkpoint(&bytes).unwrap(), checkpoint(Some(9)));
+    }
+
+    /// As a program wrote them before uploads had checksums.
+    #[test]
+    fn groups_and_checkpoints_of_version_1_are_read() {
+        let bytes = |hex: &str| -> Vec<u8> {
+            (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+        };
+        let group_1 = "0103000501016b017601030201010464656d6f070bfb2c010301010201610463697479000100fc00081948fc0000\
+                       10000207020001000063";
+        let checkpoint_1 = "0101fb5802080200280464656d6f070bfb2c010301010201610463697479000100fc00081948fc00001000\
+                            010702000100006301320464656d6f080bfb2c010301010201610463697479000100fc00081948fc0000100000";
+        assert_eq!(decode_group(&bytes(group_1)).unwrap(), group(None));
+        assert_eq!(decode_checkpoint(&bytes(checkpoint_1)).unwrap(), checkpoint(None));
     }
 }

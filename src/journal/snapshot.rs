@@ -32,7 +32,7 @@
 //! | 4 | CRC-32C of the salt, the block's number (8 bytes each) and the twelve bytes before this |
 //! | … | payload |
 //!
-//! - `head`: the [`Checkpoint`], as [`codec`] encodes it.
+//! - `head`: the [`Checkpoint`], as [`encode_checkpoint`] does it.
 //! - `data`: whole pairs, each the key's length (4), the key, the value's length (4), the value. The keys ascend, in a
 //!   block and from block to block. A block has at most 64 KiB, or one pair that is longer.
 //! - `foot`: how many pairs there are (8), the bytes of their keys and values (8), and the 128-bit XXH3 of all `data`
@@ -47,9 +47,9 @@ use std::mem;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::entry::{CHECKPOINT_VERSION, Checkpoint};
+use super::entry::{Checkpoint, decode_checkpoint, encode_checkpoint};
 use crate::durable::point;
-use crate::model::codec::{self, CodecError};
+use crate::model::codec::CodecError;
 use crc32c::{crc32c, crc32c_append};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -293,8 +293,11 @@ impl SnapshotWriter {
         };
         writer.write(&preamble(VERSION, salt))?;
         let offset = (PREAMBLE_BYTES + BLOCK_HEADER_BYTES) as u64;
-        codec::encode_into(CHECKPOINT_VERSION, checkpoint, &mut writer.payload)
-            .map_err(|source| SnapshotError::Checkpoint { file: path.to_owned(), offset, source })?;
+        encode_checkpoint(checkpoint, &mut writer.payload).map_err(|source| SnapshotError::Checkpoint {
+            file: path.to_owned(),
+            offset,
+            source,
+        })?;
         writer.end_block(HEAD)?;
         Ok(writer)
     }
@@ -431,8 +434,11 @@ impl SnapshotReader {
             return Err(blocks.damaged(Damage::Kind { number: blocks.number }));
         }
         let offset = blocks.payload_offset();
-        let checkpoint = codec::decode(CHECKPOINT_VERSION, &blocks.payload)
-            .map_err(|source| SnapshotError::Checkpoint { file: blocks.path.clone(), offset, source })?;
+        let checkpoint = decode_checkpoint(&blocks.payload).map_err(|source| SnapshotError::Checkpoint {
+            file: blocks.path.clone(),
+            offset,
+            source,
+        })?;
         blocks.advance();
         let place = blocks.payload.len();
         let (previous, digest) = (Vec::new(), Xxh3::new());
@@ -900,6 +906,7 @@ mod tests {
             seq,
             spool: seq,
             bytes: 1234,
+            crc32c: Some(99),
             rows: 56,
             v2: seq > 3,
             key_kind: 1,
@@ -1010,7 +1017,7 @@ mod tests {
 
     fn head() -> ([u8; 4], Vec<u8>) {
         let mut payload = Vec::new();
-        codec::encode_into(CHECKPOINT_VERSION, &checkpoint(), &mut payload).unwrap();
+        encode_checkpoint(&checkpoint(), &mut payload).unwrap();
         (HEAD, payload)
     }
 
@@ -1087,7 +1094,7 @@ mod tests {
         let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         assert_eq!(
             hex(&bytes),
-            "70726f66536e617001000000070000000000000012339e6d68656164050000009919637dd514bb240100000000646174611000000033f5bf7eeafb9a91030000006b65790500000076616c7565666f6f7420000000e7602b2caa43aeaf01000000000000000800000000000000b6406de965c8f8ba8c7a34a624c725a1",
+            "70726f66536e617001000000070000000000000012339e6d68656164050000006da95035fc18143d0200000000646174611000000033f5bf7eeafb9a91030000006b65790500000076616c7565666f6f7420000000e7602b2caa43aeaf01000000000000000800000000000000b6406de965c8f8ba8c7a34a624c725a1",
             "a layout that changes needs a new version"
         );
     }
@@ -1177,8 +1184,8 @@ mod tests {
             "the snapshot FILE has format version 2 (byte 8); this program reads version 1",
         );
         check(
-            &forged(&[(HEAD, vec![2, 0, 0, 0, 0])]),
-            "the checkpoint at byte 40 of the snapshot FILE: format version 2; this program reads version 1",
+            &forged(&[(HEAD, vec![3, 0, 0, 0, 0])]),
+            "the checkpoint at byte 40 of the snapshot FILE: format version 3; this program reads version 2",
         );
         check(&forged(&[(HEAD, vec![1])]), "the checkpoint at byte 40 of the snapshot FILE: damaged: ");
         check(&forged(&[data(&[a])]), &at(24, "block 0 is of a kind that does not belong there"));

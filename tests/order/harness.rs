@@ -799,8 +799,8 @@ impl Harness {
                     if !matches!(known.progress.state(), BatchState::Complete(_)) {
                         continue;
                     }
-                    let (seq, rows) = (known.accepted.id.seq, core.spool.rows_path(known.accepted.spool));
-                    let overwritten = overwrite_rows(&rows, &known.accepted, &fresh.erased);
+                    let seq = known.accepted.id.seq;
+                    let overwritten = overwrite_rows(&core.spool, &known.accepted, &fresh.erased);
                     if overwritten.map_err(|error| wrong(&error))? > 0 {
                         met(Met::RowsOverwritten);
                         let sent = self.sent.iter_mut().find(|sent| sent.seq == seq.get());

@@ -202,14 +202,18 @@ impl Load {
     }
 }
 
-/// Erasures and compactions all the while, so that snapshots, fresh stores and retired segments are met, too.
+/// Erasures and compactions all the while, so that snapshots, fresh stores and retired segments are met, too, and uploads in
+/// which rows are overwritten.
 fn keep_up(address: SocketAddr, stop: &AtomicBool) {
     let form = [("Content-Type", "application/x-www-form-urlencoded"), ("Connection", "close")];
     let json = [("Content-Type", "application/json"), ("Connection", "close")];
+    let text = [("Content-Type", "text/csv"), ("Connection", "close")];
     let mbox = b"mbox=m&mboxPC=erased&profile.x=1";
+    let batch = b"batch=pcId,x\nerased,2\nsomebody,2\nerased,3\n";
     while !stop.load(Ordering::Relaxed) {
         for call in [
             request("POST", "/m2/demo/mbox/json", "a", &form, Some(mbox)),
+            request("POST", "/m2/demo/profile/batchUpdate", "a", &text, Some(batch)),
             request("DELETE", "/api/v1/profiles/erased?by=pc&client=demo", "a", &form, None),
             request("POST", "/api/v1/compact", "a", &json, Some(b"{}")),
         ] {

@@ -1,0 +1,116 @@
+//! Whether the file of an upload is what was accepted: its length, and its CRC-32C, taken as the body streamed in.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+const READ_BYTES: usize = 1 << 20;
+
+/// What a file comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileSum {
+    /// Its length.
+    pub bytes: u64,
+    /// Its CRC-32C; none if nobody knows it, for an earlier program took none.
+    pub crc32c: Option<u32>,
+}
+
+/// A file that is not what was accepted. `Display` says what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "its file {} is damaged: it has {found}, not {expected}. It is never folded in as it is: put it back as it was, from \
+     a backup or as it was sent",
+    path.display()
+)]
+pub struct Damage {
+    path: PathBuf,
+    found: FileSum,
+    expected: FileSum,
+}
+
+/// Why the file of an upload can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum UploadError {
+    /// The system refused something.
+    #[error("its file {} cannot be read: {error}", path.display())]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// It is not what was accepted.
+    #[error(transparent)]
+    Damaged(#[from] Damage),
+}
+
+impl UploadError {
+    /// What the system said of a file.
+    pub fn of(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        |error| Self::Unreadable { path, error }
+    }
+}
+
+impl FileSum {
+    /// That of these bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self { bytes: bytes.len() as u64, crc32c: Some(crc32c::crc32c(bytes)) }
+    }
+
+    /// That of a file, read to its end.
+    pub fn of_file(path: &Path) -> io::Result<Self> {
+        let (mut file, mut read_bytes) = (File::open(path)?, vec![0; READ_BYTES]);
+        let (mut bytes, mut crc32c) = (0, 0);
+        loop {
+            let read = file.read(&mut read_bytes)?;
+            let Some(read) = read_bytes.get(..read).filter(|read| !read.is_empty()) else { break };
+            bytes += read.len() as u64;
+            crc32c = crc32c::crc32c_append(crc32c, read);
+        }
+        Ok(Self { bytes, crc32c: Some(crc32c) })
+    }
+
+    /// Whether a file that should come to this does.
+    pub fn check(&self, path: &Path, found: Self) -> Result<(), Damage> {
+        if found.bytes == self.bytes && (self.crc32c.is_none() || found.crc32c == self.crc32c) {
+            return Ok(());
+        }
+        Err(Damage { path: path.to_owned(), found, expected: *self })
+    }
+
+    /// Reads a file that should come to this, whole; what it comes to is still to be checked.
+    pub(super) fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        // One byte more shows whether there is more; how much more does not matter.
+        let most = self.bytes.saturating_add(1);
+        let mut bytes = Vec::with_capacity(usize::try_from(most).unwrap_or_default());
+        File::open(path)?.take(most).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+impl fmt::Display for FileSum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.bytes)?;
+        self.crc32c.map_or(Ok(()), |crc32c| write!(f, " with the checksum {crc32c:08x}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_whose_checksum_nobody_knows_is_told_by_its_length() {
+        let path = Path::new("x.csv");
+        let unknown = FileSum { bytes: 3, crc32c: None };
+        assert_eq!(unknown.check(path, FileSum::of(b"abc")), Ok(()));
+        let damage = unknown.check(path, FileSum::of(b"ab")).unwrap_err();
+        assert!(
+            damage.to_string().contains("x.csv is damaged: it has 2 bytes with the checksum"),
+            "{damage}"
+        );
+        assert!(damage.to_string().contains(", not 3 bytes."), "{damage}");
+    }
+}
