@@ -1,0 +1,333 @@
+//! The settings as tables: defaults, where each may be given, and what is said of those that are wrong.
+
+use clap::{Args, Parser};
+
+use super::setting::shown;
+use super::*;
+
+#[derive(Parser)]
+struct Serve {
+    #[command(flatten)]
+    options: ServeOptions,
+}
+
+fn options(flags: &str) -> ServeOptions {
+    Serve::try_parse_from(["serve"].into_iter().chain(flags.split_whitespace())).unwrap().options
+}
+
+/// Resolves with the flags and a `profiled.toml` of that text; the folder's name is left out of the error.
+fn resolve(flags: &str, file: &str) -> Result<Config, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(DEFAULT_FILE);
+    std::fs::write(&path, file).unwrap();
+    let folder = format!("{}/", folder.path().display());
+    let resolved = Config::resolve_with(options(flags), &path);
+    let reachable = resolved.and_then(|config| config.check_reach(false).map(|()| config));
+    reachable.map_err(|e| e.to_string().replace(&folder, ""))
+}
+
+fn client(code: &str) -> ClientCode {
+    ClientCode::new(code).unwrap()
+}
+
+#[test]
+fn defaults_are_those_of_the_design() {
+    let config = Config::resolve_with(ServeOptions::default(), Path::new("no such file")).unwrap();
+    assert_eq!(config.listen.to_string(), "127.0.0.1:8750");
+    assert_eq!(config.data_folder, Path::new("./profiled-data"));
+    assert_eq!(config.cache_bytes, 536_870_912);
+    assert_eq!((config.public_url.clone(), config.default_client.clone()), (None, None));
+    assert!(!config.allow_anonymous);
+    let limits = Limits {
+        profile_bytes_max: 1_048_576,
+        spool_bytes_max: 21_474_836_480,
+        body_bytes_limit: 52_428_800,
+        rows_limit: 500_000,
+        concurrent_uploads_max: 32,
+        decode_ratio_max: 1000,
+    };
+    assert_eq!(config.limits, limits);
+    assert_eq!(config.timeouts.header_read, Duration::from_secs(10));
+    assert_eq!(config.timeouts.body_idle, Duration::from_secs(30));
+    assert_eq!(config.timeouts.body_bytes_per_second_min, 1024);
+    assert_eq!(config.timeouts.idle_connection, Duration::from_secs(60));
+    assert_eq!(config.timeouts.tls_handshake, Duration::from_secs(10));
+    assert_eq!(config.tls, None);
+    let upkeep = Upkeep {
+        retention_ms: 2_592_000_000,
+        journal_segment_bytes: 67_108_864,
+        snapshot_journal_bytes: 1_073_741_824,
+        erase_within_ms: 86_400_000,
+        disk_reserve_bytes: 268_435_456,
+    };
+    assert_eq!(config.upkeep, upkeep);
+    let heads = HeadLimits { bytes_max: 81_920, lines_max: 100, uri_bytes_max: 32_768 };
+    assert_eq!(config.heads, heads);
+    let callers = Callers {
+        connections_max: 8192,
+        connections_per_address_max: 1024,
+        loopback_exempt: true,
+        site_calls_per_second: NonZeroU32::new(1000),
+        failed_authorisations_per_minute: NonZeroU32::new(60),
+        trusted_proxies: Arc::default(),
+    };
+    assert_eq!(config.callers, callers);
+    assert_eq!((config.log.as_str(), config.log_format), ("info", LogFormat::Text));
+    let settings = config.client(&client("any")).unwrap();
+    assert_eq!(settings, ClientSettings::default());
+    assert_eq!(
+        (settings.v2_creates_profiles, settings.consecutive_v2, settings.lifetime_ms),
+        (false, ConsecutiveV2::Merge, 1_209_600_000)
+    );
+}
+
+#[test]
+fn a_flag_beats_the_file_and_the_file_beats_the_default() {
+    #[track_caller]
+    fn check<T: PartialEq + fmt::Debug>(flags: &str, file: &str, field: fn(Config) -> T, expected: T) {
+        assert_eq!(field(resolve(flags, file).unwrap()), expected, "{flags:?} over {file:?}");
+    }
+    let cache = |it: Config| it.cache_bytes;
+    check("", "", cache, 512 * MIB);
+    check("", "cache = '16MiB'", cache, 16 * MIB);
+    check("", "cache = 16777216", cache, 16 * MIB);
+    check("--cache 32MiB", "cache = '16MiB'", cache, 32 * MIB);
+    check("--cache 33554432", "", cache, 32 * MIB);
+    let listen = |it: Config| it.listen.to_string();
+    check("", "listen = '127.0.0.1:0'", listen, "127.0.0.1:0".into());
+    check("--listen [::1]:9", "listen = '0.0.0.0:0'", listen, "[::1]:9".into());
+    check("--listen 0.0.0.0:9 --allow-anonymous", "", listen, "0.0.0.0:9".into());
+    check("--listen 0.0.0.0:9", "allow_anonymous = true", listen, "0.0.0.0:9".into());
+    check("--listen [::ffff:127.0.0.1]:9", "", listen, "[::ffff:127.0.0.1]:9".into());
+    check("--allow-anonymous=false", "allow_anonymous = true", |it| it.allow_anonymous, false);
+    check("", "data = 'd'", |it| it.data_folder, "d".into());
+    check("--data e", "data = 'd'", |it| it.data_folder, "e".into());
+    let public_url = |it: Config| it.public_url.unwrap().as_str().to_owned();
+    check("", "public_url = 'https://p.example/a/'", public_url, "https://p.example/a".into());
+    check("--public-url http://q:80", "public_url = 'https://p'", public_url, "http://q:80".into());
+    check("--default-client b", "default_client = 'a'", |it| it.default_client, Some(client("b")));
+    check("", "max_profile_bytes = '64KiB'", |it| it.limits.profile_bytes_max, 65_536);
+    check("", "spool_max_bytes = 1", |it| it.limits.spool_bytes_max, 1);
+    check("", "body_bytes_limit = 2000", |it| it.limits.body_bytes_limit, 2000);
+    check("--rows-limit 7", "rows_limit = 8", |it| it.limits.rows_limit, 7);
+    check("", "concurrent_uploads_max = 2", |it| it.limits.concurrent_uploads_max, 2);
+    check("", "decode_ratio_max = 7", |it| it.limits.decode_ratio_max, 7);
+    check("--retention-days 0", "", |it| it.upkeep.retention_ms, 0);
+    check("", "journal_segment_bytes = \"1MiB\"", |it| it.upkeep.journal_segment_bytes, 1 << 20);
+    check("", "snapshot_journal_bytes = \"1MiB\"", |it| it.upkeep.snapshot_journal_bytes, 1 << 20);
+    check("--erase-within-hours 1", "", |it| it.upkeep.erase_within_ms, 3_600_000);
+    check("--disk-reserve-bytes 0", "", |it| it.upkeep.disk_reserve_bytes, 0);
+    check("", "header_read_timeout_seconds = 1", |it| it.timeouts.header_read.as_secs(), 1);
+    check("", "body_idle_timeout_seconds = 2", |it| it.timeouts.body_idle.as_secs(), 2);
+    let rate = |it: Config| it.timeouts.body_bytes_per_second_min;
+    check("--body-bytes-per-second-min 0", "body_bytes_per_second_min = '2KiB'", rate, 0);
+    check("", "body_bytes_per_second_min = '2KiB'", rate, 2048);
+    check("", "idle_connection_timeout_seconds = 3", |it| it.timeouts.idle_connection.as_secs(), 3);
+    check("--log-format json", "log_format = 'text'", |it| it.log_format, LogFormat::Json);
+    check("--tls-handshake-timeout-seconds 4", "", |it| it.timeouts.tls_handshake.as_secs(), 4);
+    let tls = Some(TlsFiles { cert: "c".into(), key: "k".into() });
+    check("--tls-cert c", "tls_key = 'k'\ntls_cert = 'd'", |it| it.tls, tls);
+    check("", "connections_max = 9", |it| it.callers.connections_max, 9);
+    check("", "connections_per_address_max = 8", |it| it.callers.connections_per_address_max, 8);
+    check("--loopback-exempt=false", "", |it| it.callers.loopback_exempt, false);
+    check("", "header_bytes_max = '4KiB'", |it| it.heads.bytes_max, 4096);
+    check("", "headers_max = 20", |it| it.heads.lines_max, 20);
+    check("", "uri_bytes_max = 300", |it| it.heads.uri_bytes_max, 300);
+    check("", "site_calls_per_second = 5", |it| it.callers.site_calls_per_second, NonZeroU32::new(5));
+    check("--site-calls-per-second 0", "", |it| it.callers.site_calls_per_second, None);
+    let failures = |it: Config| it.callers.failed_authorisations_per_minute;
+    check("", "failed_authorisations_per_minute = 7", failures, NonZeroU32::new(7));
+    let batch_calls =
+        |it: Config| ["a", "b"].map(|code| it.client(&client(code)).unwrap().batch_calls_per_minute);
+    let rates = |a, b| [NonZeroU32::new(a), NonZeroU32::new(b)];
+    check("", "batch_calls_per_minute = 50", batch_calls, rates(50, 50));
+    let file = "batch_calls_per_minute = 50\n[clients.a]\nbatch_calls_per_minute = 0\n[clients.b]";
+    check("", file, batch_calls, rates(0, 50));
+    check("--batch-calls-per-minute 9", file, batch_calls, rates(0, 9));
+    let proxies = |it: Config| it.callers.trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let file = "trusted_proxies = ['10.1.2.3/8', '::1']";
+    check("", file, proxies, vec!["10.0.0.0/8".into(), "::1/128".into()]);
+    check(
+        "--trusted-proxies 127.0.0.1,::ffff:1.2.3.4",
+        file,
+        proxies,
+        vec!["127.0.0.1/32".into(), "1.2.3.4/32".into()],
+    );
+    check("", "trusted_proxies = []", proxies, vec![]);
+    check("--log warn,profiled::batch=debug", "log = 'off'", |it| it.log.0.len(), 26);
+}
+
+#[test]
+fn each_error_says_where_what_and_what_would_be_right() {
+    #[track_caller]
+    fn check(file: &str, expected: &str) {
+        assert_eq!(resolve("", file).unwrap_err(), expected, "{file}");
+    }
+    check(
+        "listen = '127.0.0.1:1'\n\nlifetime_days = 3",
+        "profiled.toml line 3: unknown key `lifetime_days`, expected one of `listen`, `data`, `cache`, \
+         `public_url`, `default_client`, `allow_anonymous`, `max_profile_bytes`, `spool_max_bytes`, \
+         `retention_days`, `journal_segment_bytes`, `snapshot_journal_bytes`, `erase_within_hours`, \
+         `disk_reserve_bytes`, `body_bytes_limit`, `rows_limit`, `concurrent_uploads_max`, `decode_ratio_max`, \
+         `header_read_timeout_seconds`, `body_idle_timeout_seconds`, `body_bytes_per_second_min`, `tls_cert`, \
+         `tls_key`, `tls_handshake_timeout_seconds`, `idle_connection_timeout_seconds`, `connections_max`, \
+         `connections_per_address_max`, `loopback_exempt`, `header_bytes_max`, `headers_max`, `uri_bytes_max`, \
+         `site_calls_per_second`, `failed_authorisations_per_minute`, `batch_calls_per_minute`, \
+         `trusted_proxies`, `log`, `log_format`, `clients`",
+    );
+    check(
+        "[clients.demo]\nlifetime_days = 3\nconsecutive = 'merge'",
+        "profiled.toml line 3: unknown key `consecutive`, expected one of `ims_orgs`, `v2_creates_profiles`, \
+         `consecutive_v2`, `lifetime_days`, `batch_calls_per_minute`",
+    );
+    let size = "such as 128MiB, 500MB or 1048576";
+    check(
+        "cache = '7MiB'",
+        &format!("profiled.toml line 1: \"7MiB\" is not a size from 8MiB to 1TiB, {size}"),
+    );
+    check("\ncache = -1", &format!("profiled.toml line 2: -1 is not a size from 8MiB to 1TiB, {size}"));
+    check(
+        "cache = 1.5",
+        &format!(
+            "profiled.toml line 1: invalid type: floating point `1.5`, expected a size from 8MiB to 1TiB, {size}"
+        ),
+    );
+    check("rows_limit = 0", "profiled.toml line 1: 0 is not a whole number from 1 to 20000000");
+    check("rows_limit = '9'", "profiled.toml line 1: \"9\" is not a whole number from 1 to 20000000");
+    check(
+        "data = 'd'\nlisten = 'localhost'",
+        "profiled.toml line 2: \"localhost\" is not an address and a port, such as 127.0.0.1:8750 or [::1]:8750",
+    );
+    check("allow_anonymous = 'true'", "profiled.toml line 1: \"true\" is not true or false");
+    check("data = ''", "profiled.toml line 1: \"\" is not a path, such as \"./profiled-data\"");
+    let url = "is not a URL without a query, such as https://profiles.example.com";
+    for wrong in
+        ["profiles.example.com", "ftp://a", "https://a?b", "https://a&b", "https://u@a", "http://", "x"]
+    {
+        check(&format!("public_url = '{wrong}'"), &format!("profiled.toml line 1: {wrong:?} {url}"));
+    }
+    let long = format!("https://{}.example", "x".repeat(64));
+    check(
+        &format!("public_url = '{long}'"),
+        &format!(
+            "profiled.toml line 1: {long:?} is not short enough: a public_url has at most 64 characters"
+        ),
+    );
+    check("default_client = 'a b'", "profiled.toml line 1: \"a b\" is not a client code: ' ' is not allowed");
+    check("[clients.\"a&b\"]", "profiled.toml line 1: \"a&b\" is not a client code: '&' is not allowed");
+    check(
+        "[clients.a]\nconsecutive_v2 = 'both'",
+        "profiled.toml line 2: \"both\" is not \"merge\" or \"replace\"",
+    );
+    check(
+        "[clients.a]\nlifetime_days = 3651",
+        "profiled.toml line 2: 3651 is not a whole number from 1 to 3650",
+    );
+    check(
+        "[clients.a]\nims_orgs = [\n  'A@AdobeOrg',\n  '']",
+        "profiled.toml line 4: \"\" is not an organisation id, such as \"ABCDEF@AdobeOrg\"",
+    );
+    let filter = "a log filter: off, error, warn, info, debug, trace or target=level, several with commas";
+    check("log = 'inof'", &format!("profiled.toml line 1: \"inof\" is not {filter}"));
+    check("log = 'a=b=c'", &format!("profiled.toml line 1: \"a=b=c\" is not {filter}"));
+    check("log = 1", &format!("profiled.toml line 1: 1 is not {filter}"));
+    check(
+        "\ntls_cert = 'c'",
+        "profiled.toml line 2: tls_cert needs tls_key beside it: name both, or neither",
+    );
+    check(
+        "trusted_proxies = [\n'10.0.0.0/33']",
+        "profiled.toml line 2: \"10.0.0.0/33\" is not an address or a network, such as 127.0.0.1 or 10.0.0.0/8",
+    );
+    check("\n\nlisten =", "profiled.toml line 3: string values must be quoted, expected literal string");
+    check("log = 'off'\nlog = 'off'", "profiled.toml line 2: duplicate key");
+    check(
+        "\nlisten = '0.0.0.0:8750'",
+        "profiled.toml line 2: 0.0.0.0:8750 can be reached from other machines, and there are no tokens: \
+         make one with `profiled token new`, listen on a loopback address such as 127.0.0.1:8750, or say --allow-anonymous",
+    );
+    check(
+        "default_client = 'c'\n[clients.a]\n[clients.b]",
+        "profiled.toml line 1: c is not a configured client: add [clients.c], or choose one of a, b",
+    );
+    check(
+        "[clients.b]\nims_orgs = ['O@AdobeOrg']\n[clients.a]\nims_orgs = ['O@AdobeOrg']",
+        "profiled.toml line 2: O@AdobeOrg stands under [clients.a] already: an organisation belongs to one client",
+    );
+}
+
+#[test]
+fn an_error_in_a_flag_names_the_flag() {
+    let anonymous = resolve("--listen 192.0.2.1:80", "").unwrap_err();
+    assert!(anonymous.starts_with("--listen (PROFILED_LISTEN): 192.0.2.1:80 can be reached"), "{anonymous}");
+    let half = resolve("--tls-key k", "").unwrap_err();
+    assert_eq!(half, "--tls-key (PROFILED_TLS_KEY): tls_key needs tls_cert beside it: name both, or neither");
+    let default = resolve("--default-client c", "[clients.a]").unwrap_err();
+    assert!(default.starts_with("--default-client (PROFILED_DEFAULT_CLIENT): c is not"), "{default}");
+    let Err(cache) = Serve::try_parse_from(["serve", "--cache", "1XB"]) else { panic!("1XB was taken") };
+    let (cache, expected) = (cache.to_string(), "'--cache <SIZE>': \"1XB\" is not a size from 8MiB to 1TiB");
+    assert!(cache.contains(expected), "{cache}");
+}
+
+#[test]
+fn a_file_that_is_named_must_be_there_and_be_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("my.toml");
+    let options = ServeOptions { config: Some(path.clone()), ..ServeOptions::default() };
+    let resolve = || Config::resolve(options.clone()).map_err(|e| e.to_string());
+    let missing = "there is no such file: write it, or leave --config (PROFILED_CONFIG) out";
+    assert_eq!(resolve().unwrap_err(), format!("{}: {missing}", path.display()));
+    std::fs::write(&path, b"data = 'd'\n# \xff").unwrap();
+    let expected = format!("{} line 2: this is not UTF-8: save the file as UTF-8", path.display());
+    assert_eq!(resolve().unwrap_err(), expected);
+    std::fs::write(&path, "data = 'd'").unwrap();
+    assert_eq!(resolve().unwrap().data_folder, Path::new("d"));
+    let options = ServeOptions { config: Some(folder.path().into()), ..ServeOptions::default() };
+    assert!(matches!(Config::resolve(options), Err(ConfigError::Unreadable { .. })));
+}
+
+#[test]
+fn once_a_client_is_configured_others_are_not_served() {
+    let file = "default_client = 'a'\n[clients.a]\nims_orgs = ['A@AdobeOrg', 'B@AdobeOrg']\n\
+                v2_creates_profiles = true\nconsecutive_v2 = 'replace'\nlifetime_days = 90\n[clients.b]";
+    let config = resolve("", file).unwrap();
+    let a = config.client(&client("a")).unwrap();
+    assert!(a.v2_creates_profiles);
+    assert_eq!((a.consecutive_v2, a.lifetime_ms), (ConsecutiveV2::Replace, 90 * DAY_MS));
+    assert_eq!(config.client(&client("b")), Some(ClientSettings::default()));
+    assert_eq!(config.client(&client("c")), None);
+    assert_eq!(config.clients().count(), 2);
+    assert_eq!(config.client_of_ims_org("B@AdobeOrg"), Some(&client("a")));
+    assert_eq!(config.client_of_ims_org("C@AdobeOrg"), None);
+}
+
+#[test]
+fn every_setting_is_a_flag_and_a_variable_of_the_same_name() {
+    let command = ServeOptions::augment_args(clap::Command::new("serve"));
+    for argument in command.get_arguments() {
+        let key = argument.get_id().as_str();
+        let variable = format!("PROFILED_{}", key.to_uppercase());
+        assert_eq!(argument.get_env(), Some(variable.as_ref()), "{key}");
+        assert_eq!(argument.get_long(), Some(key.replace('_', "-").as_str()), "{key}");
+    }
+}
+
+/// The environment of a running test can't be changed safely, so the test runs itself again in another.
+#[test]
+fn a_variable_beats_the_file_and_a_flag_beats_the_variable() {
+    const NAME: &str = "config::tests::a_variable_beats_the_file_and_a_flag_beats_the_variable";
+    if let Some("24MiB") = options("").cache.map(|it| shown(it.value.get())).as_deref() {
+        assert_eq!(resolve("", "cache = '16MiB'").unwrap().cache_bytes, 24 * MIB);
+        assert_eq!(resolve("--cache 32MiB", "cache = '16MiB'").unwrap().cache_bytes, 32 * MIB);
+        assert!(resolve("--listen 0.0.0.0:0", "").unwrap().allow_anonymous);
+        return;
+    }
+    let again = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([NAME, "--exact"])
+        .env("PROFILED_CACHE", "24MiB")
+        .env("PROFILED_ALLOW_ANONYMOUS", "true")
+        .output()
+        .unwrap();
+    let output = String::from_utf8_lossy(&again.stdout);
+    assert!(again.status.success() && output.contains("1 passed"), "{output}");
+}
