@@ -69,7 +69,7 @@ fn main() {
     println!("{}", table(&growth_marks(&by_profiles)));
     draw(&Path::new(PLOTS).join("profiles.svg"), &panels("profiles", true, &by_profiles));
 
-    let many = sizes.profiles.iter().copied().filter(|&profiles| profiles <= 1_000_000).next_back();
+    let many = sizes.profiles.iter().copied().rfind(|&profiles| profiles <= 1_000_000);
     let Some(profiles) = many.filter(|_| sizes.batches > 0) else { return };
     let by_batches = with_batches(profiles, sizes.rows, sizes.batches);
     println!("{}", batches_table(profiles, &by_batches));

@@ -17,12 +17,16 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use peers::{LeftOut, Peer};
+use peers::{LeftOut, Peer, Started};
 use support::client::Client;
 use support::load::{LOOKUPS_A_SECOND, look_up_during, site_calls_during};
 use support::marks::{Mark, Unit, table};
-use support::rows::{Batch, FILE_ROWS, live_bytes, seed_files};
+use support::rows::{Batch, FILE_ROWS, Row, csv, live_bytes, seed_files};
 use support::{CREATES, Daemon, Random, Times, bounds, count, kernel, median, said};
+
+/// The daemon's own, so that what is measured in here is not behind for that.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Visitors that are looked up while a batch is pending, and once it is folded in.
 const READ_BACK: usize = 100;
@@ -34,6 +38,7 @@ const BATCH_EVERY: Duration = Duration::from_secs(2);
 const PENDING: [usize; 3] = [1, 8, 64];
 const LOOKUPS_WITH_PENDING: usize = 1_000;
 const PENDING_AT_START: usize = 20;
+const UPLOADS_AT_ONCE: usize = 20;
 
 /// How much of it.
 #[derive(Parser)]
@@ -169,7 +174,8 @@ impl Bench<'_> {
         self.say("a crash with batches pending");
         let (crashed_pending, pending) = self.crash_with_pending();
         self.say("a daemon with a cache of 128 MiB");
-        let small = self.small_cache();
+        let (small, uploads) = self.small_cache();
+        println!("{uploads}\n");
 
         marks.extend([
             Mark::new(
@@ -249,7 +255,7 @@ impl Bench<'_> {
     }
 
     fn peers(&self) -> Peers {
-        let start = |(name, peer): (&'static str, Result<Box<dyn Peer>, LeftOut>)| {
+        let start = |(name, peer): Started| {
             let ran = peer.map(|mut peer| {
                 self.say(&format!("the profiles of {name}"));
                 peer.seed(self.sizes.profiles);
@@ -377,14 +383,37 @@ impl Bench<'_> {
         (daemon.ready_after.as_secs_f64(), pending)
     }
 
-    /// The peak of memory, in MiB, of a daemon with a small cache that does the same.
-    fn small_cache(&self) -> f64 {
+    /// A daemon with a small cache that does the same, and then takes many uploads at once: the peak of memory of the
+    /// first, and what is to be said of the second.
+    fn small_cache(&self) -> (f64, String) {
         let daemon = Daemon::start_with(&self.make_folder("small-cache"), CREATES, &["--cache", "128MiB"]);
         self.seed(&daemon);
         for round in 1..=self.sizes.runs {
             self.post(&daemon, self.batch(round));
         }
-        daemon.memory("VmHWM") as f64 / 1024.0
+        let peak = daemon.memory("VmHWM") as f64 / 1024.0;
+
+        let strangers =
+            (0..self.sizes.rows).map(|n| Row { id: format!("stranger-{n:018}"), ..self.batch(0).row(n) });
+        let file = csv(strangers);
+        let (before, began, mut most) = (daemon.memory("VmRSS") >> 10, Instant::now(), 0);
+        std::thread::scope(|scope| {
+            let posting: Vec<_> = (0..UPLOADS_AT_ONCE)
+                .map(|_| scope.spawn(|| drop(daemon.client().post(false, &file))))
+                .collect();
+            while posting.iter().any(|one| !one.is_finished()) {
+                most = most.max(daemon.memory("VmRSS") >> 10);
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        let said = format!(
+            "{UPLOADS_AT_ONCE} uploads of {:.1} MB at once, with `--cache 128MiB`: all acknowledged after {:.1} s; memory {before} MiB \
+             before, {most} MiB at most meanwhile, {} MiB after.",
+            file.len() as f64 / 1e6,
+            began.elapsed().as_secs_f64(),
+            daemon.memory("VmRSS") >> 10,
+        );
+        (peak, said)
     }
 }
 
@@ -510,6 +539,12 @@ fn machine() -> String {
     let processors = std::thread::available_parallelism().unwrap();
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().unwrap_or_default();
     let kib: usize = memory.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).unwrap_or(0);
-    format!("{processors} processors, {} GiB of memory, Linux {}", kib >> 20, kernel.trim())
+    format!(
+        "{processors} processors, {} GiB of memory, Linux {}; load average {load}",
+        kib >> 20,
+        kernel.trim()
+    )
 }

@@ -1,7 +1,7 @@
 //! The parts by themselves: what a batch's bytes, a visitor's profile, a group of writes and a request cost.
 //!
 //! `cargo bench --bench micro [-- NAME]`
-#![expect(clippy::unwrap_used, missing_docs, reason = "a bench that cannot go on should say where")]
+#![expect(clippy::unwrap_used, reason = "a bench that cannot go on should say where")]
 
 mod support;
 

@@ -42,7 +42,7 @@ pub(crate) const SQLITE: &str = "SQLite, prepared `UPDATE`s";
 pub(crate) const POSTGRES: &str = "PostgreSQL, `COPY` and one `UPDATE … FROM`";
 
 /// All that this machine has, and why the others are left out.
-pub(crate) fn start(folder: &Path) -> [(&'static str, Result<Box<dyn Peer>, LeftOut>); 5] {
+pub(crate) fn start(folder: &Path) -> [Started; 5] {
     [
         (HSET, Redis::start(&folder.join("redis-hset"), Ask::Hset).map(boxed)),
         (FUNCTION, Redis::start(&folder.join("redis-function"), Ask::Function).map(boxed)),
@@ -55,6 +55,9 @@ pub(crate) fn start(folder: &Path) -> [(&'static str, Result<Box<dyn Peer>, Left
 fn boxed(peer: impl Peer + 'static) -> Box<dyn Peer> {
     Box::new(peer)
 }
+
+/// A peer's name, and itself if the machine has it.
+pub(crate) type Started = (&'static str, Result<Box<dyn Peer>, LeftOut>);
 
 /// Why a peer does not take part.
 pub(crate) struct LeftOut(String);

@@ -26,7 +26,7 @@ const SETTINGS: [&str; 8] = [
     "work_mem=64MB",
     "listen_addresses=127.0.0.1",
     "unix_socket_directories=",
-    "log_min_messages=fatal",
+    "log_min_messages=panic",
 ];
 const APPLY: &str = "UPDATE profile SET attributes = profile.attributes || staged.attributes \
                      FROM staged WHERE profile.id = staged.id;";
@@ -76,12 +76,16 @@ impl Postgres {
         let port = free_port();
         let mut command = as_account("postgres");
         command.args(["-p", &port.to_string(), "-D"]).arg(home.join("data"));
-        SETTINGS.iter().for_each(|setting| drop(command.args(["-c", setting])));
+        for setting in SETTINGS {
+            command.args(["-c", setting]);
+        }
         let server = Postmaster(command.spawn().unwrap());
         let ready = || {
             let mut ask = Command::new(bin.join("pg_isready"));
-            let answer =
-                ask.args(["-h", "127.0.0.1", "-p", &port.to_string()]).stdout(Stdio::null()).status();
+            let answer = ask
+                .args(["-U", "bench", "-d", "postgres", "-h", "127.0.0.1", "-p", &port.to_string()])
+                .stdout(Stdio::null())
+                .status();
             if answer.is_ok_and(|status| status.success()) { Ok(()) } else { Err("pg_isready says no") }
         };
         come_up(ready);
@@ -224,7 +228,7 @@ impl Drop for Postmaster {
     fn drop(&mut self) {
         // Its own word for an immediate stop.
         if let Some(pid) = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw) {
-            drop(kill_process(pid, Signal::QUIT));
+            kill_process(pid, Signal::QUIT).unwrap();
         }
         self.0.wait().unwrap();
     }

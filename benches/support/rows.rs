@@ -26,7 +26,11 @@ pub struct Batch {
 
 impl Batch {
     pub fn rows(self) -> impl Iterator<Item = Row> {
-        (0..self.rows).map(move |n| Row { id: self.id(n), values: values(n, self.round) })
+        (0..self.rows).map(move |n| self.row(n))
+    }
+
+    pub fn row(self, n: usize) -> Row {
+        Row { id: self.id(n), values: values(n, self.round) }
     }
 
     pub fn known(self) -> usize {
@@ -49,7 +53,7 @@ impl Batch {
 
     /// The file that is posted.
     pub fn csv(self) -> Vec<u8> {
-        csv("batch=thirdPartyId", self.rows())
+        csv(self.rows())
     }
 }
 
@@ -61,7 +65,7 @@ pub fn seeds(visitors: Range<usize>) -> impl Iterator<Item = Row> {
 /// The same as files that make them.
 pub fn seed_files(profiles: usize) -> impl Iterator<Item = Vec<u8>> {
     let files = (0..profiles).step_by(FILE_ROWS);
-    files.map(move |first| csv("batch=thirdPartyId", seeds(first..(first + FILE_ROWS).min(profiles))))
+    files.map(move |first| csv(seeds(first..(first + FILE_ROWS).min(profiles))))
 }
 
 pub fn id(n: usize) -> String {
@@ -94,8 +98,9 @@ fn values(n: usize, round: usize) -> [String; 5] {
     ]
 }
 
-pub fn csv(key: &str, rows: impl Iterator<Item = Row>) -> Vec<u8> {
-    let mut text = format!("{key},{}\n", NAMES.join(","));
+/// Rows as a batch file.
+pub fn csv(rows: impl Iterator<Item = Row>) -> Vec<u8> {
+    let mut text = format!("batch=thirdPartyId,{}\n", NAMES.join(","));
     for Row { id, values } in rows {
         writeln!(text, "{id},{}", values.join(",")).unwrap();
     }
