@@ -17,12 +17,16 @@ use profiled::journal::entry::{Change, Entry, WriteEntry, encode_group};
 use profiled::journal::log::{Log, LogError, LogSettings, Position};
 use profiled::model::batch::{BatchRules, ConsecutiveV2, EmptyValues};
 use profiled::model::id::{ClientCode, IdKind, Key};
-use profiled::model::profile::{Attribute, Profile, Source, Stored};
+use profiled::model::profile::{Attribute, Profile, Source, Stored, set_all};
 use profiled::model::seq::{Millis, Seq};
 use profiled::model::update::{Cell, Folded, Row, fold, merge};
 use serde_bytes::ByteBuf;
 use support::rows::{Batch, NAMES};
 use support::{CREATES, Daemon};
+
+/// The daemon's own.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const ROWS: usize = 50_000;
 /// Writes of one group commit.
@@ -75,7 +79,10 @@ fn profile(criterion: &mut Criterion) {
     let (then, now) = (Seq::from_parts(Millis(1_000), 0), Seq::from_parts(Millis(2_000), 0));
     let attributes = |seq, source| {
         let attribute = move |(&name, value)| Attribute { name, value, seq, source };
-        NAMES.iter().zip(VALUES).map(attribute).collect()
+        let mut attributes = vec![];
+        // They are kept in the order of their names.
+        set_all(&mut attributes, NAMES.iter().zip(VALUES).map(attribute));
+        attributes
     };
     let known = Profile { attributes: attributes(then, Source::BatchV1), ..Profile::born_at(then) };
     let bytes = Stored::Profile(known.clone()).encode();

@@ -43,7 +43,7 @@ impl Panel {
         X: AsRangedCoord<Value = f64>,
         X::CoordDescType: Ranged<ValueType = f64> + ValueFormatter<f64>,
     {
-        let top = self.points().map(|(_, y)| y).fold(0.0, f64::max) * 1.2;
+        let top = self.points().map(|(_, y)| y).fold(0.0, f64::max) * 1.35;
         let mut chart = ChartBuilder::on(area)
             .caption(self.what, ("sans-serif", 18))
             .margin(12)
@@ -67,7 +67,7 @@ impl Panel {
         if self.series.len() > 1 {
             chart
                 .configure_series_labels()
-                .position(SeriesLabelPosition::LowerRight)
+                .position(SeriesLabelPosition::UpperRight)
                 .border_style(TRANSPARENT)
                 .background_style(WHITE.mix(0.8))
                 .draw()
