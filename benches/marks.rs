@@ -95,6 +95,18 @@ struct Ran {
     written: Vec<u64>,
 }
 
+/// What lookups and site calls took.
+struct Beside {
+    /// How many batches were posted meanwhile.
+    batches: usize,
+    /// Beside batches.
+    lookups: Times,
+    /// With nothing else.
+    site_calls_a_second: f64,
+    /// Beside batches.
+    site_calls: Times,
+}
+
 type Peers = Vec<(&'static str, Result<Ran, LeftOut>)>;
 
 impl Bench<'_> {
@@ -128,42 +140,9 @@ impl Bench<'_> {
         drop(peers);
         println!("{}", self.bounds_table(&posted));
 
-        let file = self.batch(runs).csv();
-        self.say("lookups");
-        let (quiet, ()) = look_up_during(&daemon.address, profiles, || std::thread::sleep(self.span()));
-        self.say("lookups beside batches");
-        let (lookups, folded) =
-            look_up_during(&daemon.address, profiles, || self.post_for(&daemon, &file, None));
-        self.say("site calls");
-        let (alone, rate, ()) = site_calls_during(&daemon.address, self.sizes.connections, profiles, || {
-            std::thread::sleep(self.span());
-        });
-        self.say("site calls beside batches");
-        let (beside, rate_beside, posted_beside) =
-            site_calls_during(&daemon.address, self.sizes.connections, profiles, || {
-                self.post_for(&daemon, &file, Some(BATCH_EVERY))
-            });
-        wait_folded(&mut daemon.client());
-        println!("| | a second | p50 | p99 | p99.9 | slowest |\n| --- | --- | --- | --- | --- | --- |");
-        let row = |what: &str, a_second: f64, times: &Times| println!("{}", load_row(what, a_second, times));
-        row("lookups, nothing else", LOOKUPS_A_SECOND, &quiet.times);
-        row(
-            &format!("lookups while {folded} batches are uploaded and folded"),
-            LOOKUPS_A_SECOND,
-            &lookups.times,
-        );
-        row("of that: the bench's own threads woke late", LOOKUPS_A_SECOND, &lookups.woke_late);
-        row("site calls, nothing else", rate, &alone);
-        row(
-            &format!("site calls while {posted_beside} batches are uploaded and folded"),
-            rate_beside,
-            &beside,
-        );
-        println!();
-
+        let beside = self.beside(&daemon);
         println!("{}", self.pending_table(&daemon));
-        let batches = runs + folded + posted_beside;
-        for _ in batches..BATCHES_FOR_SIZE {
+        for _ in runs + beside.batches..BATCHES_FOR_SIZE {
             self.post(&daemon, self.batch(runs));
         }
         let store = kernel::bytes_under(&self.folder.join("profiled").join("data").join("store"));
@@ -191,16 +170,22 @@ impl Bench<'_> {
                 3.0,
                 1.0,
                 Unit::Milliseconds,
-                Some(lookups.times.at(0.99)),
+                Some(beside.lookups.at(0.99)),
             ),
-            Mark::new("lookup p99.9", 10.0, 5.0, Unit::Milliseconds, Some(lookups.times.at(0.999))),
-            Mark::new("site calls a second, durable, no batch", 10e3, 20e3, Unit::PerSecond, Some(rate)),
+            Mark::new("lookup p99.9", 10.0, 5.0, Unit::Milliseconds, Some(beside.lookups.at(0.999))),
+            Mark::new(
+                "site calls a second, durable, no batch",
+                10e3,
+                20e3,
+                Unit::PerSecond,
+                Some(beside.site_calls_a_second),
+            ),
             Mark::new(
                 "site calls' p99 while batches are uploaded and folded",
                 60.0,
                 30.0,
                 Unit::Milliseconds,
-                Some(beside.at(0.99)),
+                Some(beside.site_calls.at(0.99)),
             ),
             Mark::new(
                 "`DATA/store` ÷ live bytes after ten batches and more",
@@ -226,6 +211,49 @@ impl Bench<'_> {
         ]);
         println!("{}", table(&marks));
         self.say("done");
+    }
+
+    /// Lookups and site calls, alone and while batches are uploaded and folded.
+    fn beside(&self, daemon: &Daemon) -> Beside {
+        let (profiles, file) = (self.sizes.profiles, self.batch(self.sizes.runs).csv());
+        self.say("lookups");
+        let (quiet, ()) = look_up_during(&daemon.address, profiles, || std::thread::sleep(self.span()));
+        self.say("lookups beside batches");
+        let (lookups, folded) =
+            look_up_during(&daemon.address, profiles, || self.post_for(daemon, &file, None));
+        self.say("site calls");
+        let (alone, site_calls_a_second, ()) =
+            site_calls_during(&daemon.address, self.sizes.connections, profiles, || {
+                std::thread::sleep(self.span());
+            });
+        self.say("site calls beside batches");
+        let (while_folding, rate_beside, posted_beside) =
+            site_calls_during(&daemon.address, self.sizes.connections, profiles, || {
+                self.post_for(daemon, &file, Some(BATCH_EVERY))
+            });
+        wait_folded(&mut daemon.client());
+        println!("| | a second | p50 | p99 | p99.9 | slowest |\n| --- | --- | --- | --- | --- | --- |");
+        let row = |what: &str, a_second: f64, times: &Times| println!("{}", load_row(what, a_second, times));
+        row("lookups, nothing else", LOOKUPS_A_SECOND, &quiet.times);
+        row(
+            &format!("lookups while {folded} batches are uploaded and folded"),
+            LOOKUPS_A_SECOND,
+            &lookups.times,
+        );
+        row("of that: the bench's own threads woke late", LOOKUPS_A_SECOND, &lookups.woke_late);
+        row("site calls, nothing else", site_calls_a_second, &alone);
+        row(
+            &format!("site calls while {posted_beside} batches are uploaded and folded"),
+            rate_beside,
+            &while_folding,
+        );
+        println!();
+        Beside {
+            batches: folded + posted_beside,
+            lookups: lookups.times,
+            site_calls_a_second,
+            site_calls: while_folding,
+        }
     }
 
     fn say(&self, what: &str) {
@@ -310,6 +338,7 @@ impl Bench<'_> {
             ("the file written and synced", thrice(&|| bounds::synced(self.folder, &file))),
             ("the parser alone, one thread", thrice(&|| bounds::parsed(&file))),
             ("**POST sent → durable and readable**", readable),
+            ("each row folded into its profile's bytes, two threads", thrice(&|| bounds::folded(batch))),
             ("sled alone, sorted, two writers, flushed and synced", sled),
             ("**POST sent → complete**", complete),
         ];
