@@ -24,6 +24,8 @@ use support::{CREATES, Daemon, count, kernel, median, said};
 const RUNS: usize = 3;
 /// So often the daemon is killed and started, in the course of many batches.
 const START_EVERY: usize = 5;
+/// Batches on the same visitors after which the store's size is taken.
+const BATCHES_FOR_SIZE: usize = 10;
 const PLOTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/plots");
 
 /// How much of it.
@@ -66,14 +68,19 @@ fn main() {
     let by_profiles: Vec<Figures> =
         sizes.profiles.iter().map(|&profiles| with_profiles(profiles, sizes.rows)).collect();
     println!("{}", profiles_table(&by_profiles));
-    println!("{}", table(&growth_marks(&by_profiles)));
     draw(&Path::new(PLOTS).join("profiles.svg"), &panels("profiles", true, &by_profiles));
 
-    let many = sizes.profiles.iter().copied().rfind(|&profiles| profiles <= 1_000_000);
-    let Some(profiles) = many.filter(|_| sizes.batches > 0) else { return };
-    let by_batches = with_batches(profiles, sizes.rows, sizes.batches);
-    println!("{}", batches_table(profiles, &by_batches));
-    draw(&Path::new(PLOTS).join("batches.svg"), &panels("batches on the same visitors", false, &by_batches));
+    let most = sizes.profiles.iter().copied().rfind(|&profiles| profiles <= 1_000_000);
+    let by_batches =
+        most.map(|profiles| with_batches(profiles, sizes.rows, sizes.batches)).unwrap_or_default();
+    if let Some(profiles) = most.filter(|_| !by_batches.is_empty()) {
+        println!("{}", batches_table(profiles, &by_batches));
+        draw(
+            &Path::new(PLOTS).join("batches.svg"),
+            &panels("batches on the same visitors", false, &by_batches),
+        );
+    }
+    println!("{}", table(&growth_marks(&by_profiles, &by_batches)));
 }
 
 /// Some batches on so many profiles, then a crash.
@@ -193,11 +200,19 @@ fn batches_table(profiles: usize, by_batches: &[Figures]) -> String {
     head(&format!("Batches, {} profiles", said(profiles))) + &rows.collect::<String>()
 }
 
-/// What a row costs with more profiles, measured by what it costs with the fewest.
-fn growth_marks(by_profiles: &[Figures]) -> Vec<Mark> {
+/// What a row costs with more profiles, measured by what it costs with the fewest; what the store holds after some batches.
+fn growth_marks(by_profiles: &[Figures], by_batches: &[Figures]) -> Vec<Mark> {
     let at = |profiles| by_profiles.iter().find(|one| one.of == profiles).map(Figures::microseconds_a_row);
     let grown = |to| Some(at(to)? / at(100_000)?);
+    let after = by_batches.iter().find(|one| one.of == BATCHES_FOR_SIZE);
     vec![
+        Mark::new(
+            "`DATA/store` ÷ live bytes after 10 batches on the same visitors",
+            6.5,
+            4.5,
+            Unit::TimesMore,
+            after.map(|one| one.store as f64 / one.live as f64),
+        ),
         Mark::new("cost per row, 1M profiles ÷ 100k", 2.0, 1.3, Unit::TimesMore, grown(1_000_000)),
         Mark::new(
             "cost per row, 10M profiles (more than the cache holds) ÷ 100k",

@@ -21,7 +21,7 @@ use peers::{LeftOut, Peer, Started};
 use support::client::Client;
 use support::load::{LOOKUPS_A_SECOND, look_up_during, site_calls_during};
 use support::marks::{Mark, Unit, table};
-use support::rows::{Batch, FILE_ROWS, Row, csv, live_bytes, seed_files};
+use support::rows::{Batch, FILE_ROWS, Row, csv, seed_files};
 use support::{CREATES, Daemon, Random, Times, bounds, count, kernel, median, said};
 
 /// The daemon's own, so that what is measured in here is not behind for that.
@@ -30,8 +30,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Visitors that are looked up while a batch is pending, and once it is folded in.
 const READ_BACK: usize = 100;
-/// Batches on the same visitors after which the store's size is taken.
-const BATCHES_FOR_SIZE: usize = 10;
 /// Beside site calls, which hold folding back, a batch is posted so often.
 const BATCH_EVERY: Duration = Duration::from_secs(2);
 /// How many batches are pending when single lookups are timed.
@@ -97,8 +95,6 @@ struct Ran {
 
 /// What lookups and site calls took.
 struct Beside {
-    /// How many batches were posted meanwhile.
-    batches: usize,
     /// Beside batches.
     lookups: Times,
     /// With nothing else.
@@ -142,11 +138,6 @@ impl Bench<'_> {
 
         let beside = self.beside(&daemon);
         println!("{}", self.pending_table(&daemon));
-        for _ in runs + beside.batches..BATCHES_FOR_SIZE {
-            self.post(&daemon, self.batch(runs));
-        }
-        let store = kernel::bytes_under(&self.folder.join("profiled").join("data").join("store"));
-        let live = live_bytes(profiles, runs) as f64;
 
         self.say("a crash in the middle of a batch");
         let crashed = self.crash(daemon, &posted);
@@ -186,13 +177,6 @@ impl Bench<'_> {
                 30.0,
                 Unit::Milliseconds,
                 Some(beside.site_calls.at(0.99)),
-            ),
-            Mark::new(
-                "`DATA/store` ÷ live bytes after ten batches and more",
-                6.5,
-                4.5,
-                Unit::TimesMore,
-                Some(store as f64 / live),
             ),
             Mark::new(
                 "start after `kill -9` in the middle of a batch",
@@ -248,12 +232,7 @@ impl Bench<'_> {
             &while_folding,
         );
         println!();
-        Beside {
-            batches: folded + posted_beside,
-            lookups: lookups.times,
-            site_calls_a_second,
-            site_calls: while_folding,
-        }
+        Beside { lookups: lookups.times, site_calls_a_second, site_calls: while_folding }
     }
 
     fn say(&self, what: &str) {
