@@ -1,52 +1,160 @@
-//! The real release daemon as a process, for the benches.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a bench that cannot go on should say where")]
+//! What the benches share: the real release daemon as a process, the rows of a standard batch, a client, the kernel's
+//! figures, and the ways to sum times up.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "a bench that cannot go on should say where"
+)]
 #![allow(
     dead_code,
     unreachable_pub,
     reason = "each bench is a crate of its own and uses its own part of this"
 )]
 
+pub mod bounds;
+pub mod client;
+pub mod curves;
+pub mod kernel;
+pub mod load;
+pub mod marks;
+pub mod rows;
+
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use client::Client;
+
+/// Lets v2 batches make the profiles that a bench begins with.
+pub const CREATES: &str = "[clients.demo]\nv2_creates_profiles = true\n";
 
 /// A daemon on a folder, killed at the end.
 pub struct Daemon {
     process: Child,
     pub address: String,
+    /// From its start until it listened and `/readyz` said so.
+    pub ready_after: Duration,
 }
 
 impl Daemon {
     /// Starts one under `folder`, with this configuration file.
     pub fn start(folder: &Path, configuration: &str) -> Self {
+        Self::start_with(folder, configuration, &[])
+    }
+
+    /// Starts one with further flags. Whatever the folder holds is served.
+    pub fn start_with(folder: &Path, configuration: &str, flags: &[&str]) -> Self {
         let toml = folder.join("profiled.toml");
         std::fs::write(&toml, configuration).unwrap();
+        let began = Instant::now();
         let mut process = Command::new(env!("CARGO_BIN_EXE_profiled"))
             .args(["serve", "--listen", "127.0.0.1:0", "--log", "warn", "--data"])
             .arg(folder.join("data"))
             .arg("--config")
             .arg(toml)
+            .args(flags)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.trim_end().strip_prefix("listening on http://").unwrap().to_owned();
-        Self { process, address }
+        let mut daemon = Self { process, address, ready_after: Duration::ZERO };
+        let mut client = daemon.client();
+        while client.get("/readyz").status != 200 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        daemon.ready_after = began.elapsed();
+        daemon
+    }
+
+    pub fn client(&self) -> Client {
+        Client::connect(&self.address)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Ends it without a word, as a crash does: what was acknowledged is there at the next start.
+    pub fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
     }
 
     /// A line of the kernel's account of its memory, in KiB.
     pub fn memory(&self, line: &str) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
-        let found =
-            status.lines().find_map(|have| have.strip_prefix(line)?.split_whitespace().nth(1)?.parse().ok());
-        found.unwrap_or_else(|| panic!("the kernel does not tell {line}"))
+        kernel::memory(self.pid(), line).unwrap_or_else(|| panic!("the kernel does not tell {line}"))
     }
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
+        self.kill();
+    }
+}
+
+/// The middle one of an odd number of figures.
+pub fn median(figures: impl IntoIterator<Item = f64>) -> f64 {
+    let mut figures: Vec<f64> = figures.into_iter().collect();
+    figures.sort_unstable_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
+
+/// Times of many calls, in order.
+pub struct Times(Vec<Duration>);
+
+impl Times {
+    pub fn new(mut times: Vec<Duration>) -> Self {
+        times.sort_unstable();
+        Self(times)
+    }
+
+    /// What this share of the calls stayed within, in milliseconds.
+    pub fn at(&self, share: f64) -> f64 {
+        self.0[((self.0.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// Random enough for picking visitors, and the same in every run.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self((seed + 1) * 0x9e37_79b9_7f4a_7c15)
+    }
+
+    pub fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % end as u64) as usize
+    }
+}
+
+/// `100k`, `1M` or a plain number.
+pub fn count(text: &str) -> Result<usize, String> {
+    let (digits, times) = match text.as_bytes().last() {
+        Some(b'k') => (&text[..text.len() - 1], 1_000),
+        Some(b'M') => (&text[..text.len() - 1], 1_000_000),
+        _ => (text, 1),
+    };
+    let number: usize = digits.parse().map_err(|_| format!("{text} is not a count such as 100k or 1M"))?;
+    Ok(number * times)
+}
+
+/// A count as people say it.
+pub fn said(count: usize) -> String {
+    match count {
+        _ if count >= 1_000_000 && count.is_multiple_of(1_000_000) => format!("{}M", count / 1_000_000),
+        _ if count >= 1_000 && count.is_multiple_of(1_000) => format!("{}k", count / 1_000),
+        _ => format!("{count}"),
     }
 }

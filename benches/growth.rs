@@ -1,0 +1,251 @@
+//! How cost, disk, memory and start-up grow: with the number of profiles, and with the batches on the same visitors.
+//! Prints the tables that stand in BENCHMARKS.md, and draws `benches/plots/{profiles,batches}.svg`.
+//!
+//! `cargo bench --bench growth [-- --profiles 100k,1M --rows 500k --batches 20]`
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a bench prints, and stops where it cannot go on"
+)]
+
+mod support;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use support::curves::{Panel, draw};
+use support::marks::{Mark, Unit, table};
+use support::rows::{Batch, live_bytes, seed_files};
+use support::{CREATES, Daemon, count, kernel, median, said};
+
+/// Batches of which the middle one's cost is taken, for each number of profiles.
+const RUNS: usize = 3;
+/// So often the daemon is killed and started, in the course of many batches.
+const START_EVERY: usize = 5;
+/// Batches on the same visitors after which the store's size is taken.
+const BATCHES_FOR_SIZE: usize = 10;
+const PLOTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/plots");
+
+/// How much of it.
+#[derive(Parser)]
+struct Sizes {
+    /// Numbers of profiles, the smallest first
+    #[arg(long, default_value = "100k,1M", value_parser = count, value_delimiter = ',')]
+    profiles: Vec<usize>,
+    /// Rows of a batch at most: it has no more than half as many as there are profiles
+    #[arg(long, default_value = "500k", value_parser = count)]
+    rows: usize,
+    /// Batches on the same visitors, on the last number of profiles that is at most a million
+    #[arg(long, default_value_t = 20)]
+    batches: usize,
+    /// What `cargo bench` says to every bench
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// What there is to say after a batch.
+struct Figures {
+    /// The number of profiles, or of batches.
+    of: usize,
+    readable: Duration,
+    complete: Duration,
+    rows: usize,
+    /// Bytes under `DATA/store`, and under `DATA`.
+    store: u64,
+    folder: u64,
+    live: usize,
+    /// In KiB, at the peak and now.
+    peak: u64,
+    resident: u64,
+    /// After a `kill -9`, until it is ready.
+    start: Option<Duration>,
+}
+
+fn main() {
+    let sizes = Sizes::parse();
+    let by_profiles: Vec<Figures> =
+        sizes.profiles.iter().map(|&profiles| with_profiles(profiles, sizes.rows)).collect();
+    println!("{}", profiles_table(&by_profiles));
+    draw(&Path::new(PLOTS).join("profiles.svg"), &panels("profiles", true, &by_profiles));
+
+    let most = sizes.profiles.iter().copied().rfind(|&profiles| profiles <= 1_000_000);
+    let by_batches =
+        most.map(|profiles| with_batches(profiles, sizes.rows, sizes.batches)).unwrap_or_default();
+    if let Some(profiles) = most.filter(|_| !by_batches.is_empty()) {
+        println!("{}", batches_table(profiles, &by_batches));
+        draw(
+            &Path::new(PLOTS).join("batches.svg"),
+            &panels("batches on the same visitors", false, &by_batches),
+        );
+    }
+    println!("{}", table(&growth_marks(&by_profiles, &by_batches)));
+}
+
+/// Some batches on so many profiles, then a crash.
+fn with_profiles(profiles: usize, rows: usize) -> Figures {
+    eprintln!("{} profiles", said(profiles));
+    let folder = folder();
+    let daemon = seeded(folder.path(), profiles);
+    let batch = |round| Batch { profiles, rows: rows.min(profiles / 2), round };
+    let posted: Vec<(Duration, Duration)> = (1..=RUNS).map(|round| post(&daemon, batch(round))).collect();
+    let middle = |part: fn(&(Duration, Duration)) -> Duration| {
+        Duration::from_secs_f64(median(posted.iter().map(|one| part(one).as_secs_f64())))
+    };
+    let figures =
+        figures(&daemon, folder.path(), profiles, batch(RUNS), (middle(|it| it.0), middle(|it| it.1)));
+    drop(daemon);
+    let start = Daemon::start(folder.path(), CREATES).ready_after;
+    Figures { start: Some(start), ..figures }
+}
+
+/// One batch after the other on the same visitors. Every few batches the daemon crashes.
+fn with_batches(profiles: usize, rows: usize, batches: usize) -> Vec<Figures> {
+    eprintln!("{batches} batches on {} profiles", said(profiles));
+    let folder = folder();
+    let mut daemon = seeded(folder.path(), profiles);
+    let one = |round| {
+        let batch = Batch { profiles, rows: rows.min(profiles / 2), round };
+        let posted = post(&daemon, batch);
+        let mut figures = figures(&daemon, folder.path(), round, batch, posted);
+        if round.is_multiple_of(START_EVERY) || round == 1 {
+            daemon.kill();
+            daemon = Daemon::start(folder.path(), CREATES);
+            figures.start = Some(daemon.ready_after);
+        }
+        figures
+    };
+    (1..=batches).map(one).collect()
+}
+
+fn folder() -> tempfile::TempDir {
+    tempfile::Builder::new().prefix("growth").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+fn seeded(folder: &Path, profiles: usize) -> Daemon {
+    let daemon = Daemon::start(folder, CREATES);
+    let mut client = daemon.client();
+    for file in seed_files(profiles) {
+        let batch = client.post(true, &file);
+        client.wait_complete(&batch);
+    }
+    daemon
+}
+
+/// From POST sent until a visitor of it is read, and until it is complete.
+fn post(daemon: &Daemon, batch: Batch) -> (Duration, Duration) {
+    let (file, mut client) = (batch.csv(), daemon.client());
+    let began = Instant::now();
+    let id = client.post(false, &file);
+    client.expect(batch, batch.rows - 1);
+    let readable = began.elapsed();
+    let outcome = client.wait_complete(&id);
+    assert_eq!(outcome, (batch.known(), batch.rows - batch.known()), "updated, not found");
+    (readable, began.elapsed())
+}
+
+fn figures(daemon: &Daemon, folder: &Path, of: usize, batch: Batch, posted: (Duration, Duration)) -> Figures {
+    let data = folder.join("data");
+    Figures {
+        of,
+        readable: posted.0,
+        complete: posted.1,
+        rows: batch.rows,
+        store: kernel::bytes_under(&data.join("store")),
+        folder: kernel::bytes_under(&data),
+        live: live_bytes(batch.profiles, batch.round),
+        peak: daemon.memory("VmHWM"),
+        resident: daemon.memory("VmRSS"),
+        start: None,
+    }
+}
+
+impl Figures {
+    fn microseconds_a_row(&self) -> f64 {
+        self.complete.as_secs_f64() * 1e6 / self.rows as f64
+    }
+
+    fn row(&self, of: &str) -> String {
+        let start = self.start.map_or("–".to_owned(), |start| format!("{:.2} s", start.as_secs_f64()));
+        format!(
+            "| {of} | {} | {:.2} s | {:.2} µs | {} | {} MiB | {:.2}× | {} MiB | {} MiB | {start} |\n",
+            said(self.rows),
+            self.readable.as_secs_f64(),
+            self.microseconds_a_row(),
+            format_args!("{:.0}k", 1e3 / self.microseconds_a_row()),
+            self.store >> 20,
+            self.store as f64 / self.live as f64,
+            self.folder >> 20,
+            self.peak >> 10,
+        )
+    }
+}
+
+fn head(of: &str) -> String {
+    format!(
+        "| {of} | rows of a batch | readable after | cost of a row | rows a second | store | store ÷ live bytes | data folder | peak memory | start after `kill -9` |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
+    )
+}
+
+fn profiles_table(by_profiles: &[Figures]) -> String {
+    let rows = by_profiles.iter().map(|one| one.row(&said(one.of)));
+    head("Profiles") + &rows.collect::<String>()
+}
+
+fn batches_table(profiles: usize, by_batches: &[Figures]) -> String {
+    let shown = by_batches.iter().filter(|one| one.start.is_some());
+    let rows = shown.map(|one| one.row(&one.of.to_string()));
+    head(&format!("Batches, {} profiles", said(profiles))) + &rows.collect::<String>()
+}
+
+/// What a row costs with more profiles, measured by what it costs with the fewest; what the store holds after some batches.
+fn growth_marks(by_profiles: &[Figures], by_batches: &[Figures]) -> Vec<Mark> {
+    let at = |profiles| by_profiles.iter().find(|one| one.of == profiles).map(Figures::microseconds_a_row);
+    let grown = |to| Some(at(to)? / at(100_000)?);
+    let after = by_batches.iter().find(|one| one.of == BATCHES_FOR_SIZE);
+    vec![
+        Mark::new(
+            "`DATA/store` ÷ live bytes after 10 batches on the same visitors",
+            6.5,
+            4.5,
+            Unit::TimesMore,
+            after.map(|one| one.store as f64 / one.live as f64),
+        ),
+        Mark::new("cost per row, 1M profiles ÷ 100k", 2.0, 1.3, Unit::TimesMore, grown(1_000_000)),
+        Mark::new(
+            "cost per row, 10M profiles (more than the cache holds) ÷ 100k",
+            4.0,
+            2.0,
+            Unit::TimesMore,
+            grown(10_000_000),
+        ),
+    ]
+}
+
+fn panels(of: &'static str, logarithmic: bool, figures: &[Figures]) -> [Panel; 4] {
+    let series = |name, value: fn(&Figures) -> Option<f64>| {
+        let points = figures.iter().filter_map(|one| Some((one.of as f64, value(one)?)));
+        (name, points.collect())
+    };
+    let panel = |what, series| Panel { what, of, logarithmic, series };
+    [
+        panel(
+            "cost of a row, µs",
+            vec![
+                series("complete", |one| Some(one.microseconds_a_row())),
+                series("readable", |one| Some(one.readable.as_secs_f64() * 1e6 / one.rows as f64)),
+            ],
+        ),
+        panel("store ÷ live bytes", vec![series("store", |one| Some(one.store as f64 / one.live as f64))]),
+        panel(
+            "memory, MiB",
+            vec![
+                series("peak", |one| Some(one.peak as f64 / 1024.0)),
+                series("after the batch", |one| Some(one.resident as f64 / 1024.0)),
+            ],
+        ),
+        panel("start after kill -9, s", vec![series("start", |one| Some(one.start?.as_secs_f64()))]),
+    ]
+}
