@@ -14,7 +14,7 @@
 //! verified snapshots, could need; a crash at any moment leaves the old state or the new.
 
 use super::commit::Request;
-use super::steps::{Keeper, Spent, Taken, batches_needless, erased_in, journal_needed};
+use super::steps::{Keeper, Spent, Taken, batches_needless, journal_needed};
 use super::store_folder::{Generation, StoreFolder, bytes_under};
 use super::sweep_thread::Horizon;
 use super::{AppError, Asked, Inner, heal};
@@ -361,21 +361,12 @@ impl Housekeeping {
     /// Overwrites the rows of erased visitors in the kept uploads, and removes what was set aside. Gives the keys whose
     /// tombstones have no batch before them left to keep out, and so may go.
     fn erase_bytes(&self) -> Result<HashMap<Key, Seq>, AppError> {
-        let mut erased = HashMap::new();
-        let mut after = None;
-        loop {
-            let page = self.inner.store.scan(after.as_ref(), PAGE_VALUES).map_err(failed)?;
-            erased.extend(erased_in(&page, &self.inner.batches));
-            self.inner.go_on()?;
-            match page.into_iter().next_back() {
-                Some((key, _)) => after = Some(key),
-                None => break,
-            }
-        }
+        let inner = &*self.inner;
+        let erased = inner.in_use().erased(inner, &inner.batches, PAGE_VALUES)?;
         if !erased.is_empty() {
-            for known in self.inner.batches.all() {
+            for known in inner.batches.all() {
                 if matches!(known.progress.state(), BatchState::Complete(_)) {
-                    let spool = &self.inner.spool;
+                    let spool = &inner.spool;
                     super::erase::overwrite_rows(spool, &known.accepted, &erased).map_err(|error| {
                         failed(format!("{}: {error}", spool.rows_path(known.accepted.spool).display()))
                     })?;

@@ -46,7 +46,6 @@ pub trait Keeper {
 }
 
 /// The store in use.
-#[derive(Clone, Copy)]
 pub struct InUse<'u, G> {
     /// The store.
     pub store: &'u SwapStore,
@@ -82,6 +81,25 @@ impl<G> InUse<'_, G> {
             keeper.go_on()?;
         }
         steps.finish().map_err(AppError::internal)
+    }
+
+    /// The tombstones of erased visitors that no pending batch comes before: a fresh store may leave them out.
+    pub fn erased(
+        &self,
+        keeper: &impl Keeper,
+        batches: &Batches,
+        page_values: usize,
+    ) -> Result<HashMap<Key, Seq>, AppError> {
+        let (mut erased, mut after) = (HashMap::new(), None);
+        loop {
+            let page = self.store.scan(after.as_ref(), page_values).map_err(AppError::internal)?;
+            erased.extend(erased_in(&page, batches));
+            keeper.go_on()?;
+            match page.into_iter().next_back() {
+                Some((key, _)) => after = Some(key),
+                None => return Ok(erased),
+            }
+        }
     }
 
     /// Fills a fresh store beside the one in use, so many values at a time, while both are written to. Gives the bytes

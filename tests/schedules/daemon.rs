@@ -5,7 +5,7 @@ use super::lives::{Seen, show};
 use super::store::VolatileStore;
 use profiled::app::commit::{Answer, Committer, NewBatch, Request, VisitorWrite, WriteRules};
 use profiled::app::recovery::{StartFrom, read_checkpoint, recover, write_checkpoint};
-use profiled::app::steps::{InUse, Keeper, Spent, Tombstones, erased_in};
+use profiled::app::steps::{InUse, Keeper, Spent, Tombstones};
 use profiled::app::sweep_thread::{Horizon, step as sweep};
 use profiled::app::{AppError, CallIds, SiteCall, Visitor, look_up};
 use profiled::batch::csv::Parser;
@@ -26,7 +26,7 @@ use profiled::store::{ProfileStore, StoreError, put_through};
 use shuttle::rand::Rng;
 use shuttle::sync::mpsc::{Receiver, Sender, channel};
 use shuttle::thread::{self, JoinHandle};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -247,12 +247,16 @@ impl Daemon {
         }
     }
 
-    /// The power fails, some time or other from now on: what would be left is put aside, while the scenario goes on.
-    pub(crate) fn cut(&self) -> Cut {
+    /// The power fails, some time or other from now on.
+    pub(crate) fn cut_sometime(&self) -> Cut {
         for _ in 0..shuttle::rand::thread_rng().gen_range(0..TURNS_UNTIL_CUT_MAX) {
             turn();
         }
-        // From here on nobody else has a turn.
+        self.cut()
+    }
+
+    /// The power fails: what would be left is put aside, while the scenario goes on. Nobody else has a turn meanwhile.
+    pub(crate) fn cut(&self) -> Cut {
         let folder = self.folder.with_extension("cut");
         for below in ["journal", "spool", "snapshots"] {
             let (from, to) = (self.folder.join(below), folder.join(below));
@@ -409,13 +413,7 @@ impl Daemon {
 
     /// Makes a fresh store, and swaps it in.
     pub(crate) fn fresh(&self) {
-        let (mut erased, mut after) = (HashMap::new(), None);
-        loop {
-            let page = self.store.scan(after.as_ref(), PAGE_VALUES).unwrap();
-            erased.extend(erased_in(&page, &self.batches));
-            let Some((key, _)) = page.into_iter().next_back() else { break };
-            after = Some(key);
-        }
+        let erased = self.in_use().erased(self, &self.batches, PAGE_VALUES).unwrap();
         let next = Generation::new(&self.folder, VolatileStore::default());
         let spent = Spent { erased: &erased, horizon: self.horizon(self.tombstones.covered()) };
         self.in_use().fill(self, Arc::clone(&next.store) as _, &spent, PAGE_VALUES).unwrap();
