@@ -82,10 +82,6 @@ fn main() {
     row("50 MB of empty gzip members", 4, |address, _| {
         exchange(address, &bomb("gzip", &EMPTY_MEMBERS), true)
     });
-    row("tokens that are tried out", 8, |address, _| {
-        let request = "GET /api/v1/batches?client=demo HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer profiled_0_0\r\n\r\n";
-        exchange(address, request.as_bytes(), true)
-    });
     row("10,000 header lines", 8, |address, _| {
         let lines = "X: y\r\n".repeat(10_000);
         exchange(address, format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n").as_bytes(), true)
