@@ -105,6 +105,9 @@ pub enum TokensError {
         /// What is wrong with it.
         why: String,
     },
+    /// There were tokens, and the file is gone: only a start may find the doors open.
+    #[error("{} is gone: restore it, or start the daemon again without tokens", .0.display())]
+    Gone(PathBuf),
     /// There is no token of this id.
     #[error("there is no token {0}: `profiled token list` shows those there are")]
     NoSuchToken(String),

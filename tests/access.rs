@@ -314,6 +314,15 @@ fn a_tokens_life() {
     daemon.hang_up();
     assert_eq!(daemon.get("/api/v1/batches?client=demo").status, 401);
     daemon.kill9();
+    std::fs::write(&tokens, &kept).unwrap();
+    daemon.restart();
+    // Nor does a file that is gone open them before a start may say where it listens.
+    std::fs::remove_file(&tokens).unwrap();
+    daemon.hang_up();
+    wait_for("the complaint", || daemon.complaints().contains("is gone").then_some(()));
+    assert_eq!(daemon.get("/api/v1/batches?client=demo").status, 401);
+    std::fs::write(&tokens, "{").unwrap();
+    daemon.kill9();
     assert!(daemon.try_restart().is_err());
     assert!(daemon.complaints().contains("tokens.json"), "{}", daemon.complaints());
     std::fs::write(&tokens, kept).unwrap();

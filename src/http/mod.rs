@@ -34,7 +34,7 @@ use self::tls::{Tls, TlsError};
 use crate::app::App;
 use crate::config::{Callers, Config, HeadLimits, Timeouts};
 use crate::model::id::ClientCode;
-use crate::tokens::{Tokens, TokensError};
+use crate::tokens::{self, Tokens, TokensError};
 
 /// What every handler needs: the daemon behind it and the limits in front of it.
 #[derive(Clone)]
@@ -84,6 +84,10 @@ impl Front {
     /// Reads the tokens again; blocks. Gives how many there are; if they can't be read, the old ones stay.
     pub fn reload_tokens(&self) -> Result<usize, TokensError> {
         let tokens = Tokens::read(self.app.data_folder())?;
+        // Whether it may listen where it does without any is for a start to say.
+        if self.tokens().are_asked_for() && !tokens.are_asked_for() {
+            return Err(TokensError::Gone(self.app.data_folder().join(tokens::FILE)));
+        }
         let count = tokens.all().len();
         *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(tokens);
         Ok(count)
