@@ -226,9 +226,61 @@ fn damage_in_the_middle_of_the_journal_is_refused_and_said() {
     let output = profiled(&["check", "--salvage", "--data", data_argument, "--log", "error"]);
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(told.contains("given up: bytes") && told.contains("is lost"), "{told}");
-    assert!(data.join("journal.damaged").join(last.file_name().unwrap()).exists());
+    assert!(data.join("damaged").join(last.file_name().unwrap()).exists());
     daemon.restart();
     assert_eq!(daemon.value("demo", "pc", "p7", "n").as_deref(), Some("7"), "what stands behind it is there");
+}
+
+/// Damaged before it was folded in, an upload stands nowhere else: somebody must say that the daemon may go on without it.
+#[test]
+fn a_batch_whose_upload_is_damaged_is_given_up_if_somebody_says_so() {
+    let mut daemon = Daemon::start_configured("[clients.demo]\nv2_creates_profiles = true\n");
+    load(&daemon, 0);
+    let send = |rows: &str| {
+        daemon.try_batch("/m2/demo/profile/batchUpdate", format!("batch=pcId,n\n{rows}")).batch_id()
+    };
+    let (damaged, missing, whole) = (send("p1,lost\np2,lost\n"), send("p3,lost\n"), send("p4,kept\n"));
+    for batch in [&damaged, &missing, &whole] {
+        daemon.wait_complete(batch);
+    }
+    stop(&mut daemon);
+    let data = daemon.data();
+    let upload = |rows: &str| {
+        let holds = |file: &PathBuf| fs::read_to_string(file).is_ok_and(|text| text.ends_with(rows));
+        files_below(&data.join("spool")).into_iter().find(holds).unwrap()
+    };
+    let (file, gone) = (upload("p1,lost\np2,lost\n"), upload("p3,lost\n"));
+    fs::write(&file, "batch=pcId,n\np1,LOST\np2,lost\n").unwrap();
+    fs::remove_file(gone).unwrap();
+    // A store made again needs all of them once more.
+    fs::remove_dir_all(data.join("store")).unwrap();
+    let output = checked(&data);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains(&damaged) && told.contains("put it back") && told.contains("--salvage"), "{told}");
+
+    let output = profiled(&["check", "--salvage", "--data", data.to_str().unwrap(), "--log", "error"]);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{told}");
+    for (batch, rows) in [(&damaged, 2), (&missing, 1)] {
+        assert!(
+            told.contains(&format!("given up: batch {batch}")) && told.contains(&format!("its {rows} rows")),
+            "{told}"
+        );
+    }
+    let kept = data.join("damaged").join(file.file_name().unwrap());
+    assert_eq!(fs::read_to_string(kept).unwrap(), "batch=pcId,n\np1,LOST\np2,lost\n");
+    let digest_before = digest(&data);
+    fs::remove_dir_all(data.join("store")).unwrap();
+    assert_eq!(digest(&data), digest_before, "it stays given up");
+
+    daemon.restart();
+    for (id, n) in [("p1", "1"), ("p2", "2"), ("p3", "3"), ("p4", "kept")] {
+        assert_eq!(daemon.value("demo", "pc", id, "n").as_deref(), Some(n), "{id}");
+    }
+    let details = daemon.wait_complete(&damaged);
+    assert_eq!((details.size, details.successful, details.failed), (2, 0, 2));
+    assert_eq!(daemon.wait_complete(&whole).successful, 1);
 }
 
 #[test]
@@ -322,6 +374,47 @@ fn of_an_erased_visitor_no_byte_is_left_after_compaction() {
     // The same id may have another life.
     daemon.mbox("demo", "mbox=m&mboxPC=forgetme-pc&profile.note=new");
     assert_eq!(daemon.value("demo", "pc", "forgetme-pc", "note").as_deref(), Some("new"));
+    stop(&mut daemon);
+    check(&daemon.data());
+}
+
+/// The tombstone of an id that has another life by now was overwritten by it, and nothing told compaction whose bytes had
+/// to go.
+#[test]
+fn nor_is_any_of_the_life_before_if_the_visitor_came_back() {
+    let mut daemon = Daemon::start_configured(SETTINGS);
+    type ComesBack<'b> = &'b dyn Fn(&Daemon);
+    let back: [(&str, ComesBack<'_>); 3] = [
+        ("site", &|daemon| drop(daemon.mbox("demo", "mbox=m&mboxPC=site&profile.note=another"))),
+        ("login", &|daemon| {
+            drop(daemon.mbox("demo", "mbox=m&mboxPC=login&mbox3rdPartyId=new&profile.note=another"))
+        }),
+        ("batch", &|daemon| {
+            let batch =
+                daemon.try_batch("/m2/demo/v2/profile/batchUpdate", "batch=pcId,note\nbatch,another\n");
+            daemon.wait_complete(&batch.batch_id());
+        }),
+    ];
+    for (id, _) in back {
+        daemon.mbox("demo", &format!("mbox=m&mboxPC={id}&profile.note=forgetme"));
+        let row = format!("batch=pcId,note\n{id},forgetme-row\n");
+        let batch = daemon.try_batch("/m2/demo/v2/profile/batchUpdate", row).batch_id();
+        daemon.wait_complete(&batch);
+    }
+    for (id, comes_back) in back {
+        assert_eq!(erase(&daemon, "pc", id), 200);
+        comes_back(&daemon);
+        assert_eq!(daemon.value("demo", "pc", id, "note").as_deref(), Some("another"), "{id}");
+    }
+    daemon.kill9().restart();
+    assert_eq!(compact(&daemon)["idsErased"], 3);
+    let holds = |file: &PathBuf| fs::read(file).unwrap().windows(8).any(|window| window == b"forgetme");
+    let held: Vec<PathBuf> = files_below(&daemon.data()).into_iter().filter(holds).collect();
+    assert_eq!(held, Vec::<PathBuf>::new());
+    assert_eq!(compact(&daemon)["idsErased"], 0, "it is done with");
+    for (id, _) in back {
+        assert_eq!(daemon.value("demo", "pc", id, "note").as_deref(), Some("another"), "{id}");
+    }
     stop(&mut daemon);
     check(&daemon.data());
 }

@@ -9,8 +9,8 @@ use super::{App, Inner, OpenError, lock_folder};
 use crate::batch::outcome::{BatchState, read_outcomes};
 use crate::batch::settle::decoded;
 use crate::config::Config;
-use crate::journal::entry::{Entry, decode_group, group_given_up};
-use crate::journal::log::{GivenUp, Log, LogSettings, Position};
+use crate::journal::entry::{Entry, decode_group};
+use crate::journal::log::{Log, LogSettings, Position};
 use crate::journal::snapshot::{Snapshots, verify};
 use crate::model::id::Key;
 use crate::model::profile::{Profile, Stored, StoredBytes};
@@ -71,59 +71,6 @@ impl Report {
             std::cmp::Ordering::Greater => {}
         }
     }
-}
-
-/// What a salvage gave up.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lost {
-    /// Which stretch of the journal.
-    pub stretch: GivenUp,
-    /// The last seq before it, and the first behind it: what is lost has seqs between these.
-    pub between: (Seq, Option<Seq>),
-}
-
-/// Gives up the damaged frames of a journal, so that the daemon can go on without them. The damaged segments are copied
-/// to `journal.damaged` first, and the uploads linked there: one of a lost batch would otherwise go at the next start.
-pub fn salvage(folder: &Path) -> Result<Vec<Lost>, OpenError> {
-    let _lock = lock_folder(folder)?;
-    let journal = folder.join("journal");
-    let Some(first) = Position::first_in(&journal)? else { return Ok(vec![]) };
-    let aside = folder.join("journal.damaged");
-    let spool = folder.join("spool");
-    let keep = |segment: &Path| {
-        std::fs::create_dir_all(&aside)?;
-        let link = |from: &Path| match from.file_name().map(|name| aside.join(name)) {
-            Some(to) if !to.exists() => Some(to),
-            _ => None,
-        };
-        if let Some(to) = link(segment) {
-            std::fs::copy(segment, to)?;
-        }
-        for upload in std::fs::read_dir(&spool).into_iter().flatten() {
-            let upload = upload?.path();
-            if let Some(to) = link(&upload) {
-                std::fs::hard_link(&upload, to)?;
-            }
-        }
-        Ok(())
-    };
-    let stretches = Log::salvage(&journal, first, group_given_up, keep)?;
-    let mut lost: Vec<Lost> =
-        stretches.into_iter().map(|stretch| Lost { stretch, between: (Seq::ZERO, None) }).collect();
-    Log::open(&journal, LogSettings::default(), first, |start, _, payload| {
-        let entries = decode_group(payload).map_err(|error| OpenError::entry(start, error))?;
-        for seq in entries.iter().map(Entry::seq).filter(|seq| *seq > Seq::ZERO) {
-            for one in &mut lost {
-                if start < one.stretch.from {
-                    one.between.0 = one.between.0.max(seq);
-                } else if one.between.1.is_none() {
-                    one.between.1 = Some(seq);
-                }
-            }
-        }
-        Ok::<_, OpenError>(())
-    })?;
-    Ok(lost)
 }
 
 /// Checks a data folder.

@@ -146,6 +146,14 @@ struct Put {
     now: StoredBytes,
 }
 
+impl Put {
+    /// What keeps in mind that the bytes of an erased visitor must go, where its id gets another life (R12).
+    fn erasure_mark(&self) -> Option<Self> {
+        let tombstone = self.was.as_ref().filter(|was| was.is_erased() && !self.now.is_erased())?;
+        Some(Self { key: self.key.erasure_mark(), was: None, now: tombstone.clone() })
+    }
+}
+
 impl Decided {
     fn answering(answer: Answer) -> Self {
         Self { answer, entry: None, puts: vec![], settled: vec![], publish: None, complete: None }
@@ -533,7 +541,10 @@ impl Group<'_> {
         let mut puts: Vec<Put> =
             self.view.take_touched().into_iter().map(|(key, was, now)| Put { key, was, now }).collect();
         puts.sort_by_key(rank);
-        puts
+        // First of all, so that whoever looks for the erased in key order finds the tombstone or its mark.
+        let mut all: Vec<Put> = puts.iter().filter_map(Put::erasure_mark).collect();
+        all.append(&mut puts);
+        all
     }
 
     /// The key of the living profile that an id leads to, else the id's own: what a write to it goes to (R11).

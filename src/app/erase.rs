@@ -1,22 +1,62 @@
-//! Overwriting erased visitors' rows in kept uploads (R12), in place: every other row stays where it is, and so do all
-//! line numbers. What is overwritten reads `erased`.
+//! Which visitors' bytes are to go (R12), and overwriting their rows in kept uploads, in place: every other row stays
+//! where it is, and so do all line numbers. What is overwritten reads `erased`.
 
 use crate::batch::csv::{Header, Parser};
 use crate::batch::pending::Accepted;
+use crate::batch::queue::Batches;
 use crate::batch::spool::Spool;
-use crate::model::id::Key;
+use crate::model::id::{ClientCode, Key};
+use crate::model::profile::{Stored, StoredBytes};
 use crate::model::seq::Seq;
 use std::collections::HashMap;
 use std::io;
 
 const FILLER: &[u8] = b"erased";
 
+/// The ids of erased visitors whose bytes are to go, and by which write each was erased: those under a tombstone, and
+/// those that have another life by now and an erasure mark.
+#[derive(Debug, Clone, Default)]
+pub struct Erased(HashMap<Key, Seq>);
+
+impl Erased {
+    /// Finds those of a page of a store; but for those that a pending batch comes before, whose tombstones must stay.
+    pub fn find(&mut self, page: &[(Key, StoredBytes)], batches: &Batches) {
+        for (key, value) in page {
+            let Ok(Stored::Tombstone { through, erased: true }) = value.decode() else { continue };
+            let Ok(client) = ClientCode::new(key.client()) else { continue };
+            if batches.pending(&client).first().is_none_or(|b| b.accepted.id.seq > through) {
+                self.insert(key.without_mark(), through);
+            }
+        }
+    }
+
+    fn insert(&mut self, id: Key, erased: Seq) {
+        let known = self.0.entry(id).or_insert(erased);
+        *known = erased.max(*known);
+    }
+
+    /// By which write an id was erased last; its key will do, or its mark's.
+    pub fn at(&self, key: &Key) -> Option<Seq> {
+        self.0.get(&key.without_mark()).copied()
+    }
+
+    /// How many ids.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 /// Overwrites the rows of a complete batch that are for visitors erased after it; durable when it returns. Rows of a
 /// later life stay. Gives how many there were.
-pub fn overwrite_rows(spool: &Spool, accepted: &Accepted, erased: &HashMap<Key, Seq>) -> io::Result<usize> {
+pub fn overwrite_rows(spool: &Spool, accepted: &Accepted, erased: &Erased) -> io::Result<usize> {
     let gone = |id: &str| {
         let key = Key::new(&accepted.id.client, accepted.header.key_kind(), id);
-        erased.get(&key).is_some_and(|at| *at > accepted.id.seq)
+        erased.at(&key).is_some_and(|at| at > accepted.id.seq)
     };
     spool.overwrite(accepted.spool, &accepted.sum(), |file| {
         let mut over = vec![];
@@ -78,7 +118,7 @@ fn filler(row: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::batch::pending::Pending;
-    use crate::model::id::{ClientCode, IdKind};
+    use crate::model::id::IdKind;
     use std::collections::HashSet;
 
     /// What a file of pcId rows is once `gone` is erased, by the write after so many, and how many rows went.
@@ -88,7 +128,7 @@ mod tests {
         let spool = Spool::open(folder.path(), 1 << 20, &HashSet::from([7])).unwrap();
         std::fs::write(spool.rows_path(7), file).unwrap();
         let key = Key::new(&ClientCode::new("demo").unwrap(), IdKind::Pc, gone);
-        let erased = HashMap::from([(key, Seq::from_u64(erased))]);
+        let erased = Erased(HashMap::from([(key, Seq::from_u64(erased))]));
         let overwritten = overwrite_rows(&spool, &batch.accepted, &erased).unwrap();
         spool.verify(7, &batch.accepted.sum()).unwrap();
         assert_eq!(

@@ -133,9 +133,8 @@ fn newest_snapshot(
                 return Ok(StartFrom::Snapshot(checkpoint));
             }
             Err(error) => {
-                let aside = path.with_extension("damaged");
+                let aside = snapshots.set_aside(&path)?;
                 tracing::error!(%error, aside = %aside.display(), "a snapshot is of no use: the one before it is tried");
-                std::fs::rename(&path, &aside).map_err(|error| OpenError::Folder { path, error })?;
             }
         }
     }

@@ -14,10 +14,11 @@
 //! verified snapshots, could need; a crash at any moment leaves the old state or the new.
 
 use super::commit::Request;
+use super::erase::Erased;
 use super::steps::{Keeper, Spent, Taken, batches_needless, journal_needed};
 use super::store_folder::{Generation, StoreFolder, bytes_under};
 use super::sweep_thread::Horizon;
-use super::{AppError, Asked, Inner, heal};
+use super::{AppError, Asked, DAMAGED, Inner, heal};
 use crate::batch::outcome::BatchState;
 use crate::durable;
 use crate::journal::entry::Checkpoint;
@@ -27,7 +28,7 @@ use crate::model::id::Key;
 use crate::model::seq::{Millis, Seq};
 use crate::store::ProfileStore;
 use crate::sync::{Ordering, lock};
-use std::collections::HashMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -312,7 +313,7 @@ impl Housekeeping {
     }
 
     /// Fills a fresh store beside the old one while both are written to, and swaps it in.
-    fn fresh_store(&mut self, erased: &HashMap<Key, Seq>) -> Result<(), AppError> {
+    fn fresh_store(&mut self, erased: &Erased) -> Result<(), AppError> {
         let next = self.stores.begin().map_err(failed)?;
         let gone = match self.fill_and_swap_in(&next, erased) {
             Ok((old, generation)) => {
@@ -334,7 +335,7 @@ impl Housekeeping {
     fn fill_and_swap_in(
         &mut self,
         next: &Generation,
-        erased: &HashMap<Key, Seq>,
+        erased: &Erased,
     ) -> Result<(Arc<dyn ProfileStore>, Generation), AppError> {
         let inner = &*self.inner;
         let store = heal::open_sled(&next.path, inner.config().cache_bytes).map_err(failed)?;
@@ -360,7 +361,7 @@ impl Housekeeping {
 
     /// Overwrites the rows of erased visitors in the kept uploads, and removes what was set aside. Gives the keys whose
     /// tombstones have no batch before them left to keep out, and so may go.
-    fn erase_bytes(&self) -> Result<HashMap<Key, Seq>, AppError> {
+    fn erase_bytes(&self) -> Result<Erased, AppError> {
         let inner = &*self.inner;
         let erased = inner.in_use().erased(inner, &inner.batches, PAGE_VALUES)?;
         if !erased.is_empty() {
@@ -373,8 +374,19 @@ impl Housekeeping {
                 }
             }
             self.stores.remove_asides().map_err(failed)?;
+            self.remove_damaged().map_err(failed)?;
         }
         Ok(erased)
+    }
+
+    /// Removes what is kept for having been damaged: nobody could find the erased in it.
+    fn remove_damaged(&self) -> io::Result<()> {
+        let kept = self.inner.data_folder.join(DAMAGED);
+        match std::fs::remove_dir_all(&kept) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            removed => removed?,
+        }
+        self.snapshots.remove_damaged()
     }
 
     /// Lets go of everything before now: two fresh snapshots, and no older one, and no segment from before them.

@@ -12,7 +12,8 @@
 //! store_folder.rs the generations of the store on the disk
 //! backup.rs       writing a backup, and restoring one
 //! check.rs        checking a data folder, and the digest of what it holds
-//! erase.rs        erased visitors' rows in kept uploads
+//! salvage.rs      going on without what is damaged and stands nowhere else
+//! erase.rs        which visitors were erased, and their rows in kept uploads
 //! housekeeping.rs snapshots, backups, fresh stores, and what then may go
 //! room.rs         how much room the disk has left, and what is still done while that is little
 //! ```
@@ -30,6 +31,7 @@ mod housekeeping;
 mod lookup;
 pub mod recovery;
 mod room;
+pub mod salvage;
 pub mod steps;
 mod store_folder;
 pub mod sweep_thread;
@@ -38,6 +40,7 @@ pub mod upload;
 use crate::audit::{self, Actor};
 use crate::batch::checksum::UploadError;
 use crate::batch::outcome::BatchState as FoldState;
+use crate::batch::pending::Accepted;
 use crate::batch::queue::{Batches, Known};
 use crate::batch::spool::Spool;
 use crate::config::{ClientSettings, Config, PublicUrl};
@@ -78,6 +81,8 @@ const REQUESTS_WAITING_MAX: usize = 4096;
 /// How many requests one commit group takes at most.
 const GROUP_REQUESTS_MAX: usize = 512;
 /// A checkpoint is taken at least this often while anything is written …
+/// What was given up for being damaged is kept here as it was.
+pub const DAMAGED: &str = "damaged";
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(10);
 /// … and whenever the journal has grown by this much.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
@@ -182,10 +187,12 @@ pub enum OpenError {
     #[error("the snapshot {} holds a key that this program cannot read", .0.display())]
     SnapshotKey(PathBuf),
     /// An accepted batch's file cannot be read, or is not what was accepted.
-    #[error("batch {id} was accepted and is not folded in yet, but {error}")]
+    #[error(
+        "batch {} was accepted and is not folded in yet, but {error}; `profiled check --salvage` goes on without it", batch.id
+    )]
     Batch {
         /// Which batch.
-        id: BatchId,
+        batch: Box<Accepted>,
         /// What is wrong with which file.
         error: UploadError,
     },

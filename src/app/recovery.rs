@@ -13,7 +13,8 @@ use crate::batch::queue::Batches;
 use crate::batch::spool::Spool;
 use crate::durable;
 use crate::journal::entry::{
-    BatchCompletedEntry, Checkpoint, Entry, decode_checkpoint, decode_group, encode_checkpoint,
+    BatchCompletedEntry, BatchGivenUpEntry, Checkpoint, Entry, decode_checkpoint, decode_group,
+    encode_checkpoint,
 };
 use crate::journal::log::{Log, LogError, LogSettings, Position};
 use crate::model::batch::Outcome;
@@ -189,6 +190,13 @@ impl Replay<'_> {
                     }
                 }
             }
+            Entry::BatchGivenUp(BatchGivenUpEntry { accepted, end }) => {
+                let accepted =
+                    Accepted::from_entry(accepted).ok_or_else(|| OpenError::entry(start, "a batch"))?;
+                if let Some(batch) = self.batches.get_mut(&accepted.id.seq) {
+                    (batch.accepted, batch.completed) = (accepted, Some(end));
+                }
+            }
         }
         Ok(())
     }
@@ -214,8 +222,8 @@ impl Replay<'_> {
                 continue;
             }
             let (rows, index) = (spool.rows_path(accepted.spool), spool.index_path(accepted.spool));
-            let (id, outcomes) = (accepted.id.clone(), spool.outcomes_path(accepted.spool));
-            let failed = |error| OpenError::Batch { id: id.clone(), error };
+            let (batch, outcomes) = (Box::new(accepted.clone()), spool.outcomes_path(accepted.spool));
+            let failed = |error| OpenError::Batch { batch: batch.clone(), error };
             let sum = spool.verify(accepted.spool, &accepted.sum()).map_err(failed)?;
             let opened = spool.recount_after(&index, || Pending::open(accepted, sum, &rows, &index));
             let mut pending = opened.map_err(|error| failed(UploadError::of(&rows)(error)))?;

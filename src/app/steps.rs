@@ -6,20 +6,22 @@
 //! removed of journal and uploads, no restart and no store made again can miss.
 
 use super::AppError;
+use super::erase::Erased;
 use super::sweep_thread::Horizon;
 use crate::batch::outcome::BatchState;
 use crate::batch::queue::{Batches, Known};
+use crate::batch::settle::decoded;
 use crate::durable::point;
 use crate::journal::entry::Checkpoint;
 use crate::journal::log::Position;
 use crate::journal::snapshot::{SnapshotError, SnapshotWriter, Snapshots, Summary, verify};
-use crate::model::id::{ClientCode, Key};
-use crate::model::profile::{Stored, StoredBytes};
+use crate::model::id::Key;
+use crate::model::profile::StoredBytes;
 use crate::model::seq::{Millis, Seq};
 use crate::store::swap::SwapStore;
 use crate::store::{ProfileStore, StoreError};
 use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, lock};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -83,17 +85,17 @@ impl<G> InUse<'_, G> {
         steps.finish().map_err(AppError::internal)
     }
 
-    /// The tombstones of erased visitors that no pending batch comes before: a fresh store may leave them out.
+    /// The erased visitors whose tombstones no pending batch comes before, so that a fresh store may leave them out.
     pub fn erased(
         &self,
         keeper: &impl Keeper,
         batches: &Batches,
         page_values: usize,
-    ) -> Result<HashMap<Key, Seq>, AppError> {
-        let (mut erased, mut after) = (HashMap::new(), None);
+    ) -> Result<Erased, AppError> {
+        let (mut erased, mut after) = (Erased::default(), None);
         loop {
             let page = self.store.scan(after.as_ref(), page_values).map_err(AppError::internal)?;
-            erased.extend(erased_in(&page, batches));
+            erased.find(&page, batches);
             keeper.go_on()?;
             match page.into_iter().next_back() {
                 Some((key, _)) => after = Some(key),
@@ -236,8 +238,8 @@ impl SnapshotSteps {
 
 /// What a fresh store leaves out: tombstones that have nothing left to keep out.
 pub struct Spent<'h> {
-    /// Of erased visitors, by what [`erased_in`] found.
-    pub erased: &'h HashMap<Key, Seq>,
+    /// Those of erased visitors, if none went back on it since.
+    pub erased: &'h Erased,
     /// For those of swept ones.
     pub horizon: Horizon<'h>,
 }
@@ -248,21 +250,11 @@ impl Spent<'_> {
         if !value.is_tombstone() {
             return Ok(false);
         }
-        // Born and erased again since, the visitor has a tombstone that later batches may need.
-        let found = self.erased.get(key).is_some_and(|through| value.through() == Ok(*through));
+        // Erased again since, the visitor has a tombstone that later batches may need.
+        let through = decoded(key, value)?.through();
+        let found = self.erased.at(key).is_some_and(|found| through <= found);
         Ok(found || self.horizon.reclaims_tombstone(key, value)?)
     }
-}
-
-/// Of a page of a store, the tombstones of erased visitors that no pending batch comes before.
-pub fn erased_in(page: &[(Key, StoredBytes)], batches: &Batches) -> Vec<(Key, Seq)> {
-    let spent = |(key, value): &(Key, StoredBytes)| {
-        let Ok(Stored::Tombstone { through, erased: true }) = value.decode() else { return None };
-        let client = ClientCode::new(key.client()).ok()?;
-        let none_before = batches.pending(&client).first().is_none_or(|b| b.accepted.id.seq > through);
-        none_before.then(|| (key.clone(), through))
-    };
-    page.iter().filter_map(spent).collect()
 }
 
 /// From where the journal is needed by a restart or by a store made again from any of these.

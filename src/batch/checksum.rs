@@ -46,6 +46,14 @@ pub enum UploadError {
 }
 
 impl UploadError {
+    /// Whether the file is not there, or not what was accepted: asking again won't help.
+    pub fn is_lost(&self) -> bool {
+        match self {
+            Self::Unreadable { error, .. } => error.kind() == io::ErrorKind::NotFound,
+            Self::Damaged(_) => true,
+        }
+    }
+
     /// What the system said of a file.
     pub fn of(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();

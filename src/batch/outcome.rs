@@ -22,9 +22,12 @@ pub enum Failure {
     Row(RowError),
     /// The visitor's profile would have grown too large (R9).
     ProfileTooLarge,
+    /// Its file was damaged before the batch was folded in, and given up.
+    UploadDamaged,
 }
 
 const TOO_LARGE_CODE: u8 = 255;
+const UPLOAD_DAMAGED_CODE: u8 = 254;
 
 /// What became of one row: 12 bytes stored. Its id, and a failure's wording, follow from the row at `offset`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +48,7 @@ impl RowOutcome {
             None => (0, 0),
             Some(Failure::Row(error)) => (error.reason.code(), error.column),
             Some(Failure::ProfileTooLarge) => (TOO_LARGE_CODE, 0),
+            Some(Failure::UploadDamaged) => (UPLOAD_DAMAGED_CODE, 0),
         };
         let [l0, l1, l2, l3] = self.line.to_le_bytes();
         let [o0, o1, o2, o3] = self.offset.to_le_bytes();
@@ -59,6 +63,7 @@ impl RowOutcome {
         let outcome = Outcome::from_code(*outcome)?;
         let failure = match (outcome, *reason) {
             (Outcome::Failed, TOO_LARGE_CODE) => Some(Failure::ProfileTooLarge),
+            (Outcome::Failed, UPLOAD_DAMAGED_CODE) => Some(Failure::UploadDamaged),
             (Outcome::Failed, code) => Some(Failure::Row(RowError {
                 reason: Reason::from_code(code)?,
                 column: u16::from_le_bytes(column.try_into().ok()?),
@@ -196,6 +201,7 @@ mod tests {
         let mut rows = vec![
             row(9, Outcome::Failed, Some(Failure::ProfileTooLarge)),
             row(2, Outcome::NotFound, None),
+            row(11, Outcome::Failed, Some(Failure::UploadDamaged)),
             row(5, Outcome::Failed, Some(Failure::Row(bad))),
             row(3, Outcome::Ignored, None),
             row(4, Outcome::Created, None),

@@ -14,6 +14,7 @@
 //! begun is done again, to the same end.
 
 use super::checksum::{FileSum, UploadError};
+use super::outcome::{RowOutcome, write_outcomes};
 use crate::durable::{self, point, sync_folder};
 use crate::model::codec;
 use crate::model::seq::{Millis, Seq, SeqSource};
@@ -312,6 +313,24 @@ impl Spool {
     fn error(&self, name: SpoolName, error: io::Error) -> SpoolError {
         SpoolError::of(self.rows_path(name), error)
     }
+}
+
+/// The file of an upload in a spool that is not open.
+pub fn rows_path_in(folder: &Path, name: SpoolName) -> PathBuf {
+    path_of(folder, name, ROWS)
+}
+
+/// Ends an upload in a spool that is not open: its file gives way to this one, with these outcomes; durable when it
+/// returns.
+pub fn give_up(folder: &Path, name: SpoolName, file: &[u8], outcomes: &mut [RowOutcome]) -> io::Result<()> {
+    write_outcomes(&path_of(folder, name, OUTCOMES), outcomes)?;
+    for kind in [OVERWRITING, INDEX, OVERWRITTEN] {
+        match std::fs::remove_file(path_of(folder, name, kind)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            removed => removed?,
+        }
+    }
+    durable::replace(&rows_path_in(folder, name), "give-up", |rows| rows.write_all(file))
 }
 
 fn path_of(folder: &Path, name: SpoolName, kind: &str) -> PathBuf {

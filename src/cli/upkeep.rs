@@ -8,8 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{CliError, Remote, block_on, complain, print_json, say, table};
 use crate::app::backup;
-use crate::app::check::{self, Lost, Report};
+use crate::app::check::{self, Report};
+use crate::app::salvage::{self, Lost};
+use crate::app::{DAMAGED, OpenError};
 use crate::audit::{self, Actor};
+use crate::batch::checksum::UploadError;
+use crate::batch::pending::Accepted;
 use crate::config::{Config, ServeOptions};
 use crate::model::seq::{Clock, SystemClock};
 use crate::telemetry;
@@ -41,7 +45,8 @@ pub(super) struct Restore {
 pub(super) struct Check {
     #[command(flatten)]
     options: ServeOptions,
-    /// Where the journal is damaged, give up the damaged entries first, so that a daemon can go on without them
+    /// Give up damaged entries of the journal, and damaged uploads that are not folded in yet, so that a daemon can go
+    /// on without them
     #[arg(long)]
     salvage: bool,
     /// Print JSON, for programs
@@ -103,6 +108,46 @@ pub(super) fn restore(command: &Restore) -> Result<(), CliError> {
     Ok(())
 }
 
+fn failed(error: OpenError) -> CliError {
+    CliError::Failed(error.to_string())
+}
+
+fn note_salvage(folder: &Path, what: &str) {
+    audit::note(folder, SystemClock.now(), &Actor::this_user(), "salvage", None, what);
+}
+
+fn salvage_journal(folder: &Path) -> Result<(), CliError> {
+    let lost = salvage::journal(folder).map_err(failed)?;
+    note_salvage(folder, &format!("{} stretches of the journal given up", lost.len()));
+    for Lost { stretch, between: (before, behind) } in &lost {
+        let behind = behind.map_or_else(|| "the end".to_owned(), |seq| seq.to_string());
+        complain(format_args!(
+            "given up: bytes {} to {} of {}: what was accepted between seq {before} and {behind} is lost",
+            stretch.from.to_pair().1,
+            stretch.to.to_pair().1,
+            stretch.file.display()
+        ));
+    }
+    if !lost.is_empty() {
+        let aside = folder.join(DAMAGED);
+        complain(format_args!("{}: the segments as they were, and the uploads", aside.display()));
+    }
+    Ok(())
+}
+
+fn salvage_upload(folder: &Path, batch: &Accepted, error: &UploadError) -> Result<(), CliError> {
+    let kept = salvage::upload(folder, batch, SystemClock.now()).map_err(failed)?;
+    note_salvage(folder, &format!("the upload of batch {} given up", batch.id));
+    complain(format_args!(
+        "given up: batch {}: {error}. All of its {} rows count as failed, also those that were folded in already: \
+         post them again. What is left of the file: {}",
+        batch.id,
+        batch.rows,
+        kept.display()
+    ));
+    Ok(())
+}
+
 pub(super) fn check(command: Check) -> Result<(), CliError> {
     let config = Config::resolve(command.options).map_err(|e| CliError::Usage(e.to_string()))?;
     let folder = config.data_folder.clone();
@@ -111,24 +156,16 @@ pub(super) fn check(command: Check) -> Result<(), CliError> {
     }
     telemetry::install(&config.log, config.log_format).map_err(|e| CliError::Failed(e.to_string()))?;
     if command.salvage {
-        let lost = check::salvage(&folder).map_err(|e| CliError::Failed(e.to_string()))?;
-        let what = format!("{} stretches of the journal given up", lost.len());
-        audit::note(&folder, SystemClock.now(), &Actor::this_user(), "salvage", None, &what);
-        for Lost { stretch, between: (before, behind) } in &lost {
-            let behind = behind.map_or_else(|| "the end".to_owned(), |seq| seq.to_string());
-            complain(format_args!(
-                "given up: bytes {} to {} of {}: what was accepted between seq {before} and {behind} is lost",
-                stretch.from.to_pair().1,
-                stretch.to.to_pair().1,
-                stretch.file.display()
-            ));
-        }
-        if !lost.is_empty() {
-            let aside = folder.join("journal.damaged");
-            complain(format_args!("{}: the segments as they were, and the uploads", aside.display()));
-        }
+        salvage_journal(&folder)?;
     }
-    let report = check::check(config, Arc::new(SystemClock)).map_err(|e| CliError::Failed(e.to_string()))?;
+    let report = loop {
+        match check::check(config.clone(), Arc::new(SystemClock)) {
+            Err(OpenError::Batch { batch, error }) if command.salvage && error.is_lost() => {
+                salvage_upload(&folder, &batch, &error)?;
+            }
+            checked => break checked.map_err(failed)?,
+        }
+    };
     if command.json {
         print_json(&report)?;
     } else {

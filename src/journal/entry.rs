@@ -29,6 +29,8 @@ pub enum Entry {
     BatchAccepted(BatchAcceptedEntry),
     /// A batch is folded, counted and checkpointed.
     BatchCompleted(BatchCompletedEntry),
+    /// A batch was ended without being folded in, for its file was damaged.
+    BatchGivenUp(BatchGivenUpEntry),
 }
 
 impl Entry {
@@ -37,7 +39,7 @@ impl Entry {
         Seq::from_u64(match self {
             Self::Write(write) => write.seq,
             Self::BatchAccepted(batch) => batch.seq,
-            Self::BatchCompleted(_) => 0,
+            Self::BatchCompleted(_) | Self::BatchGivenUp(_) => 0,
         })
     }
 }
@@ -115,6 +117,15 @@ pub struct BatchCompletedEntry {
     pub counts: crate::model::batch::Counts,
     /// When.
     pub at_ms: u64,
+}
+
+/// The end of a batch whose file was damaged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchGivenUpEntry {
+    /// The batch, with the file that stands in the place of its own.
+    pub accepted: BatchAcceptedEntry,
+    /// Its end.
+    pub end: BatchCompletedEntry,
 }
 
 /// Where a restart begins, and the batches it then knows.
@@ -232,6 +243,7 @@ mod tests {
             Entry::Write(write),
             Entry::BatchAccepted(accepted(7, crc32c)),
             Entry::BatchCompleted(completed()),
+            Entry::BatchGivenUp(BatchGivenUpEntry { accepted: accepted(7, crc32c), end: completed() }),
         ]
     }
 
@@ -262,7 +274,7 @@ mod tests {
                        10000207020001000063";
         let checkpoint_1 = "0101fb5802080200280464656d6f070bfb2c010301010201610463697479000100fc00081948fc00001000\
                             010702000100006301320464656d6f080bfb2c010301010201610463697479000100fc00081948fc0000100000";
-        assert_eq!(decode_group(&bytes(group_1)).unwrap(), group(None));
+        assert_eq!(decode_group(&bytes(group_1)).unwrap(), group(None)[..3]);
         assert_eq!(decode_checkpoint(&bytes(checkpoint_1)).unwrap(), checkpoint(None));
     }
 }

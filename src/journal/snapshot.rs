@@ -57,6 +57,8 @@ use xxhash_rust::xxh3::Xxh3;
 /// hold.
 pub const BLOCK_BYTES_MAX: usize = 1 << 30;
 
+/// What a snapshot is called that turned out damaged.
+const DAMAGED: &str = "damaged";
 const MAGIC: [u8; 8] = *b"profSnap";
 const VERSION: u32 = 1;
 const PREAMBLE_BYTES: usize = 24;
@@ -586,6 +588,24 @@ impl Snapshots {
         let mut numbers = self.numbers(".snap")?;
         numbers.sort_unstable_by(|a, b| b.cmp(a));
         Ok(numbers.into_iter().map(|number| (self.path_of(number), number)).collect())
+    }
+
+    /// Calls one that is damaged otherwise, so that nobody counts on it.
+    pub fn set_aside(&self, path: &Path) -> Result<PathBuf, SnapshotError> {
+        let aside = path.with_extension(DAMAGED);
+        fs::rename(path, &aside).map_err(failed("rename", path))?;
+        Ok(aside)
+    }
+
+    /// Removes what was set aside.
+    pub fn remove_damaged(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.folder)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == DAMAGED) {
+                fs::remove_file(path)?;
+            }
+        }
+        Ok(())
     }
 
     /// What the next snapshot is to be called: newer than all there are.

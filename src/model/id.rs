@@ -171,6 +171,9 @@ impl VisitorId {
     }
 }
 
+/// Set in the byte of an id's kind: the key is that of the id's erasure mark.
+const ERASURE_MARK: u8 = 0x80;
+
 /// The canonical bytes under which something is stored: client length, client, kind, id.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key(Box<[u8]>);
@@ -203,6 +206,26 @@ impl Key {
         Self(bytes.into_boxed_slice())
     }
 
+    /// Where it is kept that the visitor under this key was erased, once the id has another life: the tombstone moves
+    /// there, until compaction has let go of the bytes of the life before (R12).
+    pub fn erasure_mark(&self) -> Self {
+        self.with_kind_byte(|kind| kind | ERASURE_MARK)
+    }
+
+    /// The key of the id itself, if this is that of its erasure mark.
+    pub fn without_mark(&self) -> Self {
+        self.with_kind_byte(|kind| kind & !ERASURE_MARK)
+    }
+
+    fn with_kind_byte(&self, change: impl FnOnce(u8) -> u8) -> Self {
+        let mut bytes = self.0.clone();
+        let at = 1 + self.client().len();
+        if let Some(kind) = bytes.get_mut(at) {
+            *kind = change(*kind);
+        }
+        Self(bytes)
+    }
+
     /// Reads a key back from stored bytes; `None` if they are not one.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         split(bytes).map(|_| Self(bytes.into()))
@@ -233,7 +256,8 @@ fn split(bytes: &[u8]) -> Option<(&str, IdKind, &str)> {
     let (&length, rest) = bytes.split_first()?;
     let (client, rest) = rest.split_at_checked(usize::from(length))?;
     let (&kind, id) = rest.split_first()?;
-    Some((std::str::from_utf8(client).ok()?, IdKind::from_code(kind)?, std::str::from_utf8(id).ok()?))
+    let kind = IdKind::from_code(kind & !ERASURE_MARK)?;
+    Some((std::str::from_utf8(client).ok()?, kind, std::str::from_utf8(id).ok()?))
 }
 
 impl fmt::Display for ClientCode {
@@ -310,9 +334,24 @@ mod tests {
             assert!(keys.iter().skip(n + 1).all(|other| other != key));
         }
         assert_eq!((keys[1].client(), keys[1].kind(), keys[1].id()), ("ab", IdKind::Pc, "1"));
-        for bytes in [&b""[..], b"\x05ab", b"\x01a", b"\x01a\x09x", b"\x01\xff\x01x", b"\x01a\x01\xff"] {
+        for bytes in
+            [&b""[..], b"\x05ab", b"\x01a", b"\x01a\x09x", b"\x01a\x80x", b"\x01\xff\x01x", b"\x01a\x01\xff"]
+        {
             assert_eq!(Key::from_bytes(bytes), None, "{bytes:?}");
         }
+    }
+
+    #[test]
+    fn an_erasure_mark_has_a_key_of_its_own_that_tells_whose_it_is() {
+        let key = Key::new(&ClientCode::new("ab").unwrap(), IdKind::ThirdParty, "x");
+        let mark = key.erasure_mark();
+        assert_ne!(mark, key);
+        assert_eq!(
+            (mark.erasure_mark(), mark.without_mark(), key.without_mark()),
+            (mark.clone(), key.clone(), key)
+        );
+        assert_eq!(Key::from_bytes(mark.as_bytes()), Some(mark.clone()));
+        assert_eq!((mark.client(), mark.kind(), mark.id()), ("ab", IdKind::ThirdParty, "x"));
     }
 
     proptest::proptest! {

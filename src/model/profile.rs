@@ -323,6 +323,11 @@ impl StoredBytes {
         &self.0
     }
 
+    /// Whether they are the tombstone of an erased visitor.
+    pub fn is_erased(&self) -> bool {
+        matches!(*self.0, [_, KIND_ERASED, ..])
+    }
+
     /// Whether they are a tombstone's.
     pub fn is_tombstone(&self) -> bool {
         matches!(*self.0, [_, KIND_ERASED | KIND_SWEPT, ..])

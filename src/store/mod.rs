@@ -120,6 +120,7 @@ pub fn swap(
     if replaces_link {
         return Ok((None, Swapped::MustSettle));
     }
+    let erased = matches!(&stored, Some(Stored::Tombstone { erased: true, .. }));
     let mut one = None;
     let mut many = Vec::new();
     let folded = fold(stored, rules, rows, |_, outcome| match one {
@@ -135,6 +136,8 @@ pub fn swap(
     Ok(match folded {
         Folded::AlreadyIn => (None, Swapped::AlreadyIn),
         _ if failed => (None, Swapped::MustSettle),
+        // The tombstone of the life before must move to its mark, which takes two keys.
+        Folded::Changed(_) if erased => (None, Swapped::MustSettle),
         folded => {
             let now = match folded {
                 Folded::Changed(profile) => Some(Stored::Profile(profile).encode()),

@@ -9,9 +9,9 @@ use super::model::{self, From, Id, Kind, Rules, Visitors};
 use super::ops::{ATTRIBUTES, Batch, CLIENTS, Call, HOUR_MS, How, NAMES, Op, Row, Settings, Stop, id};
 use super::stores::{Store, Which};
 use profiled::app::commit::{Answer, Committer, NewBatch, Request, VisitorWrite, WriteRules};
-use profiled::app::erase::overwrite_rows;
+use profiled::app::erase::{Erased, overwrite_rows};
 use profiled::app::recovery::{StartFrom, recover, write_checkpoint};
-use profiled::app::steps::{SnapshotSteps, Spent, batches_needless, erased_in, journal_needed};
+use profiled::app::steps::{SnapshotSteps, Spent, batches_needless, journal_needed};
 use profiled::app::sweep_thread::{Horizon, step as sweep};
 use profiled::app::{CallIds, SiteCall, Visitor, look_up};
 use profiled::batch::csv::Parser;
@@ -29,7 +29,7 @@ use profiled::model::profile::{Source, StoredBytes};
 use profiled::model::seq::{Clock, Millis, Seq};
 use profiled::store::swap::SwapStore;
 use profiled::store::{ProfileStore, put_through};
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -78,7 +78,7 @@ enum Chore {
 /// A fresh store on its way.
 struct Fresh {
     at: At,
-    erased: HashMap<Key, Seq>,
+    erased: Erased,
     during: Between,
 }
 
@@ -755,7 +755,7 @@ impl Harness {
     /// Begins a fresh store, if none is being made, and takes some steps of it.
     fn fresh(&mut self, steps: usize, stop: Stop) -> Result<(), Wrong> {
         if self.chore.is_none() {
-            let (at, erased, during) = (At::Erase(None), HashMap::new(), Between::default());
+            let (at, erased, during) = (At::Erase(None), Erased::default(), Between::default());
             self.chore = Some(Chore::Fresh(Fresh { at, erased, during }));
         }
         for _ in 0..steps {
@@ -787,7 +787,7 @@ impl Harness {
         fresh.at = match fresh.at.clone() {
             At::Erase(after) => {
                 let page = swap.scan(after.as_ref(), PAGE_VALUES).map_err(|error| wrong(&error))?;
-                fresh.erased.extend(erased_in(&page, &self.core().batches));
+                fresh.erased.find(&page, &self.core().batches);
                 match page.into_iter().next_back() {
                     Some((key, _)) => At::Erase(Some(key)),
                     None => At::Overwrite,
@@ -1169,6 +1169,7 @@ impl Harness {
                 None => expected != Outcome::Failed,
                 Some(Failure::Row(_)) => row.is_none(),
                 Some(Failure::ProfileTooLarge) => row.is_some(),
+                Some(Failure::UploadDamaged) => false,
             };
             if told_outcome != expected || !reason_fits {
                 return Err(format!(

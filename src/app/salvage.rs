@@ -1,0 +1,123 @@
+//! Going on without what is damaged and stands nowhere else: only where somebody says so, with `profiled check --salvage`.
+//!
+//! Promises: what is given up is named, and kept as it was in [`DAMAGED`]; all else stays; a crash on the way leaves what
+//! was damaged damaged, or given up.
+
+use super::{DAMAGED, OpenError, lock_folder};
+use crate::batch::checksum::FileSum;
+use crate::batch::csv::write::{Cells, write_header};
+use crate::batch::outcome::{Failure, RowOutcome};
+use crate::batch::pending::Accepted;
+use crate::batch::spool::{give_up, rows_path_in};
+use crate::durable;
+use crate::journal::entry::{
+    BatchCompletedEntry, BatchGivenUpEntry, Entry, decode_group, encode_group, group_given_up,
+};
+use crate::journal::log::{GivenUp, Log, LogSettings, Position};
+use crate::model::batch::{Counts, Outcome};
+use crate::model::seq::{Millis, Seq};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// What stands in the place of each row of an upload that was given up: no id, so no visitor's.
+const LOST_ROW: &[u8] = b",lost\n";
+
+/// What of a journal was given up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lost {
+    /// Which stretch of the journal.
+    pub stretch: GivenUp,
+    /// The last seq before it, and the first behind it: what is lost has seqs between these.
+    pub between: (Seq, Option<Seq>),
+}
+
+/// Gives up the damaged frames of a journal, so that the daemon can go on without them. The damaged segments are copied
+/// to [`DAMAGED`] first, and the uploads linked there: one of a lost batch would otherwise go at the next start.
+pub fn journal(folder: &Path) -> Result<Vec<Lost>, OpenError> {
+    let _lock = lock_folder(folder)?;
+    let journal = folder.join("journal");
+    let Some(first) = Position::first_in(&journal)? else { return Ok(vec![]) };
+    let aside = folder.join(DAMAGED);
+    let spool = folder.join("spool");
+    let keep = |segment: &Path| {
+        keep(&aside, segment, |from, to| std::fs::copy(from, to).map(drop))?;
+        for upload in std::fs::read_dir(&spool).into_iter().flatten() {
+            keep(&aside, &upload?.path(), |from, to| std::fs::hard_link(from, to))?;
+        }
+        Ok(())
+    };
+    let stretches = Log::salvage(&journal, first, group_given_up, keep)?;
+    let mut lost: Vec<Lost> =
+        stretches.into_iter().map(|stretch| Lost { stretch, between: (Seq::ZERO, None) }).collect();
+    Log::open(&journal, LogSettings::default(), first, |start, _, payload| {
+        let entries = decode_group(payload).map_err(|error| OpenError::entry(start, error))?;
+        for seq in entries.iter().map(Entry::seq).filter(|seq| *seq > Seq::ZERO) {
+            for one in &mut lost {
+                if start < one.stretch.from {
+                    one.between.0 = one.between.0.max(seq);
+                } else if one.between.1.is_none() {
+                    one.between.1 = Some(seq);
+                }
+            }
+        }
+        Ok::<_, OpenError>(())
+    })?;
+    Ok(lost)
+}
+
+/// Ends a batch whose upload is damaged, so that the daemon can go on without it: every row of it counts as failed. Those
+/// that had been folded in already stay. Gives where the upload is kept as it was.
+pub fn upload(folder: &Path, accepted: &Accepted, now: Millis) -> Result<PathBuf, OpenError> {
+    let _lock = lock_folder(folder)?;
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        |error| OpenError::Folder { path, error }
+    };
+    let spool = folder.join("spool");
+    let rows_path = rows_path_in(&spool, accepted.spool);
+    let aside = folder.join(DAMAGED);
+    let kept = keep(&aside, &rows_path, |from, to| match std::fs::copy(from, to) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        copied => copied.map(drop),
+    });
+    let kept = kept.map_err(failed(&aside))?;
+
+    let mut file = vec![];
+    let header = &accepted.header;
+    write_header(&mut file, header.key_kind(), header.names().iter().map(|name| &**name), Cells::Plain);
+    let mut outcomes = Vec::with_capacity(usize::try_from(accepted.rows).unwrap_or_default());
+    for line in (2..).take(outcomes.capacity()) {
+        let offset = u32::try_from(file.len()).unwrap_or(u32::MAX);
+        let failure = Some(Failure::UploadDamaged);
+        outcomes.push(RowOutcome { line, offset, outcome: Outcome::Failed, failure });
+        file.extend_from_slice(LOST_ROW);
+    }
+    give_up(&spool, accepted.spool, &file, &mut outcomes).map_err(failed(&rows_path))?;
+
+    let FileSum { bytes, crc32c } = FileSum::of(&file);
+    let end = BatchCompletedEntry {
+        seq: accepted.id.seq.get(),
+        counts: Counts { failed: accepted.rows, ..Counts::default() },
+        at_ms: now.0,
+    };
+    let accepted = Accepted { bytes, crc32c, ..accepted.clone() };
+    let entry = Entry::BatchGivenUp(BatchGivenUpEntry { accepted: accepted.to_entry(), end });
+    let journal = folder.join("journal");
+    let mut payload = vec![];
+    encode_group(&[entry], &mut payload).map_err(|error| failed(&journal)(io::Error::other(error)))?;
+    let first = Position::first_in(&journal)?.unwrap_or(Position::START);
+    let ignored = |_, _, _: &[u8]| Ok::<_, OpenError>(());
+    let (mut log, _) = Log::open(&journal, LogSettings::default(), first, ignored)?;
+    log.append(&payload).map_err(|error| failed(&journal)(io::Error::other(error)))?;
+    Ok(kept)
+}
+
+/// Keeps a file as it is, by its name, unless one is kept already.
+fn keep(aside: &Path, file: &Path, how: impl FnOnce(&Path, &Path) -> io::Result<()>) -> io::Result<PathBuf> {
+    durable::private_folder(aside)?;
+    let to = aside.join(file.file_name().unwrap_or_default());
+    if !to.exists() {
+        how(file, &to)?;
+    }
+    Ok(to)
+}
