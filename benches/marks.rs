@@ -16,7 +16,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use peers::{LeftOut, Peer, Started};
 use support::client::Client;
 use support::load::{LOOKUPS_A_SECOND, look_up_during, site_calls_during};
@@ -56,9 +56,27 @@ struct Sizes {
     /// Connections that make site calls
     #[arg(long, default_value_t = 256)]
     connections: u64,
+    /// These parts only
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<Part>,
     /// What `cargo bench` says to every bench
     #[arg(long, hide = true)]
     bench: bool,
+}
+
+/// What can be measured by itself.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Batches beside the peers, and the bounds
+    Batches,
+    /// Lookups and site calls beside batches
+    Beside,
+    /// Lookups with batches pending
+    Pending,
+    /// Starts after crashes
+    Crash,
+    /// A small cache, and many uploads at once
+    Small,
 }
 
 fn main() {
@@ -107,16 +125,91 @@ type Peers = Vec<(&'static str, Result<Ran, LeftOut>)>;
 
 impl Bench<'_> {
     fn run(&self) {
+        let mut marks = vec![];
+        if self.wants(Part::Small) {
+            self.say("a daemon with a cache of 128 MiB");
+            let (peak, uploads) = self.small_cache();
+            println!("{uploads}\n");
+            let what = "resident memory in that run, with `--cache 128MiB`";
+            marks.push(Mark::new(what, 300.0, 250.0, Unit::Mebibytes, Some(peak)));
+        }
+        if [Part::Batches, Part::Beside, Part::Pending, Part::Crash].into_iter().any(|part| self.wants(part))
+        {
+            self.say("the daemon and its profiles");
+            let daemon = Daemon::start(&self.make_folder("profiled"), CREATES);
+            self.seed(&daemon);
+            self.large_cache(daemon, &mut marks);
+        }
+        println!("{}", table(&marks));
+        self.say("done");
+    }
+
+    /// All that is measured on one daemon with default settings.
+    fn large_cache(&self, daemon: Daemon, marks: &mut Vec<Mark>) {
+        let posted = self.batches(&daemon, marks);
+        if self.wants(Part::Beside) {
+            let beside = self.beside(&daemon);
+            let mark = |what: &str, must, target, unit, measured| {
+                Mark::new(what, must, target, unit, Some(measured))
+            };
+            let milliseconds = Unit::Milliseconds;
+            marks.extend([
+                mark(
+                    "lookup p99 while batches are uploaded and folded",
+                    3.0,
+                    1.0,
+                    milliseconds,
+                    beside.lookups.at(0.99),
+                ),
+                mark("lookup p99.9", 10.0, 5.0, milliseconds, beside.lookups.at(0.999)),
+                mark(
+                    "site calls a second, durable, no batch",
+                    10e3,
+                    20e3,
+                    Unit::PerSecond,
+                    beside.site_calls_a_second,
+                ),
+                mark(
+                    "site calls' p99 while batches are uploaded and folded",
+                    60.0,
+                    30.0,
+                    milliseconds,
+                    beside.site_calls.at(0.99),
+                ),
+            ]);
+        }
+        if self.wants(Part::Pending) {
+            println!("{}", self.pending_table(&daemon));
+        }
+        if self.wants(Part::Crash) {
+            self.say("a crash in the middle of a batch");
+            let crashed = self.crash(daemon, &posted);
+            self.say("a crash with batches pending");
+            let (crashed_pending, pending) = self.crash_with_pending();
+            let what = format!("start with {pending} batches pending");
+            marks.extend([
+                Mark::new(
+                    "start after `kill -9` in the middle of a batch",
+                    5.0,
+                    1.0,
+                    Unit::Seconds,
+                    Some(crashed),
+                ),
+                Mark::new(&what, 10.0, 2.0, Unit::Seconds, Some(crashed_pending)),
+            ]);
+        }
+    }
+
+    /// Batch after batch, on the daemon and, if they are wanted, on the peers.
+    fn batches(&self, daemon: &Daemon, marks: &mut Vec<Mark>) -> Vec<Posted> {
         let Sizes { profiles, rows, runs, .. } = self.sizes;
-        self.say("the daemon and its profiles");
-        let daemon = Daemon::start(&self.make_folder("profiled"), CREATES);
-        self.seed(&daemon);
-        let mut peers = self.peers();
+        let compared = self.wants(Part::Batches);
+        let mut peers = if compared { self.peers() } else { vec![] };
         let mut posted = vec![];
         for round in 1..=runs {
             let batch = self.batch(round);
             self.say(&format!("batch {round} on the daemon"));
-            posted.push(self.post(&daemon, batch));
+            posted.push(self.post(daemon, batch));
             for (name, ran) in &mut peers {
                 let Ok(ran) = ran else { continue };
                 self.say(&format!("batch {round}: {name}"));
@@ -132,69 +225,23 @@ impl Bench<'_> {
             machine(),
         );
         println!("{}", peers_table(rows, &posted, &peers, memory));
-        let mut marks = speed_marks(rows, &posted, &peers);
+        marks.extend(speed_marks(rows, &posted, &peers));
+        marks.push(Mark::new(
+            "resident memory in that run, default cache",
+            750.0,
+            650.0,
+            Unit::Mebibytes,
+            Some(memory),
+        ));
         drop(peers);
-        println!("{}", self.bounds_table(&posted));
+        if compared {
+            println!("{}", self.bounds_table(&posted));
+        }
+        posted
+    }
 
-        let beside = self.beside(&daemon);
-        println!("{}", self.pending_table(&daemon));
-
-        self.say("a crash in the middle of a batch");
-        let crashed = self.crash(daemon, &posted);
-        self.say("a crash with batches pending");
-        let (crashed_pending, pending) = self.crash_with_pending();
-        self.say("a daemon with a cache of 128 MiB");
-        let (small, uploads) = self.small_cache();
-        println!("{uploads}\n");
-
-        marks.extend([
-            Mark::new(
-                "resident memory in that run, default cache",
-                750.0,
-                650.0,
-                Unit::Mebibytes,
-                Some(memory),
-            ),
-            Mark::new("the same with `--cache 128MiB`", 300.0, 250.0, Unit::Mebibytes, Some(small)),
-            Mark::new(
-                "lookup p99 while batches are uploaded and folded",
-                3.0,
-                1.0,
-                Unit::Milliseconds,
-                Some(beside.lookups.at(0.99)),
-            ),
-            Mark::new("lookup p99.9", 10.0, 5.0, Unit::Milliseconds, Some(beside.lookups.at(0.999))),
-            Mark::new(
-                "site calls a second, durable, no batch",
-                10e3,
-                20e3,
-                Unit::PerSecond,
-                Some(beside.site_calls_a_second),
-            ),
-            Mark::new(
-                "site calls' p99 while batches are uploaded and folded",
-                60.0,
-                30.0,
-                Unit::Milliseconds,
-                Some(beside.site_calls.at(0.99)),
-            ),
-            Mark::new(
-                "start after `kill -9` in the middle of a batch",
-                5.0,
-                1.0,
-                Unit::Seconds,
-                Some(crashed),
-            ),
-            Mark::new(
-                &format!("start with {pending} batches pending"),
-                10.0,
-                2.0,
-                Unit::Seconds,
-                Some(crashed_pending),
-            ),
-        ]);
-        println!("{}", table(&marks));
-        self.say("done");
+    fn wants(&self, part: Part) -> bool {
+        self.sizes.only.is_empty() || self.sizes.only.contains(&part)
     }
 
     /// Lookups and site calls, alone and while batches are uploaded and folded.

@@ -21,15 +21,18 @@ const START_KILLED_EVERY: u32 = 3;
 /// Every so manieth time the daemon finds its store gone, and must make it again.
 const STORE_LOST_EVERY: u32 = 7;
 
+/// After so many kills another data folder begins: what is verified after each grows with all that was ever written.
+const KILLS_OF_A_FOLDER: u32 = 120;
+
 /// Runs the load, kills and restarts so many times, and verifies after each.
-fn kill_again_and_again(kills: u32, faults: Option<&str>) -> Result<(), String> {
+fn kill_again_and_again(seed: u64, kills: u32, faults: Option<&str>) -> Result<(), String> {
     let mut daemon = Daemon::configured(SETTINGS);
     if let Some(faults) = faults {
         daemon.set_variable("FAILPOINTS", faults);
     }
     daemon.restart();
     let load = Load::new();
-    let mut moments = Moments::new(0);
+    let mut moments = Moments::new(seed);
     let (mut starts, mut slowest) = (Duration::ZERO, Duration::ZERO);
     for kill in 1..=kills {
         let time = moments.next(Duration::from_millis(5), Duration::from_millis(200));
@@ -65,14 +68,20 @@ fn kill_again_and_again(kills: u32, faults: Option<&str>) -> Result<(), String> 
 #[test]
 fn what_was_acknowledged_survives_kill_9() {
     let kills = variable("KILLS").map_or(KILLS, |kills| kills.parse().unwrap());
-    kill_again_and_again(kills, None).unwrap_or_else(|why| panic!("{why}"));
+    let mut left = kills;
+    while left > 0 {
+        let now = left.min(KILLS_OF_A_FOLDER);
+        kill_again_and_again(u64::from(left), now, None).unwrap_or_else(|why| panic!("{why}"));
+        left -= now;
+    }
+    eprintln!("{kills} kills in all");
 }
 
 /// The negative control: the journal's write and sync do nothing, and the daemon acknowledges all the same.
 #[cfg(feature = "failpoints")]
 #[test]
 fn a_daemon_that_does_not_journal_is_found_out() {
-    match kill_again_and_again(10, Some("journal-write=return;journal-sync=return")) {
+    match kill_again_and_again(0, 10, Some("journal-write=return;journal-sync=return")) {
         Ok(()) => panic!("a daemon that journals nothing passed the kill test"),
         Err(why) => eprintln!("found out: {why}"),
     }

@@ -15,6 +15,7 @@
 //! salvage.rs      going on without what is damaged and stands nowhere else
 //! erase.rs        which visitors were erased, and their rows in kept uploads
 //! housekeeping.rs snapshots, backups, fresh stores, and what then may go
+//! priority.rs     which threads give way to those that answer somebody
 //! room.rs         how much room the disk has left, and what is still done while that is little
 //! ```
 //!
@@ -29,6 +30,7 @@ mod fold_thread;
 mod heal;
 mod housekeeping;
 mod lookup;
+mod priority;
 pub mod recovery;
 mod room;
 pub mod salvage;
@@ -63,6 +65,7 @@ pub use heal::Opening;
 pub use housekeeping::Done;
 use housekeeping::{Chore, Housekeeping};
 pub use lookup::look_up;
+use priority::give_way;
 use room::Room;
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -448,10 +451,20 @@ impl App {
         });
         let app = Self(inner);
         app.spawn("commit", |inner| commit_thread(inner, committer, asked))?;
-        app.spawn("fold", fold_thread::run)?;
-        app.spawn("checkpoint", checkpoint_thread)?;
-        app.spawn("sweep", sweep_thread::run)?;
+        app.spawn("fold", |inner| {
+            give_way();
+            fold_thread::run(inner);
+        })?;
+        app.spawn("checkpoint", |inner| {
+            give_way();
+            checkpoint_thread(inner);
+        })?;
+        app.spawn("sweep", |inner| {
+            give_way();
+            sweep_thread::run(inner);
+        })?;
         app.spawn("housekeeping", |inner| {
+            give_way();
             Housekeeping::new(inner, stores, snapshots).run(waiting_chores);
         })?;
         Ok(app)

@@ -5,6 +5,7 @@
 //! dropped leaves nothing behind.
 
 use super::commit::{Answer, NewBatch, Request};
+use super::priority::give_way;
 use super::{AppError, BatchStatus, Inner};
 use crate::batch::csv::Parser;
 use crate::batch::encoding::{Decoded, Encoding};
@@ -17,8 +18,7 @@ use crate::telemetry::metrics::{Limit, UnderWay};
 use bytes::{Buf, Bytes};
 use std::io::{self, BufRead, Read};
 use std::sync::Arc;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio::task::JoinHandle;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 /// How many chunks of the body may wait for the disk and the parser.
 const CHUNKS_WAITING_MAX: usize = 4;
@@ -64,7 +64,7 @@ enum Piece {
 pub struct Upload {
     inner: Arc<Inner>,
     pieces: mpsc::Sender<Piece>,
-    worker: Option<JoinHandle<Result<TakenIn, AppError>>>,
+    worker: Option<oneshot::Receiver<Result<TakenIn, AppError>>>,
 }
 
 /// A batch, and the place among the uploads that is free again once nothing of it is in the way: dropped last.
@@ -85,10 +85,17 @@ impl Upload {
         let (pieces, arriving) = mpsc::channel(CHUNKS_WAITING_MAX);
         let worker_inner = Arc::clone(&inner);
         let under_way = inner.metrics.upload();
-        let worker = tokio::task::spawn_blocking(move || {
-            let batch = take_in(&worker_inner, client, rules, encoding, arriving)?;
-            Ok(TakenIn { batch, _under_way: under_way, place })
+        let (taken, worker) = oneshot::channel();
+        // A thread of its own, and not one of the runtime's, because it gives way for good.
+        let began = std::thread::Builder::new().name("upload".into()).spawn(move || {
+            give_way();
+            let batch = take_in(&worker_inner, client, rules, encoding, arriving);
+            let taken_in = batch.map(|batch| TakenIn { batch, _under_way: under_way, place });
+            drop(taken.send(taken_in));
         });
+        if let Err(error) = began {
+            tracing::error!(%error, "no thread for an upload");
+        }
         Self { inner, pieces, worker: Some(worker) }
     }
 

@@ -1,0 +1,16 @@
+//! How willing a thread is to give way: on a busy machine whoever waits for an answer comes first.
+
+use rustix::process::setpriority_process;
+use rustix::thread::gettid;
+
+/// As willing as a thread can be.
+const WILLING: i32 = 19;
+
+/// Has this thread give way to all that answer somebody: for folding, parsing and upkeep, which take the processors for
+/// seconds at a time. It can't be taken back, so only threads that do nothing else should call it.
+pub(super) fn give_way() {
+    // The system counts threads here, though it speaks of processes.
+    if let Err(error) = setpriority_process(Some(gettid()), WILLING) {
+        tracing::debug!(%error, "a thread keeps its priority");
+    }
+}
