@@ -88,6 +88,25 @@ impl FileSum {
         Err(Damage { path: path.to_owned(), found, expected: *self })
     }
 
+    /// Reads a file that should come to this, piece by piece. What `each` was told counts only if there is no error.
+    pub(super) fn read_pieces(&self, path: &Path, mut each: impl FnMut(&[u8])) -> Result<(), UploadError> {
+        let unreadable = UploadError::of(path);
+        let mut read = || {
+            let (mut file, mut piece) = (File::open(path)?, vec![0; READ_BYTES]);
+            let (mut bytes, mut crc32c) = (0, 0);
+            // One byte more shows whether there is more; how much more does not matter.
+            while bytes <= self.bytes {
+                let read = file.read(&mut piece)?;
+                let Some(read) = piece.get(..read).filter(|read| !read.is_empty()) else { break };
+                bytes += read.len() as u64;
+                crc32c = crc32c::crc32c_append(crc32c, read);
+                each(read);
+            }
+            Ok(Self { bytes, crc32c: Some(crc32c) })
+        };
+        Ok(self.check(path, read().map_err(unreadable)?)?)
+    }
+
     /// Reads a file that should come to this, whole; what it comes to is still to be checked.
     pub(super) fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         // One byte more shows whether there is more; how much more does not matter.

@@ -20,7 +20,9 @@ use crate::model::profile::Stored;
 use crate::model::update::{Cell, Row, outcome_of_row_already_in};
 use crate::store::{ProfileStore, Swapped, VisitorRows};
 use std::cmp::Ordering;
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 
 /// The most rows a part folds before it looks up again (R10), but for a visitor who has more.
 pub const CHUNK_ROWS: usize = 128;
@@ -39,13 +41,24 @@ struct Place {
     kind: IdKind,
     offset: u32,
     line: u32,
+    len: u32,
+    /// Of what the row said when the whole file was verified.
+    sum: u32,
+}
+
+/// Where an id is in a plan's text.
+struct PlanId {
+    prefix: u64,
+    start: u32,
+    len: u16,
 }
 
 /// A batch's rows in the order in which they are folded.
 #[derive(Debug)]
 pub struct Plan<'p> {
     pending: &'p Pending,
-    file: Vec<u8>,
+    /// Verified. Its rows are read once more when their turn comes, for the page cache has it, and memory is scarcer.
+    file: File,
     ids: String,
     places: Vec<Place>,
     /// Outcomes that no store need be asked for.
@@ -58,21 +71,24 @@ impl<'p> Plan<'p> {
     pub fn make(pending: &'p Pending, store: &dyn ProfileStore) -> Result<Self, SettleError> {
         let accepted = &pending.accepted;
         let spool = |error| SettleError::Spool { batch: accepted.id.to_string(), error };
-        let file = pending.read_file().map_err(|error| SettleError::upload(&accepted.id, error))?;
         let mut plan = Self {
             pending,
-            file: vec![],
+            file: pending.open_file().map_err(|error| SettleError::upload(&accepted.id, error))?,
             ids: String::new(),
             places: Vec::with_capacity(usize::try_from(accepted.rows).unwrap_or_default()),
             outcomes: vec![],
             counts: Counts::default(),
         };
-        let mut parser = Parser::new();
-        parser
-            .push(&file, |row| plan.add(row))
+        let (mut parser, mut parsed) = (Parser::new(), Ok(()));
+        let read = pending.read_file(|piece| {
+            if parsed.is_ok() {
+                parsed = parser.push(piece, |row| plan.add(row));
+            }
+        });
+        read.map_err(|error| SettleError::upload(&accepted.id, error))?;
+        parsed
             .and_then(|()| parser.finish(|row| plan.add(row)).map(|_| ()))
             .map_err(|error| spool(io::Error::new(io::ErrorKind::InvalidData, error.to_string())))?;
-        plan.file = file;
         if accepted.header.key_kind() == IdKind::Pc {
             plan.resolve(store)?;
         }
@@ -105,8 +121,17 @@ impl<'p> Plan<'p> {
             Ok(cells) if !brings_anything(&cells, empty_values) => (Outcome::Ignored, None),
             Ok(cells) => {
                 let kind = self.pending.accepted.header.key_kind();
-                let place = self.place(kind, cells.id(), row.offset, row.line);
-                self.places.push(place);
+                let id = self.add_id(cells.id());
+                self.places.push(Place {
+                    prefix: id.prefix,
+                    id_start: id.start,
+                    id_len: id.len,
+                    kind,
+                    offset: row.offset,
+                    line: row.line,
+                    len: row.len,
+                    sum: cells.sum(),
+                });
                 return;
             }
         };
@@ -117,18 +142,26 @@ impl<'p> Plan<'p> {
         }
     }
 
-    fn place(&mut self, kind: IdKind, id: &str, offset: u32, line: u32) -> Place {
+    fn add_id(&mut self, id: &str) -> PlanId {
         // A file has less than 2^26 bytes, an id at most 1 KiB; resolved ids can double the text at most eightfold.
-        let id_start = u32::try_from(self.ids.len()).unwrap_or(u32::MAX);
-        let id_len = u16::try_from(id.len()).unwrap_or(u16::MAX);
+        let start = u32::try_from(self.ids.len()).unwrap_or(u32::MAX);
+        let len = u16::try_from(id.len()).unwrap_or(u16::MAX);
         self.ids.push_str(id);
         let mut prefix = [0; 8];
         prefix.iter_mut().zip(id.as_bytes()).for_each(|(to, from)| *to = *from);
-        Place { prefix: u64::from_be_bytes(prefix), id_start, id_len, kind, offset, line }
+        PlanId { prefix: u64::from_be_bytes(prefix), start, len }
     }
 
     fn id(&self, place: &Place) -> &str {
         id_of(&self.ids, place)
+    }
+
+    /// Reads a row's bytes, as they are now.
+    fn read_row(&self, place: &Place, bytes: &mut Vec<u8>) -> Result<(), SettleError> {
+        bytes.resize(usize::try_from(place.len).unwrap_or(usize::MAX), 0);
+        let read = self.file.read_exact_at(bytes, u64::from(place.offset));
+        let batch = &self.pending.accepted.id;
+        read.map_err(|error| SettleError::Spool { batch: batch.to_string(), error })
     }
 
     fn key(&self, place: &Place) -> Key {
@@ -168,9 +201,10 @@ impl<'p> Plan<'p> {
                 if canonical != *key
                     && (in_already || !profile.expired(rules.seq.millis(), rules.lifetime_ms))
                 {
-                    let resolved = self.place(canonical.kind(), canonical.id(), place.offset, place.line);
-                    if let Some(place) = self.places.get_mut(from + n) {
-                        *place = resolved;
+                    let PlanId { prefix, start, len } = self.add_id(canonical.id());
+                    let kind = canonical.kind();
+                    if let Some(at) = self.places.get_mut(from + n) {
+                        *at = Place { prefix, id_start: start, id_len: len, kind, ..place };
                     }
                 }
             }
@@ -205,6 +239,8 @@ pub struct Part<'p> {
     plan: &'p Plan<'p>,
     rest: &'p [Place],
     reader: RowReader,
+    /// The bytes of the row that is being read.
+    row: Vec<u8>,
     text: String,
     outcomes: Vec<RowOutcome>,
     counts: Counts,
@@ -223,6 +259,7 @@ impl<'p> Part<'p> {
             plan,
             rest,
             reader: RowReader::new(),
+            row: vec![],
             text: String::new(),
             outcomes: vec![],
             counts: Counts::default(),
@@ -254,17 +291,19 @@ impl<'p> Part<'p> {
         self.text.clear();
         let (mut spans, mut ends) = (vec![], Vec::with_capacity(chunk.len()));
         for place in chunk {
-            let offset = usize::try_from(place.offset).unwrap_or(usize::MAX);
-            let bytes = plan.file.get(offset..).unwrap_or_default();
-            if let Ok(cells) = self.reader.read(header, bytes).content {
-                for (attribute, value) in cells.attributes() {
-                    let start = self.text.len();
-                    self.text.push_str(value);
-                    spans.push(Span { attribute, start, end: self.text.len() });
-                }
-                if rules.empty_values == EmptyValues::Remove {
-                    spans.extend(cells.emptied().map(|attribute| Span { attribute, start: 0, end: 0 }));
-                }
+            plan.read_row(place, &mut self.row)?;
+            let cells = self.reader.read(header, &self.row).content;
+            let Some(cells) = cells.ok().filter(|cells| cells.sum() == place.sum) else {
+                let changed = pending.row_changed(place.line);
+                return Err(SettleError::upload(&pending.accepted.id, changed));
+            };
+            for (attribute, value) in cells.attributes() {
+                let start = self.text.len();
+                self.text.push_str(value);
+                spans.push(Span { attribute, start, end: self.text.len() });
+            }
+            if rules.empty_values == EmptyValues::Remove {
+                spans.extend(cells.emptied().map(|attribute| Span { attribute, start: 0, end: 0 }));
             }
             ends.push(spans.len());
         }
