@@ -1,19 +1,27 @@
-//! The folding thread: whose turn it is, folded on two writers, counted, checkpointed, noted as complete.
+//! The folding thread: whose turn it is, folded on two writers at the pace that is set, counted, checkpointed, noted as
+//! complete.
 
 use super::commit::Request;
+use super::lookup::hidden;
+use super::pace::LOOK_AGAIN;
 use super::{AppError, Fatal, Inner};
 use crate::batch::fold::{Part, Plan, Step};
 use crate::batch::outcome::write_outcomes;
-use crate::batch::pending::Pending;
+use crate::batch::pending::{Accepted, Pending};
+use crate::batch::queue::Turn;
 use crate::batch::settle::SettleError;
+use crate::sync::Ordering;
+use crate::telemetry::metrics::HeldBack;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Two writers, split by key range: what sled gains from on two cores.
 const WRITERS: usize = 2;
 /// A batch that was refused this often shows as stuck; it is tried again all the same.
 const REFUSALS_UNTIL_STUCK: u32 = 3;
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How often it is looked whether a batch that lookups do not show yet is due.
+const HELD_LOOK: Duration = Duration::from_millis(20);
 
 /// Why a batch is not folded.
 enum Unfolded {
@@ -47,7 +55,16 @@ impl From<AppError> for Unfolded {
 /// Folds batches until the queue is closed.
 pub(super) fn run(inner: &Arc<Inner>) {
     let mut refusals = 0;
-    while let Some(pending) = inner.batches.next() {
+    loop {
+        inner.fold_pulse.idle();
+        let pending = match inner.batches.next_not_held(|batch| inner.is_hidden(batch)) {
+            Turn::Of(pending) => pending,
+            Turn::Held => {
+                inner.wait_unless_stopping(HELD_LOOK);
+                continue;
+            }
+            Turn::Closed => return,
+        };
         let why = match fold_batch(inner, &pending) {
             Ok(()) => {
                 refusals = 0;
@@ -71,7 +88,8 @@ fn fold_batch(inner: &Arc<Inner>, pending: &Arc<Pending>) -> Result<(), Unfolded
     if !inner.wait_for_room() {
         return Err(Unfolded::Stopping);
     }
-    let began = std::time::Instant::now();
+    inner.fold_pulse.beat();
+    let began = Instant::now();
     let plan = Plan::make(pending, &*inner.store)?;
     let (outcomes, mut counts) = plan.decided();
     let mut outcomes = outcomes.to_vec();
@@ -104,6 +122,7 @@ fn fold_batch(inner: &Arc<Inner>, pending: &Arc<Pending>) -> Result<(), Unfolded
         .spool
         .recount_after(&path, || write_outcomes(&path, &mut outcomes))
         .map_err(|error| Unfolded::Refused(format!("the outcomes could not be written: {error}")))?;
+    inner.fold_pulse.beat();
     inner.make_store_durable()?;
     pending.progress.stuck(false);
     let complete = Request::Complete(pending.accepted.id.clone(), counts, inner.clock.now());
@@ -125,18 +144,60 @@ fn fold_batch(inner: &Arc<Inner>, pending: &Arc<Pending>) -> Result<(), Unfolded
 }
 
 fn fold_part<'p>(inner: &Arc<Inner>, pending: &Pending, mut part: Part<'p>) -> Result<Part<'p>, Unfolded> {
+    let mut took = Duration::ZERO;
     loop {
-        if !inner.wait_for_room() {
+        if !inner.wait_for_turn(took) {
             return Err(Unfolded::Stopping);
         }
-        let before = part.counts();
-        match part.step(&*inner.store)? {
-            Step::More => pending.progress.add(&part.counts().since(&before)),
+        let (before, began) = (part.counts(), Instant::now());
+        let step = part.step(&*inner.store)?;
+        took = began.elapsed();
+        match step {
+            Step::More => {
+                let counts = part.counts().since(&before);
+                pending.progress.add(&counts);
+                inner.pace.folded(counts.total(), Instant::now());
+                inner.metrics.folded(counts.total());
+            }
             Step::Settle(keys) => {
                 let request = Request::Settle(pending.accepted.id.client.clone(), keys);
                 inner.ask_blocking(request)?;
             }
             Step::Done => return Ok(part),
         }
+    }
+}
+
+impl Inner {
+    /// Waits until the next chunk of rows may be folded (R10): there is room on the disk, the rate allows it, and no site
+    /// call waits, or folding has given way for long enough, which the last step `took`. False if the daemon is stopping.
+    fn wait_for_turn(&self, took: Duration) -> bool {
+        self.fold_pulse.beat();
+        loop {
+            let rate = self.config().ingest.rows_per_second_at(self.clock.now());
+            let left = self.pace.until_next(rate, Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            let began = Instant::now();
+            self.wait_unless_stopping(left.min(LOOK_AGAIN));
+            self.metrics.held_back(HeldBack::Rate, began.elapsed());
+            self.fold_pulse.beat();
+            if self.stopping.load(Ordering::Relaxed) {
+                return false;
+            }
+        }
+        self.metrics.held_back(HeldBack::SiteCalls, self.pace.give_way(took));
+        self.fold_pulse.idle();
+        let room = self.wait_for_room();
+        self.fold_pulse.beat();
+        room
+    }
+
+    /// Whether lookups do not show a batch yet, and it is not to be folded in, because it is to look like one of Adobe's.
+    fn is_hidden(&self, batch: &Accepted) -> bool {
+        let settings = self.settings(&batch.id.client);
+        let after = settings.map_or(0, |settings| settings.batch_shows_after_ms);
+        hidden(batch.id.seq, after, self.clock.now())
     }
 }

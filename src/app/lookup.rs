@@ -17,7 +17,15 @@ use std::sync::Arc;
 /// How often a lookup is begun again because a bind moved the visitor under it, or a batch was completed.
 const LOOKUP_TRIES_MAX: usize = 100;
 
+/// Whether a batch with this seq is younger than `shows_after_ms`, and so is to be shown by no lookup.
+pub(super) fn hidden(seq: Seq, shows_after_ms: u64, now: Millis) -> bool {
+    shows_after_ms > 0 && now < seq.millis().plus(shows_after_ms)
+}
+
 /// Looks a visitor up: the stored profile, with the visitor's pending rows folded in.
+///
+/// Those of batches younger than `shows_after_ms` are left out, as Adobe's would not show yet. That is a matter of looking
+/// alone: a write to the visitor folds them in at their place in the order (R4), and from then on they show.
 pub fn look_up(
     store: &dyn ProfileStore,
     batches: &Batches,
@@ -25,11 +33,16 @@ pub fn look_up(
     id: &VisitorId,
     now: Millis,
     lifetime_ms: u64,
+    shows_after_ms: u64,
 ) -> Result<Option<Visitor>, SettleError> {
     let key = id.key(client);
     for _ in 0..LOOKUP_TRIES_MAX {
         // The runs first, the store second: a batch that is folded in between is then met in the store.
-        let pending = batches.pending(client);
+        let mut pending = batches.pending(client);
+        if shows_after_ms > 0 {
+            let shown = |batch: &&Arc<Pending>| !hidden(batch.accepted.id.seq, shows_after_ms, now);
+            pending = Arc::new(pending.iter().filter(shown).cloned().collect());
+        }
         let mut view = View::new(store);
         settle(&mut view, &pending, &key, &mut Noted::nothing())?;
         let canonical = view.canonical(&key)?;
@@ -188,7 +201,7 @@ mod tests {
         let tombstone = Stored::Tombstone { through: Seq::from_u64(3), erased: false };
         put_through(&store, &id.key(&client()), None, &tombstone.encode()).unwrap();
         let store = Swept { store, batches: &batches, key: id.key(&client()) };
-        assert_eq!(look_up(&store, &batches, &client(), &id, Millis(1), 1 << 40).unwrap(), None);
+        assert_eq!(look_up(&store, &batches, &client(), &id, Millis(1), 1 << 40, 0).unwrap(), None);
     }
 
     fn client() -> ClientCode {
@@ -215,7 +228,7 @@ mod tests {
             batches.publish(Arc::new(batch), Position::START);
         }
         for id in &ids {
-            let found = look_up(&store, &batches, &client(), id, Millis(1), 1 << 40).unwrap().unwrap();
+            let found = look_up(&store, &batches, &client(), id, Millis(1), 1 << 40, 0).unwrap().unwrap();
             assert_eq!(found.attributes.first().map(|a| a.value.clone()), Some(last.to_string()), "{id:?}");
         }
     }
