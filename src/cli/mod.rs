@@ -6,11 +6,14 @@
 mod batch;
 mod client;
 mod demo;
+mod describe;
 mod export;
 mod import;
+mod lint;
 mod profile;
 mod serve;
 mod stop;
+mod supervise;
 mod token;
 mod upkeep;
 
@@ -42,6 +45,7 @@ enum Command {
     /// Look a visitor up, set attributes, or erase it
     #[command(subcommand)]
     Profile(profile::Profile),
+    Lint(lint::Lint),
     Export(export::Export),
     Import(import::Import),
     /// Write a backup of a running daemon: a snapshot, the journal behind it, and the uploads
@@ -57,6 +61,8 @@ enum Command {
     Token(token::TokenCommand),
     /// Walk through the main job on a fresh folder, then stay up to be tried
     Demo(demo::Demo),
+    Completions(describe::Completions),
+    Man(describe::Man),
 }
 
 /// Runs the command line.
@@ -65,6 +71,7 @@ pub fn main() -> ExitCode {
         Command::Serve(command) => serve::run(*command),
         Command::Batch(command) => batch::run(command),
         Command::Profile(command) => profile::run(command),
+        Command::Lint(command) => lint::run(&command),
         Command::Export(command) => export::run(command),
         Command::Import(command) => import::run(command),
         Command::Backup(command) => upkeep::backup(command),
@@ -73,6 +80,8 @@ pub fn main() -> ExitCode {
         Command::Compact(command) => upkeep::compact(command),
         Command::Token(command) => token::run(command),
         Command::Demo(command) => demo::run(&command),
+        Command::Completions(command) => describe::completions(&command),
+        Command::Man(command) => describe::man(&command),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
