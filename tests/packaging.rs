@@ -1,12 +1,6 @@
 //! What is handed on beside the binary: the dashboard, the alert rules, the unit, the Debian package, the recipe for an
 //! image. Whatever a tool outside Rust must judge is left out, and said so, where there is no such tool.
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stderr,
-    clippy::indexing_slicing,
-    reason = "a test that cannot go on should say where"
-)]
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on should say where")]
 
 mod support;
 

@@ -23,10 +23,22 @@ pub(super) fn hidden(seq: Seq, shows_after_ms: u64, now: Millis) -> bool {
 }
 
 /// Looks a visitor up: the stored profile, with the visitor's pending rows folded in.
-///
-/// Those of batches younger than `shows_after_ms` are left out, as Adobe's would not show yet. That is a matter of looking
-/// alone: a write to the visitor folds them in at their place in the order (R4), and from then on they show.
 pub fn look_up(
+    store: &dyn ProfileStore,
+    batches: &Batches,
+    client: &ClientCode,
+    id: &VisitorId,
+    now: Millis,
+    lifetime_ms: u64,
+) -> Result<Option<Visitor>, SettleError> {
+    look_up_delayed(store, batches, client, id, now, lifetime_ms, 0)
+}
+
+/// The same, of a client whose batches are to show as late as Adobe's.
+///
+/// The rows of batches younger than `shows_after_ms` are left out, as Adobe's would not show yet. That is a matter of looking
+/// alone: a write to the visitor folds them in at their place in the order (R4), and from then on they show.
+pub(super) fn look_up_delayed(
     store: &dyn ProfileStore,
     batches: &Batches,
     client: &ClientCode,
@@ -201,7 +213,7 @@ mod tests {
         let tombstone = Stored::Tombstone { through: Seq::from_u64(3), erased: false };
         put_through(&store, &id.key(&client()), None, &tombstone.encode()).unwrap();
         let store = Swept { store, batches: &batches, key: id.key(&client()) };
-        assert_eq!(look_up(&store, &batches, &client(), &id, Millis(1), 1 << 40, 0).unwrap(), None);
+        assert_eq!(look_up(&store, &batches, &client(), &id, Millis(1), 1 << 40).unwrap(), None);
     }
 
     fn client() -> ClientCode {
@@ -228,7 +240,7 @@ mod tests {
             batches.publish(Arc::new(batch), Position::START);
         }
         for id in &ids {
-            let found = look_up(&store, &batches, &client(), id, Millis(1), 1 << 40, 0).unwrap().unwrap();
+            let found = look_up(&store, &batches, &client(), id, Millis(1), 1 << 40).unwrap().unwrap();
             assert_eq!(found.attributes.first().map(|a| a.value.clone()), Some(last.to_string()), "{id:?}");
         }
     }

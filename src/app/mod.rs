@@ -67,6 +67,7 @@ pub use heal::Opening;
 pub use housekeeping::Done;
 use housekeeping::{Chore, Housekeeping};
 pub use lookup::look_up;
+use lookup::look_up_delayed;
 use pace::Pace;
 use pulse::Pulse;
 use room::Room;
@@ -550,7 +551,7 @@ impl App {
         let read = tokio::task::spawn_blocking(move || {
             let now = inner.clock.now().max(Seq::from_u64(inner.last_seq.load(Ordering::Acquire)).millis());
             let (lifetime_ms, shows_after_ms) = (settings.lifetime_ms, settings.batch_shows_after_ms);
-            look_up(&*inner.store, &inner.batches, &client, &id, now, lifetime_ms, shows_after_ms)
+            look_up_delayed(&*inner.store, &inner.batches, &client, &id, now, lifetime_ms, shows_after_ms)
         });
         let read = read.await;
         self.0.metrics.looked_up(began.elapsed());

@@ -21,8 +21,10 @@ use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use indicatif::ProgressBar;
 use serde::Serialize;
 
 use crate::model::id::{ClientCode, IdError, IdKind};
@@ -237,6 +239,23 @@ fn shown(text: &str) -> String {
         }
     }
     safe
+}
+
+/// Shows on a terminal, until it is dropped, that something goes on of which nobody can say how long it takes.
+struct GoesOn(ProgressBar);
+
+impl GoesOn {
+    fn doing(what: &'static str) -> Self {
+        let bar = ProgressBar::new_spinner().with_message(what);
+        bar.enable_steady_tick(Duration::from_millis(100));
+        Self(bar)
+    }
+}
+
+impl Drop for GoesOn {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
 }
 
 /// A table as all commands print them.
