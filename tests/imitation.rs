@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::time::{Duration, Instant};
+
 use support::{Daemon, wait_for};
 
 const HOUR: &str = "[clients.slow]\nbatch_shows_after_seconds = 3600\n[clients.quick]\n";
@@ -42,8 +44,10 @@ fn a_batch_shows_only_after_a_while_and_holds_up_no_other_client() {
 fn a_delay_that_is_over_shows_the_batch_by_itself() {
     let daemon = Daemon::start_with(&["--batch-shows-after-seconds", "1"]);
     daemon.mbox("demo", "mbox3rdPartyId=x&profile.a=site");
+    let begun = Instant::now();
     let batch = daemon.post_batch("demo", "batch=thirdPartyId,a\nx,batch\n");
     daemon.wait_complete(&batch);
+    assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
     assert_eq!(daemon.value("demo", "third-party", "x", "a").as_deref(), Some("batch"));
 }
 
