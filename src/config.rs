@@ -6,6 +6,7 @@
 //! that reads the environment.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -18,22 +19,30 @@ use ipnet::IpNet;
 
 use crate::model::batch::ConsecutiveV2;
 use crate::model::id::ClientCode;
+use crate::model::seq::Millis;
 
 mod setting;
+mod window;
 
 use setting::{GIB, KIB, MIB, Plain, TIB};
 pub use setting::{
     Given, ImsOrg, LogFilter, LogFormat, PUBLIC_URL_BYTES_MAX, Proxies, PublicUrl, Size, Whole,
 };
+pub use window::Window;
 
 /// The file that is read if it is there and `--config` names no other.
 pub const DEFAULT_FILE: &str = "profiled.toml";
-const HOUR_MS: u64 = 60 * 60 * 1000;
+const SECOND_MS: u64 = 1000;
+const HOUR_MS: u64 = 60 * 60 * SECOND_MS;
 const DAY_MS: u64 = 24 * HOUR_MS;
 
 const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8750);
 const DATA_FOLDER: &str = "./profiled-data";
 const CACHE_BYTES: u64 = 512 * MIB;
+/// Of that, what a batch takes that is folded while another comes in, and what the store needs beside its cache.
+const WORK_BYTES: u64 = 104 * MIB;
+/// The part of it that the store's cache has at least.
+const STORE_PART: u64 = 6;
 const SPOOL_BYTES_MAX: u64 = 20 * GIB;
 const PROFILE_BYTES_MAX: u64 = MIB;
 /// A batch has fewer bytes than this (R9).
@@ -72,7 +81,7 @@ pub struct Config {
     listen_place: Place,
     /// The folder that holds journal, spool, snapshots and store. Relative to the working folder.
     pub data_folder: PathBuf,
-    /// What the store may keep in memory.
+    /// What the store's cache and the folding of batches may take in memory.
     pub cache_bytes: u64,
     /// What status URLs start with, instead of the host that the client called.
     pub public_url: Option<PublicUrl>,
@@ -92,6 +101,8 @@ pub struct Config {
     pub tls: Option<TlsFiles>,
     /// What is kept on the disk, and how long.
     pub upkeep: Upkeep,
+    /// How fast batches are folded in, and when.
+    pub ingest: Ingest,
     /// What is logged.
     pub log: LogFilter,
     /// In what form.
@@ -114,6 +125,22 @@ pub struct Upkeep {
     pub erase_within_ms: u64,
     /// Writes are refused while the disk has less room than this.
     pub disk_reserve_bytes: u64,
+}
+
+/// How fast batches are folded in, and when (R10).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ingest {
+    /// So many rows a second; none: as fast as it goes.
+    pub rows_per_second_max: Option<NonZeroU32>,
+    /// When; none: always.
+    pub window: Option<Window>,
+}
+
+impl Ingest {
+    /// How many rows a second may be folded in at that moment; none: as fast as it goes.
+    pub fn rows_per_second_at(&self, now: Millis) -> Option<NonZeroU32> {
+        self.rows_per_second_max.filter(|_| self.window.as_ref().is_none_or(|window| window.contains(now)))
+    }
 }
 
 /// How much is taken (R9).
@@ -198,6 +225,10 @@ pub struct ClientSettings {
     pub ims_orgs: Arc<[ImsOrg]>,
     /// How many batch calls a minute it may make; none: as many as it likes.
     pub batch_calls_per_minute: Option<NonZeroU32>,
+    /// A batch is folded in, and lookups show its rows, only so long after it was accepted: as Adobe's do.
+    pub batch_shows_after_ms: u64,
+    /// `batchStatus` knows a batch no longer than this after it was accepted; none: as long as it is kept.
+    pub status_kept_ms: Option<u64>,
 }
 
 /// The settings of `serve` as given: its flags, the variables `PROFILED_…`, and, but for `config`, the keys of the file.
@@ -215,7 +246,7 @@ pub struct ServeOptions {
     #[arg(long, env = "PROFILED_CONFIG", value_name = "FILE", help_heading = "Options")]
     #[serde(skip)]
     pub config: Option<PathBuf>,
-    /// Memory for the store's cache [default: 512MiB]
+    /// Memory for the store's cache and for folding batches [default: 512MiB]
     #[arg(long, env = "PROFILED_CACHE", value_name = "SIZE")]
     pub cache: Option<Given<Size<{ 8 * MIB }, TIB>>>,
     /// What status URLs start with [default: the host that was called]
@@ -310,6 +341,13 @@ pub struct ServeOptions {
     /// Most batch calls a minute of one client; 0: no limit [default: 0]
     #[arg(long, env = "PROFILED_BATCH_CALLS_PER_MINUTE", value_name = "CALLS")]
     pub batch_calls_per_minute: Option<Given<Whole<0, 1_000_000>>>,
+    /// Seconds after which lookups show a batch's rows and it can be complete: what Adobe's takes minutes or hours for
+    /// [default: 0]
+    #[arg(long, env = "PROFILED_BATCH_SHOWS_AFTER_SECONDS", value_name = "SECONDS")]
+    pub batch_shows_after_seconds: Option<Given<Whole<0, 604_800>>>,
+    /// Seconds after which batchStatus knows a batch no more; 0: as long as it is kept [default: 0]
+    #[arg(long, env = "PROFILED_STATUS_KEPT_SECONDS", value_name = "SECONDS")]
+    pub status_kept_seconds: Option<Given<Whole<0, 315_360_000>>>,
     /// Proxies whose X-Forwarded-For, -Proto and -Host count: addresses or networks, several with commas
     #[arg(long, env = "PROFILED_TRUSTED_PROXIES", value_name = "NETWORKS", value_delimiter = ',')]
     pub trusted_proxies: Option<Vec<Given<Proxies>>>,
@@ -319,10 +357,22 @@ pub struct ServeOptions {
     /// How log lines are written: text, or json for programs [default: text]
     #[arg(long, env = "PROFILED_LOG_FORMAT", value_name = "text|json")]
     pub log_format: Option<Given<LogFormat>>,
+    /// How fast batches are folded in, and when; only in the file.
+    #[arg(skip)]
+    #[serde(default)]
+    pub ingest: IngestTable,
     /// The clients that are served; only in the file.
     #[arg(skip)]
     #[serde(default)]
     pub clients: ClientTables,
+}
+
+/// The `[ingest]` table as given.
+#[derive(Debug, Clone, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IngestTable {
+    max_rows_per_second: Option<Given<Whole<1, 100_000_000>>>,
+    window: Option<Given<Window>>,
 }
 
 /// The `[clients.NAME]` tables as given.
@@ -340,6 +390,8 @@ struct ClientTable {
     consecutive_v2: Option<Given<ConsecutiveV2>>,
     lifetime_days: Option<Given<Whole<1, 3650>>>,
     batch_calls_per_minute: Option<Given<Whole<0, 1_000_000>>>,
+    batch_shows_after_seconds: Option<Given<Whole<0, 604_800>>>,
+    status_kept_seconds: Option<Given<Whole<0, 315_360_000>>>,
 }
 
 /// Why the settings are refused.
@@ -385,6 +437,14 @@ pub enum ConfigError {
         /// The one that is not.
         missing: &'static str,
     },
+    /// A window in which nothing is slowed.
+    #[error(
+        "{place}: a window needs max_rows_per_second beside it: how many rows a second are folded in meanwhile"
+    )]
+    WindowAlone {
+        /// Where it stands.
+        place: Place,
+    },
     /// `default_client` is none of the clients that are configured.
     #[error(
         "{place}: {client} is not a configured client: add [clients.{client}], or choose one of {configured}"
@@ -419,6 +479,11 @@ pub enum Place {
 }
 
 impl Config {
+    /// What of `cache_bytes` is for the store's cache.
+    pub fn store_cache_bytes(&self) -> u64 {
+        self.cache_bytes.saturating_sub(WORK_BYTES).max(self.cache_bytes / STORE_PART)
+    }
+
     /// Resolves the settings: what `options` leaves open is taken from the file that it names, else from
     /// `profiled.toml` in the working folder if it is there, else from the defaults.
     pub fn resolve(options: ServeOptions) -> Result<Self, ConfigError> {
@@ -478,6 +543,8 @@ impl Config {
         let given = options.over(file.options()?);
         let any_client = ClientSettings {
             batch_calls_per_minute: rate(value(&given.batch_calls_per_minute).map_or(0, Whole::get)),
+            batch_shows_after_ms: value(&given.batch_shows_after_seconds).map_or(0, Whole::get) * SECOND_MS,
+            status_kept_ms: kept_ms(value(&given.status_kept_seconds).map_or(0, Whole::get)),
             ..ClientSettings::default()
         };
         let config = Self {
@@ -543,6 +610,7 @@ impl Config {
                     * HOUR_MS,
                 disk_reserve_bytes: value(&given.disk_reserve_bytes).map_or(DISK_RESERVE_BYTES, Size::get),
             },
+            ingest: ingest(&given.ingest, &file)?,
             log: value(&given.log).unwrap_or_else(|| LogFilter(LOG.into())),
             log_format: value(&given.log_format).unwrap_or_default(),
             clients: clients(&given.clients, &any_client, &file)?,
@@ -590,6 +658,8 @@ impl Default for ClientSettings {
             lifetime_ms: LIFETIME_DAYS * DAY_MS,
             ims_orgs: Arc::default(),
             batch_calls_per_minute: None,
+            batch_shows_after_ms: 0,
+            status_kept_ms: None,
         }
     }
 }
@@ -642,11 +712,42 @@ impl ServeOptions {
                 .failed_authorisations_per_minute
                 .or(lower.failed_authorisations_per_minute),
             batch_calls_per_minute: self.batch_calls_per_minute.or(lower.batch_calls_per_minute),
+            batch_shows_after_seconds: self.batch_shows_after_seconds.or(lower.batch_shows_after_seconds),
+            status_kept_seconds: self.status_kept_seconds.or(lower.status_kept_seconds),
             trusted_proxies: self.trusted_proxies.or(lower.trusted_proxies),
             log: self.log.or(lower.log),
             log_format: self.log_format.or(lower.log_format),
+            ingest: lower.ingest,
             clients: lower.clients,
         }
+    }
+}
+
+/// Where a supervisor wants to be told how the daemon is, and how often at least: what systemd puts into the environment
+/// of a service with `Type=notify`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Supervisor {
+    /// A datagram socket: a path, or a name that begins with `@`.
+    pub socket: OsString,
+    /// It must hear of the daemon within each of these, or ends it; none: it need not.
+    pub watchdog: Option<Duration>,
+}
+
+impl Supervisor {
+    /// The one that started this process, if one did.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
+    pub fn of_this_process() -> Option<Self> {
+        let socket = std::env::var_os("NOTIFY_SOCKET").filter(|socket| !socket.is_empty())?;
+        let (period, process) = (std::env::var("WATCHDOG_USEC").ok(), std::env::var("WATCHDOG_PID").ok());
+        let watchdog = Self::watchdog(period.as_deref(), process.as_deref(), std::process::id());
+        Some(Self { socket, watchdog })
+    }
+
+    /// The period, if it is meant for this process: the variables may be those of its parent.
+    fn watchdog(period_us: Option<&str>, process: Option<&str>, own: u32) -> Option<Duration> {
+        let meant = process.is_none_or(|process| process.parse() == Ok(own));
+        let period = period_us?.parse().ok().filter(|period| *period > 0)?;
+        meant.then_some(Duration::from_micros(period))
     }
 }
 
@@ -673,6 +774,20 @@ fn tls_files(given: &ServeOptions, file: &File) -> Result<Option<TlsFiles>, Conf
 /// A rate as it is given: 0 is none.
 fn rate(calls: u64) -> Option<NonZeroU32> {
     NonZeroU32::new(u32::try_from(calls).unwrap_or(u32::MAX))
+}
+
+/// How long something is kept as it is given: 0 is without a limit of its own.
+fn kept_ms(seconds: u64) -> Option<u64> {
+    (seconds > 0).then_some(seconds * SECOND_MS)
+}
+
+fn ingest(table: &IngestTable, file: &File) -> Result<Ingest, ConfigError> {
+    match (&table.max_rows_per_second, &table.window) {
+        (None, Some(window)) => Err(ConfigError::WindowAlone { place: file.place(window, "window") }),
+        (rows, window) => {
+            Ok(Ingest { rows_per_second_max: rate(value(rows).map_or(0, Whole::get)), window: value(window) })
+        }
+    }
 }
 
 fn seconds<const MIN: u64, const MAX: u64>(given: &Option<Given<Whole<MIN, MAX>>>, default: u64) -> Duration {
@@ -703,6 +818,10 @@ fn clients(
             ims_orgs: table.ims_orgs.iter().map(|org| org.value.clone()).collect(),
             batch_calls_per_minute: value(&table.batch_calls_per_minute)
                 .map_or(default.batch_calls_per_minute, |calls| rate(calls.get())),
+            batch_shows_after_ms: value(&table.batch_shows_after_seconds)
+                .map_or(default.batch_shows_after_ms, |seconds| seconds.get() * SECOND_MS),
+            status_kept_ms: value(&table.status_kept_seconds)
+                .map_or(default.status_kept_ms, |seconds| kept_ms(seconds.get())),
         };
         clients.insert(client.clone(), settings);
     }

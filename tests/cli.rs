@@ -49,6 +49,23 @@ fn wrong_usage_ends_with_2_and_says_what_would_be_right() {
     check(&["profile", "set", "x", "--client", "demo", "a"], "NAME=VALUE");
     check(&["profile", "set", "x", "--client", "demo", "a="], "empty");
     check(&["profile", "set", "x", "--client", "demo", "--by", "ecid", "a=1"], "third-party");
+    check(&["lint"], "FILE");
+    check(&["lint", "/"], "folder");
+    check(&["completions"], "SHELL");
+    check(&["completions", "tcsh"], "bash");
+    check(&["man", "batch", "fly"], "no command of batch: post");
+    check(&["man", "batch", "--folder", "x"], "cannot be used with");
+    check(&["batch", "list"], "--client");
+    check(&["profile", "erase", "x"], "--client");
+    check(&["export", "x.txt", "--client", "demo"], ".ndjson");
+    check(&["import", "x.txt", "--client", "demo"], ".ndjson");
+    check(&["backup"], "FOLDER");
+    check(&["restore"], "FOLDER");
+    check(&["check", "--cache", "1"], "8MiB");
+    check(&["compact", "--url", "x"], "http://127.0.0.1:8750");
+    check(&["token", "new", "--client", "demo", "--scope", "all"], "admin");
+    check(&["token", "revoke"], "ID");
+    check(&["demo", "--fast"], "--fast");
     check(&["serve", "--listen", "nowhere"], "nowhere");
     check(&["serve", "--listen", "0.0.0.0:0", "--data", "/nonexistent/x"], "--allow-anonymous");
 }
@@ -62,6 +79,8 @@ fn what_fails_ends_with_1_and_says_why() {
     };
     check(&["batch", "post", "/nonexistent.csv", "--client", "demo"], "/nonexistent.csv");
     check(&["batch", "post", "-", "--client", "demo"], "refused");
+    check(&["lint", "/nonexistent.csv"], "/nonexistent.csv");
+    check(&["man", "--folder", "/dev/null/x"], "/dev/null/x");
     check(&["batch", "status", "demo-1701473848678-10000000"], "no batch");
     check(&["profile", "get", "nobody", "--client", "demo"], "nobody");
     check(&["profile", "set", "nobody", "--client", "demo", "a=1"], "never creates");
@@ -145,5 +164,93 @@ fn the_demo_walks_through_and_ends() {
     let out = printed(None, &["demo", "--exit"], "", 0);
     for words in ["crm-184804", "4,000 rows = 3,668 updated", "320 not found", "kill -9"] {
         assert!(out.contains(words), "{words}: {out}");
+    }
+}
+
+#[test]
+fn a_file_is_judged_before_it_is_uploaded() {
+    let check = |file: &str, code: i32, words: &[&str]| {
+        let output = profiled(None, &["lint", "-"], file);
+        let text = String::from_utf8(output.stdout).unwrap() + std::str::from_utf8(&output.stderr).unwrap();
+        // A table's lines are broken where the words of a cell are too many.
+        let text = text.replace(['│', '┆'], " ").split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(output.status.code(), Some(code), "{file:?}: {text}");
+        words.iter().for_each(|words| assert!(text.contains(words), "{file:?}: no {words:?} in {text}"));
+    };
+    check("batch=thirdPartyId,a\nx,1\ny,2\n", 0, &["2 rows of at most 500,000", "0 would fail"]);
+    check("", 1, &["refused", "empty", "would be refused"]);
+    check("thirdPartyId,a\nx,1\n", 1, &["refused", "must begin with"]);
+    check("batch=ECID,a\nx,1\n", 1, &["ECID"]);
+    check("batch=pcId,profile.a\n1,1\n", 1, &["without the prefix"]);
+    check("\u{feff}batch=pcId,a\n1,1\n", 0, &["mind", "byte order mark"]);
+    check("batch=thirdPartyId,a\nx%2By,1\nx/y,1\nz,1\n", 1, &["'+' is not allowed", "'/' is", "2 rows of"]);
+    check("batch=thirdPartyId,a\nx+y,1\n", 0, &["the id holds a space"]);
+    check("batch=pcId,a\n1,a%2520b\n2,caf%25C3%25A9\n", 0, &["encode once", "1 further lines"]);
+    check("batch=pcId,a\n1,100%25\n", 0, &["1 rows"]);
+    check("batch=pcId,a\n1,100%\n", 1, &["fails", "%"]);
+    check("batch=pcId,a,b\n1,,\n2,1\n1,2\n", 0, &["nothing but empty", "further up already"]);
+    check(&format!("batch=pcId,a\n1,{}\n", "x".repeat(66_000)), 0, &["64 KB"]);
+    check(
+        &"batch=pcId,a\n".chars().chain("1,1\n".repeat(500_001).chars()).collect::<String>(),
+        1,
+        &["split"],
+    );
+    let many = "a/b,1\n".repeat(12);
+    check(&format!("batch=thirdPartyId,a\n{many}"), 1, &["and 2 further rows", "12 would fail"]);
+}
+
+#[test]
+fn what_a_file_is_told_of_is_json_for_programs_and_holds_no_values() {
+    let output = profiled(None, &["lint", "-", "--json"], "batch=thirdPartyId,a\na/b,secret\nx,\n");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&report["rows"], &report["failedRows"], &report["ignoredRows"]),
+        (&2.into(), &1.into(), &1.into())
+    );
+    assert_eq!((&report["refused"], &report["findings"][0]["line"]), (&Value::Null, &2.into()));
+    assert_eq!(report["findings"][0]["weight"], "fails");
+    assert!(!report.to_string().contains("secret"), "{report}");
+}
+
+#[test]
+fn a_compressed_file_is_judged_by_what_is_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.csv.gz");
+    let mut gzip = flate2::write::GzEncoder::new(vec![], flate2::Compression::default());
+    gzip.write_all(b"batch=pcId,a\n1,1\n").unwrap();
+    let gzip = gzip.finish().unwrap();
+    std::fs::write(&path, &gzip).unwrap();
+    assert!(printed(None, &["lint", path.to_str().unwrap()], "", 0).contains("1 rows"));
+    std::fs::write(&path, &gzip[..gzip.len() - 4]).unwrap();
+    let output = profiled(None, &["lint", path.to_str().unwrap(), "--json"], "");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(report["refused"].as_str().unwrap().contains("cut short"), "{report}");
+}
+
+#[test]
+fn every_command_says_what_it_does_and_has_a_page() {
+    let folder = tempfile::tempdir().unwrap();
+    printed(None, &["man", "--folder", folder.path().to_str().unwrap()], "", 0);
+    let mut pages = 0;
+    for page in std::fs::read_dir(folder.path()).unwrap() {
+        let path = page.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(".SH NAME") && text.contains(".SH SYNOPSIS"), "{}", path.display());
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        let mut arguments: Vec<&str> = name.split('-').skip(1).collect();
+        arguments.push("--help");
+        let help = printed(None, &arguments, "", 0);
+        let (does, usage) = help.split_once("Usage: profiled").unwrap();
+        assert!(!does.trim().is_empty() && !usage.is_empty(), "{name}: {help}");
+        assert!(
+            arguments.len() == 1
+                || printed(None, &[&["man"], &arguments[..arguments.len() - 1]].concat(), "", 0) == text
+        );
+        pages += 1;
+    }
+    assert!(pages > 20, "{pages}");
+    for shell in ["bash", "zsh", "fish"] {
+        let text = printed(None, &["completions", shell], "", 0);
+        assert!(text.contains("batch-shows-after-seconds") && text.contains("lint"), "{shell}");
     }
 }

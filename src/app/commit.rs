@@ -27,9 +27,11 @@ use crate::model::seq::{Clock, Millis, Seq, SeqSource};
 use crate::model::update::{Write, apply, list_id, merge, profile_for};
 use crate::store::{ProfileStore, put_through};
 use crate::sync::{AtomicU64, Ordering};
+use crate::telemetry::metrics::Metrics;
 use serde_bytes::ByteBuf;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// A call that brings nothing but its presence is journaled at most this often per visitor (R11).
 const ACTIVITY_EVERY_MS: u64 = 60 * 60 * 1000;
@@ -127,6 +129,8 @@ pub struct Committer {
     pub clock: Arc<dyn Clock>,
     /// Bytes journaled since the start.
     pub journaled: Arc<AtomicU64>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
     payload: Vec<u8>,
 }
 
@@ -186,6 +190,7 @@ impl Committer {
             clock,
             oldest_erasure: Arc::new(AtomicU64::new(u64::MAX)),
             journaled: Arc::new(AtomicU64::new(0)),
+            metrics: Arc::default(),
             payload: vec![],
         }
     }
@@ -217,7 +222,10 @@ impl Committer {
             self.payload.clear();
             encode_group(&entries, &mut self.payload).map_err(Fatal::new)?;
             self.journaled.fetch_add(self.payload.len() as u64, Ordering::Relaxed);
-            match self.log.append(&self.payload) {
+            let began = Instant::now();
+            let appended = self.log.append(&self.payload);
+            self.metrics.journal_synced(self.payload.len(), began.elapsed());
+            match appended {
                 Ok(_) => {}
                 Err(error @ (AppendError::Full { .. } | AppendError::TooLong { .. })) => {
                     tracing::warn!(%error, "writes are refused");

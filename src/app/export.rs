@@ -287,6 +287,7 @@ fn walk_page(
         drop(value);
         if is_profile
             && let Ok(id) = VisitorId::new(key.kind(), key.id())
+            // All that is accepted goes out, also where lookups imitate Adobe's and do not show it yet.
             && let Some(visitor) = look_up(store, batches, client, &id, now, lifetime_ms)?
             // One that has moved meanwhile is met where it is now.
             && visitor.canonical == id

@@ -1,19 +1,31 @@
-//! The folding thread: whose turn it is, folded on two writers, counted, checkpointed, noted as complete.
+//! The folding thread: whose turn it is, folded on two writers at the pace that is set, counted, checkpointed, noted as
+//! complete.
 
 use super::commit::Request;
+use super::lookup::hidden;
+use super::pace::LOOK_AGAIN;
 use super::{AppError, Fatal, Inner};
 use crate::batch::fold::{Part, Plan, Step};
-use crate::batch::outcome::write_outcomes;
-use crate::batch::pending::Pending;
+use crate::batch::outcome::{RowOutcome, write_outcomes};
+use crate::batch::pending::{Accepted, Pending};
+use crate::batch::queue::Turn;
 use crate::batch::settle::SettleError;
+use crate::model::batch::Counts;
+use crate::sync::Ordering;
+use crate::telemetry::metrics::HeldBack;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::Scope;
+use std::time::{Duration, Instant};
 
 /// Two writers, split by key range: what sled gains from on two cores.
 const WRITERS: usize = 2;
 /// A batch that was refused this often shows as stuck; it is tried again all the same.
 const REFUSALS_UNTIL_STUCK: u32 = 3;
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How often it is looked whether a batch that lookups do not show yet is due.
+const HELD_LOOK: Duration = Duration::from_millis(20);
 
 /// Why a batch is not folded.
 enum Unfolded {
@@ -46,9 +58,22 @@ impl From<AppError> for Unfolded {
 
 /// Folds batches until the queue is closed.
 pub(super) fn run(inner: &Arc<Inner>) {
+    std::thread::scope(|scope| fold_all(inner, &SecondWriter::start(scope, inner)));
+}
+
+fn fold_all(inner: &Arc<Inner>, second: &SecondWriter) {
     let mut refusals = 0;
-    while let Some(pending) = inner.batches.next() {
-        let why = match fold_batch(inner, &pending) {
+    loop {
+        inner.fold_pulse.idle();
+        let pending = match inner.batches.next_not_held(|batch| inner.is_hidden(batch)) {
+            Turn::Of(pending) => pending,
+            Turn::Held => {
+                inner.wait_unless_stopping(HELD_LOOK);
+                continue;
+            }
+            Turn::Closed => return,
+        };
+        let why = match fold_batch(inner, second, &pending) {
             Ok(()) => {
                 refusals = 0;
                 continue;
@@ -67,33 +92,70 @@ pub(super) fn run(inner: &Arc<Inner>) {
     }
 }
 
-fn fold_batch(inner: &Arc<Inner>, pending: &Arc<Pending>) -> Result<(), Unfolded> {
+/// What became of a writer's share of a batch.
+type Share = Result<(Vec<RowOutcome>, Counts), Unfolded>;
+
+/// The other writer. It stays for good: of what a thread allocates, and the store keeps, the room is slow to be used again
+/// once the thread is gone.
+struct SecondWriter {
+    plans: Sender<Arc<Plan>>,
+    folded: Receiver<Share>,
+}
+
+impl SecondWriter {
+    fn start<'s>(scope: &'s Scope<'s, '_>, inner: &'s Arc<Inner>) -> Self {
+        let ((plans, next), (done, folded)) = (channel::<Arc<Plan>>(), channel());
+        scope.spawn(move || {
+            for plan in next {
+                let folded = fold_share(inner, &plan, 1);
+                // Nobody else holds it any more when the next batch begins: two would be twice the memory.
+                drop(plan);
+                if done.send(folded).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { plans, folded }
+    }
+
+    /// Has it fold its share while `own` is done here.
+    fn fold_beside(&self, plan: &Arc<Plan>, own: impl FnOnce() -> Share) -> [Share; WRITERS] {
+        let asked = self.plans.send(Arc::clone(plan));
+        let own = own();
+        let gone = || Unfolded::Refused("the second writer is gone".into());
+        let theirs = match asked {
+            Ok(()) => self.folded.recv().unwrap_or_else(|_| Err(gone())),
+            Err(_) => Err(gone()),
+        };
+        [own, theirs]
+    }
+}
+
+/// Folds one of a plan's parts.
+fn fold_share(inner: &Arc<Inner>, plan: &Plan, number: usize) -> Share {
+    let share = || match plan.parts(WRITERS).into_iter().nth(number) {
+        Some(part) => fold_part(inner, plan.pending(), part).map(Part::finish),
+        None => Ok((vec![], Counts::default())),
+    };
+    catch_unwind(AssertUnwindSafe(share))
+        .unwrap_or_else(|_| Err(Unfolded::Refused("a writer panicked".into())))
+}
+
+fn fold_batch(inner: &Arc<Inner>, second: &SecondWriter, pending: &Arc<Pending>) -> Result<(), Unfolded> {
     if !inner.wait_for_room() {
         return Err(Unfolded::Stopping);
     }
-    let began = std::time::Instant::now();
-    let plan = Plan::make(pending, &*inner.store)?;
+    inner.fold_pulse.beat();
+    let began = Instant::now();
+    let plan = Arc::new(Plan::make(pending, &*inner.store)?);
     let (outcomes, mut counts) = plan.decided();
     let mut outcomes = outcomes.to_vec();
     pending.progress.begin();
     pending.progress.add(&counts);
-    let folded: Vec<_> = std::thread::scope(|scope| {
-        let threads: Vec<_> = plan
-            .parts(WRITERS)
-            .into_iter()
-            .map(|part| scope.spawn(|| fold_part(inner, pending, part)))
-            .collect();
-        threads
-            .into_iter()
-            .map(|thread| {
-                thread.join().unwrap_or_else(|_| Err(Unfolded::Refused("a writer panicked".into())))
-            })
-            .collect()
-    });
-    for part in folded {
-        let (more, part_counts) = part?.finish();
+    for share in second.fold_beside(&plan, || fold_share(inner, &plan, 0)) {
+        let (more, share_counts) = share?;
         outcomes.extend(more);
-        counts = counts.plus(&part_counts);
+        counts = counts.plus(&share_counts);
     }
     if counts.total() != pending.accepted.rows {
         let error = format!("{} outcomes for {} rows", counts.total(), pending.accepted.rows);
@@ -104,6 +166,7 @@ fn fold_batch(inner: &Arc<Inner>, pending: &Arc<Pending>) -> Result<(), Unfolded
         .spool
         .recount_after(&path, || write_outcomes(&path, &mut outcomes))
         .map_err(|error| Unfolded::Refused(format!("the outcomes could not be written: {error}")))?;
+    inner.fold_pulse.beat();
     inner.make_store_durable()?;
     pending.progress.stuck(false);
     let complete = Request::Complete(pending.accepted.id.clone(), counts, inner.clock.now());
@@ -125,18 +188,60 @@ fn fold_batch(inner: &Arc<Inner>, pending: &Arc<Pending>) -> Result<(), Unfolded
 }
 
 fn fold_part<'p>(inner: &Arc<Inner>, pending: &Pending, mut part: Part<'p>) -> Result<Part<'p>, Unfolded> {
+    let mut took = Duration::ZERO;
     loop {
-        if !inner.wait_for_room() {
+        if !inner.wait_for_turn(took) {
             return Err(Unfolded::Stopping);
         }
-        let before = part.counts();
-        match part.step(&*inner.store)? {
-            Step::More => pending.progress.add(&part.counts().since(&before)),
+        let (before, began) = (part.counts(), Instant::now());
+        let step = part.step(&*inner.store)?;
+        took = began.elapsed();
+        match step {
+            Step::More => {
+                let counts = part.counts().since(&before);
+                pending.progress.add(&counts);
+                inner.pace.folded(counts.total(), Instant::now());
+                inner.metrics.folded(counts.total());
+            }
             Step::Settle(keys) => {
                 let request = Request::Settle(pending.accepted.id.client.clone(), keys);
                 inner.ask_blocking(request)?;
             }
             Step::Done => return Ok(part),
         }
+    }
+}
+
+impl Inner {
+    /// Waits until the next chunk of rows may be folded (R10): there is room on the disk, the rate allows it, and no site
+    /// call waits, or folding has given way for long enough, which the last step `took`. False if the daemon is stopping.
+    fn wait_for_turn(&self, took: Duration) -> bool {
+        self.fold_pulse.beat();
+        loop {
+            let rate = self.config().ingest.rows_per_second_at(self.clock.now());
+            let left = self.pace.until_next(rate, Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            let began = Instant::now();
+            self.wait_unless_stopping(left.min(LOOK_AGAIN));
+            self.metrics.held_back(HeldBack::Rate, began.elapsed());
+            self.fold_pulse.beat();
+            if self.stopping.load(Ordering::Relaxed) {
+                return false;
+            }
+        }
+        self.metrics.held_back(HeldBack::SiteCalls, self.pace.give_way(took));
+        self.fold_pulse.idle();
+        let room = self.wait_for_room();
+        self.fold_pulse.beat();
+        room
+    }
+
+    /// Whether lookups do not show a batch yet, and it is not to be folded in, because it is to look like one of Adobe's.
+    fn is_hidden(&self, batch: &Accepted) -> bool {
+        let settings = self.settings(&batch.id.client);
+        let after = settings.map_or(0, |settings| settings.batch_shows_after_ms);
+        hidden(batch.id.seq, after, self.clock.now())
     }
 }

@@ -76,7 +76,7 @@ pub(super) fn open(config: &Config, room: &Room, opening: &Opening) -> Result<Op
         caught(|| recover(folder, store, from, log, config.limits.spool_bytes_max))
     };
 
-    let opened = stores.open_current(|path| open_sled(path, config.cache_bytes));
+    let opened = stores.open_current(|path| open_sled(path, config.store_cache_bytes()));
     let why = match opened {
         Ok(None) => None,
         Err(why) => Some(why),
@@ -100,7 +100,7 @@ pub(super) fn open(config: &Config, room: &Room, opening: &Opening) -> Result<Op
     }
 
     let generation = stores.begin().map_err(failed)?;
-    let store = open_sled(&generation.path, config.cache_bytes)?;
+    let store = open_sled(&generation.path, config.store_cache_bytes())?;
     let from = newest_snapshot(&snapshots, &store, opening)?;
     if !matches!(from, StartFrom::Nothing) {
         opening.say("the journal behind the snapshot is read".into());

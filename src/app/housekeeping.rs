@@ -115,6 +115,8 @@ impl Housekeeping {
 
     /// Does what it is asked, and what is due, until the daemon stops.
     pub(super) fn run(mut self, asked: Receiver<Asked<Chore, Done>>) {
+        self.measure();
+        self.find_last_snapshot();
         loop {
             match asked.recv_timeout(TICK) {
                 Ok((chore, reply)) => {
@@ -124,9 +126,31 @@ impl Housekeeping {
                     }
                     drop(reply.send(done));
                 }
-                Err(RecvTimeoutError::Timeout) => self.look(),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.measure();
+                    self.look();
+                }
                 Err(RecvTimeoutError::Disconnected) => return,
             }
+        }
+    }
+
+    /// Notes when the newest snapshot was taken that was there already.
+    fn find_last_snapshot(&self) {
+        let newest = self.snapshots.list().ok().and_then(|all| all.into_iter().next());
+        let taken = newest.and_then(|(path, _)| std::fs::metadata(path).ok()?.modified().ok());
+        if let Some(since) = taken.and_then(|taken| taken.duration_since(std::time::UNIX_EPOCH).ok()) {
+            let millis = u64::try_from(since.as_millis()).unwrap_or_default();
+            self.inner.measured.snapshot_at.store(millis, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes what it would take a look at the disk to tell.
+    fn measure(&self) {
+        let measured = &self.inner.measured;
+        measured.store_bytes.store(self.store_bytes(), Ordering::Relaxed);
+        if let Some(left) = self.inner.room.left() {
+            measured.disk_free_bytes.store(left, Ordering::Relaxed);
         }
     }
 
@@ -220,6 +244,7 @@ impl Housekeeping {
         let taken = inner.in_use().snapshot(inner, &self.snapshots, PAGE_VALUES)?;
         let Taken { path, checkpoint, summary, live_bytes } = taken;
         (self.live_bytes, self.journaled_at_snapshot) = (live_bytes, journaled);
+        self.inner.measured.snapshot_at.store(self.inner.clock.now().0, Ordering::Relaxed);
         let values = summary.count;
         tracing::info!(path = %path.display(), values, ms = began.elapsed().as_millis(), "a snapshot was taken");
         let number = self.snapshots.list().map_err(failed)?.first().map_or(0, |(_, number)| *number);
@@ -338,7 +363,7 @@ impl Housekeeping {
         erased: &Erased,
     ) -> Result<(Arc<dyn ProfileStore>, Generation), AppError> {
         let inner = &*self.inner;
-        let store = heal::open_sled(&next.path, inner.config().cache_bytes).map_err(failed)?;
+        let store = heal::open_sled(&next.path, inner.config().store_cache_bytes()).map_err(failed)?;
         let horizon = Horizon {
             now: inner.clock.now(),
             checkpoint: inner.tombstones.covered(),

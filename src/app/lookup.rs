@@ -17,6 +17,11 @@ use std::sync::Arc;
 /// How often a lookup is begun again because a bind moved the visitor under it, or a batch was completed.
 const LOOKUP_TRIES_MAX: usize = 100;
 
+/// Whether a batch with this seq is younger than `shows_after_ms`, and so is to be shown by no lookup.
+pub(super) fn hidden(seq: Seq, shows_after_ms: u64, now: Millis) -> bool {
+    shows_after_ms > 0 && now < seq.millis().plus(shows_after_ms)
+}
+
 /// Looks a visitor up: the stored profile, with the visitor's pending rows folded in.
 pub fn look_up(
     store: &dyn ProfileStore,
@@ -26,10 +31,30 @@ pub fn look_up(
     now: Millis,
     lifetime_ms: u64,
 ) -> Result<Option<Visitor>, SettleError> {
+    look_up_delayed(store, batches, client, id, now, lifetime_ms, 0)
+}
+
+/// The same, of a client whose batches are to show as late as Adobe's.
+///
+/// The rows of batches younger than `shows_after_ms` are left out, as Adobe's would not show yet. That is a matter of looking
+/// alone: a write to the visitor folds them in at their place in the order (R4), and from then on they show.
+pub(super) fn look_up_delayed(
+    store: &dyn ProfileStore,
+    batches: &Batches,
+    client: &ClientCode,
+    id: &VisitorId,
+    now: Millis,
+    lifetime_ms: u64,
+    shows_after_ms: u64,
+) -> Result<Option<Visitor>, SettleError> {
     let key = id.key(client);
     for _ in 0..LOOKUP_TRIES_MAX {
         // The runs first, the store second: a batch that is folded in between is then met in the store.
-        let pending = batches.pending(client);
+        let mut pending = batches.pending(client);
+        if shows_after_ms > 0 {
+            let shown = |batch: &&Arc<Pending>| !hidden(batch.accepted.id.seq, shows_after_ms, now);
+            pending = Arc::new(pending.iter().filter(shown).cloned().collect());
+        }
         let mut view = View::new(store);
         settle(&mut view, &pending, &key, &mut Noted::nothing())?;
         let canonical = view.canonical(&key)?;

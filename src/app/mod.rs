@@ -16,6 +16,8 @@
 //! erase.rs        which visitors were erased, and their rows in kept uploads
 //! housekeeping.rs snapshots, backups, fresh stores, and what then may go
 //! priority.rs     which threads give way to those that answer somebody
+//! pace.rs         how fast batches are folded in, and for whom that makes way
+//! pulse.rs        whether the threads still move
 //! room.rs         how much room the disk has left, and what is still done while that is little
 //! ```
 //!
@@ -30,7 +32,9 @@ mod fold_thread;
 mod heal;
 mod housekeeping;
 mod lookup;
+mod pace;
 mod priority;
+mod pulse;
 pub mod recovery;
 mod room;
 pub mod salvage;
@@ -58,21 +62,24 @@ use crate::store::memory::MemoryStore;
 use crate::store::swap::SwapStore;
 use crate::store::{ProfileStore, StoreError};
 use crate::sync::{self, AtomicBool, AtomicU64, Ordering, lock};
-use crate::telemetry::metrics::{LeftOut, Limit, Metrics};
+use crate::telemetry::metrics::{LeftOut, Limit, Metrics, Vitals};
 use commit::{Answer, Committer, Request, VisitorWrite, WriteRules};
 use heal::Opened;
 pub use heal::Opening;
 pub use housekeeping::Done;
 use housekeeping::{Chore, Housekeeping};
 pub use lookup::look_up;
+use lookup::look_up_delayed;
+use pace::Pace;
 use priority::give_way;
+use pulse::Pulse;
 use room::Room;
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use steps::{InUse, Keeper, Tombstones};
 use store_folder::Generation;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -83,14 +90,18 @@ pub use upload::{Announced, Upload};
 const REQUESTS_WAITING_MAX: usize = 4096;
 /// How many requests one commit group takes at most.
 const GROUP_REQUESTS_MAX: usize = 512;
-/// A checkpoint is taken at least this often while anything is written …
 /// What was given up for being damaged is kept here as it was.
 pub const DAMAGED: &str = "damaged";
+/// A checkpoint is taken at least this often …
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(10);
 /// … and whenever the journal has grown by this much.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
 /// How often it is looked whether a disk that was full has room again.
 const ROOM_LOOK: Duration = Duration::from_millis(200);
+/// A commit group that takes longer than this is taken for stuck …
+const COMMIT_STUCK: Duration = Duration::from_secs(30);
+/// … and so is folding that does not get on for so long: its longest step is making a large store durable.
+const FOLD_STUCK: Duration = Duration::from_secs(300);
 /// How long uploads that were cut off may take, at a stop, to remove what they had written.
 const UPLOADS_STOP_MAX: Duration = Duration::from_secs(1);
 
@@ -126,8 +137,37 @@ struct Inner {
     generation: sync::Mutex<Generation>,
     tombstones: Tombstones,
     chores: Mutex<Option<std::sync::mpsc::Sender<Asked<Chore, Done>>>>,
+    pace: Pace,
+    commit_pulse: Pulse,
+    fold_pulse: Pulse,
+    measured: Measured,
     /// Keeps a second daemon out of the folder while it is open.
     _folder_lock: std::fs::File,
+}
+
+/// What is measured now and then, for whoever watches.
+#[derive(Debug)]
+struct Measured {
+    store_bytes: AtomicU64,
+    /// Not known until the sweeper has been through once: the greatest number.
+    live_profiles: AtomicU64,
+    disk_free_bytes: AtomicU64,
+    /// When the last checkpoint was taken, in milliseconds; the start counts as one.
+    checkpoint_at: AtomicU64,
+    /// When the last snapshot was; the greatest number if none.
+    snapshot_at: AtomicU64,
+}
+
+impl Measured {
+    fn at_start(now: Millis) -> Self {
+        Self {
+            store_bytes: AtomicU64::new(0),
+            live_profiles: AtomicU64::new(u64::MAX),
+            disk_free_bytes: AtomicU64::new(0),
+            checkpoint_at: AtomicU64::new(now.0),
+            snapshot_at: AtomicU64::new(u64::MAX),
+        }
+    }
 }
 
 /// Something asked for, and where its answer goes.
@@ -404,7 +444,7 @@ impl App {
         let Opened { store, mut stores, generation, made, snapshots, recovered } =
             heal::open(&config, &room, opening)?;
         let store = Arc::new(SwapStore::new(store));
-        let committer = Committer::new(
+        let mut committer = Committer::new(
             recovered.log,
             Arc::clone(&store) as _,
             Arc::clone(&recovered.batches),
@@ -421,10 +461,16 @@ impl App {
         if config.data_folder.join(housekeeping::ERASING).exists() {
             committer.oldest_erasure.store(0, Ordering::Release);
         }
+        let metrics = Arc::<Metrics>::default();
+        committer.metrics = Arc::clone(&metrics);
         let (requests, asked) = mpsc::channel(REQUESTS_WAITING_MAX);
         let (chores, waiting_chores) = std::sync::mpsc::channel();
         let inner = Arc::new(Inner {
             room,
+            measured: Measured::at_start(clock.now()),
+            pace: Pace::default(),
+            commit_pulse: Pulse::default(),
+            fold_pulse: Pulse::default(),
             clock,
             store,
             batches: recovered.batches,
@@ -435,7 +481,7 @@ impl App {
             requests: RwLock::new(Some(requests)),
             uploads: Arc::new(Semaphore::new(config.limits.concurrent_uploads_max)),
             exports: Arc::new(Semaphore::new(export::EXPORTS_MAX)),
-            metrics: Arc::default(),
+            metrics,
             failed: watch::Sender::new(None),
             stopping: AtomicBool::new(false),
             wake: Condvar::new(),
@@ -490,6 +536,7 @@ impl App {
     /// Writes what a site call brings.
     pub async fn site_call(&self, call: SiteCall) -> Result<Written, AppError> {
         let rules = self.0.write_rules(&call.client)?;
+        let _waits = self.0.pace.site_call();
         self.0.write(Request::Site(call, rules)).await
     }
 
@@ -513,11 +560,15 @@ impl App {
     pub async fn read(&self, client: &ClientCode, id: &VisitorId) -> Result<Option<Visitor>, AppError> {
         let settings = self.0.settings(client)?;
         let (inner, client, id) = (Arc::clone(&self.0), client.clone(), id.clone());
+        let began = Instant::now();
         let read = tokio::task::spawn_blocking(move || {
             let now = inner.clock.now().max(Seq::from_u64(inner.last_seq.load(Ordering::Acquire)).millis());
-            look_up(&*inner.store, &inner.batches, &client, &id, now, settings.lifetime_ms)
+            let (lifetime_ms, shows_after_ms) = (settings.lifetime_ms, settings.batch_shows_after_ms);
+            look_up_delayed(&*inner.store, &inner.batches, &client, &id, now, lifetime_ms, shows_after_ms)
         });
-        read.await.map_err(AppError::internal)?.map_err(AppError::internal)
+        let read = read.await;
+        self.0.metrics.looked_up(began.elapsed());
+        read.map_err(AppError::internal)?.map_err(AppError::internal)
     }
 
     /// Begins a batch upload, unless what is `announced` of it is enough to refuse it.
@@ -570,6 +621,16 @@ impl App {
     /// One batch.
     pub fn batch(&self, id: &BatchId) -> Option<BatchStatus> {
         self.0.batches.get(id).map(BatchStatus::from)
+    }
+
+    /// One batch, as long as its status is told: some clients' is not for as long as it is kept, as Adobe's is not.
+    pub fn batch_told(&self, id: &BatchId) -> Option<BatchStatus> {
+        let kept_ms = self.0.settings(&id.client).ok()?.status_kept_ms;
+        let told = |batch: &BatchStatus| {
+            let over = kept_ms.is_some_and(|kept| batch.id.seq.millis().plus(kept) <= self.0.clock.now());
+            batch.state != BatchState::Complete || !over
+        };
+        self.batch(id).filter(told)
     }
 
     /// A client's batches, newest first.
@@ -636,10 +697,44 @@ impl App {
         &self.0.metrics
     }
 
+    /// How it is, for whoever watches.
+    pub fn vitals(&self) -> Vitals {
+        let (inner, now) = (&self.0, self.0.clock.now());
+        let (batches_pending, rows_pending) = inner.batches.backlog();
+        let known = |number: &AtomicU64| Some(number.load(Ordering::Relaxed)).filter(|it| *it != u64::MAX);
+        let age = |at: &AtomicU64| known(at).map(|at| Duration::from_millis(now.0.saturating_sub(at)));
+        let waiting = inner.sender().map_or(0, |sender| REQUESTS_WAITING_MAX - sender.capacity());
+        Vitals {
+            ready: self.readiness() == Readiness::Ready,
+            batches_pending,
+            rows_pending,
+            writes_waiting: waiting as u64,
+            rows_per_second_max: inner.config().ingest.rows_per_second_at(now).map(NonZeroU32::get),
+            live_profiles: known(&inner.measured.live_profiles),
+            store_bytes: inner.measured.store_bytes.load(Ordering::Relaxed),
+            spool_bytes: inner.spool.bytes(),
+            disk_free_bytes: inner.measured.disk_free_bytes.load(Ordering::Relaxed),
+            checkpoint_age: age(&inner.measured.checkpoint_at).unwrap_or_default(),
+            snapshot_age: age(&inner.measured.snapshot_at),
+        }
+    }
+
+    /// Why the process is of no use any more, if it is not: only a new start helps.
+    pub fn ailment(&self) -> Option<String> {
+        if let Some(why) = &*self.0.failed.borrow() {
+            return Some(why.clone());
+        }
+        let stuck = |what: &str, pulse: &Pulse, most| {
+            pulse.stuck_for(most).map(|time| format!("{what} has been stuck for {} s", time.as_secs()))
+        };
+        stuck("writing the journal", &self.0.commit_pulse, COMMIT_STUCK)
+            .or_else(|| stuck("folding batches", &self.0.fold_pulse, FOLD_STUCK))
+    }
+
     /// Whether it serves.
     pub fn readiness(&self) -> Readiness {
-        if let Some(why) = &*self.0.failed.borrow() {
-            return Readiness::NotReady(why.clone());
+        if let Some(why) = self.ailment() {
+            return Readiness::NotReady(why);
         }
         if self.0.stopping.load(Ordering::Relaxed) {
             return Readiness::NotReady("the daemon is stopping".into());
@@ -788,7 +883,11 @@ impl Inner {
         self.room.for_checkpoints()?;
         match self.in_use().checkpoint(self) {
             Err(AppError::Stopping) => Ok(()),
-            done => done,
+            done => {
+                done?;
+                self.measured.checkpoint_at.store(self.clock.now().0, Ordering::Relaxed);
+                Ok(())
+            }
         }
     }
 
@@ -864,7 +963,12 @@ fn commit_thread(
 ) {
     let mut group = Vec::with_capacity(GROUP_REQUESTS_MAX);
     let mut at_checkpoint = 0;
-    while asked.blocking_recv_many(&mut group, GROUP_REQUESTS_MAX) > 0 {
+    loop {
+        inner.commit_pulse.idle();
+        if asked.blocking_recv_many(&mut group, GROUP_REQUESTS_MAX) == 0 {
+            return;
+        }
+        inner.commit_pulse.beat();
         if inner.room.for_writes().is_err() {
             group = refuse_writes(inner, group);
         }

@@ -72,6 +72,11 @@ impl Room {
         self.short_of(self.reserve() / 4).map_or(Ok(()), |left| Err(self.full(left)))
     }
 
+    /// The bytes that are left, if the disk says.
+    pub(super) fn left(&self) -> Option<u64> {
+        bytes_left(&self.folder).ok()
+    }
+
     /// The bytes that are left, if they are fewer than these.
     fn short_of(&self, bytes: u64) -> Option<u64> {
         // A disk that does not say how full it is will refuse what does not fit.

@@ -24,6 +24,8 @@ use std::time::Duration;
 const STEP_KEYS: usize = 256;
 /// The pause between steps: about five thousand keys a second, a few per cent of one core.
 const STEP_PAUSE: Duration = Duration::from_millis(50);
+/// The pause before the first pass: how many profiles live is told once that is through.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The pause between passes over the whole store.
 const PASS_PAUSE: Duration = Duration::from_secs(60);
 
@@ -48,6 +50,8 @@ pub struct Swept {
     pub expired: usize,
     /// How many tombstones it took.
     pub taken: usize,
+    /// How many profiles it met that live.
+    pub living: u64,
     /// The oldest erasure it met, whose bytes compaction has yet to let go of.
     pub erasure: Option<Seq>,
     /// Where the next step begins; none at the end of the store.
@@ -56,9 +60,11 @@ pub struct Swept {
 
 /// Sweeps until the daemon stops.
 pub(super) fn run(inner: &Arc<Inner>) {
-    let (mut after, mut expired, mut taken) = (None, 0, 0);
+    let (mut after, mut expired, mut taken, mut living) = (None, 0, 0, 0);
+    let mut pause = FIRST_PAUSE;
     loop {
-        inner.wait_unless_stopping(if after.is_some() { STEP_PAUSE } else { PASS_PAUSE });
+        inner.wait_unless_stopping(if after.is_some() { STEP_PAUSE } else { pause });
+        pause = PASS_PAUSE;
         if inner.stopping.load(Ordering::Relaxed) {
             return;
         }
@@ -79,11 +85,16 @@ pub(super) fn run(inner: &Arc<Inner>) {
                 }
                 expired += swept.expired;
                 taken += swept.taken;
+                living += swept.living;
+                if swept.next.is_none() {
+                    inner.measured.live_profiles.store(std::mem::take(&mut living), Ordering::Relaxed);
+                }
                 swept.next
             })
         });
         after = asked.unwrap_or_else(|error| {
             tracing::warn!(%error, "the sweeper stumbled; it begins again");
+            living = 0;
             None
         });
         if after.is_none() && expired + taken > 0 {
@@ -102,12 +113,19 @@ pub fn step(
 ) -> Result<Swept, StoreError> {
     let page = store.scan(after, keys)?;
     let next = page.last().filter(|_| page.len() == keys).map(|(key, _)| key.clone());
-    let (mut expired, mut taken, mut erasure) = (0, 0, None);
+    let (mut expired, mut taken, mut living, mut erasure) = (0, 0, 0, None);
     let mut dead: BTreeMap<ClientCode, Vec<(Key, StoredBytes)>> = BTreeMap::new();
     for (key, value) in page {
         let Ok(client) = ClientCode::new(key.client()) else { continue };
-        if let Stored::Tombstone { through, erased: true } = decoded(&key, &value)? {
-            erasure = Some(erasure.unwrap_or(through).min(through));
+        match decoded(&key, &value)? {
+            Stored::Tombstone { through, erased: true } => {
+                erasure = Some(erasure.unwrap_or(through).min(through));
+            }
+            Stored::Profile(profile) => {
+                let lifetime_ms = (horizon.lifetime_ms)(&client);
+                living += u64::from(lifetime_ms.is_some_and(|most| !profile.expired(horizon.now, most)));
+            }
+            Stored::Tombstone { .. } | Stored::Link { .. } => {}
         }
         if !horizon.reclaims(store, &client, &key, &value)? {
         } else if !value.is_tombstone() {
@@ -118,7 +136,7 @@ pub fn step(
         }
     }
     let requests = dead.into_iter().map(|(client, values)| Request::Sweep(client, values)).collect();
-    Ok(Swept { requests, expired, taken, erasure, next })
+    Ok(Swept { requests, expired, taken, living, erasure, next })
 }
 
 impl Horizon<'_> {
@@ -237,6 +255,31 @@ mod tests {
         assert_eq!(left(&visitor(10), 1009, 5000), ["p", "t"]);
         assert_eq!(left(&visitor(10), 1010, 5000), Vec::<String>::new());
         assert_eq!(left(&visitor(10), 1010, 9), ["p", "t"], "their tombstones: a replay may still meet them");
+    }
+
+    #[test]
+    fn those_who_live_are_counted() {
+        let store = MemoryStore::default();
+        for (key, value) in visitor(10).into_iter().chain([
+            (key(IdKind::Pc, "old"), Stored::Profile(Profile::born_at(at(1)))),
+            (key(IdKind::Pc, "young"), Stored::Profile(Profile::born_at(at(900)))),
+            (key(IdKind::Pc, "gone"), Stored::Tombstone { through: at(9), erased: false }),
+        ]) {
+            put_through(&store, &key, None, &value.encode()).unwrap();
+        }
+        let living = |now, served: bool| {
+            let horizon = Horizon {
+                now: Millis(now),
+                checkpoint: at(0),
+                batches: &Batches::default(),
+                lifetime_ms: &|_| served.then_some(LIFETIME_MS),
+            };
+            step(&store, &horizon, None, 100).unwrap().living
+        };
+        assert_eq!(
+            [living(1000, true), living(1001, true), living(1010, true), living(1000, false)],
+            [3, 2, 1, 0]
+        );
     }
 
     #[test]

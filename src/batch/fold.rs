@@ -23,6 +23,7 @@ use std::cmp::Ordering;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 /// The most rows a part folds before it looks up again (R10), but for a visitor who has more.
 pub const CHUNK_ROWS: usize = 128;
@@ -55,8 +56,8 @@ struct PlanId {
 
 /// A batch's rows in the order in which they are folded.
 #[derive(Debug)]
-pub struct Plan<'p> {
-    pending: &'p Pending,
+pub struct Plan {
+    pending: Arc<Pending>,
     /// Verified. Its rows are read once more when their turn comes, for the page cache has it, and memory is scarcer.
     file: File,
     ids: String,
@@ -66,13 +67,13 @@ pub struct Plan<'p> {
     counts: Counts,
 }
 
-impl<'p> Plan<'p> {
+impl Plan {
     /// Reads a batch's file, if it verifies, and puts its rows in order.
-    pub fn make(pending: &'p Pending, store: &dyn ProfileStore) -> Result<Self, SettleError> {
+    pub fn make(pending: &Arc<Pending>, store: &dyn ProfileStore) -> Result<Self, SettleError> {
         let accepted = &pending.accepted;
         let spool = |error| SettleError::Spool { batch: accepted.id.to_string(), error };
         let mut plan = Self {
-            pending,
+            pending: Arc::clone(pending),
             file: pending.open_file().map_err(|error| SettleError::upload(&accepted.id, error))?,
             ids: String::new(),
             places: Vec::with_capacity(usize::try_from(accepted.rows).unwrap_or_default()),
@@ -112,6 +113,11 @@ impl<'p> Plan<'p> {
     /// What was decided without the store.
     pub fn decided(&self) -> (&[RowOutcome], Counts) {
         (&self.outcomes, self.counts)
+    }
+
+    /// The batch that it is of.
+    pub fn pending(&self) -> &Arc<Pending> {
+        &self.pending
     }
 
     fn add(&mut self, row: FileRow<'_>) {
@@ -180,7 +186,8 @@ impl<'p> Plan<'p> {
 
     /// Puts rows keyed by a linked pcId to the visitor it leads to, if that one was known at the batch's place.
     fn resolve(&mut self, store: &dyn ProfileStore) -> Result<(), SettleError> {
-        let rules = &self.pending.accepted.rules;
+        let pending = Arc::clone(&self.pending);
+        let rules = &pending.accepted.rules;
         for from in (0..self.places.len()).step_by(RESOLVE_IDS) {
             let chunk = self.places.iter().skip(from).take(RESOLVE_IDS);
             let keys: Vec<Key> = chunk.map(|place| self.key(place)).collect();
@@ -236,7 +243,7 @@ pub enum Step {
 /// A range of a plan's visitors, folded chunk by chunk.
 #[derive(Debug)]
 pub struct Part<'p> {
-    plan: &'p Plan<'p>,
+    plan: &'p Plan,
     rest: &'p [Place],
     reader: RowReader,
     /// The bytes of the row that is being read.
@@ -254,7 +261,7 @@ struct Span {
 }
 
 impl<'p> Part<'p> {
-    fn new(plan: &'p Plan<'p>, rest: &'p [Place]) -> Self {
+    fn new(plan: &'p Plan, rest: &'p [Place]) -> Self {
         Self {
             plan,
             rest,
@@ -283,7 +290,7 @@ impl<'p> Part<'p> {
         if chunk.is_empty() {
             return Ok(Step::Done);
         }
-        let pending = plan.pending;
+        let pending = &plan.pending;
         let header = &pending.accepted.header;
         let rules = &pending.accepted.rules;
 
@@ -367,7 +374,7 @@ impl<'p> Part<'p> {
         places: &[Place],
         swapped: &Swapped,
     ) -> Result<bool, SettleError> {
-        let pending = self.plan.pending;
+        let pending = &self.plan.pending;
         // A write that settled this visitor said what became of each row, and said so before the store showed it.
         let known: Vec<Option<Outcome>> = places.iter().map(|place| pending.settled(place.line)).collect();
         if known.iter().all(Option::is_some) {

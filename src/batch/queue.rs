@@ -27,6 +27,17 @@ pub struct Known {
     pub position: Position,
 }
 
+/// Whose turn it is.
+#[derive(Debug)]
+pub enum Turn {
+    /// This batch's.
+    Of(Arc<Pending>),
+    /// Nobody's yet: each client's oldest batch is still held.
+    Held,
+    /// Nobody's any more: the queue is closed.
+    Closed,
+}
+
 /// All batches.
 #[derive(Debug, Default)]
 pub struct Batches {
@@ -118,23 +129,49 @@ impl Batches {
     /// The batch whose turn it is: the oldest of the next client, in the order of their codes, that has one. Waits
     /// for one; none once the queue is closed.
     pub fn next(&self) -> Option<Arc<Pending>> {
+        match self.next_not_held(|_| false) {
+            Turn::Of(pending) => Some(pending),
+            Turn::Held | Turn::Closed => None,
+        }
+    }
+
+    /// The same, passing over clients whose oldest batch is `held`: those behind it wait for it. It does not wait for one
+    /// that is held.
+    pub fn next_not_held(&self, held: impl Fn(&Accepted) -> bool) -> Turn {
         let mut queue = lock(&self.queue);
         loop {
             if queue.closed {
-                return None;
+                return Turn::Closed;
             }
-            let first = look(&self.pending, |all| {
+            let (first, any) = look(&self.pending, |all| {
                 let served = queue.served.as_ref();
-                let behind = all.iter().find(|(client, _)| served.is_some_and(|served| *client > served));
-                let (client, list) = behind.or_else(|| all.iter().next())?;
-                Some((client.clone(), Arc::clone(list.first()?)))
+                let behind = all.iter().filter(|(client, _)| served.is_some_and(|served| *client > served));
+                let first = behind.chain(all.iter()).find_map(|(client, list)| {
+                    let pending = list.first().filter(|pending| !held(&pending.accepted))?;
+                    Some((client.clone(), Arc::clone(pending)))
+                });
+                (first, !all.is_empty())
             });
-            if let Some((client, pending)) = first {
-                queue.served = Some(client);
-                return Some(pending);
+            match first {
+                Some((client, pending)) => {
+                    queue.served = Some(client);
+                    return Turn::Of(pending);
+                }
+                None if any => return Turn::Held,
+                None => queue = wait(&self.changed, queue),
             }
-            queue = wait(&self.changed, queue);
         }
+    }
+
+    /// How many batches are pending, and how many of their rows are not dealt with.
+    pub fn backlog(&self) -> (u64, u64) {
+        look(&self.pending, |all| {
+            let rest = |pending: &Arc<Pending>| {
+                pending.accepted.rows.saturating_sub(pending.progress.counts().total())
+            };
+            let all = all.values().flat_map(|list| list.iter());
+            all.fold((0, 0), |(batches, rows), pending| (batches + 1, rows + rest(pending)))
+        })
     }
 
     /// Ends the turns.
@@ -172,5 +209,22 @@ mod tests {
         assert_eq!(order, [1, 5, 6, 2, 7, 3, 4]);
         batches.close();
         assert!(batches.next().is_none());
+    }
+
+    #[test]
+    fn a_batch_that_is_held_holds_those_behind_it_and_nobody_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let batches = Batches::default();
+        for (client, number) in [("a", 1), ("a", 2), ("b", 3)] {
+            let batch = Pending::of_text(folder.path(), client, number, "batch=pcId,a\n1,1\n2,2\n");
+            batches.publish(Arc::new(batch), Position::START);
+        }
+        assert_eq!(batches.backlog(), (3, 6));
+        let next = |held: &[u64]| match batches.next_not_held(|batch| held.contains(&batch.id.seq.get())) {
+            Turn::Of(pending) => Some(pending.accepted.id.seq.get()),
+            Turn::Held | Turn::Closed => None,
+        };
+        assert_eq!([next(&[1]), next(&[1]), next(&[]), next(&[2])], [Some(3), Some(3), Some(1), Some(3)]);
+        assert_eq!(next(&[1, 3]), None);
     }
 }

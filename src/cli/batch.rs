@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use comfy_table::{Cell, Color};
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
@@ -14,6 +15,9 @@ use crate::model::id::ClientCode;
 
 /// How long to wait before asking again how far a batch is, at first and at most.
 const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+
+/// Where a list says how far a batch is.
+const STATUS_COLUMN: usize = 2;
 
 /// The commands.
 #[derive(Debug, Subcommand)]
@@ -195,7 +199,16 @@ async fn list(command: List) -> Result<(), CliError> {
         let mut line = vec![batch.batch_id.clone(), batch.version.clone(), batch.status.clone()];
         line.extend(counts.map(|count| HumanCount(count).to_string()));
         line.push(batch.accepted_at.clone());
-        lines.add_row(line.iter().map(|cell| shown(cell)));
+        let colour = match batch.status.as_str() {
+            "complete" => Color::Green,
+            "stuck" => Color::Red,
+            _ => Color::Yellow,
+        };
+        let cell = |(n, text): (usize, &String)| {
+            let cell = Cell::new(shown(text));
+            if n == STATUS_COLUMN { cell.fg(colour) } else { cell }
+        };
+        lines.add_row(line.iter().enumerate().map(cell));
     }
     say(lines);
     Ok(())

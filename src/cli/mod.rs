@@ -6,11 +6,14 @@
 mod batch;
 mod client;
 mod demo;
+mod describe;
 mod export;
 mod import;
+mod lint;
 mod profile;
 mod serve;
 mod stop;
+mod supervise;
 mod token;
 mod upkeep;
 
@@ -18,8 +21,10 @@ use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use indicatif::ProgressBar;
 use serde::Serialize;
 
 use crate::model::id::{ClientCode, IdError, IdKind};
@@ -42,6 +47,7 @@ enum Command {
     /// Look a visitor up, set attributes, or erase it
     #[command(subcommand)]
     Profile(profile::Profile),
+    Lint(lint::Lint),
     Export(export::Export),
     Import(import::Import),
     /// Write a backup of a running daemon: a snapshot, the journal behind it, and the uploads
@@ -57,6 +63,8 @@ enum Command {
     Token(token::TokenCommand),
     /// Walk through the main job on a fresh folder, then stay up to be tried
     Demo(demo::Demo),
+    Completions(describe::Completions),
+    Man(describe::Man),
 }
 
 /// Runs the command line.
@@ -65,6 +73,7 @@ pub fn main() -> ExitCode {
         Command::Serve(command) => serve::run(*command),
         Command::Batch(command) => batch::run(command),
         Command::Profile(command) => profile::run(command),
+        Command::Lint(command) => lint::run(&command),
         Command::Export(command) => export::run(command),
         Command::Import(command) => import::run(command),
         Command::Backup(command) => upkeep::backup(command),
@@ -73,6 +82,8 @@ pub fn main() -> ExitCode {
         Command::Compact(command) => upkeep::compact(command),
         Command::Token(command) => token::run(command),
         Command::Demo(command) => demo::run(&command),
+        Command::Completions(command) => describe::completions(&command),
+        Command::Man(command) => describe::man(&command),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -228,6 +239,23 @@ fn shown(text: &str) -> String {
         }
     }
     safe
+}
+
+/// Shows on a terminal, until it is dropped, that something goes on of which nobody can say how long it takes.
+struct GoesOn(ProgressBar);
+
+impl GoesOn {
+    fn doing(what: &'static str) -> Self {
+        let bar = ProgressBar::new_spinner().with_message(what);
+        bar.enable_steady_tick(Duration::from_millis(100));
+        Self(bar)
+    }
+}
+
+impl Drop for GoesOn {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
 }
 
 /// A table as all commands print them.

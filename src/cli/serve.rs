@@ -10,6 +10,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 
 use super::stop::Stops;
+use super::supervise::Supervised;
 use super::{CliError, say};
 use crate::app::{App, Opening};
 use crate::config::{Config, ConfigError, ServeOptions};
@@ -84,6 +85,7 @@ async fn serve(config: Config, tokens: Tokens, asked: Asked) -> Result<(), CliEr
         ))
     })?;
     let address = listener.local_addr().map_err(|e| CliError::Failed(e.to_string()))?;
+    let supervised = Supervised::by_environment();
     let front_config = config.clone();
     let opening = Opening::default();
     let watched = opening.clone();
@@ -91,20 +93,24 @@ async fn serve(config: Config, tokens: Tokens, asked: Asked) -> Result<(), CliEr
         tokio::task::spawn_blocking(move || App::open_watched(config, Arc::new(SystemClock), &watched));
     let opened = tokio::select! {
         opened = opened => opened.map_err(|e| CliError::Failed(e.to_string()))?,
+        never = supervised.opening(&opening) => match never {},
         never = server::serve_opening(&listener, &opening, tls.as_ref()) => match never {},
     };
     let app = opened.map_err(|e| CliError::Failed(e.to_string()))?;
     // Until here a signal ends the process at once, however long the recovery takes: that is always safe.
     let mut stops = Stops::new()?;
     let scheme = if tls.is_some() { "https" } else { "http" };
-    say(format_args!("listening on {scheme}://{address}"));
+    let url = format!("{scheme}://{address}");
+    say(format_args!("listening on {url}"));
+    supervised.ready(&url);
 
     let front = Front::new(app.clone(), &front_config, tokens, tls);
     let reloaded = front.clone();
     let stopped = tokio::select! {
         why = app.failed() => Err(CliError::Failed(why)),
-        never = reload_at(&mut hangups, &reloaded, &asked) => match never {},
-        () = server::serve(listener, front, stop(&mut stops)) => Ok(()),
+        never = reload_at(&mut hangups, &reloaded, &asked, (&supervised, &url)) => match never {},
+        never = supervised.watch(&app) => match never {},
+        () = server::serve(listener, front, stop(&mut stops, &supervised)) => Ok(()),
     };
     stopped?;
     tokio::select! {
@@ -125,15 +131,22 @@ fn tls(config: &Config) -> Result<Option<Arc<Tls>>, CliError> {
 }
 
 /// Reads again, at each `SIGHUP`, what may change while the daemon runs.
-async fn reload_at(hangups: &mut Signal, front: &Front, asked: &Asked) -> Infallible {
+async fn reload_at(
+    hangups: &mut Signal,
+    front: &Front,
+    asked: &Asked,
+    (supervised, url): (&Supervised, &str),
+) -> Infallible {
     loop {
         if hangups.recv().await.is_none() {
             return std::future::pending().await;
         }
+        supervised.reloading();
         let (front, asked) = (front.clone(), asked.clone());
         if let Err(error) = tokio::task::spawn_blocking(move || reload(&front, &asked)).await {
             tracing::error!(%error, "reading the settings again did not go to its end");
         }
+        supervised.ready(url);
     }
 }
 
@@ -183,8 +196,9 @@ fn keep_file_handles(config: &mut Config, handles: Option<u64>) {
 }
 
 /// Waits for the first signal; from then on a second one ends the process at once.
-async fn stop(stops: &mut Stops) {
+async fn stop(stops: &mut Stops, supervised: &Supervised) {
     stops.next().await;
+    supervised.stopping();
     tracing::info!("stopping: requests that have begun are finished first");
     stops.end_at_the_next();
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use super::{CliError, Remote, block_on, complain, print_json, say, table};
+use super::{CliError, GoesOn, Remote, block_on, complain, print_json, say, table};
 use crate::app::backup;
 use crate::app::check::{self, Report};
 use crate::app::salvage::{self, Lost};
@@ -81,7 +81,9 @@ pub(super) fn backup(command: Backup) -> Result<(), CliError> {
         .map_err(|e| CliError::Usage(format!("{} is not a path: {e}", command.folder.display())))?;
     block_on(async {
         let client = command.remote.client()?;
+        let goes_on = GoesOn::doing("a snapshot is taken, verified and copied");
         let answer = client.post_json("/api/v1/backup", &serde_json::json!({ "folder": folder })).await?;
+        drop(goes_on);
         let done: BackedUp = answer.json()?;
         if command.remote.json {
             return print_json(&done);
@@ -93,7 +95,9 @@ pub(super) fn backup(command: Backup) -> Result<(), CliError> {
 }
 
 pub(super) fn restore(command: &Restore) -> Result<(), CliError> {
+    let goes_on = GoesOn::doing("the backup is verified and copied");
     let restored = backup::restore(&command.folder, &command.data);
+    drop(goes_on);
     let manifest = restored.map_err(|e| CliError::Failed(e.to_string()))?;
     let what = command.folder.display().to_string();
     audit::note(&command.data, SystemClock.now(), &Actor::this_user(), "restore", None, &what);
@@ -180,7 +184,9 @@ pub(super) fn check(command: Check) -> Result<(), CliError> {
 pub(super) fn compact(command: Compact) -> Result<(), CliError> {
     block_on(async {
         let client = command.remote.client()?;
+        let goes_on = GoesOn::doing("a fresh store is filled");
         let answer = client.post_json("/api/v1/compact", &serde_json::json!({})).await?;
+        drop(goes_on);
         let done: Compacted = answer.json()?;
         if command.remote.json {
             return print_json(&done);

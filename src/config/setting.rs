@@ -61,7 +61,7 @@ pub(super) struct Plain<T>(pub(super) T);
 
 /// A value as it is written: in quotes or bare in the file, or as the text of a flag or a variable.
 #[derive(Clone, Copy)]
-enum Written<'a> {
+pub(super) enum Written<'a> {
     Text(&'a str),
     Number(i64),
     Bool(bool),
@@ -69,7 +69,7 @@ enum Written<'a> {
 }
 
 /// A type of setting: what it takes, and how it is told.
-trait Setting: Sized {
+pub(super) trait Setting: Sized {
     /// Reads a value; an error is what would be right.
     fn read(written: Written<'_>) -> Result<Self, String>;
 
@@ -83,7 +83,7 @@ trait Setting: Sized {
 }
 
 impl<'a> Written<'a> {
-    fn text(self) -> Option<&'a str> {
+    pub(super) fn text(self) -> Option<&'a str> {
         match self {
             Self::Text(text) | Self::Flag(text) => Some(text),
             Self::Number(_) | Self::Bool(_) => None,

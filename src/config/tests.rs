@@ -89,6 +89,10 @@ fn a_flag_beats_the_file_and_the_file_beats_the_default() {
     }
     let cache = |it: Config| it.cache_bytes;
     check("", "", cache, 512 * MIB);
+    let store_cache = |it: Config| it.store_cache_bytes();
+    check("", "", store_cache, 408 * MIB);
+    check("--cache 128MiB", "", store_cache, 24 * MIB);
+    check("--cache 24MiB", "", store_cache, 4 * MIB);
     check("", "cache = '16MiB'", cache, 16 * MIB);
     check("", "cache = 16777216", cache, 16 * MIB);
     check("--cache 32MiB", "cache = '16MiB'", cache, 32 * MIB);
@@ -144,6 +148,24 @@ fn a_flag_beats_the_file_and_the_file_beats_the_default() {
     let file = "batch_calls_per_minute = 50\n[clients.a]\nbatch_calls_per_minute = 0\n[clients.b]";
     check("", file, batch_calls, rates(0, 50));
     check("--batch-calls-per-minute 9", file, batch_calls, rates(0, 9));
+    let shows = |it: Config| ["a", "b"].map(|code| it.client(&client(code)).unwrap().batch_shows_after_ms);
+    let file = "batch_shows_after_seconds = 9\n[clients.a]\nbatch_shows_after_seconds = 0\n[clients.b]";
+    check("", file, shows, [0, 9_000]);
+    check("--batch-shows-after-seconds 2", "", shows, [2_000, 2_000]);
+    let kept = |it: Config| ["a", "b"].map(|code| it.client(&client(code)).unwrap().status_kept_ms);
+    let file = "status_kept_seconds = 60\n[clients.a]\nstatus_kept_seconds = 0\n[clients.b]";
+    check("", file, kept, [None, Some(60_000)]);
+    let ingest =
+        |it: Config| (it.ingest.rows_per_second_max.map(NonZeroU32::get), it.ingest.window.is_some());
+    check("", "[ingest]", ingest, (None, false));
+    check("", "[ingest]\nmax_rows_per_second = 20000", ingest, (Some(20_000), false));
+    let file = "[ingest]\nmax_rows_per_second = 9\nwindow = 'Mon-Fri 08:00-18:00 Europe/Paris'";
+    check("", file, ingest, (Some(9), true));
+    let rows =
+        |it: Config| [9, 21].map(|hour| it.ingest.rows_per_second_at(Millis(hour * HOUR_MS)).is_some());
+    // The first of January 1970 was a Thursday.
+    check("", "[ingest]\nmax_rows_per_second = 9\nwindow = 'Thu 08:00-18:00 UTC'", rows, [true, false]);
+    check("", "[ingest]\nmax_rows_per_second = 9", rows, [true, true]);
     let proxies = |it: Config| it.callers.trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>();
     let file = "trusted_proxies = ['10.1.2.3/8', '::1']";
     check("", file, proxies, vec!["10.0.0.0/8".into(), "::1/128".into()]);
@@ -173,12 +195,28 @@ fn each_error_says_where_what_and_what_would_be_right() {
          `tls_key`, `tls_handshake_timeout_seconds`, `idle_connection_timeout_seconds`, `connections_max`, \
          `connections_per_address_max`, `loopback_exempt`, `header_bytes_max`, `headers_max`, `uri_bytes_max`, \
          `site_calls_per_second`, `failed_authorisations_per_minute`, `batch_calls_per_minute`, \
-         `trusted_proxies`, `log`, `log_format`, `clients`",
+         `batch_shows_after_seconds`, `status_kept_seconds`, `trusted_proxies`, `log`, `log_format`, `ingest`, \
+         `clients`",
     );
     check(
         "[clients.demo]\nlifetime_days = 3\nconsecutive = 'merge'",
         "profiled.toml line 3: unknown key `consecutive`, expected one of `ims_orgs`, `v2_creates_profiles`, \
-         `consecutive_v2`, `lifetime_days`, `batch_calls_per_minute`",
+         `consecutive_v2`, `lifetime_days`, `batch_calls_per_minute`, `batch_shows_after_seconds`, \
+         `status_kept_seconds`",
+    );
+    check(
+        "[ingest]\nwindow = 'Mon-Fri 08:00-18:00 Europe/Paris'",
+        "profiled.toml line 2: a window needs max_rows_per_second beside it: how many rows a second are folded in \
+         meanwhile",
+    );
+    check(
+        "[ingest]\nmax_rows_per_second = 9\nwindow = 'Mo-Fr 8-18'",
+        "profiled.toml line 3: \"Mo-Fr 8-18\" is not days, hours and a time zone, such as \
+         \"Mon-Fri 08:00-18:00 Europe/Paris\" or \"Fri-Sun 22:00-06:00 UTC\"",
+    );
+    check(
+        "[ingest]\nmax_rows = 9",
+        "profiled.toml line 2: unknown key `max_rows`, expected `max_rows_per_second` or `window`",
     );
     let size = "such as 128MiB, 500MB or 1048576";
     check(
@@ -330,4 +368,19 @@ fn a_variable_beats_the_file_and_a_flag_beats_the_variable() {
         .unwrap();
     let output = String::from_utf8_lossy(&again.stdout);
     assert!(again.status.success() && output.contains("1 passed"), "{output}");
+}
+
+#[test]
+fn a_watchdog_is_heard_only_by_the_process_it_is_meant_for() {
+    let check = |period: Option<&str>, process: Option<&str>, expected: Option<u64>| {
+        let found = Supervisor::watchdog(period, process, 7);
+        assert_eq!(found, expected.map(Duration::from_secs), "{period:?} {process:?}");
+    };
+    check(Some("30000000"), Some("7"), Some(30));
+    check(Some("30000000"), None, Some(30));
+    check(Some("30000000"), Some("8"), None);
+    check(Some("30000000"), Some("x"), None);
+    check(Some("0"), Some("7"), None);
+    check(Some("soon"), Some("7"), None);
+    check(None, Some("7"), None);
 }

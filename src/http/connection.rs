@@ -661,7 +661,7 @@ mod tests {
         let begun = Instant::now();
         let error = watched.write_all(&[b'x'; 101]).await.unwrap_err();
         assert_eq!((error.kind(), begun.elapsed()), (io::ErrorKind::TimedOut, WRITE_IDLE_MAX));
-        let counted = metrics.render(|_| true).unwrap();
+        let counted = metrics.render(&crate::telemetry::metrics::Vitals::default(), |_| true).unwrap();
         assert!(counted.contains("profiled_limits_hit_total{limit=\"answer_unread\"} 1\n"), "{counted}");
     }
 

@@ -8,8 +8,14 @@ use super::response::{Answer, counted, text};
 use crate::app::Readiness;
 use crate::model::id::ClientCode;
 
-/// `GET /healthz`: the process runs.
-pub(super) fn healthz() -> Answer {
+/// `GET /healthz`: the process is of use: it has not failed, and the threads that write the journal and fold batches move.
+/// Else 503 with the reason: only a new start helps. It is also of use while it opens its folder, stops, or is full.
+pub(super) fn healthz(front: &Front) -> Result<Answer, HttpError> {
+    front.app.ailment().map_or_else(|| Ok(healthz_while_opening()), |why| Err(HttpError::NotReady(why)))
+}
+
+/// The same, of a process that is still opening its folder.
+pub(super) fn healthz_while_opening() -> Answer {
     text(StatusCode::OK, "ok\n")
 }
 
@@ -26,6 +32,6 @@ pub(super) fn metrics(
     front: &Front,
     may_see: impl Fn(Option<&ClientCode>) -> bool,
 ) -> Result<Answer, HttpError> {
-    let text = front.app.metrics().render(may_see);
+    let text = front.app.metrics().render(&front.app.vitals(), may_see);
     Ok(counted(text.map_err(|e| HttpError::Inside(format!("the metrics: {e}")))?))
 }

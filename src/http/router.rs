@@ -185,7 +185,7 @@ impl<'a> Endpoint<'a> {
         let client = self.client(front, request)?;
         bearer.check(access, client.as_ref())?;
         match (*self, &client) {
-            (Self::Healthz, _) => Ok(ops::healthz()),
+            (Self::Healthz, _) => ops::healthz(front),
             (Self::Readyz, _) => ops::readyz(front),
             (Self::Delivery, _) => adobe::delivery::answer(front, request).await,
             (Self::Batch { id }, _) => native::batches::one(front, request, id),
@@ -221,7 +221,7 @@ impl<'a> Endpoint<'a> {
 /// What is answered while the daemon is still opening its data folder.
 pub(super) fn answer_while_opening(path: &str, at: String) -> Answer {
     match path {
-        "/healthz" => ops::healthz(),
+        "/healthz" => ops::healthz_while_opening(),
         _ => refusal(Door::Rest, &HttpError::NotReady(at)),
     }
 }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +29,10 @@ const CLIENTS_MAX: usize = 1_000;
 const OTHER_CLIENTS: &str = "(other)";
 /// The upper bounds of the histogram of answers, in seconds.
 const SECONDS: [f64; 13] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+
+/// The upper bounds of the histogram of syncs, and of lookups, in seconds.
+const SHORT_SECONDS: [f64; 14] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 
 /// A limit that keeps one caller from taking what others need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -152,6 +157,86 @@ impl LeftOut {
     }
 }
 
+/// Why folding waited though there were rows to fold (R10).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeldBack {
+    /// The rate that is set.
+    Rate,
+    /// Site calls that waited.
+    SiteCalls,
+}
+
+impl HeldBack {
+    const fn by(self) -> &'static str {
+        match self {
+            Self::Rate => "rate",
+            Self::SiteCalls => "site_calls",
+        }
+    }
+}
+
+/// What is not counted but looked at when somebody asks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Vitals {
+    /// Whether it serves.
+    pub ready: bool,
+    /// Batches that are accepted and not complete.
+    pub batches_pending: u64,
+    /// Their rows that are not folded in.
+    pub rows_pending: u64,
+    /// Writes that wait for the journal.
+    pub writes_waiting: u64,
+    /// How many rows a second may be folded in just now; none: as fast as it goes.
+    pub rows_per_second_max: Option<u32>,
+    /// Profiles that live, as of the sweeper's last pass; none before there was one.
+    pub live_profiles: Option<u64>,
+    /// The store's bytes on the disk.
+    pub store_bytes: u64,
+    /// Bytes of kept uploads on the disk.
+    pub spool_bytes: u64,
+    /// Bytes that the disk under the data folder has left.
+    pub disk_free_bytes: u64,
+    /// Since the last checkpoint, or the start.
+    pub checkpoint_age: Duration,
+    /// Since the last snapshot; none if there is none.
+    pub snapshot_age: Option<Duration>,
+}
+
+impl Vitals {
+    fn registry(&self) -> Registry {
+        let mut registry = Registry::with_prefix("profiled");
+        let mut whole = |name: &str, help: &str, value: u64| {
+            let gauge = Gauge::<i64>::default();
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+            registry.register(name, help, gauge);
+        };
+        whole("ready", "1 if the daemon serves, as /readyz says, else 0", u64::from(self.ready));
+        whole("batches_pending", "Batches that are accepted and not complete", self.batches_pending);
+        whole("rows_pending", "Rows of pending batches that are not folded in yet", self.rows_pending);
+        whole("writes_waiting", "Writes that wait for the journal", self.writes_waiting);
+        let rate = u64::from(self.rows_per_second_max.unwrap_or_default());
+        whole("fold_rows_per_second_max", "Rows a second that may be folded in now; 0 is no limit", rate);
+        if let Some(profiles) = self.live_profiles {
+            let help = "Profiles that live, counted by the sweeper's last pass over the store";
+            whole("live_profiles", help, profiles);
+        }
+        whole("store_bytes", "Bytes that the store takes on the disk", self.store_bytes);
+        whole("spool_bytes", "Bytes that kept uploads take on the disk", self.spool_bytes);
+        whole("disk_free_bytes", "Bytes that the disk under the data folder has left", self.disk_free_bytes);
+        let mut seconds = |name: &str, help: &str, age: Duration| {
+            let gauge = Gauge::<f64, AtomicU64>::default();
+            gauge.set(age.as_secs_f64());
+            registry.register(name, help, gauge);
+        };
+        let help = "Seconds since the last checkpoint of the store, or the start";
+        seconds("checkpoint_age_seconds", help, self.checkpoint_age);
+        if let Some(age) = self.snapshot_age {
+            seconds("snapshot_age_seconds", "Seconds since the last snapshot of the store", age);
+        }
+        registry
+    }
+}
+
 /// Everything that is counted, from the start of the process.
 #[derive(Debug)]
 pub struct Metrics {
@@ -162,6 +247,11 @@ pub struct Metrics {
     seconds: Family<Labels<1>, Histogram, fn() -> Histogram>,
     uploads: Gauge,
     left_out: Family<Labels<1>, Counter>,
+    sync_seconds: Histogram,
+    journal_bytes: Counter,
+    lookup_seconds: Histogram,
+    rows_folded: Counter,
+    held_back: Family<Labels<1>, Counter<f64, AtomicU64>>,
     clients: Mutex<Clients>,
 }
 
@@ -202,6 +292,28 @@ impl Default for Metrics {
         registry.register("uploads", "Batch uploads under way", uploads.clone());
         let left_out = Family::default();
         registry.register("attributes_left_out", "Attributes that a call lost", left_out.clone());
+        let sync_seconds = Histogram::new(SHORT_SECONDS);
+        let help = "Time to write a commit group to the journal and have it synced to the disk";
+        registry.register("journal_sync_seconds", help, sync_seconds.clone());
+        let journal_bytes = Counter::default();
+        registry.register("journal_bytes", "Bytes written to the journal", journal_bytes.clone());
+        let lookup_seconds = Histogram::new(SHORT_SECONDS);
+        registry.register("lookup_seconds", "Time to look a visitor up", lookup_seconds.clone());
+        let rows_folded = Counter::default();
+        registry.register(
+            "rows_folded",
+            "Rows folded into the store: its rate is the apply rate",
+            rows_folded.clone(),
+        );
+        let held_back = Family::default();
+        let help = "Time that writers folding batches waited, for the rate that is set or for site calls";
+        registry.register("fold_held_back_seconds", help, held_back.clone());
+        let version = Family::<Labels<1>, Gauge>::default();
+        version.get_or_create(&[("version", env!("CARGO_PKG_VERSION"))]).set(1);
+        registry.register("build", "1, with the version that runs", version);
+        for by in [HeldBack::Rate, HeldBack::SiteCalls] {
+            drop(held_back.get_or_create(&[("by", by.by())]));
+        }
         // A series that begins only when something happens hides the first time that it does.
         for limit in Limit::ALL {
             drop(limits.get_or_create(&[("limit", limit.name())]));
@@ -217,6 +329,11 @@ impl Default for Metrics {
             seconds,
             uploads,
             left_out,
+            sync_seconds,
+            journal_bytes,
+            lookup_seconds,
+            rows_folded,
+            held_back,
             clients: Mutex::default(),
         }
     }
@@ -251,6 +368,29 @@ impl Metrics {
         }
     }
 
+    /// So many bytes were written to the journal and synced.
+    pub fn journal_synced(&self, bytes: usize, took: Duration) {
+        self.journal_bytes.inc_by(bytes as u64);
+        self.sync_seconds.observe(took.as_secs_f64());
+    }
+
+    /// A visitor was looked up.
+    pub fn looked_up(&self, took: Duration) {
+        self.lookup_seconds.observe(took.as_secs_f64());
+    }
+
+    /// Rows were folded in.
+    pub fn folded(&self, rows: u64) {
+        self.rows_folded.inc_by(rows);
+    }
+
+    /// Folding waited.
+    pub fn held_back(&self, by: HeldBack, time: Duration) {
+        if !time.is_zero() {
+            self.held_back.get_or_create(&[("by", by.by())]).inc_by(time.as_secs_f64());
+        }
+    }
+
     /// A batch was accepted.
     pub fn batch_accepted(&self, client: &ClientCode) {
         self.clients().of(client).batches += 1;
@@ -265,9 +405,14 @@ impl Metrics {
 
     /// All of it as text. What counts one client is there if `may_see` that client; what counts those that have no
     /// series of their own, if `may_see` nobody in particular.
-    pub fn render(&self, may_see: impl Fn(Option<&ClientCode>) -> bool) -> Result<String, fmt::Error> {
+    pub fn render(
+        &self,
+        vitals: &Vitals,
+        may_see: impl Fn(Option<&ClientCode>) -> bool,
+    ) -> Result<String, fmt::Error> {
         let mut text = String::new();
         encode_registry(&mut text, &self.registry)?;
+        encode_registry(&mut text, &vitals.registry())?;
         encode_registry(&mut text, &self.clients().registry(may_see))?;
         encode_eof(&mut text)?;
         Ok(text)
@@ -337,12 +482,12 @@ mod tests {
         metrics.batch_accepted(&client("a"));
         metrics.batch_accepted(&client("b"));
         metrics.batch_complete(&client("b"), &Counts { updated: 7, ..Counts::default() });
-        let all = metrics.render(|_| true).unwrap();
+        let all = metrics.render(&Vitals::default(), |_| true).unwrap();
         assert!(all.contains("profiled_batches_total{client=\"a\"} 1\n"), "{all}");
         assert!(all.contains("profiled_rows_total{client=\"b\",outcome=\"updated\"} 7\n"), "{all}");
-        let some = metrics.render(|it| it == Some(&client("a"))).unwrap();
+        let some = metrics.render(&Vitals::default(), |it| it == Some(&client("a"))).unwrap();
         assert!(some.contains("{client=\"a\"}") && !some.contains("client=\"b\""), "{some}");
-        let none = metrics.render(|_| false).unwrap();
+        let none = metrics.render(&Vitals::default(), |_| false).unwrap();
         assert!(none.contains("profiled_limits_hit_total") && !none.contains("client="), "{none}");
         assert!(all.ends_with("# EOF\n") && none.ends_with("# EOF\n"));
     }
@@ -354,17 +499,18 @@ mod tests {
             metrics.batch_accepted(&client(&format!("c{n}")));
             metrics.batch_accepted(&client("c0"));
         }
-        let all = metrics.render(|_| true).unwrap();
+        let all = metrics.render(&Vitals::default(), |_| true).unwrap();
         assert_eq!(all.lines().filter(|line| line.starts_with("profiled_batches_total")).count(), 1_001);
         assert!(all.contains("{client=\"(other)\"} 5\n") && all.contains("{client=\"c0\"} 1006\n"));
-        let named = metrics.render(|it| it.is_some()).unwrap();
+        let named = metrics.render(&Vitals::default(), |it| it.is_some()).unwrap();
         assert!(!named.contains("(other)"), "what several clients did is shown to who may see all");
     }
 
     #[test]
     fn what_is_under_way_is_counted_until_it_ends() {
         let metrics = Metrics::default();
-        let uploads = || metrics.render(|_| true).unwrap().contains("profiled_uploads 1\n");
+        let uploads =
+            || metrics.render(&Vitals::default(), |_| true).unwrap().contains("profiled_uploads 1\n");
         let upload = metrics.upload();
         assert!(uploads());
         drop(upload);
@@ -373,9 +519,33 @@ mod tests {
 
     #[test]
     fn every_limit_is_there_from_the_start() {
-        let text = Metrics::default().render(|_| true).unwrap();
+        let text = Metrics::default().render(&Vitals::default(), |_| true).unwrap();
         for limit in Limit::ALL {
             assert!(text.contains(&format!("profiled_limits_hit_total{{limit=\"{}\"}} 0\n", limit.name())));
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_yet_is_not_there() {
+        let metrics = Metrics::default();
+        let text = |vitals: &Vitals| metrics.render(vitals, |_| true).unwrap();
+        let unknown = text(&Vitals::default());
+        for name in ["profiled_live_profiles", "profiled_snapshot_age_seconds"] {
+            assert!(!unknown.contains(name), "{unknown}");
+        }
+        let known = text(&Vitals {
+            live_profiles: Some(7),
+            snapshot_age: Some(Duration::from_millis(1500)),
+            rows_per_second_max: Some(9),
+            ..Vitals::default()
+        });
+        for line in [
+            "profiled_live_profiles 7\n",
+            "profiled_snapshot_age_seconds 1.5\n",
+            "profiled_fold_rows_per_second_max 9\n",
+            "profiled_ready 0\n",
+        ] {
+            assert!(known.contains(line), "{line}: {known}");
         }
     }
 }

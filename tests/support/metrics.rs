@@ -88,6 +88,11 @@ impl Exposition {
         value.to_string().parse().unwrap()
     }
 
+    /// The names of all that is counted, without endings.
+    pub fn names(&self) -> BTreeSet<&str> {
+        self.families.keys().map(String::as_str).collect()
+    }
+
     /// The values of a label, wherever it stands.
     pub fn values_of(&self, label: &str) -> BTreeSet<&str> {
         let samples = self.families.values().flat_map(|family| &family.samples);

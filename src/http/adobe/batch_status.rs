@@ -19,7 +19,8 @@ pub(in crate::http) fn answer(
     let text = query.get("batchId").ok_or_else(|| {
         HttpError::Wrong("batchId= is missing: batchUpdate's answer has the whole URL".into())
     })?;
-    let batch = BatchId::parse(text).filter(|id| id.client == *client).and_then(|id| front.app.batch(&id));
+    let batch =
+        BatchId::parse(text).filter(|id| id.client == *client).and_then(|id| front.app.batch_told(&id));
     let batch = batch.ok_or_else(|| {
         HttpError::NotFound(format!(
             "client {client} has no batch {text}: it was never accepted, or is no longer kept"

@@ -1,0 +1,85 @@
+//! `profiled completions SHELL` and `profiled man`: what shells and `man` want to know of the command line.
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Command, CommandFactory as _};
+use clap_complete::Shell;
+
+use super::{CliError, CommandLine};
+
+const NAME: &str = "profiled";
+
+/// Print what a shell needs to complete commands and flags
+///
+/// For bash, for example: profiled completions bash > /etc/bash_completion.d/profiled
+#[derive(Debug, Args)]
+pub(super) struct Completions {
+    /// The shell
+    shell: Shell,
+}
+
+/// Print the man page, or write those of all commands into a folder
+#[derive(Debug, Args)]
+pub(super) struct Man {
+    /// The command whose page to print, such as: batch post; none: the whole program's
+    #[arg(value_name = "COMMAND")]
+    command: Vec<String>,
+    /// Write all pages into this folder instead
+    #[arg(long, value_name = "FOLDER", conflicts_with = "command")]
+    folder: Option<PathBuf>,
+}
+
+pub(super) fn completions(command: &Completions) -> Result<(), CliError> {
+    let mut text = vec![];
+    clap_complete::generate(command.shell, &mut CommandLine::command(), NAME, &mut text);
+    print(&text)
+}
+
+pub(super) fn man(command: &Man) -> Result<(), CliError> {
+    let mut program = CommandLine::command();
+    // Sets the names of subcommands as they are called.
+    program.build();
+    let Some(folder) = &command.folder else { return print(&page(named(&program, &command.command)?)?) };
+    std::fs::create_dir_all(folder).map_err(|error| unwritable(folder, &error))?;
+    write_pages(folder, &program, NAME)
+}
+
+fn named<'c>(program: &'c Command, path: &[String]) -> Result<&'c Command, CliError> {
+    path.iter().try_fold(program, |at, name| {
+        at.find_subcommand(name).ok_or_else(|| {
+            let known: Vec<&str> = at.get_subcommands().map(Command::get_name).collect();
+            CliError::Usage(format!("{name:?} is no command of {}: {}", at.get_name(), known.join(", ")))
+        })
+    })
+}
+
+fn write_pages(folder: &Path, command: &Command, name: &str) -> Result<(), CliError> {
+    let path = folder.join(format!("{name}.1"));
+    std::fs::write(&path, page(command)?).map_err(|error| unwritable(&path, &error))?;
+    for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help") {
+        write_pages(folder, sub, &format!("{name}-{}", sub.get_name()))?;
+    }
+    Ok(())
+}
+
+fn page(command: &Command) -> Result<Vec<u8>, CliError> {
+    let mut text = vec![];
+    let rendered = clap_mangen::Man::new(command.clone()).render(&mut text);
+    rendered.map_err(|error| CliError::Failed(format!("the page cannot be made: {error}")))?;
+    Ok(text)
+}
+
+fn unwritable(path: &Path, error: &io::Error) -> CliError {
+    CliError::Failed(format!("{} cannot be written: {error}", path.display()))
+}
+
+fn print(text: &[u8]) -> Result<(), CliError> {
+    match io::stdout().write_all(text) {
+        // Whoever reads it may have seen enough.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(CliError::Failed(format!("standard output cannot be written: {error}")))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,315 @@
+//! `profiled lint FILE`: what would become of a batch file, said before it is uploaded and without any daemon.
+//!
+//! Promises: the parser and the limits are those of the daemon, so what it refuses or fails is what the daemon would;
+//! memory is bounded by the largest batch there may be; no value of a file is printed.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use comfy_table::{Cell, Color};
+use indicatif::{HumanBytes, HumanCount};
+use serde::Serialize;
+
+use super::{CliError, print_json, say, shown, table};
+use crate::batch::csv::{Header, HeaderError, Parser, Row, RowError};
+use crate::batch::encoding::{Decoded, Encoding};
+use crate::batch::pending::brings_anything;
+use crate::config::{BODY_BYTES_LIMIT, ROWS_LIMIT};
+use crate::model::batch::EmptyValues;
+
+/// A profile in Adobe Target may hold so much.
+const ADOBES_PROFILE_BYTES: usize = 64 << 10;
+/// How many lines of each kind of finding are told; the others are counted.
+const TOLD_MAX: usize = 10;
+
+/// Say what would become of a batch file, before it is uploaded: what refuses it, which rows would fail and why
+///
+/// Ends with 0 if it would be taken and no row fail for what it is, else with 1. Whether a visitor is known only the daemon
+/// can tell.
+#[derive(Debug, Args)]
+pub(super) struct Lint {
+    /// The batch file; FILE.gz and FILE.zst are decompressed; `-` reads standard input
+    file: PathBuf,
+    /// Print JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was found in a file.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    rows: u64,
+    bytes: u64,
+    /// Why it would be refused as a whole, if it would.
+    refused: Option<String>,
+    failed_rows: u64,
+    /// Rows that bring nothing but empty values.
+    ignored_rows: u64,
+    findings: Vec<Finding>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Weight {
+    /// The batch is refused.
+    Refused,
+    /// The row fails.
+    Fails,
+    /// It is taken, and perhaps not what was meant.
+    Mind,
+}
+
+#[derive(Debug, Serialize)]
+struct Finding {
+    weight: Weight,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<u32>,
+    what: String,
+}
+
+/// Runs it.
+pub(super) fn run(command: &Lint) -> Result<(), CliError> {
+    let report = lint(&command.file)?;
+    let good = report.refused.is_none() && report.failed_rows == 0;
+    if command.json {
+        print_json(&report)?;
+    } else {
+        tell(&report);
+    }
+    let name = shown(&command.file.display().to_string());
+    match (&report.refused, good) {
+        (_, true) => Ok(()),
+        (Some(_), false) => Err(CliError::Failed(format!("{name} would be refused"))),
+        (None, false) => {
+            let failed = HumanCount(report.failed_rows);
+            Err(CliError::Failed(format!("{failed} rows of {name} would fail; the others would be taken")))
+        }
+    }
+}
+
+fn tell(report: &Report) {
+    if !report.findings.is_empty() {
+        let mut lines = table(&["", "line", "what"]);
+        for finding in &report.findings {
+            let (word, colour) = match finding.weight {
+                Weight::Refused => ("refused", Color::Red),
+                Weight::Fails => ("fails", Color::Red),
+                Weight::Mind => ("mind", Color::Yellow),
+            };
+            let line = finding.line.map_or_else(String::new, |line| line.to_string());
+            lines.add_row([Cell::new(word).fg(colour), Cell::new(line), Cell::new(shown(&finding.what))]);
+        }
+        say(lines);
+    }
+    say(format_args!(
+        "{} rows of at most {}, {} of less than {}: {} would fail, {} bring nothing",
+        HumanCount(report.rows),
+        HumanCount(ROWS_LIMIT),
+        HumanBytes(report.bytes),
+        HumanBytes(BODY_BYTES_LIMIT),
+        HumanCount(report.failed_rows),
+        HumanCount(report.ignored_rows),
+    ));
+}
+
+fn lint(path: &Path) -> Result<Report, CliError> {
+    let mut report = Report::default();
+    let file = match read(path)? {
+        Ok(file) => file,
+        Err(why) => {
+            report.refuse(why);
+            return Ok(report);
+        }
+    };
+    report.bytes = file.len() as u64;
+    if report.bytes >= BODY_BYTES_LIMIT {
+        report.refuse(format!(
+            "the file has {BODY_BYTES_LIMIT} bytes or more: a batch must have fewer; split it"
+        ));
+        // How many more there are was not read, and the last row is cut.
+        return Ok(report);
+    }
+    let mut failed = vec![];
+    match read_rows(&file, &mut report.rows, &mut failed) {
+        Ok(header) => {
+            report.failed_rows = failed.len() as u64;
+            report.tell_failed(&header, &file, &failed);
+            report.look_at_rows(&header, &file);
+        }
+        Err(why) => report.refuse(why.to_string()),
+    }
+    if report.rows > ROWS_LIMIT {
+        let rows = HumanCount(report.rows);
+        report.refuse(format!("the file has {rows} rows: a batch has at most {ROWS_LIMIT}; split it"));
+    }
+    if file.starts_with(b"\xef\xbb\xbf") {
+        let what = "the file begins with a byte order mark: it is skipped here, but elsewhere it may be read as a part \
+                    of batch=; save it as UTF-8 without one";
+        report.mind(Some(1), what.into());
+    }
+    Ok(report)
+}
+
+/// The file as it comes out of its encoding, up to the largest there may be; the inner error refuses it.
+fn read(path: &Path) -> Result<Result<Vec<u8>, String>, CliError> {
+    let unreadable = |e: std::io::Error| CliError::Failed(format!("{} cannot be read: {e}", path.display()));
+    let source: Box<dyn BufRead> = if path == Path::new("-") {
+        Box::new(BufReader::new(std::io::stdin()))
+    } else {
+        let file = File::open(path).map_err(unreadable)?;
+        if file.metadata().map_err(unreadable)?.is_dir() {
+            return Err(CliError::Usage(format!("{} is a folder: name a batch file", path.display())));
+        }
+        Box::new(BufReader::new(file))
+    };
+    let ending = path.extension().and_then(|ending| ending.to_str()).map(str::to_ascii_lowercase);
+    let encoding = match ending.as_deref() {
+        Some("gz") => Encoding::Gzip,
+        Some("zst") => Encoding::Zstd,
+        _ => Encoding::Plain,
+    };
+    let mut decoded = Decoded::of(encoding, source).map_err(unreadable)?;
+    let mut file = vec![];
+    match (&mut decoded).take(BODY_BYTES_LIMIT).read_to_end(&mut file) {
+        Ok(_) => Ok(Ok(file)),
+        Err(error) if encoding == Encoding::Plain => Err(unreadable(error)),
+        Err(error) => Ok(Err(decoded.fault(&error).to_string())),
+    }
+}
+
+/// Reads the file as the daemon would, and notes the rows that fail: where, and why.
+fn read_rows(
+    file: &[u8],
+    rows: &mut u64,
+    failed: &mut Vec<(u32, u32, RowError)>,
+) -> Result<Header, HeaderError> {
+    let mut each = |row: Row<'_>| {
+        *rows += 1;
+        if let Err(error) = row.content {
+            failed.push((row.line, row.offset, error));
+        }
+    };
+    let mut parser = Parser::new();
+    parser.push(file, &mut each)?;
+    Ok(parser.finish(&mut each)?.clone())
+}
+
+impl Report {
+    fn refuse(&mut self, why: String) {
+        let what = why.clone();
+        self.findings.insert(0, Finding { weight: Weight::Refused, line: None, what });
+        self.refused.get_or_insert(why);
+    }
+
+    fn mind(&mut self, line: Option<u32>, what: String) {
+        self.findings.push(Finding { weight: Weight::Mind, line, what });
+    }
+
+    fn tell_failed(&mut self, header: &Header, file: &[u8], failed: &[(u32, u32, RowError)]) {
+        for &(line, offset, error) in failed.iter().take(TOLD_MAX) {
+            let at = usize::try_from(offset).unwrap_or(usize::MAX);
+            let what = error.explain(header, line, file.get(at..).unwrap_or_default());
+            self.findings.push(Finding { weight: Weight::Fails, line: Some(line), what });
+        }
+        let more = failed.len().saturating_sub(TOLD_MAX);
+        if more > 0 {
+            let what = format!("and {} further rows", HumanCount(more as u64));
+            self.findings.push(Finding { weight: Weight::Fails, line: None, what });
+        }
+    }
+
+    /// Looks for what is taken but may not have been meant.
+    fn look_at_rows(&mut self, header: &Header, file: &[u8]) {
+        let hashes = RandomState::new();
+        let mut seen = HashSet::new();
+        let [mut twice, mut large, mut spaced, mut encoded] = [const { Lines::new() }; 4];
+        let mut ignored = 0;
+        let each = |row: Row<'_>| {
+            let Ok(cells) = row.content else { return };
+            if !brings_anything(&cells, EmptyValues::Ignore) {
+                ignored += 1;
+            }
+            if !seen.insert(hashes.hash_one(cells.id())) {
+                twice.add(row.line);
+            }
+            if cells.id().contains(' ') {
+                spaced.add(row.line);
+            }
+            let mut bytes = 0;
+            let mut escaped = is_escaped(cells.id());
+            for (attribute, value) in cells.attributes() {
+                bytes += header.names().get(attribute).map_or(0, |name| name.len()) + value.len();
+                escaped |= is_escaped(value);
+            }
+            if escaped {
+                encoded.add(row.line);
+            }
+            if bytes > ADOBES_PROFILE_BYTES {
+                large.add(row.line);
+            }
+        };
+        let mut parser = Parser::new();
+        let mut each = each;
+        // It has been read before, and is what it was.
+        if parser.push(file, &mut each).and_then(|()| parser.finish(&mut each).map(drop)).is_err() {
+            return;
+        }
+        self.ignored_rows = ignored;
+        let lines = [
+            (spaced, "the id holds a space: a raw + is read as one, write %2B where a plus is meant"),
+            (
+                encoded,
+                "what is left after decoding looks encoded again (%25 followed by two digits): encode once",
+            ),
+            (twice, "this id stands further up already: where both rows set an attribute, this one counts"),
+            (
+                large,
+                "the row alone is more than a profile may hold in Adobe Target: 64 KB of names and values",
+            ),
+        ];
+        for (lines, what) in lines {
+            if let Some(first) = lines.first {
+                let more = lines.count - 1;
+                let more = if more > 0 {
+                    format!("; so on {} further lines", HumanCount(more))
+                } else {
+                    String::new()
+                };
+                self.mind(Some(first), format!("{what}{more}"));
+            }
+        }
+        if ignored > 0 {
+            let rows = HumanCount(ignored);
+            self.mind(None, format!("{rows} rows bring nothing but empty values, and are ignored"));
+        }
+    }
+}
+
+/// The first line with something, and how many there are.
+struct Lines {
+    first: Option<u32>,
+    count: u64,
+}
+
+impl Lines {
+    const fn new() -> Self {
+        Self { first: None, count: 0 }
+    }
+
+    fn add(&mut self, line: u32) {
+        self.first.get_or_insert(line);
+        self.count += 1;
+    }
+}
+
+/// Whether a decoded text still holds an escape.
+fn is_escaped(text: &str) -> bool {
+    let hex = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_hexdigit);
+    let bytes = text.as_bytes();
+    memchr::memchr_iter(b'%', bytes).any(|at| hex(bytes.get(at + 1)) && hex(bytes.get(at + 2)))
+}
