@@ -75,7 +75,7 @@ fn fold_batch(inner: &Arc<Inner>, pending: &Arc<Pending>) -> Result<(), Unfolded
     let plan = Plan::make(pending, &*inner.store)?;
     let (outcomes, mut counts) = plan.decided();
     let mut outcomes = outcomes.to_vec();
-    pending.progress.begin();
+    pending.progress.begin(inner.clock.now());
     pending.progress.add(&counts);
     let folded: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> = plan

@@ -114,7 +114,7 @@ impl Upload {
         match answer {
             Answer::Accepted(known) => {
                 self.inner.metrics.batch_accepted(&known.accepted.id.client);
-                Ok(known.into())
+                Ok(BatchStatus::of(&known, self.inner.clock.now()))
             }
             other => Err(AppError::internal(format!("a batch was answered with {other:?}"))),
         }

@@ -99,8 +99,13 @@ impl Batches {
 
     /// A client's batches, newest first.
     pub fn of(&self, client: &ClientCode) -> Vec<Known> {
-        let (first, last) = ((client.to_string(), Seq::ZERO), (client.to_string(), Seq::from_u64(u64::MAX)));
-        look(&self.known, |all| all.range(first..=last).rev().map(|(_, known)| known.clone()).collect())
+        self.before(client, Seq::from_u64(u64::MAX))
+    }
+
+    /// A client's batches before a place in the order, newest first.
+    pub fn before(&self, client: &ClientCode, before: Seq) -> Vec<Known> {
+        let (first, last) = ((client.to_string(), Seq::ZERO), (client.to_string(), before));
+        look(&self.known, |all| all.range(first..last).rev().map(|(_, known)| known.clone()).collect())
     }
 
     /// All batches.

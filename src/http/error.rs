@@ -135,13 +135,15 @@ impl HttpError {
             Self::ClientTooOften { .. } | Self::NotReady(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Inside(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::App(error) => match error {
-                AppError::UnknownClient(_) => StatusCode::NOT_FOUND,
+                AppError::UnknownClient(_) | AppError::UnknownBatch(_) => StatusCode::NOT_FOUND,
+                AppError::GivenUp(_) => StatusCode::GONE,
                 AppError::BadBatch(_) | AppError::Refused(_) => StatusCode::BAD_REQUEST,
                 AppError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-                AppError::NotExportable(_) => StatusCode::CONFLICT,
+                AppError::NotExportable(_) | AppError::NotComplete(_) => StatusCode::CONFLICT,
                 AppError::Busy
                 | AppError::NoHandle
                 | AppError::TooManyExports
+                | AppError::TooManyReports
                 | AppError::ExportBusy(_)
                 | AppError::Stopping
                 | AppError::NotYet(_) => StatusCode::SERVICE_UNAVAILABLE,

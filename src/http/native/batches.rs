@@ -23,9 +23,8 @@ pub(in crate::http) fn list(
 ) -> Result<Answer, HttpError> {
     let query = request.query().strict()?;
     let wanted = state(&query)?;
-    let batches = front.app.batches(client);
-    let shown = batches.iter().filter(|batch| wanted.is_none_or(|wanted| batch.state == wanted));
-    json(StatusCode::OK, &Batches { batches: shown.take(BATCHES_LISTED_MAX).map(Batch::of).collect() })
+    let page = front.app.batches(client, wanted, None, BATCHES_LISTED_MAX);
+    json(StatusCode::OK, &Batches { batches: page.batches.iter().map(Batch::of).collect() })
 }
 
 /// One batch. Its id names its client, so `client=` may be left out; where it is there, it must agree.
