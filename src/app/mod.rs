@@ -93,6 +93,9 @@ pub const DAMAGED: &str = "damaged";
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(10);
 /// … and whenever the journal has grown by this much.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
+/// How long a lookup waits for a write that it is to show, and how often it looks.
+const SEQ_WAIT_MAX: Duration = Duration::from_secs(5);
+const SEQ_LOOK: Duration = Duration::from_millis(5);
 /// How often it is looked whether a disk that was full has room again.
 const ROOM_LOOK: Duration = Duration::from_millis(200);
 /// How long uploads that were cut off may take, at a stop, to remove what they had written.
@@ -547,6 +550,24 @@ impl App {
             look_up(&*inner.store, &inner.batches, &client, &id, now, settings.lifetime_ms)
         });
         read.await.map_err(AppError::internal)?.map_err(AppError::internal)
+    }
+
+    /// Waits until all that was accepted up to a place in the order is readable: not for long, for what is acknowledged is.
+    pub async fn wait_for(&self, seq: Seq) -> Result<(), AppError> {
+        let begun = tokio::time::Instant::now();
+        while self.0.last_seq.load(Ordering::Acquire) < seq.get() {
+            if seq.millis() > self.now().plus(SEQ_WAIT_MAX.as_millis().try_into().unwrap_or(u64::MAX)) {
+                return Err(AppError::Refused(format!(
+                    "no write has the seq {seq} yet: it lies in the future"
+                )));
+            }
+            if begun.elapsed() >= SEQ_WAIT_MAX {
+                let seconds = SEQ_WAIT_MAX.as_secs();
+                return Err(AppError::NotYet(format!("no write had the seq {seq} within {seconds} seconds")));
+            }
+            tokio::time::sleep(SEQ_LOOK).await;
+        }
+        Ok(())
     }
 
     /// Begins a batch upload, unless what is `announced` of it is enough to refuse it.

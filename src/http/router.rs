@@ -23,8 +23,14 @@ pub(super) enum Endpoint<'a> {
     Delivery,
     ProfileFetch { kind: IdKind, id: &'a str },
     Profile { id: &'a str },
+    Attribute { id: &'a str, name: &'a str },
     Batches,
     Batch { id: &'a str },
+    Events { id: &'a str },
+    Outcomes { id: &'a str },
+    Repair { id: &'a str },
+    File { id: &'a str },
+    Statistics,
     Export,
     Compact,
     Backup,
@@ -35,6 +41,7 @@ pub(super) enum Endpoint<'a> {
 
 const READ: &[Method] = &[Method::GET, Method::HEAD];
 const READ_OR_ERASE: &[Method] = &[Method::GET, Method::HEAD, Method::DELETE];
+const REMOVE: &[Method] = &[Method::DELETE];
 const WRITE: &[Method] = &[Method::POST];
 const WRITE_BY_EITHER: &[Method] = &[Method::GET, Method::POST];
 
@@ -64,8 +71,14 @@ impl<'a> Endpoint<'a> {
             }
             ["rest", "v1", "profiles", id] => Self::ProfileFetch { kind: IdKind::Pc, id },
             ["api", "v1", "profiles", id] => Self::Profile { id },
+            ["api", "v1", "profiles", id, "attributes", name] => Self::Attribute { id, name },
             ["api", "v1", "batches"] => Self::Batches,
             ["api", "v1", "batches", id] => Self::Batch { id },
+            ["api", "v1", "batches", id, "events"] => Self::Events { id },
+            ["api", "v1", "batches", id, "outcomes"] => Self::Outcomes { id },
+            ["api", "v1", "batches", id, "repair"] => Self::Repair { id },
+            ["api", "v1", "batches", id, "file"] => Self::File { id },
+            ["api", "v1", "statistics"] => Self::Statistics,
             ["api", "v1", "export"] => Self::Export,
             ["api", "v1", "compact"] => Self::Compact,
             ["api", "v1", "backup"] => Self::Backup,
@@ -81,6 +94,7 @@ impl<'a> Endpoint<'a> {
         match self {
             Self::BatchUpdate { .. } | Self::Delivery | Self::Compact | Self::Backup => WRITE,
             Self::Profile { .. } => READ_OR_ERASE,
+            Self::Attribute { .. } => REMOVE,
             Self::ProfileUpdate { .. } | Self::Mbox { .. } => WRITE_BY_EITHER,
             _ => READ,
         }
@@ -90,9 +104,16 @@ impl<'a> Endpoint<'a> {
     fn access(&self, method: &Method) -> Access {
         match self {
             Self::BatchUpdate { .. } | Self::ProfileUpdate { .. } => Access::Of(Scope::Batch),
-            Self::BatchStatus { .. } | Self::Batches | Self::Batch { .. } => Access::Any,
+            Self::BatchStatus { .. }
+            | Self::Batches
+            | Self::Batch { .. }
+            | Self::Events { .. }
+            | Self::Outcomes { .. }
+            | Self::Repair { .. }
+            | Self::File { .. } => Access::Any,
             Self::Mbox { .. } | Self::Delivery => Access::Page,
-            Self::ProfileFetch { .. } => Access::Of(Scope::Read),
+            Self::ProfileFetch { .. } | Self::Statistics => Access::Of(Scope::Read),
+            Self::Attribute { .. } => Access::Of(Scope::Admin),
             Self::Profile { .. } if method == Method::DELETE => Access::Of(Scope::Admin),
             Self::Profile { .. } => Access::Of(Scope::Read),
             // All visitors at once are more than a look at one.
@@ -115,10 +136,17 @@ impl<'a> Endpoint<'a> {
             | Self::BatchStatus { client: code }
             | Self::ProfileUpdate { client: code }
             | Self::Mbox { client: code, .. } => Some(client(code)?),
-            Self::ProfileFetch { .. } | Self::Profile { .. } | Self::Batches | Self::Export => {
-                Some(request.query().strict()?.client(&front.app)?)
-            }
-            Self::Batch { id } => BatchId::parse(id).map(|id| id.client),
+            Self::ProfileFetch { .. }
+            | Self::Profile { .. }
+            | Self::Attribute { .. }
+            | Self::Batches
+            | Self::Statistics
+            | Self::Export => Some(request.query().strict()?.client(&front.app)?),
+            Self::Batch { id }
+            | Self::Events { id }
+            | Self::Outcomes { id }
+            | Self::Repair { id }
+            | Self::File { id } => BatchId::parse(id).map(|id| id.client),
             Self::Delivery | Self::Compact | Self::Backup | Self::Healthz | Self::Readyz | Self::Metrics => {
                 None
             }
@@ -156,8 +184,14 @@ impl<'a> Endpoint<'a> {
             Self::Delivery => "delivery",
             Self::ProfileFetch { .. } => "profile fetch",
             Self::Profile { .. } => "profile",
+            Self::Attribute { .. } => "attribute",
             Self::Batches => "batches",
             Self::Batch { .. } => "batch",
+            Self::Events { .. } => "batch events",
+            Self::Outcomes { .. } => "batch outcomes",
+            Self::Repair { .. } => "batch repair",
+            Self::File { .. } => "batch file",
+            Self::Statistics => "statistics",
             Self::Export => "export",
             Self::Compact => "compact",
             Self::Backup => "backup",
@@ -188,7 +222,17 @@ impl<'a> Endpoint<'a> {
             (Self::Healthz, _) => Ok(ops::healthz()),
             (Self::Readyz, _) => ops::readyz(front),
             (Self::Delivery, _) => adobe::delivery::answer(front, request).await,
-            (Self::Batch { id }, _) => native::batches::one(front, request, id),
+            (Self::Batch { id }, _) => native::batches::one(front, &native::batches::id(request, id)?),
+            (Self::Events { id }, _) => {
+                native::events::answer(front, request, &native::batches::id(request, id)?)
+            }
+            (Self::Outcomes { id }, _) => {
+                native::outcomes::answer(front, request, &native::batches::id(request, id)?).await
+            }
+            (Self::Repair { id }, _) => {
+                native::outcomes::repair(front, &native::batches::id(request, id)?).await
+            }
+            (Self::File { id }, _) => native::outcomes::file(front, &native::batches::id(request, id)?).await,
             (Self::Compact, _) => native::upkeep::compact(front, request, &bearer).await,
             (Self::Backup, _) => native::upkeep::backup(front, request, &bearer).await,
             (Self::BatchUpdate { version, .. }, Some(client)) => {
@@ -210,6 +254,10 @@ impl<'a> Endpoint<'a> {
             (Self::Profile { id }, Some(client)) => {
                 native::profiles::answer(front, request, client, id).await
             }
+            (Self::Attribute { id, name }, Some(client)) => {
+                native::profiles::remove(front, request, &bearer, client, id, name).await
+            }
+            (Self::Statistics, Some(client)) => native::statistics::answer(front, client).await,
             (Self::Batches, Some(client)) => native::batches::list(front, request, client),
             (Self::Export, Some(client)) => native::export::answer(front, request, &bearer, client).await,
             (Self::Metrics, _) => ops::metrics(front, |client| bearer.sees(client)),
