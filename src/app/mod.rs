@@ -16,6 +16,7 @@
 //! statistics.rs   what a client has, and how fast it came
 //! check.rs        checking a data folder, and the digest of what it holds
 //! salvage.rs      going on without what is damaged and stands nowhere else
+//! dry_run.rs      what a batch would come to, without writing it
 //! erase.rs        which visitors were erased, and their rows in kept uploads
 //! housekeeping.rs snapshots, backups, fresh stores, and what then may go
 //! room.rs         how much room the disk has left, and what is still done while that is little
@@ -26,6 +27,7 @@
 pub mod backup;
 pub mod check;
 pub mod commit;
+pub mod dry_run;
 pub mod erase;
 pub mod export;
 mod fold_thread;
@@ -81,7 +83,7 @@ use steps::{InUse, Keeper, Tombstones};
 use store_folder::Generation;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout;
-pub use upload::{Announced, Upload};
+pub use upload::{AcceptedBatch, Announced, Upload};
 
 /// How many requests may wait for the commit thread; further ones wait to wait.
 const REQUESTS_WAITING_MAX: usize = 4096;
@@ -125,6 +127,8 @@ struct Inner {
     reports: Arc<Semaphore>,
     /// Held by whoever counts visitors.
     counting: Arc<Semaphore>,
+    /// Held by a dry run while it folds: it takes as much memory as the folding thread does.
+    dry_runs: Arc<Semaphore>,
     visitor_counts: sync::Mutex<statistics::VisitorCounts>,
     metrics: Arc<Metrics>,
     failed: watch::Sender<Option<String>>,
@@ -296,6 +300,12 @@ pub enum AppError {
     /// What became of its rows is not known yet.
     #[error("batch {0} is not complete: what became of its rows is told once it is")]
     NotComplete(String),
+    /// The idempotency key came lately with another body, or another call.
+    #[error(
+        "the Idempotency-Key came in the last 24 hours with another body or another call, as batch {0}: use a new key for \
+         a new batch"
+    )]
+    KeyTaken(String),
     /// Its upload is not what was sent.
     #[error(
         "the upload of batch {0} was damaged on the daemon's disk and given up; what was left of it is kept in its data \
@@ -476,6 +486,7 @@ impl App {
             exports: Arc::new(Semaphore::new(export::EXPORTS_MAX)),
             reports: Arc::new(Semaphore::new(report::REPORTS_MAX)),
             counting: Arc::new(Semaphore::new(1)),
+            dry_runs: Arc::new(Semaphore::new(1)),
             visitor_counts: sync::Mutex::default(),
             metrics: Arc::default(),
             failed: watch::Sender::new(None),

@@ -11,6 +11,7 @@ use crate::batch::csv::{Row, RowPlace, RowReader};
 use crate::batch::outcome::{BatchState, Failure, RowOutcome, StoredOutcomes};
 use crate::batch::pending::Accepted;
 use crate::batch::rows::{each_piece, each_row, read_row};
+use crate::batch::spool::SpoolFile;
 use crate::model::batch::{BatchId, Outcome};
 use crate::sync::Ordering;
 use std::fs::File;
@@ -58,6 +59,8 @@ pub struct Report {
     /// Whether rows of its file were ever overwritten.
     overwritten: bool,
     overwritings: u64,
+    /// The upload, of a dry run: it goes with the report.
+    _upload: Option<SpoolFile>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -120,7 +123,7 @@ impl App {
             }
             let file = File::open(inner.spool.rows_path(name)).map_err(|error| lost(&accepted, error))?;
             let overwritten = inner.spool.overwritten_path(name).exists();
-            Ok(Report { inner, accepted, file, overwritten, overwritings, _place: place })
+            Ok(Report { inner, accepted, file, overwritten, overwritings, _upload: None, _place: place })
         });
         opened.await.map_err(AppError::internal)?
     }
@@ -198,6 +201,19 @@ impl Report {
             Ok(if ended { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         });
         told.map_err(|error| self.broken(error))
+    }
+
+    /// That of an upload that no batch names, and whose outcomes lie beside it.
+    pub(super) fn of_upload(
+        inner: Arc<Inner>,
+        accepted: Arc<Accepted>,
+        upload: SpoolFile,
+        place: OwnedSemaphorePermit,
+    ) -> Result<Self, AppError> {
+        let file = File::open(upload.path()).map_err(|error| lost(&accepted, error))?;
+        let overwritings = inner.spool.overwritings();
+        let overwritten = false;
+        Ok(Self { inner, accepted, file, overwritten, overwritings, _upload: Some(upload), _place: place })
     }
 
     /// Gives each row of the file, from a place on, with its stored outcome if it has one: it has none if it was updated.

@@ -10,7 +10,7 @@
 //! handed to the commit thread, which journals the outcome first. So a crash may make a batch start over at any
 //! moment: what is in already is recognised by `through`, and its outcome is either journaled or plain from the profile.
 
-use super::csv::{Parser, Row as FileRow, RowReader};
+use super::csv::{Header, Parser, Row as FileRow, RowReader};
 use super::outcome::{Failure, RowOutcome};
 use super::pending::{Pending, brings_anything};
 use super::settle::{SettleError, View};
@@ -96,6 +96,71 @@ impl<'p> Plan<'p> {
     /// What was decided without the store.
     pub fn decided(&self) -> (&[RowOutcome], Counts) {
         (&self.outcomes, self.counts)
+    }
+
+    /// Gives the rows of each visitor in turn, as they would be folded in; gives the places of those that `each` says
+    /// were not updated, with why.
+    pub fn each_visitor(
+        &self,
+        mut each: impl FnMut(&Key, &[Row<'_, '_>], &mut dyn FnMut(u32, Outcome)) -> Result<(), SettleError>,
+    ) -> Result<(Vec<RowOutcome>, Counts), SettleError> {
+        let header = &self.pending.accepted.header;
+        let removes = self.pending.accepted.rules.empty_values == EmptyValues::Remove;
+        let (mut outcomes, mut counts) = (vec![], Counts::default());
+        let (mut reader, mut rest) = (RowReader::new(), self.places.as_slice());
+        let mut text = String::new();
+        while let Some(first) = rest.first() {
+            let (places, after) = self.split(rest, 1);
+            text.clear();
+            let (mut spans, mut ends) = (vec![], vec![]);
+            for place in places {
+                self.read_cells(place, &mut reader, removes, &mut text, &mut spans);
+                ends.push(spans.len());
+            }
+            let cells: Vec<Cell<'_>> = spans.iter().map(|span| span.cell(header, &text)).collect();
+            let mut start = 0;
+            let rows: Vec<Row<'_, '_>> = places
+                .iter()
+                .zip(ends)
+                .map(|(place, end)| {
+                    let cells = cells.get(start..end).unwrap_or_default();
+                    start = end;
+                    Row { line: place.line, cells }
+                })
+                .collect();
+            let mut became = places.iter();
+            each(&self.key(first), &rows, &mut |line, outcome| {
+                counts.add(outcome);
+                let place = became.find(|place| place.line == line);
+                if let Some(place) = place.filter(|_| outcome != Outcome::Updated) {
+                    outcomes.push(RowOutcome::of_folded(place.line, place.offset, outcome));
+                }
+            })?;
+            rest = after;
+        }
+        Ok((outcomes, counts))
+    }
+
+    fn read_cells(
+        &self,
+        place: &Place,
+        reader: &mut RowReader,
+        removes: bool,
+        text: &mut String,
+        spans: &mut Vec<Span>,
+    ) {
+        let offset = usize::try_from(place.offset).unwrap_or(usize::MAX);
+        let bytes = self.file.get(offset..).unwrap_or_default();
+        if let Ok(cells) = reader.read(&self.pending.accepted.header, bytes).content {
+            for (attribute, value) in cells.attributes() {
+                let start = text.len();
+                text.push_str(value);
+                spans.push(Span { attribute, start, end: text.len() });
+            }
+            if removes {
+                spans.extend(cells.emptied().map(|attribute| Span { attribute, start: 0, end: 0 }));
+            }
+        }
     }
 
     fn add(&mut self, row: FileRow<'_>) {
@@ -217,6 +282,15 @@ struct Span {
     end: usize,
 }
 
+impl Span {
+    fn cell<'t>(&self, header: &'t Header, text: &'t str) -> Cell<'t> {
+        Cell {
+            name: header.names().get(self.attribute).map_or("", |name| name),
+            value: text.get(self.start..self.end).unwrap_or_default(),
+        }
+    }
+}
+
 impl<'p> Part<'p> {
     fn new(plan: &'p Plan<'p>, rest: &'p [Place]) -> Self {
         Self {
@@ -252,27 +326,13 @@ impl<'p> Part<'p> {
 
         // All cells of the chunk go into one text first, then are borrowed from it.
         self.text.clear();
+        let removes = rules.empty_values == EmptyValues::Remove;
         let (mut spans, mut ends) = (vec![], Vec::with_capacity(chunk.len()));
         for place in chunk {
-            let offset = usize::try_from(place.offset).unwrap_or(usize::MAX);
-            let bytes = plan.file.get(offset..).unwrap_or_default();
-            if let Ok(cells) = self.reader.read(header, bytes).content {
-                for (attribute, value) in cells.attributes() {
-                    let start = self.text.len();
-                    self.text.push_str(value);
-                    spans.push(Span { attribute, start, end: self.text.len() });
-                }
-                if rules.empty_values == EmptyValues::Remove {
-                    spans.extend(cells.emptied().map(|attribute| Span { attribute, start: 0, end: 0 }));
-                }
-            }
+            plan.read_cells(place, &mut self.reader, removes, &mut self.text, &mut spans);
             ends.push(spans.len());
         }
-        let cell = |span: &Span| Cell {
-            name: header.names().get(span.attribute).map_or("", |name| name),
-            value: self.text.get(span.start..span.end).unwrap_or_default(),
-        };
-        let cells: Vec<Cell<'_>> = spans.iter().map(cell).collect();
+        let cells: Vec<Cell<'_>> = spans.iter().map(|span| span.cell(header, &self.text)).collect();
         let mut rows = Vec::with_capacity(chunk.len());
         let mut start = 0;
         for (place, &end) in chunk.iter().zip(&ends) {
@@ -366,8 +426,7 @@ impl<'p> Part<'p> {
     fn add(&mut self, place: &Place, outcome: Outcome) {
         self.counts.add(outcome);
         if outcome != Outcome::Updated {
-            let failure = (outcome == Outcome::Failed).then_some(Failure::ProfileTooLarge);
-            self.outcomes.push(RowOutcome { line: place.line, offset: place.offset, outcome, failure });
+            self.outcomes.push(RowOutcome::of_folded(place.line, place.offset, outcome));
         }
     }
 }

@@ -73,6 +73,12 @@ pub struct RowOutcome {
 }
 
 impl RowOutcome {
+    /// That of a row that was well-formed, and so can have failed for one reason only.
+    pub fn of_folded(line: u32, offset: u32, outcome: Outcome) -> Self {
+        let failure = (outcome == Outcome::Failed).then_some(Failure::ProfileTooLarge);
+        Self { line, offset, outcome, failure }
+    }
+
     fn to_bytes(self) -> [u8; ENTRY_BYTES] {
         let (reason, column) = match self.failure {
             None => (0, 0),

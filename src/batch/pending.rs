@@ -11,7 +11,7 @@ use super::csv::{Header, Parser, RowReader};
 use super::outcome::{Failure, Progress, RowOutcome};
 use super::rows::read_row;
 use crate::journal::entry::BatchAcceptedEntry;
-use crate::model::batch::{BatchId, BatchRules, ConsecutiveV2, EmptyValues, Outcome};
+use crate::model::batch::{BatchId, BatchRules, ConsecutiveV2, EmptyValues, IdempotencyKey, Outcome};
 use crate::model::id::{ClientCode, IdKind, Key};
 use crate::model::profile::Source;
 use crate::model::seq::Seq;
@@ -49,6 +49,8 @@ pub struct Accepted {
     pub crc32c: Option<u32>,
     /// Its rows, all of them.
     pub rows: u64,
+    /// What the client called this sending of it, if anything.
+    pub key: Option<IdempotencyKey>,
 }
 
 impl Accepted {
@@ -74,6 +76,7 @@ impl Accepted {
             removes: self.rules.empty_values == EmptyValues::Remove,
             lifetime_ms: self.rules.lifetime_ms,
             max_profile_bytes: self.rules.max_profile_bytes as u64,
+            key: self.key.as_ref().map(|key| key.as_str().to_owned()),
         }
     }
 
@@ -97,6 +100,7 @@ impl Accepted {
             bytes: entry.bytes,
             crc32c: entry.crc32c,
             rows: entry.rows,
+            key: entry.key.as_deref().and_then(IdempotencyKey::new),
         })
     }
 }
@@ -450,7 +454,7 @@ impl Pending {
         };
         let id = BatchId { client: ClientCode::new(client).unwrap(), seq };
         let FileSum { bytes, crc32c } = FileSum::of(text.as_bytes());
-        let accepted = Accepted { id, rules, header, spool: seq.get(), bytes, crc32c, rows };
+        let accepted = Accepted { id, rules, header, spool: seq.get(), bytes, crc32c, rows, key: None };
         Self::new(accepted, index.finish(&path.with_extension("index")).unwrap(), path)
     }
 }

@@ -427,6 +427,7 @@ impl Drop for SpoolFile {
         if self.kept {
             return;
         }
+        self.spool.remove_file(&self.spool.outcomes_path(self.name));
         self.spool.bytes.fetch_sub(self.written + self.beside, Ordering::Relaxed);
         for path in [self.spool.rows_path(self.name), self.spool.index_path(self.name)] {
             if let Err(error) = std::fs::remove_file(&path)

@@ -141,6 +141,7 @@ impl HttpError {
             Self::Inside(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::App(error) => match error {
                 AppError::UnknownClient(_) | AppError::UnknownBatch(_) => StatusCode::NOT_FOUND,
+                AppError::KeyTaken(_) => StatusCode::UNPROCESSABLE_ENTITY,
                 AppError::GivenUp(_) => StatusCode::GONE,
                 AppError::BadBatch(_) | AppError::Refused(_) => StatusCode::BAD_REQUEST,
                 AppError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,

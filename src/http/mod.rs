@@ -12,6 +12,7 @@ pub mod decode;
 mod error;
 mod native;
 mod ops;
+mod outcomes;
 mod places;
 mod rate;
 mod request;

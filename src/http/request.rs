@@ -210,6 +210,11 @@ impl Request {
         self.head.headers().get(AUTHORIZATION)
     }
 
+    /// Whether it has a header, whatever is in it.
+    pub(super) fn has_header(&self, name: &HeaderName) -> bool {
+        self.head.headers().contains_key(name)
+    }
+
     /// A header, where it is plain text.
     pub(super) fn header_text(&self, name: &HeaderName) -> Option<&str> {
         self.head.headers().get(name)?.to_str().ok()

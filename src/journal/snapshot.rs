@@ -936,6 +936,7 @@ mod tests {
             removes: true,
             lifetime_ms: 1 << 40,
             max_profile_bytes: 64 << 10,
+            key: None,
         };
         let completed = BatchCompletedEntry { seq, counts: Default::default(), at_ms: 99 };
         KnownBatch { position: (1, 48), accepted, completed: (seq > 3).then_some(completed) }

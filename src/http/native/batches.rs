@@ -7,9 +7,10 @@ use serde::Serialize;
 use crate::app::{AppError, BatchState, BatchStatus, BatchVersion};
 use crate::http::Front;
 use crate::http::error::HttpError;
+use crate::http::outcomes::Outcomes;
 use crate::http::request::{Params, Request};
 use crate::http::response::{Answer, json};
-use crate::model::batch::{BatchId, Counts};
+use crate::model::batch::BatchId;
 use crate::model::id::ClientCode;
 use crate::model::seq::{Millis, Seq};
 
@@ -106,16 +107,6 @@ pub(super) struct Batch {
     estimated_end_at: Option<String>,
 }
 
-/// Rows dealt with so far, by outcome.
-#[derive(Serialize)]
-pub(super) struct Outcomes {
-    updated: u64,
-    created: u64,
-    not_found: u64,
-    ignored: u64,
-    failed: u64,
-}
-
 impl Batch {
     pub(super) fn of(batch: &BatchStatus) -> Self {
         Self {
@@ -135,12 +126,5 @@ impl Batch {
             rows_per_second: batch.rows_per_second,
             estimated_end_at: batch.estimated_end.map(Millis::iso_8601),
         }
-    }
-}
-
-impl Outcomes {
-    pub(super) fn of(counts: &Counts) -> Self {
-        let Counts { updated, created, not_found, ignored, failed } = *counts;
-        Self { updated, created, not_found, ignored, failed }
     }
 }

@@ -3,10 +3,10 @@
 use hyper::StatusCode;
 use serde::Serialize;
 
-use super::batches::Outcomes;
 use crate::app::statistics::Pace;
 use crate::http::Front;
 use crate::http::error::HttpError;
+use crate::http::outcomes::Outcomes;
 use crate::http::response::{Answer, json};
 use crate::model::id::ClientCode;
 
