@@ -11,6 +11,7 @@ mod cors;
 pub mod decode;
 mod error;
 mod native;
+mod openapi;
 mod ops;
 mod outcomes;
 mod places;

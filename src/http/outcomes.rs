@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 
 use hyper::header::ACCEPT;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::error::HttpError;
 use super::request::Request;
@@ -36,8 +37,8 @@ pub(super) fn told(report: Report, form: Form, wanted: Option<Outcome>, from: Op
 }
 
 /// Rows dealt with so far, by outcome.
-#[derive(Serialize)]
-pub(super) struct Outcomes {
+#[derive(Serialize, ToSchema)]
+pub(in crate::http) struct Outcomes {
     updated: u64,
     created: u64,
     not_found: u64,
@@ -62,8 +63,8 @@ pub(super) enum Form {
 }
 
 /// A row in NDJSON.
-#[derive(Serialize)]
-pub(super) struct Row<'a> {
+#[derive(Serialize, ToSchema)]
+pub(in crate::http) struct Row<'a> {
     line: u32,
     id: Option<&'a str>,
     outcome: &'static str,

@@ -1,13 +1,14 @@
 //! Which path leads where, by which methods, and what it takes to be let in.
 
-use hyper::Method;
+use hyper::{Method, StatusCode};
 
 use super::adobe::mbox::Kind;
 use super::auth::Access;
 use super::error::{HttpError, Methods};
+use super::openapi::{self, Schemas};
 use super::request::{Request, client};
-use super::response::{Answer, Door, refusal};
-use super::{Front, adobe, auth, cors, native, ops};
+use super::response::{Answer, Door, json, refusal};
+use super::{Front, adobe, auth, cors, native, ops, outcomes};
 use crate::app::BatchVersion;
 use crate::model::batch::BatchId;
 use crate::model::id::{ClientCode, IdKind};
@@ -34,6 +35,7 @@ pub(super) enum Endpoint<'a> {
     Export,
     Compact,
     Backup,
+    OpenApi,
     Healthz,
     Readyz,
     Metrics,
@@ -82,6 +84,7 @@ impl<'a> Endpoint<'a> {
             ["api", "v1", "export"] => Self::Export,
             ["api", "v1", "compact"] => Self::Compact,
             ["api", "v1", "backup"] => Self::Backup,
+            ["openapi.json"] => Self::OpenApi,
             ["healthz"] => Self::Healthz,
             ["readyz"] => Self::Readyz,
             ["metrics"] => Self::Metrics,
@@ -119,7 +122,7 @@ impl<'a> Endpoint<'a> {
             // All visitors at once are more than a look at one.
             Self::Export => Access::Of(Scope::Admin),
             Self::Compact | Self::Backup => Access::Everywhere(Scope::Admin),
-            Self::Healthz | Self::Readyz => Access::Open,
+            Self::OpenApi | Self::Healthz | Self::Readyz => Access::Open,
             Self::Metrics => Access::OpenInPart,
         }
     }
@@ -147,9 +150,13 @@ impl<'a> Endpoint<'a> {
             | Self::Outcomes { id }
             | Self::Repair { id }
             | Self::File { id } => BatchId::parse(id).map(|id| id.client),
-            Self::Delivery | Self::Compact | Self::Backup | Self::Healthz | Self::Readyz | Self::Metrics => {
-                None
-            }
+            Self::Delivery
+            | Self::Compact
+            | Self::Backup
+            | Self::OpenApi
+            | Self::Healthz
+            | Self::Readyz
+            | Self::Metrics => None,
         })
     }
 
@@ -195,6 +202,7 @@ impl<'a> Endpoint<'a> {
             Self::Export => "export",
             Self::Compact => "compact",
             Self::Backup => "backup",
+            Self::OpenApi => "openapi",
             Self::Healthz => "healthz",
             Self::Readyz => "readyz",
             Self::Metrics => "metrics",
@@ -219,6 +227,7 @@ impl<'a> Endpoint<'a> {
         let client = self.client(front, request)?;
         bearer.check(access, client.as_ref())?;
         match (*self, &client) {
+            (Self::OpenApi, _) => document(),
             (Self::Healthz, _) => Ok(ops::healthz()),
             (Self::Readyz, _) => ops::readyz(front),
             (Self::Delivery, _) => adobe::delivery::answer(front, request).await,
@@ -266,6 +275,23 @@ impl<'a> Endpoint<'a> {
     }
 }
 
+/// `GET /openapi.json`: all calls, described.
+fn document() -> Result<Answer, HttpError> {
+    let schemas = Schemas::default()
+        .with::<native::batches::Batches>()
+        .with::<native::batches::Batch>()
+        .with::<native::profiles::Profile<'static>>()
+        .with::<native::profiles::Erased>()
+        .with::<native::profiles::Removed>()
+        .with::<native::statistics::Statistics<'static>>()
+        .with::<native::upkeep::Compacted>()
+        .with::<native::upkeep::BackedUp>()
+        .with::<outcomes::Row<'static>>()
+        .with::<adobe::batch_update::TriedOut<'static>>()
+        .with::<adobe::profile_fetch::Fetched<'static>>();
+    json(StatusCode::OK, &openapi::document(schemas)?)
+}
+
 /// What is answered while the daemon is still opening its data folder.
 pub(super) fn answer_while_opening(path: &str, at: String) -> Answer {
     match path {
@@ -289,6 +315,56 @@ mod tests {
     fn check(path: &str, expected: Option<Endpoint<'_>>) {
         let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
         assert_eq!(Endpoint::find(&segments), expected, "{path}");
+    }
+
+    /// The paths of `find`, as this file has them, in the form of the document.
+    fn paths_found() -> std::collections::BTreeSet<String> {
+        let text = include_str!("router.rs");
+        let find =
+            text.split_once("Some(match *segments {").unwrap().1.split_once("_ => return None").unwrap().0;
+        let mut paths = std::collections::BTreeSet::new();
+        for pattern in find.split('[').skip(1).filter_map(|rest| rest.split_once(']')).map(|(it, _)| it) {
+            let mut all = vec![String::new()];
+            for segment in pattern.split(',').map(str::trim) {
+                let names: Vec<String> = match segment.split_once(" @ ") {
+                    Some((_, names)) => names
+                        .trim_matches(['(', ')'])
+                        .split(" | ")
+                        .map(|it| it.trim_matches('"').into())
+                        .collect(),
+                    None if segment.starts_with('"') => vec![segment.trim_matches('"').into()],
+                    None => vec![format!("{{{segment}}}")],
+                };
+                all = all
+                    .iter()
+                    .flat_map(|path| names.iter().map(move |name| format!("{path}/{name}")))
+                    .collect();
+            }
+            paths.extend(all);
+        }
+        paths
+    }
+
+    #[test]
+    fn the_document_has_the_paths_and_methods_that_there_are_and_no_others() {
+        let document = openapi::document(Schemas::default()).unwrap();
+        let described = document["paths"].as_object().unwrap();
+        let paths: std::collections::BTreeSet<String> = described.keys().cloned().collect();
+        assert!(paths.len() > 25);
+        assert_eq!(paths, paths_found());
+        for (path, operations) in described {
+            let kind = if path.contains("/ubox/") { "raw" } else { "json" };
+            let example = path.replace("{kind}", kind);
+            let segments: Vec<&str> = example.trim_start_matches('/').split('/').collect();
+            let endpoint = Endpoint::find(&segments).unwrap();
+            let methods = operations.as_object().unwrap().keys().map(|it| it.to_uppercase());
+            let taken = endpoint.methods().iter().filter(|it| *it != Method::HEAD).map(ToString::to_string);
+            let sorted = |mut all: Vec<String>| {
+                all.sort();
+                all
+            };
+            assert_eq!(sorted(methods.collect()), sorted(taken.collect()), "{path}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use hyper::StatusCode;
 use hyper::header::{ACCEPT, HeaderName, HeaderValue};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use utoipa::ToSchema;
 
 use crate::app::dry_run::{Diff, DryRun};
 use crate::app::{AcceptedBatch, Announced, BatchVersion};
@@ -110,7 +111,7 @@ fn told(request: &Request, dry_run: DryRun) -> Result<Answer, HttpError> {
 }
 
 /// What a batch would come to.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::http) struct TriedOut<'a> {
     dry_run: bool,
@@ -124,7 +125,7 @@ pub(in crate::http) struct TriedOut<'a> {
 }
 
 /// How many visitors' values of an attribute would change, and how.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(in crate::http) struct Changes {
     set: u64,
     changed: u64,

@@ -3,6 +3,7 @@
 use hyper::StatusCode;
 use hyper::header::{HeaderValue, LINK};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::app::{AppError, BatchState, BatchStatus, BatchVersion};
 use crate::http::Front;
@@ -84,15 +85,15 @@ fn state_name(state: BatchState) -> &'static str {
     }
 }
 
-#[derive(Serialize)]
-struct Batches {
+#[derive(Serialize, ToSchema)]
+pub(in crate::http) struct Batches {
     batches: Vec<Batch>,
 }
 
 /// A batch, as the calls and the events show it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Batch {
+pub(in crate::http) struct Batch {
     batch_id: String,
     client: String,
     seq: String,

@@ -4,6 +4,7 @@ use hyper::StatusCode;
 use hyper::header::{ETAG, HeaderValue};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use utoipa::ToSchema;
 
 use crate::app::commit::VisitorWrite;
 use crate::app::{Lines, Visitor, VisitorAttribute};
@@ -89,14 +90,14 @@ pub(in crate::http) async fn remove(
     }
 }
 
-#[derive(Serialize)]
-struct Removed {
+#[derive(Serialize, ToSchema)]
+pub(in crate::http) struct Removed {
     removed: bool,
     seq: String,
 }
 
-#[derive(Serialize)]
-struct Erased {
+#[derive(Serialize, ToSchema)]
+pub(in crate::http) struct Erased {
     erased: bool,
     seq: String,
 }
@@ -113,9 +114,9 @@ fn by(query: &Params) -> Result<IdKind, HttpError> {
 }
 
 /// A visitor, as a lookup and an export show it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Profile<'a> {
+pub(in crate::http) struct Profile<'a> {
     client: &'a str,
     third_party_id: Option<&'a str>,
     pc_ids: Vec<&'a str>,
@@ -128,9 +129,9 @@ pub(super) struct Profile<'a> {
     attributes: BTreeMap<&'a str, Attribute<'a>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Attribute<'a> {
+pub(in crate::http) struct Attribute<'a> {
     value: &'a str,
     seq: String,
     source: &'static str,

@@ -2,6 +2,7 @@
 
 use hyper::StatusCode;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::app::statistics::Pace;
 use crate::http::Front;
@@ -18,7 +19,7 @@ pub(in crate::http) async fn answer(front: &Front, client: &ClientCode) -> Resul
             client: client.as_str(),
             profiles: found.profiles,
             profiles_counted_at: found.profiles_counted.iso_8601(),
-            batches: Batches {
+            batches: KeptBatches {
                 kept: found.batches,
                 incomplete: found.batches_incomplete,
                 stuck: found.batches_stuck,
@@ -33,13 +34,13 @@ pub(in crate::http) async fn answer(front: &Front, client: &ClientCode) -> Resul
 }
 
 /// What a client has. Batches and rows are those of the batches that are kept.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Statistics<'a> {
+pub(in crate::http) struct Statistics<'a> {
     client: &'a str,
     profiles: u64,
     profiles_counted_at: String,
-    batches: Batches,
+    batches: KeptBatches,
     rows: u64,
     counts: Outcomes,
     last_minute: Rates,
@@ -47,9 +48,9 @@ pub(super) struct Statistics<'a> {
 }
 
 /// How many batches.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Batches {
+pub(in crate::http) struct KeptBatches {
     kept: u64,
     incomplete: u64,
     stuck: u64,
@@ -57,9 +58,9 @@ pub(super) struct Batches {
 }
 
 /// What came in a while.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Rates {
+pub(in crate::http) struct Rates {
     batches: u64,
     rows: u64,
     rows_completed: u64,
