@@ -191,6 +191,22 @@ fn path_parameter(name: &str) -> Value {
     json!({"name": name, "in": "path", "required": true, "schema": schema})
 }
 
+/// A call about one visitor, by an id of any kind.
+fn visitor(method: &'static str, path: &'static str, summary: &str) -> Operation {
+    let mut operation = Operation::new(method, path, summary);
+    let id = json!({
+        "name": "id", "in": "path", "required": true,
+        "schema": {"type": "string", "pattern": format!("^[^+/.{CONTROL}]{{1,128}}$")},
+        "description": "An id, in characters that are right whatever its kind; further ones are right for some.",
+    });
+    if let Some(Value::Array(parameters)) = operation.described.get_mut("parameters")
+        && let Some(first) = parameters.first_mut()
+    {
+        *first = id;
+    }
+    operation.client().by()
+}
+
 fn batch(method: &'static str, path: &'static str, summary: &str) -> Operation {
     let mut operation = Operation::new(method, path, summary);
     let id = json!({"name": "id", "in": "path", "required": true,
@@ -253,7 +269,12 @@ fn adobe_batches(all: &mut Vec<Operation>) {
         ("/m2/{client}/profile/batchUpdate", "Accepts a batch file (v1)."),
         ("/m2/{client}/v2/profile/batchUpdate", "Accepts a batch file (v2)."),
     ] {
-        let file = json!({"type": "string", "description": "Its first line is batch=pcId,name,… or batch=thirdPartyId,name,…"});
+        let file = json!({
+            "type": "string",
+            "pattern": "^batch=(pcId|thirdPartyId),[a-z]{1,20}(\\n[A-Za-z0-9]{1,20},[A-Za-z0-9]{0,20}){1,20}\\n?$",
+            "description": "Its first line is batch=pcId,name,… or batch=thirdPartyId,name,…, each further one a visitor. \
+                            The pattern is the plainest form: cells may be quoted and form-encoded, and columns many.",
+        });
         let operation = adobe_in_xml("post", path, summary)
             .switch("dryRun", "Only say what the batch would come to; nothing is written.")
             .query(
@@ -312,19 +333,25 @@ fn site(all: &mut Vec<Operation>) {
     ] {
         for method in ["get", "post"] {
             let summary = "A call from the site: creates the visitor, binds ids, writes attributes.";
+            let is_ubox = path.contains("/ubox/");
             let mut operation = Operation::new(method, path, summary);
             let [first, second] = refused_in;
-            let forms = json!({first: {"schema": {}}, second: {"schema": {}}});
+            let forms = json!({first: {"schema": {}}, second: {"schema": {}}, XML: {"schema": {}}});
             operation.put(&["responses", "default", "content"], forms);
             let client = path_parameter("client");
             let kind = json!({"name": "kind", "in": "path", "required": true,
                               "schema": {"type": "string", "enum": kinds}});
             operation.put(&["parameters"], json!([client, kind]));
             let operation = visitor_ids(operation)
-                .query("mbox", false, text(), "The mbox's name.")
+                .query("mbox", !is_ubox, json!({"type": "string", "minLength": 1}), "The mbox's name.")
                 .query("mboxSession", false, text(), "The session.")
                 .query("mboxMCGVID", false, ecid(), "The visitor's ECID.")
-                .query("mboxDefault", false, text(), "What a ubox call answers with, or leads to.");
+                .query(
+                    "mboxDefault",
+                    is_ubox,
+                    json!({"type": "string", "pattern": "^https?://[a-z]{1,20}/[a-z]{0,20}$"}),
+                    "What a ubox call leads to, or answers with.",
+                );
             let operation = attributes(operation, false)
                 .answers(
                     "200",
@@ -351,9 +378,7 @@ fn site(all: &mut Vec<Operation>) {
 fn profiles(all: &mut Vec<Operation>) {
     let path = "/api/v1/profiles/{id}";
     all.push(
-        Operation::new("get", path, "A visitor: each attribute, who set it and when.")
-            .client()
-            .by()
+        visitor("get", path, "A visitor: each attribute, who set it and when.")
             .query(
                 "wait_for_seq",
                 false,
@@ -364,15 +389,11 @@ fn profiles(all: &mut Vec<Operation>) {
             .json("Profile", "The visitor; its ETag is the seq of its last write."),
     );
     all.push(
-        Operation::new("delete", path, "Erases a visitor, with all its ids.")
-            .client()
-            .by()
+        visitor("delete", path, "Erases a visitor, with all its ids.")
             .json("Erased", "It is gone for every reader."),
     );
     all.push(
-        Operation::new("delete", "/api/v1/profiles/{id}/attributes/{name}", "Removes an attribute.")
-            .client()
-            .by()
+        visitor("delete", "/api/v1/profiles/{id}/attributes/{name}", "Removes an attribute.")
             .json("Removed", "It is gone."),
     );
     all.push(
