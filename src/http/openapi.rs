@@ -343,7 +343,12 @@ fn site(all: &mut Vec<Operation>) {
                               "schema": {"type": "string", "enum": kinds}});
             operation.put(&["parameters"], json!([client, kind]));
             let operation = visitor_ids(operation)
-                .query("mbox", !is_ubox, json!({"type": "string", "minLength": 1}), "The mbox's name.")
+                .query(
+                    "mbox",
+                    true,
+                    json!({"type": "string", "pattern": "^[A-Za-z0-9_-]{1,50}$"}),
+                    "The mbox's name.",
+                )
                 .query("mboxSession", false, text(), "The session.")
                 .query("mboxMCGVID", false, ecid(), "The visitor's ECID.")
                 .query(
@@ -437,12 +442,14 @@ fn batches(all: &mut Vec<Operation>) {
             .json("Batches", "Them; Link leads to the next page."),
     );
     all.push(batch("get", "/api/v1/batches/{id}", "A batch.").json("Batch", "It, with counts and speed."));
+    let event = json!({"type": "object", "properties": {
+        "event": {"type": "string", "enum": ["progress", "complete"]}, "data": {"type": "string"}}});
     all.push(
         batch("get", "/api/v1/batches/{id}/events", "How far it is, as it goes: progress, then complete.")
             .answers(
                 "200",
                 "Server-sent events whose data is a batch in JSON.",
-                &[("text/event-stream", text())],
+                &[("text/event-stream", event)],
             ),
     );
     let outcomes =
