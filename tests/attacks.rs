@@ -47,8 +47,10 @@ fn answers(daemon: &Daemon, bytes: &[u8]) -> Vec<u16> {
     }
     sending.join().unwrap();
     let text = String::from_utf8_lossy(&all).into_owned();
-    let statuses =
-        text.match_indices("HTTP/1.1 ").map(|(at, _)| text.get(at + 9..at + 12).unwrap().parse().unwrap());
+    // What a refusal quotes, with its line ends escaped, is no answer.
+    let quoted = |at: &usize| text.get(..*at).unwrap().ends_with("\\n");
+    let begun = text.match_indices("HTTP/1.1 ").map(|(at, _)| at).filter(|at| !quoted(at));
+    let statuses = begun.map(|at| text.get(at + 9..at + 12).unwrap().parse().unwrap());
     statuses.collect()
 }
 
