@@ -25,7 +25,7 @@ enum Takes {
 use Takes::{Admin, Any, Batch, Everywhere, Nothing, Read};
 
 /// Each endpoint, by each of its methods. `{batch}` is a batch's id, `{folder}` a folder that is not there yet.
-const ENDPOINTS: [(&str, &str, Takes); 28] = [
+const ENDPOINTS: [(&str, &str, Takes); 36] = [
     ("POST", "/m2/demo/profile/batchUpdate", Batch),
     ("POST", "/m2/demo/v2/profile/batchUpdate", Batch),
     ("GET", "/m2/demo/profile/batchStatus?batchId={batch}", Any),
@@ -39,8 +39,15 @@ const ENDPOINTS: [(&str, &str, Takes); 28] = [
     ("GET", "/rest/v1/profiles/marketingCloudVisitorId/3?client=demo", Read),
     ("GET", "/api/v1/profiles/1?by=pc&client=demo", Read),
     ("DELETE", "/api/v1/profiles/9?by=pc&client=demo", Admin),
+    ("DELETE", "/api/v1/profiles/1/attributes/none?by=pc&client=demo", Admin),
     ("GET", "/api/v1/batches?client=demo", Any),
     ("GET", "/api/v1/batches/{batch}", Any),
+    ("GET", "/api/v1/batches/{batch}/events", Any),
+    ("GET", "/api/v1/batches/{batch}/outcomes", Any),
+    ("GET", "/api/v1/batches/{batch}/repair", Any),
+    ("GET", "/api/v1/batches/{batch}/file", Any),
+    ("GET", "/api/v1/batches/demo-1701473848678-10000001/outcomes", Any),
+    ("GET", "/api/v1/statistics?client=demo", Read),
     ("GET", "/api/v1/batches/demo-1701473848678-10000001", Any),
     ("GET", "/api/v1/export?format=ndjson&client=demo", Admin),
     ("POST", "/api/v1/compact", Everywhere),
@@ -52,6 +59,7 @@ const ENDPOINTS: [(&str, &str, Takes); 28] = [
     ("GET", "/m2/demo/ubox/image?mboxPC=1&mboxDefault=http://a/b", Nothing),
     ("GET", "/m2/demo/ubox/page?mboxPC=1&mboxDefault=http://a/b", Nothing),
     ("POST", "/rest/v1/delivery?client=demo&sessionId=s", Nothing),
+    ("GET", "/openapi.json", Nothing),
     ("GET", "/healthz", Nothing),
     ("GET", "/readyz", Nothing),
 ];

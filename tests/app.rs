@@ -83,7 +83,7 @@ async fn upload(app: &App, folder: &Path, text: &str, piece: usize) -> (BatchId,
     for piece in text.as_bytes().chunks(piece) {
         upload.push(piece.to_vec().into()).await.unwrap();
     }
-    let batch = upload.finish().await.unwrap();
+    let batch = upload.finish(None).await.unwrap().batch;
     let file = uploads(folder).into_iter().find(|file| !before.contains(file)).unwrap();
     (batch.id, file)
 }

@@ -254,3 +254,45 @@ fn every_command_says_what_it_does_and_has_a_page() {
         assert!(text.contains("batch-shows-after-seconds") && text.contains("lint"), "{shell}");
     }
 }
+
+#[test]
+fn a_batch_is_tried_out_its_rows_are_told_and_repaired() {
+    let daemon = Daemon::start();
+    daemon.mbox("demo", "mbox=m&mboxPC=1&profile.city=Bern");
+    let file = "batch=pcId,city\n1,Oslo\n9,Rome\n1,%zz\n";
+    let dry = ["batch", "post", "-", "--client", "demo", "--dry-run"];
+    let out = printed(Some(&daemon), &dry, file, 0);
+    for words in ["nothing is written", "1 updated", "1 failed", "line 4: column 2 (city)"] {
+        assert!(out.contains(words), "{words}: {out}");
+    }
+    let tried: Value =
+        serde_json::from_str(&printed(Some(&daemon), &[&dry[..], &["--json"]].concat(), file, 0)).unwrap();
+    assert_eq!(tried["attributes"]["city"]["changed"], 1);
+    assert!(printed(Some(&daemon), &["batch", "list", "--client", "demo"], "", 0).contains("no batches"));
+    let id = daemon.post_batch("demo", file);
+    daemon.wait_complete(&id);
+    let check = |arguments: &[&str], expected: &str| {
+        assert_eq!(printed(Some(&daemon), arguments, "", 0), expected, "{arguments:?}");
+    };
+    let head = "line,id,outcome,reason,message\n";
+    check(&["batch", "rows", &id, "--outcome", "updated"], &format!("{head}2,1,updated,,\n"));
+    check(
+        &["batch", "rows", &id, "--outcome", "not_found", "--json"],
+        "{\"line\":3,\"id\":\"9\",\"outcome\":\"not_found\",\"reason\":null,\"message\":null}\n",
+    );
+    check(&["batch", "repair", &id], "batch=pcId,city\n1,%zz\n");
+    let visitor = ["profile", "get", "1", "--client", "demo", "--by", "pc", "--json"];
+    let shown: Value = serde_json::from_str(&printed(Some(&daemon), &visitor, "", 0)).unwrap();
+    assert_eq!(
+        (&shown["attributes"]["city"]["batchId"], &shown["attributes"]["city"]["line"]),
+        (&id.as_str().into(), &2.into())
+    );
+    let remove = ["profile", "remove", "1", "city", "--client", "demo", "--by", "pc"];
+    assert!(!printed(Some(&daemon), &remove, "", 0).contains("Oslo"));
+    assert!(printed(Some(&daemon), &remove, "", 1).contains("no attribute"));
+    assert!(printed(Some(&daemon), &["batch", "rows", &id, "--outcome", "bad"], "", 2).contains("not_found"));
+    assert!(
+        printed(Some(&daemon), &["batch", "repair", "demo-1701473848678-10000001"], "", 1)
+            .contains("no batch")
+    );
+}

@@ -416,3 +416,27 @@ fn fewer_uploads_at_once_let_those_under_way_finish() {
     uploads(1.0);
     assert_eq!(status(), 503);
 }
+
+#[test]
+fn more_reports_at_once_than_there_may_be_are_refused() {
+    let daemon = Daemon::start();
+    // More than the system keeps for a client that does not read.
+    let row = format!("nobody,{}\n", "x".repeat(100_000));
+    let batch = daemon.post_batch("demo", format!("batch=thirdPartyId,a\n{}", row.repeat(300)));
+    daemon.wait_complete(&batch);
+    let file = request("GET", &format!("/api/v1/batches/{batch}/file"), "a", &[], None);
+    let mut running: Vec<_> = (0..16).map(|_| daemon.connect()).collect();
+    for connection in &mut running {
+        connection.write(&file);
+        assert_eq!(connection.status(), 200);
+    }
+    let refused = daemon.send(&file);
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")), "{}", refused.text());
+    assert_eq!(daemon.metrics().hits("concurrent_reports"), 1);
+    drop(running);
+    wait_for("a place to be free", || {
+        let mut again = daemon.connect();
+        again.write(&file);
+        (again.status() == 200).then_some(())
+    });
+}

@@ -11,6 +11,7 @@
 //! durable; between any two puts every lookup finds a state that was there before the request or will be after it.
 
 use super::{AppError, CallIds, Fatal, SiteCall, Written};
+use crate::batch::checksum::FileSum;
 use crate::batch::pending::{Accepted, Index, Pending};
 use crate::batch::queue::{Batches, Known, PendingList};
 use crate::batch::settle::{Noted, SettledRow, View, decoded, settle};
@@ -20,7 +21,7 @@ use crate::journal::entry::{
     BatchCompletedEntry, Change, Checkpoint, Entry, KnownBatch, Settled, WriteEntry, encode_group,
 };
 use crate::journal::log::{AppendError, Log, Position};
-use crate::model::batch::{BatchId, BatchRules, Counts};
+use crate::model::batch::{BatchId, BatchRules, Counts, IdempotencyKey};
 use crate::model::id::{ClientCode, Key, VisitorId};
 use crate::model::profile::{LINKED_IDS_MAX, Profile, Source, Stored, StoredBytes};
 use crate::model::seq::{Clock, Millis, Seq, SeqSource};
@@ -73,6 +74,15 @@ pub struct NewBatch {
     pub spool: SpoolFile,
     /// The places of its rows.
     pub index: Index,
+    /// What the client calls this sending of it, if anything.
+    pub key: Option<IdempotencyKey>,
+}
+
+impl NewBatch {
+    /// What its file came to.
+    fn sum(&self) -> FileSum {
+        FileSum { bytes: self.spool.written(), crc32c: Some(self.spool.crc32c()) }
+    }
 }
 
 /// What the commit thread is asked for.
@@ -105,6 +115,10 @@ pub enum Answer {
     Written(Written),
     /// So is the batch.
     Accepted(Known),
+    /// The batch was accepted when it was sent before.
+    AcceptedBefore(Known),
+    /// Its key came lately with another batch, this one.
+    KeyTaken(BatchId),
     /// It is done.
     Done,
     /// What a checkpoint begun now covers.
@@ -438,6 +452,14 @@ impl Committer {
     }
 
     fn decide_accept(&mut self, group: &mut Group<'_>, batch: NewBatch) -> Result<Decided, Fatal> {
+        if let Some(before) = batch.key.as_ref().and_then(|key| self.sent_before(group, &batch.client, key)) {
+            let accepted = &before.accepted;
+            let same = accepted.sum() == batch.sum()
+                && accepted.rules.source == batch.rules.source
+                && accepted.rules.empty_values == batch.rules.empty_values;
+            let taken = Answer::KeyTaken(accepted.id.clone());
+            return Ok(Decided::answering(if same { Answer::AcceptedBefore(before) } else { taken }));
+        }
         let seq = self.seqs.next(self.clock.now());
         let accepted = Accepted {
             id: BatchId { client: batch.client.clone(), seq },
@@ -447,6 +469,7 @@ impl Committer {
             bytes: batch.spool.written(),
             crc32c: Some(batch.spool.crc32c()),
             rows: batch.rows,
+            key: batch.key,
         };
         let entry = Entry::BatchAccepted(accepted.to_entry());
         let pending = Arc::new(Pending::new(accepted, batch.index, batch.spool.path()));
@@ -460,6 +483,23 @@ impl Committer {
         };
         let decided = Decided::answering(Answer::Accepted(known));
         Ok(Decided { entry: Some(entry), publish: Some((pending, batch.spool)), ..decided })
+    }
+
+    /// The batch of this client that came with this key in the last day; perhaps in this very group.
+    fn sent_before(&self, group: &Group<'_>, client: &ClientCode, key: &IdempotencyKey) -> Option<Known> {
+        let list = group.lists.get(client);
+        let in_group = list
+            .and_then(|list| list.iter().rev().find(|pending| pending.accepted.key.as_ref() == Some(key)));
+        let known = match in_group {
+            Some(pending) => Some(Known {
+                accepted: Arc::clone(&pending.accepted),
+                progress: Arc::clone(&pending.progress),
+                position: self.log.end(),
+            }),
+            None => self.batches.keyed(client, key),
+        };
+        let lasts = |known: &Known| known.accepted.id.seq.millis().plus(IdempotencyKey::LASTS_MS);
+        known.filter(|known| lasts(known) > self.clock.now())
     }
 
     /// Makes visible what is durable now.

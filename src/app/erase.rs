@@ -91,6 +91,11 @@ fn names_one(header: &Header, row: &[u8], gone: &impl Fn(&str) -> bool) -> bool 
     gone(&id) || id.split_once('.').is_some_and(|(id, _)| gone(id))
 }
 
+/// Whether a row of an upload of which rows were overwritten is one of those.
+pub fn reads_erased(row: &[u8]) -> bool {
+    !row.is_empty() && filler(row) == row
+}
+
 /// As many bytes as the row has, that hold nothing of it but its line ends.
 fn filler(row: &[u8]) -> Vec<u8> {
     let content = row.len() - row.iter().rev().take_while(|byte| matches!(byte, b'\n' | b'\r')).count();

@@ -30,7 +30,7 @@ pub const COLUMNS_MAX: usize = 10_000;
 const PAGE_KEYS: usize = 64;
 /// The kinds of id in the order in which they are walked: profiles move only from an earlier kind to a later one (R2), so
 /// that none slips through under the walk.
-const WALK: [IdKind; 3] = [IdKind::Ecid, IdKind::Pc, IdKind::ThirdParty];
+pub(super) const WALK: [IdKind; 3] = [IdKind::Ecid, IdKind::Pc, IdKind::ThirdParty];
 /// How long an export waits for batches that create visitors.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long it waits before it looks again.

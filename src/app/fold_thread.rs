@@ -150,7 +150,7 @@ fn fold_batch(inner: &Arc<Inner>, second: &SecondWriter, pending: &Arc<Pending>)
     let plan = Arc::new(Plan::make(pending, &*inner.store)?);
     let (outcomes, mut counts) = plan.decided();
     let mut outcomes = outcomes.to_vec();
-    pending.progress.begin();
+    pending.progress.begin(inner.clock.now());
     pending.progress.add(&counts);
     for share in second.fold_beside(&plan, || fold_share(inner, &plan, 0)) {
         let (more, share_counts) = share?;

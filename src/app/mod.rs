@@ -11,8 +11,12 @@
 //! heal.rs         opens the store, or makes it again where it can't be trusted
 //! store_folder.rs the generations of the store on the disk
 //! backup.rs       writing a backup, and restoring one
+//! report.rs       what became of a batch's rows, its repair file, its upload
+//! lines.rs        which line of which upload set an attribute
+//! statistics.rs   what a client has, and how fast it came
 //! check.rs        checking a data folder, and the digest of what it holds
 //! salvage.rs      going on without what is damaged and stands nowhere else
+//! dry_run.rs      what a batch would come to, without writing it
 //! erase.rs        which visitors were erased, and their rows in kept uploads
 //! housekeeping.rs snapshots, backups, fresh stores, and what then may go
 //! priority.rs     which threads give way to those that answer somebody
@@ -26,18 +30,22 @@
 pub mod backup;
 pub mod check;
 pub mod commit;
+pub mod dry_run;
 pub mod erase;
 pub mod export;
 mod fold_thread;
 mod heal;
 mod housekeeping;
+mod lines;
 mod lookup;
 mod pace;
 mod priority;
 mod pulse;
 pub mod recovery;
+pub mod report;
 mod room;
 pub mod salvage;
+pub mod statistics;
 pub mod steps;
 mod store_folder;
 pub mod sweep_thread;
@@ -68,6 +76,7 @@ use heal::Opened;
 pub use heal::Opening;
 pub use housekeeping::Done;
 use housekeeping::{Chore, Housekeeping};
+pub use lines::Lines;
 pub use lookup::look_up;
 use lookup::look_up_delayed;
 use pace::Pace;
@@ -84,7 +93,7 @@ use steps::{InUse, Keeper, Tombstones};
 use store_folder::Generation;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout;
-pub use upload::{Announced, Upload};
+pub use upload::{AcceptedBatch, Announced, Upload};
 
 /// How many requests may wait for the commit thread; further ones wait to wait.
 const REQUESTS_WAITING_MAX: usize = 4096;
@@ -96,6 +105,9 @@ pub const DAMAGED: &str = "damaged";
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(10);
 /// … and whenever the journal has grown by this much.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
+/// How long a lookup waits for a write that it is to show, and how often it looks.
+const SEQ_WAIT_MAX: Duration = Duration::from_secs(5);
+const SEQ_LOOK: Duration = Duration::from_millis(5);
 /// How often it is looked whether a disk that was full has room again.
 const ROOM_LOOK: Duration = Duration::from_millis(200);
 /// A commit group that takes longer than this is taken for stuck …
@@ -126,6 +138,12 @@ struct Inner {
     requests: RwLock<Option<mpsc::Sender<Asked<Request, Answer>>>>,
     uploads: Arc<Semaphore>,
     exports: Arc<Semaphore>,
+    reports: Arc<Semaphore>,
+    /// Held by whoever counts visitors.
+    counting: Arc<Semaphore>,
+    /// Held by a dry run while it folds: it takes as much memory as the folding thread does.
+    dry_runs: Arc<Semaphore>,
+    visitor_counts: sync::Mutex<statistics::VisitorCounts>,
     metrics: Arc<Metrics>,
     failed: watch::Sender<Option<String>>,
     stopping: AtomicBool,
@@ -316,6 +334,27 @@ pub enum AppError {
     /// More exports at once than the daemon runs.
     #[error("{} exports are running, no more run at once; try again", export::EXPORTS_MAX)]
     TooManyExports,
+    /// More reports at once than the daemon tells.
+    #[error("{} reports of batches are being read, no more are at once; try again", report::REPORTS_MAX)]
+    TooManyReports,
+    /// There is no such batch, or no longer.
+    #[error("there is no batch {0}: it was never accepted, or is no longer kept")]
+    UnknownBatch(String),
+    /// What became of its rows is not known yet.
+    #[error("batch {0} is not complete: what became of its rows is told once it is")]
+    NotComplete(String),
+    /// The idempotency key came lately with another body, or another call.
+    #[error(
+        "the Idempotency-Key came in the last 24 hours with another body or another call, as batch {0}: use a new key for \
+         a new batch"
+    )]
+    KeyTaken(String),
+    /// Its upload is not what was sent.
+    #[error(
+        "the upload of batch {0} was damaged on the daemon's disk and given up; what was left of it is kept in its data \
+         folder, under damaged/: send the batch again"
+    )]
+    GivenUp(String),
     /// An export cannot begin now, and why.
     #[error("{0}")]
     ExportBusy(String),
@@ -420,6 +459,19 @@ pub struct BatchStatus {
     pub counts: Counts,
     /// When it was complete.
     pub completed: Option<Millis>,
+    /// How fast its rows are dealt with, in rows per second; of a complete one, from its acceptance on.
+    pub rows_per_second: Option<u64>,
+    /// When it will be complete, if it goes on so.
+    pub estimated_end: Option<Millis>,
+}
+
+/// Some of a client's batches.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct BatchPage {
+    /// Newest first.
+    pub batches: Vec<BatchStatus>,
+    /// The next page holds those before this one's place; none if this was the last.
+    pub next: Option<Seq>,
 }
 
 /// Whether the daemon serves.
@@ -481,6 +533,10 @@ impl App {
             requests: RwLock::new(Some(requests)),
             uploads: Arc::new(Semaphore::new(config.limits.concurrent_uploads_max)),
             exports: Arc::new(Semaphore::new(export::EXPORTS_MAX)),
+            reports: Arc::new(Semaphore::new(report::REPORTS_MAX)),
+            counting: Arc::new(Semaphore::new(1)),
+            dry_runs: Arc::new(Semaphore::new(1)),
+            visitor_counts: sync::Mutex::default(),
             metrics,
             failed: watch::Sender::new(None),
             stopping: AtomicBool::new(false),
@@ -571,6 +627,24 @@ impl App {
         read.map_err(AppError::internal)?.map_err(AppError::internal)
     }
 
+    /// Waits until all that was accepted up to a place in the order is readable: not for long, for what is acknowledged is.
+    pub async fn wait_for(&self, seq: Seq) -> Result<(), AppError> {
+        let begun = tokio::time::Instant::now();
+        while self.0.last_seq.load(Ordering::Acquire) < seq.get() {
+            if seq.millis() > self.now().plus(SEQ_WAIT_MAX.as_millis().try_into().unwrap_or(u64::MAX)) {
+                return Err(AppError::Refused(format!(
+                    "no write has the seq {seq} yet: it lies in the future"
+                )));
+            }
+            if begun.elapsed() >= SEQ_WAIT_MAX {
+                let seconds = SEQ_WAIT_MAX.as_secs();
+                return Err(AppError::NotYet(format!("no write had the seq {seq} within {seconds} seconds")));
+            }
+            tokio::time::sleep(SEQ_LOOK).await;
+        }
+        Ok(())
+    }
+
     /// Begins a batch upload, unless what is `announced` of it is enough to refuse it.
     pub async fn accept_batch(
         &self,
@@ -620,7 +694,7 @@ impl App {
 
     /// One batch.
     pub fn batch(&self, id: &BatchId) -> Option<BatchStatus> {
-        self.0.batches.get(id).map(BatchStatus::from)
+        self.0.batches.get(id).map(|known| BatchStatus::of(&known, self.now()))
     }
 
     /// One batch, as long as its status is told: some clients' is not for as long as it is kept, as Adobe's is not.
@@ -633,9 +707,22 @@ impl App {
         self.batch(id).filter(told)
     }
 
-    /// A client's batches, newest first.
-    pub fn batches(&self, client: &ClientCode) -> Vec<BatchStatus> {
-        self.0.batches.of(client).into_iter().map(BatchStatus::from).collect()
+    /// A client's batches in one state or in any, newest first, from those before a place on.
+    pub fn batches(
+        &self,
+        client: &ClientCode,
+        wanted: Option<BatchState>,
+        before: Option<Seq>,
+        most: usize,
+    ) -> BatchPage {
+        let now = self.now();
+        let known = self.0.batches.before(client, before.unwrap_or(Seq::from_u64(u64::MAX)));
+        let all = known.iter().map(|known| BatchStatus::of(known, now));
+        let mut shown = all.filter(|batch| wanted.is_none_or(|wanted| batch.state == wanted));
+        let batches: Vec<_> = shown.by_ref().take(most).collect();
+        let more = shown.next().is_some();
+        let next = batches.last().filter(|_| more).map(|last| last.id.seq);
+        BatchPage { batches, next }
     }
 
     /// The folder that keeps everything.
@@ -1032,13 +1119,23 @@ fn checkpoint_thread(inner: &Arc<Inner>) {
     }
 }
 
-impl From<Known> for BatchStatus {
-    fn from(known: Known) -> Self {
+impl BatchStatus {
+    fn of(known: &Known, now: Millis) -> Self {
         let (state, completed) = match known.progress.state() {
             FoldState::Incomplete => (BatchState::Incomplete, None),
             FoldState::Stuck => (BatchState::Stuck, None),
             FoldState::Complete(at) => (BatchState::Complete, Some(at)),
         };
+        let (counts, rows) = (known.progress.counts(), known.accepted.rows);
+        let begun =
+            completed.map_or_else(|| known.progress.began(), |_| Some(known.accepted.id.seq.millis()));
+        let span_ms = begun.map(|begun| completed.unwrap_or(now).0.saturating_sub(begun.0).max(1));
+        let per_second = |rows: u64, span_ms| rows.saturating_mul(1000) / span_ms;
+        let rows_per_second = span_ms.map(|span_ms| per_second(counts.total(), span_ms));
+        let left = rows.saturating_sub(counts.total());
+        let estimated_end = rows_per_second
+            .filter(|rate| *rate > 0 && state == BatchState::Incomplete)
+            .map(|rate| now.plus(left.saturating_mul(1000) / rate));
         Self {
             id: known.accepted.id.clone(),
             version: match known.accepted.rules.source {
@@ -1046,10 +1143,12 @@ impl From<Known> for BatchStatus {
                 _ => BatchVersion::V2,
             },
             state,
-            rows: known.accepted.rows,
+            rows,
             bytes: known.accepted.bytes,
-            counts: known.progress.counts(),
+            counts,
             completed,
+            rows_per_second,
+            estimated_end,
         }
     }
 }
@@ -1070,6 +1169,7 @@ impl AppError {
             Self::TooLarge { limit, .. } => Some(*limit),
             Self::Busy => Some(Limit::ConcurrentUploads),
             Self::TooManyExports => Some(Limit::ConcurrentExports),
+            Self::TooManyReports => Some(Limit::ConcurrentReports),
             Self::SpoolFull(_) => Some(Limit::SpoolBytes),
             Self::Full(_) => Some(Limit::DiskReserve),
             _ => None,

@@ -100,7 +100,8 @@ pub fn upload(folder: &Path, accepted: &Accepted, now: Millis) -> Result<PathBuf
         counts: Counts { failed: accepted.rows, ..Counts::default() },
         at_ms: now.0,
     };
-    let accepted = Accepted { bytes, crc32c, ..accepted.clone() };
+    // Whoever sends it again is not to be told that it was accepted already.
+    let accepted = Accepted { bytes, crc32c, key: None, ..accepted.clone() };
     let entry = Entry::BatchGivenUp(BatchGivenUpEntry { accepted: accepted.to_entry(), end });
     let journal = folder.join("journal");
     let mut payload = vec![];

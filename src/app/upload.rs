@@ -5,6 +5,7 @@
 //! dropped leaves nothing behind.
 
 use super::commit::{Answer, NewBatch, Request};
+use super::dry_run::{self, DryRun};
 use super::priority::give_way;
 use super::{AppError, BatchStatus, Inner};
 use crate::batch::csv::Parser;
@@ -12,7 +13,7 @@ use crate::batch::encoding::{Decoded, Encoding};
 use crate::batch::pending::IndexBuilder;
 use crate::batch::spool::SpoolError;
 use crate::config::Limits;
-use crate::model::batch::BatchRules;
+use crate::model::batch::{BatchRules, IdempotencyKey};
 use crate::model::id::ClientCode;
 use crate::telemetry::metrics::{Limit, UnderWay};
 use bytes::{Buf, Bytes};
@@ -53,6 +54,15 @@ impl Announced {
             Encoding::Gzip | Encoding::Zstd => 1,
         }
     }
+}
+
+/// A batch that is durable and readable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AcceptedBatch {
+    /// The batch.
+    pub batch: BatchStatus,
+    /// Whether it was accepted when it was sent before, with the same key.
+    pub before: bool,
 }
 
 enum Piece {
@@ -112,19 +122,44 @@ impl Upload {
     }
 
     /// The body has ended: makes the batch durable and readable, then says what it is called.
-    pub async fn finish(mut self) -> Result<BatchStatus, AppError> {
-        // If the worker has refused the body, joining it says why.
-        drop(self.pieces.send(Piece::End).await);
-        let TakenIn { batch, place, .. } = self.joined().await?;
+    /// With a key that came before, what was accepted then is told again.
+    pub async fn finish(mut self, key: Option<IdempotencyKey>) -> Result<AcceptedBatch, AppError> {
+        let TakenIn { mut batch, place, .. } = self.all().await?;
+        batch.key = key;
         let answer = self.inner.ask(Request::Accept(Box::new(batch))).await?;
         drop(place);
         match answer {
             Answer::Accepted(known) => {
                 self.inner.metrics.batch_accepted(&known.accepted.id.client);
-                Ok(known.into())
+                Ok(AcceptedBatch { batch: BatchStatus::of(&known, self.inner.clock.now()), before: false })
             }
+            Answer::AcceptedBefore(known) => {
+                Ok(AcceptedBatch { batch: BatchStatus::of(&known, self.inner.clock.now()), before: true })
+            }
+            Answer::KeyTaken(id) => Err(AppError::KeyTaken(id.to_string())),
             other => Err(AppError::internal(format!("a batch was answered with {other:?}"))),
         }
+    }
+
+    /// The body has ended: says what its rows would come to now, and lets it go again. Nothing is written.
+    pub async fn try_out(mut self) -> Result<DryRun, AppError> {
+        let taken = self.all().await?;
+        let one = Arc::clone(&self.inner.dry_runs).acquire_owned().await.map_err(|_| AppError::Stopping)?;
+        let place = Arc::clone(&self.inner.reports).try_acquire_owned();
+        let place = place.map_err(|_| AppError::TooManyReports)?;
+        let inner = Arc::clone(&self.inner);
+        let tried = tokio::task::spawn_blocking(move || {
+            let TakenIn { batch, .. } = taken;
+            let _one = one;
+            dry_run::try_out(inner, batch, place)
+        });
+        tried.await.map_err(AppError::internal)?
+    }
+
+    async fn all(&mut self) -> Result<TakenIn, AppError> {
+        // If the worker has refused the body, joining it says why.
+        drop(self.pieces.send(Piece::End).await);
+        self.joined().await
     }
 
     async fn joined(&mut self) -> Result<TakenIn, AppError> {
@@ -182,7 +217,7 @@ fn take_in(
     let index_path = inner.spool.index_path(spool.name());
     let index = index.finish(&index_path).map_err(|error| SpoolError::of(index_path, error))?;
     spool.count_index();
-    Ok(NewBatch { client, rules, header, rows, spool, index })
+    Ok(NewBatch { client, rules, header, rows, spool, index, key: None })
 }
 
 /// Refuses what has come so far: `bytes` of the file, with `rows`, out of `encoded` bytes of the body.

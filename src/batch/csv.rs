@@ -80,6 +80,15 @@ pub struct RowReader {
     values: Vec<Value>,
 }
 
+/// Where a row begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RowPlace {
+    /// The line, from 1.
+    pub line: u32,
+    /// The byte, from 0.
+    pub offset: u32,
+}
+
 /// A row that the parser found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row<'a> {
@@ -247,6 +256,18 @@ impl Parser {
             header: None,
             any_row: false,
             refused: None,
+        }
+    }
+
+    /// A parser in the middle of a body, at the beginning of one of its rows: what is pushed goes on from there.
+    pub fn at(header: Header, place: RowPlace) -> Self {
+        Self {
+            offset: place.offset,
+            line: place.line,
+            bom: None,
+            header: Some(header),
+            any_row: true,
+            ..Self::new()
         }
     }
 
@@ -549,6 +570,15 @@ impl Header {
     /// The attributes' names, decoded, in column order: column c of the file is `names()[c - 1]`.
     pub fn names(&self) -> &[Box<str>] {
         &self.names
+    }
+
+    /// The id of a row that may be no good otherwise, if its first cell is one.
+    pub fn id_of(&self, row: &[u8]) -> Option<String> {
+        let mut scan = Scan::default();
+        let row = without_line_end(cut(row, scan.row_end(row).unwrap_or(row.len())).0);
+        let (mut splitter, mut decoded) = (Splitter::new(), Vec::new());
+        let text = decode(splitter.cell(row).0.ok()?, &mut decoded).ok()?;
+        self.key_kind.check(text).ok().map(str::to_owned)
     }
 
     fn parse(line: u32, row: &[u8], unclosed: Option<usize>) -> Result<Self, HeaderError> {

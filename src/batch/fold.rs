@@ -10,7 +10,7 @@
 //! handed to the commit thread, which journals the outcome first. So a crash may make a batch start over at any
 //! moment: what is in already is recognised by `through`, and its outcome is either journaled or plain from the profile.
 
-use super::csv::{Parser, Row as FileRow, RowReader};
+use super::csv::{Header, Parser, Row as FileRow, RowReader};
 use super::outcome::{Failure, RowOutcome};
 use super::pending::{Pending, brings_anything};
 use super::settle::{SettleError, View};
@@ -118,6 +118,59 @@ impl Plan {
     /// The batch that it is of.
     pub fn pending(&self) -> &Arc<Pending> {
         &self.pending
+    }
+
+    /// Gives the rows of each visitor in turn, as they would be folded in; gives the places of those that `each` says
+    /// were not updated, with why.
+    pub fn each_visitor(
+        &self,
+        mut each: impl FnMut(&Key, &[Row<'_, '_>], &mut dyn FnMut(u32, Outcome)) -> Result<(), SettleError>,
+    ) -> Result<(Vec<RowOutcome>, Counts), SettleError> {
+        let (mut outcomes, mut counts) = (vec![], Counts::default());
+        let (mut read, mut rest) = (RowsRead::default(), self.places.as_slice());
+        while let Some(first) = rest.first() {
+            let (places, after) = self.split(rest, 1);
+            self.read_rows(places, &mut read)?;
+            let cells = read.cells(&self.pending.accepted.header);
+            let rows = read.rows(places, &cells);
+            let mut became = places.iter();
+            each(&self.key(first), &rows, &mut |line, outcome| {
+                counts.add(outcome);
+                let place = became.find(|place| place.line == line);
+                if let Some(place) = place.filter(|_| outcome != Outcome::Updated) {
+                    outcomes.push(RowOutcome::of_folded(place.line, place.offset, outcome));
+                }
+            })?;
+            rest = after;
+        }
+        Ok((outcomes, counts))
+    }
+
+    /// Reads rows once more.
+    fn read_rows(&self, places: &[Place], rows: &mut RowsRead) -> Result<(), SettleError> {
+        let accepted = &self.pending.accepted;
+        let RowsRead { reader, row, text, spans, ends } = rows;
+        text.clear();
+        spans.clear();
+        ends.clear();
+        for place in places {
+            self.read_row(place, row)?;
+            let read = reader.read(&accepted.header, row).content;
+            let Some(read) = read.ok().filter(|read| read.sum() == place.sum) else {
+                let changed = self.pending.row_changed(place.line);
+                return Err(SettleError::upload(&accepted.id, changed));
+            };
+            for (attribute, value) in read.attributes() {
+                let start = text.len();
+                text.push_str(value);
+                spans.push(Span { attribute, start, end: text.len() });
+            }
+            if accepted.rules.empty_values == EmptyValues::Remove {
+                spans.extend(read.emptied().map(|attribute| Span { attribute, start: 0, end: 0 }));
+            }
+            ends.push(spans.len());
+        }
+        Ok(())
     }
 
     fn add(&mut self, row: FileRow<'_>) {
@@ -245,32 +298,53 @@ pub enum Step {
 pub struct Part<'p> {
     plan: &'p Plan,
     rest: &'p [Place],
-    reader: RowReader,
-    /// The bytes of the row that is being read.
-    row: Vec<u8>,
-    text: String,
+    read: RowsRead,
     outcomes: Vec<RowOutcome>,
     counts: Counts,
 }
 
-/// A cell in the text of a chunk.
+/// Rows that were read once more: all their cells go into one text first, then are borrowed from it.
+#[derive(Debug, Default)]
+struct RowsRead {
+    reader: RowReader,
+    /// The bytes of the row that is being read.
+    row: Vec<u8>,
+    text: String,
+    spans: Vec<Span>,
+    /// Where the spans of each row end.
+    ends: Vec<usize>,
+}
+
+/// A cell in the text.
+#[derive(Debug)]
 struct Span {
     attribute: usize,
     start: usize,
     end: usize,
 }
 
+impl RowsRead {
+    fn cells<'t>(&'t self, header: &'t Header) -> Vec<Cell<'t>> {
+        let cell = |span: &Span| Cell {
+            name: header.names().get(span.attribute).map_or("", |name| name),
+            value: self.text.get(span.start..span.end).unwrap_or_default(),
+        };
+        self.spans.iter().map(cell).collect()
+    }
+
+    fn rows<'c, 't>(&self, places: &[Place], cells: &'c [Cell<'t>]) -> Vec<Row<'c, 't>> {
+        let starts = std::iter::once(&0).chain(&self.ends);
+        let row = |((place, &start), &end): ((&Place, &usize), &usize)| Row {
+            line: place.line,
+            cells: cells.get(start..end).unwrap_or_default(),
+        };
+        places.iter().zip(starts).zip(&self.ends).map(row).collect()
+    }
+}
+
 impl<'p> Part<'p> {
     fn new(plan: &'p Plan, rest: &'p [Place]) -> Self {
-        Self {
-            plan,
-            rest,
-            reader: RowReader::new(),
-            row: vec![],
-            text: String::new(),
-            outcomes: vec![],
-            counts: Counts::default(),
-        }
+        Self { plan, rest, read: RowsRead::default(), outcomes: vec![], counts: Counts::default() }
     }
 
     /// What became of the rows so far.
@@ -291,40 +365,11 @@ impl<'p> Part<'p> {
             return Ok(Step::Done);
         }
         let pending = &plan.pending;
-        let header = &pending.accepted.header;
         let rules = &pending.accepted.rules;
 
-        // All cells of the chunk go into one text first, then are borrowed from it.
-        self.text.clear();
-        let (mut spans, mut ends) = (vec![], Vec::with_capacity(chunk.len()));
-        for place in chunk {
-            plan.read_row(place, &mut self.row)?;
-            let cells = self.reader.read(header, &self.row).content;
-            let Some(cells) = cells.ok().filter(|cells| cells.sum() == place.sum) else {
-                let changed = pending.row_changed(place.line);
-                return Err(SettleError::upload(&pending.accepted.id, changed));
-            };
-            for (attribute, value) in cells.attributes() {
-                let start = self.text.len();
-                self.text.push_str(value);
-                spans.push(Span { attribute, start, end: self.text.len() });
-            }
-            if rules.empty_values == EmptyValues::Remove {
-                spans.extend(cells.emptied().map(|attribute| Span { attribute, start: 0, end: 0 }));
-            }
-            ends.push(spans.len());
-        }
-        let cell = |span: &Span| Cell {
-            name: header.names().get(span.attribute).map_or("", |name| name),
-            value: self.text.get(span.start..span.end).unwrap_or_default(),
-        };
-        let cells: Vec<Cell<'_>> = spans.iter().map(cell).collect();
-        let mut rows = Vec::with_capacity(chunk.len());
-        let mut start = 0;
-        for (place, &end) in chunk.iter().zip(&ends) {
-            rows.push(Row { line: place.line, cells: cells.get(start..end).unwrap_or_default() });
-            start = end;
-        }
+        plan.read_rows(chunk, &mut self.read)?;
+        let cells = self.read.cells(&pending.accepted.header);
+        let rows = self.read.rows(chunk, &cells);
         let visitors: Vec<&[Place]> =
             chunk.chunk_by(|a, b| order(&plan.ids, a, b) == Ordering::Equal).collect();
         let keys: Vec<Key> =
@@ -412,8 +457,7 @@ impl<'p> Part<'p> {
     fn add(&mut self, place: &Place, outcome: Outcome) {
         self.counts.add(outcome);
         if outcome != Outcome::Updated {
-            let failure = (outcome == Outcome::Failed).then_some(Failure::ProfileTooLarge);
-            self.outcomes.push(RowOutcome { line: place.line, offset: place.offset, outcome, failure });
+            self.outcomes.push(RowOutcome::of_folded(place.line, place.offset, outcome));
         }
     }
 }

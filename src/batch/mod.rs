@@ -7,5 +7,6 @@ pub mod fold;
 pub mod outcome;
 pub mod pending;
 pub mod queue;
+pub mod rows;
 pub mod settle;
 pub mod spool;

@@ -3,17 +3,21 @@
 //! Promises: every row that is not `updated` has an entry (those that are follow from the file), entries are in line
 //! order, and the counts add up to the rows.
 
-use super::csv::{Reason, RowError};
+use super::csv::{Header, Reason, RowError};
 use super::pending::Accepted;
 use crate::durable;
 use crate::model::batch::{Counts, Outcome};
 use crate::model::seq::Millis;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock};
-use std::io::{self, BufWriter, Write};
-use std::path::Path;
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
+use std::path::{Path, PathBuf};
 
 const MAGIC: &[u8; 8] = b"prfoutc1";
 const ENTRY_BYTES: usize = 12;
+/// The checksum and the magic.
+const TAIL_BYTES: u64 = 12;
+const READ_BYTES: usize = 64 << 10;
 
 /// Why a row failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +33,32 @@ pub enum Failure {
 const TOO_LARGE_CODE: u8 = 255;
 const UPLOAD_DAMAGED_CODE: u8 = 254;
 
+impl Failure {
+    /// A word for programs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Row(error) => error.reason.name(),
+            Self::ProfileTooLarge => "profile_too_large",
+            Self::UploadDamaged => "upload_damaged",
+        }
+    }
+
+    /// The failure in words, with the line and what would be right; `row` is the row as sent.
+    pub fn explain(self, header: &Header, line: u32, row: &[u8]) -> String {
+        match self {
+            Self::Row(error) => error.explain(header, line, row),
+            Self::ProfileTooLarge => format!(
+                "line {line}: with it the visitor's profile would have passed max_profile_bytes: send fewer or shorter \
+                 values, or remove attributes first"
+            ),
+            Self::UploadDamaged => format!(
+                "line {line}: the uploaded file was damaged on the daemon's disk before this row was folded in, and was \
+                 given up: send the row again"
+            ),
+        }
+    }
+}
+
 /// What became of one row: 12 bytes stored. Its id, and a failure's wording, follow from the row at `offset`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RowOutcome {
@@ -43,6 +73,12 @@ pub struct RowOutcome {
 }
 
 impl RowOutcome {
+    /// That of a row that was well-formed, and so can have failed for one reason only.
+    pub fn of_folded(line: u32, offset: u32, outcome: Outcome) -> Self {
+        let failure = (outcome == Outcome::Failed).then_some(Failure::ProfileTooLarge);
+        Self { line, offset, outcome, failure }
+    }
+
     fn to_bytes(self) -> [u8; ENTRY_BYTES] {
         let (reason, column) = match self.failure {
             None => (0, 0),
@@ -93,14 +129,55 @@ pub fn write_outcomes(path: &Path, outcomes: &mut [RowOutcome]) -> io::Result<()
 
 /// Reads what [`write_outcomes`] wrote.
 pub fn read_outcomes(path: &Path) -> io::Result<Vec<RowOutcome>> {
-    let damaged = || io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged", path.display()));
-    let bytes = std::fs::read(path)?;
-    let (rows, tail) = bytes.split_last_chunk::<12>().ok_or_else(damaged)?;
-    let (sum, magic) = tail.split_at_checked(4).ok_or_else(damaged)?;
-    if magic != MAGIC || sum != crc32c::crc32c(rows).to_le_bytes() {
-        return Err(damaged());
+    StoredOutcomes::open(path)?.collect()
+}
+
+/// The outcomes that are not `updated`, one after the other, of a file that verifies. Holds a buffer of them.
+#[derive(Debug)]
+pub struct StoredOutcomes {
+    file: BufReader<File>,
+    path: PathBuf,
+    left: u64,
+}
+
+impl StoredOutcomes {
+    /// Opens what [`write_outcomes`] wrote, and reads it through once to verify it.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let mut file = BufReader::with_capacity(READ_BYTES, File::open(path)?);
+        let (rows, odd) = {
+            let bytes =
+                file.get_ref().metadata()?.len().checked_sub(TAIL_BYTES).ok_or_else(|| damaged(path))?;
+            (bytes / ENTRY_BYTES as u64, bytes % ENTRY_BYTES as u64)
+        };
+        let mut sum = 0;
+        let mut bytes = [0; ENTRY_BYTES];
+        for _ in 0..rows {
+            file.read_exact(&mut bytes)?;
+            sum = crc32c::crc32c_append(sum, &bytes);
+        }
+        let mut tail = [0; 12];
+        file.read_exact(&mut tail)?;
+        if odd != 0 || tail.split_at_checked(4) != Some((&sum.to_le_bytes(), MAGIC)) {
+            return Err(damaged(path));
+        }
+        file.rewind()?;
+        Ok(Self { file, path: path.to_owned(), left: rows })
     }
-    rows.chunks_exact(ENTRY_BYTES).map(|row| RowOutcome::from_bytes(row).ok_or_else(damaged)).collect()
+}
+
+impl Iterator for StoredOutcomes {
+    type Item = io::Result<RowOutcome>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.left = self.left.checked_sub(1)?;
+        let mut bytes = [0; ENTRY_BYTES];
+        let read = self.file.read_exact(&mut bytes);
+        Some(read.and_then(|()| RowOutcome::from_bytes(&bytes).ok_or_else(|| damaged(&self.path))))
+    }
+}
+
+fn damaged(path: &Path) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged", path.display()))
 }
 
 /// How far a batch is: what `batchStatus` shows.
@@ -109,6 +186,8 @@ pub struct Progress {
     /// Its rows, all of them.
     pub rows: u64,
     counts: [AtomicU64; 5],
+    /// When folding began, in milliseconds; 0 while it has not.
+    began: AtomicU64,
     end: Mutex<End>,
 }
 
@@ -133,7 +212,12 @@ pub enum BatchState {
 impl Progress {
     /// That of a batch just accepted.
     pub fn of(accepted: &Accepted) -> Self {
-        Self { rows: accepted.rows, counts: Default::default(), end: Mutex::new(End::Incomplete) }
+        Self {
+            rows: accepted.rows,
+            counts: Default::default(),
+            began: AtomicU64::new(0),
+            end: Mutex::new(End::Incomplete),
+        }
     }
 
     /// Rows dealt with so far, by outcome.
@@ -163,8 +247,14 @@ impl Progress {
     }
 
     /// Folding begins, perhaps again: nothing is counted yet.
-    pub fn begin(&self) {
+    pub fn begin(&self, now: Millis) {
+        self.began.store(now.0, Ordering::Relaxed);
         self.counts.iter().for_each(|count| count.store(0, Ordering::Relaxed));
+    }
+
+    /// When folding began, if it has since the start.
+    pub fn began(&self) -> Option<Millis> {
+        Some(Millis(self.began.load(Ordering::Relaxed))).filter(|began| began.0 > 0)
     }
 
     /// Counts rows dealt with.

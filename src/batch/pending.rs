@@ -7,10 +7,11 @@
 //! more than a few thousand rows keeps a file open, so a thousand small pending batches take no file handles.
 
 use super::checksum::{FileSum, UploadError};
-use super::csv::{Header, Parser, ROW_BYTES_MAX, RowReader};
+use super::csv::{Header, Parser, RowReader};
 use super::outcome::{Failure, Progress, RowOutcome};
+use super::rows::read_row;
 use crate::journal::entry::BatchAcceptedEntry;
-use crate::model::batch::{BatchId, BatchRules, ConsecutiveV2, EmptyValues, Outcome};
+use crate::model::batch::{BatchId, BatchRules, ConsecutiveV2, EmptyValues, IdempotencyKey, Outcome};
 use crate::model::id::{ClientCode, IdKind, Key};
 use crate::model::profile::Source;
 use crate::model::seq::Seq;
@@ -30,8 +31,6 @@ const ENTRY_BYTES: usize = 16;
 const FENCE_STRIDE: usize = 128;
 /// An index of no more entries than this is kept in memory.
 const ENTRIES_IN_MEMORY: usize = 2048;
-/// How much of a row is read at first; most are far shorter.
-const ROW_READ_BYTES: usize = 1024;
 
 /// What a batch is: all that its journal entry says of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +49,8 @@ pub struct Accepted {
     pub crc32c: Option<u32>,
     /// Its rows, all of them.
     pub rows: u64,
+    /// What the client called this sending of it, if anything.
+    pub key: Option<IdempotencyKey>,
 }
 
 impl Accepted {
@@ -75,6 +76,7 @@ impl Accepted {
             removes: self.rules.empty_values == EmptyValues::Remove,
             lifetime_ms: self.rules.lifetime_ms,
             max_profile_bytes: self.rules.max_profile_bytes as u64,
+            key: self.key.as_ref().map(|key| key.as_str().to_owned()),
         }
     }
 
@@ -98,6 +100,7 @@ impl Accepted {
             bytes: entry.bytes,
             crc32c: entry.crc32c,
             rows: entry.rows,
+            key: entry.key.as_deref().and_then(IdempotencyKey::new),
         })
     }
 }
@@ -372,7 +375,7 @@ impl Pending {
                     file = Some(File::open(&self.rows)?);
                 }
                 let Some(file) = &file else { continue };
-                self.read_row(file, place.offset, &mut reader, &mut bytes)?;
+                read_row(file, header, place.offset, &mut reader, &mut bytes)?;
                 let Ok(cells) = reader.read(header, &bytes).content else { continue };
                 if cells.id() != id {
                     continue;
@@ -384,34 +387,6 @@ impl Pending {
         }
         rows.sort_by_key(|row| row.line);
         Ok(rows)
-    }
-
-    /// Reads the bytes from a row's beginning to behind its end.
-    fn read_row(
-        &self,
-        file: &File,
-        offset: u32,
-        reader: &mut RowReader,
-        bytes: &mut Vec<u8>,
-    ) -> io::Result<()> {
-        let mut length = ROW_READ_BYTES;
-        loop {
-            bytes.resize(length, 0);
-            let mut read = 0;
-            while let Some(rest) = bytes.get_mut(read..).filter(|rest| !rest.is_empty()) {
-                match file.read_at(rest, u64::from(offset) + read as u64)? {
-                    0 => break,
-                    more => read += more,
-                }
-            }
-            bytes.truncate(read);
-            // A row that reaches to the end of what was read may go on behind it.
-            let row = reader.read(&self.accepted.header, bytes).len;
-            if read < length || u64::from(row) < read as u64 || length > ROW_BYTES_MAX {
-                return Ok(());
-            }
-            length *= 4;
-        }
     }
 
     /// What became of the row on this line, if a write settled it or the batch was complete before.
@@ -490,7 +465,7 @@ impl Pending {
         };
         let id = BatchId { client: ClientCode::new(client).unwrap(), seq };
         let FileSum { bytes, crc32c } = FileSum::of(text.as_bytes());
-        let accepted = Accepted { id, rules, header, spool: seq.get(), bytes, crc32c, rows };
+        let accepted = Accepted { id, rules, header, spool: seq.get(), bytes, crc32c, rows, key: None };
         Self::new(accepted, index.finish(&path.with_extension("index")).unwrap(), path)
     }
 }

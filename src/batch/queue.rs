@@ -6,7 +6,7 @@
 use super::outcome::{BatchState, Progress};
 use super::pending::{Accepted, Pending};
 use crate::journal::log::Position;
-use crate::model::batch::{BatchId, Counts};
+use crate::model::batch::{BatchId, Counts, IdempotencyKey};
 use crate::model::id::ClientCode;
 use crate::model::seq::{Millis, Seq};
 use crate::sync::{Condvar, Mutex, RwLock, change, lock, look, wait};
@@ -43,6 +43,8 @@ pub enum Turn {
 pub struct Batches {
     known: RwLock<BTreeMap<(String, Seq), Known>>,
     pending: RwLock<BTreeMap<ClientCode, PendingList>>,
+    /// The newest batch that came with each key.
+    keyed: RwLock<BTreeMap<(ClientCode, IdempotencyKey), Seq>>,
     queue: Mutex<Queue>,
     changed: Condvar,
 }
@@ -65,6 +67,7 @@ impl Batches {
         let accepted = Arc::clone(&pending.accepted);
         let known = Known { accepted, progress: Arc::clone(&pending.progress), position };
         let client = known.accepted.id.client.clone();
+        self.note_key(&known.accepted);
         change(&self.known, |all| all.insert((client.to_string(), known.accepted.id.seq), known));
         change(&self.pending, |all| {
             let list = all.entry(client).or_default();
@@ -79,6 +82,7 @@ impl Batches {
         let progress = Arc::new(Progress::of(&accepted));
         progress.complete(counts, at);
         let key = (accepted.id.client.to_string(), accepted.id.seq);
+        self.note_key(&accepted);
         change(&self.known, |all| {
             all.insert(key, Known { accepted: Arc::new(accepted), progress, position })
         });
@@ -100,7 +104,28 @@ impl Batches {
 
     /// Forgets a complete batch.
     pub fn forget(&self, id: &BatchId) {
-        change(&self.known, |all| all.remove(&(id.client.to_string(), id.seq)));
+        let forgotten = change(&self.known, |all| all.remove(&(id.client.to_string(), id.seq)));
+        if let Some(key) = forgotten.and_then(|known| known.accepted.key.clone()) {
+            let of = (id.client.clone(), key);
+            change(&self.keyed, |all| {
+                if all.get(&of) == Some(&id.seq) {
+                    all.remove(&of);
+                }
+            });
+        }
+    }
+
+    fn note_key(&self, accepted: &Accepted) {
+        if let Some(key) = &accepted.key {
+            let of = (accepted.id.client.clone(), key.clone());
+            change(&self.keyed, |all| all.insert(of, accepted.id.seq));
+        }
+    }
+
+    /// The newest of a client's batches that came with this key, if it is kept.
+    pub fn keyed(&self, client: &ClientCode, key: &IdempotencyKey) -> Option<Known> {
+        let seq = look(&self.keyed, |all| all.get(&(client.clone(), key.clone())).copied())?;
+        self.get(&BatchId { client: client.clone(), seq })
     }
 
     /// One batch.
@@ -110,8 +135,13 @@ impl Batches {
 
     /// A client's batches, newest first.
     pub fn of(&self, client: &ClientCode) -> Vec<Known> {
-        let (first, last) = ((client.to_string(), Seq::ZERO), (client.to_string(), Seq::from_u64(u64::MAX)));
-        look(&self.known, |all| all.range(first..=last).rev().map(|(_, known)| known.clone()).collect())
+        self.before(client, Seq::from_u64(u64::MAX))
+    }
+
+    /// A client's batches before a place in the order, newest first.
+    pub fn before(&self, client: &ClientCode, before: Seq) -> Vec<Known> {
+        let (first, last) = ((client.to_string(), Seq::ZERO), (client.to_string(), before));
+        look(&self.known, |all| all.range(first..last).rev().map(|(_, known)| known.clone()).collect())
     }
 
     /// All batches.

@@ -90,6 +90,8 @@ pub struct Spool {
     bytes: AtomicU64,
     bytes_max: AtomicU64,
     names: Mutex<SeqSource>,
+    /// How often bytes of an upload were overwritten.
+    overwritings: AtomicU64,
     /// Held while an upload is verified, or bytes of it overwritten.
     overwriting: Mutex<()>,
 }
@@ -124,6 +126,7 @@ impl Spool {
             bytes: AtomicU64::new(bytes),
             bytes_max: AtomicU64::new(bytes_max),
             names: Mutex::new(SeqSource::after(Seq::from_u64(last))),
+            overwritings: AtomicU64::new(0),
             overwriting: Mutex::new(()),
         };
         for name in interrupted {
@@ -162,6 +165,12 @@ impl Spool {
     /// Where it is noted which bytes were overwritten, if any were.
     pub fn overwritten_path(&self, name: SpoolName) -> PathBuf {
         self.path(name, OVERWRITTEN)
+    }
+
+    /// How often bytes of any upload were overwritten: whoever reads one in pieces, and finds this changed, may have met
+    /// rows of which one half is from before.
+    pub fn overwritings(&self) -> u64 {
+        self.overwritings.load(Ordering::Acquire)
     }
 
     /// What the file of an upload comes to now, that came to this when it was accepted.
@@ -237,6 +246,7 @@ impl Spool {
         let (begun, done) = (self.path(name, OVERWRITING), self.path(name, OVERWRITTEN));
         let Some(Overwriting { pieces, .. }) = read_overwriting(&begun)? else { return Ok(()) };
         let file = OpenOptions::new().write(true).open(self.rows_path(name))?;
+        self.overwritings.fetch_add(1, Ordering::AcqRel);
         for (offset, piece) in pieces {
             point("overwrite-write")?;
             file.write_all_at(&piece, offset)?;
@@ -417,6 +427,7 @@ impl Drop for SpoolFile {
         if self.kept {
             return;
         }
+        self.spool.remove_file(&self.spool.outcomes_path(self.name));
         self.spool.bytes.fetch_sub(self.written + self.beside, Ordering::Relaxed);
         for path in [self.spool.rows_path(self.name), self.spool.index_path(self.name)] {
             if let Err(error) = std::fs::remove_file(&path)

@@ -1,16 +1,19 @@
-//! `profiled batch post|status|list`.
+//! `profiled batch post|status|list|rows|repair`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use comfy_table::{Cell, Color};
+use http_body_util::BodyExt;
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
+use tokio::io::AsyncWriteExt;
 use tokio::time::sleep;
 
 use super::client::{Client, FileBody, encoded};
 use super::{CliError, Remote, block_on, parse_client, print_json, say, shown, table};
+use crate::model::batch::Outcome;
 use crate::model::id::ClientCode;
 
 /// How long to wait before asking again how far a batch is, at first and at most.
@@ -28,6 +31,27 @@ pub(super) enum Batch {
     Status(Status),
     /// List a client's batches, newest first
     List(List),
+    /// Print what became of each row: CSV, or one JSON object a line with --json
+    Rows(Rows),
+    /// Print the rows that failed, as they were sent, with a header: mend them and post them again
+    Repair(Status),
+}
+
+/// Asks what became of the rows.
+#[derive(Debug, Args)]
+pub(super) struct Rows {
+    /// The batch's id, such as demo-1701473848678-10000000
+    id: String,
+    /// Only the rows with this outcome: updated, created, not_found, ignored or failed
+    #[arg(long, value_name = "OUTCOME", value_parser = parse_outcome)]
+    outcome: Option<Outcome>,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+fn parse_outcome(text: &str) -> Result<Outcome, String> {
+    let found = Outcome::ALL.into_iter().find(|outcome| outcome.name() == text);
+    found.ok_or_else(|| format!("it is one of {}", Outcome::ALL.map(Outcome::name).join(", ")))
 }
 
 /// Posts a file.
@@ -45,6 +69,9 @@ pub(super) struct Post {
     /// Wait until the batch is complete
     #[arg(long)]
     wait: bool,
+    /// Only say what the batch would come to, and write nothing
+    #[arg(long, conflicts_with = "wait")]
+    dry_run: bool,
     #[command(flatten)]
     remote: Remote,
 }
@@ -52,7 +79,7 @@ pub(super) struct Post {
 impl Post {
     /// Posts a file by version 2 of the call, and waits until the batch is complete.
     pub(super) fn and_wait(file: PathBuf, client: ClientCode, remote: Remote) -> Self {
-        Self { file, client, v1: false, wait: true, remote }
+        Self { file, client, v1: false, wait: true, dry_run: false, remote }
     }
 }
 
@@ -81,6 +108,8 @@ pub(super) fn run(command: Batch) -> Result<(), CliError> {
         Batch::Post(command) => block_on(post(command)),
         Batch::Status(command) => block_on(status(command)),
         Batch::List(command) => block_on(list(command)),
+        Batch::Rows(command) => block_on(rows(command)),
+        Batch::Repair(command) => block_on(repair(command)),
     }
 }
 
@@ -98,6 +127,30 @@ pub(super) struct Shown {
     pub(super) counts: Outcomes,
     accepted_at: String,
     completed_at: Option<String>,
+    rows_per_second: Option<u64>,
+    estimated_end_at: Option<String>,
+}
+
+/// What a dry run came to, as the daemon tells it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct TriedOut {
+    dry_run: bool,
+    rows: u64,
+    bytes: u64,
+    outcomes: Outcomes,
+    attributes: serde_json::Map<String, serde_json::Value>,
+    failed: Vec<Failed>,
+}
+
+/// A row that would fail.
+#[derive(Debug, Serialize, Deserialize)]
+struct Failed {
+    line: u64,
+    id: Option<String>,
+    outcome: String,
+    reason: Option<String>,
+    message: Option<String>,
 }
 
 /// Its rows dealt with so far, by outcome.
@@ -120,6 +173,22 @@ async fn post(command: Post) -> Result<(), CliError> {
     let client = command.remote.client()?;
     let (body, bar) = open(&command.file).await?;
     let version = if command.v1 { "" } else { "v2/" };
+    if command.dry_run {
+        let path = format!("/m2/{}/{version}profile/batchUpdate?dryRun=true", command.client);
+        let answer = client.post_file(&path, body).await;
+        bar.finish_and_clear();
+        let answer = answer?;
+        if !answer.status.is_success() {
+            let told = format!("the batch would be refused: {}", shown(&answer.refusal()));
+            return Err(CliError::Failed(told));
+        }
+        let tried: TriedOut = answer.json()?;
+        if command.remote.json {
+            return print_json(&tried);
+        }
+        say(tried_in_words(&tried));
+        return Ok(());
+    }
     let sent = send(&client, &format!("/m2/{}/{version}profile/batchUpdate", command.client), body).await;
     bar.finish_and_clear();
     let id = sent?;
@@ -163,6 +232,56 @@ async fn status(command: Status) -> Result<(), CliError> {
     }
     say(summary(&batch));
     Ok(())
+}
+
+async fn rows(command: Rows) -> Result<(), CliError> {
+    let outcome = command.outcome.map_or(String::new(), |outcome| format!("?outcome={}", outcome.name()));
+    let path = format!("/api/v1/batches/{}/outcomes{outcome}", encoded(&command.id));
+    let accept = if command.remote.json { "application/x-ndjson" } else { "text/csv" };
+    print(&command.remote.client()?, &path, accept).await
+}
+
+async fn repair(command: Status) -> Result<(), CliError> {
+    let path = format!("/api/v1/batches/{}/repair", encoded(&command.id));
+    print(&command.remote.client()?, &path, "text/csv").await
+}
+
+/// Prints an answer that may be long, as it comes: for a program or a file, so byte for byte.
+async fn print(client: &Client, path: &str, accept: &'static str) -> Result<(), CliError> {
+    let mut body = client.stream(path, accept).await?.into_body();
+    let mut out = tokio::io::stdout();
+    while let Some(frame) = body.frame().await {
+        let Ok(bytes) = frame.map_err(|e| client.broke_off(&e))?.into_data() else { continue };
+        if out.write_all(&bytes).await.is_err() {
+            // Whoever reads it has gone.
+            return Ok(());
+        }
+    }
+    out.flush().await.unwrap_or_default();
+    Ok(())
+}
+
+/// What a dry run came to, as a line, a table and the rows that would fail.
+fn tried_in_words(tried: &TriedOut) -> String {
+    let Outcomes { updated, created, not_found, ignored, failed } = tried.outcomes;
+    let [updated, created, not_found, ignored, failed, rows] =
+        [updated, created, not_found, ignored, failed, tried.rows].map(HumanCount);
+    let mut lines = table(&["attribute", "set", "changed", "unchanged", "removed"]);
+    for (name, diff) in &tried.attributes {
+        let count =
+            |of: &str| HumanCount(diff.get(of).and_then(serde_json::Value::as_u64).unwrap_or_default());
+        let counts = ["set", "changed", "unchanged", "removed"].map(|of| count(of).to_string());
+        lines.add_row(std::iter::once(shown(name)).chain(counts));
+    }
+    let mut told = format!(
+        "nothing is written; {rows} rows would be {updated} updated + {created} created + {not_found} not found + \
+         {ignored} ignored + {failed} failed\n{lines}"
+    );
+    for row in &tried.failed {
+        told += "\n";
+        told += &shown(row.message.as_deref().unwrap_or_default());
+    }
+    told
 }
 
 async fn list(command: List) -> Result<(), CliError> {

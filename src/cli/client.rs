@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy;
@@ -152,9 +152,14 @@ impl Client {
     }
 
     /// Asks for a path whose answer may be too long to be held; one that is no success is.
-    pub(super) async fn stream(&self, path: &str) -> Result<Response<Incoming>, CliError> {
+    pub(super) async fn stream(
+        &self,
+        path: &str,
+        accept: &'static str,
+    ) -> Result<Response<Incoming>, CliError> {
         let nothing = Full::default().map_err(|never| match never {}).boxed_unsync();
-        let request = self.request(Method::GET, path, None, nothing)?;
+        let mut request = self.request(Method::GET, path, None, nothing)?;
+        request.headers_mut().insert(ACCEPT, HeaderValue::from_static(accept));
         let answer = self.http.request(request).await.map_err(|e| self.failed(&e))?;
         if answer.status().is_success() {
             return Ok(answer);

@@ -96,7 +96,7 @@ async fn export(command: Export) -> Result<(), CliError> {
     let defuse = if command.defuse { "&defuse=true" } else { "" };
     let whose = encoded(command.client.as_str());
     let path = format!("/api/v1/export?client={whose}&format={}{by}{defuse}", format.name());
-    let mut answer = client.stream(&path).await?;
+    let mut answer = client.stream(&path, "*/*").await?;
     let left_out =
         answer.headers().get("profiled-left-out").and_then(|count| count.to_str().ok()?.parse().ok());
 

@@ -44,7 +44,7 @@ enum Command {
     /// Post, follow and list batches
     #[command(subcommand)]
     Batch(batch::Batch),
-    /// Look a visitor up, set attributes, or erase it
+    /// Look a visitor up, set or remove attributes, or erase it
     #[command(subcommand)]
     Profile(profile::Profile),
     Lint(lint::Lint),

@@ -17,6 +17,8 @@ pub(super) enum Profile {
     Get(Get),
     /// Set attributes of a visitor that is known
     Set(Set),
+    /// Remove attributes of a visitor
+    Remove(Remove),
     /// Erase a visitor, with all its ids: at once for every reader, and from the disk within a day
     Erase(Erase),
 }
@@ -55,6 +57,18 @@ pub(super) struct Set {
     remote: Remote,
 }
 
+/// Removes attributes.
+#[derive(Debug, Args)]
+pub(super) struct Remove {
+    #[command(flatten)]
+    who: Who,
+    /// Which to remove
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<String>,
+    #[command(flatten)]
+    remote: Remote,
+}
+
 /// Erases a visitor.
 #[derive(Debug, Args)]
 pub(super) struct Erase {
@@ -77,6 +91,7 @@ pub(super) fn run(command: Profile) -> Result<(), CliError> {
     match command {
         Profile::Get(command) => block_on(get(command)),
         Profile::Set(command) => block_on(set(command)),
+        Profile::Remove(command) => block_on(remove(command)),
         Profile::Erase(command) => block_on(erase(command)),
     }
 }
@@ -106,6 +121,8 @@ pub(super) struct Attribute {
     pub(super) source: String,
     modified_at: String,
     batch_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    line: Option<u32>,
 }
 
 async fn get(command: Get) -> Result<(), CliError> {
@@ -153,6 +170,31 @@ async fn set(command: Set) -> Result<(), CliError> {
     Ok(())
 }
 
+async fn remove(command: Remove) -> Result<(), CliError> {
+    let client = command.remote.client()?;
+    let Who { id, client: whose, by } = &command.who;
+    check_id(*by, id)?;
+    for name in &command.names {
+        let path = format!(
+            "/api/v1/profiles/{}/attributes/{}?by={}&client={}",
+            encoded(id),
+            encoded(name),
+            by.name(),
+            encoded(whose.as_str())
+        );
+        let answer = client.delete(&path).await?;
+        if !answer.status.is_success() {
+            return Err(CliError::Failed(shown(&answer.refusal())));
+        }
+    }
+    let visitor = ask(&client, whose, *by, id).await?;
+    if command.remote.json {
+        return print_json(&visitor);
+    }
+    say(in_words(&visitor));
+    Ok(())
+}
+
 async fn erase(command: Erase) -> Result<(), CliError> {
     #[derive(Debug, Serialize, Deserialize)]
     struct Erased {
@@ -185,7 +227,7 @@ fn path_of(whose: &ClientCode, by: By, id: &str) -> String {
 /// Looks a visitor up.
 pub(super) async fn ask(client: &Client, whose: &ClientCode, by: By, id: &str) -> Result<Shown, CliError> {
     check_id(by, id)?;
-    let answer = client.get(&path_of(whose, by, id)).await?;
+    let answer = client.get(&format!("{}&lines=true", path_of(whose, by, id))).await?;
     if answer.status == StatusCode::NOT_FOUND {
         return Err(CliError::Failed(shown(&answer.refusal())));
     }
@@ -205,9 +247,15 @@ pub(super) fn in_words(visitor: &Shown) -> String {
     ids.extend(visitor.third_party_id.iter().map(|id| format!("thirdPartyId {id}")));
     ids.extend(visitor.pc_ids.iter().map(|id| format!("pcId {id}")));
     ids.extend(visitor.marketing_cloud_visitor_ids.iter().map(|id| format!("ECID {id}")));
-    let mut lines = table(&["attribute", "value", "source", "seq", "when"]);
+    let mut lines = table(&["attribute", "value", "source", "batch and line", "seq", "when"]);
     for (name, attribute) in &visitor.attributes {
-        let cells = [name, &attribute.value, &attribute.source, &attribute.seq, &attribute.modified_at];
+        let from = match (&attribute.batch_id, attribute.line) {
+            (Some(batch), Some(line)) => format!("{batch}, line {line}"),
+            (Some(batch), None) => batch.clone(),
+            (None, _) => String::new(),
+        };
+        let Attribute { value, source, seq, modified_at, .. } = attribute;
+        let cells = [name, value, source, &from, seq, modified_at];
         lines.add_row(cells.map(|cell| shown(cell)));
     }
     format!(

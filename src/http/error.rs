@@ -103,6 +103,9 @@ pub(super) enum HttpError {
     /// The body is of a kind that this call does not take.
     #[error("{}", .0)]
     MediaType(MediaType),
+    /// As many streams of events as there may be.
+    #[error("{0} streams of events are open, no more are at once: ask for the batch itself now and then")]
+    TooManyStreams(usize),
     /// The daemon does not serve, and why.
     #[error("{0}")]
     NotReady(String),
@@ -132,16 +135,21 @@ impl HttpError {
             Self::UriTooLong(_) => StatusCode::URI_TOO_LONG,
             Self::MediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             // Adobe's status for it.
-            Self::ClientTooOften { .. } | Self::NotReady(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::ClientTooOften { .. } | Self::NotReady(_) | Self::TooManyStreams(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Inside(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::App(error) => match error {
-                AppError::UnknownClient(_) => StatusCode::NOT_FOUND,
+                AppError::UnknownClient(_) | AppError::UnknownBatch(_) => StatusCode::NOT_FOUND,
+                AppError::KeyTaken(_) => StatusCode::UNPROCESSABLE_ENTITY,
+                AppError::GivenUp(_) => StatusCode::GONE,
                 AppError::BadBatch(_) | AppError::Refused(_) => StatusCode::BAD_REQUEST,
                 AppError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-                AppError::NotExportable(_) => StatusCode::CONFLICT,
+                AppError::NotExportable(_) | AppError::NotComplete(_) => StatusCode::CONFLICT,
                 AppError::Busy
                 | AppError::NoHandle
                 | AppError::TooManyExports
+                | AppError::TooManyReports
                 | AppError::ExportBusy(_)
                 | AppError::Stopping
                 | AppError::NotYet(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -173,6 +181,7 @@ impl HttpError {
             Self::AddressTooOften { .. } => Some(Limit::AddressRate),
             Self::FailedTooOften { .. } => Some(Limit::FailedAuthorisations),
             Self::ClientTooOften { .. } => Some(Limit::ClientRate),
+            Self::TooManyStreams(_) => Some(Limit::EventStreams),
             Self::Silent(_) => Some(Limit::BodyIdleTimeout),
             Self::Slow { .. } => Some(Limit::BodyRate),
             Self::TooLarge(_) => Some(Limit::BodyBytes),

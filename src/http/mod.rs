@@ -11,7 +11,9 @@ mod cors;
 pub mod decode;
 mod error;
 mod native;
+mod openapi;
 mod ops;
+mod outcomes;
 mod places;
 mod rate;
 mod request;
@@ -19,11 +21,13 @@ mod response;
 mod router;
 mod script;
 pub mod server;
+mod stream;
 pub mod tls;
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use self::caller::Caller;
@@ -36,6 +40,9 @@ use crate::config::{Callers, Config, HeadLimits, Timeouts};
 use crate::model::id::ClientCode;
 use crate::tokens::{self, Tokens, TokensError};
 
+/// How many streams of events may be open at once: each holds a connection for as long as its batch takes.
+const EVENT_STREAMS_MAX: usize = 256;
+
 /// What every handler needs: the daemon behind it and the limits in front of it.
 #[derive(Clone)]
 pub struct Front {
@@ -46,6 +53,7 @@ pub struct Front {
     site_calls: Arc<Rates<Network>>,
     failures: Arc<Rates<Network>>,
     batch_calls: Arc<Rates<ClientCode>>,
+    event_streams: Arc<Semaphore>,
 }
 
 /// How much is taken of whom, and how long is waited.
@@ -78,6 +86,7 @@ impl Front {
             site_calls: Arc::default(),
             failures: Arc::default(),
             batch_calls: Arc::default(),
+            event_streams: Arc::new(Semaphore::new(EVENT_STREAMS_MAX)),
         }
     }
 

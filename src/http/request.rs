@@ -69,6 +69,11 @@ impl Request {
         self.head.method()
     }
 
+    /// Told once the server is stopping: what has no end of its own ends then.
+    pub(super) fn stopping(&self) -> watch::Receiver<Option<Instant>> {
+        self.body.bodies_end.clone()
+    }
+
     /// The parts of its path between the slashes, decoded.
     pub(super) fn segments(&self) -> Result<Vec<String>, HttpError> {
         decode::segments(self.path())
@@ -203,6 +208,11 @@ impl Request {
     /// What it brings to be let in by.
     pub(super) fn authorization(&self) -> Option<&HeaderValue> {
         self.head.headers().get(AUTHORIZATION)
+    }
+
+    /// Whether it has a header, whatever is in it.
+    pub(super) fn has_header(&self, name: &HeaderName) -> bool {
+        self.head.headers().contains_key(name)
     }
 
     /// A header, where it is plain text.
@@ -359,6 +369,24 @@ impl Params {
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         let mut named = self.0.pairs.iter().filter(|(other, value)| other == name && !value.is_empty());
         named.next().map(|(_, value)| value.as_str())
+    }
+
+    /// A parameter that is `true` or `false`; the latter where it is absent.
+    pub(super) fn switch(&self, name: &str) -> Result<bool, HttpError> {
+        match self.get(name) {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(other) => Err(HttpError::Wrong(format!("{name}={other} is not known: it is true or false"))),
+        }
+    }
+
+    /// A parameter that is a number from 1 to `most`; none where it is absent.
+    pub(super) fn count(&self, name: &str, most: usize) -> Result<Option<usize>, HttpError> {
+        let Some(text) = self.get(name) else { return Ok(None) };
+        let number = text.parse().ok().filter(|number| (1..=most).contains(number));
+        let wrong =
+            || HttpError::Wrong(format!("{name}={text} is not right: it is a number from 1 to {most}"));
+        number.map(Some).ok_or_else(wrong)
     }
 
     /// Adds a parameter that is not there.

@@ -91,6 +91,11 @@ pub(super) fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
     with_body(status, "text/plain;charset=UTF-8", body.into())
 }
 
+/// An answer of any kind.
+pub(super) fn whole(status: StatusCode, media_type: &'static str, body: Vec<u8>) -> Answer {
+    with_body(status, media_type, body.into())
+}
+
 /// An answer that bears metrics.
 pub(super) fn counted(metrics: String) -> Answer {
     with_body(StatusCode::OK, metrics::MEDIA_TYPE, metrics.into())

@@ -1,13 +1,14 @@
 //! Which path leads where, by which methods, and what it takes to be let in.
 
-use hyper::Method;
+use hyper::{Method, StatusCode};
 
 use super::adobe::mbox::Kind;
 use super::auth::Access;
 use super::error::{HttpError, Methods};
+use super::openapi::{self, Schemas};
 use super::request::{Request, client};
-use super::response::{Answer, Door, refusal};
-use super::{Front, adobe, auth, cors, native, ops};
+use super::response::{Answer, Door, json, refusal};
+use super::{Front, adobe, auth, cors, native, ops, outcomes};
 use crate::app::BatchVersion;
 use crate::model::batch::BatchId;
 use crate::model::id::{ClientCode, IdKind};
@@ -23,11 +24,18 @@ pub(super) enum Endpoint<'a> {
     Delivery,
     ProfileFetch { kind: IdKind, id: &'a str },
     Profile { id: &'a str },
+    Attribute { id: &'a str, name: &'a str },
     Batches,
     Batch { id: &'a str },
+    Events { id: &'a str },
+    Outcomes { id: &'a str },
+    Repair { id: &'a str },
+    File { id: &'a str },
+    Statistics,
     Export,
     Compact,
     Backup,
+    OpenApi,
     Healthz,
     Readyz,
     Metrics,
@@ -35,6 +43,7 @@ pub(super) enum Endpoint<'a> {
 
 const READ: &[Method] = &[Method::GET, Method::HEAD];
 const READ_OR_ERASE: &[Method] = &[Method::GET, Method::HEAD, Method::DELETE];
+const REMOVE: &[Method] = &[Method::DELETE];
 const WRITE: &[Method] = &[Method::POST];
 const WRITE_BY_EITHER: &[Method] = &[Method::GET, Method::POST];
 
@@ -64,11 +73,18 @@ impl<'a> Endpoint<'a> {
             }
             ["rest", "v1", "profiles", id] => Self::ProfileFetch { kind: IdKind::Pc, id },
             ["api", "v1", "profiles", id] => Self::Profile { id },
+            ["api", "v1", "profiles", id, "attributes", name] => Self::Attribute { id, name },
             ["api", "v1", "batches"] => Self::Batches,
             ["api", "v1", "batches", id] => Self::Batch { id },
+            ["api", "v1", "batches", id, "events"] => Self::Events { id },
+            ["api", "v1", "batches", id, "outcomes"] => Self::Outcomes { id },
+            ["api", "v1", "batches", id, "repair"] => Self::Repair { id },
+            ["api", "v1", "batches", id, "file"] => Self::File { id },
+            ["api", "v1", "statistics"] => Self::Statistics,
             ["api", "v1", "export"] => Self::Export,
             ["api", "v1", "compact"] => Self::Compact,
             ["api", "v1", "backup"] => Self::Backup,
+            ["openapi.json"] => Self::OpenApi,
             ["healthz"] => Self::Healthz,
             ["readyz"] => Self::Readyz,
             ["metrics"] => Self::Metrics,
@@ -81,6 +97,7 @@ impl<'a> Endpoint<'a> {
         match self {
             Self::BatchUpdate { .. } | Self::Delivery | Self::Compact | Self::Backup => WRITE,
             Self::Profile { .. } => READ_OR_ERASE,
+            Self::Attribute { .. } => REMOVE,
             Self::ProfileUpdate { .. } | Self::Mbox { .. } => WRITE_BY_EITHER,
             _ => READ,
         }
@@ -90,15 +107,22 @@ impl<'a> Endpoint<'a> {
     fn access(&self, method: &Method) -> Access {
         match self {
             Self::BatchUpdate { .. } | Self::ProfileUpdate { .. } => Access::Of(Scope::Batch),
-            Self::BatchStatus { .. } | Self::Batches | Self::Batch { .. } => Access::Any,
+            Self::BatchStatus { .. }
+            | Self::Batches
+            | Self::Batch { .. }
+            | Self::Events { .. }
+            | Self::Outcomes { .. }
+            | Self::Repair { .. }
+            | Self::File { .. } => Access::Any,
             Self::Mbox { .. } | Self::Delivery => Access::Page,
-            Self::ProfileFetch { .. } => Access::Of(Scope::Read),
+            Self::ProfileFetch { .. } | Self::Statistics => Access::Of(Scope::Read),
+            Self::Attribute { .. } => Access::Of(Scope::Admin),
             Self::Profile { .. } if method == Method::DELETE => Access::Of(Scope::Admin),
             Self::Profile { .. } => Access::Of(Scope::Read),
             // All visitors at once are more than a look at one.
             Self::Export => Access::Of(Scope::Admin),
             Self::Compact | Self::Backup => Access::Everywhere(Scope::Admin),
-            Self::Healthz | Self::Readyz => Access::Open,
+            Self::OpenApi | Self::Healthz | Self::Readyz => Access::Open,
             Self::Metrics => Access::OpenInPart,
         }
     }
@@ -115,13 +139,24 @@ impl<'a> Endpoint<'a> {
             | Self::BatchStatus { client: code }
             | Self::ProfileUpdate { client: code }
             | Self::Mbox { client: code, .. } => Some(client(code)?),
-            Self::ProfileFetch { .. } | Self::Profile { .. } | Self::Batches | Self::Export => {
-                Some(request.query().strict()?.client(&front.app)?)
-            }
-            Self::Batch { id } => BatchId::parse(id).map(|id| id.client),
-            Self::Delivery | Self::Compact | Self::Backup | Self::Healthz | Self::Readyz | Self::Metrics => {
-                None
-            }
+            Self::ProfileFetch { .. }
+            | Self::Profile { .. }
+            | Self::Attribute { .. }
+            | Self::Batches
+            | Self::Statistics
+            | Self::Export => Some(request.query().strict()?.client(&front.app)?),
+            Self::Batch { id }
+            | Self::Events { id }
+            | Self::Outcomes { id }
+            | Self::Repair { id }
+            | Self::File { id } => BatchId::parse(id).map(|id| id.client),
+            Self::Delivery
+            | Self::Compact
+            | Self::Backup
+            | Self::OpenApi
+            | Self::Healthz
+            | Self::Readyz
+            | Self::Metrics => None,
         })
     }
 
@@ -156,11 +191,18 @@ impl<'a> Endpoint<'a> {
             Self::Delivery => "delivery",
             Self::ProfileFetch { .. } => "profile fetch",
             Self::Profile { .. } => "profile",
+            Self::Attribute { .. } => "attribute",
             Self::Batches => "batches",
             Self::Batch { .. } => "batch",
+            Self::Events { .. } => "batch events",
+            Self::Outcomes { .. } => "batch outcomes",
+            Self::Repair { .. } => "batch repair",
+            Self::File { .. } => "batch file",
+            Self::Statistics => "statistics",
             Self::Export => "export",
             Self::Compact => "compact",
             Self::Backup => "backup",
+            Self::OpenApi => "openapi",
             Self::Healthz => "healthz",
             Self::Readyz => "readyz",
             Self::Metrics => "metrics",
@@ -185,10 +227,21 @@ impl<'a> Endpoint<'a> {
         let client = self.client(front, request)?;
         bearer.check(access, client.as_ref())?;
         match (*self, &client) {
+            (Self::OpenApi, _) => document(),
             (Self::Healthz, _) => ops::healthz(front),
             (Self::Readyz, _) => ops::readyz(front),
             (Self::Delivery, _) => adobe::delivery::answer(front, request).await,
-            (Self::Batch { id }, _) => native::batches::one(front, request, id),
+            (Self::Batch { id }, _) => native::batches::one(front, &native::batches::id(request, id)?),
+            (Self::Events { id }, _) => {
+                native::events::answer(front, request, &native::batches::id(request, id)?)
+            }
+            (Self::Outcomes { id }, _) => {
+                native::outcomes::answer(front, request, &native::batches::id(request, id)?).await
+            }
+            (Self::Repair { id }, _) => {
+                native::outcomes::repair(front, &native::batches::id(request, id)?).await
+            }
+            (Self::File { id }, _) => native::outcomes::file(front, &native::batches::id(request, id)?).await,
             (Self::Compact, _) => native::upkeep::compact(front, request, &bearer).await,
             (Self::Backup, _) => native::upkeep::backup(front, request, &bearer).await,
             (Self::BatchUpdate { version, .. }, Some(client)) => {
@@ -210,12 +263,33 @@ impl<'a> Endpoint<'a> {
             (Self::Profile { id }, Some(client)) => {
                 native::profiles::answer(front, request, client, id).await
             }
+            (Self::Attribute { id, name }, Some(client)) => {
+                native::profiles::remove(front, request, &bearer, client, id, name).await
+            }
+            (Self::Statistics, Some(client)) => native::statistics::answer(front, client).await,
             (Self::Batches, Some(client)) => native::batches::list(front, request, client),
             (Self::Export, Some(client)) => native::export::answer(front, request, &bearer, client).await,
             (Self::Metrics, _) => ops::metrics(front, |client| bearer.sees(client)),
             (_, None) => Err(HttpError::Inside("a call about one client's visitors names none".into())),
         }
     }
+}
+
+/// `GET /openapi.json`: all calls, described.
+fn document() -> Result<Answer, HttpError> {
+    let schemas = Schemas::default()
+        .with::<native::batches::Batches>()
+        .with::<native::batches::Batch>()
+        .with::<native::profiles::Profile<'static>>()
+        .with::<native::profiles::Erased>()
+        .with::<native::profiles::Removed>()
+        .with::<native::statistics::Statistics<'static>>()
+        .with::<native::upkeep::Compacted>()
+        .with::<native::upkeep::BackedUp>()
+        .with::<outcomes::Row<'static>>()
+        .with::<adobe::batch_update::TriedOut<'static>>()
+        .with::<adobe::profile_fetch::Fetched<'static>>();
+    json(StatusCode::OK, &openapi::document(schemas)?)
 }
 
 /// What is answered while the daemon is still opening its data folder.
@@ -241,6 +315,56 @@ mod tests {
     fn check(path: &str, expected: Option<Endpoint<'_>>) {
         let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
         assert_eq!(Endpoint::find(&segments), expected, "{path}");
+    }
+
+    /// The paths of `find`, as this file has them, in the form of the document.
+    fn paths_found() -> std::collections::BTreeSet<String> {
+        let text = include_str!("router.rs");
+        let find =
+            text.split_once("Some(match *segments {").unwrap().1.split_once("_ => return None").unwrap().0;
+        let mut paths = std::collections::BTreeSet::new();
+        for pattern in find.split('[').skip(1).filter_map(|rest| rest.split_once(']')).map(|(it, _)| it) {
+            let mut all = vec![String::new()];
+            for segment in pattern.split(',').map(str::trim) {
+                let names: Vec<String> = match segment.split_once(" @ ") {
+                    Some((_, names)) => names
+                        .trim_matches(['(', ')'])
+                        .split(" | ")
+                        .map(|it| it.trim_matches('"').into())
+                        .collect(),
+                    None if segment.starts_with('"') => vec![segment.trim_matches('"').into()],
+                    None => vec![format!("{{{segment}}}")],
+                };
+                all = all
+                    .iter()
+                    .flat_map(|path| names.iter().map(move |name| format!("{path}/{name}")))
+                    .collect();
+            }
+            paths.extend(all);
+        }
+        paths
+    }
+
+    #[test]
+    fn the_document_has_the_paths_and_methods_that_there_are_and_no_others() {
+        let document = openapi::document(Schemas::default()).unwrap();
+        let described = document["paths"].as_object().unwrap();
+        let paths: std::collections::BTreeSet<String> = described.keys().cloned().collect();
+        assert!(paths.len() > 25);
+        assert_eq!(paths, paths_found());
+        for (path, operations) in described {
+            let kind = if path.contains("/ubox/") { "raw" } else { "json" };
+            let example = path.replace("{kind}", kind);
+            let segments: Vec<&str> = example.trim_start_matches('/').split('/').collect();
+            let endpoint = Endpoint::find(&segments).unwrap();
+            let methods = operations.as_object().unwrap().keys().map(|it| it.to_uppercase());
+            let taken = endpoint.methods().iter().filter(|it| *it != Method::HEAD).map(ToString::to_string);
+            let sorted = |mut all: Vec<String>| {
+                all.sort();
+                all
+            };
+            assert_eq!(sorted(methods.collect()), sorted(taken.collect()), "{path}");
+        }
     }
 
     #[test]

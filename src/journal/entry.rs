@@ -6,6 +6,7 @@
 //! What shapes a batch's outcome besides its rows is in its entry, and with it the checksum of the file that has them.
 
 mod version_1;
+mod version_2;
 
 use super::log::Position;
 use crate::model::codec::{self, CodecError};
@@ -14,11 +15,11 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 /// The version that a group's payload begins with.
-pub const GROUP_VERSION: u8 = 2;
+pub const GROUP_VERSION: u8 = 3;
 /// What the payload of a group begins with that stands where damaged ones were given up.
 const GROUP_GIVEN_UP: u8 = 0xff;
 /// The version that a checkpoint begins with.
-pub const CHECKPOINT_VERSION: u8 = 2;
+pub const CHECKPOINT_VERSION: u8 = 3;
 
 /// One entry of the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,6 +107,8 @@ pub struct BatchAcceptedEntry {
     pub lifetime_ms: u64,
     /// R9.
     pub max_profile_bytes: u64,
+    /// What the client called this sending of it.
+    pub key: Option<String>,
 }
 
 /// A batch's end.
@@ -175,6 +178,7 @@ pub fn decode_group(payload: &[u8]) -> Result<Vec<Entry>, CodecError> {
     match payload.first() {
         Some(&GROUP_GIVEN_UP) => Ok(vec![]),
         Some(&version_1::VERSION) => version_1::decode_group(payload),
+        Some(&version_2::VERSION) => version_2::decode_group(payload),
         _ => codec::decode(GROUP_VERSION, payload),
     }
 }
@@ -188,6 +192,7 @@ pub fn encode_checkpoint(checkpoint: &Checkpoint, out: &mut Vec<u8>) -> Result<(
 pub fn decode_checkpoint(bytes: &[u8]) -> Result<Checkpoint, CodecError> {
     match bytes.first() {
         Some(&version_1::VERSION) => version_1::decode_checkpoint(bytes),
+        Some(&version_2::VERSION) => version_2::decode_checkpoint(bytes),
         _ => codec::decode(CHECKPOINT_VERSION, bytes),
     }
 }
@@ -201,7 +206,7 @@ mod tests {
         #[test]
         fn reading_any_bytes_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             drop(decode_group(&bytes));
-            for version in [version_1::VERSION, GROUP_VERSION] {
+            for version in [version_1::VERSION, version_2::VERSION, GROUP_VERSION] {
                 let versioned: Vec<u8> = std::iter::once(version).chain(bytes.iter().copied()).collect();
                 drop(decode_group(&versioned));
                 drop(decode_checkpoint(&versioned));
@@ -225,6 +230,7 @@ mod tests {
             removes: false,
             lifetime_ms: 1_209_600_000,
             max_profile_bytes: 1 << 20,
+            key: None,
         }
     }
 
@@ -262,6 +268,26 @@ mod tests {
         assert_eq!(decode_group(&group_given_up(9)).unwrap(), []);
         encode_checkpoint(&checkpoint(Some(9)), &mut bytes).unwrap();
         assert_eq!(decode_checkpoint(&bytes).unwrap(), checkpoint(Some(9)));
+    }
+
+    /// As a program wrote them before batches had keys.
+    #[test]
+    fn groups_and_checkpoints_of_version_2_are_read() {
+        let bytes = |hex: &str| -> Vec<u8> {
+            (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+        };
+        let accepted = |seq: &str| {
+            format!(
+                "0464656d6f{seq}0bfb2c0101fc7856341203010102016104636974790001\
+                     00fc00081948fc00001000"
+            )
+        };
+        let end = "07020001000063";
+        let group_2 =
+            format!("0204000501016b01760103020101{}02{end}03{}{end}", accepted("07"), accepted("07"));
+        let checkpoint_2 = format!("0201fb580208020028{}01{end}0132{}00", accepted("07"), accepted("08"));
+        assert_eq!(decode_group(&bytes(&group_2)).unwrap(), group(Some(0x1234_5678)));
+        assert_eq!(decode_checkpoint(&bytes(&checkpoint_2)).unwrap(), checkpoint(Some(0x1234_5678)));
     }
 
     /// As a program wrote them before uploads had checksums.

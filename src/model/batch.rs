@@ -44,6 +44,30 @@ impl fmt::Debug for BatchId {
     }
 }
 
+/// What a client calls one sending of a batch, so that sending it again is no second batch.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct IdempotencyKey(String);
+
+/// The most characters of an [`IdempotencyKey`].
+pub const KEY_CHARS_MAX: usize = 255;
+
+impl IdempotencyKey {
+    /// How long a key is remembered, in milliseconds.
+    pub const LASTS_MS: u64 = 24 * 60 * 60 * 1000;
+
+    /// Checks a key: visible ASCII, not too long.
+    pub fn new(text: &str) -> Option<Self> {
+        let right =
+            (1..=KEY_CHARS_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+        right.then(|| Self(text.to_owned()))
+    }
+
+    /// As it was sent.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// What consecutive v2 batches do to each other (R7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ConsecutiveV2 {

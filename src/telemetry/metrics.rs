@@ -63,6 +63,10 @@ pub enum Limit {
     ConcurrentExports,
     /// Bytes of kept uploads on the disk.
     SpoolBytes,
+    /// Reports of batches that are read.
+    ConcurrentReports,
+    /// Streams of events that are open.
+    EventStreams,
     /// Batch calls of one client.
     ClientRate,
     /// Site calls of one address.
@@ -85,7 +89,7 @@ pub enum Limit {
 
 impl Limit {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::HeaderReadTimeout,
         Self::BodyIdleTimeout,
         Self::BodyRate,
@@ -98,6 +102,8 @@ impl Limit {
         Self::UriLength,
         Self::ConcurrentUploads,
         Self::ConcurrentExports,
+        Self::ConcurrentReports,
+        Self::EventStreams,
         Self::SpoolBytes,
         Self::ClientRate,
         Self::AddressRate,
@@ -125,6 +131,8 @@ impl Limit {
             Self::UriLength => "uri_length",
             Self::ConcurrentUploads => "concurrent_uploads",
             Self::ConcurrentExports => "concurrent_exports",
+            Self::ConcurrentReports => "concurrent_reports",
+            Self::EventStreams => "event_streams",
             Self::SpoolBytes => "spool_bytes",
             Self::ClientRate => "client_rate",
             Self::AddressRate => "address_rate",

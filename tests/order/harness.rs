@@ -385,7 +385,7 @@ impl Harness {
         spool.sync().map_err(|error| failed(&error))?;
         let index = index.finish(&core.spool.index_path(spool.name())).map_err(|error| failed(&error))?;
         spool.count_index();
-        Ok(NewBatch { client, rules, header, rows, spool, index })
+        Ok(NewBatch { client, rules, header, rows, spool, index, key: None })
     }
 
     /// Applies a call to the model, and compares the answers.

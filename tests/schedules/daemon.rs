@@ -323,7 +323,7 @@ impl Daemon {
         spool.write(file.as_bytes()).unwrap();
         spool.sync().unwrap();
         let index = index.finish(&self.spool.index_path(spool.name())).unwrap();
-        Request::Accept(Box::new(NewBatch { client: client(), rules, header, rows, spool, index }))
+        Request::Accept(Box::new(NewBatch { client: client(), rules, header, rows, spool, index, key: None }))
     }
 
     /// Folds the batch whose turn it is, as the folding thread does.

@@ -68,6 +68,8 @@ mod tests {
             bytes: 0,
             counts: Counts { updated: 1, created: 2, not_found: 3, ignored: 4, failed: 5 },
             completed: None,
+            rows_per_second: None,
+            estimated_end: None,
         };
         let body = |details| format!("{:?}", encode(&batch, details).into_body());
         assert!(body(false).contains(

@@ -3,14 +3,19 @@
 //! The body goes to the daemon as it arrives; nothing here holds more of it than one piece.
 
 use hyper::StatusCode;
-use hyper::header::{HeaderName, HeaderValue};
+use hyper::header::{ACCEPT, HeaderName, HeaderValue};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use utoipa::ToSchema;
 
-use crate::app::{Announced, BatchVersion};
+use crate::app::dry_run::{Diff, DryRun};
+use crate::app::{AcceptedBatch, Announced, BatchVersion};
 use crate::http::Front;
 use crate::http::error::HttpError;
+use crate::http::outcomes::{self, Form, Outcomes, Row};
 use crate::http::request::{Params, Request};
-use crate::http::response::{Answer, xml};
-use crate::model::batch::EmptyValues;
+use crate::http::response::{Answer, json, xml};
+use crate::model::batch::{EmptyValues, IdempotencyKey, KEY_CHARS_MAX};
 use crate::model::id::ClientCode;
 
 /// The media types under which a batch file may come: Adobe documents the first, and curl sends it by itself.
@@ -20,6 +25,10 @@ const MEDIA_TYPES: [&str; 4] =
 const ENCODINGS: &str = "gzip, zstd";
 /// The answer's header that bears the batch's place in the order.
 const SEQ_HEADER: HeaderName = HeaderName::from_static("profiled-seq");
+/// What a client calls one sending of a batch.
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// The answer's header that says that the batch was accepted when it was sent before.
+const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 pub(in crate::http) async fn answer(
     front: &Front,
@@ -28,7 +37,10 @@ pub(in crate::http) async fn answer(
     version: BatchVersion,
 ) -> Result<Answer, HttpError> {
     front.count_batch_call(client)?;
-    let empty_values = empty_values(&request.query().strict()?)?;
+    let query = request.query().strict()?;
+    let empty_values = empty_values(&query)?;
+    let dry_run = query.switch("dryRun")?;
+    let key = idempotency_key(request)?;
     let base_url = request.base_url(&front.app)?;
     let right = || {
         let url = format!("{base_url}{}", request.path());
@@ -46,7 +58,10 @@ pub(in crate::http) async fn answer(
     while let Some(bytes) = request.body.next().await? {
         upload.push(bytes).await?;
     }
-    let batch = upload.finish().await?;
+    if dry_run {
+        return told(request, upload.try_out().await?);
+    }
+    let AcceptedBatch { batch, before } = upload.finish(key).await?;
 
     let status_url = format!("{base_url}/m2/{client}/profile/batchStatus?batchId={}", batch.id);
     let mut answer = xml(
@@ -54,7 +69,68 @@ pub(in crate::http) async fn answer(
         &[("success", "true"), ("batchStatus", &status_url), ("message", "Batch submitted for processing")],
     );
     answer.headers_mut().insert(SEQ_HEADER, HeaderValue::from(batch.id.seq.get()));
+    if before {
+        answer.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+    }
     Ok(answer)
+}
+
+fn idempotency_key(request: &Request) -> Result<Option<IdempotencyKey>, HttpError> {
+    if !request.has_header(&IDEMPOTENCY_KEY) {
+        return Ok(None);
+    }
+    let key = request.header_text(&IDEMPOTENCY_KEY).and_then(IdempotencyKey::new);
+    key.map(Some).ok_or_else(|| {
+        HttpError::Wrong(format!(
+            "Idempotency-Key is not right: it is 1 to {KEY_CHARS_MAX} visible ASCII characters, such as a UUID"
+        ))
+    })
+}
+
+/// What a dry run came to: in sum as JSON, or each row's outcome where the request accepts CSV or NDJSON.
+fn told(request: &Request, dry_run: DryRun) -> Result<Answer, HttpError> {
+    let accepted = request.header_text(&ACCEPT).unwrap_or_default();
+    if accepted.contains("text/csv") || accepted.contains("ndjson") {
+        return Ok(outcomes::told(dry_run.report, Form::of(request), None, None));
+    }
+    let attributes = dry_run.attributes.iter().map(|(name, diff)| {
+        let Diff { set, changed, unchanged, removed } = *diff;
+        (name.as_str(), Changes { set, changed, unchanged, removed })
+    });
+    json(
+        StatusCode::OK,
+        &TriedOut {
+            dry_run: true,
+            rows: dry_run.rows,
+            bytes: dry_run.bytes,
+            outcomes: Outcomes::of(&dry_run.counts),
+            attributes: attributes.collect(),
+            failed: dry_run.failed.iter().map(Row::of).collect(),
+        },
+    )
+}
+
+/// What a batch would come to.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::http) struct TriedOut<'a> {
+    dry_run: bool,
+    rows: u64,
+    bytes: u64,
+    outcomes: Outcomes,
+    /// By attribute of the header, how many visitors' values would change.
+    attributes: BTreeMap<&'a str, Changes>,
+    /// The first rows that would fail.
+    failed: Vec<Row<'a>>,
+}
+
+/// How many visitors' values of an attribute would change, and how.
+#[derive(Serialize, ToSchema)]
+pub(in crate::http) struct Changes {
+    set: u64,
+    changed: u64,
+    unchanged: u64,
+    removed: u64,
 }
 
 fn empty_values(query: &Params) -> Result<EmptyValues, HttpError> {

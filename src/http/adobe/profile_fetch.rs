@@ -3,6 +3,7 @@
 use hyper::StatusCode;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use utoipa::ToSchema;
 
 use crate::app::Visitor;
 use crate::http::Front;
@@ -34,19 +35,19 @@ pub(in crate::http) async fn answer(
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Fetched<'a> {
+pub(in crate::http) struct Fetched<'a> {
     client: &'a str,
     /// The id that was asked for.
     visitor_id: &'a str,
     modified_at: String,
-    profile_attributes: BTreeMap<&'a str, Attribute<'a>>,
+    profile_attributes: BTreeMap<&'a str, FetchedAttribute<'a>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Attribute<'a> {
+pub(in crate::http) struct FetchedAttribute<'a> {
     value: &'a str,
     modified_at: String,
 }
@@ -55,7 +56,7 @@ impl<'a> Fetched<'a> {
     fn of(visitor: &'a Visitor, asked_for: &'a str) -> Self {
         let attributes = visitor.attributes.iter().map(|attribute| {
             let modified_at = attribute.seq.millis().iso_8601();
-            (attribute.name.as_str(), Attribute { value: &attribute.value, modified_at })
+            (attribute.name.as_str(), FetchedAttribute { value: &attribute.value, modified_at })
         });
         Self {
             client: visitor.client.as_str(),

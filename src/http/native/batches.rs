@@ -1,16 +1,19 @@
 //! `GET /api/v1/batches` and `/api/v1/batches/{batchId}`: what was uploaded, and how far it is.
 
 use hyper::StatusCode;
+use hyper::header::{HeaderValue, LINK};
 use serde::Serialize;
+use utoipa::ToSchema;
 
-use crate::app::{BatchState, BatchStatus, BatchVersion};
+use crate::app::{AppError, BatchState, BatchStatus, BatchVersion};
 use crate::http::Front;
 use crate::http::error::HttpError;
+use crate::http::outcomes::Outcomes;
 use crate::http::request::{Params, Request};
 use crate::http::response::{Answer, json};
-use crate::model::batch::{BatchId, Counts};
+use crate::model::batch::BatchId;
 use crate::model::id::ClientCode;
-use crate::model::seq::Millis;
+use crate::model::seq::{Millis, Seq};
 
 /// The most batches in one list: the newest.
 const BATCHES_LISTED_MAX: usize = 1_000;
@@ -23,22 +26,47 @@ pub(in crate::http) fn list(
 ) -> Result<Answer, HttpError> {
     let query = request.query().strict()?;
     let wanted = state(&query)?;
-    let batches = front.app.batches(client);
-    let shown = batches.iter().filter(|batch| wanted.is_none_or(|wanted| batch.state == wanted));
-    json(StatusCode::OK, &Batches { batches: shown.take(BATCHES_LISTED_MAX).map(Batch::of).collect() })
+    let limit = query.count("limit", BATCHES_LISTED_MAX)?.unwrap_or(BATCHES_LISTED_MAX);
+    let before = query.get("before").map(|text| {
+        let number = text.parse().map_err(|_| {
+            HttpError::Wrong(format!(
+                "before={text} is not a seq: take the URL that the page before links to"
+            ))
+        });
+        number.map(Seq::from_u64)
+    });
+    let page = front.app.batches(client, wanted, before.transpose()?, limit);
+    let mut answer =
+        json(StatusCode::OK, &Batches { batches: page.batches.iter().map(Batch::of).collect() })?;
+    if let Some(next) = page.next {
+        let status = wanted.map_or(String::new(), |wanted| format!("&status={}", state_name(wanted)));
+        let link =
+            format!("</api/v1/batches?client={client}&limit={limit}&before={next}{status}>; rel=\"next\"");
+        let link = HeaderValue::try_from(link).map_err(|error| HttpError::Inside(error.to_string()))?;
+        answer.headers_mut().insert(LINK, link);
+    }
+    Ok(answer)
 }
 
-/// One batch. Its id names its client, so `client=` may be left out; where it is there, it must agree.
-pub(in crate::http) fn one(front: &Front, request: &Request, text: &str) -> Result<Answer, HttpError> {
+/// One batch.
+pub(in crate::http) fn one(front: &Front, id: &BatchId) -> Result<Answer, HttpError> {
+    json(StatusCode::OK, &Batch::of(&known(front, id)?))
+}
+
+/// The id of a path. It names its client, so `client=` may be left out; where it is there, it must agree.
+pub(in crate::http) fn id(request: &Request, text: &str) -> Result<BatchId, HttpError> {
     let query = request.query().strict()?;
     let agrees = |id: &BatchId| query.get("client").is_none_or(|client| client == id.client.as_str());
-    let batch = BatchId::parse(text).filter(agrees).and_then(|id| front.app.batch(&id));
-    match batch {
-        Some(batch) => json(StatusCode::OK, &Batch::of(&batch)),
-        None => Err(HttpError::NotFound(format!(
-            "there is no batch {text}: it was never accepted, or is no longer kept"
-        ))),
-    }
+    BatchId::parse(text).filter(agrees).ok_or_else(|| none(text))
+}
+
+/// A batch that is known.
+pub(super) fn known(front: &Front, id: &BatchId) -> Result<BatchStatus, HttpError> {
+    front.app.batch(id).ok_or_else(|| none(id))
+}
+
+fn none(id: impl std::fmt::Display) -> HttpError {
+    AppError::UnknownBatch(id.to_string()).into()
 }
 
 fn state(query: &Params) -> Result<Option<BatchState>, HttpError> {
@@ -57,14 +85,15 @@ fn state_name(state: BatchState) -> &'static str {
     }
 }
 
-#[derive(Serialize)]
-struct Batches {
+#[derive(Serialize, ToSchema)]
+pub(in crate::http) struct Batches {
     batches: Vec<Batch>,
 }
 
-#[derive(Serialize)]
+/// A batch, as the calls and the events show it.
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Batch {
+pub(in crate::http) struct Batch {
     batch_id: String,
     client: String,
     seq: String,
@@ -75,21 +104,12 @@ struct Batch {
     counts: Outcomes,
     accepted_at: String,
     completed_at: Option<String>,
-}
-
-/// Rows dealt with so far, by outcome.
-#[derive(Serialize)]
-struct Outcomes {
-    updated: u64,
-    created: u64,
-    not_found: u64,
-    ignored: u64,
-    failed: u64,
+    rows_per_second: Option<u64>,
+    estimated_end_at: Option<String>,
 }
 
 impl Batch {
-    fn of(batch: &BatchStatus) -> Self {
-        let Counts { updated, created, not_found, ignored, failed } = batch.counts;
+    pub(super) fn of(batch: &BatchStatus) -> Self {
         Self {
             batch_id: batch.id.to_string(),
             client: batch.id.client.to_string(),
@@ -101,9 +121,11 @@ impl Batch {
             status: state_name(batch.state),
             rows: batch.rows,
             bytes: batch.bytes,
-            counts: Outcomes { updated, created, not_found, ignored, failed },
+            counts: Outcomes::of(&batch.counts),
             accepted_at: batch.id.seq.millis().iso_8601(),
             completed_at: batch.completed.map(Millis::iso_8601),
+            rows_per_second: batch.rows_per_second,
+            estimated_end_at: batch.estimated_end.map(Millis::iso_8601),
         }
     }
 }

@@ -5,9 +5,8 @@
 
 use std::ops::ControlFlow;
 
-use bytes::Bytes;
 use hyper::header::{HeaderName, HeaderValue};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
 use super::profiles::Profile;
@@ -18,13 +17,10 @@ use crate::http::Front;
 use crate::http::auth::Bearer;
 use crate::http::error::HttpError;
 use crate::http::request::{Params, Request};
-use crate::http::response::{Answer, Chunk, chunked};
+use crate::http::response::{Answer, chunked};
+use crate::http::stream::{Sender, begin};
 use crate::model::id::{ClientCode, IdKind};
 
-/// How many bytes are sent at once, at least.
-const CHUNK_BYTES: usize = 64 << 10;
-/// How many chunks may wait for the client.
-const CHUNKS_WAITING_MAX: usize = 4;
 /// How many visitors a CSV file leaves out, for want of an id of its kind.
 const LEFT_OUT: HeaderName = HeaderName::from_static("profiled-left-out");
 
@@ -42,16 +38,18 @@ pub(in crate::http) async fn answer(
     };
     front.app.note_act(bearer.actor(request), "export", Some(client), what).await;
     match format {
-        Format::Ndjson => Ok(chunked("application/x-ndjson", begin(move |out| ndjson(&export, out)))),
+        Format::Ndjson => {
+            Ok(chunked("application/x-ndjson", begin("an export", move |out| ndjson(&export, out))))
+        }
         Format::Csv(key_kind, cells) => {
             let (gone, _here) = oneshot::channel::<()>();
             let found = spawn_blocking(move || {
                 let table = export.table(key_kind, cells, || !gone.is_closed())?;
                 Ok::<_, AppError>((export, table))
             });
-            let (export, table) = found.await.map_err(inside)??;
+            let (export, table) = found.await.map_err(|error| HttpError::Inside(error.to_string()))??;
             let left_out = HeaderValue::from(table.left_out);
-            let chunks = begin(move |out| {
+            let chunks = begin("an export", move |out| {
                 if out.write(|bytes| bytes.extend(table.header())).is_break() {
                     return Ok(());
                 }
@@ -111,62 +109,6 @@ fn ndjson(export: &Export, out: &mut Sender) -> Result<(), AppError> {
         if fault.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
     fault.map_or(Ok(()), Err)
-}
-
-/// Where an export's bytes go: chunks for a client that may be slow, or gone.
-struct Sender {
-    chunks: mpsc::Sender<Chunk>,
-    filling: Vec<u8>,
-}
-
-impl Sender {
-    /// Says whether the client is still there.
-    fn client(&self) -> impl Fn() -> bool + use<> {
-        let chunks = self.chunks.clone();
-        move || !chunks.is_closed()
-    }
-
-    /// Adds what `write` adds, and waits while too many chunks wait for the client; breaks off if it has gone.
-    fn write(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> ControlFlow<()> {
-        write(&mut self.filling);
-        if self.filling.len() < CHUNK_BYTES { ControlFlow::Continue(()) } else { self.flush() }
-    }
-
-    fn flush(&mut self) -> ControlFlow<()> {
-        if self.filling.is_empty() {
-            return ControlFlow::Continue(());
-        }
-        let bytes = Bytes::from(std::mem::replace(&mut self.filling, Vec::with_capacity(CHUNK_BYTES * 2)));
-        self.send(Chunk::Bytes(bytes))
-    }
-
-    fn send(&self, chunk: Chunk) -> ControlFlow<()> {
-        match self.chunks.blocking_send(chunk) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(_) => ControlFlow::Break(()),
-        }
-    }
-}
-
-/// Begins an export on a thread that may block; gives its chunks.
-fn begin(run: impl FnOnce(&mut Sender) -> Result<(), AppError> + Send + 'static) -> mpsc::Receiver<Chunk> {
-    let (chunks, receiver) = mpsc::channel(CHUNKS_WAITING_MAX);
-    // It ends with the store or with its client, and tells the latter by its chunks.
-    drop(spawn_blocking(move || {
-        let mut out = Sender { chunks, filling: vec![] };
-        match run(&mut out) {
-            Ok(()) => {
-                let whole = out.flush().is_continue() && out.send(Chunk::End).is_continue();
-                tracing::debug!(whole, "an export has ended");
-            }
-            Err(error) => tracing::warn!(%error, "an export was broken off"),
-        }
-    }));
-    receiver
-}
-
-fn inside(error: impl std::fmt::Display) -> HttpError {
-    HttpError::Inside(error.to_string())
 }
 
 #[cfg(test)]

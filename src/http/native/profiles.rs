@@ -4,9 +4,10 @@ use hyper::StatusCode;
 use hyper::header::{ETAG, HeaderValue};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use utoipa::ToSchema;
 
 use crate::app::commit::VisitorWrite;
-use crate::app::{Visitor, VisitorAttribute};
+use crate::app::{Lines, Visitor, VisitorAttribute};
 use crate::http::Front;
 use crate::http::auth::Bearer;
 use crate::http::error::HttpError;
@@ -22,11 +23,20 @@ pub(in crate::http) async fn answer(
     client: &ClientCode,
     text: &str,
 ) -> Result<Answer, HttpError> {
-    let id = visitor_id(by(&request.query().strict()?)?, text)?;
+    let query = request.query().strict()?;
+    let id = visitor_id(by(&query)?, text)?;
+    if let Some(seq) = query.get("wait_for_seq") {
+        let number = seq.parse().map_err(|_| {
+            HttpError::Wrong(format!("wait_for_seq={seq} is not a seq: it is the number in Profiled-Seq"))
+        })?;
+        front.app.wait_for(Seq::from_u64(number)).await?;
+    }
+    let with_lines = query.switch("lines")?;
     let visitor = front.app.read(client, &id).await?.ok_or_else(|| {
         HttpError::NotFound(format!("client {client} has no visitor with {} {text}", id.kind().name()))
     })?;
-    let mut answer = json(StatusCode::OK, &Profile::of(&visitor))?;
+    let lines = if with_lines { front.app.lines(&visitor).await? } else { Lines::new() };
+    let mut answer = json(StatusCode::OK, &Profile::with_lines(&visitor, &lines))?;
     if let Ok(etag) = HeaderValue::try_from(format!("\"{}\"", visitor.seq)) {
         answer.headers_mut().insert(ETAG, etag);
     }
@@ -55,8 +65,39 @@ pub(in crate::http) async fn erase(
     }
 }
 
-#[derive(Serialize)]
-struct Erased {
+/// `DELETE /api/v1/profiles/{id}/attributes/{name}`: removes an attribute.
+pub(in crate::http) async fn remove(
+    front: &Front,
+    request: &Request,
+    bearer: &Bearer,
+    client: &ClientCode,
+    text: &str,
+    name: &str,
+) -> Result<Answer, HttpError> {
+    let id = visitor_id(by(&request.query().strict()?)?, text)?;
+    let kind = id.kind().name();
+    let write = VisitorWrite::Remove(vec![name.to_owned()]);
+    let written = front.app.write_visitor(client.clone(), id, write).await?;
+    match written.seq {
+        Some(seq) => {
+            front.app.note_act(bearer.actor(request), "remove", Some(client), &format!("seq {seq}")).await;
+            json(StatusCode::OK, &Removed { removed: true, seq: seq.to_string() })
+        }
+        None if written.known => Err(HttpError::NotFound(format!(
+            "the visitor with {kind} {text} of client {client} has no attribute {name:?}"
+        ))),
+        None => Err(HttpError::NotFound(format!("client {client} has no visitor with {kind} {text}"))),
+    }
+}
+
+#[derive(Serialize, ToSchema)]
+pub(in crate::http) struct Removed {
+    removed: bool,
+    seq: String,
+}
+
+#[derive(Serialize, ToSchema)]
+pub(in crate::http) struct Erased {
     erased: bool,
     seq: String,
 }
@@ -73,9 +114,9 @@ fn by(query: &Params) -> Result<IdKind, HttpError> {
 }
 
 /// A visitor, as a lookup and an export show it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Profile<'a> {
+pub(in crate::http) struct Profile<'a> {
     client: &'a str,
     third_party_id: Option<&'a str>,
     pc_ids: Vec<&'a str>,
@@ -88,18 +129,24 @@ pub(super) struct Profile<'a> {
     attributes: BTreeMap<&'a str, Attribute<'a>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Attribute<'a> {
+pub(in crate::http) struct Attribute<'a> {
     value: &'a str,
     seq: String,
     source: &'static str,
     modified_at: String,
     batch_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<u32>,
 }
 
 impl<'a> Profile<'a> {
     pub(super) fn of(visitor: &'a Visitor) -> Self {
+        Self::with_lines(visitor, &Lines::new())
+    }
+
+    fn with_lines(visitor: &'a Visitor, lines: &Lines) -> Self {
         let ids = |kind| {
             let own = std::iter::once(&visitor.canonical);
             let all = visitor.linked.iter().chain(own).filter(move |id| id.kind() == kind);
@@ -118,14 +165,14 @@ impl<'a> Profile<'a> {
             attributes: visitor
                 .attributes
                 .iter()
-                .map(|it| (it.name.as_str(), Attribute::of(visitor, it)))
+                .map(|it| (it.name.as_str(), Attribute::of(visitor, it, lines)))
                 .collect(),
         }
     }
 }
 
 impl<'a> Attribute<'a> {
-    fn of(visitor: &Visitor, attribute: &'a VisitorAttribute) -> Self {
+    fn of(visitor: &Visitor, attribute: &'a VisitorAttribute, lines: &Lines) -> Self {
         let batch = |seq: Seq| BatchId { client: visitor.client.clone(), seq }.to_string();
         Self {
             value: &attribute.value,
@@ -133,6 +180,7 @@ impl<'a> Attribute<'a> {
             source: attribute.source.name(),
             modified_at: attribute.seq.millis().iso_8601(),
             batch_id: attribute.source.is_batch().then(|| batch(attribute.seq)),
+            line: lines.get(&(attribute.seq, attribute.name.clone())).copied(),
         }
     }
 }

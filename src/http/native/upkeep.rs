@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::app::Done;
 use crate::http::Front;
@@ -28,17 +29,17 @@ struct Where {
     folder: PathBuf,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Compacted {
+pub(in crate::http) struct Compacted {
     store_bytes_before: u64,
     store_bytes: u64,
     live_bytes: u64,
     ids_erased: u64,
 }
 
-#[derive(Debug, Serialize)]
-struct BackedUp {
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::http) struct BackedUp {
     values: u64,
     seq: String,
 }

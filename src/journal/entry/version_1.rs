@@ -86,6 +86,7 @@ impl From<AcceptedBefore> for BatchAcceptedEntry {
             removes: batch.removes,
             lifetime_ms: batch.lifetime_ms,
             max_profile_bytes: batch.max_profile_bytes,
+            key: None,
         }
     }
 }

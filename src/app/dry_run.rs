@@ -1,0 +1,168 @@
+//! What a batch would come to if it were accepted now: each row's outcome, and what it would change. Nothing is written.
+//!
+//! Promises: rows are folded by the same [`fold`] as ever, into what lookups show; memory is that of folding one batch,
+//! and dry runs take turns. What is told holds for the moment: writes go on meanwhile.
+
+use super::commit::NewBatch;
+use super::report::{Report, ToldRow};
+use super::{AppError, Inner};
+use crate::batch::fold::Plan;
+use crate::batch::outcome::write_outcomes;
+use crate::batch::pending::{Accepted, Pending};
+use crate::batch::settle::{Noted, SettleError, View, decoded, settle};
+use crate::model::batch::{BatchId, BatchRules, Counts, Outcome};
+use crate::model::id::Key;
+use crate::model::profile::{Profile, Stored};
+use crate::model::seq::Seq;
+use crate::model::update::{Folded, Row, fold};
+use crate::sync::Ordering;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use tokio::sync::OwnedSemaphorePermit;
+
+/// How many failed rows are told beside the counts; the report has all.
+pub const FAILED_TOLD_MAX: usize = 100;
+
+/// What a batch would come to.
+pub struct DryRun {
+    /// Its rows.
+    pub rows: u64,
+    /// Its file's size.
+    pub bytes: u64,
+    /// Its rows by what would become of them.
+    pub counts: Counts,
+    /// What it would change of each attribute of its header, in the header's order.
+    pub attributes: Vec<(String, Diff)>,
+    /// The first of the rows that would fail.
+    pub failed: Vec<ToldRow>,
+    /// What would become of each row.
+    pub report: Report,
+}
+
+/// How many visitors' values of one attribute would change, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Diff {
+    /// They have none, and would get one.
+    pub set: u64,
+    /// They have another.
+    pub changed: u64,
+    /// They have the same already.
+    pub unchanged: u64,
+    /// They have one, and would have none.
+    pub removed: u64,
+}
+
+/// Folds an upload's rows into what lookups show, and keeps nothing but what it would come to. Blocks.
+pub(super) fn try_out(
+    inner: Arc<Inner>,
+    batch: NewBatch,
+    place: OwnedSemaphorePermit,
+) -> Result<DryRun, AppError> {
+    // The place it would have in the order, were it accepted now.
+    let last = Seq::from_u64(inner.last_seq.load(Ordering::Acquire));
+    let seq = Seq::from_parts(inner.clock.now().max(last.millis()).plus(1), 0);
+    let accepted = Accepted {
+        id: BatchId { client: batch.client, seq },
+        rules: BatchRules { seq, ..batch.rules },
+        header: batch.header,
+        spool: batch.spool.name(),
+        bytes: batch.spool.written(),
+        crc32c: Some(batch.spool.crc32c()),
+        rows: batch.rows,
+        key: None,
+    };
+    let pending = Pending::new(accepted, batch.index, batch.spool.path());
+    let accepted = Arc::clone(&pending.accepted);
+    let plan = Plan::make(&Arc::new(pending), &*inner.store).map_err(AppError::internal)?;
+    let (decided, counts) = plan.decided();
+    let mut outcomes = decided.to_vec();
+    let mut diffs = Diffs::of(&accepted);
+    let folded = plan.each_visitor(|key, rows, outcome| diffs.visitor(&inner, key, rows, outcome));
+    let (more, folded_counts) = folded.map_err(AppError::internal)?;
+    drop(plan);
+    outcomes.extend(more);
+    let counts = counts.plus(&folded_counts);
+
+    let path = inner.spool.outcomes_path(accepted.spool);
+    let written = inner.spool.recount_after(&path, || write_outcomes(&path, &mut outcomes));
+    written.map_err(|error| AppError::from(crate::batch::spool::SpoolError::of(path, error)))?;
+    let report = Report::of_upload(Arc::clone(&inner), Arc::clone(&accepted), batch.spool, place)?;
+    let mut failed = vec![];
+    report.outcomes(Some(Outcome::Failed), None, |row| {
+        failed.push(row);
+        if failed.len() < FAILED_TOLD_MAX { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    let Diffs { diffs, .. } = diffs;
+    let names = accepted.header.names().iter().map(|name| name.to_string());
+    Ok(DryRun {
+        rows: accepted.rows,
+        bytes: accepted.bytes,
+        counts,
+        attributes: names.zip(diffs).collect(),
+        failed,
+        report,
+    })
+}
+
+/// The changes so far, by attribute.
+struct Diffs<'a> {
+    accepted: &'a Accepted,
+    columns: HashMap<&'a str, usize>,
+    diffs: Vec<Diff>,
+}
+
+impl<'a> Diffs<'a> {
+    fn of(accepted: &'a Accepted) -> Self {
+        let names = accepted.header.names();
+        let columns = names.iter().enumerate().map(|(column, name)| (&**name, column)).collect();
+        Self { accepted, columns, diffs: vec![Diff::default(); names.len()] }
+    }
+
+    /// Folds one visitor's rows in, and notes what that changes.
+    fn visitor(
+        &mut self,
+        inner: &Inner,
+        key: &Key,
+        rows: &[Row<'_, '_>],
+        outcome: &mut dyn FnMut(u32, Outcome),
+    ) -> Result<(), SettleError> {
+        let rules = &self.accepted.rules;
+        // The runs first, the store second, as a lookup does.
+        let pending = inner.batches.pending(&self.accepted.id.client);
+        let mut view = View::new(&*inner.store);
+        settle(&mut view, &pending, key, &mut Noted::nothing())?;
+        let canonical = view.canonical(key)?;
+        let value = view.get(&canonical)?;
+        let living = match value.as_ref().map(|value| decoded(&canonical, value)).transpose()? {
+            Some(Stored::Profile(profile)) if !profile.expired(rules.seq.millis(), rules.lifetime_ms) => {
+                // A write of this moment may be past the place that was thought up for the batch.
+                Some(Profile { through: Seq::ZERO, ..profile })
+            }
+            _ => None,
+        };
+        let mut before: BTreeMap<&str, &str> = BTreeMap::new();
+        if let Some(profile) = &living {
+            before.extend(profile.visible().into_iter().map(|held| (held.name, held.value)));
+        }
+        let folded = fold(living.clone().map(Stored::Profile), rules, rows, &mut *outcome);
+        let Folded::Changed(after) = folded else { return Ok(()) };
+        let after: BTreeMap<&str, &str> =
+            after.visible().into_iter().map(|held| (held.name, held.value)).collect();
+        let touched: std::collections::BTreeSet<&str> =
+            rows.iter().flat_map(|row| row.cells.iter().map(|cell| cell.name)).collect();
+        for name in touched {
+            let Some(diff) = self.columns.get(name).and_then(|column| self.diffs.get_mut(*column)) else {
+                continue;
+            };
+            match (before.get(name), after.get(name)) {
+                (None, Some(_)) => diff.set += 1,
+                (Some(old), Some(new)) if old == new => diff.unchanged += 1,
+                (Some(_), Some(_)) => diff.changed += 1,
+                (Some(_), None) => diff.removed += 1,
+                (None, None) => {}
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,84 @@
+//! Which line of which upload set an attribute: not stored with it, but found in the kept uploads when somebody asks.
+//!
+//! Promises: no more than a few uploads are read for one question; one that is no longer kept tells nothing.
+
+use super::{App, AppError, Visitor};
+use crate::batch::outcome::BatchState;
+use crate::batch::queue::Known;
+use crate::model::batch::{BatchId, Outcome};
+use crate::model::id::{Key, VisitorId};
+use crate::model::seq::Seq;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+/// How many uploads are read for one visitor: those of the newest batches.
+const UPLOADS_MAX: usize = 8;
+
+/// The line that set an attribute, by the batch's seq and the attribute's name.
+pub type Lines = BTreeMap<(Seq, String), u32>;
+
+impl App {
+    /// The lines of the kept uploads that set a visitor's attributes.
+    pub async fn lines(&self, visitor: &Visitor) -> Result<Lines, AppError> {
+        let set_by = visitor.attributes.iter().filter(|attribute| attribute.source.is_batch());
+        let seqs: BTreeSet<Seq> = set_by.map(|attribute| attribute.seq).collect();
+        let all = visitor.linked.iter().chain(std::iter::once(&visitor.canonical));
+        let ids: Arc<Vec<VisitorId>> = Arc::new(all.cloned().collect());
+        let mut lines = Lines::new();
+        for seq in seqs.into_iter().rev().take(UPLOADS_MAX) {
+            let id = BatchId { client: visitor.client.clone(), seq };
+            let Some(known) = self.0.batches.get(&id) else { continue };
+            match self.lines_of(known, Arc::clone(&ids)).await {
+                Ok(found) => lines.extend(found.into_iter().map(|(name, line)| ((seq, name), line))),
+                // Whatever is wrong with one upload is no reason to show no visitor.
+                Err(error @ (AppError::Stopping | AppError::TooManyReports)) => return Err(error),
+                Err(error) => tracing::warn!(batch = %id, %error, "no lines could be told"),
+            }
+        }
+        Ok(lines)
+    }
+
+    async fn lines_of(
+        &self,
+        known: Known,
+        ids: Arc<Vec<VisitorId>>,
+    ) -> Result<BTreeMap<String, u32>, AppError> {
+        let accepted = known.accepted;
+        let inner = Arc::clone(&self.0);
+        let complete = matches!(known.progress.state(), BatchState::Complete(_));
+        let report = if complete { Some(self.open_report(&accepted.id, false).await?) } else { None };
+        let found = tokio::task::spawn_blocking(move || {
+            let header = &accepted.header;
+            let mut lines = BTreeMap::new();
+            let name = |attribute: usize| header.names().get(attribute).map(|name| name.to_string());
+            if let Some(report) = report {
+                let theirs = ids.iter().filter(|id| id.kind() == header.key_kind());
+                let theirs: BTreeSet<&str> = theirs.map(VisitorId::as_str).collect();
+                report.each_row(None, |row, stored| {
+                    let outcome = stored.map_or(Outcome::Updated, |stored| stored.outcome);
+                    if let Ok(cells) = &row.content
+                        && matches!(outcome, Outcome::Updated | Outcome::Created)
+                        && theirs.contains(cells.id())
+                    {
+                        let set = cells.attributes().filter_map(|(attribute, _)| name(attribute));
+                        lines.extend(set.map(|name| (name, row.line)));
+                    }
+                    Ok(ControlFlow::Continue(()))
+                })?;
+            } else if let Some(pending) = inner.batches.pending_by_seq(accepted.id.seq) {
+                let keys: Vec<Key> = ids.iter().map(|id| id.key(&accepted.id.client)).collect();
+                for row in pending.rows_of(&keys).map_err(AppError::internal)? {
+                    let applied = |outcome| matches!(outcome, Outcome::Updated | Outcome::Created);
+                    if pending.settled(row.line).is_none_or(applied) {
+                        let cells = row.cells(header);
+                        let set = cells.iter().filter(|cell| !cell.value.is_empty());
+                        lines.extend(set.map(|cell| (cell.name.to_owned(), row.line)));
+                    }
+                }
+            }
+            Ok(lines)
+        });
+        found.await.map_err(AppError::internal)?
+    }
+}

@@ -1,0 +1,181 @@
+//! What a client has: visitors, batches, rows by outcome, and how fast they came.
+//!
+//! Promises: counting visitors reads the store page by page, one count at a time for the whole daemon, and a count is told
+//! again for a while rather than made again.
+
+use super::export::WALK;
+use super::{App, AppError, Inner};
+use crate::batch::outcome::BatchState as FoldState;
+use crate::batch::settle::decoded;
+use crate::model::batch::Counts;
+use crate::model::id::{ClientCode, Key};
+use crate::model::profile::Stored;
+use crate::model::seq::Millis;
+use crate::store::{ProfileStore, StoreError};
+use crate::sync::{Ordering, lock};
+use std::sync::Arc;
+
+/// How long a count of visitors is told again.
+const COUNT_LASTS_MS: u64 = 10_000;
+/// How many keys are read at once.
+const PAGE_KEYS: usize = 256;
+/// For how many clients counts are remembered.
+const COUNTS_KEPT_MAX: usize = 256;
+const MINUTE_MS: u64 = 60_000;
+const HOUR_MS: u64 = 60 * MINUTE_MS;
+
+/// What a client has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Statistics {
+    /// How many living visitors the store has.
+    pub profiles: u64,
+    /// As of when they were counted.
+    pub profiles_counted: Millis,
+    /// Batches that are kept, all of them.
+    pub batches: u64,
+    /// Those that are not folded in yet.
+    pub batches_incomplete: u64,
+    /// Those that the store keeps refusing.
+    pub batches_stuck: u64,
+    /// The bytes of their uploads.
+    pub upload_bytes: u64,
+    /// Their rows, all of them.
+    pub rows: u64,
+    /// Their rows dealt with so far, by outcome.
+    pub counts: Counts,
+    /// What came in the last minute.
+    pub last_minute: Pace,
+    /// What came in the last hour.
+    pub last_hour: Pace,
+}
+
+/// What came in a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Pace {
+    /// Batches accepted.
+    pub batches: u64,
+    /// Their rows.
+    pub rows: u64,
+    /// Rows of batches that were completed.
+    pub rows_completed: u64,
+}
+
+/// Counts of visitors that were made lately.
+pub(super) type VisitorCounts = Vec<(ClientCode, u64, Millis)>;
+
+impl App {
+    /// What a client has. The first call after a while counts its visitors, which takes a second or so per million.
+    pub async fn statistics(&self, client: &ClientCode) -> Result<Statistics, AppError> {
+        self.0.settings(client)?;
+        let now = self.now();
+        let (profiles, profiles_counted) = self.count_visitors(client).await?;
+        let mut statistics = Statistics {
+            profiles,
+            profiles_counted,
+            batches: 0,
+            batches_incomplete: 0,
+            batches_stuck: 0,
+            upload_bytes: 0,
+            rows: 0,
+            counts: Counts::default(),
+            last_minute: Pace::default(),
+            last_hour: Pace::default(),
+        };
+        for known in self.0.batches.of(client) {
+            statistics.batches += 1;
+            statistics.upload_bytes += known.accepted.bytes;
+            statistics.rows += known.accepted.rows;
+            statistics.counts = statistics.counts.plus(&known.progress.counts());
+            let completed = match known.progress.state() {
+                FoldState::Complete(at) => Some(at),
+                FoldState::Incomplete => {
+                    statistics.batches_incomplete += 1;
+                    None
+                }
+                FoldState::Stuck => {
+                    statistics.batches_stuck += 1;
+                    None
+                }
+            };
+            let (accepted, rows) = (known.accepted.id.seq.millis(), known.accepted.rows);
+            for (pace, span_ms) in
+                [(&mut statistics.last_minute, MINUTE_MS), (&mut statistics.last_hour, HOUR_MS)]
+            {
+                if accepted.plus(span_ms) > now {
+                    pace.batches += 1;
+                    pace.rows += rows;
+                }
+                if completed.is_some_and(|at| at.plus(span_ms) > now) {
+                    pace.rows_completed += rows;
+                }
+            }
+        }
+        Ok(statistics)
+    }
+
+    async fn count_visitors(&self, client: &ClientCode) -> Result<(u64, Millis), AppError> {
+        let lifetime_ms = self.0.settings(client)?.lifetime_ms;
+        if let Some(count) = self.0.remembered_count(client) {
+            return Ok(count);
+        }
+        let Ok(one) = Arc::clone(&self.0.counting).acquire_owned().await else {
+            return Err(AppError::Stopping);
+        };
+        // Whoever counted before may have counted these.
+        if let Some(count) = self.0.remembered_count(client) {
+            return Ok(count);
+        }
+        let (inner, client) = (Arc::clone(&self.0), client.clone());
+        let counted = tokio::task::spawn_blocking(move || {
+            let _one = one;
+            let now = inner.clock.now();
+            let count = inner.count_visitors(&client, now, lifetime_ms)?;
+            let mut counts = lock(&inner.visitor_counts);
+            counts.retain(|(other, ..)| *other != client);
+            if counts.len() == COUNTS_KEPT_MAX {
+                counts.remove(0);
+            }
+            counts.push((client, count, now));
+            Ok((count, now))
+        });
+        counted.await.map_err(AppError::internal)?
+    }
+}
+
+impl Inner {
+    fn remembered_count(&self, client: &ClientCode) -> Option<(u64, Millis)> {
+        let now = self.clock.now();
+        let counts = lock(&self.visitor_counts);
+        let found = counts.iter().find(|(other, ..)| other == client);
+        found.filter(|(.., at)| at.plus(COUNT_LASTS_MS) > now).map(|(_, count, at)| (*count, *at))
+    }
+
+    /// Counts the living profiles under a client's keys. Blocks.
+    fn count_visitors(&self, client: &ClientCode, now: Millis, lifetime_ms: u64) -> Result<u64, AppError> {
+        let failed = |error: StoreError| AppError::internal(error);
+        let mut count = 0;
+        for kind in WALK {
+            let mut after = Some(Key::new(client, kind, ""));
+            while let Some(from) = after.take() {
+                if self.stopping.load(Ordering::Relaxed) {
+                    return Err(AppError::Stopping);
+                }
+                let page = self.store.scan(Some(&from), PAGE_KEYS).map_err(failed)?;
+                let more = page.len() == PAGE_KEYS;
+                for (key, value) in page {
+                    if key.client() != client.as_str() || key.kind() != kind {
+                        after = None;
+                        break;
+                    }
+                    if let Stored::Profile(profile) = decoded(&key, &value).map_err(failed)?
+                        && !profile.expired(now, lifetime_ms)
+                    {
+                        count += 1;
+                    }
+                    after = Some(key).filter(|_| more);
+                }
+            }
+        }
+        Ok(count)
+    }
+}

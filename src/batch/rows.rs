@@ -1,0 +1,95 @@
+//! The rows of an upload, read again from its file: all of them in order, or one at a place that is known.
+//!
+//! Promises: memory is bounded by one piece of the file and one row, whatever the file has.
+
+use super::csv::{Header, Parser, ROW_BYTES_MAX, Row, RowPlace, RowReader};
+use std::fs::File;
+use std::io;
+use std::ops::ControlFlow;
+use std::os::unix::fs::FileExt;
+
+/// How much of the file is read at once.
+const PIECE_BYTES: usize = 128 << 10;
+/// How much of a row is read at first; most are far shorter.
+const ROW_READ_BYTES: usize = 1024;
+
+/// Gives the file's bytes from `offset` on, piece by piece, until `each` has enough.
+pub fn each_piece(
+    file: &File,
+    offset: u64,
+    mut each: impl FnMut(&[u8]) -> io::Result<ControlFlow<()>>,
+) -> io::Result<()> {
+    let (mut bytes, mut at) = (vec![0; PIECE_BYTES], offset);
+    loop {
+        let read = file.read_at(&mut bytes, at)?;
+        let Some(piece) = bytes.get(..read).filter(|piece| !piece.is_empty()) else { return Ok(()) };
+        if each(piece)?.is_break() {
+            return Ok(());
+        }
+        at += read as u64;
+    }
+}
+
+/// Gives the rows of a file in their order, from the row at `from` on, until `each` has enough. `still` is asked before
+/// each piece that is read whether to go on.
+pub fn each_row(
+    file: &File,
+    header: &Header,
+    from: Option<RowPlace>,
+    mut still: impl FnMut() -> io::Result<()>,
+    mut each: impl FnMut(Row<'_>) -> io::Result<ControlFlow<()>>,
+) -> io::Result<()> {
+    let mut parser = from.map_or_else(Parser::new, |place| Parser::at(header.clone(), place));
+    let offset = from.map_or(0, |place| u64::from(place.offset));
+    let invalid =
+        |error: super::csv::HeaderError| io::Error::new(io::ErrorKind::InvalidData, error.to_string());
+    // A piece has many rows, and the parser gives them all: those behind the end are for nobody.
+    let mut end: Option<io::Result<()>> = None;
+    let mut unless_ended = |row: Row<'_>, end: &mut Option<io::Result<()>>| {
+        if end.is_none() {
+            *end = match each(row) {
+                Ok(ControlFlow::Continue(())) => None,
+                Ok(ControlFlow::Break(())) => Some(Ok(())),
+                Err(error) => Some(Err(error)),
+            };
+        }
+    };
+    each_piece(file, offset, |piece| {
+        still()?;
+        parser.push(piece, |row| unless_ended(row, &mut end)).map_err(invalid)?;
+        Ok(if end.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    })?;
+    still()?;
+    if end.is_none() {
+        parser.finish(|row| unless_ended(row, &mut end)).map_err(invalid)?;
+    }
+    end.unwrap_or(Ok(()))
+}
+
+/// Reads the bytes from a row's beginning to behind its end.
+pub fn read_row(
+    file: &File,
+    header: &Header,
+    offset: u32,
+    reader: &mut RowReader,
+    bytes: &mut Vec<u8>,
+) -> io::Result<u32> {
+    let mut length = ROW_READ_BYTES;
+    loop {
+        bytes.resize(length, 0);
+        let mut read = 0;
+        while let Some(rest) = bytes.get_mut(read..).filter(|rest| !rest.is_empty()) {
+            match file.read_at(rest, u64::from(offset) + read as u64)? {
+                0 => break,
+                more => read += more,
+            }
+        }
+        bytes.truncate(read);
+        // A row that reaches to the end of what was read may go on behind it.
+        let row = reader.read(header, bytes).len;
+        if read < length || u64::from(row) < read as u64 || length > ROW_BYTES_MAX {
+            return Ok(row);
+        }
+        length *= 4;
+    }
+}

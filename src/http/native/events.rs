@@ -1,0 +1,76 @@
+//! `GET /api/v1/batches/{batchId}/events`: how far a batch is, as server-sent events: `progress` whenever that has changed,
+//! a few times a second at most, then `complete`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
+
+use super::batches::Batch;
+use crate::app::{App, BatchState, BatchStatus};
+use crate::http::error::HttpError;
+use crate::http::request::Request;
+use crate::http::response::{Answer, Chunk, chunked};
+use crate::http::{EVENT_STREAMS_MAX, Front};
+use crate::model::batch::BatchId;
+
+/// How often it is looked how far the batch is.
+const LOOK: Duration = Duration::from_millis(250);
+/// A client that hears nothing for so long could take the connection for dead.
+const SILENT_MAX: Duration = Duration::from_secs(15);
+
+pub(in crate::http) fn answer(front: &Front, request: &Request, id: &BatchId) -> Result<Answer, HttpError> {
+    let batch = super::batches::known(front, id)?;
+    let place = Arc::clone(&front.event_streams).try_acquire_owned();
+    let place = place.map_err(|_| HttpError::TooManyStreams(EVENT_STREAMS_MAX))?;
+    let (chunks, receiver) = mpsc::channel(1);
+    let (app, mut stopping) = (front.app.clone(), request.stopping());
+    tokio::spawn(async move {
+        let _place = place;
+        let told = async {
+            tokio::select! {
+                () = tell(&app, batch, &chunks) => {}
+                _ = stopping.wait_for(Option::is_some) => {}
+            }
+            // Whoever has gone needs no end.
+            drop(chunks.send(Chunk::End).await);
+        };
+        tokio::select! {
+            () = told => {}
+            () = chunks.closed() => {}
+        }
+    });
+    Ok(chunked("text/event-stream", receiver))
+}
+
+/// Tells how far a batch is until it is complete, or no longer kept.
+async fn tell(app: &App, mut batch: BatchStatus, chunks: &mpsc::Sender<Chunk>) {
+    let mut told: Option<(BatchStatus, Instant)> = None;
+    loop {
+        let complete = batch.state == BatchState::Complete;
+        let news =
+            told.as_ref().is_none_or(|(told, _)| (told.state, told.counts) != (batch.state, batch.counts));
+        let event = if news || complete {
+            let name = if complete { "complete" } else { "progress" };
+            let Ok(data) = serde_json::to_string(&Batch::of(&batch)) else { return };
+            format!("event: {name}\ndata: {data}\n\n")
+        } else if told.as_ref().is_some_and(|(_, at)| at.elapsed() >= SILENT_MAX) {
+            ":\n\n".to_owned()
+        } else {
+            String::new()
+        };
+        if !event.is_empty() {
+            if chunks.send(Chunk::Bytes(Bytes::from(event))).await.is_err() || complete {
+                return;
+            }
+            told = Some((batch.clone(), Instant::now()));
+        }
+        sleep(LOOK).await;
+        match app.batch(&batch.id) {
+            Some(now) => batch = now,
+            None => return,
+        }
+    }
+}

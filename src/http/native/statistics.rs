@@ -1,0 +1,77 @@
+//! `GET /api/v1/statistics`: what a client has: visitors, batches, rows by outcome, and how fast they came.
+
+use hyper::StatusCode;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::app::statistics::Pace;
+use crate::http::Front;
+use crate::http::error::HttpError;
+use crate::http::outcomes::Outcomes;
+use crate::http::response::{Answer, json};
+use crate::model::id::ClientCode;
+
+pub(in crate::http) async fn answer(front: &Front, client: &ClientCode) -> Result<Answer, HttpError> {
+    let found = front.app.statistics(client).await?;
+    json(
+        StatusCode::OK,
+        &Statistics {
+            client: client.as_str(),
+            profiles: found.profiles,
+            profiles_counted_at: found.profiles_counted.iso_8601(),
+            batches: KeptBatches {
+                kept: found.batches,
+                incomplete: found.batches_incomplete,
+                stuck: found.batches_stuck,
+                upload_bytes: found.upload_bytes,
+            },
+            rows: found.rows,
+            counts: Outcomes::of(&found.counts),
+            last_minute: Rates::of(found.last_minute, 60),
+            last_hour: Rates::of(found.last_hour, 3600),
+        },
+    )
+}
+
+/// What a client has. Batches and rows are those of the batches that are kept.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::http) struct Statistics<'a> {
+    client: &'a str,
+    profiles: u64,
+    profiles_counted_at: String,
+    batches: KeptBatches,
+    rows: u64,
+    counts: Outcomes,
+    last_minute: Rates,
+    last_hour: Rates,
+}
+
+/// How many batches.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::http) struct KeptBatches {
+    kept: u64,
+    incomplete: u64,
+    stuck: u64,
+    upload_bytes: u64,
+}
+
+/// What came in a while.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::http) struct Rates {
+    batches: u64,
+    rows: u64,
+    rows_completed: u64,
+    rows_completed_per_second: f64,
+}
+
+impl Rates {
+    fn of(pace: Pace, seconds: u32) -> Self {
+        let Pace { batches, rows, rows_completed } = pace;
+        let completed = u32::try_from(rows_completed).unwrap_or(u32::MAX);
+        let rows_completed_per_second = f64::from(completed) / f64::from(seconds);
+        Self { batches, rows, rows_completed, rows_completed_per_second }
+    }
+}

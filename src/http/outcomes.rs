@@ -1,0 +1,142 @@
+//! What became of rows, in sum and one by one, as all calls that tell it do.
+
+use std::ops::ControlFlow;
+
+use hyper::header::ACCEPT;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::error::HttpError;
+use super::request::Request;
+use super::response::{Answer, chunked};
+use super::stream::begin;
+use crate::app::AppError;
+use crate::app::report::{Report, ToldRow};
+use crate::batch::csv::RowPlace;
+use crate::model::batch::{Counts, Outcome};
+
+pub(super) const CSV: &str = "text/csv;charset=UTF-8";
+const NDJSON: &str = "application/x-ndjson";
+/// The first line of a report in CSV.
+const COLUMNS: &[u8] = b"line,id,outcome,reason,message\n";
+
+/// Tells a report in one answer, in chunks.
+pub(super) fn told(report: Report, form: Form, wanted: Option<Outcome>, from: Option<RowPlace>) -> Answer {
+    let chunks = begin("a report", move |out| {
+        if out.write(|bytes| bytes.extend_from_slice(form.head())).is_break() {
+            return Ok(());
+        }
+        let mut fault = None;
+        report.outcomes(wanted, from, |row| {
+            out.write(|bytes| fault = form.write(&row, bytes).err())?;
+            if fault.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        fault.map_or(Ok(()), |fault: HttpError| Err(AppError::Internal(fault.to_string())))
+    });
+    chunked(form.media_type(), chunks)
+}
+
+/// Rows dealt with so far, by outcome.
+#[derive(Serialize, ToSchema)]
+pub(in crate::http) struct Outcomes {
+    updated: u64,
+    created: u64,
+    not_found: u64,
+    ignored: u64,
+    failed: u64,
+}
+
+impl Outcomes {
+    pub(super) fn of(counts: &Counts) -> Self {
+        let Counts { updated, created, not_found, ignored, failed } = *counts;
+        Self { updated, created, not_found, ignored, failed }
+    }
+}
+
+/// The form of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// A header, then a line for each row.
+    Csv,
+    /// An object a line.
+    Ndjson,
+}
+
+/// A row in NDJSON.
+#[derive(Serialize, ToSchema)]
+pub(in crate::http) struct Row<'a> {
+    line: u32,
+    id: Option<&'a str>,
+    outcome: &'static str,
+    reason: Option<&'static str>,
+    message: Option<&'a str>,
+}
+
+impl<'a> Row<'a> {
+    /// A row as the app tells it.
+    pub(super) fn of(row: &'a ToldRow) -> Self {
+        Self {
+            line: row.place.line,
+            id: row.id.as_deref(),
+            outcome: row.outcome.name(),
+            reason: row.reason,
+            message: row.message.as_deref(),
+        }
+    }
+}
+
+impl Form {
+    /// The one that the request accepts; CSV, unless it names NDJSON.
+    pub(super) fn of(request: &Request) -> Self {
+        let accepted = request.header_text(&ACCEPT).unwrap_or_default();
+        if accepted.contains("ndjson") { Self::Ndjson } else { Self::Csv }
+    }
+
+    pub(super) fn media_type(self) -> &'static str {
+        match self {
+            Self::Csv => CSV,
+            Self::Ndjson => NDJSON,
+        }
+    }
+
+    pub(super) fn head(self) -> &'static [u8] {
+        match self {
+            Self::Csv => COLUMNS,
+            Self::Ndjson => b"",
+        }
+    }
+
+    pub(super) fn write(self, row: &ToldRow, out: &mut Vec<u8>) -> Result<(), HttpError> {
+        let ToldRow { place, id, outcome, reason, message } = row;
+        match self {
+            Self::Csv => {
+                out.extend_from_slice(place.line.to_string().as_bytes());
+                out.push(b',');
+                cell(id.as_deref().unwrap_or_default(), out);
+                for cell in [outcome.name(), reason.unwrap_or_default()] {
+                    out.push(b',');
+                    out.extend_from_slice(cell.as_bytes());
+                }
+                out.push(b',');
+                cell(message.as_deref().unwrap_or_default(), out);
+            }
+            Self::Ndjson => {
+                serde_json::to_writer(&mut *out, &Row::of(row))
+                    .map_err(|e| HttpError::Inside(e.to_string()))?;
+            }
+        }
+        out.push(b'\n');
+        Ok(())
+    }
+}
+
+/// Writes a cell as RFC 4180 says.
+fn cell(text: &str, out: &mut Vec<u8>) {
+    if !text.contains([',', '"', '\n', '\r']) {
+        out.extend_from_slice(text.as_bytes());
+        return;
+    }
+    out.push(b'"');
+    out.extend_from_slice(text.replace('"', "\"\"").as_bytes());
+    out.push(b'"');
+}
