@@ -124,15 +124,23 @@ fn the_unit_lets_through_the_system_calls_that_the_daemon_makes() {
     else {
         return;
     };
-    let allowed = {
-        let refused: BTreeSet<_> =
-            ["@privileged", "@resources"].iter().flat_map(|set| calls_of(&filter, set)).collect();
-        let mut all = calls_of(&filter, "@system-service");
-        all.retain(|call| !refused.contains(call));
-        // Whatever is refused, systemd lets these through.
-        all.extend(calls_of(&filter, "@default"));
-        all
-    };
+    let mut allowed = BTreeSet::new();
+    let unit = std::fs::read_to_string(root().join("packaging/profiled.service")).unwrap();
+    for sets in unit.lines().filter_map(|line| line.strip_prefix("SystemCallFilter=")) {
+        let (refused, sets) = sets.strip_prefix('~').map_or((false, sets), |sets| (true, sets));
+        for call in sets.split(' ').flat_map(|set| match set.starts_with('@') {
+            true => calls_of(&filter, set),
+            false => BTreeSet::from([set.to_owned()]),
+        }) {
+            if refused {
+                allowed.remove(&call);
+            } else {
+                allowed.insert(call);
+            }
+        }
+    }
+    // Whatever is refused, systemd lets these through.
+    allowed.extend(calls_of(&filter, "@default"));
     assert!(allowed.len() > 200 && allowed.contains("fdatasync"), "{allowed:?}");
     let folder = tempfile::tempdir().unwrap();
     let trace = folder.path().join("trace");
