@@ -280,6 +280,12 @@ fn a_batch_whose_upload_is_damaged_is_given_up_if_somebody_says_so() {
     }
     let details = daemon.wait_complete(&damaged);
     assert_eq!((details.size, details.successful, details.failed), (2, 0, 2));
+    let outcomes = daemon.get(&format!("/api/v1/batches/{damaged}/outcomes"));
+    assert_eq!((outcomes.status, outcomes.text().matches("upload_damaged").count()), (200, 2));
+    for gone in ["repair", "file"] {
+        let answer = daemon.get(&format!("/api/v1/batches/{damaged}/{gone}"));
+        assert_eq!((answer.status, answer.text().contains("LOST")), (410, false), "{}", answer.text());
+    }
     assert_eq!(daemon.wait_complete(&whole).successful, 1);
 }
 
