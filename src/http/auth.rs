@@ -14,6 +14,8 @@ use crate::model::id::ClientCode;
 use crate::model::seq::Millis;
 use crate::tokens::{Refusal, Scope, Token, Tokens};
 
+/// The cookie in which the inspector's pages keep a token.
+pub(super) const SESSION: &str = "profiled-session";
 /// Browsers say by this header where a call comes from; no page can set it.
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
@@ -32,6 +34,16 @@ pub(super) enum Access {
     Of(Scope),
     /// A token of every client and of this scope: it is about the whole data folder.
     Everywhere(Scope),
+}
+
+/// Where a call's token may stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Proof {
+    /// In `Authorization` alone.
+    Header,
+    /// In the inspector's cookie, too. A browser sends that along by itself, so a call that writes must come from one of
+    /// the inspector's own pages.
+    HeaderOrCookie,
 }
 
 /// Who calls.
@@ -85,6 +97,7 @@ pub(super) fn admit(
     request: &Request,
     access: Access,
     writes: bool,
+    proof: Proof,
 ) -> Result<Bearer, HttpError> {
     if matches!(access, Access::Open | Access::Page) {
         return Ok(Bearer::Anybody);
@@ -94,7 +107,17 @@ pub(super) fn admit(
         return Ok(Bearer::Anybody);
     }
     let refused = |why| Err(HttpError::Unauthorized(why));
-    match bearer(request) {
+    let cookie = match proof {
+        Proof::HeaderOrCookie if request.authorization().is_none() => {
+            request.cookie(SESSION).filter(|token| !token.is_empty())
+        }
+        Proof::Header | Proof::HeaderOrCookie => None,
+    };
+    if cookie.is_some() && writes {
+        check_own_page(request)?;
+    }
+    let brought = cookie.map_or_else(|| bearer(request), |token| Ok(Some(token)));
+    match brought {
         Ok(Some(text)) => match tokens.verify(text, now) {
             Ok(token) => Ok(Bearer::Token(token.clone())),
             Err(refusal) => refused(Unauthorized::Refused(refusal)),
@@ -144,6 +167,23 @@ impl Bearer {
         }
     }
 
+    /// Whose visitors alone it is for.
+    pub(super) fn client(&self) -> Option<&ClientCode> {
+        match self {
+            Self::Anybody | Self::Nobody => None,
+            Self::Token(token) => token.client.as_ref(),
+        }
+    }
+
+    /// Whether it may do what this scope is for, to whichever client's visitors.
+    pub(super) fn may(&self, scope: Scope) -> bool {
+        match self {
+            Self::Anybody => true,
+            Self::Nobody => false,
+            Self::Token(token) => token.scope.covers(scope),
+        }
+    }
+
     /// Who the audit trail says it was, in this request.
     pub(super) fn actor(&self, request: &Request) -> Actor {
         Actor {
@@ -163,6 +203,21 @@ fn bearer(request: &Request) -> Result<Option<&str>, ()> {
     let Some(value) = request.authorization() else { return Ok(None) };
     let (scheme, token) = value.to_str().map_err(|_| ())?.split_once(' ').ok_or(())?;
     if scheme.eq_ignore_ascii_case("Bearer") { Ok(Some(token.trim())) } else { Err(()) }
+}
+
+/// Refuses what does not come from one of the inspector's own pages, as far as browsers tell it: by `Sec-Fetch-Site`, or
+/// by `Origin` where there is none of that (over plain HTTP, but for loopback).
+pub(super) fn check_own_page(request: &Request) -> Result<(), HttpError> {
+    let own = match request.header_text(&FETCH_SITE) {
+        Some(site) => site == "same-origin",
+        None => request.origin().is_some_and(|origin| request.is_own_origin(&origin)),
+    };
+    if own {
+        return Ok(());
+    }
+    let why =
+        "this is for the inspector's own pages: a program sends Authorization: Bearer TOKEN, and no cookie";
+    Err(HttpError::Forbidden(why.into()))
 }
 
 /// Refuses what a page of another origin has a browser send: such a page may send forms and images wherever it likes,

@@ -10,6 +10,7 @@ mod connection;
 mod cors;
 pub mod decode;
 mod error;
+mod inspector;
 mod native;
 mod openapi;
 mod ops;

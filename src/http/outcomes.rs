@@ -1,11 +1,12 @@
-//! What became of rows, in sum and one by one, as all calls that tell it do.
+//! What became of rows, in sum and one by one, as all calls that tell it do; the rows to send again, and the file as it was.
 
 use std::ops::ControlFlow;
 
-use hyper::header::ACCEPT;
+use hyper::header::{ACCEPT, CONTENT_DISPOSITION, HeaderValue};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::Front;
 use super::error::HttpError;
 use super::request::Request;
 use super::response::{Answer, chunked};
@@ -13,9 +14,9 @@ use super::stream::begin;
 use crate::app::AppError;
 use crate::app::report::{Report, ToldRow};
 use crate::batch::csv::RowPlace;
-use crate::model::batch::{Counts, Outcome};
+use crate::model::batch::{BatchId, Counts, Outcome};
 
-pub(super) const CSV: &str = "text/csv;charset=UTF-8";
+const CSV: &str = "text/csv;charset=UTF-8";
 const NDJSON: &str = "application/x-ndjson";
 /// The first line of a report in CSV.
 const COLUMNS: &[u8] = b"line,id,outcome,reason,message\n";
@@ -34,6 +35,41 @@ pub(super) fn told(report: Report, form: Form, wanted: Option<Outcome>, from: Op
         fault.map_or(Ok(()), |fault: HttpError| Err(AppError::Internal(fault.to_string())))
     });
     chunked(form.media_type(), chunks)
+}
+
+/// The failed rows as they were sent, under a header.
+pub(super) async fn repair(front: &Front, id: &BatchId) -> Result<Answer, HttpError> {
+    let report = front.app.report(id).await?;
+    let (report, given_up) = tokio::task::spawn_blocking(move || {
+        let given_up = report.is_given_up();
+        (report, given_up)
+    })
+    .await
+    .map_err(|error| HttpError::Inside(error.to_string()))?;
+    if given_up? {
+        return Err(AppError::GivenUp(id.to_string()).into());
+    }
+    let chunks = begin("a repair file", move |out| {
+        report.repair(|bytes| out.write(|filling| filling.extend_from_slice(bytes)))
+    });
+    Ok(named(chunked(CSV, chunks), &format!("{id}-repair.csv")))
+}
+
+/// The file as it was sent.
+pub(super) async fn file(front: &Front, id: &BatchId) -> Result<Answer, HttpError> {
+    let file = front.app.uploaded_file(id).await?;
+    let chunks = begin("an upload", move |out| {
+        file.pieces(|bytes| out.write(|filling| filling.extend_from_slice(bytes)))
+    });
+    Ok(named(chunked(CSV, chunks), &format!("{id}.csv")))
+}
+
+/// A browser saves it under this name instead of showing it.
+fn named(mut answer: Answer, name: &str) -> Answer {
+    if let Ok(disposition) = HeaderValue::try_from(format!("attachment; filename=\"{name}\"")) {
+        answer.headers_mut().insert(CONTENT_DISPOSITION, disposition);
+    }
+    answer
 }
 
 /// Rows dealt with so far, by outcome.

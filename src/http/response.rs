@@ -124,7 +124,7 @@ pub(super) fn no_content() -> Answer {
 /// A refusal, in the form of the door.
 pub(super) fn refusal(door: Door, error: &HttpError) -> Answer {
     let (status, told) = (error.status(), error.to_string());
-    let mut answer = match door {
+    let answer = match door {
         Door::Batch => xml(status, &[("success", "false"), ("batchStatus", ""), ("message", &told)]),
         Door::Update => xml(status, &[("success", "false"), ("pcId", ""), ("message", &told)]),
         Door::Mbox => {
@@ -139,6 +139,11 @@ pub(super) fn refusal(door: Door, error: &HttpError) -> Answer {
             serde_json::json!({ "status": status.as_u16(), "message": told }).to_string().into(),
         ),
     };
+    explained(answer, error)
+}
+
+/// A refusal, with the headers that say more of it.
+pub(super) fn explained(mut answer: Answer, error: &HttpError) -> Answer {
     let headers = answer.headers_mut();
     if let HttpError::Method(methods) = error
         && let Ok(allow) = HeaderValue::try_from(Methods(methods).to_string())

@@ -3,12 +3,12 @@
 use hyper::{Method, StatusCode};
 
 use super::adobe::mbox::Kind;
-use super::auth::Access;
+use super::auth::{Access, Bearer, Proof};
 use super::error::{HttpError, Methods};
 use super::openapi::{self, Schemas};
 use super::request::{Request, client};
 use super::response::{Answer, Door, json, refusal};
-use super::{Front, adobe, auth, cors, native, ops, outcomes};
+use super::{Front, adobe, auth, cors, inspector, native, ops, outcomes};
 use crate::app::BatchVersion;
 use crate::model::batch::BatchId;
 use crate::model::id::{ClientCode, IdKind};
@@ -17,20 +17,48 @@ use crate::tokens::Scope;
 /// What a path leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Endpoint<'a> {
-    BatchUpdate { client: &'a str, version: BatchVersion },
-    BatchStatus { client: &'a str },
-    ProfileUpdate { client: &'a str },
-    Mbox { client: &'a str, kind: Kind },
+    BatchUpdate {
+        client: &'a str,
+        version: BatchVersion,
+    },
+    BatchStatus {
+        client: &'a str,
+    },
+    ProfileUpdate {
+        client: &'a str,
+    },
+    Mbox {
+        client: &'a str,
+        kind: Kind,
+    },
     Delivery,
-    ProfileFetch { kind: IdKind, id: &'a str },
-    Profile { id: &'a str },
-    Attribute { id: &'a str, name: &'a str },
+    ProfileFetch {
+        kind: IdKind,
+        id: &'a str,
+    },
+    Profile {
+        id: &'a str,
+    },
+    Attribute {
+        id: &'a str,
+        name: &'a str,
+    },
     Batches,
-    Batch { id: &'a str },
-    Events { id: &'a str },
-    Outcomes { id: &'a str },
-    Repair { id: &'a str },
-    File { id: &'a str },
+    Batch {
+        id: &'a str,
+    },
+    Events {
+        id: &'a str,
+    },
+    Outcomes {
+        id: &'a str,
+    },
+    Repair {
+        id: &'a str,
+    },
+    File {
+        id: &'a str,
+    },
     Statistics,
     Export,
     Compact,
@@ -39,6 +67,8 @@ pub(super) enum Endpoint<'a> {
     Healthz,
     Readyz,
     Metrics,
+    /// For people; the inspector has paths of its own, and the document of the calls does not have them.
+    Inspector(inspector::Page<'a>),
 }
 
 const READ: &[Method] = &[Method::GET, Method::HEAD];
@@ -88,7 +118,7 @@ impl<'a> Endpoint<'a> {
             ["healthz"] => Self::Healthz,
             ["readyz"] => Self::Readyz,
             ["metrics"] => Self::Metrics,
-            _ => return None,
+            _ => return inspector::Page::find(segments).map(Self::Inspector),
         })
     }
 
@@ -99,6 +129,7 @@ impl<'a> Endpoint<'a> {
             Self::Profile { .. } => READ_OR_ERASE,
             Self::Attribute { .. } => REMOVE,
             Self::ProfileUpdate { .. } | Self::Mbox { .. } => WRITE_BY_EITHER,
+            Self::Inspector(page) => page.methods(),
             _ => READ,
         }
     }
@@ -124,6 +155,7 @@ impl<'a> Endpoint<'a> {
             Self::Compact | Self::Backup => Access::Everywhere(Scope::Admin),
             Self::OpenApi | Self::Healthz | Self::Readyz => Access::Open,
             Self::Metrics => Access::OpenInPart,
+            Self::Inspector(page) => page.access(method),
         }
     }
 
@@ -133,7 +165,12 @@ impl<'a> Endpoint<'a> {
     }
 
     /// Whose visitors it is about, where they are one client's; a batch's id names its client.
-    fn client(&self, front: &Front, request: &Request) -> Result<Option<ClientCode>, HttpError> {
+    fn client(
+        &self,
+        front: &Front,
+        request: &Request,
+        bearer: &Bearer,
+    ) -> Result<Option<ClientCode>, HttpError> {
         Ok(match *self {
             Self::BatchUpdate { client: code, .. }
             | Self::BatchStatus { client: code }
@@ -145,6 +182,7 @@ impl<'a> Endpoint<'a> {
             | Self::Batches
             | Self::Statistics
             | Self::Export => Some(request.query().strict()?.client(&front.app)?),
+            Self::Inspector(page) => page.client(front, request, bearer)?,
             Self::Batch { id }
             | Self::Events { id }
             | Self::Outcomes { id }
@@ -171,7 +209,7 @@ impl<'a> Endpoint<'a> {
     }
 
     /// The form in which it refuses.
-    pub(super) fn door(&self) -> Door {
+    fn door(&self) -> Door {
         match self {
             Self::BatchUpdate { .. } | Self::BatchStatus { .. } => Door::Batch,
             Self::ProfileUpdate { .. } => Door::Update,
@@ -206,6 +244,15 @@ impl<'a> Endpoint<'a> {
             Self::Healthz => "healthz",
             Self::Readyz => "readyz",
             Self::Metrics => "metrics",
+            Self::Inspector(page) => page.name(),
+        }
+    }
+
+    /// A refusal, in the form of its front door.
+    pub(super) fn refusal(&self, request: &Request, error: &HttpError) -> Answer {
+        match self {
+            Self::Inspector(page) => page.refusal(request, error),
+            _ => refusal(self.door(), error),
         }
     }
 
@@ -222,11 +269,17 @@ impl<'a> Endpoint<'a> {
         }
         let access = self.access(request.method());
         let (tokens, now) = (front.tokens(), front.app.now());
-        let bearer = auth::admit(&tokens, now, request, access, self.writes(request.method()))
+        let writes = self.writes(request.method());
+        let proof = match self {
+            Self::Inspector(_) => Proof::HeaderOrCookie,
+            _ => Proof::Header,
+        };
+        let bearer = auth::admit(&tokens, now, request, access, writes, proof)
             .map_err(|error| front.count_failure(request.caller(), error))?;
-        let client = self.client(front, request)?;
+        let client = self.client(front, request, &bearer)?;
         bearer.check(access, client.as_ref())?;
         match (*self, &client) {
+            (Self::Inspector(page), client) => page.answer(front, request, &bearer, client.as_ref()).await,
             (Self::OpenApi, _) => document(),
             (Self::Healthz, _) => ops::healthz(front),
             (Self::Readyz, _) => ops::readyz(front),
@@ -238,10 +291,8 @@ impl<'a> Endpoint<'a> {
             (Self::Outcomes { id }, _) => {
                 native::outcomes::answer(front, request, &native::batches::id(request, id)?).await
             }
-            (Self::Repair { id }, _) => {
-                native::outcomes::repair(front, &native::batches::id(request, id)?).await
-            }
-            (Self::File { id }, _) => native::outcomes::file(front, &native::batches::id(request, id)?).await,
+            (Self::Repair { id }, _) => outcomes::repair(front, &native::batches::id(request, id)?).await,
+            (Self::File { id }, _) => outcomes::file(front, &native::batches::id(request, id)?).await,
             (Self::Compact, _) => native::upkeep::compact(front, request, &bearer).await,
             (Self::Backup, _) => native::upkeep::backup(front, request, &bearer).await,
             (Self::BatchUpdate { version, .. }, Some(client)) => {
@@ -320,8 +371,7 @@ mod tests {
     /// The paths of `find`, as this file has them, in the form of the document.
     fn paths_found() -> std::collections::BTreeSet<String> {
         let text = include_str!("router.rs");
-        let find =
-            text.split_once("Some(match *segments {").unwrap().1.split_once("_ => return None").unwrap().0;
+        let find = text.split_once("Some(match *segments {").unwrap().1.split_once("_ => return ").unwrap().0;
         let mut paths = std::collections::BTreeSet::new();
         for pattern in find.split('[').skip(1).filter_map(|rest| rest.split_once(']')).map(|(it, _)| it) {
             let mut all = vec![String::new()];
@@ -394,6 +444,6 @@ mod tests {
         check("/api/v1/batches", Some(Endpoint::Batches));
         check("/m2/demo/profile/batchupdate", None);
         check("/m2/demo/profile/batchUpdate/", None);
-        check("/", None);
+        check("/", Some(Endpoint::Inspector(inspector::Page::Home)));
     }
 }

@@ -397,7 +397,10 @@ async fn answer(front: &Front, mut request: Request, refused: Option<HttpError>)
                         Ok(()) => endpoint.answer(front, &mut request).await,
                         Err(error) => Err(error),
                     };
-                    let mut answer = result.unwrap_or_else(|e| refuse(front, endpoint.door(), &e, &id));
+                    let mut answer = result.unwrap_or_else(|error| {
+                        note(front, &error, &id);
+                        endpoint.refusal(&request, &error)
+                    });
                     if endpoint.is_for_pages() {
                         let origin = request.origin().filter(|_| !endpoint.reads_cookies());
                         cors::open(&mut answer, origin);
@@ -427,6 +430,12 @@ async fn answer(front: &Front, mut request: Request, refused: Option<HttpError>)
 }
 
 fn refuse(front: &Front, door: Door, error: &HttpError, request: &str) -> Answer {
+    note(front, error, request);
+    refusal(door, error)
+}
+
+/// Counts and logs a refusal.
+fn note(front: &Front, error: &HttpError, request: &str) {
     if let Some(limit) = error.limit() {
         front.app.metrics().hit(limit);
         // Not louder, even where it is the daemon that is full: whoever may hit a limit may do so at will.
@@ -438,7 +447,6 @@ fn refuse(front: &Front, door: Door, error: &HttpError, request: &str) -> Answer
             tracing::debug!(request, why, "a request was refused");
         }
     }
-    refusal(door, error)
 }
 
 /// A name for a request, to find it in the log by: which request of this process it was, counted from a number that

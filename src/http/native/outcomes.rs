@@ -1,21 +1,18 @@
-//! `GET /api/v1/batches/{batchId}/outcomes`, `…/repair` and `…/file`: what became of each row, the failed rows as they were
-//! sent, and the file as it was. They hold visitors' ids and values.
+//! `GET /api/v1/batches/{batchId}/outcomes`: what became of each row. It holds visitors' ids.
 //!
 //! Without `limit=` all rows are told in one answer, in chunks; one that cannot be told whole breaks off without its last
 //! chunk. With it a page is, and `Link` leads to the next.
 
 use hyper::StatusCode;
-use hyper::header::{CONTENT_DISPOSITION, HeaderValue, LINK};
+use hyper::header::{HeaderValue, LINK};
 
-use crate::app::AppError;
 use crate::app::report::PAGE_ROWS_MAX;
 use crate::batch::csv::RowPlace;
 use crate::http::Front;
 use crate::http::error::HttpError;
-use crate::http::outcomes::{CSV, Form, told};
+use crate::http::outcomes::{Form, told};
 use crate::http::request::{Params, Request};
-use crate::http::response::{Answer, chunked, whole};
-use crate::http::stream::begin;
+use crate::http::response::{Answer, whole};
 use crate::model::batch::{BatchId, Outcome};
 
 /// What became of the rows.
@@ -46,41 +43,6 @@ pub(in crate::http) async fn answer(
         answer.headers_mut().insert(LINK, link);
     }
     Ok(answer)
-}
-
-/// The failed rows as they were sent, under a header.
-pub(in crate::http) async fn repair(front: &Front, id: &BatchId) -> Result<Answer, HttpError> {
-    let report = front.app.report(id).await?;
-    let (report, given_up) = tokio::task::spawn_blocking(move || {
-        let given_up = report.is_given_up();
-        (report, given_up)
-    })
-    .await
-    .map_err(|error| HttpError::Inside(error.to_string()))?;
-    if given_up? {
-        return Err(AppError::GivenUp(id.to_string()).into());
-    }
-    let chunks = begin("a repair file", move |out| {
-        report.repair(|bytes| out.write(|filling| filling.extend_from_slice(bytes)))
-    });
-    Ok(named(chunked(CSV, chunks), &format!("{id}-repair.csv")))
-}
-
-/// The file as it was sent.
-pub(in crate::http) async fn file(front: &Front, id: &BatchId) -> Result<Answer, HttpError> {
-    let file = front.app.uploaded_file(id).await?;
-    let chunks = begin("an upload", move |out| {
-        file.pieces(|bytes| out.write(|filling| filling.extend_from_slice(bytes)))
-    });
-    Ok(named(chunked(CSV, chunks), &format!("{id}.csv")))
-}
-
-/// A browser saves it under this name instead of showing it.
-fn named(mut answer: Answer, name: &str) -> Answer {
-    if let Ok(disposition) = HeaderValue::try_from(format!("attachment; filename=\"{name}\"")) {
-        answer.headers_mut().insert(CONTENT_DISPOSITION, disposition);
-    }
-    answer
 }
 
 /// The outcome that `outcome=` names.

@@ -1,0 +1,217 @@
+//! `/batches` and `/batches/{id}`: what was uploaded, how far it is, and why rows failed.
+
+use askama::Template;
+use hyper::StatusCode;
+use std::collections::BTreeMap;
+
+use super::plot::{Bar, in_words};
+use super::words::{Moment, grouped, size, state};
+use super::{Frame, render};
+use crate::app::report::{PAGE_ROWS_MAX, ToldRow};
+use crate::app::{AppError, BatchState, BatchStatus, BatchVersion};
+use crate::http::Front;
+use crate::http::error::HttpError;
+use crate::http::outcomes::{Form, told};
+use crate::http::request::Request;
+use crate::http::response::Answer;
+use crate::model::batch::{BatchId, Outcome};
+use crate::model::id::ClientCode;
+use crate::model::seq::{Millis, Seq};
+
+/// How many batches stand on one page.
+const LISTED_MAX: usize = 50;
+/// How many failed rows are shown; all of them are in the repair file.
+const FAILED_SHOWN_MAX: usize = 50;
+
+/// A batch in a list.
+pub(super) struct Line {
+    pub(super) id: String,
+    pub(super) accepted: Moment,
+    pub(super) version: &'static str,
+    pub(super) state: &'static str,
+    pub(super) failed: u64,
+    pub(super) bar: Bar,
+}
+
+impl Line {
+    pub(super) fn of(batch: &BatchStatus, now: Millis) -> Self {
+        Self {
+            id: batch.id.to_string(),
+            accepted: Moment::of(batch.id.seq.millis(), now),
+            version: version(batch.version),
+            state: state(batch.state),
+            failed: batch.counts.failed,
+            bar: Bar::of(&batch.counts, batch.rows),
+        }
+    }
+}
+
+fn version(version: BatchVersion) -> &'static str {
+    match version {
+        BatchVersion::V1 => "v1",
+        BatchVersion::V2 => "v2",
+    }
+}
+
+#[derive(Template)]
+#[template(path = "batches.html")]
+struct List {
+    frame: Frame,
+    batches: Vec<Line>,
+    next: Option<String>,
+}
+
+#[derive(Template)]
+#[template(path = "batch.html")]
+struct One {
+    frame: Frame,
+    id: String,
+    progress: Progress,
+}
+
+/// How far a batch is: a piece of its page, which the page's script asks for again while it is not complete.
+#[derive(Template)]
+#[template(path = "progress.html")]
+struct Progress {
+    id: String,
+    version: &'static str,
+    state: &'static str,
+    live: bool,
+    /// What a screen reader is told, when it changes.
+    told: String,
+    dealt_per_cent: u64,
+    rows: String,
+    dealt: String,
+    bytes: String,
+    accepted: Moment,
+    completed: Option<Moment>,
+    rate: Option<String>,
+    end: Option<Moment>,
+    bar: Bar,
+    outcomes: Vec<(&'static str, &'static str, String)>,
+    failures: Option<Failures>,
+}
+
+/// Why rows failed.
+struct Failures {
+    reasons: Vec<(&'static str, String, String)>,
+    rows: Vec<ToldRow>,
+    /// Whether there are more than were looked at for the reasons.
+    more: bool,
+    count: String,
+}
+
+/// A client's batches, newest first.
+pub(super) fn list(
+    front: &Front,
+    request: &Request,
+    client: Option<&ClientCode>,
+) -> Result<Answer, HttpError> {
+    let query = request.query().strict()?;
+    let before = query.get("before").map(|text| {
+        text.parse().map(Seq::from_u64).map_err(|_| HttpError::Wrong(format!("before={text} is not a seq")))
+    });
+    let before = before.transpose()?;
+    let now = front.app.now();
+    let page = client.map(|client| front.app.batches(client, None, before, LISTED_MAX)).unwrap_or_default();
+    let frame = Frame::of(request, client, "Batches");
+    let batches = page.batches.iter().map(|batch| Line::of(batch, now)).collect();
+    render(StatusCode::OK, &List { frame, batches, next: page.next.map(|next| next.to_string()) })
+}
+
+/// One batch.
+pub(super) async fn one(front: &Front, request: &Request, id: &str) -> Result<Answer, HttpError> {
+    let batch = known(front, id)?;
+    let frame = Frame {
+        title: format!("Batch {}", batch.id),
+        ..Frame::of(request, Some(&batch.id.client), "Batches")
+    };
+    let progress = Progress::of(front, &batch).await?;
+    render(StatusCode::OK, &One { frame, id: batch.id.to_string(), progress })
+}
+
+/// How far it is, as its page has it.
+pub(super) async fn progress(front: &Front, id: &str) -> Result<Answer, HttpError> {
+    render(StatusCode::OK, &Progress::of(front, &known(front, id)?).await?)
+}
+
+/// What became of each row, as CSV.
+pub(super) async fn outcomes(front: &Front, id: &str) -> Result<Answer, HttpError> {
+    let report = front.app.report(&known(front, id)?.id).await?;
+    Ok(told(report, Form::Csv, None, None))
+}
+
+/// A batch that is known.
+pub(super) fn known(front: &Front, id: &str) -> Result<BatchStatus, HttpError> {
+    let found = BatchId::parse(id).and_then(|id| front.app.batch(&id));
+    found.ok_or_else(|| AppError::UnknownBatch(id.to_owned()).into())
+}
+
+impl Progress {
+    async fn of(front: &Front, batch: &BatchStatus) -> Result<Self, HttpError> {
+        let now = front.app.now();
+        let live = batch.state != BatchState::Complete;
+        let dealt = batch.counts.total();
+        let dealt_per_cent = (dealt * 100).checked_div(batch.rows).unwrap_or(100);
+        let failures =
+            if live || batch.counts.failed == 0 { None } else { Failures::of(front, batch).await? };
+        let outcomes = Outcome::ALL
+            .map(|outcome| (outcome.name(), in_words(outcome), grouped(batch.counts.of(outcome))))
+            .into();
+        Ok(Self {
+            id: batch.id.to_string(),
+            version: version(batch.version),
+            state: state(batch.state),
+            live,
+            told: match batch.state {
+                BatchState::Complete => format!("Complete: {}", Bar::of(&batch.counts, batch.rows).told),
+                BatchState::Stuck => "The store keeps refusing this batch".into(),
+                // In steps, or nobody could listen to it.
+                BatchState::Incomplete => format!("{} % are done", dealt_per_cent / 10 * 10),
+            },
+            dealt_per_cent,
+            rows: grouped(batch.rows),
+            dealt: grouped(dealt),
+            bytes: size(batch.bytes),
+            accepted: Moment::of(batch.id.seq.millis(), now),
+            completed: batch.completed.map(|at| Moment::of(at, now)),
+            rate: batch.rows_per_second.map(grouped),
+            end: batch.estimated_end.map(|at| Moment::of(at, now)),
+            bar: Bar::of(&batch.counts, batch.rows),
+            outcomes,
+            failures,
+        })
+    }
+}
+
+impl Failures {
+    /// The reasons, and the first of the rows; none where the upload is no longer kept, or cannot be read just now.
+    async fn of(front: &Front, batch: &BatchStatus) -> Result<Option<Self>, HttpError> {
+        let page = match front.app.outcome_page(&batch.id, Some(Outcome::Failed), None, PAGE_ROWS_MAX).await {
+            Ok(page) => page,
+            Err(error @ AppError::Stopping) => return Err(error.into()),
+            Err(error) => {
+                tracing::debug!(batch = %batch.id, %error, "no failures could be shown");
+                return Ok(None);
+            }
+        };
+        let mut reasons: BTreeMap<&'static str, (u64, String)> = BTreeMap::new();
+        for row in &page.rows {
+            let message = row.message.as_deref().unwrap_or_default();
+            reasons.entry(row.reason.unwrap_or("unknown")).or_insert_with(|| (0, message.to_owned())).0 += 1;
+        }
+        let mut reasons: Vec<_> = reasons.into_iter().collect();
+        reasons.sort_by_key(|(_, (count, _))| std::cmp::Reverse(*count));
+        let mut rows = page.rows;
+        rows.truncate(FAILED_SHOWN_MAX);
+        Ok(Some(Self {
+            reasons: reasons
+                .into_iter()
+                .map(|(reason, (count, example))| (reason, grouped(count), example))
+                .collect(),
+            rows,
+            more: page.next.is_some(),
+            count: grouped(batch.counts.failed),
+        }))
+    }
+}

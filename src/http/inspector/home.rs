@@ -1,0 +1,87 @@
+//! `/`: a place to look a visitor up, to drop a file, and what the client has.
+
+use askama::Template;
+use hyper::StatusCode;
+
+use super::batches::Line;
+use super::plot::{Bar, Columns};
+use super::visitor::Form;
+use super::words::{Moment, grouped, size};
+use super::{Frame, render};
+use crate::app::statistics::Statistics;
+use crate::http::Front;
+use crate::http::auth::Bearer;
+use crate::http::error::HttpError;
+use crate::http::request::Request;
+use crate::http::response::Answer;
+use crate::model::id::ClientCode;
+use crate::model::seq::Millis;
+use crate::tokens::Scope;
+
+/// How many batches are shown.
+const NEWEST: usize = 5;
+/// From how many the rates are drawn.
+const DRAWN_MAX: usize = 1_000;
+
+#[derive(Template)]
+#[template(path = "home.html")]
+struct Home {
+    frame: Frame,
+    form: Form,
+    may_read: bool,
+    may_send: bool,
+    batches: Vec<Line>,
+    plots: Vec<Columns>,
+    totals: Option<Totals>,
+}
+
+/// What a client has.
+struct Totals {
+    visitors: String,
+    counted: Moment,
+    batches: String,
+    incomplete: String,
+    stuck: u64,
+    uploads: String,
+    rows: String,
+    bar: Bar,
+}
+
+pub(super) async fn answer(
+    front: &Front,
+    request: &Request,
+    bearer: &Bearer,
+    client: Option<&ClientCode>,
+) -> Result<Answer, HttpError> {
+    let now = front.app.now();
+    let may_read = bearer.may(Scope::Read);
+    let (mut batches, mut plots, mut totals) = (vec![], vec![], None);
+    if let Some(client) = client {
+        let page = front.app.batches(client, None, None, DRAWN_MAX);
+        batches = page.batches.iter().take(NEWEST).map(|batch| Line::of(batch, now)).collect();
+        if !page.batches.is_empty() {
+            plots = vec![Columns::accepted(&page.batches, now), Columns::folded(&page.batches)];
+        }
+        if may_read {
+            totals = Some(Totals::of(&front.app.statistics(client).await?, now));
+        }
+    }
+    let frame = Frame { title: "Look up".into(), ..Frame::of(request, client, "Look up") };
+    let may_send = bearer.may(Scope::Batch);
+    render(StatusCode::OK, &Home { frame, form: Form::default(), may_read, may_send, batches, plots, totals })
+}
+
+impl Totals {
+    fn of(found: &Statistics, now: Millis) -> Self {
+        Self {
+            visitors: grouped(found.profiles),
+            counted: Moment::of(found.profiles_counted, now),
+            batches: grouped(found.batches),
+            incomplete: grouped(found.batches_incomplete),
+            stuck: found.batches_stuck,
+            uploads: size(found.upload_bytes),
+            rows: grouped(found.rows),
+            bar: Bar::of(&found.counts, found.rows),
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! `/session`: a token, brought by a form and kept in a cookie that no script can read and no other site has sent.
+//!
+//! Nothing of a session is kept here: the cookie is the token, and ends to count when that does.
+
+use askama::Template;
+use hyper::StatusCode;
+use hyper::header::{HeaderValue, LOCATION, SET_COOKIE};
+
+use super::{Frame, render};
+use crate::http::Front;
+use crate::http::auth::{self, SESSION, Unauthorized};
+use crate::http::error::HttpError;
+use crate::http::request::{FORM, Params, Request};
+use crate::http::response::{Answer, no_content};
+
+const FORM_BYTES_MAX: usize = 8 << 10;
+
+#[derive(Template)]
+#[template(path = "prompt.html")]
+struct Prompt {
+    frame: Frame,
+    /// What is wrong with the token that was brought.
+    told: Option<String>,
+    /// Where to go on.
+    next: String,
+}
+
+/// The form to bring a token by, in place of the page that asks for one.
+pub(super) fn prompt(request: &Request, error: &HttpError) -> Result<Answer, HttpError> {
+    let told = match error {
+        HttpError::Unauthorized(Unauthorized::Refused(refusal)) => Some(refusal.to_string()),
+        HttpError::Unauthorized(Unauthorized::Malformed) => Some("no token was brought".into()),
+        _ => None,
+    };
+    let next = match request.raw_query() {
+        _ if request.path().starts_with("/session") => "/".to_owned(),
+        "" => request.path().to_owned(),
+        query => format!("{}?{query}", request.path()),
+    };
+    let frame = Frame { title: "Sign in".into(), signed_in: false, ..Frame::of(request, None, "") };
+    render(StatusCode::UNAUTHORIZED, &Prompt { frame, told, next })
+}
+
+/// Takes a token, if it counts.
+pub(super) async fn begin(front: &Front, request: &mut Request) -> Result<Answer, HttpError> {
+    auth::check_own_page(request)?;
+    request.check_media_type(&[FORM], || format!("send the token as {FORM}, uncompressed"))?;
+    let form = Params::decode(&request.body.collect(FORM_BYTES_MAX).await?);
+    let token = form.get("token").unwrap_or_default().trim();
+    let next = form.get("next").filter(|next| leads_here(next)).unwrap_or("/");
+    let tokens = front.tokens();
+    if !tokens.are_asked_for() {
+        return go_on(next, None);
+    }
+    if token.is_empty() {
+        return Err(HttpError::Unauthorized(Unauthorized::Malformed));
+    }
+    if let Err(refusal) = tokens.verify(token, front.app.now()) {
+        let error = HttpError::Unauthorized(Unauthorized::Refused(refusal));
+        return Err(front.count_failure(request.caller(), error));
+    }
+    go_on(next, Some(cookie(token, request.caller().https)))
+}
+
+/// Forgets it.
+pub(super) fn end(request: &Request) -> Result<Answer, HttpError> {
+    auth::check_own_page(request)?;
+    go_on("/", Some(format!("{}; Max-Age=0", cookie("", request.caller().https))))
+}
+
+fn cookie(token: &str, https: bool) -> String {
+    let secure = if https { "; Secure" } else { "" };
+    format!("{SESSION}={token}; Path=/; HttpOnly; SameSite=Strict{secure}")
+}
+
+/// Whether it is a path of this daemon, however a browser reads it.
+fn leads_here(next: &str) -> bool {
+    next.starts_with('/')
+        && !next.starts_with("//")
+        && next.chars().all(|c| c.is_ascii_graphic() && c != '\\')
+}
+
+fn go_on(next: &str, cookie: Option<String>) -> Result<Answer, HttpError> {
+    let header = |text: &str| HeaderValue::try_from(text).map_err(|e| HttpError::Inside(e.to_string()));
+    let mut answer = no_content();
+    *answer.status_mut() = StatusCode::SEE_OTHER;
+    answer.headers_mut().insert(LOCATION, header(next)?);
+    if let Some(cookie) = cookie {
+        answer.headers_mut().insert(SET_COOKIE, header(&cookie)?);
+    }
+    Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_led_elsewhere() {
+        let check = |next: &str, here| assert_eq!(leads_here(next), here, "{next}");
+        check("/", true);
+        check("/batches?client=demo&before=1", true);
+        check("//evil.example/", false);
+        check("/\\evil.example/", false);
+        check("/\t/evil.example/", false);
+        check("https://evil.example/", false);
+        check("", false);
+    }
+}

@@ -1,0 +1,113 @@
+//! `/upload`: a page to drop a batch file on, and the call behind it. A file is tried out first; the page's script sends it
+//! again, in earnest, when it is told to.
+//!
+//! The call is the inspector's own because its token is in a cookie that no script can read, and that no other call takes.
+
+use askama::Template;
+use hyper::StatusCode;
+use hyper::header::{HeaderName, HeaderValue, LOCATION};
+
+use super::plot::Bar;
+use super::words::{grouped, size};
+use super::{Frame, render};
+use crate::app::dry_run::{Diff, DryRun};
+use crate::app::report::ToldRow;
+use crate::app::{Announced, BatchVersion};
+use crate::http::Front;
+use crate::http::error::HttpError;
+use crate::http::request::{Params, Request};
+use crate::http::response::{Answer, no_content};
+use crate::model::batch::{EmptyValues, IdempotencyKey};
+use crate::model::id::ClientCode;
+
+const MEDIA_TYPES: [&str; 1] = ["text/csv"];
+const ENCODINGS: &str = "gzip, zstd";
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+#[derive(Template)]
+#[template(path = "upload.html")]
+struct Upload {
+    frame: Frame,
+}
+
+/// What a file would come to: a piece of the page.
+#[derive(Template)]
+#[template(path = "trial.html")]
+struct Trial {
+    rows: String,
+    bytes: String,
+    bar: Bar,
+    attributes: Vec<(String, [String; 4])>,
+    failed: Vec<ToldRow>,
+    failed_count: String,
+}
+
+/// The page.
+pub(super) fn answer(request: &Request, client: Option<&ClientCode>) -> Result<Answer, HttpError> {
+    render(StatusCode::OK, &Upload { frame: Frame::of(request, client, "Upload") })
+}
+
+/// Takes a file, or tries it out.
+pub(super) async fn send(
+    front: &Front,
+    request: &mut Request,
+    client: Option<&ClientCode>,
+) -> Result<Answer, HttpError> {
+    let client = client.ok_or_else(|| HttpError::Wrong("client= is missing: name the client".into()))?;
+    front.count_batch_call(client)?;
+    let query = request.query().strict()?;
+    let (version, empty_values, dry_run) = (version(&query)?, empty_values(&query)?, query.switch("dryRun")?);
+    let key = request.header_text(&IDEMPOTENCY_KEY).and_then(IdempotencyKey::new);
+    let right = || "send the file itself as text/csv, or compressed with gzip or zstd".to_owned();
+    request.check_content_type(&MEDIA_TYPES, right)?;
+    let encoding = request.content_encoding(Some(ENCODINGS), right)?;
+    let announced = Announced { encoding, bytes: request.content_length() };
+    let mut upload = front.app.accept_batch(client, version, empty_values, announced).await?;
+    while let Some(bytes) = request.body.next().await? {
+        upload.push(bytes).await?;
+    }
+    if dry_run {
+        return render(StatusCode::OK, &Trial::of(upload.try_out().await?));
+    }
+    let accepted = upload.finish(key).await?;
+    // The script goes there by itself: a redirect would be followed without it.
+    let mut answer = no_content();
+    *answer.status_mut() = StatusCode::CREATED;
+    let page = HeaderValue::try_from(format!("/batches/{}", accepted.batch.id));
+    answer.headers_mut().insert(LOCATION, page.map_err(|error| HttpError::Inside(error.to_string()))?);
+    Ok(answer)
+}
+
+fn version(query: &Params) -> Result<BatchVersion, HttpError> {
+    match query.get("version") {
+        None | Some("v2") => Ok(BatchVersion::V2),
+        Some("v1") => Ok(BatchVersion::V1),
+        Some(other) => Err(HttpError::Wrong(format!("version={other} is not known: it is v1 or v2"))),
+    }
+}
+
+fn empty_values(query: &Params) -> Result<EmptyValues, HttpError> {
+    match query.get("emptyValues") {
+        None | Some("ignore") => Ok(EmptyValues::Ignore),
+        Some("remove") => Ok(EmptyValues::Remove),
+        Some(other) => {
+            Err(HttpError::Wrong(format!("emptyValues={other} is not known: it is remove, or ignore")))
+        }
+    }
+}
+
+impl Trial {
+    fn of(dry_run: DryRun) -> Self {
+        let DryRun { rows, bytes, counts, attributes, failed, .. } = dry_run;
+        let told =
+            |Diff { set, changed, unchanged, removed }| [set, changed, unchanged, removed].map(grouped);
+        Self {
+            rows: grouped(rows),
+            bytes: size(bytes),
+            bar: Bar::of(&counts, rows),
+            attributes: attributes.into_iter().map(|(name, diff)| (name, told(diff))).collect(),
+            failed,
+            failed_count: grouped(counts.failed),
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! `/visitors?client=&by=&id=`: a visitor by any of its ids, and who set what when: as a table and as a timeline.
+
+use askama::Template;
+use hyper::StatusCode;
+use std::collections::BTreeMap;
+
+use super::plot::place;
+use super::words::Moment;
+use super::{Frame, render};
+use crate::app::{Lines, Visitor};
+use crate::http::Front;
+use crate::http::error::HttpError;
+use crate::http::request::{Request, visitor_id};
+use crate::http::response::Answer;
+use crate::model::batch::BatchId;
+use crate::model::id::{ClientCode, IdKind, VisitorId};
+use crate::model::seq::{Millis, Seq};
+
+/// The kinds of ids, as `by=` names them, in the order in which they are tried where any will do.
+const KINDS: [(&str, IdKind); 3] =
+    [("third-party", IdKind::ThirdParty), ("pc", IdKind::Pc), ("ecid", IdKind::Ecid)];
+
+/// The form to look a visitor up by.
+#[derive(Default)]
+pub(super) struct Form {
+    pub(super) id: String,
+    pub(super) by: String,
+}
+
+#[derive(Template)]
+#[template(path = "visitor.html")]
+struct Page {
+    frame: Frame,
+    form: Form,
+    /// Why there is no visitor to show.
+    told: Option<String>,
+    visitor: Option<Shown>,
+    /// Other visitors whose id of another kind is the same text.
+    others: Vec<(&'static str, &'static str)>,
+}
+
+/// A visitor as it is shown.
+struct Shown {
+    canonical: (&'static str, String),
+    linked: Vec<(&'static str, String)>,
+    born: Moment,
+    active: Moment,
+    expires: Moment,
+    attributes: Vec<Attribute>,
+    writes: Vec<Write>,
+    lanes: Vec<Lane>,
+    ends: (Moment, Moment),
+}
+
+struct Attribute {
+    name: String,
+    value: String,
+    by: &'static str,
+    batch: Option<String>,
+    line: Option<u32>,
+    at: Moment,
+}
+
+/// A write that set some of what there is now.
+struct Write {
+    seq: Seq,
+    by: &'static str,
+    batch: Option<String>,
+    at: Moment,
+    names: Vec<String>,
+}
+
+/// The writes of one source, along the time.
+struct Lane {
+    by: &'static str,
+    points: Vec<Point>,
+}
+
+struct Point {
+    x: String,
+    title: String,
+}
+
+pub(super) async fn answer(
+    front: &Front,
+    request: &Request,
+    client: Option<&ClientCode>,
+) -> Result<Answer, HttpError> {
+    let query = request.query().strict()?;
+    let text = |name| query.get(name).unwrap_or_default().trim().to_owned();
+    let form = Form { id: text("id"), by: text("by") };
+    let frame = Frame { title: "Visitor".into(), ..Frame::of(request, client, "Look up") };
+    let mut page = Page { frame, form, told: None, visitor: None, others: vec![] };
+    let (Some(client), false) = (client, page.form.id.is_empty()) else {
+        page.told = Some("Name a client and an id.".into());
+        return render(StatusCode::OK, &page);
+    };
+    let ids = match ids(&page.form) {
+        Ok(ids) => ids,
+        Err(error) => {
+            page.told = Some(error.to_string());
+            return render(error.status(), &page);
+        }
+    };
+    let mut found: Option<Visitor> = None;
+    for id in ids {
+        let Some(visitor) = front.app.read(client, &id).await? else { continue };
+        match &found {
+            None => found = Some(visitor),
+            Some(first) if first.canonical == visitor.canonical => {}
+            Some(_) => page.others.extend(
+                KINDS.into_iter().filter(|(_, kind)| *kind == id.kind()).map(|(by, kind)| (by, kind.name())),
+            ),
+        }
+    }
+    let Some(visitor) = found else {
+        page.told = Some(format!("Client {client} has no visitor with this id."));
+        return render(StatusCode::NOT_FOUND, &page);
+    };
+    page.frame.title = format!("Visitor {}", visitor.canonical.as_str());
+    let lines = front.app.lines(&visitor).await?;
+    page.visitor = Some(Shown::of(&visitor, &lines, front.app.now()));
+    render(StatusCode::OK, &page)
+}
+
+/// The ids that are meant: of the kind that is named, or of each kind of which the text can be one.
+fn ids(form: &Form) -> Result<Vec<VisitorId>, HttpError> {
+    if form.by.is_empty() || form.by == "any" {
+        let all: Vec<_> = KINDS.iter().filter_map(|(_, kind)| VisitorId::new(*kind, &form.id).ok()).collect();
+        return match all.is_empty() {
+            true => visitor_id(IdKind::ThirdParty, &form.id).map(|id| vec![id]),
+            false => Ok(all),
+        };
+    }
+    match KINDS.iter().find(|(by, _)| *by == form.by) {
+        Some((_, kind)) => visitor_id(*kind, &form.id).map(|id| vec![id]),
+        None => {
+            Err(HttpError::Wrong(format!("by={} is not known: it is any, third-party, pc or ecid", form.by)))
+        }
+    }
+}
+
+impl Shown {
+    fn of(visitor: &Visitor, lines: &Lines, now: Millis) -> Self {
+        let named = |id: &VisitorId| (id.kind().name(), id.as_str().to_owned());
+        let batch = |seq| BatchId { client: visitor.client.clone(), seq }.to_string();
+        let attributes = visitor.attributes.iter().map(|attribute| Attribute {
+            name: attribute.name.clone(),
+            value: attribute.value.clone(),
+            by: attribute.source.name(),
+            batch: attribute.source.is_batch().then(|| batch(attribute.seq)),
+            line: lines.get(&(attribute.seq, attribute.name.clone())).copied(),
+            at: Moment::of(attribute.seq.millis(), now),
+        });
+        let mut writes: BTreeMap<Seq, Write> = BTreeMap::new();
+        for attribute in &visitor.attributes {
+            let write = writes.entry(attribute.seq).or_insert_with(|| Write {
+                seq: attribute.seq,
+                by: attribute.source.name(),
+                batch: attribute.source.is_batch().then(|| batch(attribute.seq)),
+                at: Moment::of(attribute.seq.millis(), now),
+                names: vec![],
+            });
+            write.names.push(attribute.name.clone());
+        }
+        let seqs = writes.keys().map(|seq| seq.millis());
+        let from = seqs.min().unwrap_or(now).min(visitor.born.millis());
+        let to = now.max(from);
+        let mut lanes: Vec<Lane> = vec![];
+        for write in writes.values() {
+            let title = format!("{}: {}", write.at.told, write.names.join(", "));
+            let point = Point { x: place(write.seq.millis(), from, to), title };
+            match lanes.iter_mut().find(|lane| lane.by == write.by) {
+                Some(lane) => lane.points.push(point),
+                None => lanes.push(Lane { by: write.by, points: vec![point] }),
+            }
+        }
+        Self {
+            canonical: named(&visitor.canonical),
+            linked: visitor.linked.iter().map(named).collect(),
+            born: Moment::of(visitor.born.millis(), now),
+            active: Moment::of(visitor.last_active, now),
+            expires: Moment::of(visitor.expires, now),
+            attributes: attributes.collect(),
+            lanes,
+            ends: (Moment::of(from, now), Moment::of(to, now)),
+            writes: writes.into_values().rev().collect(),
+        }
+    }
+}
