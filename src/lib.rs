@@ -20,7 +20,7 @@
 //! | [`store`] | the seam to what keeps the profiles; sled and memory behind it, and the swap of one for a fresh one |
 //! | [`batch`] | the batch file's parser, the spool, pending rows, settling, background folding |
 //! | [`app`] | what every front door calls: `site_call`, `update`, `read`, `accept_batch`; and what keeps the data folder well: opening, healing, snapshots, backups, erasure, checking |
-//! | [`http`] | hyper, TLS, what each caller may take, the router, Adobe's forms and our own |
+//! | [`http`] | hyper, TLS, what each caller may take, the router, Adobe's forms and our own, the inspector's pages |
 //! | [`cli`] | one file per subcommand |
 //!
 //! # A batch
