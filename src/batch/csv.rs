@@ -539,6 +539,17 @@ impl<'a> Cells<'a> {
             .filter(move |attribute| filled.next_if(|value| value.attribute == *attribute).is_none())
     }
 
+    /// A CRC-32C of all that the row says, so that it can be told whether it says the same when it is read again.
+    pub fn sum(&self) -> u32 {
+        let numbers = (self.reached as u64).to_le_bytes();
+        let sum = crc32c::crc32c_append(crc32c::crc32c(&numbers), self.id.as_bytes());
+        self.attributes().fold(sum, |sum, (attribute, value)| {
+            // The value's length is in it, so that values which run into each other differ.
+            let place = ((attribute as u64) << 32 | value.len() as u64).to_le_bytes();
+            crc32c::crc32c_append(crc32c::crc32c_append(sum, &place), value.as_bytes())
+        })
+    }
+
     /// Whether the row has no value at all, which makes its outcome `ignored`.
     pub fn is_empty(&self) -> bool {
         self.values.is_empty()

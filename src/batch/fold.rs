@@ -20,7 +20,9 @@ use crate::model::profile::Stored;
 use crate::model::update::{Cell, Row, outcome_of_row_already_in};
 use crate::store::{ProfileStore, Swapped, VisitorRows};
 use std::cmp::Ordering;
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 /// The most rows a part folds before it looks up again (R10), but for a visitor who has more.
@@ -40,14 +42,24 @@ struct Place {
     kind: IdKind,
     offset: u32,
     line: u32,
+    len: u32,
+    /// Of what the row said when the whole file was verified.
+    sum: u32,
+}
+
+/// Where an id is in a plan's text.
+struct PlanId {
+    prefix: u64,
+    start: u32,
+    len: u16,
 }
 
 /// A batch's rows in the order in which they are folded.
 #[derive(Debug)]
 pub struct Plan {
     pending: Arc<Pending>,
-    /// Verified, and whole: reading each row from the system again when its turn comes would cost a tenth of the speed.
-    file: Vec<u8>,
+    /// Verified. Its rows are read once more when their turn comes, for the page cache has it, and memory is scarcer.
+    file: File,
     ids: String,
     places: Vec<Place>,
     /// Outcomes that no store need be asked for.
@@ -62,22 +74,19 @@ impl Plan {
         let spool = |error| SettleError::Spool { batch: accepted.id.to_string(), error };
         let mut plan = Self {
             pending: Arc::clone(pending),
-            file: vec![],
+            file: pending.open_file().map_err(|error| SettleError::upload(&accepted.id, error))?,
             ids: String::new(),
             places: Vec::with_capacity(usize::try_from(accepted.rows).unwrap_or_default()),
             outcomes: vec![],
             counts: Counts::default(),
         };
         let (mut parser, mut parsed) = (Parser::new(), Ok(()));
-        let mut file = Vec::with_capacity(usize::try_from(accepted.bytes).unwrap_or_default());
         let read = pending.read_file(|piece| {
-            file.extend_from_slice(piece);
             if parsed.is_ok() {
                 parsed = parser.push(piece, |row| plan.add(row));
             }
         });
         read.map_err(|error| SettleError::upload(&accepted.id, error))?;
-        plan.file = file;
         parsed
             .and_then(|()| parser.finish(|row| plan.add(row)).map(|_| ()))
             .map_err(|error| spool(io::Error::new(io::ErrorKind::InvalidData, error.to_string())))?;
@@ -121,7 +130,7 @@ impl Plan {
         let (mut read, mut rest) = (RowsRead::default(), self.places.as_slice());
         while let Some(first) = rest.first() {
             let (places, after) = self.split(rest, 1);
-            self.read_rows(places, &mut read);
+            self.read_rows(places, &mut read)?;
             let cells = read.cells(&self.pending.accepted.header);
             let rows = read.rows(places, &cells);
             let mut became = places.iter();
@@ -138,28 +147,30 @@ impl Plan {
     }
 
     /// Reads rows once more.
-    fn read_rows(&self, places: &[Place], rows: &mut RowsRead) {
+    fn read_rows(&self, places: &[Place], rows: &mut RowsRead) -> Result<(), SettleError> {
         let accepted = &self.pending.accepted;
-        let RowsRead { reader, text, spans, ends } = rows;
+        let RowsRead { reader, row, text, spans, ends } = rows;
         text.clear();
         spans.clear();
         ends.clear();
         for place in places {
-            let offset = usize::try_from(place.offset).unwrap_or(usize::MAX);
-            let row = self.file.get(offset..).unwrap_or_default();
-            // Only good rows have a place.
-            if let Ok(read) = reader.read(&accepted.header, row).content {
-                for (attribute, value) in read.attributes() {
-                    let start = text.len();
-                    text.push_str(value);
-                    spans.push(Span { attribute, start, end: text.len() });
-                }
-                if accepted.rules.empty_values == EmptyValues::Remove {
-                    spans.extend(read.emptied().map(|attribute| Span { attribute, start: 0, end: 0 }));
-                }
+            self.read_row(place, row)?;
+            let read = reader.read(&accepted.header, row).content;
+            let Some(read) = read.ok().filter(|read| read.sum() == place.sum) else {
+                let changed = self.pending.row_changed(place.line);
+                return Err(SettleError::upload(&accepted.id, changed));
+            };
+            for (attribute, value) in read.attributes() {
+                let start = text.len();
+                text.push_str(value);
+                spans.push(Span { attribute, start, end: text.len() });
+            }
+            if accepted.rules.empty_values == EmptyValues::Remove {
+                spans.extend(read.emptied().map(|attribute| Span { attribute, start: 0, end: 0 }));
             }
             ends.push(spans.len());
         }
+        Ok(())
     }
 
     fn add(&mut self, row: FileRow<'_>) {
@@ -169,8 +180,17 @@ impl Plan {
             Ok(cells) if !brings_anything(&cells, empty_values) => (Outcome::Ignored, None),
             Ok(cells) => {
                 let kind = self.pending.accepted.header.key_kind();
-                let place = self.place(kind, cells.id(), row.offset, row.line);
-                self.places.push(place);
+                let id = self.add_id(cells.id());
+                self.places.push(Place {
+                    prefix: id.prefix,
+                    id_start: id.start,
+                    id_len: id.len,
+                    kind,
+                    offset: row.offset,
+                    line: row.line,
+                    len: row.len,
+                    sum: cells.sum(),
+                });
                 return;
             }
         };
@@ -181,18 +201,26 @@ impl Plan {
         }
     }
 
-    fn place(&mut self, kind: IdKind, id: &str, offset: u32, line: u32) -> Place {
+    fn add_id(&mut self, id: &str) -> PlanId {
         // A file has less than 2^26 bytes, an id at most 1 KiB; resolved ids can double the text at most eightfold.
-        let id_start = u32::try_from(self.ids.len()).unwrap_or(u32::MAX);
-        let id_len = u16::try_from(id.len()).unwrap_or(u16::MAX);
+        let start = u32::try_from(self.ids.len()).unwrap_or(u32::MAX);
+        let len = u16::try_from(id.len()).unwrap_or(u16::MAX);
         self.ids.push_str(id);
         let mut prefix = [0; 8];
         prefix.iter_mut().zip(id.as_bytes()).for_each(|(to, from)| *to = *from);
-        Place { prefix: u64::from_be_bytes(prefix), id_start, id_len, kind, offset, line }
+        PlanId { prefix: u64::from_be_bytes(prefix), start, len }
     }
 
     fn id(&self, place: &Place) -> &str {
         id_of(&self.ids, place)
+    }
+
+    /// Reads a row's bytes, as they are now.
+    fn read_row(&self, place: &Place, bytes: &mut Vec<u8>) -> Result<(), SettleError> {
+        bytes.resize(usize::try_from(place.len).unwrap_or(usize::MAX), 0);
+        let read = self.file.read_exact_at(bytes, u64::from(place.offset));
+        let batch = &self.pending.accepted.id;
+        read.map_err(|error| SettleError::Spool { batch: batch.to_string(), error })
     }
 
     fn key(&self, place: &Place) -> Key {
@@ -233,9 +261,10 @@ impl Plan {
                 if canonical != *key
                     && (in_already || !profile.expired(rules.seq.millis(), rules.lifetime_ms))
                 {
-                    let resolved = self.place(canonical.kind(), canonical.id(), place.offset, place.line);
-                    if let Some(place) = self.places.get_mut(from + n) {
-                        *place = resolved;
+                    let PlanId { prefix, start, len } = self.add_id(canonical.id());
+                    let kind = canonical.kind();
+                    if let Some(at) = self.places.get_mut(from + n) {
+                        *at = Place { prefix, id_start: start, id_len: len, kind, ..place };
                     }
                 }
             }
@@ -278,6 +307,8 @@ pub struct Part<'p> {
 #[derive(Debug, Default)]
 struct RowsRead {
     reader: RowReader,
+    /// The bytes of the row that is being read.
+    row: Vec<u8>,
     text: String,
     spans: Vec<Span>,
     /// Where the spans of each row end.
@@ -336,7 +367,7 @@ impl<'p> Part<'p> {
         let pending = &plan.pending;
         let rules = &pending.accepted.rules;
 
-        plan.read_rows(chunk, &mut self.read);
+        plan.read_rows(chunk, &mut self.read)?;
         let cells = self.read.cells(&pending.accepted.header);
         let rows = self.read.rows(chunk, &cells);
         let visitors: Vec<&[Place]> =

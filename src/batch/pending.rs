@@ -341,10 +341,22 @@ impl Pending {
         self.on_record.as_ref().map(|on_record| on_record.of(line))
     }
 
+    /// The file as uploaded, not verified.
+    pub fn open_file(&self) -> Result<File, UploadError> {
+        File::open(&self.rows).map_err(UploadError::of(&self.rows))
+    }
+
     /// Reads the file as uploaded, piece by piece. What `each` was told counts only if there is no error then: whether the
     /// file is what was accepted is known at its end.
     pub fn read_file(&self, each: impl FnMut(&[u8])) -> Result<(), UploadError> {
         self.sum.read_pieces(&self.rows, each)
+    }
+
+    /// Why a row of the file does not say any more what it did when all of it was verified.
+    pub fn row_changed(&self, line: u32) -> UploadError {
+        let why = format!("line {line} is not what it was a moment ago");
+        let changed = || UploadError::of(&self.rows)(io::Error::new(io::ErrorKind::InvalidData, why));
+        self.read_file(|_| ()).err().unwrap_or_else(changed)
     }
 
     /// The rows that have one of these ids, in line order. They are read one by one, as they are: it was verified when the
