@@ -32,8 +32,8 @@
 //!    checksum, and [publishes](batch::queue::Batches::publish) it as a *pending* batch. Only now is it acknowledged, and
 //!    from now on every lookup folds its rows in.
 //! 3. The folding thread takes batches in turn. A [`Plan`](batch::fold::Plan) reads the file, and unless it is what was
-//!    accepted the daemon ends; it reads each row once and sorts them by key; two [`Part`](batch::fold::Part)s fold them
-//!    into the store, one atomic swap a visitor. A row whose outcome could not be told from the profile afterwards goes
+//!    accepted the daemon ends; it sorts the rows by key; two [`Part`](batch::fold::Part)s read each row once more from the
+//!    page cache, hold it against what it said before, and fold it into the store, one atomic swap a visitor. A row whose outcome could not be told from the profile afterwards goes
 //!    through the commit thread instead.
 //! 4. Outcomes are written, the store is made durable, `BatchCompleted` is journaled, the pending rows are dropped.
 //!

@@ -25,7 +25,17 @@ enum Takes {
 use Takes::{Admin, Any, Batch, Everywhere, Nothing, Read};
 
 /// Each endpoint, by each of its methods. `{batch}` is a batch's id, `{folder}` a folder that is not there yet.
-const ENDPOINTS: [(&str, &str, Takes); 36] = [
+const ENDPOINTS: [(&str, &str, Takes); 46] = [
+    ("GET", "/?client=demo", Any),
+    ("GET", "/visitors?client=demo&by=pc&id=1", Read),
+    ("GET", "/batches?client=demo", Any),
+    ("GET", "/batches/{batch}", Any),
+    ("GET", "/batches/{batch}/progress", Any),
+    ("GET", "/batches/{batch}/outcomes", Any),
+    ("GET", "/batches/{batch}/repair", Any),
+    ("GET", "/batches/{batch}/file", Any),
+    ("GET", "/upload?client=demo", Any),
+    ("GET", "/assets/inspector.css", Nothing),
     ("POST", "/m2/demo/profile/batchUpdate", Batch),
     ("POST", "/m2/demo/v2/profile/batchUpdate", Batch),
     ("GET", "/m2/demo/profile/batchStatus?batchId={batch}", Any),
@@ -199,6 +209,8 @@ fn in_the_doors_form(path: &str, reply: &Reply) {
     if path.starts_with("/m2/") {
         assert_eq!(reply.element("success").as_deref(), Some("false"), "{path}: {}", reply.text());
         assert!(!reply.element("message").unwrap().is_empty());
+    } else if !path.starts_with("/api/") && !path.starts_with("/rest/") {
+        assert_eq!(reply.header("content-type"), Some("text/html;charset=UTF-8"), "{path}: {}", reply.text());
     } else {
         assert_eq!(reply.json()["status"], reply.status, "{path}");
         assert!(!reply.json()["message"].as_str().unwrap().is_empty());

@@ -291,6 +291,48 @@ fn an_erasure_cut_off_anywhere_changes_no_counts_and_is_finished() {
     }
 }
 
+/// Whoever gives an upload up is cut off anywhere: the next try gives it up, and the upload is kept as it was.
+#[test]
+fn giving_an_upload_up_that_is_cut_off_anywhere_is_taken_up_again() {
+    let steps = ["write", "sync", "rename", "folder", "done"];
+    let places = ["give-up", "outcomes"].iter().flat_map(|file| steps.map(|step| format!("{file}-{step}")));
+    for place in places.chain(["frame-write".into(), "frame-sync".into(), "frame-synced".into()]) {
+        let mut daemon = Daemon::start();
+        daemon.mbox("demo", "mbox=m&mboxPC=1");
+        let batch = daemon.post_batch("demo", "batch=pcId,a\n1,2\n9,2\n");
+        let counts = daemon.wait_complete(&batch);
+        daemon.terminate();
+        assert!(daemon.ended().success());
+        // A store made again needs the upload once more.
+        std::fs::remove_dir_all(daemon.data().join("store")).unwrap();
+        let upload = daemon.spooled().into_iter().find(|path| path.extension().is_some_and(|it| it == "csv"));
+        let upload = upload.unwrap();
+        let whole = std::fs::read(&upload).unwrap();
+        std::fs::write(&upload, "batch=pcId,a\n1,3\n9,2\n").unwrap();
+        let salvage = |faults: &str| {
+            let mut check = Command::new(env!("CARGO_BIN_EXE_profiled"));
+            check.args(["check", "--salvage", "--log", "error", "--data"]).arg(daemon.data());
+            check.env("FAILPOINTS", faults).output().unwrap()
+        };
+        let cut_off = salvage(&format!("{place}=return(abort)"));
+        assert_eq!(cut_off.status.signal(), Some(6), "{place}: {}", String::from_utf8_lossy(&cut_off.stderr));
+        let kept = daemon.data().join("damaged").join(upload.file_name().unwrap());
+        assert_eq!(std::fs::read_to_string(kept).unwrap(), "batch=pcId,a\n1,3\n9,2\n", "{place}");
+        if place == "give-up-done" {
+            // Up to here it may as well be put back as it was, and nothing is lost.
+            std::fs::write(&upload, &whole).unwrap();
+            daemon.restart();
+            assert_eq!(daemon.wait_complete(&batch), counts);
+            continue;
+        }
+        let told = salvage("");
+        assert!(told.status.success(), "{place}: {}", String::from_utf8_lossy(&told.stderr));
+        daemon.restart();
+        let details = daemon.wait_complete(&batch);
+        assert_eq!((details.size, details.failed), (2, 2), "{place}");
+    }
+}
+
 fn files_below(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()

@@ -75,6 +75,8 @@ fn a_file_is_tried_out_and_then_sent() {
     assert_eq!(sent.status, 201, "{}", sent.text());
     let batch = sent.header("location").unwrap().strip_prefix("/batches/").unwrap().to_owned();
     assert_eq!(daemon.wait_complete(&batch).successful, 1);
+    let key = send("", &[CSV, ("Idempotency-Key", "not one")]);
+    assert!(key.status == 400 && key.text().contains("Idempotency-Key is not right"), "{}", key.text());
     assert_eq!(send("", &[CSV, ("Origin", "https://evil.example")]).status, 403);
 }
 

@@ -205,7 +205,7 @@ impl Housekeeping {
 
     /// Whether the store takes too much room for what lives in it.
     fn space_due(&mut self) -> bool {
-        let bytes = self.store_bytes();
+        let bytes = self.inner.measured.store_bytes.load(Ordering::Relaxed);
         let grown = bytes > SPACE_BYTES_MIN.max(self.store_bytes_when_fresh / 2 * 3);
         if !grown || bytes <= SPACE_FACTOR * self.live_bytes {
             return false;

@@ -2,8 +2,9 @@
 //!
 //! Promises: no more than a few uploads are read for one question; one that is no longer kept tells nothing.
 
+use super::report::Report;
 use super::{App, AppError, Visitor};
-use crate::batch::outcome::BatchState;
+use crate::batch::pending::Pending;
 use crate::batch::queue::Known;
 use crate::model::batch::{BatchId, Outcome};
 use crate::model::id::{Key, VisitorId};
@@ -45,35 +46,35 @@ impl App {
         ids: Arc<Vec<VisitorId>>,
     ) -> Result<BTreeMap<String, u32>, AppError> {
         let accepted = known.accepted;
-        let inner = Arc::clone(&self.0);
-        let complete = matches!(known.progress.state(), BatchState::Complete(_));
-        let report = if complete { Some(self.open_report(&accepted.id, false).await?) } else { None };
+        let pending_or_report = self.pending_or_report(&accepted.id).await?;
         let found = tokio::task::spawn_blocking(move || {
             let header = &accepted.header;
             let mut lines = BTreeMap::new();
             let name = |attribute: usize| header.names().get(attribute).map(|name| name.to_string());
-            if let Some(report) = report {
-                let theirs = ids.iter().filter(|id| id.kind() == header.key_kind());
-                let theirs: BTreeSet<&str> = theirs.map(VisitorId::as_str).collect();
-                report.each_row(None, |row, stored| {
-                    let outcome = stored.map_or(Outcome::Updated, |stored| stored.outcome);
-                    if let Ok(cells) = &row.content
-                        && matches!(outcome, Outcome::Updated | Outcome::Created)
-                        && theirs.contains(cells.id())
-                    {
-                        let set = cells.attributes().filter_map(|(attribute, _)| name(attribute));
-                        lines.extend(set.map(|name| (name, row.line)));
-                    }
-                    Ok(ControlFlow::Continue(()))
-                })?;
-            } else if let Some(pending) = inner.batches.pending_by_seq(accepted.id.seq) {
-                let keys: Vec<Key> = ids.iter().map(|id| id.key(&accepted.id.client)).collect();
-                for row in pending.rows_of(&keys).map_err(AppError::internal)? {
-                    let applied = |outcome| matches!(outcome, Outcome::Updated | Outcome::Created);
-                    if pending.settled(row.line).is_none_or(applied) {
-                        let cells = row.cells(header);
-                        let set = cells.iter().filter(|cell| !cell.value.is_empty());
-                        lines.extend(set.map(|cell| (cell.name.to_owned(), row.line)));
+            match pending_or_report {
+                PendingOrReport::Report(report) => {
+                    let theirs = ids.iter().filter(|id| id.kind() == header.key_kind());
+                    let theirs: BTreeSet<&str> = theirs.map(VisitorId::as_str).collect();
+                    report.each_row(None, |row, stored| {
+                        let outcome = stored.map_or(Outcome::Updated, |stored| stored.outcome);
+                        if let Ok(cells) = &row.content
+                            && applied(outcome)
+                            && theirs.contains(cells.id())
+                        {
+                            let set = cells.attributes().filter_map(|(attribute, _)| name(attribute));
+                            lines.extend(set.map(|name| (name, row.line)));
+                        }
+                        Ok(ControlFlow::Continue(()))
+                    })?;
+                }
+                PendingOrReport::Pending(pending) => {
+                    let keys: Vec<Key> = ids.iter().map(|id| id.key(&accepted.id.client)).collect();
+                    for row in pending.rows_of(&keys).map_err(AppError::internal)? {
+                        if pending.settled(row.line).is_none_or(applied) {
+                            let cells = row.cells(header);
+                            let set = cells.iter().filter(|cell| !cell.value.is_empty());
+                            lines.extend(set.map(|cell| (cell.name.to_owned(), row.line)));
+                        }
                     }
                 }
             }
@@ -81,4 +82,26 @@ impl App {
         });
         found.await.map_err(AppError::internal)?
     }
+
+    /// What tells of a batch's rows. One that is completed right now is for a moment neither.
+    async fn pending_or_report(&self, id: &BatchId) -> Result<PendingOrReport, AppError> {
+        loop {
+            if let Some(pending) = self.0.batches.pending_by_seq(id.seq) {
+                return Ok(PendingOrReport::Pending(pending));
+            }
+            match self.open_report(id, false).await {
+                Err(AppError::NotComplete(_)) => tokio::task::yield_now().await,
+                report => return report.map(PendingOrReport::Report),
+            }
+        }
+    }
+}
+
+enum PendingOrReport {
+    Pending(Arc<Pending>),
+    Report(Report),
+}
+
+fn applied(outcome: Outcome) -> bool {
+    matches!(outcome, Outcome::Updated | Outcome::Created)
 }

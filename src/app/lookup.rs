@@ -124,58 +124,17 @@ mod tests {
     use crate::store::memory::MemoryStore;
     use crate::store::{Swapped, VisitorRows, put_through};
 
-    /// A store under which another batch is complete after every read.
-    struct Busy<'b> {
+    /// A store under which something happens at every read.
+    struct Meddled<G> {
         store: MemoryStore,
-        batches: &'b Batches,
+        get: G,
     }
 
-    impl ProfileStore for Busy<'_> {
-        fn get(&self, keys: &[Key]) -> Result<Vec<Option<StoredBytes>>, StoreError> {
-            let found = self.store.get(keys);
-            if let Some(first) = self.batches.pending(&client()).first() {
-                self.batches.complete(&first.accepted.id, Counts::default(), Millis(0));
-            }
-            found
-        }
+    type Found = Result<Vec<Option<StoredBytes>>, StoreError>;
 
-        fn fold(&self, rules: &BatchRules, rows: &[VisitorRows<'_, '_>]) -> Result<Vec<Swapped>, StoreError> {
-            self.store.fold(rules, rows)
-        }
-
-        fn put_if(
-            &self,
-            key: &Key,
-            was: Option<&StoredBytes>,
-            now: Option<&StoredBytes>,
-        ) -> Result<bool, StoreError> {
-            self.store.put_if(key, was, now)
-        }
-
-        fn scan(&self, after: Option<&Key>, limit: usize) -> Result<Vec<(Key, StoredBytes)>, StoreError> {
-            self.store.scan(after, limit)
-        }
-
-        fn checkpoint(&self) -> Result<(), StoreError> {
-            self.store.checkpoint()
-        }
-    }
-
-    /// A store under which, at the first read, all batches are complete and a tombstone is swept.
-    struct Swept<'b> {
-        store: MemoryStore,
-        batches: &'b Batches,
-        key: Key,
-    }
-
-    impl ProfileStore for Swept<'_> {
-        fn get(&self, keys: &[Key]) -> Result<Vec<Option<StoredBytes>>, StoreError> {
-            for batch in self.batches.pending(&client()).iter() {
-                self.batches.complete(&batch.accepted.id, Counts::default(), Millis(0));
-            }
-            let tombstone = self.store.get(std::slice::from_ref(&self.key))?.pop().flatten();
-            self.store.put_if(&self.key, tombstone.as_ref(), None)?;
-            self.store.get(keys)
+    impl<G: Fn(&MemoryStore, &[Key]) -> Found + Send + Sync> ProfileStore for Meddled<G> {
+        fn get(&self, keys: &[Key]) -> Found {
+            (self.get)(&self.store, keys)
         }
 
         fn fold(&self, rules: &BatchRules, rows: &[VisitorRows<'_, '_>]) -> Result<Vec<Swapped>, StoreError> {
@@ -212,7 +171,17 @@ mod tests {
         let store = MemoryStore::default();
         let tombstone = Stored::Tombstone { through: Seq::from_u64(3), erased: false };
         put_through(&store, &id.key(&client()), None, &tombstone.encode()).unwrap();
-        let store = Swept { store, batches: &batches, key: id.key(&client()) };
+        let key = id.key(&client());
+        // At the first read all batches are complete, and the tombstone is swept.
+        let get = |store: &MemoryStore, keys: &[Key]| {
+            for batch in batches.pending(&client()).iter() {
+                batches.complete(&batch.accepted.id, Counts::default(), Millis(0));
+            }
+            let tombstone = store.get(std::slice::from_ref(&key))?.pop().flatten();
+            store.put_if(&key, tombstone.as_ref(), None)?;
+            store.get(keys)
+        };
+        let store = Meddled { store, get };
         assert_eq!(look_up(&store, &batches, &client(), &id, Millis(1), 1 << 40).unwrap(), None);
     }
 
@@ -224,7 +193,15 @@ mod tests {
     fn a_lookup_goes_on_however_many_batches_are_completed_under_it() {
         let folder = tempfile::tempdir().unwrap();
         let batches = Batches::default();
-        let store = Busy { store: MemoryStore::default(), batches: &batches };
+        // Another batch is complete after every read.
+        let get = |store: &MemoryStore, keys: &[Key]| {
+            let found = store.get(keys);
+            if let Some(first) = batches.pending(&client()).first() {
+                batches.complete(&first.accepted.id, Counts::default(), Millis(0));
+            }
+            found
+        };
+        let store = Meddled { store: MemoryStore::default(), get };
         let ids = [IdKind::ThirdParty, IdKind::Pc].map(|kind| VisitorId::new(kind, "v").unwrap());
         let [canonical, linked] = ids.each_ref().map(|id| id.key(&client()));
         let mut profile = Profile::born_at(Seq::from_u64(1));

@@ -674,7 +674,8 @@ impl App {
         // How full a disk is may have to be asked of another machine.
         let room = tokio::task::spawn_blocking(move || inner.room.for_upload(announced.spooled_bytes_min()));
         room.await.map_err(AppError::internal)??;
-        Ok(Upload::begin(Arc::clone(&self.0), client.clone(), rules, announced.encoding, place))
+        Upload::begin(Arc::clone(&self.0), client.clone(), rules, announced.encoding, place)
+            .map_err(AppError::internal)
     }
 
     /// Makes a fresh store: what the old one wasted is free again, and of whoever was erased no byte is left (R12).

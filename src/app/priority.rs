@@ -14,3 +14,21 @@ pub(super) fn give_way() {
         tracing::debug!(%error, "a thread keeps its priority");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::process::getpriority_process;
+
+    #[test]
+    fn the_thread_that_asks_for_it_gives_way_and_those_it_begins() {
+        let own = || getpriority_process(Some(gettid())).unwrap();
+        let before = own();
+        let asked = std::thread::spawn(move || {
+            give_way();
+            (own(), std::thread::spawn(own).join().unwrap())
+        });
+        assert_eq!(asked.join().unwrap(), (WILLING, WILLING));
+        assert_eq!(own(), before, "nobody else does");
+    }
+}

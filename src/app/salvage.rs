@@ -8,7 +8,7 @@ use crate::batch::checksum::FileSum;
 use crate::batch::csv::write::{Cells, write_header};
 use crate::batch::outcome::{Failure, RowOutcome};
 use crate::batch::pending::Accepted;
-use crate::batch::spool::{give_up, rows_path_in};
+use crate::batch::spool::{give_up, outcomes_path_in, rows_path_in};
 use crate::durable;
 use crate::journal::entry::{
     BatchCompletedEntry, BatchGivenUpEntry, Entry, decode_group, encode_group, group_given_up,
@@ -76,17 +76,19 @@ pub fn upload(folder: &Path, accepted: &Accepted, now: Millis) -> Result<PathBuf
     let spool = folder.join("spool");
     let rows_path = rows_path_in(&spool, accepted.spool);
     let aside = folder.join(DAMAGED);
-    let kept = keep(&aside, &rows_path, |from, to| match std::fs::copy(from, to) {
+    let copy = |from: &Path, to: &Path| match std::fs::copy(from, to) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         copied => copied.map(drop),
-    });
-    let kept = kept.map_err(failed(&aside))?;
+    };
+    let kept = keep(&aside, &rows_path, copy).map_err(failed(&aside))?;
+    keep(&aside, &outcomes_path_in(&spool, accepted.spool), copy).map_err(failed(&aside))?;
 
     let mut file = vec![];
     let header = &accepted.header;
     write_header(&mut file, header.key_kind(), header.names().iter().map(|name| &**name), Cells::Plain);
-    let mut outcomes = Vec::with_capacity(usize::try_from(accepted.rows).unwrap_or_default());
-    for line in (2..).take(outcomes.capacity()) {
+    let rows = usize::try_from(accepted.rows).unwrap_or(usize::MAX);
+    let mut outcomes = vec![];
+    for line in (2..).take(rows) {
         let offset = u32::try_from(file.len()).unwrap_or(u32::MAX);
         let failure = Some(Failure::UploadDamaged);
         outcomes.push(RowOutcome { line, offset, outcome: Outcome::Failed, failure });

@@ -91,22 +91,19 @@ impl Upload {
         rules: BatchRules,
         encoding: Encoding,
         place: OwnedSemaphorePermit,
-    ) -> Self {
+    ) -> io::Result<Self> {
         let (pieces, arriving) = mpsc::channel(CHUNKS_WAITING_MAX);
         let worker_inner = Arc::clone(&inner);
         let under_way = inner.metrics.upload();
         let (taken, worker) = oneshot::channel();
         // A thread of its own, and not one of the runtime's, because it gives way for good.
-        let began = std::thread::Builder::new().name("upload".into()).spawn(move || {
+        std::thread::Builder::new().name("upload".into()).spawn(move || {
             give_way();
             let batch = take_in(&worker_inner, client, rules, encoding, arriving);
             let taken_in = batch.map(|batch| TakenIn { batch, _under_way: under_way, place });
             drop(taken.send(taken_in));
-        });
-        if let Err(error) = began {
-            tracing::error!(%error, "no thread for an upload");
-        }
-        Self { inner, pieces, worker: Some(worker) }
+        })?;
+        Ok(Self { inner, pieces, worker: Some(worker) })
     }
 
     /// Takes the next bytes of the body; waits while the disk or the parser is behind.

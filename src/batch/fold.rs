@@ -461,3 +461,35 @@ impl<'p> Part<'p> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::id::ClientCode;
+    use crate::model::profile::Profile;
+    use crate::model::seq::Seq;
+    use crate::store::memory::MemoryStore;
+    use crate::store::put_through;
+
+    /// Whatever a row is turned into once the file was verified, it is not folded in.
+    #[test]
+    fn a_row_that_changes_after_it_was_verified_is_refused() {
+        const FILE: &str = "batch=pcId,a,b\np,1,2\n";
+        for changed in ["p,1,3\n", "q,1,2\n", "p,12,\n", "p,,12\n", "p,1\n\n\n", "p,%z2\n", "p"] {
+            let folder = tempfile::tempdir().unwrap();
+            let pending = Arc::new(Pending::of_text(folder.path(), "demo", 7, FILE));
+            let store = MemoryStore::default();
+            let key = Key::new(&ClientCode::new("demo").unwrap(), IdKind::Pc, "p");
+            let known = Stored::Profile(Profile::born_at(Seq::from_u64(1))).encode();
+            put_through(&store, &key, None, &known).unwrap();
+            let plan = Plan::make(&pending, &store).unwrap();
+            std::fs::write(folder.path().join("7"), format!("batch=pcId,a,b\n{changed}")).unwrap();
+            let refused = plan.parts(1).pop().unwrap().step(&store);
+            assert!(
+                matches!(refused, Err(SettleError::Damaged { .. } | SettleError::Spool { .. })),
+                "{changed:?}"
+            );
+            assert_eq!(store.get(&[key]).unwrap(), [Some(known)], "{changed:?}");
+        }
+    }
+}

@@ -330,17 +330,23 @@ pub fn rows_path_in(folder: &Path, name: SpoolName) -> PathBuf {
     path_of(folder, name, ROWS)
 }
 
+/// Where the outcomes of an upload lie beside it.
+pub fn outcomes_path_in(folder: &Path, name: SpoolName) -> PathBuf {
+    path_of(folder, name, OUTCOMES)
+}
+
 /// Ends an upload in a spool that is not open: its file gives way to this one, with these outcomes; durable when it
 /// returns.
 pub fn give_up(folder: &Path, name: SpoolName, file: &[u8], outcomes: &mut [RowOutcome]) -> io::Result<()> {
-    write_outcomes(&path_of(folder, name, OUTCOMES), outcomes)?;
+    // The file first: while only it is another, it can still be put back as it was, beside outcomes that are its own.
+    durable::replace(&rows_path_in(folder, name), "give-up", |rows| rows.write_all(file))?;
     for kind in [OVERWRITING, INDEX, OVERWRITTEN] {
         match std::fs::remove_file(path_of(folder, name, kind)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             removed => removed?,
         }
     }
-    durable::replace(&rows_path_in(folder, name), "give-up", |rows| rows.write_all(file))
+    write_outcomes(&path_of(folder, name, OUTCOMES), outcomes)
 }
 
 fn path_of(folder: &Path, name: SpoolName, kind: &str) -> PathBuf {

@@ -5,6 +5,7 @@
 
 mod adobe;
 mod auth;
+mod batch_file;
 mod caller;
 mod connection;
 mod cors;

@@ -5,12 +5,12 @@
 //! withstands; it resolves nothing, reads no clock and no setting, and comes out the same under any later program.
 //! What shapes a batch's outcome besides its rows is in its entry, and with it the checksum of the file that has them.
 
-mod version_1;
-mod version_2;
+mod earlier;
 
 use super::log::Position;
 use crate::model::codec::{self, CodecError};
 use crate::model::seq::Seq;
+use earlier::{Accepted as _, Version1, Version2};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
@@ -177,8 +177,8 @@ pub fn group_given_up(length: usize) -> Vec<u8> {
 pub fn decode_group(payload: &[u8]) -> Result<Vec<Entry>, CodecError> {
     match payload.first() {
         Some(&GROUP_GIVEN_UP) => Ok(vec![]),
-        Some(&version_1::VERSION) => version_1::decode_group(payload),
-        Some(&version_2::VERSION) => version_2::decode_group(payload),
+        Some(&Version1::VERSION) => earlier::decode_group::<Version1>(payload),
+        Some(&Version2::VERSION) => earlier::decode_group::<Version2>(payload),
         _ => codec::decode(GROUP_VERSION, payload),
     }
 }
@@ -191,8 +191,8 @@ pub fn encode_checkpoint(checkpoint: &Checkpoint, out: &mut Vec<u8>) -> Result<(
 /// What these bytes say.
 pub fn decode_checkpoint(bytes: &[u8]) -> Result<Checkpoint, CodecError> {
     match bytes.first() {
-        Some(&version_1::VERSION) => version_1::decode_checkpoint(bytes),
-        Some(&version_2::VERSION) => version_2::decode_checkpoint(bytes),
+        Some(&Version1::VERSION) => earlier::decode_checkpoint::<Version1>(bytes),
+        Some(&Version2::VERSION) => earlier::decode_checkpoint::<Version2>(bytes),
         _ => codec::decode(CHECKPOINT_VERSION, bytes),
     }
 }
@@ -206,7 +206,7 @@ mod tests {
         #[test]
         fn reading_any_bytes_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             drop(decode_group(&bytes));
-            for version in [version_1::VERSION, version_2::VERSION, GROUP_VERSION] {
+            for version in [Version1::VERSION, Version2::VERSION, GROUP_VERSION] {
                 let versioned: Vec<u8> = std::iter::once(version).chain(bytes.iter().copied()).collect();
                 drop(decode_group(&versioned));
                 drop(decode_checkpoint(&versioned));
@@ -270,12 +270,13 @@ mod tests {
         assert_eq!(decode_checkpoint(&bytes).unwrap(), checkpoint(Some(9)));
     }
 
+    fn bytes(hex: &str) -> Vec<u8> {
+        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+    }
+
     /// As a program wrote them before batches had keys.
     #[test]
     fn groups_and_checkpoints_of_version_2_are_read() {
-        let bytes = |hex: &str| -> Vec<u8> {
-            (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
-        };
         let accepted = |seq: &str| {
             format!(
                 "0464656d6f{seq}0bfb2c0101fc7856341203010102016104636974790001\
@@ -293,9 +294,6 @@ mod tests {
     /// As a program wrote them before uploads had checksums.
     #[test]
     fn groups_and_checkpoints_of_version_1_are_read() {
-        let bytes = |hex: &str| -> Vec<u8> {
-            (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
-        };
         let group_1 = "0103000501016b017601030201010464656d6f070bfb2c010301010201610463697479000100fc00081948fc0000\
                        10000207020001000063";
         let checkpoint_1 = "0101fb5802080200280464656d6f070bfb2c010301010201610463697479000100fc00081948fc00001000\

@@ -9,24 +9,20 @@ use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
 use crate::app::dry_run::{Diff, DryRun};
-use crate::app::{AcceptedBatch, Announced, BatchVersion};
+use crate::app::{AcceptedBatch, BatchVersion};
 use crate::http::Front;
+use crate::http::batch_file::{empty_values, idempotency_key, take_in};
 use crate::http::error::HttpError;
 use crate::http::outcomes::{self, Form, Outcomes, Row};
-use crate::http::request::{Params, Request};
+use crate::http::request::Request;
 use crate::http::response::{Answer, json, xml};
-use crate::model::batch::{EmptyValues, IdempotencyKey, KEY_CHARS_MAX};
 use crate::model::id::ClientCode;
 
 /// The media types under which a batch file may come: Adobe documents the first, and curl sends it by itself.
 const MEDIA_TYPES: [&str; 4] =
     ["application/x-www-form-urlencoded", "text/csv", "text/plain", "application/octet-stream"];
-/// The encodings in which a batch file may come.
-const ENCODINGS: &str = "gzip, zstd";
 /// The answer's header that bears the batch's place in the order.
 const SEQ_HEADER: HeaderName = HeaderName::from_static("profiled-seq");
-/// What a client calls one sending of a batch.
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// The answer's header that says that the batch was accepted when it was sent before.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
@@ -42,22 +38,14 @@ pub(in crate::http) async fn answer(
     let dry_run = query.switch("dryRun")?;
     let key = idempotency_key(request)?;
     let base_url = request.base_url(&front.app)?;
+    let url = format!("{base_url}{}", request.path());
     let right = || {
-        let url = format!("{base_url}{}", request.path());
         format!(
             "send the batch file itself, curl -X POST --data-binary @BATCH.TXT {url}, or compressed with gzip or zstd, \
              curl -X POST -H \"Content-Encoding: gzip\" --data-binary @BATCH.TXT.gz {url}"
         )
     };
-    request.check_content_type(&MEDIA_TYPES, right)?;
-    let encoding = request.content_encoding(Some(ENCODINGS), right)?;
-    let announced = Announced { encoding, bytes: request.content_length() };
-
-    // What can be refused is refused before the body is asked for: a client that expects a `100 Continue` sends none.
-    let mut upload = front.app.accept_batch(client, version, empty_values, announced).await?;
-    while let Some(bytes) = request.body.next().await? {
-        upload.push(bytes).await?;
-    }
+    let upload = take_in(front, request, client, version, empty_values, &MEDIA_TYPES, &right).await?;
     if dry_run {
         return told(request, upload.try_out().await?);
     }
@@ -73,18 +61,6 @@ pub(in crate::http) async fn answer(
         answer.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
     }
     Ok(answer)
-}
-
-fn idempotency_key(request: &Request) -> Result<Option<IdempotencyKey>, HttpError> {
-    if !request.has_header(&IDEMPOTENCY_KEY) {
-        return Ok(None);
-    }
-    let key = request.header_text(&IDEMPOTENCY_KEY).and_then(IdempotencyKey::new);
-    key.map(Some).ok_or_else(|| {
-        HttpError::Wrong(format!(
-            "Idempotency-Key is not right: it is 1 to {KEY_CHARS_MAX} visible ASCII characters, such as a UUID"
-        ))
-    })
 }
 
 /// What a dry run came to: in sum as JSON, or each row's outcome where the request accepts CSV or NDJSON.
@@ -131,14 +107,4 @@ pub(in crate::http) struct Changes {
     changed: u64,
     unchanged: u64,
     removed: u64,
-}
-
-fn empty_values(query: &Params) -> Result<EmptyValues, HttpError> {
-    match query.get("emptyValues") {
-        None | Some("ignore") => Ok(EmptyValues::Ignore),
-        Some("remove") => Ok(EmptyValues::Remove),
-        Some(other) => {
-            Err(HttpError::Wrong(format!("emptyValues={other} is not known: it is remove, or ignore")))
-        }
-    }
 }

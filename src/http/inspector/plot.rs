@@ -124,7 +124,7 @@ impl Columns {
         rates.reverse();
         let (rates, ids): (Vec<_>, Vec<_>) = rates.into_iter().unzip();
         let most = rates.iter().copied().max().unwrap_or(0);
-        let told = format!("of {} batches the fastest {} rows/s", rates.len(), grouped(most));
+        let told = format!("the fastest of {}: {} rows/s", rates.len(), grouped(most));
         let columns = columns(&rates, ids.into_iter(), "rows/s");
         Self {
             name: "Rows per second, batch by batch",

@@ -5,24 +5,22 @@
 
 use askama::Template;
 use hyper::StatusCode;
-use hyper::header::{HeaderName, HeaderValue, LOCATION};
+use hyper::header::{HeaderValue, LOCATION};
 
 use super::plot::Bar;
 use super::words::{grouped, size};
 use super::{Frame, render};
+use crate::app::BatchVersion;
 use crate::app::dry_run::{Diff, DryRun};
 use crate::app::report::ToldRow;
-use crate::app::{Announced, BatchVersion};
 use crate::http::Front;
+use crate::http::batch_file::{empty_values, idempotency_key, take_in};
 use crate::http::error::HttpError;
 use crate::http::request::{Params, Request};
 use crate::http::response::{Answer, no_content};
-use crate::model::batch::{EmptyValues, IdempotencyKey};
 use crate::model::id::ClientCode;
 
 const MEDIA_TYPES: [&str; 1] = ["text/csv"];
-const ENCODINGS: &str = "gzip, zstd";
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 #[derive(Template)]
 #[template(path = "upload.html")]
@@ -57,15 +55,9 @@ pub(super) async fn send(
     front.count_batch_call(client)?;
     let query = request.query().strict()?;
     let (version, empty_values, dry_run) = (version(&query)?, empty_values(&query)?, query.switch("dryRun")?);
-    let key = request.header_text(&IDEMPOTENCY_KEY).and_then(IdempotencyKey::new);
+    let key = idempotency_key(request)?;
     let right = || "send the file itself as text/csv, or compressed with gzip or zstd".to_owned();
-    request.check_content_type(&MEDIA_TYPES, right)?;
-    let encoding = request.content_encoding(Some(ENCODINGS), right)?;
-    let announced = Announced { encoding, bytes: request.content_length() };
-    let mut upload = front.app.accept_batch(client, version, empty_values, announced).await?;
-    while let Some(bytes) = request.body.next().await? {
-        upload.push(bytes).await?;
-    }
+    let upload = take_in(front, request, client, version, empty_values, &MEDIA_TYPES, right).await?;
     if dry_run {
         return render(StatusCode::OK, &Trial::of(upload.try_out().await?));
     }
@@ -83,16 +75,6 @@ fn version(query: &Params) -> Result<BatchVersion, HttpError> {
         None | Some("v2") => Ok(BatchVersion::V2),
         Some("v1") => Ok(BatchVersion::V1),
         Some(other) => Err(HttpError::Wrong(format!("version={other} is not known: it is v1 or v2"))),
-    }
-}
-
-fn empty_values(query: &Params) -> Result<EmptyValues, HttpError> {
-    match query.get("emptyValues") {
-        None | Some("ignore") => Ok(EmptyValues::Ignore),
-        Some("remove") => Ok(EmptyValues::Remove),
-        Some(other) => {
-            Err(HttpError::Wrong(format!("emptyValues={other} is not known: it is remove, or ignore")))
-        }
     }
 }
 

@@ -1,0 +1,61 @@
+//! A batch file on its way in, by whichever call: what may be said beside it, and the body, which goes to the daemon as it
+//! arrives.
+
+use hyper::header::HeaderName;
+
+use super::Front;
+use super::error::HttpError;
+use super::request::{Params, Request};
+use crate::app::{Announced, BatchVersion, Upload};
+use crate::model::batch::{EmptyValues, IdempotencyKey, KEY_CHARS_MAX};
+use crate::model::id::ClientCode;
+
+/// The encodings in which a batch file may come.
+const ENCODINGS: &str = "gzip, zstd";
+/// What a client calls one sending of a batch.
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// Takes the body in; `right` says what to send, where it is of another media type or encoding.
+pub(super) async fn take_in(
+    front: &Front,
+    request: &mut Request,
+    client: &ClientCode,
+    version: BatchVersion,
+    empty_values: EmptyValues,
+    media_types: &[&str],
+    right: impl Fn() -> String + Copy,
+) -> Result<Upload, HttpError> {
+    request.check_content_type(media_types, right)?;
+    let encoding = request.content_encoding(Some(ENCODINGS), right)?;
+    let announced = Announced { encoding, bytes: request.content_length() };
+    // What can be refused is refused before the body is asked for: a client that expects a `100 Continue` sends none.
+    let mut upload = front.app.accept_batch(client, version, empty_values, announced).await?;
+    while let Some(bytes) = request.body.next().await? {
+        upload.push(bytes).await?;
+    }
+    Ok(upload)
+}
+
+/// The key that the request bears, if it bears one.
+pub(super) fn idempotency_key(request: &Request) -> Result<Option<IdempotencyKey>, HttpError> {
+    if !request.has_header(&IDEMPOTENCY_KEY) {
+        return Ok(None);
+    }
+    let key = request.header_text(&IDEMPOTENCY_KEY).and_then(IdempotencyKey::new);
+    key.map(Some).ok_or_else(|| {
+        HttpError::Wrong(format!(
+            "Idempotency-Key is not right: it is 1 to {KEY_CHARS_MAX} visible ASCII characters, such as a UUID"
+        ))
+    })
+}
+
+/// What `emptyValues=` says (R6).
+pub(super) fn empty_values(query: &Params) -> Result<EmptyValues, HttpError> {
+    match query.get("emptyValues") {
+        None | Some("ignore") => Ok(EmptyValues::Ignore),
+        Some("remove") => Ok(EmptyValues::Remove),
+        Some(other) => {
+            Err(HttpError::Wrong(format!("emptyValues={other} is not known: it is remove, or ignore")))
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! What earlier versions of groups and checkpoints said of a batch. All else was as it is now.
+
+use super::{
+    BatchAcceptedEntry, BatchCompletedEntry, BatchGivenUpEntry, Checkpoint, Entry, KnownBatch, WriteEntry,
+};
+use crate::model::codec::{self, CodecError};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+/// A batch as one version told it.
+pub(super) trait Accepted: DeserializeOwned + Into<BatchAcceptedEntry> {
+    /// The version.
+    const VERSION: u8;
+}
+
+/// Of an upload's file it told no checksum.
+#[derive(Deserialize)]
+pub(super) struct Version1 {
+    client: String,
+    seq: u64,
+    spool: u64,
+    bytes: u64,
+    rows: u64,
+    v2: bool,
+    key_kind: u8,
+    names: Vec<Box<str>>,
+    creates: bool,
+    replaces: bool,
+    removes: bool,
+    lifetime_ms: u64,
+    max_profile_bytes: u64,
+}
+
+/// Of a batch it told no idempotency key.
+#[derive(Deserialize)]
+pub(super) struct Version2 {
+    client: String,
+    seq: u64,
+    spool: u64,
+    bytes: u64,
+    crc32c: Option<u32>,
+    rows: u64,
+    v2: bool,
+    key_kind: u8,
+    names: Vec<Box<str>>,
+    creates: bool,
+    replaces: bool,
+    removes: bool,
+    lifetime_ms: u64,
+    max_profile_bytes: u64,
+}
+
+impl Accepted for Version1 {
+    const VERSION: u8 = 1;
+}
+
+impl Accepted for Version2 {
+    const VERSION: u8 = 2;
+}
+
+#[derive(Deserialize)]
+enum EntryOf<A> {
+    Write(WriteEntry),
+    BatchAccepted(A),
+    BatchCompleted(BatchCompletedEntry),
+    BatchGivenUp(GivenUp<A>),
+}
+
+#[derive(Deserialize)]
+struct GivenUp<A> {
+    accepted: A,
+    end: BatchCompletedEntry,
+}
+
+#[derive(Deserialize)]
+struct CheckpointOf<A> {
+    position: (u64, u64),
+    last_seq: u64,
+    batches: Vec<Known<A>>,
+}
+
+#[derive(Deserialize)]
+struct Known<A> {
+    position: (u64, u64),
+    accepted: A,
+    completed: Option<BatchCompletedEntry>,
+}
+
+pub(super) fn decode_group<A: Accepted>(payload: &[u8]) -> Result<Vec<Entry>, CodecError> {
+    let entries: Vec<EntryOf<A>> = codec::decode(A::VERSION, payload)?;
+    let entry = |entry: EntryOf<A>| match entry {
+        EntryOf::Write(write) => Entry::Write(write),
+        EntryOf::BatchAccepted(batch) => Entry::BatchAccepted(batch.into()),
+        EntryOf::BatchCompleted(end) => Entry::BatchCompleted(end),
+        EntryOf::BatchGivenUp(GivenUp { accepted, end }) => {
+            Entry::BatchGivenUp(BatchGivenUpEntry { accepted: accepted.into(), end })
+        }
+    };
+    Ok(entries.into_iter().map(entry).collect())
+}
+
+pub(super) fn decode_checkpoint<A: Accepted>(bytes: &[u8]) -> Result<Checkpoint, CodecError> {
+    let CheckpointOf::<A> { position, last_seq, batches } = codec::decode(A::VERSION, bytes)?;
+    let known = |known: Known<A>| KnownBatch {
+        position: known.position,
+        accepted: known.accepted.into(),
+        completed: known.completed,
+    };
+    Ok(Checkpoint { position, last_seq, batches: batches.into_iter().map(known).collect() })
+}
+
+impl From<Version1> for BatchAcceptedEntry {
+    fn from(batch: Version1) -> Self {
+        Version2 {
+            client: batch.client,
+            seq: batch.seq,
+            spool: batch.spool,
+            bytes: batch.bytes,
+            crc32c: None,
+            rows: batch.rows,
+            v2: batch.v2,
+            key_kind: batch.key_kind,
+            names: batch.names,
+            creates: batch.creates,
+            replaces: batch.replaces,
+            removes: batch.removes,
+            lifetime_ms: batch.lifetime_ms,
+            max_profile_bytes: batch.max_profile_bytes,
+        }
+        .into()
+    }
+}
+
+impl From<Version2> for BatchAcceptedEntry {
+    fn from(batch: Version2) -> Self {
+        Self {
+            client: batch.client,
+            seq: batch.seq,
+            spool: batch.spool,
+            bytes: batch.bytes,
+            crc32c: batch.crc32c,
+            rows: batch.rows,
+            v2: batch.v2,
+            key_kind: batch.key_kind,
+            names: batch.names,
+            creates: batch.creates,
+            replaces: batch.replaces,
+            removes: batch.removes,
+            lifetime_ms: batch.lifetime_ms,
+            max_profile_bytes: batch.max_profile_bytes,
+            key: None,
+        }
+    }
+}
