@@ -208,6 +208,41 @@ fn a_stop_waits_for_an_upload_that_is_writing() {
     assert!(daemon.spooled().is_empty(), "{:?}", daemon.spooled());
 }
 
+/// A batch whose entry is durable when the daemon ends is folded in by the next one, though nobody was told of it.
+#[test]
+fn an_upload_stays_from_when_its_batch_may_be_journaled() {
+    for place in ["frame-write", "frame-sync", "frame-synced", "apply", "answer"] {
+        // A daemon that starts passes some of them for itself.
+        let found = (0..4).filter(|&passes| end_at_an_upload(place, passes) > 0).count();
+        assert!(found > 0 || place == "frame-write", "no batch was durable at {place}");
+    }
+}
+
+/// Posts a batch to a daemon that ends there, and gives how many batches the next one knows; each must be folded in.
+fn end_at_an_upload(place: &str, passes: u32) -> usize {
+    let mut daemon = Daemon::start();
+    daemon.mbox("demo", "mbox=m&mboxPC=1");
+    daemon.terminate();
+    assert!(daemon.ended().success());
+    daemon.set_variable("FAILPOINTS", &format!("{place}={passes}*off->return(error)")).restart();
+    let post = request(
+        "POST",
+        "/m2/demo/profile/batchUpdate",
+        "a",
+        &[("Connection", "close")],
+        Some(b"batch=pcId,a\n1,2\n"),
+    );
+    while load::attempt(daemon.address(), &post).is_some_and(|(status, _)| status == 200) {}
+    assert!(!daemon.ended().success(), "{place}");
+    daemon.set_variable("FAILPOINTS", "").restart();
+    let listed = daemon.call("GET", "/api/v1/batches?client=demo", &[], None).json();
+    let batches = listed["batches"].as_array().unwrap();
+    for batch in batches {
+        assert_eq!(daemon.wait_complete(batch["batchId"].as_str().unwrap()).successful, 1, "{place}");
+    }
+    batches.len()
+}
+
 #[test]
 fn a_fault_at_any_place_loses_nothing_that_was_acknowledged() {
     let only = variable("FAILPOINTS_ONLY");

@@ -178,6 +178,11 @@ impl Decided {
     }
 }
 
+/// The uploads that a group's entry will name.
+fn uploads(decided: &mut [Decided]) -> impl Iterator<Item = &mut SpoolFile> {
+    decided.iter_mut().filter_map(|one| one.publish.as_mut()).map(|(_, upload)| upload)
+}
+
 /// A group being decided.
 struct Group<'s> {
     view: View<'s>,
@@ -236,6 +241,8 @@ impl Committer {
             self.payload.clear();
             encode_group(&entries, &mut self.payload).map_err(Fatal::new)?;
             self.journaled.fetch_add(self.payload.len() as u64, Ordering::Relaxed);
+            // From here on the frame may be on the disk, whatever happens: a restart then needs the uploads it names.
+            uploads(&mut decided).for_each(SpoolFile::keep);
             let began = Instant::now();
             let appended = self.log.append(&self.payload);
             self.metrics.journal_synced(self.payload.len(), began.elapsed());
@@ -243,17 +250,11 @@ impl Committer {
                 Ok(_) => {}
                 Err(error @ (AppendError::Full { .. } | AppendError::TooLong { .. })) => {
                     tracing::warn!(%error, "writes are refused");
+                    uploads(&mut decided).for_each(SpoolFile::let_go);
                     let refused = || Err(AppError::Full("the journal cannot grow".into()));
                     return Ok(decided.iter().map(|_| refused()).collect());
                 }
-                Err(error) => {
-                    // The frame may be on the disk all the same, and a restart then needs the uploads it names.
-                    decided
-                        .iter_mut()
-                        .filter_map(|one| one.publish.as_mut())
-                        .for_each(|(_, spool)| spool.keep());
-                    return Err(Fatal::new(error));
-                }
+                Err(error) => return Err(Fatal::new(error)),
             }
         }
         self.last_seq.store(self.seqs.last().get(), Ordering::Release);
@@ -513,8 +514,7 @@ impl Committer {
             point("put").map_err(Fatal::new)?;
             put_through(&*self.store, &key, was, &now).map_err(Fatal::new)?;
         }
-        if let Some((pending, mut spool)) = one.publish {
-            spool.keep();
+        if let Some((pending, _kept)) = one.publish {
             self.batches.publish(pending, position);
         }
         if let Some(end) = one.complete

@@ -422,9 +422,14 @@ impl SpoolFile {
         self.spool.bytes.fetch_add(self.beside, Ordering::Relaxed);
     }
 
-    /// An accepted batch names it now: it stays.
+    /// An accepted batch may name it from now on: it stays.
     pub fn keep(&mut self) {
         self.kept = true;
+    }
+
+    /// It is certain that none will.
+    pub fn let_go(&mut self) {
+        self.kept = false;
     }
 }
 
