@@ -43,6 +43,8 @@ const CACHE_BYTES: u64 = 616 * MIB;
 const WORK_BYTES: u64 = 104 * MIB;
 /// The part of it that the store's cache has at least.
 const STORE_PART: u64 = 6;
+/// The part of it that the file of a batch may take while it is folded.
+const HELD_PART: u64 = 8;
 const SPOOL_BYTES_MAX: u64 = 20 * GIB;
 const PROFILE_BYTES_MAX: u64 = MIB;
 /// A batch has fewer bytes than this (R9).
@@ -482,6 +484,11 @@ impl Config {
     /// What of `cache_bytes` is for the store's cache.
     pub fn store_cache_bytes(&self) -> u64 {
         self.cache_bytes.saturating_sub(WORK_BYTES).max(self.cache_bytes / STORE_PART)
+    }
+
+    /// How large the file of a batch may be that is held in memory while it is folded.
+    pub fn held_bytes_max(&self) -> u64 {
+        self.cache_bytes / HELD_PART
     }
 
     /// Resolves the settings: what `options` leaves open is taken from the file that it names, else from

@@ -147,7 +147,8 @@ fn fold_batch(inner: &Arc<Inner>, second: &SecondWriter, pending: &Arc<Pending>)
     }
     inner.fold_pulse.beat();
     let began = Instant::now();
-    let plan = Arc::new(Plan::make(pending, &*inner.store)?);
+    let plan = Arc::new(Plan::make(pending, &*inner.store, inner.config().held_bytes_max())?);
+    let planned = began.elapsed();
     let (outcomes, mut counts) = plan.decided();
     let mut outcomes = outcomes.to_vec();
     pending.progress.begin(inner.clock.now());
@@ -161,6 +162,7 @@ fn fold_batch(inner: &Arc<Inner>, second: &SecondWriter, pending: &Arc<Pending>)
         let error = format!("{} outcomes for {} rows", counts.total(), pending.accepted.rows);
         return Err(Unfolded::Refused(error));
     }
+    let folded = began.elapsed();
     let path = inner.spool.outcomes_path(pending.accepted.spool);
     inner
         .spool
@@ -181,6 +183,8 @@ fn fold_batch(inner: &Arc<Inner>, second: &SecondWriter, pending: &Arc<Pending>)
         not_found = counts.not_found,
         ignored = counts.ignored,
         failed = counts.failed,
+        planned_ms = planned.as_millis(),
+        folded_ms = folded.as_millis(),
         ms = began.elapsed().as_millis(),
         "a batch is complete"
     );

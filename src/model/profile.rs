@@ -6,22 +6,30 @@
 //!
 //! ```text
 //! version u8 · kind u8 · through u64 · …
-//! profile:   born u64 · last_site u64 · last_batch u64 · last_write u64 · last_active u64
-//!            ids u16 · attributes u32 · layer u32
-//!            ids ×        (kind u8 · seq u64 · length u16)
-//!            attributes × (seq u64 · source u8 · name length u16 · value length u32), by name
+//! profile:   number · so many seqs, u64 each: those that are named below
+//!            born · last_site · last_batch · last_write: a seq each
+//!            last_active: 0 and u64, or 1 more than the seq that was then
+//!            ids, attributes, layer: how many, a number each
+//!            bytes of what comes next, number
+//!            ids ×        (kind u8 · seq · length)
+//!            attributes × (source and seq · name length · value length), by name
 //!            layer ×      (the same)
 //!            text: the ids, then names and values, in that order
 //! link:      the target's key
 //! tombstone: nothing; its kind tells whether the visitor was erased or swept
 //! ```
-//! All numbers are little-endian.
+//! An u64 is little-endian. A number has seven bits a byte, the lowest first, the eighth set in all but the last. A seq is the
+//! number 0 for none, 1 for `through`, else 2 more than its place among those listed: what one write set bears one seq,
+//! and that is mostly `through` itself. Source and seq share a byte, three bits and five, of which 31 stands for a number
+//! behind it.
+
+mod earlier;
 
 use super::id::{IdKind, Key};
 use super::seq::{Millis, Seq};
 
 /// The version all stored values begin with.
-pub const FORMAT_VERSION: u8 = 1;
+pub const FORMAT_VERSION: u8 = 2;
 /// How many ids of one kind a profile lists: the most recently bound (R1).
 pub const LINKED_IDS_MAX: usize = 256;
 
@@ -34,8 +42,13 @@ const KIND_PROFILE: u8 = 1;
 const KIND_LINK: u8 = 2;
 const KIND_ERASED: u8 = 3;
 const KIND_SWEPT: u8 = 4;
-const ID_META_BYTES: usize = 1 + 8 + 2;
-const ATTRIBUTE_META_BYTES: usize = 8 + 1 + 2 + 4;
+/// The seqs that every value can name without listing them: none, and `through`.
+const SEQS_UNLISTED: usize = 2;
+/// How many of the seqs listed last are looked through for one, before it is listed once more.
+const SEQS_LOOKED_THROUGH: usize = 32;
+const SOURCE_BITS: u32 = 3;
+/// Stands beside a source for a seq that has no room there.
+const SEQ_BEHIND: u8 = u8::MAX >> SOURCE_BITS;
 
 /// What keeps a text from being the name of an attribute (R9).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -357,7 +370,7 @@ impl std::fmt::Debug for StoredBytes {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// Written by a later version of the program, or not by it at all.
-    #[error("stored bytes of format version {0}; this program reads version {FORMAT_VERSION}")]
+    #[error("stored bytes of format version {0}; this program reads versions 1 to {FORMAT_VERSION}")]
     Version(u8),
     /// They end early, go on too long, or name things that do not exist.
     #[error("stored bytes that are damaged: {0}")]
@@ -366,18 +379,20 @@ pub enum DecodeError {
 
 /// The `through` of a stored value, without decoding the rest.
 pub fn through(bytes: &[u8]) -> Result<Seq, DecodeError> {
-    Reader::after_version(bytes).and_then(|mut reader| {
-        reader.u8()?;
-        reader.seq()
-    })
+    let (_, mut reader) = Reader::after_version(bytes)?;
+    reader.u8()?;
+    reader.seq()
 }
 
 /// Reads a stored value, borrowing its text.
 pub fn decode(bytes: &[u8]) -> Result<Stored<'_>, DecodeError> {
-    let mut reader = Reader::after_version(bytes)?;
+    let (version, mut reader) = Reader::after_version(bytes)?;
     let kind = reader.u8()?;
     let through = reader.seq()?;
     match kind {
+        KIND_PROFILE if version == earlier::VERSION => {
+            earlier::decode_profile(through, reader).map(Stored::Profile)
+        }
         KIND_PROFILE => decode_profile(through, reader).map(Stored::Profile),
         KIND_LINK => {
             let target = Key::from_bytes(reader.rest).ok_or(DecodeError::Damaged("a link to no key"))?;
@@ -392,91 +407,183 @@ pub fn decode(bytes: &[u8]) -> Result<Stored<'_>, DecodeError> {
 }
 
 fn decode_profile<'a>(through: Seq, mut reader: Reader<'a>) -> Result<Profile<'a>, DecodeError> {
+    let listed = reader.number()?;
+    let seqs = Seqs { through, listed: reader.take(listed.saturating_mul(8))? };
     let mut profile = Profile {
         through,
-        born: reader.seq()?,
-        last_site: reader.seq()?,
-        last_batch: reader.seq()?,
-        last_write: reader.seq()?,
-        last_active: Millis(reader.u64()?),
+        born: seqs.read(&mut reader)?,
+        last_site: seqs.read(&mut reader)?,
+        last_batch: seqs.read(&mut reader)?,
+        last_write: seqs.read(&mut reader)?,
+        last_active: match reader.number()?.checked_sub(1) {
+            Some(which) => seqs.get(which)?.millis(),
+            None => Millis(reader.u64()?),
+        },
         ..Profile::default()
     };
-    let (ids, attributes, layer) = (usize::from(reader.u16()?), reader.count()?, reader.count()?);
-    let id_metas = reader.take(ids.saturating_mul(ID_META_BYTES))?;
-    let metas = reader.take(attributes.saturating_mul(ATTRIBUTE_META_BYTES))?;
-    let layer_metas = reader.take(layer.saturating_mul(ATTRIBUTE_META_BYTES))?;
-    let mut text =
-        Text(std::str::from_utf8(reader.rest).map_err(|_| DecodeError::Damaged("text that is not UTF-8"))?);
+    let (ids, attributes, layer) = (reader.number()?, reader.number()?, reader.number()?);
+    let metas = reader.number()?;
+    let mut metas = Reader { rest: reader.take(metas)? };
+    let mut text = Text::new(reader.rest)?;
 
-    profile.ids.reserve_exact(ids);
-    for meta in id_metas.chunks_exact(ID_META_BYTES) {
-        let mut meta = Reader { rest: meta };
-        let kind = IdKind::from_code(meta.u8()?).ok_or(DecodeError::Damaged("an unknown kind of id"))?;
-        let seq = meta.seq()?;
-        profile.ids.push(LinkedId { kind, seq, id: text.take(usize::from(meta.u16()?))? });
+    // What comes next has a byte at the least for each id, however many it claims.
+    profile.ids.reserve_exact(ids.min(metas.rest.len()));
+    for _ in 0..ids {
+        let kind = IdKind::from_code(metas.u8()?).ok_or(DecodeError::Damaged("an unknown kind of id"))?;
+        let seq = seqs.read(&mut metas)?;
+        profile.ids.push(LinkedId { kind, seq, id: text.take(metas.number()?)? });
     }
-    profile.attributes = decode_attributes(metas, &mut text)?;
-    profile.layer = decode_attributes(layer_metas, &mut text)?;
-    if !text.0.is_empty() {
-        return Err(DecodeError::Damaged("text that belongs to nothing"));
+    profile.attributes = decode_attributes(attributes, &seqs, &mut metas, &mut text)?;
+    profile.layer = decode_attributes(layer, &seqs, &mut metas, &mut text)?;
+    if !text.0.is_empty() || !metas.rest.is_empty() {
+        return Err(DecodeError::Damaged("something that belongs to nothing"));
     }
     Ok(profile)
 }
 
-fn decode_attributes<'a>(metas: &[u8], text: &mut Text<'a>) -> Result<Vec<Attribute<'a>>, DecodeError> {
+fn decode_attributes<'a>(
+    number: usize,
+    seqs: &Seqs<'_>,
+    metas: &mut Reader<'_>,
+    text: &mut Text<'a>,
+) -> Result<Vec<Attribute<'a>>, DecodeError> {
     // Room for a few more: what is decoded is mostly about to be written to.
-    let mut attributes: Vec<Attribute<'a>> = Vec::with_capacity(metas.len() / ATTRIBUTE_META_BYTES + 4);
-    for meta in metas.chunks_exact(ATTRIBUTE_META_BYTES) {
-        let mut meta = Reader { rest: meta };
-        let seq = meta.seq()?;
-        let source = Source::from_code(meta.u8()?).ok_or(DecodeError::Damaged("an unknown source"))?;
-        let (name, value) = (usize::from(meta.u16()?), meta.count()?);
+    let mut attributes: Vec<Attribute<'a>> = Vec::with_capacity(number.min(metas.rest.len()) + 4);
+    for _ in 0..number {
+        let both = metas.u8()?;
+        let source = both & !(u8::MAX << SOURCE_BITS);
+        let source = Source::from_code(source).ok_or(DecodeError::Damaged("an unknown source"))?;
+        let seq = match both >> SOURCE_BITS {
+            SEQ_BEHIND => seqs.read(metas)?,
+            which => seqs.get(usize::from(which))?,
+        };
+        let (name, value) = (metas.number()?, metas.number()?);
         attributes.push(Attribute { name: text.take(name)?, value: text.take(value)?, seq, source });
     }
+    check_order(&attributes)?;
+    Ok(attributes)
+}
+
+fn check_order(attributes: &[Attribute<'_>]) -> Result<(), DecodeError> {
     if attributes.windows(2).any(|pair| matches!(pair, [a, b] if a.name >= b.name)) {
         return Err(DecodeError::Damaged("attributes that are not in the order of their names"));
     }
-    Ok(attributes)
+    Ok(())
+}
+
+/// The seqs that a value names.
+struct Seqs<'a> {
+    through: Seq,
+    listed: &'a [u8],
+}
+
+impl Seqs<'_> {
+    fn get(&self, which: usize) -> Result<Seq, DecodeError> {
+        match which.checked_sub(SEQS_UNLISTED) {
+            Some(place) => {
+                let bytes = self.listed.get(place.saturating_mul(8)..).and_then(<[u8]>::first_chunk);
+                let bytes = bytes.ok_or(DecodeError::Damaged("a seq that it does not list"))?;
+                Ok(Seq::from_u64(u64::from_le_bytes(*bytes)))
+            }
+            None if which == 0 => Ok(Seq::ZERO),
+            None => Ok(self.through),
+        }
+    }
+
+    fn read(&self, reader: &mut Reader<'_>) -> Result<Seq, DecodeError> {
+        self.get(reader.number()?)
+    }
+}
+
+/// The same, being listed.
+struct SeqList {
+    through: Seq,
+    listed: Vec<Seq>,
+}
+
+impl SeqList {
+    /// What names the seq; lists it if it must.
+    fn name(&mut self, seq: Seq) -> usize {
+        if seq == Seq::ZERO {
+            return 0;
+        }
+        if seq == self.through {
+            return 1;
+        }
+        // A profile that many writes made, one attribute each, would else be looked through for each of them.
+        let last = self.listed.len().saturating_sub(SEQS_LOOKED_THROUGH);
+        let near = self.listed.iter().skip(last).position(|listed| *listed == seq);
+        let place = near.map_or(self.listed.len(), |near| last + near);
+        if near.is_none() {
+            self.listed.push(seq);
+        }
+        place + SEQS_UNLISTED
+    }
 }
 
 /// Writes a profile's bytes to the end of a buffer.
 pub fn encode_profile(profile: &Profile<'_>, out: &mut Vec<u8>) {
-    let text: usize = profile.held_bytes() + profile.ids.iter().map(|linked| linked.id.len()).sum::<usize>();
-    let metas = (profile.attributes.len() + profile.layer.len()) * ATTRIBUTE_META_BYTES;
-    out.reserve_exact(60 + profile.ids.len() * ID_META_BYTES + metas + text);
+    let mut seqs = SeqList { through: profile.through, listed: vec![] };
+    let marks = [profile.born, profile.last_site, profile.last_batch, profile.last_write];
+    let marks = marks.map(|seq| seqs.name(seq));
+    let then = [profile.last_site, profile.born].into_iter().find(|seq| seq.millis() == profile.last_active);
+    let then = then.map(|seq| seqs.name(seq));
+
+    let (ids, attributes) = (&profile.ids, || profile.attributes.iter().chain(&profile.layer));
+    let mut metas = Vec::with_capacity(4 * (ids.len() + profile.attributes.len() + profile.layer.len()));
+    for linked in ids {
+        metas.push(linked.kind.code());
+        put_number(seqs.name(linked.seq), &mut metas);
+        put_number(linked.id.len(), &mut metas);
+    }
+    for attribute in attributes() {
+        let (source, seq) = (attribute.source.code(), seqs.name(attribute.seq));
+        match u8::try_from(seq).ok().filter(|&seq| seq < SEQ_BEHIND) {
+            Some(seq) => metas.push(source | seq << SOURCE_BITS),
+            None => {
+                metas.push(source | SEQ_BEHIND << SOURCE_BITS);
+                put_number(seq, &mut metas);
+            }
+        }
+        put_number(attribute.name.len(), &mut metas);
+        put_number(attribute.value.len(), &mut metas);
+    }
+
+    let text: usize = profile.held_bytes() + ids.iter().map(|linked| linked.id.len()).sum::<usize>();
+    out.reserve_exact(48 + seqs.listed.len() * 8 + metas.len() + text);
     out.extend_from_slice(&[FORMAT_VERSION, KIND_PROFILE]);
-    for seq in [profile.through, profile.born, profile.last_site, profile.last_batch, profile.last_write] {
-        out.extend_from_slice(&seq.get().to_le_bytes());
+    out.extend_from_slice(&profile.through.get().to_le_bytes());
+    put_number(seqs.listed.len(), out);
+    seqs.listed.iter().for_each(|seq| out.extend_from_slice(&seq.get().to_le_bytes()));
+    marks.into_iter().for_each(|which| put_number(which, out));
+    match then {
+        Some(which) => put_number(which + 1, out),
+        None => {
+            out.push(0);
+            out.extend_from_slice(&profile.last_active.0.to_le_bytes());
+        }
     }
-    out.extend_from_slice(&profile.last_active.0.to_le_bytes());
-    // At most 256 ids of each kind; names, values and their number are bounded by the size of a call's body.
-    out.extend_from_slice(&narrow::<u16>(profile.ids.len()).to_le_bytes());
-    out.extend_from_slice(&narrow::<u32>(profile.attributes.len()).to_le_bytes());
-    out.extend_from_slice(&narrow::<u32>(profile.layer.len()).to_le_bytes());
-    for linked in &profile.ids {
-        out.push(linked.kind.code());
-        out.extend_from_slice(&linked.seq.get().to_le_bytes());
-        out.extend_from_slice(&narrow::<u16>(linked.id.len()).to_le_bytes());
+    for number in [ids.len(), profile.attributes.len(), profile.layer.len(), metas.len()] {
+        put_number(number, out);
     }
-    for attribute in profile.attributes.iter().chain(&profile.layer) {
-        out.extend_from_slice(&attribute.seq.get().to_le_bytes());
-        out.push(attribute.source.code());
-        out.extend_from_slice(&narrow::<u16>(attribute.name.len()).to_le_bytes());
-        out.extend_from_slice(&narrow::<u32>(attribute.value.len()).to_le_bytes());
-    }
-    for linked in &profile.ids {
-        out.extend_from_slice(linked.id.as_bytes());
-    }
-    for attribute in profile.attributes.iter().chain(&profile.layer) {
+    out.extend_from_slice(&metas);
+    ids.iter().for_each(|linked| out.extend_from_slice(linked.id.as_bytes()));
+    for attribute in attributes() {
         out.extend_from_slice(attribute.name.as_bytes());
         out.extend_from_slice(attribute.value.as_bytes());
     }
 }
 
-fn narrow<T: TryFrom<usize> + Default>(length: usize) -> T {
-    let narrowed = T::try_from(length);
-    debug_assert!(narrowed.is_ok(), "a length that the limits of R9 rule out: {length}");
-    narrowed.unwrap_or_default()
+fn put_number(mut number: usize, out: &mut Vec<u8>) {
+    loop {
+        let [low, ..] = number.to_le_bytes();
+        number >>= 7;
+        if number == 0 {
+            out.push(low & 0x7f);
+            return;
+        }
+        out.push(low | 0x80);
+    }
 }
 
 struct Reader<'a> {
@@ -484,10 +591,10 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn after_version(bytes: &'a [u8]) -> Result<Self, DecodeError> {
+    fn after_version(bytes: &'a [u8]) -> Result<(u8, Self), DecodeError> {
         let mut reader = Self { rest: bytes };
         match reader.u8()? {
-            FORMAT_VERSION => Ok(reader),
+            version @ earlier::VERSION..=FORMAT_VERSION => Ok((version, reader)),
             other => Err(DecodeError::Version(other)),
         }
     }
@@ -509,10 +616,6 @@ impl<'a> Reader<'a> {
         self.array::<1>().map(|[byte]| byte)
     }
 
-    fn u16(&mut self) -> Result<u16, DecodeError> {
-        self.array().map(u16::from_le_bytes)
-    }
-
     fn u64(&mut self) -> Result<u64, DecodeError> {
         self.array().map(u64::from_le_bytes)
     }
@@ -521,15 +624,29 @@ impl<'a> Reader<'a> {
         self.u64().map(Seq::from_u64)
     }
 
-    fn count(&mut self) -> Result<usize, DecodeError> {
-        let number = self.array().map(u32::from_le_bytes)?;
-        usize::try_from(number).map_err(|_| DecodeError::Damaged("a count that is too large"))
+    fn number(&mut self) -> Result<usize, DecodeError> {
+        let (mut number, mut shift) = (0, 0);
+        loop {
+            let byte = self.u8()?;
+            number |= usize::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Ok(number);
+            }
+            shift += 7;
+            if shift > 28 {
+                return Err(DecodeError::Damaged("a number that is too large"));
+            }
+        }
     }
 }
 
 struct Text<'a>(&'a str);
 
 impl<'a> Text<'a> {
+    fn new(bytes: &'a [u8]) -> Result<Self, DecodeError> {
+        std::str::from_utf8(bytes).map(Self).map_err(|_| DecodeError::Damaged("text that is not UTF-8"))
+    }
+
     fn take(&mut self, length: usize) -> Result<&'a str, DecodeError> {
         let (taken, rest) =
             self.0.split_at_checked(length).ok_or(DecodeError::Damaged("text that ends too early"))?;
@@ -628,6 +745,39 @@ mod tests {
             let n: usize = held.name[1..].parse().unwrap();
             assert_eq!(held.value, if n < 10 { n + 30 } else { n }.to_string(), "{}", held.name);
         }
+    }
+
+    /// However many writes made it, and whatever they are called by.
+    #[test]
+    fn profiles_of_many_writes_read_back() {
+        let names: Vec<String> = (0..300).map(|n| format!("n{n:03}")).collect();
+        let long = "x".repeat(20_000);
+        for writes in [1, 2, 28, 29, 30, 31, 32, 33, 34, 100, 300] {
+            let attributes = names.iter().enumerate().map(|(n, name)| {
+                let value = if n == 7 { long.as_str() } else { "v" };
+                attribute(name, value, (n * 7 % writes) as u64 + (1 << 40))
+            });
+            let ids = names.iter().map(|id| LinkedId { kind: IdKind::Ecid, id, seq: Seq::from_u64(1 << 40) });
+            let profile = Profile {
+                ids: ids.take(LINKED_IDS_MAX).collect(),
+                attributes: attributes.collect(),
+                last_active: Millis(5),
+                ..Profile::born_at(Seq::from_u64(u64::MAX))
+            };
+            let stored = Stored::Profile(profile);
+            assert_eq!(stored.encode().decode(), Ok(stored.clone()), "{writes} writes");
+        }
+    }
+
+    /// What a batch sets, all of it at once, costs three bytes an attribute beyond its name and its value.
+    #[test]
+    fn what_one_write_set_takes_little_room() {
+        let names: Vec<String> = (0..5).map(|n| format!("n{n}")).collect();
+        let attributes = names.iter().map(|name| attribute(name, "value", 1 << 40));
+        let seq = Seq::from_u64(1 << 40);
+        let profile = Profile { attributes: attributes.collect(), last_batch: seq, ..Profile::born_at(seq) };
+        let bytes = Stored::Profile(profile.clone()).encode();
+        assert_eq!(bytes.as_slice().len(), 20 + 5 * 3 + profile.held_bytes());
     }
 
     proptest! {

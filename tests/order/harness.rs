@@ -896,7 +896,7 @@ impl Harness {
         let pending = self.core().batches.next().ok_or("no batch")?;
         let store = self.core().shared();
         let failed = |error: profiled::batch::settle::SettleError| format!("fold: {error}");
-        let plan = Plan::make(&pending, &*store).map_err(failed)?;
+        let plan = Plan::make(&pending, &*store, 1000 * u64::from(which % 2 == 0)).map_err(failed)?;
         let mut parts: Vec<Part<'_>> = plan.parts(1 + which % 5);
         let (outcomes, mut counts) = plan.decided();
         let mut outcomes = outcomes.to_vec();

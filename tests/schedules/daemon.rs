@@ -335,7 +335,7 @@ impl Daemon {
     /// The same up to the last step: the store is durable, and the batch still counts as incomplete.
     pub(crate) fn fold_rows(&self, writers: usize) -> (BatchId, FoldedBatch) {
         let pending = self.batches.next().unwrap();
-        let plan = Plan::make(&pending, &*self.store).unwrap();
+        let plan = Plan::make(&pending, &*self.store, 0).unwrap();
         let (outcomes, mut counts) = plan.decided();
         let mut outcomes = outcomes.to_vec();
         let parts: Vec<_> = thread::scope(|scope| {
