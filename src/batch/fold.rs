@@ -3,7 +3,7 @@
 //! ```text
 //! uploaded bytes ─► Plan: verified; every row read once; bad and empty ones become outcomes; pcIds resolved to their visitor;
 //!                   the rest sorted by key, so that sled's pages are met in order and one visitor is folded once
-//!                └► two Parts, split by key range: chunks of rows ─► store.fold ─► outcomes
+//!                └► Parts, split by key range, for two writers: chunks of rows ─► store.fold ─► outcomes
 //! ```
 //!
 //! Promises: no allocation per cell; a row whose outcome the profile would not tell afterwards is never applied here but
@@ -498,12 +498,9 @@ impl<'p> Part<'p> {
     ) -> Result<bool, SettleError> {
         let pending = &self.plan.pending;
         // A write that settled this visitor said what became of each row, and said so before the store showed it.
-        let known: Vec<Option<Outcome>> = places.iter().map(|place| pending.settled(place.line)).collect();
-        if known.iter().all(Option::is_some) {
-            places
-                .iter()
-                .zip(known.into_iter().flatten())
-                .for_each(|(place, outcome)| self.add(place, outcome));
+        let settled = || places.iter().map_while(|place| Some((place, pending.settled(place.line)?)));
+        if settled().count() == places.len() {
+            settled().for_each(|(place, outcome)| self.add(place, outcome));
             return Ok(true);
         }
         match swapped {

@@ -530,7 +530,7 @@ pub fn encode_profile(profile: &Profile<'_>, out: &mut Vec<u8>) {
     let then = then.map(|seq| seqs.name(seq));
 
     let (ids, attributes) = (&profile.ids, || profile.attributes.iter().chain(&profile.layer));
-    let mut metas = Vec::with_capacity(4 * (ids.len() + profile.attributes.len() + profile.layer.len()));
+    let mut metas = Vec::with_capacity(32 + 4 * (ids.len() + profile.attributes.len() + profile.layer.len()));
     for linked in ids {
         metas.push(linked.kind.code());
         put_number(seqs.name(linked.seq), &mut metas);
@@ -549,24 +549,33 @@ pub fn encode_profile(profile: &Profile<'_>, out: &mut Vec<u8>) {
         put_number(attribute.value.len(), &mut metas);
     }
 
-    let text: usize = profile.held_bytes() + ids.iter().map(|linked| linked.id.len()).sum::<usize>();
-    out.reserve_exact(48 + seqs.listed.len() * 8 + metas.len() + text);
-    out.extend_from_slice(&[FORMAT_VERSION, KIND_PROFILE]);
-    out.extend_from_slice(&profile.through.get().to_le_bytes());
-    put_number(seqs.listed.len(), out);
-    seqs.listed.iter().for_each(|seq| out.extend_from_slice(&seq.get().to_le_bytes()));
-    marks.into_iter().for_each(|which| put_number(which, out));
+    // In the end all is laid out once, in as much room as it takes.
+    let metas_bytes = metas.len();
+    let mut numbers = metas;
+    put_number(seqs.listed.len(), &mut numbers);
+    let listed_bytes = numbers.len() - metas_bytes;
+    marks.into_iter().for_each(|which| put_number(which, &mut numbers));
     match then {
-        Some(which) => put_number(which + 1, out),
+        Some(which) => put_number(which + 1, &mut numbers),
         None => {
-            out.push(0);
-            out.extend_from_slice(&profile.last_active.0.to_le_bytes());
+            numbers.push(0);
+            numbers.extend_from_slice(&profile.last_active.0.to_le_bytes());
         }
     }
-    for number in [ids.len(), profile.attributes.len(), profile.layer.len(), metas.len()] {
-        put_number(number, out);
+    for number in [ids.len(), profile.attributes.len(), profile.layer.len(), metas_bytes] {
+        put_number(number, &mut numbers);
     }
-    out.extend_from_slice(&metas);
+    let (metas, numbers) = numbers.split_at(metas_bytes);
+    let (listed, numbers) = numbers.split_at(listed_bytes);
+
+    let text: usize = profile.held_bytes() + ids.iter().map(|linked| linked.id.len()).sum::<usize>();
+    out.reserve_exact(10 + listed.len() + seqs.listed.len() * 8 + numbers.len() + metas.len() + text);
+    out.extend_from_slice(&[FORMAT_VERSION, KIND_PROFILE]);
+    out.extend_from_slice(&profile.through.get().to_le_bytes());
+    out.extend_from_slice(listed);
+    seqs.listed.iter().for_each(|seq| out.extend_from_slice(&seq.get().to_le_bytes()));
+    out.extend_from_slice(numbers);
+    out.extend_from_slice(metas);
     ids.iter().for_each(|linked| out.extend_from_slice(linked.id.as_bytes()));
     for attribute in attributes() {
         out.extend_from_slice(attribute.name.as_bytes());
