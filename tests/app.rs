@@ -2,15 +2,22 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
 use profiled::app::check::check;
-use profiled::app::{Announced, App, BatchState, BatchVersion, CallIds, OpenError, SiteCall};
+use profiled::app::commit::VisitorWrite;
+use profiled::app::report::ToldRow;
+use profiled::app::{
+    AcceptedBatch, Announced, App, AppError, BatchState, BatchVersion, CallIds, OpenError, SiteCall,
+};
 use profiled::config::{Config, ServeOptions};
-use profiled::model::batch::{BatchId, EmptyValues};
+use profiled::model::batch::{BatchId, EmptyValues, IdempotencyKey, Outcome};
 use profiled::model::id::{ClientCode, IdKind, VisitorId};
 use profiled::model::profile::Source;
-use profiled::model::seq::SystemClock;
+use profiled::model::seq::{Clock, Millis, SystemClock};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::runtime::Handle;
 
 fn config(folder: &Path) -> Config {
     let data = folder.join("data").to_str().unwrap().parse().unwrap();
@@ -203,5 +210,228 @@ async fn a_daemon_that_finds_a_pending_upload_damaged_ends_and_says_so() {
     flip(&file, 14);
     let app = open(folder.path());
     wait_complete(&app, &batch).await;
+    app.stop().await;
+}
+
+/// A clock that stands until it is set.
+#[derive(Default)]
+struct SetClock(AtomicU64);
+
+impl Clock for SetClock {
+    fn now(&self) -> Millis {
+        Millis(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// Sends a batch with a key.
+async fn send(app: &App, text: &str, key: &str) -> Result<AcceptedBatch, AppError> {
+    let announced = Announced::default();
+    let mut upload =
+        app.accept_batch(&client(), BatchVersion::V1, EmptyValues::Ignore, announced).await.unwrap();
+    upload.push(text.to_owned().into()).await.unwrap();
+    upload.finish(IdempotencyKey::new(key)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_remembered_for_a_day_and_no_longer_also_over_a_restart() {
+    const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+    const BEGIN_MS: u64 = 1_800_000_000_000;
+    const FILE: &str = "batch=pcId,a\np1,1\n";
+    const OTHER: &str = "batch=pcId,a\np1,2\n";
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(SetClock::default());
+    let at = |millis: u64| clock.0.store(millis, Ordering::Relaxed);
+    let open = || App::open(config(folder.path()), Arc::clone(&clock) as _).unwrap();
+    let restart = async |app: App| {
+        app.stop().await;
+        drop(app);
+        open()
+    };
+    // Whose batch a key leads to: a new one's, one of before, or that of another body.
+    let sent = async |app: &App, text: &str, key: &str| match send(app, text, key).await {
+        Ok(AcceptedBatch { batch, before }) => (batch.id, if before { "before" } else { "new" }),
+        Err(AppError::KeyTaken(id)) => (BatchId::parse(&id).unwrap(), "taken"),
+        Err(error) => panic!("{error}"),
+    };
+
+    at(BEGIN_MS);
+    let mut app = open();
+    let (first, state) = sent(&app, FILE, "k").await;
+    assert_eq!((first.seq.millis(), state), (Millis(BEGIN_MS), "new"));
+    at(BEGIN_MS + 1);
+    let (later, state) = sent(&app, FILE, "later").await;
+    assert_eq!(state, "new");
+    wait_complete(&app, &later).await;
+    for _ in 0..2 {
+        at(BEGIN_MS + DAY_MS - 1);
+        assert_eq!(sent(&app, FILE, "k").await, (first.clone(), "before"));
+        assert_eq!(sent(&app, OTHER, "k").await, (first.clone(), "taken"));
+        app = restart(app).await;
+    }
+    // A millisecond later it is nobody's, whichever body it comes with: the key of a new batch, for another day.
+    at(BEGIN_MS + DAY_MS);
+    let (second, state) = sent(&app, OTHER, "k").await;
+    assert_eq!((second.seq.millis(), state), (Millis(BEGIN_MS + DAY_MS), "new"));
+    assert_eq!(
+        sent(&app, FILE, "later").await,
+        (later.clone(), "before"),
+        "which came a millisecond after it"
+    );
+    for _ in 0..2 {
+        at(BEGIN_MS + 2 * DAY_MS - 1);
+        assert_eq!(sent(&app, OTHER, "k").await, (second.clone(), "before"));
+        assert_eq!(sent(&app, FILE, "k").await, (second.clone(), "taken"));
+        app = restart(app).await;
+    }
+    // The start that meets a key of more than a day ago does not bring it back, either.
+    at(BEGIN_MS + 2 * DAY_MS);
+    app = restart(app).await;
+    let (third, state) = sent(&app, FILE, "k").await;
+    assert_eq!(state, "new");
+    let (again, state) = sent(&app, FILE, "later").await;
+    assert_eq!(state, "new");
+    let listed = app.batches(&client(), None, None, 10).batches;
+    assert_eq!(
+        listed.into_iter().map(|batch| batch.id).collect::<Vec<_>>(),
+        [again, third, second, later, first]
+    );
+    app.stop().await;
+}
+
+/// What is read of an upload.
+#[derive(Debug, Clone, Copy)]
+enum Read {
+    Outcomes(Option<Outcome>),
+    Repair,
+    File,
+}
+
+/// What a read gave: all of it as text, and how much of that before it went on past the pause.
+struct Given {
+    text: String,
+    before: usize,
+    end: Result<(), AppError>,
+}
+
+/// A row as a report tells it.
+fn told_row(row: &ToldRow) -> String {
+    let told = |text: &Option<String>| text.clone().unwrap_or_default();
+    let (id, message) = (told(&row.id), told(&row.message));
+    format!("{},{id},{},{},{message}\n", row.place.line, row.outcome.name(), row.reason.unwrap_or_default())
+}
+
+/// Reads on a thread that may block, with a pause once so many pieces were given.
+async fn read(
+    app: &App,
+    batch: &BatchId,
+    what: Read,
+    pause_after: usize,
+    mut pause: impl FnMut() + Send + 'static,
+) -> Given {
+    enum Source {
+        Report(profiled::app::report::Report),
+        File(profiled::app::report::UploadedFile),
+    }
+    let source = match what {
+        Read::File => Source::File(app.uploaded_file(batch).await.unwrap()),
+        Read::Outcomes(_) | Read::Repair => Source::Report(app.report(batch).await.unwrap()),
+    };
+    let read = tokio::task::spawn_blocking(move || {
+        let (mut text, mut before, mut pieces) = (String::new(), None, 0);
+        let mut give = |piece: &str| {
+            text.push_str(piece);
+            pieces += 1;
+            if pieces == pause_after {
+                pause();
+                before = Some(text.len());
+            }
+            ControlFlow::Continue(())
+        };
+        let end = match (&source, what) {
+            (Source::Report(report), Read::Outcomes(wanted)) => {
+                report.outcomes(wanted, None, |row| give(&told_row(&row)))
+            }
+            (Source::Report(report), _) => report.repair(|bytes| give(std::str::from_utf8(bytes).unwrap())),
+            (Source::File(file), _) => file.pieces(|bytes| give(std::str::from_utf8(bytes).unwrap())),
+        };
+        let before = before.unwrap_or(text.len());
+        Given { text, before, end }
+    });
+    read.await.unwrap()
+}
+
+/// R12: what a read has given before rows are overwritten can't be called back; from then on it gives nothing, neither
+/// what was nor what is there now, for one half of a row could be of before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_under_which_rows_are_overwritten_ends_and_gives_nothing_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = open(folder.path());
+    app.site_call(call(1, "v")).await.unwrap();
+    let reads = [
+        // In the middle of a piece of the file, where more rows of it are at hand already; and well behind the first.
+        (Read::Outcomes(None), 5),
+        (Read::Outcomes(None), 9_001),
+        (Read::Outcomes(Some(Outcome::Updated)), 7),
+        (Read::Outcomes(Some(Outcome::Failed)), 7),
+        (Read::Repair, 8),
+        (Read::File, 1),
+        (Read::File, 3),
+    ];
+    for (turn, (what, pause_after)) in (2..).zip(reads) {
+        let gone = format!("p{turn}");
+        app.site_call(call(turn, "v")).await.unwrap();
+        let rows: String = (0..6_000)
+            .map(|n| {
+                format!(
+                    "{gone},secret-{n}\np1,open\n{gone},secret%zz\np1,open%zz\n{gone}.7_0,secret,too many\n"
+                )
+            })
+            .collect();
+        let (batch, _) = upload(&app, folder.path(), &format!("batch=pcId,a\n{rows}"), 1 << 16).await;
+        wait_complete(&app, &batch).await;
+        let whole = read(&app, &batch, what, usize::MAX, || ()).await;
+        whole.end.unwrap();
+        assert!(whole.text.len() > 100_000);
+
+        let erase = {
+            let (app, handle, gone) = (app.clone(), Handle::current(), gone.clone());
+            move || {
+                handle.block_on(async {
+                    let id = VisitorId::new(IdKind::Pc, &gone).unwrap();
+                    let erased = app.write_visitor(client(), id, VisitorWrite::Erase).await.unwrap();
+                    assert!(erased.known);
+                    app.compact().await.unwrap();
+                });
+            }
+        };
+        let given = read(&app, &batch, what, pause_after, erase).await;
+        assert!(whole.text.starts_with(&given.text), "{what:?}: what is given is from before, and whole");
+        assert_eq!(
+            given.text.len(),
+            given.before,
+            "{what:?} goes on with {:?}",
+            given.text.get(given.before..)
+        );
+        match given.end {
+            Err(AppError::NotYet(why)) => assert!(why.contains("ask again"), "{why}"),
+            other => panic!("{what:?}: {other:?}"),
+        }
+
+        // Whoever asks again is told all, but of the erased.
+        let again = read(&app, &batch, what, usize::MAX, || ()).await;
+        again.end.unwrap();
+        for word in ["secret", &format!("{gone},"), &format!("{gone}.7")] {
+            assert!(!again.text.contains(word), "{what:?}: {word}");
+        }
+        let lines = again.text.lines().count();
+        let expected = match what {
+            Read::Outcomes(Some(Outcome::Updated)) => 12_000,
+            Read::Outcomes(Some(_)) => 18_000,
+            Read::Outcomes(None) => 30_000,
+            Read::Repair => 6_001,
+            Read::File => 30_001,
+        };
+        assert_eq!(lines, expected, "{what:?}");
+    }
     app.stop().await;
 }

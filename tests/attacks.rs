@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
@@ -170,6 +171,14 @@ fn heads_and_bodies_without_end_are_cut_off() {
     check(&format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n{SMUGGLED}", "X: y\r\n".repeat(10_000)), &[431, 400]);
     check(&format!("GET / HTTP/1.1\r\n{}: y\r\nHost: a\r\n\r\n{SMUGGLED}", x(200_000)), &[431, 400]);
     check(&format!("{} / HTTP/1.1\r\nHost: a\r\n\r\n{SMUGGLED}", x(200_000)), &[431, 400]);
+    let form = "Content-Type: application/x-www-form-urlencoded\r\nSec-Fetch-Site: same-origin";
+    let (head, form) = ("POST /session HTTP/1.1\r\nHost: a", format!("{form}\r\n"));
+    check(
+        &format!("{head}\r\n{form}Content-Length: 5000000\r\n\r\ntoken={}{SMUGGLED}", x(5_000_000)),
+        &[413],
+    );
+    let chunks = String::from_utf8(support::chunked(format!("token={}", x(5_000_000)).as_bytes())).unwrap();
+    check(&format!("{head}\r\n{form}Transfer-Encoding: chunked\r\n\r\n{chunks}{SMUGGLED}"), &[413]);
     let file = format!("batch=pcId,a\n{}", "1,2\n".repeat(13_107_200));
     let mut post =
         format!("POST {V2} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n").into_bytes();
@@ -204,6 +213,7 @@ fn calls() -> impl Strategy<Value = Vec<u8>> {
         1 => select(&["multipart/form-data; boundary=x", "\""][..]),
     ];
     let encoding = prop_oneof![6 => Just(""), 1 => select(&["gzip", "zstd", "br", "gzip, gzip"][..])];
+    let site = prop_oneof![3 => Just(""), 2 => Just("same-origin"), 1 => Just("cross-site")];
     let body = prop_oneof![
         select(BODIES.as_slice()).prop_map(|body| body.as_bytes().to_vec()),
         query.clone().prop_map(String::into_bytes),
@@ -215,10 +225,14 @@ fn calls() -> impl Strategy<Value = Vec<u8>> {
             body
         }),
     ];
-    (method, path, query, media_type, encoding, body).prop_map(
-        |(method, path, query, media_type, encoding, body)| {
-            let headers =
-                [("Content-Type", media_type), ("Content-Encoding", encoding), ("Connection", "close")];
+    (method, path, query, media_type, encoding, site, body).prop_map(
+        |(method, path, query, media_type, encoding, site, body)| {
+            let headers = [
+                ("Content-Type", media_type),
+                ("Content-Encoding", encoding),
+                ("Sec-Fetch-Site", site),
+                ("Connection", "close"),
+            ];
             let kept: Vec<_> = headers.into_iter().filter(|(_, value)| !value.is_empty()).collect();
             request(method, &format!("{path}?{query}"), "localhost", &kept, Some(&body))
         },
@@ -227,7 +241,7 @@ fn calls() -> impl Strategy<Value = Vec<u8>> {
 
 const WORDS: [&str; 14] =
     ["demo", "1", "t", "m2", "v2", "profile", "rest", "v1", "api", "pc", "ecid", "true", "remove", "csv"];
-const PATHS: [&str; 24] = [
+const PATHS: [&str; 37] = [
     "/m2/demo/profile/batchUpdate",
     "/m2/demo/v2/profile/batchUpdate",
     "/m2/demo/profile/batchStatus",
@@ -252,8 +266,21 @@ const PATHS: [&str; 24] = [
     "/api/v1/export",
     "/api/v1/compact",
     "/metrics",
+    "/",
+    "/visitors",
+    "/batches",
+    "/batches/demo-1701473848678-10000001",
+    "/batches/demo-1701473848678-10000001/progress",
+    "/batches/demo-1701473848678-10000001/outcomes",
+    "/batches/demo-1701473848678-10000001/repair",
+    "/batches/demo-1701473848678-10000001/file",
+    "/upload",
+    "/session",
+    "/session/end",
+    "/assets/inspector.js",
+    "/assets/none",
 ];
-const NAMES: [&str; 28] = [
+const NAMES: [&str; 32] = [
     "client",
     "by",
     "status",
@@ -282,11 +309,16 @@ const NAMES: [&str; 28] = [
     "before",
     "from",
     "outcome",
+    "id",
+    "version",
+    "next",
+    "token",
 ];
-const BODIES: [&str; 6] = [
+const BODIES: [&str; 7] = [
     "batch=pcId,a,b\n1,2,3\nx,\n",
     "batch=thirdPartyId,a\nt,1\n\"quoted \"\"cell\",2\n%zz,3\n",
     "mboxPC=1&profile.a=1&profile.b=%E5%90%8D",
+    "token=t&next=%2Fbatches%3Fclient%3Ddemo",
     r#"{"context":{"channel":"web"},"id":{"tntId":"1","thirdPartyId":"t"},"execute":{"pageLoad":{"profileParameters":{"a":"1"}}}}"#,
     r#"{"requestId":"r","context":{"channel":"web"},"notifications":[{"id":"1","type":"display","timestamp":1,"mbox":{"name":"m"},"profileParameters":{"a":1}}]}"#,
     "{}",
@@ -376,9 +408,49 @@ fn in_xml(text: &str) -> String {
     }
 }
 
+/// The elements of which the inspector's pages are made, as its templates have them.
+fn elements() -> BTreeSet<String> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/templates");
+    let mut names = BTreeSet::new();
+    for file in std::fs::read_dir(folder).unwrap() {
+        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        names.extend(text.split('<').skip(1).map(element));
+    }
+    assert!(names.len() > 40 && !names.contains(""), "{names:?}");
+    names
+}
+
+/// What a tag, or the end of one, is called.
+fn element(tag: &str) -> String {
+    let tag = tag.strip_prefix('/').unwrap_or(tag);
+    tag.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '!').collect()
+}
+
+/// The text of a page as a browser understands it. What is not the page's own must be text or within quotes, so all tags
+/// are of the templates' elements, and no attribute holds a script.
+fn in_html(page: &str, elements: &BTreeSet<String>) -> String {
+    let mut parts = page.split('<');
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (tag, rest) = part.split_once('>').unwrap_or_else(|| panic!("<{part:?} has no end: {page}"));
+        assert!(elements.contains(&element(tag)), "<{tag}>: {page}");
+        assert!(tag.matches('"').count().is_multiple_of(2), "<{tag}>: {page}");
+        let outside: Vec<&str> = tag.split('"').step_by(2).collect();
+        let own = |name: &str| !name.starts_with("on") && !matches!(name, "style=" | "srcdoc=");
+        assert!(outside.iter().flat_map(|piece| piece.split_whitespace()).all(own), "<{tag}>: {page}");
+        if element(tag) == "script" && !tag.starts_with('/') {
+            assert_eq!(outside, ["script src=", " defer"], "{page}");
+            assert!(rest.is_empty(), "a script within the page: {page}");
+        }
+        text += rest;
+    }
+    quick_xml::escape::unescape(&text).unwrap_or_else(|error| panic!("{error}: {page}")).into_owned()
+}
+
 #[test]
 fn naughty_strings_come_back_as_they_were_and_break_out_of_nothing() {
     let daemon = Daemon::start();
+    let elements = elements();
     for (n, text) in NAUGHTY.iter().enumerate() {
         let value = encoded(text);
         let visitor = format!("v{n}");
@@ -429,6 +501,21 @@ fn naughty_strings_come_back_as_they_were_and_break_out_of_nothing() {
             format!("/api/v1/batches/{value}"),
             format!("/api/v1/export?client=demo&format={value}&by={value}&defuse={value}"),
             format!("/{value}"),
+            format!("/?client={value}"),
+            format!("/visitors?client=demo&by=pc&id={visitor}"),
+            format!("/visitors?client=demo&by={value}&id={value}"),
+            format!("/visitors?client=demo&by=third-party&id={value}"),
+            format!("/visitors?client={value}&id={value}"),
+            format!("/batches?client=demo&before={value}"),
+            format!("/batches?client={value}"),
+            format!("/batches/{value}"),
+            format!("/batches/{value}/progress"),
+            format!("/batches/{value}/outcomes"),
+            format!("/batches/{value}/repair"),
+            format!("/batches/{value}/file"),
+            format!("/upload?client={value}"),
+            format!("/session/{value}"),
+            format!("/assets/{value}"),
         ] {
             let reply = daemon.get(&path);
             assert!(reply.status < 500, "{path}: {}", reply.text());
@@ -447,11 +534,20 @@ fn naughty_strings_come_back_as_they_were_and_break_out_of_nothing() {
                     let text = in_xml(&reply.text());
                     assert_eq!(text.matches('|').count() % 2, 0, "{path}: {text}");
                 }
+                Some("text/html;charset=UTF-8") => drop(in_html(&reply.text(), &elements)),
                 Some("text/plain;charset=UTF-8" | "text/javascript;charset=UTF-8") => {}
                 other => panic!("{path}: {other:?}"),
             }
         }
-        // In a batch file: header names, ids, values, as they are.
+        // The visitor's page shows all four of its values as they are; signing in leads nowhere else.
+        let page = daemon.get(&format!("/visitors?client=demo&by=pc&id={visitor}"));
+        assert_eq!((page.status, in_html(&page.text(), &elements).matches(text).count() >= 4), (200, true));
+        let own = ("Sec-Fetch-Site", "same-origin");
+        let form = ("Content-Type", "application/x-www-form-urlencoded");
+        let brought = format!("token={value}&next={value}");
+        let signed_in = daemon.call("POST", "/session", &[own, form], Some(brought.as_bytes()));
+        assert_eq!((signed_in.status, signed_in.header("location")), (303, Some("/")), "{text:?}");
+        // In a batch file: header names, ids, values, as they are; tried out on a page, then sent, then shown on one.
         for file in [
             format!("batch=pcId,{text}\n{visitor},1\n"),
             format!("batch=pcId,a\n{text},1\n"),
@@ -459,9 +555,26 @@ fn naughty_strings_come_back_as_they_were_and_break_out_of_nothing() {
             format!("batch={text},a\n{visitor},1\n"),
             (*text).to_owned(),
         ] {
+            let csv = ("Content-Type", "text/csv");
+            let trial = "/upload?client=demo&dryRun=true";
+            let tried = daemon.call("POST", trial, &[csv], Some(file.as_bytes()));
+            in_html(&tried.text(), &elements);
             let reply = daemon.try_batch(V2, &file);
-            assert!(matches!(reply.status, 200 | 400), "{file:?}: {} {}", reply.status, reply.text());
+            assert_eq!(
+                (reply.status == 200, reply.status == 400),
+                (tried.status == 200, tried.status == 400)
+            );
             in_xml(&reply.text());
+            if reply.status == 200 {
+                let id = reply.batch_id();
+                in_html(&daemon.get(&format!("/batches/{id}")).text(), &elements);
+                daemon.wait_complete(&id);
+                for page in [format!("/batches/{id}"), format!("/batches/{id}/progress")] {
+                    let page = daemon.get(&page);
+                    assert_eq!(page.status, 200, "{file:?}");
+                    in_html(&page.text(), &elements);
+                }
+            }
         }
     }
     // The same strings as headers; those that no header may hold are not requests.
@@ -475,11 +588,16 @@ fn naughty_strings_come_back_as_they_were_and_break_out_of_nothing() {
             "User-Agent",
             "Accept",
             "Range",
+            "Sec-Fetch-Site",
         ] {
-            let reply =
-                daemon.send(&request("GET", "/api/v1/batches?client=demo", "a", &[(name, text)], None));
-            assert!(matches!(reply.status, 200 | 400 | 401 | 403), "{name}: {text}: {}", reply.status);
+            for path in ["/api/v1/batches?client=demo", "/batches?client=demo"] {
+                let reply = daemon.send(&request("GET", path, "a", &[(name, text)], None));
+                assert!(matches!(reply.status, 200 | 400 | 401 | 403), "{name}: {text}: {}", reply.status);
+            }
         }
+        let cookie = format!("profiled-session={text}");
+        let page = daemon.send(&request("GET", "/?client=demo", "a", &[("Cookie", &cookie)], None));
+        in_html(&page.text(), &elements);
         let reply = daemon.send(&request("POST", V2, text, &[], Some(b"batch=pcId,a\n1,2\n")));
         assert!(matches!(reply.status, 200 | 400), "Host: {text}: {}", reply.status);
         if let Some(url) = reply.element("batchStatus").filter(|url| !url.is_empty()) {
@@ -493,5 +611,39 @@ fn naughty_strings_come_back_as_they_were_and_break_out_of_nothing() {
     assert_eq!(code, Some(0), "{out}{said}");
     for (n, text) in NAUGHTY.iter().enumerate() {
         assert_eq!(daemon.value("demo", "pc", &format!("v{n}"), "mbox").as_deref(), Some(*text));
+    }
+}
+
+/// Where tokens are asked for, the page that asks for one repeats where its reader was going, and what was wrong.
+#[test]
+fn the_page_that_asks_for_a_token_repeats_a_path_as_text_and_leads_nowhere_else() {
+    let daemon = Daemon::start();
+    let elements = elements();
+    daemon.make_token(&["--client", "demo", "--scope", "read"]);
+    daemon.hang_up();
+    wait_for("tokens to be asked for", || (daemon.get("/batches?client=demo").status == 401).then_some(()));
+    let asked = |reply: &support::Reply, what: &str| {
+        assert!(matches!(reply.status, 400 | 401), "{what}: {}", reply.status);
+        assert_eq!(reply.header("set-cookie"), None, "{what}");
+        in_html(&reply.text(), &elements);
+    };
+    let form = [("Content-Type", "application/x-www-form-urlencoded"), ("Sec-Fetch-Site", "same-origin")];
+    for text in NAUGHTY {
+        let value = encoded(text);
+        for path in ["/visitors?id=", "/batches/", "/upload?client=", "/?"] {
+            asked(&daemon.get(&format!("{path}{value}")), text);
+        }
+        let brought = format!("token={value}&next={value}");
+        asked(&daemon.call("POST", "/session", &form, Some(brought.as_bytes())), text);
+        if text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            let cookie = format!("profiled-session={text}");
+            asked(&daemon.call("GET", "/batches?client=demo", &[("Cookie", &cookie)], None), text);
+        }
+    }
+    // A path may hold quotes and braces as they are, a query may not.
+    let quoted = "/batches/\"onfocus=\"alert(1)";
+    assert_eq!(daemon.get(quoted).status, 401);
+    for path in [quoted, "/batches/{}\"autofocus", "/visitors?id=\"onfocus=\"alert(1)"] {
+        asked(&daemon.get(path), path);
     }
 }

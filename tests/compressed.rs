@@ -9,6 +9,7 @@ mod support;
 
 use std::fmt::Write as _;
 use std::io::Write;
+use std::time::Duration;
 
 use support::{Daemon, Details, Reply, chunked, request, wait_for};
 
@@ -324,6 +325,65 @@ fn bombs_are_stopped_at_the_limits_and_take_no_memory() {
         let grown = (daemon.memory_kib("VmHWM:") - before) / 1024;
         assert!(grown < 48, "{arguments:?}: the bombs took {grown} MiB");
     }
+}
+
+/// Numbers of so many bits, one after the other, as deflate has them.
+fn packed(numbers: impl IntoIterator<Item = (u64, u32)>) -> Vec<u8> {
+    let (mut bytes, mut bits, mut held) = (vec![], 0, 0);
+    for (number, width) in numbers {
+        bits |= number << held;
+        held += width;
+        while held >= 8 {
+            bytes.push((bits & 0xff) as u8);
+            bits >>= 8;
+            held -= 8;
+        }
+    }
+    assert_eq!(held, 0, "whole bytes");
+    bytes
+}
+
+/// As much as a body may have of a member made of these blocks, which hold nothing, over and over.
+fn gzip_of_blocks(blocks: &[u8]) -> Vec<u8> {
+    let mut member = gzip(b"")[..10].to_vec();
+    member.extend(blocks.repeat(53_000_000 / blocks.len()));
+    // The last block, the checksum and the length.
+    member.extend([3, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    member
+}
+
+/// A body of empty members once kept its worker at work for 26 seconds, and empty blocks for longer: whatever is read for
+/// nothing must cost about what a file of the same length does.
+#[test]
+fn what_comes_to_nothing_costs_little() {
+    let stored = [0, 0, 0, 0xff, 0xff];
+    let fixed = packed([(2, 10); 4]);
+    // Two code lengths are used: 18, for many zeros, and 1, for the end of a block and for a distance.
+    let lengths = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1];
+    let dynamic: Vec<(u64, u32)> = [(4, 3), (0, 5), (0, 5), (14, 4)]
+        .into_iter()
+        .chain(lengths.map(|length| (u64::from(matches!(length, 1 | 18)), 3)))
+        .chain([(1, 1), (127, 7), (1, 1), (107, 7), (0, 1), (0, 1), (0, 1)])
+        .collect();
+    let dynamic = packed(dynamic.repeat(4));
+    let skippable = [0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0];
+    let repeated = |unit: &[u8]| unit.repeat(53_000_000 / unit.len());
+    let daemon = Daemon::start();
+    for (what, encoding, body) in [
+        ("members", "gzip", repeated(&gzip(b""))),
+        ("stored blocks", "gzip", gzip_of_blocks(&stored)),
+        ("blocks of the fixed codes", "gzip", gzip_of_blocks(&fixed)),
+        ("blocks of codes of their own", "gzip", gzip_of_blocks(&dynamic)),
+        ("frames", "zstd", repeated(&zstd(b""))),
+        ("frames to be skipped", "zstd", repeated(&skippable)),
+    ] {
+        let before = daemon.cpu_time();
+        refused(&post(&daemon, encoding, &body), 400, "the body is empty");
+        let took = daemon.cpu_time() - before;
+        // Hundreds of milliseconds on a machine that is at rest; the slowest 1.3 seconds.
+        assert!(took < Duration::from_secs(5), "{what}: {took:?}");
+    }
+    nothing_left(&daemon);
 }
 
 fn post_in_chunks(daemon: &Daemon, encoding: &str, body: &[u8]) -> Reply {

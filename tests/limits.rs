@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::time::{Duration, Instant};
+
 use support::{Daemon, request, wait_for};
 
 const V2: &str = "/m2/demo/v2/profile/batchUpdate";
@@ -55,6 +57,43 @@ fn more_exports_at_once_than_there_may_be_are_refused() {
         again.write(&export);
         (again.status() == 200).then_some(())
     });
+}
+
+/// A batch is not complete for as long as it is not shown, and so are its streams of events open.
+#[test]
+fn more_streams_of_events_at_once_than_there_may_be_are_refused() {
+    let daemon = Daemon::start_configured("[clients.demo]\nbatch_shows_after_seconds = 3600");
+    let id = daemon.post_batch("demo", "batch=thirdPartyId,a\nx,1\n");
+    let events = request("GET", &format!("/api/v1/batches/{id}/events"), "a", &[], None);
+    let mut open: Vec<_> = (0..256).map(|_| daemon.connect()).collect();
+    for connection in &mut open {
+        connection.write(&events);
+        assert_eq!(connection.status(), 200);
+    }
+    // Only the beginning is read of what could be a stream without an end.
+    let one_more = || {
+        let mut connection = daemon.connect();
+        connection.write(&events);
+        let status = connection.status();
+        (status, connection)
+    };
+    assert_eq!(one_more().0, 503);
+    let refused = daemon.send(&events);
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")));
+    let told = "256 streams of events are open, no more are at once: ask for the batch itself now and then";
+    assert_eq!(refused.json()["message"], told);
+    assert_eq!(daemon.metrics().hits("event_streams"), 2);
+    assert_eq!(daemon.get(&format!("/api/v1/batches/{id}")).status, 200, "which is still told");
+    // Each that goes makes room for one, and for no more.
+    let gone = Instant::now();
+    drop(open.pop());
+    open.push(wait_for("a place to be free", || {
+        let (status, again) = one_more();
+        (status == 200).then_some(again)
+    }));
+    // One that has gone is told from one that only listens by writing to it: every 15 seconds, where there is no news.
+    assert!(gone.elapsed() < Duration::from_secs(25), "a client that goes is missed: {:?}", gone.elapsed());
+    assert_eq!(one_more().0, 503);
 }
 
 #[test]

@@ -8,7 +8,7 @@
 
 mod support;
 
-use support::{Daemon, Reply, wait_for};
+use support::{Daemon, Reply, request, wait_for};
 
 const V2: &str = "/m2/demo/v2/profile/batchUpdate";
 /// A row of each outcome but `created`, on lines 2 to 9; one of them is quoted over two lines.
@@ -137,6 +137,36 @@ fn of_an_erased_visitor_no_report_and_no_repair_file_tells() {
     for what in ["outcomes", "repair", "file"] {
         assert!(!told(what).contains("secret"), "{what}");
     }
+}
+
+/// What was on its way already can't be called back. The rest never goes, and nobody takes what came for the whole file.
+#[test]
+fn a_file_is_broken_off_when_rows_of_it_are_overwritten_while_it_is_sent() {
+    let daemon = daemon();
+    let value = "secret".repeat(20_000);
+    // More than the system keeps for a client that does not read.
+    let file: String = (0..300).map(|n| format!("1,{value}{n}\n2,open\n")).collect();
+    let file = format!("batch=pcId,city\n{file}");
+    let path = format!("/api/v1/batches/{}/file", complete(&daemon, &file));
+    let read = |path: &str| {
+        let mut slow = daemon.connect();
+        slow.write(&request("GET", path, "a", &[], None));
+        assert_eq!(slow.read_head().status, 200);
+        slow
+    };
+    let (all, whole) = read(&path).read_chunks_that_come();
+    assert!(whole && all == file.as_bytes(), "{} bytes", all.len());
+    let mut slow = read(&path);
+    assert_eq!(daemon.call("DELETE", "/api/v1/profiles/1?by=pc&client=demo", &[], None).status, 200);
+    let json = ("Content-Type", "application/json");
+    assert_eq!(daemon.call("POST", "/api/v1/compact", &[json], Some(b"{}")).status, 200);
+    let (part, whole) = slow.read_chunks_that_come();
+    assert!(!whole && part.len() < file.len() && file.as_bytes().starts_with(&part), "{} bytes", part.len());
+    let again = get_as(&daemon, &path, "*/*").text();
+    assert_eq!(
+        (again.len(), again.contains("secret"), again.matches("2,open\n").count()),
+        (file.len(), false, 300)
+    );
 }
 
 #[test]

@@ -47,6 +47,34 @@ fn a_stop_does_not_wait_for_those_who_never_finish() {
     assert!(waited.elapsed() < Duration::from_secs(10), "{:?}", waited.elapsed());
 }
 
+/// Its batch is not complete for an hour; so long it could hold the stop up.
+#[test]
+fn a_stream_of_events_ends_whole_and_at_once_when_the_daemon_stops() {
+    let mut daemon = Daemon::start_configured("[clients.demo]\nbatch_shows_after_seconds = 3600");
+    let id = daemon.post_batch("demo", "batch=thirdPartyId,a\nx,1\n");
+    let events = request("GET", &format!("/api/v1/batches/{id}/events"), "a", &[], None);
+    let mut open: Vec<_> = (0..8).map(|_| daemon.connect()).collect();
+    for connection in &mut open {
+        connection.write(&events);
+        let head = connection.read_head();
+        assert_eq!((head.status, head.header("transfer-encoding")), (200, Some("chunked")));
+    }
+    let stopped = Instant::now();
+    daemon.terminate();
+    for mut connection in open {
+        // Without its last chunk this would not come back.
+        let told = String::from_utf8(connection.read_chunks()).unwrap();
+        assert!(told.starts_with("event: progress\ndata: {") && told.ends_with("}\n\n"), "{told}");
+        assert!(!told.contains("event: complete"), "{told}");
+        assert!(connection.is_closed());
+    }
+    assert_eq!(daemon.ended().code(), Some(0));
+    // Connections that do not end by themselves are cut off after six seconds.
+    assert!(stopped.elapsed() < Duration::from_secs(5), "{:?}", stopped.elapsed());
+    daemon.restart();
+    assert_eq!(daemon.get(&format!("/api/v1/batches/{id}")).json()["status"], "incomplete");
+}
+
 /// The batch files in the spool folder.
 fn files(daemon: &Daemon) -> Vec<PathBuf> {
     daemon.spooled().into_iter().filter(|path| path.extension().is_some_and(|it| it == "csv")).collect()

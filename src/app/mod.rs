@@ -11,6 +11,7 @@
 //! heal.rs         opens the store, or makes it again where it can't be trusted
 //! store_folder.rs the generations of the store on the disk
 //! backup.rs       writing a backup, and restoring one
+//! batch_list.rs   a client's batches, newest first and page by page
 //! report.rs       what became of a batch's rows, its repair file, its upload
 //! lines.rs        which line of which upload set an attribute
 //! statistics.rs   what a client has, and how fast it came
@@ -28,6 +29,7 @@
 //! Promises: nothing here blocks an async thread; what is answered with success is durable and readable.
 
 pub mod backup;
+mod batch_list;
 pub mod check;
 pub mod commit;
 pub mod dry_run;
@@ -71,6 +73,7 @@ use crate::store::swap::SwapStore;
 use crate::store::{ProfileStore, StoreError};
 use crate::sync::{self, AtomicBool, AtomicU64, Ordering, lock};
 use crate::telemetry::metrics::{LeftOut, Limit, Metrics, Vitals};
+pub use batch_list::BatchPage;
 use commit::{Answer, Committer, Request, VisitorWrite, WriteRules};
 use heal::Opened;
 pub use heal::Opening;
@@ -465,15 +468,6 @@ pub struct BatchStatus {
     pub estimated_end: Option<Millis>,
 }
 
-/// Some of a client's batches.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct BatchPage {
-    /// Newest first.
-    pub batches: Vec<BatchStatus>,
-    /// The next page holds those before this one's place; none if this was the last.
-    pub next: Option<Seq>,
-}
-
 /// Whether the daemon serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Readiness {
@@ -706,24 +700,6 @@ impl App {
             batch.state != BatchState::Complete || !over
         };
         self.batch(id).filter(told)
-    }
-
-    /// A client's batches in one state or in any, newest first, from those before a place on.
-    pub fn batches(
-        &self,
-        client: &ClientCode,
-        wanted: Option<BatchState>,
-        before: Option<Seq>,
-        most: usize,
-    ) -> BatchPage {
-        let now = self.now();
-        let known = self.0.batches.before(client, before.unwrap_or(Seq::from_u64(u64::MAX)));
-        let all = known.iter().map(|known| BatchStatus::of(known, now));
-        let mut shown = all.filter(|batch| wanted.is_none_or(|wanted| batch.state == wanted));
-        let batches: Vec<_> = shown.by_ref().take(most).collect();
-        let more = shown.next().is_some();
-        let next = batches.last().filter(|_| more).map(|last| last.id.seq);
-        BatchPage { batches, next }
     }
 
     /// The folder that keeps everything.
@@ -1120,13 +1096,28 @@ fn checkpoint_thread(inner: &Arc<Inner>) {
     }
 }
 
+impl BatchState {
+    fn of(state: FoldState) -> Self {
+        match state {
+            FoldState::Incomplete => Self::Incomplete,
+            FoldState::Stuck => Self::Stuck,
+            FoldState::Complete(_) => Self::Complete,
+        }
+    }
+}
+
 impl BatchStatus {
     fn of(known: &Known, now: Millis) -> Self {
-        let (state, completed) = match known.progress.state() {
-            FoldState::Incomplete => (BatchState::Incomplete, None),
-            FoldState::Stuck => (BatchState::Stuck, None),
-            FoldState::Complete(at) => (BatchState::Complete, Some(at)),
+        Self::in_state(known, known.progress.state(), now)
+    }
+
+    /// The same, of one that was found in this state: by now it may be in another.
+    fn in_state(known: &Known, state: FoldState, now: Millis) -> Self {
+        let completed = match state {
+            FoldState::Complete(at) => Some(at),
+            FoldState::Incomplete | FoldState::Stuck => None,
         };
+        let state = BatchState::of(state);
         let (counts, rows) = (known.progress.counts(), known.accepted.rows);
         let begun =
             completed.map_or_else(|| known.progress.began(), |_| Some(known.accepted.id.seq.millis()));

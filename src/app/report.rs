@@ -2,7 +2,9 @@
 //!
 //! Promises: every row of a complete batch has an outcome: those that are not `updated` are stored, the others follow from
 //! the file. Memory is bounded by a piece of the file, a row and a page. Of an erased visitor's row nothing is told but
-//! its line and its outcome, and it is in no repair file (R12). What cannot be told whole ends in an error.
+//! its line and its outcome, and it is in no repair file (R12). A read during which rows of any upload are overwritten ends
+//! in an error: what it gave is from before, and from the first byte that is overwritten on it gives no more. What cannot
+//! be told whole ends in an error.
 
 use super::erase::reads_erased;
 use super::{App, AppError, Inner};
@@ -170,7 +172,10 @@ impl Report {
                 let place = RowPlace { line: row.line, offset: row.offset };
                 let id = row.content.as_ref().ok().map(|cells| cells.id());
                 let failure = stored.and_then(|stored| stored.failure);
-                Ok(each(self.told(place, id, row.len, outcome, failure)?))
+                let told = self.told(place, id, row.len, outcome, failure)?;
+                // The row was parsed with others of its piece, and bytes of it read again: both perhaps a while ago.
+                self.still()?;
+                Ok(each(told))
             }),
             Some(wanted) => self.stored(wanted, from, |stored, row| {
                 let place = RowPlace { line: stored.line, offset: stored.offset };

@@ -6,13 +6,15 @@
 use super::export::WALK;
 use super::{App, AppError, Inner};
 use crate::batch::outcome::BatchState as FoldState;
+use crate::batch::queue::Known;
 use crate::batch::settle::decoded;
 use crate::model::batch::Counts;
 use crate::model::id::{ClientCode, Key};
 use crate::model::profile::Stored;
-use crate::model::seq::Millis;
+use crate::model::seq::{Millis, Seq};
 use crate::store::{ProfileStore, StoreError};
 use crate::sync::{Ordering, lock};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// How long a count of visitors is told again.
@@ -25,7 +27,7 @@ const MINUTE_MS: u64 = 60_000;
 const HOUR_MS: u64 = 60 * MINUTE_MS;
 
 /// What a client has.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Statistics {
     /// How many living visitors the store has.
     pub profiles: u64,
@@ -69,48 +71,17 @@ impl App {
         self.0.settings(client)?;
         let now = self.now();
         let (profiles, profiles_counted) = self.count_visitors(client).await?;
-        let mut statistics = Statistics {
-            profiles,
-            profiles_counted,
-            batches: 0,
-            batches_incomplete: 0,
-            batches_stuck: 0,
-            upload_bytes: 0,
-            rows: 0,
-            counts: Counts::default(),
-            last_minute: Pace::default(),
-            last_hour: Pace::default(),
-        };
-        for known in self.0.batches.of(client) {
-            statistics.batches += 1;
-            statistics.upload_bytes += known.accepted.bytes;
-            statistics.rows += known.accepted.rows;
-            statistics.counts = statistics.counts.plus(&known.progress.counts());
-            let completed = match known.progress.state() {
-                FoldState::Complete(at) => Some(at),
-                FoldState::Incomplete => {
-                    statistics.batches_incomplete += 1;
-                    None
-                }
-                FoldState::Stuck => {
-                    statistics.batches_stuck += 1;
-                    None
-                }
-            };
-            let (accepted, rows) = (known.accepted.id.seq.millis(), known.accepted.rows);
-            for (pace, span_ms) in
-                [(&mut statistics.last_minute, MINUTE_MS), (&mut statistics.last_hour, HOUR_MS)]
-            {
-                if accepted.plus(span_ms) > now {
-                    pace.batches += 1;
-                    pace.rows += rows;
-                }
-                if completed.is_some_and(|at| at.plus(span_ms) > now) {
-                    pace.rows_completed += rows;
-                }
-            }
-        }
-        Ok(statistics)
+        let (inner, client) = (Arc::clone(&self.0), client.clone());
+        // Tens of thousands of batches may be kept: they are gone through where nobody waits for an answer.
+        let counted = tokio::task::spawn_blocking(move || {
+            let mut statistics = Statistics { profiles, profiles_counted, ..Statistics::default() };
+            inner.batches.walk_back(&client, Seq::from_u64(u64::MAX), |known| {
+                statistics.count(known, now);
+                ControlFlow::Continue(())
+            });
+            statistics
+        });
+        counted.await.map_err(AppError::internal)
     }
 
     async fn count_visitors(&self, client: &ClientCode) -> Result<(u64, Millis), AppError> {
@@ -139,6 +110,38 @@ impl App {
             Ok((count, now))
         });
         counted.await.map_err(AppError::internal)?
+    }
+}
+
+impl Statistics {
+    /// Counts a batch.
+    fn count(&mut self, known: &Known, now: Millis) {
+        let rows = known.accepted.rows;
+        self.batches += 1;
+        self.upload_bytes += known.accepted.bytes;
+        self.rows += rows;
+        self.counts = self.counts.plus(&known.progress.counts());
+        let completed = match known.progress.state() {
+            FoldState::Complete(at) => Some(at),
+            FoldState::Incomplete => {
+                self.batches_incomplete += 1;
+                None
+            }
+            FoldState::Stuck => {
+                self.batches_stuck += 1;
+                None
+            }
+        };
+        let accepted = known.accepted.id.seq.millis();
+        for (pace, span_ms) in [(&mut self.last_minute, MINUTE_MS), (&mut self.last_hour, HOUR_MS)] {
+            if accepted.plus(span_ms) > now {
+                pace.batches += 1;
+                pace.rows += rows;
+            }
+            if completed.is_some_and(|at| at.plus(span_ms) > now) {
+                pace.rows_completed += rows;
+            }
+        }
     }
 }
 

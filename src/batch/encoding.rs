@@ -1,7 +1,9 @@
 //! A batch file that comes compressed: gzip or zstd, decoded as a stream.
 //!
 //! Promises: of what comes out no more is in memory than a buffer and, for zstd, a window of at most 8 MiB; a stream
-//! that was cut short, is damaged or is followed by anything but another one is an error, never a shorter file.
+//! that was cut short, is damaged or is followed by anything but another one is an error, never a shorter file. Members,
+//! blocks and frames that hold nothing cost about as much as a file of their length. They are not counted: a bound on what
+//! must come of so many bytes would be met by a row of zeros in front, and one on members alone would leave the blocks.
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read};

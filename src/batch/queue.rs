@@ -11,6 +11,7 @@ use crate::model::id::ClientCode;
 use crate::model::seq::{Millis, Seq};
 use crate::sync::{Condvar, Mutex, RwLock, change, lock, look, wait};
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// A client's pending batches, in seq order.
@@ -133,15 +134,22 @@ impl Batches {
         look(&self.known, |all| all.get(&(id.client.to_string(), id.seq)).cloned())
     }
 
-    /// A client's batches, newest first.
-    pub fn of(&self, client: &ClientCode) -> Vec<Known> {
-        self.before(client, Seq::from_u64(u64::MAX))
-    }
-
-    /// A client's batches before a place in the order, newest first.
-    pub fn before(&self, client: &ClientCode, before: Seq) -> Vec<Known> {
+    /// Shows a client's batches before a place in the order, newest first, until whoever looks has seen enough. No batch
+    /// is published meanwhile: a look must be short.
+    pub fn walk_back(
+        &self,
+        client: &ClientCode,
+        before: Seq,
+        mut each: impl FnMut(&Known) -> ControlFlow<()>,
+    ) {
         let (first, last) = ((client.to_string(), Seq::ZERO), (client.to_string(), before));
-        look(&self.known, |all| all.range(first..last).rev().map(|(_, known)| known.clone()).collect())
+        look(&self.known, |all| {
+            for (_, known) in all.range(first..last).rev() {
+                if each(known).is_break() {
+                    break;
+                }
+            }
+        });
     }
 
     /// All batches.
@@ -239,6 +247,31 @@ mod tests {
         assert_eq!(order, [1, 5, 6, 2, 7, 3, 4]);
         batches.close();
         assert!(batches.next().is_none());
+    }
+
+    #[test]
+    fn a_look_goes_back_as_far_as_it_must_and_no_further() {
+        let folder = tempfile::tempdir().unwrap();
+        let batches = Batches::default();
+        for (client, number) in [("a", 1), ("a", 2), ("b", 3), ("a", 4), ("ab", 5), ("a", 6)] {
+            let batch = Pending::of_text(folder.path(), client, number, "batch=pcId,a\n1,1\n");
+            batches.publish(Arc::new(batch), Position::START);
+        }
+        let check = |before: u64, most: usize, expected: &[u64]| {
+            let mut seen = vec![];
+            batches.walk_back(&ClientCode::new("a").unwrap(), Seq::from_u64(before), |known| {
+                seen.push(known.accepted.id.seq.get());
+                if seen.len() == most { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            });
+            assert_eq!(seen, expected, "{most} before {before}");
+        };
+        check(u64::MAX, 9, &[6, 4, 2, 1]);
+        check(u64::MAX, 1, &[6]);
+        check(u64::MAX, 2, &[6, 4]);
+        check(6, 2, &[4, 2]);
+        check(5, 9, &[4, 2, 1]);
+        check(1, 9, &[]);
+        check(0, 9, &[]);
     }
 
     #[test]

@@ -274,6 +274,17 @@ impl Daemon {
         found.unwrap_or_else(|| panic!("the kernel does not tell {line}"))
     }
 
+    /// How long it has been at work so far, its threads together.
+    pub fn cpu_time(&self) -> Duration {
+        /// What the kernel counts in, whatever it is told by.
+        const TICK: Duration = Duration::from_millis(10);
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        // Behind its name, which may hold anything: the 12th and 13th number are its own and the kernel's for it.
+        let numbers = stat.rsplit_once(')').unwrap().1.split_whitespace();
+        let ticks = numbers.skip(11).take(2).map(|number| number.parse::<u32>().unwrap());
+        TICK * ticks.sum()
+    }
+
     /// Its URL.
     pub fn url(&self) -> String {
         format!("{}://{}", self.scheme, self.address)
@@ -521,7 +532,8 @@ impl<S: Read + Write> Connection<S> {
         reply
     }
 
-    fn read_chunks(&mut self) -> Vec<u8> {
+    /// Reads a body in chunks, whose end must come.
+    pub fn read_chunks(&mut self) -> Vec<u8> {
         let mut body = vec![];
         loop {
             let mut line = String::new();
@@ -533,6 +545,23 @@ impl<S: Read + Write> Connection<S> {
                 return body;
             }
             body.extend_from_slice(&chunk[..length]);
+        }
+    }
+
+    /// Reads a body in chunks as far as it comes; says whether its end came, too.
+    pub fn read_chunks_that_come(&mut self) -> (Vec<u8>, bool) {
+        let mut body = vec![];
+        loop {
+            let mut line = String::new();
+            let Ok(1..) = self.stream.read_line(&mut line) else { return (body, false) };
+            let length = usize::from_str_radix(line.trim_end(), 16).unwrap();
+            let end = body.len() + length;
+            let read = self.stream.by_ref().take(length as u64 + 2).read_to_end(&mut body);
+            let whole = read.is_ok() && body.len() == end + 2;
+            body.truncate(end);
+            if length == 0 || !whole {
+                return (body, whole);
+            }
         }
     }
 

@@ -18,7 +18,8 @@ use crate::model::batch::BatchId;
 
 /// How often it is looked how far the batch is.
 const LOOK: Duration = Duration::from_millis(250);
-/// A client that hears nothing for so long could take the connection for dead.
+/// A client that hears nothing for so long could take the connection for dead; and whether it has gone itself shows only
+/// when something is written to it, for it may have closed its half alone.
 const SILENT_MAX: Duration = Duration::from_secs(15);
 
 pub(in crate::http) fn answer(front: &Front, request: &Request, id: &BatchId) -> Result<Answer, HttpError> {
