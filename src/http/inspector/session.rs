@@ -11,7 +11,7 @@ use crate::http::Front;
 use crate::http::auth::{self, SESSION, Unauthorized};
 use crate::http::error::HttpError;
 use crate::http::request::{FORM, Params, Request};
-use crate::http::response::{Answer, no_content};
+use crate::http::response::{Answer, explained, no_content};
 
 const FORM_BYTES_MAX: usize = 8 << 10;
 
@@ -27,15 +27,20 @@ struct Prompt {
 
 /// The form to bring a token by, in place of the page that asks for one.
 pub(super) fn prompt(request: &Request, error: &HttpError) -> Result<Answer, HttpError> {
-    let told = match error {
-        HttpError::Unauthorized(Unauthorized::Refused(refusal)) => Some(refusal.to_string()),
-        HttpError::Unauthorized(Unauthorized::Malformed) => Some("no token was brought".into()),
-        _ => None,
-    };
     let next = match request.raw_query() {
         _ if request.path().starts_with("/session") => "/".to_owned(),
         "" => request.path().to_owned(),
         query => format!("{}?{query}", request.path()),
+    };
+    prompt_for(request, error, next)
+}
+
+/// The same, in place of the page that is to come next.
+fn prompt_for(request: &Request, error: &HttpError, next: String) -> Result<Answer, HttpError> {
+    let told = match error {
+        HttpError::Unauthorized(Unauthorized::Refused(refusal)) => Some(refusal.to_string()),
+        HttpError::Unauthorized(Unauthorized::Malformed) => Some("no token was brought".into()),
+        _ => None,
     };
     let frame = Frame { title: "Sign in".into(), signed_in: false, ..Frame::of(request, None, "") };
     render(StatusCode::UNAUTHORIZED, &Prompt { frame, told, next })
@@ -52,14 +57,17 @@ pub(super) async fn begin(front: &Front, request: &mut Request) -> Result<Answer
     if !tokens.are_asked_for() {
         return go_on(next, None);
     }
-    if token.is_empty() {
-        return Err(HttpError::Unauthorized(Unauthorized::Malformed));
+    let why = match tokens.verify(token, front.app.now()) {
+        _ if token.is_empty() => Unauthorized::Malformed,
+        Err(refusal) => Unauthorized::Refused(refusal),
+        Ok(_) => return go_on(next, Some(cookie(token, request.caller().https))),
+    };
+    let error = front.count_failure(request.caller(), HttpError::Unauthorized(why));
+    match error {
+        // Asked again, whoever mistyped it still gets to the page they wanted.
+        HttpError::Unauthorized(_) => Ok(explained(prompt_for(request, &error, next.to_owned())?, &error)),
+        other => Err(other),
     }
-    if let Err(refusal) = tokens.verify(token, front.app.now()) {
-        let error = HttpError::Unauthorized(Unauthorized::Refused(refusal));
-        return Err(front.count_failure(request.caller(), error));
-    }
-    go_on(next, Some(cookie(token, request.caller().https)))
 }
 
 /// Forgets it.

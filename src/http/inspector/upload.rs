@@ -7,12 +7,12 @@ use askama::Template;
 use hyper::StatusCode;
 use hyper::header::{HeaderValue, LOCATION};
 
+use super::batches::Failed;
 use super::plot::Bar;
-use super::words::{grouped, size};
+use super::words::{self, grouped, size};
 use super::{Frame, render};
 use crate::app::BatchVersion;
 use crate::app::dry_run::{Diff, DryRun};
-use crate::app::report::ToldRow;
 use crate::http::Front;
 use crate::http::batch_file::{empty_values, idempotency_key, take_in};
 use crate::http::error::HttpError;
@@ -36,7 +36,7 @@ struct Trial {
     bytes: String,
     bar: Bar,
     attributes: Vec<(String, [String; 4])>,
-    failed: Vec<ToldRow>,
+    failed: Option<Failed>,
     failed_count: String,
 }
 
@@ -84,12 +84,12 @@ impl Trial {
         let told =
             |Diff { set, changed, unchanged, removed }| [set, changed, unchanged, removed].map(grouped);
         Self {
-            rows: grouped(rows),
+            rows: words::rows(rows),
             bytes: size(bytes),
             bar: Bar::of(&counts, rows),
             attributes: attributes.into_iter().map(|(name, diff)| (name, told(diff))).collect(),
-            failed,
-            failed_count: grouped(counts.failed),
+            failed: (counts.failed > 0).then(|| Failed::of(failed, counts.failed)),
+            failed_count: words::rows(counts.failed),
         }
     }
 }
