@@ -309,9 +309,9 @@ fn everything_can_be_done_and_seen_to_be_done_from_the_keyboard() {
     let shop = Shop::open();
     shop.walk(&browser, |name| {
         let count = browser.run(&format!("return {STOPS}.length"), json!([])).as_u64().unwrap();
-        // Wherever the focus was: from the top.
-        browser.run("document.activeElement.blur(); getSelection().collapse(document.body, 0)", json!([]));
-        for stop in 0..count {
+        // Wherever the focus was: on from the first.
+        browser.run("document.querySelector('.skip').focus()", json!([]));
+        for stop in 1..count {
             browser.press([TAB]);
             let script = format!(
                 "const at = document.activeElement, style = getComputedStyle(at), box = at.getBoundingClientRect();
@@ -371,7 +371,10 @@ fn pages_are_readable_without_a_script() {
         &format!("/batches/{batch}"),
         &["9 of 9 rows dealt with", "bad_escape", "Download the repair file"],
     );
-    check(&format!("/batches/{pending}"), &["0 of 75 rows dealt with", "Look again"]);
+    check(
+        &format!("/batches/{pending}"),
+        &["0 of 75 rows dealt with", "until then the batch is held back", "Look again"],
+    );
     // What would do nothing is not there.
     check("/upload?client=demo", &["takes JavaScript"]);
     assert_eq!(browser.run("return document.querySelector('#file').checkVisibility()", json!([])), false);
@@ -412,6 +415,7 @@ fn axe_finds_nothing_on_any_page_in_any_look() {
             pages += 1;
             passed += told["passed"].as_u64().unwrap_or(0);
             undecided += list("undecided").len();
+            for it in list("undecided") { eprintln!("UNDECIDED {name} {} {it}", look.name); }
             found.extend(list("found").into_iter().map(here));
             version = told["version"].as_str().unwrap_or_default().to_owned();
         });

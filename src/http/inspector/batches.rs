@@ -85,6 +85,8 @@ struct Progress {
     bytes: String,
     accepted: Moment,
     completed: Option<Moment>,
+    /// From when on lookups show it, where they don't yet.
+    shows: Option<Moment>,
     rate: Option<String>,
     end: Option<Moment>,
     bar: Bar,
@@ -112,6 +114,13 @@ pub(super) struct Failed {
 impl Failed {
     pub(super) fn of(mut rows: Vec<ToldRow>, count: u64) -> Self {
         rows.truncate(FAILED_SHOWN_MAX);
+        for row in &mut rows {
+            // Its line stands beside it.
+            let line = format!("line {}: ", row.place.line);
+            if let Some(rest) = row.message.as_deref().and_then(|message| message.strip_prefix(&line)) {
+                row.message = Some(rest.to_owned());
+            }
+        }
         let told = match u64::try_from(rows.len()) {
             Ok(shown) if shown < count => format!("The first {shown} of {}", words::rows(count)),
             _ => "Row by row".into(),
@@ -194,6 +203,7 @@ impl Progress {
             bytes: size(batch.bytes),
             accepted: Moment::of(batch.id.seq.millis(), now),
             completed: batch.completed.map(|at| Moment::of(at, now)),
+            shows: front.app.shows_from(&batch.id).filter(|_| live).map(|at| Moment::of(at, now)),
             rate: batch.rows_per_second.map(grouped),
             end: batch.estimated_end.map(|at| Moment::of(at, now)),
             bar: Bar::of(&batch.counts, batch.rows),

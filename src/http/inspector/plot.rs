@@ -137,13 +137,12 @@ fn columns(counts: &[u64], titles: impl Iterator<Item = String>, unit: &str) -> 
     let most = counts.iter().copied().max().unwrap_or(0).max(1);
     // A few columns are no wider than many.
     let places = u64::try_from(counts.len()).unwrap_or(COLUMNS).max(30);
-    let step = WHOLE / places;
     let empty = places - u64::try_from(counts.len()).unwrap_or(places).min(places);
     let column = |(at, (count, title)): (u64, (&u64, String))| {
         let height = share(*count, most).max(if *count > 0 { SEEN_MIN * 10 } else { 0 });
         Column {
-            x: per_cent(at * step),
-            width: per_cent(step.saturating_sub(3)),
+            x: per_cent(at * WHOLE / places),
+            width: per_cent((WHOLE / places).saturating_sub(3)),
             y: per_cent(WHOLE - height),
             height: per_cent(height),
             title: format!("{title}: {} {unit}", grouped(*count)),

@@ -11,7 +11,7 @@ use crate::http::Front;
 use crate::http::auth::{self, SESSION, Unauthorized};
 use crate::http::error::HttpError;
 use crate::http::request::{FORM, Params, Request};
-use crate::http::response::{Answer, explained, no_content};
+use crate::http::response::{Answer, no_content};
 
 const FORM_BYTES_MAX: usize = 8 << 10;
 
@@ -28,15 +28,11 @@ struct Prompt {
 /// The form to bring a token by, in place of the page that asks for one.
 pub(super) fn prompt(request: &Request, error: &HttpError) -> Result<Answer, HttpError> {
     let next = match request.raw_query() {
-        _ if request.path().starts_with("/session") => "/".to_owned(),
+        // Asked again, whoever mistyped it still gets to the page they wanted.
+        _ if request.path().starts_with("/session") => next(&request.query()).to_owned(),
         "" => request.path().to_owned(),
         query => format!("{}?{query}", request.path()),
     };
-    prompt_for(request, error, next)
-}
-
-/// The same, in place of the page that is to come next.
-fn prompt_for(request: &Request, error: &HttpError, next: String) -> Result<Answer, HttpError> {
     let told = match error {
         HttpError::Unauthorized(Unauthorized::Refused(refusal)) => Some(refusal.to_string()),
         HttpError::Unauthorized(Unauthorized::Malformed) => Some("no token was brought".into()),
@@ -52,22 +48,25 @@ pub(super) async fn begin(front: &Front, request: &mut Request) -> Result<Answer
     request.check_media_type(&[FORM], || format!("send the token as {FORM}, uncompressed"))?;
     let form = Params::decode(&request.body.collect(FORM_BYTES_MAX).await?);
     let token = form.get("token").unwrap_or_default().trim();
-    let next = form.get("next").filter(|next| leads_here(next)).unwrap_or("/");
+    let query = request.query();
+    let next = next(&query);
     let tokens = front.tokens();
     if !tokens.are_asked_for() {
         return go_on(next, None);
     }
-    let why = match tokens.verify(token, front.app.now()) {
-        _ if token.is_empty() => Unauthorized::Malformed,
-        Err(refusal) => Unauthorized::Refused(refusal),
-        Ok(_) => return go_on(next, Some(cookie(token, request.caller().https))),
-    };
-    let error = front.count_failure(request.caller(), HttpError::Unauthorized(why));
-    match error {
-        // Asked again, whoever mistyped it still gets to the page they wanted.
-        HttpError::Unauthorized(_) => Ok(explained(prompt_for(request, &error, next.to_owned())?, &error)),
-        other => Err(other),
+    if token.is_empty() {
+        return Err(HttpError::Unauthorized(Unauthorized::Malformed));
     }
+    if let Err(refusal) = tokens.verify(token, front.app.now()) {
+        let error = HttpError::Unauthorized(Unauthorized::Refused(refusal));
+        return Err(front.count_failure(request.caller(), error));
+    }
+    go_on(next, Some(cookie(token, request.caller().https)))
+}
+
+/// The page that was asked for, if it is one of this daemon's.
+fn next(query: &Params) -> &str {
+    query.get("next").filter(|next| leads_here(next)).unwrap_or("/")
 }
 
 /// Forgets it.
