@@ -243,7 +243,8 @@ impl Browser {
 
     /// The text of the first such element, as it is to be seen; `None` where there is none, or a page is just loading.
     pub(crate) fn text(&self, css: &str) -> Option<String> {
-        let script = "return document.querySelector(arguments[0])?.innerText.replace(/\\s+/g, ' ').trim() ?? null";
+        let script =
+            "return document.querySelector(arguments[0])?.innerText.replace(/\\s+/g, ' ').trim() ?? null";
         let told = self.try_do("execute/sync", &json!({ "script": script, "args": [css] })).ok()?;
         told.as_str().map(str::to_owned)
     }

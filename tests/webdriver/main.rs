@@ -23,7 +23,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use driver::{Browser, DARK, DESKTOP, ENTER, PHONE, PHONE_DARK, TAB};
-use serde_json::{Value, json};
+use serde_json::json;
 use shop::{FAULTY, SENT, Shop, guarded};
 use support::{Daemon, skip, wait_for};
 
@@ -252,8 +252,11 @@ fn no_page_is_wider_than_a_phone_and_a_finger_meets_what_it_aims_at() {
                 .filter(it => it.checkVisibility() && !it.matches('.skip'))
                 .map(it => [it.outerHTML.slice(0, 120), it.getBoundingClientRect()])
                 .filter(([, box]) => box.height < 24 || box.width < 24 || box.left < 0 || box.right > 390)
-                .map(([it, box]) => [it, box.left, box.width, box.height])]";
-        assert_eq!(browser.run(script, json!([])), json!([PHONE.width, []]), "{name}");
+                .map(([it, box]) => [it, box.left, box.width, box.height]),
+            [...document.querySelectorAll('main :is(table, svg, h1, dd, code, a)')]
+                .filter(it => it.getBoundingClientRect().right > it.parentElement.getBoundingClientRect().right + 1)
+                .map(it => it.outerHTML.slice(0, 120))]";
+        assert_eq!(browser.run(script, json!([])), json!([PHONE.width, [], []]), "{name}");
     });
 }
 
@@ -395,33 +398,32 @@ fn axe_finds_nothing_on_any_page_in_any_look() {
         return;
     };
     let shop = Shop::open();
-    let (mut pages, mut passed, mut undecided, mut found) = (0, 0, 0, vec![]);
+    let (mut pages, mut passed, mut found) = (0, 0, vec![]);
     let mut version = String::new();
     for look in [DESKTOP, PHONE, DARK, PHONE_DARK] {
         browser.look(look);
         shop.walk(&browser, |name| {
             browser.run(&axe, json!([]));
+            // What it cannot decide (text over a picture, say) is no better than what it finds.
             let told = browser.run_until_told(
                 "const done = arguments[0];
                  const broken = rule => rule.nodes.map(it => [rule.id, it.target.join(' '), it.failureSummary]);
                  axe.run(document, { rules: { 'target-size': { enabled: true } } }).then(it => done({
-                    version: it.testEngine.version, passed: it.passes.length, found: it.violations.flatMap(broken),
-                    undecided: it.incomplete.flatMap(broken),
+                    version: it.testEngine.version, passed: it.passes.length,
+                    found: [...it.violations, ...it.incomplete].flatMap(broken),
                  }), error => done({ found: [String(error)] }))",
                 json!([]),
             );
-            let list = |what: &str| told[what].as_array().cloned().unwrap_or_default();
-            let here = |it: Value| format!("{name}, {}: {it:#}", look.name);
+            let broken = told["found"].as_array().unwrap();
+            found.extend(broken.iter().map(|it| format!("{name}, {}: {it:#}", look.name)));
             pages += 1;
             passed += told["passed"].as_u64().unwrap_or(0);
-            undecided += list("undecided").len();
-            for it in list("undecided") { eprintln!("UNDECIDED {name} {} {it}", look.name); }
-            found.extend(list("found").into_iter().map(here));
             version = told["version"].as_str().unwrap_or_default().to_owned();
         });
     }
     assert!(found.is_empty(), "{}", found.join("\n"));
     println!(
-        "axe-core {version}: {pages} pages (each in 4 looks), {passed} rules passed, {undecided} undecided, 0 violations"
+        "axe-core {version}: {pages} pages, each in 4 looks, {passed} rules passed, 0 undecided, 0 violations",
+        pages = pages / 4
     );
 }

@@ -20,6 +20,8 @@ use crate::http::request::{Params, Request};
 use crate::http::response::{Answer, no_content};
 use crate::model::id::ClientCode;
 
+/// What may come of a visitor's value, as the report names it.
+const CHANGES: [&str; 4] = ["set", "changed", "the same", "removed"];
 const MEDIA_TYPES: [&str; 1] = ["text/csv"];
 
 #[derive(Template)]
@@ -35,7 +37,7 @@ struct Trial {
     rows: String,
     bytes: String,
     bar: Bar,
-    attributes: Vec<(String, [String; 4])>,
+    attributes: Vec<(String, Vec<(&'static str, String)>)>,
     failed: Option<Failed>,
     failed_count: String,
 }
@@ -81,8 +83,9 @@ fn version(query: &Params) -> Result<BatchVersion, HttpError> {
 impl Trial {
     fn of(dry_run: DryRun) -> Self {
         let DryRun { rows, bytes, counts, attributes, failed, .. } = dry_run;
-        let told =
-            |Diff { set, changed, unchanged, removed }| [set, changed, unchanged, removed].map(grouped);
+        let told = |Diff { set, changed, unchanged, removed }| {
+            CHANGES.into_iter().zip([set, changed, unchanged, removed].map(grouped)).collect()
+        };
         Self {
             rows: words::rows(rows),
             bytes: size(bytes),

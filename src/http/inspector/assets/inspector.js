@@ -52,6 +52,7 @@ if (panel) {
 
   const refusal = async answer => {
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    page.querySelector(".told .code")?.remove();
     return page.querySelector(".told")?.textContent.trim() ?? `The daemon answered ${answer.status}.`;
   };
 
