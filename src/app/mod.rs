@@ -81,7 +81,7 @@ pub use housekeeping::Done;
 use housekeeping::{Chore, Housekeeping};
 pub use lines::Lines;
 pub use lookup::look_up;
-use lookup::look_up_delayed;
+use lookup::{hidden, look_up_delayed};
 use pace::Pace;
 use priority::give_way;
 use pulse::Pulse;
@@ -749,6 +749,12 @@ impl App {
     /// How many batch calls a minute a client may make; none: as many as it likes.
     pub fn batch_calls_per_minute(&self, client: &ClientCode) -> Result<Option<NonZeroU32>, AppError> {
         Ok(self.0.settings(client)?.batch_calls_per_minute)
+    }
+
+    /// From when on lookups will show a batch that is not complete; none where they show it already.
+    pub fn shows_from(&self, batch: &BatchId) -> Option<Millis> {
+        let after_ms = self.0.settings(&batch.client).map_or(0, |settings| settings.batch_shows_after_ms);
+        hidden(batch.seq, after_ms, self.now()).then(|| batch.seq.millis().plus(after_ms))
     }
 
     /// What status URLs begin with, if configured.

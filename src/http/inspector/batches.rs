@@ -5,7 +5,7 @@ use hyper::StatusCode;
 use std::collections::BTreeMap;
 
 use super::plot::{Bar, in_words};
-use super::words::{Moment, grouped, size, state};
+use super::words::{self, Moment, grouped, size, state};
 use super::{Frame, render};
 use crate::app::report::{PAGE_ROWS_MAX, ToldRow};
 use crate::app::{AppError, BatchState, BatchStatus, BatchVersion};
@@ -85,6 +85,8 @@ struct Progress {
     bytes: String,
     accepted: Moment,
     completed: Option<Moment>,
+    /// From when on lookups show it, where they don't yet.
+    shows: Option<Moment>,
     rate: Option<String>,
     end: Option<Moment>,
     bar: Bar,
@@ -95,10 +97,36 @@ struct Progress {
 /// Why rows failed.
 struct Failures {
     reasons: Vec<(&'static str, String, String)>,
-    rows: Vec<ToldRow>,
+    rows: Failed,
     /// Whether there are more than were looked at for the reasons.
     more: bool,
     count: String,
+}
+
+/// Rows that failed, or would: the first of so many.
+#[derive(Template)]
+#[template(path = "failed.html")]
+pub(super) struct Failed {
+    rows: Vec<ToldRow>,
+    told: String,
+}
+
+impl Failed {
+    pub(super) fn of(mut rows: Vec<ToldRow>, count: u64) -> Self {
+        rows.truncate(FAILED_SHOWN_MAX);
+        for row in &mut rows {
+            // Its line stands beside it.
+            let line = format!("line {}: ", row.place.line);
+            if let Some(rest) = row.message.as_deref().and_then(|message| message.strip_prefix(&line)) {
+                row.message = Some(rest.to_owned());
+            }
+        }
+        let told = match u64::try_from(rows.len()) {
+            Ok(shown) if shown < count => format!("The first {shown} of {}", words::rows(count)),
+            _ => "Row by row".into(),
+        };
+        Self { rows, told }
+    }
 }
 
 /// A client's batches, newest first.
@@ -170,11 +198,12 @@ impl Progress {
                 BatchState::Incomplete => format!("{} % are done", dealt_per_cent / 10 * 10),
             },
             dealt_per_cent,
-            rows: grouped(batch.rows),
+            rows: words::rows(batch.rows),
             dealt: grouped(dealt),
             bytes: size(batch.bytes),
             accepted: Moment::of(batch.id.seq.millis(), now),
             completed: batch.completed.map(|at| Moment::of(at, now)),
+            shows: front.app.shows_from(&batch.id).filter(|_| live).map(|at| Moment::of(at, now)),
             rate: batch.rows_per_second.map(grouped),
             end: batch.estimated_end.map(|at| Moment::of(at, now)),
             bar: Bar::of(&batch.counts, batch.rows),
@@ -202,16 +231,14 @@ impl Failures {
         }
         let mut reasons: Vec<_> = reasons.into_iter().collect();
         reasons.sort_by_key(|(_, (count, _))| std::cmp::Reverse(*count));
-        let mut rows = page.rows;
-        rows.truncate(FAILED_SHOWN_MAX);
         Ok(Some(Self {
             reasons: reasons
                 .into_iter()
                 .map(|(reason, (count, example))| (reason, grouped(count), example))
                 .collect(),
-            rows,
+            rows: Failed::of(page.rows, batch.counts.failed),
             more: page.next.is_some(),
-            count: grouped(batch.counts.failed),
+            count: words::rows(batch.counts.failed),
         }))
     }
 }

@@ -44,7 +44,7 @@ struct Totals {
     stuck: u64,
     uploads: String,
     rows: String,
-    bar: Bar,
+    bar: Option<Bar>,
 }
 
 pub(super) async fn answer(
@@ -81,7 +81,7 @@ impl Totals {
             stuck: found.batches_stuck,
             uploads: size(found.upload_bytes),
             rows: grouped(found.rows),
-            bar: Bar::of(&found.counts, found.rows),
+            bar: (found.rows > 0).then(|| Bar::of(&found.counts, found.rows)),
         }
     }
 }

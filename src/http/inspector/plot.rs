@@ -2,7 +2,7 @@
 
 use askama::Template;
 
-use super::words::{grouped, minute};
+use super::words::{grouped, minute, rows as so_many_rows};
 use crate::app::BatchStatus;
 use crate::model::batch::{Counts, Outcome};
 use crate::model::seq::Millis;
@@ -33,29 +33,25 @@ pub(super) struct Part {
 impl Bar {
     /// The bar of so many rows of which these are dealt with.
     pub(super) fn of(counts: &Counts, rows: u64) -> Self {
-        let (mut parts, mut before, mut told) = (vec![], 0, vec![]);
-        for outcome in Outcome::ALL {
-            let count = counts.of(outcome);
-            if count == 0 {
-                continue;
-            }
-            let (words, grouped) = (in_words(outcome), grouped(count));
-            told.push(format!("{grouped} {words}"));
-            let width = share(count, rows).max(SEEN_MIN);
-            // What is last ends at the end.
-            let x = share(before, rows).min(WHOLE - SEEN_MIN);
-            parts.push(Part {
-                outcome: outcome.name(),
-                words,
-                count: grouped,
-                x: per_cent(x),
-                width: per_cent(width),
-            });
-            before += count;
+        let there = Outcome::ALL.map(|outcome| (outcome, counts.of(outcome)));
+        let there: Vec<_> = there.into_iter().filter(|(_, count)| *count > 0).collect();
+        let mut widths: Vec<_> = there.iter().map(|(_, count)| share(*count, rows).max(SEEN_MIN)).collect();
+        // What the small ones have beyond their share, the widest goes without.
+        let beyond = widths.iter().sum::<u64>().saturating_sub(share(counts.total(), rows));
+        if let Some(widest) = widths.iter_mut().max() {
+            *widest = widest.saturating_sub(beyond).max(SEEN_MIN);
+        }
+        let (mut parts, mut x, mut told) = (vec![], 0, vec![]);
+        for ((outcome, count), width) in there.into_iter().zip(widths) {
+            let (words, count) = (in_words(outcome), grouped(count));
+            told.push(format!("{count} {words}"));
+            let name = outcome.name();
+            parts.push(Part { outcome: name, words, count, x: per_cent(x), width: per_cent(width) });
+            x += width;
         }
         let told = match told.is_empty() {
-            true => format!("none of {} rows yet", grouped(rows)),
-            false => format!("{} of {} rows", told.join(", "), grouped(rows)),
+            true => format!("none of {} yet", so_many_rows(rows)),
+            false => format!("{} of {}", told.join(", "), so_many_rows(rows)),
         };
         Self { parts, told }
     }
@@ -141,13 +137,12 @@ fn columns(counts: &[u64], titles: impl Iterator<Item = String>, unit: &str) -> 
     let most = counts.iter().copied().max().unwrap_or(0).max(1);
     // A few columns are no wider than many.
     let places = u64::try_from(counts.len()).unwrap_or(COLUMNS).max(30);
-    let step = WHOLE / places;
     let empty = places - u64::try_from(counts.len()).unwrap_or(places).min(places);
     let column = |(at, (count, title)): (u64, (&u64, String))| {
         let height = share(*count, most).max(if *count > 0 { SEEN_MIN * 10 } else { 0 });
         Column {
-            x: per_cent(at * step),
-            width: per_cent(step.saturating_sub(3)),
+            x: per_cent(at * WHOLE / places),
+            width: per_cent((WHOLE / places).saturating_sub(3)),
             y: per_cent(WHOLE - height),
             height: per_cent(height),
             title: format!("{title}: {} {unit}", grouped(*count)),
@@ -184,8 +179,13 @@ mod tests {
         let counts = Counts { updated: 999_999, failed: 1, ..Counts::default() };
         let bar = Bar::of(&counts, 1_000_000);
         let places: Vec<_> = bar.parts.iter().map(|part| (part.x.as_str(), part.width.as_str())).collect();
-        assert_eq!(places, [("0.0%", "99.9%"), ("99.6%", "0.4%")]);
+        assert_eq!(places, [("0.0%", "99.6%"), ("99.6%", "0.4%")]);
         assert_eq!(bar.told, "999,999 updated, 1 failed of 1,000,000 rows");
+        // A batch that has just begun, and found two visitors among many that are not there.
+        let counts = Counts { updated: 2, not_found: 894, failed: 1, ..Counts::default() };
+        let bar = Bar::of(&counts, 40_000);
+        let places: Vec<_> = bar.parts.iter().map(|part| (part.x.as_str(), part.width.as_str())).collect();
+        assert_eq!(places, [("0.0%", "0.4%"), ("0.4%", "1.4%"), ("1.8%", "0.4%")]);
         assert_eq!(Bar::of(&Counts::default(), 0).told, "none of 0 rows yet");
     }
 

@@ -27,15 +27,16 @@ struct Prompt {
 
 /// The form to bring a token by, in place of the page that asks for one.
 pub(super) fn prompt(request: &Request, error: &HttpError) -> Result<Answer, HttpError> {
+    let next = match request.raw_query() {
+        // Asked again, whoever mistyped it still gets to the page they wanted.
+        _ if request.path().starts_with("/session") => next(&request.query()).to_owned(),
+        "" => request.path().to_owned(),
+        query => format!("{}?{query}", request.path()),
+    };
     let told = match error {
         HttpError::Unauthorized(Unauthorized::Refused(refusal)) => Some(refusal.to_string()),
         HttpError::Unauthorized(Unauthorized::Malformed) => Some("no token was brought".into()),
         _ => None,
-    };
-    let next = match request.raw_query() {
-        _ if request.path().starts_with("/session") => "/".to_owned(),
-        "" => request.path().to_owned(),
-        query => format!("{}?{query}", request.path()),
     };
     let frame = Frame { title: "Sign in".into(), signed_in: false, ..Frame::of(request, None, "") };
     render(StatusCode::UNAUTHORIZED, &Prompt { frame, told, next })
@@ -47,7 +48,8 @@ pub(super) async fn begin(front: &Front, request: &mut Request) -> Result<Answer
     request.check_media_type(&[FORM], || format!("send the token as {FORM}, uncompressed"))?;
     let form = Params::decode(&request.body.collect(FORM_BYTES_MAX).await?);
     let token = form.get("token").unwrap_or_default().trim();
-    let next = form.get("next").filter(|next| leads_here(next)).unwrap_or("/");
+    let query = request.query();
+    let next = next(&query);
     let tokens = front.tokens();
     if !tokens.are_asked_for() {
         return go_on(next, None);
@@ -60,6 +62,11 @@ pub(super) async fn begin(front: &Front, request: &mut Request) -> Result<Answer
         return Err(front.count_failure(request.caller(), error));
     }
     go_on(next, Some(cookie(token, request.caller().https)))
+}
+
+/// The page that was asked for, if it is one of this daemon's.
+fn next(query: &Params) -> &str {
+    query.get("next").filter(|next| leads_here(next)).unwrap_or("/")
 }
 
 /// Forgets it.

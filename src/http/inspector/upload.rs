@@ -7,12 +7,12 @@ use askama::Template;
 use hyper::StatusCode;
 use hyper::header::{HeaderValue, LOCATION};
 
+use super::batches::Failed;
 use super::plot::Bar;
-use super::words::{grouped, size};
+use super::words::{self, grouped, size};
 use super::{Frame, render};
 use crate::app::BatchVersion;
 use crate::app::dry_run::{Diff, DryRun};
-use crate::app::report::ToldRow;
 use crate::http::Front;
 use crate::http::batch_file::{empty_values, idempotency_key, take_in};
 use crate::http::error::HttpError;
@@ -20,6 +20,8 @@ use crate::http::request::{Params, Request};
 use crate::http::response::{Answer, no_content};
 use crate::model::id::ClientCode;
 
+/// What may come of a visitor's value, as the report names it.
+const CHANGES: [&str; 4] = ["set", "changed", "the same", "removed"];
 const MEDIA_TYPES: [&str; 1] = ["text/csv"];
 
 #[derive(Template)]
@@ -35,8 +37,8 @@ struct Trial {
     rows: String,
     bytes: String,
     bar: Bar,
-    attributes: Vec<(String, [String; 4])>,
-    failed: Vec<ToldRow>,
+    attributes: Vec<(String, Vec<(&'static str, String)>)>,
+    failed: Option<Failed>,
     failed_count: String,
 }
 
@@ -81,15 +83,16 @@ fn version(query: &Params) -> Result<BatchVersion, HttpError> {
 impl Trial {
     fn of(dry_run: DryRun) -> Self {
         let DryRun { rows, bytes, counts, attributes, failed, .. } = dry_run;
-        let told =
-            |Diff { set, changed, unchanged, removed }| [set, changed, unchanged, removed].map(grouped);
+        let told = |Diff { set, changed, unchanged, removed }| {
+            CHANGES.into_iter().zip([set, changed, unchanged, removed].map(grouped)).collect()
+        };
         Self {
-            rows: grouped(rows),
+            rows: words::rows(rows),
             bytes: size(bytes),
             bar: Bar::of(&counts, rows),
             attributes: attributes.into_iter().map(|(name, diff)| (name, told(diff))).collect(),
-            failed,
-            failed_count: grouped(counts.failed),
+            failed: (counts.failed > 0).then(|| Failed::of(failed, counts.failed)),
+            failed_count: words::rows(counts.failed),
         }
     }
 }

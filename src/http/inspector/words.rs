@@ -52,6 +52,11 @@ pub(super) fn grouped(number: u64) -> String {
     told
 }
 
+/// So many rows.
+pub(super) fn rows(count: u64) -> String {
+    format!("{} {}", grouped(count), if count == 1 { "row" } else { "rows" })
+}
+
 /// A size.
 pub(super) fn size(bytes: u64) -> String {
     match bytes {
@@ -81,6 +86,8 @@ mod tests {
         check(grouped(999), "999");
         check(grouped(1_000), "1,000");
         check(grouped(52_428_800), "52,428,800");
+        check(rows(1), "1 row");
+        check(rows(2_000), "2,000 rows");
         check(size(1_023), "1023 B");
         check(size(1_536), "1.5 KiB");
         check(size(52_428_799), "49.9 MiB");

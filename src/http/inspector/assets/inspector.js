@@ -7,7 +7,9 @@ const look = async () => {
   if (!document.hidden) {
     try {
       const answer = await fetch(shown.dataset.live);
-      if (!answer.ok) return;
+      // Whoever may no longer look, or whose batch is gone, need not ask again; a daemon that is starting says 503.
+      if (answer.status >= 400 && answer.status < 500) return;
+      if (!answer.ok) throw new Error(answer.statusText);
       const piece = new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("#progress");
       // Whoever is at a link in the old piece stays at the same place in the new one.
       const links = [...shown.querySelectorAll("a")];
@@ -18,7 +20,7 @@ const look = async () => {
       const told = document.querySelector("#told");
       if (told.textContent !== piece.dataset.told) told.textContent = piece.dataset.told;
     } catch {
-      // The daemon may be starting again: the next look tells.
+      // The daemon may be away for a moment: the next look tells.
     }
   }
   setTimeout(look, 400);
@@ -50,6 +52,7 @@ if (panel) {
 
   const refusal = async answer => {
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    page.querySelector(".told .code")?.remove();
     return page.querySelector(".told")?.textContent.trim() ?? `The daemon answered ${answer.status}.`;
   };
 
