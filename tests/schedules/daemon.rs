@@ -227,7 +227,7 @@ impl Daemon {
             again.fold_all();
             assert_eq!(again.show_all(&visitors), live, "begun again from {from}, after folding");
             for folded in &completed {
-                let known = again.batches.of(&client());
+                let known = again.batches.all();
                 let known = known.iter().find(|known| number(known.accepted.id.seq) == folded.batch).unwrap();
                 assert_eq!(known.progress.counts(), folded.counts, "begun again from {from}");
             }
