@@ -389,6 +389,15 @@ impl Pending {
         Ok(rows)
     }
 
+    /// Whether writes since the start settled whatever rows have one of these ids. It takes no look at the file.
+    pub fn settled_by_writes(&self, ids: &[Key]) -> io::Result<bool> {
+        let mut places = vec![];
+        for key in ids.iter().filter(|key| key.kind() == self.accepted.header.key_kind()) {
+            self.index.find(hash(key.id()), &mut places)?;
+        }
+        Ok(!places.is_empty() && self.left_to_writes(places.iter().map(|place| place.line)))
+    }
+
     /// What became of the row on this line, if a write settled it or the batch was complete before.
     pub fn settled(&self, line: u32) -> Option<Outcome> {
         let outcome = |by: &SettledBy| match by {
