@@ -22,9 +22,9 @@ use std::time::{Duration, Instant};
 
 /// Two writers: what sled gains from on two cores.
 const WRITERS: usize = 2;
-/// Into so many parts a batch is split by key range. One writer takes them from the front, the other from the back, until
-/// they meet: visitors that cost less, as unknown ones do, lie together.
-const PARTS: usize = 64;
+/// A batch is split by key range into parts of about so many rows. One writer takes them from the front, the other from the
+/// back, until they meet: visitors that cost less, as unknown ones do, lie together.
+const PART_ROWS: usize = 4096;
 /// A batch that was refused this often shows as stuck; it is tried again all the same.
 const REFUSALS_UNTIL_STUCK: u32 = 3;
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -102,18 +102,27 @@ type Share = Result<(Vec<RowOutcome>, Counts), Unfolded>;
 /// A batch that is being folded.
 struct Folding {
     plan: Plan,
+    parts: usize,
     /// The parts that no writer has taken.
     left: Mutex<Range<usize>>,
 }
 
 impl Folding {
     fn new(plan: Plan) -> Self {
-        Self { plan, left: Mutex::new(0..PARTS) }
+        let parts = plan.rows().div_ceil(PART_ROWS).max(WRITERS);
+        Self { plan, parts, left: Mutex::new(0..parts) }
     }
 
-    fn take_part(&self, writer: usize) -> Option<usize> {
+    fn take_part(&self, writer: usize) -> Option<Part<'_>> {
         let mut left = lock(&self.left);
-        if writer == 0 { left.next() } else { left.next_back() }
+        let taken = if writer == 0 { left.next() } else { left.next_back() };
+        drop(left);
+        Some(self.plan.part(taken?, self.parts))
+    }
+
+    /// Nobody takes another part: the batch begins once more.
+    fn give_up(&self) {
+        *lock(&self.left) = 0..0;
     }
 }
 
@@ -155,20 +164,18 @@ impl SecondWriter {
 
 /// Folds a writer's share of a batch.
 fn fold_share(inner: &Arc<Inner>, folding: &Folding, writer: usize) -> Share {
-    let plan = &folding.plan;
     let share = || {
-        let mut parts: Vec<Option<Part<'_>>> = plan.parts(PARTS).into_iter().map(Some).collect();
-        let (mut outcomes, mut counts) = (vec![], Counts::default());
-        while let Some(taken) = folding.take_part(writer) {
-            let Some(part) = parts.get_mut(taken).and_then(Option::take) else { continue };
-            let (more, part_counts) = fold_part(inner, plan.pending(), part)?.finish();
+        let (mut outcomes, mut counts, mut took) = (vec![], Counts::default(), Duration::ZERO);
+        while let Some(part) = folding.take_part(writer) {
+            let (more, part_counts) = fold_part(inner, folding.plan.pending(), part, &mut took)?.finish();
             outcomes.extend(more);
             counts = counts.plus(&part_counts);
         }
         Ok((outcomes, counts))
     };
-    catch_unwind(AssertUnwindSafe(share))
-        .unwrap_or_else(|_| Err(Unfolded::Refused("a writer panicked".into())))
+    let share = catch_unwind(AssertUnwindSafe(share));
+    let share = share.unwrap_or_else(|_| Err(Unfolded::Refused("a writer panicked".into())));
+    share.inspect_err(|_| folding.give_up())
 }
 
 fn fold_batch(inner: &Arc<Inner>, second: &SecondWriter, pending: &Arc<Pending>) -> Result<(), Unfolded> {
@@ -222,15 +229,20 @@ fn fold_batch(inner: &Arc<Inner>, second: &SecondWriter, pending: &Arc<Pending>)
     Ok(())
 }
 
-fn fold_part<'p>(inner: &Arc<Inner>, pending: &Pending, mut part: Part<'p>) -> Result<Part<'p>, Unfolded> {
-    let mut took = Duration::ZERO;
-    loop {
-        if !inner.wait_for_turn(took) {
+/// Folds a part, of which the step before `took` so long.
+fn fold_part<'p>(
+    inner: &Arc<Inner>,
+    pending: &Pending,
+    mut part: Part<'p>,
+    took: &mut Duration,
+) -> Result<Part<'p>, Unfolded> {
+    while !part.is_done() {
+        if !inner.wait_for_turn(*took) {
             return Err(Unfolded::Stopping);
         }
         let (before, began) = (part.counts(), Instant::now());
         let step = part.step(&*inner.store)?;
-        took = began.elapsed();
+        *took = began.elapsed();
         match step {
             Step::More => {
                 let counts = part.counts().since(&before);
@@ -242,9 +254,10 @@ fn fold_part<'p>(inner: &Arc<Inner>, pending: &Pending, mut part: Part<'p>) -> R
                 let request = Request::Settle(pending.accepted.id.client.clone(), keys);
                 inner.ask_blocking(request)?;
             }
-            Step::Done => return Ok(part),
+            Step::Done => {}
         }
     }
+    Ok(part)
 }
 
 impl Inner {

@@ -124,16 +124,17 @@ impl Plan {
         Ok(plan)
     }
 
-    /// The plan's parts, split by key range: each can be folded on a thread of its own.
-    pub fn parts(&self, number: usize) -> Vec<Part<'_>> {
-        let mut rest = self.places.as_slice();
-        let mut parts = vec![];
-        for left in (1..=number.max(1)).rev() {
-            let (part, after) = self.split(rest, rest.len().div_ceil(left));
-            parts.push(Part::new(self, part));
-            rest = after;
-        }
-        parts
+    /// One of so many parts, split by key range: each can be folded on a thread of its own.
+    pub fn part(&self, number: usize, of: usize) -> Part<'_> {
+        let places = self.places.as_slice();
+        let (before, _) = self.split(places, places.len() * number / of.max(1));
+        let (until, _) = self.split(places, places.len() * (number + 1) / of.max(1));
+        Part::new(self, until.get(before.len()..).unwrap_or_default())
+    }
+
+    /// How many rows are to be folded in.
+    pub fn rows(&self) -> usize {
+        self.places.len()
     }
 
     /// What was decided without the store.
@@ -424,6 +425,11 @@ impl<'p> Part<'p> {
         Self { plan, rest, read: RowsRead::default(), outcomes: vec![], counts: Counts::default() }
     }
 
+    /// Whether all its rows are in.
+    pub fn is_done(&self) -> bool {
+        self.rest.is_empty()
+    }
+
     /// What became of the rows so far.
     pub fn finish(self) -> (Vec<RowOutcome>, Counts) {
         (self.outcomes, self.counts)
@@ -558,17 +564,44 @@ mod tests {
             put_through(&store, &key, None, &known).unwrap();
             let [opened, held] = [0, 1 << 20].map(|held| Plan::make(&pending, &store, held).unwrap());
             std::fs::write(folder.path().join("7"), format!("batch=pcId,a,b\n{changed}")).unwrap();
-            let refused = opened.parts(1).pop().unwrap().step(&store);
+            let refused = opened.part(0, 1).step(&store);
             assert!(
                 matches!(refused, Err(SettleError::Damaged { .. } | SettleError::Spool { .. })),
                 "{changed:?}"
             );
             assert_eq!(store.get(std::slice::from_ref(&key)).unwrap(), [Some(known)], "{changed:?}");
             // What is held is what was verified.
-            held.parts(1).pop().unwrap().step(&store).unwrap();
+            held.part(0, 1).step(&store).unwrap();
             let folded = store.get(&[key]).unwrap().pop().flatten().unwrap();
             let Stored::Profile(profile) = folded.decode().unwrap() else { panic!("{folded:?}") };
             assert_eq!(profile.attributes.iter().map(|it| it.value).collect::<Vec<_>>(), ["1", "2"]);
+        }
+    }
+
+    /// As many rows as are sorted on two threads; ids that are alike at their beginning, and several rows of one.
+    #[test]
+    fn parts_have_all_rows_in_the_order_of_their_ids_and_lines_and_none_has_half_a_visitor() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = MemoryStore::default();
+        let id = |n: usize| format!("customer-of-the-shop-{:05}", n * 7_919 % 30_011 % 20_000);
+        let mut file = String::from("batch=thirdPartyId,a\n");
+        (0..30_000).for_each(|n| file.extend([&id(n), ",1\n"]));
+        let pending = Arc::new(Pending::of_text(folder.path(), "demo", 7, &file));
+        let plan = Plan::make(&pending, &store, 1 << 20).unwrap();
+        let mut expected: Vec<(String, u32)> = (2..).zip(0..30_000).map(|(line, n)| (id(n), line)).collect();
+        expected.sort();
+        for of in [1, 2, 3, 64, 30_000] {
+            let mut all = vec![];
+            for number in 0..of {
+                let part = plan.part(number, of);
+                let rows = part.rest.iter().map(|place| (plan.id(place).to_owned(), place.line));
+                let before = all.len();
+                all.extend(rows);
+                if let (Some((last, _)), Some((first, _))) = (all[..before].last(), all.get(before)) {
+                    assert_ne!(last, first, "part {number} of {of}");
+                }
+            }
+            assert!(all == expected, "{of} parts");
         }
     }
 }

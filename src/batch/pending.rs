@@ -362,40 +362,48 @@ impl Pending {
     /// The rows that have one of these ids, in line order. They are read one by one, as they are: it was verified when the
     /// batch was accepted or opened, and will be when it is folded.
     pub fn rows_of(&self, ids: &[Key]) -> io::Result<Vec<FoundRow>> {
+        self.rows_at(ids, &self.places_of(ids)?)
+    }
+
+    /// The same, but none of them if writes since the start settled them all: the file is not read then.
+    pub fn rows_of_unless_settled(&self, ids: &[Key]) -> io::Result<Vec<FoundRow>> {
+        let places = self.places_of(ids)?;
+        if self.left_to_writes(places.iter().map(|(_, place)| place.line)) {
+            return Ok(vec![]);
+        }
+        self.rows_at(ids, &places)
+    }
+
+    /// Where rows may be that have one of these ids, and which of the ids.
+    fn places_of(&self, ids: &[Key]) -> io::Result<Vec<(usize, Entry)>> {
+        let (mut found, mut places) = (vec![], vec![]);
+        let keyed_so = |key: &Key| key.kind() == self.accepted.header.key_kind();
+        for (n, key) in ids.iter().enumerate().filter(|(_, key)| keyed_so(key)) {
+            self.index.find(hash(key.id()), &mut found)?;
+            places.extend(found.drain(..).map(|place| (n, place)));
+        }
+        Ok(places)
+    }
+
+    fn rows_at(&self, ids: &[Key], places: &[(usize, Entry)]) -> io::Result<Vec<FoundRow>> {
+        if places.is_empty() {
+            return Ok(vec![]);
+        }
         let header = &self.accepted.header;
-        let (mut places, mut rows) = (vec![], vec![]);
-        let mut reader = RowReader::new();
-        let (mut file, mut bytes) = (None, vec![]);
-        for (n, key) in ids.iter().enumerate().filter(|(_, key)| key.kind() == header.key_kind()) {
-            let id = key.id();
-            places.clear();
-            self.index.find(hash(id), &mut places)?;
-            for place in &places {
-                if file.is_none() {
-                    file = Some(File::open(&self.rows)?);
-                }
-                let Some(file) = &file else { continue };
-                read_row(file, header, place.offset, &mut reader, &mut bytes)?;
-                let Ok(cells) = reader.read(header, &bytes).content else { continue };
-                if cells.id() != id {
-                    continue;
-                }
-                let filled = cells.attributes().map(|(attribute, value)| (attribute, value.to_owned()));
-                let emptied = cells.emptied().map(|attribute| (attribute, String::new()));
-                rows.push(FoundRow { id: n, line: place.line, cells: filled.chain(emptied).collect() });
+        let file = File::open(&self.rows)?;
+        let (mut reader, mut bytes, mut rows) = (RowReader::new(), vec![], vec![]);
+        for (n, place) in places {
+            read_row(&file, header, place.offset, &mut reader, &mut bytes)?;
+            let Ok(cells) = reader.read(header, &bytes).content else { continue };
+            if ids.get(*n).is_none_or(|key| cells.id() != key.id()) {
+                continue;
             }
+            let filled = cells.attributes().map(|(attribute, value)| (attribute, value.to_owned()));
+            let emptied = cells.emptied().map(|attribute| (attribute, String::new()));
+            rows.push(FoundRow { id: *n, line: place.line, cells: filled.chain(emptied).collect() });
         }
         rows.sort_by_key(|row| row.line);
         Ok(rows)
-    }
-
-    /// Whether writes since the start settled whatever rows have one of these ids. It takes no look at the file.
-    pub fn settled_by_writes(&self, ids: &[Key]) -> io::Result<bool> {
-        let mut places = vec![];
-        for key in ids.iter().filter(|key| key.kind() == self.accepted.header.key_kind()) {
-            self.index.find(hash(key.id()), &mut places)?;
-        }
-        Ok(!places.is_empty() && self.left_to_writes(places.iter().map(|place| place.line)))
     }
 
     /// What became of the row on this line, if a write settled it or the batch was complete before.

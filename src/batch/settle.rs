@@ -295,13 +295,10 @@ fn settle_batch(
     noted: &mut Noted,
 ) -> Result<(), SettleError> {
     let rules = &batch.accepted.rules;
-    let spool = |error| SettleError::Spool { batch: batch.accepted.id.to_string(), error };
     // A visitor who is written to again and again, while many batches that name it are pending, would else have all their
     // files read each time. Who only looks may be between a write's word that it settled a row and what it puts.
-    if !noted.nothing && batch.settled_by_writes(ids).map_err(spool)? {
-        return Ok(());
-    }
-    let rows = batch.rows_of(ids).map_err(spool)?;
+    let rows = if noted.nothing { batch.rows_of(ids) } else { batch.rows_of_unless_settled(ids) };
+    let rows = rows.map_err(|error| SettleError::Spool { batch: batch.accepted.id.to_string(), error })?;
     if rows.is_empty() {
         return Ok(());
     }

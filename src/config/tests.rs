@@ -93,6 +93,9 @@ fn a_flag_beats_the_file_and_the_file_beats_the_default() {
     check("", "", store_cache, 512 * MIB);
     check("--cache 128MiB", "", store_cache, 24 * MIB);
     check("--cache 24MiB", "", store_cache, 4 * MIB);
+    let held = |it: Config| it.held_bytes_max();
+    check("", "", held, 77 * MIB);
+    check("--cache 128MiB", "", held, 16 * MIB);
     check("", "cache = '16MiB'", cache, 16 * MIB);
     check("", "cache = 16777216", cache, 16 * MIB);
     check("--cache 32MiB", "cache = '16MiB'", cache, 32 * MIB);

@@ -897,7 +897,8 @@ impl Harness {
         let store = self.core().shared();
         let failed = |error: profiled::batch::settle::SettleError| format!("fold: {error}");
         let plan = Plan::make(&pending, &*store, 1000 * u64::from(which % 2 == 0)).map_err(failed)?;
-        let mut parts: Vec<Part<'_>> = plan.parts(1 + which % 5);
+        let of = 1 + which % 5;
+        let mut parts: Vec<Part<'_>> = (0..of).map(|number| plan.part(number, of)).collect();
         let (outcomes, mut counts) = plan.decided();
         let mut outcomes = outcomes.to_vec();
         let (mut begun, mut written, mut asked_in_vain) = (false, false, 0);

@@ -339,11 +339,9 @@ impl Daemon {
         let (outcomes, mut counts) = plan.decided();
         let mut outcomes = outcomes.to_vec();
         let parts: Vec<_> = thread::scope(|scope| {
-            let threads: Vec<_> = plan
-                .parts(writers)
-                .into_iter()
-                .map(|part| {
-                    let daemon = self.clone();
+            let threads: Vec<_> = (0..writers)
+                .map(|number| {
+                    let (daemon, part) = (self.clone(), plan.part(number, writers));
                     scope.spawn(move || daemon.fold_part(part))
                 })
                 .collect();

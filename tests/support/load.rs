@@ -20,8 +20,6 @@ pub const SETTINGS: &str = "disk_reserve_bytes = \"16MiB\"\njournal_segment_byte
 const SINGLE_WRITERS: usize = 6;
 const VISITORS_EACH: usize = 4;
 const BATCH_WRITERS: usize = 2;
-/// So many batches a writer posts in one go: where the end waits for something slow, piling them up shows nothing more.
-const BATCHES_AT_ONCE: usize = 60;
 const BATCH_VISITORS: usize = 300;
 const SHARED_ROWS: usize = 20;
 /// The visitors, those of the single writers, one bad row and one empty one.
@@ -173,7 +171,7 @@ impl Load {
 
     /// One writer's batches, each over all its visitors.
     fn write_batches(&self, writer: usize, address: SocketAddr, stop: &AtomicBool) {
-        for _ in 0..BATCHES_AT_ONCE {
+        loop {
             let k = tried(&self.batches[writer]);
             let mut file = String::from("batch=thirdPartyId,x,y,z\n");
             for visitor in 0..BATCH_VISITORS {
