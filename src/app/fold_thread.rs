@@ -279,7 +279,8 @@ impl Inner {
                 return false;
             }
         }
-        self.metrics.held_back(HeldBack::SiteCalls, self.pace.give_way(took));
+        let waited = self.pace.give_way(took, self.batches.pending_batches());
+        self.metrics.held_back(HeldBack::SiteCalls, waited);
         self.fold_pulse.idle();
         let room = self.wait_for_room();
         self.fold_pulse.beat();

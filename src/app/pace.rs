@@ -1,7 +1,8 @@
 //! How fast batches are folded in (R10): so many rows a second in the window that is set, and always after the site's calls,
 //! which wait for the same disk and the same cores.
 //!
-//! Promises: however fast the site calls, folding has at least a hundredth of the time, so no batch starves; a rate is
+//! Promises: however fast the site calls, folding has at least a hundredth of the time, so no batch starves, and more of it
+//! the more batches are pending, for each is in the way of every lookup and write; a rate is
 //! kept to over any time longer than [`BURST`]; what changes by itself or by a `SIGHUP` (the window, the rate) counts
 //! within [`LOOK_AGAIN`]. Nothing here changes what a lookup shows or what becomes of a row: a row that is not folded in
 //! yet is folded in by whoever looks.
@@ -14,7 +15,8 @@ use std::time::{Duration, Instant};
 const BURST: Duration = Duration::from_millis(50);
 /// How long a wait goes on before it is looked whether there is still a reason for it.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(100);
-/// For each moment that folding took, it gives way to the site's calls for so many at most.
+/// For each moment that folding took, it gives way to the site's calls for so many at most, if one batch is pending; for half
+/// as many if two are, and so on.
 const GIVE_WAY_FACTOR: u32 = 99;
 
 /// The pace of all who fold.
@@ -43,14 +45,16 @@ impl Pace {
         SiteCallWaits(self)
     }
 
-    /// Waits while a site call does; not for ever, for folding that `took` so long gets its share. Gives how long it was.
-    pub(super) fn give_way(&self, took: Duration) -> Duration {
+    /// Waits while a site call does; not for ever, for folding that `took` so long, while so many batches are pending, gets
+    /// its share. Gives how long it was.
+    pub(super) fn give_way(&self, took: Duration, pending: usize) -> Duration {
         let calls = self.waiting();
         if *calls == 0 {
             return Duration::ZERO;
         }
         let began = Instant::now();
-        let longest = took.saturating_mul(GIVE_WAY_FACTOR).min(LOOK_AGAIN);
+        let pending = u32::try_from(pending.max(1)).unwrap_or(u32::MAX);
+        let longest = (took.saturating_mul(GIVE_WAY_FACTOR) / pending).min(LOOK_AGAIN);
         let waited = self.answered.wait_timeout_while(calls, longest, |waiting| *waiting > 0);
         drop(waited);
         began.elapsed()
@@ -160,15 +164,17 @@ mod tests {
     #[test]
     fn a_step_waits_for_a_site_call_but_not_for_ever() {
         let pace = Arc::new(Pace::default());
-        assert_eq!(pace.give_way(Duration::from_secs(1)), Duration::ZERO, "nobody waits");
+        assert_eq!(pace.give_way(Duration::from_secs(1), 1), Duration::ZERO, "nobody waits");
         let call = pace.site_call();
         let share = Duration::from_millis(1);
-        let waited = pace.give_way(Duration::from_micros(10));
+        let waited = pace.give_way(Duration::from_micros(10), 1);
         assert!(waited >= Duration::from_micros(990) && waited < LOOK_AGAIN / 2, "{waited:?}");
-        assert!(pace.give_way(share) >= share * 99);
+        assert!(pace.give_way(share, 1) >= share * 99);
+        let waited = pace.give_way(share, 33);
+        assert!(waited >= share * 3 && waited < share * 50, "{waited:?}, with 33 pending");
         let folding = {
             let pace = Arc::clone(&pace);
-            std::thread::spawn(move || while pace.give_way(Duration::from_secs(1)) >= LOOK_AGAIN {})
+            std::thread::spawn(move || while pace.give_way(Duration::from_secs(1), 1) >= LOOK_AGAIN {})
         };
         drop(call);
         folding.join().unwrap();

@@ -212,6 +212,11 @@ impl Batches {
         })
     }
 
+    /// How many batches are pending.
+    pub fn pending_batches(&self) -> usize {
+        look(&self.pending, |all| all.values().map(|list| list.len()).sum())
+    }
+
     /// Ends the turns.
     pub fn close(&self) {
         lock(&self.queue).closed = true;
