@@ -79,8 +79,10 @@ const PLACES: [&str; 57] = [
     "backup-write",
     "backup-rename",
 ];
-/// How long the load goes on if nothing ends the daemon.
-const LOAD: Duration = Duration::from_millis(250);
+/// How long the load goes on before its daemon is killed; on the one with the fault before a fault is looked for, and after.
+const LOAD: Duration = Duration::from_millis(60);
+/// How long the load goes on until the fault is met; some are met only as the daemon stops.
+const MEET: Duration = Duration::from_secs(3);
 /// So often a place is passed unharmed first: a fault at the first pass finds a young folder only.
 const PASSES: [u32; 2] = [0, 3];
 
@@ -103,7 +105,7 @@ fn run_into(place: &str, fault: Fault, passes: u32) -> Result<(bool, bool), Stri
     daemon.keep_complaints().restart();
     let load = Load::that_may_be_refused();
     let address = daemon.address();
-    load.run_for(LOAD / 4, address, || {
+    load.run_for(LOAD, address, || {
         daemon.kill9();
     });
 
@@ -117,9 +119,17 @@ fn run_into(place: &str, fault: Fault, passes: u32) -> Result<(bool, bool), Stri
         let address = daemon.address();
         let (backup, url) = (daemon.data().with_file_name("backup"), daemon.url());
         load.run_for(LOAD, address, || {
-            let mut profiled = Command::new(env!("CARGO_BIN_EXE_profiled"));
-            drop(profiled.args(["backup", backup.to_str().unwrap(), "--url", &url]).output());
-            drop(std::fs::remove_dir_all(&backup));
+            if place.starts_with("backup") {
+                let mut profiled = Command::new(env!("CARGO_BIN_EXE_profiled"));
+                drop(profiled.args(["backup", backup.to_str().unwrap(), "--url", &url]).output());
+                drop(std::fs::remove_dir_all(&backup));
+            }
+            let until = Instant::now() + MEET;
+            while !daemon.has_ended() && !daemon.complaints().contains("failpoint") && Instant::now() < until
+            {
+                wait_until(Instant::now() + Duration::from_millis(5));
+            }
+            wait_until(Instant::now() + LOAD);
             daemon.terminate_if_alive();
             let status = daemon.ended();
             ended = !status.success();
