@@ -27,8 +27,8 @@ use std::sync::Arc;
 
 /// The most rows a part folds before it looks up again (R10), but for a visitor who has more.
 pub const CHUNK_ROWS: usize = 128;
-/// So few rows are sorted sooner than a thread is begun.
-const SORTED_ALONE: usize = 10_000;
+/// Fewer rows are planned sooner than a thread is begun.
+const SHARED_FROM_ROWS: usize = 10_000;
 /// How many ids are resolved at a time.
 const RESOLVE_IDS: usize = 1024;
 
@@ -116,11 +116,10 @@ impl Plan {
         parsed
             .and_then(|()| parser.finish(|row| plan.add(row)).map(|_| ()))
             .map_err(|error| spool(io::Error::new(io::ErrorKind::InvalidData, error.to_string())))?;
-        if accepted.header.key_kind() == IdKind::Pc {
-            plan.resolve(store)?;
+        plan.sort();
+        if accepted.header.key_kind() == IdKind::Pc && plan.resolve(store)? {
+            plan.sort();
         }
-        let (ids, places) = (&plan.ids, &mut plan.places);
-        sort(places, |a, b| order(ids, a, b).then(a.line.cmp(&b.line)));
         Ok(plan)
     }
 
@@ -293,19 +292,40 @@ impl Plan {
         places.split_at_checked(at + more).unwrap_or((places, &[]))
     }
 
-    /// Puts rows keyed by a linked pcId to the visitor it leads to, if that one was known at the batch's place.
-    fn resolve(&mut self, store: &dyn ProfileStore) -> Result<(), SettleError> {
-        let pending = Arc::clone(&self.pending);
-        let rules = &pending.accepted.rules;
-        for from in (0..self.places.len()).step_by(RESOLVE_IDS) {
-            let chunk = self.places.iter().skip(from).take(RESOLVE_IDS);
-            let keys: Vec<Key> = chunk.map(|place| self.key(place)).collect();
-            for (n, value) in store.get(&keys)?.into_iter().enumerate() {
-                let (Some(value), Some(key), Some(place)) =
-                    (value, keys.get(n), self.places.get(from + n).copied())
-                else {
-                    continue;
-                };
+    /// Puts the rows in the order of their visitors, and those of one in the order of their lines.
+    fn sort(&mut self) {
+        let (ids, places) = (&self.ids, &mut self.places);
+        sort(places, |a, b| order(ids, a, b).then(a.line.cmp(&b.line)));
+    }
+
+    /// Puts rows keyed by a linked pcId to the visitor it leads to, if that one was known at the batch's place; gives
+    /// whether there are any. The places are sorted: the store is quicker to ask in the order of its keys.
+    fn resolve(&mut self, store: &dyn ProfileStore) -> Result<bool, SettleError> {
+        let (rows, middle) = (self.places.len(), self.places.len() / 2);
+        let (low, high) = self.places.split_at(middle);
+        let [low, high] = both(rows, || self.linked(low, store), || self.linked(high, store));
+        let (low, high) = (low?, high?);
+        let any = !low.is_empty() || !high.is_empty();
+        for (from, linked) in [(0, low), (middle, high)] {
+            for (at, canonical) in linked {
+                let PlanId { prefix, start, len } = self.add_id(canonical.id());
+                let kind = canonical.kind();
+                if let Some(place) = self.places.get_mut(from + at) {
+                    *place = Place { prefix, id_start: start, id_len: len, kind, ..*place };
+                }
+            }
+        }
+        Ok(any)
+    }
+
+    /// Which of these places lead to another visitor, and to whom.
+    fn linked(&self, places: &[Place], store: &dyn ProfileStore) -> Result<Vec<(usize, Key)>, SettleError> {
+        let rules = &self.pending.accepted.rules;
+        let mut linked = vec![];
+        for (chunk, from) in places.chunks(RESOLVE_IDS).zip((0..).step_by(RESOLVE_IDS)) {
+            let keys: Vec<Key> = chunk.iter().map(|place| self.key(place)).collect();
+            for ((value, key), at) in store.get(&keys)?.into_iter().zip(&keys).zip(from..) {
+                let Some(value) = value else { continue };
                 if !matches!(super::settle::decoded(key, &value)?, Stored::Link { .. }) {
                     continue;
                 }
@@ -317,30 +337,37 @@ impl Plan {
                 if canonical != *key
                     && (in_already || !profile.expired(rules.seq.millis(), rules.lifetime_ms))
                 {
-                    let PlanId { prefix, start, len } = self.add_id(canonical.id());
-                    let kind = canonical.kind();
-                    if let Some(at) = self.places.get_mut(from + n) {
-                        *at = Place { prefix, id_start: start, id_len: len, kind, ..place };
-                    }
+                    linked.push((at, canonical));
                 }
             }
         }
-        Ok(())
+        Ok(linked)
     }
 }
 
-/// Sorts on two threads.
+/// Does both, at once if they are about so many rows that it is worth a thread.
+fn both<T: Send>(rows: usize, one: impl FnOnce() -> T + Send, other: impl FnOnce() -> T) -> [T; 2] {
+    if rows < SHARED_FROM_ROWS {
+        return [one(), other()];
+    }
+    std::thread::scope(|scope| {
+        let one = scope.spawn(one);
+        let other = other();
+        match one.join() {
+            Ok(one) => [one, other],
+            Err(panicked) => std::panic::resume_unwind(panicked),
+        }
+    })
+}
+
 fn sort(places: &mut [Place], order: impl Fn(&Place, &Place) -> Ordering + Copy + Sync) {
-    let middle = places.len() / 2;
-    if middle < SORTED_ALONE {
+    let rows = places.len();
+    if rows < SHARED_FROM_ROWS {
         places.sort_unstable_by(order);
         return;
     }
-    let (low, _, high) = places.select_nth_unstable_by(middle, order);
-    std::thread::scope(|scope| {
-        scope.spawn(|| low.sort_unstable_by(order));
-        high.sort_unstable_by(order);
-    });
+    let (low, _, high) = places.select_nth_unstable_by(rows / 2, order);
+    both(rows, || low.sort_unstable_by(order), || high.sort_unstable_by(order));
 }
 
 fn prefix(id: &[u8]) -> Prefix {
@@ -546,7 +573,7 @@ impl<'p> Part<'p> {
 mod tests {
     use super::*;
     use crate::model::id::ClientCode;
-    use crate::model::profile::Profile;
+    use crate::model::profile::{LinkedId, Profile};
     use crate::model::seq::Seq;
     use crate::store::memory::MemoryStore;
     use crate::store::put_through;
@@ -603,5 +630,45 @@ mod tests {
             }
             assert!(all == expected, "{of} parts");
         }
+    }
+    /// As many rows as are resolved on two threads.
+    #[test]
+    fn rows_of_linked_ids_stand_with_those_of_their_visitor() {
+        const ROWS: usize = 12_000;
+        let folder = tempfile::tempdir().unwrap();
+        let store = MemoryStore::default();
+        let client = ClientCode::new("demo").unwrap();
+        // Every third one leads to one of 500 visitors.
+        let pc_ids: Vec<String> = (0..ROWS).map(|n| format!("p{n:05}")).collect();
+        let visitor = |n: usize| match n % 3 {
+            0 => (IdKind::ThirdParty, format!("v{:03}", n % 500)),
+            _ => (IdKind::Pc, pc_ids[n].clone()),
+        };
+        let put = |kind, id: &str, value: Stored<'_>| {
+            put_through(&store, &Key::new(&client, kind, id), None, &value.encode()).unwrap();
+        };
+        let seq = Seq::from_u64(1);
+        let mut file = String::from("batch=pcId,a\n");
+        for (n, pc_id) in pc_ids.iter().enumerate() {
+            let (kind, id) = visitor(n);
+            let listed = pc_ids.iter().skip(n % 500).step_by(500);
+            let listed = listed.map(|id| LinkedId { kind: IdKind::Pc, id, seq });
+            let ids = if kind == IdKind::Pc { vec![] } else { listed.collect() };
+            put(kind, &id, Stored::Profile(Profile { ids, ..Profile::born_at(seq) }));
+            if kind != IdKind::Pc {
+                let target = Key::new(&client, kind, &id);
+                put(IdKind::Pc, pc_id, Stored::Link { through: seq, target });
+            }
+            file.extend([pc_id, ",1\n"]);
+        }
+        let pending = Arc::new(Pending::of_text(folder.path(), "demo", 7, &file));
+        let plan = Plan::make(&pending, &store, 1 << 20).unwrap();
+        let mut expected: Vec<(IdKind, String, u32)> =
+            (2..).zip(0..ROWS).map(|(line, n)| (visitor(n).0, visitor(n).1, line)).collect();
+        expected.sort();
+        let planned = plan.part(0, 1).rest.iter();
+        let planned: Vec<_> =
+            planned.map(|place| (place.kind, plan.id(place).to_owned(), place.line)).collect();
+        assert!(planned == expected);
     }
 }
