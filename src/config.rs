@@ -38,7 +38,7 @@ const DAY_MS: u64 = 24 * HOUR_MS;
 
 const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8750);
 const DATA_FOLDER: &str = "./profiled-data";
-const CACHE_BYTES: u64 = 512 * MIB;
+const CACHE_BYTES: u64 = 616 * MIB;
 /// Of that, what a batch takes that is folded while another comes in, and what the store needs beside its cache.
 const WORK_BYTES: u64 = 104 * MIB;
 /// The part of it that the store's cache has at least.
@@ -248,7 +248,7 @@ pub struct ServeOptions {
     #[arg(long, env = "PROFILED_CONFIG", value_name = "FILE", help_heading = "Options")]
     #[serde(skip)]
     pub config: Option<PathBuf>,
-    /// Memory for the store's cache and for folding batches [default: 512MiB]
+    /// Memory for the store's cache and for folding batches [default: 616MiB]
     #[arg(long, env = "PROFILED_CACHE", value_name = "SIZE")]
     pub cache: Option<Given<Size<{ 8 * MIB }, TIB>>>,
     /// What status URLs start with [default: the host that was called]

@@ -35,7 +35,7 @@ fn defaults_are_those_of_the_design() {
     let config = Config::resolve_with(ServeOptions::default(), Path::new("no such file")).unwrap();
     assert_eq!(config.listen.to_string(), "127.0.0.1:8750");
     assert_eq!(config.data_folder, Path::new("./profiled-data"));
-    assert_eq!(config.cache_bytes, 512 << 20);
+    assert_eq!(config.cache_bytes, 616 << 20);
     assert_eq!((config.public_url.clone(), config.default_client.clone()), (None, None));
     assert!(!config.allow_anonymous);
     let limits = Limits {
@@ -88,13 +88,13 @@ fn a_flag_beats_the_file_and_the_file_beats_the_default() {
         assert_eq!(field(resolve(flags, file).unwrap()), expected, "{flags:?} over {file:?}");
     }
     let cache = |it: Config| it.cache_bytes;
-    check("", "", cache, 512 * MIB);
+    check("", "", cache, 616 * MIB);
     let store_cache = |it: Config| it.store_cache_bytes();
-    check("", "", store_cache, 408 * MIB);
+    check("", "", store_cache, 512 * MIB);
     check("--cache 128MiB", "", store_cache, 24 * MIB);
     check("--cache 24MiB", "", store_cache, 4 * MIB);
     let held = |it: Config| it.held_bytes_max();
-    check("", "", held, 64 * MIB);
+    check("", "", held, 77 * MIB);
     check("--cache 128MiB", "", held, 16 * MIB);
     check("", "cache = '16MiB'", cache, 16 * MIB);
     check("", "cache = 16777216", cache, 16 * MIB);
