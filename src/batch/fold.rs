@@ -631,14 +631,14 @@ mod tests {
             assert!(all == expected, "{of} parts");
         }
     }
-    /// As many rows as are resolved on two threads.
+
+    /// As many rows as are resolved on two threads; every third id leads to one of 500 visitors, who have several.
     #[test]
     fn rows_of_linked_ids_stand_with_those_of_their_visitor() {
         const ROWS: usize = 12_000;
         let folder = tempfile::tempdir().unwrap();
         let store = MemoryStore::default();
         let client = ClientCode::new("demo").unwrap();
-        // Every third one leads to one of 500 visitors.
         let pc_ids: Vec<String> = (0..ROWS).map(|n| format!("p{n:05}")).collect();
         let visitor = |n: usize| match n % 3 {
             0 => (IdKind::ThirdParty, format!("v{:03}", n % 500)),
