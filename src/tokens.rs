@@ -127,6 +127,13 @@ pub struct Tokens {
 struct Stored {
     version: u32,
     tokens: Vec<Token>,
+    /// Of the tokens: a changed letter must not make one that is another client's, or unknown. None by an earlier program.
+    #[serde(default)]
+    crc32c: Option<u32>,
+}
+
+fn sum(tokens: &[Token]) -> Option<u32> {
+    serde_json::to_vec(tokens).ok().map(|text| crc32c::crc32c(&text))
 }
 
 impl Tokens {
@@ -139,7 +146,12 @@ impl Tokens {
             Err(error) => return Err(TokensError::Io { path, error }),
         };
         match serde_json::from_slice::<Stored>(&text) {
-            Ok(Stored { version: VERSION, tokens }) => Ok(Self { all: tokens }),
+            Ok(Stored { version: VERSION, tokens, crc32c }) if crc32c.is_none() || crc32c == sum(&tokens) => {
+                Ok(Self { all: tokens })
+            }
+            Ok(Stored { version: VERSION, .. }) => {
+                Err(TokensError::Unreadable { path, why: "its tokens do not match their checksum".into() })
+            }
             Ok(Stored { version, .. }) => {
                 let why = format!("it has version {version}; this program reads version {VERSION}");
                 Err(TokensError::Unreadable { path, why })
@@ -283,7 +295,7 @@ fn change<T>(
     let mut tokens = Tokens::read(folder)?;
     let changed = change(&mut tokens)?;
     let path = folder.join(FILE);
-    let stored = Stored { version: VERSION, tokens: tokens.all };
+    let stored = Stored { version: VERSION, crc32c: sum(&tokens.all), tokens: tokens.all };
     let text = serde_json::to_vec_pretty(&stored).map_err(|error| failed(&path)(error.into()))?;
     durable::replace(&path, "tokens", |file| {
         file.set_permissions(Permissions::from_mode(0o600))?;

@@ -71,11 +71,6 @@ const PLACES: [&str; 57] = [
     "erasing-rename",
     "erasing-folder",
     "erasing-done",
-    "store-seal-write",
-    "store-seal-sync",
-    "store-seal-rename",
-    "store-seal-folder",
-    "store-seal-done",
     "backup-write",
     "backup-rename",
 ];

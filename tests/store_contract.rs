@@ -8,7 +8,7 @@ use profiled::model::seq::{Millis, Seq};
 use profiled::model::update::{Cell, Row};
 use profiled::store::memory::MemoryStore;
 use profiled::store::sled::SledStore;
-use profiled::store::{ProfileStore, Swapped, VisitorRows, put_through};
+use profiled::store::{ProfileStore, Reach, Swapped, VisitorRows, put_through};
 
 /// Runs a check on every kind of store, and once more on what a reopened sled holds.
 fn on_each_store(check: impl Fn(&dyn ProfileStore)) {
@@ -158,9 +158,22 @@ fn sled_gives_back_after_a_restart_what_was_checkpointed() {
     let folder = tempfile::tempdir().unwrap();
     let store = SledStore::open(folder.path(), 16 << 20).unwrap();
     put_through(&store, &key("x"), None, &newborn(7)).unwrap();
-    store.checkpoint().unwrap();
+    store.checkpoint(Reach(3)).unwrap();
     drop(store);
     std::fs::write(folder.path().join("snap.0123456789ABCDEF.generating"), b"half").unwrap();
     let store = SledStore::open(folder.path(), 16 << 20).unwrap();
     assert_eq!(get(&store, "x"), Some(newborn(7)));
+    assert_eq!(store.reach().unwrap(), Reach(3));
+}
+
+#[test]
+fn how_far_a_store_reaches_only_rises_and_is_no_value_in_it() {
+    on_each_store(|store| {
+        assert_eq!(store.reach().unwrap(), Reach(0));
+        for (reach, then) in [(5, 5), (3, 5), (1 << 40, 1 << 40)] {
+            store.checkpoint(Reach(reach)).unwrap();
+            assert_eq!(store.reach().unwrap(), Reach(then));
+        }
+        assert_eq!(store.scan(None, 10).unwrap(), []);
+    });
 }

@@ -26,7 +26,7 @@ use crate::model::id::{ClientCode, Key, VisitorId};
 use crate::model::profile::{LINKED_IDS_MAX, Profile, Source, Stored, StoredBytes};
 use crate::model::seq::{Clock, Millis, Seq, SeqSource};
 use crate::model::update::{Write, apply, list_id, merge, profile_for};
-use crate::store::{ProfileStore, put_through};
+use crate::store::{ProfileStore, Reach, put_through};
 use crate::sync::{AtomicU64, Ordering};
 use crate::telemetry::metrics::Metrics;
 use serde_bytes::ByteBuf;
@@ -98,8 +98,8 @@ pub enum Request {
     Settle(ClientCode, Vec<Key>),
     /// To leave tombstones where what expired and dead links stood, unless something else stands there by now.
     Sweep(ClientCode, Vec<(Key, StoredBytes)>),
-    /// To note that a batch is folded, counted and checkpointed.
-    Complete(BatchId, Counts, Millis),
+    /// To note that a batch is folded, counted and checkpointed, in a store that then reached so far.
+    Complete(BatchId, Counts, Millis, Reach),
     /// To say what a checkpoint begun now will cover.
     Mark,
     /// To begin a new journal segment, so that those before it can go one day.
@@ -285,8 +285,8 @@ impl Committer {
                 Ok(group.written(Seq::ZERO, Answer::Done))
             }
             Request::Sweep(client, values) => self.decide_sweep(group, &client, values),
-            Request::Complete(id, counts, at) => {
-                let entry = BatchCompletedEntry { seq: id.seq.get(), counts, at_ms: at.0 };
+            Request::Complete(id, counts, at, Reach(store_reach)) => {
+                let entry = BatchCompletedEntry { seq: id.seq.get(), counts, at_ms: at.0, store_reach };
                 let known = Decided::answering(Answer::Done);
                 Ok(Decided { entry: Some(Entry::BatchCompleted(entry)), complete: Some(entry), ..known })
             }
@@ -535,6 +535,7 @@ impl Committer {
                     seq: known.accepted.id.seq.get(),
                     counts: known.progress.counts(),
                     at_ms: at.0,
+                    store_reach: 0,
                 }),
                 _ => None,
             },
@@ -543,6 +544,7 @@ impl Committer {
             position: self.log.end().to_pair(),
             last_seq: self.seqs.last().get(),
             batches: self.batches.all().into_iter().map(known).collect(),
+            store_reach: 0,
         }
     }
 }

@@ -207,9 +207,9 @@ fn fold_batch(inner: &Arc<Inner>, second: &SecondWriter, pending: &Arc<Pending>)
         .recount_after(&path, || write_outcomes(&path, &mut outcomes))
         .map_err(|error| Unfolded::Refused(format!("the outcomes could not be written: {error}")))?;
     inner.fold_pulse.beat();
-    inner.make_store_durable()?;
+    let reach = inner.make_store_durable()?;
     pending.progress.stuck(false);
-    let complete = Request::Complete(pending.accepted.id.clone(), counts, inner.clock.now());
+    let complete = Request::Complete(pending.accepted.id.clone(), counts, inner.clock.now(), reach);
     inner.ask_blocking(complete)?;
     inner.metrics.batch_complete(&pending.accepted.id.client, &counts);
     inner.spool.remove_index(pending.accepted.spool);

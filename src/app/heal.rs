@@ -1,6 +1,6 @@
 //! Opening what the data folder holds; and making the store again where it can't be trusted, without a person.
 //!
-//! Promises: a store that does not open, panics, fails its seal or has no checkpoint is set aside, and made again in a
+//! Promises: a store that does not open, panics, reaches less far than it must or has no checkpoint is set aside, and made again in a
 //! fresh folder from the newest snapshot that verifies, the journal behind it and the uploads; it is in use only once
 //! it is whole, so a crash on the way changes nothing. Damage in the journal is never healed: it is refused.
 
@@ -9,7 +9,7 @@ use super::recovery::{Recovered, StartFrom, recover};
 use super::room::Room;
 use super::store_folder::{Generation, StoreFolder};
 use crate::config::Config;
-use crate::journal::log::LogSettings;
+use crate::journal::log::{LogSettings, Position};
 use crate::journal::snapshot::{SnapshotReader, Snapshots, verify};
 use crate::model::id::Key;
 use crate::model::profile::StoredBytes;
@@ -78,7 +78,14 @@ pub(super) fn open(config: &Config, room: &Room, opening: &Opening) -> Result<Op
 
     let opened = stores.open_current(|path| open_sled(path, config.store_cache_bytes()));
     let why = match opened {
-        Ok(None) => None,
+        Ok(None) => {
+            if snapshots.list()?.into_iter().next().is_some()
+                || Position::first_in(&folder.join("journal"))?.is_some()
+            {
+                tracing::warn!(folder = %store_folder.display(), "no store is there: it is made again");
+            }
+            None
+        }
         Err(why) => Some(why),
         Ok(Some((store, checkpoint))) => match recovered(&store, StartFrom::Checkpoint(checkpoint)) {
             Ok(recovered) => {

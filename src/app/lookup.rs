@@ -122,7 +122,7 @@ mod tests {
     use crate::model::profile::StoredBytes;
     use crate::model::update::list_id;
     use crate::store::memory::MemoryStore;
-    use crate::store::{Swapped, VisitorRows, put_through};
+    use crate::store::{Reach, Swapped, VisitorRows, put_through};
 
     /// A store under which something happens at every read.
     struct Meddled<G> {
@@ -154,8 +154,12 @@ mod tests {
             self.store.scan(after, limit)
         }
 
-        fn checkpoint(&self) -> Result<(), StoreError> {
-            self.store.checkpoint()
+        fn checkpoint(&self, reach: Reach) -> Result<(), StoreError> {
+            self.store.checkpoint(reach)
+        }
+
+        fn reach(&self) -> Result<Reach, StoreError> {
+            self.store.reach()
         }
     }
 

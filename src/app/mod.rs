@@ -70,7 +70,7 @@ use crate::model::profile::Source;
 use crate::model::seq::{Clock, Millis, Seq};
 use crate::store::memory::MemoryStore;
 use crate::store::swap::SwapStore;
-use crate::store::{ProfileStore, StoreError};
+use crate::store::{Reach, StoreError};
 use crate::sync::{self, AtomicBool, AtomicU64, Ordering, lock};
 use crate::telemetry::metrics::{LeftOut, Limit, Metrics, Vitals};
 pub use batch_list::BatchPage;
@@ -489,7 +489,7 @@ impl App {
         let room = Room::new(&config.data_folder, config.upkeep.disk_reserve_bytes);
         let Opened { store, mut stores, generation, made, snapshots, recovered } =
             heal::open(&config, &room, opening)?;
-        let store = Arc::new(SwapStore::new(store));
+        let store = Arc::new(SwapStore::new(store, recovered.reach));
         let mut committer = Committer::new(
             recovered.log,
             Arc::clone(&store) as _,
@@ -500,8 +500,8 @@ impl App {
         if made {
             // From here on a restart finds it; what a crash would have lost of it so far is made anew.
             let failed = |error| OpenError::Folder { path: generation.path.clone(), error };
-            store.checkpoint()?;
-            recovery::write_checkpoint(&generation.checkpoint_path(), &committer.mark()).map_err(failed)?;
+            let mark = Checkpoint { store_reach: store.make_durable()?.0, ..committer.mark() };
+            recovery::write_checkpoint(&generation.checkpoint_path(), &mark).map_err(failed)?;
             stores.adopt(&generation).map_err(failed)?;
         }
         if config.data_folder.join(housekeeping::ERASING).exists() {
@@ -961,18 +961,14 @@ impl Inner {
         }
     }
 
-    /// Makes the store durable, whatever the journal says.
-    fn make_store_durable(&self) -> Result<(), AppError> {
-        self.store.checkpoint().map_err(|error| self.distrust(&lock(&self.generation), error))
+    /// Makes the store durable, whatever the journal says; gives how far it then reaches.
+    fn make_store_durable(&self) -> Result<Reach, AppError> {
+        self.store.make_durable().map_err(|error| self.distrust(&lock(&self.generation), error))
     }
 
-    /// Closes the store for good, and seals what it leaves on the disk.
+    /// Closes the store for good.
     fn close_store(&self) {
-        let generation = lock(&self.generation);
         drop(self.store.replace(Arc::new(MemoryStore::default())));
-        if let Err(error) = generation.seal() {
-            tracing::warn!(%error, "the store is not sealed: the next start can't tell whether somebody changed its files");
-        }
     }
 
     /// Asks the housekeeping thread.

@@ -2,8 +2,9 @@
 //! incomplete batch on for what became of its rows; the store is brought up to it.
 //!
 //! Promises: nothing that was acknowledged is missing afterwards; an upload that is to be folded in, and is not what was
-//! accepted, is refused; a store that will not open, or has no checkpoint, is
-//! set aside and made again from the newest snapshot that verifies and the journal behind it.
+//! accepted, is refused; a store that reaches less far than
+//! its checkpoint, or a batch's end behind that, says is refused, and made again from the newest snapshot that verifies
+//! and the journal behind it.
 
 use super::OpenError;
 use crate::batch::checksum::UploadError;
@@ -21,7 +22,7 @@ use crate::model::batch::Outcome;
 use crate::model::id::Key;
 use crate::model::profile::StoredBytes;
 use crate::model::seq::{Millis, Seq};
-use crate::store::{ProfileStore, put_through};
+use crate::store::{ProfileStore, Reach, StoreError, put_through};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::Path;
@@ -60,6 +61,8 @@ struct Replay<'s> {
     batches: BTreeMap<Seq, Batch>,
     settled: HashMap<Seq, Vec<(u32, Outcome)>>,
     written: u64,
+    /// How far the store must reach, if it holds what the checkpoint and the entries behind it say.
+    reach: Reach,
 }
 
 /// A batch that the journal speaks of.
@@ -88,6 +91,8 @@ pub struct Recovered {
     pub spool: Arc<Spool>,
     /// The highest seq given out so far.
     pub last_seq: Seq,
+    /// How far a store reached at most so far.
+    pub reach: Reach,
 }
 
 /// From where a store is brought up to the journal's end.
@@ -124,7 +129,12 @@ pub fn recover(
         batches: BTreeMap::new(),
         settled: HashMap::new(),
         written: 0,
+        reach: Reach(checkpoint.store_reach),
     };
+    let reaches = store.reach()?;
+    if !rebuild {
+        replay.is_reached_by(reaches)?;
+    }
     let needed = checkpoint.needs_journal_from();
     for known in checkpoint.batches {
         let position = Position::from_pair(known.position);
@@ -143,12 +153,21 @@ pub fn recover(
         tracing::info!(file = %torn.file.display(), offset = torn.offset, bytes = torn.bytes, "cut off an append that a crash interrupted");
     }
     tracing::info!(entries = replay.written, batches = replay.batches.len(), "replayed the journal");
-    let last_seq = replay.last_seq;
+    if !rebuild {
+        replay.is_reached_by(reaches)?;
+    }
+    let (last_seq, reach) = (replay.last_seq, replay.reach.max(reaches));
     let (batches, spool) = replay.publish(folder, spool_bytes_max)?;
-    Ok(Recovered { log, batches, spool, last_seq })
+    Ok(Recovered { log, batches, spool, last_seq, reach })
 }
 
 impl Replay<'_> {
+    /// An error if the store lacks something that it must have.
+    fn is_reached_by(&self, store: Reach) -> Result<(), StoreError> {
+        let (Reach(found), Reach(named)) = (store, self.reach);
+        if found < named { Err(StoreError::Behind { found, named }) } else { Ok(()) }
+    }
+
     fn entry(&mut self, start: Position, entry: Entry) -> Result<(), OpenError> {
         match entry {
             Entry::Write(write) => {
@@ -183,6 +202,7 @@ impl Replay<'_> {
             }
             Entry::BatchCompleted(end) => {
                 let in_store = !self.rebuild && start >= self.checkpoint;
+                self.reach = self.reach.max(Reach(end.store_reach));
                 if let Some(batch) = self.batches.get_mut(&Seq::from_u64(end.seq)) {
                     batch.counted = true;
                     if in_store {

@@ -98,6 +98,7 @@ pub fn upload(folder: &Path, accepted: &Accepted, now: Millis) -> Result<PathBuf
 
     let FileSum { bytes, crc32c } = FileSum::of(&file);
     let end = BatchCompletedEntry {
+        store_reach: 0,
         seq: accepted.id.seq.get(),
         counts: Counts { failed: accepted.rows, ..Counts::default() },
         at_ms: now.0,

@@ -62,8 +62,9 @@ impl<G> InUse<'_, G> {
     /// Makes the store durable up to what the journal says now, and notes it.
     pub fn checkpoint(&self, keeper: &impl Keeper<Generation = G>) -> Result<(), AppError> {
         let generation = lock(self.generation);
-        let mark = keeper.mark()?;
-        self.store.checkpoint().map_err(|error| keeper.distrust(&generation, error))?;
+        let mut mark = keeper.mark()?;
+        let reach = self.store.make_durable().map_err(|error| keeper.distrust(&generation, error))?;
+        mark.store_reach = reach.0;
         keeper.note(&generation, &mark).map_err(AppError::internal)?;
         self.tombstones.cover(&mark);
         Ok(())
@@ -141,9 +142,10 @@ impl<G> InUse<'_, G> {
         adopt: impl FnOnce(&G) -> Result<(), AppError>,
     ) -> Result<(Arc<dyn ProfileStore>, G), AppError> {
         let mut generation = lock(self.generation);
-        let mark = keeper.mark()?;
+        let mut mark = keeper.mark()?;
         // Both: until the swap, what a batch's end stands on must be in whichever store a restart finds.
-        self.store.checkpoint().map_err(|error| keeper.distrust(&generation, error))?;
+        let reach = self.store.make_durable().map_err(|error| keeper.distrust(&generation, error))?;
+        mark.store_reach = reach.0;
         keeper.note(&next, &mark).map_err(AppError::internal)?;
         self.store.ready().map_err(AppError::internal)?;
         adopt(&next)?;

@@ -2,24 +2,21 @@
 //!
 //! ```text
 //! DATA/store/current                which generation is used
-//!           /0000000000000003/      a generation: the store's own files, the checkpoint that speaks of them, and after
-//!                                   a clean stop the seal
+//!           /0000000000000003/      a generation: the store's own files, and the checkpoint that speaks of them
 //!           /0000000000000002.aside what a start would not trust, kept for inspection, with the file WHY in it
 //! ```
 //!
 //! Promises: a generation counts from the moment `current` names it, which is one rename; whatever else a crash leaves
-//! is removed at the next start. A sealed store that is opened is byte for byte what was there when it was closed.
+//! is removed at the next start.
 
 use super::recovery::read_checkpoint;
 use crate::durable::{self, sync_folder};
 use crate::journal::entry::Checkpoint;
-use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 const CURRENT: &str = "current";
-const SEAL: &str = "seal";
 
 /// The folder.
 #[derive(Debug)]
@@ -44,29 +41,18 @@ impl Generation {
         self.path.join("checkpoint")
     }
 
-    /// What may be opened: the checkpoint, if the seal holds where there is one. The seal is broken by this, durably.
-    fn unseal(&self) -> Result<Checkpoint, String> {
-        let told = |error: io::Error| error.to_string();
-        let seal = self.path.join(SEAL);
-        match fs::read(&seal) {
-            Ok(bytes) => {
-                let found = sums(&self.path).map_err(told)?;
-                if encode(&found).as_bytes() != bytes {
-                    return Err("its files are not what they were when it was closed".into());
-                }
-                fs::remove_file(&seal).and_then(|()| sync_folder(&self.path)).map_err(told)?;
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error.to_string()),
+    /// The checkpoint of a store that may be opened. One from before checkpoints said how far their store reaches proves
+    /// nothing: sled may have taken damage for the end of its log. That costs making the store again once.
+    fn checkpoint(&self) -> Result<Checkpoint, String> {
+        let checkpoint = read_checkpoint(&self.checkpoint_path()).map_err(|error| error.to_string())?;
+        let checkpoint = checkpoint.ok_or("it has no checkpoint that verifies")?;
+        if checkpoint.store_reach == 0 {
+            return Err(
+                "its checkpoint is by an earlier version, and does not say how far the store must reach"
+                    .into(),
+            );
         }
-        let checkpoint = read_checkpoint(&self.checkpoint_path()).map_err(told)?;
-        checkpoint.ok_or_else(|| "it has no checkpoint that verifies".into())
-    }
-
-    /// Notes what its files are, once the store in it is closed.
-    pub(super) fn seal(&self) -> io::Result<()> {
-        let sums = encode(&sums(&self.path)?);
-        durable::replace(&self.path.join(SEAL), "store-seal", |file| file.write_all(sums.as_bytes()))
+        Ok(checkpoint)
     }
 }
 
@@ -107,7 +93,7 @@ impl StoreFolder {
         open: impl FnOnce(&Path) -> Result<S, E>,
     ) -> Result<Option<(S, Checkpoint)>, String> {
         let Some(current) = self.current() else { return Ok(None) };
-        let checkpoint = current.unseal()?;
+        let checkpoint = current.checkpoint()?;
         let store = open(&current.path).map_err(|error| error.to_string())?;
         Ok(Some((store, checkpoint)))
     }
@@ -176,36 +162,4 @@ pub(super) fn bytes_under(folder: &Path) -> io::Result<u64> {
 
 fn number(name: &str) -> Option<u64> {
     (name.len() == 16).then(|| u64::from_str_radix(name, 16).ok()).flatten()
-}
-
-/// Length and checksum of each file below a folder, but for the seal itself.
-fn sums(folder: &Path) -> io::Result<BTreeMap<String, (u64, u32)>> {
-    let mut sums = BTreeMap::new();
-    let mut folders = vec![folder.to_owned()];
-    let mut bytes = vec![0; 1 << 20];
-    while let Some(next) = folders.pop() {
-        for entry in fs::read_dir(next)? {
-            let path = entry?.path();
-            let name = path.strip_prefix(folder).unwrap_or(&path).to_string_lossy().into_owned();
-            if path.is_dir() {
-                folders.push(path);
-            } else if !name.starts_with(SEAL) {
-                let (mut file, mut length, mut sum) = (File::open(&path)?, 0, 0);
-                loop {
-                    let read = file.read(&mut bytes)?;
-                    if read == 0 {
-                        break;
-                    }
-                    length += read as u64;
-                    sum = crc32c::crc32c_append(sum, bytes.get(..read).unwrap_or_default());
-                }
-                sums.insert(name, (length, sum));
-            }
-        }
-    }
-    Ok(sums)
-}
-
-fn encode(sums: &BTreeMap<String, (u64, u32)>) -> String {
-    sums.iter().map(|(name, (length, sum))| format!("{length} {sum:08x} {name}\n")).collect()
 }

@@ -10,16 +10,16 @@ mod earlier;
 use super::log::Position;
 use crate::model::codec::{self, CodecError};
 use crate::model::seq::Seq;
-use earlier::{Accepted as _, Version1, Version2};
+use earlier::{Accepted as _, Version1, Version2, Version3};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 /// The version that a group's payload begins with.
-pub const GROUP_VERSION: u8 = 3;
+pub const GROUP_VERSION: u8 = 4;
 /// What the payload of a group begins with that stands where damaged ones were given up.
 const GROUP_GIVEN_UP: u8 = 0xff;
 /// The version that a checkpoint begins with.
-pub const CHECKPOINT_VERSION: u8 = 3;
+pub const CHECKPOINT_VERSION: u8 = 4;
 
 /// One entry of the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,6 +120,8 @@ pub struct BatchCompletedEntry {
     pub counts: crate::model::batch::Counts,
     /// When.
     pub at_ms: u64,
+    /// How far the store reached that then held all of it; 0 if an earlier program did not say.
+    pub store_reach: u64,
 }
 
 /// The end of a batch whose file was damaged.
@@ -140,6 +142,8 @@ pub struct Checkpoint {
     pub last_seq: u64,
     /// All batches kept, with the position behind which each one's entry stands.
     pub batches: Vec<KnownBatch>,
+    /// How far the store reached then; 0 in a snapshot, which speaks of no store, and if an earlier program did not say.
+    pub store_reach: u64,
 }
 
 impl Checkpoint {
@@ -179,6 +183,7 @@ pub fn decode_group(payload: &[u8]) -> Result<Vec<Entry>, CodecError> {
         Some(&GROUP_GIVEN_UP) => Ok(vec![]),
         Some(&Version1::VERSION) => earlier::decode_group::<Version1>(payload),
         Some(&Version2::VERSION) => earlier::decode_group::<Version2>(payload),
+        Some(&Version3::VERSION) => earlier::decode_group::<Version3>(payload),
         _ => codec::decode(GROUP_VERSION, payload),
     }
 }
@@ -193,6 +198,7 @@ pub fn decode_checkpoint(bytes: &[u8]) -> Result<Checkpoint, CodecError> {
     match bytes.first() {
         Some(&Version1::VERSION) => earlier::decode_checkpoint::<Version1>(bytes),
         Some(&Version2::VERSION) => earlier::decode_checkpoint::<Version2>(bytes),
+        Some(&Version3::VERSION) => earlier::decode_checkpoint::<Version3>(bytes),
         _ => codec::decode(CHECKPOINT_VERSION, bytes),
     }
 }
@@ -206,7 +212,7 @@ mod tests {
         #[test]
         fn reading_any_bytes_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             drop(decode_group(&bytes));
-            for version in [Version1::VERSION, Version2::VERSION, GROUP_VERSION] {
+            for version in 1..=GROUP_VERSION {
                 let versioned: Vec<u8> = std::iter::once(version).chain(bytes.iter().copied()).collect();
                 drop(decode_group(&versioned));
                 drop(decode_checkpoint(&versioned));
@@ -234,12 +240,12 @@ mod tests {
         }
     }
 
-    fn completed() -> BatchCompletedEntry {
+    fn completed(store_reach: u64) -> BatchCompletedEntry {
         let counts = crate::model::batch::Counts { updated: 2, not_found: 1, ..Default::default() };
-        BatchCompletedEntry { seq: 7, counts, at_ms: 99 }
+        BatchCompletedEntry { seq: 7, counts, at_ms: 99, store_reach }
     }
 
-    fn group(crc32c: Option<u32>) -> Vec<Entry> {
+    fn group(crc32c: Option<u32>, store_reach: u64) -> Vec<Entry> {
         let write = WriteEntry {
             seq: 5,
             changes: vec![Change { key: ByteBuf::from(*b"k"), value: ByteBuf::from(*b"v") }],
@@ -248,30 +254,47 @@ mod tests {
         vec![
             Entry::Write(write),
             Entry::BatchAccepted(accepted(7, crc32c)),
-            Entry::BatchCompleted(completed()),
-            Entry::BatchGivenUp(BatchGivenUpEntry { accepted: accepted(7, crc32c), end: completed() }),
+            Entry::BatchCompleted(completed(store_reach)),
+            Entry::BatchGivenUp(BatchGivenUpEntry { accepted: accepted(7, crc32c), end: completed(0) }),
         ]
     }
 
-    fn checkpoint(crc32c: Option<u32>) -> Checkpoint {
+    fn checkpoint(crc32c: Option<u32>, store_reach: u64) -> Checkpoint {
         let complete =
-            KnownBatch { position: (0, 40), accepted: accepted(7, crc32c), completed: Some(completed()) };
+            KnownBatch { position: (0, 40), accepted: accepted(7, crc32c), completed: Some(completed(0)) };
         let incomplete = KnownBatch { position: (1, 50), accepted: accepted(8, crc32c), completed: None };
-        Checkpoint { position: (1, 600), last_seq: 8, batches: vec![complete, incomplete] }
+        Checkpoint { position: (1, 600), last_seq: 8, batches: vec![complete, incomplete], store_reach }
     }
 
     #[test]
     fn groups_and_checkpoints_read_back() {
         let (mut payload, mut bytes) = (vec![], vec![]);
-        encode_group(&group(Some(0x1234_5678)), &mut payload).unwrap();
-        assert_eq!(decode_group(&payload).unwrap(), group(Some(0x1234_5678)));
+        encode_group(&group(Some(0x1234_5678), 6), &mut payload).unwrap();
+        assert_eq!(decode_group(&payload).unwrap(), group(Some(0x1234_5678), 6));
         assert_eq!(decode_group(&group_given_up(9)).unwrap(), []);
-        encode_checkpoint(&checkpoint(Some(9)), &mut bytes).unwrap();
-        assert_eq!(decode_checkpoint(&bytes).unwrap(), checkpoint(Some(9)));
+        encode_checkpoint(&checkpoint(Some(9), 5), &mut bytes).unwrap();
+        assert_eq!(decode_checkpoint(&bytes).unwrap(), checkpoint(Some(9), 5));
     }
 
     fn bytes(hex: &str) -> Vec<u8> {
         (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+    }
+
+    /// As a program wrote them before stores said how far they reach.
+    #[test]
+    fn groups_and_checkpoints_of_version_3_are_read() {
+        let accepted = |seq: &str| {
+            format!(
+                "0464656d6f{seq}0bfb2c0101fc7856341203010102016104636974790001\
+                     00fc00081948fc0000100000"
+            )
+        };
+        let end = "07020001000063";
+        let group_3 =
+            format!("0304000501016b01760103020101{}02{end}03{}{end}", accepted("07"), accepted("07"));
+        let checkpoint_3 = format!("0301fb580208020028{}01{end}0132{}00", accepted("07"), accepted("08"));
+        assert_eq!(decode_group(&bytes(&group_3)).unwrap(), group(Some(0x1234_5678), 0));
+        assert_eq!(decode_checkpoint(&bytes(&checkpoint_3)).unwrap(), checkpoint(Some(0x1234_5678), 0));
     }
 
     /// As a program wrote them before batches had keys.
@@ -287,8 +310,8 @@ mod tests {
         let group_2 =
             format!("0204000501016b01760103020101{}02{end}03{}{end}", accepted("07"), accepted("07"));
         let checkpoint_2 = format!("0201fb580208020028{}01{end}0132{}00", accepted("07"), accepted("08"));
-        assert_eq!(decode_group(&bytes(&group_2)).unwrap(), group(Some(0x1234_5678)));
-        assert_eq!(decode_checkpoint(&bytes(&checkpoint_2)).unwrap(), checkpoint(Some(0x1234_5678)));
+        assert_eq!(decode_group(&bytes(&group_2)).unwrap(), group(Some(0x1234_5678), 0));
+        assert_eq!(decode_checkpoint(&bytes(&checkpoint_2)).unwrap(), checkpoint(Some(0x1234_5678), 0));
     }
 
     /// As a program wrote them before uploads had checksums.
@@ -298,7 +321,7 @@ mod tests {
                        10000207020001000063";
         let checkpoint_1 = "0101fb5802080200280464656d6f070bfb2c010301010201610463697479000100fc00081948fc00001000\
                             010702000100006301320464656d6f080bfb2c010301010201610463697479000100fc00081948fc0000100000";
-        assert_eq!(decode_group(&bytes(group_1)).unwrap(), group(None)[..3]);
-        assert_eq!(decode_checkpoint(&bytes(checkpoint_1)).unwrap(), checkpoint(None));
+        assert_eq!(decode_group(&bytes(group_1)).unwrap(), group(None, 0)[..3]);
+        assert_eq!(decode_checkpoint(&bytes(checkpoint_1)).unwrap(), checkpoint(None, 0));
     }
 }

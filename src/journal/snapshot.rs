@@ -938,12 +938,12 @@ mod tests {
             max_profile_bytes: 64 << 10,
             key: None,
         };
-        let completed = BatchCompletedEntry { seq, counts: Default::default(), at_ms: 99 };
+        let completed = BatchCompletedEntry { seq, counts: Default::default(), at_ms: 99, store_reach: 0 };
         KnownBatch { position: (1, 48), accepted, completed: (seq > 3).then_some(completed) }
     }
 
     fn checkpoint() -> Checkpoint {
-        Checkpoint { position: (3, 4096), last_seq: 77, batches: vec![batch(3), batch(4)] }
+        Checkpoint { position: (3, 4096), last_seq: 77, batches: vec![batch(3), batch(4)], store_reach: 0 }
     }
 
     /// Keys of different lengths, and values of these.

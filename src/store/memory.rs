@@ -1,11 +1,11 @@
 //! A store in memory: the model beside which other stores are tested, and a daemon's store where nothing need last
 //! longer than the journal.
 
-use super::{ProfileStore, StoreError, Swapped, VisitorRows, swap};
+use super::{ProfileStore, Reach, StoreError, Swapped, VisitorRows, swap};
 use crate::model::batch::BatchRules;
 use crate::model::id::Key;
 use crate::model::profile::StoredBytes;
-use crate::sync::{Mutex, lock};
+use crate::sync::{AtomicU64, Mutex, Ordering, lock};
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
@@ -13,12 +13,13 @@ use std::ops::Bound;
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     values: Mutex<BTreeMap<Key, StoredBytes>>,
+    reach: AtomicU64,
 }
 
 impl MemoryStore {
     /// A store that holds what a scan of another gave.
     pub fn holding(values: impl IntoIterator<Item = (Key, StoredBytes)>) -> Self {
-        Self { values: Mutex::new(values.into_iter().collect()) }
+        Self { values: Mutex::new(values.into_iter().collect()), ..Self::default() }
     }
 }
 
@@ -64,7 +65,12 @@ impl ProfileStore for MemoryStore {
         Ok(values.range((from, Bound::Unbounded)).take(limit).map(|(k, v)| (k.clone(), v.clone())).collect())
     }
 
-    fn checkpoint(&self) -> Result<(), StoreError> {
+    fn checkpoint(&self, reach: Reach) -> Result<(), StoreError> {
+        self.reach.fetch_max(reach.0, Ordering::AcqRel);
         Ok(())
+    }
+
+    fn reach(&self) -> Result<Reach, StoreError> {
+        Ok(Reach(self.reach.load(Ordering::Acquire)))
     }
 }

@@ -4,6 +4,7 @@
 
 pub mod memory;
 pub mod sled;
+mod sled_log;
 pub mod swap;
 
 use crate::model::batch::{BatchRules, Outcome};
@@ -22,6 +23,14 @@ pub enum StoreError {
         /// What it said.
         why: String,
     },
+    /// What the store has on the disk, or in memory, cannot be read.
+    #[error("the store is damaged, and failed to {doing}: {why}")]
+    Damaged {
+        /// What it was asked to do.
+        doing: &'static str,
+        /// What it said.
+        why: String,
+    },
     /// A stored value that cannot be read.
     #[error("the store holds, under {key}, {error}")]
     Unreadable {
@@ -30,7 +39,22 @@ pub enum StoreError {
         /// What is wrong with the value.
         error: DecodeError,
     },
+    /// A store that has lost something.
+    #[error(
+        "the store reaches as far as its checkpoint {found}, where {named} is needed: it has lost what came last"
+    )]
+    Behind {
+        /// How far it reaches.
+        found: u64,
+        /// How far it must.
+        named: u64,
+    },
 }
+
+/// How far a store reaches: a number that rises with each checkpoint, and that the store keeps beside what went in before.
+/// A store that gives back less than its checkpoint names lacks something.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Reach(pub u64);
 
 /// One visitor's rows of one batch, in line order, under the key they go to.
 #[derive(Debug, Clone, Copy)]
@@ -74,8 +98,12 @@ pub trait ProfileStore: Send + Sync {
     /// What is stored, in key order, from behind `after`, at most `limit` of it.
     fn scan(&self, after: Option<&Key>, limit: usize) -> Result<Vec<(Key, StoredBytes)>, StoreError>;
 
-    /// All that went in before is durable in the store when this returns.
-    fn checkpoint(&self) -> Result<(), StoreError>;
+    /// All that went in before is durable in the store when this returns, and behind it `reach`, unless the store
+    /// reaches further already. Reads and writes do not wait for it.
+    fn checkpoint(&self, reach: Reach) -> Result<(), StoreError>;
+
+    /// How far the store reaches: the highest number that a checkpoint left in it. No scan shows it.
+    fn reach(&self) -> Result<Reach, StoreError>;
 }
 
 /// Puts a value that a journal entry holds where it belongs, unless what is there reaches as far. What was swept gives

@@ -1,11 +1,15 @@
-//! The default store: sled 0.34.7, used only in the ways that DESIGN.md §3 measured to be safe and fast. One tree,
-//! one swap per key, never `transaction()`, `apply_batch`, `flush_async` or `len()`.
+//! The default store: sled 0.34.7, used only in the ways that DESIGN.md §3 measured to be safe and fast. One tree for all
+//! values, one swap per key, never `transaction()`, `apply_batch`, `flush_async` or `len()`; and a second tree with the
+//! one number that says how far the store reaches.
 //!
-//! sled's own `flush()` is not durable on Linux, so [`SledStore::checkpoint`] fsyncs its file and folder as well; and
-//! nothing depends on it but how much of the journal a restart replays.
+//! Promises: a store that opens, and reaches as far as its checkpoint says, lacks nothing of what went in before: what
+//! sled would pass over in silence is found before it opens. What lies damaged on the disk shows when it is read, as an
+//! error: never as an older value. A panic of sled's is such an error, too.
+//!
+//! sled's own `flush()` is not durable on Linux, so [`SledStore::checkpoint`] fsyncs its file and folder as well.
 #![expect(clippy::disallowed_types, reason = "the one file that may name sled's types")]
 
-use super::{ProfileStore, StoreError, Swapped, VisitorRows, swap};
+use super::{ProfileStore, Reach, StoreError, Swapped, VisitorRows, sled_log, swap};
 use crate::durable::point;
 use crate::model::batch::BatchRules;
 use crate::model::id::Key;
@@ -13,11 +17,16 @@ use crate::model::profile::StoredBytes;
 use sled::IVec;
 use std::fs::File;
 use std::ops::Bound;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+
+/// The tree, and the key in it, under which the store keeps how far it reaches.
+const REACH: &str = "reach";
 
 /// Profiles in sled.
 pub struct SledStore {
     tree: sled::Tree,
+    reach: sled::Tree,
     /// sled's file and its folder, open for as long as the store is: opened at each checkpoint they would miss an error
     /// that the system found in between, and could not be opened when file handles ran out.
     file: File,
@@ -29,17 +38,22 @@ impl SledStore {
     pub fn open(folder: &Path, cache_bytes: u64) -> Result<Self, StoreError> {
         std::fs::create_dir_all(folder).map_err(failed("make its folder"))?;
         set_half_made_snapshots_aside(folder).map_err(failed("set a half-made snapshot aside"))?;
-        let db = sled::Config::new()
-            .path(folder)
-            .cache_capacity(cache_bytes)
-            .mode(sled::Mode::HighThroughput)
-            // Checkpoints flush; a timer of sled's own would only get in their way.
-            .flush_every_ms(None)
-            .open()
-            .map_err(failed("open"))?;
-        let file = File::open(folder.join("db")).map_err(failed("open its file"))?;
-        let folder = File::open(folder).map_err(failed("open its folder"))?;
-        Ok(Self { tree: sled::Tree::clone(&db), file, folder })
+        sled_log::verify(folder).map_err(failed("open"))?;
+        caught("open", || {
+            let db = sled::Config::new()
+                .path(folder)
+                .cache_capacity(cache_bytes)
+                .mode(sled::Mode::HighThroughput)
+                .segment_size(sled_log::SEGMENT_BYTES)
+                // Checkpoints flush; a timer of sled's own would only get in their way.
+                .flush_every_ms(None)
+                .open()
+                .map_err(sled_failed("open"))?;
+            let reach = db.open_tree(REACH).map_err(sled_failed("open"))?;
+            let file = File::open(folder.join("db")).map_err(failed("open its file"))?;
+            let folder = File::open(folder).map_err(failed("open its folder"))?;
+            Ok(Self { tree: sled::Tree::clone(&db), reach, file, folder })
+        })
     }
 }
 
@@ -59,34 +73,70 @@ fn failed<E: std::fmt::Display>(doing: &'static str) -> impl Fn(E) -> StoreError
     move |error| StoreError::Failed { doing, why: error.to_string() }
 }
 
+/// What sled says of its files. What the system refuses when something is written is no damage to what is there.
+fn sled_failed(doing: &'static str) -> impl Fn(sled::Error) -> StoreError {
+    move |error| {
+        let why = error.to_string();
+        let writes = matches!(doing, "write" | "flush");
+        match error {
+            sled::Error::Corruption { .. } | sled::Error::ReportableBug(_) => {
+                StoreError::Damaged { doing, why }
+            }
+            sled::Error::Io(error) if !writes && !passes(&error) => StoreError::Damaged { doing, why },
+            _ => StoreError::Failed { doing, why },
+        }
+    }
+}
+
+/// Whether what the system said is about the process, and not about the file.
+fn passes(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    let of_the_process = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::INTR, Errno::AGAIN];
+    Errno::from_io_error(error).is_some_and(|errno| of_the_process.contains(&errno))
+}
+
+/// Does something with sled, which panics where it finds what it did not expect.
+fn caught<T>(doing: &'static str, run: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let said = panic.downcast_ref::<String>().map(String::as_str);
+        let said = said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked");
+        Err(StoreError::Damaged { doing, why: said.to_owned() })
+    })
+}
+
 fn stored(value: &IVec) -> StoredBytes {
     StoredBytes::new(value.as_ref())
 }
 
+fn number(value: Option<&[u8]>) -> u64 {
+    value.and_then(|value| value.try_into().ok()).map_or(0, u64::from_be_bytes)
+}
+
 impl ProfileStore for SledStore {
     fn get(&self, keys: &[Key]) -> Result<Vec<Option<StoredBytes>>, StoreError> {
-        let one = |key: &Key| Ok(self.tree.get(key.as_bytes()).map_err(failed("read"))?.as_ref().map(stored));
-        keys.iter().map(one).collect()
+        let one =
+            |key: &Key| Ok(self.tree.get(key.as_bytes()).map_err(sled_failed("read"))?.as_ref().map(stored));
+        caught("read", || keys.iter().map(one).collect())
     }
 
     fn fold(&self, rules: &BatchRules, visitors: &[VisitorRows<'_, '_>]) -> Result<Vec<Swapped>, StoreError> {
         let one = |visitor: &VisitorRows<'_, '_>| {
             let key = visitor.key.as_bytes();
-            let mut old = self.tree.get(key).map_err(failed("read"))?;
+            let mut old = self.tree.get(key).map_err(sled_failed("read"))?;
             loop {
                 let (now, swapped) = swap(visitor.key, old.as_deref(), rules, visitor.rows)?;
                 let Some(now) = now else { return Ok(swapped) };
                 let put = self
                     .tree
                     .compare_and_swap(key, old.as_ref(), Some(now.as_slice()))
-                    .map_err(failed("write"))?;
+                    .map_err(sled_failed("write"))?;
                 match put {
                     Ok(()) => return Ok(swapped),
                     Err(conflict) => old = conflict.current,
                 }
             }
         };
-        visitors.iter().map(one).collect()
+        caught("write", || visitors.iter().map(one).collect())
     }
 
     fn put_if(
@@ -96,26 +146,45 @@ impl ProfileStore for SledStore {
         now: Option<&StoredBytes>,
     ) -> Result<bool, StoreError> {
         let (was, now) = (was.map(StoredBytes::as_slice), now.map(StoredBytes::as_slice));
-        let put = self.tree.compare_and_swap(key.as_bytes(), was, now).map_err(failed("write"))?;
-        Ok(put.is_ok())
+        caught("write", || {
+            let put = self.tree.compare_and_swap(key.as_bytes(), was, now).map_err(sled_failed("write"))?;
+            Ok(put.is_ok())
+        })
     }
 
     fn scan(&self, after: Option<&Key>, limit: usize) -> Result<Vec<(Key, StoredBytes)>, StoreError> {
         let from = after.map_or(Bound::Unbounded, |key| Bound::Excluded(key.as_bytes().to_vec()));
         let one = |entry: sled::Result<(IVec, IVec)>| {
-            let (key, value) = entry.map_err(failed("scan"))?;
-            let key = Key::from_bytes(&key).ok_or_else(|| {
-                failed("scan")(format!("{:?} is not a key", key.escape_ascii().to_string()))
+            let (key, value) = entry.map_err(sled_failed("scan"))?;
+            let key = Key::from_bytes(&key).ok_or_else(|| StoreError::Damaged {
+                doing: "scan",
+                why: format!("{:?} is not a key", key.escape_ascii().to_string()),
             })?;
             Ok((key, stored(&value)))
         };
-        self.tree.range::<Vec<u8>, _>((from, Bound::Unbounded)).take(limit).map(one).collect()
+        caught("scan", || {
+            self.tree.range::<Vec<u8>, _>((from, Bound::Unbounded)).take(limit).map(one).collect()
+        })
     }
 
-    fn checkpoint(&self) -> Result<(), StoreError> {
+    fn checkpoint(&self, reach: Reach) -> Result<(), StoreError> {
         let flushed = point("store-flush").map_err(failed("flush"));
-        flushed.and_then(|()| self.tree.flush().map_err(failed("flush")))?;
+        flushed.and_then(|()| {
+            caught("flush", || {
+                // sled's log has it behind all that went in before: where it is read back, none of that is lost.
+                let further = |old: Option<&[u8]>| Some(number(old).max(reach.0).to_be_bytes().to_vec());
+                self.reach.update_and_fetch(REACH, further).map_err(sled_failed("write"))?;
+                self.tree.flush().map(drop).map_err(sled_failed("flush"))
+            })
+        })?;
         point("store-sync").and_then(|()| self.file.sync_all()).map_err(failed("sync its file"))?;
         self.folder.sync_all().map_err(failed("sync its folder"))
+    }
+
+    fn reach(&self) -> Result<Reach, StoreError> {
+        caught("read", || {
+            let reach = self.reach.get(REACH).map_err(sled_failed("read"))?;
+            Ok(Reach(number(reach.as_deref())))
+        })
     }
 }

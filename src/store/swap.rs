@@ -6,11 +6,11 @@
 //! [`SwapStore::ready`] and [`SwapStore::finish`] refuse to take it; what is wrong with the next store alone harms nobody
 //! else until a restart may find it.
 
-use super::{ProfileStore, StoreError, Swapped, VisitorRows, put_through};
+use super::{ProfileStore, Reach, StoreError, Swapped, VisitorRows, put_through};
 use crate::model::batch::BatchRules;
 use crate::model::id::Key;
 use crate::model::profile::StoredBytes;
-use crate::sync::{AtomicBool, Mutex, Ordering, RwLock, change, lock, look};
+use crate::sync::{AtomicU64, Mutex, Ordering, RwLock, change, lock, look};
 use std::sync::Arc;
 
 const TAKING: &str = "take another's place";
@@ -18,19 +18,36 @@ const TAKING: &str = "take another's place";
 /// The store that is used, and the one that is to take its place, if any.
 pub struct SwapStore {
     stores: RwLock<Stores>,
+    /// How far the last checkpoint made the stores reach.
+    reach: AtomicU64,
 }
 
 struct Stores {
     current: Arc<dyn ProfileStore>,
-    next: Option<Next>,
+    next: Option<Arc<Next>>,
 }
 
 struct Next {
     store: Arc<dyn ProfileStore>,
+    fate: Mutex<Fate>,
+}
+
+/// Both under one lock: either who needs the store hears that it failed, or who has it fail hears that it is needed.
+#[derive(Default)]
+struct Fate {
     /// Why it may lack something, if it may.
-    failed: Mutex<Option<String>>,
+    failed: Option<String>,
     /// From now on a restart may find this store.
-    needed: AtomicBool,
+    needed: bool,
+}
+
+impl Fate {
+    fn lacks_nothing(&self, doing: &'static str) -> Result<(), StoreError> {
+        match &self.failed {
+            None => Ok(()),
+            Some(why) => Err(StoreError::Failed { doing, why: why.clone() }),
+        }
+    }
 }
 
 impl Stores {
@@ -46,35 +63,55 @@ impl Stores {
 
 impl Next {
     fn note(&self, why: String) {
-        lock(&self.failed).get_or_insert(why);
+        lock(&self.fate).failed.get_or_insert(why);
     }
 
-    fn lacks_nothing(&self, doing: &'static str) -> Result<(), StoreError> {
-        match &*lock(&self.failed) {
-            None => Ok(()),
-            Some(why) => Err(StoreError::Failed { doing, why: why.clone() }),
-        }
+    /// From now on a restart may find it, unless it may lack something.
+    fn need(&self) -> Result<(), StoreError> {
+        let mut fate = lock(&self.fate);
+        fate.lacks_nothing(TAKING)?;
+        fate.needed = true;
+        Ok(())
     }
 
     fn put(&self, key: &Key, now: &StoredBytes) {
-        if lock(&self.failed).is_none()
+        if lock(&self.fate).failed.is_none()
             && let Err(error) = put_through(&*self.store, key, None, now)
         {
             self.note(error.to_string());
         }
     }
+
+    /// An error only where a restart may find it.
+    fn checkpoint(&self, reach: Reach) -> Result<(), StoreError> {
+        if let Err(error) = self.store.checkpoint(reach) {
+            self.note(error.to_string());
+        }
+        let fate = lock(&self.fate);
+        if fate.needed {
+            return fate.lacks_nothing("take another's place, where a restart may find it already");
+        }
+        Ok(())
+    }
 }
 
 impl SwapStore {
-    /// Of the store that is used for now.
-    pub fn new(current: Arc<dyn ProfileStore>) -> Self {
-        Self { stores: RwLock::new(Stores { current, next: None }) }
+    /// Of the store that is used for now. Checkpoints make the stores reach further than `reached`.
+    pub fn new(current: Arc<dyn ProfileStore>, reached: Reach) -> Self {
+        Self { stores: RwLock::new(Stores { current, next: None }), reach: AtomicU64::new(reached.0) }
+    }
+
+    /// All that went in before is durable when this returns, in whichever store a restart finds; gives how far that then
+    /// reaches.
+    pub fn make_durable(&self) -> Result<Reach, StoreError> {
+        let reach = Reach(self.reach.fetch_add(1, Ordering::AcqRel) + 1);
+        self.checkpoint(reach).map(|()| reach)
     }
 
     /// From here on `next` is told of every change.
     pub fn begin(&self, next: Arc<dyn ProfileStore>) {
-        let next = Next { store: next, failed: Mutex::new(None), needed: AtomicBool::new(false) };
-        change(&self.stores, |stores| stores.next = Some(next));
+        let next = Next { store: next, fate: Mutex::default() };
+        change(&self.stores, |stores| stores.next = Some(Arc::new(next)));
     }
 
     /// Copies what stands behind `after`, at most so many values of it, leaving out what `keep` does not want. Gives
@@ -103,12 +140,8 @@ impl SwapStore {
     /// Whether the next store lacks nothing so far. If so, a restart may find it from now on, so where it fails
     /// [`checkpoint`](ProfileStore::checkpoint) does.
     pub fn ready(&self) -> Result<(), StoreError> {
-        change(&self.stores, |stores| {
-            let Some(next) = &stores.next else { return Ok(()) };
-            next.lacks_nothing(TAKING)?;
-            next.needed.store(true, Ordering::Relaxed);
-            Ok(())
-        })
+        let next = look(&self.stores, |stores| stores.next.clone());
+        next.map_or(Ok(()), |next| next.need())
     }
 
     /// The next store takes the place of the current one, which is given back; unless the next one may lack anything:
@@ -117,8 +150,8 @@ impl SwapStore {
         change(&self.stores, |stores| {
             let none = StoreError::Failed { doing: TAKING, why: "none was begun".to_owned() };
             let next = stores.next.take().ok_or(none)?;
-            next.lacks_nothing(TAKING)?;
-            Ok(std::mem::replace(&mut stores.current, next.store))
+            lock(&next.fate).lacks_nothing(TAKING)?;
+            Ok(std::mem::replace(&mut stores.current, Arc::clone(&next.store)))
         })
     }
 
@@ -181,20 +214,23 @@ impl ProfileStore for SwapStore {
     }
 
     /// Of the next store, too: what is acknowledged on the strength of this must not need the journal whichever of the
-    /// two a restart finds.
-    fn checkpoint(&self) -> Result<(), StoreError> {
-        look(&self.stores, |stores| {
-            stores.current.checkpoint()?;
-            if let Some(next) = &stores.next {
-                if let Err(error) = next.store.checkpoint() {
-                    next.note(error.to_string());
-                }
-                if next.needed.load(Ordering::Relaxed) {
-                    return next.lacks_nothing("take another's place, where a restart may find it already");
-                }
+    /// two a restart finds. It takes long, so no lock is held meanwhile, for whoever swaps stores would wait for it, and
+    /// everybody else for that one. A store that is begun meanwhile is made durable before a restart may find it.
+    fn checkpoint(&self, reach: Reach) -> Result<(), StoreError> {
+        loop {
+            let (current, next) =
+                look(&self.stores, |stores| (Arc::clone(&stores.current), stores.next.clone()));
+            match current.checkpoint(reach) {
+                Ok(()) => return next.map_or(Ok(()), |next| next.checkpoint(reach)),
+                // Another took its place meanwhile, and has all that it had.
+                Err(_) if !look(&self.stores, |stores| Arc::ptr_eq(&stores.current, &current)) => {}
+                Err(error) => return Err(error),
             }
-            Ok(())
-        })
+        }
+    }
+
+    fn reach(&self) -> Result<Reach, StoreError> {
+        look(&self.stores, |stores| Arc::clone(&stores.current)).reach()
     }
 }
 
@@ -207,12 +243,15 @@ mod tests {
     use crate::model::seq::Seq;
     use crate::model::update::{Cell, Row};
     use crate::store::memory::MemoryStore;
+    use std::sync::mpsc::{Receiver, Sender, channel};
 
     /// A store that fails once where it is told to.
     #[derive(Default)]
     struct Faulty {
         store: MemoryStore,
         fault: Mutex<Option<String>>,
+        /// Its next checkpoint says that it began, and ends when it is told to.
+        held: Mutex<Option<(Sender<()>, Receiver<()>)>>,
     }
 
     impl Faulty {
@@ -253,8 +292,16 @@ mod tests {
             self.passes("scan").and_then(|()| self.store.scan(after, limit))
         }
 
-        fn checkpoint(&self) -> Result<(), StoreError> {
-            self.passes("checkpoint")
+        fn checkpoint(&self, reach: Reach) -> Result<(), StoreError> {
+            if let Some(met) = lock(&self.held).take() {
+                met.0.send(()).unwrap();
+                met.1.recv().unwrap();
+            }
+            self.passes("checkpoint").and_then(|()| self.store.checkpoint(reach))
+        }
+
+        fn reach(&self) -> Result<Reach, StoreError> {
+            self.store.reach()
         }
     }
 
@@ -280,6 +327,11 @@ mod tests {
         store.fold(&rules, &visitors).map(drop)
     }
 
+    fn put(store: &dyn ProfileStore, key: &Key, at: u64) -> Result<(), StoreError> {
+        let profile = Stored::Profile(Profile::born_at(Seq::from_u64(at)));
+        put_through(store, key, None, &profile.encode())
+    }
+
     fn copy(swap: &SwapStore, old: &Faulty) -> Result<(), StoreError> {
         let mut after = None;
         loop {
@@ -296,7 +348,7 @@ mod tests {
     /// taken must have all that the one before it has.
     fn check(steps: &str) {
         let old = Arc::new(Faulty::default());
-        let swap = SwapStore::new(Arc::clone(&old) as _);
+        let swap = SwapStore::new(Arc::clone(&old) as _, Reach::default());
         let mut new = Arc::new(Faulty::default());
         for (at, step) in (1..).zip(steps.split_whitespace()) {
             let (what, fails) = step.strip_suffix('?').map_or((step, false), |what| (what, true));
@@ -308,7 +360,7 @@ mod tests {
                 }
                 "copy" => copy(&swap, &old),
                 "get" => swap.get(&keys("a")).map(drop),
-                "checkpoint" => swap.checkpoint(),
+                "checkpoint" => swap.make_durable().map(drop),
                 "ready" => swap.ready(),
                 "abandon" => {
                     swap.abandon();
@@ -327,14 +379,7 @@ mod tests {
                 }
                 what => match what.strip_suffix('*') {
                     Some(names) => fold(&swap, names, at),
-                    None => keys(what).iter().try_for_each(|key| {
-                        put_through(
-                            &swap,
-                            key,
-                            None,
-                            &Stored::Profile(Profile::born_at(Seq::from_u64(at))).encode(),
-                        )
-                    }),
+                    None => keys(what).iter().try_for_each(|key| put(&swap, key, at)),
                 },
             };
             assert_eq!(done.is_err(), fails, "{steps}: at {step}: {done:?}");
@@ -401,5 +446,49 @@ mod tests {
     fn after_a_next_store_that_failed_another_may_be_begun() {
         check("ab begin copy new!put a ready? abandon begin copy a ready finish checkpoint");
         check("ab begin copy old!fold-second ab*? finish? begin copy b ready finish checkpoint");
+    }
+
+    /// It once held a lock that `begin` and `finish` wait for, and lookups behind them.
+    #[test]
+    fn nobody_waits_for_a_checkpoint() {
+        let old = Arc::new(Faulty::default());
+        let swap = SwapStore::new(Arc::clone(&old) as _, Reach(7));
+        keys("ab").iter().try_for_each(|key| put(&swap, key, 1)).unwrap();
+        let ((began, begun), (end, ended)) = (channel(), channel());
+        *lock(&old.held) = Some((began, ended));
+        std::thread::scope(|scope| {
+            let checkpoint = scope.spawn(|| swap.make_durable());
+            begun.recv().unwrap();
+            let new = Arc::new(Faulty::default());
+            swap.begin(Arc::clone(&new) as _);
+            copy(&swap, &old).unwrap();
+            put(&swap, &keys("c")[0], 2).unwrap();
+            swap.ready().unwrap();
+            swap.finish().unwrap();
+            assert_eq!(swap.get(&keys("abc")).unwrap().iter().flatten().count(), 3);
+            *lock(&old.fault) = Some("checkpoint".into());
+            end.send(()).unwrap();
+            // The store it began with failed, but is not in use any more: the one that is was made durable instead.
+            assert_eq!(checkpoint.join().unwrap().unwrap(), Reach(8));
+            assert_eq!(new.reach().unwrap(), Reach(8));
+        });
+    }
+
+    /// Between a look at the stores and the end of the checkpoint the next store came to be needed.
+    #[test]
+    fn a_next_store_that_is_needed_by_the_end_of_its_checkpoint_makes_it_fail() {
+        let swap = SwapStore::new(Arc::new(Faulty::default()), Reach::default());
+        let new = Arc::new(Faulty::default());
+        swap.begin(Arc::clone(&new) as _);
+        let ((began, begun), (end, ended)) = (channel(), channel());
+        *lock(&new.held) = Some((began, ended));
+        std::thread::scope(|scope| {
+            let checkpoint = scope.spawn(|| swap.make_durable());
+            begun.recv().unwrap();
+            swap.ready().unwrap();
+            *lock(&new.fault) = Some("checkpoint".into());
+            end.send(()).unwrap();
+            checkpoint.join().unwrap().unwrap_err();
+        });
     }
 }

@@ -166,7 +166,7 @@ impl Harness {
         let store = Store::new(which, &generation);
         let core = Core::try_start(folder.path(), store, StartFrom::Nothing, &clock).unwrap();
         let checkpoint = generation.join("checkpoint");
-        write_checkpoint(&checkpoint, &core.committer.mark()).unwrap();
+        write_checkpoint(&checkpoint, &core.durable_mark().unwrap()).unwrap();
         let snapshots = Snapshots::open(&folder.path().join("snapshots")).unwrap();
         Self {
             folder,
@@ -638,8 +638,9 @@ impl Harness {
         if self.marked.is_none() {
             self.mark()?;
         }
-        let mark = self.marked.take().ok_or("no mark")?;
-        self.core().shared().checkpoint().map_err(|error| error.to_string())?;
+        let mut mark = self.marked.take().ok_or("no mark")?;
+        let reach = self.core().swap.make_durable().map_err(|error| error.to_string())?;
+        mark.store_reach = reach.0;
         write_checkpoint(&self.store_folder().join("checkpoint"), &mark)
             .map_err(|error| error.to_string())?;
         self.checkpointed_seq = Seq::from_u64(mark.last_seq);
@@ -847,8 +848,8 @@ impl Harness {
                 }
                 At::Checkpoint(self.marks()?)
             }
-            At::Checkpoint(mark) => {
-                swap.checkpoint().map_err(|error| wrong(&error))?;
+            At::Checkpoint(mut mark) => {
+                mark.store_reach = swap.make_durable().map_err(|error| wrong(&error))?.0;
                 At::Write(mark)
             }
             At::Write(mark) => {
@@ -901,7 +902,7 @@ impl Harness {
         let mut parts: Vec<Part<'_>> = (0..of).map(|number| plan.part(number, of)).collect();
         let (outcomes, mut counts) = plan.decided();
         let mut outcomes = outcomes.to_vec();
-        let (mut begun, mut written, mut asked_in_vain) = (false, false, 0);
+        let (mut begun, mut written, mut asked_in_vain) = (false, None, 0);
         loop {
             while steps > 0 {
                 steps -= 1;
@@ -929,7 +930,7 @@ impl Harness {
                             counts = counts.plus(&part_counts);
                         }
                     }
-                } else if !written {
+                } else if written.is_none() {
                     if counts.total() != pending.accepted.rows {
                         return Err(format!("{counts:?} of {} rows", pending.accepted.rows));
                     }
@@ -937,11 +938,10 @@ impl Harness {
                     let spool = &self.core().spool;
                     let told = spool.recount_after(&path, || write_outcomes(&path, &mut outcomes));
                     told.map_err(|error| error.to_string())?;
-                    store.checkpoint().map_err(|error| error.to_string())?;
-                    written = true;
-                } else {
+                    written = Some(self.core().swap.make_durable().map_err(|error| error.to_string())?);
+                } else if let Some(reach) = written {
                     let id = pending.accepted.id.clone();
-                    self.waiting.push_back(Request::Complete(id, counts, self.clock.now()));
+                    self.waiting.push_back(Request::Complete(id, counts, self.clock.now(), reach));
                 }
                 if !joins && !self.waiting.is_empty() {
                     self.commit(&[])?;
@@ -960,7 +960,7 @@ impl Harness {
                     if begun && !parts.is_empty() {
                         met(Met::RestartMidFold);
                     }
-                    if written {
+                    if written.is_some() {
                         met(Met::RestartBeforeComplete);
                     }
                     return Ok(Some(restart));
@@ -1050,9 +1050,9 @@ impl Harness {
         }
         let core = Core::try_start(self.folder.path(), store, from, &self.clock)?;
         if made {
-            core.store.shared().checkpoint().map_err(|error| error.to_string())?;
+            let mark = core.durable_mark()?;
             let path = self.store_folder().join("checkpoint");
-            write_checkpoint(&path, &core.committer.mark()).map_err(|error| error.to_string())?;
+            write_checkpoint(&path, &mark).map_err(|error| error.to_string())?;
         }
         // A seq taken for what turned out to be no write may be given out again; no other.
         let last = core.committer.seqs.last().get();
@@ -1200,7 +1200,7 @@ impl Core {
         let settings = LogSettings { segment_bytes: SEGMENT_BYTES };
         let recovered = recover(folder, &*store.shared(), from, settings, SPOOL_BYTES_MAX)
             .map_err(|error| format!("the start failed: {error}"))?;
-        let swap = Arc::new(SwapStore::new(store.shared()));
+        let swap = Arc::new(SwapStore::new(store.shared(), recovered.reach));
         let committer = Committer::new(
             recovered.log,
             Arc::clone(&swap) as _,
@@ -1214,6 +1214,12 @@ impl Core {
 
     fn shared(&self) -> Arc<dyn ProfileStore> {
         Arc::clone(&self.swap) as _
+    }
+
+    /// What a checkpoint says of the store that was made durable just now.
+    fn durable_mark(&self) -> Result<Checkpoint, Wrong> {
+        let reach = self.swap.make_durable().map_err(|error| error.to_string())?;
+        Ok(Checkpoint { store_reach: reach.0, ..self.committer.mark() })
     }
 }
 

@@ -7,7 +7,7 @@ use profiled::model::id::Key;
 use profiled::model::profile::StoredBytes;
 use profiled::store::memory::MemoryStore;
 use profiled::store::sled::SledStore;
-use profiled::store::{ProfileStore, StoreError, Swapped, VisitorRows};
+use profiled::store::{ProfileStore, Reach, StoreError, Swapped, VisitorRows};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -120,7 +120,9 @@ impl ForgetfulStore {
                 None => values.remove(key),
             };
         }
-        Self { inner: MemoryStore::holding(values), had: Mutex::default() }
+        let inner = MemoryStore::holding(values);
+        inner.checkpoint(self.inner.reach().unwrap()).unwrap();
+        Self { inner, had: Mutex::default() }
     }
 }
 
@@ -156,8 +158,12 @@ impl ProfileStore for ForgetfulStore {
         self.inner.scan(after, limit)
     }
 
-    fn checkpoint(&self) -> Result<(), StoreError> {
+    fn checkpoint(&self, reach: Reach) -> Result<(), StoreError> {
         self.had.lock().unwrap().clear();
-        self.inner.checkpoint()
+        self.inner.checkpoint(reach)
+    }
+
+    fn reach(&self) -> Result<Reach, StoreError> {
+        self.inner.reach()
     }
 }

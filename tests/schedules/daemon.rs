@@ -22,7 +22,7 @@ use profiled::model::id::{ClientCode, IdKind, Key, VisitorId};
 use profiled::model::profile::{Source, StoredBytes};
 use profiled::model::seq::{Clock, Millis, Seq};
 use profiled::store::swap::SwapStore;
-use profiled::store::{ProfileStore, StoreError, put_through};
+use profiled::store::{ProfileStore, Reach, StoreError, put_through};
 use shuttle::rand::Rng;
 use shuttle::sync::mpsc::{Receiver, Sender, channel};
 use shuttle::thread::{self, JoinHandle};
@@ -160,7 +160,7 @@ impl Daemon {
     fn open(folder: &Path, store: VolatileStore, from: StartFrom, now: Millis) -> Self {
         let generation = Generation::new(folder, store);
         let recovered = recover(folder, &*generation.store, from, LOG, SPOOL_BYTES_MAX).unwrap();
-        let store = Arc::new(SwapStore::new(Arc::clone(&generation.store) as _));
+        let store = Arc::new(SwapStore::new(Arc::clone(&generation.store) as _, recovered.reach));
         let clock = Arc::new(SetClock(AtomicU64::new(now.0)));
         let committer = Committer::new(
             recovered.log,
@@ -169,8 +169,8 @@ impl Daemon {
             recovered.last_seq.max(Seq::from_parts(BEGIN, 0)),
             Arc::clone(&clock) as _,
         );
-        generation.store.checkpoint().unwrap();
-        write_checkpoint(&generation.checkpoint, &committer.mark()).unwrap();
+        let mark = Checkpoint { store_reach: store.make_durable().unwrap().0, ..committer.mark() };
+        write_checkpoint(&generation.checkpoint, &mark).unwrap();
         let (requests, asked) = channel();
         let answered = Arc::new(AtomicU64::new(number(committer.seqs.last())));
         let answering = Arc::clone(&answered);
@@ -354,16 +354,16 @@ impl Daemon {
         }
         assert_eq!(counts.total(), pending.accepted.rows, "every row is counted once");
         write_outcomes(&self.spool.outcomes_path(pending.accepted.spool), &mut outcomes).unwrap();
-        self.store.checkpoint().unwrap();
+        let reach = self.store.make_durable().unwrap();
         let id = pending.accepted.id.clone();
         let batch = number(id.seq);
         let outcomes = outcomes.into_iter().map(|row| (row.line, row.outcome)).collect();
-        (id, FoldedBatch { batch, counts, outcomes })
+        (id, FoldedBatch { batch, counts, outcomes, reach })
     }
 
     /// The last step.
     pub(crate) fn complete(&self, (id, folded): (BatchId, FoldedBatch)) -> FoldedBatch {
-        self.ask(Request::Complete(id, folded.counts, self.clock.now()));
+        self.ask(Request::Complete(id, folded.counts, self.clock.now(), folded.reach));
         self.completed.lock().unwrap().push(folded.clone());
         folded
     }
@@ -562,6 +562,8 @@ pub(crate) struct FoldedBatch {
     batch: u64,
     counts: Counts,
     outcomes: BTreeMap<u32, Outcome>,
+    /// How far the store reached that then had all of it.
+    reach: Reach,
 }
 
 impl FoldedBatch {

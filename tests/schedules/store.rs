@@ -3,7 +3,7 @@
 use profiled::model::batch::BatchRules;
 use profiled::model::id::Key;
 use profiled::model::profile::StoredBytes;
-use profiled::store::{ProfileStore, StoreError, Swapped, VisitorRows, swap};
+use profiled::store::{ProfileStore, Reach, StoreError, Swapped, VisitorRows, swap};
 use profiled::sync::lock;
 use shuttle::rand::Rng;
 use std::collections::BTreeMap;
@@ -27,6 +27,8 @@ pub(crate) struct VolatileStore {
     /// Taken before each step, so that the explorer decides whose turn it is.
     turn: profiled::sync::Mutex<()>,
     values: Mutex<Values>,
+    /// How far it reaches, durably.
+    reach: Mutex<Reach>,
 }
 
 impl VolatileStore {
@@ -43,7 +45,7 @@ impl VolatileStore {
             let left = if random.gen_bool(0.5) { &value.now } else { &value.durable };
             *value = Value { now: left.clone(), durable: left.clone() };
         }
-        Self { values: Mutex::new(values), ..Self::default() }
+        Self { values: Mutex::new(values), reach: Mutex::new(*self.reach.lock().unwrap()), ..Self::default() }
     }
 }
 
@@ -94,7 +96,7 @@ impl ProfileStore for VolatileStore {
         Ok(self.step(|values| values.range(behind(after)).filter_map(there).take(limit).collect()))
     }
 
-    fn checkpoint(&self) -> Result<(), StoreError> {
+    fn checkpoint(&self, reach: Reach) -> Result<(), StoreError> {
         let mut after = None;
         loop {
             after = self.step(|values| {
@@ -106,9 +108,15 @@ impl ProfileStore for VolatileStore {
                 made_durable.last()
             });
             if after.is_none() {
+                let mut reached = self.reach.lock().unwrap();
+                *reached = reach.max(*reached);
                 return Ok(());
             }
         }
+    }
+
+    fn reach(&self) -> Result<Reach, StoreError> {
+        Ok(*self.reach.lock().unwrap())
     }
 }
 

@@ -38,6 +38,7 @@ pub struct Daemon {
     arguments: Vec<String>,
     variables: Vec<(String, String)>,
     handles: Option<u32>,
+    binary: PathBuf,
 }
 
 impl Daemon {
@@ -85,6 +86,7 @@ impl Daemon {
             arguments,
             variables: vec![],
             handles: None,
+            binary: env!("CARGO_BIN_EXE_profiled").into(),
         }
     }
 
@@ -96,6 +98,12 @@ impl Daemon {
     /// From the next start on it keeps everything in this folder, which is not removed with it.
     pub fn set_data(&mut self, data: PathBuf) -> &mut Self {
         self.data = data;
+        self
+    }
+
+    /// From the next start on this is the daemon, for comparing it with another.
+    pub fn set_binary(&mut self, binary: PathBuf) -> &mut Self {
+        self.binary = binary;
         self
     }
 
@@ -160,12 +168,12 @@ impl Daemon {
     }
 
     fn command(&self, stderr: Stdio) -> Command {
-        let binary = env!("CARGO_BIN_EXE_profiled");
+        let binary = &self.binary;
         let mut command = match self.handles {
             None => Command::new(binary),
             Some(handles) => {
                 let mut command = Command::new("/bin/sh");
-                command.args(["-c", &format!("ulimit -n {handles}; exec \"$0\" \"$@\""), binary]);
+                command.args(["-c", &format!("ulimit -n {handles}; exec \"$0\" \"$@\"")]).arg(binary);
                 command
             }
         };

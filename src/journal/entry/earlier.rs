@@ -1,8 +1,10 @@
-//! What earlier versions of groups and checkpoints said of a batch. All else was as it is now.
+//! What earlier versions of groups and checkpoints said of a batch, and that none said how far a store reached. All else
+//! was as it is now.
 
 use super::{
     BatchAcceptedEntry, BatchCompletedEntry, BatchGivenUpEntry, Checkpoint, Entry, KnownBatch, WriteEntry,
 };
+use crate::model::batch::Counts;
 use crate::model::codec::{self, CodecError};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -29,6 +31,35 @@ pub(super) struct Version1 {
     removes: bool,
     lifetime_ms: u64,
     max_profile_bytes: u64,
+}
+
+/// Of a batch it told all there is.
+#[derive(Deserialize)]
+#[serde(transparent)]
+pub(super) struct Version3(BatchAcceptedEntry);
+
+impl Accepted for Version3 {
+    const VERSION: u8 = 3;
+}
+
+impl From<Version3> for BatchAcceptedEntry {
+    fn from(Version3(batch): Version3) -> Self {
+        batch
+    }
+}
+
+/// A batch's end, as all of them told it.
+#[derive(Deserialize)]
+struct Completed {
+    seq: u64,
+    counts: Counts,
+    at_ms: u64,
+}
+
+impl From<Completed> for BatchCompletedEntry {
+    fn from(Completed { seq, counts, at_ms }: Completed) -> Self {
+        Self { seq, counts, at_ms, store_reach: 0 }
+    }
 }
 
 /// Of a batch it told no idempotency key.
@@ -62,14 +93,14 @@ impl Accepted for Version2 {
 enum EntryOf<A> {
     Write(WriteEntry),
     BatchAccepted(A),
-    BatchCompleted(BatchCompletedEntry),
+    BatchCompleted(Completed),
     BatchGivenUp(GivenUp<A>),
 }
 
 #[derive(Deserialize)]
 struct GivenUp<A> {
     accepted: A,
-    end: BatchCompletedEntry,
+    end: Completed,
 }
 
 #[derive(Deserialize)]
@@ -83,7 +114,7 @@ struct CheckpointOf<A> {
 struct Known<A> {
     position: (u64, u64),
     accepted: A,
-    completed: Option<BatchCompletedEntry>,
+    completed: Option<Completed>,
 }
 
 pub(super) fn decode_group<A: Accepted>(payload: &[u8]) -> Result<Vec<Entry>, CodecError> {
@@ -91,9 +122,9 @@ pub(super) fn decode_group<A: Accepted>(payload: &[u8]) -> Result<Vec<Entry>, Co
     let entry = |entry: EntryOf<A>| match entry {
         EntryOf::Write(write) => Entry::Write(write),
         EntryOf::BatchAccepted(batch) => Entry::BatchAccepted(batch.into()),
-        EntryOf::BatchCompleted(end) => Entry::BatchCompleted(end),
+        EntryOf::BatchCompleted(end) => Entry::BatchCompleted(end.into()),
         EntryOf::BatchGivenUp(GivenUp { accepted, end }) => {
-            Entry::BatchGivenUp(BatchGivenUpEntry { accepted: accepted.into(), end })
+            Entry::BatchGivenUp(BatchGivenUpEntry { accepted: accepted.into(), end: end.into() })
         }
     };
     Ok(entries.into_iter().map(entry).collect())
@@ -104,9 +135,9 @@ pub(super) fn decode_checkpoint<A: Accepted>(bytes: &[u8]) -> Result<Checkpoint,
     let known = |known: Known<A>| KnownBatch {
         position: known.position,
         accepted: known.accepted.into(),
-        completed: known.completed,
+        completed: known.completed.map(BatchCompletedEntry::from),
     };
-    Ok(Checkpoint { position, last_seq, batches: batches.into_iter().map(known).collect() })
+    Ok(Checkpoint { position, last_seq, batches: batches.into_iter().map(known).collect(), store_reach: 0 })
 }
 
 impl From<Version1> for BatchAcceptedEntry {

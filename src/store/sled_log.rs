@@ -1,0 +1,309 @@
+//! Reads sled's log before sled does, and finds what its recovery would pass over in silence.
+//!
+//! sled 0.34.7 starts from its snapshot of the page table and reads on from there. A message whose checksum does not hold
+//! ends its segment, and a segment whose header does not hold is none: both are what a crash may leave at the log's end,
+//! and so sled goes on with the next segment, wherever they are. Of the pages that the lost messages changed, an older
+//! state then shows. This reader knows which segments were whole on the disk before a later one was begun.
+//!
+//! Promises: changes nothing. What it lets pass loses at most the end of the log, as a crash does: that shows in how far
+//! the store reaches. Pages from before the snapshot are not read here: sled verifies them when it reads them.
+//!
+//! ```text
+//! segment  512 KiB: a header, then messages, up to one that fills the rest or to a rest too short for one
+//! header   checksum of the rest, inverted (4) | its place in the log (8) | up to where the log was whole then (8);
+//!          the two places with all bits but the highest inverted
+//! message  checksum of body and rest of header, inverted (4) | kind (1) | body's length, segment's number, page (varints)
+//! ```
+
+use flate2::Crc;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// The size of sled's segments.
+pub(super) const SEGMENT_BYTES: usize = 512 << 10;
+const SEGMENT: u64 = SEGMENT_BYTES as u64;
+const SEGMENT_HEADER_BYTES: usize = 20;
+/// No message begins this near a segment's end.
+const MESSAGE_HEADER_BYTES_MAX: usize = 32;
+const KIND_CORRUPTED: u8 = 0;
+const KIND_CAP: u8 = 2;
+const KIND_LAST: u8 = 11;
+/// What the highest bit of a place is not.
+const PLACE_MASK: u64 = u64::MAX >> 1;
+/// An unused segment is all zeros. It is looked at in so many places, which a segment in use never leaves all zeros.
+const SAMPLES: u64 = 64;
+const SAMPLE_BYTES: usize = 16;
+
+/// A segment of the log.
+#[derive(Debug, Clone, Copy)]
+struct Segment {
+    offset: u64,
+    /// Its place in the log, in bytes.
+    begins: u64,
+    /// Up to where the log was whole when it was begun.
+    whole_to: u64,
+}
+
+/// Verifies the log of the store in this folder, from sled's snapshot on; why it cannot be trusted, if it cannot.
+pub(super) fn verify(folder: &Path) -> Result<(), String> {
+    let told = |error: io::Error| format!("sled's log cannot be read: {error}");
+    let file = match File::open(folder.join("db")) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(told(error)),
+    };
+    let from = snapshot_place(folder).map_err(told)? / SEGMENT * SEGMENT;
+    let (mut segments, mut bytes) = (vec![], vec![0; SEGMENT_BYTES]);
+    let length = file.metadata().map_err(told)?.len();
+    for offset in (0..length).step_by(SEGMENT_BYTES) {
+        match header(&file, offset).map_err(told)? {
+            Header::Of(segment) if segment.begins >= from => segments.push(segment),
+            Header::Of(_) | Header::Unused => {}
+            Header::Damaged => return Err(damaged(offset, "its header does not match its checksum")),
+        }
+    }
+    let whole_to = segments.iter().map(|segment| segment.whole_to).max().unwrap_or_default();
+    for segment in segments.into_iter().filter(|segment| segment.begins + SEGMENT <= whole_to) {
+        let read = read_up_to(&file, &mut bytes, segment.offset).map_err(told)?;
+        let bytes = bytes.get(..read).unwrap_or_default();
+        if let Err(at) = walk(bytes, segment.begins / SEGMENT) {
+            let why = format!(
+                "the message at byte {at} of it does not match its checksum, though the log went on long since"
+            );
+            return Err(damaged(segment.offset, &why));
+        }
+    }
+    Ok(())
+}
+
+fn damaged(offset: u64, why: &str) -> String {
+    format!("sled's log is damaged: the segment at byte {offset} of db: {why}")
+}
+
+/// Up to where in the log sled's newest snapshot goes. Whether it holds sled asks itself.
+fn snapshot_place(folder: &Path) -> io::Result<u64> {
+    let mut newest = None;
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("snap.")) {
+            newest = newest.max(Some(path));
+        }
+    }
+    let Some(newest) = newest else { return Ok(0) };
+    let mut place = [0; 8];
+    let read = File::open(newest)?.read_at(&mut place, 0)?;
+    // One more than the place; zero for none.
+    Ok(if read == place.len() { u64::from_le_bytes(place).saturating_sub(1) } else { 0 })
+}
+
+enum Header {
+    Of(Segment),
+    /// Never used, or freed by a recovery.
+    Unused,
+    Damaged,
+}
+
+fn header(file: &File, offset: u64) -> io::Result<Header> {
+    let mut bytes = [0; SEGMENT_HEADER_BYTES];
+    if read_up_to(file, &mut bytes, offset)? < bytes.len() {
+        return Ok(Header::Unused);
+    }
+    let (sum, rest) = bytes.split_at(4);
+    if u32_of(sum) == !sum_of(&[rest]) {
+        let (begins, whole_to) = rest.split_at(8);
+        // Before anything was written, the log is whole up to -1.
+        let place = |bytes: &[u8]| {
+            Some(u64_of(bytes) ^ PLACE_MASK).filter(|place| *place <= PLACE_MASK).unwrap_or_default()
+        };
+        return Ok(Header::Of(Segment { offset, begins: place(begins), whole_to: place(whole_to) }));
+    }
+    if bytes.iter().any(|byte| *byte != 0) {
+        return Ok(Header::Damaged);
+    }
+    let mut sample = [0; SAMPLE_BYTES];
+    for at in 0..SAMPLES {
+        read_up_to(file, &mut sample, offset + at * (SEGMENT / SAMPLES))?;
+        if sample.iter().any(|byte| *byte != 0) {
+            return Ok(Header::Damaged);
+        }
+    }
+    Ok(Header::Unused)
+}
+
+/// Walks a segment's messages to its end; where the first is that does not hold, if one does not.
+fn walk(segment: &[u8], number: u64) -> Result<(), usize> {
+    let mut at = SEGMENT_HEADER_BYTES;
+    while at + MESSAGE_HEADER_BYTES_MAX <= SEGMENT_BYTES {
+        let message = Message::read(segment.get(at..).unwrap_or_default()).ok_or(at)?;
+        if message.segment != number {
+            return Err(at);
+        }
+        if message.kind == KIND_CAP {
+            return Ok(());
+        }
+        at += message.length;
+    }
+    Ok(())
+}
+
+struct Message {
+    kind: u8,
+    segment: u64,
+    /// Of header and body.
+    length: usize,
+}
+
+impl Message {
+    /// The message that these bytes begin with, if its checksum holds.
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let (sum, rest) = bytes.split_at_checked(4)?;
+        let (&kind, mut after) = rest.split_first()?;
+        if kind == KIND_CORRUPTED || kind > KIND_LAST {
+            return None;
+        }
+        let [body, segment, _page] = [varint(&mut after)?, varint(&mut after)?, varint(&mut after)?];
+        let header = rest.get(..rest.len() - after.len())?;
+        let body = after.get(..usize::try_from(body).ok()?)?;
+        let holds = u32_of(sum) == !sum_of(&[body, header]);
+        holds.then_some(Self { kind, segment, length: 4 + header.len() + body.len() })
+    }
+}
+
+/// A number as sled writes it, taken from the front of the bytes.
+fn varint(bytes: &mut &[u8]) -> Option<u64> {
+    let (&first, rest) = bytes.split_first()?;
+    let (number, length) = match first {
+        0..=240 => (u64::from(first), 0),
+        241..=248 => (240 + 256 * (u64::from(first) - 241) + u64::from(*rest.first()?), 1),
+        249 => (2288 + 256 * u64::from(*rest.first()?) + u64::from(*rest.get(1)?), 2),
+        250.. => (u64_of(rest.get(..usize::from(first) - 247)?), usize::from(first) - 247),
+    };
+    *bytes = rest.get(length..)?;
+    Some(number)
+}
+
+fn sum_of(parts: &[&[u8]]) -> u32 {
+    let mut sum = Crc::new();
+    parts.iter().for_each(|part| sum.update(part));
+    sum.sum()
+}
+
+fn u32_of(bytes: &[u8]) -> u32 {
+    bytes.iter().rev().fold(0, |number, byte| number << 8 | u32::from(*byte))
+}
+
+fn u64_of(bytes: &[u8]) -> u64 {
+    bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
+fn read_up_to(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut read = 0;
+    while let Some(rest) = bytes.get_mut(read..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, offset + read as u64) {
+            Ok(0) => break,
+            Ok(more) => read += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(read)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sled::SledStore;
+    use super::super::{ProfileStore, Reach};
+    use super::*;
+    use crate::model::id::{ClientCode, IdKind, Key};
+    use crate::model::profile::{Profile, Stored};
+    use crate::model::seq::Seq;
+    use crate::store::put_through;
+
+    fn put(store: &SledStore, from: u64, until: u64) {
+        for at in from..until {
+            let key = Key::new(&ClientCode::new("demo").unwrap(), IdKind::Pc, &format!("p{}", at % 3000));
+            let profile = Stored::Profile(Profile::born_at(Seq::from_u64(at))).encode();
+            put_through(store, &key, None, &profile).unwrap();
+        }
+        store.checkpoint(Reach(until)).unwrap();
+    }
+
+    /// A store of several segments, with a snapshot of sled's behind the first of them.
+    fn store() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (from, until) in [(1, 30_000), (30_000, 90_000)] {
+            put(&SledStore::open(folder.path(), 16 << 20).unwrap(), from, until);
+            verify(folder.path()).unwrap();
+        }
+        folder
+    }
+
+    #[test]
+    fn what_is_lost_in_the_middle_of_the_log_is_found_and_what_is_whole_passes() {
+        let folder = store();
+        let db = folder.path().join("db");
+        let whole = fs::read(&db).unwrap();
+        let from = snapshot_place(folder.path()).unwrap() / SEGMENT * SEGMENT;
+        assert!(from > 0, "sled has a snapshot");
+        let file = File::open(&db).unwrap();
+        let segments: Vec<Segment> = (0..whole.len() as u64)
+            .step_by(SEGMENT_BYTES)
+            .filter_map(|offset| match header(&file, offset).unwrap() {
+                Header::Of(segment) if segment.begins >= from => Some(segment),
+                _ => None,
+            })
+            .collect();
+        let whole_to = segments.iter().map(|segment| segment.whole_to).max().unwrap();
+        let inner: Vec<_> = segments.iter().filter(|it| it.begins + SEGMENT <= whole_to).collect();
+        assert!(inner.len() >= 2, "{segments:?}");
+        let mut found = 0;
+        for segment in inner {
+            let start = usize::try_from(segment.offset).unwrap();
+            for at in (0..40).chain((40..SEGMENT_BYTES).step_by(65_521)) {
+                let mut harmed = whole.clone();
+                harmed[start + at] ^= 0x10;
+                fs::write(&db, &harmed).unwrap();
+                match verify(folder.path()) {
+                    Err(why) => {
+                        assert!(why.contains(&format!("byte {start} of db")), "{why}");
+                        found += 1;
+                    }
+                    // Only behind the last message of a segment may anything stand.
+                    Ok(()) => assert!(at >= SEGMENT_BYTES - MESSAGE_HEADER_BYTES_MAX, "byte {at}"),
+                }
+            }
+            let mut harmed = whole.clone();
+            harmed[start..start + 4096].fill(0);
+            fs::write(&db, &harmed).unwrap();
+            verify(folder.path()).unwrap_err();
+        }
+        assert!(found > 100);
+        fs::write(&db, &whole).unwrap();
+        verify(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn what_a_crash_leaves_at_the_end_of_the_log_passes_and_shows_in_how_far_the_store_reaches() {
+        let folder = store();
+        let db = folder.path().join("db");
+        let mut bytes = fs::read(&db).unwrap();
+        let file = File::open(&db).unwrap();
+        let last = (0..bytes.len() as u64).step_by(SEGMENT_BYTES).filter_map(|offset| {
+            match header(&file, offset).unwrap() {
+                Header::Of(segment) => Some(segment),
+                _ => None,
+            }
+        });
+        let last = last.max_by_key(|segment| segment.begins).unwrap();
+        let start = usize::try_from(last.offset).unwrap();
+        // Behind the segment's first messages nothing came to the disk.
+        let end = (start + SEGMENT_BYTES).min(bytes.len());
+        bytes[start + 2000..end].fill(0);
+        fs::write(&db, &bytes).unwrap();
+        verify(folder.path()).unwrap();
+        let store = SledStore::open(folder.path(), 16 << 20).unwrap();
+        assert!(store.reach().unwrap() < Reach(90_000));
+    }
+}
