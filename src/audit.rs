@@ -3,12 +3,13 @@
 //! Promises: a line is one JSON object, whatever it quotes; no token, no id of a visitor and no value is ever in it, so
 //! that erasure (R12) need not look here. A line that can't be written is told in the log, and stops nothing.
 
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::Path;
 
 use serde::Serialize;
 
+use crate::durable;
 use crate::model::id::ClientCode;
 use crate::model::seq::Millis;
 
@@ -66,7 +67,7 @@ fn append(folder: &Path, line: &Line<'_>) -> io::Result<()> {
     let mut text = serde_json::to_vec(line)?;
     text.push(b'\n');
     // One write of one line: several processes may append.
-    let mut file = File::options().create(true).append(true).open(folder.join(FILE))?;
+    let mut file = durable::create(&folder.join(FILE), OpenOptions::new().append(true))?;
     file.write_all(&text)?;
     file.sync_data()
 }

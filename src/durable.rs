@@ -1,11 +1,13 @@
 //! Files that are either there, whole and durable, or not there at all.
 //!
 //! Promises: when [`replace`] returns without an error, the file has the new content and its name is on the disk; after
-//! a crash at any moment it has the old content or the new.
+//! a crash at any moment it has the old content or the new. A file or folder made here belongs to whoever its folder
+//! belongs to, also if root makes it: the daemon's user must be able to read what an operator's command left.
 
-use std::fs::{self, File};
+use rustix::fs::OFlags;
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::Path;
 
 /// Puts a file in the place of another, if one is there: written under another name, synced, renamed, its folder
@@ -19,7 +21,7 @@ pub fn replace(
     aside.push(".new");
     let aside = Path::new(&aside);
     let replaced = (|| {
-        let mut file = File::create(aside)?;
+        let mut file = create(aside, OpenOptions::new().write(true).truncate(true))?;
         point(&format!("{what}-write"))?;
         write(&mut file)?;
         point(&format!("{what}-sync"))?;
@@ -35,6 +37,50 @@ pub fn replace(
     point(&format!("{what}-folder"))?;
     path.parent().map_or(Ok(()), sync_folder)?;
     point(&format!("{what}-done"))
+}
+
+/// Opens a file as told, made if it is not there. One that is made gets the owner and the group of its folder. A link in
+/// its place is refused: it could lead root to a file of somebody else.
+pub fn create(path: &Path, how: &OpenOptions) -> io::Result<File> {
+    let open = |how: &mut OpenOptions| how.custom_flags(no_follow()).open(path);
+    match open(&mut how.clone()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        opened => return opened,
+    }
+    match open(how.clone().create_new(true)) {
+        Ok(file) => belongs_to_folder(&file, path).map(|()| file),
+        // Another process was faster.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => open(&mut how.clone()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Gives a file or folder that was just made the owner and the group of the folder it is in. Only root can, and only
+/// root has to.
+pub fn belongs_to_folder(made: &File, path: &Path) -> io::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let (owner, now) = (fs::metadata(folder)?, made.metadata()?);
+    if (owner.uid(), owner.gid()) == (now.uid(), now.gid()) {
+        return Ok(());
+    }
+    fchown(made, Some(owner.uid()), Some(owner.gid()))
+}
+
+fn no_follow() -> i32 {
+    // The flags' bits are those of the system's own number.
+    OFlags::NOFOLLOW.bits().cast_signed()
+}
+
+/// Makes a folder within another, if it is not there; it gets that one's owner, and nobody else may look into it.
+pub fn folder_within(path: &Path) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => belongs_to_folder(&File::open(path)?, path),
+    }
 }
 
 /// Makes a folder, if it is not there, that nobody but its owner may look into: visitors' profiles are in it.

@@ -14,6 +14,7 @@
 //! | [`model`] | ids, seqs, stored values and their bytes, the pure [`fold`]; no async, no I/O, no clock |
 //! | [`sync`] | locks and atomics, exchangeable for a schedule explorer's in test builds |
 //! | [`durable`] | files that are there whole, or not at all |
+//! | [`folder`] | what tells a data folder from any other: its format stamp, and the mark of one that is not finished |
 //! | [`tokens`], [`audit`] | who may do what; who did what |
 //! | [`config`], [`telemetry`] | settings, resolved and checked before anything opens; log lines and metrics |
 //! | [`journal`] | segments, group commit, entries, snapshots |
@@ -70,6 +71,7 @@ pub mod batch;
 pub mod cli;
 pub mod config;
 pub mod durable;
+pub mod folder;
 pub mod http;
 pub mod journal;
 pub mod model;

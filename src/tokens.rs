@@ -5,7 +5,7 @@
 //! so the last token that goes does not open the doors. Several processes may change the file, one after the other.
 
 use std::fmt;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -90,7 +90,7 @@ pub enum Refusal {
 #[derive(Debug, thiserror::Error)]
 pub enum TokensError {
     /// The system refused something.
-    #[error("{}: {error}", path.display())]
+    #[error("{}: {error}{}", path.display(), hint(error))]
     Io {
         /// On what.
         path: PathBuf,
@@ -120,6 +120,8 @@ pub enum TokensError {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tokens {
     all: Vec<Token>,
+    /// Nobody knows which there are.
+    closed: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -147,7 +149,7 @@ impl Tokens {
         };
         match serde_json::from_slice::<Stored>(&text) {
             Ok(Stored { version: VERSION, tokens, crc32c }) if crc32c.is_none() || crc32c == sum(&tokens) => {
-                Ok(Self { all: tokens })
+                Ok(Self { all: tokens, closed: false })
             }
             Ok(Stored { version: VERSION, .. }) => {
                 Err(TokensError::Unreadable { path, why: "its tokens do not match their checksum".into() })
@@ -160,9 +162,14 @@ impl Tokens {
         }
     }
 
+    /// Those of a folder whose file is there and can't be read: nobody is let in, for nobody knows who may be.
+    pub fn closed() -> Self {
+        Self { all: vec![], closed: true }
+    }
+
     /// Whether a token is asked for: as soon as one was ever made.
     pub fn are_asked_for(&self) -> bool {
-        !self.all.is_empty()
+        self.closed || !self.all.is_empty()
     }
 
     /// All of them, oldest first.
@@ -278,6 +285,16 @@ impl FromStr for Scope {
     }
 }
 
+/// What to do about an error of the system.
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "; the daemon's user must own the file: give it the owner of the data folder (chown), or run this as that user"
+        }
+        _ => "",
+    }
+}
+
 /// Changes the file, while no other process does.
 fn change<T>(
     folder: &Path,
@@ -287,10 +304,9 @@ fn change<T>(
         let path = path.to_owned();
         move |error| TokensError::Io { path, error }
     };
-    durable::private_folder(folder).map_err(failed(folder))?;
     let lock_path = folder.join(LOCK);
     // Held until the end of this function.
-    let lock = File::create(&lock_path).map_err(failed(&lock_path))?;
+    let lock = durable::create(&lock_path, OpenOptions::new().write(true)).map_err(failed(&lock_path))?;
     lock.lock().map_err(failed(&lock_path))?;
     let mut tokens = Tokens::read(folder)?;
     let changed = change(&mut tokens)?;

@@ -349,6 +349,123 @@ fn a_tokens_life() {
     daemon.restart();
 }
 
+/// Made by root, the file could not be read by the daemon's user: the tokens stayed unread, and the doors open.
+#[test]
+fn what_root_makes_in_the_folder_belongs_to_whom_the_folder_does() {
+    use std::os::unix::fs::{MetadataExt, chown};
+    const OWNER: u32 = 12_345;
+    if !rustix::process::geteuid().is_root() {
+        return support::skip("only root can make files for somebody else");
+    }
+    let mut daemon = Daemon::start();
+    // More than one frame: damage to the last would be taken for a torn tail.
+    for value in 0..3 {
+        daemon.mbox("demo", &format!("mbox=m&mboxPC=p&profile.a={value}"));
+    }
+    let backup = daemon.data().with_file_name("backup");
+    assert_eq!(daemon.run(&["backup", backup.to_str().unwrap()]).0, Some(0));
+    daemon.terminate();
+    assert!(daemon.ended().success());
+    let data = daemon.data();
+    std::fs::remove_file(data.join("audit.log")).unwrap();
+    std::fs::remove_file(data.join("lock")).unwrap();
+    chown(&data, Some(OWNER), Some(OWNER)).unwrap();
+    for path in support::seen_below(&data).into_keys() {
+        chown(path, Some(OWNER), Some(OWNER)).unwrap();
+    }
+    let owners = |folder: &std::path::Path| {
+        let not_theirs = |path: &std::path::PathBuf| std::fs::metadata(path).unwrap().uid() != OWNER;
+        support::seen_below(folder).into_keys().filter(not_theirs).collect::<Vec<_>>()
+    };
+    let run = |arguments: &[&str]| {
+        let binary = env!("CARGO_BIN_EXE_profiled");
+        std::process::Command::new(binary).args(arguments).env_clear().output().unwrap()
+    };
+    let text = data.to_str().unwrap();
+    let token = run(&["token", "new", "--data", text, "--client", "demo", "--scope", "read"]);
+    assert!(token.status.success());
+    assert!(
+        data.join("tokens.json").exists()
+            && data.join("tokens.lock").exists()
+            && data.join("audit.log").exists()
+    );
+    assert_eq!(owners(&data), Vec::<std::path::PathBuf>::new());
+    // A segment that is damaged is kept, and others made.
+    let segment = data.join("journal/0000000000000000.log");
+    let mut bytes = std::fs::read(&segment).unwrap();
+    bytes[62] ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+    drop(run(&["check", "--salvage", "--data", text, "--log", "error"]));
+    assert!(data.join("damaged").exists() && data.join("lock").exists());
+    assert_eq!(owners(&data), Vec::<std::path::PathBuf>::new());
+    // Into an empty folder of theirs.
+    let restored = data.with_file_name("restored");
+    std::fs::create_dir(&restored).unwrap();
+    chown(&restored, Some(OWNER), Some(OWNER)).unwrap();
+    assert!(
+        run(&["restore", backup.to_str().unwrap(), "--data", restored.to_str().unwrap()]).status.success()
+    );
+    assert_eq!(std::fs::metadata(&restored).unwrap().uid(), OWNER);
+    assert_eq!(owners(&restored), Vec::<std::path::PathBuf>::new());
+}
+
+/// A file of tokens that is there and can't be read is not the same as none.
+#[test]
+fn tokens_that_cannot_be_read_open_no_door() {
+    let mut daemon = Daemon::start();
+    daemon.keep_complaints();
+    daemon.kill9().restart();
+    assert_eq!(daemon.get("/api/v1/batches?client=demo").status, 200);
+    let tokens = daemon.data().join("tokens.json");
+    // A folder in its place can't be read by anybody, not even by root.
+    std::fs::create_dir(&tokens).unwrap();
+    daemon.hang_up();
+    wait_for("the doors to close", || {
+        (daemon.get("/api/v1/batches?client=demo").status == 401).then_some(())
+    });
+    assert!(daemon.complaints().contains("tokens.json"), "{}", daemon.complaints());
+    daemon.kill9();
+    assert!(daemon.try_restart().is_err());
+    assert!(daemon.complaints().contains("tokens.json"), "{}", daemon.complaints());
+    std::fs::remove_dir(&tokens).unwrap();
+    daemon.restart();
+    let token = daemon.make_token(&["--client", "demo", "--scope", "read"]);
+    daemon.hang_up();
+    wait_for("the token to let in", || {
+        (call(&daemon, "GET", "/api/v1/batches?client=demo", Some(&token)).status == 200).then_some(())
+    });
+}
+
+/// It silently made a folder of its own, and the daemon's stayed open.
+#[test]
+fn a_token_is_made_in_a_data_folder_and_nowhere_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |data: &std::path::Path, arguments: &[&str]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_profiled"))
+            .args(arguments)
+            .args(["--data", data.to_str().unwrap()])
+            .env_clear()
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let new = ["token", "new", "--client", "demo", "--scope", "read"];
+    let data = folder.path().join("data");
+    for command in [&new[..], &["token", "list"], &["token", "revoke", "x"]] {
+        let (code, said) = run(&data, command);
+        assert!(code == Some(1) && said.contains("is no data folder") && said.contains("--init"), "{said}");
+    }
+    assert!(!data.exists());
+    std::fs::write(folder.path().join("mine"), "").unwrap();
+    let (code, said) = run(folder.path(), &[&new[..], &["--init"]].concat());
+    assert!(code == Some(1) && said.contains("it is not empty"), "{said}");
+    assert_eq!(run(&data, &[&new[..], &["--init"]].concat()).0, Some(0));
+    assert_eq!(run(&data, &new).0, Some(0), "now it is one");
+    let mut daemon = Daemon::configured("");
+    daemon.set_data(data).restart();
+    assert_eq!(daemon.get("/api/v1/batches?client=demo").status, 401);
+}
+
 #[test]
 fn backups_take_the_tokens_along() {
     let mut daemon = Daemon::start();

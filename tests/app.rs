@@ -174,7 +174,8 @@ async fn a_damaged_upload_is_told_by_a_check_and_no_backup_is_made_of_it() {
     drop(app);
     let faults = || {
         let config = config(folder.path());
-        let check = move || check(config, Arc::new(SystemClock)).unwrap().faults;
+        let scratch = folder.path().to_owned();
+        let check = move || check(config, Arc::new(SystemClock), &scratch).unwrap().faults;
         std::thread::spawn(check).join().unwrap()
     };
     told(&faults().join(""), &batch, &file);

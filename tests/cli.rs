@@ -255,6 +255,47 @@ fn every_command_says_what_it_does_and_has_a_page() {
     }
 }
 
+/// Its daemon stayed behind when its terminal was closed.
+#[test]
+fn the_demo_takes_its_daemon_along_however_it_ends() {
+    use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+    use std::io::{BufRead, BufReader};
+    for signal in [Signal::HUP, Signal::TERM, Signal::INT, Signal::KILL] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut demo = Command::new(env!("CARGO_BIN_EXE_profiled"))
+            .arg("demo")
+            .env_clear()
+            .env("TMPDIR", folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines();
+        let stays = lines.find(|line| line.as_ref().unwrap().contains("It stays up"));
+        assert!(stays.is_some(), "it was walked through");
+        let id = Pid::from_child(&demo);
+        let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", demo.id())).unwrap();
+        let daemon = Pid::from_raw(children.trim().parse().unwrap()).unwrap();
+        kill_process(id, signal).unwrap();
+        demo.wait().unwrap();
+        support::wait_for("the daemon to end", || {
+            // One that has ended may still be there for whoever waits for it.
+            let state = std::fs::read_to_string(format!("/proc/{}/stat", daemon.as_raw_nonzero()))
+                .unwrap_or_default();
+            let ended = state.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'));
+            (ended || test_kill_process(daemon).is_err()).then_some(())
+        });
+        if signal != Signal::KILL {
+            assert_eq!(
+                std::fs::read_dir(folder.path()).unwrap().count(),
+                0,
+                "{signal:?}: its folder goes, too"
+            );
+        }
+    }
+}
+
 #[test]
 fn a_batch_is_tried_out_its_rows_are_told_and_repaired() {
     let daemon = Daemon::start();

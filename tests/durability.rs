@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use support::{Daemon, wait_for};
+use support::{Daemon, copy_folder, seen_below, skip, wait_for};
 
 /// Small segments, so that many come and go.
 const SETTINGS: &str = "journal_segment_bytes = \"64KiB\"\nsnapshot_journal_bytes = \"64KiB\"\n\
@@ -115,6 +115,26 @@ fn snapshots(data: &Path) -> Vec<PathBuf> {
     files
 }
 
+fn remove_store(data: &Path) {
+    if data.join("store").exists() {
+        fs::remove_dir_all(data.join("store")).unwrap();
+    }
+}
+
+fn restore(backup: &Path, data: &Path, more: &[&str]) -> Output {
+    let paths = [backup.to_str().unwrap(), data.to_str().unwrap()];
+    profiled(&[&["restore", paths[0], "--data", paths[1]], more].concat())
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout)
+}
+
+fn back_up(daemon: &Daemon, backup: &Path) {
+    let output = profiled(&["backup", backup.to_str().unwrap(), "--url", &daemon.url()]);
+    assert!(output.status.success(), "{}", said(&output));
+}
+
 /// Some noise, the same every time.
 fn noise(length: usize) -> Vec<u8> {
     let mut random = 0x9E37_79B9_7F4A_7C15_u64;
@@ -146,14 +166,20 @@ fn a_store_that_was_harmed_is_made_again_and_holds_the_same() {
         ("a checkpoint of noise", |data| fs::write(store_of(data).join("checkpoint"), noise(200)).unwrap()),
     ];
     let (mut daemon, digest_before) = loaded();
-    let data = daemon.data();
+    let (data, harmed) = (daemon.data(), daemon.data().with_file_name("harmed"));
     assert!(!snapshots(&data).is_empty(), "there is a snapshot to begin from");
     for (case, harm) in cases {
-        harm(&data);
-        assert_eq!(digest(&data), digest_before, "{case}");
+        copy_folder(&data, &harmed);
+        harm(&harmed);
+        let before = seen_below(&harmed);
+        assert_eq!(digest(&harmed), digest_before, "{case}: a check makes it again elsewhere");
+        assert!(seen_below(&harmed) == before, "{case}: a check changes nothing");
+        daemon.set_data(harmed.clone()).restart();
+        assert_eq!(daemon.value("demo", "pc", "p7", "round").as_deref(), Some("1000000"), "{case}");
+        stop(&mut daemon);
+        assert_eq!(digest(&harmed), digest_before, "{case}: so does a start");
+        fs::remove_dir_all(&harmed).unwrap();
     }
-    daemon.restart();
-    assert_eq!(daemon.value("demo", "pc", "p7", "round").as_deref(), Some("1000000"));
 }
 
 fn cut(data: &Path, to: fn(u64) -> u64) {
@@ -163,10 +189,13 @@ fn cut(data: &Path, to: fn(u64) -> u64) {
 
 #[test]
 fn what_is_set_aside_says_why() {
-    let (daemon, _) = loaded();
+    let (mut daemon, _) = loaded();
     let data = daemon.data();
     cut(&data, |length| length / 2);
-    check(&data);
+    let notes = check(&data)["notes"].to_string();
+    assert!(notes.contains("its files are not what they were when it was closed"), "{notes}");
+    daemon.restart();
+    stop(&mut daemon);
     let why = files_below(&data.join("store")).into_iter().find(|file| file.ends_with("WHY")).unwrap();
     let why = fs::read_to_string(why).unwrap();
     assert!(why.starts_with("This store was set aside: the store "), "{why}");
@@ -194,11 +223,10 @@ fn segments_go_once_two_snapshots_are_past_them_and_either_will_do() {
     let data = daemon.data();
     for left in [2, 1] {
         assert_eq!(snapshots(&data).len(), left);
-        fs::remove_dir_all(data.join("store")).unwrap();
+        remove_store(&data);
         assert_eq!(digest(&data), digest_before, "{left} snapshots");
         fs::remove_file(snapshots(&data).last().unwrap()).unwrap();
     }
-    fs::remove_dir_all(data.join("store")).unwrap();
     let output = checked(&data);
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{told}");
@@ -271,7 +299,7 @@ fn a_batch_whose_upload_is_damaged_is_given_up_if_somebody_says_so() {
     let kept = data.join("damaged").join(file.file_name().unwrap());
     assert_eq!(fs::read_to_string(kept).unwrap(), "batch=pcId,n\np1,LOST\np2,lost\n");
     let digest_before = digest(&data);
-    fs::remove_dir_all(data.join("store")).unwrap();
+    remove_store(&data);
     assert_eq!(digest(&data), digest_before, "it stays given up");
 
     daemon.restart();
@@ -321,6 +349,283 @@ fn a_backup_of_a_running_daemon_restores_to_the_same() {
     let output = profiled(&["restore", paths[0], "--data", elsewhere.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("is damaged"));
+}
+
+/// It left a folder without its tokens, which a daemon opened: open to all.
+#[test]
+fn a_restore_that_fails_leaves_nothing_that_opens() {
+    let mut daemon = Daemon::start();
+    daemon.mbox("demo", "mbox=m&mboxPC=p&profile.a=1");
+    let token = daemon.make_token(&["--all-clients", "--scope", "admin"]);
+    daemon.kill9().restart().set_variable("PROFILED_TOKEN", &token);
+    let (backup, restored) =
+        (daemon.data().with_file_name("backup"), daemon.data().with_file_name("restored"));
+    let partial = restored.with_file_name("restored.partial");
+    let (code, _, told) = daemon.run(&["backup", backup.to_str().unwrap()]);
+    assert_eq!(code, Some(0), "{told}");
+    daemon.kill9();
+    // The tokens are the last to be copied.
+    let tokens = backup.join("tokens.json");
+    let kept = fs::read(&tokens).unwrap();
+    fs::write(&tokens, "{}").unwrap();
+    let told = said(&restore(&backup, &restored, &[]));
+    assert!(told.contains("tokens.json is damaged"), "{told}");
+    assert!(!restored.exists() && !partial.exists(), "nothing is left of it");
+
+    // Ended on the way, it leaves a folder that nothing opens, and that is not in the way.
+    fs::create_dir(&partial).unwrap();
+    copy_folder(&daemon.data(), &partial);
+    fs::write(partial.join("unfinished"), "").unwrap();
+    for command in
+        [&["serve", "--listen", "127.0.0.1:0"][..], &["check"], &["check", "--salvage"], &["token", "list"]]
+    {
+        let output = profiled(&[command, &["--data", partial.to_str().unwrap()]].concat());
+        let told = said(&output);
+        assert!(output.status.code() == Some(1) && told.contains("is not finished"), "{command:?}: {told}");
+        assert!(told.contains("remove the folder"), "{command:?}: {told}");
+    }
+    fs::write(&tokens, kept).unwrap();
+    let output = restore(&backup, &restored, &[]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(!partial.exists());
+    daemon.set_data(restored).restart();
+    assert_eq!(daemon.get("/api/v1/batches?client=demo").status, 401);
+}
+
+/// What is restored is opened once before it is called good.
+#[test]
+fn a_restore_is_good_only_if_the_store_made_of_it_is_the_backups() {
+    let mut daemon = Daemon::start_configured(SETTINGS);
+    (0..2).for_each(|round| load(&daemon, round));
+    let folder = tempfile::tempdir().unwrap();
+    let (backup, restored) = (folder.path().join("backup"), folder.path().join("restored"));
+    back_up(&daemon, &backup);
+    stop(&mut daemon);
+    let path = backup.join("backup.json");
+    let manifest: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let mut other = manifest.clone();
+    other["digest"] = "0".repeat(32).into();
+    fs::write(&path, other.to_string()).unwrap();
+    let told = said(&restore(&backup, &restored, &[]));
+    assert!(told.contains("has the digest") && told.contains(manifest["digest"].as_str().unwrap()), "{told}");
+    assert!(!restored.exists());
+    // As earlier programs wrote it.
+    let mut earlier = manifest.clone();
+    earlier["version"] = 1.into();
+    earlier.as_object_mut().unwrap().remove("digest");
+    fs::write(&path, earlier.to_string()).unwrap();
+    assert!(restore(&backup, &restored, &[]).status.success());
+    assert!(restored.join("store/current").exists(), "the store is made");
+    let outside =
+        manifest.to_string().replacen("./tokens.json", "../outside", 1).replacen("spool/", "../x/", 1);
+    fs::write(&path, outside).unwrap();
+    let told = said(&restore(&backup, &folder.path().join("elsewhere"), &[]));
+    assert!(told.contains("is not in it"), "{told}");
+}
+
+/// They came back with it.
+#[test]
+fn whoever_was_erased_after_a_backup_stays_erased_when_it_is_restored() {
+    let mut daemon = Daemon::start_configured("[clients.demo]\nv2_creates_profiles = true\n");
+    for id in ["stays", "before", "after", "alone"] {
+        daemon.mbox("demo", &format!("mbox=m&mboxPC=pc-{id}&mbox3rdPartyId={id}&profile.note={id}"));
+    }
+    daemon.mbox("demo", "mbox=m&mboxPC=joins&profile.note=joins");
+    assert_eq!(erase(&daemon, "third-party", "before"), 200);
+    daemon.mbox("demo", "mbox=m&mbox3rdPartyId=before&profile.note=again");
+    let folder = tempfile::tempdir().unwrap();
+    let backup = folder.path().join("backup");
+    back_up(&daemon, &backup);
+    assert_eq!(erase(&daemon, "pc", "pc-after"), 200);
+    // Bound only behind the backup, in which the two are apart.
+    daemon.mbox("demo", "mbox=m&mboxPC=joins&mbox3rdPartyId=alone&profile.note=joined");
+    assert_eq!(erase(&daemon, "third-party", "alone"), 200);
+    // Of what it erased no byte is left, nor any tombstone: the list alone knows.
+    compact(&daemon);
+    let list = daemon.data().join("erasures");
+    assert!(!fs::read_to_string(&list).unwrap().contains("after"));
+    daemon.kill9();
+
+    let back = folder.path().join("back");
+    let told = said(&restore(&backup, &back, &[]));
+    assert!(told.contains("are back: erase them again") && told.contains("--after"), "{told}");
+    for after in [daemon.data(), list] {
+        let restored = folder.path().join("restored");
+        let output = restore(&backup, &restored, &["--after", after.to_str().unwrap()]);
+        assert!(output.status.success(), "{}", said(&output));
+        let mut daemon = Daemon::configured("");
+        daemon.set_data(restored.clone()).restart();
+        for gone in ["pc-after", "pc-alone", "joins"] {
+            assert_eq!(daemon.visitor("demo", "pc", gone), None, "{gone}");
+        }
+        for (id, note) in [("stays", "stays"), ("before", "again")] {
+            assert_eq!(daemon.value("demo", "third-party", id, "note").as_deref(), Some(note));
+        }
+        daemon.kill9();
+        let acts = fs::read_to_string(restored.join("audit.log")).unwrap();
+        assert!(acts.contains("\"erase\"") && acts.contains("\"restore\""), "{acts}");
+        fs::remove_dir_all(restored).unwrap();
+    }
+}
+
+/// A batch that is folded in once more, for its store was made again, is complete to the journal and not to the backup's
+/// mark: its outcomes were left out, and what was restored did not start.
+#[test]
+fn a_backup_made_while_a_store_is_made_again_can_be_started() {
+    const ROWS: usize = 2_000;
+    let settings = |rate: &str| format!("{rate}[clients.demo]\nv2_creates_profiles = true\n");
+    let mut daemon = Daemon::start_configured(&settings(""));
+    let mut file = String::from("batch=pcId,n\n");
+    for n in 0..ROWS {
+        writeln!(file, "p{n},{n}").unwrap();
+    }
+    let batch = daemon.post_batch("demo", &file);
+    daemon.wait_complete(&batch);
+    daemon.kill9();
+    fs::remove_dir_all(daemon.data().join("store")).unwrap();
+    daemon.configure(&settings("[ingest]\nmax_rows_per_second = 1\n"));
+    daemon.restart();
+    let folder = tempfile::tempdir().unwrap();
+    let (backup, restored) = (folder.path().join("backup"), folder.path().join("restored"));
+    back_up(&daemon, &backup);
+    daemon.kill9();
+    let output = restore(&backup, &restored, &[]);
+    assert!(output.status.success(), "{}", said(&output));
+    let before = seen_below(&backup);
+    let report = check(&backup);
+    assert_eq!((&report["profiles"], &report["faults"]), (&ROWS.into(), &Value::Array(vec![])));
+    assert!(seen_below(&backup) == before, "a check changes nothing");
+    daemon.configure(&settings(""));
+    daemon.set_data(restored).restart();
+    let details = daemon.wait_complete(&batch);
+    assert_eq!((details.size, details.successful, details.failed), (ROWS as u64, ROWS as u64, 0));
+    let outcomes = daemon.get(&format!("/api/v1/batches/{batch}/outcomes?outcome=created"));
+    assert_eq!(outcomes.text().lines().count(), ROWS + 1);
+}
+
+/// The journal says that a batch was counted, and the file that says what became of its rows is gone or damaged. The
+/// daemon did not start, and salvage gave up all of a batch whose upload was there and whole.
+#[test]
+fn outcomes_that_are_lost_are_made_again_but_for_rows_that_nobody_can_judge() {
+    let mut daemon = Daemon::start();
+    for id in ["plain", "written", "erased"] {
+        daemon.mbox("demo", &format!("mbox=m&mboxPC={id}&profile.b=0"));
+    }
+    let file = "batch=pcId,a\nplain,1\nwritten,1\nerased,1\nnobody,1\nplain,%zz\nborn,1\nplain,\n";
+    let batch = daemon.post_batch("demo", file);
+    daemon.wait_complete(&batch);
+    daemon.mbox("demo", "mbox=m&mboxPC=written&profile.b=2");
+    daemon.mbox("demo", "mbox=m&mboxPC=born&profile.b=2");
+    assert_eq!(erase(&daemon, "pc", "erased"), 200);
+    let outcomes = || format!("/api/v1/batches/{batch}/outcomes");
+    let lines =
+        |daemon: &Daemon| daemon.get(&outcomes()).text().lines().map(str::to_owned).collect::<Vec<_>>();
+    let before = lines(&daemon);
+    stop(&mut daemon);
+    let path = files_below(&daemon.data().join("spool"))
+        .into_iter()
+        .find(|it| it.extension().unwrap() == "outcomes");
+    let path = path.unwrap();
+    for harm in [&(|path: &Path| fs::remove_file(path)) as &dyn Fn(&Path) -> std::io::Result<()>, &|path| {
+        fs::write(path, "noise")
+    }] {
+        harm(&path).unwrap();
+        remove_store(&daemon.data());
+        daemon.restart();
+        let details = daemon.wait_complete(&batch);
+        assert_eq!((details.size, details.successful, details.not_found, details.ignored), (7, 2, 1, 1));
+        for (now, before) in lines(&daemon).iter().zip(&before) {
+            if ["3,erased,", "4,erased,", "7,born,"].iter().any(|lost| now.starts_with(lost)) {
+                assert!(now.contains("outcome_lost"), "{now}");
+            } else {
+                assert_eq!(now, before);
+            }
+        }
+        assert_eq!(daemon.value("demo", "pc", "plain", "a").as_deref(), Some("1"));
+        assert_eq!(daemon.visitor("demo", "pc", "erased"), None);
+        stop(&mut daemon);
+        assert_eq!(check(&daemon.data())["faults"], Value::Array(vec![]));
+    }
+}
+
+/// It wrote into the folder, and could not check a backup on a disk that is read-only.
+#[test]
+fn a_check_writes_nothing_and_can_do_without() {
+    let mut daemon = Daemon::start_configured(SETTINGS);
+    load(&daemon, 0);
+    daemon.kill9();
+    let data = daemon.data();
+    // As a crash leaves it in the middle of an append.
+    let last = files_below(&data.join("journal")).into_iter().max().unwrap();
+    let mut bytes = fs::read(&last).unwrap();
+    let end = bytes.len() - bytes.iter().rev().take_while(|byte| **byte == 0).count();
+    let torn = end.next_multiple_of(8) + 64;
+    bytes[torn] = 1;
+    fs::write(&last, bytes).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let scratch = folder.path().join("scratch");
+    fs::create_dir(&scratch).unwrap();
+    let before = seen_below(&data);
+    let output = profiled(&[
+        "check",
+        "--json",
+        "--data",
+        data.to_str().unwrap(),
+        "--scratch",
+        scratch.to_str().unwrap(),
+    ]);
+    assert!(output.status.success(), "{}", said(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let notes = report["notes"].to_string();
+    assert!(
+        notes.contains("an append that a crash interrupted") && notes.contains(last.to_str().unwrap()),
+        "{notes}"
+    );
+    assert!(seen_below(&data) == before);
+    assert_eq!(files_below(&scratch), Vec::<PathBuf>::new(), "nothing is left of it");
+    let Ok(mount) = support::disk::read_only(&data, &folder.path().join("mounted")) else {
+        return skip("a folder cannot be mounted read-only here");
+    };
+    assert_eq!(check(&mount.0)["digest"], report["digest"]);
+}
+
+/// A daemon of an earlier version opened it, said that it was ready, and answered 500.
+#[test]
+fn a_folder_of_a_later_format_is_refused_with_what_to_do() {
+    let mut daemon = Daemon::start_configured(SETTINGS);
+    load(&daemon, 0);
+    stop(&mut daemon);
+    let data = daemon.data();
+    let stamp = data.join("format");
+    let kept = fs::read_to_string(&stamp).unwrap();
+    assert!(kept.contains("\"format\":"), "{kept}");
+    fs::write(&stamp, r#"{"format":99,"program":"9.9.9"}"#).unwrap();
+    let refused = |what: &[&str]| {
+        let output = profiled(&[what, &["--data", data.to_str().unwrap()]].concat());
+        assert_eq!(output.status.code(), Some(1), "{what:?}: {}", said(&output));
+        said(&output)
+    };
+    for command in [&["serve", "--listen", "127.0.0.1:0"][..], &["check"], &["token", "list"]] {
+        assert!(refused(command).contains("run profiled 9.9.9 or later"), "{command:?}");
+    }
+    fs::write(&stamp, kept).unwrap();
+    // Nor is what a later program wrote taken for damaged.
+    let checkpoint = store_of(&data).join("checkpoint");
+    let mut bytes = fs::read(&checkpoint).unwrap();
+    let kept = bytes.clone();
+    bytes[0] = 99;
+    let length = bytes.len() - 4;
+    let sum = crc32c::crc32c(&bytes[..length]).to_le_bytes();
+    bytes[length..].copy_from_slice(&sum);
+    fs::write(&checkpoint, bytes).unwrap();
+    assert!(refused(&["serve", "--listen", "127.0.0.1:0"]).contains("a later profiled wrote it"));
+    assert!(checkpoint.exists(), "it is where it was");
+    fs::write(&checkpoint, kept).unwrap();
+    // A folder from before there was a stamp gets one.
+    fs::remove_file(&stamp).unwrap();
+    daemon.restart();
+    assert!(stamp.exists());
+    assert_eq!(daemon.value("demo", "pc", "p7", "n").as_deref(), Some("7"));
 }
 
 #[test]
@@ -465,6 +770,39 @@ fn batches_past_their_retention_go_with_their_files() {
     let gone = daemon.get(&format!("/m2/demo/profile/batchStatus?batchId={last}"));
     assert_eq!(gone.status, 404, "{}", gone.text());
     daemon.kill9().restart();
+    assert_eq!(daemon.value("demo", "pc", "p1", "a").as_deref(), Some("last"));
+    stop(&mut daemon);
+    check(&daemon.data());
+}
+
+/// Nothing was removed without a new checkpoint first, for which there was no room: so it stayed full.
+#[test]
+fn what_is_needless_goes_from_a_disk_that_has_no_room_for_a_checkpoint() {
+    // More than four times what most disks have left.
+    if rustix::fs::statvfs("/tmp").is_ok_and(|disk| disk.f_bavail * disk.f_frsize > 200 << 30) {
+        return skip(
+            "a disk with less than 200 GiB free: the largest reserve is no more than four times that",
+        );
+    }
+    let settings = |more: &str| format!("{more}\n{SETTINGS}");
+    let mut daemon = Daemon::start_configured(&settings(""));
+    let batch = daemon.post_batch("demo", "batch=pcId,a\np1,last\n");
+    daemon.wait_complete(&batch);
+    // Two snapshots that know it as complete, and a checkpoint that does.
+    for n in 0..2 {
+        back_up(&daemon, &daemon.data().with_file_name(format!("backup-{n}")));
+    }
+    assert!(!daemon.spooled().is_empty());
+    daemon.configure(&settings("retention_days = 0\ndisk_reserve_bytes = \"1TiB\""));
+    daemon.hang_up();
+    wait_for("writes to be refused", || {
+        let reply = daemon.post_form("/m2/demo/mbox/json", "mbox=m&mboxPC=p2&profile.a=1");
+        (reply.status == 507).then_some(())
+    });
+    wait_for("the files to go", || daemon.spooled().is_empty().then_some(()));
+    daemon.kill9();
+    daemon.configure(&settings(""));
+    daemon.restart();
     assert_eq!(daemon.value("demo", "pc", "p1", "a").as_deref(), Some("last"));
     stop(&mut daemon);
     check(&daemon.data());

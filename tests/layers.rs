@@ -10,10 +10,11 @@ use std::path::Path;
 
 /// The layers, lowest first: each may use those before it. A new module at the top of `src` gets its place here and in
 /// the design.
-const LAYERS: [&str; 14] = [
+const LAYERS: [&str; 15] = [
     "model",
     "sync",
     "durable",
+    "folder",
     "tokens",
     "audit",
     "config",

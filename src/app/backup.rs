@@ -1,26 +1,29 @@
-//! Backups: a folder with a verified snapshot, the journal behind it up to one moment, and the uploads that go with it;
-//! and restoring from one.
+//! Backups: a folder with a verified snapshot, the journal behind it up to one moment, the uploads that go with it, and
+//! what stands beside them: the tokens, the audit trail, the list of erasures, the format stamp.
 //!
 //! Promises: a backup is what the daemon would have found after a power cut at that moment, less its store, which is
-//! made again; it is whole once its manifest is there, which is written last. An upload that is not what was accepted is
-//! told, and the backup not made. Restoring verifies every byte first.
+//! made again; it is whole once its manifest is there, which is written last, with the digest of the store that a start
+//! makes of it. An upload that is not what was accepted is told, and the backup not made. A backup that is already there
+//! is never changed.
 
-use super::{AppError, Inner};
+use super::restore::RestoreError;
+use super::{AppError, Inner, digest, needs};
 use crate::batch::checksum::FileSum;
 use crate::batch::pending::Accepted;
-use crate::durable::{self, private_folder, sync_folder};
+use crate::durable::{self, belongs_to_folder, private_folder, sync_folder};
 use crate::journal::entry::{Checkpoint, KnownBatch};
 use crate::journal::log::Position;
 use crate::journal::snapshot::{Summary, verify};
-use crate::tokens;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// What a backup's manifest is called.
 pub const MANIFEST: &str = "backup.json";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// What earlier programs wrote: without a digest.
+const VERSION_BEFORE: u32 = 1;
 
 /// What a backup holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,53 +36,59 @@ pub struct Manifest {
     pub seq: String,
     /// Values in its snapshot.
     pub values: u64,
-    files: Vec<FileEntry>,
+    /// Of the store that a start makes of it; earlier backups have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    pub(super) files: Vec<FileEntry>,
 }
 
 /// One of its files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct FileEntry {
-    path: String,
+pub(super) struct FileEntry {
+    pub(super) path: String,
     bytes: u64,
     crc32c: u32,
 }
 
-/// Why a backup can't be restored.
-#[derive(Debug, thiserror::Error)]
-pub enum RestoreError {
-    /// The folder holds no whole backup.
-    #[error("{} is no backup, or one that was not finished: {why}", folder.display())]
-    NoBackup {
-        /// The folder.
-        folder: PathBuf,
-        /// What is missing.
-        why: String,
-    },
-    /// One of its files is not what was written.
-    #[error("{} is damaged: {why}", file.display())]
-    Damaged {
-        /// The file.
-        file: PathBuf,
-        /// What is wrong.
-        why: String,
-    },
-    /// There is something in the data folder.
-    #[error("{} is not empty: restore into a new folder", .0.display())]
-    NotEmpty(PathBuf),
-    /// The system refused something.
-    #[error("{}: {error}", path.display())]
-    Io {
-        /// On what.
-        path: PathBuf,
-        /// What it said.
-        error: io::Error,
-    },
+impl Manifest {
+    /// Reads that of a backup.
+    pub(super) fn read(backup: &Path) -> Result<Self, RestoreError> {
+        let no_backup = |why: String| RestoreError::NoBackup { folder: backup.to_owned(), why };
+        let told = |error: &dyn std::fmt::Display| no_backup(format!("{MANIFEST}: {error}"));
+        let text = fs::read(backup.join(MANIFEST)).map_err(|error| told(&error))?;
+        let manifest: Self = serde_json::from_slice(&text).map_err(|error| told(&error))?;
+        if !(VERSION_BEFORE..=VERSION).contains(&manifest.version) {
+            let why = format!("it has version {}; this program reads up to {VERSION}", manifest.version);
+            return Err(no_backup(why));
+        }
+        let within = |component| matches!(component, Component::Normal(_) | Component::CurDir);
+        match manifest.files.iter().find(|file| !Path::new(&file.path).components().all(within)) {
+            Some(outside) => {
+                Err(no_backup(format!("{MANIFEST} names {:?}, which is not in it", outside.path)))
+            }
+            None => Ok(manifest),
+        }
+    }
+
+    /// Whether each of a backup's files is what was written.
+    pub(super) fn verify(&self, backup: &Path) -> Result<(), RestoreError> {
+        self.files.iter().try_for_each(|entry| {
+            let path = backup.join(&entry.path);
+            let found = FileSum::of_file(&path).map_err(RestoreError::io(&path))?;
+            entry.check(&path, found.bytes, found.crc32c.unwrap_or_default())
+        })
+    }
 }
 
-impl RestoreError {
-    fn io(path: &Path) -> impl Fn(io::Error) -> Self + use<> {
-        let path = path.to_owned();
-        move |error| Self::Io { path: path.clone(), error }
+impl FileEntry {
+    /// Whether a file that comes to this is the one that was written.
+    pub(super) fn check(&self, path: &Path, bytes: u64, crc32c: u32) -> Result<(), RestoreError> {
+        if (bytes, crc32c) == (self.bytes, self.crc32c) {
+            return Ok(());
+        }
+        let why =
+            format!("{bytes} bytes with checksum {crc32c:08x}, not {} with {:08x}", self.bytes, self.crc32c);
+        Err(RestoreError::Damaged { file: path.to_owned(), why })
     }
 }
 
@@ -103,8 +112,12 @@ pub(super) fn write(
         }
         _ => AppError::Refused(format!("the backup could not be written: {}: {error}", path.display())),
     })?;
+    let name = snapshot.file_name().unwrap_or_default();
+    let digest = digest::of_files(&folder.join("snapshots").join(name), &folder.join("journal"))
+        .map_err(|error| AppError::Refused(format!("the backup cannot be read again: {error}")))?;
     let manifest = Manifest {
         version: VERSION,
+        digest: Some(format!("{digest:032x}")),
         made_at_ms: inner.clock.now().0,
         seq: mark.last_seq.to_string(),
         values: summary.count,
@@ -121,19 +134,19 @@ fn copy_all(
     inner: &Inner,
     mark: &Checkpoint,
     snapshot: &Path,
-    folder: &Path,
+    backup: &Path,
 ) -> Result<Vec<FileEntry>, (PathBuf, io::Error)> {
     let mut files = vec![];
     let mut copy = |from: &Path, below: &str, up_to: Option<u64>| {
         let name = from.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let to = folder.join(below).join(&name);
+        let to = backup.join(below).join(&name);
         let (bytes, crc32c) = copy_file(from, &to, up_to).map_err(|error| (from.to_owned(), error))?;
         files.push(FileEntry { path: format!("{below}/{name}"), bytes, crc32c });
         Ok(FileSum { bytes, crc32c: Some(crc32c) })
     };
-    private_folder(folder).map_err(|error| (folder.to_owned(), error))?;
+    private_folder(backup).map_err(|error| (backup.to_owned(), error))?;
     for below in ["snapshots", "journal", "spool"] {
-        let path = folder.join(below);
+        let path = backup.join(below);
         fs::create_dir_all(&path).map_err(|error| (path, error))?;
     }
     copy(snapshot, "snapshots", None)?;
@@ -154,32 +167,30 @@ fn copy_all(
         let expected = spool.sum(accepted.spool, &accepted.sum()).map_err(|error| (path.clone(), error))?;
         let copied = copy(&path, "spool", None)?;
         expected.check(&path, copied).map_err(|damage| {
-            (folder.to_owned(), io::Error::other(format!("batch {}: {damage}", accepted.id)))
+            (backup.to_owned(), io::Error::other(format!("batch {}: {damage}", accepted.id)))
         })?;
-        let overwritten = spool.overwritten_path(accepted.spool);
-        if overwritten.exists() {
-            copy(&overwritten, "spool", None)?;
-        }
-        if completed.is_some() {
-            copy(&spool.outcomes_path(accepted.spool), "spool", None)?;
+        for beside in needs::beside_upload(spool, accepted.spool, completed.is_some()) {
+            copy(&beside, "spool", None)?;
         }
     }
-    let tokens = inner.data_folder.join(tokens::FILE);
-    if tokens.exists() {
-        // Without them what is restored would ask for none.
-        copy(&tokens, ".", None)?;
+    for beside in needs::BESIDE {
+        let path = inner.data_folder.join(beside);
+        if path.exists() {
+            copy(&path, ".", None)?;
+        }
     }
     for below in ["snapshots", "journal", "spool", "."] {
-        let path = folder.join(below);
+        let path = backup.join(below);
         sync_folder(&path).map_err(|error| (path, error))?;
     }
     Ok(files)
 }
 
 /// Copies a file, with zeros from `up_to` on; durable when it returns. Gives its length and checksum.
-fn copy_file(from: &Path, to: &Path, up_to: Option<u64>) -> io::Result<(u64, u32)> {
+pub(super) fn copy_file(from: &Path, to: &Path, up_to: Option<u64>) -> io::Result<(u64, u32)> {
     let mut source = File::open(from)?;
     let mut target = File::options().write(true).create_new(true).open(to)?;
+    belongs_to_folder(&target, to)?;
     let metadata = source.metadata()?;
     target.set_permissions(metadata.permissions())?;
     let length = metadata.len();
@@ -206,40 +217,4 @@ fn copy_file(from: &Path, to: &Path, up_to: Option<u64>) -> io::Result<(u64, u32
     }
     target.sync_all()?;
     Ok((length, sum))
-}
-
-/// Restores a backup into a data folder that is not there yet, or empty. The next start makes the store.
-pub fn restore(backup: &Path, data: &Path) -> Result<Manifest, RestoreError> {
-    let no_backup = |why: String| RestoreError::NoBackup { folder: backup.to_owned(), why };
-    let text = fs::read(backup.join(MANIFEST)).map_err(|error| no_backup(format!("{MANIFEST}: {error}")))?;
-    let manifest: Manifest =
-        serde_json::from_slice(&text).map_err(|error| no_backup(format!("{MANIFEST}: {error}")))?;
-    if manifest.version != VERSION {
-        let why = format!("it has version {}; this program reads version {VERSION}", manifest.version);
-        return Err(no_backup(why));
-    }
-    private_folder(data).map_err(RestoreError::io(data))?;
-    if fs::read_dir(data).map_err(RestoreError::io(data))?.next().is_some() {
-        return Err(RestoreError::NotEmpty(data.to_owned()));
-    }
-    for entry in &manifest.files {
-        let (from, to) = (backup.join(&entry.path), data.join(&entry.path));
-        let below = to.parent().unwrap_or(data);
-        fs::create_dir_all(below).map_err(RestoreError::io(below))?;
-        let (bytes, sum) = copy_file(&from, &to, None).map_err(RestoreError::io(&from))?;
-        if (bytes, sum) != (entry.bytes, entry.crc32c) {
-            let why = format!(
-                "{bytes} bytes with checksum {sum:08x}, not {} with {:08x}",
-                entry.bytes, entry.crc32c
-            );
-            return Err(RestoreError::Damaged { file: from, why });
-        }
-    }
-    for below in ["snapshots", "journal", "spool", "."] {
-        let path = data.join(below);
-        if path.exists() {
-            sync_folder(&path).map_err(RestoreError::io(&path))?;
-        }
-    }
-    Ok(manifest)
 }

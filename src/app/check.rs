@@ -1,14 +1,18 @@
-//! Checking a data folder that no daemon has open: every checksum, every link, the counts against a scan, and a digest of
-//! the content.
+//! Checking a data folder that no daemon has open, or a backup: every checksum, every link, the counts against a scan, and
+//! a digest of the content.
 //!
 //! Promises: the digest depends on what lookups would show and on nothing else: it is the same before a backup and after
-//! restoring it, before and after a store is made again. Checking changes nothing that a start would not change: it
-//! cuts off a torn tail, makes a store that can't be trusted anew, and folds in what is pending.
+//! restoring it, before and after a store is made again. Nothing in the folder is changed: what a start would do to it, cut
+//! off a torn tail, make a store anew that can't be trusted, fold in what is pending, is done in a [`Scratch`] that shows
+//! it, and told.
 
-use super::{App, Inner, OpenError, lock_folder};
+use super::backup::{self, Manifest};
+use super::scratch::Scratch;
+use super::{App, Inner, OpenError};
 use crate::batch::outcome::{BatchState, read_outcomes};
 use crate::batch::settle::decoded;
-use crate::config::Config;
+use crate::config::{Config, Ingest};
+use crate::folder;
 use crate::journal::entry::{Entry, decode_group};
 use crate::journal::log::{Log, LogSettings, Position};
 use crate::journal::snapshot::{Snapshots, verify};
@@ -18,6 +22,8 @@ use crate::model::seq::{Clock, Seq};
 use crate::store::{ProfileStore, StoreError};
 use crate::sync::Ordering;
 use serde::Serialize;
+use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,8 +65,20 @@ pub struct Report {
     pub seq: String,
     /// Of all that lookups show.
     pub digest: String,
+    /// What the next start will do about the folder, that no fault needs somebody for.
+    pub notes: Vec<String>,
     /// What is not as it should be.
     pub faults: Vec<String>,
+}
+
+/// Why a folder could not be checked.
+#[derive(Debug, thiserror::Error)]
+#[error("{told}")]
+pub struct CheckError {
+    /// The same, of the folder that was opened in its place.
+    pub error: OpenError,
+    /// What is wrong, in words.
+    told: String,
 }
 
 impl Report {
@@ -73,16 +91,42 @@ impl Report {
     }
 }
 
-/// Checks a data folder.
-pub fn check(config: Config, clock: Arc<dyn Clock>) -> Result<Report, OpenError> {
+/// Checks a data folder or a backup. What must be written for that goes into a folder below `scratch`.
+pub fn check(config: Config, clock: Arc<dyn Clock>, scratch: &Path) -> Result<Report, CheckError> {
     let folder = config.data_folder.clone();
-    let mut report = Report::default();
-    {
-        let _lock = lock_folder(&folder)?;
-        check_journal(&folder.join("journal"), &mut report)?;
-        check_snapshots(&folder.join("snapshots"), &mut report)?;
+    let failed = |error: OpenError| CheckError { told: error.to_string(), error };
+    folder::check(&folder).map_err(|error| failed(error.into()))?;
+    let _lock = lock_if_there(&folder).map_err(failed)?;
+    let shown = Scratch::showing(&folder, scratch);
+    let shown = shown.map_err(|(path, error)| failed(OpenError::Folder { path, error }))?;
+    let mut report = check_shown(config, clock, &folder, &shown)
+        .map_err(|error| CheckError { told: shown.told(&error.to_string()), error })?;
+    for text in report.notes.iter_mut().chain(&mut report.faults) {
+        *text = shown.told(text);
     }
+    Ok(report)
+}
+
+fn check_shown(
+    mut config: Config,
+    clock: Arc<dyn Clock>,
+    folder: &Path,
+    shown: &Scratch,
+) -> Result<Report, OpenError> {
+    let mut report = Report::default();
+    check_manifest(folder, &mut report);
+    check_journal(&shown.folder.join("journal"), &mut report)?;
+    check_snapshots(&shown.folder.join("snapshots"), &mut report)?;
+    config.data_folder.clone_from(&shown.folder);
+    // What little is written here, room or not, is of no use to anybody.
+    config.upkeep.disk_reserve_bytes = 0;
+    // Nobody is in the way of whom folding would have to be slow.
+    config.ingest = Ingest::default();
+    let had_store = shown.folder.join("store/current").exists();
     let app = App::open(config, clock)?;
+    if had_store {
+        check_store_aside(&shown.folder.join("store"), &mut report);
+    }
     let inner = &app.0;
     while inner.batches.incomplete() > 0 && inner.failed.borrow().is_none() {
         inner.wait_unless_stopping(FOLDED_LOOK);
@@ -96,9 +140,48 @@ pub fn check(config: Config, clock: Arc<dyn Clock>) -> Result<Report, OpenError>
     Ok(report)
 }
 
+/// Keeps a daemon from opening the folder while it is checked; refused if one has it open. A folder that was never opened
+/// has no lock, nor does a backup.
+fn lock_if_there(folder: &Path) -> Result<Option<File>, OpenError> {
+    let path = folder.join("lock");
+    let failed = |error| OpenError::Folder { path: path.clone(), error };
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(Some(file)),
+        Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::Locked(folder.to_owned())),
+        Err(std::fs::TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
+/// Whether a backup's files are what was written; a data folder has no manifest.
+fn check_manifest(folder: &Path, report: &mut Report) {
+    if !folder.join(backup::MANIFEST).exists() {
+        return;
+    }
+    let checked = Manifest::read(folder).and_then(|manifest| manifest.verify(folder));
+    if let Err(error) = checked {
+        report.fault(error.to_string());
+    }
+}
+
+/// Says if the store was not trusted.
+fn check_store_aside(stores: &Path, report: &mut Report) {
+    for entry in std::fs::read_dir(stores).into_iter().flatten().flatten() {
+        if let Ok(why) = std::fs::read_to_string(entry.path().join("WHY")) {
+            let why = why.trim_end().trim_start_matches("This store was set aside: ");
+            let why = why.trim_end_matches(" It may be deleted.").trim_end_matches('.');
+            report.notes.push(format!("the store is not trusted and the next start makes it again: {why}"));
+        }
+    }
+}
+
 fn check_journal(folder: &Path, report: &mut Report) -> Result<(), OpenError> {
     let Some(first) = Position::first_in(folder)? else { return Ok(()) };
-    Log::open(folder, LogSettings::default(), first, |start, _, payload| {
+    let (_, torn) = Log::open(folder, LogSettings::default(), first, |start, _, payload| {
         let entries = decode_group(payload).map_err(|error| OpenError::entry(start, error))?;
         report.journal_frames += 1;
         report.journal_entries += entries.len() as u64;
@@ -115,6 +198,14 @@ fn check_journal(folder: &Path, report: &mut Report) -> Result<(), OpenError> {
         }
         Ok::<_, OpenError>(())
     })?;
+    if let Some(torn) = torn {
+        report.notes.push(format!(
+            "{}: {} bytes at byte {} are of an append that a crash interrupted; the next start cuts them off",
+            torn.file.display(),
+            torn.bytes,
+            torn.offset
+        ));
+    }
     Ok(())
 }
 

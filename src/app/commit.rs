@@ -113,6 +113,8 @@ pub enum Request {
 pub enum Answer {
     /// The write is durable and readable.
     Written(Written),
+    /// So is the erasure, of these ids.
+    Erased(Written, Vec<Key>),
     /// So is the batch.
     Accepted(Known),
     /// The batch was accepted when it was sent before.
@@ -402,11 +404,12 @@ impl Committer {
         };
         if *what == VisitorWrite::Erase {
             let erased = group.erase(&key, seq)?;
-            if erased {
+            if !erased.is_empty() {
                 self.oldest_erasure.fetch_min(seq.millis().0, Ordering::AcqRel);
             }
-            let written = Written { seq: erased.then_some(seq), known: erased, left_out: 0 };
-            return Ok(group.written(seq, Answer::Written(written)));
+            let known = !erased.is_empty();
+            let written = Written { seq: known.then_some(seq), known, left_out: 0 };
+            return Ok(group.written(seq, Answer::Erased(written, erased)));
         }
         let canonical = group.living(&key, &write)?;
         let value = group.view.get(&canonical).map_err(Fatal::new)?;
@@ -682,10 +685,10 @@ impl Group<'_> {
         Ok(dropped.map(|linked| profile.with_id(linked.kind, linked.id)))
     }
 
-    /// Puts tombstones under all ids of a visitor (R12); false if there is nothing to erase.
-    fn erase(&mut self, id: &Key, seq: Seq) -> Result<bool, Fatal> {
+    /// Puts tombstones under all ids of a visitor (R12), and gives them; none if there is nothing to erase.
+    fn erase(&mut self, id: &Key, seq: Seq) -> Result<Vec<Key>, Fatal> {
         let canonical = self.view.canonical(id).map_err(Fatal::new)?;
-        let Some(value) = self.view.get(&canonical).map_err(Fatal::new)? else { return Ok(false) };
+        let Some(value) = self.view.get(&canonical).map_err(Fatal::new)? else { return Ok(vec![]) };
         let stored = decoded(&canonical, &value).map_err(Fatal::new)?;
         let mut keys = vec![canonical.clone()];
         match &stored {
@@ -694,11 +697,11 @@ impl Group<'_> {
             }
             // A dead link: the id alone.
             Stored::Link { .. } => {}
-            Stored::Tombstone { .. } => return Ok(false),
+            Stored::Tombstone { .. } => return Ok(vec![]),
         }
-        for key in keys {
-            self.view.put(&key, &Stored::Tombstone { through: seq, erased: true });
+        for key in &keys {
+            self.view.put(key, &Stored::Tombstone { through: seq, erased: true });
         }
-        Ok(true)
+        Ok(keys)
     }
 }

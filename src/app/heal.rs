@@ -5,12 +5,13 @@
 //! it is whole, so a crash on the way changes nothing. Damage in the journal is never healed: it is refused.
 
 use super::OpenError;
-use super::recovery::{Recovered, StartFrom, recover};
+use super::recovery::{Recovered, StartFrom, read_checkpoint, recover};
 use super::room::Room;
 use super::store_folder::{Generation, StoreFolder};
 use crate::config::Config;
 use crate::journal::log::{LogSettings, Position};
-use crate::journal::snapshot::{SnapshotReader, Snapshots, verify};
+use crate::journal::snapshot::{SnapshotError, SnapshotReader, Snapshots, verify};
+use crate::model::codec::CodecError;
 use crate::model::id::Key;
 use crate::model::profile::StoredBytes;
 use crate::store::sled::SledStore;
@@ -76,6 +77,15 @@ pub(super) fn open(config: &Config, room: &Room, opening: &Opening) -> Result<Op
         caught(|| recover(folder, store, from, log, config.limits.spool_bytes_max))
     };
 
+    if let Some(current) = stores.current() {
+        // What a later program wrote is not damaged, and must not be set aside for it.
+        let path = current.checkpoint_path();
+        if let Err(error) = read_checkpoint(&path)
+            && error.kind() == std::io::ErrorKind::Unsupported
+        {
+            return Err(OpenError::Later { path, why: error.to_string() });
+        }
+    }
     let opened = stores.open_current(|path| open_sled(path, config.store_cache_bytes()));
     let why = match opened {
         Ok(None) => {
@@ -138,6 +148,12 @@ fn newest_snapshot(
                     }
                 }
                 return Ok(StartFrom::Snapshot(checkpoint));
+            }
+            Err(
+                error @ (SnapshotError::Version { .. }
+                | SnapshotError::Checkpoint { source: CodecError::Version { .. }, .. }),
+            ) => {
+                return Err(OpenError::Later { why: error.to_string(), path });
             }
             Err(error) => {
                 let aside = snapshots.set_aside(&path)?;

@@ -10,7 +10,8 @@
 //!           complete in both snapshots.
 //! ```
 //!
-//! Promises: one chore at a time; nothing is removed that a restart, or the making of a new store from the older of two
+//! Promises: one chore at a time; one that fails is left alone for a while that grows, and keeps no other from being done;
+//! what can go, goes also when there is no room for a checkpoint; nothing is removed that a restart, or the making of a new store from the older of two
 //! verified snapshots, could need; a crash at any moment leaves the old state or the new.
 
 use super::commit::Request;
@@ -18,7 +19,7 @@ use super::erase::Erased;
 use super::steps::{Keeper, Spent, Taken, batches_needless, journal_needed};
 use super::store_folder::{Generation, StoreFolder, bytes_under};
 use super::sweep_thread::Horizon;
-use super::{AppError, Asked, DAMAGED, Inner, heal};
+use super::{AppError, Asked, DAMAGED, Inner, heal, recovery};
 use crate::batch::outcome::BatchState;
 use crate::durable;
 use crate::journal::entry::Checkpoint;
@@ -28,6 +29,7 @@ use crate::model::id::Key;
 use crate::model::seq::{Millis, Seq};
 use crate::store::ProfileStore;
 use crate::sync::{Ordering, lock};
+use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -49,6 +51,11 @@ const PENDING_LOOK: Duration = Duration::from_millis(20);
 pub(super) const ERASING: &str = "erasing";
 /// How often kept uploads are looked through for what is past its retention.
 const RETENTION_EVERY: Duration = Duration::from_secs(600);
+/// The same while there is less room than the reserve.
+const RETIRE_EVERY_SHORT: Duration = Duration::from_secs(10);
+/// For how long a chore that failed is left alone: at first, and at most.
+const REST_FIRST: Duration = Duration::from_secs(5);
+const REST_LAST: Duration = Duration::from_secs(600);
 /// The second is for the case that the first turns out damaged.
 const SNAPSHOTS_KEPT: usize = 2;
 
@@ -95,7 +102,45 @@ pub(super) struct Housekeeping {
     live_bytes: u64,
     store_bytes_when_fresh: u64,
     retention_looked_at: Instant,
-    failed_at: Option<Instant>,
+    rests: Rests,
+}
+
+/// What is done without being asked, the most urgent first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Kind {
+    /// A fresh store, for of somebody erased the bytes must go.
+    Erase,
+    /// A fresh store, for this one wastes too much.
+    Space,
+    /// A snapshot.
+    Snapshot,
+    /// Removing what is needless.
+    Retire,
+}
+
+/// Which chores failed lately, and until when each is left alone for it: by itself, a while that grows.
+#[derive(Debug, Default)]
+struct Rests(HashMap<Kind, (Instant, Duration)>);
+
+impl Rests {
+    /// The first of these that is due and not at rest.
+    fn next(&self, due: &mut [(Kind, &mut dyn FnMut() -> bool)], now: Instant) -> Option<Kind> {
+        due.iter_mut().find_map(|(kind, due)| {
+            let rests = self.0.get(kind).is_some_and(|(until, _)| *until > now);
+            (!rests && due()).then_some(*kind)
+        })
+    }
+
+    /// One was tried.
+    fn tried(&mut self, kind: Kind, done: bool, now: Instant) {
+        if done {
+            self.0.remove(&kind);
+            return;
+        }
+        let before = self.0.get(&kind).map_or(Duration::ZERO, |(_, rest)| *rest);
+        let rest = (before * 2).clamp(REST_FIRST, REST_LAST);
+        self.0.insert(kind, (now + rest, rest));
+    }
 }
 
 impl Housekeeping {
@@ -109,7 +154,7 @@ impl Housekeeping {
             live_bytes: 0,
             store_bytes_when_fresh: 0,
             retention_looked_at: Instant::now(),
-            failed_at: None,
+            rests: Rests::default(),
         }
     }
 
@@ -171,30 +216,40 @@ impl Housekeeping {
 
     /// Whatever is due.
     fn look(&mut self) {
-        if self.inner.stopping.load(Ordering::Relaxed)
-            || self.failed_at.is_some_and(|at| at.elapsed() < RETENTION_EVERY)
-        {
+        if self.inner.stopping.load(Ordering::Relaxed) {
             return;
         }
-        let upkeep = self.inner.config().upkeep;
-        let journaled = self.inner.journaled.load(Ordering::Relaxed) - self.journaled_at_snapshot;
+        let (inner, now) = (Arc::clone(&self.inner), Instant::now());
+        let upkeep = inner.config().upkeep;
+        let journaled = inner.journaled.load(Ordering::Relaxed) - self.journaled_at_snapshot;
         // Half the time is left for what may have to be waited for.
-        let erasure = Millis(self.inner.oldest_erasure.load(Ordering::Acquire));
-        let erasure_due = erasure.plus(upkeep.erase_within_ms / 2) <= self.inner.clock.now();
-        let done = if erasure_due || self.space_due() {
-            self.compact().map(drop)
-        } else if journaled >= upkeep.snapshot_journal_bytes {
-            self.snapshot().map(drop)
-        } else if self.retention_looked_at.elapsed() >= RETENTION_EVERY {
-            self.retire()
-        } else {
-            Ok(())
+        let erasure = Millis(inner.oldest_erasure.load(Ordering::Acquire));
+        let erasure_due = erasure.plus(upkeep.erase_within_ms / 2) <= inner.clock.now();
+        // On a disk that is nearly full, what can go may be all that makes room.
+        let every = if inner.room.for_writes().is_err() { RETIRE_EVERY_SHORT } else { RETENTION_EVERY };
+        let retire_due = self.retention_looked_at.elapsed() >= every;
+        let rests = std::mem::take(&mut self.rests);
+        let next = rests.next(
+            &mut [
+                (Kind::Erase, &mut || erasure_due),
+                (Kind::Space, &mut || self.space_due()),
+                (Kind::Snapshot, &mut || journaled >= upkeep.snapshot_journal_bytes),
+                (Kind::Retire, &mut || retire_due),
+            ],
+            now,
+        );
+        self.rests = rests;
+        let Some(kind) = next else { return };
+        let done = match kind {
+            Kind::Erase | Kind::Space => self.compact().map(drop),
+            Kind::Snapshot => self.snapshot().map(drop),
+            Kind::Retire => self.retire(),
         };
-        self.failed_at = done.is_err().then(Instant::now);
+        self.rests.tried(kind, done.is_ok(), Instant::now());
         if let Err(error) = done
             && !matches!(error, AppError::Stopping)
         {
-            tracing::warn!(%error, "housekeeping stumbled; it tries again in a while");
+            tracing::warn!(?kind, %error, "housekeeping stumbled; it tries this again in a while, and goes on with the rest");
         }
     }
 
@@ -280,22 +335,32 @@ impl Housekeeping {
         for old in self.kept.drain(SNAPSHOTS_KEPT..) {
             self.snapshots.remove(old.number).map_err(failed)?;
         }
+        match self.inner.checkpoint() {
+            // There is no room for a new one. What the last one makes needless can go all the same, and makes some.
+            Ok(()) | Err(AppError::Full(_)) => {}
+            Err(error) => return Err(error),
+        }
         // A restart must not come to need what the snapshots don't.
-        self.inner.checkpoint()?;
-        let checkpoint = self.inner.mark()?;
+        let Some(checkpoint) = self.last_checkpoint()? else { return Ok(()) };
         if let Some(from) = journal_needed(self.kept.iter().map(|kept| &kept.checkpoint).chain([&checkpoint]))
         {
             self.inner.ask_blocking(Request::Retire(from))?;
         }
-        self.retire_spools();
+        self.retire_spools(&checkpoint);
         Ok(())
     }
 
-    /// Removes complete batches past their retention, if both snapshots know them as complete.
-    fn retire_spools(&self) {
+    /// The checkpoint that a restart would begin from.
+    fn last_checkpoint(&self) -> Result<Option<Checkpoint>, AppError> {
+        let generation = lock(&self.inner.generation);
+        recovery::read_checkpoint(&generation.checkpoint_path()).map_err(failed)
+    }
+
+    /// Removes complete batches past their retention, if both snapshots and the checkpoint know them as complete.
+    fn retire_spools(&self, checkpoint: &Checkpoint) {
         let now = self.inner.clock.now();
         let retention = self.inner.config().upkeep.retention_ms;
-        let snapshots = self.kept.iter().map(|kept| &kept.checkpoint);
+        let snapshots = self.kept.iter().map(|kept| &kept.checkpoint).chain([checkpoint]);
         let mut gone = 0;
         for known in batches_needless(&self.inner.batches, snapshots, now, retention) {
             self.inner.batches.forget(&known.accepted.id);
@@ -455,5 +520,31 @@ fn failed(why: impl std::fmt::Display) -> AppError {
 fn remove_folder(path: &Path) {
     if let Err(error) = std::fs::remove_dir_all(path) {
         tracing::warn!(path = %path.display(), %error, "an old store's folder could not be removed; the next start does");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One that failed paused all of them for ten minutes: a full disk could not be freed, nor anybody erased.
+    #[test]
+    fn a_chore_that_failed_rests_by_itself_and_not_for_long() {
+        let (mut rests, now) = (Rests::default(), Instant::now());
+        let next = |rests: &Rests, at: Instant| {
+            rests.next(&mut [(Kind::Snapshot, &mut || true), (Kind::Retire, &mut || true)], at)
+        };
+        assert_eq!(next(&rests, now), Some(Kind::Snapshot));
+        rests.tried(Kind::Snapshot, false, now);
+        assert_eq!(next(&rests, now), Some(Kind::Retire), "what comes after it has its turn");
+        assert_eq!(next(&rests, now + REST_FIRST), Some(Kind::Snapshot));
+        rests.tried(Kind::Snapshot, false, now);
+        assert_eq!(next(&rests, now + REST_FIRST), Some(Kind::Retire), "the second time it rests for longer");
+        for _ in 0..20 {
+            rests.tried(Kind::Snapshot, false, now);
+        }
+        assert_eq!(next(&rests, now + REST_LAST), Some(Kind::Snapshot));
+        rests.tried(Kind::Snapshot, true, now);
+        assert_eq!(next(&rests, now), Some(Kind::Snapshot));
     }
 }

@@ -8,17 +8,22 @@
 //! upload.rs       a body on its way in: spooled, parsed, indexed as it arrives
 //! sweep_thread.rs reclaims what is expired, in small steps
 //! recovery.rs     what a start does before anything is served
+//! needs.rs        what a start needs of the data folder, and what it makes again
 //! heal.rs         opens the store, or makes it again where it can't be trusted
 //! store_folder.rs the generations of the store on the disk
-//! backup.rs       writing a backup, and restoring one
+//! backup.rs       writing a backup
+//! restore.rs      restoring one: copied, opened once, and only then called good
+//! digest.rs       a digest of what a start makes of a snapshot and the journal
 //! batch_list.rs   a client's batches, newest first and page by page
 //! report.rs       what became of a batch's rows, its repair file, its upload
 //! lines.rs        which line of which upload set an attribute
 //! statistics.rs   what a client has, and how fast it came
 //! check.rs        checking a data folder, and the digest of what it holds
+//! scratch.rs      a folder that shows what another one holds, and takes what is written
 //! salvage.rs      going on without what is damaged and stands nowhere else
 //! dry_run.rs      what a batch would come to, without writing it
 //! erase.rs        which visitors were erased, and their rows in kept uploads
+//! erasures.rs     the list of all erasures, for backups from before them
 //! housekeeping.rs snapshots, backups, fresh stores, and what then may go
 //! priority.rs     which threads give way to those that answer somebody
 //! pace.rs         how fast batches are folded in, and for whom that makes way
@@ -32,21 +37,26 @@ pub mod backup;
 mod batch_list;
 pub mod check;
 pub mod commit;
+mod digest;
 pub mod dry_run;
 pub mod erase;
+mod erasures;
 pub mod export;
 mod fold_thread;
 mod heal;
 mod housekeeping;
 mod lines;
 mod lookup;
+mod needs;
 mod pace;
 mod priority;
 mod pulse;
 pub mod recovery;
 pub mod report;
+pub mod restore;
 mod room;
 pub mod salvage;
+mod scratch;
 pub mod statistics;
 pub mod steps;
 mod store_folder;
@@ -60,12 +70,13 @@ use crate::batch::pending::Accepted;
 use crate::batch::queue::{Batches, Known};
 use crate::batch::spool::Spool;
 use crate::config::{ClientSettings, Config, PublicUrl};
-use crate::durable::{private_folder, sync_folder};
+use crate::durable::{self, private_folder, sync_folder};
+use crate::folder::{self, FolderError};
 use crate::journal::entry::Checkpoint;
 use crate::journal::log::{LogError, Position};
-use crate::journal::snapshot::SnapshotError;
+use crate::journal::snapshot::{SnapshotError, Snapshots};
 use crate::model::batch::{BatchId, BatchRules, Counts, EmptyValues};
-use crate::model::id::{ClientCode, VisitorId};
+use crate::model::id::{ClientCode, Key, VisitorId};
 use crate::model::profile::Source;
 use crate::model::seq::{Clock, Millis, Seq};
 use crate::store::memory::MemoryStore;
@@ -75,6 +86,7 @@ use crate::sync::{self, AtomicBool, AtomicU64, Ordering, lock};
 use crate::telemetry::metrics::{LeftOut, Limit, Metrics, Vitals};
 pub use batch_list::BatchPage;
 use commit::{Answer, Committer, Request, VisitorWrite, WriteRules};
+use erasures::ErasureList;
 use heal::Opened;
 pub use heal::Opening;
 pub use housekeeping::Done;
@@ -93,7 +105,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use steps::{InUse, Keeper, Tombstones};
-use store_folder::Generation;
+use store_folder::{Generation, StoreFolder};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout;
 pub use upload::{AcceptedBatch, Announced, Upload};
@@ -162,6 +174,7 @@ struct Inner {
     commit_pulse: Pulse,
     fold_pulse: Pulse,
     measured: Measured,
+    erasures: ErasureList,
     /// Keeps a second daemon out of the folder while it is open.
     _folder_lock: std::fs::File,
 }
@@ -216,6 +229,17 @@ pub enum OpenError {
         path: PathBuf,
         /// What the system said.
         error: std::io::Error,
+    },
+    /// It is not finished, or of a later format.
+    #[error(transparent)]
+    Unfit(#[from] FolderError),
+    /// A later program wrote a file of it.
+    #[error("{}: {why}: a later profiled wrote it; run that, or restore a backup from before the upgrade into another folder", path.display())]
+    Later {
+        /// Which file.
+        path: PathBuf,
+        /// What it is.
+        why: String,
     },
     /// Another daemon has it open.
     #[error("another profiled has {} open; stop it first, or use another folder with --data", .0.display())]
@@ -485,85 +509,8 @@ impl App {
 
     /// The same, saying meanwhile how far it is.
     pub fn open_watched(config: Config, clock: Arc<dyn Clock>, opening: &Opening) -> Result<Self, OpenError> {
-        let folder_lock = lock_folder(&config.data_folder)?;
-        let room = Room::new(&config.data_folder, config.upkeep.disk_reserve_bytes);
-        let Opened { store, mut stores, generation, made, snapshots, recovered } =
-            heal::open(&config, &room, opening)?;
-        let store = Arc::new(SwapStore::new(store, recovered.reach));
-        let mut committer = Committer::new(
-            recovered.log,
-            Arc::clone(&store) as _,
-            Arc::clone(&recovered.batches),
-            recovered.last_seq,
-            Arc::clone(&clock),
-        );
-        if made {
-            // From here on a restart finds it; what a crash would have lost of it so far is made anew.
-            let failed = |error| OpenError::Folder { path: generation.path.clone(), error };
-            let mark = Checkpoint { store_reach: store.make_durable()?.0, ..committer.mark() };
-            recovery::write_checkpoint(&generation.checkpoint_path(), &mark).map_err(failed)?;
-            stores.adopt(&generation).map_err(failed)?;
-        }
-        if config.data_folder.join(housekeeping::ERASING).exists() {
-            committer.oldest_erasure.store(0, Ordering::Release);
-        }
-        let metrics = Arc::<Metrics>::default();
-        committer.metrics = Arc::clone(&metrics);
-        let (requests, asked) = mpsc::channel(REQUESTS_WAITING_MAX);
-        let (chores, waiting_chores) = std::sync::mpsc::channel();
-        let inner = Arc::new(Inner {
-            room,
-            measured: Measured::at_start(clock.now()),
-            pace: Pace::default(),
-            commit_pulse: Pulse::default(),
-            fold_pulse: Pulse::default(),
-            clock,
-            store,
-            batches: recovered.batches,
-            spool: recovered.spool,
-            last_seq: Arc::clone(&committer.last_seq),
-            journaled: Arc::clone(&committer.journaled),
-            oldest_erasure: Arc::clone(&committer.oldest_erasure),
-            requests: RwLock::new(Some(requests)),
-            uploads: Arc::new(Semaphore::new(config.limits.concurrent_uploads_max)),
-            exports: Arc::new(Semaphore::new(export::EXPORTS_MAX)),
-            reports: Arc::new(Semaphore::new(report::REPORTS_MAX)),
-            counting: Arc::new(Semaphore::new(1)),
-            dry_runs: Arc::new(Semaphore::new(1)),
-            visitor_counts: sync::Mutex::default(),
-            metrics,
-            failed: watch::Sender::new(None),
-            stopping: AtomicBool::new(false),
-            wake: Condvar::new(),
-            // What was replayed need not be replayed again.
-            due: Mutex::new(true),
-            threads: Mutex::new(vec![]),
-            generation: sync::Mutex::new(generation),
-            tombstones: Tombstones::default(),
-            chores: Mutex::new(Some(chores)),
-            _folder_lock: folder_lock,
-            data_folder: config.data_folder.clone(),
-            config: RwLock::new(Arc::new(config)),
-        });
-        let app = Self(inner);
-        app.spawn("commit", |inner| commit_thread(inner, committer, asked))?;
-        app.spawn("fold", |inner| {
-            give_way();
-            fold_thread::run(inner);
-        })?;
-        app.spawn("checkpoint", |inner| {
-            give_way();
-            checkpoint_thread(inner);
-        })?;
-        app.spawn("sweep", |inner| {
-            give_way();
-            sweep_thread::run(inner);
-        })?;
-        app.spawn("housekeeping", |inner| {
-            give_way();
-            Housekeeping::new(inner, stores, snapshots).run(waiting_chores);
-        })?;
-        Ok(app)
+        folder::check(&config.data_folder)?;
+        BroughtUp::of(config, clock, opening)?.start()
     }
 
     fn spawn(&self, name: &str, run: impl FnOnce(&Arc<Inner>) + Send + 'static) -> Result<(), OpenError> {
@@ -603,7 +550,26 @@ impl App {
         write: VisitorWrite,
     ) -> Result<Written, AppError> {
         let rules = self.0.write_rules(&client)?;
-        self.0.write(Request::Visitor(client, id, write, rules)).await
+        match self.0.ask(Request::Visitor(client, id, write, rules)).await? {
+            Answer::Erased(written, keys) => {
+                self.note_erasure(written, keys).await?;
+                Ok(written)
+            }
+            answer => self.0.written(answer),
+        }
+    }
+
+    /// Notes an erasure in the list of them, before it is acknowledged.
+    async fn note_erasure(&self, written: Written, keys: Vec<Key>) -> Result<(), AppError> {
+        let Some(seq) = written.seq else { return Ok(()) };
+        let inner = Arc::clone(&self.0);
+        let noted = tokio::task::spawn_blocking(move || inner.erasures.note(seq, &keys)).await;
+        noted.map_err(AppError::internal)?.map_err(|error| match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => AppError::Full(format!(
+                "the visitor is erased, but the list of erasures cannot grow, which keeps backups from bringing it back: {error}"
+            )),
+            _ => AppError::internal(error),
+        })
     }
 
     /// Looks a visitor up.
@@ -871,6 +837,151 @@ impl App {
     }
 }
 
+/// A data folder whose store has all that was accepted, before any thread is at work on it.
+pub(crate) struct BroughtUp {
+    config: Config,
+    clock: Arc<dyn Clock>,
+    room: Room,
+    store: Arc<SwapStore>,
+    stores: StoreFolder,
+    generation: Generation,
+    snapshots: Snapshots,
+    batches: Arc<Batches>,
+    spool: Arc<Spool>,
+    committer: Committer,
+    erasures: ErasureList,
+    folder_lock: std::fs::File,
+}
+
+impl BroughtUp {
+    /// Opens the data folder and recovers what is there. Whether it is finished is for the caller to know.
+    fn of(config: Config, clock: Arc<dyn Clock>, opening: &Opening) -> Result<Self, OpenError> {
+        let data = &config.data_folder;
+        let folder_lock = lock_folder(data)?;
+        folder::check_format(data)?;
+        if !folder::is_one(data) {
+            // From now on it is a data folder, to whoever looks.
+            folder::stamp(data)?;
+        }
+        let room = Room::new(data, config.upkeep.disk_reserve_bytes);
+        let Opened { store, mut stores, generation, made, snapshots, recovered } =
+            heal::open(&config, &room, opening)?;
+        // All of it could be read; and nothing was written yet that an earlier program could not read.
+        folder::stamp(data)?;
+        let store = Arc::new(SwapStore::new(store, recovered.reach));
+        let committer = Committer::new(
+            recovered.log,
+            Arc::clone(&store) as _,
+            Arc::clone(&recovered.batches),
+            recovered.last_seq,
+            Arc::clone(&clock),
+        );
+        if made {
+            // From here on a restart finds it; what a crash would have lost of it so far is made anew.
+            let failed = |error| OpenError::Folder { path: generation.path.clone(), error };
+            let mark = Checkpoint { store_reach: store.make_durable()?.0, ..committer.mark() };
+            recovery::write_checkpoint(&generation.checkpoint_path(), &mark).map_err(failed)?;
+            stores.adopt(&generation).map_err(failed)?;
+        }
+        if data.join(housekeeping::ERASING).exists() {
+            committer.oldest_erasure.store(0, Ordering::Release);
+        }
+        let failed = |error| OpenError::Folder { path: data.join(erasures::FILE), error };
+        let erasures = ErasureList::open(data, recovered.last_seq).map_err(failed)?;
+        let (batches, spool) = (recovered.batches, recovered.spool);
+        Ok(Self {
+            config,
+            clock,
+            room,
+            store,
+            stores,
+            generation,
+            snapshots,
+            batches,
+            spool,
+            committer,
+            erasures,
+            folder_lock,
+        })
+    }
+
+    /// Starts the threads.
+    fn start(self) -> Result<App, OpenError> {
+        let Self {
+            config,
+            clock,
+            room,
+            store,
+            stores,
+            generation,
+            snapshots,
+            batches,
+            spool,
+            mut committer,
+            erasures,
+            folder_lock,
+        } = self;
+        let metrics = Arc::<Metrics>::default();
+        committer.metrics = Arc::clone(&metrics);
+        let (requests, asked) = mpsc::channel(REQUESTS_WAITING_MAX);
+        let (chores, waiting_chores) = std::sync::mpsc::channel();
+        let inner = Arc::new(Inner {
+            room,
+            measured: Measured::at_start(clock.now()),
+            pace: Pace::default(),
+            commit_pulse: Pulse::default(),
+            fold_pulse: Pulse::default(),
+            clock,
+            store,
+            batches,
+            spool,
+            last_seq: Arc::clone(&committer.last_seq),
+            journaled: Arc::clone(&committer.journaled),
+            oldest_erasure: Arc::clone(&committer.oldest_erasure),
+            requests: RwLock::new(Some(requests)),
+            uploads: Arc::new(Semaphore::new(config.limits.concurrent_uploads_max)),
+            exports: Arc::new(Semaphore::new(export::EXPORTS_MAX)),
+            reports: Arc::new(Semaphore::new(report::REPORTS_MAX)),
+            counting: Arc::new(Semaphore::new(1)),
+            dry_runs: Arc::new(Semaphore::new(1)),
+            visitor_counts: sync::Mutex::default(),
+            metrics,
+            failed: watch::Sender::new(None),
+            stopping: AtomicBool::new(false),
+            wake: Condvar::new(),
+            // What was replayed need not be replayed again.
+            due: Mutex::new(true),
+            threads: Mutex::new(vec![]),
+            generation: sync::Mutex::new(generation),
+            tombstones: Tombstones::default(),
+            chores: Mutex::new(Some(chores)),
+            erasures,
+            _folder_lock: folder_lock,
+            data_folder: config.data_folder.clone(),
+            config: RwLock::new(Arc::new(config)),
+        });
+        let app = App(inner);
+        app.spawn("commit", |inner| commit_thread(inner, committer, asked))?;
+        app.spawn("fold", |inner| {
+            give_way();
+            fold_thread::run(inner);
+        })?;
+        app.spawn("checkpoint", |inner| {
+            give_way();
+            checkpoint_thread(inner);
+        })?;
+        app.spawn("sweep", |inner| {
+            give_way();
+            sweep_thread::run(inner);
+        })?;
+        app.spawn("housekeeping", |inner| {
+            give_way();
+            Housekeeping::new(inner, stores, snapshots).run(waiting_chores);
+        })?;
+        Ok(app)
+    }
+}
+
 fn report_panic(joined: std::thread::Result<()>) {
     if joined.is_err() {
         tracing::error!("a thread had panicked");
@@ -908,7 +1019,12 @@ impl Inner {
     }
 
     async fn write(&self, request: Request) -> Result<Written, AppError> {
-        let written = self.ask(request).await?.written()?;
+        let answer = self.ask(request).await?;
+        self.written(answer)
+    }
+
+    fn written(&self, answer: Answer) -> Result<Written, AppError> {
+        let written = answer.written()?;
         self.metrics.left_out(written.left_out, LeftOut::ProfileBytes);
         Ok(written)
     }
@@ -918,6 +1034,20 @@ impl Inner {
         let (reply, answer) = oneshot::channel();
         self.sender()?.blocking_send((request, reply)).map_err(|_| AppError::Stopping)?;
         answer.blocking_recv().map_err(|_| AppError::Stopping)?
+    }
+
+    /// Erases a visitor by a key, from a thread of our own. Gives whether there was one.
+    fn erase_blocking(&self, key: &Key) -> Result<bool, AppError> {
+        let client = ClientCode::new(key.client()).map_err(AppError::internal)?;
+        let id = VisitorId::new(key.kind(), key.id()).map_err(AppError::internal)?;
+        let rules = WriteRules { lifetime_ms: u64::MAX, max_profile_bytes: usize::MAX };
+        match self.ask_blocking(Request::Visitor(client, id, VisitorWrite::Erase, rules))? {
+            Answer::Erased(Written { seq: Some(seq), .. }, keys) => {
+                self.erasures.note(seq, &keys).map_err(AppError::internal)?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
     }
 
     /// Nothing more can be acknowledged.
@@ -1150,7 +1280,7 @@ impl BatchStatus {
 impl Answer {
     fn written(self) -> Result<Written, AppError> {
         match self {
-            Self::Written(written) => Ok(written),
+            Self::Written(written) | Self::Erased(written, _) => Ok(written),
             other => Err(AppError::internal(format!("a write was answered with {other:?}"))),
         }
     }
@@ -1181,7 +1311,7 @@ fn lock_folder(folder: &Path) -> Result<std::fs::File, OpenError> {
     let path = folder.join("lock");
     let failed = |error| OpenError::Folder { path: path.clone(), error };
     private_folder(folder).map_err(failed)?;
-    let file = std::fs::File::create(&path).map_err(failed)?;
+    let file = durable::create(&path, std::fs::OpenOptions::new().write(true)).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::Locked(folder.to_owned())),

@@ -1,14 +1,15 @@
 //! What a start does before anything is served: the journal is read from the last checkpoint on, and from the oldest
 //! incomplete batch on for what became of its rows; the store is brought up to it.
 //!
+//! What of the files it cannot do without, and what it makes again, is written down in `needs.rs`.
+//!
 //! Promises: nothing that was acknowledged is missing afterwards; an upload that is to be folded in, and is not what was
 //! accepted, is refused; a store that reaches less far than
 //! its checkpoint, or a batch's end behind that, says is refused, and made again from the newest snapshot that verifies
 //! and the journal behind it.
 
-use super::OpenError;
+use super::{OpenError, needs};
 use crate::batch::checksum::UploadError;
-use crate::batch::outcome::read_outcomes;
 use crate::batch::pending::{Accepted, Pending};
 use crate::batch::queue::Batches;
 use crate::batch::spool::Spool;
@@ -19,8 +20,9 @@ use crate::journal::entry::{
 };
 use crate::journal::log::{Log, LogError, LogSettings, Position};
 use crate::model::batch::Outcome;
+use crate::model::codec::CodecError;
 use crate::model::id::Key;
-use crate::model::profile::StoredBytes;
+use crate::model::profile::{DecodeError, StoredBytes};
 use crate::model::seq::{Millis, Seq};
 use crate::store::{ProfileStore, Reach, StoreError, put_through};
 use std::collections::{BTreeMap, HashMap};
@@ -39,7 +41,13 @@ pub fn write_checkpoint(path: &Path, checkpoint: &Checkpoint) -> io::Result<()> 
 pub fn read_checkpoint(path: &Path) -> io::Result<Option<Checkpoint>> {
     let read = match durable::read_summed(path) {
         Ok(None) => return Ok(None),
-        Ok(Some(bytes)) => decode_checkpoint(&bytes).map_err(|error| error.to_string()),
+        Ok(Some(bytes)) => match decode_checkpoint(&bytes) {
+            // Whole, but of a later program: that is for somebody to decide.
+            Err(error @ CodecError::Version { .. }) => {
+                return Err(io::Error::new(io::ErrorKind::Unsupported, error));
+            }
+            decoded => decoded.map_err(|error| error.to_string()),
+        },
         Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(error.to_string()),
         Err(error) => return Err(error),
     };
@@ -183,6 +191,9 @@ impl Replay<'_> {
                         let key =
                             Key::from_bytes(&change.key).ok_or_else(|| OpenError::entry(start, "a key"))?;
                         let now = StoredBytes::new(change.value.into_vec());
+                        if let Err(error @ DecodeError::Version(_)) = now.through() {
+                            return Err(OpenError::entry(start, error));
+                        }
                         let was = self.store.get(std::slice::from_ref(&key))?.pop().flatten();
                         put_through(self.store, &key, was, &now)?;
                     }
@@ -247,12 +258,21 @@ impl Replay<'_> {
             let sum = spool.verify(accepted.spool, &accepted.sum()).map_err(failed)?;
             let opened = spool.recount_after(&index, || Pending::open(accepted, sum, &rows, &index));
             let mut pending = opened.map_err(|error| failed(UploadError::of(&rows)(error)))?;
+            let settled = self.settled.remove(&seq).unwrap_or_default();
             if counted {
-                let not_updated =
-                    read_outcomes(&outcomes).map_err(|error| failed(UploadError::of(&outcomes)(error)))?;
-                pending = pending.with_outcomes(not_updated);
+                match needs::outcomes(&outcomes) {
+                    Ok(Some(not_updated)) => pending = pending.with_outcomes(not_updated),
+                    Ok(None) => {
+                        let known = settled.iter().map(|(line, _)| *line).collect();
+                        let lost = needs::rows_lost(&pending, self.store, &known)?;
+                        let (batch, rows) = (&pending.accepted.id, lost.len());
+                        tracing::error!(%batch, rows, "the outcomes of a batch are missing or damaged, and made again; of so many rows nobody can say any more what became of them");
+                        pending = pending.with_lost(lost);
+                    }
+                    Err(error) => return Err(failed(UploadError::of(&outcomes)(error))),
+                }
             }
-            for (line, outcome) in self.settled.remove(&seq).unwrap_or_default() {
+            for (line, outcome) in settled {
                 pending.settled_before(line, outcome);
             }
             batches.publish(Arc::new(pending), position);

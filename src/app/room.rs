@@ -5,7 +5,7 @@
 //! less than all of it      writes from outside are refused (507); reads, folding and upkeep go on
 //! less than half of it     what can wait does: folding of accepted batches, snapshots, fresh stores
 //! less than a quarter      checkpoints wait, too: a restart reads more of the journal, and the store is spared a write
-//!                          that would fail
+//!                          that would fail; what the last checkpoint and both snapshots make needless still goes
 //! ```
 //!
 //! Promises: nothing here is remembered but what was last logged, so all goes on by itself once there is room again.

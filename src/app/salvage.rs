@@ -10,12 +10,14 @@ use crate::batch::outcome::{Failure, RowOutcome};
 use crate::batch::pending::Accepted;
 use crate::batch::spool::{give_up, outcomes_path_in, rows_path_in};
 use crate::durable;
+use crate::folder;
 use crate::journal::entry::{
     BatchCompletedEntry, BatchGivenUpEntry, Entry, decode_group, encode_group, group_given_up,
 };
 use crate::journal::log::{GivenUp, Log, LogSettings, Position};
 use crate::model::batch::{Counts, Outcome};
 use crate::model::seq::{Millis, Seq};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -34,6 +36,7 @@ pub struct Lost {
 /// Gives up the damaged frames of a journal, so that the daemon can go on without them. The damaged segments are copied
 /// to [`DAMAGED`] first, and the uploads linked there: one of a lost batch would otherwise go at the next start.
 pub fn journal(folder: &Path) -> Result<Vec<Lost>, OpenError> {
+    folder::expect(folder)?;
     let _lock = lock_folder(folder)?;
     let journal = folder.join("journal");
     let Some(first) = Position::first_in(&journal)? else { return Ok(vec![]) };
@@ -118,10 +121,16 @@ pub fn upload(folder: &Path, accepted: &Accepted, now: Millis) -> Result<PathBuf
 
 /// Keeps a file as it is, by its name, unless one is kept already.
 fn keep(aside: &Path, file: &Path, how: impl FnOnce(&Path, &Path) -> io::Result<()>) -> io::Result<PathBuf> {
-    durable::private_folder(aside)?;
+    durable::folder_within(aside)?;
     let to = aside.join(file.file_name().unwrap_or_default());
     if !to.exists() {
         how(file, &to)?;
+        match File::open(&to) {
+            Ok(kept) => durable::belongs_to_folder(&kept, &to)?,
+            // There was nothing to keep.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
     }
     Ok(to)
 }

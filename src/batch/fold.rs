@@ -564,7 +564,9 @@ impl<'p> Part<'p> {
     fn add(&mut self, place: &Place, outcome: Outcome) {
         self.counts.add(outcome);
         if outcome != Outcome::Updated {
-            self.outcomes.push(RowOutcome::of_folded(place.line, place.offset, outcome));
+            let failure = self.plan.pending.failure_of(place.line, outcome);
+            self.outcomes
+                .push(RowOutcome { failure, ..RowOutcome::of_folded(place.line, place.offset, outcome) });
         }
     }
 }

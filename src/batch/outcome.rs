@@ -28,10 +28,13 @@ pub enum Failure {
     ProfileTooLarge,
     /// Its file was damaged before the batch was folded in, and given up.
     UploadDamaged,
+    /// The file that told was lost, and the visitor was written to since.
+    OutcomeLost,
 }
 
 const TOO_LARGE_CODE: u8 = 255;
 const UPLOAD_DAMAGED_CODE: u8 = 254;
+const OUTCOME_LOST_CODE: u8 = 253;
 
 impl Failure {
     /// A word for programs.
@@ -40,6 +43,7 @@ impl Failure {
             Self::Row(error) => error.reason.name(),
             Self::ProfileTooLarge => "profile_too_large",
             Self::UploadDamaged => "upload_damaged",
+            Self::OutcomeLost => "outcome_lost",
         }
     }
 
@@ -54,6 +58,10 @@ impl Failure {
             Self::UploadDamaged => format!(
                 "line {line}: the uploaded file was damaged on the daemon's disk before this row was folded in, and was \
                  given up: send the row again"
+            ),
+            Self::OutcomeLost => format!(
+                "line {line}: what became of this row is not known any more: the file that told was lost from the daemon's \
+                 disk, and the visitor was written to since; look the visitor up, and send the row again if need be"
             ),
         }
     }
@@ -85,6 +93,7 @@ impl RowOutcome {
             Some(Failure::Row(error)) => (error.reason.code(), error.column),
             Some(Failure::ProfileTooLarge) => (TOO_LARGE_CODE, 0),
             Some(Failure::UploadDamaged) => (UPLOAD_DAMAGED_CODE, 0),
+            Some(Failure::OutcomeLost) => (OUTCOME_LOST_CODE, 0),
         };
         let [l0, l1, l2, l3] = self.line.to_le_bytes();
         let [o0, o1, o2, o3] = self.offset.to_le_bytes();
@@ -100,6 +109,7 @@ impl RowOutcome {
         let failure = match (outcome, *reason) {
             (Outcome::Failed, TOO_LARGE_CODE) => Some(Failure::ProfileTooLarge),
             (Outcome::Failed, UPLOAD_DAMAGED_CODE) => Some(Failure::UploadDamaged),
+            (Outcome::Failed, OUTCOME_LOST_CODE) => Some(Failure::OutcomeLost),
             (Outcome::Failed, code) => Some(Failure::Row(RowError {
                 reason: Reason::from_code(code)?,
                 column: u16::from_le_bytes(column.try_into().ok()?),
@@ -292,6 +302,7 @@ mod tests {
             row(9, Outcome::Failed, Some(Failure::ProfileTooLarge)),
             row(2, Outcome::NotFound, None),
             row(11, Outcome::Failed, Some(Failure::UploadDamaged)),
+            row(12, Outcome::Failed, Some(Failure::OutcomeLost)),
             row(5, Outcome::Failed, Some(Failure::Row(bad))),
             row(3, Outcome::Ignored, None),
             row(4, Outcome::Created, None),

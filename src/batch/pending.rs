@@ -17,7 +17,7 @@ use crate::model::profile::Source;
 use crate::model::seq::Seq;
 use crate::model::update::Cell;
 use crate::sync::{Mutex, lock};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::FileExt;
@@ -282,6 +282,8 @@ pub struct Pending {
     sum: FileSum,
     settled: Mutex<HashMap<u32, SettledBy>>,
     on_record: Option<OnRecord>,
+    /// Lines of which nobody can tell any more what became of them: the file that told is gone.
+    lost: HashSet<u32>,
 }
 
 /// What became of all rows, of a batch that was complete before.
@@ -313,7 +315,8 @@ impl Pending {
     pub fn new(accepted: Accepted, index: Index, rows: PathBuf) -> Self {
         let progress = Arc::new(Progress::of(&accepted));
         let (settled, sum) = (Mutex::new(HashMap::new()), accepted.sum());
-        Self { accepted: Arc::new(accepted), progress, index, rows, sum, settled, on_record: None }
+        let (on_record, lost) = (None, HashSet::new());
+        Self { accepted: Arc::new(accepted), progress, index, rows, sum, settled, on_record, lost }
     }
 
     /// Opens an accepted batch's files after a restart; makes the index again if it does not verify. The file of rows was
@@ -333,6 +336,19 @@ impl Pending {
         not_updated.sort_unstable_by_key(|row| row.line);
         self.on_record = Some(OnRecord { not_updated });
         self
+    }
+
+    /// The same, but of these lines nobody can tell any more what became of them.
+    pub fn with_lost(mut self, lost: HashSet<u32>) -> Self {
+        lost.iter().for_each(|line| self.settled_before(*line, Outcome::Failed));
+        self.lost = lost;
+        self
+    }
+
+    /// Why the row on this line failed, if it did once it was found to be well-formed.
+    pub fn failure_of(&self, line: u32, outcome: Outcome) -> Option<Failure> {
+        let failure = if self.lost.contains(&line) { Failure::OutcomeLost } else { Failure::ProfileTooLarge };
+        (outcome == Outcome::Failed).then_some(failure)
     }
 
     /// What became of the row on this line, and why it failed if it did, if the batch was complete before. It stays,

@@ -45,7 +45,7 @@ pub(super) fn run(command: &Demo) -> Result<(), CliError> {
         Err(_) => "127.0.0.1:0",
     };
     block_on(async {
-        let mut stops = Stops::new()?;
+        let mut stops = Stops::with_hangup()?;
         let daemon = tokio::select! {
             walked = walk(&folder, address) => walked?,
             () = stops.next() => return Err(CliError::Failed("ended before the walk did".into())),
@@ -248,6 +248,8 @@ impl Daemon {
         let binary = std::env::current_exe().map_err(|e| failed("this program's own file", e))?;
         let mut process = Command::new(binary)
             .args(["serve", "--log", "warn", "--listen", address, "--data", "data"])
+            // Should this process be killed, the daemon must not be left behind.
+            .args(["--end-with", &std::process::id().to_string()])
             // Neither the variables nor the profiled.toml of whoever tries the demo are meant for it.
             .env_clear()
             .current_dir(&folder.0)

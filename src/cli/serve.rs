@@ -1,6 +1,8 @@
 //! `profiled serve`: the daemon.
 
 use std::convert::Infallible;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,11 +11,12 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 
-use super::stop::Stops;
+use super::stop::{self, Stops};
 use super::supervise::Supervised;
-use super::{CliError, say};
+use super::{CliError, complain, say};
 use crate::app::{App, Opening};
 use crate::config::{Config, ConfigError, ServeOptions};
+use crate::folder;
 use crate::http::tls::Tls;
 use crate::http::{Front, server};
 use crate::model::seq::SystemClock;
@@ -34,6 +37,9 @@ const HANDLES_PER_UPLOAD: usize = 2;
 pub(super) struct Serve {
     #[command(flatten)]
     options: ServeOptions,
+    /// Stop when the process of this id ends, which started this one
+    #[arg(long, hide = true, value_name = "ID")]
+    end_with: Option<u32>,
 }
 
 /// What a daemon is asked to be, as often as it is read.
@@ -55,8 +61,11 @@ impl Asked {
 
 /// Runs the daemon until it is told to stop, or fails.
 pub(super) fn run(command: Serve) -> Result<(), CliError> {
+    command.end_with.map(stop::end_with).transpose()?;
     let options = command.options;
     let mut config = Config::resolve(options.clone()).map_err(|e| CliError::Usage(e.to_string()))?;
+    folder::check(&config.data_folder).map_err(|e| CliError::Failed(e.to_string()))?;
+    warn_of_root(&config.data_folder);
     let tokens = Tokens::read(&config.data_folder).map_err(|e| CliError::Failed(e.to_string()))?;
     config.check_reach(tokens.are_asked_for()).map_err(|e| CliError::Usage(e.to_string()))?;
     telemetry::install(&config.log, config.log_format).map_err(|e| CliError::Failed(e.to_string()))?;
@@ -71,6 +80,18 @@ pub(super) fn run(command: Serve) -> Result<(), CliError> {
     // What still runs then is either done for or took too long.
     runtime.shutdown_background();
     done
+}
+
+/// A daemon that root starts by hand leaves files behind that the daemon's own user can't open.
+fn warn_of_root(data_folder: &Path) {
+    let owner = std::fs::metadata(data_folder).map(|folder| folder.uid());
+    if rustix::process::geteuid().is_root() && owner.as_ref().is_ok_and(|user| *user != 0) {
+        let (folder, user) = (data_folder.display(), owner.unwrap_or_default());
+        complain(format_args!(
+            "{folder} belongs to user {user}, and this is root: what is written now that user may not be able to open; \
+             run it as that user"
+        ));
+    }
 }
 
 async fn serve(config: Config, tokens: Tokens, asked: Asked) -> Result<(), CliError> {
@@ -159,7 +180,9 @@ fn reload(front: &Front, asked: &Asked) {
     }
     match front.reload_tokens() {
         Ok(tokens) => tracing::info!(tokens, "the tokens were read again"),
-        Err(error) => tracing::error!(%error, "the tokens stay as they were"),
+        Err(error) => {
+            tracing::error!(%error, "the tokens stay as they were; if there were none, nobody is let in now")
+        }
     }
     match asked.config() {
         Ok(config) => {

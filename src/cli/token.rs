@@ -9,6 +9,8 @@ use serde::Serialize;
 use super::{CliError, complain, parse_client, print_json, say, table};
 use crate::audit::{self, Actor};
 use crate::config::{Config, Given, ServeOptions};
+use crate::durable::private_folder;
+use crate::folder::{self, FolderError};
 use crate::model::id::ClientCode;
 use crate::model::seq::{Clock, Millis, SystemClock};
 use crate::tokens::{Scope, State, Token, Tokens, TokensError};
@@ -53,6 +55,9 @@ pub(super) struct New {
     expires: Option<u64>,
     #[command(flatten)]
     folder: Folder,
+    /// Make the data folder, if it is not there yet or empty
+    #[arg(long)]
+    init: bool,
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
@@ -94,6 +99,34 @@ impl Folder {
         let options = ServeOptions { data: self.data, config: self.config, ..ServeOptions::default() };
         let config = Config::resolve(options).map_err(|e| CliError::Usage(e.to_string()))?;
         Ok(config.data_folder)
+    }
+
+    /// The same, of a data folder that is there.
+    fn existing(self) -> Result<PathBuf, CliError> {
+        let folder = self.path()?;
+        folder::expect(&folder).map_err(|e| match &e {
+            FolderError::Other(_) => {
+                CliError::Failed(format!("{e}, or make a new one with `token new --init`"))
+            }
+            _ => CliError::Failed(e.to_string()),
+        })?;
+        Ok(folder)
+    }
+
+    /// The same, made if need be.
+    fn made(self) -> Result<PathBuf, CliError> {
+        let folder = self.path()?;
+        let failed = |e: &dyn std::fmt::Display| CliError::Failed(format!("{}: {e}", folder.display()));
+        if !folder::is_one(&folder) {
+            private_folder(&folder).map_err(|e| failed(&e))?;
+            if std::fs::read_dir(&folder).map_err(|e| failed(&e))?.next().is_some() {
+                let why = "it is not empty, and no data folder: name the daemon's, or a new one, with --data";
+                return Err(failed(&why));
+            }
+            folder::stamp(&folder).map_err(|e| CliError::Failed(e.to_string()))?;
+        }
+        folder::check(&folder).map_err(|e| CliError::Failed(e.to_string()))?;
+        Ok(folder)
     }
 }
 
@@ -137,7 +170,9 @@ impl Shown {
 }
 
 fn new(command: New) -> Result<(), CliError> {
-    let (folder, now) = (command.folder.path()?, SystemClock.now());
+    let init = command.init;
+    let folder = if init { command.folder.made()? } else { command.folder.existing()? };
+    let now = SystemClock.now();
     let first = !Tokens::read(&folder).map_err(failed)?.are_asked_for();
     let expires = command.expires.map(|span_ms| now.plus(span_ms));
     let (token, text) = Tokens::make(&folder, command.client, command.scope, now, expires).map_err(failed)?;
@@ -155,7 +190,7 @@ fn new(command: New) -> Result<(), CliError> {
 }
 
 fn list(command: List) -> Result<(), CliError> {
-    let (folder, now) = (command.folder.path()?, SystemClock.now());
+    let (folder, now) = (command.folder.existing()?, SystemClock.now());
     let tokens = Tokens::read(&folder).map_err(failed)?;
     let shown: Vec<Shown> = tokens.all().iter().map(|token| Shown::of(token, now)).collect();
     if command.json {
@@ -175,7 +210,7 @@ fn list(command: List) -> Result<(), CliError> {
 }
 
 fn revoke(command: Revoke) -> Result<(), CliError> {
-    let (folder, now) = (command.folder.path()?, SystemClock.now());
+    let (folder, now) = (command.folder.existing()?, SystemClock.now());
     let token = Tokens::revoke(&folder, &command.id, now).map_err(failed)?;
     audit::note(&folder, now, &Actor::this_user(), "token revoke", token.client.as_ref(), &token.id);
     let shown = Shown::of(&token, now);

@@ -7,15 +7,17 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::{CliError, GoesOn, Remote, block_on, complain, print_json, say, table};
-use crate::app::backup;
-use crate::app::check::{self, Report};
+use crate::app::backup::{MANIFEST, Manifest};
+use crate::app::check::{self, CheckError, Report};
+use crate::app::restore::{self, Restored};
 use crate::app::salvage::{self, Lost};
 use crate::app::{DAMAGED, OpenError};
 use crate::audit::{self, Actor};
 use crate::batch::checksum::UploadError;
 use crate::batch::pending::Accepted;
 use crate::config::{Config, ServeOptions};
-use crate::model::seq::{Clock, SystemClock};
+use crate::folder;
+use crate::model::seq::{Clock, Millis, SystemClock};
 use crate::telemetry;
 
 /// Writes a backup of a running daemon.
@@ -35,20 +37,26 @@ pub(super) struct Restore {
     /// The data folder, which must be new or empty
     #[arg(long, env = "PROFILED_DATA", value_name = "FOLDER", default_value = "./profiled-data")]
     data: PathBuf,
+    /// Erase again whoever was erased after the backup: the data folder it was made of, or its file `erasures`
+    #[arg(long, value_name = "FOLDER")]
+    after: Option<PathBuf>,
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
 }
 
-/// Checks a data folder that no daemon has open.
+/// Checks a data folder that no daemon has open, or a backup; writes nothing to it.
 #[derive(Debug, Args)]
 pub(super) struct Check {
     #[command(flatten)]
     options: ServeOptions,
     /// Give up damaged entries of the journal, and damaged uploads that are not folded in yet, so that a daemon can go
-    /// on without them
+    /// on without them; this does write to the folder
     #[arg(long)]
     salvage: bool,
+    /// Where a store is made, or copied, to be read: it takes as much room as the daemon's [default: TMPDIR, else /tmp]
+    #[arg(long, value_name = "FOLDER")]
+    scratch: Option<PathBuf>,
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
@@ -94,21 +102,57 @@ pub(super) fn backup(command: Backup) -> Result<(), CliError> {
     })
 }
 
+/// What a restore came to, for programs.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RestoredShown<'m> {
+    #[serde(flatten)]
+    manifest: &'m Manifest,
+    /// None: nobody was, for no list was given.
+    erased_again: Option<u64>,
+    /// Who was erased between the backup and this seq is not in the list.
+    list_begins_at: Option<String>,
+}
+
 pub(super) fn restore(command: &Restore) -> Result<(), CliError> {
-    let goes_on = GoesOn::doing("the backup is verified and copied");
-    let restored = backup::restore(&command.folder, &command.data);
+    let config = Config::resolve(ServeOptions::default()).map_err(|e| CliError::Usage(e.to_string()))?;
+    let goes_on = GoesOn::doing("the backup is verified, copied and opened once");
+    let clock = Arc::new(SystemClock);
+    let restored = restore::restore(&command.folder, &command.data, command.after.as_deref(), config, clock);
     drop(goes_on);
-    let manifest = restored.map_err(|e| CliError::Failed(e.to_string()))?;
+    let Restored { manifest, erased_again, list_begins_late } =
+        restored.map_err(|e| CliError::Failed(e.to_string()))?;
     let what = command.folder.display().to_string();
     audit::note(&command.data, SystemClock.now(), &Actor::this_user(), "restore", None, &what);
+    let (data, seq) = (command.data.display(), &manifest.seq);
     if command.json {
-        return print_json(&manifest);
+        let list_begins_at = list_begins_late.map(|seq| seq.to_string());
+        print_json(&RestoredShown { manifest: &manifest, erased_again, list_begins_at })?;
+    } else {
+        say(format_args!(
+            "{data}: restored up to seq {seq}, and opened once; `profiled check --data {data}` reads all of it, \
+             `profiled serve --data {data}` serves it"
+        ));
     }
-    let data = command.data.display();
-    say(format_args!(
-        "{data}: restored up to seq {}; `profiled check --data {data}` reads all of it, `profiled serve --data {data}` serves it",
-        manifest.seq
-    ));
+    let made = Millis(manifest.made_at_ms).iso_8601();
+    match (erased_again, list_begins_late) {
+        (None, _) => complain(format_args!(
+            "visitors who were erased after the backup was made, {made}, are back: erase them again, or restore with \
+             --after and the data folder that it was made of (its file `erasures` will do)"
+        )),
+        (Some(ids), late) => {
+            complain(format_args!(
+                "{ids} visitors who were erased after the backup was made are erased again"
+            ));
+            if let Some(begins) = late {
+                complain(format_args!(
+                    "but the list of erasures begins at seq {begins}, {}: who was erased before that is back: erase them \
+                     again",
+                    begins.millis().iso_8601()
+                ));
+            }
+        }
+    }
     Ok(())
 }
 
@@ -155,19 +199,29 @@ fn salvage_upload(folder: &Path, batch: &Accepted, error: &UploadError) -> Resul
 pub(super) fn check(command: Check) -> Result<(), CliError> {
     let config = Config::resolve(command.options).map_err(|e| CliError::Usage(e.to_string()))?;
     let folder = config.data_folder.clone();
+    folder::check(&folder).map_err(|e| CliError::Failed(e.to_string()))?;
     if !folder.join("journal").exists() {
         return Err(CliError::Failed(format!("{} holds no journal: it is no data folder", folder.display())));
     }
+    if command.salvage && folder.join(MANIFEST).exists() {
+        let folder = folder.display();
+        return Err(CliError::Failed(format!(
+            "{folder} is a backup, which nothing writes to: restore it first"
+        )));
+    }
+    let scratch = command.scratch.unwrap_or_else(std::env::temp_dir);
     telemetry::install(&config.log, config.log_format).map_err(|e| CliError::Failed(e.to_string()))?;
     if command.salvage {
         salvage_journal(&folder)?;
     }
     let report = loop {
-        match check::check(config.clone(), Arc::new(SystemClock)) {
-            Err(OpenError::Batch { batch, error }) if command.salvage && error.is_lost() => {
+        match check::check(config.clone(), Arc::new(SystemClock), &scratch) {
+            Err(CheckError { error: OpenError::Batch { batch, error }, .. })
+                if command.salvage && error.is_lost() =>
+            {
                 salvage_upload(&folder, &batch, &error)?;
             }
-            checked => break checked.map_err(failed)?,
+            checked => break checked.map_err(|e| CliError::Failed(e.to_string()))?,
         }
     };
     if command.json {
@@ -219,9 +273,9 @@ fn in_words(folder: &Path, report: &Report) -> String {
         lines.add_row([what.to_owned(), number.to_string()]);
     }
     let mut words = format!("{}\n{lines}\nseq {}\ndigest {}", folder.display(), report.seq, report.digest);
-    for fault in &report.faults {
-        words.push_str("\nfault: ");
-        words.push_str(&super::shown(fault));
+    let notes = report.notes.iter().map(|note| ("note", note));
+    for (what, text) in notes.chain(report.faults.iter().map(|fault| ("fault", fault))) {
+        words.push_str(&format!("\n{what}: {}", super::shown(text)));
     }
     words
 }

@@ -92,9 +92,14 @@ impl Front {
         }
     }
 
-    /// Reads the tokens again; blocks. Gives how many there are; if they can't be read, the old ones stay.
+    /// Reads the tokens again; blocks. Gives how many there are; if they can't be read, the old ones stay, and if there
+    /// were none, nobody is let in until they can be.
     pub fn reload_tokens(&self) -> Result<usize, TokensError> {
-        let tokens = Tokens::read(self.app.data_folder())?;
+        let tokens = Tokens::read(self.app.data_folder()).inspect_err(|_| {
+            if !self.tokens().are_asked_for() {
+                *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Tokens::closed());
+            }
+        })?;
         // Whether it may listen where it does without any is for a start to say.
         if self.tokens().are_asked_for() && !tokens.are_asked_for() {
             return Err(TokensError::Gone(self.app.data_folder().join(tokens::FILE)));

@@ -54,7 +54,7 @@ use std::path::{Path, PathBuf};
 use crc32c::{crc32c, crc32c_append};
 use rustix::io::Errno;
 
-use crate::durable::point;
+use crate::durable::{belongs_to_folder, point};
 
 /// The longest payload, in bytes. Far above any commit group; it bounds what a reader has to hold.
 pub const PAYLOAD_BYTES_MAX: usize = 1 << 30;
@@ -336,9 +336,9 @@ impl Log {
             return Ok((log, torn));
         };
 
-        let mut segment = folder.segment(from.segment.min(last))?;
+        let mut segment = folder.segment(from.segment.min(last), from.segment >= last)?;
         while segment.number < last {
-            let next = folder.segment(segment.number + 1)?;
+            let next = folder.segment(segment.number + 1, segment.number + 1 == last)?;
             segment.replay_sealed(next.previous_end, &folder, from, &mut each)?;
             segment = next;
         }
@@ -391,7 +391,7 @@ impl Log {
             };
             let folder = Folder::open(dir, &SystemDisk)?;
             let number = file.file_name().and_then(|name| number_in(name.to_str()?, ".log"));
-            let segment = folder.segment(number.unwrap_or_default())?;
+            let segment = folder.segment(number.unwrap_or_default(), false)?;
             let end = segment.next_frame(offset, end)?;
             before(&file).map_err(failed("keep a copy of", &file))?;
             let length = end - offset;
@@ -594,10 +594,10 @@ impl Folder {
         Ok(Some(TornTail { file: path, offset: 0, bytes }))
     }
 
-    /// Opens a segment and checks its header.
-    fn segment(&self, number: u64) -> Result<Segment, LogError> {
+    /// Opens a segment and checks its header. Only the last one is ever written to.
+    fn segment(&self, number: u64, write: bool) -> Result<Segment, LogError> {
         let path = self.path_of(number);
-        let file = OpenOptions::new().read(true).write(true).open(&path).map_err(failed("open", &path))?;
+        let file = OpenOptions::new().read(true).write(write).open(&path).map_err(failed("open", &path))?;
         let damaged = |path, damage| Err(LogError::Damaged { file: path, offset: 0, damage });
         let mut window = Window::new(&file, &path)?;
         match SegmentHeader::decode(window.at(0, SEGMENT_HEADER_BYTES)?) {
@@ -626,6 +626,7 @@ impl Folder {
         let create = || {
             let file =
                 OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&unnamed)?;
+            belongs_to_folder(&file, &unnamed)?;
             disk.reserve(&file, capacity)?;
             file.write_all_at(&header.encode(), 0)?;
             disk.sync(&file)?;

@@ -442,7 +442,7 @@ impl Harness {
                 let came = after.update(&id, &[], &names(attributes), &rules);
                 (id, vec![], came)
             }
-            (Call::Erase { kind, who }, Answer::Written(_)) => {
+            (Call::Erase { kind, who }, Answer::Erased(..)) => {
                 let id = id(*kind, *who);
                 living = after.look_up(&id, model::millis(seq), rules.lifetime_ms).is_some();
                 let known = after.erase(&id);
@@ -451,7 +451,9 @@ impl Harness {
             (call, answer) => return Err(format!("{call:?} was answered with {answer:?}")),
         };
 
-        let Answer::Written(written) = answer else { return Err("no answer".into()) };
+        let (Answer::Written(written) | Answer::Erased(written, _)) = answer else {
+            return Err("no answer".into());
+        };
         let wrong = || format!("{call:?} at {seq}: the model says {came:?}, the answer is {written:?}");
         if matches!(call, Call::Erase { .. }) && came.known != written.known && !living {
             // Nobody sees whether a dead link, an expired profile or what the sweeper left of it was still there.
@@ -1170,7 +1172,7 @@ impl Harness {
                 None => expected != Outcome::Failed,
                 Some(Failure::Row(_)) => row.is_none(),
                 Some(Failure::ProfileTooLarge) => row.is_some(),
-                Some(Failure::UploadDamaged) => false,
+                Some(Failure::UploadDamaged | Failure::OutcomeLost) => false,
             };
             if told_outcome != expected || !reason_fits {
                 return Err(format!(

@@ -550,7 +550,7 @@ const WRITE_RULES: WriteRules = WriteRules { lifetime_ms: LIFETIME_MS, max_profi
 
 pub(crate) fn number_of(answer: &Answer) -> u64 {
     match answer {
-        Answer::Written(written) => number(written.seq.unwrap()),
+        Answer::Written(written) | Answer::Erased(written, _) => number(written.seq.unwrap()),
         Answer::Accepted(known) => number(known.accepted.id.seq),
         other => panic!("not a write: {other:?}"),
     }

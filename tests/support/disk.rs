@@ -27,6 +27,16 @@ impl Drop for Mount {
     }
 }
 
+/// Shows a folder once more, where nobody can write to it.
+pub fn read_only(folder: &Path, at: &Path) -> Result<Mount, String> {
+    may_mount()?;
+    std::fs::create_dir_all(at).unwrap();
+    run(Command::new("mount").arg("--bind").arg(folder).arg(at))?;
+    let mount = Mount(at.to_owned());
+    run(Command::new("mount").args(["-o", "remount,bind,ro"]).arg(at))?;
+    Ok(mount)
+}
+
 /// Runs a tool; what it complained of if it failed.
 pub fn run(command: &mut Command) -> Result<(), String> {
     let output = command.output().map_err(|e| format!("{command:?} cannot be run: {e}"))?;

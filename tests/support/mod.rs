@@ -239,7 +239,7 @@ impl Daemon {
 
     /// Makes a token; gives its text.
     pub fn make_token(&self, arguments: &[&str]) -> String {
-        let (code, token, complaints) = self.run(&[&["token", "new"], arguments].concat());
+        let (code, token, complaints) = self.run(&[&["token", "new", "--init"], arguments].concat());
         assert_eq!(code, Some(0), "{complaints}");
         token.trim_end().to_owned()
     }
@@ -435,6 +435,34 @@ impl Drop for Daemon {
 pub fn variable(name: &str) -> Option<String> {
     #[expect(clippy::disallowed_methods, reason = "not one of the daemon's settings")]
     std::env::var(name).ok()
+}
+
+/// Copies a folder, with all in it.
+pub fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let to = to.join(path.file_name().unwrap());
+        if path.is_dir() { copy_folder(&path, &to) } else { assert!(std::fs::copy(&path, to).is_ok()) }
+    }
+}
+
+/// All in a folder: each path below it with what it holds, whom it belongs to and when it was last changed.
+pub fn seen_below(folder: &std::path::Path) -> std::collections::BTreeMap<PathBuf, (Vec<u8>, u32, Duration)> {
+    use std::os::unix::fs::MetadataExt;
+    let (mut seen, mut folders) = (std::collections::BTreeMap::new(), vec![folder.to_owned()]);
+    while let Some(next) = folders.pop() {
+        for path in std::fs::read_dir(next).unwrap().map(|entry| entry.unwrap().path()) {
+            let metadata = std::fs::metadata(&path).unwrap();
+            let changed = metadata.modified().unwrap().duration_since(std::time::UNIX_EPOCH).unwrap();
+            let holds = if path.is_dir() { vec![] } else { std::fs::read(&path).unwrap() };
+            if path.is_dir() {
+                folders.push(path.clone());
+            }
+            seen.insert(path, (holds, metadata.uid(), changed));
+        }
+    }
+    seen
 }
 
 /// Says that a test is skipped, past its capture, so that the script which runs all suites sees it.
