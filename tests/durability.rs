@@ -193,7 +193,7 @@ fn what_is_set_aside_says_why() {
     let data = daemon.data();
     cut(&data, |length| length / 2);
     let notes = check(&data)["notes"].to_string();
-    assert!(notes.contains("its files are not what they were when it was closed"), "{notes}");
+    assert!(notes.contains("the store is not trusted and the next start makes it again"), "{notes}");
     daemon.restart();
     stop(&mut daemon);
     let why = files_below(&data.join("store")).into_iter().find(|file| file.ends_with("WHY")).unwrap();
