@@ -106,6 +106,10 @@ fn what_could_be_understood_in_two_ways_gets_one_answer_and_the_end() {
         "X\r\n",
         ": nameless\r\n",
         "X y: z\r\n",
+        "Transfer-Encoding: gzip, chunked\r\n",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+        &format!("Content-Length:{}5\r\n", " ".repeat(60)),
+        &format!("Content-Length: {}5\r\n", "0".repeat(62)),
         "Host: b\r\n",
         "Authorization: a\r\nAuthorization: b\r\n",
     ] {
@@ -145,6 +149,10 @@ fn what_could_be_understood_in_two_ways_gets_one_answer_and_the_end() {
         "5;a=b\nbatch\r\n0\r\n\r\n",
         "FFFFFFFFFFFFFFFFF\r\n",
         "10000000000000005\r\nbatch\r\n0\r\n\r\n",
+        &format!("{}5\r\nbatch\r\n0\r\n\r\n", "0".repeat(64)),
+        "5;a\rb\r\nbatch\r\n0\r\n\r\n",
+        "0\r\n\n\r\n\r\n",
+        "0\r\nX: y\n\r\n\r\n",
         &format!("5;{huge}\r\nbatch\r\n0\r\n\r\n"),
         &format!("0\r\nX: {huge}\r\n\r\n"),
         &format!("0\r\n{}\r\n", "X: y\r\n".repeat(20_000)),
@@ -154,6 +162,31 @@ fn what_could_be_understood_in_two_ways_gets_one_answer_and_the_end() {
     assert_eq!(daemon.get("/healthz").status, 200);
     assert_eq!(daemon.get("/api/v1/batches?client=demo").json()["batches"].as_array().unwrap().len(), 0);
     wait_for("every upload to be gone", || daemon.spooled().is_empty().then_some(()));
+}
+
+/// A request whose length the guard did not hold whole made it lose its place: what two readers could understand
+/// differently passed behind it, and what it took for such was the end of good requests. Nothing behind it is read now.
+#[test]
+fn a_length_that_is_not_held_whole_hides_nothing_behind_it() {
+    let daemon = Daemon::start();
+    // A call that reads its body to the end, and so keeps its connection.
+    let call = "POST /m2/demo/mbox/json?mboxPC=1 HTTP/1.1";
+    let first = |headers: &str| format!("{call}\r\nHost: a\r\n{headers}\r\n");
+    let twice = "GET /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nContent-Length: 0\r\n\r\n";
+    let chunked = first("Transfer-Encoding: chunked\r\n");
+    for attack in [
+        format!("{}0123456789abcdef{twice}", first(&format!("Content-Length:{}16\r\n", " ".repeat(60)))),
+        format!(
+            "{}{twice}{SMUGGLED}",
+            first(&format!("Content-Length: {}{}\r\n", "0".repeat(62), twice.len()))
+        ),
+        format!("{chunked}{}{:x}\r\n{twice}\r\n0\r\n\r\n{SMUGGLED}", "0".repeat(65), twice.len()),
+        format!("{chunked}0\r\n\n{twice}X: y\r\n\r\n{SMUGGLED}"),
+    ] {
+        let found = answers(&daemon, attack.as_bytes());
+        assert!(matches!(found.as_slice(), [400..=499]), "{attack:?}: {found:?}");
+    }
+    assert_eq!(daemon.get("/healthz").status, 200);
 }
 
 #[test]

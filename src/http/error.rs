@@ -7,7 +7,7 @@ use std::time::Duration;
 use hyper::{Method, StatusCode};
 
 use super::auth::Unauthorized;
-use super::connection::Offence;
+use super::framing::Offence;
 use super::request::MediaType;
 use crate::app::AppError;
 use crate::model::id::ClientCode;

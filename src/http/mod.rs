@@ -11,6 +11,7 @@ mod connection;
 mod cors;
 pub mod decode;
 mod error;
+pub mod framing;
 mod inspector;
 mod native;
 mod openapi;
