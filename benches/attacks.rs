@@ -30,6 +30,16 @@ const VISITORS: u64 = 20_000;
 /// Honest clients.
 const LOOKERS: u64 = 4;
 const SLOW_CONNECTIONS: usize = 500;
+const STALLED: &str = "POST /m2/demo/v2/profile/batchUpdate HTTP/1.1\r\nHost: a\r\nContent-Type: text/csv\r\n\
+                       Content-Length: 1000\r\n\r\nbatch=pcId,a\n";
+const EXPORT: &str = "GET /api/v1/export?client=demo&format=ndjson HTTP/1.1\r\nHost: a\r\n\r\n";
+const LINES: &str = "GET /api/v1/profiles/pc1?client=demo&by=pc&lines=true HTTP/1.1\r\nHost: a\r\n\
+                     Connection: close\r\n\r\n";
+/// Somebody else's calls.
+const OTHERS_BATCH: &str = "POST /m2/other/v2/profile/batchUpdate HTTP/1.1\r\nHost: a\r\nContent-Type: text/csv\r\n\
+                            Connection: close\r\nContent-Length: 17\r\n\r\nbatch=pcId,a\n1,2\n";
+const OTHERS_EXPORT: &str = "GET /api/v1/export?client=other&format=ndjson HTTP/1.1\r\nHost: a\r\n\
+                             Connection: close\r\n\r\n";
 const BATCH: &str = "POST /m2/demo/v2/profile/batchUpdate HTTP/1.1\r\nHost: a\r\nContent-Type: text/csv\r\n";
 
 /// How an attack was answered: statuses, `closed` without an answer, or `refused` to connect.
@@ -43,7 +53,7 @@ fn main() {
     let span = Duration::from_secs(seconds);
     let folder = tempfile::Builder::new().prefix("attacks").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let settings = "header_read_timeout_seconds = 4\nbody_idle_timeout_seconds = 4\n\
-                    [clients.demo]\nv2_creates_profiles = true\n";
+                    [clients.demo]\nv2_creates_profiles = true\n[clients.other]\nv2_creates_profiles = true\n";
     let daemon = Daemon::start(folder.path(), settings);
     let address: SocketAddr = daemon.address.parse().unwrap();
     make_visitors(address);
@@ -105,11 +115,99 @@ fn main() {
     });
     row("a bare line feed", 8, |address, _| exchange(address, b"GET /healthz HTTP/1.1\nHost: a\n\n", true));
     row("connect, and leave", 8, |address, _| exchange(address, b"", true));
+    row("uploads that send a line and no more", 100, |address, stop| hang(address, STALLED, stop));
+    row("exports that are not read", 16, |address, stop| hang(address, EXPORT, stop));
+    row("`lines=true`", 64, |address, _| exchange(address, LINES.as_bytes(), false));
     row("uploads broken off", 8, |address, _| {
         let mut request = format!("{BATCH}Content-Length: 40000000\r\n\r\nbatch=pcId,a\n");
         request.push_str(&"1,2\n".repeat(100_000));
         exchange(address, request.as_bytes(), true)
     });
+
+    println!("\n| somebody else's call beside | at once | answers | p50 | p99 | slowest |");
+    println!("| --- | --- | --- | --- | --- | --- |");
+    let row = |name: &str, attackers: usize, attack: Attack, call: &str| {
+        println!("| {name} | {attackers} | {} |", beside(address, span, attackers, attack, call));
+    };
+    row(
+        "a batch: uploads that send a line and no more",
+        100,
+        |address, stop| hang(address, STALLED, stop),
+        OTHERS_BATCH,
+    );
+    row(
+        "an export: exports that are not read",
+        16,
+        |address, stop| hang(address, EXPORT, stop),
+        OTHERS_EXPORT,
+    );
+}
+
+/// How long a call of somebody else's takes beside attackers that have taken all places: each time, and what it was
+/// answered.
+fn beside(address: SocketAddr, span: Duration, attackers: usize, attack: Attack, call: &str) -> String {
+    let stop = AtomicBool::new(false);
+    let stop = &stop;
+    std::thread::scope(|scope| {
+        for _ in 0..attackers {
+            let one = std::thread::Builder::new().stack_size(256 << 10);
+            let attacker = move || {
+                while !stop.load(Ordering::Relaxed) {
+                    attack(address, stop);
+                }
+            };
+            one.spawn_scoped(scope, attacker).unwrap();
+        }
+        let (mut answers, mut took) = (Answers::new(), vec![]);
+        let begun = Instant::now();
+        while begun.elapsed() < span {
+            std::thread::sleep(Duration::from_millis(20));
+            let began = Instant::now();
+            *answers.entry(exchange(address, call.as_bytes(), false)).or_default() += 1;
+            took.push(began.elapsed());
+        }
+        stop.store(true, Ordering::Relaxed);
+        took.sort_unstable();
+        let at = |share: f64| took[((took.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
+        let answers: Vec<String> =
+            answers.iter().map(|(answer, count)| format!("{count}× {answer}")).collect();
+        format!("{} | {:.1} ms | {:.1} ms | {:.1} ms", answers.join(", "), at(0.5), at(0.99), at(1.0))
+    })
+}
+
+/// Sends a start, and hangs on without reading or sending until the daemon has enough of it.
+fn hang(address: SocketAddr, start: &str, stop: &AtomicBool) -> String {
+    let Ok(mut stream) = TcpStream::connect(address) else { return "refused".into() };
+    if stream.write_all(start.as_bytes()).is_err() {
+        return "closed".into();
+    }
+    let mut seen = 0;
+    stream.set_nonblocking(true).unwrap();
+    let mut piece = [0; 4096];
+    while !stop.load(Ordering::Relaxed) {
+        std::thread::sleep(Duration::from_millis(50));
+        // An answer that it does read is short; of a long one it reads on, a little at a time.
+        match stream.read(&mut piece) {
+            Ok(0) if seen == 0 => return "closed".into(),
+            Ok(0) => return String::from_utf8_lossy(&piece[9..12]).into(),
+            Ok(read) if seen == 0 => {
+                seen = read;
+                if !piece.starts_with(b"HTTP/1.1 200") {
+                    let status = String::from_utf8_lossy(&piece[9..12]).into_owned();
+                    std::thread::sleep(Duration::from_secs(1));
+                    return status;
+                }
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(_) => return "broken off".into(),
+        }
+        if seen > 0 {
+            piece = [0; 4096];
+            piece[9..12].copy_from_slice(b"200");
+        }
+    }
+    "went on to the end".into()
 }
 
 /// Runs an attack, again and again, beside honest lookups: what it was answered, how long its longest connection
@@ -229,9 +327,11 @@ fn bomb(encoding: &str, bytes: &[u8]) -> Vec<u8> {
 }
 
 fn make_visitors(address: SocketAddr) {
-    let mut file = String::from("batch=pcId,tier,points\n");
+    // An export of them is more than the system keeps for a client that does not read.
+    let mut file = String::from("batch=pcId,tier,points,note\n");
+    let note = "x".repeat(1000);
     for n in 0..VISITORS {
-        writeln!(file, "pc{n},gold,{n}").unwrap();
+        writeln!(file, "pc{n},gold,{n},{note}").unwrap();
     }
     let request = format!("{BATCH}Content-Length: {}\r\nConnection: close\r\n\r\n{file}", file.len());
     assert_eq!(exchange(address, request.as_bytes(), false), "200");

@@ -60,6 +60,8 @@ const LIFETIME_DAYS: u64 = 14;
 const HEADER_READ_TIMEOUT_SECONDS: u64 = 10;
 const BODY_IDLE_TIMEOUT_SECONDS: u64 = 30;
 const BODY_BYTES_PER_SECOND_MIN: u64 = KIB;
+const ANSWER_IDLE_TIMEOUT_SECONDS: u64 = 30;
+const ANSWER_BYTES_PER_SECOND_MIN: u64 = KIB;
 const IDLE_CONNECTION_TIMEOUT_SECONDS: u64 = 60;
 const CONNECTIONS_MAX: u64 = 8_192;
 const CONNECTIONS_PER_ADDRESS_MAX: u64 = 1_024;
@@ -167,14 +169,23 @@ pub struct Limits {
 pub struct Timeouts {
     /// For a request's header to arrive.
     pub header_read: Duration,
-    /// For the next bytes of a body.
-    pub body_idle: Duration,
-    /// A body that brings fewer bytes per second of waiting, beyond a first `body_idle`, is refused; 0 is no minimum.
-    pub body_bytes_per_second_min: u64,
+    /// For the bytes of a body.
+    pub body: Pace,
+    /// For those of an answer to be taken.
+    pub answer: Pace,
     /// For the next request on a connection.
     pub idle_connection: Duration,
     /// For a TLS handshake.
     pub tls_handshake: Duration,
+}
+
+/// How fast a caller must bring bytes, or take them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// It may pause for so long, and be slower for as long at first.
+    pub idle_max: Duration,
+    /// So many bytes for each second that it keeps the daemon waiting beyond that; 0 is no minimum.
+    pub bytes_per_second_min: u64,
 }
 
 /// Where a certificate is, and its key; both PEM.
@@ -303,6 +314,12 @@ pub struct ServeOptions {
     /// Bytes per second that a body must bring, after as many seconds as it may be idle; 0: any [default: 1KiB]
     #[arg(long, env = "PROFILED_BODY_BYTES_PER_SECOND_MIN", value_name = "SIZE")]
     pub body_bytes_per_second_min: Option<Given<Size<0, GIB>>>,
+    /// Seconds for the next bytes of an answer to be taken [default: 30]
+    #[arg(long, env = "PROFILED_ANSWER_IDLE_TIMEOUT_SECONDS", value_name = "SECONDS")]
+    pub answer_idle_timeout_seconds: Option<Given<Whole<1, 3600>>>,
+    /// Bytes per second of an answer that must be taken, after as many seconds as it may lie; 0: any [default: 1KiB]
+    #[arg(long, env = "PROFILED_ANSWER_BYTES_PER_SECOND_MIN", value_name = "SIZE")]
+    pub answer_bytes_per_second_min: Option<Given<Size<0, GIB>>>,
     /// Certificate for HTTPS, in PEM, those that lead to its root behind it; read again at SIGHUP
     #[arg(long, env = "PROFILED_TLS_CERT", value_name = "FILE")]
     pub tls_cert: Option<Given<PathBuf>>,
@@ -577,9 +594,16 @@ impl Config {
             },
             timeouts: Timeouts {
                 header_read: seconds(&given.header_read_timeout_seconds, HEADER_READ_TIMEOUT_SECONDS),
-                body_idle: seconds(&given.body_idle_timeout_seconds, BODY_IDLE_TIMEOUT_SECONDS),
-                body_bytes_per_second_min: value(&given.body_bytes_per_second_min)
-                    .map_or(BODY_BYTES_PER_SECOND_MIN, Size::get),
+                body: Pace {
+                    idle_max: seconds(&given.body_idle_timeout_seconds, BODY_IDLE_TIMEOUT_SECONDS),
+                    bytes_per_second_min: value(&given.body_bytes_per_second_min)
+                        .map_or(BODY_BYTES_PER_SECOND_MIN, Size::get),
+                },
+                answer: Pace {
+                    idle_max: seconds(&given.answer_idle_timeout_seconds, ANSWER_IDLE_TIMEOUT_SECONDS),
+                    bytes_per_second_min: value(&given.answer_bytes_per_second_min)
+                        .map_or(ANSWER_BYTES_PER_SECOND_MIN, Size::get),
+                },
                 idle_connection: seconds(
                     &given.idle_connection_timeout_seconds,
                     IDLE_CONNECTION_TIMEOUT_SECONDS,
@@ -698,6 +722,12 @@ impl ServeOptions {
                 .or(lower.header_read_timeout_seconds),
             body_idle_timeout_seconds: self.body_idle_timeout_seconds.or(lower.body_idle_timeout_seconds),
             body_bytes_per_second_min: self.body_bytes_per_second_min.or(lower.body_bytes_per_second_min),
+            answer_idle_timeout_seconds: self
+                .answer_idle_timeout_seconds
+                .or(lower.answer_idle_timeout_seconds),
+            answer_bytes_per_second_min: self
+                .answer_bytes_per_second_min
+                .or(lower.answer_bytes_per_second_min),
             tls_cert: self.tls_cert.or(lower.tls_cert),
             tls_key: self.tls_key.or(lower.tls_key),
             tls_handshake_timeout_seconds: self

@@ -4,6 +4,7 @@
 use profiled::app::check::check;
 use profiled::app::commit::VisitorWrite;
 use profiled::app::report::ToldRow;
+use profiled::app::shares::Who;
 use profiled::app::{
     AcceptedBatch, Announced, App, AppError, BatchState, BatchVersion, CallIds, OpenError, SiteCall,
 };
@@ -84,7 +85,7 @@ async fn what_was_written_is_there_after_a_stop_and_a_start() {
 async fn upload(app: &App, folder: &Path, text: &str, piece: usize) -> (BatchId, PathBuf) {
     let before = uploads(folder);
     let mut upload = app
-        .accept_batch(&client(), BatchVersion::V1, EmptyValues::Ignore, Announced::default())
+        .accept_batch(&who(), &client(), BatchVersion::V1, EmptyValues::Ignore, Announced::default())
         .await
         .unwrap();
     for piece in text.as_bytes().chunks(piece) {
@@ -93,6 +94,10 @@ async fn upload(app: &App, folder: &Path, text: &str, piece: usize) -> (BatchId,
     let batch = upload.finish(None).await.unwrap().batch;
     let file = uploads(folder).into_iter().find(|file| !before.contains(file)).unwrap();
     (batch.id, file)
+}
+
+fn who() -> Who {
+    Who::new(None, [127, 0, 0, 1].into())
 }
 
 fn uploads(folder: &Path) -> Vec<PathBuf> {
@@ -165,9 +170,9 @@ async fn a_damaged_upload_is_told_by_a_check_and_no_backup_is_made_of_it() {
     let app = open(folder.path());
     let (batch, file) = upload(&app, folder.path(), "batch=pcId,a\np1,1\n", 1).await;
     wait_complete(&app, &batch).await;
-    app.backup(folder.path().join("whole")).await.unwrap();
+    app.backup(&who(), folder.path().join("whole")).await.unwrap();
     flip(&file, 14);
-    let refused = app.backup(folder.path().join("damaged")).await.unwrap_err();
+    let refused = app.backup(&who(), folder.path().join("damaged")).await.unwrap_err();
     told(&refused.to_string(), &batch, &file);
     assert!(!folder.path().join("damaged/backup.json").exists());
     app.stop().await;
@@ -228,7 +233,7 @@ impl Clock for SetClock {
 async fn send(app: &App, text: &str, key: &str) -> Result<AcceptedBatch, AppError> {
     let announced = Announced::default();
     let mut upload =
-        app.accept_batch(&client(), BatchVersion::V1, EmptyValues::Ignore, announced).await.unwrap();
+        app.accept_batch(&who(), &client(), BatchVersion::V1, EmptyValues::Ignore, announced).await.unwrap();
     upload.push(text.to_owned().into()).await.unwrap();
     upload.finish(IdempotencyKey::new(key)).await
 }
@@ -334,8 +339,8 @@ async fn read(
         File(profiled::app::report::UploadedFile),
     }
     let source = match what {
-        Read::File => Source::File(app.uploaded_file(batch).await.unwrap()),
-        Read::Outcomes(_) | Read::Repair => Source::Report(app.report(batch).await.unwrap()),
+        Read::File => Source::File(app.uploaded_file(&who(), batch).await.unwrap()),
+        Read::Outcomes(_) | Read::Repair => Source::Report(app.report(&who(), batch).await.unwrap()),
     };
     let read = tokio::task::spawn_blocking(move || {
         let (mut text, mut before, mut pieces) = (String::new(), None, 0);
@@ -401,7 +406,7 @@ async fn a_read_under_which_rows_are_overwritten_ends_and_gives_nothing_more() {
                     let id = VisitorId::new(IdKind::Pc, &gone).unwrap();
                     let erased = app.write_visitor(client(), id, VisitorWrite::Erase).await.unwrap();
                     assert!(erased.known);
-                    app.compact().await.unwrap();
+                    app.compact(&who()).await.unwrap();
                 });
             }
         };

@@ -389,7 +389,8 @@ async fn served(bytes: &[u8], piece: usize) -> (Vec<Understood>, bool) {
             let (head, mut body) = request.into_parts();
             let last = head.version == hyper::Version::HTTP_10
                 || head.headers.get_all("connection").iter().any(|it| {
-                    it.to_str().is_ok_and(|it| it.split(',').any(|it| it.trim().eq_ignore_ascii_case("close")))
+                    it.to_str()
+                        .is_ok_and(|it| it.split(',').any(|it| it.trim().eq_ignore_ascii_case("close")))
                 });
             let target = format!("{} {}", head.method, head.uri);
             let number = seen.lock().unwrap().len();

@@ -91,9 +91,15 @@ fn more_streams_of_events_at_once_than_there_may_be_are_refused() {
         let (status, again) = one_more();
         (status == 200).then_some(again)
     }));
-    // One that has gone is told from one that only listens by writing to it: every 15 seconds, where there is no news.
-    assert!(gone.elapsed() < Duration::from_secs(25), "a client that goes is missed: {:?}", gone.elapsed());
+    // One that has gone is told from one that only listens by writing to it: every 15 seconds, where there is no news. If it
+    // had read all there was, the first time only has the system of its machine say so, and the second fails.
+    assert!(gone.elapsed() < Duration::from_secs(40), "a client that goes is missed: {:?}", gone.elapsed());
     assert_eq!(one_more().0, 503);
+    // Somebody else gets one at once: whoever has had theirs longest makes room.
+    let mut other = daemon.connect_from([127, 0, 0, 2]);
+    other.write(&events);
+    assert_eq!(other.status(), 200);
+    assert_eq!(daemon.metrics().hits("made_room"), 1);
 }
 
 #[test]
@@ -478,4 +484,108 @@ fn more_reports_at_once_than_there_may_be_are_refused() {
         again.write(&file);
         (again.status() == 200).then_some(())
     });
+}
+
+/// Once, 100 uploads that sent one line and then nothing kept all others out until they were timed out.
+#[test]
+fn uploads_that_stall_make_room_for_whoever_has_fewer() {
+    let daemon = Daemon::start_with(&["--concurrent-uploads-max=8"]);
+    let mut stalling: Vec<_> = (0..8)
+        .map(|_| {
+            let mut connection = daemon.connect();
+            begun_upload(&daemon, &mut connection);
+            connection
+        })
+        .collect();
+    // One's own uploads are not ended for another of them.
+    assert_eq!(daemon.try_batch(V2, "batch=thirdPartyId,a\nx,1\n").status, 503);
+    let begun = Instant::now();
+    daemon.post_batch("other", "batch=thirdPartyId,a\nx,1\n");
+    let mut elsewhere = daemon.connect_from([127, 0, 0, 2]);
+    elsewhere.write(&request("POST", V2, "a", &[], Some(b"batch=thirdPartyId,a\nx,1\n")));
+    assert_eq!(elsewhere.read().status, 200);
+    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+    // Those that have waited longest.
+    let ended = stalling.remove(0).read();
+    assert_eq!((ended.status, ended.header("retry-after")), (503, Some("1")));
+    assert!(ended.text().contains("made room for somebody else"), "{}", ended.text());
+    let seen = daemon.metrics();
+    assert_eq!((seen.hits("made_room"), seen.hits("concurrent_uploads")), (1, 1));
+    assert_eq!(seen.value("profiled_places_taken{of=\"uploads\"}"), 7.0);
+}
+
+/// Once, it kept its place among the uploads for as long as it waited for its turn.
+#[test]
+fn a_dry_run_that_waits_for_its_turn_is_no_upload() {
+    let daemon = Daemon::start_with(&["--concurrent-uploads-max=2"]);
+    let mut file = String::from("batch=thirdPartyId,a\n");
+    (0..150_000).for_each(|n| file.extend([&n.to_string(), ",1\n"]));
+    let dry_run = request("POST", &format!("{V2}?dryRun=true"), "a", &[], Some(file.as_bytes()));
+    let mut trying: Vec<_> = (0..4).map(|_| daemon.connect()).collect();
+    for pair in trying.chunks_mut(2) {
+        pair.iter_mut().for_each(|connection| connection.write(&dry_run));
+        wait_for("the uploads to be in", || {
+            let seen = daemon.metrics();
+            let places = |of: &str| seen.value(&format!("profiled_places_taken{{of=\"{of}\"}}"));
+            (places("dry_runs") > 0.0 && places("uploads") == 0.0).then_some(())
+        });
+    }
+    daemon.post_batch("demo", "batch=thirdPartyId,a\nx,1\n");
+    for connection in &mut trying {
+        assert_eq!(connection.read().status, 200);
+    }
+    assert_eq!(daemon.metrics().hits("concurrent_uploads"), 0);
+}
+
+/// Once, four clients that did not read kept exports from all others for as long as they liked.
+#[test]
+fn answers_that_nobody_reads_make_room_and_are_broken_off() {
+    let daemon = Daemon::start_with(&["--answer-idle-timeout-seconds=8"]);
+    // More than the system keeps for a client that does not read.
+    let row = format!("nobody,{}\n", "x".repeat(100_000));
+    let file = format!("batch=thirdPartyId,a\n{}", row.repeat(300));
+    let batch = daemon.post_batch("demo", file.clone());
+    let theirs = daemon.post_batch("other", file);
+    daemon.wait_complete(&batch);
+    daemon.wait_complete(&theirs);
+    let read = |batch: &str| request("GET", &format!("/api/v1/batches/{batch}/file"), "a", &[], None);
+    let mut unread: Vec<_> = (0..16).map(|_| daemon.connect()).collect();
+    for connection in &mut unread {
+        connection.write(&read(&batch));
+        assert_eq!(connection.status(), 200);
+    }
+    let mut other = daemon.connect();
+    other.write(&read(&theirs));
+    assert_eq!(other.status(), 200);
+    let seen = daemon.metrics();
+    assert_eq!((seen.hits("made_room"), seen.value("profiled_places_taken{of=\"reports\"}")), (1, 16.0));
+    // The others are let go when they have not read for too long.
+    wait_for("those that are not read to be gone", || {
+        let seen = daemon.metrics();
+        let gone = seen.value("profiled_places_taken{of=\"reports\"}") == 0.0;
+        (gone && seen.hits("answer_unread") + seen.hits("answer_rate") >= 15).then_some(())
+    });
+}
+
+/// Once, each call read up to eight uploads from end to end, as many calls at once as there were.
+#[test]
+fn searches_for_lines_take_turns() {
+    let daemon = Daemon::start();
+    daemon.mbox("demo", "mbox3rdPartyId=x");
+    let row = format!("nobody,{}\n", "y".repeat(90));
+    let batch = daemon.post_batch("demo", format!("batch=thirdPartyId,a\nx,1\n{}", row.repeat(250_000)));
+    daemon.wait_complete(&batch);
+    let lines = request("GET", "/api/v1/profiles/x?client=demo&lines=true", "a", &[], None);
+    let mut asking: Vec<_> = (0..40).map(|_| daemon.connect()).collect();
+    asking.iter_mut().for_each(|connection| connection.write(&lines));
+    assert_eq!(daemon.value("demo", "third-party", "x", "a").as_deref(), Some("1"), "others are answered");
+    assert!(daemon.metrics().value("profiled_places_taken{of=\"line_searches\"}") <= 2.0);
+    let replies: Vec<_> = asking.iter_mut().map(support::Connection::read).collect();
+    let told = replies.iter().filter(|reply| reply.status == 200);
+    let told = told.map(|reply| reply.json()["attributes"]["a"]["line"].as_u64()).collect::<Vec<_>>();
+    assert!(told.len() >= 10 && told.iter().all(|line| *line == Some(2)), "{told:?}");
+    let refused: Vec<_> = replies.iter().filter(|reply| reply.status != 200).collect();
+    assert!(!refused.is_empty());
+    assert!(refused.iter().all(|it| (it.status, it.header("retry-after")) == (503, Some("1"))));
+    assert_eq!(daemon.metrics().hits("concurrent_line_searches"), refused.len() as u64);
 }

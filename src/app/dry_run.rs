@@ -5,6 +5,7 @@
 
 use super::commit::NewBatch;
 use super::report::{Report, ToldRow};
+use super::shares::Place;
 use super::{AppError, Inner};
 use crate::batch::fold::Plan;
 use crate::batch::outcome::write_outcomes;
@@ -19,7 +20,6 @@ use crate::sync::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use tokio::sync::OwnedSemaphorePermit;
 
 /// How many failed rows are told beside the counts; the report has all.
 pub const FAILED_TOLD_MAX: usize = 100;
@@ -54,11 +54,7 @@ pub struct Diff {
 }
 
 /// Folds an upload's rows into what lookups show, and keeps nothing but what it would come to. Blocks.
-pub(super) fn try_out(
-    inner: Arc<Inner>,
-    batch: NewBatch,
-    place: OwnedSemaphorePermit,
-) -> Result<DryRun, AppError> {
+pub(super) fn try_out(inner: Arc<Inner>, batch: NewBatch, place: Place) -> Result<DryRun, AppError> {
     // The place it would have in the order, were it accepted now.
     let last = Seq::from_u64(inner.last_seq.load(Ordering::Acquire));
     let seq = Seq::from_parts(inner.clock.now().max(last.millis()).plus(1), 0);

@@ -4,6 +4,7 @@
 //! read page by page on a thread that may block. What is shown is no snapshot of one instant: each visitor is as of the
 //! moment at which it is looked up, and one that logs in meanwhile may be shown twice, the later time with all it has.
 
+use super::shares::{Place, Who};
 use super::{App, AppError, Inner, Visitor, look_up};
 use crate::batch::csv::write::{Cells, write_cell, write_header};
 use crate::batch::csv::{HEADER_BYTES_MAX, ROW_BYTES_MAX};
@@ -19,7 +20,6 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep};
 
 /// How many exports run at once: each takes a thread, and reads the store from end to end.
@@ -41,7 +41,7 @@ pub struct Export {
     inner: Arc<Inner>,
     client: ClientCode,
     lifetime_ms: u64,
-    _place: OwnedSemaphorePermit,
+    place: Place,
 }
 
 /// What a CSV file's columns are, as a first pass over the visitors found them.
@@ -57,19 +57,24 @@ pub struct Table {
 impl App {
     /// Begins an export: waits until all visitors that accepted batches create are in the store, where a walk finds them.
     /// (Other rows of pending batches are folded in by each lookup.)
-    pub async fn export(&self, client: &ClientCode) -> Result<Export, AppError> {
+    pub async fn export(&self, who: &Who, client: &ClientCode) -> Result<Export, AppError> {
         let inner = Arc::clone(&self.0);
         let lifetime_ms = inner.settings(client)?.lifetime_ms;
-        let place = Arc::clone(&inner.exports).try_acquire_owned().map_err(|_| AppError::TooManyExports)?;
+        let place = inner.exports.take(who).await?;
         let pending = inner.batches.pending(client);
         let creating = pending.iter().filter(|batch| batch.accepted.rules.creates);
         let creating = creating.map(|batch| Arc::clone(&batch.progress)).collect();
         completed(creating, PATIENCE, || inner.stopping.load(Ordering::Relaxed)).await?;
-        Ok(Export { inner, client: client.clone(), lifetime_ms, _place: place })
+        Ok(Export { inner, client: client.clone(), lifetime_ms, place })
     }
 }
 
 impl Export {
+    /// Its place among the exports: whoever waits for the client says so to it, and ends the export when it is asked to.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
     /// Shows each visitor to `each` until that has enough, or nobody wants it any more. Blocks.
     pub fn visitors(
         &self,

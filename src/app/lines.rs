@@ -1,8 +1,10 @@
 //! Which line of which upload set an attribute: not stored with it, but found in the kept uploads when somebody asks.
 //!
-//! Promises: no more than a few uploads are read for one question; one that is no longer kept tells nothing.
+//! Promises: no more than a few uploads are read for one question, no more than a few questions are searched for at once,
+//! and none goes on once nobody waits for its answer; an upload that is no longer kept tells nothing.
 
 use super::report::Report;
+use super::shares::{Place, Who};
 use super::{App, AppError, Visitor};
 use crate::batch::pending::Pending;
 use crate::batch::queue::Known;
@@ -12,28 +14,37 @@ use crate::model::seq::Seq;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use tokio::sync::watch;
 
 /// How many uploads are read for one visitor: those of the newest batches.
 const UPLOADS_MAX: usize = 8;
+/// How many searches run at once: each takes a thread, and reads uploads from end to end.
+pub(super) const SEARCHES_MAX: usize = 2;
 
 /// The line that set an attribute, by the batch's seq and the attribute's name.
 pub type Lines = BTreeMap<(Seq, String), u32>;
 
 impl App {
     /// The lines of the kept uploads that set a visitor's attributes.
-    pub async fn lines(&self, visitor: &Visitor) -> Result<Lines, AppError> {
+    pub async fn lines(&self, who: &Who, visitor: &Visitor) -> Result<Lines, AppError> {
         let set_by = visitor.attributes.iter().filter(|attribute| attribute.source.is_batch());
         let seqs: BTreeSet<Seq> = set_by.map(|attribute| attribute.seq).collect();
         let all = visitor.linked.iter().chain(std::iter::once(&visitor.canonical));
         let ids: Arc<Vec<VisitorId>> = Arc::new(all.cloned().collect());
         let mut lines = Lines::new();
+        if seqs.is_empty() {
+            return Ok(lines);
+        }
+        let place = self.0.line_searches.take(who).await?;
+        // Dropped with what waits for the answer.
+        let (_wanted, wanted) = watch::channel(());
         for seq in seqs.into_iter().rev().take(UPLOADS_MAX) {
             let id = BatchId { client: visitor.client.clone(), seq };
             let Some(known) = self.0.batches.get(&id) else { continue };
-            match self.lines_of(known, Arc::clone(&ids)).await {
+            match self.lines_of(known, Arc::clone(&ids), &place, wanted.clone()).await {
                 Ok(found) => lines.extend(found.into_iter().map(|(name, line)| ((seq, name), line))),
                 // Whatever is wrong with one upload is no reason to show no visitor.
-                Err(error @ (AppError::Stopping | AppError::TooManyReports)) => return Err(error),
+                Err(error @ AppError::Stopping) => return Err(error),
                 Err(error) => tracing::warn!(batch = %id, %error, "no lines could be told"),
             }
         }
@@ -44,10 +55,14 @@ impl App {
         &self,
         known: Known,
         ids: Arc<Vec<VisitorId>>,
+        place: &Place,
+        wanted: watch::Receiver<()>,
     ) -> Result<BTreeMap<String, u32>, AppError> {
         let accepted = known.accepted;
-        let pending_or_report = self.pending_or_report(&accepted.id).await?;
+        let pending_or_report = self.pending_or_report(&accepted.id, place).await?;
+        let place = place.clone();
         let found = tokio::task::spawn_blocking(move || {
+            let _place = place;
             let header = &accepted.header;
             let mut lines = BTreeMap::new();
             let name = |attribute: usize| header.names().get(attribute).map(|name| name.to_string());
@@ -64,7 +79,8 @@ impl App {
                             let set = cells.attributes().filter_map(|(attribute, _)| name(attribute));
                             lines.extend(set.map(|name| (name, row.line)));
                         }
-                        Ok(ControlFlow::Continue(()))
+                        let gone = wanted.has_changed().is_err();
+                        Ok(if gone { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
                     })?;
                 }
                 PendingOrReport::Pending(pending) => {
@@ -84,12 +100,12 @@ impl App {
     }
 
     /// What tells of a batch's rows. One that is completed right now is for a moment neither.
-    async fn pending_or_report(&self, id: &BatchId) -> Result<PendingOrReport, AppError> {
+    async fn pending_or_report(&self, id: &BatchId, place: &Place) -> Result<PendingOrReport, AppError> {
         loop {
             if let Some(pending) = self.0.batches.pending_by_seq(id.seq) {
                 return Ok(PendingOrReport::Pending(pending));
             }
-            match self.open_report(id, false).await {
+            match self.open_report(id, false, place.clone()).await {
                 Err(AppError::NotComplete(_)) => tokio::task::yield_now().await,
                 report => return report.map(PendingOrReport::Report),
             }

@@ -28,6 +28,7 @@
 //! priority.rs     which threads give way to those that answer somebody
 //! pace.rs         how fast batches are folded in, and for whom that makes way
 //! pulse.rs        whether the threads still move
+//! shares.rs       places for what is scarce, shared fairly among clients and addresses
 //! room.rs         how much room the disk has left, and what is still done while that is little
 //! ```
 //!
@@ -57,6 +58,7 @@ pub mod restore;
 mod room;
 pub mod salvage;
 mod scratch;
+pub mod shares;
 pub mod statistics;
 pub mod steps;
 mod store_folder;
@@ -98,6 +100,7 @@ use pace::Pace;
 use priority::give_way;
 use pulse::Pulse;
 use room::Room;
+use shares::{Scarce, Shares, Who};
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
 use std::panic::AssertUnwindSafe;
@@ -106,7 +109,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use steps::{InUse, Keeper, Tombstones};
 use store_folder::{Generation, StoreFolder};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 pub use upload::{AcceptedBatch, Announced, Upload};
 
@@ -151,13 +154,14 @@ struct Inner {
     /// When the oldest erasure was, in milliseconds, whose bytes are still to go (R12); the greatest number if none.
     oldest_erasure: Arc<AtomicU64>,
     requests: RwLock<Option<mpsc::Sender<Asked<Request, Answer>>>>,
-    uploads: Arc<Semaphore>,
-    exports: Arc<Semaphore>,
-    reports: Arc<Semaphore>,
-    /// Held by whoever counts visitors.
-    counting: Arc<Semaphore>,
-    /// Held by a dry run while it folds: it takes as much memory as the folding thread does.
-    dry_runs: Arc<Semaphore>,
+    /// The places of what is scarce.
+    uploads: Shares,
+    dry_runs: Shares,
+    exports: Shares,
+    reports: Shares,
+    line_searches: Shares,
+    counts: Shares,
+    chore_turns: Shares,
     visitor_counts: sync::Mutex<statistics::VisitorCounts>,
     metrics: Arc<Metrics>,
     failed: watch::Sender<Option<String>>,
@@ -355,15 +359,12 @@ pub enum AppError {
         /// What the client is told.
         told: String,
     },
-    /// More uploads at once than the daemon takes.
-    #[error("too many uploads at once; try again")]
-    Busy,
-    /// More exports at once than the daemon runs.
-    #[error("{} exports are running, no more run at once; try again", export::EXPORTS_MAX)]
-    TooManyExports,
-    /// More reports at once than the daemon tells.
-    #[error("{} reports of batches are being read, no more are at once; try again", report::REPORTS_MAX)]
-    TooManyReports,
+    /// All places of something scarce are taken, as many as there are.
+    #[error("{}", .0.none_free(*.1))]
+    Taken(Scarce, usize),
+    /// Its place was given to somebody else.
+    #[error("{}", .0.made_room())]
+    MadeRoom(Scarce),
     /// There is no such batch, or no longer.
     #[error("there is no batch {0}: it was never accepted, or is no longer kept")]
     UnknownBatch(String),
@@ -605,9 +606,10 @@ impl App {
         Ok(())
     }
 
-    /// Begins a batch upload, unless what is `announced` of it is enough to refuse it.
+    /// Begins a batch upload of `who`, unless what is `announced` of it is enough to refuse it.
     pub async fn accept_batch(
         &self,
+        who: &Who,
         client: &ClientCode,
         version: BatchVersion,
         empty_values: EmptyValues,
@@ -629,18 +631,18 @@ impl App {
             return Err(AppError::Stopping);
         }
         self.0.spool.check_room(announced.spooled_bytes_min())?;
-        let place = Arc::clone(&self.0.uploads).try_acquire_owned().map_err(|_| AppError::Busy)?;
+        let place = self.0.uploads.take(who).await?;
         let inner = Arc::clone(&self.0);
         // How full a disk is may have to be asked of another machine.
         let room = tokio::task::spawn_blocking(move || inner.room.for_upload(announced.spooled_bytes_min()));
         room.await.map_err(AppError::internal)??;
-        Upload::begin(Arc::clone(&self.0), client.clone(), rules, announced.encoding, place)
+        Upload::begin(Arc::clone(&self.0), who.clone(), client.clone(), rules, announced.encoding, place)
             .map_err(AppError::internal)
     }
 
     /// Makes a fresh store: what the old one wasted is free again, and of whoever was erased no byte is left (R12).
-    pub async fn compact(&self) -> Result<Done, AppError> {
-        self.0.chore(Chore::Compact).await
+    pub async fn compact(&self, who: &Who) -> Result<Done, AppError> {
+        self.0.chore_in_turn(who, Chore::Compact).await
     }
 
     /// Takes a snapshot.
@@ -649,8 +651,8 @@ impl App {
     }
 
     /// Writes a backup into a folder that is not there yet, or empty.
-    pub async fn backup(&self, folder: PathBuf) -> Result<Done, AppError> {
-        self.0.chore(Chore::Backup(folder)).await
+    pub async fn backup(&self, who: &Who, folder: PathBuf) -> Result<Done, AppError> {
+        self.0.chore_in_turn(who, Chore::Backup(folder)).await
     }
 
     /// One batch.
@@ -700,8 +702,7 @@ impl App {
         let inner = &self.0;
         let mut current = inner.config.write().unwrap_or_else(PoisonError::into_inner);
         let next = current.following(config);
-        let (before, now) = (current.limits.concurrent_uploads_max, next.limits.concurrent_uploads_max);
-        sync::resize(&inner.uploads, before, now);
+        inner.uploads.resize(next.limits.concurrent_uploads_max);
         inner.spool.set_limit(next.limits.spool_bytes_max);
         inner.room.set_reserve(next.upkeep.disk_reserve_bytes);
         *current = Arc::new(next);
@@ -828,8 +829,11 @@ impl App {
     /// Waits until the uploads that were cut off have removed what they had written; not for ever, for what they leave
     /// the next start removes.
     async fn uploads_gone(&self) {
-        let all = u32::try_from(self.0.config().limits.concurrent_uploads_max).unwrap_or(u32::MAX);
-        if timeout(UPLOADS_STOP_MAX, self.0.uploads.acquire_many(all)).await.is_err() {
+        let gone = async {
+            self.0.uploads.all_free().await;
+            self.0.dry_runs.all_free().await;
+        };
+        if timeout(UPLOADS_STOP_MAX, gone).await.is_err() {
             tracing::warn!(
                 "uploads that were cut off are still at work: the next start removes what they leave"
             );
@@ -923,6 +927,7 @@ impl BroughtUp {
         } = self;
         let metrics = Arc::<Metrics>::default();
         committer.metrics = Arc::clone(&metrics);
+        let places = |scarce, max| Shares::new(scarce, max, &metrics);
         let (requests, asked) = mpsc::channel(REQUESTS_WAITING_MAX);
         let (chores, waiting_chores) = std::sync::mpsc::channel();
         let inner = Arc::new(Inner {
@@ -939,11 +944,13 @@ impl BroughtUp {
             journaled: Arc::clone(&committer.journaled),
             oldest_erasure: Arc::clone(&committer.oldest_erasure),
             requests: RwLock::new(Some(requests)),
-            uploads: Arc::new(Semaphore::new(config.limits.concurrent_uploads_max)),
-            exports: Arc::new(Semaphore::new(export::EXPORTS_MAX)),
-            reports: Arc::new(Semaphore::new(report::REPORTS_MAX)),
-            counting: Arc::new(Semaphore::new(1)),
-            dry_runs: Arc::new(Semaphore::new(1)),
+            uploads: places(Scarce::Uploads, config.limits.concurrent_uploads_max),
+            dry_runs: places(Scarce::DryRuns, 1),
+            exports: places(Scarce::Exports, export::EXPORTS_MAX),
+            reports: places(Scarce::Reports, report::REPORTS_MAX),
+            line_searches: places(Scarce::LineSearches, lines::SEARCHES_MAX),
+            counts: places(Scarce::Counts, 1),
+            chore_turns: places(Scarce::Chores, 1),
             visitor_counts: sync::Mutex::default(),
             metrics,
             failed: watch::Sender::new(None),
@@ -1102,6 +1109,17 @@ impl Inner {
     }
 
     /// Asks the housekeeping thread.
+    /// Has a chore done when it is its turn, and holds that until it is done, also if nobody waits for it any more.
+    async fn chore_in_turn(self: &Arc<Self>, who: &Who, chore: Chore) -> Result<Done, AppError> {
+        let place = self.chore_turns.take(who).await?;
+        let inner = Arc::clone(self);
+        let done = tokio::spawn(async move {
+            let _place = place;
+            inner.chore(chore).await
+        });
+        done.await.map_err(AppError::internal)?
+    }
+
     async fn chore(&self, chore: Chore) -> Result<Done, AppError> {
         let (reply, done) = oneshot::channel();
         let sent = {
@@ -1291,9 +1309,8 @@ impl AppError {
     pub fn limit(&self) -> Option<Limit> {
         match self {
             Self::TooLarge { limit, .. } => Some(*limit),
-            Self::Busy => Some(Limit::ConcurrentUploads),
-            Self::TooManyExports => Some(Limit::ConcurrentExports),
-            Self::TooManyReports => Some(Limit::ConcurrentReports),
+            // One that made room is counted where it was asked to.
+            Self::Taken(scarce, _) => Some(scarce.limit()),
             Self::SpoolFull(_) => Some(Limit::SpoolBytes),
             Self::Full(_) => Some(Limit::DiskReserve),
             _ => None,

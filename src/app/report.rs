@@ -7,11 +7,13 @@
 //! be told whole ends in an error.
 
 use super::erase::reads_erased;
+use super::shares::{Place, Who};
 use super::{App, AppError, Inner};
 use crate::batch::csv::write::{Cells, write_header};
 use crate::batch::csv::{Row, RowPlace, RowReader};
 use crate::batch::outcome::{BatchState, Failure, RowOutcome, StoredOutcomes};
 use crate::batch::pending::Accepted;
+use crate::batch::queue::Known;
 use crate::batch::rows::{each_piece, each_row, read_row};
 use crate::batch::spool::SpoolFile;
 use crate::model::batch::{BatchId, Outcome};
@@ -20,9 +22,8 @@ use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use tokio::sync::OwnedSemaphorePermit;
 
-/// How many reports are read at once: each takes a thread, and a slow client's for as long as it likes.
+/// How many reports are read at once: each takes a thread for as long as its client reads.
 pub const REPORTS_MAX: usize = 16;
 /// The most rows in one page.
 pub const PAGE_ROWS_MAX: usize = 10_000;
@@ -63,7 +64,7 @@ pub struct Report {
     overwritings: u64,
     /// The upload, of a dry run: it goes with the report.
     _upload: Option<SpoolFile>,
-    _place: OwnedSemaphorePermit,
+    place: Place,
 }
 
 /// An upload as it was sent, ready to be sent back.
@@ -73,7 +74,7 @@ pub struct UploadedFile {
     overwritings: u64,
     /// Its size.
     pub bytes: u64,
-    _place: OwnedSemaphorePermit,
+    place: Place,
 }
 
 impl App {
@@ -81,13 +82,15 @@ impl App {
     /// that an earlier page gave.
     pub async fn outcome_page(
         &self,
+        who: &Who,
         id: &BatchId,
         wanted: Option<Outcome>,
         from: Option<RowPlace>,
         rows_max: usize,
     ) -> Result<OutcomePage, AppError> {
         // Pages follow each other in quick succession: a file that is told whole is verified, not each time a page of it.
-        let report = self.open_report(id, false).await?;
+        self.complete(id)?;
+        let report = self.open_report(id, false, self.0.reports.take(who).await?).await?;
         let rows_max = rows_max.clamp(1, PAGE_ROWS_MAX);
         let page = tokio::task::spawn_blocking(move || {
             let (mut page, mut bytes) = (OutcomePage::default(), 0);
@@ -106,16 +109,27 @@ impl App {
     }
 
     /// Begins to tell what became of a complete batch's rows.
-    pub async fn report(&self, id: &BatchId) -> Result<Report, AppError> {
-        self.open_report(id, true).await
+    pub async fn report(&self, who: &Who, id: &BatchId) -> Result<Report, AppError> {
+        self.complete(id)?;
+        self.open_report(id, true, self.0.reports.take(who).await?).await
     }
 
-    pub(super) async fn open_report(&self, id: &BatchId, verified: bool) -> Result<Report, AppError> {
+    /// A batch that is known, and complete.
+    fn complete(&self, id: &BatchId) -> Result<Known, AppError> {
         let known = self.0.batches.get(id).ok_or_else(|| AppError::UnknownBatch(id.to_string()))?;
         if !matches!(known.progress.state(), BatchState::Complete(_)) {
             return Err(AppError::NotComplete(id.to_string()));
         }
-        let place = self.report_place()?;
+        Ok(known)
+    }
+
+    pub(super) async fn open_report(
+        &self,
+        id: &BatchId,
+        verified: bool,
+        place: Place,
+    ) -> Result<Report, AppError> {
+        let known = self.complete(id)?;
         let (inner, accepted) = (Arc::clone(&self.0), known.accepted);
         let opened = tokio::task::spawn_blocking(move || {
             let overwritings = inner.spool.overwritings();
@@ -125,16 +139,16 @@ impl App {
             }
             let file = File::open(inner.spool.rows_path(name)).map_err(|error| lost(&accepted, error))?;
             let overwritten = inner.spool.overwritten_path(name).exists();
-            Ok(Report { inner, accepted, file, overwritten, overwritings, _upload: None, _place: place })
+            Ok(Report { inner, accepted, file, overwritten, overwritings, _upload: None, place })
         });
         opened.await.map_err(AppError::internal)?
     }
 
     /// Opens a batch's upload, as it was sent but for the rows of visitors that were erased since, which read `erased`.
-    pub async fn uploaded_file(&self, id: &BatchId) -> Result<UploadedFile, AppError> {
+    pub async fn uploaded_file(&self, who: &Who, id: &BatchId) -> Result<UploadedFile, AppError> {
         let known = self.0.batches.get(id).ok_or_else(|| AppError::UnknownBatch(id.to_string()))?;
         let complete = matches!(known.progress.state(), BatchState::Complete(_));
-        let place = self.report_place()?;
+        let place = self.0.reports.take(who).await?;
         let (inner, accepted) = (Arc::clone(&self.0), known.accepted);
         let opened = tokio::task::spawn_blocking(move || {
             let overwritings = inner.spool.overwritings();
@@ -144,17 +158,18 @@ impl App {
             let name = accepted.spool;
             let sum = inner.spool.verify(name, &accepted.sum()).map_err(|error| lost(&accepted, error))?;
             let file = File::open(inner.spool.rows_path(name)).map_err(|error| lost(&accepted, error))?;
-            Ok(UploadedFile { inner, file, overwritings, bytes: sum.bytes, _place: place })
+            Ok(UploadedFile { inner, file, overwritings, bytes: sum.bytes, place })
         });
         opened.await.map_err(AppError::internal)?
-    }
-
-    fn report_place(&self) -> Result<OwnedSemaphorePermit, AppError> {
-        Arc::clone(&self.0.reports).try_acquire_owned().map_err(|_| AppError::TooManyReports)
     }
 }
 
 impl Report {
+    /// Its place among the reports: whoever waits for the client says so to it, and ends the answer when it is asked to.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
     /// Tells `each` what became of the rows, in line order, of those with one outcome or of all, from a place on, until it
     /// has enough. Blocks.
     pub fn outcomes(
@@ -213,12 +228,12 @@ impl Report {
         inner: Arc<Inner>,
         accepted: Arc<Accepted>,
         upload: SpoolFile,
-        place: OwnedSemaphorePermit,
+        place: Place,
     ) -> Result<Self, AppError> {
         let file = File::open(upload.path()).map_err(|error| lost(&accepted, error))?;
         let overwritings = inner.spool.overwritings();
         let overwritten = false;
-        Ok(Self { inner, accepted, file, overwritten, overwritings, _upload: Some(upload), _place: place })
+        Ok(Self { inner, accepted, file, overwritten, overwritings, _upload: Some(upload), place })
     }
 
     /// Gives each row of the file, from a place on, with its stored outcome if it has one: it has none if it was updated.
@@ -326,6 +341,11 @@ impl Report {
 }
 
 impl UploadedFile {
+    /// Its place among the reports, as [`Report::place`] is.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
     /// Gives its bytes, piece by piece. Blocks.
     pub fn pieces(&self, mut each: impl FnMut(&[u8]) -> ControlFlow<()>) -> Result<(), AppError> {
         let read = each_piece(&self.file, 0, |piece| {

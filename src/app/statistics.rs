@@ -4,6 +4,7 @@
 //! again for a while rather than made again.
 
 use super::export::WALK;
+use super::shares::Who;
 use super::{App, AppError, Inner};
 use crate::batch::outcome::BatchState as FoldState;
 use crate::batch::queue::Known;
@@ -67,10 +68,10 @@ pub(super) type VisitorCounts = Vec<(ClientCode, u64, Millis)>;
 
 impl App {
     /// What a client has. The first call after a while counts its visitors, which takes a second or so per million.
-    pub async fn statistics(&self, client: &ClientCode) -> Result<Statistics, AppError> {
+    pub async fn statistics(&self, who: &Who, client: &ClientCode) -> Result<Statistics, AppError> {
         self.0.settings(client)?;
         let now = self.now();
-        let (profiles, profiles_counted) = self.count_visitors(client).await?;
+        let (profiles, profiles_counted) = self.count_visitors(who, client).await?;
         let (inner, client) = (Arc::clone(&self.0), client.clone());
         // Tens of thousands of batches may be kept: they are gone through where nobody waits for an answer.
         let counted = tokio::task::spawn_blocking(move || {
@@ -84,14 +85,12 @@ impl App {
         counted.await.map_err(AppError::internal)
     }
 
-    async fn count_visitors(&self, client: &ClientCode) -> Result<(u64, Millis), AppError> {
+    async fn count_visitors(&self, who: &Who, client: &ClientCode) -> Result<(u64, Millis), AppError> {
         let lifetime_ms = self.0.settings(client)?.lifetime_ms;
         if let Some(count) = self.0.remembered_count(client) {
             return Ok(count);
         }
-        let Ok(one) = Arc::clone(&self.0.counting).acquire_owned().await else {
-            return Err(AppError::Stopping);
-        };
+        let one = self.0.counts.take(who).await?;
         // Whoever counted before may have counted these.
         if let Some(count) = self.0.remembered_count(client) {
             return Ok(count);

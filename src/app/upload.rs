@@ -7,6 +7,7 @@
 use super::commit::{Answer, NewBatch, Request};
 use super::dry_run::{self, DryRun};
 use super::priority::give_way;
+use super::shares::{Place, Who};
 use super::{AppError, BatchStatus, Inner};
 use crate::batch::csv::Parser;
 use crate::batch::encoding::{Decoded, Encoding};
@@ -19,7 +20,7 @@ use crate::telemetry::metrics::{Limit, UnderWay};
 use bytes::{Buf, Bytes};
 use std::io::{self, BufRead, Read};
 use std::sync::Arc;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 /// How many chunks of the body may wait for the disk and the parser.
 const CHUNKS_WAITING_MAX: usize = 4;
@@ -73,6 +74,8 @@ enum Piece {
 /// A batch file on its way in. Dropping it abandons it: nothing stays.
 pub struct Upload {
     inner: Arc<Inner>,
+    who: Who,
+    place: Place,
     pieces: mpsc::Sender<Piece>,
     worker: Option<oneshot::Receiver<Result<TakenIn, AppError>>>,
 }
@@ -81,29 +84,36 @@ pub struct Upload {
 struct TakenIn {
     batch: NewBatch,
     _under_way: UnderWay,
-    place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl Upload {
     pub(super) fn begin(
         inner: Arc<Inner>,
+        who: Who,
         client: ClientCode,
         rules: BatchRules,
         encoding: Encoding,
-        place: OwnedSemaphorePermit,
+        place: Place,
     ) -> io::Result<Self> {
         let (pieces, arriving) = mpsc::channel(CHUNKS_WAITING_MAX);
         let worker_inner = Arc::clone(&inner);
         let under_way = inner.metrics.upload();
         let (taken, worker) = oneshot::channel();
+        let workers_place = place.clone();
         // A thread of its own, and not one of the runtime's, because it gives way for good.
         std::thread::Builder::new().name("upload".into()).spawn(move || {
             give_way();
             let batch = take_in(&worker_inner, client, rules, encoding, arriving);
-            let taken_in = batch.map(|batch| TakenIn { batch, _under_way: under_way, place });
+            let taken_in = batch.map(|batch| TakenIn { batch, _under_way: under_way, _place: workers_place });
             drop(taken.send(taken_in));
         })?;
-        Ok(Self { inner, pieces, worker: Some(worker) })
+        Ok(Self { inner, who, place, pieces, worker: Some(worker) })
+    }
+
+    /// Its place among the uploads: whoever waits for the body says so to it, and ends the upload when it is asked to.
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// Takes the next bytes of the body; waits while the disk or the parser is behind.
@@ -121,10 +131,9 @@ impl Upload {
     /// The body has ended: makes the batch durable and readable, then says what it is called.
     /// With a key that came before, what was accepted then is told again.
     pub async fn finish(mut self, key: Option<IdempotencyKey>) -> Result<AcceptedBatch, AppError> {
-        let TakenIn { mut batch, place, .. } = self.all().await?;
+        let TakenIn { mut batch, _place, .. } = self.all().await?;
         batch.key = key;
         let answer = self.inner.ask(Request::Accept(Box::new(batch))).await?;
-        drop(place);
         match answer {
             Answer::Accepted(known) => {
                 self.inner.metrics.batch_accepted(&known.accepted.id.client);
@@ -138,16 +147,16 @@ impl Upload {
         }
     }
 
-    /// The body has ended: says what its rows would come to now, and lets it go again. Nothing is written.
+    /// The body has ended: says what its rows would come to now, and lets it go again. Nothing is written. It takes turns
+    /// with other dry runs, and is no upload any more meanwhile.
     pub async fn try_out(mut self) -> Result<DryRun, AppError> {
-        let taken = self.all().await?;
-        let one = Arc::clone(&self.inner.dry_runs).acquire_owned().await.map_err(|_| AppError::Stopping)?;
-        let place = Arc::clone(&self.inner.reports).try_acquire_owned();
-        let place = place.map_err(|_| AppError::TooManyReports)?;
-        let inner = Arc::clone(&self.inner);
+        let TakenIn { batch, .. } = self.all().await?;
+        let (inner, who) = (Arc::clone(&self.inner), self.who.clone());
+        drop(self);
+        let turn = inner.dry_runs.take(&who).await?;
+        let place = inner.reports.take(&who).await?;
         let tried = tokio::task::spawn_blocking(move || {
-            let TakenIn { batch, .. } = taken;
-            let _one = one;
+            let _turn = turn;
             dry_run::try_out(inner, batch, place)
         });
         tried.await.map_err(AppError::internal)?

@@ -48,8 +48,8 @@ fn defaults_are_those_of_the_design() {
     };
     assert_eq!(config.limits, limits);
     assert_eq!(config.timeouts.header_read, Duration::from_secs(10));
-    assert_eq!(config.timeouts.body_idle, Duration::from_secs(30));
-    assert_eq!(config.timeouts.body_bytes_per_second_min, 1024);
+    let pace = Pace { idle_max: Duration::from_secs(30), bytes_per_second_min: 1024 };
+    assert_eq!((config.timeouts.body, config.timeouts.answer), (pace, pace));
     assert_eq!(config.timeouts.idle_connection, Duration::from_secs(60));
     assert_eq!(config.timeouts.tls_handshake, Duration::from_secs(10));
     assert_eq!(config.tls, None);
@@ -125,10 +125,14 @@ fn a_flag_beats_the_file_and_the_file_beats_the_default() {
     check("--erase-within-hours 1", "", |it| it.upkeep.erase_within_ms, 3_600_000);
     check("--disk-reserve-bytes 0", "", |it| it.upkeep.disk_reserve_bytes, 0);
     check("", "header_read_timeout_seconds = 1", |it| it.timeouts.header_read.as_secs(), 1);
-    check("", "body_idle_timeout_seconds = 2", |it| it.timeouts.body_idle.as_secs(), 2);
-    let rate = |it: Config| it.timeouts.body_bytes_per_second_min;
+    check("", "body_idle_timeout_seconds = 2", |it| it.timeouts.body.idle_max.as_secs(), 2);
+    check("", "answer_idle_timeout_seconds = 2", |it| it.timeouts.answer.idle_max.as_secs(), 2);
+    let rate = |it: Config| it.timeouts.body.bytes_per_second_min;
     check("--body-bytes-per-second-min 0", "body_bytes_per_second_min = '2KiB'", rate, 0);
     check("", "body_bytes_per_second_min = '2KiB'", rate, 2048);
+    let rate = |it: Config| it.timeouts.answer.bytes_per_second_min;
+    check("--answer-bytes-per-second-min 0", "answer_bytes_per_second_min = '2KiB'", rate, 0);
+    check("", "answer_bytes_per_second_min = '2KiB'", rate, 2048);
     check("", "idle_connection_timeout_seconds = 3", |it| it.timeouts.idle_connection.as_secs(), 3);
     check("--log-format json", "log_format = 'text'", |it| it.log_format, LogFormat::Json);
     check("--tls-handshake-timeout-seconds 4", "", |it| it.timeouts.tls_handshake.as_secs(), 4);
@@ -194,8 +198,9 @@ fn each_error_says_where_what_and_what_would_be_right() {
          `public_url`, `default_client`, `allow_anonymous`, `max_profile_bytes`, `spool_max_bytes`, \
          `retention_days`, `journal_segment_bytes`, `snapshot_journal_bytes`, `erase_within_hours`, \
          `disk_reserve_bytes`, `body_bytes_limit`, `rows_limit`, `concurrent_uploads_max`, `decode_ratio_max`, \
-         `header_read_timeout_seconds`, `body_idle_timeout_seconds`, `body_bytes_per_second_min`, `tls_cert`, \
-         `tls_key`, `tls_handshake_timeout_seconds`, `idle_connection_timeout_seconds`, `connections_max`, \
+         `header_read_timeout_seconds`, `body_idle_timeout_seconds`, `body_bytes_per_second_min`, \
+         `answer_idle_timeout_seconds`, `answer_bytes_per_second_min`, `tls_cert`, `tls_key`, \
+         `tls_handshake_timeout_seconds`, `idle_connection_timeout_seconds`, `connections_max`, \
          `connections_per_address_max`, `loopback_exempt`, `header_bytes_max`, `headers_max`, `uri_bytes_max`, \
          `site_calls_per_second`, `failed_authorisations_per_minute`, `batch_calls_per_minute`, \
          `batch_shows_after_seconds`, `status_kept_seconds`, `trusted_proxies`, `log`, `log_format`, `ingest`, \

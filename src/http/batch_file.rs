@@ -27,10 +27,11 @@ pub(super) async fn take_in(
 ) -> Result<Upload, HttpError> {
     request.check_content_type(media_types, right)?;
     let encoding = request.content_encoding(Some(ENCODINGS), right)?;
+    let who = request.who(Some(client));
     let announced = Announced { encoding, bytes: request.content_length() };
     // What can be refused is refused before the body is asked for: a client that expects a `100 Continue` sends none.
-    let mut upload = front.app.accept_batch(client, version, empty_values, announced).await?;
-    while let Some(bytes) = request.body.next().await? {
+    let mut upload = front.app.accept_batch(&who, client, version, empty_values, announced).await?;
+    while let Some(bytes) = request.body.next_holding(upload.place()).await? {
         upload.push(bytes).await?;
     }
     Ok(upload)

@@ -1,5 +1,5 @@
 //! What stands between the socket and hyper: it finds requests that two readers could understand differently, bounds
-//! how long a header may take to arrive and how large it may be, and closes so that a client which is still sending gets
+//! how long a header may take to arrive and how large it may be, and how slowly an answer may be taken, and closes so that a client which is still sending gets
 //! to read the answer.
 //!
 //! hyper takes a request that bears both `Transfer-Encoding` and `Content-Length`, or a length or host twice, or lines
@@ -19,7 +19,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::framing::{Cut, Framing, Offence};
-use crate::config::HeadLimits;
+use super::patience::Patience;
+use crate::config::{HeadLimits, Pace};
 use crate::telemetry::metrics::{Limit, Metrics};
 
 /// How many bytes are read and dropped at most, so that a client can finish sending what was refused: more than the
@@ -29,8 +30,6 @@ const LINGER_BYTES_MAX: usize = 64 << 20;
 const LINGER_MAX: Duration = Duration::from_secs(30);
 /// How long a client may be silent meanwhile.
 const LINGER_IDLE_MAX: Duration = Duration::from_secs(2);
-/// How long a client may leave an answer unread before it counts as gone.
-const WRITE_IDLE_MAX: Duration = Duration::from_secs(30);
 
 /// What the connection tells the service: which of its requests, the first is 0, must be refused, and why. There is at
 /// most one, for nothing is read after it.
@@ -56,8 +55,10 @@ pub(super) struct Watched<S> {
     metrics: Arc<Metrics>,
     /// Runs while a header is arriving.
     header_due: Option<Pin<Box<Sleep>>>,
-    /// Runs while the client does not take what is written.
-    write_due: Option<Pin<Box<Sleep>>>,
+    /// How much longer the client may take for what is written.
+    patience: Patience,
+    /// Runs while it does not take it, from that moment on.
+    write_due: Option<(Instant, Pin<Box<Sleep>>)>,
     linger: Option<Linger>,
 }
 
@@ -72,6 +73,7 @@ impl<S> Watched<S> {
     pub(super) fn new(
         socket: S,
         header_read_max: Duration,
+        answer: Pace,
         heads: HeadLimits,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -84,6 +86,7 @@ impl<S> Watched<S> {
             header_read_max,
             metrics,
             header_due: Some(Box::pin(sleep_until(Instant::now() + header_read_max))),
+            patience: Patience::new(answer),
             write_due: None,
             linger: None,
         }
@@ -231,14 +234,26 @@ impl<S> Watched<S> {
         cx: &mut Context<'_>,
         written: Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
+        let now = Instant::now();
         if written.is_ready() {
-            self.write_due = None;
+            if let Some((since, _)) = self.write_due.take() {
+                self.patience.waited(now.duration_since(since));
+            }
+            if let Poll::Ready(Ok(bytes)) = written {
+                self.patience.earned(bytes);
+            }
             return written;
         }
-        self.write_due.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + WRITE_IDLE_MAX)));
-        if overdue(&mut self.write_due, cx) {
-            self.metrics.hit(Limit::AnswerUnread);
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the answer was not read")));
+        let (left, behind) = self.patience.left();
+        let (_, due) = self.write_due.get_or_insert_with(|| (now, Box::pin(sleep_until(now + left))));
+        if due.as_mut().poll(cx).is_ready() {
+            let (limit, why) = if behind {
+                (Limit::AnswerRate, "the answer was read too slowly")
+            } else {
+                (Limit::AnswerUnread, "the answer was not read")
+            };
+            self.metrics.hit(limit);
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)));
         }
         Poll::Pending
     }
@@ -255,11 +270,34 @@ mod tests {
         use tokio::io::AsyncWriteExt;
         let (socket, _client) = tokio::io::duplex(100);
         let metrics = Arc::new(Metrics::default());
-        let mut watched = Watched::new(socket, Duration::from_secs(1), LARGE, Arc::clone(&metrics));
+        let pace = Pace { idle_max: Duration::from_secs(30), bytes_per_second_min: 1 << 10 };
+        let mut watched = Watched::new(socket, Duration::from_secs(1), pace, LARGE, Arc::clone(&metrics));
         let begun = Instant::now();
         let error = watched.write_all(&[b'x'; 101]).await.unwrap_err();
-        assert_eq!((error.kind(), begun.elapsed()), (io::ErrorKind::TimedOut, WRITE_IDLE_MAX));
+        assert_eq!((error.kind(), begun.elapsed()), (io::ErrorKind::TimedOut, pace.idle_max));
         let counted = metrics.render(&crate::telemetry::metrics::Vitals::default(), |_| true).unwrap();
         assert!(counted.contains("profiled_limits_hit_total{limit=\"answer_unread\"} 1\n"), "{counted}");
+    }
+
+    /// Once, any progress was enough: a byte in half a minute kept an answer, and the place that it was made in, for good.
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_read_by_the_byte_is_broken_off() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let (socket, mut client) = tokio::io::duplex(100);
+        let metrics = Arc::new(Metrics::default());
+        let pace = Pace { idle_max: Duration::from_secs(30), bytes_per_second_min: 1 << 10 };
+        let mut watched = Watched::new(socket, Duration::from_secs(1), pace, LARGE, Arc::clone(&metrics));
+        let reading = tokio::spawn(async move {
+            while client.read_u8().await.is_ok() {
+                tokio::time::sleep(Duration::from_secs(10)).await;
+            }
+        });
+        let begun = Instant::now();
+        let error = watched.write_all(&[b'x'; 10_000]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
+        let counted = metrics.render(&crate::telemetry::metrics::Vitals::default(), |_| true).unwrap();
+        assert!(counted.contains("profiled_limits_hit_total{limit=\"answer_rate\"} 1\n"), "{counted}");
+        reading.abort();
     }
 }

@@ -10,6 +10,7 @@ use super::auth::Unauthorized;
 use super::framing::Offence;
 use super::request::MediaType;
 use crate::app::AppError;
+use crate::config::Pace;
 use crate::model::id::ClientCode;
 use crate::telemetry::metrics::Limit;
 
@@ -84,13 +85,11 @@ pub(super) enum HttpError {
     #[error("the body stopped: no bytes for {} seconds", .0.as_secs())]
     Silent(Duration),
     /// The body comes too slowly.
-    #[error("the body came too slowly: send at least {bytes_per_second_min} bytes per second, {} seconds of waiting aside", .idle_max.as_secs())]
-    Slow {
-        /// How many bytes per second it must bring.
-        bytes_per_second_min: u64,
-        /// After how long.
-        idle_max: Duration,
-    },
+    #[error(
+        "the body came too slowly: send at least {} bytes per second, {} seconds of waiting aside",
+        .0.bytes_per_second_min, .0.idle_max.as_secs()
+    )]
+    Slow(Pace),
     /// The body broke off.
     #[error("the body broke off before its end")]
     BrokenOff(hyper::Error),
@@ -103,9 +102,6 @@ pub(super) enum HttpError {
     /// The body is of a kind that this call does not take.
     #[error("{}", .0)]
     MediaType(MediaType),
-    /// As many streams of events as there may be.
-    #[error("{0} streams of events are open, no more are at once: ask for the batch itself now and then")]
-    TooManyStreams(usize),
     /// The daemon does not serve, and why.
     #[error("{0}")]
     NotReady(String),
@@ -130,14 +126,12 @@ impl HttpError {
                 StatusCode::TOO_MANY_REQUESTS
             }
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Silent(_) | Self::Slow { .. } => StatusCode::REQUEST_TIMEOUT,
+            Self::Silent(_) | Self::Slow(_) => StatusCode::REQUEST_TIMEOUT,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UriTooLong(_) => StatusCode::URI_TOO_LONG,
             Self::MediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             // Adobe's status for it.
-            Self::ClientTooOften { .. } | Self::NotReady(_) | Self::TooManyStreams(_) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::ClientTooOften { .. } | Self::NotReady(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Inside(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::App(error) => match error {
                 AppError::UnknownClient(_) | AppError::UnknownBatch(_) => StatusCode::NOT_FOUND,
@@ -146,10 +140,9 @@ impl HttpError {
                 AppError::BadBatch(_) | AppError::Refused(_) => StatusCode::BAD_REQUEST,
                 AppError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
                 AppError::NotExportable(_) | AppError::NotComplete(_) => StatusCode::CONFLICT,
-                AppError::Busy
+                AppError::Taken(..)
+                | AppError::MadeRoom(_)
                 | AppError::NoHandle
-                | AppError::TooManyExports
-                | AppError::TooManyReports
                 | AppError::ExportBusy(_)
                 | AppError::Stopping
                 | AppError::NotYet(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -181,9 +174,8 @@ impl HttpError {
             Self::AddressTooOften { .. } => Some(Limit::AddressRate),
             Self::FailedTooOften { .. } => Some(Limit::FailedAuthorisations),
             Self::ClientTooOften { .. } => Some(Limit::ClientRate),
-            Self::TooManyStreams(_) => Some(Limit::EventStreams),
             Self::Silent(_) => Some(Limit::BodyIdleTimeout),
-            Self::Slow { .. } => Some(Limit::BodyRate),
+            Self::Slow(_) => Some(Limit::BodyRate),
             Self::TooLarge(_) => Some(Limit::BodyBytes),
             Self::UriTooLong(_) => Some(Limit::UriLength),
             Self::App(error) => error.limit(),

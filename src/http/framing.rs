@@ -51,7 +51,9 @@ impl Offence {
                 "Transfer-Encoding and Content-Length are both there: send one of them"
             }
             Self::LengthUnclear => "Content-Length is not a length: send 1 to 19 digits and nothing else",
-            Self::EncodingUnclear => "Transfer-Encoding is not taken: send chunked alone, once, or Content-Length",
+            Self::EncodingUnclear => {
+                "Transfer-Encoding is not taken: send chunked alone, once, or Content-Length"
+            }
             Self::HostTwice => "Host is there twice: send it once",
             Self::AuthorizationTwice => "Authorization is there twice: send it once",
             Self::BareLineFeed => "a line of the header ends with a line feed alone: end lines with CR LF",
@@ -277,7 +279,9 @@ impl Framing {
             self.place = self.after_line(&line, bytes == line.len(), ends_well);
             line.clear();
             self.line = line;
-        } else if self.line_bytes > LINE_BYTES_KEPT && matches!(self.place, Place::ChunkSize | Place::ChunkEnd) {
+        } else if self.line_bytes > LINE_BYTES_KEPT
+            && matches!(self.place, Place::ChunkSize | Place::ChunkEnd)
+        {
             self.place = Place::Condemned(Offence::ChunkUnclear);
         }
         b""
@@ -540,10 +544,14 @@ mod tests {
         offends(&format!("Content-Length:{}16\r\n", " ".repeat(60)), Offence::LengthUnclear);
         offends(&format!("Content-Length: {}16\r\n", "0".repeat(62)), Offence::LengthUnclear);
         offends(&format!("Content-Length: 16{}\r\n", " ".repeat(60)), Offence::LengthUnclear);
-        for length in ["", " ", "+5", "-5", "0x5", "5,5", "5 5", "5;", "\x0b5", "5\x0c", "00000000000000000005"] {
+        for length in
+            ["", " ", "+5", "-5", "0x5", "5,5", "5 5", "5;", "\x0b5", "5\x0c", "00000000000000000005"]
+        {
             offends(&format!("Content-Length: {length}\r\n"), Offence::LengthUnclear);
         }
-        for coding in ["", "gzip", "gzip, chunked", "chunked, chunked", "\"chunked\"", "chunked;q=1", "chunked,"] {
+        for coding in
+            ["", "gzip", "gzip, chunked", "chunked, chunked", "\"chunked\"", "chunked;q=1", "chunked,"]
+        {
             offends(&format!("Transfer-Encoding: {coding}\r\n"), Offence::EncodingUnclear);
         }
         offends(&format!("Transfer-Encoding: chunked{}\r\n", " ".repeat(60)), Offence::EncodingUnclear);
@@ -582,7 +590,11 @@ mod tests {
         for line in ["0".repeat(65), format!("5;{}", "x".repeat(63))] {
             let mut framing = Framing::new(LARGE);
             let cut = framing.advance(format!("{head}{line}").as_bytes());
-            assert_eq!(cut.map(|cut| (cut.offence, cut.in_body)), Some((Offence::ChunkUnclear, true)), "{line}");
+            assert_eq!(
+                cut.map(|cut| (cut.offence, cut.in_body)),
+                Some((Offence::ChunkUnclear, true)),
+                "{line}"
+            );
         }
     }
 

@@ -17,6 +17,7 @@ mod native;
 mod openapi;
 mod ops;
 mod outcomes;
+mod patience;
 mod places;
 mod rate;
 mod request;
@@ -30,15 +31,14 @@ pub mod tls;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use self::caller::Caller;
 use self::error::HttpError;
-use self::places::Network;
 use self::rate::{Rate, Rates};
 use self::tls::{Tls, TlsError};
 use crate::app::App;
+use crate::app::shares::{Network, Scarce, Shares};
 use crate::config::{Callers, Config, HeadLimits, Timeouts};
 use crate::model::id::ClientCode;
 use crate::tokens::{self, Tokens, TokensError};
@@ -56,7 +56,7 @@ pub struct Front {
     site_calls: Arc<Rates<Network>>,
     failures: Arc<Rates<Network>>,
     batch_calls: Arc<Rates<ClientCode>>,
-    event_streams: Arc<Semaphore>,
+    event_streams: Shares,
 }
 
 /// How much is taken of whom, and how long is waited.
@@ -82,6 +82,7 @@ impl Front {
     /// certificate.
     pub fn new(app: App, config: &Config, tokens: Tokens, tls: Option<Arc<Tls>>) -> Self {
         Self {
+            event_streams: Shares::new(Scarce::EventStreams, EVENT_STREAMS_MAX, app.metrics()),
             app,
             tokens: Arc::new(RwLock::new(Arc::new(tokens))),
             limits: Arc::new(RwLock::new(Arc::new(Limits::of(config)))),
@@ -89,7 +90,6 @@ impl Front {
             site_calls: Arc::default(),
             failures: Arc::default(),
             batch_calls: Arc::default(),
-            event_streams: Arc::new(Semaphore::new(EVENT_STREAMS_MAX)),
         }
     }
 

@@ -22,8 +22,15 @@ const NDJSON: &str = "application/x-ndjson";
 const COLUMNS: &[u8] = b"line,id,outcome,reason,message\n";
 
 /// Tells a report in one answer, in chunks.
-pub(super) fn told(report: Report, form: Form, wanted: Option<Outcome>, from: Option<RowPlace>) -> Answer {
-    let chunks = begin("a report", move |out| {
+pub(super) fn told(
+    request: &Request,
+    report: Report,
+    form: Form,
+    wanted: Option<Outcome>,
+    from: Option<RowPlace>,
+) -> Answer {
+    let place = report.place().clone();
+    let chunks = begin("a report", &place, request.answer_pace(), move |out| {
         if out.write(|bytes| bytes.extend_from_slice(form.head())).is_break() {
             return Ok(());
         }
@@ -38,8 +45,9 @@ pub(super) fn told(report: Report, form: Form, wanted: Option<Outcome>, from: Op
 }
 
 /// The failed rows as they were sent, under a header.
-pub(super) async fn repair(front: &Front, id: &BatchId) -> Result<Answer, HttpError> {
-    let report = front.app.report(id).await?;
+pub(super) async fn repair(front: &Front, request: &Request, id: &BatchId) -> Result<Answer, HttpError> {
+    let report = front.app.report(&request.who(Some(&id.client)), id).await?;
+    let place = report.place().clone();
     let (report, given_up) = tokio::task::spawn_blocking(move || {
         let given_up = report.is_given_up();
         (report, given_up)
@@ -49,16 +57,17 @@ pub(super) async fn repair(front: &Front, id: &BatchId) -> Result<Answer, HttpEr
     if given_up? {
         return Err(AppError::GivenUp(id.to_string()).into());
     }
-    let chunks = begin("a repair file", move |out| {
+    let chunks = begin("a repair file", &place, request.answer_pace(), move |out| {
         report.repair(|bytes| out.write(|filling| filling.extend_from_slice(bytes)))
     });
     Ok(named(chunked(CSV, chunks), &format!("{id}-repair.csv")))
 }
 
 /// The file as it was sent.
-pub(super) async fn file(front: &Front, id: &BatchId) -> Result<Answer, HttpError> {
-    let file = front.app.uploaded_file(id).await?;
-    let chunks = begin("an upload", move |out| {
+pub(super) async fn file(front: &Front, request: &Request, id: &BatchId) -> Result<Answer, HttpError> {
+    let file = front.app.uploaded_file(&request.who(Some(&id.client)), id).await?;
+    let place = file.place().clone();
+    let chunks = begin("an upload", &place, request.answer_pace(), move |out| {
         file.pieces(|bytes| out.write(|filling| filling.extend_from_slice(bytes)))
     });
     Ok(named(chunked(CSV, chunks), &format!("{id}.csv")))

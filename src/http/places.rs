@@ -5,12 +5,13 @@
 //! in the system's queue, where they cost nothing: to refuse each would take the handles and the time that are lacking.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
+use crate::app::shares::Network;
 use crate::config::Callers;
 use crate::sync::resize;
 
@@ -35,10 +36,6 @@ struct Taken {
     /// Whether the next to be idle is to make room at once.
     wanted: bool,
 }
-
-/// Where a caller is: its address, of an IPv6 one the /64, for whoever has one of those has all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Network(IpAddr);
 
 /// A place that is free, for a connection that is still to come.
 pub(super) struct FreePlace {
@@ -185,15 +182,6 @@ impl Drop for Place {
     }
 }
 
-impl Network {
-    pub(super) fn of(address: IpAddr) -> Self {
-        Self(match address.to_canonical() {
-            IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
-            v4 @ IpAddr::V4(_) => v4,
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -229,18 +217,6 @@ mod tests {
         let many: Vec<_> = (0..3).map(|_| take(&places, "192.0.2.200").unwrap()).collect();
         drop(many);
         assert!(places.taken().by_network.is_empty(), "who has gone is forgotten");
-    }
-
-    #[test]
-    fn a_caller_of_ipv6_is_a_whole_64() {
-        let check = |a: &str, b: &str, same: bool| {
-            let of = |text: &str| Network::of(text.parse().unwrap());
-            assert_eq!(of(a) == of(b), same, "{a} {b}");
-        };
-        check("2001:db8:1:2::1", "2001:db8:1:2:ffff:ffff:ffff:ffff", true);
-        check("2001:db8:1:2::1", "2001:db8:1:3::1", false);
-        check("192.0.2.1", "::ffff:192.0.2.1", true);
-        check("192.0.2.1", "192.0.2.2", false);
     }
 
     #[tokio::test]

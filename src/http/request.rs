@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
@@ -18,9 +17,11 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::caller::{Caller, is_host};
 use super::decode::{self, Parameters};
 use super::error::HttpError;
+use super::patience::Patience;
+use crate::app::shares::{Place, Who};
 use crate::app::{App, AppError};
 use crate::batch::encoding::Encoding;
-use crate::config::Timeouts;
+use crate::config::{Pace, Timeouts};
 use crate::model::id::{ClientCode, IdKind, VisitorId};
 use crate::model::profile::{NAME_CHARS_MAX, NAME_PREFIX, NameFault, attribute_name_fault};
 
@@ -50,7 +51,8 @@ impl Request {
     ) -> Self {
         let (head, incoming) = request.into_parts();
         let ended = incoming.is_end_stream();
-        let body = Body { incoming, timeouts, bodies_end, waited: Duration::ZERO, arrived: 0, ended };
+        let patience = Patience::new(timeouts.body);
+        let body = Body { incoming, timeouts, patience, bodies_end, ended };
         Self { head: hyper::Request::from_parts(head, ()), body, id, local, caller }
     }
 
@@ -62,6 +64,16 @@ impl Request {
     /// Who sent it.
     pub(super) fn caller(&self) -> &Caller {
         &self.caller
+    }
+
+    /// Whom places are for that are taken for it, as it calls for a client or for none.
+    pub(super) fn who(&self, client: Option<&ClientCode>) -> Who {
+        Who::new(client, self.caller.address)
+    }
+
+    /// How fast its answer must be taken.
+    pub(super) fn answer_pace(&self) -> Pace {
+        self.body.timeouts.answer
     }
 
     /// Its method.
@@ -250,11 +262,9 @@ impl fmt::Display for MediaType {
 pub(super) struct Body {
     incoming: Incoming,
     timeouts: Timeouts,
+    patience: Patience,
     /// When bodies are cut off, once the server is stopping.
     bodies_end: watch::Receiver<Option<Instant>>,
-    /// How long the client has kept us waiting, and how many bytes it has sent.
-    waited: Duration,
-    arrived: u64,
     ended: bool,
 }
 
@@ -266,50 +276,44 @@ impl Body {
 
     /// Its next bytes; `None` at its end.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, HttpError> {
+        self.next_within(None).await
+    }
+
+    /// The same for whoever has a place that others may want meanwhile: an error then says that it is to make room.
+    pub(super) async fn next_holding(&mut self, place: &Place) -> Result<Option<Bytes>, HttpError> {
+        self.next_within(Some(place)).await
+    }
+
+    async fn next_within(&mut self, place: Option<&Place>) -> Result<Option<Bytes>, HttpError> {
         while !self.ended {
-            let Timeouts { body_idle: idle_max, body_bytes_per_second_min, .. } = self.timeouts;
-            let patience = self.patience();
+            let (left, behind) = self.patience.left();
+            let waits = place.map(|place| place.waits(self.patience.stalls_after()));
             let asked = Instant::now();
             let frame = tokio::select! {
                 // First, for a client that never stops sending always has a frame there.
                 biased;
                 () = at_the_end(&mut self.bodies_end) => return Err(AppError::Stopping.into()),
-                frame = timeout(idle_max.min(patience), self.incoming.frame()) => frame,
+                error = asked_to_leave(place) => return Err(error.into()),
+                frame = timeout(left, self.incoming.frame()) => frame,
             };
-            self.waited += asked.elapsed();
+            drop(waits);
+            self.patience.waited(asked.elapsed());
             match frame {
-                Err(_) if patience < idle_max => {
-                    return Err(HttpError::Slow {
-                        bytes_per_second_min: body_bytes_per_second_min,
-                        idle_max,
-                    });
-                }
-                Err(_) => return Err(HttpError::Silent(idle_max)),
+                Err(_) if behind => return Err(HttpError::Slow(self.patience.pace())),
+                Err(_) => return Err(HttpError::Silent(left)),
                 Ok(Some(Err(error))) => return Err(HttpError::BrokenOff(error)),
                 Ok(None) => self.ended = true,
                 Ok(Some(Ok(frame))) => {
                     self.ended = self.incoming.is_end_stream();
                     // Trailers say nothing that is used here.
                     if let Ok(bytes) = frame.into_data() {
-                        self.arrived += bytes.len() as u64;
+                        self.patience.earned(bytes.len());
                         return Ok(Some(bytes));
                     }
                 }
             }
         }
         Ok(None)
-    }
-
-    /// How long the client may keep us waiting from now on, in all: a first while, and a second for as many bytes as must
-    /// come in one. What we do ourselves between two pieces, however slowly, is not held against it.
-    fn patience(&self) -> Duration {
-        match self.timeouts.body_bytes_per_second_min {
-            0 => Duration::MAX,
-            rate => {
-                let earned = Duration::from_micros(self.arrived.saturating_mul(1_000_000) / rate);
-                (self.timeouts.body_idle + earned).saturating_sub(self.waited)
-            }
-        }
     }
 
     /// All of it; it has at most `limit` bytes.
@@ -326,6 +330,14 @@ impl Body {
             all.extend_from_slice(&bytes);
         }
         Ok(all)
+    }
+}
+
+/// Completes when a place's holder is to make room.
+async fn asked_to_leave(place: Option<&Place>) -> AppError {
+    match place {
+        Some(place) => place.asked_to_leave().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -286,13 +286,17 @@ impl<'a> Endpoint<'a> {
             (Self::Delivery, _) => adobe::delivery::answer(front, request).await,
             (Self::Batch { id }, _) => native::batches::one(front, &native::batches::id(request, id)?),
             (Self::Events { id }, _) => {
-                native::events::answer(front, request, &native::batches::id(request, id)?)
+                native::events::answer(front, request, &native::batches::id(request, id)?).await
             }
             (Self::Outcomes { id }, _) => {
                 native::outcomes::answer(front, request, &native::batches::id(request, id)?).await
             }
-            (Self::Repair { id }, _) => outcomes::repair(front, &native::batches::id(request, id)?).await,
-            (Self::File { id }, _) => outcomes::file(front, &native::batches::id(request, id)?).await,
+            (Self::Repair { id }, _) => {
+                outcomes::repair(front, request, &native::batches::id(request, id)?).await
+            }
+            (Self::File { id }, _) => {
+                outcomes::file(front, request, &native::batches::id(request, id)?).await
+            }
             (Self::Compact, _) => native::upkeep::compact(front, request, &bearer).await,
             (Self::Backup, _) => native::upkeep::backup(front, request, &bearer).await,
             (Self::BatchUpdate { version, .. }, Some(client)) => {
@@ -317,7 +321,7 @@ impl<'a> Endpoint<'a> {
             (Self::Attribute { id, name }, Some(client)) => {
                 native::profiles::remove(front, request, &bearer, client, id, name).await
             }
-            (Self::Statistics, Some(client)) => native::statistics::answer(front, client).await,
+            (Self::Statistics, Some(client)) => native::statistics::answer(front, request, client).await,
             (Self::Batches, Some(client)) => native::batches::list(front, request, client),
             (Self::Export, Some(client)) => native::export::answer(front, request, &bearer, client).await,
             (Self::Metrics, _) => ops::metrics(front, |client| bearer.sees(client)),

@@ -34,6 +34,7 @@ use super::router::{Endpoint, answer_while_opening, door_of_unknown};
 use super::tls::{Tls, Unsecured};
 use super::{Front, Limits};
 use crate::app::Opening;
+use crate::config::Timeouts;
 use crate::telemetry::Seldom;
 use crate::telemetry::metrics::Limit;
 
@@ -280,7 +281,10 @@ async fn converse<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     let metrics = front.app.metrics();
     // A connection keeps the limits that it began with.
     let limits = &*front.limits();
-    let watched = Watched::new(stream, limits.timeouts.header_read, limits.heads, Arc::clone(metrics));
+    let watched = {
+        let Timeouts { header_read, answer, .. } = limits.timeouts;
+        Watched::new(stream, header_read, answer, limits.heads, Arc::clone(metrics))
+    };
     let verdict = watched.verdict();
     let (requests, bodies_end) = (AtomicU64::new(0), stopping.clone());
     let mut served = pin!(protocol(limits).serve_connection(

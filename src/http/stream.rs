@@ -1,13 +1,22 @@
-//! Answers that are made while they are sent, on a thread that may block.
+//! Answers that are made while they are sent, on a thread that may block, by whoever holds a place for it.
+//!
+//! Promises: one whose client does not take it is broken off when somebody else is to have its place. (How slowly it may be
+//! taken at all is watched where bytes leave, in [`connection`](super::connection).)
 
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::task::spawn_blocking;
+use tokio::time::Instant;
 
+use super::patience::Patience;
 use super::response::Chunk;
 use crate::app::AppError;
+use crate::app::shares::Place;
+use crate::config::Pace;
 
 /// How many bytes are sent at once, at least.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -18,13 +27,15 @@ const CHUNKS_WAITING_MAX: usize = 4;
 pub(super) struct Sender {
     chunks: mpsc::Sender<Chunk>,
     filling: Vec<u8>,
+    place: Place,
+    patience: Patience,
 }
 
 impl Sender {
-    /// Says whether the client is still there.
+    /// Says whether the client is still there, and may go on.
     pub(super) fn client(&self) -> impl Fn() -> bool + use<> {
-        let chunks = self.chunks.clone();
-        move || !chunks.is_closed()
+        let (chunks, place) = (self.chunks.clone(), self.place.clone());
+        move || !chunks.is_closed() && !place.is_asked_to_leave()
     }
 
     /// Adds what `write` adds, and waits while too many chunks wait for the client; breaks off if it has gone.
@@ -41,23 +52,44 @@ impl Sender {
         self.send(Chunk::Bytes(bytes))
     }
 
-    fn send(&self, chunk: Chunk) -> ControlFlow<()> {
-        match self.chunks.blocking_send(chunk) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(_) => ControlFlow::Break(()),
+    fn send(&mut self, chunk: Chunk) -> ControlFlow<()> {
+        if self.place.is_asked_to_leave() {
+            return ControlFlow::Break(());
         }
+        let bytes = if let Chunk::Bytes(bytes) = &chunk { bytes.len() } else { 0 };
+        let sent = match self.chunks.try_send(chunk) {
+            Ok(()) => true,
+            Err(TrySendError::Closed(_)) => false,
+            Err(TrySendError::Full(chunk)) => {
+                let _waits = self.place.waits(self.patience.stalls_after());
+                let begun = Instant::now();
+                let sent = Handle::current().block_on(async {
+                    tokio::select! {
+                        sent = self.chunks.send(chunk) => sent.is_ok(),
+                        _ = self.place.asked_to_leave() => false,
+                    }
+                });
+                self.patience.waited(begun.elapsed());
+                sent
+            }
+        };
+        self.patience.earned(bytes);
+        if sent { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     }
 }
 
-/// Begins to make an answer; gives its chunks. `what` is what the log calls it.
+/// Begins to make an answer, which `place` is held for; gives its chunks. `what` is what the log calls it.
 pub(super) fn begin(
     what: &'static str,
+    place: &Place,
+    pace: Pace,
     run: impl FnOnce(&mut Sender) -> Result<(), AppError> + Send + 'static,
 ) -> mpsc::Receiver<Chunk> {
     let (chunks, receiver) = mpsc::channel(CHUNKS_WAITING_MAX);
+    let (place, patience) = (place.clone(), Patience::new(pace));
     // It ends with what it tells or with its client, and tells the latter by its chunks.
     drop(spawn_blocking(move || {
-        let mut out = Sender { chunks, filling: vec![] };
+        let mut out = Sender { chunks, filling: vec![], place, patience };
         match run(&mut out) {
             Ok(()) => {
                 let whole = out.flush().is_continue() && out.send(Chunk::End).is_continue();

@@ -47,6 +47,8 @@ pub enum Limit {
     IdleConnection,
     /// How long an answer may lie unread.
     AnswerUnread,
+    /// How slowly an answer may be read.
+    AnswerRate,
     /// Connections at once.
     Connections,
     /// Connections at once from one address.
@@ -65,8 +67,18 @@ pub enum Limit {
     SpoolBytes,
     /// Reports of batches that are read.
     ConcurrentReports,
+    /// Dry runs that wait for their turn.
+    ConcurrentDryRuns,
+    /// Searches for lines that wait for their turn.
+    ConcurrentLineSearches,
+    /// Counts of visitors that wait for their turn.
+    ConcurrentCounts,
+    /// Compactions and backups that wait for their turn.
+    ConcurrentChores,
     /// Streams of events that are open.
     EventStreams,
+    /// Somebody with more than their share made room for somebody else.
+    MadeRoom,
     /// Batch calls of one client.
     ClientRate,
     /// Site calls of one address.
@@ -89,12 +101,13 @@ pub enum Limit {
 
 impl Limit {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 30] = [
         Self::HeaderReadTimeout,
         Self::BodyIdleTimeout,
         Self::BodyRate,
         Self::IdleConnection,
         Self::AnswerUnread,
+        Self::AnswerRate,
         Self::Connections,
         Self::ConnectionsPerAddress,
         Self::HeaderSize,
@@ -103,7 +116,12 @@ impl Limit {
         Self::ConcurrentUploads,
         Self::ConcurrentExports,
         Self::ConcurrentReports,
+        Self::ConcurrentDryRuns,
+        Self::ConcurrentLineSearches,
+        Self::ConcurrentCounts,
+        Self::ConcurrentChores,
         Self::EventStreams,
+        Self::MadeRoom,
         Self::SpoolBytes,
         Self::ClientRate,
         Self::AddressRate,
@@ -124,6 +142,7 @@ impl Limit {
             Self::BodyRate => "body_rate",
             Self::IdleConnection => "idle_connection",
             Self::AnswerUnread => "answer_unread",
+            Self::AnswerRate => "answer_rate",
             Self::Connections => "connections",
             Self::ConnectionsPerAddress => "connections_per_address",
             Self::HeaderSize => "header_size",
@@ -132,7 +151,12 @@ impl Limit {
             Self::ConcurrentUploads => "concurrent_uploads",
             Self::ConcurrentExports => "concurrent_exports",
             Self::ConcurrentReports => "concurrent_reports",
+            Self::ConcurrentDryRuns => "concurrent_dry_runs",
+            Self::ConcurrentLineSearches => "concurrent_line_searches",
+            Self::ConcurrentCounts => "concurrent_counts",
+            Self::ConcurrentChores => "concurrent_chores",
             Self::EventStreams => "event_streams",
+            Self::MadeRoom => "made_room",
             Self::SpoolBytes => "spool_bytes",
             Self::ClientRate => "client_rate",
             Self::AddressRate => "address_rate",
@@ -254,6 +278,7 @@ pub struct Metrics {
     requests: Family<Answered, Counter>,
     seconds: Family<Labels<1>, Histogram, fn() -> Histogram>,
     uploads: Gauge,
+    places: Family<Labels<1>, Gauge>,
     left_out: Family<Labels<1>, Counter>,
     sync_seconds: Histogram,
     journal_bytes: Counter,
@@ -298,6 +323,8 @@ impl Default for Metrics {
         registry.register("request_seconds", "Time from a request's header to its answer", seconds.clone());
         let uploads = Gauge::default();
         registry.register("uploads", "Batch uploads under way", uploads.clone());
+        let places = Family::default();
+        registry.register("places_taken", "Places taken of what is scarce, by what it is", places.clone());
         let left_out = Family::default();
         registry.register("attributes_left_out", "Attributes that a call lost", left_out.clone());
         let sync_seconds = Histogram::new(SHORT_SECONDS);
@@ -336,6 +363,7 @@ impl Default for Metrics {
             requests,
             seconds,
             uploads,
+            places,
             left_out,
             sync_seconds,
             journal_bytes,
@@ -367,6 +395,11 @@ impl Metrics {
     /// A batch is being uploaded, until what this gives is dropped.
     pub fn upload(&self) -> UnderWay {
         UnderWay::begin(&self.uploads)
+    }
+
+    /// A place of what is scarce is taken, until what this gives is dropped. `of` comes from a list in the code.
+    pub fn place(&self, of: &'static str) -> UnderWay {
+        UnderWay::begin(&self.places.get_or_create(&[("of", of)]))
     }
 
     /// Attributes of a call were left out.

@@ -67,7 +67,7 @@ pub(in crate::http) async fn answer(
 fn told(request: &Request, dry_run: DryRun) -> Result<Answer, HttpError> {
     let accepted = request.header_text(&ACCEPT).unwrap_or_default();
     if accepted.contains("text/csv") || accepted.contains("ndjson") {
-        return Ok(outcomes::told(dry_run.report, Form::of(request), None, None));
+        return Ok(outcomes::told(request, dry_run.report, Form::of(request), None, None));
     }
     let attributes = dry_run.attributes.iter().map(|(name, diff)| {
         let Diff { set, changed, unchanged, removed } = *diff;

@@ -154,19 +154,20 @@ pub(super) async fn one(front: &Front, request: &Request, id: &str) -> Result<An
         title: format!("Batch {}", batch.id),
         ..Frame::of(request, Some(&batch.id.client), "Batches")
     };
-    let progress = Progress::of(front, &batch).await?;
+    let progress = Progress::of(front, request, &batch).await?;
     render(StatusCode::OK, &One { frame, id: batch.id.to_string(), progress })
 }
 
 /// How far it is, as its page has it.
-pub(super) async fn progress(front: &Front, id: &str) -> Result<Answer, HttpError> {
-    render(StatusCode::OK, &Progress::of(front, &known(front, id)?).await?)
+pub(super) async fn progress(front: &Front, request: &Request, id: &str) -> Result<Answer, HttpError> {
+    render(StatusCode::OK, &Progress::of(front, request, &known(front, id)?).await?)
 }
 
 /// What became of each row, as CSV.
-pub(super) async fn outcomes(front: &Front, id: &str) -> Result<Answer, HttpError> {
-    let report = front.app.report(&known(front, id)?.id).await?;
-    Ok(told(report, Form::Csv, None, None))
+pub(super) async fn outcomes(front: &Front, request: &Request, id: &str) -> Result<Answer, HttpError> {
+    let id = known(front, id)?.id;
+    let report = front.app.report(&request.who(Some(&id.client)), &id).await?;
+    Ok(told(request, report, Form::Csv, None, None))
 }
 
 /// A batch that is known.
@@ -176,13 +177,13 @@ pub(super) fn known(front: &Front, id: &str) -> Result<BatchStatus, HttpError> {
 }
 
 impl Progress {
-    async fn of(front: &Front, batch: &BatchStatus) -> Result<Self, HttpError> {
+    async fn of(front: &Front, request: &Request, batch: &BatchStatus) -> Result<Self, HttpError> {
         let now = front.app.now();
         let live = batch.state != BatchState::Complete;
         let dealt = batch.counts.total();
         let dealt_per_cent = (dealt * 100).checked_div(batch.rows).unwrap_or(100);
         let failures =
-            if live || batch.counts.failed == 0 { None } else { Failures::of(front, batch).await? };
+            if live || batch.counts.failed == 0 { None } else { Failures::of(front, request, batch).await? };
         let outcomes = Outcome::ALL
             .map(|outcome| (outcome.name(), in_words(outcome), grouped(batch.counts.of(outcome))))
             .into();
@@ -215,8 +216,10 @@ impl Progress {
 
 impl Failures {
     /// The reasons, and the first of the rows; none where the upload is no longer kept, or cannot be read just now.
-    async fn of(front: &Front, batch: &BatchStatus) -> Result<Option<Self>, HttpError> {
-        let page = match front.app.outcome_page(&batch.id, Some(Outcome::Failed), None, PAGE_ROWS_MAX).await {
+    async fn of(front: &Front, request: &Request, batch: &BatchStatus) -> Result<Option<Self>, HttpError> {
+        let who = request.who(Some(&batch.id.client));
+        let page = front.app.outcome_page(&who, &batch.id, Some(Outcome::Failed), None, PAGE_ROWS_MAX).await;
+        let page = match page {
             Ok(page) => page,
             Err(error @ AppError::Stopping) => return Err(error.into()),
             Err(error) => {

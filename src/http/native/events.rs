@@ -1,7 +1,6 @@
 //! `GET /api/v1/batches/{batchId}/events`: how far a batch is, as server-sent events: `progress` whenever that has changed,
 //! a few times a second at most, then `complete`.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,10 +9,10 @@ use tokio::time::{Instant, sleep};
 
 use super::batches::Batch;
 use crate::app::{App, BatchState, BatchStatus};
+use crate::http::Front;
 use crate::http::error::HttpError;
 use crate::http::request::Request;
 use crate::http::response::{Answer, Chunk, chunked};
-use crate::http::{EVENT_STREAMS_MAX, Front};
 use crate::model::batch::BatchId;
 
 /// How often it is looked how far the batch is.
@@ -22,14 +21,18 @@ const LOOK: Duration = Duration::from_millis(250);
 /// when something is written to it, for it may have closed its half alone.
 const SILENT_MAX: Duration = Duration::from_secs(15);
 
-pub(in crate::http) fn answer(front: &Front, request: &Request, id: &BatchId) -> Result<Answer, HttpError> {
+pub(in crate::http) async fn answer(
+    front: &Front,
+    request: &Request,
+    id: &BatchId,
+) -> Result<Answer, HttpError> {
     let batch = super::batches::known(front, id)?;
-    let place = Arc::clone(&front.event_streams).try_acquire_owned();
-    let place = place.map_err(|_| HttpError::TooManyStreams(EVENT_STREAMS_MAX))?;
+    let place = front.event_streams.take(&request.who(Some(&id.client))).await?;
+    // It lasts for as long as its batch takes: whoever has had one longest makes room.
+    place.waits_for_good();
     let (chunks, receiver) = mpsc::channel(1);
     let (app, mut stopping) = (front.app.clone(), request.stopping());
     tokio::spawn(async move {
-        let _place = place;
         let told = async {
             tokio::select! {
                 () = tell(&app, batch, &chunks) => {}
@@ -41,6 +44,8 @@ pub(in crate::http) fn answer(front: &Front, request: &Request, id: &BatchId) ->
         tokio::select! {
             () = told => {}
             () = chunks.closed() => {}
+            // It breaks off, and a browser asks again by itself.
+            _ = place.asked_to_leave() => {}
         }
     });
     Ok(chunked("text/event-stream", receiver))

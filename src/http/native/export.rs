@@ -11,6 +11,7 @@ use tokio::task::spawn_blocking;
 
 use super::profiles::Profile;
 use crate::app::export::Export;
+use crate::app::shares::Scarce;
 use crate::app::{AppError, Visitor};
 use crate::batch::csv::write::Cells;
 use crate::http::Front;
@@ -31,25 +32,33 @@ pub(in crate::http) async fn answer(
     client: &ClientCode,
 ) -> Result<Answer, HttpError> {
     let format = Format::of(&request.query().strict()?)?;
-    let export = front.app.export(client).await?;
+    let export = front.app.export(&request.who(Some(client)), client).await?;
+    let (place, pace) = (export.place().clone(), request.answer_pace());
     let what = match format {
         Format::Ndjson => "all visitors, as NDJSON",
         Format::Csv(..) => "all visitors, as CSV",
     };
     front.app.note_act(bearer.actor(request), "export", Some(client), what).await;
     match format {
-        Format::Ndjson => {
-            Ok(chunked("application/x-ndjson", begin("an export", move |out| ndjson(&export, out))))
-        }
+        Format::Ndjson => Ok(chunked(
+            "application/x-ndjson",
+            begin("an export", &place, pace, move |out| ndjson(&export, out)),
+        )),
         Format::Csv(key_kind, cells) => {
             let (gone, _here) = oneshot::channel::<()>();
+            let here = place.clone();
             let found = spawn_blocking(move || {
-                let table = export.table(key_kind, cells, || !gone.is_closed())?;
+                let wanted = || !gone.is_closed() && !here.is_asked_to_leave();
+                let table = export.table(key_kind, cells, wanted)?;
                 Ok::<_, AppError>((export, table))
             });
             let (export, table) = found.await.map_err(|error| HttpError::Inside(error.to_string()))??;
+            // Then it has not been through all visitors.
+            if place.is_asked_to_leave() {
+                return Err(AppError::MadeRoom(Scarce::Exports).into());
+            }
             let left_out = HeaderValue::from(table.left_out);
-            let chunks = begin("an export", move |out| {
+            let chunks = begin("an export", &place, pace, move |out| {
                 if out.write(|bytes| bytes.extend(table.header())).is_break() {
                     return Ok(());
                 }

@@ -25,11 +25,12 @@ pub(in crate::http) async fn answer(
     let form = Form::of(request);
     let wanted = wanted(&query)?;
     let from = from(&query)?;
+    let who = request.who(Some(&id.client));
     let Some(limit) = query.count("limit", PAGE_ROWS_MAX)? else {
-        let report = front.app.report(id).await?;
-        return Ok(told(report, form, wanted, from));
+        let report = front.app.report(&who, id).await?;
+        return Ok(told(request, report, form, wanted, from));
     };
-    let page = front.app.outcome_page(id, wanted, from, limit).await?;
+    let page = front.app.outcome_page(&who, id, wanted, from, limit).await?;
     let mut body = form.head().to_vec();
     page.rows.iter().try_for_each(|row| form.write(row, &mut body))?;
     let mut answer = whole(StatusCode::OK, form.media_type(), body);

@@ -35,7 +35,8 @@ pub(in crate::http) async fn answer(
     let visitor = front.app.read(client, &id).await?.ok_or_else(|| {
         HttpError::NotFound(format!("client {client} has no visitor with {} {text}", id.kind().name()))
     })?;
-    let lines = if with_lines { front.app.lines(&visitor).await? } else { Lines::new() };
+    let lines =
+        if with_lines { front.app.lines(&request.who(Some(client)), &visitor).await? } else { Lines::new() };
     let mut answer = json(StatusCode::OK, &Profile::with_lines(&visitor, &lines))?;
     if let Ok(etag) = HeaderValue::try_from(format!("\"{}\"", visitor.seq)) {
         answer.headers_mut().insert(ETAG, etag);

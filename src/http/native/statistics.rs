@@ -8,11 +8,16 @@ use crate::app::statistics::Pace;
 use crate::http::Front;
 use crate::http::error::HttpError;
 use crate::http::outcomes::Outcomes;
+use crate::http::request::Request;
 use crate::http::response::{Answer, json};
 use crate::model::id::ClientCode;
 
-pub(in crate::http) async fn answer(front: &Front, client: &ClientCode) -> Result<Answer, HttpError> {
-    let found = front.app.statistics(client).await?;
+pub(in crate::http) async fn answer(
+    front: &Front,
+    request: &Request,
+    client: &ClientCode,
+) -> Result<Answer, HttpError> {
+    let found = front.app.statistics(&request.who(Some(client)), client).await?;
     json(
         StatusCode::OK,
         &Statistics {

@@ -51,7 +51,8 @@ pub(in crate::http) async fn compact(
     bearer: &Bearer,
 ) -> Result<Answer, HttpError> {
     let Nothing {} = body(request, "{}").await?;
-    let Done { store_bytes: (before, after), live_bytes, erased, .. } = front.app.compact().await?;
+    let Done { store_bytes: (before, after), live_bytes, erased, .. } =
+        front.app.compact(&request.who(None)).await?;
     front.app.note_act(bearer.actor(request), "compact", None, &format!("{erased} ids erased")).await;
     let done = Compacted { store_bytes_before: before, store_bytes: after, live_bytes, ids_erased: erased };
     json(StatusCode::OK, &done)
@@ -65,7 +66,7 @@ pub(in crate::http) async fn backup(
 ) -> Result<Answer, HttpError> {
     let Where { folder } = body(request, "{\"folder\": \"/an/absolute/path\"}").await?;
     let what = folder.display().to_string();
-    let done = front.app.backup(folder).await?;
+    let done = front.app.backup(&request.who(None), folder).await?;
     front.app.note_act(bearer.actor(request), "backup", None, &what).await;
     json(StatusCode::OK, &BackedUp { values: done.values, seq: done.seq.to_string() })
 }
