@@ -177,9 +177,9 @@ impl World {
             2 if !self.slow => self.compact(),
             3 => {
                 if random.below(2) == 0 {
-                    drop(self.daemon.kill9())
+                    self.daemon.kill9();
                 } else {
-                    self.stop()
+                    self.stop();
                 }
                 fs::remove_dir_all(self.daemon.data().join("store")).unwrap();
                 self.daemon.restart();

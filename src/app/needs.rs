@@ -103,3 +103,21 @@ fn tells(stored: &Stored<'_>, seq: Seq) -> bool {
     let wrote = |profile: &Profile<'_>| profile.visible().iter().any(|attribute| attribute.seq == seq);
     matches!(stored, Stored::Profile(profile) if profile.born <= seq && wrote(profile))
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::folder::FORMAT;
+    use crate::journal::entry::{CHECKPOINT_VERSION, GROUP_VERSION};
+    use crate::model::profile::FORMAT_VERSION;
+
+    /// A program that reads none of a new version must be told so by the stamp, before it says that it is ready.
+    #[test]
+    fn the_folders_format_rises_with_the_versions_of_what_is_in_it() {
+        let versions = (GROUP_VERSION, CHECKPOINT_VERSION, FORMAT_VERSION);
+        assert_eq!(
+            (FORMAT, versions),
+            (2, (4, 4, 2)),
+            "one of these is new: raise FORMAT, unless it never was released"
+        );
+    }
+}
