@@ -5,7 +5,6 @@
 //! `PROFILED_DISTURBED_PROGRAMS=100 cargo test --test disturbed` tries as many; `PROFILED_DISTURBED_SEED=…` one again.
 #![expect(
     clippy::unwrap_used,
-    clippy::print_stderr,
     clippy::indexing_slicing,
     reason = "a test that cannot go on should say where"
 )]

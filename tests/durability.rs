@@ -448,7 +448,7 @@ fn whoever_was_erased_after_a_backup_stays_erased_when_it_is_restored() {
 
     let back = folder.path().join("back");
     let told = said(&restore(&backup, &back, &[]));
-    assert!(told.contains("are back: erase them again") && told.contains("--after"), "{told}");
+    assert!(told.contains("is back: erase them again") && told.contains("--after"), "{told}");
     for after in [daemon.data(), list] {
         let restored = folder.path().join("restored");
         let output = restore(&backup, &restored, &["--after", after.to_str().unwrap()]);

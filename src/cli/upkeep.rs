@@ -137,7 +137,7 @@ pub(super) fn restore(command: &Restore) -> Result<(), CliError> {
     let made = Millis(manifest.made_at_ms).iso_8601();
     match (erased_again, list_begins_late) {
         (None, _) => complain(format_args!(
-            "visitors who were erased after the backup was made, {made}, are back: erase them again, or restore with \
+            "whoever was erased after the backup was made, {made}, is back: erase them again, or restore with \
              --after and the data folder that it was made of (its file `erasures` will do)"
         )),
         (Some(ids), late) => {
