@@ -41,9 +41,13 @@ const SIDE_BY_SIDE: usize = 3;
 /// What is damaged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Target {
+    /// Nothing is: it must start as if nothing had been.
+    Nothing,
     /// sled's log, under small settings and as it is by default.
     Db,
     DbOfOneRun,
+    /// The same where sled has read all of its log before, and pages only when somebody asks for them.
+    DbRead,
     Conf,
     Snap,
     /// A segment of the journal that is not the last.
@@ -60,9 +64,11 @@ enum Target {
 }
 
 impl Target {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 15] = [
+        Self::Nothing,
         Self::Db,
         Self::DbOfOneRun,
+        Self::DbRead,
         Self::Conf,
         Self::Snap,
         Self::Journal,
@@ -78,8 +84,10 @@ impl Target {
 
     fn name(self) -> &'static str {
         match self {
+            Self::Nothing => "nothing",
             Self::Db => "db",
             Self::DbOfOneRun => "db-once",
+            Self::DbRead => "db-read",
             Self::Conf => "conf",
             Self::Snap => "snap",
             Self::Journal => "journal",
@@ -104,7 +112,8 @@ impl Target {
             (!files.is_empty()).then(|| files[dice.below(files.len())].clone())
         };
         match self {
-            Self::Db | Self::DbOfOneRun => Some(generation().join("db")),
+            Self::Nothing => None,
+            Self::Db | Self::DbOfOneRun | Self::DbRead => Some(generation().join("db")),
             Self::Conf => Some(generation().join("conf")),
             Self::Checkpoint => Some(generation().join("checkpoint")),
             Self::Snap => among(files(&generation(), |name| name.starts_with("snap.")), dice),
@@ -344,6 +353,13 @@ fn load(target: Target, stop: Stop, dice: &mut Dice) -> Loaded {
         client = ready(&daemon, token.as_deref());
         client.post_batch("third");
     }
+    if target == Target::DbRead {
+        drop(client);
+        daemon.terminate();
+        assert!(daemon.ended().success());
+        daemon.restart();
+        client = ready(&daemon, token.as_deref());
+    }
     let shown = client.all();
     drop(client);
     daemon.configure(&settings);
@@ -429,7 +445,11 @@ fn round(loaded: &mut Loaded, dice: &mut Dice) -> End {
     drop(client);
     daemon.terminate();
     daemon.ended();
-    let again = if first.contains("made again") { "made again" } else { "" };
+    let again = match first {
+        first if first.contains("made again beside") => "made again beside the damaged one",
+        first if first.contains("made again") => "made again",
+        _ => "",
+    };
     let held_back = if held_back > 0 { "503 meanwhile" } else { "" };
     End::Healed([again, held_back].join(" ").trim().to_owned())
 }
@@ -502,23 +522,22 @@ fn damaged_files_are_healed_or_refused_and_nothing_older_is_shown() {
                     let how = [Damage::Byte, Damage::Places, Damage::Block][(number + target as usize) % 3];
                     let mut loaded = load(target, stop, &mut dice);
                     let data = loaded.daemon.data();
-                    let Some(path) = target.file(&data, &mut dice) else {
-                        *table
-                            .lock()
-                            .unwrap()
-                            .entry((target, stop))
-                            .or_default()
-                            .entry("no such file".into())
-                            .or_default() += 1;
-                        continue;
-                    };
-                    damage(&path, how, &mut dice);
+                    let path = target.file(&data, &mut dice);
+                    assert_eq!(path.is_none(), target == Target::Nothing, "{target:?} has no file");
+                    if let Some(path) = &path {
+                        damage(path, how, &mut dice);
+                    }
                     let end = match round(&mut loaded, &mut dice) {
-                        End::Healed(how) => format!("healed {how}"),
+                        End::Healed(how) if target != Target::Nothing || how.is_empty() => {
+                            format!("healed {how}")
+                        }
+                        End::Healed(how) => {
+                            wrong.lock().unwrap().push(format!("seed {seed}, nothing was damaged: {how}"));
+                            "WRONG".to_owned()
+                        }
                         End::Refused(why) => format!("refused: {}", kind_of(&why, data.parent().unwrap())),
                         End::Wrong(why) => {
-                            let told =
-                                format!("seed {seed}, {target:?} {stop:?} {how:?} {}: {why}", path.display());
+                            let told = format!("seed {seed}, {target:?} {stop:?} {how:?} {path:?}: {why}");
                             wrong.lock().unwrap().push(told);
                             "WRONG".to_owned()
                         }

@@ -10,11 +10,13 @@
 //! Promises: seqs rise in journal order; a request sees all before it in its group; nothing is visible before it is
 //! durable; between any two puts every lookup finds a state that was there before the request or will be after it.
 
+use super::recovery::redo;
 use super::{AppError, CallIds, Fatal, SiteCall, Written};
 use crate::batch::checksum::FileSum;
+use crate::batch::outcome::BatchState;
 use crate::batch::pending::{Accepted, Index, Pending};
 use crate::batch::queue::{Batches, Known, PendingList};
-use crate::batch::settle::{Noted, SettledRow, View, decoded, settle};
+use crate::batch::settle::{Noted, SettleError, SettledRow, View, decoded, settle};
 use crate::batch::spool::SpoolFile;
 use crate::durable::point;
 use crate::journal::entry::{
@@ -26,7 +28,8 @@ use crate::model::id::{ClientCode, Key, VisitorId};
 use crate::model::profile::{LINKED_IDS_MAX, Profile, Source, Stored, StoredBytes};
 use crate::model::seq::{Clock, Millis, Seq, SeqSource};
 use crate::model::update::{Write, apply, list_id, merge, profile_for};
-use crate::store::{ProfileStore, Reach, put_through};
+use crate::store::swap::SwapStore;
+use crate::store::{ProfileStore, Reach, StoreError, put_through};
 use crate::sync::{AtomicU64, Ordering};
 use crate::telemetry::metrics::Metrics;
 use serde_bytes::ByteBuf;
@@ -106,6 +109,28 @@ pub enum Request {
     Rotate,
     /// To remove the journal segments before this position.
     Retire(Position),
+    /// To go on with a store that was made again.
+    TakeOver(Box<MadeAgain>),
+}
+
+/// A store that was made again beside a damaged one.
+#[derive(Debug)]
+pub struct MadeAgain {
+    /// The store.
+    pub store: Shared,
+    /// It has what the journal says up to here …
+    pub position: Position,
+    /// … and, of batches that were complete, not the rows of these.
+    pub again: Vec<Arc<Pending>>,
+}
+
+/// A store, handed on.
+pub struct Shared(pub Arc<dyn ProfileStore>);
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a store")
+    }
 }
 
 /// What the commit thread answers.
@@ -125,6 +150,8 @@ pub enum Answer {
     Done,
     /// What a checkpoint begun now covers.
     Marked(Checkpoint),
+    /// Another store is used; this one was before.
+    TookOver(Shared),
 }
 
 /// Takes requests group by group.
@@ -132,7 +159,7 @@ pub struct Committer {
     /// The journal.
     pub log: Log,
     /// The view of it that is kept.
-    pub store: Arc<dyn ProfileStore>,
+    pub store: Arc<SwapStore>,
     /// The batches there are.
     pub batches: Arc<Batches>,
     /// Where seqs come from.
@@ -152,7 +179,7 @@ pub struct Committer {
 
 /// A request that was decided: what the journal will say of it and what then is to be done.
 struct Decided {
-    answer: Answer,
+    answer: Result<Answer, AppError>,
     entry: Option<Entry>,
     puts: Vec<Put>,
     settled: Vec<SettledRow>,
@@ -176,13 +203,41 @@ impl Put {
 
 impl Decided {
     fn answering(answer: Answer) -> Self {
-        Self { answer, entry: None, puts: vec![], settled: vec![], publish: None, complete: None }
+        Self { answer: Ok(answer), entry: None, puts: vec![], settled: vec![], publish: None, complete: None }
     }
 }
 
 /// The uploads that a group's entry will name.
 fn uploads(decided: &mut [Decided]) -> impl Iterator<Item = &mut SpoolFile> {
     decided.iter_mut().filter_map(|one| one.publish.as_mut()).map(|(_, upload)| upload)
+}
+
+/// Why a request is not decided.
+enum Undecided {
+    /// What it needs of the store cannot be read: that is its own misfortune, and nobody else's.
+    Unreadable(StoreError),
+    Fatal(Fatal),
+}
+
+impl From<Fatal> for Undecided {
+    fn from(fatal: Fatal) -> Self {
+        Self::Fatal(fatal)
+    }
+}
+
+impl From<StoreError> for Undecided {
+    fn from(error: StoreError) -> Self {
+        if error.is_damage() { Self::Unreadable(error) } else { Self::Fatal(Fatal::new(error)) }
+    }
+}
+
+impl From<SettleError> for Undecided {
+    fn from(error: SettleError) -> Self {
+        match error {
+            SettleError::Store(error) => error.into(),
+            error => Self::Fatal(Fatal::new(error)),
+        }
+    }
 }
 
 /// A group being decided.
@@ -196,7 +251,7 @@ impl Committer {
     /// A committer that goes on after `last`, the highest seq of the journal so far.
     pub fn new(
         log: Log,
-        store: Arc<dyn ProfileStore>,
+        store: Arc<SwapStore>,
         batches: Arc<Batches>,
         last: Seq,
         clock: Arc<dyn Clock>,
@@ -226,10 +281,25 @@ impl Committer {
         let mut group = Group { view: View::new(&*store), noted: Noted::default(), lists: BTreeMap::new() };
         let (mut decided, mut marks, mut bytes) = (vec![], vec![], 0);
         while let Some(request) = requests.pop_front() {
+            if let Request::TakeOver(made) = request {
+                if decided.is_empty() {
+                    return Ok(vec![self.take_over(*made)]);
+                }
+                requests.push_front(Request::TakeOver(made));
+                break;
+            }
             if matches!(request, Request::Mark) {
                 marks.push(decided.len());
             }
-            let one = self.decide(&mut group, request)?;
+            let one = match self.decide(&mut group, request) {
+                Ok(one) => one,
+                Err(Undecided::Fatal(fatal)) => return Err(fatal),
+                Err(Undecided::Unreadable(error)) => {
+                    group.take_back();
+                    self.store.note_damage(&error);
+                    Decided { answer: Err(AppError::Unreadable), ..Decided::answering(Answer::Done) }
+                }
+            };
             bytes += one.puts.iter().map(|put| put.now.as_slice().len()).sum::<usize>();
             decided.push(one);
             if bytes > GROUP_BYTES {
@@ -264,7 +334,7 @@ impl Committer {
         point("apply").map_err(Fatal::new)?;
         let mut answers = Vec::with_capacity(decided.len());
         for one in decided {
-            answers.push(Ok(self.apply(one, position)?));
+            answers.push(self.apply(one, position)?);
         }
         point("answer").map_err(Fatal::new)?;
         for at in marks {
@@ -275,7 +345,7 @@ impl Committer {
         Ok(answers)
     }
 
-    fn decide(&mut self, group: &mut Group<'_>, request: Request) -> Result<Decided, Fatal> {
+    fn decide(&mut self, group: &mut Group<'_>, request: Request) -> Result<Decided, Undecided> {
         match request {
             Request::Site(call, rules) => self.decide_site_call(group, &call, rules),
             Request::Visitor(client, id, write, rules) => {
@@ -297,7 +367,7 @@ impl Committer {
                 match self.log.rotate() {
                     Ok(()) => {}
                     Err(error @ AppendError::Full { .. }) => tracing::warn!(%error, "no new journal segment"),
-                    Err(error) => return Err(Fatal::new(error)),
+                    Err(error) => return Err(Fatal::new(error).into()),
                 }
                 Ok(Decided::answering(Answer::Done))
             }
@@ -307,15 +377,21 @@ impl Committer {
                 }
                 Ok(Decided::answering(Answer::Done))
             }
-            Request::Mark => Ok(Decided::answering(Answer::Done)),
+            // A store takes over between two groups.
+            Request::Mark | Request::TakeOver(_) => Ok(Decided::answering(Answer::Done)),
         }
     }
 
     /// Folds in the pending rows of these ids' visitors.
-    fn settle(&self, group: &mut Group<'_>, client: &ClientCode, ids: &[Key]) -> Result<PendingList, Fatal> {
+    fn settle(
+        &self,
+        group: &mut Group<'_>,
+        client: &ClientCode,
+        ids: &[Key],
+    ) -> Result<PendingList, Undecided> {
         let list = group.lists.entry(client.clone()).or_insert_with(|| self.batches.pending(client));
         for id in ids {
-            settle(&mut group.view, list, id, &mut group.noted).map_err(Fatal::new)?;
+            settle(&mut group.view, list, id, &mut group.noted)?;
         }
         Ok(Arc::clone(list))
     }
@@ -325,7 +401,7 @@ impl Committer {
         group: &mut Group<'_>,
         call: &SiteCall,
         rules: WriteRules,
-    ) -> Result<Decided, Fatal> {
+    ) -> Result<Decided, Undecided> {
         let seq = self.seqs.next(self.clock.now());
         let CallIds { pc, third_party, ecid } = &call.ids;
         let key = |id: &Option<VisitorId>| id.as_ref().map(|id| id.key(&call.client));
@@ -350,12 +426,11 @@ impl Committer {
             bound |= group.bind(ecid, to, &write)?;
         }
         let Some(id) = ids.first() else {
-            return Err(Fatal::new("a site call without any id reached the commit thread"));
+            return Err(Fatal::new("a site call without any id reached the commit thread").into());
         };
         let canonical = group.living(id, &write)?;
-        let value = group.view.get(&canonical).map_err(Fatal::new)?;
-        let stored =
-            value.as_ref().map(|value| decoded(&canonical, value)).transpose().map_err(Fatal::new)?;
+        let value = group.view.get(&canonical)?;
+        let stored = value.as_ref().map(|value| decoded(&canonical, value)).transpose()?;
         let nothing_new =
             !bound && !settled_any && !call.attributes.iter().any(|(_, value)| !value.is_empty());
         if nothing_new
@@ -368,7 +443,7 @@ impl Committer {
         }
         if matches!(stored, Some(Stored::Link { .. })) {
             // A dead link gives way to the visitor's new profile.
-            group.view.detach(&canonical, seq).map_err(Fatal::new)?;
+            group.view.detach(&canonical, seq)?;
         }
         let mut left_out = 0;
         if let Some(mut profile) = profile_for(stored, &write) {
@@ -385,7 +460,7 @@ impl Committer {
         id: &VisitorId,
         what: &VisitorWrite,
         rules: WriteRules,
-    ) -> Result<Decided, Fatal> {
+    ) -> Result<Decided, Undecided> {
         let seq = self.seqs.next(self.clock.now());
         let key = id.key(client);
         self.settle(group, client, std::slice::from_ref(&key))?;
@@ -412,9 +487,8 @@ impl Committer {
             return Ok(group.written(seq, Answer::Erased(written, erased)));
         }
         let canonical = group.living(&key, &write)?;
-        let value = group.view.get(&canonical).map_err(Fatal::new)?;
-        let stored =
-            value.as_ref().map(|value| decoded(&canonical, value)).transpose().map_err(Fatal::new)?;
+        let value = group.view.get(&canonical)?;
+        let stored = value.as_ref().map(|value| decoded(&canonical, value)).transpose()?;
         let mut written = Written { seq: None, known: false, left_out: 0 };
         if let Some(mut profile) = profile_for(stored, &write) {
             written.known = true;
@@ -437,15 +511,15 @@ impl Committer {
         group: &mut Group<'_>,
         client: &ClientCode,
         values: Vec<(Key, StoredBytes)>,
-    ) -> Result<Decided, Fatal> {
+    ) -> Result<Decided, Undecided> {
         let none_pending = self.settle(group, client, &[])?.is_empty();
         for (key, value) in values {
-            if group.view.get(&key).map_err(Fatal::new)?.as_ref() != Some(&value) {
+            if group.view.get(&key)?.as_ref() != Some(&value) {
                 continue;
             }
             // A pending row may be behind what expired, and finds nobody there, as it should; but the rows that went
             // through a link while it lived are all in, and must find no place for another visitor.
-            let through = match decoded(&key, &value).map_err(Fatal::new)? {
+            let through = match decoded(&key, &value)? {
                 Stored::Profile(profile) => profile.through,
                 Stored::Link { .. } if none_pending => self.seqs.last(),
                 Stored::Link { .. } | Stored::Tombstone { .. } => continue,
@@ -455,7 +529,7 @@ impl Committer {
         Ok(group.written(Seq::ZERO, Answer::Done))
     }
 
-    fn decide_accept(&mut self, group: &mut Group<'_>, batch: NewBatch) -> Result<Decided, Fatal> {
+    fn decide_accept(&mut self, group: &mut Group<'_>, batch: NewBatch) -> Result<Decided, Undecided> {
         if let Some(before) = batch.key.as_ref().and_then(|key| self.sent_before(group, &batch.client, key)) {
             let accepted = &before.accepted;
             let same = accepted.sum() == batch.sum()
@@ -507,7 +581,7 @@ impl Committer {
     }
 
     /// Makes visible what is durable now.
-    fn apply(&self, one: Decided, position: Position) -> Result<Answer, Fatal> {
+    fn apply(&self, one: Decided, position: Position) -> Result<Result<Answer, AppError>, Fatal> {
         for row in &one.settled {
             if let Some(pending) = self.batches.pending_by_seq(row.batch) {
                 pending.settle(row.line, row.outcome);
@@ -515,7 +589,15 @@ impl Committer {
         }
         for Put { key, was, now } in one.puts {
             point("put").map_err(Fatal::new)?;
-            put_through(&*self.store, &key, was, &now).map_err(Fatal::new)?;
+            match put_through(&*self.store, &key, was, &now) {
+                // The journal has it, and so will the store that is made again.
+                Err(error) if error.is_damage() => {
+                    if !self.store.lose(&key, &error) {
+                        return Err(Fatal::new(error));
+                    }
+                }
+                put => put.map_err(Fatal::new)?,
+            }
         }
         if let Some((pending, _kept)) = one.publish {
             self.batches.publish(pending, position);
@@ -528,18 +610,31 @@ impl Committer {
         Ok(one.answer)
     }
 
+    /// Has a store that was made again take over, once it has all that the journal says. What is decided next is decided on
+    /// what it holds.
+    fn take_over(&self, made: MadeAgain) -> Result<Answer, AppError> {
+        let MadeAgain { store, position, again } = made;
+        let redone = redo(self.log.folder(), position, self.log.end(), &*store.0);
+        redone.map_err(AppError::internal)?;
+        let publish = || again.into_iter().for_each(|pending| self.batches.publish_again(pending));
+        Ok(Answer::TookOver(Shared(self.store.take_over(store.0, publish))))
+    }
+
     /// What a checkpoint begun now covers.
     pub fn mark(&self) -> Checkpoint {
         let known = |known: Known| KnownBatch {
             position: known.position.to_pair(),
             accepted: known.accepted.to_entry(),
             completed: match known.progress.state() {
-                crate::batch::outcome::BatchState::Complete(at) => Some(BatchCompletedEntry {
-                    seq: known.accepted.id.seq.get(),
-                    counts: known.progress.counts(),
-                    at_ms: at.0,
-                    store_reach: 0,
-                }),
+                // One that is folded in once more is not in the store.
+                BatchState::Complete(at) if self.batches.pending_by_seq(known.accepted.id.seq).is_none() => {
+                    Some(BatchCompletedEntry {
+                        seq: known.accepted.id.seq.get(),
+                        counts: known.progress.counts(),
+                        at_ms: at.0,
+                        store_reach: 0,
+                    })
+                }
                 _ => None,
             },
         };
@@ -553,6 +648,12 @@ impl Committer {
 }
 
 impl Group<'_> {
+    /// Takes back what a request that is not decided did.
+    fn take_back(&mut self) {
+        self.view.take_back();
+        self.noted.take_back();
+    }
+
     /// Makes an entry of all that changed since the last one.
     fn written(&mut self, seq: Seq, answer: Answer) -> Decided {
         let settled = self.noted.take_new();
@@ -601,13 +702,13 @@ impl Group<'_> {
     }
 
     /// The key of the living profile that an id leads to, else the id's own: what a write to it goes to (R11).
-    fn living(&mut self, id: &Key, write: &Write<'_>) -> Result<Key, Fatal> {
-        let canonical = self.view.canonical(id).map_err(Fatal::new)?;
+    fn living(&mut self, id: &Key, write: &Write<'_>) -> Result<Key, Undecided> {
+        let canonical = self.view.canonical(id)?;
         if canonical == *id {
             return Ok(canonical);
         }
-        let lives = match self.view.get(&canonical).map_err(Fatal::new)? {
-            Some(value) => match decoded(&canonical, &value).map_err(Fatal::new)? {
+        let lives = match self.view.get(&canonical)? {
+            Some(value) => match decoded(&canonical, &value)? {
                 Stored::Profile(profile) => !profile.expired(write.seq.millis(), write.lifetime_ms),
                 _ => false,
             },
@@ -618,13 +719,12 @@ impl Group<'_> {
 
     /// Binds one id to another, if it is not bound so already (R1, R2): the profile of the one is merged into that of
     /// the other, and a link takes its place. Gives whether anything changed.
-    fn bind(&mut self, from: &Key, to: &Key, write: &Write<'_>) -> Result<bool, Fatal> {
+    fn bind(&mut self, from: &Key, to: &Key, write: &Write<'_>) -> Result<bool, Undecided> {
         let seq = write.seq;
         let to_profile = self.living(to, write)?;
         let from_profile = self.living(from, write)?;
-        let from_value = self.view.get(from).map_err(Fatal::new)?;
-        let from_stored =
-            from_value.as_ref().map(|value| decoded(from, value)).transpose().map_err(Fatal::new)?;
+        let from_value = self.view.get(from)?;
+        let from_stored = from_value.as_ref().map(|value| decoded(from, value)).transpose()?;
         let leads_there = matches!(&from_stored, Some(Stored::Link { target, .. }) if target == to);
         if leads_there && from_profile == to_profile && from_profile != *from {
             return Ok(false);
@@ -639,7 +739,7 @@ impl Group<'_> {
                 merged = Some(profile.clone());
             }
             Some(Stored::Link { .. }) => {
-                let ecids = self.view.detach(from, seq).map_err(Fatal::new)?;
+                let ecids = self.view.detach(from, seq)?;
                 // A visitor's ECIDs go with the device, unless its life there had ended (R11).
                 came_along.extend(if from_profile == *from { vec![] } else { ecids });
             }
@@ -648,14 +748,13 @@ impl Group<'_> {
 
         // So does the oldest link of a full list, and the ECIDs that came with it: no profile lists what leads elsewhere.
         if let Some(oldest) = self.dropped_by(from, &to_profile)? {
-            self.view.detach(&oldest, seq).map_err(Fatal::new)?;
+            self.view.detach(&oldest, seq)?;
         }
 
-        let to_value = self.view.get(&to_profile).map_err(Fatal::new)?;
-        let to_stored =
-            to_value.as_ref().map(|value| decoded(&to_profile, value)).transpose().map_err(Fatal::new)?;
+        let to_value = self.view.get(&to_profile)?;
+        let to_stored = to_value.as_ref().map(|value| decoded(&to_profile, value)).transpose()?;
         if matches!(to_stored, Some(Stored::Link { .. })) {
-            self.view.detach(&to_profile, seq).map_err(Fatal::new)?;
+            self.view.detach(&to_profile, seq)?;
         }
         let mut profile = match profile_for(to_stored, write) {
             Some(profile) => profile,
@@ -676,9 +775,9 @@ impl Group<'_> {
     }
 
     /// The id that drops off a profile's list once another one of its kind is bound (R1).
-    fn dropped_by(&mut self, bound: &Key, profile: &Key) -> Result<Option<Key>, Fatal> {
-        let Some(value) = self.view.get(profile).map_err(Fatal::new)? else { return Ok(None) };
-        let Stored::Profile(to) = decoded(profile, &value).map_err(Fatal::new)? else { return Ok(None) };
+    fn dropped_by(&mut self, bound: &Key, profile: &Key) -> Result<Option<Key>, Undecided> {
+        let Some(value) = self.view.get(profile)? else { return Ok(None) };
+        let Stored::Profile(to) = decoded(profile, &value)? else { return Ok(None) };
         let mut of_kind = to.ids.iter().filter(|linked| linked.kind == bound.kind());
         let (oldest, full) = (of_kind.next(), of_kind.count() + 1 >= LINKED_IDS_MAX);
         let dropped = oldest.filter(|_| full && !to.lists(bound.kind(), bound.id()));
@@ -686,10 +785,10 @@ impl Group<'_> {
     }
 
     /// Puts tombstones under all ids of a visitor (R12), and gives them; none if there is nothing to erase.
-    fn erase(&mut self, id: &Key, seq: Seq) -> Result<Vec<Key>, Fatal> {
-        let canonical = self.view.canonical(id).map_err(Fatal::new)?;
-        let Some(value) = self.view.get(&canonical).map_err(Fatal::new)? else { return Ok(vec![]) };
-        let stored = decoded(&canonical, &value).map_err(Fatal::new)?;
+    fn erase(&mut self, id: &Key, seq: Seq) -> Result<Vec<Key>, Undecided> {
+        let canonical = self.view.canonical(id)?;
+        let Some(value) = self.view.get(&canonical)? else { return Ok(vec![]) };
+        let stored = decoded(&canonical, &value)?;
         let mut keys = vec![canonical.clone()];
         match &stored {
             Stored::Profile(profile) => {
@@ -703,5 +802,151 @@ impl Group<'_> {
             self.view.put(key, &Stored::Tombstone { through: seq, erased: true });
         }
         Ok(keys)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::log::LogSettings;
+    use crate::model::id::IdKind;
+    use crate::store::memory::MemoryStore;
+    use crate::store::{Swapped, VisitorRows};
+
+    /// A store of which some is damaged: what is under keys that begin so can't be read, or not be written.
+    struct Damaged {
+        store: MemoryStore,
+        unreadable: &'static str,
+        unwritable: &'static str,
+    }
+
+    impl Damaged {
+        fn passes(&self, doing: &'static str, keys: &[Key], which: &str) -> Result<(), StoreError> {
+            if keys.iter().any(|key| key.id().starts_with(which)) {
+                return Err(StoreError::Damaged { doing, why: "as told".into() });
+            }
+            Ok(())
+        }
+    }
+
+    impl ProfileStore for Damaged {
+        fn get(&self, keys: &[Key]) -> Result<Vec<Option<StoredBytes>>, StoreError> {
+            self.passes("read", keys, self.unreadable).and_then(|()| self.store.get(keys))
+        }
+
+        fn fold(&self, rules: &BatchRules, rows: &[VisitorRows<'_, '_>]) -> Result<Vec<Swapped>, StoreError> {
+            self.store.fold(rules, rows)
+        }
+
+        fn put_if(
+            &self,
+            key: &Key,
+            was: Option<&StoredBytes>,
+            now: Option<&StoredBytes>,
+        ) -> Result<bool, StoreError> {
+            self.passes("write", std::slice::from_ref(key), self.unwritable)?;
+            self.store.put_if(key, was, now)
+        }
+
+        fn scan(&self, after: Option<&Key>, limit: usize) -> Result<Vec<(Key, StoredBytes)>, StoreError> {
+            self.store.scan(after, limit)
+        }
+
+        fn checkpoint(&self, reach: Reach) -> Result<(), StoreError> {
+            self.store.checkpoint(reach)
+        }
+
+        fn reach(&self) -> Result<Reach, StoreError> {
+            self.store.reach()
+        }
+    }
+
+    struct Noon;
+
+    impl Clock for Noon {
+        fn now(&self) -> Millis {
+            Millis(1_000_000)
+        }
+    }
+
+    fn client() -> ClientCode {
+        ClientCode::new("demo").unwrap()
+    }
+
+    fn id(kind: IdKind, id: &str) -> VisitorId {
+        VisitorId::new(kind, id).unwrap()
+    }
+
+    fn call(pc: &str, third_party: Option<&str>) -> Request {
+        let ids = CallIds {
+            pc: Some(id(IdKind::Pc, pc)),
+            third_party: third_party.map(|it| id(IdKind::ThirdParty, it)),
+            ecid: None,
+        };
+        let attributes = vec![("a".to_owned(), pc.to_owned())];
+        let rules = WriteRules { lifetime_ms: 1 << 40, max_profile_bytes: 1 << 20 };
+        Request::Site(SiteCall { client: client(), ids, source: Source::Mbox, attributes }, rules)
+    }
+
+    fn committer(folder: &std::path::Path, store: Damaged) -> Committer {
+        let opened = Log::open(folder, LogSettings { segment_bytes: 1 << 16 }, Position::START, |_, _, _| {
+            Ok::<_, crate::journal::log::LogError>(())
+        });
+        let store = Arc::new(SwapStore::new(Arc::new(store), Reach::default()));
+        Committer::new(opened.unwrap().0, store, Arc::default(), Seq::ZERO, Arc::new(Noon))
+    }
+
+    fn answers(committer: &mut Committer, requests: Vec<Request>) -> Vec<bool> {
+        committer.commit(&mut requests.into()).unwrap().iter().map(Result::is_ok).collect()
+    }
+
+    fn held(committer: &Committer, kind: IdKind, name: &str) -> Option<bool> {
+        let key = id(kind, name).key(&client());
+        Some(committer.store.get(&[key]).ok()?.pop().flatten().is_some())
+    }
+
+    /// It once ended the daemon. The first write of the refused call, `bad`'s of the pcId, must not be there either.
+    #[test]
+    fn who_writes_where_nothing_can_be_read_is_refused_and_the_rest_of_the_group_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Damaged { store: MemoryStore::default(), unreadable: "bad", unwritable: "-" };
+        let mut committer = committer(folder.path(), store);
+        let group = vec![call("p1", None), call("p1", Some("bad")), call("p2", Some("t2")), call("p1", None)];
+        assert_eq!(answers(&mut committer, group), [true, false, true, true]);
+        assert_eq!(held(&committer, IdKind::Pc, "p1"), Some(true));
+        assert_eq!(held(&committer, IdKind::ThirdParty, "t2"), Some(true));
+        assert_eq!(held(&committer, IdKind::ThirdParty, "bad"), None);
+        assert!(committer.store.damage().is_some());
+    }
+
+    #[test]
+    fn what_is_acknowledged_and_did_not_get_in_is_not_shown_until_a_store_made_again_has_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Damaged { store: MemoryStore::default(), unreadable: "-", unwritable: "lost" };
+        let mut committer = committer(folder.path(), store);
+        assert_eq!(answers(&mut committer, vec![call("lost", None), call("p", None)]), [true, true]);
+        assert_eq!(
+            held(&committer, IdKind::Pc, "lost"),
+            None,
+            "nothing was there before, and that is not so now"
+        );
+        assert_eq!(answers(&mut committer, vec![call("lost", None), call("p", None)]), [false, true]);
+        assert!(committer.store.scan(None, 100).is_ok(), "it has no value under the key");
+        let made = MadeAgain {
+            store: Shared(Arc::new(MemoryStore::default())),
+            position: Position::START,
+            again: vec![],
+        };
+        let turn = committer.store.turn();
+        let group = vec![call("q", None), Request::TakeOver(Box::new(made)), call("lost", None)];
+        let mut group = VecDeque::from(group);
+        while !group.is_empty() {
+            assert!(committer.commit(&mut group).unwrap().iter().all(Result::is_ok));
+        }
+        assert_eq!(committer.store.turn(), turn + 2);
+        for pc in ["p", "q", "lost"] {
+            assert_eq!(held(&committer, IdKind::Pc, pc), Some(true), "{pc}");
+        }
+        assert_eq!(committer.store.damage(), None);
     }
 }

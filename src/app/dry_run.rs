@@ -71,7 +71,7 @@ pub(super) fn try_out(inner: Arc<Inner>, batch: NewBatch, place: Place) -> Resul
     let pending = Pending::new(accepted, batch.index, batch.spool.path());
     let accepted = Arc::clone(&pending.accepted);
     // The folding thread may hold a file in memory just now.
-    let plan = Plan::make(&Arc::new(pending), &*inner.store, 0).map_err(AppError::internal)?;
+    let plan = Plan::make(&Arc::new(pending), &*inner.store, 0).map_err(|error| inner.told(error))?;
     let (decided, counts) = plan.decided();
     let mut outcomes = decided.to_vec();
     let mut diffs = Diffs::of(&accepted);

@@ -143,6 +143,7 @@ impl Export {
         each: &mut impl FnMut(Visitor) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, AppError> {
         let inner = &self.inner;
+        let turn = inner.store.turn();
         let mut after = Some(before_all(&self.client, kind));
         while let Some(from) = after {
             if inner.stopping.load(Ordering::Relaxed) {
@@ -156,7 +157,11 @@ impl Export {
             let store = &*inner.store;
             let (walked, next) =
                 walk_page(store, &inner.batches, &self.client, &from, (now, self.lifetime_ms), each)
-                    .map_err(AppError::internal)?;
+                    .map_err(|error| inner.told(error))?;
+            if inner.store.turn() != turn {
+                let why = "the store was made again while visitors were read; begin again";
+                return Err(AppError::ExportBusy(why.into()));
+            }
             if walked.is_break() {
                 return Ok(walked);
             }

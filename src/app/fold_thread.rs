@@ -6,7 +6,7 @@ use super::lookup::hidden;
 use super::pace::LOOK_AGAIN;
 use super::{AppError, Fatal, Inner};
 use crate::batch::fold::{Part, Plan, Step};
-use crate::batch::outcome::{RowOutcome, write_outcomes};
+use crate::batch::outcome::{BatchState, RowOutcome, write_outcomes};
 use crate::batch::pending::{Accepted, Pending};
 use crate::batch::queue::Turn;
 use crate::batch::settle::SettleError;
@@ -35,6 +35,8 @@ const HELD_LOOK: Duration = Duration::from_millis(20);
 enum Unfolded {
     /// The daemon is stopping.
     Stopping,
+    /// The store is being made again: the batch begins once more on that one.
+    Remaking,
     /// The store is past a row and nothing tells what became of it, and going on would make something up; or the upload is
     /// damaged, and as long as we went on, lookups would show what it reads now and writes take that into the journal.
     Untrue(SettleError),
@@ -83,6 +85,7 @@ fn fold_all(inner: &Arc<Inner>, second: &SecondWriter) {
                 continue;
             }
             Err(Unfolded::Stopping) => return,
+            Err(Unfolded::Remaking) => continue,
             Err(Unfolded::Untrue(error)) => {
                 inner.fail(Fatal::new(error));
                 return;
@@ -179,9 +182,10 @@ fn fold_share(inner: &Arc<Inner>, folding: &Folding, writer: usize) -> Share {
 }
 
 fn fold_batch(inner: &Arc<Inner>, second: &SecondWriter, pending: &Arc<Pending>) -> Result<(), Unfolded> {
-    if !inner.wait_for_room() {
+    if !inner.wait_for_room() || !inner.wait_while_remaking() {
         return Err(Unfolded::Stopping);
     }
+    let _folding = lock(&inner.folding);
     inner.fold_pulse.beat();
     let began = Instant::now();
     let plan = Plan::make(pending, &*inner.store, inner.config().held_bytes_max())?;
@@ -209,9 +213,13 @@ fn fold_batch(inner: &Arc<Inner>, second: &SecondWriter, pending: &Arc<Pending>)
     inner.fold_pulse.beat();
     let reach = inner.make_store_durable()?;
     pending.progress.stuck(false);
+    let known = inner.batches.get(&pending.accepted.id);
+    let again = known.is_some_and(|known| matches!(known.progress.state(), BatchState::Complete(_)));
     let complete = Request::Complete(pending.accepted.id.clone(), counts, inner.clock.now(), reach);
     inner.ask_blocking(complete)?;
-    inner.metrics.batch_complete(&pending.accepted.id.client, &counts);
+    if !again {
+        inner.metrics.batch_complete(&pending.accepted.id.client, &counts);
+    }
     inner.spool.remove_index(pending.accepted.spool);
     tracing::info!(
         batch = %pending.accepted.id,
@@ -237,6 +245,9 @@ fn fold_part<'p>(
     took: &mut Duration,
 ) -> Result<Part<'p>, Unfolded> {
     while !part.is_done() {
+        if inner.remaking.is_on() {
+            return Err(Unfolded::Remaking);
+        }
         if !inner.wait_for_turn(*took) {
             return Err(Unfolded::Stopping);
         }
@@ -285,6 +296,14 @@ impl Inner {
         let room = self.wait_for_room();
         self.fold_pulse.beat();
         room
+    }
+
+    /// Waits while the store is being made again; false if the daemon is stopping.
+    fn wait_while_remaking(&self) -> bool {
+        while self.remaking.is_on() && !self.stopping.load(Ordering::Relaxed) {
+            self.wait_unless_stopping(LOOK_AGAIN);
+        }
+        !self.stopping.load(Ordering::Relaxed)
     }
 
     /// Whether lookups do not show a batch yet, and it is not to be folded in, because it is to look like one of Adobe's.

@@ -22,6 +22,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// After how many pairs of a snapshot a start says how far it is.
 const SAY_EVERY: u64 = 100_000;
+/// After how many it is asked whether to go on.
+const GO_ON_EVERY: u64 = 1000;
 
 /// How far a start is, for whoever asks meanwhile.
 #[derive(Debug, Clone, Default)]
@@ -34,7 +36,7 @@ impl Opening {
         if at.is_empty() { "the daemon is starting".to_owned() } else { at.clone() }
     }
 
-    fn say(&self, at: String) {
+    pub(super) fn say(&self, at: String) {
         tracing::info!("{at}");
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = at;
     }
@@ -54,7 +56,7 @@ pub(super) struct Opened {
 
 /// Opens sled, also where it would panic.
 pub(super) fn open_sled(folder: &Path, cache_bytes: u64) -> Result<SledStore, StoreError> {
-    caught(|| SledStore::open(folder, cache_bytes))
+    SledStore::open(folder, cache_bytes)
 }
 
 fn caught<T, E: From<StoreError>>(run: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
@@ -118,7 +120,7 @@ pub(super) fn open(config: &Config, room: &Room, opening: &Opening) -> Result<Op
 
     let generation = stores.begin().map_err(failed)?;
     let store = open_sled(&generation.path, config.store_cache_bytes())?;
-    let from = newest_snapshot(&snapshots, &store, opening)?;
+    let from = newest_snapshot(&snapshots, &store, opening, &|| Ok(()))?;
     if !matches!(from, StartFrom::Nothing) {
         opening.say("the journal behind the snapshot is read".into());
     }
@@ -127,10 +129,11 @@ pub(super) fn open(config: &Config, room: &Room, opening: &Opening) -> Result<Op
 }
 
 /// Fills a store from the newest snapshot that verifies. One that does not is renamed, so that none counts on it.
-fn newest_snapshot(
+pub(super) fn newest_snapshot(
     snapshots: &Snapshots,
     store: &dyn ProfileStore,
     opening: &Opening,
+    go_on: &dyn Fn() -> Result<(), OpenError>,
 ) -> Result<StartFrom, OpenError> {
     for (path, _) in snapshots.list()? {
         match verify(&path) {
@@ -141,6 +144,9 @@ fn newest_snapshot(
                     let key = Key::from_bytes(key).ok_or_else(|| OpenError::SnapshotKey(path.clone()))?;
                     put_through(store, &key, None, &StoredBytes::new(value))?;
                     done += 1;
+                    if done.is_multiple_of(GO_ON_EVERY) {
+                        go_on()?;
+                    }
                     if done.is_multiple_of(SAY_EVERY) {
                         let all = summary.count;
                         opening

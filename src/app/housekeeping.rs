@@ -19,7 +19,7 @@ use super::erase::Erased;
 use super::steps::{Keeper, Spent, Taken, batches_needless, journal_needed};
 use super::store_folder::{Generation, StoreFolder, bytes_under};
 use super::sweep_thread::Horizon;
-use super::{AppError, Asked, DAMAGED, Inner, heal, recovery};
+use super::{AppError, Asked, DAMAGED, Inner, heal, recovery, remake};
 use crate::batch::outcome::BatchState;
 use crate::durable;
 use crate::journal::entry::Checkpoint;
@@ -103,6 +103,8 @@ pub(super) struct Housekeeping {
     store_bytes_when_fresh: u64,
     retention_looked_at: Instant,
     rests: Rests,
+    /// When the store could not be made again.
+    remake_failed_at: Option<Instant>,
 }
 
 /// What is done without being asked, the most urgent first.
@@ -155,6 +157,7 @@ impl Housekeeping {
             store_bytes_when_fresh: 0,
             retention_looked_at: Instant::now(),
             rests: Rests::default(),
+            remake_failed_at: None,
         }
     }
 
@@ -173,6 +176,7 @@ impl Housekeeping {
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     self.measure();
+                    self.remake();
                     self.look();
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -211,6 +215,23 @@ impl Housekeeping {
                 let seq = super::backup::write(&self.inner, &self.inner.mark()?, &kept, &summary, folder)?;
                 Ok(Done { values: summary.count, live_bytes: self.live_bytes, seq, ..Done::default() })
             }
+        }
+    }
+
+    /// Makes the store again, if it was found to be damaged.
+    fn remake(&mut self) {
+        let Some(why) = self.inner.store.damage() else { return };
+        if self.remake_failed_at.is_some_and(|at| at.elapsed() < RETENTION_EVERY) {
+            return;
+        }
+        let made = remake::run(&self.inner, &mut self.stores, &self.snapshots, &why);
+        self.remake_failed_at = made.is_err().then(Instant::now);
+        if let Err(error) = made
+            && !matches!(error, AppError::Stopping)
+        {
+            let error = error.to_string();
+            tracing::error!(%why, %error, "the damaged store is used on, for it could not be made again; that is tried again in a while");
+            self.inner.remaking.failed(error);
         }
     }
 

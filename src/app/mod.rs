@@ -10,6 +10,7 @@
 //! recovery.rs     what a start does before anything is served
 //! needs.rs        what a start needs of the data folder, and what it makes again
 //! heal.rs         opens the store, or makes it again where it can't be trusted
+//! remake.rs       makes the store again beside a damaged one, while that one serves
 //! store_folder.rs the generations of the store on the disk
 //! backup.rs       writing a backup
 //! restore.rs      restoring one: copied, opened once, and only then called good
@@ -53,6 +54,7 @@ mod pace;
 mod priority;
 mod pulse;
 pub mod recovery;
+mod remake;
 pub mod report;
 pub mod restore;
 mod room;
@@ -70,6 +72,7 @@ use crate::batch::checksum::UploadError;
 use crate::batch::outcome::BatchState as FoldState;
 use crate::batch::pending::Accepted;
 use crate::batch::queue::{Batches, Known};
+use crate::batch::settle::SettleError;
 use crate::batch::spool::Spool;
 use crate::config::{ClientSettings, Config, PublicUrl};
 use crate::durable::{self, private_folder, sync_folder};
@@ -99,6 +102,7 @@ use lookup::{hidden, look_up_delayed};
 use pace::Pace;
 use priority::give_way;
 use pulse::Pulse;
+use remake::Remaking;
 use room::Room;
 use shares::{Scarce, Shares, Who};
 use std::collections::VecDeque;
@@ -126,6 +130,8 @@ const CHECKPOINT_BYTES: u64 = 64 << 20;
 /// How long a lookup waits for a write that it is to show, and how often it looks.
 const SEQ_WAIT_MAX: Duration = Duration::from_secs(5);
 const SEQ_LOOK: Duration = Duration::from_millis(5);
+/// How often a lookup looks whether a store that was made again has taken over.
+const TURN_LOOK: Duration = Duration::from_millis(1);
 /// How often it is looked whether a disk that was full has room again.
 const ROOM_LOOK: Duration = Duration::from_millis(200);
 /// A commit group that takes longer than this is taken for stuck …
@@ -173,6 +179,9 @@ struct Inner {
     /// Where the store in use is.
     generation: sync::Mutex<Generation>,
     tombstones: Tombstones,
+    /// Held while a batch is folded, and while the store is made again: rows would be missing in the one or the other.
+    folding: sync::Mutex<()>,
+    remaking: Remaking,
     chores: Mutex<Option<std::sync::mpsc::Sender<Asked<Chore, Done>>>>,
     pace: Pace,
     commit_pulse: Pulse,
@@ -278,6 +287,9 @@ pub enum OpenError {
     /// A snapshot that verifies holds what is no key.
     #[error("the snapshot {} holds a key that this program cannot read", .0.display())]
     SnapshotKey(PathBuf),
+    /// What takes long must not go on.
+    #[error(transparent)]
+    NotGoingOn(AppError),
     /// An accepted batch's file cannot be read, or is not what was accepted.
     #[error(
         "batch {} was accepted and is not folded in yet, but {error}; `profiled check --salvage` goes on without it", batch.id
@@ -404,6 +416,11 @@ pub enum AppError {
     /// No room for it on the disk.
     #[error("no room on the disk: {0}")]
     Full(String),
+    /// The store is damaged where it would be.
+    #[error(
+        "what is stored there cannot be read just now: the store is being made again; try again in a while"
+    )]
+    Unreadable,
     /// The daemon is stopping.
     #[error("the daemon is stopping")]
     Stopping,
@@ -581,11 +598,13 @@ impl App {
         let read = tokio::task::spawn_blocking(move || {
             let now = inner.clock.now().max(Seq::from_u64(inner.last_seq.load(Ordering::Acquire)).millis());
             let (lifetime_ms, shows_after_ms) = (settings.lifetime_ms, settings.batch_shows_after_ms);
-            look_up_delayed(&*inner.store, &inner.batches, &client, &id, now, lifetime_ms, shows_after_ms)
+            inner.at_one_turn(|| {
+                look_up_delayed(&*inner.store, &inner.batches, &client, &id, now, lifetime_ms, shows_after_ms)
+            })
         });
         let read = read.await;
         self.0.metrics.looked_up(began.elapsed());
-        read.map_err(AppError::internal)?.map_err(AppError::internal)
+        read.map_err(AppError::internal)?
     }
 
     /// Waits until all that was accepted up to a place in the order is readable: not for long, for what is acknowledged is.
@@ -751,6 +770,8 @@ impl App {
             store_bytes: inner.measured.store_bytes.load(Ordering::Relaxed),
             spool_bytes: inner.spool.bytes(),
             disk_free_bytes: inner.measured.disk_free_bytes.load(Ordering::Relaxed),
+            store_remaking: inner.remaking.is_on(),
+            store_remakes: inner.remaking.done(),
             checkpoint_age: age(&inner.measured.checkpoint_at).unwrap_or_default(),
             snapshot_age: age(&inner.measured.snapshot_at),
         }
@@ -775,6 +796,9 @@ impl App {
         }
         if self.0.stopping.load(Ordering::Relaxed) {
             return Readiness::NotReady("the daemon is stopping".into());
+        }
+        if let Some(why) = self.0.store.damage() {
+            return Readiness::NotReady(self.0.remaking.tells(&why));
         }
         Readiness::Ready
     }
@@ -875,7 +899,7 @@ impl BroughtUp {
         let store = Arc::new(SwapStore::new(store, recovered.reach));
         let committer = Committer::new(
             recovered.log,
-            Arc::clone(&store) as _,
+            Arc::clone(&store),
             Arc::clone(&recovered.batches),
             recovered.last_seq,
             Arc::clone(&clock),
@@ -961,6 +985,8 @@ impl BroughtUp {
             threads: Mutex::new(vec![]),
             generation: sync::Mutex::new(generation),
             tombstones: Tombstones::default(),
+            folding: sync::Mutex::new(()),
+            remaking: Remaking::default(),
             chores: Mutex::new(Some(chores)),
             erasures,
             _folder_lock: folder_lock,
@@ -1067,6 +1093,29 @@ impl Inner {
         });
     }
 
+    /// Looks at batches and store, once more if a store that was made again took over meanwhile.
+    fn at_one_turn<T>(&self, look: impl Fn() -> Result<T, SettleError>) -> Result<T, AppError> {
+        loop {
+            let turn = self.store.turn();
+            let found = look();
+            if turn.is_multiple_of(2) && self.store.turn() == turn {
+                return found.map_err(|error| self.told(error));
+            }
+            std::thread::sleep(TURN_LOOK);
+        }
+    }
+
+    /// What whoever asked is told of what could not be read.
+    fn told(&self, error: impl Into<SettleError>) -> AppError {
+        match error.into() {
+            SettleError::Store(error) if error.is_damage() => {
+                self.store.note_damage(&error);
+                AppError::Unreadable
+            }
+            error => AppError::internal(error),
+        }
+    }
+
     /// Waits while the disk has no room for what can wait; false if the daemon is stopping.
     fn wait_for_room(&self) -> bool {
         while self.room.for_upkeep().is_err() && !self.stopping.load(Ordering::Relaxed) {
@@ -1088,6 +1137,10 @@ impl Inner {
     /// Makes the store durable up to what the journal says now, and notes it; or, if the daemon is stopping, does not.
     fn checkpoint(&self) -> Result<(), AppError> {
         self.room.for_checkpoints()?;
+        if self.store.damage().is_some() {
+            // A start is not to take it for whole.
+            return Ok(());
+        }
         match self.in_use().checkpoint(self) {
             Err(AppError::Stopping) => Ok(()),
             done => {

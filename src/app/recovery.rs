@@ -15,10 +15,10 @@ use crate::batch::queue::Batches;
 use crate::batch::spool::Spool;
 use crate::durable;
 use crate::journal::entry::{
-    BatchCompletedEntry, BatchGivenUpEntry, Checkpoint, Entry, decode_checkpoint, decode_group,
+    BatchCompletedEntry, BatchGivenUpEntry, Change, Checkpoint, Entry, decode_checkpoint, decode_group,
     encode_checkpoint,
 };
-use crate::journal::log::{Log, LogError, LogSettings, Position};
+use crate::journal::log::{Log, LogError, LogSettings, Position, read_between};
 use crate::model::batch::Outcome;
 use crate::model::codec::CodecError;
 use crate::model::id::Key;
@@ -187,16 +187,7 @@ impl Replay<'_> {
                 }
                 if start >= self.checkpoint {
                     self.written += 1;
-                    for change in write.changes {
-                        let key =
-                            Key::from_bytes(&change.key).ok_or_else(|| OpenError::entry(start, "a key"))?;
-                        let now = StoredBytes::new(change.value.into_vec());
-                        if let Err(error @ DecodeError::Version(_)) = now.through() {
-                            return Err(OpenError::entry(start, error));
-                        }
-                        let was = self.store.get(std::slice::from_ref(&key))?.pop().flatten();
-                        put_through(self.store, &key, was, &now)?;
-                    }
+                    put_changes(self.store, start, write.changes)?;
                 }
             }
             Entry::BatchAccepted(entry) => {
@@ -279,6 +270,40 @@ impl Replay<'_> {
         }
         Ok((Arc::new(batches), Arc::new(spool)))
     }
+}
+
+/// Puts what the journal says between two positions into a store, while others may append to it; gives how many writes
+/// there were.
+pub(super) fn redo(
+    journal: &Path,
+    from: Position,
+    to: Position,
+    store: &dyn ProfileStore,
+) -> Result<u64, OpenError> {
+    let mut writes = 0;
+    read_between(journal, from, to, |start, _end, payload| {
+        for entry in decode_group(payload).map_err(|error| OpenError::entry(start, error))? {
+            if let Entry::Write(write) = entry {
+                writes += 1;
+                put_changes(store, start, write.changes)?;
+            }
+        }
+        Ok::<_, OpenError>(())
+    })?;
+    Ok(writes)
+}
+
+fn put_changes(store: &dyn ProfileStore, start: Position, changes: Vec<Change>) -> Result<(), OpenError> {
+    for change in changes {
+        let key = Key::from_bytes(&change.key).ok_or_else(|| OpenError::entry(start, "a key"))?;
+        let now = StoredBytes::new(change.value.into_vec());
+        if let Err(error @ DecodeError::Version(_)) = now.through() {
+            return Err(OpenError::entry(start, error));
+        }
+        let was = store.get(std::slice::from_ref(&key))?.pop().flatten();
+        put_through(store, &key, was, &now)?;
+    }
+    Ok(())
 }
 
 impl From<LogError> for OpenError {

@@ -154,7 +154,7 @@ impl Inner {
 
     /// Counts the living profiles under a client's keys. Blocks.
     fn count_visitors(&self, client: &ClientCode, now: Millis, lifetime_ms: u64) -> Result<u64, AppError> {
-        let failed = |error: StoreError| AppError::internal(error);
+        let failed = |error: StoreError| self.told(error);
         let mut count = 0;
         for kind in WALK {
             let mut after = Some(Key::new(client, kind, ""));

@@ -63,6 +63,10 @@ impl<G> InUse<'_, G> {
     pub fn checkpoint(&self, keeper: &impl Keeper<Generation = G>) -> Result<(), AppError> {
         let generation = lock(self.generation);
         let mut mark = keeper.mark()?;
+        // What was acknowledged by then and did not get in is known by now.
+        if let Some(why) = self.store.damage() {
+            return Err(AppError::NotYet(why));
+        }
         let reach = self.store.make_durable().map_err(|error| keeper.distrust(&generation, error))?;
         mark.store_reach = reach.0;
         keeper.note(&generation, &mark).map_err(AppError::internal)?;
@@ -178,12 +182,12 @@ impl Tombstones {
         take(if free.is_ok() { self.covered() } else { Seq::ZERO })
     }
 
-    fn cover(&self, mark: &Checkpoint) {
+    pub(super) fn cover(&self, mark: &Checkpoint) {
         self.covered.store(mark.last_seq, Ordering::Release);
     }
 
     /// None is taken until what is given back is dropped.
-    fn stay(&self) -> MutexGuard<'_, ()> {
+    pub(super) fn stay(&self) -> MutexGuard<'_, ()> {
         lock(&self.staying)
     }
 }

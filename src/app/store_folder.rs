@@ -101,12 +101,18 @@ impl StoreFolder {
     /// Sets the generation in use aside; gives where it then is.
     pub(super) fn set_aside(&mut self, why: &str) -> io::Result<Option<PathBuf>> {
         let Some(current) = self.current() else { return Ok(None) };
-        let aside = current.path.with_extension("aside");
-        fs::rename(&current.path, &aside)?;
+        let aside = self.set_former_aside(&current, why)?;
         self.current = None;
+        Ok(Some(aside))
+    }
+
+    /// Sets a generation aside that was in use before the one that is now.
+    pub(super) fn set_former_aside(&self, former: &Generation, why: &str) -> io::Result<PathBuf> {
+        let aside = former.path.with_extension("aside");
+        fs::rename(&former.path, &aside)?;
         fs::write(aside.join("WHY"), format!("This store was set aside: {why}. It may be deleted.\n"))?;
         sync_folder(&self.folder)?;
-        Ok(Some(aside))
+        Ok(aside)
     }
 
     /// Whether a start would find this generation in use, as far as can be told.

@@ -18,12 +18,15 @@ use crate::store::{ProfileStore, StoreError};
 use crate::sync::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How many keys one step looks at.
 const STEP_KEYS: usize = 256;
 /// The pause between steps: about five thousand keys a second, a few per cent of one core.
 const STEP_PAUSE: Duration = Duration::from_millis(50);
+/// The first pass after a start reads all that the store has, so that what is damaged on the disk shows within minutes: it
+/// pauses for so many times as long as a step took.
+const FIRST_PASS_PAUSES: u32 = 9;
 /// The pause before the first pass: how many profiles live is told once that is through.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The pause between passes over the whole store.
@@ -60,14 +63,17 @@ pub struct Swept {
 
 /// Sweeps until the daemon stops.
 pub(super) fn run(inner: &Arc<Inner>) {
+    let begun = Instant::now();
     let (mut after, mut expired, mut taken, mut living) = (None, 0, 0, 0);
-    let mut pause = FIRST_PAUSE;
+    let (mut pause, mut first_pass, mut took) = (FIRST_PAUSE, true, Duration::ZERO);
     loop {
-        inner.wait_unless_stopping(if after.is_some() { STEP_PAUSE } else { pause });
+        let step_pause = if first_pass { STEP_PAUSE.min(took * FIRST_PASS_PAUSES) } else { STEP_PAUSE };
+        inner.wait_unless_stopping(if after.is_some() { step_pause } else { pause });
         pause = PASS_PAUSE;
         if inner.stopping.load(Ordering::Relaxed) {
             return;
         }
+        let began = Instant::now();
         let swept = inner.tombstones.take(|checkpoint| {
             let horizon = Horizon {
                 now: inner.clock.now(),
@@ -77,6 +83,10 @@ pub(super) fn run(inner: &Arc<Inner>) {
             };
             step(&*inner.store, &horizon, after.as_ref(), STEP_KEYS)
         });
+        took = began.elapsed();
+        if let Err(error) = &swept {
+            inner.store.note_damage(error);
+        }
         let asked = swept.map_err(|error| error.to_string()).and_then(|swept| {
             let asked = swept.requests.into_iter().try_for_each(|one| inner.ask_blocking(one).map(drop));
             asked.map_err(|error| error.to_string()).map(|()| {
@@ -87,6 +97,13 @@ pub(super) fn run(inner: &Arc<Inner>) {
                 taken += swept.taken;
                 living += swept.living;
                 if swept.next.is_none() {
+                    if std::mem::take(&mut first_pass) {
+                        tracing::info!(
+                            ms = begun.elapsed().as_millis(),
+                            living,
+                            "all that the store holds was read"
+                        );
+                    }
                     inner.measured.live_profiles.store(std::mem::take(&mut living), Ordering::Relaxed);
                 }
                 swept.next

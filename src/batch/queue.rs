@@ -78,6 +78,20 @@ impl Batches {
         self.changed.notify_all();
     }
 
+    /// Makes a complete batch readable once more, for it is to be folded in once more, into a store that lacks it. It
+    /// stays complete for whoever asks.
+    pub fn publish_again(&self, pending: Arc<Pending>) {
+        let client = pending.accepted.id.client.clone();
+        change(&self.pending, |all| {
+            let list = all.entry(client).or_default();
+            let mut batches: Vec<_> = list.iter().cloned().chain([pending]).collect();
+            batches.sort_by_key(|batch| batch.accepted.id.seq);
+            *list = Arc::new(batches);
+        });
+        drop(lock(&self.queue));
+        self.changed.notify_all();
+    }
+
     /// Notes a batch that was complete before a restart.
     pub fn note_complete(&self, accepted: Accepted, position: Position, counts: Counts, at: Millis) {
         let progress = Arc::new(Progress::of(&accepted));
@@ -98,7 +112,9 @@ impl Batches {
             }
             all.retain(|_, list| !list.is_empty());
         });
-        if let Some(known) = self.get(id) {
+        // One that was folded in once more was complete before.
+        if let Some(known) = self.get(id).filter(|it| !matches!(it.progress.state(), BatchState::Complete(_)))
+        {
             known.progress.complete(counts, at);
         }
     }

@@ -125,6 +125,18 @@ impl<'s> View<'s> {
         taken
     }
 
+    /// Takes back what was put since it was last taken.
+    pub fn take_back(&mut self) {
+        for key in std::mem::take(&mut self.touched) {
+            let Some(slot) = self.slots.get_mut(&key) else { continue };
+            match slot.was.clone() {
+                Some(was) => slot.now = Some(was),
+                // It may have been put without a look.
+                None => drop(self.slots.remove(&key)),
+            }
+        }
+    }
+
     /// The key of the profile that an id leads to: through a link that counts, two at most (ECID, pcId, thirdPartyId),
     /// else the id's own key.
     pub fn canonical(&mut self, key: &Key) -> Result<Key, StoreError> {
@@ -238,6 +250,13 @@ impl Noted {
     /// The rows noted since this was last asked.
     pub fn take_new(&mut self) -> Vec<SettledRow> {
         std::mem::take(&mut self.new)
+    }
+
+    /// Takes back the rows noted since this was last asked for them.
+    pub fn take_back(&mut self) {
+        for row in std::mem::take(&mut self.new) {
+            self.all.remove(&(row.batch, row.line));
+        }
     }
 
     fn of(&self, batch: &Pending, line: u32) -> Option<Outcome> {

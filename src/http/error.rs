@@ -145,6 +145,7 @@ impl HttpError {
                 | AppError::NoHandle
                 | AppError::ExportBusy(_)
                 | AppError::Stopping
+                | AppError::Unreadable
                 | AppError::NotYet(_) => StatusCode::SERVICE_UNAVAILABLE,
                 AppError::SpoolFull(_) | AppError::Full(_) => StatusCode::INSUFFICIENT_STORAGE,
                 AppError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,

@@ -288,6 +288,29 @@ pub struct GivenUp {
     pub to: Position,
 }
 
+/// Reads the frames between two positions of a log that somebody else may append to. Both must be between confirmed
+/// frames; nothing behind the second is looked at, and nothing is changed.
+pub fn read_between<E: From<LogError>>(
+    dir: &Path,
+    from: Position,
+    to: Position,
+    mut each: impl FnMut(Position, Position, &[u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    let file = File::open(dir).map_err(failed("open", dir))?;
+    let folder = Folder { path: dir.to_owned(), file };
+    for number in from.segment..=to.segment {
+        let path = folder.path_of(number);
+        if !path.exists() {
+            return Err(LogError::Missing { file: path }.into());
+        }
+        let segment = folder.segment(number, false)?;
+        let end =
+            if number < to.segment { folder.segment(number + 1, false)?.previous_end } else { to.offset };
+        segment.replay_sealed(end, &folder, from, &mut each)?;
+    }
+    Ok(())
+}
+
 /// An open log: its end, and the file that the next frame goes to.
 ///
 /// Nothing here keeps a second process from opening the same folder; whoever owns the data folder locks it.
@@ -450,6 +473,11 @@ impl Log {
     /// The position after the last confirmed frame.
     pub fn end(&self) -> Position {
         Position { segment: self.segment.number, offset: self.offset }
+    }
+
+    /// The folder of its files.
+    pub fn folder(&self) -> &Path {
+        &self.folder.path
     }
 
     /// What the segment files take on disk, reserved room included.

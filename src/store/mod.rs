@@ -56,6 +56,13 @@ pub enum StoreError {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Reach(pub u64);
 
+impl StoreError {
+    /// Whether it is about what the store holds: asked again it would say the same, and only making the store again helps.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::Unreadable { .. })
+    }
+}
+
 /// One visitor's rows of one batch, in line order, under the key they go to.
 #[derive(Debug, Clone, Copy)]
 pub struct VisitorRows<'r, 'a> {

@@ -5,21 +5,41 @@
 //! meet in any order. Whatever may have left the next store lacking anything, be it its own fault or the current one's,
 //! [`SwapStore::ready`] and [`SwapStore::finish`] refuse to take it; what is wrong with the next store alone harms nobody
 //! else until a restart may find it.
+//!
+//! And of a store that turns out to be damaged while it is used: what cannot be read is an error for whoever asks for it,
+//! and so is what did not get in though it is acknowledged, until a store made again takes its place
+//! ([`SwapStore::take_over`]).
 
 use super::{ProfileStore, Reach, StoreError, Swapped, VisitorRows, put_through};
 use crate::model::batch::BatchRules;
 use crate::model::id::Key;
 use crate::model::profile::StoredBytes;
-use crate::sync::{AtomicU64, Mutex, Ordering, RwLock, change, lock, look};
+use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering, RwLock, change, lock, look};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 const TAKING: &str = "take another's place";
+/// More acknowledged values than these may not be missing in the store in use: a start is quicker.
+const LOST_KEYS_MAX: usize = 1 << 20;
 
 /// The store that is used, and the one that is to take its place, if any.
 pub struct SwapStore {
     stores: RwLock<Stores>,
     /// How far the last checkpoint made the stores reach.
     reach: AtomicU64,
+    damage: Mutex<Damage>,
+    /// Whether any acknowledged value did not get in.
+    lost_any: AtomicBool,
+    /// How often a store made again took over, twice: odd while one does.
+    turns: AtomicU64,
+}
+
+/// What was found of the store in use.
+#[derive(Default)]
+struct Damage {
+    why: Option<String>,
+    /// The keys of what did not get in.
+    lost: BTreeSet<Key>,
 }
 
 struct Stores {
@@ -98,7 +118,71 @@ impl Next {
 impl SwapStore {
     /// Of the store that is used for now. Checkpoints make the stores reach further than `reached`.
     pub fn new(current: Arc<dyn ProfileStore>, reached: Reach) -> Self {
-        Self { stores: RwLock::new(Stores { current, next: None }), reach: AtomicU64::new(reached.0) }
+        Self {
+            stores: RwLock::new(Stores { current, next: None }),
+            reach: AtomicU64::new(reached.0),
+            damage: Mutex::default(),
+            lost_any: AtomicBool::new(false),
+            turns: AtomicU64::new(0),
+        }
+    }
+
+    /// What is wrong with the store in use, if anything was found.
+    pub fn damage(&self) -> Option<String> {
+        lock(&self.damage).why.clone()
+    }
+
+    /// Notes an error of the store in use, if it is damage.
+    pub fn note_damage(&self, error: &StoreError) {
+        if error.is_damage() {
+            lock(&self.damage).why.get_or_insert_with(|| {
+                tracing::error!(%error, "the store is damaged");
+                error.to_string()
+            });
+        }
+    }
+
+    /// Notes that an acknowledged value did not get in: nobody may be shown what stands there. False if there are too many
+    /// to go on.
+    pub fn lose(&self, key: &Key, error: &StoreError) -> bool {
+        self.note_damage(error);
+        let mut damage = lock(&self.damage);
+        damage.lost.insert(key.clone());
+        self.lost_any.store(true, Ordering::Release);
+        damage.lost.len() <= LOST_KEYS_MAX
+    }
+
+    fn none_lost<'k>(&self, mut keys: impl Iterator<Item = &'k Key>) -> Result<(), StoreError> {
+        if !self.lost_any.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let damage = lock(&self.damage);
+        match keys.find(|key| damage.lost.contains(key)) {
+            None => Ok(()),
+            Some(_) => Err(StoreError::Damaged { doing: "read", why: "a write did not get in".into() }),
+        }
+    }
+
+    fn noting<T>(&self, done: Result<T, StoreError>) -> Result<T, StoreError> {
+        done.inspect_err(|error| self.note_damage(error))
+    }
+
+    /// A store made again takes the place of all there is; what is given back is used by nobody else any more. `before`
+    /// makes the batches readable that it lacks: who looks while one and the other change sees another
+    /// [turn](Self::turn) afterwards, and must look again.
+    pub fn take_over(&self, with: Arc<dyn ProfileStore>, before: impl FnOnce()) -> Arc<dyn ProfileStore> {
+        self.turns.fetch_add(1, Ordering::SeqCst);
+        before();
+        let old = self.replace(with);
+        *lock(&self.damage) = Damage::default();
+        self.lost_any.store(false, Ordering::Release);
+        self.turns.fetch_add(1, Ordering::SeqCst);
+        old
+    }
+
+    /// What was read of batches and store belongs together if this is the same before and after, and even.
+    pub fn turn(&self) -> u64 {
+        self.turns.load(Ordering::SeqCst)
     }
 
     /// All that went in before is durable when this returns, in whichever store a restart finds; gives how far that then
@@ -124,7 +208,8 @@ impl SwapStore {
     ) -> Result<Option<Key>, StoreError> {
         // The lock is taken page by page: a swap may not wait for a whole copy.
         look(&self.stores, |stores| {
-            let page = stores.telling(stores.current.scan(after, limit))?;
+            let page = stores.telling(self.noting(stores.current.scan(after, limit)))?;
+            stores.telling(self.none_lost(page.iter().map(|(key, _)| key)))?;
             let last = page.last().filter(|_| page.len() == limit).map(|(key, _)| key.clone());
             if let Some(next) = &stores.next {
                 for (key, value) in &page {
@@ -171,11 +256,13 @@ impl SwapStore {
 
 impl ProfileStore for SwapStore {
     fn get(&self, keys: &[Key]) -> Result<Vec<Option<StoredBytes>>, StoreError> {
-        look(&self.stores, |stores| stores.current.get(keys))
+        self.none_lost(keys.iter())?;
+        self.noting(look(&self.stores, |stores| stores.current.get(keys)))
     }
 
     fn fold(&self, rules: &BatchRules, visitors: &[VisitorRows<'_, '_>]) -> Result<Vec<Swapped>, StoreError> {
-        look(&self.stores, |stores| {
+        self.none_lost(visitors.iter().map(|visitor| visitor.key))?;
+        let folded = look(&self.stores, |stores| {
             let swapped = stores.telling(stores.current.fold(rules, visitors))?;
             if let Some(next) = &stores.next {
                 let changed = visitors
@@ -190,7 +277,8 @@ impl ProfileStore for SwapStore {
                 }
             }
             Ok(swapped)
-        })
+        });
+        self.noting(folded)
     }
 
     fn put_if(
@@ -199,18 +287,22 @@ impl ProfileStore for SwapStore {
         was: Option<&StoredBytes>,
         now: Option<&StoredBytes>,
     ) -> Result<bool, StoreError> {
-        look(&self.stores, |stores| {
+        self.none_lost(std::iter::once(key))?;
+        let put = look(&self.stores, |stores| {
             let put = stores.telling(stores.current.put_if(key, was, now))?;
             // What is only taken away is a tombstone that nothing needs: the next store may have it all the same.
             if let (true, Some(now), Some(next)) = (put, now, &stores.next) {
                 next.put(key, now);
             }
             Ok(put)
-        })
+        });
+        self.noting(put)
     }
 
     fn scan(&self, after: Option<&Key>, limit: usize) -> Result<Vec<(Key, StoredBytes)>, StoreError> {
-        look(&self.stores, |stores| stores.current.scan(after, limit))
+        let page = self.noting(look(&self.stores, |stores| stores.current.scan(after, limit)))?;
+        self.none_lost(page.iter().map(|(key, _)| key))?;
+        Ok(page)
     }
 
     /// Of the next store, too: what is acknowledged on the strength of this must not need the journal whichever of the

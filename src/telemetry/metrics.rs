@@ -228,6 +228,10 @@ pub struct Vitals {
     pub spool_bytes: u64,
     /// Bytes that the disk under the data folder has left.
     pub disk_free_bytes: u64,
+    /// Whether the store is being made again beside a damaged one.
+    pub store_remaking: bool,
+    /// How often that was done since the start.
+    pub store_remakes: u64,
     /// Since the last checkpoint, or the start.
     pub checkpoint_age: Duration,
     /// Since the last snapshot; none if there is none.
@@ -255,6 +259,12 @@ impl Vitals {
         whole("store_bytes", "Bytes that the store takes on the disk", self.store_bytes);
         whole("spool_bytes", "Bytes that kept uploads take on the disk", self.spool_bytes);
         whole("disk_free_bytes", "Bytes that the disk under the data folder has left", self.disk_free_bytes);
+        let help = "1 while the store is being made again beside a damaged one, else 0";
+        whole("store_remaking", help, u64::from(self.store_remaking));
+        let remakes = Counter::<u64>::default();
+        remakes.inc_by(self.store_remakes);
+        let help = "Times that the store was made again beside a damaged one since the start";
+        registry.register("store_remakes", help, remakes);
         let mut seconds = |name: &str, help: &str, age: Duration| {
             let gauge = Gauge::<f64, AtomicU64>::default();
             gauge.set(age.as_secs_f64());
