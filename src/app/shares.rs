@@ -664,7 +664,7 @@ mod tests {
             let shares = shares.clone();
             async move { shares.take(&who("c", "192.0.2.3")).await }
         });
-        long.asked_to_leave().await;
+        tokio::time::timeout(seconds(60), long.asked_to_leave()).await.unwrap();
         assert!(!short.is_asked_to_leave() && !third.is_asked_to_leave());
         drop(_long);
         drop(long);
