@@ -98,7 +98,18 @@ pub fn check(config: Config, clock: Arc<dyn Clock>, scratch: &Path) -> Result<Re
     folder::check(&folder).map_err(|error| failed(error.into()))?;
     let _lock = lock_if_there(&folder).map_err(failed)?;
     let shown = Scratch::showing(&folder, scratch);
-    let shown = shown.map_err(|(path, error)| failed(OpenError::Folder { path, error }))?;
+    let shown = shown.map_err(|(path, error)| {
+        let hint = match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                "; name a folder with room for a copy of the store with --scratch"
+            }
+            _ => "",
+        };
+        CheckError {
+            told: format!("{}: {error}{hint}", path.display()),
+            error: OpenError::Folder { path, error },
+        }
+    })?;
     let mut report = check_shown(config, clock, &folder, &shown)
         .map_err(|error| CheckError { told: shown.told(&error.to_string()), error })?;
     for text in report.notes.iter_mut().chain(&mut report.faults) {

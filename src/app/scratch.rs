@@ -111,7 +111,11 @@ impl Scratch {
         let (from, to) = (self.of.join(name), self.folder.join(name));
         // Not `fs::copy`, which would make the copy read-only, too.
         let copied = (|| io::copy(&mut File::open(&from)?, &mut File::create_new(&to)?))();
-        copied.map(drop).map_err(|error| (from, error))
+        copied.map(drop).map_err(|error| match error.kind() {
+            // Of the disk that is written to.
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => (to, error),
+            _ => (from, error),
+        })
     }
 
     fn copy_folder(&self, name: &str) -> Result<(), (PathBuf, io::Error)> {
