@@ -39,6 +39,11 @@ impl SledStore {
         std::fs::create_dir_all(folder).map_err(failed("make its folder"))?;
         set_half_made_snapshots_aside(folder).map_err(failed("set a half-made snapshot aside"))?;
         sled_log::verify(folder).map_err(failed("open"))?;
+        Self::open_unverified(folder, cache_bytes)
+    }
+
+    /// Opens what sled makes of its log.
+    pub(super) fn open_unverified(folder: &Path, cache_bytes: u64) -> Result<Self, StoreError> {
         caught("open", || {
             let db = sled::Config::new()
                 .path(folder)
