@@ -8,6 +8,7 @@
 
 use super::restore::RestoreError;
 use super::{AppError, Inner, digest, needs};
+use crate::batch::catalogue;
 use crate::batch::checksum::FileSum;
 use crate::batch::pending::Accepted;
 use crate::durable::{self, belongs_to_folder, private_folder, sync_folder};
@@ -137,10 +138,10 @@ fn copy_all(
     backup: &Path,
 ) -> Result<Vec<FileEntry>, (PathBuf, io::Error)> {
     let mut files = vec![];
-    let mut copy = |from: &Path, below: &str, up_to: Option<u64>| {
+    let mut copy = |from: &Path, below: &str, extent: Extent| {
         let name = from.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let to = backup.join(below).join(&name);
-        let (bytes, crc32c) = copy_file(from, &to, up_to).map_err(|error| (from.to_owned(), error))?;
+        let (bytes, crc32c) = copy_file(from, &to, extent).map_err(|error| (from.to_owned(), error))?;
         files.push(FileEntry { path: format!("{below}/{name}"), bytes, crc32c });
         Ok(FileSum { bytes, crc32c: Some(crc32c) })
     };
@@ -149,7 +150,7 @@ fn copy_all(
         let path = backup.join(below);
         fs::create_dir_all(&path).map_err(|error| (path, error))?;
     }
-    copy(snapshot, "snapshots", None)?;
+    copy(snapshot, "snapshots", Extent::Whole)?;
     let unreadable = |error: crate::journal::snapshot::SnapshotError| {
         (snapshot.to_owned(), io::Error::other(error.to_string()))
     };
@@ -158,25 +159,36 @@ fn copy_all(
     for segment in first..=end.0 {
         let path = inner.data_folder.join("journal").join(format!("{segment:016x}.log"));
         // What is behind the mark is not of this backup, and may be half written.
-        copy(&path, "journal", (segment == end.0).then_some(end.1))?;
+        let extent = if segment == end.0 { Extent::ZerosFrom(end.1) } else { Extent::Whole };
+        copy(&path, "journal", extent)?;
     }
-    for KnownBatch { accepted, completed, .. } in &mark.batches {
+    let mut copy_upload = |accepted: &Accepted, outcomes: bool| {
         let (spool, path) = (&inner.spool, inner.spool.rows_path(accepted.spool));
-        let accepted = Accepted::from_entry(accepted.clone());
-        let accepted = accepted.ok_or_else(|| (path.clone(), io::ErrorKind::InvalidData.into()))?;
         let expected = spool.sum(accepted.spool, &accepted.sum()).map_err(|error| (path.clone(), error))?;
-        let copied = copy(&path, "spool", None)?;
+        let copied = copy(&path, "spool", Extent::Whole)?;
         expected.check(&path, copied).map_err(|damage| {
             (backup.to_owned(), io::Error::other(format!("batch {}: {damage}", accepted.id)))
         })?;
-        for beside in needs::beside_upload(spool, accepted.spool, completed.is_some()) {
-            copy(&beside, "spool", None)?;
+        for beside in needs::beside_upload(spool, accepted.spool, outcomes) {
+            copy(&beside, "spool", Extent::Whole)?;
         }
+        Ok(())
+    };
+    for KnownBatch { accepted, completed, .. } in &mark.incomplete {
+        let accepted = Accepted::from_entry(accepted.clone());
+        let accepted = accepted.ok_or_else(|| (backup.to_owned(), io::ErrorKind::InvalidData.into()))?;
+        copy_upload(&accepted, completed.is_some())?;
     }
+    inner.batches.each_held(|known| {
+        // Of what was complete later, the backup knows that it was accepted.
+        if mark.held(known.accepted.id.seq) { copy_upload(&known.accepted, true) } else { Ok(()) }
+    })?;
+    let catalogue = inner.data_folder.join(catalogue::FILE);
+    copy(&catalogue, ".", Extent::UpTo(mark.catalogue.bytes))?;
     for beside in needs::BESIDE {
         let path = inner.data_folder.join(beside);
         if path.exists() {
-            copy(&path, ".", None)?;
+            copy(&path, ".", Extent::Whole)?;
         }
     }
     for below in ["snapshots", "journal", "spool", "."] {
@@ -186,16 +198,30 @@ fn copy_all(
     Ok(files)
 }
 
-/// Copies a file, with zeros from `up_to` on; durable when it returns. Gives its length and checksum.
-pub(super) fn copy_file(from: &Path, to: &Path, up_to: Option<u64>) -> io::Result<(u64, u32)> {
+/// How much of a file is copied.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Extent {
+    /// All of it.
+    Whole,
+    /// It keeps its length; zeros stand from here on.
+    ZerosFrom(u64),
+    /// It ends here.
+    UpTo(u64),
+}
+
+/// Copies a file; durable when it returns. Gives the copy's length and checksum.
+pub(super) fn copy_file(from: &Path, to: &Path, extent: Extent) -> io::Result<(u64, u32)> {
     let mut source = File::open(from)?;
     let mut target = File::options().write(true).create_new(true).open(to)?;
     belongs_to_folder(&target, to)?;
     let metadata = source.metadata()?;
     target.set_permissions(metadata.permissions())?;
-    let length = metadata.len();
-    let mut left = up_to.unwrap_or(length).min(length);
-    let (mut sum, mut bytes) = (0, vec![0; 1 << 20]);
+    let (copied, length) = match extent {
+        Extent::Whole => (metadata.len(), metadata.len()),
+        Extent::ZerosFrom(from) => (from.min(metadata.len()), metadata.len()),
+        Extent::UpTo(end) => (end, end),
+    };
+    let (mut sum, mut bytes, mut left) = (0, vec![0; 1 << 20], copied);
     while left > 0 {
         let room = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
         let read = source.read(bytes.get_mut(..room).unwrap_or_default())?;
@@ -205,10 +231,10 @@ pub(super) fn copy_file(from: &Path, to: &Path, up_to: Option<u64>) -> io::Resul
         sum = crc32c::crc32c_append(sum, piece);
         left -= piece.len() as u64;
     }
-    if let Some(up_to) = up_to {
+    if copied < length {
         target.set_len(length)?;
         bytes.fill(0);
-        let mut zeros = length.saturating_sub(up_to);
+        let mut zeros = length - copied;
         while zeros > 0 {
             let piece = usize::try_from(zeros).unwrap_or(usize::MAX).min(bytes.len());
             sum = crc32c::crc32c_append(sum, bytes.get(..piece).unwrap_or_default());

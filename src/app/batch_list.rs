@@ -1,10 +1,10 @@
 //! A client's batches, newest first and page by page.
 //!
-//! Promises: the batches are looked through from the newest back, only as far as a page goes, and none but those on it is
-//! copied, however many are kept.
+//! Promises: the batches are looked through from the newest back, only as far as a page goes, however many are kept: of those
+//! in one state the complete ones are not looked at for the incomplete ones, nor the other way round.
 
 use super::{App, BatchState, BatchStatus};
-use crate::batch::queue::Batches;
+use crate::batch::queue::{Batches, Which};
 use crate::model::id::ClientCode;
 use crate::model::seq::{Millis, Seq};
 use std::ops::ControlFlow;
@@ -40,7 +40,12 @@ fn page(
     now: Millis,
 ) -> BatchPage {
     let mut page = BatchPage::default();
-    batches.walk_back(client, before.unwrap_or(Seq::from_u64(u64::MAX)), |known| {
+    let which = match wanted {
+        None => Which::All,
+        Some(BatchState::Complete) => Which::Complete,
+        Some(BatchState::Incomplete | BatchState::Stuck) => Which::Incomplete,
+    };
+    batches.walk_back(client, before.unwrap_or(Seq::from_u64(u64::MAX)), which, |known| {
         let state = known.progress.state();
         if wanted.is_some_and(|wanted| wanted != BatchState::of(state)) {
             return ControlFlow::Continue(());

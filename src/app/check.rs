@@ -9,7 +9,9 @@
 use super::backup::{self, Manifest};
 use super::scratch::Scratch;
 use super::{App, Inner, OpenError};
-use crate::batch::outcome::{BatchState, read_outcomes};
+use crate::batch::outcome::read_outcomes;
+use crate::batch::pending::Accepted;
+use crate::batch::queue::Known;
 use crate::batch::settle::decoded;
 use crate::config::{Config, Ingest};
 use crate::folder;
@@ -139,7 +141,7 @@ fn check_shown(
         check_store_aside(&shown.folder.join("store"), &mut report);
     }
     let inner = &app.0;
-    while inner.batches.incomplete() > 0 && inner.failed.borrow().is_none() {
+    while inner.batches.pending_batches() > 0 && inner.failed.borrow().is_none() {
         inner.wait_unless_stopping(FOLDED_LOOK);
     }
     if let Some(why) = &*inner.failed.borrow() {
@@ -235,32 +237,43 @@ fn check_snapshots(folder: &Path, report: &mut Report) -> Result<(), OpenError> 
 
 /// Whether each kept batch's file is what was accepted, and its outcomes add up.
 fn check_batches(inner: &Inner, report: &mut Report) {
-    for known in inner.batches.all() {
-        let (accepted, counts) = (&known.accepted, known.progress.counts());
+    let Ok(()) = inner.batches.each_held(|known| {
+        check_batch(inner, &known, report);
+        Ok::<(), std::convert::Infallible>(())
+    });
+    for (pending, _) in inner.batches.all_pending() {
+        let accepted = &pending.accepted;
         report.batches += 1;
         report.rows += accepted.rows;
-        let id = &accepted.id;
-        if let Err(error) = inner.spool.verify(accepted.spool, &accepted.sum()) {
-            report.fault(format!("batch {id}: {error}"));
-        }
-        if !matches!(known.progress.state(), BatchState::Complete(_)) {
-            report.fault(format!("batch {id} is not folded in"));
-            continue;
-        }
-        let path = inner.spool.outcomes_path(accepted.spool);
-        match read_outcomes(&path) {
-            Ok(outcomes) => {
-                let stored = outcomes.len() as u64;
-                if counts.total() != accepted.rows || stored != accepted.rows - counts.updated {
-                    let total = counts.total();
-                    report.fault(format!(
-                        "batch {id}: {total} rows counted and {stored} outcomes stored, of {} rows",
-                        accepted.rows
-                    ));
-                }
+        check_file(inner, accepted, report);
+        report.fault(format!("batch {} is not folded in", accepted.id));
+    }
+}
+
+fn check_batch(inner: &Inner, known: &Known, report: &mut Report) {
+    let (accepted, counts) = (&known.accepted, known.progress.counts());
+    report.batches += 1;
+    report.rows += accepted.rows;
+    check_file(inner, accepted, report);
+    let id = &accepted.id;
+    match read_outcomes(&inner.spool.outcomes_path(accepted.spool)) {
+        Ok(outcomes) => {
+            let stored = outcomes.len() as u64;
+            if counts.total() != accepted.rows || stored != accepted.rows - counts.updated {
+                let total = counts.total();
+                report.fault(format!(
+                    "batch {id}: {total} rows counted and {stored} outcomes stored, of {} rows",
+                    accepted.rows
+                ));
             }
-            Err(error) => report.fault(format!("batch {id}: {error}")),
         }
+        Err(error) => report.fault(format!("batch {id}: {error}")),
+    }
+}
+
+fn check_file(inner: &Inner, accepted: &Accepted, report: &mut Report) {
+    if let Err(error) = inner.spool.verify(accepted.spool, &accepted.sum()) {
+        report.fault(format!("batch {}: {error}", accepted.id));
     }
 }
 

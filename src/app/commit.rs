@@ -13,14 +13,14 @@
 use super::recovery::redo;
 use super::{AppError, CallIds, Fatal, SiteCall, Written};
 use crate::batch::checksum::FileSum;
-use crate::batch::outcome::BatchState;
-use crate::batch::pending::{Accepted, Index, Pending};
-use crate::batch::queue::{Batches, Known, PendingList};
+use crate::batch::pending::{Accepted, Index, Pending, SentKey};
+use crate::batch::pending_list::PendingList;
+use crate::batch::queue::{Batches, Known};
 use crate::batch::settle::{Noted, SettleError, SettledRow, View, decoded, settle};
 use crate::batch::spool::SpoolFile;
 use crate::durable::point;
 use crate::journal::entry::{
-    BatchCompletedEntry, Change, Checkpoint, Entry, KnownBatch, Settled, WriteEntry, encode_group,
+    BatchCompletedEntry, Change, Checkpoint, Entry, Settled, WriteEntry, encode_group,
 };
 use crate::journal::log::{AppendError, Log, Position};
 use crate::model::batch::{BatchId, BatchRules, Counts, IdempotencyKey};
@@ -121,7 +121,18 @@ pub struct MadeAgain {
     /// It has what the journal says up to here …
     pub position: Position,
     /// … and, of batches that were complete, not the rows of these.
-    pub again: Vec<Arc<Pending>>,
+    pub again: Vec<Again>,
+}
+
+/// A complete batch that is folded in once more.
+#[derive(Debug)]
+pub struct Again {
+    /// The batch, with what became of its rows on record.
+    pub pending: Arc<Pending>,
+    /// Behind this its entry stands in the journal.
+    pub position: Position,
+    /// Its end.
+    pub end: BatchCompletedEntry,
 }
 
 /// A store, handed on.
@@ -245,6 +256,8 @@ struct Group<'s> {
     view: View<'s>,
     noted: Noted,
     lists: BTreeMap<ClientCode, PendingList>,
+    /// The batches that it accepts, by the keys they came with.
+    keyed: BTreeMap<(ClientCode, IdempotencyKey), Arc<Pending>>,
 }
 
 impl Committer {
@@ -278,7 +291,12 @@ impl Committer {
         requests: &mut VecDeque<Request>,
     ) -> Result<Vec<Result<Answer, AppError>>, Fatal> {
         let store = Arc::clone(&self.store);
-        let mut group = Group { view: View::new(&*store), noted: Noted::default(), lists: BTreeMap::new() };
+        let mut group = Group {
+            view: View::new(&*store),
+            noted: Noted::default(),
+            lists: BTreeMap::new(),
+            keyed: BTreeMap::new(),
+        };
         let (mut decided, mut marks, mut bytes) = (vec![], vec![], 0);
         while let Some(request) = requests.pop_front() {
             if let Request::TakeOver(made) = request {
@@ -359,8 +377,9 @@ impl Committer {
             Request::Sweep(client, values) => self.decide_sweep(group, &client, values),
             Request::Complete(id, counts, at, Reach(store_reach)) => {
                 let entry = BatchCompletedEntry { seq: id.seq.get(), counts, at_ms: at.0, store_reach };
-                let known = Decided::answering(Answer::Done);
-                Ok(Decided { entry: Some(Entry::BatchCompleted(entry)), complete: Some(entry), ..known })
+                // The journal knows already of one that was complete before; a checkpoint will say that the store has it.
+                let new = (!self.batches.has_ended_so(&id, &counts)).then_some(Entry::BatchCompleted(entry));
+                Ok(Decided { entry: new, complete: Some(entry), ..Decided::answering(Answer::Done) })
             }
             Request::Rotate => {
                 // What of this group is journaled stands in the new segment, too.
@@ -393,7 +412,7 @@ impl Committer {
         for id in ids {
             settle(&mut group.view, list, id, &mut group.noted)?;
         }
-        Ok(Arc::clone(list))
+        Ok(list.clone())
     }
 
     fn decide_site_call(
@@ -530,54 +549,54 @@ impl Committer {
     }
 
     fn decide_accept(&mut self, group: &mut Group<'_>, batch: NewBatch) -> Result<Decided, Undecided> {
-        if let Some(before) = batch.key.as_ref().and_then(|key| self.sent_before(group, &batch.client, key)) {
-            let accepted = &before.accepted;
-            let same = accepted.sum() == batch.sum()
+        let sent_before = batch.key.as_ref().and_then(|key| self.sent_before(group, &batch.client, key));
+        if let Some((accepted, before)) = sent_before {
+            let same = accepted.key.as_ref().is_some_and(|key| key.sent == batch.sum())
                 && accepted.rules.source == batch.rules.source
                 && accepted.rules.empty_values == batch.rules.empty_values;
             let taken = Answer::KeyTaken(accepted.id.clone());
             return Ok(Decided::answering(if same { Answer::AcceptedBefore(before) } else { taken }));
         }
         let seq = self.seqs.next(self.clock.now());
+        let sent = batch.sum();
         let accepted = Accepted {
             id: BatchId { client: batch.client.clone(), seq },
             rules: BatchRules { seq, ..batch.rules },
-            header: batch.header,
+            key_kind: batch.header.key_kind(),
             spool: batch.spool.name(),
-            bytes: batch.spool.written(),
-            crc32c: Some(batch.spool.crc32c()),
+            bytes: sent.bytes,
+            crc32c: sent.crc32c,
             rows: batch.rows,
-            key: batch.key,
+            key: batch.key.clone().map(|key| SentKey { key, sent }),
         };
         let entry = Entry::BatchAccepted(accepted.to_entry());
-        let pending = Arc::new(Pending::new(accepted, batch.index, batch.spool.path()));
+        let pending = Arc::new(Pending::new(accepted, batch.header, batch.index, batch.spool.path()));
+        if let Some(key) = batch.key {
+            group.keyed.insert((batch.client.clone(), key), Arc::clone(&pending));
+        }
         let list =
             group.lists.entry(batch.client.clone()).or_insert_with(|| self.batches.pending(&batch.client));
-        *list = Arc::new(list.iter().cloned().chain([Arc::clone(&pending)]).collect());
-        let known = Known {
-            accepted: Arc::clone(&pending.accepted),
-            progress: Arc::clone(&pending.progress),
-            position: self.log.end(),
-        };
-        let decided = Decided::answering(Answer::Accepted(known));
+        *list = list.with(Arc::clone(&pending));
+        let decided = Decided::answering(Answer::Accepted(Known::pending(&pending)));
         Ok(Decided { entry: Some(entry), publish: Some((pending, batch.spool)), ..decided })
     }
 
-    /// The batch of this client that came with this key in the last day; perhaps in this very group.
-    fn sent_before(&self, group: &Group<'_>, client: &ClientCode, key: &IdempotencyKey) -> Option<Known> {
-        let list = group.lists.get(client);
-        let in_group = list
-            .and_then(|list| list.iter().rev().find(|pending| pending.accepted.key.as_ref() == Some(key)));
-        let known = match in_group {
-            Some(pending) => Some(Known {
-                accepted: Arc::clone(&pending.accepted),
-                progress: Arc::clone(&pending.progress),
-                position: self.log.end(),
-            }),
+    /// What this client sent with this key in the last day, perhaps in this very group, and the batch that it became.
+    fn sent_before(
+        &self,
+        group: &Group<'_>,
+        client: &ClientCode,
+        key: &IdempotencyKey,
+    ) -> Option<(Arc<Accepted>, Known)> {
+        let now = self.clock.now();
+        self.batches.forget_keys_before(Millis(now.0.saturating_sub(IdempotencyKey::LASTS_MS)));
+        let in_group = group.keyed.get(&(client.clone(), key.clone()));
+        let sent = match in_group {
+            Some(pending) => Some((Arc::clone(&pending.accepted), Known::pending(pending))),
             None => self.batches.keyed(client, key),
         };
-        let lasts = |known: &Known| known.accepted.id.seq.millis().plus(IdempotencyKey::LASTS_MS);
-        known.filter(|known| lasts(known) > self.clock.now())
+        let lasts = |accepted: &Accepted| accepted.id.seq.millis().plus(IdempotencyKey::LASTS_MS);
+        sent.filter(|(accepted, _)| lasts(accepted) > now)
     }
 
     /// Makes visible what is durable now.
@@ -616,33 +635,24 @@ impl Committer {
         let MadeAgain { store, position, again } = made;
         let redone = redo(self.log.folder(), position, self.log.end(), &*store.0);
         redone.map_err(AppError::internal)?;
-        let publish = || again.into_iter().for_each(|pending| self.batches.publish_again(pending));
+        let publish = || {
+            for Again { pending, position, end } in again {
+                self.batches.publish_again(pending, position, &end);
+            }
+        };
         Ok(Answer::TookOver(Shared(self.store.take_over(store.0, publish))))
     }
 
-    /// What a checkpoint begun now covers.
+    /// What a checkpoint begun now covers. Whoever writes it down saves the catalogue first.
     pub fn mark(&self) -> Checkpoint {
-        let known = |known: Known| KnownBatch {
-            position: known.position.to_pair(),
-            accepted: known.accepted.to_entry(),
-            completed: match known.progress.state() {
-                // One that is folded in once more is not in the store.
-                BatchState::Complete(at) if self.batches.pending_by_seq(known.accepted.id.seq).is_none() => {
-                    Some(BatchCompletedEntry {
-                        seq: known.accepted.id.seq.get(),
-                        counts: known.progress.counts(),
-                        at_ms: at.0,
-                        store_reach: 0,
-                    })
-                }
-                _ => None,
-            },
-        };
+        let (incomplete, catalogue) = self.batches.mark();
         Checkpoint {
             position: self.log.end().to_pair(),
             last_seq: self.seqs.last().get(),
-            batches: self.batches.all().into_iter().map(known).collect(),
+            incomplete,
+            catalogue,
             store_reach: 0,
+            complete: vec![],
         }
     }
 }

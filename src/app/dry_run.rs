@@ -7,6 +7,7 @@ use super::commit::NewBatch;
 use super::report::{Report, ToldRow};
 use super::shares::Place;
 use super::{AppError, Inner};
+use crate::batch::csv::Header;
 use crate::batch::fold::Plan;
 use crate::batch::outcome::write_outcomes;
 use crate::batch::pending::{Accepted, Pending};
@@ -61,37 +62,38 @@ pub(super) fn try_out(inner: Arc<Inner>, batch: NewBatch, place: Place) -> Resul
     let accepted = Accepted {
         id: BatchId { client: batch.client, seq },
         rules: BatchRules { seq, ..batch.rules },
-        header: batch.header,
+        key_kind: batch.header.key_kind(),
         spool: batch.spool.name(),
         bytes: batch.spool.written(),
         crc32c: Some(batch.spool.crc32c()),
         rows: batch.rows,
         key: None,
     };
-    let pending = Pending::new(accepted, batch.index, batch.spool.path());
+    let header = batch.header.clone();
+    let pending = Pending::new(accepted, batch.header, batch.index, batch.spool.path());
     let accepted = Arc::clone(&pending.accepted);
     // The folding thread may hold a file in memory just now.
     let plan = Plan::make(&Arc::new(pending), &*inner.store, 0).map_err(|error| inner.told(error))?;
     let (decided, counts) = plan.decided();
     let mut outcomes = decided.to_vec();
-    let mut diffs = Diffs::of(&accepted);
+    let mut diffs = Diffs::of(&accepted, &header);
     let folded = plan.each_visitor(|key, rows, outcome| diffs.visitor(&inner, key, rows, outcome));
     let (more, folded_counts) = folded.map_err(AppError::internal)?;
     drop(plan);
+    let Diffs { diffs, .. } = diffs;
     outcomes.extend(more);
     let counts = counts.plus(&folded_counts);
 
     let path = inner.spool.outcomes_path(accepted.spool);
     let written = inner.spool.recount_after(&path, || write_outcomes(&path, &mut outcomes));
     written.map_err(|error| AppError::from(crate::batch::spool::SpoolError::of(path, error)))?;
-    let report = Report::of_upload(Arc::clone(&inner), Arc::clone(&accepted), batch.spool, place)?;
+    let report = Report::of_upload(Arc::clone(&inner), Arc::clone(&accepted), header, batch.spool, place)?;
     let mut failed = vec![];
     report.outcomes(Some(Outcome::Failed), None, |row| {
         failed.push(row);
         if failed.len() < FAILED_TOLD_MAX { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;
-    let Diffs { diffs, .. } = diffs;
-    let names = accepted.header.names().iter().map(|name| name.to_string());
+    let names = report.header().names().iter().map(|name| name.to_string());
     Ok(DryRun {
         rows: accepted.rows,
         bytes: accepted.bytes,
@@ -110,8 +112,8 @@ struct Diffs<'a> {
 }
 
 impl<'a> Diffs<'a> {
-    fn of(accepted: &'a Accepted) -> Self {
-        let names = accepted.header.names();
+    fn of(accepted: &'a Accepted, header: &'a Header) -> Self {
+        let names = header.names();
         let columns = names.iter().enumerate().map(|(column, name)| (&**name, column)).collect();
         Self { accepted, columns, diffs: vec![Diff::default(); names.len()] }
     }

@@ -1,7 +1,7 @@
 //! Which visitors' bytes are to go (R12), and overwriting their rows in kept uploads, in place: every other row stays
 //! where it is, and so do all line numbers. What is overwritten reads `erased`.
 
-use crate::batch::csv::{Header, Parser};
+use crate::batch::csv::{Header, HeaderError, Parser};
 use crate::batch::pending::Accepted;
 use crate::batch::queue::Batches;
 use crate::batch::spool::Spool;
@@ -12,6 +12,8 @@ use std::collections::HashMap;
 use std::io;
 
 const FILLER: &[u8] = b"erased";
+/// So much of a file is read at a time for its first line.
+const HEADER_PIECE_BYTES: usize = 16 << 10;
 
 /// The ids of erased visitors whose bytes are to go, and by which write each was erased: those under a tombstone, and
 /// those that have another life by now and an erasure mark.
@@ -55,18 +57,20 @@ impl Erased {
 /// later life stay. Gives how many there were.
 pub fn overwrite_rows(spool: &Spool, accepted: &Accepted, erased: &Erased) -> io::Result<usize> {
     let gone = |id: &str| {
-        let key = Key::new(&accepted.id.client, accepted.header.key_kind(), id);
+        let key = Key::new(&accepted.id.client, accepted.key_kind, id);
         erased.at(&key).is_some_and(|at| at > accepted.id.seq)
     };
     spool.overwrite(accepted.spool, &accepted.sum(), |file| {
         let mut over = vec![];
+        let told = |error: HeaderError| io::Error::other(error.to_string());
+        let header = header_of(file).map_err(told)?;
         let mut each = |row: crate::batch::csv::Row<'_>| {
             let place = row.offset as usize;
             let bytes = file.get(place..).and_then(|rest| rest.get(..row.len as usize)).unwrap_or_default();
             let theirs = match &row.content {
                 Ok(cells) => gone(cells.id()),
                 // A failed row may be the visitor's all the same: its first cell tells.
-                Err(_) => names_one(&accepted.header, bytes, &gone),
+                Err(_) => names_one(&header, bytes, &gone),
             };
             if theirs {
                 over.push((place, filler(bytes)));
@@ -74,9 +78,21 @@ pub fn overwrite_rows(spool: &Spool, accepted: &Accepted, erased: &Erased) -> io
         };
         let mut parser = Parser::new();
         let parsed = parser.push(file, &mut each).and_then(|()| parser.finish(&mut each).map(drop));
-        parsed.map_err(|error| io::Error::other(error.to_string()))?;
+        parsed.map_err(told)?;
         Ok(over)
     })
+}
+
+/// The first line of a file.
+fn header_of(file: &[u8]) -> Result<Header, HeaderError> {
+    let mut parser = Parser::new();
+    for piece in file.chunks(HEADER_PIECE_BYTES) {
+        parser.push(piece, |_| ())?;
+        if let Some(header) = parser.header() {
+            return Ok(header.clone());
+        }
+    }
+    Err(HeaderError::Empty)
 }
 
 /// Whether a row's first cell, read with all forbearance, is the id of an erased visitor.

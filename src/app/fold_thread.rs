@@ -6,7 +6,7 @@ use super::lookup::hidden;
 use super::pace::LOOK_AGAIN;
 use super::{AppError, Fatal, Inner};
 use crate::batch::fold::{Part, Plan, Step};
-use crate::batch::outcome::{BatchState, RowOutcome, write_outcomes};
+use crate::batch::outcome::{RowOutcome, write_outcomes};
 use crate::batch::pending::{Accepted, Pending};
 use crate::batch::queue::Turn;
 use crate::batch::settle::SettleError;
@@ -206,16 +206,21 @@ fn fold_batch(inner: &Arc<Inner>, second: &SecondWriter, pending: &Arc<Pending>)
     }
     let folded = began.elapsed();
     let path = inner.spool.outcomes_path(pending.accepted.spool);
-    inner
-        .spool
-        .recount_after(&path, || write_outcomes(&path, &mut outcomes))
-        .map_err(|error| Unfolded::Refused(format!("the outcomes could not be written: {error}")))?;
+    // What became of the rows of a batch that was complete before is on record already.
+    if !pending.is_on_record() {
+        inner
+            .spool
+            .recount_after(&path, || write_outcomes(&path, &mut outcomes))
+            .map_err(|error| Unfolded::Refused(format!("the outcomes could not be written: {error}")))?;
+    }
     inner.fold_pulse.beat();
     let reach = inner.make_store_durable()?;
     pending.progress.stuck(false);
-    let known = inner.batches.get(&pending.accepted.id);
-    let again = known.is_some_and(|known| matches!(known.progress.state(), BatchState::Complete(_)));
-    let complete = Request::Complete(pending.accepted.id.clone(), counts, inner.clock.now(), reach);
+    let id = &pending.accepted.id;
+    let again = inner.batches.is_again(id.seq);
+    let before = inner.batches.get(id).filter(|_| again).and_then(|known| known.progress.completed());
+    let at = before.unwrap_or_else(|| inner.clock.now());
+    let complete = Request::Complete(id.clone(), counts, at, reach);
     inner.ask_blocking(complete)?;
     if !again {
         inner.metrics.batch_complete(&pending.accepted.id.client, &counts);
@@ -232,6 +237,7 @@ fn fold_batch(inner: &Arc<Inner>, second: &SecondWriter, pending: &Arc<Pending>)
         planned_ms = planned.as_millis(),
         folded_ms = folded.as_millis(),
         ms = began.elapsed().as_millis(),
+        again,
         "a batch is complete"
     );
     Ok(())

@@ -20,11 +20,11 @@ use super::steps::{Keeper, Spent, Taken, batches_needless, journal_needed};
 use super::store_folder::{Generation, StoreFolder, bytes_under};
 use super::sweep_thread::Horizon;
 use super::{AppError, Asked, DAMAGED, Inner, heal, recovery, remake};
-use crate::batch::outcome::BatchState;
 use crate::durable;
 use crate::journal::entry::Checkpoint;
 use crate::journal::log::Position;
 use crate::journal::snapshot::{Snapshots, Summary, verify};
+use crate::model::batch::BatchId;
 use crate::model::id::Key;
 use crate::model::seq::{Millis, Seq};
 use crate::store::ProfileStore;
@@ -367,8 +367,7 @@ impl Housekeeping {
         {
             self.inner.ask_blocking(Request::Retire(from))?;
         }
-        self.retire_spools(&checkpoint);
-        Ok(())
+        self.retire_spools(&checkpoint)
     }
 
     /// The checkpoint that a restart would begin from.
@@ -377,20 +376,21 @@ impl Housekeeping {
         recovery::read_checkpoint(&generation.checkpoint_path()).map_err(failed)
     }
 
-    /// Removes complete batches past their retention, if both snapshots and the checkpoint know them as complete.
-    fn retire_spools(&self, checkpoint: &Checkpoint) {
-        let now = self.inner.clock.now();
-        let retention = self.inner.config().upkeep.retention_ms;
+    /// Removes complete batches past their retention, if the store held them whole at both snapshots and at the checkpoint.
+    fn retire_spools(&self, checkpoint: &Checkpoint) -> Result<(), AppError> {
+        let inner = &*self.inner;
+        let (now, retention) = (inner.clock.now(), inner.config().upkeep.retention_ms);
         let snapshots = self.kept.iter().map(|kept| &kept.checkpoint).chain([checkpoint]);
-        let mut gone = 0;
-        for known in batches_needless(&self.inner.batches, snapshots, now, retention) {
-            self.inner.batches.forget(&known.accepted.id);
-            self.inner.spool.remove(known.accepted.spool);
-            gone += 1;
+        let needless = batches_needless(&inner.batches, snapshots, now, retention);
+        if needless.is_empty() {
+            return Ok(());
         }
-        if gone > 0 {
-            tracing::info!(batches = gone, "the files of batches past their retention were removed");
-        }
+        let ids: Vec<BatchId> = needless.iter().map(|known| known.accepted.id.clone()).collect();
+        inner.batches.forget(&ids);
+        needless.iter().for_each(|known| inner.spool.remove(known.accepted.spool));
+        tracing::info!(batches = ids.len(), "the files of batches past their retention were removed");
+        inner.save_catalogue()?;
+        inner.catalogue_saved(inner.batches.tidy_catalogue(now))
     }
 
     /// Makes a fresh store, and with it lets go of every byte of what was erased.
@@ -476,14 +476,12 @@ impl Housekeeping {
         let inner = &*self.inner;
         let erased = inner.in_use().erased(inner, &inner.batches, PAGE_VALUES)?;
         if !erased.is_empty() {
-            for known in inner.batches.all() {
-                if matches!(known.progress.state(), BatchState::Complete(_)) {
-                    let spool = &inner.spool;
-                    super::erase::overwrite_rows(spool, &known.accepted, &erased).map_err(|error| {
-                        failed(format!("{}: {error}", spool.rows_path(known.accepted.spool).display()))
-                    })?;
-                }
-            }
+            inner.batches.each_held(|known| {
+                let spool = &inner.spool;
+                super::erase::overwrite_rows(spool, &known.accepted, &erased).map(drop).map_err(|error| {
+                    failed(format!("{}: {error}", spool.rows_path(known.accepted.spool).display()))
+                })
+            })?;
             self.stores.remove_asides().map_err(failed)?;
             self.remove_damaged().map_err(failed)?;
         }
@@ -523,9 +521,7 @@ impl Housekeeping {
         let now = Seq::from_u64(self.inner.mark()?.last_seq);
         let until = Instant::now() + PENDING_WAIT;
         while Instant::now() < until
-            && self.inner.batches.all().iter().any(|known| {
-                known.accepted.id.seq <= now && !matches!(known.progress.state(), BatchState::Complete(_))
-            })
+            && self.inner.batches.oldest_pending().is_some_and(|oldest| oldest <= now)
         {
             self.inner.go_on()?;
             self.inner.wait_unless_stopping(PENDING_LOOK);

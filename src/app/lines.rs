@@ -63,10 +63,13 @@ impl App {
         let place = place.clone();
         let found = tokio::task::spawn_blocking(move || {
             let _place = place;
-            let header = &accepted.header;
+            let header = match &pending_or_report {
+                PendingOrReport::Report(report) => report.header(),
+                PendingOrReport::Pending(pending) => &pending.header,
+            };
             let mut lines = BTreeMap::new();
             let name = |attribute: usize| header.names().get(attribute).map(|name| name.to_string());
-            match pending_or_report {
+            match &pending_or_report {
                 PendingOrReport::Report(report) => {
                     let theirs = ids.iter().filter(|id| id.kind() == header.key_kind());
                     let theirs: BTreeSet<&str> = theirs.map(VisitorId::as_str).collect();

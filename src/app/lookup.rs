@@ -53,7 +53,7 @@ pub(super) fn look_up_delayed(
         let mut pending = batches.pending(client);
         if shows_after_ms > 0 {
             let shown = |batch: &&Arc<Pending>| !hidden(batch.accepted.id.seq, shows_after_ms, now);
-            pending = Arc::new(pending.iter().filter(shown).cloned().collect());
+            pending = pending.iter().filter(shown).cloned().collect();
         }
         let mut view = View::new(store);
         settle(&mut view, &pending, &key, &mut Noted::nothing())?;

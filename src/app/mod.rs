@@ -68,6 +68,7 @@ pub mod sweep_thread;
 pub mod upload;
 
 use crate::audit::{self, Actor};
+use crate::batch::catalogue::SaveError;
 use crate::batch::checksum::UploadError;
 use crate::batch::outcome::BatchState as FoldState;
 use crate::batch::pending::Accepted;
@@ -908,6 +909,7 @@ impl BroughtUp {
             // From here on a restart finds it; what a crash would have lost of it so far is made anew.
             let failed = |error| OpenError::Folder { path: generation.path.clone(), error };
             let mark = Checkpoint { store_reach: store.make_durable()?.0, ..committer.mark() };
+            recovered.batches.save().map_err(|error| failed(std::io::Error::other(error)))?;
             recovery::write_checkpoint(&generation.checkpoint_path(), &mark).map_err(failed)?;
             stores.adopt(&generation).map_err(failed)?;
         }
@@ -1151,6 +1153,18 @@ impl Inner {
         }
     }
 
+    /// Makes durable what the catalogue is to say of complete batches.
+    fn save_catalogue(&self) -> Result<(), AppError> {
+        self.catalogue_saved(self.batches.save())
+    }
+
+    fn catalogue_saved(&self, saved: Result<(), SaveError>) -> Result<(), AppError> {
+        saved.map_err(|error| match error {
+            SaveError::Refused { .. } => AppError::internal(error),
+            SaveError::Lost { .. } => self.give_up(error.to_string()),
+        })
+    }
+
     /// Makes the store durable, whatever the journal says; gives how far it then reaches.
     fn make_store_durable(&self) -> Result<Reach, AppError> {
         self.store.make_durable().map_err(|error| self.distrust(&lock(&self.generation), error))
@@ -1191,7 +1205,10 @@ impl Keeper for Inner {
 
     fn mark(&self) -> Result<Checkpoint, AppError> {
         match self.ask_blocking(Request::Mark)? {
-            Answer::Marked(mark) => Ok(mark),
+            Answer::Marked(mark) => {
+                self.save_catalogue()?;
+                Ok(mark)
+            }
             other => Err(AppError::internal(format!("a mark was answered with {other:?}"))),
         }
     }

@@ -9,9 +9,10 @@
 //! | an incomplete batch's upload | `.csv`, and `.overwritten` if rows of it were | refused, salvage gives that batch up |
 //! | its index | `.index` | made again |
 //! | its outcomes, if the journal says that it was complete | `.outcomes` | made again; [lost](rows_lost) are those rows that nobody can judge any more |
+//! | the catalogue of complete batches | up to where the checkpoint or snapshot says | what of it verifies is kept, what the journal still tells is added; uploads of batches of which neither tells are moved to `damaged` |
 //! | a complete batch's files | the same | told when asked for; the batch is listed all the same |
 //!
-//! A backup takes all of it along but the store and the indexes, so that nothing of it has to be made again that the
+//! A backup takes all of it along (of the catalogue as much as its mark says) but the store and the indexes, so that nothing of it has to be made again that the
 //! journal would not do for; what goes along beside it is in [`BESIDE`].
 
 use super::OpenError;
@@ -64,7 +65,7 @@ pub(super) fn rows_lost(
     known: &HashSet<u32>,
 ) -> Result<HashSet<u32>, OpenError> {
     let accepted = &pending.accepted;
-    let (client, kind, seq) = (&accepted.id.client, accepted.header.key_kind(), accepted.id.seq);
+    let (client, kind, seq) = (&accepted.id.client, accepted.key_kind, accepted.id.seq);
     let mut ids = vec![];
     let mut parser = Parser::new();
     let mut parsed = Ok(());

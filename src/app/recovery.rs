@@ -3,16 +3,18 @@
 //!
 //! What of the files it cannot do without, and what it makes again, is written down in `needs.rs`.
 //!
-//! Promises: nothing that was acknowledged is missing afterwards; an upload that is to be folded in, and is not what was
-//! accepted, is refused; a store that reaches less far than
+//! Promises: nothing that was acknowledged is missing afterwards; a batch that was complete is complete, with its counts,
+//! also while its rows are folded once more into a store that is made again; an upload that is to be folded in, and is
+//! not what was accepted, is refused; a store that reaches less far than
 //! its checkpoint, or a batch's end behind that, says is refused, and made again from the newest snapshot that verifies
 //! and the journal behind it.
 
-use super::{OpenError, needs};
+use super::{DAMAGED, OpenError, needs};
+use crate::batch::catalogue::{self, Catalogue};
 use crate::batch::checksum::UploadError;
 use crate::batch::pending::{Accepted, Pending};
-use crate::batch::queue::Batches;
-use crate::batch::spool::Spool;
+use crate::batch::queue::{Batches, Known};
+use crate::batch::spool::{Spool, SpoolName};
 use crate::durable;
 use crate::journal::entry::{
     BatchCompletedEntry, BatchGivenUpEntry, Change, Checkpoint, Entry, decode_checkpoint, decode_group,
@@ -25,7 +27,7 @@ use crate::model::id::Key;
 use crate::model::profile::{DecodeError, StoredBytes};
 use crate::model::seq::{Millis, Seq};
 use crate::store::{ProfileStore, Reach, StoreError, put_through};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -66,7 +68,11 @@ struct Replay<'s> {
     /// The store is being made again: batches count as complete only once they are folded into it.
     rebuild: bool,
     last_seq: Seq,
+    /// Those that the checkpoint lists, and those that the journal has behind it.
     batches: BTreeMap<Seq, Batch>,
+    /// Those that the store held at the checkpoint already, where the catalogue was lost that has them: as far as the
+    /// journal still tells of them.
+    held: Option<BTreeMap<Seq, (Accepted, Option<BatchCompletedEntry>)>>,
     settled: HashMap<Seq, Vec<(u32, Outcome)>>,
     written: u64,
     /// How far the store must reach, if it holds what the checkpoint and the entries behind it say.
@@ -80,12 +86,12 @@ struct Batch {
     /// The store holds all of it.
     completed: Option<BatchCompletedEntry>,
     /// It was complete once, though perhaps in a store that is gone: what became of its rows stays.
-    counted: bool,
+    counted: Option<BatchCompletedEntry>,
 }
 
 impl Batch {
     fn new(accepted: Accepted, position: Position) -> Self {
-        Self { accepted, position, completed: None, counted: false }
+        Self { accepted, position, completed: None, counted: None }
     }
 }
 
@@ -129,12 +135,23 @@ pub fn recover(
             (true, Checkpoint { position: Position::START.to_pair(), ..Checkpoint::default() })
         }
     };
+    let damaged = folder.join(DAMAGED);
+    let catalogue_failed = |error| OpenError::Folder { path: folder.join(catalogue::FILE), error };
+    let records = Batches::default();
+    let opened =
+        Catalogue::open(folder, checkpoint.catalogue, &damaged, |record| records.note_record(record));
+    let (catalogue, damage) = opened.map_err(catalogue_failed)?;
+    let batches = records.kept_in(catalogue);
+    if let Some(damage) = &damage {
+        tracing::error!("{damage}");
+    }
     let mut replay = Replay {
         store,
         checkpoint: Position::from_pair(checkpoint.position),
         rebuild,
         last_seq: Seq::from_u64(checkpoint.last_seq),
         batches: BTreeMap::new(),
+        held: damage.is_some().then(BTreeMap::new),
         settled: HashMap::new(),
         written: 0,
         reach: Reach(checkpoint.store_reach),
@@ -143,14 +160,23 @@ pub fn recover(
     if !rebuild {
         replay.is_reached_by(reaches)?;
     }
-    let needed = checkpoint.needs_journal_from();
-    for known in checkpoint.batches {
+    let mut needed = checkpoint.needs_journal_from();
+    if damage.is_some() {
+        // The more of it is read, the more batches are told of that the catalogue lost.
+        needed = Position::first_in(&folder.join("journal"))?.map_or(needed, |first| first.min(needed));
+    }
+    let readable =
+        |position, entry| Accepted::from_entry(entry).ok_or_else(|| OpenError::entry(position, "a batch"));
+    for known in checkpoint.incomplete {
         let position = Position::from_pair(known.position);
         let seq = Seq::from_u64(known.accepted.seq);
-        let accepted =
-            Accepted::from_entry(known.accepted).ok_or_else(|| OpenError::entry(position, "a batch"))?;
-        let batch = Batch { completed: known.completed, ..Batch::new(accepted, position) };
-        replay.batches.insert(seq, batch);
+        let accepted = readable(position, known.accepted)?;
+        replay.batches.insert(seq, Batch { counted: known.completed, ..Batch::new(accepted, position) });
+    }
+    // An earlier program listed them here: from now on the catalogue has them.
+    let mut held = vec![];
+    for (entry, end) in checkpoint.complete {
+        held.push((readable(Position::from_pair(checkpoint.position), entry)?, end));
     }
 
     let (log, torn) = Log::open(&folder.join("journal"), log_settings, needed, |start, _end, payload| {
@@ -165,8 +191,11 @@ pub fn recover(
         replay.is_reached_by(reaches)?;
     }
     let (last_seq, reach) = (replay.last_seq, replay.reach.max(reaches));
-    let (batches, spool) = replay.publish(folder, spool_bytes_max)?;
-    Ok(Recovered { log, batches, spool, last_seq, reach })
+    let told = replay.held.take().into_iter().flatten();
+    held.extend(told.filter_map(|(_, (accepted, end))| Some((accepted, end?))));
+    let lost = damage.is_some().then_some(damaged.as_path());
+    let spool = replay.publish(&batches, held, folder, spool_bytes_max, lost)?;
+    Ok(Recovered { log, batches: Arc::new(batches), spool, last_seq, reach })
 }
 
 impl Replay<'_> {
@@ -196,8 +225,11 @@ impl Replay<'_> {
                 let accepted =
                     Accepted::from_entry(entry).ok_or_else(|| OpenError::entry(start, "a batch"))?;
                 if start < self.checkpoint && !self.batches.contains_key(&seq) {
-                    // Complete and past its retention when the checkpoint was taken, its files are gone; its entry is
-                    // still there because an older batch is incomplete.
+                    // The store held it at the checkpoint: the catalogue has it, if it is kept. Its entry is still there
+                    // because an older batch was incomplete.
+                    if let Some(held) = &mut self.held {
+                        held.insert(seq, (accepted, None));
+                    }
                     return Ok(());
                 }
                 self.batches.entry(seq).or_insert(Batch::new(accepted, start));
@@ -205,11 +237,14 @@ impl Replay<'_> {
             Entry::BatchCompleted(end) => {
                 let in_store = !self.rebuild && start >= self.checkpoint;
                 self.reach = self.reach.max(Reach(end.store_reach));
-                if let Some(batch) = self.batches.get_mut(&Seq::from_u64(end.seq)) {
-                    batch.counted = true;
+                let seq = Seq::from_u64(end.seq);
+                if let Some(batch) = self.batches.get_mut(&seq) {
+                    batch.counted = Some(end);
                     if in_store {
                         batch.completed = Some(end);
                     }
+                } else if let Some(held) = self.held.as_mut().and_then(|held| held.get_mut(&seq)) {
+                    held.1 = Some(end);
                 }
             }
             Entry::BatchGivenUp(BatchGivenUpEntry { accepted, end }) => {
@@ -223,24 +258,43 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// Opens the spool and the incomplete batches' files, and publishes them in seq order.
+    /// Opens the spool and the incomplete batches' files, and publishes them in seq order; notes those that are complete.
+    /// Where the catalogue was damaged, uploads that no batch names are kept in `lost`.
     fn publish(
         mut self,
+        batches: &Batches,
+        held: Vec<(Accepted, BatchCompletedEntry)>,
         folder: &Path,
         spool_bytes_max: u64,
-    ) -> Result<(Arc<Batches>, Arc<Spool>), OpenError> {
-        let named = self.batches.values().map(|batch| batch.accepted.spool).collect();
+        lost: Option<&Path>,
+    ) -> Result<Arc<Spool>, OpenError> {
+        let mut named: HashSet<SpoolName> = self.batches.values().map(|batch| batch.accepted.spool).collect();
+        named.extend(held.iter().map(|(accepted, _)| accepted.spool));
+        let every = |known: Known| {
+            named.insert(known.accepted.spool);
+            Ok::<(), std::convert::Infallible>(())
+        };
+        let Ok(()) = batches.each_held(every);
         let spool_folder = folder.join("spool");
-        let spool = Spool::open(&spool_folder, spool_bytes_max, &named)
-            .map_err(|error| OpenError::Folder { path: spool_folder, error })?;
-        let batches = Batches::default();
-        for (seq, Batch { accepted, position, completed, counted }) in std::mem::take(&mut self.batches) {
-            if let Some(end) = completed {
-                if !spool.rows_path(accepted.spool).exists() {
-                    // Past its retention: its files went, and this checkpoint or snapshot is from before that.
-                    continue;
-                }
-                batches.note_complete(accepted, position, end.counts, Millis(end.at_ms));
+        let opened = Spool::open_listing(&spool_folder, spool_bytes_max, &named, lost);
+        let (spool, there) = opened.map_err(|error| OpenError::Folder { path: spool_folder, error })?;
+        let batches_of = std::mem::take(&mut self.batches);
+        let done = held.into_iter().chain(batches_of.values().filter_map(|batch| {
+            let end = batch.completed?;
+            Some((batch.accepted.clone(), end))
+        }));
+        for (accepted, end) in done.collect::<Vec<_>>() {
+            let accepted = Arc::new(accepted);
+            if there.contains(&accepted.spool) {
+                batches.note_complete(&accepted, end.counts, Millis(end.at_ms));
+            } else {
+                // Past its retention: its files went, and this checkpoint or snapshot is from before that.
+                batches.note_key_of_forgotten(&accepted, end.counts, Millis(end.at_ms));
+            }
+        }
+        batches.forget_without(&there);
+        for (seq, Batch { accepted, position, completed, counted }) in batches_of {
+            if completed.is_some() {
                 continue;
             }
             let (rows, index) = (spool.rows_path(accepted.spool), spool.index_path(accepted.spool));
@@ -250,7 +304,7 @@ impl Replay<'_> {
             let opened = spool.recount_after(&index, || Pending::open(accepted, sum, &rows, &index));
             let mut pending = opened.map_err(|error| failed(UploadError::of(&rows)(error)))?;
             let settled = self.settled.remove(&seq).unwrap_or_default();
-            if counted {
+            if counted.is_some() {
                 match needs::outcomes(&outcomes) {
                     Ok(Some(not_updated)) => pending = pending.with_outcomes(not_updated),
                     Ok(None) => {
@@ -266,9 +320,12 @@ impl Replay<'_> {
             for (line, outcome) in settled {
                 pending.settled_before(line, outcome);
             }
-            batches.publish(Arc::new(pending), position);
+            match counted {
+                Some(end) => batches.publish_again(Arc::new(pending), position, &end),
+                None => batches.publish(Arc::new(pending), position),
+            }
         }
-        Ok((Arc::new(batches), Arc::new(spool)))
+        Ok(Arc::new(spool))
     }
 }
 

@@ -12,23 +12,21 @@
 //! Promises: nobody is shown an older value: what cannot be read is refused until then. From the moment this begins a
 //! restart makes the store again, too. Where it cannot be done, all goes on as it was, and it is said why.
 
-use super::commit::{Answer, MadeAgain, Request, Shared};
+use super::commit::{Again, Answer, MadeAgain, Request, Shared};
 use super::heal::{self, Opening};
 use super::recovery::{StartFrom, redo};
 use super::steps::Keeper;
 use super::store_folder::{Generation, StoreFolder};
 use super::{AppError, Inner, OpenError};
-use crate::batch::outcome::{BatchState, read_outcomes};
+use crate::batch::outcome::read_outcomes;
 use crate::batch::pending::Pending;
 use crate::batch::queue::Known;
 use crate::durable::sync_folder;
-use crate::journal::entry::Checkpoint;
+use crate::journal::entry::{BatchCompletedEntry, Checkpoint};
 use crate::journal::log::Position;
 use crate::journal::snapshot::Snapshots;
-use crate::model::seq::Seq;
 use crate::store::{ProfileStore, Reach};
 use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering, lock};
-use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
@@ -176,17 +174,21 @@ fn fill_and_take_over(
 }
 
 /// The batches whose rows a store lacks that has what a snapshot has and the journal says: those complete since.
-fn lacking(inner: &Inner, snapshot: &Checkpoint) -> Result<Vec<Arc<Pending>>, AppError> {
-    let incomplete = snapshot.batches.iter().filter(|batch| batch.completed.is_none());
-    let incomplete: HashSet<Seq> = incomplete.map(|batch| Seq::from_u64(batch.accepted.seq)).collect();
-    let begins = Position::from_pair(snapshot.position);
-    let lacks = |known: &Known| {
+fn lacking(inner: &Inner, snapshot: &Checkpoint) -> Result<Vec<Again>, AppError> {
+    let mut again = vec![];
+    inner.batches.each_held(|known| -> Result<(), AppError> {
         let seq = known.accepted.id.seq;
-        matches!(known.progress.state(), BatchState::Complete(_))
-            && (known.position >= begins || incomplete.contains(&seq))
-            && inner.batches.pending_by_seq(seq).is_none()
-    };
-    inner.batches.all().into_iter().filter(lacks).map(|known| pending_again(inner, &known)).collect()
+        let Some(at) = known.progress.completed().filter(|_| !snapshot.held(seq)) else { return Ok(()) };
+        // Where its entry stands is known of one that the snapshot names; any other's stands behind the snapshot.
+        let named = snapshot.incomplete.iter().find(|batch| batch.accepted.seq == seq.get());
+        let position = named.map_or(snapshot.position, |batch| batch.position);
+        let counts = known.progress.counts();
+        let end = BatchCompletedEntry { seq: seq.get(), counts, at_ms: at.0, store_reach: 0 };
+        let pending = pending_again(inner, &known)?;
+        again.push(Again { pending, position: Position::from_pair(position), end });
+        Ok(())
+    })?;
+    Ok(again)
 }
 
 fn pending_again(inner: &Inner, known: &Known) -> Result<Arc<Pending>, AppError> {

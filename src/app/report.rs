@@ -10,11 +10,11 @@ use super::erase::reads_erased;
 use super::shares::{Place, Who};
 use super::{App, AppError, Inner};
 use crate::batch::csv::write::{Cells, write_header};
-use crate::batch::csv::{Row, RowPlace, RowReader};
+use crate::batch::csv::{Header, Row, RowPlace, RowReader};
 use crate::batch::outcome::{BatchState, Failure, RowOutcome, StoredOutcomes};
 use crate::batch::pending::Accepted;
 use crate::batch::queue::Known;
-use crate::batch::rows::{each_piece, each_row, read_row};
+use crate::batch::rows::{each_piece, each_row, read_header, read_row};
 use crate::batch::spool::SpoolFile;
 use crate::model::batch::{BatchId, Outcome};
 use crate::sync::Ordering;
@@ -58,6 +58,8 @@ pub struct OutcomePage {
 pub struct Report {
     inner: Arc<Inner>,
     accepted: Arc<Accepted>,
+    /// The first line of its file.
+    header: Header,
     file: File,
     /// Whether rows of its file were ever overwritten.
     overwritten: bool,
@@ -138,8 +140,9 @@ impl App {
                 inner.spool.verify(name, &sum).map_err(|error| lost(&accepted, error))?;
             }
             let file = File::open(inner.spool.rows_path(name)).map_err(|error| lost(&accepted, error))?;
+            let header = read_header(&file).map_err(|error| lost(&accepted, error))?;
             let overwritten = inner.spool.overwritten_path(name).exists();
-            Ok(Report { inner, accepted, file, overwritten, overwritings, _upload: None, place })
+            Ok(Report { inner, accepted, header, file, overwritten, overwritings, _upload: None, place })
         });
         opened.await.map_err(AppError::internal)?
     }
@@ -205,7 +208,7 @@ impl Report {
         if was_given_up(&self.inner, &self.accepted)? {
             return Err(AppError::GivenUp(self.accepted.id.to_string()));
         }
-        let header = &self.accepted.header;
+        let header = &self.header;
         let mut line = vec![];
         let names = header.names().iter().map(|name| &**name);
         write_header(&mut line, header.key_kind(), names, Cells::Plain);
@@ -227,13 +230,19 @@ impl Report {
     pub(super) fn of_upload(
         inner: Arc<Inner>,
         accepted: Arc<Accepted>,
+        header: Header,
         upload: SpoolFile,
         place: Place,
     ) -> Result<Self, AppError> {
         let file = File::open(upload.path()).map_err(|error| lost(&accepted, error))?;
         let overwritings = inner.spool.overwritings();
         let overwritten = false;
-        Ok(Self { inner, accepted, file, overwritten, overwritings, _upload: Some(upload), place })
+        Ok(Self { inner, accepted, header, file, overwritten, overwritings, _upload: Some(upload), place })
+    }
+
+    /// The first line of the file.
+    pub(super) fn header(&self) -> &Header {
+        &self.header
     }
 
     /// Gives each row of the file, from a place on, with its stored outcome if it has one: it has none if it was updated.
@@ -260,7 +269,7 @@ impl Report {
         let mut stored = StoredOutcomes::open(&path)?.peekable();
         let (mut rows, mut broke) = (0, false);
         let still = || self.still();
-        each_row(&self.file, &self.accepted.header, from, still, |row| {
+        each_row(&self.file, &self.header, from, still, |row| {
             rows += 1;
             while stored.next_if(|next| next.as_ref().is_ok_and(|next| next.line < row.line)).is_some() {}
             let own = stored.next_if(|next| next.as_ref().map_or(true, |next| next.line == row.line));
@@ -286,7 +295,7 @@ impl Report {
             if stored.outcome != wanted || stored.line < from {
                 continue;
             }
-            let header = &self.accepted.header;
+            let header = &self.header;
             let len = read_row(&self.file, header, stored.offset, &mut reader, &mut bytes)?;
             self.still()?;
             bytes.truncate(usize::try_from(len).unwrap_or(usize::MAX));
@@ -310,7 +319,7 @@ impl Report {
             return Ok(ToldRow { place, id: Some(id.to_owned()), outcome, reason: None, message: None });
         }
         let (mut reader, mut bytes) = (RowReader::new(), vec![]);
-        read_row(&self.file, &self.accepted.header, place.offset, &mut reader, &mut bytes)?;
+        read_row(&self.file, &self.header, place.offset, &mut reader, &mut bytes)?;
         bytes.truncate(usize::try_from(len).unwrap_or(usize::MAX));
         Ok(self.told_of(place, &bytes, outcome, failure))
     }
@@ -320,7 +329,7 @@ impl Report {
             let message = format!("line {}: the visitor was erased, and the row with it", place.line);
             return ToldRow { place, id: None, outcome, reason: Some("erased"), message: Some(message) };
         }
-        let header = &self.accepted.header;
+        let header = &self.header;
         ToldRow {
             place,
             id: header.id_of(row),

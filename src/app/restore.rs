@@ -11,7 +11,7 @@
 //! opens, and nothing in the way of the next. Where the folder is a disk of its own, or nothing can be made beside it,
 //! the backup is restored within it, under the same mark. All of it belongs to whom the folder belongs to.
 
-use super::backup::{Manifest, copy_file};
+use super::backup::{Extent, Manifest, copy_file};
 use super::erasures::{self, Erasures};
 use super::{App, AppError, BroughtUp, OpenError, Opening, digest};
 use crate::config::{Config, Ingest};
@@ -211,7 +211,7 @@ impl Place {
             let (from, to) = (backup.join(&entry.path), folder.join(&entry.path));
             let below = to.parent().unwrap_or(folder);
             fs::create_dir_all(below).map_err(RestoreError::io(below))?;
-            let (bytes, sum) = copy_file(&from, &to, None).map_err(RestoreError::io(&from))?;
+            let (bytes, sum) = copy_file(&from, &to, Extent::Whole).map_err(RestoreError::io(&from))?;
             entry.check(&from, bytes, sum)?;
         }
         folder::check_format(folder)?;
@@ -290,7 +290,7 @@ fn give_to(folder: &Path, (user, group): (u32, u32)) -> io::Result<()> {
 fn erase_again(app: &App, list: &Erasures, after: Seq) -> Result<u64, RestoreError> {
     let inner = &app.0;
     // A batch that is not folded in yet may still make one of them known.
-    while inner.batches.incomplete() > 0 && inner.failed.borrow().is_none() {
+    while inner.batches.pending_batches() > 0 && inner.failed.borrow().is_none() {
         inner.wait_unless_stopping(FOLDED_LOOK);
     }
     let mut found = vec![];

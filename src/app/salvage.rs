@@ -5,9 +5,11 @@
 
 use super::{DAMAGED, OpenError, lock_folder};
 use crate::batch::checksum::FileSum;
+use crate::batch::csv::Header;
 use crate::batch::csv::write::{Cells, write_header};
 use crate::batch::outcome::{Failure, RowOutcome};
 use crate::batch::pending::Accepted;
+use crate::batch::rows::read_header;
 use crate::batch::spool::{give_up, outcomes_path_in, rows_path_in};
 use crate::durable;
 use crate::folder;
@@ -23,6 +25,8 @@ use std::path::{Path, PathBuf};
 
 /// What stands in the place of each row of an upload that was given up: no id, so no visitor's.
 const LOST_ROW: &[u8] = b",lost\n";
+/// And in the place of the attributes' names, where the first line is damaged.
+const LOST_NAME: &str = "lost";
 
 /// What of a journal was given up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,8 +91,12 @@ pub fn upload(folder: &Path, accepted: &Accepted, now: Millis) -> Result<PathBuf
     keep(&aside, &outcomes_path_in(&spool, accepted.spool), copy).map_err(failed(&aside))?;
 
     let mut file = vec![];
-    let header = &accepted.header;
-    write_header(&mut file, header.key_kind(), header.names().iter().map(|name| &**name), Cells::Plain);
+    // Where its first line can be read no more, the outcomes need none of the names: all rows failed.
+    let header = File::open(&rows_path).and_then(|rows| read_header(&rows));
+    let header = header.ok().filter(|header| header.key_kind() == accepted.key_kind);
+    let lost = [Box::from(LOST_NAME)];
+    let names = header.as_ref().map_or(&lost[..], Header::names);
+    write_header(&mut file, accepted.key_kind, names.iter().map(|name| &**name), Cells::Plain);
     let rows = usize::try_from(accepted.rows).unwrap_or(usize::MAX);
     let mut outcomes = vec![];
     for line in (2..).take(rows) {
@@ -106,8 +114,8 @@ pub fn upload(folder: &Path, accepted: &Accepted, now: Millis) -> Result<PathBuf
         counts: Counts { failed: accepted.rows, ..Counts::default() },
         at_ms: now.0,
     };
-    // Whoever sends it again is not to be told that it was accepted already.
-    let accepted = Accepted { bytes, crc32c, key: None, ..accepted.clone() };
+    // Its key goes on standing for what was sent, not for this file.
+    let accepted = Accepted { bytes, crc32c, ..accepted.clone() };
     let entry = Entry::BatchGivenUp(BatchGivenUpEntry { accepted: accepted.to_entry(), end });
     let journal = folder.join("journal");
     let mut payload = vec![];

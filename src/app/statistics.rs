@@ -6,8 +6,9 @@
 use super::export::WALK;
 use super::shares::Who;
 use super::{App, AppError, Inner};
+use crate::batch::kept::Totals;
 use crate::batch::outcome::BatchState as FoldState;
-use crate::batch::queue::Known;
+use crate::batch::queue::{Batches, Known, Which};
 use crate::batch::settle::decoded;
 use crate::model::batch::Counts;
 use crate::model::id::{ClientCode, Key};
@@ -73,13 +74,10 @@ impl App {
         let now = self.now();
         let (profiles, profiles_counted) = self.count_visitors(who, client).await?;
         let (inner, client) = (Arc::clone(&self.0), client.clone());
-        // Tens of thousands of batches may be kept: they are gone through where nobody waits for an answer.
+        // Thousands of batches may be pending: they are gone through where nobody waits for an answer.
         let counted = tokio::task::spawn_blocking(move || {
             let mut statistics = Statistics { profiles, profiles_counted, ..Statistics::default() };
-            inner.batches.walk_back(&client, Seq::from_u64(u64::MAX), |known| {
-                statistics.count(known, now);
-                ControlFlow::Continue(())
-            });
+            statistics.count_all(&inner.batches, &client, now);
             statistics
         });
         counted.await.map_err(AppError::internal)
@@ -113,25 +111,36 @@ impl App {
 }
 
 impl Statistics {
-    /// Counts a batch.
-    fn count(&mut self, known: &Known, now: Millis) {
+    /// Counts a client's batches: of the complete ones it is known what they come to, and only the latest are looked at.
+    fn count_all(&mut self, batches: &Batches, client: &ClientCode, now: Millis) {
+        let latest = Seq::from_u64(u64::MAX);
+        let Totals { batches: complete, bytes, rows, counts } = batches.totals(client);
+        (self.batches, self.upload_bytes, self.rows, self.counts) = (complete, bytes, rows, counts);
+        batches.walk_back(client, latest, Which::Incomplete, |known| {
+            self.batches += 1;
+            self.upload_bytes += known.accepted.bytes;
+            self.rows += known.accepted.rows;
+            self.counts = self.counts.plus(&known.progress.counts());
+            match known.progress.state() {
+                FoldState::Incomplete => self.batches_incomplete += 1,
+                FoldState::Stuck => self.batches_stuck += 1,
+                FoldState::Complete(_) => {}
+            }
+            self.count_pace(known, now);
+            ControlFlow::Continue(())
+        });
+        batches.walk_back(client, latest, Which::Complete, |known| {
+            self.count_pace(known, now);
+            // They are completed in the order in which they were accepted.
+            let late = known.progress.completed().is_some_and(|at| at.plus(HOUR_MS) > now);
+            if late { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+    }
+
+    /// Counts a batch to what came lately.
+    fn count_pace(&mut self, known: &Known, now: Millis) {
         let rows = known.accepted.rows;
-        self.batches += 1;
-        self.upload_bytes += known.accepted.bytes;
-        self.rows += rows;
-        self.counts = self.counts.plus(&known.progress.counts());
-        let completed = match known.progress.state() {
-            FoldState::Complete(at) => Some(at),
-            FoldState::Incomplete => {
-                self.batches_incomplete += 1;
-                None
-            }
-            FoldState::Stuck => {
-                self.batches_stuck += 1;
-                None
-            }
-        };
-        let accepted = known.accepted.id.seq.millis();
+        let (accepted, completed) = (known.accepted.id.seq.millis(), known.progress.completed());
         for (pace, span_ms) in [(&mut self.last_minute, MINUTE_MS), (&mut self.last_hour, HOUR_MS)] {
             if accepted.plus(span_ms) > now {
                 pace.batches += 1;

@@ -8,7 +8,6 @@
 use super::AppError;
 use super::erase::Erased;
 use super::sweep_thread::Horizon;
-use crate::batch::outcome::BatchState;
 use crate::batch::queue::{Batches, Known};
 use crate::batch::settle::decoded;
 use crate::durable::point;
@@ -21,7 +20,6 @@ use crate::model::seq::{Millis, Seq};
 use crate::store::swap::SwapStore;
 use crate::store::{ProfileStore, StoreError};
 use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, lock};
-use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,7 +29,8 @@ pub trait Keeper {
     /// A store's place on the disk, with the checkpoint that speaks of it.
     type Generation;
 
-    /// What a checkpoint, or a snapshot, that is begun now will cover.
+    /// What a checkpoint, or a snapshot, that is begun now will cover. When it returns, the catalogue has on the disk what
+    /// the mark leaves to it: the complete batches.
     fn mark(&self) -> Result<Checkpoint, AppError>;
 
     /// An error if what takes long, and room, must not go on: the daemon is stopping, or the disk nearly full.
@@ -268,22 +267,17 @@ pub fn journal_needed<'c>(checkpoints: impl IntoIterator<Item = &'c Checkpoint>)
     checkpoints.into_iter().map(Checkpoint::needs_journal_from).min()
 }
 
-/// The complete batches past their retention that all these snapshots know as complete: their files may go.
+/// The complete batches past their retention that the store held whole at all these snapshots: their files may go. Of
+/// each client the oldest, up to the first that must stay.
 pub fn batches_needless<'c>(
     batches: &Batches,
     snapshots: impl IntoIterator<Item = &'c Checkpoint>,
     now: Millis,
     retention_ms: u64,
 ) -> Vec<Known> {
-    let complete = |snapshot: &Checkpoint| -> HashSet<u64> {
-        let ended = snapshot.batches.iter().filter(|batch| batch.completed.is_some());
-        ended.map(|batch| batch.accepted.seq).collect()
-    };
-    let covered: Vec<HashSet<u64>> = snapshots.into_iter().map(complete).collect();
-    let needless = |known: &Known| {
-        let BatchState::Complete(at) = known.progress.state() else { return false };
-        let seq = known.accepted.id.seq.get();
-        at.plus(retention_ms) <= now && covered.iter().all(|complete| complete.contains(&seq))
-    };
-    batches.all().into_iter().filter(needless).collect()
+    let snapshots: Vec<&Checkpoint> = snapshots.into_iter().collect();
+    batches.oldest_held(|known| {
+        let over = known.progress.completed().is_some_and(|at| at.plus(retention_ms) <= now);
+        over && snapshots.iter().all(|snapshot| snapshot.held(known.accepted.id.seq))
+    })
 }

@@ -117,7 +117,7 @@ impl Plan {
             .and_then(|()| parser.finish(|row| plan.add(row)).map(|_| ()))
             .map_err(|error| spool(io::Error::new(io::ErrorKind::InvalidData, error.to_string())))?;
         plan.sort();
-        if accepted.header.key_kind() == IdKind::Pc && plan.resolve(store)? {
+        if pending.header.key_kind() == IdKind::Pc && plan.resolve(store)? {
             plan.sort();
         }
         Ok(plan)
@@ -157,7 +157,7 @@ impl Plan {
         while let Some(first) = rest.first() {
             let (places, after) = self.split(rest, 1);
             self.read_rows(places, &mut read)?;
-            let cells = read.cells(&self.pending.accepted.header);
+            let cells = read.cells(&self.pending.header);
             let rows = read.rows(places, &cells);
             let mut became = places.iter();
             each(&self.key(first), &rows, &mut |line, outcome| {
@@ -181,7 +181,7 @@ impl Plan {
         ends.clear();
         self.touch(places);
         for place in places {
-            let read = reader.read(&accepted.header, self.read_row(place, row)?).content;
+            let read = reader.read(&self.pending.header, self.read_row(place, row)?).content;
             let Some(read) = read.ok().filter(|read| self.sum(read) == place.sum) else {
                 let changed = self.pending.row_changed(place.line);
                 return Err(SettleError::upload(&accepted.id, changed));
@@ -205,7 +205,7 @@ impl Plan {
             Err(error) => (Outcome::Failed, Some(Failure::Row(error))),
             Ok(cells) if !brings_anything(&cells, empty_values) => (Outcome::Ignored, None),
             Ok(cells) => {
-                let kind = self.pending.accepted.header.key_kind();
+                let kind = self.pending.header.key_kind();
                 let id = self.add_id(cells.id());
                 self.places.push(Place {
                     prefix: id.prefix,
@@ -478,7 +478,7 @@ impl<'p> Part<'p> {
         let rules = &pending.accepted.rules;
 
         plan.read_rows(chunk, &mut self.read)?;
-        let cells = self.read.cells(&pending.accepted.header);
+        let cells = self.read.cells(&pending.header);
         let rows = self.read.rows(chunk, &cells);
         let visitors: Vec<&[Place]> =
             chunk.chunk_by(|a, b| order(&plan.ids, a, b) == Ordering::Equal).collect();

@@ -1,11 +1,14 @@
 //! Batches: the file's format, the upload, the pending rows in front of the store, and their folding in.
 
+pub mod catalogue;
 pub mod checksum;
 pub mod csv;
 pub mod encoding;
 pub mod fold;
+pub mod kept;
 pub mod outcome;
 pub mod pending;
+pub mod pending_list;
 pub mod queue;
 pub mod rows;
 pub mod settle;

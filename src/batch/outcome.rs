@@ -256,6 +256,14 @@ impl Progress {
         }
     }
 
+    /// When it was complete, if it is.
+    pub fn completed(&self) -> Option<Millis> {
+        match self.state() {
+            BatchState::Complete(at) => Some(at),
+            BatchState::Incomplete | BatchState::Stuck => None,
+        }
+    }
+
     /// Folding begins, perhaps again: nothing is counted yet.
     pub fn begin(&self, now: Millis) {
         self.began.store(now.0, Ordering::Relaxed);

@@ -9,8 +9,8 @@
 use super::checksum::{FileSum, UploadError};
 use super::csv::{Header, Parser, RowReader};
 use super::outcome::{Failure, Progress, RowOutcome};
-use super::rows::read_row;
-use crate::journal::entry::BatchAcceptedEntry;
+use super::rows::{read_header, read_row};
+use crate::journal::entry::{BatchAcceptedEntry, SentKeyEntry};
 use crate::model::batch::{BatchId, BatchRules, ConsecutiveV2, EmptyValues, IdempotencyKey, Outcome};
 use crate::model::id::{ClientCode, IdKind, Key};
 use crate::model::profile::Source;
@@ -32,15 +32,24 @@ const FENCE_STRIDE: usize = 128;
 /// An index of no more entries than this is kept in memory.
 const ENTRIES_IN_MEMORY: usize = 2048;
 
-/// What a batch is: all that its journal entry says of it.
+/// What a client called one sending of a batch, and what it then sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SentKey {
+    /// The key.
+    pub key: IdempotencyKey,
+    /// What the body came to. It stays, whatever becomes of the file.
+    pub sent: FileSum,
+}
+
+/// What a batch is: all that its journal entry says of it. The first line of its file is not in it: it may be long.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Accepted {
     /// Its id, and in it its client and seq.
     pub id: BatchId,
     /// What shapes its outcome.
     pub rules: BatchRules,
-    /// The first line of its file.
-    pub header: Header,
+    /// What its rows are keyed by.
+    pub key_kind: IdKind,
     /// What its file is called by.
     pub spool: super::spool::SpoolName,
     /// Its file's size.
@@ -50,7 +59,7 @@ pub struct Accepted {
     /// Its rows, all of them.
     pub rows: u64,
     /// What the client called this sending of it, if anything.
-    pub key: Option<IdempotencyKey>,
+    pub key: Option<SentKey>,
 }
 
 impl Accepted {
@@ -69,14 +78,17 @@ impl Accepted {
             crc32c: self.crc32c,
             rows: self.rows,
             v2: self.rules.source == Source::BatchV2,
-            key_kind: self.header.key_kind().code(),
-            names: self.header.names().to_vec(),
+            key_kind: self.key_kind.code(),
             creates: self.rules.creates,
             replaces: self.rules.consecutive_v2 == ConsecutiveV2::Replace,
             removes: self.rules.empty_values == EmptyValues::Remove,
             lifetime_ms: self.rules.lifetime_ms,
             max_profile_bytes: self.rules.max_profile_bytes as u64,
-            key: self.key.as_ref().map(|key| key.as_str().to_owned()),
+            key: self.key.as_ref().map(|SentKey { key, sent }| SentKeyEntry {
+                key: key.as_str().to_owned(),
+                bytes: sent.bytes,
+                crc32c: sent.crc32c,
+            }),
         }
     }
 
@@ -95,12 +107,14 @@ impl Accepted {
         Some(Self {
             id: BatchId { client: ClientCode::new(&entry.client).ok()?, seq },
             rules,
-            header: Header::from_parts(IdKind::from_code(entry.key_kind)?, entry.names),
+            key_kind: IdKind::from_code(entry.key_kind)?,
             spool: entry.spool,
             bytes: entry.bytes,
             crc32c: entry.crc32c,
             rows: entry.rows,
-            key: entry.key.as_deref().and_then(IdempotencyKey::new),
+            key: entry.key.and_then(|SentKeyEntry { key, bytes, crc32c }| {
+                Some(SentKey { key: IdempotencyKey::new(&key)?, sent: FileSum { bytes, crc32c } })
+            }),
         })
     }
 }
@@ -274,6 +288,8 @@ impl FoundRow {
 pub struct Pending {
     /// What it is.
     pub accepted: Arc<Accepted>,
+    /// The first line of its file.
+    pub header: Header,
     /// How far it is.
     pub progress: Arc<Progress>,
     index: Index,
@@ -312,22 +328,23 @@ enum SettledBy {
 
 impl Pending {
     /// A batch whose file and index are there.
-    pub fn new(accepted: Accepted, index: Index, rows: PathBuf) -> Self {
+    pub fn new(accepted: Accepted, header: Header, index: Index, rows: PathBuf) -> Self {
         let progress = Arc::new(Progress::of(&accepted));
         let (settled, sum) = (Mutex::new(HashMap::new()), accepted.sum());
         let (on_record, lost) = (None, HashSet::new());
-        Self { accepted: Arc::new(accepted), progress, index, rows, sum, settled, on_record, lost }
+        Self { accepted: Arc::new(accepted), header, progress, index, rows, sum, settled, on_record, lost }
     }
 
     /// Opens an accepted batch's files after a restart; makes the index again if it does not verify. The file of rows was
     /// verified, and comes to `sum`.
     pub fn open(accepted: Accepted, sum: FileSum, rows: &Path, index: &Path) -> io::Result<Self> {
         let file = File::open(rows)?;
+        let header = read_header(&file)?;
         let index = match Index::open(index)? {
             Some(found) => found,
             None => index_again(&file, accepted.rules.empty_values, index)?,
         };
-        Ok(Self { sum, ..Self::new(accepted, index, rows.to_owned()) })
+        Ok(Self { sum, ..Self::new(accepted, header, index, rows.to_owned()) })
     }
 
     /// A batch that was complete and is folded once more, into a store that is made again: what became of each row is
@@ -343,6 +360,11 @@ impl Pending {
         lost.iter().for_each(|line| self.settled_before(*line, Outcome::Failed));
         self.lost = lost;
         self
+    }
+
+    /// Whether it is known what became of every row.
+    pub fn is_on_record(&self) -> bool {
+        self.on_record.is_some()
     }
 
     /// Why the row on this line failed, if it did once it was found to be well-formed.
@@ -393,7 +415,7 @@ impl Pending {
     /// Where rows may be that have one of these ids, and which of the ids.
     fn places_of(&self, ids: &[Key]) -> io::Result<Vec<(usize, Entry)>> {
         let (mut found, mut places) = (vec![], vec![]);
-        let keyed_so = |key: &Key| key.kind() == self.accepted.header.key_kind();
+        let keyed_so = |key: &Key| key.kind() == self.header.key_kind();
         for (n, key) in ids.iter().enumerate().filter(|(_, key)| keyed_so(key)) {
             self.index.find(hash(key.id()), &mut found)?;
             places.extend(found.drain(..).map(|place| (n, place)));
@@ -405,7 +427,7 @@ impl Pending {
         if places.is_empty() {
             return Ok(vec![]);
         }
-        let header = &self.accepted.header;
+        let header = &self.header;
         let file = File::open(&self.rows)?;
         let (mut reader, mut bytes, mut rows) = (RowReader::new(), vec![], vec![]);
         for (n, place) in places {
@@ -498,7 +520,8 @@ impl Pending {
         };
         let id = BatchId { client: ClientCode::new(client).unwrap(), seq };
         let FileSum { bytes, crc32c } = FileSum::of(text.as_bytes());
-        let accepted = Accepted { id, rules, header, spool: seq.get(), bytes, crc32c, rows, key: None };
-        Self::new(accepted, index.finish(&path.with_extension("index")).unwrap(), path)
+        let key_kind = header.key_kind();
+        let accepted = Accepted { id, rules, key_kind, spool: seq.get(), bytes, crc32c, rows, key: None };
+        Self::new(accepted, header, index.finish(&path.with_extension("index")).unwrap(), path)
     }
 }

@@ -1,21 +1,34 @@
 //! The batches a daemon knows, and whose turn it is to be folded.
 //!
+//! A batch is in one or both of two places: in front of the store, as long as the store does not hold all of it, and among
+//! the kept ones, as soon as it is complete. It is in both if a store had to be made again: see [`Batches::publish_again`].
+//!
 //! Promises: batches are folded in seq order per client, and clients take turns, so a client with a hundred batches
 //! waiting does not hold up another's first. The list of pending batches that a reader takes never changes under it.
+//! Accepting, completing, finding and listing batches cost the same however many are kept, and hardly more however
+//! many are pending. An idempotency key is remembered for as long as it lasts, whatever becomes of its batch.
 
-use super::outcome::{BatchState, Progress};
+use super::catalogue::{Catalogue, Record, SaveError};
+use super::kept::{Kept, Totals};
+use super::outcome::Progress;
 use super::pending::{Accepted, Pending};
+use super::pending_list::PendingList;
+use super::spool::SpoolName;
+use crate::journal::entry::{BatchCompletedEntry, CatalogueMark, KnownBatch};
 use crate::journal::log::Position;
 use crate::model::batch::{BatchId, Counts, IdempotencyKey};
 use crate::model::id::ClientCode;
 use crate::model::seq::{Millis, Seq};
 use crate::sync::{Condvar, Mutex, RwLock, change, lock, look, wait};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::convert::Infallible;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-/// A client's pending batches, in seq order.
-pub type PendingList = Arc<Vec<Arc<Pending>>>;
+/// How many kept batches are looked at in one go.
+const LOOK_BATCHES: usize = 256;
+/// The catalogue is written anew once so many of its batches are forgotten, and more than are kept.
+const FORGOTTEN_BATCHES_MIN: u64 = 1024;
 
 /// A batch that is known: pending or complete.
 #[derive(Debug, Clone)]
@@ -24,8 +37,17 @@ pub struct Known {
     pub accepted: Arc<Accepted>,
     /// How far it is.
     pub progress: Arc<Progress>,
-    /// Where in the journal its entry's group begins.
-    pub position: Position,
+}
+
+/// Which batches are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// All.
+    All,
+    /// Those that are not complete.
+    Incomplete,
+    /// Those that are.
+    Complete,
 }
 
 /// Whose turn it is.
@@ -42,12 +64,48 @@ pub enum Turn {
 /// All batches.
 #[derive(Debug, Default)]
 pub struct Batches {
-    known: RwLock<BTreeMap<(String, Seq), Known>>,
-    pending: RwLock<BTreeMap<ClientCode, PendingList>>,
-    /// The newest batch that came with each key.
-    keyed: RwLock<BTreeMap<(ClientCode, IdempotencyKey), Seq>>,
+    all: RwLock<All>,
+    keys: RwLock<Keys>,
+    catalogue: Catalogue,
     queue: Mutex<Queue>,
     changed: Condvar,
+}
+
+/// One lock's worth, so that a batch that goes from one place to the other is never in neither.
+#[derive(Debug, Default)]
+struct All {
+    /// Of each client that has any, the batches in front of the store.
+    pending: BTreeMap<ClientCode, PendingList>,
+    /// The same, by seq.
+    in_front: BTreeMap<Seq, InFront>,
+    /// Their rows.
+    rows_pending: u64,
+    kept: Kept,
+    /// How many batches the catalogue has that are not kept any more.
+    forgotten: u64,
+}
+
+#[derive(Debug)]
+struct InFront {
+    pending: Arc<Pending>,
+    /// Where in the journal its entry's group begins.
+    position: Position,
+    /// Its end, if it was complete in a store that was lost.
+    completed: Option<BatchCompletedEntry>,
+}
+
+/// The keys that batches came with lately.
+#[derive(Debug, Default)]
+struct Keys {
+    newest: BTreeMap<(ClientCode, IdempotencyKey), Keyed>,
+    by_age: BTreeMap<Seq, (ClientCode, IdempotencyKey)>,
+}
+
+#[derive(Debug)]
+struct Keyed {
+    accepted: Arc<Accepted>,
+    /// Its end, once it is forgotten.
+    end: Option<(Counts, Millis)>,
 }
 
 #[derive(Debug, Default)]
@@ -58,96 +116,219 @@ struct Queue {
 }
 
 impl Batches {
+    /// These batches, and the catalogue that told them: it will be told what changes.
+    pub fn kept_in(self, catalogue: Catalogue) -> Self {
+        Self { catalogue, ..self }
+    }
+
     /// A client's pending batches, as of now.
     pub fn pending(&self, client: &ClientCode) -> PendingList {
-        look(&self.pending, |all| all.get(client).cloned().unwrap_or_default())
+        look(&self.all, |all| all.pending.get(client).cloned().unwrap_or_default())
     }
 
     /// Makes a batch readable: from here on lookups fold it in, and its turn will come.
     pub fn publish(&self, pending: Arc<Pending>, position: Position) {
-        let accepted = Arc::clone(&pending.accepted);
-        let known = Known { accepted, progress: Arc::clone(&pending.progress), position };
-        let client = known.accepted.id.client.clone();
-        self.note_key(&known.accepted);
-        change(&self.known, |all| all.insert((client.to_string(), known.accepted.id.seq), known));
-        change(&self.pending, |all| {
-            let list = all.entry(client).or_default();
-            *list = Arc::new(list.iter().cloned().chain([pending]).collect());
+        self.note_key(&pending.accepted, None);
+        self.put_in_front(InFront { pending, position, completed: None });
+    }
+
+    /// Puts a batch in front of the store once more that is complete, and kept: the store it was folded into is gone, and
+    /// the one that is made again does not hold all of it.
+    ///
+    /// For statuses, listings and statistics it stays what it is: complete, with its counts, since when it was. For
+    /// lookups, for writes that settle, for the folding thread, the sweeper, checkpoints and snapshots it is pending, as
+    /// any other: `pending` has it with what became of its rows on record ([`Pending::with_outcomes`]), its turn comes,
+    /// and [`Self::complete`] takes it out of the way again; only then does a checkpoint leave it out.
+    /// Whoever has a store made again calls this before lookups may meet that store, for each batch that the
+    /// checkpoint or snapshot from which it is made does not hold ([`Checkpoint::held`]), with the position behind
+    /// which its journal entry stands.
+    ///
+    /// [`Checkpoint::held`]: crate::journal::entry::Checkpoint::held
+    pub fn publish_again(&self, pending: Arc<Pending>, position: Position, end: &BatchCompletedEntry) {
+        self.note_complete(&pending.accepted, end.counts, Millis(end.at_ms));
+        self.put_in_front(InFront { pending, position, completed: Some(*end) });
+    }
+
+    fn put_in_front(&self, batch: InFront) {
+        let id = batch.pending.accepted.id.clone();
+        change(&self.all, |all| {
+            let list = all.pending.entry(id.client).or_default();
+            *list = list.with(Arc::clone(&batch.pending));
+            all.rows_pending += batch.pending.accepted.rows;
+            all.in_front.insert(id.seq, batch);
         });
         drop(lock(&self.queue));
         self.changed.notify_all();
     }
 
-    /// Makes a complete batch readable once more, for it is to be folded in once more, into a store that lacks it. It
-    /// stays complete for whoever asks.
-    pub fn publish_again(&self, pending: Arc<Pending>) {
-        let client = pending.accepted.id.client.clone();
-        change(&self.pending, |all| {
-            let list = all.entry(client).or_default();
-            let mut batches: Vec<_> = list.iter().cloned().chain([pending]).collect();
-            batches.sort_by_key(|batch| batch.accepted.id.seq);
-            *list = Arc::new(batches);
-        });
-        drop(lock(&self.queue));
-        self.changed.notify_all();
+    /// Whether a batch is in front of the store though it is complete.
+    pub fn is_again(&self, batch: Seq) -> bool {
+        look(&self.all, |all| all.in_front.get(&batch).is_some_and(|found| found.completed.is_some()))
     }
 
-    /// Notes a batch that was complete before a restart.
-    pub fn note_complete(&self, accepted: Accepted, position: Position, counts: Counts, at: Millis) {
-        let progress = Arc::new(Progress::of(&accepted));
-        progress.complete(counts, at);
-        let key = (accepted.id.client.to_string(), accepted.id.seq);
-        self.note_key(&accepted);
-        change(&self.known, |all| {
-            all.insert(key, Known { accepted: Arc::new(accepted), progress, position })
-        });
+    /// Whether a batch is in front of the store though it is complete, and came to these counts.
+    pub fn has_ended_so(&self, id: &BatchId, counts: &Counts) -> bool {
+        look(&self.all, |all| {
+            let in_front = all.in_front.get(&id.seq);
+            in_front.and_then(|found| found.completed).is_some_and(|end| end.counts == *counts)
+        })
     }
 
-    /// Takes a batch out of what lookups fold in: the store has it all. It shows as complete only then, so a lookup that
-    /// finds it complete and begins again finds it gone.
-    pub fn complete(&self, id: &BatchId, counts: Counts, at: Millis) {
-        change(&self.pending, |all| {
-            if let Some(list) = all.get_mut(&id.client) {
-                *list = Arc::new(list.iter().filter(|pending| pending.accepted.id != *id).cloned().collect());
-            }
-            all.retain(|_, list| !list.is_empty());
-        });
-        // One that was folded in once more was complete before.
-        if let Some(known) = self.get(id).filter(|it| !matches!(it.progress.state(), BatchState::Complete(_)))
-        {
-            known.progress.complete(counts, at);
-        }
-    }
-
-    /// Forgets a complete batch.
-    pub fn forget(&self, id: &BatchId) {
-        let forgotten = change(&self.known, |all| all.remove(&(id.client.to_string(), id.seq)));
-        if let Some(key) = forgotten.and_then(|known| known.accepted.key.clone()) {
-            let of = (id.client.clone(), key);
-            change(&self.keyed, |all| {
-                if all.get(&of) == Some(&id.seq) {
-                    all.remove(&of);
-                }
+    /// Notes a batch that is complete; the catalogue is told of it unless it knows.
+    pub fn note_complete(&self, accepted: &Arc<Accepted>, counts: Counts, at: Millis) {
+        self.note_key(accepted, None);
+        change(&self.all, |all| {
+            let same = all.kept.get(&accepted.id).is_some_and(|known| {
+                let kept = Accepted { key: accepted.key.clone(), ..(*known.accepted).clone() };
+                kept == **accepted && known.progress.counts() == counts
             });
+            if !same {
+                self.keep(all, accepted, counts, at);
+            }
+        });
+    }
+
+    /// Notes what the catalogue says, as it is read.
+    pub fn note_record(&self, record: Record) {
+        match record {
+            Record::Complete(accepted, end) => {
+                let Some(accepted) = Accepted::from_entry(accepted).map(Arc::new) else {
+                    tracing::error!(seq = end.seq, "the catalogue has a batch that this program cannot read");
+                    return;
+                };
+                self.note_key(&accepted, None);
+                change(&self.all, |all| all.kept.insert(&accepted, &end.counts, Millis(end.at_ms)));
+            }
+            Record::Forgotten(batches) => {
+                let id = |(client, seq): (String, u64)| {
+                    Some(BatchId { client: ClientCode::new(&client).ok()?, seq: Seq::from_u64(seq) })
+                };
+                self.take_out(&batches.into_iter().filter_map(id).collect::<Vec<_>>());
+            }
         }
     }
 
-    fn note_key(&self, accepted: &Accepted) {
-        if let Some(key) = &accepted.key {
-            let of = (accepted.id.client.clone(), key.clone());
-            change(&self.keyed, |all| all.insert(of, accepted.id.seq));
-        }
+    fn keep(&self, all: &mut All, accepted: &Accepted, counts: Counts, at: Millis) {
+        let (seq, at_ms) = (accepted.id.seq.get(), at.0);
+        let end = BatchCompletedEntry { seq, counts, at_ms, store_reach: 0 };
+        self.catalogue.note(&Record::Complete(accepted.to_entry(), end));
+        all.kept.insert(accepted, &counts, at);
     }
 
-    /// The newest of a client's batches that came with this key, if it is kept.
-    pub fn keyed(&self, client: &ClientCode, key: &IdempotencyKey) -> Option<Known> {
-        let seq = look(&self.keyed, |all| all.get(&(client.clone(), key.clone())).copied())?;
-        self.get(&BatchId { client: client.clone(), seq })
+    /// Takes a batch out of what lookups fold in: the store has it all. From the same moment on it shows as complete, so a
+    /// lookup that finds it complete and begins again finds it gone. One that was complete before, and comes to the same,
+    /// stays as it was.
+    pub fn complete(&self, id: &BatchId, counts: Counts, at: Millis) {
+        change(&self.all, |all| {
+            let Some(batch) = all.in_front.remove(&id.seq) else { return };
+            all.rows_pending = all.rows_pending.saturating_sub(batch.pending.accepted.rows);
+            if let Some(list) = all.pending.get_mut(&id.client) {
+                *list = list.without(id.seq);
+                if list.is_empty() {
+                    all.pending.remove(&id.client);
+                }
+            }
+            // One that was complete before comes to something else only where its outcomes had to be made again.
+            if batch.completed.is_none_or(|end| end.counts != counts) {
+                self.keep(all, &batch.pending.accepted, counts, at);
+            }
+            batch.pending.progress.complete(counts, at);
+        });
+    }
+
+    /// Forgets complete batches.
+    pub fn forget(&self, ids: &[BatchId]) {
+        self.take_out(ids);
+        self.catalogue.note_forgotten(ids);
+    }
+
+    fn take_out(&self, ids: &[BatchId]) {
+        let forgotten: Vec<Known> = change(&self.all, |all| {
+            let forgotten: Vec<Known> = ids.iter().filter_map(|id| all.kept.remove(id)).collect();
+            all.forgotten += forgotten.len() as u64;
+            forgotten
+        });
+        forgotten.iter().for_each(|known| self.end_key(known));
+    }
+
+    /// Forgets the complete batches whose files are gone: a crash came between that and the word of it.
+    pub fn forget_without(&self, files: &HashSet<SpoolName>) {
+        let mut gone = vec![];
+        let Ok(()) = self.each_held(|known| {
+            if !files.contains(&known.accepted.spool) {
+                gone.push(known.accepted.id.clone());
+            }
+            Ok::<(), Infallible>(())
+        });
+        self.forget(&gone);
+    }
+
+    /// Notes the key of a batch that is not kept any more.
+    pub fn note_key_of_forgotten(&self, accepted: &Arc<Accepted>, counts: Counts, at: Millis) {
+        self.note_key(accepted, Some((counts, at)));
+    }
+
+    fn note_key(&self, accepted: &Arc<Accepted>, end: Option<(Counts, Millis)>) {
+        let Some(key) = &accepted.key else { return };
+        let (of, seq) = ((accepted.id.client.clone(), key.key.clone()), accepted.id.seq);
+        change(&self.keys, |keys| {
+            if keys.newest.get(&of).is_some_and(|known| known.accepted.id.seq >= seq) {
+                return;
+            }
+            keys.by_age.insert(seq, of.clone());
+            if let Some(before) = keys.newest.insert(of, Keyed { accepted: Arc::clone(accepted), end }) {
+                keys.by_age.remove(&before.accepted.id.seq);
+            }
+        });
+    }
+
+    /// What a key stands for is told from the key alone from now on.
+    fn end_key(&self, known: &Known) {
+        let end = (known.progress.counts(), known.progress.completed().unwrap_or_default());
+        change(&self.keys, |keys| {
+            let of = keys.by_age.get(&known.accepted.id.seq).cloned();
+            if let Some(keyed) = of.and_then(|of| keys.newest.get_mut(&of)) {
+                keyed.end = Some(end);
+            }
+        });
+    }
+
+    /// Lets go of the keys that came before this.
+    pub fn forget_keys_before(&self, before: Millis) {
+        let before = Seq::from_parts(before, 0);
+        change(&self.keys, |keys| {
+            let kept = keys.by_age.split_off(&before);
+            for of in std::mem::replace(&mut keys.by_age, kept).into_values() {
+                keys.newest.remove(&of);
+            }
+        });
+    }
+
+    /// The newest of a client's batches that came with this key, and what was sent with it. The batch itself may not be
+    /// kept any more.
+    pub fn keyed(&self, client: &ClientCode, key: &IdempotencyKey) -> Option<(Arc<Accepted>, Known)> {
+        let (accepted, end) = look(&self.keys, |keys| {
+            let keyed = keys.newest.get(&(client.clone(), key.clone()))?;
+            Some((Arc::clone(&keyed.accepted), keyed.end))
+        })?;
+        let known = self.get(&accepted.id).unwrap_or_else(|| {
+            let progress = Arc::new(Progress::of(&accepted));
+            let (counts, at) = end.unwrap_or_default();
+            progress.complete(counts, at);
+            Known { accepted: Arc::clone(&accepted), progress }
+        });
+        Some((accepted, known))
     }
 
     /// One batch.
     pub fn get(&self, id: &BatchId) -> Option<Known> {
-        look(&self.known, |all| all.get(&(id.client.to_string(), id.seq)).cloned())
+        look(&self.all, |all| {
+            let in_front = || {
+                let found = all.in_front.get(&id.seq).map(|found| Known::pending(&found.pending))?;
+                (found.accepted.id == *id).then_some(found)
+            };
+            all.kept.get(id).or_else(in_front)
+        })
     }
 
     /// Shows a client's batches before a place in the order, newest first, until whoever looks has seen enough. No batch
@@ -156,28 +337,130 @@ impl Batches {
         &self,
         client: &ClientCode,
         before: Seq,
+        which: Which,
         mut each: impl FnMut(&Known) -> ControlFlow<()>,
     ) {
-        let (first, last) = ((client.to_string(), Seq::ZERO), (client.to_string(), before));
-        look(&self.known, |all| {
-            for (_, known) in all.range(first..last).rev() {
-                if each(known).is_break() {
-                    break;
+        look(&self.all, |all| {
+            let list = all.pending.get(client).filter(|_| which != Which::Complete);
+            let incomplete = list.into_iter().flat_map(|list| list.before(before));
+            let incomplete = incomplete.filter(|pending| !all.kept.has(&pending.accepted.id));
+            let mut incomplete = incomplete.map(|pending| Known::pending(pending)).peekable();
+            let kept = (which != Which::Incomplete).then(|| all.kept.before(client, before));
+            let mut kept = kept.into_iter().flatten().peekable();
+            let seq = |known: &Known| known.accepted.id.seq;
+            loop {
+                let next = match (incomplete.peek().map(seq), kept.peek().map(seq)) {
+                    (Some(pending), Some(complete)) if pending > complete => incomplete.next(),
+                    (_, Some(_)) => kept.next(),
+                    (_, None) => incomplete.next(),
+                };
+                if next.is_none_or(|known| each(&known).is_break()) {
+                    return;
                 }
             }
         });
     }
 
-    /// All batches.
-    pub fn all(&self) -> Vec<Known> {
-        look(&self.known, |all| all.values().cloned().collect())
+    /// What a client's complete batches come to.
+    pub fn totals(&self, client: &ClientCode) -> Totals {
+        look(&self.all, |all| all.kept.totals(client))
     }
 
-    /// The seqs of all pending batches, for finding one by its seq alone.
+    /// How many batches are kept that are complete.
+    pub fn kept(&self) -> u64 {
+        look(&self.all, |all| all.kept.len())
+    }
+
+    /// Shows every complete batch that the store holds, so many at a time: whoever sees them may take long. Those that
+    /// are complete meanwhile may be among them or not.
+    pub fn each_held<E>(&self, mut each: impl FnMut(Known) -> Result<(), E>) -> Result<(), E> {
+        let clients: Vec<ClientCode> = look(&self.all, |all| all.kept.clients().cloned().collect());
+        for client in clients {
+            let mut behind = Seq::ZERO;
+            loop {
+                let page: Vec<Known> =
+                    look(&self.all, |all| all.kept.behind(&client, behind).take(LOOK_BATCHES).collect());
+                let Some(last) = page.last() else { break };
+                behind = last.accepted.id.seq;
+                let held = page.into_iter().filter(|known| !self.is_again(known.accepted.id.seq));
+                held.into_iter().try_for_each(&mut each)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The complete batches that the store holds and that `may_go`: of each client the oldest, up to the first that may
+    /// not.
+    pub fn oldest_held(&self, may_go: impl Fn(&Known) -> bool) -> Vec<Known> {
+        let mut found = vec![];
+        let clients: Vec<ClientCode> = look(&self.all, |all| all.kept.clients().cloned().collect());
+        for client in clients {
+            look(&self.all, |all| {
+                let again = |known: &Known| all.in_front.contains_key(&known.accepted.id.seq);
+                let oldest = all.kept.behind(&client, Seq::ZERO);
+                found.extend(oldest.take_while(|known| !again(known) && may_go(known)));
+            });
+        }
+        found
+    }
+
+    /// A pending batch by its seq alone.
     pub fn pending_by_seq(&self, seq: Seq) -> Option<Arc<Pending>> {
-        look(&self.pending, |all| {
-            all.values().flat_map(|list| list.iter()).find(|pending| pending.accepted.id.seq == seq).cloned()
+        look(&self.all, |all| all.in_front.get(&seq).map(|found| Arc::clone(&found.pending)))
+    }
+
+    /// All pending batches, in seq order, and of which of them it is known what became of their rows.
+    pub fn all_pending(&self) -> Vec<(Arc<Pending>, bool)> {
+        look(&self.all, |all| {
+            let one = |batch: &InFront| (Arc::clone(&batch.pending), batch.completed.is_some());
+            all.in_front.values().map(one).collect()
         })
+    }
+
+    /// The oldest pending batch's place in the order.
+    pub fn oldest_pending(&self) -> Option<Seq> {
+        look(&self.all, |all| all.in_front.keys().next().copied())
+    }
+
+    /// What a checkpoint says of batches: the pending ones, and how far the catalogue reaches that has the others.
+    pub fn mark(&self) -> (Vec<KnownBatch>, CatalogueMark) {
+        look(&self.all, |all| {
+            let known = |batch: &InFront| KnownBatch {
+                position: batch.position.to_pair(),
+                accepted: batch.pending.accepted.to_entry(),
+                completed: batch.completed,
+            };
+            (all.in_front.values().map(known).collect(), self.catalogue.mark())
+        })
+    }
+
+    /// Makes durable what the catalogue is to say. Blocks.
+    pub fn save(&self) -> Result<(), SaveError> {
+        self.catalogue.save()
+    }
+
+    /// Writes the catalogue anew if most of it is of batches that are not kept any more. Blocks.
+    pub fn tidy_catalogue(&self, now: Millis) -> Result<(), SaveError> {
+        let (forgotten, kept) = look(&self.all, |all| (all.forgotten, all.kept.len()));
+        if forgotten < FORGOTTEN_BATCHES_MIN.max(kept) {
+            return Ok(());
+        }
+        // The key of a batch may outlast it: its record stays, and so does the word that it is forgotten.
+        let key_lasts = |seq: u64| Seq::from_u64(seq).millis().plus(IdempotencyKey::LASTS_MS) > now;
+        let mut left = 0;
+        self.catalogue.write_anew(|record| match record {
+            Record::Complete(accepted, _) => {
+                let client = ClientCode::new(&accepted.client).ok();
+                let id = client.map(|client| BatchId { client, seq: Seq::from_u64(accepted.seq) });
+                let kept = id.is_some_and(|id| look(&self.all, |all| all.kept.has(&id)));
+                let keyed = accepted.key.is_some() && key_lasts(accepted.seq);
+                left += u64::from(keyed && !kept);
+                kept || keyed
+            }
+            Record::Forgotten(batches) => batches.iter().any(|(_, seq)| key_lasts(*seq)),
+        })?;
+        change(&self.all, |all| all.forgotten = (all.forgotten - forgotten) + left);
+        Ok(())
     }
 
     /// The batch whose turn it is: the oldest of the next client, in the order of their codes, that has one. Waits
@@ -197,14 +480,15 @@ impl Batches {
             if queue.closed {
                 return Turn::Closed;
             }
-            let (first, any) = look(&self.pending, |all| {
+            let (first, any) = look(&self.all, |all| {
                 let served = queue.served.as_ref();
-                let behind = all.iter().filter(|(client, _)| served.is_some_and(|served| *client > served));
-                let first = behind.chain(all.iter()).find_map(|(client, list)| {
+                let behind =
+                    all.pending.iter().filter(|(client, _)| served.is_some_and(|served| *client > served));
+                let first = behind.chain(all.pending.iter()).find_map(|(client, list)| {
                     let pending = list.first().filter(|pending| !held(&pending.accepted))?;
                     Some((client.clone(), Arc::clone(pending)))
                 });
-                (first, !all.is_empty())
+                (first, !all.pending.is_empty())
             });
             match first {
                 Some((client, pending)) => {
@@ -219,18 +503,17 @@ impl Batches {
 
     /// How many batches are pending, and how many of their rows are not dealt with.
     pub fn backlog(&self) -> (u64, u64) {
-        look(&self.pending, |all| {
-            let rest = |pending: &Arc<Pending>| {
-                pending.accepted.rows.saturating_sub(pending.progress.counts().total())
-            };
-            let all = all.values().flat_map(|list| list.iter());
-            all.fold((0, 0), |(batches, rows), pending| (batches + 1, rows + rest(pending)))
+        look(&self.all, |all| {
+            // Batches are folded in their order: rows of the oldest of each client alone may be dealt with.
+            let oldest = all.pending.values().filter_map(|list| list.first());
+            let folded: u64 = oldest.map(|pending| pending.progress.counts().total()).sum();
+            (all.in_front.len() as u64, all.rows_pending.saturating_sub(folded))
         })
     }
 
     /// How many batches are pending.
     pub fn pending_batches(&self) -> usize {
-        look(&self.pending, |all| all.values().map(|list| list.len()).sum())
+        look(&self.all, |all| all.in_front.len())
     }
 
     /// Ends the turns.
@@ -238,12 +521,12 @@ impl Batches {
         lock(&self.queue).closed = true;
         self.changed.notify_all();
     }
+}
 
-    /// How many batches are not complete.
-    pub fn incomplete(&self) -> usize {
-        look(&self.known, |all| {
-            all.values().filter(|known| !matches!(known.progress.state(), BatchState::Complete(_))).count()
-        })
+impl Known {
+    /// A batch in front of the store.
+    pub fn pending(pending: &Pending) -> Self {
+        Self { accepted: Arc::clone(&pending.accepted), progress: Arc::clone(&pending.progress) }
     }
 }
 
@@ -260,7 +543,7 @@ mod tests {
             batches.publish(Arc::new(batch), Position::START);
         }
         let mut order = vec![];
-        while batches.incomplete() > 0 {
+        while batches.pending_batches() > 0 {
             let next = batches.next().unwrap();
             order.push(next.accepted.id.seq.get());
             batches.complete(&next.accepted.id, Counts::default(), Millis(0));
@@ -280,7 +563,7 @@ mod tests {
         }
         let check = |before: u64, most: usize, expected: &[u64]| {
             let mut seen = vec![];
-            batches.walk_back(&ClientCode::new("a").unwrap(), Seq::from_u64(before), |known| {
+            batches.walk_back(&ClientCode::new("a").unwrap(), Seq::from_u64(before), Which::All, |known| {
                 seen.push(known.accepted.id.seq.get());
                 if seen.len() == most { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             });

@@ -66,6 +66,21 @@ pub fn each_row(
     end.unwrap_or(Ok(()))
 }
 
+/// Reads the first line of a file.
+pub fn read_header(file: &File) -> io::Result<Header> {
+    let invalid =
+        |error: super::csv::HeaderError| io::Error::new(io::ErrorKind::InvalidData, error.to_string());
+    let mut parser = Parser::new();
+    each_piece(file, 0, |piece| {
+        parser.push(piece, |_| ()).map_err(invalid)?;
+        Ok(if parser.header().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    })?;
+    if parser.header().is_none() {
+        parser.finish(|_| ()).map_err(invalid)?;
+    }
+    parser.header().cloned().ok_or_else(|| invalid(super::csv::HeaderError::Empty))
+}
+
 /// Reads the bytes from a row's beginning to behind its end.
 pub fn read_row(
     file: &File,

@@ -10,6 +10,7 @@
 
 use super::checksum::{Damage, UploadError};
 use super::pending::{FoundRow, Pending};
+use super::pending_list::PendingList;
 use crate::model::batch::{BatchId, Outcome};
 use crate::model::id::{IdKind, Key};
 use crate::model::profile::{DecodeError, Profile, Stored, StoredBytes};
@@ -18,7 +19,6 @@ use crate::model::update::{Folded, Row, fold, outcome_of_row_already_in, unlist_
 use crate::store::{ProfileStore, StoreError};
 use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
 
 /// Why a visitor's rows could not be folded in.
 #[derive(Debug, thiserror::Error)]
@@ -277,7 +277,7 @@ impl Noted {
 /// of each row of which that was not known before.
 pub fn settle(
     view: &mut View<'_>,
-    pending: &[Arc<Pending>],
+    pending: &PendingList,
     id: &Key,
     noted: &mut Noted,
 ) -> Result<(), SettleError> {
@@ -300,7 +300,7 @@ pub fn settle(
             .collect();
         ids.extend(listed);
     }
-    for batch in pending {
+    for batch in pending.iter() {
         settle_batch(view, batch, &canonical, &ids, noted)?;
     }
     Ok(())
@@ -359,7 +359,7 @@ fn settle_rows(
     rows: &[&FoundRow],
     noted: &mut Noted,
 ) -> Result<(), SettleError> {
-    let (rules, header) = (&batch.accepted.rules, &batch.accepted.header);
+    let (rules, header) = (&batch.accepted.rules, &batch.header);
     let value = view.get(key)?;
     let stored = value.as_ref().map(|value| decoded(key, value)).transpose()?;
     // A link that died behind the batch's place: its rows went to the visitor it led to, and must not create another.
@@ -404,6 +404,7 @@ mod tests {
     use crate::model::id::ClientCode;
     use crate::store::memory::MemoryStore;
     use crate::store::put_through;
+    use std::sync::Arc;
 
     /// Rows that writes settled are not read again by writes; a lookup reads them, for the put may be still to come.
     #[test]
@@ -413,15 +414,16 @@ mod tests {
         let key = Key::new(&ClientCode::new("demo").unwrap(), IdKind::Pc, "p");
         let known = Stored::Profile(Profile::born_at(Seq::from_u64(1))).encode();
         put_through(&store, &key, None, &known).unwrap();
-        let pending = [Arc::new(Pending::of_text(folder.path(), "demo", 7, "batch=pcId,a\np,1\np,2\n"))];
+        let batch = Arc::new(Pending::of_text(folder.path(), "demo", 7, "batch=pcId,a\np,1\np,2\n"));
+        let pending = PendingList::default().with(Arc::clone(&batch));
         let settled = |mut noted: Noted| {
             let mut view = View::new(&store);
             settle(&mut view, &pending, &key, &mut noted).map(|()| view.touched_any())
         };
         assert!(settled(Noted::default()).unwrap());
-        pending[0].settle(2, Outcome::Updated);
+        batch.settle(2, Outcome::Updated);
         assert!(settled(Noted::default()).unwrap(), "one row is not settled yet");
-        pending[0].settle(3, Outcome::Updated);
+        batch.settle(3, Outcome::Updated);
         assert!(settled(Noted::nothing()).unwrap());
         std::fs::remove_file(folder.path().join("7")).unwrap();
         assert!(!settled(Noted::default()).unwrap());

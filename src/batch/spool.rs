@@ -99,7 +99,19 @@ pub struct Spool {
 impl Spool {
     /// Opens or makes the folder, and removes the files of uploads that no batch names: they were never accepted.
     pub fn open(folder: &Path, bytes_max: u64, named: &HashSet<SpoolName>) -> io::Result<Self> {
+        Self::open_listing(folder, bytes_max, named, None).map(|(spool, _)| spool)
+    }
+
+    /// The same, and tells of which uploads the rows are there. Where it is not sure that no batch names them, the files of
+    /// the others are moved to another folder.
+    pub fn open_listing(
+        folder: &Path,
+        bytes_max: u64,
+        named: &HashSet<SpoolName>,
+        kept_in: Option<&Path>,
+    ) -> io::Result<(Self, HashSet<SpoolName>)> {
         std::fs::create_dir_all(folder)?;
+        let mut there = HashSet::new();
         let (mut bytes, mut last) = (0, named.iter().copied().max().unwrap_or_default());
         let mut interrupted = vec![];
         for entry in std::fs::read_dir(folder)? {
@@ -113,10 +125,16 @@ impl Spool {
             let Ok(name) = u64::from_str_radix(stem, 16) else { continue };
             last = last.max(name);
             if named.contains(&name) {
+                if path.extension().is_some_and(|extension| extension == ROWS) {
+                    there.insert(name);
+                }
                 bytes += entry.metadata()?.len();
                 if path == path_of(folder, name, OVERWRITING) {
                     interrupted.push(name);
                 }
+            } else if let Some(kept_in) = kept_in {
+                durable::private_folder(kept_in)?;
+                std::fs::rename(&path, kept_in.join(entry.file_name()))?;
             } else {
                 std::fs::remove_file(&path)?;
             }
@@ -135,7 +153,7 @@ impl Spool {
                 tracing::error!(path = %spool.rows_path(name).display(), %error, "rows of an upload could not be overwritten");
             }
         }
-        Ok(spool)
+        Ok((spool, there))
     }
 
     /// Begins the file of an upload. It goes again unless it is kept.

@@ -76,7 +76,8 @@ pub struct Settled {
     pub outcome: u8,
 }
 
-/// A batch as it was accepted.
+/// A batch as it was accepted. Its attributes' names are not in it: they may come to a megabyte, and are the first line of
+/// its file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchAcceptedEntry {
     /// Whose.
@@ -95,8 +96,6 @@ pub struct BatchAcceptedEntry {
     pub v2: bool,
     /// The code of the kind of id it is keyed by.
     pub key_kind: u8,
-    /// Its attributes' names.
-    pub names: Vec<Box<str>>,
     /// R5.
     pub creates: bool,
     /// R7: whether it replaces what earlier ones set.
@@ -108,7 +107,18 @@ pub struct BatchAcceptedEntry {
     /// R9.
     pub max_profile_bytes: u64,
     /// What the client called this sending of it.
-    pub key: Option<String>,
+    pub key: Option<SentKeyEntry>,
+}
+
+/// What a client called one sending of a batch, and what it then sent: whatever becomes of the file, the key stands for that.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SentKeyEntry {
+    /// The key.
+    pub key: String,
+    /// How many bytes were sent.
+    pub bytes: u64,
+    /// Their CRC-32C; none if an earlier program took none.
+    pub crc32c: Option<u32>,
 }
 
 /// A batch's end.
@@ -133,37 +143,57 @@ pub struct BatchGivenUpEntry {
     pub end: BatchCompletedEntry,
 }
 
-/// Where a restart begins, and the batches it then knows.
+/// Where a restart begins, and the batches that are then incomplete.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Checkpoint {
     /// The store holds all that the journal says up to here.
     pub position: (u64, u64),
     /// The highest seq given out.
     pub last_seq: u64,
-    /// All batches kept, with the position behind which each one's entry stands.
-    pub batches: Vec<KnownBatch>,
+    /// The batches that the store does not hold all of, in seq order, with the position behind which each one's entry stands.
+    pub incomplete: Vec<KnownBatch>,
+    /// How far the catalogue of complete batches reaches that goes with it.
+    pub catalogue: CatalogueMark,
     /// How far the store reached then; 0 in a snapshot, which speaks of no store, and if an earlier program did not say.
     pub store_reach: u64,
+    /// The complete batches, as earlier programs listed them here; from version 4 on they stand in the catalogue alone.
+    #[serde(skip)]
+    pub complete: Vec<(BatchAcceptedEntry, BatchCompletedEntry)>,
 }
 
 impl Checkpoint {
     /// Where a restart begins to read: the oldest incomplete batch's entry, and what became of its rows, may stand
     /// before the checkpoint itself.
     pub fn needs_journal_from(&self) -> Position {
-        let incomplete = self.batches.iter().filter(|batch| batch.completed.is_none());
-        let from = incomplete.map(|batch| batch.position).fold(self.position, std::cmp::Ord::min);
+        let from = self.incomplete.iter().map(|batch| batch.position).fold(self.position, std::cmp::Ord::min);
         Position::from_pair(from)
+    }
+
+    /// Whether the store held all of a batch then; whoever asks knows that it was accepted one day.
+    pub fn held(&self, batch: Seq) -> bool {
+        let seq = batch.get();
+        let incomplete = self.incomplete.binary_search_by_key(&seq, |known| known.accepted.seq).is_ok();
+        seq <= self.last_seq && !incomplete
     }
 }
 
-/// A batch in a checkpoint.
+/// How far a catalogue reaches: up to there every record is on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct CatalogueMark {
+    /// How often it was written anew.
+    pub generation: u64,
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// An incomplete batch in a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KnownBatch {
     /// Where in the journal its entry's group begins.
     pub position: (u64, u64),
     /// The batch.
     pub accepted: BatchAcceptedEntry,
-    /// Its end, if it has come.
+    /// Its end, if it was complete before, in a store that was lost: this one does not hold all of it yet.
     pub completed: Option<BatchCompletedEntry>,
 }
 
@@ -220,7 +250,8 @@ mod tests {
         }
     }
 
-    fn accepted(seq: u64, crc32c: Option<u32>) -> BatchAcceptedEntry {
+    fn accepted(seq: u64, crc32c: Option<u32>, key: Option<&str>) -> BatchAcceptedEntry {
+        let key = key.map(|key| SentKeyEntry { key: key.into(), bytes: 300, crc32c });
         BatchAcceptedEntry {
             client: "demo".into(),
             seq,
@@ -230,13 +261,12 @@ mod tests {
             rows: 3,
             v2: true,
             key_kind: 1,
-            names: vec!["a".into(), "city".into()],
             creates: false,
             replaces: true,
             removes: false,
             lifetime_ms: 1_209_600_000,
             max_profile_bytes: 1 << 20,
-            key: None,
+            key,
         }
     }
 
@@ -245,7 +275,7 @@ mod tests {
         BatchCompletedEntry { seq: 7, counts, at_ms: 99, store_reach }
     }
 
-    fn group(crc32c: Option<u32>, store_reach: u64) -> Vec<Entry> {
+    fn group(crc32c: Option<u32>, key: Option<&str>, store_reach: u64) -> Vec<Entry> {
         let write = WriteEntry {
             seq: 5,
             changes: vec![Change { key: ByteBuf::from(*b"k"), value: ByteBuf::from(*b"v") }],
@@ -253,48 +283,68 @@ mod tests {
         };
         vec![
             Entry::Write(write),
-            Entry::BatchAccepted(accepted(7, crc32c)),
+            Entry::BatchAccepted(accepted(7, crc32c, key)),
             Entry::BatchCompleted(completed(store_reach)),
-            Entry::BatchGivenUp(BatchGivenUpEntry { accepted: accepted(7, crc32c), end: completed(0) }),
+            Entry::BatchGivenUp(BatchGivenUpEntry { accepted: accepted(7, crc32c, key), end: completed(0) }),
         ]
     }
 
-    fn checkpoint(crc32c: Option<u32>, store_reach: u64) -> Checkpoint {
-        let complete =
-            KnownBatch { position: (0, 40), accepted: accepted(7, crc32c), completed: Some(completed(0)) };
-        let incomplete = KnownBatch { position: (1, 50), accepted: accepted(8, crc32c), completed: None };
-        Checkpoint { position: (1, 600), last_seq: 8, batches: vec![complete, incomplete], store_reach }
+    /// As an earlier program tells it, with a complete batch.
+    fn checkpoint(crc32c: Option<u32>, key: Option<&str>) -> Checkpoint {
+        let incomplete =
+            KnownBatch { position: (1, 50), accepted: accepted(8, crc32c, key), completed: None };
+        Checkpoint {
+            position: (1, 600),
+            last_seq: 8,
+            incomplete: vec![incomplete],
+            complete: vec![(accepted(7, crc32c, key), completed(0))],
+            ..Checkpoint::default()
+        }
     }
 
     #[test]
     fn groups_and_checkpoints_read_back() {
         let (mut payload, mut bytes) = (vec![], vec![]);
-        encode_group(&group(Some(0x1234_5678), 6), &mut payload).unwrap();
-        assert_eq!(decode_group(&payload).unwrap(), group(Some(0x1234_5678), 6));
+        let written = group(Some(0x1234_5678), Some("k"), 6);
+        encode_group(&written, &mut payload).unwrap();
+        assert_eq!(decode_group(&payload).unwrap(), written);
         assert_eq!(decode_group(&group_given_up(9)).unwrap(), []);
-        encode_checkpoint(&checkpoint(Some(9), 5), &mut bytes).unwrap();
-        assert_eq!(decode_checkpoint(&bytes).unwrap(), checkpoint(Some(9), 5));
+        let catalogue = CatalogueMark { generation: 3, bytes: 4096 };
+        let checkpoint =
+            Checkpoint { catalogue, store_reach: 5, complete: vec![], ..checkpoint(Some(9), None) };
+        encode_checkpoint(&checkpoint, &mut bytes).unwrap();
+        assert_eq!(decode_checkpoint(&bytes).unwrap(), checkpoint);
+    }
+
+    #[test]
+    fn a_checkpoint_held_what_was_accepted_and_is_not_incomplete_in_it() {
+        let checkpoint = checkpoint(None, None);
+        assert_eq!([6, 7, 8, 9].map(|seq| checkpoint.held(Seq::from_u64(seq))), [true, true, false, false]);
+        assert_eq!(checkpoint.needs_journal_from(), Position::from_pair((1, 50)));
     }
 
     fn bytes(hex: &str) -> Vec<u8> {
         (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
     }
 
-    /// As a program wrote them before stores said how far they reach.
+    const END: &str = "07020001000063";
+
+    /// As a program wrote them while names stood in the journal and complete batches in checkpoints, and before stores said
+    /// how far they reach.
     #[test]
     fn groups_and_checkpoints_of_version_3_are_read() {
         let accepted = |seq: &str| {
             format!(
                 "0464656d6f{seq}0bfb2c0101fc7856341203010102016104636974790001\
-                     00fc00081948fc0000100000"
+                     00fc00081948fc0000100001016b"
             )
         };
-        let end = "07020001000063";
         let group_3 =
-            format!("0304000501016b01760103020101{}02{end}03{}{end}", accepted("07"), accepted("07"));
-        let checkpoint_3 = format!("0301fb580208020028{}01{end}0132{}00", accepted("07"), accepted("08"));
-        assert_eq!(decode_group(&bytes(&group_3)).unwrap(), group(Some(0x1234_5678), 0));
-        assert_eq!(decode_checkpoint(&bytes(&checkpoint_3)).unwrap(), checkpoint(Some(0x1234_5678), 0));
+            format!("0304000501016b01760103020101{}02{END}03{}{END}", accepted("07"), accepted("07"));
+        let checkpoint_3 = format!("0301fb580208020028{}01{END}0132{}00", accepted("07"), accepted("08"));
+        let (crc32c, key) = (Some(0x1234_5678), Some("k"));
+        assert_eq!(decode_group(&bytes(&group_3)).unwrap(), group(crc32c, key, 0));
+        assert_eq!(decode_checkpoint(&bytes(&checkpoint_3)).unwrap(), checkpoint(crc32c, key));
     }
 
     /// As a program wrote them before batches had keys.
@@ -306,12 +356,11 @@ mod tests {
                      00fc00081948fc00001000"
             )
         };
-        let end = "07020001000063";
         let group_2 =
-            format!("0204000501016b01760103020101{}02{end}03{}{end}", accepted("07"), accepted("07"));
-        let checkpoint_2 = format!("0201fb580208020028{}01{end}0132{}00", accepted("07"), accepted("08"));
-        assert_eq!(decode_group(&bytes(&group_2)).unwrap(), group(Some(0x1234_5678), 0));
-        assert_eq!(decode_checkpoint(&bytes(&checkpoint_2)).unwrap(), checkpoint(Some(0x1234_5678), 0));
+            format!("0204000501016b01760103020101{}02{END}03{}{END}", accepted("07"), accepted("07"));
+        let checkpoint_2 = format!("0201fb580208020028{}01{END}0132{}00", accepted("07"), accepted("08"));
+        assert_eq!(decode_group(&bytes(&group_2)).unwrap(), group(Some(0x1234_5678), None, 0));
+        assert_eq!(decode_checkpoint(&bytes(&checkpoint_2)).unwrap(), checkpoint(Some(0x1234_5678), None));
     }
 
     /// As a program wrote them before uploads had checksums.
@@ -321,7 +370,7 @@ mod tests {
                        10000207020001000063";
         let checkpoint_1 = "0101fb5802080200280464656d6f070bfb2c010301010201610463697479000100fc00081948fc00001000\
                             010702000100006301320464656d6f080bfb2c010301010201610463697479000100fc00081948fc0000100000";
-        assert_eq!(decode_group(&bytes(group_1)).unwrap(), group(None, 0)[..3]);
-        assert_eq!(decode_checkpoint(&bytes(checkpoint_1)).unwrap(), checkpoint(None, 0));
+        assert_eq!(decode_group(&bytes(group_1)).unwrap(), group(None, None, 0)[..3]);
+        assert_eq!(decode_checkpoint(&bytes(checkpoint_1)).unwrap(), checkpoint(None, None));
     }
 }

@@ -930,7 +930,6 @@ mod tests {
             rows: 56,
             v2: seq > 3,
             key_kind: 1,
-            names: vec!["colour".into(), "größe".into()],
             creates: true,
             replaces: false,
             removes: true,
@@ -943,7 +942,8 @@ mod tests {
     }
 
     fn checkpoint() -> Checkpoint {
-        Checkpoint { position: (3, 4096), last_seq: 77, batches: vec![batch(3), batch(4)], store_reach: 0 }
+        let incomplete = vec![batch(3), batch(4)];
+        Checkpoint { position: (3, 4096), last_seq: 77, incomplete, ..Checkpoint::default() }
     }
 
     /// Keys of different lengths, and values of these.

@@ -166,6 +166,7 @@ impl Harness {
         let store = Store::new(which, &generation);
         let core = Core::try_start(folder.path(), store, StartFrom::Nothing, &clock).unwrap();
         let checkpoint = generation.join("checkpoint");
+        core.batches.save().unwrap();
         write_checkpoint(&checkpoint, &core.durable_mark().unwrap()).unwrap();
         let snapshots = Snapshots::open(&folder.path().join("snapshots")).unwrap();
         Self {
@@ -212,7 +213,7 @@ impl Harness {
     fn finish(&mut self) -> Result<(), Wrong> {
         self.fresh(usize::MAX, Stop::Nowhere)?;
         self.snapshot(usize::MAX, false, false, false)?;
-        while self.core().batches.incomplete() > 0 {
+        while self.core().batches.pending_batches() > 0 {
             self.fold(&mut [].iter(), (usize::MAX, 0, false))?;
         }
         self.check("everything was folded")?;
@@ -513,7 +514,9 @@ impl Harness {
     }
 
     fn pending(&self, client: usize) -> impl Iterator<Item = &Sent> {
-        self.sent.iter().filter(move |sent| !sent.complete && sent.client == client)
+        let batches = &self.core().batches;
+        let pending = |sent: &&Sent| !sent.complete || batches.is_again(Seq::from_u64(sent.seq));
+        self.sent.iter().filter(move |sent| sent.client == client && pending(sent))
     }
 
     fn has_pending_rows(&self, client: usize, id: &Id) -> bool {
@@ -622,7 +625,10 @@ impl Harness {
 
     fn marks(&mut self) -> Result<Checkpoint, Wrong> {
         match self.ask(Request::Mark)? {
-            Answer::Marked(mark) => Ok(mark),
+            Answer::Marked(mark) => {
+                self.core().batches.save().map_err(|error| error.to_string())?;
+                Ok(mark)
+            }
             other => Err(format!("a mark was answered with {other:?}")),
         }
     }
@@ -667,7 +673,7 @@ impl Harness {
                 .map_err(|error| format!("sweep: {error}"))?;
             if swept.expired > 0 {
                 self.swept = true;
-                met(if core.batches.incomplete() > 0 { Met::SweptUnderPending } else { Met::Swept });
+                met(if core.batches.pending_batches() > 0 { Met::SweptUnderPending } else { Met::Swept });
             }
             self.waiting.extend(swept.requests);
             after = swept.next;
@@ -747,7 +753,7 @@ impl Harness {
         let core = self.core.as_ref().unwrap();
         for known in batches_needless(&core.batches, snapshots, self.clock.now(), retention_ms) {
             met(Met::BatchForgotten);
-            core.batches.forget(&known.accepted.id);
+            core.batches.forget(std::slice::from_ref(&known.accepted.id));
             core.spool.remove(known.accepted.spool);
             let seq = known.accepted.id.seq.get();
             self.sent.iter_mut().filter(|sent| sent.seq == seq).for_each(|sent| sent.forgotten = true);
@@ -798,10 +804,12 @@ impl Harness {
             }
             At::Overwrite => {
                 let core = self.core.as_ref().unwrap();
-                for known in core.batches.all() {
-                    if !matches!(known.progress.state(), BatchState::Complete(_)) {
-                        continue;
-                    }
+                let mut held = vec![];
+                let Ok(()) = core.batches.each_held(|known| {
+                    held.push(known);
+                    Ok::<(), std::convert::Infallible>(())
+                });
+                for known in held {
                     let seq = known.accepted.id.seq;
                     let overwritten = overwrite_rows(&core.spool, &known.accepted, &fresh.erased);
                     if overwritten.map_err(|error| wrong(&error))? > 0 {
@@ -893,7 +901,7 @@ impl Harness {
         ops: &mut std::slice::Iter<'o, Op>,
         (mut steps, mut which, mut joins): (usize, usize, bool),
     ) -> Result<Option<&'o Op>, Wrong> {
-        if self.core().batches.incomplete() == 0 {
+        if self.core().batches.pending_batches() == 0 {
             return Ok(None);
         }
         let pending = self.core().batches.next().ok_or("no batch")?;
@@ -1053,6 +1061,7 @@ impl Harness {
         let core = Core::try_start(self.folder.path(), store, from, &self.clock)?;
         if made {
             let mark = core.durable_mark()?;
+            core.batches.save().map_err(|error| error.to_string())?;
             let path = self.store_folder().join("checkpoint");
             write_checkpoint(&path, &mark).map_err(|error| error.to_string())?;
         }
@@ -1066,7 +1075,7 @@ impl Harness {
             let id = BatchId { client: client_code(sent.client), seq: Seq::from_u64(sent.seq) };
             let known = core.batches.get(&id).ok_or_else(|| format!("batch {id} is gone"))?;
             let complete = matches!(known.progress.state(), BatchState::Complete(_));
-            if sent.complete && !complete && !made {
+            if sent.complete && !complete {
                 return Err(format!("batch {id} was complete and is not any more"));
             }
             sent.complete = complete;
@@ -1092,9 +1101,7 @@ impl Harness {
             met(Met::StoreMadeAgain);
             return Ok(StartFrom::Nothing);
         };
-        let incomplete = |sent: &&Sent| {
-            checkpoint.batches.iter().all(|b| b.accepted.seq != sent.seq || b.completed.is_none())
-        };
+        let incomplete = |sent: &&Sent| !checkpoint.held(Seq::from_u64(sent.seq));
         met(Met::MadeFromSnapshot);
         if self.sent.iter().filter(|sent| sent.complete).any(|sent| incomplete(&sent)) {
             met(Met::MadeFromSnapshotUnderComplete);

@@ -8,6 +8,7 @@ use profiled::app::recovery::{StartFrom, read_checkpoint, recover, write_checkpo
 use profiled::app::steps::{InUse, Keeper, Spent, Tombstones};
 use profiled::app::sweep_thread::{Horizon, step as sweep};
 use profiled::app::{AppError, CallIds, SiteCall, Visitor, look_up};
+use profiled::batch::catalogue;
 use profiled::batch::csv::Parser;
 use profiled::batch::fold::{Part, Plan, Step};
 use profiled::batch::outcome::write_outcomes;
@@ -170,6 +171,7 @@ impl Daemon {
             Arc::clone(&clock) as _,
         );
         let mark = Checkpoint { store_reach: store.make_durable().unwrap().0, ..committer.mark() };
+        recovered.batches.save().unwrap();
         write_checkpoint(&generation.checkpoint, &mark).unwrap();
         let (requests, asked) = channel();
         let answered = Arc::new(AtomicU64::new(number(committer.seqs.last())));
@@ -227,8 +229,8 @@ impl Daemon {
             again.fold_all();
             assert_eq!(again.show_all(&visitors), live, "begun again from {from}, after folding");
             for folded in &completed {
-                let known = again.batches.all();
-                let known = known.iter().find(|known| number(known.accepted.id.seq) == folded.batch).unwrap();
+                let id = BatchId { client: client(), seq: Seq::from_u64(folded.batch) };
+                let known = again.batches.get(&id).unwrap();
                 assert_eq!(known.progress.counts(), folded.counts, "begun again from {from}");
             }
             for folded in again.completed.lock().unwrap().iter() {
@@ -242,7 +244,7 @@ impl Daemon {
     }
 
     fn fold_all(&self) {
-        while self.batches.incomplete() > 0 {
+        while self.batches.pending_batches() > 0 {
             self.fold(1);
         }
     }
@@ -266,6 +268,7 @@ impl Daemon {
                 std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
             }
         }
+        std::fs::copy(self.folder.join(catalogue::FILE), folder.join(catalogue::FILE)).unwrap();
         let Generation { store, checkpoint } = self.current.lock().unwrap().clone();
         let checkpoint = read_checkpoint(&checkpoint).unwrap().unwrap();
         let answered = self.answered.load(Ordering::Relaxed);
@@ -446,7 +449,10 @@ impl Keeper for Daemon {
 
     fn mark(&self) -> Result<Checkpoint, AppError> {
         match self.ask(Request::Mark) {
-            Answer::Marked(mark) => Ok(mark),
+            Answer::Marked(mark) => {
+                self.batches.save().unwrap();
+                Ok(mark)
+            }
             other => panic!("a mark was answered with {other:?}"),
         }
     }

@@ -1,8 +1,9 @@
-//! What earlier versions of groups and checkpoints said of a batch, and that none said how far a store reached. All else
-//! was as it is now.
+//! What earlier versions of groups and checkpoints said of a batch; that checkpoints listed complete ones too; and that
+//! none said how far a store reached. All else was as it is now.
 
 use super::{
-    BatchAcceptedEntry, BatchCompletedEntry, BatchGivenUpEntry, Checkpoint, Entry, KnownBatch, WriteEntry,
+    BatchAcceptedEntry, BatchCompletedEntry, BatchGivenUpEntry, Checkpoint, Entry, KnownBatch, SentKeyEntry,
+    WriteEntry,
 };
 use crate::model::batch::Counts;
 use crate::model::codec::{self, CodecError};
@@ -31,21 +32,6 @@ pub(super) struct Version1 {
     removes: bool,
     lifetime_ms: u64,
     max_profile_bytes: u64,
-}
-
-/// Of a batch it told all there is.
-#[derive(Deserialize)]
-#[serde(transparent)]
-pub(super) struct Version3(BatchAcceptedEntry);
-
-impl Accepted for Version3 {
-    const VERSION: u8 = 3;
-}
-
-impl From<Version3> for BatchAcceptedEntry {
-    fn from(Version3(batch): Version3) -> Self {
-        batch
-    }
 }
 
 /// A batch's end, as all of them told it.
@@ -81,12 +67,36 @@ pub(super) struct Version2 {
     max_profile_bytes: u64,
 }
 
+/// It told the attributes' names, and took what its file came to for what was sent with the key.
+#[derive(Deserialize)]
+pub(super) struct Version3 {
+    client: String,
+    seq: u64,
+    spool: u64,
+    bytes: u64,
+    crc32c: Option<u32>,
+    rows: u64,
+    v2: bool,
+    key_kind: u8,
+    names: Vec<Box<str>>,
+    creates: bool,
+    replaces: bool,
+    removes: bool,
+    lifetime_ms: u64,
+    max_profile_bytes: u64,
+    key: Option<String>,
+}
+
 impl Accepted for Version1 {
     const VERSION: u8 = 1;
 }
 
 impl Accepted for Version2 {
     const VERSION: u8 = 2;
+}
+
+impl Accepted for Version3 {
+    const VERSION: u8 = 3;
 }
 
 #[derive(Deserialize)]
@@ -132,12 +142,17 @@ pub(super) fn decode_group<A: Accepted>(payload: &[u8]) -> Result<Vec<Entry>, Co
 
 pub(super) fn decode_checkpoint<A: Accepted>(bytes: &[u8]) -> Result<Checkpoint, CodecError> {
     let CheckpointOf::<A> { position, last_seq, batches } = codec::decode(A::VERSION, bytes)?;
-    let known = |known: Known<A>| KnownBatch {
-        position: known.position,
-        accepted: known.accepted.into(),
-        completed: known.completed.map(BatchCompletedEntry::from),
-    };
-    Ok(Checkpoint { position, last_seq, batches: batches.into_iter().map(known).collect(), store_reach: 0 })
+    let mut checkpoint = Checkpoint { position, last_seq, ..Checkpoint::default() };
+    for Known { position, accepted, completed } in batches {
+        let accepted = accepted.into();
+        match completed {
+            Some(end) => checkpoint.complete.push((accepted, end.into())),
+            None => checkpoint.incomplete.push(KnownBatch { position, accepted, completed: None }),
+        }
+    }
+    // They stood client by client.
+    checkpoint.incomplete.sort_by_key(|known| known.accepted.seq);
+    Ok(checkpoint)
 }
 
 impl From<Version1> for BatchAcceptedEntry {
@@ -164,7 +179,7 @@ impl From<Version1> for BatchAcceptedEntry {
 
 impl From<Version2> for BatchAcceptedEntry {
     fn from(batch: Version2) -> Self {
-        Self {
+        Version3 {
             client: batch.client,
             seq: batch.seq,
             spool: batch.spool,
@@ -180,6 +195,30 @@ impl From<Version2> for BatchAcceptedEntry {
             lifetime_ms: batch.lifetime_ms,
             max_profile_bytes: batch.max_profile_bytes,
             key: None,
+        }
+        .into()
+    }
+}
+
+impl From<Version3> for BatchAcceptedEntry {
+    fn from(batch: Version3) -> Self {
+        // The names are the first line of the file, too.
+        let Version3 { bytes, crc32c, names: _names, .. } = batch;
+        Self {
+            client: batch.client,
+            seq: batch.seq,
+            spool: batch.spool,
+            bytes,
+            crc32c,
+            rows: batch.rows,
+            v2: batch.v2,
+            key_kind: batch.key_kind,
+            creates: batch.creates,
+            replaces: batch.replaces,
+            removes: batch.removes,
+            lifetime_ms: batch.lifetime_ms,
+            max_profile_bytes: batch.max_profile_bytes,
+            key: batch.key.map(|key| SentKeyEntry { key, bytes, crc32c }),
         }
     }
 }

@@ -1,0 +1,564 @@
+//! The catalogue: what the disk keeps of complete batches, in one file that is only ever appended to.
+//!
+//! ```text
+//! head     magic, generation, the length at which this generation began, CRC-32C of these
+//! record   length of the payload, CRC-32C of the length and the payload, payload: one record, encoded
+//! ```
+//!
+//! The journal is the truth about a batch's end; the catalogue is a view of it that outlives the journal. So what is
+//! noted waits in memory until somebody saves it: whoever writes down that the journal is needed no more from before some
+//! place (a checkpoint, a snapshot) saves first, and writes down how far the catalogue then reached.
+//!
+//! Promises: up to there a record is on the disk, or its damage is told; behind there, what a crash cut off is cut off
+//! without a word, for the journal has it. A damaged catalogue is kept as it was and written anew with every record that
+//! verifies. Noting something never waits for the disk.
+
+use crate::durable::{self, point};
+use crate::journal::entry::{BatchAcceptedEntry, BatchCompletedEntry, CatalogueMark};
+use crate::model::batch::BatchId;
+use crate::model::codec::{self, CodecError};
+use crate::sync::{Mutex, lock};
+use serde::{Deserialize, Serialize};
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+/// What the file is called in a data folder.
+pub const FILE: &str = "catalogue";
+/// The version that a record's payload begins with.
+const VERSION: u8 = 1;
+const MAGIC: &[u8; 8] = b"prfcata1";
+const HEAD_BYTES: usize = 8 + 8 + 8 + 4;
+const FRAME_HEAD_BYTES: usize = 4 + 4;
+/// No record is longer.
+const RECORD_BYTES_MAX: usize = 64 << 10;
+/// So many batches go into one record of forgotten ones.
+const FORGOTTEN_MAX: usize = 512;
+
+/// What the catalogue says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Record {
+    /// A batch is complete. A later record of the same batch counts.
+    Complete(BatchAcceptedEntry, BatchCompletedEntry),
+    /// These batches are not kept any more: whose, and their seqs.
+    Forgotten(Vec<(String, u64)>),
+}
+
+/// What was found damaged.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the catalogue of complete batches {} is damaged: {why}. What of it verifies is kept, and so is all that the journal \
+     still tells; batches of which neither tells are unknown from now on, and their uploads are kept in {}{}",
+    path.display(), aside.display(),
+    if *copied { ", beside the catalogue as it was" } else { "" }
+)]
+pub struct Damage {
+    path: PathBuf,
+    why: String,
+    aside: PathBuf,
+    copied: bool,
+}
+
+/// The file, and what it is still to be told.
+#[derive(Debug, Default)]
+pub struct Catalogue {
+    /// None: nothing is kept, as some tests want it.
+    path: Option<PathBuf>,
+    tail: Mutex<Tail>,
+    /// Held while the file is written to.
+    file: Mutex<Option<File>>,
+}
+
+#[derive(Debug, Default)]
+struct Tail {
+    generation: u64,
+    /// The file's length.
+    saved: u64,
+    /// What comes behind it.
+    unsaved: Vec<u8>,
+}
+
+/// Why the catalogue could not be saved.
+#[derive(Debug, thiserror::Error)]
+pub enum SaveError {
+    /// It may be tried again.
+    #[error("the catalogue of complete batches {} could not be written: {error}", path.display())]
+    Refused {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// What the file's pages hold can't be trusted any more: only a start helps, which reads the journal.
+    #[error("the catalogue of complete batches {} could not be synced: {error}", path.display())]
+    Lost {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+impl Catalogue {
+    /// Opens the catalogue of a data folder, and gives its records in their order; those of a damaged one perhaps twice.
+    /// It reaches at least as far as `mark` says, or is damaged: it is then kept as it was in `aside`, and written anew
+    /// when it is first saved. Until then a start finds it damaged once more.
+    pub fn open(
+        folder: &Path,
+        mark: CatalogueMark,
+        aside: &Path,
+        mut each: impl FnMut(Record),
+    ) -> io::Result<(Self, Option<Damage>)> {
+        let path = folder.join(FILE);
+        let damaged =
+            |why: String, copied| Damage { path: path.clone(), why, aside: aside.to_owned(), copied };
+        let anew =
+            |generation| Tail { generation: generation + 1, saved: HEAD_BYTES as u64, unsaved: vec![] };
+        let (mut file, mut damage) = (None, None);
+        let tail = match OpenOptions::new().read(true).write(true).open(&path) {
+            Ok(found) => match read(&found, mark, &mut each)? {
+                Ok(Whole { generation, bytes }) => {
+                    if found.metadata()?.len() > bytes {
+                        tracing::info!(path = %path.display(), "cut off records of complete batches that a crash interrupted");
+                        found.set_len(bytes)?;
+                        found.sync_all()?;
+                    }
+                    file = Some(found);
+                    Tail { generation, saved: bytes, unsaved: vec![] }
+                }
+                Err(why) => {
+                    durable::private_folder(aside)?;
+                    std::fs::copy(&path, aside.join(FILE))?;
+                    damage = Some(damaged(why, true));
+                    let mut records = vec![];
+                    let generation = salvage(&std::fs::read(&path)?, |record| {
+                        encode(&record, &mut records);
+                        each(record);
+                    });
+                    Tail { unsaved: records, ..anew(generation.max(mark.generation)) }
+                }
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                damage = (mark.bytes > 0).then(|| damaged("it is not there".into(), false));
+                anew(mark.generation)
+            }
+            Err(error) => return Err(error),
+        };
+        Ok((Self { path: Some(path), tail: Mutex::new(tail), file: Mutex::new(file) }, damage))
+    }
+
+    /// Notes something; the disk has it once it is saved.
+    pub fn note(&self, record: &Record) {
+        if self.path.is_some() {
+            encode(record, &mut lock(&self.tail).unsaved);
+        }
+    }
+
+    /// Notes that these batches are not kept any more.
+    pub fn note_forgotten(&self, batches: &[BatchId]) {
+        for batches in batches.chunks(FORGOTTEN_MAX) {
+            let forgotten = batches.iter().map(|id| (id.client.to_string(), id.seq.get()));
+            self.note(&Record::Forgotten(forgotten.collect()));
+        }
+    }
+
+    /// How far it reaches with all that was noted so far. It must be saved before anybody goes by it.
+    pub fn mark(&self) -> CatalogueMark {
+        let tail = lock(&self.tail);
+        CatalogueMark { generation: tail.generation, bytes: tail.saved + tail.unsaved.len() as u64 }
+    }
+
+    /// Makes durable all that was noted so far. Blocks.
+    pub fn save(&self) -> Result<(), SaveError> {
+        self.save_to(&mut lock(&self.file))
+    }
+
+    fn save_to(&self, file: &mut Option<File>) -> Result<(), SaveError> {
+        let Some(path) = &self.path else { return Ok(()) };
+        let (generation, from, unsaved) = {
+            let tail = lock(&self.tail);
+            (tail.generation, tail.saved, tail.unsaved.clone())
+        };
+        let refused = |error| SaveError::Refused { path: path.clone(), error };
+        match file {
+            Some(_) if unsaved.is_empty() => return Ok(()),
+            Some(file) => {
+                let written = point("catalogue-append").and_then(|()| file.write_all_at(&unsaved, from));
+                written.map_err(refused)?;
+                let synced = point("catalogue-append-sync").and_then(|()| file.sync_data());
+                synced.map_err(|error| SaveError::Lost { path: path.clone(), error })?;
+            }
+            None => {
+                let made = write_anew(path, generation, |out| out.write_all(&unsaved));
+                *file = Some(made.map_err(refused)?.0);
+            }
+        }
+        let mut tail = lock(&self.tail);
+        tail.saved += unsaved.len() as u64;
+        tail.unsaved.drain(..unsaved.len());
+        Ok(())
+    }
+
+    /// Writes the file anew with those of its records that `keep` says, in their order. Blocks.
+    pub fn write_anew(&self, mut keep: impl FnMut(&Record) -> bool) -> Result<(), SaveError> {
+        let mut file = lock(&self.file);
+        self.save_to(&mut file)?;
+        let Some(path) = &self.path else { return Ok(()) };
+        let CatalogueMark { generation, .. } = self.mark();
+        let mut written = Ok(());
+        let (made, saved) = write_anew(path, generation + 1, |out| {
+            let mut bytes = vec![];
+            let whole = CatalogueMark { generation, bytes: u64::MAX };
+            let read = read(&File::open(path)?, whole, &mut |record: Record| {
+                if keep(&record) && written.is_ok() {
+                    bytes.clear();
+                    encode(&record, &mut bytes);
+                    written = out.write_all(&bytes);
+                }
+            });
+            std::mem::replace(&mut written, Ok(()))?;
+            match read? {
+                Ok(_) => Ok(()),
+                Err(why) => Err(io::Error::new(io::ErrorKind::InvalidData, why)),
+            }
+        })
+        .map_err(|error| {
+            // Once it bears the other's name, nobody finds what would be appended to this one.
+            let in_place = file.as_ref().is_some_and(|file| is_at(file, path));
+            let path = path.clone();
+            if in_place { SaveError::Refused { path, error } } else { SaveError::Lost { path, error } }
+        })?;
+        *file = Some(made);
+        let mut tail = lock(&self.tail);
+        (tail.generation, tail.saved) = (generation + 1, saved);
+        Ok(())
+    }
+}
+
+/// Whether this is the file that bears this name.
+fn is_at(file: &File, path: &Path) -> bool {
+    let number = |found: io::Result<std::fs::Metadata>| found.ok().map(|found| (found.dev(), found.ino()));
+    let there = number(std::fs::metadata(path));
+    there.is_some() && number(file.metadata()) == there
+}
+
+/// A catalogue without damage.
+struct Whole {
+    generation: u64,
+    /// Where its last record ends.
+    bytes: u64,
+}
+
+/// Gives each record of a file; why it is damaged, if it is. A mark without an end stands for the file's own.
+fn read(
+    file: &File,
+    mark: CatalogueMark,
+    each: &mut impl FnMut(Record),
+) -> io::Result<Result<Whole, String>> {
+    let mut file = BufReader::with_capacity(1 << 18, file);
+    let mut head = [0; HEAD_BYTES];
+    if !fill(&mut file, &mut head)? {
+        return Ok(Err("it has no whole head".into()));
+    }
+    let Some((generation, began)) = read_head(&head) else {
+        return Ok(Err("its head does not match its checksum".into()));
+    };
+    if mark.generation > generation {
+        return Ok(Err(format!("it is of generation {generation}, and should be of {}", mark.generation)));
+    }
+    // What another generation came to is in none of our lengths.
+    let all = mark.bytes == u64::MAX;
+    let expected = if mark.generation == generation && !all { began.max(mark.bytes) } else { began };
+    let mut at = HEAD_BYTES as u64;
+    let end = loop {
+        match next_frame(&mut file)? {
+            Frame::Record(record, bytes) => {
+                each(record);
+                at += bytes;
+            }
+            Frame::End => break None,
+            Frame::Flaw(why) => break Some(why),
+        }
+    };
+    if at < expected || (all && end.is_some()) {
+        let why = end.unwrap_or("it ends");
+        return Ok(Err(format!("at byte {at} {why}, and it should reach to byte {}", expected.max(at))));
+    }
+    Ok(Ok(Whole { generation, bytes: at }))
+}
+
+enum Frame {
+    Record(Record, u64),
+    End,
+    Flaw(&'static str),
+}
+
+fn next_frame(file: &mut impl BufRead) -> io::Result<Frame> {
+    if file.fill_buf()?.is_empty() {
+        return Ok(Frame::End);
+    }
+    let mut head = [0; FRAME_HEAD_BYTES];
+    if !fill(file, &mut head)? {
+        return Ok(Frame::Flaw("a record breaks off"));
+    }
+    let Some(bytes) = frame_bytes(&head) else { return Ok(Frame::Flaw("a record has an impossible length")) };
+    let mut payload = vec![0; bytes];
+    if !fill(file, &mut payload)? {
+        return Ok(Frame::Flaw("a record breaks off"));
+    }
+    Ok(match read_frame(&head, &payload) {
+        Some(record) => Frame::Record(record, (FRAME_HEAD_BYTES + bytes) as u64),
+        None => Frame::Flaw("a record does not match its checksum"),
+    })
+}
+
+/// Whether there were as many bytes as there is room.
+fn fill(file: &mut impl Read, room: &mut [u8]) -> io::Result<bool> {
+    match file.read_exact(room) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        read => read.map(|()| true),
+    }
+}
+
+fn frame_bytes(head: &[u8]) -> Option<usize> {
+    let (length, _) = head.split_first_chunk::<4>()?;
+    let bytes = usize::try_from(u32::from_le_bytes(*length)).ok()?;
+    (1..=RECORD_BYTES_MAX).contains(&bytes).then_some(bytes)
+}
+
+fn read_frame(head: &[u8], payload: &[u8]) -> Option<Record> {
+    let (length, sum) = head.split_first_chunk::<4>()?;
+    let found = crc32c::crc32c_append(crc32c::crc32c(length), payload);
+    if found.to_le_bytes() != *sum {
+        return None;
+    }
+    codec::decode(VERSION, payload).ok()
+}
+
+/// Gives every record that verifies, wherever it stands; and the generation, if that can be told.
+fn salvage(bytes: &[u8], mut each: impl FnMut(Record)) -> u64 {
+    let mut rest = bytes;
+    while let Some((head, behind)) = rest.split_at_checked(FRAME_HEAD_BYTES) {
+        let payload = frame_bytes(head).and_then(|bytes| behind.split_at_checked(bytes));
+        match payload.and_then(|(payload, behind)| Some((read_frame(head, payload)?, behind))) {
+            Some((record, behind)) => {
+                each(record);
+                rest = behind;
+            }
+            None => rest = rest.get(1..).unwrap_or_default(),
+        }
+    }
+    bytes.first_chunk().and_then(read_head).map_or(0, |(generation, _)| generation)
+}
+
+fn encode(record: &Record, out: &mut Vec<u8>) {
+    let mut payload = vec![];
+    let encoded: Result<(), CodecError> = codec::encode_into(VERSION, record, &mut payload);
+    let length = u32::try_from(payload.len()).ok().filter(|_| payload.len() <= RECORD_BYTES_MAX);
+    let (Ok(()), Some(length)) = (encoded, length) else {
+        // A client's code, a key and some numbers: it cannot be.
+        tracing::error!(?record, "a record of the catalogue cannot be written");
+        return;
+    };
+    let length = length.to_le_bytes();
+    out.extend_from_slice(&length);
+    out.extend_from_slice(&crc32c::crc32c_append(crc32c::crc32c(&length), &payload).to_le_bytes());
+    out.extend_from_slice(&payload);
+}
+
+fn head(generation: u64, began: u64) -> [u8; HEAD_BYTES] {
+    let mut bytes = [0; HEAD_BYTES];
+    let (told, sum) = bytes.split_at_mut(HEAD_BYTES - 4);
+    let parts = MAGIC.iter().copied().chain(generation.to_le_bytes()).chain(began.to_le_bytes());
+    told.iter_mut().zip(parts).for_each(|(byte, part)| *byte = part);
+    sum.copy_from_slice(&crc32c::crc32c(told).to_le_bytes());
+    bytes
+}
+
+fn read_head(bytes: &[u8; HEAD_BYTES]) -> Option<(u64, u64)> {
+    let (magic, rest) = bytes.split_first_chunk::<8>()?;
+    let (generation, rest) = rest.split_first_chunk::<8>()?;
+    let (began, _) = rest.split_first_chunk::<8>()?;
+    let (generation, began) = (u64::from_le_bytes(*generation), u64::from_le_bytes(*began));
+    (magic == MAGIC && *bytes == head(generation, began)).then_some((generation, began))
+}
+
+/// Puts a file of another generation in the place of the one there is. Gives it and its length.
+fn write_anew(
+    path: &Path,
+    generation: u64,
+    records: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<(File, u64)> {
+    let mut length = 0;
+    durable::replace(path, "catalogue", |file| {
+        let mut out = io::BufWriter::with_capacity(1 << 18, &mut *file);
+        out.write_all(&[0; HEAD_BYTES])?;
+        records(&mut out)?;
+        out.flush()?;
+        drop(out);
+        length = file.metadata()?.len();
+        file.write_all_at(&head(generation, length), 0)
+    })?;
+    Ok((OpenOptions::new().read(true).write(true).open(path)?, length))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::batch::Counts;
+
+    fn complete(seq: u64) -> Record {
+        let accepted = BatchAcceptedEntry {
+            client: "demo".into(),
+            seq,
+            spool: seq,
+            bytes: 300,
+            crc32c: Some(7),
+            rows: 3,
+            v2: true,
+            key_kind: 1,
+            creates: false,
+            replaces: false,
+            removes: false,
+            lifetime_ms: 1000,
+            max_profile_bytes: 1000,
+            key: None,
+        };
+        let counts = Counts { updated: 3, ..Counts::default() };
+        Record::Complete(accepted, BatchCompletedEntry { seq, counts, at_ms: seq, store_reach: 0 })
+    }
+
+    /// What a folder's catalogue says, and whether it was found damaged.
+    fn opened(folder: &Path, mark: CatalogueMark) -> (Catalogue, Vec<Record>, bool) {
+        let mut records = vec![];
+        let aside = folder.join("damaged");
+        let (catalogue, damage) =
+            Catalogue::open(folder, mark, &aside, |record| records.push(record)).unwrap();
+        (catalogue, records, damage.is_some())
+    }
+
+    const FRESH: CatalogueMark = CatalogueMark { generation: 0, bytes: 0 };
+
+    /// A folder with a catalogue of four records, the first two of which its mark is about.
+    fn kept() -> (tempfile::TempDir, Vec<Record>, CatalogueMark) {
+        let folder = tempfile::tempdir().unwrap();
+        let records =
+            vec![complete(1), complete(2), Record::Forgotten(vec![("demo".into(), 1)]), complete(3)];
+        let (catalogue, none, damaged) = opened(folder.path(), FRESH);
+        assert!(none.is_empty() && !damaged);
+        records[..2].iter().for_each(|record| catalogue.note(record));
+        let mark = catalogue.mark();
+        catalogue.save().unwrap();
+        assert_eq!(catalogue.mark(), mark, "saving changes no place");
+        catalogue.note(&records[2]);
+        catalogue.save().unwrap();
+        catalogue.save().unwrap();
+        catalogue.note(&records[3]);
+        catalogue.save().unwrap();
+        (folder, records, mark)
+    }
+
+    #[test]
+    fn what_was_noted_and_saved_reads_back_and_goes_on() {
+        let (folder, mut records, mark) = kept();
+        let (catalogue, told, damaged) = opened(folder.path(), mark);
+        assert_eq!((&told, damaged), (&records, false));
+        catalogue.note(&complete(4));
+        drop(catalogue);
+        let (catalogue, told, _) = opened(folder.path(), mark);
+        assert_eq!(told, records, "what is not saved is not there");
+        catalogue.note(&complete(5));
+        catalogue.save().unwrap();
+        records.push(complete(5));
+        assert_eq!(opened(folder.path(), catalogue.mark()).1, records);
+        assert!(!folder.path().join("damaged").exists());
+    }
+
+    /// Behind the mark the journal has what a crash took; before it nothing else has.
+    #[test]
+    fn cut_off_anywhere_it_is_whole_up_to_the_cut_or_damaged() {
+        let (folder, records, mark) = kept();
+        let path = folder.path().join(FILE);
+        let whole = std::fs::read(&path).unwrap();
+        let marked = usize::try_from(mark.bytes).unwrap();
+        for cut in 0..whole.len() {
+            for torn in [whole[..cut].to_vec(), [&whole[..cut], &vec![0; whole.len() - cut][..]].concat()] {
+                if torn == whole {
+                    continue;
+                }
+                std::fs::write(&path, &torn).unwrap();
+                let (catalogue, told, damaged) = opened(folder.path(), mark);
+                assert_eq!(damaged, cut < marked, "at {cut}");
+                if damaged {
+                    assert!(told.iter().all(|record| records[..2].contains(record)), "at {cut}: {told:?}");
+                    continue;
+                }
+                assert!(told.len() >= 2 && records.starts_with(&told), "at {cut}: {told:?}");
+                // It goes on behind what is left.
+                catalogue.note(&complete(9));
+                catalogue.save().unwrap();
+                let (_, again, damaged) = opened(folder.path(), catalogue.mark());
+                assert_eq!((again, damaged), ([&told[..], &[complete(9)]].concat(), false), "at {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn any_flipped_byte_is_told_and_takes_its_own_record_at_most() {
+        let (folder, records, _) = kept();
+        let path = folder.path().join(FILE);
+        let whole = std::fs::read(&path).unwrap();
+        let mark = CatalogueMark { generation: 1, bytes: whole.len() as u64 };
+        for at in 0..whole.len() {
+            for bits in [1, 0x80, 0xff] {
+                let mut flipped = whole.clone();
+                flipped[at] ^= bits;
+                std::fs::write(&path, &flipped).unwrap();
+                drop(std::fs::remove_dir_all(folder.path().join("damaged")));
+                let (catalogue, told, damaged) = opened(folder.path(), mark);
+                assert!(damaged, "byte {at}");
+                assert_eq!(std::fs::read(folder.path().join("damaged").join(FILE)).unwrap(), flipped);
+                let lost = records.iter().filter(|record| !told.contains(record)).count();
+                assert!(lost <= usize::from(at >= HEAD_BYTES), "byte {at} takes {lost} records");
+                assert!(told.iter().all(|record| records.contains(record)), "byte {at}: {told:?}");
+                // Until it is saved, each start finds it so; then no more.
+                assert!(opened(folder.path(), mark).2, "byte {at}");
+                catalogue.save().unwrap();
+                let (_, again, damaged) = opened(folder.path(), catalogue.mark());
+                assert!(!damaged, "byte {at}");
+                assert_eq!(again.len(), records.len() - lost, "byte {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn one_that_is_not_there_or_older_than_its_mark_is_damaged() {
+        let (folder, records, mark) = kept();
+        let later = CatalogueMark { generation: mark.generation + 1, bytes: 40 };
+        assert_eq!(opened(folder.path(), later).1, [&records[..], &records[..]].concat()[4..]);
+        assert!(opened(folder.path(), later).2);
+        std::fs::remove_file(folder.path().join(FILE)).unwrap();
+        let (catalogue, told, damaged) = opened(folder.path(), mark);
+        assert!(told.is_empty() && damaged);
+        catalogue.note(&complete(9));
+        catalogue.save().unwrap();
+        let (_, told, damaged) = opened(folder.path(), catalogue.mark());
+        assert_eq!((told, damaged), (vec![complete(9)], false));
+    }
+
+    #[test]
+    fn written_anew_it_has_what_is_kept_and_marks_of_before_hold() {
+        let (folder, records, mark) = kept();
+        let (catalogue, ..) = opened(folder.path(), mark);
+        catalogue.note(&complete(4));
+        catalogue.write_anew(|record| matches!(record, Record::Complete(..))).unwrap();
+        catalogue.note(&complete(5));
+        catalogue.save().unwrap();
+        let kept = [&records[..2], &records[3..], &[complete(4), complete(5)]].concat();
+        for mark in [mark, catalogue.mark(), FRESH] {
+            let (_, told, damaged) = opened(folder.path(), mark);
+            assert_eq!((&told, damaged), (&kept, false));
+        }
+    }
+}
