@@ -321,8 +321,10 @@ impl Replay<'_> {
                 pending.settled_before(line, outcome);
             }
             match counted {
-                Some(end) => batches.publish_again(Arc::new(pending), position, &end),
-                None => batches.publish(Arc::new(pending), position),
+                Some(end) if pending.is_on_record() => {
+                    batches.publish_again(Arc::new(pending), position, &end);
+                }
+                _ => batches.publish(Arc::new(pending), position),
             }
         }
         Ok(Arc::new(spool))

@@ -155,6 +155,10 @@ impl Batches {
             let list = all.pending.entry(id.client).or_default();
             *list = list.with(Arc::clone(&batch.pending));
             all.rows_pending += batch.pending.accepted.rows;
+            if batch.completed.is_none() {
+                // One whose outcomes are lost is not complete before they are made again.
+                all.kept.remove(&batch.pending.accepted.id);
+            }
             all.in_front.insert(id.seq, batch);
         });
         drop(lock(&self.queue));
