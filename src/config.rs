@@ -75,6 +75,7 @@ const JOURNAL_SEGMENT_BYTES: u64 = 64 << 20;
 const SNAPSHOT_JOURNAL_BYTES: u64 = 1 << 30;
 const ERASE_WITHIN_HOURS: u64 = 24;
 const DISK_RESERVE_BYTES: u64 = 256 * MIB;
+const CLOCK_AHEAD_MAX_SECONDS: u64 = 600;
 const LOG: &str = "info";
 
 /// What `serve` runs with: every setting resolved and checked.
@@ -107,6 +108,8 @@ pub struct Config {
     pub upkeep: Upkeep,
     /// How fast batches are folded in, and when.
     pub ingest: Ingest,
+    /// How far the machine's clock may leap ahead and be believed; none: as far as it likes.
+    pub clock_ahead_max: Option<Duration>,
     /// What is logged.
     pub log: LogFilter,
     /// In what form.
@@ -370,6 +373,9 @@ pub struct ServeOptions {
     /// Proxies whose X-Forwarded-For, -Proto and -Host count: addresses or networks, several with commas
     #[arg(long, env = "PROFILED_TRUSTED_PROXIES", value_name = "NETWORKS", value_delimiter = ',')]
     pub trusted_proxies: Option<Vec<Given<Proxies>>>,
+    /// Seconds by which the machine's clock may leap ahead and be believed; 0: any number [default: 600]
+    #[arg(long, env = "PROFILED_CLOCK_AHEAD_MAX_SECONDS", value_name = "SECONDS")]
+    pub clock_ahead_max_seconds: Option<Given<Whole<0, 315_360_000>>>,
     /// What is logged: off, error, warn, info, debug, trace, or target=level, several with commas [default: info]
     #[arg(long, env = "PROFILED_LOG", value_name = "FILTER")]
     pub log: Option<Given<LogFilter>>,
@@ -523,6 +529,12 @@ impl Config {
         self.clients.get(client).cloned()
     }
 
+    /// The shortest lifetime of any client's profiles.
+    pub fn lifetime_ms_min(&self) -> u64 {
+        let lifetimes = self.clients.values().map(|client| client.lifetime_ms);
+        lifetimes.min().unwrap_or(self.any_client.lifetime_ms)
+    }
+
     /// The client to which an organisation belongs, as Adobe's SDKs send it.
     pub fn client_of_ims_org(&self, org: &str) -> Option<&ClientCode> {
         self.clients
@@ -642,6 +654,10 @@ impl Config {
                 disk_reserve_bytes: value(&given.disk_reserve_bytes).map_or(DISK_RESERVE_BYTES, Size::get),
             },
             ingest: ingest(&given.ingest, &file)?,
+            clock_ahead_max: kept_ms(
+                value(&given.clock_ahead_max_seconds).map_or(CLOCK_AHEAD_MAX_SECONDS, Whole::get),
+            )
+            .map(Duration::from_millis),
             log: value(&given.log).unwrap_or_else(|| LogFilter(LOG.into())),
             log_format: value(&given.log_format).unwrap_or_default(),
             clients: clients(&given.clients, &any_client, &file)?,
@@ -752,6 +768,7 @@ impl ServeOptions {
             batch_shows_after_seconds: self.batch_shows_after_seconds.or(lower.batch_shows_after_seconds),
             status_kept_seconds: self.status_kept_seconds.or(lower.status_kept_seconds),
             trusted_proxies: self.trusted_proxies.or(lower.trusted_proxies),
+            clock_ahead_max_seconds: self.clock_ahead_max_seconds.or(lower.clock_ahead_max_seconds),
             log: self.log.or(lower.log),
             log_format: self.log_format.or(lower.log_format),
             ingest: lower.ingest,

@@ -13,6 +13,7 @@
 //! | --- | --- |
 //! | [`model`] | ids, seqs, stored values and their bytes, the pure [`fold`]; no async, no I/O, no clock |
 //! | [`sync`] | locks and atomics, exchangeable for a schedule explorer's in test builds |
+//! | [`clock`] | what time it is, as far as the machine's clock is to be believed |
 //! | [`durable`] | files that are there whole, or not at all |
 //! | [`folder`] | what tells a data folder from any other: its format stamp, and the mark of one that is not finished |
 //! | [`tokens`], [`audit`] | who may do what; who did what |
@@ -69,6 +70,7 @@ pub mod app;
 pub mod audit;
 pub mod batch;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod durable;
 pub mod folder;

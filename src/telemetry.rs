@@ -2,15 +2,18 @@
 //!
 //! Promises: one event is one line, and a terminal obeys none of it but its colours. The formatter alone would let line
 //! breaks through, and a field's escape sequences too; here all that is from outside is escaped, so that no id or path
-//! can forge a line.
+//! can forge a line. Logging neither fails nor waits, whatever became of standard error: see [`writer`].
 
 use std::fmt::{self, Write as _};
+use std::fs::File;
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use tracing::Subscriber;
 use tracing::field::Field;
-use tracing::subscriber::{self, SetGlobalDefaultError};
+use tracing::subscriber;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
@@ -18,16 +21,73 @@ use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use crate::config::{LogFilter, LogFormat};
 
 pub mod metrics;
+mod writer;
 
-/// From here on, events that pass the filter go to standard error; in colour only on a terminal. An error if events go
-/// somewhere already.
-pub fn install(filter: &LogFilter, format: LogFormat) -> Result<(), SetGlobalDefaultError> {
-    match format {
-        LogFormat::Text => {
-            subscriber::set_global_default(lines(filter, io::stderr().is_terminal(), io::stderr))
+use writer::Lines;
+
+/// How long the last lines may take to be written when the process ends.
+const LAST_LINES_MAX: Duration = Duration::from_secs(1);
+
+/// Where this process logs to.
+static LOG: OnceLock<Lines> = OnceLock::new();
+
+/// Waits, when it is dropped, for the last lines; not for long.
+#[derive(Debug)]
+#[must_use = "once it is dropped the process may end: the last lines are not waited for after that"]
+pub struct LastLines(());
+
+impl Drop for LastLines {
+    fn drop(&mut self) {
+        if let Some(log) = LOG.get() {
+            log.flush(LAST_LINES_MAX);
         }
-        LogFormat::Json => subscriber::set_global_default(objects(filter, io::stderr)),
     }
+}
+
+/// From here on, events that pass the filter go to standard error, in colour only on a terminal, and so do panics. An
+/// error if events go somewhere already.
+pub fn install(filter: &LogFilter, format: LogFormat) -> io::Result<LastLines> {
+    // Not through the standard library's handle: whoever wrote to that, too, would wait with us.
+    let log = Lines::to(File::from(io::stderr().as_fd().try_clone_to_owned()?))?;
+    let terminal = io::stderr().is_terminal();
+    let log = LOG.get_or_init(|| log).clone();
+    let installed = match format {
+        LogFormat::Text => subscriber::set_global_default(lines(filter, terminal, move || log.clone())),
+        LogFormat::Json => subscriber::set_global_default(objects(filter, move || log.clone())),
+    };
+    installed.map_err(io::Error::other)?;
+    // The one that is there writes to standard error, and waits as long as that takes.
+    std::panic::set_hook(Box::new(log_panic));
+    Ok(LastLines(()))
+}
+
+/// How many log lines were lost since the start of the process.
+pub fn lines_lost() -> u64 {
+    LOG.get().map_or(0, Lines::lost)
+}
+
+/// What is told the name of each thread that panics.
+static ON_PANIC: OnceLock<Box<OnPanic>> = OnceLock::new();
+
+type OnPanic = dyn Fn(Option<&str>) + Send + Sync;
+
+/// From here on, `tell` is called with the name of each thread that panics, on that thread.
+pub fn on_panic(tell: impl Fn(Option<&str>) + Send + Sync + 'static) {
+    drop(ON_PANIC.set(Box::new(tell)));
+}
+
+fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    if let Some(tell) = ON_PANIC.get() {
+        tell(thread.name());
+    }
+    let thread = thread.name().unwrap_or("(without a name)");
+    let at = panic.location().map(ToString::to_string).unwrap_or_default();
+    let payload = panic.payload();
+    let text =
+        payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str));
+    let why = text.unwrap_or("(not said)");
+    tracing::error!(thread, at, why, "a thread panicked");
 }
 
 /// A filter that has been checked can be read; should it not be, errors are the least that is needed.
@@ -43,6 +103,7 @@ fn objects<W: Write + 'static>(
     tracing_subscriber::fmt()
         .json()
         .flatten_event(true)
+        .log_internal_errors(false)
         .with_env_filter(env_filter(filter))
         .with_writer(move || EscapedJson(writer()))
         .finish()
@@ -106,6 +167,7 @@ fn lines<W: Write + 'static>(
     let lines = tracing_subscriber::fmt()
         .with_env_filter(env_filter(filter))
         .with_writer(writer)
+        .log_internal_errors(false)
         .fmt_fields(debug_fn(write_field).delimited(" "));
     // On a terminal the formatter decides: it heeds NO_COLOR.
     if terminal { lines.finish() } else { lines.with_ansi(false).finish() }

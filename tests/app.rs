@@ -6,8 +6,9 @@ use profiled::app::commit::VisitorWrite;
 use profiled::app::report::ToldRow;
 use profiled::app::shares::Who;
 use profiled::app::{
-    AcceptedBatch, Announced, App, AppError, BatchState, BatchVersion, CallIds, OpenError, SiteCall,
+    AcceptedBatch, Announced, App, AppError, BatchState, BatchVersion, CallIds, OpenError, Opening, SiteCall,
 };
+use profiled::clock::{GuardedClock, Steady};
 use profiled::config::{Config, ServeOptions};
 use profiled::model::batch::{BatchId, EmptyValues, IdempotencyKey, Outcome};
 use profiled::model::id::{ClientCode, IdKind, VisitorId};
@@ -229,6 +230,127 @@ impl Clock for SetClock {
     }
 }
 
+impl Steady for SetClock {
+    fn passed_ms(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+const BEGIN_MS: u64 = 1_800_000_000_000;
+
+/// A machine whose clock stands until it is set, or time passes.
+#[derive(Default)]
+struct Machine {
+    wall: Arc<SetClock>,
+    steady: Arc<SetClock>,
+}
+
+impl Machine {
+    fn set(&self, wall_ms: u64) {
+        self.wall.0.store(wall_ms, Ordering::Relaxed);
+    }
+
+    fn pass(&self, ms: u64) {
+        self.wall.0.fetch_add(ms, Ordering::Relaxed);
+        self.steady.0.fetch_add(ms, Ordering::Relaxed);
+    }
+
+    fn open(&self, folder: &Path) -> App {
+        let most = Some(Duration::from_secs(600));
+        let clock = GuardedClock::new(Arc::clone(&self.wall) as _, Arc::clone(&self.steady) as _, most);
+        App::open_watched(config(folder), clock, &Opening::default()).unwrap()
+    }
+}
+
+async fn is_there(app: &App, n: usize) -> bool {
+    let id = VisitorId::new(IdKind::Pc, &format!("p{n}")).unwrap();
+    app.read(&client(), &id).await.unwrap().is_some()
+}
+
+/// Forty days for eight seconds, and one site call meanwhile, once had everybody expired for good.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_leaps_ahead_while_it_runs_loses_nobody() {
+    let (folder, machine) = (tempfile::tempdir().unwrap(), Machine::default());
+    machine.set(BEGIN_MS);
+    let app = machine.open(folder.path());
+    for n in 0..3 {
+        app.site_call(call(n, "before")).await.unwrap();
+    }
+    let keyed = send(&app, "batch=pcId,a\np1,1\n", "k").await.unwrap().batch.id;
+    machine.pass(1000);
+    machine.set(BEGIN_MS + 40 * DAY_MS);
+    assert!(is_there(&app, 0).await);
+    let written = app.site_call(call(1, "meanwhile")).await.unwrap().seq.unwrap();
+    assert_eq!(written.millis(), Millis(BEGIN_MS + 1000));
+    assert_eq!(app.now(), Millis(BEGIN_MS + 1000));
+    let again = send(&app, "batch=pcId,a\np1,1\n", "k").await.unwrap();
+    assert_eq!((again.batch.id, again.before), (keyed, true));
+    assert_eq!(app.vitals().clock_ahead, Duration::from_millis(40 * DAY_MS - 1000));
+    assert!(app.remarks().concat().contains("not believed"), "{:?}", app.remarks());
+
+    machine.pass(8000);
+    machine.set(BEGIN_MS + 9000);
+    for n in 0..3 {
+        assert!(is_there(&app, n).await, "{n}");
+    }
+    let written = app.site_call(call(2, "after")).await.unwrap().seq.unwrap();
+    assert_eq!(written.millis(), Millis(BEGIN_MS + 9000));
+    assert_eq!((app.vitals().clock_ahead, app.remarks()), (Duration::ZERO, vec![]));
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_may_accept_a_clock_that_leapt() {
+    let (folder, machine) = (tempfile::tempdir().unwrap(), Machine::default());
+    machine.set(BEGIN_MS);
+    let app = machine.open(folder.path());
+    app.accept_clock();
+    app.site_call(call(0, "before")).await.unwrap();
+    machine.set(BEGIN_MS + 40 * DAY_MS);
+    assert!(is_there(&app, 0).await);
+    app.accept_clock();
+    assert_eq!(app.now(), Millis(BEGIN_MS + 40 * DAY_MS));
+    assert!(!is_there(&app, 0).await, "it has expired by now");
+    assert!(app.remarks().concat().contains("kept"), "but is not swept: {:?}", app.remarks());
+    // It was wrong after all.
+    machine.set(BEGIN_MS);
+    assert!(is_there(&app, 0).await);
+    app.stop().await;
+}
+
+/// A start with a wrong clock once had everybody swept within seconds.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_long_past_the_last_write_sweeps_nobody_for_an_hour() {
+    let (folder, machine) = (tempfile::tempdir().unwrap(), Machine::default());
+    machine.set(BEGIN_MS);
+    let app = machine.open(folder.path());
+    for n in 0..3 {
+        app.site_call(call(n, "before")).await.unwrap();
+    }
+    app.stop().await;
+    drop(app);
+
+    machine.set(BEGIN_MS + 15 * DAY_MS);
+    let app = machine.open(folder.path());
+    // The sweeper has been through the store.
+    while app.vitals().expired_profiles_kept < 3 {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert!(!is_there(&app, 0).await);
+    assert!(app.remarks().concat().contains("3 visitors"), "{:?}", app.remarks());
+    app.stop().await;
+    drop(app);
+
+    machine.set(BEGIN_MS + 1000);
+    let app = machine.open(folder.path());
+    for n in 0..3 {
+        assert!(is_there(&app, n).await, "{n}");
+    }
+    assert_eq!(app.remarks(), Vec::<String>::new());
+    app.stop().await;
+}
+
 /// Sends a batch with a key.
 async fn send(app: &App, text: &str, key: &str) -> Result<AcceptedBatch, AppError> {
     let announced = Announced::default();
@@ -240,8 +362,6 @@ async fn send(app: &App, text: &str, key: &str) -> Result<AcceptedBatch, AppErro
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_remembered_for_a_day_and_no_longer_also_over_a_restart() {
-    const DAY_MS: u64 = 24 * 60 * 60 * 1000;
-    const BEGIN_MS: u64 = 1_800_000_000_000;
     const FILE: &str = "batch=pcId,a\np1,1\n";
     const OTHER: &str = "batch=pcId,a\np1,2\n";
     let folder = tempfile::tempdir().unwrap();

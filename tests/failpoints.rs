@@ -74,6 +74,7 @@ const PLACES: [&str; 52] = [
     "backup-write",
     "backup-rename",
 ];
+const V2: &str = "/m2/demo/v2/profile/batchUpdate";
 /// How long the load goes on before its daemon is killed; on the one with the fault before a fault is looked for, and after.
 const LOAD: Duration = Duration::from_millis(60);
 /// How long the load goes on until the fault is met; some are met only as the daemon stops.
@@ -376,4 +377,58 @@ fn giving_an_upload_up_that_is_cut_off_anywhere_is_taken_up_again() {
 fn files_below(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
+}
+
+/// A daemon in which a thread or a call panics at this place.
+fn panicking_at(place: &str) -> Daemon {
+    let mut daemon = Daemon::start();
+    daemon.mbox("demo", "mboxPC=1&mbox3rdPartyId=x&profile.a=before");
+    daemon.kill9();
+    daemon.set_variable("FAILPOINTS", &format!("{place}=panic"));
+    daemon
+}
+
+/// A thread without which the daemon is of no use: it says so, and ends by itself.
+#[test]
+fn a_thread_that_dies_ends_the_daemon() {
+    for place in
+        ["apply", "fold-thread", "fold-2-thread", "checkpoint-thread", "sweep-thread", "housekeeping-thread"]
+    {
+        let mut daemon = panicking_at(place);
+        daemon.keep_complaints();
+        // Some die before the daemon says that it listens.
+        if daemon.try_restart().is_ok() {
+            if place == "fold-2-thread" {
+                let file = "batch=thirdPartyId,a\nx,1\n";
+                let mut connection = daemon.connect();
+                connection.write(&request("POST", V2, "a", &[], Some(file.as_bytes())));
+            }
+            let ended = daemon.ended();
+            assert_eq!(ended.code(), Some(1), "{place}");
+        }
+        assert!(daemon.complaints().contains("panicked"), "{place}: {}", daemon.complaints());
+        daemon.set_variable("FAILPOINTS", "");
+        daemon.restart();
+        assert!(daemon.value("demo", "third-party", "x", "a").is_some(), "{place}");
+        daemon.terminate();
+        assert_eq!(daemon.ended().code(), Some(0), "{place}");
+    }
+}
+
+#[test]
+fn a_call_that_panics_fails_alone() {
+    for place in ["upload-thread", "lookup", "answering"] {
+        let mut daemon = panicking_at(&format!("{place}=1*panic->off;unused"));
+        daemon.restart();
+        let ask = |daemon: &Daemon| match place {
+            "upload-thread" => {
+                daemon.send(&request("POST", V2, "a", &[], Some(b"batch=thirdPartyId,a\nx,1\n"))).status
+            }
+            _ => daemon.get("/api/v1/profiles/x?by=third-party&client=demo").status,
+        };
+        assert_eq!((ask(&daemon), ask(&daemon)), (500, 200), "{place}");
+        assert_eq!(daemon.get("/healthz").status, 200, "{place}");
+        daemon.terminate();
+        assert_eq!(daemon.ended().code(), Some(0), "{place}");
+    }
 }

@@ -10,9 +10,10 @@ use std::path::Path;
 
 /// The layers, lowest first: each may use those before it. A new module at the top of `src` gets its place here and in
 /// the design.
-const LAYERS: [&str; 15] = [
+const LAYERS: [&str; 16] = [
     "model",
     "sync",
+    "clock",
     "durable",
     "folder",
     "tokens",

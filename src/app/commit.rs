@@ -464,6 +464,14 @@ impl Committer {
             // A dead link gives way to the visitor's new profile.
             group.view.detach(&canonical, seq)?;
         }
+        let had_expired = match &stored {
+            Some(Stored::Profile(profile)) => profile.expired(seq.millis(), rules.lifetime_ms),
+            Some(Stored::Link { .. }) => true,
+            Some(Stored::Tombstone { .. }) | None => false,
+        };
+        if had_expired {
+            self.metrics.began_anew();
+        }
         let mut left_out = 0;
         if let Some(mut profile) = profile_for(stored, &write) {
             left_out = apply(&mut profile, &write);

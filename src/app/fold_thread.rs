@@ -70,6 +70,7 @@ pub(super) fn run(inner: &Arc<Inner>) {
 fn fold_all(inner: &Arc<Inner>, second: &SecondWriter) {
     let mut refusals = 0;
     loop {
+        super::thread_point("fold-thread");
         inner.fold_pulse.idle();
         let pending = match inner.batches.next_not_held(|batch| inner.is_hidden(batch)) {
             Turn::Of(pending) => pending,
@@ -139,8 +140,9 @@ struct SecondWriter {
 impl SecondWriter {
     fn start<'s>(scope: &'s Scope<'s, '_>, inner: &'s Arc<Inner>) -> Self {
         let ((begun, next), (done, folded)) = (channel::<Arc<Folding>>(), channel());
-        scope.spawn(move || {
+        let fold_shares = move || {
             for folding in next {
+                super::thread_point("fold-2-thread");
                 let folded = fold_share(inner, &folding, 1);
                 // Nobody else holds it any more when the next batch begins: two would be twice the memory.
                 drop(folding);
@@ -148,7 +150,16 @@ impl SecondWriter {
                     return;
                 }
             }
-        });
+        };
+        let run = move || {
+            if catch_unwind(AssertUnwindSafe(fold_shares)).is_err() {
+                inner.fail(Fatal::new("the second writer's thread panicked"));
+            }
+        };
+        // Without it nothing is folded, which is told of whoever asks it to.
+        if let Err(error) = std::thread::Builder::new().name("fold-2".into()).spawn_scoped(scope, run) {
+            inner.fail(Fatal::new(format!("there is no thread for the second writer: {error}")));
+        }
         Self { begun, folded }
     }
 

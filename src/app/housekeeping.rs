@@ -166,6 +166,7 @@ impl Housekeeping {
         self.measure();
         self.find_last_snapshot();
         loop {
+            super::thread_point("housekeeping-thread");
             match asked.recv_timeout(TICK) {
                 Ok((chore, reply)) => {
                     let done = self.chore(&chore);
@@ -379,6 +380,9 @@ impl Housekeeping {
     /// Removes complete batches past their retention, if the store held them whole at both snapshots and at the checkpoint.
     fn retire_spools(&self, checkpoint: &Checkpoint) -> Result<(), AppError> {
         let inner = &*self.inner;
+        if inner.hold.left(inner.clock.passed()).is_some() {
+            return Ok(());
+        }
         let (now, retention) = (inner.clock.now(), inner.config().upkeep.retention_ms);
         let snapshots = self.kept.iter().map(|kept| &kept.checkpoint).chain([checkpoint]);
         let needless = batches_needless(&inner.batches, snapshots, now, retention);

@@ -9,6 +9,7 @@
 //! sweep_thread.rs reclaims what is expired, in small steps
 //! recovery.rs     what a start does before anything is served
 //! needs.rs        what a start needs of the data folder, and what it makes again
+//! hold.rs         what stays for a while because the clock may be wrong
 //! heal.rs         opens the store, or makes it again where it can't be trusted
 //! remake.rs       makes the store again beside a damaged one, while that one serves
 //! store_folder.rs the generations of the store on the disk
@@ -46,6 +47,7 @@ mod erasures;
 pub mod export;
 mod fold_thread;
 mod heal;
+mod hold;
 mod housekeeping;
 mod lines;
 mod lookup;
@@ -75,8 +77,9 @@ use crate::batch::pending::Accepted;
 use crate::batch::queue::{Batches, Known};
 use crate::batch::settle::SettleError;
 use crate::batch::spool::Spool;
+use crate::clock::GuardedClock;
 use crate::config::{ClientSettings, Config, PublicUrl};
-use crate::durable::{self, private_folder, sync_folder};
+use crate::durable::{self, point, private_folder, sync_folder};
 use crate::folder::{self, FolderError};
 use crate::journal::entry::Checkpoint;
 use crate::journal::log::{LogError, Position};
@@ -89,12 +92,14 @@ use crate::store::memory::MemoryStore;
 use crate::store::swap::SwapStore;
 use crate::store::{Reach, StoreError};
 use crate::sync::{self, AtomicBool, AtomicU64, Ordering, lock};
+use crate::telemetry;
 use crate::telemetry::metrics::{LeftOut, Limit, Metrics, Vitals};
 pub use batch_list::BatchPage;
 use commit::{Answer, Committer, Request, VisitorWrite, WriteRules};
 use erasures::ErasureList;
 use heal::Opened;
 pub use heal::Opening;
+use hold::Hold;
 pub use housekeeping::Done;
 use housekeeping::{Chore, Housekeeping};
 pub use lines::Lines;
@@ -118,6 +123,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 pub use upload::{AcceptedBatch, Announced, Upload};
 
+/// What the threads are called that serve requests, and those that block for them.
+pub const SERVING_THREADS: &str = "serve";
 /// How many requests may wait for the commit thread; further ones wait to wait.
 const REQUESTS_WAITING_MAX: usize = 4096;
 /// How many requests one commit group takes at most.
@@ -151,7 +158,9 @@ struct Inner {
     /// The settings; those that may change while the daemon runs do so here.
     config: RwLock<Arc<Config>>,
     room: Room,
-    clock: Arc<dyn Clock>,
+    clock: Arc<GuardedClock>,
+    /// Whether what expired is kept for now.
+    hold: Hold,
     store: Arc<SwapStore>,
     batches: Arc<Batches>,
     spool: Arc<Spool>,
@@ -197,23 +206,26 @@ struct Inner {
 #[derive(Debug)]
 struct Measured {
     store_bytes: AtomicU64,
-    /// Not known until the sweeper has been through once: the greatest number.
+    /// As of the end of the sweeper's last pass; while there was none, those that it has counted.
     live_profiles: AtomicU64,
+    /// When that was counted, in milliseconds of the steady time; the start counts as once.
+    live_profiles_at: AtomicU64,
     disk_free_bytes: AtomicU64,
     /// When the last checkpoint was taken, in milliseconds; the start counts as one.
     checkpoint_at: AtomicU64,
-    /// When the last snapshot was; the greatest number if none.
+    /// When the last snapshot was; the start if there is none.
     snapshot_at: AtomicU64,
 }
 
 impl Measured {
-    fn at_start(now: Millis) -> Self {
+    fn at_start(now: Millis, passed: Duration) -> Self {
         Self {
             store_bytes: AtomicU64::new(0),
-            live_profiles: AtomicU64::new(u64::MAX),
+            live_profiles: AtomicU64::new(0),
+            live_profiles_at: AtomicU64::new(u64::try_from(passed.as_millis()).unwrap_or_default()),
             disk_free_bytes: AtomicU64::new(0),
             checkpoint_at: AtomicU64::new(now.0),
-            snapshot_at: AtomicU64::new(u64::MAX),
+            snapshot_at: AtomicU64::new(now.0),
         }
     }
 }
@@ -521,15 +533,15 @@ pub enum Readiness {
 }
 
 impl App {
-    /// Opens the data folder, recovers what is there and starts the threads.
+    /// Opens the data folder, recovers what is there and starts the threads. The clock is believed whatever it says.
     pub fn open(config: Config, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
-        Self::open_watched(config, clock, &Opening::default())
+        Self::open_watched(config, GuardedClock::believing(clock), &Opening::default())
     }
 
-    /// The same, saying meanwhile how far it is.
-    pub fn open_watched(config: Config, clock: Arc<dyn Clock>, opening: &Opening) -> Result<Self, OpenError> {
+    /// The same by a clock that is believed as far as it can be, saying meanwhile how far it is.
+    pub fn open_watched(config: Config, clock: GuardedClock, opening: &Opening) -> Result<Self, OpenError> {
         folder::check(&config.data_folder)?;
-        BroughtUp::of(config, clock, opening)?.start()
+        BroughtUp::of(config, Arc::new(clock), opening)?.start()
     }
 
     fn spawn(&self, name: &str, run: impl FnOnce(&Arc<Inner>) + Send + 'static) -> Result<(), OpenError> {
@@ -597,6 +609,7 @@ impl App {
         let (inner, client, id) = (Arc::clone(&self.0), client.clone(), id.clone());
         let began = Instant::now();
         let read = tokio::task::spawn_blocking(move || {
+            point("lookup").map_err(AppError::internal)?;
             let now = inner.clock.now().max(Seq::from_u64(inner.last_seq.load(Ordering::Acquire)).millis());
             let (lifetime_ms, shows_after_ms) = (settings.lifetime_ms, settings.batch_shows_after_ms);
             inner.at_one_turn(|| {
@@ -725,7 +738,41 @@ impl App {
         inner.uploads.resize(next.limits.concurrent_uploads_max);
         inner.spool.set_limit(next.limits.spool_bytes_max);
         inner.room.set_reserve(next.upkeep.disk_reserve_bytes);
+        inner.clock.set_ahead_max(next.clock_ahead_max);
         *current = Arc::new(next);
+    }
+
+    /// Believes the machine's clock as it is, where it had leapt ahead.
+    pub fn accept_clock(&self) {
+        let inner = &self.0;
+        let Some(ahead) = inner.clock.accept() else { return };
+        let held = inner.hold.begin_if_long(ahead, &inner.config(), inner.clock.passed());
+        tracing::warn!(
+            ahead_seconds = ahead.as_secs(),
+            nobody_is_swept_for_an_hour = held,
+            "the machine's clock was accepted as it is"
+        );
+    }
+
+    /// A thread panicked. Those of ours say so themselves, and a call's fails that call; any other is the store's, and then
+    /// nobody knows what it has left undone.
+    pub fn thread_panicked(&self, name: Option<&str>) {
+        const OTHERS: [&str; 10] = [
+            "commit",
+            "fold",
+            "fold-2",
+            "checkpoint",
+            "sweep",
+            "housekeeping",
+            "upload",
+            SERVING_THREADS,
+            "say",
+            "log",
+        ];
+        if !name.is_some_and(|name| OTHERS.contains(&name) || name == "main") {
+            let name = name.unwrap_or("(without a name)");
+            self.0.fail(Fatal::new(format!("a thread of the store panicked: {name}")));
+        }
     }
 
     /// The client to which an organisation belongs, as Adobe's SDKs send it.
@@ -758,8 +805,8 @@ impl App {
     pub fn vitals(&self) -> Vitals {
         let (inner, now) = (&self.0, self.0.clock.now());
         let (batches_pending, rows_pending) = inner.batches.backlog();
-        let known = |number: &AtomicU64| Some(number.load(Ordering::Relaxed)).filter(|it| *it != u64::MAX);
-        let age = |at: &AtomicU64| known(at).map(|at| Duration::from_millis(now.0.saturating_sub(at)));
+        let age = |at: &AtomicU64| Duration::from_millis(now.0.saturating_sub(at.load(Ordering::Relaxed)));
+        let counted_at = Duration::from_millis(inner.measured.live_profiles_at.load(Ordering::Relaxed));
         let waiting = inner.sender().map_or(0, |sender| REQUESTS_WAITING_MAX - sender.capacity());
         Vitals {
             ready: self.readiness() == Readiness::Ready,
@@ -767,13 +814,17 @@ impl App {
             rows_pending,
             writes_waiting: waiting as u64,
             rows_per_second_max: inner.config().ingest.rows_per_second_at(now).map(NonZeroU32::get),
-            live_profiles: known(&inner.measured.live_profiles),
+            live_profiles: inner.measured.live_profiles.load(Ordering::Relaxed),
+            live_profiles_age: inner.clock.passed().saturating_sub(counted_at),
+            expired_profiles_kept: inner.hold.kept(),
+            clock_ahead: inner.clock.disbelieved().unwrap_or_default(),
+            log_lines_lost: telemetry::lines_lost(),
             store_bytes: inner.measured.store_bytes.load(Ordering::Relaxed),
             spool_bytes: inner.spool.bytes(),
             disk_free_bytes: inner.measured.disk_free_bytes.load(Ordering::Relaxed),
             store_remaking: inner.remaking.is_on(),
             store_remakes: inner.remaking.done(),
-            checkpoint_age: age(&inner.measured.checkpoint_at).unwrap_or_default(),
+            checkpoint_age: age(&inner.measured.checkpoint_at),
             snapshot_age: age(&inner.measured.snapshot_at),
         }
     }
@@ -802,6 +853,28 @@ impl App {
             return Readiness::NotReady(self.0.remaking.tells(&why));
         }
         Readiness::Ready
+    }
+
+    /// What an operator should know of a daemon that serves all the same.
+    pub fn remarks(&self) -> Vec<String> {
+        let (inner, mut remarks) = (&self.0, vec![]);
+        inner.clock.now();
+        if let Some(ahead) = inner.clock.disbelieved() {
+            remarks.push(format!(
+                "the machine's clock has leapt {} s ahead and is not believed: put it right; or, if it is right now, accept \
+                 it by a SIGHUP or a restart",
+                ahead.as_secs()
+            ));
+        }
+        if let Some(left) = inner.hold.left(inner.clock.passed()) {
+            remarks.push(format!(
+                "the clock is long past the last write: {} visitors who expired meanwhile are kept, and uploads past their \
+                 retention, for {} more minutes; if the clock is wrong, stop the daemon and put it right before",
+                inner.hold.kept(),
+                left.as_secs().div_ceil(60)
+            ));
+        }
+        remarks
     }
 
     /// Completes when something inside failed for good: the process must then say why and end.
@@ -869,7 +942,7 @@ impl App {
 /// A data folder whose store has all that was accepted, before any thread is at work on it.
 pub(crate) struct BroughtUp {
     config: Config,
-    clock: Arc<dyn Clock>,
+    clock: Arc<GuardedClock>,
     room: Room,
     store: Arc<SwapStore>,
     stores: StoreFolder,
@@ -884,7 +957,7 @@ pub(crate) struct BroughtUp {
 
 impl BroughtUp {
     /// Opens the data folder and recovers what is there. Whether it is finished is for the caller to know.
-    fn of(config: Config, clock: Arc<dyn Clock>, opening: &Opening) -> Result<Self, OpenError> {
+    fn of(config: Config, clock: Arc<GuardedClock>, opening: &Opening) -> Result<Self, OpenError> {
         let data = &config.data_folder;
         let folder_lock = lock_folder(data)?;
         folder::check_format(data)?;
@@ -903,8 +976,9 @@ impl BroughtUp {
             Arc::clone(&store),
             Arc::clone(&recovered.batches),
             recovered.last_seq,
-            Arc::clone(&clock),
+            Arc::clone(&clock) as _,
         );
+        clock.start_after(recovered.last_seq.millis());
         if made {
             // From here on a restart finds it; what a crash would have lost of it so far is made anew.
             let failed = |error| OpenError::Folder { path: generation.path.clone(), error };
@@ -951,6 +1025,15 @@ impl BroughtUp {
             erasures,
             folder_lock,
         } = self;
+        let (hold, last) = (Hold::default(), committer.seqs.last());
+        if hold.begin_if_long(hold::since_last_write(last, clock.now()), &config, clock.passed()) {
+            tracing::warn!(
+                last_write = %last.millis().iso_8601(),
+                clock = %clock.now().iso_8601(),
+                "the clock is long past the last write: whoever expired meanwhile is not swept, and no upload removed for \
+                 its age, for an hour; if the clock is wrong, stop the daemon and put it right"
+            );
+        }
         let metrics = Arc::<Metrics>::default();
         committer.metrics = Arc::clone(&metrics);
         let places = |scarce, max| Shares::new(scarce, max, &metrics);
@@ -958,7 +1041,8 @@ impl BroughtUp {
         let (chores, waiting_chores) = std::sync::mpsc::channel();
         let inner = Arc::new(Inner {
             room,
-            measured: Measured::at_start(clock.now()),
+            measured: Measured::at_start(clock.now(), clock.passed()),
+            hold,
             pace: Pace::default(),
             commit_pulse: Pulse::default(),
             fold_pulse: Pulse::default(),
@@ -1015,6 +1099,11 @@ impl BroughtUp {
         })?;
         Ok(app)
     }
+}
+
+/// A place where a test build may have a thread of ours die.
+fn thread_point(name: &str) {
+    point(name).unwrap_or_default();
 }
 
 fn report_panic(joined: std::thread::Result<()>) {
@@ -1087,12 +1176,12 @@ impl Inner {
 
     /// Nothing more can be acknowledged.
     fn fail(&self, why: Fatal) {
-        tracing::error!(%why, "the daemon must stop");
         self.failed.send_if_modified(|failed| {
             let first = failed.is_none();
-            failed.get_or_insert(why.0);
+            failed.get_or_insert_with(|| why.0.clone());
             first
         });
+        tracing::error!(%why, "the daemon must stop");
     }
 
     /// Looks at batches and store, once more if a store that was made again took over meanwhile.
@@ -1303,6 +1392,7 @@ fn refuse_writes(inner: &Inner, asked: Vec<Asked<Request, Answer>>) -> Vec<Asked
 
 fn checkpoint_thread(inner: &Arc<Inner>) {
     loop {
+        thread_point("checkpoint-thread");
         let due = inner.due.lock().unwrap_or_else(PoisonError::into_inner);
         let waiting = |due: &mut bool| !*due && !inner.stopping.load(Ordering::Relaxed);
         let waited = inner.wake.wait_timeout_while(due, CHECKPOINT_EVERY, waiting);

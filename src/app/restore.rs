@@ -14,6 +14,7 @@
 use super::backup::{Extent, Manifest, copy_file};
 use super::erasures::{self, Erasures};
 use super::{App, AppError, BroughtUp, OpenError, Opening, digest};
+use crate::clock::GuardedClock;
 use crate::config::{Config, Ingest};
 use crate::durable::{private_folder, sync_folder};
 use crate::folder::{self, FolderError, PARTIAL};
@@ -233,7 +234,7 @@ impl Place {
         // Nobody is served yet: nothing need be slow, and what is written is what the daemon would write at once.
         config.ingest = Ingest::default();
         config.upkeep.disk_reserve_bytes = 0;
-        let up = BroughtUp::of(config, clock, &Opening::default())?;
+        let up = BroughtUp::of(config, Arc::new(GuardedClock::believing(clock)), &Opening::default())?;
         let made = format!("{:032x}", digest::of_store(&*up.store)?);
         if let Some(expected) = manifest.digest.as_ref().filter(|expected| **expected != made) {
             let expected = expected.clone();

@@ -9,6 +9,7 @@
 
 use super::Inner;
 use super::commit::Request;
+use super::hold::WouldGo;
 use crate::batch::queue::Batches;
 use crate::batch::settle::decoded;
 use crate::model::id::{ClientCode, Key};
@@ -61,15 +62,30 @@ pub struct Swept {
     pub next: Option<Key>,
 }
 
+impl Swept {
+    /// Leaves those who expired where they are, and counts them.
+    fn keep(&mut self, would_go: &mut WouldGo) {
+        for request in self.requests.drain(..) {
+            if let Request::Sweep(client, values) = request {
+                let values: Vec<StoredBytes> = values.into_iter().map(|(_, value)| value).collect();
+                would_go.add(&client, &values);
+            }
+        }
+        self.expired = 0;
+    }
+}
+
 /// Sweeps until the daemon stops.
 pub(super) fn run(inner: &Arc<Inner>) {
     let begun = Instant::now();
     let (mut after, mut expired, mut taken, mut living) = (None, 0, 0, 0);
+    let mut would_go = WouldGo::default();
     let (mut pause, mut first_pass, mut took) = (FIRST_PAUSE, true, Duration::ZERO);
     loop {
         let step_pause = if first_pass { STEP_PAUSE.min(took * FIRST_PASS_PAUSES) } else { STEP_PAUSE };
         inner.wait_unless_stopping(if after.is_some() { step_pause } else { pause });
         pause = PASS_PAUSE;
+        super::thread_point("sweep-thread");
         if inner.stopping.load(Ordering::Relaxed) {
             return;
         }
@@ -87,7 +103,12 @@ pub(super) fn run(inner: &Arc<Inner>) {
         if let Err(error) = &swept {
             inner.store.note_damage(error);
         }
-        let asked = swept.map_err(|error| error.to_string()).and_then(|swept| {
+        let held = inner.hold.left(inner.clock.passed());
+        let asked = swept.map_err(|error| error.to_string()).and_then(|mut swept| {
+            if held.is_some() {
+                swept.keep(&mut would_go);
+                inner.hold.set_kept(would_go.count());
+            }
             let asked = swept.requests.into_iter().try_for_each(|one| inner.ask_blocking(one).map(drop));
             asked.map_err(|error| error.to_string()).map(|()| {
                 if let Some(erasure) = swept.erasure {
@@ -96,6 +117,9 @@ pub(super) fn run(inner: &Arc<Inner>) {
                 expired += swept.expired;
                 taken += swept.taken;
                 living += swept.living;
+                if swept.next.is_none() || first_pass {
+                    inner.measured.live_profiles.store(living, Ordering::Relaxed);
+                }
                 if swept.next.is_none() {
                     if std::mem::take(&mut first_pass) {
                         tracing::info!(
@@ -104,14 +128,20 @@ pub(super) fn run(inner: &Arc<Inner>) {
                             "all that the store holds was read"
                         );
                     }
-                    inner.measured.live_profiles.store(std::mem::take(&mut living), Ordering::Relaxed);
+                    let at = u64::try_from(inner.clock.passed().as_millis()).unwrap_or_default();
+                    inner.measured.live_profiles_at.store(at, Ordering::Relaxed);
+                    std::mem::take(&mut would_go).tell(held);
+                    living = 0;
+                    if held.is_none() {
+                        inner.hold.set_kept(0);
+                    }
                 }
                 swept.next
             })
         });
         after = asked.unwrap_or_else(|error| {
             tracing::warn!(%error, "the sweeper stumbled; it begins again");
-            living = 0;
+            (living, would_go) = (0, WouldGo::default());
             None
         });
         if after.is_none() && expired + taken > 0 {

@@ -184,6 +184,7 @@ fn take_in(
     encoding: Encoding,
     arriving: mpsc::Receiver<Piece>,
 ) -> Result<NewBatch, AppError> {
+    super::thread_point("upload-thread");
     let limits = inner.config().limits;
     inner.room.for_writes()?;
     let mut spool = inner.spool.begin(inner.clock.now())?;

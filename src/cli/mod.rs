@@ -21,6 +21,7 @@ use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::mpsc;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -28,6 +29,9 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 
 use crate::model::id::{ClientCode, IdError, IdKind};
+
+/// How long a line may take that the process's end, or the daemon's start, waits for.
+const SAID_MAX: Duration = Duration::from_secs(1);
 
 /// A visitor-profile store that speaks Adobe Target's profile APIs.
 #[derive(Debug, Parser)]
@@ -221,9 +225,30 @@ fn say(line: impl fmt::Display) {
     writeln!(io::stdout(), "{line}").unwrap_or_default();
 }
 
-/// Prints a line about what went wrong on standard error.
+/// The same, for who does not wait longer than [`SAID_MAX`] for a reader that does not read.
+fn say_in_time(line: impl fmt::Display) {
+    let line = line.to_string();
+    in_time(move || say(line));
+}
+
+/// Prints a line about what went wrong on standard error; waits no longer than [`SAID_MAX`] for a reader that does not
+/// read.
 fn complain(line: impl fmt::Display) {
-    writeln!(io::stderr(), "profiled: {line}").unwrap_or_default();
+    let line = line.to_string();
+    in_time(move || writeln!(io::stderr(), "profiled: {line}").unwrap_or_default());
+}
+
+/// Does what may be blocked, on a thread that is left alone if it is.
+fn in_time(write: impl FnOnce() + Send + 'static) {
+    let (done, written) = mpsc::channel();
+    let thread = std::thread::Builder::new().name("say".into()).spawn(move || {
+        write();
+        // Whoever waited may have given up.
+        done.send(()).unwrap_or_default();
+    });
+    if thread.is_ok() {
+        written.recv_timeout(SAID_MAX).unwrap_or_default();
+    }
 }
 
 /// Text from outside, as a terminal may show it: what would move the cursor, or worse, is escaped.

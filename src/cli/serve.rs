@@ -1,7 +1,9 @@
 //! `profiled serve`: the daemon.
 
 use std::convert::Infallible;
+use std::io::{self, IsTerminal};
 use std::os::unix::fs::MetadataExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,13 +15,13 @@ use tokio::time::timeout;
 
 use super::stop::{self, Stops};
 use super::supervise::Supervised;
-use super::{CliError, complain, say};
-use crate::app::{App, Opening};
+use super::{CliError, complain, say_in_time};
+use crate::app::{App, Opening, SERVING_THREADS};
+use crate::clock::GuardedClock;
 use crate::config::{Config, ConfigError, ServeOptions};
 use crate::folder;
 use crate::http::tls::Tls;
 use crate::http::{Front, server};
-use crate::model::seq::SystemClock;
 use crate::telemetry;
 use crate::tokens::Tokens;
 
@@ -68,15 +70,18 @@ pub(super) fn run(command: Serve) -> Result<(), CliError> {
     warn_of_root(&config.data_folder);
     let tokens = Tokens::read(&config.data_folder).map_err(|e| CliError::Failed(e.to_string()))?;
     config.check_reach(tokens.are_asked_for()).map_err(|e| CliError::Usage(e.to_string()))?;
-    telemetry::install(&config.log, config.log_format).map_err(|e| CliError::Failed(e.to_string()))?;
+    let _last_lines =
+        telemetry::install(&config.log, config.log_format).map_err(|e| CliError::Failed(e.to_string()))?;
     if !tokens.are_asked_for() && config.allow_anonymous {
         tracing::warn!(listen = %config.listen, "there are no tokens: whoever reaches this address may read and write everything");
     }
     let asked = Asked { options, handles: allow_all_file_handles() };
     keep_file_handles(&mut config, asked.handles);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.enable_all().thread_name(SERVING_THREADS).build();
     let runtime = runtime.map_err(|e| CliError::Failed(format!("no threads can be had: {e}")))?;
-    let done = runtime.block_on(serve(config, tokens, asked));
+    let done = catch_unwind(AssertUnwindSafe(|| runtime.block_on(serve(config, tokens, asked))));
+    let done = done.unwrap_or_else(|_| Err(CliError::Failed("the main thread panicked".into())));
     // What still runs then is either done for or took too long.
     runtime.shutdown_background();
     done
@@ -97,6 +102,7 @@ fn warn_of_root(data_folder: &Path) {
 async fn serve(config: Config, tokens: Tokens, asked: Asked) -> Result<(), CliError> {
     let tls = tls(&config)?;
     // From here on: one that comes while the folder is opened must not end the process.
+    let mut terminal = Terminal::of_this_process();
     let mut hangups = signal(SignalKind::hangup())
         .map_err(|e| CliError::Failed(format!("signals cannot be received: {e}")))?;
     let listener = TcpListener::bind(config.listen).await.map_err(|e| {
@@ -110,26 +116,30 @@ async fn serve(config: Config, tokens: Tokens, asked: Asked) -> Result<(), CliEr
     let front_config = config.clone();
     let opening = Opening::default();
     let watched = opening.clone();
-    let opened =
-        tokio::task::spawn_blocking(move || App::open_watched(config, Arc::new(SystemClock), &watched));
+    let opened = tokio::task::spawn_blocking(move || {
+        let clock = GuardedClock::of_this_machine(config.clock_ahead_max);
+        App::open_watched(config, clock, &watched)
+    });
     let opened = tokio::select! {
         opened = opened => opened.map_err(|e| CliError::Failed(e.to_string()))?,
         never = supervised.opening(&opening) => match never {},
         never = server::serve_opening(&listener, &opening, tls.as_ref()) => match never {},
     };
     let app = opened.map_err(|e| CliError::Failed(e.to_string()))?;
+    let watched = app.clone();
+    telemetry::on_panic(move |thread| watched.thread_panicked(thread));
     // Until here a signal ends the process at once, however long the recovery takes: that is always safe.
     let mut stops = Stops::new()?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     let url = format!("{scheme}://{address}");
-    say(format_args!("listening on {url}"));
+    say_in_time(format_args!("listening on {url}"));
     supervised.ready(&url);
 
     let front = Front::new(app.clone(), &front_config, tokens, tls);
     let reloaded = front.clone();
     let stopped = tokio::select! {
         why = app.failed() => Err(CliError::Failed(why)),
-        never = reload_at(&mut hangups, &reloaded, &asked, (&supervised, &url)) => match never {},
+        never = reload_at((&mut hangups, &mut terminal), (&app, &reloaded), &asked, (&supervised, &url)) => match never {},
         never = supervised.watch(&app) => match never {},
         () = server::serve(listener, front, stop(&mut stops, &supervised)) => Ok(()),
     };
@@ -151,10 +161,32 @@ fn tls(config: &Config) -> Result<Option<Arc<Tls>>, CliError> {
     Ok(tls.map_err(|e| CliError::Usage(e.to_string()))?.map(Arc::new))
 }
 
-/// Reads again, at each `SIGHUP`, what may change while the daemon runs.
+/// The terminal that the daemon was started from, if it was: once it is closed, the system sends a `SIGHUP` that nobody
+/// meant.
+struct Terminal {
+    open: bool,
+}
+
+impl Terminal {
+    fn of_this_process() -> Self {
+        Self { open: Self::is_open() }
+    }
+
+    fn is_open() -> bool {
+        io::stdin().is_terminal() || io::stdout().is_terminal() || io::stderr().is_terminal()
+    }
+
+    /// Whether it was closed since this was last asked.
+    fn was_closed(&mut self) -> bool {
+        std::mem::replace(&mut self.open, Self::is_open()) && !self.open
+    }
+}
+
+/// Reads again, at each `SIGHUP`, what may change while the daemon runs, and believes the clock; but not because a
+/// terminal was closed.
 async fn reload_at(
-    hangups: &mut Signal,
-    front: &Front,
+    (hangups, terminal): (&mut Signal, &mut Terminal),
+    (app, front): (&App, &Front),
     asked: &Asked,
     (supervised, url): (&Supervised, &str),
 ) -> Infallible {
@@ -162,7 +194,12 @@ async fn reload_at(
         if hangups.recv().await.is_none() {
             return std::future::pending().await;
         }
+        if terminal.was_closed() {
+            tracing::info!("the terminal was closed: the daemon goes on");
+            continue;
+        }
         supervised.reloading();
+        app.accept_clock();
         let (front, asked) = (front.clone(), asked.clone());
         if let Err(error) = tokio::task::spawn_blocking(move || reload(&front, &asked)).await {
             tracing::error!(%error, "reading the settings again did not go to its end");

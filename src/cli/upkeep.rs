@@ -210,7 +210,8 @@ pub(super) fn check(command: Check) -> Result<(), CliError> {
         )));
     }
     let scratch = command.scratch.unwrap_or_else(std::env::temp_dir);
-    telemetry::install(&config.log, config.log_format).map_err(|e| CliError::Failed(e.to_string()))?;
+    let _last_lines =
+        telemetry::install(&config.log, config.log_format).map_err(|e| CliError::Failed(e.to_string()))?;
     if command.salvage {
         salvage_journal(&folder)?;
     }

@@ -203,7 +203,7 @@ fn each_error_says_where_what_and_what_would_be_right() {
          `tls_handshake_timeout_seconds`, `idle_connection_timeout_seconds`, `connections_max`, \
          `connections_per_address_max`, `loopback_exempt`, `header_bytes_max`, `headers_max`, `uri_bytes_max`, \
          `site_calls_per_second`, `failed_authorisations_per_minute`, `batch_calls_per_minute`, \
-         `batch_shows_after_seconds`, `status_kept_seconds`, `trusted_proxies`, `log`, `log_format`, `ingest`, \
+         `batch_shows_after_seconds`, `status_kept_seconds`, `trusted_proxies`, `clock_ahead_max_seconds`, `log`, `log_format`, `ingest`, \
          `clients`",
     );
     check(

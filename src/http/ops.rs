@@ -19,10 +19,13 @@ pub(super) fn healthz_while_opening() -> Answer {
     text(StatusCode::OK, "ok\n")
 }
 
-/// `GET /readyz`: it serves, or 503 with the reason.
+/// `GET /readyz`: it serves, with what an operator should know all the same; or 503 with the reason.
 pub(super) fn readyz(front: &Front) -> Result<Answer, HttpError> {
     match front.app.readiness() {
-        Readiness::Ready => Ok(text(StatusCode::OK, "ready\n")),
+        Readiness::Ready => {
+            let lines = ["ready".to_owned()].into_iter().chain(front.app.remarks());
+            Ok(text(StatusCode::OK, lines.map(|line| line + "\n").collect::<String>()))
+        }
         Readiness::NotReady(reason) => Err(HttpError::NotReady(reason)),
     }
 }

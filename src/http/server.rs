@@ -4,11 +4,14 @@
 //! address; a stop lets requests that have begun finish, and is over within [`DRAIN_MAX`].
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use http_body_util::Either;
@@ -35,6 +38,7 @@ use super::tls::{Tls, Unsecured};
 use super::{Front, Limits};
 use crate::app::Opening;
 use crate::config::Timeouts;
+use crate::durable::point;
 use crate::telemetry::Seldom;
 use crate::telemetry::metrics::Limit;
 
@@ -298,7 +302,9 @@ async fn converse<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
                 let caller = Caller::of(ends.peer, ends.https, request.headers(), &limits.callers);
                 let id = request_id();
                 let request = Request::new(request, ends.local, caller, id, limits.timeouts, bodies_end);
-                let answer = answer(front, request, refused).await;
+                let id = request.id().to_owned();
+                let answer = caught(answer(front, request, refused)).await;
+                let answer = answer.unwrap_or_else(|| panicked(front, &id));
                 // One that is still being made isn't waited for.
                 if matches!(answer.body(), Either::Left(_)) {
                     visit.idle();
@@ -388,6 +394,7 @@ async fn answer(front: &Front, mut request: Request, refused: Option<HttpError>)
     let (id, begun) = (request.id().to_owned(), Instant::now());
     let method = request.method().clone();
     let last = refused.is_some();
+    point("answering").unwrap_or_default();
     let checked = match refused {
         Some(error) => Err(error),
         None => request.check_host(),
@@ -430,6 +437,23 @@ async fn answer(front: &Front, mut request: Request, refused: Option<HttpError>)
     let (status, took) = (answer.status().as_u16(), begun.elapsed());
     front.app.metrics().answered(endpoint, status, took);
     tracing::debug!(request = %id, %method, endpoint, status, ?took);
+    answer
+}
+
+/// What a future comes to; none if it panics, which is a matter of the one call.
+async fn caught<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    poll_fn(|context| {
+        catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)))
+            .map_or(Poll::Ready(None), |polled| polled.map(Some))
+    })
+    .await
+}
+
+/// The answer to a call that panicked.
+fn panicked(front: &Front, request: &str) -> Answer {
+    let mut answer = refuse(front, Door::Rest, &HttpError::Inside("answering it panicked".into()), request);
+    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     answer
 }
 

@@ -220,8 +220,16 @@ pub struct Vitals {
     pub writes_waiting: u64,
     /// How many rows a second may be folded in just now; none: as fast as it goes.
     pub rows_per_second_max: Option<u32>,
-    /// Profiles that live, as of the sweeper's last pass; none before there was one.
-    pub live_profiles: Option<u64>,
+    /// Profiles that live, as of the sweeper's last pass; before there was one, those that it has counted so far.
+    pub live_profiles: u64,
+    /// Since that pass ended, or the start.
+    pub live_profiles_age: Duration,
+    /// Profiles that expired and are kept for now, for the clock may be wrong.
+    pub expired_profiles_kept: u64,
+    /// By how much the machine's clock has leapt ahead, and is not believed.
+    pub clock_ahead: Duration,
+    /// Log lines that could not be written.
+    pub log_lines_lost: u64,
     /// The store's bytes on the disk.
     pub store_bytes: u64,
     /// Bytes of kept uploads on the disk.
@@ -234,8 +242,8 @@ pub struct Vitals {
     pub store_remakes: u64,
     /// Since the last checkpoint, or the start.
     pub checkpoint_age: Duration,
-    /// Since the last snapshot; none if there is none.
-    pub snapshot_age: Option<Duration>,
+    /// Since the last snapshot; since the start if there is none.
+    pub snapshot_age: Duration,
 }
 
 impl Vitals {
@@ -252,10 +260,11 @@ impl Vitals {
         whole("writes_waiting", "Writes that wait for the journal", self.writes_waiting);
         let rate = u64::from(self.rows_per_second_max.unwrap_or_default());
         whole("fold_rows_per_second_max", "Rows a second that may be folded in now; 0 is no limit", rate);
-        if let Some(profiles) = self.live_profiles {
-            let help = "Profiles that live, counted by the sweeper's last pass over the store";
-            whole("live_profiles", help, profiles);
-        }
+        let help =
+            "Profiles that live, counted by the sweeper's last pass over the store, or so far by its first";
+        whole("live_profiles", help, self.live_profiles);
+        let help = "Profiles that expired and are kept for now, for the clock is long past the last write";
+        whole("expired_profiles_kept", help, self.expired_profiles_kept);
         whole("store_bytes", "Bytes that the store takes on the disk", self.store_bytes);
         whole("spool_bytes", "Bytes that kept uploads take on the disk", self.spool_bytes);
         whole("disk_free_bytes", "Bytes that the disk under the data folder has left", self.disk_free_bytes);
@@ -272,9 +281,15 @@ impl Vitals {
         };
         let help = "Seconds since the last checkpoint of the store, or the start";
         seconds("checkpoint_age_seconds", help, self.checkpoint_age);
-        if let Some(age) = self.snapshot_age {
-            seconds("snapshot_age_seconds", "Seconds since the last snapshot of the store", age);
-        }
+        let help = "Seconds since the last snapshot of the store, or the start if there is none";
+        seconds("snapshot_age_seconds", help, self.snapshot_age);
+        let help = "Seconds since the sweeper's last pass, which counts live_profiles, or the start";
+        seconds("live_profiles_age_seconds", help, self.live_profiles_age);
+        let help = "Seconds that the machine's clock has leapt ahead and is not believed; 0 while it is";
+        seconds("clock_disbelieved_seconds", help, self.clock_ahead);
+        let lost = Counter::<u64>::default();
+        lost.inc_by(self.log_lines_lost);
+        registry.register("log_lines_lost", "Log lines that could not be written, or not fast enough", lost);
         registry
     }
 }
@@ -294,6 +309,7 @@ pub struct Metrics {
     journal_bytes: Counter,
     lookup_seconds: Histogram,
     rows_folded: Counter,
+    began_anew: Counter,
     held_back: Family<Labels<1>, Counter<f64, AtomicU64>>,
     clients: Mutex<Clients>,
 }
@@ -350,6 +366,9 @@ impl Default for Metrics {
             "Rows folded into the store: its rate is the apply rate",
             rows_folded.clone(),
         );
+        let began_anew = Counter::default();
+        let help = "Site calls of visitors whose profile had expired, which began a new one";
+        registry.register("expired_began_anew", help, began_anew.clone());
         let held_back = Family::default();
         let help = "Time that writers folding batches waited, for the rate that is set or for site calls";
         registry.register("fold_held_back_seconds", help, held_back.clone());
@@ -379,6 +398,7 @@ impl Default for Metrics {
             journal_bytes,
             lookup_seconds,
             rows_folded,
+            began_anew,
             held_back,
             clients: Mutex::default(),
         }
@@ -433,6 +453,11 @@ impl Metrics {
     /// Rows were folded in.
     pub fn folded(&self, rows: u64) {
         self.rows_folded.inc_by(rows);
+    }
+
+    /// A site call began a new profile for a visitor whose last one had expired.
+    pub fn began_anew(&self) {
+        self.began_anew.inc();
     }
 
     /// Folding waited.
@@ -577,16 +602,24 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_yet_is_not_there() {
+    fn how_it_is_is_told_from_the_start() {
         let metrics = Metrics::default();
         let text = |vitals: &Vitals| metrics.render(vitals, |_| true).unwrap();
-        let unknown = text(&Vitals::default());
-        for name in ["profiled_live_profiles", "profiled_snapshot_age_seconds"] {
-            assert!(!unknown.contains(name), "{unknown}");
+        let young = text(&Vitals::default());
+        // What is not there no alert can be on.
+        for name in [
+            "live_profiles 0",
+            "snapshot_age_seconds 0.0",
+            "log_lines_lost_total 0",
+            "expired_began_anew_total 0",
+        ] {
+            assert!(young.contains(&format!("\nprofiled_{name}\n")), "{name}: {young}");
         }
         let known = text(&Vitals {
-            live_profiles: Some(7),
-            snapshot_age: Some(Duration::from_millis(1500)),
+            live_profiles: 7,
+            snapshot_age: Duration::from_millis(1500),
+            clock_ahead: Duration::from_secs(9),
+            log_lines_lost: 5,
             rows_per_second_max: Some(9),
             ..Vitals::default()
         });
@@ -594,6 +627,8 @@ mod tests {
             "profiled_live_profiles 7\n",
             "profiled_snapshot_age_seconds 1.5\n",
             "profiled_fold_rows_per_second_max 9\n",
+            "profiled_clock_disbelieved_seconds 9.0\n",
+            "profiled_log_lines_lost_total 5\n",
             "profiled_ready 0\n",
         ] {
             assert!(known.contains(line), "{line}: {known}");

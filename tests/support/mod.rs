@@ -147,11 +147,16 @@ impl Daemon {
 
     /// The same, though it may refuse.
     pub fn try_restart(&mut self) -> Result<(), String> {
-        assert!(self.process.is_none(), "it still runs");
         let stderr = match &self.complaints {
             Some(path) => std::fs::File::create(path).unwrap().into(),
             None => Stdio::inherit(),
         };
+        self.try_restart_to(stderr)
+    }
+
+    /// The same, with this standard error.
+    pub fn try_restart_to(&mut self, stderr: Stdio) -> Result<(), String> {
+        assert!(self.process.is_none(), "it still runs");
         let mut process = self.command(stderr).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
@@ -167,7 +172,8 @@ impl Daemon {
         Ok(())
     }
 
-    fn command(&self, stderr: Stdio) -> Command {
+    /// The command that starts it, with this standard error.
+    pub fn command(&self, stderr: Stdio) -> Command {
         let binary = &self.binary;
         let mut command = match self.handles {
             None => Command::new(binary),
@@ -188,6 +194,12 @@ impl Daemon {
             .stdin(Stdio::null())
             .stderr(stderr);
         command
+    }
+
+    /// Takes on a process that was started by [`Daemon::command`] and has said where it listens: this line.
+    pub fn take_on(&mut self, process: Child, line: &str) {
+        self.address = line.trim_end().rsplit_once('/').unwrap().1.parse().unwrap();
+        self.process = Some(process);
     }
 
     /// Starts it, and kills it before it can be told whether it serves.

@@ -1,0 +1,211 @@
+//! Log lines on their way to standard error: they wait in a queue for the one thread that writes them.
+//!
+//! Promises: whoever logs waits for nobody and never fails, whatever became of the reader, the terminal or the disk; the
+//! queue is bounded in bytes; a line that finds it full, or cannot be written, is lost and counted, and once lines are
+//! written again the log says how many. Written here rather than taken from `tracing-appender`: its queue is bounded in
+//! lines only, it does not count what cannot be written, and at its end it prints to standard output, and panics where
+//! that is gone.
+
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::Seldom;
+
+/// So many lines may wait …
+const LINES_WAITING_MAX: usize = 4096;
+/// … and so many bytes of them.
+const BYTES_WAITING_MAX: usize = 2 << 20;
+/// How often the log may say that lines were lost.
+const LOSS_TOLD_EVERY: Duration = Duration::from_secs(10);
+
+/// Where lines are left to be written. Cheap to clone; each [`Write::write`] is a line.
+#[derive(Debug, Clone)]
+pub(super) struct Lines(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    queue: SyncSender<Vec<u8>>,
+    waiting_bytes: AtomicUsize,
+    /// Lines that were taken into the queue.
+    taken: AtomicU64,
+    lost: AtomicU64,
+    /// Of those taken, how many were written or lost.
+    done: Mutex<u64>,
+    progress: Condvar,
+}
+
+impl Lines {
+    /// Begins to write to `out`, on a thread of its own.
+    pub(super) fn to(out: impl Write + Send + 'static) -> io::Result<Self> {
+        let (queue, waiting) = sync_channel(LINES_WAITING_MAX);
+        let lines = Self(Arc::new(Shared {
+            queue,
+            waiting_bytes: AtomicUsize::new(0),
+            taken: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
+            done: Mutex::new(0),
+            progress: Condvar::new(),
+        }));
+        let shared = Arc::clone(&lines.0);
+        std::thread::Builder::new().name("log".into()).spawn(move || shared.write_all(&waiting, out))?;
+        Ok(lines)
+    }
+
+    /// How many lines were lost so far.
+    pub(super) fn lost(&self) -> u64 {
+        self.0.lost.load(Ordering::Relaxed)
+    }
+
+    /// Waits until what was logged before is written or lost, at most so long.
+    pub(super) fn flush(&self, most: Duration) {
+        let (until, all) = (Instant::now() + most, self.0.taken.load(Ordering::Acquire));
+        let mut done = self.0.done();
+        while *done < all {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            done = self.0.progress.wait_timeout(done, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Write for Lines {
+    /// Never fails: what finds no room is lost.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let shared = &*self.0;
+        let waiting = shared.waiting_bytes.fetch_add(line.len(), Ordering::AcqRel);
+        let fits = waiting + line.len() <= BYTES_WAITING_MAX;
+        if fits && shared.queue.try_send(line.to_vec()).is_ok() {
+            shared.taken.fetch_add(1, Ordering::Release);
+        } else {
+            shared.waiting_bytes.fetch_sub(line.len(), Ordering::AcqRel);
+            shared.lost.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Shared {
+    fn done(&self) -> MutexGuard<'_, u64> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes what comes, until nobody can log any more. An error is a matter of one line: a disk has room again one day.
+    fn write_all(&self, waiting: &Receiver<Vec<u8>>, mut out: impl Write) {
+        let (mut torn, mut written, mut told) = (false, false, 0);
+        let mut seldom = Seldom::every(LOSS_TOLD_EVERY);
+        for line in waiting {
+            self.waiting_bytes.fetch_sub(line.len(), Ordering::AcqRel);
+            // Here, where the queue has room for one more.
+            let lost = self.lost.load(Ordering::Relaxed);
+            if written && lost > told && seldom.tell().is_some() {
+                tracing::warn!(
+                    lines = lost - told,
+                    "lines of the log were lost: they could not be written, or not fast enough"
+                );
+                if self.lost.load(Ordering::Relaxed) == lost {
+                    told = lost;
+                }
+            }
+            // Of the last line a part may have been written.
+            let end = if torn { out.write_all(b"\n") } else { Ok(()) };
+            torn = end.and_then(|()| out.write_all(&line)).is_err();
+            written = !torn;
+            if torn {
+                self.lost.fetch_add(1, Ordering::Relaxed);
+            }
+            *self.done() += 1;
+            self.progress.notify_all();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::{Sender, channel};
+
+    /// An output whose every write waits to be told what it comes to.
+    struct Told {
+        next: Receiver<io::Result<()>>,
+        written: Arc<Mutex<Vec<u8>>>,
+    }
+
+    impl Write for Told {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.next.recv().unwrap_or(Ok(()))?;
+            self.written.lock().unwrap().extend(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    type Written = Arc<Mutex<Vec<u8>>>;
+
+    fn lines() -> (Lines, Sender<io::Result<()>>, Written) {
+        let ((tell, next), written) = (channel(), Written::default());
+        let lines = Lines::to(Told { next, written: Arc::clone(&written) }).unwrap();
+        (lines, tell, written)
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn what_cannot_be_written_is_counted_and_the_next_line_is_whole() {
+        let (mut lines, tell, written) = lines();
+        for line in ["a\n", "b\n", "c\n"] {
+            lines.write_all(line.as_bytes()).unwrap();
+        }
+        tell.send(Ok(())).unwrap();
+        tell.send(Err(io::ErrorKind::StorageFull.into())).unwrap();
+        drop(tell);
+        lines.flush(PATIENCE);
+        assert_eq!((lines.lost(), &*written.lock().unwrap()), (1, &b"a\n\nc\n".to_vec()));
+    }
+
+    #[test]
+    fn nobody_waits_for_an_output_that_takes_nothing() {
+        let (mut lines, tell, written) = lines();
+        let line = vec![b'x'; 64 << 10];
+        for _ in 0..200 {
+            lines.write_all(&line).unwrap();
+        }
+        // The writer has taken one at most.
+        let room = (BYTES_WAITING_MAX / line.len()) as u64;
+        assert!((200 - room - 1..=200 - room).contains(&lines.lost()), "{}", lines.lost());
+        lines.flush(Duration::from_millis(1));
+        assert!(written.lock().unwrap().is_empty());
+        drop(tell);
+        lines.flush(PATIENCE);
+        assert_eq!(lines.0.waiting_bytes.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn many_small_lines_are_bounded_too() {
+        let (mut lines, _tell, _written) = lines();
+        for _ in 0..LINES_WAITING_MAX * 2 {
+            lines.write_all(b"x").unwrap();
+        }
+        // The writer has taken one at most.
+        let most = LINES_WAITING_MAX as u64;
+        assert!((most - 1..=most).contains(&lines.lost()), "{}", lines.lost());
+    }
+
+    #[test]
+    fn a_line_larger_than_the_queue_is_lost() {
+        let (mut lines, ..) = lines();
+        lines.write_all(&vec![b'x'; BYTES_WAITING_MAX + 1]).unwrap();
+        assert_eq!(lines.lost(), 1);
+    }
+}
