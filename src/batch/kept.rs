@@ -295,8 +295,8 @@ mod tests {
                     model.insert((client, seq), accepted(client, seq));
                 }
             }
-            for client in 0..2 {
-                let code = ClientCode::new(CLIENTS[client]).unwrap();
+            for (client, code) in CLIENTS.iter().enumerate() {
+                let code = ClientCode::new(code).unwrap();
                 let own: Vec<u64> =
                     model.keys().filter(|(owner, _)| *owner == client).map(|(_, seq)| *seq).collect();
                 for seq in [0, 1, 77, 256, 257, 600, 1200, 9999] {
