@@ -184,6 +184,27 @@ fn an_export_shows_pending_rows_and_visitors_that_batches_create() {
     assert_eq!(csv.text().lines().count(), 30_001);
 }
 
+/// In business hours, at a row a second, an export waited for a minute and then was refused.
+#[test]
+fn an_export_waits_for_no_folding() {
+    let daemon = Daemon::start_configured(
+        "[clients.demo]\nv2_creates_profiles = true\n[ingest]\nmax_rows_per_second = 1\n",
+    );
+    daemon.mbox("demo", "mboxPC=1&mbox3rdPartyId=v1");
+    let rows: String = (0..2_000).chain(0..500).map(|n| format!("v{n},{n}\n")).collect();
+    daemon.post_batch("demo", format!("batch=thirdPartyId,n\n{rows}"));
+    daemon.post_batch("demo", "batch=pcId,m\n1,of v1\nx,new\n".to_owned());
+    let began = std::time::Instant::now();
+    let reply = daemon.get("/api/v1/export?client=demo&format=ndjson");
+    assert!(began.elapsed().as_secs() < 30, "{:?}", began.elapsed());
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert_eq!(reply.text().lines().count(), 2_001);
+    assert_eq!(reply.text().lines().filter(|line| line.contains("of v1")).count(), 1);
+    let csv = daemon.get("/api/v1/export?client=demo&format=csv&by=pc").text();
+    assert_eq!(csv, "batch=pcId,m,n\nx,new,\n1,of v1,1\n");
+    assert!(daemon.get("/api/v1/batches?client=demo").text().contains("incomplete"));
+}
+
 #[test]
 fn a_client_that_goes_away_ends_its_export() {
     let daemon = Daemon::start();

@@ -1,26 +1,31 @@
-//! All visitors of a client, one after the other, as lookups show them.
+//! All visitors of a client, one after the other, as lookups show them: those in the store, and those whom rows of pending
+//! batches create, wherever folding is.
 //!
-//! Promises: every visitor that lives throughout is shown; memory stays small whatever the store holds; the store is
-//! read page by page on a thread that may block. What is shown is no snapshot of one instant: each visitor is as of the
-//! moment at which it is looked up, and one that logs in meanwhile may be shown twice, the later time with all it has.
+//! Promises: every visitor that lives throughout is shown; memory stays small whatever the store holds and whatever is
+//! pending; both are read piece by piece on a thread that may block, and nobody is waited for. What is shown is no snapshot
+//! of one instant: each visitor is as of the moment at which it is looked up, and one that logs in meanwhile may be shown
+//! twice, the later time with all it has.
+//!
+//! A visitor whom a batch created bears that batch's seq for its birth, under an id that a row of it names. So those who
+//! are born of the batches that are pending when the walk begins are found by way of these batches' rows alone, and all
+//! others in the store: however far folding gets meanwhile, nobody is missed and nobody is met twice.
 
 use super::shares::{Place, Who};
 use super::{App, AppError, Inner, Visitor, look_up};
 use crate::batch::csv::write::{Cells, write_cell, write_header};
 use crate::batch::csv::{HEADER_BYTES_MAX, ROW_BYTES_MAX};
-use crate::batch::outcome::{BatchState, Progress};
+use crate::batch::outcome::BatchState;
+use crate::batch::pending::Pending;
 use crate::batch::queue::Batches;
 use crate::batch::settle::{SettleError, decoded};
 use crate::model::id::{ClientCode, IdKind, Key, VisitorId};
-use crate::model::profile::Stored;
+use crate::model::profile::{Profile, Stored};
 use crate::model::seq::{Millis, Seq};
-use crate::store::ProfileStore;
+use crate::store::{ProfileStore, StoreError};
 use crate::sync::Ordering;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::time::{Instant, sleep};
 
 /// How many exports run at once: each takes a thread, and reads the store from end to end.
 pub const EXPORTS_MAX: usize = 4;
@@ -31,10 +36,6 @@ const PAGE_KEYS: usize = 64;
 /// The kinds of id in the order in which they are walked: profiles move only from an earlier kind to a later one (R2), so
 /// that none slips through under the walk.
 pub(super) const WALK: [IdKind; 3] = [IdKind::Ecid, IdKind::Pc, IdKind::ThirdParty];
-/// How long an export waits for batches that create visitors.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// How long it waits before it looks again.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// An export that may begin.
 pub struct Export {
@@ -55,16 +56,11 @@ pub struct Table {
 }
 
 impl App {
-    /// Begins an export: waits until all visitors that accepted batches create are in the store, where a walk finds them.
-    /// (Other rows of pending batches are folded in by each lookup.)
+    /// Begins an export.
     pub async fn export(&self, who: &Who, client: &ClientCode) -> Result<Export, AppError> {
         let inner = Arc::clone(&self.0);
         let lifetime_ms = inner.settings(client)?.lifetime_ms;
         let place = inner.exports.take(who).await?;
-        let pending = inner.batches.pending(client);
-        let creating = pending.iter().filter(|batch| batch.accepted.rules.creates);
-        let creating = creating.map(|batch| Arc::clone(&batch.progress)).collect();
-        completed(creating, PATIENCE, || inner.stopping.load(Ordering::Relaxed)).await?;
         Ok(Export { inner, client: client.clone(), lifetime_ms, place })
     }
 }
@@ -81,12 +77,28 @@ impl Export {
         wanted: impl Fn() -> bool,
         mut each: impl FnMut(Visitor) -> ControlFlow<()>,
     ) -> Result<(), AppError> {
-        for kind in WALK {
-            if self.walk(kind, &wanted, &mut each)?.is_break() {
-                break;
-            }
-        }
-        Ok(())
+        let inner = &self.inner;
+        let turn = inner.store.turn();
+        let walk = Walk {
+            store: &*inner.store,
+            batches: &inner.batches,
+            client: &self.client,
+            lifetime_ms: self.lifetime_ms,
+            now: &|| inner.clock.now().max(Seq::from_u64(inner.last_seq.load(Ordering::Acquire)).millis()),
+            go_on: &|| {
+                if inner.stopping.load(Ordering::Relaxed) {
+                    return Err(AppError::Stopping);
+                }
+                if inner.store.turn() != turn {
+                    let why = "the store was made again while visitors were read; begin again";
+                    return Err(AppError::ExportBusy(why.into()));
+                }
+                Ok(wanted())
+            },
+            told: &|error| inner.told(error),
+        };
+        // What was read last may be of another store, too.
+        walk.all(&mut each).and_then(|_| (walk.go_on)().map(|_| ()))
     }
 
     /// The columns of a CSV file, keyed by `pcId` or `thirdPartyId`. Blocks for a pass over all visitors.
@@ -134,40 +146,6 @@ impl Export {
             each(&line)
         })?;
         too_long.map_or(Ok(()), Err)
-    }
-
-    fn walk(
-        &self,
-        kind: IdKind,
-        wanted: &impl Fn() -> bool,
-        each: &mut impl FnMut(Visitor) -> ControlFlow<()>,
-    ) -> Result<ControlFlow<()>, AppError> {
-        let inner = &self.inner;
-        let turn = inner.store.turn();
-        let mut after = Some(before_all(&self.client, kind));
-        while let Some(from) = after {
-            if inner.stopping.load(Ordering::Relaxed) {
-                return Err(AppError::Stopping);
-            }
-            // Many keys may lead to no visitor, and `each` not be told.
-            if !wanted() {
-                return Ok(ControlFlow::Break(()));
-            }
-            let now = inner.clock.now().max(Seq::from_u64(inner.last_seq.load(Ordering::Acquire)).millis());
-            let store = &*inner.store;
-            let (walked, next) =
-                walk_page(store, &inner.batches, &self.client, &from, (now, self.lifetime_ms), each)
-                    .map_err(|error| inner.told(error))?;
-            if inner.store.turn() != turn {
-                let why = "the store was made again while visitors were read; begin again";
-                return Err(AppError::ExportBusy(why.into()));
-            }
-            if walked.is_break() {
-                return Ok(walked);
-            }
-            after = next;
-        }
-        Ok(ControlFlow::Continue(()))
     }
 }
 
@@ -276,84 +254,146 @@ fn before_all(client: &ClientCode, kind: IdKind) -> Key {
     Key::new(client, kind, "")
 }
 
-/// Shows the visitors under the next keys of `from`'s kind. Gives where to go on from, if there may be more.
-fn walk_page(
-    store: &dyn ProfileStore,
-    batches: &Batches,
-    client: &ClientCode,
-    from: &Key,
-    (now, lifetime_ms): (Millis, u64),
-    each: &mut impl FnMut(Visitor) -> ControlFlow<()>,
-) -> Result<(ControlFlow<()>, Option<Key>), SettleError> {
-    let page = store.scan(Some(from), PAGE_KEYS)?;
-    let more = page.len() == PAGE_KEYS;
-    let mut last = None;
-    for (key, value) in page {
-        if key.client() != client.as_str() || key.kind() != from.kind() {
-            return Ok((ControlFlow::Continue(()), None));
-        }
-        let is_profile = matches!(decoded(&key, &value)?, Stored::Profile(_));
-        // The bytes may be many, and are looked up again.
-        drop(value);
-        if is_profile
-            && let Ok(id) = VisitorId::new(key.kind(), key.id())
-            // All that is accepted goes out, also where lookups imitate Adobe's and do not show it yet.
-            && let Some(visitor) = look_up(store, batches, client, &id, now, lifetime_ms)?
-            // One that has moved meanwhile is met where it is now.
-            && visitor.canonical == id
-            && each(visitor).is_break()
-        {
-            return Ok((ControlFlow::Break(()), None));
-        }
-        last = Some(key);
-    }
-    Ok((ControlFlow::Continue(()), last.filter(|_| more)))
+/// A walk over all visitors of a client.
+struct Walk<'w> {
+    store: &'w dyn ProfileStore,
+    batches: &'w Batches,
+    client: &'w ClientCode,
+    lifetime_ms: u64,
+    now: &'w dyn Fn() -> Millis,
+    /// Whether whoever asked still wants it; an error if the daemon does not.
+    go_on: &'w dyn Fn() -> Result<bool, AppError>,
+    /// What whoever asked is told of what could not be read.
+    told: &'w dyn Fn(SettleError) -> AppError,
 }
 
-/// Waits until these batches are complete.
-async fn completed(
-    batches: Vec<Arc<Progress>>,
-    patience: Duration,
-    stopping: impl Fn() -> bool,
-) -> Result<(), AppError> {
-    let begun = Instant::now();
-    loop {
-        let mut waiting = 0;
-        for batch in &batches {
-            match batch.state() {
-                BatchState::Complete(_) => {}
-                BatchState::Incomplete => waiting += 1,
-                BatchState::Stuck => {
-                    return Err(AppError::ExportBusy(
-                        "a batch that creates visitors is stuck, and an export would miss them: the daemon's log says \
-                         what keeps it"
-                            .into(),
-                    ));
+impl Walk<'_> {
+    /// Shows each visitor to `each`, until that has enough.
+    fn all(&self, each: &mut impl FnMut(Visitor) -> ControlFlow<()>) -> Result<ControlFlow<()>, AppError> {
+        let pending = self.batches.pending(self.client);
+        let creating: Vec<&Arc<Pending>> =
+            pending.iter().filter(|batch| batch.accepted.rules.creates).collect();
+        for kind in WALK {
+            let keyed_so = |batch: &&&Arc<Pending>| batch.accepted.header.key_kind() == kind;
+            let creating: Vec<&Arc<Pending>> = creating.iter().filter(keyed_so).copied().collect();
+            let seqs: BTreeSet<Seq> = creating.iter().map(|batch| batch.accepted.id.seq).collect();
+            let mut complete = BTreeSet::new();
+            if self.stored(kind, &|born| !seqs.contains(&born), each)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+            for batch in &creating {
+                // Once it is complete the store has all it made, and its upload may go.
+                if matches!(batch.progress.state(), BatchState::Complete(_)) {
+                    complete.insert(batch.accepted.id.seq);
+                } else if self.created(batch, &creating, each)?.is_break() {
+                    return Ok(ControlFlow::Break(()));
                 }
             }
+            if !complete.is_empty() && self.stored(kind, &|born| complete.contains(&born), each)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
         }
-        if waiting == 0 {
-            return Ok(());
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Shows the visitors whom the store has under ids of this kind, if they are `shown` by the seq of their birth.
+    fn stored(
+        &self,
+        kind: IdKind,
+        shown: &dyn Fn(Seq) -> bool,
+        each: &mut impl FnMut(Visitor) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, AppError> {
+        let mut after = Some(before_all(self.client, kind));
+        while let Some(from) = after.take() {
+            // Many keys may lead to no visitor, and `each` not be told.
+            if !(self.go_on)()? {
+                return Ok(ControlFlow::Break(()));
+            }
+            let page = self.store.scan(Some(&from), PAGE_KEYS).map_err(|error| (self.told)(error.into()))?;
+            let more = page.len() == PAGE_KEYS;
+            for (key, value) in page {
+                if key.client() != self.client.as_str() || key.kind() != kind {
+                    return Ok(ControlFlow::Continue(()));
+                }
+                let is_profile = matches!(
+                    decoded(&key, &value).map_err(|error| (self.told)(error.into()))?,
+                    Stored::Profile(_)
+                );
+                // The bytes may be many, and are looked up again.
+                drop(value);
+                if is_profile
+                    && let Some(visitor) = self.visitor(&key).map_err(self.told)?
+                    && shown(visitor.born)
+                    && each(visitor).is_break()
+                {
+                    return Ok(ControlFlow::Break(()));
+                }
+                after = Some(key).filter(|_| more);
+            }
         }
-        if stopping() {
-            return Err(AppError::Stopping);
-        }
-        if begun.elapsed() >= patience {
-            return Err(AppError::ExportBusy(format!(
-                "{waiting} batches that create visitors are not complete after {} seconds, and an export would miss \
-                 those visitors: try again when batchStatus says that they are complete",
-                patience.as_secs()
-            )));
-        }
-        sleep(LOOK_AGAIN).await;
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Shows the visitors whom a batch creates, one of those that the walk found pending.
+    fn created(
+        &self,
+        batch: &Pending,
+        creating: &[&Arc<Pending>],
+        each: &mut impl FnMut(Visitor) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, AppError> {
+        let (kind, seq) = (batch.accepted.header.key_kind(), batch.accepted.id.seq);
+        let (mut met, mut end) = (0_usize, None);
+        let mut one = |id: &str| -> Result<ControlFlow<()>, AppError> {
+            if met.is_multiple_of(PAGE_KEYS) && !(self.go_on)()? {
+                return Ok(ControlFlow::Break(()));
+            }
+            met += 1;
+            let key = Key::new(self.client, kind, id);
+            if self.was_there(&key, creating).map_err(|error| (self.told)(error.into()))? {
+                return Ok(ControlFlow::Continue(()));
+            }
+            let visitor = self.visitor(&key).map_err(self.told)?;
+            Ok(visitor.filter(|visitor| visitor.born == seq).map_or(ControlFlow::Continue(()), &mut *each))
+        };
+        let walked = batch.each_id(|id| {
+            let went = one(id);
+            let goes_on = matches!(went, Ok(ControlFlow::Continue(())));
+            end = Some(went).filter(|_| !goes_on);
+            if goes_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        walked.map_err(|error| AppError::internal(SettleError::upload(&batch.accepted.id, error)))?;
+        end.unwrap_or(Ok(ControlFlow::Continue(())))
+    }
+
+    /// Whether the store has a profile under a key that lives at the place of each of these batches, so that none of them
+    /// gave birth to it: that is cheaper to ask than what all pending rows make of the visitor.
+    fn was_there(&self, key: &Key, creating: &[&Arc<Pending>]) -> Result<bool, StoreError> {
+        let value = self.store.get(std::slice::from_ref(key))?.pop().flatten();
+        let Some(value) = value else { return Ok(false) };
+        let Stored::Profile(profile) = decoded(key, &value)? else { return Ok(false) };
+        let lives = |profile: &Profile<'_>, batch: &Pending| {
+            let rules = &batch.accepted.rules;
+            profile.born != rules.seq && !profile.expired(rules.seq.millis(), rules.lifetime_ms)
+        };
+        Ok(creating.iter().all(|batch| lives(&profile, batch)))
+    }
+
+    /// The visitor whose profile is under this key. One that has moved meanwhile is met where it is now. All that is
+    /// accepted goes out, also where lookups imitate Adobe's and do not show it yet.
+    fn visitor(&self, key: &Key) -> Result<Option<Visitor>, SettleError> {
+        let Ok(id) = VisitorId::new(key.kind(), key.id()) else { return Ok(None) };
+        let found = look_up(self.store, self.batches, self.client, &id, (self.now)(), self.lifetime_ms)?;
+        Ok(found.filter(|visitor| visitor.canonical == id))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::pending::Pending;
-    use crate::model::profile::{Attribute, Profile, Source};
+    use crate::batch::fold::{Plan, Step};
+    use crate::journal::log::Position;
+    use crate::model::batch::Counts;
+    use crate::model::profile::{Attribute, Source};
     use crate::model::update::list_id;
     use crate::store::memory::MemoryStore;
     use crate::store::put_through;
@@ -379,19 +419,26 @@ mod tests {
     }
 
     fn all(store: &MemoryStore, code: &str) -> Vec<Visitor> {
-        let (batches, client) = (Batches::default(), client(code));
+        all_beside(store, &Batches::default(), &client(code), |_| ())
+    }
+
+    /// All visitors, with something that happens before each is taken.
+    fn all_beside(
+        store: &dyn ProfileStore,
+        batches: &Batches,
+        client: &ClientCode,
+        mut beside: impl FnMut(usize),
+    ) -> Vec<Visitor> {
         let mut found = vec![];
-        for kind in WALK {
-            let mut after = Some(before_all(&client, kind));
-            while let Some(from) = after {
-                let mut each = |visitor| {
-                    found.push(visitor);
-                    ControlFlow::Continue(())
-                };
-                let now = (Millis(1), 1 << 40);
-                after = walk_page(store, &batches, &client, &from, now, &mut each).unwrap().1;
-            }
-        }
+        let (now, lifetime_ms) = (&|| Millis(1), 1 << 40);
+        let walk =
+            Walk { store, batches, client, lifetime_ms, now, go_on: &|| Ok(true), told: &AppError::internal };
+        let walked = walk.all(&mut |visitor| {
+            beside(found.len());
+            found.push(visitor);
+            ControlFlow::Continue(())
+        });
+        assert!(walked.unwrap().is_continue());
         found
     }
 
@@ -458,15 +505,76 @@ mod tests {
         assert!(file(&store, IdKind::ThirdParty).unwrap_err().contains("10000 different attributes"));
     }
 
-    #[tokio::test]
-    async fn an_export_waits_for_batches_but_not_for_ever() {
-        let folder = tempfile::tempdir().unwrap();
-        let pending = Pending::of_text(folder.path(), "demo", 1, "batch=pcId,a\n1,1\n");
-        let waited = |patience| completed(vec![Arc::clone(&pending.progress)], patience, || false);
-        let error = waited(Duration::ZERO).await.unwrap_err();
-        assert!(matches!(&error, AppError::ExportBusy(why) if why.contains("not complete after")), "{error}");
-        let later = tokio::spawn(waited(PATIENCE));
-        pending.progress.complete(crate::model::batch::Counts::default(), Millis(1));
-        later.await.unwrap().unwrap();
+    /// Folds a batch in, in so many parts; of those only the first, or all of them and notes that it is complete.
+    fn fold_in(store: &MemoryStore, batches: &Batches, batch: &Arc<Pending>, parts: Option<usize>) {
+        let plan = Plan::make(batch, store, 1 << 20).unwrap();
+        let mut part = plan.part(0, parts.unwrap_or(1));
+        while part.step(store).unwrap() != Step::Done {}
+        if parts.is_none() {
+            batches.complete(&batch.accepted.id, Counts::default(), Millis(1));
+        }
+    }
+
+    /// Rows of a pending batch, of which some create and several are one visitor's, wherever folding is at the beginning
+    /// and however it goes on under the walk.
+    #[test]
+    fn those_whom_pending_rows_create_are_shown_once_wherever_folding_is() {
+        const ROWS: usize = 700;
+        for (before, under) in [(0, 0), (0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (0, 3), (1, 3)] {
+            let (folder, store, batches) =
+                (tempfile::tempdir().unwrap(), MemoryStore::default(), Batches::default());
+            let key = |kind, id: &str| Key::new(&client("demo"), kind, id);
+            for n in (0..ROWS).step_by(3) {
+                put(&store, &key(IdKind::ThirdParty, &format!("v{n}")), &[&format!("p{n}")], &[]);
+            }
+            // The second names some whom the first creates, some by a linked id, and some whom nothing else does.
+            let text = |kind: &str, id: &str, from: usize| {
+                let rows = (from..from + ROWS).chain(from..from + 50);
+                rows.fold(format!("batch={kind},a\n"), |text, n| format!("{text}{id}{n},{n}\n"))
+            };
+            let (first, second) = (text("thirdPartyId", "v", 0), text("pcId", "p", 0));
+            let third = text("thirdPartyId", "v", ROWS / 2);
+            let made: Vec<Arc<Pending>> = [(2, first), (3, second), (4, third)]
+                .into_iter()
+                .map(|(seq, text)| {
+                    let mut batch = Pending::of_text(folder.path(), "demo", seq, &text);
+                    Arc::get_mut(&mut batch.accepted).unwrap().rules.creates = true;
+                    let batch = Arc::new(batch);
+                    batches.publish(Arc::clone(&batch), Position::START);
+                    batch
+                })
+                .collect();
+            for batch in made.iter().take(before) {
+                fold_in(&store, &batches, batch, Some(3));
+            }
+            let found = all_beside(&store, &batches, &client("demo"), |shown| {
+                // In the middle of the ids of either kind.
+                for at in [300, 1000] {
+                    if shown == at && under == 1 {
+                        fold_in(&store, &batches, &made[0], Some(2));
+                    }
+                    let first = batches.pending(&client("demo")).first().cloned();
+                    if shown == at
+                        && under >= 2
+                        && let Some(first) = first
+                    {
+                        fold_in(&store, &batches, &first, None);
+                        if under == 3 {
+                            std::fs::remove_file(folder.path().join(first.accepted.spool.to_string()))
+                                .unwrap();
+                        }
+                    }
+                }
+            });
+            let mut ids: Vec<_> = found.iter().map(|visitor| visitor.canonical.as_str().to_owned()).collect();
+            ids.sort_unstable();
+            let mut expected: Vec<_> = (0..ROWS + ROWS / 2).map(|n| format!("v{n}")).collect();
+            expected.extend((0..ROWS).filter(|n| !n.is_multiple_of(3)).map(|n| format!("p{n}")));
+            expected.sort_unstable();
+            let doubles = ids.windows(2).filter(|two| two[0] == two[1]).count();
+            assert_eq!((ids.len(), doubles), (expected.len(), 0), "{before} {under}");
+            let has_all = found.iter().all(|visitor| visitor.attributes.len() == 1);
+            assert!(has_all, "{before} {under}");
+        }
     }
 }

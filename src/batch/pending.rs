@@ -8,7 +8,7 @@
 
 use super::checksum::{FileSum, UploadError};
 use super::csv::{Header, Parser, RowReader};
-use super::outcome::{Failure, Progress, RowOutcome};
+use super::outcome::{BatchState, Failure, Progress, RowOutcome};
 use super::rows::{read_header, read_row};
 use crate::journal::entry::{BatchAcceptedEntry, SentKeyEntry};
 use crate::model::batch::{BatchId, BatchRules, ConsecutiveV2, EmptyValues, IdempotencyKey, Outcome};
@@ -20,6 +20,7 @@ use crate::sync::{Mutex, lock};
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
+use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -225,6 +226,19 @@ impl Index {
         }
         let fences = entries.step_by(FENCE_STRIDE).map(|entry| read_entry(entry).hash).collect();
         Ok(Some(Self::InFile { file, count, fences }))
+    }
+
+    /// The places of a block of rows, in the order of the hashes of their ids; none behind the last block.
+    fn block(&self, number: usize) -> io::Result<Vec<Entry>> {
+        let first = number.saturating_mul(FENCE_STRIDE);
+        match self {
+            Self::InMemory(entries) => Ok(entries.iter().skip(first).take(FENCE_STRIDE).copied().collect()),
+            Self::InFile { file, count, .. } => {
+                let mut bytes = vec![0; count.saturating_sub(first).min(FENCE_STRIDE) * ENTRY_BYTES];
+                file.read_exact_at(&mut bytes, (HEAD_BYTES + first * ENTRY_BYTES) as u64)?;
+                Ok(bytes.chunks_exact(ENTRY_BYTES).map(read_entry).collect())
+            }
+        }
     }
 
     /// The places of all rows whose id has this hash.
@@ -442,6 +456,42 @@ impl Pending {
         }
         rows.sort_by_key(|row| row.line);
         Ok(rows)
+    }
+
+    /// Gives each id that a row names which brings anything, once, until `each` has enough: in the order of their hashes, so
+    /// that all rows of one stand together. The file is read row by row, as it is.
+    pub fn each_id(&self, mut each: impl FnMut(&str) -> ControlFlow<()>) -> Result<(), UploadError> {
+        let unreadable = || UploadError::of(&self.rows);
+        let (file, header) = (self.open_file()?, &self.accepted.header);
+        let (mut reader, mut bytes) = (RowReader::new(), vec![]);
+        let (mut hash, mut ids) = (None, vec![]);
+        for block in 0.. {
+            let entries = self.index.block(block).map_err(unreadable())?;
+            if entries.is_empty() {
+                break;
+            }
+            for entry in entries {
+                read_row(&file, header, entry.offset, &mut reader, &mut bytes).map_err(unreadable())?;
+                let Ok(cells) = reader.read(header, &bytes).content else {
+                    // Once it is complete, rows of erased visitors are overwritten (R12).
+                    if matches!(self.progress.state(), BatchState::Complete(_)) {
+                        continue;
+                    }
+                    return Err(self.row_changed(entry.line));
+                };
+                if hash.replace(entry.hash) != Some(entry.hash) {
+                    ids.clear();
+                }
+                if ids.iter().any(|id| id == cells.id()) {
+                    continue;
+                }
+                ids.push(cells.id().to_owned());
+                if each(cells.id()).is_break() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
     }
 
     /// What became of the row on this line, if a write settled it or the batch was complete before.
