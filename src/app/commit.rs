@@ -175,7 +175,10 @@ pub struct Committer {
     pub batches: Arc<Batches>,
     /// Where seqs come from.
     pub seqs: SeqSource,
-    /// The seq given out last, for lookups.
+    /// The highest seq of a write. What turned out to be none took one, too, which nobody was told; it is given out again
+    /// after a restart, whatever was noted or folded in meanwhile.
+    written: Seq,
+    /// The seq up to which all that was written is readable, for lookups.
     pub last_seq: Arc<AtomicU64>,
     /// When the oldest erasure was, in milliseconds, whose bytes are still to go (R12).
     pub oldest_erasure: Arc<AtomicU64>,
@@ -275,6 +278,7 @@ impl Committer {
             store,
             batches,
             seqs: SeqSource::after(last),
+            written: last,
             last_seq,
             clock,
             oldest_erasure: Arc::new(AtomicU64::new(u64::MAX)),
@@ -318,6 +322,7 @@ impl Committer {
                     Decided { answer: Err(AppError::Unreadable), ..Decided::answering(Answer::Done) }
                 }
             };
+            self.written = self.written.max(one.entry.as_ref().map_or(Seq::ZERO, Entry::seq));
             bytes += one.puts.iter().map(|put| put.now.as_slice().len()).sum::<usize>();
             decided.push(one);
             if bytes > GROUP_BYTES {
@@ -347,13 +352,14 @@ impl Committer {
                 Err(error) => return Err(Fatal::new(error)),
             }
         }
-        self.last_seq.store(self.seqs.last().get(), Ordering::Release);
 
         point("apply").map_err(Fatal::new)?;
         let mut answers = Vec::with_capacity(decided.len());
         for one in decided {
             answers.push(self.apply(one, position)?);
         }
+        // Who waits for a seq is to find what it wrote.
+        self.last_seq.store(self.seqs.last().get(), Ordering::Release);
         point("answer").map_err(Fatal::new)?;
         for at in marks {
             if let Some(answer) = answers.get_mut(at) {
@@ -427,7 +433,6 @@ impl Committer {
         let (pc, third_party, ecid) = (key(pc), key(third_party), key(ecid));
         let ids: Vec<Key> = [&third_party, &pc, &ecid].into_iter().flatten().cloned().collect();
         self.settle(group, &call.client, &ids)?;
-        let settled_any = group.view.touched_any();
 
         let write = Write {
             seq,
@@ -450,15 +455,17 @@ impl Committer {
         let canonical = group.living(id, &write)?;
         let value = group.view.get(&canonical)?;
         let stored = value.as_ref().map(|value| decoded(&canonical, value)).transpose()?;
-        let nothing_new =
-            !bound && !settled_any && !call.attributes.iter().any(|(_, value)| !value.is_empty());
+        let nothing_new = !bound && !call.attributes.iter().any(|(_, value)| !value.is_empty());
         if nothing_new
             && let Some(Stored::Profile(profile)) = &stored
             && !profile.expired(seq.millis(), rules.lifetime_ms)
             && profile.layer.is_empty()
             && seq.millis() < profile.last_active.plus(ACTIVITY_EVERY_MS)
         {
-            return Ok(Decided::answering(Answer::Written(Written { seq: None, known: true, left_out: 0 })));
+            // The rows that were settled are journaled all the same, and have no part in what the call comes to: they may
+            // as well have been folded in before (R4).
+            let visited = Written { seq: None, known: true, left_out: 0 };
+            return Ok(group.written(Seq::ZERO, Answer::Written(visited)));
         }
         if matches!(stored, Some(Stored::Link { .. })) {
             // A dead link gives way to the visitor's new profile.
@@ -505,12 +512,9 @@ impl Committer {
             max_profile_bytes: rules.max_profile_bytes,
         };
         if *what == VisitorWrite::Erase {
-            let erased = group.erase(&key, seq)?;
-            if !erased.is_empty() {
-                self.oldest_erasure.fetch_min(seq.millis().0, Ordering::AcqRel);
-            }
-            let known = !erased.is_empty();
-            let written = Written { seq: known.then_some(seq), known, left_out: 0 };
+            let (erased, known) = group.erase(&key, &write)?;
+            self.oldest_erasure.fetch_min(seq.millis().0, Ordering::AcqRel);
+            let written = Written { seq: Some(seq), known, left_out: 0 };
             return Ok(group.written(seq, Answer::Erased(written, erased)));
         }
         let canonical = group.living(&key, &write)?;
@@ -530,7 +534,8 @@ impl Committer {
                 group.view.put(&canonical, &Stored::Profile(profile));
             }
         }
-        Ok(group.written(seq, Answer::Written(written)))
+        // What was settled on the way is no write of this seq's: after a restart seqs go on as if it had been folded in.
+        Ok(group.written(written.seq.unwrap_or(Seq::ZERO), Answer::Written(written)))
     }
 
     fn decide_sweep(
@@ -548,7 +553,7 @@ impl Committer {
             // through a link while it lived are all in, and must find no place for another visitor.
             let through = match decoded(&key, &value)? {
                 Stored::Profile(profile) => profile.through,
-                Stored::Link { .. } if none_pending => self.seqs.last(),
+                Stored::Link { .. } if none_pending => self.written,
                 Stored::Link { .. } | Stored::Tombstone { .. } => continue,
             };
             group.view.put(&key, &Stored::Tombstone { through, erased: false });
@@ -656,7 +661,7 @@ impl Committer {
         let (incomplete, catalogue) = self.batches.mark();
         Checkpoint {
             position: self.log.end().to_pair(),
-            last_seq: self.seqs.last().get(),
+            last_seq: self.written.get(),
             incomplete,
             catalogue,
             store_reach: 0,
@@ -802,24 +807,110 @@ impl Group<'_> {
         Ok(dropped.map(|linked| profile.with_id(linked.kind, linked.id)))
     }
 
-    /// Puts tombstones under all ids of a visitor (R12), and gives them; none if there is nothing to erase.
-    fn erase(&mut self, id: &Key, seq: Seq) -> Result<Vec<Key>, Undecided> {
+    /// Puts tombstones under all ids of a visitor (R12), or under the id alone if it leads to none. Gives them, and
+    /// whether the visitor was known: one that has expired was not (R11), though its bytes must go; neither that, nor
+    /// whether what kept uploads have of it goes, depends on whether the sweeper was there first.
+    fn erase(&mut self, id: &Key, write: &Write<'_>) -> Result<(Vec<Key>, bool), Undecided> {
         let canonical = self.view.canonical(id)?;
-        let Some(value) = self.view.get(&canonical)? else { return Ok(vec![]) };
-        let stored = decoded(&canonical, &value)?;
+        let value = self.view.get(&canonical)?;
+        let stored = value.as_ref().map(|value| decoded(&canonical, value)).transpose()?;
         let mut keys = vec![canonical.clone()];
-        match &stored {
-            Stored::Profile(profile) => {
-                keys.extend(profile.ids.iter().map(|linked| canonical.with_id(linked.kind, linked.id)));
-            }
-            // A dead link: the id alone.
-            Stored::Link { .. } => {}
-            Stored::Tombstone { .. } => return Ok(vec![]),
+        let mut known = false;
+        if let Some(Stored::Profile(profile)) = &stored {
+            keys.extend(profile.ids.iter().map(|linked| canonical.with_id(linked.kind, linked.id)));
+            known = !profile.expired(write.seq.millis(), write.lifetime_ms);
         }
         for key in &keys {
-            self.view.put(key, &Stored::Tombstone { through: seq, erased: true });
+            self.view.put(key, &Stored::Tombstone { through: write.seq, erased: true });
         }
-        Ok(keys)
+        Ok((keys, known))
+    }
+}
+
+#[cfg(test)]
+mod readable_tests {
+    use super::*;
+    use crate::journal::log::LogSettings;
+    use crate::model::batch::BatchRules;
+    use crate::model::id::IdKind;
+    use crate::store::memory::MemoryStore;
+    use crate::store::{StoreError, Swapped, VisitorRows};
+    use std::sync::OnceLock;
+
+    struct StandingClock;
+
+    impl Clock for StandingClock {
+        fn now(&self) -> Millis {
+            Millis(1_000)
+        }
+    }
+
+    /// A store that takes note, at each put, of the seq up to which all is said to be readable.
+    #[derive(Default)]
+    struct Watching {
+        store: MemoryStore,
+        last_seq: OnceLock<Arc<AtomicU64>>,
+        seen: crate::sync::Mutex<Vec<u64>>,
+    }
+
+    impl ProfileStore for Watching {
+        fn get(&self, keys: &[Key]) -> Result<Vec<Option<StoredBytes>>, StoreError> {
+            self.store.get(keys)
+        }
+
+        fn fold(&self, rules: &BatchRules, rows: &[VisitorRows<'_, '_>]) -> Result<Vec<Swapped>, StoreError> {
+            self.store.fold(rules, rows)
+        }
+
+        fn put_if(
+            &self,
+            key: &Key,
+            was: Option<&StoredBytes>,
+            now: Option<&StoredBytes>,
+        ) -> Result<bool, StoreError> {
+            let last = self.last_seq.get().map_or(0, |last| last.load(Ordering::Acquire));
+            crate::sync::lock(&self.seen).push(last);
+            self.store.put_if(key, was, now)
+        }
+
+        fn scan(&self, after: Option<&Key>, limit: usize) -> Result<Vec<(Key, StoredBytes)>, StoreError> {
+            self.store.scan(after, limit)
+        }
+
+        fn checkpoint(&self, reach: crate::store::Reach) -> Result<(), StoreError> {
+            self.store.checkpoint(reach)
+        }
+
+        fn reach(&self) -> Result<crate::store::Reach, StoreError> {
+            self.store.reach()
+        }
+    }
+
+    /// Somebody who waited for a seq was told that it was there while the store had the state from before it.
+    #[test]
+    fn nobody_is_told_that_a_write_is_readable_before_the_store_has_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let none = |_, _, _: &[u8]| Ok::<_, crate::journal::log::LogError>(());
+        let (log, _) = Log::open(folder.path(), LogSettings::default(), Position::START, none).unwrap();
+        let store = Arc::new(Watching::default());
+        let clock = Arc::new(StandingClock);
+        let mut committer = Committer::new(
+            log,
+            Arc::new(SwapStore::new(Arc::clone(&store) as _, crate::store::Reach::default())),
+            Arc::default(),
+            Seq::from_u64(7),
+            clock,
+        );
+        store.last_seq.set(Arc::clone(&committer.last_seq)).unwrap();
+        let call = |id: &str| {
+            let ids = CallIds { pc: VisitorId::new(IdKind::Pc, id).ok(), ..CallIds::default() };
+            let client = ClientCode::new("demo").unwrap();
+            let call = SiteCall { client, ids, source: Source::Mbox, attributes: vec![] };
+            Request::Site(call, WriteRules { lifetime_ms: 1 << 40, max_profile_bytes: 1 << 20 })
+        };
+        committer.commit(&mut [call("a"), call("b")].into()).unwrap();
+        assert_eq!(*crate::sync::lock(&store.seen), [7, 7]);
+        assert_eq!(committer.last_seq.load(Ordering::Acquire), committer.seqs.last().get());
     }
 }
 

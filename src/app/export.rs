@@ -274,7 +274,7 @@ impl Walk<'_> {
         let creating: Vec<&Arc<Pending>> =
             pending.iter().filter(|batch| batch.accepted.rules.creates).collect();
         for kind in WALK {
-            let keyed_so = |batch: &&&Arc<Pending>| batch.accepted.header.key_kind() == kind;
+            let keyed_so = |batch: &&&Arc<Pending>| batch.accepted.key_kind == kind;
             let creating: Vec<&Arc<Pending>> = creating.iter().filter(keyed_so).copied().collect();
             let seqs: BTreeSet<Seq> = creating.iter().map(|batch| batch.accepted.id.seq).collect();
             let mut complete = BTreeSet::new();
@@ -341,7 +341,7 @@ impl Walk<'_> {
         creating: &[&Arc<Pending>],
         each: &mut impl FnMut(Visitor) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, AppError> {
-        let (kind, seq) = (batch.accepted.header.key_kind(), batch.accepted.id.seq);
+        let (kind, seq) = (batch.accepted.key_kind, batch.accepted.id.seq);
         let (mut met, mut end) = (0_usize, None);
         let mut one = |id: &str| -> Result<ControlFlow<()>, AppError> {
             if met.is_multiple_of(PAGE_KEYS) && !(self.go_on)()? {

@@ -164,6 +164,7 @@ struct Inner {
     store: Arc<SwapStore>,
     batches: Arc<Batches>,
     spool: Arc<Spool>,
+    /// All that was written up to this seq is readable.
     last_seq: Arc<AtomicU64>,
     /// Bytes journaled since the start.
     journaled: Arc<AtomicU64>,
@@ -359,7 +360,8 @@ pub struct SingleUpdate {
 /// A write that is durable and readable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Written {
-    /// Its place in the order; none if it changed nothing (an unknown visitor, or a visit already noted).
+    /// Its place in the order; none if it changed nothing (an unknown visitor, or a visit already noted). An erasure has
+    /// one always.
     pub seq: Option<Seq>,
     /// Whether the visitor has a profile.
     pub known: bool,
@@ -1166,9 +1168,9 @@ impl Inner {
         let id = VisitorId::new(key.kind(), key.id()).map_err(AppError::internal)?;
         let rules = WriteRules { lifetime_ms: u64::MAX, max_profile_bytes: usize::MAX };
         match self.ask_blocking(Request::Visitor(client, id, VisitorWrite::Erase, rules))? {
-            Answer::Erased(Written { seq: Some(seq), .. }, keys) => {
+            Answer::Erased(Written { seq: Some(seq), known, .. }, keys) => {
                 self.erasures.note(seq, &keys).map_err(AppError::internal)?;
-                Ok(true)
+                Ok(known)
             }
             _ => Ok(false),
         }

@@ -462,7 +462,7 @@ impl Pending {
     /// that all rows of one stand together. The file is read row by row, as it is.
     pub fn each_id(&self, mut each: impl FnMut(&str) -> ControlFlow<()>) -> Result<(), UploadError> {
         let unreadable = || UploadError::of(&self.rows);
-        let (file, header) = (self.open_file()?, &self.accepted.header);
+        let (file, header) = (self.open_file()?, &self.header);
         let (mut reader, mut bytes) = (RowReader::new(), vec![]);
         let (mut hash, mut ids) = (None, vec![]);
         for block in 0.. {

@@ -103,11 +103,6 @@ impl<'s> View<'s> {
         self.touched.push(key.clone());
     }
 
-    /// Whether anything was put since it was last taken.
-    pub fn touched_any(&self) -> bool {
-        !self.touched.is_empty()
-    }
-
     /// What was put since this was last asked: each key once, with what stood there before and its last value.
     pub fn take_touched(&mut self) -> Vec<(Key, Option<StoredBytes>, StoredBytes)> {
         let mut keys = std::mem::take(&mut self.touched);
@@ -418,7 +413,7 @@ mod tests {
         let pending = PendingList::default().with(Arc::clone(&batch));
         let settled = |mut noted: Noted| {
             let mut view = View::new(&store);
-            settle(&mut view, &pending, &key, &mut noted).map(|()| view.touched_any())
+            settle(&mut view, &pending, &key, &mut noted).map(|()| !view.take_touched().is_empty())
         };
         assert!(settled(Noted::default()).unwrap());
         batch.settle(2, Outcome::Updated);

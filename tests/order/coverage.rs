@@ -30,6 +30,8 @@ situations! {
     LayerReplaced: "replace mode: a layer replaced",
     LayerFoldedIn: "replace mode: a layer folded in",
     VisitNotWritten: "a visit that was no write",
+    VisitNotWrittenOverPending: "a visit that was no write, of a visitor with pending rows",
+    ErasedWhenExpired: "an expired visitor erased",
     SeveralInOneGroup: "several requests in one commit group",
     BatchAndBindInOneGroup: "a batch and a bind of its visitor in one group",
     RowSettledByWrite: "a pending row settled by a write",

@@ -142,6 +142,8 @@ pub(crate) struct Harness {
     last_generation: u64,
     /// The journal's beginning is gone.
     retired: bool,
+    /// All that was told so far, if somebody listens: answers, lookups, and in the end what became of all rows.
+    heard: Option<Vec<String>>,
 }
 
 struct Core {
@@ -155,6 +157,25 @@ struct Core {
 }
 
 impl Harness {
+    /// A part to fold that has about one row.
+    pub(crate) const PART_A_ROW: usize = 15;
+
+    /// From now on all that is told is kept.
+    pub(crate) fn listen(&mut self) {
+        self.heard = Some(vec![]);
+    }
+
+    /// What was told.
+    pub(crate) fn heard(self) -> Vec<String> {
+        self.heard.unwrap_or_default()
+    }
+
+    fn hear(&mut self, what: impl FnOnce() -> String) {
+        if let Some(heard) = &mut self.heard {
+            heard.push(what());
+        }
+    }
+
     /// A fresh daemon.
     pub(crate) fn new(which: Which, settings: Settings) -> Self {
         let memory = Path::new("/dev/shm");
@@ -190,6 +211,7 @@ impl Harness {
             generation: 0,
             last_generation: 0,
             retired: false,
+            heard: None,
         }
     }
 
@@ -217,6 +239,11 @@ impl Harness {
             self.fold(&mut [].iter(), (usize::MAX, 0, false))?;
         }
         self.check("everything was folded")?;
+        self.hear_all()?;
+        if self.heard.is_some() {
+            let became = self.all_became()?;
+            self.hear(|| became);
+        }
         self.restart(How::Crash, 0, false, None)?;
         self.check("the last restart")
     }
@@ -266,7 +293,20 @@ impl Harness {
             Op::Wait(ms) => drop(self.clock.0.fetch_add(*ms, Ordering::Relaxed)),
             Op::Crowd { client, who } => self.crowd(*client, *who)?,
         }
-        self.check(&format!("{op:?}"))
+        self.check(&format!("{op:?}"))?;
+        if !matches!(op, Op::Sweep) {
+            self.hear_all()?;
+        }
+        Ok(())
+    }
+
+    /// Hears what every visitor reads as.
+    fn hear_all(&mut self) -> Result<(), Wrong> {
+        if self.heard.is_some() {
+            let all = self.all_shown()?;
+            self.hear(|| all);
+        }
+        Ok(())
     }
 
     // The commit thread's part.
@@ -406,12 +446,12 @@ impl Harness {
             profile_bytes_max: self.settings.profile_bytes_max,
         };
         let mut after = self.visitors[client].clone();
-        let mut living = true;
         let (first, sets, came) = match (call, &answer) {
             (Call::Batch(batch), Answer::Accepted(known)) => {
                 if known.accepted.id.seq.get() != seq {
                     return Err(format!("the batch has seq {}, not {seq}", known.accepted.id.seq));
                 }
+                self.hear(|| format!("{call:?}: {:?}", known.accepted.id));
                 self.accepted(client, batch, rules, known.accepted.spool);
                 batches_in_group.push(ids_of(&self.sent.last().unwrap().rows));
                 return Ok(());
@@ -445,9 +485,8 @@ impl Harness {
             }
             (Call::Erase { kind, who }, Answer::Erased(..)) => {
                 let id = id(*kind, *who);
-                living = after.look_up(&id, model::millis(seq), rules.lifetime_ms).is_some();
-                let known = after.erase(&id);
-                (id, vec![], model::Came { accepted: known, known, left_out: 0 })
+                let known = after.erase(&id, &rules);
+                (id, vec![], model::Came { accepted: true, known, left_out: 0 })
             }
             (call, answer) => return Err(format!("{call:?} was answered with {answer:?}")),
         };
@@ -455,27 +494,21 @@ impl Harness {
         let (Answer::Written(written) | Answer::Erased(written, _)) = answer else {
             return Err("no answer".into());
         };
+        self.hear(|| format!("{call:?}: {written:?}"));
         let wrong = || format!("{call:?} at {seq}: the model says {came:?}, the answer is {written:?}");
-        if matches!(call, Call::Erase { .. }) && came.known != written.known && !living {
-            // Nobody sees whether a dead link, an expired profile or what the sweeper left of it was still there.
-            self.accepted_seq = written.seq.map_or(self.accepted_seq, Seq::get);
-            self.visitors[client] = after;
-            return Ok(());
-        }
-        if written.seq.is_some_and(|given| given.get() != seq) || written.known != came.known {
+        let given = written.seq.map(Seq::get);
+        if given != came.accepted.then_some(seq) || written.known != came.known {
             return Err(wrong());
         }
-        match (written.seq.is_some(), came.accepted) {
-            (true, true) => {}
-            (false, false) => {
-                if matches!(call, Call::Site { .. }) {
-                    met(Met::VisitNotWritten);
-                }
-                return Ok(());
+        if !came.accepted {
+            if matches!(call, Call::Site { .. }) {
+                met(if self.has_pending_rows(client, &first) {
+                    Met::VisitNotWrittenOverPending
+                } else {
+                    Met::VisitNotWritten
+                });
             }
-            // A visit that brings nothing is a write all the same if it settles pending rows.
-            (true, false) if matches!(call, Call::Site { .. }) && self.has_pending_rows(client, &first) => {}
-            _ => return Err(wrong()),
+            return Ok(());
         }
         if written.left_out != came.left_out {
             return Err(wrong());
@@ -908,7 +941,7 @@ impl Harness {
         let store = self.core().shared();
         let failed = |error: profiled::batch::settle::SettleError| format!("fold: {error}");
         let plan = Plan::make(&pending, &*store, 1000 * u64::from(which % 2 == 0)).map_err(failed)?;
-        let of = 1 + which % 5;
+        let of = if which == Self::PART_A_ROW { 16 } else { 1 + which % 5 };
         let mut parts: Vec<Part<'_>> = (0..of).map(|number| plan.part(number, of)).collect();
         let (outcomes, mut counts) = plan.decided();
         let mut outcomes = outcomes.to_vec();
@@ -1149,6 +1182,41 @@ impl Harness {
         Ok(())
     }
 
+    /// All visitors as lookups show them.
+    fn all_shown(&self) -> Result<String, Wrong> {
+        let core = self.core();
+        let last = Seq::from_u64(core.committer.last_seq.load(profiled::sync::Ordering::Acquire));
+        let now = self.clock.now().max(last.millis());
+        let mut all = String::new();
+        for client in (0..CLIENTS.len()).map(client_code) {
+            for (kind, name) in [Kind::Pc, Kind::ThirdParty, Kind::Ecid]
+                .into_iter()
+                .flat_map(|kind| NAMES.into_iter().map(move |name| (kind, name)))
+            {
+                let id = visitor_id(&Id { kind, name: name.into() });
+                let seen =
+                    look_up(&*core.shared(), &core.batches, &client, &id, now, self.settings.lifetime_ms);
+                let seen = seen.map_err(|error| format!("{id:?} cannot be read: {error}"))?;
+                all = format!("{all}{client} {id:?}: {seen:?}\n");
+            }
+        }
+        Ok(all)
+    }
+
+    /// The state, the counts and the rows' outcomes of all batches.
+    fn all_became(&self) -> Result<String, Wrong> {
+        let mut all = String::new();
+        for sent in &self.sent {
+            let id = BatchId { client: client_code(sent.client), seq: Seq::from_u64(sent.seq) };
+            let known = self.core().batches.get(&id).ok_or("a batch is gone")?;
+            let complete = matches!(known.progress.state(), BatchState::Complete(_));
+            let rows = read_outcomes(&self.core().spool.outcomes_path(sent.spool));
+            let rows = rows.map_err(|error| error.to_string())?;
+            all = format!("{all}{id:?}: complete {complete}, {:?}, {rows:?}\n", known.progress.counts());
+        }
+        Ok(all)
+    }
+
     fn check_counts(&self, sent: &Sent) -> Result<(), Wrong> {
         let id = BatchId { client: client_code(sent.client), seq: Seq::from_u64(sent.seq) };
         let known = self.core().batches.get(&id).ok_or("a batch is gone")?;
@@ -1324,7 +1392,8 @@ fn rows_of(batch: &Batch) -> Vec<model::Row> {
 struct Shown {
     canonical: Id,
     attributes: Vec<(String, String, u64, From)>,
-    ids: BTreeSet<Id>,
+    /// As they were bound, the last one last.
+    ids: Vec<Id>,
     born: u64,
     last_site: u64,
     last_batch: u64,
@@ -1337,10 +1406,10 @@ struct Shown {
 fn differing(seen: Option<Shown>, expected: Option<Shown>) -> String {
     let lines = |shown: Option<Shown>| -> BTreeSet<String> {
         let Some(shown) = shown else { return BTreeSet::from(["unknown".into()]) };
-        let ids = shown.ids.iter().map(|id| format!("id {id}")).collect();
+        let ids = (1..).zip(&shown.ids).map(|(n, id)| format!("id no. {n}: {id}")).collect();
         let attributes =
             shown.attributes.iter().map(|attribute| format!("attribute {attribute:?}")).collect();
-        let rest = Shown { ids: BTreeSet::new(), attributes: vec![], ..shown };
+        let rest = Shown { ids: vec![], attributes: vec![], ..shown };
         BTreeSet::from([format!("{rest:?}")])
             .into_iter()
             .chain::<BTreeSet<_>>(ids)

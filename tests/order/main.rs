@@ -7,6 +7,7 @@
 //! stores.rs    the stores it runs on, one of which forgets whatever it may at a crash
 //! harness.rs   the real core driven step by step, compared with the model after each
 //! edges.rs     the edge cases by name
+//! paces.rs     the same requests beside folding that stands still, is slow, fast or random
 //! coverage.rs  what the sequences met; a situation never met fails the run
 //! ```
 #![expect(
@@ -21,6 +22,7 @@ mod edges;
 mod harness;
 mod model;
 mod ops;
+mod paces;
 mod stores;
 
 use harness::Harness;

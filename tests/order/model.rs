@@ -387,12 +387,16 @@ impl Visitors {
         Came { accepted, known: true, left_out }
     }
 
-    /// Erases a visitor with all ids (R12), also one that has expired: its bytes must go. False if there is none.
-    pub(crate) fn erase(&mut self, id: &Id) -> bool {
+    /// Erases a visitor with all ids (R12), also one that has expired: its bytes must go. Gives whether it was known.
+    pub(crate) fn erase(&mut self, id: &Id, rules: &Rules) -> bool {
+        let known = self.living(id, rules.at_ms(), rules.lifetime_ms).is_some();
         let Some(holder) = self.holder(id) else { return false };
+        if !known {
+            met(Met::ErasedWhenExpired);
+        }
         let profile = self.profiles.remove(&holder).unwrap();
         self.erased.extend(profile.ids().cloned().chain([holder]));
-        true
+        known
     }
 
     /// Applies all rows of a batch, in line order.

@@ -55,14 +55,16 @@ pub(in crate::http) async fn erase(
     let id = visitor_id(by(&request.query().strict()?)?, text)?;
     let kind = id.kind().name();
     let written = front.app.write_visitor(client.clone(), id, VisitorWrite::Erase).await?;
-    match written.seq {
+    match written.seq.filter(|_| written.known) {
         Some(seq) => {
             // Which visitor it was, nothing may remember (R12).
             let what = format!("seq {seq}");
             front.app.note_act(bearer.actor(request), "erase", Some(client), &what).await;
             json(StatusCode::OK, &Erased { erased: true, seq: seq.to_string() })
         }
-        None => Err(HttpError::NotFound(format!("client {client} has no visitor with {kind} {text}"))),
+        None => Err(HttpError::NotFound(format!(
+            "client {client} has no visitor with {kind} {text}; what one that has expired may have left goes all the same"
+        ))),
     }
 }
 

@@ -1,0 +1,121 @@
+//! However far folding has got does not show: the same requests, restarts and clock steps, beside folding that stands
+//! still, that goes a row at a time, that is always done, and that goes as it likes, with sweeps and without, are answered
+//! alike; every lookup between them shows the same; and in the end every row has the same outcome, every batch the same
+//! counts.
+
+use super::harness::Harness;
+use super::ops::{How, Op, Settings, sequences};
+use super::stores::Which;
+use proptest::strategy::{Strategy, ValueTree};
+use proptest::test_runner::{Config, RngSeed, TestRunner};
+use std::io::Write;
+
+/// Random programs: fewer where nothing is optimised.
+const PROGRAMS: usize = if cfg!(debug_assertions) { 60 } else { 1_200 };
+const SEED: u64 = 7;
+
+/// How fast batches are folded beside the requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    Stopped,
+    Slow,
+    Fast,
+    Random,
+}
+
+const PACES: [Pace; 4] = [Pace::Stopped, Pace::Slow, Pace::Fast, Pace::Random];
+
+/// A program has requests, time, restarts and checkpoints; what only the daemon does by itself comes from the pace.
+fn program(ops: Vec<Op>, sweeps: bool) -> Vec<Op> {
+    let theirs = |mut op: Op| {
+        match &mut op {
+            Op::Fold { .. } | Op::Sweep | Op::Mark | Op::Snapshot { .. } | Op::Fresh { .. } => return None,
+            // A store made again forgets which batches were complete, and with it how far folding had got; that is
+            // another test's.
+            Op::Restart { how: How::StoreLost | How::FromSnapshot, .. } => return None,
+            Op::Restart { hour_back, settings, .. } => {
+                // Who was swept stays so, whatever the clock and the lifetime are set to afterwards.
+                *hour_back &= !sweeps;
+                *settings = settings.take().filter(|_| !sweeps);
+            }
+            _ => {}
+        }
+        Some(op)
+    };
+    ops.into_iter().filter_map(theirs).collect()
+}
+
+/// The program with what folding and the sweeper do at this pace between any two of its steps.
+fn at(pace: Pace, program: &[Op], sweeps: bool, seed: u64) -> Vec<Op> {
+    let mut random = seed | 1;
+    let mut next = |below: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from((random >> 33) % below).unwrap()
+    };
+    let fold = |steps, part| Op::Fold { steps, part, joins: false };
+    let mut all = vec![];
+    for op in program {
+        all.push(op.clone());
+        match pace {
+            Pace::Stopped => {}
+            // Each part has about one row.
+            Pace::Slow => all.push(fold(1, Harness::PART_A_ROW)),
+            Pace::Fast => all.extend((0..4).map(|_| fold(usize::MAX, 0))),
+            Pace::Random => {
+                all.extend(
+                    (0..next(3))
+                        .map(|_| Op::Fold { steps: 1 + next(6), part: next(9), joins: next(2) == 0 })
+                        .collect::<Vec<_>>(),
+                );
+            }
+        }
+        let swept = match pace {
+            Pace::Stopped => false,
+            Pace::Slow | Pace::Fast => true,
+            Pace::Random => next(3) == 0,
+        };
+        if sweeps && swept {
+            all.push(Op::Sweep);
+        }
+    }
+    all
+}
+
+/// What a daemon told, from its first answer to the last lookup; or what was wrong.
+fn told(settings: &Settings, ops: &[Op]) -> Vec<String> {
+    let mut harness = Harness::new(Which::Memory, settings.clone());
+    harness.listen();
+    if let Err(wrong) = harness.run(ops) {
+        return vec![format!("wrong: {wrong}")];
+    }
+    harness.heard()
+}
+
+#[test]
+fn how_far_folding_has_got_shows_nowhere() {
+    let config = Config { rng_seed: RngSeed::Fixed(SEED), failure_persistence: None, ..Config::default() };
+    let mut runner = TestRunner::new(config);
+    let (mut differing, mut first) = (0, None);
+    for number in 0..PROGRAMS {
+        let (settings, ops) = sequences().new_tree(&mut runner).unwrap().current();
+        let sweeps = number % 2 == 0;
+        let program = program(ops, sweeps);
+        let all = PACES.map(|pace| told(&settings, &at(pace, &program, sweeps, number as u64)));
+        let [stopped, others @ ..] = &all;
+        let Some(n) = others.iter().position(|other| other != stopped) else { continue };
+        differing += 1;
+        first.get_or_insert_with(|| {
+            let lines = stopped.iter().zip(&others[n]).find(|(one, other)| one != other);
+            let program: String = program.iter().map(|op| format!("    {op:?}\n")).collect();
+            format!(
+                "program {number}, begun with {settings:?}:\n{program}stopped: {:?}\n{:?}: {:?}",
+                lines.map(|it| it.0),
+                PACES[n + 1],
+                lines.map(|it| it.1)
+            )
+        });
+    }
+    let line = format!("{differing} of {PROGRAMS} programs show how far folding has got\n");
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
+    assert_eq!(differing, 0, "{}", first.unwrap_or_default());
+}
