@@ -193,7 +193,7 @@ fn an_export_waits_for_no_folding() {
     daemon.mbox("demo", "mboxPC=1&mbox3rdPartyId=v1");
     let rows: String = (0..2_000).chain(0..500).map(|n| format!("v{n},{n}\n")).collect();
     daemon.post_batch("demo", format!("batch=thirdPartyId,n\n{rows}"));
-    daemon.post_batch("demo", "batch=pcId,m\n1,of v1\nx,new\n".to_owned());
+    daemon.post_batch("demo", "batch=pcId,m\n1,of v1\nx,new\n");
     let began = std::time::Instant::now();
     let reply = daemon.get("/api/v1/export?client=demo&format=ndjson");
     assert!(began.elapsed().as_secs() < 30, "{:?}", began.elapsed());
