@@ -7,7 +7,10 @@
 //! answer
 //! ```
 //!
-//! Promises: seqs rise in journal order; a request sees all before it in its group; nothing is visible before it is
+//! A visitor's pending rows may be so many that what became of them fills a group: then they are settled first, group by
+//! group, and the request comes behind.
+//!
+//! Promises: a group has less than 8 MiB, but where the values of one request alone come to as much; seqs rise in journal order; a request sees all before it in its group; nothing is visible before it is
 //! durable; between any two puts every lookup finds a state that was there before the request or will be after it.
 
 use super::recovery::redo;
@@ -16,11 +19,11 @@ use crate::batch::checksum::FileSum;
 use crate::batch::pending::{Accepted, Index, Pending, SentKey};
 use crate::batch::pending_list::PendingList;
 use crate::batch::queue::{Batches, Known};
-use crate::batch::settle::{Noted, SettleError, SettledRow, View, decoded, settle};
+use crate::batch::settle::{Noted, SettleError, SettledBundle, SettledRow, View, decoded, settle_while};
 use crate::batch::spool::SpoolFile;
 use crate::durable::point;
 use crate::journal::entry::{
-    BatchCompletedEntry, Change, Checkpoint, Entry, Settled, WriteEntry, encode_group,
+    self, BatchCompletedEntry, Change, Checkpoint, Entry, Settled, WriteEntry, encode_group,
 };
 use crate::journal::log::{AppendError, Log, Position};
 use crate::model::batch::{BatchId, BatchRules, Counts, IdempotencyKey};
@@ -39,8 +42,12 @@ use std::time::Instant;
 
 /// A call that brings nothing but its presence is journaled at most this often per visitor (R11).
 const ACTIVITY_EVERY_MS: u64 = 60 * 60 * 1000;
-/// A group takes no further request once its values come to this much.
-const GROUP_BYTES: usize = 8 << 20;
+/// A group takes no further request once its entries come to this much: what they come to is known only once each is
+/// decided, and the last one must still fit into the 8 MiB that a group may have.
+const GROUP_BYTES: usize = 2 << 20;
+/// A request settles no further batch once what became of the rows before comes to this much; the rest is settled in the
+/// next group. One batch alone comes to two bytes a row at most.
+const SETTLED_BYTES: usize = 1 << 20;
 
 /// What of the configuration shapes a single write: fixed when the call came in (R4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -189,6 +196,8 @@ pub struct Committer {
     /// What is counted.
     pub metrics: Arc<Metrics>,
     payload: Vec<u8>,
+    /// [`GROUP_BYTES`] and [`SETTLED_BYTES`], but in tests.
+    bytes_max: (usize, usize),
 }
 
 /// A request that was decided: what the journal will say of it and what then is to be done.
@@ -197,6 +206,7 @@ struct Decided {
     entry: Option<Entry>,
     puts: Vec<Put>,
     settled: Vec<SettledRow>,
+    settled_bundles: Vec<SettledBundle>,
     publish: Option<(Arc<Pending>, SpoolFile)>,
     complete: Option<BatchCompletedEntry>,
 }
@@ -217,8 +227,17 @@ impl Put {
 
 impl Decided {
     fn answering(answer: Answer) -> Self {
-        Self { answer: Ok(answer), entry: None, puts: vec![], settled: vec![], publish: None, complete: None }
+        let (answer, settled, settled_bundles) = (Ok(answer), vec![], vec![]);
+        Self { answer, entry: None, puts: vec![], settled, settled_bundles, publish: None, complete: None }
     }
+}
+
+/// How far the rows are that must be settled before a request is decided.
+enum Settling {
+    /// They all are: it is this one's turn.
+    All(Request),
+    /// Some are, and fill the group: this is to be taken next.
+    Begun(Request),
 }
 
 /// The uploads that a group's entry will name.
@@ -285,7 +304,13 @@ impl Committer {
             journaled: Arc::new(AtomicU64::new(0)),
             metrics: Arc::default(),
             payload: vec![],
+            bytes_max: (GROUP_BYTES, SETTLED_BYTES),
         }
+    }
+
+    /// The same, that fills a group, and what one request settles in it, sooner than it need. For tests.
+    pub fn filling_from(self, group_bytes: usize, settled_bytes: usize) -> Self {
+        Self { bytes_max: (group_bytes, settled_bytes), ..self }
     }
 
     /// Commits requests from the front of the queue as one group, and gives their answers in the same order. What does
@@ -302,6 +327,9 @@ impl Committer {
             keyed: BTreeMap::new(),
         };
         let (mut decided, mut marks, mut bytes) = (vec![], vec![], 0);
+        let (group_bytes, _) = self.bytes_max;
+        // The last of them, if its turn comes only in the next group.
+        let mut begun = None;
         while let Some(request) = requests.pop_front() {
             if let Request::TakeOver(made) = request {
                 if decided.is_empty() {
@@ -313,7 +341,15 @@ impl Committer {
             if matches!(request, Request::Mark) {
                 marks.push(decided.len());
             }
-            let one = match self.decide(&mut group, request) {
+            let one = match self.settle_first(&mut group, request) {
+                Ok(Settling::All(request)) => self.decide(&mut group, request),
+                Ok(Settling::Begun(rest)) => {
+                    begun = Some(rest);
+                    Ok(group.written(Seq::ZERO, Answer::Done))
+                }
+                Err(undecided) => Err(undecided),
+            };
+            let one = match one {
                 Ok(one) => one,
                 Err(Undecided::Fatal(fatal)) => return Err(fatal),
                 Err(Undecided::Unreadable(error)) => {
@@ -323,9 +359,9 @@ impl Committer {
                 }
             };
             self.written = self.written.max(one.entry.as_ref().map_or(Seq::ZERO, Entry::seq));
-            bytes += one.puts.iter().map(|put| put.now.as_slice().len()).sum::<usize>();
+            bytes += one.entry.as_ref().map_or(0, Entry::bytes_max);
             decided.push(one);
-            if bytes > GROUP_BYTES {
+            if begun.is_some() || bytes > group_bytes {
                 break;
             }
         }
@@ -343,11 +379,16 @@ impl Committer {
             self.metrics.journal_synced(self.payload.len(), began.elapsed());
             match appended {
                 Ok(_) => {}
-                Err(error @ (AppendError::Full { .. } | AppendError::TooLong { .. })) => {
+                Err(error @ AppendError::Full { .. }) => {
                     tracing::warn!(%error, "writes are refused");
                     uploads(&mut decided).for_each(SpoolFile::let_go);
                     let refused = || Err(AppError::Full("the journal cannot grow".into()));
                     return Ok(decided.iter().map(|_| refused()).collect());
+                }
+                Err(error @ AppendError::TooLong { .. }) => {
+                    tracing::error!(%error, "writes are refused");
+                    uploads(&mut decided).for_each(SpoolFile::let_go);
+                    return Ok(decided.iter().map(|_| Err(AppError::internal(&error))).collect());
                 }
                 Err(error) => return Err(Fatal::new(error)),
             }
@@ -357,6 +398,10 @@ impl Committer {
         let mut answers = Vec::with_capacity(decided.len());
         for one in decided {
             answers.push(self.apply(one, position)?);
+        }
+        if let Some(rest) = begun {
+            answers.pop();
+            requests.push_front(rest);
         }
         // Who waits for a seq is to find what it wrote.
         self.last_seq.store(self.seqs.last().get(), Ordering::Release);
@@ -369,6 +414,28 @@ impl Committer {
         Ok(answers)
     }
 
+    /// Folds in the pending rows of the visitors that a request is about, for as long as what became of them does not fill
+    /// the group.
+    fn settle_first(&self, group: &mut Group<'_>, request: Request) -> Result<Settling, Undecided> {
+        let (client, ids): (_, Vec<Key>) = match &request {
+            Request::Site(call, _) => (&call.client, call.ids.keys(&call.client)),
+            Request::Visitor(client, id, ..) => (client, vec![id.key(client)]),
+            Request::Settle(client, ids) => {
+                for (done, id) in ids.iter().enumerate() {
+                    let all = self.settle(group, client, std::slice::from_ref(id))?;
+                    let rest = ids.get(if all { done + 1 } else { done }..).unwrap_or_default();
+                    if !rest.is_empty() && (!all || group.view.touched_bytes() > self.bytes_max.0) {
+                        return Ok(Settling::Begun(Request::Settle(client.clone(), rest.to_vec())));
+                    }
+                }
+                return Ok(Settling::All(request));
+            }
+            _ => return Ok(Settling::All(request)),
+        };
+        let all = self.settle(group, client, &ids)?;
+        Ok(if all { Settling::All(request) } else { Settling::Begun(request) })
+    }
+
     fn decide(&mut self, group: &mut Group<'_>, request: Request) -> Result<Decided, Undecided> {
         match request {
             Request::Site(call, rules) => self.decide_site_call(group, &call, rules),
@@ -376,10 +443,7 @@ impl Committer {
                 self.decide_visitor_write(group, &client, &id, &write, rules)
             }
             Request::Accept(batch) => self.decide_accept(group, *batch),
-            Request::Settle(client, keys) => {
-                self.settle(group, &client, &keys)?;
-                Ok(group.written(Seq::ZERO, Answer::Done))
-            }
+            Request::Settle(..) => Ok(group.written(Seq::ZERO, Answer::Done)),
             Request::Sweep(client, values) => self.decide_sweep(group, &client, values),
             Request::Complete(id, counts, at, Reach(store_reach)) => {
                 let entry = BatchCompletedEntry { seq: id.seq.get(), counts, at_ms: at.0, store_reach };
@@ -407,18 +471,22 @@ impl Committer {
         }
     }
 
-    /// Folds in the pending rows of these ids' visitors.
-    fn settle(
-        &self,
-        group: &mut Group<'_>,
-        client: &ClientCode,
-        ids: &[Key],
-    ) -> Result<PendingList, Undecided> {
-        let list = group.lists.entry(client.clone()).or_insert_with(|| self.batches.pending(client));
+    /// Folds in the pending rows of these ids' visitors; gives whether that were all.
+    fn settle(&self, group: &mut Group<'_>, client: &ClientCode, ids: &[Key]) -> Result<bool, Undecided> {
+        let list = self.pending(group, client).clone();
+        let (_, settled_bytes) = self.bytes_max;
         for id in ids {
-            settle(&mut group.view, list, id, &mut group.noted)?;
+            let room = |noted: &Noted| noted.new_bytes() < settled_bytes;
+            if !settle_while(&mut group.view, &list, id, &mut group.noted, room)? {
+                return Ok(false);
+            }
         }
-        Ok(list.clone())
+        Ok(true)
+    }
+
+    /// A client's pending batches, those of this group with them.
+    fn pending<'g>(&self, group: &'g mut Group<'_>, client: &ClientCode) -> &'g mut PendingList {
+        group.lists.entry(client.clone()).or_insert_with(|| self.batches.pending(client))
     }
 
     fn decide_site_call(
@@ -431,8 +499,7 @@ impl Committer {
         let CallIds { pc, third_party, ecid } = &call.ids;
         let key = |id: &Option<VisitorId>| id.as_ref().map(|id| id.key(&call.client));
         let (pc, third_party, ecid) = (key(pc), key(third_party), key(ecid));
-        let ids: Vec<Key> = [&third_party, &pc, &ecid].into_iter().flatten().cloned().collect();
-        self.settle(group, &call.client, &ids)?;
+        let ids = call.ids.keys(&call.client);
 
         let write = Write {
             seq,
@@ -497,7 +564,6 @@ impl Committer {
     ) -> Result<Decided, Undecided> {
         let seq = self.seqs.next(self.clock.now());
         let key = id.key(client);
-        self.settle(group, client, std::slice::from_ref(&key))?;
         let (sets, removes): (&[_], &[_]) = match what {
             VisitorWrite::Set(sets) => (sets, &[]),
             VisitorWrite::Remove(names) => (&[], names),
@@ -544,7 +610,7 @@ impl Committer {
         client: &ClientCode,
         values: Vec<(Key, StoredBytes)>,
     ) -> Result<Decided, Undecided> {
-        let none_pending = self.settle(group, client, &[])?.is_empty();
+        let none_pending = self.pending(group, client).is_empty();
         for (key, value) in values {
             if group.view.get(&key)?.as_ref() != Some(&value) {
                 continue;
@@ -587,8 +653,7 @@ impl Committer {
         if let Some(key) = batch.key {
             group.keyed.insert((batch.client.clone(), key), Arc::clone(&pending));
         }
-        let list =
-            group.lists.entry(batch.client.clone()).or_insert_with(|| self.batches.pending(&batch.client));
+        let list = self.pending(group, &batch.client);
         *list = list.with(Arc::clone(&pending));
         let decided = Decided::answering(Answer::Accepted(Known::pending(&pending)));
         Ok(Decided { entry: Some(entry), publish: Some((pending, batch.spool)), ..decided })
@@ -617,6 +682,11 @@ impl Committer {
         for row in &one.settled {
             if let Some(pending) = self.batches.pending_by_seq(row.batch) {
                 pending.settle(row.line, row.outcome);
+            }
+        }
+        for bundle in one.settled_bundles {
+            if let Some(pending) = self.batches.pending_by_seq(bundle.batch) {
+                pending.settle_bundle(bundle.first, bundle.became);
             }
         }
         for Put { key, was, now } in one.puts {
@@ -679,9 +749,9 @@ impl Group<'_> {
 
     /// Makes an entry of all that changed since the last one.
     fn written(&mut self, seq: Seq, answer: Answer) -> Decided {
-        let settled = self.noted.take_new();
+        let (settled, settled_bundles) = self.noted.take_new();
         let puts = self.in_order_of_putting();
-        if puts.is_empty() && settled.is_empty() {
+        if puts.is_empty() && settled.is_empty() && settled_bundles.is_empty() {
             return Decided::answering(answer);
         }
         let change = |put: &Put| Change {
@@ -693,12 +763,19 @@ impl Group<'_> {
             line: row.line,
             outcome: row.outcome.code(),
         };
+        let bundle = |bundle: &SettledBundle| entry::SettledBundle {
+            batch: bundle.batch.get(),
+            first: bundle.first,
+            became: bundle.became.told().map(|(rows, outcome)| (rows, outcome.code())).collect(),
+        };
         let entry = WriteEntry {
             seq: seq.get(),
             changes: puts.iter().map(change).collect(),
             settled: settled.iter().map(row).collect(),
+            settled_bundles: settled_bundles.iter().map(bundle).collect(),
         };
-        Decided { entry: Some(Entry::Write(entry)), puts, settled, ..Decided::answering(answer) }
+        let entry = Some(Entry::Write(entry));
+        Decided { entry, puts, settled, settled_bundles, ..Decided::answering(answer) }
     }
 
     /// The changed values, in an order in which no id is ever seen to lead nowhere: profiles that take ids on, then

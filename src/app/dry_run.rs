@@ -8,17 +8,17 @@ use super::report::{Report, ToldRow};
 use super::shares::Place;
 use super::{AppError, Inner};
 use crate::batch::csv::Header;
-use crate::batch::fold::Plan;
+use crate::batch::fold::{Plan, TheirRows};
 use crate::batch::outcome::write_outcomes;
 use crate::batch::pending::{Accepted, Pending};
-use crate::batch::settle::{Noted, SettleError, View, decoded, settle};
+use crate::batch::settle::{Noted, SettleError, View, decoded, fold_bundles, settle};
 use crate::model::batch::{BatchId, BatchRules, Counts, Outcome};
 use crate::model::id::Key;
 use crate::model::profile::{Profile, Stored};
 use crate::model::seq::Seq;
-use crate::model::update::{Folded, Row, fold};
+use crate::model::update::{Folded, fold};
 use crate::sync::Ordering;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -77,7 +77,8 @@ pub(super) fn try_out(inner: Arc<Inner>, batch: NewBatch, place: Place) -> Resul
     let (decided, counts) = plan.decided();
     let mut outcomes = decided.to_vec();
     let mut diffs = Diffs::of(&accepted, &header);
-    let folded = plan.each_visitor(|key, rows, outcome| diffs.visitor(&inner, key, rows, outcome));
+    let pending = plan.pending();
+    let folded = plan.each_visitor(|key, rows, outcome| diffs.visitor(&inner, pending, key, rows, outcome));
     let (more, folded_counts) = folded.map_err(AppError::internal)?;
     drop(plan);
     let Diffs { diffs, .. } = diffs;
@@ -122,8 +123,9 @@ impl<'a> Diffs<'a> {
     fn visitor(
         &mut self,
         inner: &Inner,
+        batch: &Pending,
         key: &Key,
-        rows: &[Row<'_, '_>],
+        rows: TheirRows<'_>,
         outcome: &mut dyn FnMut(u32, Outcome),
     ) -> Result<(), SettleError> {
         let rules = &self.accepted.rules;
@@ -144,17 +146,46 @@ impl<'a> Diffs<'a> {
         if let Some(profile) = &living {
             before.extend(profile.visible().into_iter().map(|held| (held.name, held.value)));
         }
-        let folded = fold(living.clone().map(Stored::Profile), rules, rows, &mut *outcome);
-        let Folded::Changed(after) = folded else { return Ok(()) };
-        let after: BTreeMap<&str, &str> =
-            after.visible().into_iter().map(|held| (held.name, held.value)).collect();
-        let touched: std::collections::BTreeSet<&str> =
-            rows.iter().flat_map(|row| row.cells.iter().map(|cell| cell.name)).collect();
+        let mut after: BTreeMap<String, String> = BTreeMap::new();
+        let mut shows = |profile: &Profile<'_>| {
+            let shown = profile.visible().into_iter();
+            after.extend(shown.map(|held| (held.name.to_owned(), held.value.to_owned())));
+        };
+        let stored = living.clone().map(Stored::Profile);
+        let touched: BTreeSet<&str> = match rows {
+            TheirRows::Each(rows) => {
+                let Folded::Changed(profile) = fold(stored, rules, rows, &mut *outcome) else {
+                    return Ok(());
+                };
+                shows(&profile);
+                rows.iter().flat_map(|row| row.cells.iter().map(|cell| cell.name)).collect()
+            }
+            TheirRows::Bundled(found) => {
+                let spool = |error| SettleError::Spool { batch: batch.accepted.id.to_string(), error };
+                let (rows, bundles): (Vec<_>, Vec<_>) =
+                    (found.rows.iter().collect(), found.bundles.iter().collect());
+                let Some(folded) = fold_bundles(batch, stored, &rows, &bundles).map_err(spool)? else {
+                    return Ok(());
+                };
+                rows.iter().zip(folded.rows).for_each(|(row, became)| outcome(row.line, became));
+                for (bundle, became) in bundles.iter().zip(folded.bundles) {
+                    let lines = batch.lines_of(bundle).map_err(spool)?;
+                    (0..).zip(lines).for_each(|(row, line)| {
+                        became.of(row).into_iter().for_each(|became| outcome(line, became));
+                    });
+                }
+                let Some(now) = folded.now else { return Ok(()) };
+                if let Stored::Profile(profile) = decoded(key, &now)? {
+                    shows(&profile);
+                }
+                folded.named.into_iter().collect()
+            }
+        };
         for name in touched {
             let Some(diff) = self.columns.get(name).and_then(|column| self.diffs.get_mut(*column)) else {
                 continue;
             };
-            match (before.get(name), after.get(name)) {
+            match (before.get(name).copied(), after.get(name).map(String::as_str)) {
                 (None, Some(_)) => diff.set += 1,
                 (Some(old), Some(new)) if old == new => diff.unchanged += 1,
                 (Some(_), Some(_)) => diff.changed += 1,

@@ -6,7 +6,7 @@
 use super::report::Report;
 use super::shares::{Place, Who};
 use super::{App, AppError, Visitor};
-use crate::batch::pending::Pending;
+use crate::batch::pending::{BundleRow, Pending, RowOf};
 use crate::batch::queue::Known;
 use crate::model::batch::{BatchId, Outcome};
 use crate::model::id::{Key, VisitorId};
@@ -88,13 +88,24 @@ impl App {
                 }
                 PendingOrReport::Pending(pending) => {
                     let keys: Vec<Key> = ids.iter().map(|id| id.key(&accepted.id.client)).collect();
-                    for row in pending.rows_of(&keys).map_err(AppError::internal)? {
-                        if pending.settled(row.line).is_none_or(applied) {
-                            let cells = row.cells(header);
-                            let set = cells.iter().filter(|cell| !cell.value.is_empty());
-                            lines.extend(set.map(|cell| (cell.name.to_owned(), row.line)));
+                    let found = pending.find(&keys).map_err(AppError::internal)?;
+                    let rows: Vec<_> = found.rows.iter().enumerate().collect();
+                    let bundles = found.bundles.iter().enumerate();
+                    let bundles: Vec<_> = bundles.map(|(n, bundle)| (n, bundle, 0, bundle.rows)).collect();
+                    let read = pending.each_row_of(&rows, &bundles, |line, of, cells| {
+                        let settled = match of {
+                            RowOf::Row(_) => pending.settled_row(line),
+                            RowOf::Bundle(n, row) => found.bundles.get(n).and_then(|bundle| {
+                                pending.settled_in(BundleRow { line, bundle: bundle.first, row })
+                            }),
+                        };
+                        if settled.is_none_or(applied) {
+                            let set = cells.iter().filter(|(_, value)| !value.is_empty());
+                            lines.extend(set.filter_map(|(attribute, _)| Some((name(*attribute)?, line))));
                         }
-                    }
+                        Ok(())
+                    });
+                    read.map_err(AppError::internal)?;
                 }
             }
             Ok(lines)

@@ -333,6 +333,13 @@ pub struct CallIds {
     pub ecid: Option<VisitorId>,
 }
 
+impl CallIds {
+    /// The keys of those that are there.
+    pub(super) fn keys(&self, client: &ClientCode) -> Vec<Key> {
+        [&self.third_party, &self.pc, &self.ecid].into_iter().flatten().map(|id| id.key(client)).collect()
+    }
+}
+
 /// A call from the site: creates, binds and writes.
 #[derive(Debug, Clone)]
 pub struct SiteCall {
@@ -1349,6 +1356,8 @@ fn commit_thread(
         }
         let (mut requests, mut replies): (VecDeque<_>, VecDeque<_>) = group.drain(..).unzip();
         while !requests.is_empty() {
+            // What waits for one answer may take several groups.
+            inner.commit_pulse.beat();
             match committer.commit(&mut requests) {
                 Ok(answers) => {
                     // A group may have taken only the first of the requests; the others' turn comes next.

@@ -12,6 +12,7 @@
 use super::{DAMAGED, OpenError, needs};
 use crate::batch::catalogue::{self, Catalogue};
 use crate::batch::checksum::UploadError;
+use crate::batch::outcome::Became;
 use crate::batch::pending::{Accepted, Pending};
 use crate::batch::queue::{Batches, Known};
 use crate::batch::spool::{Spool, SpoolName};
@@ -74,6 +75,8 @@ struct Replay<'s> {
     /// journal still tells of them.
     held: Option<BTreeMap<Seq, (Accepted, Option<BatchCompletedEntry>)>>,
     settled: HashMap<Seq, Vec<(u32, Outcome)>>,
+    /// Bundles, by the lines of their first rows.
+    settled_bundles: HashMap<Seq, Vec<(u32, Became)>>,
     written: u64,
     /// How far the store must reach, if it holds what the checkpoint and the entries behind it say.
     reach: Reach,
@@ -153,6 +156,7 @@ pub fn recover(
         batches: BTreeMap::new(),
         held: damage.is_some().then(BTreeMap::new),
         settled: HashMap::new(),
+        settled_bundles: HashMap::new(),
         written: 0,
         reach: Reach(checkpoint.store_reach),
     };
@@ -213,6 +217,15 @@ impl Replay<'_> {
                     let outcome = Outcome::from_code(row.outcome)
                         .ok_or_else(|| OpenError::entry(start, "an outcome"))?;
                     self.settled.entry(Seq::from_u64(row.batch)).or_default().push((row.line, outcome));
+                }
+                for bundle in write.settled_bundles {
+                    let mut became = Became::default();
+                    for (rows, outcome) in bundle.became {
+                        let outcome = Outcome::from_code(outcome);
+                        became.push(rows, outcome.ok_or_else(|| OpenError::entry(start, "an outcome"))?);
+                    }
+                    let settled = self.settled_bundles.entry(Seq::from_u64(bundle.batch)).or_default();
+                    settled.push((bundle.first, became));
                 }
                 if start >= self.checkpoint {
                     self.written += 1;
@@ -301,21 +314,27 @@ impl Replay<'_> {
             let (batch, outcomes) = (Box::new(accepted.clone()), spool.outcomes_path(accepted.spool));
             let failed = |error| OpenError::Batch { batch: batch.clone(), error };
             let sum = spool.verify(accepted.spool, &accepted.sum()).map_err(failed)?;
-            let opened = spool.recount_after(&index, || Pending::open(accepted, sum, &rows, &index));
+            let mut on_record = None;
+            if counted.is_some() {
+                let read = needs::outcomes(&outcomes);
+                on_record = read.map_err(|error| failed(UploadError::of(&outcomes)(error)))?;
+            }
+            // Of a batch whose outcomes are kept nothing else need tell, and rows of its file may be overwritten by now.
+            let bundles = self.settled_bundles.remove(&seq).filter(|_| on_record.is_none());
+            let opened = || Pending::open(accepted, sum, &rows, &index, bundles.unwrap_or_default());
+            let opened = spool.recount_after(&index, opened);
             let mut pending = opened.map_err(|error| failed(UploadError::of(&rows)(error)))?;
             let settled = self.settled.remove(&seq).unwrap_or_default();
-            if counted.is_some() {
-                match needs::outcomes(&outcomes) {
-                    Ok(Some(not_updated)) => pending = pending.with_outcomes(not_updated),
-                    Ok(None) => {
-                        let known = settled.iter().map(|(line, _)| *line).collect();
-                        let lost = needs::rows_lost(&pending, self.store, &known)?;
-                        let (batch, rows) = (&pending.accepted.id, lost.len());
-                        tracing::error!(%batch, rows, "the outcomes of a batch are missing or damaged, and made again; of so many rows nobody can say any more what became of them");
-                        pending = pending.with_lost(lost);
-                    }
-                    Err(error) => return Err(failed(UploadError::of(&outcomes)(error))),
-                }
+            if let Some(not_updated) = on_record {
+                pending = pending.with_outcomes(not_updated);
+            } else if counted.is_some() {
+                let bundled =
+                    pending.lines_settled().map_err(|error| failed(UploadError::of(&index)(error)))?;
+                let known = settled.iter().map(|(line, _)| *line).chain(bundled).collect();
+                let lost = needs::rows_lost(&pending, self.store, &known)?;
+                let (batch, rows) = (&pending.accepted.id, lost.len());
+                tracing::error!(%batch, rows, "the outcomes of a batch are missing or damaged, and made again; of so many rows nobody can say any more what became of them");
+                pending = pending.with_lost(lost);
             }
             for (line, outcome) in settled {
                 pending.settled_before(line, outcome);

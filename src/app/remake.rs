@@ -198,7 +198,9 @@ fn pending_again(inner: &Inner, known: &Known) -> Result<Arc<Pending>, AppError>
     let (rows, index) = (spool.rows_path(accepted.spool), spool.index_path(accepted.spool));
     let outcomes = spool.outcomes_path(accepted.spool);
     let sum = spool.verify(accepted.spool, &accepted.sum()).map_err(|error| failed(&error))?;
-    let opened = spool.recount_after(&index, || Pending::open((**accepted).clone(), sum, &rows, &index));
+    // Its outcomes are kept, so nothing else need tell of any row.
+    let opened = || Pending::open((**accepted).clone(), sum, &rows, &index, vec![]);
+    let opened = spool.recount_after(&index, opened);
     let pending = opened.map_err(|error| failed(&error))?;
     let not_updated = read_outcomes(&outcomes).map_err(|error| failed(&error))?;
     Ok(Arc::new(pending.with_outcomes(not_updated)))

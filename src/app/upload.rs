@@ -1,6 +1,7 @@
 //! A batch's body on its way in: decoded, written to the spool, parsed, checked and indexed as it arrives.
 //!
-//! Promises: memory per upload is bounded whatever is sent (a few chunks, a decoder's window, one row, 16 bytes a row);
+//! Promises: memory per upload is bounded whatever is sent (a few chunks, a decoder's window, one row, 16 bytes a row and, where
+//! many share an id, one profile);
 //! the limits hold on what has actually arrived and come out of its encoding; an upload that is refused, broken off or
 //! dropped leaves nothing behind.
 
@@ -222,7 +223,9 @@ fn take_in(
     let header = parser.finish(|_| ())?.clone();
     spool.sync()?;
     let index_path = inner.spool.index_path(spool.name());
-    let index = index.finish(&index_path).map_err(|error| SpoolError::of(index_path, error))?;
+    let index = index
+        .finish(&index_path, &spool.path(), &header, &rules)
+        .map_err(|error| SpoolError::of(index_path, error))?;
     spool.count_index();
     Ok(NewBatch { client, rules, header, rows, spool, index, key: None })
 }

@@ -6,13 +6,14 @@
 //!                └► Parts, split by key range, for two writers: chunks of rows ─► store.fold ─► outcomes
 //! ```
 //!
-//! Promises: no allocation per cell; a row whose outcome the profile would not tell afterwards is never applied here but
+//! Promises: no allocation per cell; of a visitor with very many rows none is read here: the commit thread settles them,
+//! [bundled](super::bundles); a row whose outcome the profile would not tell afterwards is never applied here but
 //! handed to the commit thread, which journals the outcome first. So a crash may make a batch start over at any
 //! moment: what is in already is recognised by `through`, and its outcome is either journaled or plain from the profile.
 
-use super::csv::{Cells, Header, Parser, Row as FileRow, RowReader};
+use super::csv::{Cells, Header, Parser, Row as FileRow, RowPlace, RowReader};
 use super::outcome::{Failure, RowOutcome};
-use super::pending::{Pending, brings_anything};
+use super::pending::{BundleRow, Found, Pending, brings_anything};
 use super::settle::{SettleError, View};
 use crate::model::batch::{Counts, EmptyValues, Outcome};
 use crate::model::id::{IdKind, Key};
@@ -27,6 +28,10 @@ use std::sync::Arc;
 
 /// The most rows a part folds before it looks up again (R10), but for a visitor who has more.
 pub const CHUNK_ROWS: usize = 128;
+/// A visitor with more rows than this is settled by the commit thread, which takes them bundled.
+pub const VISITOR_ROWS_MAX: usize = 4096;
+/// So many rows of one visitor are counted one by one before their end is searched for.
+const ROWS_COUNTED: usize = 8;
 /// Fewer rows are planned sooner than a thread is begun.
 const SHARED_FROM_ROWS: usize = 10_000;
 /// How many ids are resolved at a time.
@@ -37,8 +42,9 @@ const RESOLVE_IDS: usize = 1024;
 struct Place {
     /// The first bytes of the visitor's id, so that most comparisons end here. Ids have much in common at their beginning.
     prefix: Prefix,
-    /// The visitor's id, in the plan's text.
+    /// Where the visitor's id begins in the plan's text, its lower and its upper bits.
     id_start: u32,
+    id_start_high: u8,
     id_len: u16,
     /// What kind of id it is.
     kind: IdKind,
@@ -49,6 +55,21 @@ struct Place {
     sum: u32,
 }
 
+impl Place {
+    fn id_start(&self) -> usize {
+        usize::from(self.id_start_high) << 32 | self.id_start as usize
+    }
+}
+
+/// One visitor's rows.
+#[derive(Debug)]
+pub enum TheirRows<'r> {
+    /// Each, in line order.
+    Each(&'r [Row<'r, 'r>]),
+    /// Very many, bundled.
+    Bundled(&'r Found),
+}
+
 /// Bytes in the order in which they stand, zeros behind their end.
 type Prefix = [u64; 2];
 
@@ -56,8 +77,12 @@ type Prefix = [u64; 2];
 struct PlanId {
     prefix: Prefix,
     start: u32,
+    start_high: u8,
     len: u16,
 }
+
+/// The places of a batch's ids are numbers of so many bits.
+const ID_PLACE_BITS: u32 = 40;
 
 /// The file of a batch, verified. Its rows are read once more, in the order of their visitors, when their turn comes.
 #[derive(Debug)]
@@ -75,6 +100,11 @@ pub struct Plan {
     file: PlanFile,
     ids: String,
     places: Vec<Place>,
+    /// Those rows that are in bundles, in line order.
+    bundled: Vec<BundleRow>,
+    visitor_rows_max: usize,
+    /// Why it is not whole.
+    unfit: Option<String>,
     /// Outcomes that no store need be asked for.
     outcomes: Vec<RowOutcome>,
     counts: Counts,
@@ -90,8 +120,11 @@ impl Plan {
     ) -> Result<Self, SettleError> {
         let accepted = &pending.accepted;
         let spool = |error| SettleError::Spool { batch: accepted.id.to_string(), error };
+        let counted = |number: u64| {
+            usize::try_from(number).map_err(|error| spool(io::Error::new(io::ErrorKind::InvalidData, error)))
+        };
         let file = if accepted.bytes <= held_bytes_max {
-            PlanFile::Held(Vec::with_capacity(usize::try_from(accepted.bytes).unwrap_or_default()))
+            PlanFile::Held(Vec::with_capacity(counted(accepted.bytes)?))
         } else {
             PlanFile::Opened(pending.open_file().map_err(|error| SettleError::upload(&accepted.id, error))?)
         };
@@ -99,7 +132,10 @@ impl Plan {
             pending: Arc::clone(pending),
             file,
             ids: String::new(),
-            places: Vec::with_capacity(usize::try_from(accepted.rows).unwrap_or_default()),
+            places: Vec::with_capacity(counted(accepted.rows)?),
+            bundled: pending.bundle_rows().map_err(spool)?,
+            visitor_rows_max: VISITOR_ROWS_MAX,
+            unfit: None,
             outcomes: vec![],
             counts: Counts::default(),
         };
@@ -120,7 +156,15 @@ impl Plan {
         if pending.header.key_kind() == IdKind::Pc && plan.resolve(store)? {
             plan.sort();
         }
-        Ok(plan)
+        match plan.unfit.take() {
+            Some(why) => Err(spool(io::Error::new(io::ErrorKind::InvalidData, why))),
+            None => Ok(plan),
+        }
+    }
+
+    /// The same plan, that leaves visitors with more rows than this to the commit thread. All but tests take the default.
+    pub fn leaving_from(self, visitor_rows_max: usize) -> Self {
+        Self { visitor_rows_max, ..self }
     }
 
     /// One of so many parts, split by key range: each can be folded on a thread of its own.
@@ -150,26 +194,81 @@ impl Plan {
     /// were not updated, with why.
     pub fn each_visitor(
         &self,
-        mut each: impl FnMut(&Key, &[Row<'_, '_>], &mut dyn FnMut(u32, Outcome)) -> Result<(), SettleError>,
+        mut each: impl FnMut(&Key, TheirRows<'_>, &mut dyn FnMut(u32, Outcome)) -> Result<(), SettleError>,
     ) -> Result<(Vec<RowOutcome>, Counts), SettleError> {
         let (mut outcomes, mut counts) = (vec![], Counts::default());
         let (mut read, mut rest) = (RowsRead::default(), self.places.as_slice());
         while let Some(first) = rest.first() {
             let (places, after) = self.split(rest, 1);
-            self.read_rows(places, &mut read)?;
-            let cells = read.cells(&self.pending.header);
-            let rows = read.rows(places, &cells);
-            let mut became = places.iter();
-            each(&self.key(first), &rows, &mut |line, outcome| {
+            let mut became = |line, outcome| {
                 counts.add(outcome);
-                let place = became.find(|place| place.line == line);
+                let at = places.binary_search_by_key(&line, |place| place.line).ok();
+                let place = at.and_then(|at| places.get(at));
                 if let Some(place) = place.filter(|_| outcome != Outcome::Updated) {
                     outcomes.push(RowOutcome::of_folded(place.line, place.offset, outcome));
                 }
-            })?;
+            };
+            if places.len() > self.visitor_rows_max {
+                each(&self.key(first), TheirRows::Bundled(&self.found(places)?), &mut became)?;
+            } else {
+                self.read_rows(places, &mut read)?;
+                let cells = read.cells(&self.pending.header);
+                let rows = read.rows(places, &cells);
+                each(&self.key(first), TheirRows::Each(&rows), &mut became)?;
+            }
             rest = after;
         }
         Ok((outcomes, counts))
+    }
+
+    /// Which row of which bundle this one is.
+    fn in_bundle(&self, line: u32) -> Option<BundleRow> {
+        let at = self.bundled.binary_search_by_key(&line, |row| row.line).ok()?;
+        self.bundled.get(at).copied()
+    }
+
+    /// The rows of one visitor, those of bundles bundled.
+    fn found(&self, places: &[Place]) -> Result<Found, SettleError> {
+        let (mut alone, mut bundles) = (vec![], vec![]);
+        for place in places {
+            match self.in_bundle(place.line) {
+                Some(row) => bundles.push(row.bundle),
+                None => alone.push(RowPlace { line: place.line, offset: place.offset }),
+            }
+        }
+        bundles.sort_unstable();
+        bundles.dedup();
+        let found = || {
+            let bundles = self.pending.bundles_from(bundles)?;
+            Ok(Found { rows: self.pending.rows_in(&alone)?, bundles })
+        };
+        let batch = &self.pending.accepted.id;
+        found().map_err(|error| SettleError::Spool { batch: batch.to_string(), error })
+    }
+
+    /// What became of a row, if it is known already.
+    fn settled(&self, line: u32) -> Option<Outcome> {
+        match self.in_bundle(line) {
+            Some(row) => self.pending.settled_in(row),
+            None => self.pending.settled_row(line),
+        }
+    }
+
+    /// Whether writes settled all of a visitor's rows, so that the store is theirs to put.
+    fn left_to_writes(&self, places: &[Place]) -> bool {
+        if self.bundled.is_empty() {
+            return self.pending.left_to_writes(places.iter().map(|place| place.line), std::iter::empty());
+        }
+        let (mut alone, mut bundles) = (vec![], vec![]);
+        for place in places {
+            match self.in_bundle(place.line) {
+                Some(row) => bundles.push(row.bundle),
+                None => alone.push(place.line),
+            }
+        }
+        bundles.sort_unstable();
+        bundles.dedup();
+        self.pending.left_to_writes(alone.into_iter(), bundles.into_iter())
     }
 
     /// Reads rows once more.
@@ -210,6 +309,7 @@ impl Plan {
                 self.places.push(Place {
                     prefix: id.prefix,
                     id_start: id.start,
+                    id_start_high: id.start_high,
                     id_len: id.len,
                     kind,
                     offset: row.offset,
@@ -227,12 +327,20 @@ impl Plan {
         }
     }
 
+    /// Adds an id to the text. A text that is longer than any limit lets it become makes the plan unfit.
     fn add_id(&mut self, id: &str) -> PlanId {
-        // A file has less than 2^26 bytes, an id at most 1 KiB; resolved ids can double the text at most eightfold.
-        let start = u32::try_from(self.ids.len()).unwrap_or(u32::MAX);
-        let len = u16::try_from(id.len()).unwrap_or(u16::MAX);
+        let at = self.ids.len();
+        let high = u8::try_from(at as u64 >> 32);
+        let (Ok(start_high), Ok(len)) = (high, u16::try_from(id.len())) else {
+            let why = format!(
+                "its ids come to 2^{ID_PLACE_BITS} bytes, or one of them is longer than any id may be"
+            );
+            self.unfit.get_or_insert(why);
+            return PlanId { prefix: prefix(id.as_bytes()), start: 0, start_high: 0, len: 0 };
+        };
+        let [b0, b1, b2, b3, ..] = (at as u64).to_le_bytes();
         self.ids.push_str(id);
-        PlanId { prefix: prefix(id.as_bytes()), start, len }
+        PlanId { prefix: prefix(id.as_bytes()), start: u32::from_le_bytes([b0, b1, b2, b3]), start_high, len }
     }
 
     fn id(&self, place: &Place) -> &str {
@@ -242,11 +350,11 @@ impl Plan {
     /// Has the processor fetch the rows and their ids all at once: each by itself would be waited for, as they lie all
     /// over the file.
     fn touch(&self, places: &[Place]) {
-        let byte = |of: &[u8], at: u32| of.get(usize::try_from(at).ok()?).copied();
-        let ids = places.iter().filter_map(|place| byte(self.ids.as_bytes(), place.id_start));
+        let byte = |of: &[u8], at: usize| of.get(at).copied();
+        let ids = places.iter().filter_map(|place| byte(self.ids.as_bytes(), place.id_start()));
         let mut touched = ids.fold(0, |all, byte| all ^ byte);
         if let PlanFile::Held(file) = &self.file {
-            let rows = places.iter().filter_map(|place| byte(file, place.offset));
+            let rows = places.iter().filter_map(|place| byte(file, place.offset as usize));
             touched = rows.fold(touched, |all, byte| all ^ byte);
         }
         std::hint::black_box(touched);
@@ -254,10 +362,10 @@ impl Plan {
 
     /// Gives a row's bytes, as they are now.
     fn read_row<'b>(&'b self, place: &Place, bytes: &'b mut Vec<u8>) -> Result<&'b [u8], SettleError> {
-        let length = usize::try_from(place.len).unwrap_or(usize::MAX);
+        let length = place.len as usize;
         let read = match &self.file {
             PlanFile::Held(file) => {
-                let from = usize::try_from(place.offset).unwrap_or(usize::MAX);
+                let from = place.offset as usize;
                 let row = file.get(from..).and_then(|rest| rest.get(..length));
                 row.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
             }
@@ -288,7 +396,11 @@ impl Plan {
             return (&[], places);
         };
         let after = places.get(at..).unwrap_or_default();
-        let more = after.iter().take_while(|place| order(&self.ids, place, last) == Ordering::Equal).count();
+        let same = |place: &Place| order(&self.ids, place, last) == Ordering::Equal;
+        let mut more = after.iter().take(ROWS_COUNTED).take_while(|place| same(place)).count();
+        if more == ROWS_COUNTED {
+            more = after.partition_point(same);
+        }
         places.split_at_checked(at + more).unwrap_or((places, &[]))
     }
 
@@ -308,10 +420,11 @@ impl Plan {
         let any = !low.is_empty() || !high.is_empty();
         for (from, linked) in [(0, low), (middle, high)] {
             for (at, canonical) in linked {
-                let PlanId { prefix, start, len } = self.add_id(canonical.id());
+                let PlanId { prefix, start, start_high, len } = self.add_id(canonical.id());
                 let kind = canonical.kind();
                 if let Some(place) = self.places.get_mut(from + at) {
-                    *place = Place { prefix, id_start: start, id_len: len, kind, ..*place };
+                    let (id_start, id_start_high, id_len) = (start, start_high, len);
+                    *place = Place { prefix, id_start, id_start_high, id_len, kind, ..*place };
                 }
             }
         }
@@ -379,7 +492,7 @@ fn prefix(id: &[u8]) -> Prefix {
 }
 
 fn id_of<'i>(ids: &'i str, place: &Place) -> &'i str {
-    let start = usize::try_from(place.id_start).unwrap_or(usize::MAX);
+    let start = place.id_start();
     ids.get(start..start.saturating_add(usize::from(place.id_len))).unwrap_or_default()
 }
 
@@ -406,6 +519,8 @@ pub struct Part<'p> {
     read: RowsRead,
     outcomes: Vec<RowOutcome>,
     counts: Counts,
+    /// How many rows were left when it was last asked to have one visitor settled, for there were very many of it.
+    asked_at: Option<usize>,
 }
 
 /// Rows that were read once more: all their cells go into one text first, then are borrowed from it.
@@ -449,7 +564,14 @@ impl RowsRead {
 
 impl<'p> Part<'p> {
     fn new(plan: &'p Plan, rest: &'p [Place]) -> Self {
-        Self { plan, rest, read: RowsRead::default(), outcomes: vec![], counts: Counts::default() }
+        Self {
+            plan,
+            rest,
+            read: RowsRead::default(),
+            outcomes: vec![],
+            counts: Counts::default(),
+            asked_at: None,
+        }
     }
 
     /// Whether all its rows are in.
@@ -470,9 +592,14 @@ impl<'p> Part<'p> {
     /// Folds the next chunk: whole visitors, about [`CHUNK_ROWS`] rows.
     pub fn step(&mut self, store: &dyn ProfileStore) -> Result<Step, SettleError> {
         let plan = self.plan;
-        let (chunk, after) = plan.split(self.rest, CHUNK_ROWS.min(self.rest.len()));
-        if chunk.is_empty() {
-            return Ok(Step::Done);
+        let (mut chunk, mut after) = plan.split(self.rest, CHUNK_ROWS.min(self.rest.len()));
+        let Some(last) = chunk.last() else { return Ok(Step::Done) };
+        if chunk.len() > plan.visitor_rows_max {
+            let others = chunk.partition_point(|place| order(&plan.ids, place, last) == Ordering::Less);
+            if others == 0 {
+                return self.step_over(store, chunk, after);
+            }
+            (chunk, after) = self.rest.split_at_checked(others).unwrap_or((chunk, after));
         }
         let pending = &plan.pending;
         let rules = &pending.accepted.rules;
@@ -491,7 +618,7 @@ impl<'p> Part<'p> {
             let (rows, others) = rest.split_at_checked(places.len()).unwrap_or((rest, &[]));
             // Where a write took a visitor's ids apart while the plan was made, these may be some of its rows only,
             // which no lookup must see alone. That write has settled all of them, and said so before it put anything.
-            let left = pending.left_to_writes(places.iter().map(|place| place.line));
+            let left = plan.left_to_writes(places);
             if !left {
                 asked.push(VisitorRows { key, rows });
             }
@@ -521,6 +648,25 @@ impl<'p> Part<'p> {
         Ok(Step::Settle(must_settle))
     }
 
+    /// Has the commit thread settle a visitor with very many rows, then notes what became of them.
+    fn step_over(
+        &mut self,
+        store: &dyn ProfileStore,
+        places: &'p [Place],
+        after: &'p [Place],
+    ) -> Result<Step, SettleError> {
+        let Some(key) = places.first().map(|place| self.plan.key(place)) else { return Ok(Step::Done) };
+        let asked = self.asked_at == Some(self.rest.len());
+        if (asked || self.plan.left_to_writes(places))
+            && self.note(store, &key, places, &Swapped::AlreadyIn)?
+        {
+            self.rest = after;
+            return Ok(Step::More);
+        }
+        self.asked_at = Some(self.rest.len());
+        Ok(Step::Settle(vec![key]))
+    }
+
     /// Notes what became of one visitor's rows; false if only the commit thread can say.
     fn note(
         &mut self,
@@ -529,9 +675,9 @@ impl<'p> Part<'p> {
         places: &[Place],
         swapped: &Swapped,
     ) -> Result<bool, SettleError> {
-        let pending = &self.plan.pending;
+        let (plan, pending) = (self.plan, &self.plan.pending);
         // A write that settled this visitor said what became of each row, and said so before the store showed it.
-        let settled = || places.iter().map_while(|place| Some((place, pending.settled(place.line)?)));
+        let settled = || places.iter().map_while(|place| Some((place, plan.settled(place.line)?)));
         if settled().count() == places.len() {
             settled().for_each(|(place, outcome)| self.add(place, outcome));
             return Ok(true);
@@ -547,7 +693,7 @@ impl<'p> Part<'p> {
                 let stored = value.as_ref().map(|value| super::settle::decoded(key, value)).transpose()?;
                 for (n, place) in places.iter().enumerate() {
                     // Asked again: it may have been settled since.
-                    let outcome = match (pending.settled(place.line), &stored) {
+                    let outcome = match (plan.settled(place.line), &stored) {
                         (Some(outcome), _) => outcome,
                         (None, Some(Stored::Profile(profile))) => {
                             outcome_of_row_already_in(profile, &pending.accepted.rules, n == 0)

@@ -120,6 +120,45 @@ impl RowOutcome {
     }
 }
 
+/// What became of the rows of one id, in line order: as many as had the same outcome one behind the other are told once.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Became(Vec<(u32, Outcome)>);
+
+impl Became {
+    /// The next rows became this.
+    pub fn push(&mut self, rows: u32, outcome: Outcome) {
+        let (end, last) = self.0.last().map_or((0, None), |(end, last)| (*end, Some(*last)));
+        let then = end.saturating_add(rows);
+        match self.0.last_mut() {
+            Some(told) if last == Some(outcome) => told.0 = then,
+            _ if rows > 0 => self.0.push((then, outcome)),
+            _ => {}
+        }
+    }
+
+    /// What became of the row that so many of them come before.
+    pub fn of(&self, row: u32) -> Option<Outcome> {
+        let at = self.0.partition_point(|(end, _)| *end <= row);
+        self.0.get(at).map(|(_, outcome)| *outcome)
+    }
+
+    /// How many rows.
+    pub fn rows(&self) -> u32 {
+        self.0.last().map_or(0, |(end, _)| *end)
+    }
+
+    /// Whether any of them had this outcome.
+    pub fn any(&self, outcome: Outcome) -> bool {
+        self.0.iter().any(|(_, told)| *told == outcome)
+    }
+
+    /// How many rows one behind the other had which outcome.
+    pub fn told(&self) -> impl ExactSizeIterator<Item = (u32, Outcome)> + '_ {
+        let mut before = 0;
+        self.0.iter().map(move |(end, outcome)| (end - std::mem::replace(&mut before, *end), *outcome))
+    }
+}
+
 /// Writes the outcomes that are not `updated`, in line order; durable when it returns.
 pub fn write_outcomes(path: &Path, outcomes: &mut [RowOutcome]) -> io::Result<()> {
     outcomes.sort_unstable_by_key(|row| row.line);

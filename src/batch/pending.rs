@@ -1,17 +1,22 @@
 //! An accepted batch that is not folded in yet: an immutable sorted run in front of the store, as an LSM tree's first
 //! level is. Each row left the hash of its id and its place in the file; the id at that place settles collisions.
 //!
-//! Promises: memory per pending batch is a few dozen kilobytes, whatever its rows; a hash that is in no row costs one
-//! small read at most; an index that does not verify is made again from the uploaded file; the file itself is read whole
-//! only where it verifies. Only the index of a batch of
+//! Promises: memory per pending batch is a few dozen kilobytes, whatever its rows, and 32 bytes for each id that more
+//! than a hundred of them share; a hash that is in no row costs one small read at most; rows that share an id are found as
+//! one [bundle](super::bundles); an index that does not verify is made again from the uploaded file; the file itself is
+//! read whole only where it verifies. Only the index of a batch of
 //! more than a few thousand rows keeps a file open, so a thousand small pending batches take no file handles.
 
+use super::bundles::{
+    BUNDLE_ROWS_MIN, BundleHead, BundleWriter, FoundBundle, FoundStretch, brought, read_heads,
+};
 use super::checksum::{FileSum, UploadError};
-use super::csv::{Header, Parser, RowReader};
-use super::outcome::{BatchState, Failure, Progress, RowOutcome};
-use super::rows::{read_header, read_row};
+use super::csv::{Header, Parser, RowPlace, RowReader};
+use super::outcome::{BatchState, Became, Failure, Progress, RowOutcome};
+use super::rows::{each_row_at, read_header, read_row};
 use crate::journal::entry::{BatchAcceptedEntry, SentKeyEntry};
 use crate::model::batch::{BatchId, BatchRules, ConsecutiveV2, EmptyValues, IdempotencyKey, Outcome};
+use crate::model::bundle::Effect;
 use crate::model::id::{ClientCode, IdKind, Key};
 use crate::model::profile::Source;
 use crate::model::seq::Seq;
@@ -19,19 +24,24 @@ use crate::model::update::Cell;
 use crate::sync::{Mutex, lock};
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Write};
 use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-const MAGIC: &[u8; 8] = b"prfindx1";
-const HEAD_BYTES: usize = 8 + 8 + 4;
+const MAGIC: &[u8; 8] = b"prfindx2";
+/// The magic, how many entries, how many bytes of bundles before them, the checksum of both.
+const HEAD_BYTES: usize = 8 + 4 + 4 + 4;
 const ENTRY_BYTES: usize = 16;
 /// How many entries lie between two hashes that are kept in memory: one read of 2 KiB finds a hash.
 const FENCE_STRIDE: usize = 128;
 /// An index of no more entries than this is kept in memory.
 const ENTRIES_IN_MEMORY: usize = 2048;
+/// So are its bundles, if they take no more than this.
+const BUNDLE_BYTES_IN_MEMORY: u32 = 32 << 10;
+/// How much of an index is read at a time to verify it.
+const VERIFY_BYTES: usize = 256 << 10;
 
 /// What a client called one sending of a batch, and what it then sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,18 +133,40 @@ impl Accepted {
 /// A row's place: the hash of its id, and where it begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Entry {
-    hash: u64,
+    pub(super) hash: u64,
     offset: u32,
     line: u32,
 }
 
+impl Entry {
+    pub(super) fn new(hash: u64, place: RowPlace) -> Self {
+        Self { hash, offset: place.offset, line: place.line }
+    }
+
+    pub(super) fn place(self) -> RowPlace {
+        RowPlace { line: self.line, offset: self.offset }
+    }
+}
+
 /// Gathers the places of a batch's rows while its body streams in: 16 bytes a row.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct IndexBuilder {
     entries: Vec<Entry>,
+    bundle_rows_min: usize,
+}
+
+impl Default for IndexBuilder {
+    fn default() -> Self {
+        Self::bundling_from(BUNDLE_ROWS_MIN)
+    }
 }
 
 impl IndexBuilder {
+    /// One that bundles the rows of an id from so many on. All but tests take the default.
+    pub fn bundling_from(bundle_rows_min: usize) -> Self {
+        Self { entries: vec![], bundle_rows_min: bundle_rows_min.max(1) }
+    }
+
     /// Adds a row, if it brings anything; what does not is `ignored` or `failed` whatever the store holds.
     pub fn add(&mut self, row: &super::csv::Row<'_>, empty_values: EmptyValues) {
         if let Ok(cells) = &row.content
@@ -144,41 +176,76 @@ impl IndexBuilder {
         }
     }
 
-    /// Sorts the entries and writes them beside the upload. Not synced: an index that a crash took is made again.
-    pub fn finish(mut self, path: &Path) -> io::Result<Index> {
+    /// Sorts the entries, bundles the rows of those ids that have many, and writes all of it beside the upload. Not
+    /// synced: an index that a crash took is made again. The upload is read again where there are bundles.
+    pub fn finish(
+        mut self,
+        path: &Path,
+        upload: &Path,
+        header: &Header,
+        rules: &BatchRules,
+    ) -> io::Result<Index> {
         self.entries.sort_unstable();
-        let mut sum = 0;
+        let file = File::options().create(true).truncate(true).read(true).write(true).open(path)?;
+        crate::durable::point("index-write")?;
+        let mut out = Summed { out: BufWriter::with_capacity(1 << 18, &file), sum: 0 };
+        out.out.write_all(&[0; HEAD_BYTES])?;
+        let rows_min = self.bundle_rows_min;
+        let any = self.entries.chunk_by(|a, b| a.hash == b.hash).any(|rows| rows.len() >= rows_min);
+        let (mut bundles, mut bundle_bytes) = (vec![], 0);
+        if any {
+            let upload = File::open(upload)?;
+            let at = HEAD_BYTES as u64;
+            let mut writer =
+                BundleWriter { out: &mut out, at, upload: &upload, header, rules, rows_min, heads: vec![] };
+            let mut left = vec![];
+            for rows in self.entries.chunk_by(|a, b| a.hash == b.hash) {
+                if rows.len() >= rows_min { left.extend(writer.bundle(rows)?) } else { left.extend(rows) }
+            }
+            bundles = writer.finish()?;
+            bundle_bytes = u32::try_from(writer.at - at).map_err(io::Error::other)?;
+            self.entries = left;
+        }
         let mut bytes = Vec::with_capacity(ENTRY_BYTES * FENCE_STRIDE);
-        let mut chunk = |entries: &[Entry], bytes: &mut Vec<u8>| {
+        for entries in self.entries.chunks(FENCE_STRIDE) {
             bytes.clear();
             for entry in entries {
                 bytes.extend_from_slice(&entry.hash.to_le_bytes());
                 bytes.extend_from_slice(&entry.offset.to_le_bytes());
                 bytes.extend_from_slice(&entry.line.to_le_bytes());
             }
-            sum = crc32c::crc32c_append(sum, bytes);
-        };
-        let file = File::options().create(true).truncate(true).read(true).write(true).open(path)?;
-        crate::durable::point("index-write")?;
-        let mut out = BufWriter::with_capacity(1 << 18, &file);
-        out.write_all(&[0; HEAD_BYTES])?;
-        for entries in self.entries.chunks(FENCE_STRIDE) {
-            chunk(entries, &mut bytes);
             out.write_all(&bytes)?;
         }
         out.flush()?;
+        let sum = out.sum;
         drop(out);
-        let mut head = Vec::with_capacity(HEAD_BYTES);
-        head.extend_from_slice(MAGIC);
-        head.extend_from_slice(&(self.entries.len() as u64).to_le_bytes());
-        head.extend_from_slice(&sum.to_le_bytes());
-        file.write_all_at(&head, 0)?;
-        if self.entries.len() <= ENTRIES_IN_MEMORY {
-            return Ok(Index::InMemory(self.entries));
-        }
-        let fences = self.entries.iter().step_by(FENCE_STRIDE).map(|entry| entry.hash).collect();
-        Ok(Index::InFile { file, count: self.entries.len(), fences })
+        let count = u32::try_from(self.entries.len()).map_err(io::Error::other)?;
+        file.write_all_at(&head(count, bundle_bytes, sum), 0)?;
+        Index::of(file, self.entries, bundles, bundle_bytes)
     }
+}
+
+/// Writes, and sums up what was written.
+struct Summed<W> {
+    out: W,
+    sum: u32,
+}
+
+impl<W: Write> Write for Summed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        self.sum = crc32c::crc32c_append(self.sum, bytes.get(..written).unwrap_or_default());
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+fn head(count: u32, bundle_bytes: u32, sum: u32) -> Vec<u8> {
+    let numbers = [count, bundle_bytes, sum];
+    MAGIC.iter().copied().chain(numbers.into_iter().flat_map(u32::to_le_bytes)).collect()
 }
 
 /// Whether a row could change a profile: it has a value, or an empty one that removes (R6).
@@ -186,16 +253,26 @@ pub fn brings_anything(cells: &super::csv::Cells<'_>, empty_values: EmptyValues)
     !cells.is_empty() || (empty_values == EmptyValues::Remove && cells.emptied().next().is_some())
 }
 
-/// The sorted places of a batch's rows.
+/// The sorted places of a batch's rows, and the bundles of those that share an id.
 #[derive(Debug)]
-pub enum Index {
-    /// Of a small batch: all of them.
-    InMemory(Vec<Entry>),
+pub struct Index {
+    bundles: Vec<BundleHead>,
+    kept: Kept,
+}
+
+#[derive(Debug)]
+enum Kept {
+    /// Of a small batch: all of it.
+    InMemory {
+        entries: Vec<Entry>,
+        /// What the file has of bundles.
+        bundles: Vec<u8>,
+    },
     /// Of any other: in a file, with every so manieth hash at hand.
     InFile {
-        /// The file.
         file: File,
-        /// How many entries it has.
+        /// Where its entries begin, and how many there are.
+        entries_at: u64,
         count: usize,
         /// The hash of the first entry of each block.
         fences: Vec<u64>,
@@ -203,54 +280,118 @@ pub enum Index {
 }
 
 impl Index {
+    fn of(file: File, entries: Vec<Entry>, bundles: Vec<BundleHead>, bundle_bytes: u32) -> io::Result<Self> {
+        let kept = if entries.len() <= ENTRIES_IN_MEMORY && bundle_bytes <= BUNDLE_BYTES_IN_MEMORY {
+            let mut bytes = vec![0; bundle_bytes as usize];
+            file.read_exact_at(&mut bytes, HEAD_BYTES as u64)?;
+            Kept::InMemory { entries, bundles: bytes }
+        } else {
+            let fences = entries.iter().step_by(FENCE_STRIDE).map(|entry| entry.hash).collect();
+            let entries_at = HEAD_BYTES as u64 + u64::from(bundle_bytes);
+            Kept::InFile { file, entries_at, count: entries.len(), fences }
+        };
+        Ok(Self { bundles, kept })
+    }
+
     /// Opens an index; `None` if it is not there or does not verify.
     pub fn open(path: &Path) -> io::Result<Option<Self>> {
-        let mut file = match File::open(path) {
+        let file = match File::open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
-        let Some((head, entries)) = bytes.split_at_checked(HEAD_BYTES) else { return Ok(None) };
-        let mut expected = Vec::with_capacity(HEAD_BYTES);
-        expected.extend_from_slice(MAGIC);
-        expected.extend_from_slice(&((entries.len() / ENTRY_BYTES) as u64).to_le_bytes());
-        expected.extend_from_slice(&crc32c::crc32c(entries).to_le_bytes());
-        if head != expected {
+        let mut first = [0; HEAD_BYTES];
+        if file.metadata()?.len() < HEAD_BYTES as u64 {
             return Ok(None);
         }
-        let (count, entries) = (entries.len() / ENTRY_BYTES, entries.chunks_exact(ENTRY_BYTES));
-        if count <= ENTRIES_IN_MEMORY {
-            return Ok(Some(Self::InMemory(entries.map(read_entry).collect())));
+        file.read_exact_at(&mut first, 0)?;
+        let [.., c0, c1, c2, c3, b0, b1, b2, b3, _, _, _, _] = first;
+        let (count, bundle_bytes) =
+            (u32::from_le_bytes([c0, c1, c2, c3]), u32::from_le_bytes([b0, b1, b2, b3]));
+        let (mut sum, mut at, mut bytes) = (0, HEAD_BYTES as u64, vec![0; VERIFY_BYTES]);
+        let entries_at = at + u64::from(bundle_bytes);
+        let mut entries = Vec::new();
+        // In pieces that end where the entries begin, so that each of those lies within one.
+        loop {
+            let most = if at < entries_at {
+                usize::try_from(entries_at - at).unwrap_or(VERIFY_BYTES)
+            } else {
+                VERIFY_BYTES
+            };
+            let most = most.min(VERIFY_BYTES);
+            let Some(piece) = bytes.get_mut(..most) else { break };
+            let read = super::rows::read_full(&file, at, piece)?;
+            let Some(read_bytes) = piece.get(..read).filter(|read| !read.is_empty()) else { break };
+            sum = crc32c::crc32c_append(sum, read_bytes);
+            if at >= entries_at {
+                entries.extend(read_bytes.chunks_exact(ENTRY_BYTES).map(read_entry));
+            }
+            at += read as u64;
         }
-        let fences = entries.step_by(FENCE_STRIDE).map(|entry| read_entry(entry).hash).collect();
-        Ok(Some(Self::InFile { file, count, fences }))
+        let whole = entries_at + u64::from(count) * ENTRY_BYTES as u64 == at;
+        if !whole || first.as_slice() != head(count, bundle_bytes, sum) {
+            return Ok(None);
+        }
+        let read = |at, length: usize| {
+            let mut bytes = vec![0; length];
+            file.read_exact_at(&mut bytes, at).map(|()| bytes)
+        };
+        let bundles = read_heads(&read, HEAD_BYTES as u64, entries_at)?;
+        Self::of(file, entries, bundles, bundle_bytes).map(Some)
     }
 
-    /// The places of a block of rows, in the order of the hashes of their ids; none behind the last block.
+    /// The places of a block of rows that are in no bundle, in the order of the hashes of their ids; none behind the last
+    /// block.
     fn block(&self, number: usize) -> io::Result<Vec<Entry>> {
         let first = number.saturating_mul(FENCE_STRIDE);
-        match self {
-            Self::InMemory(entries) => Ok(entries.iter().skip(first).take(FENCE_STRIDE).copied().collect()),
-            Self::InFile { file, count, .. } => {
+        match &self.kept {
+            Kept::InMemory { entries, .. } => {
+                Ok(entries.iter().skip(first).take(FENCE_STRIDE).copied().collect())
+            }
+            Kept::InFile { file, entries_at, count, .. } => {
                 let mut bytes = vec![0; count.saturating_sub(first).min(FENCE_STRIDE) * ENTRY_BYTES];
-                file.read_exact_at(&mut bytes, (HEAD_BYTES + first * ENTRY_BYTES) as u64)?;
+                file.read_exact_at(&mut bytes, entries_at + (first * ENTRY_BYTES) as u64)?;
                 Ok(bytes.chunks_exact(ENTRY_BYTES).map(read_entry).collect())
             }
         }
     }
 
-    /// The places of all rows whose id has this hash.
+    /// Reads a part of the bundles.
+    fn read_bundles(&self, at: u64, length: usize) -> io::Result<Vec<u8>> {
+        match &self.kept {
+            Kept::InMemory { bundles, .. } => {
+                let from = at.checked_sub(HEAD_BYTES as u64).and_then(|from| usize::try_from(from).ok());
+                let bytes = from.and_then(|from| bundles.get(from..)?.get(..length));
+                bytes.map(<[u8]>::to_vec).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+            }
+            Kept::InFile { file, .. } => {
+                let mut bytes = vec![0; length];
+                file.read_exact_at(&mut bytes, at).map(|()| bytes)
+            }
+        }
+    }
+
+    /// The bundles of all ids that have this hash.
+    fn bundles(&self, hash: u64) -> impl Iterator<Item = &BundleHead> {
+        let from = self.bundles.partition_point(|bundle| bundle.hash < hash);
+        self.bundles.iter().skip(from).take_while(move |bundle| bundle.hash == hash)
+    }
+
+    /// The bundle whose first row is on this line.
+    fn bundle_from(&self, line: u32) -> Option<&BundleHead> {
+        self.bundles.iter().find(|bundle| bundle.first == line)
+    }
+
+    /// The places of all rows whose id has this hash, but for those of bundles.
     fn find(&self, hash: u64, found: &mut Vec<Entry>) -> io::Result<()> {
-        let (file, count, fences) = match self {
-            Self::InMemory(entries) => {
+        let (file, entries_at, count, fences) = match &self.kept {
+            Kept::InMemory { entries, .. } => {
                 let from = entries.partition_point(|entry| entry.hash < hash);
                 let rest = entries.iter().skip(from);
                 found.extend(rest.take_while(|entry| entry.hash == hash));
                 return Ok(());
             }
-            Self::InFile { file, count, fences } => (file, *count, fences),
+            Kept::InFile { file, entries_at, count, fences } => (file, *entries_at, *count, fences),
         };
         // The first block that can hold the hash is the one before the first fence that reaches it.
         let mut block = fences.partition_point(|fence| *fence < hash).saturating_sub(1);
@@ -259,7 +400,7 @@ impl Index {
             let first = block * FENCE_STRIDE;
             let length = (count - first).min(FENCE_STRIDE) * ENTRY_BYTES;
             let Some(read) = bytes.get_mut(..length) else { break };
-            file.read_exact_at(read, (HEAD_BYTES + first * ENTRY_BYTES) as u64)?;
+            file.read_exact_at(read, entries_at + (first * ENTRY_BYTES) as u64)?;
             let entries = read.chunks_exact(ENTRY_BYTES).map(read_entry);
             found.extend(entries.filter(|entry| entry.hash == hash));
             block += 1;
@@ -285,6 +426,7 @@ pub struct FoundRow {
     pub id: usize,
     /// Its line.
     pub line: u32,
+    offset: u32,
     /// Its cells, by the number of their attribute in the header; removed ones are empty.
     cells: Vec<(usize, String)>,
 }
@@ -295,6 +437,48 @@ impl FoundRow {
         let name = |attribute: usize| header.names().get(attribute).map_or("", |name| name);
         self.cells.iter().map(|(attribute, value)| Cell { name: name(*attribute), value }).collect()
     }
+}
+
+impl FoundRow {
+    /// What it does, if it can be applied.
+    pub(super) fn effects(&self, empty_values: EmptyValues) -> impl Iterator<Item = Effect> {
+        let removes = empty_values == EmptyValues::Remove;
+        let brought = self.cells.iter().filter(move |(_, value)| removes || !value.is_empty());
+        brought.filter_map(|(attribute, value)| {
+            let (column, removed) = (u32::try_from(*attribute).ok()?, value.is_empty());
+            let value = (!removed).then(|| value.clone());
+            Some(Effect { column, line: self.line, removed, value })
+        })
+    }
+}
+
+/// What a batch has for some ids.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Rows, in line order.
+    pub rows: Vec<FoundRow>,
+    /// Rows that were bundled.
+    pub bundles: Vec<FoundBundle>,
+}
+
+/// Which row of which bundle one is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BundleRow {
+    /// Its line.
+    pub line: u32,
+    /// The bundle's first line.
+    pub bundle: u32,
+    /// How many of the bundle's rows come before it.
+    pub row: u32,
+}
+
+/// Where a row that is read once more came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowOf {
+    /// It is this one of the rows.
+    Row(usize),
+    /// It is in this one of the bundles, behind so many others.
+    Bundle(usize, u32),
 }
 
 /// A pending batch.
@@ -310,7 +494,7 @@ pub struct Pending {
     rows: PathBuf,
     /// What the file comes to.
     sum: FileSum,
-    settled: Mutex<HashMap<u32, SettledBy>>,
+    settled: Mutex<Settled>,
     on_record: Option<OnRecord>,
     /// Lines of which nobody can tell any more what became of them: the file that told is gone.
     lost: HashSet<u32>,
@@ -331,34 +515,74 @@ impl OnRecord {
     }
 }
 
-/// Who settled a row.
-#[derive(Debug, Clone, Copy)]
+/// What was settled.
+#[derive(Debug, Default)]
+struct Settled {
+    /// Rows, by their lines.
+    rows: HashMap<u32, (SettledBy, Outcome)>,
+    /// Bundles, by their first lines.
+    bundles: HashMap<u32, (SettledBy, Became)>,
+}
+
+/// Who settled rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum SettledBy {
-    /// A write since the start: the store has the row, or is about to get it from that write.
-    Write(Outcome),
-    /// The journal tells so. The store may have lost the row with the crash, if that write met it folded in already.
-    Journal(Outcome),
+    /// A write since the start: the store has them, or is about to get them from that write.
+    Write,
+    /// The journal tells so. The store may have lost them with the crash, if that write met them folded in already.
+    Journal,
 }
 
 impl Pending {
     /// A batch whose file and index are there.
     pub fn new(accepted: Accepted, header: Header, index: Index, rows: PathBuf) -> Self {
         let progress = Arc::new(Progress::of(&accepted));
-        let (settled, sum) = (Mutex::new(HashMap::new()), accepted.sum());
+        let (settled, sum) = (Mutex::new(Settled::default()), accepted.sum());
         let (on_record, lost) = (None, HashSet::new());
         Self { accepted: Arc::new(accepted), header, progress, index, rows, sum, settled, on_record, lost }
     }
 
     /// Opens an accepted batch's files after a restart; makes the index again if it does not verify. The file of rows was
-    /// verified, and comes to `sum`.
-    pub fn open(accepted: Accepted, sum: FileSum, rows: &Path, index: &Path) -> io::Result<Self> {
-        let file = File::open(rows)?;
-        let header = read_header(&file)?;
-        let index = match Index::open(index)? {
+    /// verified, and comes to `sum`. What became of `settled` bundles, named by their first lines, the journal tells.
+    pub fn open(
+        accepted: Accepted,
+        sum: FileSum,
+        rows: &Path,
+        index: &Path,
+        settled: Vec<(u32, Became)>,
+    ) -> io::Result<Self> {
+        let header = read_header(&File::open(rows)?)?;
+        let fewest = settled.iter().map(|(_, became)| became.rows() as usize).min();
+        let rows_min = fewest.unwrap_or(BUNDLE_ROWS_MIN).min(BUNDLE_ROWS_MIN);
+        let has_all = |index: &Index| settled.iter().all(|(first, _)| index.bundle_from(*first).is_some());
+        let index = match Index::open(index)?.filter(has_all) {
             Some(found) => found,
-            None => index_again(&file, accepted.rules.empty_values, index)?,
+            None => index_again(&accepted.rules, rows, index, rows_min)?,
         };
-        Ok(Self { sum, ..Self::new(accepted, header, index, rows.to_owned()) })
+        // Rows that are overwritten are in no bundle any more; any others are as they were.
+        let overwritten = sum != accepted.sum();
+        let opened = Self { sum, ..Self::new(accepted, header, index, rows.to_owned()) };
+        for (first, became) in settled {
+            if opened.index.bundle_from(first).is_some_and(|bundle| bundle.rows == became.rows()) {
+                lock(&opened.settled).bundles.insert(first, (SettledBy::Journal, became));
+            } else if !overwritten {
+                let why = format!(
+                    "the journal says what became of the rows from line {first} on, which are others"
+                );
+                return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+            }
+        }
+        Ok(opened)
+    }
+
+    /// The lines of all rows of bundles that were settled.
+    pub fn lines_settled(&self) -> io::Result<Vec<u32>> {
+        let bundles: Vec<u32> = lock(&self.settled).bundles.keys().copied().collect();
+        let mut lines = vec![];
+        for bundle in self.bundles_from(bundles)? {
+            lines.extend(self.lines_of(&bundle)?);
+        }
+        Ok(lines)
     }
 
     /// A batch that was complete and is folded once more, into a store that is made again: what became of each row is
@@ -411,30 +635,49 @@ impl Pending {
         self.read_file(|_| ()).err().unwrap_or_else(changed)
     }
 
-    /// The rows that have one of these ids, in line order. They are read one by one, as they are: it was verified when the
+    /// What it has for these ids. Rows are read one by one, as they are: the file was verified when the
     /// batch was accepted or opened, and will be when it is folded.
-    pub fn rows_of(&self, ids: &[Key]) -> io::Result<Vec<FoundRow>> {
-        self.rows_at(ids, &self.places_of(ids)?)
+    pub fn find(&self, ids: &[Key]) -> io::Result<Found> {
+        let places = self.places_of(ids)?;
+        Ok(Found { rows: self.rows_at(ids, &places)?, bundles: self.bundles_of(ids)? })
     }
 
-    /// The same, but none of them if writes since the start settled them all: the file is not read then.
-    pub fn rows_of_unless_settled(&self, ids: &[Key]) -> io::Result<Vec<FoundRow>> {
+    /// The same, but nothing if writes since the start settled it all: the file is not read then.
+    pub fn find_unless_settled(&self, ids: &[Key]) -> io::Result<Found> {
         let places = self.places_of(ids)?;
-        if self.left_to_writes(places.iter().map(|(_, place)| place.line)) {
-            return Ok(vec![]);
+        let bundles = self.keyed_so(ids).flat_map(|(_, key)| self.index.bundles(hash(key.id())));
+        if self.left_to_writes(places.iter().map(|(_, place)| place.line), bundles.map(|bundle| bundle.first))
+        {
+            return Ok(Found::default());
         }
-        self.rows_at(ids, &places)
+        Ok(Found { rows: self.rows_at(ids, &places)?, bundles: self.bundles_of(ids)? })
+    }
+
+    /// Those ids that rows of this batch can have.
+    fn keyed_so<'k>(&self, ids: &'k [Key]) -> impl Iterator<Item = (usize, &'k Key)> {
+        let kind = self.accepted.key_kind;
+        ids.iter().enumerate().filter(move |(_, key)| key.kind() == kind)
     }
 
     /// Where rows may be that have one of these ids, and which of the ids.
     fn places_of(&self, ids: &[Key]) -> io::Result<Vec<(usize, Entry)>> {
         let (mut found, mut places) = (vec![], vec![]);
-        let keyed_so = |key: &Key| key.kind() == self.header.key_kind();
-        for (n, key) in ids.iter().enumerate().filter(|(_, key)| keyed_so(key)) {
+        for (n, key) in self.keyed_so(ids) {
             self.index.find(hash(key.id()), &mut found)?;
             places.extend(found.drain(..).map(|place| (n, place)));
         }
         Ok(places)
+    }
+
+    fn bundles_of(&self, ids: &[Key]) -> io::Result<Vec<FoundBundle>> {
+        let mut found = vec![];
+        for (n, key) in self.keyed_so(ids) {
+            for bundle in self.index.bundles(hash(key.id())) {
+                let read = |at, length| self.index.read_bundles(at, length);
+                found.extend(bundle.read(&read, n, key.id())?);
+            }
+        }
+        Ok(found)
     }
 
     fn rows_at(&self, ids: &[Key], places: &[(usize, Entry)]) -> io::Result<Vec<FoundRow>> {
@@ -452,14 +695,15 @@ impl Pending {
             }
             let filled = cells.attributes().map(|(attribute, value)| (attribute, value.to_owned()));
             let emptied = cells.emptied().map(|attribute| (attribute, String::new()));
-            rows.push(FoundRow { id: *n, line: place.line, cells: filled.chain(emptied).collect() });
+            let cells = filled.chain(emptied).collect();
+            rows.push(FoundRow { id: *n, line: place.line, offset: place.offset, cells });
         }
         rows.sort_by_key(|row| row.line);
         Ok(rows)
     }
 
     /// Gives each id that a row names which brings anything, once, until `each` has enough: in the order of their hashes, so
-    /// that all rows of one stand together. The file is read row by row, as it is.
+    /// that all rows of one stand together, and then those of bundles. The file is read row by row, as it is.
     pub fn each_id(&self, mut each: impl FnMut(&str) -> ControlFlow<()>) -> Result<(), UploadError> {
         let unreadable = || UploadError::of(&self.rows);
         let (file, header) = (self.open_file()?, &self.header);
@@ -491,43 +735,183 @@ impl Pending {
                 }
             }
         }
+        for bundle in &self.index.bundles {
+            let id = bundle.id(&|at, length| self.index.read_bundles(at, length)).map_err(unreadable())?;
+            if each(&id).is_break() {
+                return Ok(());
+            }
+        }
         Ok(())
     }
 
-    /// What became of the row on this line, if a write settled it or the batch was complete before.
-    pub fn settled(&self, line: u32) -> Option<Outcome> {
-        let outcome = |by: &SettledBy| match by {
-            SettledBy::Write(outcome) | SettledBy::Journal(outcome) => *outcome,
-        };
-        let settled = lock(&self.settled).get(&line).map(outcome);
+    /// What the rows of a stretch do.
+    pub fn effects(&self, stretch: &FoundStretch) -> io::Result<Vec<Effect>> {
+        stretch.effects(&|at, length| self.index.read_bundles(at, length))
+    }
+
+    /// The bundles whose first rows are on these lines.
+    pub fn bundles_from(&self, lines: impl IntoIterator<Item = u32>) -> io::Result<Vec<FoundBundle>> {
+        let heads = lines.into_iter().filter_map(|line| self.index.bundle_from(line));
+        heads.map(|head| head.read_any(&|at, length| self.index.read_bundles(at, length))).collect()
+    }
+
+    /// The rows at these places, which rise.
+    pub fn rows_in(&self, places: &[RowPlace]) -> io::Result<Vec<FoundRow>> {
+        let (file, mut rows) = (File::open(&self.rows)?, vec![]);
+        each_row_at(&file, &self.header, places, |place, content| {
+            let cells = content.map_err(|_| super::bundles::changed(place.line))?;
+            let cells = brought(&cells, self.accepted.rules.empty_values).into_iter();
+            let cells = cells.map(|(attribute, value)| (attribute, value.to_owned())).collect();
+            rows.push(FoundRow { id: 0, line: place.line, offset: place.offset, cells });
+            Ok(())
+        })?;
+        Ok(rows)
+    }
+
+    /// The lines of a bundle's rows.
+    pub fn lines_of(&self, bundle: &FoundBundle) -> io::Result<Vec<u32>> {
+        let places = bundle.places(&|at, length| self.index.read_bundles(at, length), 0, bundle.rows)?;
+        Ok(places.into_iter().map(|place| place.line).collect())
+    }
+
+    /// All rows that are in bundles, in line order.
+    pub fn bundle_rows(&self) -> io::Result<Vec<BundleRow>> {
+        let mut rows = vec![];
+        for head in &self.index.bundles {
+            let read = |at, length| self.index.read_bundles(at, length);
+            let places = head.read_any(&read)?.places(&read, 0, head.rows)?;
+            let bundle = head.first;
+            rows.extend((0..).zip(places).map(|(row, place)| BundleRow { line: place.line, bundle, row }));
+        }
+        rows.sort_unstable_by_key(|row| row.line);
+        Ok(rows)
+    }
+
+    /// Reads rows once more, those of bundles and others together, in line order, and gives the cells that each brings: by
+    /// the numbers of their attributes, removed ones empty. Of a bundle it reads `rows` behind the first so many; each takes
+    /// 16 bytes of memory meanwhile.
+    pub fn each_row_of(
+        &self,
+        rows: &[(usize, &FoundRow)],
+        bundles: &[(usize, &FoundBundle, u32, u32)],
+        mut each: impl FnMut(u32, RowOf, &[(usize, &str)]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let place = |row: &FoundRow| RowPlace { line: row.line, offset: row.offset };
+        let mut all: Vec<(RowPlace, RowOf)> =
+            rows.iter().map(|(n, row)| (place(row), RowOf::Row(*n))).collect();
+        for (n, bundle, before, rows) in bundles {
+            let places = bundle.places(&|at, length| self.index.read_bundles(at, length), *before, *rows)?;
+            all.extend((*before..).zip(places).map(|(row, place)| (place, RowOf::Bundle(*n, row))));
+        }
+        all.sort_unstable_by_key(|(place, _)| place.line);
+        let places: Vec<RowPlace> = all.iter().map(|(place, _)| *place).collect();
+        let mut from = all.iter().map(|(_, from)| *from);
+        let file = File::open(&self.rows)?;
+        let (header, empty_values) = (&self.header, self.accepted.rules.empty_values);
+        each_row_at(&file, header, &places, |place, content| {
+            let cells = content.map_err(|_| super::bundles::changed(place.line))?;
+            let from = from.next().ok_or(io::ErrorKind::UnexpectedEof)?;
+            each(place.line, from, &brought(&cells, empty_values))
+        })
+    }
+
+    /// What became of the row on this line, if a write settled it or the batch was complete before. Whether it is in a
+    /// bundle that was settled is looked for in all of those: whoever knows asks [`settled_in`](Self::settled_in).
+    pub fn settled(&self, line: u32) -> io::Result<Option<Outcome>> {
+        if let Some(outcome) = self.settled_row(line) {
+            return Ok(Some(outcome));
+        }
+        let mut bundles: Vec<u32> = lock(&self.settled).bundles.keys().copied().collect();
+        bundles.retain(|first| *first <= line);
+        for bundle in self.bundles_from(bundles)? {
+            if let Some(at) = self.lines_of(&bundle)?.iter().position(|at| *at == line) {
+                let row = BundleRow {
+                    line,
+                    bundle: bundle.first,
+                    row: u32::try_from(at).map_err(io::Error::other)?,
+                };
+                return Ok(self.settled_in(row));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The same, of a row that is in no bundle.
+    pub fn settled_row(&self, line: u32) -> Option<Outcome> {
+        let settled = lock(&self.settled).rows.get(&line).map(|(_, outcome)| *outcome);
         settled.or_else(|| self.on_record(line).map(|(outcome, _)| outcome))
     }
 
-    /// Whether writes since the start settled all the rows on these lines, so that the store is theirs to put.
-    pub fn left_to_writes(&self, mut lines: impl Iterator<Item = u32>) -> bool {
+    /// The same, of a row that is in a bundle.
+    pub fn settled_in(&self, row: BundleRow) -> Option<Outcome> {
+        let bundled =
+            || lock(&self.settled).bundles.get(&row.bundle).and_then(|(_, became)| became.of(row.row));
+        self.settled_row(row.line).or_else(bundled)
+    }
+
+    /// What became of all rows of a bundle, if that is known.
+    pub fn settled_bundle(&self, bundle: &FoundBundle) -> io::Result<Option<Became>> {
+        let settled = {
+            let settled = lock(&self.settled);
+            if settled.rows.is_empty() && self.on_record.is_none() && settled.bundles.is_empty() {
+                return Ok(None);
+            }
+            settled.bundles.get(&bundle.first).map(|(_, became)| became.clone())
+        };
+        // An earlier program settled row by row.
+        if settled.is_some() || self.settled_row(bundle.first).is_none() {
+            return Ok(settled);
+        }
+        let mut became = Became::default();
+        for line in self.lines_of(bundle)? {
+            let Some(outcome) = self.settled_row(line) else { return Ok(None) };
+            became.push(1, outcome);
+        }
+        Ok(Some(became))
+    }
+
+    /// Whether writes since the start settled all the rows on these lines, and these bundles, so that the store is theirs to
+    /// put.
+    pub fn left_to_writes(
+        &self,
+        mut lines: impl Iterator<Item = u32>,
+        mut bundles: impl Iterator<Item = u32>,
+    ) -> bool {
         let settled = lock(&self.settled);
-        !settled.is_empty() && lines.all(|line| matches!(settled.get(&line), Some(SettledBy::Write(_))))
+        let by_write = |by: Option<SettledBy>| by == Some(SettledBy::Write);
+        !(settled.rows.is_empty() && settled.bundles.is_empty())
+            && lines.all(|line| by_write(settled.rows.get(&line).map(|(by, _)| *by)))
+            && bundles.all(|first| by_write(settled.bundles.get(&first).map(|(by, _)| *by)))
     }
 
     /// Notes what a write that settles rows made of one: final, and told before the profile shows it.
     pub fn settle(&self, line: u32, outcome: Outcome) {
-        self.note(line, SettledBy::Write(outcome));
+        self.note(line, SettledBy::Write, outcome);
+    }
+
+    /// The same of a bundle.
+    pub fn settle_bundle(&self, first: u32, became: Became) {
+        if self.on_record.is_none() {
+            lock(&self.settled).bundles.entry(first).or_insert((SettledBy::Write, became));
+        }
     }
 
     /// Notes the same after a restart.
     pub fn settled_before(&self, line: u32, outcome: Outcome) {
-        self.note(line, SettledBy::Journal(outcome));
+        self.note(line, SettledBy::Journal, outcome);
     }
 
-    fn note(&self, line: u32, by: SettledBy) {
+    fn note(&self, line: u32, by: SettledBy, outcome: Outcome) {
         if self.on_record.is_none() {
-            lock(&self.settled).entry(line).or_insert(by);
+            lock(&self.settled).rows.entry(line).or_insert((by, outcome));
         }
     }
 }
 
-fn index_again(file: &File, empty_values: EmptyValues, path: &Path) -> io::Result<Index> {
-    let (mut parser, mut builder) = (Parser::new(), IndexBuilder::default());
+fn index_again(rules: &BatchRules, rows: &Path, path: &Path, bundle_rows_min: usize) -> io::Result<Index> {
+    let file = File::open(rows)?;
+    let empty_values = rules.empty_values;
+    let (mut parser, mut builder) = (Parser::new(), IndexBuilder::bundling_from(bundle_rows_min));
     let mut bytes = vec![0; 1 << 20];
     let mut at = 0;
     loop {
@@ -540,7 +924,7 @@ fn index_again(file: &File, empty_values: EmptyValues, path: &Path) -> io::Resul
         };
         parsed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
         if read == 0 {
-            return builder.finish(path);
+            return builder.finish(path, rows, &read_header(&file)?, rules);
         }
     }
 }
@@ -549,18 +933,8 @@ fn index_again(file: &File, empty_values: EmptyValues, path: &Path) -> io::Resul
 impl Pending {
     /// A v1 batch of this file, kept in a folder under its seq.
     pub(crate) fn of_text(folder: &Path, client: &str, seq: u64, text: &str) -> Self {
-        let (mut parser, mut index, mut rows) = (Parser::new(), IndexBuilder::default(), 0);
-        let mut each = |row: super::csv::Row<'_>| {
-            rows += 1;
-            index.add(&row, EmptyValues::Ignore);
-        };
-        parser.push(text.as_bytes(), &mut each).unwrap();
-        let header = parser.finish(&mut each).unwrap().clone();
-        let path = folder.join(seq.to_string());
-        std::fs::write(&path, text).unwrap();
-        let seq = Seq::from_u64(seq);
         let rules = BatchRules {
-            seq,
+            seq: Seq::from_u64(seq),
             source: Source::BatchV1,
             creates: false,
             consecutive_v2: ConsecutiveV2::Merge,
@@ -568,10 +942,33 @@ impl Pending {
             lifetime_ms: 1 << 40,
             max_profile_bytes: 1 << 20,
         };
+        Self::of_rules(folder, client, rules, text, BUNDLE_ROWS_MIN)
+    }
+
+    /// The same, under other rules, which say its seq.
+    pub(crate) fn of_rules(
+        folder: &Path,
+        client: &str,
+        rules: BatchRules,
+        text: &str,
+        bundle_rows_min: usize,
+    ) -> Self {
+        let (mut parser, mut rows) = (Parser::new(), 0);
+        let mut index = IndexBuilder::bundling_from(bundle_rows_min);
+        let mut each = |row: super::csv::Row<'_>| {
+            rows += 1;
+            index.add(&row, rules.empty_values);
+        };
+        parser.push(text.as_bytes(), &mut each).unwrap();
+        let header = parser.finish(&mut each).unwrap().clone();
+        let seq = rules.seq;
+        let path = folder.join(seq.get().to_string());
+        std::fs::write(&path, text).unwrap();
+        let index = index.finish(&path.with_extension("index"), &path, &header, &rules).unwrap();
         let id = BatchId { client: ClientCode::new(client).unwrap(), seq };
         let FileSum { bytes, crc32c } = FileSum::of(text.as_bytes());
         let key_kind = header.key_kind();
         let accepted = Accepted { id, rules, key_kind, spool: seq.get(), bytes, crc32c, rows, key: None };
-        Self::new(accepted, header, index.finish(&path.with_extension("index")).unwrap(), path)
+        Self::new(accepted, header, index, path)
     }
 }

@@ -1,8 +1,8 @@
-//! The rows of an upload, read again from its file: all of them in order, or one at a place that is known.
+//! The rows of an upload, read again from its file: all of them in order, or those at places that are known.
 //!
 //! Promises: memory is bounded by one piece of the file and one row, whatever the file has.
 
-use super::csv::{Header, Parser, ROW_BYTES_MAX, Row, RowPlace, RowReader};
+use super::csv::{Cells, Header, Parser, ROW_BYTES_MAX, Row, RowError, RowPlace, RowReader};
 use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
@@ -12,6 +12,8 @@ use std::os::unix::fs::FileExt;
 const PIECE_BYTES: usize = 128 << 10;
 /// How much of a row is read at first; most are far shorter.
 const ROW_READ_BYTES: usize = 1024;
+/// Rows that begin no further from each other than this are read at once.
+const NEAR_BYTES: u32 = 2048;
 
 /// Gives the file's bytes from `offset` on, piece by piece, until `each` has enough.
 pub fn each_piece(
@@ -92,13 +94,7 @@ pub fn read_row(
     let mut length = ROW_READ_BYTES;
     loop {
         bytes.resize(length, 0);
-        let mut read = 0;
-        while let Some(rest) = bytes.get_mut(read..).filter(|rest| !rest.is_empty()) {
-            match file.read_at(rest, u64::from(offset) + read as u64)? {
-                0 => break,
-                more => read += more,
-            }
-        }
+        let read = read_full(file, u64::from(offset), bytes)?;
         bytes.truncate(read);
         // A row that reaches to the end of what was read may go on behind it.
         let row = reader.read(header, bytes).len;
@@ -107,4 +103,53 @@ pub fn read_row(
         }
         length *= 4;
     }
+}
+
+/// Gives the rows at these places, which rise, one after the other.
+pub fn each_row_at(
+    file: &File,
+    header: &Header,
+    places: &[RowPlace],
+    mut each: impl FnMut(RowPlace, Result<Cells<'_>, RowError>) -> io::Result<()>,
+) -> io::Result<()> {
+    let (mut reader, mut bytes, mut one) = (RowReader::new(), vec![], vec![]);
+    let mut rest = places;
+    while let Some(first) = rest.first() {
+        let behind = |place: &RowPlace| place.offset.saturating_sub(first.offset) as usize;
+        let near = |pair: &&[RowPlace]| {
+            let [before, place] = pair else { return false };
+            place.offset.saturating_sub(before.offset) <= NEAR_BYTES && behind(place) <= PIECE_BYTES
+        };
+        let together = 1 + rest.windows(2).take_while(near).count();
+        let (now, later) = rest.split_at_checked(together).unwrap_or((rest, &[]));
+        let length = now.last().map_or(0, behind) + ROW_READ_BYTES;
+        bytes.resize(length, 0);
+        let read = read_full(file, u64::from(first.offset), &mut bytes)?;
+        bytes.truncate(read);
+        for place in now {
+            let row = bytes.get(behind(place)..).unwrap_or_default();
+            let found = reader.read(header, row);
+            // A row that reaches to the end of what was read may go on behind it.
+            if (found.len as usize) < row.len() || read < length {
+                each(*place, found.content)?;
+            } else {
+                read_row(file, header, place.offset, &mut reader, &mut one)?;
+                each(*place, reader.read(header, &one).content)?;
+            }
+        }
+        rest = later;
+    }
+    Ok(())
+}
+
+/// Reads until there is no more room or no more of the file; gives how much there was.
+pub(super) fn read_full(file: &File, offset: u64, bytes: &mut [u8]) -> io::Result<usize> {
+    let mut read = 0;
+    while let Some(rest) = bytes.get_mut(read..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, offset + read as u64)? {
+            0 => break,
+            more => read += more,
+        }
+    }
+    Ok(read)
 }

@@ -8,10 +8,13 @@
 //! leads.* So a profile's own bytes say which rows are its visitor's; a link whose target does not list it is dead,
 //! be it that the target was erased, expired and was born again (R11), or dropped its oldest link (R1).
 
+use super::bundles::{FoundBundle, FoundStretch};
 use super::checksum::{Damage, UploadError};
-use super::pending::{FoundRow, Pending};
+use super::outcome::Became;
+use super::pending::{FoundRow, Pending, RowOf};
 use super::pending_list::PendingList;
 use crate::model::batch::{BatchId, Outcome};
+use crate::model::bundle::BundleFold;
 use crate::model::id::{IdKind, Key};
 use crate::model::profile::{DecodeError, Profile, Stored, StoredBytes};
 use crate::model::seq::Seq;
@@ -70,6 +73,7 @@ pub struct View<'s> {
     store: &'s dyn ProfileStore,
     slots: HashMap<Key, Slot>,
     touched: Vec<Key>,
+    touched_bytes: usize,
 }
 
 struct Slot {
@@ -80,7 +84,7 @@ struct Slot {
 impl<'s> View<'s> {
     /// A fresh view of a store.
     pub fn new(store: &'s dyn ProfileStore) -> Self {
-        Self { store, slots: HashMap::new(), touched: Vec::new() }
+        Self { store, slots: HashMap::new(), touched: Vec::new(), touched_bytes: 0 }
     }
 
     /// What is under a key.
@@ -95,7 +99,12 @@ impl<'s> View<'s> {
 
     /// Puts a value under a key.
     pub fn put(&mut self, key: &Key, now: &Stored<'_>) {
-        let now = Some(now.encode());
+        self.put_bytes(key, now.encode());
+    }
+
+    fn put_bytes(&mut self, key: &Key, now: StoredBytes) {
+        self.touched_bytes += now.as_slice().len();
+        let now = Some(now);
         match self.slots.get_mut(key) {
             Some(slot) => slot.now = now,
             None => drop(self.slots.insert(key.clone(), Slot { was: None, now })),
@@ -103,8 +112,14 @@ impl<'s> View<'s> {
         self.touched.push(key.clone());
     }
 
+    /// The bytes of what was put since it was last taken.
+    pub fn touched_bytes(&self) -> usize {
+        self.touched_bytes
+    }
+
     /// What was put since this was last asked: each key once, with what stood there before and its last value.
     pub fn take_touched(&mut self) -> Vec<(Key, Option<StoredBytes>, StoredBytes)> {
+        self.touched_bytes = 0;
         let mut keys = std::mem::take(&mut self.touched);
         keys.sort_unstable();
         keys.dedup();
@@ -122,6 +137,7 @@ impl<'s> View<'s> {
 
     /// Takes back what was put since it was last taken.
     pub fn take_back(&mut self) {
+        self.touched_bytes = 0;
         for key in std::mem::take(&mut self.touched) {
             let Some(slot) = self.slots.get_mut(&key) else { continue };
             match slot.was.clone() {
@@ -227,44 +243,99 @@ pub struct SettledRow {
     pub outcome: Outcome,
 }
 
+/// The same of a bundle.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SettledBundle {
+    /// Its batch.
+    pub batch: Seq,
+    /// The line of its first row.
+    pub first: u32,
+    /// What became of its rows.
+    pub became: Became,
+}
+
 /// What settling made of rows, over one commit group.
 #[derive(Debug, Default)]
 pub struct Noted {
-    all: HashMap<(Seq, u32), Outcome>,
-    new: Vec<SettledRow>,
+    rows: HashMap<(Seq, u32), Outcome>,
+    bundles: HashMap<(Seq, u32), Became>,
+    new_rows: Vec<SettledRow>,
+    new_bundles: Vec<SettledBundle>,
+    /// What the new ones take in a journal entry, at most.
+    new_bytes: usize,
     nothing: bool,
 }
 
 impl Noted {
+    /// What one row takes in a journal entry, at most; so do a bundle, and each time that its rows' outcome changes.
+    pub const ROW_BYTES: usize = 9 + 5 + 5;
+
     /// For lookups, which don't ask what became of a row. They may come too late to be told: a lookup holds its list
     /// of runs while a batch on it is completed, and what follows that settles none of the batch's rows.
     pub fn nothing() -> Self {
         Self { nothing: true, ..Self::default() }
     }
 
-    /// The rows noted since this was last asked.
-    pub fn take_new(&mut self) -> Vec<SettledRow> {
-        std::mem::take(&mut self.new)
+    /// The rows and bundles noted since this was last asked.
+    pub fn take_new(&mut self) -> (Vec<SettledRow>, Vec<SettledBundle>) {
+        self.new_bytes = 0;
+        (std::mem::take(&mut self.new_rows), std::mem::take(&mut self.new_bundles))
+    }
+
+    /// What they take in a journal entry, at most.
+    pub fn new_bytes(&self) -> usize {
+        self.new_bytes
     }
 
     /// Takes back the rows noted since this was last asked for them.
     pub fn take_back(&mut self) {
-        for row in std::mem::take(&mut self.new) {
-            self.all.remove(&(row.batch, row.line));
+        let (rows, bundles) = self.take_new();
+        for row in rows {
+            self.rows.remove(&(row.batch, row.line));
+        }
+        for bundle in bundles {
+            self.bundles.remove(&(bundle.batch, bundle.first));
         }
     }
 
     fn of(&self, batch: &Pending, line: u32) -> Option<Outcome> {
-        self.all.get(&(batch.accepted.id.seq, line)).copied().or_else(|| batch.settled(line))
+        self.rows.get(&(batch.accepted.id.seq, line)).copied().or_else(|| batch.settled_row(line))
+    }
+
+    fn of_bundle(&self, batch: &Pending, bundle: &FoundBundle) -> Result<Option<Became>, SettleError> {
+        match self.bundles.get(&(batch.accepted.id.seq, bundle.first)) {
+            Some(became) => Ok(Some(became.clone())),
+            None => batch.settled_bundle(bundle).map_err(spool(batch)),
+        }
     }
 
     fn note(&mut self, batch: &Pending, line: u32, outcome: Outcome) {
         if !self.nothing && self.of(batch, line).is_none() {
             let batch = batch.accepted.id.seq;
-            self.all.insert((batch, line), outcome);
-            self.new.push(SettledRow { batch, line, outcome });
+            self.rows.insert((batch, line), outcome);
+            self.new_rows.push(SettledRow { batch, line, outcome });
+            self.new_bytes += Self::ROW_BYTES;
         }
     }
+
+    fn note_bundle(
+        &mut self,
+        batch: &Pending,
+        bundle: &FoundBundle,
+        became: Became,
+    ) -> Result<(), SettleError> {
+        if !self.nothing && self.of_bundle(batch, bundle)?.is_none() {
+            let (batch, first) = (batch.accepted.id.seq, bundle.first);
+            self.bundles.insert((batch, first), became.clone());
+            self.new_bytes += (2 + became.told().len()) * Self::ROW_BYTES;
+            self.new_bundles.push(SettledBundle { batch, first, became });
+        }
+        Ok(())
+    }
+}
+
+fn spool(batch: &Pending) -> impl Fn(io::Error) -> SettleError {
+    |error| SettleError::Spool { batch: batch.accepted.id.to_string(), error }
 }
 
 /// Folds into the view all pending rows of the visitor that an id leads to, of all its ids. Rows that an earlier write
@@ -276,8 +347,20 @@ pub fn settle(
     id: &Key,
     noted: &mut Noted,
 ) -> Result<(), SettleError> {
+    settle_while(view, pending, id, noted, |_| true).map(|_| ())
+}
+
+/// The same, batch by batch for as long as the caller wants; gives whether that were all. Those that come later wait, as
+/// if the visitor had not been met yet.
+pub fn settle_while(
+    view: &mut View<'_>,
+    pending: &PendingList,
+    id: &Key,
+    noted: &mut Noted,
+    mut wanted: impl FnMut(&Noted) -> bool,
+) -> Result<bool, SettleError> {
     if pending.is_empty() {
-        return Ok(());
+        return Ok(true);
     }
     let canonical = view.canonical(id)?;
     let mut ids = vec![canonical.clone()];
@@ -296,9 +379,12 @@ pub fn settle(
         ids.extend(listed);
     }
     for batch in pending.iter() {
+        if !wanted(noted) {
+            return Ok(false);
+        }
         settle_batch(view, batch, &canonical, &ids, noted)?;
     }
-    Ok(())
+    Ok(true)
 }
 
 fn settle_batch(
@@ -311,9 +397,9 @@ fn settle_batch(
     let rules = &batch.accepted.rules;
     // A visitor who is written to again and again, while many batches that name it are pending, would else have all their
     // files read each time. Who only looks may be between a write's word that it settled a row and what it puts.
-    let rows = if noted.nothing { batch.rows_of(ids) } else { batch.rows_of_unless_settled(ids) };
-    let rows = rows.map_err(|error| SettleError::Spool { batch: batch.accepted.id.to_string(), error })?;
-    if rows.is_empty() {
+    let found = if noted.nothing { batch.find(ids) } else { batch.find_unless_settled(ids) };
+    let found = found.map_err(spool(batch))?;
+    if found.rows.is_empty() && found.bundles.is_empty() {
         return Ok(());
     }
     // At the batch's place, a row is the visitor's if it bears the canonical id or one that the living profile lists;
@@ -330,20 +416,227 @@ fn settle_batch(
         },
         None => None,
     };
-    let mut groups: Vec<(&Key, Vec<&FoundRow>)> = vec![];
-    for row in &rows {
-        let Some(id) = ids.get(row.id) else { continue };
+    let group_of = |n: usize| {
+        let id = ids.get(n)?;
         let lists = |profile: &Profile<'_>| profile.lists(id.kind(), id.id());
-        let key = if living.as_ref().is_some_and(lists) { canonical } else { id };
-        match groups.iter_mut().find(|(group, _)| *group == key) {
-            Some((_, rows)) => rows.push(row),
-            None => groups.push((key, vec![row])),
+        Some(if living.as_ref().is_some_and(lists) { canonical } else { id })
+    };
+    let mut groups: Vec<(&Key, Vec<&FoundRow>, Vec<&FoundBundle>)> = vec![];
+    let mut group = |key| {
+        let at = groups.iter().position(|(group, ..)| *group == key).unwrap_or(groups.len());
+        if at == groups.len() {
+            groups.push((key, vec![], vec![]));
+        }
+        at
+    };
+    let of_rows: Vec<_> = found.rows.iter().map(|row| group_of(row.id).map(&mut group)).collect();
+    let of_bundles: Vec<_> = found.bundles.iter().map(|bundle| group_of(bundle.id).map(&mut group)).collect();
+    for (row, at) in found.rows.iter().zip(of_rows) {
+        if let Some((_, rows, _)) = at.and_then(|at| groups.get_mut(at)) {
+            rows.push(row);
         }
     }
-    for (key, rows) in groups {
-        settle_rows(view, batch, key, &rows, noted)?;
+    for (bundle, at) in found.bundles.iter().zip(of_bundles) {
+        if let Some((.., bundles)) = at.and_then(|at| groups.get_mut(at)) {
+            bundles.push(bundle);
+        }
+    }
+    for (key, rows, bundles) in groups {
+        match bundles.is_empty() {
+            true => settle_rows(view, batch, key, &rows, noted)?,
+            false => settle_bundles(view, batch, key, &rows, &bundles, noted)?,
+        }
     }
     Ok(())
+}
+
+/// Rows and bundles of one batch, folded in under one key.
+pub struct BundlesFolded<'a> {
+    /// What then is to be stored; nothing if they change nothing.
+    pub now: Option<StoredBytes>,
+    /// What became of each row.
+    pub rows: Vec<Outcome>,
+    /// What became of each bundle's rows.
+    pub bundles: Vec<Became>,
+    /// The attributes that they named.
+    pub named: Vec<&'a str>,
+}
+
+/// What stands in line order among all that is folded in together: one row, or a stretch of a bundle.
+struct Piece<'f> {
+    first: u32,
+    last: u32,
+    bytes_max: u64,
+    of: PieceOf<'f>,
+}
+
+#[derive(Clone, Copy)]
+enum PieceOf<'f> {
+    Row(usize, &'f FoundRow),
+    Stretch(usize, &'f FoundBundle, &'f FoundStretch),
+}
+
+/// Folds rows and bundles in as [`fold`] does their rows; `None` if those are in already. What overlaps is judged
+/// together: rows of two ids of one visitor come in line order, wherever they stand.
+pub fn fold_bundles<'a>(
+    batch: &'a Pending,
+    stored: Option<Stored<'a>>,
+    rows: &[&FoundRow],
+    bundles: &[&FoundBundle],
+) -> io::Result<Option<BundlesFolded<'a>>> {
+    let (rules, header) = (&batch.accepted.rules, &batch.header);
+    let Some(mut folding) = BundleFold::begin(stored, rules, header.names()) else { return Ok(None) };
+    let mut became: Vec<Became> = bundles.iter().map(|_| Became::default()).collect();
+    let mut outcomes = vec![Outcome::NotFound; rows.len()];
+    if folding.finds_nobody() {
+        bundles
+            .iter()
+            .zip(&mut became)
+            .for_each(|(bundle, became)| became.push(bundle.rows, Outcome::NotFound));
+        return Ok(Some(BundlesFolded { now: None, rows: outcomes, bundles: became, named: vec![] }));
+    }
+    let mut pieces: Vec<Piece<'_>> = vec![];
+    for (n, row) in rows.iter().enumerate() {
+        let cells = row.cells(header);
+        let sets = cells.iter().filter(|cell| !cell.value.is_empty());
+        let bytes_max = sets.map(|cell| (cell.name.len() + cell.value.len()) as u64).sum();
+        pieces.push(Piece { first: row.line, last: row.line, bytes_max, of: PieceOf::Row(n, row) });
+    }
+    for (n, found) in bundles.iter().enumerate() {
+        pieces.extend(found.stretches.iter().map(|it| {
+            let stretch = it.stretch;
+            let of = PieceOf::Stretch(n, found, it);
+            Piece { first: stretch.first, last: stretch.last, bytes_max: stretch.bytes_max, of }
+        }));
+    }
+    pieces.sort_unstable_by_key(|piece| piece.first);
+    let mut rest = pieces.as_slice();
+    while let Some((first, behind)) = rest.split_first() {
+        let (mut last, mut bytes_max, mut overlapping) = (first.last, first.bytes_max, 1);
+        for piece in behind {
+            if piece.first > last {
+                break;
+            }
+            overlapping += 1;
+            bytes_max = bytes_max.saturating_add(piece.bytes_max);
+            last = last.max(piece.last);
+        }
+        let (together, after) = rest.split_at_checked(overlapping).unwrap_or((rest, &[]));
+        rest = after;
+        if folding.takes(bytes_max) {
+            for (n, piece) in together.iter().enumerate() {
+                match piece.of {
+                    PieceOf::Row(at, row) => {
+                        let outcome = folding.stretches(row.effects(rules.empty_values));
+                        let outcome = if n == 0 { outcome } else { Outcome::Updated };
+                        outcomes.get_mut(at).into_iter().for_each(|told| *told = outcome);
+                    }
+                    PieceOf::Stretch(at, _, found) => {
+                        let outcome = folding.stretches(batch.effects(found)?);
+                        let first = if n == 0 { outcome } else { Outcome::Updated };
+                        if let Some(became) = became.get_mut(at) {
+                            became.push(1, first);
+                            became.push(found.stretch.rows - 1, Outcome::Updated);
+                        }
+                    }
+                }
+            }
+            continue;
+        }
+        let (mut one_by_one, mut of_bundles) = (vec![], vec![]);
+        for piece in together {
+            match piece.of {
+                PieceOf::Row(at, row) => one_by_one.push((at, row)),
+                PieceOf::Stretch(at, bundle, found) => {
+                    of_bundles.push((at, bundle, found.rows_before, found.stretch.rows));
+                }
+            }
+        }
+        batch.each_row_of(&one_by_one, &of_bundles, |line, of, cells| {
+            let outcome = folding.row(line, cells);
+            match of {
+                RowOf::Row(at) => outcomes.get_mut(at).into_iter().for_each(|told| *told = outcome),
+                RowOf::Bundle(at, _) => {
+                    became.get_mut(at).into_iter().for_each(|became| became.push(1, outcome));
+                }
+            }
+            Ok(())
+        })?;
+    }
+    let named = folding.named().collect();
+    Ok(Some(BundlesFolded { now: folding.finish(), rows: outcomes, bundles: became, named }))
+}
+
+/// Folds rows and bundles of one batch in under one key.
+fn settle_bundles(
+    view: &mut View<'_>,
+    batch: &Pending,
+    key: &Key,
+    rows: &[&FoundRow],
+    bundles: &[&FoundBundle],
+    noted: &mut Noted,
+) -> Result<(), SettleError> {
+    let rules = &batch.accepted.rules;
+    let value = view.get(key)?;
+    let stored = value.as_ref().map(|value| decoded(key, value)).transpose()?;
+    let is_link = matches!(stored, Some(Stored::Link { .. }));
+    if is_link && rows.iter().all(|row| went_elsewhere(noted, batch, row)) {
+        let mut all = true;
+        for bundle in bundles {
+            all &= noted.of_bundle(batch, bundle)?.is_some_and(|became| !became.any(Outcome::Created));
+        }
+        if all {
+            return Ok(());
+        }
+    }
+    if let Some(folded) = fold_bundles(batch, stored.clone(), rows, bundles).map_err(spool(batch))? {
+        if let Some(now) = folded.now {
+            if is_link {
+                view.detach(key, rules.seq)?;
+            }
+            view.put_bytes(key, now);
+        }
+        rows.iter().zip(folded.rows).for_each(|(row, outcome)| noted.note(batch, row.line, outcome));
+        for (bundle, became) in bundles.iter().zip(folded.bundles) {
+            noted.note_bundle(batch, bundle, became)?;
+        }
+        return Ok(());
+    }
+    // In already: of what background folding applied and no later write touched, the profile tells.
+    if noted.nothing {
+        return Ok(());
+    }
+    let first = rows.iter().map(|row| row.line).chain(bundles.iter().map(|bundle| bundle.first)).min();
+    let outcome = |line: u32| match &stored {
+        Some(Stored::Profile(profile)) => Ok(outcome_of_row_already_in(profile, rules, Some(line) == first)),
+        _ => {
+            let batch = batch.accepted.id.to_string();
+            Err(SettleError::OutcomeLost { batch, line, key: format!("{key:?}") })
+        }
+    };
+    for row in rows {
+        if noted.of(batch, row.line).is_none() {
+            noted.note(batch, row.line, outcome(row.line)?);
+        }
+    }
+    for bundle in bundles {
+        if noted.of_bundle(batch, bundle)?.is_some() {
+            continue;
+        }
+        // An earlier program may have settled some of its rows, one by one.
+        let mut became = Became::default();
+        for line in batch.lines_of(bundle).map_err(spool(batch))? {
+            became.push(1, batch.settled_row(line).map_or_else(|| outcome(line), Ok)?);
+        }
+        noted.note_bundle(batch, bundle, became)?;
+    }
+    Ok(())
+}
+
+/// Whether a row is known to have gone to another visitor than one that stands where a link is: one that a link that has
+/// died since led to. (Of rows that did create, a lookup may know the outcome before the store shows the profile.)
+fn went_elsewhere(noted: &Noted, batch: &Pending, row: &FoundRow) -> bool {
+    noted.of(batch, row.line).is_some_and(|outcome| outcome != Outcome::Created)
 }
 
 /// Folds rows of one batch in under one key.
@@ -358,10 +651,8 @@ fn settle_rows(
     let value = view.get(key)?;
     let stored = value.as_ref().map(|value| decoded(key, value)).transpose()?;
     // A link that died behind the batch's place: its rows went to the visitor it led to, and must not create another.
-    // (Of rows that did create, a lookup may know the outcome before the store shows the profile.)
-    let went_elsewhere =
-        |row: &&FoundRow| noted.of(batch, row.line).is_some_and(|outcome| outcome != Outcome::Created);
-    if matches!(stored, Some(Stored::Link { .. })) && rows.iter().all(went_elsewhere) {
+    let elsewhere = |row: &&FoundRow| went_elsewhere(noted, batch, row);
+    if matches!(stored, Some(Stored::Link { .. })) && rows.iter().all(elsewhere) {
         return Ok(());
     }
     let cells: Vec<_> = rows.iter().map(|row| row.cells(header)).collect();

@@ -200,6 +200,8 @@ impl Spool {
     /// unless it is what it should be.
     pub fn verify(&self, name: SpoolName, accepted: &FileSum) -> Result<FileSum, UploadError> {
         let one = lock(&self.overwriting);
+        // Of a complete batch a crash may have left it; it would show what is overwritten, and where that was.
+        self.remove_index(name);
         let path = self.rows_path(name);
         let expected = self.sum_now(name, accepted, &one).map_err(UploadError::of(&path))?;
         expected.check(&path, FileSum::of_file(&path).map_err(UploadError::of(&path))?)?;

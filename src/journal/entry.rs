@@ -35,6 +35,30 @@ pub enum Entry {
 }
 
 impl Entry {
+    /// How many bytes it takes at most.
+    pub fn bytes_max(&self) -> usize {
+        // A number takes nine bytes at most.
+        const NUMBER: usize = 9;
+        let batch = |batch: &BatchAcceptedEntry| {
+            18 * NUMBER + batch.client.len() + batch.key.as_ref().map_or(0, |sent| sent.key.len())
+        };
+        let end = 8 * NUMBER;
+        NUMBER
+            + match self {
+                Self::Write(write) => {
+                    let changes = write.changes.iter();
+                    let changes = changes.map(|change| change.key.len() + change.value.len() + 2 * NUMBER);
+                    let bundles = write.settled_bundles.iter();
+                    let bundles = bundles.map(|bundle| (3 + 2 * bundle.became.len()) * NUMBER);
+                    let settled = write.settled.len() * 3 * NUMBER;
+                    4 * NUMBER + changes.sum::<usize>() + settled + bundles.sum::<usize>()
+                }
+                Self::BatchAccepted(accepted) => batch(accepted),
+                Self::BatchCompleted(_) => end,
+                Self::BatchGivenUp(given_up) => batch(&given_up.accepted) + end,
+            }
+    }
+
     /// The seq it speaks of; zero for none.
     pub fn seq(&self) -> Seq {
         Seq::from_u64(match self {
@@ -54,6 +78,8 @@ pub struct WriteEntry {
     pub changes: Vec<Change>,
     /// What became of the pending rows that it settled.
     pub settled: Vec<Settled>,
+    /// What became of those that share an id with many others of their batch.
+    pub settled_bundles: Vec<SettledBundle>,
 }
 
 /// One key's new value.
@@ -74,6 +100,17 @@ pub struct Settled {
     pub line: u32,
     /// The code of its outcome.
     pub outcome: u8,
+}
+
+/// What became of the rows of one id in one batch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SettledBundle {
+    /// Their batch's seq.
+    pub batch: u64,
+    /// The first one's line.
+    pub first: u32,
+    /// How many of them one behind the other, in line order, had an outcome, and its code.
+    pub became: Vec<(u32, u8)>,
 }
 
 /// A batch as it was accepted. Its attributes' names are not in it: they may come to a megabyte, and are the first line of
@@ -280,6 +317,7 @@ mod tests {
             seq: 5,
             changes: vec![Change { key: ByteBuf::from(*b"k"), value: ByteBuf::from(*b"v") }],
             settled: vec![Settled { batch: 3, line: 2, outcome: 1 }],
+            settled_bundles: vec![],
         };
         vec![
             Entry::Write(write),
@@ -305,7 +343,11 @@ mod tests {
     #[test]
     fn groups_and_checkpoints_read_back() {
         let (mut payload, mut bytes) = (vec![], vec![]);
-        let written = group(Some(0x1234_5678), Some("k"), 6);
+        let mut written = group(Some(0x1234_5678), Some("k"), 6);
+        if let Entry::Write(write) = &mut written[0] {
+            write.settled_bundles =
+                vec![SettledBundle { batch: 3, first: 2, became: vec![(1, 1), (900, 0)] }];
+        }
         encode_group(&written, &mut payload).unwrap();
         assert_eq!(decode_group(&payload).unwrap(), written);
         assert_eq!(decode_group(&group_given_up(9)).unwrap(), []);
@@ -323,6 +365,48 @@ mod tests {
         assert_eq!(checkpoint.needs_journal_from(), Position::from_pair((1, 50)));
     }
 
+    /// Whatever is in it, it takes no more than it says.
+    #[test]
+    fn an_entry_takes_no_more_bytes_than_it_says() {
+        let seqs = [0, 1, u64::MAX];
+        for (seq, many) in seqs.into_iter().flat_map(|seq| [0, 1, 300].map(|many| (seq, many))) {
+            let bytes = ByteBuf::from(vec![7; many]);
+            let write = WriteEntry {
+                seq,
+                changes: vec![Change { key: bytes.clone(), value: bytes }; many.min(3)],
+                settled: vec![Settled { batch: seq, line: u32::MAX, outcome: 4 }; many],
+                settled_bundles: vec![
+                    SettledBundle {
+                        batch: seq,
+                        first: u32::MAX,
+                        became: vec![(u32::MAX, 4); many]
+                    };
+                    many.min(3)
+                ],
+            };
+            let accepted = BatchAcceptedEntry {
+                client: "c".repeat(many),
+                key: Some(SentKeyEntry { key: "k".repeat(many), bytes: seq, crc32c: Some(u32::MAX) }),
+                spool: seq,
+                bytes: seq,
+                lifetime_ms: seq,
+                ..accepted(seq, Some(u32::MAX), None)
+            };
+            let given_up = BatchGivenUpEntry { accepted: accepted.clone(), end: completed(u64::MAX) };
+            for entry in [
+                Entry::Write(write),
+                Entry::BatchAccepted(accepted),
+                Entry::BatchCompleted(completed(u64::MAX)),
+                Entry::BatchGivenUp(given_up),
+            ] {
+                let (mut none, mut one) = (vec![], vec![]);
+                encode_group(&[], &mut none).unwrap();
+                encode_group(std::slice::from_ref(&entry), &mut one).unwrap();
+                assert!(one.len() - none.len() <= entry.bytes_max(), "{entry:?}");
+            }
+        }
+    }
+
     fn bytes(hex: &str) -> Vec<u8> {
         (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
     }
@@ -330,7 +414,7 @@ mod tests {
     const END: &str = "07020001000063";
 
     /// As a program wrote them while names stood in the journal and complete batches in checkpoints, and before stores said
-    /// how far they reach.
+    /// how far they reach and rows were settled by the id.
     #[test]
     fn groups_and_checkpoints_of_version_3_are_read() {
         let accepted = |seq: &str| {

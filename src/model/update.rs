@@ -79,13 +79,18 @@ pub fn fold<'a>(
     }
     match profile {
         Some(mut profile) if changed => {
-            profile.last_batch = rules.seq;
-            profile.last_write = rules.seq;
-            profile.through = rules.seq;
+            done(&mut profile, rules);
             Folded::Changed(profile)
         }
         _ => Folded::Unchanged,
     }
+}
+
+/// All rows of a batch are in.
+pub(super) fn done(profile: &mut Profile<'_>, rules: &BatchRules) {
+    profile.last_batch = rules.seq;
+    profile.last_write = rules.seq;
+    profile.through = rules.seq;
 }
 
 /// Applies one row; false, and nothing changed, if the profile would grow too large (R9).
@@ -94,7 +99,18 @@ fn apply_row<'a>(profile: &mut Profile<'a>, rules: &BatchRules, cells: &[Cell<'a
     // Most profiles are nowhere near the limit: only one that may pass it is kept as it was and measured.
     let fits_anyway = profile.held_bytes().saturating_add(brought) <= rules.max_profile_bytes;
     let before = (!fits_anyway).then(|| profile.clone());
+    write_row(profile, rules, cells);
+    match before {
+        Some(before) if profile.visible_bytes() > rules.max_profile_bytes.max(before.visible_bytes()) => {
+            *profile = before;
+            false
+        }
+        _ => true,
+    }
+}
 
+/// Writes a row's cells into a profile, however large that makes it.
+pub(super) fn write_row<'a>(profile: &mut Profile<'a>, rules: &BatchRules, cells: &[Cell<'a>]) {
     let layered = rules.writes_layer();
     if !layered {
         profile.fold_layer_in();
@@ -113,14 +129,6 @@ fn apply_row<'a>(profile: &mut Profile<'a>, rules: &BatchRules, cells: &[Cell<'a
             remove(&mut profile.attributes, cell.name);
             remove(&mut profile.layer, cell.name);
         }
-    }
-
-    match before {
-        Some(before) if profile.visible_bytes() > rules.max_profile_bytes.max(before.visible_bytes()) => {
-            *profile = before;
-            false
-        }
-        _ => true,
     }
 }
 

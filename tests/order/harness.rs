@@ -42,6 +42,12 @@ const BEGUN_MS: u64 = 1_700_000_000_000;
 const SEGMENT_BYTES: u64 = 16 << 10;
 /// How many values a snapshot or a copy reads at a time: few, so that everything else comes in between.
 const PAGE_VALUES: usize = 2;
+/// Few, so that the rows of an id are bundled as often as not, and visitors with more are left to the commit thread.
+const BUNDLE_ROWS_MIN: usize = 2;
+const VISITOR_ROWS_MAX: usize = 4;
+/// Little, so that what a request settles fills more than one group.
+const SETTLED_BYTES: usize = 100;
+const GROUP_BYTES: usize = 1500;
 const SPOOL_BYTES_MAX: u64 = 1 << 30;
 /// More binds than a profile lists.
 const CROWD: usize = model::LISTED_MAX + 1;
@@ -341,7 +347,14 @@ impl Harness {
         let mut batches_in_group: Vec<BTreeSet<Id>> = vec![];
         while !requests.is_empty() {
             let core = self.core.as_mut().unwrap();
+            let waiting = requests.len();
             let answers = core.committer.commit(&mut requests).map_err(|fatal| format!("fatal: {fatal}"))?;
+            if answers.len() + requests.len() != waiting {
+                return Err(format!("{} answers, and {} of {waiting} wait", answers.len(), requests.len()));
+            }
+            if answers.is_empty() {
+                met(Met::SettledBeforeItsTurn);
+            }
             for answer in answers {
                 let answer = answer.map_err(|error| format!("refused: {error}"))?;
                 match asked.pop_front().ok_or("more answers than requests")? {
@@ -416,7 +429,8 @@ impl Harness {
         let failed = |error: &dyn std::fmt::Display| format!("upload: {error}");
         let mut spool = core.spool.begin(self.clock.now()).map_err(|error| failed(&error))?;
         spool.write(text.as_bytes()).map_err(|error| failed(&error))?;
-        let (mut parser, mut index, mut rows) = (Parser::new(), IndexBuilder::default(), 0);
+        let (mut parser, mut rows) = (Parser::new(), 0);
+        let mut index = IndexBuilder::bundling_from(BUNDLE_ROWS_MIN);
         let each = |row: profiled::batch::csv::Row<'_>| {
             rows += 1;
             index.add(&row, rules.empty_values);
@@ -424,7 +438,8 @@ impl Harness {
         parser.push(text.as_bytes(), each).map_err(|error| failed(&error))?;
         let header = parser.finish(|_| ()).map_err(|error| failed(&error))?.clone();
         spool.sync().map_err(|error| failed(&error))?;
-        let index = index.finish(&core.spool.index_path(spool.name())).map_err(|error| failed(&error))?;
+        let index = index.finish(&core.spool.index_path(spool.name()), &spool.path(), &header, &rules);
+        let index = index.map_err(|error| failed(&error))?;
         spool.count_index();
         Ok(NewBatch { client, rules, header, rows, spool, index, key: None })
     }
@@ -532,7 +547,9 @@ impl Harness {
         };
         self.crowded[client] |= batch.fillers > 0;
         let rows = rows_of(batch);
+        let before = self.visitors[client].clone();
         let became = self.visitors[client].batch(&rows, &batch_rules);
+        self.note_bundles(&before, &rows, &became);
         self.accepted_seq = rules.seq;
         self.sent.push(Sent {
             client,
@@ -544,6 +561,38 @@ impl Harness {
             overwritten: false,
             forgotten: false,
         });
+    }
+
+    /// Counts what the bundles of a batch are made of.
+    fn note_bundles(&self, before: &Visitors, rows: &[model::Row], became: &[model::Outcome]) {
+        let mut of: BTreeMap<&Id, Vec<(usize, model::Outcome)>> = BTreeMap::new();
+        for (n, (row, became)) in rows.iter().zip(became).enumerate() {
+            if let Some((id, cells)) = row
+                && !cells.is_empty()
+                && *became != model::Outcome::Ignored
+            {
+                of.entry(id).or_default().push((n, *became));
+            }
+        }
+        of.retain(|_, rows| rows.len() >= BUNDLE_ROWS_MIN);
+        for (id, rows) in &of {
+            met(Met::Bundled);
+            let any = |outcome| rows.iter().any(|(_, became)| *became == outcome);
+            if any(model::Outcome::Failed) && any(model::Outcome::Updated) {
+                met(Met::BundledSomeTooLarge);
+            }
+            if any(model::Outcome::Created) {
+                met(Met::BundledCreation);
+            }
+            let theirs = before.ids_with(id);
+            let (first, last) = (rows[0].0, rows[rows.len() - 1].0);
+            let mixed = of.iter().any(|(other, others)| {
+                other != id && theirs.contains(other) && first < others[0].0 && others[0].0 < last
+            });
+            if mixed {
+                met(Met::BundlesMixed);
+            }
+        }
     }
 
     fn pending(&self, client: usize) -> impl Iterator<Item = &Sent> {
@@ -587,7 +636,7 @@ impl Harness {
         let lines = |pending: &Arc<Pending>| {
             let seq = pending.accepted.id.seq.get();
             let rows = u32::try_from(pending.accepted.rows).unwrap();
-            let settled = |line: &u32| pending.settled(*line).is_some();
+            let settled = |line: &u32| pending.settled(*line).unwrap().is_some();
             (2..rows + 2).filter(settled).map(|line| (seq, line)).collect::<Vec<_>>()
         };
         let lists = (0..CLIENTS.len()).map(|client| batches.pending(&client_code(client)));
@@ -941,6 +990,7 @@ impl Harness {
         let store = self.core().shared();
         let failed = |error: profiled::batch::settle::SettleError| format!("fold: {error}");
         let plan = Plan::make(&pending, &*store, 1000 * u64::from(which % 2 == 0)).map_err(failed)?;
+        let plan = plan.leaving_from(VISITOR_ROWS_MAX);
         let of = if which == Self::PART_A_ROW { 16 } else { 1 + which % 5 };
         let mut parts: Vec<Part<'_>> = (0..of).map(|number| plan.part(number, of)).collect();
         let (outcomes, mut counts) = plan.decided();
@@ -959,6 +1009,9 @@ impl Harness {
                             self.between(|between| between.fold = true);
                         }
                         Step::Settle(keys) => {
+                            if keys.len() == 1 {
+                                met(Met::LeftToCommitThread);
+                            }
                             // Answered once, the step goes through; other parts may ask in between.
                             asked_in_vain += 1;
                             if asked_in_vain > 20 {
@@ -1284,7 +1337,8 @@ impl Core {
             Arc::clone(&recovered.batches),
             recovered.last_seq,
             Arc::clone(clock) as _,
-        );
+        )
+        .filling_from(GROUP_BYTES, SETTLED_BYTES);
         let (batches, spool) = (recovered.batches, recovered.spool);
         Ok(Self { swap, store, next: None, committer, batches, spool })
     }

@@ -6,6 +6,7 @@
 //! ops.rs       what a random sequence is made of
 //! stores.rs    the stores it runs on, one of which forgets whatever it may at a crash
 //! harness.rs   the real core driven step by step, compared with the model after each
+//! bundles.rs   rows that share an id, merged and one by one
 //! edges.rs     the edge cases by name
 //! paces.rs     the same requests beside folding that stands still, is slow, fast or random
 //! coverage.rs  what the sequences met; a situation never met fails the run
@@ -17,6 +18,7 @@
     reason = "a test that cannot go on should say where"
 )]
 
+mod bundles;
 mod coverage;
 mod edges;
 mod harness;

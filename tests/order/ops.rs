@@ -177,7 +177,11 @@ fn batch() -> impl Strategy<Value = Call> {
     let by = prop_oneof![3 => Just(Kind::Pc), 2 => Just(Kind::ThirdParty)];
     let columns = prop::sample::subsequence((0..ATTRIBUTES.len()).collect::<Vec<_>>(), 1..=3).prop_shuffle();
     let fillers = prop_oneof![60 => Just(0usize), 1 => 100usize..300];
-    let rows = prop::collection::vec(row(), 1..7);
+    // Now and then one of many rows, most of them of the same one or two visitors.
+    let rows = prop_oneof![
+        4 => prop::collection::vec(row(), 1..7),
+        1 => prop::collection::vec(row(), 7..24),
+    ];
     (by, prop::bool::weighted(0.7), prop::bool::weighted(0.25), columns, rows, fillers).prop_map(
         |(by, v2, removes, columns, rows, fillers)| {
             Call::Batch(Batch { by, v2, removes, columns, rows, fillers })

@@ -316,7 +316,7 @@ impl Daemon {
     /// What an upload does before it asks for acceptance.
     pub(crate) fn upload(&self, rules: BatchRules, file: &str) -> Request {
         let mut spool = self.spool.begin(self.clock.now()).unwrap();
-        let (mut parser, mut index, mut rows) = (Parser::new(), IndexBuilder::default(), 0);
+        let (mut parser, mut index, mut rows) = (Parser::new(), IndexBuilder::bundling_from(2), 0);
         let mut each = |row: profiled::batch::csv::Row<'_>| {
             rows += 1;
             index.add(&row, rules.empty_values);
@@ -325,7 +325,8 @@ impl Daemon {
         let header = parser.finish(&mut each).unwrap().clone();
         spool.write(file.as_bytes()).unwrap();
         spool.sync().unwrap();
-        let index = index.finish(&self.spool.index_path(spool.name())).unwrap();
+        let index =
+            index.finish(&self.spool.index_path(spool.name()), &spool.path(), &header, &rules).unwrap();
         Request::Accept(Box::new(NewBatch { client: client(), rules, header, rows, spool, index, key: None }))
     }
 

@@ -1,9 +1,9 @@
-//! What earlier versions of groups and checkpoints said of a batch; that checkpoints listed complete ones too; and that
-//! none said how far a store reached. All else was as it is now.
+//! What earlier versions of groups and checkpoints said of a batch and of settled rows; that checkpoints listed complete
+//! batches too; and that none said how far a store reached. All else was as it is now.
 
 use super::{
-    BatchAcceptedEntry, BatchCompletedEntry, BatchGivenUpEntry, Checkpoint, Entry, KnownBatch, SentKeyEntry,
-    WriteEntry,
+    BatchAcceptedEntry, BatchCompletedEntry, BatchGivenUpEntry, Change, Checkpoint, Entry, KnownBatch,
+    SentKeyEntry, Settled, WriteEntry,
 };
 use crate::model::batch::Counts;
 use crate::model::codec::{self, CodecError};
@@ -99,9 +99,17 @@ impl Accepted for Version3 {
     const VERSION: u8 = 3;
 }
 
+/// All of them told of settled rows one by one.
+#[derive(Deserialize)]
+struct Write {
+    seq: u64,
+    changes: Vec<Change>,
+    settled: Vec<Settled>,
+}
+
 #[derive(Deserialize)]
 enum EntryOf<A> {
-    Write(WriteEntry),
+    Write(Write),
     BatchAccepted(A),
     BatchCompleted(Completed),
     BatchGivenUp(GivenUp<A>),
@@ -130,7 +138,9 @@ struct Known<A> {
 pub(super) fn decode_group<A: Accepted>(payload: &[u8]) -> Result<Vec<Entry>, CodecError> {
     let entries: Vec<EntryOf<A>> = codec::decode(A::VERSION, payload)?;
     let entry = |entry: EntryOf<A>| match entry {
-        EntryOf::Write(write) => Entry::Write(write),
+        EntryOf::Write(Write { seq, changes, settled }) => {
+            Entry::Write(WriteEntry { seq, changes, settled, settled_bundles: vec![] })
+        }
         EntryOf::BatchAccepted(batch) => Entry::BatchAccepted(batch.into()),
         EntryOf::BatchCompleted(end) => Entry::BatchCompleted(end.into()),
         EntryOf::BatchGivenUp(GivenUp { accepted, end }) => {

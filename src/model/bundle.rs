@@ -1,0 +1,295 @@
+//! Many rows of one batch for one visitor, folded in at the cost of what they come to and not of their number.
+//!
+//! Promises: whatever is stored, whatever the rules and the rows, what [`BundleFold`] makes of them, and of each row, is
+//! what [`fold`](super::update::fold) does. It can, for three things hold of well-formed rows of one batch. Each attribute
+//! ends as the last row that names it says; only in replace mode must it be known, too, whether any row removed it, for a
+//! removal reaches through the layer (R7). All values have one seq and one source. And no row fails (R9) if what stands
+//! and the longest value of each attribute together stay within the limit; where they may not, the rows are judged one by
+//! one, by lengths alone.
+
+use super::batch::{BatchRules, EmptyValues, Outcome};
+use super::profile::{Attribute, Profile, Stored, StoredBytes};
+use super::update::{Cell, done, write_row};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What rows come to that stand one behind the other among those of one id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stretch {
+    /// The first row's line.
+    pub first: u32,
+    /// The last row's.
+    pub last: u32,
+    /// How many rows.
+    pub rows: u32,
+    /// The names and the longest values of all attributes that any of them sets, in bytes.
+    pub bytes_max: u64,
+}
+
+/// What the rows of a stretch do to one attribute.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Effect {
+    /// Which, by its number in the header.
+    pub column: u32,
+    /// The line that names it last.
+    pub line: u32,
+    /// Whether any of them removes it.
+    pub removed: bool,
+    /// What it then is; nothing if it is removed last.
+    pub value: Option<String>,
+}
+
+/// Merges rows of one id, in line order.
+#[derive(Debug, Default)]
+pub struct Merger {
+    stretch: Option<Stretch>,
+    effects: BTreeMap<u32, Merging>,
+}
+
+#[derive(Debug, Default)]
+struct Merging {
+    line: u32,
+    removed: bool,
+    value: Option<String>,
+    /// The most that it comes to, name and all; nothing as long as it is only removed.
+    bytes_max: u64,
+}
+
+impl Merger {
+    /// Takes the next row. Gives the stretch before it if the row would make that one come to more than `bytes_max`; so a
+    /// row that comes to more by itself is a stretch of its own.
+    pub fn push(
+        &mut self,
+        line: u32,
+        cells: &[(usize, &str)],
+        names: &[Box<str>],
+        bytes_max: u64,
+    ) -> Option<(Stretch, Vec<Effect>)> {
+        let named = |column: usize| names.get(column).map_or(0, |name| name.len());
+        let bytes = |column: usize, value: &str| {
+            if value.is_empty() { 0 } else { (named(column) + value.len()) as u64 }
+        };
+        let held = |column: u32| self.effects.get(&column).map_or(0, |merging| merging.bytes_max);
+        let more: u64 = cells
+            .iter()
+            .filter_map(|(column, value)| Some(bytes(*column, value).saturating_sub(held(number(*column)?))))
+            .sum();
+        let full = self.stretch.is_some_and(|stretch| stretch.bytes_max + more > bytes_max);
+        let before = if full { self.finish() } else { None };
+        let stretch = self.stretch.get_or_insert(Stretch { first: line, last: line, rows: 0, bytes_max: 0 });
+        stretch.last = line;
+        stretch.rows += 1;
+        for (column, value) in cells {
+            let Some(numbered) = number(*column) else { continue };
+            let merging = self.effects.entry(numbered).or_default();
+            let came_to = merging.bytes_max;
+            merging.bytes_max = came_to.max(bytes(*column, value));
+            stretch.bytes_max += merging.bytes_max - came_to;
+            merging.line = line;
+            merging.removed |= value.is_empty();
+            match (&mut merging.value, value.is_empty()) {
+                (_, true) => merging.value = None,
+                (Some(held), false) => {
+                    held.clear();
+                    held.push_str(value);
+                }
+                (None, false) => merging.value = Some((*value).to_owned()),
+            }
+        }
+        before
+    }
+
+    /// The stretch so far, if there is one.
+    pub fn finish(&mut self) -> Option<(Stretch, Vec<Effect>)> {
+        let stretch = self.stretch.take()?;
+        let effects = std::mem::take(&mut self.effects).into_iter();
+        let effect = |(column, merging): (u32, Merging)| Effect {
+            column,
+            line: merging.line,
+            removed: merging.removed,
+            value: merging.value,
+        };
+        Some((stretch, effects.map(effect).collect()))
+    }
+}
+
+/// A header has far fewer columns than this can tell.
+fn number(column: usize) -> Option<u32> {
+    u32::try_from(column).ok()
+}
+
+/// The rows of one batch for one visitor being folded in.
+#[derive(Debug)]
+pub struct BundleFold<'a> {
+    rules: &'a BatchRules,
+    names: &'a [Box<str>],
+    profile: Option<Profile<'a>>,
+    /// What shows once a row was applied, were it not for what the rows say; by name.
+    beneath: Vec<Attribute<'a>>,
+    /// What shows before any row is applied, in bytes: less or more than `visible` where a layer goes (R7).
+    visible_before: u64,
+    /// What shows once a row is applied, in bytes.
+    visible: u64,
+    columns: BTreeMap<u32, Column>,
+    applied: bool,
+}
+
+/// What the rows said of one attribute so far.
+#[derive(Debug, Default)]
+struct Column {
+    line: u32,
+    removed: bool,
+    value: Option<String>,
+    /// What shows of it now, in bytes.
+    bytes: u64,
+}
+
+impl<'a> BundleFold<'a> {
+    /// Begins on what is stored under the visitor's canonical key; `None` if the batch's rows are in already.
+    pub fn begin(stored: Option<Stored<'a>>, rules: &'a BatchRules, names: &'a [Box<str>]) -> Option<Self> {
+        if stored.as_ref().is_some_and(|stored| stored.through() >= rules.seq) {
+            return None;
+        }
+        let profile = match stored {
+            Some(Stored::Profile(profile)) if !profile.expired(rules.seq.millis(), rules.lifetime_ms) => {
+                Some(profile)
+            }
+            _ => None,
+        };
+        let layer_goes = |profile: &Profile<'_>| {
+            rules.writes_layer() && profile.layer.first().is_some_and(|held| held.seq != rules.seq)
+        };
+        let beneath = match &profile {
+            Some(profile) if layer_goes(profile) => profile.attributes.clone(),
+            Some(profile) => profile.visible(),
+            None => vec![],
+        };
+        Some(Self {
+            rules,
+            names,
+            visible_before: profile.as_ref().map_or(0, |profile| profile.visible_bytes() as u64),
+            visible: beneath.iter().map(|held| held.bytes() as u64).sum(),
+            profile,
+            beneath,
+            columns: BTreeMap::new(),
+            applied: false,
+        })
+    }
+
+    /// Whether no row finds anybody (R5).
+    pub fn finds_nobody(&self) -> bool {
+        self.profile.is_none() && !self.rules.creates
+    }
+
+    /// Whether rows that come to so much can all be applied, whatever their order (R9).
+    pub fn takes(&self, bytes_max: u64) -> bool {
+        self.visible.saturating_add(bytes_max) <= self.rules.max_profile_bytes as u64
+    }
+
+    /// Applies what stretches come to that [`takes`](Self::takes) allows, all of them behind what was applied before.
+    /// Gives what became of the row on the first line; all others were updated.
+    pub fn stretches(&mut self, effects: impl IntoIterator<Item = Effect>) -> Outcome {
+        for effect in effects {
+            let bytes = effect.value.as_ref().map_or(0, |value| self.bytes(effect.column, value));
+            let column = self.columns.entry(effect.column).or_insert_with(|| Column {
+                bytes: shown(&self.beneath, self.names, effect.column),
+                ..Column::default()
+            });
+            column.removed |= effect.removed;
+            // Those of several ids come one after the other, though their lines are mixed.
+            if effect.line >= column.line {
+                self.visible = (self.visible + bytes).saturating_sub(column.bytes);
+                *column = Column { line: effect.line, removed: column.removed, value: effect.value, bytes };
+            }
+        }
+        self.now_applied()
+    }
+
+    /// Judges and applies one row: its cells by the numbers of their attributes, removed ones empty.
+    pub fn row(&mut self, line: u32, cells: &[(usize, &str)]) -> Outcome {
+        let removes = self.rules.empty_values == EmptyValues::Remove;
+        let brought = || {
+            let brought = cells.iter().filter(|(_, value)| removes || !value.is_empty());
+            brought.filter_map(|(column, value)| Some((number(*column)?, *value)))
+        };
+        if brought().next().is_none() {
+            return Outcome::Ignored;
+        }
+        if self.finds_nobody() {
+            return Outcome::NotFound;
+        }
+        let now = |column: u32| match self.columns.get(&column) {
+            Some(column) => column.bytes,
+            None => shown(&self.beneath, self.names, column),
+        };
+        let (mut more, mut less) = (0, 0);
+        for (column, value) in brought() {
+            more += if value.is_empty() { 0 } else { self.bytes(column, value) };
+            less += now(column);
+        }
+        let then = (self.visible + more).saturating_sub(less);
+        let held = if self.applied { self.visible } else { self.visible_before };
+        if then > held.max(self.rules.max_profile_bytes as u64) {
+            return Outcome::Failed;
+        }
+        for (numbered, value) in brought() {
+            let bytes = if value.is_empty() { 0 } else { self.bytes(numbered, value) };
+            let column = self.columns.entry(numbered).or_default();
+            (column.line, column.bytes) = (line, bytes);
+            column.removed |= value.is_empty();
+            match (&mut column.value, value.is_empty()) {
+                (_, true) => column.value = None,
+                (Some(held), false) => {
+                    held.clear();
+                    held.push_str(value);
+                }
+                (None, false) => column.value = Some(value.to_owned()),
+            }
+        }
+        self.visible = then;
+        self.now_applied()
+    }
+
+    fn now_applied(&mut self) -> Outcome {
+        let first = !std::mem::replace(&mut self.applied, true);
+        if first && self.profile.is_none() { Outcome::Created } else { Outcome::Updated }
+    }
+
+    fn bytes(&self, column: u32, value: &str) -> u64 {
+        (name_of(self.names, column).len() + value.len()) as u64
+    }
+
+    /// The attributes that rows named, so far.
+    pub fn named(&self) -> impl Iterator<Item = &'a str> {
+        self.columns.keys().map(|column| name_of(self.names, *column))
+    }
+
+    /// What then is to be stored; `None` if the rows change nothing.
+    pub fn finish(self) -> Option<StoredBytes> {
+        if !self.applied {
+            return None;
+        }
+        let Self { rules, names, profile, columns, .. } = self;
+        let mut profile = profile.unwrap_or_else(|| Profile::born_at(rules.seq));
+        let cell = |column: &u32, value| Cell { name: name_of(names, *column), value };
+        let removed = columns.iter().filter(|(_, held)| held.removed).map(|(column, _)| cell(column, ""));
+        let removed: Vec<Cell<'_>> = removed.collect();
+        let sets = columns.iter().filter_map(|(column, held)| Some(cell(column, held.value.as_deref()?)));
+        let sets: Vec<Cell<'_>> = sets.collect();
+        write_row(&mut profile, rules, &removed);
+        write_row(&mut profile, rules, &sets);
+        done(&mut profile, rules);
+        Some(Stored::Profile(profile).encode())
+    }
+}
+
+fn name_of(names: &[Box<str>], column: u32) -> &str {
+    usize::try_from(column).ok().and_then(|column| names.get(column)).map_or("", |name| name)
+}
+
+/// What shows of an attribute, in bytes.
+fn shown(beneath: &[Attribute<'_>], names: &[Box<str>], column: u32) -> u64 {
+    let name = name_of(names, column);
+    let at = beneath.binary_search_by(|held| held.name.cmp(name)).ok();
+    at.and_then(|at| beneath.get(at)).map_or(0, |held| held.bytes() as u64)
+}
