@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
 use peers::{LeftOut, Peer, Started};
-use support::client::Client;
+use support::client::{Answer, Client};
 use support::load::{LOOKUPS_A_SECOND, look_up_during, site_calls_during};
 use support::marks::{Mark, Unit, table};
 use support::rows::{Batch, FILE_ROWS, Row, csv, seed_files};
@@ -37,6 +37,13 @@ const PENDING: [usize; 3] = [1, 8, 64];
 const LOOKUPS_WITH_PENDING: usize = 1_000;
 const PENDING_AT_START: usize = 20;
 const UPLOADS_AT_ONCE: usize = 20;
+/// What a CRM's export has where it has no id: so many rows of so many batches.
+const HOT_ID: &str = "undefined";
+const HOT_BATCHES: usize = 12;
+const HOT_ROWS: usize = 100_000;
+/// How often it is looked up, and how many connections make site calls of others while one of it is made.
+const HOT_LOOKUPS: usize = 50;
+const BESIDE_HOT: u64 = 4;
 
 /// How much of it.
 #[derive(Parser)]
@@ -77,6 +84,8 @@ enum Part {
     Crash,
     /// A small cache, and many uploads at once
     Small,
+    /// An id that many pending rows share
+    HotId,
 }
 
 fn main() {
@@ -132,6 +141,10 @@ impl Bench<'_> {
             println!("{uploads}\n");
             let what = "resident memory in that run, with `--cache 128MiB`";
             marks.push(Mark::new(what, 300.0, 250.0, Unit::Mebibytes, Some(peak)));
+        }
+        if self.wants(Part::HotId) {
+            self.say("an id that many pending rows share");
+            marks.extend(self.hot_id());
         }
         if [Part::Batches, Part::Beside, Part::Pending, Part::Crash].into_iter().any(|part| self.wants(part))
         {
@@ -438,6 +451,46 @@ impl Bench<'_> {
         (daemon.ready_after.as_secs_f64(), pending)
     }
 
+    /// Batches whose rows are all of one visitor, held back so that they stay pending: what that visitor's lookups and site
+    /// calls take, and everybody else's meanwhile.
+    fn hot_id(&self) -> Vec<Mark> {
+        let configuration = format!("{CREATES}\n[ingest]\nmax_rows_per_second = 1\n");
+        let daemon = Daemon::start(&self.make_folder("hot-id"), &configuration);
+        let mut client = daemon.client();
+        let call =
+            format!("/m2/demo/mbox/json?mbox=home&mboxSession=hot&mbox3rdPartyId={HOT_ID}&profile.n=1");
+        assert_eq!(client.get(&call).status, 200);
+        for round in 1..=HOT_BATCHES {
+            let row = |n| Row { id: HOT_ID.to_owned(), ..self.batch(round).row(n) };
+            client.post(false, &csv((0..HOT_ROWS).map(row)));
+        }
+        assert_eq!(client.pending(), HOT_BATCHES, "folding is held back");
+        let lookups = Times::new((0..HOT_LOOKUPS).map(|_| timed(|| client.profile(HOT_ID))).collect());
+        let pause = || std::thread::sleep(Duration::from_millis(500));
+        let (others, _, took) = site_calls_during(&daemon.address, BESIDE_HOT, self.sizes.profiles, || {
+            pause();
+            let took = timed(|| client.get(&call));
+            pause();
+            took
+        });
+        let rows = said(HOT_BATCHES * HOT_ROWS);
+        let what = format!(
+            "lookup of an id with {rows} pending rows in {HOT_BATCHES} batches, slowest of {HOT_LOOKUPS}"
+        );
+        let milliseconds = Unit::Milliseconds;
+        vec![
+            Mark::new(&what, 20.0, 5.0, milliseconds, Some(lookups.at(1.0))),
+            Mark::new("the first site call of it", 150.0, 30.0, milliseconds, Some(took.as_secs_f64() * 1e3)),
+            Mark::new(
+                "others' site calls beside it, slowest",
+                200.0,
+                50.0,
+                milliseconds,
+                Some(others.at(1.0)),
+            ),
+        ]
+    }
+
     /// A daemon with a small cache that does the same, and then takes many uploads at once: the peak of memory of the
     /// first, and what is to be said of the second.
     fn small_cache(&self) -> (f64, String) {
@@ -481,6 +534,13 @@ impl Ran {
         let row = batch.rows - 1;
         assert_eq!(self.peer.points(&batch.id(row)), Some(batch.points(row)), "{}", self.peer.settings());
     }
+}
+
+/// How long an answer takes, which must be that all is well.
+fn timed(ask: impl FnOnce() -> Answer) -> Duration {
+    let began = Instant::now();
+    assert_eq!(ask().status, 200);
+    began.elapsed()
 }
 
 /// Waits until no batch is pending.
