@@ -1,7 +1,7 @@
 //! How cost, disk, memory and start-up grow: with the number of profiles, and with the batches on the same visitors.
 //! Prints the tables that stand in BENCHMARKS.md, and draws `benches/plots/{profiles,batches}.svg`.
 //!
-//! `cargo bench --bench growth [-- --profiles 100k,1M --rows 500k --batches 20]`
+//! `cargo bench --bench growth [-- --profiles 100k,1M,10M,50M --rows 500k --batches 20]`; 50M take 30 GB of disk and half an hour.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -26,6 +26,8 @@ const RUNS: usize = 3;
 const START_EVERY: usize = 5;
 /// Batches on the same visitors after which the store's size is taken.
 const BATCHES_FOR_SIZE: usize = 10;
+/// More than any memory here holds: the marks of a large site.
+const MANY_PROFILES: usize = 50_000_000;
 const PLOTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/plots");
 
 /// How much of it.
@@ -61,13 +63,29 @@ struct Figures {
     resident: u64,
     /// After a `kill -9`, until it is ready.
     start: Option<Duration>,
+    /// An orderly stop, and the start after it.
+    stop: Option<(Duration, Duration)>,
+}
+
+/// Where the time of a batch went, from the acknowledgement on.
+struct Went {
+    profiles: usize,
+    complete: Duration,
+    /// As the daemon's log says: reading and sorting the file; the same with folding it into the store.
+    planned: Duration,
+    folded: Duration,
+    /// Of two processors: in the program, in the kernel.
+    processor_seconds: (f64, f64),
+    /// From the disk, to the disk.
+    bytes: (u64, u64),
 }
 
 fn main() {
     let sizes = Sizes::parse();
-    let by_profiles: Vec<Figures> =
-        sizes.profiles.iter().map(|&profiles| with_profiles(profiles, sizes.rows)).collect();
+    let (by_profiles, went): (Vec<Figures>, Vec<Went>) =
+        sizes.profiles.iter().map(|&profiles| with_profiles(profiles, sizes.rows)).unzip();
     println!("{}", profiles_table(&by_profiles));
+    println!("{}", went_table(&went));
     draw(&Path::new(PLOTS).join("profiles.svg"), &panels("profiles", true, &by_profiles));
 
     let most = sizes.profiles.iter().copied().rfind(|&profiles| profiles <= 1_000_000);
@@ -83,21 +101,92 @@ fn main() {
     println!("{}", table(&growth_marks(&by_profiles, &by_batches)));
 }
 
-/// Some batches on so many profiles, then a crash.
-fn with_profiles(profiles: usize, rows: usize) -> Figures {
+/// Some batches on so many profiles, then a crash, then a stop.
+fn with_profiles(profiles: usize, rows: usize) -> (Figures, Went) {
     eprintln!("{} profiles", said(profiles));
     let folder = folder();
     let daemon = seeded(folder.path(), profiles);
     let batch = |round| Batch { profiles, rows: rows.min(profiles / 2), round };
-    let posted: Vec<(Duration, Duration)> = (1..=RUNS).map(|round| post(&daemon, batch(round))).collect();
+    let mut posted = vec![];
+    let mut went = vec![];
+    for round in 1..=RUNS {
+        let before = Spent::by(&daemon);
+        let times = post(&daemon, batch(round));
+        went.push(before.until_now(&daemon, folder.path(), profiles, times.1 - times.0));
+        posted.push(times);
+    }
     let middle = |part: fn(&(Duration, Duration)) -> Duration| {
         Duration::from_secs_f64(median(posted.iter().map(|one| part(one).as_secs_f64())))
     };
     let figures =
         figures(&daemon, folder.path(), profiles, batch(RUNS), (middle(|it| it.0), middle(|it| it.1)));
+    eprintln!("  a crash and a start");
     drop(daemon);
-    let start = Daemon::start(folder.path(), CREATES).ready_after;
-    Figures { start: Some(start), ..figures }
+    let mut daemon = Daemon::start(folder.path(), CREATES);
+    let start = daemon.ready_after;
+    eprintln!("  a stop and a start");
+    let stopped = daemon.stop();
+    let again = Daemon::start(folder.path(), CREATES).ready_after;
+    went.sort_unstable_by_key(|one| one.complete);
+    (Figures { start: Some(start), stop: Some((stopped, again)), ..figures }, went.swap_remove(RUNS / 2))
+}
+
+/// What the daemon had used of the machine when a batch began.
+struct Spent {
+    processor_seconds: (f64, f64),
+    bytes: (u64, u64),
+}
+
+impl Spent {
+    fn by(daemon: &Daemon) -> Self {
+        let pid = daemon.pid();
+        let bytes = (kernel::read(pid), kernel::written(pid));
+        Self { processor_seconds: kernel::processor_seconds(pid), bytes }
+    }
+
+    fn until_now(self, daemon: &Daemon, folder: &Path, profiles: usize, complete: Duration) -> Went {
+        let now = Self::by(daemon);
+        let log = std::fs::read_to_string(folder.join("daemon.log")).unwrap();
+        let line = log.lines().rfind(|line| line.contains("a batch is complete")).unwrap();
+        let said = |name: &str| -> Duration {
+            let after = line.split_once(&format!("{name}=")).unwrap().1;
+            Duration::from_millis(after.split(' ').next().unwrap().parse().unwrap())
+        };
+        Went {
+            profiles,
+            complete,
+            planned: said("planned_ms"),
+            folded: said("folded_ms"),
+            processor_seconds: (
+                now.processor_seconds.0 - self.processor_seconds.0,
+                now.processor_seconds.1 - self.processor_seconds.1,
+            ),
+            bytes: (now.bytes.0 - self.bytes.0, now.bytes.1 - self.bytes.1),
+        }
+    }
+}
+
+fn went_table(went: &[Went]) -> String {
+    let mut text = String::from(
+        "| Profiles | acknowledged → complete | the file is read and sorted | folded into the store | synced and noted | processor: program, kernel | from the disk | to the disk |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+    );
+    for one in went {
+        let seconds = |time: Duration| time.as_secs_f64();
+        text += &format!(
+            "| {} | {:.2} s | {:.2} s | {:.2} s | {:.2} s | {:.1} s, {:.1} s | {} MB | {} MB |\n",
+            said(one.profiles),
+            seconds(one.complete),
+            seconds(one.planned),
+            seconds(one.folded.saturating_sub(one.planned)),
+            seconds(one.complete.saturating_sub(one.folded)),
+            one.processor_seconds.0,
+            one.processor_seconds.1,
+            one.bytes.0 / 1_000_000,
+            one.bytes.1 / 1_000_000,
+        );
+    }
+    text
 }
 
 /// One batch after the other on the same visitors. Every few batches the daemon crashes.
@@ -124,7 +213,7 @@ fn folder() -> tempfile::TempDir {
 }
 
 fn seeded(folder: &Path, profiles: usize) -> Daemon {
-    let daemon = Daemon::start(folder, CREATES);
+    let daemon = Daemon::start_logged(folder, CREATES);
     let mut client = daemon.client();
     for file in seed_files(profiles) {
         let batch = client.post(true, &file);
@@ -158,6 +247,7 @@ fn figures(daemon: &Daemon, folder: &Path, of: usize, batch: Batch, posted: (Dur
         peak: daemon.memory("VmHWM"),
         resident: daemon.memory("VmRSS"),
         start: None,
+        stop: None,
     }
 }
 
@@ -167,9 +257,12 @@ impl Figures {
     }
 
     fn row(&self, of: &str) -> String {
-        let start = self.start.map_or("–".to_owned(), |start| format!("{:.2} s", start.as_secs_f64()));
+        let shown =
+            |time: Option<Duration>| time.map_or("–".to_owned(), |it| format!("{:.2} s", it.as_secs_f64()));
+        let (start, stop) = (shown(self.start), shown(self.stop.map(|it| it.0)));
+        let again = shown(self.stop.map(|it| it.1));
         format!(
-            "| {of} | {} | {:.2} s | {:.2} µs | {} | {} MiB | {:.2}× | {} MiB | {} MiB | {start} |\n",
+            "| {of} | {} | {:.2} s | {:.2} µs | {} | {} MiB | {:.2}× | {} MiB | {} MiB | {start} | {stop} | {again} |\n",
             said(self.rows),
             self.readable.as_secs_f64(),
             self.microseconds_a_row(),
@@ -184,8 +277,8 @@ impl Figures {
 
 fn head(of: &str) -> String {
     format!(
-        "| {of} | rows of a batch | readable after | cost of a row | rows a second | store | store ÷ live bytes | data folder | peak memory | start after `kill -9` |\n\
-         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
+        "| {of} | rows of a batch | readable after | cost of a row | rows a second | store | store ÷ live bytes | data folder | peak memory | start after `kill -9` | a stop | the start after it |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
     )
 }
 
@@ -205,7 +298,17 @@ fn growth_marks(by_profiles: &[Figures], by_batches: &[Figures]) -> Vec<Mark> {
     let at = |profiles| by_profiles.iter().find(|one| one.of == profiles).map(Figures::microseconds_a_row);
     let grown = |to| Some(at(to)? / at(100_000)?);
     let after = by_batches.iter().find(|one| one.of == BATCHES_FOR_SIZE);
-    vec![
+    let many = by_profiles.iter().find(|one| one.of == MANY_PROFILES);
+    let of_many = |what: &str, must, target, unit, measured: fn(&Figures) -> f64| {
+        Mark::new(
+            &format!("{} profiles: {what}", said(MANY_PROFILES)),
+            must,
+            target,
+            unit,
+            many.map(measured),
+        )
+    };
+    let mut marks = vec![
         Mark::new(
             "`DATA/store` ÷ live bytes after 10 batches on the same visitors",
             6.5,
@@ -221,7 +324,22 @@ fn growth_marks(by_profiles: &[Figures], by_batches: &[Figures]) -> Vec<Mark> {
             Unit::TimesMore,
             grown(10_000_000),
         ),
-    ]
+    ];
+    marks.extend([
+        of_many("readable", 0.6, 0.3, Unit::Seconds, |one| one.readable.as_secs_f64()),
+        of_many(
+            "`complete` of a batch spread over all, rows a second",
+            50e3,
+            120e3,
+            Unit::PerSecond,
+            |one| 1e6 / one.microseconds_a_row(),
+        ),
+        of_many("memory at its peak", 3072.0, 2048.0, Unit::Mebibytes, |one| one.peak as f64 / 1024.0),
+        of_many("ready after `kill -9`", 20.0, 5.0, Unit::Seconds, |one| {
+            one.start.unwrap_or_default().as_secs_f64()
+        }),
+    ]);
+    marks
 }
 
 fn panels(of: &'static str, logarithmic: bool, figures: &[Figures]) -> [Panel; 4] {

@@ -82,6 +82,8 @@ enum Part {
     Pending,
     /// Starts after crashes
     Crash,
+    /// A stop in order, and the start after it
+    Stop,
     /// A small cache, and many uploads at once
     Small,
     /// An id that many pending rows share
@@ -146,7 +148,9 @@ impl Bench<'_> {
             self.say("an id that many pending rows share");
             marks.extend(self.hot_id());
         }
-        if [Part::Batches, Part::Beside, Part::Pending, Part::Crash].into_iter().any(|part| self.wants(part))
+        if [Part::Batches, Part::Beside, Part::Pending, Part::Crash, Part::Stop]
+            .into_iter()
+            .any(|part| self.wants(part))
         {
             self.say("the daemon and its profiles");
             let daemon = Daemon::start(&self.make_folder("profiled"), CREATES);
@@ -194,6 +198,7 @@ impl Bench<'_> {
         if self.wants(Part::Pending) {
             println!("{}", self.pending_table(&daemon));
         }
+        let daemon = if self.wants(Part::Stop) { self.stop(daemon, marks) } else { daemon };
         if self.wants(Part::Crash) {
             self.say("a crash in the middle of a batch");
             let crashed = self.crash(daemon, &posted);
@@ -417,6 +422,23 @@ impl Bench<'_> {
             wait_folded(&mut client);
         }
         text
+    }
+
+    /// Stops the daemon as an operator does, and starts it again.
+    fn stop(&self, mut daemon: Daemon, marks: &mut Vec<Mark>) -> Daemon {
+        self.say("a stop in order");
+        let stopped = daemon.stop();
+        let daemon = Daemon::start(&self.folder.join("profiled"), CREATES);
+        daemon.client().read_back(self.batch(self.sizes.runs), READ_BACK);
+        let profiles = said(self.sizes.profiles);
+        for (what, must, target, took) in [
+            ("a stop in order", 10.0, 3.0, stopped),
+            ("the start after a stop in order", 5.0, 1.0, daemon.ready_after),
+        ] {
+            let what = format!("{what}, with {profiles} profiles");
+            marks.push(Mark::new(&what, must, target, Unit::Seconds, Some(took.as_secs_f64())));
+        }
+        daemon
     }
 
     /// Kills the daemon when a batch is about half folded: how long the next one takes until it is ready.

@@ -10,9 +10,27 @@ pub fn memory(pid: u32, line: &str) -> Option<u64> {
 
 /// Bytes that it has caused to be sent to the disk.
 pub fn written(pid: u32) -> u64 {
+    io(pid, "write_bytes: ")
+}
+
+/// Bytes that it has caused to be fetched from the disk.
+pub fn read(pid: u32) -> u64 {
+    io(pid, "read_bytes: ")
+}
+
+fn io(pid: u32, line: &str) -> u64 {
     let io = std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
-    let written = io.lines().find_map(|line| line.strip_prefix("write_bytes: ")?.parse().ok());
-    written.unwrap_or(0)
+    let bytes = io.lines().find_map(|have| have.strip_prefix(line)?.parse().ok());
+    bytes.unwrap_or(0)
+}
+
+/// The time that its threads have run, in seconds, in the program and in the kernel.
+pub fn processor_seconds(pid: u32) -> (f64, f64) {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name in parentheses may hold anything. Ticks are a hundredth of a second on every Linux.
+    let after = stat.rsplit_once(") ").map_or("", |(_, after)| after);
+    let ticks = |n| after.split(' ').nth(n).and_then(|ticks| ticks.parse::<f64>().ok()).unwrap_or(0.0);
+    (ticks(11) / 100.0, ticks(12) / 100.0)
 }
 
 /// The processes that it started and that still run.

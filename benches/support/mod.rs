@@ -21,6 +21,7 @@ pub mod load;
 pub mod marks;
 pub mod rows;
 
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -47,16 +48,27 @@ impl Daemon {
 
     /// Starts one with further flags. Whatever the folder holds is served.
     pub fn start_with(folder: &Path, configuration: &str, flags: &[&str]) -> Self {
+        Self::start_as(folder, configuration, flags, "warn", Stdio::inherit())
+    }
+
+    /// Starts one that writes its log, with what it says of each batch, to `daemon.log` under `folder`.
+    pub fn start_logged(folder: &Path, configuration: &str) -> Self {
+        let log = File::options().create(true).append(true).open(folder.join("daemon.log")).unwrap();
+        Self::start_as(folder, configuration, &[], "info", log.into())
+    }
+
+    fn start_as(folder: &Path, configuration: &str, flags: &[&str], level: &str, log: Stdio) -> Self {
         let toml = folder.join("profiled.toml");
         std::fs::write(&toml, configuration).unwrap();
         let began = Instant::now();
         let mut process = Command::new(env!("CARGO_BIN_EXE_profiled"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--log", "warn", "--data"])
+            .args(["serve", "--listen", "127.0.0.1:0", "--log", level, "--data"])
             .arg(folder.join("data"))
             .arg("--config")
             .arg(toml)
             .args(flags)
             .stdout(Stdio::piped())
+            .stderr(log)
             .spawn()
             .unwrap();
         let mut line = String::new();
@@ -81,8 +93,21 @@ impl Daemon {
 
     /// Ends it without a word, as a crash does: what was acknowledged is there at the next start.
     pub fn kill(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
+        // It may have been stopped already.
+        if self.process.try_wait().unwrap().is_none() {
+            self.process.kill().unwrap();
+            self.process.wait().unwrap();
+        }
+    }
+
+    /// Asks it to stop, as an operator does, and says how long that took.
+    pub fn stop(&mut self) -> Duration {
+        let began = Instant::now();
+        let pid = rustix::process::Pid::from_child(&self.process);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let ended = self.process.wait().unwrap();
+        assert!(ended.success(), "a stop ended with {ended}");
+        began.elapsed()
     }
 
     /// A line of the kernel's account of its memory, in KiB.
