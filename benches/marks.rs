@@ -19,9 +19,9 @@ use std::time::{Duration, Instant};
 use clap::{Parser, ValueEnum};
 use peers::{LeftOut, Peer, Started};
 use support::client::{Answer, Client};
-use support::load::{LOOKUPS_A_SECOND, look_up_during, site_calls_during};
+use support::load::{LOOKUPS_A_SECOND, log_in_all, look_up_during, site_calls_during};
 use support::marks::{Mark, Unit, table};
-use support::rows::{Batch, FILE_ROWS, Row, csv, seed_files};
+use support::rows::{Batch, FILE_ROWS, Row, csv, csv_by, pc_id, seed_files};
 use support::{CREATES, Daemon, Random, Times, bounds, count, kernel, median, said};
 
 /// The daemon's own, so that what is measured in here is not behind for that.
@@ -88,6 +88,8 @@ enum Part {
     Small,
     /// An id that many pending rows share
     HotId,
+    /// Batches keyed by the pcIds of visitors who are known by their thirdPartyIds
+    PcIds,
 }
 
 fn main() {
@@ -147,6 +149,10 @@ impl Bench<'_> {
         if self.wants(Part::HotId) {
             self.say("an id that many pending rows share");
             marks.extend(self.hot_id());
+        }
+        if self.wants(Part::PcIds) {
+            self.say("batches of pcIds");
+            marks.push(self.pc_ids());
         }
         if [Part::Batches, Part::Beside, Part::Pending, Part::Crash, Part::Stop]
             .into_iter()
@@ -511,6 +517,28 @@ impl Bench<'_> {
                 Some(others.at(1.0)),
             ),
         ]
+    }
+
+    /// Batches whose rows name visitors by the devices that they logged in on, in no order: each row is looked up twice.
+    fn pc_ids(&self) -> Mark {
+        let Sizes { profiles, rows, runs, connections, .. } = self.sizes;
+        let daemon = Daemon::start(&self.make_folder("pc-ids"), CREATES);
+        self.seed(&daemon);
+        self.say("their logins");
+        log_in_all(&daemon.address, connections, profiles.min(rows));
+        let mut client = daemon.client();
+        let took = (1..=runs).map(|round| {
+            self.say(&format!("batch {round} of pcIds"));
+            let row = |n| Row { id: pc_id(n * 7_919 % rows), ..self.batch(round).row(n) };
+            let file = csv_by("pcId", (0..rows).map(row));
+            let began = Instant::now();
+            let id = client.post(false, &file);
+            assert_eq!(client.wait_complete(&id), (rows, 0), "updated, not found");
+            began.elapsed().as_secs_f64()
+        });
+        let rate = rows as f64 / median(took);
+        let what = "a batch of linked pcIds, POST sent → `complete`, rows a second";
+        Mark::new(what, 120e3, 200e3, Unit::PerSecond, Some(rate))
     }
 
     /// A daemon with a small cache that does the same, and then takes many uploads at once: the peak of memory of the

@@ -108,27 +108,54 @@ async fn call_until(
     times
 }
 
+/// Logs each of the first so many visitors in on a device of its own, on many connections: its pcId then leads to it.
+pub fn log_in_all(address: &str, connections: u64, visitors: usize) {
+    let log_in = |address: String, first: usize| async move {
+        let mut stream = TcpStream::connect(&address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        for visitor in (first..visitors).step_by(usize::try_from(connections).unwrap()) {
+            let ids = format!("mboxPC={}&mbox3rdPartyId={}", rows::pc_id(visitor), rows::id(visitor));
+            call(&mut stream, &address, &format!("mbox=home&mboxSession=s{visitor}&{ids}")).await;
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let devices = (0..usize::try_from(connections).unwrap())
+            .map(|first| tokio::spawn(log_in(address.to_owned(), first)))
+            .collect::<Vec<_>>();
+        for device in devices {
+            device.await.unwrap();
+        }
+    });
+}
+
 async fn call_on_one(address: String, seed: u64, profiles: usize, stop: Arc<AtomicBool>) -> Vec<Duration> {
     let mut stream = TcpStream::connect(&address).await.unwrap();
     stream.set_nodelay(true).unwrap();
-    let (mut random, mut times, mut answer) = (Random::new(seed), vec![], vec![]);
+    let (mut random, mut times) = (Random::new(seed), vec![]);
     while !stop.load(Ordering::Relaxed) {
         let (visitor, page) = (random.below(profiles), random.below(1_000));
-        let call = format!(
-            "GET /m2/demo/mbox/json?mbox=home&mboxSession=s{visitor}&mbox3rdPartyId={}&profile.page=p{page}&profile.n={seed} HTTP/1.1\r\nHost: {address}\r\n\r\n",
+        let parameters = format!(
+            "mbox=home&mboxSession=s{visitor}&mbox3rdPartyId={}&profile.page=p{page}&profile.n={seed}",
             rows::id(visitor)
         );
         let began = Instant::now();
-        stream.write_all(call.as_bytes()).await.unwrap();
-        answer.clear();
-        let status = loop {
-            assert!(stream.read_buf(&mut answer).await.unwrap() > 0, "the daemon closed the connection");
-            if let Some((answer, _)) = answer_in(&answer) {
-                break answer.status;
-            }
-        };
-        assert_eq!(status, 200);
+        call(&mut stream, &address, &parameters).await;
         times.push(began.elapsed());
     }
     times
+}
+
+/// One site call, and its answer.
+async fn call(stream: &mut TcpStream, address: &str, parameters: &str) {
+    let call = format!("GET /m2/demo/mbox/json?{parameters} HTTP/1.1\r\nHost: {address}\r\n\r\n");
+    stream.write_all(call.as_bytes()).await.unwrap();
+    let mut answer = vec![];
+    let status = loop {
+        assert!(stream.read_buf(&mut answer).await.unwrap() > 0, "the daemon closed the connection");
+        if let Some((answer, _)) = answer_in(&answer) {
+            break answer.status;
+        }
+    };
+    assert_eq!(status, 200);
 }

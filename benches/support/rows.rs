@@ -72,6 +72,11 @@ pub fn id(n: usize) -> String {
     format!("crm-{n:012}")
 }
 
+/// The device that visitor `n` came by, if it did.
+pub fn pc_id(n: usize) -> String {
+    format!("device-{n:012}")
+}
+
 /// Names, values and keys of one profile, and 17 bytes for each attribute's seq and source.
 pub fn live_bytes(profiles: usize, round: usize) -> usize {
     let sample = (0..1_000).map(|n| n * profiles.div_ceil(1_000) % profiles.max(1));
@@ -100,7 +105,12 @@ fn values(n: usize, round: usize) -> [String; 5] {
 
 /// Rows as a batch file.
 pub fn csv(rows: impl Iterator<Item = Row>) -> Vec<u8> {
-    let mut text = format!("batch=thirdPartyId,{}\n", NAMES.join(","));
+    csv_by("thirdPartyId", rows)
+}
+
+/// The same, keyed by ids of this kind.
+pub fn csv_by(kind: &str, rows: impl Iterator<Item = Row>) -> Vec<u8> {
+    let mut text = format!("batch={kind},{}\n", NAMES.join(","));
     for Row { id, values } in rows {
         writeln!(text, "{id},{}", values.join(",")).unwrap();
     }
