@@ -20,7 +20,7 @@ use support::load::{self, Load, SETTINGS, wait_until};
 use support::{Daemon, request, variable, wait_for};
 
 /// Every place, in the order of a write's way: what is written, made durable, named, applied, answered.
-const PLACES: [&str; 52] = [
+const PLACES: [&str; 54] = [
     "frame-write",
     "frame-sync",
     "frame-synced",
@@ -40,6 +40,8 @@ const PLACES: [&str; 52] = [
     "outcomes-rename",
     "outcomes-folder",
     "outcomes-done",
+    "catalogue-append",
+    "catalogue-append-sync",
     "store-flush",
     "store-sync",
     "checkpoint-write",
