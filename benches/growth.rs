@@ -1,7 +1,8 @@
-//! How cost, disk, memory and start-up grow: with the number of profiles, and with the batches on the same visitors.
+//! How cost, disk, memory and start-up grow: with the number of profiles, with the batches on the same visitors, and with the
+//! complete batches that are kept.
 //! Prints the tables that stand in BENCHMARKS.md, and draws `benches/plots/{profiles,batches}.svg`.
 //!
-//! `cargo bench --bench growth [-- --profiles 100k,1M,10M,50M --rows 500k --batches 20]`; 50M take 30 GB of disk and half an hour.
+//! `cargo bench --bench growth [-- --profiles 100k,1M,10M,50M --rows 500k --batches 20 --kept 10,100k]`; 50M take 30 GB of disk and half an hour.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -28,6 +29,8 @@ const START_EVERY: usize = 5;
 const BATCHES_FOR_SIZE: usize = 10;
 /// More than any memory here holds: the marks of a large site.
 const MANY_PROFILES: usize = 50_000_000;
+/// Connections that post the batches that are then kept.
+const POSTING: usize = 8;
 const PLOTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/plots");
 
 /// How much of it.
@@ -42,6 +45,9 @@ struct Sizes {
     /// Batches on the same visitors, on the last number of profiles that is at most a million
     #[arg(long, default_value_t = 20)]
     batches: usize,
+    /// Numbers of kept batches, the smallest first
+    #[arg(long, default_value = "10,10k", value_parser = count, value_delimiter = ',')]
+    kept: Vec<usize>,
     /// What `cargo bench` says to every bench
     #[arg(long, hide = true)]
     bench: bool,
@@ -65,6 +71,20 @@ struct Figures {
     start: Option<Duration>,
     /// An orderly stop, and the start after it.
     stop: Option<(Duration, Duration)>,
+}
+
+/// What things cost while so many complete batches are kept: the middle one of many.
+struct Kept {
+    batches: usize,
+    accept: Duration,
+    complete: Duration,
+    page: Duration,
+    site_call: Duration,
+    checkpoint: u64,
+    /// In KiB.
+    resident: u64,
+    /// After a `kill -9`, until it is ready.
+    start: Duration,
 }
 
 /// Where the time of a batch went, from the acknowledgement on.
@@ -98,7 +118,86 @@ fn main() {
             &panels("batches on the same visitors", false, &by_batches),
         );
     }
+    let by_kept: Vec<Kept> = sizes.kept.iter().map(|&batches| with_kept(batches)).collect();
+    println!("{}", kept_table(&by_kept));
     println!("{}", table(&growth_marks(&by_profiles, &by_batches)));
+}
+
+/// A daemon that keeps so many complete batches of one row.
+fn with_kept(batches: usize) -> Kept {
+    const FILE: &[u8] = b"batch=thirdPartyId,tier,points\nvisitor,gold,7\n";
+    const CALL: &str = "/m2/demo/mbox/json?mbox=home&mboxSession=s&mbox3rdPartyId=visitor&profile.n=1";
+    eprintln!("{} kept batches", said(batches));
+    let folder = folder();
+    let mut daemon = Daemon::start(folder.path(), CREATES);
+    let mut client = daemon.client();
+    assert_eq!(client.get(CALL).status, 200);
+    std::thread::scope(|scope| {
+        for first in 0..POSTING {
+            let daemon = &daemon;
+            scope.spawn(move || {
+                let mut client = daemon.client();
+                (first..batches).step_by(POSTING).for_each(|_| drop(client.post(false, FILE)));
+            });
+        }
+    });
+    while client.pending() > 0 {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let middle = |times: usize, mut one: Box<dyn FnMut() + '_>| {
+        let timed = |_| {
+            let began = Instant::now();
+            one();
+            began.elapsed().as_secs_f64()
+        };
+        let odd = (0..times | 1).map(timed);
+        Duration::from_secs_f64(median(odd))
+    };
+    let mut other = daemon.client();
+    let complete = middle(
+        100,
+        Box::new(|| {
+            let id = other.post(false, FILE);
+            assert_eq!(other.wait_complete(&id), (1, 0));
+        }),
+    );
+    let accept = middle(200, Box::new(|| drop(other.post(false, FILE))));
+    let site_call = middle(500, Box::new(|| assert_eq!(client.get(CALL).status, 200)));
+    let page = middle(200, Box::new(|| assert_eq!(client.get("/api/v1/batches?client=demo").status, 200)));
+    while client.pending() > 0 {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // A checkpoint is taken every ten seconds.
+    std::thread::sleep(Duration::from_secs(11));
+    let store = folder.path().join("data/store");
+    let generation = std::fs::read_to_string(store.join("current")).unwrap();
+    let checkpoint = store.join(generation.trim()).join("checkpoint").metadata().unwrap().len();
+    let resident = daemon.memory("VmRSS");
+    daemon.kill();
+    let start = Daemon::start(folder.path(), CREATES).ready_after;
+    Kept { batches, accept, complete, page, site_call, checkpoint, resident, start }
+}
+
+fn kept_table(by_kept: &[Kept]) -> String {
+    let mut text = String::from(
+        "| Kept batches | accepted after | complete after | a page of the list | a site call | checkpoint | memory | start after `kill -9` |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+    );
+    let ms = |time: Duration| time.as_secs_f64() * 1e3;
+    for one in by_kept {
+        text += &format!(
+            "| {} | {:.2} ms | {:.1} ms | {:.2} ms | {:.2} ms | {} B | {:.1} MiB | {:.2} s |\n",
+            said(one.batches),
+            ms(one.accept),
+            ms(one.complete),
+            ms(one.page),
+            ms(one.site_call),
+            one.checkpoint,
+            one.resident as f64 / 1024.0,
+            one.start.as_secs_f64(),
+        );
+    }
+    text
 }
 
 /// Some batches on so many profiles, then a crash, then a stop.
