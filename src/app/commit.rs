@@ -446,10 +446,12 @@ impl Committer {
             Request::Settle(..) => Ok(group.written(Seq::ZERO, Answer::Done)),
             Request::Sweep(client, values) => self.decide_sweep(group, &client, values),
             Request::Complete(id, counts, at, Reach(store_reach)) => {
+                // One that was complete before stays complete as of then. It is journaled again all the same: from here on the
+                // sweeper may take tombstones that kept its rows out, so no restart may fold them in once more.
+                let at = self.batches.ended_so_at(&id, &counts).unwrap_or(at);
                 let entry = BatchCompletedEntry { seq: id.seq.get(), counts, at_ms: at.0, store_reach };
-                // The journal knows already of one that was complete before; a checkpoint will say that the store has it.
-                let new = (!self.batches.has_ended_so(&id, &counts)).then_some(Entry::BatchCompleted(entry));
-                Ok(Decided { entry: new, complete: Some(entry), ..Decided::answering(Answer::Done) })
+                let known = Decided::answering(Answer::Done);
+                Ok(Decided { entry: Some(Entry::BatchCompleted(entry)), complete: Some(entry), ..known })
             }
             Request::Rotate => {
                 // What of this group is journaled stands in the new segment, too.

@@ -170,11 +170,11 @@ impl Batches {
         look(&self.all, |all| all.in_front.get(&batch).is_some_and(|found| found.completed.is_some()))
     }
 
-    /// Whether a batch is in front of the store though it is complete, and came to these counts.
-    pub fn has_ended_so(&self, id: &BatchId, counts: &Counts) -> bool {
+    /// When a batch that is in front of the store was complete before, if it was and came to these counts.
+    pub fn ended_so_at(&self, id: &BatchId, counts: &Counts) -> Option<Millis> {
         look(&self.all, |all| {
-            let in_front = all.in_front.get(&id.seq);
-            in_front.and_then(|found| found.completed).is_some_and(|end| end.counts == *counts)
+            let before = all.in_front.get(&id.seq).and_then(|found| found.completed);
+            before.filter(|end| end.counts == *counts).map(|end| Millis(end.at_ms))
         })
     }
 
