@@ -27,7 +27,17 @@ impl App {
         before: Option<Seq>,
         most: usize,
     ) -> BatchPage {
-        page(&self.0.batches, client, wanted, before, most, self.now())
+        let mut page = page(&self.0.batches, client, wanted, before, most, self.now());
+        page.batches = page.batches.into_iter().map(|batch| self.with_reason(batch)).collect();
+        page
+    }
+}
+
+impl App {
+    fn with_reason(&self, batch: BatchStatus) -> BatchStatus {
+        // A page may have a thousand; few are stuck.
+        let reason = self.0.batches.why_held(&batch.id);
+        batch.held(reason)
     }
 }
 

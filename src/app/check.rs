@@ -8,7 +8,7 @@
 
 use super::backup::{self, Manifest};
 use super::scratch::Scratch;
-use super::{App, Inner, OpenError};
+use super::{App, Inner, OpenError, recovery};
 use crate::batch::outcome::read_outcomes;
 use crate::batch::pending::Accepted;
 use crate::batch::queue::Known;
@@ -142,6 +142,10 @@ fn check_shown(
     }
     let inner = &app.0;
     while inner.batches.pending_batches() > 0 && inner.failed.borrow().is_none() {
+        if let Err(error) = recovery::refuse_held(&inner.batches, &inner.spool) {
+            app.stop_blocking();
+            return Err(error);
+        }
         inner.wait_unless_stopping(FOLDED_LOOK);
     }
     if let Some(why) = &*inner.failed.borrow() {

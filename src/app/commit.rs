@@ -23,7 +23,8 @@ use crate::batch::settle::{Noted, SettleError, SettledBundle, SettledRow, View, 
 use crate::batch::spool::SpoolFile;
 use crate::durable::point;
 use crate::journal::entry::{
-    self, BatchCompletedEntry, Change, Checkpoint, Entry, Settled, WriteEntry, encode_group,
+    self, BatchCompletedEntry, BatchGivenUpEntry, Change, Checkpoint, Entry, Settled, WriteEntry,
+    encode_group,
 };
 use crate::journal::log::{AppendError, Log, Position};
 use crate::model::batch::{BatchId, BatchRules, Counts, IdempotencyKey};
@@ -90,7 +91,7 @@ pub struct NewBatch {
 
 impl NewBatch {
     /// What its file came to.
-    fn sum(&self) -> FileSum {
+    pub(super) fn sum(&self) -> FileSum {
         FileSum { bytes: self.spool.written(), crc32c: Some(self.spool.crc32c()) }
     }
 }
@@ -110,6 +111,8 @@ pub enum Request {
     Sweep(ClientCode, Vec<(Key, StoredBytes)>),
     /// To note that a batch is folded, counted and checkpointed, in a store that then reached so far.
     Complete(BatchId, Counts, Millis, Reach),
+    /// To note that a batch that was held is given up: its file is another by now.
+    GiveUp(Box<BatchGivenUpEntry>),
     /// To say what a checkpoint begun now will cover.
     Mark,
     /// To begin a new journal segment, so that those before it can go one day.
@@ -209,6 +212,7 @@ struct Decided {
     settled_bundles: Vec<SettledBundle>,
     publish: Option<(Arc<Pending>, SpoolFile)>,
     complete: Option<BatchCompletedEntry>,
+    given_up: Option<Box<BatchGivenUpEntry>>,
 }
 
 struct Put {
@@ -228,7 +232,8 @@ impl Put {
 impl Decided {
     fn answering(answer: Answer) -> Self {
         let (answer, settled, settled_bundles) = (Ok(answer), vec![], vec![]);
-        Self { answer, entry: None, puts: vec![], settled, settled_bundles, publish: None, complete: None }
+        let (publish, complete, given_up) = (None, None, None);
+        Self { answer, entry: None, puts: vec![], settled, settled_bundles, publish, complete, given_up }
     }
 }
 
@@ -249,6 +254,11 @@ fn uploads(decided: &mut [Decided]) -> impl Iterator<Item = &mut SpoolFile> {
 enum Undecided {
     /// What it needs of the store cannot be read: that is its own misfortune, and nobody else's.
     Unreadable(StoreError),
+    /// So it is if a batch that may name its visitor is held.
+    Held {
+        batch: String,
+        why: String,
+    },
     Fatal(Fatal),
 }
 
@@ -268,6 +278,7 @@ impl From<SettleError> for Undecided {
     fn from(error: SettleError) -> Self {
         match error {
             SettleError::Store(error) => error.into(),
+            SettleError::Held { batch, why } => Self::Held { batch, why },
             error => Self::Fatal(Fatal::new(error)),
         }
     }
@@ -356,6 +367,10 @@ impl Committer {
                     group.take_back();
                     self.store.note_damage(&error);
                     Decided { answer: Err(AppError::Unreadable), ..Decided::answering(Answer::Done) }
+                }
+                Err(Undecided::Held { batch, why }) => {
+                    group.take_back();
+                    Decided { answer: Err(AppError::Held { batch, why }), ..Decided::answering(Answer::Done) }
                 }
             };
             self.written = self.written.max(one.entry.as_ref().map_or(Seq::ZERO, Entry::seq));
@@ -452,6 +467,10 @@ impl Committer {
                 let entry = BatchCompletedEntry { seq: id.seq.get(), counts, at_ms: at.0, store_reach };
                 let known = Decided::answering(Answer::Done);
                 Ok(Decided { entry: Some(Entry::BatchCompleted(entry)), complete: Some(entry), ..known })
+            }
+            Request::GiveUp(given_up) => {
+                let entry = Some(Entry::BatchGivenUp((*given_up).clone()));
+                Ok(Decided { entry, given_up: Some(given_up), ..Decided::answering(Answer::Done) })
             }
             Request::Rotate => {
                 // What of this group is journaled stands in the new segment, too.
@@ -705,6 +724,11 @@ impl Committer {
         }
         if let Some((pending, _kept)) = one.publish {
             self.batches.publish(pending, position);
+        }
+        if let Some(BatchGivenUpEntry { accepted, end }) = one.given_up.map(|given_up| *given_up)
+            && let Some(accepted) = Accepted::from_entry(accepted)
+        {
+            self.batches.give_up(&accepted, end.counts, Millis(end.at_ms));
         }
         if let Some(end) = one.complete
             && let Some(pending) = self.batches.pending_by_seq(Seq::from_u64(end.seq))

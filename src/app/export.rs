@@ -16,6 +16,7 @@ use crate::batch::csv::write::{Cells, write_cell, write_header};
 use crate::batch::csv::{HEADER_BYTES_MAX, ROW_BYTES_MAX};
 use crate::batch::outcome::BatchState;
 use crate::batch::pending::Pending;
+use crate::batch::pending_list::PendingList;
 use crate::batch::queue::Batches;
 use crate::batch::settle::{SettleError, decoded};
 use crate::model::id::{ClientCode, IdKind, Key, VisitorId};
@@ -60,6 +61,7 @@ impl App {
     pub async fn export(&self, who: &Who, client: &ClientCode) -> Result<Export, AppError> {
         let inner = Arc::clone(&self.0);
         let lifetime_ms = inner.settings(client)?.lifetime_ms;
+        refuse_held(&inner.batches.pending(client))?;
         let place = inner.exports.take(who).await?;
         Ok(Export { inner, client: client.clone(), lifetime_ms, place })
     }
@@ -254,6 +256,16 @@ fn before_all(client: &ClientCode, kind: IdKind) -> Key {
     Key::new(client, kind, "")
 }
 
+/// An error if one of these batches is held: whom it names can't be shown, and nobody is to take the others for all.
+fn refuse_held(pending: &PendingList) -> Result<(), AppError> {
+    match pending.iter().find_map(|batch| Some((batch, batch.held()?))) {
+        Some((batch, why)) => {
+            Err(AppError::Held { batch: batch.accepted.id.to_string(), why: why.to_owned() })
+        }
+        None => Ok(()),
+    }
+}
+
 /// A walk over all visitors of a client.
 struct Walk<'w> {
     store: &'w dyn ProfileStore,
@@ -271,6 +283,7 @@ impl Walk<'_> {
     /// Shows each visitor to `each`, until that has enough.
     fn all(&self, each: &mut impl FnMut(Visitor) -> ControlFlow<()>) -> Result<ControlFlow<()>, AppError> {
         let pending = self.batches.pending(self.client);
+        refuse_held(&pending)?;
         let creating: Vec<&Arc<Pending>> =
             pending.iter().filter(|batch| batch.accepted.rules.creates).collect();
         for kind in WALK {
@@ -361,6 +374,9 @@ impl Walk<'_> {
             end = Some(went).filter(|_| !goes_on);
             if goes_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });
+        if let (Err(_), Some(why)) = (&walked, batch.held()) {
+            return Err(AppError::Held { batch: batch.accepted.id.to_string(), why: why.to_owned() });
+        }
         walked.map_err(|error| AppError::internal(SettleError::upload(&batch.accepted.id, error)))?;
         end.unwrap_or(Ok(ControlFlow::Continue(())))
     }

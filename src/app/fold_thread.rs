@@ -11,8 +11,10 @@ use crate::batch::pending::{Accepted, Pending};
 use crate::batch::queue::Turn;
 use crate::batch::settle::SettleError;
 use crate::model::batch::Counts;
+use crate::model::seq::Seq;
 use crate::sync::{Mutex, Ordering, lock};
 use crate::telemetry::metrics::HeldBack;
+use std::collections::HashMap;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -37,9 +39,14 @@ enum Unfolded {
     Stopping,
     /// The store is being made again: the batch begins once more on that one.
     Remaking,
-    /// The store is past a row and nothing tells what became of it, and going on would make something up; or the upload is
-    /// damaged, and as long as we went on, lookups would show what it reads now and writes take that into the journal.
+    /// The store is past a row and nothing tells what became of it, and going on would make something up.
     Untrue(SettleError),
+    /// Its upload is not what was accepted, this and why, and what it reads now must get nowhere.
+    Damaged(String, SettleError),
+    /// It is held by now.
+    Held,
+    /// It must first settle rows of a visitor whom a later batch names that is held.
+    Behind(String),
     /// The store, the spool or the journal refused; it may be tried again.
     Refused(String),
 }
@@ -47,8 +54,12 @@ enum Unfolded {
 impl From<SettleError> for Unfolded {
     fn from(error: SettleError) -> Self {
         match error {
-            SettleError::OutcomeLost { .. } | SettleError::Damaged { .. } => Self::Untrue(error),
-            error => Self::Refused(error.to_string()),
+            SettleError::OutcomeLost { .. } => Self::Untrue(error),
+            SettleError::Held { .. } => Self::Behind(error.to_string()),
+            error => match error.lost_upload() {
+                Some(in_short) => Self::Damaged(in_short, error),
+                None => Self::Refused(error.to_string()),
+            },
         }
     }
 }
@@ -57,6 +68,7 @@ impl From<AppError> for Unfolded {
     fn from(error: AppError) -> Self {
         match error {
             AppError::Stopping => Self::Stopping,
+            AppError::Held { .. } => Self::Behind(error.to_string()),
             error => Self::Refused(error.to_string()),
         }
     }
@@ -69,10 +81,14 @@ pub(super) fn run(inner: &Arc<Inner>) {
 
 fn fold_all(inner: &Arc<Inner>, second: &SecondWriter) {
     let mut refusals = 0;
+    // Batches that wait for one behind them that is held, and until when.
+    let mut waiting: HashMap<Seq, Instant> = HashMap::new();
     loop {
         super::thread_point("fold-thread");
         inner.fold_pulse.idle();
-        let pending = match inner.batches.next_not_held(|batch| inner.is_hidden(batch)) {
+        waiting.retain(|_, until| *until > Instant::now());
+        let waits = |batch: &Accepted| inner.is_hidden(batch) || waiting.contains_key(&batch.id.seq);
+        let pending = match inner.batches.next_not_held(waits) {
             Turn::Of(pending) => pending,
             Turn::Held => {
                 inner.wait_unless_stopping(HELD_LOOK);
@@ -80,13 +96,26 @@ fn fold_all(inner: &Arc<Inner>, second: &SecondWriter) {
             }
             Turn::Closed => return,
         };
-        let why = match fold_batch(inner, second, &pending) {
+        let seq = pending.accepted.id.seq;
+        inner.folding_batch.store(seq.get(), Ordering::SeqCst);
+        let folded = fold_batch(inner, second, &pending);
+        inner.folding_batch.store(0, Ordering::SeqCst);
+        let why = match folded {
             Ok(()) => {
                 refusals = 0;
                 continue;
             }
             Err(Unfolded::Stopping) => return,
-            Err(Unfolded::Remaking) => continue,
+            Err(Unfolded::Remaking | Unfolded::Held) => continue,
+            Err(Unfolded::Damaged(in_short, error)) => {
+                pending.hold(&in_short, &error);
+                continue;
+            }
+            Err(Unfolded::Behind(why)) => {
+                tracing::debug!(batch = %pending.accepted.id, %why, "a batch waits for a later one");
+                waiting.insert(seq, Instant::now() + RETRY_AFTER);
+                continue;
+            }
             Err(Unfolded::Untrue(error)) => {
                 inner.fail(Fatal::new(error));
                 return;
@@ -226,6 +255,9 @@ fn fold_batch(inner: &Arc<Inner>, second: &SecondWriter, pending: &Arc<Pending>)
     }
     inner.fold_pulse.beat();
     let reach = inner.make_store_durable()?;
+    if pending.held().is_some() {
+        return Err(Unfolded::Held);
+    }
     pending.progress.stuck(false);
     let id = &pending.accepted.id;
     let again = inner.batches.is_again(id.seq);
@@ -264,6 +296,9 @@ fn fold_part<'p>(
     while !part.is_done() {
         if inner.remaking.is_on() {
             return Err(Unfolded::Remaking);
+        }
+        if pending.held().is_some() {
+            return Err(Unfolded::Held);
         }
         if !inner.wait_for_turn(*took) {
             return Err(Unfolded::Stopping);

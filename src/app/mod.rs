@@ -22,6 +22,7 @@
 //! statistics.rs   what a client has, and how fast it came
 //! check.rs        checking a data folder, and the digest of what it holds
 //! scratch.rs      a folder that shows what another one holds, and takes what is written
+//! mend.rs         a batch whose upload is damaged: sent again, or given up, while all others go on
 //! salvage.rs      going on without what is damaged and stands nowhere else
 //! dry_run.rs      what a batch would come to, without writing it
 //! erase.rs        which visitors were erased, and their rows in kept uploads
@@ -51,6 +52,7 @@ mod hold;
 mod housekeeping;
 mod lines;
 mod lookup;
+mod mend;
 mod needs;
 mod pace;
 mod priority;
@@ -192,6 +194,10 @@ struct Inner {
     tombstones: Tombstones,
     /// Held while a batch is folded, and while the store is made again: rows would be missing in the one or the other.
     folding: sync::Mutex<()>,
+    /// The seq of the batch that is being folded; 0 if none is.
+    folding_batch: AtomicU64,
+    /// Held while the file of a batch that is held is replaced.
+    replacing: sync::Mutex<()>,
     remaking: Remaking,
     chores: Mutex<Option<std::sync::mpsc::Sender<Asked<Chore, Done>>>>,
     pace: Pace,
@@ -443,6 +449,17 @@ pub enum AppError {
         "what is stored there cannot be read just now: the store is being made again; try again in a while"
     )]
     Unreadable,
+    /// A batch that may have rows of the visitor is held, and why.
+    #[error("batch {batch}, which may name this visitor, is stuck: {why}")]
+    Held {
+        /// Which batch.
+        batch: String,
+        /// Why.
+        why: String,
+    },
+    /// The batch is not held, so there is nothing to mend.
+    #[error("batch {0} is not stuck for its upload: there is nothing to send again or to give up")]
+    NotHeld(String),
     /// The daemon is stopping.
     #[error("the daemon is stopping")]
     Stopping,
@@ -505,7 +522,7 @@ pub enum BatchState {
     Incomplete,
     /// Folded, counted and checkpointed.
     Complete,
-    /// The store keeps refusing it.
+    /// The store keeps refusing it, or its upload is not what was accepted.
     Stuck,
 }
 
@@ -530,6 +547,8 @@ pub struct BatchStatus {
     pub rows_per_second: Option<u64>,
     /// When it will be complete, if it goes on so.
     pub estimated_end: Option<Millis>,
+    /// Why it is stuck, if its upload is not what was accepted.
+    pub reason: Option<String>,
 }
 
 /// Whether the daemon serves.
@@ -699,7 +718,8 @@ impl App {
 
     /// One batch.
     pub fn batch(&self, id: &BatchId) -> Option<BatchStatus> {
-        self.0.batches.get(id).map(|known| BatchStatus::of(&known, self.now()))
+        let status = self.0.batches.get(id).map(|known| BatchStatus::of(&known, self.now()))?;
+        Some(status.held(self.0.batches.why_held(id)))
     }
 
     /// One batch, as long as its status is told: some clients' is not for as long as it is kept, as Adobe's is not.
@@ -820,6 +840,7 @@ impl App {
         Vitals {
             ready: self.readiness() == Readiness::Ready,
             batches_pending,
+            batches_stuck: inner.batches.held(),
             rows_pending,
             writes_waiting: waiting as u64,
             rows_per_second_max: inner.config().ingest.rows_per_second_at(now).map(NonZeroU32::get),
@@ -1081,6 +1102,8 @@ impl BroughtUp {
             generation: sync::Mutex::new(generation),
             tombstones: Tombstones::default(),
             folding: sync::Mutex::new(()),
+            folding_batch: AtomicU64::new(0),
+            replacing: sync::Mutex::new(()),
             remaking: Remaking::default(),
             chores: Mutex::new(Some(chores)),
             erasures,
@@ -1212,6 +1235,7 @@ impl Inner {
                 self.store.note_damage(&error);
                 AppError::Unreadable
             }
+            SettleError::Held { batch, why } => AppError::Held { batch, why },
             error => AppError::internal(error),
         }
     }
@@ -1462,7 +1486,17 @@ impl BatchStatus {
             completed,
             rows_per_second,
             estimated_end,
+            reason: None,
         }
+    }
+
+    /// The same, of a batch that may be held for this reason.
+    fn held(self, reason: Option<String>) -> Self {
+        if reason.is_none() {
+            return self;
+        }
+        // Also one that was complete, in a store that is gone.
+        Self { state: BatchState::Stuck, estimated_end: None, reason, ..self }
     }
 }
 

@@ -4,8 +4,8 @@
 //! What of the files it cannot do without, and what it makes again, is written down in `needs.rs`.
 //!
 //! Promises: nothing that was acknowledged is missing afterwards; a batch that was complete is complete, with its counts,
-//! also while its rows are folded once more into a store that is made again; an upload that is to be folded in, and is
-//! not what was accepted, is refused; a store that reaches less far than
+//! also while its rows are folded once more into a store that is made again; a batch whose upload is to be folded in, and is
+//! not what was accepted, is held, and all others go on; a store that reaches less far than
 //! its checkpoint, or a batch's end behind that, says is refused, and made again from the newest snapshot that verifies
 //! and the journal behind it.
 
@@ -313,12 +313,38 @@ impl Replay<'_> {
             let (rows, index) = (spool.rows_path(accepted.spool), spool.index_path(accepted.spool));
             let (batch, outcomes) = (Box::new(accepted.clone()), spool.outcomes_path(accepted.spool));
             let failed = |error| OpenError::Batch { batch: batch.clone(), error };
-            let sum = spool.verify(accepted.spool, &accepted.sum()).map_err(failed)?;
             let mut on_record = None;
             if counted.is_some() {
                 let read = needs::outcomes(&outcomes);
                 on_record = read.map_err(|error| failed(UploadError::of(&outcomes)(error)))?;
             }
+            let verified = match counted {
+                None => spool.verify_beside_index(accepted.spool, &accepted.sum()),
+                // Perhaps a crash left its index: it would show what is overwritten.
+                Some(_) => spool.verify(accepted.spool, &accepted.sum()),
+            };
+            let sum = match verified {
+                // Of one whose outcomes are lost as well nobody could say which of them can be made again.
+                Err(error) if error.is_lost() && (counted.is_none() || on_record.is_some()) => {
+                    let index = counted.is_none().then_some(&*index);
+                    let bundles = self.settled_bundles.remove(&seq).filter(|_| on_record.is_none());
+                    let bundles = bundles.unwrap_or_default();
+                    let mut held = Pending::open_damaged(accepted, &error, &rows, index, bundles);
+                    for (line, outcome) in self.settled.remove(&seq).unwrap_or_default() {
+                        held.settled_before(line, outcome);
+                    }
+                    if let Some(not_updated) = on_record {
+                        held = held.with_outcomes(not_updated);
+                    }
+                    match counted {
+                        Some(end) => batches.publish_again(Arc::new(held), position, &end),
+                        None => batches.publish(Arc::new(held), position),
+                    }
+                    continue;
+                }
+                verified => verified.map_err(failed)?,
+            };
+            spool.remove_index(accepted.spool);
             // Of a batch whose outcomes are kept nothing else need tell, and rows of its file may be overwritten by now.
             let bundles = self.settled_bundles.remove(&seq).filter(|_| on_record.is_none());
             let opened = || Pending::open(accepted, sum, &rows, &index, bundles.unwrap_or_default());
@@ -348,6 +374,20 @@ impl Replay<'_> {
         }
         Ok(Arc::new(spool))
     }
+}
+
+/// An error if a batch is held because its upload is damaged: a daemon serves all others, but whoever wants the folder whole
+/// is told.
+pub(super) fn refuse_held(batches: &Batches, spool: &Spool) -> Result<(), OpenError> {
+    for (pending, _) in batches.all_pending() {
+        let accepted = &pending.accepted;
+        if pending.held().is_some()
+            && let Err(error) = spool.verify_beside_index(accepted.spool, &accepted.sum())
+        {
+            return Err(OpenError::Batch { batch: Box::new((**accepted).clone()), error });
+        }
+    }
+    Ok(())
 }
 
 /// Puts what the journal says between two positions into a store, while others may append to it; gives how many writes

@@ -13,7 +13,7 @@
 
 use super::backup::{Extent, Manifest, copy_file};
 use super::erasures::{self, Erasures};
-use super::{App, AppError, BroughtUp, OpenError, Opening, digest};
+use super::{App, AppError, BroughtUp, OpenError, Opening, digest, recovery};
 use crate::clock::GuardedClock;
 use crate::config::{Config, Ingest};
 use crate::durable::{private_folder, sync_folder};
@@ -235,6 +235,7 @@ impl Place {
         config.ingest = Ingest::default();
         config.upkeep.disk_reserve_bytes = 0;
         let up = BroughtUp::of(config, Arc::new(GuardedClock::believing(clock)), &Opening::default())?;
+        recovery::refuse_held(&up.batches, &up.spool)?;
         let made = format!("{:032x}", digest::of_store(&*up.store)?);
         if let Some(expected) = manifest.digest.as_ref().filter(|expected| **expected != made) {
             let expected = expected.clone();

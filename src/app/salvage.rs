@@ -76,10 +76,45 @@ pub fn journal(folder: &Path) -> Result<Vec<Lost>, OpenError> {
 /// that had been folded in already stay. Gives where the upload is kept as it was.
 pub fn upload(folder: &Path, accepted: &Accepted, now: Millis) -> Result<PathBuf, OpenError> {
     let _lock = lock_folder(folder)?;
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        |error| OpenError::Folder { path, error }
-    };
+    let Replacement { kept, file, mut outcomes, entry } = keep_and_replace(folder, accepted, now)?;
+    let spool = folder.join("spool");
+    let rows_path = rows_path_in(&spool, accepted.spool);
+    give_up(&spool, accepted.spool, &file, &mut outcomes).map_err(failed(&rows_path))?;
+
+    let entry = Entry::BatchGivenUp(entry);
+    let journal = folder.join("journal");
+    let mut payload = vec![];
+    encode_group(&[entry], &mut payload).map_err(|error| failed(&journal)(io::Error::other(error)))?;
+    let first = Position::first_in(&journal)?.unwrap_or(Position::START);
+    let ignored = |_, _, _: &[u8]| Ok::<_, OpenError>(());
+    let (mut log, _) = Log::open(&journal, LogSettings::default(), first, ignored)?;
+    log.append(&payload).map_err(|error| failed(&journal)(io::Error::other(error)))?;
+    Ok(kept)
+}
+
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> OpenError {
+    let path = path.to_owned();
+    |error| OpenError::Folder { path, error }
+}
+
+/// What takes the place of an upload that is given up.
+pub(super) struct Replacement {
+    /// Where it is kept as it was.
+    pub(super) kept: PathBuf,
+    /// The file: none of its rows is anybody's.
+    pub(super) file: Vec<u8>,
+    /// What became of the rows.
+    pub(super) outcomes: Vec<RowOutcome>,
+    /// What the journal is to say.
+    pub(super) entry: BatchGivenUpEntry,
+}
+
+/// Keeps an upload as it is, and says what is to take its place.
+pub(super) fn keep_and_replace(
+    folder: &Path,
+    accepted: &Accepted,
+    now: Millis,
+) -> Result<Replacement, OpenError> {
     let spool = folder.join("spool");
     let rows_path = rows_path_in(&spool, accepted.spool);
     let aside = folder.join(DAMAGED);
@@ -105,8 +140,6 @@ pub fn upload(folder: &Path, accepted: &Accepted, now: Millis) -> Result<PathBuf
         outcomes.push(RowOutcome { line, offset, outcome: Outcome::Failed, failure });
         file.extend_from_slice(LOST_ROW);
     }
-    give_up(&spool, accepted.spool, &file, &mut outcomes).map_err(failed(&rows_path))?;
-
     let FileSum { bytes, crc32c } = FileSum::of(&file);
     let end = BatchCompletedEntry {
         store_reach: 0,
@@ -116,15 +149,8 @@ pub fn upload(folder: &Path, accepted: &Accepted, now: Millis) -> Result<PathBuf
     };
     // Its key goes on standing for what was sent, not for this file.
     let accepted = Accepted { bytes, crc32c, ..accepted.clone() };
-    let entry = Entry::BatchGivenUp(BatchGivenUpEntry { accepted: accepted.to_entry(), end });
-    let journal = folder.join("journal");
-    let mut payload = vec![];
-    encode_group(&[entry], &mut payload).map_err(|error| failed(&journal)(io::Error::other(error)))?;
-    let first = Position::first_in(&journal)?.unwrap_or(Position::START);
-    let ignored = |_, _, _: &[u8]| Ok::<_, OpenError>(());
-    let (mut log, _) = Log::open(&journal, LogSettings::default(), first, ignored)?;
-    log.append(&payload).map_err(|error| failed(&journal)(io::Error::other(error)))?;
-    Ok(kept)
+    let entry = BatchGivenUpEntry { accepted: accepted.to_entry(), end };
+    Ok(Replacement { kept, file, outcomes, entry })
 }
 
 /// Keeps a file as it is, by its name, unless one is kept already.

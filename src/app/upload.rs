@@ -9,13 +9,13 @@ use super::commit::{Answer, NewBatch, Request};
 use super::dry_run::{self, DryRun};
 use super::priority::give_way;
 use super::shares::{Place, Who};
-use super::{AppError, BatchStatus, Inner};
+use super::{App, AppError, BatchStatus, Inner};
 use crate::batch::csv::Parser;
 use crate::batch::encoding::{Decoded, Encoding};
 use crate::batch::pending::IndexBuilder;
 use crate::batch::spool::SpoolError;
 use crate::config::Limits;
-use crate::model::batch::{BatchRules, IdempotencyKey};
+use crate::model::batch::{BatchId, BatchRules, IdempotencyKey};
 use crate::model::id::ClientCode;
 use crate::telemetry::metrics::{Limit, UnderWay};
 use bytes::{Buf, Bytes};
@@ -146,6 +146,18 @@ impl Upload {
             Answer::KeyTaken(id) => Err(AppError::KeyTaken(id.to_string())),
             other => Err(AppError::internal(format!("a batch was answered with {other:?}"))),
         }
+    }
+
+    /// The body has ended: if it is the file of this batch, which is held, that goes on.
+    pub async fn put_back(mut self, id: &BatchId) -> Result<BatchStatus, AppError> {
+        let taken_in = self.all().await?;
+        let (inner, batch) = (Arc::clone(&self.inner), id.clone());
+        let put_back = tokio::task::spawn_blocking(move || {
+            let TakenIn { batch: sent, _place, .. } = taken_in;
+            inner.put_back(&batch, sent)
+        });
+        put_back.await.map_err(AppError::internal)??;
+        App(Arc::clone(&self.inner)).known_batch(id)
     }
 
     /// The body has ended: says what its rows would come to now, and lets it go again. Nothing is written. It takes turns

@@ -54,10 +54,26 @@ impl UploadError {
         }
     }
 
+    /// What is wrong, for whoever need not know where the file is.
+    pub fn in_short(&self) -> String {
+        match self {
+            Self::Unreadable { error, .. } if error.kind() == io::ErrorKind::NotFound => "it is gone".into(),
+            Self::Unreadable { error, .. } => format!("it cannot be read: {error}"),
+            Self::Damaged(damage) => damage.in_short(),
+        }
+    }
+
     /// What the system said of a file.
     pub fn of(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         |error| Self::Unreadable { path, error }
+    }
+}
+
+impl Damage {
+    /// What is wrong, for whoever need not know where the file is.
+    pub fn in_short(&self) -> String {
+        format!("it has {}, not {}", self.found, self.expected)
     }
 }
 

@@ -28,7 +28,7 @@ use std::io::{self, BufWriter, Write};
 use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 const MAGIC: &[u8; 8] = b"prfindx2";
 /// The magic, how many entries, how many bytes of bundles before them, the checksum of both.
@@ -280,6 +280,11 @@ enum Kept {
 }
 
 impl Index {
+    /// One that has nothing.
+    fn empty() -> Self {
+        Self { bundles: vec![], kept: Kept::InMemory { entries: vec![], bundles: vec![] } }
+    }
+
     fn of(file: File, entries: Vec<Entry>, bundles: Vec<BundleHead>, bundle_bytes: u32) -> io::Result<Self> {
         let kept = if entries.len() <= ENTRIES_IN_MEMORY && bundle_bytes <= BUNDLE_BYTES_IN_MEMORY {
             let mut bytes = vec![0; bundle_bytes as usize];
@@ -498,10 +503,14 @@ pub struct Pending {
     on_record: Option<OnRecord>,
     /// Lines of which nobody can tell any more what became of them: the file that told is gone.
     lost: HashSet<u32>,
+    /// Why it is held, if it is: its file is not what was accepted.
+    held: OnceLock<String>,
+    /// Nothing tells whom it names, so it may be anybody.
+    may_be_anybody: bool,
 }
 
 /// What became of all rows, of a batch that was complete before.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct OnRecord {
     /// In line order; the others were updated.
     not_updated: Vec<RowOutcome>,
@@ -516,7 +525,7 @@ impl OnRecord {
 }
 
 /// What was settled.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 struct Settled {
     /// Rows, by their lines.
     rows: HashMap<u32, (SettledBy, Outcome)>,
@@ -538,8 +547,67 @@ impl Pending {
     pub fn new(accepted: Accepted, header: Header, index: Index, rows: PathBuf) -> Self {
         let progress = Arc::new(Progress::of(&accepted));
         let (settled, sum) = (Mutex::new(Settled::default()), accepted.sum());
-        let (on_record, lost) = (None, HashSet::new());
-        Self { accepted: Arc::new(accepted), header, progress, index, rows, sum, settled, on_record, lost }
+        let (on_record, lost, held) = (None, HashSet::new(), OnceLock::new());
+        let (accepted, may_be_anybody) = (Arc::new(accepted), false);
+        Self { accepted, header, progress, index, rows, sum, settled, on_record, lost, held, may_be_anybody }
+    }
+
+    /// A batch whose file is not what was accepted, held for that. Its index, if that is there and verifies, tells whom it
+    /// names; else it may be anybody. What became of rows the journal tells.
+    pub fn open_damaged(
+        accepted: Accepted,
+        error: &UploadError,
+        rows: &Path,
+        index: Option<&Path>,
+        settled: Vec<(u32, Became)>,
+    ) -> Self {
+        let index = index.and_then(|index| Index::open(index).ok().flatten());
+        let may_be_anybody = index.is_none();
+        let header = Header::from_parts(accepted.key_kind, vec![]);
+        let opened = Self::new(accepted, header, index.unwrap_or_else(Index::empty), rows.to_owned());
+        let settled = settled.into_iter().map(|(first, became)| (first, (SettledBy::Journal, became)));
+        lock(&opened.settled).bundles.extend(settled);
+        opened.hold(&error.in_short(), error);
+        Self { may_be_anybody, ..opened }
+    }
+
+    /// Opens a batch that is held once more, now that its file is what was accepted and comes to `sum`.
+    pub fn open_again(&self, sum: FileSum, index: &Path) -> io::Result<Self> {
+        let settled = lock(&self.settled).clone();
+        let bundles = settled.bundles.iter().map(|(first, (_, became))| (*first, became.clone())).collect();
+        let opened = Self::open((*self.accepted).clone(), sum, &self.rows, index, bundles)?;
+        let (on_record, lost) = (self.on_record.clone(), self.lost.clone());
+        Ok(Self { settled: Mutex::new(settled), on_record, lost, ..opened })
+    }
+
+    /// Holds it: its file is not what was accepted. Nothing is folded in from it any more, and whoever it may name waits,
+    /// until the file is sent again or given up. What is said of it is `in_short`; the log is told all.
+    pub fn hold(&self, in_short: &str, why: &dyn std::fmt::Display) {
+        if matches!(self.progress.state(), BatchState::Complete(_)) {
+            return;
+        }
+        let told = format!(
+            "its uploaded file is not what was accepted: {in_short}. Send the same file again, or give the batch up"
+        );
+        if self.held.set(told).is_ok() {
+            self.progress.stuck(true);
+            tracing::error!(batch = %self.accepted.id, %why, "a batch is held, and whoever it names waits: send its file again, or give it up");
+        }
+    }
+
+    /// Why it is held, if it is.
+    pub fn held(&self) -> Option<&str> {
+        self.held.get().map(String::as_str)
+    }
+
+    /// Whether it may have rows of these ids. Their hashes alone are looked for.
+    pub fn may_name(&self, ids: &[Key]) -> bool {
+        let mut found = vec![];
+        self.keyed_so(ids).any(|(_, key)| {
+            let hash = hash(key.id());
+            let in_doubt = self.may_be_anybody || self.index.bundles(hash).next().is_some();
+            in_doubt || self.index.find(hash, &mut found).is_err() || !found.is_empty()
+        })
     }
 
     /// Opens an accepted batch's files after a restart; makes the index again if it does not verify. The file of rows was

@@ -55,7 +55,7 @@ pub enum Which {
 pub enum Turn {
     /// This batch's.
     Of(Arc<Pending>),
-    /// Nobody's yet: each client's oldest batch is still held.
+    /// Nobody's yet: each client's oldest batch is still held back.
     Held,
     /// Nobody's any more: the queue is closed.
     Closed,
@@ -224,14 +224,7 @@ impl Batches {
     /// stays as it was.
     pub fn complete(&self, id: &BatchId, counts: Counts, at: Millis) {
         change(&self.all, |all| {
-            let Some(batch) = all.in_front.remove(&id.seq) else { return };
-            all.rows_pending = all.rows_pending.saturating_sub(batch.pending.accepted.rows);
-            if let Some(list) = all.pending.get_mut(&id.client) {
-                *list = list.without(id.seq);
-                if list.is_empty() {
-                    all.pending.remove(&id.client);
-                }
-            }
+            let Some(batch) = Self::take_from_front(all, id) else { return };
             // One that was complete before comes to something else only where its outcomes had to be made again.
             if batch.completed.is_none_or(|end| end.counts != counts) {
                 self.keep(all, &batch.pending.accepted, counts, at);
@@ -467,6 +460,58 @@ impl Batches {
         Ok(())
     }
 
+    /// How many batches are held because their uploads are not what was accepted.
+    pub fn held(&self) -> u64 {
+        look(&self.all, |all| {
+            all.in_front.values().filter(|batch| batch.pending.held().is_some()).count() as u64
+        })
+    }
+
+    /// Why a batch is held, if it is.
+    pub fn why_held(&self, id: &BatchId) -> Option<String> {
+        let pending = self.pending_by_seq(id.seq).filter(|pending| pending.accepted.id == *id)?;
+        pending.held().map(str::to_owned)
+    }
+
+    /// Puts a batch in the place of the same one that was held: its file is what was accepted again.
+    pub fn go_on_with(&self, pending: Arc<Pending>) {
+        let id = pending.accepted.id.clone();
+        change(&self.all, |all| {
+            let Some(found) = all.in_front.get_mut(&id.seq) else { return };
+            found.pending = Arc::clone(&pending);
+            if let Some(list) = all.pending.get_mut(&id.client) {
+                *list = list.without(id.seq).with(pending);
+            }
+        });
+        drop(lock(&self.queue));
+        self.changed.notify_all();
+    }
+
+    /// Ends a batch that was held: its file, and what became of its rows, is what stands here by now.
+    pub fn give_up(&self, accepted: &Accepted, counts: Counts, at: Millis) {
+        change(&self.all, |all| {
+            let id = &accepted.id;
+            let Some(batch) = Self::take_from_front(all, id) else { return };
+            all.kept.remove(id);
+            self.keep(all, accepted, counts, at);
+            batch.pending.progress.complete(counts, at);
+        });
+        drop(lock(&self.queue));
+        self.changed.notify_all();
+    }
+
+    fn take_from_front(all: &mut All, id: &BatchId) -> Option<InFront> {
+        let batch = all.in_front.remove(&id.seq)?;
+        all.rows_pending = all.rows_pending.saturating_sub(batch.pending.accepted.rows);
+        if let Some(list) = all.pending.get_mut(&id.client) {
+            *list = list.without(id.seq);
+            if list.is_empty() {
+                all.pending.remove(&id.client);
+            }
+        }
+        Some(batch)
+    }
+
     /// The batch whose turn it is: the oldest of the next client, in the order of their codes, that has one. Waits
     /// for one; none once the queue is closed.
     pub fn next(&self) -> Option<Arc<Pending>> {
@@ -476,8 +521,8 @@ impl Batches {
         }
     }
 
-    /// The same, passing over clients whose oldest batch is `held`: those behind it wait for it. It does not wait for one
-    /// that is held.
+    /// The same, passing over clients whose oldest batch is `held` back, or whose upload is not what was accepted: those
+    /// behind it wait for it. It does not wait for one that is held.
     pub fn next_not_held(&self, held: impl Fn(&Accepted) -> bool) -> Turn {
         let mut queue = lock(&self.queue);
         loop {
@@ -489,7 +534,10 @@ impl Batches {
                 let behind =
                     all.pending.iter().filter(|(client, _)| served.is_some_and(|served| *client > served));
                 let first = behind.chain(all.pending.iter()).find_map(|(client, list)| {
-                    let pending = list.first().filter(|pending| !held(&pending.accepted))?;
+                    let pending = list.first()?;
+                    if pending.held().is_some() || held(&pending.accepted) {
+                        return None;
+                    }
                     Some((client.clone(), Arc::clone(pending)))
                 });
                 (first, !all.pending.is_empty())

@@ -45,6 +45,15 @@ pub enum SettleError {
         /// Its file, and what it comes to.
         damage: Damage,
     },
+    /// A batch that may have rows of the visitor is held: what they bring is not known before its file is sent again, or
+    /// given up.
+    #[error("batch {batch}, which may name this visitor, is stuck: {why}")]
+    Held {
+        /// Which batch.
+        batch: String,
+        /// Why.
+        why: String,
+    },
     /// What must not be: the store has a row in and nothing tells what became of it.
     #[error("batch {batch}, line {line}: the store is past this row under {key}, and its outcome is lost")]
     OutcomeLost {
@@ -58,6 +67,35 @@ pub enum SettleError {
 }
 
 impl SettleError {
+    /// That this batch is held.
+    fn held(batch: &Pending, why: &str) -> Self {
+        Self::Held { batch: batch.accepted.id.to_string(), why: why.to_owned() }
+    }
+
+    /// What is wrong with the batch's file, in short, if that is lost: trying again would not help.
+    pub fn lost_upload(&self) -> Option<String> {
+        match self {
+            Self::Damaged { damage, .. } => Some(damage.in_short()),
+            Self::Spool { error, .. } => match error.kind() {
+                io::ErrorKind::NotFound => Some("it is gone".into()),
+                io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => Some(error.to_string()),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Holds the batch if its file is lost, and then is that it is held.
+    fn holding(self, batch: &Pending) -> Self {
+        if let Some(in_short) = self.lost_upload() {
+            batch.hold(&in_short, &self);
+        }
+        match batch.held() {
+            Some(why) => Self::held(batch, why),
+            None => self,
+        }
+    }
+
     /// What is wrong with the file of this batch.
     pub fn upload(batch: &BatchId, error: UploadError) -> Self {
         let batch = batch.to_string();
@@ -382,7 +420,13 @@ pub fn settle_while(
         if !wanted(noted) {
             return Ok(false);
         }
-        settle_batch(view, batch, &canonical, &ids, noted)?;
+        match batch.held() {
+            None => {
+                settle_batch(view, batch, &canonical, &ids, noted).map_err(|error| error.holding(batch))?
+            }
+            Some(why) if batch.may_name(&ids) => return Err(SettleError::held(batch, why)),
+            Some(_) => {}
+        }
     }
     Ok(true)
 }

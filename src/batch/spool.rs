@@ -199,9 +199,15 @@ impl Spool {
     /// Reads the file of an upload, that came to this when it was accepted, and gives what it comes to now; an error
     /// unless it is what it should be.
     pub fn verify(&self, name: SpoolName, accepted: &FileSum) -> Result<FileSum, UploadError> {
-        let one = lock(&self.overwriting);
         // Of a complete batch a crash may have left it; it would show what is overwritten, and where that was.
         self.remove_index(name);
+        self.verify_beside_index(name, accepted)
+    }
+
+    /// The same, but leaves the index: if the file of a batch that was not complete yet is damaged, nothing else says whom
+    /// it names.
+    pub fn verify_beside_index(&self, name: SpoolName, accepted: &FileSum) -> Result<FileSum, UploadError> {
+        let one = lock(&self.overwriting);
         let path = self.rows_path(name);
         let expected = self.sum_now(name, accepted, &one).map_err(UploadError::of(&path))?;
         expected.check(&path, FileSum::of_file(&path).map_err(UploadError::of(&path))?)?;
@@ -280,6 +286,28 @@ impl Spool {
                 sync_folder(&self.folder)
             })
         })
+    }
+
+    /// Puts a file that was sent again in the place of an upload; durable when it returns.
+    pub fn put_back(&self, name: SpoolName, sent: SpoolFile) -> io::Result<()> {
+        let _one = lock(&self.overwriting);
+        let to = self.rows_path(name);
+        self.recount_after(&to, || std::fs::rename(sent.path(), &to).and_then(|()| sync_folder(&self.folder)))
+    }
+
+    /// Ends an upload that is damaged: its file gives way to this one, with these outcomes; durable when it returns.
+    pub fn give_up(&self, name: SpoolName, file: &[u8], outcomes: &mut [RowOutcome]) -> io::Result<()> {
+        let _one = lock(&self.overwriting);
+        let of = |kind| self.path(name, kind);
+        let bytes = || {
+            let all = [ROWS, INDEX, OUTCOMES, OVERWRITING, OVERWRITTEN].map(of).into_iter();
+            all.map(|path| std::fs::metadata(path).map_or(0, |metadata| metadata.len())).sum::<u64>()
+        };
+        let before = bytes();
+        let given_up = give_up(&self.folder, name, file, outcomes);
+        self.bytes.fetch_add(bytes(), Ordering::Relaxed);
+        self.bytes.fetch_sub(before, Ordering::Relaxed);
+        given_up
     }
 
     /// Says so if so many more bytes would not fit.

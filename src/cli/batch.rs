@@ -1,4 +1,4 @@
-//! `profiled batch post|status|list|rows|repair`.
+//! `profiled batch post|status|list|rows|repair|resend|give-up`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -35,6 +35,21 @@ pub(super) enum Batch {
     Rows(Rows),
     /// Print the rows that failed, as they were sent, with a header: mend them and post them again
     Repair(Status),
+    /// Send the file of a batch again that is stuck because the daemon's copy is damaged; it must be the very same
+    Resend(Resend),
+    /// Give up a batch that is stuck because the daemon's copy is damaged: all its rows count as failed
+    GiveUp(Status),
+}
+
+/// Sends a file again.
+#[derive(Debug, Args)]
+pub(super) struct Resend {
+    /// The batch's id, such as demo-1701473848678-10000000
+    id: String,
+    /// The batch file, as it was sent; FILE.gz and FILE.zst are sent compressed as they are
+    file: PathBuf,
+    #[command(flatten)]
+    remote: Remote,
 }
 
 /// Asks what became of the rows.
@@ -110,6 +125,8 @@ pub(super) fn run(command: Batch) -> Result<(), CliError> {
         Batch::List(command) => block_on(list(command)),
         Batch::Rows(command) => block_on(rows(command)),
         Batch::Repair(command) => block_on(repair(command)),
+        Batch::Resend(command) => block_on(resend(command)),
+        Batch::GiveUp(command) => block_on(give_up(command)),
     }
 }
 
@@ -129,6 +146,8 @@ pub(super) struct Shown {
     completed_at: Option<String>,
     rows_per_second: Option<u64>,
     estimated_end_at: Option<String>,
+    #[serde(default)]
+    reason: Option<String>,
 }
 
 /// What a dry run came to, as the daemon tells it.
@@ -239,6 +258,32 @@ async fn rows(command: Rows) -> Result<(), CliError> {
     let path = format!("/api/v1/batches/{}/outcomes{outcome}", encoded(&command.id));
     let accept = if command.remote.json { "application/x-ndjson" } else { "text/csv" };
     print(&command.remote.client()?, &path, accept).await
+}
+
+async fn resend(command: Resend) -> Result<(), CliError> {
+    let client = command.remote.client()?;
+    let (body, bar) = open(&command.file).await?;
+    let answer = client.post_file(&format!("/api/v1/batches/{}/file", encoded(&command.id)), body).await;
+    bar.finish_and_clear();
+    let answer = answer?;
+    if !answer.status.is_success() {
+        return Err(CliError::Failed(shown(&answer.refusal())));
+    }
+    tell(&command.remote, &answer.json()?)
+}
+
+async fn give_up(command: Status) -> Result<(), CliError> {
+    let client = command.remote.client()?;
+    let answer = client.delete(&format!("/api/v1/batches/{}", encoded(&command.id))).await?;
+    tell(&command.remote, &answer.json()?)
+}
+
+fn tell(remote: &Remote, batch: &Shown) -> Result<(), CliError> {
+    if remote.json {
+        return print_json(batch);
+    }
+    say(summary(batch));
+    Ok(())
 }
 
 async fn repair(command: Status) -> Result<(), CliError> {
@@ -378,9 +423,11 @@ pub(super) async fn wait(client: &Client, id: &str) -> Result<Shown, CliError> {
         match batch.status.as_str() {
             "incomplete" => sleep(pause).await,
             "stuck" => {
-                return Err(CliError::Failed(format!(
-                    "batch {id} is stuck: the store keeps refusing it; the daemon's log says why"
-                )));
+                let why = batch
+                    .reason
+                    .as_deref()
+                    .unwrap_or("the store keeps refusing it; the daemon's log says why");
+                return Err(CliError::Failed(shown(&format!("batch {id} is stuck: {why}"))));
             }
             _ => {
                 bar.finish_and_clear();
@@ -402,5 +449,5 @@ pub(super) fn summary(batch: &Shown) -> String {
         batch.batch_id,
         batch.status,
         if batch.status == "incomplete" { " + those to come" } else { "" },
-    ))
+    )) + &batch.reason.as_deref().map_or(String::new(), |why| shown(&format!("; {why}")))
 }

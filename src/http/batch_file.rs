@@ -10,6 +10,9 @@ use crate::app::{Announced, BatchVersion, Upload};
 use crate::model::batch::{EmptyValues, IdempotencyKey, KEY_CHARS_MAX};
 use crate::model::id::ClientCode;
 
+/// The media types under which a batch file may come: Adobe documents the first, and curl sends it by itself.
+pub(super) const MEDIA_TYPES: [&str; 4] =
+    ["application/x-www-form-urlencoded", "text/csv", "text/plain", "application/octet-stream"];
 /// The encodings in which a batch file may come.
 const ENCODINGS: &str = "gzip, zstd";
 /// What a client calls one sending of a batch.

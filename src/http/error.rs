@@ -139,13 +139,16 @@ impl HttpError {
                 AppError::GivenUp(_) => StatusCode::GONE,
                 AppError::BadBatch(_) | AppError::Refused(_) => StatusCode::BAD_REQUEST,
                 AppError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-                AppError::NotExportable(_) | AppError::NotComplete(_) => StatusCode::CONFLICT,
+                AppError::NotExportable(_) | AppError::NotComplete(_) | AppError::NotHeld(_) => {
+                    StatusCode::CONFLICT
+                }
                 AppError::Taken(..)
                 | AppError::MadeRoom(_)
                 | AppError::NoHandle
                 | AppError::ExportBusy(_)
                 | AppError::Stopping
                 | AppError::Unreadable
+                | AppError::Held { .. }
                 | AppError::NotYet(_) => StatusCode::SERVICE_UNAVAILABLE,
                 AppError::SpoolFull(_) | AppError::Full(_) => StatusCode::INSUFFICIENT_STORAGE,
                 AppError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -159,6 +162,8 @@ impl HttpError {
             Self::AddressTooOften { after, .. }
             | Self::FailedTooOften { after, .. }
             | Self::ClientTooOften { after, .. } => Some(whole_seconds(after)),
+            // Somebody must do something about it.
+            Self::App(AppError::Held { .. }) => Some(60),
             _ => match self.status() {
                 StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Some(1),
                 // Room comes of files that are no longer kept, or of somebody who makes some.

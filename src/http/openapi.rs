@@ -264,17 +264,20 @@ fn operations() -> Vec<Operation> {
     all
 }
 
+fn batch_file() -> Value {
+    json!({
+        "type": "string",
+        "pattern": "^batch=(pcId|thirdPartyId),[a-z]{1,20}(\\n[A-Za-z0-9]{1,20},[A-Za-z0-9]{0,20}){1,20}\\n?$",
+        "description": "Its first line is batch=pcId,name,… or batch=thirdPartyId,name,…, each further one a visitor. \
+                        The pattern is the plainest form: cells may be quoted and form-encoded, and columns many.",
+    })
+}
+
 fn adobe_batches(all: &mut Vec<Operation>) {
     for (path, summary) in [
         ("/m2/{client}/profile/batchUpdate", "Accepts a batch file (v1)."),
         ("/m2/{client}/v2/profile/batchUpdate", "Accepts a batch file (v2)."),
     ] {
-        let file = json!({
-            "type": "string",
-            "pattern": "^batch=(pcId|thirdPartyId),[a-z]{1,20}(\\n[A-Za-z0-9]{1,20},[A-Za-z0-9]{0,20}){1,20}\\n?$",
-            "description": "Its first line is batch=pcId,name,… or batch=thirdPartyId,name,…, each further one a visitor. \
-                            The pattern is the plainest form: cells may be quoted and form-encoded, and columns many.",
-        });
         let operation = adobe_in_xml("post", path, summary)
             .switch("dryRun", "Only say what the batch would come to; nothing is written.")
             .query(
@@ -288,7 +291,7 @@ fn adobe_batches(all: &mut Vec<Operation>) {
                 json!({"type": "string", "pattern": "^[!-~]{1,255}$"}),
                 "The same key with the same body within 24 hours is no second batch: the first answer is given again.",
             )
-            .body(&["text/csv", "text/plain", "application/octet-stream"], &file, true)
+            .body(&["text/csv", "text/plain", "application/octet-stream"], &batch_file(), true)
             .answers(
                 "200",
                 "It is durable and readable, and followed by the URL in batchStatus; or, of a dry run, what it would come \
@@ -442,6 +445,8 @@ fn batches(all: &mut Vec<Operation>) {
             .json("Batches", "Them; Link leads to the next page."),
     );
     all.push(batch("get", "/api/v1/batches/{id}", "A batch.").json("Batch", "It, with counts and speed."));
+    let summary = "Gives up a batch that is stuck because its upload is damaged: its rows count as failed.";
+    all.push(batch("delete", "/api/v1/batches/{id}", summary).json("Batch", "It, complete."));
     let event = json!({"type": "object", "properties": {
         "event": {"type": "string", "enum": ["progress", "complete"]}, "data": {"type": "string"}}});
     all.push(
@@ -484,6 +489,12 @@ fn batches(all: &mut Vec<Operation>) {
         "It; rows of visitors that were erased since read `erased`.",
         &[(CSV, text())],
     ));
+    let summary = "Sends the file again of a batch that is stuck because its upload is damaged.";
+    all.push(
+        batch("post", "/api/v1/batches/{id}/file", summary)
+            .body(&["text/csv", "text/plain", "application/octet-stream"], &batch_file(), true)
+            .json("Batch", "It goes on: this was its file."),
+    );
 }
 
 fn upkeep(all: &mut Vec<Operation>) {

@@ -73,6 +73,7 @@ pub(super) enum Endpoint<'a> {
 
 const READ: &[Method] = &[Method::GET, Method::HEAD];
 const READ_OR_ERASE: &[Method] = &[Method::GET, Method::HEAD, Method::DELETE];
+const READ_OR_WRITE: &[Method] = &[Method::GET, Method::HEAD, Method::POST];
 const REMOVE: &[Method] = &[Method::DELETE];
 const WRITE: &[Method] = &[Method::POST];
 const WRITE_BY_EITHER: &[Method] = &[Method::GET, Method::POST];
@@ -126,7 +127,8 @@ impl<'a> Endpoint<'a> {
     pub(super) fn methods(&self) -> &'static [Method] {
         match self {
             Self::BatchUpdate { .. } | Self::Delivery | Self::Compact | Self::Backup => WRITE,
-            Self::Profile { .. } => READ_OR_ERASE,
+            Self::Profile { .. } | Self::Batch { .. } => READ_OR_ERASE,
+            Self::File { .. } => READ_OR_WRITE,
             Self::Attribute { .. } => REMOVE,
             Self::ProfileUpdate { .. } | Self::Mbox { .. } => WRITE_BY_EITHER,
             Self::Inspector(page) => page.methods(),
@@ -138,6 +140,8 @@ impl<'a> Endpoint<'a> {
     fn access(&self, method: &Method) -> Access {
         match self {
             Self::BatchUpdate { .. } | Self::ProfileUpdate { .. } => Access::Of(Scope::Batch),
+            Self::Batch { .. } if method == Method::DELETE => Access::Of(Scope::Admin),
+            Self::File { .. } if method == Method::POST => Access::Of(Scope::Admin),
             Self::BatchStatus { .. }
             | Self::Batches
             | Self::Batch { .. }
@@ -284,6 +288,12 @@ impl<'a> Endpoint<'a> {
             (Self::Healthz, _) => ops::healthz(front),
             (Self::Readyz, _) => ops::readyz(front),
             (Self::Delivery, _) => adobe::delivery::answer(front, request).await,
+            (Self::Batch { id }, _) if request.method() == Method::DELETE => {
+                native::batches::give_up(front, request, &bearer, &native::batches::id(request, id)?).await
+            }
+            (Self::File { id }, _) if request.method() == Method::POST => {
+                native::batches::put_back(front, request, &bearer, &native::batches::id(request, id)?).await
+            }
             (Self::Batch { id }, _) => native::batches::one(front, &native::batches::id(request, id)?),
             (Self::Events { id }, _) => {
                 native::events::answer(front, request, &native::batches::id(request, id)?).await

@@ -214,6 +214,8 @@ pub struct Vitals {
     pub ready: bool,
     /// Batches that are accepted and not complete.
     pub batches_pending: u64,
+    /// Batches whose uploads are not what was accepted.
+    pub batches_stuck: u64,
     /// Their rows that are not folded in.
     pub rows_pending: u64,
     /// Writes that wait for the journal.
@@ -256,6 +258,11 @@ impl Vitals {
         };
         whole("ready", "1 if the daemon serves, as /readyz says, else 0", u64::from(self.ready));
         whole("batches_pending", "Batches that are accepted and not complete", self.batches_pending);
+        whole(
+            "batches_stuck",
+            "Batches that are held because their uploads are damaged: send them again, or give them up",
+            self.batches_stuck,
+        );
         whole("rows_pending", "Rows of pending batches that are not folded in yet", self.rows_pending);
         whole("writes_waiting", "Writes that wait for the journal", self.writes_waiting);
         let rate = u64::from(self.rows_per_second_max.unwrap_or_default());

@@ -70,6 +70,7 @@ mod tests {
             completed: None,
             rows_per_second: None,
             estimated_end: None,
+            reason: None,
         };
         let body = |details| format!("{:?}", encode(&batch, details).into_body());
         assert!(body(false).contains(

@@ -11,16 +11,13 @@ use utoipa::ToSchema;
 use crate::app::dry_run::{Diff, DryRun};
 use crate::app::{AcceptedBatch, BatchVersion};
 use crate::http::Front;
-use crate::http::batch_file::{empty_values, idempotency_key, take_in};
+use crate::http::batch_file::{MEDIA_TYPES, empty_values, idempotency_key, take_in};
 use crate::http::error::HttpError;
 use crate::http::outcomes::{self, Form, Outcomes, Row};
 use crate::http::request::Request;
 use crate::http::response::{Answer, json, xml};
 use crate::model::id::ClientCode;
 
-/// The media types under which a batch file may come: Adobe documents the first, and curl sends it by itself.
-const MEDIA_TYPES: [&str; 4] =
-    ["application/x-www-form-urlencoded", "text/csv", "text/plain", "application/octet-stream"];
 /// The answer's header that bears the batch's place in the order.
 const SEQ_HEADER: HeaderName = HeaderName::from_static("profiled-seq");
 /// The answer's header that says that the batch was accepted when it was sent before.

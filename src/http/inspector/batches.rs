@@ -92,6 +92,8 @@ struct Progress {
     bar: Bar,
     outcomes: Vec<(&'static str, &'static str, String)>,
     failures: Option<Failures>,
+    /// Why it is stuck, if its upload is damaged.
+    reason: Option<String>,
 }
 
 /// Why rows failed.
@@ -194,7 +196,10 @@ impl Progress {
             live,
             told: match batch.state {
                 BatchState::Complete => format!("Complete: {}", Bar::of(&batch.counts, batch.rows).told),
-                BatchState::Stuck => "The store keeps refusing this batch".into(),
+                BatchState::Stuck => {
+                    let held = batch.reason.as_ref().map(|why| format!("This batch is stuck: {why}"));
+                    held.unwrap_or_else(|| "The store keeps refusing this batch".into())
+                }
                 // In steps, or nobody could listen to it.
                 BatchState::Incomplete => format!("{} % are done", dealt_per_cent / 10 * 10),
             },
@@ -210,6 +215,7 @@ impl Progress {
             bar: Bar::of(&batch.counts, batch.rows),
             outcomes,
             failures,
+            reason: batch.reason.clone(),
         })
     }
 }

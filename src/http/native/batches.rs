@@ -1,4 +1,5 @@
-//! `GET /api/v1/batches` and `/api/v1/batches/{batchId}`: what was uploaded, and how far it is.
+//! `GET /api/v1/batches` and `/api/v1/batches/{batchId}`: what was uploaded, and how far it is. `DELETE` of the second, and
+//! `POST /api/v1/batches/{batchId}/file`: what ends the hold of a batch whose upload is damaged.
 
 use hyper::StatusCode;
 use hyper::header::{HeaderValue, LINK};
@@ -7,11 +8,13 @@ use utoipa::ToSchema;
 
 use crate::app::{AppError, BatchState, BatchStatus, BatchVersion};
 use crate::http::Front;
+use crate::http::auth::Bearer;
+use crate::http::batch_file::{MEDIA_TYPES, take_in};
 use crate::http::error::HttpError;
 use crate::http::outcomes::Outcomes;
 use crate::http::request::{Params, Request};
 use crate::http::response::{Answer, json};
-use crate::model::batch::BatchId;
+use crate::model::batch::{BatchId, EmptyValues};
 use crate::model::id::ClientCode;
 use crate::model::seq::{Millis, Seq};
 
@@ -51,6 +54,36 @@ pub(in crate::http) fn list(
 /// One batch.
 pub(in crate::http) fn one(front: &Front, id: &BatchId) -> Result<Answer, HttpError> {
     json(StatusCode::OK, &Batch::of(&known(front, id)?))
+}
+
+/// Gives up a batch that is held because its upload is damaged.
+pub(in crate::http) async fn give_up(
+    front: &Front,
+    request: &Request,
+    bearer: &Bearer,
+    id: &BatchId,
+) -> Result<Answer, HttpError> {
+    let batch = front.app.give_up_batch(id).await?;
+    let what = format!("batch {id}");
+    front.app.note_act(bearer.actor(request), "give up batch", Some(&id.client), &what).await;
+    json(StatusCode::OK, &Batch::of(&batch))
+}
+
+/// Takes the file of such a batch in once more.
+pub(in crate::http) async fn put_back(
+    front: &Front,
+    request: &mut Request,
+    bearer: &Bearer,
+    id: &BatchId,
+) -> Result<Answer, HttpError> {
+    front.app.check_held(id)?;
+    let right = || format!("send the batch file as it was, to /api/v1/batches/{id}/file");
+    let (version, empty_values) = (BatchVersion::V2, EmptyValues::Ignore);
+    let upload = take_in(front, request, &id.client, version, empty_values, &MEDIA_TYPES, right).await?;
+    let batch = upload.put_back(id).await?;
+    let what = format!("batch {id}");
+    front.app.note_act(bearer.actor(request), "resend batch", Some(&id.client), &what).await;
+    json(StatusCode::OK, &Batch::of(&batch))
 }
 
 /// The id of a path. It names its client, so `client=` may be left out; where it is there, it must agree.
@@ -106,6 +139,8 @@ pub(in crate::http) struct Batch {
     completed_at: Option<String>,
     rows_per_second: Option<u64>,
     estimated_end_at: Option<String>,
+    /// Why it is stuck, if its upload is damaged.
+    reason: Option<String>,
 }
 
 impl Batch {
@@ -126,6 +161,7 @@ impl Batch {
             completed_at: batch.completed.map(Millis::iso_8601),
             rows_per_second: batch.rows_per_second,
             estimated_end_at: batch.estimated_end.map(Millis::iso_8601),
+            reason: batch.reason.clone(),
         }
     }
 }

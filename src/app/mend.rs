@@ -1,0 +1,80 @@
+//! Ending the hold of a batch whose upload is not what was accepted: its file is sent again, or the batch is given up.
+//!
+//! Promises: only the very file that was accepted ends the hold, and then the batch is folded in at its place in the order, as
+//! if nothing had been; what is given up is kept as it was in [`DAMAGED`](super::DAMAGED), and all its rows count as
+//! failed; a crash on the way leaves the batch held, mended, or given up.
+
+use super::commit::{NewBatch, Request};
+use super::salvage::{self, Replacement};
+use super::{App, AppError, BatchStatus, Inner, OpenError};
+use crate::batch::pending::Pending;
+use crate::model::batch::BatchId;
+use crate::sync::{Ordering, lock};
+use std::sync::Arc;
+
+impl App {
+    /// Gives up a batch that is held: every row of it counts as failed, and all others go on.
+    pub async fn give_up_batch(&self, id: &BatchId) -> Result<BatchStatus, AppError> {
+        let (inner, batch) = (Arc::clone(&self.0), id.clone());
+        let given_up = tokio::task::spawn_blocking(move || inner.give_up_batch(&batch)).await;
+        given_up.map_err(AppError::internal)??;
+        self.known_batch(id)
+    }
+
+    /// Says so unless a batch is held.
+    pub fn check_held(&self, id: &BatchId) -> Result<(), AppError> {
+        self.0.held_batch(id).map(|_| ())
+    }
+
+    pub(super) fn known_batch(&self, id: &BatchId) -> Result<BatchStatus, AppError> {
+        self.batch(id).ok_or_else(|| AppError::UnknownBatch(id.to_string()))
+    }
+}
+
+impl Inner {
+    fn held_batch(&self, id: &BatchId) -> Result<Arc<Pending>, AppError> {
+        let known = self.batches.get(id).ok_or_else(|| AppError::UnknownBatch(id.to_string()))?;
+        let pending = self.batches.pending_by_seq(known.accepted.id.seq);
+        let held = pending.filter(|pending| pending.held().is_some());
+        let held = held.ok_or_else(|| AppError::NotHeld(id.to_string()))?;
+        if self.folding_batch.load(Ordering::SeqCst) == id.seq.get() {
+            return Err(AppError::NotYet(format!("batch {id} is just being let go of; try again")));
+        }
+        Ok(held)
+    }
+
+    fn give_up_batch(&self, id: &BatchId) -> Result<(), AppError> {
+        let _one = lock(&self.replacing);
+        let pending = self.held_batch(id)?;
+        let failed = |error: OpenError| AppError::internal(error);
+        let replacement = salvage::keep_and_replace(&self.data_folder, &pending.accepted, self.clock.now());
+        let Replacement { kept, file, mut outcomes, entry } = replacement.map_err(failed)?;
+        let counts = entry.end.counts;
+        let given_up = self.spool.give_up(pending.accepted.spool, &file, &mut outcomes);
+        given_up.map_err(AppError::internal)?;
+        self.ask_blocking(Request::GiveUp(Box::new(entry)))?;
+        self.metrics.batch_complete(&id.client, &counts);
+        tracing::warn!(batch = %id, kept = %kept.display(), "a batch was given up: all its rows count as failed");
+        Ok(())
+    }
+
+    /// Puts the file of a batch that is held in its place again, as it was just sent.
+    pub(super) fn put_back(&self, id: &BatchId, sent: NewBatch) -> Result<(), AppError> {
+        let _one = lock(&self.replacing);
+        let pending = self.held_batch(id)?;
+        let accepted = &pending.accepted;
+        let expected = self.spool.sum(accepted.spool, &accepted.sum()).map_err(AppError::internal)?;
+        let found = sent.sum();
+        if found.bytes != expected.bytes || expected.crc32c.is_some_and(|sum| Some(sum) != found.crc32c) {
+            return Err(AppError::Refused(format!(
+                "this is not the file of batch {id}: it has {found}, and that one has {expected}"
+            )));
+        }
+        self.spool.put_back(accepted.spool, sent.spool).map_err(AppError::internal)?;
+        let index = self.spool.index_path(accepted.spool);
+        let again = self.spool.recount_after(&index, || pending.open_again(expected, &index));
+        self.batches.go_on_with(Arc::new(again.map_err(AppError::internal)?));
+        tracing::info!(batch = %id, "the file of a batch was sent again: it goes on");
+        Ok(())
+    }
+}

@@ -1,0 +1,233 @@
+//! A damaged upload holds its own batch, and nobody else: whom it may name waits, all others go on, until the file is sent
+//! again or given up. One such file once ended the daemon for every client.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+mod support;
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use support::{Daemon, wait_for};
+
+/// Nothing is folded in at this rate before the test is over, but for what a burst takes.
+const SLOW: &str = "[ingest]\nmax_rows_per_second = 1\n[clients.a]\n[clients.b]\n";
+const FAST: &str = "[clients.a]\n[clients.b]\n";
+const ROWS: u64 = 1000;
+
+fn batch(value: &str) -> String {
+    let mut file = String::from("batch=pcId,n\n");
+    for row in 0..ROWS {
+        writeln!(file, "p{row},{value}").unwrap();
+    }
+    file
+}
+
+fn upload(daemon: &Daemon, text: &str) -> PathBuf {
+    let files = daemon.spooled().into_iter();
+    let mut csv = files.filter(|file| file.extension().is_some_and(|extension| extension == "csv"));
+    csv.find(|file| std::fs::read_to_string(file).is_ok_and(|found| found == text)).unwrap()
+}
+
+fn lookup(daemon: &Daemon, client: &str, id: &str) -> support::Reply {
+    daemon.get(&format!("/api/v1/profiles/{id}?by=pc&client={client}"))
+}
+
+fn site_call(daemon: &Daemon, client: &str, id: &str) -> support::Reply {
+    daemon.post_form(&format!("/m2/{client}/mbox/json"), &format!("mboxPC={id}&profile.s=1"))
+}
+
+fn status(daemon: &Daemon, batch: &str) -> String {
+    daemon.get(&format!("/m2/a/profile/batchStatus?batchId={batch}")).element("status").unwrap()
+}
+
+/// What is held, of a daemon that has `a`'s first batch damaged, a second one behind it, and one of `b`.
+struct Held {
+    daemon: Daemon,
+    damaged: String,
+    behind: String,
+}
+
+impl Held {
+    /// `harm` does it, while the daemon is down; `in_doubt` if the index goes, too.
+    fn new(in_doubt: bool, harm: impl Fn(&PathBuf)) -> Self {
+        let mut daemon = Daemon::start_configured(SLOW);
+        for client in ["a", "b"] {
+            for id in ["p7", "p999", "q1"] {
+                daemon.mbox(client, &format!("mboxPC={id}&profile.n=site"));
+            }
+        }
+        let damaged = daemon.post_batch_v1("a", batch("first"));
+        let behind = daemon.post_batch_v1("a", "batch=pcId,m\nq1,second\np999,second\n");
+        let others = daemon.post_batch_v1("b", batch("others"));
+        assert_eq!(daemon.metrics().value("profiled_batches_stuck"), 0.0);
+        daemon.kill9();
+        let file = upload(&daemon, &batch("first"));
+        harm(&file);
+        if in_doubt {
+            std::fs::remove_file(file.with_extension("index")).unwrap();
+        }
+        daemon.configure(FAST);
+        daemon.restart();
+        assert_eq!(daemon.wait_complete(&others).consumed, ROWS);
+        let held = Self { daemon, damaged, behind };
+        held.check(in_doubt);
+        held
+    }
+
+    fn check(&self, in_doubt: bool) {
+        let Self { daemon, damaged, behind } = self;
+        assert_eq!(daemon.get("/readyz").status, 200);
+        assert_eq!(status(daemon, damaged), "stuck");
+        assert_eq!(status(daemon, behind), "incomplete");
+        let shown = daemon.get(&format!("/api/v1/batches/{damaged}")).json();
+        let reason = shown["reason"].as_str().unwrap();
+        assert_eq!(shown["status"], "stuck");
+        assert!(reason.contains("is not what was accepted") && !reason.contains("spool"), "{reason}");
+        let page = daemon.get(&format!("/batches/{damaged}")).text();
+        assert!(page.contains("give-up") && page.contains("is not what was accepted"), "{page}");
+        assert_eq!(daemon.metrics().value("profiled_batches_stuck"), 1.0);
+        for id in ["p7", "p999"] {
+            for refused in [lookup(daemon, "a", id), site_call(daemon, "a", id)] {
+                let told = refused.text();
+                assert_eq!((refused.status, refused.header("retry-after")), (503, Some("60")), "{told}");
+                assert!(told.contains(damaged) && told.contains("is stuck"), "{told}");
+            }
+            assert_eq!(daemon.value("b", "pc", id, "n").as_deref(), Some("others"));
+            assert_eq!(site_call(daemon, "b", id).status, 200);
+        }
+        let other = if in_doubt { 503 } else { 200 };
+        assert_eq!(lookup(daemon, "a", "q1").status, other);
+        assert_eq!(site_call(daemon, "a", "q1").status, other);
+        if !in_doubt {
+            assert_eq!(daemon.value("a", "pc", "q1", "m").as_deref(), Some("second"));
+        }
+        // One that it can't name, for it is keyed otherwise.
+        assert_eq!(daemon.get("/api/v1/profiles/t1?by=third-party&client=a").status, 404);
+        let refused = daemon.get("/api/v1/export?client=a&format=ndjson");
+        assert!(refused.status == 503 && refused.text().contains(damaged), "{}", refused.text());
+        assert_eq!(daemon.get("/api/v1/export?client=b&format=ndjson").status, 200);
+    }
+
+    fn call(&self, method: &str, path: &str, body: &str) -> support::Reply {
+        let path = format!("/api/v1/batches/{}{path}", self.damaged);
+        self.daemon.call(method, &path, &[("Content-Type", "text/csv")], Some(body.as_bytes()))
+    }
+
+    /// It is sent again; a wrong one is not taken.
+    fn resend(mut self) {
+        let refused = self.call("POST", "/file", &batch("furst"));
+        let told = refused.text();
+        assert_eq!(refused.status, 400, "{told}");
+        let bytes = batch("first").len();
+        let says = |what: &str| told.contains(&format!("{what} has {bytes} bytes with the checksum"));
+        assert!(says("it") && says("that one"), "{told}");
+        assert_eq!(status(&self.daemon, &self.damaged), "stuck");
+        let taken = self.call("POST", "/file", &batch("first"));
+        assert_eq!(taken.status, 200, "{}", taken.text());
+        let daemon = &mut self.daemon;
+        // `p7`, `p999` of the 1,000, whichever is folded in by now.
+        assert_eq!(daemon.value("a", "pc", "p7", "n").as_deref(), Some("first"));
+        let details = daemon.wait_complete(&self.damaged);
+        assert_eq!((details.successful, details.not_found), (2, ROWS - 2));
+        daemon.wait_complete(&self.behind);
+        let check = |daemon: &Daemon| {
+            for (id, name, value) in
+                [("p7", "n", "first"), ("p999", "n", "first"), ("p999", "m", "second"), ("q1", "m", "second")]
+            {
+                assert_eq!(daemon.value("a", "pc", id, name).as_deref(), Some(value), "{id}");
+            }
+            assert_eq!(daemon.metrics().value("profiled_batches_stuck"), 0.0);
+        };
+        check(daemon);
+        daemon.kill9().restart();
+        check(daemon);
+        let refused = daemon.call("DELETE", &format!("/api/v1/batches/{}", self.damaged), &[], None);
+        assert_eq!(refused.status, 409, "{}", refused.text());
+        let audit = std::fs::read_to_string(daemon.data().join("audit.log")).unwrap();
+        assert!(audit.contains("resend batch") && audit.contains(&self.damaged), "{audit}");
+    }
+
+    fn give_up(mut self) {
+        let (code, out, told) =
+            self.daemon.run(&["batch", "give-up", &self.damaged, "--url", &self.daemon.url()]);
+        assert_eq!(code, Some(0), "{told}");
+        assert!(out.contains("complete") && out.contains("1,000 failed"), "{out}");
+        let daemon = &mut self.daemon;
+        daemon.wait_complete(&self.behind);
+        let check = |daemon: &Daemon| {
+            let details = daemon.wait_complete(&self.damaged);
+            assert_eq!((details.size, details.failed), (ROWS, ROWS));
+            let outcomes = daemon.get(&format!("/api/v1/batches/{}/outcomes", self.damaged)).text();
+            assert_eq!(outcomes.matches("upload_damaged").count() as u64, ROWS);
+            for (id, name, value) in [("p999", "m", "second"), ("q1", "m", "second")] {
+                assert_eq!(daemon.value("a", "pc", id, name).as_deref(), Some(value), "{id}");
+            }
+            assert_eq!(lookup(daemon, "a", "p7").status, 200);
+            assert_eq!(daemon.metrics().value("profiled_batches_stuck"), 0.0);
+        };
+        check(daemon);
+        assert!(std::fs::read_dir(daemon.data().join("damaged")).unwrap().count() > 0, "it is kept");
+        daemon.kill9().restart();
+        check(daemon);
+        let audit = std::fs::read_to_string(daemon.data().join("audit.log")).unwrap();
+        assert!(audit.contains("give up batch") && audit.contains(&self.damaged), "{audit}");
+    }
+}
+
+/// Changes a byte in the middle.
+fn flip(file: &PathBuf) {
+    let mut bytes = std::fs::read(file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(file, bytes).unwrap();
+}
+
+#[test]
+fn a_damaged_upload_holds_whom_it_names_until_it_is_sent_again() {
+    Held::new(false, flip).resend();
+}
+
+#[test]
+fn a_damaged_upload_holds_whom_it_names_until_it_is_given_up() {
+    Held::new(false, flip).give_up();
+}
+
+#[test]
+fn one_that_is_gone_with_its_index_holds_everybody_it_may_name() {
+    Held::new(true, |file| std::fs::remove_file(file).unwrap()).resend();
+}
+
+#[test]
+fn so_does_one_of_which_nothing_can_be_read_and_it_can_be_given_up() {
+    Held::new(true, |file| std::fs::write(file, [0xff; 64]).unwrap()).give_up();
+}
+
+/// It was whole at the start, and is found damaged when its turn comes.
+#[test]
+fn an_upload_that_is_damaged_while_the_daemon_runs_is_held_when_its_turn_comes() {
+    let mut daemon = Daemon::start_configured(SLOW);
+    daemon.mbox("a", "mboxPC=p7");
+    let first = daemon.post_batch_v1("a", batch("first"));
+    let damaged = daemon.post_batch_v1("a", "batch=pcId,n\np7,second\n");
+    let others = daemon.post_batch_v1("b", "batch=pcId,n\np7,second\nx,y\n");
+    let file = upload(&daemon, "batch=pcId,n\np7,second\n");
+    std::fs::write(&file, "batch=pcId,n\np7,SECOND\n").unwrap();
+    daemon.configure(FAST);
+    daemon.hang_up();
+    daemon.wait_complete(&first);
+    daemon.wait_complete(&others);
+    wait_for("the batch to be held", || (status(&daemon, &damaged) == "stuck").then_some(()));
+    assert_eq!(lookup(&daemon, "a", "p7").status, 503);
+    assert_eq!(site_call(&daemon, "a", "q1").status, 200);
+    // Held it stays over restarts, clean ones as well.
+    daemon.terminate();
+    daemon.ended();
+    daemon.restart();
+    assert_eq!((lookup(&daemon, "a", "p7").status, lookup(&daemon, "a", "q1").status), (503, 200));
+    let path = format!("/api/v1/batches/{damaged}/file");
+    let sent =
+        daemon.call("POST", &path, &[("Content-Type", "text/csv")], Some(b"batch=pcId,n\np7,second\n"));
+    assert_eq!(sent.status, 200, "{}", sent.text());
+    daemon.wait_complete(&damaged);
+    assert_eq!(daemon.value("a", "pc", "p7", "n").as_deref(), Some("second"));
+}
