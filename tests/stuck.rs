@@ -84,7 +84,7 @@ impl Held {
         assert_eq!(shown["status"], "stuck");
         assert!(reason.contains("is not what was accepted") && !reason.contains("spool"), "{reason}");
         let page = daemon.get(&format!("/batches/{damaged}")).text();
-        assert!(page.contains("give-up") && page.contains("is not what was accepted"), "{page}");
+        assert!(page.contains("batch abandon") && page.contains("is not what was accepted"), "{page}");
         assert_eq!(daemon.metrics().value("profiled_batches_stuck"), 1.0);
         for id in ["p7", "p999"] {
             for refused in [lookup(daemon, "a", id), site_call(daemon, "a", id)] {
@@ -149,7 +149,7 @@ impl Held {
 
     fn give_up(mut self) {
         let (code, out, told) =
-            self.daemon.run(&["batch", "give-up", &self.damaged, "--url", &self.daemon.url()]);
+            self.daemon.run(&["batch", "abandon", &self.damaged, "--url", &self.daemon.url()]);
         assert_eq!(code, Some(0), "{told}");
         assert!(out.contains("complete") && out.contains("1,000 failed"), "{out}");
         let daemon = &mut self.daemon;

@@ -6,8 +6,8 @@
 //! | the store, its checkpoint | the generation in use | made again from what follows |
 //! | a snapshot | the newest that verifies | the one before it, then the journal alone |
 //! | journal segments | from the oldest incomplete batch of the checkpoint or snapshot on | refused, [`salvage`](super::salvage) gives up what is damaged |
-//! | an incomplete batch's upload | `.csv`, and `.overwritten` if rows of it were | refused, salvage gives that batch up |
-//! | its index | `.index` | made again |
+//! | an incomplete batch's upload | `.csv`, and `.overwritten` if rows of it were | that batch is held until it is [sent again or given up](super::mend); a check or a restore refuses, salvage gives the batch up |
+//! | its index | `.index` | made again; of a batch that is held it says whom that names, else it may be anybody |
 //! | its outcomes, if the journal says that it was complete | `.outcomes` | made again; [lost](rows_lost) are those rows that nobody can judge any more |
 //! | the catalogue of complete batches | up to where the checkpoint or snapshot says | what of it verifies is kept, what the journal still tells is added; uploads of batches of which neither tells are moved to `damaged` |
 //! | a complete batch's files | the same | told when asked for; the batch is listed all the same |

@@ -1,7 +1,8 @@
 //! Folding one visitor's pending rows in: before a write to the visitor is journaled, and in every lookup.
 //!
 //! Promises: rows are applied batch by batch in seq order and, within a batch, in line order over all the visitor's
-//! ids; each is judged at its batch's place in the order (R4). Whoever calls takes the list of pending batches first
+//! ids; each is judged at its batch's place in the order (R4); where a batch that is held may have rows of the visitor,
+//! nothing is folded in, and that is said. Whoever calls takes the list of pending batches first
 //! and reads the store second, so a batch folded meanwhile is met in the store.
 //!
 //! One invariant carries all of it, kept by the commit thread: *a profile that lists an id is where that id's link

@@ -1,4 +1,4 @@
-//! `profiled batch post|status|list|rows|repair|resend|give-up`.
+//! `profiled batch post|status|list|rows|repair|resend|abandon`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -38,7 +38,7 @@ pub(super) enum Batch {
     /// Send the file of a batch again that is stuck because the daemon's copy is damaged; it must be the very same
     Resend(Resend),
     /// Give up a batch that is stuck because the daemon's copy is damaged: all its rows count as failed
-    GiveUp(Status),
+    Abandon(Status),
 }
 
 /// Sends a file again.
@@ -126,7 +126,7 @@ pub(super) fn run(command: Batch) -> Result<(), CliError> {
         Batch::Rows(command) => block_on(rows(command)),
         Batch::Repair(command) => block_on(repair(command)),
         Batch::Resend(command) => block_on(resend(command)),
-        Batch::GiveUp(command) => block_on(give_up(command)),
+        Batch::Abandon(command) => block_on(abandon(command)),
     }
 }
 
@@ -272,7 +272,7 @@ async fn resend(command: Resend) -> Result<(), CliError> {
     tell(&command.remote, &answer.json()?)
 }
 
-async fn give_up(command: Status) -> Result<(), CliError> {
+async fn abandon(command: Status) -> Result<(), CliError> {
     let client = command.remote.client()?;
     let answer = client.delete(&format!("/api/v1/batches/{}", encoded(&command.id))).await?;
     tell(&command.remote, &answer.json()?)
