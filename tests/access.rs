@@ -25,7 +25,7 @@ enum Takes {
 use Takes::{Admin, Any, Batch, Everywhere, Nothing, Read};
 
 /// Each endpoint, by each of its methods. `{batch}` is a batch's id, `{folder}` a folder that is not there yet.
-const ENDPOINTS: [(&str, &str, Takes); 46] = [
+const ENDPOINTS: [(&str, &str, Takes); 48] = [
     ("GET", "/?client=demo", Any),
     ("GET", "/visitors?client=demo&by=pc&id=1", Read),
     ("GET", "/batches?client=demo", Any),
@@ -56,6 +56,8 @@ const ENDPOINTS: [(&str, &str, Takes); 46] = [
     ("GET", "/api/v1/batches/{batch}/outcomes", Any),
     ("GET", "/api/v1/batches/{batch}/repair", Any),
     ("GET", "/api/v1/batches/{batch}/file", Any),
+    ("DELETE", "/api/v1/batches/{batch}", Admin),
+    ("POST", "/api/v1/batches/{batch}/file", Admin),
     ("GET", "/api/v1/batches/demo-1701473848678-10000001/outcomes", Any),
     ("GET", "/api/v1/statistics?client=demo", Read),
     ("GET", "/api/v1/batches/demo-1701473848678-10000001", Any),

@@ -6,7 +6,7 @@ use profiled::app::commit::VisitorWrite;
 use profiled::app::report::ToldRow;
 use profiled::app::shares::Who;
 use profiled::app::{
-    AcceptedBatch, Announced, App, AppError, BatchState, BatchVersion, CallIds, OpenError, Opening, SiteCall,
+    AcceptedBatch, Announced, App, AppError, BatchState, BatchVersion, CallIds, Opening, SiteCall,
 };
 use profiled::clock::{GuardedClock, Steady};
 use profiled::config::{Config, ServeOptions};

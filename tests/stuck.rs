@@ -1,6 +1,10 @@
 //! A damaged upload holds its own batch, and nobody else: whom it may name waits, all others go on, until the file is sent
 //! again or given up. One such file once ended the daemon for every client.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on should say where"
+)]
 
 mod support;
 
