@@ -2,7 +2,8 @@
 //!
 //! - healed: every visitor shows what was acknowledged, or for a while 503; at once, after more writes, and after another
 //!   clean stop and start; each batch is complete, with its counts, unless the daemon said that the catalogue, the only
-//!   file that told of it, is damaged; or
+//!   file that told of it, is damaged;
+//! - held: an upload that is not folded in yet holds its batch, those whom it names are told so, all others are right;
 //! - refused: the daemon does not start, or does not serve, and says what is damaged and where.
 //!
 //! Anything else is wrong. `DAMAGE_ROUNDS=50` runs so many rounds of each file and each way to stop, `DAMAGE_SEED` begins
@@ -391,6 +392,8 @@ fn ready<'d>(daemon: &'d Daemon, token: Option<&'d str>) -> Client<'d> {
 
 enum End {
     Healed(String),
+    /// The batch whose upload it was is held, and says so; nobody shows anything older.
+    Held,
     Refused(String),
     Wrong(String),
 }
@@ -418,6 +421,18 @@ fn round(loaded: &mut Loaded, dice: &mut Dice) -> End {
     }
     let mut client = Client::of(daemon, token.as_deref());
     let mut held_back = 0;
+    if client.call("GET", "/metrics", None).text().contains("\nprofiled_batches_stuck 1\n") {
+        for (visitor, before) in shown.iter() {
+            match client.shows(*visitor) {
+                Ok(now) if now == *before => {}
+                Err(why) if why.contains("is stuck") => {}
+                now => {
+                    return End::Wrong(format!("v{visitor} was {before}, and with a batch held is {now:?}"));
+                }
+            }
+        }
+        return End::Held;
+    }
     if let Err(wrong) = compare("at once", &mut client, shown, &mut held_back) {
         return End::Wrong(wrong);
     }
@@ -550,6 +565,7 @@ fn damaged_files_are_healed_or_refused_and_nothing_older_is_shown() {
                             wrong.lock().unwrap().push(format!("seed {seed}, nothing was damaged: {how}"));
                             "WRONG".to_owned()
                         }
+                        End::Held => "held, and says so".to_owned(),
                         End::Refused(why) => format!("refused: {}", kind_of(&why, data.parent().unwrap())),
                         End::Wrong(why) => {
                             let told = format!("seed {seed}, {target:?} {stop:?} {how:?} {path:?}: {why}");
