@@ -11,6 +11,7 @@
 use std::fs;
 use std::io::{BufReader, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use http_body_util::{BodyExt, Full};
@@ -381,10 +382,11 @@ const HEADS: HeadLimits = HeadLimits { bytes_max: 80 << 10, lines_max: 100, uri_
 /// What hyper makes of bytes, and whether it went on to their end: else it closed before.
 async fn served(bytes: &[u8], piece: usize) -> (Vec<Understood>, bool) {
     let seen = Arc::new(Mutex::new(vec![]));
+    let refused = Arc::new(AtomicBool::new(false));
     let (mut client, socket) = tokio::io::duplex(1 << 20);
-    let notes = Arc::clone(&seen);
+    let (notes, refuses) = (Arc::clone(&seen), Arc::clone(&refused));
     let service = service_fn(move |request: hyper::Request<Incoming>| {
-        let seen = Arc::clone(&notes);
+        let (seen, refuses) = (Arc::clone(&notes), Arc::clone(&refuses));
         async move {
             let (head, mut body) = request.into_parts();
             let last = head.version == hyper::Version::HTTP_10
@@ -401,7 +403,15 @@ async fn served(bytes: &[u8], piece: usize) -> (Vec<Understood>, bool) {
                         let bytes = frame.into_data().map_or(0, |data| data.len());
                         seen.lock().unwrap()[number].0.body += bytes;
                     }
-                    Some(Err(_)) => break,
+                    Some(Err(error)) => {
+                        // A body that the stream's end cuts off it has waited for; any other it closes on.
+                        let source = std::error::Error::source(&error);
+                        let source = source.and_then(|source| source.downcast_ref::<std::io::Error>());
+                        let cut_off =
+                            source.is_some_and(|error| error.kind() == std::io::ErrorKind::UnexpectedEof);
+                        refuses.fetch_or(!cut_off, Ordering::Relaxed);
+                        break;
+                    }
                     None => {
                         seen.lock().unwrap()[number].0.ended = true;
                         break;
@@ -433,6 +443,7 @@ async fn served(bytes: &[u8], piece: usize) -> (Vec<Understood>, bool) {
         Ok(()) => !seen.last().is_some_and(|(_, last)| *last),
         Err(error) => error.is_incomplete_message(),
     };
+    let waited = waited && !refused.load(Ordering::Relaxed);
     (seen.iter().map(|(request, _)| request.clone()).collect(), waited)
 }
 
