@@ -33,10 +33,11 @@
 //! 2. The file is fsynced, its index sorted. The commit thread gives it a seq, journals `BatchAccepted` with the file's
 //!    checksum, and [publishes](batch::queue::Batches::publish) it as a *pending* batch. Only now is it acknowledged, and
 //!    from now on every lookup folds its rows in.
-//! 3. The folding thread takes batches in turn. A [`Plan`](batch::fold::Plan) reads the file, and unless it is what was
-//!    accepted the daemon ends; it sorts the rows by key; two [`Part`](batch::fold::Part)s read each row once more from the
-//!    page cache, hold it against what it said before, and fold it into the store, one atomic swap a visitor. A row whose outcome could not be told from the profile afterwards goes
-//!    through the commit thread instead.
+//! 3. The folding thread takes batches in turn. A [`Plan`](batch::fold::Plan) reads the file; if it is not what was
+//!    accepted, the batch is held alone, as `stuck`, and all others go on. The plan sorts the rows by key. Two
+//!    [`Part`](batch::fold::Part)s read each row once more from the page cache, compare it with what it said before, and
+//!    fold it into the store, one atomic swap a visitor. A row whose outcome could not be told from the profile
+//!    afterwards goes through the commit thread instead, and so does a visitor with thousands of rows.
 //! 4. Outcomes are written, the store is made durable, `BatchCompleted` is journaled, the pending rows are dropped.
 //!
 //! # A site call

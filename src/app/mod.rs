@@ -1297,7 +1297,6 @@ impl Inner {
         drop(self.store.replace(Arc::new(MemoryStore::default())));
     }
 
-    /// Asks the housekeeping thread.
     /// Has a chore done when it is its turn, and holds that until it is done, also if nobody waits for it any more.
     async fn chore_in_turn(self: &Arc<Self>, who: &Who, chore: Chore) -> Result<Done, AppError> {
         let place = self.chore_turns.take(who).await?;
@@ -1309,6 +1308,7 @@ impl Inner {
         done.await.map_err(AppError::internal)?
     }
 
+    /// Asks the housekeeping thread.
     async fn chore(&self, chore: Chore) -> Result<Done, AppError> {
         let (reply, done) = oneshot::channel();
         let sent = {
