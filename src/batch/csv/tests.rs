@@ -3,7 +3,11 @@
 
 use proptest::prelude::*;
 
+use super::cell::{Splitter, cut, without_line_end};
+use super::scan::Scan;
 use super::*;
+use crate::model::id::IdKind;
+use memchr::memchr;
 
 /// What a parser makes of the pieces of a body: a line of text a row, `line|id|name=value|…` or the error, then the
 /// error that refuses it all.

@@ -1,0 +1,122 @@
+//! The first line of a batch file.
+
+use std::collections::HashMap;
+
+use super::ATTRIBUTES_MAX;
+use super::cell::{Splitter, cut, decode, without_line_end};
+use super::error::{HeaderError, Reason, cell_fault, quoted};
+use super::scan::Scan;
+use crate::model::id::IdKind;
+use crate::model::profile::{NAME_CHARS_MAX, NameFault, attribute_name_fault};
+
+/// How the ECID is called where it can be named; none of these can key a batch (R1).
+const ECID_NAMES: [&str; 5] = ["marketingCloudVisitorId", "mboxMCGVID", "ECID", "MCID", "MID"];
+
+/// The first line of a batch file: what its rows are keyed by, and the attributes its columns set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header {
+    key_kind: IdKind,
+    names: Vec<Box<str>>,
+}
+
+impl Header {
+    /// A header from its parts, as they were stored.
+    pub fn from_parts(key_kind: IdKind, names: Vec<Box<str>>) -> Self {
+        Self { key_kind, names }
+    }
+
+    /// The kind of id in the first column.
+    pub fn key_kind(&self) -> IdKind {
+        self.key_kind
+    }
+
+    /// The attributes' names, decoded, in column order: column c of the file is `names()[c - 1]`.
+    pub fn names(&self) -> &[Box<str>] {
+        &self.names
+    }
+
+    /// The id of a row that may be no good otherwise, if its first cell is one.
+    pub fn id_of(&self, row: &[u8]) -> Option<String> {
+        let mut scan = Scan::default();
+        let row = without_line_end(cut(row, scan.row_end(row).unwrap_or(row.len())).0);
+        let (mut splitter, mut decoded) = (Splitter::new(), Vec::new());
+        let text = decode(splitter.cell(row).0.ok()?, &mut decoded).ok()?;
+        self.key_kind.check(text).ok().map(str::to_owned)
+    }
+
+    pub(super) fn parse(line: u32, row: &[u8], unclosed: Option<usize>) -> Result<Self, HeaderError> {
+        let fault = |column: usize, fault: String| HeaderError::Column { line, column: column + 1, fault };
+        if row.starts_with(b"\xff\xfe") || row.starts_with(b"\xfe\xff") {
+            return Err(HeaderError::Utf16);
+        }
+        for (magic, encoding) in [(&b"\x1f\x8b"[..], "gzip"), (b"\x28\xb5\x2f\xfd", "zstd")] {
+            if row.starts_with(magic) {
+                return Err(HeaderError::Compressed(encoding));
+            }
+        }
+        if let Some(column) = unclosed {
+            return Err(fault(column, cell_fault(Reason::UnclosedQuote, b"")));
+        }
+        let mut splitter = Splitter::new();
+        let mut decoded = Vec::new();
+        let mut key_kind = None;
+        let mut names: Vec<Box<str>> = Vec::new();
+        let mut columns: HashMap<Box<str>, usize> = HashMap::new();
+        let mut rest = Some(without_line_end(row));
+        while let Some(from) = rest {
+            let (cell, after) = splitter.cell(from);
+            rest = after;
+            let column = names.len() + usize::from(key_kind.is_some());
+            let cell = cell.map_err(|reason| fault(column, cell_fault(reason, b"")))?;
+            let text =
+                decode(cell, &mut decoded).map_err(|reason| fault(column, cell_fault(reason, cell)))?;
+            if key_kind.is_none() {
+                key_kind = Some(key(line, text)?);
+                continue;
+            }
+            if names.len() == ATTRIBUTES_MAX {
+                return Err(HeaderError::TooManyAttributes { line });
+            }
+            check_name(text).map_err(|wrong| fault(column, wrong))?;
+            if let Some(earlier) = columns.insert(Box::from(text), column + 1) {
+                let wrong =
+                    format!("the attribute {} is already in column {earlier}", quoted(text.as_bytes()));
+                return Err(fault(column, wrong));
+            }
+            names.push(text.into());
+        }
+        match key_kind {
+            Some(key_kind) if !names.is_empty() => Ok(Self { key_kind, names }),
+            _ => Err(HeaderError::NoAttribute { line }),
+        }
+    }
+}
+
+fn key(line: u32, text: &str) -> Result<IdKind, HeaderError> {
+    let Some(name) = text.strip_prefix("batch=") else {
+        return Err(HeaderError::Start { line, found: quoted(text.as_bytes()) });
+    };
+    match name {
+        "pcId" | "tntId" | "mboxPC" => Ok(IdKind::Pc),
+        "thirdPartyId" | "mbox3rdPartyId" | "mboxThirdPartyId" => Ok(IdKind::ThirdParty),
+        _ if ECID_NAMES.iter().any(|ecid| ecid.eq_ignore_ascii_case(name)) => {
+            Err(HeaderError::EcidKey { line })
+        }
+        _ => Err(HeaderError::UnknownKey { line, found: quoted(name.as_bytes()) }),
+    }
+}
+
+fn check_name(name: &str) -> Result<(), String> {
+    let Some(fault) = attribute_name_fault(name) else { return Ok(()) };
+    let name = quoted(name.as_bytes());
+    Err(match fault {
+        NameFault::Empty => "the attribute has no name".into(),
+        NameFault::Blank => "the attribute's name is blank".into(),
+        NameFault::TooLong => {
+            format!("the attribute's name {name} has more than {NAME_CHARS_MAX} characters")
+        }
+        NameFault::Prefixed => {
+            format!("in a batch an attribute is named without the prefix \"profile.\", not {name}")
+        }
+    })
+}
