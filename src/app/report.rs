@@ -246,13 +246,17 @@ impl Report {
     }
 
     /// Gives each row of the file, from a place on, with its stored outcome if it has one: it has none if it was updated.
-    /// Blocks.
+    /// Leaves those out of which only an erasure's filler is left, though that may look like somebody's. Blocks.
     pub(super) fn each_row(
         &self,
         from: Option<RowPlace>,
-        each: impl FnMut(&Row<'_>, Option<RowOutcome>) -> io::Result<ControlFlow<()>>,
+        mut each: impl FnMut(&Row<'_>, Option<RowOutcome>) -> io::Result<ControlFlow<()>>,
     ) -> Result<(), AppError> {
-        self.in_the_file(from, each).map_err(|error| self.broken(error))
+        let told = self.in_the_file(from, |row, outcome| {
+            let erased = self.overwritten && reads_erased(row.sent);
+            if erased { Ok(ControlFlow::Continue(())) } else { each(row, outcome) }
+        });
+        told.map_err(|error| self.broken(error))
     }
 
     /// Whether the batch's upload was damaged and given up: there is then nothing to repair from.

@@ -1,23 +1,27 @@
 //! The batch file: bytes in, rows out. Pure: it neither reads nor writes nor looks at the clock.
 //!
-//! Promises: whatever the bytes and wherever they are cut, [`Parser`] never panics, holds at most one row of at most
-//! [`ROW_BYTES_MAX`] bytes, and gives the same rows; and [`RowReader`], given the bytes from a row's offset on, gives
-//! again what the parser gave for that row.
+//! Promises: whatever the bytes and wherever they are cut, [`Parser`] never panics, gives the same rows, and holds at most
+//! one row of at most [`ROW_BYTES_MAX`] bytes and [`QUOTED_BYTES_MAX`] bytes of the lines behind it; its time grows with
+//! the bytes, whatever they are. [`RowReader`], given the bytes from a row's offset on, gives again what the parser gave
+//! for that row.
 //!
 //! The format (DESIGN.md §5, "The batch file"), in the order in which a row is taken apart:
 //!
 //! 1. A row ends at a line feed outside quotes, or with the body. Carriage returns before that end belong to it; one
 //!    anywhere else outside quotes fails the row: to read it as text or as the end of a row would be a guess.
-//!    A line of nothing but spaces is skipped, not a row.
+//!    A line of nothing but spaces and commas is skipped, not a row.
 //! 2. Cells are split at commas. Raw spaces around a cell are dropped. A cell that then begins with a quote is quoted
 //!    as in RFC 4180 (`csv-core` reads it): spaces, commas and line feeds within the quotes stay, and nothing but
 //!    spaces may follow the closing quote. A quote further on in a cell is an ordinary character.
-//! 3. Each cell, quoted or not, is form-decoded once (`+` is a space, `%XX` a byte) and must then be UTF-8.
-//! 4. The first cell must be an id of the header's kind. A row may have fewer cells than the header; cells beyond the
-//!    header must be empty. Empty values are ignored (R6).
+//! 3. A quote is bad if none closes it so, or only beyond [`QUOTED_LINE_ENDS_MAX`] line ends, or beyond
+//!    [`QUOTED_BYTES_MAX`] bytes where it takes in a line end. It fails the row, which ends with the line that the quote
+//!    is on; the next line is read as a row.
+//! 4. Each cell, quoted or not, is form-decoded once (`+` is a space, `%XX` a byte) and must then be UTF-8.
+//! 5. The first cell must be an id of the header's kind. A row may have fewer cells than the header; cells beyond the
+//!    names of the header must be empty, and so may trailing columns of the header be. Empty values are ignored (R6).
 //!
-//! What fails a row is the first fault from left to right, except that a quote never closed comes before all others
-//! (it explains why the rows after it are missing), and a row too long before the rest.//!
+//! What fails a row is that it is too long, else a bad quote, else the first fault from left to right.
+//!
 //! Advice for whoever changes it: `scan` alone says where a row ends, and both `reader` (a whole file, in any pieces)
 //! and `row` (one row again, at its offset) ask it, so that they cannot disagree. `cell` takes apart what `scan` found,
 //! `header` and `row` check what it says, `error` has all the words. Each quirk is a line of a table in `tests`, and
@@ -38,6 +42,7 @@ pub use error::{HeaderError, Reason, RowError};
 pub use header::Header;
 pub use reader::Parser;
 pub use row::{Cells, Reread, Row, RowPlace, RowReader};
+pub use scan::{QUOTED_BYTES_MAX, QUOTED_LINE_ENDS_MAX};
 
 /// The longest row, in bytes as sent with its line end; a longer one is failed.
 pub const ROW_BYTES_MAX: usize = 4 * 1024 * 1024;

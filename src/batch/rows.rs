@@ -96,10 +96,9 @@ pub fn read_row(
         bytes.resize(length, 0);
         let read = read_full(file, u64::from(offset), bytes)?;
         bytes.truncate(read);
-        // A row that reaches to the end of what was read may go on behind it.
-        let row = reader.read(header, bytes).len;
-        if read < length || u64::from(row) < read as u64 || length > ROW_BYTES_MAX {
-            return Ok(row);
+        let row = reader.read(header, bytes);
+        if read < length || !row.open || length > ROW_BYTES_MAX {
+            return Ok(row.len);
         }
         length *= 4;
     }
@@ -129,8 +128,7 @@ pub fn each_row_at(
         for place in now {
             let row = bytes.get(behind(place)..).unwrap_or_default();
             let found = reader.read(header, row);
-            // A row that reaches to the end of what was read may go on behind it.
-            if (found.len as usize) < row.len() || read < length {
+            if !found.open || read < length {
                 each(*place, found.content)?;
             } else {
                 read_row(file, header, place.offset, &mut reader, &mut one)?;

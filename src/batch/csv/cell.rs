@@ -122,8 +122,9 @@ pub(super) fn bad_escape(cell: &[u8]) -> Option<&[u8]> {
     })
 }
 
+/// Whether there is nothing in a row, not so much as an id: a spreadsheet pads blank lines with commas.
 pub(super) fn is_blank(row: &[u8]) -> bool {
-    row.iter().all(|byte| matches!(byte, b' ' | b'\r' | b'\n'))
+    row.iter().all(|byte| matches!(byte, b' ' | b',' | b'\r' | b'\n'))
 }
 
 pub(super) fn without_line_end(row: &[u8]) -> &[u8] {

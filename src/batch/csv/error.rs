@@ -1,8 +1,8 @@
 //! What can be wrong with a file or a row, and the words for it: what is wrong, where, and what would be right.
 
-use super::cell::{Splitter, bad_escape, cut, decode, unescape, without_line_end};
+use super::cell::{Splitter, bad_escape, decode, unescape};
 use super::header::Header;
-use super::scan::Scan;
+use super::scan::{QUOTED_BYTES_MAX, QUOTED_LINE_ENDS_MAX, Scan};
 use super::{ATTRIBUTES_MAX, HEADER_BYTES_MAX, ROW_BYTES_MAX};
 use crate::model::id::IdError;
 
@@ -38,7 +38,7 @@ pub enum Reason {
     ExtraCell = 7,
     /// Something other than spaces follows a closing quote.
     TextAfterQuote = 8,
-    /// The body ended within quotes.
+    /// A quote that opens is not closed at the end of a cell, within as many lines and bytes as it may take in.
     UnclosedQuote = 9,
     /// A carriage return within a cell that has no quotes.
     BareReturn = 10,
@@ -130,9 +130,7 @@ impl RowError {
     /// The error in words, with the line, the column and what would be right. `row` is the row as sent, or what is
     /// left of it: if it no longer has the fault, the words are more general.
     pub fn explain(self, header: &Header, line: u32, row: &[u8]) -> String {
-        let mut scan = Scan::default();
-        let end = scan.row_end(row).unwrap_or(row.len());
-        let row = without_line_end(cut(row, end).0);
+        let row = Scan::row(row);
         let column = usize::from(self.column);
         let mut splitter = Splitter::new();
         let mut decoded = Vec::new();
@@ -153,13 +151,11 @@ impl RowError {
                     ),
                 };
             }
-            Reason::ExtraCell => {
-                format!(
-                    "{}, as the header has {} columns",
-                    cell_fault(self.reason, cell),
-                    header.names().len() + 1
-                )
-            }
+            Reason::ExtraCell => format!(
+                "a value stands in a column that has no name (the header names {}): a comma in a value is quoted or \
+                 written %2C",
+                header.names().len() + 1
+            ),
             _ => cell_fault(self.reason, cell),
         };
         let name = match column.checked_sub(1) {
@@ -248,15 +244,15 @@ pub(super) fn cell_fault(reason: Reason, cell: &[u8]) -> String {
                 _ => "it is not UTF-8".into(),
             }
         }
-        Reason::ExtraCell => {
-            "there is a value where the header has no column: a comma in a value is quoted or \
-                              written %2C"
-                .into()
-        }
+        Reason::ExtraCell => "a value stands in a column that has no name".into(),
         Reason::TextAfterQuote => {
             "text follows the closing quote: within quotes a quote is written twice".into()
         }
-        Reason::UnclosedQuote => "the quote that opens here is never closed".into(),
+        Reason::UnclosedQuote => format!(
+            "no quote closes the one that opens here, at the end of a cell and within {QUOTED_LINE_ENDS_MAX} line ends \
+             and {} KiB: a quote that begins a value is written %22",
+            QUOTED_BYTES_MAX >> 10
+        ),
         Reason::BareReturn => {
             "a carriage return stands alone: lines end in LF or CRLF, and in a value it is quoted \
                                or written %0D"

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use super::ATTRIBUTES_MAX;
-use super::cell::{Splitter, cut, decode, without_line_end};
-use super::error::{HeaderError, Reason, cell_fault, quoted};
+use super::cell::{Splitter, decode, without_line_end};
+use super::error::{HeaderError, RowError, cell_fault, quoted};
 use super::scan::Scan;
 use crate::model::id::IdKind;
 use crate::model::profile::{NAME_CHARS_MAX, NameFault, attribute_name_fault};
@@ -37,14 +37,13 @@ impl Header {
 
     /// The id of a row that may be no good otherwise, if its first cell is one.
     pub fn id_of(&self, row: &[u8]) -> Option<String> {
-        let mut scan = Scan::default();
-        let row = without_line_end(cut(row, scan.row_end(row).unwrap_or(row.len())).0);
+        let row = Scan::row(row);
         let (mut splitter, mut decoded) = (Splitter::new(), Vec::new());
         let text = decode(splitter.cell(row).0.ok()?, &mut decoded).ok()?;
         self.key_kind.check(text).ok().map(str::to_owned)
     }
 
-    pub(super) fn parse(line: u32, row: &[u8], unclosed: Option<usize>) -> Result<Self, HeaderError> {
+    pub(super) fn parse(line: u32, row: &[u8], bad_quote: Option<RowError>) -> Result<Self, HeaderError> {
         let fault = |column: usize, fault: String| HeaderError::Column { line, column: column + 1, fault };
         if row.starts_with(b"\xff\xfe") || row.starts_with(b"\xfe\xff") {
             return Err(HeaderError::Utf16);
@@ -54,25 +53,34 @@ impl Header {
                 return Err(HeaderError::Compressed(encoding));
             }
         }
-        if let Some(column) = unclosed {
-            return Err(fault(column, cell_fault(Reason::UnclosedQuote, b"")));
+        if let Some(RowError { reason, column }) = bad_quote {
+            return Err(fault(usize::from(column), cell_fault(reason, b"")));
         }
         let mut splitter = Splitter::new();
         let mut decoded = Vec::new();
         let mut key_kind = None;
         let mut names: Vec<Box<str>> = Vec::new();
         let mut columns: HashMap<Box<str>, usize> = HashMap::new();
+        let mut nameless = None;
         let mut rest = Some(without_line_end(row));
-        while let Some(from) = rest {
+        for column in 0.. {
+            let Some(from) = rest else { break };
             let (cell, after) = splitter.cell(from);
             rest = after;
-            let column = names.len() + usize::from(key_kind.is_some());
             let cell = cell.map_err(|reason| fault(column, cell_fault(reason, b"")))?;
             let text =
                 decode(cell, &mut decoded).map_err(|reason| fault(column, cell_fault(reason, cell)))?;
             if key_kind.is_none() {
                 key_kind = Some(key(line, text)?);
                 continue;
+            }
+            // A spreadsheet pads with empty columns, which hold nothing; but only behind all others.
+            if text.is_empty() {
+                nameless.get_or_insert(column);
+                continue;
+            }
+            if let Some(column) = nameless {
+                return Err(fault(column, "the attribute has no name, and others follow".into()));
             }
             if names.len() == ATTRIBUTES_MAX {
                 return Err(HeaderError::TooManyAttributes { line });

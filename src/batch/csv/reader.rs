@@ -16,8 +16,8 @@ pub struct Parser {
     scan: Scan,
     /// The begun row, up to one byte more than a row may have.
     pub(super) held: Vec<u8>,
-    /// How many bytes of the begun row have come, held or not.
-    held_bytes: usize,
+    /// What came behind the line of a quote that is still open: the row's, or lines of their own.
+    pub(super) ahead: Vec<u8>,
     /// Where the begun row begins.
     offset: u32,
     /// The line on which the begun row begins.
@@ -36,7 +36,7 @@ impl Parser {
             reader: RowReader::new(),
             scan: Scan::default(),
             held: Vec::new(),
-            held_bytes: 0,
+            ahead: Vec::new(),
             offset: 0,
             line: 1,
             bom: Some(0),
@@ -74,8 +74,14 @@ impl Parser {
             if let Some(begun) = parser.bom.take().and_then(|n| BOM.get(..n)) {
                 parser.rows(begun, &mut each)?;
             }
-            if parser.held_bytes > 0 {
-                parser.held_row(&mut each)?;
+            while parser.scan.bytes() > 0 {
+                let end = parser.scan.finish();
+                if end < parser.scan.bytes() {
+                    parser.stray_row(end, &mut each)?;
+                } else {
+                    parser.hold_ahead();
+                    parser.held_row(end, &mut each)?;
+                }
             }
             match (&parser.header, parser.any_row) {
                 (None, _) => Err(HeaderError::Empty),
@@ -127,18 +133,33 @@ impl Parser {
 
     fn rows(&mut self, bytes: &[u8], each: &mut impl FnMut(Row<'_>)) -> Result<(), HeaderError> {
         let mut rest = bytes;
+        let mut before = self.scan.bytes();
         while let Some(end) = self.scan.row_end(rest) {
-            let (row, after) = cut(rest, end);
-            if self.held_bytes == 0 {
-                self.row(row, row.len(), each)?;
+            if let Some(len) = end.checked_sub(before) {
+                let (row, after) = cut(rest, len);
+                if before == 0 {
+                    self.row(row, end, each)?;
+                } else {
+                    self.hold_ahead();
+                    self.hold(row);
+                    self.held_row(end, each)?;
+                }
+                rest = after;
             } else {
-                self.hold(row);
-                self.held_row(each)?;
+                self.stray_row(end, each)?;
             }
-            rest = after;
+            before = self.scan.bytes();
         }
-        self.hold(rest);
-        if self.header.is_none() && self.held_bytes > HEADER_BYTES_MAX {
+        let certain = self.scan.certain();
+        if certain >= before {
+            let (row, ahead) = cut(rest, certain - before);
+            self.hold_ahead();
+            self.hold(row);
+            self.ahead.extend_from_slice(ahead);
+        } else {
+            self.ahead.extend_from_slice(rest);
+        }
+        if self.header.is_none() && certain > HEADER_BYTES_MAX {
             return Err(HeaderError::TooLong { line: self.line });
         }
         Ok(())
@@ -147,15 +168,31 @@ impl Parser {
     fn hold(&mut self, bytes: &[u8]) {
         let room = (ROW_BYTES_MAX + 1).saturating_sub(self.held.len());
         self.held.extend_from_slice(cut(bytes, room).0);
-        self.held_bytes = self.held_bytes.saturating_add(bytes.len());
     }
 
-    fn held_row(&mut self, each: &mut impl FnMut(Row<'_>)) -> Result<(), HeaderError> {
+    /// What was held ahead has turned out to be the row's.
+    fn hold_ahead(&mut self) {
+        if !self.ahead.is_empty() {
+            let mut ahead = std::mem::take(&mut self.ahead);
+            self.hold(&ahead);
+            ahead.clear();
+            self.ahead = ahead;
+        }
+    }
+
+    /// What is held is the row, and a stray quote is on its last line: what is held ahead are lines of their own. They were
+    /// no further than one quote, so that those lines end in no stray row again that begins before them.
+    fn stray_row(&mut self, len: usize, each: &mut impl FnMut(Row<'_>)) -> Result<(), HeaderError> {
+        self.held_row(len, each)?;
+        let ahead = std::mem::take(&mut self.ahead);
+        self.rows(&ahead, each)
+    }
+
+    fn held_row(&mut self, len: usize, each: &mut impl FnMut(Row<'_>)) -> Result<(), HeaderError> {
         let mut held = std::mem::take(&mut self.held);
-        let result = self.row(&held, self.held_bytes, each);
+        let result = self.row(&held, len, each);
         held.clear();
         self.held = held;
-        self.held_bytes = 0;
         result
     }
 
@@ -164,14 +201,14 @@ impl Parser {
     fn row(&mut self, row: &[u8], len: usize, each: &mut impl FnMut(Row<'_>)) -> Result<(), HeaderError> {
         let scan = std::mem::take(&mut self.scan);
         let (line, offset) = (self.line, self.offset);
-        self.line = line.saturating_add(scan.line_feeds).saturating_add(1);
+        self.line = line.saturating_add(scan.line_feeds()).saturating_add(1);
         self.offset = offset.saturating_add(saturated(len));
         let Some(header) = &self.header else {
             if len > HEADER_BYTES_MAX {
                 return Err(HeaderError::TooLong { line });
             }
             if !is_blank(row) {
-                self.header = Some(Header::parse(line, row, scan.unclosed())?);
+                self.header = Some(Header::parse(line, row, scan.fault())?);
             }
             return Ok(());
         };
@@ -179,8 +216,8 @@ impl Parser {
             return Ok(());
         }
         self.any_row = true;
-        let content = self.reader.content(header, row, len, scan.unclosed());
-        each(Row { line, offset, len: saturated(len), content });
+        let content = self.reader.content(header, row, len, scan.fault());
+        each(Row { line, offset, len: saturated(len), sent: row, content });
         Ok(())
     }
 }

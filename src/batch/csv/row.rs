@@ -35,6 +35,8 @@ pub struct Row<'a> {
     pub offset: u32,
     /// Its length in bytes as sent, with its line end.
     pub len: u32,
+    /// Its bytes as sent, with its line end; of a row that is too long only the beginning.
+    pub sent: &'a [u8],
     /// Its cells, or what is wrong with it.
     pub content: Result<Cells<'a>, RowError>,
 }
@@ -44,6 +46,8 @@ pub struct Row<'a> {
 pub struct Reread<'a> {
     /// Its length in bytes as sent, with its line end.
     pub len: u32,
+    /// Whether what follows the bytes that were given could change it, unless the body ends there.
+    pub open: bool,
     /// Its cells, or what is wrong with it.
     pub content: Result<Cells<'a>, RowError>,
 }
@@ -72,13 +76,14 @@ impl RowReader {
         Self { splitter: Splitter::new(), cell: Vec::new(), text: String::new(), values: Vec::new() }
     }
 
-    /// Reads the row that begins where `bytes` begins: at a [`Row::offset`]. `bytes` must reach to the row's end, and
-    /// to the body's end where a quote is never closed; they may go on after it.
+    /// Reads the row that begins where `bytes` begins: at a [`Row::offset`]. They may go on after it. If they are just the
+    /// row's, or reach to the body's end, or [`Reread::open`] is false, this is what the parser gave.
     pub fn read<'a>(&'a mut self, header: &Header, bytes: &'a [u8]) -> Reread<'a> {
         let mut scan = Scan::default();
-        let end = scan.row_end(bytes).unwrap_or(bytes.len());
-        let content = self.content(header, cut(bytes, end).0, end, scan.unclosed());
-        Reread { len: saturated(end), content }
+        let found = scan.row_end(bytes);
+        let end = found.unwrap_or_else(|| scan.finish());
+        let content = self.content(header, cut(bytes, end).0, end, scan.fault());
+        Reread { len: saturated(end), open: found.is_none(), content }
     }
 
     /// The cells of a whole row, of which only the beginning is there if it is too long.
@@ -87,13 +92,13 @@ impl RowReader {
         header: &Header,
         row: &'a [u8],
         len: usize,
-        unclosed: Option<usize>,
+        bad_quote: Option<RowError>,
     ) -> Result<Cells<'a>, RowError> {
-        if let Some(column) = unclosed {
-            return Err(RowError::at(column, Reason::UnclosedQuote));
-        }
         if len > ROW_BYTES_MAX {
             return Err(RowError::at(0, Reason::LongRow));
+        }
+        if let Some(error) = bad_quote {
+            return Err(error);
         }
         let row = without_line_end(row);
         let (id, text, reached) = match self.plain(header, row) {
