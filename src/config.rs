@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::model::batch::ConsecutiveV2;
+use crate::model::batch::{BatchReading, ConsecutiveV2};
 use crate::model::id::ClientCode;
 use crate::model::seq::Millis;
 
@@ -235,6 +235,8 @@ pub struct ClientSettings {
     pub v2_creates_profiles: bool,
     /// What a v2 batch does to the one before it (R7).
     pub consecutive_v2: ConsecutiveV2,
+    /// How a batch file's raw characters are read.
+    pub batch_reading: BatchReading,
     /// A profile expires this long after its last site call (R11).
     pub lifetime_ms: u64,
     /// The organisations that Adobe's SDKs send instead of a client code.
@@ -413,6 +415,7 @@ struct ClientTable {
     ims_orgs: Vec<Given<ImsOrg>>,
     v2_creates_profiles: Option<Given<bool>>,
     consecutive_v2: Option<Given<ConsecutiveV2>>,
+    batch_reading: Option<Given<BatchReading>>,
     lifetime_days: Option<Given<Whole<1, 3650>>>,
     batch_calls_per_minute: Option<Given<Whole<0, 1_000_000>>>,
     batch_shows_after_seconds: Option<Given<Whole<0, 604_800>>>,
@@ -702,6 +705,7 @@ impl Default for ClientSettings {
         Self {
             v2_creates_profiles: false,
             consecutive_v2: ConsecutiveV2::default(),
+            batch_reading: BatchReading::default(),
             lifetime_ms: LIFETIME_DAYS * DAY_MS,
             ims_orgs: Arc::default(),
             batch_calls_per_minute: None,
@@ -868,6 +872,7 @@ fn clients(
         let settings = ClientSettings {
             v2_creates_profiles: value(&table.v2_creates_profiles).unwrap_or(default.v2_creates_profiles),
             consecutive_v2: value(&table.consecutive_v2).unwrap_or(default.consecutive_v2),
+            batch_reading: value(&table.batch_reading).unwrap_or(default.batch_reading),
             lifetime_ms: value(&table.lifetime_days).map_or(default.lifetime_ms, |days| days.get() * DAY_MS),
             ims_orgs: table.ims_orgs.iter().map(|org| org.value.clone()).collect(),
             batch_calls_per_minute: value(&table.batch_calls_per_minute)

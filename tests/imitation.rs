@@ -83,3 +83,55 @@ fn a_status_is_told_only_for_so_long() {
     // Our own calls, which are none of Adobe's, know it still.
     assert_eq!(daemon.get(&format!("/api/v1/batches/{brief}")).json()["status"], "complete");
 }
+
+/// AdobeDocs/target-dev.en, profile-bulk-api.md, "URL-encoding requirements" (2026), but where the text says otherwise.
+#[test]
+fn raw_characters_are_read_as_adobe_documents() {
+    let mut daemon = Daemon::start_configured(
+        "[clients.demo]\nbatch_reading = 'adobe'\nv2_creates_profiles = true\n\
+         [clients.kind]\nv2_creates_profiles = true\n",
+    );
+    let send = |daemon: &Daemon, client: &str, file: &str| {
+        daemon.try_batch(&format!("/m2/{client}/v2/profile/batchUpdate"), file)
+    };
+    let refused = |message: &str| {
+        format!(
+            "<response><success>false</success><batchStatus></batchStatus><message>{message}</message></response>"
+        )
+    };
+    let (percent, cut) =
+        ("batch=thirdPartyId,a\nx,1\ny,50% off\n", "batch=thirdPartyId,a\nx,1+1\ny,b & c=d\nz,2\n");
+    for (file, message) in [
+        (percent, "Unexpected error"),
+        // Adobe's page names the message and not the status.
+        ("batch=thirdPartyId,a&b\nx,1\n", "Batch is empty"),
+        ("batch=thirdPartyId,a\n&x,1\n", "Batch is empty"),
+        // What stands behind the ampersand is of the form, too.
+        ("batch=thirdPartyId,a\nx,1\n&y,50%\n", "Unexpected error"),
+    ] {
+        let reply = send(&daemon, "demo", file);
+        assert_eq!((reply.status, reply.text()), (200, refused(message)), "{file:?}");
+    }
+    assert!(daemon.spooled().is_empty());
+    assert_eq!(daemon.get("/api/v1/batches?client=demo").json()["batches"].as_array().unwrap().len(), 0);
+    let dry_run = daemon.try_batch("/m2/demo/v2/profile/batchUpdate?dryRun=true", percent);
+    assert!(dry_run.status == 400 && dry_run.text().contains("write %25"), "{}", dry_run.text());
+    // A header that is not right is told as ever.
+    assert_eq!(send(&daemon, "demo", "pcId,a\n1,x\n").status, 400);
+
+    let batch = send(&daemon, "demo", cut).batch_id();
+    assert_eq!(daemon.wait_complete(&batch).size, 2);
+    // What was cut off is not kept, so that no later setting brings it back.
+    daemon.configure("[clients.demo]\n");
+    daemon.kill9().restart();
+    let value = |id: &str| daemon.value("demo", "third-party", id, "a");
+    assert_eq!((value("x").as_deref(), value("y").as_deref(), value("z")), (Some("1 1"), Some("b"), None));
+    let file = daemon.get(&format!("/api/v1/batches/{batch}/file?client=demo")).text();
+    assert_eq!(file, "batch=thirdPartyId,a\nx,1+1\ny,b ");
+
+    // As it is, it is kinder.
+    let daemon = Daemon::start_configured("[clients.kind]\nv2_creates_profiles = true\n");
+    assert_eq!(daemon.wait_complete(&send(&daemon, "kind", percent).batch_id()).failed, 1);
+    assert_eq!(daemon.wait_complete(&send(&daemon, "kind", cut).batch_id()).size, 3);
+    assert_eq!(daemon.value("kind", "third-party", "y", "a").as_deref(), Some("b & c=d"));
+}

@@ -391,6 +391,14 @@ pub enum AppError {
     /// The batch file was refused: its header, or no rows at all.
     #[error("{0}")]
     BadBatch(String),
+    /// The batch file was refused as Adobe would refuse it, because `batch_reading` says so.
+    #[error("{why}: Adobe answers {says:?}, and so does this client's batch_reading = \"adobe\"")]
+    AsAdobe {
+        /// What Adobe says of it.
+        says: &'static str,
+        /// What is wrong.
+        why: String,
+    },
     /// The batch file is too large (R9).
     #[error("{told}")]
     TooLarge {
@@ -697,7 +705,8 @@ impl App {
         // How full a disk is may have to be asked of another machine.
         let room = tokio::task::spawn_blocking(move || inner.room.for_upload(announced.spooled_bytes_min()));
         room.await.map_err(AppError::internal)??;
-        Upload::begin(Arc::clone(&self.0), who.clone(), client.clone(), rules, announced.encoding, place)
+        let form = (announced.encoding, settings.batch_reading);
+        Upload::begin(Arc::clone(&self.0), who.clone(), client.clone(), rules, form, place)
             .map_err(AppError::internal)
     }
 

@@ -10,12 +10,13 @@ use super::dry_run::{self, DryRun};
 use super::priority::give_way;
 use super::shares::{Place, Who};
 use super::{App, AppError, BatchStatus, Inner};
-use crate::batch::csv::Parser;
+use crate::batch::as_adobe::{AsAdobe, BadEscape};
+use crate::batch::csv::{HeaderError, Parser};
 use crate::batch::encoding::{Decoded, Encoding};
 use crate::batch::pending::IndexBuilder;
 use crate::batch::spool::SpoolError;
 use crate::config::Limits;
-use crate::model::batch::{BatchId, BatchRules, IdempotencyKey};
+use crate::model::batch::{BatchId, BatchReading, BatchRules, IdempotencyKey};
 use crate::model::id::ClientCode;
 use crate::telemetry::metrics::{Limit, UnderWay};
 use bytes::{Buf, Bytes};
@@ -94,7 +95,7 @@ impl Upload {
         who: Who,
         client: ClientCode,
         rules: BatchRules,
-        encoding: Encoding,
+        (encoding, reading): (Encoding, BatchReading),
         place: Place,
     ) -> io::Result<Self> {
         let (pieces, arriving) = mpsc::channel(CHUNKS_WAITING_MAX);
@@ -105,7 +106,7 @@ impl Upload {
         // A thread of its own, and not one of the runtime's, because it gives way for good.
         std::thread::Builder::new().name("upload".into()).spawn(move || {
             give_way();
-            let batch = take_in(&worker_inner, client, rules, encoding, arriving);
+            let batch = take_in(&worker_inner, client, rules, (encoding, reading), arriving);
             let taken_in = batch.map(|batch| TakenIn { batch, _under_way: under_way, _place: workers_place });
             drop(taken.send(taken_in));
         })?;
@@ -194,7 +195,7 @@ fn take_in(
     inner: &Inner,
     client: ClientCode,
     rules: BatchRules,
-    encoding: Encoding,
+    (encoding, reading): (Encoding, BatchReading),
     arriving: mpsc::Receiver<Piece>,
 ) -> Result<NewBatch, AppError> {
     super::thread_point("upload-thread");
@@ -202,7 +203,8 @@ fn take_in(
     inner.room.for_writes()?;
     let mut spool = inner.spool.begin(inner.clock.now())?;
     let (mut parser, mut index) = (Parser::new(), IndexBuilder::default());
-    let mut rows = 0u64;
+    let mut as_adobe = (reading == BatchReading::Adobe).then(AsAdobe::default);
+    let (mut rows, mut came, mut bad_escape) = (0u64, 0u64, None);
     let arriving = Arriving::new(arriving, encoding, limits.body_bytes_limit);
     let file = Decoded::of(encoding, arriving);
     let mut file = file.map_err(|error| error.downcast().unwrap_or_else(AppError::internal))?;
@@ -219,15 +221,29 @@ fn take_in(
             index.add(&row, rules.empty_values);
         };
         let bytes = piece.len();
+        let kept = match &mut as_adobe {
+            Some(as_adobe) if bytes == 0 => as_adobe.finish().map(|()| piece),
+            Some(as_adobe) => as_adobe.push(piece),
+            None => Ok(piece),
+        };
+        bad_escape = bad_escape.or(kept.err());
+        // What Adobe would refuse is read to its end, and nothing of it kept.
+        let kept = kept.ok().filter(|_| bad_escape.is_none()).unwrap_or_default();
         if bytes == 0 {
-            parser.finish(each)?;
+            if let Some(BadEscape { at }) = bad_escape {
+                let why =
+                    format!("a percent sign before byte {at} is no escape, write %25 where one is meant");
+                return Err(AppError::AsAdobe { says: "Unexpected error", why });
+            }
+            parser.finish(each).map_err(|error| refused(error, reading))?;
         } else {
             inner.room.for_writes()?;
-            spool.write(piece)?;
-            parser.push(piece, each)?;
+            spool.write(kept)?;
+            parser.push(kept, each)?;
             file.consume(bytes);
+            came += bytes as u64;
         }
-        check_limits(&limits, spool.written(), rows, file.taken())?;
+        check_limits(&limits, came, rows, file.taken())?;
         if bytes == 0 {
             break;
         }
@@ -240,6 +256,16 @@ fn take_in(
         .map_err(|error| SpoolError::of(index_path, error))?;
     spool.count_index();
     Ok(NewBatch { client, rules, header, rows, spool, index, key: None })
+}
+
+/// A file without a row is what is left of one that an ampersand cut off.
+fn refused(error: HeaderError, reading: BatchReading) -> AppError {
+    match (reading, &error) {
+        (BatchReading::Adobe, HeaderError::Empty | HeaderError::NoRow) => {
+            AppError::AsAdobe { says: "Batch is empty", why: error.to_string() }
+        }
+        _ => error.into(),
+    }
 }
 
 /// Refuses what has come so far: `bytes` of the file, with `rows`, out of `encoded` bytes of the body.
@@ -339,8 +365,8 @@ impl From<SpoolError> for AppError {
     }
 }
 
-impl From<crate::batch::csv::HeaderError> for AppError {
-    fn from(error: crate::batch::csv::HeaderError) -> Self {
+impl From<HeaderError> for AppError {
+    fn from(error: HeaderError) -> Self {
         Self::BadBatch(error.to_string())
     }
 }

@@ -1,5 +1,6 @@
 //! Batches: the file's format, the upload, the pending rows in front of the store, and their folding in.
 
+pub mod as_adobe;
 pub mod bundles;
 pub mod catalogue;
 pub mod checksum;

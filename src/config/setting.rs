@@ -9,7 +9,7 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde::de::{self, Deserialize, Deserializer};
 
-use crate::model::batch::ConsecutiveV2;
+use crate::model::batch::{BatchReading, ConsecutiveV2};
 use crate::model::id::ClientCode;
 
 /// The longest `public_url`, in bytes. A status URL may have 255 characters (some of Adobe's clients keep no more): 64
@@ -303,6 +303,20 @@ impl Setting for ConsecutiveV2 {
 
     fn expected() -> String {
         "\"merge\" or \"replace\"".into()
+    }
+}
+
+impl Setting for BatchReading {
+    fn read(written: Written<'_>) -> Result<Self, String> {
+        match written.text() {
+            Some("kind") => Ok(Self::Kind),
+            Some("adobe") => Ok(Self::Adobe),
+            _ => Err(Self::expected()),
+        }
+    }
+
+    fn expected() -> String {
+        "\"kind\" or \"adobe\"".into()
     }
 }
 

@@ -137,7 +137,9 @@ impl HttpError {
                 AppError::UnknownClient(_) | AppError::UnknownBatch(_) => StatusCode::NOT_FOUND,
                 AppError::KeyTaken(_) => StatusCode::UNPROCESSABLE_ENTITY,
                 AppError::GivenUp(_) => StatusCode::GONE,
-                AppError::BadBatch(_) | AppError::Refused(_) => StatusCode::BAD_REQUEST,
+                AppError::BadBatch(_) | AppError::AsAdobe { .. } | AppError::Refused(_) => {
+                    StatusCode::BAD_REQUEST
+                }
                 AppError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
                 AppError::NotExportable(_) | AppError::NotComplete(_) | AppError::NotHeld(_) => {
                     StatusCode::CONFLICT

@@ -78,6 +78,16 @@ pub enum ConsecutiveV2 {
     Replace,
 }
 
+/// How a batch file's raw characters are read: those that stand unencoded where they ought not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BatchReading {
+    /// Each for itself: an escape that is none fails its row, and an ampersand is one.
+    #[default]
+    Kind,
+    /// As Adobe reads them: an escape that is none refuses the batch, and an ampersand ends it.
+    Adobe,
+}
+
 /// What an empty value in a row does (R6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum EmptyValues {

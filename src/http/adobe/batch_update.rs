@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
 use crate::app::dry_run::{Diff, DryRun};
-use crate::app::{AcceptedBatch, BatchVersion};
+use crate::app::{AcceptedBatch, AppError, BatchVersion};
 use crate::http::Front;
 use crate::http::batch_file::{MEDIA_TYPES, empty_values, idempotency_key, take_in};
 use crate::http::error::HttpError;
@@ -30,9 +30,24 @@ pub(in crate::http) async fn answer(
     version: BatchVersion,
 ) -> Result<Answer, HttpError> {
     front.count_batch_call(client)?;
-    let query = request.query().strict()?;
-    let empty_values = empty_values(&query)?;
-    let dry_run = query.switch("dryRun")?;
+    let dry_run = request.query().strict()?.switch("dryRun")?;
+    match take(front, request, client, version, dry_run).await {
+        // Adobe says so with a 200 (Bulk Profile Update API, URL-encoding requirements). A dry run says why.
+        Err(HttpError::App(AppError::AsAdobe { says, .. })) if !dry_run => {
+            Ok(xml(StatusCode::OK, &[("success", "false"), ("batchStatus", ""), ("message", says)]))
+        }
+        answer => answer,
+    }
+}
+
+async fn take(
+    front: &Front,
+    request: &mut Request,
+    client: &ClientCode,
+    version: BatchVersion,
+    dry_run: bool,
+) -> Result<Answer, HttpError> {
+    let empty_values = empty_values(&request.query().strict()?)?;
     let key = idempotency_key(request)?;
     let base_url = request.base_url(&front.app)?;
     let url = format!("{base_url}{}", request.path());
