@@ -8,7 +8,6 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 
 use support::{Daemon, encoded, request};
 
@@ -32,6 +31,15 @@ fn outcomes(csv: &str) -> BTreeMap<u32, (String, String)> {
     let (line, outcome, reason) = (column("line"), column("outcome"), column("reason"));
     let rows = reader.records().map(Result::unwrap);
     rows.map(|row| (row[line].parse().unwrap(), (row[outcome].to_owned(), row[reason].to_owned()))).collect()
+}
+
+/// What `profiled lint --json` says of a file.
+fn lint(daemon: &Daemon, file: &str) -> serde_json::Value {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("BATCH.TXT");
+    std::fs::write(&path, file).unwrap();
+    let (_, told, _) = daemon.run(&["lint", path.to_str().unwrap(), "--json"]);
+    serde_json::from_str(&told).unwrap()
 }
 
 fn all_outcomes(daemon: &Daemon, batch: &str) -> BTreeMap<u32, (String, String)> {
@@ -69,11 +77,7 @@ fn a_stray_quote_fails_its_own_row_and_no_other() {
         (thousand_rows(&[(11, "a10,\"tall,w10"), (901, "a900,\"5,w900")]), vec![11, 901]),
         (thousand_rows(&[(11, "a10,\"tall\"x,w10"), (1001, "a1000,\"")]), vec![11, 1001]),
     ] {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("BATCH.TXT");
-        std::fs::File::create(&path).unwrap().write_all(file.as_bytes()).unwrap();
-        let (_, linted, _) = daemon.run(&["lint", path.to_str().unwrap(), "--json"]);
-        let linted: serde_json::Value = serde_json::from_str(&linted).unwrap();
+        let linted = lint(&daemon, &file);
         assert_eq!((&linted["rows"], &linted["failedRows"]), (&1000.into(), &failed.len().into()));
 
         let tried = daemon.call(
@@ -134,4 +138,77 @@ fn padding_of_a_spreadsheet_holds_nothing() {
         told.contains("column 4: a value stands in a column that has no name (the header names 2)"),
         "{told}"
     );
+}
+
+/// A pair of stray quotes makes a legal value of the rows between them: nothing is wrong with it, so it is named.
+#[test]
+fn a_quote_that_takes_in_rows_is_named_by_lint_the_dry_run_and_the_batchs_page() {
+    let daemon = Daemon::start_configured(CREATES);
+    let file = thousand_rows(&[(11, "a10,\"tall,w10"), (14, "a13,5\",w13")]);
+    let words = "a quote on line 11 takes in the 3 lines after it, which have as many cells as the header";
+    let linted = lint(&daemon, &file);
+    let found = linted["findings"].as_array().unwrap();
+    assert!(
+        found.iter().any(|it| it["line"] == 11 && it["what"].as_str().unwrap().contains(words)),
+        "{linted}"
+    );
+    assert_eq!(linted["rows"], 997);
+    let tried = daemon.try_batch(&format!("{V2}?dryRun=true"), &file).json();
+    let remark = &tried["remarks"][0];
+    assert_eq!(
+        (&remark["remark"], &remark["count"], &remark["lines"]),
+        (&"quote_takes_in_lines".into(), &1.into(), &serde_json::json!([11]))
+    );
+    assert!(remark["message"].as_str().unwrap().contains(words), "{tried}");
+    let batch = daemon.post_batch("demo", &file);
+    daemon.wait_complete(&batch);
+    let page = daemon.get(&format!("/batches/{batch}")).text();
+    assert!(page.contains(words), "{page}");
+    let trial = daemon.call(
+        "POST",
+        "/upload?client=demo&dryRun=true",
+        &[("Content-Type", "text/csv")],
+        Some(file.as_bytes()),
+    );
+    assert!(trial.text().contains(words), "{}", trial.text());
+    // A value of several lines that is one is nothing to name.
+    let address = daemon.post_batch("demo", "batch=thirdPartyId,a,b\nx,\"1 High St\nLondon\",y\n");
+    daemon.wait_complete(&address);
+    assert!(!daemon.get(&format!("/batches/{address}")).text().contains("Perhaps not meant"));
+}
+
+/// AdobeDocs/target-dev.en, profile-bulk-api.md, "URL-encoding requirements" (2026).
+#[test]
+fn what_adobe_would_read_otherwise_is_named_by_lint_and_the_dry_run() {
+    let daemon = Daemon::start_configured(CREATES);
+    let file = format!(
+        "batch=thirdPartyId,a\nx,50% off\ny,b & c\nz,d+e\nw,f=g\n1.36732E+12,h\n{}",
+        "v,i+j\n".repeat(20)
+    );
+    let tried = daemon.try_batch(&format!("{V2}?dryRun=true"), &file).json();
+    let told: Vec<_> = tried["remarks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| (it["remark"].as_str().unwrap(), it["count"].as_u64().unwrap()))
+        .collect();
+    assert_eq!(
+        told,
+        [("raw_percent", 1), ("raw_ampersand", 1), ("raw_plus", 22), ("raw_equals", 1), ("rounded_id", 1)]
+    );
+    assert_eq!(tried["remarks"][2]["lines"].as_array().unwrap().len(), 10);
+    let linted = lint(&daemon, &file);
+    for (line, words) in [
+        (2, "Adobe refuses the whole batch"),
+        (3, "Adobe cuts the batch off there"),
+        (4, "read as a space; write %2B where a plus is meant; so on 21 further lines: 6, 7, 8"),
+        (5, "write %3D"),
+        (6, "a number that a spreadsheet has rounded"),
+    ] {
+        let found = linted["findings"].as_array().unwrap();
+        assert!(
+            found.iter().any(|it| it["line"] == line && it["what"].as_str().unwrap().contains(words)),
+            "{words}: {linted}"
+        );
+    }
 }

@@ -303,7 +303,13 @@ fn a_batch_is_tried_out_its_rows_are_told_and_repaired() {
     let file = "batch=pcId,city\n1,Oslo\n9,Rome\n1,%zz\n";
     let dry = ["batch", "post", "-", "--client", "demo", "--dry-run"];
     let out = printed(Some(&daemon), &dry, file, 0);
-    for words in ["nothing is written", "1 updated", "1 failed", "line 4: column 2 (city)"] {
+    for words in [
+        "nothing is written",
+        "1 updated",
+        "1 failed",
+        "line 4: column 2 (city)",
+        "perhaps not meant: line 4: a % that",
+    ] {
         assert!(out.contains(words), "{words}: {out}");
     }
     let tried: Value =

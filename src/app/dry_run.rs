@@ -11,6 +11,7 @@ use crate::batch::csv::Header;
 use crate::batch::fold::{Plan, TheirRows};
 use crate::batch::outcome::write_outcomes;
 use crate::batch::pending::{Accepted, Pending};
+use crate::batch::remarks::Remarks;
 use crate::batch::settle::{Noted, SettleError, View, decoded, fold_bundles, settle};
 use crate::model::batch::{BatchId, BatchRules, Counts, Outcome};
 use crate::model::id::Key;
@@ -37,6 +38,8 @@ pub struct DryRun {
     pub attributes: Vec<(String, Diff)>,
     /// The first of the rows that would fail.
     pub failed: Vec<ToldRow>,
+    /// What of it was perhaps not meant.
+    pub remarks: Remarks,
     /// What would become of each row.
     pub report: Report,
 }
@@ -101,6 +104,7 @@ pub(super) fn try_out(inner: Arc<Inner>, batch: NewBatch, place: Place) -> Resul
         counts,
         attributes: names.zip(diffs).collect(),
         failed,
+        remarks: report.remarks()?,
         report,
     })
 }

@@ -14,7 +14,8 @@ use crate::batch::csv::{Header, Row, RowPlace, RowReader};
 use crate::batch::outcome::{BatchState, Failure, RowOutcome, StoredOutcomes};
 use crate::batch::pending::Accepted;
 use crate::batch::queue::Known;
-use crate::batch::rows::{each_piece, each_row, read_header, read_row};
+use crate::batch::remarks::Remarks;
+use crate::batch::rows::{each_piece, each_row, read_header, read_header_sent, read_row};
 use crate::batch::spool::SpoolFile;
 use crate::model::batch::{BatchId, Outcome};
 use crate::sync::Ordering;
@@ -108,6 +109,13 @@ impl App {
             Ok(page)
         });
         page.await.map_err(AppError::internal)?
+    }
+
+    /// The quotes in a complete batch's file that take in lines which could be rows.
+    pub async fn quotes_that_take_in(&self, who: &Who, id: &BatchId) -> Result<Remarks, AppError> {
+        self.complete(id)?;
+        let report = self.open_report(id, false, self.0.reports.take(who).await?).await?;
+        tokio::task::spawn_blocking(move || report.quotes_that_take_in()).await.map_err(AppError::internal)?
     }
 
     /// Begins to tell what became of a complete batch's rows.
@@ -257,6 +265,36 @@ impl Report {
             if erased { Ok(ControlFlow::Continue(())) } else { each(row, outcome) }
         });
         told.map_err(|error| self.broken(error))
+    }
+
+    /// What was taken and perhaps not meant. Blocks.
+    pub fn remarks(&self) -> Result<Remarks, AppError> {
+        let mut remarks = Remarks::default();
+        let (line, sent) = read_header_sent(&self.file).map_err(|error| self.broken(error))?;
+        remarks.look_at_header(line, &sent);
+        self.each_row(None, |row, _| {
+            remarks.look_at(&self.header, row);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(remarks)
+    }
+
+    fn quotes_that_take_in(&self) -> Result<Remarks, AppError> {
+        let (mut remarks, mut any_quote) = (Remarks::default(), false);
+        // Most files have no quote, and are not parsed for this.
+        let looked = each_piece(&self.file, 0, |piece| {
+            self.still()?;
+            any_quote = memchr::memchr(b'"', piece).is_some();
+            Ok(if any_quote { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        });
+        looked.map_err(|error| self.broken(error))?;
+        if any_quote {
+            self.each_row(None, |row, _| {
+                remarks.look_at_quotes(&self.header, row);
+                Ok(ControlFlow::Continue(()))
+            })?;
+        }
+        Ok(remarks)
     }
 
     /// Whether the batch's upload was damaged and given up: there is then nothing to repair from.

@@ -38,10 +38,11 @@ pub mod write;
 #[cfg(test)]
 mod tests;
 
+pub use cell::{bad_escape, is_rounded};
 pub use error::{HeaderError, Reason, RowError};
 pub use header::Header;
 pub use reader::Parser;
-pub use row::{Cells, Reread, Row, RowPlace, RowReader};
+pub use row::{Cells, Reread, Row, RowPlace, RowReader, TakenIn};
 pub use scan::{QUOTED_BYTES_MAX, QUOTED_LINE_ENDS_MAX};
 
 /// The longest row, in bytes as sent with its line end; a longer one is failed.

@@ -12,6 +12,7 @@ pub mod outcome;
 pub mod pending;
 pub mod pending_list;
 pub mod queue;
+pub mod remarks;
 pub mod rows;
 pub mod settle;
 pub mod spool;

@@ -83,6 +83,21 @@ pub fn read_header(file: &File) -> io::Result<Header> {
     parser.header().cloned().ok_or_else(|| invalid(super::csv::HeaderError::Empty))
 }
 
+/// Reads the first line of a file as it was sent, with its number.
+pub fn read_header_sent(file: &File) -> io::Result<(u32, Vec<u8>)> {
+    let invalid =
+        |error: super::csv::HeaderError| io::Error::new(io::ErrorKind::InvalidData, error.to_string());
+    let mut parser = Parser::new();
+    each_piece(file, 0, |piece| {
+        parser.push(piece, |_| ()).map_err(invalid)?;
+        Ok(if parser.header().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    })?;
+    let (place, len) = parser.header_place().ok_or_else(|| invalid(super::csv::HeaderError::Empty))?;
+    let mut sent = vec![0; usize::try_from(len).unwrap_or_default()];
+    file.read_exact_at(&mut sent, u64::from(place.offset))?;
+    Ok((place.line, sent))
+}
+
 /// Reads the bytes from a row's beginning to behind its end.
 pub fn read_row(
     file: &File,

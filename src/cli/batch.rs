@@ -160,6 +160,18 @@ struct TriedOut {
     outcomes: Outcomes,
     attributes: serde_json::Map<String, serde_json::Value>,
     failed: Vec<Failed>,
+    /// An earlier daemon tells none.
+    #[serde(default)]
+    remarks: Vec<Remark>,
+}
+
+/// What is taken and was perhaps not meant.
+#[derive(Debug, Serialize, Deserialize)]
+struct Remark {
+    remark: String,
+    count: u64,
+    lines: Vec<u64>,
+    message: String,
 }
 
 /// A row that would fail.
@@ -325,6 +337,14 @@ fn tried_in_words(tried: &TriedOut) -> String {
     for row in &tried.failed {
         told += "\n";
         told += &shown(row.message.as_deref().unwrap_or_default());
+    }
+    for Remark { count, lines, message, .. } in &tried.remarks {
+        let line = lines.first().map_or_else(String::new, |line| format!("line {line}: "));
+        let more = match count.saturating_sub(1) {
+            0 => String::new(),
+            more => format!("; so on {} further lines", HumanCount(more)),
+        };
+        told += &format!("\nperhaps not meant: {line}{}{more}", shown(message));
     }
     told
 }

@@ -18,6 +18,7 @@ use super::{CliError, print_json, say, shown, table};
 use crate::batch::csv::{Header, HeaderError, Parser, Row, RowError};
 use crate::batch::encoding::{Decoded, Encoding};
 use crate::batch::pending::brings_anything;
+use crate::batch::remarks::{Remarks, further_lines};
 use crate::config::{BODY_BYTES_LIMIT, ROWS_LIMIT};
 use crate::model::batch::EmptyValues;
 
@@ -229,7 +230,9 @@ impl Report {
         let mut seen = HashSet::new();
         let [mut twice, mut large, mut spaced, mut encoded] = [const { Lines::new() }; 4];
         let mut ignored = 0;
+        let mut remarks = Remarks::default();
         let each = |row: Row<'_>| {
+            remarks.look_at(header, &row);
             let Ok(cells) = row.content else { return };
             if !brings_anything(&cells, EmptyValues::Ignore) {
                 ignored += 1;
@@ -260,6 +263,13 @@ impl Report {
             return;
         }
         self.ignored_rows = ignored;
+        if let Some((place, len)) = parser.header_place() {
+            let sent = file.get(place.offset as usize..).and_then(|rest| rest.get(..len as usize));
+            remarks.look_at_header(place.line, sent.unwrap_or_default());
+        }
+        for (_, remarked, what) in remarks.told() {
+            self.mind(remarked.lines.first().copied(), what + &further_lines(remarked));
+        }
         let lines = [
             (spaced, "the id holds a space: a raw + is read as one, write %2B where a plus is meant"),
             (

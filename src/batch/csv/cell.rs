@@ -115,11 +115,20 @@ pub(super) const fn hex(digit: u8) -> Option<u8> {
 }
 
 /// The first escape of a cell that is none, as it stands there.
-pub(super) fn bad_escape(cell: &[u8]) -> Option<&[u8]> {
+pub fn bad_escape(cell: &[u8]) -> Option<&[u8]> {
     memchr_iter(b'%', cell).map(|at| cut(cell, at).1).find_map(|escape| match escape {
         [_, high, low, ..] if hex(*high).is_some() && hex(*low).is_some() => None,
         _ => Some(cut(escape, 3).0),
     })
+}
+
+/// Whether an id looks like a number in scientific notation. The plus may have become a space.
+pub fn is_rounded(id: &str) -> bool {
+    let Some((number, exponent)) = id.split_once(['e', 'E']) else { return false };
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let (whole, fraction) = number.split_once(['.', ',']).unwrap_or((number, "0"));
+    let exponent = exponent.strip_prefix(['+', '-', ' ']).unwrap_or(exponent);
+    whole.len() == 1 && digits(whole) && digits(fraction) && digits(exponent) && exponent.len() <= 3
 }
 
 /// Whether there is nothing in a row, not so much as an id: a spreadsheet pads blank lines with commas.

@@ -1,6 +1,6 @@
 //! What can be wrong with a file or a row, and the words for it: what is wrong, where, and what would be right.
 
-use super::cell::{Splitter, bad_escape, decode, unescape};
+use super::cell::{Splitter, bad_escape, decode, is_rounded, unescape};
 use super::header::Header;
 use super::scan::{QUOTED_BYTES_MAX, QUOTED_LINE_ENDS_MAX, Scan};
 use super::{ATTRIBUTES_MAX, HEADER_BYTES_MAX, ROW_BYTES_MAX};
@@ -142,7 +142,16 @@ impl RowError {
                 let found = decode(cell, &mut decoded).ok().map(|text| (text, kind.check(text)));
                 return match found {
                     Some((text, Err(error))) if Reason::from(error) == self.reason => {
-                        format!("line {line}: {} is not a {}: {error}", quoted(text.as_bytes()), kind.name())
+                        let rounded = if is_rounded(text) {
+                            "; it looks like a number that a spreadsheet has rounded: export the ids as text"
+                        } else {
+                            ""
+                        };
+                        format!(
+                            "line {line}: {} is not a {}: {error}{rounded}",
+                            quoted(text.as_bytes()),
+                            kind.name()
+                        )
                     }
                     _ => format!(
                         "line {line}: the {} is not right: {}",

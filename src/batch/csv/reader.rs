@@ -25,6 +25,8 @@ pub struct Parser {
     /// How much of a BOM the body has begun with, while that is open.
     bom: Option<usize>,
     header: Option<Header>,
+    /// Where the header is, and how many bytes it has.
+    header_place: Option<(RowPlace, u32)>,
     any_row: bool,
     refused: Option<HeaderError>,
 }
@@ -41,6 +43,7 @@ impl Parser {
             line: 1,
             bom: Some(0),
             header: None,
+            header_place: None,
             any_row: false,
             refused: None,
         }
@@ -95,6 +98,11 @@ impl Parser {
     /// The header, once it has come.
     pub fn header(&self) -> Option<&Header> {
         self.header.as_ref()
+    }
+
+    /// Where the header is, and how many bytes it has, once it has come.
+    pub fn header_place(&self) -> Option<(RowPlace, u32)> {
+        self.header_place
     }
 
     fn unless_refused(
@@ -209,6 +217,7 @@ impl Parser {
             }
             if !is_blank(row) {
                 self.header = Some(Header::parse(line, row, scan.fault())?);
+                self.header_place = Some((RowPlace { line, offset }, saturated(len)));
             }
             return Ok(());
         };

@@ -3,7 +3,7 @@
 use memchr::memchr_iter;
 
 use super::ROW_BYTES_MAX;
-use super::cell::{Splitter, cut, decode, saturated, trim_end, trim_start, without_line_end};
+use super::cell::{Splitter, cut, decode, is_blank, saturated, trim_end, trim_start, without_line_end};
 use super::error::{Reason, RowError};
 use super::header::Header;
 use super::scan::Scan;
@@ -68,6 +68,34 @@ pub(super) struct Value {
     attribute: usize,
     start: usize,
     end: usize,
+}
+
+/// Lines that could be rows, within a quoted value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TakenIn {
+    /// The line that the quote is on.
+    pub line: u32,
+    /// How many lines after it.
+    pub lines: u32,
+}
+
+impl Row<'_> {
+    /// The lines after its first, if each of them has as many cells as the header: then they are rows more likely than
+    /// text, and the quotes around them a stray pair.
+    pub fn taken_in(&self, header: &Header) -> Option<TakenIn> {
+        let mut lines = without_line_end(self.sent).split(|byte| *byte == b'\n').skip(1).peekable();
+        lines.peek()?;
+        let columns = header.names().len() + 1;
+        let mut count = 0;
+        for line in lines {
+            let mut cells = line.split(|byte| *byte == b',');
+            if cells.by_ref().take(columns).count() < columns || !cells.all(is_blank) {
+                return None;
+            }
+            count += 1;
+        }
+        Some(TakenIn { line: self.line, lines: count })
+    }
 }
 
 impl RowReader {

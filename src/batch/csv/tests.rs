@@ -253,6 +253,13 @@ fn third_party_ids_have_their_own_rules() {
         check(body("a.b.c@example.com,1"), &["2|a.b.c@example.com|a=1"]);
         check(body("a%2Bb,1"), &["line 2: \"a+b\" is not a thirdPartyId: '+' is not allowed"]);
         check(body("a+b,1"), &["2|a b|a=1"]);
+        check(
+            body("1.36732E%2B12,1"),
+            &[
+                "line 2: \"1.36732E+12\" is not a thirdPartyId: '+' is not allowed; it looks like a number that a \
+               spreadsheet has rounded: export the ids as text",
+            ],
+        );
         check(body("a/b,"), &["line 2: \"a/b\" is not a thirdPartyId: '/' is not allowed"]);
     }
 }

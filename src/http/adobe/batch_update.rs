@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 
 use crate::app::dry_run::{Diff, DryRun};
 use crate::app::{AcceptedBatch, AppError, BatchVersion};
+use crate::batch::remarks::{Remark, Remarked};
 use crate::http::Front;
 use crate::http::batch_file::{MEDIA_TYPES, empty_values, idempotency_key, take_in};
 use crate::http::error::HttpError;
@@ -94,6 +95,7 @@ fn told(request: &Request, dry_run: DryRun) -> Result<Answer, HttpError> {
             outcomes: Outcomes::of(&dry_run.counts),
             attributes: attributes.collect(),
             failed: dry_run.failed.iter().map(Row::of).collect(),
+            remarks: dry_run.remarks.told().map(RemarkTold::of).collect(),
         },
     )
 }
@@ -110,6 +112,27 @@ pub(in crate::http) struct TriedOut<'a> {
     attributes: BTreeMap<&'a str, Changes>,
     /// The first rows that would fail.
     failed: Vec<Row<'a>>,
+    /// What is taken and was perhaps not meant, or is read otherwise by Adobe.
+    remarks: Vec<RemarkTold<'a>>,
+}
+
+/// What was remarked of some lines.
+#[derive(Serialize, ToSchema)]
+pub(in crate::http) struct RemarkTold<'a> {
+    /// A word for programs.
+    remark: &'static str,
+    /// On how many lines.
+    count: u64,
+    /// The first of them.
+    lines: &'a [u32],
+    /// What it is, and what to write instead.
+    message: String,
+}
+
+impl<'a> RemarkTold<'a> {
+    fn of((remark, remarked, message): (Remark, &'a Remarked, String)) -> Self {
+        Self { remark: remark.name(), count: remarked.count, lines: &remarked.lines, message }
+    }
 }
 
 /// How many visitors' values of an attribute would change, and how.

@@ -9,6 +9,7 @@ use super::words::{self, Moment, grouped, size, state};
 use super::{Frame, render};
 use crate::app::report::{PAGE_ROWS_MAX, ToldRow};
 use crate::app::{AppError, BatchState, BatchStatus, BatchVersion};
+use crate::batch::remarks::{Remarks, further_lines};
 use crate::http::Front;
 use crate::http::error::HttpError;
 use crate::http::outcomes::{Form, told};
@@ -92,6 +93,8 @@ struct Progress {
     bar: Bar,
     outcomes: Vec<(&'static str, &'static str, String)>,
     failures: Option<Failures>,
+    /// What was perhaps not meant in its file.
+    remarks: Vec<String>,
     /// Why it is stuck, if its upload is damaged.
     reason: Option<String>,
 }
@@ -129,6 +132,16 @@ impl Failed {
         };
         Self { rows, told }
     }
+}
+
+/// What was perhaps not meant in a file, in words.
+pub(super) fn remarked(remarks: &Remarks) -> Vec<String> {
+    let told = remarks.told();
+    told.map(|(_, remarked, what)| {
+        let line = remarked.lines.first().map_or_else(String::new, |line| format!("line {line}: "));
+        line + &what + &further_lines(remarked)
+    })
+    .collect()
 }
 
 /// A client's batches, newest first.
@@ -215,8 +228,21 @@ impl Progress {
             bar: Bar::of(&batch.counts, batch.rows),
             outcomes,
             failures,
+            remarks: if live { vec![] } else { quotes(front, request, batch).await? },
             reason: batch.reason.clone(),
         })
+    }
+}
+
+/// The quotes that take in what could be rows; none where the upload is no longer kept, or cannot be read just now.
+async fn quotes(front: &Front, request: &Request, batch: &BatchStatus) -> Result<Vec<String>, HttpError> {
+    match front.app.quotes_that_take_in(&request.who(Some(&batch.id.client)), &batch.id).await {
+        Ok(remarks) => Ok(remarked(&remarks)),
+        Err(error @ AppError::Stopping) => Err(error.into()),
+        Err(error) => {
+            tracing::debug!(batch = %batch.id, %error, "its file could not be looked at for quotes");
+            Ok(vec![])
+        }
     }
 }
 

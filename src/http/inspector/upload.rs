@@ -7,7 +7,7 @@ use askama::Template;
 use hyper::StatusCode;
 use hyper::header::{HeaderValue, LOCATION};
 
-use super::batches::Failed;
+use super::batches::{Failed, remarked};
 use super::plot::Bar;
 use super::words::{self, grouped, size};
 use super::{Frame, render};
@@ -40,6 +40,7 @@ struct Trial {
     attributes: Vec<(String, Vec<(&'static str, String)>)>,
     failed: Option<Failed>,
     failed_count: String,
+    remarks: Vec<String>,
 }
 
 /// The page.
@@ -82,7 +83,7 @@ fn version(query: &Params) -> Result<BatchVersion, HttpError> {
 
 impl Trial {
     fn of(dry_run: DryRun) -> Self {
-        let DryRun { rows, bytes, counts, attributes, failed, .. } = dry_run;
+        let DryRun { rows, bytes, counts, attributes, failed, remarks, .. } = dry_run;
         let told = |Diff { set, changed, unchanged, removed }| {
             CHANGES.into_iter().zip([set, changed, unchanged, removed].map(grouped)).collect()
         };
@@ -93,6 +94,7 @@ impl Trial {
             attributes: attributes.into_iter().map(|(name, diff)| (name, told(diff))).collect(),
             failed: (counts.failed > 0).then(|| Failed::of(failed, counts.failed)),
             failed_count: words::rows(counts.failed),
+            remarks: remarked(&remarks),
         }
     }
 }
