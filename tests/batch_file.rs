@@ -212,3 +212,30 @@ fn what_adobe_would_read_otherwise_is_named_by_lint_and_the_dry_run() {
         );
     }
 }
+
+/// Whoever reads a row again at its offset reads some bytes first, which may end within a quote.
+#[test]
+fn a_value_of_many_lines_is_read_again_as_it_was_read_first() {
+    let mut daemon = Daemon::start_configured(
+        "[clients.demo]\nv2_creates_profiles = true\n[ingest]\nmax_rows_per_second = 1\n",
+    );
+    let text = |lines: usize| "nothing but words\n".repeat(lines);
+    let file = format!(
+        "batch=thirdPartyId,a,b\nx,\"\n{}\",%zz\ny,\"{}\",1\nz,\"\n{}\nx,2,3\n",
+        text(99),
+        text(100),
+        text(200)
+    );
+    let batch = daemon.post_batch("demo", &file);
+    let value = |daemon: &Daemon| daemon.value("demo", "third-party", "y", "a");
+    assert_eq!(value(&daemon), Some(text(100)));
+    daemon.kill9().restart();
+    assert_eq!(value(&daemon), Some(text(100)));
+    daemon.configure("[clients.demo]\nv2_creates_profiles = true\n");
+    daemon.kill9().restart();
+    assert_eq!(daemon.wait_complete(&batch).size, 204);
+    assert_eq!(value(&daemon), Some(text(100)));
+    let repaired = daemon.get(&format!("/api/v1/batches/{batch}/repair?client=demo")).text();
+    let repaired = repaired.strip_prefix("batch=thirdPartyId,a,b\n").unwrap();
+    assert_eq!(repaired, format!("x,\"\n{}\",%zz\nz,\"\n", text(99)));
+}
