@@ -176,16 +176,17 @@ async fn an_upload_with_any_byte_changed_is_held_and_never_folded_in() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_upload_is_told_by_a_check_and_no_backup_is_made_of_it() {
+async fn a_damaged_upload_is_told_by_a_check_and_goes_into_a_backup_as_it_is() {
     let folder = tempfile::tempdir().unwrap();
     let app = open(folder.path());
     let (batch, file) = upload(&app, folder.path(), "batch=pcId,a\np1,1\n", 1).await;
     wait_complete(&app, &batch).await;
     app.backup(&who(), folder.path().join("whole")).await.unwrap();
     flip(&file, 14);
-    let refused = app.backup(&who(), folder.path().join("damaged")).await.unwrap_err();
-    told(&refused.to_string(), &batch, &file);
-    assert!(!folder.path().join("damaged/backup.json").exists());
+    let backup = folder.path().join("damaged");
+    app.backup(&who(), backup.clone()).await.unwrap();
+    let copied = std::fs::read(backup.join("spool").join(file.file_name().unwrap())).unwrap();
+    assert_eq!(copied, std::fs::read(&file).unwrap());
     app.stop().await;
     drop(app);
     let faults = || {

@@ -283,9 +283,15 @@ fn a_batch_whose_upload_is_damaged_is_given_up_if_somebody_says_so() {
     // A store made again needs all of them once more.
     fs::remove_dir_all(data.join("store")).unwrap();
     let output = checked(&data);
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(output.status.code(), Some(1), "{told}");
-    assert!(told.contains(&damaged) && told.contains("put it back") && told.contains("--salvage"), "{told}");
+    assert!(
+        told.contains(&damaged)
+            && told.contains(&missing)
+            && told.contains("put it back")
+            && told.contains("--salvage"),
+        "{told}"
+    );
 
     let output = profiled(&["check", "--salvage", "--data", data.to_str().unwrap(), "--log", "error"]);
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -546,6 +552,54 @@ fn outcomes_that_are_lost_are_made_again_but_for_rows_that_nobody_can_judge() {
         stop(&mut daemon);
         assert_eq!(check(&daemon.data())["faults"], Value::Array(vec![]));
     }
+}
+
+/// Batches were unknown after the next start, and a check found nothing wrong.
+#[test]
+fn a_damaged_catalogue_is_a_fault_that_a_check_tells() {
+    let mut daemon = Daemon::start_configured(SETTINGS);
+    load(&daemon, 0);
+    let batch = daemon.post_batch("demo", "batch=pcId,a\np1,1\n");
+    daemon.wait_complete(&batch);
+    stop(&mut daemon);
+    let data = daemon.data();
+    let file = data.join("catalogue");
+    let whole = fs::read(&file).unwrap();
+    // Of a record, of the head, the end; and all of it.
+    type Harm = fn(&mut Vec<u8>);
+    let damage: [(&str, Harm); 4] = [
+        ("at byte 28 a record", |bytes| bytes[40] ^= 1),
+        ("at byte 0 its head", |bytes| bytes[9] ^= 1),
+        ("a record breaks off", |bytes| bytes.truncate(bytes.len() - 1)),
+        ("it is not there", |bytes| bytes.clear()),
+    ];
+    for (what, harm) in damage {
+        for store in [true, false] {
+            let mut bytes = whole.clone();
+            harm(&mut bytes);
+            fs::write(&file, &bytes).unwrap();
+            if bytes.is_empty() {
+                fs::remove_file(&file).unwrap();
+            }
+            let kept = data.with_file_name("kept");
+            if !store {
+                fs::rename(data.join("store"), &kept).unwrap();
+            }
+            let output = checked(&data);
+            if !store {
+                fs::rename(&kept, data.join("store")).unwrap();
+            }
+            let told = String::from_utf8_lossy(&output.stdout).into_owned();
+            // A store that is made again needs only as much of it as the snapshot says; what the journal has is no loss.
+            if store || output.status.code() == Some(1) {
+                assert_eq!(output.status.code(), Some(1), "{what}: {told}");
+                let names = told.contains(file.to_str().unwrap()) && told.contains(what);
+                assert!(names && told.contains("Start the daemon"), "{what}: {told}");
+            }
+        }
+    }
+    fs::write(&file, &whole).unwrap();
+    assert_eq!(check(&data)["faults"], Value::Array(vec![]));
 }
 
 /// It wrote into the folder, and could not check a backup on a disk that is read-only.

@@ -9,7 +9,8 @@
 mod support;
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use support::{Daemon, wait_for};
 
@@ -49,6 +50,7 @@ struct Held {
     daemon: Daemon,
     damaged: String,
     behind: String,
+    others: String,
 }
 
 impl Held {
@@ -73,13 +75,13 @@ impl Held {
         daemon.configure(FAST);
         daemon.restart();
         assert_eq!(daemon.wait_complete(&others).consumed, ROWS);
-        let held = Self { daemon, damaged, behind };
+        let held = Self { daemon, damaged, behind, others };
         held.check(in_doubt);
         held
     }
 
     fn check(&self, in_doubt: bool) {
-        let Self { daemon, damaged, behind } = self;
+        let Self { daemon, damaged, behind, .. } = self;
         assert_eq!(daemon.get("/readyz").status, 200);
         assert_eq!(status(daemon, damaged), "stuck");
         assert_eq!(status(daemon, behind), "incomplete");
@@ -175,6 +177,114 @@ impl Held {
         check(daemon);
         let audit = std::fs::read_to_string(daemon.data().join("audit.log")).unwrap();
         assert!(audit.contains("give up batch") && audit.contains(&self.damaged), "{audit}");
+    }
+}
+
+impl Held {
+    /// The same, of what a backup holds.
+    fn restored(mut self, folder: &Path) -> Self {
+        let (backup, data) = (folder.join("backup"), folder.join("data"));
+        let [backup, data] = [&backup, &data].map(|path| path.to_str().unwrap());
+        let (code, _, told) = self.daemon.run(&["backup", backup]);
+        assert_eq!(code, Some(0), "{told}");
+        for folder in [backup, self.daemon.data().to_str().unwrap()] {
+            // What the daemon has open it can't look into.
+            if folder != backup {
+                self.daemon.kill9();
+            }
+            let (code, out, told) = self.daemon.run(&["check", "--data", folder]);
+            assert_eq!(code, Some(1), "{told}");
+            let fault = out.lines().find(|line| line.starts_with("fault") && line.contains(&self.damaged));
+            assert!(fault.is_some_and(|line| line.contains("batch resend")), "{out}{told}");
+        }
+        let (code, _, told) = self.daemon.run(&["restore", backup, "--data", data]);
+        assert_eq!(code, Some(0), "{told}");
+        assert!(told.contains(&self.damaged) && told.contains("is stuck"), "{told}");
+        self.daemon.set_data(data.into()).restart();
+        self.daemon.wait_complete(&self.others);
+        self
+    }
+}
+
+/// No backup was made for as long as any upload was damaged, be it for weeks.
+#[test]
+fn a_backup_holds_what_is_held_and_what_is_restored_goes_on_from_there() {
+    for in_doubt in [false, true] {
+        for gone in [false, true] {
+            let folder = tempfile::tempdir().unwrap();
+            let held =
+                Held::new(in_doubt, |file| if gone { fs::remove_file(file).unwrap() } else { flip(file) });
+            let held = held.restored(folder.path());
+            held.check(in_doubt);
+            if gone { held.resend() } else { held.give_up() }
+        }
+    }
+}
+
+/// Such a batch once kept the daemon from starting, for every client.
+#[test]
+fn a_batch_whose_upload_and_outcomes_are_both_lost_is_held_alone() {
+    for give_up in [false, true] {
+        let mut daemon = Daemon::start_configured(FAST);
+        for client in ["a", "b"] {
+            for id in ["plain", "behind"] {
+                daemon.mbox(client, &format!("mboxPC={id}"));
+            }
+        }
+        let file = "batch=pcId,n\nplain,1\nbehind,1\nnobody,1\n";
+        let damaged = daemon.post_batch_v1("a", file);
+        let others = daemon.post_batch_v1("b", "batch=pcId,n\nplain,2\nbehind,2\n");
+        daemon.wait_complete(&damaged);
+        daemon.wait_complete(&others);
+        // What stands behind the batch hides what became of its row: nothing of that is left in the profile.
+        daemon.mbox("a", "mboxPC=behind&profile.n=later");
+        let upload = upload(&daemon, file);
+        daemon.kill9();
+        fs::remove_dir_all(daemon.data().join("store")).unwrap();
+        flip(&upload);
+        fs::write(upload.with_extension("outcomes"), "noise").unwrap();
+
+        let data = daemon.data();
+        let (code, out, told) = daemon.run(&["check", "--data", data.to_str().unwrap()]);
+        assert_eq!(code, Some(1), "{told}");
+        let fault = out.lines().find(|line| line.starts_with("fault") && line.contains(&damaged));
+        assert!(fault.is_some_and(|line| line.contains("--salvage")), "{out}{told}");
+
+        daemon.keep_complaints().restart();
+        daemon.wait_complete(&others);
+        for _ in 0..2 {
+            assert_eq!(status(&daemon, &damaged), "stuck");
+            let reason = daemon.get(&format!("/api/v1/batches/{damaged}")).json()["reason"].clone();
+            assert!(reason.as_str().unwrap().contains("what became of its rows"), "{reason}");
+            assert_eq!(lookup(&daemon, "a", "plain").status, 503);
+            assert_eq!(daemon.value("b", "pc", "plain", "n").as_deref(), Some("2"));
+            assert!(daemon.get("/readyz").text().contains("1 batches are stuck"));
+            assert!(daemon.complaints().contains("a batch is held"), "{}", daemon.complaints());
+            daemon.terminate();
+            assert!(daemon.ended().success());
+            daemon.restart();
+        }
+        let path = format!("/api/v1/batches/{damaged}");
+        let outcomes = |daemon: &Daemon| daemon.get(&format!("{path}/outcomes")).text();
+        if give_up {
+            assert_eq!(daemon.call("DELETE", &path, &[], None).status, 200);
+            assert_eq!(daemon.wait_complete(&damaged).failed, 3);
+            assert_eq!(outcomes(&daemon).matches("upload_damaged").count(), 3);
+        } else {
+            let csv = [("Content-Type", "text/csv")];
+            let sent = daemon.call("POST", &format!("{path}/file"), &csv, Some(file.as_bytes()));
+            assert_eq!(sent.status, 200, "{}", sent.text());
+            let details = daemon.wait_complete(&damaged);
+            let told = outcomes(&daemon);
+            assert_eq!((details.successful, details.not_found, details.failed), (1, 1, 1), "{told}");
+            let lost = told.lines().find(|line| line.starts_with("3,behind"));
+            assert!(lost.is_some_and(|line| line.contains("outcome_lost")), "{told}");
+            assert_eq!(daemon.value("a", "pc", "plain", "n").as_deref(), Some("1"));
+        }
+        assert_eq!(daemon.value("a", "pc", "behind", "n").as_deref(), Some("later"));
+        daemon.kill9().restart();
+        daemon.wait_complete(&damaged);
+        assert_eq!(daemon.value("a", "pc", "behind", "n").as_deref(), Some("later"));
     }
 }
 

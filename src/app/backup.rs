@@ -3,13 +3,14 @@
 //!
 //! Promises: a backup is what the daemon would have found after a power cut at that moment, less its store, which is
 //! made again; it is whole once its manifest is there, which is written last, with the digest of the store that a start
-//! makes of it. An upload that is not what was accepted is told, and the backup not made. A backup that is already there
-//! is never changed.
+//! makes of it. An upload that is not what was accepted goes along as it is, and is told: its batch is held in what is
+//! restored, if it was to be folded in; only where the snapshot just lacks rows that the store has, the backup is not made.
+//! A backup that is already there is never changed.
 
 use super::restore::RestoreError;
 use super::{AppError, Inner, digest, needs};
 use crate::batch::catalogue;
-use crate::batch::checksum::FileSum;
+use crate::batch::checksum::{FileSum, UploadError};
 use crate::batch::pending::Accepted;
 use crate::durable::{self, belongs_to_folder, private_folder, sync_folder};
 use crate::journal::entry::{Checkpoint, KnownBatch};
@@ -162,26 +163,54 @@ fn copy_all(
         let extent = if segment == end.0 { Extent::ZerosFrom(end.1) } else { Extent::Whole };
         copy(&path, "journal", extent)?;
     }
-    let mut copy_upload = |accepted: &Accepted, outcomes: bool| {
+    // Gives what is wrong with it.
+    let mut copy_upload = |accepted: &Accepted| {
         let (spool, path) = (&inner.spool, inner.spool.rows_path(accepted.spool));
-        let expected = spool.sum(accepted.spool, &accepted.sum()).map_err(|error| (path.clone(), error))?;
-        let copied = copy(&path, "spool", Extent::Whole)?;
-        expected.check(&path, copied).map_err(|damage| {
-            (backup.to_owned(), io::Error::other(format!("batch {}: {damage}", accepted.id)))
-        })?;
-        for beside in needs::beside_upload(spool, accepted.spool, outcomes) {
+        let expected = spool.sum(accepted.spool, &accepted.sum()).map_err(UploadError::of(&path));
+        let copied = match copy(&path, "spool", Extent::Whole) {
+            Ok(copied) => Ok(copied),
+            Err((path, error)) if error.kind() == io::ErrorKind::NotFound => {
+                Err(UploadError::of(&path)(error))
+            }
+            Err(error) => return Err(error),
+        };
+        let checked = expected.and_then(|expected| Ok(expected.check(&path, copied?)?));
+        let damage = match checked {
+            Err(error) if !error.is_lost() => return Err((path, io::Error::other(error))),
+            checked => checked.err(),
+        };
+        // Where its file is damaged, only its index tells whom it names.
+        let index = spool.index_path(accepted.spool);
+        let index = Some(index).filter(|index| damage.is_some() && index.exists());
+        for beside in needs::beside_upload(spool, accepted.spool).into_iter().chain(index) {
             copy(&beside, "spool", Extent::Whole)?;
         }
-        Ok(())
+        Ok(damage)
     };
-    for KnownBatch { accepted, completed, .. } in &mark.incomplete {
+    for KnownBatch { accepted, .. } in &mark.incomplete {
         let accepted = Accepted::from_entry(accepted.clone());
         let accepted = accepted.ok_or_else(|| (backup.to_owned(), io::ErrorKind::InvalidData.into()))?;
-        copy_upload(&accepted, completed.is_some())?;
+        if let Some(damage) = copy_upload(&accepted)? {
+            if let Some(pending) = inner.batches.pending_by_seq(accepted.id.seq) {
+                pending.hold(&damage.in_short(), &damage);
+            }
+            tracing::warn!(batch = %accepted.id, %damage, "a batch is held in the backup, too");
+        }
     }
     inner.batches.each_held(|known| {
+        let accepted = &known.accepted;
         // Of what was complete later, the backup knows that it was accepted.
-        if mark.held(known.accepted.id.seq) { copy_upload(&known.accepted, true) } else { Ok(()) }
+        if !mark.held(accepted.id.seq) {
+            return Ok(());
+        }
+        let Some(damage) = copy_upload(accepted)? else { return Ok(()) };
+        if from.held(accepted.id.seq) {
+            tracing::warn!(batch = %accepted.id, %damage, "the upload of a complete batch goes into the backup as it is");
+            return Ok(());
+        }
+        // The next snapshot has its rows.
+        let why = format!("batch {} was completed meanwhile; try again: {damage}", accepted.id);
+        Err((backup.to_owned(), io::Error::other(why)))
     })?;
     let catalogue = inner.data_folder.join(catalogue::FILE);
     copy(&catalogue, ".", Extent::UpTo(mark.catalogue.bytes))?;

@@ -8,11 +8,12 @@
 
 use super::backup::{self, Manifest};
 use super::scratch::Scratch;
-use super::{App, Inner, OpenError, recovery};
+use super::{BroughtUp, Inner, OpenError, Opening, recovery};
 use crate::batch::outcome::read_outcomes;
 use crate::batch::pending::Accepted;
 use crate::batch::queue::Known;
 use crate::batch::settle::decoded;
+use crate::clock::GuardedClock;
 use crate::config::{Config, Ingest};
 use crate::folder;
 use crate::journal::entry::{Entry, decode_group};
@@ -71,6 +72,9 @@ pub struct Report {
     pub notes: Vec<String>,
     /// What is not as it should be.
     pub faults: Vec<String>,
+    /// The batches that are held, for their uploads are damaged, and what is wrong with these; among the faults, too.
+    #[serde(skip)]
+    pub held: Vec<(Accepted, String)>,
 }
 
 /// Why a folder could not be checked.
@@ -136,17 +140,23 @@ fn check_shown(
     // Nobody is in the way of whom folding would have to be slow.
     config.ingest = Ingest::default();
     let had_store = shown.folder.join("store/current").exists();
-    let app = App::open(config, clock)?;
+    let up = BroughtUp::of(config, Arc::new(GuardedClock::believing(clock)), &Opening::default())?;
+    if let Some(damage) = &up.catalogue_damage {
+        report.fault(damage.before_a_start());
+    }
+    let app = up.start()?;
     if had_store {
         check_store_aside(&shown.folder.join("store"), &mut report);
     }
     let inner = &app.0;
-    while inner.batches.pending_batches() > 0 && inner.failed.borrow().is_none() {
-        if let Err(error) = recovery::refuse_held(&inner.batches, &inner.spool) {
-            app.stop_blocking();
-            return Err(error);
-        }
+    while inner.batches.any_goes_on() && inner.failed.borrow().is_none() {
         inner.wait_unless_stopping(FOLDED_LOOK);
+    }
+    for held in recovery::held(&inner.batches, &inner.spool) {
+        report.fault(held.to_string());
+        if let OpenError::Batch { batch, error } = held {
+            report.held.push((*batch, shown.told(&error.to_string())));
+        }
     }
     if let Some(why) = &*inner.failed.borrow() {
         report.fault(why.clone());
@@ -249,8 +259,11 @@ fn check_batches(inner: &Inner, report: &mut Report) {
         let accepted = &pending.accepted;
         report.batches += 1;
         report.rows += accepted.rows;
-        check_file(inner, accepted, report);
-        report.fault(format!("batch {} is not folded in", accepted.id));
+        // Of one that is held it is told what is wrong.
+        if pending.held().is_none() {
+            check_file(inner, accepted, report);
+            report.fault(format!("batch {} is not folded in", accepted.id));
+        }
     }
 }
 

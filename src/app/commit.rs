@@ -14,7 +14,7 @@
 //! durable; between any two puts every lookup finds a state that was there before the request or will be after it.
 
 use super::recovery::redo;
-use super::{AppError, CallIds, Fatal, SiteCall, Written};
+use super::{AppError, CallIds, Fatal, SiteCall, Written, needs};
 use crate::batch::checksum::FileSum;
 use crate::batch::pending::{Accepted, Index, Pending, SentKey};
 use crate::batch::pending_list::PendingList;
@@ -137,8 +137,8 @@ pub struct MadeAgain {
 /// A complete batch that is folded in once more.
 #[derive(Debug)]
 pub struct Again {
-    /// The batch, with what became of its rows on record.
-    pub pending: Arc<Pending>,
+    /// The batch, with what became of its rows on record, if that can be read.
+    pub pending: Pending,
     /// Behind this its entry stands in the journal.
     pub position: Position,
     /// Its end.
@@ -744,9 +744,23 @@ impl Committer {
         let MadeAgain { store, position, again } = made;
         let redone = redo(self.log.folder(), position, self.log.end(), &*store.0);
         redone.map_err(AppError::internal)?;
+        let mut judged = vec![];
+        for Again { pending, position, end } in again {
+            // Rare enough that writes may wait for it: none may come between this and the store's use.
+            let pending = if pending.is_unjudged() {
+                needs::judge(pending, &*store.0).map_err(AppError::internal)?
+            } else {
+                pending
+            };
+            judged.push((Arc::new(pending), position, end));
+        }
         let publish = || {
-            for Again { pending, position, end } in again {
-                self.batches.publish_again(pending, position, &end);
+            for (pending, position, end) in judged {
+                if pending.is_on_record() {
+                    self.batches.publish_again(pending, position, &end);
+                } else {
+                    self.batches.publish(pending, position);
+                }
             }
         };
         Ok(Answer::TookOver(Shared(self.store.take_over(store.0, publish))))

@@ -6,7 +6,7 @@
 
 use super::commit::{NewBatch, Request};
 use super::salvage::{self, Replacement};
-use super::{App, AppError, BatchStatus, Inner, OpenError};
+use super::{App, AppError, BatchStatus, Inner, OpenError, needs};
 use crate::batch::pending::Pending;
 use crate::model::batch::BatchId;
 use crate::sync::{Ordering, lock};
@@ -73,7 +73,12 @@ impl Inner {
         self.spool.put_back(accepted.spool, sent.spool).map_err(AppError::internal)?;
         let index = self.spool.index_path(accepted.spool);
         let again = self.spool.recount_after(&index, || pending.open_again(expected, &index));
-        self.batches.go_on_with(Arc::new(again.map_err(AppError::internal)?));
+        let mut again = again.map_err(AppError::internal)?;
+        if again.is_unjudged() {
+            // Whom it may name waits until it is published, so no write comes between.
+            again = needs::judge(again, &*self.store).map_err(AppError::internal)?;
+        }
+        self.batches.go_on_with(Arc::new(again));
         tracing::info!(batch = %id, "the file of a batch was sent again: it goes on");
         Ok(())
     }

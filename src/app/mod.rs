@@ -72,7 +72,7 @@ pub mod sweep_thread;
 pub mod upload;
 
 use crate::audit::{self, Actor};
-use crate::batch::catalogue::SaveError;
+use crate::batch::catalogue::{self, SaveError};
 use crate::batch::checksum::UploadError;
 use crate::batch::outcome::BatchState as FoldState;
 use crate::batch::pending::Accepted;
@@ -312,7 +312,7 @@ pub enum OpenError {
     NotGoingOn(AppError),
     /// An accepted batch's file cannot be read, or is not what was accepted.
     #[error(
-        "batch {} was accepted and is not folded in yet, but {error}; `profiled check --salvage` goes on without it", batch.id
+        "batch {} was accepted and is not folded in yet, but {error}; a daemon that serves takes the file again by `profiled batch resend`, and `profiled check --salvage` goes on without it", batch.id
     )]
     Batch {
         /// Which batch.
@@ -913,6 +913,13 @@ impl App {
                 left.as_secs().div_ceil(60)
             ));
         }
+        match inner.batches.held() {
+            0 => {}
+            held => remarks.push(format!(
+                "{held} batches are stuck, for their uploads are damaged, and whoever they may name waits: send their files \
+                 again (`profiled batch resend`) or give them up (`profiled batch abandon`)"
+            )),
+        }
         remarks
     }
 
@@ -991,6 +998,8 @@ pub(crate) struct BroughtUp {
     spool: Arc<Spool>,
     committer: Committer,
     erasures: ErasureList,
+    /// What is wrong with the catalogue, if it was found damaged.
+    catalogue_damage: Option<catalogue::Damage>,
     folder_lock: std::fs::File,
 }
 
@@ -1044,6 +1053,7 @@ impl BroughtUp {
             spool,
             committer,
             erasures,
+            catalogue_damage: recovered.catalogue_damage,
             folder_lock,
         })
     }
@@ -1062,6 +1072,7 @@ impl BroughtUp {
             spool,
             mut committer,
             erasures,
+            catalogue_damage: _,
             folder_lock,
         } = self;
         let (hold, last) = (Hold::default(), committer.seqs.last());

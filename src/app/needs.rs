@@ -6,13 +6,13 @@
 //! | the store, its checkpoint | the generation in use | made again from what follows |
 //! | a snapshot | the newest that verifies | the one before it, then the journal alone |
 //! | journal segments | from the oldest incomplete batch of the checkpoint or snapshot on | refused, [`salvage`](super::salvage) gives up what is damaged |
-//! | an incomplete batch's upload | `.csv`, and `.overwritten` if rows of it were | that batch is held until it is [sent again or given up](super::mend); a check or a restore refuses, salvage gives the batch up |
+//! | an incomplete batch's upload | `.csv`, and `.overwritten` if rows of it were | that batch is held until it is [sent again or given up](super::mend), also in what is restored; a check tells it as a fault, salvage gives the batch up |
 //! | its index | `.index` | made again; of a batch that is held it says whom that names, else it may be anybody |
-//! | its outcomes, if the journal says that it was complete | `.outcomes` | made again; [lost](rows_lost) are those rows that nobody can judge any more |
+//! | its outcomes, if the journal says that it was complete | `.outcomes` | made again; [lost](rows_lost) are those rows that nobody can judge any more. Where the upload is lost, too, the batch is held, and judged once that is sent again |
 //! | the catalogue of complete batches | up to where the checkpoint or snapshot says | what of it verifies is kept, what the journal still tells is added; uploads of batches of which neither tells are moved to `damaged` |
 //! | a complete batch's files | the same | told when asked for; the batch is listed all the same |
 //!
-//! A backup takes all of it along (of the catalogue as much as its mark says) but the store and the indexes, so that nothing of it has to be made again that the
+//! A backup takes all of it along (of the catalogue as much as its mark says) but the store and the indexes of uploads that are whole, so that nothing of it has to be made again that the
 //! journal would not do for; what goes along beside it is in [`BESIDE`].
 
 use super::OpenError;
@@ -35,14 +35,11 @@ use std::path::{Path, PathBuf};
 /// would ask for none, without the list of erasures it could not keep them.
 pub(super) const BESIDE: [&str; 4] = [tokens::FILE, audit::FILE, erasures::FILE, folder::FORMAT_FILE];
 
-/// What a backup takes along of an upload besides its rows. The outcomes also of one that is not complete: it may have
-/// been, in a store that is made again.
-pub(super) fn beside_upload(spool: &Spool, name: SpoolName, complete: bool) -> Vec<PathBuf> {
-    let (overwritten, outcomes) = (spool.overwritten_path(name), spool.outcomes_path(name));
-    let mut paths = vec![];
-    paths.extend(Some(overwritten).filter(|path| path.exists()));
-    paths.extend(Some(outcomes).filter(|path| complete || path.exists()));
-    paths
+/// What a backup takes along of an upload besides its rows, as far as it is there. The outcomes also of one that is not
+/// complete: it may have been, in a store that is made again.
+pub(super) fn beside_upload(spool: &Spool, name: SpoolName) -> Vec<PathBuf> {
+    let paths = [spool.overwritten_path(name), spool.outcomes_path(name)];
+    paths.into_iter().filter(|path| path.exists()).collect()
 }
 
 /// The outcomes of a batch that was complete once; none if the file is missing or damaged, and they must be made again.
@@ -56,10 +53,23 @@ pub(super) fn outcomes(path: &Path) -> io::Result<Option<Vec<RowOutcome>>> {
     }
 }
 
+/// Judges a batch that was complete and whose outcomes are lost, before it is folded in once more: what became of its rows
+/// is told by the journal, or by the store when they are folded in; [the others](rows_lost) are lost. No write may come to
+/// this store from here on before the batch is published.
+pub(super) fn judge(pending: Pending, store: &dyn ProfileStore) -> Result<Pending, OpenError> {
+    let accepted = &pending.accepted;
+    let failed = |error| OpenError::Batch { batch: Box::new((**accepted).clone()), error };
+    let known = pending.lines_settled().map_err(failed)?.into_iter().collect();
+    let lost = rows_lost(&pending, store, &known)?;
+    let (batch, rows) = (&pending.accepted.id, lost.len());
+    tracing::error!(%batch, rows, "the outcomes of a batch are missing or damaged, and made again; of so many rows nobody can say any more what became of them");
+    Ok(pending.with_lost(lost))
+}
+
 /// The lines of a batch's rows of which neither the journal, which tells of those that are `known`, nor the visitor's
 /// profile tells what became of them: writes behind the batch hide it. The others are judged when they are folded in
 /// once more.
-pub(super) fn rows_lost(
+fn rows_lost(
     pending: &Pending,
     store: &dyn ProfileStore,
     known: &HashSet<u32>,

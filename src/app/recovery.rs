@@ -18,8 +18,8 @@ use crate::batch::queue::{Batches, Known};
 use crate::batch::spool::{Spool, SpoolName};
 use crate::durable;
 use crate::journal::entry::{
-    BatchCompletedEntry, BatchGivenUpEntry, Change, Checkpoint, Entry, decode_checkpoint, decode_group,
-    encode_checkpoint,
+    BatchCompletedEntry, BatchGivenUpEntry, Change, Checkpoint, Entry, Settled, SettledBundle,
+    decode_checkpoint, decode_group, encode_checkpoint,
 };
 use crate::journal::log::{Log, LogError, LogSettings, Position, read_between};
 use crate::model::batch::Outcome;
@@ -74,12 +74,19 @@ struct Replay<'s> {
     /// Those that the store held at the checkpoint already, where the catalogue was lost that has them: as far as the
     /// journal still tells of them.
     held: Option<BTreeMap<Seq, (Accepted, Option<BatchCompletedEntry>)>>,
-    settled: HashMap<Seq, Vec<(u32, Outcome)>>,
-    /// Bundles, by the lines of their first rows.
-    settled_bundles: HashMap<Seq, Vec<(u32, Became)>>,
+    told: HashMap<Seq, Told>,
     written: u64,
     /// How far the store must reach, if it holds what the checkpoint and the entries behind it say.
     reach: Reach,
+}
+
+/// What the journal tells became of a batch's rows.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// Rows, by their lines.
+    rows: Vec<(u32, Outcome)>,
+    /// Bundles, by the lines of their first rows.
+    bundles: Vec<(u32, Became)>,
 }
 
 /// A batch that the journal speaks of.
@@ -110,6 +117,8 @@ pub struct Recovered {
     pub last_seq: Seq,
     /// How far a store reached at most so far.
     pub reach: Reach,
+    /// What is wrong with the catalogue, if it was found damaged.
+    pub catalogue_damage: Option<catalogue::Damage>,
 }
 
 /// From where a store is brought up to the journal's end.
@@ -155,8 +164,7 @@ pub fn recover(
         last_seq: Seq::from_u64(checkpoint.last_seq),
         batches: BTreeMap::new(),
         held: damage.is_some().then(BTreeMap::new),
-        settled: HashMap::new(),
-        settled_bundles: HashMap::new(),
+        told: HashMap::new(),
         written: 0,
         reach: Reach(checkpoint.store_reach),
     };
@@ -199,7 +207,7 @@ pub fn recover(
     held.extend(told.filter_map(|(_, (accepted, end))| Some((accepted, end?))));
     let lost = damage.is_some().then_some(damaged.as_path());
     let spool = replay.publish(&batches, held, folder, spool_bytes_max, lost)?;
-    Ok(Recovered { log, batches: Arc::new(batches), spool, last_seq, reach })
+    Ok(Recovered { log, batches: Arc::new(batches), spool, last_seq, reach, catalogue_damage: damage })
 }
 
 impl Replay<'_> {
@@ -213,20 +221,7 @@ impl Replay<'_> {
         match entry {
             Entry::Write(write) => {
                 self.last_seq = self.last_seq.max(Seq::from_u64(write.seq));
-                for row in write.settled {
-                    let outcome = Outcome::from_code(row.outcome)
-                        .ok_or_else(|| OpenError::entry(start, "an outcome"))?;
-                    self.settled.entry(Seq::from_u64(row.batch)).or_default().push((row.line, outcome));
-                }
-                for bundle in write.settled_bundles {
-                    let mut became = Became::default();
-                    for (rows, outcome) in bundle.became {
-                        let outcome = Outcome::from_code(outcome);
-                        became.push(rows, outcome.ok_or_else(|| OpenError::entry(start, "an outcome"))?);
-                    }
-                    let settled = self.settled_bundles.entry(Seq::from_u64(bundle.batch)).or_default();
-                    settled.push((bundle.first, became));
-                }
+                note_settled(&mut self.told, start, write.settled, write.settled_bundles)?;
                 if start >= self.checkpoint {
                     self.written += 1;
                     put_changes(self.store, start, write.changes)?;
@@ -310,60 +305,10 @@ impl Replay<'_> {
             if completed.is_some() {
                 continue;
             }
-            let (rows, index) = (spool.rows_path(accepted.spool), spool.index_path(accepted.spool));
-            let (batch, outcomes) = (Box::new(accepted.clone()), spool.outcomes_path(accepted.spool));
-            let failed = |error| OpenError::Batch { batch: batch.clone(), error };
-            let mut on_record = None;
-            if counted.is_some() {
-                let read = needs::outcomes(&outcomes);
-                on_record = read.map_err(|error| failed(UploadError::of(&outcomes)(error)))?;
-            }
-            let verified = match counted {
-                None => spool.verify_beside_index(accepted.spool, &accepted.sum()),
-                // Perhaps a crash left its index: it would show what is overwritten.
-                Some(_) => spool.verify(accepted.spool, &accepted.sum()),
-            };
-            let sum = match verified {
-                // Of one whose outcomes are lost as well nobody could say which of them can be made again.
-                Err(error) if error.is_lost() && (counted.is_none() || on_record.is_some()) => {
-                    let index = counted.is_none().then_some(&*index);
-                    let bundles = self.settled_bundles.remove(&seq).filter(|_| on_record.is_none());
-                    let bundles = bundles.unwrap_or_default();
-                    let mut held = Pending::open_damaged(accepted, &error, &rows, index, bundles);
-                    for (line, outcome) in self.settled.remove(&seq).unwrap_or_default() {
-                        held.settled_before(line, outcome);
-                    }
-                    if let Some(not_updated) = on_record {
-                        held = held.with_outcomes(not_updated);
-                    }
-                    match counted {
-                        Some(end) => batches.publish_again(Arc::new(held), position, &end),
-                        None => batches.publish(Arc::new(held), position),
-                    }
-                    continue;
-                }
-                verified => verified.map_err(failed)?,
-            };
-            spool.remove_index(accepted.spool);
-            // Of a batch whose outcomes are kept nothing else need tell, and rows of its file may be overwritten by now.
-            let bundles = self.settled_bundles.remove(&seq).filter(|_| on_record.is_none());
-            let opened = || Pending::open(accepted, sum, &rows, &index, bundles.unwrap_or_default());
-            let opened = spool.recount_after(&index, opened);
-            let mut pending = opened.map_err(|error| failed(UploadError::of(&rows)(error)))?;
-            let settled = self.settled.remove(&seq).unwrap_or_default();
-            if let Some(not_updated) = on_record {
-                pending = pending.with_outcomes(not_updated);
-            } else if counted.is_some() {
-                let bundled =
-                    pending.lines_settled().map_err(|error| failed(UploadError::of(&index)(error)))?;
-                let known = settled.iter().map(|(line, _)| *line).chain(bundled).collect();
-                let lost = needs::rows_lost(&pending, self.store, &known)?;
-                let (batch, rows) = (&pending.accepted.id, lost.len());
-                tracing::error!(%batch, rows, "the outcomes of a batch are missing or damaged, and made again; of so many rows nobody can say any more what became of them");
-                pending = pending.with_lost(lost);
-            }
-            for (line, outcome) in settled {
-                pending.settled_before(line, outcome);
+            let told = self.told.remove(&seq).unwrap_or_default();
+            let mut pending = reopen(&spool, accepted, counted.is_some(), told)?;
+            if pending.is_unjudged() {
+                pending = needs::judge(pending, self.store)?;
             }
             match counted {
                 Some(end) if pending.is_on_record() => {
@@ -376,16 +321,111 @@ impl Replay<'_> {
     }
 }
 
-/// An error if a batch is held because its upload is damaged: a daemon serves all others, but whoever wants the folder whole
-/// is told.
-pub(super) fn refuse_held(batches: &Batches, spool: &Spool) -> Result<(), OpenError> {
-    for (pending, _) in batches.all_pending() {
-        let accepted = &pending.accepted;
-        if pending.held().is_some()
-            && let Err(error) = spool.verify_beside_index(accepted.spool, &accepted.sum())
-        {
-            return Err(OpenError::Batch { batch: Box::new((**accepted).clone()), error });
+/// Opens the files of a batch whose rows the store lacks; `counted` if it was complete once. If the upload is not what was
+/// accepted, the batch is held. If the outcomes of one that was complete are lost, it is
+/// [unjudged](Pending::is_unjudged), and whoever publishes it judges it first, unless it is held.
+pub(super) fn reopen(
+    spool: &Spool,
+    accepted: Accepted,
+    counted: bool,
+    told: Told,
+) -> Result<Pending, OpenError> {
+    let name = accepted.spool;
+    let (rows, index, outcomes) = (spool.rows_path(name), spool.index_path(name), spool.outcomes_path(name));
+    let batch = Box::new(accepted.clone());
+    let failed = |error| OpenError::Batch { batch: batch.clone(), error };
+    let mut on_record = None;
+    if counted {
+        let read = needs::outcomes(&outcomes);
+        on_record = read.map_err(|error| failed(UploadError::of(&outcomes)(error)))?;
+    }
+    // Of a batch whose outcomes are kept nothing else need tell, and rows of its file may be overwritten by now.
+    let bundles = if on_record.is_some() { vec![] } else { told.bundles };
+    let verified = if counted {
+        // Perhaps a crash left its index: it would show what is overwritten.
+        spool.verify(name, &accepted.sum())
+    } else {
+        spool.verify_beside_index(name, &accepted.sum())
+    };
+    let pending = match verified {
+        Err(error) if error.is_lost() => {
+            let outcomes_gone = counted && on_record.is_none();
+            Pending::open_damaged(
+                accepted,
+                &error,
+                outcomes_gone,
+                &rows,
+                (!counted).then_some(&*index),
+                bundles,
+            )
         }
+        verified => {
+            let sum = verified.map_err(failed)?;
+            spool.remove_index(name);
+            let opened = || Pending::open(accepted, sum, &rows, &index, bundles);
+            let opened = spool.recount_after(&index, opened);
+            let pending = opened.map_err(|error| failed(UploadError::of(&rows)(error)))?;
+            if counted && on_record.is_none() { pending.unjudged() } else { pending }
+        }
+    };
+    if let Some(not_updated) = on_record {
+        return Ok(pending.with_outcomes(not_updated));
+    }
+    for (line, outcome) in told.rows {
+        pending.settled_before(line, outcome);
+    }
+    Ok(pending)
+}
+
+/// What is wrong with the upload of each batch that is held: a daemon serves all others, but whoever wants the folder whole
+/// is told.
+pub(super) fn held(batches: &Batches, spool: &Spool) -> Vec<OpenError> {
+    let all = batches.all_pending().into_iter().filter(|(pending, _)| pending.held().is_some());
+    let told = all.filter_map(|(pending, _)| {
+        let accepted = &pending.accepted;
+        let error = spool.verify_beside_index(accepted.spool, &accepted.sum()).err()?;
+        Some(OpenError::Batch { batch: Box::new((**accepted).clone()), error })
+    });
+    told.collect()
+}
+
+/// What the journal says between two positions became of rows of these batches.
+pub(super) fn told_between(
+    journal: &Path,
+    from: Position,
+    to: Position,
+    of: &HashSet<Seq>,
+) -> Result<HashMap<Seq, Told>, OpenError> {
+    let mut told = HashMap::new();
+    read_between(journal, from, to, |start, _end, payload| {
+        for entry in decode_group(payload).map_err(|error| OpenError::entry(start, error))? {
+            if let Entry::Write(write) = entry {
+                note_settled(&mut told, start, write.settled, write.settled_bundles)?;
+                told.retain(|seq, _| of.contains(seq));
+            }
+        }
+        Ok::<_, OpenError>(())
+    })?;
+    Ok(told)
+}
+
+fn note_settled(
+    told: &mut HashMap<Seq, Told>,
+    start: Position,
+    rows: Vec<Settled>,
+    bundles: Vec<SettledBundle>,
+) -> Result<(), OpenError> {
+    let readable = |code| Outcome::from_code(code).ok_or_else(|| OpenError::entry(start, "an outcome"));
+    for row in rows {
+        let outcome = readable(row.outcome)?;
+        told.entry(Seq::from_u64(row.batch)).or_default().rows.push((row.line, outcome));
+    }
+    for bundle in bundles {
+        let mut became = Became::default();
+        for (rows, outcome) in bundle.became {
+            became.push(rows, readable(outcome)?);
+        }
+        told.entry(Seq::from_u64(bundle.batch)).or_default().bundles.push((bundle.first, became));
     }
     Ok(())
 }

@@ -4,7 +4,9 @@
 //! fill       a fresh generation from the newest snapshot that verifies, and what the journal says behind it, while the
 //!            damaged store serves what can be read of it; folding waits, so the journal has every change
 //! again      batches that were complete behind the snapshot: the fresh store lacks their rows, for folding is not
-//!            journaled. What became of their rows is on record, and they stay complete for whoever asks
+//!            journaled. What became of their rows is on record, and they stay complete for whoever asks. Where their
+//!            files are damaged, it is done as at a start: a batch without its upload is held, one without its outcomes
+//!            has them made again
 //! take over  between two commit groups: the rest of the journal, these batches pending once more, the fresh store used
 //! adopt      it is made durable, and from then on a restart finds it; the damaged one is set aside
 //! ```
@@ -14,19 +16,17 @@
 
 use super::commit::{Again, Answer, MadeAgain, Request, Shared};
 use super::heal::{self, Opening};
-use super::recovery::{StartFrom, redo};
+use super::recovery::{StartFrom, redo, reopen, told_between};
 use super::steps::Keeper;
 use super::store_folder::{Generation, StoreFolder};
-use super::{AppError, Inner, OpenError};
-use crate::batch::outcome::read_outcomes;
-use crate::batch::pending::Pending;
-use crate::batch::queue::Known;
+use super::{AppError, Inner, OpenError, needs};
 use crate::durable::sync_folder;
 use crate::journal::entry::{BatchCompletedEntry, Checkpoint};
 use crate::journal::log::Position;
 use crate::journal::snapshot::Snapshots;
 use crate::store::{ProfileStore, Reach};
 use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering, lock};
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
@@ -130,7 +130,7 @@ fn fill_and_take_over(
         heal::open_sled(&next.path, inner.config().store_cache_bytes()).map_err(AppError::internal)?;
     let store: Arc<dyn ProfileStore> = Arc::new(store);
     let go_on = || inner.go_on().map_err(OpenError::NotGoingOn);
-    let snapshot = heal::newest_snapshot(snapshots, &*store, &inner.remaking.at, &go_on).map_err(told)?;
+    let snapshot = heal::newest_snapshot(snapshots, &*store, &inner.remaking.at, &go_on).map_err(told_of)?;
     let snapshot = match snapshot {
         StartFrom::Checkpoint(mark) | StartFrom::Snapshot(mark) => mark,
         StartFrom::Nothing => Checkpoint { position: Position::START.to_pair(), ..Checkpoint::default() },
@@ -141,13 +141,13 @@ fn fill_and_take_over(
     for _ in 0..READS_MAX {
         inner.go_on()?;
         let end = Position::from_pair(inner.mark()?.position);
-        let writes = redo(&journal, position, end, &*store).map_err(told)?;
+        let writes = redo(&journal, position, end, &*store).map_err(told_of)?;
         position = end;
         if writes <= REST_WRITES {
             break;
         }
     }
-    let again = lacking(inner, &snapshot)?;
+    let again = lacking(inner, &snapshot, position)?;
     // Most of it now, and not while all checkpoints wait.
     store.checkpoint(Reach::default()).map_err(AppError::internal)?;
     inner.go_on()?;
@@ -173,9 +173,10 @@ fn fill_and_take_over(
     Ok(before)
 }
 
-/// The batches whose rows a store lacks that has what a snapshot has and the journal says: those complete since.
-fn lacking(inner: &Inner, snapshot: &Checkpoint) -> Result<Vec<Again>, AppError> {
-    let mut again = vec![];
+/// The batches whose rows a store lacks that has what a snapshot has and the journal says up to `end`: those complete
+/// since.
+fn lacking(inner: &Inner, snapshot: &Checkpoint, end: Position) -> Result<Vec<Again>, AppError> {
+    let (mut complete, mut untold) = (vec![], HashSet::new());
     inner.batches.each_held(|known| -> Result<(), AppError> {
         let seq = known.accepted.id.seq;
         let Some(at) = known.progress.completed().filter(|_| !snapshot.held(seq)) else { return Ok(()) };
@@ -184,32 +185,213 @@ fn lacking(inner: &Inner, snapshot: &Checkpoint) -> Result<Vec<Again>, AppError>
         let position = named.map_or(snapshot.position, |batch| batch.position);
         let counts = known.progress.counts();
         let end = BatchCompletedEntry { seq: seq.get(), counts, at_ms: at.0, store_reach: 0 };
-        let pending = pending_again(inner, &known)?;
-        again.push(Again { pending, position: Position::from_pair(position), end });
+        let outcomes = inner.spool.outcomes_path(known.accepted.spool);
+        if needs::outcomes(&outcomes).map_err(AppError::internal)?.is_none() {
+            untold.insert(seq);
+        }
+        complete.push((known.accepted, Position::from_pair(position), end));
         Ok(())
     })?;
-    Ok(again)
-}
-
-fn pending_again(inner: &Inner, known: &Known) -> Result<Arc<Pending>, AppError> {
-    let (accepted, spool) = (&known.accepted, &inner.spool);
-    let failed =
-        |error: &dyn std::fmt::Display| AppError::Internal(format!("batch {}: {error}", accepted.id));
-    let (rows, index) = (spool.rows_path(accepted.spool), spool.index_path(accepted.spool));
-    let outcomes = spool.outcomes_path(accepted.spool);
-    let sum = spool.verify(accepted.spool, &accepted.sum()).map_err(|error| failed(&error))?;
-    // Its outcomes are kept, so nothing else need tell of any row.
-    let opened = || Pending::open((**accepted).clone(), sum, &rows, &index, vec![]);
-    let opened = spool.recount_after(&index, opened);
-    let pending = opened.map_err(|error| failed(&error))?;
-    let not_updated = read_outcomes(&outcomes).map_err(|error| failed(&error))?;
-    Ok(Arc::new(pending.with_outcomes(not_updated)))
+    let told = if untold.is_empty() {
+        Ok(HashMap::new())
+    } else {
+        let journal = inner.data_folder.join("journal");
+        told_between(&journal, snapshot.needs_journal_from(), end, &untold)
+    };
+    let mut told = told.map_err(told_of)?;
+    let again = complete.into_iter().map(|(accepted, position, end)| {
+        let told = told.remove(&accepted.id.seq).unwrap_or_default();
+        let pending = reopen(&inner.spool, (*accepted).clone(), true, told).map_err(told_of)?;
+        Ok(Again { pending, position, end })
+    });
+    again.collect()
 }
 
 /// What it came to where something could not be read that a start would need as well.
-fn told(error: OpenError) -> AppError {
+fn told_of(error: OpenError) -> AppError {
     match error {
         OpenError::NotGoingOn(error) => error,
         error => AppError::Internal(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::shares::Who;
+    use crate::app::{Announced, App, BatchState, BatchVersion, CallIds, SiteCall, Upload};
+    use crate::batch::outcome::{Failure, read_outcomes};
+    use crate::config::{Config, ServeOptions};
+    use crate::model::batch::{BatchId, EmptyValues, Outcome};
+    use crate::model::id::{ClientCode, IdKind, VisitorId};
+    use crate::model::profile::Source;
+    use crate::model::seq::SystemClock;
+    use crate::store::StoreError;
+    use std::path::{Path, PathBuf};
+    use std::time::Duration;
+
+    fn client(code: &str) -> ClientCode {
+        ClientCode::new(code).unwrap()
+    }
+
+    fn id(id: &str) -> VisitorId {
+        VisitorId::new(IdKind::Pc, id).unwrap()
+    }
+
+    async fn site_call(app: &App, code: &str, pc: &str, value: &str) {
+        let ids = CallIds { pc: Some(id(pc)), ..CallIds::default() };
+        let attributes = vec![("s".to_owned(), value.to_owned())];
+        let call = SiteCall { client: client(code), ids, source: Source::Mbox, attributes };
+        app.site_call(call).await.unwrap();
+    }
+
+    async fn until(app: &App, what: &str, met: impl Fn(&App) -> bool) {
+        let begun = Instant::now();
+        while !met(app) {
+            assert!(begun.elapsed() < Duration::from_secs(60), "not {what}: {:?}", app.0.store.damage());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// The file, sent for a client.
+    async fn sent(app: &App, code: &str) -> Upload {
+        let (who, client) = (Who::new(None, [127, 0, 0, 1].into()), client(code));
+        let (version, empty) = (BatchVersion::V1, EmptyValues::Ignore);
+        let upload = app.accept_batch(&who, &client, version, empty, Announced::default());
+        let mut upload = upload.await.unwrap();
+        upload.push(FILE.as_bytes().to_vec().into()).await.unwrap();
+        upload
+    }
+
+    fn is_complete(app: &App, batch: &BatchId) -> bool {
+        app.batch(batch).is_some_and(|status| status.state == BatchState::Complete)
+    }
+
+    /// A daemon's folder, and in it the batches that are complete behind its newest snapshot: `a`'s, and `b`'s.
+    struct Behind {
+        folder: tempfile::TempDir,
+        app: App,
+        of_a: BatchId,
+        of_b: BatchId,
+    }
+
+    const FILE: &str = "batch=pcId,n\nplain,1\nwritten,1\nnobody,1\n";
+
+    impl Behind {
+        async fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let data = folder.path().join("data").to_str().unwrap().parse().unwrap();
+            let options = ServeOptions { data: Some(data), ..ServeOptions::default() };
+            let app = App::open(Config::resolve(options).unwrap(), Arc::new(SystemClock)).unwrap();
+            let mut batches = vec![];
+            for code in ["a", "b"] {
+                for pc in ["plain", "written"] {
+                    site_call(&app, code, pc, "before").await;
+                }
+                let upload = sent(&app, code).await;
+                let batch = upload.finish(None).await.unwrap().batch.id;
+                until(&app, "complete", |app| is_complete(app, &batch)).await;
+                site_call(&app, code, "written", "behind").await;
+                batches.push(batch);
+            }
+            let (of_b, of_a) = (batches.pop().unwrap(), batches.pop().unwrap());
+            Self { folder, app, of_a, of_b }
+        }
+
+        /// Where the file of `a`'s batch is, or what became of its rows.
+        fn file(&self, kind: &str) -> PathBuf {
+            let mut files: Vec<PathBuf> = std::fs::read_dir(self.folder.path().join("data/spool"))
+                .unwrap()
+                .map(|entry| entry.unwrap().path())
+                .filter(|path| path.extension().is_some_and(|extension| extension == kind))
+                .collect();
+            files.sort();
+            files.swap_remove(0)
+        }
+
+        async fn remade(&self) {
+            let why = "a page cannot be read".to_owned();
+            self.app.0.store.note_damage(&StoreError::Damaged { doing: "read", why });
+            until(&self.app, "made again", |app| app.0.remaking.done() == 1).await;
+            assert_eq!(self.app.0.store.damage(), None);
+            until(&self.app, "complete", |app| {
+                app.0.batches.pending_by_seq(self.of_b.seq).is_none() && is_complete(app, &self.of_b)
+            })
+            .await;
+            let shown = self.shown("b", "plain").await.unwrap();
+            assert_eq!(shown.as_deref(), Some("1"));
+        }
+
+        async fn shown(&self, code: &str, pc: &str) -> Result<Option<String>, AppError> {
+            let visitor = self.app.read(&client(code), &id(pc)).await?;
+            let mut attributes = visitor.into_iter().flat_map(|visitor| visitor.attributes);
+            Ok(attributes.find(|attribute| attribute.name == "n").map(|attribute| attribute.value))
+        }
+
+        /// What became of those rows of `a`'s batch that were not updated.
+        fn not_updated(&self) -> Vec<(u32, Outcome, Option<Failure>)> {
+            let rows = read_outcomes(&self.file("outcomes")).unwrap();
+            rows.into_iter().map(|row| (row.line, row.outcome, row.failure)).collect()
+        }
+
+        async fn resend(&self) {
+            let upload = sent(&self.app, "a").await;
+            upload.put_back(&self.of_a).await.unwrap();
+            let no_longer = |app: &App| app.0.batches.pending_by_seq(self.of_a.seq).is_none();
+            until(&self.app, "folded in", no_longer).await;
+        }
+    }
+
+    const NOBODY: (u32, Outcome, Option<Failure>) = (4, Outcome::NotFound, None);
+
+    /// It stopped all of it, for every client, and was tried again every ten minutes for nothing.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_complete_batch_whose_upload_is_damaged_is_held_and_the_store_is_made_again() {
+        let behind = Behind::new().await;
+        let counts = behind.app.batch(&behind.of_a).unwrap().counts;
+        noise(&behind.file("csv"));
+        behind.remade().await;
+        let status = behind.app.batch(&behind.of_a).unwrap();
+        assert_eq!(status.state, BatchState::Stuck);
+        assert!(status.reason.unwrap().contains("is not what was accepted"));
+        assert!(matches!(behind.shown("a", "plain").await, Err(AppError::Held { .. })));
+        assert_eq!(behind.app.vitals().batches_stuck, 1);
+        assert!(behind.app.remarks().join("").contains("1 batches are stuck"), "{:?}", behind.app.remarks());
+        behind.resend().await;
+        assert_eq!(behind.shown("a", "written").await.unwrap().as_deref(), Some("1"));
+        assert_eq!(behind.app.batch(&behind.of_a).unwrap().counts, counts);
+        assert_eq!(behind.not_updated(), [NOBODY]);
+        behind.app.stop().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_complete_batch_whose_outcomes_are_damaged_has_them_made_again_as_far_as_anybody_can() {
+        let behind = Behind::new().await;
+        noise(&behind.file("outcomes"));
+        behind.remade().await;
+        until(&behind.app, "complete", |app| is_complete(app, &behind.of_a)).await;
+        assert_eq!(behind.shown("a", "written").await.unwrap().as_deref(), Some("1"));
+        assert_eq!(behind.shown("a", "plain").await.unwrap().as_deref(), Some("1"));
+        assert_eq!(behind.not_updated(), [NOBODY]);
+        behind.app.stop().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn one_of_which_both_are_damaged_is_held_and_judged_once_its_file_is_sent_again() {
+        let behind = Behind::new().await;
+        noise(&behind.file("csv"));
+        noise(&behind.file("outcomes"));
+        behind.remade().await;
+        let status = behind.app.batch(&behind.of_a).unwrap();
+        assert_eq!(status.state, BatchState::Stuck);
+        assert!(status.reason.unwrap().contains("what became of its rows"));
+        behind.resend().await;
+        assert_eq!(behind.shown("a", "plain").await.unwrap().as_deref(), Some("1"));
+        assert_eq!(behind.not_updated(), [NOBODY]);
+        behind.app.stop().await;
+    }
+
+    fn noise(path: &Path) {
+        std::fs::write(path, "noise").unwrap();
     }
 }

@@ -13,7 +13,7 @@
 
 use super::backup::{Extent, Manifest, copy_file};
 use super::erasures::{self, Erasures};
-use super::{App, AppError, BroughtUp, OpenError, Opening, digest, recovery};
+use super::{App, AppError, BroughtUp, OpenError, Opening, digest};
 use crate::clock::GuardedClock;
 use crate::config::{Config, Ingest};
 use crate::durable::{private_folder, sync_folder};
@@ -39,8 +39,12 @@ pub struct Restored {
     pub manifest: Manifest,
     /// How many ids were erased again; none if there was no list of erasures.
     pub erased_again: Option<u64>,
+    /// How many could not be, for they wait for a batch that is held.
+    pub not_erased: u64,
     /// The list begins behind the backup, at this seq: who was erased between is not in it.
     pub list_begins_late: Option<Seq>,
+    /// The batches that are held, for their uploads were damaged when the backup was made; and why.
+    pub held: Vec<(String, String)>,
 }
 
 /// Why a backup can't be restored.
@@ -235,7 +239,6 @@ impl Place {
         config.ingest = Ingest::default();
         config.upkeep.disk_reserve_bytes = 0;
         let up = BroughtUp::of(config, Arc::new(GuardedClock::believing(clock)), &Opening::default())?;
-        recovery::refuse_held(&up.batches, &up.spool)?;
         let made = format!("{:032x}", digest::of_store(&*up.store)?);
         if let Some(expected) = manifest.digest.as_ref().filter(|expected| **expected != made) {
             let expected = expected.clone();
@@ -244,9 +247,16 @@ impl Place {
         let app = up.start()?;
         let seq = Seq::from_u64(manifest.seq.parse().unwrap_or_default());
         let erased_again = erasures.as_ref().map(|(_, list)| erase_again(&app, list, seq)).transpose();
+        let held =
+            app.0.batches.all_pending().into_iter().filter_map(|(pending, _)| {
+                Some((pending.accepted.id.to_string(), pending.held()?.to_owned()))
+            });
+        let held = held.collect();
         app.stop_blocking();
         let list_begins_late = erasures.map(|(_, list)| list.since).filter(|since| *since > seq);
-        Ok(Restored { manifest, erased_again: erased_again?, list_begins_late })
+        let (erased_again, not_erased) = erased_again?.unzip();
+        let not_erased = not_erased.unwrap_or_default();
+        Ok(Restored { manifest, erased_again, not_erased, list_begins_late, held })
     }
 
     /// The folder is good: it gets its owner and its name.
@@ -288,11 +298,12 @@ fn give_to(folder: &Path, (user, group): (u32, u32)) -> io::Result<()> {
     chown(folder, Some(user), Some(group))
 }
 
-/// Erases whoever was erased after this seq. Gives how many ids led to somebody.
-fn erase_again(app: &App, list: &Erasures, after: Seq) -> Result<u64, RestoreError> {
+/// Erases whoever was erased after this seq. Gives how many ids led to somebody, and how many wait for a batch that is
+/// held.
+fn erase_again(app: &App, list: &Erasures, after: Seq) -> Result<(u64, u64), RestoreError> {
     let inner = &app.0;
     // A batch that is not folded in yet may still make one of them known.
-    while inner.batches.pending_batches() > 0 && inner.failed.borrow().is_none() {
+    while inner.batches.any_goes_on() && inner.failed.borrow().is_none() {
         inner.wait_unless_stopping(FOLDED_LOOK);
     }
     let mut found = vec![];
@@ -305,10 +316,13 @@ fn erase_again(app: &App, list: &Erasures, after: Seq) -> Result<u64, RestoreErr
             None => break,
         }
     }
-    let mut erased = 0;
+    let (mut erased, mut waiting) = (0, 0);
     for key in found {
-        let failed = |error: AppError| RestoreError::Erase(error.to_string());
-        erased += u64::from(inner.erase_blocking(&key).map_err(failed)?);
+        match inner.erase_blocking(&key) {
+            Ok(known) => erased += u64::from(known),
+            Err(AppError::Held { .. }) => waiting += 1,
+            Err(error) => return Err(RestoreError::Erase(error.to_string())),
+        }
     }
-    Ok(erased)
+    Ok((erased, waiting))
 }

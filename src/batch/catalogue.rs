@@ -60,6 +60,20 @@ pub struct Damage {
     copied: bool,
 }
 
+impl Damage {
+    /// The same, for whoever only looks: nothing was done about it yet.
+    pub fn before_a_start(&self) -> String {
+        format!(
+            "the catalogue of complete batches {} is damaged: {}. Start the daemon: it keeps this file in {}, and writes the \
+             catalogue anew with what of it verifies and all that the journal still tells; batches of which neither tells \
+             are unknown from then on, and their uploads are kept there, too. If these are needed, restore a backup",
+            self.path.display(),
+            self.why,
+            self.aside.display()
+        )
+    }
+}
+
 /// The file, and what it is still to be told.
 #[derive(Debug, Default)]
 pub struct Catalogue {
@@ -259,13 +273,16 @@ fn read(
     let mut file = BufReader::with_capacity(1 << 18, file);
     let mut head = [0; HEAD_BYTES];
     if !fill(&mut file, &mut head)? {
-        return Ok(Err("it has no whole head".into()));
+        return Ok(Err("at byte 0 it has no whole head".into()));
     }
     let Some((generation, began)) = read_head(&head) else {
-        return Ok(Err("its head does not match its checksum".into()));
+        return Ok(Err("at byte 0 its head does not match its checksum".into()));
     };
     if mark.generation > generation {
-        return Ok(Err(format!("it is of generation {generation}, and should be of {}", mark.generation)));
+        return Ok(Err(format!(
+            "at byte 8 it is of generation {generation}, and should be of {}",
+            mark.generation
+        )));
     }
     // What another generation came to is in none of our lengths.
     let all = mark.bytes == u64::MAX;

@@ -46,10 +46,13 @@ pub enum UploadError {
 }
 
 impl UploadError {
-    /// Whether the file is not there, or not what was accepted: asking again won't help.
+    /// Whether the file is not there, not what was accepted, or nothing tells any more what it should come to: asking again
+    /// won't help.
     pub fn is_lost(&self) -> bool {
         match self {
-            Self::Unreadable { error, .. } => error.kind() == io::ErrorKind::NotFound,
+            Self::Unreadable { error, .. } => {
+                matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData)
+            }
             Self::Damaged(_) => true,
         }
     }
@@ -58,6 +61,9 @@ impl UploadError {
     pub fn in_short(&self) -> String {
         match self {
             Self::Unreadable { error, .. } if error.kind() == io::ErrorKind::NotFound => "it is gone".into(),
+            Self::Unreadable { error, .. } if error.kind() == io::ErrorKind::InvalidData => {
+                "which of its rows were erased, and what it comes to since, cannot be read any more".into()
+            }
             Self::Unreadable { error, .. } => format!("it cannot be read: {error}"),
             Self::Damaged(damage) => damage.in_short(),
         }

@@ -501,7 +501,9 @@ pub struct Pending {
     sum: FileSum,
     settled: Mutex<Settled>,
     on_record: Option<OnRecord>,
-    /// Lines of which nobody can tell any more what became of them: the file that told is gone.
+    /// The file that told what became of all rows is gone, and nobody has found out yet of which lines nothing else tells.
+    unjudged: bool,
+    /// Lines of which nobody can tell any more what became of them: that file is gone.
     lost: HashSet<u32>,
     /// Why it is held, if it is: its file is not what was accepted.
     held: OnceLock<String>,
@@ -547,16 +549,29 @@ impl Pending {
     pub fn new(accepted: Accepted, header: Header, index: Index, rows: PathBuf) -> Self {
         let progress = Arc::new(Progress::of(&accepted));
         let (settled, sum) = (Mutex::new(Settled::default()), accepted.sum());
-        let (on_record, lost, held) = (None, HashSet::new(), OnceLock::new());
-        let (accepted, may_be_anybody) = (Arc::new(accepted), false);
-        Self { accepted, header, progress, index, rows, sum, settled, on_record, lost, held, may_be_anybody }
+        Self {
+            accepted: Arc::new(accepted),
+            header,
+            progress,
+            index,
+            rows,
+            sum,
+            settled,
+            on_record: None,
+            unjudged: false,
+            lost: HashSet::new(),
+            held: OnceLock::new(),
+            may_be_anybody: false,
+        }
     }
 
     /// A batch whose file is not what was accepted, held for that. Its index, if that is there and verifies, tells whom it
-    /// names; else it may be anybody. What became of rows the journal tells.
+    /// names; else it may be anybody. What became of rows the journal tells; of one that was complete, and `outcomes_gone`,
+    /// nothing else does.
     pub fn open_damaged(
         accepted: Accepted,
         error: &UploadError,
+        outcomes_gone: bool,
         rows: &Path,
         index: Option<&Path>,
         settled: Vec<(u32, Became)>,
@@ -567,8 +582,13 @@ impl Pending {
         let opened = Self::new(accepted, header, index.unwrap_or_else(Index::empty), rows.to_owned());
         let settled = settled.into_iter().map(|(first, became)| (first, (SettledBy::Journal, became)));
         lock(&opened.settled).bundles.extend(settled);
-        opened.hold(&error.in_short(), error);
-        Self { may_be_anybody, ..opened }
+        if outcomes_gone {
+            let why = "what became of its rows was in a file that is missing or damaged, too";
+            opened.hold(&format!("{}; and {why}", error.in_short()), &format!("{error}; {why}"));
+        } else {
+            opened.hold(&error.in_short(), error);
+        }
+        Self { may_be_anybody, unjudged: outcomes_gone, ..opened }
     }
 
     /// Opens a batch that is held once more, now that its file is what was accepted and comes to `sum`.
@@ -576,8 +596,8 @@ impl Pending {
         let settled = lock(&self.settled).clone();
         let bundles = settled.bundles.iter().map(|(first, (_, became))| (*first, became.clone())).collect();
         let opened = Self::open((*self.accepted).clone(), sum, &self.rows, index, bundles)?;
-        let (on_record, lost) = (self.on_record.clone(), self.lost.clone());
-        Ok(Self { settled: Mutex::new(settled), on_record, lost, ..opened })
+        let (on_record, unjudged, lost) = (self.on_record.clone(), self.unjudged, self.lost.clone());
+        Ok(Self { settled: Mutex::new(settled), on_record, unjudged, lost, ..opened })
     }
 
     /// Holds it: its file is not what was accepted. Nothing is folded in from it any more, and whoever it may name waits,
@@ -643,13 +663,21 @@ impl Pending {
         Ok(opened)
     }
 
-    /// The lines of all rows of bundles that were settled.
-    pub fn lines_settled(&self) -> io::Result<Vec<u32>> {
-        let bundles: Vec<u32> = lock(&self.settled).bundles.keys().copied().collect();
-        let mut lines = vec![];
-        for bundle in self.bundles_from(bundles)? {
-            lines.extend(self.lines_of(&bundle)?);
-        }
+    /// The lines of all rows that were settled, those of bundles with them.
+    pub fn lines_settled(&self) -> Result<Vec<u32>, UploadError> {
+        let (mut lines, bundles) = {
+            let settled = lock(&self.settled);
+            let bundles: Vec<u32> = settled.bundles.keys().copied().collect();
+            (settled.rows.keys().copied().collect::<Vec<u32>>(), bundles)
+        };
+        let bundled = || -> io::Result<Vec<u32>> {
+            let mut lines = vec![];
+            for bundle in self.bundles_from(bundles)? {
+                lines.extend(self.lines_of(&bundle)?);
+            }
+            Ok(lines)
+        };
+        lines.extend(bundled().map_err(UploadError::of(&self.rows))?);
         Ok(lines)
     }
 
@@ -665,7 +693,19 @@ impl Pending {
     pub fn with_lost(mut self, lost: HashSet<u32>) -> Self {
         lost.iter().for_each(|line| self.settled_before(*line, Outcome::Failed));
         self.lost = lost;
+        self.unjudged = false;
         self
+    }
+
+    /// A batch that was complete, and whose outcomes are lost.
+    pub fn unjudged(self) -> Self {
+        Self { unjudged: true, ..self }
+    }
+
+    /// Whether somebody must still find out of which of its rows nothing tells what became of them, and can: its file is
+    /// there.
+    pub fn is_unjudged(&self) -> bool {
+        self.unjudged && self.held().is_none()
     }
 
     /// Whether it is known what became of every row.

@@ -460,6 +460,14 @@ impl Batches {
         Ok(())
     }
 
+    /// Whether any batch can be folded in: those that are held, and those behind them, can't.
+    pub fn any_goes_on(&self) -> bool {
+        look(&self.all, |all| {
+            let oldest = all.pending.values().filter_map(|list| list.first());
+            oldest.into_iter().any(|pending| pending.held().is_none())
+        })
+    }
+
     /// How many batches are held because their uploads are not what was accepted.
     pub fn held(&self) -> u64 {
         look(&self.all, |all| {

@@ -8,12 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{CliError, GoesOn, Remote, block_on, complain, print_json, say, table};
 use crate::app::backup::{MANIFEST, Manifest};
-use crate::app::check::{self, CheckError, Report};
+use crate::app::check::{self, Report};
 use crate::app::restore::{self, Restored};
 use crate::app::salvage::{self, Lost};
 use crate::app::{DAMAGED, OpenError};
 use crate::audit::{self, Actor};
-use crate::batch::checksum::UploadError;
 use crate::batch::pending::Accepted;
 use crate::config::{Config, ServeOptions};
 use crate::folder;
@@ -102,6 +101,13 @@ pub(super) fn backup(command: Backup) -> Result<(), CliError> {
     })
 }
 
+/// A batch that is stuck.
+#[derive(Debug, Serialize)]
+struct StuckShown<'m> {
+    batch: &'m str,
+    reason: &'m str,
+}
+
 /// What a restore came to, for programs.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -110,8 +116,12 @@ struct RestoredShown<'m> {
     manifest: &'m Manifest,
     /// None: nobody was, for no list was given.
     erased_again: Option<u64>,
+    /// These wait for a batch that is stuck.
+    not_erased: u64,
     /// Who was erased between the backup and this seq is not in the list.
     list_begins_at: Option<String>,
+    /// Batches that are stuck, and why.
+    stuck: Vec<StuckShown<'m>>,
 }
 
 pub(super) fn restore(command: &Restore) -> Result<(), CliError> {
@@ -120,18 +130,28 @@ pub(super) fn restore(command: &Restore) -> Result<(), CliError> {
     let clock = Arc::new(SystemClock);
     let restored = restore::restore(&command.folder, &command.data, command.after.as_deref(), config, clock);
     drop(goes_on);
-    let Restored { manifest, erased_again, list_begins_late } =
+    let Restored { manifest, erased_again, not_erased, list_begins_late, held } =
         restored.map_err(|e| CliError::Failed(e.to_string()))?;
     let what = command.folder.display().to_string();
     audit::note(&command.data, SystemClock.now(), &Actor::this_user(), "restore", None, &what);
     let (data, seq) = (command.data.display(), &manifest.seq);
     if command.json {
         let list_begins_at = list_begins_late.map(|seq| seq.to_string());
-        print_json(&RestoredShown { manifest: &manifest, erased_again, list_begins_at })?;
+        let stuck = held.iter().map(|(batch, reason)| StuckShown { batch, reason }).collect();
+        print_json(&RestoredShown { manifest: &manifest, erased_again, not_erased, list_begins_at, stuck })?;
     } else {
         say(format_args!(
             "{data}: restored up to seq {seq}, and opened once; `profiled check --data {data}` reads all of it, \
              `profiled serve --data {data}` serves it"
+        ));
+    }
+    for (batch, why) in &held {
+        complain(format_args!("batch {batch} is stuck, as it was when the backup was made: {why}"));
+    }
+    if not_erased > 0 {
+        complain(format_args!(
+            "{not_erased} ids that were erased after the backup was made wait for a batch that is stuck: erase them again \
+             once it is sent again or given up"
         ));
     }
     let made = Millis(manifest.made_at_ms).iso_8601();
@@ -183,7 +203,7 @@ fn salvage_journal(folder: &Path) -> Result<(), CliError> {
     Ok(())
 }
 
-fn salvage_upload(folder: &Path, batch: &Accepted, error: &UploadError) -> Result<(), CliError> {
+fn salvage_upload(folder: &Path, batch: &Accepted, error: &str) -> Result<(), CliError> {
     let kept = salvage::upload(folder, batch, SystemClock.now()).map_err(failed)?;
     note_salvage(folder, &format!("the upload of batch {} given up", batch.id));
     complain(format_args!(
@@ -216,13 +236,13 @@ pub(super) fn check(command: Check) -> Result<(), CliError> {
         salvage_journal(&folder)?;
     }
     let report = loop {
-        match check::check(config.clone(), Arc::new(SystemClock), &scratch) {
-            Err(CheckError { error: OpenError::Batch { batch, error }, .. })
-                if command.salvage && error.is_lost() =>
-            {
-                salvage_upload(&folder, &batch, &error)?;
-            }
-            checked => break checked.map_err(|e| CliError::Failed(e.to_string()))?,
+        let report = check::check(config.clone(), Arc::new(SystemClock), &scratch);
+        let report = report.map_err(|e| CliError::Failed(e.to_string()))?;
+        if !command.salvage || report.held.is_empty() {
+            break report;
+        }
+        for (batch, why) in &report.held {
+            salvage_upload(&folder, batch, why)?;
         }
     };
     if command.json {
