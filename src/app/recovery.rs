@@ -361,7 +361,6 @@ pub(super) fn reopen(
         }
         verified => {
             let sum = verified.map_err(failed)?;
-            spool.remove_index(name);
             let opened = || Pending::open(accepted, sum, &rows, &index, bundles);
             let opened = spool.recount_after(&index, opened);
             let pending = opened.map_err(|error| failed(UploadError::of(&rows)(error)))?;
