@@ -1,7 +1,7 @@
 //! The marks of DESIGN.md §7: the real release daemon on an empty folder, over HTTP, and in the same run, on the same
 //! rows, what people would use instead. Prints the tables that stand in BENCHMARKS.md.
 //!
-//! `cargo bench --bench marks [-- --profiles 1M --rows 500k --runs 3 --seconds 10]`
+//! `cargo bench --bench marks [-- --profiles 1M --rows 500k --runs 3 --seconds 10 --only hot-id --hot-batches 30 --hot-rows 500k]`
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -39,8 +39,6 @@ const PENDING_AT_START: usize = 20;
 const UPLOADS_AT_ONCE: usize = 20;
 /// What a CRM's export has where it has no id: so many rows of so many batches.
 const HOT_ID: &str = "undefined";
-const HOT_BATCHES: usize = 12;
-const HOT_ROWS: usize = 100_000;
 /// How often it is looked up, and how many connections make site calls of others while one of it is made.
 const HOT_LOOKUPS: usize = 50;
 const BESIDE_HOT: u64 = 4;
@@ -63,6 +61,12 @@ struct Sizes {
     /// Connections that make site calls
     #[arg(long, default_value_t = 256)]
     connections: u64,
+    /// Pending batches of the id that many rows share
+    #[arg(long, default_value_t = 12)]
+    hot_batches: usize,
+    /// Rows of it in each of them
+    #[arg(long, default_value_t = 100_000)]
+    hot_rows: usize,
     /// These parts only
     #[arg(long, value_delimiter = ',')]
     only: Vec<Part>,
@@ -95,7 +99,7 @@ enum Part {
 fn main() {
     let sizes = Sizes::parse();
     assert!(
-        sizes.rows <= FILE_ROWS && sizes.rows <= sizes.profiles && sizes.runs > 0,
+        sizes.rows.max(sizes.hot_rows) <= FILE_ROWS && sizes.rows <= sizes.profiles && sizes.runs > 0,
         "at most {FILE_ROWS} rows, and no more than there are profiles; a run at least"
     );
     let folder = tempfile::Builder::new().prefix("marks").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
@@ -482,6 +486,7 @@ impl Bench<'_> {
     /// Batches whose rows are all of one visitor, held back so that they stay pending: what that visitor's lookups and site
     /// calls take, and everybody else's meanwhile.
     fn hot_id(&self) -> Vec<Mark> {
+        let Sizes { hot_batches, hot_rows, .. } = self.sizes;
         let configuration = format!("{CREATES}\n[ingest]\nmax_rows_per_second = 1\n");
         let daemon = Daemon::start(&self.make_folder("hot-id"), &configuration);
         let mut client = daemon.client();
@@ -489,11 +494,11 @@ impl Bench<'_> {
             format!("/m2/demo/mbox/json?mbox=home&mboxSession=hot&mbox3rdPartyId={HOT_ID}&profile.n=1");
         assert_eq!(client.get(&call).status, 200);
         // The first is settled at one go, whatever the pace; the pace then holds the others back.
-        for round in 0..=HOT_BATCHES {
+        for round in 0..=hot_batches {
             let row = |n| Row { id: HOT_ID.to_owned(), ..self.batch(round).row(n) };
-            client.post(false, &csv((0..HOT_ROWS).map(row)));
+            client.post(false, &csv((0..hot_rows).map(row)));
         }
-        assert!(client.pending() >= HOT_BATCHES, "folding is held back");
+        assert!(client.pending() >= hot_batches, "folding is held back");
         let lookups = Times::new((0..HOT_LOOKUPS).map(|_| timed(|| client.profile(HOT_ID))).collect());
         let pause = || std::thread::sleep(Duration::from_millis(500));
         let (others, _, took) = site_calls_during(&daemon.address, BESIDE_HOT, self.sizes.profiles, || {
@@ -502,9 +507,9 @@ impl Bench<'_> {
             pause();
             took
         });
-        let rows = said(HOT_BATCHES * HOT_ROWS);
+        let rows = said(hot_batches * hot_rows);
         let what = format!(
-            "lookup of an id with {rows} pending rows in {HOT_BATCHES} batches, slowest of {HOT_LOOKUPS}"
+            "lookup of an id with {rows} pending rows in {hot_batches} batches, slowest of {HOT_LOOKUPS}"
         );
         let milliseconds = Unit::Milliseconds;
         vec![

@@ -527,6 +527,40 @@ fn kind_of(message: &str, folder: &Path) -> String {
     kind.trim().chars().take(220).collect()
 }
 
+/// Once, it was `incomplete` again and its counts began anew for as long as its rows were folded in once more.
+#[test]
+fn a_batch_stays_complete_while_its_store_is_made_again_beside_the_daemon() {
+    // In some rounds the damage is where a start finds it.
+    let beside = (1..=10).any(|seed| {
+        let mut dice = Dice(seed);
+        let mut loaded = load(Target::DbRead, Stop::Clean, &mut dice);
+        let path = Target::DbRead.file(&loaded.daemon.data(), &mut dice).unwrap();
+        damage(&path, Damage::Places, &mut dice);
+        loaded.daemon.configure(&(SETTINGS.to_owned() + "[ingest]\nmax_rows_per_second = 300\n"));
+        if loaded.daemon.try_restart().is_err() {
+            return false;
+        }
+        let mut client = Client::of(&loaded.daemon, None);
+        let (begun, mut told, mut visitors) = (Instant::now(), false, 0..VISITORS);
+        loop {
+            // Whoever asks for what can't be read has it found.
+            if let Some(visitor) = visitors.next() {
+                drop(client.shows(visitor));
+            }
+            for (id, counts) in &loaded.batches {
+                assert_eq!(client.status(id), Some(*counts), "seed {seed}, {:?} later", begun.elapsed());
+            }
+            told |= loaded.daemon.complaints().contains("made again beside");
+            if visitors.is_empty() && client.ready() {
+                break;
+            }
+            assert!(begun.elapsed() < READY_WITHIN, "not ready: {}", loaded.daemon.complaints());
+        }
+        told
+    });
+    assert!(beside, "none of the stores was made again beside the running daemon");
+}
+
 #[test]
 fn damaged_files_are_healed_or_refused_and_nothing_older_is_shown() {
     let set = |name: &str| std::env::var(name).ok();

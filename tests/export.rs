@@ -205,6 +205,31 @@ fn an_export_waits_for_no_folding() {
     assert!(daemon.get("/api/v1/batches?client=demo").text().contains("incomplete"));
 }
 
+/// Rows that were bundled stand in no other part of an upload's index, and whom they create is shown by nothing else.
+#[test]
+fn an_export_shows_visitors_whom_bundled_rows_create_while_they_are_pending() {
+    let daemon = Daemon::start_configured(
+        "[clients.demo]\nv2_creates_profiles = true\n[ingest]\nmax_rows_per_second = 1\n",
+    );
+    daemon.mbox("demo", "mbox3rdPartyId=known&profile.n=0");
+    let rows = |id: &str, rows: usize| (1..=rows).map(|n| format!("{id},{n}\n")).collect::<String>();
+    let before = daemon.post_batch("demo", format!("batch=thirdPartyId,m\n{}", rows("known", 2_000)));
+    let file = [rows("few", 3), rows("many", 200), rows("known", 150), rows("most", 2_000)].concat();
+    let batch = daemon.post_batch("demo", format!("batch=thirdPartyId,n\n{file}"));
+    let csv = daemon.get("/api/v1/export?client=demo&format=csv").text();
+    let mut lines: Vec<&str> = csv.lines().skip(1).collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["few,,3", "known,2000,150", "many,,200", "most,,2000"], "{csv}");
+    for id in [before, batch] {
+        let status = daemon.get(&format!("/m2/demo/profile/batchStatus?batchId={id}"));
+        assert_eq!(
+            status.element("status").as_deref(),
+            Some("incomplete"),
+            "it was shown by the store alone"
+        );
+    }
+}
+
 #[test]
 fn a_client_that_goes_away_ends_its_export() {
     let daemon = Daemon::start();

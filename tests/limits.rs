@@ -51,7 +51,12 @@ fn more_exports_at_once_than_there_may_be_are_refused() {
     let refused = daemon.send(&export);
     assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")), "{}", refused.text());
     assert_eq!(daemon.metrics().hits("concurrent_exports"), 1);
-    drop(running);
+    // Somebody else gets one: of those that are not read, one makes room.
+    let mut other = daemon.connect_from([127, 0, 0, 2]);
+    other.write(&export);
+    assert_eq!(other.status(), 200);
+    assert_eq!(daemon.metrics().hits("made_room"), 1);
+    drop((running, other));
     wait_for("a place to be free", || {
         let mut again = daemon.connect();
         again.write(&export);
@@ -580,6 +585,13 @@ fn searches_for_lines_take_turns() {
     asking.iter_mut().for_each(|connection| connection.write(&lines));
     assert_eq!(daemon.value("demo", "third-party", "x", "a").as_deref(), Some("1"), "others are answered");
     assert!(daemon.metrics().value("profiled_places_taken{of=\"line_searches\"}") <= 2.0);
+    // So many wait that no more may; somebody else's turn comes all the same, in place of one of these.
+    wait_for("the queue to be full", || {
+        (daemon.metrics().hits("concurrent_line_searches") > 0).then_some(())
+    });
+    let mut other = daemon.connect_from([127, 0, 0, 2]);
+    other.write(&lines);
+    assert_eq!(other.read().status, 200);
     let replies: Vec<_> = asking.iter_mut().map(support::Connection::read).collect();
     let told = replies.iter().filter(|reply| reply.status == 200);
     let told = told.map(|reply| reply.json()["attributes"]["a"]["line"].as_u64()).collect::<Vec<_>>();
@@ -587,5 +599,43 @@ fn searches_for_lines_take_turns() {
     let refused: Vec<_> = replies.iter().filter(|reply| reply.status != 200).collect();
     assert!(!refused.is_empty());
     assert!(refused.iter().all(|it| (it.status, it.header("retry-after")) == (503, Some("1"))));
-    assert_eq!(daemon.metrics().hits("concurrent_line_searches"), refused.len() as u64);
+    let seen = daemon.metrics();
+    assert_eq!(seen.hits("concurrent_line_searches") + seen.hits("made_room"), refused.len() as u64);
+}
+
+/// What a site call of an id makes the daemon read, and journal, in bytes, where so many batches of so many rows of it wait.
+fn settling_costs(batches: usize, rows: usize) -> [f64; 2] {
+    let daemon = Daemon::start_configured(
+        "[clients.demo]\nv2_creates_profiles = true\n[ingest]\nmax_rows_per_second = 1\n",
+    );
+    daemon.mbox("demo", "mbox3rdPartyId=hot&profile.n=0");
+    for batch in 0..batches {
+        let rows: String = (0..rows).map(|n| format!("hot,{n},{batch}\n")).collect();
+        daemon.post_batch("demo", format!("batch=thirdPartyId,a,b\n{rows}"));
+    }
+    // The first is folded in at one go, whatever the pace, which then holds the others back.
+    let held_back = || {
+        let pending = daemon.metrics().value("profiled_rows_pending");
+        assert!(pending >= ((batches - 1) * rows) as f64, "{pending} rows are pending");
+    };
+    let spent = || [daemon.bytes_read() as f64, daemon.metrics().value("profiled_journal_bytes_total")];
+    held_back();
+    let before = spent();
+    daemon.mbox("demo", "mbox3rdPartyId=hot&profile.n=1");
+    let after = spent();
+    held_back();
+    assert_eq!(daemon.value("demo", "third-party", "hot", "a"), Some((rows - 1).to_string()));
+    [after[0] - before[0], after[1] - before[1]]
+}
+
+/// Thirty batches of half a million rows of one id kept the commit thread for half a minute, and the watchdog ended it.
+#[test]
+fn what_settling_an_id_costs_goes_by_the_batches_that_name_it_and_not_by_their_rows() {
+    let (few, many) = (settling_costs(20, 200), settling_costs(20, 20_000));
+    println!("bytes read and journaled: {few:?} for 20 batches of 200 rows, {many:?} for 20 of 20,000");
+    for (few, many) in few.into_iter().zip(many) {
+        assert!(many <= 2.0 * few + 65_536.0, "{many} bytes where a hundredth of the rows take {few}");
+    }
+    let fewer = settling_costs(10, 20_000);
+    assert!(fewer[1] < many[1], "{fewer:?} for half the batches, {many:?} for all");
 }

@@ -948,10 +948,10 @@ impl Group<'_> {
 mod readable_tests {
     use super::*;
     use crate::journal::log::LogSettings;
-    use crate::model::batch::BatchRules;
     use crate::model::id::IdKind;
+    use crate::store::StoreError;
+    use crate::store::double::{Call, Double, Script};
     use crate::store::memory::MemoryStore;
-    use crate::store::{StoreError, Swapped, VisitorRows};
     use std::sync::OnceLock;
 
     struct StandingClock;
@@ -962,44 +962,20 @@ mod readable_tests {
         }
     }
 
-    /// A store that takes note, at each put, of the seq up to which all is said to be readable.
+    /// Takes note, at each put, of the seq up to which all is said to be readable.
     #[derive(Default)]
-    struct Watching {
-        store: MemoryStore,
+    struct Watch {
         last_seq: OnceLock<Arc<AtomicU64>>,
         seen: crate::sync::Mutex<Vec<u64>>,
     }
 
-    impl ProfileStore for Watching {
-        fn get(&self, keys: &[Key]) -> Result<Vec<Option<StoredBytes>>, StoreError> {
-            self.store.get(keys)
-        }
-
-        fn fold(&self, rules: &BatchRules, rows: &[VisitorRows<'_, '_>]) -> Result<Vec<Swapped>, StoreError> {
-            self.store.fold(rules, rows)
-        }
-
-        fn put_if(
-            &self,
-            key: &Key,
-            was: Option<&StoredBytes>,
-            now: Option<&StoredBytes>,
-        ) -> Result<bool, StoreError> {
-            let last = self.last_seq.get().map_or(0, |last| last.load(Ordering::Acquire));
-            crate::sync::lock(&self.seen).push(last);
-            self.store.put_if(key, was, now)
-        }
-
-        fn scan(&self, after: Option<&Key>, limit: usize) -> Result<Vec<(Key, StoredBytes)>, StoreError> {
-            self.store.scan(after, limit)
-        }
-
-        fn checkpoint(&self, reach: crate::store::Reach) -> Result<(), StoreError> {
-            self.store.checkpoint(reach)
-        }
-
-        fn reach(&self) -> Result<crate::store::Reach, StoreError> {
-            self.store.reach()
+    impl Script for Watch {
+        fn before(&self, _: &MemoryStore, call: Call<'_>) -> Result<(), StoreError> {
+            if let Call::Put(_) = call {
+                let last = self.last_seq.get().map_or(0, |last| last.load(Ordering::Acquire));
+                crate::sync::lock(&self.seen).push(last);
+            }
+            Ok(())
         }
     }
 
@@ -1009,7 +985,7 @@ mod readable_tests {
         let folder = tempfile::tempdir().unwrap();
         let none = |_, _, _: &[u8]| Ok::<_, crate::journal::log::LogError>(());
         let (log, _) = Log::open(folder.path(), LogSettings::default(), Position::START, none).unwrap();
-        let store = Arc::new(Watching::default());
+        let store = Arc::new(Double::<Watch>::default());
         let clock = Arc::new(StandingClock);
         let mut committer = Committer::new(
             log,
@@ -1018,7 +994,7 @@ mod readable_tests {
             Seq::from_u64(7),
             clock,
         );
-        store.last_seq.set(Arc::clone(&committer.last_seq)).unwrap();
+        store.script.last_seq.set(Arc::clone(&committer.last_seq)).unwrap();
         let call = |id: &str| {
             let ids = CallIds { pc: VisitorId::new(IdKind::Pc, id).ok(), ..CallIds::default() };
             let client = ClientCode::new("demo").unwrap();
@@ -1026,7 +1002,7 @@ mod readable_tests {
             Request::Site(call, WriteRules { lifetime_ms: 1 << 40, max_profile_bytes: 1 << 20 })
         };
         committer.commit(&mut [call("a"), call("b")].into()).unwrap();
-        assert_eq!(*crate::sync::lock(&store.seen), [7, 7]);
+        assert_eq!(*crate::sync::lock(&store.script.seen), [7, 7]);
         assert_eq!(committer.last_seq.load(Ordering::Acquire), committer.seqs.last().get());
     }
 }
@@ -1036,55 +1012,22 @@ mod tests {
     use super::*;
     use crate::journal::log::LogSettings;
     use crate::model::id::IdKind;
+    use crate::store::double::{Call, Double, Script};
     use crate::store::memory::MemoryStore;
-    use crate::store::{Swapped, VisitorRows};
 
     /// A store of which some is damaged: what is under keys that begin so can't be read, or not be written.
-    struct Damaged {
-        store: MemoryStore,
-        unreadable: &'static str,
-        unwritable: &'static str,
-    }
-
-    impl Damaged {
-        fn passes(&self, doing: &'static str, keys: &[Key], which: &str) -> Result<(), StoreError> {
+    fn damaged(unreadable: &'static str, unwritable: &'static str) -> Double<impl Script> {
+        Double::new(move |_: &MemoryStore, call: Call<'_>| {
+            let (doing, keys, which) = match call {
+                Call::Get(keys) => ("read", keys, unreadable),
+                Call::Put(key) => ("write", std::slice::from_ref(key), unwritable),
+                _ => return Ok(()),
+            };
             if keys.iter().any(|key| key.id().starts_with(which)) {
                 return Err(StoreError::Damaged { doing, why: "as told".into() });
             }
             Ok(())
-        }
-    }
-
-    impl ProfileStore for Damaged {
-        fn get(&self, keys: &[Key]) -> Result<Vec<Option<StoredBytes>>, StoreError> {
-            self.passes("read", keys, self.unreadable).and_then(|()| self.store.get(keys))
-        }
-
-        fn fold(&self, rules: &BatchRules, rows: &[VisitorRows<'_, '_>]) -> Result<Vec<Swapped>, StoreError> {
-            self.store.fold(rules, rows)
-        }
-
-        fn put_if(
-            &self,
-            key: &Key,
-            was: Option<&StoredBytes>,
-            now: Option<&StoredBytes>,
-        ) -> Result<bool, StoreError> {
-            self.passes("write", std::slice::from_ref(key), self.unwritable)?;
-            self.store.put_if(key, was, now)
-        }
-
-        fn scan(&self, after: Option<&Key>, limit: usize) -> Result<Vec<(Key, StoredBytes)>, StoreError> {
-            self.store.scan(after, limit)
-        }
-
-        fn checkpoint(&self, reach: Reach) -> Result<(), StoreError> {
-            self.store.checkpoint(reach)
-        }
-
-        fn reach(&self) -> Result<Reach, StoreError> {
-            self.store.reach()
-        }
+        })
     }
 
     struct Noon;
@@ -1114,7 +1057,7 @@ mod tests {
         Request::Site(SiteCall { client: client(), ids, source: Source::Mbox, attributes }, rules)
     }
 
-    fn committer(folder: &std::path::Path, store: Damaged) -> Committer {
+    fn committer(folder: &std::path::Path, store: impl ProfileStore + 'static) -> Committer {
         let opened = Log::open(folder, LogSettings { segment_bytes: 1 << 16 }, Position::START, |_, _, _| {
             Ok::<_, crate::journal::log::LogError>(())
         });
@@ -1135,8 +1078,7 @@ mod tests {
     #[test]
     fn who_writes_where_nothing_can_be_read_is_refused_and_the_rest_of_the_group_goes_on() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Damaged { store: MemoryStore::default(), unreadable: "bad", unwritable: "-" };
-        let mut committer = committer(folder.path(), store);
+        let mut committer = committer(folder.path(), damaged("bad", "-"));
         let group = vec![call("p1", None), call("p1", Some("bad")), call("p2", Some("t2")), call("p1", None)];
         assert_eq!(answers(&mut committer, group), [true, false, true, true]);
         assert_eq!(held(&committer, IdKind::Pc, "p1"), Some(true));
@@ -1148,8 +1090,7 @@ mod tests {
     #[test]
     fn what_is_acknowledged_and_did_not_get_in_is_not_shown_until_a_store_made_again_has_it() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Damaged { store: MemoryStore::default(), unreadable: "-", unwritable: "lost" };
-        let mut committer = committer(folder.path(), store);
+        let mut committer = committer(folder.path(), damaged("-", "lost"));
         assert_eq!(answers(&mut committer, vec![call("lost", None), call("p", None)]), [true, true]);
         assert_eq!(
             held(&committer, IdKind::Pc, "lost"),

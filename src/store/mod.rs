@@ -2,6 +2,8 @@
 //!
 //! Promises: each swap is atomic on its one key; nothing here knows what a batch file, a journal or a call is.
 
+#[cfg(test)]
+pub(crate) mod double;
 pub mod memory;
 pub mod sled;
 mod sled_log;

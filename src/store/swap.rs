@@ -334,66 +334,44 @@ mod tests {
     use crate::model::profile::{Profile, Source, Stored};
     use crate::model::seq::Seq;
     use crate::model::update::{Cell, Row};
+    use crate::store::double::{Call, Double, Script};
     use crate::store::memory::MemoryStore;
     use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::time::Duration;
 
     /// A store that fails once where it is told to.
+    type Faulty = Double<Faults>;
+
     #[derive(Default)]
-    struct Faulty {
-        store: MemoryStore,
+    struct Faults {
         fault: Mutex<Option<String>>,
-        /// Its next checkpoint says that it began, and ends when it is told to.
+        /// The next checkpoint says that it began, and ends when it is told to.
         held: Mutex<Option<(Sender<()>, Receiver<()>)>>,
     }
 
-    impl Faulty {
+    impl Faults {
         fn passes(&self, doing: &'static str) -> Result<(), StoreError> {
             let failed = |_| StoreError::Failed { doing, why: "as told".into() };
             lock(&self.fault).take_if(|fault| *fault == doing).map_or(Ok(()), |fault| Err(failed(fault)))
         }
     }
 
-    impl ProfileStore for Faulty {
-        fn get(&self, keys: &[Key]) -> Result<Vec<Option<StoredBytes>>, StoreError> {
-            self.passes("get").and_then(|()| self.store.get(keys))
-        }
-
-        fn fold(
-            &self,
-            rules: &BatchRules,
-            visitors: &[VisitorRows<'_, '_>],
-        ) -> Result<Vec<Swapped>, StoreError> {
-            let mut swapped = vec![];
-            for (doing, visitor) in ["fold", "fold-second"].into_iter().zip(visitors) {
-                self.passes(doing)?;
-                swapped.extend(self.store.fold(rules, std::slice::from_ref(visitor))?);
+    impl Script for Faults {
+        fn before(&self, _: &MemoryStore, call: Call<'_>) -> Result<(), StoreError> {
+            if call == Call::Checkpoint
+                && let Some((began, ended)) = lock(&self.held).take()
+            {
+                began.send(()).unwrap();
+                ended.recv_timeout(Duration::from_secs(20)).expect("whoever holds it waits for it");
             }
-            Ok(swapped)
-        }
-
-        fn put_if(
-            &self,
-            key: &Key,
-            was: Option<&StoredBytes>,
-            now: Option<&StoredBytes>,
-        ) -> Result<bool, StoreError> {
-            self.passes("put").and_then(|()| self.store.put_if(key, was, now))
-        }
-
-        fn scan(&self, after: Option<&Key>, limit: usize) -> Result<Vec<(Key, StoredBytes)>, StoreError> {
-            self.passes("scan").and_then(|()| self.store.scan(after, limit))
-        }
-
-        fn checkpoint(&self, reach: Reach) -> Result<(), StoreError> {
-            if let Some(met) = lock(&self.held).take() {
-                met.0.send(()).unwrap();
-                met.1.recv().unwrap();
-            }
-            self.passes("checkpoint").and_then(|()| self.store.checkpoint(reach))
-        }
-
-        fn reach(&self) -> Result<Reach, StoreError> {
-            self.store.reach()
+            self.passes(match call {
+                Call::Get(_) => "get",
+                Call::Fold(0) => "fold",
+                Call::Fold(_) => "fold-second",
+                Call::Put(_) => "put",
+                Call::Scan => "scan",
+                Call::Checkpoint => "checkpoint",
+            })
         }
     }
 
@@ -427,7 +405,7 @@ mod tests {
     fn copy(swap: &SwapStore, old: &Faulty) -> Result<(), StoreError> {
         let mut after = None;
         loop {
-            let mut keep = |_: &Key, _: &StoredBytes| old.passes("keep").map(|()| true);
+            let mut keep = |_: &Key, _: &StoredBytes| old.script.passes("keep").map(|()| true);
             after = swap.copy(after.as_ref(), 1, &mut keep)?;
             if after.is_none() {
                 return Ok(());
@@ -466,7 +444,7 @@ mod tests {
                 what if what.contains('!') => {
                     let (which, fault) = what.split_once('!').unwrap();
                     let store = if which == "old" { &old } else { &new };
-                    *lock(&store.fault) = Some(fault.to_owned());
+                    *lock(&store.script.fault) = Some(fault.to_owned());
                     Ok(())
                 }
                 what => match what.strip_suffix('*') {
@@ -475,7 +453,7 @@ mod tests {
                 },
             };
             assert_eq!(done.is_err(), fails, "{steps}: at {step}: {done:?}");
-            let met = [&old, &new].iter().all(|store| lock(&store.fault).is_none());
+            let met = [&old, &new].iter().all(|store| lock(&store.script.fault).is_none());
             assert!(met || what.contains('!'), "{steps}: the fault was not met by {step}");
         }
     }
@@ -547,7 +525,7 @@ mod tests {
         let swap = SwapStore::new(Arc::clone(&old) as _, Reach(7));
         keys("ab").iter().try_for_each(|key| put(&swap, key, 1)).unwrap();
         let ((began, begun), (end, ended)) = (channel(), channel());
-        *lock(&old.held) = Some((began, ended));
+        *lock(&old.script.held) = Some((began, ended));
         std::thread::scope(|scope| {
             let checkpoint = scope.spawn(|| swap.make_durable());
             begun.recv().unwrap();
@@ -558,7 +536,7 @@ mod tests {
             swap.ready().unwrap();
             swap.finish().unwrap();
             assert_eq!(swap.get(&keys("abc")).unwrap().iter().flatten().count(), 3);
-            *lock(&old.fault) = Some("checkpoint".into());
+            *lock(&old.script.fault) = Some("checkpoint".into());
             end.send(()).unwrap();
             // The store it began with failed, but is not in use any more: the one that is was made durable instead.
             assert_eq!(checkpoint.join().unwrap().unwrap(), Reach(8));
@@ -573,12 +551,12 @@ mod tests {
         let new = Arc::new(Faulty::default());
         swap.begin(Arc::clone(&new) as _);
         let ((began, begun), (end, ended)) = (channel(), channel());
-        *lock(&new.held) = Some((began, ended));
+        *lock(&new.script.held) = Some((began, ended));
         std::thread::scope(|scope| {
             let checkpoint = scope.spawn(|| swap.make_durable());
             begun.recv().unwrap();
             swap.ready().unwrap();
-            *lock(&new.fault) = Some("checkpoint".into());
+            *lock(&new.script.fault) = Some("checkpoint".into());
             end.send(()).unwrap();
             checkpoint.join().unwrap().unwrap_err();
         });

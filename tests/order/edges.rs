@@ -383,6 +383,21 @@ fn a_swept_visitor_that_comes_back_takes_nobody_along_when_it_is_erased() {
     }
 }
 
+/// It answered "known" as long as the sweeper had not been there (the harness compares each answer with the model's).
+#[test]
+fn an_erasure_answers_of_who_has_expired_as_of_nobody_whether_or_not_the_sweeper_was_there() {
+    for sweeps in [&[][..], &[Op::Sweep, Op::Commit(vec![])]] {
+        let expire = [one(site(None, Some(0), &[(A, One)])), Op::Wait(2 * HOUR_MS)];
+        let erase = [one(Call::Erase { kind: ThirdParty, who: 0 })];
+        holds(
+            Settings { lifetime_ms: 2 * HOUR_MS, ..settings() },
+            &[&expire, sweeps, &erase].concat(),
+            &[(id(ThirdParty, 0), UNKNOWN)],
+            &[],
+        );
+    }
+}
+
 /// The row created where nothing stood, for the dead link there had been swept. In a store made again the link is back,
 /// which only the commit thread replaces; the fold took the row's known outcome for a sign that it had.
 #[test]

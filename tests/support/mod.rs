@@ -294,6 +294,12 @@ impl Daemon {
         found.unwrap_or_else(|| panic!("the kernel does not tell {line}"))
     }
 
+    /// How many bytes it has read so far, of files and connections.
+    pub fn bytes_read(&self) -> u64 {
+        let account = std::fs::read_to_string(format!("/proc/{}/io", self.pid())).unwrap();
+        account.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap().parse().unwrap()
+    }
+
     /// How long it has been at work so far, its threads together.
     pub fn cpu_time(&self) -> Duration {
         /// What the kernel counts in, whatever it is told by.
