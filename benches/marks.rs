@@ -65,7 +65,7 @@ struct Sizes {
     #[arg(long, default_value_t = 12)]
     hot_batches: usize,
     /// Rows of it in each of them
-    #[arg(long, default_value_t = 100_000)]
+    #[arg(long, default_value = "100k", value_parser = count)]
     hot_rows: usize,
     /// These parts only
     #[arg(long, value_delimiter = ',')]
