@@ -434,6 +434,22 @@ mod tests {
         assert_eq!(Tokens::read(folder.path()).unwrap().all().len(), 8);
     }
 
+    /// A changed letter made a token another client's.
+    #[test]
+    fn a_file_of_which_a_letter_was_changed_opens_no_door() {
+        let folder = tempfile::tempdir().unwrap();
+        Tokens::make(folder.path(), demo(), Scope::Read, Millis(1), None).unwrap();
+        let path = folder.path().join(FILE);
+        let text = fs::read_to_string(&path).unwrap();
+        for (letter, changed) in [("\"demo\"", "\"demp\""), ("\"read\"", "\"admin\""), ("null", "9")] {
+            let changed = text.replacen(letter, changed, 1);
+            assert_ne!(changed, text);
+            fs::write(&path, changed).unwrap();
+            let error = Tokens::read(folder.path()).unwrap_err().to_string();
+            assert!(error.contains("do not match their checksum"), "{letter}: {error}");
+        }
+    }
+
     #[test]
     fn a_file_that_is_not_understood_opens_no_door() {
         let folder = tempfile::tempdir().unwrap();

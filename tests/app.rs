@@ -347,9 +347,12 @@ async fn a_start_long_past_the_last_write_sweeps_nobody_for_an_hour() {
     machine.set(BEGIN_MS + 15 * DAY_MS);
     let app = machine.open(folder.path());
     // The sweeper has been through the store.
-    while app.vitals().expired_profiles_kept < 3 {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    let swept = async {
+        while app.vitals().expired_profiles_kept < 3 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), swept).await.expect("all three are kept, and counted");
     assert!(!is_there(&app, 0).await);
     assert!(app.remarks().concat().contains("3 visitors"), "{:?}", app.remarks());
     app.stop().await;

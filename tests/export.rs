@@ -213,21 +213,15 @@ fn an_export_shows_visitors_whom_bundled_rows_create_while_they_are_pending() {
     );
     daemon.mbox("demo", "mbox3rdPartyId=known&profile.n=0");
     let rows = |id: &str, rows: usize| (1..=rows).map(|n| format!("{id},{n}\n")).collect::<String>();
-    let before = daemon.post_batch("demo", format!("batch=thirdPartyId,m\n{}", rows("known", 2_000)));
+    daemon.post_batch("demo", format!("batch=thirdPartyId,m\n{}", rows("known", 2_000)));
     let file = [rows("few", 3), rows("many", 200), rows("known", 150), rows("most", 2_000)].concat();
     let batch = daemon.post_batch("demo", format!("batch=thirdPartyId,n\n{file}"));
     let csv = daemon.get("/api/v1/export?client=demo&format=csv").text();
     let mut lines: Vec<&str> = csv.lines().skip(1).collect();
     lines.sort_unstable();
     assert_eq!(lines, ["few,,3", "known,2000,150", "many,,200", "most,,2000"], "{csv}");
-    for id in [before, batch] {
-        let status = daemon.get(&format!("/m2/demo/profile/batchStatus?batchId={id}"));
-        assert_eq!(
-            status.element("status").as_deref(),
-            Some("incomplete"),
-            "it was shown by the store alone"
-        );
-    }
+    let status = daemon.get(&format!("/m2/demo/profile/batchStatus?batchId={batch}"));
+    assert_eq!(status.element("status").as_deref(), Some("incomplete"), "it was shown while it was pending");
 }
 
 #[test]

@@ -595,7 +595,7 @@ fn searches_for_lines_take_turns() {
     let replies: Vec<_> = asking.iter_mut().map(support::Connection::read).collect();
     let told = replies.iter().filter(|reply| reply.status == 200);
     let told = told.map(|reply| reply.json()["attributes"]["a"]["line"].as_u64()).collect::<Vec<_>>();
-    assert!(told.len() >= 10 && told.iter().all(|line| *line == Some(2)), "{told:?}");
+    assert!(told.len() >= 9 && told.iter().all(|line| *line == Some(2)), "{told:?}");
     let refused: Vec<_> = replies.iter().filter(|reply| reply.status != 200).collect();
     assert!(!refused.is_empty());
     assert!(refused.iter().all(|it| (it.status, it.header("retry-after")) == (503, Some("1"))));
