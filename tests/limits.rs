@@ -559,9 +559,10 @@ fn answers_that_nobody_reads_make_room_and_are_broken_off() {
         connection.write(&read(&batch));
         assert_eq!(connection.status(), 200);
     }
-    let mut other = daemon.connect();
+    let (mut other, begun) = (daemon.connect(), Instant::now());
     other.write(&read(&theirs));
     assert_eq!(other.status(), 200);
+    assert!(begun.elapsed() < Duration::from_secs(6), "it waited until one was broken off by itself");
     let seen = daemon.metrics();
     assert_eq!((seen.hits("made_room"), seen.value("profiled_places_taken{of=\"reports\"}")), (1, 16.0));
     // The others are let go when they have not read for too long.

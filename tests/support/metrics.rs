@@ -81,6 +81,11 @@ impl Exposition {
         self.samples.get(sample).copied().unwrap_or_default()
     }
 
+    /// Whether a sample is there: what is not has the value 0, too.
+    pub fn has(&self, sample: &str) -> bool {
+        self.samples.contains_key(sample)
+    }
+
     /// How often a limit was hit. It must be one that is counted.
     pub fn hits(&self, limit: &str) -> u64 {
         let sample = format!("profiled_limits_hit_total{{limit=\"{limit}\"}}");
