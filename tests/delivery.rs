@@ -182,7 +182,7 @@ fn a_call_that_is_not_legal_is_refused_and_told_why() {
         PATH,
         r#"{"id":{"tntId":"a.b.c"}}"#,
         400,
-        "id.tntId: \"a.b.c\" is not a pcId: it has more than one dot",
+        "id.tntId: \"a.b.c\" is not a pcId: a dot may stand only before a location hint, digits or digits_digits as in \".28_0\"",
     );
     check(
         PATH,

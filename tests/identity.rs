@@ -113,6 +113,40 @@ fn a_first_login_moves_the_device_s_profile() {
     ]);
 }
 
+/// An id with a dot that no location hint follows is nobody's: once `alice.smith` and `alice.jones` were one visitor,
+/// and a row of `1.36732E+12`, a spreadsheet's rounding, wrote to visitor `1`.
+#[test]
+fn what_follows_a_dot_is_cut_off_only_if_it_is_a_location_hint() {
+    let daemon = Daemon::start();
+    for id in ["alice", "1", "123.28_0", "7.01"] {
+        daemon.mbox("demo", &format!("&mboxPC={id}&profile.a=0"));
+    }
+    for id in ["alice.smith", "alice.jones", "1.36732E%2B12", "123.x", "123."] {
+        for path in [
+            format!("/m2/demo/mbox/json?mbox=m&mboxSession=s&mboxPC={id}&profile.a=1"),
+            format!("/m2/demo/profile/update?mboxPC={id}&profile.a=1"),
+        ] {
+            let reply = daemon.get(&path);
+            assert_eq!(reply.status, 400, "{path}");
+            assert!(reply.text().contains("a dot may stand only before a location hint"), "{}", reply.text());
+        }
+        assert_eq!(daemon.get(&format!("/rest/v1/profiles/{id}?client=demo")).status, 404);
+    }
+    let rows = ["alice.smith", "1.36732E+12", "\"1,36732E+12\"", "123.28_0", "7.99_1", "123"];
+    let file: String = rows.iter().map(|id| format!("{id},2\n")).collect();
+    let batch = daemon.post_batch("demo", format!("batch=pcId,a\n{file}"));
+    assert_eq!(daemon.wait_complete(&batch).failed, 2);
+    let failed = daemon.get(&format!("/api/v1/batches/{batch}/outcomes?outcome=failed&client=demo")).text();
+    assert!(
+        failed.contains("\"\"alice.smith\"\" is not a pcId: a dot may stand only before a location hint"),
+        "{failed}"
+    );
+    assert!(failed.contains("it looks like a number that a spreadsheet has rounded"), "{failed}");
+    for (id, value) in [("pc:alice", "a=0"), ("pc:1", "a=0"), ("pc:123", "a=2"), ("pc:7", "a=2")] {
+        assert_eq!(attributes(&daemon, id), value, "{id}");
+    }
+}
+
 #[test]
 fn two_devices_share_a_profile_and_logout_changes_nothing() {
     check(&[

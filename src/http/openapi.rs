@@ -233,7 +233,7 @@ fn attributes(operation: Operation, required: bool) -> Operation {
 }
 
 fn pc_id() -> Value {
-    json!({"type": "string", "pattern": format!("^[^.{CONTROL}]{{1,128}}(\\.[^.{CONTROL}]*)?$")})
+    json!({"type": "string", "pattern": format!("^[^.{CONTROL}]{{1,128}}(\\.[0-9]+(_[0-9]+)?)?$")})
 }
 
 fn third_party_id() -> Value {

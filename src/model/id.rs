@@ -29,9 +29,9 @@ pub enum IdError {
     /// A character this kind of id must not hold.
     #[error("'{}' is not allowed", .0.escape_default())]
     Forbidden(char),
-    /// A `pcId` with more than one dot: what follows the one dot is a location hint.
-    #[error("it has more than one dot")]
-    SecondDot,
+    /// A `pcId` with a dot that no location hint follows: what was cut off there would be part of another's id.
+    #[error("a dot may stand only before a location hint, digits or digits_digits as in \".28_0\"")]
+    Dot,
 }
 
 /// A tenant: Adobe's `clientCode`. 1–64 of `A–Z a–z 0–9 _ - .`, so that it can stand in a path and in a batch id.
@@ -99,14 +99,14 @@ impl IdKind {
         match self {
             Self::Pc => {
                 let (id, hint) = match text.split_once('.') {
-                    Some((id, hint)) => (id, hint),
-                    None => (text, ""),
+                    Some((id, hint)) => (id, Some(hint)),
+                    None => (text, None),
                 };
-                if hint.contains('.') {
-                    return Err(IdError::SecondDot);
+                if hint.is_some_and(|hint| !is_location_hint(hint)) {
+                    return Err(IdError::Dot);
                 }
                 length(id, PC_ID_CHARS_MAX)?;
-                no_control(text)?;
+                no_control(id)?;
                 Ok(id)
             }
             Self::ThirdParty => {
@@ -121,6 +121,15 @@ impl IdKind {
                 no_control(text).map(|()| text)
             }
         }
+    }
+}
+
+/// Whether Target tells by this where a visitor's profile is: `28_0`, `01_00`, `01`.
+fn is_location_hint(text: &str) -> bool {
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    match text.split_once('_') {
+        Some((cluster, rest)) => digits(cluster) && digits(rest),
+        None => digits(text),
     }
 }
 
@@ -296,7 +305,7 @@ mod tests {
     fn ids_are_checked_by_the_rules_of_r1() {
         check(IdKind::Pc, "123", Ok("123"));
         check(IdKind::Pc, "1638-99.28_0", Ok("1638-99"));
-        check(IdKind::Pc, "a.b.c", Err(IdError::SecondDot));
+        check(IdKind::Pc, "a.b.c", Err(IdError::Dot));
         check(IdKind::Pc, ".28_0", Err(IdError::Empty));
         check(IdKind::Pc, "", Err(IdError::Empty));
         check(IdKind::Pc, "a\tb", Err(IdError::Forbidden('\t')));
@@ -310,6 +319,42 @@ mod tests {
         check(IdKind::ThirdParty, &"x".repeat(257), Err(IdError::TooLong { max: 256 }));
         check(IdKind::Ecid, "38304120", Ok("38304120"));
         check(IdKind::Ecid, "", Err(IdError::Empty));
+    }
+
+    /// What follows the dot of a `pcId`, with where it is from.
+    #[test]
+    fn a_dot_stands_only_before_a_location_hint() {
+        for (source, id, expected) in [
+            ("delivery-api.json, VisitorId.tntId", "32440324234-2343423.23_41", "32440324234-2343423"),
+            (
+                "identifying-visitors.md",
+                "10abf6304b2714215b1fd39a870f01afc.28_20",
+                "10abf6304b2714215b1fd39a870f01afc",
+            ),
+            ("profile-bulk-api.md, older", "1436187396849-250353.03_03", "1436187396849-250353"),
+            ("mbox.js: a hint without its second part", "1368007744041-575948.01", "1368007744041-575948"),
+            ("batchmbox, older: a hint of two parts, the first short", "123456789.28_51", "123456789"),
+        ] {
+            assert_eq!(IdKind::Pc.check(id), Ok(expected), "{source}");
+        }
+        for (source, id) in [
+            ("two people, once one visitor", "alice.smith"),
+            ("an address", "alice@example.com"),
+            ("a spreadsheet's rounding, once visitor 1", "1.36732E+12"),
+            ("the same, with the plus decoded to a space", "1.36732E 12"),
+            ("a version", "1.2.3"),
+            ("nothing behind the dot", "123."),
+            ("nothing before the underscore", "123._0"),
+            ("nothing behind it", "123.28_"),
+            ("two underscores", "123.28_0_1"),
+            ("a letter", "123.28_a"),
+            ("digits of another script", "123.٢٨_٠"),
+            ("a space", "123.28_0 "),
+            ("a control character", "123.28\t"),
+        ] {
+            assert_eq!(IdKind::Pc.check(id), Err(IdError::Dot), "{source}");
+            assert_eq!(IdKind::ThirdParty.check(id).is_ok(), !id.contains(['+', '\t']), "{source}");
+        }
     }
 
     #[test]

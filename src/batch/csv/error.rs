@@ -28,8 +28,8 @@ pub enum Reason {
     LongId = 2,
     /// The key has a character that its kind of id must not hold.
     ForbiddenInId = 3,
-    /// The key is a `pcId` with more than one dot.
-    SecondDot = 4,
+    /// The key is a `pcId` with a dot that no location hint follows.
+    Dot = 4,
     /// A `%` that two hexadecimal digits don't follow.
     BadEscape = 5,
     /// A cell is not UTF-8 once decoded.
@@ -137,7 +137,7 @@ impl RowError {
         let cell = splitter.nth_cell(row, column).unwrap_or_default();
         let what = match self.reason {
             Reason::LongRow => return format!("line {line}: {}", cell_fault(self.reason, cell)),
-            Reason::EmptyId | Reason::LongId | Reason::ForbiddenInId | Reason::SecondDot => {
+            Reason::EmptyId | Reason::LongId | Reason::ForbiddenInId | Reason::Dot => {
                 let kind = header.key_kind();
                 let found = decode(cell, &mut decoded).ok().map(|text| (text, kind.check(text)));
                 return match found {
@@ -184,7 +184,7 @@ impl Reason {
         Self::EmptyId,
         Self::LongId,
         Self::ForbiddenInId,
-        Self::SecondDot,
+        Self::Dot,
         Self::BadEscape,
         Self::BadUtf8,
         Self::ExtraCell,
@@ -210,7 +210,7 @@ impl Reason {
             Self::EmptyId => "empty_id",
             Self::LongId => "long_id",
             Self::ForbiddenInId => "forbidden_in_id",
-            Self::SecondDot => "second_dot",
+            Self::Dot => "dot_in_id",
             Self::BadEscape => "bad_escape",
             Self::BadUtf8 => "bad_utf8",
             Self::ExtraCell => "extra_cell",
@@ -228,7 +228,7 @@ impl From<IdError> for Reason {
             IdError::Empty => Self::EmptyId,
             IdError::TooLong { .. } => Self::LongId,
             IdError::Forbidden(_) => Self::ForbiddenInId,
-            IdError::SecondDot => Self::SecondDot,
+            IdError::Dot => Self::Dot,
         }
     }
 }
@@ -239,7 +239,7 @@ pub(super) fn cell_fault(reason: Reason, cell: &[u8]) -> String {
         Reason::EmptyId => "it is empty".into(),
         Reason::LongId => "it is too long".into(),
         Reason::ForbiddenInId => "it has a character that is not allowed".into(),
-        Reason::SecondDot => "it has more than one dot".into(),
+        Reason::Dot => IdError::Dot.to_string(),
         Reason::BadEscape => match bad_escape(cell) {
             Some(escape) => {
                 format!("{} is not a valid escape: a percent sign is written %25", quoted(escape))
