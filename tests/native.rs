@@ -366,3 +366,31 @@ fn batches_are_listed_page_by_page_and_statistics_count_them() {
     assert_eq!(statistics["lastMinute"]["rowsCompleted"], 10);
     assert_eq!(daemon.get("/api/v1/statistics?client=other").json()["profiles"], 0);
 }
+
+/// Visitors whom pending rows create were not counted until folding came to them.
+#[test]
+fn visitors_are_counted_alike_whatever_folding_has_done() {
+    const CREATES: &str = "[clients.demo]\nv2_creates_profiles = true\n";
+    // What a burst takes is folded in all the same: some of them are in the store, and some are not.
+    let mut daemon = Daemon::start_configured(&format!("[ingest]\nmax_rows_per_second = 1\n{CREATES}"));
+    for id in 0..10 {
+        daemon.mbox("demo", &format!("mboxPC=p{id}&profile.n=site"));
+    }
+    let file = |value: &str| {
+        let row = |n: u32| format!("p{n},{value}\np{n},again\n");
+        format!("batch=pcId,n\n{}", (0..1000).map(row).collect::<String>())
+    };
+    let batches = [daemon.post_batch("demo", file("first")), daemon.post_batch("demo", file("second"))];
+    let count = |daemon: &Daemon| {
+        let statistics = daemon.get("/api/v1/statistics?client=demo").json();
+        (statistics["profiles"].as_u64().unwrap(), statistics["batches"]["incomplete"].as_u64().unwrap())
+    };
+    assert_eq!(count(&daemon), (1000, 2));
+    daemon.kill9().configure(CREATES);
+    daemon.restart();
+    for batch in &batches {
+        daemon.wait_complete(batch);
+    }
+    daemon.kill9().restart();
+    assert_eq!(count(&daemon), (1000, 0));
+}

@@ -36,7 +36,7 @@ pub const COLUMNS_MAX: usize = 10_000;
 const PAGE_KEYS: usize = 64;
 /// The kinds of id in the order in which they are walked: profiles move only from an earlier kind to a later one (R2), so
 /// that none slips through under the walk.
-pub(super) const WALK: [IdKind; 3] = [IdKind::Ecid, IdKind::Pc, IdKind::ThirdParty];
+const WALK: [IdKind; 3] = [IdKind::Ecid, IdKind::Pc, IdKind::ThirdParty];
 
 /// An export that may begin.
 pub struct Export {
@@ -267,42 +267,100 @@ fn refuse_held(pending: &PendingList) -> Result<(), AppError> {
 }
 
 /// A walk over all visitors of a client.
-struct Walk<'w> {
-    store: &'w dyn ProfileStore,
-    batches: &'w Batches,
-    client: &'w ClientCode,
-    lifetime_ms: u64,
-    now: &'w dyn Fn() -> Millis,
+pub struct Walk<'w> {
+    /// Where they are, with those who are pending.
+    pub store: &'w dyn ProfileStore,
+    /// What is pending.
+    pub batches: &'w Batches,
+    /// Whose they are.
+    pub client: &'w ClientCode,
+    /// How long they live without a site call.
+    pub lifetime_ms: u64,
+    /// What time it is.
+    pub now: &'w dyn Fn() -> Millis,
     /// Whether whoever asked still wants it; an error if the daemon does not.
-    go_on: &'w dyn Fn() -> Result<bool, AppError>,
+    pub go_on: &'w dyn Fn() -> Result<bool, AppError>,
     /// What whoever asked is told of what could not be read.
-    told: &'w dyn Fn(SettleError) -> AppError,
+    pub told: &'w dyn Fn(SettleError) -> AppError,
+}
+
+/// Whether a walk goes on, or whoever asked has enough.
+type Went = Result<ControlFlow<()>, AppError>;
+
+/// Those of the visitors whom one step of a walk finds.
+enum Part<'p> {
+    /// Those in the store, under ids of this kind, whom the seq of their birth puts here.
+    Stored(IdKind, &'p dyn Fn(Seq) -> bool),
+    /// Those whom a batch creates, one of these that the walk found pending.
+    Created(&'p Pending, &'p [&'p Arc<Pending>]),
 }
 
 impl Walk<'_> {
+    /// How many live, less those whom nobody can tell while a batch is held: whoever is created by it, or is created by
+    /// another and named by it. Of those in the store nothing is made up: that costs far less than to show them.
+    pub fn count(&self) -> Result<u64, AppError> {
+        let mut count = 0;
+        let pending = self.batches.pending(self.client);
+        let creating: Vec<&Arc<Pending>> = pending.iter().filter(|batch| batch.held().is_none()).collect();
+        let walked = self.parts(&creating, &mut |part| match part {
+            Part::Stored(kind, counts) => self.in_store(kind, &mut |_, profile| {
+                let lives = !profile.expired((self.now)(), self.lifetime_ms);
+                count += u64::from(lives && counts(profile.born));
+                Ok(ControlFlow::Continue(()))
+            }),
+            Part::Created(batch, creating) => {
+                let created = self.created(batch, creating, &mut |found| {
+                    match found {
+                        Ok(visitor) => count += u64::from(visitor.is_some()),
+                        Err(AppError::Held { .. }) => {}
+                        Err(error) => return Err(error),
+                    }
+                    Ok(ControlFlow::Continue(()))
+                });
+                match created {
+                    // It was found to be damaged just now.
+                    Err(AppError::Held { .. }) => Ok(ControlFlow::Continue(())),
+                    created => created,
+                }
+            }
+        });
+        walked.map(|_| count)
+    }
+
     /// Shows each visitor to `each`, until that has enough.
-    fn all(&self, each: &mut impl FnMut(Visitor) -> ControlFlow<()>) -> Result<ControlFlow<()>, AppError> {
+    fn all(&self, each: &mut impl FnMut(Visitor) -> ControlFlow<()>) -> Went {
         let pending = self.batches.pending(self.client);
         refuse_held(&pending)?;
-        let creating: Vec<&Arc<Pending>> =
-            pending.iter().filter(|batch| batch.accepted.rules.creates).collect();
+        let creating: Vec<&Arc<Pending>> = pending.iter().collect();
+        self.parts(&creating, &mut |part| match part {
+            Part::Stored(kind, shown) => self.stored(kind, shown, each),
+            Part::Created(batch, creating) => self.created(batch, creating, &mut |found| {
+                Ok(found?.map_or(ControlFlow::Continue(()), &mut *each))
+            }),
+        })
+    }
+
+    /// Walks all parts, with these batches pending, so that each visitor is in one of them.
+    fn parts(&self, pending: &[&Arc<Pending>], walk: &mut dyn FnMut(Part<'_>) -> Went) -> Went {
         for kind in WALK {
-            let keyed_so = |batch: &&&Arc<Pending>| batch.accepted.key_kind == kind;
-            let creating: Vec<&Arc<Pending>> = creating.iter().filter(keyed_so).copied().collect();
+            let creates =
+                |batch: &&&Arc<Pending>| batch.accepted.rules.creates && batch.accepted.key_kind == kind;
+            let creating: Vec<&Arc<Pending>> = pending.iter().filter(creates).copied().collect();
             let seqs: BTreeSet<Seq> = creating.iter().map(|batch| batch.accepted.id.seq).collect();
             let mut complete = BTreeSet::new();
-            if self.stored(kind, &|born| !seqs.contains(&born), each)?.is_break() {
+            if walk(Part::Stored(kind, &|born| !seqs.contains(&born)))?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
             for batch in &creating {
                 // Once it is complete the store has all it made, and its upload may go.
                 if matches!(batch.progress.state(), BatchState::Complete(_)) {
                     complete.insert(batch.accepted.id.seq);
-                } else if self.created(batch, &creating, each)?.is_break() {
+                } else if walk(Part::Created(batch, &creating))?.is_break() {
                     return Ok(ControlFlow::Break(()));
                 }
             }
-            if !complete.is_empty() && self.stored(kind, &|born| complete.contains(&born), each)?.is_break() {
+            if !complete.is_empty() && walk(Part::Stored(kind, &|born| complete.contains(&born)))?.is_break()
+            {
                 return Ok(ControlFlow::Break(()));
             }
         }
@@ -315,7 +373,18 @@ impl Walk<'_> {
         kind: IdKind,
         shown: &dyn Fn(Seq) -> bool,
         each: &mut impl FnMut(Visitor) -> ControlFlow<()>,
-    ) -> Result<ControlFlow<()>, AppError> {
+    ) -> Went {
+        self.in_store(kind, &mut |key, profile| {
+            // Its bytes may be many, and are looked up again.
+            drop(profile);
+            let visitor = self.visitor(key).map_err(self.told)?;
+            let visitor = visitor.filter(|visitor| shown(visitor.born));
+            Ok(visitor.map_or(ControlFlow::Continue(()), &mut *each))
+        })
+    }
+
+    /// Gives each profile that the store has under an id of this kind.
+    fn in_store(&self, kind: IdKind, each: &mut dyn FnMut(&Key, Profile<'_>) -> Went) -> Went {
         let mut after = Some(before_all(self.client, kind));
         while let Some(from) = after.take() {
             // Many keys may lead to no visitor, and `each` not be told.
@@ -328,16 +397,9 @@ impl Walk<'_> {
                 if key.client() != self.client.as_str() || key.kind() != kind {
                     return Ok(ControlFlow::Continue(()));
                 }
-                let is_profile = matches!(
-                    decoded(&key, &value).map_err(|error| (self.told)(error.into()))?,
-                    Stored::Profile(_)
-                );
-                // The bytes may be many, and are looked up again.
-                drop(value);
-                if is_profile
-                    && let Some(visitor) = self.visitor(&key).map_err(self.told)?
-                    && shown(visitor.born)
-                    && each(visitor).is_break()
+                let stored = decoded(&key, &value).map_err(|error| (self.told)(error.into()))?;
+                if let Stored::Profile(profile) = stored
+                    && each(&key, profile)?.is_break()
                 {
                     return Ok(ControlFlow::Break(()));
                 }
@@ -347,16 +409,16 @@ impl Walk<'_> {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Shows the visitors whom a batch creates, one of those that the walk found pending.
+    /// Gives the visitors whom a batch creates, one of those that the walk found pending; or what stands in the way of one.
     fn created(
         &self,
         batch: &Pending,
         creating: &[&Arc<Pending>],
-        each: &mut impl FnMut(Visitor) -> ControlFlow<()>,
-    ) -> Result<ControlFlow<()>, AppError> {
+        each: &mut dyn FnMut(Result<Option<Visitor>, AppError>) -> Went,
+    ) -> Went {
         let (kind, seq) = (batch.accepted.key_kind, batch.accepted.id.seq);
         let (mut met, mut end) = (0_usize, None);
-        let mut one = |id: &str| -> Result<ControlFlow<()>, AppError> {
+        let mut one = |id: &str| -> Went {
             if met.is_multiple_of(PAGE_KEYS) && !(self.go_on)()? {
                 return Ok(ControlFlow::Break(()));
             }
@@ -365,8 +427,8 @@ impl Walk<'_> {
             if self.was_there(&key, creating).map_err(|error| (self.told)(error.into()))? {
                 return Ok(ControlFlow::Continue(()));
             }
-            let visitor = self.visitor(&key).map_err(self.told)?;
-            Ok(visitor.filter(|visitor| visitor.born == seq).map_or(ControlFlow::Continue(()), &mut *each))
+            let visitor = self.visitor(&key).map_err(self.told);
+            each(visitor.map(|visitor| visitor.filter(|visitor| visitor.born == seq)))
         };
         let walked = batch.each_id(|id| {
             let went = one(id);

@@ -1,28 +1,24 @@
 //! What a client has: visitors, batches, rows by outcome, and how fast they came.
 //!
-//! Promises: counting visitors reads the store page by page, one count at a time for the whole daemon, and a count is told
-//! again for a while rather than made again.
+//! Promises: counting visitors reads the store page by page, and the ids of pending batches that create, one count at a time
+//! for the whole daemon, and a count is told again for a while rather than made again. However far folding is, the count is
+//! the same (R4); only whom a batch creates that is held is left out until it is sent again.
 
-use super::export::WALK;
+use super::export::Walk;
 use super::shares::Who;
 use super::{App, AppError, Inner};
 use crate::batch::kept::Totals;
 use crate::batch::outcome::BatchState as FoldState;
 use crate::batch::queue::{Batches, Known, Which};
-use crate::batch::settle::decoded;
 use crate::model::batch::Counts;
-use crate::model::id::{ClientCode, Key};
-use crate::model::profile::Stored;
+use crate::model::id::ClientCode;
 use crate::model::seq::{Millis, Seq};
-use crate::store::{ProfileStore, StoreError};
 use crate::sync::{Ordering, lock};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// How long a count of visitors is told again.
 const COUNT_LASTS_MS: u64 = 10_000;
-/// How many keys are read at once.
-const PAGE_KEYS: usize = 256;
 /// For how many clients counts are remembered.
 const COUNTS_KEPT_MAX: usize = 256;
 const MINUTE_MS: u64 = 60_000;
@@ -31,7 +27,7 @@ const HOUR_MS: u64 = 60 * MINUTE_MS;
 /// What a client has.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Statistics {
-    /// How many living visitors the store has.
+    /// How many visitors live, with those whom pending rows create; less whom a batch creates that is held.
     pub profiles: u64,
     /// As of when they were counted.
     pub profiles_counted: Millis,
@@ -68,7 +64,8 @@ pub struct Pace {
 pub(super) type VisitorCounts = Vec<(ClientCode, u64, Millis)>;
 
 impl App {
-    /// What a client has. The first call after a while counts its visitors, which takes a second or so per million.
+    /// What a client has. The first call after a while counts its visitors, which takes a second or so per million, and
+    /// some more per million pending rows that may create one.
     pub async fn statistics(&self, who: &Who, client: &ClientCode) -> Result<Statistics, AppError> {
         self.0.settings(client)?;
         let now = self.now();
@@ -161,33 +158,22 @@ impl Inner {
         found.filter(|(.., at)| at.plus(COUNT_LASTS_MS) > now).map(|(_, count, at)| (*count, *at))
     }
 
-    /// Counts the living profiles under a client's keys. Blocks.
+    /// Counts a client's visitors. Blocks.
     fn count_visitors(&self, client: &ClientCode, now: Millis, lifetime_ms: u64) -> Result<u64, AppError> {
-        let failed = |error: StoreError| self.told(error);
-        let mut count = 0;
-        for kind in WALK {
-            let mut after = Some(Key::new(client, kind, ""));
-            while let Some(from) = after.take() {
-                if self.stopping.load(Ordering::Relaxed) {
-                    return Err(AppError::Stopping);
-                }
-                let page = self.store.scan(Some(&from), PAGE_KEYS).map_err(failed)?;
-                let more = page.len() == PAGE_KEYS;
-                for (key, value) in page {
-                    if key.client() != client.as_str() || key.kind() != kind {
-                        after = None;
-                        break;
-                    }
-                    if let Stored::Profile(profile) = decoded(&key, &value).map_err(failed)?
-                        && !profile.expired(now, lifetime_ms)
-                    {
-                        count += 1;
-                    }
-                    after = Some(key).filter(|_| more);
-                }
-            }
-        }
-        Ok(count)
+        let go_on = || match self.stopping.load(Ordering::Relaxed) {
+            true => Err(AppError::Stopping),
+            false => Ok(true),
+        };
+        let walk = Walk {
+            store: &*self.store,
+            batches: &self.batches,
+            client,
+            lifetime_ms,
+            now: &|| now.max(Seq::from_u64(self.last_seq.load(Ordering::Acquire)).millis()),
+            go_on: &go_on,
+            told: &|error| self.told(error),
+        };
+        walk.count()
     }
 }
 

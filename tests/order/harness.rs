@@ -10,10 +10,11 @@ use super::ops::{ATTRIBUTES, Batch, CLIENTS, Call, HOUR_MS, How, NAMES, Op, Row,
 use super::stores::{Store, Which};
 use profiled::app::commit::{Answer, Committer, NewBatch, Request, VisitorWrite, WriteRules};
 use profiled::app::erase::{Erased, overwrite_rows};
+use profiled::app::export::Walk;
 use profiled::app::recovery::{StartFrom, recover, write_checkpoint};
 use profiled::app::steps::{SnapshotSteps, Spent, batches_needless, journal_needed};
 use profiled::app::sweep_thread::{Horizon, step as sweep};
-use profiled::app::{CallIds, SiteCall, Visitor, look_up};
+use profiled::app::{AppError, CallIds, SiteCall, Visitor, look_up};
 use profiled::batch::csv::Parser;
 use profiled::batch::fold::{Part, Plan, Step};
 use profiled::batch::outcome::{BatchState, Failure, read_outcomes, write_outcomes};
@@ -1235,7 +1236,7 @@ impl Harness {
         Ok(())
     }
 
-    /// All visitors as lookups show them.
+    /// All visitors as lookups show them, and how many are counted.
     fn all_shown(&self) -> Result<String, Wrong> {
         let core = self.core();
         let last = Seq::from_u64(core.committer.last_seq.load(profiled::sync::Ordering::Acquire));
@@ -1252,6 +1253,17 @@ impl Harness {
                 let seen = seen.map_err(|error| format!("{id:?} cannot be read: {error}"))?;
                 all = format!("{all}{client} {id:?}: {seen:?}\n");
             }
+            let walk = Walk {
+                store: &*core.shared(),
+                batches: &core.batches,
+                client: &client,
+                lifetime_ms: self.settings.lifetime_ms,
+                now: &|| now,
+                go_on: &|| Ok(true),
+                told: &|error| AppError::Refused(error.to_string()),
+            };
+            let count = walk.count().map_err(|error| format!("{client} cannot be counted: {error}"))?;
+            all = format!("{all}{client} has {count}\n");
         }
         Ok(all)
     }
