@@ -221,6 +221,68 @@ fn a_backup_holds_what_is_held_and_what_is_restored_goes_on_from_there() {
     }
 }
 
+/// What was erased of an upload, and what it comes to since, cannot be told any more: the start went on as if nothing were
+/// wrong, or not at all.
+#[test]
+fn one_whose_erased_rows_are_no_longer_noted_is_held() {
+    for kind in ["overwritten", "overwriting"] {
+        let mut daemon = Daemon::start_configured(SLOW);
+        daemon.mbox("a", "mboxPC=p7");
+        let file = batch("first");
+        let damaged = daemon.post_batch_v1("a", &file);
+        let others = daemon.post_batch_v1("b", batch("others"));
+        let upload = upload(&daemon, &file);
+        daemon.kill9();
+        fs::write(upload.with_extension(kind), "noise").unwrap();
+        daemon.configure(FAST);
+        daemon.restart();
+        daemon.wait_complete(&others);
+        assert_eq!(status(&daemon, &damaged), "stuck", "{kind}");
+        assert_eq!((lookup(&daemon, "a", "p7").status, daemon.get("/readyz").status), (503, 200), "{kind}");
+        let given_up = daemon.call("DELETE", &format!("/api/v1/batches/{damaged}"), &[], None);
+        assert_eq!(given_up.status, 200, "{kind}: {}", given_up.text());
+        assert_eq!(daemon.wait_complete(&damaged).failed, ROWS, "{kind}");
+        assert_eq!(lookup(&daemon, "a", "p7").status, 200, "{kind}");
+    }
+}
+
+/// A restore waited for the batch, for good, or failed.
+#[test]
+fn a_restore_tells_how_many_it_could_not_erase_again_for_a_batch_that_is_held() {
+    let mut daemon = Daemon::start_configured(SLOW);
+    for id in ["p7", "p999", "q1"] {
+        daemon.mbox("a", &format!("mboxPC={id}"));
+    }
+    let file = batch("first");
+    let damaged = daemon.post_batch_v1("a", &file);
+    let upload = upload(&daemon, &file);
+    let folder = tempfile::tempdir().unwrap();
+    let [backup, data] = ["backup", "data"].map(|name| folder.path().join(name).to_str().unwrap().to_owned());
+    daemon.kill9();
+    let whole = fs::read(&upload).unwrap();
+    flip(&upload);
+    daemon.restart();
+    let (code, _, told) = daemon.run(&["backup", &backup]);
+    assert_eq!(code, Some(0), "{told}");
+    daemon.kill9();
+    fs::write(&upload, whole).unwrap();
+    daemon.configure(FAST);
+    daemon.restart();
+    daemon.wait_complete(&damaged);
+    for id in ["p7", "q1"] {
+        let path = format!("/api/v1/profiles/{id}?by=pc&client=a");
+        assert_eq!(daemon.call("DELETE", &path, &[], None).status, 200, "{id}");
+    }
+    daemon.kill9();
+    let list = daemon.data();
+    let (code, out, told) =
+        daemon.run(&["restore", &backup, "--data", &data, "--after", list.to_str().unwrap(), "--json"]);
+    assert_eq!(code, Some(0), "{told}");
+    let restored: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&restored["erasedAgain"], &restored["notErased"]), (&1.into(), &1.into()), "{out}{told}");
+    assert!(told.contains("1 ids that were erased after the backup"), "{told}");
+}
+
 /// Such a batch once kept the daemon from starting, for every client.
 #[test]
 fn a_batch_whose_upload_and_outcomes_are_both_lost_is_held_alone() {
