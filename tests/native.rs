@@ -367,6 +367,66 @@ fn batches_are_listed_page_by_page_and_statistics_count_them() {
     assert_eq!(daemon.get("/api/v1/statistics?client=other").json()["profiles"], 0);
 }
 
+/// They last as long as they are said to, whatever becomes of the batch's files.
+#[test]
+fn a_key_lasts_whatever_is_done_to_the_folder() {
+    let file = "batch=pcId,city\n1,Oslo\n";
+    let post = |daemon: &Daemon, file: &str| {
+        let headers = [("Idempotency-Key", "k1"), ("Content-Type", "text/csv")];
+        daemon.call("POST", V2, &headers, Some(file.as_bytes()))
+    };
+    let path = |folder: &std::path::Path| folder.to_str().unwrap().to_owned();
+    for what in ["its files go", "salvage", "restore"] {
+        let mut daemon =
+            Daemon::start_configured(if what == "its files go" { "retention_days = 0\n" } else { "" });
+        daemon.mbox("demo", "mbox=m&mboxPC=1&profile.city=Bern");
+        let first = post(&daemon, file).batch_id();
+        let upload = daemon.spooled().into_iter().find(|path| path.extension().is_some_and(|it| it == "csv"));
+        let upload = upload.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        match what {
+            "its files go" => {
+                daemon.wait_complete(&first);
+                daemon.mbox("demo", "mbox=m&mboxPC=2");
+                let gone = daemon.call("DELETE", "/api/v1/profiles/2?by=pc&client=demo", &[], None);
+                assert_eq!(gone.status, 200);
+                // A compaction of an erasure takes two snapshots, which is what retention waits for.
+                let json = [("Content-Type", "application/json")];
+                assert_eq!(daemon.call("POST", "/api/v1/compact", &json, Some(b"{}")).status, 200);
+                assert!(!upload.exists());
+            }
+            "salvage" => {
+                daemon.wait_complete(&first);
+                daemon.terminate();
+                assert!(daemon.ended().success());
+                std::fs::remove_dir_all(daemon.data().join("store")).unwrap();
+                std::fs::write(&upload, "batch=pcId,city\n1,Rome\n").unwrap();
+                let (code, _, told) = daemon.run(&["check", "--salvage", "--data", &path(&daemon.data())]);
+                assert!(code == Some(0) && told.contains("given up: batch"), "{told}");
+                daemon.restart();
+            }
+            _ => {
+                daemon.wait_complete(&first);
+                let [backup, data] = ["backup", "data"].map(|name| folder.path().join(name));
+                let (code, _, told) = daemon.run(&["backup", &path(&backup)]);
+                assert_eq!(code, Some(0), "{told}");
+                daemon.kill9();
+                let (code, _, told) = daemon.run(&["restore", &path(&backup), "--data", &path(&data)]);
+                assert_eq!(code, Some(0), "{told}");
+                daemon.set_data(data).restart();
+            }
+        }
+        for _ in 0..2 {
+            let again = post(&daemon, file);
+            assert_eq!((again.status, again.header("idempotency-replayed").is_some()), (200, true), "{what}");
+            assert_eq!(again.batch_id(), first, "{what}");
+            let other = post(&daemon, "batch=pcId,city\n1,Rome\n");
+            assert_eq!(other.status, 422, "{what}: {}", other.text());
+            daemon.kill9().restart();
+        }
+    }
+}
+
 /// Visitors whom pending rows create were not counted until folding came to them.
 #[test]
 fn visitors_are_counted_alike_whatever_folding_has_done() {
