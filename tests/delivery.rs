@@ -62,6 +62,7 @@ fn expected(body: &Value) -> Value {
         "status": 200, "requestId": body["requestId"], "client": "demo", "id": body["id"],
     });
     let tnt_id = body["id"]["tntId"].as_str().unwrap();
+    answer["id"].as_object_mut().unwrap().remove("customerIds");
     answer["id"]["tntId"] = tnt_id.split('.').next().unwrap().into();
     for part in ["execute", "prefetch"] {
         let Some(asked) = body.get(part) else { continue };
@@ -285,43 +286,94 @@ fn the_client_is_the_one_named_else_the_organisations_else_the_default() {
     check(&unconfigured, "imsOrgId=TESTORG@AdobeOrg&client=any", "any");
 }
 
+/// Each with where it is from: what the visitor's `tntId` is, and what `id` in the answer holds.
 #[test]
-fn a_visitor_without_a_pc_id_gets_one_unless_an_ecid_says_who_it_is() {
-    let daemon = Daemon::start();
-    let call = |id: Value, name: &str| {
+fn every_visitor_has_a_tnt_id_that_is_the_same_the_next_time() {
+    let mut daemon = Daemon::start();
+    let call = |daemon: &Daemon, id: Value, name: &str| {
         let page_load = json!({ "profileParameters": { name: "1" } });
-        delivered(&daemon, &json!({ "id": id, "execute": { "pageLoad": page_load } }))["id"].clone()
+        delivered(daemon, &json!({ "id": id, "execute": { "pageLoad": page_load } }))["id"].clone()
     };
-    let tnt_id = |id: Value| call(id, "x")["tntId"].as_str().map(str::to_owned);
+    let tnt_id = |daemon: &Daemon, id: Value| call(daemon, id, "x")["tntId"].as_str().unwrap().to_owned();
 
-    let new = tnt_id(Value::Null).unwrap();
+    // identifying-visitors.md, "No Visitor ID": one is made, another each time.
+    let new = tnt_id(&daemon, Value::Null);
     assert_eq!(new.len(), 32);
     assert_eq!(daemon.value("demo", "pc", &new, "x").as_deref(), Some("1"));
-    assert_ne!(tnt_id(json!({ "tntId": "", "thirdPartyId": "" })), Some(new));
-    let device = tnt_id(json!({ "thirdPartyId": "tp" })).unwrap();
-    assert_eq!(daemon.visitor("demo", "pc", &device).unwrap()["thirdPartyId"], "tp");
+    assert_ne!(tnt_id(&daemon, json!({ "tntId": "", "thirdPartyId": "" })), new);
 
-    // A lone ECID, of nobody known yet, then of a visitor with one device, then with two.
-    assert_eq!(
-        call(json!({ "marketingCloudVisitorId": "E" }), "first"),
-        json!({ "marketingCloudVisitorId": "E" })
-    );
-    assert_eq!(tnt_id(json!({ "marketingCloudVisitorId": "E", "tntId": "1.28_0" })).as_deref(), Some("1"));
-    assert_eq!(tnt_id(json!({ "marketingCloudVisitorId": "E" })).as_deref(), Some("1"));
-    assert_eq!(daemon.value("demo", "pc", "1", "first").as_deref(), Some("1"));
-    for pc in ["1", "2"] {
-        tnt_id(json!({ "tntId": pc, "thirdPartyId": "both" }));
+    // The same page, "Marketing Cloud Visitor ID" and "Third Party ID": "Target generates a tntId … which will be mapped
+    // to" it. aepsdk-target-ios, TargetDeliveryResponse.swift: `id as? [String: String]`.
+    for (kind, by) in [("marketingCloudVisitorId", "ecid"), ("thirdPartyId", "third-party")] {
+        let id = json!({ kind: "V" });
+        let first = call(&daemon, id.clone(), "first");
+        let made = first["tntId"].as_str().unwrap().to_owned();
+        assert_eq!(first, json!({ kind: "V", "tntId": made }), "{kind}");
+        assert_eq!(made.len(), 32);
+        daemon.kill9().restart();
+        for _ in 0..3 {
+            assert_eq!(call(&daemon, id.clone(), "next"), first, "{kind}");
+        }
+        let visitor = daemon.visitor("demo", by, "V").unwrap();
+        assert_eq!(visitor["attributes"].as_object().unwrap().len(), 2, "{visitor:#}");
+        assert_eq!(visitor["pcIds"], json!([made]));
+        assert_eq!(daemon.visitor("demo", "pc", &made), Some(visitor));
+        // It is fetched by either as Adobe fetches, and a batch may name it.
+        let batch = daemon.post_batch("demo", format!("batch=pcId,b\n{made},{by}\n"));
+        assert_eq!(daemon.wait_complete(&batch).successful, 1);
+        assert_eq!(daemon.value("demo", by, "V", "b").as_deref(), Some(by));
+        // What the client was handed it sends back.
+        assert_eq!(call(&daemon, json!({ kind: "V", "tntId": made }), "next"), first);
     }
-    assert_eq!(tnt_id(json!({ "marketingCloudVisitorId": "E" })), None);
-    assert_eq!(daemon.value("demo", "ecid", "E", "first").as_deref(), Some("1"));
+    let by_ecid = tnt_id(&daemon, json!({ "marketingCloudVisitorId": "V" }));
+    assert_ne!(by_ecid, tnt_id(&daemon, json!({ "thirdPartyId": "V" })));
 
+    // A login: the ECID's visitor becomes the thirdPartyId's, and its tntId stays.
+    let login = json!({ "marketingCloudVisitorId": "V", "thirdPartyId": "marie" });
+    assert_eq!(tnt_id(&daemon, login), by_ecid);
+    for (by, id) in [("third-party", "marie"), ("ecid", "V"), ("pc", &by_ecid)] {
+        assert_eq!(daemon.value("demo", by, id, "first").as_deref(), Some("1"), "{by}");
+    }
+
+    // An ECID that came with a pcId is that device, also where the visitor has others.
+    assert_eq!(tnt_id(&daemon, json!({ "marketingCloudVisitorId": "E", "tntId": "1.28_0" })), "1");
+    for pc in ["1", "2"] {
+        tnt_id(&daemon, json!({ "tntId": pc, "thirdPartyId": "both" }));
+    }
+    assert_eq!(tnt_id(&daemon, json!({ "marketingCloudVisitorId": "E" })), "1");
+
+    // A device that was handed a tntId by one visitor's call and then logs in as another: the next call of the first
+    // makes another, and takes nothing from the second.
+    let handed = tnt_id(&daemon, json!({ "thirdPartyId": "paul" }));
+    call(&daemon, json!({ "tntId": handed, "thirdPartyId": "anna" }), "hers");
+    let again = tnt_id(&daemon, json!({ "thirdPartyId": "paul" }));
+    assert_ne!(again, handed);
+    assert_eq!(tnt_id(&daemon, json!({ "thirdPartyId": "paul" })), again);
+    assert_eq!(daemon.visitor("demo", "pc", &handed).unwrap()["thirdPartyId"], "anna");
+    assert_eq!(daemon.value("demo", "pc", &again, "hers"), None);
+
+    // An erasure takes it along.
+    let erased = daemon.call("DELETE", "/api/v1/profiles/V?by=ecid&client=demo", &[], None);
+    assert_eq!(erased.status / 100, 2, "{}", erased.text());
+    assert_eq!(daemon.visitor("demo", "pc", &by_ecid), None);
+
+    // Adobe's mobile extension for iOS loses all of `id` over anything in it that is no string.
     let customer =
         json!([{ "id": "c", "integrationCode": "crm", "authenticatedState": "authenticated", "x": 1 }]);
-    let echoed = call(json!({ "tntId": "1", "customerIds": customer }), "x");
-    assert_eq!(
-        echoed["customerIds"],
-        json!([{ "id": "c", "integrationCode": "crm", "authenticatedState": "authenticated" }])
-    );
+    assert_eq!(call(&daemon, json!({ "tntId": "1", "customerIds": customer }), "x"), json!({ "tntId": "1" }));
+    assert_eq!(call(&daemon, json!({ "tntId": "1", "customerIds": 5 }), "x"), json!({ "tntId": "1" }));
+}
+
+/// A thirdPartyId alone once made a pcId at each call, and the 256th pushed a real device off the list.
+#[test]
+fn calls_without_a_pc_id_push_no_device_off_the_list() {
+    let daemon = Daemon::start();
+    delivered(&daemon, &json!({ "id": { "tntId": "phone", "thirdPartyId": "marie" } }));
+    for _ in 0..300 {
+        delivered(&daemon, &json!({ "id": { "thirdPartyId": "marie" } }));
+    }
+    let listed = daemon.visitor("demo", "pc", "phone").unwrap()["pcIds"].as_array().unwrap().len();
+    assert_eq!(listed, 2);
 }
 
 #[test]

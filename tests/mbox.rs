@@ -88,8 +88,6 @@ fn each_kind_answers_with_default_content_in_its_own_form() {
         let shown = "mboxFactories.get('f').get('m',3).setOffer(new mboxOfferDefault()).loaded();\
                      mboxFactories.get('f').getPCId().forceId(\"1.28_0\");";
         check(kind, &format!("mbox=m&mboxId=3&mboxFactoryId=f&{ids}"), 200, shown);
-        let ecid = "mboxFactories.get('default').get('m',0).setOffer(new mboxOfferDefault()).loaded();";
-        check(kind, "mbox=m&mboxMCGVID=38", 200, ecid);
         for callback in ["callback", "mboxCallback"] {
             check(kind, &format!("mbox=m&{callback}=a.b&{ids}"), 200, &format!("/**/a.b({json});"));
         }
@@ -189,6 +187,20 @@ fn every_kind_hands_a_new_id_back_and_writes_to_it() {
         assert_eq!(visitor["attributes"]["a"]["value"], "2", "{kind}");
         assert_eq!(visitor["attributes"]["b"]["value"], "名 🎿", "{kind}");
         assert_eq!(visitor["attributes"].as_object().unwrap().len(), 2, "{kind}");
+    }
+}
+
+/// identifying-visitors.md: an ECID, or a thirdPartyId, alone: the pcId that is made is mapped to it.
+#[test]
+fn every_kind_hands_back_the_same_id_for_the_same_visitor() {
+    let daemon = Daemon::start();
+    for other in ["mboxMCGVID=38", "mbox3rdPartyId=marie"] {
+        let ids = KINDS.map(|(kind, params)| {
+            handed_back(kind, &call(&daemon, kind, &format!("{params}&{other}&profile.a=1")))
+        });
+        assert_eq!(ids[0].len(), 32, "{other}");
+        assert!(ids.iter().all(|id| *id == ids[0]), "{other}: {ids:?}");
+        assert_eq!(daemon.value("demo", "pc", &ids[0], "a").as_deref(), Some("1"), "{other}");
     }
 }
 

@@ -28,7 +28,7 @@ use crate::journal::entry::{
 };
 use crate::journal::log::{AppendError, Log, Position};
 use crate::model::batch::{BatchId, BatchRules, Counts, IdempotencyKey};
-use crate::model::id::{ClientCode, Key, VisitorId};
+use crate::model::id::{ClientCode, IdKind, Key, VisitorId};
 use crate::model::profile::{LINKED_IDS_MAX, Profile, Source, Stored, StoredBytes};
 use crate::model::seq::{Clock, Millis, Seq, SeqSource};
 use crate::model::update::{Write, apply, list_id, merge, profile_for};
@@ -433,7 +433,10 @@ impl Committer {
     /// the group.
     fn settle_first(&self, group: &mut Group<'_>, request: Request) -> Result<Settling, Undecided> {
         let (client, ids): (_, Vec<Key>) = match &request {
-            Request::Site(call, _) => (&call.client, call.ids.keys(&call.client)),
+            Request::Site(call, _) => {
+                let made = call.ids.made.iter().map(|id| id.key(&call.client));
+                (&call.client, call.ids.keys(&call.client).into_iter().chain(made).collect())
+            }
             Request::Visitor(client, id, ..) => (client, vec![id.key(client)]),
             Request::Settle(client, ids) => {
                 for (done, id) in ids.iter().enumerate() {
@@ -517,11 +520,6 @@ impl Committer {
         rules: WriteRules,
     ) -> Result<Decided, Undecided> {
         let seq = self.seqs.next(self.clock.now());
-        let CallIds { pc, third_party, ecid } = &call.ids;
-        let key = |id: &Option<VisitorId>| id.as_ref().map(|id| id.key(&call.client));
-        let (pc, third_party, ecid) = (key(pc), key(third_party), key(ecid));
-        let ids = call.ids.keys(&call.client);
-
         let write = Write {
             seq,
             source: call.source,
@@ -530,6 +528,7 @@ impl Committer {
             lifetime_ms: rules.lifetime_ms,
             max_profile_bytes: rules.max_profile_bytes,
         };
+        let Called { pc, third_party, ecid, given } = group.called(&call.client, &call.ids, &write)?;
         let mut bound = false;
         if let (Some(pc), Some(third_party)) = (&pc, &third_party) {
             bound |= group.bind(pc, third_party, &write)?;
@@ -537,7 +536,7 @@ impl Committer {
         if let (Some(ecid), Some(to)) = (&ecid, pc.as_ref().or(third_party.as_ref())) {
             bound |= group.bind(ecid, to, &write)?;
         }
-        let Some(id) = ids.first() else {
+        let Some(id) = third_party.as_ref().or(pc.as_ref()).or(ecid.as_ref()) else {
             return Err(Fatal::new("a site call without any id reached the commit thread").into());
         };
         let canonical = group.living(id, &write)?;
@@ -552,7 +551,7 @@ impl Committer {
         {
             // The rows that were settled are journaled all the same, and have no part in what the call comes to: they may
             // as well have been folded in before (R4).
-            let visited = Written { seq: None, known: true, left_out: 0 };
+            let visited = Written { seq: None, known: true, left_out: 0, pc: given };
             return Ok(group.written(Seq::ZERO, Answer::Written(visited)));
         }
         if matches!(stored, Some(Stored::Link { .. })) {
@@ -572,7 +571,7 @@ impl Committer {
             left_out = apply(&mut profile, &write);
             group.view.put(&canonical, &Stored::Profile(profile));
         }
-        Ok(group.written(seq, Answer::Written(Written { seq: Some(seq), known: true, left_out })))
+        Ok(group.written(seq, Answer::Written(Written { seq: Some(seq), known: true, left_out, pc: given })))
     }
 
     fn decide_visitor_write(
@@ -601,13 +600,13 @@ impl Committer {
         if *what == VisitorWrite::Erase {
             let (erased, known) = group.erase(&key, &write)?;
             self.oldest_erasure.fetch_min(seq.millis().0, Ordering::AcqRel);
-            let written = Written { seq: Some(seq), known, left_out: 0 };
+            let written = Written { seq: Some(seq), known, left_out: 0, pc: None };
             return Ok(group.written(seq, Answer::Erased(written, erased)));
         }
         let canonical = group.living(&key, &write)?;
         let value = group.view.get(&canonical)?;
         let stored = value.as_ref().map(|value| decoded(&canonical, value)).transpose()?;
-        let mut written = Written { seq: None, known: false, left_out: 0 };
+        let mut written = Written { seq: None, known: false, left_out: 0, pc: None };
         if let Some(mut profile) = profile_for(stored, &write) {
             written.known = true;
             let brings = |profile: &Profile<'_>| {
@@ -780,7 +779,68 @@ impl Committer {
     }
 }
 
+/// The keys that a site call is about.
+struct Called {
+    pc: Option<Key>,
+    third_party: Option<Key>,
+    ecid: Option<Key>,
+    /// The `pcId`, where the call brought none.
+    given: Option<VisitorId>,
+}
+
 impl Group<'_> {
+    /// What a site call is about. One without a `pcId` is about the one that its ECID came with; else about one of our
+    /// making (R1), of whoever the ECID leads to.
+    fn called(&mut self, client: &ClientCode, ids: &CallIds, write: &Write<'_>) -> Result<Called, Undecided> {
+        let key = |id: &Option<VisitorId>| id.as_ref().map(|id| id.key(client));
+        let mut called = Called {
+            pc: key(&ids.pc),
+            third_party: key(&ids.third_party),
+            ecid: key(&ids.ecid),
+            given: None,
+        };
+        let Some(last) = ids.made.last().filter(|_| called.pc.is_none()) else { return Ok(called) };
+        if let Some(ecid) = &called.ecid
+            && let Some(target) = self.living_link(ecid, write)?
+        {
+            if target.kind() == IdKind::Pc {
+                called.given = VisitorId::new(IdKind::Pc, target.id()).ok();
+                called.pc = Some(target);
+                return Ok(called);
+            }
+            // As it was bound before ECIDs got a pcId.
+            called.third_party = called.third_party.or(Some(target));
+        }
+        let holder = match called.third_party.as_ref().or(called.ecid.as_ref()) {
+            Some(id) => Some(self.living(id, write)?),
+            None => None,
+        };
+        let mut given = last;
+        for made in &ids.made {
+            let made_key = made.key(client);
+            let leads_to = self.living(&made_key, write)?;
+            if leads_to == made_key || Some(&leads_to) == holder.as_ref() {
+                given = made;
+                break;
+            }
+        }
+        called.pc = Some(given.key(client));
+        called.given = Some(given.clone());
+        Ok(called)
+    }
+
+    /// What an id was bound to, if that still leads to a living profile.
+    fn living_link(&mut self, id: &Key, write: &Write<'_>) -> Result<Option<Key>, Undecided> {
+        if self.living(id, write)? == *id {
+            return Ok(None);
+        }
+        let Some(value) = self.view.get(id)? else { return Ok(None) };
+        Ok(match decoded(id, &value)? {
+            Stored::Link { target, .. } => Some(target),
+            _ => None,
+        })
+    }
+
     /// Takes back what a request that is not decided did.
     fn take_back(&mut self) {
         self.view.take_back();
@@ -1051,6 +1111,7 @@ mod tests {
             pc: Some(id(IdKind::Pc, pc)),
             third_party: third_party.map(|it| id(IdKind::ThirdParty, it)),
             ecid: None,
+            made: vec![],
         };
         let attributes = vec![("a".to_owned(), pc.to_owned())];
         let rules = WriteRules { lifetime_ms: 1 << 40, max_profile_bytes: 1 << 20 };

@@ -87,7 +87,7 @@ use crate::journal::entry::Checkpoint;
 use crate::journal::log::{LogError, Position};
 use crate::journal::snapshot::{SnapshotError, Snapshots};
 use crate::model::batch::{BatchId, BatchRules, Counts, EmptyValues};
-use crate::model::id::{ClientCode, Key, VisitorId};
+use crate::model::id::{ClientCode, IdKind, Key, VisitorId};
 use crate::model::profile::Source;
 use crate::model::seq::{Clock, Millis, Seq};
 use crate::store::memory::MemoryStore;
@@ -112,6 +112,7 @@ use priority::give_way;
 use pulse::Pulse;
 use remake::Remaking;
 use room::Room;
+use sha2::{Digest, Sha256};
 use shares::{Scarce, Shares, Who};
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -337,12 +338,35 @@ pub struct CallIds {
     pub third_party: Option<VisitorId>,
     /// `mboxMCGVID`, `marketingCloudVisitorId`.
     pub ecid: Option<VisitorId>,
+    /// The `pcId`s of our making for a call that brings none, the first that suits counts. With none the call gets none.
+    pub made: Vec<VisitorId>,
 }
+
+/// How many `pcId`s can be made for one visitor: the next counts where the one before leads to somebody else by now.
+const MADE_MAX: u8 = 4;
 
 impl CallIds {
     /// The keys of those that are there.
     pub(super) fn keys(&self, client: &ClientCode) -> Vec<Key> {
         [&self.third_party, &self.pc, &self.ecid].into_iter().flatten().map(|id| id.key(client)).collect()
+    }
+
+    /// These, with the `pcId`s of our making if they bring none. They are made of the ECID, which stands for a device, else
+    /// of the `thirdPartyId`, and so are the same in each such call: a new one each time would push real devices off the
+    /// profile's list (R1).
+    pub fn with_made(self, client: &ClientCode) -> Self {
+        let Some(id) = self.ecid.as_ref().or(self.third_party.as_ref()).filter(|_| self.pc.is_none()) else {
+            return self;
+        };
+        let key = id.key(client);
+        let made = |number: u8| {
+            let hash =
+                Sha256::new().chain_update(b"pcId\0").chain_update([number]).chain_update(key.as_bytes());
+            let digits =
+                hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect::<String>();
+            VisitorId::new(IdKind::Pc, &digits).ok()
+        };
+        Self { made: (0..MADE_MAX).filter_map(made).collect(), ..self }
     }
 }
 
@@ -371,7 +395,7 @@ pub struct SingleUpdate {
 }
 
 /// A write that is durable and readable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
     /// Its place in the order; none if it changed nothing (an unknown visitor, or a visit already noted). An erasure has
     /// one always.
@@ -380,6 +404,8 @@ pub struct Written {
     pub known: bool,
     /// Attributes left out because the profile would have grown too large (R9).
     pub left_out: usize,
+    /// The `pcId` of a site call that brought none: the one that its ECID came with, or one of our making.
+    pub pc: Option<VisitorId>,
 }
 
 /// Why something was not done. `Display` is what the client is told.
@@ -600,6 +626,7 @@ impl App {
     /// Writes what a site call brings.
     pub async fn site_call(&self, call: SiteCall) -> Result<Written, AppError> {
         let rules = self.0.write_rules(&call.client)?;
+        let call = SiteCall { ids: call.ids.with_made(&call.client), ..call };
         let _waits = self.0.pace.site_call();
         self.0.write(Request::Site(call, rules)).await
     }
@@ -619,7 +646,7 @@ impl App {
         let rules = self.0.write_rules(&client)?;
         match self.0.ask(Request::Visitor(client, id, write, rules)).await? {
             Answer::Erased(written, keys) => {
-                self.note_erasure(written, keys).await?;
+                self.note_erasure(written.seq, keys).await?;
                 Ok(written)
             }
             answer => self.0.written(answer),
@@ -627,8 +654,8 @@ impl App {
     }
 
     /// Notes an erasure in the list of them, before it is acknowledged.
-    async fn note_erasure(&self, written: Written, keys: Vec<Key>) -> Result<(), AppError> {
-        let Some(seq) = written.seq else { return Ok(()) };
+    async fn note_erasure(&self, seq: Option<Seq>, keys: Vec<Key>) -> Result<(), AppError> {
+        let Some(seq) = seq else { return Ok(()) };
         let inner = Arc::clone(&self.0);
         let noted = tokio::task::spawn_blocking(move || inner.erasures.note(seq, &keys)).await;
         noted.map_err(AppError::internal)?.map_err(|error| match error.kind() {

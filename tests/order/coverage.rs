@@ -15,6 +15,8 @@ macro_rules! situations {
 
 situations! {
     Handover: "a pcId handed over to another thirdPartyId",
+    DeviceOfEcid: "a call without a pcId, of an ECID that came with one",
+    MadeIdElsewhere: "a pcId of our making that leads to somebody else",
     Rebind: "an id bound again where it was bound before",
     LoginMerge: "a login that merged two profiles with attributes",
     OldestLinkDropped: "a 257th pcId that dropped the oldest link",

@@ -392,6 +392,7 @@ impl Harness {
                     pc: id(Kind::Pc, pc),
                     third_party: id(Kind::ThirdParty, third_party),
                     ecid: id(Kind::Ecid, ecid),
+                    made: made_for(*pc, *third_party, *ecid).iter().map(visitor_id).collect(),
                 };
                 let source = if ecid.is_some() { Source::Delivery } else { Source::Mbox };
                 Request::Site(SiteCall { client: code, ids, source, attributes: named(sets) }, rules)
@@ -475,6 +476,7 @@ impl Harness {
             (Call::Site { pc, third_party, ecid, sets }, Answer::Written(_)) => {
                 let from = if ecid.is_some() { From::Delivery } else { From::Mbox };
                 let rules = Rules { from, ..rules };
+                let made = made_for(*pc, *third_party, *ecid);
                 let ids = [(Kind::Pc, pc), (Kind::ThirdParty, third_party), (Kind::Ecid, ecid)]
                     .map(|(kind, who)| who.map(|who| id(kind, who)));
                 let [pc, third_party, ecid] = ids.each_ref().map(Option::as_ref);
@@ -486,7 +488,14 @@ impl Harness {
                 }
                 let first = third_party.or(pc).or(ecid).ok_or("a call without ids")?.clone();
                 let named = named(sets);
-                let came = after.site_call([pc, third_party, ecid], &named, &rules).unwrap();
+                let (came, given) = after.site_call([pc, third_party, ecid], &made, &named, &rules).unwrap();
+                let Answer::Written(written) = &answer else { return Err("no answer".into()) };
+                let answered = written.pc.as_ref().map(|id| id.as_str().to_owned());
+                if answered != given.as_ref().map(|id| id.name.clone()) {
+                    return Err(format!(
+                        "{call:?} at {seq}: the model gives {given:?}, the answer {answered:?}"
+                    ));
+                }
                 (first, named, came)
             }
             (Call::Update { kind, who, sets }, Answer::Written(_)) => {
@@ -657,6 +666,7 @@ impl Harness {
                     pc: Some(visitor_id(filler)),
                     third_party: Some(visitor_id(&third_party)),
                     ecid: None,
+                    made: vec![],
                 };
                 let rules = WriteRules {
                     lifetime_ms: self.settings.lifetime_ms,
@@ -682,7 +692,7 @@ impl Harness {
                 let ids = [Some(filler), Some(&third_party), None];
                 let mut after = self.visitors[client].clone();
                 // A second crowd may find the ids bound already: then it is a visit that may be no write.
-                if after.site_call(ids, &[], &rules).unwrap().accepted {
+                if after.site_call(ids, &[], &[], &rules).unwrap().0.accepted {
                     self.accepted_seq = self.last_seq;
                     self.visitors[client] = after;
                 }
@@ -1368,6 +1378,14 @@ impl Core {
 
 fn client_code(client: usize) -> ClientCode {
     ClientCode::new(CLIENTS[client]).unwrap()
+}
+
+/// The pcIds made for a call that brings none: such as other calls bring, so that they are somebody else's at times.
+fn made_for(pc: Option<usize>, third_party: Option<usize>, ecid: Option<usize>) -> Vec<Id> {
+    match (pc, ecid.or(third_party)) {
+        (None, Some(who)) => (1..3).map(|more| id(Kind::Pc, who + more)).collect(),
+        _ => vec![],
+    }
 }
 
 fn visitor_id(id: &Id) -> VisitorId {

@@ -321,15 +321,57 @@ impl Visitors {
         true
     }
 
-    /// A site call: creates, binds, writes (R2, R5, R11).
+    /// Who a call without a pcId is: the device that its ECID came with, else the first id made for it that is nobody
+    /// else's (R1); and what its ECID was bound to, if that is a thirdPartyId.
+    fn given(
+        &self,
+        third_party: Option<&Id>,
+        ecid: Option<&Id>,
+        made: &[Id],
+        rules: &Rules,
+    ) -> (Id, Option<Id>) {
+        let living = |id: &Id| self.living(id, rules.at_ms(), rules.lifetime_ms);
+        let mut third_party = third_party.cloned();
+        if let Some(ecid) = ecid
+            && let Some(holder) = living(ecid)
+            && let Some(listed) = self.profiles[&holder].listed.iter().find(|listed| listed.id == *ecid)
+        {
+            if listed.bound_to.kind == Kind::Pc {
+                met(Met::DeviceOfEcid);
+                return (listed.bound_to.clone(), third_party);
+            }
+            third_party.get_or_insert_with(|| listed.bound_to.clone());
+        }
+        let visitor = third_party.as_ref().or(ecid).and_then(living);
+        let free = |made: &&Id| {
+            living(made).is_none_or(|holder| holder == **made || Some(&holder) == visitor.as_ref())
+        };
+        let given = made.iter().find(free).or(made.last()).unwrap().clone();
+        if given != made[0] {
+            met(Met::MadeIdElsewhere);
+        }
+        (given, third_party)
+    }
+
+    /// A site call: creates, binds, writes (R2, R5, R11). Gives the pcId of a call that brings none, if ids are made for it.
     pub(crate) fn site_call(
         &mut self,
         ids: [Option<&Id>; 3],
+        made: &[Id],
         sets: &[(String, String)],
         rules: &Rules,
-    ) -> Option<Came> {
+    ) -> Option<(Came, Option<Id>)> {
         let (at, lifetime) = (rules.at_ms(), rules.lifetime_ms);
         let [pc, third_party, ecid] = ids;
+        let given = if pc.is_none() && !made.is_empty() {
+            Some(self.given(third_party, ecid, made, rules))
+        } else {
+            None
+        };
+        let (pc, third_party) = match &given {
+            Some((pc, third_party)) => (Some(pc), third_party.as_ref()),
+            None => (pc, third_party),
+        };
         let first = third_party.or(pc).or(ecid)?;
         let mut news = false;
         if let (Some(pc), Some(third_party)) = (pc, third_party) {
@@ -355,7 +397,7 @@ impl Visitors {
         let left_out = set_each(profile, sets, rules);
         profile.last_site = rules.seq;
         profile.last_active_ms = profile.last_active_ms.max(at);
-        Some(Came { accepted: news, known: true, left_out })
+        Some((Came { accepted: news, known: true, left_out }, given.map(|(pc, _)| pc)))
     }
 
     /// A single update or a removal: never creates (R5).

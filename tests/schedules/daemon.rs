@@ -544,7 +544,12 @@ fn commit_thread(mut committer: Committer, asked: &Receiver<Asked>, answered: &A
 pub(crate) fn site_call(ids: &str, sets: &str) -> Request {
     let ids: Vec<VisitorId> = ids.split_whitespace().map(id).collect();
     let of = |kind| ids.iter().find(|id| id.kind() == kind).cloned();
-    let ids = CallIds { pc: of(IdKind::Pc), third_party: of(IdKind::ThirdParty), ecid: of(IdKind::Ecid) };
+    let ids = CallIds {
+        pc: of(IdKind::Pc),
+        third_party: of(IdKind::ThirdParty),
+        ecid: of(IdKind::Ecid),
+        made: vec![],
+    };
     let call = SiteCall { client: client(), ids, source: Source::Mbox, attributes: owned(sets) };
     Request::Site(call, WRITE_RULES)
 }

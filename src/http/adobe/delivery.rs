@@ -14,7 +14,7 @@
 use hyper::StatusCode;
 use serde::Serialize;
 
-use crate::app::{App, CallIds, SiteCall, Visitor};
+use crate::app::{App, CallIds, SiteCall};
 use crate::http::Front;
 use crate::http::adobe::site::{BODY_BYTES_MAX, give_pc_id, random_id};
 use crate::http::error::HttpError;
@@ -25,7 +25,7 @@ use crate::model::profile::Source;
 
 mod call;
 
-use call::{Call, CustomerId, Ids, Mbox, Object, View, shortened};
+use call::{Call, Ids, Mbox, Object, View, shortened};
 
 /// How a body may come: `sendBeacon` sends text.
 const MEDIA_TYPES: [&str; 2] = ["application/json", "text/plain"];
@@ -48,13 +48,11 @@ pub(in crate::http) async fn answer(front: &Front, request: &mut Request) -> Res
 
     let site_call =
         SiteCall { client: client.clone(), ids: ids.clone(), source: Source::Delivery, attributes };
-    front.app.site_call(site_call).await?;
+    let written = front.app.site_call(site_call).await?;
+    ids.pc = ids.pc.or(written.pc);
 
     if call.is_beacon() {
         return Ok(no_content());
-    }
-    if let (None, Some(ecid)) = (&ids.pc, &ids.ecid) {
-        ids.pc = front.app.read(&client, ecid).await?.and_then(|visitor| only_pc_id(&visitor));
     }
     let request_id = match call.request_id.take().filter(|id| !id.is_empty()) {
         Some(sent) => sent,
@@ -109,14 +107,8 @@ fn ids(sent: Option<&Ids>) -> Result<CallIds, HttpError> {
         pc: check(IdKind::Pc, "tntId", sent.tnt_id.as_ref())?,
         third_party: check(IdKind::ThirdParty, "thirdPartyId", sent.third_party_id.as_ref())?,
         ecid: check(IdKind::Ecid, "marketingCloudVisitorId", sent.marketing_cloud_visitor_id.as_ref())?,
+        made: vec![],
     })
-}
-
-/// The visitor's `pcId`, if it has one and no other: of several devices' none may be handed to this one.
-fn only_pc_id(visitor: &Visitor) -> Option<VisitorId> {
-    let mut of_kind = visitor.linked.iter().chain([&visitor.canonical]).filter(|id| id.kind() == IdKind::Pc);
-    let first = of_kind.next()?;
-    of_kind.next().is_none().then(|| first.clone())
 }
 
 /// The host to name as the one that answered, if the SDKs then come back to it.
@@ -144,6 +136,9 @@ struct Delivered<'a> {
     notifications: Option<Vec<Notified<'a>>>,
 }
 
+/// Strings and nothing else, and the `tntId` always: Adobe's mobile extension for iOS drops the whole object for any other
+/// value in it (`TargetDeliveryResponse.swift`), and that for Android forgets its `tntId` if the answer has none
+/// (`TargetResponseParser.java`).
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct DeliveredIds<'a> {
@@ -153,8 +148,6 @@ struct DeliveredIds<'a> {
     third_party_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     marketing_cloud_visitor_id: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    customer_ids: Option<Vec<&'a CustomerId>>,
 }
 
 /// What `execute` and `prefetch` give for what was asked of them.
@@ -203,12 +196,10 @@ impl<'a> Delivered<'a> {
         edge_host: Option<&'a str>,
     ) -> Self {
         let text = |id: &'a Option<VisitorId>| id.as_ref().map(VisitorId::as_str);
-        let customer_ids = call.ids().and_then(|sent| sent.customer_ids.as_ref());
         let id = DeliveredIds {
             tnt_id: text(&ids.pc),
             third_party_id: text(&ids.third_party),
             marketing_cloud_visitor_id: text(&ids.ecid),
-            customer_ids: customer_ids.map(|ids| ids.iter().map(|Object(id)| id).collect()),
         };
         let execute = call.execute.as_ref().map(|Object(asked)| Content {
             page_load: asked.page_load.as_ref().map(|_| Nothing::default()),

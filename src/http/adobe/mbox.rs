@@ -1,11 +1,11 @@
 //! `GET·POST /m2/{client}/mbox/{json,ajax,standard}` and `…/ubox/{raw,image,page}`: a site call. It creates the visitor,
 //! binds the ids it carries and writes `profile.*`; its answer is the mbox's [default content](super::default_content).
 //!
-//! Without an `mboxPC` the visitor gets a new one, handed back, unless the call brings an ECID.
+//! A call without an `mboxPC` is handed the visitor's: a new one, but the same in each call that brings the same other id.
 //! A page must not break: an illegal attribute is left out and the call goes on; only an illegal id, or a call that could
 //! not be answered, is refused.
 
-use crate::app::{CallIds, SiteCall};
+use crate::app::{CallIds, SiteCall, Written};
 use crate::http::Front;
 use crate::http::adobe::cookies;
 use crate::http::adobe::default_content::{DefaultContent, Handed};
@@ -13,7 +13,7 @@ use crate::http::adobe::site::{ATTRIBUTES_MAX, BODY_BYTES_MAX, give_pc_id, rando
 use crate::http::error::HttpError;
 use crate::http::request::{FORM, Params, Request, check_attribute_name};
 use crate::http::response::{Answer, Door};
-use crate::model::id::{ClientCode, IdKind};
+use crate::model::id::{ClientCode, IdKind, VisitorId};
 use crate::model::profile::Source;
 use crate::telemetry::metrics::LeftOut;
 
@@ -78,7 +78,7 @@ pub(in crate::http) async fn answer(
         params.set_missing("mboxPC", pc_id);
     }
     let content = DefaultContent::of(kind, &params)?;
-    let (ids, tnt_id) = ids(&params)?;
+    let ids = ids(&params)?;
     let session_id = match params.get("mboxSession") {
         Some(sent) => sent.to_owned(),
         None => random_id()?,
@@ -89,9 +89,11 @@ pub(in crate::http) async fn answer(
         tracing::debug!(left_out, "a site call brought attributes that are not legal");
     }
 
-    front.app.site_call(SiteCall { client: client.clone(), ids, source: Source::Mbox, attributes }).await?;
+    let made = ids.pc.clone();
+    let call = SiteCall { client: client.clone(), ids, source: Source::Mbox, attributes };
+    let written = front.app.site_call(call).await?;
 
-    let tnt_id = tnt_id.as_deref();
+    let tnt_id = tnt_id(&params, made.as_ref(), &written);
     let mut answer = content.answer(&Handed { session_id: &session_id, tnt_id, offers: [] })?;
     if kind.is_ubox() && params.get("mboxXDomain") != Some("disabled") {
         let https = request.caller().https
@@ -101,18 +103,21 @@ pub(in crate::http) async fn answer(
     Ok(answer)
 }
 
-/// The ids that the call carries, and the `pcId` to hand back: as sent, with its location hint, or a new one.
-fn ids(params: &Params) -> Result<(CallIds, Option<String>), HttpError> {
+/// The ids that the call carries.
+fn ids(params: &Params) -> Result<CallIds, HttpError> {
     let mut ids = CallIds {
         pc: params.id(IdKind::Pc, "mboxPC")?,
         third_party: params.id(IdKind::ThirdParty, "mbox3rdPartyId")?,
         ecid: params.id(IdKind::Ecid, "mboxMCGVID")?,
+        made: vec![],
     };
-    let tnt_id = match give_pc_id(&mut ids)? {
-        Some(new) => Some(new),
-        None => params.get("mboxPC").map(str::to_owned),
-    };
-    Ok((ids, tnt_id))
+    give_pc_id(&mut ids)?;
+    Ok(ids)
+}
+
+/// The `pcId` to hand back: as sent, with its location hint, or the one that the visitor got.
+fn tnt_id<'a>(params: &'a Params, made: Option<&'a VisitorId>, written: &'a Written) -> Option<&'a str> {
+    params.get("mboxPC").or_else(|| written.pc.as_ref().or(made).map(VisitorId::as_str))
 }
 
 /// The attributes that are legal, and how many are not.
@@ -151,14 +156,15 @@ mod tests {
     }
 
     #[test]
-    fn a_visitor_without_an_id_gets_one() {
+    fn a_call_without_any_id_gets_one_and_no_other_does() {
         let of = |query: &str| ids(&Params::decode(query.as_bytes())).unwrap();
-        let (ids, tnt_id) = of("mboxPC=&mbox3rdPartyId=x");
-        assert_eq!(ids.pc.unwrap().as_str(), tnt_id.as_deref().unwrap());
-        assert_eq!(tnt_id.unwrap().len(), 32);
-        let (ids, tnt_id) = of("mboxPC=7.28_0");
-        assert_eq!((ids.pc.unwrap().as_str(), tnt_id.as_deref()), ("7", Some("7.28_0")));
-        let (ids, tnt_id) = of("mboxMCGVID=38");
-        assert_eq!((ids.pc, tnt_id), (None, None));
+        let pc = |ids: CallIds| ids.pc.map(|id| id.as_str().to_owned());
+        assert_eq!(pc(of("mboxPC=&mbox3rdPartyId=")).map(|id| id.len()), Some(32));
+        assert_eq!(pc(of("mboxPC=&mbox3rdPartyId=x")), None);
+        assert_eq!(pc(of("mboxMCGVID=38")), None);
+        assert_eq!(pc(of("mboxPC=7.28_0")).as_deref(), Some("7"));
+        let (params, written) =
+            (Params::decode(b"mboxPC=7.28_0"), Written { seq: None, known: true, left_out: 0, pc: None });
+        assert_eq!(tnt_id(&params, None, &written), Some("7.28_0"));
     }
 }

@@ -16,15 +16,13 @@ pub(super) fn too_long(value: &str) -> bool {
     value.chars().nth(VALUE_CHARS_MAX).is_some()
 }
 
-/// Gives a call that brings no `pcId` a new one, and says which. A call that brings an ECID gets none: the ECID says
-/// who it is, and binding it to a new `pcId` each time would take it from the visitor it belongs to.
-pub(super) fn give_pc_id(ids: &mut CallIds) -> Result<Option<String>, HttpError> {
-    if ids.pc.is_some() || ids.ecid.is_some() {
-        return Ok(None);
+/// Gives a call that brings no id a new `pcId`. What another id says who it is gets one as it is written, the same each
+/// time (R1).
+pub(super) fn give_pc_id(ids: &mut CallIds) -> Result<(), HttpError> {
+    if ids.pc.is_none() && ids.third_party.is_none() && ids.ecid.is_none() {
+        ids.pc = VisitorId::new(IdKind::Pc, &random_id()?).ok();
     }
-    let new = random_id()?;
-    ids.pc = VisitorId::new(IdKind::Pc, &new).ok();
-    Ok(Some(new))
+    Ok(())
 }
 
 /// A new id: 32 hexadecimal digits, as Adobe's are.

@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error as _, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer};
 use serde_json::error::Category;
 
 use crate::http::adobe::site::{ATTRIBUTES_MAX, VALUE_CHARS_MAX, too_long};
@@ -36,19 +36,6 @@ pub(super) struct Ids {
     pub(super) tnt_id: Option<String>,
     pub(super) third_party_id: Option<String>,
     pub(super) marketing_cloud_visitor_id: Option<String>,
-    pub(super) customer_ids: Option<Vec<Object<CustomerId>>>,
-}
-
-/// One of the company's other ids: echoed, and no more.
-#[derive(Debug, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct CustomerId {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    integration_code: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    authenticated_state: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
