@@ -185,8 +185,10 @@ impl Held {
     fn restored(mut self, folder: &Path) -> Self {
         let (backup, data) = (folder.join("backup"), folder.join("data"));
         let [backup, data] = [&backup, &data].map(|path| path.to_str().unwrap());
-        let (code, _, told) = self.daemon.run(&["backup", backup]);
+        let (code, out, told) = self.daemon.run(&["backup", backup, "--json"]);
         assert_eq!(code, Some(0), "{told}");
+        assert!(out.contains("\"damagedUploads\":1") || out.contains("\"damagedUploads\": 1"), "{out}");
+        assert!(told.contains("1 damaged uploads are in the backup"), "{told}");
         for folder in [backup, self.daemon.data().to_str().unwrap()] {
             // What the daemon has open it can't look into.
             if folder != backup {

@@ -94,26 +94,28 @@ impl FileEntry {
     }
 }
 
-/// Writes a backup up to `mark`, with this snapshot from before it.
+/// Writes a backup up to `mark`, with this snapshot from before it. Gives its seq, and how many damaged uploads went along
+/// as they are.
 pub(super) fn write(
     inner: &Inner,
     mark: &Checkpoint,
     snapshot: &Path,
     summary: &Summary,
     folder: &Path,
-) -> Result<u64, AppError> {
+) -> Result<(u64, u64), AppError> {
     if !folder.is_absolute() {
         return Err(AppError::Refused(format!("{} is not an absolute path", folder.display())));
     }
     if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(AppError::Refused(format!("{} is not empty: name a new folder", folder.display())));
     }
-    let files = copy_all(inner, mark, snapshot, folder).map_err(|(path, error)| match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            AppError::Full(format!("{}: {error}", path.display()))
-        }
-        _ => AppError::Refused(format!("the backup could not be written: {}: {error}", path.display())),
-    })?;
+    let (files, damaged) =
+        copy_all(inner, mark, snapshot, folder).map_err(|(path, error)| match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                AppError::Full(format!("{}: {error}", path.display()))
+            }
+            _ => AppError::Refused(format!("the backup could not be written: {}: {error}", path.display())),
+        })?;
     let name = snapshot.file_name().unwrap_or_default();
     let digest = digest::of_files(&folder.join("snapshots").join(name), &folder.join("journal"))
         .map_err(|error| AppError::Refused(format!("the backup cannot be read again: {error}")))?;
@@ -129,7 +131,7 @@ pub(super) fn write(
     let path = folder.join(MANIFEST);
     durable::replace(&path, "backup", |file| file.write_all(&text)).map_err(AppError::internal)?;
     tracing::info!(folder = %folder.display(), seq = mark.last_seq, "a backup was written");
-    Ok(mark.last_seq)
+    Ok((mark.last_seq, damaged))
 }
 
 fn copy_all(
@@ -137,8 +139,8 @@ fn copy_all(
     mark: &Checkpoint,
     snapshot: &Path,
     backup: &Path,
-) -> Result<Vec<FileEntry>, (PathBuf, io::Error)> {
-    let mut files = vec![];
+) -> Result<(Vec<FileEntry>, u64), (PathBuf, io::Error)> {
+    let (mut files, mut damaged) = (vec![], 0);
     let mut copy = |from: &Path, below: &str, extent: Extent| {
         let name = from.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let to = backup.join(below).join(&name);
@@ -191,6 +193,7 @@ fn copy_all(
         let accepted = Accepted::from_entry(accepted.clone());
         let accepted = accepted.ok_or_else(|| (backup.to_owned(), io::ErrorKind::InvalidData.into()))?;
         if let Some(damage) = copy_upload(&accepted)? {
+            damaged += 1;
             if let Some(pending) = inner.batches.pending_by_seq(accepted.id.seq) {
                 pending.hold(&damage.in_short(), &damage);
             }
@@ -205,6 +208,7 @@ fn copy_all(
         }
         let Some(damage) = copy_upload(accepted)? else { return Ok(()) };
         if from.held(accepted.id.seq) {
+            damaged += 1;
             tracing::warn!(batch = %accepted.id, %damage, "the upload of a complete batch goes into the backup as it is");
             return Ok(());
         }
@@ -224,7 +228,7 @@ fn copy_all(
         let path = backup.join(below);
         sync_folder(&path).map_err(|error| (path, error))?;
     }
-    Ok(files)
+    Ok((files, damaged))
 }
 
 /// How much of a file is copied.

@@ -83,6 +83,8 @@ pub struct Done {
     pub erased: u64,
     /// The seq up to which a backup goes.
     pub seq: u64,
+    /// The uploads in a backup that are damaged, and went along as they are.
+    pub damaged_uploads: u64,
 }
 
 /// A snapshot that is kept.
@@ -213,8 +215,10 @@ impl Housekeeping {
             Chore::Compact => self.compact(),
             Chore::Backup(folder) => {
                 let (kept, summary) = self.snapshot()?;
-                let seq = super::backup::write(&self.inner, &self.inner.mark()?, &kept, &summary, folder)?;
-                Ok(Done { values: summary.count, live_bytes: self.live_bytes, seq, ..Done::default() })
+                let (seq, damaged_uploads) =
+                    super::backup::write(&self.inner, &self.inner.mark()?, &kept, &summary, folder)?;
+                let (values, live_bytes) = (summary.count, self.live_bytes);
+                Ok(Done { values, live_bytes, seq, damaged_uploads, ..Done::default() })
             }
         }
     }

@@ -69,9 +69,11 @@ pub(super) struct Compact {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct BackedUp {
     values: u64,
     seq: String,
+    damaged_uploads: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -92,6 +94,13 @@ pub(super) fn backup(command: Backup) -> Result<(), CliError> {
         let answer = client.post_json("/api/v1/backup", &serde_json::json!({ "folder": folder })).await?;
         drop(goes_on);
         let done: BackedUp = answer.json()?;
+        if done.damaged_uploads > 0 {
+            complain(format_args!(
+                "{} damaged uploads are in the backup as they are; `profiled batch list` tells the batches that are stuck: \
+                 send their files again, or give them up",
+                done.damaged_uploads
+            ));
+        }
         if command.remote.json {
             return print_json(&done);
         }

@@ -39,9 +39,12 @@ pub(in crate::http) struct Compacted {
 }
 
 #[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub(in crate::http) struct BackedUp {
     values: u64,
     seq: String,
+    /// These are in it as they are: what waits for them is held in what is restored, too.
+    damaged_uploads: u64,
 }
 
 /// Makes a fresh store.
@@ -68,7 +71,8 @@ pub(in crate::http) async fn backup(
     let what = folder.display().to_string();
     let done = front.app.backup(&request.who(None), folder).await?;
     front.app.note_act(bearer.actor(request), "backup", None, &what).await;
-    json(StatusCode::OK, &BackedUp { values: done.values, seq: done.seq.to_string() })
+    let Done { values, seq, damaged_uploads, .. } = done;
+    json(StatusCode::OK, &BackedUp { values, seq: seq.to_string(), damaged_uploads })
 }
 
 async fn body<T: for<'d> Deserialize<'d>>(request: &mut Request, right: &str) -> Result<T, HttpError> {
