@@ -264,6 +264,35 @@ fn the_debian_package_holds_what_it_should_and_starts() {
     assert!(daemon.wait().unwrap().success());
 }
 
+/// The recipe once copied neither the templates nor the data that the binary holds, and built nothing.
+#[test]
+fn the_image_compiles_from_exactly_what_is_copied() {
+    let context = tempfile::tempdir().unwrap();
+    let recipe = file("Dockerfile");
+    let build = recipe.lines().skip_while(|line| !line.starts_with("FROM ")).skip(1);
+    let build = build.take_while(|line| !line.starts_with("FROM "));
+    for step in build.filter_map(|line| line.strip_prefix("COPY ")) {
+        let mut parts: Vec<&str> = step.split_whitespace().collect();
+        let to = context.path().join(parts.pop().unwrap());
+        for part in parts {
+            let from = root().join(part);
+            // A folder's content is copied, a file itself.
+            let (from, to) = if from.is_dir() { (from.join("."), to.as_path()) } else { (from, context.path()) };
+            std::fs::create_dir_all(to).unwrap();
+            let copied = Command::new("cp").arg("-r").arg(from).arg(to).status().unwrap();
+            assert!(copied.success(), "{step}");
+        }
+    }
+    // What it depends on was compiled for the tests already, or is once. Checking writes no binary over the tested one.
+    let check = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()))
+        .args(["check", "--offline", "--locked", "--quiet", "--bin", "profiled"])
+        .env("CARGO_TARGET_DIR", root().join("target"))
+        .current_dir(context.path())
+        .output()
+        .unwrap();
+    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
+}
+
 #[test]
 fn the_image_is_made_of_what_is_there_and_does_not_run_as_root() {
     let recipe = file("Dockerfile");
