@@ -28,9 +28,8 @@ const PREFIX: &str = "profiled";
 const ID_BYTES: usize = 4;
 const SECRET_BYTES: usize = 32;
 
-/// What a token is for. A later one may all that an earlier one may, but for the first two, which are apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+/// What a call takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
     /// Batches and single updates.
     Batch,
@@ -38,6 +37,15 @@ pub enum Scope {
     Read,
     /// Both, and erasure, export and upkeep.
     Admin,
+}
+
+/// What a token is for: one scope or several, in text with commas between them. `admin` covers the others, and stands alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Scopes {
+    batch: bool,
+    read: bool,
+    admin: bool,
 }
 
 /// A token as the file knows it.
@@ -50,7 +58,7 @@ pub struct Token {
     #[serde(with = "client_text")]
     pub client: Option<ClientCode>,
     /// What for.
-    pub scope: Scope,
+    pub scope: Scopes,
     #[serde(with = "hex_text")]
     sha256: [u8; 32],
     /// When it was made, in milliseconds since the epoch.
@@ -196,7 +204,7 @@ impl Tokens {
     pub fn make(
         folder: &Path,
         client: Option<ClientCode>,
-        scope: Scope,
+        scope: Scopes,
         now: Millis,
         expires: Option<Millis>,
     ) -> Result<(Token, String), TokensError> {
@@ -263,10 +271,23 @@ impl Scope {
             Self::Admin => "admin",
         }
     }
+}
 
-    /// Whether a token of this scope may do what that one is for.
-    pub fn covers(self, asked: Self) -> bool {
-        self == asked || self == Self::Admin
+impl Scopes {
+    /// Whether a token of them may do what that scope is for.
+    pub fn covers(self, asked: Scope) -> bool {
+        self.admin
+            || match asked {
+                Scope::Batch => self.batch,
+                Scope::Read => self.read,
+                Scope::Admin => false,
+            }
+    }
+}
+
+impl From<Scope> for Scopes {
+    fn from(scope: Scope) -> Self {
+        Self { batch: scope == Scope::Batch, read: scope == Scope::Read, admin: scope == Scope::Admin }
     }
 }
 
@@ -276,12 +297,47 @@ impl fmt::Display for Scope {
     }
 }
 
-impl FromStr for Scope {
+impl fmt::Display for Scopes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match (self.admin, self.batch, self.read) {
+            (true, _, _) => "admin",
+            (_, true, true) => "batch,read",
+            (_, true, false) => "batch",
+            (_, false, _) => "read",
+        })
+    }
+}
+
+impl FromStr for Scopes {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let found = Self::ALL.into_iter().find(|scope| scope.name() == text);
-        found.ok_or_else(|| "it is batch, read or admin".to_owned())
+        let mut scopes = Self { batch: false, read: false, admin: false };
+        for name in text.split(',').map(str::trim) {
+            match Scope::ALL.into_iter().find(|scope| scope.name() == name) {
+                Some(Scope::Batch) => scopes.batch = true,
+                Some(Scope::Read) => scopes.read = true,
+                Some(Scope::Admin) => scopes.admin = true,
+                None => {
+                    return Err("it is batch, read or admin, or several with commas between them".to_owned());
+                }
+            }
+        }
+        Ok(if scopes.admin { Scope::Admin.into() } else { scopes })
+    }
+}
+
+impl From<Scopes> for String {
+    fn from(scopes: Scopes) -> Self {
+        scopes.to_string()
+    }
+}
+
+impl TryFrom<String> for Scopes {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse().map_err(|why| format!("{text:?} is not a scope: {why}"))
     }
 }
 
@@ -392,7 +448,7 @@ mod tests {
     fn a_token_lets_in_from_its_making_to_its_end() {
         let folder = tempfile::tempdir().unwrap();
         let (token, text) =
-            Tokens::make(folder.path(), demo(), Scope::Read, NOW, Some(NOW.plus(10))).unwrap();
+            Tokens::make(folder.path(), demo(), Scope::Read.into(), NOW, Some(NOW.plus(10))).unwrap();
         let verify = |text: &str, now: u64| {
             let tokens = Tokens::read(folder.path()).unwrap();
             tokens.verify(text, Millis(now)).map(|token| token.id.clone())
@@ -415,7 +471,7 @@ mod tests {
     fn the_file_holds_no_token_and_is_for_its_owner_alone() {
         let folder = tempfile::tempdir().unwrap();
         assert!(!Tokens::read(folder.path()).unwrap().are_asked_for());
-        let (_, text) = Tokens::make(folder.path(), None, Scope::Admin, NOW, None).unwrap();
+        let (_, text) = Tokens::make(folder.path(), None, Scope::Admin.into(), NOW, None).unwrap();
         let path = folder.path().join(FILE);
         let stored = fs::read_to_string(&path).unwrap();
         let secret = text.rsplit('_').next().unwrap();
@@ -428,7 +484,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::thread::scope(|scope| {
             for _ in 0..8 {
-                scope.spawn(|| Tokens::make(folder.path(), demo(), Scope::Batch, NOW, None).unwrap());
+                scope.spawn(|| Tokens::make(folder.path(), demo(), Scope::Batch.into(), NOW, None).unwrap());
             }
         });
         assert_eq!(Tokens::read(folder.path()).unwrap().all().len(), 8);
@@ -468,17 +524,47 @@ mod tests {
         };
         let sum = "0".repeat(64);
         check(&token("a b", "read", &sum), "not a client code");
-        check(&token("a", "write", &sum), "unknown variant");
+        check(&token("a", "write", &sum), "\"write\" is not a scope");
+        check(&token("a", "batch,write", &sum), "\"batch,write\" is not a scope");
         check(&token("a", "read", "00"), "64 hexadecimal digits");
         fs::write(folder.path().join(FILE), token("*", "read", &sum)).unwrap();
         assert_eq!(Tokens::read(folder.path()).unwrap().all().len(), 1);
     }
 
     #[test]
-    fn admin_covers_all_and_the_others_themselves() {
-        use Scope::{Admin, Batch, Read};
-        for (has, may) in [(Batch, [true, false, false]), (Read, [false, true, false]), (Admin, [true; 3])] {
-            assert_eq!(Scope::ALL.map(|asked| has.covers(asked)), may, "{has}");
+    fn scopes_cover_what_they_name_and_admin_all() {
+        let check = |text: &str, may: [bool; 3], shown: &str| {
+            let scopes: Scopes = text.parse().unwrap();
+            assert_eq!(Scope::ALL.map(|asked| scopes.covers(asked)), may, "{text}");
+            assert_eq!(scopes.to_string(), shown, "{text}");
+            assert_eq!(shown.parse(), Ok(scopes), "{text}");
+        };
+        check("batch", [true, false, false], "batch");
+        check("read", [false, true, false], "read");
+        check("admin", [true; 3], "admin");
+        check("batch,read", [true, true, false], "batch,read");
+        check("read, batch", [true, true, false], "batch,read");
+        check("batch,batch", [true, false, false], "batch");
+        check("read,admin,batch", [true; 3], "admin");
+        for wrong in ["", ",", "batch,", "write", "batch,write", "Batch", "batch read"] {
+            assert!(wrong.parse::<Scopes>().is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn a_file_of_before_scopes_were_given_together_is_read_and_goes_on() {
+        // As the program before wrote it, checksum and all.
+        const EARLIER: &str = r#"{"version":1,"tokens":[{"id":"1f0c2b7a","client":"demo","scope":"batch","sha256":"0000000000000000000000000000000000000000000000000000000000000000","createdAtMs":1,"expiresAtMs":null,"revokedAtMs":null}],"crc32c":2444511328}"#;
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(FILE), EARLIER).unwrap();
+        let (_, text) =
+            Tokens::make(folder.path(), demo(), "read,batch".parse().unwrap(), NOW, None).unwrap();
+        let tokens = Tokens::read(folder.path()).unwrap();
+        assert_eq!(
+            tokens.all().iter().map(|it| it.scope.to_string()).collect::<Vec<_>>(),
+            ["batch", "batch,read"]
+        );
+        let both = tokens.verify(&text, NOW).unwrap().scope;
+        assert_eq!(Scope::ALL.map(|asked| both.covers(asked)), [true, true, false]);
     }
 }

@@ -176,15 +176,15 @@ fn who_asks_first_is_refused_before_sending_anything() {
     wait_for("the token to be asked for", || {
         (daemon.get("/api/v1/batches?client=demo").status == 401).then_some(())
     });
-    check(&daemon, V2, &[length], 401, "a token is needed");
-    check(&daemon, V2, &[length, ("Authorization", &unknown)], 401, "not known");
+    check(&daemon, V2, &[length], 403, "Forbidden: a token is needed");
+    check(&daemon, V2, &[length, ("Authorization", &unknown)], 403, "not known");
     check(&daemon, V2, &[length, ("Authorization", &read)], 403, "scope");
     check(&daemon, &V2.replace("demo", "other"), &[length, ("Authorization", &read)], 403, "client other");
     let token = daemon.make_token(&["--client", "demo", "--scope", "batch"]);
     let batch = format!("Bearer {token}");
     daemon.hang_up();
     let status = || daemon.call("POST", V2, &[("Authorization", &batch)], Some(SMALL.as_bytes())).status;
-    wait_for("the second token to be known", || (status() != 401).then_some(()));
+    wait_for("the second token to be known", || (status() != 403).then_some(()));
     let reply = check(&daemon, V2, &[length, ("Authorization", &batch)], 503, "batch calls a minute");
     assert!(reply.header("retry-after").is_some());
 }

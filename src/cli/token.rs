@@ -13,7 +13,7 @@ use crate::durable::private_folder;
 use crate::folder::{self, FolderError};
 use crate::model::id::ClientCode;
 use crate::model::seq::{Clock, Millis, SystemClock};
-use crate::tokens::{Scope, State, Token, Tokens, TokensError};
+use crate::tokens::{Scopes, State, Token, Tokens, TokensError};
 
 /// The commands.
 #[derive(Debug, Subcommand)]
@@ -47,9 +47,10 @@ pub(super) struct New {
     /// For every client's visitors, and for what is about all of them: backup, compact, metrics
     #[arg(long, group = "whose")]
     all_clients: bool,
-    /// What it is for: batch (batches and single updates), read (looking visitors up), admin (both, erasure, export)
-    #[arg(long, value_name = "batch|read|admin")]
-    scope: Scope,
+    /// What it is for: batch (batches and single updates), read (looking visitors up), batch,read (both), admin (both,
+    /// erasure, export)
+    #[arg(long, value_name = "batch|read|batch,read|admin")]
+    scope: Scopes,
     /// How long it counts, such as 90d or 12h [default: until it is revoked]
     #[arg(long, value_name = "TIME", value_parser = parse_span)]
     expires: Option<u64>,
@@ -137,7 +138,7 @@ struct Shown {
     id: String,
     /// None: every client's.
     client: Option<String>,
-    scope: &'static str,
+    scope: String,
     created_at: String,
     expires_at: Option<String>,
     revoked_at: Option<String>,
@@ -151,7 +152,7 @@ impl Shown {
         Self {
             id: token.id.clone(),
             client: token.client.as_ref().map(ToString::to_string),
-            scope: token.scope.name(),
+            scope: token.scope.to_string(),
             created_at: Millis(token.created_at_ms).iso_8601(),
             expires_at: token.expires_at_ms.map(|at| Millis(at).iso_8601()),
             revoked_at: token.revoked_at_ms.map(|at| Millis(at).iso_8601()),
@@ -203,7 +204,7 @@ fn list(command: List) -> Result<(), CliError> {
     let mut table = table(&["id", "client", "scope", "made", "expires", "state"]);
     for token in &shown {
         let expires = token.expires_at.as_deref().unwrap_or("never");
-        table.add_row([&token.id, token.client(), token.scope, &token.created_at, expires, token.state]);
+        table.add_row([&token.id, token.client(), &token.scope, &token.created_at, expires, token.state]);
     }
     say(table);
     Ok(())

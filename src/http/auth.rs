@@ -2,7 +2,8 @@
 //! client that was asked about; so no handler can look at another one's.
 //!
 //! Promises: no token, an unknown one, an expired or a revoked one is a 401, and says nothing of what there is; another
-//! client's or scope's is a 403, also for a client or batch that there is none of. While no token was ever made all doors
+//! client's or scope's is a 403, also for a client or batch that there is none of. On Adobe's paths the first is a 403, too:
+//! Adobe's clients look for `Forbidden`, and retry for hours whatever else they are told. While no token was ever made all doors
 //! are open, but not to pages of other origins that would write by a visitor's browser.
 
 use hyper::header::HeaderName;
@@ -18,6 +19,9 @@ use crate::tokens::{Refusal, Scope, Token, Tokens};
 pub(super) const SESSION: &str = "profiled-session";
 /// Browsers say by this header where a call comes from; no page can set it.
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// The header in which `experiencecloudapis`, a client of Adobe's APIs, sends the token of the profile calls.
+const ACCESS_TOKEN: HeaderName = HeaderName::from_static("access_token");
 
 /// What a call takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +68,8 @@ pub(super) enum Unauthorized {
     Missing,
     /// It is not `Bearer TOKEN`.
     Malformed,
+    /// Its token stands in a header of its own, where one of Adobe's clients puts it.
+    Elsewhere,
     /// Its token lets nobody in.
     Refused(Refusal),
 }
@@ -73,6 +79,7 @@ impl std::fmt::Display for Unauthorized {
         const RIGHT: &str = "send Authorization: Bearer TOKEN, with a token from `profiled token new`";
         match self {
             Self::Missing => write!(f, "a token is needed: {RIGHT}"),
+            Self::Elsewhere => write!(f, "the header access_token is not read: {RIGHT}"),
             Self::Malformed => write!(f, "Authorization is not understood: {RIGHT}"),
             Self::Refused(refusal) => write!(f, "{refusal}: {RIGHT}"),
         }
@@ -83,7 +90,7 @@ impl Unauthorized {
     /// What `WWW-Authenticate` says (RFC 6750, section 3).
     pub(super) const fn challenge(self) -> &'static str {
         match self {
-            Self::Missing => "Bearer realm=\"profiled\"",
+            Self::Missing | Self::Elsewhere => "Bearer realm=\"profiled\"",
             Self::Malformed => "Bearer realm=\"profiled\", error=\"invalid_request\"",
             Self::Refused(_) => "Bearer realm=\"profiled\", error=\"invalid_token\"",
         }
@@ -123,8 +130,18 @@ pub(super) fn admit(
             Err(refusal) => refused(Unauthorized::Refused(refusal)),
         },
         Ok(None) if access == Access::OpenInPart => Ok(Bearer::Nobody),
+        Ok(None) if request.has_header(&ACCESS_TOKEN) => refused(Unauthorized::Elsewhere),
         Ok(None) => refused(Unauthorized::Missing),
         Err(()) => refused(Unauthorized::Malformed),
+    }
+}
+
+/// A refusal to let somebody in, as Adobe's clients of the profile calls understand it: a 403, and `Forbidden`.
+pub(super) fn as_adobe(error: HttpError) -> HttpError {
+    match error {
+        HttpError::Unauthorized(why) => HttpError::Forbidden(format!("Forbidden: {why}")),
+        HttpError::Forbidden(why) => HttpError::Forbidden(format!("Forbidden: {why}")),
+        other => other,
     }
 }
 

@@ -207,6 +207,17 @@ impl<'a> Endpoint<'a> {
         matches!(self, Self::Mbox { .. } | Self::Delivery)
     }
 
+    /// Whether it is one of Adobe's calls that take a token.
+    fn is_for_adobes_clients(&self) -> bool {
+        matches!(
+            self,
+            Self::BatchUpdate { .. }
+                | Self::BatchStatus { .. }
+                | Self::ProfileUpdate { .. }
+                | Self::ProfileFetch { .. }
+        )
+    }
+
     /// Whether it reads a cookie.
     pub(super) fn reads_cookies(&self) -> bool {
         matches!(self, Self::Mbox { kind: Kind::Raw | Kind::Image | Kind::Page, .. })
@@ -278,10 +289,11 @@ impl<'a> Endpoint<'a> {
             Self::Inspector(_) => Proof::HeaderOrCookie,
             _ => Proof::Header,
         };
+        let shut = |error| if self.is_for_adobes_clients() { auth::as_adobe(error) } else { error };
         let bearer = auth::admit(&tokens, now, request, access, writes, proof)
-            .map_err(|error| front.count_failure(request.caller(), error))?;
+            .map_err(|error| shut(front.count_failure(request.caller(), error)))?;
         let client = self.client(front, request, &bearer)?;
-        bearer.check(access, client.as_ref())?;
+        bearer.check(access, client.as_ref()).map_err(shut)?;
         match (*self, &client) {
             (Self::Inspector(page), client) => page.answer(front, request, &bearer, client.as_ref()).await,
             (Self::OpenApi, _) => document(),
