@@ -494,7 +494,7 @@ mod tests {
     #[test]
     fn a_file_of_which_a_letter_was_changed_opens_no_door() {
         let folder = tempfile::tempdir().unwrap();
-        Tokens::make(folder.path(), demo(), Scope::Read, Millis(1), None).unwrap();
+        Tokens::make(folder.path(), demo(), Scope::Read.into(), Millis(1), None).unwrap();
         let path = folder.path().join(FILE);
         let text = fs::read_to_string(&path).unwrap();
         for (letter, changed) in [("\"demo\"", "\"demp\""), ("\"read\"", "\"admin\""), ("null", "9")] {

@@ -239,3 +239,161 @@ fn a_value_of_many_lines_is_read_again_as_it_was_read_first() {
     let repaired = repaired.strip_prefix("batch=thirdPartyId,a,b\n").unwrap();
     assert_eq!(repaired, format!("x,\"\n{}\",%zz\nz,\"\n", text(99)));
 }
+
+/// What becomes of a file by each way that it may come: the outcomes of its rows, from the daemon, and a count from `lint`
+/// and the dry run.
+fn comes_to(daemon: &Daemon, headers: &[(&str, &str)], body: &[u8], rows: u64, source: &str) -> String {
+    let trial = daemon.call("POST", &format!("{V2}?dryRun=true"), headers, Some(body));
+    assert_eq!((trial.status, &trial.json()["rows"]), (200, &rows.into()), "{source}: {}", trial.text());
+    let reply = daemon.call("POST", V2, headers, Some(body));
+    assert_eq!(reply.status, 200, "{source}: {}", reply.text());
+    let url = reply.element("batchStatus").unwrap();
+    let batch = url.split_once("batchId=").unwrap().1.to_owned();
+    daemon.wait_complete(&batch);
+    daemon.get(&format!("/api/v1/batches/{batch}/file")).text()
+}
+
+/// Each names who sends it so.
+#[test]
+fn a_batch_may_come_as_a_field_of_a_form() {
+    let daemon = Daemon::start_configured(CREATES);
+    const FORM: (&str, &str) = ("Content-Type", "application/x-www-form-urlencoded");
+    let file = "batch=thirdPartyId,city\nx,Lyon\ny,Bern\n";
+    let check = |source: &str, headers: &[(&str, &str)], body: &str, rows: u64, kept: &str| {
+        assert_eq!(comes_to(&daemon, headers, body.as_bytes(), rows, source), kept, "{source}");
+        if !headers.iter().any(|(name, _)| *name == "Content-Encoding") {
+            assert_eq!(lint(&daemon, body)["rows"], rows, "{source}");
+        }
+    };
+    let urlencoded = "batch=thirdPartyId%2Ccity%0Ax%2CLyon%0Ay%2CBern%0A";
+    check("curl --data-urlencode 'batch@-'", &[FORM], urlencoded, 2, file);
+    check("the same, no content type", &[], urlencoded, 2, file);
+    check(
+        "requests.post(url, data={'batch': csv}), 2.32",
+        &[
+            FORM,
+            ("User-Agent", "python-requests/2.32.3"),
+            ("Accept-Encoding", "gzip, deflate"),
+            ("Accept", "*/*"),
+        ],
+        "batch=thirdPartyId%2Ccity%0D%0Ax%2CSt.+Gallen%0D%0A",
+        1,
+        "batch=thirdPartyId,city\r\nx,St. Gallen\r\n",
+    );
+    check("a form tool that adds its button", &[FORM], &format!("{urlencoded}&submit=Send%2C+now"), 2, file);
+    check("a whole file as the field", &[FORM], &urlencoded.replacen('=', "=batch%3d", 1), 2, file);
+    assert_eq!(daemon.value("demo", "third-party", "y", "city").as_deref(), Some("Bern"));
+
+    // A real curl, and a form that is compressed, and one whose rows are many.
+    let curl = std::process::Command::new("curl")
+        .args(["-sS", "-X", "POST", "--data-urlencode", "batch@-", &format!("{}{V2}", daemon.url())])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn();
+    match curl {
+        Ok(mut curl) => {
+            let many: String = (0..50_000).map(|row| format!("\nc{row},é & +{row}")).collect();
+            let sent = format!("thirdPartyId,city{many}\n");
+            std::io::Write::write_all(&mut curl.stdin.take().unwrap(), sent.as_bytes()).unwrap();
+            let told = String::from_utf8(curl.wait_with_output().unwrap().stdout).unwrap();
+            let batch = told.split_once("batchId=").unwrap_or_else(|| panic!("{told}")).1;
+            let batch = batch.split('<').next().unwrap();
+            daemon.wait_complete(batch);
+            let kept = daemon.get(&format!("/api/v1/batches/{batch}/file")).text();
+            assert!(kept == format!("batch={sent}"), "{}", &kept[..200]);
+        }
+        Err(_) => println!("skipped: curl is not here"),
+    }
+    let mut gzip = flate2::write::GzEncoder::new(vec![], flate2::Compression::default());
+    std::io::Write::write_all(&mut gzip, urlencoded.as_bytes()).unwrap();
+    let gzip = gzip.finish().unwrap();
+    let headers = [FORM, ("Content-Encoding", "gzip")];
+    assert_eq!(comes_to(&daemon, &headers, &gzip, 2, "a compressed form"), file);
+}
+
+#[test]
+fn limits_hold_on_what_comes_out_of_a_form() {
+    let daemon = Daemon::start_configured("body_bytes_limit = \"64 KiB\"\n[clients.demo]\n");
+    const FORM: (&str, &str) = ("Content-Type", "application/x-www-form-urlencoded");
+    let rows = |count: usize| format!("batch=pcId%2Ca{}", "%0A1%2C%2C".repeat(count));
+    // 64 KiB of file are 160 KiB of form.
+    assert_eq!(daemon.call("POST", V2, &[FORM], Some(rows(16_000).as_bytes())).status, 200);
+    let check = |body: &str, words: &str| {
+        let reply = daemon.call("POST", V2, &[FORM], Some(body.as_bytes()));
+        assert_eq!(reply.status, 413, "{}", reply.text());
+        assert!(reply.text().contains(words), "{words}: {}", reply.text());
+    };
+    check(&rows(16_500), "the batch file has 65536 bytes or more");
+    check(&rows(50_000), "the batch file has 500014 bytes");
+    check(&format!("{}&other={}", rows(1), "x".repeat(300_000)), "300");
+    // A raw file that is said to be a form is refused by its length, not read up to the limit.
+    check(&format!("batch=pcId,a\n{}", "1,x\n".repeat(20_000)), "the batch file has 80013 bytes");
+    let files =
+        daemon.spooled().into_iter().filter(|path| path.extension().is_some_and(|kind| kind == "csv"));
+    assert_eq!(files.count(), 1, "what was refused left nothing");
+}
+
+/// Adobe decodes a form once: the values in it are not decoded again.
+#[test]
+fn a_form_is_read_as_adobe_documents_where_that_is_asked_for() {
+    let daemon =
+        Daemon::start_configured("[clients.demo]\nv2_creates_profiles = true\nbatch_reading = \"adobe\"\n");
+    let form = "batch=thirdPartyId%2Ca%0Ax%2C50%25+off+%26+more%2B%0A&other=1";
+    let batch = daemon.post_batch("demo", form);
+    daemon.wait_complete(&batch);
+    assert_eq!(daemon.value("demo", "third-party", "x", "a").as_deref(), Some("50% off & more+"));
+    let reply = daemon.try_batch(V2, "batch=thirdPartyId%2Ca%0Ax%2C50%+off%0A");
+    assert_eq!(reply.element("message").as_deref(), Some("Unexpected error"), "{}", reply.text());
+}
+
+/// What is no batch file is refused with the way out, in the same words by the daemon, the dry run and `lint`. (The table
+/// of what there is stands beside the parser, `what_is_sent_in_place_of_a_batch_file_is_named_with_the_way_out`.)
+#[test]
+fn what_is_no_batch_file_is_refused_in_the_same_words_everywhere() {
+    let daemon = Daemon::start_configured(CREATES);
+    let utf16: Vec<u8> =
+        "\u{feff}batch=pcId,a\n1,x\n".encode_utf16().flat_map(|unit| unit.to_le_bytes()).collect();
+    let check = |source: &str, body: &[u8], words: &str| {
+        let reply = daemon.try_batch(V2, body);
+        let told = reply.element("message").unwrap_or_default();
+        assert_eq!(reply.status, 400, "{source}: {}", reply.text());
+        assert!(told.contains(words), "{source}: {words:?} in {told}");
+        let trial = daemon.try_batch(&format!("{V2}?dryRun=true"), body);
+        assert_eq!((trial.status, trial.element("message")), (400, Some(told.clone())), "{source}");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("BATCH.TXT");
+        std::fs::write(&path, body).unwrap();
+        let (code, said, _) = daemon.run(&["lint", path.to_str().unwrap(), "--json"]);
+        let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+        assert_eq!((code, said["refused"].as_str()), (Some(1), Some(told.as_str())), "{source}");
+    };
+    check("curl -d @FILE", b"batch=thirdPartyId,a,bx,1,2y,3,4", "curl --data-binary @FILE");
+    check("a spreadsheet", b"batch=thirdPartyId;a\nx;1\n", "separated by semicolons: it must be commas");
+    check("a spreadsheet", b"sep=;\nbatch=thirdPartyId;a\nx;1\n", "the line sep=");
+    check("cells copied", b"batch=thirdPartyId\ta\nx\t1\n", "separated by tabs");
+    check("a database", b"batch=thirdPartyId|a\nx|1\n", "separated by vertical bars");
+    check("Excel, Unicode Text", &utf16, "UTF-16");
+    check("an xlsx file", b"PK\x03\x04\x14\0\x06\0\x08\0\n", "zip file, or a spreadsheet (xlsx)");
+    check("ACC's guide: raw JSON", b"{\"batch\": [1]}", "looks like JSON");
+    check(
+        "ACC's guide: multipart",
+        b"--XX\r\nContent-Disposition: form-data; name=\"batch\"\r\n",
+        "multipart form",
+    );
+    check(
+        "Adobe: at the beginning of the file",
+        b"client=demo&batch=pcId%2Ca%0A1%2C2",
+        "batch= must come first",
+    );
+    check("ACC's negative test: no batch=", b"thirdPartyId,seg_id\nUID,w10%7Cw32", "must begin with");
+    check("a gzip file, unsaid", b"\x1f\x8b\x08\0\0\0\0\0\n", "Content-Encoding: gzip");
+    // In a form the same is seen once it is decoded.
+    check("a form of semicolons", b"batch=thirdPartyId%3Ba%0Ax%3B1%0A", "separated by semicolons");
+
+    let multipart = ("Content-Type", "multipart/form-data; boundary=XX");
+    let reply = daemon.call("POST", V2, &[multipart], Some(b"--XX\r\n"));
+    assert_eq!(reply.status, 415);
+    assert!(reply.text().contains("--data-binary") && reply.text().contains("curl -F"), "{}", reply.text());
+    let reply = daemon.call("POST", V2, &[("Content-Type", "application/json")], Some(b"{}"));
+    assert!(reply.status == 415 && reply.text().contains("--data-binary"), "{}", reply.text());
+}

@@ -277,14 +277,15 @@ fn the_image_compiles_from_exactly_what_is_copied() {
         for part in parts {
             let from = root().join(part);
             // A folder's content is copied, a file itself.
-            let (from, to) = if from.is_dir() { (from.join("."), to.as_path()) } else { (from, context.path()) };
+            let (from, to) =
+                if from.is_dir() { (from.join("."), to.as_path()) } else { (from, context.path()) };
             std::fs::create_dir_all(to).unwrap();
             let copied = Command::new("cp").arg("-r").arg(from).arg(to).status().unwrap();
             assert!(copied.success(), "{step}");
         }
     }
     // What it depends on was compiled for the tests already, or is once. Checking writes no binary over the tested one.
-    let check = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()))
+    let check = Command::new(env!("CARGO"))
         .args(["check", "--offline", "--locked", "--quiet", "--bin", "profiled"])
         .env("CARGO_TARGET_DIR", root().join("target"))
         .current_dir(context.path())

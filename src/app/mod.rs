@@ -732,7 +732,7 @@ impl App {
         // How full a disk is may have to be asked of another machine.
         let room = tokio::task::spawn_blocking(move || inner.room.for_upload(announced.spooled_bytes_min()));
         room.await.map_err(AppError::internal)??;
-        let form = (announced.encoding, settings.batch_reading);
+        let form = (announced, settings.batch_reading);
         Upload::begin(Arc::clone(&self.0), who.clone(), client.clone(), rules, form, place)
             .map_err(AppError::internal)
     }

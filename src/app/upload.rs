@@ -11,8 +11,9 @@ use super::priority::give_way;
 use super::shares::{Place, Who};
 use super::{App, AppError, BatchStatus, Inner};
 use crate::batch::as_adobe::{AsAdobe, BadEscape};
-use crate::batch::csv::{HeaderError, Parser};
+use crate::batch::csv::{HeaderError, Mistaken, Parser};
 use crate::batch::encoding::{Decoded, Encoding};
+use crate::batch::form::{FormTooLong, Leaves, Unwrapped, form_bytes_max};
 use crate::batch::pending::IndexBuilder;
 use crate::batch::spool::SpoolError;
 use crate::config::Limits;
@@ -36,21 +37,30 @@ pub struct Announced {
     pub encoding: Encoding,
     /// How many bytes will come, as they are encoded, if that is said.
     pub bytes: Option<u64>,
+    /// Whether it is said to be a form: the file in one may be shorter by much.
+    pub form: bool,
 }
 
 impl Announced {
     /// Refuses a body that is certain to be refused once it has come.
     pub(super) fn check(self, limits: &Limits) -> Result<(), AppError> {
         let limit = limits.body_bytes_limit;
+        let max = match self.encoding {
+            Encoding::Plain if self.form => form_bytes_max(limit),
+            encoding => encoding.encoded_bytes_max(limit),
+        };
         match self.bytes {
-            Some(bytes) if bytes > self.encoding.encoded_bytes_max(limit) => {
-                Err(too_many_encoded_bytes(self.encoding, bytes, limit))
-            }
+            Some(bytes) if bytes > max => Err(too_many_encoded_bytes(self.encoding, bytes, limit)),
             _ => Ok(()),
         }
     }
 
-    /// How many bytes it is certain to take on the disk, if it is accepted.
+    /// The same, once it is certain that it is no form.
+    fn check_raw(self, limits: &Limits) -> Result<(), AppError> {
+        Self { form: false, ..self }.check(limits)
+    }
+
+    /// How many bytes it is certain to take on the disk, if it is accepted; of a form that is not known.
     pub(super) fn spooled_bytes_min(self) -> u64 {
         match self.encoding {
             Encoding::Plain => self.bytes.unwrap_or_default().max(1),
@@ -95,7 +105,7 @@ impl Upload {
         who: Who,
         client: ClientCode,
         rules: BatchRules,
-        (encoding, reading): (Encoding, BatchReading),
+        (announced, reading): (Announced, BatchReading),
         place: Place,
     ) -> io::Result<Self> {
         let (pieces, arriving) = mpsc::channel(CHUNKS_WAITING_MAX);
@@ -106,7 +116,7 @@ impl Upload {
         // A thread of its own, and not one of the runtime's, because it gives way for good.
         std::thread::Builder::new().name("upload".into()).spawn(move || {
             give_way();
-            let batch = take_in(&worker_inner, client, rules, (encoding, reading), arriving);
+            let batch = take_in(&worker_inner, client, rules, (announced, reading), arriving);
             let taken_in = batch.map(|batch| TakenIn { batch, _under_way: under_way, _place: workers_place });
             drop(taken.send(taken_in));
         })?;
@@ -195,7 +205,7 @@ fn take_in(
     inner: &Inner,
     client: ClientCode,
     rules: BatchRules,
-    (encoding, reading): (Encoding, BatchReading),
+    (announced, reading): (Announced, BatchReading),
     arriving: mpsc::Receiver<Piece>,
 ) -> Result<NewBatch, AppError> {
     super::thread_point("upload-thread");
@@ -205,16 +215,22 @@ fn take_in(
     let (mut parser, mut index) = (Parser::new(), IndexBuilder::default());
     let mut as_adobe = (reading == BatchReading::Adobe).then(AsAdobe::default);
     let (mut rows, mut came, mut bad_escape) = (0u64, 0u64, None);
+    let encoding = announced.encoding;
     let arriving = Arriving::new(arriving, encoding, limits.body_bytes_limit);
     let file = Decoded::of(encoding, arriving);
-    let mut file = file.map_err(|error| error.downcast().unwrap_or_else(AppError::internal))?;
+    let file = file.map_err(|error| error.downcast().unwrap_or_else(AppError::internal))?;
+    // Adobe decodes a form once, and the values in it no more.
+    let leaves = if reading == BatchReading::Adobe { Leaves::Special } else { Leaves::None };
+    let mut file = Unwrapped::of(file, leaves, form_bytes_max(limits.body_bytes_limit));
+    let looked_at = file.fill_buf().map(drop);
+    looked_at.map_err(|error| unread(error, file.source()))?;
+    if !file.is_form() {
+        announced.check_raw(&limits)?;
+    }
     loop {
         let piece = match file.fill_buf() {
             Ok(piece) => piece,
-            Err(error) => {
-                let damaged = |error: io::Error| AppError::BadBatch(file.fault(&error).to_string());
-                return Err(error.downcast().unwrap_or_else(damaged));
-            }
+            Err(error) => return Err(unread(error, file.source())),
         };
         let each = |row: crate::batch::csv::Row<'_>| {
             rows += 1;
@@ -243,7 +259,7 @@ fn take_in(
             file.consume(bytes);
             came += bytes as u64;
         }
-        check_limits(&limits, came, rows, file.taken())?;
+        check_limits(&limits, came, rows, file.source().taken())?;
         if bytes == 0 {
             break;
         }
@@ -258,12 +274,20 @@ fn take_in(
     Ok(NewBatch { client, rules, header, rows, spool, index, key: None })
 }
 
+/// Why the body's bytes were not had.
+fn unread(error: io::Error, body: &Decoded<Arriving>) -> AppError {
+    let long = |error: FormTooLong| AppError::TooLarge { limit: Limit::BodyBytes, told: error.to_string() };
+    let damaged = |error: io::Error| AppError::BadBatch(body.fault(&error).to_string());
+    error.downcast().unwrap_or_else(|error| error.downcast().map_or_else(damaged, long))
+}
+
 /// A file without a row is what is left of one that an ampersand cut off.
 fn refused(error: HeaderError, reading: BatchReading) -> AppError {
     match (reading, &error) {
-        (BatchReading::Adobe, HeaderError::Empty | HeaderError::NoRow) => {
-            AppError::AsAdobe { says: "Batch is empty", why: error.to_string() }
-        }
+        (
+            BatchReading::Adobe,
+            HeaderError::Empty | HeaderError::NoRow | HeaderError::Mistaken { what: Mistaken::OneLine, .. },
+        ) => AppError::AsAdobe { says: "Batch is empty", why: error.to_string() },
         _ => error.into(),
     }
 }

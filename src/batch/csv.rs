@@ -24,12 +24,14 @@
 //!
 //! Advice for whoever changes it: `scan` alone says where a row ends, and both `reader` (a whole file, in any pieces)
 //! and `row` (one row again, at its offset) ask it, so that they cannot disagree. `cell` takes apart what `scan` found,
-//! `header` and `row` check what it says, `error` has all the words. Each quirk is a line of a table in `tests`, and
+//! `header` and `row` check what it says, `error` has all the words,
+//! `mistaken` those for a body that is something else. Each quirk is a line of a table in `tests`, and
 //! runs whole, byte by byte, at random cuts and once more at its offset: add the line first.
 
 mod cell;
 mod error;
 mod header;
+mod mistaken;
 mod reader;
 mod row;
 mod scan;
@@ -41,6 +43,7 @@ mod tests;
 pub use cell::{bad_escape, is_rounded};
 pub use error::{HeaderError, Reason, RowError};
 pub use header::Header;
+pub use mistaken::Mistaken;
 pub use reader::Parser;
 pub use row::{Cells, Reread, Row, RowPlace, RowReader, TakenIn};
 pub use scan::{QUOTED_BYTES_MAX, QUOTED_LINE_ENDS_MAX};

@@ -7,6 +7,7 @@ pub mod checksum;
 pub mod csv;
 pub mod encoding;
 pub mod fold;
+pub mod form;
 pub mod kept;
 pub mod outcome;
 pub mod pending;

@@ -17,6 +17,7 @@ use serde::Serialize;
 use super::{CliError, print_json, say, shown, table};
 use crate::batch::csv::{Header, HeaderError, Parser, Row, RowError};
 use crate::batch::encoding::{Decoded, Encoding};
+use crate::batch::form::{FormTooLong, Leaves, Unwrapped, form_bytes_max};
 use crate::batch::pending::brings_anything;
 use crate::batch::remarks::{Remarks, further_lines};
 use crate::config::{BODY_BYTES_LIMIT, ROWS_LIMIT};
@@ -120,8 +121,8 @@ fn tell(report: &Report) {
 
 fn lint(path: &Path) -> Result<Report, CliError> {
     let mut report = Report::default();
-    let file = match read(path)? {
-        Ok(file) => file,
+    let (file, form) = match read(path)? {
+        Ok(read) => read,
         Err(why) => {
             report.refuse(why);
             return Ok(report);
@@ -148,6 +149,11 @@ fn lint(path: &Path) -> Result<Report, CliError> {
         let rows = HumanCount(report.rows);
         report.refuse(format!("the file has {rows} rows: a batch has at most {ROWS_LIMIT}; split it"));
     }
+    if form {
+        let what = "the file is a form, percent-encoded from end to end: it is decoded once, and then read as any batch file, \
+                    whose values are decoded, too";
+        report.mind(None, what.into());
+    }
     if file.starts_with(b"\xef\xbb\xbf") {
         let what = "the file begins with a byte order mark: it is skipped here, but elsewhere it may be read as a part \
                     of batch=; save it as UTF-8 without one";
@@ -156,8 +162,9 @@ fn lint(path: &Path) -> Result<Report, CliError> {
     Ok(report)
 }
 
-/// The file as it comes out of its encoding, up to the largest there may be; the inner error refuses it.
-fn read(path: &Path) -> Result<Result<Vec<u8>, String>, CliError> {
+/// The file as it comes out of its encoding, and whether it was a form, up to the largest there may be; the inner error
+/// refuses it.
+fn read(path: &Path) -> Result<Result<(Vec<u8>, bool), String>, CliError> {
     let unreadable = |e: std::io::Error| CliError::Failed(format!("{} cannot be read: {e}", path.display()));
     let source: Box<dyn BufRead> = if path == Path::new("-") {
         Box::new(BufReader::new(std::io::stdin()))
@@ -174,12 +181,16 @@ fn read(path: &Path) -> Result<Result<Vec<u8>, String>, CliError> {
         Some("zst") => Encoding::Zstd,
         _ => Encoding::Plain,
     };
-    let mut decoded = Decoded::of(encoding, source).map_err(unreadable)?;
+    let decoded = Decoded::of(encoding, source).map_err(unreadable)?;
+    let mut unwrapped = Unwrapped::of(decoded, Leaves::None, form_bytes_max(BODY_BYTES_LIMIT));
     let mut file = vec![];
-    match (&mut decoded).take(BODY_BYTES_LIMIT).read_to_end(&mut file) {
-        Ok(_) => Ok(Ok(file)),
-        Err(error) if encoding == Encoding::Plain => Err(unreadable(error)),
-        Err(error) => Ok(Err(decoded.fault(&error).to_string())),
+    match (&mut unwrapped).take(BODY_BYTES_LIMIT).read_to_end(&mut file) {
+        Ok(_) => Ok(Ok((file, unwrapped.is_form()))),
+        Err(error) => match error.downcast::<FormTooLong>() {
+            Ok(error) => Ok(Err(error.to_string())),
+            Err(error) if encoding == Encoding::Plain => Err(unreadable(error)),
+            Err(error) => Ok(Err(unwrapped.source().fault(&error).to_string())),
+        },
     }
 }
 

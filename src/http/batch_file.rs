@@ -11,8 +11,9 @@ use crate::model::batch::{EmptyValues, IdempotencyKey, KEY_CHARS_MAX};
 use crate::model::id::ClientCode;
 
 /// The media types under which a batch file may come: Adobe documents the first, and curl sends it by itself.
-pub(super) const MEDIA_TYPES: [&str; 4] =
-    ["application/x-www-form-urlencoded", "text/csv", "text/plain", "application/octet-stream"];
+pub(super) const MEDIA_TYPES: [&str; 4] = [FORM, "text/csv", "text/plain", "application/octet-stream"];
+/// What a form is said to be, and with it most files.
+const FORM: &str = "application/x-www-form-urlencoded";
 /// The encodings in which a batch file may come.
 const ENCODINGS: &str = "gzip, zstd";
 /// What a client calls one sending of a batch.
@@ -31,7 +32,8 @@ pub(super) async fn take_in(
     request.check_content_type(media_types, right)?;
     let encoding = request.content_encoding(Some(ENCODINGS), right)?;
     let who = request.who(Some(client));
-    let announced = Announced { encoding, bytes: request.content_length() };
+    let form = request.media_type()?.eq_ignore_ascii_case(FORM);
+    let announced = Announced { encoding, bytes: request.content_length(), form };
     // What can be refused is refused before the body is asked for: a client that expects a `100 Continue` sends none.
     let mut upload = front.app.accept_batch(&who, client, version, empty_values, announced).await?;
     while let Some(bytes) = request.body.next_holding(upload.place()).await? {

@@ -85,7 +85,8 @@ impl Operation {
     /// A call of ours, which refuses in JSON.
     fn new(method: &'static str, path: &'static str, summary: &str) -> Self {
         let parameters: Vec<Value> = path.split(['{', '}']).skip(1).step_by(2).map(path_parameter).collect();
-        let refusal = json!({"description": "It is refused, and why.", "content": {
+        let refused = "It is refused, and why. A token that is missing or lets nobody in is a 401; on Adobe's paths a 403.";
+        let refusal = json!({"description": refused, "content": {
             JSON: {"schema": {"$ref": "#/components/schemas/Refusal"}}}});
         let described =
             json!({"summary": summary, "parameters": parameters, "responses": {"default": refusal}});
@@ -269,7 +270,8 @@ fn batch_file() -> Value {
         "type": "string",
         "pattern": "^batch=(pcId|thirdPartyId),[a-z]{1,20}(\\n[A-Za-z0-9]{1,20},[A-Za-z0-9]{0,20}){1,20}\\n?$",
         "description": "Its first line is batch=pcId,name,… or batch=thirdPartyId,name,…, each further one a visitor. \
-                        The pattern is the plainest form: cells may be quoted and form-encoded, and columns many.",
+                        The pattern is the plainest form: cells may be quoted and form-encoded, and columns many. \
+                        Of a form, percent-encoded from end to end, it is the field batch, and comes first.",
     })
 }
 

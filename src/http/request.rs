@@ -168,7 +168,12 @@ impl Request {
         if media_type.is_empty() || taken.iter().any(|taken| taken.eq_ignore_ascii_case(media_type)) {
             return Ok(());
         }
-        let sent = format!("Content-Type {media_type:?}");
+        let form = if media_type.eq_ignore_ascii_case("multipart/form-data") {
+            " (a form in parts, of curl -F or with a file in it)"
+        } else {
+            ""
+        };
+        let sent = format!("Content-Type {media_type:?}{form}");
         Err(HttpError::MediaType(MediaType { sent, right: right(), encodings: None }))
     }
 

@@ -2,6 +2,7 @@
 
 use super::cell::{Splitter, bad_escape, decode, is_rounded, unescape};
 use super::header::Header;
+use super::mistaken::Mistaken;
 use super::scan::{QUOTED_BYTES_MAX, QUOTED_LINE_ENDS_MAX, Scan};
 use super::{ATTRIBUTES_MAX, HEADER_BYTES_MAX, ROW_BYTES_MAX};
 use crate::model::id::IdError;
@@ -65,12 +66,14 @@ pub enum HeaderError {
         /// The first cell, quoted.
         found: String,
     },
-    /// The body begins as UTF-16 does.
-    #[error("line 1: the body looks like UTF-16: it must be UTF-8")]
-    Utf16,
-    /// The body is compressed, and nobody said so.
-    #[error("line 1: the body looks compressed with {0}: say so by the header Content-Encoding: {0}")]
-    Compressed(&'static str),
+    /// The body is something else, which is known.
+    #[error("line {line}: {what}")]
+    Mistaken {
+        /// The header's line.
+        line: u32,
+        /// What it is.
+        what: Mistaken,
+    },
     /// The key is an ECID.
     #[error(
         "line {line}: an ECID (marketingCloudVisitorId) cannot be the key of a batch: use pcId or thirdPartyId"
@@ -109,7 +112,10 @@ pub enum HeaderError {
         fault: String,
     },
     /// The header has more than [`HEADER_BYTES_MAX`] bytes.
-    #[error("line {line}: the header has more than {HEADER_BYTES_MAX} bytes")]
+    #[error(
+        "line {line}: the header has more than {HEADER_BYTES_MAX} bytes; if these are all lines of the file, their ends were \
+         lost on the way: curl -d @FILE takes them away, send it with curl --data-binary @FILE"
+    )]
     TooLong {
         /// The header's line.
         line: u32,

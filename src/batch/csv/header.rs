@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::ATTRIBUTES_MAX;
 use super::cell::{Splitter, decode, without_line_end};
 use super::error::{HeaderError, RowError, cell_fault, quoted};
+use super::mistaken::Mistaken;
 use super::scan::Scan;
 use crate::model::id::IdKind;
 use crate::model::profile::{NAME_CHARS_MAX, NameFault, attribute_name_fault};
@@ -44,14 +45,16 @@ impl Header {
     }
 
     pub(super) fn parse(line: u32, row: &[u8], bad_quote: Option<RowError>) -> Result<Self, HeaderError> {
+        let parsed = Self::parse_line(line, row, bad_quote);
+        // A quote that is open takes in line ends.
+        parsed
+            .map_err(|error| if bad_quote.is_some() { error } else { Mistaken::instead_of(error, line, row) })
+    }
+
+    fn parse_line(line: u32, row: &[u8], bad_quote: Option<RowError>) -> Result<Self, HeaderError> {
         let fault = |column: usize, fault: String| HeaderError::Column { line, column: column + 1, fault };
-        if row.starts_with(b"\xff\xfe") || row.starts_with(b"\xfe\xff") {
-            return Err(HeaderError::Utf16);
-        }
-        for (magic, encoding) in [(&b"\x1f\x8b"[..], "gzip"), (b"\x28\xb5\x2f\xfd", "zstd")] {
-            if row.starts_with(magic) {
-                return Err(HeaderError::Compressed(encoding));
-            }
+        if let Some(what) = Mistaken::of(row) {
+            return Err(HeaderError::Mistaken { line, what });
         }
         if let Some(RowError { reason, column }) = bad_quote {
             return Err(fault(usize::from(column), cell_fault(reason, b"")));
@@ -104,13 +107,23 @@ fn key(line: u32, text: &str) -> Result<IdKind, HeaderError> {
     let Some(name) = text.strip_prefix("batch=") else {
         return Err(HeaderError::Start { line, found: quoted(text.as_bytes()) });
     };
+    if let Some(kind) = kind_named(name) {
+        return Ok(kind);
+    }
+    if ECID_NAMES.iter().any(|ecid| ecid.eq_ignore_ascii_case(name)) {
+        return Err(HeaderError::EcidKey { line });
+    }
+    match Mistaken::of_key(name, |name| kind_named(name).is_some()) {
+        Some(what) => Err(HeaderError::Mistaken { line, what }),
+        None => Err(HeaderError::UnknownKey { line, found: quoted(name.as_bytes()) }),
+    }
+}
+
+fn kind_named(name: &str) -> Option<IdKind> {
     match name {
-        "pcId" | "tntId" | "mboxPC" => Ok(IdKind::Pc),
-        "thirdPartyId" | "mbox3rdPartyId" | "mboxThirdPartyId" => Ok(IdKind::ThirdParty),
-        _ if ECID_NAMES.iter().any(|ecid| ecid.eq_ignore_ascii_case(name)) => {
-            Err(HeaderError::EcidKey { line })
-        }
-        _ => Err(HeaderError::UnknownKey { line, found: quoted(name.as_bytes()) }),
+        "pcId" | "tntId" | "mboxPC" => Some(IdKind::Pc),
+        "thirdPartyId" | "mbox3rdPartyId" | "mboxThirdPartyId" => Some(IdKind::ThirdParty),
+        _ => None,
     }
 }
 

@@ -3,6 +3,7 @@
 use super::cell::{cut, is_blank, saturated};
 use super::error::HeaderError;
 use super::header::Header;
+use super::mistaken::Mistaken;
 use super::row::{Row, RowPlace, RowReader};
 use super::scan::Scan;
 use super::{HEADER_BYTES_MAX, ROW_BYTES_MAX};
@@ -27,6 +28,8 @@ pub struct Parser {
     header: Option<Header>,
     /// Where the header is, and how many bytes it has.
     header_place: Option<(RowPlace, u32)>,
+    /// Whether the body ended with the header, without so much as a line end.
+    one_line: bool,
     any_row: bool,
     refused: Option<HeaderError>,
 }
@@ -44,6 +47,7 @@ impl Parser {
             bom: Some(0),
             header: None,
             header_place: None,
+            one_line: false,
             any_row: false,
             refused: None,
         }
@@ -88,6 +92,10 @@ impl Parser {
             }
             match (&parser.header, parser.any_row) {
                 (None, _) => Err(HeaderError::Empty),
+                (Some(_), false) if parser.one_line => Err(HeaderError::Mistaken {
+                    line: parser.line.saturating_sub(1),
+                    what: Mistaken::OneLine,
+                }),
                 (Some(_), false) => Err(HeaderError::NoRow),
                 (Some(_), true) => Ok(()),
             }
@@ -168,7 +176,7 @@ impl Parser {
             self.ahead.extend_from_slice(rest);
         }
         if self.header.is_none() && certain > HEADER_BYTES_MAX {
-            return Err(HeaderError::TooLong { line: self.line });
+            return Err(too_long(self.line, &self.held));
         }
         Ok(())
     }
@@ -213,9 +221,10 @@ impl Parser {
         self.offset = offset.saturating_add(saturated(len));
         let Some(header) = &self.header else {
             if len > HEADER_BYTES_MAX {
-                return Err(HeaderError::TooLong { line });
+                return Err(too_long(line, row));
             }
             if !is_blank(row) {
+                self.one_line = !row.ends_with(b"\n");
                 self.header = Some(Header::parse(line, row, scan.fault())?);
                 self.header_place = Some((RowPlace { line, offset }, saturated(len)));
             }
@@ -229,6 +238,11 @@ impl Parser {
         each(Row { line, offset, len: saturated(len), sent: row, content });
         Ok(())
     }
+}
+
+/// A header that never ends is perhaps something else.
+fn too_long(line: u32, begun: &[u8]) -> HeaderError {
+    Mistaken::of(begun).map_or(HeaderError::TooLong { line }, |what| HeaderError::Mistaken { line, what })
 }
 
 impl Default for Parser {

@@ -322,7 +322,7 @@ fn a_faulty_header_refuses_the_batch() {
         let refusal = "line 1: an ECID (marketingCloudVisitorId) cannot be the key of a batch: use pcId or thirdPartyId";
         check_header(format!("batch={ecid},a"), refusal);
     }
-    for key in ["pcid", "PCID", "thirdpartyid", "mbox3rdpartyid", "", " pcId", "email", "pcId;a"] {
+    for key in ["pcid", "PCID", "thirdpartyid", "mbox3rdpartyid", "", " pcId", "email", "pcId:a"] {
         let refusal = format!(
             "line 1: \"{key}\" cannot be the key of a batch: use pcId (or tntId, mboxPC) or thirdPartyId (or \
              mbox3rdPartyId, mboxThirdPartyId), upper and lower case as here, then a comma"
@@ -368,12 +368,72 @@ fn a_faulty_header_refuses_the_batch() {
         "line 1: column 2: a carriage return stands alone: lines end in LF or CRLF, and in a value it is quoted or \
          written %0D",
     );
-    let utf16 = "line 1: the body looks like UTF-16: it must be UTF-8";
-    check(b"\xff\xfeb\0a\0t\0c\0h\0=\0\n\0", &[utf16]);
-    check(b"\xfe\xff\0b\0a\0t\0c\0h\0=\0\n", &[utf16]);
-    let gzip = "line 1: the body looks compressed with gzip: say so by the header Content-Encoding: gzip";
-    check(b"\x1f\x8b\x08\0\"\n", &[gzip]);
-    check(b"\x28\xb5\x2f\xfd\x24", &[&gzip.replace("gzip", "zstd")]);
+}
+
+/// Each names who sends it, or where that is told; `ACC` is a public worker that posts batches from Adobe Campaign.
+#[test]
+fn what_is_sent_in_place_of_a_batch_file_is_named_with_the_way_out() {
+    fn mistaken(source: &str, body: impl AsRef<[u8]>, what: Mistaken) {
+        let body = body.as_ref();
+        for size in [body.len(), 1, 3, 65_536] {
+            let outcome = outcome(body.chunks(size), body);
+            let expected = format!("line 1: {what}");
+            assert_eq!(outcome, [expected], "{source}, in pieces of {size}");
+        }
+    }
+    const CURL: &str = "curl -d @FILE, which takes line ends away";
+    mistaken(CURL, "batch=thirdPartyId,a,bx,1,2y,3,4", Mistaken::OneLine);
+    mistaken(CURL, "batch=thirdPartyId,a,bx,1,1y,1,1", Mistaken::OneLine);
+    mistaken(CURL, "batch=pcId,a,b123,,1124,1,", Mistaken::OneLine);
+    mistaken("a header alone, without a line end", "batch=pcId,a", Mistaken::OneLine);
+    let sample = "batch=pcId, param1, param2, param3, param4 123, value1 124, value1,,, value4 125,,, value2";
+    mistaken("AdobeDocs/target-dev.*, translated: the sample in one line", sample, Mistaken::OneLine);
+    const SHEET: &str = "a spreadsheet in a language whose comma is in numbers";
+    mistaken(SHEET, "batch=thirdPartyId;a;b\nx;1;2\n", Mistaken::Separator("semicolons"));
+    mistaken(SHEET, "batch=pcId;a,5\nx;1\n", Mistaken::Separator("semicolons"));
+    mistaken(SHEET, "sep=;\nbatch=thirdPartyId;a\nx;1\n", Mistaken::SeparatorLine);
+    mistaken(SHEET, "SEP=,\r\nbatch=thirdPartyId,a\r\nx,1\r\n", Mistaken::SeparatorLine);
+    mistaken(SHEET, "batch=sep=;\nthirdPartyId;a\nx;1\n", Mistaken::SeparatorLine);
+    mistaken("cells copied out of a spreadsheet", "batch=pcId\ta\nx\t1\n", Mistaken::Separator("tabs"));
+    mistaken("a database's export", "batch=pcId | a\nx | 1\n", Mistaken::Separator("vertical bars"));
+    const UNICODE: &str = "Excel, saved as Unicode Text";
+    mistaken(UNICODE, b"\xff\xfeb\0a\0t\0c\0h\0=\0\n\0", Mistaken::Utf16);
+    mistaken(UNICODE, b"\xfe\xff\0b\0a\0t\0c\0h\0=\0\n", Mistaken::Utf16);
+    mistaken("PowerShell's redirection, its mark taken away", b"b\0a\0t\0c\0h\0=\0\n\0", Mistaken::Utf16);
+    mistaken("the same in the other order", b"\0b\0a\0t\0c\0h\0=\0\n", Mistaken::Utf16);
+    mistaken("an xlsx file", b"PK\x03\x04\x14\0\x06\0\x08\0\"\xff\n\0", Mistaken::Zip);
+    mistaken("an empty zip file", b"PK\x05\x06\0\0", Mistaken::Zip);
+    mistaken("an xls file", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1\0\0", Mistaken::OldExcel);
+    mistaken(
+        "a zip file without a line feed",
+        [&b"PK\x03\x04"[..], &[b'x'; 2 << 20]].concat(),
+        Mistaken::Zip,
+    );
+    const UNSAID: &str = "a compressed file without Content-Encoding";
+    mistaken(UNSAID, b"\x1f\x8b\x08\0\"\n", Mistaken::Compressed("gzip"));
+    mistaken(UNSAID, b"\x28\xb5\x2f\xfd\x24", Mistaken::Compressed("zstd"));
+    mistaken(UNSAID, b"BZh91AY&SY", Mistaken::OtherwiseCompressed("bzip2"));
+    mistaken("ACC's guide: \"raw JSON\"", "{\"batch\": \"pcId,a\\n1,2\"}", Mistaken::Json);
+    mistaken("a list of profiles", "  [\n{\"pcId\": 1}]\n", Mistaken::Json);
+    mistaken("an error page that a script saved", "<!DOCTYPE html>\n<html>", Mistaken::Markup);
+    let multipart = "--------------------------d74496d66958873e\r\nContent-Disposition: form-data; name=\"batch\"\r\n\r\n\
+                     batch=pcId,a\r\n1,2\r\n";
+    mistaken(
+        "ACC's guide: \"multipart\"; curl -F under another content type",
+        multipart,
+        Mistaken::Multipart,
+    );
+    const BEHIND: &str = "Adobe: \"must be specified at the beginning of the file\"";
+    mistaken(BEHIND, "client=demo&batch=pcId%2Ca%0A1%2C2", Mistaken::BatchBehind);
+    mistaken(BEHIND, "client=demo&batch=pcId,a\n1,2\n", Mistaken::BatchBehind);
+    let long = format!("client=demo&batch=pcId%2Ca{}", "%0A1%2C2".repeat(200_000));
+    mistaken(BEHIND, long, Mistaken::BatchBehind);
+
+    // What only looks like one of these is what it was.
+    check("batch=pcId,{a;b\t|sep=}\n1,2\n", &["2|1|{a;b\t|sep=}=2"]);
+    check("batch=pcId,a&batch=\n1,2\n", &["2|1|a&batch==2"]);
+    let words = Mistaken::OneLine.to_string();
+    assert!(words.contains("--data-binary"), "{words}");
 }
 
 /// As Excel and LibreOffice save a sheet whose used range is wider, or longer, than what is in it.
@@ -409,7 +469,7 @@ fn a_body_needs_a_header_and_a_row() {
         check(body, &[empty]);
     }
     let no_row = "the body has a header but no row: each line after the first must hold an id and its values";
-    for body in ["batch=pcId,a", "batch=pcId,a\n", "batch=pcId,a\r\n  \r\n\n"] {
+    for body in ["batch=pcId,a\n", "batch=pcId,a\r\n  \r\n\n"] {
         check(body, &[no_row]);
     }
     check(b"\xef\xbb", &["line 1: column 1: \"\\xef\\xbb\" is not UTF-8"]);
@@ -438,7 +498,8 @@ fn rows_and_headers_have_a_longest_length() {
     check(&[&header[..], b"1,\"", &half, &half, b"\n2,y"].concat(), &[long, "3|2|a=y"]);
     check(&[&header[..], b"1,\"", &half, b"\n2,y"].concat(), &[&open, "3|2|a=y"]);
     check(&[&header[..], b"1,\"a\nb\",", &half, &half, b"\n2,y"].concat(), &[long, "4|2|a=y"]);
-    let refused = "line 1: the header has more than 1048576 bytes";
+    let refused = HeaderError::TooLong { line: 1 }.to_string();
+    let refused = refused.as_str();
     check(&[b"batch=pcId,", &vec![b'x'; HEADER_BYTES_MAX - 11][..], b"\n1,x"].concat(), &[refused]);
     check(&[b"batch=pcId,\"", &vec![b'x'; 2 * HEADER_BYTES_MAX][..]].concat(), &[refused]);
     check(&vec![b' '; HEADER_BYTES_MAX + 1], &[refused]);
