@@ -225,8 +225,9 @@ fn a_single_update_writes_to_a_known_visitor_and_creates_none() {
     let daemon = Daemon::start();
     daemon.mbox("demo", "mboxPC=1.28_0&mbox3rdPartyId=x");
     daemon.mbox("demo", "mboxPC=2");
-    let submitted = |reply: &Reply, pc_id: &str| {
+    let submitted = |reply: &Reply, pc_id: &str, outcome: &str| {
         assert_eq!(reply.status, 200, "{}", reply.text());
+        assert_eq!(reply.header("profiled-outcome"), Some(outcome));
         assert_eq!(
             reply.text(),
             format!(
@@ -236,10 +237,15 @@ fn a_single_update_writes_to_a_known_visitor_and_creates_none() {
         );
     };
     let path = "/m2/demo/profile/update";
-    submitted(&daemon.get(&format!("{path}?mboxPC=2.28_0&profile.a=1&profile.b=two+words")), "2.28_0");
-    submitted(&daemon.get(&format!("{path}?mbox3rdPartyId=x&profile.a=3")), "1");
-    submitted(&daemon.post_form(path, "mbox3rdPartyId=x&profile.c=4"), "1");
-    submitted(&daemon.post_form(&format!("{path}?mbox3rdPartyId=x"), "profile.d=5"), "1");
+    submitted(
+        &daemon.get(&format!("{path}?mboxPC=2.28_0&profile.a=1&profile.b=two+words")),
+        "2.28_0",
+        "updated",
+    );
+    submitted(&daemon.get(&format!("{path}?mbox3rdPartyId=x&profile.a=3")), "1", "updated");
+    submitted(&daemon.post_form(path, "mbox3rdPartyId=x&profile.c=4"), "1", "updated");
+    submitted(&daemon.post_form(&format!("{path}?mbox3rdPartyId=x"), "profile.d=5"), "1", "updated");
+    submitted(&daemon.get(&format!("{path}?mbox3rdPartyId=x&profile.a=")), "1", "ignored");
     let visitor = daemon.visitor("demo", "pc", "2").unwrap();
     assert_eq!(visitor["attributes"]["a"]["value"], "1");
     assert_eq!(visitor["attributes"]["a"]["source"], "single update");
@@ -247,10 +253,39 @@ fn a_single_update_writes_to_a_known_visitor_and_creates_none() {
     for (name, value) in [("a", "3"), ("c", "4"), ("d", "5")] {
         assert_eq!(daemon.value("demo", "pc", "1", name).as_deref(), Some(value), "{name}");
     }
-    submitted(&daemon.get(&format!("{path}?mbox3rdPartyId=nobody&profile.a=1")), "");
-    submitted(&daemon.get(&format!("{path}?mboxPC=99.28_0&profile.a=1")), "99.28_0");
+    submitted(&daemon.get(&format!("{path}?mbox3rdPartyId=nobody&profile.a=1")), "", "not_found");
+    // The path as it stands in Adobe's example (profile-single-api.md), and as PyPI's experiencecloudapis calls it.
+    submitted(&daemon.get("/m2/client/profile/update?mboxPC=2&profile.a=1"), "2", "not_found");
+    submitted(&daemon.get(&format!("{path}?mboxPC=99.28_0&profile.a=1")), "99.28_0", "not_found");
     assert_eq!(daemon.visitor("demo", "third-party", "nobody"), None);
     assert_eq!(daemon.visitor("demo", "pc", "99"), None);
+}
+
+#[test]
+fn a_single_update_names_what_is_no_attribute() {
+    let daemon = Daemon::start_configured("[clients.demo]\n");
+    daemon.mbox("demo", "mbox3rdPartyId=u1");
+    let check = |params: &str, told: Option<&str>| {
+        let reply = daemon.post_form(&format!("/m2/demo/profile/update?mbox3rdPartyId=u1&{params}"), "");
+        assert_eq!((reply.status, reply.header("profiled-left-out")), (200, told), "{params}");
+    };
+    // Segment's adobe-target destination puts values raw into the URL (adobeTarget_operations.ts).
+    let lost = "1 parameter that is no profile.NAME: \" Co\"";
+    check("profile.company=Smith%20&%20Co&profile.e=3", Some(lost));
+    check("profile.discount=10%&profile.address.city=Oslo", None);
+    check(
+        "profile.a=1&mboxSession=s&%C3%A9=1&x=2",
+        Some("1 parameter that is no profile.NAME: \"\\u{e9}\"; 1 parameter that is no profile.NAME: \"x\""),
+    );
+    assert_eq!(daemon.value("demo", "third-party", "u1", "discount").as_deref(), Some("10%"));
+    assert_eq!(daemon.value("demo", "third-party", "u1", "e").as_deref(), Some("3"));
+    // Adobe's example has the word client where the client code is to stand (profile-single-api.md).
+    let reply = daemon.get("/m2/client/profile/update?mboxPC=1&profile.a=1");
+    assert_eq!(reply.status, 404);
+    assert_eq!(
+        reply.element("message").as_deref(),
+        Some("there is no client client: in Adobe's examples that word stands for your client code")
+    );
 }
 
 #[test]

@@ -155,17 +155,24 @@ fn an_illegal_id_is_refused_and_an_illegal_attribute_left_out() {
             assert_eq!(call(&daemon, kind, &format!("{params}&{ids}")).status, 400, "{kind} {ids}");
         }
         let id = kind.replace('/', "-");
-        let attributes: String = (0..60).map(|n| format!("&profile.a{n}=1")).collect();
+        let attributes: String = (0..519).map(|n| format!("&profile.a{n}=1")).collect();
         let bad = format!("profile.=1&profile.profile.x=1&profile.{}=1&profile.b=%FF", "n".repeat(129));
         let reply = daemon.post_form(
             &format!("/m2/demo/{kind}?{params}"),
             &format!("mboxPC={id}&{bad}&profile.long={}&profile.ok=1{attributes}", "v".repeat(5_001)),
         );
         assert!(matches!(reply.status, 200 | 302), "{kind}: {}", reply.text());
+        let told = "1 profile parameter whose name is blank; 1 profile parameter whose name has \"profile.\" twice \
+                    before it; 1 profile parameter whose name has more than 128 characters; 1 profile parameter whose \
+                    value has more than 5000 characters; 20 profile parameters beyond 500; 1 profile parameter whose \
+                    name or value is not UTF-8";
+        assert_eq!(reply.header("profiled-left-out"), Some(told), "{kind}");
+        let exposed = reply.header("access-control-expose-headers");
+        assert_eq!(exposed, Some("X-Request-Id, Profiled-Left-Out"), "{kind}");
         let visitor = daemon.visitor("demo", "pc", &id).unwrap();
-        assert_eq!(visitor["attributes"].as_object().unwrap().len(), 50, "{kind}");
+        assert_eq!(visitor["attributes"].as_object().unwrap().len(), 500, "{kind}");
         assert_eq!(visitor["attributes"]["ok"]["source"], "mbox", "{kind}");
-        assert_eq!(visitor["attributes"].get("a49"), None, "{kind}");
+        assert_eq!(visitor["attributes"].get("a499"), None, "{kind}");
     }
 }
 

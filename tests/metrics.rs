@@ -3,7 +3,7 @@
 mod support;
 
 use support::metrics::Exposition;
-use support::{Daemon, wait_for};
+use support::{Daemon, Reply, wait_for};
 
 /// An alert on what is not there cannot fire.
 #[test]
@@ -59,10 +59,24 @@ fn what_the_daemon_did_is_counted() {
 fn what_a_profile_has_no_room_for_is_counted() {
     let daemon = Daemon::start_with(&["--max-profile-bytes=1KiB"]);
     let long = "x".repeat(700);
-    daemon.mbox("demo", &format!("mbox3rdPartyId=x&profile.a={long}&profile.b={long}"));
+    let lost = |reply: &Reply| reply.header("profiled-left-out").map(str::to_owned);
+    let one = Some("1 profile parameter for which the profile has no room (max_profile_bytes)".to_owned());
+    let both = format!("/m2/demo/mbox/json?mbox3rdPartyId=x&profile.a={long}&profile.b={long}");
+    assert_eq!(lost(&daemon.get(&both)), one);
     let update = format!("/m2/demo/profile/update?mbox3rdPartyId=x&profile.c={long}&profile.d=1");
-    assert_eq!(daemon.get(&update).status, 200);
-    assert_eq!(daemon.metrics().value(r#"profiled_attributes_left_out_total{reason="profile_bytes"}"#), 2.0);
+    let reply = daemon.get(&update);
+    assert_eq!((reply.status, lost(&reply)), (200, one.clone()));
+    let delivery = format!(
+        r#"{{"id":{{"thirdPartyId":"x"}},"execute":{{"pageLoad":{{"profileParameters":{{"e":"{long}"}}}}}}}}"#
+    );
+    let reply = daemon.call(
+        "POST",
+        "/rest/v1/delivery?client=demo&sessionId=s",
+        &[("Content-Type", "application/json")],
+        Some(delivery.as_bytes()),
+    );
+    assert_eq!((reply.status, lost(&reply)), (200, one));
+    assert_eq!(daemon.metrics().value(r#"profiled_attributes_left_out_total{reason="profile_bytes"}"#), 3.0);
     assert_eq!(daemon.value("demo", "third-party", "x", "d").as_deref(), Some("1"));
 }
 

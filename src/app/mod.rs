@@ -408,11 +408,14 @@ pub struct Written {
     pub pc: Option<VisitorId>,
 }
 
+/// What is told to whoever calls the path of Adobe's examples as it stands there, `/m2/client/…`.
+const CLIENT_MEANS: &str = ": in Adobe's examples that word stands for your client code";
+
 /// Why something was not done. `Display` is what the client is told.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
     /// Client codes are configured and this is none of them.
-    #[error("there is no client {0}")]
+    #[error("there is no client {0}{hint}", hint = if .0.as_str() == "client" { CLIENT_MEANS } else { "" })]
     UnknownClient(ClientCode),
     /// The batch file was refused: its header, or no rows at all.
     #[error("{0}")]

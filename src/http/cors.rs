@@ -14,9 +14,11 @@ use hyper::header::{
 use super::error::Methods;
 use super::response::{Answer, no_content};
 
-/// What Adobe's SDKs send from a page beyond the headers that need no leave.
+/// What Adobe's SDKs, and its samples, send from a page beyond the headers that need no leave.
 const HEADERS_ALLOWED: HeaderValue =
-    HeaderValue::from_static("Content-Type, X-EXC-SDK, X-EXC-SDK-Version, X-Request-Id");
+    HeaderValue::from_static("Cache-Control, Content-Type, X-EXC-SDK, X-EXC-SDK-Version, X-Request-Id");
+/// What a page's script may read of an answer's headers: nobody else would ever hear what was left out.
+const EXPOSED: HeaderValue = HeaderValue::from_static("X-Request-Id, Profiled-Left-Out");
 /// How long a browser may remember the answer to its preflight: the longest that any of them does is a day.
 const MAX_AGE_SECONDS: HeaderValue = HeaderValue::from_static("86400");
 /// Pages that isolate themselves load images and scripts only from where this stands.
@@ -45,6 +47,6 @@ pub(super) fn open(answer: &mut Answer, with_credentials: Option<HeaderValue>) {
         }
         None => drop(headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"))),
     }
-    headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("X-Request-Id"));
+    headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
     headers.insert(RESOURCE_POLICY, HeaderValue::from_static("cross-origin"));
 }

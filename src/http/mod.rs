@@ -13,6 +13,7 @@ pub mod decode;
 mod error;
 pub mod framing;
 mod inspector;
+mod left_out;
 mod native;
 mod openapi;
 mod ops;

@@ -436,6 +436,16 @@ impl Params {
         let pairs = self.0.pairs.iter();
         pairs.filter_map(|(name, value)| Some((name.strip_prefix(NAME_PREFIX)?, value.as_str())))
     }
+
+    /// The names of all, in the order sent.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.pairs.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// The names of those that name attributes and are not UTF-8.
+    pub(super) fn broken_attributes(&self) -> impl Iterator<Item = &str> {
+        self.0.broken.iter().filter_map(|name| name.strip_prefix(NAME_PREFIX))
+    }
 }
 
 fn not_utf8(name: &str) -> HttpError {

@@ -79,8 +79,20 @@ const WRITE: &[Method] = &[Method::POST];
 const WRITE_BY_EITHER: &[Method] = &[Method::GET, Method::POST];
 
 impl<'a> Endpoint<'a> {
-    /// What the segments of a path lead to.
+    /// What the segments of a path lead to. A slash at the end of one of Adobe's paths means nothing: its mobile SDKs
+    /// call `/rest/v1/delivery/`. Where an id is to follow, what follows is an empty id.
     pub(super) fn find(segments: &[&'a str]) -> Option<Self> {
+        match *segments {
+            ["rest", "v1", "profiles", "thirdPartyId" | "marketingCloudVisitorId", ""] => {
+                Self::named(segments)
+            }
+            [ref path @ .., ""] if matches!(path.first(), Some(&("m2" | "rest"))) => Self::named(path),
+            _ => Self::named(segments),
+        }
+    }
+
+    /// What the segments of a path lead to, to the letter.
+    fn named(segments: &[&'a str]) -> Option<Self> {
         Some(match *segments {
             ["m2", client, "profile", "batchUpdate"] => {
                 Self::BatchUpdate { client, version: BatchVersion::V1 }
@@ -444,6 +456,23 @@ mod tests {
     }
 
     #[test]
+    fn a_slash_at_the_end_of_adobes_paths_means_nothing() {
+        // aepsdk-target-ios TargetConstants.swift:21, aepsdk-target-android TargetConstants.java:23.
+        check("/rest/v1/delivery/", Some(Endpoint::Delivery));
+        for path in paths_found().iter().filter(|path| !path.starts_with("/api/")) {
+            let kind = if path.contains("/ubox/") { "raw" } else { "json" };
+            let path = path.replace("{kind}", kind);
+            if path.starts_with("/m2/") || path.starts_with("/rest/") {
+                let slashed = format!("{path}/");
+                let (plain, slashed): (Vec<&str>, Vec<&str>) =
+                    (path.split('/').skip(1).collect(), slashed.split('/').skip(1).collect());
+                assert!(Endpoint::find(&plain).is_some(), "{path}");
+                assert_eq!(Endpoint::find(&slashed), Endpoint::find(&plain), "{path}");
+            }
+        }
+    }
+
+    #[test]
     fn paths_lead_where_adobes_documentation_says() {
         use BatchVersion::{V1, V2};
         let batch = |version| Some(Endpoint::BatchUpdate { client: "demo", version });
@@ -469,7 +498,12 @@ mod tests {
         check("/rest/v1/profiles/thirdPartyId", fetch(IdKind::Pc, "thirdPartyId"));
         check("/api/v1/batches", Some(Endpoint::Batches));
         check("/m2/demo/profile/batchupdate", None);
-        check("/m2/demo/profile/batchUpdate/", None);
+        check("/m2/demo/profile/batchUpdate//", None);
+        check("/api/v1/batches/", None);
+        check("/rest/v1/profiles", None);
+        check("/rest/v1/profiles/", None);
+        check("/rest/v1/profiles/thirdPartyId/", fetch(IdKind::ThirdParty, ""));
+        check("/rest/v1/profiles/marketingCloudVisitorId/", fetch(IdKind::Ecid, ""));
         check("/", Some(Endpoint::Inspector(inspector::Page::Home)));
     }
 }

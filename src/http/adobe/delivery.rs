@@ -16,8 +16,9 @@ use serde::Serialize;
 
 use crate::app::{App, CallIds, SiteCall};
 use crate::http::Front;
-use crate::http::adobe::site::{BODY_BYTES_MAX, give_pc_id, random_id};
+use crate::http::adobe::site::{BODY_BYTES_MAX, give_pc_id, note_lost, random_id};
 use crate::http::error::HttpError;
+use crate::http::left_out::LeftOut;
 use crate::http::request::{Params, Request, client, visitor_id};
 use crate::http::response::{Answer, json, no_content};
 use crate::model::id::{ClientCode, IdKind, VisitorId};
@@ -50,15 +51,22 @@ pub(in crate::http) async fn answer(front: &Front, request: &mut Request) -> Res
         SiteCall { client: client.clone(), ids: ids.clone(), source: Source::Delivery, attributes };
     let written = front.app.site_call(site_call).await?;
     ids.pc = ids.pc.or(written.pc);
+    let mut left_out = LeftOut::default();
+    note_lost(&mut left_out, written.left_out);
 
     if call.is_beacon() {
-        return Ok(no_content());
+        let mut answer = no_content();
+        left_out.tell(&mut answer);
+        return Ok(answer);
     }
     let request_id = match call.request_id.take().filter(|id| !id.is_empty()) {
         Some(sent) => sent,
         None => random_id()?,
     };
-    json(StatusCode::OK, &Delivered::of(&call, &request_id, &client, &ids, edge_host(&base_url)))
+    let delivered = Delivered::of(&call, &request_id, &client, &ids, edge_host(&base_url));
+    let mut answer = json(StatusCode::OK, &delivered)?;
+    left_out.tell(&mut answer);
+    Ok(answer)
 }
 
 /// The client that `client=` names, else the one to which the organisation belongs, else the default one.

@@ -2,21 +2,26 @@
 //! binds the ids it carries and writes `profile.*`; its answer is the mbox's [default content](super::default_content).
 //!
 //! A call without an `mboxPC` is handed the visitor's: a new one, but the same in each call that brings the same other id.
-//! A page must not break: an illegal attribute is left out and the call goes on; only an illegal id, or a call that could
-//! not be answered, is refused.
+//! A page must not break: an illegal attribute is left out, the call goes on, and a header of its answer says so; only an
+//! illegal id, or a call that could not be answered, is refused.
 
 use crate::app::{CallIds, SiteCall, Written};
 use crate::http::Front;
 use crate::http::adobe::cookies;
 use crate::http::adobe::default_content::{DefaultContent, Handed};
-use crate::http::adobe::site::{ATTRIBUTES_MAX, BODY_BYTES_MAX, give_pc_id, random_id, too_long};
+use crate::http::adobe::site::{
+    BODY_BYTES_MAX, PROFILE_PARAMETER, VALUE_CHARS_MAX, give_pc_id, note_lost, random_id, too_long,
+};
 use crate::http::error::HttpError;
-use crate::http::request::{FORM, Params, Request, check_attribute_name};
+use crate::http::left_out::LeftOut;
+use crate::http::request::{FORM, Params, Request};
 use crate::http::response::{Answer, Door};
 use crate::model::id::{ClientCode, IdKind, VisitorId};
-use crate::model::profile::Source;
-use crate::telemetry::metrics::LeftOut;
+use crate::model::profile::{NAME_CHARS_MAX, NameFault, Source, attribute_name_fault};
+use crate::telemetry::metrics;
 
+/// The most attributes in one call: Adobe's limit for standard mbox calls (R9).
+const ATTRIBUTES_MAX: usize = 500;
 /// The media types of a form: `navigator.sendBeacon` says of a string that it is the second.
 const MEDIA_TYPES: [&str; 2] = [FORM, "text/plain"];
 
@@ -83,15 +88,17 @@ pub(in crate::http) async fn answer(
         Some(sent) => sent.to_owned(),
         None => random_id()?,
     };
-    let (attributes, left_out) = attributes(&params);
-    front.app.metrics().left_out(left_out, LeftOut::Illegal);
-    if left_out > 0 {
-        tracing::debug!(left_out, "a site call brought attributes that are not legal");
+    let mut left_out = LeftOut::default();
+    let (attributes, illegal) = attributes(&params, &mut left_out);
+    front.app.metrics().left_out(illegal, metrics::LeftOut::Illegal);
+    if illegal > 0 {
+        tracing::debug!(left_out = illegal, "a site call brought attributes that are not legal");
     }
 
     let made = ids.pc.clone();
     let call = SiteCall { client: client.clone(), ids, source: Source::Mbox, attributes };
     let written = front.app.site_call(call).await?;
+    note_lost(&mut left_out, written.left_out);
 
     let tnt_id = tnt_id(&params, made.as_ref(), &written);
     let mut answer = content.answer(&Handed { session_id: &session_id, tnt_id, offers: [] })?;
@@ -100,6 +107,7 @@ pub(in crate::http) async fn answer(
             || front.app.public_url().is_some_and(|url| url.as_str().starts_with("https:"));
         cookies::keep(&mut answer, client, https, tnt_id, &session_id);
     }
+    left_out.tell(&mut answer);
     Ok(answer)
 }
 
@@ -120,27 +128,51 @@ fn tnt_id<'a>(params: &'a Params, made: Option<&'a VisitorId>, written: &'a Writ
     params.get("mboxPC").or_else(|| written.pc.as_ref().or(made).map(VisitorId::as_str))
 }
 
-/// The attributes that are legal, and how many are not.
-fn attributes(params: &Params) -> (Vec<(String, String)>, usize) {
+/// The attributes that are legal, and how many are not; those are noted with the reason.
+fn attributes(params: &Params, left_out: &mut LeftOut) -> (Vec<(String, String)>, usize) {
     let mut kept = vec![];
-    let mut left_out = 0;
+    let mut illegal = 0;
+    let mut leave_out = |why| {
+        left_out.note(1, PROFILE_PARAMETER, why);
+        illegal += 1;
+    };
     for (name, value) in params.attributes() {
-        let fits = kept.len() < ATTRIBUTES_MAX && !too_long(value);
-        if fits && check_attribute_name(name).is_ok() {
-            kept.push((name.to_owned(), value.to_owned()));
-        } else {
-            left_out += 1;
+        match fault(name, value) {
+            Some(why) => leave_out(why),
+            None if kept.len() == ATTRIBUTES_MAX => leave_out(format!("beyond {ATTRIBUTES_MAX}")),
+            None => kept.push((name.to_owned(), value.to_owned())),
         }
     }
-    (kept, left_out)
+    for _ in params.broken_attributes() {
+        leave_out("whose name or value is not UTF-8".into());
+    }
+    (kept, illegal)
+}
+
+/// What is wrong with an attribute, if anything is.
+fn fault(name: &str, value: &str) -> Option<String> {
+    match attribute_name_fault(name) {
+        Some(NameFault::Empty | NameFault::Blank) => Some("whose name is blank".into()),
+        Some(NameFault::Prefixed) => Some("whose name has \"profile.\" twice before it".into()),
+        Some(NameFault::TooLong) => Some(format!("whose name has more than {NAME_CHARS_MAX} characters")),
+        None if too_long(value) => Some(format!("whose value has more than {VALUE_CHARS_MAX} characters")),
+        None => None,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn legal(query: &str) -> (Vec<(String, String)>, usize) {
+        let mut left_out = LeftOut::default();
+        let (attributes, illegal) = attributes(&Params::decode(query.as_bytes()), &mut left_out);
+        assert_eq!(left_out.count(), illegal, "{query}");
+        (attributes, illegal)
+    }
+
     fn check(query: &str, kept: &[&str], left_out: usize) {
-        let (attributes, out) = attributes(&Params::decode(query.as_bytes()));
+        let (attributes, out) = legal(query);
         let names: Vec<&str> = attributes.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!((names.as_slice(), out), (kept, left_out), "{query}");
     }
@@ -151,8 +183,10 @@ mod tests {
         check("profile.=1&profile.%20=1&profile.profile.x=1&profile.a=1", &["a"], 3);
         check(&format!("profile.{}=1&profile.a=1", "x".repeat(129)), &["a"], 1);
         check(&format!("profile.a={}&profile.b={}", "é".repeat(5_000), "x".repeat(5_001)), &["a"], 1);
-        let many: String = (0..51).map(|n| format!("&profile.a{n}=1")).collect();
-        assert_eq!(attributes(&Params::decode(many.as_bytes())).1, 1);
+        check("profile.a=%FF&profile.%FF=1&x=%FF&profile.b=1", &["b"], 2);
+        let many: String = (0..501).map(|n| format!("&profile.a{n}=1")).collect();
+        let (kept, illegal) = legal(&many);
+        assert_eq!((kept.len(), illegal), (500, 1));
     }
 
     #[test]

@@ -1,20 +1,30 @@
 //! `GET·POST /m2/{client}/profile/update?mboxPC=…` or `mbox3rdPartyId=…` `&profile.x=…`: one visitor's update.
 //!
-//! It never creates a visitor, and its answer, like Adobe's, doesn't say whether there is one.
+//! It never creates a visitor, and the body of its answer, like Adobe's, doesn't say whether there is one; a header does.
+//! Callers that put values raw into a URL lose what stands behind a `&`: it is a parameter of its own then, which a header
+//! names.
 
+use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Method, StatusCode};
 
-use crate::app::{SingleUpdate, Visitor};
+use crate::app::{SingleUpdate, Visitor, Written};
 use crate::http::Front;
+use crate::http::adobe::site::note_lost;
 use crate::http::error::HttpError;
+use crate::http::left_out::{LeftOut, shown};
 use crate::http::request::{FORM, Params, Request, check_attribute_name};
 use crate::http::response::{Answer, xml};
+use crate::model::batch::Outcome;
 use crate::model::id::{ClientCode, IdKind, VisitorId};
+use crate::model::profile::NAME_PREFIX;
 
 /// Adobe: 8 KB by GET.
 const GET_BYTES_MAX: usize = 8 << 10;
 /// Adobe: 60 KB by POST.
 const POST_BYTES_MAX: usize = 60 << 10;
+
+/// The answer's header that says what became of the update, in the words of a batch's rows.
+const OUTCOME: HeaderName = HeaderName::from_static("profiled-outcome");
 
 pub(in crate::http) async fn answer(
     front: &Front,
@@ -40,10 +50,28 @@ pub(in crate::http) async fn answer(
         }
         _ => String::new(),
     };
-    Ok(xml(
+    let mut answer = xml(
         StatusCode::OK,
         &[("success", "true"), ("pcId", &pc_id), ("message", "Request successfully submitted")],
-    ))
+    );
+    answer.headers_mut().insert(OUTCOME, HeaderValue::from_static(outcome(&written)));
+    let mut left_out = LeftOut::default();
+    note_lost(&mut left_out, written.left_out);
+    for name in params.names().filter(|name| !name.starts_with(NAME_PREFIX) && !name.starts_with("mbox")) {
+        left_out.note(1, "parameter", format!("that is no profile.NAME: {}", shown(name)));
+    }
+    left_out.tell(&mut answer);
+    Ok(answer)
+}
+
+/// What became of it: a visitor that is not there, also one of a client that nobody meant (`/m2/client/…` of Adobe's
+/// example), is not found; empty values alone change nothing.
+fn outcome(written: &Written) -> &'static str {
+    match (written.known, written.seq) {
+        (false, _) => Outcome::NotFound.name(),
+        (true, None) => Outcome::Ignored.name(),
+        (true, Some(_)) => Outcome::Updated.name(),
+    }
 }
 
 /// The visitor that the call names. Where both ids are there the thirdPartyId counts: it is the key that a profile is

@@ -1,11 +1,15 @@
-//! What the site's two front doors, mbox and Delivery, have in common: how much a call may bring, and new ids.
+//! What the site's front doors, mbox and Delivery, have in common: how much a call may bring, what is said of what it
+//! lost, and new ids.
 
 use crate::app::CallIds;
 use crate::http::error::HttpError;
+use crate::http::left_out::LeftOut;
 use crate::model::id::{IdKind, VisitorId};
 
-/// The most attributes in one mbox call, and the most parameters in one map of a Delivery call (R9).
+/// The most parameters in one map of a Delivery call (R9).
 pub(super) const ATTRIBUTES_MAX: usize = 50;
+/// What an answer calls an attribute that was left out: what Adobe calls it.
+pub(super) const PROFILE_PARAMETER: &str = "profile parameter";
 /// The longest value, in characters (R9).
 pub(super) const VALUE_CHARS_MAX: usize = 5_000;
 /// The largest body: more than fifty of the longest names and values, in three encoded bytes a character.
@@ -14,6 +18,11 @@ pub(super) const BODY_BYTES_MAX: usize = 1 << 20;
 /// Whether a value is longer than an attribute's may be.
 pub(super) fn too_long(value: &str) -> bool {
     value.chars().nth(VALUE_CHARS_MAX).is_some()
+}
+
+/// Notes what a write lost because the profile would have grown too large.
+pub(super) fn note_lost(left_out: &mut LeftOut, lost: usize) {
+    left_out.note(lost, PROFILE_PARAMETER, "for which the profile has no room (max_profile_bytes)");
 }
 
 /// Gives a call that brings no id a new `pcId`. What another id says who it is gets one as it is written, the same each

@@ -1,0 +1,136 @@
+//! What a call that goes on went without: said in its answer, in one header, whatever the form of the answer is.
+//!
+//! Promises: the header is readable text, of at most [`TOLD_BYTES_MAX`] bytes, whatever was sent. It never holds a value,
+//! and of what was sent no more than a [`shown`] name or id. A body never holds any of it: Adobe's SDKs take a `message`
+//! in a body for an error.
+
+use std::borrow::Cow;
+
+use hyper::header::{HeaderName, HeaderValue};
+
+use super::response::Answer;
+
+/// The header, as in `Profiled-Left-Out: 20 profile parameters beyond 500`; several things are joined with `; `.
+pub(super) const LEFT_OUT: HeaderName = HeaderName::from_static("profiled-left-out");
+/// The longest header.
+const TOLD_BYTES_MAX: usize = 1_024;
+/// So many different things are told; the rest is counted.
+const THINGS_MAX: usize = 16;
+/// The longest part of a name or an id that is shown.
+const SHOWN_CHARS_MAX: usize = 24;
+
+/// What is left out of one call.
+#[derive(Debug, Default)]
+pub(super) struct LeftOut {
+    things: Vec<Thing>,
+    beyond: usize,
+}
+
+/// So many of one kind, left out for one reason.
+#[derive(Debug)]
+struct Thing {
+    count: usize,
+    kind: &'static str,
+    why: Cow<'static, str>,
+}
+
+impl LeftOut {
+    /// Notes that so many of a kind are left out. `kind` is what one is called (`profile parameter`); `why` goes on from
+    /// there (`beyond 500`), and has of what was sent only what [`shown`] gives.
+    pub(super) fn note(&mut self, count: usize, kind: &'static str, why: impl Into<Cow<'static, str>>) {
+        let why = why.into();
+        if count == 0 {
+            return;
+        }
+        if let Some(thing) = self.things.iter_mut().find(|thing| thing.kind == kind && thing.why == why) {
+            thing.count += count;
+        } else if self.things.len() < THINGS_MAX {
+            self.things.push(Thing { count, kind, why });
+        } else {
+            self.beyond += count;
+        }
+    }
+
+    /// How many are left out, of all kinds.
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.things.iter().map(|thing| thing.count).sum::<usize>() + self.beyond
+    }
+
+    /// Says so in an answer.
+    pub(super) fn tell(&self, answer: &mut Answer) {
+        let told = self.told();
+        if let Some(value) = Some(told).filter(|told| !told.is_empty())
+            && let Ok(value) = HeaderValue::try_from(value)
+        {
+            answer.headers_mut().insert(LEFT_OUT, value);
+        }
+    }
+
+    fn told(&self) -> String {
+        let mut told = String::new();
+        let mut beyond = self.beyond;
+        for Thing { count, kind, why } in &self.things {
+            let plural = if *count == 1 { "" } else { "s" };
+            let thing = format!("{count} {kind}{plural} {why}");
+            // What comes last must have room, too.
+            if told.len() + thing.len() + "; ; 18446744073709551615 more".len() > TOLD_BYTES_MAX {
+                beyond += count;
+                continue;
+            }
+            if !told.is_empty() {
+                told.push_str("; ");
+            }
+            told.push_str(&thing);
+        }
+        if beyond > 0 {
+            told.push_str(&format!("; {beyond} more"));
+        }
+        told
+    }
+}
+
+/// A name or an id as a header may show it: quoted, in ASCII, and cut where it is long.
+pub(super) fn shown(text: &str) -> String {
+    let start: String = text.chars().take(SHOWN_CHARS_MAX).flat_map(char::escape_default).collect();
+    let cut = if text.chars().nth(SHOWN_CHARS_MAX).is_some() { "..." } else { "" };
+    format!("\"{start}{cut}\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::http::response::no_content;
+
+    #[test]
+    fn what_is_left_out_is_told_by_kind_and_reason() {
+        let mut left_out = LeftOut::default();
+        assert_eq!(left_out.told(), "");
+        left_out.note(0, "profile parameter", "beyond 500");
+        left_out.note(19, "profile parameter", "beyond 500");
+        left_out.note(1, "profile parameter", "beyond 500");
+        left_out.note(1, "mbox3rdPartyId", format!("that is blocked: {}", shown("Unde\u{e9}\n")));
+        let told = "20 profile parameters beyond 500; 1 mbox3rdPartyId that is blocked: \"Unde\\u{e9}\\n\"";
+        assert_eq!((left_out.told().as_str(), left_out.count()), (told, 21));
+        let mut answer = no_content();
+        left_out.tell(&mut answer);
+        assert_eq!(answer.headers()[LEFT_OUT], told);
+    }
+
+    proptest! {
+        #[test]
+        fn the_header_is_text_and_bounded_whatever_was_sent(
+            sent in proptest::collection::vec((1..usize::MAX / 64, ".*|[\\x00-\\x7f]*"), 0..40),
+        ) {
+            let mut left_out = LeftOut::default();
+            for (count, text) in &sent {
+                left_out.note(*count, "parameter", format!("that is no profile.NAME: {}", shown(text)));
+            }
+            let told = left_out.told();
+            prop_assert!(told.len() <= TOLD_BYTES_MAX, "{}", told.len());
+            prop_assert!(HeaderValue::try_from(&told).is_ok_and(|it| it.to_str().is_ok()), "{told}");
+        }
+    }
+}
