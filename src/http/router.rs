@@ -499,7 +499,7 @@ mod tests {
         check("/api/v1/batches", Some(Endpoint::Batches));
         check("/m2/demo/profile/batchupdate", None);
         check("/m2/demo/profile/batchUpdate//", None);
-        check("/api/v1/batches/", None);
+        check("/api/v1/batches/", Some(Endpoint::Batch { id: "" }));
         check("/rest/v1/profiles", None);
         check("/rest/v1/profiles/", None);
         check("/rest/v1/profiles/thirdPartyId/", fetch(IdKind::ThirdParty, ""));
