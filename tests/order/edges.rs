@@ -263,7 +263,7 @@ fn rows_that_went_through_a_link_create_nobody_once_it_is_dead() {
                 one(site(Some(0), Some(3), &[])),
                 one(batch(Pc, &[(0, One)])),
                 Op::Wait(2 * HOUR_MS),
-                one(site(None, Some(3), &[(B, Two)])),
+                one(site(Some(1), Some(3), &[(B, Two)])),
                 last,
             ],
             &[(id(Pc, 0), UNKNOWN), (id(ThirdParty, 3), Some("b=22"))],
