@@ -71,7 +71,7 @@ fn a_batch_is_accepted_read_at_once_and_followed() {
                 format!(
                     "{start}<batchSize>4</batchSize><consumedCount>4</consumedCount>\
                      <successfulUpdates>1</successfulUpdates><profilesNotFound>1</profilesNotFound>\
-                     <failedUpdates>1</failedUpdates><ignoredUpdates>1</ignoredUpdates></response>"
+                     <failedUpdates>1</failedUpdates><ignoredUpdates>1</ignoredUpdates><profile><id></id><line>5</line><status>failed</status></profile></response>"
                 )
             );
         }
@@ -485,4 +485,26 @@ fn the_native_api_lists_batches_and_shows_one() {
     let profile = daemon.get("/api/v1/profiles/x?client=demo");
     assert_eq!(profile.header("etag"), Some(format!("{}", profile.json()["seq"]).as_str()));
     assert_eq!(daemon.get("/api/v1/profiles/x?client=demo&by=name").status, 400);
+}
+
+/// TGT release notes, "Profile Batch Status API v2 changes (May 14, 2020)": the form. ACC, a public worker, takes the first
+/// `<status>` for the batch's.
+#[test]
+fn failed_rows_are_listed_behind_the_batchs_own_fields_the_first_thousand() {
+    let daemon = Daemon::start();
+    let told = |rows: &str| {
+        let batch = daemon.post_batch("demo", format!("batch=thirdPartyId,a\n{rows}"));
+        daemon.wait_complete(&batch);
+        let path = format!("/m2/demo/v2/profile/batchStatus?batchId={batch}");
+        assert!(!daemon.get(&path).text().contains("<profile>"));
+        daemon.get(&format!("{path}&showDetails=true")).text()
+    };
+    let some = told("x%26%3C%3E,50%\nfine,1\n%FF,1\n");
+    let end = "<ignoredUpdates>0</ignoredUpdates><profile><id>x&amp;&lt;&gt;</id><status>failed</status></profile>\
+               <profile><id></id><line>4</line><status>failed</status></profile></response>";
+    assert!(some.ends_with(end), "{some}");
+    assert!(some.find("<status>complete</status>").unwrap() < some.find("<profile>").unwrap());
+    let many = told(&"y,50%\n".repeat(1_001));
+    assert_eq!(many.matches("<profile>").count(), 1_000);
+    assert!(many.contains("<note>the first 1000 of 1001 rows that failed"), "{}", &many[many.len() - 300..]);
 }

@@ -135,3 +135,24 @@ fn the_cookie_reaches_no_further_than_the_inspector() {
     let out = daemon.call("POST", "/session/end", &[mine, OWN], None);
     assert!(out.header("set-cookie").unwrap().contains("Max-Age=0"));
 }
+
+/// A page asked "Client?" though there was only one.
+#[test]
+fn pages_of_the_only_client_are_open_at_once() {
+    let open = |daemon: &Daemon, client: Option<&str>| {
+        for path in ["/", "/batches", "/upload"] {
+            let text = page(&daemon.get(path), 200);
+            let shown = client.map_or("<b>".into(), |client| format!("client <b>{client}</b>"));
+            assert_eq!(text.contains(&shown), client.is_some(), "{path}");
+        }
+    };
+    open(&Daemon::start_configured("[clients.one]\n"), Some("one"));
+    open(&Daemon::start_configured("[clients.one]\n[clients.two]\n"), None);
+    open(&Daemon::start_configured("default_client = \"two\"\n[clients.one]\n[clients.two]\n"), Some("two"));
+    let daemon = Daemon::start();
+    open(&daemon, None);
+    daemon.post_batch("demo", "batch=pcId,a\n1,2\n");
+    open(&daemon, Some("demo"));
+    daemon.post_batch("other", "batch=pcId,a\n1,2\n");
+    open(&daemon, None);
+}

@@ -797,6 +797,19 @@ impl App {
         self.0.config().default_client.clone()
     }
 
+    /// The client whose pages are open where none is named: the default one, else the only one that is configured, else,
+    /// where any is taken, the only one that has batches.
+    pub fn only_client(&self) -> Option<ClientCode> {
+        let config = self.0.config();
+        let mut configured = config.clients().map(|(client, _)| client);
+        let only = match (configured.next(), configured.next()) {
+            (Some(only), None) => Some(only.clone()),
+            (None, _) => self.0.batches.only_client(),
+            (Some(_), Some(_)) => None,
+        };
+        config.default_client.clone().or(only)
+    }
+
     /// Goes on with other settings, as far as they may change while the daemon runs: how much is taken, what is kept, the
     /// clients. Which requests they shape is a matter of when these came in.
     pub fn reconfigure(&self, config: &Config) {

@@ -358,6 +358,16 @@ impl Batches {
         });
     }
 
+    /// The one client that has batches, if there is one alone.
+    pub fn only_client(&self) -> Option<ClientCode> {
+        look(&self.all, |all| {
+            let pending = all.pending.iter().filter(|(_, list)| !list.is_empty()).map(|(client, _)| client);
+            let mut all = all.kept.clients().chain(pending);
+            let first = all.next()?;
+            all.all(|other| other == first).then(|| first.clone())
+        })
+    }
+
     /// What a client's complete batches come to.
     pub fn totals(&self, client: &ClientCode) -> Totals {
         look(&self.all, |all| all.kept.totals(client))

@@ -144,6 +144,8 @@ fn what_to_try(url: &str) -> String {
     let flag = if url.ends_with(USUAL_ADDRESS) { String::new() } else { format!(" --url {url}") };
     format!(
         "
+{VISITOR} in a browser: {url}/visitors?client={CLIENT}&by=third-party&id={VISITOR}
+
 It stays up until Ctrl-C. Try, in another terminal:
 
   curl '{url}/rest/v1/profiles/thirdPartyId/{VISITOR}?client={CLIENT}'

@@ -305,7 +305,12 @@ fn adobe_batches(all: &mut Vec<Operation>) {
     for path in ["/m2/{client}/profile/batchStatus", "/m2/{client}/v2/profile/batchStatus"] {
         let operation = adobe_in_xml("get", path, "How far a batch is.")
             .query("batchId", true, json!({"type": "string", "pattern": BATCH_ID}), "Which batch.")
-            .query("showDetails", false, text(), "true: with the counts.")
+            .query(
+                "showDetails",
+                false,
+                text(),
+                "true: with the counts and, once it is complete, the first 1,000 rows that failed.",
+            )
             .answers("200", "How far it is.", &[(XML, text())]);
         all.push(operation);
     }

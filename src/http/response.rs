@@ -59,14 +59,23 @@ pub(super) enum Door {
 
 /// An answer in XML: `<response>` around the elements, in their order.
 pub(super) fn xml(status: StatusCode, elements: &[(&str, &str)]) -> Answer {
+    xml_with(status, elements, "")
+}
+
+/// The same, and behind them what is XML already.
+pub(super) fn xml_with(status: StatusCode, elements: &[(&str, &str)], rest: &str) -> Answer {
     let mut body = String::from("<response>");
-    for (name, text) in elements {
-        // XML has no way to write most control characters.
-        let text = text.replace(|c: char| c.is_control() && !c.is_whitespace(), "\u{fffd}");
-        body.extend(["<", name, ">", &partial_escape(&text), "</", name, ">"]);
-    }
+    elements.iter().for_each(|(name, text)| element(&mut body, name, text));
+    body.push_str(rest);
     body.push_str("</response>");
     with_body(status, "text/xml;charset=UTF-8", body.into())
+}
+
+/// Adds an element.
+pub(super) fn element(body: &mut String, name: &str, text: &str) {
+    // XML has no way to write most control characters.
+    let text = text.replace(|c: char| c.is_control() && !c.is_whitespace(), "\u{fffd}");
+    body.extend(["<", name, ">", &partial_escape(&text), "</", name, ">"]);
 }
 
 /// An answer in JSON.

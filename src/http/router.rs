@@ -336,7 +336,9 @@ impl<'a> Endpoint<'a> {
             (Self::BatchUpdate { version, .. }, Some(client)) => {
                 adobe::batch_update::answer(front, request, client, version).await
             }
-            (Self::BatchStatus { .. }, Some(client)) => adobe::batch_status::answer(front, request, client),
+            (Self::BatchStatus { .. }, Some(client)) => {
+                adobe::batch_status::answer(front, request, client).await
+            }
             (Self::ProfileUpdate { .. }, Some(client)) => {
                 adobe::profile_update::answer(front, request, client).await
             }

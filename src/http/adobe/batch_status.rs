@@ -1,16 +1,23 @@
-//! `GET /m2/{client}/[v2/]profile/batchStatus?batchId=…[&showDetails=true]`: how far a batch is.
+//! `GET /m2/{client}/[v2/]profile/batchStatus?batchId=…[&showDetails=true]`: how far a batch is and, of a complete one with
+//! details, which rows failed: in Adobe's own form ("Profile Batch Status API v2 changes", May 2020), behind all fields of
+//! the batch, because clients take the first `<status>` for the batch's. A row without an id that can be told has an empty one,
+//! and its line. Rows are read as reports are, at a bounded number at once; the status is told even if they cannot be.
 
 use hyper::StatusCode;
 
+use crate::app::report::ToldRow;
 use crate::app::{BatchState, BatchStatus};
 use crate::http::Front;
 use crate::http::error::HttpError;
 use crate::http::request::Request;
-use crate::http::response::{Answer, xml};
-use crate::model::batch::BatchId;
+use crate::http::response::{Answer, element, xml_with};
+use crate::model::batch::{BatchId, Outcome};
 use crate::model::id::ClientCode;
 
-pub(in crate::http) fn answer(
+/// How many failed rows are told.
+const FAILED_TOLD_MAX: usize = 1_000;
+
+pub(in crate::http) async fn answer(
     front: &Front,
     request: &Request,
     client: &ClientCode,
@@ -26,10 +33,44 @@ pub(in crate::http) fn answer(
             "client {client} has no batch {text}: it was never accepted, or is no longer kept"
         ))
     })?;
-    Ok(encode(&batch, query.get("showDetails") == Some("true")))
+    let details = query.get("showDetails") == Some("true");
+    let mut failed = Failed::default();
+    if details && batch.state == BatchState::Complete && batch.counts.failed > 0 {
+        let who = request.who(Some(client));
+        let page =
+            front.app.outcome_page(&who, &batch.id, Some(Outcome::Failed), None, FAILED_TOLD_MAX).await;
+        let url = format!("/api/v1/batches/{}/outcomes?outcome=failed", batch.id);
+        failed = match page {
+            Ok(page) => Failed {
+                note: page.next.is_some().then(|| {
+                    let (told, all) = (page.rows.len(), batch.counts.failed);
+                    format!(
+                        "the first {told} of {all} rows that failed; all of them, with the reasons: GET {url}"
+                    )
+                }),
+                rows: page.rows,
+            },
+            Err(error) => {
+                let why = HttpError::App(error);
+                tracing::debug!(batch = %batch.id, log = ?why.log(), %why, "failed rows were not told");
+                Failed {
+                    rows: vec![],
+                    note: Some(format!("the rows that failed are not told now: {why}; GET {url}")),
+                }
+            }
+        };
+    }
+    Ok(encode(&batch, details, &failed))
 }
 
-fn encode(batch: &BatchStatus, details: bool) -> Answer {
+/// Rows that failed, as far as they are told.
+#[derive(Default)]
+struct Failed {
+    rows: Vec<ToldRow>,
+    note: Option<String>,
+}
+
+fn encode(batch: &BatchStatus, details: bool, failed: &Failed) -> Answer {
     let status = match batch.state {
         BatchState::Incomplete => "incomplete",
         BatchState::Complete => "complete",
@@ -49,7 +90,19 @@ fn encode(batch: &BatchStatus, details: bool) -> Answer {
     });
     let mut elements = vec![("batchId", id.as_str()), ("status", status), ("batchSize", size.as_str())];
     elements.extend(details.iter().flatten().map(|(name, count)| (*name, count.as_str())));
-    xml(StatusCode::OK, &elements)
+    let mut rest = String::new();
+    for row in &failed.rows {
+        rest.push_str("<profile>");
+        element(&mut rest, "id", row.id.as_deref().unwrap_or_default());
+        if row.id.is_none() {
+            element(&mut rest, "line", &row.place.line.to_string());
+        }
+        rest.push_str("<status>failed</status></profile>");
+    }
+    if let Some(note) = &failed.note {
+        element(&mut rest, "note", note);
+    }
+    xml_with(StatusCode::OK, &elements, &rest)
 }
 
 #[cfg(test)]
@@ -72,7 +125,7 @@ mod tests {
             estimated_end: None,
             reason: None,
         };
-        let body = |details| format!("{:?}", encode(&batch, details).into_body());
+        let body = |details| format!("{:?}", encode(&batch, details, &Failed::default()).into_body());
         assert!(body(false).contains(
             "<response><batchId>demo-1701473848678-10000007</batchId><status>complete</status>\
              <batchSize>15</batchSize></response>"

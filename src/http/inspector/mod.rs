@@ -96,8 +96,8 @@ impl<'a> Page<'a> {
         }
     }
 
-    /// Whose visitors it is about: its batch's client, else the one that is named, else the token's own, else the default
-    /// one; none where a page has to ask first.
+    /// Whose visitors it is about: its batch's client, else the one that is named, else the token's own, else the only one
+    /// there is; none where a page has to ask first.
     pub(super) fn client(
         &self,
         front: &Front,
@@ -116,7 +116,7 @@ impl<'a> Page<'a> {
                 if query.get("client").is_some() {
                     return query.client(&front.app).map(Some);
                 }
-                Ok(bearer.client().cloned().or_else(|| front.app.default_client()))
+                Ok(bearer.client().cloned().or_else(|| front.app.only_client()))
             }
         }
     }
