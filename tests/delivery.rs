@@ -201,13 +201,13 @@ fn a_call_that_is_not_legal_is_refused_and_told_why() {
         PATH,
         r#"{"id":{"tntId":"a"},"notifications":[{"id":"n","profileParameters":{"ok":"1","profile.x":"1"}}]}"#,
         400,
-        "notifications[0].profileParameters: \"profile.x\" must be written without \"profile.\"",
+        "Notification not taken: notifications[0].profileParameters: \"profile.x\" must be written without \"profile.\"",
     );
     check(
         PATH,
-        r#"{"id":{"tntId":"a"},"execute":{"pageLoad":{"parameters":{"":"1"},"profileParameters":{"ok":"1"}}}}"#,
+        r#"{"id":{"tntId":"a"},"execute":{"pageLoad":{"parameters":{"":1},"profileParameters":{"":"1"}}}}"#,
         400,
-        "execute.pageLoad.parameters: a parameter's name is blank",
+        "execute.pageLoad.profileParameters: a parameter's name is blank",
     );
     let endless = post(&daemon, PATH, &json!({ "id": { "tntId": "x".repeat(100_000) } }).to_string());
     assert_eq!((endless.status, endless.text().chars().count() < 500), (400, true));

@@ -17,6 +17,11 @@ use crate::model::profile::{NAME_CHARS_MAX, NAME_PREFIX, NameFault, attribute_na
 /// The longest message about a body.
 const MESSAGE_CHARS_MAX: usize = 400;
 
+/// The most mboxes in `execute`, and in `prefetch`.
+const MBOXES_MAX: usize = 50;
+/// The most `parameters` in one map.
+const PARAMETERS_MAX: usize = 100;
+
 /// A call's body.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -65,7 +70,7 @@ pub(super) struct Prefetch {
 #[serde(rename_all = "camelCase")]
 pub(super) struct PageLoad {
     #[serde(rename = "parameters")]
-    _parameters: Option<Parameters>,
+    _parameters: Option<Unused>,
     profile_parameters: Option<Parameters>,
 }
 
@@ -76,7 +81,7 @@ pub(super) struct Mbox {
     pub(super) index: Option<i64>,
     pub(super) name: String,
     #[serde(rename = "parameters")]
-    _parameters: Option<Parameters>,
+    _parameters: Option<Unused>,
     profile_parameters: Option<Parameters>,
 }
 
@@ -87,7 +92,7 @@ pub(super) struct View {
     pub(super) name: Option<String>,
     pub(super) key: Option<String>,
     #[serde(rename = "parameters")]
-    _parameters: Option<Parameters>,
+    _parameters: Option<Unused>,
     profile_parameters: Option<Parameters>,
 }
 
@@ -97,7 +102,7 @@ pub(super) struct View {
 pub(super) struct Notification {
     pub(super) id: String,
     #[serde(rename = "parameters")]
-    _parameters: Option<Parameters>,
+    _parameters: Option<Unused>,
     profile_parameters: Option<Parameters>,
 }
 
@@ -108,7 +113,7 @@ impl Call {
         let call: Result<Object<Self>, _> = serde_path_to_error::deserialize(&mut json);
         match call {
             Ok(Object(call)) => match json.end() {
-                Ok(()) => Ok(call),
+                Ok(()) => call.with_few_mboxes(),
                 Err(error) => Err(not_json(&error)),
             },
             Err(error) if error.inner().classify() == Category::Data => {
@@ -116,6 +121,20 @@ impl Call {
             }
             Err(error) => Err(not_json(error.inner())),
         }
+    }
+
+    /// Refuses more mboxes than a call may have, in Adobe's words ("Target limits", Delivery API).
+    fn with_few_mboxes(self) -> Result<Self, HttpError> {
+        let executed = self.execute.as_ref().and_then(|it| it.0.mboxes.as_ref());
+        let prefetched = self.prefetch.as_ref().and_then(|it| it.0.mboxes.as_ref());
+        for (place, mboxes) in [("execute", executed), ("prefetch", prefetched)] {
+            if mboxes.is_some_and(|mboxes| mboxes.len() > MBOXES_MAX) {
+                return Err(HttpError::Wrong(format!(
+                    "{place}.mboxes: size must be between 0 and {MBOXES_MAX}"
+                )));
+            }
+        }
+        Ok(self)
     }
 
     /// Who the visitor is.
@@ -155,7 +174,10 @@ fn misplaced(path: &str, error: &serde_json::Error) -> HttpError {
     let position = format!(" at line {} column {}", error.line(), error.column());
     let what = what.strip_suffix(&position).unwrap_or(&what);
     let place = if path == "." { "the body" } else { path };
-    HttpError::Wrong(shortened(format!("{place}: {what}")))
+    // Adobe's mobile SDKs send a refused notification again with every call, unless the message has this word
+    // (aepsdk-target-ios TargetError.ERROR_NOTIFICATION_TAG).
+    let word = if path.starts_with("notifications") { "Notification not taken: " } else { "" };
+    HttpError::Wrong(shortened(format!("{word}{place}: {what}")))
 }
 
 /// A message that quotes what was sent, cut where it is too long.
@@ -188,7 +210,51 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     }
 }
 
-/// A map of parameters in the order sent, checked as Adobe's OpenAPI says for both kinds (R9).
+/// A map of `parameters`: they are not ours and may hold anything, but for how many and how long they are.
+#[derive(Debug)]
+struct Unused;
+
+impl<'de> Deserialize<'de> for Unused {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Counted;
+        impl<'de> Visitor<'de> for Counted {
+            type Value = Unused;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut count = 0;
+                while let Some((name, value)) = map.next_entry::<String, serde_json::Value>()? {
+                    count += 1;
+                    if count > PARAMETERS_MAX {
+                        return Err(A::Error::custom(format_args!("more than {PARAMETERS_MAX} parameters")));
+                    }
+                    if name.chars().nth(NAME_CHARS_MAX).is_some() {
+                        return Err(A::Error::custom(name_too_long(&name)));
+                    }
+                    if value.as_str().is_some_and(too_long) {
+                        return Err(A::Error::custom(value_too_long(&name)));
+                    }
+                }
+                Ok(Unused)
+            }
+        }
+        deserializer.deserialize_map(Counted)
+    }
+}
+
+fn name_too_long(name: &str) -> String {
+    let start: String = name.chars().take(24).collect();
+    format!("the parameter's name that begins with {start:?} has more than {NAME_CHARS_MAX} characters")
+}
+
+fn value_too_long(name: &str) -> String {
+    format!("the value of {name:?} has more than {VALUE_CHARS_MAX} characters")
+}
+
+/// A map of `profileParameters` in the order sent, checked as Adobe's OpenAPI says (R9).
 #[derive(Debug)]
 struct Parameters(Vec<(String, String)>);
 
@@ -225,15 +291,10 @@ fn check_parameter(name: &str, value: &str) -> Result<(), String> {
         Some(NameFault::Prefixed) => {
             return Err(format!("{name:?} must be written without {NAME_PREFIX:?}"));
         }
-        Some(NameFault::TooLong) => {
-            let start: String = name.chars().take(24).collect();
-            return Err(format!(
-                "the parameter's name that begins with {start:?} has more than {NAME_CHARS_MAX} characters"
-            ));
-        }
+        Some(NameFault::TooLong) => return Err(name_too_long(name)),
     }
     if too_long(value) {
-        return Err(format!("the value of {name:?} has more than {VALUE_CHARS_MAX} characters"));
+        return Err(value_too_long(name));
     }
     Ok(())
 }
@@ -271,7 +332,7 @@ mod tests {
             r#"{"prefetch":{"views":[null]}}"#,
             "prefetch.views[0]: invalid type: null, expected an object",
         );
-        check(r#"{"notifications":[{}]}"#, "notifications[0]: missing field `id`");
+        check(r#"{"notifications":[{}]}"#, "Notification not taken: notifications[0]: missing field `id`");
         check(
             r#"{"context":{"beacon":"yes"}}"#,
             "context.beacon: invalid type: string \"yes\", expected a boolean",
@@ -305,6 +366,25 @@ mod tests {
         };
         assert!(Call::parse(many(50).as_bytes()).is_ok());
         check(&many(51), &format!("{at}: more than 50 parameters"));
+        // Not ours: adobe/aepsdk-target-ios sends raw requests with whatever the app put there.
+        let unused = |map: &str| format!(r#"{{"execute":{{"mboxes":[{{"name":"m","parameters":{map}}}]}}}}"#);
+        for taken in [r#"{"a":1,"b":null,"c":true,"d":[{}],"profile.x":"y","":"z"}"#, "{}", "null"] {
+            assert!(Call::parse(unused(taken).as_bytes()).is_ok(), "{taken}");
+        }
+        let params =
+            |count: usize| (0..count).map(|n| format!(r#""a{n}":{n}"#)).collect::<Vec<_>>().join(",");
+        assert!(Call::parse(unused(&format!("{{{}}}", params(100))).as_bytes()).is_ok());
+        let at = "execute.mboxes[0].parameters";
+        check(&unused(&format!("{{{}}}", params(101))), &format!("{at}: more than 100 parameters"));
+        let long = format!(r#"{{"n":"{}"}}"#, "x".repeat(5_001));
+        check(&unused(&long), &format!("{at}: the value of \"n\" has more than 5000 characters"));
+        // "Target limits", Delivery API: 50 mboxes a request.
+        let mboxes = |count: usize| vec![r#"{"name":"m"}"#; count].join(",");
+        for part in ["execute", "prefetch"] {
+            let call = |count| format!(r#"{{"{part}":{{"mboxes":[{}]}}}}"#, mboxes(count));
+            assert!(Call::parse(call(50).as_bytes()).is_ok());
+            check(&call(51), &format!("{part}.mboxes: size must be between 0 and 50"));
+        }
         assert_eq!(refused(&format!(r#"{{"id":"{}"}}"#, "x".repeat(9_000))).chars().count(), 401);
     }
 
