@@ -475,8 +475,6 @@ fn whoever_was_erased_after_a_backup_stays_erased_when_it_is_restored() {
     }
 }
 
-/// A batch that is folded in once more, for its store was made again, is complete to the journal and not to the backup's
-/// mark: its outcomes were left out, and what was restored did not start.
 /// Each start made the indexes of pending batches again: with twenty of them it took two seconds instead of a half.
 #[test]
 fn a_start_uses_the_indexes_that_are_there() {
@@ -496,6 +494,8 @@ fn a_start_uses_the_indexes_that_are_there() {
     assert_eq!(indexes(&daemon), before);
 }
 
+/// A batch that is folded in once more, for its store was made again, is complete to the journal and not to the backup's
+/// mark: its outcomes were left out, and what was restored did not start.
 #[test]
 fn a_backup_made_while_a_store_is_made_again_can_be_started() {
     const ROWS: usize = 2_000;

@@ -20,7 +20,7 @@ use support::load::{self, Load, SETTINGS, wait_until};
 use support::{Daemon, request, variable, wait_for};
 
 /// Every place, in the order of a write's way: what is written, made durable, named, applied, answered.
-const PLACES: [&str; 54] = [
+const PLACES: [&str; 57] = [
     "frame-write",
     "frame-sync",
     "frame-synced",
@@ -74,7 +74,34 @@ const PLACES: [&str; 54] = [
     "erasing-folder",
     "erasing-done",
     "backup-write",
+    "backup-sync",
     "backup-rename",
+    "backup-folder",
+    "backup-done",
+];
+/// The steps of putting a file in the place of another.
+const STEPS: [&str; 5] = ["write", "sync", "rename", "folder", "done"];
+/// Places that the load does not lead to; other tests do.
+const ELSEWHERE: [&str; 15] = [
+    // tests/kill.rs and tests/power_cut.rs: a daemon that does not journal, or does not sync, is found out.
+    "journal-write",
+    "journal-sync",
+    // A thread that dies ends the daemon.
+    "fold-thread",
+    "fold-2-thread",
+    "checkpoint-thread",
+    "sweep-thread",
+    "housekeeping-thread",
+    // A call that panics fails alone.
+    "upload-thread",
+    "lookup",
+    "answering",
+    // What puts a file in the place of another, and is cut off at each of its steps.
+    "format",
+    "erasures",
+    "tokens",
+    "catalogue",
+    "give-up",
 ];
 const V2: &str = "/m2/demo/v2/profile/batchUpdate";
 /// How long the load goes on before its daemon is killed; on the one with the fault before a fault is looked for, and after.
@@ -337,8 +364,7 @@ fn an_erasure_cut_off_anywhere_changes_no_counts_and_is_finished() {
 /// Whoever gives an upload up is cut off anywhere: the next try gives it up, and the upload is kept as it was.
 #[test]
 fn giving_an_upload_up_that_is_cut_off_anywhere_is_taken_up_again() {
-    let steps = ["write", "sync", "rename", "folder", "done"];
-    let places = ["give-up", "outcomes"].iter().flat_map(|file| steps.map(|step| format!("{file}-{step}")));
+    let places = ["give-up", "outcomes"].iter().flat_map(|file| STEPS.map(|step| format!("{file}-{step}")));
     for place in places.chain(["frame-write".into(), "frame-sync".into(), "frame-synced".into()]) {
         let mut daemon = Daemon::start();
         daemon.mbox("demo", "mbox=m&mboxPC=1");
@@ -432,5 +458,80 @@ fn a_call_that_panics_fails_alone() {
         assert_eq!(daemon.get("/healthz").status, 200, "{place}");
         daemon.terminate();
         assert_eq!(daemon.ended().code(), Some(0), "{place}");
+    }
+}
+
+/// A place that nothing runs into is one at which nobody knows what is lost.
+#[test]
+fn every_place_that_the_daemon_has_is_run_into() {
+    let begins = ["point(\"", "fail_point!(\"", "durable::replace(", "durable::replace_summed("];
+    let mut found = 0;
+    for file in files_below(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src")) {
+        let text = std::fs::read_to_string(&file).unwrap();
+        for begin in begins {
+            for (at, _) in text.match_indices(begin) {
+                let name = text[at..].split('"').nth(1).unwrap();
+                // In `durable.rs` itself the name is the caller's, and the step follows.
+                if name.contains('{') {
+                    continue;
+                }
+                found += 1;
+                let of_a_file = begin.starts_with("durable");
+                let met = |place: &str| PLACES.contains(&place) || ELSEWHERE.contains(&place);
+                let all_steps = || STEPS.iter().all(|step| met(&format!("{name}-{step}")));
+                assert!(
+                    met(name) || (of_a_file && all_steps()),
+                    "{}: nothing runs into {name}",
+                    file.display()
+                );
+            }
+        }
+    }
+    assert!(found > 40, "{found}");
+}
+
+/// A folder whose first start is cut off anywhere is one that the next start makes.
+#[test]
+fn a_first_start_that_is_cut_off_anywhere_is_taken_up_again() {
+    let files = ["format", "erasures", "catalogue"];
+    for place in files.iter().flat_map(|file| STEPS.map(|step| format!("{file}-{step}"))) {
+        let mut daemon = Daemon::configured("");
+        daemon.keep_complaints();
+        daemon.set_variable("FAILPOINTS", &format!("{place}=return(abort)"));
+        assert!(daemon.try_restart().is_err(), "{place} was not met");
+        daemon.set_variable("FAILPOINTS", "").restart();
+        daemon.mbox("demo", "mbox=m&mboxPC=1&profile.a=1");
+        let batch = daemon.post_batch("demo", "batch=pcId,a\n1,2\n9,2\n");
+        assert_eq!(daemon.wait_complete(&batch).successful, 1, "{place}");
+        let by = "/api/v1/profiles/1?by=pc&client=demo";
+        assert_eq!(daemon.call("DELETE", by, &[], None).status, 200, "{place}");
+        daemon.terminate();
+        assert!(daemon.ended().success(), "{place}");
+    }
+}
+
+/// The tokens that there were are good whatever becomes of the next.
+#[test]
+fn a_token_whose_making_is_cut_off_anywhere_is_there_or_is_not() {
+    for place in STEPS.map(|step| format!("tokens-{step}")) {
+        let mut daemon = Daemon::start();
+        let token = |arguments: &[&str], faults: &str| {
+            let mut profiled = Command::new(env!("CARGO_BIN_EXE_profiled"));
+            profiled.arg("token").args(arguments).arg("--data").arg(daemon.data());
+            profiled.env("FAILPOINTS", faults).output().unwrap()
+        };
+        let new = ["new", "--client", "demo", "--scope", "admin"];
+        let first = String::from_utf8(token(&new, "").stdout).unwrap();
+        let cut_off = token(&new, &format!("{place}=return(abort)"));
+        assert_eq!(cut_off.status.signal(), Some(6), "{place}");
+        let listed = token(&["list", "--json"], "");
+        assert!(listed.status.success(), "{place}: {}", String::from_utf8_lossy(&listed.stderr));
+        daemon.kill9();
+        daemon.restart();
+        let bearer = format!("Bearer {}", first.trim());
+        let ask = |headers: &[(&str, &str)]| {
+            daemon.call("GET", "/api/v1/batches?client=demo", headers, None).status
+        };
+        assert_eq!((ask(&[("Authorization", &bearer)]), ask(&[])), (200, 401), "{place}");
     }
 }

@@ -1,5 +1,10 @@
 //! Adobe's own SDKs for Node.js and Python against the real daemon, where they are here: `.ci/run` puts them into `target/sdk`
 //! and `target/sdk-python`.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on should say where"
+)]
 
 mod support;
 
@@ -53,9 +58,7 @@ fn adobes_python_sdk_stays_on_this_host_and_what_it_sends_is_in_the_profile() {
 
 fn visit(sdk: fn() -> Result<Command, String>) {
     if let Err(missing) = sdk() {
-        // The harness may be in the middle of a line.
-        eprintln!("\nskipped: {missing}");
-        return;
+        return support::skip(&missing);
     }
     let daemon = Daemon::start_configured("[clients.demo]\nims_orgs = ['TESTORG@AdobeOrg']\n");
     let port = daemon.address().port();
