@@ -18,13 +18,14 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::model::batch::{BatchReading, ConsecutiveV2};
+use crate::model::blocked::BlockedIds;
 use crate::model::id::ClientCode;
 use crate::model::seq::Millis;
 
 mod setting;
 mod window;
 
-use setting::{GIB, KIB, MIB, Plain, TIB};
+use setting::{BlockedId, GIB, KIB, MIB, Plain, TIB};
 pub use setting::{
     Given, ImsOrg, LogFilter, LogFormat, PUBLIC_URL_BYTES_MAX, Proxies, PublicUrl, Size, Whole,
 };
@@ -237,6 +238,8 @@ pub struct ClientSettings {
     pub consecutive_v2: ConsecutiveV2,
     /// How a batch file's raw characters are read.
     pub batch_reading: BatchReading,
+    /// What a site call or a single update may not name a visitor by.
+    pub blocked_ids: BlockedIds,
     /// A profile expires this long after its last site call (R11).
     pub lifetime_ms: u64,
     /// The organisations that Adobe's SDKs send instead of a client code.
@@ -416,6 +419,7 @@ struct ClientTable {
     v2_creates_profiles: Option<Given<bool>>,
     consecutive_v2: Option<Given<ConsecutiveV2>>,
     batch_reading: Option<Given<BatchReading>>,
+    blocked_ids: Option<Vec<Given<BlockedId>>>,
     lifetime_days: Option<Given<Whole<1, 3650>>>,
     batch_calls_per_minute: Option<Given<Whole<0, 1_000_000>>>,
     batch_shows_after_seconds: Option<Given<Whole<0, 604_800>>>,
@@ -706,6 +710,7 @@ impl Default for ClientSettings {
             v2_creates_profiles: false,
             consecutive_v2: ConsecutiveV2::default(),
             batch_reading: BatchReading::default(),
+            blocked_ids: BlockedIds::default(),
             lifetime_ms: LIFETIME_DAYS * DAY_MS,
             ims_orgs: Arc::default(),
             batch_calls_per_minute: None,
@@ -873,6 +878,10 @@ fn clients(
             v2_creates_profiles: value(&table.v2_creates_profiles).unwrap_or(default.v2_creates_profiles),
             consecutive_v2: value(&table.consecutive_v2).unwrap_or(default.consecutive_v2),
             batch_reading: value(&table.batch_reading).unwrap_or(default.batch_reading),
+            blocked_ids: match &table.blocked_ids {
+                Some(these) => BlockedIds::these(these.iter().map(|id| &id.value.0)),
+                None => default.blocked_ids.clone(),
+            },
             lifetime_ms: value(&table.lifetime_days).map_or(default.lifetime_ms, |days| days.get() * DAY_MS),
             ims_orgs: table.ims_orgs.iter().map(|org| org.value.clone()).collect(),
             batch_calls_per_minute: value(&table.batch_calls_per_minute)

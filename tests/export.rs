@@ -231,10 +231,10 @@ fn an_export_shows_visitors_whom_bundled_rows_create_while_they_are_pending() {
 #[test]
 fn a_client_that_goes_away_ends_its_export() {
     let daemon = Daemon::start();
-    for n in 0..20 {
+    for n in 1..21 {
         daemon.mbox("demo", &format!("mboxPC={n}"));
     }
-    let rows: String = (0..20).map(|n| format!("{n},{}\n", "x".repeat(1_000_000))).collect();
+    let rows: String = (1..21).map(|n| format!("{n},{}\n", "x".repeat(1_000_000))).collect();
     let batch = daemon.post_batch("demo", format!("batch=pcId,a\n{rows}"));
     assert_eq!(daemon.wait_complete(&batch).successful, 20);
     for format in ["ndjson", "csv&by=pc"] {

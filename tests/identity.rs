@@ -147,6 +147,48 @@ fn what_follows_a_dot_is_cut_off_only_if_it_is_a_location_hint() {
     }
 }
 
+/// An id that is none counts as not sent: `mbox3rdPartyId=undefined` once made one visitor of all who were logged out.
+#[test]
+fn an_id_that_is_none_makes_nobody_one_visitor() {
+    let own = "[clients.demo]\n[clients.own]\nblocked_ids = ['Void']\n[clients.all]\nblocked_ids = []\n";
+    let daemon = Daemon::start_configured(own);
+    for id in ["undefined", "NULL", "%23N/A", "0", "-1", "%5Bobject%20Object%5D", "%22null%22"] {
+        for (n, device) in ["phone", "desk"].iter().enumerate() {
+            daemon.mbox("demo", &format!("&mboxPC={device}&mbox3rdPartyId={id}&profile.a={n}"));
+        }
+        let body = serde_json::json!({ "id": { "tntId": "phone", "thirdPartyId": "undefined" } }).to_string();
+        let json = [("Content-Type", "application/json")];
+        let reply =
+            daemon.call("POST", "/rest/v1/delivery?client=demo&sessionId=s", &json, Some(body.as_bytes()));
+        assert_eq!(reply.json()["id"], serde_json::json!({ "tntId": "phone" }));
+        assert_eq!(reply.header("profiled-left-out"), Some("1 id that stands for nobody (blocked_ids)"));
+        assert_eq!(
+            (attributes(&daemon, "pc:phone"), attributes(&daemon, "pc:desk")),
+            ("a=0".into(), "a=1".into()),
+            "{id}"
+        );
+        let update = daemon.get(&format!("/m2/demo/profile/update?mbox3rdPartyId={id}&profile.a=1"));
+        assert_eq!(update.status, 400, "{id}");
+        assert!(update.text().contains("blocked_ids"), "{}", update.text());
+    }
+    assert_eq!(attributes(&daemon, "tp:undefined"), "-");
+    assert!(daemon.metrics().value(r#"profiled_attributes_left_out_total{reason="blocked_id"}"#) >= 21.0);
+    // Nothing but such ids: a visitor of its own each time.
+    assert_ne!(daemon.mbox("demo", "&mboxPC=null"), daemon.mbox("demo", "&mboxPC=null"));
+    daemon.mbox("all", "&mboxPC=1&mbox3rdPartyId=undefined&profile.a=1");
+    daemon.mbox("own", "&mboxPC=1&mbox3rdPartyId=undefined&profile.a=1");
+    daemon.mbox("own", "&mboxPC=2&mbox3rdPartyId=VOID&profile.a=1");
+    for (client, id, there) in
+        [("all", "undefined", true), ("own", "undefined", true), ("own", "VOID", false)]
+    {
+        assert_eq!(daemon.visitor(client, "third-party", id).is_some(), there, "{client} {id}");
+    }
+    // Who was stored under one can still be erased by it.
+    let erased = daemon.call("DELETE", "/api/v1/profiles/undefined?by=third-party&client=own", &[], None);
+    assert_eq!(erased.status / 100, 2, "{}", erased.text());
+    assert_eq!(daemon.visitor("own", "third-party", "undefined"), None);
+}
+
 #[test]
 fn two_devices_share_a_profile_and_logout_changes_nothing() {
     check(&[

@@ -266,7 +266,7 @@ fn a_daemon_of_few_file_handles_keeps_those_it_needs() {
     assert!(daemon.complaints().contains("connections_max=16"), "{}", daemon.complaints());
     let value = "x".repeat(4_000);
     let mut crowd: Vec<_> = (0..100).map(|_| daemon.connect()).collect();
-    for n in 0..100 {
+    for n in 1..101 {
         // Each of them is more than a tenth of a segment of the journal.
         daemon.mbox("demo", &format!("mbox3rdPartyId={n}&profile.a={value}&profile.b={value}"));
         crowd.push(daemon.connect());

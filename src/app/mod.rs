@@ -87,6 +87,7 @@ use crate::journal::entry::Checkpoint;
 use crate::journal::log::{LogError, Position};
 use crate::journal::snapshot::{SnapshotError, Snapshots};
 use crate::model::batch::{BatchId, BatchRules, Counts, EmptyValues};
+use crate::model::blocked::BlockedIds;
 use crate::model::id::{ClientCode, IdKind, Key, VisitorId};
 use crate::model::profile::Source;
 use crate::model::seq::{Clock, Millis, Seq};
@@ -624,6 +625,11 @@ impl App {
             .map_err(|error| OpenError::Folder { path: "(a thread)".into(), error })?;
         self.0.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         Ok(())
+    }
+
+    /// What a client's site calls and single updates may not name a visitor by.
+    pub fn blocked_ids(&self, client: &ClientCode) -> Result<BlockedIds, AppError> {
+        Ok(self.0.settings(client)?.blocked_ids)
     }
 
     /// Writes what a site call brings.

@@ -29,6 +29,10 @@ pub struct PublicUrl(Box<str>);
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ImsOrg(Box<str>);
 
+/// One of a client's `blocked_ids`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct BlockedId(pub(super) Box<str>);
+
 /// An address, or a network of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Proxies(pub(super) IpNet);
@@ -346,6 +350,19 @@ impl Setting for ImsOrg {
 
     fn expected() -> String {
         "an organisation id, such as \"ABCDEF@AdobeOrg\"".into()
+    }
+}
+
+impl Setting for BlockedId {
+    fn read(written: Written<'_>) -> Result<Self, String> {
+        match written.text() {
+            Some(text) if !text.trim().is_empty() => Ok(Self(text.into())),
+            _ => Err(Self::expected()),
+        }
+    }
+
+    fn expected() -> String {
+        "an id that is none, such as \"undefined\"".into()
     }
 }
 

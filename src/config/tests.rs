@@ -209,7 +209,7 @@ fn each_error_says_where_what_and_what_would_be_right() {
     check(
         "[clients.demo]\nlifetime_days = 3\nconsecutive = 'merge'",
         "profiled.toml line 3: unknown key `consecutive`, expected one of `ims_orgs`, `v2_creates_profiles`, \
-         `consecutive_v2`, `batch_reading`, `lifetime_days`, `batch_calls_per_minute`, `batch_shows_after_seconds`, \
+         `consecutive_v2`, `batch_reading`, `blocked_ids`, `lifetime_days`, `batch_calls_per_minute`, `batch_shows_after_seconds`, \
          `status_kept_seconds`",
     );
     check(
@@ -339,11 +339,12 @@ fn a_file_that_is_named_must_be_there_and_be_text() {
 #[test]
 fn once_a_client_is_configured_others_are_not_served() {
     let file = "default_client = 'a'\n[clients.a]\nims_orgs = ['A@AdobeOrg', 'B@AdobeOrg']\n\
-                v2_creates_profiles = true\nconsecutive_v2 = 'replace'\nbatch_reading = 'adobe'\nlifetime_days = 90\n[clients.b]";
+                v2_creates_profiles = true\nconsecutive_v2 = 'replace'\nbatch_reading = 'adobe'\nblocked_ids = ['VOID']\nlifetime_days = 90\n[clients.b]";
     let config = resolve("", file).unwrap();
     let a = config.client(&client("a")).unwrap();
     assert!(a.v2_creates_profiles);
     assert_eq!((a.consecutive_v2, a.lifetime_ms), (ConsecutiveV2::Replace, 90 * DAY_MS));
+    assert!(a.blocked_ids == crate::model::blocked::BlockedIds::these(["void"]));
     assert_eq!(a.batch_reading, crate::model::batch::BatchReading::Adobe);
     assert_eq!(config.client(&client("b")), Some(ClientSettings::default()));
     assert_eq!(config.client(&client("c")), None);

@@ -1,6 +1,7 @@
 //! The pure core: no async, no input or output, no clock.
 
 pub mod batch;
+pub mod blocked;
 pub mod bundle;
 pub mod codec;
 pub mod id;

@@ -178,6 +178,8 @@ pub enum LeftOut {
     Illegal,
     /// The profile would have grown too large (R9).
     ProfileBytes,
+    /// An id that is none (`blocked_ids`).
+    BlockedId,
 }
 
 impl LeftOut {
@@ -185,6 +187,7 @@ impl LeftOut {
         match self {
             Self::Illegal => "illegal",
             Self::ProfileBytes => "profile_bytes",
+            Self::BlockedId => "blocked_id",
         }
     }
 }
@@ -359,7 +362,7 @@ impl Default for Metrics {
         let places = Family::default();
         registry.register("places_taken", "Places taken of what is scarce, by what it is", places.clone());
         let left_out = Family::default();
-        registry.register("attributes_left_out", "Attributes that a call lost", left_out.clone());
+        registry.register("attributes_left_out", "Attributes and ids that a call lost", left_out.clone());
         let sync_seconds = Histogram::new(SHORT_SECONDS);
         let help = "Time to write a commit group to the journal and have it synced to the disk";
         registry.register("journal_sync_seconds", help, sync_seconds.clone());
@@ -389,7 +392,7 @@ impl Default for Metrics {
         for limit in Limit::ALL {
             drop(limits.get_or_create(&[("limit", limit.name())]));
         }
-        for why in [LeftOut::Illegal, LeftOut::ProfileBytes] {
+        for why in [LeftOut::Illegal, LeftOut::ProfileBytes, LeftOut::BlockedId] {
             drop(left_out.get_or_create(&[("reason", why.reason())]));
         }
         Self {

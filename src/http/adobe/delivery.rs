@@ -16,13 +16,15 @@ use serde::Serialize;
 
 use crate::app::{App, CallIds, SiteCall};
 use crate::http::Front;
-use crate::http::adobe::site::{BODY_BYTES_MAX, give_pc_id, note_lost, random_id};
+use crate::http::adobe::site::{BLOCKED, BODY_BYTES_MAX, give_pc_id, note_lost, random_id};
 use crate::http::error::HttpError;
 use crate::http::left_out::LeftOut;
 use crate::http::request::{Params, Request, client, visitor_id};
 use crate::http::response::{Answer, json, no_content};
+use crate::model::blocked::BlockedIds;
 use crate::model::id::{ClientCode, IdKind, VisitorId};
 use crate::model::profile::Source;
+use crate::telemetry::metrics;
 
 mod call;
 
@@ -43,7 +45,8 @@ pub(in crate::http) async fn answer(front: &Front, request: &mut Request) -> Res
         "send the call as JSON, uncompressed, with Content-Type: application/json".into()
     })?;
     let mut call = Call::parse(&request.body.collect(BODY_BYTES_MAX).await?)?;
-    let mut ids = ids(call.ids())?;
+    let (mut ids, none) = ids(call.ids(), &front.app.blocked_ids(&client)?)?;
+    front.app.metrics().left_out(none, metrics::LeftOut::BlockedId);
     give_pc_id(&mut ids)?;
     let attributes = call.take_attributes();
 
@@ -52,6 +55,7 @@ pub(in crate::http) async fn answer(front: &Front, request: &mut Request) -> Res
     let written = front.app.site_call(site_call).await?;
     ids.pc = ids.pc.or(written.pc);
     let mut left_out = LeftOut::default();
+    left_out.note(none, "id", BLOCKED);
     note_lost(&mut left_out, written.left_out);
 
     if call.is_beacon() {
@@ -103,20 +107,27 @@ fn check_session_id(session_id: Option<&str>) -> Result<(), HttpError> {
     Ok(())
 }
 
-/// The ids that the call carries, checked; an empty one counts as absent.
-fn ids(sent: Option<&Ids>) -> Result<CallIds, HttpError> {
-    let check = |kind, key: &str, text: Option<&String>| {
+/// The ids that the call carries, checked; an empty one counts as absent, and so does one that is none. Gives how many of
+/// the latter there are.
+fn ids(sent: Option<&Ids>, blocked: &BlockedIds) -> Result<(CallIds, usize), HttpError> {
+    let mut left_out = 0;
+    let mut check = |kind, key: &str, text: Option<&String>| {
+        if text.is_some_and(|text| blocked.block(kind, text)) {
+            left_out += 1;
+            return Ok(None);
+        }
         let text = text.filter(|text| !text.is_empty());
         let id = text.map(|text| visitor_id(kind, text)).transpose();
         id.map_err(|e| HttpError::Wrong(shortened(format!("id.{key}: {e}"))))
     };
-    let Some(sent) = sent else { return Ok(CallIds::default()) };
-    Ok(CallIds {
+    let Some(sent) = sent else { return Ok((CallIds::default(), 0)) };
+    let ids = CallIds {
         pc: check(IdKind::Pc, "tntId", sent.tnt_id.as_ref())?,
         third_party: check(IdKind::ThirdParty, "thirdPartyId", sent.third_party_id.as_ref())?,
         ecid: check(IdKind::Ecid, "marketingCloudVisitorId", sent.marketing_cloud_visitor_id.as_ref())?,
         made: vec![],
-    })
+    };
+    Ok((ids, left_out))
 }
 
 /// The host to name as the one that answered, if the SDKs then come back to it.

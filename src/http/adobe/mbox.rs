@@ -10,12 +10,13 @@ use crate::http::Front;
 use crate::http::adobe::cookies;
 use crate::http::adobe::default_content::{DefaultContent, Handed};
 use crate::http::adobe::site::{
-    BODY_BYTES_MAX, PROFILE_PARAMETER, VALUE_CHARS_MAX, give_pc_id, note_lost, random_id, too_long,
+    BLOCKED, BODY_BYTES_MAX, PROFILE_PARAMETER, VALUE_CHARS_MAX, give_pc_id, note_lost, random_id, too_long,
 };
 use crate::http::error::HttpError;
 use crate::http::left_out::LeftOut;
 use crate::http::request::{FORM, Params, Request};
 use crate::http::response::{Answer, Door};
+use crate::model::blocked::BlockedIds;
 use crate::model::id::{ClientCode, IdKind, VisitorId};
 use crate::model::profile::{NAME_CHARS_MAX, NameFault, Source, attribute_name_fault};
 use crate::telemetry::metrics;
@@ -83,24 +84,27 @@ pub(in crate::http) async fn answer(
         params.set_missing("mboxPC", pc_id);
     }
     let content = DefaultContent::of(kind, &params)?;
-    let ids = ids(&params)?;
+    let blocked = front.app.blocked_ids(client)?;
+    let (ids, none) = ids(&params, &blocked)?;
+    front.app.metrics().left_out(none, metrics::LeftOut::BlockedId);
     let session_id = match params.get("mboxSession") {
         Some(sent) => sent.to_owned(),
         None => random_id()?,
     };
     let mut left_out = LeftOut::default();
+    left_out.note(none, "id", BLOCKED);
     let (attributes, illegal) = attributes(&params, &mut left_out);
     front.app.metrics().left_out(illegal, metrics::LeftOut::Illegal);
     if illegal > 0 {
         tracing::debug!(left_out = illegal, "a site call brought attributes that are not legal");
     }
 
-    let made = ids.pc.clone();
+    let own = ids.pc.clone();
     let call = SiteCall { client: client.clone(), ids, source: Source::Mbox, attributes };
     let written = front.app.site_call(call).await?;
     note_lost(&mut left_out, written.left_out);
 
-    let tnt_id = tnt_id(&params, made.as_ref(), &written);
+    let tnt_id = tnt_id(&params, own.as_ref(), &written);
     let mut answer = content.answer(&Handed { session_id: &session_id, tnt_id, offers: [] })?;
     if kind.is_ubox() && params.get("mboxXDomain") != Some("disabled") {
         let https = request.caller().https
@@ -111,21 +115,30 @@ pub(in crate::http) async fn answer(
     Ok(answer)
 }
 
-/// The ids that the call carries.
-fn ids(params: &Params) -> Result<CallIds, HttpError> {
+/// The ids that the call carries, and how many that are none count as not sent.
+fn ids(params: &Params, blocked: &BlockedIds) -> Result<(CallIds, usize), HttpError> {
+    let mut left_out = 0;
+    let mut id = |kind, name| match params.get(name) {
+        Some(text) if blocked.block(kind, text) => {
+            left_out += 1;
+            Ok(None)
+        }
+        _ => params.id(kind, name),
+    };
     let mut ids = CallIds {
-        pc: params.id(IdKind::Pc, "mboxPC")?,
-        third_party: params.id(IdKind::ThirdParty, "mbox3rdPartyId")?,
-        ecid: params.id(IdKind::Ecid, "mboxMCGVID")?,
+        pc: id(IdKind::Pc, "mboxPC")?,
+        third_party: id(IdKind::ThirdParty, "mbox3rdPartyId")?,
+        ecid: id(IdKind::Ecid, "mboxMCGVID")?,
         made: vec![],
     };
     give_pc_id(&mut ids)?;
-    Ok(ids)
+    Ok((ids, left_out))
 }
 
-/// The `pcId` to hand back: as sent, with its location hint, or the one that the visitor got.
-fn tnt_id<'a>(params: &'a Params, made: Option<&'a VisitorId>, written: &'a Written) -> Option<&'a str> {
-    params.get("mboxPC").or_else(|| written.pc.as_ref().or(made).map(VisitorId::as_str))
+/// The `pcId` to hand back: the call's own as sent, with its location hint, or the one that the visitor got.
+fn tnt_id<'a>(params: &'a Params, own: Option<&'a VisitorId>, written: &'a Written) -> Option<&'a str> {
+    let sent = params.get("mboxPC").filter(|sent| VisitorId::new(IdKind::Pc, sent).ok().as_ref() == own);
+    sent.or_else(|| written.pc.as_ref().or(own).map(VisitorId::as_str))
 }
 
 /// The attributes that are legal, and how many are not; those are noted with the reason.
@@ -191,7 +204,7 @@ mod tests {
 
     #[test]
     fn a_call_without_any_id_gets_one_and_no_other_does() {
-        let of = |query: &str| ids(&Params::decode(query.as_bytes())).unwrap();
+        let of = |query: &str| ids(&Params::decode(query.as_bytes()), &BlockedIds::default()).unwrap().0;
         let pc = |ids: CallIds| ids.pc.map(|id| id.as_str().to_owned());
         assert_eq!(pc(of("mboxPC=&mbox3rdPartyId=")).map(|id| id.len()), Some(32));
         assert_eq!(pc(of("mboxPC=&mbox3rdPartyId=x")), None);
@@ -199,6 +212,6 @@ mod tests {
         assert_eq!(pc(of("mboxPC=7.28_0")).as_deref(), Some("7"));
         let (params, written) =
             (Params::decode(b"mboxPC=7.28_0"), Written { seq: None, known: true, left_out: 0, pc: None });
-        assert_eq!(tnt_id(&params, None, &written), Some("7.28_0"));
+        assert_eq!(tnt_id(&params, of("mboxPC=7.28_0").pc.as_ref(), &written), Some("7.28_0"));
     }
 }

@@ -15,6 +15,7 @@ use crate::http::left_out::{LeftOut, shown};
 use crate::http::request::{FORM, Params, Request, check_attribute_name};
 use crate::http::response::{Answer, xml};
 use crate::model::batch::Outcome;
+use crate::model::blocked::BlockedIds;
 use crate::model::id::{ClientCode, IdKind, VisitorId};
 use crate::model::profile::NAME_PREFIX;
 
@@ -37,7 +38,7 @@ pub(in crate::http) async fn answer(
         )));
     }
     let params = request.form(POST_BYTES_MAX, &[FORM]).await?.strict()?;
-    let id = visitor(&params)?;
+    let id = visitor(&params, &front.app.blocked_ids(client)?)?;
     let attributes = attributes(&params)?;
 
     let written =
@@ -76,7 +77,14 @@ fn outcome(written: &Written) -> &'static str {
 
 /// The visitor that the call names. Where both ids are there the thirdPartyId counts: it is the key that a profile is
 /// kept under, and this call binds nothing.
-fn visitor(params: &Params) -> Result<VisitorId, HttpError> {
+fn visitor(params: &Params, blocked: &BlockedIds) -> Result<VisitorId, HttpError> {
+    for (kind, name) in [(IdKind::ThirdParty, "mbox3rdPartyId"), (IdKind::Pc, "mboxPC")] {
+        if let Some(text) = params.get(name).filter(|text| blocked.block(kind, text)) {
+            return Err(HttpError::Wrong(format!(
+                "{name}={text:?} is no id but what stands where there is none (blocked_ids): leave the call out, or name the visitor"
+            )));
+        }
+    }
     let third_party = params.id(IdKind::ThirdParty, "mbox3rdPartyId")?;
     let pc = params.id(IdKind::Pc, "mboxPC")?;
     third_party.or(pc).ok_or_else(|| {
@@ -110,9 +118,12 @@ mod tests {
 
     #[test]
     fn the_third_party_id_comes_first_and_an_illegal_one_is_refused() {
-        let id = |query: &str| visitor(&Params::decode(query.as_bytes())).map_err(|e| e.to_string());
+        let id = |query: &str| {
+            visitor(&Params::decode(query.as_bytes()), &BlockedIds::default()).map_err(|e| e.to_string())
+        };
         assert_eq!(id("mboxPC=1.28_0").unwrap().as_str(), "1");
         assert_eq!(id("mboxPC=1&mbox3rdPartyId=x").unwrap().kind(), IdKind::ThirdParty);
+        assert!(id("mboxPC=1&mbox3rdPartyId=undefined").unwrap_err().contains("blocked_ids"));
         assert!(id("profile.a=1").unwrap_err().contains("mboxPC="));
         assert!(id("mbox3rdPartyId=a%2Fb&mboxPC=1").unwrap_err().contains("'/' is not allowed"));
     }

@@ -10,6 +10,8 @@ use crate::model::id::{IdKind, VisitorId};
 pub(super) const ATTRIBUTES_MAX: usize = 50;
 /// What an answer calls an attribute that was left out: what Adobe calls it.
 pub(super) const PROFILE_PARAMETER: &str = "profile parameter";
+/// Why an id is left out.
+pub(super) const BLOCKED: &str = "that stands for nobody (blocked_ids)";
 /// The longest value, in characters (R9).
 pub(super) const VALUE_CHARS_MAX: usize = 5_000;
 /// The largest body: more than fifty of the longest names and values, in three encoded bytes a character.
