@@ -27,7 +27,7 @@ enum Takes {
 use Takes::{Admin, Any, Batch, BatchAndRead, Everywhere, Nothing, Read};
 
 /// Each endpoint, by each of its methods. `{batch}` is a batch's id, `{folder}` a folder that is not there yet.
-const ENDPOINTS: [(&str, &str, Takes); 48] = [
+const ENDPOINTS: [(&str, &str, Takes); 51] = [
     ("GET", "/?client=demo", Any),
     ("GET", "/visitors?client=demo&by=pc&id=1", Read),
     ("GET", "/batches?client=demo", Any),
@@ -73,6 +73,9 @@ const ENDPOINTS: [(&str, &str, Takes); 48] = [
     ("GET", "/m2/demo/ubox/image?mboxPC=1&mboxDefault=http://a/b", Nothing),
     ("GET", "/m2/demo/ubox/page?mboxPC=1&mboxDefault=http://a/b", Nothing),
     ("POST", "/rest/v1/delivery?client=demo&sessionId=s", Nothing),
+    ("POST", "/rest/v1/mbox?client=demo", Nothing),
+    ("POST", "/rest/v1/mbox/s?client=demo", Nothing),
+    ("POST", "/rest/v2/batchmbox?client=demo", Nothing),
     ("GET", "/openapi.json", Nothing),
     ("GET", "/healthz", Nothing),
     ("GET", "/readyz", Nothing),
@@ -158,10 +161,15 @@ fn is_adobes(path: &str) -> bool {
     path.starts_with("/rest/v1/profiles/") || (path.starts_with("/m2/") && path.contains("/profile/"))
 }
 
+/// Whether it is a call of the site in JSON.
+fn is_in_json(path: &str) -> bool {
+    ["/rest/v1/delivery", "/rest/v1/mbox", "/rest/v2/"].iter().any(|start| path.starts_with(start))
+}
+
 fn call(daemon: &Daemon, method: &str, path: &str, token: Option<&str>) -> Reply {
     let bearer = token.map(|token| format!("Bearer {token}"));
     let media_type = match path {
-        _ if path.starts_with("/api/v1/") || path.contains("delivery") => "application/json",
+        _ if path.starts_with("/api/v1/") || is_in_json(path) => "application/json",
         _ => "application/x-www-form-urlencoded",
     };
     let mut headers = vec![("Content-Type", media_type), ("Connection", "close")];
@@ -171,8 +179,8 @@ fn call(daemon: &Daemon, method: &str, path: &str, token: Option<&str>) -> Reply
         "/api/v1/backup" => format!("{{\"folder\": {:?}}}", folder.to_str().unwrap()),
         "/api/v1/compact" => "{}".into(),
         _ if path.contains("batchUpdate") => "batch=pcId,a\n1,2\n".into(),
-        _ if path.contains("delivery") => {
-            r#"{"context":{"channel":"web"},"id":{"tntId":"1"},"execute":{"pageLoad":{}}}"#.into()
+        _ if is_in_json(path) => {
+            r#"{"mbox":"m","context":{"channel":"web"},"id":{"tntId":"1"},"execute":{"pageLoad":{}}}"#.into()
         }
         _ => String::new(),
     };

@@ -422,3 +422,177 @@ fn the_host_is_named_where_the_sdks_come_back_to_it() {
     check("127.0.0.1:8750", None);
     check("eu.profiles.example.com", None);
 }
+
+/// The older calls in JSON, each with where it is from: what is answered, and what the profile then has.
+#[test]
+fn the_older_calls_in_json_are_taken_and_end_in_the_profiles() {
+    let daemon = Daemon::start_configured(&format!("default_client = 'demo'\n[clients.other]\n{SETTINGS}"));
+    // What is left out of an answer is what is another each time.
+    let check = |from: &str, path: &str, body: &str, expected: Value, by: &str, id: &str, profile: Value| {
+        let reply = daemon.send(&request("POST", path, "localhost:8750", &[JSON], Some(body.as_bytes())));
+        assert_eq!(reply.status, 200, "{from}: {}", reply.text());
+        assert_eq!(reply.header("access-control-allow-origin"), Some("*"), "{from}");
+        let mut answer = reply.json();
+        for made in ["requestId", "sessionId"] {
+            if expected.get(made).is_none()
+                && let Some(made) = answer.as_object_mut().unwrap().remove(made)
+            {
+                assert_eq!(made.as_str().unwrap().len(), 32, "{from}");
+            }
+        }
+        let made = answer["tntId"].as_str().or(answer["id"]["tntId"].as_str()).unwrap().to_owned();
+        let expected: Value = serde_json::from_str(&expected.to_string().replace("MADE", &made)).unwrap();
+        assert_eq!(answer, expected, "{from}");
+        let client = expected["client"].as_str().unwrap_or("demo");
+        let id = if id == "MADE" { &made } else { id };
+        let visitor = daemon.visitor(client, by, id).unwrap();
+        let attributes = visitor["attributes"].as_object().unwrap();
+        assert!(attributes.values().all(|it| it["source"] == "mbox"), "{from}: {visitor:#}");
+        let values: Value = attributes.iter().map(|(name, it)| (name.clone(), it["value"].clone())).collect();
+        assert_eq!(values, profile, "{from}");
+    };
+    let edge = "localhost:8750";
+
+    check(
+        "AdobeDocs/analytics-1.4-apis serverside_delivery.md, the full example",
+        "/rest/v1/mbox/my-session-id?client=demo",
+        r#"{"mbox":"orderConfirmPage","clicked":true,"tntId":"12121212.17_01",
+            "order":{"total":123.99,"id":"123","purchasedProductIds":[12,13,15,"someProductId"]},
+            "profileParameters":{"param1":"value1","param2":" value2 "},
+            "mboxParameters":{"screenHeight":"800","browserWidth":"600"},
+            "requestLocation":{"pageURL":"http://demo/demo/store/","referrerURL":"http://demo/demo/store/",
+                "ipAddress":"128.10.10.1","impressionId":"15989","host":"hostname"},"mboxTrace":true}"#,
+        json!({ "tntId": "12121212", "edgeHost": edge, "content": "", "sessionId": "my-session-id" }),
+        "pc",
+        "12121212",
+        json!({ "param1": "value1", "param2": "value2" }),
+    );
+    check(
+        "target.en integrating-recs-email.md, Method 1: no session id; its sample bears a token of somebody else's",
+        "/rest/v1/mbox/?client=demo",
+        r#"{"mbox":"m","thirdPartyId":"2047337005","profileParameters":{"a":"1"},"contentAsJson":true}"#,
+        json!({ "tntId": "MADE", "thirdPartyId": "2047337005", "edgeHost": edge, "content": "" }),
+        "third-party",
+        "2047337005",
+        json!({ "a": "1" }),
+    );
+    check(
+        "public storefront code: no session id and no slash",
+        "/rest/v1/mbox?client=demo",
+        r#"{"mbox":"m","marketingCloudVisitorId":"38","profileParameters":{"b":"2"}}"#,
+        json!({ "tntId": "MADE", "marketingCloudVisitorId": "38", "edgeHost": edge, "content": "" }),
+        "ecid",
+        "38",
+        json!({ "b": "2" }),
+    );
+    check(
+        "npm @adobe/target-node-client 0.8.3, lib/index.js: a first visit",
+        "/rest/v1/mbox/6a2f41a3-c54c-4b4c-8b1e-0d8e0e0e0e0e/?client=demo",
+        r#"{"requestLocation":{"host":"h","pageURL":"http://h/","referrerURL":null},"mbox":"m","profileParameters":{"c":"3"}}"#,
+        json!({ "tntId": "MADE", "edgeHost": edge, "content": "", "sessionId": "6a2f41a3-c54c-4b4c-8b1e-0d8e0e0e0e0e" }),
+        "pc",
+        "MADE",
+        json!({ "c": "3" }),
+    );
+    check(
+        "developers.adobetarget.com, Server Side Batch Delivery 1: the client in the body alone",
+        "/rest/v2/batchmbox/",
+        r#"{"client":"other","id":{"tntId":"123456789"},
+            "mboxes":[{"indexId":0,"mbox":"batch-req-1"},{"indexId":1,"mbox":"batch-req-2"}]}"#,
+        json!({ "client": "other", "id": { "tntId": "123456789" }, "edgeHost": edge, "contentAsJson": false,
+            "mboxResponses": [{ "indexId": 0, "mbox": "batch-req-1", "content": "" },
+                { "indexId": 1, "mbox": "batch-req-2", "content": "" }] }),
+        "pc",
+        "123456789",
+        json!({}),
+    );
+    check(
+        "the same page, 3: all inputs; the query names the client before the body does",
+        "/rest/v2/batchmbox?client=demo&sessionId=s",
+        r#"{"client":"other","id":{"tntId":"77.28_51","thirdPartyId":"32jh4jk23h4kj2",
+            "marketingCloudVisitorId":"92387492387543875638","customerIds":[{"id":"32jh4jk23h4kj2",
+            "integrationCode":"userid","authenticatedState":"authenticated"}]},"aamParameters":{"blob":"32f",
+            "uuid":"82394234238798437","dcsLocationHint":9,"dataPartnerId":86567576,"dataPartnerUserId":348382232423424},
+            "contentAsJson":true,"profileParameters":{"age":"18"},
+            "prefetch":[{"indexId":0,"mbox":"batch-req-1","parameters":{"T_GHY":"7563"},
+                "order":{"id":"343","total":125.34,"purchasedProductIds":["762"]}}],
+            "mboxes":[{"indexId":0,"mbox":"batch-req-2"}],
+            "notifications":[{"timestamp":1485216216,"mbox":"batch-req-3","parameters":{"ad":"1"},"eventTokens":["t"]},5],
+            "mboxOverride":{"ip":"184.58.98.74","time":123654735,"visitorPercentage":78.54}}"#,
+        json!({ "client": "demo", "edgeHost": edge, "contentAsJson": true,
+            "id": { "tntId": "77", "thirdPartyId": "32jh4jk23h4kj2",
+                "marketingCloudVisitorId": "92387492387543875638" },
+            "mboxResponses": [{ "indexId": 0, "mbox": "batch-req-2", "content": "" }],
+            "prefetchResponses": [{ "indexId": 0, "mbox": "batch-req-1", "content": "" }] }),
+        "third-party",
+        "32jh4jk23h4kj2",
+        json!({ "age": "18" }),
+    );
+    check(
+        "com.adobe.mobile:adobeMobileLibrary:4.18.2, TargetJsonBuilder: a first launch, the client the organisation's",
+        "/rest/v2/batchmbox?imsOrgId=TESTORG@AdobeOrg",
+        r#"{"contentAsJson":false,"profileParameters":{"tier":"gold"},"mboxes":[{"indexId":0,"mbox":"home",
+            "parameters":{"a.AppID":"x"},"order":{"id":"1","total":9.5,"purchasedProductIds":["a"]}}]}"#,
+        json!({ "client": "demo", "id": { "tntId": "MADE" }, "edgeHost": edge, "contentAsJson": false,
+            "mboxResponses": [{ "indexId": 0, "mbox": "home", "content": "" }] }),
+        "pc",
+        "MADE",
+        json!({ "tier": "gold" }),
+    );
+
+    // An id that stands for nobody counts as not sent, and the answer says so.
+    let nobody = r#"{"mbox":"m","id":{"thirdPartyId":"undefined"},"thirdPartyId":"undefined"}"#;
+    for path in ["/rest/v1/mbox/s", "/rest/v2/batchmbox"] {
+        let reply = post(&daemon, path, nobody);
+        let told = Some("1 id that stands for nobody (blocked_ids)");
+        assert_eq!((reply.status, reply.header("profiled-left-out")), (200, told), "{path}");
+        assert!(!reply.text().contains("undefined"), "{path}: {}", reply.text());
+        // Browsers call them, too.
+        let asks = [("Origin", "http://shop.test"), ("Access-Control-Request-Method", "POST")];
+        let reply = daemon.call("OPTIONS", path, &asks, None);
+        assert_eq!(
+            (reply.status, reply.header("access-control-allow-origin")),
+            (204, Some("http://shop.test")),
+            "{path}"
+        );
+    }
+}
+
+#[test]
+fn an_older_call_in_json_that_is_not_legal_is_refused_and_told_why() {
+    let daemon = Daemon::start_configured(SETTINGS);
+    let check = |path: &str, body: &str, status: u16, message: &str| {
+        let reply = post(&daemon, path, body);
+        assert_eq!(reply.json(), json!({ "status": status, "message": message }), "{path} {body}");
+        assert_eq!(reply.status, status);
+    };
+    let (mbox, batch) = ("/rest/v1/mbox/s?client=demo", "/rest/v2/batchmbox?client=demo");
+    let no_client = "client= and imsOrgId= are missing, and no default client is configured";
+    check("/rest/v1/mbox/s", r#"{"mbox":"m"}"#, 400, no_client);
+    check("/rest/v2/batchmbox", "{}", 400, no_client);
+    check("/rest/v2/batchmbox", r#"{"client":"nobody"}"#, 404, "there is no client nobody");
+    check("/rest/v1/mbox/a%20b?client=demo", r#"{"mbox":"m"}"#, 400, ILLEGAL_SESSION);
+    check("/rest/v2/batchmbox?client=demo&sessionId=a+b", "{}", 400, ILLEGAL_SESSION);
+    // target.en integrating-recs-email.md: a comma is missing in Adobe's own sample.
+    let comma = "{\"mbox\":\"m\"\n\"contentAsJson\":true}";
+    check(mbox, comma, 400, "the body is not JSON: expected `,` or `}` at line 2 column 1");
+    check(mbox, "{}", 400, "the body: missing field `mbox`");
+    check(batch, r#"{"mboxes":[{"indexId":0}]}"#, 400, "mboxes[0]: missing field `mbox`");
+    let dot = "\"a.b.c\" is not a pcId: a dot may stand only before a location hint, digits or digits_digits as in \".28_0\"";
+    check(mbox, r#"{"mbox":"m","tntId":"a.b.c"}"#, 400, &format!("tntId: {dot}"));
+    check(batch, r#"{"id":{"tntId":"a.b.c"}}"#, 400, &format!("id.tntId: {dot}"));
+    let prefixed = "profileParameters: \"profile.x\" must be written without \"profile.\"";
+    let body =
+        r#"{"mbox":"m","tntId":"9","id":{"tntId":"9"},"profileParameters":{"ok":"1","profile.x":"1"}}"#;
+    check(mbox, body, 400, prefixed);
+    check(batch, body, 400, prefixed);
+    assert_eq!(daemon.visitor("demo", "pc", "9"), None, "a refused call leaves no trace");
+    for part in ["mboxes", "prefetch"] {
+        let many = format!(r#"{{"{part}":[{}]}}"#, vec![r#"{"mbox":"m"}"#; 51].join(","));
+        check(batch, &many, 400, &format!("{part}: size must be between 0 and 50"));
+    }
+    for path in [mbox, batch] {
+        let reply = daemon.get(path);
+        assert_eq!((reply.status, reply.header("allow")), (405, Some("POST")), "{path}");
+    }
+}

@@ -115,6 +115,18 @@ fn the_answers_to_all_calls_are_as_described() {
     tour.call("post", delivery, url, &[media_type], Some(r#"{"context": {"beacon": true}}"#));
     tour.call("post", delivery, url, &[media_type], Some("{"));
 
+    let mbox = r#"{"mbox": "m", "tntId": "1", "profileParameters": {"d": "4"}}"#;
+    for (path, url) in [("/rest/v1/mbox", "/rest/v1/mbox"), ("/rest/v1/mbox/{session_id}", "/rest/v1/mbox/s")]
+    {
+        tour.call("post", path, &format!("{url}?client=demo"), &[media_type], Some(mbox));
+        tour.call("post", path, &format!("{url}?client=demo"), &[media_type], Some("{}"));
+    }
+    let batch =
+        r#"{"id": {"tntId": "1"}, "mboxes": [{"indexId": 0, "mbox": "m"}], "prefetch": [{"mbox": "p"}]}"#;
+    for body in [batch, "["] {
+        tour.call("post", "/rest/v2/batchmbox", "/rest/v2/batchmbox?client=demo", &[media_type], Some(body));
+    }
+
     let file = "batch=pcId,a,b\n1,x,y\n9,x\n1,%zz\n1,,\n";
     for path in ["/m2/{client}/profile/batchUpdate", "/m2/{client}/v2/profile/batchUpdate"] {
         let url = path.replace("{client}", "demo");

@@ -2,7 +2,7 @@
 //!
 //! at.js sends its calls with credentials, and a browser then shows it an answer only if that names the page's origin and
 //! allows them: with `*` at.js would never learn its visitor's id, and every call would make a new visitor. So the doors
-//! that never read a cookie (mbox, Delivery) allow credentials, which gives a page nothing that it could not have
+//! that never read a cookie (mbox, Delivery and the older calls in JSON) allow credentials, which gives a page nothing that it could not have
 //! without. ubox reads one, and says `*`: what browsers refuse for a call that sends cookies.
 
 use hyper::header::{

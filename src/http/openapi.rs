@@ -187,6 +187,7 @@ fn path_parameter(name: &str) -> Value {
         "client" => json!({"type": "string", "pattern": CLIENT}),
         "name" => json!({"type": "string", "minLength": 1, "maxLength": 128}),
         "kind" => text(),
+        "session_id" => session_id(),
         _ => json!({"type": "string", "minLength": 1}),
     };
     json!({"name": name, "in": "path", "required": true, "schema": schema})
@@ -243,6 +244,10 @@ fn third_party_id() -> Value {
 
 fn ecid() -> Value {
     json!({"type": "string", "pattern": format!("^[^{CONTROL}]{{1,128}}$")})
+}
+
+fn session_id() -> Value {
+    json!({"type": "string", "pattern": format!("^[^ ?/{{}}{CONTROL}]{{1,128}}$")})
 }
 
 fn visitor_ids(operation: Operation) -> Operation {
@@ -378,16 +383,48 @@ fn site(all: &mut Vec<Operation>) {
             all.push(if method == "post" { operation.body(&[FORM], &form, false) } else { operation });
         }
     }
-    let session = json!({"type": "string", "pattern": format!("^[^ ?/{{}}{CONTROL}]{{1,128}}$")});
     let mut delivery =
         Operation::new("post", "/rest/v1/delivery", "A call from the site, as Adobe's SDKs make it.")
             .client()
             .query("imsOrgId", false, text(), "The organisation, instead of client.")
-            .query("sessionId", true, session, "The session.")
+            .query("sessionId", true, session_id(), "The session.")
             .body(&[JSON], &named("Delivery"), true)
             .json("Delivered", "Default content: none offered.");
     delivery.put(&["responses", "204"], json!({"description": "A beacon is taken."}));
     all.push(delivery);
+    for path in ["/rest/v1/mbox", "/rest/v1/mbox/{session_id}"] {
+        all.push(
+            Operation::new("post", path, "One mbox, as older SDKs call it in JSON.")
+                .client()
+                .body(&[JSON], &rest_mbox(), true)
+                .answers(
+                    "200",
+                    "Default content: an empty string.",
+                    &[(
+                        JSON,
+                        json!({"type": "object", "required": ["tntId", "content", "sessionId"], "properties": {
+                            "tntId": pc_id(), "thirdPartyId": third_party_id(), "marketingCloudVisitorId": ecid(),
+                            "content": text(), "sessionId": text(), "edgeHost": text()}}),
+                    )],
+                ),
+        );
+    }
+    all.push(
+        Operation::new("post", "/rest/v2/batchmbox", "Several mboxes, as Adobe's mobile SDK 4 calls them.")
+            .client()
+            .body(&[JSON], &batch_mbox(), true)
+            .answers(
+                "200",
+                "Default content: empty strings.",
+                &[(
+                    JSON,
+                    json!({"type": "object", "required": ["requestId", "client", "id", "contentAsJson"], "properties": {
+                        "requestId": text(), "client": text(), "id": {"type": "object"}, "edgeHost": text(),
+                        "contentAsJson": {"type": "boolean"}, "mboxResponses": {"type": "array"},
+                        "prefetchResponses": {"type": "array"}}}),
+                )],
+            ),
+    );
 }
 
 fn profiles(all: &mut Vec<Operation>) {
@@ -536,8 +573,7 @@ fn upkeep(all: &mut Vec<Operation>) {
 
 /// A Delivery call, as far as it is read; other members of Adobe's document may hold anything.
 fn delivery() -> Value {
-    let parameters = json!({"type": "object", "maxProperties": 50, "additionalProperties": false,
-                            "patternProperties": {"^[a-z]{1,20}$": {"type": "string", "maxLength": 100}}});
+    let parameters = profile_parameters();
     let place = json!({"type": "object", "properties": {"profileParameters": parameters}});
     let mboxes = json!({"type": "array", "items": {"type": "object", "required": ["name"], "properties": {
         "index": {"type": "integer", "minimum": 0, "maximum": 1000}, "name": {"type": "string"},
@@ -552,6 +588,32 @@ fn delivery() -> Value {
         "notifications": {"type": "array", "items": {"type": "object", "required": ["id"], "properties": {
             "id": {"type": "string"}, "profileParameters": parameters}}},
     }})
+}
+
+/// What a map of `profileParameters` holds.
+fn profile_parameters() -> Value {
+    json!({"type": "object", "maxProperties": 50, "additionalProperties": false,
+           "patternProperties": {"^[a-z]{1,20}$": {"type": "string", "maxLength": 100}}})
+}
+
+/// A call of the older mbox call in JSON, as far as it is read.
+fn rest_mbox() -> Value {
+    json!({"type": "object", "required": ["mbox"], "properties": {
+        "mbox": text(), "tntId": pc_id(), "thirdPartyId": third_party_id(), "marketingCloudVisitorId": ecid(),
+        "profileParameters": profile_parameters(), "mboxParameters": {"type": "object", "maxProperties": 0}}})
+}
+
+/// A call of several mboxes, as far as it is read.
+fn batch_mbox() -> Value {
+    let mboxes = json!({"type": "array", "maxItems": 50, "items": {"type": "object", "required": ["mbox"], "properties": {
+        "indexId": {"type": "integer", "minimum": 0, "maximum": 1000}, "mbox": text(),
+        "parameters": {"type": "object", "maxProperties": 0}}}});
+    json!({"type": "object", "properties": {
+        "client": {"type": "string", "pattern": CLIENT},
+        "id": {"type": "object", "properties": {
+            "tntId": pc_id(), "thirdPartyId": third_party_id(), "marketingCloudVisitorId": ecid()}},
+        "contentAsJson": {"type": "boolean"}, "profileParameters": profile_parameters(),
+        "mboxes": mboxes, "prefetch": mboxes}})
 }
 
 fn delivered() -> Value {

@@ -32,6 +32,10 @@ pub(super) enum Endpoint<'a> {
         kind: Kind,
     },
     Delivery,
+    RestMbox {
+        session_id: Option<&'a str>,
+    },
+    BatchMbox,
     ProfileFetch {
         kind: IdKind,
         id: &'a str,
@@ -108,6 +112,9 @@ impl<'a> Endpoint<'a> {
                 Self::Mbox { client, kind: Kind::of(door, kind)? }
             }
             ["rest", "v1", "delivery"] => Self::Delivery,
+            ["rest", "v1", "mbox"] => Self::RestMbox { session_id: None },
+            ["rest", "v1", "mbox", session_id] => Self::RestMbox { session_id: Some(session_id) },
+            ["rest", "v2", "batchmbox"] => Self::BatchMbox,
             ["rest", "v1", "profiles", "thirdPartyId", id] => {
                 Self::ProfileFetch { kind: IdKind::ThirdParty, id }
             }
@@ -138,7 +145,12 @@ impl<'a> Endpoint<'a> {
     /// The methods that it takes.
     pub(super) fn methods(&self) -> &'static [Method] {
         match self {
-            Self::BatchUpdate { .. } | Self::Delivery | Self::Compact | Self::Backup => WRITE,
+            Self::BatchUpdate { .. }
+            | Self::Delivery
+            | Self::RestMbox { .. }
+            | Self::BatchMbox
+            | Self::Compact
+            | Self::Backup => WRITE,
             Self::Profile { .. } | Self::Batch { .. } => READ_OR_ERASE,
             Self::File { .. } => READ_OR_WRITE,
             Self::Attribute { .. } => REMOVE,
@@ -161,7 +173,7 @@ impl<'a> Endpoint<'a> {
             | Self::Outcomes { .. }
             | Self::Repair { .. }
             | Self::File { .. } => Access::Any,
-            Self::Mbox { .. } | Self::Delivery => Access::Page,
+            Self::Mbox { .. } | Self::Delivery | Self::RestMbox { .. } | Self::BatchMbox => Access::Page,
             Self::ProfileFetch { .. } | Self::Statistics => Access::Of(Scope::Read),
             Self::Attribute { .. } => Access::Of(Scope::Admin),
             Self::Profile { .. } if method == Method::DELETE => Access::Of(Scope::Admin),
@@ -205,6 +217,8 @@ impl<'a> Endpoint<'a> {
             | Self::Repair { id }
             | Self::File { id } => BatchId::parse(id).map(|id| id.client),
             Self::Delivery
+            | Self::RestMbox { .. }
+            | Self::BatchMbox
             | Self::Compact
             | Self::Backup
             | Self::OpenApi
@@ -216,7 +230,7 @@ impl<'a> Endpoint<'a> {
 
     /// Whether pages of other origins call it: the site's calls.
     pub(super) fn is_for_pages(&self) -> bool {
-        matches!(self, Self::Mbox { .. } | Self::Delivery)
+        matches!(self, Self::Mbox { .. } | Self::Delivery | Self::RestMbox { .. } | Self::BatchMbox)
     }
 
     /// Whether it is one of Adobe's calls that take a token.
@@ -254,6 +268,8 @@ impl<'a> Endpoint<'a> {
             Self::ProfileUpdate { .. } => "profile update",
             Self::Mbox { .. } => "mbox",
             Self::Delivery => "delivery",
+            Self::RestMbox { .. } => "rest mbox",
+            Self::BatchMbox => "batch mbox",
             Self::ProfileFetch { .. } => "profile fetch",
             Self::Profile { .. } => "profile",
             Self::Attribute { .. } => "attribute",
@@ -312,6 +328,8 @@ impl<'a> Endpoint<'a> {
             (Self::Healthz, _) => ops::healthz(front),
             (Self::Readyz, _) => ops::readyz(front),
             (Self::Delivery, _) => adobe::delivery::answer(front, request).await,
+            (Self::RestMbox { session_id }, _) => adobe::rest_mbox::answer(front, request, session_id).await,
+            (Self::BatchMbox, _) => adobe::batch_mbox::answer(front, request).await,
             (Self::Batch { id }, _) if request.method() == Method::DELETE => {
                 native::batches::give_up(front, request, &bearer, &native::batches::id(request, id)?).await
             }
@@ -494,6 +512,9 @@ mod tests {
         check("/m2/demo/ubox/json", None);
         check("/m2/demo/mbox/raw", None);
         check("/rest/v1/delivery", Some(Endpoint::Delivery));
+        check("/rest/v1/mbox/", Some(Endpoint::RestMbox { session_id: None }));
+        check("/rest/v1/mbox/s", Some(Endpoint::RestMbox { session_id: Some("s") }));
+        check("/rest/v2/batchmbox/", Some(Endpoint::BatchMbox));
         check("/rest/v1/profiles/1.28_0", fetch(IdKind::Pc, "1.28_0"));
         check("/rest/v1/profiles/thirdPartyId/x", fetch(IdKind::ThirdParty, "x"));
         check("/rest/v1/profiles/marketingCloudVisitorId/3", fetch(IdKind::Ecid, "3"));

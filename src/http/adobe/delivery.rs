@@ -26,7 +26,7 @@ use crate::model::id::{ClientCode, IdKind, VisitorId};
 use crate::model::profile::Source;
 use crate::telemetry::metrics;
 
-mod call;
+pub(super) mod call;
 
 use call::{Call, Ids, Mbox, Object, View, shortened};
 
@@ -41,22 +41,9 @@ pub(in crate::http) async fn answer(front: &Front, request: &mut Request) -> Res
     let client = client_of(&front.app, &query)?;
     check_session_id(query.get("sessionId"))?;
     let base_url = request.base_url(&front.app)?;
-    request.check_media_type(&MEDIA_TYPES, || {
-        "send the call as JSON, uncompressed, with Content-Type: application/json".into()
-    })?;
-    let mut call = Call::parse(&request.body.collect(BODY_BYTES_MAX).await?)?;
-    let (mut ids, none) = ids(call.ids(), &front.app.blocked_ids(&client)?)?;
-    front.app.metrics().left_out(none, metrics::LeftOut::BlockedId);
-    give_pc_id(&mut ids)?;
+    let mut call = Call::parse(&body(request).await?)?;
     let attributes = call.take_attributes();
-
-    let site_call =
-        SiteCall { client: client.clone(), ids: ids.clone(), source: Source::Delivery, attributes };
-    let written = front.app.site_call(site_call).await?;
-    ids.pc = ids.pc.or(written.pc);
-    let mut left_out = LeftOut::default();
-    left_out.note(none, "id", BLOCKED);
-    note_lost(&mut left_out, written.left_out);
+    let (ids, left_out) = write(front, &client, call.ids(), "id.", Source::Delivery, attributes).await?;
 
     if call.is_beacon() {
         let mut answer = no_content();
@@ -73,8 +60,38 @@ pub(in crate::http) async fn answer(front: &Front, request: &mut Request) -> Res
     Ok(answer)
 }
 
+/// The body of a call in JSON.
+pub(super) async fn body(request: &mut Request) -> Result<Vec<u8>, HttpError> {
+    request.check_media_type(&MEDIA_TYPES, || {
+        "send the call as JSON, uncompressed, with Content-Type: application/json".into()
+    })?;
+    request.body.collect(BODY_BYTES_MAX).await
+}
+
+/// Writes what a call in JSON brings. Gives the ids to answer with, a `tntId` always among them, and what was left out;
+/// `place` is where the ids stand in the call.
+pub(super) async fn write(
+    front: &Front,
+    client: &ClientCode,
+    sent: Option<&Ids>,
+    place: &str,
+    source: Source,
+    attributes: Vec<(String, String)>,
+) -> Result<(CallIds, LeftOut), HttpError> {
+    let (mut ids, none) = ids(sent, place, &front.app.blocked_ids(client)?)?;
+    front.app.metrics().left_out(none, metrics::LeftOut::BlockedId);
+    give_pc_id(&mut ids)?;
+    let site_call = SiteCall { client: client.clone(), ids: ids.clone(), source, attributes };
+    let written = front.app.site_call(site_call).await?;
+    ids.pc = ids.pc.or(written.pc);
+    let mut left_out = LeftOut::default();
+    left_out.note(none, "id", BLOCKED);
+    note_lost(&mut left_out, written.left_out);
+    Ok((ids, left_out))
+}
+
 /// The client that `client=` names, else the one to which the organisation belongs, else the default one.
-fn client_of(app: &App, query: &Params) -> Result<ClientCode, HttpError> {
+pub(super) fn client_of(app: &App, query: &Params) -> Result<ClientCode, HttpError> {
     if let Some(code) = query.get("client") {
         return client(code);
     }
@@ -91,7 +108,7 @@ fn client_of(app: &App, query: &Params) -> Result<ClientCode, HttpError> {
     })
 }
 
-fn check_session_id(session_id: Option<&str>) -> Result<(), HttpError> {
+pub(super) fn check_session_id(session_id: Option<&str>) -> Result<(), HttpError> {
     let wrong = |what: String| {
         let right =
             format!("it has 1 to {SESSION_ID_CHARS_MAX} characters, none of them a space, ?, /, {{ or }}");
@@ -109,7 +126,7 @@ fn check_session_id(session_id: Option<&str>) -> Result<(), HttpError> {
 
 /// The ids that the call carries, checked; an empty one counts as absent, and so does one that is none. Gives how many of
 /// the latter there are.
-fn ids(sent: Option<&Ids>, blocked: &BlockedIds) -> Result<(CallIds, usize), HttpError> {
+fn ids(sent: Option<&Ids>, place: &str, blocked: &BlockedIds) -> Result<(CallIds, usize), HttpError> {
     let mut left_out = 0;
     let mut check = |kind, key: &str, text: Option<&String>| {
         if text.is_some_and(|text| blocked.block(kind, text)) {
@@ -118,7 +135,7 @@ fn ids(sent: Option<&Ids>, blocked: &BlockedIds) -> Result<(CallIds, usize), Htt
         }
         let text = text.filter(|text| !text.is_empty());
         let id = text.map(|text| visitor_id(kind, text)).transpose();
-        id.map_err(|e| HttpError::Wrong(shortened(format!("id.{key}: {e}"))))
+        id.map_err(|e| HttpError::Wrong(shortened(format!("{place}{key}: {e}"))))
     };
     let Some(sent) = sent else { return Ok((CallIds::default(), 0)) };
     let ids = CallIds {
@@ -131,7 +148,7 @@ fn ids(sent: Option<&Ids>, blocked: &BlockedIds) -> Result<(CallIds, usize), Htt
 }
 
 /// The host to name as the one that answered, if the SDKs then come back to it.
-fn edge_host(base_url: &str) -> Option<&str> {
+pub(super) fn edge_host(base_url: &str) -> Option<&str> {
     let (_, rest) = base_url.split_once("://")?;
     let host = rest.split('/').next()?;
     (host.split('.').count() != 4).then_some(host)
@@ -160,13 +177,24 @@ struct Delivered<'a> {
 /// (`TargetResponseParser.java`).
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct DeliveredIds<'a> {
+pub(super) struct DeliveredIds<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     tnt_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     third_party_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     marketing_cloud_visitor_id: Option<&'a str>,
+}
+
+impl<'a> DeliveredIds<'a> {
+    pub(super) fn of(ids: &'a CallIds) -> Self {
+        let text = |id: &'a Option<VisitorId>| id.as_ref().map(VisitorId::as_str);
+        Self {
+            tnt_id: text(&ids.pc),
+            third_party_id: text(&ids.third_party),
+            marketing_cloud_visitor_id: text(&ids.ecid),
+        }
+    }
 }
 
 /// What `execute` and `prefetch` give for what was asked of them.
@@ -214,12 +242,7 @@ impl<'a> Delivered<'a> {
         ids: &'a CallIds,
         edge_host: Option<&'a str>,
     ) -> Self {
-        let text = |id: &'a Option<VisitorId>| id.as_ref().map(VisitorId::as_str);
-        let id = DeliveredIds {
-            tnt_id: text(&ids.pc),
-            third_party_id: text(&ids.third_party),
-            marketing_cloud_visitor_id: text(&ids.ecid),
-        };
+        let id = DeliveredIds::of(ids);
         let execute = call.execute.as_ref().map(|Object(asked)| Content {
             page_load: asked.page_load.as_ref().map(|_| Nothing::default()),
             mboxes: asked.mboxes.as_deref().map(mboxes),

@@ -1,4 +1,5 @@
-//! A Delivery call's body: typed where it is used, and checked with the place of what is wrong.
+//! A Delivery call's body: typed where it is used, and checked with the place of what is wrong. The older calls in JSON
+//! are made of the same parts.
 //!
 //! Pure: bytes in, a [`Call`] or a sentence out.
 
@@ -6,7 +7,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{Error as _, MapAccess, Visitor};
+use serde::de::{DeserializeOwned, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::error::Category;
 
@@ -37,10 +38,10 @@ pub(super) struct Call {
 /// Who the visitor is.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Ids {
-    pub(super) tnt_id: Option<String>,
-    pub(super) third_party_id: Option<String>,
-    pub(super) marketing_cloud_visitor_id: Option<String>,
+pub(in crate::http::adobe) struct Ids {
+    pub(in crate::http::adobe) tnt_id: Option<String>,
+    pub(in crate::http::adobe) third_party_id: Option<String>,
+    pub(in crate::http::adobe) marketing_cloud_visitor_id: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -109,31 +110,14 @@ pub(super) struct Notification {
 impl Call {
     /// Reads a body; an error names the place and what is wrong there.
     pub(super) fn parse(body: &[u8]) -> Result<Self, HttpError> {
-        let mut json = serde_json::Deserializer::from_slice(body);
-        let call: Result<Object<Self>, _> = serde_path_to_error::deserialize(&mut json);
-        match call {
-            Ok(Object(call)) => match json.end() {
-                Ok(()) => call.with_few_mboxes(),
-                Err(error) => Err(not_json(&error)),
-            },
-            Err(error) if error.inner().classify() == Category::Data => {
-                Err(misplaced(&error.path().to_string(), error.inner()))
-            }
-            Err(error) => Err(not_json(error.inner())),
-        }
+        parse::<Self>(body)?.with_few_mboxes()
     }
 
-    /// Refuses more mboxes than a call may have, in Adobe's words ("Target limits", Delivery API).
     fn with_few_mboxes(self) -> Result<Self, HttpError> {
         let executed = self.execute.as_ref().and_then(|it| it.0.mboxes.as_ref());
         let prefetched = self.prefetch.as_ref().and_then(|it| it.0.mboxes.as_ref());
-        for (place, mboxes) in [("execute", executed), ("prefetch", prefetched)] {
-            if mboxes.is_some_and(|mboxes| mboxes.len() > MBOXES_MAX) {
-                return Err(HttpError::Wrong(format!(
-                    "{place}.mboxes: size must be between 0 and {MBOXES_MAX}"
-                )));
-            }
-        }
+        check_mbox_count("execute.mboxes", executed)?;
+        check_mbox_count("prefetch.mboxes", prefetched)?;
         Ok(self)
     }
 
@@ -164,6 +148,33 @@ impl Call {
     }
 }
 
+/// Refuses more mboxes than a call may have, in Adobe's words ("Target limits", Delivery API and batch mbox v2).
+pub(in crate::http::adobe) fn check_mbox_count<T>(
+    place: &str,
+    mboxes: Option<&Vec<T>>,
+) -> Result<(), HttpError> {
+    if mboxes.is_some_and(|mboxes| mboxes.len() > MBOXES_MAX) {
+        return Err(HttpError::Wrong(format!("{place}: size must be between 0 and {MBOXES_MAX}")));
+    }
+    Ok(())
+}
+
+/// Reads a body that is one object; an error names the place and what is wrong there.
+pub(in crate::http::adobe) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, HttpError> {
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let call: Result<Object<T>, _> = serde_path_to_error::deserialize(&mut json);
+    match call {
+        Ok(Object(call)) => match json.end() {
+            Ok(()) => Ok(call),
+            Err(error) => Err(not_json(&error)),
+        },
+        Err(error) if error.inner().classify() == Category::Data => {
+            Err(misplaced(&error.path().to_string(), error.inner()))
+        }
+        Err(error) => Err(not_json(error.inner())),
+    }
+}
+
 fn not_json(error: &serde_json::Error) -> HttpError {
     HttpError::Wrong(shortened(format!("the body is not JSON: {error}")))
 }
@@ -190,7 +201,7 @@ pub(super) fn shortened(message: String) -> String {
 
 /// An object in JSON; serde would also take a list of its values.
 #[derive(Debug)]
-pub(super) struct Object<T>(pub(super) T);
+pub(in crate::http::adobe) struct Object<T>(pub(in crate::http::adobe) T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -212,7 +223,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
 
 /// A map of `parameters`: they are not ours and may hold anything, but for how many and how long they are.
 #[derive(Debug)]
-struct Unused;
+pub(in crate::http::adobe) struct Unused;
 
 impl<'de> Deserialize<'de> for Unused {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -256,7 +267,7 @@ fn value_too_long(name: &str) -> String {
 
 /// A map of `profileParameters` in the order sent, checked as Adobe's OpenAPI says (R9).
 #[derive(Debug)]
-struct Parameters(Vec<(String, String)>);
+pub(in crate::http::adobe) struct Parameters(pub(in crate::http::adobe) Vec<(String, String)>);
 
 impl<'de> Deserialize<'de> for Parameters {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
