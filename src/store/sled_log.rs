@@ -15,9 +15,10 @@
 //! message  checksum of body and rest of header, inverted (4) | kind (1) | body's length, segment's number, page (varints)
 //! ```
 
-use flate2::Crc;
+use crc32fast::Hasher;
 use std::fs::{self, File};
 use std::io;
+use std::num::NonZero;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -36,6 +37,9 @@ const PLACE_MASK: u64 = u64::MAX >> 1;
 const SAMPLES: u64 = 64;
 const SAMPLE_BYTES: usize = 16;
 
+/// So many threads read the log at most: then the disk is what takes the time.
+const THREADS_MAX: usize = 4;
+
 /// A segment of the log.
 #[derive(Debug, Clone, Copy)]
 struct Segment {
@@ -48,14 +52,13 @@ struct Segment {
 
 /// Verifies the log of the store in this folder, from sled's snapshot on; why it cannot be trusted, if it cannot.
 pub(super) fn verify(folder: &Path) -> Result<(), String> {
-    let told = |error: io::Error| format!("sled's log cannot be read: {error}");
     let file = match File::open(folder.join("db")) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(told(error)),
     };
     let from = snapshot_place(folder).map_err(told)? / SEGMENT * SEGMENT;
-    let (mut segments, mut bytes) = (vec![], vec![0; SEGMENT_BYTES]);
+    let mut segments = vec![];
     let length = file.metadata().map_err(told)?.len();
     for offset in (0..length).step_by(SEGMENT_BYTES) {
         match header(&file, offset).map_err(told)? {
@@ -65,17 +68,35 @@ pub(super) fn verify(folder: &Path) -> Result<(), String> {
         }
     }
     let whole_to = segments.iter().map(|segment| segment.whole_to).max().unwrap_or_default();
-    for segment in segments.into_iter().filter(|segment| segment.begins + SEGMENT <= whole_to) {
-        let read = read_up_to(&file, &mut bytes, segment.offset).map_err(told)?;
-        let bytes = bytes.get(..read).unwrap_or_default();
-        if let Err(at) = walk(bytes, segment.begins / SEGMENT) {
-            let why = format!(
-                "the message at byte {at} of it does not match its checksum, though the log went on long since"
-            );
-            return Err(damaged(segment.offset, &why));
-        }
-    }
-    Ok(())
+    segments.retain(|segment| segment.begins + SEGMENT <= whole_to);
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(THREADS_MAX);
+    let share = segments.len().div_ceil(threads).max(1);
+    let verify_all = |segments: &[Segment]| {
+        let mut bytes = vec![0; SEGMENT_BYTES];
+        segments.iter().try_for_each(|segment| verify_one(&file, &mut bytes, segment))
+    };
+    std::thread::scope(|scope| {
+        let shares: Vec<_> = segments.chunks(share).map(|share| scope.spawn(|| verify_all(share))).collect();
+        shares.into_iter().try_for_each(|share| {
+            share.join().unwrap_or_else(|_| Err("the thread that read sled's log panicked".to_owned()))
+        })
+    })
+}
+
+/// Verifies a segment that was whole on the disk before a later one was begun.
+fn verify_one(file: &File, bytes: &mut [u8], segment: &Segment) -> Result<(), String> {
+    let read = read_up_to(file, bytes, segment.offset).map_err(told)?;
+    let bytes = bytes.get(..read).unwrap_or_default();
+    walk(bytes, segment.begins / SEGMENT).map_err(|at| {
+        let why = format!(
+            "the message at byte {at} of it does not match its checksum, though the log went on long since"
+        );
+        damaged(segment.offset, &why)
+    })
+}
+
+fn told(error: io::Error) -> String {
+    format!("sled's log cannot be read: {error}")
 }
 
 fn damaged(offset: u64, why: &str) -> String {
@@ -185,9 +206,9 @@ fn varint(bytes: &mut &[u8]) -> Option<u64> {
 }
 
 fn sum_of(parts: &[&[u8]]) -> u32 {
-    let mut sum = Crc::new();
+    let mut sum = Hasher::new();
     parts.iter().for_each(|part| sum.update(part));
-    sum.sum()
+    sum.finalize()
 }
 
 fn u32_of(bytes: &[u8]) -> u32 {
