@@ -278,7 +278,7 @@ fn the_demo_takes_its_daemon_along_however_it_ends() {
         let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", demo.id())).unwrap();
         let daemon = Pid::from_raw(children.trim().parse().unwrap()).unwrap();
         kill_process(id, signal).unwrap();
-        demo.wait().unwrap();
+        support::wait_for("the demo to end", || demo.try_wait().unwrap());
         support::wait_for("the daemon to end", || {
             // One that has ended may still be there for whoever waits for it.
             let state = std::fs::read_to_string(format!("/proc/{}/stat", daemon.as_raw_nonzero()))

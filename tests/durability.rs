@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use support::{Daemon, copy_folder, seen_below, skip, wait_for};
+use support::{Daemon, copy_folder, output_of, seen_below, skip, wait_for};
 
 /// Small segments, so that many come and go.
 const SETTINGS: &str = "journal_segment_bytes = \"64KiB\"\nsnapshot_journal_bytes = \"64KiB\"\n\
@@ -25,7 +25,7 @@ const SETTINGS: &str = "journal_segment_bytes = \"64KiB\"\nsnapshot_journal_byte
 const LAST_ROUND: usize = 1_000_000;
 
 fn profiled(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_profiled")).args(arguments).env_clear().output().unwrap()
+    output_of(Command::new(env!("CARGO_BIN_EXE_profiled")).args(arguments).env_clear())
 }
 
 /// What `profiled check` says of a stopped daemon's folder.

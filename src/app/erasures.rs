@@ -55,6 +55,14 @@ impl ErasureList {
         Ok(Self { secret, file: Mutex::new(file) })
     }
 
+    /// An id of our making for the visitor of this key: the same each time in this data folder. Pages are given it, so the
+    /// secret is in it: else whoever saw one could find the `thirdPartyId` that it was made of by trying them all.
+    pub(super) fn made_id(&self, number: u8, of: &Key) -> String {
+        let hash = Sha256::new().chain_update(self.secret).chain_update(b"pcId\0").chain_update([number]);
+        let digest: [u8; 32] = hash.chain_update(of.as_bytes()).finalize().into();
+        hex(digest.first_chunk::<16>().unwrap_or(&[0; 16]))
+    }
+
     /// Notes that these ids were erased by this write; durable when it returns.
     pub(super) fn note(&self, seq: Seq, ids: &[Key]) -> io::Result<()> {
         let mut file = lock(&self.file);
@@ -161,5 +169,19 @@ mod tests {
         }
         assert!(!fs::read_to_string(&path).unwrap().contains("visitor"));
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    /// Pages see made ids, and a `thirdPartyId` is short: by a hash without a secret it could be found.
+    #[test]
+    fn an_id_of_our_making_is_the_same_in_its_folder_and_another_elsewhere() {
+        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let key = |id| Key::new(&ClientCode::new("demo").unwrap(), IdKind::ThirdParty, id);
+        let made = |at: usize, number, id| {
+            let list = ErasureList::open(folders[at].path(), Seq::ZERO).unwrap();
+            list.made_id(number, &key(id))
+        };
+        assert_eq!(made(0, 0, "x"), made(0, 0, "x"));
+        let others = [made(1, 0, "x"), made(0, 1, "x"), made(0, 0, "y")];
+        assert!(!others.contains(&made(0, 0, "x")), "{others:?}");
     }
 }

@@ -113,7 +113,6 @@ use priority::give_way;
 use pulse::Pulse;
 use remake::Remaking;
 use room::Room;
-use sha2::{Digest, Sha256};
 use shares::{Scarce, Shares, Who};
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -354,20 +353,14 @@ impl CallIds {
 
     /// These, with the `pcId`s of our making if they bring none. They are made of the ECID, which stands for a device, else
     /// of the `thirdPartyId`, and so are the same in each such call: a new one each time would push real devices off the
-    /// profile's list (R1).
-    pub fn with_made(self, client: &ClientCode) -> Self {
+    /// profile's list (R1). `made` gives the digits of one, by its number and the key that it is made of.
+    fn with_made(self, client: &ClientCode, made: impl Fn(u8, &Key) -> String) -> Self {
         let Some(id) = self.ecid.as_ref().or(self.third_party.as_ref()).filter(|_| self.pc.is_none()) else {
             return self;
         };
         let key = id.key(client);
-        let made = |number: u8| {
-            let hash =
-                Sha256::new().chain_update(b"pcId\0").chain_update([number]).chain_update(key.as_bytes());
-            let digits =
-                hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect::<String>();
-            VisitorId::new(IdKind::Pc, &digits).ok()
-        };
-        Self { made: (0..MADE_MAX).filter_map(made).collect(), ..self }
+        let made = (0..MADE_MAX).filter_map(|number| VisitorId::new(IdKind::Pc, &made(number, &key)).ok());
+        Self { made: made.collect(), ..self }
     }
 }
 
@@ -635,7 +628,8 @@ impl App {
     /// Writes what a site call brings.
     pub async fn site_call(&self, call: SiteCall) -> Result<Written, AppError> {
         let rules = self.0.write_rules(&call.client)?;
-        let call = SiteCall { ids: call.ids.with_made(&call.client), ..call };
+        let made = |number, key: &Key| self.0.erasures.made_id(number, key);
+        let call = SiteCall { ids: call.ids.with_made(&call.client, made), ..call };
         let _waits = self.0.pace.site_call();
         self.0.write(Request::Site(call, rules)).await
     }

@@ -206,6 +206,7 @@ impl<R: BufRead> BufRead for Counted<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::batch::in_pieces::InPieces;
     use std::io::Write;
 
     const FILE: &[u8] = b"batch=thirdPartyId,a\nx,1\ny,2\nx,1\ny,2\nx,1\ny,2\n";
@@ -224,27 +225,6 @@ mod tests {
                 encoder.write_all(file).unwrap();
                 encoder.finish().unwrap()
             }
-        }
-    }
-
-    /// Gives its bytes in pieces of at most so many.
-    struct InPieces<'a>(&'a [u8], usize);
-
-    impl Read for InPieces<'_> {
-        fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
-            let read = self.fill_buf()?.read(room)?;
-            self.consume(read);
-            Ok(read)
-        }
-    }
-
-    impl BufRead for InPieces<'_> {
-        fn fill_buf(&mut self) -> io::Result<&[u8]> {
-            Ok(&self.0[..self.1.min(self.0.len())])
-        }
-
-        fn consume(&mut self, bytes: usize) {
-            self.0 = &self.0[bytes..];
         }
     }
 

@@ -253,27 +253,7 @@ impl<R: BufRead> BufRead for Unwrapped<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Gives its bytes in pieces of at most so many.
-    struct InPieces<'a>(&'a [u8], usize);
-
-    impl Read for InPieces<'_> {
-        fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
-            let read = self.fill_buf()?.read(room)?;
-            self.consume(read);
-            Ok(read)
-        }
-    }
-
-    impl BufRead for InPieces<'_> {
-        fn fill_buf(&mut self) -> io::Result<&[u8]> {
-            Ok(&self.0[..self.1.min(self.0.len())])
-        }
-
-        fn consume(&mut self, bytes: usize) {
-            self.0 = &self.0[bytes..];
-        }
-    }
+    use crate::batch::in_pieces::InPieces;
 
     fn unwrapped(body: &[u8], leaves: Leaves, size: usize) -> io::Result<(Vec<u8>, bool)> {
         let mut source = Unwrapped::of(InPieces(body, size), leaves, 1 << 20);

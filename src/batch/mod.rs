@@ -8,6 +8,8 @@ pub mod csv;
 pub mod encoding;
 pub mod fold;
 pub mod form;
+#[cfg(test)]
+mod in_pieces;
 pub mod kept;
 pub mod outcome;
 pub mod pending;

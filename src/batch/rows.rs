@@ -2,7 +2,7 @@
 //!
 //! Promises: memory is bounded by one piece of the file and one row, whatever the file has.
 
-use super::csv::{Cells, Header, Parser, ROW_BYTES_MAX, Row, RowError, RowPlace, RowReader};
+use super::csv::{Cells, Header, HeaderError, Parser, ROW_BYTES_MAX, Row, RowError, RowPlace, RowReader};
 use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
@@ -43,8 +43,6 @@ pub fn each_row(
 ) -> io::Result<()> {
     let mut parser = from.map_or_else(Parser::new, |place| Parser::at(header.clone(), place));
     let offset = from.map_or(0, |place| u64::from(place.offset));
-    let invalid =
-        |error: super::csv::HeaderError| io::Error::new(io::ErrorKind::InvalidData, error.to_string());
     // A piece has many rows, and the parser gives them all: those behind the end are for nobody.
     let mut end: Option<io::Result<()>> = None;
     let mut unless_ended = |row: Row<'_>, end: &mut Option<io::Result<()>>| {
@@ -70,8 +68,19 @@ pub fn each_row(
 
 /// Reads the first line of a file.
 pub fn read_header(file: &File) -> io::Result<Header> {
-    let invalid =
-        |error: super::csv::HeaderError| io::Error::new(io::ErrorKind::InvalidData, error.to_string());
+    past_header(file)?.header().cloned().ok_or_else(|| invalid(HeaderError::Empty))
+}
+
+/// Reads the first line of a file as it was sent, with its number.
+pub fn read_header_sent(file: &File) -> io::Result<(u32, Vec<u8>)> {
+    let (place, len) = past_header(file)?.header_place().ok_or_else(|| invalid(HeaderError::Empty))?;
+    let mut sent = vec![0; usize::try_from(len).unwrap_or_default()];
+    file.read_exact_at(&mut sent, u64::from(place.offset))?;
+    Ok((place.line, sent))
+}
+
+/// A parser that has read the first line of a file.
+fn past_header(file: &File) -> io::Result<Parser> {
     let mut parser = Parser::new();
     each_piece(file, 0, |piece| {
         parser.push(piece, |_| ()).map_err(invalid)?;
@@ -80,22 +89,11 @@ pub fn read_header(file: &File) -> io::Result<Header> {
     if parser.header().is_none() {
         parser.finish(|_| ()).map_err(invalid)?;
     }
-    parser.header().cloned().ok_or_else(|| invalid(super::csv::HeaderError::Empty))
+    Ok(parser)
 }
 
-/// Reads the first line of a file as it was sent, with its number.
-pub fn read_header_sent(file: &File) -> io::Result<(u32, Vec<u8>)> {
-    let invalid =
-        |error: super::csv::HeaderError| io::Error::new(io::ErrorKind::InvalidData, error.to_string());
-    let mut parser = Parser::new();
-    each_piece(file, 0, |piece| {
-        parser.push(piece, |_| ()).map_err(invalid)?;
-        Ok(if parser.header().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-    })?;
-    let (place, len) = parser.header_place().ok_or_else(|| invalid(super::csv::HeaderError::Empty))?;
-    let mut sent = vec![0; usize::try_from(len).unwrap_or_default()];
-    file.read_exact_at(&mut sent, u64::from(place.offset))?;
-    Ok((place.line, sent))
+fn invalid(error: HeaderError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error.to_string())
 }
 
 /// Reads the bytes from a row's beginning to behind its end.

@@ -37,7 +37,7 @@ const PLACE_MASK: u64 = u64::MAX >> 1;
 const SAMPLES: u64 = 64;
 const SAMPLE_BYTES: usize = 16;
 
-/// So many threads read the log at most: then the disk is what takes the time.
+/// So many threads read the log at most; each holds a segment.
 const THREADS_MAX: usize = 4;
 
 /// A segment of the log.

@@ -18,7 +18,7 @@ use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -497,6 +497,22 @@ pub struct Details {
     pub not_found: u64,
     pub failed: u64,
     pub ignored: u64,
+}
+
+/// What a command says that should end by itself; one that goes on is ended, and the test fails.
+pub fn output_of(command: &mut Command) -> Output {
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = rustix::process::Pid::from_child(&child);
+    let (told, ended) = std::sync::mpsc::channel();
+    // Both pipes must be read while it runs.
+    std::thread::spawn(move || told.send(child.wait_with_output()));
+    ended.recv_timeout(PATIENCE).map_or_else(
+        |_| {
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap_or_default();
+            panic!("it goes on: {command:?}")
+        },
+        |output| output.unwrap(),
+    )
 }
 
 /// Waits until `condition` gives something.
