@@ -303,9 +303,23 @@ impl Walk<'_> {
         let pending = self.batches.pending(self.client);
         let creating: Vec<&Arc<Pending>> = pending.iter().filter(|batch| batch.held().is_none()).collect();
         let walked = self.parts(&creating, &mut |part| match part {
-            Part::Stored(kind, counts) => self.in_store(kind, &mut |_, profile| {
-                let lives = !profile.expired((self.now)(), self.lifetime_ms);
-                count += u64::from(lives && counts(profile.born));
+            Part::Stored(kind, counts) => self.in_store(kind, &mut |key, profile| {
+                // A batch that finds nobody living there, by the lifetime of its time, makes another visitor of this key.
+                let made_anew = creating.iter().any(|batch| {
+                    let rules = &batch.accepted.rules;
+                    rules.creates && profile.expired(rules.seq.millis(), rules.lifetime_ms)
+                });
+                let born = if made_anew {
+                    drop(profile);
+                    match self.visitor(key).map_err(self.told) {
+                        Ok(visitor) => visitor.map(|visitor| visitor.born),
+                        Err(AppError::Held { .. }) => None,
+                        Err(error) => return Err(error),
+                    }
+                } else {
+                    Some(profile.born).filter(|_| !profile.expired((self.now)(), self.lifetime_ms))
+                };
+                count += u64::from(born.is_some_and(counts));
                 Ok(ControlFlow::Continue(()))
             }),
             Part::Created(batch, creating) => {
@@ -654,5 +668,29 @@ mod tests {
             let has_all = found.iter().all(|visitor| visitor.attributes.len() == 1);
             assert!(has_all, "{before} {under}");
         }
+    }
+
+    /// Found by programs that change the lifetime: by the batch's the visitor had expired, by today's it lives, and was
+    /// counted with the one that the batch makes in its place.
+    #[test]
+    fn one_who_had_expired_when_a_batch_came_is_counted_once_though_the_lifetime_is_longer_now() {
+        let (folder, store, batches) =
+            (tempfile::tempdir().unwrap(), MemoryStore::default(), Batches::default());
+        put(&store, &Key::new(&client("demo"), IdKind::Pc, "p"), &[], &[]);
+        let at = Seq::from_parts(Millis(10), 0).get();
+        let mut batch = Pending::of_text(folder.path(), "demo", at, "batch=pcId,a\np,1\n");
+        let rules = &mut Arc::get_mut(&mut batch.accepted).unwrap().rules;
+        (rules.creates, rules.lifetime_ms) = (true, 5);
+        let batch = Arc::new(batch);
+        batches.publish(Arc::clone(&batch), Position::START);
+        let count = || {
+            let (store, batches, client) = (&store, &batches, &client("demo"));
+            let (lifetime_ms, now, go_on, told) =
+                (1 << 40, &|| Millis(10), &|| Ok(true), &AppError::internal);
+            Walk { store, batches, client, lifetime_ms, now, go_on, told }.count().unwrap()
+        };
+        assert_eq!(count(), 1);
+        fold_in(&store, &batches, &batch, None);
+        assert_eq!(count(), 1);
     }
 }
