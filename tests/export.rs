@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
-use support::{Daemon, encoded, wait_for};
+use support::{Daemon, copy_folder, encoded, wait_for};
 
 /// Values, and names, that something on the way could change.
 const AWKWARD: [&str; 24] = [
@@ -78,6 +78,18 @@ fn daemon_with_visitors() -> Daemon {
     daemon
 }
 
+/// Two daemons with the same visitors: one has a copy of the other's folder, and with it the pcIds that were made there.
+fn two_daemons_with_visitors() -> (Daemon, Daemon) {
+    let mut daemon = daemon_with_visitors();
+    daemon.terminate();
+    assert!(daemon.ended().success());
+    let mut other = Daemon::configured("");
+    copy_folder(&daemon.data(), &other.data());
+    daemon.restart();
+    other.restart();
+    (daemon, other)
+}
+
 /// What a visitor is, but for when and by whom: its ids, and its attributes.
 fn what(daemon: &Daemon, by: &str, id: &str) -> Value {
     let mut visitor = daemon.visitor("demo", by, id).unwrap();
@@ -141,7 +153,7 @@ fn an_export_in_ndjson_makes_the_same_visitors_elsewhere() {
 #[test]
 fn an_export_in_csv_is_a_batch_that_gives_the_same_values() {
     for defuse in [false, true] {
-        let (daemon, other) = (daemon_with_visitors(), daemon_with_visitors());
+        let (daemon, other) = two_daemons_with_visitors();
         let folder = tempfile::tempdir().unwrap();
         for (key, by, left_out) in
             // A site call gives a pcId to whoever has none.
