@@ -37,8 +37,8 @@ const PENDING: [usize; 3] = [1, 8, 64];
 const LOOKUPS_WITH_PENDING: usize = 1_000;
 const PENDING_AT_START: usize = 20;
 const UPLOADS_AT_ONCE: usize = 20;
-/// What a CRM's export has where it has no id: so many rows of so many batches.
-const HOT_ID: &str = "undefined";
+/// What a CRM's export has where it has no id, and what `blocked_ids` does not block: so many rows of so many batches.
+const HOT_ID: &str = "unknown";
 /// How often it is looked up, and how many connections make site calls of others while one of it is made.
 const HOT_LOOKUPS: usize = 50;
 const BESIDE_HOT: u64 = 4;
@@ -437,9 +437,13 @@ impl Bench<'_> {
     /// Stops the daemon as an operator does, and starts it again.
     fn stop(&self, mut daemon: Daemon, marks: &mut Vec<Mark>) -> Daemon {
         self.say("a stop in order");
+        let batch = self.batch(self.sizes.runs);
+        let mut client = daemon.client();
+        client.post(false, &batch.csv());
+        wait_folded(&mut client);
         let stopped = daemon.stop();
         let daemon = Daemon::start(&self.folder.join("profiled"), CREATES);
-        daemon.client().read_back(self.batch(self.sizes.runs), READ_BACK);
+        daemon.client().read_back(batch, READ_BACK);
         let profiles = said(self.sizes.profiles);
         for (what, must, target, took) in [
             ("a stop in order", 10.0, 3.0, stopped),
