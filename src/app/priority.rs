@@ -3,7 +3,8 @@
 use rustix::process::setpriority_process;
 use rustix::thread::gettid;
 
-/// As willing as a thread can be.
+/// As willing as a thread can be. Some of these threads hold locks that others wait for, but to give way less costs more: see
+/// "What was tried and did not help" in BENCHMARKS.md.
 const WILLING: i32 = 19;
 
 /// Has this thread give way to all that answer somebody: for folding, parsing and upkeep, which take the processors for
