@@ -15,7 +15,7 @@ use profiled::batch::csv::Parser;
 use profiled::batch::encoding::{Decoded, Encoding};
 use profiled::journal::entry::{Change, Entry, WriteEntry, encode_group};
 use profiled::journal::log::{Log, LogError, LogSettings, Position};
-use profiled::model::batch::{BatchRules, ConsecutiveV2, EmptyValues};
+use profiled::model::batch::{BatchRules, ConsecutiveV2, EmptyValues, RowReading};
 use profiled::model::id::{ClientCode, IdKind, Key};
 use profiled::model::profile::{Attribute, Profile, Source, Stored, set_all};
 use profiled::model::seq::{Millis, Seq};
@@ -65,7 +65,7 @@ fn batch_file(criterion: &mut Criterion) {
 }
 
 fn parsed(file: &[u8]) -> usize {
-    let (mut parser, mut cells) = (Parser::new(), 0);
+    let (mut parser, mut cells) = (Parser::default(), 0);
     let mut count = |row: profiled::batch::csv::Row<'_>| {
         cells += row.content.map_or(0, |cells| cells.attributes().count());
     };
@@ -101,6 +101,7 @@ fn profile(criterion: &mut Criterion) {
         empty_values: EmptyValues::Ignore,
         lifetime_ms: 14 * 24 * 60 * 60 * 1000,
         max_profile_bytes: 1 << 20,
+        reading: RowReading::default(),
     };
     group.bench_function("decode, fold a row of five in, encode", |bencher| {
         let rows = [Row { line: 2, cells: &cells }];

@@ -18,7 +18,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::model::batch::{BatchReading, ConsecutiveV2};
-use crate::model::blocked::BlockedIds;
+use crate::model::blocked::{BLOCKED_BYTES_MAX, BLOCKED_IDS_MAX, BlockedIds};
 use crate::model::id::ClientCode;
 use crate::model::seq::Millis;
 
@@ -238,7 +238,7 @@ pub struct ClientSettings {
     pub consecutive_v2: ConsecutiveV2,
     /// How a batch file's raw characters are read.
     pub batch_reading: BatchReading,
-    /// What a site call or a single update may not name a visitor by.
+    /// What may name no visitor: not sent in a site call, refused in a single update, a failed row in a batch.
     pub blocked_ids: BlockedIds,
     /// A profile expires this long after its last site call (R11).
     pub lifetime_ms: u64,
@@ -498,6 +498,15 @@ pub enum ConfigError {
         org: ImsOrg,
         /// The client that has it.
         first: ClientCode,
+    },
+    /// A client's `blocked_ids` are too many: each batch's journal entry has them.
+    #[error(
+        "{place}: blocked_ids are at most {BLOCKED_IDS_MAX}, of {BLOCKED_BYTES_MAX} bytes together: list values that stand for \
+         nobody, not visitors"
+    )]
+    BlockedTooMany {
+        /// Where the last of them stands.
+        place: Place,
     },
 }
 
@@ -879,7 +888,16 @@ fn clients(
             consecutive_v2: value(&table.consecutive_v2).unwrap_or(default.consecutive_v2),
             batch_reading: value(&table.batch_reading).unwrap_or(default.batch_reading),
             blocked_ids: match &table.blocked_ids {
-                Some(these) => BlockedIds::these(these.iter().map(|id| &id.value.0)),
+                Some(these) => {
+                    let blocked = BlockedIds::these(these.iter().map(|id| &id.value.0));
+                    let last = these
+                        .last()
+                        .filter(|_| these.len() > BLOCKED_IDS_MAX || blocked.bytes() > BLOCKED_BYTES_MAX);
+                    if let Some(last) = last {
+                        return Err(ConfigError::BlockedTooMany { place: file.place(last, "blocked_ids") });
+                    }
+                    blocked
+                }
                 None => default.blocked_ids.clone(),
             },
             lifetime_ms: value(&table.lifetime_days).map_or(default.lifetime_ms, |days| days.get() * DAY_MS),

@@ -397,3 +397,109 @@ fn what_is_no_batch_file_is_refused_in_the_same_words_everywhere() {
     let reply = daemon.call("POST", V2, &[("Content-Type", "application/json")], Some(b"{}"));
     assert!(reply.status == 415 && reply.text().contains("--data-binary"), "{}", reply.text());
 }
+
+/// What is no id is the client's to say, and a batch keeps to what was said when it was accepted: whatever is configured
+/// when its rows are folded in, after a `kill -9`, with its index gone, and once more with the store gone.
+#[test]
+fn what_counts_as_no_id_is_settled_when_a_batch_is_accepted() {
+    let settings =
+        |blocked: &str, more: &str| format!("[clients.demo]\nv2_creates_profiles = true\n{blocked}{more}");
+    let slow = "[ingest]\nmax_rows_per_second = 1\n";
+    for (first, then, failed) in [
+        ("", "blocked_ids = ['void']\n", vec![2, 3, 5]),
+        ("blocked_ids = ['Void']\n", "", vec![4]),
+        ("blocked_ids = []\n", "blocked_ids = ['x', 'undefined', 'void']\n", vec![]),
+    ] {
+        let mut daemon = Daemon::start_configured(&settings(first, slow));
+        let file = format!(
+            "batch=thirdPartyId,a\nundefined,1\nNULL,2\nvoid,3\n{}000,4\n{}\u{1a}\r\n",
+            '\u{feff}',
+            (6..300).map(|n| format!("x{n},{n}\n")).collect::<String>()
+        );
+        let batch = daemon.post_batch("demo", &file);
+        daemon.kill9();
+        daemon.configure(&settings(then, slow));
+        for upload in std::fs::read_dir(daemon.data().join("spool")).unwrap() {
+            let path = upload.unwrap().path();
+            if path.extension().is_some_and(|ending| ending == "index") {
+                std::fs::remove_file(path).unwrap();
+            }
+        }
+        daemon.restart();
+        let value = |daemon: &Daemon, id: &str| daemon.value("demo", "third-party", id, "a");
+        assert_eq!(value(&daemon, "void").is_some(), !failed.contains(&4), "{first:?}");
+        assert_eq!(value(&daemon, "undefined").is_some(), !failed.contains(&2), "{first:?}");
+        daemon.configure(&settings(then, ""));
+        daemon.kill9().restart();
+        assert_eq!(daemon.wait_complete(&batch).size, 298);
+        let fails = |daemon: &Daemon| {
+            let all = all_outcomes(daemon, &batch);
+            assert_eq!(all.len(), 298);
+            let failed = all.into_iter().filter(|(_, (outcome, _))| outcome == "failed");
+            failed.map(|(line, (_, reason))| (line, reason)).collect::<Vec<_>>()
+        };
+        let expected: Vec<_> = failed.iter().map(|line| (*line, "blocked_id".to_owned())).collect();
+        assert_eq!(fails(&daemon), expected, "{first:?}, then {then:?}");
+        daemon.kill9();
+        std::fs::remove_dir_all(daemon.data().join("store")).unwrap();
+        daemon.restart();
+        daemon.wait_complete(&batch);
+        assert_eq!(fails(&daemon), expected, "{first:?}, then {then:?}, made again");
+        assert_eq!(value(&daemon, "void").is_some(), !failed.contains(&4), "made again");
+        let repaired = daemon.get(&format!("/api/v1/batches/{batch}/repair?client=demo")).text();
+        assert_eq!(repaired.lines().count(), 1 + failed.len());
+    }
+}
+
+/// A row for nobody is named with what to do, by `lint` and the dry run too, which go by the client's list.
+#[test]
+fn ids_that_are_none_are_named_before_an_upload() {
+    let daemon = Daemon::start_configured("[clients.demo]\nblocked_ids = ['void']\n");
+    let file = "batch=thirdPartyId,a\nVoid,1\nNULL,2\n12\u{200b}3,3\n\u{a0}x\u{a0},4\n\u{1a}";
+    let tried = daemon.try_batch(&format!("{V2}?dryRun=true"), file).json();
+    assert_eq!((&tried["rows"], &tried["outcomes"]["failed"]), (&4.into(), &1.into()));
+    let told = |it: &serde_json::Value| (it["remark"].as_str().unwrap().to_owned(), it["lines"].to_string());
+    let remarks: Vec<_> = tried["remarks"].as_array().unwrap().iter().map(told).collect();
+    assert_eq!(remarks, [("invisible_in_id".into(), "[4]".into()), ("blocked_id".into(), "[2]".into())]);
+    let why = "line 2: \"Void\" is no thirdPartyId but what stands where there is none (blocked_ids): leave the row out, or \
+               name the visitor";
+    assert!(tried.to_string().contains(&why.replace('"', "\\\"")), "{tried}");
+    let linted = lint(&daemon, file);
+    assert_eq!((&linted["rows"], &linted["failedRows"]), (&4.into(), &1.into()), "{linted}");
+    for (line, words) in
+        [(3, "\"NULL\" is no thirdPartyId"), (3, "on 1 lines the id is none"), (4, "nobody sees")]
+    {
+        let found = linted["findings"].as_array().unwrap();
+        let is = |it: &serde_json::Value| it["line"] == line && it["what"].as_str().unwrap().contains(words);
+        assert!(found.iter().any(is), "{words}: {linted}");
+    }
+    let path = tempfile::tempdir().unwrap();
+    let path = path.path().join("BATCH.TXT");
+    std::fs::write(&path, file).unwrap();
+    let (_, told, _) = daemon.run(&["lint", path.to_str().unwrap(), "--json", "--blocked-ids", "a,b"]);
+    assert!(told.contains("\"failedRows\": 0") || told.contains("\"failedRows\":0"), "{told}");
+}
+
+/// A Ctrl-Z at the end is no row, however the file comes.
+#[test]
+fn a_ctrl_z_at_the_end_is_no_row_however_the_file_comes() {
+    let daemon = Daemon::start_configured(CREATES);
+    let file = "batch=thirdPartyId,a\r\nx,1\r\ny,2\r\n\u{1a}";
+    let form = "batch=thirdPartyId%2Ca%0D%0Ax%2C1%0D%0Ay%2C2%0D%0A%1A%0D%0A";
+    let gzip = || {
+        use std::io::Write as _;
+        let mut gz = flate2::write::GzEncoder::new(vec![], flate2::Compression::fast());
+        gz.write_all(file.as_bytes()).unwrap();
+        gz.finish().unwrap()
+    };
+    for batch in [
+        daemon.post_batch("demo", file),
+        daemon.post_batch("demo", form),
+        post_in_pieces(&daemon, file, 1),
+        daemon.call("POST", V2, &[("Content-Encoding", "gzip")], Some(&gzip())).batch_id(),
+    ] {
+        let details = daemon.wait_complete(&batch);
+        assert_eq!((details.size, details.failed), (2, 0), "{batch}");
+    }
+    assert_eq!(lint(&daemon, file)["rows"], 2);
+}

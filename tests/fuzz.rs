@@ -172,7 +172,7 @@ fn profile_bytes() {
 fn batch_file() {
     /// The rows of a file that comes in these pieces, or why it was refused.
     fn rows(pieces: &[&[u8]]) -> Result<Vec<String>, String> {
-        let (mut parser, mut rows) = (Parser::new(), vec![]);
+        let (mut parser, mut rows) = (Parser::default(), vec![]);
         let mut each = |row: profiled::batch::csv::Row<'_>| {
             let cells = row.content.map(|cells| {
                 let values: Vec<(usize, &str)> = cells.attributes().collect();

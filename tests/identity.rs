@@ -173,6 +173,12 @@ fn an_id_that_is_none_makes_nobody_one_visitor() {
     }
     assert_eq!(attributes(&daemon, "tp:undefined"), "-");
     assert!(daemon.metrics().value(r#"profiled_attributes_left_out_total{reason="blocked_id"}"#) >= 21.0);
+    // What nobody sees around an id is dropped in any call.
+    daemon.mbox("demo", "&mboxPC=%C2%A0desk%E2%80%8B&profile.b=1");
+    daemon.get("/m2/demo/profile/update?mboxPC=%EF%BB%BFdesk&profile.c=1");
+    assert_eq!(attributes(&daemon, "pc:desk"), "a=1 b=1 c=1");
+    assert_eq!(daemon.get("/api/v1/profiles/%C2%A0desk?by=pc&client=demo").status, 200);
+    assert_eq!(daemon.get("/rest/v1/profiles/desk%C2%A0?client=demo").status, 200);
     // Nothing but such ids: a visitor of its own each time.
     assert_ne!(daemon.mbox("demo", "&mboxPC=null"), daemon.mbox("demo", "&mboxPC=null"));
     daemon.mbox("all", "&mboxPC=1&mbox3rdPartyId=undefined&profile.a=1");

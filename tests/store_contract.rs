@@ -1,7 +1,7 @@
 //! What any store must do, run on each there is.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
-use profiled::model::batch::{BatchRules, ConsecutiveV2, EmptyValues, Outcome};
+use profiled::model::batch::{BatchRules, ConsecutiveV2, EmptyValues, Outcome, RowReading};
 use profiled::model::id::{ClientCode, IdKind, Key};
 use profiled::model::profile::{Profile, Source, Stored, StoredBytes};
 use profiled::model::seq::{Millis, Seq};
@@ -34,6 +34,7 @@ fn rules(at: u64) -> BatchRules {
         empty_values: EmptyValues::Ignore,
         lifetime_ms: 1_000_000,
         max_profile_bytes: 50,
+        reading: RowReading::default(),
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use profiled::batch::csv::Parser;
 
-use profiled::model::batch::{BatchRules, ConsecutiveV2, EmptyValues};
+use profiled::model::batch::{BatchRules, ConsecutiveV2, EmptyValues, RowReading};
 use profiled::model::profile::{Attribute, Profile, Source, Stored, StoredBytes, set_all};
 use profiled::model::seq::{Millis, Seq};
 use profiled::model::update::{Cell, Folded, Row, fold};
@@ -44,7 +44,7 @@ pub fn synced(folder: &Path, file: &[u8]) -> Duration {
 /// The parser alone, on one thread.
 pub fn parsed(file: &[u8]) -> Duration {
     let began = Instant::now();
-    let (mut parser, mut rows) = (Parser::new(), 0);
+    let (mut parser, mut rows) = (Parser::default(), 0);
     parser.push(file, |row| rows += usize::from(row.content.is_ok())).unwrap();
     parser.finish(|row| rows += usize::from(row.content.is_ok())).unwrap();
     assert!(rows > 0);
@@ -62,6 +62,7 @@ pub fn folded(batch: Batch) -> Duration {
         empty_values: EmptyValues::Ignore,
         lifetime_ms: 14 * 24 * 60 * 60 * 1000,
         max_profile_bytes: 1 << 20,
+        reading: RowReading::default(),
     };
     let stored = |row: &rows::Row| {
         let mut profile = Profile::born_at(then);

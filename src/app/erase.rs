@@ -5,7 +5,8 @@ use crate::batch::csv::{Header, HeaderError, Parser};
 use crate::batch::pending::Accepted;
 use crate::batch::queue::Batches;
 use crate::batch::spool::Spool;
-use crate::model::id::{ClientCode, Key};
+use crate::model::batch::RowReading;
+use crate::model::id::{ClientCode, Key, visible};
 use crate::model::profile::{Stored, StoredBytes};
 use crate::model::seq::Seq;
 use std::collections::HashMap;
@@ -63,7 +64,8 @@ pub fn overwrite_rows(spool: &Spool, accepted: &Accepted, erased: &Erased) -> io
     spool.overwrite(accepted.spool, &accepted.sum(), |file| {
         let mut over = vec![];
         let told = |error: HeaderError| io::Error::other(error.to_string());
-        let header = header_of(file).map_err(told)?;
+        let reading = &accepted.rules.reading;
+        let header = header_of(file, reading).map_err(told)?;
         let mut each = |row: crate::batch::csv::Row<'_>| {
             let place = row.offset as usize;
             let bytes = file.get(place..).and_then(|rest| rest.get(..row.len as usize)).unwrap_or_default();
@@ -76,7 +78,7 @@ pub fn overwrite_rows(spool: &Spool, accepted: &Accepted, erased: &Erased) -> io
                 over.push((place, filler(bytes)));
             }
         };
-        let mut parser = Parser::new();
+        let mut parser = Parser::new(reading);
         let parsed = parser.push(file, &mut each).and_then(|()| parser.finish(&mut each).map(drop));
         parsed.map_err(told)?;
         Ok(over)
@@ -84,8 +86,8 @@ pub fn overwrite_rows(spool: &Spool, accepted: &Accepted, erased: &Erased) -> io
 }
 
 /// The first line of a file.
-fn header_of(file: &[u8]) -> Result<Header, HeaderError> {
-    let mut parser = Parser::new();
+fn header_of(file: &[u8], reading: &RowReading) -> Result<Header, HeaderError> {
+    let mut parser = Parser::new(reading);
     for piece in file.chunks(HEADER_PIECE_BYTES) {
         parser.push(piece, |_| ())?;
         if let Some(header) = parser.header() {
@@ -104,7 +106,8 @@ fn names_one(header: &Header, row: &[u8], gone: &impl Fn(&str) -> bool) -> bool 
     let first = row.split(|byte| matches!(byte, b',' | b'\n' | b'\r')).next().unwrap_or_default();
     let text = String::from_utf8_lossy(first).trim().trim_matches('"').replace('+', " ");
     let id = percent_encoding::percent_decode_str(&text).decode_utf8_lossy();
-    gone(&id) || id.split_once('.').is_some_and(|(id, _)| gone(id))
+    let id = visible(&id);
+    gone(id) || id.split_once('.').is_some_and(|(id, _)| gone(id))
 }
 
 /// Whether a row of an upload of which rows were overwritten is one of those.
@@ -218,7 +221,7 @@ mod tests {
 
     /// The rows of a file: where each begins, and what it comes to; of an overwritten one, whatever it says, where.
     fn rows_of(file: &[u8]) -> Vec<(u32, u32, Option<String>)> {
-        let (mut parser, mut rows) = (Parser::new(), vec![]);
+        let (mut parser, mut rows) = (Parser::default(), vec![]);
         let mut each = |row: crate::batch::csv::Row<'_>| {
             let told = format!("{:?} {:?}", row.sent.escape_ascii().to_string(), row.content);
             rows.push((row.line, row.len, (!reads_erased(row.sent)).then_some(told)));

@@ -86,7 +86,7 @@ use crate::folder::{self, FolderError};
 use crate::journal::entry::Checkpoint;
 use crate::journal::log::{LogError, Position};
 use crate::journal::snapshot::{SnapshotError, Snapshots};
-use crate::model::batch::{BatchId, BatchRules, Counts, EmptyValues};
+use crate::model::batch::{BatchId, BatchRules, Counts, EmptyValues, RowReading};
 use crate::model::blocked::BlockedIds;
 use crate::model::id::{ClientCode, IdKind, Key, VisitorId};
 use crate::model::profile::Source;
@@ -724,6 +724,7 @@ impl App {
             empty_values,
             lifetime_ms: settings.lifetime_ms,
             max_profile_bytes: self.0.profile_bytes_max(),
+            reading: RowReading::now(settings.blocked_ids),
         };
         announced.check(&self.0.config().limits)?;
         if self.0.stopping.load(Ordering::Relaxed) {

@@ -148,7 +148,8 @@ impl App {
                 inner.spool.verify(name, &sum).map_err(|error| lost(&accepted, error))?;
             }
             let file = File::open(inner.spool.rows_path(name)).map_err(|error| lost(&accepted, error))?;
-            let header = read_header(&file).map_err(|error| lost(&accepted, error))?;
+            let header =
+                read_header(&file, &accepted.rules.reading).map_err(|error| lost(&accepted, error))?;
             let overwritten = inner.spool.overwritten_path(name).exists();
             Ok(Report { inner, accepted, header, file, overwritten, overwritings, _upload: None, place })
         });
@@ -270,7 +271,8 @@ impl Report {
     /// What was taken and perhaps not meant. Blocks.
     pub fn remarks(&self) -> Result<Remarks, AppError> {
         let mut remarks = Remarks::default();
-        let (line, sent) = read_header_sent(&self.file).map_err(|error| self.broken(error))?;
+        let (line, sent) =
+            read_header_sent(&self.file, self.header.reading()).map_err(|error| self.broken(error))?;
         remarks.look_at_header(line, &sent);
         self.each_row(None, |row, _| {
             remarks.look_at(&self.header, row);

@@ -127,7 +127,7 @@ pub(super) fn keep_and_replace(
 
     let mut file = vec![];
     // Where its first line can be read no more, the outcomes need none of the names: all rows failed.
-    let header = File::open(&rows_path).and_then(|rows| read_header(&rows));
+    let header = File::open(&rows_path).and_then(|rows| read_header(&rows, &accepted.rules.reading));
     let header = header.ok().filter(|header| header.key_kind() == accepted.key_kind);
     let lost = [Box::from(LOST_NAME)];
     let names = header.as_ref().map_or(&lost[..], Header::names);

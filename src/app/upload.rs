@@ -212,7 +212,7 @@ fn take_in(
     let limits = inner.config().limits;
     inner.room.for_writes()?;
     let mut spool = inner.spool.begin(inner.clock.now())?;
-    let (mut parser, mut index) = (Parser::new(), IndexBuilder::default());
+    let (mut parser, mut index) = (Parser::new(&rules.reading), IndexBuilder::default());
     let mut as_adobe = (reading == BatchReading::Adobe).then(AsAdobe::default);
     let (mut rows, mut came, mut bad_escape) = (0u64, 0u64, None);
     let encoding = announced.encoding;

@@ -14,7 +14,7 @@
 //! verifies. Noting something never waits for the disk.
 
 use crate::durable::{self, point};
-use crate::journal::entry::{BatchAcceptedEntry, BatchCompletedEntry, CatalogueMark};
+use crate::journal::entry::{BatchAcceptedEntry, BatchCompletedEntry, CatalogueMark, Version4};
 use crate::model::batch::BatchId;
 use crate::model::codec::{self, CodecError};
 use crate::sync::{Mutex, lock};
@@ -27,7 +27,9 @@ use std::path::{Path, PathBuf};
 /// What the file is called in a data folder.
 pub const FILE: &str = "catalogue";
 /// The version that a record's payload begins with.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// What it began with before records told how a batch's rows are read.
+const VERSION_BEFORE: u8 = 1;
 const MAGIC: &[u8; 8] = b"prfcata1";
 const HEAD_BYTES: usize = 8 + 8 + 8 + 4;
 const FRAME_HEAD_BYTES: usize = 4 + 4;
@@ -43,6 +45,29 @@ pub enum Record {
     Complete(BatchAcceptedEntry, BatchCompletedEntry),
     /// These batches are not kept any more: whose, and their seqs.
     Forgotten(Vec<(String, u64)>),
+}
+
+/// What version 1 said.
+#[derive(Deserialize)]
+enum RecordBefore {
+    Complete(Version4, BatchCompletedEntry),
+    Forgotten(Vec<(String, u64)>),
+}
+
+impl From<RecordBefore> for Record {
+    fn from(record: RecordBefore) -> Self {
+        match record {
+            RecordBefore::Complete(accepted, end) => Self::Complete(accepted.into(), end),
+            RecordBefore::Forgotten(batches) => Self::Forgotten(batches),
+        }
+    }
+}
+
+fn decode(payload: &[u8]) -> Result<Record, CodecError> {
+    match payload.first() {
+        Some(&VERSION_BEFORE) => codec::decode::<RecordBefore>(VERSION_BEFORE, payload).map(Record::from),
+        _ => codec::decode(VERSION, payload),
+    }
 }
 
 /// What was found damaged.
@@ -291,7 +316,7 @@ fn read(
     let end = loop {
         match next_frame(&mut file)? {
             Frame::Record(record, bytes) => {
-                each(record);
+                each(*record);
                 at += bytes;
             }
             Frame::End => break None,
@@ -306,7 +331,7 @@ fn read(
 }
 
 enum Frame {
-    Record(Record, u64),
+    Record(Box<Record>, u64),
     End,
     Flaw(&'static str),
 }
@@ -325,7 +350,7 @@ fn next_frame(file: &mut impl BufRead) -> io::Result<Frame> {
         return Ok(Frame::Flaw("a record breaks off"));
     }
     Ok(match read_frame(&head, &payload) {
-        Some(record) => Frame::Record(record, (FRAME_HEAD_BYTES + bytes) as u64),
+        Some(record) => Frame::Record(Box::new(record), (FRAME_HEAD_BYTES + bytes) as u64),
         None => Frame::Flaw("a record does not match its checksum"),
     })
 }
@@ -350,7 +375,7 @@ fn read_frame(head: &[u8], payload: &[u8]) -> Option<Record> {
     if found.to_le_bytes() != *sum {
         return None;
     }
-    codec::decode(VERSION, payload).ok()
+    decode(payload).ok()
 }
 
 /// Gives every record that verifies, wherever it stands; and the generation, if that can be told.
@@ -374,7 +399,7 @@ fn encode(record: &Record, out: &mut Vec<u8>) {
     let encoded: Result<(), CodecError> = codec::encode_into(VERSION, record, &mut payload);
     let length = u32::try_from(payload.len()).ok().filter(|_| payload.len() <= RECORD_BYTES_MAX);
     let (Ok(()), Some(length)) = (encoded, length) else {
-        // A client's code, a key and some numbers: it cannot be.
+        // A client's code and blocked ids, a key and some numbers: it cannot be.
         tracing::error!(?record, "a record of the catalogue cannot be written");
         return;
     };
@@ -441,6 +466,8 @@ mod tests {
             lifetime_ms: 1000,
             max_profile_bytes: 1000,
             key: None,
+            reading: 1,
+            blocked_ids: Some(vec!["void".into()]),
         };
         let counts = Counts { updated: 3, ..Counts::default() };
         Record::Complete(accepted, BatchCompletedEntry { seq, counts, at_ms: seq, store_reach: 0 })

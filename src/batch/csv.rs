@@ -9,7 +9,7 @@
 //!
 //! 1. A row ends at a line feed outside quotes, or with the body. Carriage returns before that end belong to it; one
 //!    anywhere else outside quotes fails the row: to read it as text or as the end of a row would be a guess.
-//!    A line of nothing but spaces and commas is skipped, not a row.
+//!    A line of nothing but spaces and commas is skipped, not a row; so is a line with a Ctrl-Z alone at the file's end.
 //! 2. Cells are split at commas. Raw spaces around a cell are dropped. A cell that then begins with a quote is quoted
 //!    as in RFC 4180 (`csv-core` reads it): spaces, commas and line feeds within the quotes stay, and nothing but
 //!    spaces may follow the closing quote. A quote further on in a cell is an ordinary character.
@@ -17,10 +17,15 @@
 //!    [`QUOTED_BYTES_MAX`] bytes where it takes in a line end. It fails the row, which ends with the line that the quote
 //!    is on; the next line is read as a row.
 //! 4. Each cell, quoted or not, is form-decoded once (`+` is a space, `%XX` a byte) and must then be UTF-8.
-//! 5. The first cell must be an id of the header's kind. A row may have fewer cells than the header; cells beyond the
+//! 5. The first cell, without what nobody sees around it, must be an id of the header's kind, and none that the client
+//!    blocks. A row may have fewer cells than the header; cells beyond the
 //!    names of the header must be empty, and so may trailing columns of the header be. Empty values are ignored (R6).
 //!
 //! What fails a row is that it is too long, else a bad quote, else the first fault from left to right.
+//!
+//! All of this is how batches are read that are accepted now. A batch is read as it was when it was accepted
+//! ([`RowReading`](crate::model::batch::RowReading)): whatever changes what a row comes to needs rules of its own there, and
+//! a line in `tests/before`.
 //!
 //! Advice for whoever changes it: `scan` alone says where a row ends, and both `reader` (a whole file, in any pieces)
 //! and `row` (one row again, at its offset) ask it, so that they cannot disagree. `cell` takes apart what `scan` found,

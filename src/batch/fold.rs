@@ -139,7 +139,7 @@ impl Plan {
             outcomes: vec![],
             counts: Counts::default(),
         };
-        let (mut parser, mut parsed) = (Parser::new(), Ok(()));
+        let (mut parser, mut parsed) = (Parser::new(&accepted.rules.reading), Ok(()));
         let read = pending.read_file(|piece| {
             if let PlanFile::Held(bytes) = &mut plan.file {
                 bytes.extend_from_slice(piece);

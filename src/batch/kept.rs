@@ -242,7 +242,8 @@ fn narrow(number: u64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::batch::{ConsecutiveV2, EmptyValues};
+    use crate::model::batch::{ConsecutiveV2, EmptyValues, RowReading};
+    use crate::model::blocked::BlockedIds;
     use crate::model::profile::Source;
     use proptest::prelude::*;
 
@@ -250,6 +251,7 @@ mod tests {
 
     fn accepted(client: usize, seq: u64) -> Accepted {
         let seq = Seq::from_u64(seq);
+        let own = RowReading::now(BlockedIds::these(["void"]));
         let rules = BatchRules {
             seq,
             source: if seq.get().is_multiple_of(3) { Source::BatchV1 } else { Source::BatchV2 },
@@ -258,6 +260,7 @@ mod tests {
             empty_values: EmptyValues::Ignore,
             lifetime_ms: 7,
             max_profile_bytes: 9,
+            reading: if seq.get().is_multiple_of(5) { own } else { RowReading::default() },
         };
         Accepted {
             id: BatchId { client: ClientCode::new(CLIENTS[client]).unwrap(), seq },

@@ -15,7 +15,9 @@ use super::csv::{Header, Parser, RowPlace, RowReader};
 use super::outcome::{BatchState, Became, Failure, Progress, RowOutcome};
 use super::rows::{each_row_at, read_header, read_row};
 use crate::journal::entry::{BatchAcceptedEntry, SentKeyEntry};
-use crate::model::batch::{BatchId, BatchRules, ConsecutiveV2, EmptyValues, IdempotencyKey, Outcome};
+use crate::model::batch::{
+    BatchId, BatchRules, ConsecutiveV2, EmptyValues, IdempotencyKey, Outcome, RowReading,
+};
 use crate::model::bundle::Effect;
 use crate::model::id::{ClientCode, IdKind, Key};
 use crate::model::profile::Source;
@@ -81,6 +83,7 @@ impl Accepted {
 
     /// What the journal says of it.
     pub fn to_entry(&self) -> BatchAcceptedEntry {
+        let (reading, blocked_ids) = self.rules.reading.stored();
         BatchAcceptedEntry {
             client: self.id.client.to_string(),
             seq: self.id.seq.get(),
@@ -100,6 +103,8 @@ impl Accepted {
                 bytes: sent.bytes,
                 crc32c: sent.crc32c,
             }),
+            reading,
+            blocked_ids: blocked_ids.map(<[_]>::to_vec),
         }
     }
 
@@ -114,6 +119,7 @@ impl Accepted {
             empty_values: if entry.removes { EmptyValues::Remove } else { EmptyValues::Ignore },
             lifetime_ms: entry.lifetime_ms,
             max_profile_bytes: usize::try_from(entry.max_profile_bytes).ok()?,
+            reading: RowReading::from_stored(entry.reading, entry.blocked_ids)?,
         };
         Some(Self {
             id: BatchId { client: ClientCode::new(&entry.client).ok()?, seq },
@@ -578,7 +584,7 @@ impl Pending {
     ) -> Self {
         let index = index.and_then(|index| Index::open(index).ok().flatten());
         let may_be_anybody = index.is_none();
-        let header = Header::from_parts(accepted.key_kind, vec![]);
+        let header = Header::from_parts(accepted.key_kind, vec![], accepted.rules.reading.clone());
         let opened = Self::new(accepted, header, index.unwrap_or_else(Index::empty), rows.to_owned());
         let settled = settled.into_iter().map(|(first, became)| (first, (SettledBy::Journal, became)));
         lock(&opened.settled).bundles.extend(settled);
@@ -639,7 +645,7 @@ impl Pending {
         index: &Path,
         settled: Vec<(u32, Became)>,
     ) -> io::Result<Self> {
-        let header = read_header(&File::open(rows)?)?;
+        let header = read_header(&File::open(rows)?, &accepted.rules.reading)?;
         let fewest = settled.iter().map(|(_, became)| became.rows() as usize).min();
         let rows_min = fewest.unwrap_or(BUNDLE_ROWS_MIN).min(BUNDLE_ROWS_MIN);
         let has_all = |index: &Index| settled.iter().all(|(first, _)| index.bundle_from(*first).is_some());
@@ -1019,7 +1025,8 @@ impl Pending {
 fn index_again(rules: &BatchRules, rows: &Path, path: &Path, bundle_rows_min: usize) -> io::Result<Index> {
     let file = File::open(rows)?;
     let empty_values = rules.empty_values;
-    let (mut parser, mut builder) = (Parser::new(), IndexBuilder::bundling_from(bundle_rows_min));
+    let (mut parser, mut builder) =
+        (Parser::new(&rules.reading), IndexBuilder::bundling_from(bundle_rows_min));
     let mut bytes = vec![0; 1 << 20];
     let mut at = 0;
     loop {
@@ -1032,7 +1039,7 @@ fn index_again(rules: &BatchRules, rows: &Path, path: &Path, bundle_rows_min: us
         };
         parsed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
         if read == 0 {
-            return builder.finish(path, rows, &read_header(&file)?, rules);
+            return builder.finish(path, rows, &read_header(&file, &rules.reading)?, rules);
         }
     }
 }
@@ -1049,6 +1056,7 @@ impl Pending {
             empty_values: EmptyValues::Ignore,
             lifetime_ms: 1 << 40,
             max_profile_bytes: 1 << 20,
+            reading: RowReading::default(),
         };
         Self::of_rules(folder, client, rules, text, BUNDLE_ROWS_MIN)
     }
@@ -1061,7 +1069,7 @@ impl Pending {
         text: &str,
         bundle_rows_min: usize,
     ) -> Self {
-        let (mut parser, mut rows) = (Parser::new(), 0);
+        let (mut parser, mut rows) = (Parser::new(&rules.reading), 0);
         let mut index = IndexBuilder::bundling_from(bundle_rows_min);
         let mut each = |row: super::csv::Row<'_>| {
             rows += 1;
@@ -1078,5 +1086,44 @@ impl Pending {
         let key_kind = header.key_kind();
         let accepted = Accepted { id, rules, key_kind, spool: seq.get(), bytes, crc32c, rows, key: None };
         Self::new(accepted, header, index, path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A batch whose rows are read as they were before batches said how: with its index gone, its rows are the same.
+    #[test]
+    fn a_batch_of_before_is_opened_as_it_was_read_then() {
+        let folder = tempfile::tempdir().unwrap();
+        let rules = |reading| BatchRules {
+            seq: Seq::from_u64(7),
+            source: Source::BatchV2,
+            creates: true,
+            consecutive_v2: ConsecutiveV2::Merge,
+            empty_values: EmptyValues::Ignore,
+            lifetime_ms: 1 << 40,
+            max_profile_bytes: 1 << 20,
+            reading,
+        };
+        let text = "batch=pcId,a\nalice.smith,1\nundefined,2\nx,\"3\ny,4\nz,5\"\nw,6\n";
+        let client = ClientCode::new("demo").unwrap();
+        for (reading, ids_found) in [
+            (RowReading::before(), &["alice", "undefined", "x", "w"][..]),
+            (RowReading::default(), &["x", "w"]),
+        ] {
+            let before = Pending::of_rules(folder.path(), "demo", rules(reading), text, BUNDLE_ROWS_MIN);
+            let accepted = Accepted::from_entry(before.accepted.to_entry()).unwrap();
+            assert_eq!((&accepted, accepted.rows), (&*before.accepted, 4));
+            let (file, index) = (folder.path().join("7"), folder.path().join("7.index"));
+            std::fs::remove_file(&index).unwrap();
+            let sum = accepted.sum();
+            let opened = Pending::open(accepted, sum, &file, &index, vec![]).unwrap();
+            let found = |id: &str| opened.find(&[Key::new(&client, IdKind::Pc, id)]).unwrap().rows.len();
+            let ids = ["alice", "undefined", "x", "y", "z", "w"];
+            let shown: Vec<_> = ids.into_iter().filter(|id| found(id) == 1).collect();
+            assert_eq!(shown, ids_found);
+        }
     }
 }

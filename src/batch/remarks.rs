@@ -1,12 +1,13 @@
-//! What is taken in a batch file and was perhaps not meant: a pair of stray quotes that takes rows in, characters that
-//! Adobe reads otherwise, ids that a spreadsheet has rounded. For the dry run, `lint` and the batch's page.
+//! What is in a batch file and was perhaps not meant: a pair of stray quotes that takes rows in, characters that
+//! Adobe reads otherwise, ids that a spreadsheet has rounded, that hold what nobody sees, that are none. For the dry run, `lint` and the batch's page.
 //!
 //! Promises: memory is bounded whatever the file has: of each kind the first [`LINES_TOLD_MAX`] lines, and how many there
 //! are; nothing of a value is kept.
 
 use memchr::memchr;
 
-use super::csv::{Header, Row, TakenIn, bad_escape, is_rounded};
+use super::csv::{Header, Reason, Row, TakenIn, bad_escape, is_rounded};
+use crate::model::id::is_invisible;
 
 /// How many lines of each kind are told; all are counted.
 pub const LINES_TOLD_MAX: usize = 10;
@@ -26,6 +27,10 @@ pub enum Remark {
     RawEquals,
     /// An id in scientific notation.
     RoundedId,
+    /// An id that holds a character which nobody sees.
+    InvisibleInId,
+    /// What is no id, but stands where there is none.
+    BlockedId,
 }
 
 /// What was remarked of one kind.
@@ -45,13 +50,15 @@ pub struct Remarks([Remarked; Remark::ALL.len()]);
 
 impl Remark {
     /// All there are.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::QuoteTakesIn,
         Self::RawPercent,
         Self::RawAmpersand,
         Self::RawPlus,
         Self::RawEquals,
         Self::RoundedId,
+        Self::InvisibleInId,
+        Self::BlockedId,
     ];
 
     /// A word for programs.
@@ -63,6 +70,8 @@ impl Remark {
             Self::RawPlus => "raw_plus",
             Self::RawEquals => "raw_equals",
             Self::RoundedId => "rounded_id",
+            Self::InvisibleInId => "invisible_in_id",
+            Self::BlockedId => "blocked_id",
         }
     }
 }
@@ -79,9 +88,21 @@ impl Remarks {
     pub fn look_at(&mut self, header: &Header, row: &Row<'_>) {
         self.look_at_bytes(row.line, row.sent, row.sent);
         self.look_at_quotes(header, row);
-        // The id of a row that fails for it is told with the reason.
-        if row.content.is_ok_and(|cells| is_rounded(cells.id())) {
-            self.add(Remark::RoundedId, row.line);
+        match row.content {
+            Ok(cells) => {
+                if is_rounded(cells.id()) {
+                    self.add(Remark::RoundedId, row.line);
+                }
+                if !cells.id().is_ascii() && cells.id().contains(is_invisible) {
+                    self.add(Remark::InvisibleInId, row.line);
+                }
+            }
+            // There may be thousands, all over the file, and one cause.
+            Err(error) if error.reason == Reason::BlockedId => {
+                self.add(Remark::BlockedId, row.line);
+            }
+            // The id of any other row that fails for it is told with the reason.
+            Err(_) => {}
         }
     }
 
@@ -108,7 +129,7 @@ impl Remarks {
     }
 
     fn add(&mut self, remark: Remark, line: u32) -> &mut Remarked {
-        let [quotes, percent, ampersand, plus, equals, rounded] = &mut self.0;
+        let [quotes, percent, ampersand, plus, equals, rounded, invisible, blocked] = &mut self.0;
         let remarked = match remark {
             Remark::QuoteTakesIn => quotes,
             Remark::RawPercent => percent,
@@ -116,6 +137,8 @@ impl Remarks {
             Remark::RawPlus => plus,
             Remark::RawEquals => equals,
             Remark::RoundedId => rounded,
+            Remark::InvisibleInId => invisible,
+            Remark::BlockedId => blocked,
         };
         remarked.count += 1;
         if remarked.lines.len() < LINES_TOLD_MAX {
@@ -155,6 +178,16 @@ impl Remarks {
                      the ids as text"
                         .into()
                 }
+                Remark::InvisibleInId => {
+                    "the id holds a character that nobody sees, a no-break or zero-width space or the like: it is another visitor \
+                     than the same id without it"
+                        .into()
+                }
+                Remark::BlockedId => format!(
+                    "on {} lines the id is none, but what an export writes where there is none (blocked_ids): they fail; leave \
+                     them out, or name the visitors",
+                    remarked.count
+                ),
             };
             (remark, remarked, what)
         })
@@ -180,12 +213,12 @@ mod tests {
     fn check(source: &str, file: &str, expected: &[(&str, u64, &[u32], &str)]) {
         for size in [file.len(), 1, 7] {
             let header = |parser: &Parser| parser.header().cloned().unwrap();
-            let mut first = Parser::new();
+            let mut first = Parser::default();
             first.push(file.as_bytes(), |_| ()).unwrap();
             let (header, mut remarks) = (header(&first), Remarks::default());
             let (place, len) = first.header_place().unwrap();
             remarks.look_at_header(place.line, &file.as_bytes()[place.offset as usize..][..len as usize]);
-            let (mut parser, mut each) = (Parser::new(), |row: Row<'_>| remarks.look_at(&header, &row));
+            let (mut parser, mut each) = (Parser::default(), |row: Row<'_>| remarks.look_at(&header, &row));
             for piece in file.as_bytes().chunks(size) {
                 parser.push(piece, &mut each).unwrap();
             }
@@ -285,5 +318,20 @@ mod tests {
         for id in ["1", "e5", "12E4", "1.5", "1E", "1.E5", "1E1234", "deadbeef", "1E4F", "3e-a"] {
             assert!(!is_rounded(id), "{id}");
         }
+    }
+
+    #[test]
+    fn ids_with_invisible_characters_and_ids_that_are_none_are_told() {
+        let row = |row: &str| format!("batch=thirdPartyId,a\n1,x\n{row}\n");
+        let inside: &[(&str, u64, &[u32], &str)] =
+            &[("invisible_in_id", 1, &[3], "a character that nobody sees")];
+        check("a name copied from a page", &row("a\u{a0}b,x"), inside);
+        check("a zero-width space where a line was broken", &row("12\u{200b}3,x"), inside);
+        check("the same, encoded", &row("12%E2%80%8B3,x"), inside);
+        check("around it is dropped", &row("\u{feff}123\u{a0},x"), &[]);
+        check("in a value it may be meant", &row("123,a\u{a0}b"), &[]);
+        check("letters of other scripts", &row("né名,x"), &[]);
+        let none: &[(&str, u64, &[u32], &str)] = &[("blocked_id", 2, &[3, 4], "on 2 lines the id is none")];
+        check("a CRM export, a spreadsheet's error", &row("NULL,x\n\"#N/A\",x"), none);
     }
 }

@@ -3,6 +3,7 @@
 //! Promises: memory is bounded by one piece of the file and one row, whatever the file has.
 
 use super::csv::{Cells, Header, HeaderError, Parser, ROW_BYTES_MAX, Row, RowError, RowPlace, RowReader};
+use crate::model::batch::RowReading;
 use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
@@ -41,7 +42,10 @@ pub fn each_row(
     mut still: impl FnMut() -> io::Result<()>,
     mut each: impl FnMut(Row<'_>) -> io::Result<ControlFlow<()>>,
 ) -> io::Result<()> {
-    let mut parser = from.map_or_else(Parser::new, |place| Parser::at(header.clone(), place));
+    let mut parser = match from {
+        None => Parser::new(header.reading()),
+        Some(place) => Parser::at(header.clone(), place),
+    };
     let offset = from.map_or(0, |place| u64::from(place.offset));
     // A piece has many rows, and the parser gives them all: those behind the end are for nobody.
     let mut end: Option<io::Result<()>> = None;
@@ -66,22 +70,23 @@ pub fn each_row(
     end.unwrap_or(Ok(()))
 }
 
-/// Reads the first line of a file.
-pub fn read_header(file: &File) -> io::Result<Header> {
-    past_header(file)?.header().cloned().ok_or_else(|| invalid(HeaderError::Empty))
+/// Reads the first line of a file whose rows are read so.
+pub fn read_header(file: &File, reading: &RowReading) -> io::Result<Header> {
+    past_header(file, reading)?.header().cloned().ok_or_else(|| invalid(HeaderError::Empty))
 }
 
 /// Reads the first line of a file as it was sent, with its number.
-pub fn read_header_sent(file: &File) -> io::Result<(u32, Vec<u8>)> {
-    let (place, len) = past_header(file)?.header_place().ok_or_else(|| invalid(HeaderError::Empty))?;
+pub fn read_header_sent(file: &File, reading: &RowReading) -> io::Result<(u32, Vec<u8>)> {
+    let (place, len) =
+        past_header(file, reading)?.header_place().ok_or_else(|| invalid(HeaderError::Empty))?;
     let mut sent = vec![0; usize::try_from(len).unwrap_or_default()];
     file.read_exact_at(&mut sent, u64::from(place.offset))?;
     Ok((place.line, sent))
 }
 
 /// A parser that has read the first line of a file.
-fn past_header(file: &File) -> io::Result<Parser> {
-    let mut parser = Parser::new();
+fn past_header(file: &File, reading: &RowReading) -> io::Result<Parser> {
+    let mut parser = Parser::new(reading);
     each_piece(file, 0, |piece| {
         parser.push(piece, |_| ()).map_err(invalid)?;
         Ok(if parser.header().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })

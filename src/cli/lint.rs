@@ -21,7 +21,8 @@ use crate::batch::form::{FormTooLong, Leaves, Unwrapped, form_bytes_max};
 use crate::batch::pending::brings_anything;
 use crate::batch::remarks::{Remarks, further_lines};
 use crate::config::{BODY_BYTES_LIMIT, ROWS_LIMIT};
-use crate::model::batch::EmptyValues;
+use crate::model::batch::{EmptyValues, RowReading};
+use crate::model::blocked::BlockedIds;
 
 /// A profile in Adobe Target may hold so much.
 const ADOBES_PROFILE_BYTES: usize = 64 << 10;
@@ -39,6 +40,9 @@ pub(super) struct Lint {
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
+    /// The client's blocked_ids, separated by commas, instead of those by default; an empty list is none
+    #[arg(long, value_name = "LIST")]
+    blocked_ids: Option<String>,
 }
 
 /// What was found in a file.
@@ -76,7 +80,11 @@ struct Finding {
 
 /// Runs it.
 pub(super) fn run(command: &Lint) -> Result<(), CliError> {
-    let report = lint(&command.file)?;
+    let reading = match &command.blocked_ids {
+        Some(list) => RowReading::now(BlockedIds::these(list.split(','))),
+        None => RowReading::default(),
+    };
+    let report = lint(&command.file, &reading)?;
     let good = report.refused.is_none() && report.failed_rows == 0;
     if command.json {
         print_json(&report)?;
@@ -119,7 +127,7 @@ fn tell(report: &Report) {
     ));
 }
 
-fn lint(path: &Path) -> Result<Report, CliError> {
+fn lint(path: &Path, reading: &RowReading) -> Result<Report, CliError> {
     let mut report = Report::default();
     let (file, form) = match read(path)? {
         Ok(read) => read,
@@ -137,7 +145,7 @@ fn lint(path: &Path) -> Result<Report, CliError> {
         return Ok(report);
     }
     let mut failed = vec![];
-    match read_rows(&file, &mut report.rows, &mut failed) {
+    match read_rows(&file, &mut report.rows, &mut failed, reading) {
         Ok(header) => {
             report.failed_rows = failed.len() as u64;
             report.tell_failed(&header, &file, &failed);
@@ -199,6 +207,7 @@ fn read_rows(
     file: &[u8],
     rows: &mut u64,
     failed: &mut Vec<(u32, u32, RowError)>,
+    reading: &RowReading,
 ) -> Result<Header, HeaderError> {
     let mut each = |row: Row<'_>| {
         *rows += 1;
@@ -206,7 +215,7 @@ fn read_rows(
             failed.push((row.line, row.offset, error));
         }
     };
-    let mut parser = Parser::new();
+    let mut parser = Parser::new(reading);
     parser.push(file, &mut each)?;
     Ok(parser.finish(&mut each)?.clone())
 }
@@ -267,7 +276,7 @@ impl Report {
                 large.add(row.line);
             }
         };
-        let mut parser = Parser::new();
+        let mut parser = Parser::new(header.reading());
         let mut each = each;
         // It has been read before, and is what it was.
         if parser.push(file, &mut each).and_then(|()| parser.finish(&mut each).map(drop)).is_err() {

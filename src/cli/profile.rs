@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::client::{Client, encoded};
 use super::{By, CliError, Remote, block_on, parse_client, print_json, say, shown, table};
-use crate::model::id::{ClientCode, VisitorId};
+use crate::model::id::{ClientCode, VisitorId, visible};
 
 /// The commands.
 #[derive(Debug, Subcommand)]
@@ -235,7 +235,7 @@ pub(super) async fn ask(client: &Client, whose: &ClientCode, by: By, id: &str) -
 }
 
 fn check_id(by: By, id: &str) -> Result<(), CliError> {
-    match VisitorId::new(by.kind(), id) {
+    match VisitorId::new(by.kind(), visible(id)) {
         Ok(_) => Ok(()),
         Err(e) => Err(CliError::Usage(format!("{id:?} is not a {}: {e}", by.kind().name()))),
     }

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use serde::de::{self, Deserialize, Deserializer};
 
 use crate::model::batch::{BatchReading, ConsecutiveV2};
-use crate::model::id::ClientCode;
+use crate::model::id::{ClientCode, visible};
 
 /// The longest `public_url`, in bytes. A status URL may have 255 characters (some of Adobe's clients keep no more): 64
 /// for this, twice 64 for the client code in its path and in the batch id, and the rest for the path and the id's number.
@@ -356,7 +356,7 @@ impl Setting for ImsOrg {
 impl Setting for BlockedId {
     fn read(written: Written<'_>) -> Result<Self, String> {
         match written.text() {
-            Some(text) if !text.trim().is_empty() => Ok(Self(text.into())),
+            Some(text) if !visible(text).trim().is_empty() => Ok(Self(text.into())),
             _ => Err(Self::expected()),
         }
     }

@@ -337,6 +337,20 @@ fn a_file_that_is_named_must_be_there_and_be_text() {
 }
 
 #[test]
+fn blocked_ids_are_so_few_that_a_batchs_entry_stays_small() {
+    let of = |many: usize, bytes: usize| {
+        let ids: Vec<String> = (0..many).map(|n| format!("'{n:0bytes$}'")).collect();
+        resolve("", &format!("[clients.a]\nblocked_ids = [{}]", ids.join(", ")))
+            .map_err(|error| error.to_string())
+    };
+    assert!(of(100, 40).is_ok() && of(1, 4096).is_ok());
+    for (many, bytes) in [(101, 3), (100, 41), (1, 4097)] {
+        let why = of(many, bytes).unwrap_err();
+        assert!(why.contains("line 2: blocked_ids are at most 100, of 4096 bytes together"), "{why}");
+    }
+}
+
+#[test]
 fn once_a_client_is_configured_others_are_not_served() {
     let file = "default_client = 'a'\n[clients.a]\nims_orgs = ['A@AdobeOrg', 'B@AdobeOrg']\n\
                 v2_creates_profiles = true\nconsecutive_v2 = 'replace'\nbatch_reading = 'adobe'\nblocked_ids = ['VOID']\nlifetime_days = 90\n[clients.b]";

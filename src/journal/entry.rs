@@ -10,16 +10,17 @@ mod earlier;
 use super::log::Position;
 use crate::model::codec::{self, CodecError};
 use crate::model::seq::Seq;
+pub use earlier::Version4;
 use earlier::{Accepted as _, Version1, Version2, Version3};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 /// The version that a group's payload begins with.
-pub const GROUP_VERSION: u8 = 4;
+pub const GROUP_VERSION: u8 = 5;
 /// What the payload of a group begins with that stands where damaged ones were given up.
 const GROUP_GIVEN_UP: u8 = 0xff;
 /// The version that a checkpoint begins with.
-pub const CHECKPOINT_VERSION: u8 = 4;
+pub const CHECKPOINT_VERSION: u8 = 5;
 
 /// One entry of the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,7 +41,9 @@ impl Entry {
         // A number takes nine bytes at most.
         const NUMBER: usize = 9;
         let batch = |batch: &BatchAcceptedEntry| {
-            18 * NUMBER + batch.client.len() + batch.key.as_ref().map_or(0, |sent| sent.key.len())
+            let key = batch.key.as_ref().map_or(0, |sent| sent.key.len());
+            let blocked = batch.blocked_ids.iter().flatten().map(|id| NUMBER + id.len()).sum::<usize>();
+            21 * NUMBER + batch.client.len() + key + blocked
         };
         let end = 8 * NUMBER;
         NUMBER
@@ -145,6 +148,10 @@ pub struct BatchAcceptedEntry {
     pub max_profile_bytes: u64,
     /// What the client called this sending of it.
     pub key: Option<SentKeyEntry>,
+    /// The code of the rules by which its rows are read.
+    pub reading: u8,
+    /// Which ids fail a row, if not those that are blocked by default under these rules.
+    pub blocked_ids: Option<Vec<Box<str>>>,
 }
 
 /// What a client called one sending of a batch, and what it then sent: whatever becomes of the file, the key stands for that.
@@ -251,6 +258,7 @@ pub fn decode_group(payload: &[u8]) -> Result<Vec<Entry>, CodecError> {
         Some(&Version1::VERSION) => earlier::decode_group::<Version1>(payload),
         Some(&Version2::VERSION) => earlier::decode_group::<Version2>(payload),
         Some(&Version3::VERSION) => earlier::decode_group::<Version3>(payload),
+        Some(&Version4::VERSION) => earlier::decode_group::<Version4>(payload),
         _ => codec::decode(GROUP_VERSION, payload),
     }
 }
@@ -266,6 +274,7 @@ pub fn decode_checkpoint(bytes: &[u8]) -> Result<Checkpoint, CodecError> {
         Some(&Version1::VERSION) => earlier::decode_checkpoint::<Version1>(bytes),
         Some(&Version2::VERSION) => earlier::decode_checkpoint::<Version2>(bytes),
         Some(&Version3::VERSION) => earlier::decode_checkpoint::<Version3>(bytes),
+        Some(&Version4::VERSION) => earlier::decode_checkpoint_4(bytes),
         _ => codec::decode(CHECKPOINT_VERSION, bytes),
     }
 }
@@ -273,6 +282,7 @@ pub fn decode_checkpoint(bytes: &[u8]) -> Result<Checkpoint, CodecError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::batch::RowReading;
     use proptest::prelude::*;
 
     proptest! {
@@ -304,6 +314,8 @@ mod tests {
             lifetime_ms: 1_209_600_000,
             max_profile_bytes: 1 << 20,
             key,
+            reading: 0,
+            blocked_ids: None,
         }
     }
 
@@ -344,6 +356,9 @@ mod tests {
     fn groups_and_checkpoints_read_back() {
         let (mut payload, mut bytes) = (vec![], vec![]);
         let mut written = group(Some(0x1234_5678), Some("k"), 6);
+        if let Entry::BatchAccepted(batch) = &mut written[1] {
+            (batch.reading, batch.blocked_ids) = (1, Some(vec!["void".into(), "n.n.".into()]));
+        }
         if let Entry::Write(write) = &mut written[0] {
             write.settled_bundles =
                 vec![SettledBundle { batch: 3, first: 2, became: vec![(1, 1), (900, 0)] }];
@@ -390,6 +405,8 @@ mod tests {
                 spool: seq,
                 bytes: seq,
                 lifetime_ms: seq,
+                reading: u8::MAX,
+                blocked_ids: Some(vec!["x".repeat(many).into(); many.min(3)]),
                 ..accepted(seq, Some(u32::MAX), None)
             };
             let given_up = BatchGivenUpEntry { accepted: accepted.clone(), end: completed(u64::MAX) };
@@ -412,6 +429,31 @@ mod tests {
     }
 
     const END: &str = "07020001000063";
+
+    /// As a program wrote them before batches said how their rows are read: these are read as they were then.
+    #[test]
+    fn groups_and_checkpoints_of_version_4_are_read() {
+        let accepted = |seq: &str| {
+            format!(
+                "0464656d6f{seq}0bfb2c0101fc78563412030101000100fc00081948fc00001000\
+                     01016bfb2c0101fc78563412"
+            )
+        };
+        let group_4 =
+            format!("0404000501016b0176010302010001{}02{END}0603{}{END}00", accepted("07"), accepted("07"));
+        let checkpoint_4 = format!("0401fb5802080101 32{}00 03fb0010 05", accepted("08")).replace(' ', "");
+        let (crc32c, key) = (Some(0x1234_5678), Some("k"));
+        assert_eq!(decode_group(&bytes(&group_4)).unwrap(), group(crc32c, key, 6));
+        let catalogue = CatalogueMark { generation: 3, bytes: 4096 };
+        let expected = Checkpoint { catalogue, store_reach: 5, complete: vec![], ..checkpoint(crc32c, key) };
+        assert_eq!(decode_checkpoint(&bytes(&checkpoint_4)).unwrap(), expected);
+        let reading = RowReading::from_stored(accepted_reading(&expected), None);
+        assert_eq!(reading, Some(RowReading::before()));
+    }
+
+    fn accepted_reading(checkpoint: &Checkpoint) -> u8 {
+        checkpoint.incomplete[0].accepted.reading
+    }
 
     /// As a program wrote them while names stood in the journal and complete batches in checkpoints, and before stores said
     /// how far they reach and rows were settled by the id.

@@ -1,6 +1,7 @@
 //! What a batch is: its id, the settings that shape its outcome, its rows' outcomes and their counts.
 
-use super::id::ClientCode;
+use super::blocked::BlockedIds;
+use super::id::{ClientCode, IdError, IdKind, visible};
 use super::profile::Source;
 use super::seq::{Millis, Seq};
 use std::fmt;
@@ -88,6 +89,87 @@ pub enum BatchReading {
     Adobe,
 }
 
+/// By which rules a batch's rows are read. They have changed, and whatever they become, a batch is read by those of the
+/// program that accepted it (R4). A clone is cheap.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RowReading {
+    rules: RowRules,
+    blocked: BlockedIds,
+}
+
+/// Each version of the rules. The codes are stored and never change their meaning; nor does what is blocked by default
+/// under one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u8)]
+enum RowRules {
+    /// A quote takes in all that follows up to the next one; whatever follows the dot of a `pcId` is a location hint; a
+    /// line of commas is a row, and so is a Ctrl-Z; invisible characters are part of an id; no id is blocked.
+    First = 0,
+    /// As the head of `batch::csv` says.
+    #[default]
+    Second = 1,
+}
+
+/// Why a row's key is no id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyError {
+    /// It is not well-formed.
+    Illegal(IdError),
+    /// It stands for nobody.
+    Blocked,
+}
+
+impl RowReading {
+    /// As of now, with these ids blocked.
+    pub fn now(blocked: BlockedIds) -> Self {
+        Self { rules: RowRules::default(), blocked }
+    }
+
+    /// As before batches said how they are read.
+    pub fn before() -> Self {
+        Self { rules: RowRules::First, blocked: BlockedIds::none() }
+    }
+
+    /// What is stored of it: the code of the rules, and the blocked ids if they are not those by default.
+    pub fn stored(&self) -> (u8, Option<&[Box<str>]>) {
+        (self.rules as u8, self.blocked.own().filter(|_| !self.is_before()))
+    }
+
+    /// What was stored of one; `None` if no program before this one wrote it.
+    pub fn from_stored(code: u8, own: Option<Vec<Box<str>>>) -> Option<Self> {
+        const FIRST: u8 = RowRules::First as u8;
+        const SECOND: u8 = RowRules::Second as u8;
+        match (code, own) {
+            (FIRST, _) => Some(Self::before()),
+            (SECOND, None) => Some(Self::now(BlockedIds::default())),
+            (SECOND, Some(own)) => Some(Self::now(BlockedIds::these(own))),
+            _ => None,
+        }
+    }
+
+    /// Whether it is that of before batches said how they are read.
+    pub fn is_before(&self) -> bool {
+        self.rules == RowRules::First
+    }
+
+    /// What of a text is looked at as an id: all of it, but for what nobody sees around it.
+    pub fn key<'t>(&self, text: &'t str) -> &'t str {
+        if self.is_before() { text } else { visible(text) }
+    }
+
+    /// Checks a row's key, and gives the part of it that is the id.
+    pub fn check<'t>(&self, kind: IdKind, text: &'t str) -> Result<&'t str, KeyError> {
+        let checked = if self.is_before() {
+            kind.check_as_before(text)
+        } else if self.blocked.block(kind, text) {
+            return Err(KeyError::Blocked);
+        } else {
+            kind.check(visible(text))
+        };
+        checked.map_err(KeyError::Illegal)
+    }
+}
+
 /// What an empty value in a row does (R6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum EmptyValues {
@@ -116,6 +198,8 @@ pub struct BatchRules {
     pub lifetime_ms: u64,
     /// The most a profile's names and values may come to (R9).
     pub max_profile_bytes: usize,
+    /// By which rules its rows are read, and which ids fail one.
+    pub reading: RowReading,
 }
 
 impl BatchRules {
@@ -259,6 +343,28 @@ mod tests {
             "a&b-1-10000000",
         ] {
             assert_eq!(BatchId::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn how_rows_are_read_is_stored_and_reads_back() {
+        let own = RowReading::now(BlockedIds::these(["Void"]));
+        for reading in [RowReading::default(), RowReading::before(), RowReading::now(BlockedIds::none()), own]
+        {
+            let (code, own) = reading.stored();
+            assert_eq!(RowReading::from_stored(code, own.map(<[_]>::to_vec)), Some(reading));
+        }
+        assert_eq!(RowReading::from_stored(2, None), None);
+        let check = |reading: &RowReading, text| reading.check(IdKind::Pc, text).ok().map(str::to_owned);
+        for (text, before, now) in [
+            ("1.28_0", Some("1"), Some("1")),
+            ("alice.smith", Some("alice"), None),
+            ("undefined", Some("undefined"), None),
+            ("0", Some("0"), None),
+            ("\u{a0}1", Some("\u{a0}1"), Some("1")),
+        ] {
+            assert_eq!(check(&RowReading::before(), text).as_deref(), before, "{text:?} before");
+            assert_eq!(check(&RowReading::default(), text).as_deref(), now, "{text:?} now");
         }
     }
 

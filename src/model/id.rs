@@ -98,15 +98,26 @@ impl IdKind {
     pub fn check(self, text: &str) -> Result<&str, IdError> {
         match self {
             Self::Pc => {
-                let (id, hint) = match text.split_once('.') {
-                    Some((id, hint)) => (id, Some(hint)),
-                    None => (text, None),
-                };
-                if hint.is_some_and(|hint| !is_location_hint(hint)) {
+                if text.split_once('.').is_some_and(|(_, hint)| !is_location_hint(hint)) {
+                    return Err(IdError::Dot);
+                }
+                self.check_as_before(text)
+            }
+            Self::ThirdParty | Self::Ecid => self.check_as_before(text),
+        }
+    }
+
+    /// The same as versions of the program did it that took whatever followed the one dot for a location hint: the rows
+    /// of batches that they accepted go by it (R4).
+    pub fn check_as_before(self, text: &str) -> Result<&str, IdError> {
+        match self {
+            Self::Pc => {
+                let (id, hint) = text.split_once('.').unwrap_or((text, ""));
+                if hint.contains('.') {
                     return Err(IdError::Dot);
                 }
                 length(id, PC_ID_CHARS_MAX)?;
-                no_control(id)?;
+                no_control(text)?;
                 Ok(id)
             }
             Self::ThirdParty => {
@@ -122,6 +133,35 @@ impl IdKind {
             }
         }
     }
+}
+
+/// The text of an id without what nobody sees around it, and the spaces beside that: it comes with copied text, out of
+/// spreadsheets, from the start of a file. Spaces alone stay: to a caller they may be part of an id.
+pub fn visible(text: &str) -> &str {
+    let bytes = text.as_bytes();
+    if bytes.first().is_none_or(u8::is_ascii_graphic) && bytes.last().is_none_or(u8::is_ascii_graphic) {
+        return text;
+    }
+    let beside = |c: char| c == ' ' || is_invisible(c);
+    let without = text.trim_start_matches(beside);
+    let before = text.strip_suffix(without).unwrap_or_default();
+    let text = if before.contains(is_invisible) { without } else { text };
+    let without = text.trim_end_matches(beside);
+    let behind = text.strip_prefix(without).unwrap_or_default();
+    if behind.contains(is_invisible) { without } else { text }
+}
+
+/// Whether nobody sees this character, or nobody can tell it from a space; but for the space, and for control characters,
+/// which no id holds.
+pub const fn is_invisible(c: char) -> bool {
+    matches!(
+        c,
+        // Spaces.
+        '\u{a0}' | '\u{1680}' | '\u{2000}'..='\u{200a}' | '\u{2028}' | '\u{2029}' | '\u{202f}' | '\u{205f}' | '\u{3000}'
+        // Without a width: a soft hyphen, joiners, marks of the direction of writing, a byte order mark.
+        | '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+        | '\u{2060}'..='\u{2064}' | '\u{2066}'..='\u{206f}' | '\u{feff}'
+    )
 }
 
 /// Whether Target tells by this where a visitor's profile is: `28_0`, `01_00`, `01`.
@@ -354,6 +394,44 @@ mod tests {
         ] {
             assert_eq!(IdKind::Pc.check(id), Err(IdError::Dot), "{source}");
             assert_eq!(IdKind::ThirdParty.check(id).is_ok(), !id.contains(['+', '\t']), "{source}");
+        }
+    }
+
+    #[test]
+    fn what_followed_a_dot_was_cut_off_before() {
+        for (id, expected) in [
+            ("alice.smith", Ok("alice")),
+            ("1.36732E+12", Ok("1")),
+            ("a.b.c", Err(IdError::Dot)),
+            ("123.28_0", Ok("123")),
+            (".x", Err(IdError::Empty)),
+            ("123.28\t", Err(IdError::Forbidden('\t'))),
+        ] {
+            assert_eq!(IdKind::Pc.check_as_before(id), expected);
+        }
+        assert_eq!(IdKind::ThirdParty.check_as_before("a.b"), Ok("a.b"));
+    }
+
+    #[test]
+    fn what_nobody_sees_around_an_id_is_dropped() {
+        for (source, text, expected) in [
+            ("copied from a page", "123\u{a0}", "123"),
+            ("copied from a page", "\u{200b}123\u{200b}", "123"),
+            ("a file's mark in the middle of a joined file", "\u{feff}123", "123"),
+            ("Excel: a number copied from Contacts or Calculator", "\u{202d}123\u{202c}", "123"),
+            ("a word processor's soft hyphen", "\u{ad}123", "123"),
+            ("joiners", "\u{2060}\u{200c}123\u{200d}", "123"),
+            ("an ideographic space", "\u{3000}123", "123"),
+            ("spaces beside it", " \u{a0} 123 \u{a0} ", "123"),
+            ("spaces alone stay", " 123 ", " 123 "),
+            ("one end each", " 123\u{a0}", " 123"),
+            ("nothing else there", " \u{200b} ", ""),
+            ("inside it stays", "1\u{200b}23", "1\u{200b}23"),
+            ("no letter of any script", "é名", "é名"),
+            ("nothing", "", ""),
+        ] {
+            assert_eq!(visible(text), expected, "{source}");
+            assert_eq!(visible(expected), expected, "{source}, once more");
         }
     }
 

@@ -236,7 +236,7 @@ pub fn unlist_id(profile: &mut Profile<'_>, kind: IdKind, id: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::batch::ConsecutiveV2;
+    use crate::model::batch::{ConsecutiveV2, RowReading};
     use crate::model::seq::Millis;
 
     const DAY_MS: u64 = 86_400_000;
@@ -250,6 +250,7 @@ mod tests {
             empty_values: EmptyValues::Ignore,
             lifetime_ms: 14 * DAY_MS,
             max_profile_bytes: 100,
+            reading: RowReading::default(),
         }
     }
 

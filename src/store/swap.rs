@@ -329,7 +329,7 @@ impl ProfileStore for SwapStore {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::batch::{ConsecutiveV2, EmptyValues};
+    use crate::model::batch::{ConsecutiveV2, EmptyValues, RowReading};
     use crate::model::id::{ClientCode, IdKind};
     use crate::model::profile::{Profile, Source, Stored};
     use crate::model::seq::Seq;
@@ -390,6 +390,7 @@ mod tests {
             empty_values: EmptyValues::Ignore,
             lifetime_ms: 1 << 40,
             max_profile_bytes: 1 << 20,
+            reading: RowReading::default(),
         };
         let cells = [Cell { name: "a", value: &at.to_string() }];
         let (keys, rows) = (keys(names), [Row { line: 2, cells: &cells }]);

@@ -5,7 +5,7 @@ use profiled::batch::checksum::FileSum;
 use profiled::batch::csv::Parser;
 use profiled::batch::pending::{Accepted, IndexBuilder, Pending};
 use profiled::batch::settle::fold_bundles;
-use profiled::model::batch::{BatchId, BatchRules, ConsecutiveV2, EmptyValues, Outcome};
+use profiled::model::batch::{BatchId, BatchRules, ConsecutiveV2, EmptyValues, Outcome, RowReading};
 use profiled::model::id::{ClientCode, IdKind, Key};
 use profiled::model::profile::{Attribute, Profile, Source, Stored, StoredBytes};
 use profiled::model::seq::{Millis, Seq};
@@ -54,7 +54,8 @@ fn stored(before: &Before, values: &[String]) -> Option<StoredBytes> {
 }
 
 fn pending(folder: &Path, rules: &BatchRules, text: &str, bundle_rows_min: usize) -> Pending {
-    let (mut parser, mut index, mut rows) = (Parser::new(), IndexBuilder::bundling_from(bundle_rows_min), 0);
+    let (mut parser, mut index, mut rows) =
+        (Parser::default(), IndexBuilder::bundling_from(bundle_rows_min), 0);
     let mut each = |row: profiled::batch::csv::Row<'_>| {
         rows += 1;
         index.add(&row, rules.empty_values);
@@ -94,6 +95,7 @@ fn rules() -> impl Strategy<Value = BatchRules> {
         empty_values: if removes { EmptyValues::Remove } else { EmptyValues::Ignore },
         lifetime_ms: 1000,
         max_profile_bytes,
+        reading: RowReading::default(),
     })
 }
 

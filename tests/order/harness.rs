@@ -6,7 +6,9 @@
 
 use super::coverage::{Met, met};
 use super::model::{self, From, Id, Kind, Rules, Visitors};
-use super::ops::{ATTRIBUTES, Batch, CLIENTS, Call, HOUR_MS, How, NAMES, Op, Row, Settings, Stop, id};
+use super::ops::{
+    ATTRIBUTES, BLOCKED, Batch, CLIENTS, Call, HOUR_MS, How, NAMES, Op, Row, Settings, Stop, id,
+};
 use super::stores::{Store, Which};
 use profiled::app::commit::{Answer, Committer, NewBatch, Request, VisitorWrite, WriteRules};
 use profiled::app::erase::{Erased, overwrite_rows};
@@ -24,7 +26,7 @@ use profiled::batch::spool::Spool;
 use profiled::journal::entry::Checkpoint;
 use profiled::journal::log::LogSettings;
 use profiled::journal::snapshot::{SnapshotReader, Snapshots};
-use profiled::model::batch::{BatchId, BatchRules, ConsecutiveV2, Counts, EmptyValues, Outcome};
+use profiled::model::batch::{BatchId, BatchRules, ConsecutiveV2, Counts, EmptyValues, Outcome, RowReading};
 use profiled::model::id::{ClientCode, IdKind, Key, VisitorId};
 use profiled::model::profile::{Source, StoredBytes};
 use profiled::model::seq::{Clock, Millis, Seq};
@@ -426,12 +428,13 @@ impl Harness {
             empty_values: if batch.removes { EmptyValues::Remove } else { EmptyValues::Ignore },
             lifetime_ms: self.settings.lifetime_ms,
             max_profile_bytes: self.settings.profile_bytes_max,
+            reading: RowReading::default(),
         };
         let text = file_of(batch);
         let failed = |error: &dyn std::fmt::Display| format!("upload: {error}");
         let mut spool = core.spool.begin(self.clock.now()).map_err(|error| failed(&error))?;
         spool.write(text.as_bytes()).map_err(|error| failed(&error))?;
-        let (mut parser, mut rows) = (Parser::new(), 0);
+        let (mut parser, mut rows) = (Parser::new(&rules.reading), 0);
         let mut index = IndexBuilder::bundling_from(BUNDLE_ROWS_MIN);
         let each = |row: profiled::batch::csv::Row<'_>| {
             rows += 1;
@@ -1447,6 +1450,7 @@ fn file_of(batch: &Batch) -> String {
                 format!("{}{}", id(batch.by, *who).name, ",1".repeat(batch.columns.len() + 1))
             }
             Row::NoId => ",1".into(),
+            Row::BlockedId { word } => format!("{},1", BLOCKED[*word]),
         };
         text = format!("{text}{line}\n");
     }

@@ -74,6 +74,10 @@ pub(crate) enum Row {
         who: usize,
     },
     NoId,
+    /// What is no id (`blocked_ids`): this one of those.
+    BlockedId {
+        word: usize,
+    },
 }
 
 /// A request to the commit thread.
@@ -170,6 +174,7 @@ fn row() -> impl Strategy<Value = Row> {
         1 => who().prop_map(|who| Row::BadEscape { who }),
         1 => who().prop_map(|who| Row::TooManyCells { who }),
         1 => Just(Row::NoId),
+        1 => (0..BLOCKED.len()).prop_map(|word| Row::BlockedId { word }),
     ]
 }
 
@@ -363,7 +368,7 @@ impl Focus {
                         Row::Good { who, .. } | Row::BadEscape { who } | Row::TooManyCells { who } => {
                             short(who)
                         }
-                        Row::NoId => {}
+                        Row::NoId | Row::BlockedId { .. } => {}
                     }
                 }
             }
@@ -395,3 +400,6 @@ pub(crate) fn sequences() -> impl Strategy<Value = (Settings, Vec<Op>)> {
         (settings, ops.into_iter().filter_map(|op| focus.on(op)).collect())
     })
 }
+
+/// What no row may name a visitor by.
+pub(crate) const BLOCKED: [&str; 5] = ["undefined", "NULL", "-", "None", "\u{feff}000"];

@@ -18,7 +18,7 @@ use profiled::batch::spool::Spool;
 use profiled::journal::entry::Checkpoint;
 use profiled::journal::log::LogSettings;
 use profiled::journal::snapshot::{SnapshotReader, Snapshots};
-use profiled::model::batch::{BatchId, BatchRules, ConsecutiveV2, Counts, EmptyValues, Outcome};
+use profiled::model::batch::{BatchId, BatchRules, ConsecutiveV2, Counts, EmptyValues, Outcome, RowReading};
 use profiled::model::id::{ClientCode, IdKind, Key, VisitorId};
 use profiled::model::profile::{Source, StoredBytes};
 use profiled::model::seq::{Clock, Millis, Seq};
@@ -143,6 +143,7 @@ pub(crate) fn skips() -> BatchRules {
         empty_values: EmptyValues::Ignore,
         lifetime_ms: LIFETIME_MS,
         max_profile_bytes: AMPLE_BYTES,
+        reading: RowReading::default(),
     }
 }
 
@@ -316,7 +317,7 @@ impl Daemon {
     /// What an upload does before it asks for acceptance.
     pub(crate) fn upload(&self, rules: BatchRules, file: &str) -> Request {
         let mut spool = self.spool.begin(self.clock.now()).unwrap();
-        let (mut parser, mut index, mut rows) = (Parser::new(), IndexBuilder::bundling_from(2), 0);
+        let (mut parser, mut index, mut rows) = (Parser::default(), IndexBuilder::bundling_from(2), 0);
         let mut each = |row: profiled::batch::csv::Row<'_>| {
             rows += 1;
             index.add(&row, rules.empty_values);

@@ -132,8 +132,9 @@ pub fn is_rounded(id: &str) -> bool {
 }
 
 /// Whether there is nothing in a row, not so much as an id: a spreadsheet pads blank lines with commas.
-pub(super) fn is_blank(row: &[u8]) -> bool {
-    row.iter().all(|byte| matches!(byte, b' ' | b',' | b'\r' | b'\n'))
+/// Before it did, such a line was a row.
+pub(super) fn is_blank(row: &[u8], before: bool) -> bool {
+    row.iter().all(|byte| matches!(byte, b' ' | b'\r' | b'\n') || (*byte == b',' && !before))
 }
 
 pub(super) fn without_line_end(row: &[u8]) -> &[u8] {

@@ -5,6 +5,7 @@ use super::header::Header;
 use super::mistaken::Mistaken;
 use super::scan::{QUOTED_BYTES_MAX, QUOTED_LINE_ENDS_MAX, Scan};
 use super::{ATTRIBUTES_MAX, HEADER_BYTES_MAX, ROW_BYTES_MAX};
+use crate::model::batch::KeyError;
 use crate::model::id::IdError;
 
 /// How many characters of a cell a message quotes.
@@ -45,6 +46,8 @@ pub enum Reason {
     BareReturn = 10,
     /// The row has more than [`ROW_BYTES_MAX`] bytes.
     LongRow = 11,
+    /// The key is no id, but what stands where there is none (`blocked_ids`).
+    BlockedId = 12,
 }
 
 /// Why a batch file is refused as a whole. Says where and what would be right.
@@ -136,18 +139,27 @@ impl RowError {
     /// The error in words, with the line, the column and what would be right. `row` is the row as sent, or what is
     /// left of it: if it no longer has the fault, the words are more general.
     pub fn explain(self, header: &Header, line: u32, row: &[u8]) -> String {
-        let row = Scan::row(row);
+        let row = Scan::row(header.reading(), row);
         let column = usize::from(self.column);
         let mut splitter = Splitter::new();
         let mut decoded = Vec::new();
         let cell = splitter.nth_cell(row, column).unwrap_or_default();
         let what = match self.reason {
             Reason::LongRow => return format!("line {line}: {}", cell_fault(self.reason, cell)),
-            Reason::EmptyId | Reason::LongId | Reason::ForbiddenInId | Reason::Dot => {
+            Reason::EmptyId | Reason::LongId | Reason::ForbiddenInId | Reason::Dot | Reason::BlockedId => {
                 let kind = header.key_kind();
-                let found = decode(cell, &mut decoded).ok().map(|text| (text, kind.check(text)));
+                let found = decode(cell, &mut decoded).ok();
+                let found = found.map(|text| (header.reading().key(text), header.id(text)));
                 return match found {
-                    Some((text, Err(error))) if Reason::from(error) == self.reason => {
+                    Some((text, Err(KeyError::Blocked))) if self.reason == Reason::BlockedId => format!(
+                        "line {line}: {} is no {} but what stands where there is none (blocked_ids): leave the row out, or name \
+                         the visitor",
+                        quoted(text.as_bytes()),
+                        kind.name()
+                    ),
+                    Some((text, Err(KeyError::Illegal(error))))
+                        if Reason::from(KeyError::Illegal(error)) == self.reason =>
+                    {
                         let rounded = if is_rounded(text) {
                             "; it looks like a number that a spreadsheet has rounded: export the ids as text"
                         } else {
@@ -186,7 +198,7 @@ impl RowError {
 
 impl Reason {
     /// All reasons, in the order of their codes.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::EmptyId,
         Self::LongId,
         Self::ForbiddenInId,
@@ -198,6 +210,7 @@ impl Reason {
         Self::UnclosedQuote,
         Self::BareReturn,
         Self::LongRow,
+        Self::BlockedId,
     ];
 
     /// The byte that stands for the reason in stored bytes.
@@ -224,17 +237,19 @@ impl Reason {
             Self::UnclosedQuote => "unclosed_quote",
             Self::BareReturn => "bare_return",
             Self::LongRow => "long_row",
+            Self::BlockedId => "blocked_id",
         }
     }
 }
 
-impl From<IdError> for Reason {
-    fn from(error: IdError) -> Self {
+impl From<KeyError> for Reason {
+    fn from(error: KeyError) -> Self {
         match error {
-            IdError::Empty => Self::EmptyId,
-            IdError::TooLong { .. } => Self::LongId,
-            IdError::Forbidden(_) => Self::ForbiddenInId,
-            IdError::Dot => Self::Dot,
+            KeyError::Illegal(IdError::Empty) => Self::EmptyId,
+            KeyError::Illegal(IdError::TooLong { .. }) => Self::LongId,
+            KeyError::Illegal(IdError::Forbidden(_)) => Self::ForbiddenInId,
+            KeyError::Illegal(IdError::Dot) => Self::Dot,
+            KeyError::Blocked => Self::BlockedId,
         }
     }
 }
@@ -274,6 +289,9 @@ pub(super) fn cell_fault(reason: Reason, cell: &[u8]) -> String {
                 .into()
         }
         Reason::LongRow => format!("the row has more than {ROW_BYTES_MAX} bytes"),
+        Reason::BlockedId => {
+            "it is no id but what stands where there is none (blocked_ids): leave the row out, or name the visitor".into()
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use super::cell::{Splitter, decode, without_line_end};
 use super::error::{HeaderError, RowError, cell_fault, quoted};
 use super::mistaken::Mistaken;
 use super::scan::Scan;
+use crate::model::batch::{KeyError, RowReading};
 use crate::model::id::IdKind;
 use crate::model::profile::{NAME_CHARS_MAX, NameFault, attribute_name_fault};
 
@@ -18,12 +19,23 @@ const ECID_NAMES: [&str; 5] = ["marketingCloudVisitorId", "mboxMCGVID", "ECID", 
 pub struct Header {
     key_kind: IdKind,
     names: Vec<Box<str>>,
+    reading: RowReading,
 }
 
 impl Header {
     /// A header from its parts, as they were stored.
-    pub fn from_parts(key_kind: IdKind, names: Vec<Box<str>>) -> Self {
-        Self { key_kind, names }
+    pub fn from_parts(key_kind: IdKind, names: Vec<Box<str>>, reading: RowReading) -> Self {
+        Self { key_kind, names, reading }
+    }
+
+    /// By which rules the rows are read.
+    pub fn reading(&self) -> &RowReading {
+        &self.reading
+    }
+
+    /// The id that a key is, if it is one.
+    pub(super) fn id<'t>(&self, key: &'t str) -> Result<&'t str, KeyError> {
+        self.reading.check(self.key_kind, key)
     }
 
     /// The kind of id in the first column.
@@ -36,24 +48,35 @@ impl Header {
         &self.names
     }
 
-    /// The id of a row that may be no good otherwise, if its first cell is one.
+    /// The id of a row that may be no good otherwise, if its first cell is one: a blocked one is none.
     pub fn id_of(&self, row: &[u8]) -> Option<String> {
-        let row = Scan::row(row);
+        let row = Scan::row(&self.reading, row);
         let (mut splitter, mut decoded) = (Splitter::new(), Vec::new());
         let text = decode(splitter.cell(row).0.ok()?, &mut decoded).ok()?;
-        self.key_kind.check(text).ok().map(str::to_owned)
+        self.id(text).ok().map(str::to_owned)
     }
 
-    pub(super) fn parse(line: u32, row: &[u8], bad_quote: Option<RowError>) -> Result<Self, HeaderError> {
-        let parsed = Self::parse_line(line, row, bad_quote);
+    pub(super) fn parse(
+        line: u32,
+        row: &[u8],
+        bad_quote: Option<RowError>,
+        reading: &RowReading,
+    ) -> Result<Self, HeaderError> {
+        let parsed = Self::parse_line(line, row, bad_quote, reading);
         // A quote that is open takes in line ends.
         parsed
             .map_err(|error| if bad_quote.is_some() { error } else { Mistaken::instead_of(error, line, row) })
     }
 
-    fn parse_line(line: u32, row: &[u8], bad_quote: Option<RowError>) -> Result<Self, HeaderError> {
+    fn parse_line(
+        line: u32,
+        row: &[u8],
+        bad_quote: Option<RowError>,
+        reading: &RowReading,
+    ) -> Result<Self, HeaderError> {
         let fault = |column: usize, fault: String| HeaderError::Column { line, column: column + 1, fault };
-        if let Some(what) = Mistaken::of(row) {
+        // What was accepted before is a batch, whatever it looks like.
+        if let Some(what) = Mistaken::of(row).filter(|_| !reading.is_before()) {
             return Err(HeaderError::Mistaken { line, what });
         }
         if let Some(RowError { reason, column }) = bad_quote {
@@ -97,7 +120,7 @@ impl Header {
             names.push(text.into());
         }
         match key_kind {
-            Some(key_kind) if !names.is_empty() => Ok(Self { key_kind, names }),
+            Some(key_kind) if !names.is_empty() => Ok(Self { key_kind, names, reading: reading.clone() }),
             _ => Err(HeaderError::NoAttribute { line }),
         }
     }

@@ -1,18 +1,22 @@
 //! The whole file, as its bytes arrive: which of them are the header, a row, or nothing.
 
-use super::cell::{cut, is_blank, saturated};
+use super::cell::{cut, is_blank, saturated, without_line_end};
 use super::error::HeaderError;
 use super::header::Header;
 use super::mistaken::Mistaken;
 use super::row::{Row, RowPlace, RowReader};
 use super::scan::Scan;
 use super::{HEADER_BYTES_MAX, ROW_BYTES_MAX};
+use crate::model::batch::RowReading;
 
 const BOM: &[u8] = b"\xef\xbb\xbf";
+/// What ends a text file to programs of CP/M and DOS, and some that still write it: `copy a+b`, old exports.
+const CTRL_Z: &[u8] = b"\x1a";
 
 /// Reads a batch file as its bytes arrive.
 #[derive(Debug)]
 pub struct Parser {
+    reading: RowReading,
     pub(super) reader: RowReader,
     scan: Scan,
     /// The begun row, up to one byte more than a row may have.
@@ -31,15 +35,18 @@ pub struct Parser {
     /// Whether the body ended with the header, without so much as a line end.
     one_line: bool,
     any_row: bool,
+    /// A line with a Ctrl-Z alone, as sent: a row only if there is anything behind it.
+    ctrl_z: Option<(RowPlace, Vec<u8>)>,
     refused: Option<HeaderError>,
 }
 
 impl Parser {
-    /// A parser at the start of a body.
-    pub fn new() -> Self {
+    /// A parser at the start of a body, which is to be read so.
+    pub fn new(reading: &RowReading) -> Self {
         Self {
+            reading: reading.clone(),
             reader: RowReader::new(),
-            scan: Scan::default(),
+            scan: Scan::of(reading),
             held: Vec::new(),
             ahead: Vec::new(),
             offset: 0,
@@ -49,19 +56,21 @@ impl Parser {
             header_place: None,
             one_line: false,
             any_row: false,
+            ctrl_z: None,
             refused: None,
         }
     }
 
     /// A parser in the middle of a body, at the beginning of one of its rows: what is pushed goes on from there.
     pub fn at(header: Header, place: RowPlace) -> Self {
+        let parser = Self::new(header.reading());
         Self {
             offset: place.offset,
             line: place.line,
             bom: None,
             header: Some(header),
             any_row: true,
-            ..Self::new()
+            ..parser
         }
     }
 
@@ -215,7 +224,8 @@ impl Parser {
     /// A line has ended (or, if it is quoted, several): the header, a row, or nothing. `len` counts the bytes that
     /// are too many to be held, too.
     fn row(&mut self, row: &[u8], len: usize, each: &mut impl FnMut(Row<'_>)) -> Result<(), HeaderError> {
-        let scan = std::mem::take(&mut self.scan);
+        let scan = std::mem::replace(&mut self.scan, Scan::of(&self.reading));
+        let before = self.reading.is_before();
         let (line, offset) = (self.line, self.offset);
         self.line = line.saturating_add(scan.line_feeds()).saturating_add(1);
         self.offset = offset.saturating_add(saturated(len));
@@ -223,14 +233,24 @@ impl Parser {
             if len > HEADER_BYTES_MAX {
                 return Err(too_long(line, row));
             }
-            if !is_blank(row) {
+            if !is_blank(row, before) {
                 self.one_line = !row.ends_with(b"\n");
-                self.header = Some(Header::parse(line, row, scan.fault())?);
+                self.header = Some(Header::parse(line, row, scan.fault(), &self.reading)?);
                 self.header_place = Some((RowPlace { line, offset }, saturated(len)));
             }
             return Ok(());
         };
-        if len <= ROW_BYTES_MAX && is_blank(row) {
+        if len <= ROW_BYTES_MAX && is_blank(row, before) {
+            return Ok(());
+        }
+        if let Some((RowPlace { line, offset }, sent)) = self.ctrl_z.take() {
+            self.any_row = true;
+            let content = self.reader.content(header, &sent, sent.len(), None);
+            each(Row { line, offset, len: saturated(sent.len()), sent: &sent, content });
+        }
+        // A few bytes: more carriage returns than one are nobody's line end.
+        if len <= CTRL_Z.len() + 2 && without_line_end(row) == CTRL_Z && !before {
+            self.ctrl_z = Some((RowPlace { line, offset }, row.to_vec()));
             return Ok(());
         }
         self.any_row = true;
@@ -245,8 +265,9 @@ fn too_long(line: u32, begun: &[u8]) -> HeaderError {
     Mistaken::of(begun).map_or(HeaderError::TooLong { line }, |what| HeaderError::Mistaken { line, what })
 }
 
+/// One that reads as batches are read that are accepted now, where no client blocks ids of its own.
 impl Default for Parser {
     fn default() -> Self {
-        Self::new()
+        Self::new(&RowReading::default())
     }
 }

@@ -89,7 +89,7 @@ impl Row<'_> {
         let mut count = 0;
         for line in lines {
             let mut cells = line.split(|byte| *byte == b',');
-            if cells.by_ref().take(columns).count() < columns || !cells.all(is_blank) {
+            if cells.by_ref().take(columns).count() < columns || !cells.all(|cell| is_blank(cell, false)) {
                 return None;
             }
             count += 1;
@@ -107,7 +107,7 @@ impl RowReader {
     /// Reads the row that begins where `bytes` begins: at a [`Row::offset`]. They may go on after it. If they are just the
     /// row's, or reach to the body's end, or [`Reread::open`] is false, this is what the parser gave.
     pub fn read<'a>(&'a mut self, header: &Header, bytes: &'a [u8]) -> Reread<'a> {
-        let mut scan = Scan::default();
+        let mut scan = Scan::of(header.reading());
         let found = scan.row_end(bytes);
         let end = found.unwrap_or_else(|| scan.finish());
         let content = self.content(header, cut(bytes, end).0, end, scan.fault());
@@ -122,10 +122,9 @@ impl RowReader {
         len: usize,
         bad_quote: Option<RowError>,
     ) -> Result<Cells<'a>, RowError> {
-        if len > ROW_BYTES_MAX {
-            return Err(RowError::at(0, Reason::LongRow));
-        }
-        if let Some(error) = bad_quote {
+        let long = (len > ROW_BYTES_MAX).then(|| RowError::at(0, Reason::LongRow));
+        let fault = if header.reading().is_before() { bad_quote.or(long) } else { long.or(bad_quote) };
+        if let Some(error) = fault {
             return Err(error);
         }
         let row = without_line_end(row);
@@ -150,7 +149,7 @@ impl RowReader {
         let text = std::str::from_utf8(row).ok()?;
         let mut ends = memchr_iter(b',', row);
         let id_end = ends.next();
-        let id = header.key_kind().check(text.get(..id_end.unwrap_or(row.len()))?.trim_matches(' ')).ok()?;
+        let id = header.id(text.get(..id_end.unwrap_or(row.len()))?.trim_matches(' ')).ok()?;
         self.values.clear();
         let mut attribute = 0;
         let mut cell = id_end;
@@ -191,7 +190,7 @@ impl RowReader {
                 let text = decode(cell, &mut self.cell).map_err(at)?;
                 match column.checked_sub(1) {
                     None => {
-                        let id = header.key_kind().check(text).map_err(|error| at(Reason::from(error)))?;
+                        let id = header.id(text).map_err(|error| at(Reason::from(error)))?;
                         self.text.push_str(id);
                         id_end = id.len();
                     }

@@ -6,11 +6,15 @@
 //! the quote is on, and the next line is read afresh. So a reader looks ahead by no more than that many bytes, and goes
 //! over no byte much more than twice: what a quote looked at in vain holds no line that opens one, for it would have
 //! closed the first.
+//!
+//! A batch that was accepted before there were these bounds is read as it was then: a quote takes in all up to the next
+//! one, whatever stands behind that; only if none follows is it bad, and then the row ends with the file.
 
 use memchr::{memchr, memchr_iter, memchr2};
 
 use super::cell::{cut, saturated, without_line_end};
 use super::error::{Reason, RowError};
+use crate::model::batch::RowReading;
 
 /// How many line ends a quoted value may take in; with more its quote counts as stray.
 pub const QUOTED_LINE_ENDS_MAX: u32 = 100;
@@ -20,6 +24,8 @@ pub const QUOTED_BYTES_MAX: usize = 64 << 10;
 /// Goes over the bytes of one row.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Scan {
+    /// Whether there are no bounds.
+    unbounded: bool,
     at: At,
     /// The column that it is in.
     column: usize,
@@ -61,6 +67,11 @@ struct Quote {
 }
 
 impl Scan {
+    /// One at the start of a row of a batch that is read so.
+    pub(super) fn of(reading: &RowReading) -> Self {
+        Self { unbounded: reading.is_before(), ..Self::default() }
+    }
+
     /// Goes on into `bytes` and says how many bytes the row has, its line feed included; `None` if it goes on behind
     /// them. If a quote turned out bad, these may be fewer than it went over. It must be replaced after a row's end.
     pub(super) fn row_end(&mut self, bytes: &[u8]) -> Option<usize> {
@@ -91,10 +102,12 @@ impl Scan {
                     let stop = memchr2(b',', b'\n', rest).unwrap_or(rest.len());
                     (At::Plain, cut(rest, stop).1)
                 }
+                (At::Quoted, _) if self.unbounded => self.quoted_without_bounds(rest),
                 (At::Quoted, _) => match self.quoted(rest, place) {
                     Some(next) => next,
                     None => return self.bad(),
                 },
+                (At::QuoteInQuotes, _) if self.unbounded && *first != b'"' => (At::Plain, rest),
                 (At::QuoteInQuotes | At::Closed, b',') => {
                     self.right();
                     self.column += 1;
@@ -137,8 +150,8 @@ impl Scan {
     }
 
     /// The row that the bytes begin with, or are, without its line end.
-    pub(super) fn row(bytes: &[u8]) -> &[u8] {
-        let mut scan = Self::default();
+    pub(super) fn row<'b>(reading: &RowReading, bytes: &'b [u8]) -> &'b [u8] {
+        let mut scan = Self::of(reading);
         let end = scan.row_end(bytes).unwrap_or_else(|| scan.finish());
         without_line_end(cut(bytes, end).0)
     }
@@ -191,6 +204,16 @@ impl Scan {
         match after.split_first() {
             Some((_quote, after)) => Some((At::QuoteInQuotes, after)),
             None => Some((At::Quoted, after)),
+        }
+    }
+
+    /// The same where there is nothing that would be too much.
+    fn quoted_without_bounds<'b>(&mut self, rest: &'b [u8]) -> (At, &'b [u8]) {
+        let (text, after) = cut(rest, memchr(b'"', rest).unwrap_or(rest.len()));
+        self.line_feeds = self.line_feeds.saturating_add(saturated(memchr_iter(b'\n', text).count()));
+        match after.split_first() {
+            Some((_quote, after)) => (At::QuoteInQuotes, after),
+            None => (At::Quoted, after),
         }
     }
 

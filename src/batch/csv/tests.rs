@@ -6,9 +6,12 @@ use proptest::prelude::*;
 use super::cell::{Splitter, cut, without_line_end};
 use super::scan::Scan;
 use super::*;
+use crate::model::batch::RowReading;
+use crate::model::blocked::BlockedIds;
 use crate::model::id::IdKind;
 use memchr::memchr;
 
+mod before;
 mod quotes;
 
 /// What is said of a quote that opens and is not closed as it should be.
@@ -18,7 +21,16 @@ const OPEN: &str = "no quote closes the one that opens here, at the end of a cel
 /// What a parser makes of the pieces of a body: a line of text a row, `line|id|name=value|…` or the error, then the
 /// error that refuses it all.
 fn outcome<'b>(pieces: impl Iterator<Item = &'b [u8]>, body: &[u8]) -> Vec<String> {
-    let mut parser = Parser::new();
+    outcome_read(&RowReading::default(), pieces, body)
+}
+
+/// The same of a batch whose rows are read so.
+fn outcome_read<'b>(
+    reading: &RowReading,
+    pieces: impl Iterator<Item = &'b [u8]>,
+    body: &[u8],
+) -> Vec<String> {
+    let mut parser = Parser::new(reading);
     let mut rows = Vec::new();
     let mut refused = None;
     let mut keep = |row: Row<'_>| {
@@ -44,12 +56,15 @@ fn outcome<'b>(pieces: impl Iterator<Item = &'b [u8]>, body: &[u8]) -> Vec<Strin
         assert!(rows.is_empty());
         return vec![refused.unwrap().to_string()];
     };
-    assert_eq!(&Header::from_parts(header.key_kind(), header.names().to_vec()), header);
+    assert_eq!(
+        &Header::from_parts(header.key_kind(), header.names().to_vec(), header.reading().clone()),
+        header
+    );
     let mut reader = RowReader::new();
     let mut end = 0;
     let mut shown = Vec::new();
     for (line, offset, len, content) in rows {
-        assert!(offset >= end && body[end..offset].iter().all(|b| b" ,\r\n".contains(b)) || end == 0);
+        assert!(offset >= end && body[end..offset].iter().all(|b| b" ,\r\n\x1a".contains(b)) || end == 0);
         end = offset + len;
         let row = &body[offset..end];
         let feeds = body[..offset].iter().filter(|b| **b == b'\n').count();
@@ -514,7 +529,7 @@ fn rows_and_headers_have_a_longest_length() {
 
 #[test]
 fn memory_stays_bounded_by_one_row() {
-    let mut parser = Parser::new();
+    let mut parser = Parser::default();
     parser.push(b"batch=pcId,a\n1,\"", |_| panic!()).unwrap();
     for _ in 0..40 {
         parser.push(&[b'x'; 1 << 20], |_| panic!()).unwrap();
@@ -535,7 +550,7 @@ fn no_row_costs_more_than_its_length() {
         (b",%20", half / 2, vec![]),
     ] {
         let body = [b"batch=pcId,a\n1", &cell.repeat(count)[..], &tail, b"\n2,y\n"].concat();
-        let mut parser = Parser::new();
+        let mut parser = Parser::default();
         let mut rows = 0;
         for piece in body.chunks(16_384) {
             parser.push(piece, |_| rows += 1).unwrap();
@@ -548,7 +563,8 @@ fn no_row_costs_more_than_its_length() {
 #[test]
 fn emptied_names_the_empty_cells_that_are_there() {
     fn check(row: &str, expected: &[usize]) {
-        let header = Header::from_parts(IdKind::Pc, vec!["a".into(), "b".into(), "c".into()]);
+        let header =
+            Header::from_parts(IdKind::Pc, vec!["a".into(), "b".into(), "c".into()], RowReading::default());
         let mut reader = RowReader::new();
         let row = reader.read(&header, row.as_bytes());
         assert_eq!(row.content.unwrap().emptied().collect::<Vec<_>>(), expected);
@@ -571,12 +587,79 @@ fn codes_and_names_of_reasons_are_stable_and_read_back() {
         assert_eq!(Reason::from_code(reason.code()), Some(reason));
         assert!(Reason::ALL.iter().filter(|other| other.name() == reason.name()).count() == 1);
     }
-    assert_eq!((Reason::from_code(0), Reason::from_code(12)), (None, None));
+    assert_eq!((Reason::from_code(0), Reason::from_code(13)), (None, None));
+}
+
+#[test]
+fn ids_that_are_none_fail_their_rows() {
+    let told = |line, id: &str| {
+        format!(
+            "line {line}: \"{id}\" is no pcId but what stands where there is none (blocked_ids): leave the row out, or name the \
+             visitor"
+        )
+    };
+    for (source, sent, id) in [
+        ("JavaScript, where a variable is not set", "undefined", "undefined"),
+        ("SQL exports", "NULL", "NULL"),
+        ("a spreadsheet's error, quoted as Excel does it", "\"#N/A\"", "#N/A"),
+        ("the same, encoded", "%23N%2FA", "#N/A"),
+        ("iOS's advertising id without consent", "00000000-0000", "00000000-0000"),
+        ("Segment: ^[0-]*$", "0", "0"),
+        ("with a location hint", "0.28_0", "0.28_0"),
+        ("with spaces, and what nobody sees, around it", " \u{a0}None\u{200b} ", "None"),
+    ] {
+        let body = format!("batch=pcId,a\n{sent},x\n1,y\n");
+        assert_eq!(outcome_however_cut(body.as_bytes()), [told(2, id), "3|1|a=y".into()], "{source}");
+    }
+    let own = RowReading::now(BlockedIds::these(["Void", "\u{e4}"]));
+    let body = "batch=pcId,a\nVOID,x\nÄ,x\nundefined,x\n0,x\n".as_bytes();
+    let all = [told(2, "VOID"), told(3, "Ä"), "4|undefined|a=x".into(), "5|0|a=x".into()];
+    for size in [body.len(), 1] {
+        assert_eq!(outcome_read(&own, body.chunks(size), body), all, "a client's own");
+    }
+}
+
+#[test]
+fn what_nobody_sees_around_an_id_is_dropped_as_spaces_are() {
+    for (source, id) in [
+        ("a no-break space, copied from a page", "1\u{a0}"),
+        ("zero-width spaces", "\u{200b}1\u{200b}"),
+        ("the mark of a file that was joined to another", "\u{feff}1"),
+        ("spaces beside it", " \u{a0} 1 \u{200d} "),
+        ("in quotes", "\"\u{a0}1\""),
+        ("encoded", "%C2%A01%E2%80%8B"),
+        ("a soft hyphen, a word joiner", "\u{ad}1\u{2060}"),
+    ] {
+        let body = format!("batch=pcId,a\n{id},\u{a0}x\n");
+        assert_eq!(outcome_however_cut(body.as_bytes()), ["2|1|a=\u{a0}x"], "{source}");
+    }
+    check_row("\u{200b}\u{a0},x\n", "line 2: \"\" is not a pcId: it is empty");
+    check_row("1\u{200b}2,x\n", "2|1\u{200b}2|name=x");
+}
+
+#[test]
+fn a_lone_ctrl_z_ends_a_file() {
+    const DOS: &str = "COPY A+B of MS-DOS and Windows, dBASE and old AS/400 exports";
+    for end in ["\x1a", "\x1a\n", "\x1a\r\n", "\x1a\r", "\x1a\r\n\r\n", "\x1a\n,,\n \n"] {
+        let body = format!("batch=pcId,a\r\n1,x\r\n{end}");
+        assert_eq!(outcome_however_cut(body.as_bytes()), ["2|1|a=x"], "{DOS}: {end:?}");
+    }
+    let row = "\"\\u{1a}\" is not a pcId: '\\u{1a}' is not allowed";
+    check("batch=pcId,a\n1,x\n\x1a\n2,y\n", &["2|1|a=x", &format!("line 3: {row}"), "4|2|a=y"]);
+    check(
+        "batch=pcId,a\n\x1a\n\x1a\n1,x\n\x1a",
+        &[&format!("line 2: {row}"), &format!("line 3: {row}"), "4|1|a=x"],
+    );
+    check("batch=pcId,a\n1,x\n\x1a,y\n", &["2|1|a=x", &format!("line 3: {row}")]);
+    check(
+        "batch=pcId,a\n\x1a",
+        &["the body has a header but no row: each line after the first must hold an id and its values"],
+    );
 }
 
 #[test]
 fn errors_are_explained_without_the_row_too() {
-    let header = Header::from_parts(IdKind::ThirdParty, vec!["city".into()]);
+    let header = Header::from_parts(IdKind::ThirdParty, vec!["city".into()], RowReading::default());
     for reason in Reason::ALL {
         for row in [&b""[..], b"erased", b"\xff\xff", b"\"", b"1,2,3,4"] {
             for column in [0, 1, 2, u16::MAX] {
@@ -653,7 +736,7 @@ proptest! {
     /// The quick way through a row without quotes and escapes is a short cut: the slow way says the same.
     #[test]
     fn both_ways_through_a_row_agree(row in bytes()) {
-        let header = Header::from_parts(IdKind::Pc, vec!["a".into(), "b".into()]);
+        let header = Header::from_parts(IdKind::Pc, vec!["a".into(), "b".into()], RowReading::default());
         let row = without_line_end(cut(&row, memchr(b'\n', &row).unwrap_or(row.len())).0);
         let (mut quick, mut slow) = (RowReader::new(), RowReader::new());
         if let Some((id, text, reached)) = quick.plain(&header, row) {
@@ -707,7 +790,7 @@ proptest! {
         let mut body = String::from("batch=thirdPartyId,a,b,c");
         let mut expected = Vec::new();
         for (id, values, style, crlf) in rows {
-            if IdKind::ThirdParty.check(&id).is_err() {
+            if RowReading::default().check(IdKind::ThirdParty, &id) != Ok(id.as_str()) {
                 continue;
             }
             body += if crlf { "\r\n" } else { "\n" };
@@ -725,7 +808,7 @@ proptest! {
                 let values = cells.attributes().map(|(a, v)| (a, v.to_owned())).collect();
                 found.push((cells.id().to_owned(), values));
             };
-            let mut parser = Parser::new();
+            let mut parser = Parser::default();
             for piece in body.as_bytes().chunks(size) {
                 parser.push(piece, &mut keep).unwrap();
             }

@@ -91,7 +91,7 @@ mod tests {
         }
         file.push(b'\n');
         assert_eq!(file.iter().filter(|byte| **byte == b'\n').count(), 2, "each row is a line");
-        let (mut parser, mut rows) = (Parser::new(), vec![]);
+        let (mut parser, mut rows) = (Parser::default(), vec![]);
         let mut keep = |row: super::super::Row<'_>| {
             let cells = row.content.unwrap();
             let values: Vec<_> = cells.attributes().map(|(at, value)| (at, value.to_owned())).collect();
@@ -156,6 +156,8 @@ mod tests {
             ], 1..30),
             defused in any::<bool>(),
         ) {
+            let reading = crate::model::batch::RowReading::default();
+            prop_assume!(reading.check(IdKind::ThirdParty, &id) == Ok(id.as_str()));
             prop_assume!(crate::model::profile::attribute_name_fault(&name).is_none() && name != "other");
             let value: String = value.into_iter().collect();
             let cells = if defused { Cells::Defused } else { Cells::Plain };

@@ -22,7 +22,7 @@ use crate::http::left_out::LeftOut;
 use crate::http::request::{Params, Request, client, visitor_id};
 use crate::http::response::{Answer, json, no_content};
 use crate::model::blocked::BlockedIds;
-use crate::model::id::{ClientCode, IdKind, VisitorId};
+use crate::model::id::{ClientCode, IdKind, VisitorId, visible};
 use crate::model::profile::Source;
 use crate::telemetry::metrics;
 
@@ -133,7 +133,7 @@ fn ids(sent: Option<&Ids>, place: &str, blocked: &BlockedIds) -> Result<(CallIds
             left_out += 1;
             return Ok(None);
         }
-        let text = text.filter(|text| !text.is_empty());
+        let text = text.filter(|text| !visible(text).is_empty());
         let id = text.map(|text| visitor_id(kind, text)).transpose();
         id.map_err(|e| HttpError::Wrong(shortened(format!("{place}{key}: {e}"))))
     };

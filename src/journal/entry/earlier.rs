@@ -1,11 +1,12 @@
 //! What earlier versions of groups and checkpoints said of a batch and of settled rows; that checkpoints listed complete
-//! batches too; and that none said how far a store reached. All else was as it is now.
+//! batches too; and that none said how far a store reached. Version 4 said all but how a batch's rows are read. All else was
+//! as it is now.
 
 use super::{
-    BatchAcceptedEntry, BatchCompletedEntry, BatchGivenUpEntry, Change, Checkpoint, Entry, KnownBatch,
-    SentKeyEntry, Settled, WriteEntry,
+    BatchAcceptedEntry, BatchCompletedEntry, BatchGivenUpEntry, CatalogueMark, Change, Checkpoint, Entry,
+    KnownBatch, SentKeyEntry, Settled, WriteEntry,
 };
-use crate::model::batch::Counts;
+use crate::model::batch::{Counts, RowReading};
 use crate::model::codec::{self, CodecError};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -14,6 +15,10 @@ use serde::de::DeserializeOwned;
 pub(super) trait Accepted: DeserializeOwned + Into<BatchAcceptedEntry> {
     /// The version.
     const VERSION: u8;
+    /// A write as that version told it.
+    type Write: DeserializeOwned + Into<WriteEntry>;
+    /// And a batch's end.
+    type End: DeserializeOwned + Into<BatchCompletedEntry>;
 }
 
 /// Of an upload's file it told no checksum.
@@ -36,7 +41,7 @@ pub(super) struct Version1 {
 
 /// A batch's end, as all of them told it.
 #[derive(Deserialize)]
-struct Completed {
+pub(super) struct Completed {
     seq: u64,
     counts: Counts,
     at_ms: u64,
@@ -87,60 +92,104 @@ pub(super) struct Version3 {
     key: Option<String>,
 }
 
+/// It did not tell how rows are read. So do records of the catalogue that begin with a 1.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Version4 {
+    client: String,
+    seq: u64,
+    spool: u64,
+    bytes: u64,
+    crc32c: Option<u32>,
+    rows: u64,
+    v2: bool,
+    key_kind: u8,
+    creates: bool,
+    replaces: bool,
+    removes: bool,
+    lifetime_ms: u64,
+    max_profile_bytes: u64,
+    key: Option<SentKeyEntry>,
+}
+
 impl Accepted for Version1 {
     const VERSION: u8 = 1;
+    type Write = Write;
+    type End = Completed;
 }
 
 impl Accepted for Version2 {
     const VERSION: u8 = 2;
+    type Write = Write;
+    type End = Completed;
 }
 
 impl Accepted for Version3 {
     const VERSION: u8 = 3;
+    type Write = Write;
+    type End = Completed;
 }
 
-/// All of them told of settled rows one by one.
+impl Accepted for Version4 {
+    const VERSION: u8 = 4;
+    type Write = WriteEntry;
+    type End = BatchCompletedEntry;
+}
+
+/// Before version 4 settled rows were told one by one.
 #[derive(Deserialize)]
-struct Write {
+pub(super) struct Write {
     seq: u64,
     changes: Vec<Change>,
     settled: Vec<Settled>,
 }
 
-#[derive(Deserialize)]
-enum EntryOf<A> {
-    Write(Write),
-    BatchAccepted(A),
-    BatchCompleted(Completed),
-    BatchGivenUp(GivenUp<A>),
+impl From<Write> for WriteEntry {
+    fn from(Write { seq, changes, settled }: Write) -> Self {
+        Self { seq, changes, settled, settled_bundles: vec![] }
+    }
 }
 
 #[derive(Deserialize)]
-struct GivenUp<A> {
+enum EntryOf<W, A, E> {
+    Write(W),
+    BatchAccepted(A),
+    BatchCompleted(E),
+    BatchGivenUp(GivenUp<A, E>),
+}
+
+#[derive(Deserialize)]
+struct GivenUp<A, E> {
     accepted: A,
-    end: Completed,
+    end: E,
 }
 
 #[derive(Deserialize)]
 struct CheckpointOf<A> {
     position: (u64, u64),
     last_seq: u64,
-    batches: Vec<Known<A>>,
+    batches: Vec<Known<A, Completed>>,
 }
 
 #[derive(Deserialize)]
-struct Known<A> {
+struct Known<A, E> {
     position: (u64, u64),
     accepted: A,
-    completed: Option<Completed>,
+    completed: Option<E>,
+}
+
+#[derive(Deserialize)]
+struct Checkpoint4 {
+    position: (u64, u64),
+    last_seq: u64,
+    incomplete: Vec<Known<Version4, BatchCompletedEntry>>,
+    catalogue: CatalogueMark,
+    store_reach: u64,
 }
 
 pub(super) fn decode_group<A: Accepted>(payload: &[u8]) -> Result<Vec<Entry>, CodecError> {
-    let entries: Vec<EntryOf<A>> = codec::decode(A::VERSION, payload)?;
-    let entry = |entry: EntryOf<A>| match entry {
-        EntryOf::Write(Write { seq, changes, settled }) => {
-            Entry::Write(WriteEntry { seq, changes, settled, settled_bundles: vec![] })
-        }
+    let entries: Vec<EntryOf<A::Write, A, A::End>> = codec::decode(A::VERSION, payload)?;
+    let entry = |entry: EntryOf<A::Write, A, A::End>| match entry {
+        EntryOf::Write(write) => Entry::Write(write.into()),
         EntryOf::BatchAccepted(batch) => Entry::BatchAccepted(batch.into()),
         EntryOf::BatchCompleted(end) => Entry::BatchCompleted(end.into()),
         EntryOf::BatchGivenUp(GivenUp { accepted, end }) => {
@@ -163,6 +212,18 @@ pub(super) fn decode_checkpoint<A: Accepted>(bytes: &[u8]) -> Result<Checkpoint,
     // They stood client by client.
     checkpoint.incomplete.sort_by_key(|known| known.accepted.seq);
     Ok(checkpoint)
+}
+
+pub(super) fn decode_checkpoint_4(bytes: &[u8]) -> Result<Checkpoint, CodecError> {
+    let Checkpoint4 { position, last_seq, incomplete, catalogue, store_reach } =
+        codec::decode(Version4::VERSION, bytes)?;
+    let known = |Known { position, accepted, completed }: Known<Version4, BatchCompletedEntry>| KnownBatch {
+        position,
+        accepted: accepted.into(),
+        completed,
+    };
+    let incomplete = incomplete.into_iter().map(known).collect();
+    Ok(Checkpoint { position, last_seq, incomplete, catalogue, store_reach, complete: vec![] })
 }
 
 impl From<Version1> for BatchAcceptedEntry {
@@ -214,7 +275,7 @@ impl From<Version3> for BatchAcceptedEntry {
     fn from(batch: Version3) -> Self {
         // The names are the first line of the file, too.
         let Version3 { bytes, crc32c, names: _names, .. } = batch;
-        Self {
+        Version4 {
             client: batch.client,
             seq: batch.seq,
             spool: batch.spool,
@@ -229,6 +290,32 @@ impl From<Version3> for BatchAcceptedEntry {
             lifetime_ms: batch.lifetime_ms,
             max_profile_bytes: batch.max_profile_bytes,
             key: batch.key.map(|key| SentKeyEntry { key, bytes, crc32c }),
+        }
+        .into()
+    }
+}
+
+impl From<Version4> for BatchAcceptedEntry {
+    fn from(batch: Version4) -> Self {
+        // Its rows, and their number, are what they were then.
+        let (reading, blocked_ids) = (RowReading::before().stored().0, None);
+        Self {
+            client: batch.client,
+            seq: batch.seq,
+            spool: batch.spool,
+            bytes: batch.bytes,
+            crc32c: batch.crc32c,
+            rows: batch.rows,
+            v2: batch.v2,
+            key_kind: batch.key_kind,
+            creates: batch.creates,
+            replaces: batch.replaces,
+            removes: batch.removes,
+            lifetime_ms: batch.lifetime_ms,
+            max_profile_bytes: batch.max_profile_bytes,
+            key: batch.key,
+            reading,
+            blocked_ids,
         }
     }
 }

@@ -151,7 +151,7 @@ fn stray_quotes_cost_no_more_than_their_bytes() {
     for line in ["\"\n", "a,\"x\n", "a,\"\"\"x\n", "a,\"\n\n\n\n", "a,\"\"\"\n", "a,\" \"x\n", "a,\"x\r\n"] {
         let body = [HEADER, &line.repeat((1 << 20) / line.len())].concat();
         for size in [body.len(), 4_099] {
-            let (mut parser, mut lines) = (Parser::new(), 0);
+            let (mut parser, mut lines) = (Parser::default(), 0);
             for piece in body.as_bytes().chunks(size) {
                 parser.push(piece, |_| lines += 1).unwrap();
                 assert!(parser.ahead.capacity() <= 2 * QUOTED_BYTES_MAX, "{}", parser.ahead.capacity());
@@ -248,7 +248,7 @@ proptest! {
     /// Whoever has only some of the bytes behind a row's beginning is told so where the others matter.
     #[test]
     fn a_row_that_is_not_open_is_what_it_is_whatever_follows(body in bytes(), more in bytes()) {
-        let header = Header::from_parts(IdKind::Pc, vec!["a".into(), "b".into()]);
+        let header = Header::from_parts(IdKind::Pc, vec!["a".into(), "b".into()], RowReading::default());
         let (mut some, mut all) = (RowReader::new(), RowReader::new());
         let whole = [body.as_slice(), &more].concat();
         let all = all.read(&header, &whole);
