@@ -7,10 +7,12 @@
 
 mod support;
 
+use std::io::Write as _;
+use std::net::TcpStream;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use support::{Daemon, Reply, encoded, request};
+use support::{Daemon, Reply, chunked, encoded, request, wait_for};
 
 const PATH: &str = "/rest/v1/delivery?client=demo&sessionId=s";
 const JSON: (&str, &str) = ("Content-Type", "application/json");
@@ -597,4 +599,135 @@ fn an_older_call_in_json_that_is_not_legal_is_refused_and_told_why() {
         let reply = daemon.get(path);
         assert_eq!((reply.status, reply.header("allow")), (405, Some("POST")), "{path}");
     }
+}
+
+/// "Target limits", Content delivery (AdobeDocs/target.en, target-limits.md): "60 MB HTTP POST body size", 413 beyond.
+const LARGE: usize = 60 << 20;
+
+/// A call of so many bytes that brings an attribute at its end; most of it are strings in a key that nobody knows.
+fn large(id: &str, bytes: usize) -> Vec<u8> {
+    let end = format!(
+        r#""],"id":{{"thirdPartyId":"{id}"}},"execute":{{"pageLoad":{{"profileParameters":{{"a":"1"}}}}}}}}"#
+    );
+    let mut body = br#"{"unknown":[""#.to_vec();
+    let piece = [&[b'x'; 60_000][..], br#"",""#].concat();
+    while body.len() + piece.len() + end.len() <= bytes {
+        body.extend_from_slice(&piece);
+    }
+    body.resize(bytes - end.len(), b'y');
+    body.extend_from_slice(end.as_bytes());
+    body
+}
+
+const LARGE_CALL: &str = "/rest/v1/delivery?client=demo&sessionId=s";
+const JSON: (&str, &str) = ("Content-Type", "application/json");
+
+#[test]
+fn a_body_of_60_mb_is_taken_and_one_byte_more_is_not() {
+    let daemon = Daemon::start_configured(SETTINGS);
+    let before = daemon.memory_kib("VmHWM:");
+    let body = large("x", LARGE);
+    let reply = daemon.call("POST", LARGE_CALL, &[JSON], Some(&body));
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert_eq!(daemon.value("demo", "third-party", "x", "a").as_deref(), Some("1"));
+    let in_chunks = |body: &[u8]| {
+        let mut bytes = request("POST", LARGE_CALL, "a", &[JSON, ("Transfer-Encoding", "chunked")], None);
+        bytes.extend(chunked(body));
+        daemon.send(&bytes)
+    };
+    assert_eq!(in_chunks(&large("y", LARGE)).status, 200);
+    assert_eq!(daemon.value("demo", "third-party", "y", "a").as_deref(), Some("1"));
+    let grown = (daemon.memory_kib("VmHWM:") - before) / 1024;
+    assert!(grown < 40, "two bodies of 60 MB took {grown} MiB");
+
+    let words = "the body has more than 62914560 bytes (60 MB), the most that a call may have";
+    for path in [LARGE_CALL, "/rest/v1/mbox/s?client=demo", "/rest/v2/batchmbox?client=demo"] {
+        let length = (LARGE + 1).to_string();
+        let head = request("POST", path, "a", &[JSON, ("Content-Length", &length)], None);
+        let reply = daemon.send(&head);
+        assert_eq!(reply.status, 413, "{path}: refused before anything is read");
+        assert!(reply.text().contains(words), "{}", reply.text());
+    }
+    let mut body = large("z", LARGE);
+    body.push(b' ');
+    let mut connection = daemon.connect();
+    connection.write(&request("POST", LARGE_CALL, "a", &[JSON, ("Transfer-Encoding", "chunked")], None));
+    connection.write(&chunked(&body));
+    let reply = connection.read();
+    assert_eq!(reply.status, 413);
+    assert!(reply.text().contains(words), "{}", reply.text());
+    assert_eq!(daemon.visitor("demo", "third-party", "z"), None, "a refused call leaves no trace");
+    // What is encoded is not taken, so that nothing grows by being decoded.
+    let reply = daemon.call("POST", LARGE_CALL, &[JSON, ("Content-Encoding", "gzip")], Some(b"x"));
+    assert_eq!(reply.status, 415);
+}
+
+#[test]
+fn large_calls_at_once_take_bounded_memory_and_hold_up_nobody() {
+    let daemon = Daemon::start_configured(SETTINGS);
+    let before = daemon.memory_kib("VmHWM:");
+    let call = request("POST", LARGE_CALL, "a", &[JSON], Some(&large("x", LARGE)));
+    let (begun, rest) = call.split_at(call.len() / 2);
+    let mut stalled: Vec<_> = (0..4)
+        .map(|_| {
+            let mut connection = daemon.connect();
+            connection.write(begun);
+            connection
+        })
+        .collect();
+    let places = || daemon.metrics().value("profiled_places_taken{of=\"large_calls\"}");
+    wait_for("the large calls", || (places() == 4.0).then_some(()));
+    // Small calls go on.
+    for n in 0..100 {
+        let body = json!({ "id": { "thirdPartyId": format!("small{n}") } });
+        delivered(&daemon, &body);
+    }
+    // No more are read of the same caller; somebody else gets a place of one that stalls.
+    let head = request("POST", LARGE_CALL, "a", &[JSON, ("Content-Length", "2000000")], None);
+    let refused = daemon.send(&head);
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")), "{}", refused.text());
+    assert_eq!(daemon.metrics().hits("concurrent_large_calls"), 1);
+    let mut other = daemon.connect_from([127, 0, 0, 2]);
+    other.write(&request("POST", LARGE_CALL, "a", &[JSON], Some(&large("other", 2_000_000))));
+    assert_eq!(other.read().status, 200);
+    let ended = stalled.remove(0).read();
+    assert_eq!((ended.status, ended.header("retry-after")), (503, Some("1")));
+    assert!(ended.text().contains("made room for somebody else"), "{}", ended.text());
+    for connection in &mut stalled {
+        connection.write(rest);
+        assert_eq!(connection.read().status, 200);
+    }
+    wait_for("the places to be free", || (places() == 0.0).then_some(()));
+    let grown = (daemon.memory_kib("VmHWM:") - before) / 1024;
+    assert!(grown < 60, "four bodies of 60 MB at once took {grown} MiB");
+}
+
+#[test]
+fn what_would_take_much_memory_in_a_large_call_is_refused_or_passed_over() {
+    let daemon = Daemon::start_configured(SETTINGS);
+    let before = daemon.memory_kib("VmHWM:");
+    let check = |begin: &str, piece: &str, end: &str, status: u16, words: &str| {
+        let body = [begin, &piece.repeat((30 << 20) / piece.len()), end].concat();
+        let mut connection = daemon.connect();
+        // Refused before its end: then the rest may find nobody.
+        let sent = request("POST", LARGE_CALL, "a", &[JSON], Some(body.as_bytes()));
+        let mut stream: &TcpStream = connection.stream();
+        drop(stream.write_all(&sent));
+        let reply = connection.read();
+        assert_eq!(reply.status, status, "{begin}: {}", reply.text());
+        assert!(reply.text().contains(words), "{begin}: {}", reply.text());
+    };
+    let parameters = r#"{"execute":{"pageLoad":{"parameters":{"a":["#;
+    check(parameters, "1,", "1]}}}}", 200, "pageLoad");
+    check(r#"{"prefetch":{"views":["#, "{},", "{}]}}", 200, "views");
+    check(r#"{"unknown":["#, r#"{"a":[1]},"#, "1]}", 200, "tntId");
+    let notified = "ids, names and profileParameters have more than 4194304 bytes";
+    check(r#"{"notifications":["#, r#"{"id":""},"#, r#"{"id":""}]}"#, 400, notified);
+    let told = "Notification not taken: notifications";
+    check(r#"{"notifications":["#, r#"{"id":"n","profileParameters":{"a":"b"}},"#, "]}", 400, told);
+    check(r#"{"unknown":""#, "xxxxxxxx", r#""}"#, 413, "the string that begins at byte 12");
+    check(r#"{""#, "xxxxxxxx", r#"":1}"#, 413, "the string that begins at byte 2");
+    check("{\"a\":", "[", "", 400, "nested more than 1000 deep");
+    let grown = (daemon.memory_kib("VmHWM:") - before) / 1024;
+    assert!(grown < 80, "they took {grown} MiB");
 }

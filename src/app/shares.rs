@@ -1,5 +1,5 @@
 //! Places for what is scarce: uploads, dry runs, exports, reports, searches for lines, counts of visitors, chores, streams of
-//! events. There is one pool of each, and all go by the same rules.
+//! events, large calls. There is one pool of each, and all go by the same rules.
 //!
 //! Promises: who comes alone may have all places of a pool. When somebody else comes and none is free, whoever holds more
 //! of them than the newcomer makes room: first the one that has kept the daemon waiting longest, beyond what it has earned
@@ -45,11 +45,13 @@ pub enum Scarce {
     Chores,
     /// Streams of a batch's events.
     EventStreams,
+    /// Site calls in JSON whose bodies are large.
+    LargeCalls,
 }
 
 impl Scarce {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Uploads,
         Self::DryRuns,
         Self::Exports,
@@ -58,6 +60,7 @@ impl Scarce {
         Self::Counts,
         Self::Chores,
         Self::EventStreams,
+        Self::LargeCalls,
     ];
 
     /// The limit that is hit when there is no place.
@@ -71,6 +74,7 @@ impl Scarce {
             Self::Counts => Limit::ConcurrentCounts,
             Self::Chores => Limit::ConcurrentChores,
             Self::EventStreams => Limit::EventStreams,
+            Self::LargeCalls => Limit::ConcurrentLargeCalls,
         }
     }
 
@@ -85,6 +89,7 @@ impl Scarce {
             Self::Counts => "counts",
             Self::Chores => "chores",
             Self::EventStreams => "event_streams",
+            Self::LargeCalls => "large_calls",
         }
     }
 
@@ -105,6 +110,9 @@ impl Scarce {
             Self::EventStreams => format!(
                 "{max} streams of events are open, no more are at once: ask for the batch itself now and then"
             ),
+            Self::LargeCalls => format!(
+                "{max} calls with bodies of more than 1 MiB are being read, no more are at once; try again"
+            ),
         }
     }
 
@@ -117,6 +125,10 @@ impl Scarce {
             }
             Self::DryRuns | Self::LineSearches | Self::Counts | Self::Chores => {
                 "the call made room for somebody else's: you had more than your share waiting; try again"
+            }
+            Self::LargeCalls => {
+                "the call made room for somebody else's: you had more large ones than your share, and this one brought \
+                 least; send it again, all of it without a pause"
             }
             Self::Exports | Self::Reports | Self::EventStreams => {
                 "the answer made room for somebody else's: you had more than your share, and this one was read least"
@@ -167,7 +179,11 @@ struct Rules {
 impl Rules {
     const fn of(scarce: Scarce) -> Self {
         match scarce {
-            Scarce::Uploads | Scarce::Exports | Scarce::Reports | Scarce::EventStreams => {
+            Scarce::Uploads
+            | Scarce::Exports
+            | Scarce::Reports
+            | Scarce::EventStreams
+            | Scarce::LargeCalls => {
                 Self { waiting_max: 64, wait_max: Duration::from_secs(10), by_turns: false }
             }
             // An upload that waits for its turn has its index in memory, 8 MB at most.

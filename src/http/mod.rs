@@ -46,6 +46,9 @@ use crate::tokens::{self, Tokens, TokensError};
 
 /// How many streams of events may be open at once: each holds a connection for as long as its batch takes.
 const EVENT_STREAMS_MAX: usize = 256;
+/// How many site calls in JSON with bodies of more than 1 MiB may be read at once: each takes a thread, and keeps what its
+/// call writes and names in memory.
+const LARGE_CALLS_MAX: usize = 4;
 
 /// What every handler needs: the daemon behind it and the limits in front of it.
 #[derive(Clone)]
@@ -58,6 +61,7 @@ pub struct Front {
     failures: Arc<Rates<Network>>,
     batch_calls: Arc<Rates<ClientCode>>,
     event_streams: Shares,
+    large_calls: Shares,
 }
 
 /// How much is taken of whom, and how long is waited.
@@ -84,6 +88,7 @@ impl Front {
     pub fn new(app: App, config: &Config, tokens: Tokens, tls: Option<Arc<Tls>>) -> Self {
         Self {
             event_streams: Shares::new(Scarce::EventStreams, EVENT_STREAMS_MAX, app.metrics()),
+            large_calls: Shares::new(Scarce::LargeCalls, LARGE_CALLS_MAX, app.metrics()),
             app,
             tokens: Arc::new(RwLock::new(Arc::new(tokens))),
             limits: Arc::new(RwLock::new(Arc::new(Limits::of(config)))),

@@ -391,6 +391,10 @@ fn site(all: &mut Vec<Operation>) {
             .body(&[JSON], &named("Delivery"), true)
             .json("Delivered", "Default content: none offered.");
     delivery.put(&["responses", "204"], json!({"description": "A beacon is taken."}));
+    delivery.put(
+        &["description"],
+        json!("The body has at most 62914560 bytes (60 MB), 413 beyond; one of more than 1 MiB takes a place, 503 if none is free."),
+    );
     all.push(delivery);
     for path in ["/rest/v1/mbox", "/rest/v1/mbox/{session_id}"] {
         all.push(

@@ -323,19 +323,39 @@ impl Body {
 
     /// All of it; it has at most `limit` bytes.
     pub(super) async fn collect(&mut self, limit: usize) -> Result<Vec<u8>, HttpError> {
-        let too_large = || HttpError::TooLarge(format!("the body has more than {limit} bytes"));
-        if self.incoming.size_hint().lower() > limit as u64 {
-            return Err(too_large());
+        match self.begin(limit).await? {
+            Begun::All(all) => Ok(all),
+            Begun::More(_) => Err(HttpError::TooLarge(format!("the body has more than {limit} bytes"))),
+        }
+    }
+
+    /// All of it, if it has at most `limit` bytes. Of one that says at once that it has more nothing is read.
+    pub(super) async fn begin(&mut self, limit: usize) -> Result<Begun, HttpError> {
+        if self.bytes_min() > limit as u64 {
+            return Ok(Begun::More(vec![]));
         }
         let mut all = Vec::new();
         while let Some(bytes) = self.next().await? {
-            if all.len() + bytes.len() > limit {
-                return Err(too_large());
-            }
             all.extend_from_slice(&bytes);
+            if all.len() > limit {
+                return Ok(Begun::More(all));
+            }
         }
-        Ok(all)
+        Ok(Begun::All(all))
     }
+
+    /// How many bytes are certain to come.
+    pub(super) fn bytes_min(&self) -> u64 {
+        self.incoming.size_hint().lower()
+    }
+}
+
+/// What [`Body::begin`] has read.
+pub(super) enum Begun {
+    /// The whole body.
+    All(Vec<u8>),
+    /// Its first bytes, or none yet; it has more than were asked for.
+    More(Vec<u8>),
 }
 
 /// Completes when a place's holder is to make room.

@@ -77,6 +77,8 @@ pub enum Limit {
     ConcurrentChores,
     /// Streams of events that are open.
     EventStreams,
+    /// Site calls in JSON with large bodies, at once.
+    ConcurrentLargeCalls,
     /// Somebody with more than their share made room for somebody else.
     MadeRoom,
     /// Batch calls of one client.
@@ -101,7 +103,7 @@ pub enum Limit {
 
 impl Limit {
     /// All of them.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::HeaderReadTimeout,
         Self::BodyIdleTimeout,
         Self::BodyRate,
@@ -121,6 +123,7 @@ impl Limit {
         Self::ConcurrentCounts,
         Self::ConcurrentChores,
         Self::EventStreams,
+        Self::ConcurrentLargeCalls,
         Self::MadeRoom,
         Self::SpoolBytes,
         Self::ClientRate,
@@ -156,6 +159,7 @@ impl Limit {
             Self::ConcurrentCounts => "concurrent_counts",
             Self::ConcurrentChores => "concurrent_chores",
             Self::EventStreams => "event_streams",
+            Self::ConcurrentLargeCalls => "concurrent_large_calls",
             Self::MadeRoom => "made_room",
             Self::SpoolBytes => "spool_bytes",
             Self::ClientRate => "client_rate",

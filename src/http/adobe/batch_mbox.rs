@@ -8,8 +8,11 @@ use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use crate::http::Front;
-use crate::http::adobe::delivery::call::{Ids, Object, Parameters, Unused, check_mbox_count, parse};
-use crate::http::adobe::delivery::{DeliveredIds, body, check_session_id, client_of, edge_host, write};
+use crate::http::adobe::delivery::body::{Taken, take};
+use crate::http::adobe::delivery::call::{
+    Ids, Kept, Object, Parameters, Unused, Weighs, check_mbox_count, text_weight,
+};
+use crate::http::adobe::delivery::{DeliveredIds, check_session_id, client_of, edge_host, write};
 use crate::http::adobe::site::random_id;
 use crate::http::error::HttpError;
 use crate::http::request::{Request, client};
@@ -22,7 +25,7 @@ pub(in crate::http) async fn answer(front: &Front, request: &mut Request) -> Res
         check_session_id(Some(session_id))?;
     }
     let base_url = request.base_url(&front.app)?;
-    let mut call: Call = parse(&body(request).await?)?;
+    let Taken { mut call, _place } = take::<Call>(front, request, None).await?;
     check_mbox_count("mboxes", call.mboxes.as_ref())?;
     check_mbox_count("prefetch", call.prefetch.as_ref())?;
     let client = match call.client.as_deref().filter(|code| !code.is_empty()) {
@@ -39,8 +42,8 @@ pub(in crate::http) async fn answer(front: &Front, request: &mut Request) -> Res
         id: DeliveredIds::of(&ids),
         edge_host: edge_host(&base_url),
         content_as_json: call.content_as_json == Some(true),
-        mbox_responses: call.mboxes.as_deref().map(contents),
-        prefetch_responses: call.prefetch.as_deref().map(contents),
+        mbox_responses: call.mboxes.as_ref().map(contents),
+        prefetch_responses: call.prefetch.as_ref().map(contents),
     };
     let mut answer = json(StatusCode::OK, &contents)?;
     left_out.tell(&mut answer);
@@ -55,8 +58,8 @@ struct Call {
     id: Option<Object<Ids>>,
     content_as_json: Option<bool>,
     profile_parameters: Option<Parameters>,
-    mboxes: Option<Vec<Object<Mbox>>>,
-    prefetch: Option<Vec<Object<Mbox>>>,
+    mboxes: Option<Kept<Mbox>>,
+    prefetch: Option<Kept<Mbox>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -66,6 +69,12 @@ struct Mbox {
     mbox: String,
     #[serde(rename = "parameters")]
     _parameters: Option<Unused>,
+}
+
+impl Weighs for Mbox {
+    fn weight(&self) -> usize {
+        text_weight(Some(&self.mbox))
+    }
 }
 
 #[derive(Serialize)]
@@ -93,7 +102,6 @@ struct Content<'a> {
     content: &'static str,
 }
 
-fn contents(asked: &[Object<Mbox>]) -> Vec<Content<'_>> {
-    let asked = asked.iter().map(|Object(mbox)| mbox);
-    asked.map(|mbox| Content { index_id: mbox.index_id, mbox: &mbox.mbox, content: "" }).collect()
+fn contents(asked: &Kept<Mbox>) -> Vec<Content<'_>> {
+    asked.iter().map(|mbox| Content { index_id: mbox.index_id, mbox: &mbox.mbox, content: "" }).collect()
 }

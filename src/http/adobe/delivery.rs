@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::app::{App, CallIds, SiteCall};
 use crate::http::Front;
-use crate::http::adobe::site::{BLOCKED, BODY_BYTES_MAX, give_pc_id, note_lost, random_id};
+use crate::http::adobe::site::{BLOCKED, give_pc_id, note_lost, random_id};
 use crate::http::error::HttpError;
 use crate::http::left_out::LeftOut;
 use crate::http::request::{Params, Request, client, visitor_id};
@@ -26,12 +26,13 @@ use crate::model::id::{ClientCode, IdKind, VisitorId, visible};
 use crate::model::profile::Source;
 use crate::telemetry::metrics;
 
+pub(super) mod body;
+mod bounded;
 pub(super) mod call;
 
-use call::{Call, Ids, Mbox, Object, View, shortened};
+use body::{Taken, take};
+use call::{Call, Ids, KEPT_BYTES_MAX, Kept, Mbox, Object, View, shortened};
 
-/// How a body may come: `sendBeacon` sends text.
-const MEDIA_TYPES: [&str; 2] = ["application/json", "text/plain"];
 /// Adobe: 1 to 128 characters, none of these.
 const SESSION_ID_CHARS_MAX: usize = 128;
 const SESSION_ID_FORBIDDEN: [char; 5] = [' ', '?', '/', '{', '}'];
@@ -41,7 +42,8 @@ pub(in crate::http) async fn answer(front: &Front, request: &mut Request) -> Res
     let client = client_of(&front.app, &query)?;
     check_session_id(query.get("sessionId"))?;
     let base_url = request.base_url(&front.app)?;
-    let mut call = Call::parse(&body(request).await?)?;
+    let Taken { call, _place } = take::<Call>(front, request, Some(&client)).await?;
+    let mut call = call.with_few_mboxes()?;
     let attributes = call.take_attributes();
     let (ids, left_out) = write(front, &client, call.ids(), "id.", Source::Delivery, attributes).await?;
 
@@ -60,14 +62,6 @@ pub(in crate::http) async fn answer(front: &Front, request: &mut Request) -> Res
     Ok(answer)
 }
 
-/// The body of a call in JSON.
-pub(super) async fn body(request: &mut Request) -> Result<Vec<u8>, HttpError> {
-    request.check_media_type(&MEDIA_TYPES, || {
-        "send the call as JSON, uncompressed, with Content-Type: application/json".into()
-    })?;
-    request.body.collect(BODY_BYTES_MAX).await
-}
-
 /// Writes what a call in JSON brings. Gives the ids to answer with, a `tntId` always among them, and what was left out;
 /// `place` is where the ids stand in the call.
 pub(super) async fn write(
@@ -78,6 +72,13 @@ pub(super) async fn write(
     source: Source,
     attributes: Vec<(String, String)>,
 ) -> Result<(CallIds, LeftOut), HttpError> {
+    // More would keep the commit thread for long, and the most of it no profile has room for.
+    let bytes: usize = attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if bytes > KEPT_BYTES_MAX {
+        return Err(HttpError::TooLarge(format!(
+            "the profileParameters have {bytes} bytes in all, more than {KEPT_BYTES_MAX}: send them in several calls"
+        )));
+    }
     let (mut ids, none) = ids(sent, place, &front.app.blocked_ids(client)?)?;
     front.app.metrics().left_out(none, metrics::LeftOut::BlockedId);
     give_pc_id(&mut ids)?;
@@ -245,25 +246,24 @@ impl<'a> Delivered<'a> {
         let id = DeliveredIds::of(ids);
         let execute = call.execute.as_ref().map(|Object(asked)| Content {
             page_load: asked.page_load.as_ref().map(|_| Nothing::default()),
-            mboxes: asked.mboxes.as_deref().map(mboxes),
+            mboxes: asked.mboxes.as_ref().map(mboxes),
             views: None,
         });
         let prefetch = call.prefetch.as_ref().map(|Object(asked)| Content {
             page_load: asked.page_load.as_ref().map(|_| Nothing::default()),
-            mboxes: asked.mboxes.as_deref().map(mboxes),
-            views: asked.views.as_deref().map(views),
+            mboxes: asked.mboxes.as_ref().map(mboxes),
+            views: asked.views.as_ref().map(views),
         });
-        let notified =
-            |Object(notification): &'a Object<call::Notification>| Notified { id: &notification.id };
+        let notified = |notification: &'a call::Notification| Notified { id: &notification.id };
         let notifications = call.notifications.as_ref().map(|all| all.iter().map(notified).collect());
         let status = StatusCode::OK.as_u16();
         Self { status, request_id, client: client.as_str(), id, edge_host, execute, prefetch, notifications }
     }
 }
 
-fn mboxes(asked: &[Object<Mbox>]) -> Vec<MboxContent<'_>> {
+fn mboxes(asked: &Kept<Mbox>) -> Vec<MboxContent<'_>> {
     // The SDKs, too, number mboxes that bear no index.
-    let numbered = (0..).zip(asked.iter().map(|Object(mbox)| mbox));
+    let numbered = (0..).zip(asked.iter());
     let content = numbered.map(|(at, mbox)| MboxContent {
         index: mbox.index.unwrap_or(at),
         name: &mbox.name,
@@ -273,8 +273,8 @@ fn mboxes(asked: &[Object<Mbox>]) -> Vec<MboxContent<'_>> {
 }
 
 /// The views asked for by name; one without a name asks for all there are, and there are none.
-fn views(asked: &[Object<View>]) -> Vec<ViewContent<'_>> {
-    let named = asked.iter().filter_map(|Object(view)| Some((view.name.as_deref()?, view.key.as_deref())));
+fn views(asked: &Kept<View>) -> Vec<ViewContent<'_>> {
+    let named = asked.iter().filter_map(|view| Some((view.name.as_deref()?, view.key.as_deref())));
     named.map(|(name, key)| ViewContent { name, key, options: [] }).collect()
 }
 

@@ -9,8 +9,9 @@ use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use crate::http::Front;
-use crate::http::adobe::delivery::call::{Ids, Parameters, Unused, parse};
-use crate::http::adobe::delivery::{DeliveredIds, body, check_session_id, client_of, edge_host, write};
+use crate::http::adobe::delivery::body::{Taken, take};
+use crate::http::adobe::delivery::call::{Ids, Parameters, Unused};
+use crate::http::adobe::delivery::{DeliveredIds, check_session_id, client_of, edge_host, write};
 use crate::http::adobe::site::random_id;
 use crate::http::error::HttpError;
 use crate::http::request::Request;
@@ -32,7 +33,7 @@ pub(in crate::http) async fn answer(
         None => random_id()?,
     };
     let base_url = request.base_url(&front.app)?;
-    let call: Call = parse(&body(request).await?)?;
+    let Taken { call, _place } = take::<Call>(front, request, Some(&client)).await?;
     let Call { tnt_id, third_party_id, marketing_cloud_visitor_id, .. } = call;
     let sent = Ids { tnt_id, third_party_id, marketing_cloud_visitor_id };
     let (ids, left_out) =

@@ -14,7 +14,7 @@ pub(super) const PROFILE_PARAMETER: &str = "profile parameter";
 pub(super) const BLOCKED: &str = "that stands for nobody (blocked_ids)";
 /// The longest value, in characters (R9).
 pub(super) const VALUE_CHARS_MAX: usize = 5_000;
-/// The largest body: more than fifty of the longest names and values, in three encoded bytes a character.
+/// The largest body of the usual size: more than fifty of the longest names and values, in three encoded bytes a character.
 pub(super) const BODY_BYTES_MAX: usize = 1 << 20;
 
 /// Whether a value is longer than an attribute's may be.

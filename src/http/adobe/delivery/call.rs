@@ -1,16 +1,19 @@
 //! A Delivery call's body: typed where it is used, and checked with the place of what is wrong. The older calls in JSON
 //! are made of the same parts.
 //!
-//! Pure: bytes in, a [`Call`] or a sentence out.
+//! Pure: bytes in, a [`Call`] or a sentence out. Whatever is not used is passed over and takes no memory; of what is used,
+//! each list keeps a bounded part.
 
 use std::fmt;
+use std::io::{BufReader, Read};
 use std::marker::PhantomData;
 
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{DeserializeOwned, Error as _, MapAccess, Visitor};
+use serde::de::{DeserializeOwned, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::error::Category;
 
+use super::bounded::Bounded;
 use crate::http::adobe::site::{ATTRIBUTES_MAX, VALUE_CHARS_MAX, too_long};
 use crate::http::error::HttpError;
 use crate::model::profile::{NAME_CHARS_MAX, NAME_PREFIX, NameFault, attribute_name_fault};
@@ -23,6 +26,13 @@ const MBOXES_MAX: usize = 50;
 /// The most `parameters` in one map.
 const PARAMETERS_MAX: usize = 100;
 
+/// The most that is kept of one list: several times what a profile may have (`max_profile_bytes`, 1 MiB by default).
+pub(in crate::http::adobe) const KEPT_BYTES_MAX: usize = 4 << 20;
+/// What each piece that is kept costs beside its bytes.
+const PIECE_WEIGHT: usize = 64;
+/// How much of an arriving body is read at once.
+const PIECE_BYTES: usize = 64 << 10;
+
 /// A call's body.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -32,7 +42,7 @@ pub(super) struct Call {
     context: Option<Object<Context>>,
     pub(super) execute: Option<Object<Execute>>,
     pub(super) prefetch: Option<Object<Prefetch>>,
-    pub(super) notifications: Option<Vec<Object<Notification>>>,
+    pub(super) notifications: Option<Kept<Notification>>,
 }
 
 /// Who the visitor is.
@@ -54,16 +64,16 @@ struct Context {
 #[serde(rename_all = "camelCase")]
 pub(super) struct Execute {
     pub(super) page_load: Option<Object<PageLoad>>,
-    pub(super) mboxes: Option<Vec<Object<Mbox>>>,
+    pub(super) mboxes: Option<Kept<Mbox>>,
 }
 
 /// What to evaluate for later.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Prefetch {
-    pub(super) views: Option<Vec<Object<View>>>,
+    pub(super) views: Option<Kept<View>>,
     pub(super) page_load: Option<Object<PageLoad>>,
-    pub(super) mboxes: Option<Vec<Object<Mbox>>>,
+    pub(super) mboxes: Option<Kept<Mbox>>,
 }
 
 /// The page as a whole.
@@ -108,12 +118,8 @@ pub(super) struct Notification {
 }
 
 impl Call {
-    /// Reads a body; an error names the place and what is wrong there.
-    pub(super) fn parse(body: &[u8]) -> Result<Self, HttpError> {
-        parse::<Self>(body)?.with_few_mboxes()
-    }
-
-    fn with_few_mboxes(self) -> Result<Self, HttpError> {
+    /// Refuses more mboxes than a call may have.
+    pub(super) fn with_few_mboxes(self) -> Result<Self, HttpError> {
         let executed = self.execute.as_ref().and_then(|it| it.0.mboxes.as_ref());
         let prefetched = self.prefetch.as_ref().and_then(|it| it.0.mboxes.as_ref());
         check_mbox_count("execute.mboxes", executed)?;
@@ -136,14 +142,22 @@ impl Call {
         let mut maps = vec![];
         if let Some(Object(execute)) = &mut self.execute {
             maps.extend(execute.page_load.as_mut().map(|it| &mut it.0.profile_parameters));
-            maps.extend(execute.mboxes.iter_mut().flatten().map(|it| &mut it.0.profile_parameters));
+            maps.extend(
+                execute.mboxes.iter_mut().flat_map(Kept::iter_mut).map(|it| &mut it.profile_parameters),
+            );
         }
         if let Some(Object(prefetch)) = &mut self.prefetch {
-            maps.extend(prefetch.views.iter_mut().flatten().map(|it| &mut it.0.profile_parameters));
+            maps.extend(
+                prefetch.views.iter_mut().flat_map(Kept::iter_mut).map(|it| &mut it.profile_parameters),
+            );
             maps.extend(prefetch.page_load.as_mut().map(|it| &mut it.0.profile_parameters));
-            maps.extend(prefetch.mboxes.iter_mut().flatten().map(|it| &mut it.0.profile_parameters));
+            maps.extend(
+                prefetch.mboxes.iter_mut().flat_map(Kept::iter_mut).map(|it| &mut it.profile_parameters),
+            );
         }
-        maps.extend(self.notifications.iter_mut().flatten().map(|it| &mut it.0.profile_parameters));
+        maps.extend(
+            self.notifications.iter_mut().flat_map(Kept::iter_mut).map(|it| &mut it.profile_parameters),
+        );
         maps.into_iter().filter_map(Option::take).flat_map(|Parameters(map)| map).collect()
     }
 }
@@ -151,9 +165,9 @@ impl Call {
 /// Refuses more mboxes than a call may have, in Adobe's words ("Target limits", Delivery API and batch mbox v2).
 pub(in crate::http::adobe) fn check_mbox_count<T>(
     place: &str,
-    mboxes: Option<&Vec<T>>,
+    mboxes: Option<&Kept<T>>,
 ) -> Result<(), HttpError> {
-    if mboxes.is_some_and(|mboxes| mboxes.len() > MBOXES_MAX) {
+    if mboxes.is_some_and(|mboxes| mboxes.0.len() > MBOXES_MAX) {
         return Err(HttpError::Wrong(format!("{place}: size must be between 0 and {MBOXES_MAX}")));
     }
     Ok(())
@@ -161,8 +175,31 @@ pub(in crate::http::adobe) fn check_mbox_count<T>(
 
 /// Reads a body that is one object; an error names the place and what is wrong there.
 pub(in crate::http::adobe) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, HttpError> {
-    let mut json = serde_json::Deserializer::from_slice(body);
-    let call: Result<Object<T>, _> = serde_path_to_error::deserialize(&mut json);
+    read(&mut serde_json::Deserializer::from_slice(body))
+}
+
+/// The same of a body as it arrives, of which no more is in memory than a buffer, what is used of it, and its longest
+/// string; `body_bytes_max` holds. Blocks as `body` does.
+pub(super) fn parse_arriving<T: DeserializeOwned>(
+    body: impl Read,
+    body_bytes_max: u64,
+) -> Result<T, HttpError> {
+    let mut bounded = Bounded::new(body, body_bytes_max);
+    let mut json = serde_json::Deserializer::from_reader(BufReader::with_capacity(PIECE_BYTES, &mut bounded));
+    let call = read(&mut json);
+    drop(json);
+    match bounded.fault() {
+        Some(fault) => Err(fault),
+        None => call,
+    }
+}
+
+fn read<'de, R, T>(json: &mut serde_json::Deserializer<R>) -> Result<T, HttpError>
+where
+    R: serde_json::de::Read<'de>,
+    T: DeserializeOwned,
+{
+    let call: Result<Object<T>, _> = serde_path_to_error::deserialize(&mut *json);
     match call {
         Ok(Object(call)) => match json.end() {
             Ok(()) => Ok(call),
@@ -221,6 +258,90 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     }
 }
 
+/// A list of objects, of which what is used is kept: [`KEPT_BYTES_MAX`] of it, however long the body is. What has nothing
+/// that is used is not kept.
+#[derive(Debug)]
+pub(in crate::http::adobe) struct Kept<T>(Vec<T>);
+
+impl<T> Kept<T> {
+    pub(in crate::http::adobe) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.0.iter()
+    }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.0.iter_mut()
+    }
+}
+
+/// What takes memory as long as a call is not answered.
+pub(in crate::http::adobe) trait Weighs {
+    /// About how many bytes; none if nothing of it is used.
+    fn weight(&self) -> usize;
+}
+
+/// What a text that is kept weighs, if there is one.
+pub(in crate::http::adobe) fn text_weight(text: Option<&String>) -> usize {
+    text.map_or(0, |text| PIECE_WEIGHT + text.len())
+}
+
+fn map_weight(map: Option<&Parameters>) -> usize {
+    map.map_or(0, |Parameters(pairs)| {
+        pairs.iter().map(|(name, value)| PIECE_WEIGHT + name.len() + value.len()).sum()
+    })
+}
+
+impl Weighs for Mbox {
+    fn weight(&self) -> usize {
+        text_weight(Some(&self.name)) + map_weight(self.profile_parameters.as_ref())
+    }
+}
+
+impl Weighs for View {
+    fn weight(&self) -> usize {
+        text_weight(self.name.as_ref())
+            + text_weight(self.key.as_ref())
+            + map_weight(self.profile_parameters.as_ref())
+    }
+}
+
+impl Weighs for Notification {
+    fn weight(&self) -> usize {
+        text_weight(Some(&self.id)) + map_weight(self.profile_parameters.as_ref())
+    }
+}
+
+impl<'de, T: Deserialize<'de> + Weighs> Deserialize<'de> for Kept<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Items<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de> + Weighs> Visitor<'de> for Items<T> {
+            type Value = Kept<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a sequence")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+                let (mut kept, mut weight) = (vec![], 0);
+                while let Some(Object(item)) = list.next_element::<Object<T>>()? {
+                    match item.weight() {
+                        0 => continue,
+                        more => weight += more,
+                    }
+                    if weight > KEPT_BYTES_MAX {
+                        return Err(A::Error::custom(format_args!(
+                            "ids, names and profileParameters have more than {KEPT_BYTES_MAX} bytes, {PIECE_WEIGHT} \
+                             counted for each beside its text: send them in several calls"
+                        )));
+                    }
+                    kept.push(item);
+                }
+                Ok(Kept(kept))
+            }
+        }
+        deserializer.deserialize_seq(Items(PhantomData))
+    }
+}
+
 /// A map of `parameters`: they are not ours and may hold anything, but for how many and how long they are.
 #[derive(Debug)]
 pub(in crate::http::adobe) struct Unused;
@@ -237,7 +358,7 @@ impl<'de> Deserialize<'de> for Unused {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut count = 0;
-                while let Some((name, value)) = map.next_entry::<String, serde_json::Value>()? {
+                while let Some((name, value)) = map.next_entry::<String, Measured>()? {
                     count += 1;
                     if count > PARAMETERS_MAX {
                         return Err(A::Error::custom(format_args!("more than {PARAMETERS_MAX} parameters")));
@@ -245,7 +366,7 @@ impl<'de> Deserialize<'de> for Unused {
                     if name.chars().nth(NAME_CHARS_MAX).is_some() {
                         return Err(A::Error::custom(name_too_long(&name)));
                     }
-                    if value.as_str().is_some_and(too_long) {
+                    if value.too_long {
                         return Err(A::Error::custom(value_too_long(&name)));
                     }
                 }
@@ -253,6 +374,59 @@ impl<'de> Deserialize<'de> for Unused {
             }
         }
         deserializer.deserialize_map(Counted)
+    }
+}
+
+/// Any value, of which only its length is used, if it is a text.
+struct Measured {
+    too_long: bool,
+}
+
+impl<'de> Deserialize<'de> for Measured {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any;
+        impl<'de> Visitor<'de> for Any {
+            type Value = Measured;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("any value")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Measured, E> {
+                Ok(Measured { too_long: too_long(text) })
+            }
+
+            fn visit_bool<E: serde::de::Error>(self, _: bool) -> Result<Measured, E> {
+                self.visit_unit()
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, _: i64) -> Result<Measured, E> {
+                self.visit_unit()
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, _: u64) -> Result<Measured, E> {
+                self.visit_unit()
+            }
+
+            fn visit_f64<E: serde::de::Error>(self, _: f64) -> Result<Measured, E> {
+                self.visit_unit()
+            }
+
+            fn visit_unit<E: serde::de::Error>(self) -> Result<Measured, E> {
+                Ok(Measured { too_long: false })
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Measured, A::Error> {
+                while list.next_element::<IgnoredAny>()?.is_some() {}
+                self.visit_unit()
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Measured, A::Error> {
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                self.visit_unit()
+            }
+        }
+        deserializer.deserialize_any(Any)
     }
 }
 
@@ -316,8 +490,12 @@ mod tests {
 
     use super::*;
 
+    fn parsed(body: &[u8]) -> Result<Call, HttpError> {
+        parse::<Call>(body)?.with_few_mboxes()
+    }
+
     fn refused(body: &str) -> String {
-        Call::parse(body.as_bytes()).map(|_| ()).unwrap_err().to_string()
+        parsed(body.as_bytes()).map(|_| ()).unwrap_err().to_string()
     }
 
     #[track_caller]
@@ -364,7 +542,7 @@ mod tests {
         let long = |name: usize, value: usize| {
             map(&format!(r#"{{"{}":"{}"}}"#, "n".repeat(name), "é".repeat(value)))
         };
-        assert!(Call::parse(long(128, 5_000).as_bytes()).is_ok());
+        assert!(parsed(long(128, 5_000).as_bytes()).is_ok());
         let start = "n".repeat(24);
         check(
             &long(129, 1),
@@ -375,16 +553,16 @@ mod tests {
             let pairs: Vec<String> = (0..count).map(|n| format!(r#""a{n}":"x""#)).collect();
             map(&format!("{{{}}}", pairs.join(",")))
         };
-        assert!(Call::parse(many(50).as_bytes()).is_ok());
+        assert!(parsed(many(50).as_bytes()).is_ok());
         check(&many(51), &format!("{at}: more than 50 parameters"));
         // Not ours: adobe/aepsdk-target-ios sends raw requests with whatever the app put there.
         let unused = |map: &str| format!(r#"{{"execute":{{"mboxes":[{{"name":"m","parameters":{map}}}]}}}}"#);
         for taken in [r#"{"a":1,"b":null,"c":true,"d":[{}],"profile.x":"y","":"z"}"#, "{}", "null"] {
-            assert!(Call::parse(unused(taken).as_bytes()).is_ok(), "{taken}");
+            assert!(parsed(unused(taken).as_bytes()).is_ok(), "{taken}");
         }
         let params =
             |count: usize| (0..count).map(|n| format!(r#""a{n}":{n}"#)).collect::<Vec<_>>().join(",");
-        assert!(Call::parse(unused(&format!("{{{}}}", params(100))).as_bytes()).is_ok());
+        assert!(parsed(unused(&format!("{{{}}}", params(100))).as_bytes()).is_ok());
         let at = "execute.mboxes[0].parameters";
         check(&unused(&format!("{{{}}}", params(101))), &format!("{at}: more than 100 parameters"));
         let long = format!(r#"{{"n":"{}"}}"#, "x".repeat(5_001));
@@ -393,17 +571,34 @@ mod tests {
         let mboxes = |count: usize| vec![r#"{"name":"m"}"#; count].join(",");
         for part in ["execute", "prefetch"] {
             let call = |count| format!(r#"{{"{part}":{{"mboxes":[{}]}}}}"#, mboxes(count));
-            assert!(Call::parse(call(50).as_bytes()).is_ok());
+            assert!(parsed(call(50).as_bytes()).is_ok());
             check(&call(51), &format!("{part}.mboxes: size must be between 0 and 50"));
         }
         assert_eq!(refused(&format!(r#"{{"id":"{}"}}"#, "x".repeat(9_000))).chars().count(), 401);
     }
 
     #[test]
+    fn of_one_list_so_much_is_kept_and_of_what_is_not_used_nothing() {
+        let list =
+            |part: &str, item: &str, count: usize| format!("{{{part}[{}]}}", vec![item; count].join(","));
+        let notified = |item: &str, count| parsed(list("\"notifications\":", item, count).as_bytes());
+        let id = format!(r#"{{"id":"{}"}}"#, "x".repeat(1_024 - PIECE_WEIGHT));
+        assert_eq!(notified(&id, 4_096).unwrap().notifications.unwrap().iter().count(), 4_096);
+        let told = notified(&id, 4_097).map(|_| ()).unwrap_err().to_string();
+        assert!(told.starts_with("Notification not taken: notifications"), "{told}");
+        assert!(told.contains("have more than 4194304 bytes"), "{told}");
+        let empty = r#"{"id":"","profileParameters":{"a":""}}"#;
+        assert!(notified(empty, 1_000_000).is_err(), "each piece costs something");
+        let views = list("\"prefetch\":{\"views\":", "{}", 1_000_000) + "}";
+        let call = parsed(views.as_bytes()).unwrap();
+        assert_eq!(call.prefetch.unwrap().0.views.unwrap().iter().count(), 0);
+    }
+
+    #[test]
     fn what_is_not_used_may_be_anything_and_null_is_absent() {
         let body = r#"{"context":{"channel":5,"beacon":null},"id":null,"qaMode":[],"notifications":null,"x":{"y":[{}]},
             "execute":{"pageLoad":null,"mboxes":null},"prefetch":{"views":[{"name":null,"profileParameters":null}]}}"#;
-        let mut call = Call::parse(body.as_bytes()).unwrap();
+        let mut call = parsed(body.as_bytes()).unwrap();
         assert!(call.take_attributes().is_empty() && !call.is_beacon() && call.ids().is_none());
     }
 
@@ -414,7 +609,7 @@ mod tests {
                 "views":[{"profileParameters":{"d":"4"}},{"profileParameters":{"e":"5"}}]},
             "execute":{"mboxes":[{"name":"m","profileParameters":{"b":"2"},"parameters":{"no":"0"}},
                 {"name":"m","profileParameters":{"c":"3"}}],"pageLoad":{"profileParameters":{"a":"1"}}}}"#;
-        let attributes = Call::parse(body.as_bytes()).unwrap().take_attributes();
+        let attributes = parsed(body.as_bytes()).unwrap().take_attributes();
         let names: String = attributes.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, "abcdefgih");
     }
@@ -461,10 +656,31 @@ mod tests {
 
     proptest! {
         #[test]
+        fn a_body_is_read_alike_whole_and_as_it_arrives(
+            body in json(),
+            cut in any::<prop::sample::Index>(),
+            change in any::<Option<(prop::sample::Index, u8)>>(),
+        ) {
+            let mut bytes = body.to_string().into_bytes();
+            if let Some((at, byte)) = change {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            for bytes in [&bytes[..], &bytes[..cut.index(bytes.len())]] {
+                let whole = parse::<Call>(bytes);
+                let arriving = parse_arriving::<Call>(bytes, 1 << 20);
+                // How much of a broken text was looked at before it is told differs.
+                let told = |error: HttpError| error.to_string().split(" at line ").next().map(str::to_owned);
+                let seen = |call: Call| format!("{call:?}");
+                prop_assert_eq!(arriving.map(seen).map_err(told), whole.map(seen).map_err(told));
+            }
+        }
+
+        #[test]
         fn no_json_and_no_part_of_one_panics(body in json(), cut in any::<prop::sample::Index>()) {
             let text = body.to_string();
             for bytes in [text.as_bytes(), &text.as_bytes()[..cut.index(text.len())]] {
-                match Call::parse(bytes) {
+                match parsed(bytes) {
                     Ok(mut call) => drop(call.take_attributes()),
                     Err(error) => prop_assert!(error.to_string().chars().count() <= MESSAGE_CHARS_MAX + 1),
                 }
@@ -473,7 +689,7 @@ mod tests {
 
         #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            drop(Call::parse(&bytes));
+            drop(parsed(&bytes));
         }
     }
 }
