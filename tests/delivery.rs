@@ -215,8 +215,9 @@ fn a_call_that_is_not_legal_is_refused_and_told_why() {
     assert_eq!((endless.status, endless.text().chars().count() < 500), (400, true));
     assert_eq!(daemon.visitor("demo", "pc", "a"), None, "a refused call leaves no trace");
 
-    let large = format!(r#"{{"x":"{}"}}"#, "x".repeat(1 << 20));
-    check(PATH, &large, 413, "the body has more than 1048576 bytes");
+    let large = format!(r#"{{"x":"{}"}}"#, "x".repeat((1 << 20) + 1));
+    let long = "the string that begins at byte 6 of the body has more than 1048576 bytes: send shorter ones";
+    check(PATH, &large, 413, long);
     let reply = daemon.get(PATH);
     assert_eq!((reply.status, reply.header("allow")), (405, Some("POST")));
 }
@@ -620,7 +621,6 @@ fn large(id: &str, bytes: usize) -> Vec<u8> {
 }
 
 const LARGE_CALL: &str = "/rest/v1/delivery?client=demo&sessionId=s";
-const JSON: (&str, &str) = ("Content-Type", "application/json");
 
 #[test]
 fn a_body_of_60_mb_is_taken_and_one_byte_more_is_not() {
