@@ -310,6 +310,44 @@ fn what_is_brought_as_authorization_is_read_as_the_standard_says() {
     assert_eq!(daemon.get(&query).status, 401);
 }
 
+/// Where a token is missing the answer says where it goes, also if it stands where others read one (RFC 6750); and where
+/// none is needed, one is no harm.
+#[test]
+fn a_token_at_the_wrong_place_is_told_of_and_one_that_is_not_needed_does_no_harm() {
+    let daemon = Daemon::start();
+    let site = ["/m2/demo/mbox/json?mbox=m&mboxPC=1", "/healthz", "/readyz", "/openapi.json"];
+    // There are none: whoever brings one is let in like anybody.
+    for path in site.iter().chain(&["/api/v1/batches?client=demo", "/metrics"]) {
+        assert_eq!(call(&daemon, "GET", path, Some("profiled_nobody")).status, 200, "{path}");
+    }
+    let token = daemon.make_token(&["--client", "demo", "--scope", "admin"]);
+    daemon.hang_up();
+    wait_for("the token to be asked for", || {
+        (daemon.get("/api/v1/batches?client=demo").status == 401).then_some(())
+    });
+    for path in site {
+        for brought in [token.as_str(), "profiled_nobody"] {
+            assert_eq!(call(&daemon, "GET", path, Some(brought)).status, 200, "{path}");
+        }
+    }
+    let right = "send Authorization: Bearer TOKEN, with a token from `profiled token new`";
+    let missing = format!("a token is needed: {right}; it is not read from a body");
+    let in_query = format!("access_token in the query is not read, for logs would keep it: {right}");
+    let in_header = format!("the header access_token is not read: {right}");
+    let batches = "/api/v1/batches?client=demo";
+    let update = "/m2/demo/profile/update";
+    let form = format!("mboxPC=1&profile.a=1&access_token={token}");
+    let query = format!("{batches}&access_token={token}");
+    let json = |reply: &Reply| reply.json()["message"].as_str().map(str::to_owned);
+    assert_eq!(json(&daemon.get(batches)), Some(missing.clone()));
+    assert_eq!(json(&daemon.get(&query)), Some(in_query.clone()));
+    assert_eq!(json(&daemon.call("GET", batches, &[("access_token", &token)], None)), Some(in_header));
+    let refused = daemon.get(&format!("{update}?{form}"));
+    assert_eq!((refused.status, refused.element("message")), (403, Some(format!("Forbidden: {in_query}"))));
+    let refused = daemon.post_form(update, &form);
+    assert_eq!((refused.status, refused.element("message")), (403, Some(format!("Forbidden: {missing}"))));
+}
+
 #[test]
 fn a_tokens_life() {
     let mut daemon = Daemon::start();
@@ -449,9 +487,11 @@ fn tokens_that_cannot_be_read_open_no_door() {
     wait_for("the doors to close", || {
         (daemon.get("/api/v1/batches?client=demo").status == 401).then_some(())
     });
-    assert!(daemon.complaints().contains("tokens.json"), "{}", daemon.complaints());
+    // The doors close a moment before the daemon says why.
+    wait_for("the complaint", || daemon.complaints().contains("tokens.json").then_some(()));
     daemon.kill9();
     assert!(daemon.try_restart().is_err());
+    // Since its last start, that is.
     assert!(daemon.complaints().contains("tokens.json"), "{}", daemon.complaints());
     std::fs::remove_dir(&tokens).unwrap();
     daemon.restart();

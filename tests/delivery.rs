@@ -180,7 +180,12 @@ fn a_call_that_is_not_legal_is_refused_and_told_why() {
 
     check(PATH, "", 400, "the body is not JSON: EOF while parsing a value at line 1 column 0");
     check(PATH, "[1]", 400, "the body: invalid type: sequence, expected an object");
-    check(PATH, r#"{"id":{"tntId":1}}"#, 400, "id.tntId: invalid type: integer `1`, expected a string");
+    check(
+        PATH,
+        r#"{"id":{"tntId":true}}"#,
+        400,
+        "id.tntId: invalid type: boolean `true`, expected a string, or an integer",
+    );
     check(
         PATH,
         r#"{"id":{"tntId":"a.b.c"}}"#,
@@ -197,7 +202,7 @@ fn a_call_that_is_not_legal_is_refused_and_told_why() {
         PATH,
         r#"{"id":{"tntId":"a"},"prefetch":{"mboxes":[{"name":"m"},{"name":"n","profileParameters":{"n":1}}]}}"#,
         400,
-        "prefetch.mboxes[1].profileParameters.n: invalid type: integer `1`, expected a string",
+        "prefetch.mboxes[1].profileParameters.n: a value must be a string: send \"1\", with the quotes",
     );
     check(
         PATH,
@@ -427,6 +432,35 @@ fn the_host_is_named_where_the_sdks_come_back_to_it() {
 }
 
 /// The older calls in JSON, each with where it is from: what is answered, and what the profile then has.
+/// Callers in JavaScript hold a CRM's ids as numbers (a public caller sends `thirdPartyId: 2047337005`).
+#[test]
+fn an_id_may_be_a_number_and_comes_back_as_a_string() {
+    let daemon = Daemon::start();
+    let long = "123456789012345678901234567890";
+    let calls = [
+        ("/rest/v1/delivery?client=demo&sessionId=s", r#"{"id":IDS}"#),
+        ("/rest/v2/batchmbox?client=demo", r#"{"id":IDS}"#),
+        ("/rest/v1/mbox/s?client=demo", r#"{"mbox":"m","tntId":2047337005,"thirdPartyId":LONG}"#),
+    ];
+    for (path, body) in calls {
+        let ids = r#"{"tntId":2047337005,"thirdPartyId":LONG,"customerIds":[{"id":7,"integrationCode":8}]}"#;
+        let reply = post(&daemon, path, &body.replace("IDS", ids).replace("LONG", long));
+        let told = reply.json();
+        let id = told.get("id").unwrap_or(&told);
+        assert_eq!(
+            (&id["tntId"], &id["thirdPartyId"]),
+            (&json!("2047337005"), &json!(long)),
+            "{path} {told}"
+        );
+        let visitor = daemon.visitor("demo", "third-party", long).unwrap();
+        assert_eq!(visitor["pcIds"], json!(["2047337005"]), "{path}");
+    }
+    let refused = post(&daemon, calls[0].0, r#"{"id":{"thirdPartyId":1.36732E+12}}"#);
+    let why = "id.thirdPartyId: 1367320000000 is a number with a point or an exponent, or of more than 64 bits, which may have lost digits: \
+               send the id as a string";
+    assert_eq!(refused.json(), json!({ "status": 400, "message": why }));
+}
+
 #[test]
 fn the_older_calls_in_json_are_taken_and_end_in_the_profiles() {
     let daemon = Daemon::start_configured(&format!("default_client = 'demo'\n[clients.other]\n{SETTINGS}"));

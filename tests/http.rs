@@ -278,3 +278,30 @@ fn a_limit_that_ends_a_request_is_named_in_the_log() {
     }
     assert!(!log.contains("secret"), "{log}");
 }
+
+/// hyper refuses such a request with no word at all, and drops in silence what stands behind a `#`. Adobe takes these in a
+/// query ("Page parameters", caveats), so callers send them.
+#[test]
+fn what_must_be_encoded_in_a_query_is_named_in_the_doors_form() {
+    let daemon = Daemon::start();
+    for (byte, shown) in [
+        ("<", "'<'"),
+        (">", "'>'"),
+        ("\"", "'\"'"),
+        ("#", "'#'"),
+        (" ", "a space"),
+        ("\t", "a control character"),
+    ] {
+        let path = format!("/m2/demo/profile/update?mboxPC=1&profile.a=x{byte}y&profile.b=1");
+        let refused = daemon.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes());
+        let encoded = format!("%{:02X}", byte.as_bytes()[0]);
+        let told = format!("the path or its query holds {shown} as it is: percent-encode it, as {encoded}");
+        let message = refused.element("message").map(|it| it.replace("&lt;", "<").replace("&gt;", ">"));
+        assert_eq!((refused.status, message), (400, Some(told)), "{byte:?}");
+        assert_eq!(refused.header("connection"), Some("close"), "{byte:?}");
+    }
+    daemon.mbox("demo", "mboxPC=1");
+    let taken = "GET /m2/demo/profile/update?mboxPC=1&profile.a={}|\\^[] HTTP/1.1\r\nHost: a\r\n\r\n";
+    assert_eq!(daemon.send(taken.as_bytes()).status, 200);
+    assert_eq!(daemon.value("demo", "pc", "1", "a").as_deref(), Some("{}|\\^[]"));
+}

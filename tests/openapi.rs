@@ -21,6 +21,8 @@ struct Tour<'d> {
     daemon: &'d Daemon,
     document: Value,
     made: BTreeSet<(String, String)>,
+    /// The headers that were seen.
+    headers: BTreeSet<String>,
 }
 
 impl Tour<'_> {
@@ -44,6 +46,14 @@ impl Tour<'_> {
             reply.status >= 400 || responses.get(&status).is_some(),
             "no such status is described: {told}"
         );
+        // Those aside that say how the answer is framed, and its form, which stands in `content`.
+        let framing = ["content-type", "content-length", "transfer-encoding", "date"];
+        let described: BTreeSet<String> =
+            response["headers"].as_object().unwrap().keys().map(|name| name.to_ascii_lowercase()).collect();
+        for (name, _) in reply.headers.iter().filter(|(name, _)| !framing.contains(&name.as_str())) {
+            assert!(described.contains(name), "the header {name} is not described: {told}");
+            self.headers.insert(name.clone());
+        }
         let media_type = reply.header("content-type").map(str::to_owned);
         match (media_type, response.get("content")) {
             (None, None) => {}
@@ -90,7 +100,7 @@ impl Tour<'_> {
 fn the_answers_to_all_calls_are_as_described() {
     let daemon = Daemon::start();
     let document = daemon.get("/openapi.json").json();
-    let mut tour = Tour { daemon: &daemon, document, made: BTreeSet::new() };
+    let mut tour = Tour { daemon: &daemon, document, made: BTreeSet::new(), headers: BTreeSet::new() };
     let mbox = "/m2/{client}/mbox/{kind}";
     let form = ("Content-Type", "application/x-www-form-urlencoded");
     for kind in ["json", "ajax", "standard"] {
@@ -130,6 +140,7 @@ fn the_answers_to_all_calls_are_as_described() {
     let file = "batch=pcId,a,b\n1,x,y\n9,x\n1,%zz\n1,,\n";
     for path in ["/m2/{client}/profile/batchUpdate", "/m2/{client}/v2/profile/batchUpdate"] {
         let url = path.replace("{client}", "demo");
+        tour.call("post", path, &url, &[form, ("Idempotency-Key", path)], Some(file));
         tour.call("post", path, &url, &[form, ("Idempotency-Key", path)], Some(file));
         tour.call("post", path, &url, &[form, ("Idempotency-Key", path)], Some("batch=pcId,a\n1,1\n"));
         tour.call("post", path, &url, &[form], Some("nothing"));
@@ -190,11 +201,81 @@ fn the_answers_to_all_calls_are_as_described() {
         tour.get(path, path);
     }
 
+    // A call that goes on without something says so, whatever its door.
+    let origin = ("Origin", "http://shop.test");
+    let nobody = r#"{"id":{"thirdPartyId":"undefined"},"thirdPartyId":"undefined","mbox":"m"}"#;
+    let left_out = |reply: Reply| assert!(reply.header("profiled-left-out").is_some(), "{}", reply.text());
+    let url = "/m2/demo/mbox/json?mbox=m&mboxPC=1&mbox3rdPartyId=undefined";
+    left_out(tour.get("/m2/{client}/mbox/{kind}", url));
+    left_out(
+        tour.get(ubox, "/m2/demo/ubox/image?mbox=m&mboxPC=1&mbox3rdPartyId=null&mboxDefault=http://a/b"),
+    );
+    left_out(tour.get(update, "/m2/demo/profile/update?mboxPC=1&profile.a=x&b"));
+    left_out(tour.call(
+        "post",
+        "/rest/v1/mbox",
+        "/rest/v1/mbox?client=demo",
+        &[media_type, origin],
+        Some(nobody),
+    ));
+    let batches = "/rest/v2/batchmbox";
+    left_out(tour.call(
+        "post",
+        batches,
+        "/rest/v2/batchmbox?client=demo",
+        &[media_type, origin],
+        Some(nobody),
+    ));
+    left_out(tour.call(
+        "post",
+        delivery,
+        "/rest/v1/delivery?client=demo&sessionId=s",
+        &[media_type],
+        Some(nobody),
+    ));
+    let url = "/m2/demo/profile/batchUpdate";
+    let batch_update = "/m2/{client}/profile/batchUpdate";
+    tour.call("post", batch_update, url, &[("Content-Type", "image/png")], Some("x"));
+    for name in
+        ["profiled-left-out", "profiled-outcome", "profiled-seq", "idempotency-replayed", "etag", "link"]
+    {
+        assert!(tour.headers.contains(name), "no call was made that answers with {name}");
+    }
+
     let paths = tour.document["paths"].as_object().unwrap().iter();
     let all: BTreeSet<_> = paths
         .flat_map(|(path, methods)| methods.as_object().unwrap().keys().map(|it| (it.clone(), path.clone())))
         .collect();
     assert_eq!(tour.made, all, "each call that is described is made");
+}
+
+/// A header that is made in the sources is one that the document describes, or one of a request.
+#[test]
+fn each_header_that_the_sources_name_is_described() {
+    let daemon = Daemon::start();
+    let document = daemon.get("/openapi.json").text().to_ascii_lowercase();
+    let of_requests = ["sec-fetch-site", "access_token"];
+    // Pages alone have it, and no document describes those.
+    let of_pages = ["referrer-policy"];
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src/http")];
+    let mut found = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let source = std::fs::read_to_string(&path).unwrap();
+            for after in source.split("HeaderName::from_static(\"").skip(1) {
+                let name = after.split('"').next().unwrap();
+                found += 1;
+                let known = of_requests.contains(&name) || of_pages.contains(&name);
+                assert!(known || document.contains(&format!("\"{name}\"")), "{name} of {}", path.display());
+            }
+        }
+    }
+    assert!(found > 5, "{found}");
 }
 
 #[test]

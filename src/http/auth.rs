@@ -70,6 +70,8 @@ pub(super) enum Unauthorized {
     Malformed,
     /// Its token stands in a header of its own, where one of Adobe's clients puts it.
     Elsewhere,
+    /// Its token stands in the query, where logs and histories would keep it.
+    InQuery,
     /// Its token lets nobody in.
     Refused(Refusal),
 }
@@ -78,7 +80,11 @@ impl std::fmt::Display for Unauthorized {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         const RIGHT: &str = "send Authorization: Bearer TOKEN, with a token from `profiled token new`";
         match self {
-            Self::Missing => write!(f, "a token is needed: {RIGHT}"),
+            // Nobody reads a body before it is known who sends it: what stands there can't be named.
+            Self::Missing => write!(f, "a token is needed: {RIGHT}; it is not read from a body"),
+            Self::InQuery => {
+                write!(f, "access_token in the query is not read, for logs would keep it: {RIGHT}")
+            }
             Self::Elsewhere => write!(f, "the header access_token is not read: {RIGHT}"),
             Self::Malformed => write!(f, "Authorization is not understood: {RIGHT}"),
             Self::Refused(refusal) => write!(f, "{refusal}: {RIGHT}"),
@@ -90,7 +96,7 @@ impl Unauthorized {
     /// What `WWW-Authenticate` says (RFC 6750, section 3).
     pub(super) const fn challenge(self) -> &'static str {
         match self {
-            Self::Missing | Self::Elsewhere => "Bearer realm=\"profiled\"",
+            Self::Missing | Self::Elsewhere | Self::InQuery => "Bearer realm=\"profiled\"",
             Self::Malformed => "Bearer realm=\"profiled\", error=\"invalid_request\"",
             Self::Refused(_) => "Bearer realm=\"profiled\", error=\"invalid_token\"",
         }
@@ -131,6 +137,7 @@ pub(super) fn admit(
         },
         Ok(None) if access == Access::OpenInPart => Ok(Bearer::Nobody),
         Ok(None) if request.has_header(&ACCESS_TOKEN) => refused(Unauthorized::Elsewhere),
+        Ok(None) if request.query().get("access_token").is_some() => refused(Unauthorized::InQuery),
         Ok(None) => refused(Unauthorized::Missing),
         Err(()) => refused(Unauthorized::Malformed),
     }

@@ -7,7 +7,8 @@
 //! would have to guess is an [`Offence`], behind which nothing is passed on. So it takes less than hyper does. A length is
 //! 1 to 19 digits. `chunked` is the one coding that is known, and it stands alone. A line of the head that says how long a
 //! body is, and a line between chunks, must fit into what is kept of one. All these lines end with CR LF, and hold no other
-//! CR. `tests/fuzz.rs` lays it beside hyper.
+//! CR. What hyper would refuse of a path or a query without a word is an offence, too, that says what to encode; and so
+//! is a `#`, for what stands behind one hyper drops in silence. `tests/fuzz.rs` lays it beside hyper.
 
 use std::borrow::Cow;
 
@@ -35,6 +36,8 @@ pub enum Offence {
     BareLineFeed,
     /// What stands between two chunks is not a size, or is longer than is taken.
     ChunkUnclear,
+    /// The path or its query holds a byte that must be percent-encoded there.
+    UriUnclear(u8),
     /// The path with its query has more bytes than these.
     UriTooLong(usize),
     /// The header has more bytes than these.
@@ -60,6 +63,17 @@ impl Offence {
             Self::ChunkUnclear => {
                 "what stands between two chunks of the body is not right: send a size of 1 to 16 hexadecimal digits, \
                  and CR LF"
+            }
+            Self::UriUnclear(byte) => {
+                let shown = match byte {
+                    b' ' => "a space".into(),
+                    b'!'..=b'~' => format!("'{}'", char::from(byte)),
+                    _ => "a control character".into(),
+                };
+                return format!(
+                    "the path or its query holds {shown} as it is: percent-encode it, as %{byte:02X}"
+                )
+                .into();
             }
             Self::UriTooLong(max) => {
                 return format!("the path with its query has more than {max} bytes: send parameters by POST")
@@ -159,10 +173,16 @@ struct Head {
 enum Uri {
     #[default]
     Before,
-    /// So many bytes into it.
-    In(usize),
-    After,
+    /// So many bytes into it, and whether they hold a query.
+    In { bytes: usize, query: bool },
+    /// So many bytes of [`VERSION`] behind it.
+    After(usize),
 }
+
+/// What follows the path, and is put to one that is cut.
+const VERSION: &[u8] = b"HTTP/1.1\r\n\r\n";
+/// How much of it is looked at: hyper says what it thinks of the rest.
+const VERSION_BYTES_SEEN: usize = "HTTP/".len();
 
 /// What the line that is being read holds so far.
 #[derive(Debug, Default, Clone, Copy)]
@@ -338,11 +358,10 @@ impl Head {
             return Some(Cut { at: 0, offence, ending: self.line.ending(), in_body: false });
         }
         let (uri, line, room) = (self.uri, self.line, limits.bytes_max.saturating_sub(self.bytes));
-        let too_long = if self.lines == 0 { self.uri.measure(part, limits.uri_bytes_max) } else { None };
+        let cut = if self.lines == 0 { self.uri.measure(part, limits.uri_bytes_max) } else { None };
         let bytes = part.len() + usize::from(ends);
-        if let Some(at) = too_long.filter(|at| *at <= room) {
-            let offence = Offence::UriTooLong(limits.uri_bytes_max);
-            return Some(Cut { at, offence, ending: Uri::In(at.max(1)).ending(), in_body: false });
+        if let Some(cut) = cut.filter(|cut| cut.at <= room) {
+            return Some(cut);
         }
         if bytes > room {
             let passed = part.get(..room).unwrap_or(part);
@@ -402,21 +421,41 @@ impl Head {
 }
 
 impl Uri {
-    /// Takes the next bytes of the request line; says how many of them may be passed on, if not all.
-    fn measure(&mut self, part: &[u8], max: usize) -> Option<usize> {
-        let mut begin = 0;
+    /// Takes the next bytes of the request line; says where to cut if not all of them may be passed on.
+    fn measure(&mut self, part: &[u8], max: usize) -> Option<Cut> {
+        let mut at = 0;
         if *self == Self::Before {
-            begin = memchr::memchr(b' ', part)? + 1;
-            *self = Self::In(0);
+            at = memchr::memchr(b' ', part)? + 1;
+            *self = Self::In { bytes: 0, query: false };
         }
-        let Self::In(before) = *self else { return None };
-        let rest = part.get(begin..).unwrap_or_default();
-        let end = memchr::memchr(b' ', rest);
-        let here = end.unwrap_or(rest.len());
-        if before + here > max {
-            return Some(begin + (max - before));
+        for byte in part.get(at..).unwrap_or_default() {
+            let cut = |offence, ending| Some(Cut { at, offence, ending, in_body: false });
+            match self {
+                // hyper says what it thinks of a line that ends before its version.
+                _ if *byte == b'\r' => return None,
+                Self::Before => return None,
+                Self::In { .. } if *byte == b' ' => *self = Self::After(0),
+                Self::In { query, .. } if must_be_encoded(*byte, *query) => {
+                    return cut(Offence::UriUnclear(*byte), self.ending());
+                }
+                Self::In { bytes, .. } if *bytes >= max => {
+                    return cut(Offence::UriTooLong(max), self.ending());
+                }
+                Self::In { bytes, query } => {
+                    *bytes += 1;
+                    *query |= *byte == b'?';
+                }
+                Self::After(VERSION_BYTES_SEEN..) => return None,
+                Self::After(seen) => {
+                    if VERSION.get(*seen) != Some(byte) {
+                        let rest = VERSION.get(*seen..).unwrap_or_default();
+                        return cut(Offence::UriUnclear(b' '), rest);
+                    }
+                    *seen += 1;
+                }
+            }
+            at += 1;
         }
-        *self = if end.is_some() { Self::After } else { Self::In(before + here) };
         None
     }
 
@@ -429,10 +468,20 @@ impl Uri {
     const fn ending(self) -> &'static [u8] {
         match self {
             Self::Before => b" / HTTP/1.1\r\n\r\n",
-            Self::In(0) => b"/ HTTP/1.1\r\n\r\n",
-            Self::In(_) => b" HTTP/1.1\r\n\r\n",
-            Self::After => b"",
+            Self::In { bytes: 0, .. } => b"/ HTTP/1.1\r\n\r\n",
+            Self::In { .. } => b" HTTP/1.1\r\n\r\n",
+            Self::After(_) => b"",
         }
+    }
+}
+
+/// Whether a byte may not stand in a path, or in its query, as it is. Less than RFC 3986 would have it: what hyper takes
+/// is taken (`{`, `|`, `"` in a path), but for `#`.
+const fn must_be_encoded(byte: u8, in_query: bool) -> bool {
+    match byte {
+        b'"' => in_query,
+        b'`' => !in_query,
+        _ => byte < b' ' || matches!(byte, b'#' | b'<' | b'>' | 0x7f),
     }
 }
 
@@ -557,6 +606,53 @@ mod tests {
         offends(&format!("Transfer-Encoding: chunked{}\r\n", " ".repeat(60)), Offence::EncodingUnclear);
         offends("Transfer-Encoding: chunked\r\ntransfer-encoding: chunked\r\n", Offence::EncodingUnclear);
         offends(&format!("X: {}\nY: z\r\n", "x".repeat(100)), Offence::BareLineFeed);
+    }
+
+    /// hyper answered such a request with a 400 that has no word in it, and dropped in silence what stands behind a `#`.
+    #[test]
+    fn what_must_be_encoded_in_a_path_or_a_query_is_cut_there_and_named() {
+        let check = |target: &str, passed: &str, offence: Option<Offence>| {
+            let stream = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+            for step in [1, 2, 5, stream.len()] {
+                let (mut framing, mut seen) = (Framing::new(LARGE), String::new());
+                let mut found = None;
+                for part in stream.as_bytes().chunks(step) {
+                    let cut = framing.advance(part);
+                    seen.push_str(
+                        std::str::from_utf8(&part[..cut.map_or(part.len(), |cut| cut.at)]).unwrap(),
+                    );
+                    if let Some(cut) = cut {
+                        seen.push_str(std::str::from_utf8(cut.ending).unwrap());
+                        found = Some(cut.offence);
+                        break;
+                    }
+                }
+                let passed = if offence.is_none() { stream.as_str() } else { passed };
+                assert_eq!((seen.as_str(), found), (passed, offence), "{stream:?} by {step}");
+            }
+        };
+        for byte in ['<', '>', '"', '#', '\t', '\0', '\x7f', ' '] {
+            let offence = Some(Offence::UriUnclear(byte as u8));
+            check(&format!("/p?a=1&b=x{byte}y&c=2"), "GET /p?a=1&b=x HTTP/1.1\r\n\r\n", offence);
+        }
+        for byte in ['<', '>', '`', '#', '\t', ' '] {
+            let offence = Some(Offence::UriUnclear(byte as u8));
+            check(&format!("/p{byte}q?a"), "GET /p HTTP/1.1\r\n\r\n", offence);
+            check(
+                &format!("{byte}q"),
+                if byte == ' ' { "GET  HTTP/1.1\r\n\r\n" } else { "GET / HTTP/1.1\r\n\r\n" },
+                offence,
+            );
+        }
+        check("/p?a=x Hy", "GET /p?a=x HTTP/1.1\r\n\r\n", Some(Offence::UriUnclear(b' ')));
+        check("/{p}|\"q\"/^[]\\?a={}|\\^[]`'!$&()*+,;=:@?/", "", None);
+        let told = |byte| Offence::UriUnclear(byte).told();
+        assert_eq!(told(b'<'), "the path or its query holds '<' as it is: percent-encode it, as %3C");
+        assert_eq!(told(b' '), "the path or its query holds a space as it is: percent-encode it, as %20");
+        assert_eq!(
+            told(b'\t'),
+            "the path or its query holds a control character as it is: percent-encode it, as %09"
+        );
     }
 
     #[test]

@@ -48,7 +48,8 @@ pub(super) fn document(schemas: Schemas) -> Result<Value, HttpError> {
     named.insert("Delivery".into(), delivery());
     named.insert("Delivered".into(), delivered());
     let mut paths = Map::new();
-    for Operation { path, method, described } in operations() {
+    for operation in operations() {
+        let Operation { path, method, described } = with_common_headers(operation);
         let path = paths.entry(path).or_insert_with(|| json!({}));
         if let Value::Object(methods) = path {
             methods.insert(method.into(), described);
@@ -72,6 +73,43 @@ pub(super) fn document(schemas: Schemas) -> Result<Value, HttpError> {
         // Sites' calls take none, and neither does a daemon without tokens.
         "security": [{}, {"token": []}],
     }))
+}
+
+/// Describes the headers that each answer has, those of refusals, and, of a call that pages of other origins make, those
+/// that browsers ask for.
+fn with_common_headers(mut operation: Operation) -> Operation {
+    const EVERY: [(&str, &str); 5] = [
+        ("X-Request-Id", "The request's own, if it bore one, else a new one: the log has it."),
+        ("Cache-Control", "Nobody keeps it."),
+        ("Content-Security-Policy", "Shown as a page it may do nothing."),
+        ("X-Content-Type-Options", "It is what Content-Type says."),
+        ("Connection", "close, where it is the last answer on its connection."),
+    ];
+    const REFUSALS: [(&str, &str); 4] = [
+        ("Retry-After", "With 429, 503 and 507: after how many seconds to try again."),
+        ("WWW-Authenticate", "With 401: what is wrong with the token."),
+        ("Allow", "With 405: the methods that it takes."),
+        ("Accept-Encoding", "With 415: the encodings that it takes."),
+    ];
+    const PAGES: [(&str, &str); 5] = [
+        ("Access-Control-Allow-Origin", "The page's origin, or *."),
+        ("Access-Control-Allow-Credentials", "true, where it is the page's origin."),
+        ("Access-Control-Expose-Headers", "What the page's script may read."),
+        ("Cross-Origin-Resource-Policy", "Any page may load it."),
+        ("Vary", "Origin, where it is the page's origin."),
+    ];
+    let responses = operation.described.get("responses").and_then(Value::as_object);
+    let statuses: Vec<String> = responses.into_iter().flat_map(Map::keys).cloned().collect();
+    let is_for_pages =
+        ["/mbox", "/ubox", "/delivery", "/batchmbox"].iter().any(|door| operation.path.contains(door));
+    for status in &statuses {
+        let refusals = REFUSALS.iter().filter(|_| status == "default");
+        let pages = PAGES.iter().filter(|_| is_for_pages);
+        for (name, description) in EVERY.iter().chain(refusals).chain(pages) {
+            operation.put_header(status, name, json!({"schema": text(), "description": description}));
+        }
+    }
+    operation
 }
 
 /// One call.
@@ -151,6 +189,29 @@ impl Operation {
         let content: Map<String, Value> = media.collect();
         self.put(&["responses", status], json!({"description": description, "content": content}));
         self
+    }
+
+    /// A header that this answer may bear, beyond those of [`with_common_headers`].
+    fn tells(mut self, status: &'static str, name: &str, description: &str) -> Self {
+        self.put_header(status, name, json!({"schema": text(), "description": description}));
+        self
+    }
+
+    /// The header of a call that goes on without something it brought.
+    fn tells_what_is_left_out(self) -> Self {
+        self.tells(
+            "200",
+            "Profiled-Left-Out",
+            "What the call went on without, and why, if there is anything.",
+        )
+    }
+
+    fn put_header(&mut self, status: &str, name: &str, header: Value) {
+        let Some(answer) = self.described.pointer_mut(&format!("/responses/{status}")) else { return };
+        let Value::Object(members) = answer else { return };
+        if let Value::Object(headers) = members.entry("headers").or_insert_with(|| json!({})) {
+            headers.insert(name.into(), header);
+        }
     }
 
     /// An answer of this schema, in JSON.
@@ -302,9 +363,13 @@ fn adobe_batches(all: &mut Vec<Operation>) {
             .answers(
                 "200",
                 "It is durable and readable, and followed by the URL in batchStatus; or, of a dry run, what it would come \
-                 to: in sum in JSON, row by row in the form that Accept names.",
+                 to: in sum in JSON, row by row in the form that Accept names. With batch_reading = \"adobe\" also what \
+                 Adobe refuses with a 200: success is false, batchStatus empty.",
                 &[(XML, text()), (JSON, named("TriedOut")), (CSV, text()), (NDJSON, named("Row"))],
-            );
+            )
+            .tells("200", "Profiled-Seq", "The batch's place in the order of all writes.")
+            .tells("200", "Idempotency-Replayed", "true: the batch was accepted when it was sent before.")
+            .tells("200", "Content-Disposition", "Of a dry run row by row: the name to save it under.");
         all.push(operation);
     }
     for path in ["/m2/{client}/profile/batchStatus", "/m2/{client}/v2/profile/batchStatus"] {
@@ -314,7 +379,8 @@ fn adobe_batches(all: &mut Vec<Operation>) {
                 "showDetails",
                 false,
                 text(),
-                "true: with the counts and, once it is complete, the first 1,000 rows that failed.",
+                "true: with the counts and, once it is complete, the first 1,000 rows that failed, each as \
+                 <profile><id>…</id><status>failed</status></profile>, and a note on how to get all.",
             )
             .answers("200", "How far it is.", &[(XML, text())]);
         all.push(operation);
@@ -325,7 +391,10 @@ fn adobe_visitors(all: &mut Vec<Operation>) {
     for method in ["get", "post"] {
         let path = "/m2/{client}/profile/update";
         let operation = visitor_ids(adobe_in_xml(method, path, "Writes to one visitor, if it is known."));
-        let operation = attributes(operation, false).answers("200", "It is taken.", &[(XML, text())]);
+        let operation = attributes(operation, false)
+            .answers("200", "It is taken.", &[(XML, text())])
+            .tells("200", "Profiled-Outcome", "updated, not_found (nobody is made of it) or ignored.")
+            .tells_what_is_left_out();
         all.push(if method == "post" {
             operation.body(&[FORM], &json!({"type": "object"}), false)
         } else {
@@ -378,7 +447,16 @@ fn site(all: &mut Vec<Operation>) {
                     "The default content.",
                     &[(JSON, json!({})), (SCRIPT, text()), (TEXT, text())],
                 )
-                .answers("302", "It leads to mboxDefault.", &[(TEXT, text())]);
+                .answers("302", "It leads to mboxDefault.", &[(TEXT, text())])
+                .tells_what_is_left_out()
+                .tells("302", "Location", "What mboxDefault says.")
+                .tells(
+                    "302",
+                    "Profiled-Left-Out",
+                    "What the call went on without, and why, if there is anything.",
+                )
+                .tells("200", "Set-Cookie", "Of a ubox call: mboxPC.")
+                .tells("302", "Set-Cookie", "Of a ubox call: mboxPC.");
             let form = json!({"type": "object"});
             all.push(if method == "post" { operation.body(&[FORM], &form, false) } else { operation });
         }
@@ -389,13 +467,18 @@ fn site(all: &mut Vec<Operation>) {
             .query("imsOrgId", false, text(), "The organisation, instead of client.")
             .query("sessionId", true, session_id(), "The session.")
             .body(&[JSON], &named("Delivery"), true)
-            .json("Delivered", "Default content: none offered.");
+            .json("Delivered", "Default content: none offered.")
+            .tells_what_is_left_out();
     delivery.put(&["responses", "204"], json!({"description": "A beacon is taken."}));
     delivery.put(
         &["description"],
         json!("The body has at most 62914560 bytes (60 MB), 413 beyond; one of more than 1 MiB takes a place, 503 if none is free."),
     );
-    all.push(delivery);
+    all.push(delivery.tells(
+        "204",
+        "Profiled-Left-Out",
+        "What the call went on without, and why, if there is anything.",
+    ));
     for path in ["/rest/v1/mbox", "/rest/v1/mbox/{session_id}"] {
         all.push(
             Operation::new("post", path, "One mbox, as older SDKs call it in JSON.")
@@ -410,12 +493,20 @@ fn site(all: &mut Vec<Operation>) {
                             "tntId": pc_id(), "thirdPartyId": third_party_id(), "marketingCloudVisitorId": ecid(),
                             "content": text(), "sessionId": text(), "edgeHost": text()}}),
                     )],
-                ),
+                )
+                .tells_what_is_left_out(),
         );
     }
     all.push(
         Operation::new("post", "/rest/v2/batchmbox", "Several mboxes, as Adobe's mobile SDK 4 calls them.")
-            .client()
+            .query(
+                "client",
+                false,
+                json!({"type": "string", "pattern": CLIENT}),
+                "Whose visitors. May be left out where the body's client, or an organisation, or a default says it.",
+            )
+            .query("imsOrgId", false, text(), "The organisation, instead of client.")
+            .query("sessionId", false, session_id(), "The session.")
             .body(&[JSON], &batch_mbox(), true)
             .answers(
                 "200",
@@ -423,11 +514,12 @@ fn site(all: &mut Vec<Operation>) {
                 &[(
                     JSON,
                     json!({"type": "object", "required": ["requestId", "client", "id", "contentAsJson"], "properties": {
-                        "requestId": text(), "client": text(), "id": {"type": "object"}, "edgeHost": text(),
+                        "requestId": text(), "client": text(), "id": delivered_ids(), "edgeHost": text(),
                         "contentAsJson": {"type": "boolean"}, "mboxResponses": {"type": "array"},
                         "prefetchResponses": {"type": "array"}}}),
                 )],
-            ),
+            )
+                .tells_what_is_left_out(),
     );
 }
 
@@ -442,7 +534,8 @@ fn profiles(all: &mut Vec<Operation>) {
                 "Show it as of this write at the earliest, as Profiled-Seq told.",
             )
             .switch("lines", "With the line of the kept upload that set an attribute.")
-            .json("Profile", "The visitor; its ETag is the seq of its last write."),
+            .json("Profile", "The visitor; its ETag is the seq of its last write.")
+            .tells("200", "ETag", "The seq of its last write."),
     );
     all.push(
         visitor("delete", path, "Erases a visitor, with all its ids.")
@@ -468,7 +561,9 @@ fn profiles(all: &mut Vec<Operation>) {
                 "csv: the rows' key.",
             )
             .switch("defuse", "csv: percent-encode what a spreadsheet would run as a formula.")
-            .answers("200", "Them, in chunks.", &[(NDJSON, named("Profile")), (CSV, text())]),
+            .answers("200", "Them, in chunks.", &[(NDJSON, named("Profile")), (CSV, text())])
+            .tells("200", "Profiled-Left-Out", "csv: how many visitors have no id of the kind that by names.")
+            .tells("200", "Content-Disposition", "The name to save it under."),
     );
 }
 
@@ -490,7 +585,8 @@ fn batches(all: &mut Vec<Operation>) {
                 json!({"type": "string", "pattern": "^[0-9]{1,19}$"}),
                 "Go on from there: Link leads here.",
             )
-            .json("Batches", "Them; Link leads to the next page."),
+            .json("Batches", "Them; Link leads to the next page.")
+            .tells("200", "Link", "The next page, rel=next, if there is one."),
     );
     all.push(batch("get", "/api/v1/batches/{id}", "A batch.").json("Batch", "It, with counts and speed."));
     let summary = "Gives up a batch that is stuck because its upload is damaged: its rows count as failed.";
@@ -522,7 +618,9 @@ fn batches(all: &mut Vec<Operation>) {
                 json!({"type": "string", "pattern": "^[0-9]{1,8}\\.[0-9]{1,8}$"}),
                 "Go on from there: Link leads here.",
             )
-            .answers("200", "Every row has one.", &[(CSV, text()), (NDJSON, named("Row"))]),
+            .answers("200", "Every row has one.", &[(CSV, text()), (NDJSON, named("Row"))])
+            .tells("200", "Link", "The next page, rel=next, if there is one.")
+            .tells("200", "Content-Disposition", "The name to save it under."),
     );
     all.push(
         batch(
@@ -530,13 +628,14 @@ fn batches(all: &mut Vec<Operation>) {
             "/api/v1/batches/{id}/repair",
             "The failed rows as sent, with a header. Shows visitors' values.",
         )
-        .answers("200", "A batch file, to be mended and posted again.", &[(CSV, text())]),
+        .answers("200", "A batch file, to be mended and posted again.", &[(CSV, text())])
+        .tells("200", "Content-Disposition", "The name to save it under."),
     );
-    all.push(batch("get", "/api/v1/batches/{id}/file", "The file as sent. Shows visitors' values.").answers(
-        "200",
-        "It; rows of visitors that were erased since read `erased`.",
-        &[(CSV, text())],
-    ));
+    all.push(
+        batch("get", "/api/v1/batches/{id}/file", "The file as sent. Shows visitors' values.")
+            .answers("200", "It; rows of visitors that were erased since read `erased`.", &[(CSV, text())])
+            .tells("200", "Content-Disposition", "The name to save it under."),
+    );
     let summary = "Sends the file again of a batch that is stuck because its upload is damaged.";
     all.push(
         batch("post", "/api/v1/batches/{id}/file", summary)
@@ -620,10 +719,16 @@ fn batch_mbox() -> Value {
         "mboxes": mboxes, "prefetch": mboxes}})
 }
 
+/// The ids of an answer: strings and nothing else, and the tntId always.
+fn delivered_ids() -> Value {
+    json!({"type": "object", "required": ["tntId"], "additionalProperties": false, "properties": {
+        "tntId": pc_id(), "thirdPartyId": third_party_id(), "marketingCloudVisitorId": ecid()}})
+}
+
 fn delivered() -> Value {
     json!({"type": "object", "required": ["status", "requestId", "client", "id"], "properties": {
         "status": {"type": "integer"}, "requestId": {"type": "string"}, "client": {"type": "string"},
-        "id": {"type": "object"}, "edgeHost": {"type": "string"}, "execute": {"type": "object"},
+        "id": delivered_ids(), "edgeHost": {"type": "string"}, "execute": {"type": "object"},
         "prefetch": {"type": "object"}, "notifications": {"type": "array"},
     }})
 }

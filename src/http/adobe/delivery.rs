@@ -31,7 +31,7 @@ mod bounded;
 pub(super) mod call;
 
 use body::{Taken, take};
-use call::{Call, Ids, KEPT_BYTES_MAX, Kept, Mbox, Object, View, shortened};
+use call::{Call, Id, Ids, KEPT_BYTES_MAX, Kept, Mbox, Object, View, shortened};
 
 /// Adobe: 1 to 128 characters, none of these.
 const SESSION_ID_CHARS_MAX: usize = 128;
@@ -52,8 +52,8 @@ pub(in crate::http) async fn answer(front: &Front, request: &mut Request) -> Res
         left_out.tell(&mut answer);
         return Ok(answer);
     }
-    let request_id = match call.request_id.take().filter(|id| !id.is_empty()) {
-        Some(sent) => sent,
+    let request_id = match call.request_id.take().filter(|Id(id)| !id.is_empty()) {
+        Some(Id(sent)) => sent,
         None => random_id()?,
     };
     let delivered = Delivered::of(&call, &request_id, &client, &ids, edge_host(&base_url));
@@ -129,7 +129,8 @@ pub(super) fn check_session_id(session_id: Option<&str>) -> Result<(), HttpError
 /// the latter there are.
 fn ids(sent: Option<&Ids>, place: &str, blocked: &BlockedIds) -> Result<(CallIds, usize), HttpError> {
     let mut left_out = 0;
-    let mut check = |kind, key: &str, text: Option<&String>| {
+    let mut check = |kind, key: &str, id: Option<&Id>| {
+        let text = id.map(|Id(text)| text);
         if text.is_some_and(|text| blocked.block(kind, text)) {
             left_out += 1;
             return Ok(None);
@@ -254,7 +255,7 @@ impl<'a> Delivered<'a> {
             mboxes: asked.mboxes.as_ref().map(mboxes),
             views: asked.views.as_ref().map(views),
         });
-        let notified = |notification: &'a call::Notification| Notified { id: &notification.id };
+        let notified = |notification: &'a call::Notification| Notified { id: &notification.id.0 };
         let notifications = call.notifications.as_ref().map(|all| all.iter().map(notified).collect());
         let status = StatusCode::OK.as_u16();
         Self { status, request_id, client: client.as_str(), id, edge_host, execute, prefetch, notifications }

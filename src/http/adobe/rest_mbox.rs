@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::http::Front;
 use crate::http::adobe::delivery::body::{Taken, take};
-use crate::http::adobe::delivery::call::{Ids, Parameters, Unused};
+use crate::http::adobe::delivery::call::{Id, Ids, Parameters, Unused};
 use crate::http::adobe::delivery::{DeliveredIds, check_session_id, client_of, edge_host, write};
 use crate::http::adobe::site::random_id;
 use crate::http::error::HttpError;
@@ -56,9 +56,9 @@ pub(in crate::http) async fn answer(
 struct Call {
     #[serde(rename = "mbox")]
     _mbox: String,
-    tnt_id: Option<String>,
-    third_party_id: Option<String>,
-    marketing_cloud_visitor_id: Option<String>,
+    tnt_id: Option<Id>,
+    third_party_id: Option<Id>,
+    marketing_cloud_visitor_id: Option<Id>,
     profile_parameters: Option<Parameters>,
     #[serde(rename = "mboxParameters")]
     _mbox_parameters: Option<Unused>,

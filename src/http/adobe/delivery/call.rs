@@ -37,7 +37,7 @@ const PIECE_BYTES: usize = 64 << 10;
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Call {
-    pub(super) request_id: Option<String>,
+    pub(super) request_id: Option<Id>,
     id: Option<Object<Ids>>,
     context: Option<Object<Context>>,
     pub(super) execute: Option<Object<Execute>>,
@@ -49,9 +49,9 @@ pub(super) struct Call {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::http::adobe) struct Ids {
-    pub(in crate::http::adobe) tnt_id: Option<String>,
-    pub(in crate::http::adobe) third_party_id: Option<String>,
-    pub(in crate::http::adobe) marketing_cloud_visitor_id: Option<String>,
+    pub(in crate::http::adobe) tnt_id: Option<Id>,
+    pub(in crate::http::adobe) third_party_id: Option<Id>,
+    pub(in crate::http::adobe) marketing_cloud_visitor_id: Option<Id>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -111,7 +111,7 @@ pub(super) struct View {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Notification {
-    pub(super) id: String,
+    pub(super) id: Id,
     #[serde(rename = "parameters")]
     _parameters: Option<Unused>,
     profile_parameters: Option<Parameters>,
@@ -258,6 +258,48 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     }
 }
 
+/// An id. Callers in JavaScript hold a CRM's ids as numbers: an integer stands for its digits. What has a point or an exponent,
+/// or more than 64 bits, may have lost some already, and is refused.
+#[derive(Debug)]
+pub(in crate::http::adobe) struct Id(pub(in crate::http::adobe) String);
+
+impl<'de> Deserialize<'de> for Id {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextOrInteger;
+        impl Visitor<'_> for TextOrInteger {
+            type Value = Id;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string, or an integer")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Id, E> {
+                Ok(Id(text.to_owned()))
+            }
+
+            fn visit_string<E: serde::de::Error>(self, text: String) -> Result<Id, E> {
+                Ok(Id(text))
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Id, E> {
+                Ok(Id(number.to_string()))
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Id, E> {
+                Ok(Id(number.to_string()))
+            }
+
+            fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<Id, E> {
+                Err(E::custom(format_args!(
+                    "{number} is a number with a point or an exponent, or of more than 64 bits, which may have lost digits: send \
+                     the id as a string"
+                )))
+            }
+        }
+        deserializer.deserialize_any(TextOrInteger)
+    }
+}
+
 /// A list of objects, of which what is used is kept: [`KEPT_BYTES_MAX`] of it, however long the body is. What has nothing
 /// that is used is not kept.
 #[derive(Debug)]
@@ -306,7 +348,7 @@ impl Weighs for View {
 
 impl Weighs for Notification {
     fn weight(&self) -> usize {
-        text_weight(Some(&self.id)) + map_weight(self.profile_parameters.as_ref())
+        text_weight(Some(&self.id.0)) + map_weight(self.profile_parameters.as_ref())
     }
 }
 
@@ -455,7 +497,7 @@ impl<'de> Deserialize<'de> for Parameters {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut pairs = vec![];
-                while let Some((name, value)) = map.next_entry::<String, String>()? {
+                while let Some((name, Value(value))) = map.next_entry::<String, Value>()? {
                     if pairs.len() == ATTRIBUTES_MAX {
                         return Err(A::Error::custom(format_args!("more than {ATTRIBUTES_MAX} parameters")));
                     }
@@ -467,6 +509,56 @@ impl<'de> Deserialize<'de> for Parameters {
         }
         deserializer.deserialize_map(Pairs)
     }
+}
+
+/// The value of an attribute: a string, as Adobe's OpenAPI says. A number has no text of its own (`1.0`, `1`, `1e0`), so
+/// that the caller says which is meant.
+struct Value(String);
+
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = Value;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Value, E> {
+                Ok(Value(text.to_owned()))
+            }
+
+            fn visit_string<E: serde::de::Error>(self, text: String) -> Result<Value, E> {
+                Ok(Value(text))
+            }
+
+            fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<Value, E> {
+                Err(unquoted(value))
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Value, E> {
+                Err(unquoted(value))
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<Value, E> {
+                Err(unquoted(value))
+            }
+
+            fn visit_f64<E: serde::de::Error>(self, _: f64) -> Result<Value, E> {
+                Err(E::custom("a value must be a string: send the number as text, with quotes around it"))
+            }
+
+            fn visit_unit<E: serde::de::Error>(self) -> Result<Value, E> {
+                Err(E::custom("a value must be a string, and not null: leave it out, or send a string"))
+            }
+        }
+        deserializer.deserialize_any(Text)
+    }
+}
+
+fn unquoted<E: serde::de::Error>(value: impl fmt::Display) -> E {
+    E::custom(format_args!("a value must be a string: send \"{value}\", with the quotes"))
 }
 
 fn check_parameter(name: &str, value: &str) -> Result<(), String> {
@@ -511,7 +603,27 @@ mod tests {
         check("[]", "the body: invalid type: sequence, expected an object");
         check("7", "the body: invalid type: integer `7`, expected an object");
         check(r#"{"id":["7"]}"#, "id: invalid type: sequence, expected an object");
-        check(r#"{"id":{"tntId":7}}"#, "id.tntId: invalid type: integer `7`, expected a string");
+        check(
+            r#"{"id":{"tntId":true}}"#,
+            "id.tntId: invalid type: boolean `true`, expected a string, or an integer",
+        );
+        check(
+            r#"{"id":{"tntId":["7"]}}"#,
+            "id.tntId: invalid type: sequence, expected a string, or an integer",
+        );
+        for (sent, shown) in [
+            ("7.5", "7.5"),
+            ("1.36732E+12", "1367320000000"),
+            ("18446744073709551616", "18446744073709552000"),
+        ] {
+            check(
+                &format!(r#"{{"id":{{"thirdPartyId":{sent}}}}}"#),
+                &format!(
+                    "id.thirdPartyId: {shown} is a number with a point or an exponent, or of more than 64 bits, which may have lost \
+                     digits: send the id as a string"
+                ),
+            );
+        }
         check(
             r#"{"execute":{"mboxes":{"name":"a"}}}"#,
             "execute.mboxes: invalid type: map, expected a sequence",
@@ -530,8 +642,11 @@ mod tests {
             |map: &str| format!(r#"{{"execute":{{"mboxes":[{{"name":"m","profileParameters":{map}}}]}}}}"#);
         let at = "execute.mboxes[0].profileParameters";
         for (sent, what) in [
-            (r#"{"a":1}"#, ".a: invalid type: integer `1`, expected a string"),
-            (r#"{"a":null}"#, ".a: invalid type: null, expected a string"),
+            (r#"{"a":1}"#, ".a: a value must be a string: send \"1\", with the quotes"),
+            (r#"{"a":-1}"#, ".a: a value must be a string: send \"-1\", with the quotes"),
+            (r#"{"a":false}"#, ".a: a value must be a string: send \"false\", with the quotes"),
+            (r#"{"a":1.50}"#, ".a: a value must be a string: send the number as text, with quotes around it"),
+            (r#"{"a":null}"#, ".a: a value must be a string, and not null: leave it out, or send a string"),
             (r#"{"a":{"b":"c"}}"#, ".a: invalid type: map, expected a string"),
             ("[]", ": invalid type: sequence, expected an object of strings"),
             (r#"{" ":"x"}"#, ": a parameter's name is blank"),
@@ -575,6 +690,31 @@ mod tests {
             check(&call(51), &format!("{part}.mboxes: size must be between 0 and 50"));
         }
         assert_eq!(refused(&format!(r#"{{"id":"{}"}}"#, "x".repeat(9_000))).chars().count(), 401);
+    }
+
+    /// Callers in JavaScript hold a CRM's ids as numbers (`thirdPartyId: 2047337005` of a public sample).
+    #[test]
+    fn an_integer_is_an_id_of_its_digits() {
+        for digits in ["2047337005", "0", "-7", "18446744073709551615", "-9223372036854775808"] {
+            for sent in [digits.to_owned(), format!("\"{digits}\"")] {
+                let body = format!(
+                    r#"{{"requestId":{sent},"id":{{"tntId":{sent},"thirdPartyId": {sent} ,"marketingCloudVisitorId":{sent},
+                    "customerIds":[{{"id":{sent},"integrationCode":7}}]}},"notifications":[{{"id":{sent}}}]}}"#
+                );
+                let call = parsed(body.as_bytes()).unwrap();
+                let ids = call.ids().unwrap();
+                for id in
+                    [&ids.tnt_id, &ids.third_party_id, &ids.marketing_cloud_visitor_id, &call.request_id]
+                {
+                    assert_eq!(id.as_ref().unwrap().0, digits, "{body}");
+                }
+                assert_eq!(call.notifications.unwrap().iter().next().unwrap().id.0, digits);
+            }
+        }
+        let body = r#"{"id":{"tntId":null,"thirdPartyId":"a\u00e9\"b"}}"#;
+        let call = parsed(body.as_bytes()).unwrap();
+        let ids = call.ids().unwrap();
+        assert_eq!((ids.tnt_id.is_none(), ids.third_party_id.as_ref().unwrap().0.as_str()), (true, "aé\"b"));
     }
 
     #[test]
