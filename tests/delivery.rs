@@ -431,12 +431,11 @@ fn the_host_is_named_where_the_sdks_come_back_to_it() {
     check("eu.profiles.example.com", None);
 }
 
-/// The older calls in JSON, each with where it is from: what is answered, and what the profile then has.
 /// Callers in JavaScript hold a CRM's ids as numbers (a public caller sends `thirdPartyId: 2047337005`).
 #[test]
 fn an_id_may_be_a_number_and_comes_back_as_a_string() {
     let daemon = Daemon::start();
-    let long = "123456789012345678901234567890";
+    let long = "9007199254740993123";
     let calls = [
         ("/rest/v1/delivery?client=demo&sessionId=s", r#"{"id":IDS}"#),
         ("/rest/v2/batchmbox?client=demo", r#"{"id":IDS}"#),
@@ -461,6 +460,7 @@ fn an_id_may_be_a_number_and_comes_back_as_a_string() {
     assert_eq!(refused.json(), json!({ "status": 400, "message": why }));
 }
 
+/// The older calls in JSON, each with where it is from: what is answered, and what the profile then has.
 #[test]
 fn the_older_calls_in_json_are_taken_and_end_in_the_profiles() {
     let daemon = Daemon::start_configured(&format!("default_client = 'demo'\n[clients.other]\n{SETTINGS}"));
