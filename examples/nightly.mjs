@@ -50,8 +50,7 @@ let state;
 while ((state = JSON.parse(await call(`${batch}?client=${client}`))).status === 'incomplete') await sleep(1000);
 console.log(JSON.stringify(state, null, 2));
 if (state.status !== 'complete') end(`${id} is ${state.status}`);
-const failed = await call(`${batch}/outcomes?client=${client}&outcome=failed`);
-if (failed.trim().split('\n').length > 1) {
+if (state.counts.failed > 0) {
   await writeFile(`${file}.failed`, await call(`${batch}/repair?client=${client}`));
   end(`the failed rows are in ${file}.failed`);
 }

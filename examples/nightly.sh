@@ -31,7 +31,8 @@ esac
 id=$(printf '%s' "$answer" | sed 's/.*batchId=\([^<]*\)<.*/\1/')
 
 tag() {
-  printf '%s' "$status" | sed "s|.*<$1>\([^<]*\)</$1>.*|\1|"
+  rest=${status#*"<$1>"}
+  printf '%s' "${rest%%"</$1>"*}"
 }
 while :; do
   status=$(call --retry 5 --retry-connrefused "$url/m2/$client/profile/batchStatus?batchId=$id&showDetails=true")
