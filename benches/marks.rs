@@ -1,4 +1,4 @@
-//! The marks of DESIGN.md §7: the real release daemon on an empty folder, over HTTP, and in the same run, on the same
+//! The marks of docs/internals/design.md: the real release daemon on an empty folder, over HTTP, and in the same run, on the same
 //! rows, what people would use instead. Prints the tables that stand in BENCHMARKS.md.
 //!
 //! `cargo bench --bench marks [-- --profiles 1M --rows 500k --runs 3 --seconds 10 --only hot-id --hot-batches 30 --hot-rows 500k]`

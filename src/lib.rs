@@ -3,7 +3,7 @@
 //!
 //! The journal is the truth; the store is a view of it that can be rebuilt. Every accepted write has a [`Seq`], and
 //! what any visitor looks like is what comes of applying all accepted writes one after the other in that order,
-//! whenever they are really folded in. The rules are numbered R1–R12 in the design and in comments here.
+//! whenever they are really folded in. The rules are numbered R1–R12 in `docs/internals/design.md`, and comments here cite them.
 //!
 //! # Where things are
 //!

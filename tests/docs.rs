@@ -41,7 +41,8 @@ fn files(folder: &str, ending: &str) -> Vec<PathBuf> {
 
 /// All that people read.
 fn pages() -> Vec<PathBuf> {
-    let top = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "BENCHMARKS.md", "data/README.md"];
+    let top =
+        ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "BENCHMARKS.md", "data/README.md"];
     let mut pages: Vec<PathBuf> = top.iter().map(PathBuf::from).collect();
     pages.extend(files("docs", ".md"));
     pages.extend(files("examples", ".md"));
@@ -99,8 +100,7 @@ fn every_relative_link_leads_somewhere() {
                 continue;
             }
             let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
-            let target =
-                if file.is_empty() { page.clone() } else { page.parent().unwrap().join(file) };
+            let target = if file.is_empty() { page.clone() } else { page.parent().unwrap().join(file) };
             if !root().join(&target).exists() {
                 wrong.push(format!("{}: {link}: there is no such file", page.display()));
             } else if !anchor.is_empty() && !anchors(&read(&target)).contains(anchor) {
@@ -146,7 +146,9 @@ fn every_rule_that_a_comment_cites_is_in_the_design() {
     let mut cited = BTreeMap::new();
     for folder in ["src", "tests", "benches"] {
         for file in files(folder, ".rs") {
-            for line in read(&file).lines().filter_map(|line| line.split_once("//")).map(|(_, comment)| comment) {
+            for line in
+                read(&file).lines().filter_map(|line| line.split_once("//")).map(|(_, comment)| comment)
+            {
                 for word in line.split(|c: char| !c.is_alphanumeric()) {
                     let number = word.strip_prefix('R').filter(|rest| !rest.is_empty());
                     if let Some(number) = number.and_then(|rest| rest.parse::<u32>().ok()) {
@@ -160,7 +162,9 @@ fn every_rule_that_a_comment_cites_is_in_the_design() {
     for (number, file) in cited {
         assert!(design.contains(&format!("**R{number} ")), "R{number} of {} is no rule", file.display());
     }
-    for title in read("tests/layers.rs").split("design.md, \"").skip(1).filter_map(|rest| rest.split('"').next()) {
+    for title in
+        read("tests/layers.rs").split("design.md, \"").skip(1).filter_map(|rest| rest.split('"').next())
+    {
         assert!(design.contains(&format!("## {title}\n")), "{title} is no section of the design");
     }
 }
@@ -253,7 +257,10 @@ fn the_example_of_the_settings_is_taken() {
     let page = read("docs/settings.md");
     let examples = blocks(&page, "toml");
     let example = examples.last().unwrap().replace("127.0.0.1:8750", "127.0.0.1:0");
-    let lines: Vec<&str> = example.lines().filter(|line| !line.starts_with("data = ") && !line.starts_with("listen = ")).collect();
+    let lines: Vec<&str> = example
+        .lines()
+        .filter(|line| !line.starts_with("data = ") && !line.starts_with("listen = "))
+        .collect();
     let daemon = Daemon::start_configured(&lines.join("\n"));
     assert_eq!(daemon.get("/readyz").status, 200);
 }

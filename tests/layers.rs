@@ -1,4 +1,4 @@
-//! Imports run only downward in the order of DESIGN.md §4, and the model stays pure.
+//! Imports run only downward in the order of docs/internals/design.md, "The layers", and the model stays pure.
 //!
 //! Reads every file under `src`, without its comments and literals, and looks at each path that starts with `crate::`,
 //! `self::`, `super::` or `std::`, in `use` trees and in the code. It doesn't expand macros or follow renamed imports.
@@ -142,7 +142,7 @@ impl Source {
         let mut faults = Vec::new();
         let Some(rank) = self.rank() else {
             return vec![format!(
-                "{}: belongs to no layer: give it a place in DESIGN.md §4 and in LAYERS",
+                "{}: belongs to no layer: give it a place in src/lib.rs and in LAYERS",
                 self.name
             )];
         };

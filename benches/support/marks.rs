@@ -1,4 +1,4 @@
-//! The marks of DESIGN.md §7, and how they are printed.
+//! The marks of docs/internals/design.md, and how they are printed.
 
 /// One figure that is measured, beside what it must be and what it should be.
 pub struct Mark {

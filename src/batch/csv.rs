@@ -5,7 +5,7 @@
 //! the bytes, whatever they are. [`RowReader`], given the bytes from a row's offset on, gives again what the parser gave
 //! for that row.
 //!
-//! The format (DESIGN.md §5, "The batch file"), in the order in which a row is taken apart:
+//! The format (docs/batch-file.md), in the order in which a row is taken apart:
 //!
 //! 1. A row ends at a line feed outside quotes, or with the body. Carriage returns before that end belong to it; one
 //!    anywhere else outside quotes fails the row: to read it as text or as the end of a row would be a guess.

@@ -1,4 +1,4 @@
-//! The default store: sled 0.34.7, used only in the ways that DESIGN.md §3 measured to be safe and fast. One tree for all
+//! The default store: sled 0.34.7, used only in the ways that docs/internals/design.md measured to be safe and fast. One tree for all
 //! values, one swap per key, never `transaction()`, `apply_batch`, `flush_async` or `len()`; and a second tree with the
 //! one number that says how far the store reaches.
 //!
