@@ -1,7 +1,13 @@
 //! README, the book, CONTRIBUTING and the examples say what is so: links lead somewhere, rules and files that are named
 //! exist, every setting and metric is there, and what is marked as shell runs as it is written.
 
-#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on should say where")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "a test that cannot go on should say where"
+)]
 
 mod support;
 
@@ -295,13 +301,14 @@ fn bash(daemon: &Daemon, folder: &Path, script: &str) -> Option<Output> {
         return None;
     }
     let binaries = Path::new(env!("CARGO_BIN_EXE_profiled")).parent().unwrap();
-    let path = std::env::var("PATH").unwrap_or_default();
     // A call that is refused ends the script.
-    let script = format!("set -euo pipefail\ncurl() {{ command curl -fsS \"$@\"; }}\n{script}\n");
+    let script = format!(
+        "set -euo pipefail\nPATH=$BINARIES:$PATH\ncurl() {{ command curl -fsS \"$@\"; }}\n{script}\n"
+    );
     let run = Command::new("bash")
         .args(["-c", &script])
         .current_dir(folder)
-        .env("PATH", format!("{}:{path}", binaries.display()))
+        .env("BINARIES", binaries)
         .env("PROFILED_URL", daemon.url())
         .output();
     if run.is_err() {
