@@ -31,6 +31,10 @@ const TOLD_MAX: usize = 10;
 
 /// Say what would become of a batch file, before it is uploaded: what refuses it, which rows would fail and why
 ///
+/// It also names the rows that Adobe would read in another way (`+`, `&`, `=` or `%` as they are), ids that a spreadsheet has
+/// rounded or that hold characters nobody sees, and quotes that take in further lines. A file may be percent-encoded whole,
+/// as a form field named `batch`.
+///
 /// Ends with 0 if it would be taken and no row fail for what it is, else with 1. Whether a visitor is known only the daemon
 /// can tell.
 #[derive(Debug, Args)]
