@@ -473,6 +473,21 @@ mod tests {
         Record::Complete(accepted, BatchCompletedEntry { seq, counts, at_ms: seq, store_reach: 0 })
     }
 
+    /// As a program wrote them before batches said how their rows are read: these are read as they were then.
+    #[test]
+    fn records_of_version_1_are_read() {
+        let bytes = |hex: &str| -> Vec<u8> {
+            (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+        };
+        let accepted = "0464656d6f0707fb2c0101fc07000000030101000000fbe803fbe80300";
+        let record = bytes(&format!("0100{accepted}0703000000000700"));
+        let Record::Complete(mut expected, end) = complete(7) else { panic!("no batch") };
+        (expected.reading, expected.blocked_ids) = (0, None);
+        assert_eq!(decode(&record).unwrap(), Record::Complete(expected, end));
+        let forgotten = bytes("0101010464656d6f07");
+        assert_eq!(decode(&forgotten).unwrap(), Record::Forgotten(vec![("demo".into(), 7)]));
+    }
+
     /// What a folder's catalogue says, and whether it was found damaged.
     fn opened(folder: &Path, mark: CatalogueMark) -> (Catalogue, Vec<Record>, bool) {
         let mut records = vec![];
