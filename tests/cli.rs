@@ -255,25 +255,55 @@ fn every_command_says_what_it_does_and_has_a_page() {
     }
 }
 
+/// A demo that was walked through and stays up, its files in a folder, and what it printed.
+fn demo_that_stays_up(folder: &std::path::Path) -> (std::process::Child, Vec<String>) {
+    use std::io::{BufRead, BufReader};
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_profiled"))
+        .arg("demo")
+        .env_clear()
+        .env("TMPDIR", folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let (mut printed, mut stays) = (vec![], false);
+    for line in BufReader::new(demo.stdout.take().unwrap()).lines() {
+        printed.push(line.unwrap());
+        stays = printed.last().unwrap().contains("It stays up");
+        if stays {
+            break;
+        }
+    }
+    assert!(stays, "it was not walked through: {printed:?}");
+    (demo, printed)
+}
+
+#[test]
+fn the_demo_links_to_a_page_that_shows_its_visitor() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut demo, printed) = demo_that_stays_up(folder.path());
+    let link = printed.iter().find_map(|line| line.split_once("in a browser: http://")).unwrap().1;
+    let (address, path) = link.split_once('/').unwrap();
+    let mut connection = support::Connection::on(std::net::TcpStream::connect(address).unwrap());
+    connection.write(&support::request("GET", &format!("/{path}"), address, &[], None));
+    let page = connection.read();
+    assert_eq!(page.status, 200, "{link}");
+    for words in ["crm-184804", "tier", "gold"] {
+        assert!(page.text().contains(words), "{link}: no {words:?} in {}", page.text());
+    }
+    rustix::process::kill_process(rustix::process::Pid::from_child(&demo), rustix::process::Signal::TERM)
+        .unwrap();
+    support::wait_for("the demo to end", || demo.try_wait().unwrap());
+}
+
 /// Its daemon stayed behind when its terminal was closed.
 #[test]
 fn the_demo_takes_its_daemon_along_however_it_ends() {
     use rustix::process::{Pid, Signal, kill_process, test_kill_process};
-    use std::io::{BufRead, BufReader};
     for signal in [Signal::HUP, Signal::TERM, Signal::INT, Signal::KILL] {
         let folder = tempfile::tempdir().unwrap();
-        let mut demo = Command::new(env!("CARGO_BIN_EXE_profiled"))
-            .arg("demo")
-            .env_clear()
-            .env("TMPDIR", folder.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines();
-        let stays = lines.find(|line| line.as_ref().unwrap().contains("It stays up"));
-        assert!(stays.is_some(), "it was walked through");
+        let (mut demo, _) = demo_that_stays_up(folder.path());
         let id = Pid::from_child(&demo);
         let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", demo.id())).unwrap();
         let daemon = Pid::from_raw(children.trim().parse().unwrap()).unwrap();
