@@ -435,6 +435,54 @@ fn limits_follow_the_settings_at_a_hangup() {
     assert_eq!((status("other"), daemon.get(&long).status), (404, 414));
 }
 
+/// A daemon's clock, set ahead by forty days once the file is there that `CLOCK_LEAPS_WITH` names.
+const LEAPING_CLOCK: &str = r#"
+#define _GNU_SOURCE
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+int clock_gettime(clockid_t id, struct timespec *at) {
+    const char *file = getenv("CLOCK_LEAPS_WITH");
+    int result = syscall(SYS_clock_gettime, id, at);
+    if (result == 0 && id == CLOCK_REALTIME && file && access(file, F_OK) == 0) at->tv_sec += 40 * 86400;
+    return result;
+}
+"#;
+
+/// A clock that leaps ahead while the daemon runs is not believed until somebody says that it is right.
+#[test]
+fn a_hangup_accepts_a_clock_that_leapt() {
+    let folder = tempfile::tempdir().unwrap();
+    let [source, library, leaps] = ["clock.c", "clock.so", "leaps"].map(|name| folder.path().join(name));
+    std::fs::write(&source, LEAPING_CLOCK).unwrap();
+    // Rust links with it, so that it is there.
+    let mut compile = std::process::Command::new("cc");
+    let compiled = compile.args(["-shared", "-fPIC", "-o"]).args([&library, &source]).status().unwrap();
+    assert!(compiled.success());
+
+    let mut daemon = Daemon::configured("");
+    daemon.keep_complaints().set_variable("LD_PRELOAD", library.to_str().unwrap());
+    daemon.set_variable("CLOCK_LEAPS_WITH", leaps.to_str().unwrap()).restart();
+    let written_at = || {
+        daemon.mbox("demo", "mboxPC=1&profile.a=1");
+        let seq = daemon.visitor("demo", "pc", "1").unwrap()["seq"].as_str().unwrap().parse::<u64>().unwrap();
+        Duration::from_millis(seq >> 20)
+    };
+    const DAY: Duration = Duration::from_secs(86_400);
+    let before = written_at();
+    std::fs::write(&leaps, "").unwrap();
+    let disbelieved = || daemon.metrics().value("profiled_clock_disbelieved_seconds");
+    wait_for("the leap to be seen", || {
+        (written_at() < before + DAY && disbelieved() > 39.0 * 86_400.0).then_some(())
+    });
+    daemon.hang_up();
+    wait_for("the clock to be believed", || (disbelieved() == 0.0).then_some(()));
+    assert!(written_at() > before + 39 * DAY);
+    let complaints = daemon.complaints();
+    assert!(complaints.contains("the machine's clock was accepted as it is"), "{complaints}");
+}
+
 /// Fewer uploads at once hold from the moment on that those under way have ended.
 #[test]
 fn fewer_uploads_at_once_let_those_under_way_finish() {
