@@ -167,9 +167,9 @@ fn the_limit_on_bytes_holds_with_and_without_a_length() {
 fn the_limit_on_rows_is_half_a_million() {
     let daemon = Daemon::start();
     let mut file = String::from("batch=thirdPartyId,a\n");
-    (0..500_000).for_each(|row| writeln!(file, "{row},1").unwrap());
+    (1..=500_000).for_each(|row| writeln!(file, "{row},1").unwrap());
     let id = daemon.post_batch("demo", &file);
-    refused(&daemon.try_batch(V2, file + "500000,1\n"), 413, "500000");
+    refused(&daemon.try_batch(V2, file + "500001,1\n"), 413, "500000");
     assert_eq!(daemon.metrics().hits("rows"), 1);
     assert_eq!(daemon.wait_complete(&id).not_found, 500_000);
 }

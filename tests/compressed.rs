@@ -100,7 +100,7 @@ fn a_compressed_batch_comes_to_the_same_as_a_plain_one() {
 fn a_large_batch_comes_compressed_too() {
     let daemon = Daemon::start();
     let mut file = String::from("batch=thirdPartyId,a,b\n");
-    (0..300_000).for_each(|row| writeln!(file, "{row},{},{}", row % 7919, row * 31).unwrap());
+    (1..=300_000).for_each(|row| writeln!(file, "{row},{},{}", row % 7919, row * 31).unwrap());
     for (encoding, encode) in ENCODINGS {
         let id = post(&daemon, encoding, &encode(file.as_bytes())).batch_id();
         assert_eq!(daemon.wait_complete(&id).not_found, 300_000, "{encoding}");
