@@ -822,9 +822,9 @@ fn erasure_waits_for_nobody_to_ask_once_its_deadline_nears() {
 fn a_second_daemon_on_the_folder_is_told_so() {
     let daemon = Daemon::start();
     let data = daemon.data();
-    for command in ["serve", "check"] {
-        let output = profiled(&[command, "--data", data.to_str().unwrap()]);
-        assert_eq!(output.status.code(), Some(1), "{command}");
+    for command in [&["serve", "--listen", "127.0.0.1:0"][..], &["check"]] {
+        let output = profiled(&[command, &["--data", data.to_str().unwrap()]].concat());
+        assert_eq!(output.status.code(), Some(1), "{command:?}");
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(told.contains("another profiled has"), "{told}");
     }

@@ -61,14 +61,15 @@ pub(super) fn document(schemas: Schemas) -> Result<Value, HttpError> {
             "title": "profiled",
             "version": env!("CARGO_PKG_VERSION"),
             "description": "A visitor-profile store that speaks Adobe Target's profile APIs. The calls under /api/v1 are \
-                            its own. A seq is a write's place in the one order of all writes, printed as a string.",
+                            its own. A seq is a write's place in the one order of all writes, printed as a string. A slash at the \
+                            end of a path of Adobe's means nothing.",
             "license": {"name": "MIT OR Apache-2.0"},
         },
         "paths": paths,
         "components": {
             "schemas": named,
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description":
-                "A token from `profiled token new`; none is asked for while there is none."}},
+                "A token from `profiled token new`, which may have several scopes; none is asked for while there is none."}},
         },
         // Sites' calls take none, and neither does a daemon without tokens.
         "security": [{}, {"token": []}],
@@ -194,6 +195,13 @@ impl Operation {
     /// A header that this answer may bear, beyond those of [`with_common_headers`].
     fn tells(mut self, status: &'static str, name: &str, description: &str) -> Self {
         self.put_header(status, name, json!({"schema": text(), "description": description}));
+        self
+    }
+
+    /// A site call in JSON.
+    fn takes_60_mb(mut self) -> Self {
+        let text = "The body has at most 62914560 bytes (60 MB), 413 beyond; one of more than 1 MiB takes a place, 503 if none is free.";
+        self.put(&["description"], json!(text));
         self
     }
 
@@ -470,11 +478,7 @@ fn site(all: &mut Vec<Operation>) {
             .json("Delivered", "Default content: none offered.")
             .tells_what_is_left_out();
     delivery.put(&["responses", "204"], json!({"description": "A beacon is taken."}));
-    delivery.put(
-        &["description"],
-        json!("The body has at most 62914560 bytes (60 MB), 413 beyond; one of more than 1 MiB takes a place, 503 if none is free."),
-    );
-    all.push(delivery.tells(
+    all.push(delivery.takes_60_mb().tells(
         "204",
         "Profiled-Left-Out",
         "What the call went on without, and why, if there is anything.",
@@ -494,6 +498,7 @@ fn site(all: &mut Vec<Operation>) {
                             "content": text(), "sessionId": text(), "edgeHost": text()}}),
                     )],
                 )
+                .takes_60_mb()
                 .tells_what_is_left_out(),
         );
     }
@@ -519,6 +524,7 @@ fn site(all: &mut Vec<Operation>) {
                         "prefetchResponses": {"type": "array"}}}),
                 )],
             )
+                .takes_60_mb()
                 .tells_what_is_left_out(),
     );
 }
