@@ -105,14 +105,16 @@ impl Curve {
 
     fn note(&mut self, passed: Duration, all: Duration, mib: u64) {
         let part = usize::try_from(passed.as_millis() * Self::PARTS / all.as_millis()).unwrap();
-        self.0.resize((part + 1).max(self.0.len()), (u64::MAX, 0));
+        // A busy machine may leave a tenth without a look at it: then it had what the next look finds.
+        self.0.resize((part + 1).max(self.0.len()), (mib, mib));
         let (least, most) = &mut self.0[part];
         (*least, *most) = ((*least).min(mib), (*most).max(mib));
     }
 
-    /// The most of these tenths.
+    /// The most of these tenths; of the last look if they had none.
     fn most(&self, parts: Range<usize>) -> u64 {
-        self.0[parts].iter().map(|(_, most)| *most).max().unwrap()
+        let end = parts.end.min(self.0.len());
+        self.0[parts.start.min(end - 1)..end].iter().map(|(_, most)| *most).max().unwrap()
     }
 }
 

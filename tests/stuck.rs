@@ -323,7 +323,7 @@ fn a_batch_whose_upload_and_outcomes_are_both_lost_is_held_alone() {
             assert_eq!(lookup(&daemon, "a", "plain").status, 503);
             assert_eq!(daemon.value("b", "pc", "plain", "n").as_deref(), Some("2"));
             assert!(daemon.get("/readyz").text().contains("1 batches are stuck"));
-            assert!(daemon.complaints().contains("a batch is held"), "{}", daemon.complaints());
+            daemon.wait_for_complaint("a batch is held");
             daemon.terminate();
             assert!(daemon.ended().success());
             daemon.restart();

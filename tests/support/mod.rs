@@ -118,6 +118,11 @@ impl Daemon {
         std::fs::read_to_string(self.complaints.as_ref().unwrap()).unwrap()
     }
 
+    /// Waits until it has complained in these words: nothing waits for the thread that writes the log.
+    pub fn wait_for_complaint(&self, words: &str) {
+        wait_for(&format!("the complaint {words:?}"), || self.complaints().contains(words).then_some(()));
+    }
+
     /// From the next start on it may have no more files open than these.
     pub fn set_handles(&mut self, handles: u32) -> &mut Self {
         self.handles = Some(handles);
