@@ -104,10 +104,12 @@ fn names_one(header: &Header, row: &[u8], gone: &impl Fn(&str) -> bool) -> bool 
         return gone(cells.id());
     }
     let first = row.split(|byte| matches!(byte, b',' | b'\n' | b'\r')).next().unwrap_or_default();
-    let text = String::from_utf8_lossy(first).trim().trim_matches('"').replace('+', " ");
+    let text = String::from_utf8_lossy(first).trim_matches(' ').trim_matches('"').replace('+', " ");
     let id = percent_encoding::percent_decode_str(&text).decode_utf8_lossy();
-    let id = visible(&id);
-    gone(id) || id.split_once('.').is_some_and(|(id, _)| gone(id))
+    // As it stands, too: to earlier versions what nobody sees was part of an id.
+    [&*id, id.trim(), visible(&id)]
+        .into_iter()
+        .any(|id| gone(id) || id.split_once('.').is_some_and(|(id, _)| gone(id)))
 }
 
 /// Whether a row of an upload of which rows were overwritten is one of those.
@@ -207,6 +209,15 @@ mod tests {
             let lines = left.split_inclusive('\n').filter(|line| reads_erased(line.as_bytes())).count();
             assert_eq!(overwritten, lines.max(1), "{rows:?}");
         }
+    }
+
+    #[test]
+    fn failed_rows_go_with_and_without_what_nobody_sees_around_their_ids() {
+        let file = "batch=pcId,a\n\u{a0}1,bad%zz\n2,y\n";
+        for gone in ["1", "\u{a0}1"] {
+            assert_eq!(after(file, gone, 8), ("erased    \n2,y\n".to_owned(), 1), "{gone:?}");
+        }
+        assert_eq!(after(file, "\u{a0}2", 8).1, 0);
     }
 
     #[test]

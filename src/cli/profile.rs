@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::client::{Client, encoded};
 use super::{By, CliError, Remote, block_on, parse_client, print_json, say, shown, table};
-use crate::model::id::{ClientCode, VisitorId, visible};
+use crate::model::id::{ClientCode, VisitorId};
 
 /// The commands.
 #[derive(Debug, Subcommand)]
@@ -235,7 +235,7 @@ pub(super) async fn ask(client: &Client, whose: &ClientCode, by: By, id: &str) -
 }
 
 fn check_id(by: By, id: &str) -> Result<(), CliError> {
-    match VisitorId::new(by.kind(), visible(id)) {
+    match VisitorId::sent(by.kind(), id) {
         Ok(_) => Ok(()),
         Err(e) => Err(CliError::Usage(format!("{id:?} is not a {}: {e}", by.kind().name()))),
     }

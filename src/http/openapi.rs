@@ -206,12 +206,9 @@ impl Operation {
     }
 
     /// The header of a call that goes on without something it brought.
-    fn tells_what_is_left_out(self) -> Self {
-        self.tells(
-            "200",
-            "Profiled-Left-Out",
-            "What the call went on without, and why, if there is anything.",
-        )
+    fn tells_what_is_left_out(self, statuses: &[&'static str]) -> Self {
+        let told = "What the call went on without, and why, if there is anything.";
+        statuses.iter().fold(self, |operation, status| operation.tells(status, "Profiled-Left-Out", told))
     }
 
     fn put_header(&mut self, status: &str, name: &str, header: Value) {
@@ -402,7 +399,7 @@ fn adobe_visitors(all: &mut Vec<Operation>) {
         let operation = attributes(operation, false)
             .answers("200", "It is taken.", &[(XML, text())])
             .tells("200", "Profiled-Outcome", "updated, not_found (nobody is made of it) or ignored.")
-            .tells_what_is_left_out();
+            .tells_what_is_left_out(&["200"]);
         all.push(if method == "post" {
             operation.body(&[FORM], &json!({"type": "object"}), false)
         } else {
@@ -456,13 +453,8 @@ fn site(all: &mut Vec<Operation>) {
                     &[(JSON, json!({})), (SCRIPT, text()), (TEXT, text())],
                 )
                 .answers("302", "It leads to mboxDefault.", &[(TEXT, text())])
-                .tells_what_is_left_out()
+                .tells_what_is_left_out(&["200", "302"])
                 .tells("302", "Location", "What mboxDefault says.")
-                .tells(
-                    "302",
-                    "Profiled-Left-Out",
-                    "What the call went on without, and why, if there is anything.",
-                )
                 .tells("200", "Set-Cookie", "Of a ubox call: mboxPC.")
                 .tells("302", "Set-Cookie", "Of a ubox call: mboxPC.");
             let form = json!({"type": "object"});
@@ -475,14 +467,9 @@ fn site(all: &mut Vec<Operation>) {
             .query("imsOrgId", false, text(), "The organisation, instead of client.")
             .query("sessionId", true, session_id(), "The session.")
             .body(&[JSON], &named("Delivery"), true)
-            .json("Delivered", "Default content: none offered.")
-            .tells_what_is_left_out();
+            .json("Delivered", "Default content: none offered.");
     delivery.put(&["responses", "204"], json!({"description": "A beacon is taken."}));
-    all.push(delivery.takes_60_mb().tells(
-        "204",
-        "Profiled-Left-Out",
-        "What the call went on without, and why, if there is anything.",
-    ));
+    all.push(delivery.takes_60_mb().tells_what_is_left_out(&["200", "204"]));
     for path in ["/rest/v1/mbox", "/rest/v1/mbox/{session_id}"] {
         all.push(
             Operation::new("post", path, "One mbox, as older SDKs call it in JSON.")
@@ -499,7 +486,7 @@ fn site(all: &mut Vec<Operation>) {
                     )],
                 )
                 .takes_60_mb()
-                .tells_what_is_left_out(),
+                .tells_what_is_left_out(&["200"]),
         );
     }
     all.push(
@@ -525,7 +512,7 @@ fn site(all: &mut Vec<Operation>) {
                 )],
             )
                 .takes_60_mb()
-                .tells_what_is_left_out(),
+                .tells_what_is_left_out(&["200"]),
     );
 }
 

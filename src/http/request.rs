@@ -22,7 +22,7 @@ use crate::app::shares::{Place, Who};
 use crate::app::{App, AppError};
 use crate::batch::encoding::Encoding;
 use crate::config::{Pace, Timeouts};
-use crate::model::id::{ClientCode, IdKind, VisitorId, visible};
+use crate::model::id::{ClientCode, IdKind, VisitorId};
 use crate::model::profile::{NAME_CHARS_MAX, NAME_PREFIX, NameFault, attribute_name_fault};
 
 /// The media type of a form.
@@ -479,7 +479,7 @@ pub(super) fn client(code: &str) -> Result<ClientCode, HttpError> {
 
 /// The visitor that a path or a parameter names.
 pub(super) fn visitor_id(kind: IdKind, text: &str) -> Result<VisitorId, HttpError> {
-    VisitorId::new(kind, visible(text))
+    VisitorId::sent(kind, text)
         .map_err(|e| HttpError::Wrong(format!("{text:?} is not a {}: {e}", kind.name())))
 }
 

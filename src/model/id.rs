@@ -204,6 +204,11 @@ impl VisitorId {
         Ok(Self { kind, id: kind.check(text)?.into() })
     }
 
+    /// Checks an id as a caller sent it: without what nobody sees around it.
+    pub fn sent(kind: IdKind, text: &str) -> Result<Self, IdError> {
+        Self::new(kind, visible(text))
+    }
+
     /// Its kind.
     pub fn kind(&self) -> IdKind {
         self.kind

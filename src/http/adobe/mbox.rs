@@ -17,7 +17,7 @@ use crate::http::left_out::LeftOut;
 use crate::http::request::{FORM, Params, Request};
 use crate::http::response::{Answer, Door};
 use crate::model::blocked::BlockedIds;
-use crate::model::id::{ClientCode, IdKind, VisitorId, visible};
+use crate::model::id::{ClientCode, IdKind, VisitorId};
 use crate::model::profile::{NAME_CHARS_MAX, NameFault, Source, attribute_name_fault};
 use crate::telemetry::metrics;
 
@@ -137,8 +137,7 @@ fn ids(params: &Params, blocked: &BlockedIds) -> Result<(CallIds, usize), HttpEr
 
 /// The `pcId` to hand back: the call's own as sent, with its location hint, or the one that the visitor got.
 fn tnt_id<'a>(params: &'a Params, own: Option<&'a VisitorId>, written: &'a Written) -> Option<&'a str> {
-    let sent =
-        params.get("mboxPC").filter(|sent| VisitorId::new(IdKind::Pc, visible(sent)).ok().as_ref() == own);
+    let sent = params.get("mboxPC").filter(|sent| VisitorId::sent(IdKind::Pc, sent).ok().as_ref() == own);
     sent.or_else(|| written.pc.as_ref().or(own).map(VisitorId::as_str))
 }
 

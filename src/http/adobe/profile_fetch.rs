@@ -9,7 +9,7 @@ use crate::app::Visitor;
 use crate::http::Front;
 use crate::http::error::HttpError;
 use crate::http::response::{Answer, json};
-use crate::model::id::{ClientCode, IdKind, VisitorId, visible};
+use crate::model::id::{ClientCode, IdKind, VisitorId};
 
 pub(in crate::http) async fn answer(
     front: &Front,
@@ -17,7 +17,7 @@ pub(in crate::http) async fn answer(
     kind: IdKind,
     text: &str,
 ) -> Result<Answer, HttpError> {
-    let visitor = match VisitorId::new(kind, visible(text)) {
+    let visitor = match VisitorId::sent(kind, text) {
         Ok(id) => front.app.read(client, &id).await?,
         // Adobe answers an invalid id as it does an unknown one.
         Err(_) => None,

@@ -13,7 +13,7 @@ use crate::http::error::HttpError;
 use crate::http::request::{Request, visitor_id};
 use crate::http::response::Answer;
 use crate::model::batch::BatchId;
-use crate::model::id::{ClientCode, IdKind, VisitorId, visible};
+use crate::model::id::{ClientCode, IdKind, VisitorId};
 use crate::model::seq::{Millis, Seq};
 
 /// The kinds of ids, as `by=` names them, in the order in which they are tried where any will do.
@@ -131,7 +131,7 @@ pub(super) async fn answer(
 fn ids(form: &Form) -> Result<Vec<VisitorId>, HttpError> {
     if form.by.is_empty() || form.by == "any" {
         let all: Vec<_> =
-            KINDS.iter().filter_map(|(_, kind)| VisitorId::new(*kind, visible(&form.id)).ok()).collect();
+            KINDS.iter().filter_map(|(_, kind)| VisitorId::sent(*kind, &form.id).ok()).collect();
         return match all.is_empty() {
             true => visitor_id(IdKind::ThirdParty, &form.id).map(|id| vec![id]),
             false => Ok(all),
