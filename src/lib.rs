@@ -21,7 +21,7 @@
 //! | [`journal`] | segments, group commit, entries, snapshots |
 //! | [`store`] | the seam to what keeps the profiles; sled and memory behind it, and the swap of one for a fresh one |
 //! | [`batch`] | the batch file's parser, the spool, pending rows, settling, background folding |
-//! | [`app`] | what every front door calls: `site_call`, `update`, `read`, `accept_batch`; and what keeps the data folder well: opening, healing, snapshots, backups, erasure, checking |
+//! | [`engine`] | what every front door calls: `site_call`, `update`, `read`, `accept_batch`; and what keeps the data folder well: opening, healing, snapshots, backups, erasure, checking |
 //! | [`http`] | hyper, TLS, what each caller may take, the router, Adobe's forms and our own, the inspector's pages |
 //! | [`cli`] | one file per subcommand |
 //!
@@ -42,8 +42,8 @@
 //!
 //! # A site call
 //!
-//! 1. [`http`] decodes it into a [`SiteCall`](app::SiteCall), and [`App::site_call`](app::App::site_call) queues it.
-//! 2. The [commit thread](app::commit) takes what is waiting as one group. For each request it takes a seq, *settles*
+//! 1. [`http`] decodes it into a [`SiteCall`](engine::SiteCall), and [`Engine::site_call`](engine::Engine::site_call) queues it.
+//! 2. The [commit thread](engine::commit) takes what is waiting as one group. For each request it takes a seq, *settles*
 //!    the visitor ([`settle`](batch::settle::settle): pending rows of all its ids are folded in first, for they are
 //!    earlier in the order), then binds ids and applies the attributes, all in a view that nobody else sees.
 //! 3. The group is one journal frame: one write, one `fdatasync`. Its entries hold the new values themselves, and what
@@ -52,7 +52,7 @@
 //!
 //! # A lookup
 //!
-//! [`look_up`](app::look_up) takes the list of pending batches first and reads the store second, follows links, folds
+//! [`look_up`](engine::look_up) takes the list of pending batches first and reads the store second, follows links, folds
 //! the visitor's pending rows in by the same `settle`, and shows the result. It waits for nobody.
 //!
 //! # What never happens
@@ -64,16 +64,16 @@
 //!
 //! [`Seq`]: model::seq::Seq
 //! [`fold`]: model::update::fold
-//! [`Upload`]: app::Upload
+//! [`Upload`]: engine::Upload
 //! [spool]: batch::spool
 
-pub mod app;
 pub mod audit;
 pub mod batch;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod durable;
+pub mod engine;
 pub mod folder;
 pub mod http;
 pub mod journal;

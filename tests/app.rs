@@ -1,15 +1,15 @@
 //! The app without its front doors: what only shows when calls come thick and large.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
-use profiled::app::check::check;
-use profiled::app::commit::VisitorWrite;
-use profiled::app::report::ToldRow;
-use profiled::app::shares::Who;
-use profiled::app::{
-    AcceptedBatch, Announced, App, AppError, BatchState, BatchVersion, CallIds, Opening, SiteCall,
-};
 use profiled::clock::{GuardedClock, Steady};
 use profiled::config::{Config, ServeOptions};
+use profiled::engine::commit::VisitorWrite;
+use profiled::engine::gates::Who;
+use profiled::engine::open::check::check;
+use profiled::engine::read::report::ToldRow;
+use profiled::engine::{
+    AcceptedBatch, Announced, BatchState, BatchVersion, CallIds, Engine, EngineError, Opening, SiteCall,
+};
 use profiled::model::batch::{BatchId, EmptyValues, IdempotencyKey, Outcome};
 use profiled::model::id::{ClientCode, IdKind, VisitorId};
 use profiled::model::profile::Source;
@@ -27,8 +27,8 @@ fn config(folder: &Path) -> Config {
     Config::resolve(options).unwrap()
 }
 
-fn open(folder: &Path) -> App {
-    App::open(config(folder), Arc::new(SystemClock)).unwrap()
+fn open(folder: &Path) -> Engine {
+    Engine::open(config(folder), Arc::new(SystemClock)).unwrap()
 }
 
 fn client() -> ClientCode {
@@ -83,7 +83,7 @@ async fn what_was_written_is_there_after_a_stop_and_a_start() {
 }
 
 /// Uploads a batch, in pieces of so many bytes; gives its id and its file.
-async fn upload(app: &App, folder: &Path, text: &str, piece: usize) -> (BatchId, PathBuf) {
+async fn upload(app: &Engine, folder: &Path, text: &str, piece: usize) -> (BatchId, PathBuf) {
     let before = uploads(folder);
     let mut upload = app
         .accept_batch(&who(), &client(), BatchVersion::V1, EmptyValues::Ignore, Announced::default())
@@ -107,11 +107,11 @@ fn uploads(folder: &Path) -> Vec<PathBuf> {
     files.filter(|file| file.extension().is_some_and(|extension| extension == "csv")).collect()
 }
 
-fn complete(app: &App, batch: &BatchId) -> bool {
+fn complete(app: &Engine, batch: &BatchId) -> bool {
     app.batch(batch).unwrap().state == BatchState::Complete
 }
 
-async fn wait_complete(app: &App, batch: &BatchId) {
+async fn wait_complete(app: &Engine, batch: &BatchId) {
     while !complete(app, batch) {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
@@ -132,7 +132,7 @@ fn told(said: &str, batch: &BatchId, file: &Path) {
 }
 
 /// Whether a batch is held for its upload.
-fn is_held(app: &App, batch: &BatchId) -> bool {
+fn is_held(app: &Engine, batch: &BatchId) -> bool {
     let status = app.batch(batch).unwrap();
     let Some(reason) = status.reason else { return false };
     assert_eq!((status.state, app.vitals().batches_stuck), (BatchState::Stuck, 1));
@@ -153,7 +153,7 @@ async fn an_upload_with_any_byte_changed_is_held_and_never_folded_in() {
     drop(app);
     let opened = || {
         std::fs::remove_dir_all(folder.path().join("data/store")).unwrap();
-        App::open(config(folder.path()), Arc::new(SystemClock))
+        Engine::open(config(folder.path()), Arc::new(SystemClock))
     };
     let check = async |what: &str| {
         let app = opened().unwrap();
@@ -269,14 +269,14 @@ impl Machine {
         self.steady.0.fetch_add(ms, Ordering::Relaxed);
     }
 
-    fn open(&self, folder: &Path) -> App {
+    fn open(&self, folder: &Path) -> Engine {
         let most = Some(Duration::from_secs(600));
         let clock = GuardedClock::new(Arc::clone(&self.wall) as _, Arc::clone(&self.steady) as _, most);
-        App::open_watched(config(folder), clock, &Opening::default()).unwrap()
+        Engine::open_watched(config(folder), clock, &Opening::default()).unwrap()
     }
 }
 
-async fn is_there(app: &App, n: usize) -> bool {
+async fn is_there(app: &Engine, n: usize) -> bool {
     let id = VisitorId::new(IdKind::Pc, &format!("p{n}")).unwrap();
     app.read(&client(), &id).await.unwrap().is_some()
 }
@@ -368,7 +368,7 @@ async fn a_start_long_past_the_last_write_sweeps_nobody_for_an_hour() {
 }
 
 /// Sends a batch with a key.
-async fn send(app: &App, text: &str, key: &str) -> Result<AcceptedBatch, AppError> {
+async fn send(app: &Engine, text: &str, key: &str) -> Result<AcceptedBatch, EngineError> {
     let announced = Announced::default();
     let mut upload =
         app.accept_batch(&who(), &client(), BatchVersion::V1, EmptyValues::Ignore, announced).await.unwrap();
@@ -383,16 +383,16 @@ async fn a_key_is_remembered_for_a_day_and_no_longer_also_over_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let clock = Arc::new(SetClock::default());
     let at = |millis: u64| clock.0.store(millis, Ordering::Relaxed);
-    let open = || App::open(config(folder.path()), Arc::clone(&clock) as _).unwrap();
-    let restart = async |app: App| {
+    let open = || Engine::open(config(folder.path()), Arc::clone(&clock) as _).unwrap();
+    let restart = async |app: Engine| {
         app.stop().await;
         drop(app);
         open()
     };
     // Whose batch a key leads to: a new one's, one of before, or that of another body.
-    let sent = async |app: &App, text: &str, key: &str| match send(app, text, key).await {
+    let sent = async |app: &Engine, text: &str, key: &str| match send(app, text, key).await {
         Ok(AcceptedBatch { batch, before }) => (batch.id, if before { "before" } else { "new" }),
-        Err(AppError::KeyTaken(id)) => (BatchId::parse(&id).unwrap(), "taken"),
+        Err(EngineError::KeyTaken(id)) => (BatchId::parse(&id).unwrap(), "taken"),
         Err(error) => panic!("{error}"),
     };
 
@@ -452,7 +452,7 @@ enum Read {
 struct Given {
     text: String,
     before: usize,
-    end: Result<(), AppError>,
+    end: Result<(), EngineError>,
 }
 
 /// A row as a report tells it.
@@ -464,15 +464,15 @@ fn told_row(row: &ToldRow) -> String {
 
 /// Reads on a thread that may block, with a pause once so many pieces were given.
 async fn read(
-    app: &App,
+    app: &Engine,
     batch: &BatchId,
     what: Read,
     pause_after: usize,
     mut pause: impl FnMut() + Send + 'static,
 ) -> Given {
     enum Source {
-        Report(profiled::app::report::Report),
-        File(profiled::app::report::UploadedFile),
+        Report(profiled::engine::read::report::Report),
+        File(profiled::engine::read::report::UploadedFile),
     }
     let source = match what {
         Read::File => Source::File(app.uploaded_file(&who(), batch).await.unwrap()),
@@ -555,7 +555,7 @@ async fn a_read_under_which_rows_are_overwritten_ends_and_gives_nothing_more() {
             given.text.get(given.before..)
         );
         match given.end {
-            Err(AppError::NotYet(why)) => assert!(why.contains("ask again"), "{why}"),
+            Err(EngineError::NotYet(why)) => assert!(why.contains("ask again"), "{why}"),
             other => panic!("{what:?}: {other:?}"),
         }
 

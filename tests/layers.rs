@@ -23,7 +23,7 @@ const LAYERS: [&str; 16] = [
     "journal",
     "store",
     "batch",
-    "app",
+    "engine",
     "http",
     "cli",
     "main",
@@ -249,7 +249,7 @@ fn expand(tokens: &[Token], at: usize, prefix: &[String], found: &mut Vec<(usize
                 }
                 return at + 1;
             }
-            // Generics of a path in the code, `Vec::<crate::app::App>::new`, are looked at by themselves.
+            // Generics of a path in the code, `Vec::<crate::engine::Engine>::new`, are looked at by themselves.
             "<" => break,
             name => path.push(name.into()),
         }
@@ -381,7 +381,7 @@ fn a_path_that_does_not_run_downward_is_found() {
             assert!(found.starts_with(expected), "{name} {text:?}: {found:?} is not {expected:?}");
         }
     }
-    check("app.rs", "use crate::batch::fold;\nuse crate::model::id::{Key, VisitorId};", &[]);
+    check("engine.rs", "use crate::batch::fold;\nuse crate::model::id::{Key, VisitorId};", &[]);
     check(
         "model/id.rs",
         "\nuse crate::store::Stored;",
@@ -389,8 +389,8 @@ fn a_path_that_does_not_run_downward_is_found() {
     );
     check(
         "store/sled.rs",
-        "use crate::{model::id, app::{self, App}};",
-        &["store/sled.rs:1: crate::app::self", "store"],
+        "use crate::{model::id, engine::{self, Engine}};",
+        &["store/sled.rs:1: crate::engine::self", "store"],
     );
     check(
         "store/mod.rs",
@@ -412,24 +412,24 @@ fn a_path_that_does_not_run_downward_is_found() {
     check("batch/fold.rs", "use super::super::http::x;", &["batch/fold.rs:1: crate::http::x"]);
     check(
         "batch/fold.rs",
-        "mod tests { use super::*; use super::super::csv; use super::super::super::app; }",
-        &["batch/fold.rs:1: crate::app: batch must not import app"],
+        "mod tests { use super::*; use super::super::csv; use super::super::super::engine; }",
+        &["batch/fold.rs:1: crate::engine: batch must not import engine"],
     );
     check(
         "batch/fold.rs",
-        "mod a { mod b {} fn f() {} }\nuse super::super::app;",
-        &["batch/fold.rs:2: crate::app:"],
+        "mod a { mod b {} fn f() {} }\nuse super::super::engine;",
+        &["batch/fold.rs:2: crate::engine:"],
     );
     check("batch/mod.rs", "use self::fold::x; use super::journal::x;", &[]);
     check(
         "batch/mod.rs",
-        "macro_rules! m { () => { $crate::app::f() } }",
-        &["batch/mod.rs:1: crate::app::f"],
+        "macro_rules! m { () => { $crate::engine::f() } }",
+        &["batch/mod.rs:1: crate::engine::f"],
     );
     check(
         "batch/mod.rs",
-        "pub(crate) fn f() {} pub(in crate::app) fn g() {}",
-        &["batch/mod.rs:1: crate::app"],
+        "pub(crate) fn f() {} pub(in crate::engine) fn g() {}",
+        &["batch/mod.rs:1: crate::engine"],
     );
     check(
         "store/mod.rs",
@@ -438,20 +438,20 @@ fn a_path_that_does_not_run_downward_is_found() {
     );
     check(
         "store/mod.rs",
-        "// crate::app\n/* crate::app /* */ crate::app */ const X: &str = \"\\\"crate::app\";",
+        "// crate::engine\n/* crate::engine /* */ crate::engine */ const X: &str = \"\\\"crate::engine\";",
         &[],
     );
     check(
         "store/mod.rs",
-        "const X: &str = r#\"\"crate::app\"#;\nuse crate::app;",
-        &["store/mod.rs:2: crate::app"],
+        "const X: &str = r#\"\"crate::engine\"#;\nuse crate::engine;",
+        &["store/mod.rs:2: crate::engine"],
     );
     check(
         "store/mod.rs",
-        "const Q: [char; 3] = ['\"', '\\'', '\\u{22}']; use crate::app;",
+        "const Q: [char; 3] = ['\"', '\\'', '\\u{22}']; use crate::engine;",
         &["store/mod.rs:1: "],
     );
-    check("store/mod.rs", "fn f<'a>(x: &'a str) {} use crate::app;", &["store/mod.rs:1: crate::app"]);
+    check("store/mod.rs", "fn f<'a>(x: &'a str) {} use crate::engine;", &["store/mod.rs:1: crate::engine"]);
     check("lib.rs", "pub mod model; pub use crate::http::Server; pub use crate::X;", &[]);
     check("main.rs", "use crate::anything::at_all;", &[]);
     check("util.rs", "", &["util.rs: belongs to no layer"]);

@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 
-use profiled::app::Opening;
 use profiled::config::TlsFiles;
+use profiled::engine::Opening;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde_json::Value;
 use support::metrics::Exposition;

@@ -16,9 +16,9 @@ use tokio::time::timeout;
 use super::stop::{self, Stops};
 use super::supervise::Supervised;
 use super::{CliError, complain, say_in_time};
-use crate::app::{App, Opening, SERVING_THREADS};
 use crate::clock::GuardedClock;
 use crate::config::{Config, ConfigError, ServeOptions};
+use crate::engine::{Engine, Opening, SERVING_THREADS};
 use crate::folder;
 use crate::http::tls::Tls;
 use crate::http::{Front, server};
@@ -118,7 +118,7 @@ async fn serve(config: Config, tokens: Tokens, asked: Asked) -> Result<(), CliEr
     let watched = opening.clone();
     let opened = tokio::task::spawn_blocking(move || {
         let clock = GuardedClock::of_this_machine(config.clock_ahead_max);
-        App::open_watched(config, clock, &watched)
+        Engine::open_watched(config, clock, &watched)
     });
     let opened = tokio::select! {
         opened = opened => opened.map_err(|e| CliError::Failed(e.to_string()))?,
@@ -186,7 +186,7 @@ impl Terminal {
 /// terminal was closed.
 async fn reload_at(
     (hangups, terminal): (&mut Signal, &mut Terminal),
-    (app, front): (&App, &Front),
+    (app, front): (&Engine, &Front),
     asked: &Asked,
     (supervised, url): (&Supervised, &str),
 ) -> Infallible {

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use crate::app::{App, Opening};
 use crate::config::Supervisor;
+use crate::engine::{Engine, Opening};
 
 /// How often it is told how far opening the data folder is, and for how long each time it is asked to wait.
 const OPENING_TOLD_EVERY: Duration = Duration::from_secs(1);
@@ -63,7 +63,7 @@ impl Supervised {
 
     /// Says now and then how the daemon is, and within each of the watchdog's periods that it is well, if it is; until it
     /// is dropped.
-    pub(super) async fn watch(&self, app: &App) -> std::convert::Infallible {
+    pub(super) async fn watch(&self, app: &Engine) -> std::convert::Infallible {
         let Some(supervisor) = &self.0 else { return std::future::pending().await };
         // Twice in a period, so that one that comes late is no reason to be ended.
         let every = supervisor.watchdog.map_or(STATUS_EVERY, |period| (period / 2).min(STATUS_EVERY));

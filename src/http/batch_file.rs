@@ -6,7 +6,7 @@ use hyper::header::HeaderName;
 use super::Front;
 use super::error::HttpError;
 use super::request::{Params, Request};
-use crate::app::{Announced, BatchVersion, Upload};
+use crate::engine::{Announced, BatchVersion, Upload};
 use crate::model::batch::{EmptyValues, IdempotencyKey, KEY_CHARS_MAX};
 use crate::model::id::ClientCode;
 

@@ -9,8 +9,8 @@ use hyper::{Method, StatusCode};
 use super::auth::Unauthorized;
 use super::framing::Offence;
 use super::request::MediaType;
-use crate::app::AppError;
 use crate::config::Pace;
+use crate::engine::EngineError;
 use crate::model::id::ClientCode;
 use crate::telemetry::metrics::Limit;
 
@@ -107,7 +107,7 @@ pub(super) enum HttpError {
     NotReady(String),
     /// What the call asked for was not done.
     #[error(transparent)]
-    App(#[from] AppError),
+    Engine(#[from] EngineError),
     /// Something inside failed.
     #[error("an internal error; the daemon's log says more")]
     Inside(String),
@@ -133,27 +133,27 @@ impl HttpError {
             // Adobe's status for it.
             Self::ClientTooOften { .. } | Self::NotReady(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Inside(_) => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::App(error) => match error {
-                AppError::UnknownClient(_) | AppError::UnknownBatch(_) => StatusCode::NOT_FOUND,
-                AppError::KeyTaken(_) => StatusCode::UNPROCESSABLE_ENTITY,
-                AppError::GivenUp(_) => StatusCode::GONE,
-                AppError::BadBatch(_) | AppError::AsAdobe { .. } | AppError::Refused(_) => {
+            Self::Engine(error) => match error {
+                EngineError::UnknownClient(_) | EngineError::UnknownBatch(_) => StatusCode::NOT_FOUND,
+                EngineError::KeyTaken(_) => StatusCode::UNPROCESSABLE_ENTITY,
+                EngineError::GivenUp(_) => StatusCode::GONE,
+                EngineError::BadBatch(_) | EngineError::AsAdobe { .. } | EngineError::Refused(_) => {
                     StatusCode::BAD_REQUEST
                 }
-                AppError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-                AppError::NotExportable(_) | AppError::NotComplete(_) | AppError::NotHeld(_) => {
+                EngineError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+                EngineError::NotExportable(_) | EngineError::NotComplete(_) | EngineError::NotHeld(_) => {
                     StatusCode::CONFLICT
                 }
-                AppError::Taken(..)
-                | AppError::MadeRoom(_)
-                | AppError::NoHandle
-                | AppError::ExportBusy(_)
-                | AppError::Stopping
-                | AppError::Unreadable
-                | AppError::Held { .. }
-                | AppError::NotYet(_) => StatusCode::SERVICE_UNAVAILABLE,
-                AppError::SpoolFull(_) | AppError::Full(_) => StatusCode::INSUFFICIENT_STORAGE,
-                AppError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+                EngineError::Taken(..)
+                | EngineError::MadeRoom(_)
+                | EngineError::NoHandle
+                | EngineError::ExportBusy(_)
+                | EngineError::Stopping
+                | EngineError::Unreadable
+                | EngineError::Held { .. }
+                | EngineError::NotYet(_) => StatusCode::SERVICE_UNAVAILABLE,
+                EngineError::SpoolFull(_) | EngineError::Full(_) => StatusCode::INSUFFICIENT_STORAGE,
+                EngineError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
             },
         }
     }
@@ -165,7 +165,7 @@ impl HttpError {
             | Self::FailedTooOften { after, .. }
             | Self::ClientTooOften { after, .. } => Some(whole_seconds(after)),
             // Somebody must do something about it.
-            Self::App(AppError::Held { .. }) => Some(60),
+            Self::Engine(EngineError::Held { .. }) => Some(60),
             _ => match self.status() {
                 StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Some(1),
                 // Room comes of files that are no longer kept, or of somebody who makes some.
@@ -186,7 +186,7 @@ impl HttpError {
             Self::Slow(_) => Some(Limit::BodyRate),
             Self::TooLarge(_) => Some(Limit::BodyBytes),
             Self::UriTooLong(_) => Some(Limit::UriLength),
-            Self::App(error) => error.limit(),
+            Self::Engine(error) => error.limit(),
             _ => None,
         }
     }
@@ -195,8 +195,8 @@ impl HttpError {
     pub(super) fn log(&self) -> Option<String> {
         match self {
             Self::BrokenOff(error) => Some(error.to_string()),
-            Self::Inside(why) | Self::App(AppError::Internal(why)) => Some(why.clone()),
-            Self::App(AppError::SpoolFull(why) | AppError::Full(why)) => Some(why.clone()),
+            Self::Inside(why) | Self::Engine(EngineError::Internal(why)) => Some(why.clone()),
+            Self::Engine(EngineError::SpoolFull(why) | EngineError::Full(why)) => Some(why.clone()),
             _ => None,
         }
     }

@@ -1,6 +1,6 @@
 //! The front doors over HTTP: Adobe's paths, our own, and the ones for operations.
 //!
-//! Promises: a handler decodes, makes one call of [`crate::app::App`], encodes; what a client is told never holds what
+//! Promises: a handler decodes, makes one call of [`crate::engine::Engine`], encodes; what a client is told never holds what
 //! the log says; attribute values, tokens and bodies are never logged.
 
 mod adobe;
@@ -38,9 +38,9 @@ use self::caller::Caller;
 use self::error::HttpError;
 use self::rate::{Rate, Rates};
 use self::tls::{Tls, TlsError};
-use crate::app::App;
-use crate::app::shares::{Network, Scarce, Shares};
 use crate::config::{Callers, Config, HeadLimits, Timeouts};
+use crate::engine::Engine;
+use crate::engine::gates::{Network, Scarce, Shares};
 use crate::model::id::ClientCode;
 use crate::tokens::{self, Tokens, TokensError};
 
@@ -53,7 +53,7 @@ const LARGE_CALLS_MAX: usize = 4;
 /// What every handler needs: the daemon behind it and the limits in front of it.
 #[derive(Clone)]
 pub struct Front {
-    app: App,
+    app: Engine,
     tokens: Arc<RwLock<Arc<Tokens>>>,
     limits: Arc<RwLock<Arc<Limits>>>,
     tls: Option<Arc<Tls>>,
@@ -85,7 +85,7 @@ impl Limits {
 impl Front {
     /// The front doors of `app`, as `config` sets them, open to who has one of the tokens; secure ones if there is a
     /// certificate.
-    pub fn new(app: App, config: &Config, tokens: Tokens, tls: Option<Arc<Tls>>) -> Self {
+    pub fn new(app: Engine, config: &Config, tokens: Tokens, tls: Option<Arc<Tls>>) -> Self {
         Self {
             event_streams: Shares::new(Scarce::EventStreams, EVENT_STREAMS_MAX, app.metrics()),
             large_calls: Shares::new(Scarce::LargeCalls, LARGE_CALLS_MAX, app.metrics()),

@@ -5,7 +5,7 @@ use hyper::StatusCode;
 use super::Front;
 use super::error::HttpError;
 use super::response::{Answer, counted, text};
-use crate::app::Readiness;
+use crate::engine::Readiness;
 use crate::model::id::ClientCode;
 
 /// `GET /healthz`: the process is of use: it has not failed, and the threads that write the journal and fold batches move.

@@ -11,9 +11,9 @@ use super::error::HttpError;
 use super::request::Request;
 use super::response::{Answer, chunked};
 use super::stream::begin;
-use crate::app::AppError;
-use crate::app::report::{Report, ToldRow};
 use crate::batch::csv::RowPlace;
+use crate::engine::EngineError;
+use crate::engine::read::report::{Report, ToldRow};
 use crate::model::batch::{BatchId, Counts, Outcome};
 
 const CSV: &str = "text/csv;charset=UTF-8";
@@ -39,7 +39,7 @@ pub(super) fn told(
             out.write(|bytes| fault = form.write(&row, bytes).err())?;
             if fault.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
-        fault.map_or(Ok(()), |fault: HttpError| Err(AppError::Internal(fault.to_string())))
+        fault.map_or(Ok(()), |fault: HttpError| Err(EngineError::Internal(fault.to_string())))
     });
     chunked(form.media_type(), chunks)
 }
@@ -55,7 +55,7 @@ pub(super) async fn repair(front: &Front, request: &Request, id: &BatchId) -> Re
     .await
     .map_err(|error| HttpError::Inside(error.to_string()))?;
     if given_up? {
-        return Err(AppError::GivenUp(id.to_string()).into());
+        return Err(EngineError::GivenUp(id.to_string()).into());
     }
     let chunks = begin("a repair file", &place, request.answer_pace(), move |out| {
         report.repair(|bytes| out.write(|filling| filling.extend_from_slice(bytes)))

@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use crate::app::shares::Network;
 use crate::config::Callers;
+use crate::engine::gates::Network;
 use crate::sync::resize;
 
 /// One in so many places is made free at once, and at most so many: closing takes a moment.

@@ -18,10 +18,10 @@ use super::caller::{Caller, is_host};
 use super::decode::{self, Parameters};
 use super::error::HttpError;
 use super::patience::Patience;
-use crate::app::shares::{Place, Who};
-use crate::app::{App, AppError};
 use crate::batch::encoding::Encoding;
 use crate::config::{Pace, Timeouts};
+use crate::engine::gates::{Place, Who};
+use crate::engine::{Engine, EngineError};
 use crate::model::id::{ClientCode, IdKind, VisitorId};
 use crate::model::profile::{NAME_CHARS_MAX, NAME_PREFIX, NameFault, attribute_name_fault};
 
@@ -108,7 +108,7 @@ impl Request {
     }
 
     /// What a URL begins with that leads back here: `public_url`, or the host that the client called.
-    pub(super) fn base_url(&self, app: &App) -> Result<String, HttpError> {
+    pub(super) fn base_url(&self, app: &Engine) -> Result<String, HttpError> {
         if let Some(url) = app.public_url() {
             return Ok(url.as_str().to_owned());
         }
@@ -297,7 +297,7 @@ impl Body {
             let frame = tokio::select! {
                 // First, for a client that never stops sending always has a frame there.
                 biased;
-                () = at_the_end(&mut self.bodies_end) => return Err(AppError::Stopping.into()),
+                () = at_the_end(&mut self.bodies_end) => return Err(EngineError::Stopping.into()),
                 error = asked_to_leave(place) => return Err(error.into()),
                 frame = timeout(left, self.incoming.frame()) => frame,
             };
@@ -359,7 +359,7 @@ pub(super) enum Begun {
 }
 
 /// Completes when a place's holder is to make room.
-async fn asked_to_leave(place: Option<&Place>) -> AppError {
+async fn asked_to_leave(place: Option<&Place>) -> EngineError {
     match place {
         Some(place) => place.asked_to_leave().await,
         None => std::future::pending().await,
@@ -442,7 +442,7 @@ impl Params {
     }
 
     /// The client that `client=` names, else the default one.
-    pub(super) fn client(&self, app: &App) -> Result<ClientCode, HttpError> {
+    pub(super) fn client(&self, app: &Engine) -> Result<ClientCode, HttpError> {
         match self.get("client") {
             Some(code) => client(code),
             None => app.default_client().ok_or_else(|| {

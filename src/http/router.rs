@@ -9,7 +9,7 @@ use super::openapi::{self, Schemas};
 use super::request::{Request, client};
 use super::response::{Answer, Door, json, refusal};
 use super::{Front, adobe, auth, cors, inspector, native, ops, outcomes};
-use crate::app::BatchVersion;
+use crate::engine::BatchVersion;
 use crate::model::batch::BatchId;
 use crate::model::id::{ClientCode, IdKind};
 use crate::tokens::Scope;

@@ -36,9 +36,9 @@ use super::response::{Answer, Door, refusal};
 use super::router::{Endpoint, answer_while_opening, door_of_unknown};
 use super::tls::{Tls, Unsecured};
 use super::{Front, Limits};
-use crate::app::Opening;
 use crate::config::Timeouts;
 use crate::durable::point;
+use crate::engine::Opening;
 use crate::telemetry::Seldom;
 use crate::telemetry::metrics::Limit;
 

@@ -14,9 +14,9 @@ use tokio::time::Instant;
 
 use super::patience::Patience;
 use super::response::Chunk;
-use crate::app::AppError;
-use crate::app::shares::Place;
 use crate::config::Pace;
+use crate::engine::EngineError;
+use crate::engine::gates::Place;
 
 /// How many bytes are sent at once, at least.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -83,7 +83,7 @@ pub(super) fn begin(
     what: &'static str,
     place: &Place,
     pace: Pace,
-    run: impl FnOnce(&mut Sender) -> Result<(), AppError> + Send + 'static,
+    run: impl FnOnce(&mut Sender) -> Result<(), EngineError> + Send + 'static,
 ) -> mpsc::Receiver<Chunk> {
     let (chunks, receiver) = mpsc::channel(CHUNKS_WAITING_MAX);
     let (place, patience) = (place.clone(), Patience::new(pace));

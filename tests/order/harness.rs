@@ -10,19 +10,19 @@ use super::ops::{
     ATTRIBUTES, BLOCKED, Batch, CLIENTS, Call, HOUR_MS, How, NAMES, Op, Row, Settings, Stop, id,
 };
 use super::stores::{Store, Which};
-use profiled::app::commit::{Answer, Committer, NewBatch, Request, VisitorWrite, WriteRules};
-use profiled::app::erase::{Erased, overwrite_rows};
-use profiled::app::export::Walk;
-use profiled::app::recovery::{StartFrom, recover, write_checkpoint};
-use profiled::app::steps::{SnapshotSteps, Spent, batches_needless, journal_needed};
-use profiled::app::sweep_thread::{Horizon, step as sweep};
-use profiled::app::{AppError, CallIds, SiteCall, Visitor, look_up};
 use profiled::batch::csv::Parser;
 use profiled::batch::fold::{Part, Plan, Step};
 use profiled::batch::outcome::{BatchState, Failure, read_outcomes, write_outcomes};
 use profiled::batch::pending::{IndexBuilder, Pending};
 use profiled::batch::queue::Batches;
 use profiled::batch::spool::Spool;
+use profiled::engine::commit::{Answer, Committer, NewBatch, Request, VisitorWrite, WriteRules};
+use profiled::engine::open::recovery::{StartFrom, recover, write_checkpoint};
+use profiled::engine::read::export::Walk;
+use profiled::engine::upkeep::erase::{Erased, overwrite_rows};
+use profiled::engine::upkeep::steps::{SnapshotSteps, Spent, batches_needless, journal_needed};
+use profiled::engine::upkeep::sweep::{Horizon, step as sweep};
+use profiled::engine::{CallIds, EngineError, SiteCall, Visitor, look_up};
 use profiled::journal::entry::Checkpoint;
 use profiled::journal::log::LogSettings;
 use profiled::journal::snapshot::{SnapshotReader, Snapshots};
@@ -1273,7 +1273,7 @@ impl Harness {
                 lifetime_ms: self.settings.lifetime_ms,
                 now: &|| now,
                 go_on: &|| Ok(true),
-                told: &|error| AppError::Refused(error.to_string()),
+                told: &|error| EngineError::Refused(error.to_string()),
             };
             let count = walk.count().map_err(|error| format!("{client} cannot be counted: {error}"))?;
             all = format!("{all}{client} has {count}\n");

@@ -1,6 +1,6 @@
 //! The stores that sequences run on, and what a crash does to each.
 
-use profiled::app::recovery::read_checkpoint;
+use profiled::engine::open::recovery::read_checkpoint;
 use profiled::journal::entry::Checkpoint;
 use profiled::model::batch::BatchRules;
 use profiled::model::id::Key;

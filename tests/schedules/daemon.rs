@@ -3,11 +3,6 @@
 
 use super::lives::{Seen, show};
 use super::store::VolatileStore;
-use profiled::app::commit::{Answer, Committer, NewBatch, Request, VisitorWrite, WriteRules};
-use profiled::app::recovery::{StartFrom, read_checkpoint, recover, write_checkpoint};
-use profiled::app::steps::{InUse, Keeper, Spent, Tombstones};
-use profiled::app::sweep_thread::{Horizon, step as sweep};
-use profiled::app::{AppError, CallIds, SiteCall, Visitor, look_up};
 use profiled::batch::catalogue;
 use profiled::batch::csv::Parser;
 use profiled::batch::fold::{Part, Plan, Step};
@@ -15,6 +10,11 @@ use profiled::batch::outcome::write_outcomes;
 use profiled::batch::pending::IndexBuilder;
 use profiled::batch::queue::Batches;
 use profiled::batch::spool::Spool;
+use profiled::engine::commit::{Answer, Committer, NewBatch, Request, VisitorWrite, WriteRules};
+use profiled::engine::open::recovery::{StartFrom, read_checkpoint, recover, write_checkpoint};
+use profiled::engine::upkeep::steps::{InUse, Keeper, Spent, Tombstones};
+use profiled::engine::upkeep::sweep::{Horizon, step as sweep};
+use profiled::engine::{CallIds, EngineError, SiteCall, Visitor, look_up};
 use profiled::journal::entry::Checkpoint;
 use profiled::journal::log::LogSettings;
 use profiled::journal::snapshot::{SnapshotReader, Snapshots};
@@ -449,7 +449,7 @@ impl Daemon {
 impl Keeper for Daemon {
     type Generation = Generation;
 
-    fn mark(&self) -> Result<Checkpoint, AppError> {
+    fn mark(&self) -> Result<Checkpoint, EngineError> {
         match self.ask(Request::Mark) {
             Answer::Marked(mark) => {
                 self.batches.save().unwrap();
@@ -459,7 +459,7 @@ impl Keeper for Daemon {
         }
     }
 
-    fn go_on(&self) -> Result<(), AppError> {
+    fn go_on(&self) -> Result<(), EngineError> {
         Ok(())
     }
 
@@ -468,11 +468,11 @@ impl Keeper for Daemon {
         write_checkpoint(&generation.checkpoint, mark)
     }
 
-    fn distrust(&self, _: &Generation, error: StoreError) -> AppError {
+    fn distrust(&self, _: &Generation, error: StoreError) -> EngineError {
         panic!("no store fails here: {error}")
     }
 
-    fn give_up(&self, why: String) -> AppError {
+    fn give_up(&self, why: String) -> EngineError {
         panic!("{why}")
     }
 }

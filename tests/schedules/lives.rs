@@ -1,7 +1,7 @@
 //! What an id may show at a lookup: from each write that changes it on.
 
 use super::daemon::{cells, number};
-use profiled::app::Visitor;
+use profiled::engine::Visitor;
 use profiled::model::seq::Seq;
 use std::collections::BTreeMap;
 

@@ -5,8 +5,8 @@
 
 use hyper::StatusCode;
 
-use crate::app::report::ToldRow;
-use crate::app::{BatchState, BatchStatus};
+use crate::engine::read::report::ToldRow;
+use crate::engine::{BatchState, BatchStatus};
 use crate::http::Front;
 use crate::http::error::HttpError;
 use crate::http::request::Request;
@@ -51,7 +51,7 @@ pub(in crate::http) async fn answer(
                 rows: page.rows,
             },
             Err(error) => {
-                let why = HttpError::App(error);
+                let why = HttpError::Engine(error);
                 tracing::debug!(batch = %batch.id, log = ?why.log(), %why, "failed rows were not told");
                 Failed {
                     rows: vec![],
@@ -108,7 +108,7 @@ fn encode(batch: &BatchStatus, details: bool, failed: &Failed) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::app::BatchVersion;
+    use crate::engine::BatchVersion;
     use crate::model::batch::Counts;
 
     #[test]

@@ -8,9 +8,9 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
-use crate::app::dry_run::{Diff, DryRun};
-use crate::app::{AcceptedBatch, AppError, BatchVersion};
 use crate::batch::remarks::{Remark, Remarked};
+use crate::engine::ingest::dry_run::{Diff, DryRun};
+use crate::engine::{AcceptedBatch, BatchVersion, EngineError};
 use crate::http::Front;
 use crate::http::batch_file::{MEDIA_TYPES, empty_values, idempotency_key, take_in};
 use crate::http::error::HttpError;
@@ -34,7 +34,7 @@ pub(in crate::http) async fn answer(
     let dry_run = request.query().strict()?.switch("dryRun")?;
     match take(front, request, client, version, dry_run).await {
         // Adobe says so with a 200 (Bulk Profile Update API, URL-encoding requirements). A dry run says why.
-        Err(HttpError::App(AppError::AsAdobe { says, .. })) if !dry_run => {
+        Err(HttpError::Engine(EngineError::AsAdobe { says, .. })) if !dry_run => {
             Ok(xml(StatusCode::OK, &[("success", "false"), ("batchStatus", ""), ("message", says)]))
         }
         answer => answer,

@@ -14,7 +14,7 @@
 use hyper::StatusCode;
 use serde::Serialize;
 
-use crate::app::{App, CallIds, SiteCall};
+use crate::engine::{CallIds, Engine, SiteCall};
 use crate::http::Front;
 use crate::http::adobe::site::{BLOCKED, give_pc_id, note_lost, random_id};
 use crate::http::error::HttpError;
@@ -92,7 +92,7 @@ pub(super) async fn write(
 }
 
 /// The client that `client=` names, else the one to which the organisation belongs, else the default one.
-pub(super) fn client_of(app: &App, query: &Params) -> Result<ClientCode, HttpError> {
+pub(super) fn client_of(app: &Engine, query: &Params) -> Result<ClientCode, HttpError> {
     if let Some(code) = query.get("client") {
         return client(code);
     }

@@ -5,7 +5,7 @@
 //! A page must not break: an illegal attribute is left out, the call goes on, and a header of its answer says so; only an
 //! illegal id, or a call that could not be answered, is refused.
 
-use crate::app::{CallIds, SiteCall, Written};
+use crate::engine::{CallIds, SiteCall, Written};
 use crate::http::Front;
 use crate::http::adobe::cookies;
 use crate::http::adobe::default_content::{DefaultContent, Handed};

@@ -5,7 +5,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
-use crate::app::Visitor;
+use crate::engine::Visitor;
 use crate::http::Front;
 use crate::http::error::HttpError;
 use crate::http::response::{Answer, json};

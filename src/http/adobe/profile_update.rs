@@ -7,7 +7,7 @@
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Method, StatusCode};
 
-use crate::app::{SingleUpdate, Visitor, Written};
+use crate::engine::{SingleUpdate, Visitor, Written};
 use crate::http::Front;
 use crate::http::adobe::site::note_lost;
 use crate::http::error::HttpError;

@@ -1,7 +1,7 @@
 //! What the site's front doors, mbox and Delivery, have in common: how much a call may bring, what is said of what it
 //! lost, and new ids.
 
-use crate::app::CallIds;
+use crate::engine::CallIds;
 use crate::http::error::HttpError;
 use crate::http::left_out::LeftOut;
 use crate::model::id::{IdKind, VisitorId};

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use super::plot::{Bar, in_words};
 use super::words::{self, Moment, grouped, size, state};
 use super::{Frame, render};
-use crate::app::report::{PAGE_ROWS_MAX, ToldRow};
-use crate::app::{AppError, BatchState, BatchStatus, BatchVersion};
 use crate::batch::remarks::{Remarks, further_lines};
+use crate::engine::read::report::{PAGE_ROWS_MAX, ToldRow};
+use crate::engine::{BatchState, BatchStatus, BatchVersion, EngineError};
 use crate::http::Front;
 use crate::http::error::HttpError;
 use crate::http::outcomes::{Form, told};
@@ -188,7 +188,7 @@ pub(super) async fn outcomes(front: &Front, request: &Request, id: &str) -> Resu
 /// A batch that is known.
 pub(super) fn known(front: &Front, id: &str) -> Result<BatchStatus, HttpError> {
     let found = BatchId::parse(id).and_then(|id| front.app.batch(&id));
-    found.ok_or_else(|| AppError::UnknownBatch(id.to_owned()).into())
+    found.ok_or_else(|| EngineError::UnknownBatch(id.to_owned()).into())
 }
 
 impl Progress {
@@ -238,7 +238,7 @@ impl Progress {
 async fn quotes(front: &Front, request: &Request, batch: &BatchStatus) -> Result<Vec<String>, HttpError> {
     match front.app.quotes_that_take_in(&request.who(Some(&batch.id.client)), &batch.id).await {
         Ok(remarks) => Ok(remarked(&remarks)),
-        Err(error @ AppError::Stopping) => Err(error.into()),
+        Err(error @ EngineError::Stopping) => Err(error.into()),
         Err(error) => {
             tracing::debug!(batch = %batch.id, %error, "its file could not be looked at for quotes");
             Ok(vec![])
@@ -253,7 +253,7 @@ impl Failures {
         let page = front.app.outcome_page(&who, &batch.id, Some(Outcome::Failed), None, PAGE_ROWS_MAX).await;
         let page = match page {
             Ok(page) => page,
-            Err(error @ AppError::Stopping) => return Err(error.into()),
+            Err(error @ EngineError::Stopping) => return Err(error.into()),
             Err(error) => {
                 tracing::debug!(batch = %batch.id, %error, "no failures could be shown");
                 return Ok(None);

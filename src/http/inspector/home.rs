@@ -8,8 +8,8 @@ use super::plot::{Bar, Columns};
 use super::visitor::Form;
 use super::words::{Moment, grouped, size};
 use super::{Frame, render};
-use crate::app::AppError;
-use crate::app::statistics::Statistics;
+use crate::engine::EngineError;
+use crate::engine::read::statistics::Statistics;
 use crate::http::Front;
 use crate::http::auth::Bearer;
 use crate::http::error::HttpError;
@@ -66,7 +66,7 @@ pub(super) async fn answer(
         if may_read {
             totals = match front.app.statistics(&request.who(Some(client)), client).await {
                 // So many ask at once that the page comes without them.
-                Err(AppError::Taken(..) | AppError::MadeRoom(_)) => None,
+                Err(EngineError::Taken(..) | EngineError::MadeRoom(_)) => None,
                 found => Some(Totals::of(&found?, now)),
             };
         }

@@ -3,7 +3,7 @@
 use askama::Template;
 
 use super::words::{grouped, minute, rows as so_many_rows};
-use crate::app::BatchStatus;
+use crate::engine::BatchStatus;
 use crate::model::batch::{Counts, Outcome};
 use crate::model::seq::Millis;
 

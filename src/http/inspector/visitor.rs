@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use super::plot::place;
 use super::words::Moment;
 use super::{Frame, render};
-use crate::app::{AppError, Lines, Visitor};
+use crate::engine::{EngineError, Lines, Visitor};
 use crate::http::Front;
 use crate::http::error::HttpError;
 use crate::http::request::{Request, visitor_id};
@@ -120,7 +120,7 @@ pub(super) async fn answer(
     page.frame.title = format!("Visitor {}", visitor.canonical.as_str());
     let lines = match front.app.lines(&request.who(Some(client)), &visitor).await {
         // So many ask at once that the page comes without them.
-        Err(AppError::Taken(..) | AppError::MadeRoom(_)) => Lines::new(),
+        Err(EngineError::Taken(..) | EngineError::MadeRoom(_)) => Lines::new(),
         lines => lines?,
     };
     page.visitor = Some(Shown::of(&visitor, &lines, front.app.now()));

@@ -1,6 +1,6 @@
 //! Numbers, sizes and times in words.
 
-use crate::app::BatchState;
+use crate::engine::BatchState;
 use crate::model::seq::Millis;
 
 /// A moment: for programs, for people, and how long ago it was.

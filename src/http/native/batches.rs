@@ -6,7 +6,7 @@ use hyper::header::{HeaderValue, LINK};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::app::{AppError, BatchState, BatchStatus, BatchVersion};
+use crate::engine::{BatchState, BatchStatus, BatchVersion, EngineError};
 use crate::http::Front;
 use crate::http::auth::Bearer;
 use crate::http::batch_file::{MEDIA_TYPES, take_in};
@@ -99,7 +99,7 @@ pub(super) fn known(front: &Front, id: &BatchId) -> Result<BatchStatus, HttpErro
 }
 
 fn none(id: impl std::fmt::Display) -> HttpError {
-    AppError::UnknownBatch(id.to_string()).into()
+    EngineError::UnknownBatch(id.to_string()).into()
 }
 
 fn state(query: &Params) -> Result<Option<BatchState>, HttpError> {

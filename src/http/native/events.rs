@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
 use super::batches::Batch;
-use crate::app::{App, BatchState, BatchStatus};
+use crate::engine::{BatchState, BatchStatus, Engine};
 use crate::http::Front;
 use crate::http::error::HttpError;
 use crate::http::request::Request;
@@ -52,7 +52,7 @@ pub(in crate::http) async fn answer(
 }
 
 /// Tells how far a batch is until it is complete, or no longer kept.
-async fn tell(app: &App, mut batch: BatchStatus, chunks: &mpsc::Sender<Chunk>) {
+async fn tell(app: &Engine, mut batch: BatchStatus, chunks: &mpsc::Sender<Chunk>) {
     let mut told: Option<(BatchStatus, Instant)> = None;
     loop {
         let complete = batch.state == BatchState::Complete;

@@ -10,10 +10,10 @@ use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
 use super::profiles::Profile;
-use crate::app::export::Export;
-use crate::app::shares::Scarce;
-use crate::app::{AppError, Visitor};
 use crate::batch::csv::write::Cells;
+use crate::engine::gates::Scarce;
+use crate::engine::read::export::Export;
+use crate::engine::{EngineError, Visitor};
 use crate::http::Front;
 use crate::http::auth::Bearer;
 use crate::http::error::HttpError;
@@ -50,12 +50,12 @@ pub(in crate::http) async fn answer(
             let found = spawn_blocking(move || {
                 let wanted = || !gone.is_closed() && !here.is_asked_to_leave();
                 let table = export.table(key_kind, cells, wanted)?;
-                Ok::<_, AppError>((export, table))
+                Ok::<_, EngineError>((export, table))
             });
             let (export, table) = found.await.map_err(|error| HttpError::Inside(error.to_string()))??;
             // Then it has not been through all visitors.
             if place.is_asked_to_leave() {
-                return Err(AppError::MadeRoom(Scarce::Exports).into());
+                return Err(EngineError::MadeRoom(Scarce::Exports).into());
             }
             let left_out = HeaderValue::from(table.left_out);
             let chunks = begin("an export", &place, pace, move |out| {
@@ -106,12 +106,12 @@ impl Format {
     }
 }
 
-fn ndjson(export: &Export, out: &mut Sender) -> Result<(), AppError> {
+fn ndjson(export: &Export, out: &mut Sender) -> Result<(), EngineError> {
     let mut fault = None;
     export.visitors(out.client(), |visitor: Visitor| {
         out.write(|bytes| {
             if let Err(error) = serde_json::to_writer(&mut *bytes, &Profile::of(&visitor)) {
-                fault.get_or_insert(AppError::Internal(format!("a visitor in JSON: {error}")));
+                fault.get_or_insert(EngineError::Internal(format!("a visitor in JSON: {error}")));
             }
             bytes.push(b'\n');
         })?;

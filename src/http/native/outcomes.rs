@@ -6,8 +6,8 @@
 use hyper::StatusCode;
 use hyper::header::{HeaderValue, LINK};
 
-use crate::app::report::PAGE_ROWS_MAX;
 use crate::batch::csv::RowPlace;
+use crate::engine::read::report::PAGE_ROWS_MAX;
 use crate::http::Front;
 use crate::http::error::HttpError;
 use crate::http::outcomes::{Form, told};

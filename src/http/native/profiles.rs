@@ -6,8 +6,8 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
-use crate::app::commit::VisitorWrite;
-use crate::app::{Lines, Visitor, VisitorAttribute};
+use crate::engine::commit::VisitorWrite;
+use crate::engine::{Lines, Visitor, VisitorAttribute};
 use crate::http::Front;
 use crate::http::auth::Bearer;
 use crate::http::error::HttpError;

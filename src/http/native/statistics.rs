@@ -4,7 +4,7 @@ use hyper::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::app::statistics::Pace;
+use crate::engine::read::statistics::Pace;
 use crate::http::Front;
 use crate::http::error::HttpError;
 use crate::http::outcomes::Outcomes;

@@ -8,7 +8,7 @@ use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::app::Done;
+use crate::engine::Done;
 use crate::http::Front;
 use crate::http::auth::Bearer;
 use crate::http::error::HttpError;

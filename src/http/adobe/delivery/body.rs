@@ -13,7 +13,7 @@ use tokio::task::spawn_blocking;
 
 use super::bounded::too_large;
 use super::call::{parse, parse_arriving};
-use crate::app::shares::Place;
+use crate::engine::gates::Place;
 use crate::http::Front;
 use crate::http::adobe::site::BODY_BYTES_MAX;
 use crate::http::error::HttpError;

@@ -1,0 +1,206 @@
+//! What a batch would come to if it were accepted now: each row's outcome, and what it would change. Nothing is written.
+//!
+//! Promises: rows are folded by the same [`fold`] as ever, into what lookups show; memory is that of folding one batch,
+//! and dry runs take turns. What is told holds for the moment: writes go on meanwhile.
+
+use crate::batch::csv::Header;
+use crate::batch::fold::{Plan, TheirRows};
+use crate::batch::outcome::write_outcomes;
+use crate::batch::pending::{Accepted, Pending};
+use crate::batch::remarks::Remarks;
+use crate::batch::settle::{Noted, SettleError, View, decoded, fold_bundles, settle};
+use crate::engine::commit::NewBatch;
+use crate::engine::gates::Place;
+use crate::engine::read::report::{Report, ToldRow};
+use crate::engine::{EngineError, Inner};
+use crate::model::batch::{BatchId, BatchRules, Counts, Outcome};
+use crate::model::id::Key;
+use crate::model::profile::{Profile, Stored};
+use crate::model::seq::Seq;
+use crate::model::update::{Folded, fold};
+use crate::sync::Ordering;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+/// How many failed rows are told beside the counts; the report has all.
+pub const FAILED_TOLD_MAX: usize = 100;
+
+/// What a batch would come to.
+pub struct DryRun {
+    /// Its rows.
+    pub rows: u64,
+    /// Its file's size.
+    pub bytes: u64,
+    /// Its rows by what would become of them.
+    pub counts: Counts,
+    /// What it would change of each attribute of its header, in the header's order.
+    pub attributes: Vec<(String, Diff)>,
+    /// The first of the rows that would fail.
+    pub failed: Vec<ToldRow>,
+    /// What of it was perhaps not meant.
+    pub remarks: Remarks,
+    /// What would become of each row.
+    pub report: Report,
+}
+
+/// How many visitors' values of one attribute would change, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Diff {
+    /// They have none, and would get one.
+    pub set: u64,
+    /// They have another.
+    pub changed: u64,
+    /// They have the same already.
+    pub unchanged: u64,
+    /// They have one, and would have none.
+    pub removed: u64,
+}
+
+/// Folds an upload's rows into what lookups show, and keeps nothing but what it would come to. Blocks.
+pub(in crate::engine) fn try_out(
+    inner: Arc<Inner>,
+    batch: NewBatch,
+    place: Place,
+) -> Result<DryRun, EngineError> {
+    // The place it would have in the order, were it accepted now.
+    let last = Seq::from_u64(inner.last_seq.load(Ordering::Acquire));
+    let seq = Seq::from_parts(inner.clock.now().max(last.millis()).plus(1), 0);
+    let accepted = Accepted {
+        id: BatchId { client: batch.client, seq },
+        rules: BatchRules { seq, ..batch.rules },
+        key_kind: batch.header.key_kind(),
+        spool: batch.spool.name(),
+        bytes: batch.spool.written(),
+        crc32c: Some(batch.spool.crc32c()),
+        rows: batch.rows,
+        key: None,
+    };
+    let header = batch.header.clone();
+    let pending = Pending::new(accepted, batch.header, batch.index, batch.spool.path());
+    let accepted = Arc::clone(&pending.accepted);
+    // The folding thread may hold a file in memory just now.
+    let plan = Plan::make(&Arc::new(pending), &*inner.store, 0).map_err(|error| inner.told(error))?;
+    let (decided, counts) = plan.decided();
+    let mut outcomes = decided.to_vec();
+    let mut diffs = Diffs::of(&accepted, &header);
+    let pending = plan.pending();
+    let folded = plan.each_visitor(|key, rows, outcome| diffs.visitor(&inner, pending, key, rows, outcome));
+    let (more, folded_counts) = folded.map_err(EngineError::internal)?;
+    drop(plan);
+    let Diffs { diffs, .. } = diffs;
+    outcomes.extend(more);
+    let counts = counts.plus(&folded_counts);
+
+    let path = inner.spool.outcomes_path(accepted.spool);
+    let written = inner.spool.recount_after(&path, || write_outcomes(&path, &mut outcomes));
+    written.map_err(|error| EngineError::from(crate::batch::spool::SpoolError::of(path, error)))?;
+    let report = Report::of_upload(Arc::clone(&inner), Arc::clone(&accepted), header, batch.spool, place)?;
+    let mut failed = vec![];
+    report.outcomes(Some(Outcome::Failed), None, |row| {
+        failed.push(row);
+        if failed.len() < FAILED_TOLD_MAX { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    let names = report.header().names().iter().map(|name| name.to_string());
+    Ok(DryRun {
+        rows: accepted.rows,
+        bytes: accepted.bytes,
+        counts,
+        attributes: names.zip(diffs).collect(),
+        failed,
+        remarks: report.remarks()?,
+        report,
+    })
+}
+
+/// The changes so far, by attribute.
+struct Diffs<'a> {
+    accepted: &'a Accepted,
+    columns: HashMap<&'a str, usize>,
+    diffs: Vec<Diff>,
+}
+
+impl<'a> Diffs<'a> {
+    fn of(accepted: &'a Accepted, header: &'a Header) -> Self {
+        let names = header.names();
+        let columns = names.iter().enumerate().map(|(column, name)| (&**name, column)).collect();
+        Self { accepted, columns, diffs: vec![Diff::default(); names.len()] }
+    }
+
+    /// Folds one visitor's rows in, and notes what that changes.
+    fn visitor(
+        &mut self,
+        inner: &Inner,
+        batch: &Pending,
+        key: &Key,
+        rows: TheirRows<'_>,
+        outcome: &mut dyn FnMut(u32, Outcome),
+    ) -> Result<(), SettleError> {
+        let rules = &self.accepted.rules;
+        // The runs first, the store second, as a lookup does.
+        let pending = inner.batches.pending(&self.accepted.id.client);
+        let mut view = View::new(&*inner.store);
+        settle(&mut view, &pending, key, &mut Noted::nothing())?;
+        let canonical = view.canonical(key)?;
+        let value = view.get(&canonical)?;
+        let living = match value.as_ref().map(|value| decoded(&canonical, value)).transpose()? {
+            Some(Stored::Profile(profile)) if !profile.expired(rules.seq.millis(), rules.lifetime_ms) => {
+                // A write of this moment may be past the place that was thought up for the batch.
+                Some(Profile { through: Seq::ZERO, ..profile })
+            }
+            _ => None,
+        };
+        let mut before: BTreeMap<&str, &str> = BTreeMap::new();
+        if let Some(profile) = &living {
+            before.extend(profile.visible().into_iter().map(|held| (held.name, held.value)));
+        }
+        let mut after: BTreeMap<String, String> = BTreeMap::new();
+        let mut shows = |profile: &Profile<'_>| {
+            let shown = profile.visible().into_iter();
+            after.extend(shown.map(|held| (held.name.to_owned(), held.value.to_owned())));
+        };
+        let stored = living.clone().map(Stored::Profile);
+        let touched: BTreeSet<&str> = match rows {
+            TheirRows::Each(rows) => {
+                let Folded::Changed(profile) = fold(stored, rules, rows, &mut *outcome) else {
+                    return Ok(());
+                };
+                shows(&profile);
+                rows.iter().flat_map(|row| row.cells.iter().map(|cell| cell.name)).collect()
+            }
+            TheirRows::Bundled(found) => {
+                let spool = |error| SettleError::Spool { batch: batch.accepted.id.to_string(), error };
+                let (rows, bundles): (Vec<_>, Vec<_>) =
+                    (found.rows.iter().collect(), found.bundles.iter().collect());
+                let Some(folded) = fold_bundles(batch, stored, &rows, &bundles).map_err(spool)? else {
+                    return Ok(());
+                };
+                rows.iter().zip(folded.rows).for_each(|(row, became)| outcome(row.line, became));
+                for (bundle, became) in bundles.iter().zip(folded.bundles) {
+                    let lines = batch.lines_of(bundle).map_err(spool)?;
+                    (0..).zip(lines).for_each(|(row, line)| {
+                        became.of(row).into_iter().for_each(|became| outcome(line, became));
+                    });
+                }
+                let Some(now) = folded.now else { return Ok(()) };
+                if let Stored::Profile(profile) = decoded(key, &now)? {
+                    shows(&profile);
+                }
+                folded.named.into_iter().collect()
+            }
+        };
+        for name in touched {
+            let Some(diff) = self.columns.get(name).and_then(|column| self.diffs.get_mut(*column)) else {
+                continue;
+            };
+            match (before.get(name).copied(), after.get(name).map(String::as_str)) {
+                (None, Some(_)) => diff.set += 1,
+                (Some(old), Some(new)) if old == new => diff.unchanged += 1,
+                (Some(_), Some(_)) => diff.changed += 1,
+                (Some(_), None) => diff.removed += 1,
+                (None, None) => {}
+            }
+        }
+        Ok(())
+    }
+}

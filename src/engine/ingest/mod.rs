@@ -1,0 +1,15 @@
+//! How batches come in, and how their rows get into the store.
+//!
+//! ```text
+//! upload.rs        receives a body: spools, parses and indexes it as it arrives
+//! dry_run.rs       says what a batch would do, and writes nothing
+//! apply_thread.rs  applies the rows of pending batches to the store, in the background
+//! throttle.rs      how fast rows are applied, and for whom the thread makes way
+//! repair.rs        a batch whose upload is damaged: the client sends it again, or an operator gives it up
+//! ```
+
+pub(in crate::engine) mod apply_thread;
+pub mod dry_run;
+pub(in crate::engine) mod repair;
+pub(in crate::engine) mod throttle;
+pub mod upload;

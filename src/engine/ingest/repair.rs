@@ -1,0 +1,86 @@
+//! Ending the hold of a batch whose upload is not what was accepted: its file is sent again, or the batch is given up.
+//!
+//! Promises: only the very file that was accepted ends the hold, and then the batch is folded in at its place in the order, as
+//! if nothing had been; what is given up is kept as it was in [`DAMAGED`](crate::engine::DAMAGED), and all its rows count as
+//! failed; a crash on the way leaves the batch held, mended, or given up.
+
+use crate::batch::pending::Pending;
+use crate::engine::commit::{NewBatch, Request};
+use crate::engine::open::needs;
+use crate::engine::open::salvage::{self, Replacement};
+use crate::engine::{BatchStatus, Engine, EngineError, Inner, OpenError};
+use crate::model::batch::BatchId;
+use crate::sync::{Ordering, lock};
+use std::sync::Arc;
+
+impl Engine {
+    /// Gives up a batch that is held: every row of it counts as failed, and all others go on.
+    pub async fn give_up_batch(&self, id: &BatchId) -> Result<BatchStatus, EngineError> {
+        let (inner, batch) = (Arc::clone(&self.0), id.clone());
+        let given_up = tokio::task::spawn_blocking(move || inner.give_up_batch(&batch)).await;
+        given_up.map_err(EngineError::internal)??;
+        self.known_batch(id)
+    }
+
+    /// Says so unless a batch is held.
+    pub fn check_held(&self, id: &BatchId) -> Result<(), EngineError> {
+        self.0.held_batch(id).map(|_| ())
+    }
+
+    pub(in crate::engine) fn known_batch(&self, id: &BatchId) -> Result<BatchStatus, EngineError> {
+        self.batch(id).ok_or_else(|| EngineError::UnknownBatch(id.to_string()))
+    }
+}
+
+impl Inner {
+    fn held_batch(&self, id: &BatchId) -> Result<Arc<Pending>, EngineError> {
+        let known = self.batches.get(id).ok_or_else(|| EngineError::UnknownBatch(id.to_string()))?;
+        let pending = self.batches.pending_by_seq(known.accepted.id.seq);
+        let held = pending.filter(|pending| pending.held().is_some());
+        let held = held.ok_or_else(|| EngineError::NotHeld(id.to_string()))?;
+        if self.folding_batch.load(Ordering::SeqCst) == id.seq.get() {
+            return Err(EngineError::NotYet(format!("batch {id} is just being let go of; try again")));
+        }
+        Ok(held)
+    }
+
+    fn give_up_batch(&self, id: &BatchId) -> Result<(), EngineError> {
+        let _one = lock(&self.replacing);
+        let pending = self.held_batch(id)?;
+        let failed = |error: OpenError| EngineError::internal(error);
+        let replacement = salvage::keep_and_replace(&self.data_folder, &pending.accepted, self.clock.now());
+        let Replacement { kept, file, mut outcomes, entry } = replacement.map_err(failed)?;
+        let counts = entry.end.counts;
+        let given_up = self.spool.give_up(pending.accepted.spool, &file, &mut outcomes);
+        given_up.map_err(EngineError::internal)?;
+        self.ask_blocking(Request::GiveUp(Box::new(entry)))?;
+        self.metrics.batch_complete(&id.client, &counts);
+        tracing::warn!(batch = %id, kept = %kept.display(), "a batch was given up: all its rows count as failed");
+        Ok(())
+    }
+
+    /// Puts the file of a batch that is held in its place again, as it was just sent.
+    pub(in crate::engine) fn put_back(&self, id: &BatchId, sent: NewBatch) -> Result<(), EngineError> {
+        let _one = lock(&self.replacing);
+        let pending = self.held_batch(id)?;
+        let accepted = &pending.accepted;
+        let expected = self.spool.sum(accepted.spool, &accepted.sum()).map_err(EngineError::internal)?;
+        let found = sent.sum();
+        if found.bytes != expected.bytes || expected.crc32c.is_some_and(|sum| Some(sum) != found.crc32c) {
+            return Err(EngineError::Refused(format!(
+                "this is not the file of batch {id}: it has {found}, and that one has {expected}"
+            )));
+        }
+        self.spool.put_back(accepted.spool, sent.spool).map_err(EngineError::internal)?;
+        let index = self.spool.index_path(accepted.spool);
+        let again = self.spool.recount_after(&index, || pending.open_again(expected, &index));
+        let mut again = again.map_err(EngineError::internal)?;
+        if again.is_unjudged() {
+            // Whom it may name waits until it is published, so no write comes between.
+            again = needs::judge(again, &*self.store).map_err(EngineError::internal)?;
+        }
+        self.batches.go_on_with(Arc::new(again));
+        tracing::info!(batch = %id, "the file of a batch was sent again: it goes on");
+        Ok(())
+    }
+}

@@ -1,0 +1,399 @@
+//! A batch's body on its way in: decoded, written to the spool, parsed, checked and indexed as it arrives.
+//!
+//! Promises: memory per upload is bounded whatever is sent (a few chunks, a decoder's window, one row, 16 bytes a row and, where
+//! many share an id, one profile);
+//! the limits hold on what has actually arrived and come out of its encoding; an upload that is refused, broken off or
+//! dropped leaves nothing behind.
+
+use crate::batch::as_adobe::{AsAdobe, BadEscape};
+use crate::batch::csv::{HeaderError, Mistaken, Parser};
+use crate::batch::encoding::{Decoded, Encoding};
+use crate::batch::form::{FormTooLong, Leaves, Unwrapped, form_bytes_max};
+use crate::batch::pending::IndexBuilder;
+use crate::batch::spool::SpoolError;
+use crate::config::Limits;
+use crate::engine::commit::{Answer, NewBatch, Request};
+use crate::engine::gates::{Place, Who};
+use crate::engine::ingest::dry_run::{self, DryRun};
+use crate::engine::priority::give_way;
+use crate::engine::{BatchStatus, Engine, EngineError, Inner};
+use crate::model::batch::{BatchId, BatchReading, BatchRules, IdempotencyKey};
+use crate::model::id::ClientCode;
+use crate::telemetry::metrics::{Limit, UnderWay};
+use bytes::{Buf, Bytes};
+use std::io::{self, BufRead, Read};
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+
+/// How many chunks of the body may wait for the disk and the parser.
+const CHUNKS_WAITING_MAX: usize = 4;
+/// `decode_ratio_max` holds from so many decoded bytes on: a small file may well be the same line over and over.
+const DECODE_RATIO_FROM_BYTES: u64 = 4 << 20;
+
+/// What a request's head says of the batch file in its body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Announced {
+    /// How it is encoded.
+    pub encoding: Encoding,
+    /// How many bytes will come, as they are encoded, if that is said.
+    pub bytes: Option<u64>,
+    /// Whether it is said to be a form: the file in one may be shorter by much.
+    pub form: bool,
+}
+
+impl Announced {
+    /// Refuses a body that is certain to be refused once it has come.
+    pub(in crate::engine) fn check(self, limits: &Limits) -> Result<(), EngineError> {
+        let limit = limits.body_bytes_limit;
+        let max = match self.encoding {
+            Encoding::Plain if self.form => form_bytes_max(limit),
+            encoding => encoding.encoded_bytes_max(limit),
+        };
+        match self.bytes {
+            Some(bytes) if bytes > max => Err(too_many_encoded_bytes(self.encoding, bytes, limit)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The same, once it is certain that it is no form.
+    fn check_raw(self, limits: &Limits) -> Result<(), EngineError> {
+        Self { form: false, ..self }.check(limits)
+    }
+
+    /// How many bytes it is certain to take on the disk, if it is accepted; of a form that is not known.
+    pub(in crate::engine) fn spooled_bytes_min(self) -> u64 {
+        match self.encoding {
+            Encoding::Plain => self.bytes.unwrap_or_default().max(1),
+            Encoding::Gzip | Encoding::Zstd => 1,
+        }
+    }
+}
+
+/// A batch that is durable and readable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AcceptedBatch {
+    /// The batch.
+    pub batch: BatchStatus,
+    /// Whether it was accepted when it was sent before, with the same key.
+    pub before: bool,
+}
+
+enum Piece {
+    Bytes(Bytes),
+    End,
+}
+
+/// A batch file on its way in. Dropping it abandons it: nothing stays.
+pub struct Upload {
+    inner: Arc<Inner>,
+    who: Who,
+    place: Place,
+    pieces: mpsc::Sender<Piece>,
+    worker: Option<oneshot::Receiver<Result<TakenIn, EngineError>>>,
+}
+
+/// A batch, and the place among the uploads that is free again once nothing of it is in the way: dropped last.
+struct TakenIn {
+    batch: NewBatch,
+    _under_way: UnderWay,
+    _place: Place,
+}
+
+impl Upload {
+    pub(in crate::engine) fn begin(
+        inner: Arc<Inner>,
+        who: Who,
+        client: ClientCode,
+        rules: BatchRules,
+        (announced, reading): (Announced, BatchReading),
+        place: Place,
+    ) -> io::Result<Self> {
+        let (pieces, arriving) = mpsc::channel(CHUNKS_WAITING_MAX);
+        let worker_inner = Arc::clone(&inner);
+        let under_way = inner.metrics.upload();
+        let (taken, worker) = oneshot::channel();
+        let workers_place = place.clone();
+        // A thread of its own, and not one of the runtime's, because it gives way for good.
+        std::thread::Builder::new().name("upload".into()).spawn(move || {
+            give_way();
+            let batch = take_in(&worker_inner, client, rules, (announced, reading), arriving);
+            let taken_in = batch.map(|batch| TakenIn { batch, _under_way: under_way, _place: workers_place });
+            drop(taken.send(taken_in));
+        })?;
+        Ok(Self { inner, who, place, pieces, worker: Some(worker) })
+    }
+
+    /// Its place among the uploads: whoever waits for the body says so to it, and ends the upload when it is asked to.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Takes the next bytes of the body; waits while the disk or the parser is behind.
+    pub async fn push(&mut self, bytes: Bytes) -> Result<(), EngineError> {
+        if self.pieces.send(Piece::Bytes(bytes)).await.is_ok() {
+            return Ok(());
+        }
+        // The worker has refused the body, and says why.
+        match self.joined().await {
+            Err(error) => Err(error),
+            Ok(_) => Err(EngineError::internal("an upload ended before its body did")),
+        }
+    }
+
+    /// The body has ended: makes the batch durable and readable, then says what it is called.
+    /// With a key that came before, what was accepted then is told again.
+    pub async fn finish(mut self, key: Option<IdempotencyKey>) -> Result<AcceptedBatch, EngineError> {
+        let TakenIn { mut batch, _place, .. } = self.all().await?;
+        batch.key = key;
+        let answer = self.inner.ask(Request::Accept(Box::new(batch))).await?;
+        match answer {
+            Answer::Accepted(known) => {
+                self.inner.metrics.batch_accepted(&known.accepted.id.client);
+                Ok(AcceptedBatch { batch: BatchStatus::of(&known, self.inner.clock.now()), before: false })
+            }
+            Answer::AcceptedBefore(known) => {
+                Ok(AcceptedBatch { batch: BatchStatus::of(&known, self.inner.clock.now()), before: true })
+            }
+            Answer::KeyTaken(id) => Err(EngineError::KeyTaken(id.to_string())),
+            other => Err(EngineError::internal(format!("a batch was answered with {other:?}"))),
+        }
+    }
+
+    /// The body has ended: if it is the file of this batch, which is held, that goes on.
+    pub async fn put_back(mut self, id: &BatchId) -> Result<BatchStatus, EngineError> {
+        let taken_in = self.all().await?;
+        let (inner, batch) = (Arc::clone(&self.inner), id.clone());
+        let put_back = tokio::task::spawn_blocking(move || {
+            let TakenIn { batch: sent, _place, .. } = taken_in;
+            inner.put_back(&batch, sent)
+        });
+        put_back.await.map_err(EngineError::internal)??;
+        Engine(Arc::clone(&self.inner)).known_batch(id)
+    }
+
+    /// The body has ended: says what its rows would come to now, and lets it go again. Nothing is written. It takes turns
+    /// with other dry runs, and is no upload any more meanwhile.
+    pub async fn try_out(mut self) -> Result<DryRun, EngineError> {
+        let TakenIn { batch, .. } = self.all().await?;
+        let (inner, who) = (Arc::clone(&self.inner), self.who.clone());
+        drop(self);
+        let turn = inner.dry_runs.take(&who).await?;
+        let place = inner.reports.take(&who).await?;
+        let tried = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            dry_run::try_out(inner, batch, place)
+        });
+        tried.await.map_err(EngineError::internal)?
+    }
+
+    async fn all(&mut self) -> Result<TakenIn, EngineError> {
+        // If the worker has refused the body, joining it says why.
+        drop(self.pieces.send(Piece::End).await);
+        self.joined().await
+    }
+
+    async fn joined(&mut self) -> Result<TakenIn, EngineError> {
+        match self.worker.take() {
+            Some(worker) => worker.await.map_err(EngineError::internal)?,
+            None => Err(EngineError::internal("an upload was used after its end")),
+        }
+    }
+}
+
+/// Takes a body in, on a thread that may block.
+fn take_in(
+    inner: &Inner,
+    client: ClientCode,
+    rules: BatchRules,
+    (announced, reading): (Announced, BatchReading),
+    arriving: mpsc::Receiver<Piece>,
+) -> Result<NewBatch, EngineError> {
+    crate::engine::thread_point("upload-thread");
+    let limits = inner.config().limits;
+    inner.room.for_writes()?;
+    let mut spool = inner.spool.begin(inner.clock.now())?;
+    let (mut parser, mut index) = (Parser::new(&rules.reading), IndexBuilder::default());
+    let mut as_adobe = (reading == BatchReading::Adobe).then(AsAdobe::default);
+    let (mut rows, mut came, mut bad_escape) = (0u64, 0u64, None);
+    let encoding = announced.encoding;
+    let arriving = Arriving::new(arriving, encoding, limits.body_bytes_limit);
+    let file = Decoded::of(encoding, arriving);
+    let file = file.map_err(|error| error.downcast().unwrap_or_else(EngineError::internal))?;
+    // Adobe decodes a form once, and the values in it no more.
+    let leaves = if reading == BatchReading::Adobe { Leaves::Special } else { Leaves::None };
+    let mut file = Unwrapped::of(file, leaves, form_bytes_max(limits.body_bytes_limit));
+    let looked_at = file.fill_buf().map(drop);
+    looked_at.map_err(|error| unread(error, file.source()))?;
+    if !file.is_form() {
+        announced.check_raw(&limits)?;
+    }
+    loop {
+        let piece = match file.fill_buf() {
+            Ok(piece) => piece,
+            Err(error) => return Err(unread(error, file.source())),
+        };
+        let each = |row: crate::batch::csv::Row<'_>| {
+            rows += 1;
+            index.add(&row, rules.empty_values);
+        };
+        let bytes = piece.len();
+        let kept = match &mut as_adobe {
+            Some(as_adobe) if bytes == 0 => as_adobe.finish().map(|()| piece),
+            Some(as_adobe) => as_adobe.push(piece),
+            None => Ok(piece),
+        };
+        bad_escape = bad_escape.or(kept.err());
+        // What Adobe would refuse is read to its end, and nothing of it kept.
+        let kept = kept.ok().filter(|_| bad_escape.is_none()).unwrap_or_default();
+        if bytes == 0 {
+            if let Some(BadEscape { at }) = bad_escape {
+                let why =
+                    format!("a percent sign before byte {at} is no escape, write %25 where one is meant");
+                return Err(EngineError::AsAdobe { says: "Unexpected error", why });
+            }
+            parser.finish(each).map_err(|error| refused(error, reading))?;
+        } else {
+            inner.room.for_writes()?;
+            spool.write(kept)?;
+            parser.push(kept, each)?;
+            file.consume(bytes);
+            came += bytes as u64;
+        }
+        check_limits(&limits, came, rows, file.source().taken())?;
+        if bytes == 0 {
+            break;
+        }
+    }
+    let header = parser.finish(|_| ())?.clone();
+    spool.sync()?;
+    let index_path = inner.spool.index_path(spool.name());
+    let index = index
+        .finish(&index_path, &spool.path(), &header, &rules)
+        .map_err(|error| SpoolError::of(index_path, error))?;
+    spool.count_index();
+    Ok(NewBatch { client, rules, header, rows, spool, index, key: None })
+}
+
+/// Why the body's bytes were not had.
+fn unread(error: io::Error, body: &Decoded<Arriving>) -> EngineError {
+    let long =
+        |error: FormTooLong| EngineError::TooLarge { limit: Limit::BodyBytes, told: error.to_string() };
+    let damaged = |error: io::Error| EngineError::BadBatch(body.fault(&error).to_string());
+    error.downcast().unwrap_or_else(|error| error.downcast().map_or_else(damaged, long))
+}
+
+/// A file without a row is what is left of one that an ampersand cut off.
+fn refused(error: HeaderError, reading: BatchReading) -> EngineError {
+    match (reading, &error) {
+        (
+            BatchReading::Adobe,
+            HeaderError::Empty | HeaderError::NoRow | HeaderError::Mistaken { what: Mistaken::OneLine, .. },
+        ) => EngineError::AsAdobe { says: "Batch is empty", why: error.to_string() },
+        _ => error.into(),
+    }
+}
+
+/// Refuses what has come so far: `bytes` of the file, with `rows`, out of `encoded` bytes of the body.
+fn check_limits(limits: &Limits, bytes: u64, rows: u64, encoded: u64) -> Result<(), EngineError> {
+    let limit = limits.body_bytes_limit;
+    if bytes >= limit {
+        let told = format!("the batch file has {limit} bytes or more; send fewer than {limit} at a time");
+        return Err(EngineError::TooLarge { limit: Limit::BodyBytes, told });
+    }
+    let limit = limits.rows_limit;
+    if rows > limit {
+        let told = format!("the batch file has more than {limit} rows; send at most {limit} at a time");
+        return Err(EngineError::TooLarge { limit: Limit::Rows, told });
+    }
+    let limit = limits.decode_ratio_max;
+    if bytes >= DECODE_RATIO_FROM_BYTES && bytes / limit > encoded {
+        let told = format!(
+            "{encoded} bytes of the body became {bytes}: that is more than {limit} to one (decode_ratio_max); send \
+             the batch file uncompressed, or in parts"
+        );
+        return Err(EngineError::TooLarge { limit: Limit::DecodeRatio, told });
+    }
+    Ok(())
+}
+
+fn too_many_encoded_bytes(encoding: Encoding, bytes: u64, limit: u64) -> EngineError {
+    let told = match encoding {
+        Encoding::Plain => {
+            format!("the batch file has {bytes} bytes: it must have fewer than {limit}; split it")
+        }
+        Encoding::Gzip | Encoding::Zstd => format!(
+            "the compressed batch file has {bytes} bytes or more: no {encoding} of a file of fewer than {limit} bytes \
+             needs so many; split it, or send it uncompressed"
+        ),
+    };
+    EngineError::TooLarge { limit: Limit::BodyBytes, told }
+}
+
+/// A body's bytes as they arrive.
+struct Arriving {
+    pieces: mpsc::Receiver<Piece>,
+    encoding: Encoding,
+    limit: u64,
+    bytes: u64,
+    at_hand: Bytes,
+    ended: bool,
+}
+
+impl Arriving {
+    fn new(pieces: mpsc::Receiver<Piece>, encoding: Encoding, limit: u64) -> Self {
+        Self { pieces, encoding, limit, bytes: 0, at_hand: Bytes::new(), ended: false }
+    }
+}
+
+impl BufRead for Arriving {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        while self.at_hand.is_empty() && !self.ended {
+            match self.pieces.blocking_recv() {
+                Some(Piece::Bytes(bytes)) => {
+                    self.bytes += bytes.len() as u64;
+                    self.at_hand = bytes;
+                }
+                Some(Piece::End) => self.ended = true,
+                // Dropped: the client is gone, or was refused by the front door.
+                None => {
+                    return Err(io::Error::other(EngineError::BadBatch("the upload was broken off".into())));
+                }
+            }
+            // How much a plain body may bring is checked where it is written, in the words of a file.
+            if self.encoding != Encoding::Plain && self.bytes > self.encoding.encoded_bytes_max(self.limit) {
+                let why = too_many_encoded_bytes(self.encoding, self.bytes, self.limit);
+                return Err(io::Error::other(why));
+            }
+        }
+        Ok(&self.at_hand)
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        self.at_hand.advance(bytes.min(self.at_hand.len()));
+    }
+}
+
+impl Read for Arriving {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        let read = self.fill_buf()?.read(room)?;
+        self.consume(read);
+        Ok(read)
+    }
+}
+
+impl From<SpoolError> for EngineError {
+    fn from(error: SpoolError) -> Self {
+        match error {
+            SpoolError::OverLimit(_) => Self::SpoolFull(error.to_string()),
+            SpoolError::NoHandle => Self::NoHandle,
+            SpoolError::Full(why) => Self::Full(why),
+            SpoolError::Failed { .. } => Self::internal(error),
+        }
+    }
+}
+
+impl From<HeaderError> for EngineError {
+    fn from(error: HeaderError) -> Self {
+        Self::BadBatch(error.to_string())
+    }
+}

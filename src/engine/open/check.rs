@@ -1,0 +1,385 @@
+//! Checking a data folder that no daemon has open, or a backup: every checksum, every link, the counts against a scan, and
+//! a digest of the content.
+//!
+//! Promises: the digest depends on what lookups would show and on nothing else: it is the same before a backup and after
+//! restoring it, before and after a store is made again. Nothing in the folder is changed: what a start would do to it, cut
+//! off a torn tail, make a store anew that can't be trusted, fold in what is pending, is done in a [`Scratch`] that shows
+//! it, and told.
+
+use crate::batch::outcome::read_outcomes;
+use crate::batch::pending::Accepted;
+use crate::batch::queue::Known;
+use crate::batch::settle::decoded;
+use crate::clock::GuardedClock;
+use crate::config::{Config, Ingest};
+use crate::engine::open::recovery;
+use crate::engine::open::scratch::Scratch;
+use crate::engine::upkeep::backup::{self, Manifest};
+use crate::engine::{BroughtUp, Inner, OpenError, Opening};
+use crate::folder;
+use crate::journal::entry::{Entry, decode_group};
+use crate::journal::log::{Log, LogSettings, Position};
+use crate::journal::snapshot::{Snapshots, verify};
+use crate::model::id::Key;
+use crate::model::profile::{Profile, Stored, StoredBytes};
+use crate::model::seq::{Clock, Seq};
+use crate::store::{ProfileStore, StoreError};
+use crate::sync::Ordering;
+use serde::Serialize;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How many values are read at a time.
+const PAGE_VALUES: usize = 512;
+/// How often it is looked whether all batches are folded in.
+const FOLDED_LOOK: Duration = Duration::from_millis(20);
+/// No more faults than this are told one by one.
+const FAULTS_MAX: usize = 100;
+
+/// What a data folder holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// Frames in the journal, each verified.
+    pub journal_frames: u64,
+    /// Entries in them.
+    pub journal_entries: u64,
+    /// Snapshots that verify, with their values.
+    pub snapshots: Vec<(String, u64)>,
+    /// Batches that are kept, and their rows.
+    pub batches: u64,
+    /// Rows of these.
+    pub rows: u64,
+    /// Profiles that are alive.
+    pub profiles: u64,
+    /// Profiles that have expired and are not swept yet.
+    pub expired: u64,
+    /// Attributes of the living.
+    pub attributes: u64,
+    /// Links that lead to a profile.
+    pub links: u64,
+    /// Links that count as absent.
+    pub dead_links: u64,
+    /// Tombstones of what was swept or erased.
+    pub tombstones: u64,
+    /// The highest seq.
+    pub seq: String,
+    /// Of all that lookups show.
+    pub digest: String,
+    /// What the next start will do about the folder, that no fault needs somebody for.
+    pub notes: Vec<String>,
+    /// What is not as it should be.
+    pub faults: Vec<String>,
+    /// The batches that are held, for their uploads are damaged, and what is wrong with these; among the faults, too.
+    #[serde(skip)]
+    pub held: Vec<(Accepted, String)>,
+}
+
+/// Why a folder could not be checked.
+#[derive(Debug, thiserror::Error)]
+#[error("{told}")]
+pub struct CheckError {
+    /// The same, of the folder that was opened in its place.
+    pub error: OpenError,
+    /// What is wrong, in words.
+    told: String,
+}
+
+impl Report {
+    fn fault(&mut self, what: String) {
+        match self.faults.len().cmp(&FAULTS_MAX) {
+            std::cmp::Ordering::Less => self.faults.push(what),
+            std::cmp::Ordering::Equal => self.faults.push("… and more".into()),
+            std::cmp::Ordering::Greater => {}
+        }
+    }
+}
+
+/// Checks a data folder or a backup. What must be written for that goes into a folder below `scratch`.
+pub fn check(config: Config, clock: Arc<dyn Clock>, scratch: &Path) -> Result<Report, CheckError> {
+    let folder = config.data_folder.clone();
+    let failed = |error: OpenError| CheckError { told: error.to_string(), error };
+    folder::check(&folder).map_err(|error| failed(error.into()))?;
+    let _lock = lock_if_there(&folder).map_err(failed)?;
+    let shown = Scratch::showing(&folder, scratch);
+    let shown = shown.map_err(|(path, error)| {
+        let hint = match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                "; name a folder with room for a copy of the store with --scratch"
+            }
+            _ => "",
+        };
+        CheckError {
+            told: format!("{}: {error}{hint}", path.display()),
+            error: OpenError::Folder { path, error },
+        }
+    })?;
+    let mut report = check_shown(config, clock, &folder, &shown)
+        .map_err(|error| CheckError { told: shown.told(&error.to_string()), error })?;
+    for text in report.notes.iter_mut().chain(&mut report.faults) {
+        *text = shown.told(text);
+    }
+    Ok(report)
+}
+
+fn check_shown(
+    mut config: Config,
+    clock: Arc<dyn Clock>,
+    folder: &Path,
+    shown: &Scratch,
+) -> Result<Report, OpenError> {
+    let mut report = Report::default();
+    check_manifest(folder, &mut report);
+    check_journal(&shown.folder.join("journal"), &mut report)?;
+    check_snapshots(&shown.folder.join("snapshots"), &mut report)?;
+    config.data_folder.clone_from(&shown.folder);
+    // What little is written here, room or not, is of no use to anybody.
+    config.upkeep.disk_reserve_bytes = 0;
+    // Nobody is in the way of whom folding would have to be slow.
+    config.ingest = Ingest::default();
+    let had_store = shown.folder.join("store/current").exists();
+    let up = BroughtUp::of(config, Arc::new(GuardedClock::believing(clock)), &Opening::default())?;
+    if let Some(damage) = &up.catalogue_damage {
+        report.fault(damage.before_a_start());
+    }
+    let app = up.start()?;
+    if had_store {
+        check_store_aside(&shown.folder.join("store"), &mut report);
+    }
+    let inner = &app.0;
+    while inner.batches.any_goes_on() && inner.failed.borrow().is_none() {
+        inner.wait_unless_stopping(FOLDED_LOOK);
+    }
+    for held in recovery::held(&inner.batches, &inner.spool) {
+        report.fault(held.to_string());
+        if let OpenError::Batch { batch, error } = held {
+            report.held.push((*batch, shown.told(&error.to_string())));
+        }
+    }
+    if let Some(why) = &*inner.failed.borrow() {
+        report.fault(why.clone());
+    }
+    check_batches(inner, &mut report);
+    check_store(inner, &mut report)?;
+    app.stop_blocking();
+    Ok(report)
+}
+
+/// Keeps a daemon from opening the folder while it is checked; refused if one has it open. A folder that was never opened
+/// has no lock, nor does a backup.
+fn lock_if_there(folder: &Path) -> Result<Option<File>, OpenError> {
+    let path = folder.join("lock");
+    let failed = |error| OpenError::Folder { path: path.clone(), error };
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(Some(file)),
+        Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::Locked(folder.to_owned())),
+        Err(std::fs::TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
+/// Whether a backup's files are what was written; a data folder has no manifest.
+fn check_manifest(folder: &Path, report: &mut Report) {
+    if !folder.join(backup::MANIFEST).exists() {
+        return;
+    }
+    let checked = Manifest::read(folder).and_then(|manifest| manifest.verify(folder));
+    if let Err(error) = checked {
+        report.fault(error.to_string());
+    }
+}
+
+/// Says if the store was not trusted.
+fn check_store_aside(stores: &Path, report: &mut Report) {
+    for entry in std::fs::read_dir(stores).into_iter().flatten().flatten() {
+        if let Ok(why) = std::fs::read_to_string(entry.path().join("WHY")) {
+            let why = why.trim_end().trim_start_matches("This store was set aside: ");
+            let why = why.trim_end_matches(" It may be deleted.").trim_end_matches('.');
+            report.notes.push(format!("the store is not trusted and the next start makes it again: {why}"));
+        }
+    }
+}
+
+fn check_journal(folder: &Path, report: &mut Report) -> Result<(), OpenError> {
+    let Some(first) = Position::first_in(folder)? else { return Ok(()) };
+    let (_, torn) = Log::open(folder, LogSettings::default(), first, |start, _, payload| {
+        let entries = decode_group(payload).map_err(|error| OpenError::entry(start, error))?;
+        report.journal_frames += 1;
+        report.journal_entries += entries.len() as u64;
+        for entry in &entries {
+            if let Entry::Write(write) = entry {
+                for change in &write.changes {
+                    let value = StoredBytes::new(change.value.to_vec());
+                    let readable = Key::from_bytes(&change.key).is_some() && value.decode().is_ok();
+                    if !readable {
+                        report.fault(format!("the journal, {start}: a change that this program cannot read"));
+                    }
+                }
+            }
+        }
+        Ok::<_, OpenError>(())
+    })?;
+    if let Some(torn) = torn {
+        report.notes.push(format!(
+            "{}: {} bytes at byte {} are of an append that a crash interrupted; the next start cuts them off",
+            torn.file.display(),
+            torn.bytes,
+            torn.offset
+        ));
+    }
+    Ok(())
+}
+
+fn check_snapshots(folder: &Path, report: &mut Report) -> Result<(), OpenError> {
+    for (path, _) in Snapshots::open(folder)?.list()? {
+        match verify(&path) {
+            Ok((_, summary)) => {
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                report.snapshots.push((name, summary.count));
+            }
+            Err(error) => report.fault(error.to_string()),
+        }
+    }
+    Ok(())
+}
+
+/// Whether each kept batch's file is what was accepted, and its outcomes add up.
+fn check_batches(inner: &Inner, report: &mut Report) {
+    let Ok(()) = inner.batches.each_held(|known| {
+        check_batch(inner, &known, report);
+        Ok::<(), std::convert::Infallible>(())
+    });
+    for (pending, _) in inner.batches.all_pending() {
+        let accepted = &pending.accepted;
+        report.batches += 1;
+        report.rows += accepted.rows;
+        // Of one that is held it is told what is wrong.
+        if pending.held().is_none() {
+            check_file(inner, accepted, report);
+            report.fault(format!("batch {} is not folded in", accepted.id));
+        }
+    }
+}
+
+fn check_batch(inner: &Inner, known: &Known, report: &mut Report) {
+    let (accepted, counts) = (&known.accepted, known.progress.counts());
+    report.batches += 1;
+    report.rows += accepted.rows;
+    check_file(inner, accepted, report);
+    let id = &accepted.id;
+    match read_outcomes(&inner.spool.outcomes_path(accepted.spool)) {
+        Ok(outcomes) => {
+            let stored = outcomes.len() as u64;
+            if counts.total() != accepted.rows || stored != accepted.rows - counts.updated {
+                let total = counts.total();
+                report.fault(format!(
+                    "batch {id}: {total} rows counted and {stored} outcomes stored, of {} rows",
+                    accepted.rows
+                ));
+            }
+        }
+        Err(error) => report.fault(format!("batch {id}: {error}")),
+    }
+}
+
+fn check_file(inner: &Inner, accepted: &Accepted, report: &mut Report) {
+    if let Err(error) = inner.spool.verify(accepted.spool, &accepted.sum()) {
+        report.fault(format!("batch {}: {error}", accepted.id));
+    }
+}
+
+/// Reads all of the store: every value, every link from both ends.
+fn check_store(inner: &Inner, report: &mut Report) -> Result<(), OpenError> {
+    let seq = Seq::from_u64(inner.last_seq.load(Ordering::Acquire));
+    let (mut digest, mut after) = (0_u128, None);
+    loop {
+        let page = inner.store.scan(after.as_ref(), PAGE_VALUES)?;
+        for (key, value) in &page {
+            match decoded(key, value) {
+                Ok(Stored::Profile(profile)) => {
+                    check_ids(&*inner.store, key, &profile, report)?;
+                    let lifetime_ms = lifetime_ms(inner, key);
+                    if profile.expired(seq.millis(), lifetime_ms) {
+                        report.expired += 1;
+                        continue;
+                    }
+                    report.profiles += 1;
+                    report.attributes += profile.visible().len() as u64;
+                    digest = digest.wrapping_add(digest_of(key, profile));
+                }
+                Ok(Stored::Link { .. }) => {
+                    let leads = crate::batch::settle::View::new(&*inner.store).canonical(key)? != *key;
+                    report.links += u64::from(leads);
+                    report.dead_links += u64::from(!leads);
+                }
+                Ok(Stored::Tombstone { .. }) => report.tombstones += 1,
+                Err(error) => report.fault(error.to_string()),
+            }
+        }
+        match page.into_iter().next_back() {
+            Some((key, _)) => after = Some(key),
+            None => break,
+        }
+    }
+    report.seq = seq.to_string();
+    report.digest = format!("{digest:032x}");
+    Ok(())
+}
+
+fn lifetime_ms(inner: &Inner, key: &Key) -> u64 {
+    let client = crate::model::id::ClientCode::new(key.client()).ok();
+    let settings = client.and_then(|client| inner.config().client(&client));
+    settings.map_or(u64::MAX, |settings| settings.lifetime_ms)
+}
+
+/// Every id that a profile lists must lead to it.
+fn check_ids(
+    store: &dyn ProfileStore,
+    key: &Key,
+    profile: &Profile<'_>,
+    report: &mut Report,
+) -> Result<(), StoreError> {
+    for linked in &profile.ids {
+        let id = key.with_id(linked.kind, linked.id);
+        if crate::batch::settle::View::new(store).canonical(&id)? != *key {
+            report.fault(format!("{key:?} lists {id:?}, which does not lead to it"));
+        }
+    }
+    Ok(())
+}
+
+/// What a profile adds to the digest: all that it holds but how far it reaches.
+fn digest_of(key: &Key, profile: Profile<'_>) -> u128 {
+    let value = Stored::Profile(Profile { through: Seq::ZERO, ..profile }).encode();
+    let mut hash = xxhash_rust::xxh3::Xxh3::new();
+    hash.update(&(key.as_bytes().len() as u64).to_le_bytes());
+    hash.update(key.as_bytes());
+    hash.update(value.as_slice());
+    hash.digest128()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::id::{ClientCode, IdKind};
+    use crate::model::seq::Millis;
+
+    #[test]
+    fn a_digest_tells_apart_what_lookups_tell_apart() {
+        let key = |id| Key::new(&ClientCode::new("demo").unwrap(), IdKind::Pc, id);
+        let born = Profile::born_at(Seq::from_u64(5));
+        let of = |id, profile: &Profile<'static>| digest_of(&key(id), profile.clone());
+        let further = Profile { through: Seq::from_u64(9), ..born.clone() };
+        assert_eq!(of("a", &born), of("a", &further));
+        assert_ne!(of("a", &born), of("b", &born));
+        let active = Profile { last_active: Millis(1), ..born.clone() };
+        assert_ne!(of("a", &born), of("a", &active));
+    }
+}

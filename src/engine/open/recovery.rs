@@ -1,0 +1,471 @@
+//! What a start does before anything is served: the journal is read from the last checkpoint on, and from the oldest
+//! incomplete batch on for what became of its rows; the store is brought up to it.
+//!
+//! What of the files it cannot do without, and what it makes again, is written down in `needs.rs`.
+//!
+//! Promises: nothing that was acknowledged is missing afterwards; a batch that was complete is complete, with its counts,
+//! also while its rows are folded once more into a store that is made again; a batch whose upload is to be folded in, and is
+//! not what was accepted, is held, and all others go on; a store that reaches less far than
+//! its checkpoint, or a batch's end behind that, says is refused, and made again from the newest snapshot that verifies
+//! and the journal behind it.
+
+use crate::batch::catalogue::{self, Catalogue};
+use crate::batch::checksum::UploadError;
+use crate::batch::outcome::Became;
+use crate::batch::pending::{Accepted, Pending};
+use crate::batch::queue::{Batches, Known};
+use crate::batch::spool::{Spool, SpoolName};
+use crate::durable;
+use crate::engine::open::needs;
+use crate::engine::{DAMAGED, OpenError};
+use crate::journal::entry::{
+    BatchCompletedEntry, BatchGivenUpEntry, Change, Checkpoint, Entry, Settled, SettledBundle,
+    decode_checkpoint, decode_group, encode_checkpoint,
+};
+use crate::journal::log::{Log, LogError, LogSettings, Position, read_between};
+use crate::model::batch::Outcome;
+use crate::model::codec::CodecError;
+use crate::model::id::Key;
+use crate::model::profile::{DecodeError, StoredBytes};
+use crate::model::seq::{Millis, Seq};
+use crate::store::{ProfileStore, Reach, StoreError, put_through};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Writes a checkpoint beside the store it speaks of, so that whoever removes the one removes the other.
+pub fn write_checkpoint(path: &Path, checkpoint: &Checkpoint) -> io::Result<()> {
+    let mut bytes = vec![];
+    encode_checkpoint(checkpoint, &mut bytes).map_err(io::Error::other)?;
+    durable::replace_summed(path, "checkpoint", &bytes)
+}
+
+/// Reads the checkpoint, if there is one that verifies.
+pub fn read_checkpoint(path: &Path) -> io::Result<Option<Checkpoint>> {
+    let read = match durable::read_summed(path) {
+        Ok(None) => return Ok(None),
+        Ok(Some(bytes)) => match decode_checkpoint(&bytes) {
+            // Whole, but of a later program: that is for somebody to decide.
+            Err(error @ CodecError::Version { .. }) => {
+                return Err(io::Error::new(io::ErrorKind::Unsupported, error));
+            }
+            decoded => decoded.map_err(|error| error.to_string()),
+        },
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(error.to_string()),
+        Err(error) => return Err(error),
+    };
+    Ok(read
+        .inspect_err(|why| {
+            tracing::warn!(path = %path.display(), %why, "the checkpoint is of no use: the store is made again from the journal");
+        })
+        .ok())
+}
+
+/// What the journal said.
+struct Replay<'s> {
+    store: &'s dyn ProfileStore,
+    /// The store holds all before this.
+    checkpoint: Position,
+    /// The store is being made again: batches count as complete only once they are folded into it.
+    rebuild: bool,
+    last_seq: Seq,
+    /// Those that the checkpoint lists, and those that the journal has behind it.
+    batches: BTreeMap<Seq, Batch>,
+    /// Those that the store held at the checkpoint already, where the catalogue was lost that has them: as far as the
+    /// journal still tells of them.
+    held: Option<BTreeMap<Seq, (Accepted, Option<BatchCompletedEntry>)>>,
+    told: HashMap<Seq, Told>,
+    written: u64,
+    /// How far the store must reach, if it holds what the checkpoint and the entries behind it say.
+    reach: Reach,
+}
+
+/// What the journal tells became of a batch's rows.
+#[derive(Debug, Default)]
+pub(in crate::engine) struct Told {
+    /// Rows, by their lines.
+    rows: Vec<(u32, Outcome)>,
+    /// Bundles, by the lines of their first rows.
+    bundles: Vec<(u32, Became)>,
+}
+
+/// A batch that the journal speaks of.
+struct Batch {
+    accepted: Accepted,
+    position: Position,
+    /// The store holds all of it.
+    completed: Option<BatchCompletedEntry>,
+    /// It was complete once, though perhaps in a store that is gone: what became of its rows stays.
+    counted: Option<BatchCompletedEntry>,
+}
+
+impl Batch {
+    fn new(accepted: Accepted, position: Position) -> Self {
+        Self { accepted, position, completed: None, counted: None }
+    }
+}
+
+/// What a start ends up with.
+pub struct Recovered {
+    /// The journal, open at its end.
+    pub log: Log,
+    /// The batches, the incomplete ones published.
+    pub batches: Arc<Batches>,
+    /// The uploads.
+    pub spool: Arc<Spool>,
+    /// The highest seq given out so far.
+    pub last_seq: Seq,
+    /// How far a store reached at most so far.
+    pub reach: Reach,
+    /// What is wrong with the catalogue, if it was found damaged.
+    pub catalogue_damage: Option<catalogue::Damage>,
+}
+
+/// From where a store is brought up to the journal's end.
+#[derive(Debug)]
+pub enum StartFrom {
+    /// The store holds all up to here.
+    Checkpoint(Checkpoint),
+    /// It holds what this snapshot did: a batch that was complete behind it must be folded in once more.
+    Snapshot(Checkpoint),
+    /// It holds nothing.
+    Nothing,
+}
+
+/// Reads the journal, brings the store up to it, and opens the pending batches.
+pub fn recover(
+    folder: &Path,
+    store: &dyn ProfileStore,
+    from: StartFrom,
+    log_settings: LogSettings,
+    spool_bytes_max: u64,
+) -> Result<Recovered, OpenError> {
+    let (rebuild, checkpoint) = match from {
+        StartFrom::Checkpoint(checkpoint) => (false, checkpoint),
+        StartFrom::Snapshot(checkpoint) => (true, checkpoint),
+        StartFrom::Nothing => {
+            (true, Checkpoint { position: Position::START.to_pair(), ..Checkpoint::default() })
+        }
+    };
+    let damaged = folder.join(DAMAGED);
+    let catalogue_failed = |error| OpenError::Folder { path: folder.join(catalogue::FILE), error };
+    let records = Batches::default();
+    let opened =
+        Catalogue::open(folder, checkpoint.catalogue, &damaged, |record| records.note_record(record));
+    let (catalogue, damage) = opened.map_err(catalogue_failed)?;
+    let batches = records.kept_in(catalogue);
+    if let Some(damage) = &damage {
+        tracing::error!("{damage}");
+    }
+    let mut replay = Replay {
+        store,
+        checkpoint: Position::from_pair(checkpoint.position),
+        rebuild,
+        last_seq: Seq::from_u64(checkpoint.last_seq),
+        batches: BTreeMap::new(),
+        held: damage.is_some().then(BTreeMap::new),
+        told: HashMap::new(),
+        written: 0,
+        reach: Reach(checkpoint.store_reach),
+    };
+    let reaches = store.reach()?;
+    if !rebuild {
+        replay.is_reached_by(reaches)?;
+    }
+    let mut needed = checkpoint.needs_journal_from();
+    if damage.is_some() {
+        // The more of it is read, the more batches are told of that the catalogue lost.
+        needed = Position::first_in(&folder.join("journal"))?.map_or(needed, |first| first.min(needed));
+    }
+    let readable =
+        |position, entry| Accepted::from_entry(entry).ok_or_else(|| OpenError::entry(position, "a batch"));
+    for known in checkpoint.incomplete {
+        let position = Position::from_pair(known.position);
+        let seq = Seq::from_u64(known.accepted.seq);
+        let accepted = readable(position, known.accepted)?;
+        replay.batches.insert(seq, Batch { counted: known.completed, ..Batch::new(accepted, position) });
+    }
+    // An earlier program listed them here: from now on the catalogue has them.
+    let mut held = vec![];
+    for (entry, end) in checkpoint.complete {
+        held.push((readable(Position::from_pair(checkpoint.position), entry)?, end));
+    }
+
+    let (log, torn) = Log::open(&folder.join("journal"), log_settings, needed, |start, _end, payload| {
+        let entries = decode_group(payload).map_err(|error| OpenError::entry(start, error))?;
+        entries.into_iter().try_for_each(|entry| replay.entry(start, entry))
+    })?;
+    if let Some(torn) = torn {
+        tracing::info!(file = %torn.file.display(), offset = torn.offset, bytes = torn.bytes, "cut off an append that a crash interrupted");
+    }
+    tracing::info!(entries = replay.written, batches = replay.batches.len(), "replayed the journal");
+    if !rebuild {
+        replay.is_reached_by(reaches)?;
+    }
+    let (last_seq, reach) = (replay.last_seq, replay.reach.max(reaches));
+    let told = replay.held.take().into_iter().flatten();
+    held.extend(told.filter_map(|(_, (accepted, end))| Some((accepted, end?))));
+    let lost = damage.is_some().then_some(damaged.as_path());
+    let spool = replay.publish(&batches, held, folder, spool_bytes_max, lost)?;
+    Ok(Recovered { log, batches: Arc::new(batches), spool, last_seq, reach, catalogue_damage: damage })
+}
+
+impl Replay<'_> {
+    /// An error if the store lacks something that it must have.
+    fn is_reached_by(&self, store: Reach) -> Result<(), StoreError> {
+        let (Reach(found), Reach(named)) = (store, self.reach);
+        if found < named { Err(StoreError::Behind { found, named }) } else { Ok(()) }
+    }
+
+    fn entry(&mut self, start: Position, entry: Entry) -> Result<(), OpenError> {
+        match entry {
+            Entry::Write(write) => {
+                self.last_seq = self.last_seq.max(Seq::from_u64(write.seq));
+                note_settled(&mut self.told, start, write.settled, write.settled_bundles)?;
+                if start >= self.checkpoint {
+                    self.written += 1;
+                    put_changes(self.store, start, write.changes)?;
+                }
+            }
+            Entry::BatchAccepted(entry) => {
+                let seq = Seq::from_u64(entry.seq);
+                self.last_seq = self.last_seq.max(seq);
+                let accepted =
+                    Accepted::from_entry(entry).ok_or_else(|| OpenError::entry(start, "a batch"))?;
+                if start < self.checkpoint && !self.batches.contains_key(&seq) {
+                    // The store held it at the checkpoint: the catalogue has it, if it is kept. Its entry is still there
+                    // because an older batch was incomplete.
+                    if let Some(held) = &mut self.held {
+                        held.insert(seq, (accepted, None));
+                    }
+                    return Ok(());
+                }
+                self.batches.entry(seq).or_insert(Batch::new(accepted, start));
+            }
+            Entry::BatchCompleted(end) => {
+                let in_store = !self.rebuild && start >= self.checkpoint;
+                self.reach = self.reach.max(Reach(end.store_reach));
+                let seq = Seq::from_u64(end.seq);
+                if let Some(batch) = self.batches.get_mut(&seq) {
+                    batch.counted = Some(end);
+                    if in_store {
+                        batch.completed = Some(end);
+                    }
+                } else if let Some(held) = self.held.as_mut().and_then(|held| held.get_mut(&seq)) {
+                    held.1 = Some(end);
+                }
+            }
+            Entry::BatchGivenUp(BatchGivenUpEntry { accepted, end }) => {
+                let accepted =
+                    Accepted::from_entry(accepted).ok_or_else(|| OpenError::entry(start, "a batch"))?;
+                if let Some(batch) = self.batches.get_mut(&accepted.id.seq) {
+                    (batch.accepted, batch.completed) = (accepted, Some(end));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens the spool and the incomplete batches' files, and publishes them in seq order; notes those that are complete.
+    /// Where the catalogue was damaged, uploads that no batch names are kept in `lost`.
+    fn publish(
+        mut self,
+        batches: &Batches,
+        held: Vec<(Accepted, BatchCompletedEntry)>,
+        folder: &Path,
+        spool_bytes_max: u64,
+        lost: Option<&Path>,
+    ) -> Result<Arc<Spool>, OpenError> {
+        let mut named: HashSet<SpoolName> = self.batches.values().map(|batch| batch.accepted.spool).collect();
+        named.extend(held.iter().map(|(accepted, _)| accepted.spool));
+        let every = |known: Known| {
+            named.insert(known.accepted.spool);
+            Ok::<(), std::convert::Infallible>(())
+        };
+        let Ok(()) = batches.each_held(every);
+        let spool_folder = folder.join("spool");
+        let opened = Spool::open_listing(&spool_folder, spool_bytes_max, &named, lost);
+        let (spool, there) = opened.map_err(|error| OpenError::Folder { path: spool_folder, error })?;
+        let batches_of = std::mem::take(&mut self.batches);
+        let done = held.into_iter().chain(batches_of.values().filter_map(|batch| {
+            let end = batch.completed?;
+            Some((batch.accepted.clone(), end))
+        }));
+        for (accepted, end) in done.collect::<Vec<_>>() {
+            let accepted = Arc::new(accepted);
+            if there.contains(&accepted.spool) {
+                batches.note_complete(&accepted, end.counts, Millis(end.at_ms));
+            } else {
+                // Past its retention: its files went, and this checkpoint or snapshot is from before that.
+                batches.note_key_of_forgotten(&accepted, end.counts, Millis(end.at_ms));
+            }
+        }
+        batches.forget_without(&there);
+        for (seq, Batch { accepted, position, completed, counted }) in batches_of {
+            if completed.is_some() {
+                continue;
+            }
+            let told = self.told.remove(&seq).unwrap_or_default();
+            let mut pending = reopen(&spool, accepted, counted.is_some(), told)?;
+            if pending.is_unjudged() {
+                pending = needs::judge(pending, self.store)?;
+            }
+            match counted {
+                Some(end) if pending.is_on_record() => {
+                    batches.publish_again(Arc::new(pending), position, &end);
+                }
+                _ => batches.publish(Arc::new(pending), position),
+            }
+        }
+        Ok(Arc::new(spool))
+    }
+}
+
+/// Opens the files of a batch whose rows the store lacks; `counted` if it was complete once. If the upload is not what was
+/// accepted, the batch is held. If the outcomes of one that was complete are lost, it is
+/// [unjudged](Pending::is_unjudged), and whoever publishes it judges it first, unless it is held.
+pub(in crate::engine) fn reopen(
+    spool: &Spool,
+    accepted: Accepted,
+    counted: bool,
+    told: Told,
+) -> Result<Pending, OpenError> {
+    let name = accepted.spool;
+    let (rows, index, outcomes) = (spool.rows_path(name), spool.index_path(name), spool.outcomes_path(name));
+    let batch = Box::new(accepted.clone());
+    let failed = |error| OpenError::Batch { batch: batch.clone(), error };
+    let mut on_record = None;
+    if counted {
+        let read = needs::outcomes(&outcomes);
+        on_record = read.map_err(|error| failed(UploadError::of(&outcomes)(error)))?;
+    }
+    // Of a batch whose outcomes are kept nothing else need tell, and rows of its file may be overwritten by now.
+    let bundles = if on_record.is_some() { vec![] } else { told.bundles };
+    let verified = if counted {
+        // Perhaps a crash left its index: it would show what is overwritten.
+        spool.verify(name, &accepted.sum())
+    } else {
+        spool.verify_beside_index(name, &accepted.sum())
+    };
+    let pending = match verified {
+        Err(error) if error.is_lost() => {
+            let outcomes_gone = counted && on_record.is_none();
+            Pending::open_damaged(
+                accepted,
+                &error,
+                outcomes_gone,
+                &rows,
+                (!counted).then_some(&*index),
+                bundles,
+            )
+        }
+        verified => {
+            let sum = verified.map_err(failed)?;
+            let opened = || Pending::open(accepted, sum, &rows, &index, bundles);
+            let opened = spool.recount_after(&index, opened);
+            let pending = opened.map_err(|error| failed(UploadError::of(&rows)(error)))?;
+            if counted && on_record.is_none() { pending.unjudged() } else { pending }
+        }
+    };
+    if let Some(not_updated) = on_record {
+        return Ok(pending.with_outcomes(not_updated));
+    }
+    for (line, outcome) in told.rows {
+        pending.settled_before(line, outcome);
+    }
+    Ok(pending)
+}
+
+/// What is wrong with the upload of each batch that is held: a daemon serves all others, but whoever wants the folder whole
+/// is told.
+pub(in crate::engine) fn held(batches: &Batches, spool: &Spool) -> Vec<OpenError> {
+    let all = batches.all_pending().into_iter().filter(|(pending, _)| pending.held().is_some());
+    let told = all.filter_map(|(pending, _)| {
+        let accepted = &pending.accepted;
+        let error = spool.verify_beside_index(accepted.spool, &accepted.sum()).err()?;
+        Some(OpenError::Batch { batch: Box::new((**accepted).clone()), error })
+    });
+    told.collect()
+}
+
+/// What the journal says between two positions became of rows of these batches.
+pub(in crate::engine) fn told_between(
+    journal: &Path,
+    from: Position,
+    to: Position,
+    of: &HashSet<Seq>,
+) -> Result<HashMap<Seq, Told>, OpenError> {
+    let mut told = HashMap::new();
+    read_between(journal, from, to, |start, _end, payload| {
+        for entry in decode_group(payload).map_err(|error| OpenError::entry(start, error))? {
+            if let Entry::Write(write) = entry {
+                note_settled(&mut told, start, write.settled, write.settled_bundles)?;
+                told.retain(|seq, _| of.contains(seq));
+            }
+        }
+        Ok::<_, OpenError>(())
+    })?;
+    Ok(told)
+}
+
+fn note_settled(
+    told: &mut HashMap<Seq, Told>,
+    start: Position,
+    rows: Vec<Settled>,
+    bundles: Vec<SettledBundle>,
+) -> Result<(), OpenError> {
+    let readable = |code| Outcome::from_code(code).ok_or_else(|| OpenError::entry(start, "an outcome"));
+    for row in rows {
+        let outcome = readable(row.outcome)?;
+        told.entry(Seq::from_u64(row.batch)).or_default().rows.push((row.line, outcome));
+    }
+    for bundle in bundles {
+        let mut became = Became::default();
+        for (rows, outcome) in bundle.became {
+            became.push(rows, readable(outcome)?);
+        }
+        told.entry(Seq::from_u64(bundle.batch)).or_default().bundles.push((bundle.first, became));
+    }
+    Ok(())
+}
+
+/// Puts what the journal says between two positions into a store, while others may append to it; gives how many writes
+/// there were.
+pub(in crate::engine) fn redo(
+    journal: &Path,
+    from: Position,
+    to: Position,
+    store: &dyn ProfileStore,
+) -> Result<u64, OpenError> {
+    let mut writes = 0;
+    read_between(journal, from, to, |start, _end, payload| {
+        for entry in decode_group(payload).map_err(|error| OpenError::entry(start, error))? {
+            if let Entry::Write(write) = entry {
+                writes += 1;
+                put_changes(store, start, write.changes)?;
+            }
+        }
+        Ok::<_, OpenError>(())
+    })?;
+    Ok(writes)
+}
+
+fn put_changes(store: &dyn ProfileStore, start: Position, changes: Vec<Change>) -> Result<(), OpenError> {
+    for change in changes {
+        let key = Key::from_bytes(&change.key).ok_or_else(|| OpenError::entry(start, "a key"))?;
+        let now = StoredBytes::new(change.value.into_vec());
+        if let Err(error @ DecodeError::Version(_)) = now.through() {
+            return Err(OpenError::entry(start, error));
+        }
+        let was = store.get(std::slice::from_ref(&key))?.pop().flatten();
+        put_through(store, &key, was, &now)?;
+    }
+    Ok(())
+}
+
+impl From<LogError> for OpenError {
+    fn from(error: LogError) -> Self {
+        Self::Journal(error)
+    }
+}

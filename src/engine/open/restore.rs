@@ -1,0 +1,329 @@
+//! Restoring a backup: into a folder that is not there yet, or empty.
+//!
+//! ```text
+//! copy    each file into NAME.partial, which is marked as unfinished, and verified against the manifest
+//! open    once, as a start would: the store is made, and its digest compared with the manifest's
+//! erase   whoever was erased after the backup, if the list of erasures is at hand
+//! finish  the mark goes, and the folder gets its name
+//! ```
+//!
+//! Promises: no daemon opens the folder before all of that is done; a restore that fails, or is ended, leaves nothing that
+//! opens, and nothing in the way of the next. Where the folder is a disk of its own, or nothing can be made beside it,
+//! the backup is restored within it, under the same mark. All of it belongs to whom the folder belongs to.
+
+use crate::clock::GuardedClock;
+use crate::config::{Config, Ingest};
+use crate::durable::{private_folder, sync_folder};
+use crate::engine::open::digest;
+use crate::engine::upkeep::backup::{Extent, Manifest, copy_file};
+use crate::engine::upkeep::erasures::{self, Erasures};
+use crate::engine::{BroughtUp, Engine, EngineError, OpenError, Opening};
+use crate::folder::{self, FolderError, PARTIAL};
+use crate::model::seq::{Clock, Seq};
+use crate::store::{ProfileStore, StoreError};
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt, chown, lchown};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How many values are read at a time.
+const PAGE_VALUES: usize = 512;
+/// How often it is looked whether all batches are folded in.
+const FOLDED_LOOK: Duration = Duration::from_millis(20);
+
+/// A backup that was restored.
+#[derive(Debug)]
+pub struct Restored {
+    /// What the backup says of itself.
+    pub manifest: Manifest,
+    /// How many ids were erased again; none if there was no list of erasures.
+    pub erased_again: Option<u64>,
+    /// How many could not be, for they wait for a batch that is held.
+    pub not_erased: u64,
+    /// The list begins behind the backup, at this seq: who was erased between is not in it.
+    pub list_begins_late: Option<Seq>,
+    /// The batches that are held, for their uploads were damaged when the backup was made; and why.
+    pub held: Vec<(String, String)>,
+}
+
+/// Why a backup can't be restored.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The folder holds no whole backup.
+    #[error("{} is no backup, or one that was not finished: {why}", folder.display())]
+    NoBackup {
+        /// The folder.
+        folder: PathBuf,
+        /// What is missing.
+        why: String,
+    },
+    /// One of its files is not what was written.
+    #[error("{} is damaged: {why}", file.display())]
+    Damaged {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// There is something in the data folder.
+    #[error("{} is not empty: restore into a new folder", .0.display())]
+    NotEmpty(PathBuf),
+    /// What was restored does not open.
+    #[error("what was restored does not open: {0}")]
+    Open(#[from] OpenError),
+    /// The store that was made cannot be read.
+    #[error("the store that was made: {0}")]
+    Store(#[from] StoreError),
+    /// The store that was made of it is another than the backup's.
+    #[error(
+        "{}: the store that was made of it has the digest {made}, not {expected} as its manifest says: try another \
+         backup, and keep this one for whoever looks into it",
+        backup.display()
+    )]
+    Digest {
+        /// The backup.
+        backup: PathBuf,
+        /// What the manifest says.
+        expected: String,
+        /// What was found.
+        made: String,
+    },
+    /// Those who were erased since could not be erased again.
+    #[error("those who were erased after the backup could not be erased again: {0}")]
+    Erase(String),
+    /// The system refused something.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// On what.
+        path: PathBuf,
+        /// What it said.
+        error: io::Error,
+    },
+}
+
+impl RestoreError {
+    pub(in crate::engine) fn io(path: &Path) -> impl Fn(io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |error| Self::Io { path: path.clone(), error }
+    }
+}
+
+impl From<FolderError> for RestoreError {
+    fn from(error: FolderError) -> Self {
+        Self::Open(error.into())
+    }
+}
+
+/// Restores a backup into a data folder that is not there yet, or empty. `after` is the list of erasures, or the data
+/// folder that has it. What a start needs of settings is in `config`, but for its data folder.
+pub fn restore(
+    backup: &Path,
+    data: &Path,
+    after: Option<&Path>,
+    config: Config,
+    clock: Arc<dyn Clock>,
+) -> Result<Restored, RestoreError> {
+    let manifest = Manifest::read(backup)?;
+    let erasures = after.map(read_list).transpose()?;
+    let place = Place::find(data)?;
+    let restored = place.fill(backup, manifest, erasures, config, clock);
+    match restored {
+        Ok(restored) => {
+            place.finish()?;
+            Ok(restored)
+        }
+        Err(error) => {
+            place.give_up();
+            Err(error)
+        }
+    }
+}
+
+fn read_list(after: &Path) -> Result<(PathBuf, Erasures), RestoreError> {
+    let path = if after.is_dir() { after.join(erasures::FILE) } else { after.to_owned() };
+    let list = Erasures::read(&path).map_err(RestoreError::io(&path))?;
+    Ok((path, list))
+}
+
+/// Where a backup is restored.
+struct Place {
+    /// The folder that is filled.
+    folder: PathBuf,
+    /// What it is to be called.
+    data: PathBuf,
+    /// To whom all of it is to belong.
+    owner: (u32, u32),
+}
+
+impl Place {
+    /// Finds the place, makes its folder and marks it as unfinished.
+    fn find(data: &Path) -> Result<Self, RestoreError> {
+        let absolute = std::path::absolute(data).map_err(RestoreError::io(data))?;
+        // A slash at the end, or a dot, is no part of the name.
+        let data = absolute.components().collect::<PathBuf>();
+        let parent = data.parent().ok_or_else(|| RestoreError::NotEmpty(data.clone()))?;
+        fs::create_dir_all(parent).map_err(RestoreError::io(parent))?;
+        let there = match fs::read_dir(&data) {
+            Ok(mut entries) => {
+                if folder::is_unfinished(&data) {
+                    folder::clear(&data).map_err(RestoreError::io(&data))?;
+                } else if entries.next().is_some() {
+                    return Err(RestoreError::NotEmpty(data));
+                }
+                true
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => return Err(RestoreError::io(&data)(error)),
+        };
+        let own = |path: &Path| fs::metadata(path).map_err(RestoreError::io(path));
+        let (beside, model) = (own(parent)?, own(if there { &data } else { parent })?);
+        let owner = (model.uid(), model.gid());
+        let mut partial = data.clone().into_os_string();
+        partial.push(PARTIAL);
+        let partial = PathBuf::from(partial);
+        if partial.exists() {
+            let empty = fs::read_dir(&partial).map_err(RestoreError::io(&partial))?.next().is_none();
+            if !empty && !folder::is_unfinished(&partial) {
+                return Err(RestoreError::NotEmpty(partial));
+            }
+            folder::clear(&partial).map_err(RestoreError::io(&partial))?;
+        }
+        let made = if there && model.dev() != beside.dev() {
+            Err(io::ErrorKind::CrossesDevices.into())
+        } else {
+            private_folder(&partial)
+        };
+        let folder = match made {
+            Ok(()) => partial,
+            Err(_) if there => data.clone(),
+            Err(error) => return Err(RestoreError::io(&partial)(error)),
+        };
+        folder::begin(&folder).map_err(RestoreError::io(&folder))?;
+        Ok(Self { folder, data, owner })
+    }
+
+    fn fill(
+        &self,
+        backup: &Path,
+        manifest: Manifest,
+        erasures: Option<(PathBuf, Erasures)>,
+        mut config: Config,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Restored, RestoreError> {
+        let folder = &self.folder;
+        for entry in &manifest.files {
+            let (from, to) = (backup.join(&entry.path), folder.join(&entry.path));
+            let below = to.parent().unwrap_or(folder);
+            fs::create_dir_all(below).map_err(RestoreError::io(below))?;
+            let (bytes, sum) = copy_file(&from, &to, Extent::Whole).map_err(RestoreError::io(&from))?;
+            entry.check(&from, bytes, sum)?;
+        }
+        folder::check_format(folder)?;
+        if let Some((list, _)) = &erasures {
+            // It goes on from the later one, which has all that the backup's has.
+            let to = folder.join(erasures::FILE);
+            fs::copy(list, &to)
+                .and_then(|_| fs::File::open(&to)?.sync_all())
+                .map_err(RestoreError::io(&to))?;
+        }
+        for below in ["snapshots", "journal", "spool", "."] {
+            let path = folder.join(below);
+            if path.exists() {
+                sync_folder(&path).map_err(RestoreError::io(&path))?;
+            }
+        }
+
+        config.data_folder.clone_from(folder);
+        // Nobody is served yet: nothing need be slow, and what is written is what the daemon would write at once.
+        config.ingest = Ingest::default();
+        config.upkeep.disk_reserve_bytes = 0;
+        let up = BroughtUp::of(config, Arc::new(GuardedClock::believing(clock)), &Opening::default())?;
+        let made = format!("{:032x}", digest::of_store(&*up.store)?);
+        if let Some(expected) = manifest.digest.as_ref().filter(|expected| **expected != made) {
+            let expected = expected.clone();
+            return Err(RestoreError::Digest { backup: backup.to_owned(), expected, made });
+        }
+        let app = up.start()?;
+        let seq = Seq::from_u64(manifest.seq.parse().unwrap_or_default());
+        let erased_again = erasures.as_ref().map(|(_, list)| erase_again(&app, list, seq)).transpose();
+        let held =
+            app.0.batches.all_pending().into_iter().filter_map(|(pending, _)| {
+                Some((pending.accepted.id.to_string(), pending.held()?.to_owned()))
+            });
+        let held = held.collect();
+        app.stop_blocking();
+        let list_begins_late = erasures.map(|(_, list)| list.since).filter(|since| *since > seq);
+        let (erased_again, not_erased) = erased_again?.unzip();
+        let not_erased = not_erased.unwrap_or_default();
+        Ok(Restored { manifest, erased_again, not_erased, list_begins_late, held })
+    }
+
+    /// The folder is good: it gets its owner and its name.
+    fn finish(&self) -> Result<(), RestoreError> {
+        let failed = RestoreError::io(&self.folder);
+        if rustix::process::geteuid().is_root() {
+            give_to(&self.folder, self.owner).map_err(&failed)?;
+        }
+        folder::finish(&self.folder).map_err(&failed)?;
+        if self.folder != self.data {
+            fs::rename(&self.folder, &self.data).map_err(&failed)?;
+        }
+        let parent = self.data.parent().unwrap_or(&self.data);
+        sync_folder(parent).map_err(RestoreError::io(parent))
+    }
+
+    /// Removes what was made. What can't be removed stays marked.
+    fn give_up(&self) {
+        let gone = folder::clear(&self.folder)
+            .and_then(|()| if self.folder == self.data { Ok(()) } else { fs::remove_dir(&self.folder) });
+        if let Err(error) = gone {
+            let folder = self.folder.display();
+            tracing::error!(%folder, %error, "what was restored could not be removed; no daemon opens it");
+        }
+    }
+}
+
+/// Gives all in a folder, and then the folder, to somebody. What has a second name may be somebody's elsewhere.
+fn give_to(folder: &Path, (user, group): (u32, u32)) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        if metadata.is_dir() {
+            give_to(&entry.path(), (user, group))?;
+        } else if metadata.nlink() == 1 {
+            lchown(entry.path(), Some(user), Some(group))?;
+        }
+    }
+    chown(folder, Some(user), Some(group))
+}
+
+/// Erases whoever was erased after this seq. Gives how many ids led to somebody, and how many wait for a batch that is
+/// held.
+fn erase_again(app: &Engine, list: &Erasures, after: Seq) -> Result<(u64, u64), RestoreError> {
+    let inner = &app.0;
+    // A batch that is not folded in yet may still make one of them known.
+    while inner.batches.any_goes_on() && inner.failed.borrow().is_none() {
+        inner.wait_unless_stopping(FOLDED_LOOK);
+    }
+    let mut found = vec![];
+    let mut last = None;
+    loop {
+        let page = inner.store.scan(last.as_ref(), PAGE_VALUES)?;
+        found.extend(page.iter().map(|(key, _)| key).filter(|key| list.has(key, after)).cloned());
+        match page.into_iter().next_back() {
+            Some((key, _)) => last = Some(key),
+            None => break,
+        }
+    }
+    let (mut erased, mut waiting) = (0, 0);
+    for key in found {
+        match inner.erase_blocking(&key) {
+            Ok(known) => erased += u64::from(known),
+            Err(EngineError::Held { .. }) => waiting += 1,
+            Err(error) => return Err(RestoreError::Erase(error.to_string())),
+        }
+    }
+    Ok((erased, waiting))
+}

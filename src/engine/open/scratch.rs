@@ -1,0 +1,152 @@
+//! A folder that shows what a data folder or a backup holds, and takes what is written: whoever opens it changes nothing
+//! of the one it shows.
+//!
+//! ```text
+//! journal      links to the segments, but copies of the last two: a torn tail is cut off in these
+//! snapshots    links
+//! spool        links, but copies of an upload of which rows are being overwritten; no index, for that is made again
+//! store        a copy of the generation in use, if there is one: sled cannot be opened without being written to
+//! the rest     copies of the files that a start reads
+//! ```
+//!
+//! Promises: nothing in the folder that is shown is written, removed or locked for good, so it may be on a disk that is
+//! read-only; what is written here is gone when this is dropped.
+
+use crate::durable::private_folder;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+/// How many of the last segments may be written to: one that was half made when the daemon was ended, and the one before.
+const SEGMENTS_COPIED: usize = 2;
+/// Files of the data folder itself that no start reads, or that are not for others' eyes.
+const NOT_SHOWN: [&str; 5] = ["lock", "tokens.json", "tokens.lock", "audit.log", "backup.json"];
+
+/// The folder.
+#[derive(Debug)]
+pub(in crate::engine) struct Scratch {
+    /// Where it is.
+    pub(in crate::engine) folder: PathBuf,
+    of: PathBuf,
+}
+
+impl Scratch {
+    /// Shows a folder in a new one below `below`.
+    pub(in crate::engine) fn showing(of: &Path, below: &Path) -> Result<Self, (PathBuf, io::Error)> {
+        let of = std::path::absolute(of).map_err(|error| (of.to_owned(), error))?;
+        let below = std::path::absolute(below).map_err(|error| (below.to_owned(), error))?;
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).map_err(|error| (below.clone(), io::Error::other(error)))?;
+        let folder = below.join(format!("profiled-check-{:016x}", u64::from_le_bytes(random)));
+        private_folder(&folder).map_err(|error| (folder.clone(), error))?;
+        let scratch = Self { folder, of };
+        scratch.fill()?;
+        Ok(scratch)
+    }
+
+    /// What is said of this folder, said of the one that it shows.
+    pub(in crate::engine) fn told(&self, said: &str) -> String {
+        said.replace(&*self.folder.to_string_lossy(), &self.of.to_string_lossy())
+    }
+
+    fn fill(&self) -> Result<(), (PathBuf, io::Error)> {
+        for (name, is_folder) in names(&self.of)? {
+            if !is_folder && !NOT_SHOWN.contains(&name.as_str()) {
+                self.copy(&name)?;
+            }
+        }
+        let segments: Vec<String> = self.folder_shown("journal")?;
+        let sealed = segments.len().saturating_sub(SEGMENTS_COPIED);
+        for (at, segment) in segments.iter().enumerate() {
+            let name = format!("journal/{segment}");
+            if at < sealed { self.link(&name) } else { self.copy(&name) }?;
+        }
+        for snapshot in self.folder_shown("snapshots")? {
+            self.link(&format!("snapshots/{snapshot}"))?;
+        }
+        let uploads = self.folder_shown("spool")?;
+        for upload in &uploads {
+            let (stem, kind) = upload.rsplit_once('.').unwrap_or((upload, ""));
+            let name = format!("spool/{upload}");
+            match kind {
+                "index" | "new" => {}
+                _ if uploads.contains(&format!("{stem}.overwriting")) => self.copy(&name)?,
+                _ => self.link(&name)?,
+            }
+        }
+        let Ok(current) = fs::read_to_string(self.of.join("store/current")) else { return Ok(()) };
+        let current = current.trim();
+        // Whatever else it says leads nowhere, as it would at a start.
+        if current.len() == 16 && current.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            self.folder_shown("store")?;
+            self.copy("store/current")?;
+            if self.of.join("store").join(current).is_dir() {
+                self.copy_folder(&format!("store/{current}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a folder as it is there; gives the names of the files in that one, in order.
+    fn folder_shown(&self, name: &str) -> Result<Vec<String>, (PathBuf, io::Error)> {
+        let to = self.folder.join(name);
+        fs::create_dir(&to).map_err(|error| (to, error))?;
+        let from = self.of.join(name);
+        let mut files: Vec<String> = if from.is_dir() {
+            names(&from)?.into_iter().filter(|(_, is_folder)| !is_folder).map(|(name, _)| name).collect()
+        } else {
+            vec![]
+        };
+        files.sort();
+        Ok(files)
+    }
+
+    fn link(&self, name: &str) -> Result<(), (PathBuf, io::Error)> {
+        let to = self.folder.join(name);
+        symlink(self.of.join(name), &to).map_err(|error| (to, error))
+    }
+
+    fn copy(&self, name: &str) -> Result<(), (PathBuf, io::Error)> {
+        let (from, to) = (self.of.join(name), self.folder.join(name));
+        // Not `fs::copy`, which would make the copy read-only, too.
+        let copied = (|| io::copy(&mut File::open(&from)?, &mut File::create_new(&to)?))();
+        copied.map(drop).map_err(|error| match error.kind() {
+            // Of the disk that is written to.
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => (to, error),
+            _ => (from, error),
+        })
+    }
+
+    fn copy_folder(&self, name: &str) -> Result<(), (PathBuf, io::Error)> {
+        let to = self.folder.join(name);
+        fs::create_dir(&to).map_err(|error| (to, error))?;
+        for (file, is_folder) in names(&self.of.join(name))? {
+            let name = format!("{name}/{file}");
+            if is_folder { self.copy_folder(&name) } else { self.copy(&name) }?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.folder) {
+            tracing::warn!(path = %self.folder.display(), %error, "a folder that was used for a check is left behind");
+        }
+    }
+}
+
+/// What is in a folder: names, and whether each is a folder.
+fn names(folder: &Path) -> Result<Vec<(String, bool)>, (PathBuf, io::Error)> {
+    let read = || {
+        fs::read_dir(folder)?
+            .map(|entry| {
+                let entry = entry?;
+                let name = entry.file_name().to_string_lossy().into_owned();
+                Ok((name, entry.path().is_dir()))
+            })
+            .collect::<io::Result<Vec<_>>>()
+    };
+    read().map_err(|error| (folder.to_owned(), error))
+}

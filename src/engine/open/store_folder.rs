@@ -1,0 +1,171 @@
+//! The folder of stores: each generation in a folder of its own, and a file that names the one in use.
+//!
+//! ```text
+//! DATA/store/current                which generation is used
+//!           /0000000000000003/      a generation: the store's own files, and the checkpoint that speaks of them
+//!           /0000000000000002.aside what a start would not trust, kept for inspection, with the file WHY in it
+//! ```
+//!
+//! Promises: a generation counts from the moment `current` names it, which is one rename; whatever else a crash leaves
+//! is removed at the next start.
+
+use crate::durable::{self, sync_folder};
+use crate::engine::open::recovery::read_checkpoint;
+use crate::journal::entry::Checkpoint;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+const CURRENT: &str = "current";
+
+/// The folder.
+#[derive(Debug)]
+pub(in crate::engine) struct StoreFolder {
+    folder: PathBuf,
+    current: Option<u64>,
+    /// The highest number ever used here.
+    last: u64,
+}
+
+/// One generation's folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::engine) struct Generation {
+    number: u64,
+    /// Where it is.
+    pub(in crate::engine) path: PathBuf,
+}
+
+impl Generation {
+    /// Where its checkpoint is.
+    pub(in crate::engine) fn checkpoint_path(&self) -> PathBuf {
+        self.path.join("checkpoint")
+    }
+
+    /// The checkpoint of a store that may be opened. One from before checkpoints said how far their store reaches proves
+    /// nothing: sled may have taken damage for the end of its log. That costs making the store again once.
+    fn checkpoint(&self) -> Result<Checkpoint, String> {
+        let checkpoint = read_checkpoint(&self.checkpoint_path()).map_err(|error| error.to_string())?;
+        let checkpoint = checkpoint.ok_or("it has no checkpoint that verifies")?;
+        if checkpoint.store_reach == 0 {
+            return Err(
+                "its checkpoint is by an earlier version, and does not say how far the store must reach"
+                    .into(),
+            );
+        }
+        Ok(checkpoint)
+    }
+}
+
+impl StoreFolder {
+    /// Opens or makes the folder, and removes what a crash left half-made.
+    pub(in crate::engine) fn open(folder: &Path) -> io::Result<Self> {
+        fs::create_dir_all(folder)?;
+        let named = match fs::read_to_string(folder.join(CURRENT)) {
+            Ok(text) => number(text.trim()),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        let (mut current, mut last) = (None, named.unwrap_or_default());
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            let name = entry.file_name().into_string().unwrap_or_default();
+            let Some(found) = number(name.strip_suffix(".aside").unwrap_or(&name)) else { continue };
+            last = last.max(found);
+            if Some(found) == named {
+                current = named;
+            } else if !name.ends_with(".aside") {
+                fs::remove_dir_all(entry.path())?;
+            }
+        }
+        Ok(Self { folder: folder.to_owned(), current, last })
+    }
+
+    /// The generation in use.
+    pub(in crate::engine) fn current(&self) -> Option<Generation> {
+        self.current.map(|number| self.generation(number))
+    }
+
+    /// Opens the generation in use; why it may not be used, if it may not.
+    pub(in crate::engine) fn open_current<S, E: std::fmt::Display>(
+        &self,
+        open: impl FnOnce(&Path) -> Result<S, E>,
+    ) -> Result<Option<(S, Checkpoint)>, String> {
+        let Some(current) = self.current() else { return Ok(None) };
+        let checkpoint = current.checkpoint()?;
+        let store = open(&current.path).map_err(|error| error.to_string())?;
+        Ok(Some((store, checkpoint)))
+    }
+
+    /// Sets the generation in use aside; gives where it then is.
+    pub(in crate::engine) fn set_aside(&mut self, why: &str) -> io::Result<Option<PathBuf>> {
+        let Some(current) = self.current() else { return Ok(None) };
+        let aside = self.set_former_aside(&current, why)?;
+        self.current = None;
+        Ok(Some(aside))
+    }
+
+    /// Sets a generation aside that was in use before the one that is now.
+    pub(in crate::engine) fn set_former_aside(&self, former: &Generation, why: &str) -> io::Result<PathBuf> {
+        let aside = former.path.with_extension("aside");
+        fs::rename(&former.path, &aside)?;
+        fs::write(aside.join("WHY"), format!("This store was set aside: {why}. It may be deleted.\n"))?;
+        sync_folder(&self.folder)?;
+        Ok(aside)
+    }
+
+    /// Whether a start would find this generation in use, as far as can be told.
+    pub(in crate::engine) fn names(&self, generation: &Generation) -> bool {
+        let named = fs::read_to_string(self.folder.join(CURRENT));
+        named.is_ok_and(|named| number(named.trim()) == Some(generation.number))
+    }
+
+    /// Removes what was set aside.
+    pub(in crate::engine) fn remove_asides(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.folder)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "aside") {
+                fs::remove_dir_all(path)?;
+            }
+        }
+        sync_folder(&self.folder)
+    }
+
+    /// A fresh folder for the next generation.
+    pub(in crate::engine) fn begin(&mut self) -> io::Result<Generation> {
+        self.last += 1;
+        let next = self.generation(self.last);
+        fs::create_dir(&next.path)?;
+        Ok(next)
+    }
+
+    /// Makes this generation the one in use.
+    pub(in crate::engine) fn adopt(&mut self, next: &Generation) -> io::Result<()> {
+        sync_folder(&next.path)?;
+        let current = self.folder.join(CURRENT);
+        durable::replace(&current, "store-adopt", |file| writeln!(file, "{:016x}", next.number))?;
+        self.current = Some(next.number);
+        Ok(())
+    }
+
+    fn generation(&self, number: u64) -> Generation {
+        Generation { number, path: self.folder.join(format!("{number:016x}")) }
+    }
+}
+
+/// The bytes below a folder.
+pub(in crate::engine) fn bytes_under(folder: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        // A file may go while it is counted.
+        let Ok(metadata) = entry.metadata() else { continue };
+        bytes += if metadata.is_dir() { bytes_under(&entry.path())? } else { metadata.len() };
+    }
+    Ok(bytes)
+}
+
+fn number(name: &str) -> Option<u64> {
+    (name.len() == 16).then(|| u64::from_str_radix(name, 16).ok()).flatten()
+}

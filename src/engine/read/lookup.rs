@@ -1,0 +1,189 @@
+//! A visitor as of now: the stored profile, with the visitor's pending rows folded in.
+//!
+//! Promises: a lookup waits for nobody, sees a batch from the moment it is acknowledged, and never shows a state that
+//! was at no time there.
+
+use crate::batch::outcome::BatchState;
+use crate::batch::pending::Pending;
+use crate::batch::queue::Batches;
+use crate::batch::settle::{Noted, SettleError, View, decoded, settle};
+use crate::engine::{Visitor, VisitorAttribute};
+use crate::model::id::{ClientCode, Key, VisitorId};
+use crate::model::profile::{Attribute, Profile, Stored};
+use crate::model::seq::{Millis, Seq};
+use crate::store::{ProfileStore, StoreError};
+use std::sync::Arc;
+
+/// How often a lookup is begun again because a bind moved the visitor under it, or a batch was completed.
+const LOOKUP_TRIES_MAX: usize = 100;
+
+/// Whether a batch with this seq is younger than `shows_after_ms`, and so is to be shown by no lookup.
+pub(in crate::engine) fn hidden(seq: Seq, shows_after_ms: u64, now: Millis) -> bool {
+    shows_after_ms > 0 && now < seq.millis().plus(shows_after_ms)
+}
+
+/// Looks a visitor up: the stored profile, with the visitor's pending rows folded in.
+pub fn look_up(
+    store: &dyn ProfileStore,
+    batches: &Batches,
+    client: &ClientCode,
+    id: &VisitorId,
+    now: Millis,
+    lifetime_ms: u64,
+) -> Result<Option<Visitor>, SettleError> {
+    look_up_delayed(store, batches, client, id, now, lifetime_ms, 0)
+}
+
+/// The same, of a client whose batches are to show as late as Adobe's.
+///
+/// The rows of batches younger than `shows_after_ms` are left out, as Adobe's would not show yet. That is a matter of looking
+/// alone: a write to the visitor folds them in at their place in the order (R4), and from then on they show.
+pub(in crate::engine) fn look_up_delayed(
+    store: &dyn ProfileStore,
+    batches: &Batches,
+    client: &ClientCode,
+    id: &VisitorId,
+    now: Millis,
+    lifetime_ms: u64,
+    shows_after_ms: u64,
+) -> Result<Option<Visitor>, SettleError> {
+    let key = id.key(client);
+    for _ in 0..LOOKUP_TRIES_MAX {
+        // The runs first, the store second: a batch that is folded in between is then met in the store.
+        let mut pending = batches.pending(client);
+        if shows_after_ms > 0 {
+            let shown = |batch: &&Arc<Pending>| !hidden(batch.accepted.id.seq, shows_after_ms, now);
+            pending = pending.iter().filter(shown).cloned().collect();
+        }
+        let mut view = View::new(store);
+        settle(&mut view, &pending, &key, &mut Noted::nothing())?;
+        let canonical = view.canonical(&key)?;
+        let value = view.get(&canonical)?;
+        let stored = value.as_ref().map(|value| decoded(&canonical, value)).transpose()?;
+        let dead_link = canonical == key && view.was_link(&key)?;
+        // A link that leads nowhere may be one that a bind moved while we looked.
+        if dead_link && !view.links_stand(&key)? {
+            continue;
+        }
+        // Once a batch is complete, writes no longer settle its rows, and the tombstones that kept them out may go: where
+        // the one ended the link's life meanwhile, or the other went, the rows would make a visitor here that never was.
+        // (What is there is told by `through`, however many batches are completed under the lookup.)
+        let made_a_visitor = matches!(stored, Some(Stored::Profile(_)));
+        let complete = |batch: &Arc<Pending>| matches!(batch.progress.state(), BatchState::Complete(_));
+        if made_a_visitor && (dead_link || view.was_nothing(&canonical)) && pending.iter().any(complete) {
+            continue;
+        }
+        return Ok(match stored {
+            Some(Stored::Profile(profile)) if !profile.expired(now, lifetime_ms) => {
+                Visitor::of(client, &canonical, &profile, lifetime_ms)
+            }
+            _ => None,
+        });
+    }
+    let why = format!("it was written to under each of {LOOKUP_TRIES_MAX} tries");
+    Err(StoreError::Failed { doing: "show a visitor", why }.into())
+}
+
+impl Visitor {
+    fn of(client: &ClientCode, canonical: &Key, profile: &Profile<'_>, lifetime_ms: u64) -> Option<Self> {
+        let some = |seq: Seq| (seq > Seq::ZERO).then_some(seq);
+        let attribute = |a: Attribute<'_>| VisitorAttribute {
+            name: a.name.to_owned(),
+            value: a.value.to_owned(),
+            seq: a.seq,
+            source: a.source,
+        };
+        Some(Self {
+            client: client.clone(),
+            canonical: VisitorId::new(canonical.kind(), canonical.id()).ok()?,
+            linked: profile
+                .ids
+                .iter()
+                .filter_map(|linked| VisitorId::new(linked.kind, linked.id).ok())
+                .collect(),
+            born: profile.born,
+            last_site: some(profile.last_site),
+            last_batch: some(profile.last_batch),
+            seq: profile.last_write,
+            last_active: profile.last_active,
+            expires: profile.last_active.plus(lifetime_ms),
+            attributes: profile.visible().into_iter().map(attribute).collect(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::pending::Pending;
+    use crate::journal::log::Position;
+    use crate::model::batch::Counts;
+    use crate::model::id::IdKind;
+    use crate::model::update::list_id;
+    use crate::store::double::{Call, Double};
+    use crate::store::memory::MemoryStore;
+    use crate::store::put_through;
+
+    /// Found by the schedule explorer: the lookup had its list of batches from before.
+    #[test]
+    fn a_tombstone_that_goes_under_a_lookup_with_the_batch_it_kept_out_makes_no_visitor() {
+        let folder = tempfile::tempdir().unwrap();
+        let batches = Batches::default();
+        let id = VisitorId::new(IdKind::Pc, "p").unwrap();
+        let mut batch = Pending::of_text(folder.path(), "demo", 2, "batch=pcId,a\np,1\n");
+        Arc::get_mut(&mut batch.accepted).unwrap().rules.creates = true;
+        batches.publish(Arc::new(batch), Position::START);
+        let key = id.key(&client());
+        // At the first read all batches are complete, and the tombstone is swept.
+        let meddle = |store: &MemoryStore, call: Call<'_>| {
+            if !matches!(call, Call::Get(_)) {
+                return Ok(());
+            }
+            for batch in batches.pending(&client()).iter() {
+                batches.complete(&batch.accepted.id, Counts::default(), Millis(0));
+            }
+            let tombstone = store.get(std::slice::from_ref(&key))?.pop().flatten();
+            store.put_if(&key, tombstone.as_ref(), None).map(drop)
+        };
+        let store = Double::new(meddle);
+        let tombstone = Stored::Tombstone { through: Seq::from_u64(3), erased: false };
+        put_through(&store.store, &key, None, &tombstone.encode()).unwrap();
+        assert_eq!(look_up(&store, &batches, &client(), &id, Millis(1), 1 << 40).unwrap(), None);
+    }
+
+    fn client() -> ClientCode {
+        ClientCode::new("demo").unwrap()
+    }
+
+    #[test]
+    fn a_lookup_goes_on_however_many_batches_are_completed_under_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let batches = Batches::default();
+        // Another batch is complete at every read.
+        let complete = |_: &MemoryStore, call: Call<'_>| {
+            if let (Call::Get(_), Some(first)) = (call, batches.pending(&client()).first()) {
+                batches.complete(&first.accepted.id, Counts::default(), Millis(0));
+            }
+            Ok(())
+        };
+        let store = Double::new(complete);
+        let ids = [IdKind::ThirdParty, IdKind::Pc].map(|kind| VisitorId::new(kind, "v").unwrap());
+        let [canonical, linked] = ids.each_ref().map(|id| id.key(&client()));
+        let mut profile = Profile::born_at(Seq::from_u64(1));
+        list_id(&mut profile, IdKind::Pc, "v", Seq::from_u64(1));
+        let link = Stored::Link { through: Seq::from_u64(1), target: canonical.clone() };
+        for (key, value) in [(canonical, Stored::Profile(profile)), (linked, link)] {
+            put_through(&store.store, &key, None, &value.encode()).unwrap();
+        }
+        let last = 5 * LOOKUP_TRIES_MAX as u64;
+        for seq in 2..=last {
+            let text = format!("batch=pcId,a\nv,{seq}\n");
+            let batch = Pending::of_text(folder.path(), "demo", seq, &text);
+            batches.publish(Arc::new(batch), Position::START);
+        }
+        for id in &ids {
+            let found = look_up(&store, &batches, &client(), id, Millis(1), 1 << 40).unwrap().unwrap();
+            assert_eq!(found.attributes.first().map(|a| a.value.clone()), Some(last.to_string()), "{id:?}");
+        }
+    }
+}

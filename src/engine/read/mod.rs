@@ -1,0 +1,19 @@
+//! What callers read: one visitor, all visitors, a batch, counts.
+//!
+//! ```text
+//! lookup.rs      one visitor as of now: the stored profile with the pending rows applied
+//! export.rs      all visitors of a client, page by page
+//! batch_list.rs  the batches of a client, newest first, page by page
+//! report.rs      what happened to the rows of a batch, its repair file, its upload
+//! provenance.rs  which line of which upload set an attribute
+//! statistics.rs  how many visitors a client has, and how fast batches came
+//! ```
+//!
+//! Promises: nothing in this room writes to the journal or the store.
+
+pub(in crate::engine) mod batch_list;
+pub mod export;
+pub mod lookup;
+pub mod provenance;
+pub mod report;
+pub mod statistics;

@@ -1,0 +1,137 @@
+//! Which line of which upload set an attribute: not stored with it, but found in the kept uploads when somebody asks.
+//!
+//! Promises: no more than a few uploads are read for one question, no more than a few questions are searched for at once,
+//! and none goes on once nobody waits for its answer; an upload that is no longer kept tells nothing.
+
+use crate::batch::pending::{BundleRow, Pending, RowOf};
+use crate::batch::queue::Known;
+use crate::engine::gates::{Place, Who};
+use crate::engine::read::report::Report;
+use crate::engine::{Engine, EngineError, Visitor};
+use crate::model::batch::{BatchId, Outcome};
+use crate::model::id::{Key, VisitorId};
+use crate::model::seq::Seq;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// How many uploads are read for one visitor: those of the newest batches.
+const UPLOADS_MAX: usize = 8;
+/// How many searches run at once: each takes a thread, and reads uploads from end to end.
+pub(in crate::engine) const SEARCHES_MAX: usize = 2;
+
+/// The line that set an attribute, by the batch's seq and the attribute's name.
+pub type Lines = BTreeMap<(Seq, String), u32>;
+
+impl Engine {
+    /// The lines of the kept uploads that set a visitor's attributes.
+    pub async fn lines(&self, who: &Who, visitor: &Visitor) -> Result<Lines, EngineError> {
+        let set_by = visitor.attributes.iter().filter(|attribute| attribute.source.is_batch());
+        let seqs: BTreeSet<Seq> = set_by.map(|attribute| attribute.seq).collect();
+        let all = visitor.linked.iter().chain(std::iter::once(&visitor.canonical));
+        let ids: Arc<Vec<VisitorId>> = Arc::new(all.cloned().collect());
+        let mut lines = Lines::new();
+        if seqs.is_empty() {
+            return Ok(lines);
+        }
+        let place = self.0.line_searches.take(who).await?;
+        // Dropped with what waits for the answer.
+        let (_wanted, wanted) = watch::channel(());
+        for seq in seqs.into_iter().rev().take(UPLOADS_MAX) {
+            let id = BatchId { client: visitor.client.clone(), seq };
+            let Some(known) = self.0.batches.get(&id) else { continue };
+            match self.lines_of(known, Arc::clone(&ids), &place, wanted.clone()).await {
+                Ok(found) => lines.extend(found.into_iter().map(|(name, line)| ((seq, name), line))),
+                // Whatever is wrong with one upload is no reason to show no visitor.
+                Err(error @ EngineError::Stopping) => return Err(error),
+                Err(error) => tracing::warn!(batch = %id, %error, "no lines could be told"),
+            }
+        }
+        Ok(lines)
+    }
+
+    async fn lines_of(
+        &self,
+        known: Known,
+        ids: Arc<Vec<VisitorId>>,
+        place: &Place,
+        wanted: watch::Receiver<()>,
+    ) -> Result<BTreeMap<String, u32>, EngineError> {
+        let accepted = known.accepted;
+        let pending_or_report = self.pending_or_report(&accepted.id, place).await?;
+        let place = place.clone();
+        let found = tokio::task::spawn_blocking(move || {
+            let _place = place;
+            let header = match &pending_or_report {
+                PendingOrReport::Report(report) => report.header(),
+                PendingOrReport::Pending(pending) => &pending.header,
+            };
+            let mut lines = BTreeMap::new();
+            let name = |attribute: usize| header.names().get(attribute).map(|name| name.to_string());
+            match &pending_or_report {
+                PendingOrReport::Report(report) => {
+                    let theirs = ids.iter().filter(|id| id.kind() == header.key_kind());
+                    let theirs: BTreeSet<&str> = theirs.map(VisitorId::as_str).collect();
+                    report.each_row(None, |row, stored| {
+                        let outcome = stored.map_or(Outcome::Updated, |stored| stored.outcome);
+                        if let Ok(cells) = &row.content
+                            && applied(outcome)
+                            && theirs.contains(cells.id())
+                        {
+                            let set = cells.attributes().filter_map(|(attribute, _)| name(attribute));
+                            lines.extend(set.map(|name| (name, row.line)));
+                        }
+                        let gone = wanted.has_changed().is_err();
+                        Ok(if gone { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+                    })?;
+                }
+                PendingOrReport::Pending(pending) => {
+                    let keys: Vec<Key> = ids.iter().map(|id| id.key(&accepted.id.client)).collect();
+                    let found = pending.find(&keys).map_err(EngineError::internal)?;
+                    let rows: Vec<_> = found.rows.iter().enumerate().collect();
+                    let bundles = found.bundles.iter().enumerate();
+                    let bundles: Vec<_> = bundles.map(|(n, bundle)| (n, bundle, 0, bundle.rows)).collect();
+                    let read = pending.each_row_of(&rows, &bundles, |line, of, cells| {
+                        let settled = match of {
+                            RowOf::Row(_) => pending.settled_row(line),
+                            RowOf::Bundle(n, row) => found.bundles.get(n).and_then(|bundle| {
+                                pending.settled_in(BundleRow { line, bundle: bundle.first, row })
+                            }),
+                        };
+                        if settled.is_none_or(applied) {
+                            let set = cells.iter().filter(|(_, value)| !value.is_empty());
+                            lines.extend(set.filter_map(|(attribute, _)| Some((name(*attribute)?, line))));
+                        }
+                        Ok(())
+                    });
+                    read.map_err(EngineError::internal)?;
+                }
+            }
+            Ok(lines)
+        });
+        found.await.map_err(EngineError::internal)?
+    }
+
+    /// What tells of a batch's rows. One that is completed right now is for a moment neither.
+    async fn pending_or_report(&self, id: &BatchId, place: &Place) -> Result<PendingOrReport, EngineError> {
+        loop {
+            if let Some(pending) = self.0.batches.pending_by_seq(id.seq) {
+                return Ok(PendingOrReport::Pending(pending));
+            }
+            match self.open_report(id, false, place.clone()).await {
+                Err(EngineError::NotComplete(_)) => tokio::task::yield_now().await,
+                report => return report.map(PendingOrReport::Report),
+            }
+        }
+    }
+}
+
+enum PendingOrReport {
+    Pending(Arc<Pending>),
+    Report(Report),
+}
+
+fn applied(outcome: Outcome) -> bool {
+    matches!(outcome, Outcome::Updated | Outcome::Created)
+}

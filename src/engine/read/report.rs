@@ -1,0 +1,439 @@
+//! What became of a batch's rows, and what of them to send again: read from its kept upload and outcomes.
+//!
+//! Promises: every row of a complete batch has an outcome: those that are not `updated` are stored, the others follow from
+//! the file. Memory is bounded by a piece of the file, a row and a page. Of an erased visitor's row nothing is told but
+//! its line and its outcome, and it is in no repair file (R12). A read during which rows of any upload are overwritten ends
+//! in an error: what it gave is from before, and from the first byte that is overwritten on it gives no more. What cannot
+//! be told whole ends in an error.
+
+use crate::batch::csv::write::{Cells, write_header};
+use crate::batch::csv::{Header, Row, RowPlace, RowReader};
+use crate::batch::outcome::{BatchState, Failure, RowOutcome, StoredOutcomes};
+use crate::batch::pending::Accepted;
+use crate::batch::queue::Known;
+use crate::batch::remarks::Remarks;
+use crate::batch::rows::{each_piece, each_row, read_header, read_header_sent, read_row};
+use crate::batch::spool::SpoolFile;
+use crate::engine::gates::{Place, Who};
+use crate::engine::upkeep::erase::reads_erased;
+use crate::engine::{Engine, EngineError, Inner};
+use crate::model::batch::{BatchId, Outcome};
+use crate::sync::Ordering;
+use std::fs::File;
+use std::io;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+/// How many reports are read at once: each takes a thread for as long as its client reads.
+pub const REPORTS_MAX: usize = 16;
+/// The most rows in one page.
+pub const PAGE_ROWS_MAX: usize = 10_000;
+/// A page ends early once its ids and messages come to this much.
+const PAGE_BYTES_MAX: usize = 2 << 20;
+
+/// What became of a row, as it is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToldRow {
+    /// Where it begins in the file.
+    pub place: RowPlace,
+    /// Its visitor's id, as far as it has one that can be read and the visitor was not erased since.
+    pub id: Option<String>,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// Why it failed, or that it reads `erased`: a word for programs.
+    pub reason: Option<&'static str>,
+    /// The same in words.
+    pub message: Option<String>,
+}
+
+/// Some rows of a report.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OutcomePage {
+    /// What became of them, in line order.
+    pub rows: Vec<ToldRow>,
+    /// Where the next page begins; none if this was the last.
+    pub next: Option<RowPlace>,
+}
+
+/// A complete batch's rows, ready to be told.
+pub struct Report {
+    inner: Arc<Inner>,
+    accepted: Arc<Accepted>,
+    /// The first line of its file.
+    header: Header,
+    file: File,
+    /// Whether rows of its file were ever overwritten.
+    overwritten: bool,
+    overwritings: u64,
+    /// The upload, of a dry run: it goes with the report.
+    _upload: Option<SpoolFile>,
+    place: Place,
+}
+
+/// An upload as it was sent, ready to be sent back.
+pub struct UploadedFile {
+    inner: Arc<Inner>,
+    file: File,
+    overwritings: u64,
+    /// Its size.
+    pub bytes: u64,
+    place: Place,
+}
+
+impl Engine {
+    /// A page of what became of a complete batch's rows: those with one outcome, or all, from a place on. A place is one
+    /// that an earlier page gave.
+    pub async fn outcome_page(
+        &self,
+        who: &Who,
+        id: &BatchId,
+        wanted: Option<Outcome>,
+        from: Option<RowPlace>,
+        rows_max: usize,
+    ) -> Result<OutcomePage, EngineError> {
+        // Pages follow each other in quick succession: a file that is told whole is verified, not each time a page of it.
+        self.complete(id)?;
+        let report = self.open_report(id, false, self.0.reports.take(who).await?).await?;
+        let rows_max = rows_max.clamp(1, PAGE_ROWS_MAX);
+        let page = tokio::task::spawn_blocking(move || {
+            let (mut page, mut bytes) = (OutcomePage::default(), 0);
+            report.outcomes(wanted, from, |row| {
+                if page.rows.len() == rows_max || bytes > PAGE_BYTES_MAX {
+                    page.next = Some(row.place);
+                    return ControlFlow::Break(());
+                }
+                bytes += row.id.as_ref().map_or(0, String::len) + row.message.as_ref().map_or(0, String::len);
+                page.rows.push(row);
+                ControlFlow::Continue(())
+            })?;
+            Ok(page)
+        });
+        page.await.map_err(EngineError::internal)?
+    }
+
+    /// The quotes in a complete batch's file that take in lines which could be rows.
+    pub async fn quotes_that_take_in(&self, who: &Who, id: &BatchId) -> Result<Remarks, EngineError> {
+        self.complete(id)?;
+        let report = self.open_report(id, false, self.0.reports.take(who).await?).await?;
+        tokio::task::spawn_blocking(move || report.quotes_that_take_in())
+            .await
+            .map_err(EngineError::internal)?
+    }
+
+    /// Begins to tell what became of a complete batch's rows.
+    pub async fn report(&self, who: &Who, id: &BatchId) -> Result<Report, EngineError> {
+        self.complete(id)?;
+        self.open_report(id, true, self.0.reports.take(who).await?).await
+    }
+
+    /// A batch that is known, and complete.
+    fn complete(&self, id: &BatchId) -> Result<Known, EngineError> {
+        let known = self.0.batches.get(id).ok_or_else(|| EngineError::UnknownBatch(id.to_string()))?;
+        if !matches!(known.progress.state(), BatchState::Complete(_)) {
+            return Err(EngineError::NotComplete(id.to_string()));
+        }
+        Ok(known)
+    }
+
+    pub(in crate::engine) async fn open_report(
+        &self,
+        id: &BatchId,
+        verified: bool,
+        place: Place,
+    ) -> Result<Report, EngineError> {
+        let known = self.complete(id)?;
+        let (inner, accepted) = (Arc::clone(&self.0), known.accepted);
+        let opened = tokio::task::spawn_blocking(move || {
+            let overwritings = inner.spool.overwritings();
+            let (name, sum) = (accepted.spool, accepted.sum());
+            if verified {
+                inner.spool.verify(name, &sum).map_err(|error| lost(&accepted, error))?;
+            }
+            let file = File::open(inner.spool.rows_path(name)).map_err(|error| lost(&accepted, error))?;
+            let header =
+                read_header(&file, &accepted.rules.reading).map_err(|error| lost(&accepted, error))?;
+            let overwritten = inner.spool.overwritten_path(name).exists();
+            Ok(Report { inner, accepted, header, file, overwritten, overwritings, _upload: None, place })
+        });
+        opened.await.map_err(EngineError::internal)?
+    }
+
+    /// Opens a batch's upload, as it was sent but for the rows of visitors that were erased since, which read `erased`.
+    pub async fn uploaded_file(&self, who: &Who, id: &BatchId) -> Result<UploadedFile, EngineError> {
+        let known = self.0.batches.get(id).ok_or_else(|| EngineError::UnknownBatch(id.to_string()))?;
+        let complete = matches!(known.progress.state(), BatchState::Complete(_));
+        let place = self.0.reports.take(who).await?;
+        let (inner, accepted) = (Arc::clone(&self.0), known.accepted);
+        let opened = tokio::task::spawn_blocking(move || {
+            let overwritings = inner.spool.overwritings();
+            if complete && was_given_up(&inner, &accepted)? {
+                return Err(EngineError::GivenUp(accepted.id.to_string()));
+            }
+            let name = accepted.spool;
+            let sum = inner.spool.verify(name, &accepted.sum()).map_err(|error| lost(&accepted, error))?;
+            let file = File::open(inner.spool.rows_path(name)).map_err(|error| lost(&accepted, error))?;
+            Ok(UploadedFile { inner, file, overwritings, bytes: sum.bytes, place })
+        });
+        opened.await.map_err(EngineError::internal)?
+    }
+}
+
+impl Report {
+    /// Its place among the reports: whoever waits for the client says so to it, and ends the answer when it is asked to.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Tells `each` what became of the rows, in line order, of those with one outcome or of all, from a place on, until it
+    /// has enough. Blocks.
+    pub fn outcomes(
+        &self,
+        wanted: Option<Outcome>,
+        from: Option<RowPlace>,
+        mut each: impl FnMut(ToldRow) -> ControlFlow<()>,
+    ) -> Result<(), EngineError> {
+        let told = match wanted {
+            None | Some(Outcome::Updated) => self.in_the_file(from, |row, stored| {
+                let outcome = stored.map_or(Outcome::Updated, |stored| stored.outcome);
+                if wanted.is_some_and(|wanted| wanted != outcome) {
+                    return Ok(ControlFlow::Continue(()));
+                }
+                let place = RowPlace { line: row.line, offset: row.offset };
+                let id = row.content.as_ref().ok().map(|cells| cells.id());
+                let failure = stored.and_then(|stored| stored.failure);
+                let told = self.told(place, id, row.len, outcome, failure)?;
+                // The row was parsed with others of its piece, and bytes of it read again: both perhaps a while ago.
+                self.still()?;
+                Ok(each(told))
+            }),
+            Some(wanted) => self.stored(wanted, from, |stored, row| {
+                let place = RowPlace { line: stored.line, offset: stored.offset };
+                Ok(each(self.told_of(place, row, stored.outcome, stored.failure)))
+            }),
+        };
+        told.map_err(|error| self.broken(error))
+    }
+
+    /// The rows that failed, as they were sent, under a header: ready to be sent again once they are mended. Blocks.
+    pub fn repair(&self, mut each: impl FnMut(&[u8]) -> ControlFlow<()>) -> Result<(), EngineError> {
+        if was_given_up(&self.inner, &self.accepted)? {
+            return Err(EngineError::GivenUp(self.accepted.id.to_string()));
+        }
+        let header = &self.header;
+        let mut line = vec![];
+        let names = header.names().iter().map(|name| &**name);
+        write_header(&mut line, header.key_kind(), names, Cells::Plain);
+        if each(&line).is_break() {
+            return Ok(());
+        }
+        let mut ended = false;
+        let told = self.stored(Outcome::Failed, None, |_, row| {
+            let erased = self.overwritten && reads_erased(row);
+            if !erased {
+                ended = each(row).is_break() || (!row.ends_with(b"\n") && each(b"\n").is_break());
+            }
+            Ok(if ended { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        });
+        told.map_err(|error| self.broken(error))
+    }
+
+    /// That of an upload that no batch names, and whose outcomes lie beside it.
+    pub(in crate::engine) fn of_upload(
+        inner: Arc<Inner>,
+        accepted: Arc<Accepted>,
+        header: Header,
+        upload: SpoolFile,
+        place: Place,
+    ) -> Result<Self, EngineError> {
+        let file = File::open(upload.path()).map_err(|error| lost(&accepted, error))?;
+        let overwritings = inner.spool.overwritings();
+        let overwritten = false;
+        Ok(Self { inner, accepted, header, file, overwritten, overwritings, _upload: Some(upload), place })
+    }
+
+    /// The first line of the file.
+    pub(in crate::engine) fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// Gives each row of the file, from a place on, with its stored outcome if it has one: it has none if it was updated.
+    /// Leaves those out of which only an erasure's filler is left, though that may look like somebody's. Blocks.
+    pub(in crate::engine) fn each_row(
+        &self,
+        from: Option<RowPlace>,
+        mut each: impl FnMut(&Row<'_>, Option<RowOutcome>) -> io::Result<ControlFlow<()>>,
+    ) -> Result<(), EngineError> {
+        let told = self.in_the_file(from, |row, outcome| {
+            let erased = self.overwritten && reads_erased(row.sent);
+            if erased { Ok(ControlFlow::Continue(())) } else { each(row, outcome) }
+        });
+        told.map_err(|error| self.broken(error))
+    }
+
+    /// What was taken and perhaps not meant. Blocks.
+    pub fn remarks(&self) -> Result<Remarks, EngineError> {
+        let mut remarks = Remarks::default();
+        let (line, sent) =
+            read_header_sent(&self.file, self.header.reading()).map_err(|error| self.broken(error))?;
+        remarks.look_at_header(line, &sent);
+        self.each_row(None, |row, _| {
+            remarks.look_at(&self.header, row);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(remarks)
+    }
+
+    fn quotes_that_take_in(&self) -> Result<Remarks, EngineError> {
+        let (mut remarks, mut any_quote) = (Remarks::default(), false);
+        // Most files have no quote, and are not parsed for this.
+        let looked = each_piece(&self.file, 0, |piece| {
+            self.still()?;
+            any_quote = memchr::memchr(b'"', piece).is_some();
+            Ok(if any_quote { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        });
+        looked.map_err(|error| self.broken(error))?;
+        if any_quote {
+            self.each_row(None, |row, _| {
+                remarks.look_at_quotes(&self.header, row);
+                Ok(ControlFlow::Continue(()))
+            })?;
+        }
+        Ok(remarks)
+    }
+
+    /// Whether the batch's upload was damaged and given up: there is then nothing to repair from.
+    pub fn is_given_up(&self) -> Result<bool, EngineError> {
+        was_given_up(&self.inner, &self.accepted)
+    }
+
+    fn in_the_file(
+        &self,
+        from: Option<RowPlace>,
+        mut each: impl FnMut(&Row<'_>, Option<RowOutcome>) -> io::Result<ControlFlow<()>>,
+    ) -> io::Result<()> {
+        let path = self.inner.spool.outcomes_path(self.accepted.spool);
+        let mut stored = StoredOutcomes::open(&path)?.peekable();
+        let (mut rows, mut broke) = (0, false);
+        let still = || self.still();
+        each_row(&self.file, &self.header, from, still, |row| {
+            rows += 1;
+            while stored.next_if(|next| next.as_ref().is_ok_and(|next| next.line < row.line)).is_some() {}
+            let own = stored.next_if(|next| next.as_ref().map_or(true, |next| next.line == row.line));
+            let flow = each(&row, own.transpose()?)?;
+            broke = flow.is_break();
+            Ok(flow)
+        })?;
+        let whole = broke || from.is_some() || rows == self.accepted.rows;
+        if whole { Ok(()) } else { Err(io::Error::other(format!("the file has {rows} rows"))) }
+    }
+
+    /// Gives each stored outcome of a kind, with the row's bytes. Of a row that is too long only the beginning.
+    fn stored(
+        &self,
+        wanted: Outcome,
+        from: Option<RowPlace>,
+        mut each: impl FnMut(RowOutcome, &[u8]) -> io::Result<ControlFlow<()>>,
+    ) -> io::Result<()> {
+        let from = from.map_or(0, |place| place.line);
+        let (mut reader, mut bytes) = (RowReader::new(), vec![]);
+        for stored in StoredOutcomes::open(&self.inner.spool.outcomes_path(self.accepted.spool))? {
+            let stored = stored?;
+            if stored.outcome != wanted || stored.line < from {
+                continue;
+            }
+            let header = &self.header;
+            let len = read_row(&self.file, header, stored.offset, &mut reader, &mut bytes)?;
+            self.still()?;
+            bytes.truncate(usize::try_from(len).unwrap_or(usize::MAX));
+            if each(stored, &bytes)?.is_break() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// A row that was read from the file; its bytes are read again where they are needed.
+    fn told(
+        &self,
+        place: RowPlace,
+        id: Option<&str>,
+        len: u32,
+        outcome: Outcome,
+        failure: Option<Failure>,
+    ) -> io::Result<ToldRow> {
+        if let (false, Some(id), None) = (self.overwritten, id, failure) {
+            return Ok(ToldRow { place, id: Some(id.to_owned()), outcome, reason: None, message: None });
+        }
+        let (mut reader, mut bytes) = (RowReader::new(), vec![]);
+        read_row(&self.file, &self.header, place.offset, &mut reader, &mut bytes)?;
+        bytes.truncate(usize::try_from(len).unwrap_or(usize::MAX));
+        Ok(self.told_of(place, &bytes, outcome, failure))
+    }
+
+    fn told_of(&self, place: RowPlace, row: &[u8], outcome: Outcome, failure: Option<Failure>) -> ToldRow {
+        if self.overwritten && reads_erased(row) {
+            let message = format!("line {}: the visitor was erased, and the row with it", place.line);
+            return ToldRow { place, id: None, outcome, reason: Some("erased"), message: Some(message) };
+        }
+        let header = &self.header;
+        ToldRow {
+            place,
+            id: header.id_of(row),
+            outcome,
+            reason: failure.map(Failure::name),
+            message: failure.map(|failure| failure.explain(header, place.line, row)),
+        }
+    }
+
+    /// Whether to go on.
+    fn still(&self) -> io::Result<()> {
+        still(&self.inner, self.overwritings)
+    }
+
+    fn broken(&self, error: io::Error) -> EngineError {
+        broken(&self.accepted, error)
+    }
+}
+
+impl UploadedFile {
+    /// Its place among the reports, as [`Report::place`] is.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Gives its bytes, piece by piece. Blocks.
+    pub fn pieces(&self, mut each: impl FnMut(&[u8]) -> ControlFlow<()>) -> Result<(), EngineError> {
+        let read = each_piece(&self.file, 0, |piece| {
+            still(&self.inner, self.overwritings)?;
+            Ok(each(piece))
+        });
+        read.map_err(|error| error.downcast().unwrap_or_else(EngineError::internal))
+    }
+}
+
+fn still(inner: &Inner, overwritings: u64) -> io::Result<()> {
+    if inner.stopping.load(Ordering::Relaxed) {
+        return Err(io::Error::other(EngineError::Stopping));
+    }
+    if inner.spool.overwritings() != overwritings {
+        let why = "rows of erased visitors were overwritten meanwhile; ask again";
+        return Err(io::Error::other(EngineError::NotYet(why.into())));
+    }
+    Ok(())
+}
+
+/// Whether the batch's upload was damaged, and another file stands in its place.
+fn was_given_up(inner: &Inner, accepted: &Accepted) -> Result<bool, EngineError> {
+    let stored = StoredOutcomes::open(&inner.spool.outcomes_path(accepted.spool));
+    let first = stored.and_then(|mut stored| stored.next().transpose());
+    let first = first.map_err(|error| broken(accepted, error))?;
+    Ok(first.is_some_and(|first| first.failure == Some(Failure::UploadDamaged)))
+}
+
+fn lost(accepted: &Accepted, error: impl std::fmt::Display) -> EngineError {
+    EngineError::internal(format!("batch {}: {error}", accepted.id))
+}
+
+fn broken(accepted: &Accepted, error: io::Error) -> EngineError {
+    error.downcast().unwrap_or_else(|error| lost(accepted, error))
+}

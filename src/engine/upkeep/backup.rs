@@ -1,0 +1,283 @@
+//! Backups: a folder with a verified snapshot, the journal behind it up to one moment, the uploads that go with it, and
+//! what stands beside them: the tokens, the audit trail, the list of erasures, the format stamp.
+//!
+//! Promises: a backup is what the daemon would have found after a power cut at that moment, less its store, which is
+//! made again; it is whole once its manifest is there, which is written last, with the digest of the store that a start
+//! makes of it. An upload that is not what was accepted goes along as it is, and is told: its batch is held in what is
+//! restored, if it was to be folded in; only where the snapshot just lacks rows that the store has, the backup is not made.
+//! A backup that is already there is never changed.
+
+use crate::batch::catalogue;
+use crate::batch::checksum::{FileSum, UploadError};
+use crate::batch::pending::Accepted;
+use crate::durable::{self, belongs_to_folder, private_folder, sync_folder};
+use crate::engine::open::digest;
+use crate::engine::open::needs;
+use crate::engine::open::restore::RestoreError;
+use crate::engine::{EngineError, Inner};
+use crate::journal::entry::{Checkpoint, KnownBatch};
+use crate::journal::log::Position;
+use crate::journal::snapshot::{Summary, verify};
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Component, Path, PathBuf};
+
+/// What a backup's manifest is called.
+pub const MANIFEST: &str = "backup.json";
+const VERSION: u32 = 2;
+/// What earlier programs wrote: without a digest.
+const VERSION_BEFORE: u32 = 1;
+
+/// What a backup holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Manifest {
+    version: u32,
+    /// When it was made, in milliseconds since the epoch.
+    pub made_at_ms: u64,
+    /// The highest seq in it, as text: it may pass what a JSON number holds.
+    pub seq: String,
+    /// Values in its snapshot.
+    pub values: u64,
+    /// Of the store that a start makes of it; earlier backups have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    pub(in crate::engine) files: Vec<FileEntry>,
+}
+
+/// One of its files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::engine) struct FileEntry {
+    pub(in crate::engine) path: String,
+    bytes: u64,
+    crc32c: u32,
+}
+
+impl Manifest {
+    /// Reads that of a backup.
+    pub(in crate::engine) fn read(backup: &Path) -> Result<Self, RestoreError> {
+        let no_backup = |why: String| RestoreError::NoBackup { folder: backup.to_owned(), why };
+        let told = |error: &dyn std::fmt::Display| no_backup(format!("{MANIFEST}: {error}"));
+        let text = fs::read(backup.join(MANIFEST)).map_err(|error| told(&error))?;
+        let manifest: Self = serde_json::from_slice(&text).map_err(|error| told(&error))?;
+        if !(VERSION_BEFORE..=VERSION).contains(&manifest.version) {
+            let why = format!("it has version {}; this program reads up to {VERSION}", manifest.version);
+            return Err(no_backup(why));
+        }
+        let within = |component| matches!(component, Component::Normal(_) | Component::CurDir);
+        match manifest.files.iter().find(|file| !Path::new(&file.path).components().all(within)) {
+            Some(outside) => {
+                Err(no_backup(format!("{MANIFEST} names {:?}, which is not in it", outside.path)))
+            }
+            None => Ok(manifest),
+        }
+    }
+
+    /// Whether each of a backup's files is what was written.
+    pub(in crate::engine) fn verify(&self, backup: &Path) -> Result<(), RestoreError> {
+        self.files.iter().try_for_each(|entry| {
+            let path = backup.join(&entry.path);
+            let found = FileSum::of_file(&path).map_err(RestoreError::io(&path))?;
+            entry.check(&path, found.bytes, found.crc32c.unwrap_or_default())
+        })
+    }
+}
+
+impl FileEntry {
+    /// Whether a file that comes to this is the one that was written.
+    pub(in crate::engine) fn check(&self, path: &Path, bytes: u64, crc32c: u32) -> Result<(), RestoreError> {
+        if (bytes, crc32c) == (self.bytes, self.crc32c) {
+            return Ok(());
+        }
+        let why =
+            format!("{bytes} bytes with checksum {crc32c:08x}, not {} with {:08x}", self.bytes, self.crc32c);
+        Err(RestoreError::Damaged { file: path.to_owned(), why })
+    }
+}
+
+/// Writes a backup up to `mark`, with this snapshot from before it. Gives its seq, and how many damaged uploads went along
+/// as they are.
+pub(in crate::engine) fn write(
+    inner: &Inner,
+    mark: &Checkpoint,
+    snapshot: &Path,
+    summary: &Summary,
+    folder: &Path,
+) -> Result<(u64, u64), EngineError> {
+    if !folder.is_absolute() {
+        return Err(EngineError::Refused(format!("{} is not an absolute path", folder.display())));
+    }
+    if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(EngineError::Refused(format!("{} is not empty: name a new folder", folder.display())));
+    }
+    let (files, damaged) =
+        copy_all(inner, mark, snapshot, folder).map_err(|(path, error)| match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                EngineError::Full(format!("{}: {error}", path.display()))
+            }
+            _ => {
+                EngineError::Refused(format!("the backup could not be written: {}: {error}", path.display()))
+            }
+        })?;
+    let name = snapshot.file_name().unwrap_or_default();
+    let digest = digest::of_files(&folder.join("snapshots").join(name), &folder.join("journal"))
+        .map_err(|error| EngineError::Refused(format!("the backup cannot be read again: {error}")))?;
+    let manifest = Manifest {
+        version: VERSION,
+        digest: Some(format!("{digest:032x}")),
+        made_at_ms: inner.clock.now().0,
+        seq: mark.last_seq.to_string(),
+        values: summary.count,
+        files,
+    };
+    let text = serde_json::to_vec_pretty(&manifest).map_err(EngineError::internal)?;
+    let path = folder.join(MANIFEST);
+    durable::replace(&path, "backup", |file| file.write_all(&text)).map_err(EngineError::internal)?;
+    tracing::info!(folder = %folder.display(), seq = mark.last_seq, "a backup was written");
+    Ok((mark.last_seq, damaged))
+}
+
+fn copy_all(
+    inner: &Inner,
+    mark: &Checkpoint,
+    snapshot: &Path,
+    backup: &Path,
+) -> Result<(Vec<FileEntry>, u64), (PathBuf, io::Error)> {
+    let (mut files, mut damaged) = (vec![], 0);
+    let mut copy = |from: &Path, below: &str, extent: Extent| {
+        let name = from.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let to = backup.join(below).join(&name);
+        let (bytes, crc32c) = copy_file(from, &to, extent).map_err(|error| (from.to_owned(), error))?;
+        files.push(FileEntry { path: format!("{below}/{name}"), bytes, crc32c });
+        Ok(FileSum { bytes, crc32c: Some(crc32c) })
+    };
+    private_folder(backup).map_err(|error| (backup.to_owned(), error))?;
+    for below in ["snapshots", "journal", "spool"] {
+        let path = backup.join(below);
+        fs::create_dir_all(&path).map_err(|error| (path, error))?;
+    }
+    copy(snapshot, "snapshots", Extent::Whole)?;
+    let unreadable = |error: crate::journal::snapshot::SnapshotError| {
+        (snapshot.to_owned(), io::Error::other(error.to_string()))
+    };
+    let (from, _) = verify(snapshot).map_err(unreadable)?;
+    let (first, end) = (from.needs_journal_from().to_pair().0, Position::from_pair(mark.position).to_pair());
+    for segment in first..=end.0 {
+        let path = inner.data_folder.join("journal").join(format!("{segment:016x}.log"));
+        // What is behind the mark is not of this backup, and may be half written.
+        let extent = if segment == end.0 { Extent::ZerosFrom(end.1) } else { Extent::Whole };
+        copy(&path, "journal", extent)?;
+    }
+    // Gives what is wrong with it.
+    let mut copy_upload = |accepted: &Accepted| {
+        let (spool, path) = (&inner.spool, inner.spool.rows_path(accepted.spool));
+        let expected = spool.sum(accepted.spool, &accepted.sum()).map_err(UploadError::of(&path));
+        let copied = match copy(&path, "spool", Extent::Whole) {
+            Ok(copied) => Ok(copied),
+            Err((path, error)) if error.kind() == io::ErrorKind::NotFound => {
+                Err(UploadError::of(&path)(error))
+            }
+            Err(error) => return Err(error),
+        };
+        let checked = expected.and_then(|expected| Ok(expected.check(&path, copied?)?));
+        let damage = match checked {
+            Err(error) if !error.is_lost() => return Err((path, io::Error::other(error))),
+            checked => checked.err(),
+        };
+        // Where its file is damaged, only its index tells whom it names.
+        let index = spool.index_path(accepted.spool);
+        let index = Some(index).filter(|index| damage.is_some() && index.exists());
+        for beside in needs::beside_upload(spool, accepted.spool).into_iter().chain(index) {
+            copy(&beside, "spool", Extent::Whole)?;
+        }
+        Ok(damage)
+    };
+    for KnownBatch { accepted, .. } in &mark.incomplete {
+        let accepted = Accepted::from_entry(accepted.clone());
+        let accepted = accepted.ok_or_else(|| (backup.to_owned(), io::ErrorKind::InvalidData.into()))?;
+        if let Some(damage) = copy_upload(&accepted)? {
+            damaged += 1;
+            if let Some(pending) = inner.batches.pending_by_seq(accepted.id.seq) {
+                pending.hold(&damage.in_short(), &damage);
+            }
+            tracing::warn!(batch = %accepted.id, %damage, "a batch is held in the backup, too");
+        }
+    }
+    inner.batches.each_held(|known| {
+        let accepted = &known.accepted;
+        // Of what was complete later, the backup knows that it was accepted.
+        if !mark.held(accepted.id.seq) {
+            return Ok(());
+        }
+        let Some(damage) = copy_upload(accepted)? else { return Ok(()) };
+        if from.held(accepted.id.seq) {
+            damaged += 1;
+            tracing::warn!(batch = %accepted.id, %damage, "the upload of a complete batch goes into the backup as it is");
+            return Ok(());
+        }
+        // The next snapshot has its rows.
+        let why = format!("batch {} was completed meanwhile; try again: {damage}", accepted.id);
+        Err((backup.to_owned(), io::Error::other(why)))
+    })?;
+    let catalogue = inner.data_folder.join(catalogue::FILE);
+    copy(&catalogue, ".", Extent::UpTo(mark.catalogue.bytes))?;
+    for beside in needs::BESIDE {
+        let path = inner.data_folder.join(beside);
+        if path.exists() {
+            copy(&path, ".", Extent::Whole)?;
+        }
+    }
+    for below in ["snapshots", "journal", "spool", "."] {
+        let path = backup.join(below);
+        sync_folder(&path).map_err(|error| (path, error))?;
+    }
+    Ok((files, damaged))
+}
+
+/// How much of a file is copied.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::engine) enum Extent {
+    /// All of it.
+    Whole,
+    /// It keeps its length; zeros stand from here on.
+    ZerosFrom(u64),
+    /// It ends here.
+    UpTo(u64),
+}
+
+/// Copies a file; durable when it returns. Gives the copy's length and checksum.
+pub(in crate::engine) fn copy_file(from: &Path, to: &Path, extent: Extent) -> io::Result<(u64, u32)> {
+    let mut source = File::open(from)?;
+    let mut target = File::options().write(true).create_new(true).open(to)?;
+    belongs_to_folder(&target, to)?;
+    let metadata = source.metadata()?;
+    target.set_permissions(metadata.permissions())?;
+    let (copied, length) = match extent {
+        Extent::Whole => (metadata.len(), metadata.len()),
+        Extent::ZerosFrom(from) => (from.min(metadata.len()), metadata.len()),
+        Extent::UpTo(end) => (end, end),
+    };
+    let (mut sum, mut bytes, mut left) = (0, vec![0; 1 << 20], copied);
+    while left > 0 {
+        let room = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
+        let read = source.read(bytes.get_mut(..room).unwrap_or_default())?;
+        let piece = bytes.get(..read).filter(|piece| !piece.is_empty());
+        let piece = piece.ok_or(io::ErrorKind::UnexpectedEof)?;
+        target.write_all(piece)?;
+        sum = crc32c::crc32c_append(sum, piece);
+        left -= piece.len() as u64;
+    }
+    if copied < length {
+        target.set_len(length)?;
+        bytes.fill(0);
+        let mut zeros = length - copied;
+        while zeros > 0 {
+            let piece = usize::try_from(zeros).unwrap_or(usize::MAX).min(bytes.len());
+            sum = crc32c::crc32c_append(sum, bytes.get(..piece).unwrap_or_default());
+            zeros -= piece as u64;
+        }
+    }
+    target.sync_all()?;
+    Ok((length, sum))
+}

@@ -1,0 +1,119 @@
+//! How much room the disk still has, and what is done while that is little.
+//!
+//! ```text
+//! more than the reserve    everything
+//! less than all of it      writes from outside are refused (507); reads, folding and upkeep go on
+//! less than half of it     what can wait does: folding of accepted batches, snapshots, fresh stores
+//! less than a quarter      checkpoints wait, too: a restart reads more of the journal, and the store is spared a write
+//!                          that would fail; what the last checkpoint and both snapshots make needless still goes
+//! ```
+//!
+//! Promises: nothing here is remembered but what was last logged, so all goes on by itself once there is room again.
+
+use crate::engine::EngineError;
+use crate::sync::{AtomicBool, AtomicU64, Ordering};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The disk under the data folder, and how much of it is kept free.
+#[derive(Debug)]
+pub(in crate::engine) struct Room {
+    folder: PathBuf,
+    reserve: AtomicU64,
+    refusing: AtomicBool,
+}
+
+impl Room {
+    pub(in crate::engine) fn new(folder: &Path, reserve: u64) -> Self {
+        Self { folder: folder.to_owned(), reserve: AtomicU64::new(reserve), refusing: AtomicBool::new(false) }
+    }
+
+    /// From now on so many bytes are kept free.
+    pub(in crate::engine) fn set_reserve(&self, bytes: u64) {
+        self.reserve.store(bytes, Ordering::Relaxed);
+    }
+
+    fn reserve(&self) -> u64 {
+        self.reserve.load(Ordering::Relaxed)
+    }
+
+    /// Refuses a write from outside while there is less room than the reserve. Logs when that begins and ends.
+    pub(in crate::engine) fn for_writes(&self) -> Result<(), EngineError> {
+        let short = self.short_of(self.reserve());
+        let refusing = short.is_some();
+        if self.refusing.swap(refusing, Ordering::Relaxed) != refusing {
+            match short {
+                Some(left) => {
+                    tracing::error!(
+                        left,
+                        reserve = self.reserve(),
+                        "the disk is nearly full: writes are refused"
+                    );
+                }
+                None => tracing::info!("the disk has room again: writes are taken"),
+            }
+        }
+        short.map_or(Ok(()), |left| Err(self.full(left)))
+    }
+
+    /// The same, of one that is known to bring so many bytes.
+    pub(in crate::engine) fn for_upload(&self, bytes: u64) -> Result<(), EngineError> {
+        self.for_writes()?;
+        self.short_of(self.reserve().saturating_add(bytes)).map_or(Ok(()), |left| Err(self.full(left)))
+    }
+
+    /// Refuses what can wait.
+    pub(in crate::engine) fn for_upkeep(&self) -> Result<(), EngineError> {
+        self.short_of(self.reserve() / 2).map_or(Ok(()), |left| Err(self.full(left)))
+    }
+
+    /// Refuses what would only spare a restart some work, and what may only fail.
+    pub(in crate::engine) fn for_checkpoints(&self) -> Result<(), EngineError> {
+        self.short_of(self.reserve() / 4).map_or(Ok(()), |left| Err(self.full(left)))
+    }
+
+    /// The bytes that are left, if the disk says.
+    pub(in crate::engine) fn left(&self) -> Option<u64> {
+        bytes_left(&self.folder).ok()
+    }
+
+    /// The bytes that are left, if they are fewer than these.
+    fn short_of(&self, bytes: u64) -> Option<u64> {
+        // A disk that does not say how full it is will refuse what does not fit.
+        bytes_left(&self.folder).ok().filter(|left| *left < bytes)
+    }
+
+    fn full(&self, left: u64) -> EngineError {
+        let reserve = self.reserve();
+        EngineError::Full(format!("{left} bytes are left, and disk_reserve_bytes keeps {reserve} free"))
+    }
+}
+
+/// What the file system of a folder has left for this process.
+fn bytes_left(folder: &Path) -> io::Result<u64> {
+    let disk = rustix::fs::statvfs(folder)?;
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Which of writes, upkeep and checkpoints are refused with a reserve of `reserve` bytes.
+    fn check(reserve: u64, refused: [bool; 3]) {
+        let folder = tempfile::tempdir().unwrap();
+        let room = Room::new(folder.path(), reserve);
+        let found = [room.for_writes(), room.for_upkeep(), room.for_checkpoints()].map(|it| it.is_err());
+        assert_eq!(found, refused, "{reserve}");
+    }
+
+    #[test]
+    fn what_matters_least_stops_last() {
+        let left = bytes_left(&std::env::temp_dir()).unwrap();
+        check(0, [false, false, false]);
+        check(left / 2, [false, false, false]);
+        check(left + left / 2, [true, false, false]);
+        check(left * 3, [true, true, false]);
+        check(left * 5, [true, true, true]);
+    }
+}

@@ -1,0 +1,23 @@
+//! What keeps the disk in order while the daemon runs.
+//!
+//! ```text
+//! tasks.rs           the maintenance tasks, one at a time: snapshots, backups, fresh stores, removing what is not needed
+//! steps.rs           the steps of checkpoints, snapshots and fresh stores, in the order that keeps them safe
+//! sweep.rs           removes expired visitors in small steps
+//! erase.rs           which visitors were erased, and the bytes of their rows in kept uploads
+//! erasures.rs        the list of all erasures, for restoring older backups
+//! backup.rs          writes a backup
+//! rebuild_beside.rs  rebuilds a damaged store while the damaged one still serves
+//! hold.rs            keeps expired data for a while when the clock may be wrong
+//! disk_space.rs      how much space the disk has, and what is still done when there is little
+//! ```
+
+pub mod backup;
+pub mod disk_space;
+pub mod erase;
+pub mod erasures;
+pub mod hold;
+pub mod rebuild_beside;
+pub mod steps;
+pub mod sweep;
+pub mod tasks;

@@ -1,0 +1,350 @@
+//! The sweeper: reclaims, in small steps, what counts as absent already (R11): expired profiles and links that lead
+//! nowhere leave a tombstone, by a write that is journaled as any other, so that neither a crash nor a store made again
+//! brings them back; once nothing needs the tombstone any more, it goes too. What was erased is compaction's (R12).
+//!
+//! Promises: nothing it takes is missed. It takes only what no incomplete batch can meet (a value that a pending batch
+//! is not past, and that was expired at each pending batch's place; no link while a batch is pending) and, of
+//! tombstones, what no replay from the last checkpoint can touch. A lifetime that is raised later does not bring back
+//! what was swept.
+
+use crate::batch::queue::Batches;
+use crate::batch::settle::decoded;
+use crate::engine::Inner;
+use crate::engine::commit::Request;
+use crate::engine::upkeep::hold::WouldGo;
+use crate::model::id::{ClientCode, Key};
+use crate::model::profile::{Stored, StoredBytes};
+use crate::model::seq::{Millis, Seq};
+use crate::store::{ProfileStore, StoreError};
+use crate::sync::Ordering;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How many keys one step looks at.
+const STEP_KEYS: usize = 256;
+/// The pause between steps: about five thousand keys a second, a few per cent of one core.
+const STEP_PAUSE: Duration = Duration::from_millis(50);
+/// The first pass after a start reads all that the store has, so that what is damaged on the disk shows within minutes: it
+/// pauses for so many times as long as a step took.
+const FIRST_PASS_PAUSES: u32 = 9;
+/// The pause before the first pass: how many profiles live is told once that is through.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The pause between passes over the whole store.
+const PASS_PAUSE: Duration = Duration::from_secs(60);
+
+/// What bounds a step.
+pub struct Horizon<'h> {
+    /// Now.
+    pub now: Millis,
+    /// The highest seq that the last checkpoint covers; zero while a snapshot is taken.
+    pub checkpoint: Seq,
+    /// The pending batches.
+    pub batches: &'h Batches,
+    /// A client's lifetime of profiles; none if it is not served any more.
+    pub lifetime_ms: &'h dyn Fn(&ClientCode) -> Option<u64>,
+}
+
+/// What a step did.
+#[derive(Debug)]
+pub struct Swept {
+    /// What the commit thread is to be asked to sweep.
+    pub requests: Vec<Request>,
+    /// How many values these come to.
+    pub expired: usize,
+    /// How many tombstones it took.
+    pub taken: usize,
+    /// How many profiles it met that live.
+    pub living: u64,
+    /// The oldest erasure it met, whose bytes compaction has yet to let go of.
+    pub erasure: Option<Seq>,
+    /// Where the next step begins; none at the end of the store.
+    pub next: Option<Key>,
+}
+
+impl Swept {
+    /// Leaves those who expired where they are, and counts them.
+    fn keep(&mut self, would_go: &mut WouldGo) {
+        for request in self.requests.drain(..) {
+            if let Request::Sweep(client, values) = request {
+                let values: Vec<StoredBytes> = values.into_iter().map(|(_, value)| value).collect();
+                would_go.add(&client, &values);
+            }
+        }
+        self.expired = 0;
+    }
+}
+
+/// Sweeps until the daemon stops.
+pub(in crate::engine) fn run(inner: &Arc<Inner>) {
+    let begun = Instant::now();
+    let (mut after, mut expired, mut taken, mut living) = (None, 0, 0, 0);
+    let mut would_go = WouldGo::default();
+    let (mut pause, mut first_pass, mut took) = (FIRST_PAUSE, true, Duration::ZERO);
+    loop {
+        let step_pause = if first_pass { STEP_PAUSE.min(took * FIRST_PASS_PAUSES) } else { STEP_PAUSE };
+        inner.wait_unless_stopping(if after.is_some() { step_pause } else { pause });
+        pause = PASS_PAUSE;
+        crate::engine::thread_point("sweep-thread");
+        if inner.stopping.load(Ordering::Relaxed) {
+            return;
+        }
+        let began = Instant::now();
+        let swept = inner.tombstones.take(|checkpoint| {
+            let horizon = Horizon {
+                now: inner.clock.now(),
+                checkpoint,
+                batches: &inner.batches,
+                lifetime_ms: &|client| inner.config().client(client).map(|settings| settings.lifetime_ms),
+            };
+            step(&*inner.store, &horizon, after.as_ref(), STEP_KEYS)
+        });
+        took = began.elapsed();
+        if let Err(error) = &swept {
+            inner.store.note_damage(error);
+        }
+        let held = inner.hold.left(inner.clock.passed());
+        let asked = swept.map_err(|error| error.to_string()).and_then(|mut swept| {
+            if held.is_some() {
+                swept.keep(&mut would_go);
+                inner.hold.set_kept(would_go.count());
+            }
+            let asked = swept.requests.into_iter().try_for_each(|one| inner.ask_blocking(one).map(drop));
+            asked.map_err(|error| error.to_string()).map(|()| {
+                if let Some(erasure) = swept.erasure {
+                    inner.oldest_erasure.fetch_min(erasure.millis().0, Ordering::AcqRel);
+                }
+                expired += swept.expired;
+                taken += swept.taken;
+                living += swept.living;
+                if swept.next.is_none() || first_pass {
+                    inner.measured.live_profiles.store(living, Ordering::Relaxed);
+                }
+                if swept.next.is_none() {
+                    if std::mem::take(&mut first_pass) {
+                        tracing::info!(
+                            ms = begun.elapsed().as_millis(),
+                            living,
+                            "all that the store holds was read"
+                        );
+                    }
+                    let at = u64::try_from(inner.clock.passed().as_millis()).unwrap_or_default();
+                    inner.measured.live_profiles_at.store(at, Ordering::Relaxed);
+                    std::mem::take(&mut would_go).tell(held);
+                    living = 0;
+                    if held.is_none() {
+                        inner.hold.set_kept(0);
+                    }
+                }
+                swept.next
+            })
+        });
+        after = asked.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the sweeper stumbled; it begins again");
+            (living, would_go) = (0, WouldGo::default());
+            None
+        });
+        if after.is_none() && expired + taken > 0 {
+            tracing::info!(expired, tombstones = taken, "swept");
+            (expired, taken) = (0, 0);
+        }
+    }
+}
+
+/// Looks at the next keys and takes what may go.
+pub fn step(
+    store: &dyn ProfileStore,
+    horizon: &Horizon<'_>,
+    after: Option<&Key>,
+    keys: usize,
+) -> Result<Swept, StoreError> {
+    let page = store.scan(after, keys)?;
+    let next = page.last().filter(|_| page.len() == keys).map(|(key, _)| key.clone());
+    let (mut expired, mut taken, mut living, mut erasure) = (0, 0, 0, None);
+    let mut dead: BTreeMap<ClientCode, Vec<(Key, StoredBytes)>> = BTreeMap::new();
+    for (key, value) in page {
+        let Ok(client) = ClientCode::new(key.client()) else { continue };
+        match decoded(&key, &value)? {
+            Stored::Tombstone { through, erased: true } => {
+                erasure = Some(erasure.unwrap_or(through).min(through));
+            }
+            Stored::Profile(profile) => {
+                let lifetime_ms = (horizon.lifetime_ms)(&client);
+                living += u64::from(lifetime_ms.is_some_and(|most| !profile.expired(horizon.now, most)));
+            }
+            Stored::Tombstone { .. } | Stored::Link { .. } => {}
+        }
+        if !horizon.reclaims(store, &client, &key, &value)? {
+        } else if !value.is_tombstone() {
+            expired += 1;
+            dead.entry(client).or_default().push((key, value));
+        } else if store.put_if(&key, Some(&value), None)? {
+            taken += 1;
+        }
+    }
+    let requests = dead.into_iter().map(|(client, values)| Request::Sweep(client, values)).collect();
+    Ok(Swept { requests, expired, taken, living, erasure, next })
+}
+
+impl Horizon<'_> {
+    fn reclaims(
+        &self,
+        store: &dyn ProfileStore,
+        client: &ClientCode,
+        key: &Key,
+        value: &StoredBytes,
+    ) -> Result<bool, StoreError> {
+        let stored = decoded(key, value)?;
+        let Some(lifetime_ms) = (self.lifetime_ms)(client) else { return Ok(false) };
+        let pending = self.batches.pending(client);
+        let oldest = pending.first().map(|batch| batch.accepted.id.seq);
+        if oldest.is_some_and(|oldest| stored.through() >= oldest) {
+            return Ok(false);
+        }
+        Ok(match stored {
+            Stored::Profile(profile) => {
+                profile.expired(self.now, lifetime_ms)
+                    && pending.iter().all(|batch| {
+                        let rules = &batch.accepted.rules;
+                        profile.expired(rules.seq.millis(), rules.lifetime_ms)
+                    })
+            }
+            // A pending batch's rows for the id may have gone through the link while it lived; without it they would
+            // be taken for rows of an unknown visitor, and create one.
+            Stored::Link { target, .. } => pending.is_empty() && !self.leads_on(store, key, target)?,
+            Stored::Tombstone { through, erased } => !erased && through <= self.checkpoint,
+        })
+    }
+
+    /// Whether a tombstone of what was swept may go.
+    pub(in crate::engine) fn reclaims_tombstone(
+        &self,
+        key: &Key,
+        value: &StoredBytes,
+    ) -> Result<bool, StoreError> {
+        let Stored::Tombstone { through, erased: false } = decoded(key, value)? else { return Ok(false) };
+        let Ok(client) = ClientCode::new(key.client()) else { return Ok(false) };
+        let none_before = self.batches.pending(&client).first().is_none_or(|b| b.accepted.id.seq > through);
+        Ok(through <= self.checkpoint && none_before)
+    }
+
+    /// Whether the profile at the end of a link, two links at most, lists the id.
+    fn leads_on(&self, store: &dyn ProfileStore, id: &Key, mut target: Key) -> Result<bool, StoreError> {
+        for _ in 0..2 {
+            let Some(value) = store.get(std::slice::from_ref(&target))?.pop().flatten() else {
+                return Ok(false);
+            };
+            match decoded(&target, &value)? {
+                Stored::Profile(profile) => return Ok(profile.lists(id.kind(), id.id())),
+                Stored::Link { target: further, .. } => target = further,
+                Stored::Tombstone { .. } => return Ok(false),
+            }
+        }
+        Ok(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::id::IdKind;
+    use crate::model::profile::Profile;
+    use crate::model::update::list_id;
+    use crate::store::memory::MemoryStore;
+    use crate::store::put_through;
+
+    const LIFETIME_MS: u64 = 1000;
+
+    fn key(kind: IdKind, id: &str) -> Key {
+        Key::new(&ClientCode::new("demo").unwrap(), kind, id)
+    }
+
+    fn at(ms: u64) -> Seq {
+        Seq::from_parts(Millis(ms), 0)
+    }
+
+    /// What is left of a store after a sweep at `now` with the last checkpoint at `checkpoint`.
+    fn left(values: &[(Key, Stored<'_>)], now: u64, checkpoint: u64) -> Vec<String> {
+        let store = MemoryStore::default();
+        for (key, value) in values {
+            put_through(&store, key, None, &value.encode()).unwrap();
+        }
+        let horizon = Horizon {
+            now: Millis(now),
+            checkpoint: at(checkpoint),
+            batches: &Batches::default(),
+            lifetime_ms: &|_| Some(LIFETIME_MS),
+        };
+        let (mut after, mut rounds) = (None, 0);
+        // Three passes: a link is taken once its target is gone, and then its tombstone.
+        while rounds < 3 {
+            let swept = step(&store, &horizon, after.as_ref(), 2).unwrap();
+            for request in swept.requests {
+                let Request::Sweep(_, values) = request else { panic!("{request:?}") };
+                for (key, value) in values {
+                    let through = value.through().unwrap();
+                    let tombstone = Stored::Tombstone { through, erased: false };
+                    put_through(&store, &key, Some(value), &tombstone.encode()).unwrap();
+                }
+            }
+            after = swept.next;
+            rounds += usize::from(after.is_none());
+        }
+        store.scan(None, 100).unwrap().into_iter().map(|(key, _)| key.id().to_owned()).collect()
+    }
+
+    fn visitor(born: u64) -> [(Key, Stored<'static>); 2] {
+        let mut profile = Profile::born_at(at(born));
+        list_id(&mut profile, IdKind::Pc, "p", at(born));
+        let target = key(IdKind::ThirdParty, "t");
+        let link = Stored::Link { through: at(born), target: target.clone() };
+        [(target, Stored::Profile(profile)), (key(IdKind::Pc, "p"), link)]
+    }
+
+    #[test]
+    fn a_living_visitor_stays_and_an_expired_one_goes_with_its_links() {
+        assert_eq!(left(&visitor(10), 1009, 5000), ["p", "t"]);
+        assert_eq!(left(&visitor(10), 1010, 5000), Vec::<String>::new());
+        assert_eq!(left(&visitor(10), 1010, 9), ["p", "t"], "their tombstones: a replay may still meet them");
+    }
+
+    #[test]
+    fn those_who_live_are_counted() {
+        let store = MemoryStore::default();
+        for (key, value) in visitor(10).into_iter().chain([
+            (key(IdKind::Pc, "old"), Stored::Profile(Profile::born_at(at(1)))),
+            (key(IdKind::Pc, "young"), Stored::Profile(Profile::born_at(at(900)))),
+            (key(IdKind::Pc, "gone"), Stored::Tombstone { through: at(9), erased: false }),
+        ]) {
+            put_through(&store, &key, None, &value.encode()).unwrap();
+        }
+        let living = |now, served: bool| {
+            let horizon = Horizon {
+                now: Millis(now),
+                checkpoint: at(0),
+                batches: &Batches::default(),
+                lifetime_ms: &|_| served.then_some(LIFETIME_MS),
+            };
+            step(&store, &horizon, None, 100).unwrap().living
+        };
+        assert_eq!(
+            [living(1000, true), living(1001, true), living(1010, true), living(1000, false)],
+            [3, 2, 1, 0]
+        );
+    }
+
+    #[test]
+    fn a_link_that_its_target_does_not_list_goes() {
+        let [(target, _), link] = visitor(10);
+        let reborn = (target, Stored::Profile(Profile::born_at(at(500))));
+        assert_eq!(left(&[reborn, link], 600, 5000), ["t"]);
+    }
+
+    #[test]
+    fn a_tombstone_goes_once_a_checkpoint_is_past_it() {
+        let tombstone = |erased| [(key(IdKind::Pc, "p"), Stored::Tombstone { through: at(20), erased })];
+        assert_eq!(left(&tombstone(false), 30, 19), ["p"]);
+        assert_eq!(left(&tombstone(false), 30, 20), Vec::<String>::new());
+        assert_eq!(left(&tombstone(true), 30, 20), ["p"], "what was erased is compaction's");
+    }
+}

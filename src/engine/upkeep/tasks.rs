@@ -1,0 +1,585 @@
+//! What a daemon does for the disk while it serves: snapshots, fresh stores, erasure to the bytes, backups, and the
+//! removal of what is no longer needed.
+//!
+//! ```text
+//! snapshot  a mark, then every value in key order: fuzzy, but each value has its `through`, and the journal behind the
+//!           mark has the rest. Verified before it counts. Two are kept.
+//! fresh     a new generation of the store is filled beside the old one, told of every change meanwhile, made durable,
+//!           adopted, swapped in. Serves space (R12: and erasure).
+//! retire    journal segments before what two snapshots and the checkpoint need; spools that are past retention and
+//!           complete in both snapshots.
+//! ```
+//!
+//! Promises: one chore at a time; one that fails is left alone for a while that grows, and keeps no other from being done;
+//! what can go, goes also when there is no room for a checkpoint; nothing is removed that a restart, or the making of a new store from the older of two
+//! verified snapshots, could need; a crash at any moment leaves the old state or the new.
+
+use crate::durable;
+use crate::engine::commit::Request;
+use crate::engine::open::rebuild;
+use crate::engine::open::recovery;
+use crate::engine::open::store_folder::{Generation, StoreFolder, bytes_under};
+use crate::engine::upkeep::erase::Erased;
+use crate::engine::upkeep::rebuild_beside;
+use crate::engine::upkeep::steps::{Keeper, Spent, Taken, batches_needless, journal_needed};
+use crate::engine::upkeep::sweep::Horizon;
+use crate::engine::{Asked, DAMAGED, EngineError, Inner};
+use crate::journal::entry::Checkpoint;
+use crate::journal::log::Position;
+use crate::journal::snapshot::{Snapshots, Summary, verify};
+use crate::model::batch::BatchId;
+use crate::model::id::Key;
+use crate::model::seq::{Millis, Seq};
+use crate::store::ProfileStore;
+use crate::sync::{Ordering, lock};
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+/// How often it is looked whether anything is due.
+const TICK: Duration = Duration::from_secs(1);
+/// How many values are read at a time.
+const PAGE_VALUES: usize = 512;
+/// A fresh store is made when the store takes more than so many times the bytes of what lives in it …
+const SPACE_FACTOR: u64 = 6;
+/// … and more than this, and half as much again as when it was last made.
+const SPACE_BYTES_MIN: u64 = 64 << 20;
+/// How long compaction waits for pending batches, and how often it looks whether they are complete.
+const PENDING_WAIT: Duration = Duration::from_secs(300);
+const PENDING_LOOK: Duration = Duration::from_millis(20);
+/// The file that is there while files from before a compaction may hold erased visitors' bytes.
+pub(in crate::engine) const ERASING: &str = "erasing";
+/// How often kept uploads are looked through for what is past its retention.
+const RETENTION_EVERY: Duration = Duration::from_secs(600);
+/// The same while there is less room than the reserve.
+const RETIRE_EVERY_SHORT: Duration = Duration::from_secs(10);
+/// For how long a chore that failed is left alone: at first, and at most.
+const REST_FIRST: Duration = Duration::from_secs(5);
+const REST_LAST: Duration = Duration::from_secs(600);
+/// The second is for the case that the first turns out damaged.
+const SNAPSHOTS_KEPT: usize = 2;
+
+/// Something to be done for the disk.
+#[derive(Debug)]
+pub(in crate::engine) enum Chore {
+    /// Take a snapshot.
+    Snapshot,
+    /// Make a fresh store, and let go of what was erased.
+    Compact,
+    /// Write a backup into this folder.
+    Backup(PathBuf),
+}
+
+/// What a chore came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Done {
+    /// The store's bytes on the disk, before and after.
+    pub store_bytes: (u64, u64),
+    /// What lives in it: keys and values.
+    pub live_bytes: u64,
+    /// How many values the snapshot has.
+    pub values: u64,
+    /// The ids that were erased to the bytes.
+    pub erased: u64,
+    /// The seq up to which a backup goes.
+    pub seq: u64,
+    /// The uploads in a backup that are damaged, and went along as they are.
+    pub damaged_uploads: u64,
+}
+
+/// A snapshot that is kept.
+struct Kept {
+    number: u64,
+    checkpoint: Checkpoint,
+}
+
+/// The thread's own.
+pub(in crate::engine) struct Housekeeping {
+    inner: Arc<Inner>,
+    stores: StoreFolder,
+    snapshots: Snapshots,
+    /// Newest first; verified, by this process or when it was opened.
+    kept: Vec<Kept>,
+    journaled_at_snapshot: u64,
+    live_bytes: u64,
+    store_bytes_when_fresh: u64,
+    retention_looked_at: Instant,
+    rests: Rests,
+    /// When the store could not be made again.
+    remake_failed_at: Option<Instant>,
+}
+
+/// What is done without being asked, the most urgent first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Kind {
+    /// A fresh store, for of somebody erased the bytes must go.
+    Erase,
+    /// A fresh store, for this one wastes too much.
+    Space,
+    /// A snapshot.
+    Snapshot,
+    /// Removing what is needless.
+    Retire,
+}
+
+/// Which chores failed lately, and until when each is left alone for it: by itself, a while that grows.
+#[derive(Debug, Default)]
+struct Rests(HashMap<Kind, (Instant, Duration)>);
+
+impl Rests {
+    /// The first of these that is due and not at rest.
+    fn next(&self, due: &mut [(Kind, &mut dyn FnMut() -> bool)], now: Instant) -> Option<Kind> {
+        due.iter_mut().find_map(|(kind, due)| {
+            let rests = self.0.get(kind).is_some_and(|(until, _)| *until > now);
+            (!rests && due()).then_some(*kind)
+        })
+    }
+
+    /// One was tried.
+    fn tried(&mut self, kind: Kind, done: bool, now: Instant) {
+        if done {
+            self.0.remove(&kind);
+            return;
+        }
+        let before = self.0.get(&kind).map_or(Duration::ZERO, |(_, rest)| *rest);
+        let rest = (before * 2).clamp(REST_FIRST, REST_LAST);
+        self.0.insert(kind, (now + rest, rest));
+    }
+}
+
+impl Housekeeping {
+    pub(in crate::engine) fn new(inner: &Arc<Inner>, stores: StoreFolder, snapshots: Snapshots) -> Self {
+        Self {
+            inner: Arc::clone(inner),
+            stores,
+            snapshots,
+            kept: vec![],
+            journaled_at_snapshot: 0,
+            live_bytes: 0,
+            store_bytes_when_fresh: 0,
+            retention_looked_at: Instant::now(),
+            rests: Rests::default(),
+            remake_failed_at: None,
+        }
+    }
+
+    /// Does what it is asked, and what is due, until the daemon stops.
+    pub(in crate::engine) fn run(mut self, asked: Receiver<Asked<Chore, Done>>) {
+        self.measure();
+        self.find_last_snapshot();
+        loop {
+            crate::engine::thread_point("housekeeping-thread");
+            match asked.recv_timeout(TICK) {
+                Ok((chore, reply)) => {
+                    let done = self.chore(&chore);
+                    if let Err(error) = &done {
+                        tracing::warn!(?chore, %error, "a chore was not done");
+                    }
+                    drop(reply.send(done));
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    self.measure();
+                    self.remake();
+                    self.look();
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// Notes when the newest snapshot was taken that was there already.
+    fn find_last_snapshot(&self) {
+        let newest = self.snapshots.list().ok().and_then(|all| all.into_iter().next());
+        let taken = newest.and_then(|(path, _)| std::fs::metadata(path).ok()?.modified().ok());
+        if let Some(since) = taken.and_then(|taken| taken.duration_since(std::time::UNIX_EPOCH).ok()) {
+            let millis = u64::try_from(since.as_millis()).unwrap_or_default();
+            self.inner.measured.snapshot_at.store(millis, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes what it would take a look at the disk to tell.
+    fn measure(&self) {
+        let measured = &self.inner.measured;
+        measured.store_bytes.store(self.store_bytes(), Ordering::Relaxed);
+        if let Some(left) = self.inner.room.left() {
+            measured.disk_free_bytes.store(left, Ordering::Relaxed);
+        }
+    }
+
+    fn chore(&mut self, chore: &Chore) -> Result<Done, EngineError> {
+        match chore {
+            Chore::Snapshot => {
+                let (_, summary) = self.snapshot()?;
+                Ok(Done { values: summary.count, live_bytes: self.live_bytes, ..Done::default() })
+            }
+            Chore::Compact => self.compact(),
+            Chore::Backup(folder) => {
+                let (kept, summary) = self.snapshot()?;
+                let (seq, damaged_uploads) = crate::engine::upkeep::backup::write(
+                    &self.inner,
+                    &self.inner.mark()?,
+                    &kept,
+                    &summary,
+                    folder,
+                )?;
+                let (values, live_bytes) = (summary.count, self.live_bytes);
+                Ok(Done { values, live_bytes, seq, damaged_uploads, ..Done::default() })
+            }
+        }
+    }
+
+    /// Makes the store again, if it was found to be damaged.
+    fn remake(&mut self) {
+        let Some(why) = self.inner.store.damage() else { return };
+        if self.remake_failed_at.is_some_and(|at| at.elapsed() < RETENTION_EVERY) {
+            return;
+        }
+        let made = rebuild_beside::run(&self.inner, &mut self.stores, &self.snapshots, &why);
+        self.remake_failed_at = made.is_err().then(Instant::now);
+        if let Err(error) = made
+            && !matches!(error, EngineError::Stopping)
+        {
+            let error = error.to_string();
+            tracing::error!(%why, %error, "the damaged store is used on, for it could not be made again; that is tried again in a while");
+            self.inner.remaking.failed(error);
+        }
+    }
+
+    /// Whatever is due.
+    fn look(&mut self) {
+        if self.inner.stopping.load(Ordering::Relaxed) {
+            return;
+        }
+        let (inner, now) = (Arc::clone(&self.inner), Instant::now());
+        let upkeep = inner.config().upkeep;
+        let journaled = inner.journaled.load(Ordering::Relaxed) - self.journaled_at_snapshot;
+        // Half the time is left for what may have to be waited for.
+        let erasure = Millis(inner.oldest_erasure.load(Ordering::Acquire));
+        let erasure_due = erasure.plus(upkeep.erase_within_ms / 2) <= inner.clock.now();
+        // On a disk that is nearly full, what can go may be all that makes room.
+        let every = if inner.room.for_writes().is_err() { RETIRE_EVERY_SHORT } else { RETENTION_EVERY };
+        let retire_due = self.retention_looked_at.elapsed() >= every;
+        let rests = std::mem::take(&mut self.rests);
+        let next = rests.next(
+            &mut [
+                (Kind::Erase, &mut || erasure_due),
+                (Kind::Space, &mut || self.space_due()),
+                (Kind::Snapshot, &mut || journaled >= upkeep.snapshot_journal_bytes),
+                (Kind::Retire, &mut || retire_due),
+            ],
+            now,
+        );
+        self.rests = rests;
+        let Some(kind) = next else { return };
+        let done = match kind {
+            Kind::Erase | Kind::Space => self.compact().map(drop),
+            Kind::Snapshot => self.snapshot().map(drop),
+            Kind::Retire => self.retire(),
+        };
+        self.rests.tried(kind, done.is_ok(), Instant::now());
+        if let Err(error) = done
+            && !matches!(error, EngineError::Stopping)
+        {
+            tracing::warn!(?kind, %error, "housekeeping stumbled; it tries this again in a while, and goes on with the rest");
+        }
+    }
+
+    fn store_bytes(&self) -> u64 {
+        let generation = lock(&self.inner.generation);
+        bytes_under(&generation.path).unwrap_or_default()
+    }
+
+    /// Whether the store takes too much room for what lives in it.
+    fn space_due(&mut self) -> bool {
+        let bytes = self.inner.measured.store_bytes.load(Ordering::Relaxed);
+        let grown = bytes > SPACE_BYTES_MIN.max(self.store_bytes_when_fresh / 2 * 3);
+        if !grown || bytes <= SPACE_FACTOR * self.live_bytes {
+            return false;
+        }
+        // It looks so; but what is known to live there may be an old tale.
+        let mut live = 0;
+        let counted = self.each(|_, value| {
+            live += value;
+            Ok(())
+        });
+        self.live_bytes = live;
+        counted.is_ok() && bytes > SPACE_FACTOR * live
+    }
+
+    /// The bytes of each key and value.
+    fn each(&self, mut see: impl FnMut(&Key, u64) -> Result<(), EngineError>) -> Result<(), EngineError> {
+        let mut after = None;
+        loop {
+            let page = self.inner.store.scan(after.as_ref(), PAGE_VALUES).map_err(failed)?;
+            for (key, value) in &page {
+                see(key, (key.as_bytes().len() + value.as_slice().len()) as u64)?;
+            }
+            self.inner.go_on()?;
+            match page.into_iter().next_back() {
+                Some((key, _)) => after = Some(key),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Takes a snapshot, verifies it, and removes what it makes needless.
+    fn snapshot(&mut self) -> Result<(PathBuf, Summary), EngineError> {
+        let began = Instant::now();
+        let journaled = self.inner.journaled.load(Ordering::Relaxed);
+        let inner = &*self.inner;
+        let taken = inner.in_use().snapshot(inner, &self.snapshots, PAGE_VALUES)?;
+        let Taken { path, checkpoint, summary, live_bytes } = taken;
+        (self.live_bytes, self.journaled_at_snapshot) = (live_bytes, journaled);
+        self.inner.measured.snapshot_at.store(self.inner.clock.now().0, Ordering::Relaxed);
+        let values = summary.count;
+        tracing::info!(path = %path.display(), values, ms = began.elapsed().as_millis(), "a snapshot was taken");
+        let number = self.snapshots.list().map_err(failed)?.first().map_or(0, |(_, number)| *number);
+        self.kept.insert(0, Kept { number, checkpoint });
+        self.retire()?;
+        Ok((path, summary))
+    }
+
+    /// Reads the heads of the snapshots there are, and verifies those this process has not seen.
+    fn know_snapshots(&mut self) -> Result<(), EngineError> {
+        let mut kept = vec![];
+        for (path, number) in self.snapshots.list().map_err(failed)? {
+            let known = self.kept.iter().position(|known| known.number == number);
+            let known = known.map(|at| self.kept.swap_remove(at));
+            match known
+                .map_or_else(|| verify(&path).map(|(checkpoint, _)| checkpoint), |known| Ok(known.checkpoint))
+            {
+                Ok(checkpoint) => kept.push(Kept { number, checkpoint }),
+                Err(error) => tracing::error!(%error, "a snapshot is of no use"),
+            }
+        }
+        self.kept = kept;
+        Ok(())
+    }
+
+    /// Removes what two snapshots and the checkpoint make needless.
+    fn retire(&mut self) -> Result<(), EngineError> {
+        self.retention_looked_at = Instant::now();
+        self.know_snapshots()?;
+        if self.kept.len() < SNAPSHOTS_KEPT {
+            return Ok(());
+        }
+        for old in self.kept.drain(SNAPSHOTS_KEPT..) {
+            self.snapshots.remove(old.number).map_err(failed)?;
+        }
+        match self.inner.checkpoint() {
+            // There is no room for a new one. What the last one makes needless can go all the same, and makes some.
+            Ok(()) | Err(EngineError::Full(_)) => {}
+            Err(error) => return Err(error),
+        }
+        // A restart must not come to need what the snapshots don't.
+        let Some(checkpoint) = self.last_checkpoint()? else { return Ok(()) };
+        if let Some(from) = journal_needed(self.kept.iter().map(|kept| &kept.checkpoint).chain([&checkpoint]))
+        {
+            self.inner.ask_blocking(Request::Retire(from))?;
+        }
+        self.retire_spools(&checkpoint)
+    }
+
+    /// The checkpoint that a restart would begin from.
+    fn last_checkpoint(&self) -> Result<Option<Checkpoint>, EngineError> {
+        let generation = lock(&self.inner.generation);
+        recovery::read_checkpoint(&generation.checkpoint_path()).map_err(failed)
+    }
+
+    /// Removes complete batches past their retention, if the store held them whole at both snapshots and at the checkpoint.
+    fn retire_spools(&self, checkpoint: &Checkpoint) -> Result<(), EngineError> {
+        let inner = &*self.inner;
+        if inner.hold.left(inner.clock.passed()).is_some() {
+            return Ok(());
+        }
+        let (now, retention) = (inner.clock.now(), inner.config().upkeep.retention_ms);
+        let snapshots = self.kept.iter().map(|kept| &kept.checkpoint).chain([checkpoint]);
+        let needless = batches_needless(&inner.batches, snapshots, now, retention);
+        if needless.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<BatchId> = needless.iter().map(|known| known.accepted.id.clone()).collect();
+        inner.batches.forget(&ids);
+        needless.iter().for_each(|known| inner.spool.remove(known.accepted.spool));
+        tracing::info!(batches = ids.len(), "the files of batches past their retention were removed");
+        inner.save_catalogue()?;
+        inner.catalogue_saved(inner.batches.tidy_catalogue(now))
+    }
+
+    /// Makes a fresh store, and with it lets go of every byte of what was erased.
+    fn compact(&mut self) -> Result<Done, EngineError> {
+        let before = self.store_bytes();
+        let erasure = self.inner.oldest_erasure.swap(u64::MAX, Ordering::AcqRel);
+        let erased = self.let_go().inspect_err(|_| {
+            self.inner.oldest_erasure.fetch_min(erasure, Ordering::AcqRel);
+        })?;
+        self.store_bytes_when_fresh = self.store_bytes();
+        let (store_bytes, live_bytes) = ((before, self.store_bytes_when_fresh), self.live_bytes);
+        tracing::info!(from = before, to = store_bytes.1, live = live_bytes, erased, "made a fresh store");
+        Ok(Done { store_bytes, live_bytes, erased, ..Done::default() })
+    }
+
+    /// The steps of it. Gives how many ids were erased to the bytes.
+    fn let_go(&mut self) -> Result<u64, EngineError> {
+        let unfinished = self.inner.data_folder.join(ERASING);
+        self.wait_for_pending_batches()?;
+        let erased = self.erase_bytes()?;
+        if !erased.is_empty() {
+            // Once the tombstones are gone, only this tells a restart that old files hold the visitors' bytes.
+            durable::replace(&unfinished, "erasing", |_| Ok(())).map_err(failed)?;
+        }
+        self.fresh_store(&erased)?;
+        if unfinished.exists() {
+            self.forget_history()?;
+            std::fs::remove_file(&unfinished).map_err(failed)?;
+        }
+        Ok(erased.len() as u64)
+    }
+
+    /// Fills a fresh store beside the old one while both are written to, and swaps it in.
+    fn fresh_store(&mut self, erased: &Erased) -> Result<(), EngineError> {
+        let next = self.stores.begin().map_err(failed)?;
+        let gone = match self.fill_and_swap_in(&next, erased) {
+            Ok((old, generation)) => {
+                drop(old);
+                generation.path
+            }
+            Err(error) => {
+                self.inner.store.abandon();
+                if self.inner.failed.borrow().is_none() {
+                    remove_folder(&next.path);
+                }
+                return Err(error);
+            }
+        };
+        remove_folder(&gone);
+        Ok(())
+    }
+
+    fn fill_and_swap_in(
+        &mut self,
+        next: &Generation,
+        erased: &Erased,
+    ) -> Result<(Arc<dyn ProfileStore>, Generation), EngineError> {
+        let inner = &*self.inner;
+        let store = rebuild::open_sled(&next.path, inner.config().store_cache_bytes()).map_err(failed)?;
+        let horizon = Horizon {
+            now: inner.clock.now(),
+            checkpoint: inner.tombstones.covered(),
+            batches: &inner.batches,
+            lifetime_ms: &|client| inner.config().client(client).map(|settings| settings.lifetime_ms),
+        };
+        let spent = Spent { erased, horizon };
+        self.live_bytes = inner.in_use().fill(inner, Arc::new(store), &spent, PAGE_VALUES)?;
+        let stores = &mut self.stores;
+        inner.in_use().swap_in(inner, next.clone(), |next| {
+            stores.adopt(next).map_err(|error| {
+                if stores.names(next) {
+                    // A restart may find either store: both are whole as long as nothing more is written.
+                    inner.give_up(format!("the fresh store may or may not be in use: {error}"));
+                }
+                failed(error)
+            })
+        })
+    }
+
+    /// Overwrites the rows of erased visitors in the kept uploads, and removes what was set aside. Gives the keys whose
+    /// tombstones have no batch before them left to keep out, and so may go.
+    fn erase_bytes(&self) -> Result<Erased, EngineError> {
+        let inner = &*self.inner;
+        let erased = inner.in_use().erased(inner, &inner.batches, PAGE_VALUES)?;
+        if !erased.is_empty() {
+            inner.batches.each_held(|known| {
+                let spool = &inner.spool;
+                crate::engine::upkeep::erase::overwrite_rows(spool, &known.accepted, &erased)
+                    .map(drop)
+                    .map_err(|error| {
+                        failed(format!("{}: {error}", spool.rows_path(known.accepted.spool).display()))
+                    })
+            })?;
+            self.stores.remove_asides().map_err(failed)?;
+            self.remove_damaged().map_err(failed)?;
+        }
+        Ok(erased)
+    }
+
+    /// Removes what is kept for having been damaged: nobody could find the erased in it.
+    fn remove_damaged(&self) -> io::Result<()> {
+        let kept = self.inner.data_folder.join(DAMAGED);
+        match std::fs::remove_dir_all(&kept) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            removed => removed?,
+        }
+        self.snapshots.remove_damaged()
+    }
+
+    /// Lets go of everything before now: two fresh snapshots, and no older one, and no segment from before them.
+    fn forget_history(&mut self) -> Result<(), EngineError> {
+        self.inner.ask_blocking(Request::Rotate)?;
+        let from = Position::from_pair(self.inner.mark()?.position);
+        self.wait_for_pending_batches()?;
+        for _ in 0..SNAPSHOTS_KEPT {
+            self.snapshot()?;
+        }
+        let needs = self.kept.iter().map(|kept| kept.checkpoint.needs_journal_from()).min();
+        if needs.is_none_or(|needs| needs < from) {
+            let why = "a batch from before is not folded in yet, and needs the journal from then: \
+                       what was erased is gone from the store, and goes from the older files later";
+            return Err(EngineError::NotYet(why.into()));
+        }
+        Ok(())
+    }
+
+    /// Waits until the batches that are pending now are complete: an erased visitor's tombstone must outlive those
+    /// before it.
+    fn wait_for_pending_batches(&self) -> Result<(), EngineError> {
+        let now = Seq::from_u64(self.inner.mark()?.last_seq);
+        let until = Instant::now() + PENDING_WAIT;
+        while Instant::now() < until
+            && self.inner.batches.oldest_pending().is_some_and(|oldest| oldest <= now)
+        {
+            self.inner.go_on()?;
+            self.inner.wait_unless_stopping(PENDING_LOOK);
+        }
+        Ok(())
+    }
+}
+
+fn failed(why: impl std::fmt::Display) -> EngineError {
+    EngineError::internal(why)
+}
+
+fn remove_folder(path: &Path) {
+    if let Err(error) = std::fs::remove_dir_all(path) {
+        tracing::warn!(path = %path.display(), %error, "an old store's folder could not be removed; the next start does");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One that failed paused all of them for ten minutes: a full disk could not be freed, nor anybody erased.
+    #[test]
+    fn a_chore_that_failed_rests_by_itself_and_not_for_long() {
+        let (mut rests, now) = (Rests::default(), Instant::now());
+        let next = |rests: &Rests, at: Instant| {
+            rests.next(&mut [(Kind::Snapshot, &mut || true), (Kind::Retire, &mut || true)], at)
+        };
+        assert_eq!(next(&rests, now), Some(Kind::Snapshot));
+        rests.tried(Kind::Snapshot, false, now);
+        assert_eq!(next(&rests, now), Some(Kind::Retire), "what comes after it has its turn");
+        assert_eq!(next(&rests, now + REST_FIRST), Some(Kind::Snapshot));
+        rests.tried(Kind::Snapshot, false, now);
+        assert_eq!(next(&rests, now + REST_FIRST), Some(Kind::Retire), "the second time it rests for longer");
+        for _ in 0..20 {
+            rests.tried(Kind::Snapshot, false, now);
+        }
+        assert_eq!(next(&rests, now + REST_LAST), Some(Kind::Snapshot));
+        rests.tried(Kind::Snapshot, true, now);
+        assert_eq!(next(&rests, now), Some(Kind::Snapshot));
+    }
+}
