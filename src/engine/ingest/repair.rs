@@ -5,8 +5,8 @@
 //! failed; a crash on the way leaves the batch held, mended, or given up.
 
 use crate::batch::pending::Pending;
+use crate::engine::commit::replay;
 use crate::engine::commit::{NewBatch, Request};
-use crate::engine::open::needs;
 use crate::engine::open::salvage::{self, Replacement};
 use crate::engine::{BatchStatus, Engine, EngineError, Inner, OpenError};
 use crate::model::batch::BatchId;
@@ -77,7 +77,7 @@ impl Inner {
         let mut again = again.map_err(EngineError::internal)?;
         if again.is_unjudged() {
             // Whom it may name waits until it is published, so no write comes between.
-            again = needs::judge(again, &*self.store).map_err(EngineError::internal)?;
+            again = replay::judge(again, &*self.store).map_err(EngineError::internal)?;
         }
         self.batches.go_on_with(Arc::new(again));
         tracing::info!(batch = %id, "the file of a batch was sent again: it goes on");

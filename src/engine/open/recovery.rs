@@ -16,19 +16,18 @@ use crate::batch::pending::{Accepted, Pending};
 use crate::batch::queue::{Batches, Known};
 use crate::batch::spool::{Spool, SpoolName};
 use crate::durable;
+use crate::engine::commit::replay;
 use crate::engine::open::needs;
 use crate::engine::{DAMAGED, OpenError};
 use crate::journal::entry::{
-    BatchCompletedEntry, BatchGivenUpEntry, Change, Checkpoint, Entry, Settled, SettledBundle,
-    decode_checkpoint, decode_group, encode_checkpoint,
+    BatchCompletedEntry, BatchGivenUpEntry, Checkpoint, Entry, Settled, SettledBundle, decode_checkpoint,
+    decode_group, encode_checkpoint,
 };
 use crate::journal::log::{Log, LogError, LogSettings, Position, read_between};
 use crate::model::batch::Outcome;
 use crate::model::codec::CodecError;
-use crate::model::id::Key;
-use crate::model::profile::{DecodeError, StoredBytes};
 use crate::model::seq::{Millis, Seq};
-use crate::store::{ProfileStore, Reach, StoreError, put_through};
+use crate::store::{ProfileStore, Reach, StoreError};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::path::Path;
@@ -225,7 +224,7 @@ impl Replay<'_> {
                 note_settled(&mut self.told, start, write.settled, write.settled_bundles)?;
                 if start >= self.checkpoint {
                     self.written += 1;
-                    put_changes(self.store, start, write.changes)?;
+                    replay::put_changes(self.store, start, write.changes)?;
                 }
             }
             Entry::BatchAccepted(entry) => {
@@ -309,7 +308,7 @@ impl Replay<'_> {
             let told = self.told.remove(&seq).unwrap_or_default();
             let mut pending = reopen(&spool, accepted, counted.is_some(), told)?;
             if pending.is_unjudged() {
-                pending = needs::judge(pending, self.store)?;
+                pending = replay::judge(pending, self.store)?;
             }
             match counted {
                 Some(end) if pending.is_on_record() => {
@@ -426,40 +425,6 @@ fn note_settled(
             became.push(rows, readable(outcome)?);
         }
         told.entry(Seq::from_u64(bundle.batch)).or_default().bundles.push((bundle.first, became));
-    }
-    Ok(())
-}
-
-/// Puts what the journal says between two positions into a store, while others may append to it; gives how many writes
-/// there were.
-pub(in crate::engine) fn redo(
-    journal: &Path,
-    from: Position,
-    to: Position,
-    store: &dyn ProfileStore,
-) -> Result<u64, OpenError> {
-    let mut writes = 0;
-    read_between(journal, from, to, |start, _end, payload| {
-        for entry in decode_group(payload).map_err(|error| OpenError::entry(start, error))? {
-            if let Entry::Write(write) = entry {
-                writes += 1;
-                put_changes(store, start, write.changes)?;
-            }
-        }
-        Ok::<_, OpenError>(())
-    })?;
-    Ok(writes)
-}
-
-fn put_changes(store: &dyn ProfileStore, start: Position, changes: Vec<Change>) -> Result<(), OpenError> {
-    for change in changes {
-        let key = Key::from_bytes(&change.key).ok_or_else(|| OpenError::entry(start, "a key"))?;
-        let now = StoredBytes::new(change.value.into_vec());
-        if let Err(error @ DecodeError::Version(_)) = now.through() {
-            return Err(OpenError::entry(start, error));
-        }
-        let was = store.get(std::slice::from_ref(&key))?.pop().flatten();
-        put_through(store, &key, was, &now)?;
     }
     Ok(())
 }

@@ -15,10 +15,11 @@
 //! restart makes the store again, too. Where it cannot be done, all goes on as it was, and it is said why.
 
 use crate::durable::sync_folder;
+use crate::engine::commit::replay;
 use crate::engine::commit::{Again, Answer, MadeAgain, Request, Shared};
 use crate::engine::open::needs;
 use crate::engine::open::rebuild::{self, Opening};
-use crate::engine::open::recovery::{StartFrom, redo, reopen, told_between};
+use crate::engine::open::recovery::{StartFrom, reopen, told_between};
 use crate::engine::open::store_folder::{Generation, StoreFolder};
 use crate::engine::upkeep::steps::Keeper;
 use crate::engine::{EngineError, Inner, OpenError};
@@ -143,7 +144,7 @@ fn fill_and_take_over(
     for _ in 0..READS_MAX {
         inner.go_on()?;
         let end = Position::from_pair(inner.mark()?.position);
-        let writes = redo(&journal, position, end, &*store).map_err(told_of)?;
+        let writes = replay::redo(&journal, position, end, &*store).map_err(told_of)?;
         position = end;
         if writes <= REST_WRITES {
             break;

@@ -1,0 +1,91 @@
+//! Makes visible what the journal has made durable.
+//!
+//! Promises: between any two puts every lookup finds a state from before the request or from after it.
+
+use super::committer::Committer;
+use super::decided::{Decided, Put};
+use super::request::{Again, Answer, MadeAgain, Shared};
+use crate::batch::pending::Accepted;
+use crate::durable::point;
+use crate::engine::commit::replay;
+use crate::engine::commit::replay::redo;
+use crate::engine::{EngineError, Fatal};
+use crate::journal::entry::BatchGivenUpEntry;
+use crate::journal::log::Position;
+use crate::model::seq::{Millis, Seq};
+use crate::store::put_through;
+use std::sync::Arc;
+
+impl Committer {
+    /// Makes visible what is durable now.
+    pub(super) fn apply(
+        &self,
+        one: Decided,
+        position: Position,
+    ) -> Result<Result<Answer, EngineError>, Fatal> {
+        for row in &one.settled {
+            if let Some(pending) = self.batches.pending_by_seq(row.batch) {
+                pending.settle(row.line, row.outcome);
+            }
+        }
+        for bundle in one.settled_bundles {
+            if let Some(pending) = self.batches.pending_by_seq(bundle.batch) {
+                pending.settle_bundle(bundle.first, bundle.became);
+            }
+        }
+        for Put { key, was, now } in one.puts {
+            point("put").map_err(Fatal::new)?;
+            match put_through(&*self.store, &key, was, &now) {
+                // The journal has it, and so will the store that is made again.
+                Err(error) if error.is_damage() => {
+                    if !self.store.lose(&key, &error) {
+                        return Err(Fatal::new(error));
+                    }
+                }
+                put => put.map_err(Fatal::new)?,
+            }
+        }
+        if let Some((pending, _kept)) = one.publish {
+            self.batches.publish(pending, position);
+        }
+        if let Some(BatchGivenUpEntry { accepted, end }) = one.given_up.map(|given_up| *given_up)
+            && let Some(accepted) = Accepted::from_entry(accepted)
+        {
+            self.batches.give_up(&accepted, end.counts, Millis(end.at_ms));
+        }
+        if let Some(end) = one.complete
+            && let Some(pending) = self.batches.pending_by_seq(Seq::from_u64(end.seq))
+        {
+            self.batches.complete(&pending.accepted.id, end.counts, Millis(end.at_ms));
+        }
+        Ok(one.answer)
+    }
+
+    /// Has a store that was made again take over, once it has all that the journal says. What is decided next is decided on
+    /// what it holds.
+    pub(super) fn take_over(&self, made: MadeAgain) -> Result<Answer, EngineError> {
+        let MadeAgain { store, position, again } = made;
+        let redone = redo(self.log.folder(), position, self.log.end(), &*store.0);
+        redone.map_err(EngineError::internal)?;
+        let mut judged = vec![];
+        for Again { pending, position, end } in again {
+            // Rare enough that writes may wait for it: none may come between this and the store's use.
+            let pending = if pending.is_unjudged() {
+                replay::judge(pending, &*store.0).map_err(EngineError::internal)?
+            } else {
+                pending
+            };
+            judged.push((Arc::new(pending), position, end));
+        }
+        let publish = || {
+            for (pending, position, end) in judged {
+                if pending.is_on_record() {
+                    self.batches.publish_again(pending, position, &end);
+                } else {
+                    self.batches.publish(pending, position);
+                }
+            }
+        };
+        Ok(Answer::TookOver(Shared(self.store.take_over(store.0, publish))))
+    }
+}

@@ -1,0 +1,181 @@
+//! Which profile an id leads to, and how ids are bound (R1, R2), let go and erased (R12).
+//!
+//! Promises: all changes go into the group's view; a profile lists exactly the ids whose links lead to it.
+
+use super::decided::Undecided;
+use super::group::Group;
+use crate::batch::settle::decoded;
+use crate::engine::CallIds;
+use crate::model::id::{ClientCode, IdKind, Key, VisitorId};
+use crate::model::profile::{LINKED_IDS_MAX, Profile, Stored};
+use crate::model::update::{Write, list_id, merge, profile_for};
+
+/// The keys that a site call is about.
+pub(super) struct Called {
+    pub(super) pc: Option<Key>,
+    pub(super) third_party: Option<Key>,
+    pub(super) ecid: Option<Key>,
+    /// The `pcId`, where the call brought none.
+    pub(super) given: Option<VisitorId>,
+}
+
+impl Group<'_> {
+    /// What a site call is about. One without a `pcId` is about the one that its ECID came with; else about one of our
+    /// making (R1), of whoever the ECID leads to.
+    pub(super) fn called(
+        &mut self,
+        client: &ClientCode,
+        ids: &CallIds,
+        write: &Write<'_>,
+    ) -> Result<Called, Undecided> {
+        let key = |id: &Option<VisitorId>| id.as_ref().map(|id| id.key(client));
+        let mut called = Called {
+            pc: key(&ids.pc),
+            third_party: key(&ids.third_party),
+            ecid: key(&ids.ecid),
+            given: None,
+        };
+        let Some(last) = ids.made.last().filter(|_| called.pc.is_none()) else { return Ok(called) };
+        if let Some(ecid) = &called.ecid
+            && let Some(target) = self.living_link(ecid, write)?
+        {
+            if target.kind() == IdKind::Pc {
+                called.given = VisitorId::new(IdKind::Pc, target.id()).ok();
+                called.pc = Some(target);
+                return Ok(called);
+            }
+            // As it was bound before ECIDs got a pcId.
+            called.third_party = called.third_party.or(Some(target));
+        }
+        let holder = match called.third_party.as_ref().or(called.ecid.as_ref()) {
+            Some(id) => Some(self.living(id, write)?),
+            None => None,
+        };
+        let mut given = last;
+        for made in &ids.made {
+            let made_key = made.key(client);
+            let leads_to = self.living(&made_key, write)?;
+            if leads_to == made_key || Some(&leads_to) == holder.as_ref() {
+                given = made;
+                break;
+            }
+        }
+        called.pc = Some(given.key(client));
+        called.given = Some(given.clone());
+        Ok(called)
+    }
+
+    /// What an id was bound to, if that still leads to a living profile.
+    pub(super) fn living_link(&mut self, id: &Key, write: &Write<'_>) -> Result<Option<Key>, Undecided> {
+        if self.living(id, write)? == *id {
+            return Ok(None);
+        }
+        let Some(value) = self.view.get(id)? else { return Ok(None) };
+        Ok(match decoded(id, &value)? {
+            Stored::Link { target, .. } => Some(target),
+            _ => None,
+        })
+    }
+
+    /// The key of the living profile that an id leads to, else the id's own: what a write to it goes to (R11).
+    pub(super) fn living(&mut self, id: &Key, write: &Write<'_>) -> Result<Key, Undecided> {
+        let canonical = self.view.canonical(id)?;
+        if canonical == *id {
+            return Ok(canonical);
+        }
+        let lives = match self.view.get(&canonical)? {
+            Some(value) => match decoded(&canonical, &value)? {
+                Stored::Profile(profile) => !profile.expired(write.seq.millis(), write.lifetime_ms),
+                _ => false,
+            },
+            None => false,
+        };
+        Ok(if lives { canonical } else { id.clone() })
+    }
+
+    /// Binds one id to another, if it is not bound so already (R1, R2): the profile of the one is merged into that of
+    /// the other, and a link takes its place. Gives whether anything changed.
+    pub(super) fn bind(&mut self, from: &Key, to: &Key, write: &Write<'_>) -> Result<bool, Undecided> {
+        let seq = write.seq;
+        let to_profile = self.living(to, write)?;
+        let from_profile = self.living(from, write)?;
+        let from_value = self.view.get(from)?;
+        let from_stored = from_value.as_ref().map(|value| decoded(from, value)).transpose()?;
+        let leads_there = matches!(&from_stored, Some(Stored::Link { target, .. }) if target == to);
+        if leads_there && from_profile == to_profile && from_profile != *from {
+            return Ok(false);
+        }
+
+        // What stood under the id gives way to the link: a profile is merged, a link lets go of its old target.
+        let mut came_along = vec![];
+        let mut merged = None;
+        match &from_stored {
+            Some(Stored::Profile(profile)) if !profile.expired(seq.millis(), write.lifetime_ms) => {
+                came_along.extend(profile.ids.iter().map(|linked| from.with_id(linked.kind, linked.id)));
+                merged = Some(profile.clone());
+            }
+            Some(Stored::Link { .. }) => {
+                let ecids = self.view.detach(from, seq)?;
+                // A visitor's ECIDs go with the device, unless its life there had ended (R11).
+                came_along.extend(if from_profile == *from { vec![] } else { ecids });
+            }
+            _ => {}
+        }
+
+        // So does the oldest link of a full list, and the ECIDs that came with it: no profile lists what leads elsewhere.
+        if let Some(oldest) = self.dropped_by(from, &to_profile)? {
+            self.view.detach(&oldest, seq)?;
+        }
+
+        let to_value = self.view.get(&to_profile)?;
+        let to_stored = to_value.as_ref().map(|value| decoded(&to_profile, value)).transpose()?;
+        if matches!(to_stored, Some(Stored::Link { .. })) {
+            self.view.detach(&to_profile, seq)?;
+        }
+        let mut profile = match profile_for(to_stored, write) {
+            Some(profile) => profile,
+            None => Profile::born_at(seq),
+        };
+        if let Some(merged) = &merged {
+            merge(&mut profile, merged);
+        }
+        list_id(&mut profile, from.kind(), from.id(), seq);
+        for linked in &came_along {
+            list_id(&mut profile, linked.kind(), linked.id(), seq);
+        }
+        profile.last_write = seq;
+        profile.through = seq;
+        self.view.put(&to_profile, &Stored::Profile(profile));
+        self.view.put(from, &Stored::Link { through: seq, target: to.clone() });
+        Ok(true)
+    }
+
+    /// The id that drops off a profile's list once another one of its kind is bound (R1).
+    pub(super) fn dropped_by(&mut self, bound: &Key, profile: &Key) -> Result<Option<Key>, Undecided> {
+        let Some(value) = self.view.get(profile)? else { return Ok(None) };
+        let Stored::Profile(to) = decoded(profile, &value)? else { return Ok(None) };
+        let mut of_kind = to.ids.iter().filter(|linked| linked.kind == bound.kind());
+        let (oldest, full) = (of_kind.next(), of_kind.count() + 1 >= LINKED_IDS_MAX);
+        let dropped = oldest.filter(|_| full && !to.lists(bound.kind(), bound.id()));
+        Ok(dropped.map(|linked| profile.with_id(linked.kind, linked.id)))
+    }
+
+    /// Puts tombstones under all ids of a visitor (R12), or under the id alone if it leads to none. Gives them, and
+    /// whether the visitor was known: one that has expired was not (R11), though its bytes must go; neither that, nor
+    /// whether what kept uploads have of it goes, depends on whether the sweeper was there first.
+    pub(super) fn erase(&mut self, id: &Key, write: &Write<'_>) -> Result<(Vec<Key>, bool), Undecided> {
+        let canonical = self.view.canonical(id)?;
+        let value = self.view.get(&canonical)?;
+        let stored = value.as_ref().map(|value| decoded(&canonical, value)).transpose()?;
+        let mut keys = vec![canonical.clone()];
+        let mut known = false;
+        if let Some(Stored::Profile(profile)) = &stored {
+            keys.extend(profile.ids.iter().map(|linked| canonical.with_id(linked.kind, linked.id)));
+            known = !profile.expired(write.seq.millis(), write.lifetime_ms);
+        }
+        for key in &keys {
+            self.view.put(key, &Stored::Tombstone { through: write.seq, erased: true });
+        }
+        Ok((keys, known))
+    }
+}

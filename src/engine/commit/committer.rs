@@ -1,0 +1,279 @@
+//! Takes requests group by group: decide, journal, apply, answer.
+//!
+//! Promises: a group takes less than 8 MiB, unless the values of one request alone need more; seqs rise in journal order;
+//! nothing is visible before it is durable; a failed sync is never retried.
+
+use super::decided::{Decided, Undecided};
+use super::group::Group;
+use super::request::{Answer, Request};
+use crate::batch::pending_list::PendingList;
+use crate::batch::queue::Batches;
+use crate::batch::settle::{Noted, View, settle_while};
+use crate::batch::spool::SpoolFile;
+use crate::durable::point;
+use crate::engine::{EngineError, Fatal};
+use crate::journal::entry::{Checkpoint, Entry, encode_group};
+use crate::journal::log::{AppendError, Log};
+use crate::model::id::{ClientCode, Key};
+use crate::model::seq::{Clock, Seq, SeqSource};
+
+use crate::store::swap::SwapStore;
+use crate::sync::{AtomicU64, Ordering};
+use crate::telemetry::metrics::Metrics;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// A group takes no further request once its entries come to this much: what they come to is known only once each is
+/// decided, and the last one must still fit into the 8 MiB that a group may have.
+const GROUP_BYTES: usize = 2 << 20;
+
+/// A request settles no further batch once what became of the rows before comes to this much; the rest is settled in the
+/// next group. One batch alone comes to two bytes a row at most.
+const SETTLED_BYTES: usize = 1 << 20;
+
+/// Takes requests group by group.
+pub struct Committer {
+    /// The journal.
+    pub log: Log,
+    /// The view of it that is kept.
+    pub store: Arc<SwapStore>,
+    /// The batches there are.
+    pub batches: Arc<Batches>,
+    /// Where seqs come from.
+    pub seqs: SeqSource,
+    /// The highest seq of a write. What turned out to be none took one, too, which nobody was told; it is given out again
+    /// after a restart, whatever was noted or folded in meanwhile.
+    pub(super) written: Seq,
+    /// The seq up to which all that was written is readable, for lookups.
+    pub last_seq: Arc<AtomicU64>,
+    /// When the oldest erasure was, in milliseconds, whose bytes are still to go (R12).
+    pub oldest_erasure: Arc<AtomicU64>,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// Bytes journaled since the start.
+    pub journaled: Arc<AtomicU64>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    payload: Vec<u8>,
+    /// [`GROUP_BYTES`] and [`SETTLED_BYTES`], but in tests.
+    bytes_max: (usize, usize),
+}
+
+/// How far the rows are that must be settled before a request is decided.
+pub(super) enum Settling {
+    /// They all are: it is this one's turn.
+    All(Request),
+    /// Some are, and fill the group: this is to be taken next.
+    Begun(Request),
+}
+
+/// The uploads that a group's entry will name.
+pub(super) fn uploads(decided: &mut [Decided]) -> impl Iterator<Item = &mut SpoolFile> {
+    decided.iter_mut().filter_map(|one| one.publish.as_mut()).map(|(_, upload)| upload)
+}
+
+impl Committer {
+    /// A committer that goes on after `last`, the highest seq of the journal so far.
+    pub fn new(
+        log: Log,
+        store: Arc<SwapStore>,
+        batches: Arc<Batches>,
+        last: Seq,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let last_seq = Arc::new(AtomicU64::new(last.get()));
+        Self {
+            log,
+            store,
+            batches,
+            seqs: SeqSource::after(last),
+            written: last,
+            last_seq,
+            clock,
+            oldest_erasure: Arc::new(AtomicU64::new(u64::MAX)),
+            journaled: Arc::new(AtomicU64::new(0)),
+            metrics: Arc::default(),
+            payload: vec![],
+            bytes_max: (GROUP_BYTES, SETTLED_BYTES),
+        }
+    }
+
+    /// The same, that fills a group, and what one request settles in it, sooner than it need. For tests.
+    pub fn filling_from(self, group_bytes: usize, settled_bytes: usize) -> Self {
+        Self { bytes_max: (group_bytes, settled_bytes), ..self }
+    }
+
+    /// Commits requests from the front of the queue as one group, and gives their answers in the same order. What does
+    /// not fit into the group stays in the queue.
+    pub fn commit(
+        &mut self,
+        requests: &mut VecDeque<Request>,
+    ) -> Result<Vec<Result<Answer, EngineError>>, Fatal> {
+        let store = Arc::clone(&self.store);
+        let mut group = Group {
+            view: View::new(&*store),
+            noted: Noted::default(),
+            lists: BTreeMap::new(),
+            keyed: BTreeMap::new(),
+        };
+        let (mut decided, mut marks, mut bytes) = (vec![], vec![], 0);
+        let (group_bytes, _) = self.bytes_max;
+        // The last of them, if its turn comes only in the next group.
+        let mut begun = None;
+        while let Some(request) = requests.pop_front() {
+            if let Request::TakeOver(made) = request {
+                if decided.is_empty() {
+                    return Ok(vec![self.take_over(*made)]);
+                }
+                requests.push_front(Request::TakeOver(made));
+                break;
+            }
+            if matches!(request, Request::Mark) {
+                marks.push(decided.len());
+            }
+            let one = match self.settle_first(&mut group, request) {
+                Ok(Settling::All(request)) => self.decide(&mut group, request),
+                Ok(Settling::Begun(rest)) => {
+                    begun = Some(rest);
+                    Ok(group.written(Seq::ZERO, Answer::Done))
+                }
+                Err(undecided) => Err(undecided),
+            };
+            let one = match one {
+                Ok(one) => one,
+                Err(Undecided::Fatal(fatal)) => return Err(fatal),
+                Err(Undecided::Unreadable(error)) => {
+                    group.take_back();
+                    self.store.note_damage(&error);
+                    Decided { answer: Err(EngineError::Unreadable), ..Decided::answering(Answer::Done) }
+                }
+                Err(Undecided::Held { batch, why }) => {
+                    group.take_back();
+                    Decided {
+                        answer: Err(EngineError::Held { batch, why }),
+                        ..Decided::answering(Answer::Done)
+                    }
+                }
+            };
+            self.written = self.written.max(one.entry.as_ref().map_or(Seq::ZERO, Entry::seq));
+            bytes += one.entry.as_ref().map_or(0, Entry::bytes_max);
+            decided.push(one);
+            if begun.is_some() || bytes > group_bytes {
+                break;
+            }
+        }
+
+        let position = self.log.end();
+        let entries: Vec<Entry> = decided.iter_mut().filter_map(|one| one.entry.take()).collect();
+        if !entries.is_empty() {
+            self.payload.clear();
+            encode_group(&entries, &mut self.payload).map_err(Fatal::new)?;
+            self.journaled.fetch_add(self.payload.len() as u64, Ordering::Relaxed);
+            // From here on the frame may be on the disk, whatever happens: a restart then needs the uploads it names.
+            uploads(&mut decided).for_each(SpoolFile::keep);
+            let began = Instant::now();
+            let appended = self.log.append(&self.payload);
+            self.metrics.journal_synced(self.payload.len(), began.elapsed());
+            match appended {
+                Ok(_) => {}
+                Err(error @ AppendError::Full { .. }) => {
+                    tracing::warn!(%error, "writes are refused");
+                    uploads(&mut decided).for_each(SpoolFile::let_go);
+                    let refused = || Err(EngineError::Full("the journal cannot grow".into()));
+                    return Ok(decided.iter().map(|_| refused()).collect());
+                }
+                Err(error @ AppendError::TooLong { .. }) => {
+                    tracing::error!(%error, "writes are refused");
+                    uploads(&mut decided).for_each(SpoolFile::let_go);
+                    return Ok(decided.iter().map(|_| Err(EngineError::internal(&error))).collect());
+                }
+                Err(error) => return Err(Fatal::new(error)),
+            }
+        }
+
+        point("apply").map_err(Fatal::new)?;
+        let mut answers = Vec::with_capacity(decided.len());
+        for one in decided {
+            answers.push(self.apply(one, position)?);
+        }
+        if let Some(rest) = begun {
+            answers.pop();
+            requests.push_front(rest);
+        }
+        // Who waits for a seq is to find what it wrote.
+        self.last_seq.store(self.seqs.last().get(), Ordering::Release);
+        point("answer").map_err(Fatal::new)?;
+        for at in marks {
+            if let Some(answer) = answers.get_mut(at) {
+                *answer = Ok(Answer::Marked(self.mark()));
+            }
+        }
+        Ok(answers)
+    }
+
+    /// Folds in the pending rows of the visitors that a request is about, for as long as what became of them does not fill
+    /// the group.
+    pub(super) fn settle_first(
+        &self,
+        group: &mut Group<'_>,
+        request: Request,
+    ) -> Result<Settling, Undecided> {
+        let (client, ids): (_, Vec<Key>) = match &request {
+            Request::Site(call, _) => {
+                let made = call.ids.made.iter().map(|id| id.key(&call.client));
+                (&call.client, call.ids.keys(&call.client).into_iter().chain(made).collect())
+            }
+            Request::Visitor(client, id, ..) => (client, vec![id.key(client)]),
+            Request::Settle(client, ids) => {
+                for (done, id) in ids.iter().enumerate() {
+                    let all = self.settle(group, client, std::slice::from_ref(id))?;
+                    let rest = ids.get(if all { done + 1 } else { done }..).unwrap_or_default();
+                    if !rest.is_empty() && (!all || group.view.touched_bytes() > self.bytes_max.0) {
+                        return Ok(Settling::Begun(Request::Settle(client.clone(), rest.to_vec())));
+                    }
+                }
+                return Ok(Settling::All(request));
+            }
+            _ => return Ok(Settling::All(request)),
+        };
+        let all = self.settle(group, client, &ids)?;
+        Ok(if all { Settling::All(request) } else { Settling::Begun(request) })
+    }
+
+    /// Folds in the pending rows of these ids' visitors; gives whether that were all.
+    pub(super) fn settle(
+        &self,
+        group: &mut Group<'_>,
+        client: &ClientCode,
+        ids: &[Key],
+    ) -> Result<bool, Undecided> {
+        let list = self.pending(group, client).clone();
+        let (_, settled_bytes) = self.bytes_max;
+        for id in ids {
+            let room = |noted: &Noted| noted.new_bytes() < settled_bytes;
+            if !settle_while(&mut group.view, &list, id, &mut group.noted, room)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// A client's pending batches, those of this group with them.
+    pub(super) fn pending<'g>(&self, group: &'g mut Group<'_>, client: &ClientCode) -> &'g mut PendingList {
+        group.lists.entry(client.clone()).or_insert_with(|| self.batches.pending(client))
+    }
+
+    /// What a checkpoint begun now covers. Whoever writes it down saves the catalogue first.
+    pub fn mark(&self) -> Checkpoint {
+        let (incomplete, catalogue) = self.batches.mark();
+        Checkpoint {
+            position: self.log.end().to_pair(),
+            last_seq: self.written.get(),
+            incomplete,
+            catalogue,
+            store_reach: 0,
+            complete: vec![],
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! What each kind of request does, decided in the group's view. Nothing here touches the journal or the store.
+
+use super::bind::Called;
+use super::committer::Committer;
+use super::decided::{Decided, Undecided};
+use super::group::Group;
+use super::request::{Answer, NewBatch, Request, VisitorWrite, WriteRules};
+use crate::batch::pending::{Accepted, Pending, SentKey};
+use crate::batch::queue::Known;
+use crate::batch::settle::decoded;
+use crate::engine::{Fatal, SiteCall, Written};
+use crate::journal::entry::{BatchCompletedEntry, Entry};
+use crate::journal::log::AppendError;
+use crate::model::batch::{BatchId, BatchRules, IdempotencyKey};
+use crate::model::id::{ClientCode, Key, VisitorId};
+use crate::model::profile::{Profile, Source, Stored, StoredBytes};
+use crate::model::seq::{Millis, Seq};
+use crate::model::update::{Write, apply, profile_for};
+use crate::store::Reach;
+use crate::sync::Ordering;
+use std::sync::Arc;
+
+/// A call that brings nothing but its presence is journaled at most this often per visitor (R11).
+const ACTIVITY_EVERY_MS: u64 = 60 * 60 * 1000;
+
+impl Committer {
+    pub(super) fn decide(&mut self, group: &mut Group<'_>, request: Request) -> Result<Decided, Undecided> {
+        match request {
+            Request::Site(call, rules) => self.decide_site_call(group, &call, rules),
+            Request::Visitor(client, id, write, rules) => {
+                self.decide_visitor_write(group, &client, &id, &write, rules)
+            }
+            Request::Accept(batch) => self.decide_accept(group, *batch),
+            Request::Settle(..) => Ok(group.written(Seq::ZERO, Answer::Done)),
+            Request::Sweep(client, values) => self.decide_sweep(group, &client, values),
+            Request::Complete(id, counts, at, Reach(store_reach)) => {
+                // One that was complete before stays complete as of then. It is journaled again all the same: from here on the
+                // sweeper may take tombstones that kept its rows out, so no restart may fold them in once more.
+                let at = self.batches.ended_so_at(&id, &counts).unwrap_or(at);
+                let entry = BatchCompletedEntry { seq: id.seq.get(), counts, at_ms: at.0, store_reach };
+                let known = Decided::answering(Answer::Done);
+                Ok(Decided { entry: Some(Entry::BatchCompleted(entry)), complete: Some(entry), ..known })
+            }
+            Request::GiveUp(given_up) => {
+                let entry = Some(Entry::BatchGivenUp((*given_up).clone()));
+                Ok(Decided { entry, given_up: Some(given_up), ..Decided::answering(Answer::Done) })
+            }
+            Request::Rotate => {
+                // What of this group is journaled stands in the new segment, too.
+                match self.log.rotate() {
+                    Ok(()) => {}
+                    Err(error @ AppendError::Full { .. }) => tracing::warn!(%error, "no new journal segment"),
+                    Err(error) => return Err(Fatal::new(error).into()),
+                }
+                Ok(Decided::answering(Answer::Done))
+            }
+            Request::Retire(position) => {
+                if let Err(error) = self.log.remove_before(position) {
+                    tracing::warn!(%error, "old journal segments stay for now");
+                }
+                Ok(Decided::answering(Answer::Done))
+            }
+            // A store takes over between two groups.
+            Request::Mark | Request::TakeOver(_) => Ok(Decided::answering(Answer::Done)),
+        }
+    }
+
+    pub(super) fn decide_site_call(
+        &mut self,
+        group: &mut Group<'_>,
+        call: &SiteCall,
+        rules: WriteRules,
+    ) -> Result<Decided, Undecided> {
+        let seq = self.seqs.next(self.clock.now());
+        let write = Write {
+            seq,
+            source: call.source,
+            sets: &call.attributes,
+            removes: &[],
+            lifetime_ms: rules.lifetime_ms,
+            max_profile_bytes: rules.max_profile_bytes,
+        };
+        let Called { pc, third_party, ecid, given } = group.called(&call.client, &call.ids, &write)?;
+        let mut bound = false;
+        if let (Some(pc), Some(third_party)) = (&pc, &third_party) {
+            bound |= group.bind(pc, third_party, &write)?;
+        }
+        if let (Some(ecid), Some(to)) = (&ecid, pc.as_ref().or(third_party.as_ref())) {
+            bound |= group.bind(ecid, to, &write)?;
+        }
+        let Some(id) = third_party.as_ref().or(pc.as_ref()).or(ecid.as_ref()) else {
+            return Err(Fatal::new("a site call without any id reached the commit thread").into());
+        };
+        let canonical = group.living(id, &write)?;
+        let value = group.view.get(&canonical)?;
+        let stored = value.as_ref().map(|value| decoded(&canonical, value)).transpose()?;
+        let nothing_new = !bound && !call.attributes.iter().any(|(_, value)| !value.is_empty());
+        if nothing_new
+            && let Some(Stored::Profile(profile)) = &stored
+            && !profile.expired(seq.millis(), rules.lifetime_ms)
+            && profile.layer.is_empty()
+            && seq.millis() < profile.last_active.plus(ACTIVITY_EVERY_MS)
+        {
+            // The rows that were settled are journaled all the same, and have no part in what the call comes to: they may
+            // as well have been folded in before (R4).
+            let visited = Written { seq: None, known: true, left_out: 0, pc: given };
+            return Ok(group.written(Seq::ZERO, Answer::Written(visited)));
+        }
+        if matches!(stored, Some(Stored::Link { .. })) {
+            // A dead link gives way to the visitor's new profile.
+            group.view.detach(&canonical, seq)?;
+        }
+        let had_expired = match &stored {
+            Some(Stored::Profile(profile)) => profile.expired(seq.millis(), rules.lifetime_ms),
+            Some(Stored::Link { .. }) => true,
+            Some(Stored::Tombstone { .. }) | None => false,
+        };
+        if had_expired {
+            self.metrics.began_anew();
+        }
+        let mut left_out = 0;
+        if let Some(mut profile) = profile_for(stored, &write) {
+            left_out = apply(&mut profile, &write);
+            group.view.put(&canonical, &Stored::Profile(profile));
+        }
+        Ok(group.written(seq, Answer::Written(Written { seq: Some(seq), known: true, left_out, pc: given })))
+    }
+
+    pub(super) fn decide_visitor_write(
+        &mut self,
+        group: &mut Group<'_>,
+        client: &ClientCode,
+        id: &VisitorId,
+        what: &VisitorWrite,
+        rules: WriteRules,
+    ) -> Result<Decided, Undecided> {
+        let seq = self.seqs.next(self.clock.now());
+        let key = id.key(client);
+        let (sets, removes): (&[_], &[_]) = match what {
+            VisitorWrite::Set(sets) => (sets, &[]),
+            VisitorWrite::Remove(names) => (&[], names),
+            VisitorWrite::Erase => (&[], &[]),
+        };
+        let write = Write {
+            seq,
+            source: Source::SingleUpdate,
+            sets,
+            removes,
+            lifetime_ms: rules.lifetime_ms,
+            max_profile_bytes: rules.max_profile_bytes,
+        };
+        if *what == VisitorWrite::Erase {
+            let (erased, known) = group.erase(&key, &write)?;
+            self.oldest_erasure.fetch_min(seq.millis().0, Ordering::AcqRel);
+            let written = Written { seq: Some(seq), known, left_out: 0, pc: None };
+            return Ok(group.written(seq, Answer::Erased(written, erased)));
+        }
+        let canonical = group.living(&key, &write)?;
+        let value = group.view.get(&canonical)?;
+        let stored = value.as_ref().map(|value| decoded(&canonical, value)).transpose()?;
+        let mut written = Written { seq: None, known: false, left_out: 0, pc: None };
+        if let Some(mut profile) = profile_for(stored, &write) {
+            written.known = true;
+            let brings = |profile: &Profile<'_>| {
+                let visible = profile.visible();
+                sets.iter().any(|(_, value)| !value.is_empty())
+                    || removes.iter().any(|name| visible.iter().any(|held| held.name == name.as_str()))
+            };
+            if brings(&profile) {
+                written.seq = Some(seq);
+                written.left_out = apply(&mut profile, &write);
+                group.view.put(&canonical, &Stored::Profile(profile));
+            }
+        }
+        // What was settled on the way is no write of this seq's: after a restart seqs go on as if it had been folded in.
+        Ok(group.written(written.seq.unwrap_or(Seq::ZERO), Answer::Written(written)))
+    }
+
+    pub(super) fn decide_sweep(
+        &mut self,
+        group: &mut Group<'_>,
+        client: &ClientCode,
+        values: Vec<(Key, StoredBytes)>,
+    ) -> Result<Decided, Undecided> {
+        let none_pending = self.pending(group, client).is_empty();
+        for (key, value) in values {
+            if group.view.get(&key)?.as_ref() != Some(&value) {
+                continue;
+            }
+            // A pending row may be behind what expired, and finds nobody there, as it should; but the rows that went
+            // through a link while it lived are all in, and must find no place for another visitor.
+            let through = match decoded(&key, &value)? {
+                Stored::Profile(profile) => profile.through,
+                Stored::Link { .. } if none_pending => self.written,
+                Stored::Link { .. } | Stored::Tombstone { .. } => continue,
+            };
+            group.view.put(&key, &Stored::Tombstone { through, erased: false });
+        }
+        Ok(group.written(Seq::ZERO, Answer::Done))
+    }
+
+    pub(super) fn decide_accept(
+        &mut self,
+        group: &mut Group<'_>,
+        batch: NewBatch,
+    ) -> Result<Decided, Undecided> {
+        let sent_before = batch.key.as_ref().and_then(|key| self.sent_before(group, &batch.client, key));
+        if let Some((accepted, before)) = sent_before {
+            let same = accepted.key.as_ref().is_some_and(|key| key.sent == batch.sum())
+                && accepted.rules.source == batch.rules.source
+                && accepted.rules.empty_values == batch.rules.empty_values;
+            let taken = Answer::KeyTaken(accepted.id.clone());
+            return Ok(Decided::answering(if same { Answer::AcceptedBefore(before) } else { taken }));
+        }
+        let seq = self.seqs.next(self.clock.now());
+        let sent = batch.sum();
+        let accepted = Accepted {
+            id: BatchId { client: batch.client.clone(), seq },
+            rules: BatchRules { seq, ..batch.rules },
+            key_kind: batch.header.key_kind(),
+            spool: batch.spool.name(),
+            bytes: sent.bytes,
+            crc32c: sent.crc32c,
+            rows: batch.rows,
+            key: batch.key.clone().map(|key| SentKey { key, sent }),
+        };
+        let entry = Entry::BatchAccepted(accepted.to_entry());
+        let pending = Arc::new(Pending::new(accepted, batch.header, batch.index, batch.spool.path()));
+        if let Some(key) = batch.key {
+            group.keyed.insert((batch.client.clone(), key), Arc::clone(&pending));
+        }
+        let list = self.pending(group, &batch.client);
+        *list = list.with(Arc::clone(&pending));
+        let decided = Decided::answering(Answer::Accepted(Known::pending(&pending)));
+        Ok(Decided { entry: Some(entry), publish: Some((pending, batch.spool)), ..decided })
+    }
+
+    /// What this client sent with this key in the last day, perhaps in this very group, and the batch that it became.
+    pub(super) fn sent_before(
+        &self,
+        group: &Group<'_>,
+        client: &ClientCode,
+        key: &IdempotencyKey,
+    ) -> Option<(Arc<Accepted>, Known)> {
+        let now = self.clock.now();
+        self.batches.forget_keys_before(Millis(now.0.saturating_sub(IdempotencyKey::LASTS_MS)));
+        let in_group = group.keyed.get(&(client.clone(), key.clone()));
+        let sent = match in_group {
+            Some(pending) => Some((Arc::clone(&pending.accepted), Known::pending(pending))),
+            None => self.batches.keyed(client, key),
+        };
+        let lasts = |accepted: &Accepted| accepted.id.seq.millis().plus(IdempotencyKey::LASTS_MS);
+        sent.filter(|(accepted, _)| lasts(accepted) > now)
+    }
+}

@@ -1,0 +1,80 @@
+//! One decided request: its journal entry, the values to put, and its answer.
+
+use super::request::Answer;
+use crate::batch::pending::Pending;
+use crate::batch::settle::{SettleError, SettledBundle, SettledRow};
+use crate::batch::spool::SpoolFile;
+use crate::engine::{EngineError, Fatal};
+use crate::journal::entry::{BatchCompletedEntry, BatchGivenUpEntry, Entry};
+use crate::model::id::Key;
+use crate::model::profile::StoredBytes;
+use crate::store::StoreError;
+use std::sync::Arc;
+
+/// A request that was decided: what the journal will say of it and what then is to be done.
+pub(super) struct Decided {
+    pub(super) answer: Result<Answer, EngineError>,
+    pub(super) entry: Option<Entry>,
+    pub(super) puts: Vec<Put>,
+    pub(super) settled: Vec<SettledRow>,
+    pub(super) settled_bundles: Vec<SettledBundle>,
+    pub(super) publish: Option<(Arc<Pending>, SpoolFile)>,
+    pub(super) complete: Option<BatchCompletedEntry>,
+    pub(super) given_up: Option<Box<BatchGivenUpEntry>>,
+}
+
+pub(super) struct Put {
+    pub(super) key: Key,
+    pub(super) was: Option<StoredBytes>,
+    pub(super) now: StoredBytes,
+}
+
+impl Put {
+    /// What keeps in mind that the bytes of an erased visitor must go, where its id gets another life (R12).
+    pub(super) fn erasure_mark(&self) -> Option<Self> {
+        let tombstone = self.was.as_ref().filter(|was| was.is_erased() && !self.now.is_erased())?;
+        Some(Self { key: self.key.erasure_mark(), was: None, now: tombstone.clone() })
+    }
+}
+
+impl Decided {
+    pub(super) fn answering(answer: Answer) -> Self {
+        let (answer, settled, settled_bundles) = (Ok(answer), vec![], vec![]);
+        let (publish, complete, given_up) = (None, None, None);
+        Self { answer, entry: None, puts: vec![], settled, settled_bundles, publish, complete, given_up }
+    }
+}
+
+/// Why a request is not decided.
+pub(super) enum Undecided {
+    /// What it needs of the store cannot be read: that is its own misfortune, and nobody else's.
+    Unreadable(StoreError),
+    /// So it is if a batch that may name its visitor is held.
+    Held {
+        batch: String,
+        why: String,
+    },
+    Fatal(Fatal),
+}
+
+impl From<Fatal> for Undecided {
+    fn from(fatal: Fatal) -> Self {
+        Self::Fatal(fatal)
+    }
+}
+
+impl From<StoreError> for Undecided {
+    fn from(error: StoreError) -> Self {
+        if error.is_damage() { Self::Unreadable(error) } else { Self::Fatal(Fatal::new(error)) }
+    }
+}
+
+impl From<SettleError> for Undecided {
+    fn from(error: SettleError) -> Self {
+        match error {
+            SettleError::Store(error) => error.into(),
+            SettleError::Held { batch, why } => Self::Held { batch, why },
+            error => Self::Fatal(Fatal::new(error)),
+        }
+    }
+}

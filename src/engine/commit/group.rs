@@ -1,0 +1,89 @@
+//! A group while it is being decided: a view of the store that only this group sees.
+//!
+//! Promises: a request sees every write before it in its group; the order of its puts never leaves an id that leads nowhere.
+
+use super::decided::{Decided, Put};
+use super::request::Answer;
+use crate::batch::pending::Pending;
+use crate::batch::pending_list::PendingList;
+use crate::batch::settle::{Noted, SettledBundle, SettledRow, View};
+use crate::journal::entry::{self, Change, Entry, Settled, WriteEntry};
+use crate::model::batch::IdempotencyKey;
+use crate::model::id::ClientCode;
+use crate::model::profile::{Stored, StoredBytes};
+use crate::model::seq::Seq;
+
+use serde_bytes::ByteBuf;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A group being decided.
+pub(super) struct Group<'s> {
+    pub(super) view: View<'s>,
+    pub(super) noted: Noted,
+    pub(super) lists: BTreeMap<ClientCode, PendingList>,
+    /// The batches that it accepts, by the keys they came with.
+    pub(super) keyed: BTreeMap<(ClientCode, IdempotencyKey), Arc<Pending>>,
+}
+
+impl Group<'_> {
+    /// Takes back what a request that is not decided did.
+    pub(super) fn take_back(&mut self) {
+        self.view.take_back();
+        self.noted.take_back();
+    }
+
+    /// Makes an entry of all that changed since the last one.
+    pub(super) fn written(&mut self, seq: Seq, answer: Answer) -> Decided {
+        let (settled, settled_bundles) = self.noted.take_new();
+        let puts = self.in_order_of_putting();
+        if puts.is_empty() && settled.is_empty() && settled_bundles.is_empty() {
+            return Decided::answering(answer);
+        }
+        let change = |put: &Put| Change {
+            key: ByteBuf::from(put.key.as_bytes()),
+            value: ByteBuf::from(put.now.as_slice()),
+        };
+        let row = |row: &SettledRow| Settled {
+            batch: row.batch.get(),
+            line: row.line,
+            outcome: row.outcome.code(),
+        };
+        let bundle = |bundle: &SettledBundle| entry::SettledBundle {
+            batch: bundle.batch.get(),
+            first: bundle.first,
+            became: bundle.became.told().map(|(rows, outcome)| (rows, outcome.code())).collect(),
+        };
+        let entry = WriteEntry {
+            seq: seq.get(),
+            changes: puts.iter().map(change).collect(),
+            settled: settled.iter().map(row).collect(),
+            settled_bundles: settled_bundles.iter().map(bundle).collect(),
+        };
+        let entry = Some(Entry::Write(entry));
+        Decided { entry, puts, settled, settled_bundles, ..Decided::answering(answer) }
+    }
+
+    /// The changed values, in an order in which no id is ever seen to lead nowhere: profiles that take ids on, then
+    /// links, then profiles that only let ids go.
+    pub(super) fn in_order_of_putting(&mut self) -> Vec<Put> {
+        let rank = |put: &Put| match put.now.decode() {
+            Ok(Stored::Profile(now)) => match put.was.as_ref().map(StoredBytes::decode) {
+                Some(Ok(Stored::Profile(was))) => {
+                    let lets_go = was.ids.iter().any(|id| !now.lists(id.kind, id.id));
+                    let takes_on = now.ids.iter().any(|id| !was.lists(id.kind, id.id));
+                    if lets_go && !takes_on { 2 } else { 0 }
+                }
+                _ => 0,
+            },
+            _ => 1,
+        };
+        let mut puts: Vec<Put> =
+            self.view.take_touched().into_iter().map(|(key, was, now)| Put { key, was, now }).collect();
+        puts.sort_by_key(rank);
+        // First of all, so that whoever looks for the erased in key order finds the tombstone or its mark.
+        let mut all: Vec<Put> = puts.iter().filter_map(Put::erasure_mark).collect();
+        all.append(&mut puts);
+        all
+    }
+}

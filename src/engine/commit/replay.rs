@@ -1,0 +1,114 @@
+//! Puts writes from the journal into a store that lacks them, and judges the rows of batches whose outcomes are lost.
+
+use crate::batch::csv::Parser;
+use crate::batch::pending::Pending;
+use crate::batch::settle::{View, decoded};
+use crate::engine::OpenError;
+use crate::journal::entry::{Change, Entry, decode_group};
+use crate::journal::log::{Position, read_between};
+use crate::model::id::Key;
+use crate::model::profile::{DecodeError, Profile, Stored, StoredBytes};
+use crate::model::seq::Seq;
+use crate::store::{ProfileStore, put_through};
+use std::collections::HashSet;
+use std::path::Path;
+
+/// Puts what the journal says between two positions into a store, while others may append to it; gives how many writes
+/// there were.
+pub(in crate::engine) fn redo(
+    journal: &Path,
+    from: Position,
+    to: Position,
+    store: &dyn ProfileStore,
+) -> Result<u64, OpenError> {
+    let mut writes = 0;
+    read_between(journal, from, to, |start, _end, payload| {
+        for entry in decode_group(payload).map_err(|error| OpenError::entry(start, error))? {
+            if let Entry::Write(write) = entry {
+                writes += 1;
+                put_changes(store, start, write.changes)?;
+            }
+        }
+        Ok::<_, OpenError>(())
+    })?;
+    Ok(writes)
+}
+
+pub(in crate::engine) fn put_changes(
+    store: &dyn ProfileStore,
+    start: Position,
+    changes: Vec<Change>,
+) -> Result<(), OpenError> {
+    for change in changes {
+        let key = Key::from_bytes(&change.key).ok_or_else(|| OpenError::entry(start, "a key"))?;
+        let now = StoredBytes::new(change.value.into_vec());
+        if let Err(error @ DecodeError::Version(_)) = now.through() {
+            return Err(OpenError::entry(start, error));
+        }
+        let was = store.get(std::slice::from_ref(&key))?.pop().flatten();
+        put_through(store, &key, was, &now)?;
+    }
+    Ok(())
+}
+
+/// Judges a batch that was complete and whose outcomes are lost, before it is folded in once more: what became of its rows
+/// is told by the journal, or by the store when they are folded in; [the others](rows_lost) are lost. No write may come to
+/// this store from here on before the batch is published.
+pub(in crate::engine) fn judge(pending: Pending, store: &dyn ProfileStore) -> Result<Pending, OpenError> {
+    let accepted = &pending.accepted;
+    let failed = |error| OpenError::Batch { batch: Box::new((**accepted).clone()), error };
+    let known = pending.lines_settled().map_err(failed)?.into_iter().collect();
+    let lost = rows_lost(&pending, store, &known)?;
+    let (batch, rows) = (&pending.accepted.id, lost.len());
+    tracing::error!(%batch, rows, "the outcomes of a batch are missing or damaged, and made again; of so many rows nobody can say any more what became of them");
+    Ok(pending.with_lost(lost))
+}
+
+/// The lines of a batch's rows of which neither the journal, which tells of those that are `known`, nor the visitor's
+/// profile tells what became of them: writes behind the batch hide it. The others are judged when they are folded in
+/// once more.
+pub(in crate::engine) fn rows_lost(
+    pending: &Pending,
+    store: &dyn ProfileStore,
+    known: &HashSet<u32>,
+) -> Result<HashSet<u32>, OpenError> {
+    let accepted = &pending.accepted;
+    let (client, kind, seq) = (&accepted.id.client, accepted.key_kind, accepted.id.seq);
+    let mut ids = vec![];
+    let mut parser = Parser::new(&accepted.rules.reading);
+    let mut parsed = Ok(());
+    let mut each = |row: crate::batch::csv::Row<'_>| {
+        if let Ok(cells) = &row.content
+            && !known.contains(&row.line)
+        {
+            ids.push((row.line, Key::new(client, kind, cells.id())));
+        }
+    };
+    let failed = |error| OpenError::Batch { batch: Box::new((**accepted).clone()), error };
+    pending
+        .read_file(|piece| {
+            if parsed.is_ok() {
+                parsed = parser.push(piece, &mut each);
+            }
+        })
+        .map_err(failed)?;
+    // The file verified: what it says was read before, too.
+    parsed.and_then(|()| parser.finish(&mut each).map(drop)).unwrap_or_default();
+    let mut lost = HashSet::new();
+    for (line, id) in ids {
+        let mut view = View::new(store);
+        let key = view.canonical(&id)?;
+        let Some(value) = view.get(&key)? else { continue };
+        let stored = decoded(&key, &value)?;
+        if value.through().is_ok_and(|through| through > seq) && !tells(&stored, seq) {
+            lost.insert(line);
+        }
+    }
+    Ok(lost)
+}
+
+/// Whether a value that later writes reached still tells that the batch of this seq had come to it.
+fn tells(stored: &Stored<'_>, seq: Seq) -> bool {
+    let wrote = |profile: &Profile<'_>| profile.visible().iter().any(|attribute| attribute.seq == seq);
+    matches!(stored, Stored::Profile(profile) if profile.born <= seq && wrote(profile))
+}
