@@ -17,7 +17,7 @@ use crate::store::put_through;
 use std::sync::Arc;
 
 impl Committer {
-    /// Makes visible what is durable now.
+    /// Makes a durable request visible.
     pub(super) fn apply(
         &self,
         one: Decided,
@@ -36,7 +36,7 @@ impl Committer {
         for Put { key, was, now } in one.puts {
             point("put").map_err(Fatal::new)?;
             match put_through(&*self.store, &key, was, &now) {
-                // The journal has it, and so will the store that is made again.
+                // The journal has the value, so the rebuilt store will have it too.
                 Err(error) if error.is_damage() => {
                     if !self.store.lose(&key, &error) {
                         return Err(Fatal::new(error));
@@ -61,15 +61,14 @@ impl Committer {
         Ok(one.answer)
     }
 
-    /// Has a store that was made again take over, once it has all that the journal says. What is decided next is decided on
-    /// what it holds.
+    /// Puts a rebuilt store into use, once it holds all that the journal says. The next request is decided on it.
     pub(super) fn take_over(&self, made: MadeAgain) -> Result<Answer, EngineError> {
         let MadeAgain { store, position, again } = made;
         let redone = redo(self.log.folder(), position, self.log.end(), &*store.0);
         redone.map_err(EngineError::internal)?;
         let mut judged = vec![];
         for Again { pending, position, end } in again {
-            // Rare enough that writes may wait for it: none may come between this and the store's use.
+            // This is rare, so writes may wait: no write may come between judging a batch and using the store.
             let pending = if pending.is_unjudged() {
                 replay::judge(pending, &*store.0).map_err(EngineError::internal)?
             } else {

@@ -10,18 +10,18 @@ use crate::model::id::{ClientCode, IdKind, Key, VisitorId};
 use crate::model::profile::{LINKED_IDS_MAX, Profile, Stored};
 use crate::model::update::{Write, list_id, merge, profile_for};
 
-/// The keys that a site call is about.
+/// The keys that a site call concerns.
 pub(super) struct Called {
     pub(super) pc: Option<Key>,
     pub(super) third_party: Option<Key>,
     pub(super) ecid: Option<Key>,
-    /// The `pcId`, where the call brought none.
+    /// The `pcId` that the engine chose, if the call brought none.
     pub(super) given: Option<VisitorId>,
 }
 
 impl Group<'_> {
-    /// What a site call is about. One without a `pcId` is about the one that its ECID came with; else about one of our
-    /// making (R1), of whoever the ECID leads to.
+    /// Finds the keys that a site call concerns. If the call brings no `pcId`, the engine takes the one that the ECID is bound
+    /// to, else one that it makes (R1).
     pub(super) fn called(
         &mut self,
         client: &ClientCode,
@@ -44,7 +44,7 @@ impl Group<'_> {
                 called.pc = Some(target);
                 return Ok(called);
             }
-            // As it was bound before ECIDs got a pcId.
+            // Earlier versions bound an ECID to the thirdPartyId.
             called.third_party = called.third_party.or(Some(target));
         }
         let holder = match called.third_party.as_ref().or(called.ecid.as_ref()) {
@@ -65,7 +65,7 @@ impl Group<'_> {
         Ok(called)
     }
 
-    /// What an id was bound to, if that still leads to a living profile.
+    /// The target that an id is bound to, if a living profile is behind it.
     pub(super) fn living_link(&mut self, id: &Key, write: &Write<'_>) -> Result<Option<Key>, Undecided> {
         if self.living(id, write)? == *id {
             return Ok(None);
@@ -77,7 +77,7 @@ impl Group<'_> {
         })
     }
 
-    /// The key of the living profile that an id leads to, else the id's own: what a write to it goes to (R11).
+    /// The key that a write to this id goes to: the living profile that the id leads to, else the id itself (R11).
     pub(super) fn living(&mut self, id: &Key, write: &Write<'_>) -> Result<Key, Undecided> {
         let canonical = self.view.canonical(id)?;
         if canonical == *id {
@@ -93,8 +93,8 @@ impl Group<'_> {
         Ok(if lives { canonical } else { id.clone() })
     }
 
-    /// Binds one id to another, if it is not bound so already (R1, R2): the profile of the one is merged into that of
-    /// the other, and a link takes its place. Gives whether anything changed.
+    /// Binds one id to another, unless it is bound already (R1, R2). Merges the profile of the first into that of the second
+    /// and puts a link in its place. Returns whether anything changed.
     pub(super) fn bind(&mut self, from: &Key, to: &Key, write: &Write<'_>) -> Result<bool, Undecided> {
         let seq = write.seq;
         let to_profile = self.living(to, write)?;
@@ -106,7 +106,7 @@ impl Group<'_> {
             return Ok(false);
         }
 
-        // What stood under the id gives way to the link: a profile is merged, a link lets go of its old target.
+        // The link replaces what was stored under the id: a profile is merged, an old link is detached.
         let mut came_along = vec![];
         let mut merged = None;
         match &from_stored {
@@ -116,13 +116,13 @@ impl Group<'_> {
             }
             Some(Stored::Link { .. }) => {
                 let ecids = self.view.detach(from, seq)?;
-                // A visitor's ECIDs go with the device, unless its life there had ended (R11).
+                // The ECIDs of a visitor move with the device, unless the visitor's profile had expired (R11).
                 came_along.extend(if from_profile == *from { vec![] } else { ecids });
             }
             _ => {}
         }
 
-        // So does the oldest link of a full list, and the ECIDs that came with it: no profile lists what leads elsewhere.
+        // A full list drops its oldest link and the ECIDs that came with it, so that no profile lists an id that leads elsewhere.
         if let Some(oldest) = self.dropped_by(from, &to_profile)? {
             self.view.detach(&oldest, seq)?;
         }
@@ -150,7 +150,7 @@ impl Group<'_> {
         Ok(true)
     }
 
-    /// The id that drops off a profile's list once another one of its kind is bound (R1).
+    /// The id that drops off a profile's full list when another id of that kind is bound (R1).
     pub(super) fn dropped_by(&mut self, bound: &Key, profile: &Key) -> Result<Option<Key>, Undecided> {
         let Some(value) = self.view.get(profile)? else { return Ok(None) };
         let Stored::Profile(to) = decoded(profile, &value)? else { return Ok(None) };
@@ -160,9 +160,9 @@ impl Group<'_> {
         Ok(dropped.map(|linked| profile.with_id(linked.kind, linked.id)))
     }
 
-    /// Puts tombstones under all ids of a visitor (R12), or under the id alone if it leads to none. Gives them, and
-    /// whether the visitor was known: one that has expired was not (R11), though its bytes must go; neither that, nor
-    /// whether what kept uploads have of it goes, depends on whether the sweeper was there first.
+    /// Puts tombstones under all ids of a visitor, or under this id alone if it leads to no profile (R12). Returns the keys,
+    /// and whether the visitor was known. An expired visitor is not known (R11), but its bytes are erased all the same, whether
+    /// or not the sweeper ran first.
     pub(super) fn erase(&mut self, id: &Key, write: &Write<'_>) -> Result<(Vec<Key>, bool), Undecided> {
         let canonical = self.view.canonical(id)?;
         let value = self.view.get(&canonical)?;

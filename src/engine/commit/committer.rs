@@ -24,57 +24,57 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// A group takes no further request once its entries come to this much: what they come to is known only once each is
-/// decided, and the last one must still fit into the 8 MiB that a group may have.
+/// When the entries of a group reach this size, the group takes no further request. A request's size is known only once
+/// it is decided, and the last one must still fit into the 8 MiB of a group.
 const GROUP_BYTES: usize = 2 << 20;
 
-/// A request settles no further batch once what became of the rows before comes to this much; the rest is settled in the
-/// next group. One batch alone comes to two bytes a row at most.
+/// When the outcomes that one request resolves reach this size, the rest moves to the next group. One batch needs at most
+/// two bytes a row.
 const SETTLED_BYTES: usize = 1 << 20;
 
 /// Takes requests group by group.
 pub struct Committer {
     /// The journal.
     pub log: Log,
-    /// The view of it that is kept.
+    /// The store that applies the journal.
     pub store: Arc<SwapStore>,
-    /// The batches there are.
+    /// The batches.
     pub batches: Arc<Batches>,
-    /// Where seqs come from.
+    /// Gives out seqs.
     pub seqs: SeqSource,
-    /// The highest seq of a write. What turned out to be none took one, too, which nobody was told; it is given out again
-    /// after a restart, whatever was noted or folded in meanwhile.
+    /// The highest seq of a journaled write. A request that changed nothing took a seq too, which no caller saw; a restart
+    /// gives that seq out again.
     pub(super) written: Seq,
-    /// The seq up to which all that was written is readable, for lookups.
+    /// Every write up to this seq is readable.
     pub last_seq: Arc<AtomicU64>,
-    /// When the oldest erasure was, in milliseconds, whose bytes are still to go (R12).
+    /// When the oldest erasure happened whose bytes are still on the disk, in milliseconds (R12).
     pub oldest_erasure: Arc<AtomicU64>,
-    /// What time it is.
+    /// The clock.
     pub clock: Arc<dyn Clock>,
     /// Bytes journaled since the start.
     pub journaled: Arc<AtomicU64>,
-    /// What is counted.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
     payload: Vec<u8>,
-    /// [`GROUP_BYTES`] and [`SETTLED_BYTES`], but in tests.
+    /// [`GROUP_BYTES`] and [`SETTLED_BYTES`]; tests set smaller ones.
     bytes_max: (usize, usize),
 }
 
-/// How far the rows are that must be settled before a request is decided.
+/// How far the pending rows of a request's visitors are resolved.
 pub(super) enum Settling {
-    /// They all are: it is this one's turn.
+    /// All are. The request can be decided.
     All(Request),
-    /// Some are, and fill the group: this is to be taken next.
+    /// Some are, and the group is full. This request comes first in the next group.
     Begun(Request),
 }
 
-/// The uploads that a group's entry will name.
+/// The uploads that the group's entries name.
 pub(super) fn uploads(decided: &mut [Decided]) -> impl Iterator<Item = &mut SpoolFile> {
     decided.iter_mut().filter_map(|one| one.publish.as_mut()).map(|(_, upload)| upload)
 }
 
 impl Committer {
-    /// A committer that goes on after `last`, the highest seq of the journal so far.
+    /// Makes a committer that continues after `last`, the highest seq in the journal.
     pub fn new(
         log: Log,
         store: Arc<SwapStore>,
@@ -99,13 +99,13 @@ impl Committer {
         }
     }
 
-    /// The same, that fills a group, and what one request settles in it, sooner than it need. For tests.
+    /// Sets smaller limits for a group and for what one request resolves in it. For tests.
     pub fn filling_from(self, group_bytes: usize, settled_bytes: usize) -> Self {
         Self { bytes_max: (group_bytes, settled_bytes), ..self }
     }
 
-    /// Commits requests from the front of the queue as one group, and gives their answers in the same order. What does
-    /// not fit into the group stays in the queue.
+    /// Commits requests from the front of the queue as one group. Returns their answers in the same order. Requests that do not
+    /// fit stay in the queue.
     pub fn commit(
         &mut self,
         requests: &mut VecDeque<Request>,
@@ -119,7 +119,7 @@ impl Committer {
         };
         let (mut decided, mut marks, mut bytes) = (vec![], vec![], 0);
         let (group_bytes, _) = self.bytes_max;
-        // The last of them, if its turn comes only in the next group.
+        // The last request, if it moves to the next group.
         let mut begun = None;
         while let Some(request) = requests.pop_front() {
             if let Request::TakeOver(made) = request {
@@ -170,7 +170,7 @@ impl Committer {
             self.payload.clear();
             encode_group(&entries, &mut self.payload).map_err(Fatal::new)?;
             self.journaled.fetch_add(self.payload.len() as u64, Ordering::Relaxed);
-            // From here on the frame may be on the disk, whatever happens: a restart then needs the uploads it names.
+            // The frame may be on the disk from here on, even if the append fails. A restart then needs the uploads that it names.
             uploads(&mut decided).for_each(SpoolFile::keep);
             let began = Instant::now();
             let appended = self.log.append(&self.payload);
@@ -201,7 +201,7 @@ impl Committer {
             answers.pop();
             requests.push_front(rest);
         }
-        // Who waits for a seq is to find what it wrote.
+        // A caller that waits for a seq must find its write.
         self.last_seq.store(self.seqs.last().get(), Ordering::Release);
         point("answer").map_err(Fatal::new)?;
         for at in marks {
@@ -212,8 +212,7 @@ impl Committer {
         Ok(answers)
     }
 
-    /// Folds in the pending rows of the visitors that a request is about, for as long as what became of them does not fill
-    /// the group.
+    /// Resolves the pending rows of the visitors that a request concerns, until their outcomes fill the group.
     pub(super) fn settle_first(
         &self,
         group: &mut Group<'_>,
@@ -241,7 +240,7 @@ impl Committer {
         Ok(if all { Settling::All(request) } else { Settling::Begun(request) })
     }
 
-    /// Folds in the pending rows of these ids' visitors; gives whether that were all.
+    /// Resolves the pending rows of the visitors behind these ids. Returns whether it resolved them all.
     pub(super) fn settle(
         &self,
         group: &mut Group<'_>,
@@ -259,12 +258,12 @@ impl Committer {
         Ok(true)
     }
 
-    /// A client's pending batches, those of this group with them.
+    /// The pending batches of a client, with those that this group accepts.
     pub(super) fn pending<'g>(&self, group: &'g mut Group<'_>, client: &ClientCode) -> &'g mut PendingList {
         group.lists.entry(client.clone()).or_insert_with(|| self.batches.pending(client))
     }
 
-    /// What a checkpoint begun now covers. Whoever writes it down saves the catalogue first.
+    /// What a checkpoint that begins now covers. Save the catalogue before you write it down.
     pub fn mark(&self) -> Checkpoint {
         let (incomplete, catalogue) = self.batches.mark();
         Checkpoint {

@@ -20,7 +20,7 @@ use crate::store::Reach;
 use crate::sync::Ordering;
 use std::sync::Arc;
 
-/// A call that brings nothing but its presence is journaled at most this often per visitor (R11).
+/// A call that changes nothing is journaled at most this often per visitor, to record the activity (R11).
 const ACTIVITY_EVERY_MS: u64 = 60 * 60 * 1000;
 
 impl Committer {
@@ -34,8 +34,8 @@ impl Committer {
             Request::Settle(..) => Ok(group.written(Seq::ZERO, Answer::Done)),
             Request::Sweep(client, values) => self.decide_sweep(group, &client, values),
             Request::Complete(id, counts, at, Reach(store_reach)) => {
-                // One that was complete before stays complete as of then. It is journaled again all the same: from here on the
-                // sweeper may take tombstones that kept its rows out, so no restart may fold them in once more.
+                // A batch that was complete before keeps its time. It is journaled again: the sweeper may remove tombstones that kept
+                // its rows out, so a restart must not apply those rows again.
                 let at = self.batches.ended_so_at(&id, &counts).unwrap_or(at);
                 let entry = BatchCompletedEntry { seq: id.seq.get(), counts, at_ms: at.0, store_reach };
                 let known = Decided::answering(Answer::Done);
@@ -46,7 +46,7 @@ impl Committer {
                 Ok(Decided { entry, given_up: Some(given_up), ..Decided::answering(Answer::Done) })
             }
             Request::Rotate => {
-                // What of this group is journaled stands in the new segment, too.
+                // The entries of this group go into the new segment.
                 match self.log.rotate() {
                     Ok(()) => {}
                     Err(error @ AppendError::Full { .. }) => tracing::warn!(%error, "no new journal segment"),
@@ -60,7 +60,7 @@ impl Committer {
                 }
                 Ok(Decided::answering(Answer::Done))
             }
-            // A store takes over between two groups.
+            // The commit loop handles both between two groups.
             Request::Mark | Request::TakeOver(_) => Ok(Decided::answering(Answer::Done)),
         }
     }
@@ -101,13 +101,13 @@ impl Committer {
             && profile.layer.is_empty()
             && seq.millis() < profile.last_active.plus(ACTIVITY_EVERY_MS)
         {
-            // The rows that were settled are journaled all the same, and have no part in what the call comes to: they may
-            // as well have been folded in before (R4).
+            // The resolved rows are journaled all the same. The call's result does not depend on them: background applying could
+            // have come first (R4).
             let visited = Written { seq: None, known: true, left_out: 0, pc: given };
             return Ok(group.written(Seq::ZERO, Answer::Written(visited)));
         }
         if matches!(stored, Some(Stored::Link { .. })) {
-            // A dead link gives way to the visitor's new profile.
+            // The visitor's new profile replaces a dead link.
             group.view.detach(&canonical, seq)?;
         }
         let had_expired = match &stored {
@@ -172,7 +172,8 @@ impl Committer {
                 group.view.put(&canonical, &Stored::Profile(profile));
             }
         }
-        // What was settled on the way is no write of this seq's: after a restart seqs go on as if it had been folded in.
+        // The rows resolved on the way are no write of this seq. After a restart the seqs continue as if they had been applied
+        // before.
         Ok(group.written(written.seq.unwrap_or(Seq::ZERO), Answer::Written(written)))
     }
 
@@ -187,8 +188,8 @@ impl Committer {
             if group.view.get(&key)?.as_ref() != Some(&value) {
                 continue;
             }
-            // A pending row may be behind what expired, and finds nobody there, as it should; but the rows that went
-            // through a link while it lived are all in, and must find no place for another visitor.
+            // A pending row that comes after the visitor expired finds no visitor, as it should. All rows that went through a living
+            // link are applied already, and must not reach another visitor.
             let through = match decoded(&key, &value)? {
                 Stored::Profile(profile) => profile.through,
                 Stored::Link { .. } if none_pending => self.written,
@@ -235,7 +236,7 @@ impl Committer {
         Ok(Decided { entry: Some(entry), publish: Some((pending, batch.spool)), ..decided })
     }
 
-    /// What this client sent with this key in the last day, perhaps in this very group, and the batch that it became.
+    /// The batch that this client sent with this key in the last day, perhaps in this very group.
     pub(super) fn sent_before(
         &self,
         group: &Group<'_>,

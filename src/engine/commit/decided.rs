@@ -11,7 +11,7 @@ use crate::model::profile::StoredBytes;
 use crate::store::StoreError;
 use std::sync::Arc;
 
-/// A request that was decided: what the journal will say of it and what then is to be done.
+/// A decided request: its journal entry, and what to do once that is durable.
 pub(super) struct Decided {
     pub(super) answer: Result<Answer, EngineError>,
     pub(super) entry: Option<Entry>,
@@ -30,7 +30,7 @@ pub(super) struct Put {
 }
 
 impl Put {
-    /// What keeps in mind that the bytes of an erased visitor must go, where its id gets another life (R12).
+    /// A marker that keeps the erasure on record when the id of an erased visitor gets a new profile (R12).
     pub(super) fn erasure_mark(&self) -> Option<Self> {
         let tombstone = self.was.as_ref().filter(|was| was.is_erased() && !self.now.is_erased())?;
         Some(Self { key: self.key.erasure_mark(), was: None, now: tombstone.clone() })
@@ -47,9 +47,9 @@ impl Decided {
 
 /// Why a request is not decided.
 pub(super) enum Undecided {
-    /// What it needs of the store cannot be read: that is its own misfortune, and nobody else's.
+    /// The store cannot read a value that the request needs. Only this request fails.
     Unreadable(StoreError),
-    /// So it is if a batch that may name its visitor is held.
+    /// A held batch may name the visitor. Only this request fails.
     Held {
         batch: String,
         why: String,

@@ -17,23 +17,23 @@ use serde_bytes::ByteBuf;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// A group being decided.
+/// A group while it is being decided.
 pub(super) struct Group<'s> {
     pub(super) view: View<'s>,
     pub(super) noted: Noted,
     pub(super) lists: BTreeMap<ClientCode, PendingList>,
-    /// The batches that it accepts, by the keys they came with.
+    /// The batches that this group accepts, by client and `Idempotency-Key`.
     pub(super) keyed: BTreeMap<(ClientCode, IdempotencyKey), Arc<Pending>>,
 }
 
 impl Group<'_> {
-    /// Takes back what a request that is not decided did.
+    /// Undoes the changes of a request that could not be decided.
     pub(super) fn take_back(&mut self) {
         self.view.take_back();
         self.noted.take_back();
     }
 
-    /// Makes an entry of all that changed since the last one.
+    /// Makes one journal entry of all changes since the last entry.
     pub(super) fn written(&mut self, seq: Seq, answer: Answer) -> Decided {
         let (settled, settled_bundles) = self.noted.take_new();
         let puts = self.in_order_of_putting();
@@ -64,8 +64,8 @@ impl Group<'_> {
         Decided { entry, puts, settled, settled_bundles, ..Decided::answering(answer) }
     }
 
-    /// The changed values, in an order in which no id is ever seen to lead nowhere: profiles that take ids on, then
-    /// links, then profiles that only let ids go.
+    /// The changed values, in an order in which no id ever leads nowhere: first profiles that take on ids, then links,
+    /// then profiles that only let ids go.
     pub(super) fn in_order_of_putting(&mut self) -> Vec<Put> {
         let rank = |put: &Put| match put.now.decode() {
             Ok(Stored::Profile(now)) => match put.was.as_ref().map(StoredBytes::decode) {
@@ -81,7 +81,7 @@ impl Group<'_> {
         let mut puts: Vec<Put> =
             self.view.take_touched().into_iter().map(|(key, was, now)| Put { key, was, now }).collect();
         puts.sort_by_key(rank);
-        // First of all, so that whoever looks for the erased in key order finds the tombstone or its mark.
+        // Markers come first: a reader in key order then finds either the tombstone or its marker.
         let mut all: Vec<Put> = puts.iter().filter_map(Put::erasure_mark).collect();
         all.append(&mut puts);
         all

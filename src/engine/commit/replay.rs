@@ -13,8 +13,8 @@ use crate::store::{ProfileStore, put_through};
 use std::collections::HashSet;
 use std::path::Path;
 
-/// Puts what the journal says between two positions into a store, while others may append to it; gives how many writes
-/// there were.
+/// Puts the writes between two journal positions into a store, while others may append to the journal. Returns the number
+/// of writes.
 pub(in crate::engine) fn redo(
     journal: &Path,
     from: Position,
@@ -51,9 +51,8 @@ pub(in crate::engine) fn put_changes(
     Ok(())
 }
 
-/// Judges a batch that was complete and whose outcomes are lost, before it is folded in once more: what became of its rows
-/// is told by the journal, or by the store when they are folded in; [the others](rows_lost) are lost. No write may come to
-/// this store from here on before the batch is published.
+/// Judges a complete batch whose outcomes are lost, before its rows are applied once more. The journal or the store tells
+/// most outcomes; [the others](rows_lost) are lost. No write may reach this store until the batch is published.
 pub(in crate::engine) fn judge(pending: Pending, store: &dyn ProfileStore) -> Result<Pending, OpenError> {
     let accepted = &pending.accepted;
     let failed = |error| OpenError::Batch { batch: Box::new((**accepted).clone()), error };
@@ -64,9 +63,8 @@ pub(in crate::engine) fn judge(pending: Pending, store: &dyn ProfileStore) -> Re
     Ok(pending.with_lost(lost))
 }
 
-/// The lines of a batch's rows of which neither the journal, which tells of those that are `known`, nor the visitor's
-/// profile tells what became of them: writes behind the batch hide it. The others are judged when they are folded in
-/// once more.
+/// The lines whose outcome neither the journal (it tells the `known` lines) nor the visitor's profile tells, because later
+/// writes hide it. The other rows are judged when they are applied once more.
 pub(in crate::engine) fn rows_lost(
     pending: &Pending,
     store: &dyn ProfileStore,
@@ -92,7 +90,7 @@ pub(in crate::engine) fn rows_lost(
             }
         })
         .map_err(failed)?;
-    // The file verified: what it says was read before, too.
+    // The file was verified, so it parses as it did before.
     parsed.and_then(|()| parser.finish(&mut each).map(drop)).unwrap_or_default();
     let mut lost = HashSet::new();
     for (line, id) in ids {
@@ -107,7 +105,7 @@ pub(in crate::engine) fn rows_lost(
     Ok(lost)
 }
 
-/// Whether a value that later writes reached still tells that the batch of this seq had come to it.
+/// Whether a value still shows that the batch with this seq wrote to it, although later writes reached it.
 fn tells(stored: &Stored<'_>, seq: Seq) -> bool {
     let wrote = |profile: &Profile<'_>| profile.visible().iter().any(|attribute| attribute.seq == seq);
     matches!(stored, Stored::Profile(profile) if profile.born <= seq && wrote(profile))

@@ -14,47 +14,47 @@ use crate::model::seq::Millis;
 use crate::store::{ProfileStore, Reach};
 use std::sync::Arc;
 
-/// What of the configuration shapes a single write: fixed when the call came in (R4).
+/// The settings that shape one write. They are fixed when the call arrives (R4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WriteRules {
-    /// R11.
+    /// How long a visitor lives without activity, in milliseconds (R11).
     pub lifetime_ms: u64,
-    /// R9.
+    /// How large a profile may grow, in bytes (R9).
     pub max_profile_bytes: usize,
 }
 
-/// A write to one visitor that is already known by an id.
+/// A write to one visitor, named by any of its ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum VisitorWrite {
-    /// The single update: attributes to set.
+    /// Sets attributes: the single update.
     Set(Vec<(String, String)>),
-    /// Attributes to remove, by name.
+    /// Removes attributes, by name.
     Remove(Vec<String>),
-    /// All of it (R12).
+    /// Erases the visitor (R12).
     Erase,
 }
 
 /// A batch whose body has arrived and is durable.
 #[derive(Debug)]
 pub struct NewBatch {
-    /// Whose.
+    /// The client that sent it.
     pub client: ClientCode,
-    /// What shapes its outcome; its seq is still to come.
+    /// The settings that shape its outcome. Its seq is not set yet.
     pub rules: BatchRules,
     /// The first line of its file.
     pub header: crate::batch::csv::Header,
-    /// Its rows.
+    /// The number of its rows.
     pub rows: u64,
-    /// Its uploaded file, which goes again unless the batch is accepted.
+    /// Its uploaded file. Dropping this removes the file, unless the batch was accepted.
     pub spool: SpoolFile,
-    /// The places of its rows.
+    /// Where its rows stand in the file.
     pub index: Index,
-    /// What the client calls this sending of it, if anything.
+    /// The client's `Idempotency-Key`, if it sent one.
     pub key: Option<IdempotencyKey>,
 }
 
 impl NewBatch {
-    /// What its file came to.
+    /// The size and checksum of its file.
     pub(in crate::engine) fn sum(&self) -> FileSum {
         FileSum { bytes: self.spool.written(), crc32c: Some(self.spool.crc32c()) }
     }
@@ -67,49 +67,49 @@ pub enum Request {
     Site(SiteCall, WriteRules),
     /// A write to one visitor, by any id.
     Visitor(ClientCode, VisitorId, VisitorWrite, WriteRules),
-    /// To accept a batch.
+    /// Accept a batch.
     Accept(Box<NewBatch>),
-    /// To settle the pending rows of these visitors, for background folding may not.
+    /// Resolve the pending rows of these visitors. The apply thread asks for this where it may not do so itself.
     Settle(ClientCode, Vec<Key>),
-    /// To leave tombstones where what expired and dead links stood, unless something else stands there by now.
+    /// Put tombstones in place of these expired values and dead links, unless they changed meanwhile.
     Sweep(ClientCode, Vec<(Key, StoredBytes)>),
-    /// To note that a batch is folded, counted and checkpointed, in a store that then reached so far.
+    /// Record that a batch is applied, counted and checkpointed, in a store that then reached so far.
     Complete(BatchId, Counts, Millis, Reach),
-    /// To note that a batch that was held is given up: its file is another by now.
+    /// Record that an operator gave up a held batch. Its file is replaced already.
     GiveUp(Box<BatchGivenUpEntry>),
-    /// To say what a checkpoint begun now will cover.
+    /// Say what a checkpoint that begins now will cover.
     Mark,
-    /// To begin a new journal segment, so that those before it can go one day.
+    /// Begin a new journal segment, so that older segments can be removed later.
     Rotate,
-    /// To remove the journal segments before this position.
+    /// Remove the journal segments before this position.
     Retire(Position),
-    /// To go on with a store that was made again.
+    /// Go on with a rebuilt store.
     TakeOver(Box<MadeAgain>),
 }
 
-/// A store that was made again beside a damaged one.
+/// A store that was rebuilt beside a damaged one.
 #[derive(Debug)]
 pub struct MadeAgain {
-    /// The store.
+    /// The rebuilt store.
     pub store: Shared,
-    /// It has what the journal says up to here …
+    /// It holds what the journal says up to this position.
     pub position: Position,
-    /// … and, of batches that were complete, not the rows of these.
+    /// Complete batches whose rows it does not hold.
     pub again: Vec<Again>,
 }
 
-/// A complete batch that is folded in once more.
+/// A complete batch whose rows are applied once more.
 #[derive(Debug)]
 pub struct Again {
-    /// The batch, with what became of its rows on record, if that can be read.
+    /// The batch, with its recorded outcomes if they can be read.
     pub pending: Pending,
-    /// Behind this its entry stands in the journal.
+    /// The journal position of its entry.
     pub position: Position,
-    /// Its end.
+    /// How it completed.
     pub end: BatchCompletedEntry,
 }
 
-/// A store, handed on.
+/// A store that is handed from one thread to another.
 pub struct Shared(pub Arc<dyn ProfileStore>);
 
 impl std::fmt::Debug for Shared {
@@ -123,18 +123,18 @@ impl std::fmt::Debug for Shared {
 pub enum Answer {
     /// The write is durable and readable.
     Written(Written),
-    /// So is the erasure, of these ids.
+    /// The erasure of these ids is durable and readable.
     Erased(Written, Vec<Key>),
-    /// So is the batch.
+    /// The batch is durable and readable.
     Accepted(Known),
-    /// The batch was accepted when it was sent before.
+    /// The same batch was accepted before.
     AcceptedBefore(Known),
-    /// Its key came lately with another batch, this one.
+    /// The client used this key for another batch in the last day: this one.
     KeyTaken(BatchId),
-    /// It is done.
+    /// Done.
     Done,
-    /// What a checkpoint begun now covers.
+    /// What a checkpoint that begins now covers.
     Marked(Checkpoint),
-    /// Another store is used; this one was before.
+    /// The rebuilt store is in use. This one was in use before.
     TookOver(Shared),
 }
