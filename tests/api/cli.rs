@@ -1,0 +1,372 @@
+//! The command line: exit codes, words, and JSON for programs.
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+use crate::support::{self, Daemon};
+use serde_json::Value;
+
+/// Runs a command line against a daemon, with standard input.
+fn profiled(daemon: Option<&Daemon>, arguments: &[&str], input: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_profiled"));
+    command.args(arguments).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    if let Some(daemon) = daemon {
+        command.env("PROFILED_URL", daemon.url());
+    }
+    let mut process = command.spawn().unwrap();
+    // A command that reads no input may have closed it already.
+    process.stdin.take().unwrap().write_all(input.as_bytes()).unwrap_or_default();
+    process.wait_with_output().unwrap()
+}
+
+/// What it printed, having ended with this code.
+fn printed(daemon: Option<&Daemon>, arguments: &[&str], input: &str, code: i32) -> String {
+    let output = profiled(daemon, arguments, input);
+    let (out, error) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {out}{error}");
+    if code == 0 { out } else { error }
+}
+
+#[test]
+fn wrong_usage_ends_with_2_and_says_what_would_be_right() {
+    let check = |arguments: &[&str], words: &str| {
+        let error = printed(None, arguments, "", 2);
+        assert!(error.contains(words), "{arguments:?}: {error}");
+    };
+    check(&[], "Usage");
+    check(&["fly"], "fly");
+    check(&["batch", "post", "x.csv"], "--client");
+    check(&["batch", "post", "x.csv", "--client", "a&b"], "'&' is not allowed");
+    check(&["batch", "post", "/", "--client", "demo"], "folder");
+    check(&["batch", "status", "x", "--url", "ftp://x"], "http://127.0.0.1:8750");
+    check(&["profile", "get", "x"], "--client");
+    check(&["profile", "get", "a/b", "--client", "demo"], "'/' is not allowed");
+    check(&["profile", "get", "x", "--client", "demo", "--by", "name"], "third-party");
+    check(&["profile", "set", "x", "--client", "demo"], "NAME=VALUE");
+    check(&["profile", "set", "x", "--client", "demo", "a"], "NAME=VALUE");
+    check(&["profile", "set", "x", "--client", "demo", "a="], "empty");
+    check(&["profile", "set", "x", "--client", "demo", "--by", "ecid", "a=1"], "third-party");
+    check(&["lint"], "FILE");
+    check(&["lint", "/"], "folder");
+    check(&["completions"], "SHELL");
+    check(&["completions", "tcsh"], "bash");
+    check(&["man", "batch", "fly"], "no command of batch: post");
+    check(&["man", "batch", "--folder", "x"], "cannot be used with");
+    check(&["batch", "list"], "--client");
+    check(&["profile", "erase", "x"], "--client");
+    check(&["export", "x.txt", "--client", "demo"], ".ndjson");
+    check(&["import", "x.txt", "--client", "demo"], ".ndjson");
+    check(&["backup"], "FOLDER");
+    check(&["restore"], "FOLDER");
+    check(&["check", "--cache", "1"], "8MiB");
+    check(&["compact", "--url", "x"], "http://127.0.0.1:8750");
+    check(&["token", "new", "--client", "demo", "--scope", "all"], "admin");
+    check(&["token", "revoke"], "ID");
+    check(&["demo", "--fast"], "--fast");
+    check(&["serve", "--listen", "nowhere"], "nowhere");
+    check(&["serve", "--listen", "0.0.0.0:0", "--data", "/nonexistent/x"], "--allow-anonymous");
+}
+
+#[test]
+fn what_fails_ends_with_1_and_says_why() {
+    let daemon = Daemon::start();
+    let check = |arguments: &[&str], words: &str| {
+        let error = printed(Some(&daemon), arguments, "", 1);
+        assert!(error.contains(words), "{arguments:?}: {error}");
+    };
+    check(&["batch", "post", "/nonexistent.csv", "--client", "demo"], "/nonexistent.csv");
+    check(&["batch", "post", "-", "--client", "demo"], "refused");
+    check(&["lint", "/nonexistent.csv"], "/nonexistent.csv");
+    check(&["man", "--folder", "/dev/null/x"], "/dev/null/x");
+    check(&["batch", "status", "demo-1701473848678-10000000"], "no batch");
+    check(&["profile", "get", "nobody", "--client", "demo"], "nobody");
+    check(&["profile", "set", "nobody", "--client", "demo", "a=1"], "never creates");
+    check(&["profile", "get", "x", "--client", "demo", "--url", "http://127.0.0.1:1"], "profiled serve");
+    check(&["serve", "--listen", &daemon.address().to_string(), "--data", "/nonexistent/x"], "--listen");
+}
+
+#[test]
+fn a_batch_is_posted_waited_for_and_listed() {
+    let daemon = Daemon::start();
+    daemon.mbox("demo", "mboxPC=1&mbox3rdPartyId=x");
+    let file = "batch=thirdPartyId,a\nx,1\nnobody,2\n";
+    let out = printed(Some(&daemon), &["batch", "post", "-", "--client", "demo", "--wait"], file, 0);
+    assert!(out.contains("2 rows = 1 updated + 0 created + 1 not found + 0 ignored + 0 failed"), "{out}");
+    let posted = printed(
+        Some(&daemon),
+        &["batch", "post", "-", "--client", "demo", "--v1", "--wait", "--json"],
+        file,
+        0,
+    );
+    let posted: Value = serde_json::from_str(&posted).unwrap();
+    assert_eq!(posted["status"], "complete");
+    assert_eq!(posted["version"], "v1");
+    assert_eq!(posted["counts"]["not_found"], 1);
+    let id = posted["batchId"].as_str().unwrap();
+    let status = printed(Some(&daemon), &["batch", "status", id, "--json"], "", 0);
+    assert_eq!(serde_json::from_str::<Value>(&status).unwrap(), posted);
+    let list = printed(Some(&daemon), &["batch", "list", "--client", "demo"], "", 0);
+    assert!(list.contains(id), "{list}");
+    let list = printed(Some(&daemon), &["batch", "list", "--client", "demo", "--json"], "", 0);
+    assert_eq!(serde_json::from_str::<Value>(&list).unwrap()["batches"][0], posted);
+}
+
+#[test]
+fn a_batch_file_that_is_compressed_is_posted_as_it_is() {
+    let daemon = Daemon::start();
+    let folder = tempfile::tempdir().unwrap();
+    let file = "batch=thirdPartyId,a\nnobody,1\n";
+    let mut gzip = flate2::write::GzEncoder::new(vec![], flate2::Compression::default());
+    gzip.write_all(file.as_bytes()).unwrap();
+    let gzip = gzip.finish().unwrap();
+    let zstd = zstd::encode_all(file.as_bytes(), 3).unwrap();
+    for (name, bytes) in
+        [("a.csv", file.as_bytes()), ("a.csv.gz", &gzip), ("A.CSV.GZ", &gzip), ("a.zst", &zstd)]
+    {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        let arguments = ["batch", "post", path.to_str().unwrap(), "--client", "demo", "--json"];
+        let posted: Value = serde_json::from_str(&printed(Some(&daemon), &arguments, "", 0)).unwrap();
+        assert_eq!((&posted["rows"], &posted["bytes"]), (&1.into(), &file.len().into()), "{name}");
+    }
+    let path = folder.path().join("damaged.csv.gz");
+    std::fs::write(&path, &gzip[..20]).unwrap();
+    let error = printed(Some(&daemon), &["batch", "post", path.to_str().unwrap(), "--client", "demo"], "", 1);
+    assert!(error.contains("cut short"), "{error}");
+}
+
+#[test]
+fn a_visitor_is_shown_and_set() {
+    let daemon = Daemon::start();
+    daemon.mbox("demo", "mboxPC=1&mbox3rdPartyId=x&profile.a=%1B%5B31m");
+    let out = printed(
+        Some(&daemon),
+        &["profile", "set", "x", "--client", "demo", "city=São Paulo", "b=a=b"],
+        "",
+        0,
+    );
+    assert!(out.contains("São Paulo") && out.contains("single update"), "{out}");
+    assert!(!out.contains('\u{1b}') && out.contains("\\u{1b}[31m"), "{out}");
+    for (id, by) in [("x", "third-party"), ("1.28_0", "pc")] {
+        let arguments = ["profile", "get", id, "--client", "demo", "--by", by, "--json"];
+        let visitor: Value = serde_json::from_str(&printed(Some(&daemon), &arguments, "", 0)).unwrap();
+        assert_eq!(visitor["attributes"]["b"]["value"], "a=b", "{by}");
+        assert_eq!(visitor["attributes"]["a"]["value"], "\u{1b}[31m", "{by}");
+        assert!(visitor["seq"].is_string());
+    }
+}
+
+#[test]
+fn the_demo_walks_through_and_ends() {
+    let out = printed(None, &["demo", "--exit"], "", 0);
+    for words in ["crm-184804", "4,000 rows = 3,668 updated", "320 not found", "kill -9"] {
+        assert!(out.contains(words), "{words}: {out}");
+    }
+}
+
+#[test]
+fn a_file_is_judged_before_it_is_uploaded() {
+    let check = |file: &str, code: i32, words: &[&str]| {
+        let output = profiled(None, &["lint", "-"], file);
+        let text = String::from_utf8(output.stdout).unwrap() + std::str::from_utf8(&output.stderr).unwrap();
+        // A table's lines are broken where the words of a cell are too many.
+        let text = text.replace(['│', '┆'], " ").split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(output.status.code(), Some(code), "{file:?}: {text}");
+        words.iter().for_each(|words| assert!(text.contains(words), "{file:?}: no {words:?} in {text}"));
+    };
+    check("batch=thirdPartyId,a\nx,1\ny,2\n", 0, &["2 rows of at most 500,000", "0 would fail"]);
+    check("", 1, &["refused", "empty", "would be refused"]);
+    check("thirdPartyId,a\nx,1\n", 1, &["refused", "must begin with"]);
+    check("batch=ECID,a\nx,1\n", 1, &["ECID"]);
+    check("batch=pcId,profile.a\n1,1\n", 1, &["without the prefix"]);
+    check("\u{feff}batch=pcId,a\n1,1\n", 0, &["mind", "byte order mark"]);
+    check("batch=thirdPartyId,a\nx%2By,1\nx/y,1\nz,1\n", 1, &["'+' is not allowed", "'/' is", "2 rows of"]);
+    check("batch=thirdPartyId,a\nx+y,1\n", 0, &["the id holds a space"]);
+    check("batch=pcId,a\n1,a%2520b\n2,caf%25C3%25A9\n", 0, &["encode once", "1 further lines"]);
+    check("batch=pcId,a\n1,100%25\n", 0, &["1 rows"]);
+    check("batch=pcId,a\n1,100%\n", 1, &["fails", "%"]);
+    check("batch=pcId,a,b\n1,,\n2,1\n1,2\n", 0, &["nothing but empty", "further up already"]);
+    check(&format!("batch=pcId,a\n1,{}\n", "x".repeat(66_000)), 0, &["64 KB"]);
+    check(
+        &"batch=pcId,a\n".chars().chain("1,1\n".repeat(500_001).chars()).collect::<String>(),
+        1,
+        &["split"],
+    );
+    let many = "a/b,1\n".repeat(12);
+    check(&format!("batch=thirdPartyId,a\n{many}"), 1, &["and 2 further rows", "12 would fail"]);
+}
+
+#[test]
+fn what_a_file_is_told_of_is_json_for_programs_and_holds_no_values() {
+    let output = profiled(None, &["lint", "-", "--json"], "batch=thirdPartyId,a\na/b,secret\nx,\n");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&report["rows"], &report["failedRows"], &report["ignoredRows"]),
+        (&2.into(), &1.into(), &1.into())
+    );
+    assert_eq!((&report["refused"], &report["findings"][0]["line"]), (&Value::Null, &2.into()));
+    assert_eq!(report["findings"][0]["weight"], "fails");
+    assert!(!report.to_string().contains("secret"), "{report}");
+}
+
+#[test]
+fn a_compressed_file_is_judged_by_what_is_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.csv.gz");
+    let mut gzip = flate2::write::GzEncoder::new(vec![], flate2::Compression::default());
+    gzip.write_all(b"batch=pcId,a\n1,1\n").unwrap();
+    let gzip = gzip.finish().unwrap();
+    std::fs::write(&path, &gzip).unwrap();
+    assert!(printed(None, &["lint", path.to_str().unwrap()], "", 0).contains("1 rows"));
+    std::fs::write(&path, &gzip[..gzip.len() - 4]).unwrap();
+    let output = profiled(None, &["lint", path.to_str().unwrap(), "--json"], "");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(report["refused"].as_str().unwrap().contains("cut short"), "{report}");
+}
+
+#[test]
+fn every_command_says_what_it_does_and_has_a_page() {
+    let folder = tempfile::tempdir().unwrap();
+    printed(None, &["man", "--folder", folder.path().to_str().unwrap()], "", 0);
+    let mut pages = 0;
+    for page in std::fs::read_dir(folder.path()).unwrap() {
+        let path = page.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(".SH NAME") && text.contains(".SH SYNOPSIS"), "{}", path.display());
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        let mut arguments: Vec<&str> = name.split('-').skip(1).collect();
+        arguments.push("--help");
+        let help = printed(None, &arguments, "", 0);
+        let (does, usage) = help.split_once("Usage: profiled").unwrap();
+        assert!(!does.trim().is_empty() && !usage.is_empty(), "{name}: {help}");
+        assert!(
+            arguments.len() == 1
+                || printed(None, &[&["man"], &arguments[..arguments.len() - 1]].concat(), "", 0) == text
+        );
+        pages += 1;
+    }
+    assert!(pages > 20, "{pages}");
+    for shell in ["bash", "zsh", "fish"] {
+        let text = printed(None, &["completions", shell], "", 0);
+        assert!(text.contains("batch-shows-after-seconds") && text.contains("lint"), "{shell}");
+    }
+}
+
+/// A demo that was walked through and stays up, its files in a folder, and what it printed.
+fn demo_that_stays_up(folder: &std::path::Path) -> (std::process::Child, Vec<String>) {
+    use std::io::{BufRead, BufReader};
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_profiled"))
+        .arg("demo")
+        .env_clear()
+        .env("TMPDIR", folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let (mut printed, mut stays) = (vec![], false);
+    for line in BufReader::new(demo.stdout.take().unwrap()).lines() {
+        printed.push(line.unwrap());
+        stays = printed.last().unwrap().contains("It stays up");
+        if stays {
+            break;
+        }
+    }
+    assert!(stays, "it was not walked through: {printed:?}");
+    (demo, printed)
+}
+
+#[test]
+fn the_demo_links_to_a_page_that_shows_its_visitor() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut demo, printed) = demo_that_stays_up(folder.path());
+    let link = printed.iter().find_map(|line| line.split_once("in a browser: http://")).unwrap().1;
+    let (address, path) = link.split_once('/').unwrap();
+    let mut connection = support::Connection::on(std::net::TcpStream::connect(address).unwrap());
+    connection.write(&support::request("GET", &format!("/{path}"), address, &[], None));
+    let page = connection.read();
+    assert_eq!(page.status, 200, "{link}");
+    for words in ["crm-184804", "tier", "gold"] {
+        assert!(page.text().contains(words), "{link}: no {words:?} in {}", page.text());
+    }
+    rustix::process::kill_process(rustix::process::Pid::from_child(&demo), rustix::process::Signal::TERM)
+        .unwrap();
+    support::wait_for("the demo to end", || demo.try_wait().unwrap());
+}
+
+/// Its daemon stayed behind when its terminal was closed.
+#[test]
+fn the_demo_takes_its_daemon_along_however_it_ends() {
+    use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+    for signal in [Signal::HUP, Signal::TERM, Signal::INT, Signal::KILL] {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut demo, _) = demo_that_stays_up(folder.path());
+        let id = Pid::from_child(&demo);
+        let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", demo.id())).unwrap();
+        let daemon = Pid::from_raw(children.trim().parse().unwrap()).unwrap();
+        kill_process(id, signal).unwrap();
+        support::wait_for("the demo to end", || demo.try_wait().unwrap());
+        support::wait_for("the daemon to end", || {
+            // One that has ended may still be there for whoever waits for it.
+            let state = std::fs::read_to_string(format!("/proc/{}/stat", daemon.as_raw_nonzero()))
+                .unwrap_or_default();
+            let ended = state.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'));
+            (ended || test_kill_process(daemon).is_err()).then_some(())
+        });
+        if signal != Signal::KILL {
+            assert_eq!(
+                std::fs::read_dir(folder.path()).unwrap().count(),
+                0,
+                "{signal:?}: its folder goes, too"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_batch_is_tried_out_its_rows_are_told_and_repaired() {
+    let daemon = Daemon::start();
+    daemon.mbox("demo", "mbox=m&mboxPC=1&profile.city=Bern");
+    let file = "batch=pcId,city\n1,Oslo\n9,Rome\n1,%zz\n";
+    let dry = ["batch", "post", "-", "--client", "demo", "--dry-run"];
+    let out = printed(Some(&daemon), &dry, file, 0);
+    for words in [
+        "nothing is written",
+        "1 updated",
+        "1 failed",
+        "line 4: column 2 (city)",
+        "perhaps not meant: line 4: a % that",
+    ] {
+        assert!(out.contains(words), "{words}: {out}");
+    }
+    let tried: Value =
+        serde_json::from_str(&printed(Some(&daemon), &[&dry[..], &["--json"]].concat(), file, 0)).unwrap();
+    assert_eq!(tried["attributes"]["city"]["changed"], 1);
+    assert!(printed(Some(&daemon), &["batch", "list", "--client", "demo"], "", 0).contains("no batches"));
+    let id = daemon.post_batch("demo", file);
+    daemon.wait_complete(&id);
+    let check = |arguments: &[&str], expected: &str| {
+        assert_eq!(printed(Some(&daemon), arguments, "", 0), expected, "{arguments:?}");
+    };
+    let head = "line,id,outcome,reason,message\n";
+    check(&["batch", "rows", &id, "--outcome", "updated"], &format!("{head}2,1,updated,,\n"));
+    check(
+        &["batch", "rows", &id, "--outcome", "not_found", "--json"],
+        "{\"line\":3,\"id\":\"9\",\"outcome\":\"not_found\",\"reason\":null,\"message\":null}\n",
+    );
+    check(&["batch", "repair", &id], "batch=pcId,city\n1,%zz\n");
+    let visitor = ["profile", "get", "1", "--client", "demo", "--by", "pc", "--json"];
+    let shown: Value = serde_json::from_str(&printed(Some(&daemon), &visitor, "", 0)).unwrap();
+    assert_eq!(
+        (&shown["attributes"]["city"]["batchId"], &shown["attributes"]["city"]["line"]),
+        (&id.as_str().into(), &2.into())
+    );
+    let remove = ["profile", "remove", "1", "city", "--client", "demo", "--by", "pc"];
+    assert!(!printed(Some(&daemon), &remove, "", 0).contains("Oslo"));
+    assert!(printed(Some(&daemon), &remove, "", 1).contains("no attribute"));
+    assert!(printed(Some(&daemon), &["batch", "rows", &id, "--outcome", "bad"], "", 2).contains("not_found"));
+    assert!(
+        printed(Some(&daemon), &["batch", "repair", "demo-1701473848678-10000001"], "", 1)
+            .contains("no batch")
+    );
+}

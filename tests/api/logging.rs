@@ -1,0 +1,182 @@
+//! The real daemon with a log that cannot be written: whatever became of its standard error, it does its work, says that it
+//! is well, and stops in good order.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, PipeWriter, Read, pipe};
+use std::process::{Command, Stdio};
+
+use crate::support::{Daemon, request, wait_for};
+
+/// A daemon that logs all it can.
+fn talkative() -> Daemon {
+    let mut daemon = Daemon::configured("");
+    daemon.set_variable("PROFILED_LOG", "trace");
+    daemon
+}
+
+/// Has it fold batches, and asks how it is.
+fn check_work(daemon: &Daemon) {
+    daemon.mbox("demo", "mboxPC=1&mbox3rdPartyId=x");
+    for n in 0..20 {
+        let batch = daemon.post_batch("demo", format!("batch=thirdPartyId,a\nx,{n}\n"));
+        assert_eq!(daemon.wait_complete(&batch).successful, 1);
+    }
+    assert_eq!(daemon.value("demo", "third-party", "x", "a").as_deref(), Some("19"));
+    assert_eq!((daemon.get("/healthz").status, daemon.get("/readyz").status), (200, 200));
+}
+
+/// Has it log so many lines at least: one a request.
+fn talk(daemon: &Daemon, lines: usize) {
+    let ask = request("GET", "/healthz", "a", &[], None);
+    for _ in 0..lines.div_ceil(100) {
+        let mut connection = daemon.connect();
+        connection.write(&ask.repeat(100));
+        (0..100).for_each(|_| assert_eq!(connection.read().status, 200));
+    }
+}
+
+/// A pipe whose reader is gone.
+fn unread() -> PipeWriter {
+    let (reader, writer) = pipe().unwrap();
+    drop(reader);
+    writer
+}
+
+/// The same, with so many lines of its log lost at least; then has it stop.
+fn check_works(mut daemon: Daemon, lost_min: f64) {
+    wait_for("lines to be lost", || {
+        talk(&daemon, 1000);
+        (daemon.metrics().value("profiled_log_lines_lost_total") >= lost_min).then_some(())
+    });
+    check_work(&daemon);
+    daemon.terminate();
+    assert_eq!(daemon.ended().code(), Some(0));
+}
+
+#[test]
+fn it_works_with_its_log_going_to_a_full_disk() {
+    let mut daemon = talkative();
+    daemon.try_restart_to(OpenOptions::new().write(true).open("/dev/full").unwrap().into()).unwrap();
+    check_works(daemon, 10.0);
+}
+
+#[test]
+fn it_works_with_its_log_going_to_a_pipe_whose_reader_goes() {
+    let mut daemon = talkative();
+    let (mut reader, writer) = pipe().unwrap();
+    daemon.try_restart_to(writer.into()).unwrap();
+    reader.read_exact(&mut [0; 100]).unwrap();
+    check_work(&daemon);
+    drop(reader);
+    check_works(daemon, 10.0);
+}
+
+#[test]
+fn it_works_with_its_log_going_to_a_pipe_that_nobody_reads() {
+    let mut daemon = talkative();
+    let (reader, writer) = pipe().unwrap();
+    daemon.try_restart_to(writer.into()).unwrap();
+    // So many lines wait; then they are lost.
+    check_works(daemon, 10.0);
+    drop(reader);
+}
+
+/// A line that was begun and could not be ended does not run into the next.
+#[test]
+fn a_reader_that_reads_again_is_told_how_much_it_missed() {
+    let mut daemon = talkative();
+    let (reader, writer) = pipe().unwrap();
+    daemon.try_restart_to(writer.into()).unwrap();
+    wait_for("lines to be lost", || {
+        talk(&daemon, 1000);
+        (daemon.metrics().value("profiled_log_lines_lost_total") > 0.0).then_some(())
+    });
+    let told = BufReader::new(reader)
+        .lines()
+        .find(|line| line.as_ref().unwrap().contains("lines of the log were lost"));
+    assert!(told.is_some());
+    daemon.terminate();
+    assert_eq!(daemon.ended().code(), Some(0));
+}
+
+#[test]
+fn it_works_with_standard_error_closed() {
+    let mut daemon = talkative();
+    let mut command = Command::new("/bin/sh");
+    let serve = daemon.command(Stdio::null());
+    command.args(["-c", "exec \"$0\" \"$@\" 2>&-"]).arg(serve.get_program()).args(serve.get_args());
+    let mut process = command.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    daemon.take_on(process, &line);
+    check_works(daemon, 0.0);
+}
+
+/// `setsid --ctty` makes the terminal the daemon's own: the system sends it a `SIGHUP` when that is closed.
+#[test]
+fn it_works_after_its_terminal_was_closed() {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let mut daemon = talkative();
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&terminal).unwrap();
+    unlockpt(&terminal).unwrap();
+    let name = ptsname(&terminal, vec![]).unwrap().into_string().unwrap();
+    let open = || OpenOptions::new().read(true).write(true).open(&name).unwrap();
+    let mut command = Command::new("setsid");
+    let serve = daemon.command(Stdio::null());
+    command.arg("--ctty").arg(serve.get_program()).args(serve.get_args());
+    command.env_clear().env("PROFILED_LOG", "trace");
+    let mut process = command.stdin(open()).stdout(Stdio::piped()).stderr(open()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    daemon.take_on(process, &line);
+    let mut terminal = File::from(terminal);
+    terminal.read_exact(&mut [0; 100]).unwrap();
+    drop(terminal);
+    check_works(daemon, 10.0);
+}
+
+#[test]
+fn it_starts_and_works_with_standard_output_closed() {
+    let mut daemon = Daemon::configured("");
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_profiled"));
+    command.args(["serve", "--data"]).arg(daemon.data()).env_clear().env("PROFILED_LISTEN", free.to_string());
+    let process = command.stdin(Stdio::null()).stdout(unread()).stderr(Stdio::null()).spawn().unwrap();
+    daemon.take_on(process, &format!("listening on http://{free}"));
+    wait_for("the daemon to listen", || std::net::TcpStream::connect(free).ok());
+    wait_for("the daemon to serve", || (daemon.get("/readyz").status == 200).then_some(()));
+    check_work(&daemon);
+    daemon.terminate();
+    assert_eq!(daemon.ended().code(), Some(0));
+}
+
+/// Whoever reads a command's answer may have seen enough, or not be there: it ends, and does not panic.
+#[test]
+fn commands_do_not_mind_readers_that_are_gone() {
+    let daemon = Daemon::start();
+    daemon.mbox("demo", "mboxPC=1&mbox3rdPartyId=x&profile.a=1");
+    let batch = daemon.post_batch("demo", "batch=thirdPartyId,a\nx,1\ny,2\n");
+    daemon.wait_complete(&batch);
+    let (batch, data) = (batch.as_str(), daemon.data());
+    let commands: [&[&str]; 11] = [
+        &["--help"],
+        &["batch", "list", "--client", "demo"],
+        &["batch", "list", "--client", "demo", "--json"],
+        &["batch", "status", batch],
+        &["batch", "rows", batch],
+        &["batch", "repair", batch],
+        &["profile", "get", "x", "--client", "demo"],
+        &["profile", "get", "nobody", "--client", "demo"],
+        &["token", "list", "--data", data.to_str().unwrap()],
+        &["man", "serve"],
+        &["completions", "bash"],
+    ];
+    for arguments in commands {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_profiled"));
+        command.args(arguments).env_clear().env("PROFILED_URL", daemon.url());
+        let ended = command.stdin(Stdio::null()).stdout(unread()).stderr(unread()).status();
+        let code = ended.unwrap().code();
+        assert!(matches!(code, Some(0..=2)), "{arguments:?}: {code:?}");
+    }
+}

@@ -1,0 +1,45 @@
+//! What a caller of the real daemon gets: every call and every command, in good order and in bad.
+//!
+//! ```text
+//! adobe.rs mbox.rs delivery.rs imitation.rs   Adobe's calls, as Adobe's pages and SDKs have them
+//! batch_file.rs compressed.rs                 the batch file as people send it
+//! native.rs export.rs identity.rs openapi.rs  our own calls, and their description
+//! inspector.rs cli.rs                         the inspector without a browser; the command line
+//! access.rs attacks.rs http.rs limits.rs      who may do what; what is refused, bounded and cut off
+//! proxies.rs tls.rs
+//! logging.rs metrics.rs pace.rs stop.rs       what an operator sees and does
+//! supervise.rs
+//! wire/                                       requests that Adobe's SDKs really sent
+//! ```
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on should say where"
+)]
+
+mod access;
+mod adobe;
+mod attacks;
+mod batch_file;
+mod cli;
+mod compressed;
+mod delivery;
+mod export;
+mod http;
+mod identity;
+mod imitation;
+mod inspector;
+mod limits;
+mod logging;
+mod mbox;
+mod metrics;
+mod native;
+mod openapi;
+mod pace;
+mod proxies;
+mod stop;
+mod supervise;
+#[path = "../support/mod.rs"]
+mod support;
+mod tls;

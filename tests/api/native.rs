@@ -1,0 +1,449 @@
+//! The native API: what became of each row, the repair file, dry runs, idempotency keys, events, statistics, and profiles
+//! with the lines that set their attributes.
+
+use crate::support::{Daemon, Reply, request, wait_for};
+
+const V2: &str = "/m2/demo/v2/profile/batchUpdate";
+/// A row of each outcome but `created`, on lines 2 to 9; one of them is quoted over two lines.
+const FILE: &str =
+    "batch=pcId,city,plan\n1,Oslo,paid\n9,Rome,free\n1,,\na+b%zz,x\n2,\"two\nlines\",x\n,Lima\n1,x,y,z\n";
+
+fn daemon() -> Daemon {
+    let daemon = Daemon::start();
+    daemon.mbox("demo", "mbox=m&mboxPC=1&profile.city=Bern&profile.plan=paid");
+    daemon.mbox("demo", "mbox=m&mboxPC=2&profile.age=7");
+    daemon
+}
+
+fn complete(daemon: &Daemon, file: impl AsRef<[u8]>) -> String {
+    let id = daemon.post_batch("demo", file);
+    daemon.wait_complete(&id);
+    id
+}
+
+fn get_as(daemon: &Daemon, path: &str, accept: &str) -> Reply {
+    let reply = daemon.call("GET", path, &[("Accept", accept), ("Connection", "close")], None);
+    assert_eq!(reply.status, 200, "{path}: {}", reply.text());
+    reply
+}
+
+/// Line, id, outcome and reason of each row of a report in NDJSON.
+fn rows(text: &str) -> Vec<(u64, Option<String>, String, Option<String>)> {
+    let row = |line: &str| {
+        let row: serde_json::Value = serde_json::from_str(line).unwrap();
+        let text = |name: &str| row[name].as_str().map(str::to_owned);
+        assert_eq!(row["message"].is_null(), row["reason"].is_null(), "{row}");
+        (row["line"].as_u64().unwrap(), text("id"), text("outcome").unwrap(), text("reason"))
+    };
+    text.lines().map(row).collect()
+}
+
+/// Where `Link` leads next.
+fn next(reply: &Reply) -> Option<String> {
+    let link = reply.header("link")?;
+    let (url, rest) = link.strip_prefix('<').unwrap().split_once('>').unwrap();
+    assert_eq!(rest, "; rel=\"next\"");
+    Some(url.to_owned())
+}
+
+#[test]
+fn every_row_has_an_outcome_in_either_form_and_however_it_is_paged() {
+    let daemon = daemon();
+    let id = complete(&daemon, FILE);
+    let path = format!("/api/v1/batches/{id}/outcomes");
+    let all = rows(&get_as(&daemon, &path, "application/x-ndjson").text());
+    let row = |line, id: Option<&str>, outcome: &str, reason: Option<&str>| {
+        (line, id.map(str::to_owned), outcome.to_owned(), reason.map(str::to_owned))
+    };
+    let expected = [
+        row(2, Some("1"), "updated", None),
+        row(3, Some("9"), "not_found", None),
+        row(4, Some("1"), "ignored", None),
+        row(5, None, "failed", Some("bad_escape")),
+        row(6, Some("2"), "updated", None),
+        row(8, None, "failed", Some("empty_id")),
+        row(9, Some("1"), "failed", Some("extra_cell")),
+    ];
+    assert_eq!(all, expected);
+    for filter in ["", "updated", "created", "not_found", "ignored", "failed"] {
+        let filtered: Vec<_> =
+            expected.iter().filter(|row| filter.is_empty() || row.2 == filter).cloned().collect();
+        for limit in 1..=8 {
+            let outcome = if filter.is_empty() { String::new() } else { format!("&outcome={filter}") };
+            let (mut pages, mut at) = (vec![], Some(format!("{path}?limit={limit}{outcome}")));
+            while let Some(page) = at {
+                let reply = get_as(&daemon, &page, "application/x-ndjson");
+                let page = rows(&reply.text());
+                assert!(page.len() <= limit);
+                pages.extend(page);
+                at = next(&reply);
+            }
+            assert_eq!(pages, filtered, "{filter} by {limit}");
+        }
+    }
+    let csv = get_as(&daemon, &format!("{path}?outcome=failed"), "*/*").text();
+    let expected = "line,id,outcome,reason,message\n\
+                    5,,failed,bad_escape,\"line 5: column 1 (pcId): \"\"%zz\"\" is not a valid escape: a percent sign is \
+                    written %25\"\n";
+    assert!(csv.starts_with(expected), "{csv}");
+    assert_eq!(csv.lines().count(), 4);
+    for wrong in ["outcome=bad", "limit=0", "limit=10001", "limit=x", "from=7", "from=x.y"] {
+        assert_eq!(daemon.get(&format!("{path}?{wrong}")).status, 400, "{wrong}");
+    }
+    assert_eq!(daemon.get(&format!("{path}?client=other")).status, 404);
+    assert_eq!(daemon.get("/api/v1/batches/demo-1701473848678-10000001/outcomes").status, 404);
+}
+
+#[test]
+fn the_repair_file_mended_and_posted_again_has_no_failures() {
+    let daemon = daemon();
+    let id = complete(&daemon, FILE);
+    let repair = get_as(&daemon, &format!("/api/v1/batches/{id}/repair"), "*/*").text();
+    assert_eq!(repair, "batch=pcId,city,plan\na+b%zz,x\n,Lima\n1,x,y,z\n");
+    let mended = repair.replace("a+b%zz", "1").replace("\n,Lima", "\n2,Lima").replace("y,z", "y");
+    let again = daemon.post_batch("demo", mended);
+    let details = daemon.wait_complete(&again);
+    assert_eq!((details.size, details.failed, details.successful), (3, 0, 3));
+    let file = get_as(&daemon, &format!("/api/v1/batches/{id}/file"), "*/*");
+    assert_eq!(file.text(), FILE);
+    assert!(file.header("content-disposition").unwrap().contains(&format!("{id}.csv")));
+    // One without failures is a header, and the last row needs no line end.
+    let none = complete(&daemon, "batch=pcId,city\n1,x");
+    assert_eq!(daemon.get(&format!("/api/v1/batches/{none}/repair")).text(), "batch=pcId,city\n");
+    let last = complete(&daemon, "batch=tntId,a%2Cb\n1,%zz");
+    assert_eq!(daemon.get(&format!("/api/v1/batches/{last}/repair")).text(), "batch=pcId,a%2Cb\n1,%zz\n");
+}
+
+#[test]
+fn of_an_erased_visitor_no_report_and_no_repair_file_tells() {
+    let daemon = daemon();
+    let id = complete(&daemon, "batch=pcId,city\n1,secret\n1,%zz-secret\n2,open\n2,%zz\n");
+    assert_eq!(daemon.call("DELETE", "/api/v1/profiles/1?by=pc&client=demo", &[], None).status, 200);
+    let json = ("Content-Type", "application/json");
+    assert_eq!(daemon.call("POST", "/api/v1/compact", &[json], Some(b"{}")).status, 200);
+    let told = |what: &str| get_as(&daemon, &format!("/api/v1/batches/{id}/{what}"), "ndjson").text();
+    let outcomes: Vec<_> = rows(&told("outcomes")).into_iter().map(|(line, id, ..)| (line, id)).collect();
+    assert_eq!(outcomes, [(2, None), (3, None), (4, Some("2".into())), (5, Some("2".into()))]);
+    let reasons: Vec<_> = rows(&told("outcomes?outcome=failed")).into_iter().map(|row| row.3).collect();
+    assert_eq!(reasons, [Some("erased".into()), Some("bad_escape".into())]);
+    assert_eq!(told("repair"), "batch=pcId,city\n2,%zz\n");
+    for what in ["outcomes", "repair", "file"] {
+        assert!(!told(what).contains("secret"), "{what}");
+    }
+}
+
+/// What was on its way already can't be called back. The rest never goes, and nobody takes what came for the whole file.
+#[test]
+fn a_file_is_broken_off_when_rows_of_it_are_overwritten_while_it_is_sent() {
+    let daemon = daemon();
+    let value = "secret".repeat(20_000);
+    // More than the system keeps for a client that does not read.
+    let file: String = (0..300).map(|n| format!("1,{value}{n}\n2,open\n")).collect();
+    let file = format!("batch=pcId,city\n{file}");
+    let path = format!("/api/v1/batches/{}/file", complete(&daemon, &file));
+    let read = |path: &str| {
+        let mut slow = daemon.connect();
+        slow.write(&request("GET", path, "a", &[], None));
+        assert_eq!(slow.read_head().status, 200);
+        slow
+    };
+    let (all, whole) = read(&path).read_chunks_that_come();
+    assert!(whole && all == file.as_bytes(), "{} bytes", all.len());
+    let mut slow = read(&path);
+    assert_eq!(daemon.call("DELETE", "/api/v1/profiles/1?by=pc&client=demo", &[], None).status, 200);
+    let json = ("Content-Type", "application/json");
+    assert_eq!(daemon.call("POST", "/api/v1/compact", &[json], Some(b"{}")).status, 200);
+    let (part, whole) = slow.read_chunks_that_come();
+    assert!(!whole && part.len() < file.len() && file.as_bytes().starts_with(&part), "{} bytes", part.len());
+    let again = get_as(&daemon, &path, "*/*").text();
+    assert_eq!(
+        (again.len(), again.contains("secret"), again.matches("2,open\n").count()),
+        (file.len(), false, 300)
+    );
+}
+
+#[test]
+fn a_key_makes_of_two_sendings_one_batch_also_after_a_crash() {
+    let mut daemon = daemon();
+    let post = |daemon: &Daemon, path: &str, key: &str, file: &str| {
+        daemon.call(
+            "POST",
+            path,
+            &[("Idempotency-Key", key), ("Content-Type", "text/csv")],
+            Some(file.as_bytes()),
+        )
+    };
+    let first = post(&daemon, V2, "k1", "batch=pcId,city\n1,Oslo\n");
+    assert_eq!((first.status, first.header("idempotency-replayed")), (200, None));
+    let check = |daemon: &Daemon, path: &str, key: &str, file: &str, status: u16, same: bool| {
+        let reply = post(daemon, path, key, file);
+        assert_eq!(reply.status, status, "{path} {key}: {}", reply.text());
+        let again = status == 200 && reply.batch_id() == first.batch_id();
+        assert_eq!((again, reply.header("idempotency-replayed").is_some()), (same, same), "{path} {key}");
+        if same {
+            assert_eq!(reply.header("profiled-seq"), first.header("profiled-seq"));
+        }
+    };
+    let all = |daemon: &Daemon| {
+        let file = "batch=pcId,city\n1,Oslo\n";
+        check(daemon, V2, "k1", file, 200, true);
+        check(daemon, V2, "k1", "batch=pcId,city\n1,Bern\n", 422, false);
+        check(daemon, "/m2/demo/profile/batchUpdate", "k1", file, 422, false);
+        check(daemon, &format!("{V2}?emptyValues=remove"), "k1", file, 422, false);
+        check(daemon, "/m2/other/v2/profile/batchUpdate", "k1", file, 200, false);
+        check(daemon, V2, "a b", file, 400, false);
+        check(daemon, V2, "", file, 400, false);
+        check(daemon, V2, &"k".repeat(256), file, 400, false);
+    };
+    all(&daemon);
+    let listed = |daemon: &Daemon| {
+        daemon.get("/api/v1/batches?client=demo").json()["batches"].as_array().unwrap().len()
+    };
+    assert_eq!(listed(&daemon), 1);
+    daemon.kill9().restart();
+    check(&daemon, V2, "k1", "batch=pcId,city\n1,Oslo\n", 200, true);
+    daemon.wait_complete(&first.batch_id());
+    check(&daemon, V2, "k1", "batch=pcId,city\n1,Oslo\n", 200, true);
+    daemon.kill9().restart();
+    check(&daemon, V2, "k1", "batch=pcId,city\n1,Oslo\n", 200, true);
+    // Of many at once one is accepted, and all are told the same.
+    let file = format!("batch=pcId,city\n{}", "1,Oslo\n".repeat(2000));
+    let ids: Vec<String> = std::thread::scope(|scope| {
+        let sent: Vec<_> =
+            (0..8).map(|_| scope.spawn(|| post(&daemon, V2, "k2", &file).batch_id())).collect();
+        sent.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+    assert_eq!(listed(&daemon), 2);
+}
+
+#[test]
+fn a_dry_run_tells_what_the_batch_would_come_to_and_writes_nothing() {
+    let daemon = daemon();
+    let before = daemon.visitor("demo", "pc", "1");
+    let dry = format!("{V2}?dryRun=true");
+    let tried = daemon.try_batch(&dry, FILE);
+    assert_eq!(tried.status, 200, "{}", tried.text());
+    let tried = tried.json();
+    assert_eq!((&tried["dryRun"], &tried["rows"]), (&true.into(), &7.into()));
+    assert_eq!(
+        tried["outcomes"],
+        serde_json::json!({"updated": 2, "created": 0, "not_found": 1, "ignored": 1, "failed": 3})
+    );
+    assert_eq!(
+        tried["attributes"],
+        serde_json::json!({
+            "city": {"set": 1, "changed": 1, "unchanged": 0, "removed": 0},
+            "plan": {"set": 1, "changed": 0, "unchanged": 1, "removed": 0},
+        })
+    );
+    let failed: Vec<_> = tried["failed"].as_array().unwrap().iter().map(|row| row["line"].clone()).collect();
+    assert_eq!(failed, [5, 8, 9]);
+    let media_type = ("Content-Type", "text/csv");
+    let accept = ("Accept", "application/x-ndjson");
+    let report = daemon.call("POST", &dry, &[media_type, accept], Some(FILE.as_bytes())).text();
+    assert_eq!(daemon.visitor("demo", "pc", "1"), before);
+    assert_eq!(daemon.get("/api/v1/batches?client=demo").json()["batches"].as_array().unwrap().len(), 0);
+    wait_for("nothing to be kept", || daemon.spooled().is_empty().then_some(()));
+    // It is what the batch then comes to; and one on top of a pending batch sees that.
+    let id = complete(&daemon, FILE);
+    let outcomes = get_as(&daemon, &format!("/api/v1/batches/{id}/outcomes"), "application/x-ndjson").text();
+    assert_eq!(report, outcomes);
+    let removing =
+        daemon.try_batch(&format!("{V2}?dryRun=true&emptyValues=remove"), "batch=pcId,city\n1,\n2,x\n");
+    let city = &removing.json()["attributes"]["city"];
+    assert_eq!((&city["removed"], &city["changed"]), (&1.into(), &1.into()));
+    assert_eq!(daemon.try_batch(&dry, "pcId,a\n1,1\n").status, 400);
+    assert_eq!(daemon.try_batch(&format!("{V2}?dryRun=maybe"), FILE).status, 400);
+}
+
+#[test]
+fn a_profile_shows_which_line_of_which_batch_set_an_attribute() {
+    let daemon = daemon();
+    daemon.mbox("demo", "mbox=m&mboxPC=1&mbox3rdPartyId=t");
+    let old = complete(&daemon, "batch=pcId,city,plan\n2,x,y\n1,a,b\n1,c,\n1,%zz,z\n");
+    let new = daemon.post_batch("demo", "batch=thirdPartyId,city\nt,d\n");
+    for complete in [false, true] {
+        if complete {
+            daemon.wait_complete(&new);
+        }
+        let visitor = daemon.get("/api/v1/profiles/t?client=demo&lines=true").json();
+        let of = |name: &str| (&visitor["attributes"][name]["batchId"], &visitor["attributes"][name]["line"]);
+        assert_eq!(of("city"), (&new.as_str().into(), &2.into()));
+        assert_eq!(of("plan"), (&old.as_str().into(), &3.into()));
+    }
+    let plain = daemon.visitor("demo", "third-party", "t").unwrap();
+    assert!(plain["attributes"]["city"].get("line").is_none(), "only where it is asked for");
+}
+
+#[test]
+fn a_lookup_can_wait_for_a_write_and_an_attribute_can_be_removed() {
+    let daemon = daemon();
+    let path = "/api/v1/profiles/1?by=pc&client=demo";
+    let reply = daemon.try_batch(V2, "batch=pcId,city\n1,Oslo\n");
+    let seq = reply.header("profiled-seq").unwrap();
+    let read = daemon.get(&format!("{path}&wait_for_seq={seq}"));
+    assert_eq!(read.json()["attributes"]["city"]["seq"], seq.to_string());
+    assert_eq!(read.header("etag").unwrap(), format!("\"{seq}\""));
+    assert_eq!(daemon.get(&format!("{path}&wait_for_seq=18446744073709551615")).status, 400);
+    assert_eq!(daemon.get(&format!("{path}&wait_for_seq=x")).status, 400);
+
+    let remove = |id: &str, name: &str| {
+        daemon.call(
+            "DELETE",
+            &format!("/api/v1/profiles/{id}/attributes/{name}?by=pc&client=demo"),
+            &[],
+            None,
+        )
+    };
+    let removed = remove("1", "city");
+    assert_eq!(removed.json()["removed"], true);
+    let visitor = daemon.visitor("demo", "pc", "1").unwrap();
+    assert_eq!((visitor["attributes"].get("city"), &visitor["seq"]), (None, &removed.json()["seq"]));
+    for (id, name) in [("1", "city"), ("1", "none"), ("7", "city")] {
+        assert_eq!(remove(id, name).status, 404, "{id} {name}");
+    }
+    assert_eq!(daemon.get("/api/v1/profiles/1/attributes/city?by=pc&client=demo").status, 405);
+}
+
+#[test]
+fn events_tell_of_progress_and_end_when_the_batch_is_complete() {
+    let daemon = daemon();
+    let id = daemon.post_batch("demo", format!("batch=pcId,city\n{}", "1,x\n9,y\n".repeat(50_000)));
+    let events = get_as(&daemon, &format!("/api/v1/batches/{id}/events"), "text/event-stream");
+    assert_eq!(events.header("content-type").unwrap(), "text/event-stream");
+    let text = events.text();
+    let told: Vec<(&str, serde_json::Value)> = text
+        .split_terminator("\n\n")
+        .map(|event| {
+            let (name, data) = event.strip_prefix("event: ").unwrap().split_once("\ndata: ").unwrap();
+            (name, serde_json::from_str(data).unwrap())
+        })
+        .collect();
+    let (last, before) = told.split_last().unwrap();
+    assert!(
+        before.iter().all(|(name, batch)| *name == "progress" && batch["status"] == "incomplete"),
+        "{text}"
+    );
+    assert_eq!(
+        (last.0, &last.1["status"], &last.1["counts"]["not_found"]),
+        ("complete", &"complete".into(), &50_000.into())
+    );
+    assert!(last.1["rowsPerSecond"].as_u64().unwrap() > 0);
+    assert_eq!(daemon.get("/api/v1/batches/demo-1701473848678-10000001/events").status, 404);
+}
+
+#[test]
+fn batches_are_listed_page_by_page_and_statistics_count_them() {
+    let daemon = daemon();
+    let mut ids: Vec<String> =
+        (0..5).map(|n| complete(&daemon, format!("batch=pcId,n\n1,{n}\n9,x\n"))).collect();
+    ids.reverse();
+    for limit in 1..=6 {
+        let (mut listed, mut at) =
+            (vec![], Some(format!("/api/v1/batches?client=demo&limit={limit}&status=complete")));
+        while let Some(page) = at {
+            let reply = daemon.get(&page);
+            let batches = reply.json()["batches"].as_array().unwrap().clone();
+            listed.extend(batches.iter().map(|batch| batch["batchId"].as_str().unwrap().to_owned()));
+            at = next(&reply);
+        }
+        assert_eq!(listed, ids, "by {limit}");
+    }
+    for wrong in ["limit=0", "before=x", "status=done"] {
+        assert_eq!(daemon.get(&format!("/api/v1/batches?client=demo&{wrong}")).status, 400, "{wrong}");
+    }
+    let statistics = daemon.get("/api/v1/statistics?client=demo").json();
+    assert_eq!((&statistics["profiles"], &statistics["rows"]), (&2.into(), &10.into()));
+    assert_eq!((&statistics["batches"]["kept"], &statistics["counts"]["not_found"]), (&5.into(), &5.into()));
+    assert_eq!(statistics["lastMinute"]["rowsCompleted"], 10);
+    assert_eq!(daemon.get("/api/v1/statistics?client=other").json()["profiles"], 0);
+}
+
+/// They last as long as they are said to, whatever becomes of the batch's files.
+#[test]
+fn a_key_lasts_whatever_is_done_to_the_folder() {
+    let file = "batch=pcId,city\n1,Oslo\n";
+    let post = |daemon: &Daemon, file: &str| {
+        let headers = [("Idempotency-Key", "k1"), ("Content-Type", "text/csv")];
+        daemon.call("POST", V2, &headers, Some(file.as_bytes()))
+    };
+    let path = |folder: &std::path::Path| folder.to_str().unwrap().to_owned();
+    for what in ["its files go", "salvage", "restore"] {
+        let mut daemon =
+            Daemon::start_configured(if what == "its files go" { "retention_days = 0\n" } else { "" });
+        daemon.mbox("demo", "mbox=m&mboxPC=1&profile.city=Bern");
+        let first = post(&daemon, file).batch_id();
+        let upload = daemon.spooled().into_iter().find(|path| path.extension().is_some_and(|it| it == "csv"));
+        let upload = upload.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        match what {
+            "its files go" => {
+                daemon.wait_complete(&first);
+                daemon.mbox("demo", "mbox=m&mboxPC=2");
+                let gone = daemon.call("DELETE", "/api/v1/profiles/2?by=pc&client=demo", &[], None);
+                assert_eq!(gone.status, 200);
+                // A compaction of an erasure takes two snapshots, which is what retention waits for.
+                let json = [("Content-Type", "application/json")];
+                assert_eq!(daemon.call("POST", "/api/v1/compact", &json, Some(b"{}")).status, 200);
+                assert!(!upload.exists());
+            }
+            "salvage" => {
+                daemon.wait_complete(&first);
+                daemon.terminate();
+                assert!(daemon.ended().success());
+                std::fs::remove_dir_all(daemon.data().join("store")).unwrap();
+                std::fs::write(&upload, "batch=pcId,city\n1,Rome\n").unwrap();
+                let (code, _, told) = daemon.run(&["check", "--salvage", "--data", &path(&daemon.data())]);
+                assert!(code == Some(0) && told.contains("given up: batch"), "{told}");
+                daemon.restart();
+            }
+            _ => {
+                daemon.wait_complete(&first);
+                let [backup, data] = ["backup", "data"].map(|name| folder.path().join(name));
+                let (code, _, told) = daemon.run(&["backup", &path(&backup)]);
+                assert_eq!(code, Some(0), "{told}");
+                daemon.kill9();
+                let (code, _, told) = daemon.run(&["restore", &path(&backup), "--data", &path(&data)]);
+                assert_eq!(code, Some(0), "{told}");
+                daemon.set_data(data).restart();
+            }
+        }
+        for _ in 0..2 {
+            let again = post(&daemon, file);
+            assert_eq!((again.status, again.header("idempotency-replayed").is_some()), (200, true), "{what}");
+            assert_eq!(again.batch_id(), first, "{what}");
+            let other = post(&daemon, "batch=pcId,city\n1,Rome\n");
+            assert_eq!(other.status, 422, "{what}: {}", other.text());
+            daemon.kill9().restart();
+        }
+    }
+}
+
+/// Visitors whom pending rows create were not counted until folding came to them.
+#[test]
+fn visitors_are_counted_alike_whatever_folding_has_done() {
+    const CREATES: &str = "[clients.demo]\nv2_creates_profiles = true\n";
+    // What a burst takes is folded in all the same: some of them are in the store, and some are not.
+    let mut daemon = Daemon::start_configured(&format!("[ingest]\nmax_rows_per_second = 1\n{CREATES}"));
+    for id in 0..10 {
+        daemon.mbox("demo", &format!("mboxPC=p{id}&profile.n=site"));
+    }
+    let file = |value: &str| {
+        let row = |n: u32| format!("p{n},{value}\np{n},again\n");
+        format!("batch=pcId,n\n{}", (0..1000).map(row).collect::<String>())
+    };
+    let batches = [daemon.post_batch("demo", file("first")), daemon.post_batch("demo", file("second"))];
+    let count = |daemon: &Daemon| {
+        let statistics = daemon.get("/api/v1/statistics?client=demo").json();
+        (statistics["profiles"].as_u64().unwrap(), statistics["batches"]["incomplete"].as_u64().unwrap())
+    };
+    assert_eq!(count(&daemon), (1000, 2));
+    daemon.kill9().configure(CREATES);
+    daemon.restart();
+    for batch in &batches {
+        daemon.wait_complete(batch);
+    }
+    daemon.kill9().restart();
+    assert_eq!(count(&daemon), (1000, 0));
+}

@@ -1,0 +1,25 @@
+//! What other programs make of the product: browsers, Adobe's SDKs, the packages and the readers of its files.
+//!
+//! ```text
+//! browser.rs webdriver/   the inspector in Chromium
+//! sdk.rs sdk/             Adobe's SDKs for Node.js and Python, unchanged
+//! packaging.rs            the dashboard, the alerts, the unit, the image, the Debian package
+//! docs.rs                 README, the book and the examples, run as written
+//! ```
+//!
+//! A test whose tool is missing says `skipped:` and what it misses.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "a test that cannot go on should say where; what it came to should be seen"
+)]
+
+mod browser;
+mod docs;
+mod packaging;
+mod sdk;
+#[path = "../support/mod.rs"]
+mod support;
+mod webdriver;

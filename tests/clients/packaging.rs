@@ -1,0 +1,316 @@
+//! What is handed on beside the binary: the dashboard, the alert rules, the unit, the Debian package, the recipe for an
+//! image. Whatever a tool outside Rust must judge is left out, and said so, where there is no such tool.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use crate::support::{Daemon, wait_for};
+
+fn root() -> PathBuf {
+    env!("CARGO_MANIFEST_DIR").into()
+}
+
+fn file(name: &str) -> String {
+    std::fs::read_to_string(root().join("packaging").join(name)).unwrap()
+}
+
+/// What a tool says, if it is there; it must be content.
+fn content(command: &mut Command, input: &str) -> Option<String> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let Ok(mut process) = command.spawn() else {
+        eprintln!("\nskipped: {name} is not here");
+        return None;
+    };
+    process.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let Output { status, stdout, stderr } = process.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr);
+    assert!(status.success(), "{name}: {said}");
+    Some(said)
+}
+
+/// A daemon that has done something of everything, so that each of its metrics is there.
+fn busy() -> Daemon {
+    let daemon = Daemon::start();
+    daemon.mbox("demo", "mbox3rdPartyId=x&profile.a=1");
+    let batch = daemon.post_batch("demo", "batch=thirdPartyId,a\nx,1\ny,2\n");
+    daemon.wait_complete(&batch);
+    daemon.visitor("demo", "third-party", "x").unwrap();
+    let folder = daemon.data().join("../backup");
+    let (code, _, complaints) = daemon.run(&["backup", folder.to_str().unwrap()]);
+    assert_eq!(code, Some(0), "{complaints}");
+    wait_for("the sweeper to have counted the profiles", || {
+        (daemon.metrics().value("profiled_live_profiles") == 1.0).then_some(())
+    });
+    daemon
+}
+
+/// The families of metrics that a text names.
+fn named(text: &str) -> BTreeSet<String> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let words = text.split(|c| !is_part(c)).filter(|word| word.starts_with("profiled_"));
+    words
+        .map(|word| {
+            let family =
+                ["_total", "_bucket", "_count", "_sum"].iter().find_map(|ending| word.strip_suffix(ending));
+            family.unwrap_or(word).to_owned()
+        })
+        .collect()
+}
+
+#[test]
+fn the_dashboard_and_the_alerts_name_metrics_that_there_are() {
+    let daemon = busy();
+    let seen = daemon.metrics();
+    let families = seen.names();
+    for name in ["grafana.json", "alerts.yaml"] {
+        let named = named(&file(name));
+        assert!(named.len() > 8, "{name}: {named:?}");
+        let unknown: Vec<_> = named.iter().filter(|name| !families.contains(name.as_str())).collect();
+        assert!(unknown.is_empty(), "{name}: {unknown:?}");
+    }
+    let dashboard: serde_json::Value = serde_json::from_str(&file("grafana.json")).unwrap();
+    let shown = named(&dashboard.to_string());
+    let hidden: Vec<_> = families.iter().filter(|name| !shown.contains(**name)).collect();
+    assert!(hidden.is_empty(), "the dashboard shows none of {hidden:?}");
+}
+
+#[test]
+fn prometheus_own_reader_reads_the_metrics() {
+    let daemon = busy();
+    let reader = "import sys\n\
+        from prometheus_client.openmetrics.parser import text_string_to_metric_families as read\n\
+        families = list(read(sys.stdin.read()))\n\
+        bare = [it.name for it in families if not it.documentation.strip()]\n\
+        assert not bare, bare\n\
+        print(len(families), 'families,', sum(len(it.samples) for it in families), 'samples')\n";
+    let python = root().join("target/prometheus/bin/python3");
+    if let Some(said) = content(Command::new(python).args(["-c", reader]), &daemon.get("/metrics").text()) {
+        let families: usize = said.split(' ').next().unwrap().parse().unwrap();
+        assert_eq!(families, daemon.metrics().names().len(), "{said}");
+    }
+}
+
+#[test]
+fn prometheus_takes_the_alert_rules() {
+    let rules = root().join("packaging/alerts.yaml");
+    let said = content(Command::new("promtool").args(["check", "rules"]).arg(&rules), "");
+    let count = file("alerts.yaml").matches("- alert:").count();
+    assert!(said.is_none_or(|said| said.contains(&format!("{count} rules found"))));
+}
+
+#[test]
+fn systemd_takes_the_unit_and_finds_it_well_shut() {
+    let folder = tempfile::tempdir().unwrap();
+    let unit = folder.path().join("profiled.service");
+    let here = file("profiled.service").replace("/usr/bin/profiled", env!("CARGO_BIN_EXE_profiled"));
+    std::fs::write(&unit, here).unwrap();
+    let analyze = || Command::new("systemd-analyze");
+    let said = content(analyze().args(["verify", "--man=no"]).arg(&unit), "");
+    assert!(said.is_none_or(|said| said.trim().is_empty()), "it has something to say");
+    // In tenths: below 2.0 is what systemd calls OK, and few services are.
+    let security = ["security", "--offline=true", "--threshold=20", "--no-pager"];
+    content(analyze().args(security).arg(&unit), "");
+}
+
+#[test]
+fn the_unit_lets_through_the_system_calls_that_the_daemon_makes() {
+    let Some(filter) = content(Command::new("systemd-analyze").args(["syscall-filter", "--no-pager"]), "")
+    else {
+        return;
+    };
+    let mut allowed = BTreeSet::new();
+    let unit = std::fs::read_to_string(root().join("packaging/profiled.service")).unwrap();
+    for sets in unit.lines().filter_map(|line| line.strip_prefix("SystemCallFilter=")) {
+        let (refused, sets) = sets.strip_prefix('~').map_or((false, sets), |sets| (true, sets));
+        for call in sets.split(' ').flat_map(|set| match set.starts_with('@') {
+            true => calls_of(&filter, set),
+            false => BTreeSet::from([set.to_owned()]),
+        }) {
+            if refused {
+                allowed.remove(&call);
+            } else {
+                allowed.insert(call);
+            }
+        }
+    }
+    // Whatever is refused, systemd lets these through.
+    allowed.extend(calls_of(&filter, "@default"));
+    assert!(allowed.len() > 200 && allowed.contains("fdatasync"), "{allowed:?}");
+    let folder = tempfile::tempdir().unwrap();
+    let trace = folder.path().join("trace");
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-c", "-U", "name", "-o"]).arg(&trace).arg(env!("CARGO_BIN_EXE_profiled"));
+    strace.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(folder.path().join("data"));
+    strace.current_dir(&folder).stdout(Stdio::piped()).stderr(Stdio::null());
+    let Ok(mut process) = strace.spawn() else {
+        eprintln!("\nskipped: strace is not here");
+        return;
+    };
+    let mut line = String::new();
+    BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let Some(url) = line.trim_end().strip_prefix("listening on ") else {
+        eprintln!("\nskipped: strace may not trace here");
+        process.wait().unwrap();
+        return;
+    };
+    let cli = |arguments: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_profiled"))
+            .args(arguments)
+            .env("PROFILED_URL", url)
+            .output()
+            .unwrap()
+    };
+    let batch = folder.path().join("batch.csv");
+    std::fs::write(&batch, "batch=thirdPartyId,a\nx,1\n").unwrap();
+    let posted = cli(&["batch", "post", batch.to_str().unwrap(), "--client", "demo", "--wait"]);
+    assert!(posted.status.success(), "{posted:?}");
+    assert!(cli(&["compact"]).status.success());
+    let traced = rustix::process::Pid::from_child(&process);
+    let children = std::fs::read_to_string(format!("/proc/{traced}/task/{traced}/children")).unwrap();
+    let daemon: i32 = children.split_whitespace().next().unwrap().parse().unwrap();
+    let daemon = rustix::process::Pid::from_raw(daemon).unwrap();
+    rustix::process::kill_process(daemon, rustix::process::Signal::TERM).unwrap();
+    process.wait().unwrap();
+    let made = std::fs::read_to_string(trace).unwrap();
+    let made: BTreeSet<_> = made.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let made = made.into_iter().filter(|name| name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'));
+    // What raises the limit of open files may be refused: the unit has set it.
+    let refused: Vec<_> =
+        made.filter(|name| !["syscall", "total"].contains(name) && !allowed.contains(*name)).collect();
+    assert!(refused.is_empty(), "{refused:?}");
+}
+
+/// The system calls of one of systemd's sets, those of the sets in it, too.
+fn calls_of(filter: &str, set: &str) -> BTreeSet<String> {
+    let lines = filter.lines().skip_while(|line| line.trim() != set).skip(1);
+    let own = lines.take_while(|line| line.starts_with(char::is_whitespace));
+    let names = own.map(str::trim).filter(|name| !name.is_empty() && !name.starts_with('#'));
+    names
+        .flat_map(|name| match name.starts_with('@') {
+            true => calls_of(filter, name),
+            false => BTreeSet::from([name.to_owned()]),
+        })
+        .collect()
+}
+
+#[test]
+fn the_debian_package_holds_what_it_should_and_starts() {
+    let binary = Path::new(env!("CARGO_BIN_EXE_profiled"));
+    let made = root().join("target/package");
+    let run = |arguments: &[&str]| {
+        let output = Command::new(binary).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}");
+        output.stdout
+    };
+    run(&["man", "--folder", made.join("man").to_str().unwrap()]);
+    std::fs::create_dir_all(made.join("completions")).unwrap();
+    for shell in ["bash", "zsh", "fish"] {
+        std::fs::write(made.join(format!("completions/profiled.{shell}")), run(&["completions", shell]))
+            .unwrap();
+    }
+
+    let folder = tempfile::tempdir().unwrap();
+    let package = folder.path().join("profiled.deb");
+    let tool = root().join("target/tools/bin/cargo-deb");
+    let profile = if cfg!(debug_assertions) { "dev" } else { "release" };
+    let mut deb = Command::new(tool);
+    deb.args(["deb", "--no-build", "--fast", "--profile", profile, "--output"]).arg(&package);
+    if content(deb.current_dir(root()), "").is_none() {
+        return;
+    }
+    let into = folder.path().join("root");
+    content(Command::new("dpkg-deb").arg("-x").arg(&package).arg(&into), "").unwrap();
+    let control = content(Command::new("dpkg-deb").args(["--info"]).arg(&package), "").unwrap();
+    for part in ["Package: profiled", "conffiles", "postinst", "prerm", "Depends: libc6"] {
+        assert!(control.contains(part), "{part}: {control}");
+    }
+    let postinst = content(Command::new("dpkg-deb").arg("--info").arg(&package).arg("postinst"), "").unwrap();
+    assert!(postinst.contains("systemd-sysusers") && postinst.contains("deb-systemd"), "{postinst}");
+    for part in [
+        "etc/profiled/profiled.toml",
+        "usr/lib/sysusers.d/profiled.conf",
+        "usr/share/man/man1/profiled-batch-post.1.gz",
+        "usr/share/bash-completion/completions/profiled",
+        "usr/share/zsh/vendor-completions/_profiled",
+        "usr/share/fish/vendor_completions.d/profiled.fish",
+        "usr/share/doc/profiled/grafana.json",
+    ] {
+        assert!(into.join(part).is_file(), "{part}");
+    }
+    let unit =
+        ["usr/lib/systemd/system", "lib/systemd/system"].map(|at| into.join(at).join("profiled.service"));
+    assert!(unit.iter().any(|unit| unit.is_file()), "there is no unit");
+
+    let mut daemon = Command::new(into.join("usr/bin/profiled"))
+        .args(["serve", "--listen", "127.0.0.1:0", "--config"])
+        .arg(into.join("etc/profiled/profiled.toml"))
+        .arg("--data")
+        .arg(into.join("var/lib/profiled"))
+        .env_clear()
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(daemon.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_child(&daemon), rustix::process::Signal::TERM)
+        .unwrap();
+    assert!(line.starts_with("listening on http://127.0.0.1:"), "{line:?}");
+    assert!(daemon.wait().unwrap().success());
+}
+
+/// The recipe once copied neither the templates nor the data that the binary holds, and built nothing.
+#[test]
+fn the_image_compiles_from_exactly_what_is_copied() {
+    let context = tempfile::tempdir().unwrap();
+    let recipe = file("Dockerfile");
+    let build = recipe.lines().skip_while(|line| !line.starts_with("FROM ")).skip(1);
+    let build = build.take_while(|line| !line.starts_with("FROM "));
+    for step in build.filter_map(|line| line.strip_prefix("COPY ")) {
+        let mut parts: Vec<&str> = step.split_whitespace().collect();
+        let to = context.path().join(parts.pop().unwrap());
+        for part in parts {
+            let from = root().join(part);
+            // A folder's content is copied, a file itself.
+            let (from, to) =
+                if from.is_dir() { (from.join("."), to.as_path()) } else { (from, context.path()) };
+            std::fs::create_dir_all(to).unwrap();
+            let copied = Command::new("cp").arg("-r").arg(from).arg(to).status().unwrap();
+            assert!(copied.success(), "{step}");
+        }
+    }
+    // What it depends on was compiled for the tests already, or is once. Checking writes no binary over the tested one.
+    let check = Command::new(env!("CARGO"))
+        .args(["check", "--offline", "--locked", "--quiet", "--bin", "profiled"])
+        .env("CARGO_TARGET_DIR", root().join("target"))
+        .current_dir(context.path())
+        .output()
+        .unwrap();
+    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
+}
+
+#[test]
+fn the_image_is_made_of_what_is_there_and_does_not_run_as_root() {
+    let recipe = file("Dockerfile");
+    let steps: Vec<&str> =
+        recipe.lines().filter(|line| line.starts_with(|c: char| c.is_ascii_uppercase())).collect();
+    let stage = steps.iter().rposition(|step| step.starts_with("FROM ")).unwrap();
+    let last = &steps[stage..];
+    let user = last.iter().position(|step| step.starts_with("USER ")).unwrap_or_else(|| panic!("{last:?}"));
+    assert!(!last[user].contains("root") && !last[user].contains(" 0"), "{}", last[user]);
+    assert!(last.iter().position(|step| step.starts_with("ENTRYPOINT")).unwrap() > user);
+    for step in steps[..stage].iter().filter_map(|step| step.strip_prefix("COPY ")) {
+        let mut parts: Vec<&str> = step.split_whitespace().collect();
+        parts.pop();
+        parts.iter().for_each(|part| assert!(root().join(part).exists(), "{part} is not there to be copied"));
+    }
+    let manifest = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let version =
+        manifest.lines().find_map(|line| line.strip_prefix("rust-version = ")).unwrap().trim_matches('"');
+    assert!(
+        recipe.contains(&format!("FROM rust:{version}-")),
+        "it is built with another Rust than {version}"
+    );
+}

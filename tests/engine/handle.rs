@@ -1,0 +1,578 @@
+//! The app without its front doors: what only shows when calls come thick and large.
+
+use profiled::clock::{GuardedClock, Steady};
+use profiled::config::{Config, ServeOptions};
+use profiled::engine::commit::VisitorWrite;
+use profiled::engine::gates::Who;
+use profiled::engine::open::check::check;
+use profiled::engine::read::report::ToldRow;
+use profiled::engine::{
+    AcceptedBatch, Announced, BatchState, BatchVersion, CallIds, Engine, EngineError, Opening, SiteCall,
+};
+use profiled::model::batch::{BatchId, EmptyValues, IdempotencyKey, Outcome};
+use profiled::model::id::{ClientCode, IdKind, VisitorId};
+use profiled::model::profile::Source;
+use profiled::model::seq::{Clock, Millis, SystemClock};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::runtime::Handle;
+
+fn config(folder: &Path) -> Config {
+    let data = folder.join("data").to_str().unwrap().parse().unwrap();
+    let options = ServeOptions { data: Some(data), ..ServeOptions::default() };
+    Config::resolve(options).unwrap()
+}
+
+fn open(folder: &Path) -> Engine {
+    Engine::open(config(folder), Arc::new(SystemClock)).unwrap()
+}
+
+fn client() -> ClientCode {
+    ClientCode::new("demo").unwrap()
+}
+
+fn call(n: usize, value: &str) -> SiteCall {
+    let pc = Some(VisitorId::new(IdKind::Pc, &format!("p{n}")).unwrap());
+    SiteCall {
+        client: client(),
+        ids: CallIds { pc, ..CallIds::default() },
+        source: Source::Mbox,
+        attributes: vec![("a".into(), value.into())],
+    }
+}
+
+/// What waited behind a group that was full was once committed without its callers being told.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_do_not_fit_into_one_commit_group_are_all_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = open(folder.path());
+    let value = "x".repeat(900_000);
+    let calls: Vec<_> = (0..64)
+        .map(|n| {
+            let (app, call) = (app.clone(), call(n, &value));
+            tokio::spawn(async move { app.site_call(call).await })
+        })
+        .collect();
+    let mut seqs = vec![];
+    for call in calls {
+        seqs.push(call.await.unwrap().unwrap().seq.unwrap());
+    }
+    seqs.sort_unstable();
+    seqs.dedup();
+    assert_eq!(seqs.len(), 64, "each has a seq of its own");
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_written_is_there_after_a_stop_and_a_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = open(folder.path());
+    let written = app.site_call(call(1, "v")).await.unwrap();
+    app.stop().await;
+    assert!(app.site_call(call(2, "v")).await.is_err(), "a stopped app takes nothing");
+    drop(app);
+    let app = open(folder.path());
+    let id = VisitorId::new(IdKind::Pc, "p1").unwrap();
+    let visitor = app.read(&client(), &id).await.unwrap().unwrap();
+    assert_eq!(Some(visitor.seq), written.seq);
+    app.stop().await;
+}
+
+/// Uploads a batch, in pieces of so many bytes; gives its id and its file.
+async fn upload(app: &Engine, folder: &Path, text: &str, piece: usize) -> (BatchId, PathBuf) {
+    let before = uploads(folder);
+    let mut upload = app
+        .accept_batch(&who(), &client(), BatchVersion::V1, EmptyValues::Ignore, Announced::default())
+        .await
+        .unwrap();
+    for piece in text.as_bytes().chunks(piece) {
+        upload.push(piece.to_vec().into()).await.unwrap();
+    }
+    let batch = upload.finish(None).await.unwrap().batch;
+    let file = uploads(folder).into_iter().find(|file| !before.contains(file)).unwrap();
+    (batch.id, file)
+}
+
+fn who() -> Who {
+    Who::new(None, [127, 0, 0, 1].into())
+}
+
+fn uploads(folder: &Path) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(folder.join("data/spool")).into_iter().flatten();
+    let files = files.map(|file| file.unwrap().path());
+    files.filter(|file| file.extension().is_some_and(|extension| extension == "csv")).collect()
+}
+
+fn complete(app: &Engine, batch: &BatchId) -> bool {
+    app.batch(batch).unwrap().state == BatchState::Complete
+}
+
+async fn wait_complete(app: &Engine, batch: &BatchId) {
+    while !complete(app, batch) {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// What a file's byte is changed to: nothing that a parser would have to trip over.
+fn flip(file: &Path, at: usize) {
+    let mut bytes = std::fs::read(file).unwrap();
+    *bytes.get_mut(at).unwrap() ^= 1;
+    std::fs::write(file, bytes).unwrap();
+}
+
+/// What is said of a damaged upload.
+#[track_caller]
+fn told(said: &str, batch: &BatchId, file: &Path) {
+    let named = said.contains(&batch.to_string()) && said.contains(file.to_str().unwrap());
+    assert!(named && said.contains("is damaged") && said.contains("put it back"), "{said}");
+}
+
+/// Whether a batch is held for its upload.
+fn is_held(app: &Engine, batch: &BatchId) -> bool {
+    let status = app.batch(batch).unwrap();
+    let Some(reason) = status.reason else { return false };
+    assert_eq!((status.state, app.vitals().batches_stuck), (BatchState::Stuck, 1));
+    assert!(reason.contains("is not what was accepted"), "{reason}");
+    true
+}
+
+/// A store made again folds complete batches once more: as good as pending ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_with_any_byte_changed_is_held_and_never_folded_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = open(folder.path());
+    app.site_call(call(1, "v")).await.unwrap();
+    let text = "batch=pcId,a\np1,1\np2,\n";
+    let (batch, file) = upload(&app, folder.path(), text, 3).await;
+    wait_complete(&app, &batch).await;
+    app.stop().await;
+    drop(app);
+    let opened = || {
+        std::fs::remove_dir_all(folder.path().join("data/store")).unwrap();
+        Engine::open(config(folder.path()), Arc::new(SystemClock))
+    };
+    let check = async |what: &str| {
+        let app = opened().unwrap();
+        assert!(is_held(&app, &batch), "{what}");
+        app.stop().await;
+    };
+    for at in 0..text.len() {
+        flip(&file, at);
+        check(&format!("byte {at}")).await;
+        flip(&file, at);
+    }
+    for other in [&text[..text.len() - 1], &format!("{text}p1,2\n"), ""] {
+        std::fs::write(&file, other).unwrap();
+        check(other).await;
+    }
+    std::fs::write(&file, text).unwrap();
+    let app = opened().unwrap();
+    wait_complete(&app, &batch).await;
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_upload_is_told_by_a_check_and_goes_into_a_backup_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = open(folder.path());
+    let (batch, file) = upload(&app, folder.path(), "batch=pcId,a\np1,1\n", 1).await;
+    wait_complete(&app, &batch).await;
+    app.backup(&who(), folder.path().join("whole")).await.unwrap();
+    flip(&file, 14);
+    let backup = folder.path().join("damaged");
+    app.backup(&who(), backup.clone()).await.unwrap();
+    let copied = std::fs::read(backup.join("spool").join(file.file_name().unwrap())).unwrap();
+    assert_eq!(copied, std::fs::read(&file).unwrap());
+    app.stop().await;
+    drop(app);
+    let faults = || {
+        let config = config(folder.path());
+        let scratch = folder.path().to_owned();
+        let check = move || check(config, Arc::new(SystemClock), &scratch).unwrap().faults;
+        std::thread::spawn(check).join().unwrap()
+    };
+    told(&faults().join(""), &batch, &file);
+    flip(&file, 14);
+    assert_eq!(faults(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_whose_upload_is_found_damaged_is_held_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = open(folder.path());
+    let large: String = (0..20_000).map(|n| format!("q{n},{n}\n")).collect();
+    let mut tries = 0;
+    let (batch, file) = loop {
+        tries += 1;
+        assert!(tries < 20, "a damaged upload was folded in, however early it was damaged");
+        // While it is folded, the next one waits.
+        upload(&app, folder.path(), &format!("batch=pcId,a\n{large}"), 1 << 16).await;
+        let (batch, file) = upload(&app, folder.path(), "batch=pcId,a\np1,1\n", 100).await;
+        flip(&file, 14);
+        while !complete(&app, &batch) && !is_held(&app, &batch) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        // Else it was quicker.
+        if !complete(&app, &batch) {
+            break (batch, file);
+        }
+    };
+    app.stop().await;
+    drop(app);
+    let app = open(folder.path());
+    assert!(is_held(&app, &batch));
+    app.stop().await;
+    drop(app);
+    flip(&file, 14);
+    let app = open(folder.path());
+    wait_complete(&app, &batch).await;
+    app.stop().await;
+}
+
+/// A clock that stands until it is set.
+#[derive(Default)]
+struct SetClock(AtomicU64);
+
+impl Clock for SetClock {
+    fn now(&self) -> Millis {
+        Millis(self.0.load(Ordering::Relaxed))
+    }
+}
+
+impl Steady for SetClock {
+    fn passed_ms(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+const BEGIN_MS: u64 = 1_800_000_000_000;
+
+/// A machine whose clock stands until it is set, or time passes.
+#[derive(Default)]
+struct Machine {
+    wall: Arc<SetClock>,
+    steady: Arc<SetClock>,
+}
+
+impl Machine {
+    fn set(&self, wall_ms: u64) {
+        self.wall.0.store(wall_ms, Ordering::Relaxed);
+    }
+
+    fn pass(&self, ms: u64) {
+        self.wall.0.fetch_add(ms, Ordering::Relaxed);
+        self.steady.0.fetch_add(ms, Ordering::Relaxed);
+    }
+
+    fn open(&self, folder: &Path) -> Engine {
+        let most = Some(Duration::from_secs(600));
+        let clock = GuardedClock::new(Arc::clone(&self.wall) as _, Arc::clone(&self.steady) as _, most);
+        Engine::open_watched(config(folder), clock, &Opening::default()).unwrap()
+    }
+}
+
+async fn is_there(app: &Engine, n: usize) -> bool {
+    let id = VisitorId::new(IdKind::Pc, &format!("p{n}")).unwrap();
+    app.read(&client(), &id).await.unwrap().is_some()
+}
+
+/// Forty days for eight seconds, and one site call meanwhile, once had everybody expired for good.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_leaps_ahead_while_it_runs_loses_nobody() {
+    let (folder, machine) = (tempfile::tempdir().unwrap(), Machine::default());
+    machine.set(BEGIN_MS);
+    let app = machine.open(folder.path());
+    for n in 0..3 {
+        app.site_call(call(n, "before")).await.unwrap();
+    }
+    let keyed = send(&app, "batch=pcId,a\np1,1\n", "k").await.unwrap().batch.id;
+    machine.pass(1000);
+    machine.set(BEGIN_MS + 40 * DAY_MS);
+    assert!(is_there(&app, 0).await);
+    let written = app.site_call(call(1, "meanwhile")).await.unwrap().seq.unwrap();
+    assert_eq!(written.millis(), Millis(BEGIN_MS + 1000));
+    assert_eq!(app.now(), Millis(BEGIN_MS + 1000));
+    let again = send(&app, "batch=pcId,a\np1,1\n", "k").await.unwrap();
+    assert_eq!((again.batch.id, again.before), (keyed, true));
+    assert_eq!(app.vitals().clock_ahead, Duration::from_millis(40 * DAY_MS - 1000));
+    assert!(app.remarks().concat().contains("not believed"), "{:?}", app.remarks());
+
+    machine.pass(8000);
+    machine.set(BEGIN_MS + 9000);
+    for n in 0..3 {
+        assert!(is_there(&app, n).await, "{n}");
+    }
+    let written = app.site_call(call(2, "after")).await.unwrap().seq.unwrap();
+    assert_eq!(written.millis(), Millis(BEGIN_MS + 9000));
+    assert_eq!((app.vitals().clock_ahead, app.remarks()), (Duration::ZERO, vec![]));
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_may_accept_a_clock_that_leapt() {
+    let (folder, machine) = (tempfile::tempdir().unwrap(), Machine::default());
+    machine.set(BEGIN_MS);
+    let app = machine.open(folder.path());
+    app.accept_clock();
+    app.site_call(call(0, "before")).await.unwrap();
+    machine.set(BEGIN_MS + 40 * DAY_MS);
+    assert!(is_there(&app, 0).await);
+    app.accept_clock();
+    assert_eq!(app.now(), Millis(BEGIN_MS + 40 * DAY_MS));
+    assert!(!is_there(&app, 0).await, "it has expired by now");
+    assert!(app.remarks().concat().contains("kept"), "but is not swept: {:?}", app.remarks());
+    // It was wrong after all.
+    machine.set(BEGIN_MS);
+    assert!(is_there(&app, 0).await);
+    app.stop().await;
+}
+
+/// A start with a wrong clock once had everybody swept within seconds.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_long_past_the_last_write_sweeps_nobody_for_an_hour() {
+    let (folder, machine) = (tempfile::tempdir().unwrap(), Machine::default());
+    machine.set(BEGIN_MS);
+    let app = machine.open(folder.path());
+    for n in 0..3 {
+        app.site_call(call(n, "before")).await.unwrap();
+    }
+    app.stop().await;
+    drop(app);
+
+    machine.set(BEGIN_MS + 15 * DAY_MS);
+    let app = machine.open(folder.path());
+    // The sweeper has been through the store.
+    let swept = async {
+        while app.vitals().expired_profiles_kept < 3 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), swept).await.expect("all three are kept, and counted");
+    assert!(!is_there(&app, 0).await);
+    assert!(app.remarks().concat().contains("3 visitors"), "{:?}", app.remarks());
+    app.stop().await;
+    drop(app);
+
+    machine.set(BEGIN_MS + 1000);
+    let app = machine.open(folder.path());
+    for n in 0..3 {
+        assert!(is_there(&app, n).await, "{n}");
+    }
+    assert_eq!(app.remarks(), Vec::<String>::new());
+    app.stop().await;
+}
+
+/// Sends a batch with a key.
+async fn send(app: &Engine, text: &str, key: &str) -> Result<AcceptedBatch, EngineError> {
+    let announced = Announced::default();
+    let mut upload =
+        app.accept_batch(&who(), &client(), BatchVersion::V1, EmptyValues::Ignore, announced).await.unwrap();
+    upload.push(text.to_owned().into()).await.unwrap();
+    upload.finish(IdempotencyKey::new(key)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_remembered_for_a_day_and_no_longer_also_over_a_restart() {
+    const FILE: &str = "batch=pcId,a\np1,1\n";
+    const OTHER: &str = "batch=pcId,a\np1,2\n";
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(SetClock::default());
+    let at = |millis: u64| clock.0.store(millis, Ordering::Relaxed);
+    let open = || Engine::open(config(folder.path()), Arc::clone(&clock) as _).unwrap();
+    let restart = async |app: Engine| {
+        app.stop().await;
+        drop(app);
+        open()
+    };
+    // Whose batch a key leads to: a new one's, one of before, or that of another body.
+    let sent = async |app: &Engine, text: &str, key: &str| match send(app, text, key).await {
+        Ok(AcceptedBatch { batch, before }) => (batch.id, if before { "before" } else { "new" }),
+        Err(EngineError::KeyTaken(id)) => (BatchId::parse(&id).unwrap(), "taken"),
+        Err(error) => panic!("{error}"),
+    };
+
+    at(BEGIN_MS);
+    let mut app = open();
+    let (first, state) = sent(&app, FILE, "k").await;
+    assert_eq!((first.seq.millis(), state), (Millis(BEGIN_MS), "new"));
+    at(BEGIN_MS + 1);
+    let (later, state) = sent(&app, FILE, "later").await;
+    assert_eq!(state, "new");
+    wait_complete(&app, &later).await;
+    for _ in 0..2 {
+        at(BEGIN_MS + DAY_MS - 1);
+        assert_eq!(sent(&app, FILE, "k").await, (first.clone(), "before"));
+        assert_eq!(sent(&app, OTHER, "k").await, (first.clone(), "taken"));
+        app = restart(app).await;
+    }
+    // A millisecond later it is nobody's, whichever body it comes with: the key of a new batch, for another day.
+    at(BEGIN_MS + DAY_MS);
+    let (second, state) = sent(&app, OTHER, "k").await;
+    assert_eq!((second.seq.millis(), state), (Millis(BEGIN_MS + DAY_MS), "new"));
+    assert_eq!(
+        sent(&app, FILE, "later").await,
+        (later.clone(), "before"),
+        "which came a millisecond after it"
+    );
+    for _ in 0..2 {
+        at(BEGIN_MS + 2 * DAY_MS - 1);
+        assert_eq!(sent(&app, OTHER, "k").await, (second.clone(), "before"));
+        assert_eq!(sent(&app, FILE, "k").await, (second.clone(), "taken"));
+        app = restart(app).await;
+    }
+    // The start that meets a key of more than a day ago does not bring it back, either.
+    at(BEGIN_MS + 2 * DAY_MS);
+    app = restart(app).await;
+    let (third, state) = sent(&app, FILE, "k").await;
+    assert_eq!(state, "new");
+    let (again, state) = sent(&app, FILE, "later").await;
+    assert_eq!(state, "new");
+    let listed = app.batches(&client(), None, None, 10).batches;
+    assert_eq!(
+        listed.into_iter().map(|batch| batch.id).collect::<Vec<_>>(),
+        [again, third, second, later, first]
+    );
+    app.stop().await;
+}
+
+/// What is read of an upload.
+#[derive(Debug, Clone, Copy)]
+enum Read {
+    Outcomes(Option<Outcome>),
+    Repair,
+    File,
+}
+
+/// What a read gave: all of it as text, and how much of that before it went on past the pause.
+struct Given {
+    text: String,
+    before: usize,
+    end: Result<(), EngineError>,
+}
+
+/// A row as a report tells it.
+fn told_row(row: &ToldRow) -> String {
+    let told = |text: &Option<String>| text.clone().unwrap_or_default();
+    let (id, message) = (told(&row.id), told(&row.message));
+    format!("{},{id},{},{},{message}\n", row.place.line, row.outcome.name(), row.reason.unwrap_or_default())
+}
+
+/// Reads on a thread that may block, with a pause once so many pieces were given.
+async fn read(
+    app: &Engine,
+    batch: &BatchId,
+    what: Read,
+    pause_after: usize,
+    mut pause: impl FnMut() + Send + 'static,
+) -> Given {
+    enum Source {
+        Report(profiled::engine::read::report::Report),
+        File(profiled::engine::read::report::UploadedFile),
+    }
+    let source = match what {
+        Read::File => Source::File(app.uploaded_file(&who(), batch).await.unwrap()),
+        Read::Outcomes(_) | Read::Repair => Source::Report(app.report(&who(), batch).await.unwrap()),
+    };
+    let read = tokio::task::spawn_blocking(move || {
+        let (mut text, mut before, mut pieces) = (String::new(), None, 0);
+        let mut give = |piece: &str| {
+            text.push_str(piece);
+            pieces += 1;
+            if pieces == pause_after {
+                pause();
+                before = Some(text.len());
+            }
+            ControlFlow::Continue(())
+        };
+        let end = match (&source, what) {
+            (Source::Report(report), Read::Outcomes(wanted)) => {
+                report.outcomes(wanted, None, |row| give(&told_row(&row)))
+            }
+            (Source::Report(report), _) => report.repair(|bytes| give(std::str::from_utf8(bytes).unwrap())),
+            (Source::File(file), _) => file.pieces(|bytes| give(std::str::from_utf8(bytes).unwrap())),
+        };
+        let before = before.unwrap_or(text.len());
+        Given { text, before, end }
+    });
+    read.await.unwrap()
+}
+
+/// R12: what a read has given before rows are overwritten can't be called back; from then on it gives nothing, neither
+/// what was nor what is there now, for one half of a row could be of before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_under_which_rows_are_overwritten_ends_and_gives_nothing_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = open(folder.path());
+    app.site_call(call(1, "v")).await.unwrap();
+    let reads = [
+        // In the middle of a piece of the file, where more rows of it are at hand already; and well behind the first.
+        (Read::Outcomes(None), 5),
+        (Read::Outcomes(None), 9_001),
+        (Read::Outcomes(Some(Outcome::Updated)), 7),
+        (Read::Outcomes(Some(Outcome::Failed)), 7),
+        (Read::Repair, 8),
+        (Read::File, 1),
+        (Read::File, 3),
+    ];
+    for (turn, (what, pause_after)) in (2..).zip(reads) {
+        let gone = format!("p{turn}");
+        app.site_call(call(turn, "v")).await.unwrap();
+        let rows: String = (0..6_000)
+            .map(|n| {
+                format!(
+                    "{gone},secret-{n}\np1,open\n{gone},secret%zz\np1,open%zz\n{gone}.7_0,secret,too many\n"
+                )
+            })
+            .collect();
+        let (batch, _) = upload(&app, folder.path(), &format!("batch=pcId,a\n{rows}"), 1 << 16).await;
+        wait_complete(&app, &batch).await;
+        let whole = read(&app, &batch, what, usize::MAX, || ()).await;
+        whole.end.unwrap();
+        assert!(whole.text.len() > 100_000);
+
+        let erase = {
+            let (app, handle, gone) = (app.clone(), Handle::current(), gone.clone());
+            move || {
+                handle.block_on(async {
+                    let id = VisitorId::new(IdKind::Pc, &gone).unwrap();
+                    let erased = app.write_visitor(client(), id, VisitorWrite::Erase).await.unwrap();
+                    assert!(erased.known);
+                    app.compact(&who()).await.unwrap();
+                });
+            }
+        };
+        let given = read(&app, &batch, what, pause_after, erase).await;
+        assert!(whole.text.starts_with(&given.text), "{what:?}: what is given is from before, and whole");
+        assert_eq!(
+            given.text.len(),
+            given.before,
+            "{what:?} goes on with {:?}",
+            given.text.get(given.before..)
+        );
+        match given.end {
+            Err(EngineError::NotYet(why)) => assert!(why.contains("ask again"), "{why}"),
+            other => panic!("{what:?}: {other:?}"),
+        }
+
+        // Whoever asks again is told all, but of the erased.
+        let again = read(&app, &batch, what, usize::MAX, || ()).await;
+        again.end.unwrap();
+        for word in ["secret", &format!("{gone},"), &format!("{gone}.7")] {
+            assert!(!again.text.contains(word), "{what:?}: {word}");
+        }
+        let lines = again.text.lines().count();
+        let expected = match what {
+            Read::Outcomes(Some(Outcome::Updated)) => 12_000,
+            Read::Outcomes(Some(_)) => 18_000,
+            Read::Outcomes(None) => 30_000,
+            Read::Repair => 6_001,
+            Read::File => 30_001,
+        };
+        assert_eq!(lines, expected, "{what:?}");
+    }
+    app.stop().await;
+}

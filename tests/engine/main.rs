@@ -1,0 +1,22 @@
+//! The library without its daemon: the rules through the engine's own handle, one order beside a model, the contract of
+//! every store, parsers and formats against random bytes, and the order of the layers.
+//!
+//! ```text
+//! handle.rs          the rules through the handle that every front door calls
+//! order/             one order: random sequences beside a model
+//! store_contract.rs  what every store must do
+//! fuzz.rs            parsers and formats against random bytes
+//! layers.rs          imports run downward
+//! ```
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on should say where"
+)]
+
+mod fuzz;
+mod handle;
+mod layers;
+mod order;
+mod store_contract;

@@ -1,0 +1,77 @@
+//! ONE ORDER (R4): whatever the calls, batches, folds, checkpoints, crashes and restarts, every visitor reads and every
+//! row ends as if all accepted writes had been applied one after the other in the order of their seqs.
+//!
+//! ```text
+//! model.rs     the rules over plain maps, each write applied the moment it is accepted
+//! ops.rs       what a random sequence is made of
+//! stores.rs    the stores it runs on, one of which forgets whatever it may at a crash
+//! harness.rs   the real core driven step by step, compared with the model after each
+//! bundles.rs   rows that share an id, merged and one by one
+//! edges.rs     the edge cases by name
+//! paces.rs     the same requests beside folding that stands still, is slow, fast or random
+//! coverage.rs  what the sequences met; a situation never met fails the run
+//! ```
+
+mod bundles;
+mod coverage;
+mod edges;
+mod harness;
+mod model;
+mod ops;
+mod paces;
+mod stores;
+
+use self::harness::Harness;
+use self::stores::Which;
+use proptest::test_runner::{Config, RngSeed, TestCaseError, TestError, TestRunner};
+use std::io::Write;
+
+/// Random sequences, over all stores: fewer where nothing is optimised.
+const CASES: u32 = if cfg!(debug_assertions) { 400 } else { 2_400 };
+/// The same sequences every time; another number tries others.
+const SEED: u64 = 1;
+
+fn run(which: Which, cases: u32, seed: u64) {
+    let config = Config {
+        cases,
+        rng_seed: RngSeed::Fixed(seed),
+        failure_persistence: None,
+        max_shrink_iters: 20_000,
+        ..Config::default()
+    };
+    let checked = TestRunner::new(config).run(&ops::sequences(), |(settings, sequence)| {
+        Harness::new(which, settings).run(&sequence).map_err(TestCaseError::fail)
+    });
+    match checked {
+        Ok(()) => {}
+        Err(TestError::Abort(why)) => panic!("on {which:?}: {why}"),
+        Err(TestError::Fail(why, (settings, sequence))) => {
+            let sequence: String = sequence.iter().map(|op| format!("    {op:?}\n")).collect();
+            panic!("on {which:?}, begun with {settings:?}, after\n{sequence}{why}");
+        }
+    }
+}
+
+#[test]
+fn any_sequence_comes_out_as_in_the_order_of_its_seqs() {
+    let began = std::time::Instant::now();
+    let forgetful = || {
+        run(Which::Forgetful, CASES / 2, SEED);
+        coverage::counts()
+    };
+    let others = || {
+        run(Which::Memory, CASES / 4, SEED + 1);
+        run(Which::Sled, CASES / 4, SEED + 2);
+        coverage::counts()
+    };
+    let met = std::thread::scope(|scope| {
+        let others = scope.spawn(others);
+        let mut met = scope.spawn(forgetful).join().unwrap();
+        met.add(&others.join().unwrap());
+        met
+    });
+    // Past the capture of output: it shows each time.
+    let table = format!("{CASES} sequences in {:.1?} met:\n{met}", began.elapsed());
+    std::io::stderr().write_all(table.as_bytes()).unwrap();
+    assert!(met.never().is_empty(), "never met: {:?}", met.never());
+}
