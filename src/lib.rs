@@ -7,7 +7,7 @@
 //!
 //! # Where things are
 //!
-//! Imports run only downward in this list; `tests/layers.rs` enforces it.
+//! Imports run only downward in this list; `tests/engine/layers.rs` enforces it.
 //!
 //! | module | what it owns |
 //! | --- | --- |

@@ -8,7 +8,7 @@
 //! 1 to 19 digits. `chunked` is the one coding that is known, and it stands alone. A line of the head that says how long a
 //! body is, and a line between chunks, must fit into what is kept of one. All these lines end with CR LF, and hold no other
 //! CR. What hyper would refuse of a path or a query without a word is an offence, too, that says what to encode; and so
-//! is a `#`, for what stands behind one hyper drops in silence. `tests/fuzz.rs` lays it beside hyper.
+//! is a `#`, for what stands behind one hyper drops in silence. `tests/engine/fuzz.rs` lays it beside hyper.
 
 use std::borrow::Cow;
 

@@ -158,8 +158,10 @@ fn every_rule_that_a_comment_cites_is_in_the_design() {
     for (number, file) in cited {
         assert!(design.contains(&format!("**R{number} ")), "R{number} of {} is no rule", file.display());
     }
-    for title in
-        read("tests/layers.rs").split("design.md, \"").skip(1).filter_map(|rest| rest.split('"').next())
+    for title in read("tests/engine/layers.rs")
+        .split("design.md, \"")
+        .skip(1)
+        .filter_map(|rest| rest.split('"').next())
     {
         assert!(design.contains(&format!("## {title}\n")), "{title} is no section of the design");
     }

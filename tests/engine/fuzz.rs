@@ -1,6 +1,8 @@
 //! Fuzz targets: the journal reader, the snapshot reader, profile bytes, the batch file, plain and compressed, paths and
-//! parameters, where requests end. Each is a test with random inputs here, and a coverage-guided fuzzer's target with `cargo bolero test --test fuzz NAME` (`cargo install
-//! cargo-bolero`). How many inputs: `BOLERO_RANDOM_ITERATIONS`.
+//! parameters, and where requests end.
+//!
+//! Each is a test with random inputs here (`BOLERO_RANDOM_ITERATIONS` says how many), and a target of a coverage-guided fuzzer:
+//! `cargo install cargo-bolero`, then `cargo bolero test --test engine fuzz::NAME`.
 
 use std::fs;
 use std::io::{BufReader, Read, Write};

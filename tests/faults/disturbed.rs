@@ -2,7 +2,7 @@
 //! restored and served from then on, a compaction, the store removed, a kill, a clean stop, folding slow or fast. What lookups,
 //! outcomes and statuses then say is what a daemon says that was left in peace.
 //!
-//! `PROFILED_DISTURBED_PROGRAMS=100 cargo test --test disturbed` tries as many; `PROFILED_DISTURBED_SEED=…` one again.
+//! `PROFILED_DISTURBED_PROGRAMS=100 cargo test --test faults disturbed::` tries as many; `PROFILED_DISTURBED_SEED=…` one again.
 
 use std::fmt::Write as _;
 use std::fs;

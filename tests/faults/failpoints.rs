@@ -2,7 +2,7 @@
 //! refuses. Afterwards the daemon starts by itself, all that was acknowledged is there, and a store made again
 //! from snapshot and journal holds the same. Each place must really have been met. And a disk that is slow.
 //!
-//! Needs the feature `failpoints`: `cargo test --release --features failpoints --test failpoints`. `FAILPOINTS_ONLY`
+//! Needs the feature `failpoints`: `cargo test --release --features failpoints --test faults failpoints::`. `FAILPOINTS_ONLY`
 //! names the beginning of the places to try, `FAILPOINTS_LONG` has both faults tried at each, young and old.
 
 use std::os::unix::process::ExitStatusExt;

@@ -11,7 +11,7 @@
 //! With the feature `failpoints` the same test runs against a daemon that does not sync its journal: it must then fail,
 //! or it would prove nothing.
 //!
-//! 50 cuts in a release build; `POWER_CUTS=500 cargo test --release --test power_cut -- --nocapture` makes 500. It needs
+//! 50 cuts in a release build; `POWER_CUTS=500 cargo test --release --test faults -- --nocapture power_cut::` makes 500. It needs
 //! root, for mounting, and `mkfs.xfs`; without them it says that it is skipped.
 
 use std::fs::File;

@@ -2,7 +2,7 @@
 //! side by side, beside a model that is kept outside. At the end every visitor is as in the model, a store made again
 //! from snapshot and journal has the same digest, and neither memory nor file handles have grown.
 //!
-//! Ten seconds as it stands; `SOAK_SECONDS=600 cargo test --release --test soak -- --nocapture` is the long form. With
+//! Ten seconds as it stands; `SOAK_SECONDS=600 cargo test --release --test faults -- --nocapture soak::` is the long form. With
 //! `SOAK_UPKEEP=none` neither compactions nor backups go on beside it.
 //!
 //! What the memory is, as a profile of the heap told, taken without upkeep: 42 MiB at its peak. Of that sled's 41 histograms are
