@@ -497,7 +497,7 @@ impl Bench<'_> {
         let call =
             format!("/m2/demo/mbox/json?mbox=home&mboxSession=hot&mbox3rdPartyId={HOT_ID}&profile.n=1");
         assert_eq!(client.get(&call).status, 200);
-        // The first is settled at one go, whatever the pace; the pace then holds the others back.
+        // The first is resolved at one go, whatever the pace; the pace then holds the others back.
         for round in 0..=hot_batches {
             let row = |n| Row { id: HOT_ID.to_owned(), ..self.batch(round).row(n) };
             client.post(false, &csv((0..hot_rows).map(row)));

@@ -133,7 +133,7 @@ fn journal(criterion: &mut Criterion) {
     let key = Key::new(&client, IdKind::ThirdParty, "crm-00000001");
     let write = |seq| {
         let change = Change { key: ByteBuf::from(key.as_bytes()), value: ByteBuf::from([7; 230]) };
-        Entry::Write(WriteEntry { seq, changes: vec![change], settled: vec![], settled_bundles: vec![] })
+        Entry::Write(WriteEntry { seq, changes: vec![change], resolved: vec![], resolved_bundles: vec![] })
     };
     let mut group = criterion.benchmark_group("journal");
     group.sample_size(30);

@@ -20,7 +20,7 @@
 //! | [`config`], [`telemetry`] | settings, resolved and checked before anything opens; log lines and metrics |
 //! | [`journal`] | segments, group commit, entries, snapshots |
 //! | [`store`] | the seam to what keeps the profiles; sled and memory behind it, and the swap of one for a fresh one |
-//! | [`batch`] | the batch file's parser, the spool, pending rows, settling, background folding |
+//! | [`batch`] | the batch file's parser, the spool, pending rows, resolving, background folding |
 //! | [`engine`] | what every front door calls: `site_call`, `update`, `read`, `accept_batch`; and what keeps the data folder well: opening, healing, snapshots, backups, erasure, checking |
 //! | [`http`] | hyper, TLS, what each caller may take, the router, Adobe's forms and our own, the inspector's pages |
 //! | [`cli`] | one file per subcommand |
@@ -33,9 +33,9 @@
 //! 2. The file is fsynced, its index sorted. The commit thread gives it a seq, journals `BatchAccepted` with the file's
 //!    checksum, and [publishes](batch::queue::Batches::publish) it as a *pending* batch. Only now is it acknowledged, and
 //!    from now on every lookup folds its rows in.
-//! 3. The folding thread takes batches in turn. A [`Plan`](batch::fold::Plan) reads the file; if it is not what was
+//! 3. The folding thread takes batches in turn. A [`Plan`](batch::apply::Plan) reads the file; if it is not what was
 //!    accepted, the batch is held alone, as `stuck`, and all others go on. The plan sorts the rows by key. Two
-//!    [`Part`](batch::fold::Part)s read each row once more from the page cache, compare it with what it said before, and
+//!    [`Part`](batch::apply::Part)s read each row once more from the page cache, compare it with what it said before, and
 //!    fold it into the store, one atomic swap a visitor. A row whose outcome could not be told from the profile
 //!    afterwards goes through the commit thread instead, and so does a visitor with thousands of rows.
 //! 4. Outcomes are written, the store is made durable, `BatchCompleted` is journaled, the pending rows are dropped.
@@ -43,17 +43,17 @@
 //! # A site call
 //!
 //! 1. [`http`] decodes it into a [`SiteCall`](engine::SiteCall), and [`Engine::site_call`](engine::Engine::site_call) queues it.
-//! 2. The [commit thread](engine::commit) takes what is waiting as one group. For each request it takes a seq, *settles*
-//!    the visitor ([`settle`](batch::settle::settle): pending rows of all its ids are folded in first, for they are
+//! 2. The [commit thread](engine::commit) takes what is waiting as one group. For each request it takes a seq, *resolves*
+//!    the visitor ([`resolve`](batch::resolve::resolve): pending rows of all its ids are folded in first, for they are
 //!    earlier in the order), then binds ids and applies the attributes, all in a view that nobody else sees.
 //! 3. The group is one journal frame: one write, one `fdatasync`. Its entries hold the new values themselves, and what
-//!    became of the rows they settled.
+//!    became of the rows they resolved.
 //! 4. The values are put into the store, each unless what is there reaches as far; then the calls are answered.
 //!
 //! # A lookup
 //!
 //! [`look_up`](engine::look_up) takes the list of pending batches first and reads the store second, follows links, folds
-//! the visitor's pending rows in by the same `settle`, and shows the result. It waits for nobody.
+//! the visitor's pending rows in by the same `resolve`, and shows the result. It waits for nobody.
 //!
 //! # What never happens
 //!

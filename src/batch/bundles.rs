@@ -1,5 +1,5 @@
 //! Ids that many rows of one batch share: their rows bundled beside the index, and merged into what they come to, so that
-//! whoever settles them or looks them up reads as much for a hundred thousand rows as for one.
+//! whoever resolves them or looks them up reads as much for a hundred thousand rows as for one.
 //!
 //! ```text
 //! of each bundle   the effects of each of its stretches (see [`Stretch`]) · its contents · the places of its rows

@@ -1,12 +1,12 @@
 //! Batches: the file's format, the upload, the pending rows in front of the store, and their folding in.
 
+pub mod apply;
 pub mod as_adobe;
 pub mod bundles;
 pub mod catalogue;
 pub mod checksum;
 pub mod csv;
 pub mod encoding;
-pub mod fold;
 pub mod form;
 #[cfg(test)]
 mod in_pieces;
@@ -16,6 +16,6 @@ pub mod pending;
 pub mod pending_list;
 pub mod queue;
 pub mod remarks;
+pub mod resolve;
 pub mod rows;
-pub mod settle;
 pub mod spool;

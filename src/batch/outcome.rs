@@ -82,7 +82,7 @@ pub struct RowOutcome {
 
 impl RowOutcome {
     /// That of a row that was well-formed, and so can have failed for one reason only.
-    pub fn of_folded(line: u32, offset: u32, outcome: Outcome) -> Self {
+    pub fn of_applied(line: u32, offset: u32, outcome: Outcome) -> Self {
         let failure = (outcome == Outcome::Failed).then_some(Failure::ProfileTooLarge);
         Self { line, offset, outcome, failure }
     }

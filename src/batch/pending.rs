@@ -1,5 +1,5 @@
 //! An accepted batch that is not folded in yet: an immutable sorted run in front of the store, as an LSM tree's first
-//! level is. Each row left the hash of its id and its place in the file; the id at that place settles collisions.
+//! level is. Each row left the hash of its id and its place in the file; the id at that place resolves collisions.
 //!
 //! Promises: memory per pending batch is a few dozen kilobytes, whatever its rows, and 32 bytes for each id that more
 //! than a hundred of them share; a hash that is in no row costs one small read at most; rows that share an id are found as
@@ -430,7 +430,7 @@ fn hash(id: &str) -> u64 {
     xxhash_rust::xxh3::xxh3_64(id.as_bytes())
 }
 
-/// One row found by its id: what a settling write or a lookup folds in.
+/// One row found by its id: what a resolving write or a lookup folds in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoundRow {
     /// Which of the ids asked for it has.
@@ -505,7 +505,7 @@ pub struct Pending {
     rows: PathBuf,
     /// What the file comes to.
     sum: FileSum,
-    settled: Mutex<Settled>,
+    resolved: Mutex<Resolved>,
     on_record: Option<OnRecord>,
     /// The file that told what became of all rows is gone, and nobody has found out yet of which lines nothing else tells.
     unjudged: bool,
@@ -532,18 +532,18 @@ impl OnRecord {
     }
 }
 
-/// What was settled.
+/// What was resolved.
 #[derive(Debug, Default, Clone)]
-struct Settled {
+struct Resolved {
     /// Rows, by their lines.
-    rows: HashMap<u32, (SettledBy, Outcome)>,
+    rows: HashMap<u32, (ResolvedBy, Outcome)>,
     /// Bundles, by their first lines.
-    bundles: HashMap<u32, (SettledBy, Became)>,
+    bundles: HashMap<u32, (ResolvedBy, Became)>,
 }
 
-/// Who settled rows.
+/// Who resolved rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum SettledBy {
+enum ResolvedBy {
     /// A write since the start: the store has them, or is about to get them from that write.
     Write,
     /// The journal tells so. The store may have lost them with the crash, if that write met them folded in already.
@@ -554,7 +554,7 @@ impl Pending {
     /// A batch whose file and index are there.
     pub fn new(accepted: Accepted, header: Header, index: Index, rows: PathBuf) -> Self {
         let progress = Arc::new(Progress::of(&accepted));
-        let (settled, sum) = (Mutex::new(Settled::default()), accepted.sum());
+        let (resolved, sum) = (Mutex::new(Resolved::default()), accepted.sum());
         Self {
             accepted: Arc::new(accepted),
             header,
@@ -562,7 +562,7 @@ impl Pending {
             index,
             rows,
             sum,
-            settled,
+            resolved,
             on_record: None,
             unjudged: false,
             lost: HashSet::new(),
@@ -580,14 +580,14 @@ impl Pending {
         outcomes_gone: bool,
         rows: &Path,
         index: Option<&Path>,
-        settled: Vec<(u32, Became)>,
+        resolved: Vec<(u32, Became)>,
     ) -> Self {
         let index = index.and_then(|index| Index::open(index).ok().flatten());
         let may_be_anybody = index.is_none();
         let header = Header::from_parts(accepted.key_kind, vec![], accepted.rules.reading.clone());
         let opened = Self::new(accepted, header, index.unwrap_or_else(Index::empty), rows.to_owned());
-        let settled = settled.into_iter().map(|(first, became)| (first, (SettledBy::Journal, became)));
-        lock(&opened.settled).bundles.extend(settled);
+        let resolved = resolved.into_iter().map(|(first, became)| (first, (ResolvedBy::Journal, became)));
+        lock(&opened.resolved).bundles.extend(resolved);
         if outcomes_gone {
             let why = "what became of its rows was in a file that is missing or damaged, too";
             opened.hold(&format!("{}; and {why}", error.in_short()), &format!("{error}; {why}"));
@@ -599,11 +599,11 @@ impl Pending {
 
     /// Opens a batch that is held once more, now that its file is what was accepted and comes to `sum`.
     pub fn open_again(&self, sum: FileSum, index: &Path) -> io::Result<Self> {
-        let settled = lock(&self.settled).clone();
-        let bundles = settled.bundles.iter().map(|(first, (_, became))| (*first, became.clone())).collect();
+        let resolved = lock(&self.resolved).clone();
+        let bundles = resolved.bundles.iter().map(|(first, (_, became))| (*first, became.clone())).collect();
         let opened = Self::open((*self.accepted).clone(), sum, &self.rows, index, bundles)?;
         let (on_record, unjudged, lost) = (self.on_record.clone(), self.unjudged, self.lost.clone());
-        Ok(Self { settled: Mutex::new(settled), on_record, unjudged, lost, ..opened })
+        Ok(Self { resolved: Mutex::new(resolved), on_record, unjudged, lost, ..opened })
     }
 
     /// Holds it: its file is not what was accepted. Nothing is folded in from it any more, and whoever it may name waits,
@@ -637,18 +637,18 @@ impl Pending {
     }
 
     /// Opens an accepted batch's files after a restart; makes the index again if it does not verify. The file of rows was
-    /// verified, and comes to `sum`. What became of `settled` bundles, named by their first lines, the journal tells.
+    /// verified, and comes to `sum`. What became of `resolved` bundles, named by their first lines, the journal tells.
     pub fn open(
         accepted: Accepted,
         sum: FileSum,
         rows: &Path,
         index: &Path,
-        settled: Vec<(u32, Became)>,
+        resolved: Vec<(u32, Became)>,
     ) -> io::Result<Self> {
         let header = read_header(&File::open(rows)?, &accepted.rules.reading)?;
-        let fewest = settled.iter().map(|(_, became)| became.rows() as usize).min();
+        let fewest = resolved.iter().map(|(_, became)| became.rows() as usize).min();
         let rows_min = fewest.unwrap_or(BUNDLE_ROWS_MIN).min(BUNDLE_ROWS_MIN);
-        let has_all = |index: &Index| settled.iter().all(|(first, _)| index.bundle_from(*first).is_some());
+        let has_all = |index: &Index| resolved.iter().all(|(first, _)| index.bundle_from(*first).is_some());
         let index = match Index::open(index)?.filter(has_all) {
             Some(found) => found,
             None => index_again(&accepted.rules, rows, index, rows_min)?,
@@ -656,9 +656,9 @@ impl Pending {
         // Rows that are overwritten are in no bundle any more; any others are as they were.
         let overwritten = sum != accepted.sum();
         let opened = Self { sum, ..Self::new(accepted, header, index, rows.to_owned()) };
-        for (first, became) in settled {
+        for (first, became) in resolved {
             if opened.index.bundle_from(first).is_some_and(|bundle| bundle.rows == became.rows()) {
-                lock(&opened.settled).bundles.insert(first, (SettledBy::Journal, became));
+                lock(&opened.resolved).bundles.insert(first, (ResolvedBy::Journal, became));
             } else if !overwritten {
                 let why = format!(
                     "the journal says what became of the rows from line {first} on, which are others"
@@ -669,12 +669,12 @@ impl Pending {
         Ok(opened)
     }
 
-    /// The lines of all rows that were settled, those of bundles with them.
-    pub fn lines_settled(&self) -> Result<Vec<u32>, UploadError> {
+    /// The lines of all rows that were resolved, those of bundles with them.
+    pub fn lines_resolved(&self) -> Result<Vec<u32>, UploadError> {
         let (mut lines, bundles) = {
-            let settled = lock(&self.settled);
-            let bundles: Vec<u32> = settled.bundles.keys().copied().collect();
-            (settled.rows.keys().copied().collect::<Vec<u32>>(), bundles)
+            let resolved = lock(&self.resolved);
+            let bundles: Vec<u32> = resolved.bundles.keys().copied().collect();
+            (resolved.rows.keys().copied().collect::<Vec<u32>>(), bundles)
         };
         let bundled = || -> io::Result<Vec<u32>> {
             let mut lines = vec![];
@@ -697,7 +697,7 @@ impl Pending {
 
     /// The same, but of these lines nobody can tell any more what became of them.
     pub fn with_lost(mut self, lost: HashSet<u32>) -> Self {
-        lost.iter().for_each(|line| self.settled_before(*line, Outcome::Failed));
+        lost.iter().for_each(|line| self.resolved_before(*line, Outcome::Failed));
         self.lost = lost;
         self.unjudged = false;
         self
@@ -756,8 +756,8 @@ impl Pending {
         Ok(Found { rows: self.rows_at(ids, &places)?, bundles: self.bundles_of(ids)? })
     }
 
-    /// The same, but nothing if writes since the start settled it all: the file is not read then.
-    pub fn find_unless_settled(&self, ids: &[Key]) -> io::Result<Found> {
+    /// The same, but nothing if writes since the start resolved it all: the file is not read then.
+    pub fn find_unless_resolved(&self, ids: &[Key]) -> io::Result<Found> {
         let places = self.places_of(ids)?;
         let bundles = self.keyed_so(ids).flat_map(|(_, key)| self.index.bundles(hash(key.id())));
         if self.left_to_writes(places.iter().map(|(_, place)| place.line), bundles.map(|bundle| bundle.first))
@@ -929,13 +929,13 @@ impl Pending {
         })
     }
 
-    /// What became of the row on this line, if a write settled it or the batch was complete before. Whether it is in a
-    /// bundle that was settled is looked for in all of those: whoever knows asks [`settled_in`](Self::settled_in).
-    pub fn settled(&self, line: u32) -> io::Result<Option<Outcome>> {
-        if let Some(outcome) = self.settled_row(line) {
+    /// What became of the row on this line, if a write resolved it or the batch was complete before. Whether it is in a
+    /// bundle that was resolved is looked for in all of those: whoever knows asks [`resolved_in`](Self::resolved_in).
+    pub fn resolved(&self, line: u32) -> io::Result<Option<Outcome>> {
+        if let Some(outcome) = self.resolved_row(line) {
             return Ok(Some(outcome));
         }
-        let mut bundles: Vec<u32> = lock(&self.settled).bundles.keys().copied().collect();
+        let mut bundles: Vec<u32> = lock(&self.resolved).bundles.keys().copied().collect();
         bundles.retain(|first| *first <= line);
         for bundle in self.bundles_from(bundles)? {
             if let Some(at) = self.lines_of(&bundle)?.iter().position(|at| *at == line) {
@@ -944,80 +944,80 @@ impl Pending {
                     bundle: bundle.first,
                     row: u32::try_from(at).map_err(io::Error::other)?,
                 };
-                return Ok(self.settled_in(row));
+                return Ok(self.resolved_in(row));
             }
         }
         Ok(None)
     }
 
     /// The same, of a row that is in no bundle.
-    pub fn settled_row(&self, line: u32) -> Option<Outcome> {
-        let settled = lock(&self.settled).rows.get(&line).map(|(_, outcome)| *outcome);
-        settled.or_else(|| self.on_record(line).map(|(outcome, _)| outcome))
+    pub fn resolved_row(&self, line: u32) -> Option<Outcome> {
+        let resolved = lock(&self.resolved).rows.get(&line).map(|(_, outcome)| *outcome);
+        resolved.or_else(|| self.on_record(line).map(|(outcome, _)| outcome))
     }
 
     /// The same, of a row that is in a bundle.
-    pub fn settled_in(&self, row: BundleRow) -> Option<Outcome> {
+    pub fn resolved_in(&self, row: BundleRow) -> Option<Outcome> {
         let bundled =
-            || lock(&self.settled).bundles.get(&row.bundle).and_then(|(_, became)| became.of(row.row));
-        self.settled_row(row.line).or_else(bundled)
+            || lock(&self.resolved).bundles.get(&row.bundle).and_then(|(_, became)| became.of(row.row));
+        self.resolved_row(row.line).or_else(bundled)
     }
 
     /// What became of all rows of a bundle, if that is known.
-    pub fn settled_bundle(&self, bundle: &FoundBundle) -> io::Result<Option<Became>> {
-        let settled = {
-            let settled = lock(&self.settled);
-            if settled.rows.is_empty() && self.on_record.is_none() && settled.bundles.is_empty() {
+    pub fn resolved_bundle(&self, bundle: &FoundBundle) -> io::Result<Option<Became>> {
+        let resolved = {
+            let resolved = lock(&self.resolved);
+            if resolved.rows.is_empty() && self.on_record.is_none() && resolved.bundles.is_empty() {
                 return Ok(None);
             }
-            settled.bundles.get(&bundle.first).map(|(_, became)| became.clone())
+            resolved.bundles.get(&bundle.first).map(|(_, became)| became.clone())
         };
-        // An earlier program settled row by row.
-        if settled.is_some() || self.settled_row(bundle.first).is_none() {
-            return Ok(settled);
+        // An earlier program resolved row by row.
+        if resolved.is_some() || self.resolved_row(bundle.first).is_none() {
+            return Ok(resolved);
         }
         let mut became = Became::default();
         for line in self.lines_of(bundle)? {
-            let Some(outcome) = self.settled_row(line) else { return Ok(None) };
+            let Some(outcome) = self.resolved_row(line) else { return Ok(None) };
             became.push(1, outcome);
         }
         Ok(Some(became))
     }
 
-    /// Whether writes since the start settled all the rows on these lines, and these bundles, so that the store is theirs to
+    /// Whether writes since the start resolved all the rows on these lines, and these bundles, so that the store is theirs to
     /// put.
     pub fn left_to_writes(
         &self,
         mut lines: impl Iterator<Item = u32>,
         mut bundles: impl Iterator<Item = u32>,
     ) -> bool {
-        let settled = lock(&self.settled);
-        let by_write = |by: Option<SettledBy>| by == Some(SettledBy::Write);
-        !(settled.rows.is_empty() && settled.bundles.is_empty())
-            && lines.all(|line| by_write(settled.rows.get(&line).map(|(by, _)| *by)))
-            && bundles.all(|first| by_write(settled.bundles.get(&first).map(|(by, _)| *by)))
+        let resolved = lock(&self.resolved);
+        let by_write = |by: Option<ResolvedBy>| by == Some(ResolvedBy::Write);
+        !(resolved.rows.is_empty() && resolved.bundles.is_empty())
+            && lines.all(|line| by_write(resolved.rows.get(&line).map(|(by, _)| *by)))
+            && bundles.all(|first| by_write(resolved.bundles.get(&first).map(|(by, _)| *by)))
     }
 
-    /// Notes what a write that settles rows made of one: final, and told before the profile shows it.
-    pub fn settle(&self, line: u32, outcome: Outcome) {
-        self.note(line, SettledBy::Write, outcome);
+    /// Notes what a write that resolves rows made of one: final, and told before the profile shows it.
+    pub fn resolve(&self, line: u32, outcome: Outcome) {
+        self.note(line, ResolvedBy::Write, outcome);
     }
 
     /// The same of a bundle.
-    pub fn settle_bundle(&self, first: u32, became: Became) {
+    pub fn resolve_bundle(&self, first: u32, became: Became) {
         if self.on_record.is_none() {
-            lock(&self.settled).bundles.entry(first).or_insert((SettledBy::Write, became));
+            lock(&self.resolved).bundles.entry(first).or_insert((ResolvedBy::Write, became));
         }
     }
 
     /// Notes the same after a restart.
-    pub fn settled_before(&self, line: u32, outcome: Outcome) {
-        self.note(line, SettledBy::Journal, outcome);
+    pub fn resolved_before(&self, line: u32, outcome: Outcome) {
+        self.note(line, ResolvedBy::Journal, outcome);
     }
 
-    fn note(&self, line: u32, by: SettledBy, outcome: Outcome) {
+    fn note(&self, line: u32, by: ResolvedBy, outcome: Outcome) {
         if self.on_record.is_none() {
-            lock(&self.settled).rows.entry(line).or_insert((by, outcome));
+            lock(&self.resolved).rows.entry(line).or_insert((by, outcome));
         }
     }
 }

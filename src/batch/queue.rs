@@ -136,7 +136,7 @@ impl Batches {
     /// the one that is made again does not hold all of it.
     ///
     /// For statuses, listings and statistics it stays what it is: complete, with its counts, since when it was. For
-    /// lookups, for writes that settle, for the folding thread, the sweeper, checkpoints and snapshots it is pending, as
+    /// lookups, for writes that resolve, for the folding thread, the sweeper, checkpoints and snapshots it is pending, as
     /// any other: `pending` has it with what became of its rows on record ([`Pending::with_outcomes`]), its turn comes,
     /// and [`Self::complete`] takes it out of the way again; only then does a checkpoint leave it out.
     /// Whoever has a store made again calls this before lookups may meet that store, for each batch that the

@@ -28,7 +28,7 @@ use crate::batch::checksum::UploadError;
 use crate::batch::outcome::BatchState as FoldState;
 use crate::batch::pending::Accepted;
 use crate::batch::queue::{Batches, Known};
-use crate::batch::settle::SettleError;
+use crate::batch::resolve::ResolveError;
 use crate::batch::spool::Spool;
 use crate::clock::GuardedClock;
 use crate::config::{ClientSettings, Config, PublicUrl};
@@ -1234,7 +1234,7 @@ impl Inner {
     }
 
     /// Looks at batches and store, once more if a store that was made again took over meanwhile.
-    fn at_one_turn<T>(&self, look: impl Fn() -> Result<T, SettleError>) -> Result<T, EngineError> {
+    fn at_one_turn<T>(&self, look: impl Fn() -> Result<T, ResolveError>) -> Result<T, EngineError> {
         loop {
             let turn = self.store.turn();
             let found = look();
@@ -1246,13 +1246,13 @@ impl Inner {
     }
 
     /// What whoever asked is told of what could not be read.
-    fn told(&self, error: impl Into<SettleError>) -> EngineError {
+    fn told(&self, error: impl Into<ResolveError>) -> EngineError {
         match error.into() {
-            SettleError::Store(error) if error.is_damage() => {
+            ResolveError::Store(error) if error.is_damage() => {
                 self.store.note_damage(&error);
                 EngineError::Unreadable
             }
-            SettleError::Held { batch, why } => EngineError::Held { batch, why },
+            ResolveError::Held { batch, why } => EngineError::Held { batch, why },
             error => EngineError::internal(error),
         }
     }

@@ -1,7 +1,7 @@
 //! What the journal says: the entries of a commit group, and the checkpoint that tells where a restart begins.
 //!
 //! Promises: entries are key-local and physical: a write's entry holds, for each canonical key it changes, the value
-//! that then stands there, with the rows it settled in it. Redoing it is a put that a value which reaches as far
+//! that then stands there, with the rows it resolved in it. Redoing it is a put that a value which reaches as far
 //! withstands; it resolves nothing, reads no clock and no setting, and comes out the same under any later program.
 //! What shapes a batch's outcome besides its rows is in its entry, and with it the checksum of the file that has them.
 
@@ -25,7 +25,7 @@ pub const CHECKPOINT_VERSION: u8 = 5;
 /// One entry of the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Entry {
-    /// Keys were changed: by a site call, a single update, a removal, an erasure, a bind; or rows were settled.
+    /// Keys were changed: by a site call, a single update, a removal, an erasure, a bind; or rows were resolved.
     Write(WriteEntry),
     /// A batch was accepted: every row of it will be applied.
     BatchAccepted(BatchAcceptedEntry),
@@ -51,10 +51,10 @@ impl Entry {
                 Self::Write(write) => {
                     let changes = write.changes.iter();
                     let changes = changes.map(|change| change.key.len() + change.value.len() + 2 * NUMBER);
-                    let bundles = write.settled_bundles.iter();
+                    let bundles = write.resolved_bundles.iter();
                     let bundles = bundles.map(|bundle| (3 + 2 * bundle.became.len()) * NUMBER);
-                    let settled = write.settled.len() * 3 * NUMBER;
-                    4 * NUMBER + changes.sum::<usize>() + settled + bundles.sum::<usize>()
+                    let resolved = write.resolved.len() * 3 * NUMBER;
+                    4 * NUMBER + changes.sum::<usize>() + resolved + bundles.sum::<usize>()
                 }
                 Self::BatchAccepted(accepted) => batch(accepted),
                 Self::BatchCompleted(_) => end,
@@ -75,14 +75,14 @@ impl Entry {
 /// What a write changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WriteEntry {
-    /// The write's seq; zero if it is none that has one: rows settled for folding, what the sweeper took.
+    /// The write's seq; zero if it is none that has one: rows resolved for folding, what the sweeper took.
     pub seq: u64,
     /// The values that now stand, in the order in which they are put.
     pub changes: Vec<Change>,
-    /// What became of the pending rows that it settled.
-    pub settled: Vec<Settled>,
+    /// What became of the pending rows that it resolved.
+    pub resolved: Vec<Resolved>,
     /// What became of those that share an id with many others of their batch.
-    pub settled_bundles: Vec<SettledBundle>,
+    pub resolved_bundles: Vec<ResolvedBundle>,
 }
 
 /// One key's new value.
@@ -96,7 +96,7 @@ pub struct Change {
 
 /// What became of one row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Settled {
+pub struct Resolved {
     /// Its batch's seq.
     pub batch: u64,
     /// Its line.
@@ -107,7 +107,7 @@ pub struct Settled {
 
 /// What became of the rows of one id in one batch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SettledBundle {
+pub struct ResolvedBundle {
     /// Their batch's seq.
     pub batch: u64,
     /// The first one's line.
@@ -328,8 +328,8 @@ mod tests {
         let write = WriteEntry {
             seq: 5,
             changes: vec![Change { key: ByteBuf::from(*b"k"), value: ByteBuf::from(*b"v") }],
-            settled: vec![Settled { batch: 3, line: 2, outcome: 1 }],
-            settled_bundles: vec![],
+            resolved: vec![Resolved { batch: 3, line: 2, outcome: 1 }],
+            resolved_bundles: vec![],
         };
         vec![
             Entry::Write(write),
@@ -360,8 +360,8 @@ mod tests {
             (batch.reading, batch.blocked_ids) = (1, Some(vec!["void".into(), "n.n.".into()]));
         }
         if let Entry::Write(write) = &mut written[0] {
-            write.settled_bundles =
-                vec![SettledBundle { batch: 3, first: 2, became: vec![(1, 1), (900, 0)] }];
+            write.resolved_bundles =
+                vec![ResolvedBundle { batch: 3, first: 2, became: vec![(1, 1), (900, 0)] }];
         }
         encode_group(&written, &mut payload).unwrap();
         assert_eq!(decode_group(&payload).unwrap(), written);
@@ -389,9 +389,9 @@ mod tests {
             let write = WriteEntry {
                 seq,
                 changes: vec![Change { key: bytes.clone(), value: bytes }; many.min(3)],
-                settled: vec![Settled { batch: seq, line: u32::MAX, outcome: 4 }; many],
-                settled_bundles: vec![
-                    SettledBundle {
+                resolved: vec![Resolved { batch: seq, line: u32::MAX, outcome: 4 }; many],
+                resolved_bundles: vec![
+                    ResolvedBundle {
                         batch: seq,
                         first: u32::MAX,
                         became: vec![(u32::MAX, 4); many]
@@ -456,7 +456,7 @@ mod tests {
     }
 
     /// As a program wrote them while names stood in the journal and complete batches in checkpoints, and before stores said
-    /// how far they reach and rows were settled by the id.
+    /// how far they reach and rows were resolved by the id.
     #[test]
     fn groups_and_checkpoints_of_version_3_are_read() {
         let accepted = |seq: &str| {

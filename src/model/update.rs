@@ -1,7 +1,7 @@
 //! What a write does to what is stored: the one pure `fold` for batch rows (R4–R7, R9, R11), site calls and single
 //! updates, and the login merge (R2).
 //!
-//! Promises: nothing here reads a clock, a setting or a store. Lookups, settling, background folding and replay all
+//! Promises: nothing here reads a clock, a setting or a store. Lookups, resolving, background folding and replay all
 //! go through [`fold`], so they can't disagree.
 
 use super::batch::{BatchRules, EmptyValues, Outcome};

@@ -77,11 +77,11 @@ pub struct VisitorRows<'r, 'a> {
 /// What became of one visitor's rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Swapped {
-    /// They are in already, by an earlier fold or a write that settled them; nothing was changed.
+    /// They are in already, by an earlier fold or a write that resolved them; nothing was changed.
     AlreadyIn,
     /// Nothing was changed: what would become of them could not be told from the profile afterwards, so the commit
-    /// thread must settle them and journal their outcomes first.
-    MustSettle,
+    /// thread must resolve them and journal their outcomes first.
+    MustResolve,
     /// The one row was dealt with.
     One(Outcome),
     /// The rows were dealt with.
@@ -155,7 +155,7 @@ pub fn swap(
     let replaces_link =
         rules.creates && matches!(&stored, Some(Stored::Link { through, .. }) if *through < rules.seq);
     if replaces_link {
-        return Ok((None, Swapped::MustSettle));
+        return Ok((None, Swapped::MustResolve));
     }
     let erased = matches!(&stored, Some(Stored::Tombstone { erased: true, .. }));
     let mut one = None;
@@ -172,9 +172,9 @@ pub fn swap(
     let failed = one == Some(Outcome::Failed) || many.contains(&Outcome::Failed);
     Ok(match folded {
         Folded::AlreadyIn => (None, Swapped::AlreadyIn),
-        _ if failed => (None, Swapped::MustSettle),
+        _ if failed => (None, Swapped::MustResolve),
         // The tombstone of the life before must move to its mark, which takes two keys.
-        Folded::Changed(_) if erased => (None, Swapped::MustSettle),
+        Folded::Changed(_) if erased => (None, Swapped::MustResolve),
         folded => {
             let now = match folded {
                 Folded::Changed(profile) => Some(Stored::Profile(profile).encode()),

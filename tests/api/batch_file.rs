@@ -394,7 +394,7 @@ fn what_is_no_batch_file_is_refused_in_the_same_words_everywhere() {
 /// What is no id is the client's to say, and a batch keeps to what was said when it was accepted: whatever is configured
 /// when its rows are folded in, after a `kill -9`, with its index gone, and once more with the store gone.
 #[test]
-fn what_counts_as_no_id_is_settled_when_a_batch_is_accepted() {
+fn what_counts_as_no_id_is_resolved_when_a_batch_is_accepted() {
     let settings =
         |blocked: &str, more: &str| format!("[clients.demo]\nv2_creates_profiles = true\n{blocked}{more}");
     let slow = "[ingest]\nmax_rows_per_second = 1\n";

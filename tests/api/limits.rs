@@ -650,7 +650,7 @@ fn searches_for_lines_take_turns() {
 }
 
 /// What a site call of an id makes the daemon read, and journal, in bytes, where so many batches of so many rows of it wait.
-fn settling_costs(batches: usize, rows: usize) -> [f64; 2] {
+fn resolving_costs(batches: usize, rows: usize) -> [f64; 2] {
     let daemon = Daemon::start_configured(
         "[clients.demo]\nv2_creates_profiles = true\n[ingest]\nmax_rows_per_second = 1\n",
     );
@@ -676,12 +676,12 @@ fn settling_costs(batches: usize, rows: usize) -> [f64; 2] {
 
 /// Thirty batches of half a million rows of one id kept the commit thread for half a minute, and the watchdog ended it.
 #[test]
-fn what_settling_an_id_costs_goes_by_the_batches_that_name_it_and_not_by_their_rows() {
-    let (few, many) = (settling_costs(20, 200), settling_costs(20, 20_000));
+fn what_resolving_an_id_costs_goes_by_the_batches_that_name_it_and_not_by_their_rows() {
+    let (few, many) = (resolving_costs(20, 200), resolving_costs(20, 20_000));
     println!("bytes read and journaled: {few:?} for 20 batches of 200 rows, {many:?} for 20 of 20,000");
     for (few, many) in few.into_iter().zip(many) {
         assert!(many <= 2.0 * few + 65_536.0, "{many} bytes where a hundredth of the rows take {few}");
     }
-    let fewer = settling_costs(10, 20_000);
+    let fewer = resolving_costs(10, 20_000);
     assert!(fewer[1] < many[1], "{fewer:?} for half the batches, {many:?} for all");
 }

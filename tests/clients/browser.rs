@@ -92,7 +92,7 @@ fn a_page_of_another_origin_calls_the_sites_doors_and_reads_their_answers() {
     assert_eq!(wait_for("the beacon", || by("beacon")), "a beacon");
 }
 
-/// The page's DOM once it has settled.
+/// The page's DOM once it has resolved.
 fn dom(browser: &str, page: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
     let process = Command::new(browser)

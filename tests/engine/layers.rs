@@ -379,7 +379,7 @@ fn a_path_that_does_not_run_downward_is_found() {
             assert!(found.starts_with(expected), "{name} {text:?}: {found:?} is not {expected:?}");
         }
     }
-    check("engine.rs", "use crate::batch::fold;\nuse crate::model::id::{Key, VisitorId};", &[]);
+    check("engine.rs", "use crate::batch::apply;\nuse crate::model::id::{Key, VisitorId};", &[]);
     check(
         "model/id.rs",
         "\nuse crate::store::Stored;",
@@ -402,21 +402,21 @@ fn a_path_that_does_not_run_downward_is_found() {
     );
     check("telemetry.rs", "use crate::config::LogFilter;", &[]);
     check(
-        "batch/fold.rs",
+        "batch/apply.rs",
         "fn f(x: Vec<crate::cli::C>) {}",
-        &["batch/fold.rs:1: crate::cli::C: batch must not"],
+        &["batch/apply.rs:1: crate::cli::C: batch must not"],
     );
-    check("batch/fold.rs", "type X = Vec::<crate::cli::C>;", &["batch/fold.rs:1: crate::cli::C"]);
-    check("batch/fold.rs", "use super::super::http::x;", &["batch/fold.rs:1: crate::http::x"]);
+    check("batch/apply.rs", "type X = Vec::<crate::cli::C>;", &["batch/apply.rs:1: crate::cli::C"]);
+    check("batch/apply.rs", "use super::super::http::x;", &["batch/apply.rs:1: crate::http::x"]);
     check(
-        "batch/fold.rs",
+        "batch/apply.rs",
         "mod tests { use super::*; use super::super::csv; use super::super::super::engine; }",
-        &["batch/fold.rs:1: crate::engine: batch must not import engine"],
+        &["batch/apply.rs:1: crate::engine: batch must not import engine"],
     );
     check(
-        "batch/fold.rs",
+        "batch/apply.rs",
         "mod a { mod b {} fn f() {} }\nuse super::super::engine;",
-        &["batch/fold.rs:2: crate::engine:"],
+        &["batch/apply.rs:2: crate::engine:"],
     );
     check("batch/mod.rs", "use self::fold::x; use super::journal::x;", &[]);
     check(

@@ -109,12 +109,12 @@ fn what_a_profile_would_not_tell_afterwards_is_left_to_the_commit_thread() {
     on_each_store(|store| {
         put_through(store, &key("known"), None, &newborn(1)).unwrap();
         let before = get(store, "known");
-        assert_eq!(fold(store, &rules(2), "known", &["1", &"x".repeat(60)]), Swapped::MustSettle);
+        assert_eq!(fold(store, &rules(2), "known", &["1", &"x".repeat(60)]), Swapped::MustResolve);
         assert_eq!(get(store, "known"), before);
         let link = Stored::Link { through: seq(1), target: key("known") }.encode();
         put_through(store, &key("linked"), None, &link).unwrap();
         let creates = BatchRules { creates: true, ..rules(2) };
-        assert_eq!(fold(store, &creates, "linked", &["1"]), Swapped::MustSettle);
+        assert_eq!(fold(store, &creates, "linked", &["1"]), Swapped::MustResolve);
         assert_eq!(fold(store, &rules(2), "linked", &["1"]), Swapped::One(Outcome::NotFound));
         assert_eq!(get(store, "linked"), Some(link));
     });

@@ -3,9 +3,9 @@
 
 use super::lives::{Seen, show};
 use super::store::VolatileStore;
+use profiled::batch::apply::{Part, Plan, Step};
 use profiled::batch::catalogue;
 use profiled::batch::csv::Parser;
-use profiled::batch::fold::{Part, Plan, Step};
 use profiled::batch::outcome::write_outcomes;
 use profiled::batch::pending::IndexBuilder;
 use profiled::batch::queue::Batches;
@@ -377,7 +377,7 @@ impl Daemon {
         loop {
             match part.step(&*self.store).unwrap() {
                 Step::More => {}
-                Step::Settle(keys) => drop(self.ask(Request::Settle(client(), keys))),
+                Step::Resolve(keys) => drop(self.ask(Request::Resolve(client(), keys))),
                 Step::Done => return part,
             }
         }

@@ -1,4 +1,4 @@
-//! The races of docs/internals/design.md (publish, settle, drop, swap onto a link; checkpoints, snapshots and fresh stores beside them
+//! The races of docs/internals/design.md (publish, resolve, drop, swap onto a link; checkpoints, snapshots and fresh stores beside them
 //! all), run under a schedule explorer: on threads whose every step shuttle decides.
 //!
 //! ```text

@@ -363,7 +363,7 @@ fn a_row_that_creates_where_a_dead_link_stood_leaves_its_old_visitor_alone() {
 }
 
 #[test]
-fn a_row_too_large_fails_once_whoever_settles_it() {
+fn a_row_too_large_fails_once_whoever_resolves_it() {
     explore(|daemon| {
         daemon.site("anna", "city=Paris");
         daemon.site("ben", "city=Rome");

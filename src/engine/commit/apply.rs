@@ -23,14 +23,14 @@ impl Committer {
         one: Decided,
         position: Position,
     ) -> Result<Result<Answer, EngineError>, Fatal> {
-        for row in &one.settled {
+        for row in &one.resolved {
             if let Some(pending) = self.batches.pending_by_seq(row.batch) {
-                pending.settle(row.line, row.outcome);
+                pending.resolve(row.line, row.outcome);
             }
         }
-        for bundle in one.settled_bundles {
+        for bundle in one.resolved_bundles {
             if let Some(pending) = self.batches.pending_by_seq(bundle.batch) {
-                pending.settle_bundle(bundle.first, bundle.became);
+                pending.resolve_bundle(bundle.first, bundle.became);
             }
         }
         for Put { key, was, now } in one.puts {

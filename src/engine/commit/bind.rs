@@ -4,7 +4,7 @@
 
 use super::decided::Undecided;
 use super::group::Group;
-use crate::batch::settle::decoded;
+use crate::batch::resolve::decoded;
 use crate::engine::CallIds;
 use crate::model::id::{ClientCode, IdKind, Key, VisitorId};
 use crate::model::profile::{LINKED_IDS_MAX, Profile, Stored};

@@ -8,7 +8,7 @@ use super::group::Group;
 use super::request::{Answer, Request};
 use crate::batch::pending_list::PendingList;
 use crate::batch::queue::Batches;
-use crate::batch::settle::{Noted, View, settle_while};
+use crate::batch::resolve::{Noted, View, resolve_while};
 use crate::batch::spool::SpoolFile;
 use crate::durable::point;
 use crate::engine::{EngineError, Fatal};
@@ -30,7 +30,7 @@ const GROUP_BYTES: usize = 2 << 20;
 
 /// When the outcomes that one request resolves reach this size, the rest moves to the next group. One batch needs at most
 /// two bytes a row.
-const SETTLED_BYTES: usize = 1 << 20;
+const RESOLVED_BYTES: usize = 1 << 20;
 
 /// Takes requests group by group.
 pub struct Committer {
@@ -56,12 +56,12 @@ pub struct Committer {
     /// The metrics.
     pub metrics: Arc<Metrics>,
     payload: Vec<u8>,
-    /// [`GROUP_BYTES`] and [`SETTLED_BYTES`]; tests set smaller ones.
+    /// [`GROUP_BYTES`] and [`RESOLVED_BYTES`]; tests set smaller ones.
     bytes_max: (usize, usize),
 }
 
 /// How far the pending rows of a request's visitors are resolved.
-pub(super) enum Settling {
+pub(super) enum Resolving {
     /// All are. The request can be decided.
     All(Request),
     /// Some are, and the group is full. This request comes first in the next group.
@@ -95,13 +95,13 @@ impl Committer {
             journaled: Arc::new(AtomicU64::new(0)),
             metrics: Arc::default(),
             payload: vec![],
-            bytes_max: (GROUP_BYTES, SETTLED_BYTES),
+            bytes_max: (GROUP_BYTES, RESOLVED_BYTES),
         }
     }
 
     /// Sets smaller limits for a group and for what one request resolves in it. For tests.
-    pub fn filling_from(self, group_bytes: usize, settled_bytes: usize) -> Self {
-        Self { bytes_max: (group_bytes, settled_bytes), ..self }
+    pub fn filling_from(self, group_bytes: usize, resolved_bytes: usize) -> Self {
+        Self { bytes_max: (group_bytes, resolved_bytes), ..self }
     }
 
     /// Commits requests from the front of the queue as one group. Returns their answers in the same order. Requests that do not
@@ -132,9 +132,9 @@ impl Committer {
             if matches!(request, Request::Mark) {
                 marks.push(decided.len());
             }
-            let one = match self.settle_first(&mut group, request) {
-                Ok(Settling::All(request)) => self.decide(&mut group, request),
-                Ok(Settling::Begun(rest)) => {
+            let one = match self.resolve_first(&mut group, request) {
+                Ok(Resolving::All(request)) => self.decide(&mut group, request),
+                Ok(Resolving::Begun(rest)) => {
                     begun = Some(rest);
                     Ok(group.written(Seq::ZERO, Answer::Done))
                 }
@@ -213,45 +213,45 @@ impl Committer {
     }
 
     /// Resolves the pending rows of the visitors that a request concerns, until their outcomes fill the group.
-    pub(super) fn settle_first(
+    pub(super) fn resolve_first(
         &self,
         group: &mut Group<'_>,
         request: Request,
-    ) -> Result<Settling, Undecided> {
+    ) -> Result<Resolving, Undecided> {
         let (client, ids): (_, Vec<Key>) = match &request {
             Request::Site(call, _) => {
                 let made = call.ids.made.iter().map(|id| id.key(&call.client));
                 (&call.client, call.ids.keys(&call.client).into_iter().chain(made).collect())
             }
             Request::Visitor(client, id, ..) => (client, vec![id.key(client)]),
-            Request::Settle(client, ids) => {
+            Request::Resolve(client, ids) => {
                 for (done, id) in ids.iter().enumerate() {
-                    let all = self.settle(group, client, std::slice::from_ref(id))?;
+                    let all = self.resolve(group, client, std::slice::from_ref(id))?;
                     let rest = ids.get(if all { done + 1 } else { done }..).unwrap_or_default();
                     if !rest.is_empty() && (!all || group.view.touched_bytes() > self.bytes_max.0) {
-                        return Ok(Settling::Begun(Request::Settle(client.clone(), rest.to_vec())));
+                        return Ok(Resolving::Begun(Request::Resolve(client.clone(), rest.to_vec())));
                     }
                 }
-                return Ok(Settling::All(request));
+                return Ok(Resolving::All(request));
             }
-            _ => return Ok(Settling::All(request)),
+            _ => return Ok(Resolving::All(request)),
         };
-        let all = self.settle(group, client, &ids)?;
-        Ok(if all { Settling::All(request) } else { Settling::Begun(request) })
+        let all = self.resolve(group, client, &ids)?;
+        Ok(if all { Resolving::All(request) } else { Resolving::Begun(request) })
     }
 
     /// Resolves the pending rows of the visitors behind these ids. Returns whether it resolved them all.
-    pub(super) fn settle(
+    pub(super) fn resolve(
         &self,
         group: &mut Group<'_>,
         client: &ClientCode,
         ids: &[Key],
     ) -> Result<bool, Undecided> {
         let list = self.pending(group, client).clone();
-        let (_, settled_bytes) = self.bytes_max;
+        let (_, resolved_bytes) = self.bytes_max;
         for id in ids {
-            let room = |noted: &Noted| noted.new_bytes() < settled_bytes;
-            if !settle_while(&mut group.view, &list, id, &mut group.noted, room)? {
+            let room = |noted: &Noted| noted.new_bytes() < resolved_bytes;
+            if !resolve_while(&mut group.view, &list, id, &mut group.noted, room)? {
                 return Ok(false);
             }
         }

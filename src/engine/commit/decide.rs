@@ -7,7 +7,7 @@ use super::group::Group;
 use super::request::{Answer, NewBatch, Request, VisitorWrite, WriteRules};
 use crate::batch::pending::{Accepted, Pending, SentKey};
 use crate::batch::queue::Known;
-use crate::batch::settle::decoded;
+use crate::batch::resolve::decoded;
 use crate::engine::{Fatal, SiteCall, Written};
 use crate::journal::entry::{BatchCompletedEntry, Entry};
 use crate::journal::log::AppendError;
@@ -31,7 +31,7 @@ impl Committer {
                 self.decide_visitor_write(group, &client, &id, &write, rules)
             }
             Request::Accept(batch) => self.decide_accept(group, *batch),
-            Request::Settle(..) => Ok(group.written(Seq::ZERO, Answer::Done)),
+            Request::Resolve(..) => Ok(group.written(Seq::ZERO, Answer::Done)),
             Request::Sweep(client, values) => self.decide_sweep(group, &client, values),
             Request::Complete(id, counts, at, Reach(store_reach)) => {
                 // A batch that was complete before keeps its time. It is journaled again: the sweeper may remove tombstones that kept

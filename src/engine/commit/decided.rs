@@ -2,7 +2,7 @@
 
 use super::request::Answer;
 use crate::batch::pending::Pending;
-use crate::batch::settle::{SettleError, SettledBundle, SettledRow};
+use crate::batch::resolve::{ResolveError, ResolvedBundle, ResolvedRow};
 use crate::batch::spool::SpoolFile;
 use crate::engine::{EngineError, Fatal};
 use crate::journal::entry::{BatchCompletedEntry, BatchGivenUpEntry, Entry};
@@ -16,8 +16,8 @@ pub(super) struct Decided {
     pub(super) answer: Result<Answer, EngineError>,
     pub(super) entry: Option<Entry>,
     pub(super) puts: Vec<Put>,
-    pub(super) settled: Vec<SettledRow>,
-    pub(super) settled_bundles: Vec<SettledBundle>,
+    pub(super) resolved: Vec<ResolvedRow>,
+    pub(super) resolved_bundles: Vec<ResolvedBundle>,
     pub(super) publish: Option<(Arc<Pending>, SpoolFile)>,
     pub(super) complete: Option<BatchCompletedEntry>,
     pub(super) given_up: Option<Box<BatchGivenUpEntry>>,
@@ -39,9 +39,9 @@ impl Put {
 
 impl Decided {
     pub(super) fn answering(answer: Answer) -> Self {
-        let (answer, settled, settled_bundles) = (Ok(answer), vec![], vec![]);
+        let (answer, resolved, resolved_bundles) = (Ok(answer), vec![], vec![]);
         let (publish, complete, given_up) = (None, None, None);
-        Self { answer, entry: None, puts: vec![], settled, settled_bundles, publish, complete, given_up }
+        Self { answer, entry: None, puts: vec![], resolved, resolved_bundles, publish, complete, given_up }
     }
 }
 
@@ -69,11 +69,11 @@ impl From<StoreError> for Undecided {
     }
 }
 
-impl From<SettleError> for Undecided {
-    fn from(error: SettleError) -> Self {
+impl From<ResolveError> for Undecided {
+    fn from(error: ResolveError) -> Self {
         match error {
-            SettleError::Store(error) => error.into(),
-            SettleError::Held { batch, why } => Self::Held { batch, why },
+            ResolveError::Store(error) => error.into(),
+            ResolveError::Held { batch, why } => Self::Held { batch, why },
             error => Self::Fatal(Fatal::new(error)),
         }
     }

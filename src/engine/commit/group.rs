@@ -6,8 +6,8 @@ use super::decided::{Decided, Put};
 use super::request::Answer;
 use crate::batch::pending::Pending;
 use crate::batch::pending_list::PendingList;
-use crate::batch::settle::{Noted, SettledBundle, SettledRow, View};
-use crate::journal::entry::{self, Change, Entry, Settled, WriteEntry};
+use crate::batch::resolve::{Noted, ResolvedBundle, ResolvedRow, View};
+use crate::journal::entry::{self, Change, Entry, Resolved, WriteEntry};
 use crate::model::batch::IdempotencyKey;
 use crate::model::id::ClientCode;
 use crate::model::profile::{Stored, StoredBytes};
@@ -35,21 +35,21 @@ impl Group<'_> {
 
     /// Makes one journal entry of all changes since the last entry.
     pub(super) fn written(&mut self, seq: Seq, answer: Answer) -> Decided {
-        let (settled, settled_bundles) = self.noted.take_new();
+        let (resolved, resolved_bundles) = self.noted.take_new();
         let puts = self.in_order_of_putting();
-        if puts.is_empty() && settled.is_empty() && settled_bundles.is_empty() {
+        if puts.is_empty() && resolved.is_empty() && resolved_bundles.is_empty() {
             return Decided::answering(answer);
         }
         let change = |put: &Put| Change {
             key: ByteBuf::from(put.key.as_bytes()),
             value: ByteBuf::from(put.now.as_slice()),
         };
-        let row = |row: &SettledRow| Settled {
+        let row = |row: &ResolvedRow| Resolved {
             batch: row.batch.get(),
             line: row.line,
             outcome: row.outcome.code(),
         };
-        let bundle = |bundle: &SettledBundle| entry::SettledBundle {
+        let bundle = |bundle: &ResolvedBundle| entry::ResolvedBundle {
             batch: bundle.batch.get(),
             first: bundle.first,
             became: bundle.became.told().map(|(rows, outcome)| (rows, outcome.code())).collect(),
@@ -57,11 +57,11 @@ impl Group<'_> {
         let entry = WriteEntry {
             seq: seq.get(),
             changes: puts.iter().map(change).collect(),
-            settled: settled.iter().map(row).collect(),
-            settled_bundles: settled_bundles.iter().map(bundle).collect(),
+            resolved: resolved.iter().map(row).collect(),
+            resolved_bundles: resolved_bundles.iter().map(bundle).collect(),
         };
         let entry = Some(Entry::Write(entry));
-        Decided { entry, puts, settled, settled_bundles, ..Decided::answering(answer) }
+        Decided { entry, puts, resolved, resolved_bundles, ..Decided::answering(answer) }
     }
 
     /// The changed values, in an order in which no id ever leads nowhere: first profiles that take on ids, then links,

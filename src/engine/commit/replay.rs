@@ -2,7 +2,7 @@
 
 use crate::batch::csv::Parser;
 use crate::batch::pending::Pending;
-use crate::batch::settle::{View, decoded};
+use crate::batch::resolve::{View, decoded};
 use crate::engine::OpenError;
 use crate::journal::entry::{Change, Entry, decode_group};
 use crate::journal::log::{Position, read_between};
@@ -56,7 +56,7 @@ pub(in crate::engine) fn put_changes(
 pub(in crate::engine) fn judge(pending: Pending, store: &dyn ProfileStore) -> Result<Pending, OpenError> {
     let accepted = &pending.accepted;
     let failed = |error| OpenError::Batch { batch: Box::new((**accepted).clone()), error };
-    let known = pending.lines_settled().map_err(failed)?.into_iter().collect();
+    let known = pending.lines_resolved().map_err(failed)?.into_iter().collect();
     let lost = rows_lost(&pending, store, &known)?;
     let (batch, rows) = (&pending.accepted.id, lost.len());
     tracing::error!(%batch, rows, "the outcomes of a batch are missing or damaged, and made again; of so many rows nobody can say any more what became of them");

@@ -70,7 +70,7 @@ pub enum Request {
     /// Accept a batch.
     Accept(Box<NewBatch>),
     /// Resolve the pending rows of these visitors. The apply thread asks for this where it may not do so itself.
-    Settle(ClientCode, Vec<Key>),
+    Resolve(ClientCode, Vec<Key>),
     /// Put tombstones in place of these expired values and dead links, unless they changed meanwhile.
     Sweep(ClientCode, Vec<(Key, StoredBytes)>),
     /// Record that a batch is applied, counted and checkpointed, in a store that then reached so far.

@@ -1,11 +1,11 @@
 //! The folding thread: whose turn it is, folded on two writers at the pace that is set, counted, checkpointed, noted as
 //! complete.
 
-use crate::batch::fold::{Part, Plan, Step};
+use crate::batch::apply::{Part, Plan, Step};
 use crate::batch::outcome::{RowOutcome, write_outcomes};
 use crate::batch::pending::{Accepted, Pending};
 use crate::batch::queue::Turn;
-use crate::batch::settle::SettleError;
+use crate::batch::resolve::ResolveError;
 use crate::engine::commit::Request;
 use crate::engine::ingest::throttle::LOOK_AGAIN;
 use crate::engine::read::lookup::hidden;
@@ -40,22 +40,22 @@ enum Unfolded {
     /// The store is being made again: the batch begins once more on that one.
     Remaking,
     /// The store is past a row and nothing tells what became of it, and going on would make something up.
-    Untrue(SettleError),
+    Untrue(ResolveError),
     /// Its upload is not what was accepted, this and why, and what it reads now must get nowhere.
-    Damaged(String, SettleError),
+    Damaged(String, ResolveError),
     /// It is held by now.
     Held,
-    /// It must first settle rows of a visitor whom a later batch names that is held.
+    /// It must first resolve rows of a visitor whom a later batch names that is held.
     Behind(String),
     /// The store, the spool or the journal refused; it may be tried again.
     Refused(String),
 }
 
-impl From<SettleError> for Unfolded {
-    fn from(error: SettleError) -> Self {
+impl From<ResolveError> for Unfolded {
+    fn from(error: ResolveError) -> Self {
         match error {
-            SettleError::OutcomeLost { .. } => Self::Untrue(error),
-            SettleError::Held { .. } => Self::Behind(error.to_string()),
+            ResolveError::OutcomeLost { .. } => Self::Untrue(error),
+            ResolveError::Held { .. } => Self::Behind(error.to_string()),
             error => match error.lost_upload() {
                 Some(in_short) => Self::Damaged(in_short, error),
                 None => Self::Refused(error.to_string()),
@@ -313,8 +313,8 @@ fn fold_part<'p>(
                 inner.pace.folded(counts.total(), Instant::now());
                 inner.metrics.folded(counts.total());
             }
-            Step::Settle(keys) => {
-                let request = Request::Settle(pending.accepted.id.client.clone(), keys);
+            Step::Resolve(keys) => {
+                let request = Request::Resolve(pending.accepted.id.client.clone(), keys);
                 inner.ask_blocking(request)?;
             }
             Step::Done => {}

@@ -3,12 +3,12 @@
 //! Promises: rows are folded by the same [`fold`] as ever, into what lookups show; memory is that of folding one batch,
 //! and dry runs take turns. What is told holds for the moment: writes go on meanwhile.
 
+use crate::batch::apply::{Plan, TheirRows};
 use crate::batch::csv::Header;
-use crate::batch::fold::{Plan, TheirRows};
 use crate::batch::outcome::write_outcomes;
 use crate::batch::pending::{Accepted, Pending};
 use crate::batch::remarks::Remarks;
-use crate::batch::settle::{Noted, SettleError, View, decoded, fold_bundles, settle};
+use crate::batch::resolve::{Noted, ResolveError, View, apply_bundles, decoded, resolve};
 use crate::engine::commit::NewBatch;
 use crate::engine::gates::Place;
 use crate::engine::read::report::{Report, ToldRow};
@@ -135,12 +135,12 @@ impl<'a> Diffs<'a> {
         key: &Key,
         rows: TheirRows<'_>,
         outcome: &mut dyn FnMut(u32, Outcome),
-    ) -> Result<(), SettleError> {
+    ) -> Result<(), ResolveError> {
         let rules = &self.accepted.rules;
         // The runs first, the store second, as a lookup does.
         let pending = inner.batches.pending(&self.accepted.id.client);
         let mut view = View::new(&*inner.store);
-        settle(&mut view, &pending, key, &mut Noted::nothing())?;
+        resolve(&mut view, &pending, key, &mut Noted::nothing())?;
         let canonical = view.canonical(key)?;
         let value = view.get(&canonical)?;
         let living = match value.as_ref().map(|value| decoded(&canonical, value)).transpose()? {
@@ -169,10 +169,10 @@ impl<'a> Diffs<'a> {
                 rows.iter().flat_map(|row| row.cells.iter().map(|cell| cell.name)).collect()
             }
             TheirRows::Bundled(found) => {
-                let spool = |error| SettleError::Spool { batch: batch.accepted.id.to_string(), error };
+                let spool = |error| ResolveError::Spool { batch: batch.accepted.id.to_string(), error };
                 let (rows, bundles): (Vec<_>, Vec<_>) =
                     (found.rows.iter().collect(), found.bundles.iter().collect());
-                let Some(folded) = fold_bundles(batch, stored, &rows, &bundles).map_err(spool)? else {
+                let Some(folded) = apply_bundles(batch, stored, &rows, &bundles).map_err(spool)? else {
                     return Ok(());
                 };
                 rows.iter().zip(folded.rows).for_each(|(row, became)| outcome(row.line, became));

@@ -9,7 +9,7 @@
 use crate::batch::outcome::read_outcomes;
 use crate::batch::pending::Accepted;
 use crate::batch::queue::Known;
-use crate::batch::settle::decoded;
+use crate::batch::resolve::decoded;
 use crate::clock::GuardedClock;
 use crate::config::{Config, Ingest};
 use crate::engine::open::recovery;
@@ -315,7 +315,7 @@ fn check_store(inner: &Inner, report: &mut Report) -> Result<(), OpenError> {
                     digest = digest.wrapping_add(digest_of(key, profile));
                 }
                 Ok(Stored::Link { .. }) => {
-                    let leads = crate::batch::settle::View::new(&*inner.store).canonical(key)? != *key;
+                    let leads = crate::batch::resolve::View::new(&*inner.store).canonical(key)? != *key;
                     report.links += u64::from(leads);
                     report.dead_links += u64::from(!leads);
                 }
@@ -348,7 +348,7 @@ fn check_ids(
 ) -> Result<(), StoreError> {
     for linked in &profile.ids {
         let id = key.with_id(linked.kind, linked.id);
-        if crate::batch::settle::View::new(store).canonical(&id)? != *key {
+        if crate::batch::resolve::View::new(store).canonical(&id)? != *key {
             report.fault(format!("{key:?} lists {id:?}, which does not lead to it"));
         }
     }

@@ -20,7 +20,7 @@ use crate::engine::commit::replay;
 use crate::engine::open::needs;
 use crate::engine::{DAMAGED, OpenError};
 use crate::journal::entry::{
-    BatchCompletedEntry, BatchGivenUpEntry, Checkpoint, Entry, Settled, SettledBundle, decode_checkpoint,
+    BatchCompletedEntry, BatchGivenUpEntry, Checkpoint, Entry, Resolved, ResolvedBundle, decode_checkpoint,
     decode_group, encode_checkpoint,
 };
 use crate::journal::log::{Log, LogError, LogSettings, Position, read_between};
@@ -221,7 +221,7 @@ impl Replay<'_> {
         match entry {
             Entry::Write(write) => {
                 self.last_seq = self.last_seq.max(Seq::from_u64(write.seq));
-                note_settled(&mut self.told, start, write.settled, write.settled_bundles)?;
+                note_resolved(&mut self.told, start, write.resolved, write.resolved_bundles)?;
                 if start >= self.checkpoint {
                     self.written += 1;
                     replay::put_changes(self.store, start, write.changes)?;
@@ -371,7 +371,7 @@ pub(in crate::engine) fn reopen(
         return Ok(pending.with_outcomes(not_updated));
     }
     for (line, outcome) in told.rows {
-        pending.settled_before(line, outcome);
+        pending.resolved_before(line, outcome);
     }
     Ok(pending)
 }
@@ -399,7 +399,7 @@ pub(in crate::engine) fn told_between(
     read_between(journal, from, to, |start, _end, payload| {
         for entry in decode_group(payload).map_err(|error| OpenError::entry(start, error))? {
             if let Entry::Write(write) = entry {
-                note_settled(&mut told, start, write.settled, write.settled_bundles)?;
+                note_resolved(&mut told, start, write.resolved, write.resolved_bundles)?;
                 told.retain(|seq, _| of.contains(seq));
             }
         }
@@ -408,11 +408,11 @@ pub(in crate::engine) fn told_between(
     Ok(told)
 }
 
-fn note_settled(
+fn note_resolved(
     told: &mut HashMap<Seq, Told>,
     start: Position,
-    rows: Vec<Settled>,
-    bundles: Vec<SettledBundle>,
+    rows: Vec<Resolved>,
+    bundles: Vec<ResolvedBundle>,
 ) -> Result<(), OpenError> {
     let readable = |code| Outcome::from_code(code).ok_or_else(|| OpenError::entry(start, "an outcome"));
     for row in rows {

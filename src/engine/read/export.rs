@@ -16,7 +16,7 @@ use crate::batch::outcome::BatchState;
 use crate::batch::pending::Pending;
 use crate::batch::pending_list::PendingList;
 use crate::batch::queue::Batches;
-use crate::batch::settle::{SettleError, decoded};
+use crate::batch::resolve::{ResolveError, decoded};
 use crate::engine::gates::{Place, Who};
 use crate::engine::{Engine, EngineError, Inner, Visitor, look_up};
 use crate::model::id::{ClientCode, IdKind, Key, VisitorId};
@@ -281,7 +281,7 @@ pub struct Walk<'w> {
     /// Whether whoever asked still wants it; an error if the daemon does not.
     pub go_on: &'w dyn Fn() -> Result<bool, EngineError>,
     /// What whoever asked is told of what could not be read.
-    pub told: &'w dyn Fn(SettleError) -> EngineError,
+    pub told: &'w dyn Fn(ResolveError) -> EngineError,
 }
 
 /// Whether a walk goes on, or whoever asked has enough.
@@ -453,7 +453,7 @@ impl Walk<'_> {
         if let (Err(_), Some(why)) = (&walked, batch.held()) {
             return Err(EngineError::Held { batch: batch.accepted.id.to_string(), why: why.to_owned() });
         }
-        walked.map_err(|error| EngineError::internal(SettleError::upload(&batch.accepted.id, error)))?;
+        walked.map_err(|error| EngineError::internal(ResolveError::upload(&batch.accepted.id, error)))?;
         end.unwrap_or(Ok(ControlFlow::Continue(())))
     }
 
@@ -472,7 +472,7 @@ impl Walk<'_> {
 
     /// The visitor whose profile is under this key. One that has moved meanwhile is met where it is now. All that is
     /// accepted goes out, also where lookups imitate Adobe's and do not show it yet.
-    fn visitor(&self, key: &Key) -> Result<Option<Visitor>, SettleError> {
+    fn visitor(&self, key: &Key) -> Result<Option<Visitor>, ResolveError> {
         let Ok(id) = VisitorId::new(key.kind(), key.id()) else { return Ok(None) };
         let found = look_up(self.store, self.batches, self.client, &id, (self.now)(), self.lifetime_ms)?;
         Ok(found.filter(|visitor| visitor.canonical == id))
@@ -482,7 +482,7 @@ impl Walk<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::fold::{Plan, Step};
+    use crate::batch::apply::{Plan, Step};
     use crate::journal::log::Position;
     use crate::model::batch::Counts;
     use crate::model::profile::{Attribute, Source};

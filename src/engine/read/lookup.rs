@@ -6,7 +6,7 @@
 use crate::batch::outcome::BatchState;
 use crate::batch::pending::Pending;
 use crate::batch::queue::Batches;
-use crate::batch::settle::{Noted, SettleError, View, decoded, settle};
+use crate::batch::resolve::{Noted, ResolveError, View, decoded, resolve};
 use crate::engine::{Visitor, VisitorAttribute};
 use crate::model::id::{ClientCode, Key, VisitorId};
 use crate::model::profile::{Attribute, Profile, Stored};
@@ -30,7 +30,7 @@ pub fn look_up(
     id: &VisitorId,
     now: Millis,
     lifetime_ms: u64,
-) -> Result<Option<Visitor>, SettleError> {
+) -> Result<Option<Visitor>, ResolveError> {
     look_up_delayed(store, batches, client, id, now, lifetime_ms, 0)
 }
 
@@ -46,7 +46,7 @@ pub(in crate::engine) fn look_up_delayed(
     now: Millis,
     lifetime_ms: u64,
     shows_after_ms: u64,
-) -> Result<Option<Visitor>, SettleError> {
+) -> Result<Option<Visitor>, ResolveError> {
     let key = id.key(client);
     for _ in 0..LOOKUP_TRIES_MAX {
         // The runs first, the store second: a batch that is folded in between is then met in the store.
@@ -56,7 +56,7 @@ pub(in crate::engine) fn look_up_delayed(
             pending = pending.iter().filter(shown).cloned().collect();
         }
         let mut view = View::new(store);
-        settle(&mut view, &pending, &key, &mut Noted::nothing())?;
+        resolve(&mut view, &pending, &key, &mut Noted::nothing())?;
         let canonical = view.canonical(&key)?;
         let value = view.get(&canonical)?;
         let stored = value.as_ref().map(|value| decoded(&canonical, value)).transpose()?;
@@ -65,7 +65,7 @@ pub(in crate::engine) fn look_up_delayed(
         if dead_link && !view.links_stand(&key)? {
             continue;
         }
-        // Once a batch is complete, writes no longer settle its rows, and the tombstones that kept them out may go: where
+        // Once a batch is complete, writes no longer resolve its rows, and the tombstones that kept them out may go: where
         // the one ended the link's life meanwhile, or the other went, the rows would make a visitor here that never was.
         // (What is there is told by `through`, however many batches are completed under the lookup.)
         let made_a_visitor = matches!(stored, Some(Stored::Profile(_)));

@@ -93,13 +93,13 @@ impl Engine {
                     let bundles = found.bundles.iter().enumerate();
                     let bundles: Vec<_> = bundles.map(|(n, bundle)| (n, bundle, 0, bundle.rows)).collect();
                     let read = pending.each_row_of(&rows, &bundles, |line, of, cells| {
-                        let settled = match of {
-                            RowOf::Row(_) => pending.settled_row(line),
+                        let resolved = match of {
+                            RowOf::Row(_) => pending.resolved_row(line),
                             RowOf::Bundle(n, row) => found.bundles.get(n).and_then(|bundle| {
-                                pending.settled_in(BundleRow { line, bundle: bundle.first, row })
+                                pending.resolved_in(BundleRow { line, bundle: bundle.first, row })
                             }),
                         };
-                        if settled.is_none_or(applied) {
+                        if resolved.is_none_or(applied) {
                             let set = cells.iter().filter(|(_, value)| !value.is_empty());
                             lines.extend(set.filter_map(|(attribute, _)| Some((name(*attribute)?, line))));
                         }

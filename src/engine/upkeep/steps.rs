@@ -6,7 +6,7 @@
 //! removed of journal and uploads, no restart and no store made again can miss.
 
 use crate::batch::queue::{Batches, Known};
-use crate::batch::settle::decoded;
+use crate::batch::resolve::decoded;
 use crate::durable::point;
 use crate::engine::EngineError;
 use crate::engine::upkeep::erase::Erased;

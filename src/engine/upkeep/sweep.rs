@@ -8,7 +8,7 @@
 //! what was swept.
 
 use crate::batch::queue::Batches;
-use crate::batch::settle::decoded;
+use crate::batch::resolve::decoded;
 use crate::engine::Inner;
 use crate::engine::commit::Request;
 use crate::engine::upkeep::hold::WouldGo;

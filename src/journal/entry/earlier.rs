@@ -1,10 +1,10 @@
-//! What earlier versions of groups and checkpoints said of a batch and of settled rows; that checkpoints listed complete
+//! What earlier versions of groups and checkpoints said of a batch and of resolved rows; that checkpoints listed complete
 //! batches too; and that none said how far a store reached. Version 4 said all but how a batch's rows are read. All else was
 //! as it is now.
 
 use super::{
     BatchAcceptedEntry, BatchCompletedEntry, BatchGivenUpEntry, CatalogueMark, Change, Checkpoint, Entry,
-    KnownBatch, SentKeyEntry, Settled, WriteEntry,
+    KnownBatch, Resolved, SentKeyEntry, WriteEntry,
 };
 use crate::model::batch::{Counts, RowReading};
 use crate::model::codec::{self, CodecError};
@@ -135,17 +135,17 @@ impl Accepted for Version4 {
     type End = BatchCompletedEntry;
 }
 
-/// Before version 4 settled rows were told one by one.
+/// Before version 4 resolved rows were told one by one.
 #[derive(Deserialize)]
 pub(super) struct Write {
     seq: u64,
     changes: Vec<Change>,
-    settled: Vec<Settled>,
+    resolved: Vec<Resolved>,
 }
 
 impl From<Write> for WriteEntry {
-    fn from(Write { seq, changes, settled }: Write) -> Self {
-        Self { seq, changes, settled, settled_bundles: vec![] }
+    fn from(Write { seq, changes, resolved }: Write) -> Self {
+        Self { seq, changes, resolved, resolved_bundles: vec![] }
     }
 }
 

@@ -4,7 +4,7 @@
 use profiled::batch::checksum::FileSum;
 use profiled::batch::csv::Parser;
 use profiled::batch::pending::{Accepted, IndexBuilder, Pending};
-use profiled::batch::settle::fold_bundles;
+use profiled::batch::resolve::apply_bundles;
 use profiled::model::batch::{BatchId, BatchRules, ConsecutiveV2, EmptyValues, Outcome, RowReading};
 use profiled::model::id::{ClientCode, IdKind, Key};
 use profiled::model::profile::{Attribute, Profile, Source, Stored, StoredBytes};
@@ -138,7 +138,7 @@ proptest! {
             let bundled = pending(folder.path(), &rules, &text, bundle_rows_min);
             let found = bundled.find(&keys).unwrap();
             let (of_rows, of_bundles): (Vec<_>, Vec<_>) = (found.rows.iter().collect(), found.bundles.iter().collect());
-            let Some(folded) = fold_bundles(&bundled, decoded(), &of_rows, &of_bundles).unwrap() else {
+            let Some(folded) = apply_bundles(&bundled, decoded(), &of_rows, &of_bundles).unwrap() else {
                 prop_assert_eq!(&then, &None);
                 continue;
             };

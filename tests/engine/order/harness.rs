@@ -10,8 +10,8 @@ use super::ops::{
     ATTRIBUTES, BLOCKED, Batch, CLIENTS, Call, HOUR_MS, How, NAMES, Op, Row, Settings, Stop, id,
 };
 use super::stores::{Store, Which};
+use profiled::batch::apply::{Part, Plan, Step};
 use profiled::batch::csv::Parser;
-use profiled::batch::fold::{Part, Plan, Step};
 use profiled::batch::outcome::{BatchState, Failure, read_outcomes, write_outcomes};
 use profiled::batch::pending::{IndexBuilder, Pending};
 use profiled::batch::queue::Batches;
@@ -48,8 +48,8 @@ const PAGE_VALUES: usize = 2;
 /// Few, so that the rows of an id are bundled as often as not, and visitors with more are left to the commit thread.
 const BUNDLE_ROWS_MIN: usize = 2;
 const VISITOR_ROWS_MAX: usize = 4;
-/// Little, so that what a request settles fills more than one group.
-const SETTLED_BYTES: usize = 100;
+/// Little, so that what a request resolves fills more than one group.
+const RESOLVED_BYTES: usize = 100;
 const GROUP_BYTES: usize = 1500;
 const SPOOL_BYTES_MAX: u64 = 1 << 30;
 /// More binds than a profile lists.
@@ -346,7 +346,7 @@ impl Harness {
         if self.marked.is_some() && !calls.is_empty() {
             met(Met::WriteBetweenMarkAndCheckpoint);
         }
-        let settled_before = self.settled_rows();
+        let resolved_before = self.resolved_rows();
         let mut batches_in_group: Vec<BTreeSet<Id>> = vec![];
         while !requests.is_empty() {
             let core = self.core.as_mut().unwrap();
@@ -356,7 +356,7 @@ impl Harness {
                 return Err(format!("{} answers, and {} of {waiting} wait", answers.len(), requests.len()));
             }
             if answers.is_empty() {
-                met(Met::SettledBeforeItsTurn);
+                met(Met::ResolvedBeforeItsTurn);
             }
             for answer in answers {
                 let answer = answer.map_err(|error| format!("refused: {error}"))?;
@@ -368,9 +368,9 @@ impl Harness {
                 }
             }
         }
-        let settled = self.settled_rows().difference(&settled_before).count();
-        if settled > 0 {
-            met(if only_inner { Met::RowSettledForFold } else { Met::RowSettledByWrite });
+        let resolved = self.resolved_rows().difference(&resolved_before).count();
+        if resolved > 0 {
+            met(if only_inner { Met::RowResolvedForFold } else { Met::RowResolvedByWrite });
         }
         for sent in self.sent.iter_mut().filter(|sent| !sent.complete) {
             let id = BatchId { client: client_code(sent.client), seq: Seq::from_u64(sent.seq) };
@@ -643,14 +643,14 @@ impl Harness {
         }
     }
 
-    /// All pending rows whose outcome a write has settled.
-    fn settled_rows(&self) -> BTreeSet<(u64, u32)> {
+    /// All pending rows whose outcome a write has resolved.
+    fn resolved_rows(&self) -> BTreeSet<(u64, u32)> {
         let batches = &self.core().batches;
         let lines = |pending: &Arc<Pending>| {
             let seq = pending.accepted.id.seq.get();
             let rows = u32::try_from(pending.accepted.rows).unwrap();
-            let settled = |line: &u32| pending.settled(*line).unwrap().is_some();
-            (2..rows + 2).filter(settled).map(|line| (seq, line)).collect::<Vec<_>>()
+            let resolved = |line: &u32| pending.resolved(*line).unwrap().is_some();
+            (2..rows + 2).filter(resolved).map(|line| (seq, line)).collect::<Vec<_>>()
         };
         let lists = (0..CLIENTS.len()).map(|client| batches.pending(&client_code(client)));
         lists.flat_map(|list| list.iter().flat_map(lines).collect::<Vec<_>>()).collect()
@@ -1002,7 +1002,7 @@ impl Harness {
         }
         let pending = self.core().batches.next().ok_or("no batch")?;
         let store = self.core().shared();
-        let failed = |error: profiled::batch::settle::SettleError| format!("fold: {error}");
+        let failed = |error: profiled::batch::resolve::ResolveError| format!("fold: {error}");
         let plan = Plan::make(&pending, &*store, 1000 * u64::from(which % 2 == 0)).map_err(failed)?;
         let plan = plan.leaving_from(VISITOR_ROWS_MAX);
         let of = if which == Self::PART_A_ROW { 16 } else { 1 + which % 5 };
@@ -1022,7 +1022,7 @@ impl Harness {
                             (begun, asked_in_vain) = (true, 0);
                             self.between(|between| between.fold = true);
                         }
-                        Step::Settle(keys) => {
+                        Step::Resolve(keys) => {
                             if keys.len() == 1 {
                                 met(Met::LeftToCommitThread);
                             }
@@ -1032,7 +1032,7 @@ impl Harness {
                                 return Err(format!("folding does not get past {keys:?}"));
                             }
                             let client = pending.accepted.id.client.clone();
-                            self.waiting.push_back(Request::Settle(client, keys));
+                            self.waiting.push_back(Request::Resolve(client, keys));
                         }
                         Step::Done => {
                             let (more, part_counts) = parts.remove(at).finish();
@@ -1181,7 +1181,7 @@ impl Harness {
             sent.complete = complete;
         }
         self.core = Some(core);
-        if !self.settled_rows().is_empty() {
+        if !self.resolved_rows().is_empty() {
             met(Met::OutcomeCarriedAcrossCrash);
         }
         Ok(())
@@ -1363,7 +1363,7 @@ impl Core {
             recovered.last_seq,
             Arc::clone(clock) as _,
         )
-        .filling_from(GROUP_BYTES, SETTLED_BYTES);
+        .filling_from(GROUP_BYTES, RESOLVED_BYTES);
         let (batches, spool) = (recovered.batches, recovered.spool);
         Ok(Self { swap, store, next: None, committer, batches, spool })
     }

@@ -26,7 +26,7 @@ use std::io;
 
 /// Why a visitor's rows could not be folded in.
 #[derive(Debug, thiserror::Error)]
-pub enum SettleError {
+pub enum ResolveError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -67,7 +67,7 @@ pub enum SettleError {
     },
 }
 
-impl SettleError {
+impl ResolveError {
     /// That this batch is held.
     fn held(batch: &Pending, why: &str) -> Self {
         Self::Held { batch: batch.accepted.id.to_string(), why: why.to_owned() }
@@ -271,9 +271,9 @@ pub fn decoded<'v>(key: &Key, value: &'v StoredBytes) -> Result<Stored<'v>, Stor
     value.decode().map_err(|error: DecodeError| StoreError::Unreadable { key: format!("{key:?}"), error })
 }
 
-/// What a settling made of a row: journaled with the write that settled it.
+/// What a resolving made of a row: journaled with the write that resolved it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SettledRow {
+pub struct ResolvedRow {
     /// Its batch.
     pub batch: Seq,
     /// Its line.
@@ -284,7 +284,7 @@ pub struct SettledRow {
 
 /// The same of a bundle.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SettledBundle {
+pub struct ResolvedBundle {
     /// Its batch.
     pub batch: Seq,
     /// The line of its first row.
@@ -293,13 +293,13 @@ pub struct SettledBundle {
     pub became: Became,
 }
 
-/// What settling made of rows, over one commit group.
+/// What resolving made of rows, over one commit group.
 #[derive(Debug, Default)]
 pub struct Noted {
     rows: HashMap<(Seq, u32), Outcome>,
     bundles: HashMap<(Seq, u32), Became>,
-    new_rows: Vec<SettledRow>,
-    new_bundles: Vec<SettledBundle>,
+    new_rows: Vec<ResolvedRow>,
+    new_bundles: Vec<ResolvedBundle>,
     /// What the new ones take in a journal entry, at most.
     new_bytes: usize,
     nothing: bool,
@@ -310,13 +310,13 @@ impl Noted {
     pub const ROW_BYTES: usize = 9 + 5 + 5;
 
     /// For lookups, which don't ask what became of a row. They may come too late to be told: a lookup holds its list
-    /// of runs while a batch on it is completed, and what follows that settles none of the batch's rows.
+    /// of runs while a batch on it is completed, and what follows that resolves none of the batch's rows.
     pub fn nothing() -> Self {
         Self { nothing: true, ..Self::default() }
     }
 
     /// The rows and bundles noted since this was last asked.
-    pub fn take_new(&mut self) -> (Vec<SettledRow>, Vec<SettledBundle>) {
+    pub fn take_new(&mut self) -> (Vec<ResolvedRow>, Vec<ResolvedBundle>) {
         self.new_bytes = 0;
         (std::mem::take(&mut self.new_rows), std::mem::take(&mut self.new_bundles))
     }
@@ -338,13 +338,13 @@ impl Noted {
     }
 
     fn of(&self, batch: &Pending, line: u32) -> Option<Outcome> {
-        self.rows.get(&(batch.accepted.id.seq, line)).copied().or_else(|| batch.settled_row(line))
+        self.rows.get(&(batch.accepted.id.seq, line)).copied().or_else(|| batch.resolved_row(line))
     }
 
-    fn of_bundle(&self, batch: &Pending, bundle: &FoundBundle) -> Result<Option<Became>, SettleError> {
+    fn of_bundle(&self, batch: &Pending, bundle: &FoundBundle) -> Result<Option<Became>, ResolveError> {
         match self.bundles.get(&(batch.accepted.id.seq, bundle.first)) {
             Some(became) => Ok(Some(became.clone())),
-            None => batch.settled_bundle(bundle).map_err(spool(batch)),
+            None => batch.resolved_bundle(bundle).map_err(spool(batch)),
         }
     }
 
@@ -352,7 +352,7 @@ impl Noted {
         if !self.nothing && self.of(batch, line).is_none() {
             let batch = batch.accepted.id.seq;
             self.rows.insert((batch, line), outcome);
-            self.new_rows.push(SettledRow { batch, line, outcome });
+            self.new_rows.push(ResolvedRow { batch, line, outcome });
             self.new_bytes += Self::ROW_BYTES;
         }
     }
@@ -362,42 +362,42 @@ impl Noted {
         batch: &Pending,
         bundle: &FoundBundle,
         became: Became,
-    ) -> Result<(), SettleError> {
+    ) -> Result<(), ResolveError> {
         if !self.nothing && self.of_bundle(batch, bundle)?.is_none() {
             let (batch, first) = (batch.accepted.id.seq, bundle.first);
             self.bundles.insert((batch, first), became.clone());
             self.new_bytes += (2 + became.told().len()) * Self::ROW_BYTES;
-            self.new_bundles.push(SettledBundle { batch, first, became });
+            self.new_bundles.push(ResolvedBundle { batch, first, became });
         }
         Ok(())
     }
 }
 
-fn spool(batch: &Pending) -> impl Fn(io::Error) -> SettleError {
-    |error| SettleError::Spool { batch: batch.accepted.id.to_string(), error }
+fn spool(batch: &Pending) -> impl Fn(io::Error) -> ResolveError {
+    |error| ResolveError::Spool { batch: batch.accepted.id.to_string(), error }
 }
 
 /// Folds into the view all pending rows of the visitor that an id leads to, of all its ids. Rows that an earlier write
-/// settled, or background folding applied, are in the store already and change nothing. Notes what became
+/// resolved, or background folding applied, are in the store already and change nothing. Notes what became
 /// of each row of which that was not known before.
-pub fn settle(
+pub fn resolve(
     view: &mut View<'_>,
     pending: &PendingList,
     id: &Key,
     noted: &mut Noted,
-) -> Result<(), SettleError> {
-    settle_while(view, pending, id, noted, |_| true).map(|_| ())
+) -> Result<(), ResolveError> {
+    resolve_while(view, pending, id, noted, |_| true).map(|_| ())
 }
 
 /// The same, batch by batch for as long as the caller wants; gives whether that were all. Those that come later wait, as
 /// if the visitor had not been met yet.
-pub fn settle_while(
+pub fn resolve_while(
     view: &mut View<'_>,
     pending: &PendingList,
     id: &Key,
     noted: &mut Noted,
     mut wanted: impl FnMut(&Noted) -> bool,
-) -> Result<bool, SettleError> {
+) -> Result<bool, ResolveError> {
     if pending.is_empty() {
         return Ok(true);
     }
@@ -423,26 +423,26 @@ pub fn settle_while(
         }
         match batch.held() {
             None => {
-                settle_batch(view, batch, &canonical, &ids, noted).map_err(|error| error.holding(batch))?
+                resolve_batch(view, batch, &canonical, &ids, noted).map_err(|error| error.holding(batch))?
             }
-            Some(why) if batch.may_name(&ids) => return Err(SettleError::held(batch, why)),
+            Some(why) if batch.may_name(&ids) => return Err(ResolveError::held(batch, why)),
             Some(_) => {}
         }
     }
     Ok(true)
 }
 
-fn settle_batch(
+fn resolve_batch(
     view: &mut View<'_>,
     batch: &Pending,
     canonical: &Key,
     ids: &[Key],
     noted: &mut Noted,
-) -> Result<(), SettleError> {
+) -> Result<(), ResolveError> {
     let rules = &batch.accepted.rules;
     // A visitor who is written to again and again, while many batches that name it are pending, would else have all their
-    // files read each time. Who only looks may be between a write's word that it settled a row and what it puts.
-    let found = if noted.nothing { batch.find(ids) } else { batch.find_unless_settled(ids) };
+    // files read each time. Who only looks may be between a write's word that it resolved a row and what it puts.
+    let found = if noted.nothing { batch.find(ids) } else { batch.find_unless_resolved(ids) };
     let found = found.map_err(spool(batch))?;
     if found.rows.is_empty() && found.bundles.is_empty() {
         return Ok(());
@@ -488,15 +488,15 @@ fn settle_batch(
     }
     for (key, rows, bundles) in groups {
         match bundles.is_empty() {
-            true => settle_rows(view, batch, key, &rows, noted)?,
-            false => settle_bundles(view, batch, key, &rows, &bundles, noted)?,
+            true => resolve_rows(view, batch, key, &rows, noted)?,
+            false => resolve_bundles(view, batch, key, &rows, &bundles, noted)?,
         }
     }
     Ok(())
 }
 
 /// Rows and bundles of one batch, folded in under one key.
-pub struct BundlesFolded<'a> {
+pub struct BundlesApplied<'a> {
     /// What then is to be stored; nothing if they change nothing.
     pub now: Option<StoredBytes>,
     /// What became of each row.
@@ -523,12 +523,12 @@ enum PieceOf<'f> {
 
 /// Folds rows and bundles in as [`fold`] does their rows; `None` if those are in already. What overlaps is judged
 /// together: rows of two ids of one visitor come in line order, wherever they stand.
-pub fn fold_bundles<'a>(
+pub fn apply_bundles<'a>(
     batch: &'a Pending,
     stored: Option<Stored<'a>>,
     rows: &[&FoundRow],
     bundles: &[&FoundBundle],
-) -> io::Result<Option<BundlesFolded<'a>>> {
+) -> io::Result<Option<BundlesApplied<'a>>> {
     let (rules, header) = (&batch.accepted.rules, &batch.header);
     let Some(mut folding) = BundleFold::begin(stored, rules, header.names()) else { return Ok(None) };
     let mut became: Vec<Became> = bundles.iter().map(|_| Became::default()).collect();
@@ -538,7 +538,7 @@ pub fn fold_bundles<'a>(
             .iter()
             .zip(&mut became)
             .for_each(|(bundle, became)| became.push(bundle.rows, Outcome::NotFound));
-        return Ok(Some(BundlesFolded { now: None, rows: outcomes, bundles: became, named: vec![] }));
+        return Ok(Some(BundlesApplied { now: None, rows: outcomes, bundles: became, named: vec![] }));
     }
     let mut pieces: Vec<Piece<'_>> = vec![];
     for (n, row) in rows.iter().enumerate() {
@@ -609,18 +609,18 @@ pub fn fold_bundles<'a>(
         })?;
     }
     let named = folding.named().collect();
-    Ok(Some(BundlesFolded { now: folding.finish(), rows: outcomes, bundles: became, named }))
+    Ok(Some(BundlesApplied { now: folding.finish(), rows: outcomes, bundles: became, named }))
 }
 
 /// Folds rows and bundles of one batch in under one key.
-fn settle_bundles(
+fn resolve_bundles(
     view: &mut View<'_>,
     batch: &Pending,
     key: &Key,
     rows: &[&FoundRow],
     bundles: &[&FoundBundle],
     noted: &mut Noted,
-) -> Result<(), SettleError> {
+) -> Result<(), ResolveError> {
     let rules = &batch.accepted.rules;
     let value = view.get(key)?;
     let stored = value.as_ref().map(|value| decoded(key, value)).transpose()?;
@@ -634,7 +634,7 @@ fn settle_bundles(
             return Ok(());
         }
     }
-    if let Some(folded) = fold_bundles(batch, stored.clone(), rows, bundles).map_err(spool(batch))? {
+    if let Some(folded) = apply_bundles(batch, stored.clone(), rows, bundles).map_err(spool(batch))? {
         if let Some(now) = folded.now {
             if is_link {
                 view.detach(key, rules.seq)?;
@@ -656,7 +656,7 @@ fn settle_bundles(
         Some(Stored::Profile(profile)) => Ok(outcome_of_row_already_in(profile, rules, Some(line) == first)),
         _ => {
             let batch = batch.accepted.id.to_string();
-            Err(SettleError::OutcomeLost { batch, line, key: format!("{key:?}") })
+            Err(ResolveError::OutcomeLost { batch, line, key: format!("{key:?}") })
         }
     };
     for row in rows {
@@ -668,10 +668,10 @@ fn settle_bundles(
         if noted.of_bundle(batch, bundle)?.is_some() {
             continue;
         }
-        // An earlier program may have settled some of its rows, one by one.
+        // An earlier program may have resolved some of its rows, one by one.
         let mut became = Became::default();
         for line in batch.lines_of(bundle).map_err(spool(batch))? {
-            became.push(1, batch.settled_row(line).map_or_else(|| outcome(line), Ok)?);
+            became.push(1, batch.resolved_row(line).map_or_else(|| outcome(line), Ok)?);
         }
         noted.note_bundle(batch, bundle, became)?;
     }
@@ -685,13 +685,13 @@ fn went_elsewhere(noted: &Noted, batch: &Pending, row: &FoundRow) -> bool {
 }
 
 /// Folds rows of one batch in under one key.
-fn settle_rows(
+fn resolve_rows(
     view: &mut View<'_>,
     batch: &Pending,
     key: &Key,
     rows: &[&FoundRow],
     noted: &mut Noted,
-) -> Result<(), SettleError> {
+) -> Result<(), ResolveError> {
     let (rules, header) = (&batch.accepted.rules, &batch.header);
     let value = view.get(key)?;
     let stored = value.as_ref().map(|value| decoded(key, value)).transpose()?;
@@ -719,7 +719,7 @@ fn settle_rows(
                 }
                 let Some(Stored::Profile(profile)) = &stored else {
                     let batch = batch.accepted.id.to_string();
-                    return Err(SettleError::OutcomeLost { batch, line: row.line, key: format!("{key:?}") });
+                    return Err(ResolveError::OutcomeLost { batch, line: row.line, key: format!("{key:?}") });
                 };
                 became.push((row.line, outcome_of_row_already_in(profile, rules, n == 0)));
             }
@@ -737,9 +737,9 @@ mod tests {
     use crate::store::put_through;
     use std::sync::Arc;
 
-    /// Rows that writes settled are not read again by writes; a lookup reads them, for the put may be still to come.
+    /// Rows that writes resolved are not read again by writes; a lookup reads them, for the put may be still to come.
     #[test]
-    fn writes_look_no_further_for_rows_that_writes_settled() {
+    fn writes_look_no_further_for_rows_that_writes_resolved() {
         let folder = tempfile::tempdir().unwrap();
         let store = MemoryStore::default();
         let key = Key::new(&ClientCode::new("demo").unwrap(), IdKind::Pc, "p");
@@ -747,17 +747,17 @@ mod tests {
         put_through(&store, &key, None, &known).unwrap();
         let batch = Arc::new(Pending::of_text(folder.path(), "demo", 7, "batch=pcId,a\np,1\np,2\n"));
         let pending = PendingList::default().with(Arc::clone(&batch));
-        let settled = |mut noted: Noted| {
+        let resolved = |mut noted: Noted| {
             let mut view = View::new(&store);
-            settle(&mut view, &pending, &key, &mut noted).map(|()| !view.take_touched().is_empty())
+            resolve(&mut view, &pending, &key, &mut noted).map(|()| !view.take_touched().is_empty())
         };
-        assert!(settled(Noted::default()).unwrap());
-        batch.settle(2, Outcome::Updated);
-        assert!(settled(Noted::default()).unwrap(), "one row is not settled yet");
-        batch.settle(3, Outcome::Updated);
-        assert!(settled(Noted::nothing()).unwrap());
+        assert!(resolved(Noted::default()).unwrap());
+        batch.resolve(2, Outcome::Updated);
+        assert!(resolved(Noted::default()).unwrap(), "one row is not resolved yet");
+        batch.resolve(3, Outcome::Updated);
+        assert!(resolved(Noted::nothing()).unwrap());
         std::fs::remove_file(folder.path().join("7")).unwrap();
-        assert!(!settled(Noted::default()).unwrap());
-        assert!(settled(Noted::nothing()).is_err());
+        assert!(!resolved(Noted::default()).unwrap());
+        assert!(resolved(Noted::nothing()).is_err());
     }
 }

@@ -1,12 +1,12 @@
 //! Folding a pending batch into the store: THE data flow.
 //!
 //! ```text
-//! uploaded bytes ─► Plan: verified; every row read once; bad and empty ones become outcomes; pcIds resolved to their visitor;
+//! uploaded bytes ─► Plan: verified; every row read once; bad and empty ones become outcomes; linked pcIds follow their link;
 //!                   the rest sorted by key, so that sled's pages are met in order and one visitor is folded once
 //!                └► Parts, split by key range, for two writers: chunks of rows ─► store.fold ─► outcomes
 //! ```
 //!
-//! Promises: no allocation per cell; of a visitor with very many rows none is read here: the commit thread settles them,
+//! Promises: no allocation per cell; of a visitor with very many rows none is read here: the commit thread resolves them,
 //! [bundled](super::bundles); a row whose outcome the profile would not tell afterwards is never applied here but
 //! handed to the commit thread, which journals the outcome first. So a crash may make a batch start over at any
 //! moment: what is in already is recognised by `through`, and its outcome is either journaled or plain from the profile.
@@ -14,7 +14,7 @@
 use super::csv::{Cells, Header, Parser, Row as FileRow, RowPlace, RowReader};
 use super::outcome::{Failure, RowOutcome};
 use super::pending::{BundleRow, Found, Pending, brings_anything};
-use super::settle::{SettleError, View};
+use super::resolve::{ResolveError, View};
 use crate::model::batch::{Counts, EmptyValues, Outcome};
 use crate::model::id::{IdKind, Key};
 use crate::model::profile::Stored;
@@ -28,14 +28,14 @@ use std::sync::Arc;
 
 /// The most rows a part folds before it looks up again (R10), but for a visitor who has more.
 pub const CHUNK_ROWS: usize = 128;
-/// A visitor with more rows than this is settled by the commit thread, which takes them bundled.
+/// A visitor with more rows than this is resolved by the commit thread, which takes them bundled.
 pub const VISITOR_ROWS_MAX: usize = 4096;
 /// So many rows of one visitor are counted one by one before their end is searched for.
 const ROWS_COUNTED: usize = 8;
 /// Fewer rows are planned sooner than a thread is begun.
 const SHARED_FROM_ROWS: usize = 10_000;
-/// How many ids are resolved at a time.
-const RESOLVE_IDS: usize = 1024;
+/// How many ids are looked up at a time.
+const LINK_IDS: usize = 1024;
 
 /// Where one row is, and whose it is.
 #[derive(Debug, Clone, Copy)]
@@ -117,16 +117,16 @@ impl Plan {
         pending: &Arc<Pending>,
         store: &dyn ProfileStore,
         held_bytes_max: u64,
-    ) -> Result<Self, SettleError> {
+    ) -> Result<Self, ResolveError> {
         let accepted = &pending.accepted;
-        let spool = |error| SettleError::Spool { batch: accepted.id.to_string(), error };
+        let spool = |error| ResolveError::Spool { batch: accepted.id.to_string(), error };
         let counted = |number: u64| {
             usize::try_from(number).map_err(|error| spool(io::Error::new(io::ErrorKind::InvalidData, error)))
         };
         let file = if accepted.bytes <= held_bytes_max {
             PlanFile::Held(Vec::with_capacity(counted(accepted.bytes)?))
         } else {
-            PlanFile::Opened(pending.open_file().map_err(|error| SettleError::upload(&accepted.id, error))?)
+            PlanFile::Opened(pending.open_file().map_err(|error| ResolveError::upload(&accepted.id, error))?)
         };
         let mut plan = Self {
             pending: Arc::clone(pending),
@@ -148,12 +148,12 @@ impl Plan {
                 parsed = parser.push(piece, |row| plan.add(row));
             }
         });
-        read.map_err(|error| SettleError::upload(&accepted.id, error))?;
+        read.map_err(|error| ResolveError::upload(&accepted.id, error))?;
         parsed
             .and_then(|()| parser.finish(|row| plan.add(row)).map(|_| ()))
             .map_err(|error| spool(io::Error::new(io::ErrorKind::InvalidData, error.to_string())))?;
         plan.sort();
-        if pending.header.key_kind() == IdKind::Pc && plan.resolve(store)? {
+        if pending.header.key_kind() == IdKind::Pc && plan.follow_links(store)? {
             plan.sort();
         }
         match plan.unfit.take() {
@@ -194,8 +194,8 @@ impl Plan {
     /// were not updated, with why.
     pub fn each_visitor(
         &self,
-        mut each: impl FnMut(&Key, TheirRows<'_>, &mut dyn FnMut(u32, Outcome)) -> Result<(), SettleError>,
-    ) -> Result<(Vec<RowOutcome>, Counts), SettleError> {
+        mut each: impl FnMut(&Key, TheirRows<'_>, &mut dyn FnMut(u32, Outcome)) -> Result<(), ResolveError>,
+    ) -> Result<(Vec<RowOutcome>, Counts), ResolveError> {
         let (mut outcomes, mut counts) = (vec![], Counts::default());
         let (mut read, mut rest) = (RowsRead::default(), self.places.as_slice());
         while let Some(first) = rest.first() {
@@ -205,7 +205,7 @@ impl Plan {
                 let at = places.binary_search_by_key(&line, |place| place.line).ok();
                 let place = at.and_then(|at| places.get(at));
                 if let Some(place) = place.filter(|_| outcome != Outcome::Updated) {
-                    outcomes.push(RowOutcome::of_folded(place.line, place.offset, outcome));
+                    outcomes.push(RowOutcome::of_applied(place.line, place.offset, outcome));
                 }
             };
             if places.len() > self.visitor_rows_max {
@@ -228,7 +228,7 @@ impl Plan {
     }
 
     /// The rows of one visitor, those of bundles bundled.
-    fn found(&self, places: &[Place]) -> Result<Found, SettleError> {
+    fn found(&self, places: &[Place]) -> Result<Found, ResolveError> {
         let (mut alone, mut bundles) = (vec![], vec![]);
         for place in places {
             match self.in_bundle(place.line) {
@@ -243,18 +243,18 @@ impl Plan {
             Ok(Found { rows: self.pending.rows_in(&alone)?, bundles })
         };
         let batch = &self.pending.accepted.id;
-        found().map_err(|error| SettleError::Spool { batch: batch.to_string(), error })
+        found().map_err(|error| ResolveError::Spool { batch: batch.to_string(), error })
     }
 
     /// What became of a row, if it is known already.
-    fn settled(&self, line: u32) -> Option<Outcome> {
+    fn resolved(&self, line: u32) -> Option<Outcome> {
         match self.in_bundle(line) {
-            Some(row) => self.pending.settled_in(row),
-            None => self.pending.settled_row(line),
+            Some(row) => self.pending.resolved_in(row),
+            None => self.pending.resolved_row(line),
         }
     }
 
-    /// Whether writes settled all of a visitor's rows, so that the store is theirs to put.
+    /// Whether writes resolved all of a visitor's rows, so that the store is theirs to put.
     fn left_to_writes(&self, places: &[Place]) -> bool {
         if self.bundled.is_empty() {
             return self.pending.left_to_writes(places.iter().map(|place| place.line), std::iter::empty());
@@ -272,7 +272,7 @@ impl Plan {
     }
 
     /// Reads rows once more.
-    fn read_rows(&self, places: &[Place], rows: &mut RowsRead) -> Result<(), SettleError> {
+    fn read_rows(&self, places: &[Place], rows: &mut RowsRead) -> Result<(), ResolveError> {
         let accepted = &self.pending.accepted;
         let RowsRead { reader, row, text, spans, ends } = rows;
         text.clear();
@@ -283,7 +283,7 @@ impl Plan {
             let read = reader.read(&self.pending.header, self.read_row(place, row)?).content;
             let Some(read) = read.ok().filter(|read| self.sum(read) == place.sum) else {
                 let changed = self.pending.row_changed(place.line);
-                return Err(SettleError::upload(&accepted.id, changed));
+                return Err(ResolveError::upload(&accepted.id, changed));
             };
             for (attribute, value) in read.attributes() {
                 let start = text.len();
@@ -361,7 +361,7 @@ impl Plan {
     }
 
     /// Gives a row's bytes, as they are now.
-    fn read_row<'b>(&'b self, place: &Place, bytes: &'b mut Vec<u8>) -> Result<&'b [u8], SettleError> {
+    fn read_row<'b>(&'b self, place: &Place, bytes: &'b mut Vec<u8>) -> Result<&'b [u8], ResolveError> {
         let length = place.len as usize;
         let read = match &self.file {
             PlanFile::Held(file) => {
@@ -375,7 +375,7 @@ impl Plan {
             }
         };
         let batch = &self.pending.accepted.id;
-        read.map_err(|error| SettleError::Spool { batch: batch.to_string(), error })
+        read.map_err(|error| ResolveError::Spool { batch: batch.to_string(), error })
     }
 
     /// What tells whether a row still says what it did. What is held can't say anything else.
@@ -412,7 +412,7 @@ impl Plan {
 
     /// Puts rows keyed by a linked pcId to the visitor it leads to, if that one was known at the batch's place; gives
     /// whether there are any. The places are sorted: the store is quicker to ask in the order of its keys.
-    fn resolve(&mut self, store: &dyn ProfileStore) -> Result<bool, SettleError> {
+    fn follow_links(&mut self, store: &dyn ProfileStore) -> Result<bool, ResolveError> {
         let (rows, middle) = (self.places.len(), self.places.len() / 2);
         let (low, high) = self.places.split_at(middle);
         let [low, high] = both(rows, || self.linked(low, store), || self.linked(high, store));
@@ -432,20 +432,20 @@ impl Plan {
     }
 
     /// Which of these places lead to another visitor, and to whom.
-    fn linked(&self, places: &[Place], store: &dyn ProfileStore) -> Result<Vec<(usize, Key)>, SettleError> {
+    fn linked(&self, places: &[Place], store: &dyn ProfileStore) -> Result<Vec<(usize, Key)>, ResolveError> {
         let rules = &self.pending.accepted.rules;
         let mut linked = vec![];
-        for (chunk, from) in places.chunks(RESOLVE_IDS).zip((0..).step_by(RESOLVE_IDS)) {
+        for (chunk, from) in places.chunks(LINK_IDS).zip((0..).step_by(LINK_IDS)) {
             let keys: Vec<Key> = chunk.iter().map(|place| self.key(place)).collect();
             for ((value, key), at) in store.get(&keys)?.into_iter().zip(&keys).zip(from..) {
                 let Some(value) = value else { continue };
-                if !matches!(super::settle::decoded(key, &value)?, Stored::Link { .. }) {
+                if !matches!(super::resolve::decoded(key, &value)?, Stored::Link { .. }) {
                     continue;
                 }
                 let mut view = View::new(store);
                 let canonical = view.canonical(key)?;
                 let Some(value) = view.get(&canonical)? else { continue };
-                let Stored::Profile(profile) = super::settle::decoded(&canonical, &value)? else { continue };
+                let Stored::Profile(profile) = super::resolve::decoded(&canonical, &value)? else { continue };
                 let in_already = profile.through >= rules.seq;
                 if canonical != *key
                     && (in_already || !profile.expired(rules.seq.millis(), rules.lifetime_ms))
@@ -505,8 +505,8 @@ fn order(ids: &str, a: &Place, b: &Place) -> Ordering {
 pub enum Step {
     /// Some rows are in; there are more.
     More,
-    /// These visitors must be settled by the commit thread; then the same step is to be taken again.
-    Settle(Vec<Key>),
+    /// These visitors must be resolved by the commit thread; then the same step is to be taken again.
+    Resolve(Vec<Key>),
     /// All rows are in.
     Done,
 }
@@ -519,7 +519,7 @@ pub struct Part<'p> {
     read: RowsRead,
     outcomes: Vec<RowOutcome>,
     counts: Counts,
-    /// How many rows were left when it was last asked to have one visitor settled, for there were very many of it.
+    /// How many rows were left when it was last asked to have one visitor resolved, for there were very many of it.
     asked_at: Option<usize>,
 }
 
@@ -590,7 +590,7 @@ impl<'p> Part<'p> {
     }
 
     /// Folds the next chunk: whole visitors, about [`CHUNK_ROWS`] rows.
-    pub fn step(&mut self, store: &dyn ProfileStore) -> Result<Step, SettleError> {
+    pub fn step(&mut self, store: &dyn ProfileStore) -> Result<Step, ResolveError> {
         let plan = self.plan;
         let (mut chunk, mut after) = plan.split(self.rest, CHUNK_ROWS.min(self.rest.len()));
         let Some(last) = chunk.last() else { return Ok(Step::Done) };
@@ -617,7 +617,7 @@ impl<'p> Part<'p> {
         for (key, places) in keys.iter().zip(&visitors) {
             let (rows, others) = rest.split_at_checked(places.len()).unwrap_or((rest, &[]));
             // Where a write took a visitor's ids apart while the plan was made, these may be some of its rows only,
-            // which no lookup must see alone. That write has settled all of them, and said so before it put anything.
+            // which no lookup must see alone. That write has resolved all of them, and said so before it put anything.
             let left = plan.left_to_writes(places);
             if !left {
                 asked.push(VisitorRows { key, rows });
@@ -631,30 +631,30 @@ impl<'p> Part<'p> {
             .into_iter()
             .map_while(|left| if left { Some(Swapped::AlreadyIn) } else { folded.next() })
             .collect();
-        let mut must_settle = vec![];
+        let mut must_resolve = vec![];
         let (outcomes_before, counts_before) = (self.outcomes.len(), self.counts);
         for ((key, places), swapped) in keys.iter().zip(&visitors).zip(swapped) {
             if !self.note(store, key, places, &swapped)? {
-                must_settle.push(key.clone());
+                must_resolve.push(key.clone());
             }
         }
-        if must_settle.is_empty() {
+        if must_resolve.is_empty() {
             self.rest = after;
             return Ok(Step::More);
         }
-        // The whole chunk is taken again once these are settled; what was applied meanwhile is then in already.
+        // The whole chunk is taken again once these are resolved; what was applied meanwhile is then in already.
         self.outcomes.truncate(outcomes_before);
         self.counts = counts_before;
-        Ok(Step::Settle(must_settle))
+        Ok(Step::Resolve(must_resolve))
     }
 
-    /// Has the commit thread settle a visitor with very many rows, then notes what became of them.
+    /// Has the commit thread resolve a visitor with very many rows, then notes what became of them.
     fn step_over(
         &mut self,
         store: &dyn ProfileStore,
         places: &'p [Place],
         after: &'p [Place],
-    ) -> Result<Step, SettleError> {
+    ) -> Result<Step, ResolveError> {
         let Some(key) = places.first().map(|place| self.plan.key(place)) else { return Ok(Step::Done) };
         let asked = self.asked_at == Some(self.rest.len());
         if (asked || self.plan.left_to_writes(places))
@@ -664,7 +664,7 @@ impl<'p> Part<'p> {
             return Ok(Step::More);
         }
         self.asked_at = Some(self.rest.len());
-        Ok(Step::Settle(vec![key]))
+        Ok(Step::Resolve(vec![key]))
     }
 
     /// Notes what became of one visitor's rows; false if only the commit thread can say.
@@ -674,26 +674,26 @@ impl<'p> Part<'p> {
         key: &Key,
         places: &[Place],
         swapped: &Swapped,
-    ) -> Result<bool, SettleError> {
+    ) -> Result<bool, ResolveError> {
         let (plan, pending) = (self.plan, &self.plan.pending);
-        // A write that settled this visitor said what became of each row, and said so before the store showed it.
-        let settled = || places.iter().map_while(|place| Some((place, plan.settled(place.line)?)));
-        if settled().count() == places.len() {
-            settled().for_each(|(place, outcome)| self.add(place, outcome));
+        // A write that resolved this visitor said what became of each row, and said so before the store showed it.
+        let resolved = || places.iter().map_while(|place| Some((place, plan.resolved(place.line)?)));
+        if resolved().count() == places.len() {
+            resolved().for_each(|(place, outcome)| self.add(place, outcome));
             return Ok(true);
         }
         match swapped {
-            Swapped::MustSettle => return Ok(false),
+            Swapped::MustResolve => return Ok(false),
             Swapped::One(outcome) => places.iter().for_each(|place| self.add(place, *outcome)),
             Swapped::Many(outcomes) => {
                 places.iter().zip(outcomes).for_each(|(place, outcome)| self.add(place, *outcome));
             }
             Swapped::AlreadyIn => {
                 let value = store.get(std::slice::from_ref(key))?.pop().flatten();
-                let stored = value.as_ref().map(|value| super::settle::decoded(key, value)).transpose()?;
+                let stored = value.as_ref().map(|value| super::resolve::decoded(key, value)).transpose()?;
                 for (n, place) in places.iter().enumerate() {
-                    // Asked again: it may have been settled since.
-                    let outcome = match (plan.settled(place.line), &stored) {
+                    // Asked again: it may have been resolved since.
+                    let outcome = match (plan.resolved(place.line), &stored) {
                         (Some(outcome), _) => outcome,
                         (None, Some(Stored::Profile(profile))) => {
                             outcome_of_row_already_in(profile, &pending.accepted.rules, n == 0)
@@ -712,7 +712,7 @@ impl<'p> Part<'p> {
         if outcome != Outcome::Updated {
             let failure = self.plan.pending.failure_of(place.line, outcome);
             self.outcomes
-                .push(RowOutcome { failure, ..RowOutcome::of_folded(place.line, place.offset, outcome) });
+                .push(RowOutcome { failure, ..RowOutcome::of_applied(place.line, place.offset, outcome) });
         }
     }
 }
@@ -741,7 +741,7 @@ mod tests {
             std::fs::write(folder.path().join("7"), format!("batch=pcId,a,b\n{changed}")).unwrap();
             let refused = opened.part(0, 1).step(&store);
             assert!(
-                matches!(refused, Err(SettleError::Damaged { .. } | SettleError::Spool { .. })),
+                matches!(refused, Err(ResolveError::Damaged { .. } | ResolveError::Spool { .. })),
                 "{changed:?}"
             );
             assert_eq!(store.get(std::slice::from_ref(&key)).unwrap(), [Some(known)], "{changed:?}");
@@ -780,7 +780,7 @@ mod tests {
         }
     }
 
-    /// As many rows as are resolved on two threads; every third id leads to one of 500 visitors, who have several.
+    /// As many rows as are looked up on two threads; every third id leads to one of 500 visitors, who have several.
     #[test]
     fn rows_of_linked_ids_stand_with_those_of_their_visitor() {
         const ROWS: usize = 12_000;
