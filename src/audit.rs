@@ -3,6 +3,7 @@
 //! Promises: a line is one JSON object, whatever it quotes; no token, no id of a visitor and no value is ever in it, so
 //! that erasure (R12) need not look here. A line that can't be written is told in the log, and stops nothing.
 
+use crate::layout;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::Path;
@@ -12,9 +13,6 @@ use serde::Serialize;
 use crate::durable;
 use crate::model::id::ClientCode;
 use crate::model::seq::Millis;
-
-/// What the file is called.
-pub const FILE: &str = "audit.log";
 
 /// Who did something.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -67,7 +65,7 @@ fn append(folder: &Path, line: &Line<'_>) -> io::Result<()> {
     let mut text = serde_json::to_vec(line)?;
     text.push(b'\n');
     // One write of one line: several processes may append.
-    let mut file = durable::create(&folder.join(FILE), OpenOptions::new().append(true))?;
+    let mut file = durable::create(&folder.join(layout::AUDIT), OpenOptions::new().append(true))?;
     file.write_all(&text)?;
     file.sync_data()
 }
@@ -83,7 +81,7 @@ mod tests {
         let client = ClientCode::new("demo").unwrap();
         note(folder.path(), Millis(0), &actor, "erase", Some(&client), "seq 7");
         note(folder.path(), Millis(1), &Actor::default(), "restore", None, "a\n\"b\"");
-        let text = std::fs::read_to_string(folder.path().join(FILE)).unwrap();
+        let text = std::fs::read_to_string(folder.path().join(layout::AUDIT)).unwrap();
         let expected = [
             r#"{"at":"1970-01-01T00:00:00.000Z","act":"erase","client":"demo","what":"seq 7","token":"1a","request":"r"}"#,
             r#"{"at":"1970-01-01T00:00:00.001Z","act":"restore","what":"a\n\"b\""}"#,

@@ -10,6 +10,7 @@
 //! written, with what to do. The stamp is raised once all that a folder of an earlier format holds was read, and before
 //! anything is written that a program of that format could not read.
 
+use crate::layout;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -23,12 +24,6 @@ use crate::durable::{self, sync_folder};
 pub const FORMAT: u32 = 2;
 /// That of folders without a stamp.
 const FORMAT_UNSTAMPED: u32 = 1;
-/// What the stamp is called.
-pub const FORMAT_FILE: &str = "format";
-/// What marks a folder that is not finished.
-const UNFINISHED: &str = "unfinished";
-/// What a folder is called while it is restored into: the name it will have, and this.
-pub const PARTIAL: &str = ".partial";
 
 /// Why a folder is not opened.
 #[derive(Debug, thiserror::Error)]
@@ -75,12 +70,12 @@ struct Stamp {
 
 /// Whether this is a data folder.
 pub fn is_one(folder: &Path) -> bool {
-    folder.join(FORMAT_FILE).exists() || folder.join("journal").is_dir()
+    folder.join(layout::FORMAT).exists() || folder.join(layout::JOURNAL).is_dir()
 }
 
 /// Refuses what is no data folder, or may not be opened.
 pub fn expect(folder: &Path) -> Result<(), FolderError> {
-    if !is_one(folder) && !folder.join(UNFINISHED).exists() {
+    if !is_one(folder) && !folder.join(layout::UNFINISHED).exists() {
         return Err(FolderError::Other(folder.to_owned()));
     }
     check(folder)
@@ -107,18 +102,18 @@ pub fn check_format(folder: &Path) -> Result<(), FolderError> {
 
 /// Whether a restore did not come to its end here.
 pub fn is_unfinished(folder: &Path) -> bool {
-    folder.join(UNFINISHED).exists()
+    folder.join(layout::UNFINISHED).exists()
 }
 
 /// Marks a folder as not finished; durable when it returns.
 pub fn begin(folder: &Path) -> io::Result<()> {
-    durable::create(&folder.join(UNFINISHED), OpenOptions::new().write(true))?.sync_all()?;
+    durable::create(&folder.join(layout::UNFINISHED), OpenOptions::new().write(true))?.sync_all()?;
     sync_folder(folder)
 }
 
 /// Takes that mark off; durable when it returns.
 pub fn finish(folder: &Path) -> io::Result<()> {
-    match fs::remove_file(folder.join(UNFINISHED)) {
+    match fs::remove_file(folder.join(layout::UNFINISHED)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => removed,
     }?;
@@ -129,7 +124,7 @@ pub fn finish(folder: &Path) -> io::Result<()> {
 pub fn clear(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
-        if entry.file_name() == UNFINISHED {
+        if entry.file_name() == layout::UNFINISHED {
             continue;
         }
         if entry.file_type()?.is_dir() {
@@ -143,7 +138,7 @@ pub fn clear(folder: &Path) -> io::Result<()> {
 
 /// Stamps a folder as one of this program's format, unless it is; durable when it returns.
 pub fn stamp(folder: &Path) -> Result<(), FolderError> {
-    let path = folder.join(FORMAT_FILE);
+    let path = folder.join(layout::FORMAT);
     let format = format_of(folder)?.map_or(FORMAT_UNSTAMPED, |stamp| stamp.format);
     if format == FORMAT {
         return Ok(());
@@ -155,7 +150,7 @@ pub fn stamp(folder: &Path) -> Result<(), FolderError> {
 }
 
 fn format_of(folder: &Path) -> Result<Option<Stamp>, FolderError> {
-    let path = folder.join(FORMAT_FILE);
+    let path = folder.join(layout::FORMAT);
     let why = match fs::read(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => error.to_string(),
@@ -185,15 +180,15 @@ mod tests {
         assert!(told(expect(folder)).contains("remove the folder"));
         clear(folder).unwrap();
         assert!(fs::read_dir(folder).unwrap().next().is_none());
-        fs::create_dir(folder.join("journal")).unwrap();
+        fs::create_dir(folder.join(layout::JOURNAL)).unwrap();
         assert_eq!(told(expect(folder)), "", "format 1 has no stamp");
-        fs::write(folder.join(FORMAT_FILE), r#"{"format":3,"program":"9.1.0"}"#).unwrap();
+        fs::write(folder.join(layout::FORMAT), r#"{"format":3,"program":"9.1.0"}"#).unwrap();
         let newer = told(check(folder));
         assert!(
             newer.contains("run profiled 9.1.0 or later") && newer.contains("formats up to 2"),
             "{newer}"
         );
-        fs::write(folder.join(FORMAT_FILE), "").unwrap();
+        fs::write(folder.join(layout::FORMAT), "").unwrap();
         assert!(told(check(folder)).contains("put it back"));
     }
 }

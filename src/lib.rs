@@ -77,6 +77,7 @@ pub mod engine;
 pub mod folder;
 pub mod http;
 pub mod journal;
+pub mod layout;
 pub mod model;
 pub mod store;
 pub mod sync;

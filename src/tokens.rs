@@ -4,6 +4,7 @@
 //! Promises: a token is shown once, when it is made; hashes are compared in constant time; what was revoked stays listed,
 //! so the last token that goes does not open the doors. Several processes may change the file, one after the other.
 
+use crate::layout;
 use std::fmt;
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -20,8 +21,6 @@ use crate::model::id::ClientCode;
 use crate::model::seq::Millis;
 
 /// What the file is called, in the data folder.
-pub const FILE: &str = "tokens.json";
-const LOCK: &str = "tokens.lock";
 const VERSION: u32 = 1;
 /// What every token begins with, so that whoever finds one knows what it is.
 const PREFIX: &str = "profiled";
@@ -149,7 +148,7 @@ fn sum(tokens: &[Token]) -> Option<u32> {
 impl Tokens {
     /// Reads those of a data folder; none where there is no file.
     pub fn read(folder: &Path) -> Result<Self, TokensError> {
-        let path = folder.join(FILE);
+        let path = folder.join(layout::TOKENS);
         let text = match fs::read(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
@@ -360,13 +359,13 @@ fn change<T>(
         let path = path.to_owned();
         move |error| TokensError::Io { path, error }
     };
-    let lock_path = folder.join(LOCK);
+    let lock_path = folder.join(layout::TOKENS_LOCK);
     // Held until the end of this function.
     let lock = durable::create(&lock_path, OpenOptions::new().write(true)).map_err(failed(&lock_path))?;
     lock.lock().map_err(failed(&lock_path))?;
     let mut tokens = Tokens::read(folder)?;
     let changed = change(&mut tokens)?;
-    let path = folder.join(FILE);
+    let path = folder.join(layout::TOKENS);
     let stored = Stored { version: VERSION, crc32c: sum(&tokens.all), tokens: tokens.all };
     let text = serde_json::to_vec_pretty(&stored).map_err(|error| failed(&path)(error.into()))?;
     durable::replace(&path, "tokens", |file| {
@@ -472,7 +471,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert!(!Tokens::read(folder.path()).unwrap().are_asked_for());
         let (_, text) = Tokens::make(folder.path(), None, Scope::Admin.into(), NOW, None).unwrap();
-        let path = folder.path().join(FILE);
+        let path = folder.path().join(layout::TOKENS);
         let stored = fs::read_to_string(&path).unwrap();
         let secret = text.rsplit('_').next().unwrap();
         assert!(secret.len() == 64 && !stored.contains(secret), "{stored}");
@@ -495,7 +494,7 @@ mod tests {
     fn a_file_of_which_a_letter_was_changed_opens_no_door() {
         let folder = tempfile::tempdir().unwrap();
         Tokens::make(folder.path(), demo(), Scope::Read.into(), Millis(1), None).unwrap();
-        let path = folder.path().join(FILE);
+        let path = folder.path().join(layout::TOKENS);
         let text = fs::read_to_string(&path).unwrap();
         for (letter, changed) in [("\"demo\"", "\"demp\""), ("\"read\"", "\"admin\""), ("null", "9")] {
             let changed = text.replacen(letter, changed, 1);
@@ -510,9 +509,9 @@ mod tests {
     fn a_file_that_is_not_understood_opens_no_door() {
         let folder = tempfile::tempdir().unwrap();
         let check = |text: &str, says: &str| {
-            fs::write(folder.path().join(FILE), text).unwrap();
+            fs::write(folder.path().join(layout::TOKENS), text).unwrap();
             let error = Tokens::read(folder.path()).unwrap_err().to_string();
-            assert!(error.contains(says) && error.contains(FILE), "{text}: {error}");
+            assert!(error.contains(says) && error.contains(layout::TOKENS), "{text}: {error}");
         };
         check("", "EOF");
         check("{}", "version");
@@ -527,7 +526,7 @@ mod tests {
         check(&token("a", "write", &sum), "\"write\" is not a scope");
         check(&token("a", "batch,write", &sum), "\"batch,write\" is not a scope");
         check(&token("a", "read", "00"), "64 hexadecimal digits");
-        fs::write(folder.path().join(FILE), token("*", "read", &sum)).unwrap();
+        fs::write(folder.path().join(layout::TOKENS), token("*", "read", &sum)).unwrap();
         assert_eq!(Tokens::read(folder.path()).unwrap().all().len(), 1);
     }
 
@@ -556,7 +555,7 @@ mod tests {
         // As the program before wrote it, checksum and all.
         const EARLIER: &str = r#"{"version":1,"tokens":[{"id":"1f0c2b7a","client":"demo","scope":"batch","sha256":"0000000000000000000000000000000000000000000000000000000000000000","createdAtMs":1,"expiresAtMs":null,"revokedAtMs":null}],"crc32c":2444511328}"#;
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join(FILE), EARLIER).unwrap();
+        fs::write(folder.path().join(layout::TOKENS), EARLIER).unwrap();
         let (_, text) =
             Tokens::make(folder.path(), demo(), "read,batch".parse().unwrap(), NOW, None).unwrap();
         let tokens = Tokens::read(folder.path()).unwrap();

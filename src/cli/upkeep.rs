@@ -1,5 +1,6 @@
 //! `profiled backup|restore|check|compact`: the data folder's upkeep.
 
+use crate::layout;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,11 +11,11 @@ use super::{CliError, GoesOn, Remote, block_on, complain, print_json, say, table
 use crate::audit::{self, Actor};
 use crate::batch::pending::Accepted;
 use crate::config::{Config, ServeOptions};
+use crate::engine::OpenError;
 use crate::engine::open::check::{self, Report};
 use crate::engine::open::restore::{self, Restored};
 use crate::engine::open::salvage::{self, Lost};
-use crate::engine::upkeep::backup::{MANIFEST, Manifest};
-use crate::engine::{DAMAGED, OpenError};
+use crate::engine::upkeep::backup::Manifest;
 use crate::folder;
 use crate::model::seq::{Clock, Millis, SystemClock};
 use crate::telemetry;
@@ -206,7 +207,7 @@ fn salvage_journal(folder: &Path) -> Result<(), CliError> {
         ));
     }
     if !lost.is_empty() {
-        let aside = folder.join(DAMAGED);
+        let aside = folder.join(layout::DAMAGED);
         complain(format_args!("{}: the segments as they were, and the uploads", aside.display()));
     }
     Ok(())
@@ -232,7 +233,7 @@ pub(super) fn check(command: Check) -> Result<(), CliError> {
     if !folder.join("journal").exists() {
         return Err(CliError::Failed(format!("{} holds no journal: it is no data folder", folder.display())));
     }
-    if command.salvage && folder.join(MANIFEST).exists() {
+    if command.salvage && folder.join(layout::MANIFEST).exists() {
         let folder = folder.display();
         return Err(CliError::Failed(format!(
             "{folder} is a backup, which nothing writes to: restore it first"

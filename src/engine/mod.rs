@@ -37,6 +37,7 @@ use crate::folder::{self, FolderError};
 use crate::journal::entry::Checkpoint;
 use crate::journal::log::{LogError, Position};
 use crate::journal::snapshot::{SnapshotError, Snapshots};
+use crate::layout;
 use crate::model::batch::{BatchId, BatchRules, Counts, EmptyValues, RowReading};
 use crate::model::blocked::BlockedIds;
 use crate::model::id::{ClientCode, IdKind, Key, VisitorId};
@@ -83,8 +84,6 @@ pub const SERVING_THREADS: &str = "serve";
 const REQUESTS_WAITING_MAX: usize = 4096;
 /// How many requests one commit group takes at most.
 const GROUP_REQUESTS_MAX: usize = 512;
-/// What was given up for being damaged is kept here as it was.
-pub const DAMAGED: &str = "damaged";
 /// A checkpoint is taken at least this often …
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(10);
 /// … and whenever the journal has grown by this much.
@@ -1032,10 +1031,10 @@ impl BroughtUp {
             open::recovery::write_checkpoint(&generation.checkpoint_path(), &mark).map_err(failed)?;
             stores.adopt(&generation).map_err(failed)?;
         }
-        if data.join(upkeep::tasks::ERASING).exists() {
+        if data.join(layout::ERASING).exists() {
             committer.oldest_erasure.store(0, Ordering::Release);
         }
-        let failed = |error| OpenError::Folder { path: data.join(upkeep::erasures::FILE), error };
+        let failed = |error| OpenError::Folder { path: data.join(layout::ERASURES), error };
         let erasures = ErasureList::open(data, recovered.last_seq).map_err(failed)?;
         let (batches, spool) = (recovered.batches, recovered.spool);
         Ok(Self {
@@ -1547,7 +1546,7 @@ impl EngineError {
 }
 
 fn lock_folder(folder: &Path) -> Result<std::fs::File, OpenError> {
-    let path = folder.join("lock");
+    let path = folder.join(layout::LOCK);
     let failed = |error| OpenError::Folder { path: path.clone(), error };
     private_folder(folder).map_err(failed)?;
     let file = durable::create(&path, std::fs::OpenOptions::new().write(true)).map_err(failed)?;

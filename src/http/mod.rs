@@ -42,7 +42,7 @@ use crate::config::{Callers, Config, HeadLimits, Timeouts};
 use crate::engine::Engine;
 use crate::engine::gates::{Network, Scarce, Shares};
 use crate::model::id::ClientCode;
-use crate::tokens::{self, Tokens, TokensError};
+use crate::tokens::{Tokens, TokensError};
 
 /// How many streams of events may be open at once: each holds a connection for as long as its batch takes.
 const EVENT_STREAMS_MAX: usize = 256;
@@ -109,7 +109,7 @@ impl Front {
         })?;
         // Whether it may listen where it does without any is for a start to say.
         if self.tokens().are_asked_for() && !tokens.are_asked_for() {
-            return Err(TokensError::Gone(self.app.data_folder().join(tokens::FILE)));
+            return Err(TokensError::Gone(self.app.data_folder().join(crate::layout::TOKENS)));
         }
         let count = tokens.all().len();
         *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(tokens);

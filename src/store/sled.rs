@@ -11,6 +11,7 @@
 
 use super::{ProfileStore, Reach, StoreError, Swapped, VisitorRows, sled_log, swap};
 use crate::durable::point;
+use crate::layout;
 use crate::model::batch::BatchRules;
 use crate::model::id::Key;
 use crate::model::profile::StoredBytes;
@@ -55,7 +56,7 @@ impl SledStore {
                 .open()
                 .map_err(sled_failed("open"))?;
             let reach = db.open_tree(REACH).map_err(sled_failed("open"))?;
-            let file = File::open(folder.join("db")).map_err(failed("open its file"))?;
+            let file = File::open(folder.join(layout::SLED_DB)).map_err(failed("open its file"))?;
             let folder = File::open(folder).map_err(failed("open its folder"))?;
             Ok(Self { tree: sled::Tree::clone(&db), reach, file, folder })
         })

@@ -15,6 +15,7 @@
 //! message  checksum of body and rest of header, inverted (4) | kind (1) | body's length, segment's number, page (varints)
 //! ```
 
+use crate::layout;
 use crc32fast::Hasher;
 use std::fs::{self, File};
 use std::io;
@@ -52,7 +53,7 @@ struct Segment {
 
 /// Verifies the log of the store in this folder, from sled's snapshot on; why it cannot be trusted, if it cannot.
 pub(super) fn verify(folder: &Path) -> Result<(), String> {
-    let file = match File::open(folder.join("db")) {
+    let file = match File::open(folder.join(layout::SLED_DB)) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(told(error)),

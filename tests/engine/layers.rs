@@ -8,8 +8,9 @@ use std::path::Path;
 
 /// The layers, lowest first: each may use those before it. A new module at the top of `src` gets its place here and in
 /// the design.
-const LAYERS: [&str; 16] = [
+const LAYERS: [&str; 17] = [
     "model",
+    "layout",
     "sync",
     "clock",
     "durable",

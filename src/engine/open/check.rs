@@ -14,12 +14,13 @@ use crate::clock::GuardedClock;
 use crate::config::{Config, Ingest};
 use crate::engine::open::recovery;
 use crate::engine::open::scratch::Scratch;
-use crate::engine::upkeep::backup::{self, Manifest};
+use crate::engine::upkeep::backup::Manifest;
 use crate::engine::{BroughtUp, Inner, OpenError, Opening};
 use crate::folder;
 use crate::journal::entry::{Entry, decode_group};
 use crate::journal::log::{Log, LogSettings, Position};
 use crate::journal::snapshot::{Snapshots, verify};
+use crate::layout;
 use crate::model::id::Key;
 use crate::model::profile::{Profile, Stored, StoredBytes};
 use crate::model::seq::{Clock, Seq};
@@ -133,8 +134,8 @@ fn check_shown(
 ) -> Result<Report, OpenError> {
     let mut report = Report::default();
     check_manifest(folder, &mut report);
-    check_journal(&shown.folder.join("journal"), &mut report)?;
-    check_snapshots(&shown.folder.join("snapshots"), &mut report)?;
+    check_journal(&shown.folder.join(layout::JOURNAL), &mut report)?;
+    check_snapshots(&shown.folder.join(layout::SNAPSHOTS), &mut report)?;
     config.data_folder.clone_from(&shown.folder);
     // What little is written here, room or not, is of no use to anybody.
     config.upkeep.disk_reserve_bytes = 0;
@@ -147,7 +148,7 @@ fn check_shown(
     }
     let app = up.start()?;
     if had_store {
-        check_store_aside(&shown.folder.join("store"), &mut report);
+        check_store_aside(&shown.folder.join(layout::STORE), &mut report);
     }
     let inner = &app.0;
     while inner.batches.any_goes_on() && inner.failed.borrow().is_none() {
@@ -171,7 +172,7 @@ fn check_shown(
 /// Keeps a daemon from opening the folder while it is checked; refused if one has it open. A folder that was never opened
 /// has no lock, nor does a backup.
 fn lock_if_there(folder: &Path) -> Result<Option<File>, OpenError> {
-    let path = folder.join("lock");
+    let path = folder.join(layout::LOCK);
     let failed = |error| OpenError::Folder { path: path.clone(), error };
     let file = match File::open(&path) {
         Ok(file) => file,
@@ -187,7 +188,7 @@ fn lock_if_there(folder: &Path) -> Result<Option<File>, OpenError> {
 
 /// Whether a backup's files are what was written; a data folder has no manifest.
 fn check_manifest(folder: &Path, report: &mut Report) {
-    if !folder.join(backup::MANIFEST).exists() {
+    if !folder.join(layout::MANIFEST).exists() {
         return;
     }
     let checked = Manifest::read(folder).and_then(|manifest| manifest.verify(folder));

@@ -17,16 +17,15 @@
 
 use crate::batch::outcome::{RowOutcome, read_outcomes};
 use crate::batch::spool::{Spool, SpoolName};
-use crate::engine::upkeep::erasures;
+use crate::layout;
 
-use crate::{audit, folder, tokens};
 use std::io;
 use std::path::{Path, PathBuf};
 
 /// Files of the data folder itself that go along with a backup, where they are there: without the tokens what is restored
 /// would ask for none, without the list of erasures it could not keep them.
 pub(in crate::engine) const BESIDE: [&str; 4] =
-    [tokens::FILE, audit::FILE, erasures::FILE, folder::FORMAT_FILE];
+    [layout::TOKENS, layout::AUDIT, layout::ERASURES, layout::FORMAT];
 
 /// What a backup takes along of an upload besides its rows, as far as it is there. The outcomes also of one that is not
 /// complete: it may have been, in a store that is made again.

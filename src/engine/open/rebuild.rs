@@ -11,6 +11,7 @@ use crate::engine::open::store_folder::{Generation, StoreFolder};
 use crate::engine::upkeep::disk_space::Room;
 use crate::journal::log::{LogSettings, Position};
 use crate::journal::snapshot::{SnapshotError, SnapshotReader, Snapshots, verify};
+use crate::layout;
 use crate::model::codec::CodecError;
 use crate::model::id::Key;
 use crate::model::profile::StoredBytes;
@@ -70,9 +71,9 @@ fn caught<T, E: From<StoreError>>(run: impl FnOnce() -> Result<T, E>) -> Result<
 /// Opens a data folder.
 pub(in crate::engine) fn open(config: &Config, room: &Room, opening: &Opening) -> Result<Opened, OpenError> {
     let folder = &config.data_folder;
-    let store_folder = folder.join("store");
+    let store_folder = folder.join(layout::STORE);
     let failed = |error| OpenError::Folder { path: store_folder.clone(), error };
-    let snapshots = Snapshots::open(&folder.join("snapshots"))?;
+    let snapshots = Snapshots::open(&folder.join(layout::SNAPSHOTS))?;
     let mut stores = StoreFolder::open(&store_folder).map_err(failed)?;
     let recovered = |store: &SledStore, from| {
         let log = LogSettings { segment_bytes: config.upkeep.journal_segment_bytes };
@@ -92,7 +93,7 @@ pub(in crate::engine) fn open(config: &Config, room: &Room, opening: &Opening) -
     let why = match opened {
         Ok(None) => {
             if snapshots.list()?.into_iter().next().is_some()
-                || Position::first_in(&folder.join("journal"))?.is_some()
+                || Position::first_in(&folder.join(layout::JOURNAL))?.is_some()
             {
                 tracing::warn!(folder = %store_folder.display(), "no store is there: it is made again");
             }

@@ -16,14 +16,15 @@ use crate::batch::pending::{Accepted, Pending};
 use crate::batch::queue::{Batches, Known};
 use crate::batch::spool::{Spool, SpoolName};
 use crate::durable;
+use crate::engine::OpenError;
 use crate::engine::commit::replay;
 use crate::engine::open::needs;
-use crate::engine::{DAMAGED, OpenError};
 use crate::journal::entry::{
     BatchCompletedEntry, BatchGivenUpEntry, Checkpoint, Entry, Resolved, ResolvedBundle, decode_checkpoint,
     decode_group, encode_checkpoint,
 };
 use crate::journal::log::{Log, LogError, LogSettings, Position, read_between};
+use crate::layout;
 use crate::model::batch::Outcome;
 use crate::model::codec::CodecError;
 use crate::model::seq::{Millis, Seq};
@@ -147,7 +148,7 @@ pub fn recover(
             (true, Checkpoint { position: Position::START.to_pair(), ..Checkpoint::default() })
         }
     };
-    let damaged = folder.join(DAMAGED);
+    let damaged = folder.join(layout::DAMAGED);
     let catalogue_failed = |error| OpenError::Folder { path: folder.join(catalogue::FILE), error };
     let records = Batches::default();
     let opened =
@@ -175,7 +176,7 @@ pub fn recover(
     let mut needed = checkpoint.needs_journal_from();
     if damage.is_some() {
         // The more of it is read, the more batches are told of that the catalogue lost.
-        needed = Position::first_in(&folder.join("journal"))?.map_or(needed, |first| first.min(needed));
+        needed = Position::first_in(&folder.join(layout::JOURNAL))?.map_or(needed, |first| first.min(needed));
     }
     let readable =
         |position, entry| Accepted::from_entry(entry).ok_or_else(|| OpenError::entry(position, "a batch"));
@@ -191,10 +192,11 @@ pub fn recover(
         held.push((readable(Position::from_pair(checkpoint.position), entry)?, end));
     }
 
-    let (log, torn) = Log::open(&folder.join("journal"), log_settings, needed, |start, _end, payload| {
-        let entries = decode_group(payload).map_err(|error| OpenError::entry(start, error))?;
-        entries.into_iter().try_for_each(|entry| replay.entry(start, entry))
-    })?;
+    let (log, torn) =
+        Log::open(&folder.join(layout::JOURNAL), log_settings, needed, |start, _end, payload| {
+            let entries = decode_group(payload).map_err(|error| OpenError::entry(start, error))?;
+            entries.into_iter().try_for_each(|entry| replay.entry(start, entry))
+        })?;
     if let Some(torn) = torn {
         tracing::info!(file = %torn.file.display(), offset = torn.offset, bytes = torn.bytes, "cut off an append that a crash interrupted");
     }
@@ -283,7 +285,7 @@ impl Replay<'_> {
             Ok::<(), std::convert::Infallible>(())
         };
         let Ok(()) = batches.each_held(every);
-        let spool_folder = folder.join("spool");
+        let spool_folder = folder.join(layout::SPOOL);
         let opened = Spool::open_listing(&spool_folder, spool_bytes_max, &named, lost);
         let (spool, there) = opened.map_err(|error| OpenError::Folder { path: spool_folder, error })?;
         let batches_of = std::mem::take(&mut self.batches);

@@ -16,9 +16,10 @@ use crate::config::{Config, Ingest};
 use crate::durable::{private_folder, sync_folder};
 use crate::engine::open::digest;
 use crate::engine::upkeep::backup::{Extent, Manifest, copy_file};
-use crate::engine::upkeep::erasures::{self, Erasures};
+use crate::engine::upkeep::erasures::Erasures;
 use crate::engine::{BroughtUp, Engine, EngineError, OpenError, Opening};
-use crate::folder::{self, FolderError, PARTIAL};
+use crate::folder::{self, FolderError};
+use crate::layout;
 use crate::model::seq::{Clock, Seq};
 use crate::store::{ProfileStore, StoreError};
 use std::fs;
@@ -142,7 +143,7 @@ pub fn restore(
 }
 
 fn read_list(after: &Path) -> Result<(PathBuf, Erasures), RestoreError> {
-    let path = if after.is_dir() { after.join(erasures::FILE) } else { after.to_owned() };
+    let path = if after.is_dir() { after.join(layout::ERASURES) } else { after.to_owned() };
     let list = Erasures::read(&path).map_err(RestoreError::io(&path))?;
     Ok((path, list))
 }
@@ -181,7 +182,7 @@ impl Place {
         let (beside, model) = (own(parent)?, own(if there { &data } else { parent })?);
         let owner = (model.uid(), model.gid());
         let mut partial = data.clone().into_os_string();
-        partial.push(PARTIAL);
+        partial.push(layout::PARTIAL);
         let partial = PathBuf::from(partial);
         if partial.exists() {
             let empty = fs::read_dir(&partial).map_err(RestoreError::io(&partial))?.next().is_none();
@@ -223,7 +224,7 @@ impl Place {
         folder::check_format(folder)?;
         if let Some((list, _)) = &erasures {
             // It goes on from the later one, which has all that the backup's has.
-            let to = folder.join(erasures::FILE);
+            let to = folder.join(layout::ERASURES);
             fs::copy(list, &to)
                 .and_then(|_| fs::File::open(&to)?.sync_all())
                 .map_err(RestoreError::io(&to))?;

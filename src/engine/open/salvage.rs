@@ -11,12 +11,13 @@ use crate::batch::pending::Accepted;
 use crate::batch::rows::read_header;
 use crate::batch::spool::{give_up, outcomes_path_in, rows_path_in};
 use crate::durable;
-use crate::engine::{DAMAGED, OpenError, lock_folder};
+use crate::engine::{OpenError, lock_folder};
 use crate::folder;
 use crate::journal::entry::{
     BatchCompletedEntry, BatchGivenUpEntry, Entry, decode_group, encode_group, group_given_up,
 };
 use crate::journal::log::{GivenUp, Log, LogSettings, Position};
+use crate::layout;
 use crate::model::batch::{Counts, Outcome};
 use crate::model::seq::{Millis, Seq};
 use std::fs::File;
@@ -42,10 +43,10 @@ pub struct Lost {
 pub fn journal(folder: &Path) -> Result<Vec<Lost>, OpenError> {
     folder::expect(folder)?;
     let _lock = lock_folder(folder)?;
-    let journal = folder.join("journal");
+    let journal = folder.join(layout::JOURNAL);
     let Some(first) = Position::first_in(&journal)? else { return Ok(vec![]) };
-    let aside = folder.join(DAMAGED);
-    let spool = folder.join("spool");
+    let aside = folder.join(layout::DAMAGED);
+    let spool = folder.join(layout::SPOOL);
     let keep = |segment: &Path| {
         keep(&aside, segment, |from, to| std::fs::copy(from, to).map(drop))?;
         for upload in std::fs::read_dir(&spool).into_iter().flatten() {
@@ -77,12 +78,12 @@ pub fn journal(folder: &Path) -> Result<Vec<Lost>, OpenError> {
 pub fn upload(folder: &Path, accepted: &Accepted, now: Millis) -> Result<PathBuf, OpenError> {
     let _lock = lock_folder(folder)?;
     let Replacement { kept, file, mut outcomes, entry } = keep_and_replace(folder, accepted, now)?;
-    let spool = folder.join("spool");
+    let spool = folder.join(layout::SPOOL);
     let rows_path = rows_path_in(&spool, accepted.spool);
     give_up(&spool, accepted.spool, &file, &mut outcomes).map_err(failed(&rows_path))?;
 
     let entry = Entry::BatchGivenUp(entry);
-    let journal = folder.join("journal");
+    let journal = folder.join(layout::JOURNAL);
     let mut payload = vec![];
     encode_group(&[entry], &mut payload).map_err(|error| failed(&journal)(io::Error::other(error)))?;
     let first = Position::first_in(&journal)?.unwrap_or(Position::START);
@@ -115,9 +116,9 @@ pub(in crate::engine) fn keep_and_replace(
     accepted: &Accepted,
     now: Millis,
 ) -> Result<Replacement, OpenError> {
-    let spool = folder.join("spool");
+    let spool = folder.join(layout::SPOOL);
     let rows_path = rows_path_in(&spool, accepted.spool);
-    let aside = folder.join(DAMAGED);
+    let aside = folder.join(layout::DAMAGED);
     let copy = |from: &Path, to: &Path| match std::fs::copy(from, to) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         copied => copied.map(drop),

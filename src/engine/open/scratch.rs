@@ -13,6 +13,7 @@
 //! read-only; what is written here is gone when this is dropped.
 
 use crate::durable::private_folder;
+use crate::layout;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::symlink;
@@ -21,7 +22,8 @@ use std::path::{Path, PathBuf};
 /// How many of the last segments may be written to: one that was half made when the daemon was ended, and the one before.
 const SEGMENTS_COPIED: usize = 2;
 /// Files of the data folder itself that no start reads, or that are not for others' eyes.
-const NOT_SHOWN: [&str; 5] = ["lock", "tokens.json", "tokens.lock", "audit.log", "backup.json"];
+const NOT_SHOWN: [&str; 5] =
+    [layout::LOCK, layout::TOKENS, layout::TOKENS_LOCK, layout::AUDIT, layout::MANIFEST];
 
 /// The folder.
 #[derive(Debug)]
@@ -81,7 +83,7 @@ impl Scratch {
         if current.len() == 16 && current.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             self.folder_shown("store")?;
             self.copy("store/current")?;
-            if self.of.join("store").join(current).is_dir() {
+            if self.of.join(layout::STORE).join(current).is_dir() {
                 self.copy_folder(&format!("store/{current}"))?;
             }
         }

@@ -12,11 +12,10 @@
 use crate::durable::{self, sync_folder};
 use crate::engine::open::recovery::read_checkpoint;
 use crate::journal::entry::Checkpoint;
+use crate::layout;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-
-const CURRENT: &str = "current";
 
 /// The folder.
 #[derive(Debug)]
@@ -38,7 +37,7 @@ pub(in crate::engine) struct Generation {
 impl Generation {
     /// Where its checkpoint is.
     pub(in crate::engine) fn checkpoint_path(&self) -> PathBuf {
-        self.path.join("checkpoint")
+        self.path.join(layout::CHECKPOINT)
     }
 
     /// The checkpoint of a store that may be opened. One from before checkpoints said how far their store reaches proves
@@ -60,8 +59,8 @@ impl StoreFolder {
     /// Opens or makes the folder, and removes what a crash left half-made.
     pub(in crate::engine) fn open(folder: &Path) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
-        let named = match fs::read_to_string(folder.join(CURRENT)) {
-            Ok(text) => number(text.trim()),
+        let named = match fs::read_to_string(folder.join(layout::CURRENT)) {
+            Ok(text) => layout::number(text.trim()),
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
                 None
             }
@@ -71,11 +70,12 @@ impl StoreFolder {
         for entry in fs::read_dir(folder)? {
             let entry = entry?;
             let name = entry.file_name().into_string().unwrap_or_default();
-            let Some(found) = number(name.strip_suffix(".aside").unwrap_or(&name)) else { continue };
+            let aside = layout::number_of(&name, layout::ASIDE);
+            let Some(found) = aside.or_else(|| layout::number(&name)) else { continue };
             last = last.max(found);
             if Some(found) == named {
                 current = named;
-            } else if !name.ends_with(".aside") {
+            } else if aside.is_none() {
                 fs::remove_dir_all(entry.path())?;
             }
         }
@@ -108,24 +108,24 @@ impl StoreFolder {
 
     /// Sets a generation aside that was in use before the one that is now.
     pub(in crate::engine) fn set_former_aside(&self, former: &Generation, why: &str) -> io::Result<PathBuf> {
-        let aside = former.path.with_extension("aside");
+        let aside = former.path.with_extension(layout::ASIDE);
         fs::rename(&former.path, &aside)?;
-        fs::write(aside.join("WHY"), format!("This store was set aside: {why}. It may be deleted.\n"))?;
+        fs::write(aside.join(layout::WHY), format!("This store was set aside: {why}. It may be deleted.\n"))?;
         sync_folder(&self.folder)?;
         Ok(aside)
     }
 
     /// Whether a start would find this generation in use, as far as can be told.
     pub(in crate::engine) fn names(&self, generation: &Generation) -> bool {
-        let named = fs::read_to_string(self.folder.join(CURRENT));
-        named.is_ok_and(|named| number(named.trim()) == Some(generation.number))
+        let named = fs::read_to_string(self.folder.join(layout::CURRENT));
+        named.is_ok_and(|named| layout::number(named.trim()) == Some(generation.number))
     }
 
     /// Removes what was set aside.
     pub(in crate::engine) fn remove_asides(&self) -> io::Result<()> {
         for entry in fs::read_dir(&self.folder)? {
             let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == "aside") {
+            if path.extension().is_some_and(|extension| extension == layout::ASIDE) {
                 fs::remove_dir_all(path)?;
             }
         }
@@ -143,14 +143,14 @@ impl StoreFolder {
     /// Makes this generation the one in use.
     pub(in crate::engine) fn adopt(&mut self, next: &Generation) -> io::Result<()> {
         sync_folder(&next.path)?;
-        let current = self.folder.join(CURRENT);
-        durable::replace(&current, "store-adopt", |file| writeln!(file, "{:016x}", next.number))?;
+        let current = self.folder.join(layout::CURRENT);
+        durable::replace(&current, "store-adopt", |file| writeln!(file, "{}", layout::digits(next.number)))?;
         self.current = Some(next.number);
         Ok(())
     }
 
     fn generation(&self, number: u64) -> Generation {
-        Generation { number, path: self.folder.join(format!("{number:016x}")) }
+        Generation { number, path: self.folder.join(layout::digits(number)) }
     }
 }
 
@@ -164,8 +164,4 @@ pub(in crate::engine) fn bytes_under(folder: &Path) -> io::Result<u64> {
         bytes += if metadata.is_dir() { bytes_under(&entry.path())? } else { metadata.len() };
     }
     Ok(bytes)
-}
-
-fn number(name: &str) -> Option<u64> {
-    (name.len() == 16).then(|| u64::from_str_radix(name, 16).ok()).flatten()
 }

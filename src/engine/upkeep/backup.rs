@@ -18,13 +18,13 @@ use crate::engine::{EngineError, Inner};
 use crate::journal::entry::{Checkpoint, KnownBatch};
 use crate::journal::log::Position;
 use crate::journal::snapshot::{Summary, verify};
+use crate::layout;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Component, Path, PathBuf};
 
 /// What a backup's manifest is called.
-pub const MANIFEST: &str = "backup.json";
 const VERSION: u32 = 2;
 /// What earlier programs wrote: without a digest.
 const VERSION_BEFORE: u32 = 1;
@@ -58,8 +58,8 @@ impl Manifest {
     /// Reads that of a backup.
     pub(in crate::engine) fn read(backup: &Path) -> Result<Self, RestoreError> {
         let no_backup = |why: String| RestoreError::NoBackup { folder: backup.to_owned(), why };
-        let told = |error: &dyn std::fmt::Display| no_backup(format!("{MANIFEST}: {error}"));
-        let text = fs::read(backup.join(MANIFEST)).map_err(|error| told(&error))?;
+        let told = |error: &dyn std::fmt::Display| no_backup(format!("{}: {error}", layout::MANIFEST));
+        let text = fs::read(backup.join(layout::MANIFEST)).map_err(|error| told(&error))?;
         let manifest: Self = serde_json::from_slice(&text).map_err(|error| told(&error))?;
         if !(VERSION_BEFORE..=VERSION).contains(&manifest.version) {
             let why = format!("it has version {}; this program reads up to {VERSION}", manifest.version);
@@ -68,7 +68,7 @@ impl Manifest {
         let within = |component| matches!(component, Component::Normal(_) | Component::CurDir);
         match manifest.files.iter().find(|file| !Path::new(&file.path).components().all(within)) {
             Some(outside) => {
-                Err(no_backup(format!("{MANIFEST} names {:?}, which is not in it", outside.path)))
+                Err(no_backup(format!("{} names {:?}, which is not in it", layout::MANIFEST, outside.path)))
             }
             None => Ok(manifest),
         }
@@ -121,7 +121,7 @@ pub(in crate::engine) fn write(
             }
         })?;
     let name = snapshot.file_name().unwrap_or_default();
-    let digest = digest::of_files(&folder.join("snapshots").join(name), &folder.join("journal"))
+    let digest = digest::of_files(&folder.join(layout::SNAPSHOTS).join(name), &folder.join(layout::JOURNAL))
         .map_err(|error| EngineError::Refused(format!("the backup cannot be read again: {error}")))?;
     let manifest = Manifest {
         version: VERSION,
@@ -132,7 +132,7 @@ pub(in crate::engine) fn write(
         files,
     };
     let text = serde_json::to_vec_pretty(&manifest).map_err(EngineError::internal)?;
-    let path = folder.join(MANIFEST);
+    let path = folder.join(layout::MANIFEST);
     durable::replace(&path, "backup", |file| file.write_all(&text)).map_err(EngineError::internal)?;
     tracing::info!(folder = %folder.display(), seq = mark.last_seq, "a backup was written");
     Ok((mark.last_seq, damaged))
@@ -153,21 +153,21 @@ fn copy_all(
         Ok(FileSum { bytes, crc32c: Some(crc32c) })
     };
     private_folder(backup).map_err(|error| (backup.to_owned(), error))?;
-    for below in ["snapshots", "journal", "spool"] {
+    for below in [layout::SNAPSHOTS, layout::JOURNAL, "spool"] {
         let path = backup.join(below);
         fs::create_dir_all(&path).map_err(|error| (path, error))?;
     }
-    copy(snapshot, "snapshots", Extent::Whole)?;
+    copy(snapshot, layout::SNAPSHOTS, Extent::Whole)?;
     let unreadable = |error: crate::journal::snapshot::SnapshotError| {
         (snapshot.to_owned(), io::Error::other(error.to_string()))
     };
     let (from, _) = verify(snapshot).map_err(unreadable)?;
     let (first, end) = (from.needs_journal_from().to_pair().0, Position::from_pair(mark.position).to_pair());
     for segment in first..=end.0 {
-        let path = inner.data_folder.join("journal").join(format!("{segment:016x}.log"));
+        let path = inner.data_folder.join(layout::JOURNAL).join(format!("{segment:016x}.log"));
         // What is behind the mark is not of this backup, and may be half written.
         let extent = if segment == end.0 { Extent::ZerosFrom(end.1) } else { Extent::Whole };
-        copy(&path, "journal", extent)?;
+        copy(&path, layout::JOURNAL, extent)?;
     }
     // Gives what is wrong with it.
     let mut copy_upload = |accepted: &Accepted| {
@@ -228,7 +228,7 @@ fn copy_all(
             copy(&path, ".", Extent::Whole)?;
         }
     }
-    for below in ["snapshots", "journal", "spool", "."] {
+    for below in [layout::SNAPSHOTS, layout::JOURNAL, "spool", "."] {
         let path = backup.join(below);
         sync_folder(&path).map_err(|error| (path, error))?;
     }

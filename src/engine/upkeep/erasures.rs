@@ -12,6 +12,7 @@
 //! which ids it speaks of (R12); it is append-only, and a line that a crash cut off is passed over.
 
 use crate::durable;
+use crate::layout;
 use crate::model::id::Key;
 use crate::model::seq::Seq;
 use crate::sync::{Mutex, lock};
@@ -24,7 +25,6 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 
 /// What the file is called, in the data folder.
-pub(in crate::engine) const FILE: &str = "erasures";
 const HEAD: &str = "profiled erasures 1";
 const SECRET_BYTES: usize = 32;
 
@@ -41,7 +41,7 @@ pub(in crate::engine) struct ErasureList {
 impl ErasureList {
     /// Opens the list of a data folder, or begins one after this seq.
     pub(in crate::engine) fn open(folder: &Path, since: Seq) -> io::Result<Self> {
-        let path = folder.join(FILE);
+        let path = folder.join(layout::ERASURES);
         if !path.exists() {
             let mut secret = [0; SECRET_BYTES];
             getrandom::fill(&mut secret).map_err(io::Error::other)?;
@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn the_list_knows_who_was_erased_after_a_seq_and_names_nobody() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join(FILE);
+        let path = folder.path().join(layout::ERASURES);
         let key = |id| Key::new(&ClientCode::new("demo").unwrap(), IdKind::ThirdParty, id);
         let at = Seq::from_u64;
         let list = ErasureList::open(folder.path(), at(5)).unwrap();

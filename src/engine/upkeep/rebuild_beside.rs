@@ -26,6 +26,7 @@ use crate::engine::{EngineError, Inner, OpenError};
 use crate::journal::entry::{BatchCompletedEntry, Checkpoint};
 use crate::journal::log::Position;
 use crate::journal::snapshot::Snapshots;
+use crate::layout;
 use crate::store::{ProfileStore, Reach};
 use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering, lock};
 use std::collections::{HashMap, HashSet};
@@ -139,7 +140,7 @@ fn fill_and_take_over(
         StartFrom::Nothing => Checkpoint { position: Position::START.to_pair(), ..Checkpoint::default() },
     };
     inner.remaking.at.say("the store is made again: the journal behind the snapshot is read".into());
-    let journal = inner.data_folder.join("journal");
+    let journal = inner.data_folder.join(layout::JOURNAL);
     let mut position = Position::from_pair(snapshot.position);
     for _ in 0..READS_MAX {
         inner.go_on()?;
@@ -198,7 +199,7 @@ fn lacking(inner: &Inner, snapshot: &Checkpoint, end: Position) -> Result<Vec<Ag
     let told = if untold.is_empty() {
         Ok(HashMap::new())
     } else {
-        let journal = inner.data_folder.join("journal");
+        let journal = inner.data_folder.join(layout::JOURNAL);
         told_between(&journal, snapshot.needs_journal_from(), end, &untold)
     };
     let mut told = told.map_err(told_of)?;

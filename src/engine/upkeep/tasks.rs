@@ -23,10 +23,11 @@ use crate::engine::upkeep::erase::Erased;
 use crate::engine::upkeep::rebuild_beside;
 use crate::engine::upkeep::steps::{Keeper, Spent, Taken, batches_needless, journal_needed};
 use crate::engine::upkeep::sweep::Horizon;
-use crate::engine::{Asked, DAMAGED, EngineError, Inner};
+use crate::engine::{Asked, EngineError, Inner};
 use crate::journal::entry::Checkpoint;
 use crate::journal::log::Position;
 use crate::journal::snapshot::{Snapshots, Summary, verify};
+use crate::layout;
 use crate::model::batch::BatchId;
 use crate::model::id::Key;
 use crate::model::seq::{Millis, Seq};
@@ -50,8 +51,6 @@ const SPACE_BYTES_MIN: u64 = 64 << 20;
 /// How long compaction waits for pending batches, and how often it looks whether they are complete.
 const PENDING_WAIT: Duration = Duration::from_secs(300);
 const PENDING_LOOK: Duration = Duration::from_millis(20);
-/// The file that is there while files from before a compaction may hold erased visitors' bytes.
-pub(in crate::engine) const ERASING: &str = "erasing";
 /// How often kept uploads are looked through for what is past its retention.
 const RETENTION_EVERY: Duration = Duration::from_secs(600);
 /// The same while there is less room than the reserve.
@@ -424,7 +423,7 @@ impl Housekeeping {
 
     /// The steps of it. Gives how many ids were erased to the bytes.
     fn let_go(&mut self) -> Result<u64, EngineError> {
-        let unfinished = self.inner.data_folder.join(ERASING);
+        let unfinished = self.inner.data_folder.join(layout::ERASING);
         self.wait_for_pending_batches()?;
         let erased = self.erase_bytes()?;
         if !erased.is_empty() {
@@ -508,7 +507,7 @@ impl Housekeeping {
 
     /// Removes what is kept for having been damaged: nobody could find the erased in it.
     fn remove_damaged(&self) -> io::Result<()> {
-        let kept = self.inner.data_folder.join(DAMAGED);
+        let kept = self.inner.data_folder.join(layout::DAMAGED);
         match std::fs::remove_dir_all(&kept) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             removed => removed?,
