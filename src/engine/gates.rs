@@ -17,7 +17,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use crate::engine::EngineError;
+use crate::engine::error::EngineError;
+pub use crate::engine::scarce::Scarce;
 use crate::model::id::ClientCode;
 use crate::telemetry::metrics::{Limit, Metrics, UnderWay};
 
@@ -25,117 +26,6 @@ use crate::telemetry::metrics::{Limit, Metrics, UnderWay};
 const INSIST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 /// How many grants are remembered, for whoever had fewer of late to come first.
 const GRANTS_REMEMBERED: usize = 16;
-
-/// What there are places for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scarce {
-    /// Batches that are uploaded.
-    Uploads,
-    /// Dry runs that fold: each takes as much memory as the folding thread does.
-    DryRuns,
-    /// Exports.
-    Exports,
-    /// Reports of batches, and their files.
-    Reports,
-    /// Searches for the lines that set a visitor's attributes.
-    LineSearches,
-    /// Counts of visitors.
-    Counts,
-    /// Compactions, snapshots and backups.
-    Chores,
-    /// Streams of a batch's events.
-    EventStreams,
-    /// Site calls in JSON whose bodies are large.
-    LargeCalls,
-}
-
-impl Scarce {
-    /// All of them.
-    pub const ALL: [Self; 9] = [
-        Self::Uploads,
-        Self::DryRuns,
-        Self::Exports,
-        Self::Reports,
-        Self::LineSearches,
-        Self::Counts,
-        Self::Chores,
-        Self::EventStreams,
-        Self::LargeCalls,
-    ];
-
-    /// The limit that is hit when there is no place.
-    pub const fn limit(self) -> Limit {
-        match self {
-            Self::Uploads => Limit::ConcurrentUploads,
-            Self::DryRuns => Limit::ConcurrentDryRuns,
-            Self::Exports => Limit::ConcurrentExports,
-            Self::Reports => Limit::ConcurrentReports,
-            Self::LineSearches => Limit::ConcurrentLineSearches,
-            Self::Counts => Limit::ConcurrentCounts,
-            Self::Chores => Limit::ConcurrentChores,
-            Self::EventStreams => Limit::EventStreams,
-            Self::LargeCalls => Limit::ConcurrentLargeCalls,
-        }
-    }
-
-    /// What a label of the metrics calls them.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Uploads => "uploads",
-            Self::DryRuns => "dry_runs",
-            Self::Exports => "exports",
-            Self::Reports => "reports",
-            Self::LineSearches => "line_searches",
-            Self::Counts => "counts",
-            Self::Chores => "chores",
-            Self::EventStreams => "event_streams",
-            Self::LargeCalls => "large_calls",
-        }
-    }
-
-    /// What a client is told that finds no place.
-    pub(in crate::engine) fn none_free(self, max: usize) -> String {
-        match self {
-            Self::Uploads => "too many uploads at once; try again".into(),
-            Self::DryRuns => "too many dry runs wait for their turn; try again".into(),
-            Self::Exports => format!("{max} exports are running, no more run at once; try again"),
-            Self::Reports => {
-                format!("{max} reports of batches are being read, no more are at once; try again")
-            }
-            Self::LineSearches => "too many searches for lines wait for their turn; try again, or leave \
-                 lines=true out"
-                .into(),
-            Self::Counts => "too many counts of visitors wait for their turn; try again".into(),
-            Self::Chores => "too many compactions and backups wait for their turn; try again later".into(),
-            Self::EventStreams => format!(
-                "{max} streams of events are open, no more are at once: ask for the batch itself now and then"
-            ),
-            Self::LargeCalls => format!(
-                "{max} calls with bodies of more than 1 MiB are being read, no more are at once; try again"
-            ),
-        }
-    }
-
-    /// What a client is told whose place somebody else got.
-    pub(in crate::engine) const fn made_room(self) -> &'static str {
-        match self {
-            Self::Uploads => {
-                "the upload made room for somebody else's: you had more than your share, and this one brought least; \
-                 send it again, all of it without a pause"
-            }
-            Self::DryRuns | Self::LineSearches | Self::Counts | Self::Chores => {
-                "the call made room for somebody else's: you had more than your share waiting; try again"
-            }
-            Self::LargeCalls => {
-                "the call made room for somebody else's: you had more large ones than your share, and this one brought \
-                 least; send it again, all of it without a pause"
-            }
-            Self::Exports | Self::Reports | Self::EventStreams => {
-                "the answer made room for somebody else's: you had more than your share, and this one was read least"
-            }
-        }
-    }
-}
 
 /// Where a caller is: its address, of an IPv6 one the /64, for whoever has one of those has all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

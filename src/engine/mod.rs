@@ -14,33 +14,32 @@
 //! Promises: nothing here blocks an async thread; what is answered with success is durable and readable.
 
 pub mod commit;
+mod error;
 pub mod gates;
 mod heartbeat;
 pub mod ingest;
 pub mod open;
 mod priority;
 pub mod read;
+mod scarce;
+mod types;
 pub mod upkeep;
 
 use crate::audit::{self, Actor};
 use crate::batch::catalogue::{self, SaveError};
-use crate::batch::checksum::UploadError;
-use crate::batch::outcome::BatchState as FoldState;
-use crate::batch::pending::Accepted;
-use crate::batch::queue::{Batches, Known};
+use crate::batch::queue::Batches;
 use crate::batch::resolve::ResolveError;
 use crate::batch::spool::Spool;
 use crate::clock::GuardedClock;
 use crate::config::{ClientSettings, Config, PublicUrl};
-use crate::durable::{self, point, private_folder, sync_folder};
-use crate::folder::{self, FolderError};
+use crate::durable::{point, sync_folder};
+use crate::folder::{self};
 use crate::journal::entry::Checkpoint;
-use crate::journal::log::{LogError, Position};
-use crate::journal::snapshot::{SnapshotError, Snapshots};
+use crate::journal::snapshot::Snapshots;
 use crate::layout;
-use crate::model::batch::{BatchId, BatchRules, Counts, EmptyValues, RowReading};
+use crate::model::batch::{BatchId, BatchRules, EmptyValues, RowReading};
 use crate::model::blocked::BlockedIds;
-use crate::model::id::{ClientCode, IdKind, Key, VisitorId};
+use crate::model::id::{ClientCode, Key, VisitorId};
 use crate::model::profile::Source;
 use crate::model::seq::{Clock, Millis, Seq};
 use crate::store::memory::MemoryStore;
@@ -48,12 +47,15 @@ use crate::store::swap::SwapStore;
 use crate::store::{Reach, StoreError};
 use crate::sync::{self, AtomicBool, AtomicU64, Ordering, lock};
 use crate::telemetry;
-use crate::telemetry::metrics::{LeftOut, Limit, Metrics, Vitals};
+use crate::telemetry::metrics::{LeftOut, Metrics, Vitals};
 use commit::{Answer, Committer, Request, VisitorWrite, WriteRules};
+use error::OrInternal;
+pub use error::{EngineError, ErrorKind, Fatal, OpenError};
 use gates::{Scarce, Shares, Who};
 use heartbeat::Pulse;
 use ingest::throttle::Pace;
 pub use ingest::upload::{AcceptedBatch, Announced, Upload};
+use open::lock::lock_folder;
 use open::rebuild::Opened;
 pub use open::rebuild::Opening;
 use open::store_folder::{Generation, StoreFolder};
@@ -70,6 +72,10 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
+pub use types::{
+    BatchState, BatchStatus, BatchVersion, CallIds, Readiness, SingleUpdate, SiteCall, Visitor,
+    VisitorAttribute, Written,
+};
 use upkeep::disk_space::Room;
 use upkeep::erasures::ErasureList;
 use upkeep::hold::Hold;
@@ -191,356 +197,6 @@ impl Measured {
 /// Something asked for, and where its answer goes.
 type Asked<Q, A> = (Q, oneshot::Sender<Result<A, EngineError>>);
 
-/// What cannot be gone on from: the process must say so and end, and a restart begin from the journal.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Fatal(String);
-
-impl Fatal {
-    /// For this reason.
-    pub fn new(why: impl std::fmt::Display) -> Self {
-        Self(why.to_string())
-    }
-}
-
-/// Why a data folder could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The folder or something in it could not be made or read.
-    #[error("{}: {error}", path.display())]
-    Folder {
-        /// Which.
-        path: PathBuf,
-        /// What the system said.
-        error: std::io::Error,
-    },
-    /// It is not finished, or of a later format.
-    #[error(transparent)]
-    Unfit(#[from] FolderError),
-    /// A later program wrote a file of it.
-    #[error("{}: {why}: a later profiled wrote it; run that, or restore a backup from before the upgrade into another folder", path.display())]
-    Later {
-        /// Which file.
-        path: PathBuf,
-        /// What it is.
-        why: String,
-    },
-    /// Another daemon has it open.
-    #[error("another profiled has {} open; stop it first, or use another folder with --data", .0.display())]
-    Locked(PathBuf),
-    /// The journal cannot be read.
-    #[error(transparent)]
-    Journal(LogError),
-    /// A group of the journal does not say anything this program knows.
-    #[error("the journal, {position}: {what} that this program cannot read")]
-    Entry {
-        /// Where.
-        position: Position,
-        /// What.
-        what: String,
-    },
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The store does not open, and the disk is too full to make it again.
-    #[error("{}: {full}; the store does not open ({why}), and may be whole once there is room: make some and start again", folder.display())]
-    NoRoom {
-        /// The data folder.
-        folder: PathBuf,
-        /// How full the disk is.
-        full: String,
-        /// What opening the store came to.
-        why: String,
-    },
-    /// A snapshot cannot be read, or its folder not be made.
-    #[error(transparent)]
-    Snapshot(#[from] SnapshotError),
-    /// A snapshot that verifies holds what is no key.
-    #[error("the snapshot {} holds a key that this program cannot read", .0.display())]
-    SnapshotKey(PathBuf),
-    /// What takes long must not go on.
-    #[error(transparent)]
-    NotGoingOn(EngineError),
-    /// An accepted batch's file cannot be read, or is not what was accepted.
-    #[error(
-        "batch {} was accepted and is not folded in yet, but {error}; a daemon that serves takes the file again by `profiled batch resend`, and `profiled check --salvage` goes on without it", batch.id
-    )]
-    Batch {
-        /// Which batch.
-        batch: Box<Accepted>,
-        /// What is wrong with which file.
-        error: UploadError,
-    },
-}
-
-impl OpenError {
-    fn entry(position: Position, what: impl std::fmt::Display) -> Self {
-        Self::Entry { position, what: what.to_string() }
-    }
-}
-
-/// The ids a site call carries; at least one is there. `pcId`s have lost their location hint.
-#[derive(Debug, Clone, Default)]
-pub struct CallIds {
-    /// `mboxPC`, `tntId`.
-    pub pc: Option<VisitorId>,
-    /// `mbox3rdPartyId`, `thirdPartyId`.
-    pub third_party: Option<VisitorId>,
-    /// `mboxMCGVID`, `marketingCloudVisitorId`.
-    pub ecid: Option<VisitorId>,
-    /// The `pcId`s of our making for a call that brings none, the first that suits counts. With none the call gets none.
-    pub made: Vec<VisitorId>,
-}
-
-/// How many `pcId`s can be made for one visitor: the next counts where the one before leads to somebody else by now.
-const MADE_MAX: u8 = 4;
-
-impl CallIds {
-    /// The keys of those that are there.
-    pub(super) fn keys(&self, client: &ClientCode) -> Vec<Key> {
-        [&self.third_party, &self.pc, &self.ecid].into_iter().flatten().map(|id| id.key(client)).collect()
-    }
-
-    /// These, with the `pcId`s of our making if they bring none. They are made of the ECID, which stands for a device, else
-    /// of the `thirdPartyId`, and so are the same in each such call: a new one each time would push real devices off the
-    /// profile's list (R1). `made` gives the digits of one, by its number and the key that it is made of.
-    fn with_made(self, client: &ClientCode, made: impl Fn(u8, &Key) -> String) -> Self {
-        let Some(id) = self.ecid.as_ref().or(self.third_party.as_ref()).filter(|_| self.pc.is_none()) else {
-            return self;
-        };
-        let key = id.key(client);
-        let made = (0..MADE_MAX).filter_map(|number| VisitorId::new(IdKind::Pc, &made(number, &key)).ok());
-        Self { made: made.collect(), ..self }
-    }
-}
-
-/// A call from the site: creates, binds and writes.
-#[derive(Debug, Clone)]
-pub struct SiteCall {
-    /// Whose visitor.
-    pub client: ClientCode,
-    /// The ids it carries.
-    pub ids: CallIds,
-    /// Mbox or Delivery.
-    pub source: Source,
-    /// `profile.*`, without the prefix, in the order sent.
-    pub attributes: Vec<(String, String)>,
-}
-
-/// The single profile update: never creates (R5).
-#[derive(Debug, Clone)]
-pub struct SingleUpdate {
-    /// Whose visitor.
-    pub client: ClientCode,
-    /// Which visitor.
-    pub id: VisitorId,
-    /// `profile.*`, without the prefix, in the order sent.
-    pub attributes: Vec<(String, String)>,
-}
-
-/// A write that is durable and readable.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Written {
-    /// Its place in the order; none if it changed nothing (an unknown visitor, or a visit already noted). An erasure has
-    /// one always.
-    pub seq: Option<Seq>,
-    /// Whether the visitor has a profile.
-    pub known: bool,
-    /// Attributes left out because the profile would have grown too large (R9).
-    pub left_out: usize,
-    /// The `pcId` of a site call that brought none: the one that its ECID came with, or one of our making.
-    pub pc: Option<VisitorId>,
-}
-
-/// What is told to whoever calls the path of Adobe's examples as it stands there, `/m2/client/…`.
-const CLIENT_MEANS: &str = ": in Adobe's examples that word stands for your client code";
-
-/// Why something was not done. `Display` is what the client is told.
-#[derive(Debug, thiserror::Error)]
-pub enum EngineError {
-    /// Client codes are configured and this is none of them.
-    #[error("there is no client {0}{hint}", hint = if .0.as_str() == "client" { CLIENT_MEANS } else { "" })]
-    UnknownClient(ClientCode),
-    /// The batch file was refused: its header, or no rows at all.
-    #[error("{0}")]
-    BadBatch(String),
-    /// The batch file was refused as Adobe would refuse it, because `batch_reading` says so.
-    #[error("{why}: Adobe answers {says:?}, and so does this client's batch_reading = \"adobe\"")]
-    AsAdobe {
-        /// What Adobe says of it.
-        says: &'static str,
-        /// What is wrong.
-        why: String,
-    },
-    /// The batch file is too large (R9).
-    #[error("{told}")]
-    TooLarge {
-        /// What of it there is too much of.
-        limit: Limit,
-        /// What the client is told.
-        told: String,
-    },
-    /// All places of something scarce are taken, as many as there are.
-    #[error("{}", .0.none_free(*.1))]
-    Taken(Scarce, usize),
-    /// Its place was given to somebody else.
-    #[error("{}", .0.made_room())]
-    MadeRoom(Scarce),
-    /// There is no such batch, or no longer.
-    #[error("there is no batch {0}: it was never accepted, or is no longer kept")]
-    UnknownBatch(String),
-    /// What became of its rows is not known yet.
-    #[error("batch {0} is not complete: what became of its rows is told once it is")]
-    NotComplete(String),
-    /// The idempotency key came lately with another body, or another call.
-    #[error(
-        "the Idempotency-Key came in the last 24 hours with another body or another call, as batch {0}: use a new key for \
-         a new batch"
-    )]
-    KeyTaken(String),
-    /// Its upload is not what was sent.
-    #[error(
-        "the upload of batch {0} was damaged on the daemon's disk and given up; what was left of it is kept in its data \
-         folder, under damaged/: send the batch again"
-    )]
-    GivenUp(String),
-    /// An export cannot begin now, and why.
-    #[error("{0}")]
-    ExportBusy(String),
-    /// The visitors cannot be written in the form asked for, and why.
-    #[error("{0}")]
-    NotExportable(String),
-    /// What was asked for can't be done so.
-    #[error("{0}")]
-    Refused(String),
-    /// It is done in part, and the rest later.
-    #[error("{0}")]
-    NotYet(String),
-    /// The process may open no more files just now.
-    #[error("the daemon may open no more files just now; try again")]
-    NoHandle,
-    /// No room for it among the kept uploads.
-    #[error("no room on the disk: {0}")]
-    SpoolFull(String),
-    /// No room for it on the disk.
-    #[error("no room on the disk: {0}")]
-    Full(String),
-    /// The store is damaged where it would be.
-    #[error(
-        "what is stored there cannot be read just now: the store is being made again; try again in a while"
-    )]
-    Unreadable,
-    /// A batch that may have rows of the visitor is held, and why.
-    #[error("batch {batch}, which may name this visitor, is stuck: {why}")]
-    Held {
-        /// Which batch.
-        batch: String,
-        /// Why.
-        why: String,
-    },
-    /// The batch is not held, so there is nothing to mend.
-    #[error("batch {0} is not stuck for its upload: there is nothing to send again or to give up")]
-    NotHeld(String),
-    /// The daemon is stopping.
-    #[error("the daemon is stopping")]
-    Stopping,
-    /// Something inside failed; the log has the details.
-    #[error("an internal error; the daemon's log says more")]
-    Internal(String),
-}
-
-/// An attribute as a lookup shows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VisitorAttribute {
-    /// Its name.
-    pub name: String,
-    /// Its value.
-    pub value: String,
-    /// The write that set it; `seq.millis()` is when.
-    pub seq: Seq,
-    /// Where that write came from.
-    pub source: Source,
-}
-
-/// A visitor as a lookup shows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Visitor {
-    /// Whose.
-    pub client: ClientCode,
-    /// The id the profile is kept under: a thirdPartyId once one is bound, else a pcId (or a lone ECID).
-    pub canonical: VisitorId,
-    /// The ids that lead to it, oldest bind first.
-    pub linked: Vec<VisitorId>,
-    /// The write that made it.
-    pub born: Seq,
-    /// The last site call that changed it.
-    pub last_site: Option<Seq>,
-    /// The last batch that changed it.
-    pub last_batch: Option<Seq>,
-    /// The last write of all: the ETag.
-    pub seq: Seq,
-    /// When the visitor was last active.
-    pub last_active: Millis,
-    /// When the profile expires.
-    pub expires: Millis,
-    /// By name.
-    pub attributes: Vec<VisitorAttribute>,
-}
-
-/// Which call a batch came by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BatchVersion {
-    /// `/m2/{client}/profile/batchUpdate`
-    V1,
-    /// `/m2/{client}/v2/profile/batchUpdate`
-    V2,
-}
-
-/// How far a batch is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BatchState {
-    /// Accepted, durable, readable; not yet folded into the store.
-    Incomplete,
-    /// Folded, counted and checkpointed.
-    Complete,
-    /// The store keeps refusing it, or its upload is not what was accepted.
-    Stuck,
-}
-
-/// A batch and how far it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BatchStatus {
-    /// Its id; `id.seq` is its place in the order and `id.seq.millis()` when it was accepted.
-    pub id: BatchId,
-    /// v1 or v2.
-    pub version: BatchVersion,
-    /// How far it is.
-    pub state: BatchState,
-    /// Its rows, all of them.
-    pub rows: u64,
-    /// Its file's size.
-    pub bytes: u64,
-    /// Rows dealt with so far, by outcome; adds up to `rows` once complete.
-    pub counts: Counts,
-    /// When it was complete.
-    pub completed: Option<Millis>,
-    /// How fast its rows are dealt with, in rows per second; of a complete one, from its acceptance on.
-    pub rows_per_second: Option<u64>,
-    /// When it will be complete, if it goes on so.
-    pub estimated_end: Option<Millis>,
-    /// Why it is stuck, if its upload is not what was accepted.
-    pub reason: Option<String>,
-}
-
-/// Whether the daemon serves.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Readiness {
-    /// It does.
-    Ready,
-    /// It does not, and this is why.
-    NotReady(String),
-}
-
 impl Engine {
     /// Opens the data folder, recovers what is there and starts the threads. The clock is believed whatever it says.
     pub fn open(config: Config, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
@@ -611,7 +267,7 @@ impl Engine {
         let Some(seq) = seq else { return Ok(()) };
         let inner = Arc::clone(&self.0);
         let noted = tokio::task::spawn_blocking(move || inner.erasures.note(seq, &keys)).await;
-        noted.map_err(EngineError::internal)?.map_err(|error| match error.kind() {
+        noted.or_internal()?.map_err(|error| match error.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => EngineError::Full(format!(
                 "the visitor is erased, but the list of erasures cannot grow, which keeps backups from bringing it back: {error}"
             )),
@@ -625,7 +281,7 @@ impl Engine {
         let (inner, client, id) = (Arc::clone(&self.0), client.clone(), id.clone());
         let began = Instant::now();
         let read = tokio::task::spawn_blocking(move || {
-            point("lookup").map_err(EngineError::internal)?;
+            point("lookup").or_internal()?;
             let now = inner.clock.now().max(Seq::from_u64(inner.last_seq.load(Ordering::Acquire)).millis());
             let (lifetime_ms, shows_after_ms) = (settings.lifetime_ms, settings.batch_shows_after_ms);
             inner.at_one_turn(|| {
@@ -634,7 +290,7 @@ impl Engine {
         });
         let read = read.await;
         self.0.metrics.looked_up(began.elapsed());
-        read.map_err(EngineError::internal)?
+        read.or_internal()?
     }
 
     /// Waits until all that was accepted up to a place in the order is readable: not for long, for what is acknowledged is.
@@ -687,10 +343,9 @@ impl Engine {
         let inner = Arc::clone(&self.0);
         // How full a disk is may have to be asked of another machine.
         let room = tokio::task::spawn_blocking(move || inner.room.for_upload(announced.spooled_bytes_min()));
-        room.await.map_err(EngineError::internal)??;
+        room.await.or_internal()??;
         let form = (announced, settings.batch_reading);
-        Upload::begin(Arc::clone(&self.0), who.clone(), client.clone(), rules, form, place)
-            .map_err(EngineError::internal)
+        Upload::begin(Arc::clone(&self.0), who.clone(), client.clone(), rules, form, place).or_internal()
     }
 
     /// Makes a fresh store: what the old one wasted is free again, and of whoever was erased no byte is left (R12).
@@ -1210,12 +865,12 @@ impl Inner {
 
     /// Erases a visitor by a key, from a thread of our own. Gives whether there was one.
     fn erase_blocking(&self, key: &Key) -> Result<bool, EngineError> {
-        let client = ClientCode::new(key.client()).map_err(EngineError::internal)?;
-        let id = VisitorId::new(key.kind(), key.id()).map_err(EngineError::internal)?;
+        let client = ClientCode::new(key.client()).or_internal()?;
+        let id = VisitorId::new(key.kind(), key.id()).or_internal()?;
         let rules = WriteRules { lifetime_ms: u64::MAX, max_profile_bytes: usize::MAX };
         match self.ask_blocking(Request::Visitor(client, id, VisitorWrite::Erase, rules))? {
             Answer::Erased(Written { seq: Some(seq), known, .. }, keys) => {
-                self.erasures.note(seq, &keys).map_err(EngineError::internal)?;
+                self.erasures.note(seq, &keys).or_internal()?;
                 Ok(known)
             }
             _ => Ok(false),
@@ -1321,7 +976,7 @@ impl Inner {
             let _place = place;
             inner.chore(chore).await
         });
-        done.await.map_err(EngineError::internal)?
+        done.await.or_internal()?
     }
 
     /// Asks the housekeeping thread.
@@ -1457,102 +1112,11 @@ fn checkpoint_thread(inner: &Arc<Inner>) {
     }
 }
 
-impl BatchState {
-    fn of(state: FoldState) -> Self {
-        match state {
-            FoldState::Incomplete => Self::Incomplete,
-            FoldState::Stuck => Self::Stuck,
-            FoldState::Complete(_) => Self::Complete,
-        }
-    }
-}
-
-impl BatchStatus {
-    fn of(known: &Known, now: Millis) -> Self {
-        Self::in_state(known, known.progress.state(), now)
-    }
-
-    /// The same, of one that was found in this state: by now it may be in another.
-    fn in_state(known: &Known, state: FoldState, now: Millis) -> Self {
-        let completed = match state {
-            FoldState::Complete(at) => Some(at),
-            FoldState::Incomplete | FoldState::Stuck => None,
-        };
-        let state = BatchState::of(state);
-        let (counts, rows) = (known.progress.counts(), known.accepted.rows);
-        let begun =
-            completed.map_or_else(|| known.progress.began(), |_| Some(known.accepted.id.seq.millis()));
-        let span_ms = begun.map(|begun| completed.unwrap_or(now).0.saturating_sub(begun.0).max(1));
-        let per_second = |rows: u64, span_ms| rows.saturating_mul(1000) / span_ms;
-        let rows_per_second = span_ms.map(|span_ms| per_second(counts.total(), span_ms));
-        let left = rows.saturating_sub(counts.total());
-        let estimated_end = rows_per_second
-            .filter(|rate| *rate > 0 && state == BatchState::Incomplete)
-            .map(|rate| now.plus(left.saturating_mul(1000) / rate));
-        Self {
-            id: known.accepted.id.clone(),
-            version: match known.accepted.rules.source {
-                Source::BatchV1 => BatchVersion::V1,
-                _ => BatchVersion::V2,
-            },
-            state,
-            rows,
-            bytes: known.accepted.bytes,
-            counts,
-            completed,
-            rows_per_second,
-            estimated_end,
-            reason: None,
-        }
-    }
-
-    /// The same, of a batch that may be held for this reason.
-    fn held(self, reason: Option<String>) -> Self {
-        if reason.is_none() {
-            return self;
-        }
-        // Also one that was complete, in a store that is gone.
-        Self { state: BatchState::Stuck, estimated_end: None, reason, ..self }
-    }
-}
-
 impl Answer {
     fn written(self) -> Result<Written, EngineError> {
         match self {
             Self::Written(written) | Self::Erased(written, _) => Ok(written),
             other => Err(EngineError::internal(format!("a write was answered with {other:?}"))),
         }
-    }
-}
-
-impl EngineError {
-    /// The limit that was hit, if that is why.
-    pub fn limit(&self) -> Option<Limit> {
-        match self {
-            Self::TooLarge { limit, .. } => Some(*limit),
-            // One that made room is counted where it was asked to.
-            Self::Taken(scarce, _) => Some(scarce.limit()),
-            Self::SpoolFull(_) => Some(Limit::SpoolBytes),
-            Self::Full(_) => Some(Limit::DiskReserve),
-            _ => None,
-        }
-    }
-
-    fn internal(why: impl std::fmt::Display) -> Self {
-        let why = why.to_string();
-        tracing::error!(%why, "an internal error");
-        Self::Internal(why)
-    }
-}
-
-fn lock_folder(folder: &Path) -> Result<std::fs::File, OpenError> {
-    let path = folder.join(layout::LOCK);
-    let failed = |error| OpenError::Folder { path: path.clone(), error };
-    private_folder(folder).map_err(failed)?;
-    let file = durable::create(&path, std::fs::OpenOptions::new().write(true)).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::Locked(folder.to_owned())),
-        Err(std::fs::TryLockError::Error(error)) => Err(failed(error)),
     }
 }

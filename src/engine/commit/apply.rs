@@ -9,7 +9,7 @@ use crate::batch::pending::Accepted;
 use crate::durable::point;
 use crate::engine::commit::replay;
 use crate::engine::commit::replay::redo;
-use crate::engine::{EngineError, Fatal};
+use crate::engine::error::{EngineError, Fatal, OrInternal};
 use crate::journal::entry::BatchGivenUpEntry;
 use crate::journal::log::Position;
 use crate::model::seq::{Millis, Seq};
@@ -65,12 +65,12 @@ impl Committer {
     pub(super) fn take_over(&self, made: MadeAgain) -> Result<Answer, EngineError> {
         let MadeAgain { store, position, again } = made;
         let redone = redo(self.log.folder(), position, self.log.end(), &*store.0);
-        redone.map_err(EngineError::internal)?;
+        redone.or_internal()?;
         let mut judged = vec![];
         for Again { pending, position, end } in again {
             // This is rare, so writes may wait: no write may come between judging a batch and using the store.
             let pending = if pending.is_unjudged() {
-                replay::judge(pending, &*store.0).map_err(EngineError::internal)?
+                replay::judge(pending, &*store.0).or_internal()?
             } else {
                 pending
             };

@@ -5,7 +5,7 @@
 use super::decided::Undecided;
 use super::group::Group;
 use crate::batch::resolve::decoded;
-use crate::engine::CallIds;
+use crate::engine::types::CallIds;
 use crate::model::id::{ClientCode, IdKind, Key, VisitorId};
 use crate::model::profile::{LINKED_IDS_MAX, Profile, Stored};
 use crate::model::update::{Write, list_id, merge, profile_for};

@@ -11,7 +11,7 @@ use crate::batch::queue::Batches;
 use crate::batch::resolve::{Noted, View, resolve_while};
 use crate::batch::spool::SpoolFile;
 use crate::durable::point;
-use crate::engine::{EngineError, Fatal};
+use crate::engine::error::{EngineError, Fatal};
 use crate::journal::entry::{Checkpoint, Entry, encode_group};
 use crate::journal::log::{AppendError, Log};
 use crate::model::id::{ClientCode, Key};

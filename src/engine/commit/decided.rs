@@ -4,7 +4,7 @@ use super::request::Answer;
 use crate::batch::pending::Pending;
 use crate::batch::resolve::{ResolveError, ResolvedBundle, ResolvedRow};
 use crate::batch::spool::SpoolFile;
-use crate::engine::{EngineError, Fatal};
+use crate::engine::error::{EngineError, Fatal};
 use crate::journal::entry::{BatchCompletedEntry, BatchGivenUpEntry, Entry};
 use crate::model::id::Key;
 use crate::model::profile::StoredBytes;

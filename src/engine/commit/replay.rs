@@ -3,7 +3,7 @@
 use crate::batch::csv::Parser;
 use crate::batch::pending::Pending;
 use crate::batch::resolve::{View, decoded};
-use crate::engine::OpenError;
+use crate::engine::error::OpenError;
 use crate::journal::entry::{Change, Entry, decode_group};
 use crate::journal::log::{Position, read_between};
 use crate::model::id::Key;

@@ -4,7 +4,7 @@ use crate::batch::checksum::FileSum;
 use crate::batch::pending::{Index, Pending};
 use crate::batch::queue::Known;
 use crate::batch::spool::SpoolFile;
-use crate::engine::{SiteCall, Written};
+use crate::engine::types::{SiteCall, Written};
 use crate::journal::entry::{BatchCompletedEntry, BatchGivenUpEntry, Checkpoint};
 use crate::journal::log::Position;
 use crate::model::batch::{BatchId, BatchRules, Counts, IdempotencyKey};

@@ -2,7 +2,7 @@
 
 mod readable {
     use super::super::*;
-    use crate::engine::{CallIds, SiteCall};
+    use crate::engine::types::{CallIds, SiteCall};
     use crate::journal::log::LogSettings;
     use crate::journal::log::{Log, Position};
     use crate::model::id::IdKind;
@@ -72,7 +72,7 @@ mod readable {
 
 mod damaged_store {
     use super::super::*;
-    use crate::engine::{CallIds, SiteCall};
+    use crate::engine::types::{CallIds, SiteCall};
     use crate::journal::log::LogSettings;
     use crate::journal::log::{Log, Position};
     use crate::model::id::IdKind;

@@ -7,8 +7,10 @@
 use crate::batch::pending::Pending;
 use crate::engine::commit::replay;
 use crate::engine::commit::{NewBatch, Request};
+use crate::engine::error::{EngineError, OpenError, OrInternal};
 use crate::engine::open::salvage::{self, Replacement};
-use crate::engine::{BatchStatus, Engine, EngineError, Inner, OpenError};
+use crate::engine::types::BatchStatus;
+use crate::engine::{Engine, Inner};
 use crate::model::batch::BatchId;
 use crate::sync::{Ordering, lock};
 use std::sync::Arc;
@@ -18,7 +20,7 @@ impl Engine {
     pub async fn give_up_batch(&self, id: &BatchId) -> Result<BatchStatus, EngineError> {
         let (inner, batch) = (Arc::clone(&self.0), id.clone());
         let given_up = tokio::task::spawn_blocking(move || inner.give_up_batch(&batch)).await;
-        given_up.map_err(EngineError::internal)??;
+        given_up.or_internal()??;
         self.known_batch(id)
     }
 
@@ -52,7 +54,7 @@ impl Inner {
         let Replacement { kept, file, mut outcomes, entry } = replacement.map_err(failed)?;
         let counts = entry.end.counts;
         let given_up = self.spool.give_up(pending.accepted.spool, &file, &mut outcomes);
-        given_up.map_err(EngineError::internal)?;
+        given_up.or_internal()?;
         self.ask_blocking(Request::GiveUp(Box::new(entry)))?;
         self.metrics.batch_complete(&id.client, &counts);
         tracing::warn!(batch = %id, kept = %kept.display(), "a batch was given up: all its rows count as failed");
@@ -64,20 +66,20 @@ impl Inner {
         let _one = lock(&self.replacing);
         let pending = self.held_batch(id)?;
         let accepted = &pending.accepted;
-        let expected = self.spool.sum(accepted.spool, &accepted.sum()).map_err(EngineError::internal)?;
+        let expected = self.spool.sum(accepted.spool, &accepted.sum()).or_internal()?;
         let found = sent.sum();
         if found.bytes != expected.bytes || expected.crc32c.is_some_and(|sum| Some(sum) != found.crc32c) {
             return Err(EngineError::Refused(format!(
                 "this is not the file of batch {id}: it has {found}, and that one has {expected}"
             )));
         }
-        self.spool.put_back(accepted.spool, sent.spool).map_err(EngineError::internal)?;
+        self.spool.put_back(accepted.spool, sent.spool).or_internal()?;
         let index = self.spool.index_path(accepted.spool);
         let again = self.spool.recount_after(&index, || pending.open_again(expected, &index));
-        let mut again = again.map_err(EngineError::internal)?;
+        let mut again = again.or_internal()?;
         if again.is_unjudged() {
             // Whom it may name waits until it is published, so no write comes between.
-            again = replay::judge(again, &*self.store).map_err(EngineError::internal)?;
+            again = replay::judge(again, &*self.store).or_internal()?;
         }
         self.batches.go_on_with(Arc::new(again));
         tracing::info!(batch = %id, "the file of a batch was sent again: it goes on");

@@ -13,10 +13,12 @@ use crate::batch::pending::IndexBuilder;
 use crate::batch::spool::SpoolError;
 use crate::config::Limits;
 use crate::engine::commit::{Answer, NewBatch, Request};
+use crate::engine::error::{EngineError, OrInternal};
 use crate::engine::gates::{Place, Who};
 use crate::engine::ingest::dry_run::{self, DryRun};
 use crate::engine::priority::give_way;
-use crate::engine::{BatchStatus, Engine, EngineError, Inner};
+use crate::engine::types::BatchStatus;
+use crate::engine::{Engine, Inner};
 use crate::model::batch::{BatchId, BatchReading, BatchRules, IdempotencyKey};
 use crate::model::id::ClientCode;
 use crate::telemetry::metrics::{Limit, UnderWay};
@@ -167,7 +169,7 @@ impl Upload {
             let TakenIn { batch: sent, _place, .. } = taken_in;
             inner.put_back(&batch, sent)
         });
-        put_back.await.map_err(EngineError::internal)??;
+        put_back.await.or_internal()??;
         Engine(Arc::clone(&self.inner)).known_batch(id)
     }
 
@@ -183,7 +185,7 @@ impl Upload {
             let _turn = turn;
             dry_run::try_out(inner, batch, place)
         });
-        tried.await.map_err(EngineError::internal)?
+        tried.await.or_internal()?
     }
 
     async fn all(&mut self) -> Result<TakenIn, EngineError> {
@@ -194,7 +196,7 @@ impl Upload {
 
     async fn joined(&mut self) -> Result<TakenIn, EngineError> {
         match self.worker.take() {
-            Some(worker) => worker.await.map_err(EngineError::internal)?,
+            Some(worker) => worker.await.or_internal()?,
             None => Err(EngineError::internal("an upload was used after its end")),
         }
     }
@@ -277,7 +279,7 @@ fn take_in(
 /// Why the body's bytes were not had.
 fn unread(error: io::Error, body: &Decoded<Arriving>) -> EngineError {
     let long =
-        |error: FormTooLong| EngineError::TooLarge { limit: Limit::BodyBytes, told: error.to_string() };
+        |error: FormTooLong| EngineError::TooLarge { limit: Limit::BodyBytes, message: error.to_string() };
     let damaged = |error: io::Error| EngineError::BadBatch(body.fault(&error).to_string());
     error.downcast().unwrap_or_else(|error| error.downcast().map_or_else(damaged, long))
 }
@@ -297,27 +299,27 @@ fn refused(error: HeaderError, reading: BatchReading) -> EngineError {
 fn check_limits(limits: &Limits, bytes: u64, rows: u64, encoded: u64) -> Result<(), EngineError> {
     let limit = limits.body_bytes_limit;
     if bytes >= limit {
-        let told = format!("the batch file has {limit} bytes or more; send fewer than {limit} at a time");
-        return Err(EngineError::TooLarge { limit: Limit::BodyBytes, told });
+        let message = format!("the batch file has {limit} bytes or more; send fewer than {limit} at a time");
+        return Err(EngineError::TooLarge { limit: Limit::BodyBytes, message });
     }
     let limit = limits.rows_limit;
     if rows > limit {
-        let told = format!("the batch file has more than {limit} rows; send at most {limit} at a time");
-        return Err(EngineError::TooLarge { limit: Limit::Rows, told });
+        let message = format!("the batch file has more than {limit} rows; send at most {limit} at a time");
+        return Err(EngineError::TooLarge { limit: Limit::Rows, message });
     }
     let limit = limits.decode_ratio_max;
     if bytes >= DECODE_RATIO_FROM_BYTES && bytes / limit > encoded {
-        let told = format!(
+        let message = format!(
             "{encoded} bytes of the body became {bytes}: that is more than {limit} to one (decode_ratio_max); send \
              the batch file uncompressed, or in parts"
         );
-        return Err(EngineError::TooLarge { limit: Limit::DecodeRatio, told });
+        return Err(EngineError::TooLarge { limit: Limit::DecodeRatio, message });
     }
     Ok(())
 }
 
 fn too_many_encoded_bytes(encoding: Encoding, bytes: u64, limit: u64) -> EngineError {
-    let told = match encoding {
+    let message = match encoding {
         Encoding::Plain => {
             format!("the batch file has {bytes} bytes: it must have fewer than {limit}; split it")
         }
@@ -326,7 +328,7 @@ fn too_many_encoded_bytes(encoding: Encoding, bytes: u64, limit: u64) -> EngineE
              needs so many; split it, or send it uncompressed"
         ),
     };
-    EngineError::TooLarge { limit: Limit::BodyBytes, told }
+    EngineError::TooLarge { limit: Limit::BodyBytes, message }
 }
 
 /// A body's bytes as they arrive.
@@ -378,22 +380,5 @@ impl Read for Arriving {
         let read = self.fill_buf()?.read(room)?;
         self.consume(read);
         Ok(read)
-    }
-}
-
-impl From<SpoolError> for EngineError {
-    fn from(error: SpoolError) -> Self {
-        match error {
-            SpoolError::OverLimit(_) => Self::SpoolFull(error.to_string()),
-            SpoolError::NoHandle => Self::NoHandle,
-            SpoolError::Full(why) => Self::Full(why),
-            SpoolError::Failed { .. } => Self::internal(error),
-        }
-    }
-}
-
-impl From<HeaderError> for EngineError {
-    fn from(error: HeaderError) -> Self {
-        Self::BadBatch(error.to_string())
     }
 }

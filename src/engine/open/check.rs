@@ -12,10 +12,13 @@ use crate::batch::queue::Known;
 use crate::batch::resolve::decoded;
 use crate::clock::GuardedClock;
 use crate::config::{Config, Ingest};
+use crate::engine::error::OpenError;
+use crate::engine::open::lock;
+use crate::engine::open::rebuild::Opening;
 use crate::engine::open::recovery;
 use crate::engine::open::scratch::Scratch;
 use crate::engine::upkeep::backup::Manifest;
-use crate::engine::{BroughtUp, Inner, OpenError, Opening};
+use crate::engine::{BroughtUp, Inner};
 use crate::folder;
 use crate::journal::entry::{Entry, decode_group};
 use crate::journal::log::{Log, LogSettings, Position};
@@ -27,7 +30,6 @@ use crate::model::seq::{Clock, Seq};
 use crate::store::{ProfileStore, StoreError};
 use crate::sync::Ordering;
 use serde::Serialize;
-use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -104,7 +106,7 @@ pub fn check(config: Config, clock: Arc<dyn Clock>, scratch: &Path) -> Result<Re
     let folder = config.data_folder.clone();
     let failed = |error: OpenError| CheckError { told: error.to_string(), error };
     folder::check(&folder).map_err(|error| failed(error.into()))?;
-    let _lock = lock_if_there(&folder).map_err(failed)?;
+    let _lock = lock::lock_if_there(&folder).map_err(failed)?;
     let shown = Scratch::showing(&folder, scratch);
     let shown = shown.map_err(|(path, error)| {
         let hint = match error.kind() {
@@ -167,23 +169,6 @@ fn check_shown(
     check_store(inner, &mut report)?;
     app.stop_blocking();
     Ok(report)
-}
-
-/// Keeps a daemon from opening the folder while it is checked; refused if one has it open. A folder that was never opened
-/// has no lock, nor does a backup.
-fn lock_if_there(folder: &Path) -> Result<Option<File>, OpenError> {
-    let path = folder.join(layout::LOCK);
-    let failed = |error| OpenError::Folder { path: path.clone(), error };
-    let file = match File::open(&path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed(error)),
-    };
-    match file.try_lock_shared() {
-        Ok(()) => Ok(Some(file)),
-        Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::Locked(folder.to_owned())),
-        Err(std::fs::TryLockError::Error(error)) => Err(failed(error)),
-    }
 }
 
 /// Whether a backup's files are what was written; a data folder has no manifest.

@@ -4,7 +4,7 @@
 //! Promises: [`of_files`] works it out of the files, and [`of_store`] out of the store that was made of them; the two are
 //! equal unless something went wrong. Neither holds more than [`PART_BYTES_MAX`] of values in memory.
 
-use crate::engine::OpenError;
+use crate::engine::error::OpenError;
 use crate::journal::entry::{Entry, decode_group};
 use crate::journal::log::{Log, LogSettings, Position};
 use crate::journal::snapshot::SnapshotReader;

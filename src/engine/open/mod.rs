@@ -1,6 +1,7 @@
 //! What a start does before the daemon serves, and what works on a data folder while no daemon runs.
 //!
 //! ```text
+//! lock.rs          keeps a second daemon out of a data folder
 //! recovery.rs      reads the checkpoint, the catalogue and the journal, and applies what the store lacks
 //! needs.rs         which files a start needs, and which it can rebuild
 //! rebuild.rs       opens the store, or rebuilds it from a snapshot and the journal
@@ -14,6 +15,7 @@
 
 pub mod check;
 pub mod digest;
+pub(in crate::engine) mod lock;
 pub mod needs;
 pub mod rebuild;
 pub mod recovery;

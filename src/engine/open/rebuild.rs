@@ -5,7 +5,7 @@
 //! it is whole, so a crash on the way changes nothing. Damage in the journal is never healed: it is refused.
 
 use crate::config::Config;
-use crate::engine::OpenError;
+use crate::engine::error::OpenError;
 use crate::engine::open::recovery::{Recovered, StartFrom, read_checkpoint, recover};
 use crate::engine::open::store_folder::{Generation, StoreFolder};
 use crate::engine::upkeep::disk_space::Room;

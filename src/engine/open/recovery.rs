@@ -16,14 +16,14 @@ use crate::batch::pending::{Accepted, Pending};
 use crate::batch::queue::{Batches, Known};
 use crate::batch::spool::{Spool, SpoolName};
 use crate::durable;
-use crate::engine::OpenError;
 use crate::engine::commit::replay;
+use crate::engine::error::OpenError;
 use crate::engine::open::needs;
 use crate::journal::entry::{
     BatchCompletedEntry, BatchGivenUpEntry, Checkpoint, Entry, Resolved, ResolvedBundle, decode_checkpoint,
     decode_group, encode_checkpoint,
 };
-use crate::journal::log::{Log, LogError, LogSettings, Position, read_between};
+use crate::journal::log::{Log, LogSettings, Position, read_between};
 use crate::layout;
 use crate::model::batch::Outcome;
 use crate::model::codec::CodecError;
@@ -429,10 +429,4 @@ fn note_resolved(
         told.entry(Seq::from_u64(bundle.batch)).or_default().bundles.push((bundle.first, became));
     }
     Ok(())
-}
-
-impl From<LogError> for OpenError {
-    fn from(error: LogError) -> Self {
-        Self::Journal(error)
-    }
 }

@@ -14,10 +14,12 @@
 use crate::clock::GuardedClock;
 use crate::config::{Config, Ingest};
 use crate::durable::{private_folder, sync_folder};
+use crate::engine::error::{EngineError, OpenError};
 use crate::engine::open::digest;
+use crate::engine::open::rebuild::Opening;
 use crate::engine::upkeep::backup::{Extent, Manifest, copy_file};
 use crate::engine::upkeep::erasures::Erasures;
-use crate::engine::{BroughtUp, Engine, EngineError, OpenError, Opening};
+use crate::engine::{BroughtUp, Engine};
 use crate::folder::{self, FolderError};
 use crate::layout;
 use crate::model::seq::{Clock, Seq};

@@ -11,7 +11,8 @@ use crate::batch::pending::Accepted;
 use crate::batch::rows::read_header;
 use crate::batch::spool::{give_up, outcomes_path_in, rows_path_in};
 use crate::durable;
-use crate::engine::{OpenError, lock_folder};
+use crate::engine::error::OpenError;
+use crate::engine::open::lock::lock_folder;
 use crate::folder;
 use crate::journal::entry::{
     BatchCompletedEntry, BatchGivenUpEntry, Entry, decode_group, encode_group, group_given_up,

@@ -4,7 +4,8 @@
 //! in one state the complete ones are not looked at for the incomplete ones, nor the other way round.
 
 use crate::batch::queue::{Batches, Which};
-use crate::engine::{BatchState, BatchStatus, Engine};
+use crate::engine::Engine;
+use crate::engine::types::{BatchState, BatchStatus};
 use crate::model::id::ClientCode;
 use crate::model::seq::{Millis, Seq};
 use std::ops::ControlFlow;

@@ -7,7 +7,7 @@ use crate::batch::outcome::BatchState;
 use crate::batch::pending::Pending;
 use crate::batch::queue::Batches;
 use crate::batch::resolve::{Noted, ResolveError, View, decoded, resolve};
-use crate::engine::{Visitor, VisitorAttribute};
+use crate::engine::types::{Visitor, VisitorAttribute};
 use crate::model::id::{ClientCode, Key, VisitorId};
 use crate::model::profile::{Attribute, Profile, Stored};
 use crate::model::seq::{Millis, Seq};

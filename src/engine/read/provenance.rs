@@ -5,9 +5,11 @@
 
 use crate::batch::pending::{BundleRow, Pending, RowOf};
 use crate::batch::queue::Known;
+use crate::engine::Engine;
+use crate::engine::error::{EngineError, OrInternal};
 use crate::engine::gates::{Place, Who};
 use crate::engine::read::report::Report;
-use crate::engine::{Engine, EngineError, Visitor};
+use crate::engine::types::Visitor;
 use crate::model::batch::{BatchId, Outcome};
 use crate::model::id::{Key, VisitorId};
 use crate::model::seq::Seq;
@@ -88,7 +90,7 @@ impl Engine {
                 }
                 PendingOrReport::Pending(pending) => {
                     let keys: Vec<Key> = ids.iter().map(|id| id.key(&accepted.id.client)).collect();
-                    let found = pending.find(&keys).map_err(EngineError::internal)?;
+                    let found = pending.find(&keys).or_internal()?;
                     let rows: Vec<_> = found.rows.iter().enumerate().collect();
                     let bundles = found.bundles.iter().enumerate();
                     let bundles: Vec<_> = bundles.map(|(n, bundle)| (n, bundle, 0, bundle.rows)).collect();
@@ -105,12 +107,12 @@ impl Engine {
                         }
                         Ok(())
                     });
-                    read.map_err(EngineError::internal)?;
+                    read.or_internal()?;
                 }
             }
             Ok(lines)
         });
-        found.await.map_err(EngineError::internal)?
+        found.await.or_internal()?
     }
 
     /// What tells of a batch's rows. One that is completed right now is for a moment neither.

@@ -14,9 +14,10 @@ use crate::batch::queue::Known;
 use crate::batch::remarks::Remarks;
 use crate::batch::rows::{each_piece, each_row, read_header, read_header_sent, read_row};
 use crate::batch::spool::SpoolFile;
+use crate::engine::error::{EngineError, OrInternal};
 use crate::engine::gates::{Place, Who};
 use crate::engine::upkeep::erase::reads_erased;
-use crate::engine::{Engine, EngineError, Inner};
+use crate::engine::{Engine, Inner};
 use crate::model::batch::{BatchId, Outcome};
 use crate::sync::Ordering;
 use std::fs::File;
@@ -108,16 +109,14 @@ impl Engine {
             })?;
             Ok(page)
         });
-        page.await.map_err(EngineError::internal)?
+        page.await.or_internal()?
     }
 
     /// The quotes in a complete batch's file that take in lines which could be rows.
     pub async fn quotes_that_take_in(&self, who: &Who, id: &BatchId) -> Result<Remarks, EngineError> {
         self.complete(id)?;
         let report = self.open_report(id, false, self.0.reports.take(who).await?).await?;
-        tokio::task::spawn_blocking(move || report.quotes_that_take_in())
-            .await
-            .map_err(EngineError::internal)?
+        tokio::task::spawn_blocking(move || report.quotes_that_take_in()).await.or_internal()?
     }
 
     /// Begins to tell what became of a complete batch's rows.
@@ -155,7 +154,7 @@ impl Engine {
             let overwritten = inner.spool.overwritten_path(name).exists();
             Ok(Report { inner, accepted, header, file, overwritten, overwritings, _upload: None, place })
         });
-        opened.await.map_err(EngineError::internal)?
+        opened.await.or_internal()?
     }
 
     /// Opens a batch's upload, as it was sent but for the rows of visitors that were erased since, which read `erased`.
@@ -174,7 +173,7 @@ impl Engine {
             let file = File::open(inner.spool.rows_path(name)).map_err(|error| lost(&accepted, error))?;
             Ok(UploadedFile { inner, file, overwritings, bytes: sum.bytes, place })
         });
-        opened.await.map_err(EngineError::internal)?
+        opened.await.or_internal()?
     }
 }
 

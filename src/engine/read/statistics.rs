@@ -7,9 +7,10 @@
 use crate::batch::kept::Totals;
 use crate::batch::outcome::BatchState as FoldState;
 use crate::batch::queue::{Batches, Known, Which};
+use crate::engine::error::{EngineError, OrInternal};
 use crate::engine::gates::Who;
 use crate::engine::read::export::Walk;
-use crate::engine::{Engine, EngineError, Inner};
+use crate::engine::{Engine, Inner};
 use crate::model::batch::Counts;
 use crate::model::id::ClientCode;
 use crate::model::seq::{Millis, Seq};
@@ -77,7 +78,7 @@ impl Engine {
             statistics.count_all(&inner.batches, &client, now);
             statistics
         });
-        counted.await.map_err(EngineError::internal)
+        counted.await.or_internal()
     }
 
     async fn count_visitors(&self, who: &Who, client: &ClientCode) -> Result<(u64, Millis), EngineError> {
@@ -103,7 +104,7 @@ impl Engine {
             counts.push((client, count, now));
             Ok((count, now))
         });
-        counted.await.map_err(EngineError::internal)?
+        counted.await.or_internal()?
     }
 }
 

@@ -11,10 +11,11 @@ use crate::batch::catalogue;
 use crate::batch::checksum::{FileSum, UploadError};
 use crate::batch::pending::Accepted;
 use crate::durable::{self, belongs_to_folder, private_folder, sync_folder};
+use crate::engine::Inner;
+use crate::engine::error::{EngineError, OrInternal};
 use crate::engine::open::digest;
 use crate::engine::open::needs;
 use crate::engine::open::restore::RestoreError;
-use crate::engine::{EngineError, Inner};
 use crate::journal::entry::{Checkpoint, KnownBatch};
 use crate::journal::log::Position;
 use crate::journal::snapshot::{Summary, verify};
@@ -131,9 +132,9 @@ pub(in crate::engine) fn write(
         values: summary.count,
         files,
     };
-    let text = serde_json::to_vec_pretty(&manifest).map_err(EngineError::internal)?;
+    let text = serde_json::to_vec_pretty(&manifest).or_internal()?;
     let path = folder.join(layout::MANIFEST);
-    durable::replace(&path, "backup", |file| file.write_all(&text)).map_err(EngineError::internal)?;
+    durable::replace(&path, "backup", |file| file.write_all(&text)).or_internal()?;
     tracing::info!(folder = %folder.display(), seq = mark.last_seq, "a backup was written");
     Ok((mark.last_seq, damaged))
 }

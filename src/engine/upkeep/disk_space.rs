@@ -10,7 +10,7 @@
 //!
 //! Promises: nothing here is remembered but what was last logged, so all goes on by itself once there is room again.
 
-use crate::engine::EngineError;
+use crate::engine::error::EngineError;
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use std::io;
 use std::path::{Path, PathBuf};

@@ -15,14 +15,15 @@
 //! restart makes the store again, too. Where it cannot be done, all goes on as it was, and it is said why.
 
 use crate::durable::sync_folder;
+use crate::engine::Inner;
 use crate::engine::commit::replay;
 use crate::engine::commit::{Again, Answer, MadeAgain, Request, Shared};
+use crate::engine::error::{EngineError, OpenError, OrInternal};
 use crate::engine::open::needs;
 use crate::engine::open::rebuild::{self, Opening};
 use crate::engine::open::recovery::{StartFrom, reopen, told_between};
 use crate::engine::open::store_folder::{Generation, StoreFolder};
 use crate::engine::upkeep::steps::Keeper;
-use crate::engine::{EngineError, Inner, OpenError};
 use crate::journal::entry::{BatchCompletedEntry, Checkpoint};
 use crate::journal::log::Position;
 use crate::journal::snapshot::Snapshots;
@@ -106,7 +107,7 @@ pub(in crate::engine) fn run(
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(EngineError::internal(error)),
         _ => {}
     }
-    let next = stores.begin().map_err(EngineError::internal)?;
+    let next = stores.begin().or_internal()?;
     match fill_and_take_over(inner, stores, snapshots, &next) {
         Ok(before) => drop(before),
         Err(error) => {
@@ -117,7 +118,7 @@ pub(in crate::engine) fn run(
         }
     }
     inner.remaking.done.fetch_add(1, Ordering::Relaxed);
-    let aside = stores.set_former_aside(&damaged, why).map_err(EngineError::internal)?;
+    let aside = stores.set_former_aside(&damaged, why).or_internal()?;
     let ms = began.elapsed().as_millis();
     tracing::warn!(%why, aside = %aside.display(), ms, "the store was made again beside the damaged one, which is set aside");
     Ok(())
@@ -129,8 +130,7 @@ fn fill_and_take_over(
     snapshots: &Snapshots,
     next: &Generation,
 ) -> Result<Arc<dyn ProfileStore>, EngineError> {
-    let store =
-        rebuild::open_sled(&next.path, inner.config().store_cache_bytes()).map_err(EngineError::internal)?;
+    let store = rebuild::open_sled(&next.path, inner.config().store_cache_bytes()).or_internal()?;
     let store: Arc<dyn ProfileStore> = Arc::new(store);
     let go_on = || inner.go_on().map_err(OpenError::NotGoingOn);
     let snapshot =
@@ -153,7 +153,7 @@ fn fill_and_take_over(
     }
     let again = lacking(inner, &snapshot, position)?;
     // Most of it now, and not while all checkpoints wait.
-    store.checkpoint(Reach::default()).map_err(EngineError::internal)?;
+    store.checkpoint(Reach::default()).or_internal()?;
     inner.go_on()?;
 
     // The sweeper must not take a tombstone that it found needless before these batches were pending again.
@@ -190,7 +190,7 @@ fn lacking(inner: &Inner, snapshot: &Checkpoint, end: Position) -> Result<Vec<Ag
         let counts = known.progress.counts();
         let end = BatchCompletedEntry { seq: seq.get(), counts, at_ms: at.0, store_reach: 0 };
         let outcomes = inner.spool.outcomes_path(known.accepted.spool);
-        if needs::outcomes(&outcomes).map_err(EngineError::internal)?.is_none() {
+        if needs::outcomes(&outcomes).or_internal()?.is_none() {
             untold.insert(seq);
         }
         complete.push((known.accepted, Position::from_pair(position), end));
@@ -225,7 +225,8 @@ mod tests {
     use crate::batch::outcome::{Failure, read_outcomes};
     use crate::config::{Config, ServeOptions};
     use crate::engine::gates::Who;
-    use crate::engine::{Announced, BatchState, BatchVersion, CallIds, Engine, SiteCall, Upload};
+    use crate::engine::types::{BatchState, BatchVersion, CallIds, SiteCall};
+    use crate::engine::{Announced, Engine, Upload};
     use crate::model::batch::{BatchId, EmptyValues, Outcome};
     use crate::model::id::{ClientCode, IdKind, VisitorId};
     use crate::model::profile::Source;

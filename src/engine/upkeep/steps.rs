@@ -8,7 +8,7 @@
 use crate::batch::queue::{Batches, Known};
 use crate::batch::resolve::decoded;
 use crate::durable::point;
-use crate::engine::EngineError;
+use crate::engine::error::{EngineError, OrInternal};
 use crate::engine::upkeep::erase::Erased;
 use crate::engine::upkeep::sweep::Horizon;
 use crate::journal::entry::Checkpoint;
@@ -68,7 +68,7 @@ impl<G> InUse<'_, G> {
         }
         let reach = self.store.make_durable().map_err(|error| keeper.distrust(&generation, error))?;
         mark.store_reach = reach.0;
-        keeper.note(&generation, &mark).map_err(EngineError::internal)?;
+        keeper.note(&generation, &mark).or_internal()?;
         self.tombstones.cover(&mark);
         Ok(())
     }
@@ -82,11 +82,11 @@ impl<G> InUse<'_, G> {
     ) -> Result<Taken, EngineError> {
         let _stay = self.tombstones.stay();
         let mark = keeper.mark()?;
-        let mut steps = SnapshotSteps::begin(snapshots, &mark).map_err(EngineError::internal)?;
+        let mut steps = SnapshotSteps::begin(snapshots, &mark).or_internal()?;
         while steps.page(self.store, page_values)? {
             keeper.go_on()?;
         }
-        steps.finish().map_err(EngineError::internal)
+        steps.finish().or_internal()
     }
 
     /// The erased visitors whose tombstones no pending batch comes before, so that a fresh store may leave them out.
@@ -98,7 +98,7 @@ impl<G> InUse<'_, G> {
     ) -> Result<Erased, EngineError> {
         let (mut erased, mut after) = (Erased::default(), None);
         loop {
-            let page = self.store.scan(after.as_ref(), page_values).map_err(EngineError::internal)?;
+            let page = self.store.scan(after.as_ref(), page_values).or_internal()?;
             erased.find(&page, batches);
             keeper.go_on()?;
             match page.into_iter().next_back() {
@@ -128,7 +128,7 @@ impl<G> InUse<'_, G> {
         };
         let mut after = None;
         loop {
-            after = self.store.copy(after.as_ref(), page_values, &mut keep).map_err(EngineError::internal)?;
+            after = self.store.copy(after.as_ref(), page_values, &mut keep).or_internal()?;
             keeper.go_on()?;
             if after.is_none() {
                 return Ok(live_bytes);
@@ -149,8 +149,8 @@ impl<G> InUse<'_, G> {
         // Both: until the swap, what a batch's end stands on must be in whichever store a restart finds.
         let reach = self.store.make_durable().map_err(|error| keeper.distrust(&generation, error))?;
         mark.store_reach = reach.0;
-        keeper.note(&next, &mark).map_err(EngineError::internal)?;
-        self.store.ready().map_err(EngineError::internal)?;
+        keeper.note(&next, &mark).or_internal()?;
+        self.store.ready().or_internal()?;
         adopt(&next)?;
         point("store-swap").map_err(|error| keeper.give_up(error.to_string()))?;
         let failed = |error| format!("the fresh store failed when it was in use already: {error}");
@@ -223,10 +223,10 @@ impl SnapshotSteps {
 
     /// Adds the next values, at most so many; false if there were none.
     pub fn page(&mut self, store: &dyn ProfileStore, limit: usize) -> Result<bool, EngineError> {
-        let page = store.scan(self.after.as_ref(), limit).map_err(EngineError::internal)?;
+        let page = store.scan(self.after.as_ref(), limit).or_internal()?;
         for (key, value) in &page {
             self.live_bytes += (key.as_bytes().len() + value.as_slice().len()) as u64;
-            self.writer.push(key.as_bytes(), value.as_slice()).map_err(EngineError::internal)?;
+            self.writer.push(key.as_bytes(), value.as_slice()).or_internal()?;
         }
         let last = page.into_iter().next_back();
         Ok(last.map(|(key, _)| self.after = Some(key)).is_some())

@@ -16,6 +16,7 @@
 
 use crate::durable;
 use crate::engine::commit::Request;
+use crate::engine::error::EngineError;
 use crate::engine::open::rebuild;
 use crate::engine::open::recovery;
 use crate::engine::open::store_folder::{Generation, StoreFolder, bytes_under};
@@ -23,7 +24,7 @@ use crate::engine::upkeep::erase::Erased;
 use crate::engine::upkeep::rebuild_beside;
 use crate::engine::upkeep::steps::{Keeper, Spent, Taken, batches_needless, journal_needed};
 use crate::engine::upkeep::sweep::Horizon;
-use crate::engine::{Asked, EngineError, Inner};
+use crate::engine::{Asked, Inner};
 use crate::journal::entry::Checkpoint;
 use crate::journal::log::Position;
 use crate::journal::snapshot::{Snapshots, Summary, verify};
