@@ -6,14 +6,16 @@
 //! Adobe's clients look for `Forbidden`, and retry for hours whatever else they are told. While no token was ever made all doors
 //! are open, but not to pages of other origins that would write by a visitor's browser.
 
+use std::fmt;
+
 use hyper::header::HeaderName;
 
-use super::error::HttpError;
+use super::error::{HttpError, Unauthorized};
 use super::request::Request;
 use crate::audit::Actor;
 use crate::model::id::ClientCode;
 use crate::model::seq::Millis;
-use crate::tokens::{Refusal, Scope, Token, Tokens};
+use crate::tokens::{Scope, Token, Tokens};
 
 /// The cookie in which the inspector's pages keep a token.
 pub(super) const SESSION: &str = "profiled-session";
@@ -40,6 +42,21 @@ pub(super) enum Access {
     Everywhere(Scope),
 }
 
+impl fmt::Display for Access {
+    /// What the OpenAPI document and the docs say: it takes …
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Open | Self::Page => f.write_str("no token"),
+            Self::OpenInPart => {
+                f.write_str("no token, and shows what is one client's own to a token of that client")
+            }
+            Self::Any => f.write_str("any token of the client"),
+            Self::Of(scope) => write!(f, "a token of the client with scope {scope}"),
+            Self::Everywhere(scope) => write!(f, "a token of all clients with scope {scope}"),
+        }
+    }
+}
+
 /// Where a call's token may stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Proof {
@@ -59,48 +76,6 @@ pub(super) enum Bearer {
     Nobody,
     /// Whoever has this token.
     Token(Token),
-}
-
-/// Why no token was found to go by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unauthorized {
-    /// There is no `Authorization`.
-    Missing,
-    /// It is not `Bearer TOKEN`.
-    Malformed,
-    /// Its token stands in a header of its own, where one of Adobe's clients puts it.
-    Elsewhere,
-    /// Its token stands in the query, where logs and histories would keep it.
-    InQuery,
-    /// Its token lets nobody in.
-    Refused(Refusal),
-}
-
-impl std::fmt::Display for Unauthorized {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        const RIGHT: &str = "send Authorization: Bearer TOKEN, with a token from `profiled token new`";
-        match self {
-            // Nobody reads a body before it is known who sends it: what stands there can't be named.
-            Self::Missing => write!(f, "a token is needed: {RIGHT}; it is not read from a body"),
-            Self::InQuery => {
-                write!(f, "access_token in the query is not read, for logs would keep it: {RIGHT}")
-            }
-            Self::Elsewhere => write!(f, "the header access_token is not read: {RIGHT}"),
-            Self::Malformed => write!(f, "Authorization is not understood: {RIGHT}"),
-            Self::Refused(refusal) => write!(f, "{refusal}: {RIGHT}"),
-        }
-    }
-}
-
-impl Unauthorized {
-    /// What `WWW-Authenticate` says (RFC 6750, section 3).
-    pub(super) const fn challenge(self) -> &'static str {
-        match self {
-            Self::Missing | Self::Elsewhere | Self::InQuery => "Bearer realm=\"profiled\"",
-            Self::Malformed => "Bearer realm=\"profiled\", error=\"invalid_request\"",
-            Self::Refused(_) => "Bearer realm=\"profiled\", error=\"invalid_token\"",
-        }
-    }
 }
 
 /// Finds out who calls. `writes` says whether the call would change anything.

@@ -2,9 +2,11 @@
 //! arrives.
 
 use hyper::header::HeaderName;
+use utoipa::openapi::schema::{ObjectBuilder, Type};
 
 use super::Front;
 use super::error::HttpError;
+use super::operation::{Form, form};
 use super::request::{Params, Request};
 use crate::engine::{Announced, BatchVersion, Upload};
 use crate::model::batch::{EmptyValues, IdempotencyKey, KEY_CHARS_MAX};
@@ -14,6 +16,21 @@ use crate::model::id::ClientCode;
 pub(super) const MEDIA_TYPES: [&str; 4] = [FORM, "text/csv", "text/plain", "application/octet-stream"];
 /// What a form is said to be, and with it most files.
 const FORM: &str = "application/x-www-form-urlencoded";
+/// What a batch file looks like, in each media type, for the OpenAPI document.
+pub(super) fn forms() -> [Form; 3] {
+    const EXAMPLE: &str = "batch=thirdPartyId,city,tier\ncrm-123,Oslo,gold\ncrm-124,Bergen,\n";
+    let plainest =
+        "^batch=(pcId|thirdPartyId),[a-z]{1,20}(\\n[A-Za-z0-9]{1,20},[A-Za-z0-9]{0,20}){1,20}\\n?$";
+    let what = "Its first line is batch=pcId,name,… or batch=thirdPartyId,name,…, each further one a visitor. The pattern is \
+                the plainest form: cells may be quoted and form-encoded, and columns many. Of a form, percent-encoded from \
+                end to end, it is the field batch, and comes first.";
+    ["text/csv", "text/plain", "application/octet-stream"].map(|media_type| {
+        let schema =
+            ObjectBuilder::new().schema_type(Type::String).pattern(Some(plainest)).description(Some(what));
+        form(media_type, schema.into()).example(EXAMPLE)
+    })
+}
+
 /// The encodings in which a batch file may come.
 const ENCODINGS: &str = "gzip, zstd";
 /// What a client calls one sending of a batch.

@@ -11,7 +11,7 @@ use hyper::header::{
     HeaderValue, VARY,
 };
 
-use super::error::Methods;
+use super::error::Allowed;
 use super::response::{Answer, no_content};
 
 /// What Adobe's SDKs, and its samples, send from a page beyond the headers that need no leave.
@@ -25,7 +25,7 @@ const MAX_AGE_SECONDS: HeaderValue = HeaderValue::from_static("86400");
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
 /// The answer to the `OPTIONS` with which a browser asks for leave.
-pub(super) fn preflight(methods: Methods) -> Answer {
+pub(super) fn preflight(methods: Allowed) -> Answer {
     let mut answer = no_content();
     let headers = answer.headers_mut();
     if let Ok(methods) = HeaderValue::try_from(methods.to_string()) {

@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use hyper::{Method, StatusCode};
 
-use super::auth::Unauthorized;
 use super::framing::Offence;
-use super::request::MediaType;
 use crate::config::Pace;
 use crate::engine::EngineError;
 use crate::model::id::ClientCode;
 use crate::telemetry::metrics::Limit;
+use crate::tokens::Refusal;
 
 /// A call that is refused. `Display` is what the client is told; [`HttpError::log`] is what the log says.
 #[derive(Debug, thiserror::Error)]
@@ -79,7 +78,7 @@ pub(super) enum HttpError {
         id: String,
     },
     /// The path takes other methods.
-    #[error("this path takes {}", Methods(.0))]
+    #[error("this path takes {}", Allowed(.0))]
     Method(&'static [Method]),
     /// No bytes of the body for too long.
     #[error("the body stopped: no bytes for {} seconds", .0.as_secs())]
@@ -207,14 +206,71 @@ fn whole_seconds(time: &Duration) -> u64 {
 }
 
 /// Methods as they stand in `Allow`.
-pub(super) struct Methods(pub(super) &'static [Method]);
+pub(super) struct Allowed(pub(super) &'static [Method]);
 
-impl fmt::Display for Methods {
+impl fmt::Display for Allowed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, method) in self.0.iter().enumerate() {
             let comma = if at == 0 { "" } else { ", " };
             write!(f, "{comma}{method}")?;
         }
         Ok(())
+    }
+}
+
+/// Why no token was found to go by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unauthorized {
+    /// There is no `Authorization`.
+    Missing,
+    /// It is not `Bearer TOKEN`.
+    Malformed,
+    /// Its token stands in a header of its own, where one of Adobe's clients puts it.
+    Elsewhere,
+    /// Its token stands in the query, where logs and histories would keep it.
+    InQuery,
+    /// Its token lets nobody in.
+    Refused(Refusal),
+}
+
+impl std::fmt::Display for Unauthorized {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        const RIGHT: &str = "send Authorization: Bearer TOKEN, with a token from `profiled token new`";
+        match self {
+            // Nobody reads a body before it is known who sends it: what stands there can't be named.
+            Self::Missing => write!(f, "a token is needed: {RIGHT}; it is not read from a body"),
+            Self::InQuery => {
+                write!(f, "access_token in the query is not read, for logs would keep it: {RIGHT}")
+            }
+            Self::Elsewhere => write!(f, "the header access_token is not read: {RIGHT}"),
+            Self::Malformed => write!(f, "Authorization is not understood: {RIGHT}"),
+            Self::Refused(refusal) => write!(f, "{refusal}: {RIGHT}"),
+        }
+    }
+}
+
+impl Unauthorized {
+    /// What `WWW-Authenticate` says (RFC 6750, section 3).
+    pub(super) const fn challenge(self) -> &'static str {
+        match self {
+            Self::Missing | Self::Elsewhere | Self::InQuery => "Bearer realm=\"profiled\"",
+            Self::Malformed => "Bearer realm=\"profiled\", error=\"invalid_request\"",
+            Self::Refused(_) => "Bearer realm=\"profiled\", error=\"invalid_token\"",
+        }
+    }
+}
+
+/// A kind of body that is not taken.
+#[derive(Debug)]
+pub(super) struct MediaType {
+    pub(super) sent: String,
+    pub(super) right: String,
+    /// The encodings that are taken, where one was sent that is not and there are any.
+    pub(super) encodings: Option<&'static str>,
+}
+
+impl fmt::Display for MediaType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is not taken here: {}", self.sent, self.right)
     }
 }

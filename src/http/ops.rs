@@ -2,15 +2,71 @@
 
 use hyper::StatusCode;
 
-use super::Front;
+use super::auth::Access;
+use super::endpoint::{Api, Call, Endpoint, Limits, Methods, Reply, Whose};
 use super::error::HttpError;
-use super::response::{Answer, counted, text};
+use super::operation::form;
+use super::response::{Answer, TEXT, counted, text};
+use super::{Front, shapes};
 use crate::engine::Readiness;
-use crate::model::id::ClientCode;
+use crate::telemetry::metrics::MEDIA_TYPE;
+
+/// The path of [`healthz`], which is answered also while the daemon is still opening its folder.
+pub(super) const HEALTHZ: &str = "/healthz";
+
+pub(super) const ENDPOINTS: &[Endpoint] = &[
+    Endpoint {
+        methods: Methods::Read,
+        path: HEALTHZ,
+        name: "healthz",
+        api: Api::Native,
+        access: Access::Open,
+        client: Whose::Nobody,
+        limits: Limits::NONE,
+        handler: |call| Box::pin(async move { healthz(call.front) }),
+        describe: Some(|operation| {
+            operation.summary("Whether the process runs.").answers(
+                "200",
+                "It does.",
+                [form(TEXT, shapes::text())],
+            )
+        }),
+    },
+    Endpoint {
+        methods: Methods::Read,
+        path: "/readyz",
+        name: "readyz",
+        api: Api::Native,
+        access: Access::Open,
+        client: Whose::Nobody,
+        limits: Limits::NONE,
+        handler: |call| Box::pin(async move { readyz(call.front) }),
+        describe: Some(|operation| {
+            operation.summary("Whether it serves.").answers("200", "It does.", [form(TEXT, shapes::text())])
+        }),
+    },
+    Endpoint {
+        methods: Methods::Read,
+        path: "/metrics",
+        name: "metrics",
+        api: Api::Native,
+        access: Access::OpenInPart,
+        client: Whose::Nobody,
+        limits: Limits::NONE,
+        handler: |call| Box::pin(async move { metrics(&call) }),
+        describe: Some(|operation| {
+            operation.summary("What was counted.").answers(
+                "200",
+                "OpenMetrics.",
+                [form(MEDIA_TYPE, shapes::text())],
+            )
+        }),
+    },
+];
 
 /// `GET /healthz`: the process is of use: it has not failed, and the threads that write the journal and fold batches move.
 /// Else 503 with the reason: only a new start helps. It is also of use while it opens its folder, stops, or is full.
-pub(super) fn healthz(front: &Front) -> Result<Answer, HttpError> {
+fn healthz(front: &Front) -> Reply {
     front.app.ailment().map_or_else(|| Ok(healthz_while_opening()), |why| Err(HttpError::NotReady(why)))
 }
 
@@ -20,7 +76,7 @@ pub(super) fn healthz_while_opening() -> Answer {
 }
 
 /// `GET /readyz`: it serves, with what an operator should know all the same; or 503 with the reason.
-pub(super) fn readyz(front: &Front) -> Result<Answer, HttpError> {
+fn readyz(front: &Front) -> Reply {
     match front.app.readiness() {
         Readiness::Ready => {
             let lines = ["ready".to_owned()].into_iter().chain(front.app.remarks());
@@ -30,11 +86,9 @@ pub(super) fn readyz(front: &Front) -> Result<Answer, HttpError> {
     }
 }
 
-/// `GET /metrics`: what was counted, of clients those that the caller `may_see`; `None` is several at once.
-pub(super) fn metrics(
-    front: &Front,
-    may_see: impl Fn(Option<&ClientCode>) -> bool,
-) -> Result<Answer, HttpError> {
-    let text = front.app.metrics().render(&front.app.vitals(), may_see);
+/// `GET /metrics`: what was counted, of clients those that the caller may see.
+fn metrics(call: &Call<'_>) -> Reply {
+    let app = &call.front.app;
+    let text = app.metrics().render(&app.vitals(), |client| call.bearer.sees(client));
     Ok(counted(text.map_err(|e| HttpError::Inside(format!("the metrics: {e}")))?))
 }

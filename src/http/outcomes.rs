@@ -9,15 +9,13 @@ use utoipa::ToSchema;
 use super::Front;
 use super::error::HttpError;
 use super::request::Request;
-use super::response::{Answer, chunked};
+use super::response::{Answer, CSV, NDJSON, chunked};
 use super::stream::begin;
 use crate::batch::csv::RowPlace;
 use crate::engine::EngineError;
 use crate::engine::read::report::{Report, ToldRow};
 use crate::model::batch::{BatchId, Counts, Outcome};
 
-const CSV: &str = "text/csv;charset=UTF-8";
-const NDJSON: &str = "application/x-ndjson";
 /// The first line of a report in CSV.
 const COLUMNS: &[u8] = b"line,id,outcome,reason,message\n";
 
@@ -25,7 +23,7 @@ const COLUMNS: &[u8] = b"line,id,outcome,reason,message\n";
 pub(super) fn told(
     request: &Request,
     report: Report,
-    form: Form,
+    form: ReportForm,
     wanted: Option<Outcome>,
     from: Option<RowPlace>,
 ) -> Answer {
@@ -100,7 +98,7 @@ impl Outcomes {
 
 /// The form of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
+pub(super) enum ReportForm {
     /// A header, then a line for each row.
     Csv,
     /// An object a line.
@@ -130,7 +128,7 @@ impl<'a> Row<'a> {
     }
 }
 
-impl Form {
+impl ReportForm {
     /// The one that the request accepts; CSV, unless it names NDJSON.
     pub(super) fn of(request: &Request) -> Self {
         let accepted = request.header_text(&ACCEPT).unwrap_or_default();

@@ -1,6 +1,5 @@
 //! Requests: paths, parameters and bodies decoded, strictly where UTF-8 is concerned.
 
-use std::fmt;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
@@ -16,7 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::caller::{Caller, is_host};
 use super::decode::{self, Parameters};
-use super::error::HttpError;
+use super::error::{HttpError, MediaType};
 use super::patience::Patience;
 use crate::batch::encoding::Encoding;
 use crate::config::{Pace, Timeouts};
@@ -246,21 +245,6 @@ impl Request {
 fn encoding_not_taken(named: &str, taken: Option<&'static str>, right: impl FnOnce() -> String) -> HttpError {
     let sent = format!("Content-Encoding {named:?}");
     HttpError::MediaType(MediaType { sent, right: right(), encodings: taken })
-}
-
-/// A kind of body that is not taken.
-#[derive(Debug)]
-pub(super) struct MediaType {
-    sent: String,
-    right: String,
-    /// The encodings that are taken, where one was sent that is not and there are any.
-    pub(super) encodings: Option<&'static str>,
-}
-
-impl fmt::Display for MediaType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} is not taken here: {}", self.sent, self.right)
-    }
 }
 
 /// A request's body.

@@ -15,9 +15,9 @@ use hyper::{HeaderMap, Response, StatusCode};
 use quick_xml::escape::partial_escape;
 use serde::Serialize;
 use tokio::sync::mpsc;
+use utoipa::ToSchema;
 
-use super::error::{HttpError, Methods};
-use super::request::MediaType;
+use super::error::{Allowed, HttpError, MediaType};
 use super::script;
 use crate::telemetry::metrics;
 
@@ -37,6 +37,15 @@ pub(super) enum Chunk {
     /// The body is whole.
     End,
 }
+
+/// The media types of answers.
+pub(super) const XML: &str = "text/xml;charset=UTF-8";
+pub(super) const JSON: &str = "application/json";
+pub(super) const SCRIPT: &str = "text/javascript;charset=UTF-8";
+pub(super) const TEXT: &str = "text/plain;charset=UTF-8";
+pub(super) const CSV: &str = "text/csv;charset=UTF-8";
+pub(super) const NDJSON: &str = "application/x-ndjson";
+pub(super) const EVENTS: &str = "text/event-stream";
 
 const NOSNIFF: HeaderName = HeaderName::from_static("x-content-type-options");
 
@@ -68,7 +77,7 @@ pub(super) fn xml_with(status: StatusCode, elements: &[(&str, &str)], rest: &str
     elements.iter().for_each(|(name, text)| element(&mut body, name, text));
     body.push_str(rest);
     body.push_str("</response>");
-    with_body(status, "text/xml;charset=UTF-8", body.into())
+    with_body(status, XML, body.into())
 }
 
 /// Adds an element.
@@ -82,22 +91,22 @@ pub(super) fn element(body: &mut String, name: &str, text: &str) {
 pub(super) fn json(status: StatusCode, answer: &impl Serialize) -> Result<Answer, HttpError> {
     let body =
         serde_json::to_vec(answer).map_err(|e| HttpError::Inside(format!("an answer in JSON: {e}")))?;
-    Ok(with_body(status, "application/json", body.into()))
+    Ok(with_body(status, JSON, body.into()))
 }
 
 /// An answer in JSON that is written already.
 pub(super) fn json_text(status: StatusCode, body: String) -> Answer {
-    with_body(status, "application/json", body.into())
+    with_body(status, JSON, body.into())
 }
 
 /// An answer in JavaScript.
 pub(super) fn script(status: StatusCode, body: String) -> Answer {
-    with_body(status, "text/javascript;charset=UTF-8", body.into())
+    with_body(status, SCRIPT, body.into())
 }
 
 /// An answer in plain text.
 pub(super) fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
-    with_body(status, "text/plain;charset=UTF-8", body.into())
+    with_body(status, TEXT, body.into())
 }
 
 /// An answer of any kind.
@@ -130,6 +139,15 @@ pub(super) fn no_content() -> Answer {
     answer
 }
 
+/// A refusal of our own calls, and of Adobe's `/rest`.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Refusal {
+    /// The status of the answer.
+    status: u16,
+    /// What was wrong, where, and what to do.
+    message: String,
+}
+
 /// A refusal, in the form of the door.
 pub(super) fn refusal(door: Door, error: &HttpError) -> Answer {
     let (status, told) = (error.status(), error.to_string());
@@ -142,11 +160,10 @@ pub(super) fn refusal(door: Door, error: &HttpError) -> Answer {
         }
         Door::MboxScript => script(status, format!("//ERROR: {}\n", script::escaped(&told))),
         Door::Ubox => text(status, told),
-        Door::Rest => with_body(
-            status,
-            "application/json",
-            serde_json::json!({ "status": status.as_u16(), "message": told }).to_string().into(),
-        ),
+        Door::Rest => {
+            let refused = Refusal { status: status.as_u16(), message: told };
+            json_text(status, serde_json::to_string(&refused).unwrap_or_default())
+        }
     };
     explained(answer, error)
 }
@@ -155,7 +172,7 @@ pub(super) fn refusal(door: Door, error: &HttpError) -> Answer {
 pub(super) fn explained(mut answer: Answer, error: &HttpError) -> Answer {
     let headers = answer.headers_mut();
     if let HttpError::Method(methods) = error
-        && let Ok(allow) = HeaderValue::try_from(Methods(methods).to_string())
+        && let Ok(allow) = HeaderValue::try_from(Allowed(methods).to_string())
     {
         headers.insert(ALLOW, allow);
     }

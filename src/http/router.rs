@@ -1,410 +1,185 @@
-//! Which path leads where, by which methods, and what it takes to be let in.
+//! Which endpoint a request leads to, and what happens before its handler runs: the method, the rate, the token, the client.
+//!
+//! Promises: no handler runs for who may not call it; every refusal has the form of the endpoint's API. What there is to say
+//! about a call stands in its [`Endpoint`]; this module only reads it.
 
+use std::sync::LazyLock;
+
+use hyper::header::HeaderValue;
 use hyper::{Method, StatusCode};
 
-use super::adobe::mbox::Kind;
-use super::auth::{Access, Bearer, Proof};
-use super::error::{HttpError, Methods};
-use super::openapi::{self, Schemas};
-use super::request::{Request, client};
-use super::response::{Answer, Door, json, refusal};
-use super::{Front, adobe, auth, cors, inspector, native, ops, outcomes};
-use crate::engine::BatchVersion;
-use crate::model::batch::BatchId;
-use crate::model::id::{ClientCode, IdKind};
-use crate::tokens::Scope;
+use super::auth::{self, Access, Proof};
+use super::endpoint::{Api, Call, Endpoint, Limits, Methods, Rate, Reply, Whose};
+use super::error::{Allowed, HttpError};
+use super::operation::form;
+use super::path::{Path, Template};
+use super::request::Request;
+use super::response::{Answer, Door, JSON, json, refusal};
+use super::{Front, adobe, cors, inspector, native, openapi, ops, shapes};
+use crate::engine::EngineError;
 
-/// What a path leads to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Endpoint<'a> {
-    BatchUpdate {
-        client: &'a str,
-        version: BatchVersion,
-    },
-    BatchStatus {
-        client: &'a str,
-    },
-    ProfileUpdate {
-        client: &'a str,
-    },
-    Mbox {
-        client: &'a str,
-        kind: Kind,
-    },
-    Delivery,
-    RestMbox {
-        session_id: Option<&'a str>,
-    },
-    BatchMbox,
-    ProfileFetch {
-        kind: IdKind,
-        id: &'a str,
-    },
-    Profile {
-        id: &'a str,
-    },
-    Attribute {
-        id: &'a str,
-        name: &'a str,
-    },
-    Batches,
-    Batch {
-        id: &'a str,
-    },
-    Events {
-        id: &'a str,
-    },
-    Outcomes {
-        id: &'a str,
-    },
-    Repair {
-        id: &'a str,
-    },
-    File {
-        id: &'a str,
-    },
-    Statistics,
-    Export,
-    Compact,
-    Backup,
-    OpenApi,
-    Healthz,
-    Readyz,
-    Metrics,
-    /// For people; the inspector has paths of its own, and the document of the calls does not have them.
-    Inspector(inspector::Page<'a>),
+/// All endpoints, as the files list them that declare them.
+const ENDPOINTS: [&[&[Endpoint]]; 4] =
+    [adobe::ENDPOINTS, native::ENDPOINTS, &[ops::ENDPOINTS, &[DOCUMENT]], inspector::ENDPOINTS];
+
+/// `GET /openapi.json`: all calls, described. It stands here because only the router knows them all.
+const DOCUMENT: Endpoint = Endpoint {
+    methods: Methods::Read,
+    path: "/openapi.json",
+    name: "openapi",
+    api: Api::Native,
+    access: Access::Open,
+    client: Whose::Nobody,
+    limits: Limits::NONE,
+    handler: |_| Box::pin(async { json(StatusCode::OK, &openapi::document(endpoints())?) }),
+    describe: Some(|operation| {
+        operation.summary("This document.").answers("200", "It.", [form(JSON, shapes::object())])
+    }),
+};
+
+fn endpoints() -> impl Iterator<Item = &'static Endpoint> {
+    ENDPOINTS.into_iter().flatten().copied().flatten()
 }
 
-const READ: &[Method] = &[Method::GET, Method::HEAD];
-const READ_OR_ERASE: &[Method] = &[Method::GET, Method::HEAD, Method::DELETE];
-const READ_OR_WRITE: &[Method] = &[Method::GET, Method::HEAD, Method::POST];
-const REMOVE: &[Method] = &[Method::DELETE];
-const WRITE: &[Method] = &[Method::POST];
-const WRITE_BY_EITHER: &[Method] = &[Method::GET, Method::POST];
-
-impl<'a> Endpoint<'a> {
-    /// What the segments of a path lead to. A slash at the end of one of Adobe's paths means nothing: its mobile SDKs
-    /// call `/rest/v1/delivery/`. Where an id is to follow, what follows is an empty id.
-    pub(super) fn find(segments: &[&'a str]) -> Option<Self> {
-        match *segments {
-            ["rest", "v1", "profiles", "thirdPartyId" | "marketingCloudVisitorId", ""] => {
-                Self::named(segments)
-            }
-            [ref path @ .., ""] if matches!(path.first(), Some(&("m2" | "rest"))) => Self::named(path),
-            _ => Self::named(segments),
+/// The paths that there are, by how many parts they have.
+static ROUTES: LazyLock<Vec<Vec<Route>>> = LazyLock::new(|| {
+    let mut routes: Vec<Vec<Route>> = vec![];
+    for endpoint in endpoints() {
+        let template = Template::new(endpoint.path);
+        if routes.len() <= template.len() {
+            routes.resize_with(template.len() + 1, Vec::new);
+        }
+        let Some(same) = routes.get_mut(template.len()) else { continue };
+        let at = same.iter().position(|route| route.template.text() == endpoint.path).unwrap_or_else(|| {
+            same.push(Route { template, first: endpoint, endpoints: vec![], methods: vec![] });
+            same.len() - 1
+        });
+        if let Some(route) = same.get_mut(at) {
+            route.endpoints.push(endpoint);
+            route.methods.extend(endpoint.methods.all().iter().cloned());
         }
     }
+    routes
+});
 
-    /// What the segments of a path lead to, to the letter.
-    fn named(segments: &[&'a str]) -> Option<Self> {
-        Some(match *segments {
-            ["m2", client, "profile", "batchUpdate"] => {
-                Self::BatchUpdate { client, version: BatchVersion::V1 }
-            }
-            ["m2", client, "v2", "profile", "batchUpdate"] => {
-                Self::BatchUpdate { client, version: BatchVersion::V2 }
-            }
-            ["m2", client, "profile", "batchStatus"] | ["m2", client, "v2", "profile", "batchStatus"] => {
-                Self::BatchStatus { client }
-            }
-            ["m2", client, "profile", "update"] => Self::ProfileUpdate { client },
-            ["m2", client, door @ ("mbox" | "ubox"), kind] => {
-                Self::Mbox { client, kind: Kind::of(door, kind)? }
-            }
-            ["rest", "v1", "delivery"] => Self::Delivery,
-            ["rest", "v1", "mbox"] => Self::RestMbox { session_id: None },
-            ["rest", "v1", "mbox", session_id] => Self::RestMbox { session_id: Some(session_id) },
-            ["rest", "v2", "batchmbox"] => Self::BatchMbox,
-            ["rest", "v1", "profiles", "thirdPartyId", id] => {
-                Self::ProfileFetch { kind: IdKind::ThirdParty, id }
-            }
-            ["rest", "v1", "profiles", "marketingCloudVisitorId", id] => {
-                Self::ProfileFetch { kind: IdKind::Ecid, id }
-            }
-            ["rest", "v1", "profiles", id] => Self::ProfileFetch { kind: IdKind::Pc, id },
-            ["api", "v1", "profiles", id] => Self::Profile { id },
-            ["api", "v1", "profiles", id, "attributes", name] => Self::Attribute { id, name },
-            ["api", "v1", "batches"] => Self::Batches,
-            ["api", "v1", "batches", id] => Self::Batch { id },
-            ["api", "v1", "batches", id, "events"] => Self::Events { id },
-            ["api", "v1", "batches", id, "outcomes"] => Self::Outcomes { id },
-            ["api", "v1", "batches", id, "repair"] => Self::Repair { id },
-            ["api", "v1", "batches", id, "file"] => Self::File { id },
-            ["api", "v1", "statistics"] => Self::Statistics,
-            ["api", "v1", "export"] => Self::Export,
-            ["api", "v1", "compact"] => Self::Compact,
-            ["api", "v1", "backup"] => Self::Backup,
-            ["openapi.json"] => Self::OpenApi,
-            ["healthz"] => Self::Healthz,
-            ["readyz"] => Self::Readyz,
-            ["metrics"] => Self::Metrics,
-            _ => return inspector::Page::find(segments).map(Self::Inspector),
+/// A path, and its endpoints: one for each method, or for several.
+struct Route {
+    template: Template,
+    /// The endpoints of a path share an API: a method that none of them takes is refused as the first refuses.
+    first: &'static Endpoint,
+    endpoints: Vec<&'static Endpoint>,
+    methods: Vec<Method>,
+}
+
+/// Where a path leads.
+#[derive(Clone, Copy)]
+pub(super) struct Found<'a> {
+    route: &'static Route,
+    path: Path<'a>,
+}
+
+impl<'a> Found<'a> {
+    /// Where the parts of a path lead. A slash at the end of one of Adobe's paths means nothing, unless an id is to follow it.
+    pub(super) fn at(segments: &'a [&'a str]) -> Option<Self> {
+        let adobes = |found: &Self| found.route.first.api.is_adobes();
+        Self::to_the_letter(segments).or_else(|| match segments {
+            [path @ .., ""] => Self::to_the_letter(path).filter(adobes),
+            _ => None,
         })
     }
 
-    /// The methods that it takes.
-    pub(super) fn methods(&self) -> &'static [Method] {
-        match self {
-            Self::BatchUpdate { .. }
-            | Self::Delivery
-            | Self::RestMbox { .. }
-            | Self::BatchMbox
-            | Self::Compact
-            | Self::Backup => WRITE,
-            Self::Profile { .. } | Self::Batch { .. } => READ_OR_ERASE,
-            Self::File { .. } => READ_OR_WRITE,
-            Self::Attribute { .. } => REMOVE,
-            Self::ProfileUpdate { .. } | Self::Mbox { .. } => WRITE_BY_EITHER,
-            Self::Inspector(page) => page.methods(),
-            _ => READ,
-        }
+    fn to_the_letter(segments: &'a [&'a str]) -> Option<Self> {
+        let route = ROUTES.get(segments.len())?.iter().find(|route| route.template.matches(segments))?;
+        Some(Self { route, path: Path::new(&route.template, segments) })
     }
 
-    /// What it takes to be let in.
-    fn access(&self, method: &Method) -> Access {
-        match self {
-            Self::BatchUpdate { .. } | Self::ProfileUpdate { .. } => Access::Of(Scope::Batch),
-            Self::Batch { .. } if method == Method::DELETE => Access::Of(Scope::Admin),
-            Self::File { .. } if method == Method::POST => Access::Of(Scope::Admin),
-            Self::BatchStatus { .. }
-            | Self::Batches
-            | Self::Batch { .. }
-            | Self::Events { .. }
-            | Self::Outcomes { .. }
-            | Self::Repair { .. }
-            | Self::File { .. } => Access::Any,
-            Self::Mbox { .. } | Self::Delivery | Self::RestMbox { .. } | Self::BatchMbox => Access::Page,
-            Self::ProfileFetch { .. } | Self::Statistics => Access::Of(Scope::Read),
-            Self::Attribute { .. } => Access::Of(Scope::Admin),
-            Self::Profile { .. } if method == Method::DELETE => Access::Of(Scope::Admin),
-            Self::Profile { .. } => Access::Of(Scope::Read),
-            // All visitors at once are more than a look at one.
-            Self::Export => Access::Of(Scope::Admin),
-            Self::Compact | Self::Backup => Access::Everywhere(Scope::Admin),
-            Self::OpenApi | Self::Healthz | Self::Readyz => Access::Open,
-            Self::Metrics => Access::OpenInPart,
-            Self::Inspector(page) => page.access(method),
-        }
+    /// What the log and the metrics call it.
+    pub(super) fn name(&self, method: &Method) -> &'static str {
+        self.endpoint(method).unwrap_or(self.route.first).name
     }
 
-    /// Whether it changes anything.
-    fn writes(&self, method: &Method) -> bool {
-        matches!(self, Self::ProfileUpdate { .. }) || !READ.contains(method)
+    fn endpoint(&self, method: &Method) -> Option<&'static Endpoint> {
+        self.route.endpoints.iter().copied().find(|endpoint| endpoint.methods.all().contains(method))
     }
 
-    /// Whose visitors it is about, where they are one client's; a batch's id names its client.
-    fn client(
-        &self,
-        front: &Front,
-        request: &Request,
-        bearer: &Bearer,
-    ) -> Result<Option<ClientCode>, HttpError> {
-        Ok(match *self {
-            Self::BatchUpdate { client: code, .. }
-            | Self::BatchStatus { client: code }
-            | Self::ProfileUpdate { client: code }
-            | Self::Mbox { client: code, .. } => Some(client(code)?),
-            Self::ProfileFetch { .. }
-            | Self::Profile { .. }
-            | Self::Attribute { .. }
-            | Self::Batches
-            | Self::Statistics
-            | Self::Export => Some(request.query().strict()?.client(&front.app)?),
-            Self::Inspector(page) => page.client(front, request, bearer)?,
-            Self::Batch { id }
-            | Self::Events { id }
-            | Self::Outcomes { id }
-            | Self::Repair { id }
-            | Self::File { id } => BatchId::parse(id).map(|id| id.client),
-            Self::Delivery
-            | Self::RestMbox { .. }
-            | Self::BatchMbox
-            | Self::Compact
-            | Self::Backup
-            | Self::OpenApi
-            | Self::Healthz
-            | Self::Readyz
-            | Self::Metrics => None,
-        })
-    }
-
-    /// Whether pages of other origins call it: the site's calls.
-    pub(super) fn is_for_pages(&self) -> bool {
-        matches!(self, Self::Mbox { .. } | Self::Delivery | Self::RestMbox { .. } | Self::BatchMbox)
-    }
-
-    /// Whether it is one of Adobe's calls that take a token.
-    fn is_for_adobes_clients(&self) -> bool {
-        matches!(
-            self,
-            Self::BatchUpdate { .. }
-                | Self::BatchStatus { .. }
-                | Self::ProfileUpdate { .. }
-                | Self::ProfileFetch { .. }
-        )
-    }
-
-    /// Whether it reads a cookie.
-    pub(super) fn reads_cookies(&self) -> bool {
-        matches!(self, Self::Mbox { kind: Kind::Raw | Kind::Image | Kind::Page, .. })
-    }
-
-    /// The form in which it refuses.
-    fn door(&self) -> Door {
-        match self {
-            Self::BatchUpdate { .. } | Self::BatchStatus { .. } => Door::Batch,
-            Self::ProfileUpdate { .. } => Door::Update,
-            Self::Mbox { kind, .. } => kind.door(),
-            _ => Door::Rest,
-        }
-    }
-
-    /// What the log and the metrics call it: a path would hold ids.
-    pub(super) fn name(&self) -> &'static str {
-        match self {
-            Self::BatchUpdate { version: BatchVersion::V1, .. } => "batchUpdate v1",
-            Self::BatchUpdate { version: BatchVersion::V2, .. } => "batchUpdate v2",
-            Self::BatchStatus { .. } => "batchStatus",
-            Self::ProfileUpdate { .. } => "profile update",
-            Self::Mbox { .. } => "mbox",
-            Self::Delivery => "delivery",
-            Self::RestMbox { .. } => "rest mbox",
-            Self::BatchMbox => "batch mbox",
-            Self::ProfileFetch { .. } => "profile fetch",
-            Self::Profile { .. } => "profile",
-            Self::Attribute { .. } => "attribute",
-            Self::Batches => "batches",
-            Self::Batch { .. } => "batch",
-            Self::Events { .. } => "batch events",
-            Self::Outcomes { .. } => "batch outcomes",
-            Self::Repair { .. } => "batch repair",
-            Self::File { .. } => "batch file",
-            Self::Statistics => "statistics",
-            Self::Export => "export",
-            Self::Compact => "compact",
-            Self::Backup => "backup",
-            Self::OpenApi => "openapi",
-            Self::Healthz => "healthz",
-            Self::Readyz => "readyz",
-            Self::Metrics => "metrics",
-            Self::Inspector(page) => page.name(),
-        }
-    }
-
-    /// A refusal, in the form of its front door.
+    /// A refusal, in the form of its API.
     pub(super) fn refusal(&self, request: &Request, error: &HttpError) -> Answer {
-        match self {
-            Self::Inspector(page) => page.refusal(request, error),
-            _ => refusal(self.door(), error),
+        match self.route.first.api {
+            Api::Profile(door) => refusal(door, error),
+            Api::Site { door, .. } => refusal(door(self.path.get("kind")), error),
+            Api::Native => refusal(Door::Rest, error),
+            Api::Inspector(refusal) => refusal(request, error),
         }
     }
 
-    /// Has the request answered.
-    pub(super) async fn answer(&self, front: &Front, request: &mut Request) -> Result<Answer, HttpError> {
-        if self.is_for_pages() && request.method() == Method::OPTIONS {
-            return Ok(cors::preflight(Methods(self.methods())));
+    /// Lets pages of other origins read an answer, where they may make the call.
+    pub(super) fn open_to_pages(&self, answer: &mut Answer, origin: Option<HeaderValue>) {
+        if let Api::Site { reads_cookies, .. } = self.route.first.api {
+            cors::open(answer, origin.filter(|_| !reads_cookies));
         }
-        if !self.methods().contains(request.method()) {
-            return Err(HttpError::Method(self.methods()));
+    }
+
+    /// Has a request answered, if it may be.
+    pub(super) async fn answer(&self, front: &Front, request: &mut Request) -> Reply {
+        let first = self.route.first;
+        if first.api.is_for_pages() && request.method() == Method::OPTIONS {
+            return Ok(cors::preflight(Allowed(&self.route.methods)));
         }
-        if self.is_for_pages() {
+        let Some(endpoint) = self.endpoint(request.method()) else {
+            return Err(HttpError::Method(&self.route.methods));
+        };
+        if endpoint.limits.rate == Rate::SiteCalls {
             front.count_site_call(request.caller())?;
         }
-        let access = self.access(request.method());
-        let (tokens, now) = (front.tokens(), front.app.now());
-        let writes = self.writes(request.method());
-        let proof = match self {
-            Self::Inspector(_) => Proof::HeaderOrCookie,
-            _ => Proof::Header,
+        let proof = match endpoint.api {
+            Api::Inspector(_) => Proof::HeaderOrCookie,
+            Api::Profile(_) | Api::Site { .. } | Api::Native => Proof::Header,
         };
-        let shut = |error| if self.is_for_adobes_clients() { auth::as_adobe(error) } else { error };
-        let bearer = auth::admit(&tokens, now, request, access, writes, proof)
+        let shut = |error| match endpoint.api {
+            Api::Profile(_) => auth::as_adobe(error),
+            Api::Site { .. } | Api::Native | Api::Inspector(_) => error,
+        };
+        let (tokens, now) = (front.tokens(), front.app.now());
+        let bearer = auth::admit(&tokens, now, request, endpoint.access, endpoint.methods.write(), proof)
             .map_err(|error| shut(front.count_failure(request.caller(), error)))?;
-        let client = self.client(front, request, &bearer)?;
-        bearer.check(access, client.as_ref()).map_err(shut)?;
-        match (*self, &client) {
-            (Self::Inspector(page), client) => page.answer(front, request, &bearer, client.as_ref()).await,
-            (Self::OpenApi, _) => document(),
-            (Self::Healthz, _) => ops::healthz(front),
-            (Self::Readyz, _) => ops::readyz(front),
-            (Self::Delivery, _) => adobe::delivery::answer(front, request).await,
-            (Self::RestMbox { session_id }, _) => adobe::rest_mbox::answer(front, request, session_id).await,
-            (Self::BatchMbox, _) => adobe::batch_mbox::answer(front, request).await,
-            (Self::Batch { id }, _) if request.method() == Method::DELETE => {
-                native::batches::give_up(front, request, &bearer, &native::batches::id(request, id)?).await
-            }
-            (Self::File { id }, _) if request.method() == Method::POST => {
-                native::batches::put_back(front, request, &bearer, &native::batches::id(request, id)?).await
-            }
-            (Self::Batch { id }, _) => native::batches::one(front, &native::batches::id(request, id)?),
-            (Self::Events { id }, _) => {
-                native::events::answer(front, request, &native::batches::id(request, id)?).await
-            }
-            (Self::Outcomes { id }, _) => {
-                native::outcomes::answer(front, request, &native::batches::id(request, id)?).await
-            }
-            (Self::Repair { id }, _) => {
-                outcomes::repair(front, request, &native::batches::id(request, id)?).await
-            }
-            (Self::File { id }, _) => {
-                outcomes::file(front, request, &native::batches::id(request, id)?).await
-            }
-            (Self::Compact, _) => native::upkeep::compact(front, request, &bearer).await,
-            (Self::Backup, _) => native::upkeep::backup(front, request, &bearer).await,
-            (Self::BatchUpdate { version, .. }, Some(client)) => {
-                adobe::batch_update::answer(front, request, client, version).await
-            }
-            (Self::BatchStatus { .. }, Some(client)) => {
-                adobe::batch_status::answer(front, request, client).await
-            }
-            (Self::ProfileUpdate { .. }, Some(client)) => {
-                adobe::profile_update::answer(front, request, client).await
-            }
-            (Self::Mbox { kind, .. }, Some(client)) => {
-                adobe::mbox::answer(front, request, client, kind).await
-            }
-            (Self::ProfileFetch { kind, id }, Some(client)) => {
-                adobe::profile_fetch::answer(front, client, kind, id).await
-            }
-            (Self::Profile { id }, Some(client)) if request.method() == Method::DELETE => {
-                native::profiles::erase(front, request, &bearer, client, id).await
-            }
-            (Self::Profile { id }, Some(client)) => {
-                native::profiles::answer(front, request, client, id).await
-            }
-            (Self::Attribute { id, name }, Some(client)) => {
-                native::profiles::remove(front, request, &bearer, client, id, name).await
-            }
-            (Self::Statistics, Some(client)) => native::statistics::answer(front, request, client).await,
-            (Self::Batches, Some(client)) => native::batches::list(front, request, client),
-            (Self::Export, Some(client)) => native::export::answer(front, request, &bearer, client).await,
-            (Self::Metrics, _) => ops::metrics(front, |client| bearer.sees(client)),
-            (_, None) => Err(HttpError::Inside("a call about one client's visitors names none".into())),
+        let client = endpoint.client.find(front, request, &bearer, self.path)?;
+        bearer.check(endpoint.access, client.as_ref()).map_err(shut)?;
+        if let (Rate::BatchCalls, Some(client)) = (endpoint.limits.rate, &client) {
+            front.count_batch_call(client)?;
         }
+        let call = Call {
+            front,
+            request,
+            path: self.path,
+            bearer: &bearer,
+            client: client.as_ref(),
+            limits: &endpoint.limits,
+        };
+        let reply = (endpoint.handler)(call).await;
+        debug_assert!(
+            is_declared(endpoint, &reply),
+            "{}: {:?} is no place of its limits",
+            endpoint.path,
+            reply.err()
+        );
+        reply
     }
 }
 
-/// `GET /openapi.json`: all calls, described.
-fn document() -> Result<Answer, HttpError> {
-    let schemas = Schemas::default()
-        .with::<native::batches::Batches>()
-        .with::<native::batches::Batch>()
-        .with::<native::profiles::Profile<'static>>()
-        .with::<native::profiles::Erased>()
-        .with::<native::profiles::Removed>()
-        .with::<native::statistics::Statistics<'static>>()
-        .with::<native::upkeep::Compacted>()
-        .with::<native::upkeep::BackedUp>()
-        .with::<outcomes::Row<'static>>()
-        .with::<adobe::batch_update::TriedOut<'static>>()
-        .with::<adobe::profile_fetch::Fetched<'static>>();
-    json(StatusCode::OK, &openapi::document(schemas)?)
+/// Whether a place that a call found taken is one that its limits name.
+fn is_declared(endpoint: &Endpoint, reply: &Reply) -> bool {
+    match reply {
+        Err(HttpError::Engine(EngineError::Taken(scarce, _) | EngineError::MadeRoom(scarce))) => {
+            endpoint.limits.places.contains(scarce)
+        }
+        _ => true,
+    }
 }
 
 /// What is answered while the daemon is still opening its data folder.
 pub(super) fn answer_while_opening(path: &str, at: String) -> Answer {
     match path {
-        "/healthz" => ops::healthz_while_opening(),
+        ops::HEALTHZ => ops::healthz_while_opening(),
         _ => refusal(Door::Rest, &HttpError::NotReady(at)),
     }
 }
@@ -419,114 +194,163 @@ pub(super) fn door_of_unknown(segments: &[&str]) -> Door {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
-    fn check(path: &str, expected: Option<Endpoint<'_>>) {
+    /// The template that a path leads to, and what stands in its places, in their order.
+    fn found(path: &str) -> Option<(&'static str, Vec<String>)> {
         let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
-        assert_eq!(Endpoint::find(&segments), expected, "{path}");
+        let found = Found::at(&segments)?;
+        let values = found.route.template.parameters().map(|(name, _)| found.path.get(name).to_owned());
+        Some((found.route.first.path, values.collect()))
     }
 
-    /// The paths of `find`, as this file has them, in the form of the document.
-    fn paths_found() -> std::collections::BTreeSet<String> {
-        let text = include_str!("router.rs");
-        let find = text.split_once("Some(match *segments {").unwrap().1.split_once("_ => return ").unwrap().0;
-        let mut paths = std::collections::BTreeSet::new();
-        for pattern in find.split('[').skip(1).filter_map(|rest| rest.split_once(']')).map(|(it, _)| it) {
-            let mut all = vec![String::new()];
-            for segment in pattern.split(',').map(str::trim) {
-                let names: Vec<String> = match segment.split_once(" @ ") {
-                    Some((_, names)) => names
-                        .trim_matches(['(', ')'])
-                        .split(" | ")
-                        .map(|it| it.trim_matches('"').into())
-                        .collect(),
-                    None if segment.starts_with('"') => vec![segment.trim_matches('"').into()],
-                    None => vec![format!("{{{segment}}}")],
-                };
-                all = all
-                    .iter()
-                    .flat_map(|path| names.iter().map(move |name| format!("{path}/{name}")))
-                    .collect();
-            }
-            paths.extend(all);
+    #[track_caller]
+    fn check(path: &str, expected: Option<(&str, &[&str])>) {
+        let expected = expected.map(|(template, values)| {
+            (template, values.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>())
+        });
+        assert_eq!(found(path), expected, "{path}");
+    }
+
+    /// A path of each template, for each value that it lists.
+    fn examples(template: &'static str) -> Vec<String> {
+        let mut all = vec![String::new()];
+        for part in template.split('/').skip(1) {
+            let values: Vec<&str> = match part.split_once('=') {
+                Some((_, values)) => values.trim_end_matches('}').split('|').collect(),
+                None if part.starts_with('{') => vec!["x"],
+                None => vec![part],
+            };
+            all = all.iter().flat_map(|path| values.iter().map(move |it| format!("{path}/{it}"))).collect();
         }
-        paths
+        all
     }
 
     #[test]
-    fn the_document_has_the_paths_and_methods_that_there_are_and_no_others() {
-        let document = openapi::document(Schemas::default()).unwrap();
-        let described = document["paths"].as_object().unwrap();
-        let paths: std::collections::BTreeSet<String> = described.keys().cloned().collect();
-        assert!(paths.len() > 25);
-        assert_eq!(paths, paths_found());
-        for (path, operations) in described {
-            let kind = if path.contains("/ubox/") { "raw" } else { "json" };
-            let example = path.replace("{kind}", kind);
-            let segments: Vec<&str> = example.trim_start_matches('/').split('/').collect();
-            let endpoint = Endpoint::find(&segments).unwrap();
-            let methods = operations.as_object().unwrap().keys().map(|it| it.to_uppercase());
-            let taken = endpoint.methods().iter().filter(|it| *it != Method::HEAD).map(ToString::to_string);
-            let sorted = |mut all: Vec<String>| {
-                all.sort();
-                all
-            };
-            assert_eq!(sorted(methods.collect()), sorted(taken.collect()), "{path}");
+    fn each_path_leads_to_its_own_endpoint_and_to_no_other() {
+        for endpoint in endpoints() {
+            for path in examples(endpoint.path) {
+                assert_eq!(found(&path).map(|(template, _)| template), Some(endpoint.path), "{path}");
+                let segments: Vec<&str> = path.split('/').skip(1).collect();
+                let matching: BTreeSet<&str> = endpoints()
+                    .filter(|other| Template::new(other.path).matches(&segments))
+                    .map(|other| other.path)
+                    .collect();
+                assert_eq!(matching.len(), 1, "{path}: {matching:?}");
+            }
+        }
+        assert!(endpoints().count() > 35);
+    }
+
+    #[test]
+    fn the_endpoints_of_a_path_share_an_api_and_no_method() {
+        for route in ROUTES.iter().flatten() {
+            let methods: BTreeSet<&str> = route.methods.iter().map(Method::as_str).collect();
+            assert_eq!(methods.len(), route.methods.len(), "{}", route.template.text());
+            for endpoint in &route.endpoints {
+                let same = std::mem::discriminant(&endpoint.api) == std::mem::discriminant(&route.first.api);
+                assert!(same, "{}", endpoint.path);
+            }
+        }
+    }
+
+    /// A declaration that contradicts itself would be found at a call alone.
+    #[test]
+    fn declarations_agree_with_themselves() {
+        for endpoint in endpoints() {
+            let Endpoint { path, client, access, limits, api, describe, .. } = endpoint;
+            let names = Template::new(path).parameters().map(|(name, _)| name).collect::<Vec<_>>();
+            assert_eq!(*client == Whose::InPath, names.contains(&"client"), "{path}");
+            assert!(*client != Whose::OfBatch || names.contains(&"id"), "{path}");
+            assert_eq!(*access == Access::Page, api.is_for_pages(), "{path}");
+            assert_eq!(limits.rate == Rate::SiteCalls, api.is_for_pages(), "{path}");
+            assert_eq!(describe.is_none(), matches!(api, Api::Inspector(_)), "{path}");
+            assert_eq!(path.starts_with("/m2/") || path.starts_with("/rest/"), api.is_adobes(), "{path}");
+            assert!(!path.starts_with("/m2/") || names.first() == Some(&"client"), "{path}");
+            // A token of one client's must not lead to another's visitors.
+            assert!(!matches!(access, Access::Of(_)) || *client != Whose::Nobody, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_document_has_each_call_and_no_other() {
+        let document = openapi::document(endpoints()).unwrap();
+        let mut described = BTreeSet::new();
+        for (path, operations) in document["paths"].as_object().unwrap() {
+            described
+                .extend(operations.as_object().unwrap().keys().map(|it| (path.clone(), it.to_uppercase())));
+        }
+        let mut declared = BTreeSet::new();
+        for endpoint in endpoints().filter(|endpoint| !matches!(endpoint.api, Api::Inspector(_))) {
+            let methods = endpoint.methods.all().iter().filter(|method| *method != Method::HEAD);
+            declared.extend(
+                methods.map(|method| (Template::new(endpoint.path).in_openapi(), method.to_string())),
+            );
+        }
+        assert_eq!(described, declared);
+        // What is referred to is there.
+        let text = document.to_string();
+        for reference in text.split("\"#/components/schemas/").skip(1) {
+            let name = reference.split('"').next().unwrap();
+            assert!(document["components"]["schemas"][name].is_object(), "{name}");
         }
     }
 
     #[test]
     fn a_slash_at_the_end_of_adobes_paths_means_nothing() {
         // aepsdk-target-ios TargetConstants.swift:21, aepsdk-target-android TargetConstants.java:23.
-        check("/rest/v1/delivery/", Some(Endpoint::Delivery));
-        for path in paths_found().iter().filter(|path| !path.starts_with("/api/")) {
-            let kind = if path.contains("/ubox/") { "raw" } else { "json" };
-            let path = path.replace("{kind}", kind);
-            if path.starts_with("/m2/") || path.starts_with("/rest/") {
-                let slashed = format!("{path}/");
-                let (plain, slashed): (Vec<&str>, Vec<&str>) =
-                    (path.split('/').skip(1).collect(), slashed.split('/').skip(1).collect());
-                assert!(Endpoint::find(&plain).is_some(), "{path}");
-                assert_eq!(Endpoint::find(&slashed), Endpoint::find(&plain), "{path}");
+        check("/rest/v1/delivery/", Some(("/rest/v1/delivery", &[])));
+        for endpoint in endpoints().filter(|endpoint| endpoint.api.is_adobes()) {
+            for path in examples(endpoint.path) {
+                assert_eq!(found(&format!("{path}/")), found(&path), "{path}");
             }
         }
     }
 
     #[test]
     fn paths_lead_where_adobes_documentation_says() {
-        use BatchVersion::{V1, V2};
-        let batch = |version| Some(Endpoint::BatchUpdate { client: "demo", version });
-        let fetch = |kind, id| Some(Endpoint::ProfileFetch { kind, id });
-        check("/m2/demo/profile/batchUpdate", batch(V1));
-        check("/m2/demo/v2/profile/batchUpdate", batch(V2));
-        check("/m2/demo/profile/batchStatus", Some(Endpoint::BatchStatus { client: "demo" }));
-        check("/m2/demo/v2/profile/batchStatus", Some(Endpoint::BatchStatus { client: "demo" }));
-        check("/m2/demo/profile/update", Some(Endpoint::ProfileUpdate { client: "demo" }));
-        let mbox = |kind| Some(Endpoint::Mbox { client: "demo", kind });
-        check("/m2/demo/mbox/json", mbox(Kind::Json));
-        check("/m2/demo/mbox/ajax", mbox(Kind::Ajax));
-        check("/m2/demo/mbox/standard", mbox(Kind::Standard));
-        check("/m2/demo/ubox/raw", mbox(Kind::Raw));
-        check("/m2/demo/ubox/image", mbox(Kind::Image));
-        check("/m2/demo/ubox/page", mbox(Kind::Page));
+        let demo: &[&str] = &["demo"];
+        check("/m2/demo/profile/batchUpdate", Some(("/m2/{client}/profile/batchUpdate", demo)));
+        check("/m2/demo/v2/profile/batchUpdate", Some(("/m2/{client}/v2/profile/batchUpdate", demo)));
+        check("/m2/demo/profile/batchStatus", Some(("/m2/{client}/profile/batchStatus", demo)));
+        check("/m2/demo/v2/profile/batchStatus", Some(("/m2/{client}/v2/profile/batchStatus", demo)));
+        check("/m2/demo/profile/update", Some(("/m2/{client}/profile/update", demo)));
+        let mbox = |kind: &str| {
+            let path = format!("/m2/demo/mbox/{kind}");
+            check(&path, Some(("/m2/{client}/mbox/{kind=json|ajax|standard}", &["demo", kind])));
+        };
+        ["json", "ajax", "standard"].map(mbox);
+        let ubox = |kind: &str| {
+            let path = format!("/m2/demo/ubox/{kind}");
+            check(&path, Some(("/m2/{client}/ubox/{kind=raw|image|page}", &["demo", kind])));
+        };
+        ["raw", "image", "page"].map(ubox);
         check("/m2/demo/ubox/json", None);
         check("/m2/demo/mbox/raw", None);
-        check("/rest/v1/delivery", Some(Endpoint::Delivery));
-        check("/rest/v1/mbox/", Some(Endpoint::RestMbox { session_id: None }));
-        check("/rest/v1/mbox/s", Some(Endpoint::RestMbox { session_id: Some("s") }));
-        check("/rest/v2/batchmbox/", Some(Endpoint::BatchMbox));
-        check("/rest/v1/profiles/1.28_0", fetch(IdKind::Pc, "1.28_0"));
-        check("/rest/v1/profiles/thirdPartyId/x", fetch(IdKind::ThirdParty, "x"));
-        check("/rest/v1/profiles/marketingCloudVisitorId/3", fetch(IdKind::Ecid, "3"));
-        check("/rest/v1/profiles/thirdPartyId", fetch(IdKind::Pc, "thirdPartyId"));
-        check("/api/v1/batches", Some(Endpoint::Batches));
+        check("/rest/v1/delivery", Some(("/rest/v1/delivery", &[])));
+        check("/rest/v1/mbox/", Some(("/rest/v1/mbox", &[])));
+        check("/rest/v1/mbox/s", Some(("/rest/v1/mbox/{session_id+}", &["s"])));
+        check("/rest/v2/batchmbox/", Some(("/rest/v2/batchmbox", &[])));
+        let (pc, third_party, ecid) = (
+            "/rest/v1/profiles/{id+}",
+            "/rest/v1/profiles/thirdPartyId/{id}",
+            "/rest/v1/profiles/marketingCloudVisitorId/{id}",
+        );
+        check("/rest/v1/profiles/1.28_0", Some((pc, &["1.28_0"])));
+        check("/rest/v1/profiles/thirdPartyId/x", Some((third_party, &["x"])));
+        check("/rest/v1/profiles/marketingCloudVisitorId/3", Some((ecid, &["3"])));
+        check("/rest/v1/profiles/thirdPartyId", Some((pc, &["thirdPartyId"])));
+        check("/api/v1/batches", Some(("/api/v1/batches", &[])));
         check("/m2/demo/profile/batchupdate", None);
         check("/m2/demo/profile/batchUpdate//", None);
-        check("/api/v1/batches/", Some(Endpoint::Batch { id: "" }));
+        check("/api/v1/batches/", Some(("/api/v1/batches/{id}", &[""])));
+        check("/api/v1/statistics/", None);
         check("/rest/v1/profiles", None);
         check("/rest/v1/profiles/", None);
-        check("/rest/v1/profiles/thirdPartyId/", fetch(IdKind::ThirdParty, ""));
-        check("/rest/v1/profiles/marketingCloudVisitorId/", fetch(IdKind::Ecid, ""));
-        check("/", Some(Endpoint::Inspector(inspector::Page::Home)));
+        check("/rest/v1/profiles/thirdPartyId/", Some((third_party, &[""])));
+        check("/rest/v1/profiles/marketingCloudVisitorId/", Some((ecid, &[""])));
+        check("/", Some(("/", &[])));
     }
 }

@@ -28,12 +28,11 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::caller::Caller;
 use super::connection::Watched;
-use super::cors;
 use super::error::HttpError;
 use super::places::{FreePlace, Place, Places};
 use super::request::Request;
 use super::response::{Answer, Door, refusal};
-use super::router::{Endpoint, answer_while_opening, door_of_unknown};
+use super::router::{Found, answer_while_opening, door_of_unknown};
 use super::tls::{Tls, Unsecured};
 use super::{Front, Limits};
 use crate::config::Timeouts;
@@ -402,21 +401,18 @@ async fn answer(front: &Front, mut request: Request, refused: Option<HttpError>)
     let (mut answer, endpoint) = match request.segments() {
         Ok(segments) => {
             let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
-            match Endpoint::find(&segments) {
-                Some(endpoint) => {
+            match Found::at(&segments) {
+                Some(found) => {
                     let result = match checked {
-                        Ok(()) => endpoint.answer(front, &mut request).await,
+                        Ok(()) => found.answer(front, &mut request).await,
                         Err(error) => Err(error),
                     };
                     let mut answer = result.unwrap_or_else(|error| {
                         note(front, &error, &id);
-                        endpoint.refusal(&request, &error)
+                        found.refusal(&request, &error)
                     });
-                    if endpoint.is_for_pages() {
-                        let origin = request.origin().filter(|_| !endpoint.reads_cookies());
-                        cors::open(&mut answer, origin);
-                    }
-                    (answer, endpoint.name())
+                    found.open_to_pages(&mut answer, request.origin());
+                    (answer, found.name(&method))
                 }
                 None => {
                     let unknown = HttpError::NotFound("there is nothing at this path".into());

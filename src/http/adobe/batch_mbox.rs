@@ -6,26 +6,56 @@
 
 use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-use crate::http::Front;
-use crate::http::adobe::delivery::body::{Taken, take};
+use crate::http::adobe::delivery::body::{LIMITS, Taken, take};
 use crate::http::adobe::delivery::call::{
-    Ids, Kept, Object, Parameters, Unused, Weighs, check_mbox_count, text_weight,
+    Ids, Kept, Object, Parameters, Unused, Weighs, check_mbox_count, profile_parameters, text_weight, unused,
 };
 use crate::http::adobe::delivery::{DeliveredIds, check_session_id, client_of, edge_host, write};
 use crate::http::adobe::site::random_id;
-use crate::http::error::HttpError;
-use crate::http::request::{Request, client};
-use crate::http::response::{Answer, json};
+use crate::http::auth::Access;
+use crate::http::endpoint::{Api, Call, Endpoint, Methods, Reply, Whose};
+use crate::http::operation::form_of;
+use crate::http::request::client;
+use crate::http::response::{Door, JSON, json};
+use crate::http::shapes;
 use crate::model::profile::Source;
 
-pub(in crate::http) async fn answer(front: &Front, request: &mut Request) -> Result<Answer, HttpError> {
-    let query = request.query().strict()?;
+pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
+    methods: Methods::Post,
+    path: "/rest/v2/batchmbox",
+    name: "batch mbox",
+    api: Api::Site { door: |_| Door::Rest, reads_cookies: false },
+    access: Access::Page,
+    client: Whose::InBody,
+    limits: LIMITS,
+    handler: |call| Box::pin(answer(call)),
+    describe: Some(|operation| {
+        operation
+            .summary("Several mboxes, as Adobe's mobile SDK 4 calls them.")
+            .query(
+                "client",
+                false,
+                shapes::client(),
+                "Whose visitors. May be left out where the body's client, or an organisation, or a default says it.",
+            )
+            .query("imsOrgId", false, shapes::text(), "The organisation, instead of client.")
+            .query("sessionId", false, shapes::session_id(), "The session.")
+            .body([form_of::<BatchMbox>(JSON)])
+            .json::<BatchMboxContents<'_>>("Default content: empty strings.")
+            .bears_left_out(&["200"])
+    }),
+}];
+
+async fn answer(call: Call<'_>) -> Reply {
+    let query = call.query()?;
+    let Call { front, request, .. } = call;
     if let Some(session_id) = query.get("sessionId") {
         check_session_id(Some(session_id))?;
     }
     let base_url = request.base_url(&front.app)?;
-    let Taken { mut call, _place } = take::<Call>(front, request, None).await?;
+    let Taken { mut call, _place } = take::<BatchMbox>(front, request, None).await?;
     check_mbox_count("mboxes", call.mboxes.as_ref())?;
     check_mbox_count("prefetch", call.prefetch.as_ref())?;
     let client = match call.client.as_deref().filter(|code| !code.is_empty()) {
@@ -36,7 +66,7 @@ pub(in crate::http) async fn answer(front: &Front, request: &mut Request) -> Res
     let sent = call.id.as_ref().map(|Object(ids)| ids);
     let (ids, left_out) = write(front, &client, sent, "id.", Source::Mbox, attributes).await?;
 
-    let contents = Contents {
+    let contents = BatchMboxContents {
         request_id: &random_id()?,
         client: client.as_str(),
         id: DeliveredIds::of(&ids),
@@ -51,35 +81,42 @@ pub(in crate::http) async fn answer(front: &Front, request: &mut Request) -> Res
 }
 
 /// What is used of a call; other keys may hold anything.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Call {
+struct BatchMbox {
+    #[schema(schema_with = shapes::client)]
     client: Option<String>,
+    #[schema(value_type = Option<Ids>)]
     id: Option<Object<Ids>>,
     content_as_json: Option<bool>,
+    #[schema(schema_with = profile_parameters)]
     profile_parameters: Option<Parameters>,
-    mboxes: Option<Kept<Mbox>>,
-    prefetch: Option<Kept<Mbox>>,
+    #[schema(value_type = Option<Vec<AskedMbox>>, max_items = 50)]
+    mboxes: Option<Kept<AskedMbox>>,
+    #[schema(value_type = Option<Vec<AskedMbox>>, max_items = 50)]
+    prefetch: Option<Kept<AskedMbox>>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Mbox {
+struct AskedMbox {
+    #[schema(minimum = 0, maximum = 1000)]
     index_id: Option<i64>,
     mbox: String,
     #[serde(rename = "parameters")]
+    #[schema(schema_with = unused)]
     _parameters: Option<Unused>,
 }
 
-impl Weighs for Mbox {
+impl Weighs for AskedMbox {
     fn weight(&self) -> usize {
         text_weight(Some(&self.mbox))
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Contents<'a> {
+struct BatchMboxContents<'a> {
     request_id: &'a str,
     client: &'a str,
     id: DeliveredIds<'a>,
@@ -87,21 +124,24 @@ struct Contents<'a> {
     edge_host: Option<&'a str>,
     content_as_json: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    mbox_responses: Option<Vec<Content<'a>>>,
+    mbox_responses: Option<Vec<BatchMboxContent<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    prefetch_responses: Option<Vec<Content<'a>>>,
+    prefetch_responses: Option<Vec<BatchMboxContent<'a>>>,
 }
 
 /// The default content of an mbox: the SDK reads `content` as a string, and keeps the app's own if it is empty.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Content<'a> {
+struct BatchMboxContent<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     index_id: Option<i64>,
     mbox: &'a str,
     content: &'static str,
 }
 
-fn contents(asked: &Kept<Mbox>) -> Vec<Content<'_>> {
-    asked.iter().map(|mbox| Content { index_id: mbox.index_id, mbox: &mbox.mbox, content: "" }).collect()
+fn contents(asked: &Kept<AskedMbox>) -> Vec<BatchMboxContent<'_>> {
+    asked
+        .iter()
+        .map(|mbox| BatchMboxContent { index_id: mbox.index_id, mbox: &mbox.mbox, content: "" })
+        .collect()
 }

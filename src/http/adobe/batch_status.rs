@@ -5,24 +5,52 @@
 
 use hyper::StatusCode;
 
+use crate::engine::gates::Scarce;
 use crate::engine::read::report::ToldRow;
 use crate::engine::{BatchState, BatchStatus};
-use crate::http::Front;
+use crate::http::auth::Access;
+use crate::http::endpoint::{Api, Call, Endpoint, Limits, Methods, Reply, Whose};
 use crate::http::error::HttpError;
-use crate::http::request::Request;
-use crate::http::response::{Answer, element, xml_with};
+use crate::http::operation::form;
+use crate::http::response::{Answer, Door, XML, element, xml_with};
+use crate::http::shapes;
 use crate::model::batch::{BatchId, Outcome};
-use crate::model::id::ClientCode;
 
 /// How many failed rows are told.
 const FAILED_TOLD_MAX: usize = 1_000;
 
-pub(in crate::http) async fn answer(
-    front: &Front,
-    request: &Request,
-    client: &ClientCode,
-) -> Result<Answer, HttpError> {
-    let query = request.query().strict()?;
+pub(super) const ENDPOINTS: &[Endpoint] =
+    &[endpoint("/m2/{client}/profile/batchStatus"), endpoint("/m2/{client}/v2/profile/batchStatus")];
+
+const fn endpoint(path: &'static str) -> Endpoint {
+    Endpoint {
+        methods: Methods::Read,
+        path,
+        name: "batchStatus",
+        api: Api::Profile(Door::Batch),
+        access: Access::Any,
+        client: Whose::InPath,
+        limits: Limits { places: &[Scarce::Reports], ..Limits::NONE },
+        handler: |call| Box::pin(answer(call)),
+        describe: Some(|operation| {
+            operation
+                .summary("How far a batch is.")
+                .query("batchId", true, shapes::batch_id(), "Which batch.")
+                .query(
+                    "showDetails",
+                    false,
+                    shapes::text(),
+                    "true: with the counts and, once it is complete, the first 1,000 rows that failed, each as \
+                     <profile><id>…</id><status>failed</status></profile>, and a note on how to get all.",
+                )
+                .answers("200", "How far it is.", [form(XML, shapes::text())])
+        }),
+    }
+}
+
+async fn answer(call: Call<'_>) -> Reply {
+    let (client, query) = (call.client()?, call.query()?);
+    let Call { front, request, .. } = call;
     let text = query.get("batchId").ok_or_else(|| {
         HttpError::Wrong("batchId= is missing: batchUpdate's answer has the whole URL".into())
     })?;

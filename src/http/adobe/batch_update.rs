@@ -9,29 +9,90 @@ use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
 use crate::batch::remarks::{Remark, Remarked};
+use crate::engine::gates::Scarce;
 use crate::engine::ingest::dry_run::{Diff, DryRun};
 use crate::engine::{AcceptedBatch, BatchVersion, EngineError};
-use crate::http::Front;
-use crate::http::batch_file::{MEDIA_TYPES, empty_values, idempotency_key, take_in};
+use crate::http::auth::Access;
+use crate::http::batch_file::{self, MEDIA_TYPES, empty_values, idempotency_key, take_in};
+use crate::http::endpoint::{Api, Body, Call, Endpoint, Limits, Methods, Rate, Reply, Whose};
 use crate::http::error::HttpError;
-use crate::http::outcomes::{self, Form, Outcomes, Row};
+use crate::http::operation::{Operation, form, form_of};
+use crate::http::outcomes::{self, Outcomes, ReportForm, Row};
 use crate::http::request::Request;
-use crate::http::response::{Answer, json, xml};
+use crate::http::response::{Answer, CSV, Door, JSON, NDJSON, XML, json, xml};
+use crate::http::{Front, shapes};
 use crate::model::id::ClientCode;
+use crate::tokens::Scope;
 
 /// The answer's header that bears the batch's place in the order.
 const SEQ_HEADER: HeaderName = HeaderName::from_static("profiled-seq");
 /// The answer's header that says that the batch was accepted when it was sent before.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
-pub(in crate::http) async fn answer(
-    front: &Front,
-    request: &mut Request,
-    client: &ClientCode,
-    version: BatchVersion,
-) -> Result<Answer, HttpError> {
-    front.count_batch_call(client)?;
-    let dry_run = request.query().strict()?.switch("dryRun")?;
+pub(super) const ENDPOINTS: &[Endpoint] = &[
+    Endpoint {
+        methods: Methods::Post,
+        path: "/m2/{client}/profile/batchUpdate",
+        name: "batchUpdate v1",
+        api: Api::Profile(Door::Batch),
+        access: Access::Of(Scope::Batch),
+        client: Whose::InPath,
+        limits: LIMITS,
+        handler: |call| Box::pin(answer(call, BatchVersion::V1)),
+        describe: Some(|operation| describe(operation.summary("Accepts a batch file (v1)."))),
+    },
+    Endpoint {
+        methods: Methods::Post,
+        path: "/m2/{client}/v2/profile/batchUpdate",
+        name: "batchUpdate v2",
+        api: Api::Profile(Door::Batch),
+        access: Access::Of(Scope::Batch),
+        client: Whose::InPath,
+        limits: LIMITS,
+        handler: |call| Box::pin(answer(call, BatchVersion::V2)),
+        describe: Some(|operation| describe(operation.summary("Accepts a batch file (v2)."))),
+    },
+];
+
+const LIMITS: Limits =
+    Limits { body: Body::BatchFile, rate: Rate::BatchCalls, places: &[Scarce::Uploads, Scarce::DryRuns] };
+
+fn describe(operation: Operation) -> Operation {
+    operation
+        .switch("dryRun", "Only say what the batch would come to; nothing is written.")
+        .query(
+            "emptyValues",
+            false,
+            shapes::one_of(&["ignore", "remove"]),
+            "Whether an empty value removes the attribute.",
+        )
+        .header(
+            "Idempotency-Key",
+            shapes::pattern("^[!-~]{1,255}$"),
+            "The same key with the same body within 24 hours is no second batch: the first answer is given again.",
+        )
+        .body(batch_file::forms())
+        .answers(
+            "200",
+            "It is durable and readable, and followed by the URL in batchStatus; or, of a dry run, what it would come to: in \
+             sum in JSON, row by row in the form that Accept names. With batch_reading = \"adobe\" also what Adobe \
+             refuses with a 200: success is false, batchStatus empty.",
+            [
+                form(XML, shapes::text()),
+                form_of::<TriedOut<'_>>(JSON),
+                form(CSV, shapes::text()),
+                form_of::<Row<'_>>(NDJSON),
+            ],
+        )
+        .bears("200", "Profiled-Seq", "The batch's place in the order of all writes.")
+        .bears("200", "Idempotency-Replayed", "true: the batch was accepted when it was sent before.")
+        .bears("200", "Content-Disposition", "Of a dry run row by row: the name to save it under.")
+}
+
+async fn answer(call: Call<'_>, version: BatchVersion) -> Reply {
+    let client = call.client()?;
+    let dry_run = call.query()?.switch("dryRun")?;
+    let Call { front, request, .. } = call;
     match take(front, request, client, version, dry_run).await {
         // Adobe says so with a 200 (Bulk Profile Update API, URL-encoding requirements). A dry run says why.
         Err(HttpError::Engine(EngineError::AsAdobe { says, .. })) if !dry_run => {
@@ -80,7 +141,7 @@ async fn take(
 fn told(request: &Request, dry_run: DryRun) -> Result<Answer, HttpError> {
     let accepted = request.header_text(&ACCEPT).unwrap_or_default();
     if accepted.contains("text/csv") || accepted.contains("ndjson") {
-        return Ok(outcomes::told(request, dry_run.report, Form::of(request), None, None));
+        return Ok(outcomes::told(request, dry_run.report, ReportForm::of(request), None, None));
     }
     let attributes = dry_run.attributes.iter().map(|(name, diff)| {
         let Diff { set, changed, unchanged, removed } = *diff;
@@ -103,7 +164,7 @@ fn told(request: &Request, dry_run: DryRun) -> Result<Answer, HttpError> {
 /// What a batch would come to.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(in crate::http) struct TriedOut<'a> {
+pub(super) struct TriedOut<'a> {
     dry_run: bool,
     rows: u64,
     bytes: u64,
@@ -118,7 +179,7 @@ pub(in crate::http) struct TriedOut<'a> {
 
 /// What was remarked of some lines.
 #[derive(Serialize, ToSchema)]
-pub(in crate::http) struct RemarkTold<'a> {
+pub(super) struct RemarkTold<'a> {
     /// A word for programs.
     remark: &'static str,
     /// On how many lines.
@@ -137,7 +198,7 @@ impl<'a> RemarkTold<'a> {
 
 /// How many visitors' values of an attribute would change, and how.
 #[derive(Serialize, ToSchema)]
-pub(in crate::http) struct Changes {
+pub(super) struct Changes {
     set: u64,
     changed: u64,
     unchanged: u64,

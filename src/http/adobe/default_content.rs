@@ -15,10 +15,9 @@ use hyper::{StatusCode, Uri};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::Serialize;
 
-use super::mbox::Kind;
 use crate::http::error::HttpError;
 use crate::http::request::Params;
-use crate::http::response::{self, Answer};
+use crate::http::response::{self, Answer, Door};
 use crate::http::script;
 
 /// The longest name of an mbox, in characters: Adobe's limit.
@@ -30,6 +29,51 @@ const NONE: &str = "none";
 /// What a browser encodes in a URL.
 const NOT_IN_URLS: &AsciiSet =
     &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>').add(b'^').add(b'`').add(b'{').add(b'|').add(b'}');
+
+/// How a call wants to be answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// `mbox/json`: at.js.
+    Json,
+    /// `mbox/ajax`: mbox.js, once the page is loaded.
+    Ajax,
+    /// `mbox/standard`: mbox.js, while the page loads.
+    Standard,
+    /// `ubox/raw`: apps, and what sends emails.
+    Raw,
+    /// `ubox/image`: an image in an email or a banner.
+    Image,
+    /// `ubox/page`: a link in one.
+    Page,
+}
+
+impl Kind {
+    /// The kind that the last part of a path names; no path that leads here has another.
+    pub(super) fn named(name: &str) -> Self {
+        match name {
+            "ajax" => Self::Ajax,
+            "standard" => Self::Standard,
+            "raw" => Self::Raw,
+            "image" => Self::Image,
+            "page" => Self::Page,
+            _ => Self::Json,
+        }
+    }
+
+    /// The form in which it is refused.
+    pub(super) fn door(self) -> Door {
+        match self {
+            Self::Json => Door::Mbox,
+            Self::Ajax | Self::Standard => Door::MboxScript,
+            Self::Raw | Self::Image | Self::Page => Door::Ubox,
+        }
+    }
+
+    /// Whether it is one of the calls of emails, banners and apps, which keep a visitor's ids in cookies.
+    pub(super) fn is_ubox(self) -> bool {
+        self.door() == Door::Ubox
+    }
+}
 
 /// What a call is answered with, but for the ids.
 #[derive(Debug, PartialEq, Eq)]

@@ -13,14 +13,18 @@
 
 use hyper::StatusCode;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::engine::{CallIds, Engine, SiteCall};
-use crate::http::Front;
 use crate::http::adobe::site::{BLOCKED, give_pc_id, note_lost, random_id};
+use crate::http::auth::Access;
+use crate::http::endpoint::{Api, Call, Endpoint, Methods, Reply, Whose};
 use crate::http::error::HttpError;
 use crate::http::left_out::LeftOut;
-use crate::http::request::{Params, Request, client, visitor_id};
-use crate::http::response::{Answer, json, no_content};
+use crate::http::operation::form_of;
+use crate::http::request::{Params, client, visitor_id};
+use crate::http::response::{Door, JSON, json, no_content};
+use crate::http::{Front, shapes};
 use crate::model::blocked::BlockedIds;
 use crate::model::id::{ClientCode, IdKind, VisitorId, visible};
 use crate::model::profile::Source;
@@ -31,18 +35,44 @@ mod bounded;
 pub(super) mod call;
 
 use body::{Taken, take};
-use call::{Call, Id, Ids, KEPT_BYTES_MAX, Kept, Mbox, Object, View, shortened};
+use call::{Delivery, Id, Ids, KEPT_BYTES_MAX, Kept, Mbox, Object, View, shortened};
 
 /// Adobe: 1 to 128 characters, none of these.
 const SESSION_ID_CHARS_MAX: usize = 128;
 const SESSION_ID_FORBIDDEN: [char; 5] = [' ', '?', '/', '{', '}'];
 
-pub(in crate::http) async fn answer(front: &Front, request: &mut Request) -> Result<Answer, HttpError> {
-    let query = request.query().strict()?;
+pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
+    methods: Methods::Post,
+    path: "/rest/v1/delivery",
+    name: "delivery",
+    api: Api::Site { door: |_| Door::Rest, reads_cookies: false },
+    access: Access::Page,
+    client: Whose::InBody,
+    limits: body::LIMITS,
+    handler: |call| Box::pin(answer(call)),
+    describe: Some(|operation| {
+        operation
+            .summary("A call from the site, as Adobe's SDKs make it.")
+            .client()
+            .query("imsOrgId", false, shapes::text(), "The organisation, instead of client.")
+            .query("sessionId", true, shapes::session_id(), "The session.")
+            .body([form_of::<Delivery>(JSON).example(serde_json::json!({
+                "id": {"tntId": "d7a3", "thirdPartyId": "crm-123"},
+                "execute": {"mboxes": [{"index": 0, "name": "home", "profileParameters": {"city": "Oslo"}}]},
+            }))])
+            .json::<Delivered<'_>>("Default content: none offered.")
+            .answers("204", "A beacon is taken.", [])
+            .bears_left_out(&["200", "204"])
+    }),
+}];
+
+async fn answer(call: Call<'_>) -> Reply {
+    let query = call.query()?;
+    let Call { front, request, .. } = call;
     let client = client_of(&front.app, &query)?;
     check_session_id(query.get("sessionId"))?;
     let base_url = request.base_url(&front.app)?;
-    let Taken { call, _place } = take::<Call>(front, request, Some(&client)).await?;
+    let Taken { call, _place } = take::<Delivery>(front, request, Some(&client)).await?;
     let mut call = call.with_few_mboxes()?;
     let attributes = call.take_attributes();
     let (ids, left_out) = write(front, &client, call.ids(), "id.", Source::Delivery, attributes).await?;
@@ -157,7 +187,7 @@ pub(super) fn edge_host(base_url: &str) -> Option<&str> {
 }
 
 /// The answer to a call, as the SDKs read it; no options mean that the page's own content stays.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Delivered<'a> {
     status: u16,
@@ -167,9 +197,9 @@ struct Delivered<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     edge_host: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    execute: Option<Content<'a>>,
+    execute: Option<DeliveredContent<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    prefetch: Option<Content<'a>>,
+    prefetch: Option<DeliveredContent<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     notifications: Option<Vec<Notified<'a>>>,
 }
@@ -177,15 +207,18 @@ struct Delivered<'a> {
 /// Strings and nothing else, and the `tntId` always: Adobe's mobile extension for iOS drops the whole object for any other
 /// value in it (`TargetDeliveryResponse.swift`), and that for Android forgets its `tntId` if the answer has none
 /// (`TargetResponseParser.java`).
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct DeliveredIds<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
-    tnt_id: Option<&'a str>,
+    #[schema(required, schema_with = shapes::pc_id)]
+    pub(super) tnt_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    third_party_id: Option<&'a str>,
+    #[schema(schema_with = shapes::third_party_id)]
+    pub(super) third_party_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    marketing_cloud_visitor_id: Option<&'a str>,
+    #[schema(schema_with = shapes::ecid)]
+    pub(super) marketing_cloud_visitor_id: Option<&'a str>,
 }
 
 impl<'a> DeliveredIds<'a> {
@@ -200,9 +233,9 @@ impl<'a> DeliveredIds<'a> {
 }
 
 /// What `execute` and `prefetch` give for what was asked of them.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Content<'a> {
+struct DeliveredContent<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     page_load: Option<Nothing>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -211,46 +244,49 @@ struct Content<'a> {
     views: Option<Vec<ViewContent<'a>>>,
 }
 
-#[derive(Serialize, Default)]
+#[derive(Serialize, Default, ToSchema)]
 struct Nothing {
+    #[schema(value_type = Vec<String>, max_items = 0)]
     options: [(); 0],
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct MboxContent<'a> {
     index: i64,
     name: &'a str,
+    #[schema(value_type = Vec<String>, max_items = 0)]
     options: [(); 0],
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct ViewContent<'a> {
     name: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<&'a str>,
+    #[schema(value_type = Vec<String>, max_items = 0)]
     options: [(); 0],
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Notified<'a> {
     id: &'a str,
 }
 
 impl<'a> Delivered<'a> {
     fn of(
-        call: &'a Call,
+        call: &'a Delivery,
         request_id: &'a str,
         client: &'a ClientCode,
         ids: &'a CallIds,
         edge_host: Option<&'a str>,
     ) -> Self {
         let id = DeliveredIds::of(ids);
-        let execute = call.execute.as_ref().map(|Object(asked)| Content {
+        let execute = call.execute.as_ref().map(|Object(asked)| DeliveredContent {
             page_load: asked.page_load.as_ref().map(|_| Nothing::default()),
             mboxes: asked.mboxes.as_ref().map(mboxes),
             views: None,
         });
-        let prefetch = call.prefetch.as_ref().map(|Object(asked)| Content {
+        let prefetch = call.prefetch.as_ref().map(|Object(asked)| DeliveredContent {
             page_load: asked.page_load.as_ref().map(|_| Nothing::default()),
             mboxes: asked.mboxes.as_ref().map(mboxes),
             views: asked.views.as_ref().map(views),

@@ -6,18 +6,21 @@
 //! illegal id, or a call that could not be answered, is refused.
 
 use crate::engine::{CallIds, SiteCall, Written};
-use crate::http::Front;
 use crate::http::adobe::cookies;
-use crate::http::adobe::default_content::{DefaultContent, Handed};
+use crate::http::adobe::default_content::{DefaultContent, Handed, Kind};
 use crate::http::adobe::site::{
     BLOCKED, BODY_BYTES_MAX, PROFILE_PARAMETER, VALUE_CHARS_MAX, give_pc_id, note_lost, random_id, too_long,
 };
+use crate::http::auth::Access;
+use crate::http::endpoint::{Api, Body, Call, Endpoint, Limits, Methods, Rate, Reply, Whose};
 use crate::http::error::HttpError;
 use crate::http::left_out::LeftOut;
-use crate::http::request::{FORM, Params, Request};
-use crate::http::response::{Answer, Door};
+use crate::http::operation::{Operation, form};
+use crate::http::request::{FORM, Params};
+use crate::http::response::{JSON, SCRIPT, TEXT, XML};
+use crate::http::shapes;
 use crate::model::blocked::BlockedIds;
-use crate::model::id::{ClientCode, IdKind, VisitorId};
+use crate::model::id::{IdKind, VisitorId};
 use crate::model::profile::{NAME_CHARS_MAX, NameFault, Source, attribute_name_fault};
 use crate::telemetry::metrics;
 
@@ -26,58 +29,69 @@ const ATTRIBUTES_MAX: usize = 500;
 /// The media types of a form: `navigator.sendBeacon` says of a string that it is the second.
 const MEDIA_TYPES: [&str; 2] = [FORM, "text/plain"];
 
-/// How a call wants to be answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::http) enum Kind {
-    /// `mbox/json`: at.js.
-    Json,
-    /// `mbox/ajax`: mbox.js, once the page is loaded.
-    Ajax,
-    /// `mbox/standard`: mbox.js, while the page loads.
-    Standard,
-    /// `ubox/raw`: apps, and what sends emails.
-    Raw,
-    /// `ubox/image`: an image in an email or a banner.
-    Image,
-    /// `ubox/page`: a link in one.
-    Page,
+pub(super) const ENDPOINTS: &[Endpoint] = &[
+    Endpoint {
+        methods: Methods::GetOrPost,
+        path: "/m2/{client}/mbox/{kind=json|ajax|standard}",
+        name: "mbox",
+        api: Api::Site { door: |kind| Kind::named(kind).door(), reads_cookies: false },
+        access: Access::Page,
+        client: Whose::InPath,
+        limits: LIMITS,
+        handler: |call| Box::pin(answer(call)),
+        describe: Some(|operation| describe(operation, false, [JSON, SCRIPT])),
+    },
+    Endpoint {
+        methods: Methods::GetOrPost,
+        path: "/m2/{client}/ubox/{kind=raw|image|page}",
+        name: "mbox",
+        api: Api::Site { door: |kind| Kind::named(kind).door(), reads_cookies: true },
+        access: Access::Page,
+        client: Whose::InPath,
+        limits: LIMITS,
+        handler: |call| Box::pin(answer(call)),
+        describe: Some(|operation| describe(operation, true, [TEXT, TEXT])),
+    },
+];
+
+const LIMITS: Limits = Limits { body: Body::Bytes(BODY_BYTES_MAX), rate: Rate::SiteCalls, places: &[] };
+
+fn describe(operation: Operation, is_ubox: bool, refused_in: [&'static str; 2]) -> Operation {
+    let [first, second] = refused_in;
+    operation
+        .summary("A call from the site: creates the visitor, binds ids, writes attributes.")
+        // A path with a kind that there is none of is no call's, and refused in XML.
+        .refuses([first, second, XML].map(|media_type| form(media_type, shapes::anything())))
+        .query("mboxPC", false, shapes::pc_id(), "The visitor's pcId, perhaps with a location hint.")
+        .query("mbox3rdPartyId", false, shapes::third_party_id(), "The visitor's thirdPartyId.")
+        .query("mbox", true, shapes::pattern("^[A-Za-z0-9_-]{1,50}$"), "The mbox's name.")
+        .query("mboxSession", false, shapes::text(), "The session.")
+        .query("mboxMCGVID", false, shapes::ecid(), "The visitor's ECID.")
+        .query(
+            "mboxDefault",
+            is_ubox,
+            shapes::pattern("^https?://[a-z]{1,20}/[a-z]{0,20}$"),
+            "What a ubox call leads to, or answers with.",
+        )
+        .attributes()
+        .form_by_post(FORM)
+        .answers(
+            "200",
+            "The default content.",
+            [form(JSON, shapes::anything()), form(SCRIPT, shapes::text()), form(TEXT, shapes::text())],
+        )
+        .answers("302", "It leads to mboxDefault.", [form(TEXT, shapes::text())])
+        .bears_left_out(&["200", "302"])
+        .bears("302", "Location", "What mboxDefault says.")
+        .bears("200", "Set-Cookie", "Of a ubox call: mboxPC.")
+        .bears("302", "Set-Cookie", "Of a ubox call: mboxPC.")
 }
 
-impl Kind {
-    /// The kind that the last two parts of a path name.
-    pub(in crate::http) fn of(door: &str, kind: &str) -> Option<Self> {
-        Some(match (door, kind) {
-            ("mbox", "json") => Self::Json,
-            ("mbox", "ajax") => Self::Ajax,
-            ("mbox", "standard") => Self::Standard,
-            ("ubox", "raw") => Self::Raw,
-            ("ubox", "image") => Self::Image,
-            ("ubox", "page") => Self::Page,
-            _ => return None,
-        })
-    }
-
-    /// The form in which it is refused.
-    pub(in crate::http) fn door(self) -> Door {
-        match self {
-            Self::Json => Door::Mbox,
-            Self::Ajax | Self::Standard => Door::MboxScript,
-            Self::Raw | Self::Image | Self::Page => Door::Ubox,
-        }
-    }
-
-    fn is_ubox(self) -> bool {
-        self.door() == Door::Ubox
-    }
-}
-
-pub(in crate::http) async fn answer(
-    front: &Front,
-    request: &mut Request,
-    client: &ClientCode,
-    kind: Kind,
-) -> Result<Answer, HttpError> {
-    let mut params = request.form(BODY_BYTES_MAX, &MEDIA_TYPES).await?;
+async fn answer(call: Call<'_>) -> Reply {
+    let (client, kind) = (call.client()?, Kind::named(call.path.get("kind")));
+    let body_bytes_max = call.body_bytes_max();
+    let Call { front, request, .. } = call;
+    let mut params = request.form(body_bytes_max, &MEDIA_TYPES).await?;
     if kind.is_ubox()
         && let Some(pc_id) = cookies::pc_id(request)
     {

@@ -6,17 +6,38 @@ use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
 use crate::engine::Visitor;
-use crate::http::Front;
+use crate::http::auth::Access;
+use crate::http::endpoint::{Api, Call, Endpoint, Handler, Limits, Methods, Reply, Whose};
 use crate::http::error::HttpError;
-use crate::http::response::{Answer, json};
-use crate::model::id::{ClientCode, IdKind, VisitorId};
+use crate::http::response::{Door, json};
+use crate::model::id::{IdKind, VisitorId};
+use crate::tokens::Scope;
 
-pub(in crate::http) async fn answer(
-    front: &Front,
-    client: &ClientCode,
-    kind: IdKind,
-    text: &str,
-) -> Result<Answer, HttpError> {
+pub(super) const ENDPOINTS: &[Endpoint] = &[
+    endpoint("/rest/v1/profiles/{id+}", |call| Box::pin(answer(call, IdKind::Pc))),
+    endpoint("/rest/v1/profiles/thirdPartyId/{id}", |call| Box::pin(answer(call, IdKind::ThirdParty))),
+    endpoint("/rest/v1/profiles/marketingCloudVisitorId/{id}", |call| Box::pin(answer(call, IdKind::Ecid))),
+];
+
+const fn endpoint(path: &'static str, handler: Handler) -> Endpoint {
+    Endpoint {
+        methods: Methods::Read,
+        path,
+        name: "profile fetch",
+        api: Api::Profile(Door::Rest),
+        access: Access::Of(Scope::Read),
+        client: Whose::InQuery,
+        limits: Limits::NONE,
+        handler,
+        describe: Some(|operation| {
+            operation.summary("One visitor.").client().json::<Fetched<'_>>("The visitor.")
+        }),
+    }
+}
+
+async fn answer(call: Call<'_>, kind: IdKind) -> Reply {
+    let (client, text) = (call.client()?, call.path.get("id"));
+    let front = call.front;
     let visitor = match VisitorId::sent(kind, text) {
         Ok(id) => front.app.read(client, &id).await?,
         // Adobe answers an invalid id as it does an unknown one.
@@ -37,7 +58,7 @@ pub(in crate::http) async fn answer(
 
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(in crate::http) struct Fetched<'a> {
+struct Fetched<'a> {
     client: &'a str,
     /// The id that was asked for.
     visitor_id: &'a str,
@@ -47,7 +68,7 @@ pub(in crate::http) struct Fetched<'a> {
 
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(in crate::http) struct FetchedAttribute<'a> {
+struct FetchedAttribute<'a> {
     value: &'a str,
     modified_at: String,
 }

@@ -8,16 +8,20 @@ use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Method, StatusCode};
 
 use crate::engine::{SingleUpdate, Visitor, Written};
-use crate::http::Front;
 use crate::http::adobe::site::note_lost;
+use crate::http::auth::Access;
+use crate::http::endpoint::{Api, Body, Call, Endpoint, Limits, Methods, Reply, Whose};
 use crate::http::error::HttpError;
 use crate::http::left_out::{LeftOut, shown};
-use crate::http::request::{FORM, Params, Request, check_attribute_name};
-use crate::http::response::{Answer, xml};
+use crate::http::operation::form;
+use crate::http::request::{FORM, Params, check_attribute_name};
+use crate::http::response::{Door, XML, xml};
+use crate::http::shapes;
 use crate::model::batch::Outcome;
 use crate::model::blocked::BlockedIds;
-use crate::model::id::{ClientCode, IdKind, VisitorId};
+use crate::model::id::{IdKind, VisitorId};
 use crate::model::profile::NAME_PREFIX;
+use crate::tokens::Scope;
 
 /// Adobe: 8 KB by GET.
 const GET_BYTES_MAX: usize = 8 << 10;
@@ -27,17 +31,37 @@ const POST_BYTES_MAX: usize = 60 << 10;
 /// The answer's header that says what became of the update, in the words of a batch's rows.
 const OUTCOME: HeaderName = HeaderName::from_static("profiled-outcome");
 
-pub(in crate::http) async fn answer(
-    front: &Front,
-    request: &mut Request,
-    client: &ClientCode,
-) -> Result<Answer, HttpError> {
+pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
+    methods: Methods::GetOrPost,
+    path: "/m2/{client}/profile/update",
+    name: "profile update",
+    api: Api::Profile(Door::Update),
+    access: Access::Of(Scope::Batch),
+    client: Whose::InPath,
+    limits: Limits { body: Body::Bytes(POST_BYTES_MAX), ..Limits::NONE },
+    handler: |call| Box::pin(answer(call)),
+    describe: Some(|operation| {
+        operation
+            .summary("Writes to one visitor, if it is known.")
+            .query("mboxPC", false, shapes::pc_id(), "The visitor's pcId, perhaps with a location hint.")
+            .query("mbox3rdPartyId", false, shapes::third_party_id(), "The visitor's thirdPartyId.")
+            .attributes()
+            .form_by_post(FORM)
+            .answers("200", "It is taken.", [form(XML, shapes::text())])
+            .bears("200", "Profiled-Outcome", "updated, not_found (nobody is made of it) or ignored.")
+            .bears_left_out(&["200"])
+    }),
+}];
+
+async fn answer(call: Call<'_>) -> Reply {
+    let (client, body_bytes_max) = (call.client()?, call.body_bytes_max());
+    let Call { front, request, .. } = call;
     if request.method() == Method::GET && request.raw_query().len() > GET_BYTES_MAX {
         return Err(HttpError::UriTooLong(format!(
             "the parameters have more than {GET_BYTES_MAX} bytes: send them by POST, up to {POST_BYTES_MAX} bytes"
         )));
     }
-    let params = request.form(POST_BYTES_MAX, &[FORM]).await?.strict()?;
+    let params = request.form(body_bytes_max, &[FORM]).await?.strict()?;
     let id = visitor(&params, &front.app.blocked_ids(client)?)?;
     let attributes = attributes(&params)?;
 

@@ -7,23 +7,47 @@
 
 use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-use crate::http::Front;
-use crate::http::adobe::delivery::body::{Taken, take};
-use crate::http::adobe::delivery::call::{Id, Ids, Parameters, Unused};
+use crate::http::adobe::delivery::body::{LIMITS, Taken, take};
+use crate::http::adobe::delivery::call::{Id, Ids, Parameters, Unused, profile_parameters, unused};
 use crate::http::adobe::delivery::{DeliveredIds, check_session_id, client_of, edge_host, write};
 use crate::http::adobe::site::random_id;
-use crate::http::error::HttpError;
-use crate::http::request::Request;
-use crate::http::response::{Answer, json};
+use crate::http::auth::Access;
+use crate::http::endpoint::{Api, Call, Endpoint, Methods, Reply, Whose};
+use crate::http::operation::form_of;
+use crate::http::response::{Door, JSON, json};
+use crate::http::shapes;
 use crate::model::profile::Source;
 
-pub(in crate::http) async fn answer(
-    front: &Front,
-    request: &mut Request,
-    session_id: Option<&str>,
-) -> Result<Answer, HttpError> {
-    let query = request.query().strict()?;
+pub(super) const ENDPOINTS: &[Endpoint] =
+    &[endpoint("/rest/v1/mbox"), endpoint("/rest/v1/mbox/{session_id+}")];
+
+const fn endpoint(path: &'static str) -> Endpoint {
+    Endpoint {
+        methods: Methods::Post,
+        path,
+        name: "rest mbox",
+        api: Api::Site { door: |_| Door::Rest, reads_cookies: false },
+        access: Access::Page,
+        client: Whose::InBody,
+        limits: LIMITS,
+        handler: |call| Box::pin(answer(call)),
+        describe: Some(|operation| {
+            operation
+                .summary("One mbox, as older SDKs call it in JSON.")
+                .client()
+                .body([form_of::<RestMbox>(JSON)])
+                .json::<RestMboxContent<'_>>("Default content: an empty string.")
+                .bears_left_out(&["200"])
+        }),
+    }
+}
+
+async fn answer(call: Call<'_>) -> Reply {
+    let query = call.query()?;
+    let Call { front, request, path, .. } = call;
+    let session_id = Some(path.get("session_id")).filter(|id| !id.is_empty());
     let client = client_of(&front.app, &query)?;
     let session_id = match session_id.or_else(|| query.get("sessionId")) {
         Some(sent) => {
@@ -33,14 +57,17 @@ pub(in crate::http) async fn answer(
         None => random_id()?,
     };
     let base_url = request.base_url(&front.app)?;
-    let Taken { call, _place } = take::<Call>(front, request, Some(&client)).await?;
-    let Call { tnt_id, third_party_id, marketing_cloud_visitor_id, .. } = call;
+    let Taken { call, _place } = take::<RestMbox>(front, request, Some(&client)).await?;
+    let RestMbox { tnt_id, third_party_id, marketing_cloud_visitor_id, .. } = call;
     let sent = Ids { tnt_id, third_party_id, marketing_cloud_visitor_id };
     let (ids, left_out) =
         write(front, &client, Some(&sent), "", Source::Mbox, trimmed(call.profile_parameters)).await?;
 
-    let content = Content {
-        id: DeliveredIds::of(&ids),
+    let DeliveredIds { tnt_id, third_party_id, marketing_cloud_visitor_id } = DeliveredIds::of(&ids);
+    let content = RestMboxContent {
+        tnt_id,
+        third_party_id,
+        marketing_cloud_visitor_id,
         edge_host: edge_host(&base_url),
         content: "",
         session_id: &session_id,
@@ -51,16 +78,21 @@ pub(in crate::http) async fn answer(
 }
 
 /// What is used of a call; other keys may hold anything.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Call {
+struct RestMbox {
     #[serde(rename = "mbox")]
     _mbox: String,
+    #[schema(schema_with = shapes::pc_id)]
     tnt_id: Option<Id>,
+    #[schema(schema_with = shapes::third_party_id)]
     third_party_id: Option<Id>,
+    #[schema(schema_with = shapes::ecid)]
     marketing_cloud_visitor_id: Option<Id>,
+    #[schema(schema_with = profile_parameters)]
     profile_parameters: Option<Parameters>,
     #[serde(rename = "mboxParameters")]
+    #[schema(schema_with = unused)]
     _mbox_parameters: Option<Unused>,
 }
 
@@ -70,11 +102,18 @@ fn trimmed(sent: Option<Parameters>) -> Vec<(String, String)> {
     sent.into_iter().map(|(name, value)| (name, value.trim().to_owned())).collect()
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Content<'a> {
-    #[serde(flatten)]
-    id: DeliveredIds<'a>,
+struct RestMboxContent<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required, schema_with = shapes::pc_id)]
+    tnt_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(schema_with = shapes::third_party_id)]
+    third_party_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(schema_with = shapes::ecid)]
+    marketing_cloud_visitor_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     edge_host: Option<&'a str>,
     content: &'static str,

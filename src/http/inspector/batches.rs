@@ -6,23 +6,95 @@ use std::collections::BTreeMap;
 
 use super::plot::{Bar, in_words};
 use super::words::{self, Moment, grouped, size, state};
-use super::{Frame, render};
+use super::{Frame, PAGES, render};
 use crate::batch::remarks::{Remarks, further_lines};
+use crate::engine::gates::Scarce;
 use crate::engine::read::report::{PAGE_ROWS_MAX, ToldRow};
 use crate::engine::{BatchState, BatchStatus, BatchVersion, EngineError};
 use crate::http::Front;
+use crate::http::auth::Access;
+use crate::http::endpoint::{Call, Endpoint, Limits, Methods, Reply, Whose};
 use crate::http::error::HttpError;
-use crate::http::outcomes::{Form, told};
+use crate::http::outcomes::{ReportForm, told};
 use crate::http::request::Request;
-use crate::http::response::Answer;
 use crate::model::batch::{BatchId, Outcome};
-use crate::model::id::ClientCode;
 use crate::model::seq::{Millis, Seq};
 
 /// How many batches stand on one page.
 const LISTED_MAX: usize = 50;
 /// How many failed rows are shown; all of them are in the repair file.
 const FAILED_SHOWN_MAX: usize = 50;
+
+pub(super) const ENDPOINTS: &[Endpoint] = &[
+    Endpoint {
+        methods: Methods::Read,
+        path: "/batches",
+        name: "inspector batches",
+        api: PAGES,
+        access: Access::Any,
+        client: Whose::OfPage,
+        limits: Limits::NONE,
+        handler: |call| Box::pin(async move { list(&call) }),
+        describe: None,
+    },
+    Endpoint {
+        methods: Methods::Read,
+        path: "/batches/{id}",
+        name: "inspector batch",
+        api: PAGES,
+        access: Access::Any,
+        client: Whose::OfBatch,
+        limits: REPORTS,
+        handler: |call| Box::pin(one(call)),
+        describe: None,
+    },
+    Endpoint {
+        methods: Methods::Read,
+        path: "/batches/{id}/progress",
+        name: "inspector batch",
+        api: PAGES,
+        access: Access::Any,
+        client: Whose::OfBatch,
+        limits: REPORTS,
+        handler: |call| Box::pin(progress(call)),
+        describe: None,
+    },
+    Endpoint {
+        methods: Methods::Read,
+        path: "/batches/{id}/outcomes",
+        name: "inspector download",
+        api: PAGES,
+        access: Access::Any,
+        client: Whose::OfBatch,
+        limits: REPORTS,
+        handler: |call| Box::pin(outcomes(call)),
+        describe: None,
+    },
+    Endpoint {
+        methods: Methods::Read,
+        path: "/batches/{id}/repair",
+        name: "inspector download",
+        api: PAGES,
+        access: Access::Any,
+        client: Whose::OfBatch,
+        limits: REPORTS,
+        handler: |call| Box::pin(repair(call)),
+        describe: None,
+    },
+    Endpoint {
+        methods: Methods::Read,
+        path: "/batches/{id}/file",
+        name: "inspector download",
+        api: PAGES,
+        access: Access::Any,
+        client: Whose::OfBatch,
+        limits: REPORTS,
+        handler: |call| Box::pin(file(call)),
+        describe: None,
+    },
+];
+
+const REPORTS: Limits = Limits { places: &[Scarce::Reports], ..Limits::NONE };
 
 /// A batch in a list.
 pub(super) struct Line {
@@ -145,26 +217,23 @@ pub(super) fn remarked(remarks: &Remarks) -> Vec<String> {
 }
 
 /// A client's batches, newest first.
-pub(super) fn list(
-    front: &Front,
-    request: &Request,
-    client: Option<&ClientCode>,
-) -> Result<Answer, HttpError> {
-    let query = request.query().strict()?;
+fn list(call: &Call<'_>) -> Reply {
+    let (front, client, query) = (call.front, call.client, call.query()?);
     let before = query.get("before").map(|text| {
         text.parse().map(Seq::from_u64).map_err(|_| HttpError::Wrong(format!("before={text} is not a seq")))
     });
     let before = before.transpose()?;
     let now = front.app.now();
     let page = client.map(|client| front.app.batches(client, None, before, LISTED_MAX)).unwrap_or_default();
-    let frame = Frame::of(request, client, "Batches");
+    let frame = Frame::of(call.request, client, "Batches");
     let batches = page.batches.iter().map(|batch| Line::of(batch, now)).collect();
     render(StatusCode::OK, &List { frame, batches, next: page.next.map(|next| next.to_string()) })
 }
 
 /// One batch.
-pub(super) async fn one(front: &Front, request: &Request, id: &str) -> Result<Answer, HttpError> {
-    let batch = known(front, id)?;
+async fn one(call: Call<'_>) -> Reply {
+    let batch = known(&call)?;
+    let Call { front, request, .. } = call;
     let frame = Frame {
         title: format!("Batch {}", batch.id),
         ..Frame::of(request, Some(&batch.id.client), "Batches")
@@ -174,19 +243,31 @@ pub(super) async fn one(front: &Front, request: &Request, id: &str) -> Result<An
 }
 
 /// How far it is, as its page has it.
-pub(super) async fn progress(front: &Front, request: &Request, id: &str) -> Result<Answer, HttpError> {
-    render(StatusCode::OK, &Progress::of(front, request, &known(front, id)?).await?)
+async fn progress(call: Call<'_>) -> Reply {
+    render(StatusCode::OK, &Progress::of(call.front, call.request, &known(&call)?).await?)
 }
 
 /// What became of each row, as CSV.
-pub(super) async fn outcomes(front: &Front, request: &Request, id: &str) -> Result<Answer, HttpError> {
-    let id = known(front, id)?.id;
+async fn outcomes(call: Call<'_>) -> Reply {
+    let id = known(&call)?.id;
+    let Call { front, request, .. } = call;
     let report = front.app.report(&request.who(Some(&id.client)), &id).await?;
-    Ok(told(request, report, Form::Csv, None, None))
+    Ok(told(request, report, ReportForm::Csv, None, None))
 }
 
-/// A batch that is known.
-pub(super) fn known(front: &Front, id: &str) -> Result<BatchStatus, HttpError> {
+/// The rows to send again.
+async fn repair(call: Call<'_>) -> Reply {
+    crate::http::outcomes::repair(call.front, call.request, &known(&call)?.id).await
+}
+
+/// The file as it was sent.
+async fn file(call: Call<'_>) -> Reply {
+    crate::http::outcomes::file(call.front, call.request, &known(&call)?.id).await
+}
+
+/// The batch of the path, if it is known.
+fn known(call: &Call<'_>) -> Result<BatchStatus, HttpError> {
+    let (front, id) = (call.front, call.path.get("id"));
     let found = BatchId::parse(id).and_then(|id| front.app.batch(&id));
     found.ok_or_else(|| EngineError::UnknownBatch(id.to_owned()).into())
 }

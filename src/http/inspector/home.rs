@@ -7,15 +7,12 @@ use super::batches::Line;
 use super::plot::{Bar, Columns};
 use super::visitor::Form;
 use super::words::{Moment, grouped, size};
-use super::{Frame, render};
+use super::{Frame, PAGES, render};
 use crate::engine::EngineError;
+use crate::engine::gates::Scarce;
 use crate::engine::read::statistics::Statistics;
-use crate::http::Front;
-use crate::http::auth::Bearer;
-use crate::http::error::HttpError;
-use crate::http::request::Request;
-use crate::http::response::Answer;
-use crate::model::id::ClientCode;
+use crate::http::auth::Access;
+use crate::http::endpoint::{Call, Endpoint, Limits, Methods, Reply, Whose};
 use crate::model::seq::Millis;
 use crate::tokens::Scope;
 
@@ -48,12 +45,20 @@ struct Totals {
     bar: Option<Bar>,
 }
 
-pub(super) async fn answer(
-    front: &Front,
-    request: &Request,
-    bearer: &Bearer,
-    client: Option<&ClientCode>,
-) -> Result<Answer, HttpError> {
+pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
+    methods: Methods::Read,
+    path: "/",
+    name: "inspector",
+    api: PAGES,
+    access: Access::Any,
+    client: Whose::OfPage,
+    limits: Limits { places: &[Scarce::Counts], ..Limits::NONE },
+    handler: |call| Box::pin(answer(call)),
+    describe: None,
+}];
+
+async fn answer(call: Call<'_>) -> Reply {
+    let Call { front, request, bearer, client, .. } = call;
     let now = front.app.now();
     let may_read = bearer.may(Scope::Read);
     let (mut batches, mut plots, mut totals) = (vec![], vec![], None);

@@ -13,18 +13,15 @@ mod visitor;
 mod words;
 
 use askama::Template;
+use hyper::StatusCode;
 use hyper::header::{CONTENT_SECURITY_POLICY, HeaderName, HeaderValue};
-use hyper::{Method, StatusCode};
 
-use super::Front;
-use super::auth::{Access, Bearer, SESSION};
+use super::auth::{Access, SESSION};
+use super::endpoint::{Api, Endpoint, Limits, Methods, Whose};
 use super::error::HttpError;
-use super::outcomes;
 use super::request::Request;
 use super::response::{Answer, explained, whole};
-use crate::model::batch::BatchId;
 use crate::model::id::ClientCode;
-use crate::tokens::Scope;
 
 /// What a page may do: load from here, and send its forms here. Nothing that stands in the page itself is run.
 const POLICY: HeaderValue = HeaderValue::from_static(
@@ -36,143 +33,38 @@ const REFERRER: (HeaderName, HeaderValue) =
     (HeaderName::from_static("referrer-policy"), HeaderValue::from_static("same-origin"));
 const HTML: &str = "text/html;charset=UTF-8";
 
-/// A page, or what belongs to one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Page<'a> {
-    Home,
-    Visitor,
-    Batches,
-    Batch { id: &'a str },
-    Progress { id: &'a str },
-    Outcomes { id: &'a str },
-    Repair { id: &'a str },
-    File { id: &'a str },
-    Upload,
-    SignIn,
-    SignOut,
-    Asset { name: &'a str },
-}
+/// All pages, and what belongs to them.
+pub(super) const ENDPOINTS: &[&[Endpoint]] =
+    &[home::ENDPOINTS, visitor::ENDPOINTS, batches::ENDPOINTS, upload::ENDPOINTS, session::ENDPOINTS, ASSETS];
 
-const READ: &[Method] = &[Method::GET, Method::HEAD];
-const READ_OR_SEND: &[Method] = &[Method::GET, Method::HEAD, Method::POST];
-const SEND: &[Method] = &[Method::POST];
+/// Whose conventions the pages follow.
+const PAGES: Api = Api::Inspector(refusal);
 
-impl<'a> Page<'a> {
-    /// What the segments of a path lead to.
-    pub(super) fn find(segments: &[&'a str]) -> Option<Self> {
-        Some(match *segments {
-            [""] => Self::Home,
-            ["visitors"] => Self::Visitor,
-            ["batches"] => Self::Batches,
-            ["batches", id] => Self::Batch { id },
-            ["batches", id, "progress"] => Self::Progress { id },
-            ["batches", id, "outcomes"] => Self::Outcomes { id },
-            ["batches", id, "repair"] => Self::Repair { id },
-            ["batches", id, "file"] => Self::File { id },
-            ["upload"] => Self::Upload,
-            ["session"] => Self::SignIn,
-            ["session", "end"] => Self::SignOut,
-            ["assets", name] => Self::Asset { name },
-            _ => return None,
-        })
-    }
+/// `/assets/{name}`: what pages load.
+const ASSETS: &[Endpoint] = &[Endpoint {
+    methods: Methods::Read,
+    path: "/assets/{name}",
+    name: "inspector asset",
+    api: PAGES,
+    access: Access::Open,
+    client: Whose::Nobody,
+    limits: Limits::NONE,
+    handler: |call| Box::pin(async move { asset(call.path.get("name")) }),
+    describe: None,
+}];
 
-    /// The methods that it takes.
-    pub(super) fn methods(&self) -> &'static [Method] {
-        match self {
-            Self::Upload => READ_OR_SEND,
-            Self::SignIn | Self::SignOut => SEND,
-            _ => READ,
-        }
-    }
-
-    /// What it takes to be let in.
-    pub(super) fn access(&self, method: &Method) -> Access {
-        match self {
-            Self::Visitor => Access::Of(Scope::Read),
-            Self::Upload if method == Method::POST => Access::Of(Scope::Batch),
-            Self::SignIn | Self::SignOut | Self::Asset { .. } => Access::Open,
-            _ => Access::Any,
-        }
-    }
-
-    /// Whose visitors it is about: its batch's client, else the one that is named, else the token's own, else the only one
-    /// there is; none where a page has to ask first.
-    pub(super) fn client(
-        &self,
-        front: &Front,
-        request: &Request,
-        bearer: &Bearer,
-    ) -> Result<Option<ClientCode>, HttpError> {
-        match *self {
-            Self::SignIn | Self::SignOut | Self::Asset { .. } => Ok(None),
-            Self::Batch { id }
-            | Self::Progress { id }
-            | Self::Outcomes { id }
-            | Self::Repair { id }
-            | Self::File { id } => Ok(BatchId::parse(id).map(|id| id.client)),
-            Self::Home | Self::Visitor | Self::Batches | Self::Upload => {
-                let query = request.query().strict()?;
-                if query.get("client").is_some() {
-                    return query.client(&front.app).map(Some);
-                }
-                Ok(bearer.client().cloned().or_else(|| front.app.only_client()))
-            }
-        }
-    }
-
-    /// What the log and the metrics call it.
-    pub(super) fn name(&self) -> &'static str {
-        match self {
-            Self::Home => "inspector",
-            Self::Visitor => "inspector visitor",
-            Self::Batches => "inspector batches",
-            Self::Batch { .. } | Self::Progress { .. } => "inspector batch",
-            Self::Outcomes { .. } | Self::Repair { .. } | Self::File { .. } => "inspector download",
-            Self::Upload => "inspector upload",
-            Self::SignIn | Self::SignOut => "inspector session",
-            Self::Asset { .. } => "inspector asset",
-        }
-    }
-
-    /// Has the request answered.
-    pub(super) async fn answer(
-        &self,
-        front: &Front,
-        request: &mut Request,
-        bearer: &Bearer,
-        client: Option<&ClientCode>,
-    ) -> Result<Answer, HttpError> {
-        match *self {
-            Self::Home => home::answer(front, request, bearer, client).await,
-            Self::Visitor => visitor::answer(front, request, client).await,
-            Self::Batches => batches::list(front, request, client),
-            Self::Batch { id } => batches::one(front, request, id).await,
-            Self::Progress { id } => batches::progress(front, request, id).await,
-            Self::Outcomes { id } => batches::outcomes(front, request, id).await,
-            Self::Repair { id } => outcomes::repair(front, request, &batches::known(front, id)?.id).await,
-            Self::File { id } => outcomes::file(front, request, &batches::known(front, id)?.id).await,
-            Self::Upload if request.method() == Method::POST => upload::send(front, request, client).await,
-            Self::Upload => upload::answer(request, client),
-            Self::SignIn => session::begin(front, request).await,
-            Self::SignOut => session::end(request),
-            Self::Asset { name } => asset(name),
-        }
-    }
-
-    /// A refusal as a page: where a token is missing, with a form to bring one.
-    pub(super) fn refusal(&self, request: &Request, error: &HttpError) -> Answer {
-        let status = error.status();
-        let answer = if status == StatusCode::UNAUTHORIZED {
-            session::prompt(request, error)
-        } else {
-            let title = status.canonical_reason().unwrap_or("Refused");
-            let frame = Frame { title: title.into(), ..Frame::of(request, None, "") };
-            render(status, &Refused { frame, status: status.as_u16(), told: error.to_string() })
-        };
-        // A page that cannot be rendered has no better words for another.
-        explained(answer.unwrap_or_else(|error| whole(error.status(), HTML, vec![])), error)
-    }
+/// What refuses a page: a page that says why and, where a token is missing, has a form to bring one.
+fn refusal(request: &Request, error: &HttpError) -> Answer {
+    let status = error.status();
+    let answer = if status == StatusCode::UNAUTHORIZED {
+        session::prompt(request, error)
+    } else {
+        let title = status.canonical_reason().unwrap_or("Refused");
+        let frame = Frame { title: title.into(), ..Frame::of(request, None, "") };
+        render(status, &Refused { frame, status: status.as_u16(), told: error.to_string() })
+    };
+    // A page that cannot be rendered has no better words for another.
+    explained(answer.unwrap_or_else(|error| whole(error.status(), HTML, vec![])), error)
 }
 
 /// What stands around every page.

@@ -6,14 +6,37 @@ use askama::Template;
 use hyper::StatusCode;
 use hyper::header::{HeaderValue, LOCATION, SET_COOKIE};
 
-use super::{Frame, render};
-use crate::http::Front;
-use crate::http::auth::{self, SESSION, Unauthorized};
-use crate::http::error::HttpError;
+use super::{Frame, PAGES, render};
+use crate::http::auth::{self, Access, SESSION};
+use crate::http::endpoint::{Body, Call, Endpoint, Limits, Methods, Reply, Whose};
+use crate::http::error::{HttpError, Unauthorized};
 use crate::http::request::{FORM, Params, Request};
 use crate::http::response::{Answer, no_content};
 
-const FORM_BYTES_MAX: usize = 8 << 10;
+pub(super) const ENDPOINTS: &[Endpoint] = &[
+    Endpoint {
+        methods: Methods::Post,
+        path: "/session",
+        name: "inspector session",
+        api: PAGES,
+        access: Access::Open,
+        client: Whose::Nobody,
+        limits: Limits { body: Body::Bytes(8 << 10), ..Limits::NONE },
+        handler: |call| Box::pin(begin(call)),
+        describe: None,
+    },
+    Endpoint {
+        methods: Methods::Post,
+        path: "/session/end",
+        name: "inspector session",
+        api: PAGES,
+        access: Access::Open,
+        client: Whose::Nobody,
+        limits: Limits::NONE,
+        handler: |call| Box::pin(async move { end(&call) }),
+        describe: None,
+    },
+];
 
 #[derive(Template)]
 #[template(path = "prompt.html")]
@@ -43,10 +66,12 @@ pub(super) fn prompt(request: &Request, error: &HttpError) -> Result<Answer, Htt
 }
 
 /// Takes a token, if it counts.
-pub(super) async fn begin(front: &Front, request: &mut Request) -> Result<Answer, HttpError> {
+async fn begin(call: Call<'_>) -> Reply {
+    let body_bytes_max = call.body_bytes_max();
+    let Call { front, request, .. } = call;
     auth::check_own_page(request)?;
     request.check_media_type(&[FORM], || format!("send the token as {FORM}, uncompressed"))?;
-    let form = Params::decode(&request.body.collect(FORM_BYTES_MAX).await?);
+    let form = Params::decode(&request.body.collect(body_bytes_max).await?);
     let token = form.get("token").unwrap_or_default().trim();
     let query = request.query();
     let next = next(&query);
@@ -70,9 +95,9 @@ fn next(query: &Params) -> &str {
 }
 
 /// Forgets it.
-pub(super) fn end(request: &Request) -> Result<Answer, HttpError> {
-    auth::check_own_page(request)?;
-    go_on("/", Some(format!("{}; Max-Age=0", cookie("", request.caller().https))))
+fn end(call: &Call<'_>) -> Reply {
+    auth::check_own_page(call.request)?;
+    go_on("/", Some(format!("{}; Max-Age=0", cookie("", call.request.caller().https))))
 }
 
 fn cookie(token: &str, https: bool) -> String {

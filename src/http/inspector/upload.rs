@@ -10,15 +10,17 @@ use hyper::header::{HeaderValue, LOCATION};
 use super::batches::{Failed, remarked};
 use super::plot::Bar;
 use super::words::{self, grouped, size};
-use super::{Frame, render};
+use super::{Frame, PAGES, render};
 use crate::engine::BatchVersion;
+use crate::engine::gates::Scarce;
 use crate::engine::ingest::dry_run::{Diff, DryRun};
-use crate::http::Front;
+use crate::http::auth::Access;
 use crate::http::batch_file::{empty_values, idempotency_key, take_in};
+use crate::http::endpoint::{Body, Call, Endpoint, Limits, Methods, Rate, Reply, Whose};
 use crate::http::error::HttpError;
-use crate::http::request::{Params, Request};
-use crate::http::response::{Answer, no_content};
-use crate::model::id::ClientCode;
+use crate::http::request::Params;
+use crate::http::response::no_content;
+use crate::tokens::Scope;
 
 /// What may come of a visitor's value, as the report names it.
 const CHANGES: [&str; 4] = ["set", "changed", "the same", "removed"];
@@ -43,20 +45,45 @@ struct Trial {
     remarks: Vec<String>,
 }
 
+pub(super) const ENDPOINTS: &[Endpoint] = &[
+    Endpoint {
+        methods: Methods::Read,
+        path: "/upload",
+        name: "inspector upload",
+        api: PAGES,
+        access: Access::Any,
+        client: Whose::OfPage,
+        limits: Limits::NONE,
+        handler: |call| Box::pin(async move { answer(&call) }),
+        describe: None,
+    },
+    Endpoint {
+        methods: Methods::Post,
+        path: "/upload",
+        name: "inspector upload",
+        api: PAGES,
+        access: Access::Of(Scope::Batch),
+        client: Whose::OfPage,
+        limits: Limits {
+            body: Body::BatchFile,
+            rate: Rate::BatchCalls,
+            places: &[Scarce::Uploads, Scarce::DryRuns],
+        },
+        handler: |call| Box::pin(send(call)),
+        describe: None,
+    },
+];
+
 /// The page.
-pub(super) fn answer(request: &Request, client: Option<&ClientCode>) -> Result<Answer, HttpError> {
-    render(StatusCode::OK, &Upload { frame: Frame::of(request, client, "Upload") })
+fn answer(call: &Call<'_>) -> Reply {
+    render(StatusCode::OK, &Upload { frame: Frame::of(call.request, call.client, "Upload") })
 }
 
 /// Takes a file, or tries it out.
-pub(super) async fn send(
-    front: &Front,
-    request: &mut Request,
-    client: Option<&ClientCode>,
-) -> Result<Answer, HttpError> {
+async fn send(call: Call<'_>) -> Reply {
+    let query = call.query()?;
+    let Call { front, request, client, .. } = call;
     let client = client.ok_or_else(|| HttpError::Wrong("client= is missing: name the client".into()))?;
-    front.count_batch_call(client)?;
-    let query = request.query().strict()?;
     let (version, empty_values, dry_run) = (version(&query)?, empty_values(&query)?, query.switch("dryRun")?);
     let key = idempotency_key(request)?;
     let right = || "send the file itself as text/csv, or compressed with gzip or zstd".to_owned();

@@ -6,15 +6,17 @@ use std::collections::BTreeMap;
 
 use super::plot::place;
 use super::words::Moment;
-use super::{Frame, render};
+use super::{Frame, PAGES, render};
+use crate::engine::gates::Scarce;
 use crate::engine::{EngineError, Lines, Visitor};
-use crate::http::Front;
+use crate::http::auth::Access;
+use crate::http::endpoint::{Call, Endpoint, Limits, Methods, Reply, Whose};
 use crate::http::error::HttpError;
-use crate::http::request::{Request, visitor_id};
-use crate::http::response::Answer;
+use crate::http::request::visitor_id;
 use crate::model::batch::BatchId;
-use crate::model::id::{ClientCode, IdKind, VisitorId};
+use crate::model::id::{IdKind, VisitorId};
 use crate::model::seq::{Millis, Seq};
+use crate::tokens::Scope;
 
 /// The kinds of ids, as `by=` names them, in the order in which they are tried where any will do.
 const KINDS: [(&str, IdKind); 3] =
@@ -81,12 +83,21 @@ struct Point {
     title: String,
 }
 
-pub(super) async fn answer(
-    front: &Front,
-    request: &Request,
-    client: Option<&ClientCode>,
-) -> Result<Answer, HttpError> {
-    let query = request.query().strict()?;
+pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
+    methods: Methods::Read,
+    path: "/visitors",
+    name: "inspector visitor",
+    api: PAGES,
+    access: Access::Of(Scope::Read),
+    client: Whose::OfPage,
+    limits: Limits { places: &[Scarce::LineSearches], ..Limits::NONE },
+    handler: |call| Box::pin(answer(call)),
+    describe: None,
+}];
+
+async fn answer(call: Call<'_>) -> Reply {
+    let query = call.query()?;
+    let Call { front, request, client, .. } = call;
     let text = |name| query.get(name).unwrap_or_default().trim().to_owned();
     let form = Form { id: text("id"), by: text("by") };
     let frame = Frame { title: "Visitor".into(), ..Frame::of(request, client, "Look up") };

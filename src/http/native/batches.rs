@@ -6,28 +6,106 @@ use hyper::header::{HeaderValue, LINK};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::engine::gates::Scarce;
 use crate::engine::{BatchState, BatchStatus, BatchVersion, EngineError};
-use crate::http::Front;
-use crate::http::auth::Bearer;
-use crate::http::batch_file::{MEDIA_TYPES, take_in};
+use crate::http::auth::Access;
+use crate::http::batch_file::{self, MEDIA_TYPES, take_in};
+use crate::http::endpoint::{Api, Body, Call, Endpoint, Limits, Methods, Rate, Reply, Whose};
 use crate::http::error::HttpError;
+use crate::http::operation::Operation;
 use crate::http::outcomes::Outcomes;
-use crate::http::request::{Params, Request};
-use crate::http::response::{Answer, json};
+use crate::http::request::Params;
+use crate::http::response::json;
+use crate::http::{Front, shapes};
 use crate::model::batch::{BatchId, EmptyValues};
-use crate::model::id::ClientCode;
 use crate::model::seq::{Millis, Seq};
+use crate::tokens::Scope;
 
 /// The most batches in one list: the newest.
 const BATCHES_LISTED_MAX: usize = 1_000;
 
+pub(super) const ENDPOINTS: &[Endpoint] = &[
+    Endpoint {
+        methods: Methods::Read,
+        path: "/api/v1/batches",
+        name: "batches",
+        api: Api::Native,
+        access: Access::Any,
+        client: Whose::InQuery,
+        limits: Limits::NONE,
+        handler: |call| Box::pin(async move { list(&call) }),
+        describe: Some(|operation| {
+            operation
+                .summary("A client's batches, newest first.")
+                .client()
+                .query("status", false, shapes::one_of(&["incomplete", "complete", "stuck"]), "Only those.")
+                .query("limit", false, shapes::count(BATCHES_LISTED_MAX), "How many at most.")
+                .query(
+                    "before",
+                    false,
+                    shapes::pattern("^[0-9]{1,19}$"),
+                    "Go on from there: Link leads here.",
+                )
+                .json::<Batches>("Them; Link leads to the next page.")
+                .bears("200", "Link", "The next page, rel=next, if there is one.")
+        }),
+    },
+    Endpoint {
+        methods: Methods::Read,
+        path: "/api/v1/batches/{id}",
+        name: "batch",
+        api: Api::Native,
+        access: Access::Any,
+        client: Whose::OfBatch,
+        limits: Limits::NONE,
+        handler: |call| Box::pin(async move { one(&call) }),
+        describe: Some(|operation| {
+            with_id(operation).summary("A batch.").json::<Batch>("It, with counts and speed.")
+        }),
+    },
+    Endpoint {
+        methods: Methods::Delete,
+        path: "/api/v1/batches/{id}",
+        name: "batch",
+        api: Api::Native,
+        access: Access::Of(Scope::Admin),
+        client: Whose::OfBatch,
+        limits: Limits::NONE,
+        handler: |call| Box::pin(give_up(call)),
+        describe: Some(|operation| {
+            with_id(operation)
+                .summary(
+                    "Gives up a batch that is stuck because its upload is damaged: its rows count as failed.",
+                )
+                .json::<Batch>("It, complete.")
+        }),
+    },
+    Endpoint {
+        methods: Methods::Post,
+        path: "/api/v1/batches/{id}/file",
+        name: "batch file",
+        api: Api::Native,
+        access: Access::Of(Scope::Admin),
+        client: Whose::OfBatch,
+        limits: Limits { body: Body::BatchFile, rate: Rate::Free, places: &[Scarce::Uploads] },
+        handler: |call| Box::pin(send_again(call)),
+        describe: Some(|operation| {
+            with_id(operation)
+                .summary("Sends the file again of a batch that is stuck because its upload is damaged.")
+                .body(batch_file::forms())
+                .json::<Batch>("It goes on: this was its file.")
+        }),
+    },
+];
+
+/// The id of a batch in the path.
+pub(super) fn with_id(operation: Operation) -> Operation {
+    operation.path("id", shapes::batch_id(), Some("The batch's id."))
+}
+
 /// A client's batches, newest first.
-pub(in crate::http) fn list(
-    front: &Front,
-    request: &Request,
-    client: &ClientCode,
-) -> Result<Answer, HttpError> {
-    let query = request.query().strict()?;
+fn list(call: &Call<'_>) -> Reply {
+    let (front, client, query) = (call.front, call.client()?, call.query()?);
     let wanted = state(&query)?;
     let limit = query.count("limit", BATCHES_LISTED_MAX)?.unwrap_or(BATCHES_LISTED_MAX);
     let before = query.get("before").map(|text| {
@@ -52,17 +130,14 @@ pub(in crate::http) fn list(
 }
 
 /// One batch.
-pub(in crate::http) fn one(front: &Front, id: &BatchId) -> Result<Answer, HttpError> {
-    json(StatusCode::OK, &Batch::of(&known(front, id)?))
+fn one(call: &Call<'_>) -> Reply {
+    json(StatusCode::OK, &Batch::of(&known(call.front, &call.batch()?)?))
 }
 
 /// Gives up a batch that is held because its upload is damaged.
-pub(in crate::http) async fn give_up(
-    front: &Front,
-    request: &Request,
-    bearer: &Bearer,
-    id: &BatchId,
-) -> Result<Answer, HttpError> {
+async fn give_up(call: Call<'_>) -> Reply {
+    let id = &call.batch()?;
+    let Call { front, request, bearer, .. } = call;
     let batch = front.app.give_up_batch(id).await?;
     let what = format!("batch {id}");
     front.app.note_act(bearer.actor(request), "give up batch", Some(&id.client), &what).await;
@@ -70,12 +145,9 @@ pub(in crate::http) async fn give_up(
 }
 
 /// Takes the file of such a batch in once more.
-pub(in crate::http) async fn put_back(
-    front: &Front,
-    request: &mut Request,
-    bearer: &Bearer,
-    id: &BatchId,
-) -> Result<Answer, HttpError> {
+async fn send_again(call: Call<'_>) -> Reply {
+    let id = &call.batch()?;
+    let Call { front, request, bearer, .. } = call;
     front.app.check_held(id)?;
     let right = || format!("send the batch file as it was, to /api/v1/batches/{id}/file");
     let (version, empty_values) = (BatchVersion::V2, EmptyValues::Ignore);
@@ -86,20 +158,9 @@ pub(in crate::http) async fn put_back(
     json(StatusCode::OK, &Batch::of(&batch))
 }
 
-/// The id of a path. It names its client, so `client=` may be left out; where it is there, it must agree.
-pub(in crate::http) fn id(request: &Request, text: &str) -> Result<BatchId, HttpError> {
-    let query = request.query().strict()?;
-    let agrees = |id: &BatchId| query.get("client").is_none_or(|client| client == id.client.as_str());
-    BatchId::parse(text).filter(agrees).ok_or_else(|| none(text))
-}
-
 /// A batch that is known.
 pub(super) fn known(front: &Front, id: &BatchId) -> Result<BatchStatus, HttpError> {
-    front.app.batch(id).ok_or_else(|| none(id))
-}
-
-fn none(id: impl std::fmt::Display) -> HttpError {
-    EngineError::UnknownBatch(id.to_string()).into()
+    front.app.batch(id).ok_or_else(|| EngineError::UnknownBatch(id.to_string()).into())
 }
 
 fn state(query: &Params) -> Result<Option<BatchState>, HttpError> {
@@ -119,14 +180,14 @@ fn state_name(state: BatchState) -> &'static str {
 }
 
 #[derive(Serialize, ToSchema)]
-pub(in crate::http) struct Batches {
+struct Batches {
     batches: Vec<Batch>,
 }
 
 /// A batch, as the calls and the events show it.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(in crate::http) struct Batch {
+pub(super) struct Batch {
     batch_id: String,
     client: String,
     seq: String,

@@ -6,14 +6,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 
-use super::batches::Batch;
+use super::batches::{Batch, with_id};
+use crate::engine::gates::Scarce;
 use crate::engine::{BatchState, BatchStatus, Engine};
-use crate::http::Front;
-use crate::http::error::HttpError;
-use crate::http::request::Request;
-use crate::http::response::{Answer, Chunk, chunked};
-use crate::model::batch::BatchId;
+use crate::http::auth::Access;
+use crate::http::endpoint::{Api, Call, Endpoint, Limits, Methods, Reply, Whose};
+use crate::http::operation::form;
+use crate::http::response::{Chunk, EVENTS, chunked};
+use crate::http::shapes;
 
 /// How often it is looked how far the batch is.
 const LOOK: Duration = Duration::from_millis(250);
@@ -21,11 +23,37 @@ const LOOK: Duration = Duration::from_millis(250);
 /// when something is written to it, for it may have closed its half alone.
 const SILENT_MAX: Duration = Duration::from_secs(15);
 
-pub(in crate::http) async fn answer(
-    front: &Front,
-    request: &Request,
-    id: &BatchId,
-) -> Result<Answer, HttpError> {
+pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
+    methods: Methods::Read,
+    path: "/api/v1/batches/{id}/events",
+    name: "batch events",
+    api: Api::Native,
+    access: Access::Any,
+    client: Whose::OfBatch,
+    limits: Limits { places: &[Scarce::EventStreams], ..Limits::NONE },
+    handler: |call| Box::pin(answer(call)),
+    describe: Some(|operation| {
+        with_id(operation).summary("How far it is, as it goes: progress, then complete.").answers(
+            "200",
+            "Server-sent events whose data is a batch in JSON.",
+            [form(EVENTS, event())],
+        )
+    }),
+}];
+
+/// An event, for the OpenAPI document.
+fn event() -> Schema {
+    let names = shapes::one_of(&["progress", "complete"]);
+    ObjectBuilder::new()
+        .schema_type(Type::Object)
+        .property("event", names)
+        .property("data", shapes::text())
+        .into()
+}
+
+async fn answer(call: Call<'_>) -> Reply {
+    let id = &call.batch()?;
+    let Call { front, request, .. } = call;
     let batch = super::batches::known(front, id)?;
     let place = front.event_streams.take(&request.who(Some(&id.client))).await?;
     // It lasts for as long as its batch takes: whoever has had one longest makes room.
@@ -48,7 +76,7 @@ pub(in crate::http) async fn answer(
             _ = place.asked_to_leave() => {}
         }
     });
-    Ok(chunked("text/event-stream", receiver))
+    Ok(chunked(EVENTS, receiver))
 }
 
 /// Tells how far a batch is until it is complete, or no longer kept.

@@ -14,24 +14,46 @@ use crate::batch::csv::write::Cells;
 use crate::engine::gates::Scarce;
 use crate::engine::read::export::Export;
 use crate::engine::{EngineError, Visitor};
-use crate::http::Front;
-use crate::http::auth::Bearer;
+use crate::http::auth::Access;
+use crate::http::endpoint::{Api, Call, Endpoint, Limits, Methods, Reply, Whose};
 use crate::http::error::HttpError;
-use crate::http::request::{Params, Request};
-use crate::http::response::{Answer, chunked};
+use crate::http::operation::{form, form_of};
+use crate::http::request::Params;
+use crate::http::response::{CSV, NDJSON, chunked};
+use crate::http::shapes;
 use crate::http::stream::{Sender, begin};
-use crate::model::id::{ClientCode, IdKind};
+use crate::model::id::IdKind;
+use crate::tokens::Scope;
 
 /// How many visitors a CSV file leaves out, for want of an id of its kind.
 const LEFT_OUT: HeaderName = HeaderName::from_static("profiled-left-out");
 
-pub(in crate::http) async fn answer(
-    front: &Front,
-    request: &Request,
-    bearer: &Bearer,
-    client: &ClientCode,
-) -> Result<Answer, HttpError> {
-    let format = Format::of(&request.query().strict()?)?;
+pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
+    methods: Methods::Read,
+    path: "/api/v1/export",
+    name: "export",
+    api: Api::Native,
+    // All visitors at once are more than a look at one.
+    access: Access::Of(Scope::Admin),
+    client: Whose::InQuery,
+    limits: Limits { places: &[Scarce::Exports], ..Limits::NONE },
+    handler: |call| Box::pin(answer(call)),
+    describe: Some(|operation| {
+        operation
+            .summary("All visitors of a client.")
+            .client()
+            .query("format", true, shapes::one_of(&["ndjson", "csv"]), "In which form.")
+            .query("by", false, shapes::one_of(&["third-party", "pc"]), "csv: the rows' key.")
+            .switch("defuse", "csv: percent-encode what a spreadsheet would run as a formula.")
+            .answers("200", "Them, in chunks.", [form_of::<Profile<'_>>(NDJSON), form(CSV, shapes::text())])
+            .bears("200", "Profiled-Left-Out", "csv: how many visitors have no id of the kind that by names.")
+            .bears("200", "Content-Disposition", "The name to save it under.")
+    }),
+}];
+
+async fn answer(call: Call<'_>) -> Reply {
+    let (client, format) = (call.client()?, Format::of(&call.query()?)?);
+    let Call { front, request, bearer, .. } = call;
     let export = front.app.export(&request.who(Some(client)), client).await?;
     let (place, pace) = (export.place().clone(), request.answer_pace());
     let what = match format {
@@ -40,10 +62,9 @@ pub(in crate::http) async fn answer(
     };
     front.app.note_act(bearer.actor(request), "export", Some(client), what).await;
     match format {
-        Format::Ndjson => Ok(chunked(
-            "application/x-ndjson",
-            begin("an export", &place, pace, move |out| ndjson(&export, out)),
-        )),
+        Format::Ndjson => {
+            Ok(chunked(NDJSON, begin("an export", &place, pace, move |out| ndjson(&export, out))))
+        }
         Format::Csv(key_kind, cells) => {
             let (gone, _here) = oneshot::channel::<()>();
             let here = place.clone();
@@ -65,7 +86,7 @@ pub(in crate::http) async fn answer(
                 let here = out.client();
                 export.rows(&table, here, |line| out.write(|bytes| bytes.extend_from_slice(line)))
             });
-            let mut answer = chunked("text/csv;charset=UTF-8", chunks);
+            let mut answer = chunked(CSV, chunks);
             answer.headers_mut().insert(LEFT_OUT, left_out);
             Ok(answer)
         }

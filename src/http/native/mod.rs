@@ -1,9 +1,22 @@
 //! Our own calls, in JSON, under `/api/v1`.
 
-pub(super) mod batches;
-pub(super) mod events;
-pub(super) mod export;
-pub(super) mod outcomes;
-pub(super) mod profiles;
-pub(super) mod statistics;
-pub(super) mod upkeep;
+mod batches;
+mod events;
+mod export;
+mod outcomes;
+mod profiles;
+mod statistics;
+mod upkeep;
+
+use super::endpoint::Endpoint;
+
+/// All of them, in the order of the OpenAPI document.
+pub(super) const ENDPOINTS: &[&[Endpoint]] = &[
+    profiles::ENDPOINTS,
+    statistics::ENDPOINTS,
+    export::ENDPOINTS,
+    batches::ENDPOINTS,
+    events::ENDPOINTS,
+    outcomes::ENDPOINTS,
+    upkeep::ENDPOINTS,
+];

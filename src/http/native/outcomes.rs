@@ -6,23 +6,100 @@
 use hyper::StatusCode;
 use hyper::header::{HeaderValue, LINK};
 
+use super::batches::with_id;
 use crate::batch::csv::RowPlace;
+use crate::engine::gates::Scarce;
 use crate::engine::read::report::PAGE_ROWS_MAX;
-use crate::http::Front;
+use crate::http::auth::Access;
+use crate::http::endpoint::{Api, Call, Endpoint, Limits, Methods, Reply, Whose};
 use crate::http::error::HttpError;
-use crate::http::outcomes::{Form, told};
-use crate::http::request::{Params, Request};
-use crate::http::response::{Answer, whole};
-use crate::model::batch::{BatchId, Outcome};
+use crate::http::operation::{form, form_of};
+use crate::http::outcomes::{self, ReportForm, Row, told};
+use crate::http::request::Params;
+use crate::http::response::{CSV, NDJSON, whole};
+use crate::http::shapes;
+use crate::model::batch::Outcome;
+
+pub(super) const ENDPOINTS: &[Endpoint] = &[
+    Endpoint {
+        methods: Methods::Read,
+        path: "/api/v1/batches/{id}/outcomes",
+        name: "batch outcomes",
+        api: Api::Native,
+        access: Access::Any,
+        client: Whose::OfBatch,
+        limits: LIMITS,
+        handler: |call| Box::pin(answer(call)),
+        describe: Some(|operation| {
+            with_id(operation)
+                .summary("What became of each row. Shows visitors' ids.")
+                .query("outcome", false, shapes::one_of(&Outcome::ALL.map(Outcome::name)), "Only those.")
+                .query(
+                    "limit",
+                    false,
+                    shapes::count(PAGE_ROWS_MAX),
+                    "A page of so many rows at most; all of them, where it is left out.",
+                )
+                .query(
+                    "from",
+                    false,
+                    shapes::pattern("^[0-9]{1,8}\\.[0-9]{1,8}$"),
+                    "Go on from there: Link leads here.",
+                )
+                .answers("200", "Every row has one.", [form(CSV, shapes::text()), form_of::<Row<'_>>(NDJSON)])
+                .bears("200", "Link", "The next page, rel=next, if there is one.")
+                .bears("200", "Content-Disposition", "The name to save it under.")
+        }),
+    },
+    Endpoint {
+        methods: Methods::Read,
+        path: "/api/v1/batches/{id}/repair",
+        name: "batch repair",
+        api: Api::Native,
+        access: Access::Any,
+        client: Whose::OfBatch,
+        limits: LIMITS,
+        handler: |call| {
+            Box::pin(async move { outcomes::repair(call.front, call.request, &call.batch()?).await })
+        },
+        describe: Some(|operation| {
+            with_id(operation)
+                .summary("The failed rows as sent, with a header. Shows visitors' values.")
+                .answers("200", "A batch file, to be mended and posted again.", [form(CSV, shapes::text())])
+                .bears("200", "Content-Disposition", "The name to save it under.")
+        }),
+    },
+    Endpoint {
+        methods: Methods::Read,
+        path: "/api/v1/batches/{id}/file",
+        name: "batch file",
+        api: Api::Native,
+        access: Access::Any,
+        client: Whose::OfBatch,
+        limits: LIMITS,
+        handler: |call| {
+            Box::pin(async move { outcomes::file(call.front, call.request, &call.batch()?).await })
+        },
+        describe: Some(|operation| {
+            with_id(operation)
+                .summary("The file as sent. Shows visitors' values.")
+                .answers(
+                    "200",
+                    "It; rows of visitors that were erased since read `erased`.",
+                    [form(CSV, shapes::text())],
+                )
+                .bears("200", "Content-Disposition", "The name to save it under.")
+        }),
+    },
+];
+
+const LIMITS: Limits = Limits { places: &[Scarce::Reports], ..Limits::NONE };
 
 /// What became of the rows.
-pub(in crate::http) async fn answer(
-    front: &Front,
-    request: &Request,
-    id: &BatchId,
-) -> Result<Answer, HttpError> {
-    let query = request.query().strict()?;
-    let form = Form::of(request);
+async fn answer(call: Call<'_>) -> Reply {
+    let (id, query) = (&call.batch()?, call.query()?);
+    let Call { front, request, .. } = call;
+    let form = ReportForm::of(request);
     let wanted = wanted(&query)?;
     let from = from(&query)?;
     let who = request.who(Some(&id.client));

@@ -5,25 +5,99 @@ use hyper::header::{ETAG, HeaderValue};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
+use utoipa::openapi::schema::{ObjectBuilder, Type};
 
 use crate::engine::commit::VisitorWrite;
+use crate::engine::gates::Scarce;
 use crate::engine::{Lines, Visitor, VisitorAttribute};
-use crate::http::Front;
-use crate::http::auth::Bearer;
+use crate::http::auth::Access;
+use crate::http::endpoint::{Api, Call, Endpoint, Limits, Methods, Reply, Whose};
 use crate::http::error::HttpError;
-use crate::http::request::{Params, Request, visitor_id};
-use crate::http::response::{Answer, json};
+use crate::http::operation::Operation;
+use crate::http::request::{Params, visitor_id};
+use crate::http::response::json;
+use crate::http::shapes;
 use crate::model::batch::BatchId;
-use crate::model::id::{ClientCode, IdKind};
+use crate::model::id::IdKind;
+use crate::model::profile::NAME_CHARS_MAX;
 use crate::model::seq::Seq;
+use crate::tokens::Scope;
 
-pub(in crate::http) async fn answer(
-    front: &Front,
-    request: &Request,
-    client: &ClientCode,
-    text: &str,
-) -> Result<Answer, HttpError> {
-    let query = request.query().strict()?;
+pub(super) const ENDPOINTS: &[Endpoint] = &[
+    Endpoint {
+        methods: Methods::Read,
+        path: "/api/v1/profiles/{id}",
+        name: "profile",
+        api: Api::Native,
+        access: Access::Of(Scope::Read),
+        client: Whose::InQuery,
+        limits: Limits { places: &[Scarce::LineSearches], ..Limits::NONE },
+        handler: |call| Box::pin(answer(call)),
+        describe: Some(|operation| {
+            with_id(operation)
+                .summary("A visitor: each attribute, who set it and when.")
+                .query(
+                    "wait_for_seq",
+                    false,
+                    shapes::seq(),
+                    "Show it as of this write at the earliest, as Profiled-Seq told.",
+                )
+                .switch("lines", "With the line of the kept upload that set an attribute.")
+                .json::<Profile<'_>>("The visitor; its ETag is the seq of its last write.")
+                .bears("200", "ETag", "The seq of its last write.")
+        }),
+    },
+    Endpoint {
+        methods: Methods::Delete,
+        path: "/api/v1/profiles/{id}",
+        name: "profile",
+        api: Api::Native,
+        access: Access::Of(Scope::Admin),
+        client: Whose::InQuery,
+        limits: Limits::NONE,
+        handler: |call| Box::pin(erase(call)),
+        describe: Some(|operation| {
+            with_id(operation)
+                .summary("Erases a visitor, with all its ids.")
+                .json::<Erased>("It is gone for every reader.")
+        }),
+    },
+    Endpoint {
+        methods: Methods::Delete,
+        path: "/api/v1/profiles/{id}/attributes/{name}",
+        name: "attribute",
+        api: Api::Native,
+        access: Access::Of(Scope::Admin),
+        client: Whose::InQuery,
+        limits: Limits::NONE,
+        handler: |call| Box::pin(remove(call)),
+        describe: Some(|operation| {
+            let name = ObjectBuilder::new()
+                .schema_type(Type::String)
+                .min_length(Some(1))
+                .max_length(Some(NAME_CHARS_MAX));
+            with_id(operation)
+                .path("name", name.into(), None)
+                .summary("Removes an attribute.")
+                .json::<Removed>("It is gone.")
+        }),
+    },
+];
+
+/// The id of a visitor in the path, and its kind in the query.
+fn with_id(operation: Operation) -> Operation {
+    let what = "An id, in characters that are right whatever its kind; further ones are right for some.";
+    operation.path("id", shapes::any_id(), Some(what)).client().query(
+        "by",
+        false,
+        shapes::one_of(&["third-party", "pc", "ecid"]),
+        "What kind of id it is; third-party, unless another is named.",
+    )
+}
+
+async fn answer(call: Call<'_>) -> Reply {
+    let (client, text, query) = (call.client()?, call.path.get("id"), call.query()?);
+    let Call { front, request, .. } = call;
     let id = visitor_id(by(&query)?, text)?;
     if let Some(seq) = query.get("wait_for_seq") {
         let number = seq.parse().map_err(|_| {
@@ -45,14 +119,10 @@ pub(in crate::http) async fn answer(
 }
 
 /// `DELETE /api/v1/profiles/{id}`: erases a visitor, by any of its ids (R12).
-pub(in crate::http) async fn erase(
-    front: &Front,
-    request: &Request,
-    bearer: &Bearer,
-    client: &ClientCode,
-    text: &str,
-) -> Result<Answer, HttpError> {
-    let id = visitor_id(by(&request.query().strict()?)?, text)?;
+async fn erase(call: Call<'_>) -> Reply {
+    let (client, text) = (call.client()?, call.path.get("id"));
+    let id = visitor_id(by(&call.query()?)?, text)?;
+    let Call { front, request, bearer, .. } = call;
     let kind = id.kind().name();
     let written = front.app.write_visitor(client.clone(), id, VisitorWrite::Erase).await?;
     match written.seq.filter(|_| written.known) {
@@ -69,15 +139,10 @@ pub(in crate::http) async fn erase(
 }
 
 /// `DELETE /api/v1/profiles/{id}/attributes/{name}`: removes an attribute.
-pub(in crate::http) async fn remove(
-    front: &Front,
-    request: &Request,
-    bearer: &Bearer,
-    client: &ClientCode,
-    text: &str,
-    name: &str,
-) -> Result<Answer, HttpError> {
-    let id = visitor_id(by(&request.query().strict()?)?, text)?;
+async fn remove(call: Call<'_>) -> Reply {
+    let (client, text, name) = (call.client()?, call.path.get("id"), call.path.get("name"));
+    let id = visitor_id(by(&call.query()?)?, text)?;
+    let Call { front, request, bearer, .. } = call;
     let kind = id.kind().name();
     let write = VisitorWrite::Remove(vec![name.to_owned()]);
     let written = front.app.write_visitor(client.clone(), id, write).await?;
@@ -94,13 +159,13 @@ pub(in crate::http) async fn remove(
 }
 
 #[derive(Serialize, ToSchema)]
-pub(in crate::http) struct Removed {
+struct Removed {
     removed: bool,
     seq: String,
 }
 
 #[derive(Serialize, ToSchema)]
-pub(in crate::http) struct Erased {
+struct Erased {
     erased: bool,
     seq: String,
 }
@@ -119,7 +184,7 @@ fn by(query: &Params) -> Result<IdKind, HttpError> {
 /// A visitor, as a lookup and an export show it.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(in crate::http) struct Profile<'a> {
+pub(super) struct Profile<'a> {
     client: &'a str,
     third_party_id: Option<&'a str>,
     pc_ids: Vec<&'a str>,
@@ -134,7 +199,7 @@ pub(in crate::http) struct Profile<'a> {
 
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(in crate::http) struct Attribute<'a> {
+struct Attribute<'a> {
     value: &'a str,
     seq: String,
     source: &'static str,

@@ -4,19 +4,31 @@ use hyper::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::engine::gates::Scarce;
 use crate::engine::read::statistics::Pace;
-use crate::http::Front;
-use crate::http::error::HttpError;
+use crate::http::auth::Access;
+use crate::http::endpoint::{Api, Call, Endpoint, Limits, Methods, Reply, Whose};
 use crate::http::outcomes::Outcomes;
-use crate::http::request::Request;
-use crate::http::response::{Answer, json};
-use crate::model::id::ClientCode;
+use crate::http::response::json;
+use crate::tokens::Scope;
 
-pub(in crate::http) async fn answer(
-    front: &Front,
-    request: &Request,
-    client: &ClientCode,
-) -> Result<Answer, HttpError> {
+pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
+    methods: Methods::Read,
+    path: "/api/v1/statistics",
+    name: "statistics",
+    api: Api::Native,
+    access: Access::Of(Scope::Read),
+    client: Whose::InQuery,
+    limits: Limits { places: &[Scarce::Counts], ..Limits::NONE },
+    handler: |call| Box::pin(answer(call)),
+    describe: Some(|operation| {
+        operation.summary("What a client has.").client().json::<Statistics<'_>>("That.")
+    }),
+}];
+
+async fn answer(call: Call<'_>) -> Reply {
+    let client = call.client()?;
+    let Call { front, request, .. } = call;
     let found = front.app.statistics(&request.who(Some(client)), client).await?;
     json(
         StatusCode::OK,
@@ -41,7 +53,7 @@ pub(in crate::http) async fn answer(
 /// What a client has. Batches and rows are those of the batches that are kept.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(in crate::http) struct Statistics<'a> {
+struct Statistics<'a> {
     client: &'a str,
     profiles: u64,
     profiles_counted_at: String,
@@ -55,7 +67,7 @@ pub(in crate::http) struct Statistics<'a> {
 /// How many batches.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(in crate::http) struct KeptBatches {
+struct KeptBatches {
     kept: u64,
     incomplete: u64,
     stuck: u64,
@@ -65,7 +77,7 @@ pub(in crate::http) struct KeptBatches {
 /// What came in a while.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(in crate::http) struct Rates {
+struct Rates {
     batches: u64,
     rows: u64,
     rows_completed: u64,

@@ -9,29 +9,68 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::engine::Done;
-use crate::http::Front;
-use crate::http::auth::Bearer;
+use crate::engine::gates::Scarce;
+use crate::http::auth::Access;
+use crate::http::endpoint::{Api, Body, Call, Endpoint, Limits, Methods, Rate, Reply, Whose};
 use crate::http::error::HttpError;
-use crate::http::request::Request;
-use crate::http::response::{Answer, json};
+use crate::http::operation::form_of;
+use crate::http::response::{JSON, json};
+use crate::tokens::Scope;
 
-const BODY_BYTES_MAX: usize = 16 << 10;
+pub(super) const ENDPOINTS: &[Endpoint] = &[
+    Endpoint {
+        methods: Methods::Post,
+        path: "/api/v1/compact",
+        name: "compact",
+        api: Api::Native,
+        access: Access::Everywhere(Scope::Admin),
+        client: Whose::Nobody,
+        limits: LIMITS,
+        handler: |call| Box::pin(compact(call)),
+        describe: Some(|operation| {
+            operation
+                .summary("Makes a fresh store.")
+                .body([form_of::<Nothing>(JSON)])
+                .json::<Compacted>("It is in use.")
+        }),
+    },
+    Endpoint {
+        methods: Methods::Post,
+        path: "/api/v1/backup",
+        name: "backup",
+        api: Api::Native,
+        access: Access::Everywhere(Scope::Admin),
+        client: Whose::Nobody,
+        limits: LIMITS,
+        handler: |call| Box::pin(backup(call)),
+        describe: Some(|operation| {
+            operation
+                .summary("Writes a backup.")
+                .body([form_of::<Where>(JSON)])
+                .json::<BackedUp>("It is written.")
+        }),
+    },
+];
+
+const LIMITS: Limits = Limits { body: Body::Bytes(16 << 10), rate: Rate::Free, places: &[Scarce::Chores] };
 
 /// What a compaction is asked for: nothing.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Nothing {}
 
 /// Where a backup is to go, on the daemon's own machine.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Where {
+    /// On the daemon's machine.
+    #[schema(value_type = String)]
     folder: PathBuf,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(in crate::http) struct Compacted {
+struct Compacted {
     store_bytes_before: u64,
     store_bytes: u64,
     live_bytes: u64,
@@ -40,7 +79,7 @@ pub(in crate::http) struct Compacted {
 
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(in crate::http) struct BackedUp {
+struct BackedUp {
     values: u64,
     seq: String,
     /// These are in it as they are: what waits for them is held in what is restored, too.
@@ -48,12 +87,9 @@ pub(in crate::http) struct BackedUp {
 }
 
 /// Makes a fresh store.
-pub(in crate::http) async fn compact(
-    front: &Front,
-    request: &mut Request,
-    bearer: &Bearer,
-) -> Result<Answer, HttpError> {
-    let Nothing {} = body(request, "{}").await?;
+async fn compact(mut call: Call<'_>) -> Reply {
+    let Nothing {} = body(&mut call, "{}").await?;
+    let Call { front, request, bearer, .. } = call;
     let Done { store_bytes: (before, after), live_bytes, erased, .. } =
         front.app.compact(&request.who(None)).await?;
     front.app.note_act(bearer.actor(request), "compact", None, &format!("{erased} ids erased")).await;
@@ -62,12 +98,9 @@ pub(in crate::http) async fn compact(
 }
 
 /// Writes a backup.
-pub(in crate::http) async fn backup(
-    front: &Front,
-    request: &mut Request,
-    bearer: &Bearer,
-) -> Result<Answer, HttpError> {
-    let Where { folder } = body(request, "{\"folder\": \"/an/absolute/path\"}").await?;
+async fn backup(mut call: Call<'_>) -> Reply {
+    let Where { folder } = body(&mut call, "{\"folder\": \"/an/absolute/path\"}").await?;
+    let Call { front, request, bearer, .. } = call;
     let what = folder.display().to_string();
     let done = front.app.backup(&request.who(None), folder).await?;
     front.app.note_act(bearer.actor(request), "backup", None, &what).await;
@@ -75,13 +108,13 @@ pub(in crate::http) async fn backup(
     json(StatusCode::OK, &BackedUp { values, seq: seq.to_string(), damaged_uploads })
 }
 
-async fn body<T: for<'d> Deserialize<'d>>(request: &mut Request, right: &str) -> Result<T, HttpError> {
-    let media_type = request.media_type()?.to_owned();
+async fn body<T: for<'d> Deserialize<'d>>(call: &mut Call<'_>, right: &str) -> Result<T, HttpError> {
+    let media_type = call.request.media_type()?.to_owned();
     let wrong =
         |why: String| HttpError::Wrong(format!("{why}: send {right} with Content-Type: application/json"));
     if !media_type.eq_ignore_ascii_case("application/json") {
         return Err(wrong(format!("the body is said to be {media_type:?}")));
     }
-    let bytes = request.body.collect(BODY_BYTES_MAX).await?;
+    let bytes = call.request.body.collect(call.body_bytes_max()).await?;
     serde_json::from_slice(&bytes).map_err(|error| wrong(format!("the body is not right, {error}")))
 }

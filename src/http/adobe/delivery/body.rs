@@ -13,9 +13,10 @@ use tokio::task::spawn_blocking;
 
 use super::bounded::too_large;
 use super::call::{parse, parse_arriving};
-use crate::engine::gates::Place;
+use crate::engine::gates::{Place, Scarce};
 use crate::http::Front;
 use crate::http::adobe::site::BODY_BYTES_MAX;
+use crate::http::endpoint::{Body, Limits, Rate};
 use crate::http::error::HttpError;
 use crate::http::request::{Begun, Request};
 use crate::model::id::ClientCode;
@@ -25,6 +26,12 @@ const MEDIA_TYPES: [&str; 2] = ["application/json", "text/plain"];
 /// The largest body. "Target limits", Content delivery: "60 MB HTTP POST body size", 413 beyond; taken in the larger sense,
 /// so that what Adobe takes is taken.
 const LARGE_BODY_BYTES_MAX: u64 = 60 << 20;
+/// What a site call in JSON may take.
+pub(in crate::http::adobe) const LIMITS: Limits = Limits {
+    body: Body::InPieces { small: BODY_BYTES_MAX, max: LARGE_BODY_BYTES_MAX },
+    rate: Rate::SiteCalls,
+    places: &[Scarce::LargeCalls],
+};
 /// How many pieces of a body may wait for the parser.
 const PIECES_WAITING_MAX: usize = 4;
 

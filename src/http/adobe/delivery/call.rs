@@ -12,10 +12,13 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeOwned, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::error::Category;
+use utoipa::ToSchema;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 
 use super::bounded::Bounded;
 use crate::http::adobe::site::{ATTRIBUTES_MAX, VALUE_CHARS_MAX, too_long};
 use crate::http::error::HttpError;
+use crate::http::shapes;
 use crate::model::profile::{NAME_CHARS_MAX, NAME_PREFIX, NameFault, attribute_name_fault};
 
 /// The longest message about a body.
@@ -33,91 +36,115 @@ const PIECE_WEIGHT: usize = 64;
 /// How much of an arriving body is read at once.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// A call's body.
-#[derive(Debug, Deserialize)]
+/// A call's body, as far as it is read; other members of Adobe's document may hold anything.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Call {
+pub(super) struct Delivery {
+    #[schema(value_type = Option<String>)]
     pub(super) request_id: Option<Id>,
+    #[schema(value_type = Option<Ids>)]
     id: Option<Object<Ids>>,
+    #[schema(value_type = Option<Context>)]
     context: Option<Object<Context>>,
+    #[schema(value_type = Option<Execute>)]
     pub(super) execute: Option<Object<Execute>>,
+    #[schema(value_type = Option<Prefetch>)]
     pub(super) prefetch: Option<Object<Prefetch>>,
+    #[schema(value_type = Option<Vec<Notification>>)]
     pub(super) notifications: Option<Kept<Notification>>,
 }
 
 /// Who the visitor is.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::http::adobe) struct Ids {
+    #[schema(schema_with = shapes::pc_id)]
     pub(in crate::http::adobe) tnt_id: Option<Id>,
+    #[schema(schema_with = shapes::third_party_id)]
     pub(in crate::http::adobe) third_party_id: Option<Id>,
+    #[schema(schema_with = shapes::ecid)]
     pub(in crate::http::adobe) marketing_cloud_visitor_id: Option<Id>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 struct Context {
     beacon: Option<bool>,
 }
 
 /// What to evaluate now.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Execute {
+    #[schema(value_type = Option<PageLoad>)]
     pub(super) page_load: Option<Object<PageLoad>>,
+    #[schema(value_type = Option<Vec<Mbox>>, max_items = 50)]
     pub(super) mboxes: Option<Kept<Mbox>>,
 }
 
 /// What to evaluate for later.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Prefetch {
+    #[schema(value_type = Option<Vec<View>>)]
     pub(super) views: Option<Kept<View>>,
+    #[schema(value_type = Option<PageLoad>)]
     pub(super) page_load: Option<Object<PageLoad>>,
+    #[schema(value_type = Option<Vec<Mbox>>, max_items = 50)]
     pub(super) mboxes: Option<Kept<Mbox>>,
 }
 
 /// The page as a whole.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct PageLoad {
     #[serde(rename = "parameters")]
+    #[schema(schema_with = unused)]
     _parameters: Option<Unused>,
+    #[schema(schema_with = profile_parameters)]
     profile_parameters: Option<Parameters>,
 }
 
 /// A place on the page.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Mbox {
+    #[schema(minimum = 0, maximum = 1000)]
     pub(super) index: Option<i64>,
     pub(super) name: String,
     #[serde(rename = "parameters")]
+    #[schema(schema_with = unused)]
     _parameters: Option<Unused>,
+    #[schema(schema_with = profile_parameters)]
     profile_parameters: Option<Parameters>,
 }
 
 /// A view of a single-page application.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct View {
     pub(super) name: Option<String>,
     pub(super) key: Option<String>,
     #[serde(rename = "parameters")]
+    #[schema(schema_with = unused)]
     _parameters: Option<Unused>,
+    #[schema(schema_with = profile_parameters)]
     profile_parameters: Option<Parameters>,
 }
 
 /// Something shown or clicked.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Notification {
+    #[schema(value_type = String)]
     pub(super) id: Id,
     #[serde(rename = "parameters")]
+    #[schema(schema_with = unused)]
     _parameters: Option<Unused>,
+    #[schema(schema_with = profile_parameters)]
     profile_parameters: Option<Parameters>,
 }
 
-impl Call {
+impl Delivery {
     /// Refuses more mboxes than a call may have.
     pub(super) fn with_few_mboxes(self) -> Result<Self, HttpError> {
         let executed = self.execute.as_ref().and_then(|it| it.0.mboxes.as_ref());
@@ -479,6 +506,16 @@ fn name_too_long(name: &str) -> String {
 
 fn value_too_long(name: &str) -> String {
     format!("the value of {name:?} has more than {VALUE_CHARS_MAX} characters")
+}
+
+/// What a map of `profileParameters` holds, for the OpenAPI document.
+pub(in crate::http::adobe) fn profile_parameters() -> Schema {
+    shapes::attributes(Some(ATTRIBUTES_MAX), "^[a-z]{1,20}$")
+}
+
+/// What a map of `parameters` holds.
+pub(in crate::http::adobe) fn unused() -> Schema {
+    ObjectBuilder::new().schema_type(Type::Object).max_properties(Some(PARAMETERS_MAX)).into()
 }
 
 /// A map of `profileParameters` in the order sent, checked as Adobe's OpenAPI says (R9).

@@ -1,0 +1,279 @@
+//! What an endpoint is: one declaration of everything that is said about a call, beside the call's handler.
+//!
+//! Promises: the router, the connection layer, the metrics and the OpenAPI document read these declarations and say nothing
+//! of their own about a call. Each handler gets a [`Call`] that was let in, and whose client was checked.
+
+use std::fmt;
+use std::pin::Pin;
+
+use hyper::Method;
+
+use super::Front;
+use super::auth::{Access, Bearer};
+use super::error::HttpError;
+use super::operation::Operation;
+use super::path::Path;
+use super::request::{Params, Request, client};
+use super::response::{Answer, Door};
+use crate::engine::EngineError;
+use crate::engine::gates::Scarce;
+use crate::model::batch::BatchId;
+use crate::model::id::ClientCode;
+
+/// A call that there is.
+pub(super) struct Endpoint {
+    /// By which methods.
+    pub(super) methods: Methods,
+    /// At which path; see [`Template`](super::path::Template).
+    pub(super) path: &'static str,
+    /// What the log and the metrics call it: a path would hold ids. Several may share a name.
+    pub(super) name: &'static str,
+    /// Whose conventions it follows.
+    pub(super) api: Api,
+    /// Who may call.
+    pub(super) access: Access,
+    /// Whose visitors it is about.
+    pub(super) client: Whose,
+    /// How much it takes of a caller.
+    pub(super) limits: Limits,
+    /// What answers it.
+    pub(super) handler: Handler,
+    /// What the OpenAPI document says of it; nothing of the inspector's pages.
+    pub(super) describe: Option<fn(Operation) -> Operation>,
+}
+
+/// What answers a call: `|call| Box::pin(answer(call))`.
+pub(super) type Handler = for<'a> fn(Call<'a>) -> Pin<Box<dyn Future<Output = Reply> + Send + 'a>>;
+/// What a handler comes to.
+pub(super) type Reply = Result<Answer, HttpError>;
+
+/// The methods of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Methods {
+    /// GET and HEAD: it changes nothing.
+    Read,
+    /// POST.
+    Post,
+    /// DELETE.
+    Delete,
+    /// GET or POST, as Adobe has it for calls that write: the parameters of a form stand in the query or in the body.
+    GetOrPost,
+}
+
+impl Methods {
+    /// All of them, as `Allow` lists them.
+    pub(super) const fn all(self) -> &'static [Method] {
+        match self {
+            Self::Read => &[Method::GET, Method::HEAD],
+            Self::Post => &[Method::POST],
+            Self::Delete => &[Method::DELETE],
+            Self::GetOrPost => &[Method::GET, Method::POST],
+        }
+    }
+
+    /// Whether a call by them may change anything.
+    pub(super) fn write(self) -> bool {
+        self != Self::Read
+    }
+}
+
+/// Whose conventions a call follows: the form of refusals, who may call from where, what a slash at the end means.
+#[derive(Clone, Copy)]
+pub(super) enum Api {
+    /// Adobe's calls that take a token. Who has none, or a wrong one, is answered 403 and `Forbidden`.
+    Profile(Door),
+    /// Adobe's calls from the site: pages of other origins may make them, and read the answer.
+    Site {
+        /// The form of refusals, by what stands in the path as `{kind}`.
+        door: fn(&str) -> Door,
+        /// Whether it reads a cookie: then no page may read its answer with credentials.
+        reads_cookies: bool,
+    },
+    /// Our own calls.
+    Native,
+    /// The inspector's pages, whose refusals are pages. The token may stand in a cookie.
+    Inspector(fn(&Request, &HttpError) -> Answer),
+}
+
+impl Api {
+    /// Whether it is one of Adobe's: a slash at the end of their paths means nothing. Its mobile SDKs call
+    /// `/rest/v1/delivery/`.
+    pub(super) fn is_adobes(self) -> bool {
+        matches!(self, Self::Profile(_) | Self::Site { .. })
+    }
+
+    /// Whether pages of other origins may call.
+    pub(super) fn is_for_pages(self) -> bool {
+        matches!(self, Self::Site { .. })
+    }
+}
+
+/// Whose visitors a call is about, and where it says so. The router finds it out before the handler runs, and lets no token
+/// of another client in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Whose {
+    /// Nobody's: it is about the daemon, or about all clients.
+    Nobody,
+    /// `{client}` in the path.
+    InPath,
+    /// `client=` in the query, else the default client.
+    InQuery,
+    /// The batch's, whose id is `{id}` in the path.
+    OfBatch,
+    /// `client=` in the query, else the token's own, else the only one that there is. None where a page has to ask first.
+    OfPage,
+    /// The handler finds it out: the query, an organisation or the body says it.
+    InBody,
+}
+
+impl Whose {
+    /// The client.
+    pub(super) fn find(
+        self,
+        front: &Front,
+        request: &Request,
+        bearer: &Bearer,
+        path: Path<'_>,
+    ) -> Result<Option<ClientCode>, HttpError> {
+        match self {
+            Self::Nobody | Self::InBody => Ok(None),
+            Self::InPath => client(path.get("client")).map(Some),
+            Self::InQuery => request.query().strict()?.client(&front.app).map(Some),
+            Self::OfBatch => Ok(BatchId::parse(path.get("id")).map(|id| id.client)),
+            Self::OfPage => {
+                let query = request.query().strict()?;
+                if query.get("client").is_some() {
+                    return query.client(&front.app).map(Some);
+                }
+                Ok(bearer.client().cloned().or_else(|| front.app.only_client()))
+            }
+        }
+    }
+}
+
+/// How much a call takes of a caller. Beyond that, all calls share the limits of the connection layer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// How large its body may be.
+    pub(super) body: Body,
+    /// How often it may be made.
+    pub(super) rate: Rate,
+    /// Of what it may take a place: it is refused with 503 if none is free.
+    pub(super) places: &'static [Scarce],
+}
+
+impl Limits {
+    /// A call without a body, which takes nothing that is scarce.
+    pub(super) const NONE: Self = Self { body: Body::None, rate: Rate::Free, places: &[] };
+}
+
+/// How large a body may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Body {
+    /// None is read.
+    None,
+    /// So many bytes.
+    Bytes(usize),
+    /// So many bytes. One of more than `small` is read in pieces, and takes a place of [`Scarce::LargeCalls`].
+    InPieces {
+        /// The most that is read whole.
+        small: usize,
+        /// The most.
+        max: u64,
+    },
+    /// A batch file: the settings say how many bytes and rows.
+    BatchFile,
+}
+
+/// How often a call may be made, beyond what is asked of all: an address that fails to be let in too often has to wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rate {
+    /// As often as one likes.
+    Free,
+    /// By one address so many times a second: `site_calls_per_second`.
+    SiteCalls,
+    /// For one client so many times a minute: `batch_calls_per_minute`.
+    BatchCalls,
+}
+
+impl fmt::Display for Limits {
+    /// What the OpenAPI document says of them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut sentences = vec![];
+        match self.body {
+            Body::None => {}
+            Body::Bytes(max) => sentences.push(format!("The body has at most {max} bytes, 413 beyond.")),
+            Body::InPieces { small, max } => sentences.push(format!(
+                "The body has at most {max} bytes ({} MB), 413 beyond; one of more than {} MiB takes a place, 503 if \
+                 none is free.",
+                max >> 20,
+                small >> 20
+            )),
+            Body::BatchFile => {
+                sentences.push("The settings say how large a batch file may be, 413 beyond.".into());
+            }
+        }
+        match self.rate {
+            Rate::Free => {}
+            Rate::SiteCalls => {
+                sentences.push(
+                    "An address may make so many calls a second (site_calls_per_second), 429 beyond.".into(),
+                );
+            }
+            Rate::BatchCalls => {
+                sentences.push(
+                    "A client may make so many calls a minute (batch_calls_per_minute), 503 beyond.".into(),
+                );
+            }
+        }
+        if !self.places.is_empty() {
+            let names: Vec<&str> = self.places.iter().map(|scarce| scarce.name()).collect();
+            sentences.push(format!("It may take a place ({}), 503 if none is free.", names.join(", ")));
+        }
+        f.write_str(&sentences.join(" "))
+    }
+}
+
+/// A call that was let in, as its handler gets it.
+pub(super) struct Call<'a> {
+    /// The daemon behind it.
+    pub(super) front: &'a Front,
+    /// The request.
+    pub(super) request: &'a mut Request,
+    /// Its path.
+    pub(super) path: Path<'a>,
+    /// Who calls.
+    pub(super) bearer: &'a Bearer,
+    /// Whose visitors it is about; none where that is nobody's, or nobody knows yet.
+    pub(super) client: Option<&'a ClientCode>,
+    /// What was declared of it.
+    pub(super) limits: &'static Limits,
+}
+
+impl<'a> Call<'a> {
+    /// The client, of a call that is about one.
+    pub(super) fn client(&self) -> Result<&'a ClientCode, HttpError> {
+        self.client.ok_or_else(|| HttpError::Inside("a call about one client's visitors names none".into()))
+    }
+
+    /// The batch that `{id}` names. Its id names its client, so `client=` may be left out; where it is there, it must agree.
+    pub(super) fn batch(&self) -> Result<BatchId, HttpError> {
+        let text = self.path.get("id");
+        let query = self.request.query().strict()?;
+        let agrees = |id: &BatchId| query.get("client").is_none_or(|client| client == id.client.as_str());
+        BatchId::parse(text).filter(agrees).ok_or_else(|| EngineError::UnknownBatch(text.to_owned()).into())
+    }
+
+    /// The parameters of its query, which must be UTF-8.
+    pub(super) fn query(&self) -> Result<Params, HttpError> {
+        self.request.query().strict()
+    }
+
+    /// The most bytes of its body.
+    pub(super) fn body_bytes_max(&self) -> usize {
+        match self.limits.body {
+            Body::Bytes(max) | Body::InPieces { small: max, .. } => max,
+            Body::None | Body::BatchFile => 0,
+        }
+    }
+}
