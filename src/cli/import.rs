@@ -18,14 +18,13 @@ use tokio::task::JoinSet;
 use super::client::Client;
 use super::{CliError, Format, Remote, batch, block_on, complain, parse_client, print_json, say, shown};
 use crate::model::id::{ClientCode, IdKind, VisitorId};
-use crate::model::profile::{NAME_CHARS_MAX, NameFault, attribute_name_fault};
+use crate::model::profile::{
+    NAME_CHARS_MAX, NameFault, SITE_CALL_ATTRIBUTES_MAX, SITE_CALL_VALUE_CHARS_MAX, attribute_name_fault,
+    is_too_long_for_a_site_call,
+};
 
 /// How many visitors are written at once: the daemon makes one group durable while the next is on its way.
 const IN_FLIGHT_MAX: usize = 32;
-/// The most attributes in a site call (R9).
-const CALL_ATTRIBUTES_MAX: usize = 50;
-/// The longest value in a site call, in characters (R9).
-const VALUE_CHARS_MAX: usize = 5_000;
 /// How long a call's attributes may be, encoded; the daemon takes a little more.
 const CALL_BYTES_MAX: usize = 900 << 10;
 /// The longest line.
@@ -385,7 +384,7 @@ fn parts(attributes: &[(String, String)]) -> Vec<&[(String, String)]> {
     let mut rest = attributes;
     while !rest.is_empty() {
         let mut bytes = 0;
-        let fit = rest.iter().take(CALL_ATTRIBUTES_MAX).take_while(|(name, value)| {
+        let fit = rest.iter().take(SITE_CALL_ATTRIBUTES_MAX).take_while(|(name, value)| {
             // Encoded, a byte takes three at most.
             bytes += 16 + 3 * (name.len() + value.len());
             bytes <= CALL_BYTES_MAX
@@ -411,9 +410,9 @@ fn check_attribute(name: &str, value: &str) -> Result<(), String> {
             ));
         }
     }
-    if value.chars().nth(VALUE_CHARS_MAX).is_some() {
+    if is_too_long_for_a_site_call(value) {
         return Err(format!(
-            "the value of the attribute {start:?} has more than {VALUE_CHARS_MAX} characters, more than a site call may \
+            "the value of the attribute {start:?} has more than {SITE_CALL_VALUE_CHARS_MAX} characters, more than a site call may \
              bring: take it out of the line, and set it by a batch"
         ));
     }

@@ -51,8 +51,8 @@ impl fmt::Display for Access {
                 f.write_str("no token, and shows what is one client's own to a token of that client")
             }
             Self::Any => f.write_str("any token of the client"),
-            Self::Of(scope) => write!(f, "a token of the client with scope {scope}"),
-            Self::Everywhere(scope) => write!(f, "a token of all clients with scope {scope}"),
+            Self::Of(scope) => write!(f, "a token of the client, scope {scope}"),
+            Self::Everywhere(scope) => write!(f, "a token of all clients, scope {scope}"),
         }
     }
 }

@@ -7,15 +7,13 @@ use utoipa::openapi::schema::{ObjectBuilder, Type};
 use super::Front;
 use super::error::HttpError;
 use super::operation::{Form, form};
-use super::request::{Params, Request};
+use super::request::{FORM, Params, Request};
 use crate::engine::{Announced, BatchVersion, Upload};
 use crate::model::batch::{EmptyValues, IdempotencyKey, KEY_CHARS_MAX};
 use crate::model::id::ClientCode;
 
 /// The media types under which a batch file may come: Adobe documents the first, and curl sends it by itself.
 pub(super) const MEDIA_TYPES: [&str; 4] = [FORM, "text/csv", "text/plain", "application/octet-stream"];
-/// What a form is said to be, and with it most files.
-const FORM: &str = "application/x-www-form-urlencoded";
 /// What a batch file looks like, in each media type, for the OpenAPI document.
 pub(super) fn forms() -> [Form; 3] {
     const EXAMPLE: &str = "batch=thirdPartyId,city,tier\ncrm-123,Oslo,gold\ncrm-124,Bergen,\n";

@@ -1,7 +1,7 @@
 //! The description of one call, for the OpenAPI document: written beside the call's handler, in the library's own types.
 //!
 //! A description says what the call is for, what it takes beyond the parameters of its path, and what it answers. What its
-//! [`Endpoint`](super::endpoint::Endpoint) says of it (who may call, the limits, the form of refusals) is added from there.
+//! `Endpoint` says of it (who may call, the limits, the form of refusals) is added from there.
 
 use std::collections::BTreeMap;
 

@@ -321,12 +321,12 @@ mod tests {
             let path = format!("/m2/demo/mbox/{kind}");
             check(&path, Some(("/m2/{client}/mbox/{kind=json|ajax|standard}", &["demo", kind])));
         };
-        ["json", "ajax", "standard"].map(mbox);
+        ["json", "ajax", "standard"].into_iter().for_each(mbox);
         let ubox = |kind: &str| {
             let path = format!("/m2/demo/ubox/{kind}");
             check(&path, Some(("/m2/{client}/ubox/{kind=raw|image|page}", &["demo", kind])));
         };
-        ["raw", "image", "page"].map(ubox);
+        ["raw", "image", "page"].into_iter().for_each(ubox);
         check("/m2/demo/ubox/json", None);
         check("/m2/demo/mbox/raw", None);
         check("/rest/v1/delivery", Some(("/rest/v1/delivery", &[])));

@@ -37,6 +37,10 @@ pub const LINKED_IDS_MAX: usize = 256;
 pub const NAME_CHARS_MAX: usize = 128;
 /// What stands before an attribute's name in a parameter, and never in the name itself (R9).
 pub const NAME_PREFIX: &str = "profile.";
+/// The most attributes in one map of a site call in JSON (R9).
+pub const SITE_CALL_ATTRIBUTES_MAX: usize = 50;
+/// The longest value that a site call may bring, in characters (R9).
+pub const SITE_CALL_VALUE_CHARS_MAX: usize = 5_000;
 
 const KIND_PROFILE: u8 = 1;
 const KIND_LINK: u8 = 2;
@@ -76,6 +80,11 @@ pub fn attribute_name_fault(name: &str) -> Option<NameFault> {
     } else {
         None
     }
+}
+
+/// Whether a value is longer than a site call may bring it (R9).
+pub fn is_too_long_for_a_site_call(value: &str) -> bool {
+    value.chars().nth(SITE_CALL_VALUE_CHARS_MAX).is_some()
 }
 
 /// Who wrote an attribute.

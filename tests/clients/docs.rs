@@ -286,6 +286,40 @@ fn every_metric_is_in_the_docs_and_no_other() {
     assert_eq!(told, families);
 }
 
+/// The calls in the tables of a page, as `GET /path`, and what each takes.
+fn calls(page: &str) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    for row in page.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<&str> = row.split(" | ").collect();
+        for call in cells[0].split('`').skip(1).step_by(2) {
+            let Some((methods, rest)) = call.split_once(" /") else { continue };
+            let path = rest.split(['?', '[', ' ']).next().unwrap();
+            for method in methods.split('·') {
+                found.insert(format!("{method} /{path}"), cells[1].to_owned());
+            }
+        }
+    }
+    found
+}
+
+/// The tables of the calls follow from the code: no call is missing, none too many, and each says who may make it.
+#[test]
+fn every_call_is_in_the_docs_with_what_it_takes_and_no_other() {
+    let mut told = calls(&read("docs/native-api.md"));
+    told.extend(calls(&read("docs/adobe-calls.md")));
+    let document = Daemon::start().get("/openapi.json").json();
+    let mut described = BTreeMap::new();
+    for (path, operations) in document["paths"].as_object().unwrap() {
+        for (method, operation) in operations.as_object().unwrap() {
+            let call = format!("{} {path}", method.to_uppercase());
+            let says = operation["description"].as_str().unwrap();
+            let takes = says.split("It takes ").nth(1).unwrap().split('.').next().unwrap();
+            described.insert(call, takes.to_owned());
+        }
+    }
+    assert_eq!(told, described);
+}
+
 /// Runs a script with bash in a folder, against a daemon. None: there is no bash, or no curl.
 fn bash(daemon: &Daemon, folder: &Path, script: &str) -> Option<Output> {
     if Command::new("curl").arg("--version").output().is_err() {

@@ -9,7 +9,7 @@ use crate::engine::{CallIds, SiteCall, Written};
 use crate::http::adobe::cookies;
 use crate::http::adobe::default_content::{DefaultContent, Handed, Kind};
 use crate::http::adobe::site::{
-    BLOCKED, BODY_BYTES_MAX, PROFILE_PARAMETER, VALUE_CHARS_MAX, give_pc_id, note_lost, random_id, too_long,
+    BLOCKED, BODY_BYTES_MAX, PROFILE_PARAMETER, give_pc_id, note_lost, random_id,
 };
 use crate::http::auth::Access;
 use crate::http::endpoint::{Api, Body, Call, Endpoint, Limits, Methods, Rate, Reply, Whose};
@@ -21,7 +21,10 @@ use crate::http::response::{JSON, SCRIPT, TEXT, XML};
 use crate::http::shapes;
 use crate::model::blocked::BlockedIds;
 use crate::model::id::{IdKind, VisitorId};
-use crate::model::profile::{NAME_CHARS_MAX, NameFault, Source, attribute_name_fault};
+use crate::model::profile::{
+    NAME_CHARS_MAX, NameFault, SITE_CALL_VALUE_CHARS_MAX, Source, attribute_name_fault,
+    is_too_long_for_a_site_call,
+};
 use crate::telemetry::metrics;
 
 /// The most attributes in one call: Adobe's limit for standard mbox calls (R9).
@@ -182,7 +185,9 @@ fn fault(name: &str, value: &str) -> Option<String> {
         Some(NameFault::Empty | NameFault::Blank) => Some("whose name is blank".into()),
         Some(NameFault::Prefixed) => Some("whose name has \"profile.\" twice before it".into()),
         Some(NameFault::TooLong) => Some(format!("whose name has more than {NAME_CHARS_MAX} characters")),
-        None if too_long(value) => Some(format!("whose value has more than {VALUE_CHARS_MAX} characters")),
+        None if is_too_long_for_a_site_call(value) => {
+            Some(format!("whose value has more than {SITE_CALL_VALUE_CHARS_MAX} characters"))
+        }
         None => None,
     }
 }

@@ -6,21 +6,12 @@ use crate::http::error::HttpError;
 use crate::http::left_out::LeftOut;
 use crate::model::id::{IdKind, VisitorId};
 
-/// The most parameters in one map of a Delivery call (R9).
-pub(super) const ATTRIBUTES_MAX: usize = 50;
 /// What an answer calls an attribute that was left out: what Adobe calls it.
 pub(super) const PROFILE_PARAMETER: &str = "profile parameter";
 /// Why an id is left out.
 pub(super) const BLOCKED: &str = "that stands for nobody (blocked_ids)";
-/// The longest value, in characters (R9).
-pub(super) const VALUE_CHARS_MAX: usize = 5_000;
 /// The largest body of the usual size: more than fifty of the longest names and values, in three encoded bytes a character.
 pub(super) const BODY_BYTES_MAX: usize = 1 << 20;
-
-/// Whether a value is longer than an attribute's may be.
-pub(super) fn too_long(value: &str) -> bool {
-    value.chars().nth(VALUE_CHARS_MAX).is_some()
-}
 
 /// Notes what a write lost because the profile would have grown too large.
 pub(super) fn note_lost(left_out: &mut LeftOut, lost: usize) {

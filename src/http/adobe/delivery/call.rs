@@ -1,7 +1,7 @@
 //! A Delivery call's body: typed where it is used, and checked with the place of what is wrong. The older calls in JSON
 //! are made of the same parts.
 //!
-//! Pure: bytes in, a [`Call`] or a sentence out. Whatever is not used is passed over and takes no memory; of what is used,
+//! Pure: bytes in, a [`Delivery`] or a sentence out. Whatever is not used is passed over and takes no memory; of what is used,
 //! each list keeps a bounded part.
 
 use std::fmt;
@@ -16,10 +16,12 @@ use utoipa::ToSchema;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 
 use super::bounded::Bounded;
-use crate::http::adobe::site::{ATTRIBUTES_MAX, VALUE_CHARS_MAX, too_long};
 use crate::http::error::HttpError;
 use crate::http::shapes;
-use crate::model::profile::{NAME_CHARS_MAX, NAME_PREFIX, NameFault, attribute_name_fault};
+use crate::model::profile::{
+    NAME_CHARS_MAX, NAME_PREFIX, NameFault, SITE_CALL_ATTRIBUTES_MAX, SITE_CALL_VALUE_CHARS_MAX,
+    attribute_name_fault, is_too_long_for_a_site_call,
+};
 
 /// The longest message about a body.
 const MESSAGE_CHARS_MAX: usize = 400;
@@ -462,7 +464,7 @@ impl<'de> Deserialize<'de> for Measured {
             }
 
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Measured, E> {
-                Ok(Measured { too_long: too_long(text) })
+                Ok(Measured { too_long: is_too_long_for_a_site_call(text) })
             }
 
             fn visit_bool<E: serde::de::Error>(self, _: bool) -> Result<Measured, E> {
@@ -505,12 +507,12 @@ fn name_too_long(name: &str) -> String {
 }
 
 fn value_too_long(name: &str) -> String {
-    format!("the value of {name:?} has more than {VALUE_CHARS_MAX} characters")
+    format!("the value of {name:?} has more than {SITE_CALL_VALUE_CHARS_MAX} characters")
 }
 
 /// What a map of `profileParameters` holds, for the OpenAPI document.
 pub(in crate::http::adobe) fn profile_parameters() -> Schema {
-    shapes::attributes(Some(ATTRIBUTES_MAX), "^[a-z]{1,20}$")
+    shapes::attributes(Some(SITE_CALL_ATTRIBUTES_MAX), "^[a-z]{1,20}$")
 }
 
 /// What a map of `parameters` holds.
@@ -535,8 +537,10 @@ impl<'de> Deserialize<'de> for Parameters {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut pairs = vec![];
                 while let Some((name, Value(value))) = map.next_entry::<String, Value>()? {
-                    if pairs.len() == ATTRIBUTES_MAX {
-                        return Err(A::Error::custom(format_args!("more than {ATTRIBUTES_MAX} parameters")));
+                    if pairs.len() == SITE_CALL_ATTRIBUTES_MAX {
+                        return Err(A::Error::custom(format_args!(
+                            "more than {SITE_CALL_ATTRIBUTES_MAX} parameters"
+                        )));
                     }
                     check_parameter(&name, &value).map_err(A::Error::custom)?;
                     pairs.push((name, value));
@@ -607,7 +611,7 @@ fn check_parameter(name: &str, value: &str) -> Result<(), String> {
         }
         Some(NameFault::TooLong) => return Err(name_too_long(name)),
     }
-    if too_long(value) {
+    if is_too_long_for_a_site_call(value) {
         return Err(value_too_long(name));
     }
     Ok(())
@@ -619,8 +623,8 @@ mod tests {
 
     use super::*;
 
-    fn parsed(body: &[u8]) -> Result<Call, HttpError> {
-        parse::<Call>(body)?.with_few_mboxes()
+    fn parsed(body: &[u8]) -> Result<Delivery, HttpError> {
+        parse::<Delivery>(body)?.with_few_mboxes()
     }
 
     fn refused(body: &str) -> String {
@@ -844,11 +848,11 @@ mod tests {
                 bytes[at] = byte;
             }
             for bytes in [&bytes[..], &bytes[..cut.index(bytes.len())]] {
-                let whole = parse::<Call>(bytes);
-                let arriving = parse_arriving::<Call>(bytes, 1 << 20);
+                let whole = parse::<Delivery>(bytes);
+                let arriving = parse_arriving::<Delivery>(bytes, 1 << 20);
                 // How much of a broken text was looked at before it is told differs.
                 let told = |error: HttpError| error.to_string().split(" at line ").next().map(str::to_owned);
-                let seen = |call: Call| format!("{call:?}");
+                let seen = |call: Delivery| format!("{call:?}");
                 prop_assert_eq!(arriving.map(seen).map_err(told), whole.map(seen).map_err(told));
             }
         }
