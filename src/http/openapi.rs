@@ -49,7 +49,14 @@ pub(super) fn document(endpoints: impl Iterator<Item = &'static Endpoint>) -> Re
         for method in endpoint.methods.all().iter().filter(|method| *method != Method::HEAD) {
             let described = describe(prepared(method, &template));
             let (operation, its_schemas) = completed(described, endpoint).into_parts();
-            schemas.extend(its_schemas);
+            for (name, schema) in its_schemas {
+                if schemas.get(&name).is_some_and(|other| *other != schema) {
+                    return Err(HttpError::Inside(format!(
+                        "the OpenAPI document: two schemas are called {name}"
+                    )));
+                }
+                schemas.insert(name, schema);
+            }
             let path = paths.entry(template.in_openapi()).or_insert_with(|| json!({}));
             if let Value::Object(methods) = path {
                 methods.insert(method.as_str().to_ascii_lowercase(), value(&operation)?);

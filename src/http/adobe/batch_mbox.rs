@@ -121,11 +121,14 @@ struct BatchMboxContents<'a> {
     client: &'a str,
     id: DeliveredIds<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     edge_host: Option<&'a str>,
     content_as_json: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     mbox_responses: Option<Vec<BatchMboxContent<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     prefetch_responses: Option<Vec<BatchMboxContent<'a>>>,
 }
 
@@ -134,6 +137,7 @@ struct BatchMboxContents<'a> {
 #[serde(rename_all = "camelCase")]
 struct BatchMboxContent<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     index_id: Option<i64>,
     mbox: &'a str,
     content: &'static str,

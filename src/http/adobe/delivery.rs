@@ -195,18 +195,22 @@ struct Delivered<'a> {
     client: &'a str,
     id: DeliveredIds<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     edge_host: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     execute: Option<DeliveredContent<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     prefetch: Option<DeliveredContent<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     notifications: Option<Vec<Notified<'a>>>,
 }
 
-/// Strings and nothing else, and the `tntId` always: Adobe's mobile extension for iOS drops the whole object for any other
-/// value in it (`TargetDeliveryResponse.swift`), and that for Android forgets its `tntId` if the answer has none
-/// (`TargetResponseParser.java`).
+/// The visitor's ids: strings and nothing else, and the `tntId` always.
+// Adobe's mobile extension for iOS drops the whole object for any other value in it (`TargetDeliveryResponse.swift`), and
+// that for Android forgets its `tntId` if the answer has none (`TargetResponseParser.java`).
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct DeliveredIds<'a> {
@@ -237,10 +241,13 @@ impl<'a> DeliveredIds<'a> {
 #[serde(rename_all = "camelCase")]
 struct DeliveredContent<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     page_load: Option<Nothing>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     mboxes: Option<Vec<MboxContent<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     views: Option<Vec<ViewContent<'a>>>,
 }
 
@@ -262,6 +269,7 @@ struct MboxContent<'a> {
 struct ViewContent<'a> {
     name: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     key: Option<&'a str>,
     #[schema(value_type = Vec<String>, max_items = 0)]
     options: [(); 0],

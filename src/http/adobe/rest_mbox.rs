@@ -115,6 +115,7 @@ struct RestMboxContent<'a> {
     #[schema(schema_with = shapes::ecid)]
     marketing_cloud_visitor_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     edge_host: Option<&'a str>,
     content: &'static str,
     session_id: &'a str,

@@ -206,6 +206,7 @@ struct Attribute<'a> {
     modified_at: String,
     batch_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     line: Option<u32>,
 }
 

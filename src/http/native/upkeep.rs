@@ -30,7 +30,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         describe: Some(|operation| {
             operation
                 .summary("Makes a fresh store.")
-                .body([form_of::<Nothing>(JSON)])
+                .body([form_of::<Compaction>(JSON)])
                 .json::<Compacted>("It is in use.")
         }),
     },
@@ -46,7 +46,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         describe: Some(|operation| {
             operation
                 .summary("Writes a backup.")
-                .body([form_of::<Where>(JSON)])
+                .body([form_of::<BackupTo>(JSON)])
                 .json::<BackedUp>("It is written.")
         }),
     },
@@ -57,12 +57,12 @@ const LIMITS: Limits = Limits { body: Body::Bytes(16 << 10), rate: Rate::Free, p
 /// What a compaction is asked for: nothing.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Nothing {}
+struct Compaction {}
 
 /// Where a backup is to go, on the daemon's own machine.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Where {
+struct BackupTo {
     /// On the daemon's machine.
     #[schema(value_type = String)]
     folder: PathBuf,
@@ -88,7 +88,7 @@ struct BackedUp {
 
 /// Makes a fresh store.
 async fn compact(mut call: Call<'_>) -> Reply {
-    let Nothing {} = body(&mut call, "{}").await?;
+    let Compaction {} = body(&mut call, "{}").await?;
     let Call { front, request, bearer, .. } = call;
     let Done { store_bytes: (before, after), live_bytes, erased, .. } =
         front.app.compact(&request.who(None)).await?;
@@ -99,7 +99,7 @@ async fn compact(mut call: Call<'_>) -> Reply {
 
 /// Writes a backup.
 async fn backup(mut call: Call<'_>) -> Reply {
-    let Where { folder } = body(&mut call, "{\"folder\": \"/an/absolute/path\"}").await?;
+    let BackupTo { folder } = body(&mut call, "{\"folder\": \"/an/absolute/path\"}").await?;
     let Call { front, request, bearer, .. } = call;
     let what = folder.display().to_string();
     let done = front.app.backup(&request.who(None), folder).await?;
