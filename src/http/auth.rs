@@ -47,9 +47,7 @@ impl fmt::Display for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Open | Self::Page => f.write_str("no token"),
-            Self::OpenInPart => {
-                f.write_str("no token, and shows what is one client's own to a token of that client")
-            }
+            Self::OpenInPart => f.write_str("no token; any token of a client for what is that client's own"),
             Self::Any => f.write_str("any token of the client"),
             Self::Of(scope) => write!(f, "a token of the client, scope {scope}"),
             Self::Everywhere(scope) => write!(f, "a token of all clients, scope {scope}"),

@@ -95,7 +95,7 @@ fn prepared(method: &Method, template: &Template) -> Operation {
             (_, Some(values)) => shapes::one_of(&values),
             ("client", None) => shapes::client(),
             ("session_id", None) => shapes::session_id(),
-            (_, None) => shapes::pattern("^.+$"),
+            (_, None) => shapes::not_empty(),
         };
         operation.path(name, schema, None)
     })

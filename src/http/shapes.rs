@@ -17,6 +17,11 @@ pub(super) fn pattern(pattern: impl Into<String>) -> Schema {
     ObjectBuilder::new().schema_type(Type::String).pattern(Some(pattern.into())).into()
 }
 
+/// Any text but none.
+pub(super) fn not_empty() -> Schema {
+    ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).into()
+}
+
 /// One of these texts.
 pub(super) fn one_of(values: &[&str]) -> Schema {
     ObjectBuilder::new().schema_type(Type::String).enum_values(Some(values.iter().copied())).into()
