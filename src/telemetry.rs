@@ -201,11 +201,10 @@ fn is_obeyed(c: char) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::str::FromStr;
     use std::sync::{Arc, Mutex};
 
     use super::*;
-    use crate::config::{Config, Given, ServeOptions};
+    use crate::config::{Config, ServeOptions};
 
     fn logged(filter: &str, terminal: bool, events: impl FnOnce()) -> String {
         collected(filter, events, |filter, writer| Box::new(lines(filter, terminal, writer)))
@@ -219,8 +218,8 @@ mod tests {
         events: impl FnOnce(),
         subscriber: impl FnOnce(&LogFilter, Writer) -> Box<dyn Subscriber + Send + Sync>,
     ) -> String {
-        let options = ServeOptions { log: Some(Given::from_str(filter).unwrap()), ..ServeOptions::default() };
-        let filter = Config::resolve(options).unwrap().log;
+        let options = ServeOptions::default().with("log", filter).unwrap();
+        let filter = Config::resolve(&options).unwrap().server.log;
         let log = Log::default();
         let sink = {
             let log = Arc::clone(&log);

@@ -15,7 +15,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt, BufWriter};
 
 use super::client::{Client, encoded};
 use super::{CliError, Format, Remote, block_on, complain, parse_client, print_json, say, shown};
-use crate::config::{BODY_BYTES_LIMIT, ROWS_LIMIT};
+use crate::config::Limits;
 use crate::model::id::ClientCode;
 
 /// How much is gathered before it is written.
@@ -126,7 +126,8 @@ fn tell(exported: &Exported, command: &Export, to_stdout: bool, format: Format) 
         return print_json(exported);
     }
     if to_stdout {
-        let too_many = *visitors > ROWS_LIMIT || *bytes >= BODY_BYTES_LIMIT;
+        let limits = Limits::default();
+        let too_many = *visitors > limits.rows_limit || *bytes >= limits.body_bytes_limit;
         if format == Format::Csv && too_many {
             complain(
                 "that is more than one batch takes (500,000 rows, 50 MiB): export to a file to have it divided",
@@ -183,6 +184,8 @@ fn check_new(path: &Path) -> Result<(), CliError> {
 struct Out {
     path: PathBuf,
     format: Format,
+    /// Of a batch.
+    limits: Limits,
     files: Vec<Written>,
     current: Option<Box<dyn AsyncWrite + Send + Unpin>>,
     /// The begun line.
@@ -209,6 +212,7 @@ impl Out {
         Self {
             path: path.to_owned(),
             format,
+            limits: Limits::default(),
             files: vec![],
             current: None,
             line: vec![],
@@ -251,7 +255,8 @@ impl Out {
                 return self.put(line).await;
             }
         }
-        let full = self.rows == ROWS_LIMIT || self.file_bytes + length >= BODY_BYTES_LIMIT;
+        let full =
+            self.rows == self.limits.rows_limit || self.file_bytes + length >= self.limits.body_bytes_limit;
         if full
             && self.path != Path::new("-")
             && let Some(header) = self.header.clone()

@@ -20,7 +20,7 @@ use crate::batch::encoding::{Decoded, Encoding};
 use crate::batch::form::{FormTooLong, Leaves, Unwrapped, form_bytes_max};
 use crate::batch::pending::brings_anything;
 use crate::batch::remarks::{Remarks, further_lines};
-use crate::config::{BODY_BYTES_LIMIT, ROWS_LIMIT};
+use crate::config::Limits;
 use crate::model::batch::{EmptyValues, RowReading};
 use crate::model::blocked::BlockedIds;
 
@@ -120,12 +120,13 @@ fn tell(report: &Report) {
         }
         say(lines);
     }
+    let limits = Limits::default();
     say(format_args!(
         "{} rows of at most {}, {} of less than {}: {} would fail, {} bring nothing",
         HumanCount(report.rows),
-        HumanCount(ROWS_LIMIT),
+        HumanCount(limits.rows_limit),
         HumanBytes(report.bytes),
-        HumanBytes(BODY_BYTES_LIMIT),
+        HumanBytes(limits.body_bytes_limit),
         HumanCount(report.failed_rows),
         HumanCount(report.ignored_rows),
     ));
@@ -133,7 +134,8 @@ fn tell(report: &Report) {
 
 fn lint(path: &Path, reading: &RowReading) -> Result<Report, CliError> {
     let mut report = Report::default();
-    let (file, form) = match read(path)? {
+    let Limits { rows_limit, body_bytes_limit, .. } = Limits::default();
+    let (file, form) = match read(path, body_bytes_limit)? {
         Ok(read) => read,
         Err(why) => {
             report.refuse(why);
@@ -141,9 +143,9 @@ fn lint(path: &Path, reading: &RowReading) -> Result<Report, CliError> {
         }
     };
     report.bytes = file.len() as u64;
-    if report.bytes >= BODY_BYTES_LIMIT {
+    if report.bytes >= body_bytes_limit {
         report.refuse(format!(
-            "the file has {BODY_BYTES_LIMIT} bytes or more: a batch must have fewer; split it"
+            "the file has {body_bytes_limit} bytes or more: a batch must have fewer; split it"
         ));
         // How many more there are was not read, and the last row is cut.
         return Ok(report);
@@ -157,9 +159,9 @@ fn lint(path: &Path, reading: &RowReading) -> Result<Report, CliError> {
         }
         Err(why) => report.refuse(why.to_string()),
     }
-    if report.rows > ROWS_LIMIT {
+    if report.rows > rows_limit {
         let rows = HumanCount(report.rows);
-        report.refuse(format!("the file has {rows} rows: a batch has at most {ROWS_LIMIT}; split it"));
+        report.refuse(format!("the file has {rows} rows: a batch has at most {rows_limit}; split it"));
     }
     if form {
         let what = "the file is a form, percent-encoded from end to end: it is decoded once, and then read as any batch file, \
@@ -176,7 +178,7 @@ fn lint(path: &Path, reading: &RowReading) -> Result<Report, CliError> {
 
 /// The file as it comes out of its encoding, and whether it was a form, up to the largest there may be; the inner error
 /// refuses it.
-fn read(path: &Path) -> Result<Result<(Vec<u8>, bool), String>, CliError> {
+fn read(path: &Path, body_bytes_limit: u64) -> Result<Result<(Vec<u8>, bool), String>, CliError> {
     let unreadable = |e: std::io::Error| CliError::Failed(format!("{} cannot be read: {e}", path.display()));
     let source: Box<dyn BufRead> = if path == Path::new("-") {
         Box::new(BufReader::new(std::io::stdin()))
@@ -194,9 +196,9 @@ fn read(path: &Path) -> Result<Result<(Vec<u8>, bool), String>, CliError> {
         _ => Encoding::Plain,
     };
     let decoded = Decoded::of(encoding, source).map_err(unreadable)?;
-    let mut unwrapped = Unwrapped::of(decoded, Leaves::None, form_bytes_max(BODY_BYTES_LIMIT));
+    let mut unwrapped = Unwrapped::of(decoded, Leaves::None, form_bytes_max(body_bytes_limit));
     let mut file = vec![];
-    match (&mut unwrapped).take(BODY_BYTES_LIMIT).read_to_end(&mut file) {
+    match (&mut unwrapped).take(body_bytes_limit).read_to_end(&mut file) {
         Ok(_) => Ok(Ok((file, unwrapped.is_form()))),
         Err(error) => match error.downcast::<FormTooLong>() {
             Ok(error) => Ok(Err(error.to_string())),

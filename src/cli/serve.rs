@@ -55,7 +55,7 @@ struct Asked {
 impl Asked {
     /// The settings as they are now.
     fn config(&self) -> Result<Config, ConfigError> {
-        let mut config = Config::resolve(self.options.clone())?;
+        let mut config = Config::resolve(&self.options)?;
         keep_file_handles(&mut config, self.handles);
         Ok(config)
     }
@@ -65,15 +65,15 @@ impl Asked {
 pub(super) fn run(command: Serve) -> Result<(), CliError> {
     command.end_with.map(stop::end_with).transpose()?;
     let options = command.options;
-    let mut config = Config::resolve(options.clone()).map_err(|e| CliError::Usage(e.to_string()))?;
-    folder::check(&config.data_folder).map_err(|e| CliError::Failed(e.to_string()))?;
-    warn_of_root(&config.data_folder);
-    let tokens = Tokens::read(&config.data_folder).map_err(|e| CliError::Failed(e.to_string()))?;
+    let mut config = Config::resolve(&options).map_err(|e| CliError::Usage(e.to_string()))?;
+    folder::check(&config.server.data_folder).map_err(|e| CliError::Failed(e.to_string()))?;
+    warn_of_root(&config.server.data_folder);
+    let tokens = Tokens::read(&config.server.data_folder).map_err(|e| CliError::Failed(e.to_string()))?;
     config.check_reach(tokens.are_asked_for()).map_err(|e| CliError::Usage(e.to_string()))?;
-    let _last_lines =
-        telemetry::install(&config.log, config.log_format).map_err(|e| CliError::Failed(e.to_string()))?;
-    if !tokens.are_asked_for() && config.allow_anonymous {
-        tracing::warn!(listen = %config.listen, "there are no tokens: whoever reaches this address may read and write everything");
+    let _last_lines = telemetry::install(&config.server.log, config.server.log_format)
+        .map_err(|e| CliError::Failed(e.to_string()))?;
+    if !tokens.are_asked_for() && config.server.allow_anonymous {
+        tracing::warn!(listen = %config.server.listen, "there are no tokens: whoever reaches this address may read and write everything");
     }
     let asked = Asked { options, handles: allow_all_file_handles() };
     keep_file_handles(&mut config, asked.handles);
@@ -105,10 +105,10 @@ async fn serve(config: Config, tokens: Tokens, asked: Asked) -> Result<(), CliEr
     let mut terminal = Terminal::of_this_process();
     let mut hangups = signal(SignalKind::hangup())
         .map_err(|e| CliError::Failed(format!("signals cannot be received: {e}")))?;
-    let listener = TcpListener::bind(config.listen).await.map_err(|e| {
+    let listener = TcpListener::bind(config.server.listen).await.map_err(|e| {
         CliError::Failed(format!(
             "{} cannot be listened on: {e}; choose another with --listen",
-            config.listen
+            config.server.listen
         ))
     })?;
     let address = listener.local_addr().map_err(|e| CliError::Failed(e.to_string()))?;
@@ -117,7 +117,7 @@ async fn serve(config: Config, tokens: Tokens, asked: Asked) -> Result<(), CliEr
     let opening = Opening::default();
     let watched = opening.clone();
     let opened = tokio::task::spawn_blocking(move || {
-        let clock = GuardedClock::of_this_machine(config.clock_ahead_max);
+        let clock = GuardedClock::of_this_machine(config.server.clock_ahead_max);
         Engine::open_watched(config, clock, &watched)
     });
     let opened = tokio::select! {
@@ -157,7 +157,7 @@ async fn serve(config: Config, tokens: Tokens, asked: Asked) -> Result<(), CliEr
 
 /// The certificate that the settings name, read and checked before anything is bound.
 fn tls(config: &Config) -> Result<Option<Arc<Tls>>, CliError> {
-    let tls = config.tls.clone().map(Tls::load).transpose();
+    let tls = config.tls().map(Tls::load).transpose();
     Ok(tls.map_err(|e| CliError::Usage(e.to_string()))?.map(Arc::new))
 }
 

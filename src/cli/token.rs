@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{CliError, complain, parse_client, print_json, say, table};
 use crate::audit::{self, Actor};
-use crate::config::{Config, Given, ServeOptions};
+use crate::config::{Config, ServeOptions};
 use crate::durable::private_folder;
 use crate::folder::{self, FolderError};
 use crate::model::id::ClientCode;
@@ -31,7 +31,7 @@ pub(super) enum TokenCommand {
 struct Folder {
     /// The data folder [default: what the settings say, else ./profiled-data]
     #[arg(long, env = "PROFILED_DATA", value_name = "FOLDER")]
-    data: Option<Given<PathBuf>>,
+    data: Option<String>,
     /// File with settings [default: profiled.toml, if it is there]
     #[arg(long, env = "PROFILED_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -97,9 +97,13 @@ pub(super) fn run(command: TokenCommand) -> Result<(), CliError> {
 
 impl Folder {
     fn path(self) -> Result<PathBuf, CliError> {
-        let options = ServeOptions { data: self.data, config: self.config, ..ServeOptions::default() };
-        let config = Config::resolve(options).map_err(|e| CliError::Usage(e.to_string()))?;
-        Ok(config.data_folder)
+        let options = self.config.map_or_else(ServeOptions::default, ServeOptions::of_file);
+        let options = match self.data {
+            Some(data) => options.with("data", data).map_err(|e| CliError::Usage(format!("--data: {e}")))?,
+            None => options,
+        };
+        let config = Config::resolve(&options).map_err(|e| CliError::Usage(e.to_string()))?;
+        Ok(config.server.data_folder)
     }
 
     /// The same, of a data folder that is there.

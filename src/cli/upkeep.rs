@@ -135,7 +135,7 @@ struct RestoredShown<'m> {
 }
 
 pub(super) fn restore(command: &Restore) -> Result<(), CliError> {
-    let config = Config::resolve(ServeOptions::default()).map_err(|e| CliError::Usage(e.to_string()))?;
+    let config = Config::resolve(&ServeOptions::default()).map_err(|e| CliError::Usage(e.to_string()))?;
     let goes_on = GoesOn::doing("the backup is verified, copied and opened once");
     let clock = Arc::new(SystemClock);
     let restored = restore::restore(&command.folder, &command.data, command.after.as_deref(), config, clock);
@@ -227,8 +227,8 @@ fn salvage_upload(folder: &Path, batch: &Accepted, error: &str) -> Result<(), Cl
 }
 
 pub(super) fn check(command: Check) -> Result<(), CliError> {
-    let config = Config::resolve(command.options).map_err(|e| CliError::Usage(e.to_string()))?;
-    let folder = config.data_folder.clone();
+    let config = Config::resolve(&command.options).map_err(|e| CliError::Usage(e.to_string()))?;
+    let folder = config.server.data_folder.clone();
     folder::check(&folder).map_err(|e| CliError::Failed(e.to_string()))?;
     if !folder.join("journal").exists() {
         return Err(CliError::Failed(format!("{} holds no journal: it is no data folder", folder.display())));
@@ -240,8 +240,8 @@ pub(super) fn check(command: Check) -> Result<(), CliError> {
         )));
     }
     let scratch = command.scratch.unwrap_or_else(std::env::temp_dir);
-    let _last_lines =
-        telemetry::install(&config.log, config.log_format).map_err(|e| CliError::Failed(e.to_string()))?;
+    let _last_lines = telemetry::install(&config.server.log, config.server.log_format)
+        .map_err(|e| CliError::Failed(e.to_string()))?;
     if command.salvage {
         salvage_journal(&folder)?;
     }

@@ -1,14 +1,14 @@
-//! A weekly window of time, such as `Mon-Fri 08:00-18:00 Europe/Paris`: when folding is slowed (R10).
+//! A weekly window of time, such as `Mon-Fri 08:00-18:00 Europe/Paris`: when batches are applied slowly (R10).
 //!
-//! Promises: it goes by the clock on the wall of its time zone, so that business hours stay business hours when the clock
-//! is set forward or back: an hour that comes twice is in it twice, one that is left out is in no window.
+//! Promises: a window follows the local time of its time zone, so business hours stay business hours when daylight saving
+//! begins or ends. An hour that the clock repeats is inside twice; an hour that the clock skips never is.
 
 use std::fmt;
 
 use jiff::civil::Weekday;
 use jiff::tz::TimeZone;
 
-use super::setting::{Setting, Written};
+use super::value::{Scalar, Written};
 use crate::model::seq::Millis;
 
 const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
@@ -18,17 +18,17 @@ const DAY_MINUTES: u16 = 24 * 60;
 #[derive(Clone, PartialEq, Eq)]
 pub struct Window {
     text: Box<str>,
-    /// On which days it begins, Monday first.
+    /// The days on which it begins, Monday first.
     days: [bool; 7],
     /// The minute of the day at which it begins.
     from: u16,
-    /// The minute at which it is over; of the next day, if that is not behind `from`.
+    /// The minute at which it ends: of the next day, unless it is later than `from`.
     until: u16,
     zone: TimeZone,
 }
 
 impl Window {
-    /// Whether that moment is in it.
+    /// Whether that moment is inside.
     pub fn contains(&self, at: Millis) -> bool {
         let Some(at) =
             i64::try_from(at.0).ok().and_then(|millis| jiff::Timestamp::from_millisecond(millis).ok())
@@ -44,13 +44,13 @@ impl Window {
         if self.from < self.until {
             return begins(local.weekday()) && (self.from..self.until).contains(&minute);
         }
-        // It goes on past midnight, and belongs to the day on which it began.
+        // The window goes on past midnight, and belongs to the day on which it began.
         let (today, yesterday) = (local.weekday(), local.weekday().previous());
         (begins(today) && minute >= self.from) || (begins(yesterday) && minute < self.until)
     }
 
-    /// Reads it; an error is what would be right.
-    fn parse(text: &str) -> Option<Self> {
+    /// Reads a window; none if the text is not one.
+    fn of(text: &str) -> Option<Self> {
         let mut words = text.split_whitespace();
         let (days, hours, zone) = (words.next()?, words.next()?, words.next()?);
         if words.next().is_some() {
@@ -66,7 +66,7 @@ impl Window {
     }
 }
 
-/// The days that `Mon-Fri`, `Sat` or `Mon,Wed-Thu` names, Monday first; `Fri-Mon` goes over the end of the week.
+/// The days that `Mon-Fri`, `Sat` or `Mon,Wed-Thu` names, Monday first. `Fri-Mon` crosses the end of the week.
 fn days_of(text: &str) -> Option<[bool; 7]> {
     let day = |name: &str| DAYS.iter().position(|day| day.eq_ignore_ascii_case(name));
     let mut days = [false; 7];
@@ -94,20 +94,24 @@ fn minute(text: &str) -> Option<u16> {
     (minute < 60 && at <= DAY_MINUTES).then_some(at)
 }
 
-impl Setting for Window {
-    fn read(written: Written<'_>) -> Result<Self, String> {
-        written.text().and_then(Self::parse).ok_or_else(Self::expected)
+impl Scalar for Window {
+    type Value = Self;
+
+    fn parse(written: Written<'_>) -> Result<Self, String> {
+        written.text().and_then(Self::of).ok_or_else(<Self as Scalar>::expected)
     }
 
     fn expected() -> String {
         "days, hours and a time zone, such as \"Mon-Fri 08:00-18:00 Europe/Paris\" or \"Fri-Sun 22:00-06:00 UTC\""
             .into()
     }
-}
 
-impl fmt::Display for Window {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+    fn value(self) -> Self {
+        self
+    }
+
+    fn text(&self) -> String {
+        format!("{:?}", self.text)
     }
 }
 
@@ -125,7 +129,7 @@ mod tests {
     fn check(window: &str, at: &str, expected: bool) {
         let at: jiff::Timestamp = at.parse().unwrap();
         let millis = Millis(u64::try_from(at.as_millisecond()).unwrap());
-        assert_eq!(Window::parse(window).unwrap().contains(millis), expected, "{at} in {window}");
+        assert_eq!(Window::of(window).unwrap().contains(millis), expected, "{at} in {window}");
     }
 
     #[test]
@@ -145,7 +149,7 @@ mod tests {
         check("Mon-Fri 08:00-18:00 America/New_York", "2026-11-25T13:00:00Z", true);
         check("Mon-Fri 08:00-18:00 Asia/Kolkata", "2026-11-25T02:30:00Z", true);
         check("Mon-Fri 08:00-18:00 Asia/Kolkata", "2026-11-25T02:29:00Z", false);
-        // Where the day is another one than in UTC.
+        // Where the day differs from the day in UTC.
         check("Sat 00:00-24:00 Pacific/Auckland", "2026-11-27T11:00:00Z", true);
         check("Sat 00:00-24:00 Pacific/Auckland", "2026-11-27T10:59:00Z", false);
     }
@@ -184,9 +188,9 @@ mod tests {
     }
 
     #[test]
-    fn it_goes_by_the_clock_on_the_wall_when_that_is_set() {
+    fn a_window_follows_local_time_when_daylight_saving_begins_or_ends() {
         let window = "Mon-Sun 02:30-08:00 Europe/Paris";
-        // Forward, 2026-03-29: after 01:59 comes 03:00, and half an hour of the window is not there.
+        // Forward, 2026-03-29: 03:00 follows 01:59, so half an hour of the window is skipped.
         check(window, "2026-03-29T00:59:59Z", false);
         check(window, "2026-03-29T01:00:00Z", true);
         check(window, "2026-03-29T05:59:00Z", true);
@@ -195,14 +199,14 @@ mod tests {
         check("Sun 02:30-02:45 Europe/Paris", "2026-10-25T00:35:00Z", true);
         check("Sun 02:30-02:45 Europe/Paris", "2026-10-25T00:50:00Z", false);
         check("Sun 02:30-02:45 Europe/Paris", "2026-10-25T01:35:00Z", true);
-        // Eight in the morning is another hour of UTC from then on.
+        // From then on, eight in the morning is another hour of UTC.
         check("Mon-Sun 08:00-18:00 Europe/Paris", "2026-10-24T06:00:00Z", true);
         check("Mon-Sun 08:00-18:00 Europe/Paris", "2026-10-25T06:30:00Z", false);
         check("Mon-Sun 08:00-18:00 Europe/Paris", "2026-10-25T07:00:00Z", true);
     }
 
     #[test]
-    fn what_is_no_window_is_refused() {
+    fn a_text_that_is_not_a_window_is_refused() {
         for wrong in [
             "",
             "Mon-Fri 08:00-18:00",
@@ -220,7 +224,7 @@ mod tests {
             "Mon-Fri 08:00-18:00 Europe/Lutetia",
             "Mon-Fri 08:00-18:00 Europe/Paris now",
         ] {
-            assert!(Window::parse(wrong).is_none(), "{wrong:?}");
+            assert!(Window::of(wrong).is_none(), "{wrong:?}");
         }
     }
 }

@@ -205,7 +205,7 @@ impl Engine {
 
     /// The same by a clock that is believed as far as it can be, saying meanwhile how far it is.
     pub fn open_watched(config: Config, clock: GuardedClock, opening: &Opening) -> Result<Self, OpenError> {
-        folder::check(&config.data_folder)?;
+        folder::check(&config.server.data_folder)?;
         BroughtUp::of(config, Arc::new(clock), opening)?.start()
     }
 
@@ -402,7 +402,7 @@ impl Engine {
 
     /// The client code for a call that names none, if one is configured.
     pub fn default_client(&self) -> Option<ClientCode> {
-        self.0.config().default_client.clone()
+        self.0.config().server.default_client.clone()
     }
 
     /// The client whose pages are open where none is named: the default one, else the only one that is configured, else,
@@ -415,7 +415,7 @@ impl Engine {
             (None, _) => self.0.batches.only_client(),
             (Some(_), Some(_)) => None,
         };
-        config.default_client.clone().or(only)
+        config.server.default_client.clone().or(only)
     }
 
     /// Goes on with other settings, as far as they may change while the daemon runs: how much is taken, what is kept, the
@@ -427,7 +427,7 @@ impl Engine {
         inner.uploads.resize(next.limits.concurrent_uploads_max);
         inner.spool.set_limit(next.limits.spool_bytes_max);
         inner.room.set_reserve(next.upkeep.disk_reserve_bytes);
-        inner.clock.set_ahead_max(next.clock_ahead_max);
+        inner.clock.set_ahead_max(next.server.clock_ahead_max);
         *current = Arc::new(next);
     }
 
@@ -482,7 +482,7 @@ impl Engine {
 
     /// What status URLs begin with, if configured.
     pub fn public_url(&self) -> Option<PublicUrl> {
-        self.0.config().public_url.clone()
+        self.0.config().server.public_url.clone()
     }
 
     /// What is counted.
@@ -657,7 +657,7 @@ pub(crate) struct BroughtUp {
 impl BroughtUp {
     /// Opens the data folder and recovers what is there. Whether it is finished is for the caller to know.
     fn of(config: Config, clock: Arc<GuardedClock>, opening: &Opening) -> Result<Self, OpenError> {
-        let data = &config.data_folder;
+        let data = &config.server.data_folder;
         let folder_lock = lock_folder(data)?;
         folder::check_format(data)?;
         if !folder::is_one(data) {
@@ -779,7 +779,7 @@ impl BroughtUp {
             chores: Mutex::new(Some(chores)),
             erasures,
             _folder_lock: folder_lock,
-            data_folder: config.data_folder.clone(),
+            data_folder: config.server.data_folder.clone(),
             config: RwLock::new(Arc::new(config)),
         });
         let app = Engine(inner);

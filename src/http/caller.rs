@@ -95,8 +95,8 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "trusted_proxies = ['10.0.0.0/8', '127.0.0.1', '2001:db8::/32']")
             .unwrap();
-        let options = crate::config::ServeOptions { config: Some(file.path().into()), ..Default::default() };
-        Config::resolve(options).unwrap().callers
+        let options = crate::config::ServeOptions::of_file(file.path());
+        Config::resolve(&options).unwrap().callers
     }
 
     /// The caller of a request with these header lines that came over plain HTTP.

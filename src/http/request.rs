@@ -50,7 +50,7 @@ impl Request {
     ) -> Self {
         let (head, incoming) = request.into_parts();
         let ended = incoming.is_end_stream();
-        let patience = Patience::new(timeouts.body);
+        let patience = Patience::new(timeouts.body());
         let body = Body { incoming, timeouts, patience, bodies_end, ended };
         Self { head: hyper::Request::from_parts(head, ()), body, id, local, caller }
     }
@@ -72,7 +72,7 @@ impl Request {
 
     /// How fast its answer must be taken.
     pub(super) fn answer_pace(&self) -> Pace {
-        self.body.timeouts.answer
+        self.body.timeouts.answer()
     }
 
     /// Its method.

@@ -35,7 +35,6 @@ use super::response::{Answer, Door, refusal};
 use super::router::{Found, answer_while_opening, door_of_unknown};
 use super::tls::{Tls, Unsecured};
 use super::{Front, Limits};
-use crate::config::Timeouts;
 use crate::durable::point;
 use crate::engine::Opening;
 use crate::telemetry::Seldom;
@@ -285,7 +284,7 @@ async fn converse<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     // A connection keeps the limits that it began with.
     let limits = &*front.limits();
     let watched = {
-        let Timeouts { header_read, answer, .. } = limits.timeouts;
+        let (header_read, answer) = (limits.timeouts.header_read, limits.timeouts.answer());
         Watched::new(stream, header_read, answer, limits.heads, Arc::clone(metrics))
     };
     let verdict = watched.verdict();

@@ -21,9 +21,9 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 fn config(folder: &Path) -> Config {
-    let data = folder.join("data").to_str().unwrap().parse().unwrap();
-    let options = ServeOptions { data: Some(data), ..ServeOptions::default() };
-    Config::resolve(options).unwrap()
+    let data = folder.join("data").display().to_string();
+    let options = ServeOptions::default().with("data", data).unwrap();
+    Config::resolve(&options).unwrap()
 }
 
 fn open(folder: &Path) -> Engine {

@@ -103,7 +103,7 @@ impl Report {
 
 /// Checks a data folder or a backup. What must be written for that goes into a folder below `scratch`.
 pub fn check(config: Config, clock: Arc<dyn Clock>, scratch: &Path) -> Result<Report, CheckError> {
-    let folder = config.data_folder.clone();
+    let folder = config.server.data_folder.clone();
     let failed = |error: OpenError| CheckError { told: error.to_string(), error };
     folder::check(&folder).map_err(|error| failed(error.into()))?;
     let _lock = lock::lock_if_there(&folder).map_err(failed)?;
@@ -138,7 +138,7 @@ fn check_shown(
     check_manifest(folder, &mut report);
     check_journal(&shown.folder.join(layout::JOURNAL), &mut report)?;
     check_snapshots(&shown.folder.join(layout::SNAPSHOTS), &mut report)?;
-    config.data_folder.clone_from(&shown.folder);
+    config.server.data_folder.clone_from(&shown.folder);
     // What little is written here, room or not, is of no use to anybody.
     config.upkeep.disk_reserve_bytes = 0;
     // Nobody is in the way of whom folding would have to be slow.

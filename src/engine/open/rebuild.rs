@@ -70,7 +70,7 @@ fn caught<T, E: From<StoreError>>(run: impl FnOnce() -> Result<T, E>) -> Result<
 
 /// Opens a data folder.
 pub(in crate::engine) fn open(config: &Config, room: &Room, opening: &Opening) -> Result<Opened, OpenError> {
-    let folder = &config.data_folder;
+    let folder = &config.server.data_folder;
     let store_folder = folder.join(layout::STORE);
     let failed = |error| OpenError::Folder { path: store_folder.clone(), error };
     let snapshots = Snapshots::open(&folder.join(layout::SNAPSHOTS))?;

@@ -238,7 +238,7 @@ impl Place {
             }
         }
 
-        config.data_folder.clone_from(folder);
+        config.server.data_folder.clone_from(folder);
         // Nobody is served yet: nothing need be slow, and what is written is what the daemon would write at once.
         config.ingest = Ingest::default();
         config.upkeep.disk_reserve_bytes = 0;

@@ -189,9 +189,9 @@ mod tests {
     #[tokio::test]
     async fn whoever_has_visitors_counted_waits_for_a_turn_and_gets_one_before_the_greedy() {
         let folder = tempfile::tempdir().unwrap();
-        let data = folder.path().join("data").to_str().unwrap().parse().unwrap();
-        let options = ServeOptions { data: Some(data), ..ServeOptions::default() };
-        let app = Engine::open(Config::resolve(options).unwrap(), Arc::new(SystemClock)).unwrap();
+        let data = folder.path().join("data").display().to_string();
+        let options = ServeOptions::default().with("data", data).unwrap();
+        let app = Engine::open(Config::resolve(&options).unwrap(), Arc::new(SystemClock)).unwrap();
         let [greedy, modest] = [1, 2].map(|last| Who::new(None, [192, 0, 2, last].into()));
         let turn = app.0.counts.take(&greedy).await.unwrap();
         let counts = |who: &Who, client: &str| {

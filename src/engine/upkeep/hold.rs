@@ -124,9 +124,8 @@ mod tests {
 
     /// Whether a leap of so many days has all stay, with uploads that are kept for so many.
     fn check(days: u32, retention_days: &str, held: bool) {
-        let options =
-            ServeOptions { retention_days: Some(retention_days.parse().unwrap()), ..ServeOptions::default() };
-        let (config, hold) = (Config::resolve(options).unwrap(), Hold::default());
+        let options = ServeOptions::default().with("retention_days", retention_days).unwrap();
+        let (config, hold) = (Config::resolve(&options).unwrap(), Hold::default());
         assert_eq!(hold.begin_if_long(DAY * days, &config, DAY), held, "{days}");
         assert_eq!(hold.left(DAY).is_some(), held, "{days}");
         assert_eq!(hold.left(DAY + HELD), None, "{days}");

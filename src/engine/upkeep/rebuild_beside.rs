@@ -285,9 +285,9 @@ mod tests {
     impl Behind {
         async fn new() -> Self {
             let folder = tempfile::tempdir().unwrap();
-            let data = folder.path().join("data").to_str().unwrap().parse().unwrap();
-            let options = ServeOptions { data: Some(data), ..ServeOptions::default() };
-            let app = Engine::open(Config::resolve(options).unwrap(), Arc::new(SystemClock)).unwrap();
+            let data = folder.path().join("data").display().to_string();
+            let options = ServeOptions::default().with("data", data).unwrap();
+            let app = Engine::open(Config::resolve(&options).unwrap(), Arc::new(SystemClock)).unwrap();
             let mut batches = vec![];
             for code in ["a", "b"] {
                 for pc in ["plain", "written"] {

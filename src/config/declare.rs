@@ -1,0 +1,170 @@
+//! What a declaration of a setting is, and the macro that makes one struct of a group of them.
+//!
+//! Promises: a declaration says everything about its setting once. The struct's field, the default, the parser with its
+//! bounds, the flag, the variable, the key of the file, what `SIGHUP` may change, and the line of the docs follow from it.
+
+use super::error::{ConfigError, Origin};
+use super::file::File;
+use super::options::Flags;
+use super::value::{Kind, Setting, Shown, Written, Wrong};
+
+/// A setting as it is declared.
+pub(super) struct Declared {
+    /// Its key in the file. The flag is the key with `-` for `_`; the variable is `PROFILED_` and the key in capitals.
+    pub(super) key: &'static str,
+    /// What it does, for `--help`, the docs and the example file.
+    pub(super) doc: &'static str,
+    /// What its value is called in `--help`.
+    pub(super) value_name: &'static str,
+    /// Where it may be set.
+    pub(super) set_in: SetIn,
+    /// When a new value counts.
+    pub(super) changes: Changes,
+    /// Whether it takes one value, a list, or may stand alone as a flag.
+    pub(super) kind: Kind,
+    /// What it takes, in words.
+    pub(super) expected: fn() -> String,
+    /// Its default.
+    pub(super) default: fn() -> Shown,
+    /// Says what is wrong with a value.
+    pub(super) check: fn(Written<'_>) -> Result<(), Wrong>,
+}
+
+/// Where a setting may be set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SetIn {
+    /// By a flag, by a variable, and in the file. A setting of `[clients.NAME]` is then set for all clients at the top
+    /// of the file, and for one in its table.
+    Anything,
+    /// Only in its table of the file.
+    Table,
+}
+
+/// When a new value of a setting counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Changes {
+    /// When the daemon gets a `SIGHUP`.
+    AtSighup,
+    /// When the daemon starts.
+    AtStart,
+}
+
+impl Declared {
+    /// What it does, on one line.
+    pub(super) fn text(&self) -> &'static str {
+        self.doc.trim()
+    }
+}
+
+/// A struct that the macro [`settings`] made.
+pub(super) trait Group: Sized {
+    /// Its settings, in the order of the docs.
+    const SETTINGS: &'static [Declared];
+
+    /// Takes what is given, and the rest from `base`.
+    fn resolve(given: &Given<'_>, base: &Self) -> Result<Self, ConfigError>;
+
+    /// These settings, with those that may change while the daemon runs as `next` has them.
+    fn following(&self, next: &Self) -> Self;
+}
+
+/// What is given for a group: by flags and variables, and in one table of the file.
+pub(super) struct Given<'a> {
+    /// None for a table that has no flags.
+    pub(super) flags: Option<&'a Flags>,
+    pub(super) table: Option<&'a toml::de::DeTable<'a>>,
+    pub(super) file: &'a File,
+}
+
+impl Given<'_> {
+    /// The value of a setting; none if nothing gives it. A flag or a variable comes before the file.
+    pub(super) fn get<T: Setting>(&self, key: &'static str) -> Result<Option<T>, ConfigError> {
+        let Some(written) = self.written(key) else { return Ok(None) };
+        let value = T::read(written).map_err(|wrong| ConfigError::Wrong {
+            origin: wrong.at.map_or(Origin::Flag(key), |at| self.file.line(at)),
+            what: wrong.what,
+        });
+        value.map(Some)
+    }
+
+    /// Where a setting is given; none if nothing gives it.
+    pub(super) fn origin(&self, key: &'static str) -> Option<Origin> {
+        let written = self.written(key)?;
+        Some(written.at.map_or(Origin::Flag(key), |at| self.file.line(at)))
+    }
+
+    fn written(&self, key: &'static str) -> Option<Written<'_>> {
+        let flag = self.flags.and_then(|flags| flags.get(key)).map(Written::flag);
+        flag.or_else(|| self.table.and_then(|table| table.get(key)).map(Written::from))
+    }
+}
+
+/// Makes a struct of settings. An item is
+///
+/// ```text
+/// /// What it does: the text of `--help`, of the docs and of the example file.
+/// "key" => field: Type as TypeThatReads<MIN, MAX> = default, "VALUE NAME", SetIn, Changes;
+/// ```
+///
+/// `Type` is what the reading type gives, such as `Duration` for `Number<Seconds, 1, 3600>`. The compiler computes the
+/// default, so a default out of bounds does not compile.
+macro_rules! settings {
+    (
+        $(#[$about:meta])+
+        pub struct $Group:ident {
+            $(
+                $(#[doc = $doc:literal])+
+                $key:literal => $field:ident: $Field:ty as $Reads:ty = $default:expr,
+                    $value_name:literal, $set_in:ident, $changes:ident;
+            )+
+        }
+    ) => {
+        $(#[$about])+
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub struct $Group {
+            $(
+                $(#[doc = $doc])+
+                pub $field: $Field,
+            )+
+        }
+
+        impl Default for $Group {
+            fn default() -> Self {
+                Self { $($field: <$Reads as Setting>::value(const { $default }),)+ }
+            }
+        }
+
+        impl Group for $Group {
+            const SETTINGS: &'static [Declared] = &[$(
+                Declared {
+                    key: $key,
+                    doc: concat!($($doc),+),
+                    value_name: $value_name,
+                    set_in: SetIn::$set_in,
+                    changes: Changes::$changes,
+                    kind: <$Reads as Setting>::KIND,
+                    expected: <$Reads as Setting>::expected,
+                    default: || <$Reads as Setting>::shown(&const { $default }),
+                    check: |written| <$Reads as Setting>::read(written).map(drop),
+                },
+            )+];
+
+            fn resolve(given: &Given<'_>, base: &Self) -> Result<Self, ConfigError> {
+                Ok(Self {$(
+                    $field: given.get::<$Reads>($key)?.map_or_else(|| base.$field.clone(), Setting::value),
+                )+})
+            }
+
+            fn following(&self, next: &Self) -> Self {
+                Self {$(
+                    $field: match Changes::$changes {
+                        Changes::AtSighup => next.$field.clone(),
+                        Changes::AtStart => self.$field.clone(),
+                    },
+                )+}
+            }
+        }
+    };
+}
+
+pub(super) use settings;

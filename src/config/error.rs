@@ -1,0 +1,114 @@
+//! Why settings are refused, and where they were given.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use super::value::ImsOrg;
+use crate::model::id::ClientCode;
+
+/// Why the settings are refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// `--config` names a file that does not exist.
+    #[error("{}: there is no such file: create it, or leave out --config (PROFILED_CONFIG)", .0.display())]
+    Missing(PathBuf),
+    /// The file cannot be read.
+    #[error("{}: cannot be read: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A line of the file is not TOML, or not a setting, or not a value that this setting takes.
+    #[error("{origin}: {what}")]
+    Wrong {
+        /// The line.
+        origin: Origin,
+        /// What was wrong, and what would be right.
+        what: String,
+    },
+    /// Without tokens, only this machine may call.
+    #[error(
+        "{origin}: {listen} can be reached from other machines, and there are no tokens: make one with \
+         `profiled token new`, listen on a loopback address such as 127.0.0.1:8750, or set --allow-anonymous"
+    )]
+    Anonymous {
+        /// Where the address was given.
+        origin: Origin,
+        /// The address.
+        listen: SocketAddr,
+    },
+    /// A certificate without its key, or a key without its certificate.
+    #[error("{origin}: {given} is set without {missing}: set both, or neither")]
+    HalfTls {
+        /// Where the one was given.
+        origin: Origin,
+        /// The one that is there.
+        given: &'static str,
+        /// The one that is not.
+        missing: &'static str,
+    },
+    /// A window in which nothing is slowed.
+    #[error(
+        "{origin}: window is set without max_rows_per_second: say how many rows a second are applied inside the window"
+    )]
+    WindowAlone {
+        /// Where it was given.
+        origin: Origin,
+    },
+    /// `default_client` is not one of the configured clients.
+    #[error(
+        "{origin}: {client} is not a configured client: add [clients.{client}], or choose one of {configured}"
+    )]
+    DefaultClient {
+        /// Where it was given.
+        origin: Origin,
+        /// The client.
+        client: ClientCode,
+        /// The configured ones.
+        configured: String,
+    },
+    /// Two clients claim the same organisation.
+    #[error(
+        "{origin}: {org} is already listed under [clients.{first}]: an organisation belongs to one client"
+    )]
+    ImsOrgTwice {
+        /// Where it is listed the second time.
+        origin: Origin,
+        /// The organisation.
+        org: ImsOrg,
+        /// The client that has it.
+        first: ClientCode,
+    },
+}
+
+/// Where a setting was given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// On a line of the file; the first is 1.
+    Line(PathBuf, usize),
+    /// By a flag or by its variable. Names the setting's key.
+    Flag(&'static str),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Line(path, line) => write!(f, "{} line {line}", path.display()),
+            Self::Flag(key) => write!(f, "{} ({})", flag(key), variable(key)),
+        }
+    }
+}
+
+/// The flag that sets a key.
+fn flag(key: &str) -> String {
+    format!("--{}", key.replace('_', "-"))
+}
+
+/// The variable that sets a key.
+pub(super) fn variable(key: &str) -> String {
+    format!("PROFILED_{}", key.to_uppercase())
+}

@@ -1,0 +1,275 @@
+//! The settings of `serve`: defaults < file < environment < flag, resolved and checked before anything binds or opens.
+//!
+//! Promises: a [`Config`] that exists has been checked whole, and nothing changes it. An error names where the setting
+//! was given (file and line, or the flag and its variable), what is wrong with it, and what would be right. Each setting
+//! is declared once, in `settings.rs`. Only this folder reads the environment.
+
+mod declare;
+#[cfg(test)]
+mod docs;
+mod error;
+mod file;
+mod options;
+mod settings;
+mod supervisor;
+mod value;
+mod window;
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+
+use toml::de::DeTable;
+
+use crate::model::id::ClientCode;
+use crate::model::seq::Millis;
+
+use declare::{Declared, Given, Group, SetIn};
+pub use error::{ConfigError, Origin};
+use file::File;
+pub use options::ServeOptions;
+pub use settings::{
+    Callers, ClientSettings, HeadLimits, Https, Ingest, Limits, Pace, Server, Timeouts, Upkeep,
+};
+use settings::{SECTIONS, Table};
+pub use supervisor::Supervisor;
+pub use value::{ImsOrg, LogFilter, LogFormat, PublicUrl};
+use value::{ImsOrg as Org, MIB, Setting as _, Written};
+pub use window::Window;
+
+/// The file that is read if it exists and `--config` names no other.
+const DEFAULT_FILE: &str = "profiled.toml";
+const INGEST: &str = "ingest";
+const CLIENTS: &str = "clients";
+
+/// The part of `cache` for a batch that is applied while another arrives, and for what the store needs beside its cache.
+const WORK_BYTES: u64 = 104 * MIB;
+/// The store's cache has at least this part of `cache`.
+const STORE_PART: u64 = 6;
+/// A batch's file may take this part of `cache` while it is applied.
+const HELD_PART: u64 = 8;
+
+/// What `serve` runs with: every setting resolved and checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where the daemon listens, and what it keeps.
+    pub server: Server,
+    /// The certificate for HTTPS.
+    pub https: Https,
+    /// What is kept on the disk, and how long.
+    pub upkeep: Upkeep,
+    /// How large a batch or a profile may be.
+    pub limits: Limits,
+    /// How much of the daemon callers may use.
+    pub callers: Callers,
+    /// How large the header of a request may be.
+    pub heads: HeadLimits,
+    /// How long a connection may keep the daemon waiting.
+    pub timeouts: Timeouts,
+    /// How fast batches are applied, and when.
+    pub ingest: Ingest,
+    /// What holds for every client unless its table says something else.
+    any_client: ClientSettings,
+    clients: BTreeMap<ClientCode, ClientSettings>,
+    listen_origin: Origin,
+}
+
+/// The files of a certificate and its key; both PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificate: the server's own first, then those that lead to a root.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
+impl Config {
+    /// Resolves the settings: what `options` leaves open comes from the file that it names, else from `profiled.toml` in
+    /// the working folder if that exists, else from the defaults.
+    pub fn resolve(options: &ServeOptions) -> Result<Self, ConfigError> {
+        Self::resolve_with(options, Path::new(DEFAULT_FILE))
+    }
+
+    /// The settings of a client: its own, or the defaults as long as no client is configured. `None` for a client that
+    /// is not served.
+    pub fn client(&self, client: &ClientCode) -> Option<ClientSettings> {
+        if self.clients.is_empty() {
+            return Some(self.any_client.clone());
+        }
+        self.clients.get(client).cloned()
+    }
+
+    /// The clients that are configured. If there are none, every client code is accepted.
+    pub fn clients(&self) -> impl Iterator<Item = (&ClientCode, &ClientSettings)> {
+        self.clients.iter()
+    }
+
+    /// The client to which an organisation belongs, as Adobe's SDKs send it.
+    pub fn client_of_ims_org(&self, org: &str) -> Option<&ClientCode> {
+        let mut clients = self.clients.iter();
+        clients.find(|(_, it)| it.ims_orgs.iter().any(|own| own.as_str() == org)).map(|(client, _)| client)
+    }
+
+    /// The shortest lifetime of any client's profiles.
+    pub fn lifetime_ms_min(&self) -> u64 {
+        let lifetimes = self.clients.values().map(|client| client.lifetime_ms);
+        lifetimes.min().unwrap_or(self.any_client.lifetime_ms)
+    }
+
+    /// The part of `cache` for the store's cache.
+    pub fn store_cache_bytes(&self) -> u64 {
+        let cache = self.server.cache_bytes;
+        cache.saturating_sub(WORK_BYTES).max(cache / STORE_PART)
+    }
+
+    /// The largest batch file that is held in memory while it is applied.
+    pub fn held_bytes_max(&self) -> u64 {
+        self.server.cache_bytes / HELD_PART
+    }
+
+    /// The certificate for HTTPS; none: plain HTTP.
+    pub fn tls(&self) -> Option<TlsFiles> {
+        let (cert, key) = (self.https.cert.clone()?, self.https.key.clone()?);
+        Some(TlsFiles { cert, key })
+    }
+
+    /// These settings, with those that may change while the daemon runs as `next` has them.
+    pub fn following(&self, next: &Self) -> Self {
+        Self {
+            server: self.server.following(&next.server),
+            https: self.https.following(&next.https),
+            upkeep: self.upkeep.following(&next.upkeep),
+            limits: self.limits.following(&next.limits),
+            callers: self.callers.following(&next.callers),
+            heads: self.heads.following(&next.heads),
+            timeouts: self.timeouts.following(&next.timeouts),
+            ingest: self.ingest.following(&next.ingest),
+            any_client: self.any_client.following(&next.any_client),
+            clients: next.clients.clone(),
+            listen_origin: self.listen_origin.clone(),
+        }
+    }
+
+    /// Refuses an address that other machines can reach if anybody may do anything: unless there are tokens, or
+    /// `allow_anonymous` is set.
+    pub fn check_reach(&self, tokens: bool) -> Result<(), ConfigError> {
+        let listen = self.server.listen;
+        let loopback = listen.ip().to_canonical().is_loopback();
+        if loopback || tokens || self.server.allow_anonymous {
+            return Ok(());
+        }
+        Err(ConfigError::Anonymous { origin: self.listen_origin.clone(), listen })
+    }
+
+    fn resolve_with(options: &ServeOptions, default_file: &Path) -> Result<Self, ConfigError> {
+        let file = File::read(options.config.as_deref(), default_file)?;
+        let table = file.parse()?;
+        check_keys(&file, &table)?;
+        let given = Given { flags: Some(&options.flags), table: Some(&table), file: &file };
+        let in_ingest = Given { flags: None, table: file.table(&table, INGEST)?, file: &file };
+
+        let any_client = ClientSettings::resolve(&given, &ClientSettings::default())?;
+        let config = Self {
+            server: Server::resolve(&given, &Server::default())?,
+            https: Https::resolve(&given, &Https::default())?,
+            upkeep: Upkeep::resolve(&given, &Upkeep::default())?,
+            limits: Limits::resolve(&given, &Limits::default())?,
+            callers: Callers::resolve(&given, &Callers::default())?,
+            heads: HeadLimits::resolve(&given, &HeadLimits::default())?,
+            timeouts: Timeouts::resolve(&given, &Timeouts::default())?,
+            ingest: Ingest::resolve(&in_ingest, &Ingest::default())?,
+            clients: clients(&file, file.table(&table, CLIENTS)?, &any_client)?,
+            any_client,
+            listen_origin: given.origin("listen").unwrap_or(Origin::Flag("listen")),
+        };
+        config.check_together(&given, &in_ingest)?;
+        Ok(config)
+    }
+
+    /// Checks what one setting demands of another.
+    fn check_together(&self, given: &Given<'_>, in_ingest: &Given<'_>) -> Result<(), ConfigError> {
+        for (one, other) in [("tls_cert", "tls_key"), ("tls_key", "tls_cert")] {
+            if let (Some(origin), None) = (given.origin(one), given.origin(other)) {
+                return Err(ConfigError::HalfTls { origin, given: one, missing: other });
+            }
+        }
+        if let (Some(origin), None) = (in_ingest.origin("window"), in_ingest.origin("max_rows_per_second")) {
+            return Err(ConfigError::WindowAlone { origin });
+        }
+        let unknown = self.server.default_client.as_ref().filter(|client| self.client(client).is_none());
+        if let (Some(client), Some(origin)) = (unknown, given.origin("default_client")) {
+            let configured: Vec<&str> = self.clients.keys().map(ClientCode::as_str).collect();
+            let configured = configured.join(", ");
+            return Err(ConfigError::DefaultClient { origin, client: client.clone(), configured });
+        }
+        Ok(())
+    }
+}
+
+impl Ingest {
+    /// How many rows a second may be applied at that moment; none: no limit.
+    pub fn rows_per_second_at(&self, now: Millis) -> Option<NonZeroU32> {
+        let inside = self.window.as_ref().is_none_or(|window| window.contains(now));
+        self.rows_per_second_max.filter(|_| inside)
+    }
+}
+
+/// The settings that may stand in a table of the file.
+fn known(table: Table) -> Vec<&'static Declared> {
+    let stands = |section: Table, declared: &Declared| match table {
+        Table::Top => section == Table::Top || declared.set_in == SetIn::Anything,
+        other => section == other,
+    };
+    let settings = SECTIONS.iter().flat_map(|it| it.settings.iter().map(|declared| (it.table, declared)));
+    settings.filter(|(section, declared)| stands(*section, declared)).map(|(_, declared)| declared).collect()
+}
+
+/// Checks every key and every value of the file.
+fn check_keys(file: &File, table: &DeTable<'_>) -> Result<(), ConfigError> {
+    let (top, ingest, client) = (known(Table::Top), known(Table::Ingest), known(Table::Client));
+    let elsewhere = |key: &str| {
+        let of = |settings: &[&Declared], name| settings.iter().any(|it| it.key == key).then_some(name);
+        of(&top, "at the top of the file, before its first table")
+            .or_else(|| of(&ingest, "under [ingest]"))
+            .or_else(|| of(&client, "under [clients.NAME]"))
+    };
+    file.check(table, &top, &[INGEST, CLIENTS], elsewhere)?;
+    if let Some(table) = file.table(table, INGEST)? {
+        file.check(table, &ingest, &[], elsewhere)?;
+    }
+    for (name, value) in file.table(table, CLIENTS)?.into_iter().flatten() {
+        file.check(file.as_table(name.get_ref(), value)?, &client, &[], elsewhere)?;
+    }
+    Ok(())
+}
+
+/// The clients of the tables `[clients.NAME]`.
+fn clients(
+    file: &File,
+    tables: Option<&DeTable<'_>>,
+    any_client: &ClientSettings,
+) -> Result<BTreeMap<ClientCode, ClientSettings>, ConfigError> {
+    let mut owners: BTreeMap<Org, ClientCode> = BTreeMap::new();
+    let mut clients = BTreeMap::new();
+    for (name, value) in tables.into_iter().flatten() {
+        let name_at = name.span().start;
+        let code = ClientCode::new(name.get_ref());
+        let code =
+            code.map_err(|e| file.wrong(name_at, format!("{:?} is not a client code: {e}", name.get_ref())))?;
+        let table = file.as_table(name.get_ref(), value)?;
+        let orgs = table.get("ims_orgs").map(Written::from).and_then(Written::items).unwrap_or_default();
+        for written in orgs {
+            let org = Org::read(written).map_err(|wrong| file.wrong(name_at, wrong.what))?;
+            if let Some(first) = owners.insert(org.clone(), code.clone()) {
+                let origin = file.line(written.at.unwrap_or(name_at));
+                return Err(ConfigError::ImsOrgTwice { origin, org, first });
+            }
+        }
+        let given = Given { flags: None, table: Some(table), file };
+        clients.insert(code, ClientSettings::resolve(&given, any_client)?);
+    }
+    Ok(clients)
+}
+
+#[cfg(test)]
+mod tests;
