@@ -13,28 +13,36 @@ pub use shuttle::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, LockResult, PoisonError};
 
 use tokio::sync::Semaphore;
 
-/// Locks, also after a thread died holding the lock: what our locks guard is whole between any two statements.
-pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// What a lock or a wait gives, also if a thread panicked while it held the lock: what our locks guard is whole between any
+/// two statements. Takes the result of a lock of this module and of one of the standard library.
+pub fn unpoisoned<G>(locked: LockResult<G>) -> G {
+    locked.unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits until the condition is told to have changed.
+/// Locks a mutex.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    unpoisoned(mutex.lock())
+}
+
+/// Waits until the condition is notified.
 pub fn wait<'a, T>(condition: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
-    condition.wait(guard).unwrap_or_else(PoisonError::into_inner)
+    unpoisoned(condition.wait(guard))
 }
 
 /// Looks at what a lock guards.
 pub fn look<T, R>(lock: &RwLock<T>, at: impl FnOnce(&T) -> R) -> R {
-    at(&lock.read().unwrap_or_else(PoisonError::into_inner))
+    let guard = unpoisoned(lock.read());
+    at(&guard)
 }
 
 /// Changes what a lock guards.
 pub fn change<T, R>(lock: &RwLock<T>, with: impl FnOnce(&mut T) -> R) -> R {
-    with(&mut lock.write().unwrap_or_else(PoisonError::into_inner))
+    let mut guard = unpoisoned(lock.write());
+    with(&mut guard)
 }
 
 /// Gives a semaphore another number of places. Those that are to go and are taken go once they are given back.

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::engine::error::EngineError;
 pub use crate::engine::scarce::Scarce;
 use crate::model::id::ClientCode;
+use crate::sync::unpoisoned;
 use crate::telemetry::metrics::{Limit, Metrics, UnderWay};
 
 /// From when on a newcomer has one make room that waits for its caller, though it does not stall, and from when on any.
@@ -266,7 +267,7 @@ impl Pool {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        unpoisoned(self.state.lock())
     }
 }
 

@@ -1,37 +1,37 @@
-//! Whether the threads that everything depends on still move: what `/healthz`, `/readyz` and systemd's watchdog ask.
+//! A thread's last sign of life. `/healthz`, `/readyz` and systemd's watchdog ask for it.
 //!
-//! Promises: asking costs nothing and waits for nobody; a thread that waits for something to do is well.
+//! Promises: to ask costs nothing and waits for nobody. A thread that waits for work counts as alive.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// A thread's last sign of life.
 #[derive(Debug)]
-pub(in crate::engine) struct Pulse {
+pub(super) struct Heartbeat {
     start: Instant,
-    /// Milliseconds after `start`, and one; 0 while it waits for something to do.
+    /// Milliseconds after `start`, plus one; 0 while the thread waits for work.
     beat: AtomicU64,
 }
 
-impl Default for Pulse {
+impl Default for Heartbeat {
     fn default() -> Self {
         Self { start: Instant::now(), beat: AtomicU64::new(0) }
     }
 }
 
-impl Pulse {
-    /// It begins something, or goes on with it.
-    pub(in crate::engine) fn beat(&self) {
+impl Heartbeat {
+    /// The thread begins a step.
+    pub(super) fn beat(&self) {
         self.beat_at(Instant::now());
     }
 
-    /// It waits for something to do.
-    pub(in crate::engine) fn idle(&self) {
+    /// The thread waits for work.
+    pub(super) fn idle(&self) {
         self.beat.store(0, Ordering::Relaxed);
     }
 
-    /// For how long it has been at the same thing, if that is longer than `most`.
-    pub(in crate::engine) fn stuck_for(&self, most: Duration) -> Option<Duration> {
+    /// How long the thread has been at the same step, if that is longer than `most`.
+    pub(super) fn stuck_for(&self, most: Duration) -> Option<Duration> {
         self.stuck_at(Instant::now(), most)
     }
 
@@ -52,16 +52,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_is_at_the_same_thing_for_too_long_is_stuck_and_who_waits_is_not() {
-        let pulse = Pulse::default();
-        let (at, most) = (|seconds| pulse.start + Duration::from_secs(seconds), Duration::from_secs(30));
-        assert_eq!(pulse.stuck_at(at(1_000), most), None);
-        pulse.beat_at(at(1_000));
-        assert_eq!(pulse.stuck_at(at(1_030), most), None);
-        assert_eq!(pulse.stuck_at(at(1_031), most), Some(Duration::from_secs(31)));
-        pulse.beat_at(at(1_031));
-        assert_eq!(pulse.stuck_at(at(1_032), most), None);
-        pulse.idle();
-        assert_eq!(pulse.stuck_at(at(9_000), most), None);
+    fn a_thread_is_stuck_if_one_step_takes_too_long_and_not_if_it_waits_for_work() {
+        let heartbeat = Heartbeat::default();
+        let (at, most) = (|seconds| heartbeat.start + Duration::from_secs(seconds), Duration::from_secs(30));
+        assert_eq!(heartbeat.stuck_at(at(1_000), most), None);
+        heartbeat.beat_at(at(1_000));
+        assert_eq!(heartbeat.stuck_at(at(1_030), most), None);
+        assert_eq!(heartbeat.stuck_at(at(1_031), most), Some(Duration::from_secs(31)));
+        heartbeat.beat_at(at(1_031));
+        assert_eq!(heartbeat.stuck_at(at(1_032), most), None);
+        heartbeat.idle();
+        assert_eq!(heartbeat.stuck_at(at(9_000), most), None);
     }
 }

@@ -4,7 +4,7 @@ use profiled::clock::{GuardedClock, Steady};
 use profiled::config::{Config, ServeOptions};
 use profiled::engine::commit::VisitorWrite;
 use profiled::engine::gates::Who;
-use profiled::engine::open::check::check;
+use profiled::engine::offline::check::check;
 use profiled::engine::read::report::ToldRow;
 use profiled::engine::{
     AcceptedBatch, Announced, BatchState, BatchVersion, CallIds, Engine, EngineError, Opening, SiteCall,

@@ -1,6 +1,8 @@
 //! The commit thread's work. What waits becomes one group, and each group is one frame of the journal.
 //!
 //! ```text
+//! handle.rs     how the other rooms reach the thread
+//! thread.rs     takes what waits in the queue, has it committed, and answers
 //! request.rs    what the thread is asked for, and what it answers
 //! committer.rs  takes a group: decide, journal (one write, one fdatasync), apply, answer
 //! decide.rs     each request in turn: take a seq, resolve the visitor's pending rows, compute the new values
@@ -22,10 +24,13 @@ mod committer;
 mod decide;
 mod decided;
 mod group;
+mod handle;
 pub(in crate::engine) mod replay;
 mod request;
 #[cfg(test)]
 mod tests;
+pub(in crate::engine) mod thread;
 
 pub use committer::Committer;
+pub(in crate::engine) use handle::CommitHandle;
 pub use request::{Again, Answer, MadeAgain, NewBatch, Request, Shared, VisitorWrite, WriteRules};

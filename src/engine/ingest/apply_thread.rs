@@ -6,11 +6,12 @@ use crate::batch::outcome::{RowOutcome, write_outcomes};
 use crate::batch::pending::{Accepted, Pending};
 use crate::batch::queue::Turn;
 use crate::batch::resolve::ResolveError;
-use crate::engine::Inner;
 use crate::engine::commit::Request;
 use crate::engine::error::{EngineError, Fatal};
+use crate::engine::ingest::state::Ingest;
 use crate::engine::ingest::throttle::LOOK_AGAIN;
 use crate::engine::read::lookup::hidden;
+use crate::engine::shared::thread_point;
 use crate::model::batch::Counts;
 use crate::model::seq::Seq;
 use crate::sync::{Mutex, Ordering, lock};
@@ -76,31 +77,31 @@ impl From<EngineError> for Unfolded {
 }
 
 /// Folds batches until the queue is closed.
-pub(in crate::engine) fn run(inner: &Arc<Inner>) {
-    std::thread::scope(|scope| fold_all(inner, &SecondWriter::start(scope, inner)));
+pub(in crate::engine) fn run(ingest: &Arc<Ingest>) {
+    std::thread::scope(|scope| fold_all(ingest, &SecondWriter::start(scope, ingest)));
 }
 
-fn fold_all(inner: &Arc<Inner>, second: &SecondWriter) {
+fn fold_all(ingest: &Arc<Ingest>, second: &SecondWriter) {
     let mut refusals = 0;
     // Batches that wait for one behind them that is held, and until when.
     let mut waiting: HashMap<Seq, Instant> = HashMap::new();
     loop {
-        crate::engine::thread_point("fold-thread");
-        inner.fold_pulse.idle();
+        thread_point("fold-thread");
+        ingest.shared.health.apply.idle();
         waiting.retain(|_, until| *until > Instant::now());
-        let waits = |batch: &Accepted| inner.is_hidden(batch) || waiting.contains_key(&batch.id.seq);
-        let pending = match inner.batches.next_not_held(waits) {
+        let waits = |batch: &Accepted| ingest.is_hidden(batch) || waiting.contains_key(&batch.id.seq);
+        let pending = match ingest.shared.batches.next_not_held(waits) {
             Turn::Of(pending) => pending,
             Turn::Held => {
-                inner.wait_unless_stopping(HELD_LOOK);
+                ingest.shared.signals.wait(HELD_LOOK);
                 continue;
             }
             Turn::Closed => return,
         };
         let seq = pending.accepted.id.seq;
-        inner.folding_batch.store(seq.get(), Ordering::SeqCst);
-        let folded = fold_batch(inner, second, &pending);
-        inner.folding_batch.store(0, Ordering::SeqCst);
+        ingest.applying_batch.store(seq.get(), Ordering::SeqCst);
+        let folded = fold_batch(ingest, second, &pending);
+        ingest.applying_batch.store(0, Ordering::SeqCst);
         let why = match folded {
             Ok(()) => {
                 refusals = 0;
@@ -118,7 +119,7 @@ fn fold_all(inner: &Arc<Inner>, second: &SecondWriter) {
                 continue;
             }
             Err(Unfolded::Untrue(error)) => {
-                inner.fail(Fatal::new(error));
+                ingest.shared.health.fail(&Fatal::new(error));
                 return;
             }
             Err(Unfolded::Refused(why)) => why,
@@ -126,7 +127,7 @@ fn fold_all(inner: &Arc<Inner>, second: &SecondWriter) {
         refusals += 1;
         tracing::error!(batch = %pending.accepted.id, refusals, %why, "a batch could not be folded; it will be tried again");
         pending.progress.stuck(refusals >= REFUSALS_UNTIL_STUCK);
-        inner.wait_unless_stopping(RETRY_AFTER);
+        ingest.shared.signals.wait(RETRY_AFTER);
     }
 }
 
@@ -168,12 +169,12 @@ struct SecondWriter {
 }
 
 impl SecondWriter {
-    fn start<'s>(scope: &'s Scope<'s, '_>, inner: &'s Arc<Inner>) -> Self {
+    fn start<'s>(scope: &'s Scope<'s, '_>, ingest: &'s Arc<Ingest>) -> Self {
         let ((begun, next), (done, folded)) = (channel::<Arc<Folding>>(), channel());
         let fold_shares = move || {
             for folding in next {
-                crate::engine::thread_point("fold-2-thread");
-                let folded = fold_share(inner, &folding, 1);
+                thread_point("fold-2-thread");
+                let folded = fold_share(ingest, &folding, 1);
                 // Nobody else holds it any more when the next batch begins: two would be twice the memory.
                 drop(folding);
                 if done.send(folded).is_err() {
@@ -183,12 +184,15 @@ impl SecondWriter {
         };
         let run = move || {
             if catch_unwind(AssertUnwindSafe(fold_shares)).is_err() {
-                inner.fail(Fatal::new("the second writer's thread panicked"));
+                ingest.shared.health.fail(&Fatal::new("the second writer's thread panicked"));
             }
         };
         // Without it nothing is folded, which is told of whoever asks it to.
         if let Err(error) = std::thread::Builder::new().name("fold-2".into()).spawn_scoped(scope, run) {
-            inner.fail(Fatal::new(format!("there is no thread for the second writer: {error}")));
+            ingest
+                .shared
+                .health
+                .fail(&Fatal::new(format!("there is no thread for the second writer: {error}")));
         }
         Self { begun, folded }
     }
@@ -207,11 +211,11 @@ impl SecondWriter {
 }
 
 /// Folds a writer's share of a batch.
-fn fold_share(inner: &Arc<Inner>, folding: &Folding, writer: usize) -> Share {
+fn fold_share(ingest: &Arc<Ingest>, folding: &Folding, writer: usize) -> Share {
     let share = || {
         let (mut outcomes, mut counts, mut took) = (vec![], Counts::default(), Duration::ZERO);
         while let Some(part) = folding.take_part(writer) {
-            let (more, part_counts) = fold_part(inner, folding.plan.pending(), part, &mut took)?.finish();
+            let (more, part_counts) = fold_part(ingest, folding.plan.pending(), part, &mut took)?.finish();
             outcomes.extend(more);
             counts = counts.plus(&part_counts);
         }
@@ -222,21 +226,21 @@ fn fold_share(inner: &Arc<Inner>, folding: &Folding, writer: usize) -> Share {
     share.inspect_err(|_| folding.give_up())
 }
 
-fn fold_batch(inner: &Arc<Inner>, second: &SecondWriter, pending: &Arc<Pending>) -> Result<(), Unfolded> {
-    if !inner.wait_for_room() || !inner.wait_while_remaking() {
+fn fold_batch(ingest: &Arc<Ingest>, second: &SecondWriter, pending: &Arc<Pending>) -> Result<(), Unfolded> {
+    if !ingest.shared.wait_for_disk_space() || !ingest.wait_while_rebuilding() {
         return Err(Unfolded::Stopping);
     }
-    let _folding = lock(&inner.folding);
-    inner.fold_pulse.beat();
+    let _folding = lock(&ingest.upkeep.applying);
+    ingest.shared.health.apply.beat();
     let began = Instant::now();
-    let plan = Plan::make(pending, &*inner.store, inner.config().held_bytes_max())?;
+    let plan = Plan::make(pending, &*ingest.shared.store, ingest.shared.config().held_bytes_max())?;
     let planned = began.elapsed();
     let (outcomes, mut counts) = plan.decided();
     let mut outcomes = outcomes.to_vec();
-    pending.progress.begin(inner.clock.now());
+    pending.progress.begin(ingest.shared.now());
     pending.progress.add(&counts);
     let folding = Arc::new(Folding::new(plan));
-    for share in second.fold_beside(&folding, || fold_share(inner, &folding, 0)) {
+    for share in second.fold_beside(&folding, || fold_share(ingest, &folding, 0)) {
         let (more, share_counts) = share?;
         outcomes.extend(more);
         counts = counts.plus(&share_counts);
@@ -246,30 +250,31 @@ fn fold_batch(inner: &Arc<Inner>, second: &SecondWriter, pending: &Arc<Pending>)
         return Err(Unfolded::Refused(error));
     }
     let folded = began.elapsed();
-    let path = inner.spool.outcomes_path(pending.accepted.spool);
+    let path = ingest.shared.spool.outcomes_path(pending.accepted.spool);
     // What became of the rows of a batch that was complete before is on record already.
     if !pending.is_on_record() {
-        inner
+        ingest
+            .shared
             .spool
             .recount_after(&path, || write_outcomes(&path, &mut outcomes))
             .map_err(|error| Unfolded::Refused(format!("the outcomes could not be written: {error}")))?;
     }
-    inner.fold_pulse.beat();
-    let reach = inner.make_store_durable()?;
+    ingest.shared.health.apply.beat();
+    let reach = ingest.upkeep.make_store_durable()?;
     if pending.held().is_some() {
         return Err(Unfolded::Held);
     }
     pending.progress.stuck(false);
     let id = &pending.accepted.id;
-    let again = inner.batches.is_again(id.seq);
-    let before = inner.batches.get(id).filter(|_| again).and_then(|known| known.progress.completed());
-    let at = before.unwrap_or_else(|| inner.clock.now());
+    let again = ingest.shared.batches.is_again(id.seq);
+    let before = ingest.shared.batches.get(id).filter(|_| again).and_then(|known| known.progress.completed());
+    let at = before.unwrap_or_else(|| ingest.shared.now());
     let complete = Request::Complete(id.clone(), counts, at, reach);
-    inner.ask_blocking(complete)?;
+    ingest.commit.ask_blocking(complete)?;
     if !again {
-        inner.metrics.batch_complete(&pending.accepted.id.client, &counts);
+        ingest.shared.metrics.batch_complete(&pending.accepted.id.client, &counts);
     }
-    inner.spool.remove_index(pending.accepted.spool);
+    ingest.shared.spool.remove_index(pending.accepted.spool);
     tracing::info!(
         batch = %pending.accepted.id,
         rows = counts.total(),
@@ -289,34 +294,34 @@ fn fold_batch(inner: &Arc<Inner>, second: &SecondWriter, pending: &Arc<Pending>)
 
 /// Folds a part, of which the step before `took` so long.
 fn fold_part<'p>(
-    inner: &Arc<Inner>,
+    ingest: &Arc<Ingest>,
     pending: &Pending,
     mut part: Part<'p>,
     took: &mut Duration,
 ) -> Result<Part<'p>, Unfolded> {
     while !part.is_done() {
-        if inner.remaking.is_on() {
+        if ingest.upkeep.rebuild.is_running() {
             return Err(Unfolded::Remaking);
         }
         if pending.held().is_some() {
             return Err(Unfolded::Held);
         }
-        if !inner.wait_for_turn(*took) {
+        if !ingest.wait_for_turn(*took) {
             return Err(Unfolded::Stopping);
         }
         let (before, began) = (part.counts(), Instant::now());
-        let step = part.step(&*inner.store)?;
+        let step = part.step(&*ingest.shared.store)?;
         *took = began.elapsed();
         match step {
             Step::More => {
                 let counts = part.counts().since(&before);
                 pending.progress.add(&counts);
-                inner.pace.folded(counts.total(), Instant::now());
-                inner.metrics.folded(counts.total());
+                ingest.throttle.applied(counts.total(), Instant::now());
+                ingest.shared.metrics.folded(counts.total());
             }
             Step::Resolve(keys) => {
                 let request = Request::Resolve(pending.accepted.id.client.clone(), keys);
-                inner.ask_blocking(request)?;
+                ingest.commit.ask_blocking(request)?;
             }
             Step::Done => {}
         }
@@ -324,45 +329,45 @@ fn fold_part<'p>(
     Ok(part)
 }
 
-impl Inner {
+impl Ingest {
     /// Waits until the next chunk of rows may be folded (R10): there is room on the disk, the rate allows it, and no site
     /// call waits, or folding has given way for long enough, which the last step `took`. False if the daemon is stopping.
     fn wait_for_turn(&self, took: Duration) -> bool {
-        self.fold_pulse.beat();
+        self.shared.health.apply.beat();
         loop {
-            let rate = self.config().ingest.rows_per_second_at(self.clock.now());
-            let left = self.pace.until_next(rate, Instant::now());
+            let rate = self.shared.config().ingest.rows_per_second_at(self.shared.now());
+            let left = self.throttle.until_next(rate, Instant::now());
             if left.is_zero() {
                 break;
             }
             let began = Instant::now();
-            self.wait_unless_stopping(left.min(LOOK_AGAIN));
-            self.metrics.held_back(HeldBack::Rate, began.elapsed());
-            self.fold_pulse.beat();
-            if self.stopping.load(Ordering::Relaxed) {
+            self.shared.signals.wait(left.min(LOOK_AGAIN));
+            self.shared.metrics.held_back(HeldBack::Rate, began.elapsed());
+            self.shared.health.apply.beat();
+            if self.shared.signals.is_stopping() {
                 return false;
             }
         }
-        let waited = self.pace.give_way(took, self.batches.pending_batches());
-        self.metrics.held_back(HeldBack::SiteCalls, waited);
-        self.fold_pulse.idle();
-        let room = self.wait_for_room();
-        self.fold_pulse.beat();
+        let waited = self.throttle.give_way(took, self.shared.batches.pending_batches());
+        self.shared.metrics.held_back(HeldBack::SiteCalls, waited);
+        self.shared.health.apply.idle();
+        let room = self.shared.wait_for_disk_space();
+        self.shared.health.apply.beat();
         room
     }
 
     /// Waits while the store is being made again; false if the daemon is stopping.
-    fn wait_while_remaking(&self) -> bool {
-        while self.remaking.is_on() && !self.stopping.load(Ordering::Relaxed) {
-            self.wait_unless_stopping(LOOK_AGAIN);
+    fn wait_while_rebuilding(&self) -> bool {
+        while self.upkeep.rebuild.is_running() && !self.shared.signals.is_stopping() {
+            self.shared.signals.wait(LOOK_AGAIN);
         }
-        !self.stopping.load(Ordering::Relaxed)
+        !self.shared.signals.is_stopping()
     }
 
     /// Whether lookups do not show a batch yet, and it is not to be folded in, because it is to look like one of Adobe's.
     fn is_hidden(&self, batch: &Accepted) -> bool {
-        let settings = self.settings(&batch.id.client);
+        let settings = self.shared.settings(&batch.id.client);
         let after = settings.map_or(0, |settings| settings.batch_shows_after_ms);
-        hidden(batch.id.seq, after, self.clock.now())
+        hidden(batch.id.seq, after, self.shared.now())
     }
 }

@@ -9,17 +9,17 @@ use crate::batch::outcome::write_outcomes;
 use crate::batch::pending::{Accepted, Pending};
 use crate::batch::remarks::Remarks;
 use crate::batch::resolve::{Noted, ResolveError, View, apply_bundles, decoded, resolve};
-use crate::engine::Inner;
 use crate::engine::commit::NewBatch;
 use crate::engine::error::{EngineError, OrInternal};
 use crate::engine::gates::Place;
+use crate::engine::ingest::state::Ingest;
 use crate::engine::read::report::{Report, ToldRow};
+use crate::engine::shared::Shared;
 use crate::model::batch::{BatchId, BatchRules, Counts, Outcome};
 use crate::model::id::Key;
 use crate::model::profile::{Profile, Stored};
 use crate::model::seq::Seq;
 use crate::model::update::{Folded, fold};
-use crate::sync::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -60,13 +60,13 @@ pub struct Diff {
 
 /// Folds an upload's rows into what lookups show, and keeps nothing but what it would come to. Blocks.
 pub(in crate::engine) fn try_out(
-    inner: Arc<Inner>,
+    ingest: &Ingest,
     batch: NewBatch,
     place: Place,
 ) -> Result<DryRun, EngineError> {
     // The place it would have in the order, were it accepted now.
-    let last = Seq::from_u64(inner.last_seq.load(Ordering::Acquire));
-    let seq = Seq::from_parts(inner.clock.now().max(last.millis()).plus(1), 0);
+    let shared = &ingest.shared;
+    let seq = Seq::from_parts(ingest.read.now().plus(1), 0);
     let accepted = Accepted {
         id: BatchId { client: batch.client, seq },
         rules: BatchRules { seq, ..batch.rules },
@@ -81,22 +81,22 @@ pub(in crate::engine) fn try_out(
     let pending = Pending::new(accepted, batch.header, batch.index, batch.spool.path());
     let accepted = Arc::clone(&pending.accepted);
     // The folding thread may hold a file in memory just now.
-    let plan = Plan::make(&Arc::new(pending), &*inner.store, 0).map_err(|error| inner.told(error))?;
+    let plan = Plan::make(&Arc::new(pending), &*shared.store, 0).map_err(|error| shared.reported(error))?;
     let (decided, counts) = plan.decided();
     let mut outcomes = decided.to_vec();
     let mut diffs = Diffs::of(&accepted, &header);
     let pending = plan.pending();
-    let folded = plan.each_visitor(|key, rows, outcome| diffs.visitor(&inner, pending, key, rows, outcome));
+    let folded = plan.each_visitor(|key, rows, outcome| diffs.visitor(shared, pending, key, rows, outcome));
     let (more, folded_counts) = folded.or_internal()?;
     drop(plan);
     let Diffs { diffs, .. } = diffs;
     outcomes.extend(more);
     let counts = counts.plus(&folded_counts);
 
-    let path = inner.spool.outcomes_path(accepted.spool);
-    let written = inner.spool.recount_after(&path, || write_outcomes(&path, &mut outcomes));
+    let path = shared.spool.outcomes_path(accepted.spool);
+    let written = shared.spool.recount_after(&path, || write_outcomes(&path, &mut outcomes));
     written.map_err(|error| EngineError::from(crate::batch::spool::SpoolError::of(path, error)))?;
-    let report = Report::of_upload(Arc::clone(&inner), Arc::clone(&accepted), header, batch.spool, place)?;
+    let report = Report::of_upload(Arc::clone(shared), Arc::clone(&accepted), header, batch.spool, place)?;
     let mut failed = vec![];
     report.outcomes(Some(Outcome::Failed), None, |row| {
         failed.push(row);
@@ -131,7 +131,7 @@ impl<'a> Diffs<'a> {
     /// Folds one visitor's rows in, and notes what that changes.
     fn visitor(
         &mut self,
-        inner: &Inner,
+        shared: &Shared,
         batch: &Pending,
         key: &Key,
         rows: TheirRows<'_>,
@@ -139,8 +139,8 @@ impl<'a> Diffs<'a> {
     ) -> Result<(), ResolveError> {
         let rules = &self.accepted.rules;
         // The runs first, the store second, as a lookup does.
-        let pending = inner.batches.pending(&self.accepted.id.client);
-        let mut view = View::new(&*inner.store);
+        let pending = shared.batches.pending(&self.accepted.id.client);
+        let mut view = View::new(&*shared.store);
         resolve(&mut view, &pending, key, &mut Noted::nothing())?;
         let canonical = view.canonical(key)?;
         let value = view.get(&canonical)?;

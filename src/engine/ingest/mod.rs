@@ -11,5 +11,6 @@
 pub(in crate::engine) mod apply_thread;
 pub mod dry_run;
 pub(in crate::engine) mod repair;
+pub(in crate::engine) mod state;
 pub(in crate::engine) mod throttle;
 pub mod upload;

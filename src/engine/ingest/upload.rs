@@ -16,11 +16,14 @@ use crate::engine::commit::{Answer, NewBatch, Request};
 use crate::engine::error::{EngineError, OrInternal};
 use crate::engine::gates::{Place, Who};
 use crate::engine::ingest::dry_run::{self, DryRun};
+use crate::engine::ingest::state::Ingest;
 use crate::engine::priority::give_way;
-use crate::engine::types::BatchStatus;
-use crate::engine::{Engine, Inner};
-use crate::model::batch::{BatchId, BatchReading, BatchRules, IdempotencyKey};
+use crate::engine::shared::{Shared, blocking, thread_point};
+use crate::engine::types::{BatchStatus, BatchVersion};
+use crate::model::batch::{BatchId, BatchReading, BatchRules, EmptyValues, IdempotencyKey, RowReading};
 use crate::model::id::ClientCode;
+use crate::model::profile::Source;
+use crate::model::seq::Seq;
 use crate::telemetry::metrics::{Limit, UnderWay};
 use bytes::{Buf, Bytes};
 use std::io::{self, BufRead, Read};
@@ -87,7 +90,7 @@ enum Piece {
 
 /// A batch file on its way in. Dropping it abandons it: nothing stays.
 pub struct Upload {
-    inner: Arc<Inner>,
+    ingest: Arc<Ingest>,
     who: Who,
     place: Place,
     pieces: mpsc::Sender<Piece>,
@@ -102,27 +105,60 @@ struct TakenIn {
 }
 
 impl Upload {
-    pub(in crate::engine) fn begin(
-        inner: Arc<Inner>,
+    /// Begins an upload, unless what is `announced` of it is reason enough to refuse it.
+    pub(in crate::engine) async fn begin(
+        ingest: &Arc<Ingest>,
+        who: &Who,
+        client: &ClientCode,
+        (version, empty_values): (BatchVersion, EmptyValues),
+        announced: Announced,
+    ) -> Result<Self, EngineError> {
+        let shared = &ingest.shared;
+        let settings = shared.settings(client)?;
+        let v2 = version == BatchVersion::V2;
+        let rules = BatchRules {
+            seq: Seq::ZERO,
+            source: if v2 { Source::BatchV2 } else { Source::BatchV1 },
+            creates: v2 && settings.v2_creates_profiles,
+            consecutive_v2: settings.consecutive_v2,
+            empty_values,
+            lifetime_ms: settings.lifetime_ms,
+            max_profile_bytes: shared.profile_bytes_max(),
+            reading: RowReading::now(settings.blocked_ids),
+        };
+        announced.check(&shared.config().limits)?;
+        shared.signals.go_on()?;
+        shared.spool.check_room(announced.spooled_bytes_min())?;
+        let place = ingest.uploads.take(who).await?;
+        let disk = Arc::clone(shared);
+        // The file system may have to ask another machine how full it is.
+        blocking(move || disk.disk_space.for_upload(announced.spooled_bytes_min())).await?;
+        let form = (announced, settings.batch_reading);
+        Self::start(Arc::clone(ingest), who.clone(), client.clone(), rules, form, place).or_internal()
+    }
+
+    /// Starts the thread that takes the body in.
+    fn start(
+        ingest: Arc<Ingest>,
         who: Who,
         client: ClientCode,
         rules: BatchRules,
-        (announced, reading): (Announced, BatchReading),
+        form: (Announced, BatchReading),
         place: Place,
     ) -> io::Result<Self> {
         let (pieces, arriving) = mpsc::channel(CHUNKS_WAITING_MAX);
-        let worker_inner = Arc::clone(&inner);
-        let under_way = inner.metrics.upload();
+        let shared = Arc::clone(&ingest.shared);
+        let under_way = shared.metrics.upload();
         let (taken, worker) = oneshot::channel();
         let workers_place = place.clone();
-        // A thread of its own, and not one of the runtime's, because it gives way for good.
+        // A thread of its own and not one of the runtime's, because it makes way for good.
         std::thread::Builder::new().name("upload".into()).spawn(move || {
             give_way();
-            let batch = take_in(&worker_inner, client, rules, (announced, reading), arriving);
+            let batch = take_in(&shared, client, rules, form, arriving);
             let taken_in = batch.map(|batch| TakenIn { batch, _under_way: under_way, _place: workers_place });
             drop(taken.send(taken_in));
         })?;
-        Ok(Self { inner, who, place, pieces, worker: Some(worker) })
+        Ok(Self { ingest, who, place, pieces, worker: Some(worker) })
     }
 
     /// Its place among the uploads: whoever waits for the body says so to it, and ends the upload when it is asked to.
@@ -147,14 +183,14 @@ impl Upload {
     pub async fn finish(mut self, key: Option<IdempotencyKey>) -> Result<AcceptedBatch, EngineError> {
         let TakenIn { mut batch, _place, .. } = self.all().await?;
         batch.key = key;
-        let answer = self.inner.ask(Request::Accept(Box::new(batch))).await?;
+        let answer = self.ingest.commit.ask(Request::Accept(Box::new(batch))).await?;
         match answer {
             Answer::Accepted(known) => {
-                self.inner.metrics.batch_accepted(&known.accepted.id.client);
-                Ok(AcceptedBatch { batch: BatchStatus::of(&known, self.inner.clock.now()), before: false })
+                self.ingest.shared.metrics.batch_accepted(&known.accepted.id.client);
+                Ok(AcceptedBatch { batch: BatchStatus::of(&known, self.ingest.shared.now()), before: false })
             }
             Answer::AcceptedBefore(known) => {
-                Ok(AcceptedBatch { batch: BatchStatus::of(&known, self.inner.clock.now()), before: true })
+                Ok(AcceptedBatch { batch: BatchStatus::of(&known, self.ingest.shared.now()), before: true })
             }
             Answer::KeyTaken(id) => Err(EngineError::KeyTaken(id.to_string())),
             other => Err(EngineError::internal(format!("a batch was answered with {other:?}"))),
@@ -164,28 +200,28 @@ impl Upload {
     /// The body has ended: if it is the file of this batch, which is held, that goes on.
     pub async fn put_back(mut self, id: &BatchId) -> Result<BatchStatus, EngineError> {
         let taken_in = self.all().await?;
-        let (inner, batch) = (Arc::clone(&self.inner), id.clone());
-        let put_back = tokio::task::spawn_blocking(move || {
+        let (ingest, batch) = (Arc::clone(&self.ingest), id.clone());
+        let put_back = blocking(move || {
             let TakenIn { batch: sent, _place, .. } = taken_in;
-            inner.put_back(&batch, sent)
+            ingest.put_back(&batch, sent)
         });
-        put_back.await.or_internal()??;
-        Engine(Arc::clone(&self.inner)).known_batch(id)
+        put_back.await?;
+        self.ingest.read.known_batch(id)
     }
 
     /// The body has ended: says what its rows would come to now, and lets it go again. Nothing is written. It takes turns
     /// with other dry runs, and is no upload any more meanwhile.
     pub async fn try_out(mut self) -> Result<DryRun, EngineError> {
         let TakenIn { batch, .. } = self.all().await?;
-        let (inner, who) = (Arc::clone(&self.inner), self.who.clone());
+        let (ingest, who) = (Arc::clone(&self.ingest), self.who.clone());
         drop(self);
-        let turn = inner.dry_runs.take(&who).await?;
-        let place = inner.reports.take(&who).await?;
-        let tried = tokio::task::spawn_blocking(move || {
+        let turn = ingest.dry_runs.take(&who).await?;
+        let place = ingest.read.reports.take(&who).await?;
+        let tried = blocking(move || {
             let _turn = turn;
-            dry_run::try_out(inner, batch, place)
+            dry_run::try_out(&ingest, batch, place)
         });
-        tried.await.or_internal()?
+        tried.await
     }
 
     async fn all(&mut self) -> Result<TakenIn, EngineError> {
@@ -204,16 +240,16 @@ impl Upload {
 
 /// Takes a body in, on a thread that may block.
 fn take_in(
-    inner: &Inner,
+    shared: &Shared,
     client: ClientCode,
     rules: BatchRules,
     (announced, reading): (Announced, BatchReading),
     arriving: mpsc::Receiver<Piece>,
 ) -> Result<NewBatch, EngineError> {
-    crate::engine::thread_point("upload-thread");
-    let limits = inner.config().limits;
-    inner.room.for_writes()?;
-    let mut spool = inner.spool.begin(inner.clock.now())?;
+    thread_point("upload-thread");
+    let limits = shared.config().limits;
+    shared.disk_space.for_writes()?;
+    let mut spool = shared.spool.begin(shared.now())?;
     let (mut parser, mut index) = (Parser::new(&rules.reading), IndexBuilder::default());
     let mut as_adobe = (reading == BatchReading::Adobe).then(AsAdobe::default);
     let (mut rows, mut came, mut bad_escape) = (0u64, 0u64, None);
@@ -255,7 +291,7 @@ fn take_in(
             }
             parser.finish(each).map_err(|error| refused(error, reading))?;
         } else {
-            inner.room.for_writes()?;
+            shared.disk_space.for_writes()?;
             spool.write(kept)?;
             parser.push(kept, each)?;
             file.consume(bytes);
@@ -268,7 +304,7 @@ fn take_in(
     }
     let header = parser.finish(|_| ())?.clone();
     spool.sync()?;
-    let index_path = inner.spool.index_path(spool.name());
+    let index_path = shared.spool.index_path(spool.name());
     let index = index
         .finish(&index_path, &spool.path(), &header, &rules)
         .map_err(|error| SpoolError::of(index_path, error))?;

@@ -6,20 +6,14 @@
 //! needs.rs         which files a start needs, and which it can rebuild
 //! rebuild.rs       opens the store, or rebuilds it from a snapshot and the journal
 //! store_folder.rs  the generations of the store on the disk
-//! check.rs         checks a data folder
 //! salvage.rs       goes on without what is damaged and exists nowhere else
-//! restore.rs       restores a backup
-//! scratch.rs       a copy-on-write view of a data folder, for checks
 //! digest.rs        a digest of what a snapshot and the journal give
 //! ```
 
-pub mod check;
 pub mod digest;
 pub(in crate::engine) mod lock;
 pub mod needs;
 pub mod rebuild;
 pub mod recovery;
-pub mod restore;
 pub mod salvage;
-pub mod scratch;
 pub mod store_folder;

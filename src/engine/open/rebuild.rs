@@ -5,10 +5,10 @@
 //! it is whole, so a crash on the way changes nothing. Damage in the journal is never healed: it is refused.
 
 use crate::config::Config;
+use crate::engine::disk_space::DiskSpace;
 use crate::engine::error::OpenError;
 use crate::engine::open::recovery::{Recovered, StartFrom, read_checkpoint, recover};
 use crate::engine::open::store_folder::{Generation, StoreFolder};
-use crate::engine::upkeep::disk_space::Room;
 use crate::journal::log::{LogSettings, Position};
 use crate::journal::snapshot::{SnapshotError, SnapshotReader, Snapshots, verify};
 use crate::layout;
@@ -17,9 +17,10 @@ use crate::model::id::Key;
 use crate::model::profile::StoredBytes;
 use crate::store::sled::SledStore;
 use crate::store::{ProfileStore, StoreError, put_through};
+use crate::sync::unpoisoned;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 /// After how many pairs of a snapshot a start says how far it is.
 const SAY_EVERY: u64 = 100_000;
@@ -33,13 +34,13 @@ pub struct Opening(Arc<Mutex<String>>);
 impl Opening {
     /// What it is at.
     pub fn at(&self) -> String {
-        let at = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = unpoisoned(self.0.lock());
         if at.is_empty() { "the daemon is starting".to_owned() } else { at.clone() }
     }
 
     pub(in crate::engine) fn say(&self, at: String) {
         tracing::info!("{at}");
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = at;
+        *unpoisoned(self.0.lock()) = at;
     }
 }
 
@@ -69,7 +70,11 @@ fn caught<T, E: From<StoreError>>(run: impl FnOnce() -> Result<T, E>) -> Result<
 }
 
 /// Opens a data folder.
-pub(in crate::engine) fn open(config: &Config, room: &Room, opening: &Opening) -> Result<Opened, OpenError> {
+pub(in crate::engine) fn open(
+    config: &Config,
+    disk_space: &DiskSpace,
+    opening: &Opening,
+) -> Result<Opened, OpenError> {
     let folder = &config.server.data_folder;
     let store_folder = folder.join(layout::STORE);
     let failed = |error| OpenError::Folder { path: store_folder.clone(), error };
@@ -111,7 +116,7 @@ pub(in crate::engine) fn open(config: &Config, room: &Room, opening: &Opening) -
         },
     };
     if let Some(why) = why {
-        if let Err(full) = room.for_checkpoints() {
+        if let Err(full) = disk_space.for_checkpoints() {
             // What a store that was set aside takes up would be missing for the next.
             return Err(OpenError::NoRoom { folder: folder.clone(), full: full.to_string(), why });
         }

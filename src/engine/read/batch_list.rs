@@ -4,7 +4,7 @@
 //! in one state the complete ones are not looked at for the incomplete ones, nor the other way round.
 
 use crate::batch::queue::{Batches, Which};
-use crate::engine::Engine;
+use crate::engine::read::state::Reader;
 use crate::engine::types::{BatchState, BatchStatus};
 use crate::model::id::ClientCode;
 use crate::model::seq::{Millis, Seq};
@@ -19,25 +19,23 @@ pub struct BatchPage {
     pub next: Option<Seq>,
 }
 
-impl Engine {
+impl Reader {
     /// A client's batches in one state or in any, newest first, from those before a place on.
-    pub fn batches(
+    pub(in crate::engine) fn batches(
         &self,
         client: &ClientCode,
         wanted: Option<BatchState>,
         before: Option<Seq>,
         most: usize,
     ) -> BatchPage {
-        let mut page = page(&self.0.batches, client, wanted, before, most, self.now());
+        let mut page = page(&self.shared.batches, client, wanted, before, most, self.shared.now());
         page.batches = page.batches.into_iter().map(|batch| self.with_reason(batch)).collect();
         page
     }
-}
 
-impl Engine {
     fn with_reason(&self, batch: BatchStatus) -> BatchStatus {
         // A page may have a thousand; few are stuck.
-        let reason = self.0.batches.why_held(&batch.id);
+        let reason = self.shared.batches.why_held(&batch.id);
         batch.held(reason)
     }
 }

@@ -17,22 +17,21 @@ use crate::batch::pending::Pending;
 use crate::batch::pending_list::PendingList;
 use crate::batch::queue::Batches;
 use crate::batch::resolve::{ResolveError, decoded};
+use crate::engine::commit::CommitHandle;
 use crate::engine::error::EngineError;
 use crate::engine::gates::{Place, Who};
 use crate::engine::read::lookup::look_up;
+use crate::engine::read::state::Reader;
+use crate::engine::shared::Shared;
 use crate::engine::types::Visitor;
-use crate::engine::{Engine, Inner};
 use crate::model::id::{ClientCode, IdKind, Key, VisitorId};
 use crate::model::profile::{Profile, Stored};
 use crate::model::seq::{Millis, Seq};
 use crate::store::{ProfileStore, StoreError};
-use crate::sync::Ordering;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-/// How many exports run at once: each takes a thread, and reads the store from end to end.
-pub const EXPORTS_MAX: usize = 4;
 /// The most attributes in a CSV file: each is a column of every row.
 pub const COLUMNS_MAX: usize = 10_000;
 /// How many keys are read at once.
@@ -43,7 +42,8 @@ const WALK: [IdKind; 3] = [IdKind::Ecid, IdKind::Pc, IdKind::ThirdParty];
 
 /// An export that may begin.
 pub struct Export {
-    inner: Arc<Inner>,
+    shared: Arc<Shared>,
+    commit: Arc<CommitHandle>,
     client: ClientCode,
     lifetime_ms: u64,
     place: Place,
@@ -59,14 +59,18 @@ pub struct Table {
     pub left_out: u64,
 }
 
-impl Engine {
+impl Reader {
     /// Begins an export.
-    pub async fn export(&self, who: &Who, client: &ClientCode) -> Result<Export, EngineError> {
-        let inner = Arc::clone(&self.0);
-        let lifetime_ms = inner.settings(client)?.lifetime_ms;
-        refuse_held(&inner.batches.pending(client))?;
-        let place = inner.exports.take(who).await?;
-        Ok(Export { inner, client: client.clone(), lifetime_ms, place })
+    pub(in crate::engine) async fn export(
+        &self,
+        who: &Who,
+        client: &ClientCode,
+    ) -> Result<Export, EngineError> {
+        let (shared, commit) = (Arc::clone(&self.shared), Arc::clone(&self.commit));
+        let lifetime_ms = shared.settings(client)?.lifetime_ms;
+        refuse_held(&shared.batches.pending(client))?;
+        let place = self.exports.take(who).await?;
+        Ok(Export { shared, commit, client: client.clone(), lifetime_ms, place })
     }
 }
 
@@ -82,25 +86,23 @@ impl Export {
         wanted: impl Fn() -> bool,
         mut each: impl FnMut(Visitor) -> ControlFlow<()>,
     ) -> Result<(), EngineError> {
-        let inner = &self.inner;
-        let turn = inner.store.turn();
+        let shared = &self.shared;
+        let turn = shared.store.turn();
         let walk = Walk {
-            store: &*inner.store,
-            batches: &inner.batches,
+            store: &*shared.store,
+            batches: &shared.batches,
             client: &self.client,
             lifetime_ms: self.lifetime_ms,
-            now: &|| inner.clock.now().max(Seq::from_u64(inner.last_seq.load(Ordering::Acquire)).millis()),
+            now: &|| shared.now().max(self.commit.last_seq().millis()),
             go_on: &|| {
-                if inner.stopping.load(Ordering::Relaxed) {
-                    return Err(EngineError::Stopping);
-                }
-                if inner.store.turn() != turn {
+                shared.signals.go_on()?;
+                if shared.store.turn() != turn {
                     let why = "the store was made again while visitors were read; begin again";
                     return Err(EngineError::ExportBusy(why.into()));
                 }
                 Ok(wanted())
             },
-            told: &|error| inner.told(error),
+            reported: &|error| shared.reported(error),
         };
         // What was read last may be of another store, too.
         walk.all(&mut each).and_then(|_| (walk.go_on)().map(|_| ()))
@@ -284,7 +286,7 @@ pub struct Walk<'w> {
     /// Whether whoever asked still wants it; an error if the daemon does not.
     pub go_on: &'w dyn Fn() -> Result<bool, EngineError>,
     /// What whoever asked is told of what could not be read.
-    pub told: &'w dyn Fn(ResolveError) -> EngineError,
+    pub reported: &'w dyn Fn(ResolveError) -> EngineError,
 }
 
 /// Whether a walk goes on, or whoever asked has enough.
@@ -314,7 +316,7 @@ impl Walk<'_> {
                 });
                 let born = if made_anew {
                     drop(profile);
-                    match self.visitor(key).map_err(self.told) {
+                    match self.visitor(key).map_err(self.reported) {
                         Ok(visitor) => visitor.map(|visitor| visitor.born),
                         Err(EngineError::Held { .. }) => None,
                         Err(error) => return Err(error),
@@ -394,7 +396,7 @@ impl Walk<'_> {
         self.in_store(kind, &mut |key, profile| {
             // Its bytes may be many, and are looked up again.
             drop(profile);
-            let visitor = self.visitor(key).map_err(self.told)?;
+            let visitor = self.visitor(key).map_err(self.reported)?;
             let visitor = visitor.filter(|visitor| shown(visitor.born));
             Ok(visitor.map_or(ControlFlow::Continue(()), &mut *each))
         })
@@ -408,13 +410,14 @@ impl Walk<'_> {
             if !(self.go_on)()? {
                 return Ok(ControlFlow::Break(()));
             }
-            let page = self.store.scan(Some(&from), PAGE_KEYS).map_err(|error| (self.told)(error.into()))?;
+            let page =
+                self.store.scan(Some(&from), PAGE_KEYS).map_err(|error| (self.reported)(error.into()))?;
             let more = page.len() == PAGE_KEYS;
             for (key, value) in page {
                 if key.client() != self.client.as_str() || key.kind() != kind {
                     return Ok(ControlFlow::Continue(()));
                 }
-                let stored = decoded(&key, &value).map_err(|error| (self.told)(error.into()))?;
+                let stored = decoded(&key, &value).map_err(|error| (self.reported)(error.into()))?;
                 if let Stored::Profile(profile) = stored
                     && each(&key, profile)?.is_break()
                 {
@@ -441,10 +444,10 @@ impl Walk<'_> {
             }
             met += 1;
             let key = Key::new(self.client, kind, id);
-            if self.was_there(&key, creating).map_err(|error| (self.told)(error.into()))? {
+            if self.was_there(&key, creating).map_err(|error| (self.reported)(error.into()))? {
                 return Ok(ControlFlow::Continue(()));
             }
-            let visitor = self.visitor(&key).map_err(self.told);
+            let visitor = self.visitor(&key).map_err(self.reported);
             each(visitor.map(|visitor| visitor.filter(|visitor| visitor.born == seq)))
         };
         let walked = batch.each_id(|id| {
@@ -533,7 +536,7 @@ mod tests {
             lifetime_ms,
             now,
             go_on: &|| Ok(true),
-            told: &EngineError::internal,
+            reported: &EngineError::internal,
         };
         let walked = walk.all(&mut |visitor| {
             beside(found.len());
@@ -695,9 +698,9 @@ mod tests {
         batches.publish(Arc::clone(&batch), Position::START);
         let count = || {
             let (store, batches, client) = (&store, &batches, &client("demo"));
-            let (lifetime_ms, now, go_on, told) =
+            let (lifetime_ms, now, go_on, reported) =
                 (1 << 40, &|| Millis(10), &|| Ok(true), &EngineError::internal);
-            Walk { store, batches, client, lifetime_ms, now, go_on, told }.count().unwrap()
+            Walk { store, batches, client, lifetime_ms, now, go_on, reported }.count().unwrap()
         };
         assert_eq!(count(), 1);
         fold_in(&store, &batches, &batch, None);

@@ -7,15 +7,28 @@ use crate::batch::outcome::BatchState;
 use crate::batch::pending::Pending;
 use crate::batch::queue::Batches;
 use crate::batch::resolve::{Noted, ResolveError, View, decoded, resolve};
+use crate::durable::point;
+use crate::engine::error::{EngineError, OrInternal};
+use crate::engine::read::state::Reader;
+use crate::engine::shared::blocking;
 use crate::engine::types::{Visitor, VisitorAttribute};
+use crate::model::batch::BatchId;
 use crate::model::id::{ClientCode, Key, VisitorId};
 use crate::model::profile::{Attribute, Profile, Stored};
 use crate::model::seq::{Millis, Seq};
+use crate::store::swap::SwapStore;
 use crate::store::{ProfileStore, StoreError};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// How often a lookup is begun again because a bind moved the visitor under it, or a batch was completed.
 const LOOKUP_TRIES_MAX: usize = 100;
+
+/// How long a caller waits for a write that a lookup is to show, and how often it looks.
+const SEQ_WAIT_MAX: Duration = Duration::from_secs(5);
+const SEQ_LOOK: Duration = Duration::from_millis(5);
+/// How often a lookup looks whether a rebuilt store has taken over.
+const TURN_LOOK: Duration = Duration::from_millis(1);
 
 /// Whether a batch with this seq is younger than `shows_after_ms`, and so is to be shown by no lookup.
 pub(in crate::engine) fn hidden(seq: Seq, shows_after_ms: u64, now: Millis) -> bool {
@@ -34,7 +47,7 @@ pub fn look_up(
     look_up_delayed(store, batches, client, id, now, lifetime_ms, 0)
 }
 
-/// The same, of a client whose batches are to show as late as Adobe's.
+/// Looks a visitor up, of a client whose batches are to show as late as Adobe's.
 ///
 /// The rows of batches younger than `shows_after_ms` are left out, as Adobe's would not show yet. That is a matter of looking
 /// alone: a write to the visitor folds them in at their place in the order (R4), and from then on they show.
@@ -82,6 +95,92 @@ pub(in crate::engine) fn look_up_delayed(
     }
     let why = format!("it was written to under each of {LOOKUP_TRIES_MAX} tries");
     Err(StoreError::Failed { doing: "show a visitor", why }.into())
+}
+
+impl Reader {
+    /// Looks a visitor up.
+    pub(in crate::engine) async fn visitor(
+        self: &Arc<Self>,
+        client: &ClientCode,
+        id: &VisitorId,
+    ) -> Result<Option<Visitor>, EngineError> {
+        let settings = self.shared.settings(client)?;
+        let (reader, client, id) = (Arc::clone(self), client.clone(), id.clone());
+        let began = Instant::now();
+        let found = blocking(move || {
+            point("lookup").or_internal()?;
+            let (shared, now) = (&reader.shared, reader.now());
+            let (lifetime_ms, shows_after_ms) = (settings.lifetime_ms, settings.batch_shows_after_ms);
+            let found = at_one_turn(&shared.store, || {
+                look_up_delayed(
+                    &*shared.store,
+                    &shared.batches,
+                    &client,
+                    &id,
+                    now,
+                    lifetime_ms,
+                    shows_after_ms,
+                )
+            });
+            found.map_err(|error| shared.reported(error))
+        });
+        let found = found.await;
+        self.shared.metrics.looked_up(began.elapsed());
+        found
+    }
+
+    /// Waits until everything up to a place in the order is readable, but not for long: what is acknowledged is readable.
+    pub(in crate::engine) async fn wait_for(&self, seq: Seq) -> Result<(), EngineError> {
+        let begun = tokio::time::Instant::now();
+        let wait_ms = SEQ_WAIT_MAX.as_millis().try_into().unwrap_or(u64::MAX);
+        while self.commit.last_seq() < seq {
+            if seq.millis() > self.shared.now().plus(wait_ms) {
+                return Err(EngineError::Refused(format!(
+                    "no write has the seq {seq} yet: it lies in the future"
+                )));
+            }
+            if begun.elapsed() >= SEQ_WAIT_MAX {
+                let seconds = SEQ_WAIT_MAX.as_secs();
+                return Err(EngineError::NotYet(format!(
+                    "no write had the seq {seq} within {seconds} seconds"
+                )));
+            }
+            tokio::time::sleep(SEQ_LOOK).await;
+        }
+        Ok(())
+    }
+
+    /// From when on lookups show a batch that is not complete; none where they show it already.
+    pub(in crate::engine) fn shows_from(&self, batch: &BatchId) -> Option<Millis> {
+        let after_ms =
+            self.shared.settings(&batch.client).map_or(0, |settings| settings.batch_shows_after_ms);
+        hidden(batch.seq, after_ms, self.shared.now()).then(|| batch.seq.millis().plus(after_ms))
+    }
+}
+
+/// Looks at the batches and the store as they are at one turn of the store, that is, not across a rebuilt store's take-over.
+///
+/// The turn counts take-overs: [`SwapStore::take_over`] raises it to an odd number, publishes the batches whose rows the rebuilt
+/// store lacks, puts that store in use, and raises the turn to the next even number.
+///
+/// *What it gives is one state.* It gives a result only if the turn was the same even number before and after the look. The turn
+/// never falls, so it was that number throughout, and the whole look met one store together with the batches that belong to it. A
+/// look across a take-over could take the list of batches from before it, read the new store behind it, and miss rows that only
+/// the batches published in between bring back.
+///
+/// *It ends.* It looks again only if a take-over ran during the look. A take-over does no I/O and waits only for single
+/// reads to end, so the turn is even again within a moment; if the commit thread dies in it, the process ends. The next take-over needs a whole rebuild of the store first, which takes far longer
+/// than a look: it reads a snapshot and the journal. So in practice it looks twice at most. Another error of the look is a result
+/// like any other, and ends it.
+fn at_one_turn<T>(store: &SwapStore, look: impl Fn() -> Result<T, ResolveError>) -> Result<T, ResolveError> {
+    loop {
+        let turn = store.turn();
+        let found = look();
+        if turn.is_multiple_of(2) && store.turn() == turn {
+            return found;
+        }
+        std::thread::sleep(TURN_LOOK);
+    }
 }
 
 impl Visitor {

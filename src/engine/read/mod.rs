@@ -16,4 +16,5 @@ pub mod export;
 pub mod lookup;
 pub mod provenance;
 pub mod report;
+pub(in crate::engine) mod state;
 pub mod statistics;

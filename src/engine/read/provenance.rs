@@ -5,10 +5,11 @@
 
 use crate::batch::pending::{BundleRow, Pending, RowOf};
 use crate::batch::queue::Known;
-use crate::engine::Engine;
 use crate::engine::error::{EngineError, OrInternal};
 use crate::engine::gates::{Place, Who};
 use crate::engine::read::report::Report;
+use crate::engine::read::state::Reader;
+use crate::engine::shared::blocking;
 use crate::engine::types::Visitor;
 use crate::model::batch::{BatchId, Outcome};
 use crate::model::id::{Key, VisitorId};
@@ -20,15 +21,13 @@ use tokio::sync::watch;
 
 /// How many uploads are read for one visitor: those of the newest batches.
 const UPLOADS_MAX: usize = 8;
-/// How many searches run at once: each takes a thread, and reads uploads from end to end.
-pub(in crate::engine) const SEARCHES_MAX: usize = 2;
 
 /// The line that set an attribute, by the batch's seq and the attribute's name.
 pub type Lines = BTreeMap<(Seq, String), u32>;
 
-impl Engine {
+impl Reader {
     /// The lines of the kept uploads that set a visitor's attributes.
-    pub async fn lines(&self, who: &Who, visitor: &Visitor) -> Result<Lines, EngineError> {
+    pub(in crate::engine) async fn lines(&self, who: &Who, visitor: &Visitor) -> Result<Lines, EngineError> {
         let set_by = visitor.attributes.iter().filter(|attribute| attribute.source.is_batch());
         let seqs: BTreeSet<Seq> = set_by.map(|attribute| attribute.seq).collect();
         let all = visitor.linked.iter().chain(std::iter::once(&visitor.canonical));
@@ -37,12 +36,12 @@ impl Engine {
         if seqs.is_empty() {
             return Ok(lines);
         }
-        let place = self.0.line_searches.take(who).await?;
+        let place = self.line_searches.take(who).await?;
         // Dropped with what waits for the answer.
         let (_wanted, wanted) = watch::channel(());
         for seq in seqs.into_iter().rev().take(UPLOADS_MAX) {
             let id = BatchId { client: visitor.client.clone(), seq };
-            let Some(known) = self.0.batches.get(&id) else { continue };
+            let Some(known) = self.shared.batches.get(&id) else { continue };
             match self.lines_of(known, Arc::clone(&ids), &place, wanted.clone()).await {
                 Ok(found) => lines.extend(found.into_iter().map(|(name, line)| ((seq, name), line))),
                 // Whatever is wrong with one upload is no reason to show no visitor.
@@ -63,7 +62,7 @@ impl Engine {
         let accepted = known.accepted;
         let pending_or_report = self.pending_or_report(&accepted.id, place).await?;
         let place = place.clone();
-        let found = tokio::task::spawn_blocking(move || {
+        let found = blocking(move || {
             let _place = place;
             let header = match &pending_or_report {
                 PendingOrReport::Report(report) => report.header(),
@@ -112,13 +111,13 @@ impl Engine {
             }
             Ok(lines)
         });
-        found.await.or_internal()?
+        found.await
     }
 
     /// What tells of a batch's rows. One that is completed right now is for a moment neither.
     async fn pending_or_report(&self, id: &BatchId, place: &Place) -> Result<PendingOrReport, EngineError> {
         loop {
-            if let Some(pending) = self.0.batches.pending_by_seq(id.seq) {
+            if let Some(pending) = self.shared.batches.pending_by_seq(id.seq) {
                 return Ok(PendingOrReport::Pending(pending));
             }
             match self.open_report(id, false, place.clone()).await {

@@ -14,19 +14,17 @@ use crate::batch::queue::Known;
 use crate::batch::remarks::Remarks;
 use crate::batch::rows::{each_piece, each_row, read_header, read_header_sent, read_row};
 use crate::batch::spool::SpoolFile;
-use crate::engine::error::{EngineError, OrInternal};
+use crate::engine::error::EngineError;
 use crate::engine::gates::{Place, Who};
+use crate::engine::read::state::Reader;
+use crate::engine::shared::{Shared, blocking};
 use crate::engine::upkeep::erase::reads_erased;
-use crate::engine::{Engine, Inner};
 use crate::model::batch::{BatchId, Outcome};
-use crate::sync::Ordering;
 use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-/// How many reports are read at once: each takes a thread for as long as its client reads.
-pub const REPORTS_MAX: usize = 16;
 /// The most rows in one page.
 pub const PAGE_ROWS_MAX: usize = 10_000;
 /// A page ends early once its ids and messages come to this much.
@@ -58,7 +56,7 @@ pub struct OutcomePage {
 
 /// A complete batch's rows, ready to be told.
 pub struct Report {
-    inner: Arc<Inner>,
+    shared: Arc<Shared>,
     accepted: Arc<Accepted>,
     /// The first line of its file.
     header: Header,
@@ -73,7 +71,7 @@ pub struct Report {
 
 /// An upload as it was sent, ready to be sent back.
 pub struct UploadedFile {
-    inner: Arc<Inner>,
+    shared: Arc<Shared>,
     file: File,
     overwritings: u64,
     /// Its size.
@@ -81,10 +79,10 @@ pub struct UploadedFile {
     place: Place,
 }
 
-impl Engine {
+impl Reader {
     /// A page of what became of a complete batch's rows: those with one outcome, or all, from a place on. A place is one
     /// that an earlier page gave.
-    pub async fn outcome_page(
+    pub(in crate::engine) async fn outcome_page(
         &self,
         who: &Who,
         id: &BatchId,
@@ -94,9 +92,9 @@ impl Engine {
     ) -> Result<OutcomePage, EngineError> {
         // Pages follow each other in quick succession: a file that is told whole is verified, not each time a page of it.
         self.complete(id)?;
-        let report = self.open_report(id, false, self.0.reports.take(who).await?).await?;
+        let report = self.open_report(id, false, self.reports.take(who).await?).await?;
         let rows_max = rows_max.clamp(1, PAGE_ROWS_MAX);
-        let page = tokio::task::spawn_blocking(move || {
+        let page = blocking(move || {
             let (mut page, mut bytes) = (OutcomePage::default(), 0);
             report.outcomes(wanted, from, |row| {
                 if page.rows.len() == rows_max || bytes > PAGE_BYTES_MAX {
@@ -109,25 +107,29 @@ impl Engine {
             })?;
             Ok(page)
         });
-        page.await.or_internal()?
+        page.await
     }
 
     /// The quotes in a complete batch's file that take in lines which could be rows.
-    pub async fn quotes_that_take_in(&self, who: &Who, id: &BatchId) -> Result<Remarks, EngineError> {
+    pub(in crate::engine) async fn quotes_that_take_in(
+        &self,
+        who: &Who,
+        id: &BatchId,
+    ) -> Result<Remarks, EngineError> {
         self.complete(id)?;
-        let report = self.open_report(id, false, self.0.reports.take(who).await?).await?;
-        tokio::task::spawn_blocking(move || report.quotes_that_take_in()).await.or_internal()?
+        let report = self.open_report(id, false, self.reports.take(who).await?).await?;
+        blocking(move || report.quotes_that_take_in()).await
     }
 
     /// Begins to tell what became of a complete batch's rows.
-    pub async fn report(&self, who: &Who, id: &BatchId) -> Result<Report, EngineError> {
+    pub(in crate::engine) async fn report(&self, who: &Who, id: &BatchId) -> Result<Report, EngineError> {
         self.complete(id)?;
-        self.open_report(id, true, self.0.reports.take(who).await?).await
+        self.open_report(id, true, self.reports.take(who).await?).await
     }
 
     /// A batch that is known, and complete.
     fn complete(&self, id: &BatchId) -> Result<Known, EngineError> {
-        let known = self.0.batches.get(id).ok_or_else(|| EngineError::UnknownBatch(id.to_string()))?;
+        let known = self.shared.batches.get(id).ok_or_else(|| EngineError::UnknownBatch(id.to_string()))?;
         if !matches!(known.progress.state(), BatchState::Complete(_)) {
             return Err(EngineError::NotComplete(id.to_string()));
         }
@@ -141,39 +143,43 @@ impl Engine {
         place: Place,
     ) -> Result<Report, EngineError> {
         let known = self.complete(id)?;
-        let (inner, accepted) = (Arc::clone(&self.0), known.accepted);
-        let opened = tokio::task::spawn_blocking(move || {
-            let overwritings = inner.spool.overwritings();
+        let (shared, accepted) = (Arc::clone(&self.shared), known.accepted);
+        let opened = blocking(move || {
+            let overwritings = shared.spool.overwritings();
             let (name, sum) = (accepted.spool, accepted.sum());
             if verified {
-                inner.spool.verify(name, &sum).map_err(|error| lost(&accepted, error))?;
+                shared.spool.verify(name, &sum).map_err(|error| lost(&accepted, error))?;
             }
-            let file = File::open(inner.spool.rows_path(name)).map_err(|error| lost(&accepted, error))?;
+            let file = File::open(shared.spool.rows_path(name)).map_err(|error| lost(&accepted, error))?;
             let header =
                 read_header(&file, &accepted.rules.reading).map_err(|error| lost(&accepted, error))?;
-            let overwritten = inner.spool.overwritten_path(name).exists();
-            Ok(Report { inner, accepted, header, file, overwritten, overwritings, _upload: None, place })
+            let overwritten = shared.spool.overwritten_path(name).exists();
+            Ok(Report { shared, accepted, header, file, overwritten, overwritings, _upload: None, place })
         });
-        opened.await.or_internal()?
+        opened.await
     }
 
     /// Opens a batch's upload, as it was sent but for the rows of visitors that were erased since, which read `erased`.
-    pub async fn uploaded_file(&self, who: &Who, id: &BatchId) -> Result<UploadedFile, EngineError> {
-        let known = self.0.batches.get(id).ok_or_else(|| EngineError::UnknownBatch(id.to_string()))?;
+    pub(in crate::engine) async fn uploaded_file(
+        &self,
+        who: &Who,
+        id: &BatchId,
+    ) -> Result<UploadedFile, EngineError> {
+        let known = self.shared.batches.get(id).ok_or_else(|| EngineError::UnknownBatch(id.to_string()))?;
         let complete = matches!(known.progress.state(), BatchState::Complete(_));
-        let place = self.0.reports.take(who).await?;
-        let (inner, accepted) = (Arc::clone(&self.0), known.accepted);
-        let opened = tokio::task::spawn_blocking(move || {
-            let overwritings = inner.spool.overwritings();
-            if complete && was_given_up(&inner, &accepted)? {
+        let place = self.reports.take(who).await?;
+        let (shared, accepted) = (Arc::clone(&self.shared), known.accepted);
+        let opened = blocking(move || {
+            let overwritings = shared.spool.overwritings();
+            if complete && was_given_up(&shared, &accepted)? {
                 return Err(EngineError::GivenUp(accepted.id.to_string()));
             }
             let name = accepted.spool;
-            let sum = inner.spool.verify(name, &accepted.sum()).map_err(|error| lost(&accepted, error))?;
-            let file = File::open(inner.spool.rows_path(name)).map_err(|error| lost(&accepted, error))?;
-            Ok(UploadedFile { inner, file, overwritings, bytes: sum.bytes, place })
+            let sum = shared.spool.verify(name, &accepted.sum()).map_err(|error| lost(&accepted, error))?;
+            let file = File::open(shared.spool.rows_path(name)).map_err(|error| lost(&accepted, error))?;
+            Ok(UploadedFile { shared, file, overwritings, bytes: sum.bytes, place })
         });
-        opened.await.or_internal()?
+        opened.await
     }
 }
 
@@ -215,7 +221,7 @@ impl Report {
 
     /// The rows that failed, as they were sent, under a header: ready to be sent again once they are mended. Blocks.
     pub fn repair(&self, mut each: impl FnMut(&[u8]) -> ControlFlow<()>) -> Result<(), EngineError> {
-        if was_given_up(&self.inner, &self.accepted)? {
+        if was_given_up(&self.shared, &self.accepted)? {
             return Err(EngineError::GivenUp(self.accepted.id.to_string()));
         }
         let header = &self.header;
@@ -238,16 +244,16 @@ impl Report {
 
     /// That of an upload that no batch names, and whose outcomes lie beside it.
     pub(in crate::engine) fn of_upload(
-        inner: Arc<Inner>,
+        shared: Arc<Shared>,
         accepted: Arc<Accepted>,
         header: Header,
         upload: SpoolFile,
         place: Place,
     ) -> Result<Self, EngineError> {
         let file = File::open(upload.path()).map_err(|error| lost(&accepted, error))?;
-        let overwritings = inner.spool.overwritings();
+        let overwritings = shared.spool.overwritings();
         let overwritten = false;
-        Ok(Self { inner, accepted, header, file, overwritten, overwritings, _upload: Some(upload), place })
+        Ok(Self { shared, accepted, header, file, overwritten, overwritings, _upload: Some(upload), place })
     }
 
     /// The first line of the file.
@@ -302,7 +308,7 @@ impl Report {
 
     /// Whether the batch's upload was damaged and given up: there is then nothing to repair from.
     pub fn is_given_up(&self) -> Result<bool, EngineError> {
-        was_given_up(&self.inner, &self.accepted)
+        was_given_up(&self.shared, &self.accepted)
     }
 
     fn in_the_file(
@@ -310,7 +316,7 @@ impl Report {
         from: Option<RowPlace>,
         mut each: impl FnMut(&Row<'_>, Option<RowOutcome>) -> io::Result<ControlFlow<()>>,
     ) -> io::Result<()> {
-        let path = self.inner.spool.outcomes_path(self.accepted.spool);
+        let path = self.shared.spool.outcomes_path(self.accepted.spool);
         let mut stored = StoredOutcomes::open(&path)?.peekable();
         let (mut rows, mut broke) = (0, false);
         let still = || self.still();
@@ -335,7 +341,7 @@ impl Report {
     ) -> io::Result<()> {
         let from = from.map_or(0, |place| place.line);
         let (mut reader, mut bytes) = (RowReader::new(), vec![]);
-        for stored in StoredOutcomes::open(&self.inner.spool.outcomes_path(self.accepted.spool))? {
+        for stored in StoredOutcomes::open(&self.shared.spool.outcomes_path(self.accepted.spool))? {
             let stored = stored?;
             if stored.outcome != wanted || stored.line < from {
                 continue;
@@ -386,7 +392,7 @@ impl Report {
 
     /// Whether to go on.
     fn still(&self) -> io::Result<()> {
-        still(&self.inner, self.overwritings)
+        still(&self.shared, self.overwritings)
     }
 
     fn broken(&self, error: io::Error) -> EngineError {
@@ -403,18 +409,18 @@ impl UploadedFile {
     /// Gives its bytes, piece by piece. Blocks.
     pub fn pieces(&self, mut each: impl FnMut(&[u8]) -> ControlFlow<()>) -> Result<(), EngineError> {
         let read = each_piece(&self.file, 0, |piece| {
-            still(&self.inner, self.overwritings)?;
+            still(&self.shared, self.overwritings)?;
             Ok(each(piece))
         });
         read.map_err(|error| error.downcast().unwrap_or_else(EngineError::internal))
     }
 }
 
-fn still(inner: &Inner, overwritings: u64) -> io::Result<()> {
-    if inner.stopping.load(Ordering::Relaxed) {
+fn still(shared: &Shared, overwritings: u64) -> io::Result<()> {
+    if shared.signals.is_stopping() {
         return Err(io::Error::other(EngineError::Stopping));
     }
-    if inner.spool.overwritings() != overwritings {
+    if shared.spool.overwritings() != overwritings {
         let why = "rows of erased visitors were overwritten meanwhile; ask again";
         return Err(io::Error::other(EngineError::NotYet(why.into())));
     }
@@ -422,8 +428,8 @@ fn still(inner: &Inner, overwritings: u64) -> io::Result<()> {
 }
 
 /// Whether the batch's upload was damaged, and another file stands in its place.
-fn was_given_up(inner: &Inner, accepted: &Accepted) -> Result<bool, EngineError> {
-    let stored = StoredOutcomes::open(&inner.spool.outcomes_path(accepted.spool));
+fn was_given_up(shared: &Shared, accepted: &Accepted) -> Result<bool, EngineError> {
+    let stored = StoredOutcomes::open(&shared.spool.outcomes_path(accepted.spool));
     let first = stored.and_then(|mut stored| stored.next().transpose());
     let first = first.map_err(|error| broken(accepted, error))?;
     Ok(first.is_some_and(|first| first.failure == Some(Failure::UploadDamaged)))

@@ -5,16 +5,17 @@
 //! the same (R4); only whom a batch creates that is held is left out until it is sent again.
 
 use crate::batch::kept::Totals;
-use crate::batch::outcome::BatchState as FoldState;
+use crate::batch::outcome::BatchState as ApplyState;
 use crate::batch::queue::{Batches, Known, Which};
-use crate::engine::error::{EngineError, OrInternal};
+use crate::engine::error::EngineError;
 use crate::engine::gates::Who;
 use crate::engine::read::export::Walk;
-use crate::engine::{Engine, Inner};
+use crate::engine::read::state::{Reader, VisitorCount};
+use crate::engine::shared::blocking;
 use crate::model::batch::Counts;
 use crate::model::id::ClientCode;
 use crate::model::seq::{Millis, Seq};
-use crate::sync::{Ordering, lock};
+use crate::sync::lock;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -61,50 +62,85 @@ pub struct Pace {
     pub rows_completed: u64,
 }
 
-/// Counts of visitors that were made lately.
-pub(in crate::engine) type VisitorCounts = Vec<(ClientCode, u64, Millis)>;
-
-impl Engine {
-    /// What a client has. The first call after a while counts its visitors, which takes a second or so per million, and
-    /// some more per million pending rows that may create one.
-    pub async fn statistics(&self, who: &Who, client: &ClientCode) -> Result<Statistics, EngineError> {
-        self.0.settings(client)?;
-        let now = self.now();
+impl Reader {
+    /// What a client has. The first call after a while counts its visitors. That takes about a second per million, and some more
+    /// per million pending rows that may create one.
+    pub(in crate::engine) async fn statistics(
+        self: &Arc<Self>,
+        who: &Who,
+        client: &ClientCode,
+    ) -> Result<Statistics, EngineError> {
+        self.shared.settings(client)?;
+        let now = self.shared.now();
         let (profiles, profiles_counted) = self.count_visitors(who, client).await?;
-        let (inner, client) = (Arc::clone(&self.0), client.clone());
-        // Thousands of batches may be pending: they are gone through where nobody waits for an answer.
-        let counted = tokio::task::spawn_blocking(move || {
+        let (shared, client) = (Arc::clone(&self.shared), client.clone());
+        // Thousands of batches may be pending. To look at them all would hold up an async thread.
+        let counted = blocking(move || {
             let mut statistics = Statistics { profiles, profiles_counted, ..Statistics::default() };
-            statistics.count_all(&inner.batches, &client, now);
-            statistics
+            statistics.count_all(&shared.batches, &client, now);
+            Ok(statistics)
         });
-        counted.await.or_internal()
+        counted.await
     }
 
-    async fn count_visitors(&self, who: &Who, client: &ClientCode) -> Result<(u64, Millis), EngineError> {
-        let lifetime_ms = self.0.settings(client)?.lifetime_ms;
-        if let Some(count) = self.0.remembered_count(client) {
+    async fn count_visitors(
+        self: &Arc<Self>,
+        who: &Who,
+        client: &ClientCode,
+    ) -> Result<(u64, Millis), EngineError> {
+        let lifetime_ms = self.shared.settings(client)?.lifetime_ms;
+        if let Some(count) = self.remembered_count(client) {
             return Ok(count);
         }
-        let one = self.0.counts.take(who).await?;
-        // Whoever counted before may have counted these.
-        if let Some(count) = self.0.remembered_count(client) {
+        let turn = self.counts.take(who).await?;
+        // The caller before may have counted this client's.
+        if let Some(count) = self.remembered_count(client) {
             return Ok(count);
         }
-        let (inner, client) = (Arc::clone(&self.0), client.clone());
-        let counted = tokio::task::spawn_blocking(move || {
-            let _one = one;
-            let now = inner.clock.now();
-            let count = inner.count_visitors(&client, now, lifetime_ms)?;
-            let mut counts = lock(&inner.visitor_counts);
-            counts.retain(|(other, ..)| *other != client);
-            if counts.len() == COUNTS_KEPT_MAX {
-                counts.remove(0);
-            }
-            counts.push((client, count, now));
+        let (reader, client) = (Arc::clone(self), client.clone());
+        let counted = blocking(move || {
+            let _turn = turn;
+            let now = reader.shared.now();
+            let count = reader.count_visitors_now(&client, now, lifetime_ms)?;
+            reader.remember_count((client, count, now));
             Ok((count, now))
         });
-        counted.await.or_internal()?
+        counted.await
+    }
+
+    fn remembered_count(&self, client: &ClientCode) -> Option<(u64, Millis)> {
+        let now = self.shared.now();
+        let counts = lock(&self.visitor_counts);
+        let found = counts.iter().find(|(other, ..)| other == client);
+        found.filter(|(.., at)| at.plus(COUNT_LASTS_MS) > now).map(|(_, count, at)| (*count, *at))
+    }
+
+    fn remember_count(&self, count: VisitorCount) {
+        let mut counts = lock(&self.visitor_counts);
+        counts.retain(|(client, ..)| *client != count.0);
+        if counts.len() == COUNTS_KEPT_MAX {
+            counts.remove(0);
+        }
+        counts.push(count);
+    }
+
+    /// Counts a client's visitors. Blocks.
+    fn count_visitors_now(
+        &self,
+        client: &ClientCode,
+        now: Millis,
+        lifetime_ms: u64,
+    ) -> Result<u64, EngineError> {
+        let walk = Walk {
+            store: &*self.shared.store,
+            batches: &self.shared.batches,
+            client,
+            lifetime_ms,
+            now: &|| now.max(self.commit.last_seq().millis()),
+            go_on: &|| self.shared.signals.go_on().map(|()| true),
+            reported: &|error| self.shared.reported(error),
+        };
+        walk.count()
     }
 }
 
@@ -120,9 +156,9 @@ impl Statistics {
             self.rows += known.accepted.rows;
             self.counts = self.counts.plus(&known.progress.counts());
             match known.progress.state() {
-                FoldState::Incomplete => self.batches_incomplete += 1,
-                FoldState::Stuck => self.batches_stuck += 1,
-                FoldState::Complete(_) => {}
+                ApplyState::Incomplete => self.batches_incomplete += 1,
+                ApplyState::Stuck => self.batches_stuck += 1,
+                ApplyState::Complete(_) => {}
             }
             self.count_pace(known, now);
             ControlFlow::Continue(())
@@ -148,72 +184,5 @@ impl Statistics {
                 pace.rows_completed += rows;
             }
         }
-    }
-}
-
-impl Inner {
-    fn remembered_count(&self, client: &ClientCode) -> Option<(u64, Millis)> {
-        let now = self.clock.now();
-        let counts = lock(&self.visitor_counts);
-        let found = counts.iter().find(|(other, ..)| other == client);
-        found.filter(|(.., at)| at.plus(COUNT_LASTS_MS) > now).map(|(_, count, at)| (*count, *at))
-    }
-
-    /// Counts a client's visitors. Blocks.
-    fn count_visitors(&self, client: &ClientCode, now: Millis, lifetime_ms: u64) -> Result<u64, EngineError> {
-        let go_on = || match self.stopping.load(Ordering::Relaxed) {
-            true => Err(EngineError::Stopping),
-            false => Ok(true),
-        };
-        let walk = Walk {
-            store: &*self.store,
-            batches: &self.batches,
-            client,
-            lifetime_ms,
-            now: &|| now.max(Seq::from_u64(self.last_seq.load(Ordering::Acquire)).millis()),
-            go_on: &go_on,
-            told: &|error| self.told(error),
-        };
-        walk.count()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::{Config, ServeOptions};
-    use crate::model::seq::SystemClock;
-    use tokio::task::yield_now;
-
-    /// Each count reads the store from end to end: they take turns, by client and by address.
-    #[tokio::test]
-    async fn whoever_has_visitors_counted_waits_for_a_turn_and_gets_one_before_the_greedy() {
-        let folder = tempfile::tempdir().unwrap();
-        let data = folder.path().join("data").display().to_string();
-        let options = ServeOptions::default().with("data", data).unwrap();
-        let app = Engine::open(Config::resolve(&options).unwrap(), Arc::new(SystemClock)).unwrap();
-        let [greedy, modest] = [1, 2].map(|last| Who::new(None, [192, 0, 2, last].into()));
-        let turn = app.0.counts.take(&greedy).await.unwrap();
-        let counts = |who: &Who, client: &str| {
-            let (app, who, client) = (app.clone(), who.clone(), ClientCode::new(client).unwrap());
-            tokio::spawn(async move { app.statistics(&who, &client).await })
-        };
-        let waiting: Vec<_> = (0..8).map(|n| counts(&greedy, &format!("greedy{n}"))).collect();
-        yield_now().await;
-        let one_more = counts(&greedy, "greedy9").await.unwrap();
-        assert!(matches!(one_more, Err(EngineError::Taken(..))), "{one_more:?}");
-        let comes = counts(&modest, "modest");
-        while !waiting.iter().any(tokio::task::JoinHandle::is_finished) {
-            assert!(!comes.is_finished());
-            yield_now().await;
-        }
-        drop(turn);
-        comes.await.unwrap().unwrap();
-        let mut made_room = 0;
-        for one in waiting {
-            made_room += usize::from(matches!(one.await.unwrap(), Err(EngineError::MadeRoom(..))));
-        }
-        assert_eq!(made_room, 1);
-        app.stop().await;
     }
 }

@@ -11,96 +11,23 @@ use crate::batch::catalogue;
 use crate::batch::checksum::{FileSum, UploadError};
 use crate::batch::pending::Accepted;
 use crate::durable::{self, belongs_to_folder, private_folder, sync_folder};
-use crate::engine::Inner;
 use crate::engine::error::{EngineError, OrInternal};
 use crate::engine::open::digest;
 use crate::engine::open::needs;
-use crate::engine::open::restore::RestoreError;
+use crate::engine::upkeep::manifest::{FileEntry, Manifest, VERSION};
+use crate::engine::upkeep::state::Upkeep;
 use crate::journal::entry::{Checkpoint, KnownBatch};
 use crate::journal::log::Position;
 use crate::journal::snapshot::{Summary, verify};
 use crate::layout;
-use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::path::{Component, Path, PathBuf};
-
-/// What a backup's manifest is called.
-const VERSION: u32 = 2;
-/// What earlier programs wrote: without a digest.
-const VERSION_BEFORE: u32 = 1;
-
-/// What a backup holds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Manifest {
-    version: u32,
-    /// When it was made, in milliseconds since the epoch.
-    pub made_at_ms: u64,
-    /// The highest seq in it, as text: it may pass what a JSON number holds.
-    pub seq: String,
-    /// Values in its snapshot.
-    pub values: u64,
-    /// Of the store that a start makes of it; earlier backups have none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub digest: Option<String>,
-    pub(in crate::engine) files: Vec<FileEntry>,
-}
-
-/// One of its files.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(in crate::engine) struct FileEntry {
-    pub(in crate::engine) path: String,
-    bytes: u64,
-    crc32c: u32,
-}
-
-impl Manifest {
-    /// Reads that of a backup.
-    pub(in crate::engine) fn read(backup: &Path) -> Result<Self, RestoreError> {
-        let no_backup = |why: String| RestoreError::NoBackup { folder: backup.to_owned(), why };
-        let told = |error: &dyn std::fmt::Display| no_backup(format!("{}: {error}", layout::MANIFEST));
-        let text = fs::read(backup.join(layout::MANIFEST)).map_err(|error| told(&error))?;
-        let manifest: Self = serde_json::from_slice(&text).map_err(|error| told(&error))?;
-        if !(VERSION_BEFORE..=VERSION).contains(&manifest.version) {
-            let why = format!("it has version {}; this program reads up to {VERSION}", manifest.version);
-            return Err(no_backup(why));
-        }
-        let within = |component| matches!(component, Component::Normal(_) | Component::CurDir);
-        match manifest.files.iter().find(|file| !Path::new(&file.path).components().all(within)) {
-            Some(outside) => {
-                Err(no_backup(format!("{} names {:?}, which is not in it", layout::MANIFEST, outside.path)))
-            }
-            None => Ok(manifest),
-        }
-    }
-
-    /// Whether each of a backup's files is what was written.
-    pub(in crate::engine) fn verify(&self, backup: &Path) -> Result<(), RestoreError> {
-        self.files.iter().try_for_each(|entry| {
-            let path = backup.join(&entry.path);
-            let found = FileSum::of_file(&path).map_err(RestoreError::io(&path))?;
-            entry.check(&path, found.bytes, found.crc32c.unwrap_or_default())
-        })
-    }
-}
-
-impl FileEntry {
-    /// Whether a file that comes to this is the one that was written.
-    pub(in crate::engine) fn check(&self, path: &Path, bytes: u64, crc32c: u32) -> Result<(), RestoreError> {
-        if (bytes, crc32c) == (self.bytes, self.crc32c) {
-            return Ok(());
-        }
-        let why =
-            format!("{bytes} bytes with checksum {crc32c:08x}, not {} with {:08x}", self.bytes, self.crc32c);
-        Err(RestoreError::Damaged { file: path.to_owned(), why })
-    }
-}
+use std::path::{Path, PathBuf};
 
 /// Writes a backup up to `mark`, with this snapshot from before it. Gives its seq, and how many damaged uploads went along
 /// as they are.
 pub(in crate::engine) fn write(
-    inner: &Inner,
+    upkeep: &Upkeep,
     mark: &Checkpoint,
     snapshot: &Path,
     summary: &Summary,
@@ -113,7 +40,7 @@ pub(in crate::engine) fn write(
         return Err(EngineError::Refused(format!("{} is not empty: name a new folder", folder.display())));
     }
     let (files, damaged) =
-        copy_all(inner, mark, snapshot, folder).map_err(|(path, error)| match error.kind() {
+        copy_all(upkeep, mark, snapshot, folder).map_err(|(path, error)| match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 EngineError::Full(format!("{}: {error}", path.display()))
             }
@@ -127,7 +54,7 @@ pub(in crate::engine) fn write(
     let manifest = Manifest {
         version: VERSION,
         digest: Some(format!("{digest:032x}")),
-        made_at_ms: inner.clock.now().0,
+        made_at_ms: upkeep.shared.now().0,
         seq: mark.last_seq.to_string(),
         values: summary.count,
         files,
@@ -140,7 +67,7 @@ pub(in crate::engine) fn write(
 }
 
 fn copy_all(
-    inner: &Inner,
+    upkeep: &Upkeep,
     mark: &Checkpoint,
     snapshot: &Path,
     backup: &Path,
@@ -165,14 +92,14 @@ fn copy_all(
     let (from, _) = verify(snapshot).map_err(unreadable)?;
     let (first, end) = (from.needs_journal_from().to_pair().0, Position::from_pair(mark.position).to_pair());
     for segment in first..=end.0 {
-        let path = inner.data_folder.join(layout::JOURNAL).join(format!("{segment:016x}.log"));
+        let path = upkeep.shared.data_folder.join(layout::JOURNAL).join(format!("{segment:016x}.log"));
         // What is behind the mark is not of this backup, and may be half written.
         let extent = if segment == end.0 { Extent::ZerosFrom(end.1) } else { Extent::Whole };
         copy(&path, layout::JOURNAL, extent)?;
     }
     // Gives what is wrong with it.
     let mut copy_upload = |accepted: &Accepted| {
-        let (spool, path) = (&inner.spool, inner.spool.rows_path(accepted.spool));
+        let (spool, path) = (&upkeep.shared.spool, upkeep.shared.spool.rows_path(accepted.spool));
         let expected = spool.sum(accepted.spool, &accepted.sum()).map_err(UploadError::of(&path));
         let copied = match copy(&path, "spool", Extent::Whole) {
             Ok(copied) => Ok(copied),
@@ -199,13 +126,13 @@ fn copy_all(
         let accepted = accepted.ok_or_else(|| (backup.to_owned(), io::ErrorKind::InvalidData.into()))?;
         if let Some(damage) = copy_upload(&accepted)? {
             damaged += 1;
-            if let Some(pending) = inner.batches.pending_by_seq(accepted.id.seq) {
+            if let Some(pending) = upkeep.shared.batches.pending_by_seq(accepted.id.seq) {
                 pending.hold(&damage.in_short(), &damage);
             }
             tracing::warn!(batch = %accepted.id, %damage, "a batch is held in the backup, too");
         }
     }
-    inner.batches.each_held(|known| {
+    upkeep.shared.batches.each_held(|known| {
         let accepted = &known.accepted;
         // Of what was complete later, the backup knows that it was accepted.
         if !mark.held(accepted.id.seq) {
@@ -221,10 +148,10 @@ fn copy_all(
         let why = format!("batch {} was completed meanwhile; try again: {damage}", accepted.id);
         Err((backup.to_owned(), io::Error::other(why)))
     })?;
-    let catalogue = inner.data_folder.join(catalogue::FILE);
+    let catalogue = upkeep.shared.data_folder.join(catalogue::FILE);
     copy(&catalogue, ".", Extent::UpTo(mark.catalogue.bytes))?;
     for beside in needs::BESIDE {
-        let path = inner.data_folder.join(beside);
+        let path = upkeep.shared.data_folder.join(beside);
         if path.exists() {
             copy(&path, ".", Extent::Whole)?;
         }

@@ -9,15 +9,19 @@
 //! backup.rs          writes a backup
 //! rebuild_beside.rs  rebuilds a damaged store while the damaged one still serves
 //! hold.rs            keeps expired data for a while when the clock may be wrong
-//! disk_space.rs      how much space the disk has, and what is still done when there is little
 //! ```
 
 pub mod backup;
-pub mod disk_space;
+pub(in crate::engine) mod checkpoint;
 pub mod erase;
 pub mod erasures;
 pub mod hold;
+pub mod manifest;
 pub mod rebuild_beside;
+mod rebuild_status;
+pub(in crate::engine) mod state;
 pub mod steps;
 pub mod sweep;
+pub mod task;
 pub mod tasks;
+mod tombstones;

@@ -11,15 +11,16 @@ use crate::durable::point;
 use crate::engine::error::{EngineError, OrInternal};
 use crate::engine::upkeep::erase::Erased;
 use crate::engine::upkeep::sweep::Horizon;
+pub use crate::engine::upkeep::tombstones::Tombstones;
 use crate::journal::entry::Checkpoint;
 use crate::journal::log::Position;
 use crate::journal::snapshot::{SnapshotError, SnapshotWriter, Snapshots, Summary, verify};
 use crate::model::id::Key;
 use crate::model::profile::StoredBytes;
-use crate::model::seq::{Millis, Seq};
+use crate::model::seq::Millis;
 use crate::store::swap::SwapStore;
 use crate::store::{ProfileStore, StoreError};
-use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, lock};
+use crate::sync::{Mutex, lock};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -157,37 +158,6 @@ impl<G> InUse<'_, G> {
         let old = self.store.finish().map_err(|error| keeper.give_up(failed(error)))?;
         self.tombstones.cover(&mark);
         Ok((old, std::mem::replace(&mut *generation, next)))
-    }
-}
-
-/// Which tombstones may be taken out of the store: those that a checkpoint covers, for no replay from it can touch them;
-/// and none while a snapshot is taken, for a batch that was incomplete at its mark may need them in a store made from
-/// it, also if the batch is complete by now.
-#[derive(Debug, Default)]
-pub struct Tombstones {
-    covered: AtomicU64,
-    staying: Mutex<()>,
-}
-
-impl Tombstones {
-    /// The highest seq that a checkpoint covers.
-    pub fn covered(&self) -> Seq {
-        Seq::from_u64(self.covered.load(Ordering::Acquire))
-    }
-
-    /// Takes some out, or none: of those up to the seq it is told. No snapshot begins meanwhile.
-    pub fn take<R>(&self, take: impl FnOnce(Seq) -> R) -> R {
-        let free = self.staying.try_lock();
-        take(if free.is_ok() { self.covered() } else { Seq::ZERO })
-    }
-
-    pub(in crate::engine) fn cover(&self, mark: &Checkpoint) {
-        self.covered.store(mark.last_seq, Ordering::Release);
-    }
-
-    /// None is taken until what is given back is dropped.
-    pub(in crate::engine) fn stay(&self) -> MutexGuard<'_, ()> {
-        lock(&self.staying)
     }
 }
 

@@ -9,16 +9,16 @@
 
 use crate::batch::queue::Batches;
 use crate::batch::resolve::decoded;
-use crate::engine::Inner;
 use crate::engine::commit::Request;
+use crate::engine::shared::thread_point;
 use crate::engine::upkeep::hold::WouldGo;
+use crate::engine::upkeep::state::Upkeep;
 use crate::model::id::{ClientCode, Key};
 use crate::model::profile::{Stored, StoredBytes};
 use crate::model::seq::{Millis, Seq};
 use crate::store::{ProfileStore, StoreError};
 use crate::sync::Ordering;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How many keys one step looks at.
@@ -76,49 +76,50 @@ impl Swept {
 }
 
 /// Sweeps until the daemon stops.
-pub(in crate::engine) fn run(inner: &Arc<Inner>) {
-    let begun = Instant::now();
+pub(in crate::engine) fn run(upkeep: &Upkeep) {
+    let (begun, shared) = (Instant::now(), &upkeep.shared);
     let (mut after, mut expired, mut taken, mut living) = (None, 0, 0, 0);
     let mut would_go = WouldGo::default();
     let (mut pause, mut first_pass, mut took) = (FIRST_PAUSE, true, Duration::ZERO);
     loop {
         let step_pause = if first_pass { STEP_PAUSE.min(took * FIRST_PASS_PAUSES) } else { STEP_PAUSE };
-        inner.wait_unless_stopping(if after.is_some() { step_pause } else { pause });
+        shared.signals.wait(if after.is_some() { step_pause } else { pause });
         pause = PASS_PAUSE;
-        crate::engine::thread_point("sweep-thread");
-        if inner.stopping.load(Ordering::Relaxed) {
+        thread_point("sweep-thread");
+        if shared.signals.is_stopping() {
             return;
         }
         let began = Instant::now();
-        let swept = inner.tombstones.take(|checkpoint| {
+        let swept = upkeep.tombstones.take(|checkpoint| {
             let horizon = Horizon {
-                now: inner.clock.now(),
+                now: shared.now(),
                 checkpoint,
-                batches: &inner.batches,
-                lifetime_ms: &|client| inner.config().client(client).map(|settings| settings.lifetime_ms),
+                batches: &shared.batches,
+                lifetime_ms: &|client| shared.config().client(client).map(|settings| settings.lifetime_ms),
             };
-            step(&*inner.store, &horizon, after.as_ref(), STEP_KEYS)
+            step(&*shared.store, &horizon, after.as_ref(), STEP_KEYS)
         });
         took = began.elapsed();
         if let Err(error) = &swept {
-            inner.store.note_damage(error);
+            shared.store.note_damage(error);
         }
-        let held = inner.hold.left(inner.clock.passed());
+        let held = upkeep.hold.left(shared.clock.passed());
         let asked = swept.map_err(|error| error.to_string()).and_then(|mut swept| {
             if held.is_some() {
                 swept.keep(&mut would_go);
-                inner.hold.set_kept(would_go.count());
+                upkeep.hold.set_kept(would_go.count());
             }
-            let asked = swept.requests.into_iter().try_for_each(|one| inner.ask_blocking(one).map(drop));
+            let asked =
+                swept.requests.into_iter().try_for_each(|one| upkeep.commit.ask_blocking(one).map(drop));
             asked.map_err(|error| error.to_string()).map(|()| {
                 if let Some(erasure) = swept.erasure {
-                    inner.oldest_erasure.fetch_min(erasure.millis().0, Ordering::AcqRel);
+                    upkeep.commit.note_erasure(erasure.millis());
                 }
                 expired += swept.expired;
                 taken += swept.taken;
                 living += swept.living;
                 if swept.next.is_none() || first_pass {
-                    inner.measured.live_profiles.store(living, Ordering::Relaxed);
+                    shared.health.gauges.live_profiles.store(living, Ordering::Relaxed);
                 }
                 if swept.next.is_none() {
                     if std::mem::take(&mut first_pass) {
@@ -128,12 +129,12 @@ pub(in crate::engine) fn run(inner: &Arc<Inner>) {
                             "all that the store holds was read"
                         );
                     }
-                    let at = u64::try_from(inner.clock.passed().as_millis()).unwrap_or_default();
-                    inner.measured.live_profiles_at.store(at, Ordering::Relaxed);
+                    let at = u64::try_from(shared.clock.passed().as_millis()).unwrap_or_default();
+                    shared.health.gauges.live_profiles_at.store(at, Ordering::Relaxed);
                     std::mem::take(&mut would_go).tell(held);
                     living = 0;
                     if held.is_none() {
-                        inner.hold.set_kept(0);
+                        upkeep.hold.set_kept(0);
                     }
                 }
                 swept.next

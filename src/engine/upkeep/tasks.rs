@@ -10,7 +10,7 @@
 //!           complete in both snapshots.
 //! ```
 //!
-//! Promises: one chore at a time; one that fails is left alone for a while that grows, and keeps no other from being done;
+//! Promises: one task at a time; one that fails is left alone for a while that grows, and keeps no other from being done;
 //! what can go, goes also when there is no room for a checkpoint; nothing is removed that a restart, or the making of a new store from the older of two
 //! verified snapshots, could need; a crash at any moment leaves the old state or the new.
 
@@ -20,18 +20,21 @@ use crate::engine::error::EngineError;
 use crate::engine::open::rebuild;
 use crate::engine::open::recovery;
 use crate::engine::open::store_folder::{Generation, StoreFolder, bytes_under};
+use crate::engine::shared::{Asked, thread_point};
+use crate::engine::upkeep::backup;
 use crate::engine::upkeep::erase::Erased;
 use crate::engine::upkeep::rebuild_beside;
-use crate::engine::upkeep::steps::{Keeper, Spent, Taken, batches_needless, journal_needed};
+use crate::engine::upkeep::state::Upkeep;
+use crate::engine::upkeep::steps::{Spent, Taken, batches_needless, journal_needed};
 use crate::engine::upkeep::sweep::Horizon;
-use crate::engine::{Asked, Inner};
+use crate::engine::upkeep::task::{Done, Task};
 use crate::journal::entry::Checkpoint;
 use crate::journal::log::Position;
 use crate::journal::snapshot::{Snapshots, Summary, verify};
 use crate::layout;
 use crate::model::batch::BatchId;
 use crate::model::id::Key;
-use crate::model::seq::{Millis, Seq};
+use crate::model::seq::Seq;
 use crate::store::ProfileStore;
 use crate::sync::{Ordering, lock};
 use std::collections::HashMap;
@@ -56,39 +59,11 @@ const PENDING_LOOK: Duration = Duration::from_millis(20);
 const RETENTION_EVERY: Duration = Duration::from_secs(600);
 /// The same while there is less room than the reserve.
 const RETIRE_EVERY_SHORT: Duration = Duration::from_secs(10);
-/// For how long a chore that failed is left alone: at first, and at most.
+/// For how long a task that failed is left alone: at first, and at most.
 const REST_FIRST: Duration = Duration::from_secs(5);
 const REST_LAST: Duration = Duration::from_secs(600);
 /// The second is for the case that the first turns out damaged.
 const SNAPSHOTS_KEPT: usize = 2;
-
-/// Something to be done for the disk.
-#[derive(Debug)]
-pub(in crate::engine) enum Chore {
-    /// Take a snapshot.
-    Snapshot,
-    /// Make a fresh store, and let go of what was erased.
-    Compact,
-    /// Write a backup into this folder.
-    Backup(PathBuf),
-}
-
-/// What a chore came to.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Done {
-    /// The store's bytes on the disk, before and after.
-    pub store_bytes: (u64, u64),
-    /// What lives in it: keys and values.
-    pub live_bytes: u64,
-    /// How many values the snapshot has.
-    pub values: u64,
-    /// The ids that were erased to the bytes.
-    pub erased: u64,
-    /// The seq up to which a backup goes.
-    pub seq: u64,
-    /// The uploads in a backup that are damaged, and went along as they are.
-    pub damaged_uploads: u64,
-}
 
 /// A snapshot that is kept.
 struct Kept {
@@ -98,7 +73,7 @@ struct Kept {
 
 /// The thread's own.
 pub(in crate::engine) struct Housekeeping {
-    inner: Arc<Inner>,
+    upkeep: Arc<Upkeep>,
     stores: StoreFolder,
     snapshots: Snapshots,
     /// Newest first; verified, by this process or when it was opened.
@@ -109,7 +84,7 @@ pub(in crate::engine) struct Housekeeping {
     retention_looked_at: Instant,
     rests: Rests,
     /// When the store could not be made again.
-    remake_failed_at: Option<Instant>,
+    rebuild_failed_at: Option<Instant>,
 }
 
 /// What is done without being asked, the most urgent first.
@@ -125,7 +100,7 @@ enum Kind {
     Retire,
 }
 
-/// Which chores failed lately, and until when each is left alone for it: by itself, a while that grows.
+/// Which tasks failed lately, and until when each is left alone for it: by itself, a while that grows.
 #[derive(Debug, Default)]
 struct Rests(HashMap<Kind, (Instant, Duration)>);
 
@@ -151,9 +126,9 @@ impl Rests {
 }
 
 impl Housekeeping {
-    pub(in crate::engine) fn new(inner: &Arc<Inner>, stores: StoreFolder, snapshots: Snapshots) -> Self {
+    pub(in crate::engine) fn new(upkeep: &Arc<Upkeep>, stores: StoreFolder, snapshots: Snapshots) -> Self {
         Self {
-            inner: Arc::clone(inner),
+            upkeep: Arc::clone(upkeep),
             stores,
             snapshots,
             kept: vec![],
@@ -162,27 +137,27 @@ impl Housekeeping {
             store_bytes_when_fresh: 0,
             retention_looked_at: Instant::now(),
             rests: Rests::default(),
-            remake_failed_at: None,
+            rebuild_failed_at: None,
         }
     }
 
     /// Does what it is asked, and what is due, until the daemon stops.
-    pub(in crate::engine) fn run(mut self, asked: Receiver<Asked<Chore, Done>>) {
+    pub(in crate::engine) fn run(mut self, asked: Receiver<Asked<Task, Done>>) {
         self.measure();
         self.find_last_snapshot();
         loop {
-            crate::engine::thread_point("housekeeping-thread");
+            thread_point("housekeeping-thread");
             match asked.recv_timeout(TICK) {
-                Ok((chore, reply)) => {
-                    let done = self.chore(&chore);
+                Ok((task, reply)) => {
+                    let done = self.task(&task);
                     if let Err(error) = &done {
-                        tracing::warn!(?chore, %error, "a chore was not done");
+                        tracing::warn!(?task, %error, "a task was not done");
                     }
                     drop(reply.send(done));
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     self.measure();
-                    self.remake();
+                    self.rebuild();
                     self.look();
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -196,35 +171,30 @@ impl Housekeeping {
         let taken = newest.and_then(|(path, _)| std::fs::metadata(path).ok()?.modified().ok());
         if let Some(since) = taken.and_then(|taken| taken.duration_since(std::time::UNIX_EPOCH).ok()) {
             let millis = u64::try_from(since.as_millis()).unwrap_or_default();
-            self.inner.measured.snapshot_at.store(millis, Ordering::Relaxed);
+            self.upkeep.shared.health.gauges.snapshot_at.store(millis, Ordering::Relaxed);
         }
     }
 
     /// Notes what it would take a look at the disk to tell.
     fn measure(&self) {
-        let measured = &self.inner.measured;
+        let measured = &self.upkeep.shared.health.gauges;
         measured.store_bytes.store(self.store_bytes(), Ordering::Relaxed);
-        if let Some(left) = self.inner.room.left() {
+        if let Some(left) = self.upkeep.shared.disk_space.left() {
             measured.disk_free_bytes.store(left, Ordering::Relaxed);
         }
     }
 
-    fn chore(&mut self, chore: &Chore) -> Result<Done, EngineError> {
-        match chore {
-            Chore::Snapshot => {
+    fn task(&mut self, task: &Task) -> Result<Done, EngineError> {
+        match task {
+            Task::Snapshot => {
                 let (_, summary) = self.snapshot()?;
                 Ok(Done { values: summary.count, live_bytes: self.live_bytes, ..Done::default() })
             }
-            Chore::Compact => self.compact(),
-            Chore::Backup(folder) => {
+            Task::Compact => self.compact(),
+            Task::Backup(folder) => {
                 let (kept, summary) = self.snapshot()?;
-                let (seq, damaged_uploads) = crate::engine::upkeep::backup::write(
-                    &self.inner,
-                    &self.inner.mark()?,
-                    &kept,
-                    &summary,
-                    folder,
-                )?;
+                let (seq, damaged_uploads) =
+                    backup::write(&self.upkeep, &self.upkeep.mark()?, &kept, &summary, folder)?;
                 let (values, live_bytes) = (summary.count, self.live_bytes);
                 Ok(Done { values, live_bytes, seq, damaged_uploads, ..Done::default() })
             }
@@ -232,42 +202,44 @@ impl Housekeeping {
     }
 
     /// Makes the store again, if it was found to be damaged.
-    fn remake(&mut self) {
-        let Some(why) = self.inner.store.damage() else { return };
-        if self.remake_failed_at.is_some_and(|at| at.elapsed() < RETENTION_EVERY) {
+    fn rebuild(&mut self) {
+        let Some(why) = self.upkeep.shared.store.damage() else { return };
+        if self.rebuild_failed_at.is_some_and(|at| at.elapsed() < RETENTION_EVERY) {
             return;
         }
-        let made = rebuild_beside::run(&self.inner, &mut self.stores, &self.snapshots, &why);
-        self.remake_failed_at = made.is_err().then(Instant::now);
+        let made = rebuild_beside::run(&self.upkeep, &mut self.stores, &self.snapshots, &why);
+        self.rebuild_failed_at = made.is_err().then(Instant::now);
         if let Err(error) = made
             && !matches!(error, EngineError::Stopping)
         {
             let error = error.to_string();
             tracing::error!(%why, %error, "the damaged store is used on, for it could not be made again; that is tried again in a while");
-            self.inner.remaking.failed(error);
+            self.upkeep.rebuild.note_failure(error);
         }
     }
 
     /// Whatever is due.
     fn look(&mut self) {
-        if self.inner.stopping.load(Ordering::Relaxed) {
+        if self.upkeep.shared.signals.is_stopping() {
             return;
         }
-        let (inner, now) = (Arc::clone(&self.inner), Instant::now());
-        let upkeep = inner.config().upkeep;
-        let journaled = inner.journaled.load(Ordering::Relaxed) - self.journaled_at_snapshot;
+        let (upkeep, now) = (Arc::clone(&self.upkeep), Instant::now());
+        let config = upkeep.shared.config();
+        let settings = &config.upkeep;
+        let journaled = upkeep.commit.journaled() - self.journaled_at_snapshot;
         // Half the time is left for what may have to be waited for.
-        let erasure = Millis(inner.oldest_erasure.load(Ordering::Acquire));
-        let erasure_due = erasure.plus(upkeep.erase_within_ms / 2) <= inner.clock.now();
+        let erasure = upkeep.commit.oldest_erasure();
+        let erasure_due = erasure.plus(settings.erase_within_ms / 2) <= upkeep.shared.now();
         // On a disk that is nearly full, what can go may be all that makes room.
-        let every = if inner.room.for_writes().is_err() { RETIRE_EVERY_SHORT } else { RETENTION_EVERY };
+        let every =
+            if upkeep.shared.disk_space.for_writes().is_err() { RETIRE_EVERY_SHORT } else { RETENTION_EVERY };
         let retire_due = self.retention_looked_at.elapsed() >= every;
         let rests = std::mem::take(&mut self.rests);
         let next = rests.next(
             &mut [
                 (Kind::Erase, &mut || erasure_due),
                 (Kind::Space, &mut || self.space_due()),
-                (Kind::Snapshot, &mut || journaled >= upkeep.snapshot_journal_bytes),
+                (Kind::Snapshot, &mut || journaled >= settings.snapshot_journal_bytes),
                 (Kind::Retire, &mut || retire_due),
             ],
             now,
@@ -288,13 +260,13 @@ impl Housekeeping {
     }
 
     fn store_bytes(&self) -> u64 {
-        let generation = lock(&self.inner.generation);
+        let generation = lock(&self.upkeep.generation);
         bytes_under(&generation.path).unwrap_or_default()
     }
 
     /// Whether the store takes too much room for what lives in it.
     fn space_due(&mut self) -> bool {
-        let bytes = self.inner.measured.store_bytes.load(Ordering::Relaxed);
+        let bytes = self.upkeep.shared.health.gauges.store_bytes.load(Ordering::Relaxed);
         let grown = bytes > SPACE_BYTES_MIN.max(self.store_bytes_when_fresh / 2 * 3);
         if !grown || bytes <= SPACE_FACTOR * self.live_bytes {
             return false;
@@ -313,11 +285,11 @@ impl Housekeeping {
     fn each(&self, mut see: impl FnMut(&Key, u64) -> Result<(), EngineError>) -> Result<(), EngineError> {
         let mut after = None;
         loop {
-            let page = self.inner.store.scan(after.as_ref(), PAGE_VALUES).map_err(failed)?;
+            let page = self.upkeep.shared.store.scan(after.as_ref(), PAGE_VALUES).map_err(failed)?;
             for (key, value) in &page {
                 see(key, (key.as_bytes().len() + value.as_slice().len()) as u64)?;
             }
-            self.inner.go_on()?;
+            self.upkeep.go_on()?;
             match page.into_iter().next_back() {
                 Some((key, _)) => after = Some(key),
                 None => return Ok(()),
@@ -328,12 +300,12 @@ impl Housekeeping {
     /// Takes a snapshot, verifies it, and removes what it makes needless.
     fn snapshot(&mut self) -> Result<(PathBuf, Summary), EngineError> {
         let began = Instant::now();
-        let journaled = self.inner.journaled.load(Ordering::Relaxed);
-        let inner = &*self.inner;
-        let taken = inner.in_use().snapshot(inner, &self.snapshots, PAGE_VALUES)?;
+        let journaled = self.upkeep.commit.journaled();
+        let upkeep = &*self.upkeep;
+        let taken = upkeep.in_use().snapshot(upkeep, &self.snapshots, PAGE_VALUES)?;
         let Taken { path, checkpoint, summary, live_bytes } = taken;
         (self.live_bytes, self.journaled_at_snapshot) = (live_bytes, journaled);
-        self.inner.measured.snapshot_at.store(self.inner.clock.now().0, Ordering::Relaxed);
+        self.upkeep.shared.health.gauges.snapshot_at.store(self.upkeep.shared.now().0, Ordering::Relaxed);
         let values = summary.count;
         tracing::info!(path = %path.display(), values, ms = began.elapsed().as_millis(), "a snapshot was taken");
         let number = self.snapshots.list().map_err(failed)?.first().map_or(0, |(_, number)| *number);
@@ -369,7 +341,7 @@ impl Housekeeping {
         for old in self.kept.drain(SNAPSHOTS_KEPT..) {
             self.snapshots.remove(old.number).map_err(failed)?;
         }
-        match self.inner.checkpoint() {
+        match self.upkeep.checkpoint() {
             // There is no room for a new one. What the last one makes needless can go all the same, and makes some.
             Ok(()) | Err(EngineError::Full(_)) => {}
             Err(error) => return Err(error),
@@ -378,43 +350,43 @@ impl Housekeeping {
         let Some(checkpoint) = self.last_checkpoint()? else { return Ok(()) };
         if let Some(from) = journal_needed(self.kept.iter().map(|kept| &kept.checkpoint).chain([&checkpoint]))
         {
-            self.inner.ask_blocking(Request::Retire(from))?;
+            self.upkeep.commit.ask_blocking(Request::Retire(from))?;
         }
         self.retire_spools(&checkpoint)
     }
 
     /// The checkpoint that a restart would begin from.
     fn last_checkpoint(&self) -> Result<Option<Checkpoint>, EngineError> {
-        let generation = lock(&self.inner.generation);
+        let generation = lock(&self.upkeep.generation);
         recovery::read_checkpoint(&generation.checkpoint_path()).map_err(failed)
     }
 
     /// Removes complete batches past their retention, if the store held them whole at both snapshots and at the checkpoint.
     fn retire_spools(&self, checkpoint: &Checkpoint) -> Result<(), EngineError> {
-        let inner = &*self.inner;
-        if inner.hold.left(inner.clock.passed()).is_some() {
+        let upkeep = &*self.upkeep;
+        if upkeep.hold.left(upkeep.shared.clock.passed()).is_some() {
             return Ok(());
         }
-        let (now, retention) = (inner.clock.now(), inner.config().upkeep.retention_ms);
+        let (now, retention) = (upkeep.shared.now(), upkeep.shared.config().upkeep.retention_ms);
         let snapshots = self.kept.iter().map(|kept| &kept.checkpoint).chain([checkpoint]);
-        let needless = batches_needless(&inner.batches, snapshots, now, retention);
+        let needless = batches_needless(&upkeep.shared.batches, snapshots, now, retention);
         if needless.is_empty() {
             return Ok(());
         }
         let ids: Vec<BatchId> = needless.iter().map(|known| known.accepted.id.clone()).collect();
-        inner.batches.forget(&ids);
-        needless.iter().for_each(|known| inner.spool.remove(known.accepted.spool));
+        upkeep.shared.batches.forget(&ids);
+        needless.iter().for_each(|known| upkeep.shared.spool.remove(known.accepted.spool));
         tracing::info!(batches = ids.len(), "the files of batches past their retention were removed");
-        inner.save_catalogue()?;
-        inner.catalogue_saved(inner.batches.tidy_catalogue(now))
+        upkeep.shared.save_catalogue()?;
+        upkeep.shared.catalogue_saved(upkeep.shared.batches.tidy_catalogue(now))
     }
 
     /// Makes a fresh store, and with it lets go of every byte of what was erased.
     fn compact(&mut self) -> Result<Done, EngineError> {
         let before = self.store_bytes();
-        let erasure = self.inner.oldest_erasure.swap(u64::MAX, Ordering::AcqRel);
+        let erasure = self.upkeep.commit.take_oldest_erasure();
         let erased = self.let_go().inspect_err(|_| {
-            self.inner.oldest_erasure.fetch_min(erasure, Ordering::AcqRel);
+            self.upkeep.commit.note_erasure(erasure);
         })?;
         self.store_bytes_when_fresh = self.store_bytes();
         let (store_bytes, live_bytes) = ((before, self.store_bytes_when_fresh), self.live_bytes);
@@ -424,7 +396,7 @@ impl Housekeeping {
 
     /// The steps of it. Gives how many ids were erased to the bytes.
     fn let_go(&mut self) -> Result<u64, EngineError> {
-        let unfinished = self.inner.data_folder.join(layout::ERASING);
+        let unfinished = self.upkeep.shared.data_folder.join(layout::ERASING);
         self.wait_for_pending_batches()?;
         let erased = self.erase_bytes()?;
         if !erased.is_empty() {
@@ -448,8 +420,8 @@ impl Housekeeping {
                 generation.path
             }
             Err(error) => {
-                self.inner.store.abandon();
-                if self.inner.failed.borrow().is_none() {
+                self.upkeep.shared.store.abandon();
+                if !self.upkeep.shared.health.has_failed() {
                     remove_folder(&next.path);
                 }
                 return Err(error);
@@ -464,22 +436,23 @@ impl Housekeeping {
         next: &Generation,
         erased: &Erased,
     ) -> Result<(Arc<dyn ProfileStore>, Generation), EngineError> {
-        let inner = &*self.inner;
-        let store = rebuild::open_sled(&next.path, inner.config().store_cache_bytes()).map_err(failed)?;
+        let upkeep = &*self.upkeep;
+        let store =
+            rebuild::open_sled(&next.path, upkeep.shared.config().store_cache_bytes()).map_err(failed)?;
         let horizon = Horizon {
-            now: inner.clock.now(),
-            checkpoint: inner.tombstones.covered(),
-            batches: &inner.batches,
-            lifetime_ms: &|client| inner.config().client(client).map(|settings| settings.lifetime_ms),
+            now: upkeep.shared.now(),
+            checkpoint: upkeep.tombstones.covered(),
+            batches: &upkeep.shared.batches,
+            lifetime_ms: &|client| upkeep.shared.config().client(client).map(|settings| settings.lifetime_ms),
         };
         let spent = Spent { erased, horizon };
-        self.live_bytes = inner.in_use().fill(inner, Arc::new(store), &spent, PAGE_VALUES)?;
+        self.live_bytes = upkeep.in_use().fill(upkeep, Arc::new(store), &spent, PAGE_VALUES)?;
         let stores = &mut self.stores;
-        inner.in_use().swap_in(inner, next.clone(), |next| {
+        upkeep.in_use().swap_in(upkeep, next.clone(), |next| {
             stores.adopt(next).map_err(|error| {
                 if stores.names(next) {
                     // A restart may find either store: both are whole as long as nothing more is written.
-                    inner.give_up(format!("the fresh store may or may not be in use: {error}"));
+                    upkeep.shared.give_up(format!("the fresh store may or may not be in use: {error}"));
                 }
                 failed(error)
             })
@@ -489,11 +462,11 @@ impl Housekeeping {
     /// Overwrites the rows of erased visitors in the kept uploads, and removes what was set aside. Gives the keys whose
     /// tombstones have no batch before them left to keep out, and so may go.
     fn erase_bytes(&self) -> Result<Erased, EngineError> {
-        let inner = &*self.inner;
-        let erased = inner.in_use().erased(inner, &inner.batches, PAGE_VALUES)?;
+        let upkeep = &*self.upkeep;
+        let erased = upkeep.in_use().erased(upkeep, &upkeep.shared.batches, PAGE_VALUES)?;
         if !erased.is_empty() {
-            inner.batches.each_held(|known| {
-                let spool = &inner.spool;
+            upkeep.shared.batches.each_held(|known| {
+                let spool = &upkeep.shared.spool;
                 crate::engine::upkeep::erase::overwrite_rows(spool, &known.accepted, &erased)
                     .map(drop)
                     .map_err(|error| {
@@ -508,7 +481,7 @@ impl Housekeeping {
 
     /// Removes what is kept for having been damaged: nobody could find the erased in it.
     fn remove_damaged(&self) -> io::Result<()> {
-        let kept = self.inner.data_folder.join(layout::DAMAGED);
+        let kept = self.upkeep.shared.data_folder.join(layout::DAMAGED);
         match std::fs::remove_dir_all(&kept) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             removed => removed?,
@@ -518,8 +491,8 @@ impl Housekeeping {
 
     /// Lets go of everything before now: two fresh snapshots, and no older one, and no segment from before them.
     fn forget_history(&mut self) -> Result<(), EngineError> {
-        self.inner.ask_blocking(Request::Rotate)?;
-        let from = Position::from_pair(self.inner.mark()?.position);
+        self.upkeep.commit.ask_blocking(Request::Rotate)?;
+        let from = Position::from_pair(self.upkeep.mark()?.position);
         self.wait_for_pending_batches()?;
         for _ in 0..SNAPSHOTS_KEPT {
             self.snapshot()?;
@@ -536,13 +509,13 @@ impl Housekeeping {
     /// Waits until the batches that are pending now are complete: an erased visitor's tombstone must outlive those
     /// before it.
     fn wait_for_pending_batches(&self) -> Result<(), EngineError> {
-        let now = Seq::from_u64(self.inner.mark()?.last_seq);
+        let now = Seq::from_u64(self.upkeep.mark()?.last_seq);
         let until = Instant::now() + PENDING_WAIT;
         while Instant::now() < until
-            && self.inner.batches.oldest_pending().is_some_and(|oldest| oldest <= now)
+            && self.upkeep.shared.batches.oldest_pending().is_some_and(|oldest| oldest <= now)
         {
-            self.inner.go_on()?;
-            self.inner.wait_unless_stopping(PENDING_LOOK);
+            self.upkeep.go_on()?;
+            self.upkeep.shared.signals.wait(PENDING_LOOK);
         }
         Ok(())
     }

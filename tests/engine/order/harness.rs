@@ -1273,7 +1273,7 @@ impl Harness {
                 lifetime_ms: self.settings.lifetime_ms,
                 now: &|| now,
                 go_on: &|| Ok(true),
-                told: &|error| EngineError::Refused(error.to_string()),
+                reported: &|error| EngineError::Refused(error.to_string()),
             };
             let count = walk.count().map_err(|error| format!("{client} cannot be counted: {error}"))?;
             all = format!("{all}{client} has {count}\n");

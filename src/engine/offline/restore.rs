@@ -17,9 +17,10 @@ use crate::durable::{private_folder, sync_folder};
 use crate::engine::error::{EngineError, OpenError};
 use crate::engine::open::digest;
 use crate::engine::open::rebuild::Opening;
-use crate::engine::upkeep::backup::{Extent, Manifest, copy_file};
+use crate::engine::start::{BroughtUp, Running};
+use crate::engine::upkeep::backup::{Extent, copy_file};
 use crate::engine::upkeep::erasures::Erasures;
-use crate::engine::{BroughtUp, Engine};
+use crate::engine::upkeep::manifest::{Manifest, ManifestError};
 use crate::folder::{self, FolderError};
 use crate::layout;
 use crate::model::seq::{Clock, Seq};
@@ -29,12 +30,9 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, chown, lchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// How many values are read at a time.
 const PAGE_VALUES: usize = 512;
-/// How often it is looked whether all batches are folded in.
-const FOLDED_LOOK: Duration = Duration::from_millis(20);
 
 /// A backup that was restored.
 #[derive(Debug)]
@@ -54,22 +52,9 @@ pub struct Restored {
 /// Why a backup can't be restored.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
-    /// The folder holds no whole backup.
-    #[error("{} is no backup, or one that was not finished: {why}", folder.display())]
-    NoBackup {
-        /// The folder.
-        folder: PathBuf,
-        /// What is missing.
-        why: String,
-    },
-    /// One of its files is not what was written.
-    #[error("{} is damaged: {why}", file.display())]
-    Damaged {
-        /// The file.
-        file: PathBuf,
-        /// What is wrong.
-        why: String,
-    },
+    /// The folder holds no whole backup, or a file of it is damaged.
+    #[error(transparent)]
+    Backup(#[from] ManifestError),
     /// There is something in the data folder.
     #[error("{} is not empty: restore into a new folder", .0.display())]
     NotEmpty(PathBuf),
@@ -107,7 +92,7 @@ pub enum RestoreError {
 }
 
 impl RestoreError {
-    pub(in crate::engine) fn io(path: &Path) -> impl Fn(io::Error) -> Self + use<> {
+    fn io(path: &Path) -> impl Fn(io::Error) -> Self + use<> {
         let path = path.to_owned();
         move |error| Self::Io { path: path.clone(), error }
     }
@@ -248,15 +233,15 @@ impl Place {
             let expected = expected.clone();
             return Err(RestoreError::Digest { backup: backup.to_owned(), expected, made });
         }
-        let app = up.start()?;
+        let running = up.start()?;
         let seq = Seq::from_u64(manifest.seq.parse().unwrap_or_default());
-        let erased_again = erasures.as_ref().map(|(_, list)| erase_again(&app, list, seq)).transpose();
+        let erased_again = erasures.as_ref().map(|(_, list)| erase_again(&running, list, seq)).transpose();
         let held =
-            app.0.batches.all_pending().into_iter().filter_map(|(pending, _)| {
+            running.shared.batches.all_pending().into_iter().filter_map(|(pending, _)| {
                 Some((pending.accepted.id.to_string(), pending.held()?.to_owned()))
             });
         let held = held.collect();
-        app.stop_blocking();
+        running.stop_blocking();
         let list_begins_late = erasures.map(|(_, list)| list.since).filter(|since| *since > seq);
         let (erased_again, not_erased) = erased_again?.unzip();
         let not_erased = not_erased.unwrap_or_default();
@@ -304,16 +289,13 @@ fn give_to(folder: &Path, (user, group): (u32, u32)) -> io::Result<()> {
 
 /// Erases whoever was erased after this seq. Gives how many ids led to somebody, and how many wait for a batch that is
 /// held.
-fn erase_again(app: &Engine, list: &Erasures, after: Seq) -> Result<(u64, u64), RestoreError> {
-    let inner = &app.0;
+fn erase_again(running: &Running, list: &Erasures, after: Seq) -> Result<(u64, u64), RestoreError> {
     // A batch that is not folded in yet may still make one of them known.
-    while inner.batches.any_goes_on() && inner.failed.borrow().is_none() {
-        inner.wait_unless_stopping(FOLDED_LOOK);
-    }
+    running.wait_until_applied();
     let mut found = vec![];
     let mut last = None;
     loop {
-        let page = inner.store.scan(last.as_ref(), PAGE_VALUES)?;
+        let page = running.shared.store.scan(last.as_ref(), PAGE_VALUES)?;
         found.extend(page.iter().map(|(key, _)| key).filter(|key| list.has(key, after)).cloned());
         match page.into_iter().next_back() {
             Some((key, _)) => last = Some(key),
@@ -322,7 +304,7 @@ fn erase_again(app: &Engine, list: &Erasures, after: Seq) -> Result<(u64, u64), 
     }
     let (mut erased, mut waiting) = (0, 0);
     for key in found {
-        match inner.erase_blocking(&key) {
+        match running.upkeep.erase_blocking(&key) {
             Ok(known) => erased += u64::from(known),
             Err(EngineError::Held { .. }) => waiting += 1,
             Err(error) => return Err(RestoreError::Erase(error.to_string())),

@@ -13,12 +13,13 @@ use crate::batch::resolve::decoded;
 use crate::clock::GuardedClock;
 use crate::config::{Config, Ingest};
 use crate::engine::error::OpenError;
+use crate::engine::offline::scratch::Scratch;
 use crate::engine::open::lock;
 use crate::engine::open::rebuild::Opening;
 use crate::engine::open::recovery;
-use crate::engine::open::scratch::Scratch;
-use crate::engine::upkeep::backup::Manifest;
-use crate::engine::{BroughtUp, Inner};
+use crate::engine::shared::Shared;
+use crate::engine::start::BroughtUp;
+use crate::engine::upkeep::manifest::Manifest;
 use crate::folder;
 use crate::journal::entry::{Entry, decode_group};
 use crate::journal::log::{Log, LogSettings, Position};
@@ -28,17 +29,13 @@ use crate::model::id::Key;
 use crate::model::profile::{Profile, Stored, StoredBytes};
 use crate::model::seq::{Clock, Seq};
 use crate::store::{ProfileStore, StoreError};
-use crate::sync::Ordering;
 use serde::Serialize;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// How many values are read at a time.
 const PAGE_VALUES: usize = 512;
-/// How often it is looked whether all batches are folded in.
-const FOLDED_LOOK: Duration = Duration::from_millis(20);
 /// No more faults than this are told one by one.
 const FAULTS_MAX: usize = 100;
 
@@ -148,26 +145,24 @@ fn check_shown(
     if let Some(damage) = &up.catalogue_damage {
         report.fault(damage.before_a_start());
     }
-    let app = up.start()?;
+    let running = up.start()?;
     if had_store {
         check_store_aside(&shown.folder.join(layout::STORE), &mut report);
     }
-    let inner = &app.0;
-    while inner.batches.any_goes_on() && inner.failed.borrow().is_none() {
-        inner.wait_unless_stopping(FOLDED_LOOK);
-    }
-    for held in recovery::held(&inner.batches, &inner.spool) {
+    let shared = &*running.shared;
+    running.wait_until_applied();
+    for held in recovery::held(&shared.batches, &shared.spool) {
         report.fault(held.to_string());
         if let OpenError::Batch { batch, error } = held {
             report.held.push((*batch, shown.told(&error.to_string())));
         }
     }
-    if let Some(why) = &*inner.failed.borrow() {
-        report.fault(why.clone());
+    if let Some(why) = shared.health.failure() {
+        report.fault(why);
     }
-    check_batches(inner, &mut report);
-    check_store(inner, &mut report)?;
-    app.stop_blocking();
+    check_batches(shared, &mut report);
+    check_store(shared, running.commit.last_seq(), &mut report)?;
+    running.stop_blocking();
     Ok(report)
 }
 
@@ -237,30 +232,30 @@ fn check_snapshots(folder: &Path, report: &mut Report) -> Result<(), OpenError> 
 }
 
 /// Whether each kept batch's file is what was accepted, and its outcomes add up.
-fn check_batches(inner: &Inner, report: &mut Report) {
-    let Ok(()) = inner.batches.each_held(|known| {
-        check_batch(inner, &known, report);
+fn check_batches(shared: &Shared, report: &mut Report) {
+    let Ok(()) = shared.batches.each_held(|known| {
+        check_batch(shared, &known, report);
         Ok::<(), std::convert::Infallible>(())
     });
-    for (pending, _) in inner.batches.all_pending() {
+    for (pending, _) in shared.batches.all_pending() {
         let accepted = &pending.accepted;
         report.batches += 1;
         report.rows += accepted.rows;
         // Of one that is held it is told what is wrong.
         if pending.held().is_none() {
-            check_file(inner, accepted, report);
+            check_file(shared, accepted, report);
             report.fault(format!("batch {} is not folded in", accepted.id));
         }
     }
 }
 
-fn check_batch(inner: &Inner, known: &Known, report: &mut Report) {
+fn check_batch(shared: &Shared, known: &Known, report: &mut Report) {
     let (accepted, counts) = (&known.accepted, known.progress.counts());
     report.batches += 1;
     report.rows += accepted.rows;
-    check_file(inner, accepted, report);
+    check_file(shared, accepted, report);
     let id = &accepted.id;
-    match read_outcomes(&inner.spool.outcomes_path(accepted.spool)) {
+    match read_outcomes(&shared.spool.outcomes_path(accepted.spool)) {
         Ok(outcomes) => {
             let stored = outcomes.len() as u64;
             if counts.total() != accepted.rows || stored != accepted.rows - counts.updated {
@@ -275,23 +270,22 @@ fn check_batch(inner: &Inner, known: &Known, report: &mut Report) {
     }
 }
 
-fn check_file(inner: &Inner, accepted: &Accepted, report: &mut Report) {
-    if let Err(error) = inner.spool.verify(accepted.spool, &accepted.sum()) {
+fn check_file(shared: &Shared, accepted: &Accepted, report: &mut Report) {
+    if let Err(error) = shared.spool.verify(accepted.spool, &accepted.sum()) {
         report.fault(format!("batch {}: {error}", accepted.id));
     }
 }
 
 /// Reads all of the store: every value, every link from both ends.
-fn check_store(inner: &Inner, report: &mut Report) -> Result<(), OpenError> {
-    let seq = Seq::from_u64(inner.last_seq.load(Ordering::Acquire));
+fn check_store(shared: &Shared, seq: Seq, report: &mut Report) -> Result<(), OpenError> {
     let (mut digest, mut after) = (0_u128, None);
     loop {
-        let page = inner.store.scan(after.as_ref(), PAGE_VALUES)?;
+        let page = shared.store.scan(after.as_ref(), PAGE_VALUES)?;
         for (key, value) in &page {
             match decoded(key, value) {
                 Ok(Stored::Profile(profile)) => {
-                    check_ids(&*inner.store, key, &profile, report)?;
-                    let lifetime_ms = lifetime_ms(inner, key);
+                    check_ids(&*shared.store, key, &profile, report)?;
+                    let lifetime_ms = lifetime_ms(shared, key);
                     if profile.expired(seq.millis(), lifetime_ms) {
                         report.expired += 1;
                         continue;
@@ -301,7 +295,7 @@ fn check_store(inner: &Inner, report: &mut Report) -> Result<(), OpenError> {
                     digest = digest.wrapping_add(digest_of(key, profile));
                 }
                 Ok(Stored::Link { .. }) => {
-                    let leads = crate::batch::resolve::View::new(&*inner.store).canonical(key)? != *key;
+                    let leads = crate::batch::resolve::View::new(&*shared.store).canonical(key)? != *key;
                     report.links += u64::from(leads);
                     report.dead_links += u64::from(!leads);
                 }
@@ -319,9 +313,9 @@ fn check_store(inner: &Inner, report: &mut Report) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn lifetime_ms(inner: &Inner, key: &Key) -> u64 {
+fn lifetime_ms(shared: &Shared, key: &Key) -> u64 {
     let client = crate::model::id::ClientCode::new(key.client()).ok();
-    let settings = client.and_then(|client| inner.config().client(&client));
+    let settings = client.and_then(|client| shared.config().client(&client));
     settings.map_or(u64::MAX, |settings| settings.lifetime_ms)
 }
 

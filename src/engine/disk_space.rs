@@ -17,19 +17,19 @@ use std::path::{Path, PathBuf};
 
 /// The disk under the data folder, and how much of it is kept free.
 #[derive(Debug)]
-pub(in crate::engine) struct Room {
+pub(super) struct DiskSpace {
     folder: PathBuf,
     reserve: AtomicU64,
     refusing: AtomicBool,
 }
 
-impl Room {
-    pub(in crate::engine) fn new(folder: &Path, reserve: u64) -> Self {
+impl DiskSpace {
+    pub(super) fn new(folder: &Path, reserve: u64) -> Self {
         Self { folder: folder.to_owned(), reserve: AtomicU64::new(reserve), refusing: AtomicBool::new(false) }
     }
 
     /// From now on so many bytes are kept free.
-    pub(in crate::engine) fn set_reserve(&self, bytes: u64) {
+    pub(super) fn set_reserve(&self, bytes: u64) {
         self.reserve.store(bytes, Ordering::Relaxed);
     }
 
@@ -38,7 +38,7 @@ impl Room {
     }
 
     /// Refuses a write from outside while there is less room than the reserve. Logs when that begins and ends.
-    pub(in crate::engine) fn for_writes(&self) -> Result<(), EngineError> {
+    pub(super) fn for_writes(&self) -> Result<(), EngineError> {
         let short = self.short_of(self.reserve());
         let refusing = short.is_some();
         if self.refusing.swap(refusing, Ordering::Relaxed) != refusing {
@@ -57,23 +57,23 @@ impl Room {
     }
 
     /// The same, of one that is known to bring so many bytes.
-    pub(in crate::engine) fn for_upload(&self, bytes: u64) -> Result<(), EngineError> {
+    pub(super) fn for_upload(&self, bytes: u64) -> Result<(), EngineError> {
         self.for_writes()?;
         self.short_of(self.reserve().saturating_add(bytes)).map_or(Ok(()), |left| Err(self.full(left)))
     }
 
     /// Refuses what can wait.
-    pub(in crate::engine) fn for_upkeep(&self) -> Result<(), EngineError> {
+    pub(super) fn for_upkeep(&self) -> Result<(), EngineError> {
         self.short_of(self.reserve() / 2).map_or(Ok(()), |left| Err(self.full(left)))
     }
 
     /// Refuses what would only spare a restart some work, and what may only fail.
-    pub(in crate::engine) fn for_checkpoints(&self) -> Result<(), EngineError> {
+    pub(super) fn for_checkpoints(&self) -> Result<(), EngineError> {
         self.short_of(self.reserve() / 4).map_or(Ok(()), |left| Err(self.full(left)))
     }
 
     /// The bytes that are left, if the disk says.
-    pub(in crate::engine) fn left(&self) -> Option<u64> {
+    pub(super) fn left(&self) -> Option<u64> {
         bytes_left(&self.folder).ok()
     }
 
@@ -102,7 +102,7 @@ mod tests {
     /// Which of writes, upkeep and checkpoints are refused with a reserve of `reserve` bytes.
     fn check(reserve: u64, refused: [bool; 3]) {
         let folder = tempfile::tempdir().unwrap();
-        let room = Room::new(folder.path(), reserve);
+        let room = DiskSpace::new(folder.path(), reserve);
         let found = [room.for_writes(), room.for_upkeep(), room.for_checkpoints()].map(|it| it.is_err());
         assert_eq!(found, refused, "{reserve}");
     }

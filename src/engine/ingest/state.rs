@@ -1,0 +1,54 @@
+//! What taking in batches owns: the places of the uploads, the speed of applying rows, and which batch is being applied.
+
+use crate::config::Config;
+use crate::engine::commit::CommitHandle;
+use crate::engine::gates::{Scarce, Shares};
+use crate::engine::ingest::throttle::Throttle;
+use crate::engine::read::state::Reader;
+use crate::engine::shared::Shared;
+use crate::engine::upkeep::state::Upkeep;
+use crate::sync::{AtomicU64, Mutex};
+use std::sync::Arc;
+
+/// The state of the room.
+pub(in crate::engine) struct Ingest {
+    pub(in crate::engine) shared: Arc<Shared>,
+    pub(in crate::engine) commit: Arc<CommitHandle>,
+    /// Makes the store durable for the apply thread, and keeps it waiting while the store is rebuilt.
+    pub(in crate::engine) upkeep: Arc<Upkeep>,
+    /// Tells a dry run's rows as those of a batch are told.
+    pub(in crate::engine) read: Arc<Reader>,
+    pub(in crate::engine) uploads: Shares,
+    /// Dry runs: one at a time, for each needs as much memory as applying a batch.
+    pub(in crate::engine) dry_runs: Shares,
+    /// How fast rows are applied, and for whom the apply thread makes way.
+    pub(in crate::engine) throttle: Throttle,
+    /// The seq of the batch that is being applied; 0 if none is. Its file must not be replaced meanwhile.
+    pub(in crate::engine) applying_batch: AtomicU64,
+    /// Held while the file of a held batch is replaced: two calls must not replace the same one.
+    pub(in crate::engine) replacing: Mutex<()>,
+}
+
+impl Ingest {
+    /// The state at a start.
+    pub(in crate::engine) fn new(
+        shared: Arc<Shared>,
+        commit: Arc<CommitHandle>,
+        upkeep: Arc<Upkeep>,
+        read: Arc<Reader>,
+        config: &Config,
+    ) -> Self {
+        let places = |scarce, max| Shares::new(scarce, max, &shared.metrics);
+        Self {
+            uploads: places(Scarce::Uploads, config.limits.concurrent_uploads_max),
+            dry_runs: places(Scarce::DryRuns, 1),
+            throttle: Throttle::default(),
+            applying_batch: AtomicU64::new(0),
+            replacing: Mutex::new(()),
+            shared,
+            commit,
+            upkeep,
+            read,
+        }
+    }
+}

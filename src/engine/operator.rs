@@ -1,0 +1,147 @@
+//! The calls of [`Engine`] for whoever operates it: settings, health, maintenance, the audit trail.
+
+use crate::audit::{self, Actor};
+use crate::config::{Config, PublicUrl};
+use crate::engine::Engine;
+use crate::engine::error::EngineError;
+use crate::engine::gates::Who;
+use crate::engine::shared::blocking;
+use crate::engine::types::Readiness;
+use crate::engine::upkeep::task::{Done, Task};
+use crate::model::id::ClientCode;
+use crate::model::seq::Millis;
+use crate::telemetry::metrics::{Metrics, Vitals};
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+impl Engine {
+    /// The folder that keeps everything.
+    pub fn data_folder(&self) -> &Path {
+        &self.0.shared.data_folder
+    }
+
+    /// What time it is.
+    pub fn now(&self) -> Millis {
+        self.0.shared.now()
+    }
+
+    /// What is counted.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.0.shared.metrics
+    }
+
+    /// What status URLs begin with, if that is configured.
+    pub fn public_url(&self) -> Option<PublicUrl> {
+        self.0.shared.config().server.public_url.clone()
+    }
+
+    /// The client for a call that names none, if one is configured.
+    pub fn default_client(&self) -> Option<ClientCode> {
+        self.0.shared.config().server.default_client.clone()
+    }
+
+    /// The client whose pages open if none is named: the default client, else the only configured one, else the only one that
+    /// has batches, if no client is configured.
+    pub fn only_client(&self) -> Option<ClientCode> {
+        let config = self.0.shared.config();
+        let mut configured = config.clients().map(|(client, _)| client);
+        let only = match (configured.next(), configured.next()) {
+            (Some(only), None) => Some(only.clone()),
+            (None, _) => self.0.shared.batches.only_client(),
+            (Some(_), Some(_)) => None,
+        };
+        config.server.default_client.clone().or(only)
+    }
+
+    /// The client to which an organisation belongs, as Adobe's SDKs name it.
+    pub fn client_of_ims_org(&self, org: &str) -> Option<ClientCode> {
+        self.0.shared.config().client_of_ims_org(org).cloned()
+    }
+
+    /// How many batch calls a client may make a minute; none: as many as it likes.
+    pub fn batch_calls_per_minute(&self, client: &ClientCode) -> Result<Option<NonZeroU32>, EngineError> {
+        Ok(self.0.shared.settings(client)?.batch_calls_per_minute)
+    }
+
+    /// Uses other settings from now on, as far as they may change while the daemon runs. A call goes by the settings of the
+    /// moment at which it came in.
+    pub fn reconfigure(&self, config: &Config) {
+        let shared = &self.0.shared;
+        let next = shared.config().following(config);
+        self.0.ingest.uploads.resize(next.limits.concurrent_uploads_max);
+        shared.spool.set_limit(next.limits.spool_bytes_max);
+        shared.disk_space.set_reserve(next.upkeep.disk_reserve_bytes);
+        shared.clock.set_ahead_max(next.server.clock_ahead_max);
+        shared.config.store(Arc::new(next));
+    }
+
+    /// Believes the machine's clock as it is, after it leapt ahead.
+    pub fn accept_clock(&self) {
+        let shared = &self.0.shared;
+        let Some(ahead) = shared.clock.accept() else { return };
+        let held = self.0.upkeep.hold_if_long(ahead, &shared.config());
+        tracing::warn!(
+            ahead_seconds = ahead.as_secs(),
+            nobody_is_swept_for_an_hour = held,
+            "the machine's clock was accepted as it is"
+        );
+    }
+
+    /// Notes an act of an administrator in the audit trail. Returns when it stands there.
+    pub async fn note_act(&self, actor: Actor, act: &'static str, client: Option<&ClientCode>, what: &str) {
+        let (shared, client, what) = (Arc::clone(&self.0.shared), client.cloned(), what.to_owned());
+        let noted = blocking(move || {
+            audit::note(&shared.data_folder, shared.now(), &actor, act, client.as_ref(), &what);
+            Ok(())
+        });
+        if let Err(error) = noted.await {
+            tracing::error!(%error, act, "an act was not noted in the audit trail");
+        }
+    }
+
+    /// Fills a fresh store. What the old one wasted is free again, and no byte of an erased visitor is left (R12).
+    pub async fn compact(&self, who: &Who) -> Result<Done, EngineError> {
+        self.0.upkeep.task_in_turn(who, Task::Compact).await
+    }
+
+    /// Takes a snapshot.
+    pub async fn snapshot(&self) -> Result<Done, EngineError> {
+        self.0.upkeep.task(Task::Snapshot).await
+    }
+
+    /// Writes a backup into a folder that does not exist yet, or is empty.
+    pub async fn backup(&self, who: &Who, folder: PathBuf) -> Result<Done, EngineError> {
+        self.0.upkeep.task_in_turn(who, Task::Backup(folder)).await
+    }
+
+    /// The gauges, for whoever watches.
+    pub fn vitals(&self) -> Vitals {
+        self.0.vitals()
+    }
+
+    /// Why only a new start helps, if that is so.
+    pub fn ailment(&self) -> Option<String> {
+        self.0.shared.health.ailment()
+    }
+
+    /// Whether the daemon serves.
+    pub fn readiness(&self) -> Readiness {
+        self.0.readiness()
+    }
+
+    /// What an operator should know of a daemon that serves all the same.
+    pub fn remarks(&self) -> Vec<String> {
+        self.0.remarks()
+    }
+
+    /// Completes when something failed for good. The process must then say why, and end.
+    pub async fn failed(&self) -> String {
+        self.0.shared.health.failed().await
+    }
+
+    /// Notes that a thread panicked.
+    pub fn thread_panicked(&self, name: Option<&str>) {
+        self.0.thread_panicked(name);
+    }
+}

@@ -1,0 +1,117 @@
+//! What a backup says of itself: its files with their checksums, and the digest of the store that a start makes of it.
+//!
+//! Promises: the manifest is written last, so a folder with one holds a whole backup. It names no file outside its folder.
+
+use crate::batch::checksum::FileSum;
+use crate::layout;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io;
+use std::path::{Component, Path, PathBuf};
+
+pub(in crate::engine) const VERSION: u32 = 2;
+/// What earlier programs wrote: without a digest.
+const VERSION_BEFORE: u32 = 1;
+
+/// What a backup holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Manifest {
+    pub(in crate::engine) version: u32,
+    /// When it was made, in milliseconds since the epoch.
+    pub made_at_ms: u64,
+    /// The highest seq in it, as text: it may pass what a JSON number holds.
+    pub seq: String,
+    /// Values in its snapshot.
+    pub values: u64,
+    /// Of the store that a start makes of it; earlier backups have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    pub(in crate::engine) files: Vec<FileEntry>,
+}
+
+/// One of its files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::engine) struct FileEntry {
+    pub(in crate::engine) path: String,
+    pub(in crate::engine) bytes: u64,
+    pub(in crate::engine) crc32c: u32,
+}
+
+impl Manifest {
+    /// Reads that of a backup.
+    pub(in crate::engine) fn read(backup: &Path) -> Result<Self, ManifestError> {
+        let no_backup = |why: String| ManifestError::NoBackup { folder: backup.to_owned(), why };
+        let told = |error: &dyn std::fmt::Display| no_backup(format!("{}: {error}", layout::MANIFEST));
+        let text = fs::read(backup.join(layout::MANIFEST)).map_err(|error| told(&error))?;
+        let manifest: Self = serde_json::from_slice(&text).map_err(|error| told(&error))?;
+        if !(VERSION_BEFORE..=VERSION).contains(&manifest.version) {
+            let why = format!("it has version {}; this program reads up to {VERSION}", manifest.version);
+            return Err(no_backup(why));
+        }
+        let within = |component| matches!(component, Component::Normal(_) | Component::CurDir);
+        match manifest.files.iter().find(|file| !Path::new(&file.path).components().all(within)) {
+            Some(outside) => {
+                Err(no_backup(format!("{} names {:?}, which is not in it", layout::MANIFEST, outside.path)))
+            }
+            None => Ok(manifest),
+        }
+    }
+
+    /// Whether each of a backup's files is what was written.
+    pub(in crate::engine) fn verify(&self, backup: &Path) -> Result<(), ManifestError> {
+        self.files.iter().try_for_each(|entry| {
+            let path = backup.join(&entry.path);
+            let found = FileSum::of_file(&path).map_err(ManifestError::io(&path))?;
+            entry.check(&path, found.bytes, found.crc32c.unwrap_or_default())
+        })
+    }
+}
+
+impl FileEntry {
+    /// Whether a file that comes to this is the one that was written.
+    pub(in crate::engine) fn check(&self, path: &Path, bytes: u64, crc32c: u32) -> Result<(), ManifestError> {
+        if (bytes, crc32c) == (self.bytes, self.crc32c) {
+            return Ok(());
+        }
+        let why =
+            format!("{bytes} bytes with checksum {crc32c:08x}, not {} with {:08x}", self.bytes, self.crc32c);
+        Err(ManifestError::Damaged { file: path.to_owned(), why })
+    }
+}
+
+/// Why a folder is not a good backup.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// The folder holds no whole backup.
+    #[error("{} is no backup, or one that was not finished: {why}", folder.display())]
+    NoBackup {
+        /// The folder.
+        folder: PathBuf,
+        /// What is missing.
+        why: String,
+    },
+    /// One of its files differs from what was written.
+    #[error("{} is damaged: {why}", file.display())]
+    Damaged {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// A file could not be read.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The error of the system.
+        error: io::Error,
+    },
+}
+
+impl ManifestError {
+    fn io(path: &Path) -> impl Fn(io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |error| Self::Io { path: path.clone(), error }
+    }
+}
