@@ -13,6 +13,7 @@
 use super::csv::{Cells, Header, RowPlace};
 use super::pending::Entry;
 use super::rows::each_row_at;
+use crate::durable::record::Fields;
 use crate::model::batch::{BatchRules, EmptyValues};
 use crate::model::bundle::{Effect, Merger, Stretch};
 use crate::model::codec;
@@ -200,11 +201,11 @@ pub(super) fn read_heads(read: ReadAt<'_>, from: u64, end: u64) -> io::Result<Ve
         return Ok(vec![]);
     }
     let count_at = end.checked_sub(4).filter(|at| *at >= from).ok_or_else(damaged)?;
-    let count = Numbers(&read(count_at, 4)?).u32().ok_or_else(damaged)? as usize;
+    let count = Fields(&read(count_at, 4)?).u32().ok_or_else(damaged)? as usize;
     let bytes = count * HEAD_BYTES;
     let at = count_at.checked_sub(bytes as u64).filter(|at| *at >= from).ok_or_else(damaged)?;
     let bytes = read(at, bytes)?;
-    let mut numbers = Numbers(&bytes);
+    let mut numbers = Fields(&bytes);
     let mut heads = Vec::with_capacity(count);
     while let Some(hash) = numbers.u64() {
         let mut head = || {
@@ -256,7 +257,7 @@ impl FoundBundle {
     pub(super) fn places(&self, read: ReadAt<'_>, before: u32, rows: u32) -> io::Result<Vec<RowPlace>> {
         let at = self.places_at + u64::from(before) * PLACE_BYTES as u64;
         let bytes = read(at, rows as usize * PLACE_BYTES)?;
-        let mut numbers = Numbers(&bytes);
+        let mut numbers = Fields(&bytes);
         let mut places = Vec::with_capacity(rows as usize);
         while let (Some(offset), Some(line)) = (numbers.u32(), numbers.u32()) {
             places.push(RowPlace { line, offset });
@@ -269,22 +270,6 @@ impl FoundStretch {
     /// What its rows do.
     pub(super) fn effects(&self, read: ReadAt<'_>) -> io::Result<Vec<Effect>> {
         codec::decode(CONTENTS_VERSION, &read(self.at, self.bytes as usize)?).map_err(|_| damaged())
-    }
-}
-
-struct Numbers<'b>(&'b [u8]);
-
-impl Numbers<'_> {
-    fn u32(&mut self) -> Option<u32> {
-        let (number, rest) = self.0.split_first_chunk()?;
-        self.0 = rest;
-        Some(u32::from_le_bytes(*number))
-    }
-
-    fn u64(&mut self) -> Option<u64> {
-        let (number, rest) = self.0.split_first_chunk()?;
-        self.0 = rest;
-        Some(u64::from_le_bytes(*number))
     }
 }
 

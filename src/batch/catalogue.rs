@@ -13,6 +13,7 @@
 //! without a word, for the journal has it. A damaged catalogue is kept as it was and written anew with every record that
 //! verifies. Noting something never waits for the disk.
 
+use crate::durable::record::{Checksum, Fields, FrameHeader, FrameLayout, LengthOf, Place, is_sealed, seal};
 use crate::durable::{self, point};
 use crate::journal::entry::{BatchAcceptedEntry, BatchCompletedEntry, CatalogueMark, Version4};
 use crate::model::batch::BatchId;
@@ -32,10 +33,20 @@ const VERSION: u8 = 2;
 const VERSION_BEFORE: u8 = 1;
 const MAGIC: &[u8; 8] = b"prfcata1";
 const HEAD_BYTES: usize = 8 + 8 + 8 + 4;
-const FRAME_HEAD_BYTES: usize = 4 + 4;
+/// Where in the head its checksum stands.
+const HEAD_SUM_AT: usize = 24;
 /// No record is longer.
 const RECORD_BYTES_MAX: usize = 64 << 10;
-/// So many batches go into one record of forgotten ones.
+/// The layout of a record.
+const FRAME: FrameLayout = FrameLayout {
+    has_kind: false,
+    length: LengthOf::Payload,
+    checksum: Checksum::OfAll,
+    alignment: 1,
+    payload_bytes: 1..=RECORD_BYTES_MAX,
+};
+const NO_KIND: [u8; 4] = [0; 4];
+/// How many batches go into one record of forgotten ones.
 const FORGOTTEN_MAX: usize = 512;
 
 /// What the catalogue says.
@@ -340,17 +351,19 @@ fn next_frame(file: &mut impl BufRead) -> io::Result<Frame> {
     if file.fill_buf()?.is_empty() {
         return Ok(Frame::End);
     }
-    let mut head = [0; FRAME_HEAD_BYTES];
+    let mut head = [0; FRAME.header_bytes()];
     if !fill(file, &mut head)? {
         return Ok(Frame::Flaw("a record breaks off"));
     }
-    let Some(bytes) = frame_bytes(&head) else { return Ok(Frame::Flaw("a record has an impossible length")) };
-    let mut payload = vec![0; bytes];
+    let Some(head) = FRAME.read_header(&head, Place::ANY) else {
+        return Ok(Frame::Flaw("a record has an impossible length"));
+    };
+    let mut payload = vec![0; FRAME.payload_bytes(&head)];
     if !fill(file, &mut payload)? {
         return Ok(Frame::Flaw("a record breaks off"));
     }
     Ok(match read_frame(&head, &payload) {
-        Some(record) => Frame::Record(Box::new(record), (FRAME_HEAD_BYTES + bytes) as u64),
+        Some(record) => Frame::Record(Box::new(record), FRAME.frame_bytes(&head) as u64),
         None => Frame::Flaw("a record does not match its checksum"),
     })
 }
@@ -363,27 +376,17 @@ fn fill(file: &mut impl Read, room: &mut [u8]) -> io::Result<bool> {
     }
 }
 
-fn frame_bytes(head: &[u8]) -> Option<usize> {
-    let (length, _) = head.split_first_chunk::<4>()?;
-    let bytes = usize::try_from(u32::from_le_bytes(*length)).ok()?;
-    (1..=RECORD_BYTES_MAX).contains(&bytes).then_some(bytes)
-}
-
-fn read_frame(head: &[u8], payload: &[u8]) -> Option<Record> {
-    let (length, sum) = head.split_first_chunk::<4>()?;
-    let found = crc32c::crc32c_append(crc32c::crc32c(length), payload);
-    if found.to_le_bytes() != *sum {
-        return None;
-    }
-    decode(payload).ok()
+fn read_frame(head: &FrameHeader, payload: &[u8]) -> Option<Record> {
+    if FRAME.matches(head, payload) { decode(payload).ok() } else { None }
 }
 
 /// Gives every record that verifies, wherever it stands; and the generation, if that can be told.
 fn salvage(bytes: &[u8], mut each: impl FnMut(Record)) -> u64 {
     let mut rest = bytes;
-    while let Some((head, behind)) = rest.split_at_checked(FRAME_HEAD_BYTES) {
-        let payload = frame_bytes(head).and_then(|bytes| behind.split_at_checked(bytes));
-        match payload.and_then(|(payload, behind)| Some((read_frame(head, payload)?, behind))) {
+    while let Some((head, behind)) = rest.split_at_checked(FRAME.header_bytes()) {
+        let head = FRAME.read_header(head, Place::ANY);
+        let found = head.and_then(|head| Some((head, behind.split_at_checked(FRAME.payload_bytes(&head))?)));
+        match found.and_then(|(head, (payload, behind))| Some((read_frame(&head, payload)?, behind))) {
             Some((record, behind)) => {
                 each(record);
                 rest = behind;
@@ -397,33 +400,22 @@ fn salvage(bytes: &[u8], mut each: impl FnMut(Record)) -> u64 {
 fn encode(record: &Record, out: &mut Vec<u8>) {
     let mut payload = vec![];
     let encoded: Result<(), CodecError> = codec::encode_into(VERSION, record, &mut payload);
-    let length = u32::try_from(payload.len()).ok().filter(|_| payload.len() <= RECORD_BYTES_MAX);
-    let (Ok(()), Some(length)) = (encoded, length) else {
-        // A client's code and blocked ids, a key and some numbers: it cannot be.
+    if encoded.is_err() || FRAME.put(NO_KIND, &payload, Place::ANY, out).is_none() {
+        // A record is a client's code and blocked ids, a key and some numbers. It always fits.
         tracing::error!(?record, "a record of the catalogue cannot be written");
-        return;
-    };
-    let length = length.to_le_bytes();
-    out.extend_from_slice(&length);
-    out.extend_from_slice(&crc32c::crc32c_append(crc32c::crc32c(&length), &payload).to_le_bytes());
-    out.extend_from_slice(&payload);
+    }
 }
 
-fn head(generation: u64, began: u64) -> [u8; HEAD_BYTES] {
-    let mut bytes = [0; HEAD_BYTES];
-    let (told, sum) = bytes.split_at_mut(HEAD_BYTES - 4);
-    let parts = MAGIC.iter().copied().chain(generation.to_le_bytes()).chain(began.to_le_bytes());
-    told.iter_mut().zip(parts).for_each(|(byte, part)| *byte = part);
-    sum.copy_from_slice(&crc32c::crc32c(told).to_le_bytes());
+fn head(generation: u64, began: u64) -> Vec<u8> {
+    let mut bytes = [&MAGIC[..], &generation.to_le_bytes(), &began.to_le_bytes(), &[0; 4]].concat();
+    seal(&mut bytes, HEAD_SUM_AT);
     bytes
 }
 
 fn read_head(bytes: &[u8; HEAD_BYTES]) -> Option<(u64, u64)> {
-    let (magic, rest) = bytes.split_first_chunk::<8>()?;
-    let (generation, rest) = rest.split_first_chunk::<8>()?;
-    let (began, _) = rest.split_first_chunk::<8>()?;
-    let (generation, began) = (u64::from_le_bytes(*generation), u64::from_le_bytes(*began));
-    (magic == MAGIC && *bytes == head(generation, began)).then_some((generation, began))
+    let mut fields = Fields(bytes);
+    let is_ours = fields.array()? == MAGIC && is_sealed(bytes, HEAD_SUM_AT);
+    fields.u64().zip(fields.u64()).filter(|_| is_ours)
 }
 
 /// Puts a file of another generation in the place of the one there is. Gives it and its length.
@@ -486,6 +478,15 @@ mod tests {
         assert_eq!(decode(&record).unwrap(), Record::Complete(expected, end));
         let forgotten = bytes("0101010464656d6f07");
         assert_eq!(decode(&forgotten).unwrap(), Record::Forgotten(vec![("demo".into(), 7)]));
+    }
+
+    /// The bytes as they were written before frames had one place in the code: no later program may write others.
+    #[test]
+    fn the_format_is_these_bytes() {
+        assert_eq!(head(3, 777), b"prfcata1\x03\0\0\0\0\0\0\0\x09\x03\0\0\0\0\0\0\xfc\x85\x89\xde");
+        let mut record = vec![];
+        encode(&Record::Forgotten(vec![("demo".into(), 7)]), &mut record);
+        assert_eq!(record, b"\x09\0\0\0\xb3\x1d\x37\xf1\x02\x01\x01\x04demo\x07");
     }
 
     /// What a folder's catalogue says, and whether it was found damaged.

@@ -6,6 +6,7 @@
 use super::csv::{Header, Reason, RowError};
 use super::pending::Accepted;
 use crate::durable;
+use crate::durable::record::{Fields, SumWriter};
 use crate::model::batch::{Counts, Outcome};
 use crate::model::seq::Millis;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock};
@@ -102,21 +103,20 @@ impl RowOutcome {
     }
 
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let (line, rest) = bytes.split_first_chunk()?;
-        let (offset, rest) = rest.split_first_chunk()?;
-        let [outcome, reason, column @ ..] = rest else { return None };
-        let outcome = Outcome::from_code(*outcome)?;
-        let failure = match (outcome, *reason) {
+        let mut fields = Fields(bytes);
+        let (line, offset) = (fields.u32()?, fields.u32()?);
+        let (outcome, reason, column) = (fields.u8()?, fields.u8()?, fields.u16()?);
+        let outcome = Outcome::from_code(outcome)?;
+        let failure = match (outcome, reason) {
             (Outcome::Failed, TOO_LARGE_CODE) => Some(Failure::ProfileTooLarge),
             (Outcome::Failed, UPLOAD_DAMAGED_CODE) => Some(Failure::UploadDamaged),
             (Outcome::Failed, OUTCOME_LOST_CODE) => Some(Failure::OutcomeLost),
-            (Outcome::Failed, code) => Some(Failure::Row(RowError {
-                reason: Reason::from_code(code)?,
-                column: u16::from_le_bytes(column.try_into().ok()?),
-            })),
+            (Outcome::Failed, code) => {
+                Some(Failure::Row(RowError { reason: Reason::from_code(code)?, column }))
+            }
             _ => None,
         };
-        Some(Self { line: u32::from_le_bytes(*line), offset: u32::from_le_bytes(*offset), outcome, failure })
+        Some(Self { line, offset, outcome, failure })
     }
 }
 
@@ -163,13 +163,11 @@ impl Became {
 pub fn write_outcomes(path: &Path, outcomes: &mut [RowOutcome]) -> io::Result<()> {
     outcomes.sort_unstable_by_key(|row| row.line);
     durable::replace(path, "outcomes", |file| {
-        let mut out = BufWriter::with_capacity(1 << 18, file);
-        let mut sum = 0;
+        let mut out = SumWriter::new(BufWriter::with_capacity(1 << 18, file));
         for row in outcomes.iter() {
-            let bytes = row.to_bytes();
-            sum = crc32c::crc32c_append(sum, &bytes);
-            out.write_all(&bytes)?;
+            out.write_all(&row.to_bytes())?;
         }
+        let sum = out.sum();
         out.write_all(&sum.to_le_bytes())?;
         out.write_all(MAGIC)?;
         out.flush()
@@ -338,6 +336,28 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The bytes as they were written before records had one place in the code: no later program may write others.
+    #[test]
+    fn the_format_is_these_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.outcomes");
+        let row = |line, outcome, failure| RowOutcome { line, offset: line * 10, outcome, failure };
+        let bad = RowError { reason: Reason::ALL[1], column: 3 };
+        let mut rows = vec![
+            row(9, Outcome::Failed, Some(Failure::ProfileTooLarge)),
+            row(2, Outcome::NotFound, None),
+            row(0x1234, Outcome::Failed, Some(Failure::Row(bad))),
+        ];
+        write_outcomes(&path, &mut rows).unwrap();
+        let expected = [
+            &b"\x02\0\0\0\x14\0\0\0\x02\0\0\0"[..],
+            b"\x09\0\0\0\x5a\0\0\0\x04\xff\0\0",
+            b"\x34\x12\0\0\x08\xb6\0\0\x04\x02\x03\0",
+            b"\x00\xa3\x2d\xeeprfoutc1",
+        ];
+        assert_eq!(std::fs::read(&path).unwrap(), expected.concat());
+    }
 
     #[test]
     fn outcomes_read_back_in_line_order_and_damage_is_noticed() {

@@ -457,14 +457,15 @@ fn a_call_that_panics_fails_alone() {
 /// A place that nothing runs into is one at which nobody knows what is lost.
 #[test]
 fn every_place_that_the_daemon_has_is_run_into() {
-    let begins = ["point(\"", "fail_point!(\"", "durable::replace(", "durable::replace_summed("];
+    let begins =
+        ["point(\"", "Failpoint(\"", "fail_point!(\"", "durable::replace(", "durable::replace_summed("];
     let mut found = 0;
     for file in files_below(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src")) {
         let text = std::fs::read_to_string(&file).unwrap();
         for begin in begins {
             for (at, _) in text.match_indices(begin) {
                 let name = text[at..].split('"').nth(1).unwrap();
-                // In `durable.rs` itself the name is the caller's, and the step follows.
+                // In `durable/names.rs` itself the name is the caller's, and the step follows.
                 if name.contains('{') {
                     continue;
                 }
