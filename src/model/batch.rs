@@ -1,4 +1,4 @@
-//! What a batch is: its id, the settings that shape its outcome, its rows' outcomes and their counts.
+//! A batch's id, the rules that shape its outcome, the outcomes of its rows and their counts.
 
 use super::blocked::BlockedIds;
 use super::id::{ClientCode, IdError, IdKind, visible};
@@ -6,21 +6,21 @@ use super::profile::Source;
 use super::seq::{Millis, Seq};
 use std::fmt;
 
-/// A batch's public name. It is made of its client and its seq and of nothing else, so an attribute's seq names the
-/// batch that set it for as long as the attribute lives. Looks like Adobe's: `demo-1701473848678-13029383`.
+/// A batch's public name, built from its client and its seq alone. Each attribute keeps the seq of its last write, so
+/// it always names the batch that set it. The form is Adobe's: `demo-1701473848678-13029383`.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct BatchId {
-    /// Whose batch.
+    /// The client that sent the batch.
     pub client: ClientCode,
-    /// Its place in the order.
+    /// The batch's place in the order of all writes (R3).
     pub seq: Seq,
 }
 
-/// What the last part of a batch id begins at, so that it has eight digits as Adobe's do.
+/// Added to the counter in a batch id, so that this part has eight digits like Adobe's.
 const BATCH_NUMBER_BASE: u64 = 10_000_000;
 
 impl BatchId {
-    /// Reads an id; `None` if it cannot be one of ours.
+    /// Parses a batch id. `None` if this program cannot have produced the text.
     pub fn parse(text: &str) -> Option<Self> {
         let (rest, number) = text.rsplit_once('-')?;
         let (client, millis) = rest.rsplit_once('-')?;
@@ -45,97 +45,98 @@ impl fmt::Debug for BatchId {
     }
 }
 
-/// What a client calls one sending of a batch, so that sending it again is no second batch.
+/// The `Idempotency-Key` of an upload. A second upload with the same key is answered with the first one's batch.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct IdempotencyKey(String);
 
-/// The most characters of an [`IdempotencyKey`].
+/// The most characters in an [`IdempotencyKey`].
 pub const KEY_CHARS_MAX: usize = 255;
 
 impl IdempotencyKey {
-    /// How long a key is remembered, in milliseconds.
+    /// How long the daemon remembers a key, in milliseconds.
     pub const LASTS_MS: u64 = 24 * 60 * 60 * 1000;
 
-    /// Checks a key: visible ASCII, not too long.
+    /// Checks a key: 1 to [`KEY_CHARS_MAX`] visible ASCII characters.
     pub fn new(text: &str) -> Option<Self> {
         let right =
             (1..=KEY_CHARS_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
         right.then(|| Self(text.to_owned()))
     }
 
-    /// As it was sent.
+    /// The key, as the client sent it.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// What consecutive v2 batches do to each other (R7).
+/// How a v2 batch treats the values of earlier v2 batches (R7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ConsecutiveV2 {
-    /// The later one overrides, per attribute.
+    /// The later batch overrides the earlier one attribute by attribute.
     #[default]
     Merge,
-    /// The later one's values replace all that earlier ones set since the visitor's last site call: Adobe's caveat.
+    /// The later batch replaces all values that v2 batches set since the visitor's last site call. Adobe documents
+    /// this.
     Replace,
 }
 
-/// How a batch file's raw characters are read: those that stand unencoded where they ought not.
+/// How strictly a batch file is read where it holds characters that should have been encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum BatchReading {
-    /// Each for itself: an escape that is none fails its row, and an ampersand is one.
+    /// Lenient: an invalid escape fails its row only, and a stray ampersand is text.
     #[default]
     Kind,
-    /// As Adobe reads them: an escape that is none refuses the batch, and an ampersand ends it.
+    /// Like Adobe: an invalid escape rejects the batch, and a stray ampersand ends it.
     Adobe,
 }
 
-/// By which rules a batch's rows are read. They have changed, and whatever they become, a batch is read by those of the
-/// program that accepted it (R4). A clone is cheap.
+/// The rules for reading a batch's rows. The rules have changed between versions; each batch keeps the rules of the
+/// version that accepted it (R4). Cloning is cheap.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RowReading {
     rules: RowRules,
     blocked: BlockedIds,
 }
 
-/// Each version of the rules. The codes are stored and never change their meaning; nor does what is blocked by default
-/// under one.
+/// The versions of the reading rules. The codes are stored, so a code never changes its meaning, and the default list
+/// of blocked ids under a code never changes either.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(u8)]
 enum RowRules {
-    /// A quote takes in all that follows up to the next one; whatever follows the dot of a `pcId` is a location hint; a
-    /// line of commas is a row, and so is a Ctrl-Z; invisible characters are part of an id; no id is blocked.
+    /// A quote extends to the next quote, even across lines; anything after the dot of a `pcId` is a location hint; a
+    /// line of commas or a Ctrl-Z is a row; invisible characters are part of an id; no id is blocked.
     First = 0,
-    /// As the head of `batch::csv` says.
+    /// The rules in the head of `batch::csv`.
     #[default]
     Second = 1,
 }
 
-/// Why a row's key is no id.
+/// Why a row's key is not a valid visitor id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyError {
-    /// It is not well-formed.
+    /// The text breaks the rules for this kind of id (R1).
     Illegal(IdError),
-    /// It stands for nobody.
+    /// The text is a placeholder such as `undefined` that identifies nobody.
     Blocked,
 }
 
 impl RowReading {
-    /// As of now, with these ids blocked.
+    /// Today's rules, with these ids blocked.
     pub fn now(blocked: BlockedIds) -> Self {
         Self { rules: RowRules::default(), blocked }
     }
 
-    /// As before batches said how they are read.
+    /// The rules of versions that did not store reading rules with a batch.
     pub fn before() -> Self {
         Self { rules: RowRules::First, blocked: BlockedIds::none() }
     }
 
-    /// What is stored of it: the code of the rules, and the blocked ids if they are not those by default.
+    /// The stored form: the code of the rules, and the blocked ids if they differ from the default list.
     pub fn stored(&self) -> (u8, Option<&[Box<str>]>) {
         (self.rules as u8, self.blocked.own().filter(|_| !self.is_before()))
     }
 
-    /// What was stored of one; `None` if no program before this one wrote it.
+    /// Restores reading rules from their stored form. `None` if a later version of the program wrote them.
     pub fn from_stored(code: u8, own: Option<Vec<Box<str>>>) -> Option<Self> {
         const FIRST: u8 = RowRules::First as u8;
         const SECOND: u8 = RowRules::Second as u8;
@@ -147,17 +148,17 @@ impl RowReading {
         }
     }
 
-    /// Whether it is that of before batches said how they are read.
+    /// Whether these are the rules of versions that did not store reading rules with a batch.
     pub fn is_before(&self) -> bool {
         self.rules == RowRules::First
     }
 
-    /// What of a text is looked at as an id: all of it, but for what nobody sees around it.
+    /// The part of the text that is checked as an id: without invisible characters at either end.
     pub fn key<'t>(&self, text: &'t str) -> &'t str {
         if self.is_before() { text } else { visible(text) }
     }
 
-    /// Checks a row's key, and gives the part of it that is the id.
+    /// Checks a row's key and returns the part of it that is the id.
     pub fn check<'t>(&self, kind: IdKind, text: &'t str) -> Result<&'t str, KeyError> {
         let checked = if self.is_before() {
             kind.check_as_before(text)
@@ -173,62 +174,62 @@ impl RowReading {
 /// What an empty value in a row does (R6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum EmptyValues {
-    /// Nothing: it neither clears nor touches.
+    /// The attribute stays as it is.
     #[default]
     Ignore,
-    /// It removes the attribute: `?emptyValues=remove`.
+    /// The attribute is removed: `?emptyValues=remove`.
     Remove,
 }
 
-/// All that shapes a batch's outcome besides its rows: carried by its journal entry, never read from today's
-/// configuration (R4).
+/// Everything except the rows that shapes a batch's outcome. The batch's journal entry carries it, so a later change of
+/// the configuration does not change the batch (R4).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BatchRules {
-    /// The batch's place in the order.
+    /// The batch's place in the order of all writes (R3).
     pub seq: Seq,
-    /// v1 or v2.
+    /// Batch v1 or batch v2.
     pub source: Source,
     /// Whether a row for an unknown visitor creates a profile (R5).
     pub creates: bool,
-    /// What it does to earlier v2 batches' values (R7).
+    /// How the batch treats values of earlier v2 batches (R7).
     pub consecutive_v2: ConsecutiveV2,
     /// What empty values do (R6).
     pub empty_values: EmptyValues,
-    /// How long a profile lives without site calls (R11).
+    /// How long a profile lives after its last site call, in milliseconds (R11).
     pub lifetime_ms: u64,
-    /// The most a profile's names and values may come to (R9).
+    /// The limit on a profile's visible names and values, in bytes (R9).
     pub max_profile_bytes: usize,
-    /// By which rules its rows are read, and which ids fail one.
+    /// How the rows are read, and which ids are blocked.
     pub reading: RowReading,
 }
 
 impl BatchRules {
-    /// Whether its values go to the layer that a later batch can replace (R7).
+    /// Whether the batch writes to the layer, which a later batch can replace (R7).
     pub fn writes_layer(&self) -> bool {
         self.source == Source::BatchV2 && self.consecutive_v2 == ConsecutiveV2::Replace
     }
 }
 
-/// What became of a row.
+/// The outcome of one row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// The visitor's profile has it.
+    /// The row changed an existing profile.
     Updated,
-    /// It made the visitor's profile, where creation is on (R5).
+    /// The row created a profile, because the batch creates profiles (R5).
     Created,
     /// The visitor had no profile at the batch's place in the order (R5).
     NotFound,
-    /// It brought nothing but empty values (R6).
+    /// The row had only empty values (R6).
     Ignored,
-    /// It could not be applied: not well-formed, or the profile would have grown too large (R9).
+    /// The row was not valid, or the profile would have become too large (R9).
     Failed,
 }
 
 impl Outcome {
-    /// All there are, in the order of their codes.
+    /// All outcomes, in the order of their codes.
     pub const ALL: [Self; 5] = [Self::Updated, Self::Created, Self::NotFound, Self::Ignored, Self::Failed];
 
-    /// The byte that stands for it in stored bytes.
+    /// The outcome's stored byte.
     pub const fn code(self) -> u8 {
         match self {
             Self::Updated => 0,
@@ -239,12 +240,12 @@ impl Outcome {
         }
     }
 
-    /// What a stored byte stands for.
+    /// The outcome for a stored byte.
     pub fn from_code(code: u8) -> Option<Self> {
         Self::ALL.get(usize::from(code)).copied()
     }
 
-    /// What the APIs call it.
+    /// The outcome's name in the APIs.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Updated => "updated",
@@ -256,33 +257,33 @@ impl Outcome {
     }
 }
 
-/// How many rows had which outcome.
+/// The number of rows per outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct Counts {
-    /// Rows that changed a profile.
+    /// Rows that changed an existing profile.
     pub updated: u64,
-    /// Rows that made one.
+    /// Rows that created a profile.
     pub created: u64,
-    /// Rows for visitors without one.
+    /// Rows for visitors without a profile.
     pub not_found: u64,
-    /// Rows of nothing but empty values.
+    /// Rows with only empty values.
     pub ignored: u64,
     /// Rows that could not be applied.
     pub failed: u64,
 }
 
 impl Counts {
-    /// Counts one more row.
+    /// Counts one more row with this outcome.
     pub fn add(&mut self, outcome: Outcome) {
         *self.of_mut(outcome) += 1;
     }
 
-    /// All rows counted.
+    /// The number of all rows.
     pub fn total(&self) -> u64 {
         self.updated + self.created + self.not_found + self.ignored + self.failed
     }
 
-    /// Both counts in one.
+    /// The sum of both counts.
     pub fn plus(mut self, other: &Self) -> Self {
         for outcome in Outcome::ALL {
             *self.of_mut(outcome) += other.of(outcome);
@@ -290,7 +291,7 @@ impl Counts {
         self
     }
 
-    /// What came since earlier counts of the same rows.
+    /// The rows counted since `earlier`, which is an earlier state of the same counts.
     pub fn since(mut self, earlier: &Self) -> Self {
         for outcome in Outcome::ALL {
             *self.of_mut(outcome) -= earlier.of(outcome);
@@ -298,7 +299,7 @@ impl Counts {
         self
     }
 
-    /// How many had this outcome.
+    /// The number of rows with this outcome.
     pub fn of(&self, outcome: Outcome) -> u64 {
         match outcome {
             Outcome::Updated => self.updated,

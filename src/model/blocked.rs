@@ -1,13 +1,14 @@
-//! Ids that are none: what a page's script or an export writes where there is nobody, so that all who are logged out would
-//! be one visitor.
+//! Blocked ids: placeholders such as `undefined` that scripts and exports write when there is no id. Accepting them
+//! would merge all logged-out visitors into one.
 
 use std::sync::Arc;
 
 use super::id::{IdKind, visible};
 
-/// What stands for nobody, in lower case: words of programming languages and spreadsheets, and those that Segment (Unify,
-/// "Identity resolution settings": `-1`, `null`, `anonymous`) and PostHog (its ingestion's `isDistinctIdIllegal`) block
-/// by default, as far as they can be no honest id. PostHog's `id`, `email` and `guest` can be one.
+/// The texts blocked by default, in lower case: the "no value" words of programming languages and spreadsheets, and
+/// those that Segment (Unify, "Identity resolution settings": `-1`, `null`, `anonymous`) and PostHog
+/// (`isDistinctIdIllegal` in its ingestion) block by default. PostHog's `id`, `email` and `guest` are missing here,
+/// because they can be real ids.
 const WORDS: [&str; 13] = [
     "undefined",
     "null",
@@ -24,49 +25,49 @@ const WORDS: [&str; 13] = [
     "not_authenticated",
 ];
 
-/// The longest of them, in bytes, with quotes around it.
+/// The length of the longest word with quotes around it, in bytes.
 const WORD_BYTES_MAX: usize = 17;
 
-/// How many ids a list may have.
+/// The most ids in a client's list.
 pub const BLOCKED_IDS_MAX: usize = 100;
-/// How many bytes a list's ids may have together, in lower case: each batch's journal entry has the list.
+/// The most bytes of a client's list, in lower case. Each batch's journal entry carries the list.
 pub const BLOCKED_BYTES_MAX: usize = 4096;
 
-/// A client's `blocked_ids`. A clone is cheap.
+/// The blocked ids of a client (the setting `blocked_ids`). Cloning is cheap.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct BlockedIds(List);
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 enum List {
-    /// What is blocked by default.
+    /// The default list.
     #[default]
     Default,
     Own(Arc<Own>),
 }
 
-/// A list of one's own.
+/// A client's own list.
 #[derive(Debug, PartialEq, Eq)]
 struct Own {
-    /// In lower case.
+    /// The ids, in lower case.
     ids: Box<[Box<str>]>,
-    /// How many characters the longest has.
+    /// The length of the longest id, in characters.
     chars_max: usize,
-    /// Which ASCII characters one of them begins with, a bit for each.
+    /// The ASCII characters that some id starts with, one bit each.
     first: u128,
 }
 
-/// What a letter is in lower case. Letter by letter, so that comparing needs no memory.
+/// Maps the text to lower case character by character, so that a comparison allocates nothing.
 fn lower(text: &str) -> impl Iterator<Item = char> {
     text.chars().flat_map(char::to_lowercase)
 }
 
 impl BlockedIds {
-    /// Nothing at all is blocked.
+    /// Blocks no id.
     pub fn none() -> Self {
         Self::these([""; 0])
     }
 
-    /// These instead of what is blocked by default; none at all are fine.
+    /// Blocks these ids instead of the default list. The list may be empty.
     pub fn these(ids: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         let ids =
             ids.into_iter().map(|id| lower(visible(id.as_ref()).trim()).collect::<String>().into_boxed_str());
@@ -80,7 +81,7 @@ impl BlockedIds {
         })))
     }
 
-    /// The list, if it is not what is blocked by default.
+    /// The client's own list; `None` for the default list.
     pub fn own(&self) -> Option<&[Box<str>]> {
         match &self.0 {
             List::Default => None,
@@ -88,21 +89,21 @@ impl BlockedIds {
         }
     }
 
-    /// How many bytes the list's ids have together.
+    /// The total length of the client's own list, in bytes.
     pub fn bytes(&self) -> usize {
         self.own().unwrap_or_default().iter().map(|id| id.len()).sum()
     }
 
-    /// Whether this text is blocked as an id of that kind, in whatever case, and with quotes around it, as PostHog saw them.
+    /// Whether the text is blocked as an id of this kind. Case and surrounding quotes do not matter; PostHog met both.
     pub fn block(&self, kind: IdKind, text: &str) -> bool {
-        // A location hint may follow.
+        // A location hint may follow the id.
         let hinted = || kind == IdKind::Pc && text.contains('.');
         self.has(text) || (hinted() && kind.check(visible(text)).is_ok_and(|id| self.has(id)))
     }
 
     fn has(&self, text: &str) -> bool {
         let text = visible(text).trim();
-        // Most ids are told from all of these by their first letter, or their length.
+        // The first letter or the length rules out most ids.
         match (&self.0, text.as_bytes().first()) {
             (_, None) => false,
             (_, Some(b'"' | b'\'')) => self.has_bare(unquoted(text)),
@@ -123,7 +124,7 @@ impl BlockedIds {
     fn has_bare(&self, text: &str) -> bool {
         match &self.0 {
             List::Own(own) => {
-                // A letter may become several in lower case, and never none.
+                // In lower case a character may become several, but never zero.
                 text.chars().nth(own.chars_max).is_none()
                     && own.ids.iter().any(|id| lower(text).eq(id.chars()))
             }
@@ -135,7 +136,7 @@ impl BlockedIds {
     }
 }
 
-/// What stands in quotes, if anything does.
+/// The text inside the quotes; the whole text if there are no quotes.
 fn unquoted(text: &str) -> &str {
     let quoted = ['"', '\''].iter().find_map(|quote| text.strip_prefix(*quote)?.strip_suffix(*quote));
     quoted.unwrap_or(text).trim()

@@ -1,11 +1,14 @@
-//! Many rows of one batch for one visitor, folded in at the cost of what they come to and not of their number.
+//! Applies many rows of one batch for one visitor at once. The cost depends on the number of attributes, not of rows.
 //!
-//! Promises: whatever is stored, whatever the rules and the rows, what [`BundleFold`] makes of them, and of each row, is
-//! what [`fold`](super::update::fold) does. It can, for three things hold of well-formed rows of one batch. Each attribute
-//! ends as the last row that names it says; only in replace mode must it be known, too, whether any row removed it, for a
-//! removal reaches through the layer (R7). All values have one seq and one source. And no row fails (R9) if what stands
-//! and the longest value of each attribute together stay within the limit; where they may not, the rows are judged one by
-//! one, by lengths alone.
+//! Promise: for every stored value, rules and rows, [`BundleFold`] has the same result as
+//! [`fold`](super::update::fold), and gives each row the same outcome. Three facts about valid rows of one batch make
+//! that possible:
+//!
+//! - Each attribute ends with the value of the last row that names it. Replace mode also needs to know whether any row
+//!   removed the attribute, because a removal reaches through the layer (R7).
+//! - All values have the same seq and the same source.
+//! - No row fails (R9) if the profile plus the longest value of each attribute stays within the limit. If it may not,
+//!   the rows are checked one by one, by lengths alone.
 
 use super::batch::{BatchRules, EmptyValues, Outcome};
 use super::profile::{Attribute, Profile, Stored, StoredBytes};
@@ -13,33 +16,33 @@ use super::update::{Cell, done, write_row};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// What rows come to that stand one behind the other among those of one id.
+/// A summary of consecutive rows of one id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stretch {
-    /// The first row's line.
+    /// The line of the first row.
     pub first: u32,
-    /// The last row's.
+    /// The line of the last row.
     pub last: u32,
-    /// How many rows.
+    /// The number of rows.
     pub rows: u32,
-    /// The names and the longest values of all attributes that any of them sets, in bytes.
+    /// The bytes of the names and the longest values of all attributes that the rows set.
     pub bytes_max: u64,
 }
 
-/// What the rows of a stretch do to one attribute.
+/// The combined effect of a stretch of rows on one attribute.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Effect {
-    /// Which, by its number in the header.
+    /// The attribute's number in the header.
     pub column: u32,
-    /// The line that names it last.
+    /// The last line that names the attribute.
     pub line: u32,
-    /// Whether any of them removes it.
+    /// Whether any row removes the attribute.
     pub removed: bool,
-    /// What it then is; nothing if it is removed last.
+    /// The attribute's final value; `None` if the last row removes it.
     pub value: Option<String>,
 }
 
-/// Merges rows of one id, in line order.
+/// Merges the rows of one id, in the order of their lines.
 #[derive(Debug, Default)]
 pub struct Merger {
     stretch: Option<Stretch>,
@@ -51,13 +54,13 @@ struct Merging {
     line: u32,
     removed: bool,
     value: Option<String>,
-    /// The most that it comes to, name and all; nothing as long as it is only removed.
+    /// The name plus the longest value, in bytes; 0 while rows only remove the attribute.
     bytes_max: u64,
 }
 
 impl Merger {
-    /// Takes the next row. Gives the stretch before it if the row would make that one come to more than `bytes_max`; so a
-    /// row that comes to more by itself is a stretch of its own.
+    /// Adds the next row. Returns the finished stretch if the row would push it past `bytes_max`. So a row that is
+    /// longer than `bytes_max` by itself gets a stretch of its own.
     pub fn push(
         &mut self,
         line: u32,
@@ -99,7 +102,7 @@ impl Merger {
         before
     }
 
-    /// The stretch so far, if there is one.
+    /// Returns the last stretch; `None` if there were no rows.
     pub fn finish(&mut self) -> Option<(Stretch, Vec<Effect>)> {
         let stretch = self.stretch.take()?;
         let effects = std::mem::take(&mut self.effects).into_iter();
@@ -113,39 +116,40 @@ impl Merger {
     }
 }
 
-/// A header has far fewer columns than this can tell.
+/// The column as a `u32`. A header never has more columns than that.
 fn number(column: usize) -> Option<u32> {
     u32::try_from(column).ok()
 }
 
-/// The rows of one batch for one visitor being folded in.
+/// Applies the rows of one batch to one visitor's profile.
 #[derive(Debug)]
 pub struct BundleFold<'a> {
     rules: &'a BatchRules,
     names: &'a [Box<str>],
     profile: Option<Profile<'a>>,
-    /// What shows once a row was applied, were it not for what the rows say; by name.
+    /// The attributes that are visible below the rows' own values, sorted by name.
     beneath: Vec<Attribute<'a>>,
-    /// What shows before any row is applied, in bytes: less or more than `visible` where a layer goes (R7).
+    /// The visible bytes before any row is applied. Differs from `visible` where the batch merges or drops a layer
+    /// (R7).
     visible_before: u64,
-    /// What shows once a row is applied, in bytes.
+    /// The visible bytes after the rows applied so far.
     visible: u64,
     columns: BTreeMap<u32, Column>,
     applied: bool,
 }
 
-/// What the rows said of one attribute so far.
+/// What the rows so far did to one attribute.
 #[derive(Debug, Default)]
 struct Column {
     line: u32,
     removed: bool,
     value: Option<String>,
-    /// What shows of it now, in bytes.
+    /// The visible bytes of this attribute now.
     bytes: u64,
 }
 
 impl<'a> BundleFold<'a> {
-    /// Begins on what is stored under the visitor's canonical key; `None` if the batch's rows are in already.
+    /// Starts from the stored value under the visitor's canonical key. `None` if the value already contains the batch.
     pub fn begin(stored: Option<Stored<'a>>, rules: &'a BatchRules, names: &'a [Box<str>]) -> Option<Self> {
         if stored.as_ref().is_some_and(|stored| stored.through() >= rules.seq) {
             return None;
@@ -176,18 +180,18 @@ impl<'a> BundleFold<'a> {
         })
     }
 
-    /// Whether no row finds anybody (R5).
+    /// Whether every row gets the outcome `not_found` (R5).
     pub fn finds_nobody(&self) -> bool {
         self.profile.is_none() && !self.rules.creates
     }
 
-    /// Whether rows that come to so much can all be applied, whatever their order (R9).
+    /// Whether rows of `bytes_max` bytes together fit the limit, in any order (R9).
     pub fn takes(&self, bytes_max: u64) -> bool {
         self.visible.saturating_add(bytes_max) <= self.rules.max_profile_bytes as u64
     }
 
-    /// Applies what stretches come to that [`takes`](Self::takes) allows, all of them behind what was applied before.
-    /// Gives what became of the row on the first line; all others were updated.
+    /// Applies stretches that [`takes`](Self::takes) allows. They must follow the rows applied before. Returns the
+    /// outcome of the first line's row; all other rows are updated.
     pub fn stretches(&mut self, effects: impl IntoIterator<Item = Effect>) -> Outcome {
         for effect in effects {
             let bytes = effect.value.as_ref().map_or(0, |value| self.bytes(effect.column, value));
@@ -196,7 +200,7 @@ impl<'a> BundleFold<'a> {
                 ..Column::default()
             });
             column.removed |= effect.removed;
-            // Those of several ids come one after the other, though their lines are mixed.
+            // Several ids of one visitor come one after the other, though their lines are mixed.
             if effect.line >= column.line {
                 self.visible = (self.visible + bytes).saturating_sub(column.bytes);
                 *column = Column { line: effect.line, removed: column.removed, value: effect.value, bytes };
@@ -205,7 +209,7 @@ impl<'a> BundleFold<'a> {
         self.now_applied()
     }
 
-    /// Judges and applies one row: its cells by the numbers of their attributes, removed ones empty.
+    /// Checks and applies one row. Each cell has its attribute's number; an empty value removes the attribute.
     pub fn row(&mut self, line: u32, cells: &[(usize, &str)]) -> Outcome {
         let removes = self.rules.empty_values == EmptyValues::Remove;
         let brought = || {
@@ -259,12 +263,12 @@ impl<'a> BundleFold<'a> {
         (name_of(self.names, column).len() + value.len()) as u64
     }
 
-    /// The attributes that rows named, so far.
+    /// The names of the attributes that rows have set or removed so far.
     pub fn named(&self) -> impl Iterator<Item = &'a str> {
         self.columns.keys().map(|column| name_of(self.names, *column))
     }
 
-    /// What then is to be stored; `None` if the rows change nothing.
+    /// The value to store; `None` if the rows change nothing.
     pub fn finish(self) -> Option<StoredBytes> {
         if !self.applied {
             return None;
@@ -287,7 +291,7 @@ fn name_of(names: &[Box<str>], column: u32) -> &str {
     usize::try_from(column).ok().and_then(|column| names.get(column)).map_or("", |name| name)
 }
 
-/// What shows of an attribute, in bytes.
+/// The visible bytes of one attribute.
 fn shown(beneath: &[Attribute<'_>], names: &[Box<str>], column: u32) -> u64 {
     let name = name_of(names, column);
     let at = beneath.binary_search_by(|held| held.name.cmp(name)).ok();

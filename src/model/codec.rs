@@ -1,21 +1,21 @@
-//! The one door to bincode: what is serialised as a whole goes through here, behind a version byte. bincode is
-//! pinned at 1.3.3, which its authors call complete.
+//! The only user of bincode. Each value it writes starts with a version byte. bincode stays at 1.3.3, which its authors
+//! consider complete.
 
 use bincode::Options;
 use serde::{Serialize, de::DeserializeOwned};
 
-/// Why bytes could not be read back.
+/// Why stored bytes cannot be decoded.
 #[derive(Debug, thiserror::Error)]
 pub enum CodecError {
-    /// Written by a later version of the program.
+    /// A later version of the program wrote the bytes.
     #[error("format version {found}; this program reads version {expected}")]
     Version {
-        /// What the bytes begin with.
+        /// The version byte found.
         found: u8,
-        /// What they should begin with.
+        /// The version that this program reads.
         expected: u8,
     },
-    /// Not what it should be.
+    /// The bytes do not decode to the expected type.
     #[error("damaged: {0}")]
     Damaged(String),
 }
@@ -24,13 +24,13 @@ fn options() -> impl Options {
     bincode::DefaultOptions::new().with_varint_encoding().reject_trailing_bytes()
 }
 
-/// Appends a value's bytes, behind a version byte.
+/// Appends a version byte and the encoded value.
 pub fn encode_into<T: Serialize>(version: u8, value: &T, out: &mut Vec<u8>) -> Result<(), CodecError> {
     out.push(version);
     options().serialize_into(out, value).map_err(|error| CodecError::Damaged(error.to_string()))
 }
 
-/// Reads a value back; never allocates more than the bytes there are can justify.
+/// Decodes a value. Allocates no more than the number of bytes can justify.
 pub fn decode<T: DeserializeOwned>(version: u8, bytes: &[u8]) -> Result<T, CodecError> {
     let (&found, rest) = bytes.split_first().ok_or_else(|| CodecError::Damaged("nothing there".into()))?;
     if found != version {

@@ -1,7 +1,7 @@
-//! Who a profile belongs to: client codes, the three kinds of visitor id, and the keys made of them.
+//! Client codes, the three kinds of visitor id, and the keys built from them.
 //!
-//! Promises: an id that exists as a type has been checked (R1), and two different (client, kind, id) triples never
-//! share a key, because the client is length-prefixed.
+//! Promises: every id in one of these types has been checked (R1). Two different (client, kind, id) triples never share
+//! a key, because the key starts with the length of the client code.
 
 use std::fmt;
 
@@ -11,35 +11,36 @@ pub const CLIENT_CODE_CHARS_MAX: usize = 64;
 pub const PC_ID_CHARS_MAX: usize = 128;
 /// The longest `thirdPartyId`, in characters (R1).
 pub const THIRD_PARTY_ID_CHARS_MAX: usize = 256;
-/// The longest ECID, in characters; Adobe's are 38 digits.
+/// The longest ECID, in characters. Adobe's ECIDs are 38 digits.
 pub const ECID_CHARS_MAX: usize = 128;
 
-/// Why a piece of text is not an id. Displays as the end of a sentence that quotes the text.
+/// Why a text is not a valid id. The message completes a sentence that quotes the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
-    /// Nothing there.
+    /// The text is empty.
     #[error("it is empty")]
     Empty,
-    /// More characters than the kind of id takes.
+    /// The text has too many characters for this kind of id.
     #[error("it has more than {max} characters")]
     TooLong {
-        /// The most it may have.
+        /// The most characters for this kind of id.
         max: usize,
     },
-    /// A character this kind of id must not hold.
+    /// The text contains a character that this kind of id does not allow.
     #[error("'{}' is not allowed", .0.escape_default())]
     Forbidden(char),
-    /// A `pcId` with a dot that no location hint follows: what was cut off there would be part of another's id.
+    /// A `pcId` has a dot without a location hint after it. Cutting the text at the dot could give another visitor's
+    /// id.
     #[error("a dot may stand only before a location hint, digits or digits_digits as in \".28_0\"")]
     Dot,
 }
 
-/// A tenant: Adobe's `clientCode`. 1–64 of `A–Z a–z 0–9 _ - .`, so that it can stand in a path and in a batch id.
+/// A tenant: Adobe's `clientCode`. 1 to 64 of `A–Z a–z 0–9 _ - .`, so that it can be part of a path and of a batch id.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClientCode(Box<str>);
 
 impl ClientCode {
-    /// Checks and takes a client code.
+    /// Checks a client code.
     pub fn new(text: &str) -> Result<Self, IdError> {
         length(text, CLIENT_CODE_CHARS_MAX)?;
         match text.chars().find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))) {
@@ -54,19 +55,19 @@ impl ClientCode {
     }
 }
 
-/// Which of the three name spaces an id lives in.
+/// The three kinds of visitor id. Each has its own namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum IdKind {
-    /// Target's own visitor id: `pcId`, also called `tntId` and `mboxPC`.
+    /// Target's visitor id: `pcId`, also called `tntId` and `mboxPC`.
     Pc,
-    /// The company's id: `thirdPartyId`, `mbox3rdPartyId` in mbox calls.
+    /// The company's id: `thirdPartyId`, in mbox calls `mbox3rdPartyId`.
     ThirdParty,
     /// The Experience Cloud id: `marketingCloudVisitorId`.
     Ecid,
 }
 
 impl IdKind {
-    /// The byte that stands for the kind in stored bytes.
+    /// The kind's stored byte.
     pub const fn code(self) -> u8 {
         match self {
             Self::Pc => 1,
@@ -75,7 +76,7 @@ impl IdKind {
         }
     }
 
-    /// The kind a stored byte stands for.
+    /// The kind for a stored byte.
     pub const fn from_code(code: u8) -> Option<Self> {
         match code {
             1 => Some(Self::Pc),
@@ -85,7 +86,7 @@ impl IdKind {
         }
     }
 
-    /// What the APIs call it.
+    /// The kind's name in the APIs.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Pc => "pcId",
@@ -94,7 +95,7 @@ impl IdKind {
         }
     }
 
-    /// Checks `text` as an id of this kind and gives the part of it that is the id: a `pcId` loses its location hint.
+    /// Checks `text` as an id of this kind. Returns the id itself: a `pcId` loses its location hint.
     pub fn check(self, text: &str) -> Result<&str, IdError> {
         match self {
             Self::Pc => {
@@ -107,8 +108,8 @@ impl IdKind {
         }
     }
 
-    /// The same as versions of the program did it that took whatever followed the one dot for a location hint: the rows
-    /// of batches that they accepted go by it (R4).
+    /// Checks `text` by the rules of earlier versions, which took anything after the one dot for a location hint. Rows
+    /// of batches that those versions accepted keep these rules (R4).
     pub fn check_as_before(self, text: &str) -> Result<&str, IdError> {
         match self {
             Self::Pc => {
@@ -135,8 +136,8 @@ impl IdKind {
     }
 }
 
-/// The text of an id without what nobody sees around it, and the spaces beside that: it comes with copied text, out of
-/// spreadsheets, from the start of a file. Spaces alone stay: to a caller they may be part of an id.
+/// Trims invisible characters from both ends of an id, and spaces next to them. Copied text and spreadsheets contain
+/// them. An end with only spaces stays as it is, because a caller's id may contain spaces.
 pub fn visible(text: &str) -> &str {
     let bytes = text.as_bytes();
     if bytes.first().is_none_or(u8::is_ascii_graphic) && bytes.last().is_none_or(u8::is_ascii_graphic) {
@@ -151,20 +152,20 @@ pub fn visible(text: &str) -> &str {
     if behind.contains(is_invisible) { without } else { text }
 }
 
-/// Whether nobody sees this character, or nobody can tell it from a space; but for the space, and for control characters,
-/// which no id holds.
+/// Whether the character is invisible or looks like a space. False for the space itself, and for control characters,
+/// which no id may contain.
 pub const fn is_invisible(c: char) -> bool {
     matches!(
         c,
         // Spaces.
         '\u{a0}' | '\u{1680}' | '\u{2000}'..='\u{200a}' | '\u{2028}' | '\u{2029}' | '\u{202f}' | '\u{205f}' | '\u{3000}'
-        // Without a width: a soft hyphen, joiners, marks of the direction of writing, a byte order mark.
+        // Characters without width: the soft hyphen, joiners, direction marks, the byte order mark.
         | '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
         | '\u{2060}'..='\u{2064}' | '\u{2066}'..='\u{206f}' | '\u{feff}'
     )
 }
 
-/// Whether Target tells by this where a visitor's profile is: `28_0`, `01_00`, `01`.
+/// Whether the text is a location hint, by which Target finds a visitor's profile: `28_0`, `01_00`, `01`.
 fn is_location_hint(text: &str) -> bool {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     match text.split_once('_') {
@@ -177,7 +178,7 @@ fn length(text: &str, max: usize) -> Result<(), IdError> {
     if text.is_empty() {
         return Err(IdError::Empty);
     }
-    // A text of `max` bytes has at most `max` characters, so most ids are never counted.
+    // A text of `max` bytes has at most `max` characters, so most ids need no count.
     if text.len() > max && text.chars().count() > max {
         return Err(IdError::TooLong { max });
     }
@@ -191,7 +192,7 @@ fn no_control(text: &str) -> Result<(), IdError> {
     }
 }
 
-/// One id of one visitor: its kind and its checked text.
+/// One visitor id: its kind and its checked text.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct VisitorId {
     kind: IdKind,
@@ -199,48 +200,48 @@ pub struct VisitorId {
 }
 
 impl VisitorId {
-    /// Checks and takes an id of the given kind.
+    /// Checks an id of this kind.
     pub fn new(kind: IdKind, text: &str) -> Result<Self, IdError> {
         Ok(Self { kind, id: kind.check(text)?.into() })
     }
 
-    /// Checks an id as a caller sent it: without what nobody sees around it.
+    /// Checks an id from a request, without invisible characters at either end.
     pub fn sent(kind: IdKind, text: &str) -> Result<Self, IdError> {
         Self::new(kind, visible(text))
     }
 
-    /// Its kind.
+    /// The kind of id.
     pub fn kind(&self) -> IdKind {
         self.kind
     }
 
-    /// The id alone.
+    /// The id's text.
     pub fn as_str(&self) -> &str {
         &self.id
     }
 
-    /// The key it has within a client.
+    /// The id's key within a client.
     pub fn key(&self, client: &ClientCode) -> Key {
         Key::new(client, self.kind, &self.id)
     }
 }
 
-/// Set in the byte of an id's kind: the key is that of the id's erasure mark.
+/// Added to the kind byte in the key of an erasure mark.
 const ERASURE_MARK: u8 = 0x80;
 
-/// The canonical bytes under which something is stored: client length, client, kind, id.
+/// The bytes under which the store keeps a value: length of the client code, client code, kind, id.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key(Box<[u8]>);
 
 impl Key {
-    /// The key of an id. The id must have been checked.
+    /// The key of an id. The caller has checked the id.
     pub fn new(client: &ClientCode, kind: IdKind, id: &str) -> Self {
         let mut bytes = Vec::with_capacity(2 + client.0.len() + id.len());
         Self::write_to(&mut bytes, client, kind, id);
         Self(bytes.into_boxed_slice())
     }
 
-    /// Appends the bytes of a key to a buffer, for callers that build many.
+    /// Appends a key's bytes to a buffer, for callers that build many keys.
     pub fn write_to(bytes: &mut Vec<u8>, client: &ClientCode, kind: IdKind, id: &str) {
         // A checked client code has at most 64 ASCII characters.
         bytes.push(u8::try_from(client.0.len()).unwrap_or(u8::MAX));
@@ -260,13 +261,13 @@ impl Key {
         Self(bytes.into_boxed_slice())
     }
 
-    /// Where it is kept that the visitor under this key was erased, once the id has another life: the tombstone moves
-    /// there, until compaction has let go of the bytes of the life before (R12).
+    /// The key that keeps the tombstone of an erased visitor after the id is in use again. The tombstone stays there
+    /// until compaction has removed the bytes of the erased profile (R12).
     pub fn erasure_mark(&self) -> Self {
         self.with_kind_byte(|kind| kind | ERASURE_MARK)
     }
 
-    /// The key of the id itself, if this is that of its erasure mark.
+    /// The id's own key; the same key if this is not the key of an erasure mark.
     pub fn without_mark(&self) -> Self {
         self.with_kind_byte(|kind| kind & !ERASURE_MARK)
     }
@@ -280,12 +281,12 @@ impl Key {
         Self(bytes)
     }
 
-    /// Reads a key back from stored bytes; `None` if they are not one.
+    /// Parses a stored key. `None` if the bytes are not a key.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         split(bytes).map(|_| Self(bytes.into()))
     }
 
-    /// The bytes.
+    /// The key's bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
@@ -366,7 +367,7 @@ mod tests {
         check(IdKind::Ecid, "", Err(IdError::Empty));
     }
 
-    /// What follows the dot of a `pcId`, with where it is from.
+    /// What may follow the dot of a `pcId`, each with its origin.
     #[test]
     fn a_dot_stands_only_before_a_location_hint() {
         for (source, id, expected) in [
@@ -483,7 +484,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Whatever a client's code and an id run into each other like, what is one client's is no other's.
+        /// A client code and an id may have equal text. Still no key belongs to two clients.
         #[test]
         fn no_two_triples_share_a_key(
             clients in ["[ab.-]{1,3}", "[ab.-]{1,3}"],

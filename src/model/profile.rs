@@ -1,73 +1,74 @@
-//! What is stored under a key: a profile, a link to one, or a tombstone; and the hand-laid bytes of each.
+//! The values in the store: a profile, a link to a profile, or a tombstone. This file owns their byte formats.
 //!
-//! Promises: encoding is deterministic (equal values have equal bytes, so a swap can compare bytes), decoding
-//! borrows and never panics on any bytes, and every value carries `through`: the seq up to which all writes to its
-//! key are in it.
+//! Promises: encoding is deterministic, so equal values have equal bytes and a swap can compare bytes. Decoding borrows
+//! its text and never panics, whatever the bytes are. Every value carries `through`: it contains all writes to its key
+//! up to this seq.
 //!
 //! ```text
 //! version u8 · kind u8 · through u64 · …
-//! profile:   number · so many seqs, u64 each: those that are named below
+//! profile:   count, then that many seqs, u64 each: the seqs that later fields refer to
 //!            born · last_site · last_batch · last_write: a seq each
-//!            last_active: 0 and u64, or 1 more than the seq that was then
-//!            ids, attributes, layer: how many, a number each
-//!            bytes of what comes next, number
+//!            last_active: 0 and a u64, or 1 + the number of the seq with that time
+//!            number of ids, of attributes, of layer attributes: a number each
+//!            length of the next three lines in bytes: a number
 //!            ids ×        (kind u8 · seq · length)
-//!            attributes × (source and seq · name length · value length), by name
+//!            attributes × (source and seq · name length · value length), sorted by name
 //!            layer ×      (the same)
-//!            text: the ids, then names and values, in that order
+//!            text: the ids, then names and values, in the order above
 //! link:      the target's key
-//! tombstone: nothing; its kind tells whether the visitor was erased or swept
+//! tombstone: nothing more; the kind says whether the visitor was erased or swept
 //! ```
-//! An u64 is little-endian. A number has seven bits a byte, the lowest first, the eighth set in all but the last. A seq is the
-//! number 0 for none, 1 for `through`, else 2 more than its place among those listed: what one write set bears one seq,
-//! and that is mostly `through` itself. Source and seq share a byte, three bits and five, of which 31 stands for a number
-//! behind it.
+//!
+//! A u64 is little-endian. A number has seven bits per byte, lowest first; the eighth bit is set in every byte except
+//! the last. A seq is stored as a number: 0 for none, 1 for `through`, otherwise 2 + its index in the list of seqs. All
+//! values of one write share one seq, and mostly that seq is `through`. Source and seq share a byte, three bits and
+//! five. The value 31 in the five bits means that the seq's number follows.
 
 mod earlier;
 
 use super::id::{IdKind, Key};
 use super::seq::{Millis, Seq};
 
-/// The version all stored values begin with.
+/// The format version of the values that this program writes.
 pub const FORMAT_VERSION: u8 = 2;
-/// How many ids of one kind a profile lists: the most recently bound (R1).
+/// The most ids of one kind that a profile lists. It keeps the most recently bound ones (R1).
 pub const LINKED_IDS_MAX: usize = 256;
 
-/// The longest name of an attribute, in characters (R9).
+/// The longest attribute name, in characters (R9).
 pub const NAME_CHARS_MAX: usize = 128;
-/// What stands before an attribute's name in a parameter, and never in the name itself (R9).
+/// The prefix of profile parameters in site calls. It is not part of the attribute's name (R9).
 pub const NAME_PREFIX: &str = "profile.";
 /// The most attributes in one map of a site call in JSON (R9).
 pub const SITE_CALL_ATTRIBUTES_MAX: usize = 50;
-/// The longest value that a site call may bring, in characters (R9).
+/// The longest attribute value in a site call, in characters (R9).
 pub const SITE_CALL_VALUE_CHARS_MAX: usize = 5_000;
 
 const KIND_PROFILE: u8 = 1;
 const KIND_LINK: u8 = 2;
 const KIND_ERASED: u8 = 3;
 const KIND_SWEPT: u8 = 4;
-/// The seqs that every value can name without listing them: none, and `through`.
+/// The seqs that need no entry in the list: none, and `through`.
 const SEQS_UNLISTED: usize = 2;
-/// How many of the seqs listed last are looked through for one, before it is listed once more.
+/// The encoder searches only this many of the last listed seqs before it lists a seq again.
 const SEQS_LOOKED_THROUGH: usize = 32;
 const SOURCE_BITS: u32 = 3;
-/// Stands beside a source for a seq that has no room there.
+/// In a byte with a source: the seq's number does not fit and follows the byte.
 const SEQ_BEHIND: u8 = u8::MAX >> SOURCE_BITS;
 
-/// What keeps a text from being the name of an attribute (R9).
+/// Why a text is not a valid attribute name (R9).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NameFault {
-    /// Nothing there.
+    /// The text is empty.
     Empty,
-    /// Nothing but blanks.
+    /// The text contains only whitespace.
     Blank,
-    /// More than [`NAME_CHARS_MAX`] characters.
+    /// The text has more than [`NAME_CHARS_MAX`] characters.
     TooLong,
-    /// It starts with [`NAME_PREFIX`].
+    /// The text starts with [`NAME_PREFIX`].
     Prefixed,
 }
 
-/// What is wrong with the name of an attribute, wherever it comes from; each front door has its own words for it.
+/// Checks an attribute name (R9). Each kind of call reports the fault in its own words.
 pub fn attribute_name_fault(name: &str) -> Option<NameFault> {
     if name.is_empty() {
         Some(NameFault::Empty)
@@ -82,23 +83,23 @@ pub fn attribute_name_fault(name: &str) -> Option<NameFault> {
     }
 }
 
-/// Whether a value is longer than a site call may bring it (R9).
+/// Whether a value is too long for a site call (R9).
 pub fn is_too_long_for_a_site_call(value: &str) -> bool {
     value.chars().nth(SITE_CALL_VALUE_CHARS_MAX).is_some()
 }
 
-/// Who wrote an attribute.
+/// The kind of call that wrote an attribute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Source {
     /// An mbox or ubox call.
     Mbox,
     /// A Delivery API call.
     Delivery,
-    /// The single profile update.
+    /// A single profile update.
     SingleUpdate,
-    /// A batch by the v1 call.
+    /// A batch from the v1 call.
     BatchV1,
-    /// A batch by the v2 call.
+    /// A batch from the v2 call.
     BatchV2,
 }
 
@@ -124,7 +125,7 @@ impl Source {
         }
     }
 
-    /// What the native API calls it.
+    /// The source's name in the native API.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Mbox => "mbox",
@@ -135,12 +136,13 @@ impl Source {
         }
     }
 
-    /// Whether a write from there is a site call: it keeps a profile alive and creates it.
+    /// Whether a write from this source is a site call. A site call creates a profile and extends its lifetime (R5,
+    /// R11).
     pub const fn is_site(self) -> bool {
         matches!(self, Self::Mbox | Self::Delivery)
     }
 
-    /// Whether a write from there is a batch.
+    /// Whether a write from this source is a batch row.
     pub const fn is_batch(self) -> bool {
         matches!(self, Self::BatchV1 | Self::BatchV2)
     }
@@ -149,93 +151,94 @@ impl Source {
 /// One attribute, with the seq and the source of its last write (R4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attribute<'a> {
-    /// Its name, without the `profile.` prefix that site calls put before it.
+    /// The name, without the `profile.` prefix of site calls.
     pub name: &'a str,
-    /// Its value; never empty (R6).
+    /// The value; never empty (R6).
     pub value: &'a str,
-    /// The write that set it.
+    /// The seq of the last write to this attribute.
     pub seq: Seq,
-    /// Where that write came from.
+    /// The source of that write.
     pub source: Source,
 }
 
 impl Attribute<'_> {
-    /// What it counts towards the limit on a profile's size (R9).
+    /// The attribute's share of the profile's size limit, in bytes (R9).
     pub fn bytes(&self) -> usize {
         self.name.len() + self.value.len()
     }
 }
 
-/// An id that leads to this profile: a link with this id exists, and counts only while the profile lists it.
+/// An id that is linked to this profile. The store also has a link under the id; the link counts only while the profile
+/// lists the id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LinkedId<'a> {
-    /// What kind of id: `pcId` or ECID.
+    /// The kind of id: `pcId` or ECID.
     pub kind: IdKind,
     /// The id.
     pub id: &'a str,
-    /// The write that bound it.
+    /// The seq of the write that bound the id.
     pub seq: Seq,
 }
 
 /// A visitor's profile, borrowed from its bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Profile<'a> {
-    /// All writes to this key up to here are in.
+    /// The profile contains all writes to its key up to this seq.
     pub through: Seq,
-    /// The write that made it.
+    /// The seq of the write that created the profile.
     pub born: Seq,
-    /// The last site call that is in it; zero if none.
+    /// The seq of the last site call; zero if there was none.
     pub last_site: Seq,
-    /// The last batch row that is in it; zero if none.
+    /// The seq of the last batch row; zero if there was none.
     pub last_batch: Seq,
-    /// The last write of all: its ETag.
+    /// The seq of the last write; the ETag of the profile.
     pub last_write: Seq,
-    /// When the visitor was last active (R11).
+    /// The time of the visitor's last activity (R11).
     pub last_active: Millis,
-    /// The ids that lead here, oldest bind first.
+    /// The ids linked to this profile, oldest bind first.
     pub ids: Vec<LinkedId<'a>>,
-    /// What is known of the visitor, by name. Under `layer` while that holds anything.
+    /// The attributes, sorted by name. The layer covers attributes of the same name.
     pub attributes: Vec<Attribute<'a>>,
-    /// What v2 batches in replace mode set since the visitor's last site call, by name (R7).
+    /// The attributes that v2 batches in replace mode set since the visitor's last site call, sorted by name (R7).
     pub layer: Vec<Attribute<'a>>,
 }
 
 impl<'a> Profile<'a> {
-    /// A profile that `seq` gives birth to.
+    /// A new profile that the write `seq` creates.
     pub fn born_at(seq: Seq) -> Self {
         Self { through: seq, born: seq, last_write: seq, last_active: seq.millis(), ..Self::default() }
     }
 
-    /// Whether it counts as unknown at `at`, for want of site calls (R11).
+    /// Whether the profile has expired at `at`: its last site call is at least a lifetime ago (R11).
     pub fn expired(&self, at: Millis, lifetime_ms: u64) -> bool {
         at >= self.last_active.plus(lifetime_ms)
     }
 
-    /// Whether the id leads here.
+    /// Whether the profile lists this id.
     pub fn lists(&self, kind: IdKind, id: &str) -> bool {
         self.ids.iter().any(|linked| linked.kind == kind && linked.id == id)
     }
 
-    /// What a reader sees: the attributes with the layer over them, by name.
+    /// The attributes that a reader sees, sorted by name: the layer over the attributes.
     pub fn visible(&self) -> Vec<Attribute<'a>> {
         let mut all = self.attributes.clone();
         set_all(&mut all, self.layer.iter().copied());
         all
     }
 
-    /// Makes the layer part of the attributes for good (R7).
+    /// Moves the layer's attributes into the profile for good (R7).
     pub fn fold_layer_in(&mut self) {
         let layer = std::mem::take(&mut self.layer);
         set_all(&mut self.attributes, layer.into_iter());
     }
 
-    /// The bytes of all it holds: the visible names and values, and what a layer covers. Never less than what counts
-    /// towards the limit.
+    /// The bytes of all names and values, including attributes that the layer covers. Never less than
+    /// [`visible_bytes`](Self::visible_bytes).
     pub fn held_bytes(&self) -> usize {
         self.attributes.iter().chain(&self.layer).map(Attribute::bytes).sum()
     }
 
-    /// The bytes of the visible names and values: what the limit is on (R9).
+    /// The bytes of the visible names and values. The size limit applies to them (R9).
     pub fn visible_bytes(&self) -> usize {
         if self.layer.is_empty() {
             return self.attributes.iter().map(Attribute::bytes).sum();
@@ -244,14 +247,14 @@ impl<'a> Profile<'a> {
     }
 }
 
-/// Sets attributes in a list that is sorted by name; a later one of the same name wins.
+/// Sets attributes in a list sorted by name. Of several new ones with the same name the last wins.
 pub fn set_all<'a>(list: &mut Vec<Attribute<'a>>, news: impl Iterator<Item = Attribute<'a>>) {
     let sorted = list.len();
     for new in news {
         let (old, added) = list.split_at_mut(sorted);
         let known = match old.binary_search_by(|held| held.name.cmp(new.name)) {
             Ok(at) => old.get_mut(at),
-            // Few are new at once as a rule; many are dealt with by the sort below.
+            // A write mostly brings few new names. The sort below handles many.
             Err(_) if added.len() <= 16 => added.iter_mut().find(|held| held.name == new.name),
             Err(_) => None,
         };
@@ -262,7 +265,7 @@ pub fn set_all<'a>(list: &mut Vec<Attribute<'a>>, news: impl Iterator<Item = Att
     }
     if list.len() > sorted {
         list.sort_by(|a, b| a.name.cmp(b.name));
-        // The sort is stable, so of two with one name the later stands behind: keep that one.
+        // The sort is stable, so the last of two equal names wins.
         list.dedup_by(|later, earlier| {
             let same = later.name == earlier.name;
             if same {
@@ -273,36 +276,36 @@ pub fn set_all<'a>(list: &mut Vec<Attribute<'a>>, news: impl Iterator<Item = Att
     }
 }
 
-/// Takes the attribute of that name out of a list that is sorted by name.
+/// Removes an attribute from a list sorted by name.
 pub fn remove(list: &mut Vec<Attribute<'_>>, name: &str) {
     if let Ok(at) = list.binary_search_by(|held| held.name.cmp(name)) {
         list.remove(at);
     }
 }
 
-/// What is stored under a key.
+/// A value in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stored<'a> {
     /// A visitor's profile.
     Profile(Profile<'a>),
-    /// An id that leads to the profile under another key, while that profile lists it.
+    /// An id that leads to the profile under another key, as long as that profile lists the id.
     Link {
-        /// The seq of its bind.
+        /// The seq of the bind.
         through: Seq,
-        /// The key it leads to.
+        /// The key of the profile.
         target: Key,
     },
-    /// Where something was: an erased visitor (R12), or what expired and was swept (R11).
+    /// A removed value: an erased visitor (R12), or an expired one that was swept (R11).
     Tombstone {
-        /// The seq of the erasure; of what was swept, the one it reached to, or the last one before the sweep.
+        /// The seq of the erasure. After a sweep: the swept value's own seq, or the last seq before the sweep.
         through: Seq,
-        /// Whether the visitor was erased: no byte of it may then be left in the end.
+        /// Whether the visitor was erased. Then no byte of the old profile may stay on the disk (R12).
         erased: bool,
     },
 }
 
 impl Stored<'_> {
-    /// The seq up to which all writes to the key are in.
+    /// The value contains all writes to its key up to this seq.
     pub fn through(&self) -> Seq {
         match self {
             Self::Profile(profile) => profile.through,
@@ -310,7 +313,7 @@ impl Stored<'_> {
         }
     }
 
-    /// The bytes to store.
+    /// Encodes the value.
     pub fn encode(&self) -> StoredBytes {
         let mut out = Vec::new();
         match self {
@@ -330,12 +333,12 @@ impl Stored<'_> {
     }
 }
 
-/// A stored value as bytes: the currency between the model and the stores.
+/// The bytes of a stored value, as the model and the stores exchange them.
 #[derive(Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct StoredBytes(Box<[u8]>);
 
 impl StoredBytes {
-    /// Bytes that came from a store.
+    /// Wraps bytes from a store.
     pub fn new(bytes: impl Into<Box<[u8]>>) -> Self {
         Self(bytes.into())
     }
@@ -345,22 +348,22 @@ impl StoredBytes {
         &self.0
     }
 
-    /// Whether they are the tombstone of an erased visitor.
+    /// Whether this is the tombstone of an erased visitor.
     pub fn is_erased(&self) -> bool {
         matches!(*self.0, [_, KIND_ERASED, ..])
     }
 
-    /// Whether they are a tombstone's.
+    /// Whether this is a tombstone.
     pub fn is_tombstone(&self) -> bool {
         matches!(*self.0, [_, KIND_ERASED | KIND_SWEPT, ..])
     }
 
-    /// Their `through`, without decoding the rest.
+    /// The value's `through`; decodes nothing else.
     pub fn through(&self) -> Result<Seq, DecodeError> {
         through(&self.0)
     }
 
-    /// What they say.
+    /// Decodes the value.
     pub fn decode(&self) -> Result<Stored<'_>, DecodeError> {
         decode(&self.0)
     }
@@ -375,25 +378,25 @@ impl std::fmt::Debug for StoredBytes {
     }
 }
 
-/// Why bytes are not a stored value.
+/// Why bytes are not a valid stored value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
-    /// Written by a later version of the program, or not by it at all.
+    /// A later version of the program wrote the bytes, or another program did.
     #[error("stored bytes of format version {0}; this program reads versions 1 to {FORMAT_VERSION}")]
     Version(u8),
-    /// They end early, go on too long, or name things that do not exist.
+    /// The bytes are cut short, have a surplus, or contain an unknown code.
     #[error("stored bytes that are damaged: {0}")]
     Damaged(&'static str),
 }
 
-/// The `through` of a stored value, without decoding the rest.
+/// Reads only `through` from a stored value.
 pub fn through(bytes: &[u8]) -> Result<Seq, DecodeError> {
     let (_, mut reader) = Reader::after_version(bytes)?;
     reader.u8()?;
     reader.seq()
 }
 
-/// Reads a stored value, borrowing its text.
+/// Decodes a stored value. The result borrows its text.
 pub fn decode(bytes: &[u8]) -> Result<Stored<'_>, DecodeError> {
     let (version, mut reader) = Reader::after_version(bytes)?;
     let kind = reader.u8()?;
@@ -435,7 +438,7 @@ fn decode_profile<'a>(through: Seq, mut reader: Reader<'a>) -> Result<Profile<'a
     let mut metas = Reader { rest: reader.take(metas)? };
     let mut text = Text::new(reader.rest)?;
 
-    // What comes next has a byte at the least for each id, however many it claims.
+    // Each id takes at least one byte here, so a damaged count cannot reserve too much memory.
     profile.ids.reserve_exact(ids.min(metas.rest.len()));
     for _ in 0..ids {
         let kind = IdKind::from_code(metas.u8()?).ok_or(DecodeError::Damaged("an unknown kind of id"))?;
@@ -456,7 +459,7 @@ fn decode_attributes<'a>(
     metas: &mut Reader<'_>,
     text: &mut Text<'a>,
 ) -> Result<Vec<Attribute<'a>>, DecodeError> {
-    // Room for a few more: what is decoded is mostly about to be written to.
+    // Four spare entries: most decoded profiles are written to next.
     let mut attributes: Vec<Attribute<'a>> = Vec::with_capacity(number.min(metas.rest.len()) + 4);
     for _ in 0..number {
         let both = metas.u8()?;
@@ -480,7 +483,7 @@ fn check_order(attributes: &[Attribute<'_>]) -> Result<(), DecodeError> {
     Ok(())
 }
 
-/// The seqs that a value names.
+/// The seqs of an encoded value.
 struct Seqs<'a> {
     through: Seq,
     listed: &'a [u8],
@@ -504,14 +507,14 @@ impl Seqs<'_> {
     }
 }
 
-/// The same, being listed.
+/// The seqs of a value that is being encoded.
 struct SeqList {
     through: Seq,
     listed: Vec<Seq>,
 }
 
 impl SeqList {
-    /// What names the seq; lists it if it must.
+    /// The number of the seq; adds the seq to the list if needed.
     fn name(&mut self, seq: Seq) -> usize {
         if seq == Seq::ZERO {
             return 0;
@@ -519,7 +522,7 @@ impl SeqList {
         if seq == self.through {
             return 1;
         }
-        // A profile that many writes made, one attribute each, would else be looked through for each of them.
+        // A limited search, because a profile may have as many seqs as attributes.
         let last = self.listed.len().saturating_sub(SEQS_LOOKED_THROUGH);
         let near = self.listed.iter().skip(last).position(|listed| *listed == seq);
         let place = near.map_or(self.listed.len(), |near| last + near);
@@ -530,7 +533,7 @@ impl SeqList {
     }
 }
 
-/// Writes a profile's bytes to the end of a buffer.
+/// Appends a profile's bytes to a buffer.
 pub fn encode_profile(profile: &Profile<'_>, out: &mut Vec<u8>) {
     let mut seqs = SeqList { through: profile.through, listed: vec![] };
     let marks = [profile.born, profile.last_site, profile.last_batch, profile.last_write];
@@ -558,7 +561,7 @@ pub fn encode_profile(profile: &Profile<'_>, out: &mut Vec<u8>) {
         put_number(attribute.value.len(), &mut metas);
     }
 
-    // In the end all is laid out once, in as much room as it takes.
+    // The result is laid out at the end, in a buffer of the exact size.
     let metas_bytes = metas.len();
     let mut numbers = metas;
     put_number(seqs.listed.len(), &mut numbers);
@@ -722,7 +725,7 @@ mod tests {
             assert_eq!(bytes.decode(), Ok(stored.clone()));
             assert_eq!(bytes.through(), Ok(stored.through()));
             for cut in 0..bytes.as_slice().len() {
-                // A link cut short may name a shorter key; nothing else may pass for whole.
+                // A link cut short may contain a shorter key. No other value may decode when cut short.
                 let shorter = decode(&bytes.as_slice()[..cut]);
                 assert!(
                     shorter.is_err() || matches!(shorter, Ok(Stored::Link { .. })),
@@ -765,7 +768,7 @@ mod tests {
         }
     }
 
-    /// However many writes made it, and whatever they are called by.
+    /// A profile may have as many seqs as attributes, and numbers of any size.
     #[test]
     fn profiles_of_many_writes_read_back() {
         let names: Vec<String> = (0..300).map(|n| format!("n{n:03}")).collect();
@@ -787,7 +790,7 @@ mod tests {
         }
     }
 
-    /// What a batch sets, all of it at once, costs three bytes an attribute beyond its name and its value.
+    /// An attribute that one batch sets takes three bytes beside its name and its value.
     #[test]
     fn what_one_write_set_takes_little_room() {
         let names: Vec<String> = (0..5).map(|n| format!("n{n}")).collect();

@@ -1,94 +1,94 @@
-//! Sequence numbers: the one order of all accepted writes (R3), and the clock they are taken from.
+//! Sequence numbers, which order all accepted writes (R3), and the clock behind them.
 
 use std::fmt;
 use std::time::{Duration, UNIX_EPOCH};
 
 const COUNTER_BITS: u32 = 20;
 
-/// Milliseconds since the epoch.
+/// Milliseconds since the Unix epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Millis(pub u64);
 
 impl Millis {
-    /// That many milliseconds later.
+    /// The time `span_ms` milliseconds later.
     pub fn plus(self, span_ms: u64) -> Self {
         Self(self.0.saturating_add(span_ms))
     }
 
-    /// As Adobe prints times: ISO 8601 with milliseconds and an offset, here always UTC's.
+    /// The time in Adobe's form: ISO 8601 with milliseconds, in UTC.
     pub fn iso_8601(self) -> String {
         let at = i64::try_from(self.0).ok().and_then(|millis| jiff::Timestamp::from_millisecond(millis).ok());
         format!("{:.3}", at.unwrap_or(jiff::Timestamp::MAX))
     }
 }
 
-/// A place in the one order of all accepted writes: a hybrid logical clock of milliseconds since the epoch (44 bits)
-/// and a counter (20 bits). JSON prints it as a string, for it is larger than JavaScript's whole numbers.
+/// A write's place in the order of all accepted writes (R3): a hybrid logical clock of milliseconds since the epoch (44
+/// bits) and a counter (20 bits). JSON shows it as a string, because it does not fit JavaScript's exact integers.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Seq(u64);
 
 impl Seq {
-    /// Before every write.
+    /// The seq before every write.
     pub const ZERO: Self = Self(0);
 
-    /// The number itself.
+    /// The seq as a number.
     pub const fn get(self) -> u64 {
         self.0
     }
 
-    /// The seq with that number.
+    /// The seq with this number.
     pub const fn from_u64(number: u64) -> Self {
         Self(number)
     }
 
-    /// The milliseconds part: when, by the clock of seqs, the write was accepted.
+    /// The time at which the write was accepted, by the clock of seqs.
     pub const fn millis(self) -> Millis {
         Millis(self.0 >> COUNTER_BITS)
     }
 
-    /// The counter part: which of that millisecond's writes it was.
+    /// The write's number among those of the same millisecond.
     pub const fn counter(self) -> u64 {
         self.0 & ((1 << COUNTER_BITS) - 1)
     }
 
-    /// The seq made of these two parts.
+    /// The seq with this time and this counter.
     pub const fn from_parts(millis: Millis, counter: u64) -> Self {
         Self((millis.0 << COUNTER_BITS) | counter)
     }
 }
 
-/// Gives out seqs: strictly increasing, whatever the clock does (R3).
+/// Gives out seqs. They strictly increase, even if the clock steps back (R3).
 #[derive(Debug)]
 pub struct SeqSource {
     last: Seq,
 }
 
 impl SeqSource {
-    /// Goes on after `last`, the highest seq of the store's life so far.
+    /// Starts after `last`, the highest seq given out so far.
     pub fn after(last: Seq) -> Self {
         Self { last }
     }
 
-    /// The next seq, taken at `now`. A clock that stepped back, or more than 2^20 writes in one millisecond, only
-    /// make it run ahead of the clock.
+    /// The next seq at the time `now`. Runs ahead of the clock if the clock stepped back or a millisecond has more than
+    /// 2^20 writes.
     pub fn next(&mut self, now: Millis) -> Seq {
         self.last = Seq(self.last.0.saturating_add(1)).max(Seq::from_parts(now, 0));
         self.last
     }
 
-    /// The seq given out last.
+    /// The last seq given out.
     pub fn last(&self) -> Seq {
         self.last
     }
 }
 
-/// Where the time comes from.
+/// A source of the current time.
 pub trait Clock: Send + Sync {
-    /// Now.
+    /// The current time.
     fn now(&self) -> Millis;
 }
 
-/// The machine's clock: the one place that reads it.
+/// The machine's clock. No other code reads it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
 

@@ -1,46 +1,46 @@
-//! What a write does to what is stored: the one pure `fold` for batch rows (R4–R7, R9, R11), site calls and single
-//! updates, and the login merge (R2).
+//! The effect of each write on the stored value: batch rows (R4–R7, R9, R11), site calls and single updates, and the
+//! merge at a login (R2).
 //!
-//! Promises: nothing here reads a clock, a setting or a store. Lookups, resolving, background folding and replay all
-//! go through [`fold`], so they can't disagree.
+//! Promises: no function here reads a clock, a setting or a store. Lookups, the resolving of pending rows, the
+//! background application of batches and replay all use [`fold`], so they cannot disagree.
 
 use super::batch::{BatchRules, EmptyValues, Outcome};
 use super::id::IdKind;
 use super::profile::{Attribute, LINKED_IDS_MAX, LinkedId, Profile, Source, Stored, remove, set_all};
 use super::seq::Seq;
 
-/// One cell of a row: an attribute's name and the value as sent, perhaps empty.
+/// One cell of a row: an attribute's name and the value as sent. The value may be empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cell<'a> {
-    /// The attribute.
+    /// The attribute's name.
     pub name: &'a str,
-    /// Its value.
+    /// The value.
     pub value: &'a str,
 }
 
-/// One row of a batch, read.
+/// One parsed row of a batch.
 #[derive(Debug, Clone, Copy)]
 pub struct Row<'r, 'a> {
-    /// Its line in the file.
+    /// The row's line in the file.
     pub line: u32,
-    /// Its cells, but for the key's.
+    /// The row's cells, without the key.
     pub cells: &'r [Cell<'a>],
 }
 
-/// What rows make of a stored value.
+/// The effect of rows on a stored value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Folded<'a> {
-    /// They change nothing: their visitor is unknown, or none of them could be applied.
+    /// The rows change nothing: the visitor is unknown, or no row could be applied.
     Unchanged,
-    /// They are in already: the value's `through` says so.
+    /// The value already contains the rows, by its `through`.
     AlreadyIn,
-    /// The profile with them in it.
+    /// The profile after the rows.
     Changed(Profile<'a>),
 }
 
-/// Folds one batch's rows for one visitor, in line order, into what is stored under the visitor's canonical key.
-/// A link or a tombstone there counts as an unknown visitor: whoever calls has followed links that count.
-/// Tells `outcome` what became of each row, unless they are [`Folded::AlreadyIn`].
+/// Applies one batch's rows for one visitor, in line order, to the stored value under the visitor's canonical key. A
+/// link or a tombstone counts as an unknown visitor; the caller has already followed valid links. Reports each row's
+/// outcome to `outcome`, except for [`Folded::AlreadyIn`].
 pub fn fold<'a>(
     stored: Option<Stored<'a>>,
     rules: &BatchRules,
@@ -86,17 +86,17 @@ pub fn fold<'a>(
     }
 }
 
-/// All rows of a batch are in.
+/// Marks the batch as applied in the profile.
 pub(super) fn done(profile: &mut Profile<'_>, rules: &BatchRules) {
     profile.last_batch = rules.seq;
     profile.last_write = rules.seq;
     profile.through = rules.seq;
 }
 
-/// Applies one row; false, and nothing changed, if the profile would grow too large (R9).
+/// Applies one row. Returns false and changes nothing if the profile would become too large (R9).
 fn apply_row<'a>(profile: &mut Profile<'a>, rules: &BatchRules, cells: &[Cell<'a>]) -> bool {
     let brought: usize = cells.iter().map(|cell| cell.name.len() + cell.value.len()).sum();
-    // Most profiles are nowhere near the limit: only one that may pass it is kept as it was and measured.
+    // Most profiles are far below the limit. Only a profile that may exceed it is copied and measured.
     let fits_anyway = profile.held_bytes().saturating_add(brought) <= rules.max_profile_bytes;
     let before = (!fits_anyway).then(|| profile.clone());
     write_row(profile, rules, cells);
@@ -109,7 +109,7 @@ fn apply_row<'a>(profile: &mut Profile<'a>, rules: &BatchRules, cells: &[Cell<'a
     }
 }
 
-/// Writes a row's cells into a profile, however large that makes it.
+/// Writes a row's cells into a profile, without a size check.
 pub(super) fn write_row<'a>(profile: &mut Profile<'a>, rules: &BatchRules, cells: &[Cell<'a>]) {
     let layered = rules.writes_layer();
     if !layered {
@@ -132,8 +132,8 @@ pub(super) fn write_row<'a>(profile: &mut Profile<'a>, rules: &BatchRules, cells
     }
 }
 
-/// What became of a row whose effects are in the stored profile already, though its outcome was not kept: that holds
-/// only for rows that background folding applied and no later write touched, so the profile itself tells.
+/// The outcome of a row whose effect is already in the stored profile. Valid only for rows that were applied in the
+/// background and that no later write has touched: then the profile's `born` shows the outcome.
 pub fn outcome_of_row_already_in(
     profile: &Profile<'_>,
     rules: &BatchRules,
@@ -142,25 +142,25 @@ pub fn outcome_of_row_already_in(
     if profile.born == rules.seq && first_of_visitor { Outcome::Created } else { Outcome::Updated }
 }
 
-/// A single write: what a site call, a single update or a removal brings, with the settings that shape it.
+/// A single write: a site call, a single update or a removal, with the settings that shape it.
 #[derive(Debug, Clone, Copy)]
 pub struct Write<'w> {
-    /// Its place in the order.
+    /// The write's place in the order of all writes (R3).
     pub seq: Seq,
-    /// Where it came from.
+    /// The kind of call.
     pub source: Source,
-    /// Attributes to set, in the order sent; empty values are ignored (R6).
+    /// The attributes to set, in the order sent. Empty values are ignored (R6).
     pub sets: &'w [(String, String)],
-    /// Attributes to remove.
+    /// The names of the attributes to remove.
     pub removes: &'w [String],
-    /// How long a profile lives without site calls (R11).
+    /// How long a profile lives after its last site call, in milliseconds (R11).
     pub lifetime_ms: u64,
-    /// The most a profile's names and values may come to (R9).
+    /// The limit on a profile's visible names and values, in bytes (R9).
     pub max_profile_bytes: usize,
 }
 
-/// The profile a write finds: the stored one, a newborn one if it is a site call (R5), or none. An expired one counts
-/// as none (R11).
+/// The profile that a write applies to: the stored one, a new one for a site call (R5), or none. An expired profile
+/// counts as none (R11).
 pub fn profile_for<'a>(stored: Option<Stored<'a>>, write: &Write<'_>) -> Option<Profile<'a>> {
     match stored {
         Some(Stored::Profile(profile)) if !profile.expired(write.seq.millis(), write.lifetime_ms) => {
@@ -170,8 +170,8 @@ pub fn profile_for<'a>(stored: Option<Stored<'a>>, write: &Write<'_>) -> Option<
     }
 }
 
-/// Applies a write to the profile it found. Gives the number of attributes left out because the profile would have
-/// grown too large (R9).
+/// Applies a write to a profile. Returns how many attributes were left out because the profile would have become too
+/// large (R9).
 pub fn apply<'a>(profile: &mut Profile<'a>, write: &Write<'a>) -> usize {
     profile.fold_layer_in();
     for name in write.removes {
@@ -202,8 +202,8 @@ pub fn apply<'a>(profile: &mut Profile<'a>, write: &Write<'a>) -> usize {
     left_out
 }
 
-/// Merges the profile of an anonymous visitor into that of the one who logged in (R2): where both have an attribute,
-/// the latter's stays. Never refused for size (R9).
+/// Merges an anonymous visitor's profile into the profile of the visitor who logged in (R2). `into` keeps its own value
+/// where both have an attribute. The size limit does not apply (R9).
 pub fn merge<'a>(into: &mut Profile<'a>, from: &Profile<'a>) {
     into.fold_layer_in();
     let missing: Vec<Attribute<'a>> = from
@@ -217,7 +217,7 @@ pub fn merge<'a>(into: &mut Profile<'a>, from: &Profile<'a>) {
     into.last_active = into.last_active.max(from.last_active);
 }
 
-/// Lists an id as leading to the profile, as the most recently bound; the oldest of its kind drops off a full list.
+/// Lists an id as the most recently bound. If the list is full, the oldest id of the same kind is dropped.
 pub fn list_id<'a>(profile: &mut Profile<'a>, kind: IdKind, id: &'a str, seq: Seq) {
     unlist_id(profile, kind, id);
     if profile.ids.iter().filter(|linked| linked.kind == kind).count() >= LINKED_IDS_MAX
@@ -228,7 +228,7 @@ pub fn list_id<'a>(profile: &mut Profile<'a>, kind: IdKind, id: &'a str, seq: Se
     profile.ids.push(LinkedId { kind, id, seq });
 }
 
-/// Takes an id off the list.
+/// Removes an id from the list.
 pub fn unlist_id(profile: &mut Profile<'_>, kind: IdKind, id: &str) {
     profile.ids.retain(|linked| !(linked.kind == kind && linked.id == id));
 }
@@ -258,8 +258,8 @@ mod tests {
         BatchRules { consecutive_v2: ConsecutiveV2::Replace, ..rules(at) }
     }
 
-    /// Folds batches of rows such as `a=1 b=` over a profile born at 1 with `a=0`, and says what then is visible and
-    /// what became of each row.
+    /// Applies batches of rows such as `a=1 b=` to a profile born at 1 with `a=0`. Checks the visible attributes and
+    /// the outcome of each row.
     fn check(batches: &[(BatchRules, &[&'static str])], expected: &str, outcomes: &[Outcome]) {
         let sets = [("a".to_owned(), "0".to_owned())];
         let mut profile = Profile::born_at(Seq::from_parts(Millis(1), 0));

@@ -1,4 +1,4 @@
-//! Profiles as versions of the program before wrote them: read, and written anew once something in them changes.
+//! Profiles in the format of earlier versions. They are read, and written in today's format at their next change.
 //!
 //! ```text
 //! version 1: through u64 · born u64 · last_site u64 · last_batch u64 · last_write u64 · last_active u64
@@ -13,7 +13,7 @@ use super::{Attribute, DecodeError, LinkedId, Profile, Reader, Source, Text, che
 use crate::model::id::IdKind;
 use crate::model::seq::{Millis, Seq};
 
-/// The first version that there was.
+/// The first format version.
 pub(super) const VERSION: u8 = 1;
 
 const ID_META_BYTES: usize = 1 + 8 + 2;
@@ -77,7 +77,7 @@ mod tests {
     use super::super::{Stored, StoredBytes, decode};
     use super::*;
 
-    /// A profile with an id, an attribute and one in the layer, laid out by hand.
+    /// A profile with an id, an attribute and a layer attribute, laid out by hand.
     const BYTES: &[&[u8]] = &[
         &[1, 1],
         &9u64.to_le_bytes(),
