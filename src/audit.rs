@@ -1,7 +1,8 @@
-//! The audit trail: a line for every administrative act, in the file `audit.log` of the data folder and in the log.
+//! The audit trail: one line per administrative act, in the file `audit.log` of the data folder and in the log.
 //!
-//! Promises: a line is one JSON object, whatever it quotes; no token, no id of a visitor and no value is ever in it, so
-//! that erasure (R12) need not look here. A line that can't be written is told in the log, and stops nothing.
+//! Promises: each line is one JSON object, whatever text it contains. It never contains a token, a visitor's id or a
+//! value, so erasure (R12) need not change the file. If a line cannot be written, the log says so and the act
+//! continues.
 
 use crate::layout;
 use std::fs::OpenOptions;
@@ -14,26 +15,26 @@ use crate::durable;
 use crate::model::id::ClientCode;
 use crate::model::seq::Millis;
 
-/// Who did something.
+/// The person or program that did an act.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Actor {
-    /// The token that it was done with.
+    /// The id of the token used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
-    /// From which address.
+    /// The address the request came from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
-    /// The request, as the log calls it.
+    /// The request's id in the log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request: Option<String>,
-    /// The user of this machine who ran a command.
+    /// The user id on this machine who ran a command.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<u32>,
 }
 
 impl Actor {
-    /// Whoever runs this process.
+    /// The user who runs this process.
     pub fn this_user() -> Self {
         Self { user: Some(rustix::process::getuid().as_raw()), ..Self::default() }
     }
@@ -46,25 +47,25 @@ struct Line<'a> {
     act: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     client: Option<&'a str>,
-    /// What it was done to, or what it came to.
+    /// The object of the act, or its result.
     what: &'a str,
     #[serde(flatten)]
     actor: &'a Actor,
 }
 
-/// Notes an act. `what` says what it was done to, without naming a visitor.
+/// Writes an act to the audit trail. `what` names the object or the result, but no visitor.
 pub fn note(folder: &Path, now: Millis, actor: &Actor, act: &str, client: Option<&ClientCode>, what: &str) {
     let client = client.map(ClientCode::as_str);
-    tracing::info!(target: "audit", act, client, what, actor = ?actor, "an administrative act");
+    tracing::info!(target: "audit", act, client, what, actor = ?actor, "administrative act");
     if let Err(error) = append(folder, &Line { at: now.iso_8601(), act, client, what, actor }) {
-        tracing::error!(%error, act, "the audit trail could not be written");
+        tracing::error!(%error, act, "the audit trail could not be written; the act continues");
     }
 }
 
 fn append(folder: &Path, line: &Line<'_>) -> io::Result<()> {
     let mut text = serde_json::to_vec(line)?;
     text.push(b'\n');
-    // One write of one line: several processes may append.
+    // One write per line, because several processes may append.
     let mut file = durable::create(&folder.join(layout::AUDIT), OpenOptions::new().append(true))?;
     file.write_all(&text)?;
     file.sync_data()

@@ -1,19 +1,20 @@
-//! What time it is, as far as the machine's clock is to be believed (R3, R11).
+//! The current time, and how far the machine's clock is trusted (R3, R11).
 //!
 //! ```text
-//! wall    what the machine says it is; whoever sets it, sets it
-//! steady  milliseconds that passed, also while the machine was suspended; nobody sets them
-//! offset  wall - steady: as long as nobody sets the wall clock it stays what it is
+//! wall    the time of the machine's clock; anybody may set it
+//! steady  milliseconds that passed, also while the machine was suspended; nobody can set it
+//! offset  wall - steady: constant as long as nobody sets the wall clock
 //! ```
 //!
-//! Promises: between two readings the time goes ahead by no more than what really passed and a bound, however the wall
-//! clock is set; beyond that the time goes on from the last good reading, which one warning says, until the clock is
-//! right again or somebody accepts it. A clock that drifts or is slewed, by up to a thousandth, is followed, and so is one
-//! that is put back: seqs do not go back with it. Reading takes no lock: a thread that is kept from running keeps nobody.
+//! Promises: between two readings the time moves ahead by at most the time that passed plus a bound, however the wall
+//! clock is set. If the clock jumps further, the time continues from the last good reading. One warning reports that,
+//! and it ends when the clock is right again or an operator accepts it. The time follows a clock that drifts or is
+//! slewed by up to a thousandth. It also follows a clock that is set back; seqs do not go back with it. A reading takes
+//! no lock, so a paused thread blocks nobody.
 //!
-//! A start has nothing to compare its clock with, so it believes it ([`GuardedClock::start_after`]); one that is certainly
-//! behind, because something was written later already, is believed until it has caught up: machines without a battery
-//! begin in 1970 and are put right a moment later.
+//! At its start the daemon has nothing to compare the clock with, so it trusts the clock
+//! ([`GuardedClock::start_after`]). A clock that is certainly behind, because the journal has later writes, is trusted
+//! until it has caught up: a machine without a battery starts in 1970 and gets the right time a moment later.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -21,20 +22,20 @@ use std::time::Duration;
 
 use crate::model::seq::{Clock, Millis, SystemClock};
 
-/// A clock that reads less than this, the beginning of 2025, has not been set: this program is younger.
+/// The start of 2025, when this program did not exist yet. A clock that reads less has not been set.
 const NEVER_BEFORE: Millis = Millis(1_735_689_600_000);
-/// The offset may creep by a thousandth of what passes: twice what a clock is slewed by at most.
+/// The offset may change by a thousandth of the time that passes: twice the fastest slewing.
 const CREEP: u64 = 1000;
-/// There is no offset yet.
+/// No offset is known yet.
 const NONE: i64 = i64::MIN;
 
-/// How much time has passed.
+/// A source of elapsed time.
 pub trait Steady: Send + Sync {
-    /// Milliseconds since some moment or other; nobody sets them, and they go on while the machine is suspended.
+    /// Milliseconds since an arbitrary moment. They also count while the machine is suspended, and nobody can set them.
     fn passed_ms(&self) -> u64;
 }
 
-/// The time since the machine was started.
+/// The time since the machine started.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SinceBoot;
 
@@ -46,26 +47,26 @@ impl Steady for SinceBoot {
     }
 }
 
-/// A clock that is believed only as far as it can be.
+/// A clock that ignores jumps ahead.
 pub struct GuardedClock {
     wall: Arc<dyn Clock>,
     steady: Arc<dyn Steady>,
-    /// How far it may run ahead; the greatest number: as far as it likes.
+    /// How far the clock may jump ahead, in milliseconds; `u64::MAX` for no bound.
     ahead_max_ms: AtomicU64,
-    /// Below this it is certainly behind.
+    /// A clock below this time is certainly behind, in milliseconds since the epoch.
     behind_below: AtomicU64,
-    /// The offset that it is held against.
+    /// The offset to compare readings with.
     offset: AtomicI64,
-    /// When that last crept.
+    /// When `offset` last changed, in steady milliseconds.
     crept_at_ms: AtomicU64,
-    /// The offset of the last reading that was believed.
+    /// The offset of the last trusted reading.
     good: AtomicI64,
-    /// By how much it is too far ahead; 0 while it is believed.
+    /// How far the clock is too far ahead, in milliseconds; 0 while it is trusted.
     ahead_ms: AtomicU64,
 }
 
 impl GuardedClock {
-    /// The clock `wall`, which may run ahead of `steady` by so much.
+    /// A guard for the clock `wall`, which may jump ahead of `steady` by `ahead_max`; `None` for no bound.
     pub fn new(wall: Arc<dyn Clock>, steady: Arc<dyn Steady>, ahead_max: Option<Duration>) -> Self {
         let clock = Self {
             wall,
@@ -81,19 +82,19 @@ impl GuardedClock {
         clock
     }
 
-    /// The machine's.
+    /// A guard for the machine's clock.
     pub fn of_this_machine(ahead_max: Option<Duration>) -> Self {
         Self::new(Arc::new(SystemClock), Arc::new(SinceBoot), ahead_max)
     }
 
-    /// One that is believed whatever it says: of a test that sets it, or of a command that is over in a moment.
+    /// A guard that trusts every reading: for a test that sets the clock, or for a short command.
     pub fn believing(wall: Arc<dyn Clock>) -> Self {
         Self::new(wall, Arc::new(SinceBoot), None)
     }
 
-    /// Now.
+    /// The current time.
     pub fn now(&self) -> Millis {
-        // In this order: a thread that is kept from running in between takes the clock for slow, and never for fast.
+        // In this order, because a thread that is paused in between then sees a slow clock, and never a fast one.
         let wall = self.wall.now();
         let passed_ms = self.steady.passed_ms();
         let offset = signed(wall.0).saturating_sub(signed(passed_ms));
@@ -106,15 +107,15 @@ impl GuardedClock {
                     tracing::warn!(
                         ahead_seconds = ahead / 1000,
                         clock = %wall.iso_8601(),
-                        "the machine's clock has leapt ahead and is not believed: time goes on as before. Put it right; or, \
-                         if it is right now, accept it by a SIGHUP or a restart"
+                        "the machine's clock has jumped ahead, so the daemon ignores it and counts time on from the last good reading. \
+                         Correct the clock; or, if it is right now, accept it with a SIGHUP or a restart"
                     );
                 }
                 let good = self.good.load(Ordering::Relaxed).saturating_add(signed(passed_ms));
                 return Millis(u64::try_from(good).unwrap_or(0));
             }
             if most == u64::MAX {
-                // Should there be a bound later, it holds from where the clock is then.
+                // A bound that is set later counts from the clock's time then.
                 self.offset.store(offset, Ordering::Release);
             }
             self.creep(held_against, offset, passed_ms);
@@ -123,7 +124,7 @@ impl GuardedClock {
             self.offset.store(offset, Ordering::Release);
         }
         if self.ahead_ms.load(Ordering::Relaxed) > 0 && self.ahead_ms.swap(0, Ordering::Relaxed) > 0 {
-            tracing::warn!(clock = %wall.iso_8601(), "the machine's clock is believed again");
+            tracing::warn!(clock = %wall.iso_8601(), "the machine's clock is right again, and the daemon uses it");
         }
         if self.good.load(Ordering::Relaxed) != offset {
             self.good.store(offset, Ordering::Relaxed);
@@ -131,20 +132,20 @@ impl GuardedClock {
         wall
     }
 
-    /// From now on it may run ahead by so much; none: as far as it likes.
+    /// Sets how far the clock may jump ahead; `None` for no bound.
     pub fn set_ahead_max(&self, most: Option<Duration>) {
         let most = most.map_or(u64::MAX, |most| u64::try_from(most.as_millis()).unwrap_or(u64::MAX));
         self.ahead_max_ms.store(most, Ordering::Relaxed);
     }
 
-    /// A process begins that goes on after what was written at `last`: what the clock says now is believed, and what it
-    /// says until it has caught up with `last`.
+    /// Starts a process whose last write was at `last`. The clock's reading now is trusted, and so are its readings
+    /// until it has caught up with `last`.
     pub fn start_after(&self, last: Millis) {
         self.behind_below.store(last.max(NEVER_BEFORE).0, Ordering::Relaxed);
         self.offset.store(NONE, Ordering::Release);
     }
 
-    /// Believes the clock as it is. Gives by how much it was too far ahead, if it was.
+    /// Trusts the clock as it is now. Returns how far it was too far ahead; `None` if it was trusted already.
     pub fn accept(&self) -> Option<Duration> {
         self.now();
         let ahead = self.disbelieved()?;
@@ -153,18 +154,18 @@ impl GuardedClock {
         Some(ahead)
     }
 
-    /// By how much the clock was too far ahead when it was last read, if it was.
+    /// How far the clock was too far ahead at its last reading; `None` if it is trusted.
     pub fn disbelieved(&self) -> Option<Duration> {
         let ahead = self.ahead_ms.load(Ordering::Relaxed);
         (ahead > 0).then(|| Duration::from_millis(ahead))
     }
 
-    /// How much time has passed since some moment or other, whatever the clock says.
+    /// The time since an arbitrary moment, independent of the wall clock.
     pub fn passed(&self) -> Duration {
         Duration::from_millis(self.steady.passed_ms())
     }
 
-    /// Follows a clock that is believed, and a little off.
+    /// Follows a trusted clock that drifts.
     fn creep(&self, held_against: i64, offset: i64, passed_ms: u64) {
         let last = self.crept_at_ms.load(Ordering::Relaxed);
         let step = passed_ms.saturating_sub(last) / CREEP;
@@ -172,7 +173,7 @@ impl GuardedClock {
         if step > 0 && self.crept_at_ms.compare_exchange(last, passed_ms, at, at).is_ok() {
             let step = signed(step);
             let by = offset.saturating_sub(held_against).clamp(-step, step);
-            // Somebody may have accepted another time meanwhile.
+            // An operator may have accepted another time meanwhile.
             self.offset
                 .compare_exchange(held_against, held_against + by, Ordering::Release, at)
                 .unwrap_or_default();
@@ -194,7 +195,7 @@ fn signed(number: u64) -> i64 {
 mod tests {
     use super::*;
 
-    /// A reading of the wall clock, or the milliseconds that passed.
+    /// A wall clock or a steady one that a test sets.
     #[derive(Default)]
     struct Set(AtomicU64);
 
@@ -214,7 +215,7 @@ mod tests {
     const MINUTE: u64 = 60 * SECOND;
     const HOUR: u64 = 60 * MINUTE;
     const DAY: u64 = 24 * HOUR;
-    /// When the daemon starts.
+    /// The time at which the test's daemon starts.
     const START: u64 = NEVER_BEFORE.0 + 400 * DAY;
 
     struct Watch {
@@ -223,7 +224,7 @@ mod tests {
         clock: GuardedClock,
     }
 
-    /// A clock that reads `START`, after a boot an hour ago; it may run ahead by ten minutes.
+    /// A clock that reads `START`, an hour after boot. It may jump ahead by ten minutes.
     fn watch(last_write: u64) -> Watch {
         let (wall, steady) = (Arc::new(Set::default()), Arc::new(Set::default()));
         wall.0.store(START, Ordering::Relaxed);
@@ -235,7 +236,7 @@ mod tests {
     }
 
     impl Watch {
-        /// Time passes, and the clock goes with it.
+        /// Lets time pass on both clocks.
         fn pass(&self, ms: u64) {
             self.wall.0.fetch_add(ms, Ordering::Relaxed);
             self.steady.0.fetch_add(ms, Ordering::Relaxed);
@@ -245,16 +246,16 @@ mod tests {
             self.wall.0.store(wall, Ordering::Relaxed);
         }
 
-        /// What the clock says, in milliseconds after `START`, and by how many it is too far ahead.
-        fn told(&self) -> (i64, u64) {
+        /// The clock's time in milliseconds after `START`, and how many milliseconds it is too far ahead.
+        fn reading(&self) -> (i64, u64) {
             let now = self.clock.now();
             let ahead = self.clock.disbelieved().map_or(0, |ahead| ahead.as_millis().try_into().unwrap());
             (signed(now.0) - signed(START), ahead)
         }
     }
 
-    /// Steps: `+5m` time passes; `>40d` the clock is set ahead, `<1h` back; `hup`; then what is told: `5m`, or `5m!40d`
-    /// where the clock is 40 days too far ahead.
+    /// Steps: `+5m` lets time pass; `>40d` sets the clock ahead, `<1h` back; `hup` accepts the clock. A bare `5m`
+    /// checks the time; `5m!40d` also checks that the clock is 40 days too far ahead.
     #[track_caller]
     fn check(steps: &str) {
         let watch = watch(START - HOUR);
@@ -266,7 +267,7 @@ mod tests {
                 .unwrap();
             number.parse::<i64>().unwrap() * signed(unit)
         };
-        assert_eq!(watch.told(), (0, 0));
+        assert_eq!(watch.reading(), (0, 0));
         for step in steps.split_whitespace() {
             let wall = watch.wall.now().0;
             match step.split_at(1) {
@@ -277,14 +278,14 @@ mod tests {
                 _ => {
                     let (now, ahead) = step.split_once('!').unwrap_or((step, "0s"));
                     let (now, ahead) = (ms(now), u64::try_from(ms(ahead)).unwrap());
-                    assert_eq!(watch.told(), (now, ahead), "{steps}: at {step}");
+                    assert_eq!(watch.reading(), (now, ahead), "{steps}: at {step}");
                 }
             }
         }
     }
 
     #[test]
-    fn a_clock_that_leaps_is_not_believed_until_it_is_right_again() {
+    fn a_clock_that_jumps_is_ignored_until_it_is_right_again() {
         check(">40d 0s!40d +8s 8s!40d <40d 8s +1s 9s");
         check(">40d +8s 8s!40d >1h 8s!961h <1h <40d 8s");
         check(">11m 0s!11m +1h 1h!11m");
@@ -294,7 +295,7 @@ mod tests {
     #[test]
     fn small_leaps_do_not_add_up() {
         check(">6m 6m >4m 10m >1s 10m!601s +5s 605s!601s");
-        // But a thousandth of what passes is a clock that drifts.
+        // A change of a thousandth is drift.
         check(">6m +100d 144006m >6m 144012m");
     }
 
@@ -304,15 +305,15 @@ mod tests {
         for step in 1..=10_000 {
             watch.pass(HOUR);
             watch.set(watch.wall.now().0 + HOUR / 1000);
-            assert_eq!(watch.told(), (step * signed(HOUR + HOUR / 1000), 0));
+            assert_eq!(watch.reading(), (step * signed(HOUR + HOUR / 1000), 0));
         }
         watch.set(watch.wall.now().0 + 11 * MINUTE);
-        assert!(watch.told().1 > 10 * MINUTE, "a leap is one all the same");
+        assert!(watch.reading().1 > 10 * MINUTE, "a jump is still noticed");
     }
 
     #[test]
     fn a_suspended_machine_is_no_leap() {
-        // The steady time goes on meanwhile, as the clock does.
+        // Both clocks count while the machine is suspended.
         check("+30d 30d >40d 30d!40d");
     }
 
@@ -323,9 +324,9 @@ mod tests {
     }
 
     #[test]
-    fn whoever_accepts_a_leap_is_believed() {
+    fn an_accepted_jump_is_followed() {
         check(">40d 0s!40d hup 40d +1s 3456001s >40d 3456001s!40d");
-        // Put back after all: the seqs stay ahead, and there is nothing left to be kept from.
+        // After the clock is set back, the seqs stay ahead, and no jump is left to ignore.
         check(">40d 0s!40d hup 40d <40d 0s >40d 40d");
         check("hup 0s >40d 0s!40d");
     }
@@ -337,23 +338,23 @@ mod tests {
             [(-20 * 365 * signed(DAY), 0), (0, 0), (signed(2 * DAY), 0), (signed(3 * DAY), DAY)]
         {
             watch.set((signed(START) + set).try_into().unwrap());
-            assert_eq!(watch.told().1, told, "{set}");
+            assert_eq!(watch.reading().1, told, "{set}");
         }
     }
 
     #[test]
-    fn without_a_bound_it_is_believed_whatever_it_says() {
+    fn without_a_bound_every_reading_is_trusted() {
         let watch = watch(START);
         watch.clock.set_ahead_max(None);
-        assert_eq!(watch.told(), (0, 0));
+        assert_eq!(watch.reading(), (0, 0));
         watch.set(START + 4000 * DAY);
-        assert_eq!(watch.told(), (signed(4000 * DAY), 0));
+        assert_eq!(watch.reading(), (signed(4000 * DAY), 0));
         watch.set(START);
-        assert_eq!(watch.told(), (0, 0));
+        assert_eq!(watch.reading(), (0, 0));
         watch.clock.set_ahead_max(Some(Duration::ZERO));
-        assert_eq!(watch.told(), (0, 0));
+        assert_eq!(watch.reading(), (0, 0));
         watch.set(START + 1);
-        assert_eq!(watch.told(), (0, 1));
+        assert_eq!(watch.reading(), (0, 1));
     }
 
     #[test]

@@ -1,8 +1,9 @@
-//! What the daemon says about itself while it runs: log lines on standard error, and [metrics].
+//! The daemon's log lines on standard error, and its [metrics].
 //!
-//! Promises: one event is one line, and a terminal obeys none of it but its colours. The formatter alone would let line
-//! breaks through, and a field's escape sequences too; here all that is from outside is escaped, so that no id or path
-//! can forge a line. Logging neither fails nor waits, whatever became of standard error: see [`writer`].
+//! Promises: each event is one line. A terminal obeys none of its control characters except the daemon's own colours.
+//! The formatter alone would let line breaks and escape sequences through, so this module escapes all text from
+//! outside; no id or path can forge a line. Logging never fails and never waits, whatever happens to standard error:
+//! see [`writer`].
 
 use std::fmt::{self, Write as _};
 use std::fs::File;
@@ -25,15 +26,15 @@ mod writer;
 
 use writer::Lines;
 
-/// How long the last lines may take to be written when the process ends.
+/// How long the end of the process waits for the last log lines.
 const LAST_LINES_MAX: Duration = Duration::from_secs(1);
 
-/// Where this process logs to.
+/// The log of this process.
 static LOG: OnceLock<Lines> = OnceLock::new();
 
-/// Waits, when it is dropped, for the last lines; not for long.
+/// Waits for the last log lines when it is dropped, for at most a second.
 #[derive(Debug)]
-#[must_use = "once it is dropped the process may end: the last lines are not waited for after that"]
+#[must_use = "keep it until the process ends: dropping it waits for the last lines"]
 pub struct LastLines(());
 
 impl Drop for LastLines {
@@ -44,10 +45,10 @@ impl Drop for LastLines {
     }
 }
 
-/// From here on, events that pass the filter go to standard error, in colour only on a terminal, and so do panics. An
-/// error if events go somewhere already.
+/// Sends events that pass the filter to standard error, in colour only on a terminal, and panics too. Fails if logging
+/// is installed already.
 pub fn install(filter: &LogFilter, format: LogFormat) -> io::Result<LastLines> {
-    // Not through the standard library's handle: whoever wrote to that, too, would wait with us.
+    // Not through the standard library's handle, whose lock other users of standard error would wait for.
     let log = Lines::to(File::from(io::stderr().as_fd().try_clone_to_owned()?))?;
     let terminal = io::stderr().is_terminal();
     let log = LOG.get_or_init(|| log).clone();
@@ -56,46 +57,46 @@ pub fn install(filter: &LogFilter, format: LogFormat) -> io::Result<LastLines> {
         LogFormat::Json => subscriber::set_global_default(objects(filter, move || log.clone())),
     };
     installed.map_err(io::Error::other)?;
-    // The one that is there writes to standard error, and waits as long as that takes.
+    // The default hook writes to standard error itself and may block on it.
     std::panic::set_hook(Box::new(log_panic));
     Ok(LastLines(()))
 }
 
-/// How many log lines were lost since the start of the process.
+/// The number of log lines lost since the process started.
 pub fn lines_lost() -> u64 {
     LOG.get().map_or(0, Lines::lost)
 }
 
-/// What is told the name of each thread that panics.
+/// The callback for panics.
 static ON_PANIC: OnceLock<Box<OnPanic>> = OnceLock::new();
 
 type OnPanic = dyn Fn(Option<&str>) + Send + Sync;
 
-/// From here on, `tell` is called with the name of each thread that panics, on that thread.
-pub fn on_panic(tell: impl Fn(Option<&str>) + Send + Sync + 'static) {
-    drop(ON_PANIC.set(Box::new(tell)));
+/// Calls `report` with the thread's name whenever a thread panics, on that thread.
+pub fn on_panic(report: impl Fn(Option<&str>) + Send + Sync + 'static) {
+    drop(ON_PANIC.set(Box::new(report)));
 }
 
 fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
     let thread = std::thread::current();
-    if let Some(tell) = ON_PANIC.get() {
-        tell(thread.name());
+    if let Some(report) = ON_PANIC.get() {
+        report(thread.name());
     }
     let thread = thread.name().unwrap_or("(without a name)");
     let at = panic.location().map(ToString::to_string).unwrap_or_default();
     let payload = panic.payload();
     let text =
         payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str));
-    let why = text.unwrap_or("(not said)");
+    let why = text.unwrap_or("(no message)");
     tracing::error!(thread, at, why, "a thread panicked");
 }
 
-/// A filter that has been checked can be read; should it not be, errors are the least that is needed.
+/// The filter has been checked, so it parses. The fallback logs errors only.
 fn env_filter(filter: &LogFilter) -> EnvFilter {
     EnvFilter::try_new(filter.as_str()).unwrap_or_else(|_| EnvFilter::new("error"))
 }
 
-/// One JSON object a line, for programs.
+/// One JSON object per line, for programs.
 fn objects<W: Write + 'static>(
     filter: &LogFilter,
     writer: impl Fn() -> W + Send + Sync + 'static,
@@ -109,11 +110,11 @@ fn objects<W: Write + 'static>(
         .finish()
 }
 
-/// JSON escapes only the oldest of what a terminal obeys; here the rest is, too.
+/// Escapes control characters that the JSON formatter leaves as they are.
 struct EscapedJson<W>(W);
 
 impl<W: Write> Write for EscapedJson<W> {
-    /// Takes a line whole: the formatter writes each at once.
+    /// Takes a whole line: the formatter writes each line at once.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut line = String::with_capacity(bytes.len());
         for c in String::from_utf8_lossy(bytes).chars() {
@@ -133,7 +134,7 @@ impl<W: Write> Write for EscapedJson<W> {
     }
 }
 
-/// A warning that somebody from outside may cause at will: said at most so often.
+/// Limits how often a warning is logged that outsiders can cause at will.
 #[derive(Debug)]
 pub struct Seldom {
     every: Duration,
@@ -142,12 +143,12 @@ pub struct Seldom {
 }
 
 impl Seldom {
-    /// At most once in this time.
+    /// At most one warning in this time.
     pub fn every(every: Duration) -> Self {
         Self { every, last: None, unsaid: 0 }
     }
 
-    /// Whether to say it now; if so, how often it was not said since the last time.
+    /// `None` if it is too early to log. Otherwise the number of warnings suppressed since the last one.
     pub fn tell(&mut self) -> Option<u64> {
         let now = Instant::now();
         if self.last.is_some_and(|last| now.duration_since(last) < self.every) {
@@ -169,7 +170,7 @@ fn lines<W: Write + 'static>(
         .with_writer(writer)
         .log_internal_errors(false)
         .fmt_fields(debug_fn(write_field).delimited(" "));
-    // On a terminal the formatter decides: it heeds NO_COLOR.
+    // On a terminal the formatter decides about colours: it respects NO_COLOR.
     if terminal { lines.finish() } else { lines.with_ansi(false).finish() }
 }
 
@@ -180,7 +181,7 @@ fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -
     }
 }
 
-/// Escapes what breaks a line, moves the cursor or turns the direction of text.
+/// Escapes characters that break a line, move the cursor or change the direction of text.
 struct Escaped<'a, 'b>(&'a mut Writer<'b>);
 
 impl fmt::Write for Escaped<'_, '_> {
@@ -289,7 +290,7 @@ mod tests {
     fn colours_are_for_terminals() {
         let event = || tracing::info!(id = %"\x1b[2J", "hello");
         assert!(!logged("info", false, event).contains('\x1b'));
-        // With NO_COLOR set there are none on a terminal either; what is from outside is escaped all the same.
+        // With NO_COLOR a terminal gets no colours either. Text from outside is escaped in any case.
         let log = logged("info", true, event);
         assert!(log.ends_with("hello id=\\u{1b}[2J\n"), "{log:?}");
     }

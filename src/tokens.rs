@@ -1,8 +1,9 @@
-//! Access tokens: who may do what. Owns the file `tokens.json` of the data folder, which holds no token, only the
-//! SHA-256 of each: a token is 256 random bits, so its hash can't be tried out.
+//! Access tokens, which control who may do what. This module owns the file `tokens.json` of the data folder. The file
+//! holds no token, only the SHA-256 of each; a token has 256 random bits, so nobody can guess it from its hash.
 //!
-//! Promises: a token is shown once, when it is made; hashes are compared in constant time; what was revoked stays listed,
-//! so the last token that goes does not open the doors. Several processes may change the file, one after the other.
+//! Promises: a token's text is shown once, when the token is created. Hashes are compared in constant time. Revoked
+//! tokens stay in the file, so revoking the last token does not turn access control off. Several processes may change
+//! the file; a lock makes them take turns.
 
 use crate::layout;
 use std::fmt;
@@ -20,25 +21,25 @@ use crate::durable;
 use crate::model::id::ClientCode;
 use crate::model::seq::Millis;
 
-/// What the file is called, in the data folder.
+/// The version of the file's format.
 const VERSION: u32 = 1;
-/// What every token begins with, so that whoever finds one knows what it is.
+/// The prefix of every token, so that a leaked token is easy to recognise.
 const PREFIX: &str = "profiled";
 const ID_BYTES: usize = 4;
 const SECRET_BYTES: usize = 32;
 
-/// What a call takes.
+/// The kind of access that a call needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
     /// Batches and single updates.
     Batch,
-    /// Looking visitors up.
+    /// Lookups.
     Read,
-    /// Both, and erasure, export and upkeep.
+    /// Everything: batches, lookups, erasure, export and maintenance.
     Admin,
 }
 
-/// What a token is for: one scope or several, in text with commas between them. `admin` covers the others, and stands alone.
+/// The scopes of a token. As text, several are separated by commas. `admin` includes the others and stands alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Scopes {
@@ -47,79 +48,79 @@ pub struct Scopes {
     admin: bool,
 }
 
-/// A token as the file knows it.
+/// A token as the file stores it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Token {
-    /// What it is called by; the second part of its text.
+    /// The token's name, and the second part of its text.
     pub id: String,
-    /// Whose visitors it is for; of every client's if none.
+    /// The client the token is for; `None` for all clients.
     #[serde(with = "client_text")]
     pub client: Option<ClientCode>,
-    /// What for.
+    /// The scopes of the token.
     pub scope: Scopes,
     #[serde(with = "hex_text")]
     sha256: [u8; 32],
-    /// When it was made, in milliseconds since the epoch.
+    /// When the token was created, in milliseconds since the epoch.
     pub created_at_ms: u64,
-    /// When it ends by itself.
+    /// When the token expires, in milliseconds since the epoch; `None` if it never expires.
     pub expires_at_ms: Option<u64>,
-    /// When it was revoked.
+    /// When the token was revoked, in milliseconds since the epoch.
     pub revoked_at_ms: Option<u64>,
 }
 
-/// Whether a token counts.
+/// Whether a token is valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// It does.
+    /// The token is valid.
     Valid,
-    /// It has ended by itself.
+    /// The token has expired.
     Expired,
-    /// It was revoked.
+    /// The token was revoked.
     Revoked,
 }
 
-/// Why a bearer is not let in.
+/// Why a token is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// There is no such token.
+    /// No such token exists.
     #[error("the token is not known")]
     Unknown,
-    /// It has ended by itself.
+    /// The token has expired.
     #[error("the token has expired")]
     Expired,
-    /// It was revoked.
+    /// The token was revoked.
     #[error("the token was revoked")]
     Revoked,
 }
 
-/// Why the file could not be read or changed.
+/// Why the token file could not be read or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum TokensError {
-    /// The system refused something.
+    /// The operating system refused an operation on the file.
     #[error("{}: {error}{}", path.display(), hint(error))]
     Io {
-        /// On what.
+        /// The file.
         path: PathBuf,
-        /// What it said.
+        /// The system's error.
         error: io::Error,
     },
-    /// The file is not what this program writes.
-    #[error("{}: {why}; restore the file, or remove it and make all tokens anew", path.display())]
+    /// The file's content is not valid.
+    #[error("{}: {why}; restore the file from a backup, or remove it and create all tokens again", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with its content.
         why: String,
     },
-    /// There were tokens, and the file is gone: only a start may find the doors open.
-    #[error("{} is gone: restore it, or start the daemon again without tokens", .0.display())]
+    /// The file existed and is gone. Only a restart may turn access control off.
+    #[error("{} is gone: restore it from a backup, or restart the daemon to run without tokens", .0.display())]
     Gone(PathBuf),
-    /// There is no token of this id.
-    #[error("there is no token {0}: `profiled token list` shows those there are")]
+    /// No token has this id.
+    #[error("there is no token {0}: `profiled token list` shows all tokens")]
     NoSuchToken(String),
-    /// No random numbers are to be had.
-    #[error("no random numbers: {0}")]
+    /// The system gives no random numbers.
+    #[error("the system gives no random numbers: {0}")]
     Random(getrandom::Error),
 }
 
@@ -127,7 +128,7 @@ pub enum TokensError {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tokens {
     all: Vec<Token>,
-    /// Nobody knows which there are.
+    /// The tokens are unknown, so every request is rejected.
     closed: bool,
 }
 
@@ -136,7 +137,8 @@ pub struct Tokens {
 struct Stored {
     version: u32,
     tokens: Vec<Token>,
-    /// Of the tokens: a changed letter must not make one that is another client's, or unknown. None by an earlier program.
+    /// The checksum of the tokens: a changed letter must not turn a token into another client's. Earlier versions did
+    /// not write it.
     #[serde(default)]
     crc32c: Option<u32>,
 }
@@ -146,7 +148,7 @@ fn sum(tokens: &[Token]) -> Option<u32> {
 }
 
 impl Tokens {
-    /// Reads those of a data folder; none where there is no file.
+    /// Reads the tokens of a data folder; none if the file does not exist.
     pub fn read(folder: &Path) -> Result<Self, TokensError> {
         let path = folder.join(layout::TOKENS);
         let text = match fs::read(&path) {
@@ -169,25 +171,25 @@ impl Tokens {
         }
     }
 
-    /// Those of a folder whose file is there and can't be read: nobody is let in, for nobody knows who may be.
+    /// The tokens of a folder whose file exists but cannot be read. Every request is rejected.
     pub fn closed() -> Self {
         Self { all: vec![], closed: true }
     }
 
-    /// Whether a token is asked for: as soon as one was ever made.
+    /// Whether requests need a token: yes once a token was ever created.
     pub fn are_asked_for(&self) -> bool {
         self.closed || !self.all.is_empty()
     }
 
-    /// All of them, oldest first.
+    /// All tokens, oldest first.
     pub fn all(&self) -> &[Token] {
         &self.all
     }
 
-    /// The token that a bearer brought, if it lets anybody in now.
+    /// Returns the token with this text if it is valid now.
     pub fn verify(&self, text: &str, now: Millis) -> Result<&Token, Refusal> {
         let sha256 = hash(text);
-        // The id is no secret, and whether it is there may be told by time; whether the hash is right may not.
+        // The id is no secret, so timing may reveal whether it exists. The hash comparison takes constant time.
         let id = text.strip_prefix(PREFIX).and_then(|rest| rest.strip_prefix('_')?.split('_').next());
         let named = self.all.iter().find(|token| Some(token.id.as_str()) == id);
         let token =
@@ -199,7 +201,7 @@ impl Tokens {
         }
     }
 
-    /// Makes a token, and notes it in the folder, durably. Its text is given here and nowhere else.
+    /// Creates a token and stores it durably. Only this call returns the token's text.
     pub fn make(
         folder: &Path,
         client: Option<ClientCode>,
@@ -229,7 +231,7 @@ impl Tokens {
         })
     }
 
-    /// Revokes a token, durably. One that was revoked before stays as it is.
+    /// Revokes a token durably. A token that was revoked before stays as it is.
     pub fn revoke(folder: &Path, id: &str, now: Millis) -> Result<Token, TokensError> {
         change(folder, |tokens| {
             let named = tokens.all.iter_mut().find(|token| token.id == id);
@@ -241,7 +243,7 @@ impl Tokens {
 }
 
 impl Token {
-    /// Whether it counts now.
+    /// The token's state at `now`.
     pub fn state(&self, now: Millis) -> State {
         if self.revoked_at_ms.is_some() {
             State::Revoked
@@ -252,17 +254,17 @@ impl Token {
         }
     }
 
-    /// Whether it is for this client's visitors.
+    /// Whether the token is for this client.
     pub fn is_for(&self, client: &ClientCode) -> bool {
         self.client.as_ref().is_none_or(|own| own == client)
     }
 }
 
 impl Scope {
-    /// All there are.
+    /// All scopes.
     pub const ALL: [Self; 3] = [Self::Batch, Self::Read, Self::Admin];
 
-    /// What it is called.
+    /// The scope's name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Batch => "batch",
@@ -273,7 +275,7 @@ impl Scope {
 }
 
 impl Scopes {
-    /// Whether a token of them may do what that scope is for.
+    /// Whether these scopes include the scope `asked`.
     pub fn covers(self, asked: Scope) -> bool {
         self.admin
             || match asked {
@@ -318,7 +320,7 @@ impl FromStr for Scopes {
                 Some(Scope::Read) => scopes.read = true,
                 Some(Scope::Admin) => scopes.admin = true,
                 None => {
-                    return Err("it is batch, read or admin, or several with commas between them".to_owned());
+                    return Err("use batch, read or admin, or several of them separated by commas".to_owned());
                 }
             }
         }
@@ -350,7 +352,7 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// Changes the file, while no other process does.
+/// Changes the file under a lock that keeps other processes out.
 fn change<T>(
     folder: &Path,
     change: impl FnOnce(&mut Tokens) -> Result<T, TokensError>,
@@ -390,7 +392,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A client code as text, `*` for every client.
+/// A client code as text; `*` for all clients.
 mod client_text {
     use super::ClientCode;
     use serde::{Deserialize as _, Deserializer, Serializer, de};
@@ -463,7 +465,10 @@ mod tests {
         }
         Tokens::revoke(folder.path(), &token.id, NOW).unwrap();
         assert_eq!(verify(&text, NOW.0), Err(Refusal::Revoked));
-        assert!(Tokens::read(folder.path()).unwrap().are_asked_for(), "the last token's end opens no door");
+        assert!(
+            Tokens::read(folder.path()).unwrap().are_asked_for(),
+            "revoking the last token does not turn access control off"
+        );
     }
 
     #[test]
@@ -489,9 +494,9 @@ mod tests {
         assert_eq!(Tokens::read(folder.path()).unwrap().all().len(), 8);
     }
 
-    /// A changed letter made a token another client's.
+    /// A changed letter once turned a token into another client's.
     #[test]
-    fn a_file_of_which_a_letter_was_changed_opens_no_door() {
+    fn a_file_with_a_changed_letter_is_rejected() {
         let folder = tempfile::tempdir().unwrap();
         Tokens::make(folder.path(), demo(), Scope::Read.into(), Millis(1), None).unwrap();
         let path = folder.path().join(layout::TOKENS);
@@ -552,7 +557,7 @@ mod tests {
 
     #[test]
     fn a_file_of_before_scopes_were_given_together_is_read_and_goes_on() {
-        // As the program before wrote it, checksum and all.
+        // The text that the version before wrote, with its checksum.
         const EARLIER: &str = r#"{"version":1,"tokens":[{"id":"1f0c2b7a","client":"demo","scope":"batch","sha256":"0000000000000000000000000000000000000000000000000000000000000000","createdAtMs":1,"expiresAtMs":null,"revokedAtMs":null}],"crc32c":2444511328}"#;
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join(layout::TOKENS), EARLIER).unwrap();

@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_id_is_blocked_by_default() {
+    fn placeholders_are_blocked_by_default() {
         for (source, texts) in [
             (
                 "JavaScript, where a variable is not set",

@@ -32,7 +32,7 @@ pub fn encode_into<T: Serialize>(version: u8, value: &T, out: &mut Vec<u8>) -> R
 
 /// Decodes a value. Allocates no more than the number of bytes can justify.
 pub fn decode<T: DeserializeOwned>(version: u8, bytes: &[u8]) -> Result<T, CodecError> {
-    let (&found, rest) = bytes.split_first().ok_or_else(|| CodecError::Damaged("nothing there".into()))?;
+    let (&found, rest) = bytes.split_first().ok_or_else(|| CodecError::Damaged("no bytes".into()))?;
     if found != version {
         return Err(CodecError::Version { found, expected: version });
     }

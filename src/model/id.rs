@@ -31,7 +31,7 @@ pub enum IdError {
     Forbidden(char),
     /// A `pcId` has a dot without a location hint after it. Cutting the text at the dot could give another visitor's
     /// id.
-    #[error("a dot may stand only before a location hint, digits or digits_digits as in \".28_0\"")]
+    #[error("a dot is allowed only before a location hint, digits or digits_digits as in \".28_0\"")]
     Dot,
 }
 
@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn what_followed_a_dot_was_cut_off_before() {
+    fn earlier_versions_cut_an_id_at_its_dot() {
         for (id, expected) in [
             ("alice.smith", Ok("alice")),
             ("1.36732E+12", Ok("1")),
@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_sees_around_an_id_is_dropped() {
+    fn invisible_characters_around_an_id_are_dropped() {
         for (source, text, expected) in [
             ("copied from a page", "123\u{a0}", "123"),
             ("copied from a page", "\u{200b}123\u{200b}", "123"),
@@ -442,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn client_codes_hold_what_a_path_and_a_batch_id_can_bear() {
+    fn client_codes_fit_into_a_path_and_a_batch_id() {
         assert!(ClientCode::new("acmeclient_7-x.y").is_ok());
         assert_eq!(ClientCode::new("a&b"), Err(IdError::Forbidden('&')));
         assert_eq!(ClientCode::new(""), Err(IdError::Empty));
@@ -471,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn an_erasure_mark_has_a_key_of_its_own_that_tells_whose_it_is() {
+    fn an_erasure_mark_has_its_own_key_that_names_the_id() {
         let key = Key::new(&ClientCode::new("ab").unwrap(), IdKind::ThirdParty, "x");
         let mark = key.erasure_mark();
         assert_ne!(mark, key);

@@ -382,10 +382,10 @@ impl std::fmt::Debug for StoredBytes {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// A later version of the program wrote the bytes, or another program did.
-    #[error("stored bytes of format version {0}; this program reads versions 1 to {FORMAT_VERSION}")]
+    #[error("format version {0}; this program reads versions 1 to {FORMAT_VERSION}")]
     Version(u8),
     /// The bytes are cut short, have a surplus, or contain an unknown code.
-    #[error("stored bytes that are damaged: {0}")]
+    #[error("damaged bytes: {0}")]
     Damaged(&'static str),
 }
 
@@ -407,13 +407,14 @@ pub fn decode(bytes: &[u8]) -> Result<Stored<'_>, DecodeError> {
         }
         KIND_PROFILE => decode_profile(through, reader).map(Stored::Profile),
         KIND_LINK => {
-            let target = Key::from_bytes(reader.rest).ok_or(DecodeError::Damaged("a link to no key"))?;
+            let target =
+                Key::from_bytes(reader.rest).ok_or(DecodeError::Damaged("a link without a valid key"))?;
             Ok(Stored::Link { through, target })
         }
         KIND_ERASED | KIND_SWEPT if reader.rest.is_empty() => {
             Ok(Stored::Tombstone { through, erased: kind == KIND_ERASED })
         }
-        KIND_ERASED | KIND_SWEPT => Err(DecodeError::Damaged("a tombstone with something behind it")),
+        KIND_ERASED | KIND_SWEPT => Err(DecodeError::Damaged("a tombstone with surplus bytes")),
         _ => Err(DecodeError::Damaged("neither profile, link nor tombstone")),
     }
 }
@@ -448,7 +449,7 @@ fn decode_profile<'a>(through: Seq, mut reader: Reader<'a>) -> Result<Profile<'a
     profile.attributes = decode_attributes(attributes, &seqs, &mut metas, &mut text)?;
     profile.layer = decode_attributes(layer, &seqs, &mut metas, &mut text)?;
     if !text.0.is_empty() || !metas.rest.is_empty() {
-        return Err(DecodeError::Damaged("something that belongs to nothing"));
+        return Err(DecodeError::Damaged("surplus bytes at its end"));
     }
     Ok(profile)
 }
@@ -478,7 +479,7 @@ fn decode_attributes<'a>(
 
 fn check_order(attributes: &[Attribute<'_>]) -> Result<(), DecodeError> {
     if attributes.windows(2).any(|pair| matches!(pair, [a, b] if a.name >= b.name)) {
-        return Err(DecodeError::Damaged("attributes that are not in the order of their names"));
+        return Err(DecodeError::Damaged("attributes that are not sorted by name"));
     }
     Ok(())
 }
@@ -494,7 +495,7 @@ impl Seqs<'_> {
         match which.checked_sub(SEQS_UNLISTED) {
             Some(place) => {
                 let bytes = self.listed.get(place.saturating_mul(8)..).and_then(<[u8]>::first_chunk);
-                let bytes = bytes.ok_or(DecodeError::Damaged("a seq that it does not list"))?;
+                let bytes = bytes.ok_or(DecodeError::Damaged("a seq that is not listed"))?;
                 Ok(Seq::from_u64(u64::from_le_bytes(*bytes)))
             }
             None if which == 0 => Ok(Seq::ZERO),
@@ -742,7 +743,7 @@ mod tests {
     }
 
     #[test]
-    fn a_layer_shows_over_what_it_covers_and_folds_in() {
+    fn a_layer_covers_attributes_until_it_is_merged() {
         let mut profile = Profile {
             attributes: vec![attribute("a", "1", 1), attribute("c", "1", 1)],
             layer: vec![attribute("b", "2", 2), attribute("c", "2", 2)],
@@ -792,7 +793,7 @@ mod tests {
 
     /// An attribute that one batch sets takes three bytes beside its name and its value.
     #[test]
-    fn what_one_write_set_takes_little_room() {
+    fn attributes_of_one_write_take_few_bytes() {
         let names: Vec<String> = (0..5).map(|n| format!("n{n}")).collect();
         let attributes = names.iter().map(|name| attribute(name, "value", 1 << 40));
         let seq = Seq::from_u64(1 << 40);

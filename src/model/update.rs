@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_single_write_leaves_out_what_would_make_the_profile_too_large() {
+    fn a_single_write_leaves_out_attributes_beyond_the_size_limit() {
         let sets: Vec<(String, String)> =
             [("a", "1".repeat(90)), ("b", "2".repeat(20)), ("c", "3".into()), ("d", String::new())]
                 .map(|(name, value)| (name.to_owned(), value))

@@ -1,8 +1,8 @@
-//! A store for tests: one in memory that, before each call, does what a test wants: waits, fails, takes note, or changes what
-//! is there.
+//! A store for tests. It is in memory, and a script runs before each call: it may wait, fail, take notes or change the
+//! store.
 //!
-//! Promises: a call that was told to fail changes nothing, and a fold that was told to fail at a visitor has those before
-//! it in.
+//! Promises: a call that the script fails changes nothing. If the script fails a batch at one visitor, the visitors
+//! before it are applied.
 
 use super::memory::MemoryStore;
 use super::{ProfileStore, Reach, StoreError, Swapped, VisitorRows};
@@ -10,20 +10,20 @@ use crate::model::batch::BatchRules;
 use crate::model::id::Key;
 use crate::model::profile::StoredBytes;
 
-/// What is asked of the store.
+/// One call to the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Call<'c> {
     Get(&'c [Key]),
-    /// Of one of the visitors: how many come before it in the same call.
+    /// For one visitor; the number counts the visitors before it in the same call.
     Fold(usize),
     Put(&'c Key),
     Scan,
     Checkpoint,
 }
 
-/// What happens before each call.
+/// What a test does before each call.
 pub(crate) trait Script: Send + Sync {
-    /// May wait, or change what is there; with an error the call fails.
+    /// May wait or change the store. If it returns an error, the call fails with it.
     fn before(&self, store: &MemoryStore, call: Call<'_>) -> Result<(), StoreError>;
 }
 
@@ -33,7 +33,7 @@ impl<S: Fn(&MemoryStore, Call<'_>) -> Result<(), StoreError> + Send + Sync> Scri
     }
 }
 
-/// A store in memory, and what it does before each call.
+/// A store in memory with a script.
 #[derive(Debug, Default)]
 pub(crate) struct Double<S> {
     pub(crate) store: MemoryStore,
@@ -41,7 +41,7 @@ pub(crate) struct Double<S> {
 }
 
 impl<S: Script> Double<S> {
-    /// An empty one.
+    /// An empty store.
     pub(crate) fn new(script: S) -> Self {
         Self { store: MemoryStore::default(), script }
     }

@@ -1,5 +1,5 @@
-//! A store in memory: the model beside which other stores are tested, and a daemon's store where nothing need last
-//! longer than the journal.
+//! A store in memory: the reference for tests of other stores, and the store of a daemon whose data need not outlive
+//! the journal.
 
 use super::{ProfileStore, Reach, StoreError, Swapped, VisitorRows, swap};
 use crate::model::batch::BatchRules;
@@ -9,7 +9,7 @@ use crate::sync::{AtomicU64, Mutex, Ordering, lock};
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-/// Profiles in a map.
+/// Profiles in a sorted map.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     values: Mutex<BTreeMap<Key, StoredBytes>>,
@@ -17,7 +17,7 @@ pub struct MemoryStore {
 }
 
 impl MemoryStore {
-    /// A store that holds what a scan of another gave.
+    /// A store with these values, as a scan of another store returned them.
     pub fn holding(values: impl IntoIterator<Item = (Key, StoredBytes)>) -> Self {
         Self { values: Mutex::new(values.into_iter().collect()), ..Self::default() }
     }

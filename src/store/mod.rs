@@ -1,6 +1,6 @@
-//! The seam to whatever keeps the profiles. The journal is the truth; a store is a view of it that can be rebuilt.
+//! The interface to the profile store. The journal is the truth; a store is a view of it that can be rebuilt.
 //!
-//! Promises: each swap is atomic on its one key; nothing here knows what a batch file, a journal or a call is.
+//! Promises: each swap is atomic on its one key. This module knows nothing of batch files, journals or HTTP calls.
 
 #[cfg(test)]
 pub(crate) mod double;
@@ -14,89 +14,89 @@ use crate::model::id::Key;
 use crate::model::profile::{DecodeError, Stored, StoredBytes, decode};
 use crate::model::update::{Folded, Row, fold};
 
-/// Why a store did not do as asked.
+/// Why a store operation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The store itself failed; what it then holds is not to be trusted.
+    /// The store itself failed. Its contents may be incomplete.
     #[error("the store failed to {doing}: {why}")]
     Failed {
-        /// What it was asked to do.
+        /// The operation.
         doing: &'static str,
-        /// What it said.
+        /// The cause.
         why: String,
     },
-    /// What the store has on the disk, or in memory, cannot be read.
-    #[error("the store is damaged, and failed to {doing}: {why}")]
+    /// The store's data, on the disk or in memory, cannot be read.
+    #[error("the store is damaged and failed to {doing}: {why}")]
     Damaged {
-        /// What it was asked to do.
+        /// The operation.
         doing: &'static str,
-        /// What it said.
+        /// The cause.
         why: String,
     },
-    /// A stored value that cannot be read.
-    #[error("the store holds, under {key}, {error}")]
+    /// A stored value cannot be decoded.
+    #[error("the stored value under {key} cannot be read: {error}")]
     Unreadable {
-        /// The key, for people.
+        /// The key, as text.
         key: String,
         /// What is wrong with the value.
         error: DecodeError,
     },
-    /// A store that has lost something.
-    #[error(
-        "the store reaches as far as its checkpoint {found}, where {named} is needed: it has lost what came last"
-    )]
+    /// The store lacks writes that its last checkpoint included.
+    #[error("the store has checkpoint {found} but needs {named}: it has lost its latest writes")]
     Behind {
-        /// How far it reaches.
+        /// The checkpoint number that the store has.
         found: u64,
-        /// How far it must.
+        /// The checkpoint number that it must have.
         named: u64,
     },
 }
 
-/// How far a store reaches: a number that rises with each checkpoint, and that the store keeps beside what went in before.
-/// A store that gives back less than its checkpoint names lacks something.
+/// A checkpoint number. It rises with each checkpoint, and the store keeps it after the writes that the checkpoint
+/// includes. A store with a lower number than its last checkpoint has lost writes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Reach(pub u64);
 
 impl StoreError {
-    /// Whether it is about what the store holds: asked again it would say the same, and only making the store again helps.
+    /// Whether the store's contents are damaged. A retry fails again; only a rebuild helps.
     pub fn is_damage(&self) -> bool {
         matches!(self, Self::Damaged { .. } | Self::Unreadable { .. })
     }
 }
 
-/// One visitor's rows of one batch, in line order, under the key they go to.
+/// One visitor's rows of one batch, in line order.
 #[derive(Debug, Clone, Copy)]
 pub struct VisitorRows<'r, 'a> {
-    /// The canonical key.
+    /// The visitor's canonical key.
     pub key: &'r Key,
     /// The rows.
     pub rows: &'r [Row<'r, 'a>],
 }
 
-/// What became of one visitor's rows.
+/// The result of applying one visitor's rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Swapped {
-    /// They are in already, by an earlier fold or a write that resolved them; nothing was changed.
+    /// The store already had the rows: an earlier attempt applied them, or a later write resolved them. Nothing
+    /// changed.
     AlreadyIn,
-    /// Nothing was changed: what would become of them could not be told from the profile afterwards, so the commit
-    /// thread must resolve them and journal their outcomes first.
+    /// Nothing changed. The profile would not show the rows' outcomes afterwards, so the commit thread must resolve the
+    /// rows and journal their outcomes.
     MustResolve,
-    /// The one row was dealt with.
+    /// The outcome of the only row.
     One(Outcome),
-    /// The rows were dealt with.
+    /// The outcomes of the rows.
     Many(Vec<Outcome>),
 }
 
-/// A place to keep profiles, links and tombstones.
+/// A store of profiles, links and tombstones.
 pub trait ProfileStore: Send + Sync {
-    /// What is stored under these keys.
+    /// Reads the values under these keys.
     fn get(&self, keys: &[Key]) -> Result<Vec<Option<StoredBytes>>, StoreError>;
 
-    /// Folds a batch's rows in, each visitor by one atomic swap.
+    /// Applies a batch's rows, with one atomic swap per visitor.
     fn fold(&self, rules: &BatchRules, visitors: &[VisitorRows<'_, '_>]) -> Result<Vec<Swapped>, StoreError>;
 
-    /// Puts `now` where `was` is, in one atomic swap; false, and nothing changed, if something else is there.
+    /// Replaces `was` by `now` under the key in one atomic swap. Returns false and changes nothing if the current value
+    /// is not `was`.
     fn put_if(
         &self,
         key: &Key,
@@ -104,19 +104,19 @@ pub trait ProfileStore: Send + Sync {
         now: Option<&StoredBytes>,
     ) -> Result<bool, StoreError>;
 
-    /// What is stored, in key order, from behind `after`, at most `limit` of it.
+    /// Reads up to `limit` values in key order, starting after the key `after`.
     fn scan(&self, after: Option<&Key>, limit: usize) -> Result<Vec<(Key, StoredBytes)>, StoreError>;
 
-    /// All that went in before is durable in the store when this returns, and behind it `reach`, unless the store
-    /// reaches further already. Reads and writes do not wait for it.
+    /// Makes all earlier writes durable, and after them the checkpoint number `reach`, unless the store already has a
+    /// higher one. Reads and writes continue meanwhile.
     fn checkpoint(&self, reach: Reach) -> Result<(), StoreError>;
 
-    /// How far the store reaches: the highest number that a checkpoint left in it. No scan shows it.
+    /// The highest checkpoint number in the store. Scans do not show it.
     fn reach(&self) -> Result<Reach, StoreError>;
 }
 
-/// Puts a value that a journal entry holds where it belongs, unless what is there reaches as far. What was swept gives
-/// way to its tombstone, which reaches no further than it did. `was` is a guess at what is there, which spares a read.
+/// Stores a journaled value unless the store already has a value as new. At the same seq, a tombstone replaces the
+/// value that was swept. `was` is a guess at the current value, which saves a read if it is right.
 pub fn put_through(
     store: &dyn ProfileStore,
     key: &Key,
@@ -139,8 +139,8 @@ pub fn put_through(
     }
 }
 
-/// The pure part of [`ProfileStore::fold`], the same for every store: what the swap on one key should put there, if
-/// anything, and what to answer. May run more than once for one swap.
+/// The pure part of [`ProfileStore::fold`], shared by all stores: the value to store under one key, if any, and the
+/// result to return. A store may call it several times for one swap.
 pub fn swap(
     key: &Key,
     old: Option<&[u8]>,
@@ -151,7 +151,8 @@ pub fn swap(
         .map(decode)
         .transpose()
         .map_err(|error| StoreError::Unreadable { key: format!("{key:?}"), error })?;
-    // A dead link that a new profile would replace: its old target may still list the id, which takes two keys.
+    // The new profile would replace a link that no longer counts. Its old target may still list the id, so two keys
+    // must change.
     let replaces_link =
         rules.creates && matches!(&stored, Some(Stored::Link { through, .. }) if *through < rules.seq);
     if replaces_link {
@@ -173,7 +174,7 @@ pub fn swap(
     Ok(match folded {
         Folded::AlreadyIn => (None, Swapped::AlreadyIn),
         _ if failed => (None, Swapped::MustResolve),
-        // The tombstone of the life before must move to its mark, which takes two keys.
+        // The old tombstone must move to the id's erasure mark, so two keys must change.
         Folded::Changed(_) if erased => (None, Swapped::MustResolve),
         folded => {
             let now = match folded {

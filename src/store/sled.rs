@@ -1,12 +1,12 @@
-//! The default store: sled 0.34.7, used only in the ways that docs/internals/design.md measured to be safe and fast. One tree for all
-//! values, one swap per key, never `transaction()`, `apply_batch`, `flush_async` or `len()`; and a second tree with the
-//! one number that says how far the store reaches.
+//! The default store: sled 0.34.7. The code uses only those parts of sled that docs/internals/design.md measured to be
+//! safe and fast: one tree for all values, one swap per key; never `transaction()`, `apply_batch`, `flush_async` or
+//! `len()`. A second tree keeps the checkpoint number.
 //!
-//! Promises: a store that opens, and reaches as far as its checkpoint says, lacks nothing of what went in before: what
-//! sled would pass over in silence is found before it opens. What lies damaged on the disk shows when it is read, as an
-//! error: never as an older value. A panic of sled's is such an error, too.
+//! Promises: a store that opens with its last checkpoint number has all writes up to that checkpoint. [`sled_log`]
+//! finds losses that sled itself would ignore before sled opens. Damage on the disk shows as an error when it is read,
+//! never as an older value. A panic in sled also becomes an error.
 //!
-//! sled's own `flush()` is not durable on Linux, so [`SledStore::checkpoint`] fsyncs its file and folder as well.
+//! sled's own `flush()` is not durable on Linux, so [`SledStore::checkpoint`] also syncs sled's file and folder.
 #![expect(clippy::disallowed_types, reason = "the one file that may name sled's types")]
 
 use super::{ProfileStore, Reach, StoreError, Swapped, VisitorRows, sled_log, swap};
@@ -21,29 +21,29 @@ use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-/// The tree, and the key in it, under which the store keeps how far it reaches.
+/// The name of the second tree, and the only key in it. It holds the checkpoint number.
 const REACH: &str = "reach";
 
-/// Profiles in sled.
+/// A profile store in sled.
 pub struct SledStore {
     tree: sled::Tree,
     reach: sled::Tree,
-    /// sled's file and its folder, open for as long as the store is: opened at each checkpoint they would miss an error
-    /// that the system found in between, and could not be opened when file handles ran out.
+    /// sled's file and its folder stay open. A file opened anew at each checkpoint would miss earlier write errors, and
+    /// could not be opened when file handles run out.
     file: File,
     folder: File,
 }
 
 impl SledStore {
-    /// Opens or makes a store in this folder, with so much memory for its cache.
+    /// Opens or creates a store in this folder. sled's cache takes `cache_bytes` of memory.
     pub fn open(folder: &Path, cache_bytes: u64) -> Result<Self, StoreError> {
-        std::fs::create_dir_all(folder).map_err(failed("make its folder"))?;
-        set_half_made_snapshots_aside(folder).map_err(failed("set a half-made snapshot aside"))?;
+        std::fs::create_dir_all(folder).map_err(failed("create its folder"))?;
+        set_partial_snapshots_aside(folder).map_err(failed("set a half-written snapshot aside"))?;
         sled_log::verify(folder).map_err(failed("open"))?;
         Self::open_unverified(folder, cache_bytes)
     }
 
-    /// Opens what sled makes of its log.
+    /// Opens the store without verifying sled's log first.
     pub(super) fn open_unverified(folder: &Path, cache_bytes: u64) -> Result<Self, StoreError> {
         caught("open", || {
             let db = sled::Config::new()
@@ -51,7 +51,7 @@ impl SledStore {
                 .cache_capacity(cache_bytes)
                 .mode(sled::Mode::HighThroughput)
                 .segment_size(sled_log::SEGMENT_BYTES)
-                // Checkpoints flush; a timer of sled's own would only get in their way.
+                // Checkpoints flush the store. sled's own timer would interfere with them.
                 .flush_every_ms(None)
                 .open()
                 .map_err(sled_failed("open"))?;
@@ -63,8 +63,8 @@ impl SledStore {
     }
 }
 
-/// sled trips over a snapshot that it was still writing when it was killed. It reads whatever begins with `snap.`.
-fn set_half_made_snapshots_aside(folder: &Path) -> std::io::Result<()> {
+/// Renames half-written snapshots of sled. sled reads every file that starts with `snap.`, and fails on a partial one.
+fn set_partial_snapshots_aside(folder: &Path) -> std::io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
@@ -79,7 +79,7 @@ fn failed<E: std::fmt::Display>(doing: &'static str) -> impl Fn(E) -> StoreError
     move |error| StoreError::Failed { doing, why: error.to_string() }
 }
 
-/// What sled says of its files. What the system refuses when something is written is no damage to what is there.
+/// Turns an error from sled into a store error. A failed write is not damage to the stored data.
 fn sled_failed(doing: &'static str) -> impl Fn(sled::Error) -> StoreError {
     move |error| {
         let why = error.to_string();
@@ -88,25 +88,27 @@ fn sled_failed(doing: &'static str) -> impl Fn(sled::Error) -> StoreError {
             sled::Error::Corruption { .. } | sled::Error::ReportableBug(_) => {
                 StoreError::Damaged { doing, why }
             }
-            sled::Error::Io(error) if !writes && !passes(&error) => StoreError::Damaged { doing, why },
+            sled::Error::Io(error) if !writes && !concerns_the_process(&error) => {
+                StoreError::Damaged { doing, why }
+            }
             _ => StoreError::Failed { doing, why },
         }
     }
 }
 
-/// Whether what the system said is about the process, and not about the file.
-fn passes(error: &std::io::Error) -> bool {
+/// Whether the system's error concerns the process and not the file.
+fn concerns_the_process(error: &std::io::Error) -> bool {
     use rustix::io::Errno;
     let of_the_process = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::INTR, Errno::AGAIN];
     Errno::from_io_error(error).is_some_and(|errno| of_the_process.contains(&errno))
 }
 
-/// Does something with sled, which panics where it finds what it did not expect.
+/// Calls sled and turns a panic into an error. sled panics on damaged data.
 fn caught<T>(doing: &'static str, run: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
-        let said = panic.downcast_ref::<String>().map(String::as_str);
-        let said = said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked");
-        Err(StoreError::Damaged { doing, why: said.to_owned() })
+        let message = panic.downcast_ref::<String>().map(String::as_str);
+        let message = message.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked");
+        Err(StoreError::Damaged { doing, why: message.to_owned() })
     })
 }
 
@@ -177,7 +179,8 @@ impl ProfileStore for SledStore {
         let flushed = point("store-flush").map_err(failed("flush"));
         flushed.and_then(|()| {
             caught("flush", || {
-                // sled's log has it behind all that went in before: where it is read back, none of that is lost.
+                // sled's log has this number after all earlier writes. If a restart finds the number, it finds those
+                // writes.
                 let further = |old: Option<&[u8]>| Some(number(old).max(reach.0).to_be_bytes().to_vec());
                 self.reach.update_and_fetch(REACH, further).map_err(sled_failed("write"))?;
                 self.tree.flush().map(drop).map_err(sled_failed("flush"))

@@ -1,17 +1,18 @@
-//! Reads sled's log before sled does, and finds what its recovery would pass over in silence.
+//! Checks sled's log before sled opens it, and finds losses that sled's recovery would ignore.
 //!
-//! sled 0.34.7 starts from its snapshot of the page table and reads on from there. A message whose checksum does not hold
-//! ends its segment, and a segment whose header does not hold is none: both are what a crash may leave at the log's end,
-//! and so sled goes on with the next segment, wherever they are. Of the pages that the lost messages changed, an older
-//! state then shows. This reader knows which segments were whole on the disk before a later one was begun.
+//! sled 0.34.7 loads its snapshot of the page table and replays the log from there. A message with a wrong checksum
+//! ends its segment; a segment with a damaged header is skipped. Both are normal after a crash, at the end of the log.
+//! But sled skips them anywhere: it continues with the next segment, and the pages that the lost messages changed
+//! silently show an older state. This reader knows which segments were complete on the disk before a later segment was
+//! started.
 //!
-//! Promises: changes nothing. What it lets pass loses at most the end of the log, as a crash does: that shows in how far
-//! the store reaches. Pages from before the snapshot are not read here: sled verifies them when it reads them.
+//! Promises: it changes nothing. A log that passes has lost at most its end, as after a crash; the checkpoint number
+//! shows that. It does not read pages from before the snapshot; sled verifies those when it reads them.
 //!
 //! ```text
 //! segment  512 KiB: a header, then messages, up to one that fills the rest or to a rest too short for one
-//! header   checksum of the rest, inverted (4) | its place in the log (8) | up to where the log was whole then (8);
-//!          the two places with all bits but the highest inverted
+//! header   checksum of the rest, inverted (4) | position in the log (8) | position up to which the log was complete (8);
+//!          both positions with all bits inverted except the highest
 //! message  checksum of body and rest of header, inverted (4) | kind (1) | body's length, segment's number, page (varints)
 //! ```
 
@@ -23,46 +24,46 @@ use std::num::NonZero;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// The size of sled's segments.
+/// The size of sled's segments, in bytes.
 pub(super) const SEGMENT_BYTES: usize = 512 << 10;
 const SEGMENT: u64 = SEGMENT_BYTES as u64;
 const SEGMENT_HEADER_BYTES: usize = 20;
-/// No message begins this near a segment's end.
+/// A message starts at least this far before the end of its segment.
 const MESSAGE_HEADER_BYTES_MAX: usize = 32;
 const KIND_CORRUPTED: u8 = 0;
 const KIND_CAP: u8 = 2;
 const KIND_LAST: u8 = 11;
-/// What the highest bit of a place is not.
+/// Inverts all bits of a position except the highest.
 const PLACE_MASK: u64 = u64::MAX >> 1;
-/// An unused segment is all zeros. It is looked at in so many places, which a segment in use never leaves all zeros.
+/// An unused segment is all zeros. This many samples decide; a segment in use is never zero in all of them.
 const SAMPLES: u64 = 64;
 const SAMPLE_BYTES: usize = 16;
 
-/// So many threads read the log at most; each holds a segment.
+/// The most threads that read the log. Each holds one segment in memory.
 const THREADS_MAX: usize = 4;
 
 /// A segment of the log.
 #[derive(Debug, Clone, Copy)]
 struct Segment {
     offset: u64,
-    /// Its place in the log, in bytes.
+    /// The segment's position in the log, in bytes.
     begins: u64,
-    /// Up to where the log was whole when it was begun.
+    /// The log was complete up to this position when the segment was started.
     whole_to: u64,
 }
 
-/// Verifies the log of the store in this folder, from sled's snapshot on; why it cannot be trusted, if it cannot.
+/// Verifies the log of the store in this folder, from sled's snapshot on. The error says why the log is damaged.
 pub(super) fn verify(folder: &Path) -> Result<(), String> {
     let file = match File::open(folder.join(layout::SLED_DB)) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(told(error)),
+        Err(error) => return Err(unreadable(error)),
     };
-    let from = snapshot_place(folder).map_err(told)? / SEGMENT * SEGMENT;
+    let from = snapshot_place(folder).map_err(unreadable)? / SEGMENT * SEGMENT;
     let mut segments = vec![];
-    let length = file.metadata().map_err(told)?.len();
+    let length = file.metadata().map_err(unreadable)?.len();
     for offset in (0..length).step_by(SEGMENT_BYTES) {
-        match header(&file, offset).map_err(told)? {
+        match header(&file, offset).map_err(unreadable)? {
             Header::Of(segment) if segment.begins >= from => segments.push(segment),
             Header::Of(_) | Header::Unused => {}
             Header::Damaged => return Err(damaged(offset, "its header does not match its checksum")),
@@ -84,19 +85,18 @@ pub(super) fn verify(folder: &Path) -> Result<(), String> {
     })
 }
 
-/// Verifies a segment that was whole on the disk before a later one was begun.
+/// Verifies a segment that was complete on the disk before a later one was started.
 fn verify_one(file: &File, bytes: &mut [u8], segment: &Segment) -> Result<(), String> {
-    let read = read_up_to(file, bytes, segment.offset).map_err(told)?;
+    let read = read_up_to(file, bytes, segment.offset).map_err(unreadable)?;
     let bytes = bytes.get(..read).unwrap_or_default();
     walk(bytes, segment.begins / SEGMENT).map_err(|at| {
-        let why = format!(
-            "the message at byte {at} of it does not match its checksum, though the log went on long since"
-        );
+        let why =
+            format!("the message at its byte {at} does not match its checksum, and later segments follow");
         damaged(segment.offset, &why)
     })
 }
 
-fn told(error: io::Error) -> String {
+fn unreadable(error: io::Error) -> String {
     format!("sled's log cannot be read: {error}")
 }
 
@@ -104,7 +104,7 @@ fn damaged(offset: u64, why: &str) -> String {
     format!("sled's log is damaged: the segment at byte {offset} of db: {why}")
 }
 
-/// Up to where in the log sled's newest snapshot goes. Whether it holds sled asks itself.
+/// The log position of sled's newest snapshot. sled itself checks the snapshot.
 fn snapshot_place(folder: &Path) -> io::Result<u64> {
     let mut newest = None;
     for entry in fs::read_dir(folder)? {
@@ -116,13 +116,13 @@ fn snapshot_place(folder: &Path) -> io::Result<u64> {
     let Some(newest) = newest else { return Ok(0) };
     let mut place = [0; 8];
     let read = File::open(newest)?.read_at(&mut place, 0)?;
-    // One more than the place; zero for none.
+    // The file stores the position plus one, or zero for none.
     Ok(if read == place.len() { u64::from_le_bytes(place).saturating_sub(1) } else { 0 })
 }
 
 enum Header {
     Of(Segment),
-    /// Never used, or freed by a recovery.
+    /// The segment was never used, or a recovery freed it.
     Unused,
     Damaged,
 }
@@ -135,7 +135,7 @@ fn header(file: &File, offset: u64) -> io::Result<Header> {
     let (sum, rest) = bytes.split_at(4);
     if u32_of(sum) == !sum_of(&[rest]) {
         let (begins, whole_to) = rest.split_at(8);
-        // Before anything was written, the log is whole up to -1.
+        // Before the first write, the log is complete up to -1.
         let place = |bytes: &[u8]| {
             Some(u64_of(bytes) ^ PLACE_MASK).filter(|place| *place <= PLACE_MASK).unwrap_or_default()
         };
@@ -154,7 +154,7 @@ fn header(file: &File, offset: u64) -> io::Result<Header> {
     Ok(Header::Unused)
 }
 
-/// Walks a segment's messages to its end; where the first is that does not hold, if one does not.
+/// Checks a segment's messages in order. The error is the position of the first damaged one.
 fn walk(segment: &[u8], number: u64) -> Result<(), usize> {
     let mut at = SEGMENT_HEADER_BYTES;
     while at + MESSAGE_HEADER_BYTES_MAX <= SEGMENT_BYTES {
@@ -173,12 +173,12 @@ fn walk(segment: &[u8], number: u64) -> Result<(), usize> {
 struct Message {
     kind: u8,
     segment: u64,
-    /// Of header and body.
+    /// The length of header and body, in bytes.
     length: usize,
 }
 
 impl Message {
-    /// The message that these bytes begin with, if its checksum holds.
+    /// Parses the first message in these bytes. `None` if its checksum is wrong.
     fn read(bytes: &[u8]) -> Option<Self> {
         let (sum, rest) = bytes.split_at_checked(4)?;
         let (&kind, mut after) = rest.split_first()?;
@@ -193,7 +193,7 @@ impl Message {
     }
 }
 
-/// A number as sled writes it, taken from the front of the bytes.
+/// Reads a number in sled's encoding and removes it from the front of the bytes.
 fn varint(bytes: &mut &[u8]) -> Option<u64> {
     let (&first, rest) = bytes.split_first()?;
     let (number, length) = match first {
@@ -253,7 +253,7 @@ mod tests {
         store.checkpoint(Reach(until)).unwrap();
     }
 
-    /// A store of several segments, with a snapshot of sled's behind the first of them.
+    /// A store of several segments. Its sled snapshot is after the first of them.
     fn store() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         for (from, until) in [(1, 30_000), (30_000, 150_000)] {
@@ -294,7 +294,7 @@ mod tests {
                         assert!(why.contains(&format!("byte {start} of db")), "{why}");
                         found += 1;
                     }
-                    // Only behind the last message of a segment may anything stand.
+                    // Only bytes after the last message of a segment are not checked.
                     Ok(()) => assert!(at >= SEGMENT_BYTES - MESSAGE_HEADER_BYTES_MAX, "byte {at}"),
                 }
             }
@@ -308,7 +308,8 @@ mod tests {
         verify(folder.path()).unwrap();
     }
 
-    /// Why this reader is there: what was lost in the middle of its log sled does not tell, nor does how far the store reaches.
+    /// The reason for this reader: sled does not report losses in the middle of its log, and the checkpoint number does
+    /// not show them.
     #[test]
     fn sled_passes_over_what_is_lost_in_the_middle_of_its_log_and_shows_what_was_before() {
         let folder = store();
@@ -369,7 +370,7 @@ mod tests {
         });
         let last = last.max_by_key(|segment| segment.begins).unwrap();
         let start = usize::try_from(last.offset).unwrap();
-        // Behind the segment's first messages nothing came to the disk.
+        // Everything after the segment's first messages was lost.
         let end = (start + SEGMENT_BYTES).min(bytes.len());
         bytes[start + 2000..end].fill(0);
         fs::write(&db, &bytes).unwrap();

@@ -1,14 +1,13 @@
-//! A store that a fresh one can take the place of while it is used: for space, for erasure (R12).
+//! A store that can be replaced by a fresh one while it is in use: to save space, or for erasure (R12).
 //!
-//! Promises: from [`SwapStore::begin`] on the next store is told of every change before the change is answered, so once
-//! all that stood before has been copied it lacks nothing; each value's `through` lets the two writers, change and copy,
-//! meet in any order. Whatever may have left the next store lacking anything, be it its own fault or the current one's,
-//! [`SwapStore::ready`] and [`SwapStore::finish`] refuse to take it; what is wrong with the next store alone harms nobody
-//! else until a restart may find it.
+//! Promises: from [`SwapStore::begin`] on, the next store receives every change before the change is answered. Once the
+//! existing values are copied too, it is complete. Change and copy may arrive in any order, because each value's
+//! `through` says which one is newer. After any error, in either store, that may have left the next store incomplete,
+//! [`SwapStore::ready`] and [`SwapStore::finish`] refuse to use it. Until a restart may find the next store, its errors
+//! affect nothing else.
 //!
-//! And of a store that turns out to be damaged while it is used: what cannot be read is an error for whoever asks for it,
-//! and so is what did not get in though it is acknowledged, until a store made again takes its place
-//! ([`SwapStore::take_over`]).
+//! A damaged store stays in use until a rebuilt one takes over ([`SwapStore::take_over`]). Until then, reads of damaged
+//! values fail, and so do reads of acknowledged values that could not be stored.
 
 use super::{ProfileStore, Reach, StoreError, Swapped, VisitorRows, put_through};
 use crate::model::batch::BatchRules;
@@ -18,27 +17,27 @@ use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering, RwLock, change, lock, 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-const TAKING: &str = "take another's place";
-/// More acknowledged values than these may not be missing in the store in use: a start is quicker.
+const TAKING: &str = "take over from the current store";
+/// The most acknowledged values that the store in use may lack. Beyond that, a restart is quicker.
 const LOST_KEYS_MAX: usize = 1 << 20;
 
-/// The store that is used, and the one that is to take its place, if any.
+/// The store in use, and the store that will replace it, if any.
 pub struct SwapStore {
     stores: RwLock<Stores>,
-    /// How far the last checkpoint made the stores reach.
+    /// The number of the last checkpoint.
     reach: AtomicU64,
     damage: Mutex<Damage>,
-    /// Whether any acknowledged value did not get in.
+    /// Whether any acknowledged value could not be stored.
     lost_any: AtomicBool,
-    /// How often a store made again took over, twice: odd while one does.
+    /// Twice the number of times that a rebuilt store took over; odd while one takes over.
     turns: AtomicU64,
 }
 
-/// What was found of the store in use.
+/// The known damage of the store in use.
 #[derive(Default)]
 struct Damage {
     why: Option<String>,
-    /// The keys of what did not get in.
+    /// The keys of the acknowledged values that could not be stored.
     lost: BTreeSet<Key>,
 }
 
@@ -52,12 +51,13 @@ struct Next {
     fate: Mutex<Fate>,
 }
 
-/// Both under one lock: either who needs the store hears that it failed, or who has it fail hears that it is needed.
+/// One lock protects both fields, so a failure is always seen: by [`Next::need`] if the store fails first, otherwise by
+/// the next checkpoint.
 #[derive(Default)]
 struct Fate {
-    /// Why it may lack something, if it may.
+    /// Why the store may be incomplete; `None` if it is complete.
     failed: Option<String>,
-    /// From now on a restart may find this store.
+    /// Whether a restart may find this store.
     needed: bool,
 }
 
@@ -71,11 +71,11 @@ impl Fate {
 }
 
 impl Stores {
-    /// What the current store came to; an error is the next one's, too: of what was changed before it, nobody is told
-    /// again.
-    fn telling<T>(&self, done: Result<T, StoreError>) -> Result<T, StoreError> {
+    /// Passes on a result of the current store. An error also fails the next store: it never receives the changes that
+    /// the call made before the error.
+    fn fail_next_on_error<T>(&self, done: Result<T, StoreError>) -> Result<T, StoreError> {
         if let (Err(error), Some(next)) = (&done, &self.next) {
-            next.note(format!("the store before it: {error}"));
+            next.note(format!("the current store failed: {error}"));
         }
         done
     }
@@ -86,7 +86,7 @@ impl Next {
         lock(&self.fate).failed.get_or_insert(why);
     }
 
-    /// From now on a restart may find it, unless it may lack something.
+    /// Notes that a restart may find this store from now on. Fails if the store may be incomplete.
     fn need(&self) -> Result<(), StoreError> {
         let mut fate = lock(&self.fate);
         fate.lacks_nothing(TAKING)?;
@@ -102,21 +102,21 @@ impl Next {
         }
     }
 
-    /// An error only where a restart may find it.
+    /// Fails only if a restart may find this store.
     fn checkpoint(&self, reach: Reach) -> Result<(), StoreError> {
         if let Err(error) = self.store.checkpoint(reach) {
             self.note(error.to_string());
         }
         let fate = lock(&self.fate);
         if fate.needed {
-            return fate.lacks_nothing("take another's place, where a restart may find it already");
+            return fate.lacks_nothing("take over from the current store, and a restart may already find it");
         }
         Ok(())
     }
 }
 
 impl SwapStore {
-    /// Of the store that is used for now. Checkpoints make the stores reach further than `reached`.
+    /// A store that uses `current`. `reached` is the number of its last checkpoint.
     pub fn new(current: Arc<dyn ProfileStore>, reached: Reach) -> Self {
         Self {
             stores: RwLock::new(Stores { current, next: None }),
@@ -127,12 +127,12 @@ impl SwapStore {
         }
     }
 
-    /// What is wrong with the store in use, if anything was found.
+    /// The first damage found in the store in use.
     pub fn damage(&self) -> Option<String> {
         lock(&self.damage).why.clone()
     }
 
-    /// Notes an error of the store in use, if it is damage.
+    /// Notes an error of the store in use if it is damage.
     pub fn note_damage(&self, error: &StoreError) {
         if error.is_damage() {
             lock(&self.damage).why.get_or_insert_with(|| {
@@ -142,8 +142,8 @@ impl SwapStore {
         }
     }
 
-    /// Notes that an acknowledged value did not get in: nobody may be shown what stands there. False if there are too many
-    /// to go on.
+    /// Notes that an acknowledged value could not be stored, so that reads of its key fail. Returns false if there are
+    /// too many such values to continue.
     pub fn lose(&self, key: &Key, error: &StoreError) -> bool {
         self.note_damage(error);
         let mut damage = lock(&self.damage);
@@ -159,17 +159,20 @@ impl SwapStore {
         let damage = lock(&self.damage);
         match keys.find(|key| damage.lost.contains(key)) {
             None => Ok(()),
-            Some(_) => Err(StoreError::Damaged { doing: "read", why: "a write did not get in".into() }),
+            Some(_) => Err(StoreError::Damaged {
+                doing: "read",
+                why: "an acknowledged write could not be stored".into(),
+            }),
         }
     }
 
-    fn noting<T>(&self, done: Result<T, StoreError>) -> Result<T, StoreError> {
+    fn note_on_error<T>(&self, done: Result<T, StoreError>) -> Result<T, StoreError> {
         done.inspect_err(|error| self.note_damage(error))
     }
 
-    /// A store made again takes the place of all there is; what is given back is used by nobody else any more. `before`
-    /// makes the batches readable that it lacks: who looks while one and the other change sees another
-    /// [turn](Self::turn) afterwards, and must look again.
+    /// Puts a rebuilt store in the place of the current and the next one. Returns the old store, which is no longer in
+    /// use. `before` makes the batches readable that the rebuilt store lacks. A reader that reads batches and store
+    /// meanwhile finds another [turn](Self::turn) afterwards, and must read again.
     pub fn take_over(&self, with: Arc<dyn ProfileStore>, before: impl FnOnce()) -> Arc<dyn ProfileStore> {
         self.turns.fetch_add(1, Ordering::SeqCst);
         before();
@@ -180,40 +183,39 @@ impl SwapStore {
         old
     }
 
-    /// What was read of batches and store belongs together if this is the same before and after, and even.
+    /// A reader's view of batches and store is consistent if this number is even and the same before and after.
     pub fn turn(&self) -> u64 {
         self.turns.load(Ordering::SeqCst)
     }
 
-    /// All that went in before is durable when this returns, in whichever store a restart finds; gives how far that then
-    /// reaches.
+    /// Makes all earlier writes durable in every store that a restart may find. Returns the checkpoint's number.
     pub fn make_durable(&self) -> Result<Reach, StoreError> {
         let reach = Reach(self.reach.fetch_add(1, Ordering::AcqRel) + 1);
         self.checkpoint(reach).map(|()| reach)
     }
 
-    /// From here on `next` is told of every change.
+    /// Starts to send every change to `next`, too.
     pub fn begin(&self, next: Arc<dyn ProfileStore>) {
         let next = Next { store: next, fate: Mutex::default() };
         change(&self.stores, |stores| stores.next = Some(Arc::new(next)));
     }
 
-    /// Copies what stands behind `after`, at most so many values of it, leaving out what `keep` does not want. Gives
-    /// where to go on.
+    /// Copies up to `limit` values after the key `after`, except those that `keep` rejects. Returns the key to continue
+    /// after; `None` at the end.
     pub fn copy(
         &self,
         after: Option<&Key>,
         limit: usize,
         keep: &mut dyn FnMut(&Key, &StoredBytes) -> Result<bool, StoreError>,
     ) -> Result<Option<Key>, StoreError> {
-        // The lock is taken page by page: a swap may not wait for a whole copy.
+        // Each page takes the lock anew, so that a swap does not wait for a whole copy.
         look(&self.stores, |stores| {
-            let page = stores.telling(self.noting(stores.current.scan(after, limit)))?;
-            stores.telling(self.none_lost(page.iter().map(|(key, _)| key)))?;
+            let page = stores.fail_next_on_error(self.note_on_error(stores.current.scan(after, limit)))?;
+            stores.fail_next_on_error(self.none_lost(page.iter().map(|(key, _)| key)))?;
             let last = page.last().filter(|_| page.len() == limit).map(|(key, _)| key.clone());
             if let Some(next) = &stores.next {
                 for (key, value) in &page {
-                    if stores.telling(keep(key, value))? {
+                    if stores.fail_next_on_error(keep(key, value))? {
                         next.put(key, value);
                     }
                 }
@@ -222,30 +224,31 @@ impl SwapStore {
         })
     }
 
-    /// Whether the next store lacks nothing so far. If so, a restart may find it from now on, so where it fails
-    /// [`checkpoint`](ProfileStore::checkpoint) does.
+    /// Fails if the next store may be incomplete. Otherwise a restart may find it from now on, and its failures make
+    /// [`checkpoint`](ProfileStore::checkpoint) fail.
     pub fn ready(&self) -> Result<(), StoreError> {
         let next = look(&self.stores, |stores| stores.next.clone());
         next.map_or(Ok(()), |next| next.need())
     }
 
-    /// The next store takes the place of the current one, which is given back; unless the next one may lack anything:
-    /// then it is dropped, and all is as before.
+    /// Replaces the current store by the next one and returns the old one. If the next store may be incomplete, it is
+    /// dropped and the current one stays.
     pub fn finish(&self) -> Result<Arc<dyn ProfileStore>, StoreError> {
         change(&self.stores, |stores| {
-            let none = StoreError::Failed { doing: TAKING, why: "none was begun".to_owned() };
+            let none = StoreError::Failed { doing: TAKING, why: "no next store was started".to_owned() };
             let next = stores.next.take().ok_or(none)?;
             lock(&next.fate).lacks_nothing(TAKING)?;
             Ok(std::mem::replace(&mut stores.current, Arc::clone(&next.store)))
         })
     }
 
-    /// Drops the next store, which is not wanted any more.
+    /// Drops the next store.
     pub fn abandon(&self) {
         change(&self.stores, |stores| stores.next = None);
     }
 
-    /// Puts another store in the place of all there is: what is given back is used by nobody else any more.
+    /// Puts another store in the place of the current and the next one. Returns the old store, which is no longer in
+    /// use.
     pub fn replace(&self, with: Arc<dyn ProfileStore>) -> Arc<dyn ProfileStore> {
         change(&self.stores, |stores| {
             stores.next = None;
@@ -257,20 +260,20 @@ impl SwapStore {
 impl ProfileStore for SwapStore {
     fn get(&self, keys: &[Key]) -> Result<Vec<Option<StoredBytes>>, StoreError> {
         self.none_lost(keys.iter())?;
-        self.noting(look(&self.stores, |stores| stores.current.get(keys)))
+        self.note_on_error(look(&self.stores, |stores| stores.current.get(keys)))
     }
 
     fn fold(&self, rules: &BatchRules, visitors: &[VisitorRows<'_, '_>]) -> Result<Vec<Swapped>, StoreError> {
         self.none_lost(visitors.iter().map(|visitor| visitor.key))?;
-        let folded = look(&self.stores, |stores| {
-            let swapped = stores.telling(stores.current.fold(rules, visitors))?;
+        let applied = look(&self.stores, |stores| {
+            let swapped = stores.fail_next_on_error(stores.current.fold(rules, visitors))?;
             if let Some(next) = &stores.next {
                 let changed = visitors
                     .iter()
                     .zip(&swapped)
                     .filter(|(_, swapped)| matches!(swapped, Swapped::One(_) | Swapped::Many(_)));
                 let keys: Vec<Key> = changed.map(|(visitor, _)| visitor.key.clone()).collect();
-                for (key, value) in keys.iter().zip(stores.telling(stores.current.get(&keys))?) {
+                for (key, value) in keys.iter().zip(stores.fail_next_on_error(stores.current.get(&keys))?) {
                     if let Some(value) = value {
                         next.put(key, &value);
                     }
@@ -278,7 +281,7 @@ impl ProfileStore for SwapStore {
             }
             Ok(swapped)
         });
-        self.noting(folded)
+        self.note_on_error(applied)
     }
 
     fn put_if(
@@ -289,32 +292,32 @@ impl ProfileStore for SwapStore {
     ) -> Result<bool, StoreError> {
         self.none_lost(std::iter::once(key))?;
         let put = look(&self.stores, |stores| {
-            let put = stores.telling(stores.current.put_if(key, was, now))?;
-            // What is only taken away is a tombstone that nothing needs: the next store may have it all the same.
+            let put = stores.fail_next_on_error(stores.current.put_if(key, was, now))?;
+            // A removed value is a tombstone that is no longer needed. It does no harm in the next store.
             if let (true, Some(now), Some(next)) = (put, now, &stores.next) {
                 next.put(key, now);
             }
             Ok(put)
         });
-        self.noting(put)
+        self.note_on_error(put)
     }
 
     fn scan(&self, after: Option<&Key>, limit: usize) -> Result<Vec<(Key, StoredBytes)>, StoreError> {
-        let page = self.noting(look(&self.stores, |stores| stores.current.scan(after, limit)))?;
+        let page = self.note_on_error(look(&self.stores, |stores| stores.current.scan(after, limit)))?;
         self.none_lost(page.iter().map(|(key, _)| key))?;
         Ok(page)
     }
 
-    /// Of the next store, too: what is acknowledged on the strength of this must not need the journal whichever of the
-    /// two a restart finds. It takes long, so no lock is held meanwhile, for whoever swaps stores would wait for it, and
-    /// everybody else for that one. A store that is begun meanwhile is made durable before a restart may find it.
+    /// Also covers the next store, because a restart may find either of the two. Holds no lock during the slow sync: a
+    /// swap of stores would wait for the lock, and all calls would wait for the swap. A next store that is started
+    /// meanwhile gets a checkpoint of its own before a restart may find it.
     fn checkpoint(&self, reach: Reach) -> Result<(), StoreError> {
         loop {
             let (current, next) =
                 look(&self.stores, |stores| (Arc::clone(&stores.current), stores.next.clone()));
             match current.checkpoint(reach) {
                 Ok(()) => return next.map_or(Ok(()), |next| next.checkpoint(reach)),
-                // Another took its place meanwhile, and has all that it had.
+                // Another store took over meanwhile, and it has all values of the old one.
                 Err(_) if !look(&self.stores, |stores| Arc::ptr_eq(&stores.current, &current)) => {}
                 Err(error) => return Err(error),
             }
@@ -339,19 +342,19 @@ mod tests {
     use std::sync::mpsc::{Receiver, Sender, channel};
     use std::time::Duration;
 
-    /// A store that fails once where it is told to.
+    /// A store that fails once, at the call that a test names.
     type Faulty = Double<Faults>;
 
     #[derive(Default)]
     struct Faults {
         fault: Mutex<Option<String>>,
-        /// The next checkpoint says that it began, and ends when it is told to.
+        /// If set, the next checkpoint reports its start and then waits for a signal.
         held: Mutex<Option<(Sender<()>, Receiver<()>)>>,
     }
 
     impl Faults {
         fn passes(&self, doing: &'static str) -> Result<(), StoreError> {
-            let failed = |_| StoreError::Failed { doing, why: "as told".into() };
+            let failed = |_| StoreError::Failed { doing, why: "as the test wants".into() };
             lock(&self.fault).take_if(|fault| *fault == doing).map_or(Ok(()), |fault| Err(failed(fault)))
         }
     }
@@ -362,7 +365,9 @@ mod tests {
                 && let Some((began, ended)) = lock(&self.held).take()
             {
                 began.send(()).unwrap();
-                ended.recv_timeout(Duration::from_secs(20)).expect("whoever holds it waits for it");
+                ended
+                    .recv_timeout(Duration::from_secs(20))
+                    .expect("the test ends each checkpoint that it holds");
             }
             self.passes(match call {
                 Call::Get(_) => "get",
@@ -414,9 +419,9 @@ mod tests {
         }
     }
 
-    /// Takes steps, each of which must succeed, or fail where it ends with `?`. `a` puts a visitor, `ab*` folds rows of two
-    /// in; `old!get` has the next get of the current store fail, `new!get` that of the next one. A next store that is
-    /// taken must have all that the one before it has.
+    /// Runs the steps. A step that ends with `?` must fail, every other must succeed. `a` puts a visitor, `ab*` applies
+    /// rows of two visitors; `old!get` makes the next get of the current store fail, `new!get` that of the next store.
+    /// A next store that takes over must have all values of the store before it.
     fn check(steps: &str) {
         let old = Arc::new(Faulty::default());
         let swap = SwapStore::new(Arc::clone(&old) as _, Reach::default());
@@ -503,7 +508,7 @@ mod tests {
         check("ab begin copy old!checkpoint checkpoint? a ready finish");
     }
 
-    /// A restart may find it then: what is acknowledged must be in both.
+    /// A restart may find the next store by then, so both stores must have every acknowledged write.
     #[test]
     fn once_it_is_ready_a_next_store_that_fails_makes_checkpoints_fail() {
         check("ab begin copy ready new!put a checkpoint? b checkpoint? finish?");
@@ -519,7 +524,7 @@ mod tests {
         check("ab begin copy old!fold-second ab*? finish? begin copy b ready finish checkpoint");
     }
 
-    /// It once held a lock that `begin` and `finish` wait for, and lookups behind them.
+    /// A checkpoint once held a lock that `begin`, `finish` and lookups waited for.
     #[test]
     fn nobody_waits_for_a_checkpoint() {
         let old = Arc::new(Faulty::default());
@@ -539,13 +544,13 @@ mod tests {
             assert_eq!(swap.get(&keys("abc")).unwrap().iter().flatten().count(), 3);
             *lock(&old.script.fault) = Some("checkpoint".into());
             end.send(()).unwrap();
-            // The store it began with failed, but is not in use any more: the one that is was made durable instead.
+            // The old store failed but is no longer in use. The checkpoint ran on the new one instead.
             assert_eq!(checkpoint.join().unwrap().unwrap(), Reach(8));
             assert_eq!(new.reach().unwrap(), Reach(8));
         });
     }
 
-    /// Between a look at the stores and the end of the checkpoint the next store came to be needed.
+    /// The next store becomes needed while its checkpoint runs.
     #[test]
     fn a_next_store_that_is_needed_by_the_end_of_its_checkpoint_makes_it_fail() {
         let swap = SwapStore::new(Arc::new(Faulty::default()), Reach::default());

@@ -1,8 +1,8 @@
-//! What the daemon counts: requests, limits that were hit, connections, uploads, rows; in the text form of OpenMetrics.
+//! The daemon's counters in the text format of OpenMetrics: requests, limits, connections, uploads, rows.
 //!
-//! Promises: the number of series is bounded whatever is sent, for every label's values come from a list in the code,
-//! but for client codes, of which the first [`CLIENTS_MAX`] have series of their own; what counts one client is shown
-//! only to who may see that client.
+//! Promises: the number of series is bounded. All label values come from lists in the code, except client codes; the
+//! first [`CLIENTS_MAX`] clients have their own series. A client's series are shown only to callers who may see that
+//! client.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,88 +21,88 @@ use prometheus_client::registry::Registry;
 use crate::model::batch::{Counts, Outcome};
 use crate::model::id::ClientCode;
 
-/// The media type of what [`Metrics::render`] gives.
+/// The media type of the text from [`Metrics::render`].
 pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-/// How many clients have series of their own: as long as none is configured, a call may name any.
+/// The most clients with their own series. Without configured clients a call may name any client.
 const CLIENTS_MAX: usize = 1_000;
-/// What the clients beyond them are counted under; no client code holds a parenthesis.
+/// The label for all further clients. No client code contains a parenthesis.
 const OTHER_CLIENTS: &str = "(other)";
-/// The upper bounds of the histogram of answers, in seconds.
+/// The upper bounds of the request time histogram, in seconds.
 const SECONDS: [f64; 13] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
 
-/// The upper bounds of the histogram of syncs, and of lookups, in seconds.
+/// The upper bounds of the histograms of journal syncs and lookups, in seconds.
 const SHORT_SECONDS: [f64; 14] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 
-/// A limit that keeps one caller from taking what others need.
+/// A limit that keeps one caller from using up what others need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Limit {
-    /// How long a request's header may take to arrive.
+    /// The time for a request's header to arrive.
     HeaderReadTimeout,
-    /// How long a body may pause.
+    /// The longest pause within a body.
     BodyIdleTimeout,
-    /// How slowly a body may come.
+    /// The slowest rate at which a body may arrive.
     BodyRate,
-    /// How long a connection may wait for its next request.
+    /// The time a connection may be idle between requests.
     IdleConnection,
-    /// How long an answer may lie unread.
+    /// The time a client may leave an answer unread.
     AnswerUnread,
-    /// How slowly an answer may be read.
+    /// The slowest rate at which a client may read an answer.
     AnswerRate,
-    /// Connections at once.
+    /// Concurrent connections.
     Connections,
-    /// Connections at once from one address.
+    /// Concurrent connections from one address.
     ConnectionsPerAddress,
-    /// Bytes of a request's header.
+    /// The size of a request's header, in bytes.
     HeaderSize,
-    /// Lines of a request's header.
+    /// The number of header lines.
     HeaderCount,
-    /// Bytes of a request's path with its query.
+    /// The length of a request's path and query, in bytes.
     UriLength,
-    /// Uploads at once.
+    /// Concurrent uploads.
     ConcurrentUploads,
-    /// Exports at once.
+    /// Concurrent exports.
     ConcurrentExports,
-    /// Bytes of kept uploads on the disk.
+    /// The disk space of kept uploads, in bytes.
     SpoolBytes,
-    /// Reports of batches that are read.
+    /// Concurrent downloads of batch reports.
     ConcurrentReports,
-    /// Dry runs that wait for their turn.
+    /// Waiting dry runs.
     ConcurrentDryRuns,
-    /// Searches for lines that wait for their turn.
+    /// Waiting searches for lines.
     ConcurrentLineSearches,
-    /// Counts of visitors that wait for their turn.
+    /// Waiting counts of visitors.
     ConcurrentCounts,
-    /// Compactions and backups that wait for their turn.
+    /// Waiting compactions and backups.
     ConcurrentChores,
-    /// Streams of events that are open.
+    /// Open event streams.
     EventStreams,
-    /// Site calls in JSON with large bodies, at once.
+    /// Concurrent JSON site calls with large bodies.
     ConcurrentLargeCalls,
-    /// Somebody with more than their share made room for somebody else.
+    /// A caller with more than its share lost a slot to another caller.
     MadeRoom,
-    /// Batch calls of one client.
+    /// The rate of batch calls of one client.
     ClientRate,
-    /// Site calls of one address.
+    /// The rate of site calls from one address.
     AddressRate,
-    /// Authorisations that failed, of one address.
+    /// Failed authorisations from one address.
     FailedAuthorisations,
-    /// Bytes of a body, decoded.
+    /// The size of a decoded body, in bytes.
     BodyBytes,
-    /// Rows of a batch.
+    /// The number of rows in a batch.
     Rows,
-    /// How much larger a body may become by being decoded.
+    /// The ratio of a body's decoded size to its compressed size.
     DecodeRatio,
-    /// A connection could not be accepted: mostly because file handles ran out.
+    /// A connection could not be accepted, mostly because file handles ran out.
     AcceptBackoff,
-    /// How long a TLS handshake may take.
+    /// The time for a TLS handshake.
     TlsHandshake,
-    /// Bytes of the disk that are left alone.
+    /// The disk space that the daemon leaves free, in bytes.
     DiskReserve,
 }
 
 impl Limit {
-    /// All of them.
+    /// All limits.
     pub const ALL: [Self; 31] = [
         Self::HeaderReadTimeout,
         Self::BodyIdleTimeout,
@@ -137,7 +137,7 @@ impl Limit {
         Self::DiskReserve,
     ];
 
-    /// What the label says.
+    /// The value of the label `limit`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::HeaderReadTimeout => "header_read_timeout",
@@ -175,14 +175,14 @@ impl Limit {
     }
 }
 
-/// Why a call's attribute was not written, though the call was.
+/// Why an accepted call lost an attribute or an id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeftOut {
-    /// An mbox call's that is not legal, or is one too many.
+    /// The mbox call's attribute is not valid, or the call has too many.
     Illegal,
-    /// The profile would have grown too large (R9).
+    /// The profile would have become too large (R9).
     ProfileBytes,
-    /// An id that is none (`blocked_ids`).
+    /// The id is blocked (setting `blocked_ids`).
     BlockedId,
 }
 
@@ -196,12 +196,12 @@ impl LeftOut {
     }
 }
 
-/// Why folding waited though there were rows to fold (R10).
+/// Why the background application of rows waited (R10).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeldBack {
-    /// The rate that is set.
+    /// The configured rate was reached.
     Rate,
-    /// Site calls that waited.
+    /// Site calls were waiting.
     SiteCalls,
 }
 
@@ -214,44 +214,44 @@ impl HeldBack {
     }
 }
 
-/// What is not counted but looked at when somebody asks.
+/// The values that are read for each request for metrics instead of counted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Vitals {
-    /// Whether it serves.
+    /// Whether the daemon is ready (`/readyz`).
     pub ready: bool,
-    /// Batches that are accepted and not complete.
+    /// Batches that are accepted and not yet complete.
     pub batches_pending: u64,
-    /// Batches whose uploads are not what was accepted.
+    /// Batches that are held because their uploads are damaged.
     pub batches_stuck: u64,
-    /// Their rows that are not folded in.
+    /// Rows of pending batches that are not applied yet.
     pub rows_pending: u64,
     /// Writes that wait for the journal.
     pub writes_waiting: u64,
-    /// How many rows a second may be folded in just now; none: as fast as it goes.
+    /// The current limit on applied rows per second; `None` for no limit.
     pub rows_per_second_max: Option<u32>,
-    /// Profiles that live, as of the sweeper's last pass; before there was one, those that it has counted so far.
+    /// Live profiles at the sweeper's last pass; during the first pass, those counted so far.
     pub live_profiles: u64,
-    /// Since that pass ended, or the start.
+    /// The time since that pass ended, or since the start.
     pub live_profiles_age: Duration,
-    /// Profiles that expired and are kept for now, for the clock may be wrong.
+    /// Expired profiles that are kept for now, because the clock may be wrong.
     pub expired_profiles_kept: u64,
-    /// By how much the machine's clock has leapt ahead, and is not believed.
+    /// How far the machine's clock has jumped ahead; zero while it is trusted.
     pub clock_ahead: Duration,
     /// Log lines that could not be written.
     pub log_lines_lost: u64,
-    /// The store's bytes on the disk.
+    /// The store's size on the disk, in bytes.
     pub store_bytes: u64,
-    /// Bytes of kept uploads on the disk.
+    /// The size of kept uploads on the disk, in bytes.
     pub spool_bytes: u64,
-    /// Bytes that the disk under the data folder has left.
+    /// The free space on the data folder's disk, in bytes.
     pub disk_free_bytes: u64,
-    /// Whether the store is being made again beside a damaged one.
+    /// Whether a damaged store is being rebuilt now.
     pub store_remaking: bool,
-    /// How often that was done since the start.
+    /// The number of rebuilds since the start.
     pub store_remakes: u64,
-    /// Since the last checkpoint, or the start.
+    /// The time since the last checkpoint, or since the start.
     pub checkpoint_age: Duration,
-    /// Since the last snapshot; since the start if there is none.
+    /// The time since the last snapshot, or since the start if there is none.
     pub snapshot_age: Duration,
 }
 
@@ -263,52 +263,55 @@ impl Vitals {
             gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
             registry.register(name, help, gauge);
         };
-        whole("ready", "1 if the daemon serves, as /readyz says, else 0", u64::from(self.ready));
-        whole("batches_pending", "Batches that are accepted and not complete", self.batches_pending);
+        whole("ready", "1 if the daemon is ready, as /readyz reports, else 0", u64::from(self.ready));
+        whole("batches_pending", "Batches that are accepted and not yet complete", self.batches_pending);
         whole(
             "batches_stuck",
-            "Batches that are held because their uploads are damaged: send them again, or give them up",
+            "Batches that are held because their uploads are damaged: send their files again, or give them up",
             self.batches_stuck,
         );
-        whole("rows_pending", "Rows of pending batches that are not folded in yet", self.rows_pending);
+        whole("rows_pending", "Rows of pending batches that are not applied yet", self.rows_pending);
         whole("writes_waiting", "Writes that wait for the journal", self.writes_waiting);
         let rate = u64::from(self.rows_per_second_max.unwrap_or_default());
-        whole("fold_rows_per_second_max", "Rows a second that may be folded in now; 0 is no limit", rate);
-        let help =
-            "Profiles that live, counted by the sweeper's last pass over the store, or so far by its first";
+        whole("fold_rows_per_second_max", "Current limit on applied rows per second; 0 is no limit", rate);
+        let help = "Live profiles, counted by the sweeper's last pass over the store, or so far by its first";
         whole("live_profiles", help, self.live_profiles);
-        let help = "Profiles that expired and are kept for now, for the clock is long past the last write";
+        let help = "Expired profiles that are kept for now, because the clock is far past the last write";
         whole("expired_profiles_kept", help, self.expired_profiles_kept);
-        whole("store_bytes", "Bytes that the store takes on the disk", self.store_bytes);
-        whole("spool_bytes", "Bytes that kept uploads take on the disk", self.spool_bytes);
-        whole("disk_free_bytes", "Bytes that the disk under the data folder has left", self.disk_free_bytes);
-        let help = "1 while the store is being made again beside a damaged one, else 0";
+        whole("store_bytes", "Size of the store on the disk, in bytes", self.store_bytes);
+        whole("spool_bytes", "Size of kept uploads on the disk, in bytes", self.spool_bytes);
+        whole("disk_free_bytes", "Free space on the disk of the data folder, in bytes", self.disk_free_bytes);
+        let help = "1 while a damaged store is being rebuilt, else 0";
         whole("store_remaking", help, u64::from(self.store_remaking));
         let remakes = Counter::<u64>::default();
         remakes.inc_by(self.store_remakes);
-        let help = "Times that the store was made again beside a damaged one since the start";
+        let help = "Rebuilds of a damaged store since the start";
         registry.register("store_remakes", help, remakes);
         let mut seconds = |name: &str, help: &str, age: Duration| {
             let gauge = Gauge::<f64, AtomicU64>::default();
             gauge.set(age.as_secs_f64());
             registry.register(name, help, gauge);
         };
-        let help = "Seconds since the last checkpoint of the store, or the start";
+        let help = "Seconds since the last checkpoint of the store, or since the start";
         seconds("checkpoint_age_seconds", help, self.checkpoint_age);
-        let help = "Seconds since the last snapshot of the store, or the start if there is none";
+        let help = "Seconds since the last snapshot of the store, or since the start if there is none";
         seconds("snapshot_age_seconds", help, self.snapshot_age);
-        let help = "Seconds since the sweeper's last pass, which counts live_profiles, or the start";
+        let help = "Seconds since the sweeper's last pass, which counts live_profiles, or since the start";
         seconds("live_profiles_age_seconds", help, self.live_profiles_age);
-        let help = "Seconds that the machine's clock has leapt ahead and is not believed; 0 while it is";
+        let help = "Seconds that the machine's clock has jumped ahead, while the daemon ignores it; else 0";
         seconds("clock_disbelieved_seconds", help, self.clock_ahead);
         let lost = Counter::<u64>::default();
         lost.inc_by(self.log_lines_lost);
-        registry.register("log_lines_lost", "Log lines that could not be written, or not fast enough", lost);
+        registry.register(
+            "log_lines_lost",
+            "Log lines lost because standard error could not be written, or not fast enough",
+            lost,
+        );
         registry
     }
 }
 
-/// Everything that is counted, from the start of the process.
+/// All counters since the start of the process.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -336,7 +339,7 @@ struct Answered {
     status: u16,
 }
 
-/// What is counted by client.
+/// The counters per client.
 #[derive(Debug, Default)]
 struct Clients {
     named: BTreeMap<ClientCode, PerClient>,
@@ -353,46 +356,50 @@ impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("profiled");
         let limits = Family::default();
-        registry.register("limits_hit", "Times that a limit was hit", limits.clone());
+        registry.register("limits_hit", "How often each limit was hit", limits.clone());
         let connections = Gauge::default();
-        registry.register("connections", "Connections open now", connections.clone());
+        registry.register("connections", "Open connections", connections.clone());
         let requests = Family::default();
         registry.register("requests", "Requests answered", requests.clone());
         let seconds: Family<_, _, fn() -> Histogram> =
             Family::new_with_constructor(|| Histogram::new(SECONDS));
         registry.register("request_seconds", "Time from a request's header to its answer", seconds.clone());
         let uploads = Gauge::default();
-        registry.register("uploads", "Batch uploads under way", uploads.clone());
+        registry.register("uploads", "Batch uploads in progress", uploads.clone());
         let places = Family::default();
-        registry.register("places_taken", "Places taken of what is scarce, by what it is", places.clone());
+        registry.register("places_taken", "Used slots of each limited resource", places.clone());
         let left_out = Family::default();
-        registry.register("attributes_left_out", "Attributes and ids that a call lost", left_out.clone());
+        registry.register(
+            "attributes_left_out",
+            "Attributes and ids that were dropped from accepted calls",
+            left_out.clone(),
+        );
         let sync_seconds = Histogram::new(SHORT_SECONDS);
-        let help = "Time to write a commit group to the journal and have it synced to the disk";
+        let help = "Time to write a commit group to the journal and sync it to the disk";
         registry.register("journal_sync_seconds", help, sync_seconds.clone());
         let journal_bytes = Counter::default();
         registry.register("journal_bytes", "Bytes written to the journal", journal_bytes.clone());
         let lookup_seconds = Histogram::new(SHORT_SECONDS);
-        registry.register("lookup_seconds", "Time to look a visitor up", lookup_seconds.clone());
+        registry.register("lookup_seconds", "Time of a visitor lookup", lookup_seconds.clone());
         let rows_folded = Counter::default();
         registry.register(
             "rows_folded",
-            "Rows folded into the store: its rate is the apply rate",
+            "Rows applied to the store; the rate of this counter is the apply rate",
             rows_folded.clone(),
         );
         let began_anew = Counter::default();
-        let help = "Site calls of visitors whose profile had expired, which began a new one";
+        let help = "Site calls that created a new profile because the visitor's old one had expired";
         registry.register("expired_began_anew", help, began_anew.clone());
         let held_back = Family::default();
-        let help = "Time that writers folding batches waited, for the rate that is set or for site calls";
+        let help = "Time that applying batches was paused, by the configured rate or by site calls";
         registry.register("fold_held_back_seconds", help, held_back.clone());
         let version = Family::<Labels<1>, Gauge>::default();
         version.get_or_create(&[("version", env!("CARGO_PKG_VERSION"))]).set(1);
-        registry.register("build", "1, with the version that runs", version);
+        registry.register("build", "1, labelled with the running version", version);
         for by in [HeldBack::Rate, HeldBack::SiteCalls] {
             drop(held_back.get_or_create(&[("by", by.by())]));
         }
-        // A series that begins only when something happens hides the first time that it does.
+        // All series start at 0. A series that starts at its first event hides that event from rates.
         for limit in Limit::ALL {
             drop(limits.get_or_create(&[("limit", limit.name())]));
         }
@@ -420,81 +427,81 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// A limit was hit.
+    /// Counts a limit that was hit.
     pub fn hit(&self, limit: Limit) {
         self.limits.get_or_create(&[("limit", limit.name())]).inc();
     }
 
-    /// A request was answered with `status`. `endpoint` comes from a list in the code.
+    /// Counts a request answered with `status`. `endpoint` comes from a list in the code.
     pub fn answered(&self, endpoint: &'static str, status: u16, took: Duration) {
         self.requests.get_or_create(&Answered { endpoint, status }).inc();
         self.seconds.get_or_create(&[("endpoint", endpoint)]).observe(took.as_secs_f64());
     }
 
-    /// A connection is open, until what this gives is dropped.
+    /// Counts an open connection until the result is dropped.
     pub fn connection(&self) -> UnderWay {
         UnderWay::begin(&self.connections)
     }
 
-    /// A batch is being uploaded, until what this gives is dropped.
+    /// Counts a batch upload until the result is dropped.
     pub fn upload(&self) -> UnderWay {
         UnderWay::begin(&self.uploads)
     }
 
-    /// A place of what is scarce is taken, until what this gives is dropped. `of` comes from a list in the code.
+    /// Counts a used slot of a limited resource until the result is dropped. `of` comes from a list in the code.
     pub fn place(&self, of: &'static str) -> UnderWay {
         UnderWay::begin(&self.places.get_or_create(&[("of", of)]))
     }
 
-    /// Attributes of a call were left out.
+    /// Counts attributes that a call lost.
     pub fn left_out(&self, attributes: usize, why: LeftOut) {
         if attributes > 0 {
             self.left_out.get_or_create(&[("reason", why.reason())]).inc_by(attributes as u64);
         }
     }
 
-    /// So many bytes were written to the journal and synced.
+    /// Counts bytes written to the journal and synced, with the time it took.
     pub fn journal_synced(&self, bytes: usize, took: Duration) {
         self.journal_bytes.inc_by(bytes as u64);
         self.sync_seconds.observe(took.as_secs_f64());
     }
 
-    /// A visitor was looked up.
+    /// Counts a lookup with the time it took.
     pub fn looked_up(&self, took: Duration) {
         self.lookup_seconds.observe(took.as_secs_f64());
     }
 
-    /// Rows were folded in.
+    /// Counts rows applied to the store.
     pub fn folded(&self, rows: u64) {
         self.rows_folded.inc_by(rows);
     }
 
-    /// A site call began a new profile for a visitor whose last one had expired.
+    /// Counts a site call that created a new profile because the visitor's old one had expired.
     pub fn began_anew(&self) {
         self.began_anew.inc();
     }
 
-    /// Folding waited.
+    /// Counts time that the background application of rows waited.
     pub fn held_back(&self, by: HeldBack, time: Duration) {
         if !time.is_zero() {
             self.held_back.get_or_create(&[("by", by.by())]).inc_by(time.as_secs_f64());
         }
     }
 
-    /// A batch was accepted.
+    /// Counts an accepted batch.
     pub fn batch_accepted(&self, client: &ClientCode) {
         self.clients().of(client).batches += 1;
     }
 
-    /// A batch is complete, and this became of its rows.
+    /// Counts a complete batch with the outcomes of its rows.
     pub fn batch_complete(&self, client: &ClientCode, counts: &Counts) {
         let mut clients = self.clients();
         let rows = &mut clients.of(client).rows;
         *rows = rows.plus(counts);
     }
 
-    /// All of it as text. What counts one client is there if `may_see` that client; what counts those that have no
-    /// series of their own, if `may_see` nobody in particular.
+    /// Renders all counters as text. Includes a client's series if `may_see(Some(client))`, and the series of all
+    /// further clients if `may_see(None)`.
     pub fn render(
         &self,
         vitals: &Vitals,
@@ -541,7 +548,7 @@ impl Clients {
     }
 }
 
-/// Something that is counted as long as it goes on.
+/// Counts an activity until it is dropped.
 #[derive(Debug)]
 pub struct UnderWay(Gauge);
 
@@ -593,11 +600,14 @@ mod tests {
         assert_eq!(all.lines().filter(|line| line.starts_with("profiled_batches_total")).count(), 1_001);
         assert!(all.contains("{client=\"(other)\"} 5\n") && all.contains("{client=\"c0\"} 1006\n"));
         let named = metrics.render(&Vitals::default(), |it| it.is_some()).unwrap();
-        assert!(!named.contains("(other)"), "what several clients did is shown to who may see all");
+        assert!(
+            !named.contains("(other)"),
+            "the series of all further clients is shown only to callers who may see every client"
+        );
     }
 
     #[test]
-    fn what_is_under_way_is_counted_until_it_ends() {
+    fn an_upload_is_counted_until_it_ends() {
         let metrics = Metrics::default();
         let uploads =
             || metrics.render(&Vitals::default(), |_| true).unwrap().contains("profiled_uploads 1\n");
@@ -616,11 +626,11 @@ mod tests {
     }
 
     #[test]
-    fn how_it_is_is_told_from_the_start() {
+    fn every_gauge_is_there_from_the_start() {
         let metrics = Metrics::default();
         let text = |vitals: &Vitals| metrics.render(vitals, |_| true).unwrap();
         let young = text(&Vitals::default());
-        // What is not there no alert can be on.
+        // An alert needs its series from the start.
         for name in [
             "live_profiles 0",
             "snapshot_age_seconds 0.0",

@@ -1,10 +1,10 @@
-//! Log lines on their way to standard error: they wait in a queue for the one thread that writes them.
+//! Queues log lines for the one thread that writes them to standard error.
 //!
-//! Promises: whoever logs waits for nobody and never fails, whatever became of the reader, the terminal or the disk; the
-//! queue is bounded in bytes; a line that finds it full, or cannot be written, is lost and counted, and once lines are
-//! written again the log says how many. Written here rather than taken from `tracing-appender`: its queue is bounded in
-//! lines only, it does not count what cannot be written, and at its end it prints to standard output, and panics where
-//! that is gone.
+//! Promises: logging never waits and never fails, whatever happens to the reader, the terminal or the disk. The queue
+//! is bounded in bytes. A line that finds the queue full, or that cannot be written, is lost and counted; when lines
+//! can be written again, the log says how many were lost. `tracing-appender` does not fit: its queue is bounded in
+//! lines only, it does not count lines that cannot be written, and at its end it prints to standard output and panics
+//! if that is closed.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -14,14 +14,14 @@ use std::time::{Duration, Instant};
 
 use super::Seldom;
 
-/// So many lines may wait …
+/// The most lines in the queue.
 const LINES_WAITING_MAX: usize = 4096;
-/// … and so many bytes of them.
+/// The most bytes in the queue.
 const BYTES_WAITING_MAX: usize = 2 << 20;
-/// How often the log may say that lines were lost.
-const LOSS_TOLD_EVERY: Duration = Duration::from_secs(10);
+/// How often the log may report lost lines.
+const LOSS_REPORTED_EVERY: Duration = Duration::from_secs(10);
 
-/// Where lines are left to be written. Cheap to clone; each [`Write::write`] is a line.
+/// The queue of log lines. Cheap to clone; each [`Write::write`] is one line.
 #[derive(Debug, Clone)]
 pub(super) struct Lines(Arc<Shared>);
 
@@ -29,16 +29,16 @@ pub(super) struct Lines(Arc<Shared>);
 struct Shared {
     queue: SyncSender<Vec<u8>>,
     waiting_bytes: AtomicUsize,
-    /// Lines that were taken into the queue.
+    /// The number of lines that entered the queue.
     taken: AtomicU64,
     lost: AtomicU64,
-    /// Of those taken, how many were written or lost.
+    /// How many of them were written or lost.
     done: Mutex<u64>,
     progress: Condvar,
 }
 
 impl Lines {
-    /// Begins to write to `out`, on a thread of its own.
+    /// Starts a thread that writes to `out`.
     pub(super) fn to(out: impl Write + Send + 'static) -> io::Result<Self> {
         let (queue, waiting) = sync_channel(LINES_WAITING_MAX);
         let lines = Self(Arc::new(Shared {
@@ -54,12 +54,12 @@ impl Lines {
         Ok(lines)
     }
 
-    /// How many lines were lost so far.
+    /// The number of lines lost so far.
     pub(super) fn lost(&self) -> u64 {
         self.0.lost.load(Ordering::Relaxed)
     }
 
-    /// Waits until what was logged before is written or lost, at most so long.
+    /// Waits until all lines logged so far are written or lost, for at most `most`.
     pub(super) fn flush(&self, most: Duration) {
         let (until, all) = (Instant::now() + most, self.0.taken.load(Ordering::Acquire));
         let mut done = self.0.done();
@@ -74,7 +74,7 @@ impl Lines {
 }
 
 impl Write for Lines {
-    /// Never fails: what finds no room is lost.
+    /// Never fails: a line is lost if the queue is full.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let shared = &*self.0;
         let waiting = shared.waiting_bytes.fetch_add(line.len(), Ordering::AcqRel);
@@ -98,24 +98,25 @@ impl Shared {
         self.done.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes what comes, until nobody can log any more. An error is a matter of one line: a disk has room again one day.
+    /// Writes lines until nobody can log any more. An error loses only its line, because a full disk may get space
+    /// again.
     fn write_all(&self, waiting: &Receiver<Vec<u8>>, mut out: impl Write) {
-        let (mut torn, mut written, mut told) = (false, false, 0);
-        let mut seldom = Seldom::every(LOSS_TOLD_EVERY);
+        let (mut torn, mut written, mut reported) = (false, false, 0);
+        let mut seldom = Seldom::every(LOSS_REPORTED_EVERY);
         for line in waiting {
             self.waiting_bytes.fetch_sub(line.len(), Ordering::AcqRel);
-            // Here, where the queue has room for one more.
+            // Logged here, because the queue has space for one more line now.
             let lost = self.lost.load(Ordering::Relaxed);
-            if written && lost > told && seldom.tell().is_some() {
+            if written && lost > reported && seldom.tell().is_some() {
                 tracing::warn!(
-                    lines = lost - told,
-                    "lines of the log were lost: they could not be written, or not fast enough"
+                    lines = lost - reported,
+                    "log lines were lost: standard error could not be written, or not fast enough"
                 );
                 if self.lost.load(Ordering::Relaxed) == lost {
-                    told = lost;
+                    reported = lost;
                 }
             }
-            // Of the last line a part may have been written.
+            // A part of the last line may have been written.
             let end = if torn { out.write_all(b"\n") } else { Ok(()) };
             torn = end.and_then(|()| out.write_all(&line)).is_err();
             written = !torn;
@@ -133,13 +134,13 @@ mod tests {
     use super::*;
     use std::sync::mpsc::{Sender, channel};
 
-    /// An output whose every write waits to be told what it comes to.
-    struct Told {
+    /// An output whose every write waits for the test to give its result.
+    struct Scripted {
         next: Receiver<io::Result<()>>,
         written: Arc<Mutex<Vec<u8>>>,
     }
 
-    impl Write for Told {
+    impl Write for Scripted {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.next.recv().unwrap_or(Ok(()))?;
             self.written.lock().unwrap().extend(bytes);
@@ -154,50 +155,50 @@ mod tests {
     type Written = Arc<Mutex<Vec<u8>>>;
 
     fn lines() -> (Lines, Sender<io::Result<()>>, Written) {
-        let ((tell, next), written) = (channel(), Written::default());
-        let lines = Lines::to(Told { next, written: Arc::clone(&written) }).unwrap();
-        (lines, tell, written)
+        let ((result, next), written) = (channel(), Written::default());
+        let lines = Lines::to(Scripted { next, written: Arc::clone(&written) }).unwrap();
+        (lines, result, written)
     }
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
     #[test]
     fn what_cannot_be_written_is_counted_and_the_next_line_is_whole() {
-        let (mut lines, tell, written) = lines();
+        let (mut lines, result, written) = lines();
         for line in ["a\n", "b\n", "c\n"] {
             lines.write_all(line.as_bytes()).unwrap();
         }
-        tell.send(Ok(())).unwrap();
-        tell.send(Err(io::ErrorKind::StorageFull.into())).unwrap();
-        drop(tell);
+        result.send(Ok(())).unwrap();
+        result.send(Err(io::ErrorKind::StorageFull.into())).unwrap();
+        drop(result);
         lines.flush(PATIENCE);
         assert_eq!((lines.lost(), &*written.lock().unwrap()), (1, &b"a\n\nc\n".to_vec()));
     }
 
     #[test]
     fn nobody_waits_for_an_output_that_takes_nothing() {
-        let (mut lines, tell, written) = lines();
+        let (mut lines, result, written) = lines();
         let line = vec![b'x'; 64 << 10];
         for _ in 0..200 {
             lines.write_all(&line).unwrap();
         }
-        // The writer has taken one at most.
+        // The writer has taken at most one line.
         let room = (BYTES_WAITING_MAX / line.len()) as u64;
         assert!((200 - room - 1..=200 - room).contains(&lines.lost()), "{}", lines.lost());
         lines.flush(Duration::from_millis(1));
         assert!(written.lock().unwrap().is_empty());
-        drop(tell);
+        drop(result);
         lines.flush(PATIENCE);
         assert_eq!(lines.0.waiting_bytes.load(Ordering::Relaxed), 0);
     }
 
     #[test]
     fn many_small_lines_are_bounded_too() {
-        let (mut lines, _tell, _written) = lines();
+        let (mut lines, _result, _written) = lines();
         for _ in 0..LINES_WAITING_MAX * 2 {
             lines.write_all(b"x").unwrap();
         }
-        // The writer has taken one at most.
+        // The writer has taken at most one line.
         let most = LINES_WAITING_MAX as u64;
         assert!((most - 1..=most).contains(&lines.lost()), "{}", lines.lost());
     }

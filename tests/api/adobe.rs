@@ -301,7 +301,7 @@ fn a_single_update_that_is_not_right_is_refused() {
     check(get("mboxPC=&profile.a=1"), 400, "mboxPC=");
     check(get("mboxPC=1"), 400, "profile.NAME=value");
     check(get("mboxPC=1&a=1"), 400, "profile.NAME=value");
-    check(get("mboxPC=a.b.c&profile.a=1"), 400, "a dot may stand only before a location hint");
+    check(get("mboxPC=a.b.c&profile.a=1"), 400, "a dot is allowed only before a location hint");
     check(get("mbox3rdPartyId=a%2Bb&profile.a=1"), 400, "'+' is not allowed");
     check(get("mbox3rdPartyId=a%2Fb&profile.a=1"), 400, "'/' is not allowed");
     check(get("mboxPC=1&profile.=1"), 400, "blank");

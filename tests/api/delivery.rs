@@ -183,7 +183,7 @@ fn a_call_that_is_not_legal_is_refused_and_told_why() {
         PATH,
         r#"{"id":{"tntId":"a.b.c"}}"#,
         400,
-        "id.tntId: \"a.b.c\" is not a pcId: a dot may stand only before a location hint, digits or digits_digits as in \".28_0\"",
+        "id.tntId: \"a.b.c\" is not a pcId: a dot is allowed only before a location hint, digits or digits_digits as in \".28_0\"",
     );
     check(
         PATH,
@@ -610,7 +610,7 @@ fn an_older_call_in_json_that_is_not_legal_is_refused_and_told_why() {
     check(mbox, comma, 400, "the body is not JSON: expected `,` or `}` at line 2 column 1");
     check(mbox, "{}", 400, "the body: missing field `mbox`");
     check(batch, r#"{"mboxes":[{"indexId":0}]}"#, 400, "mboxes[0]: missing field `mbox`");
-    let dot = "\"a.b.c\" is not a pcId: a dot may stand only before a location hint, digits or digits_digits as in \".28_0\"";
+    let dot = "\"a.b.c\" is not a pcId: a dot is allowed only before a location hint, digits or digits_digits as in \".28_0\"";
     check(mbox, r#"{"mbox":"m","tntId":"a.b.c"}"#, 400, &format!("tntId: {dot}"));
     check(batch, r#"{"id":{"tntId":"a.b.c"}}"#, 400, &format!("id.tntId: {dot}"));
     let prefixed = "profileParameters: \"profile.x\" must be written without \"profile.\"";

@@ -121,7 +121,11 @@ fn what_follows_a_dot_is_cut_off_only_if_it_is_a_location_hint() {
         ] {
             let reply = daemon.get(&path);
             assert_eq!(reply.status, 400, "{path}");
-            assert!(reply.text().contains("a dot may stand only before a location hint"), "{}", reply.text());
+            assert!(
+                reply.text().contains("a dot is allowed only before a location hint"),
+                "{}",
+                reply.text()
+            );
         }
         assert_eq!(daemon.get(&format!("/rest/v1/profiles/{id}?client=demo")).status, 404);
     }
@@ -131,7 +135,7 @@ fn what_follows_a_dot_is_cut_off_only_if_it_is_a_location_hint() {
     assert_eq!(daemon.wait_complete(&batch).failed, 2);
     let failed = daemon.get(&format!("/api/v1/batches/{batch}/outcomes?outcome=failed&client=demo")).text();
     assert!(
-        failed.contains("\"\"alice.smith\"\" is not a pcId: a dot may stand only before a location hint"),
+        failed.contains("\"\"alice.smith\"\" is not a pcId: a dot is allowed only before a location hint"),
         "{failed}"
     );
     assert!(failed.contains("it looks like a number that a spreadsheet has rounded"), "{failed}");

@@ -91,9 +91,8 @@ fn a_reader_that_reads_again_is_told_how_much_it_missed() {
         talk(&daemon, 1000);
         (daemon.metrics().value("profiled_log_lines_lost_total") > 0.0).then_some(())
     });
-    let told = BufReader::new(reader)
-        .lines()
-        .find(|line| line.as_ref().unwrap().contains("lines of the log were lost"));
+    let told =
+        BufReader::new(reader).lines().find(|line| line.as_ref().unwrap().contains("log lines were lost"));
     assert!(told.is_some());
     daemon.terminate();
     assert_eq!(daemon.ended().code(), Some(0));

@@ -196,7 +196,7 @@ fn faulty_rows_fail_with_what_is_wrong_and_where() {
     check_row(".28_0,Ann\n", "line 2: \".28_0\" is not a pcId: it is empty");
     check_row(
         "a.b.c,,\n",
-        "line 2: \"a.b.c\" is not a pcId: a dot may stand only before a location hint, digits or digits_digits as in \".28_0\"",
+        "line 2: \"a.b.c\" is not a pcId: a dot is allowed only before a location hint, digits or digits_digits as in \".28_0\"",
     );
     check_row("a%09b,Ann\n", "line 2: \"a\\tb\" is not a pcId: '\\t' is not allowed");
     check_row("\t\n", "line 2: \"\\t\" is not a pcId: '\\t' is not allowed");
@@ -262,7 +262,7 @@ fn faulty_rows_fail_with_what_is_wrong_and_where() {
     );
     check_row(
         "a.b.c,%,x,y\n",
-        "line 2: \"a.b.c\" is not a pcId: a dot may stand only before a location hint, digits or digits_digits as in \".28_0\"",
+        "line 2: \"a.b.c\" is not a pcId: a dot is allowed only before a location hint, digits or digits_digits as in \".28_0\"",
     );
     check_row(b"1,\xff,%\n", "line 2: column 2 (name): \"\\xff\" is not UTF-8");
 }
@@ -296,7 +296,7 @@ fn lines_are_counted_as_an_editor_counts_them() {
         "batch=pcId,a\n1,x\n.,y\n2,\"\n\"z\n3,w",
         &[
             "2|1|a=x",
-            "line 3: \".\" is not a pcId: a dot may stand only before a location hint, digits or digits_digits as in \".28_0\"",
+            "line 3: \".\" is not a pcId: a dot is allowed only before a location hint, digits or digits_digits as in \".28_0\"",
             &format!("line 4: column 2 (a): {OPEN}"),
             &format!("line 5: column 1 (pcId): {OPEN}"),
             "6|3|a=w",

@@ -45,7 +45,7 @@ pub(super) fn decode_profile<'a>(through: Seq, mut reader: Reader<'a>) -> Result
     profile.attributes = decode_attributes(metas, &mut text)?;
     profile.layer = decode_attributes(layer_metas, &mut text)?;
     if !text.0.is_empty() {
-        return Err(DecodeError::Damaged("text that belongs to nothing"));
+        return Err(DecodeError::Damaged("surplus bytes at its end"));
     }
     Ok(profile)
 }
