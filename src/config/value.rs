@@ -315,7 +315,7 @@ impl Setting for Blocked {
     }
 
     fn shown(&self) -> Shown {
-        Shown::Words { words: "[a list](identity.md#ids-that-are-none)", example: r#"["undefined", "null"]"# }
+        Shown::Words { words: "[a list](identity.md#blocked-ids)", example: r#"["undefined", "null"]"# }
     }
 }
 
