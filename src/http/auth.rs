@@ -47,7 +47,7 @@ impl fmt::Display for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Open | Self::Page => f.write_str("no token"),
-            Self::OpenInPart => f.write_str("no token; any token of a client for what is that client's own"),
+            Self::OpenInPart => f.write_str("no token; any token of a client for that client's series"),
             Self::Any => f.write_str("any token of the client"),
             Self::Of(scope) => write!(f, "a token of the client, scope {scope}"),
             Self::Everywhere(scope) => write!(f, "a token of all clients, scope {scope}"),
