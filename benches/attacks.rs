@@ -1,6 +1,5 @@
-//! What attacks come to: the real release daemon under each of them for some seconds, beside honest clients that look
-//! visitors up all the while. A row each: how the attack was answered, how long its connections lasted, what memory it
-//! took, and how long the others' lookups took meanwhile.
+//! Attacks the real release daemon for some seconds each, while honest clients look up visitors. Prints a row per
+//! attack: the answers, the longest connection, the daemon's memory, and the times of the honest lookups.
 //!
 //! `cargo bench --bench attacks [-- SECONDS]`
 #![expect(
@@ -27,7 +26,7 @@ use flate2::write::GzEncoder;
 use support::Daemon;
 
 const VISITORS: u64 = 20_000;
-/// Honest clients.
+/// The number of honest clients.
 const LOOKERS: u64 = 4;
 const SLOW_CONNECTIONS: usize = 500;
 const STALLED: &str = "POST /m2/demo/v2/profile/batchUpdate HTTP/1.1\r\nHost: a\r\nContent-Type: text/csv\r\n\
@@ -35,17 +34,17 @@ const STALLED: &str = "POST /m2/demo/v2/profile/batchUpdate HTTP/1.1\r\nHost: a\
 const EXPORT: &str = "GET /api/v1/export?client=demo&format=ndjson HTTP/1.1\r\nHost: a\r\n\r\n";
 const LINES: &str = "GET /api/v1/profiles/pc1?client=demo&by=pc&lines=true HTTP/1.1\r\nHost: a\r\n\
                      Connection: close\r\n\r\n";
-/// Somebody else's calls.
+/// A batch of another client.
 const OTHERS_BATCH: &str = "POST /m2/other/v2/profile/batchUpdate HTTP/1.1\r\nHost: a\r\nContent-Type: text/csv\r\n\
                             Connection: close\r\nContent-Length: 17\r\n\r\nbatch=pcId,a\n1,2\n";
 const OTHERS_EXPORT: &str = "GET /api/v1/export?client=other&format=ndjson HTTP/1.1\r\nHost: a\r\n\
                              Connection: close\r\n\r\n";
 const BATCH: &str = "POST /m2/demo/v2/profile/batchUpdate HTTP/1.1\r\nHost: a\r\nContent-Type: text/csv\r\n";
 
-/// How an attack was answered: statuses, `closed` without an answer, or `refused` to connect.
+/// How often an attack got each answer: a status, `closed` without an answer, or `refused` to connect.
 type Answers = BTreeMap<String, usize>;
 
-/// One attacker's connection, from its first byte to its end.
+/// One connection of an attacker, from its first byte to its end.
 type Attack = fn(SocketAddr, &AtomicBool) -> String;
 
 fn main() {
@@ -143,8 +142,7 @@ fn main() {
     );
 }
 
-/// How long a call of somebody else's takes beside attackers that have taken all places: each time, and what it was
-/// answered.
+/// Times another client's call while attackers hold all slots. Returns the answers and the times.
 fn beside(address: SocketAddr, span: Duration, attackers: usize, attack: Attack, call: &str) -> String {
     let stop = AtomicBool::new(false);
     let stop = &stop;
@@ -175,7 +173,7 @@ fn beside(address: SocketAddr, span: Duration, attackers: usize, attack: Attack,
     })
 }
 
-/// Sends a start, and hangs on without reading or sending until the daemon has enough of it.
+/// Sends the start of a request, then neither reads nor sends until the daemon ends the connection.
 fn hang(address: SocketAddr, start: &str, stop: &AtomicBool) -> String {
     let Ok(mut stream) = TcpStream::connect(address) else { return "refused".into() };
     if stream.write_all(start.as_bytes()).is_err() {
@@ -186,7 +184,7 @@ fn hang(address: SocketAddr, start: &str, stop: &AtomicBool) -> String {
     let mut piece = [0; 4096];
     while !stop.load(Ordering::Relaxed) {
         std::thread::sleep(Duration::from_millis(50));
-        // An answer that it does read is short; of a long one it reads on, a little at a time.
+        // A short answer is read at once; a long one is read a little at a time.
         match stream.read(&mut piece) {
             Ok(0) if seen == 0 => return "closed".into(),
             Ok(0) => return String::from_utf8_lossy(&piece[9..12]).into(),
@@ -210,8 +208,7 @@ fn hang(address: SocketAddr, start: &str, stop: &AtomicBool) -> String {
     "went on to the end".into()
 }
 
-/// Runs an attack, again and again, beside honest lookups: what it was answered, how long its longest connection
-/// lasted, and how long each lookup took, in order.
+/// Repeats an attack beside honest lookups. Returns the answers, the longest connection, and the lookup times in order.
 fn under_attack(
     address: SocketAddr,
     span: Duration,
@@ -252,11 +249,11 @@ fn under_attack(
     })
 }
 
-/// Sends bytes and reads to the end of the connection: the statuses of the answers. `ends` says whether the client says
-/// that it will send no more.
+/// Sends bytes and reads to the end of the connection. Returns the statuses of the answers. With `ends` the client
+/// closes its sending side.
 fn exchange(address: SocketAddr, bytes: &[u8], ends: bool) -> String {
     let Ok(mut stream) = TcpStream::connect(address) else { return "refused".into() };
-    // What the daemon refuses it may not read to its end.
+    // The daemon may reject the request without reading all of it.
     let sent = stream.write_all(bytes);
     if ends && sent.is_ok() {
         drop(stream.shutdown(Shutdown::Write));
@@ -273,7 +270,7 @@ fn ended(mut stream: TcpStream) -> String {
     if statuses.is_empty() { "closed".into() } else { statuses.join(" ") }
 }
 
-/// Sends a start, then a byte a second until the daemon has enough of it.
+/// Sends the start of a request, then one byte a second until the daemon ends the connection.
 fn trickle(address: SocketAddr, start: &str, stop: &AtomicBool) -> String {
     let Ok(mut stream) = TcpStream::connect(address) else { return "refused".into() };
     let mut sent = stream.write_all(start.as_bytes());
@@ -289,7 +286,7 @@ fn trickle(address: SocketAddr, start: &str, stop: &AtomicBool) -> String {
         return "went on to the end".into();
     }
     let answer = ended(stream);
-    // It hangs on; it doesn't flood.
+    // The attacker stays connected; it does not flood.
     std::thread::sleep(Duration::from_secs(1));
     answer
 }
@@ -327,7 +324,7 @@ fn bomb(encoding: &str, bytes: &[u8]) -> Vec<u8> {
 }
 
 fn make_visitors(address: SocketAddr) {
-    // An export of them is more than the system keeps for a client that does not read.
+    // Their export is larger than what the system buffers for a client that does not read.
     let mut file = String::from("batch=pcId,tier,points,note\n");
     let note = "x".repeat(1000);
     for n in 0..VISITORS {
@@ -337,7 +334,7 @@ fn make_visitors(address: SocketAddr) {
     assert_eq!(exchange(address, request.as_bytes(), false), "200");
 }
 
-/// Looks visitors up on one connection; how long each took.
+/// Looks up visitors on one connection until told to stop. Returns the time of each lookup.
 fn look_up_until(address: SocketAddr, seed: u64, stop: &AtomicBool) -> Vec<Duration> {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_nodelay(true).unwrap();
@@ -364,7 +361,7 @@ fn look_up_until(address: SocketAddr, seed: u64, stop: &AtomicBool) -> Vec<Durat
             }
         }
         took.push(began.elapsed());
-        // An honest client has something else to do, too.
+        // An honest client also pauses between calls.
         std::thread::sleep(Duration::from_millis(1));
     }
     took

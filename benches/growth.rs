@@ -1,8 +1,9 @@
-//! How cost, disk, memory and start-up grow: with the number of profiles, with the batches on the same visitors, and with the
-//! complete batches that are kept.
-//! Prints the tables that stand in BENCHMARKS.md, and draws `benches/plots/{profiles,batches}.svg`.
+//! Measures how cost, disk, memory and start-up grow: with the number of profiles, with repeated batches on the same
+//! visitors, and with the number of kept complete batches. Prints the tables of BENCHMARKS.md, and draws
+//! `benches/plots/{profiles,batches}.svg`.
 //!
-//! `cargo bench --bench growth [-- --profiles 100k,1M,10M,50M --rows 500k --batches 20 --kept 10,100k]`; 50M take 30 GB of disk and half an hour.
+//! `cargo bench --bench growth [-- --profiles 100k,1M,10M,50M --rows 500k --batches 20 --kept 10,100k]`; 50M take 30 GB
+//! of disk and half an hour.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -21,39 +22,39 @@ use support::marks::{Mark, Unit, table};
 use support::rows::{Batch, live_bytes, seed_files};
 use support::{CREATES, Daemon, count, kernel, median, said};
 
-/// Batches of which the middle one's cost is taken, for each number of profiles.
+/// Batches per number of profiles. The table shows the median.
 const RUNS: usize = 3;
-/// So often the daemon is killed and started, in the course of many batches.
+/// In a series of batches, the daemon is killed and started after this many.
 const START_EVERY: usize = 5;
-/// Batches on the same visitors after which the store's size is taken.
+/// The store's size is taken after this many batches on the same visitors.
 const BATCHES_FOR_SIZE: usize = 10;
-/// More than any memory here holds: the marks of a large site.
+/// A large site's profiles do not fit into the memory of this machine.
 const MANY_PROFILES: usize = 50_000_000;
-/// Connections that post the batches that are then kept.
+/// Connections that post the batches to keep.
 const POSTING: usize = 8;
 const PLOTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/plots");
 
-/// How much of it.
+/// The sizes of a run.
 #[derive(Parser)]
 struct Sizes {
     /// Numbers of profiles, the smallest first
     #[arg(long, default_value = "100k,1M", value_parser = count, value_delimiter = ',')]
     profiles: Vec<usize>,
-    /// Rows of a batch at most: it has no more than half as many as there are profiles
+    /// The most rows of a batch. A batch has at most half as many rows as there are profiles
     #[arg(long, default_value = "500k", value_parser = count)]
     rows: usize,
-    /// Batches on the same visitors, on the last number of profiles that is at most a million
+    /// Batches on the same visitors, with the largest number of profiles up to a million
     #[arg(long, default_value_t = 20)]
     batches: usize,
     /// Numbers of kept batches, the smallest first
     #[arg(long, default_value = "10,10k", value_parser = count, value_delimiter = ',')]
     kept: Vec<usize>,
-    /// What `cargo bench` says to every bench
+    /// `cargo bench` passes this to every bench
     #[arg(long, hide = true)]
     bench: bool,
 }
 
-/// What there is to say after a batch.
+/// The figures after one batch.
 struct Figures {
     /// The number of profiles, or of batches.
     of: usize,
@@ -67,13 +68,13 @@ struct Figures {
     /// In KiB, at the peak and now.
     peak: u64,
     resident: u64,
-    /// After a `kill -9`, until it is ready.
+    /// The time from a start after `kill -9` until the daemon is ready.
     start: Option<Duration>,
-    /// An orderly stop, and the start after it.
+    /// The time of a regular stop, and of the start after it.
     stop: Option<(Duration, Duration)>,
 }
 
-/// What things cost while so many complete batches are kept: the middle one of many.
+/// Costs with this many kept complete batches; medians.
 struct Kept {
     batches: usize,
     accept: Duration,
@@ -83,20 +84,20 @@ struct Kept {
     checkpoint: u64,
     /// In KiB.
     resident: u64,
-    /// After a `kill -9`, until it is ready.
+    /// The time from a start after `kill -9` until the daemon is ready.
     start: Duration,
 }
 
-/// Where the time of a batch went, from the acknowledgement on.
+/// Where a batch's time went after its acknowledgement.
 struct Went {
     profiles: usize,
     complete: Duration,
-    /// As the daemon's log says: reading and sorting the file; the same with folding it into the store.
+    /// From the daemon's log: the time to read and sort the file, and the same plus the time to apply it.
     planned: Duration,
-    folded: Duration,
-    /// Of two processors: in the program, in the kernel.
+    applied: Duration,
+    /// Processor seconds of two processors: in the program, in the kernel.
     processor_seconds: (f64, f64),
-    /// From the disk, to the disk.
+    /// Bytes read from the disk, and written to it.
     bytes: (u64, u64),
 }
 
@@ -123,7 +124,7 @@ fn main() {
     println!("{}", table(&growth_marks(&by_profiles, &by_batches)));
 }
 
-/// A daemon that keeps so many complete batches of one row.
+/// Measures a daemon that keeps this many complete batches of one row.
 fn with_kept(batches: usize) -> Kept {
     const FILE: &[u8] = b"batch=thirdPartyId,tier,points\nvisitor,gold,7\n";
     const CALL: &str = "/m2/demo/mbox/json?mbox=home&mboxSession=s&mbox3rdPartyId=visitor&profile.n=1";
@@ -167,7 +168,7 @@ fn with_kept(batches: usize) -> Kept {
     while client.pending() > 0 {
         std::thread::sleep(Duration::from_millis(50));
     }
-    // A checkpoint is taken every ten seconds.
+    // The daemon takes a checkpoint every ten seconds.
     std::thread::sleep(Duration::from_secs(11));
     let store = folder.path().join("data/store");
     let generation = std::fs::read_to_string(store.join("current")).unwrap();
@@ -200,7 +201,7 @@ fn kept_table(by_kept: &[Kept]) -> String {
     text
 }
 
-/// Some batches on so many profiles, then a crash, then a stop.
+/// Posts some batches on this many profiles, then crashes and stops the daemon.
 fn with_profiles(profiles: usize, rows: usize) -> (Figures, Went) {
     eprintln!("{} profiles", said(profiles));
     let folder = folder();
@@ -230,7 +231,7 @@ fn with_profiles(profiles: usize, rows: usize) -> (Figures, Went) {
     (Figures { start: Some(start), stop: Some((stopped, again)), ..figures }, went.swap_remove(RUNS / 2))
 }
 
-/// What the daemon had used of the machine when a batch began.
+/// The daemon's resource use at the start of a batch.
 struct Spent {
     processor_seconds: (f64, f64),
     bytes: (u64, u64),
@@ -255,7 +256,7 @@ impl Spent {
             profiles,
             complete,
             planned: said("planned_ms"),
-            folded: said("folded_ms"),
+            applied: said("folded_ms"),
             processor_seconds: (
                 now.processor_seconds.0 - self.processor_seconds.0,
                 now.processor_seconds.1 - self.processor_seconds.1,
@@ -267,7 +268,7 @@ impl Spent {
 
 fn went_table(went: &[Went]) -> String {
     let mut text = String::from(
-        "| Profiles | acknowledged → complete | the file is read and sorted | folded into the store | synced and noted | processor: program, kernel | from the disk | to the disk |\n\
+        "| Profiles | acknowledged → complete | the file is read and sorted | applied to the store | synced and noted | processor: program, kernel | from the disk | to the disk |\n\
          | --- | --- | --- | --- | --- | --- | --- | --- |\n",
     );
     for one in went {
@@ -277,8 +278,8 @@ fn went_table(went: &[Went]) -> String {
             said(one.profiles),
             seconds(one.complete),
             seconds(one.planned),
-            seconds(one.folded.saturating_sub(one.planned)),
-            seconds(one.complete.saturating_sub(one.folded)),
+            seconds(one.applied.saturating_sub(one.planned)),
+            seconds(one.complete.saturating_sub(one.applied)),
             one.processor_seconds.0,
             one.processor_seconds.1,
             one.bytes.0 / 1_000_000,
@@ -288,7 +289,7 @@ fn went_table(went: &[Went]) -> String {
     text
 }
 
-/// One batch after the other on the same visitors. Every few batches the daemon crashes.
+/// Posts batches on the same visitors one after the other. Kills the daemon every few batches.
 fn with_batches(profiles: usize, rows: usize, batches: usize) -> Vec<Figures> {
     eprintln!("{batches} batches on {} profiles", said(profiles));
     let folder = folder();
@@ -321,7 +322,7 @@ fn seeded(folder: &Path, profiles: usize) -> Daemon {
     daemon
 }
 
-/// From POST sent until a visitor of it is read, and until it is complete.
+/// The times from POST until one of its visitors can be read, and until the batch is complete.
 fn post(daemon: &Daemon, batch: Batch) -> (Duration, Duration) {
     let (file, mut client) = (batch.csv(), daemon.client());
     let began = Instant::now();
@@ -392,7 +393,7 @@ fn batches_table(profiles: usize, by_batches: &[Figures]) -> String {
     head(&format!("Batches, {} profiles", said(profiles))) + &rows.collect::<String>()
 }
 
-/// What a row costs with more profiles, measured by what it costs with the fewest; what the store holds after some batches.
+/// The cost of a row with more profiles, relative to the cost with the fewest; the store's size after some batches.
 fn growth_marks(by_profiles: &[Figures], by_batches: &[Figures]) -> Vec<Mark> {
     let at = |profiles| by_profiles.iter().find(|one| one.of == profiles).map(Figures::microseconds_a_row);
     let grown = |to| Some(at(to)? / at(100_000)?);

@@ -1,7 +1,8 @@
-//! The marks of docs/internals/design.md: the real release daemon on an empty folder, over HTTP, and in the same run, on the same
-//! rows, what people would use instead. Prints the tables that stand in BENCHMARKS.md.
+//! Measures the marks of docs/internals/design.md: the real release daemon on an empty folder, over HTTP. In the same
+//! run and on the same rows it measures what people would use instead. Prints the tables of BENCHMARKS.md.
 //!
-//! `cargo bench --bench marks [-- --profiles 1M --rows 500k --runs 3 --seconds 10 --only hot-id --hot-batches 30 --hot-rows 500k]`
+//! `cargo bench --bench marks [-- --profiles 1M --rows 500k --runs 3 --seconds 10 --only hot-id --hot-batches 30
+//! --hot-rows 500k]`
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -24,38 +25,38 @@ use support::marks::{Mark, Unit, table};
 use support::rows::{Batch, FILE_ROWS, Row, csv, csv_by, pc_id, seed_files};
 use support::{CREATES, Daemon, Random, Times, bounds, count, kernel, median, said};
 
-/// The daemon's own, so that what is measured in here is not behind for that.
+/// The same allocator as the daemon, so that measurements in this process are comparable.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Visitors that are looked up while a batch is pending, and once it is folded in.
+/// Visitors to look up while a batch is pending, and again when it is complete.
 const READ_BACK: usize = 100;
-/// Beside site calls, which hold folding back, a batch is posted so often.
+/// The interval between batches beside site calls, which slow their application.
 const BATCH_EVERY: Duration = Duration::from_secs(2);
-/// How many batches are pending when single lookups are timed.
+/// The numbers of pending batches for which single lookups are timed.
 const PENDING: [usize; 3] = [1, 8, 64];
 const LOOKUPS_WITH_PENDING: usize = 1_000;
 const PENDING_AT_START: usize = 20;
 const UPLOADS_AT_ONCE: usize = 20;
-/// What a CRM's export has where it has no id, and what `blocked_ids` does not block: so many rows of so many batches.
+/// A placeholder that CRM exports use for a missing id and that `blocked_ids` does not block. Many rows share it.
 const HOT_ID: &str = "unknown";
-/// How often it is looked up, and how many connections make site calls of others while one of it is made.
+/// The number of its lookups, and of connections that make other visitors' site calls beside it.
 const HOT_LOOKUPS: usize = 50;
 const BESIDE_HOT: u64 = 4;
 
-/// How much of it.
+/// The sizes of a run.
 #[derive(Parser)]
 struct Sizes {
-    /// Profiles there are
+    /// Number of profiles
     #[arg(long, default_value = "1M", value_parser = count)]
     profiles: usize,
     /// Rows of a batch
     #[arg(long, default_value = "500k", value_parser = count)]
     rows: usize,
-    /// Batches, each of them posted to the daemon and to every peer
+    /// Batches to post to the daemon and to every peer
     #[arg(long, default_value_t = 3)]
     runs: usize,
-    /// How long lookups and site calls are kept up
+    /// Seconds of lookups and of site calls
     #[arg(long, default_value_t = 10)]
     seconds: u64,
     /// Connections that make site calls
@@ -64,35 +65,35 @@ struct Sizes {
     /// Pending batches of the id that many rows share
     #[arg(long, default_value_t = 12)]
     hot_batches: usize,
-    /// Rows of it in each of them
+    /// Rows of that id in each of these batches
     #[arg(long, default_value = "100k", value_parser = count)]
     hot_rows: usize,
-    /// These parts only
+    /// Measure only these parts
     #[arg(long, value_delimiter = ',')]
     only: Vec<Part>,
-    /// What `cargo bench` says to every bench
+    /// `cargo bench` passes this to every bench
     #[arg(long, hide = true)]
     bench: bool,
 }
 
-/// What can be measured by itself.
+/// The parts that can be measured by themselves.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
     /// Batches beside the peers, and the bounds
     Batches,
     /// Lookups and site calls beside batches
     Beside,
-    /// Lookups with batches pending
+    /// Lookups with pending batches
     Pending,
     /// Starts after crashes
     Crash,
-    /// A stop in order, and the start after it
+    /// A regular stop, and the start after it
     Stop,
     /// A small cache, and many uploads at once
     Small,
     /// An id that many pending rows share
     HotId,
-    /// Batches keyed by the pcIds of visitors who are known by their thirdPartyIds
+    /// Batches keyed by the pcIds of visitors with thirdPartyIds
     PcIds,
 }
 
@@ -113,26 +114,26 @@ struct Bench<'f> {
     folder: &'f Path,
 }
 
-/// A batch on the daemon.
+/// The times of a batch on the daemon.
 struct Posted {
-    /// Acknowledged, and a visitor of it read.
+    /// From POST until the batch is acknowledged and one of its visitors was read.
     readable: Duration,
     complete: Duration,
     written: u64,
 }
 
-/// A peer, and how it did with each batch.
+/// A peer, and its time for each batch.
 struct Ran {
     peer: Box<dyn Peer>,
     took: Vec<Duration>,
     written: Vec<u64>,
 }
 
-/// What lookups and site calls took.
+/// The times of lookups and site calls.
 struct Beside {
     /// Beside batches.
     lookups: Times,
-    /// With nothing else.
+    /// Without other load.
     site_calls_a_second: f64,
     /// Beside batches.
     site_calls: Times,
@@ -171,7 +172,7 @@ impl Bench<'_> {
         self.say("done");
     }
 
-    /// All that is measured on one daemon with default settings.
+    /// Takes all measurements that need one daemon with default settings.
     fn large_cache(&self, daemon: Daemon, marks: &mut Vec<Mark>) {
         let posted = self.batches(&daemon, marks);
         if self.wants(Part::Beside) {
@@ -182,7 +183,7 @@ impl Bench<'_> {
             let milliseconds = Unit::Milliseconds;
             marks.extend([
                 mark(
-                    "lookup p99 while batches are uploaded and folded",
+                    "lookup p99 while batches are uploaded and applied",
                     3.0,
                     1.0,
                     milliseconds,
@@ -197,7 +198,7 @@ impl Bench<'_> {
                     beside.site_calls_a_second,
                 ),
                 mark(
-                    "site calls' p99 while batches are uploaded and folded",
+                    "site calls' p99 while batches are uploaded and applied",
                     60.0,
                     30.0,
                     milliseconds,
@@ -228,7 +229,7 @@ impl Bench<'_> {
         }
     }
 
-    /// Batch after batch, on the daemon and, if they are wanted, on the peers.
+    /// Posts batch after batch to the daemon and, unless excluded, to the peers.
     fn batches(&self, daemon: &Daemon, marks: &mut Vec<Mark>) -> Vec<Posted> {
         let Sizes { profiles, rows, runs, .. } = self.sizes;
         let compared = self.wants(Part::Batches);
@@ -272,13 +273,13 @@ impl Bench<'_> {
         self.sizes.only.is_empty() || self.sizes.only.contains(&part)
     }
 
-    /// Lookups and site calls, alone and while batches are uploaded and folded.
+    /// Measures lookups and site calls, alone and while batches are uploaded and applied.
     fn beside(&self, daemon: &Daemon) -> Beside {
         let (profiles, file) = (self.sizes.profiles, self.batch(self.sizes.runs).csv());
         self.say("lookups");
         let (quiet, ()) = look_up_during(&daemon.address, profiles, || std::thread::sleep(self.span()));
         self.say("lookups beside batches");
-        let (lookups, folded) =
+        let (lookups, applied) =
             look_up_during(&daemon.address, profiles, || self.post_for(daemon, &file, None));
         self.say("site calls");
         let (alone, site_calls_a_second, ()) =
@@ -286,28 +287,28 @@ impl Bench<'_> {
                 std::thread::sleep(self.span());
             });
         self.say("site calls beside batches");
-        let (while_folding, rate_beside, posted_beside) =
+        let (while_applying, rate_beside, posted_beside) =
             site_calls_during(&daemon.address, self.sizes.connections, profiles, || {
                 self.post_for(daemon, &file, Some(BATCH_EVERY))
             });
-        wait_folded(&mut daemon.client());
+        wait_applied(&mut daemon.client());
         println!("| | a second | p50 | p99 | p99.9 | slowest |\n| --- | --- | --- | --- | --- | --- |");
         let row = |what: &str, a_second: f64, times: &Times| println!("{}", load_row(what, a_second, times));
         row("lookups, nothing else", LOOKUPS_A_SECOND, &quiet.times);
         row(
-            &format!("lookups while {folded} batches are uploaded and folded"),
+            &format!("lookups while {applied} batches are uploaded and applied"),
             LOOKUPS_A_SECOND,
             &lookups.times,
         );
         row("of that: the bench's own threads woke late", LOOKUPS_A_SECOND, &lookups.woke_late);
         row("site calls, nothing else", site_calls_a_second, &alone);
         row(
-            &format!("site calls while {posted_beside} batches are uploaded and folded"),
+            &format!("site calls while {posted_beside} batches are uploaded and applied"),
             rate_beside,
-            &while_folding,
+            &while_applying,
         );
         println!();
-        Beside { lookups: lookups.times, site_calls_a_second, site_calls: while_folding }
+        Beside { lookups: lookups.times, site_calls_a_second, site_calls: while_applying }
     }
 
     fn say(&self, what: &str) {
@@ -348,7 +349,7 @@ impl Bench<'_> {
         peers::start(self.folder).into_iter().map(start).collect()
     }
 
-    /// Posts a batch, reads of it at once, waits for its end.
+    /// Posts a batch, reads one of its visitors at once, and waits until the batch is complete.
     fn post(&self, daemon: &Daemon, batch: Batch) -> Posted {
         let (file, mut client) = (batch.csv(), daemon.client());
         let written = kernel::written(daemon.pid());
@@ -364,7 +365,7 @@ impl Bench<'_> {
         Posted { readable, complete, written: kernel::written(daemon.pid()) - written }
     }
 
-    /// Posts the same file again and again: each when the one before is complete, or at these intervals.
+    /// Posts the same file repeatedly: when the batch before is complete, or at these intervals.
     fn post_for(&self, daemon: &Daemon, file: &[u8], every: Option<Duration>) -> usize {
         let (began, mut client, mut posted) = (Instant::now(), daemon.client(), 0);
         while began.elapsed() < self.span() {
@@ -392,7 +393,7 @@ impl Bench<'_> {
             ("the file written and synced", thrice(&|| bounds::synced(self.folder, &file))),
             ("the parser alone, one thread", thrice(&|| bounds::parsed(&file))),
             ("**POST sent → durable and readable**", readable),
-            ("each row folded into its profile's bytes, two threads", thrice(&|| bounds::folded(batch))),
+            ("each row applied to its profile's bytes, two threads", thrice(&|| bounds::applied(batch))),
             ("sled alone, sorted, two writers, flushed and synced", sled),
             ("**POST sent → complete**", complete),
         ];
@@ -403,8 +404,7 @@ impl Bench<'_> {
         text
     }
 
-    /// Lookups of visitors for whom so many batches are pending. Batches are smaller where there are many, and go on being
-    /// folded meanwhile.
+    /// Times lookups of visitors with pending batches. Many batches are smaller ones. They are being applied meanwhile.
     fn pending_table(&self, daemon: &Daemon) -> String {
         self.say("lookups with batches pending");
         let mut client = daemon.client();
@@ -429,25 +429,25 @@ impl Bench<'_> {
             let (middle, p99, slowest) = (times.at(0.5), times.at(0.99), times.at(1.0));
             writeln!(text, "| {pending} | {then} | {middle:.2} ms | {p99:.2} ms | {slowest:.1} ms |")
                 .unwrap();
-            wait_folded(&mut client);
+            wait_applied(&mut client);
         }
         text
     }
 
     /// Stops the daemon as an operator does, and starts it again.
     fn stop(&self, mut daemon: Daemon, marks: &mut Vec<Mark>) -> Daemon {
-        self.say("a stop in order");
+        self.say("a regular stop");
         let batch = self.batch(self.sizes.runs);
         let mut client = daemon.client();
         client.post(false, &batch.csv());
-        wait_folded(&mut client);
+        wait_applied(&mut client);
         let stopped = daemon.stop();
         let daemon = Daemon::start(&self.folder.join("profiled"), CREATES);
         daemon.client().read_back(batch, READ_BACK);
         let profiles = said(self.sizes.profiles);
         for (what, must, target, took) in [
-            ("a stop in order", 10.0, 3.0, stopped),
-            ("the start after a stop in order", 5.0, 1.0, daemon.ready_after),
+            ("a regular stop", 10.0, 3.0, stopped),
+            ("the start after a regular stop", 5.0, 1.0, daemon.ready_after),
         ] {
             let what = format!("{what}, with {profiles} profiles");
             marks.push(Mark::new(&what, must, target, Unit::Seconds, Some(took.as_secs_f64())));
@@ -455,12 +455,12 @@ impl Bench<'_> {
         daemon
     }
 
-    /// Kills the daemon when a batch is about half folded: how long the next one takes until it is ready.
+    /// Kills the daemon when a batch is about half applied. Returns the time until the next daemon is ready.
     fn crash(&self, daemon: Daemon, posted: &[Posted]) -> f64 {
-        let folding = median(posted.iter().map(|one| (one.complete - one.readable).as_secs_f64()));
+        let applying = median(posted.iter().map(|one| (one.complete - one.readable).as_secs_f64()));
         let batch = self.batch(self.sizes.runs);
         let id = daemon.client().post(false, &batch.csv());
-        std::thread::sleep(Duration::from_secs_f64(folding / 2.0));
+        std::thread::sleep(Duration::from_secs_f64(applying / 2.0));
         drop(daemon);
         let daemon = Daemon::start(&self.folder.join("profiled"), CREATES);
         let mut client = daemon.client();
@@ -469,7 +469,7 @@ impl Bench<'_> {
         daemon.ready_after.as_secs_f64()
     }
 
-    /// The same with many batches pending, and how many there were.
+    /// The same with many pending batches. Also returns their number.
     fn crash_with_pending(&self) -> (f64, usize) {
         let folder = self.folder.join("profiled");
         let batch = self.batch(self.sizes.runs + 1);
@@ -487,8 +487,8 @@ impl Bench<'_> {
         (daemon.ready_after.as_secs_f64(), pending)
     }
 
-    /// Batches whose rows are all of one visitor, held back so that they stay pending: what that visitor's lookups and site
-    /// calls take, and everybody else's meanwhile.
+    /// Posts batches whose rows all belong to one visitor, throttled so that they stay pending. Times that visitor's
+    /// lookups and site calls, and the site calls of other visitors meanwhile.
     fn hot_id(&self) -> Vec<Mark> {
         let Sizes { hot_batches, hot_rows, .. } = self.sizes;
         let configuration = format!("{CREATES}\n[ingest]\nmax_rows_per_second = 1\n");
@@ -497,12 +497,12 @@ impl Bench<'_> {
         let call =
             format!("/m2/demo/mbox/json?mbox=home&mboxSession=hot&mbox3rdPartyId={HOT_ID}&profile.n=1");
         assert_eq!(client.get(&call).status, 200);
-        // The first is resolved at one go, whatever the pace; the pace then holds the others back.
+        // The throttle lets the first batch through and holds the others back.
         for round in 0..=hot_batches {
             let row = |n| Row { id: HOT_ID.to_owned(), ..self.batch(round).row(n) };
             client.post(false, &csv((0..hot_rows).map(row)));
         }
-        assert!(client.pending() >= hot_batches, "folding is held back");
+        assert!(client.pending() >= hot_batches, "applying is throttled");
         let lookups = Times::new((0..HOT_LOOKUPS).map(|_| timed(|| client.profile(HOT_ID))).collect());
         let pause = || std::thread::sleep(Duration::from_millis(500));
         let (others, _, took) = site_calls_during(&daemon.address, BESIDE_HOT, self.sizes.profiles, || {
@@ -529,7 +529,7 @@ impl Bench<'_> {
         ]
     }
 
-    /// Batches whose rows name visitors by the devices that they logged in on, in no order: each row is looked up twice.
+    /// Posts batches whose rows name visitors by their devices, in random order. Each row needs two reads of the store.
     fn pc_ids(&self) -> Mark {
         let Sizes { profiles, rows, runs, connections, .. } = self.sizes;
         let daemon = Daemon::start(&self.make_folder("pc-ids"), CREATES);
@@ -551,8 +551,8 @@ impl Bench<'_> {
         Mark::new(what, 120e3, 200e3, Unit::PerSecond, Some(rate))
     }
 
-    /// A daemon with a small cache that does the same, and then takes many uploads at once: the peak of memory of the
-    /// first, and what is to be said of the second.
+    /// Runs a daemon with a small cache, then posts many uploads at once. Returns the peak memory of the batches and a
+    /// line about the uploads.
     fn small_cache(&self) -> (f64, String) {
         let daemon = Daemon::start_with(&self.make_folder("small-cache"), CREATES, &["--cache", "128MiB"]);
         self.seed(&daemon);
@@ -596,7 +596,7 @@ impl Ran {
     }
 }
 
-/// How long an answer takes, which must be that all is well.
+/// The time of a call, which must succeed.
 fn timed(ask: impl FnOnce() -> Answer) -> Duration {
     let began = Instant::now();
     assert_eq!(ask().status, 200);
@@ -604,7 +604,7 @@ fn timed(ask: impl FnOnce() -> Answer) -> Duration {
 }
 
 /// Waits until no batch is pending.
-fn wait_folded(client: &mut Client) {
+fn wait_applied(client: &mut Client) {
     while client.pending() > 0 {
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -633,7 +633,7 @@ fn peers_table(rows: usize, posted: &[Posted], peers: &Peers, memory: f64) -> St
         (
             "complete",
             &complete,
-            "the same batches: folded, every row accounted for, store synced; default settings",
+            "the same batches: applied, every row accounted for, store synced; default settings",
         ),
     ];
     for (what, took, how) in ours {
@@ -651,7 +651,7 @@ fn peers_table(rows: usize, posted: &[Posted], peers: &Peers, memory: f64) -> St
     text
 }
 
-/// The marks that are about one batch. A ratio is that of two times of the same round, and the middle one of them.
+/// The marks for one batch. A ratio compares two times of the same round; the median of the rounds counts.
 fn speed_marks(rows: usize, posted: &[Posted], peers: &Peers) -> Vec<Mark> {
     let rows_a_second = |seconds| rows as f64 / seconds;
     let readable = median(posted.iter().map(|one| one.readable.as_secs_f64()));
@@ -709,7 +709,7 @@ fn rate(rows: usize, seconds: f64) -> String {
     format!("{:.0}k", rows as f64 / seconds / 1e3)
 }
 
-/// What it ran on, as far as figures hang on it.
+/// The machine, as far as it affects the figures.
 fn machine() -> String {
     let processors = std::thread::available_parallelism().unwrap();
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();

@@ -1,4 +1,5 @@
-//! The parts by themselves: what a batch's bytes, a visitor's profile, a group of writes and a request cost.
+//! Benchmarks of the parts: parsing a batch's bytes, changing a profile, committing a group of writes, serving a
+//! request.
 //!
 //! `cargo bench --bench micro [-- NAME]`
 #![expect(clippy::unwrap_used, reason = "a bench that cannot go on should say where")]
@@ -24,12 +25,12 @@ use serde_bytes::ByteBuf;
 use support::rows::{Batch, NAMES};
 use support::{CREATES, Daemon};
 
-/// The daemon's own.
+/// The same allocator as the daemon.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const ROWS: usize = 50_000;
-/// Writes of one group commit.
+/// Writes per group commit.
 const GROUPS: [u64; 3] = [1, 16, 256];
 const LOG_BYTES_MAX: u64 = 1 << 30;
 const VALUES: [&str; 5] = ["gold-3", "4711", "Amsterdam-45", "2026-11-05T07", "autumn-segment-12-1"];
@@ -37,7 +38,7 @@ const VALUES: [&str; 5] = ["gold-3", "4711", "Amsterdam-45", "2026-11-05T07", "a
 criterion_group!(parts, batch_file, profile, journal, request);
 criterion_main!(parts);
 
-/// The batch file: parsed as it is, with cells that are form-encoded, and decoded from what compresses it.
+/// Batch files: parsed as they are, with form-encoded cells, and decompressed.
 fn batch_file(criterion: &mut Criterion) {
     let plain = Batch { profiles: 2 * ROWS, rows: ROWS, round: 1 }.csv();
     let escaped = String::from_utf8(plain.clone()).unwrap().replace("Amsterdam-", "%C4%B0zmir+n%C2%BA");
@@ -74,13 +75,13 @@ fn parsed(file: &[u8]) -> usize {
     cells
 }
 
-/// A profile of five attributes: its bytes, a row folded into it, a login's merge.
+/// A profile of five attributes: decoded, changed by a row, encoded, merged at a login.
 fn profile(criterion: &mut Criterion) {
     let (then, now) = (Seq::from_parts(Millis(1_000), 0), Seq::from_parts(Millis(2_000), 0));
     let attributes = |seq, source| {
         let attribute = move |(&name, value)| Attribute { name, value, seq, source };
         let mut attributes = vec![];
-        // They are kept in the order of their names.
+        // A profile keeps its attributes sorted by name.
         set_all(&mut attributes, NAMES.iter().zip(VALUES).map(attribute));
         attributes
     };
@@ -123,7 +124,7 @@ fn profile(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Group commit: the entries of so many site calls encoded, written as one frame, synced.
+/// Group commit: encodes the entries of many site calls, writes them as one frame, and syncs.
 fn journal(criterion: &mut Criterion) {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let opened =
@@ -146,7 +147,7 @@ fn journal(criterion: &mut Criterion) {
                 frame.clear();
                 encode_group(&entries, &mut frame).unwrap();
                 let at = log.append(&frame).unwrap();
-                // Nobody will read it.
+                // Nobody reads these segments.
                 if log.bytes() > LOG_BYTES_MAX {
                     log.remove_before(at).unwrap();
                 }
@@ -156,7 +157,7 @@ fn journal(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Through hyper and the router, there and back on an open connection: what every call costs before it does anything.
+/// A request through hyper and the router on an open connection: the fixed cost of every call.
 fn request(criterion: &mut Criterion) {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let daemon = Daemon::start(folder.path(), CREATES);

@@ -1,4 +1,4 @@
-//! What people would use instead, each started by the bench on loopback with a folder of its own, and stopped after.
+//! What people would use instead. The bench starts each on loopback with its own folder, and stops it afterwards.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a bench that cannot go on should say where")]
 
 mod postgres;
@@ -17,21 +17,21 @@ use redis::{Ask, Redis};
 use script::Script;
 use sqlite::Sqlite;
 
-/// Something else that can keep profiles. Each starts with the same profiles, and gets the same batches in the form that
-/// is the fastest for it, made ready before the clock starts.
+/// A program that can keep profiles. Every peer starts with the same profiles and gets the same batches, in the form
+/// that is fastest for it, prepared before the clock starts.
 pub(crate) trait Peer {
-    /// Its version, what it is asked to do, and how it is set: above all, how durable it is when it says that it is done.
+    /// The version, the request and the settings. Most important: how durable a write is when the peer answers.
     fn settings(&self) -> String;
     fn seed(&mut self, profiles: usize);
-    /// Makes a batch ready.
+    /// Prepares a batch.
     fn prepare(&mut self, batch: Batch);
-    /// Applies what was made ready, all of it: how long that took.
+    /// Applies the prepared batch. Returns the time that took.
     fn apply(&mut self) -> Duration;
-    /// A visitor's points, to see that it was done.
+    /// A visitor's points, to verify the result.
     fn points(&mut self, id: &str) -> Option<String>;
-    /// Bytes that it has caused to be sent to the disk so far.
+    /// The bytes that the peer has written to the disk so far.
     fn written(&self) -> u64;
-    /// The peak of its memory in KiB, where it is a process of its own.
+    /// The peak memory in KiB; `None` if the peer is not a process of its own.
     fn memory(&self) -> Option<u64>;
 }
 
@@ -41,7 +41,7 @@ pub(crate) const SCRIPT: &str = "a script with redis-py";
 pub(crate) const SQLITE: &str = "SQLite, prepared `UPDATE`s";
 pub(crate) const POSTGRES: &str = "PostgreSQL, `COPY` and one `UPDATE … FROM`";
 
-/// All that this machine has, and why the others are left out.
+/// Starts all peers that this machine has. For the others, says why they are missing.
 pub(crate) fn start(folder: &Path) -> [Started; 5] {
     [
         (HSET, Redis::start(&folder.join("redis-hset"), Ask::Hset).map(boxed)),
@@ -56,10 +56,10 @@ fn boxed(peer: impl Peer + 'static) -> Box<dyn Peer> {
     Box::new(peer)
 }
 
-/// A peer's name, and itself if the machine has it.
+/// A peer's name, and the peer if the machine has it.
 pub(crate) type Started = (&'static str, Result<Box<dyn Peer>, LeftOut>);
 
-/// Why a peer does not take part.
+/// Why a peer is left out.
 pub(crate) struct LeftOut(String);
 
 impl std::fmt::Display for LeftOut {
@@ -68,7 +68,7 @@ impl std::fmt::Display for LeftOut {
     }
 }
 
-/// A peer's process, killed at the end.
+/// A peer's process, killed when dropped.
 struct Server(Child);
 
 impl Server {
@@ -84,25 +84,25 @@ impl Drop for Server {
     }
 }
 
-/// A row's attributes as JSON. Nothing in these values needs to be escaped.
+/// A row's attributes as JSON. These values need no escaping.
 fn json(row: &Row) -> String {
     let members: Vec<String> =
         NAMES.iter().zip(&row.values).map(|(name, value)| format!("\"{name}\":\"{value}\"")).collect();
     format!("{{{}}}", members.join(","))
 }
 
-/// What a program says of its version; nothing where there is no such program.
+/// A program's version; `None` if the program does not exist.
 fn version(program: &Path) -> Option<String> {
     let said = Command::new(program).arg("--version").output().ok()?;
     Some(String::from_utf8(said.stdout).unwrap().trim().to_owned())
 }
 
-/// A port that was free a moment ago, for those who cannot say which they took.
+/// A port that was free a moment ago, for programs that cannot choose a port and report it.
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// Tries until it succeeds: a server needs a moment to come up.
+/// Retries until success, because a server needs a moment to start.
 fn come_up<T, E: std::fmt::Debug>(mut attempt: impl FnMut() -> Result<T, E>) -> T {
     let began = Instant::now();
     loop {

@@ -1,6 +1,6 @@
-"""The script that many people have: the file, row by row, into a pipeline of HSETs, executed every thousand rows.
+"""The script that many people have: it sends the file row by row as pipelined HSETs, a thousand rows at a time.
 
-`pipeline.py PORT FILE` prints how many seconds it took; starting Python and connecting are left out.
+`pipeline.py PORT FILE` prints the seconds it took, without starting Python and connecting.
 """
 
 import csv

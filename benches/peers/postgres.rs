@@ -1,4 +1,4 @@
-//! PostgreSQL, asked by a psql that stays connected: `COPY` into a table of the session, then one `UPDATE … FROM`, in one
+//! PostgreSQL, through one psql that stays connected: `COPY` into a temporary table, then one `UPDATE … FROM`, in one
 //! transaction.
 
 use std::io::{BufRead, BufReader, Write};
@@ -14,9 +14,9 @@ use super::{LeftOut, Peer, come_up, free_port, json, version};
 use crate::support::kernel;
 use crate::support::rows::{Batch, Row, seeds};
 
-/// Where Debian keeps what it puts on nobody's path.
+/// Debian keeps these programs outside the PATH.
 const DEBIAN: &str = "/usr/lib/postgresql";
-/// Root may not run PostgreSQL; this account has nothing to lose.
+/// Root may not run PostgreSQL, so this unprivileged account does.
 const UNPRIVILEGED: &str = "nobody";
 const SETTINGS: [&str; 8] = [
     "fsync=on",
@@ -32,7 +32,7 @@ const APPLY: &str = "UPDATE profile SET attributes = profile.attributes || stage
                      FROM staged WHERE profile.id = staged.id;";
 
 pub(super) struct Postgres {
-    // Dropped in this order: who asks first, then who answers.
+    // Fields drop in this order: the client first, then the server.
     session: Session,
     server: Postmaster,
     version: String,
@@ -46,7 +46,7 @@ impl Postgres {
         let version = version(&bin.join("postgres")).unwrap_or_default();
         let (home, account) = (folder.join("postgres"), account()?);
         std::fs::create_dir(&home).unwrap();
-        // Whoever it runs as must be able to reach its folder.
+        // The account that runs the server must be able to reach its folder.
         std::fs::set_permissions(folder, PermissionsExt::from_mode(0o755)).unwrap();
         if let Some((user, group)) = account {
             chown(&home, Some(user), Some(group)).unwrap();
@@ -96,7 +96,7 @@ impl Postgres {
     }
 }
 
-/// The folder with its programs: that of the first on the path, else Debian's newest.
+/// The folder with PostgreSQL's programs: the one on the PATH, otherwise Debian's newest.
 fn programs() -> Option<PathBuf> {
     let said = Command::new("pg_config").arg("--bindir").output().ok();
     let configured = said.map(|said| PathBuf::from(String::from_utf8_lossy(&said.stdout).trim()));
@@ -108,7 +108,7 @@ fn programs() -> Option<PathBuf> {
     configured.into_iter().chain(versions.into_iter().rev()).find(complete)
 }
 
-/// Whom to run it as; none: as the bench itself.
+/// The account to run PostgreSQL as; `None` for the bench's own.
 fn account() -> Result<Option<(u32, u32)>, LeftOut> {
     if !getuid().is_root() {
         return Ok(None);
@@ -167,7 +167,7 @@ impl Peer for Postgres {
     }
 }
 
-/// The commands that copy rows into a table. Nothing in these values needs to be escaped.
+/// Writes the commands that copy rows into a table. These values need no escaping.
 fn copy(out: &mut Vec<u8>, table: &str, rows: impl Iterator<Item = Row>) {
     writeln!(out, "COPY {table} FROM STDIN;").unwrap();
     for row in rows {
@@ -176,7 +176,7 @@ fn copy(out: &mut Vec<u8>, table: &str, rows: impl Iterator<Item = Row>) {
     writeln!(out, "\\.").unwrap();
 }
 
-/// A psql that reads commands and stops at the first that fails.
+/// A psql that reads commands and stops at the first failure.
 struct Session {
     process: Child,
     commands: ChildStdin,
@@ -197,7 +197,7 @@ impl Session {
         Self { process, commands, answers }
     }
 
-    /// Has commands done: the lines that come of them.
+    /// Runs commands and returns the lines of their output.
     fn ask(&mut self, commands: &[u8]) -> Vec<String> {
         self.commands.write_all(commands).unwrap();
         self.commands.write_all(b"\\echo done\n").unwrap();
@@ -221,12 +221,12 @@ impl Drop for Session {
     }
 }
 
-/// The server's first process. Killed outright it would leave its children to find that out.
+/// The server's main process. A hard kill would leave its children running for a while.
 struct Postmaster(Child);
 
 impl Drop for Postmaster {
     fn drop(&mut self) {
-        // Its own word for an immediate stop.
+        // PostgreSQL's signal for an immediate stop.
         if let Some(pid) = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw) {
             kill_process(pid, Signal::QUIT).unwrap();
         }

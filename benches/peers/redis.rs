@@ -1,4 +1,4 @@
-//! Redis: hashes, written by pipelined commands whose bytes are made ready before the clock starts.
+//! Redis: hashes, written by pipelined commands whose bytes are prepared before the clock starts.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -10,16 +10,16 @@ use super::{LeftOut, Peer, Server, come_up, free_port, version};
 use crate::support::kernel;
 use crate::support::rows::{Batch, NAMES, Row, seeds};
 
-/// How a row is asked for.
+/// The command for a row.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ask {
-    /// `HSET`: no order, no check whether the visitor is known.
+    /// `HSET`: no order, no check whether the visitor exists.
     Hset,
-    /// A function that looks whether the visitor is known, and written to later than the batch.
+    /// A function that checks that the visitor exists and has no later write.
     Function,
 }
 
-/// One seq a visitor, where ours keeps one an attribute: it has less to do.
+/// One seq per visitor. profiled keeps one per attribute, so Redis has less to do.
 const FUNCTION: &str = "#!lua name=profiles
 redis.register_function('apply', function(keys, args)
   local seq = redis.call('HGET', keys[1], 'seq')
@@ -28,7 +28,7 @@ redis.register_function('apply', function(keys, args)
   return 1
 end)";
 
-/// The profiles of one slice are sent before the next slice is made.
+/// Profiles are sent in slices of this size, to bound memory.
 const SEED_SLICE: usize = 100_000;
 
 pub(super) struct Redis {
@@ -41,7 +41,7 @@ pub(super) struct Redis {
     rows: usize,
 }
 
-/// A server on a folder of its own, the port it listens on, and its version.
+/// Starts a server with its own folder. Returns it with its port and version.
 fn serve(folder: &Path) -> Result<(Server, u16, String), LeftOut> {
     let program = Path::new("redis-server");
     let Some(version) = version(program) else { return Err(LeftOut("there is no redis-server".into())) };
@@ -68,7 +68,7 @@ impl Redis {
             let mut load = vec![];
             command(&mut load, &["FUNCTION", "LOAD", FUNCTION]);
             redis.stream.write_all(&load).unwrap();
-            // The answer is the library's name: its length, then itself.
+            // The answer is the library's name: its length, then the name.
             let mut answer = BufReader::new(redis.stream.try_clone().unwrap()).lines();
             assert_eq!(answer.next().unwrap().unwrap(), "$8");
             assert_eq!(answer.next().unwrap().unwrap(), "profiles");
@@ -155,7 +155,7 @@ fn command(out: &mut Vec<u8>, words: &[&str]) {
     }
 }
 
-/// Sends commands that are each answered by a line, and reads all the answers.
+/// Sends commands and reads all their answers, which are one line each.
 fn pipeline(stream: &mut TcpStream, commands: &[u8], answers: usize) -> Duration {
     let mut reader = stream.try_clone().unwrap();
     let began = Instant::now();

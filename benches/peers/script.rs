@@ -1,4 +1,4 @@
-//! A plain script with redis-py: what many people have.
+//! A plain script with redis-py, as many people have it.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -15,7 +15,7 @@ const PACKAGE: &str = "redis[hiredis]";
 pub(super) struct Script {
     redis: Redis,
     python: PathBuf,
-    /// Of Python and of redis-py.
+    /// The versions of Python and redis-py.
     versions: String,
     file: PathBuf,
 }
@@ -28,7 +28,7 @@ impl Script {
     }
 }
 
-/// A Python of the bench's own that has redis-py. It is kept for the next run.
+/// A Python environment of the bench with redis-py. It stays for the next run.
 fn python() -> Result<(PathBuf, String), LeftOut> {
     let environment = Path::new(env!("CARGO_TARGET_TMPDIR")).join("redis-py");
     let python = environment.join("bin").join("python");
@@ -64,7 +64,7 @@ impl Peer for Script {
     }
 
     fn prepare(&mut self, batch: Batch) {
-        // A script's first column is the key.
+        // The script expects the key in the first column.
         std::fs::write(&self.file, batch.csv()).unwrap();
     }
 

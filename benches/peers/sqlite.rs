@@ -9,7 +9,7 @@ use super::{LeftOut, Peer, json};
 use crate::support::kernel;
 use crate::support::rows::{Batch, seeds};
 
-/// JSON is what takes any attributes; an upsert would make the unknown visitors. The binary form is SQLite's fastest.
+/// JSON can hold any attributes, and its binary form is the fastest in SQLite. An upsert would create unknown visitors.
 const UPDATE: &str = "UPDATE profile SET attributes = jsonb_patch(attributes, ?2) WHERE id = ?1";
 
 pub(super) struct Sqlite {

@@ -1,4 +1,4 @@
-//! What no daemon of this shape could pass on this machine: each part of a batch's way by itself, as short as it can be.
+//! The lower bounds on this machine: each part of a batch's way by itself, as fast as it can be.
 
 use std::hint::black_box;
 use std::io::{Read, Write};
@@ -15,7 +15,7 @@ use profiled::model::update::{Cell, Folded, Row, fold};
 
 use super::rows::{self, Batch, NAMES, UNKNOWN_EVERY, id, live_bytes};
 
-/// The file's bytes over loopback to somebody who throws them away.
+/// Sends the file's bytes over loopback to a reader that discards them.
 pub fn sent(file: &[u8]) -> Duration {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -32,7 +32,7 @@ pub fn sent(file: &[u8]) -> Duration {
     began.elapsed()
 }
 
-/// The same bytes into a file that is then synced.
+/// Writes the same bytes to a file and syncs it.
 pub fn synced(folder: &Path, file: &[u8]) -> Duration {
     let began = Instant::now();
     let mut to = std::fs::File::create(folder.join("synced")).unwrap();
@@ -41,7 +41,7 @@ pub fn synced(folder: &Path, file: &[u8]) -> Duration {
     began.elapsed()
 }
 
-/// The parser alone, on one thread.
+/// Runs only the parser, on one thread.
 pub fn parsed(file: &[u8]) -> Duration {
     let began = Instant::now();
     let (mut parser, mut rows) = (Parser::default(), 0);
@@ -51,8 +51,9 @@ pub fn parsed(file: &[u8]) -> Duration {
     began.elapsed()
 }
 
-/// Each known visitor's profile decoded, the row folded in, and encoded again, on two threads. Nothing is looked up or kept.
-pub fn folded(batch: Batch) -> Duration {
+/// Decodes each known visitor's profile, applies the row and encodes it again, on two threads. Reads and stores
+/// nothing.
+pub fn applied(batch: Batch) -> Duration {
     let (then, now) = (Seq::from_parts(Millis(1_000), 0), Seq::from_parts(Millis(2_000), 0));
     let rules = BatchRules {
         seq: now,
@@ -99,8 +100,8 @@ pub fn folded(batch: Batch) -> Duration {
     began.elapsed()
 }
 
-/// sled alone: the same visitors in key order on two writers, values of the same length changed in an atomic swap each,
-/// flushed and synced. No HTTP, parsing, order, outcomes or journal.
+/// Runs only sled: the same visitors in key order with two writers, one atomic swap each of a value of the same length,
+/// then a flush and a sync. No HTTP, parsing, order, outcomes or journal.
 pub fn sled_alone(folder: &Path, batch: Batch, rounds: usize) -> Vec<Duration> {
     let folder = folder.join("sled-alone");
     let value = vec![b'v'; live_bytes(batch.profiles, 0) / batch.profiles - id(0).len()];

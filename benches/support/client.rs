@@ -1,4 +1,4 @@
-//! A client on one connection that stays open, as plain as can be, so that it is not what is measured.
+//! A simple client on one open connection, so that the client itself costs little time.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -7,7 +7,7 @@ use std::time::Duration;
 pub struct Client {
     stream: TcpStream,
     address: String,
-    /// What has been read and not yet handed out.
+    /// Bytes that were read but not yet returned.
     buffer: Vec<u8>,
 }
 
@@ -28,12 +28,12 @@ impl Client {
         self.exchange(request.as_bytes(), b"")
     }
 
-    /// A visitor's profile, as our own API tells it.
+    /// A visitor's profile from the native API.
     pub fn profile(&mut self, id: &str) -> Answer {
         self.get(&format!("/api/v1/profiles/{id}?client=demo&by=third-party"))
     }
 
-    /// Posts a batch, v2 if it is to create profiles, and says its id.
+    /// Posts a batch and returns its id. Uses v2 if the batch is to create profiles.
     pub fn post(&mut self, creates: bool, file: &[u8]) -> String {
         let version = if creates { "v2/" } else { "" };
         let head = format!(
@@ -51,7 +51,7 @@ impl Client {
         element(&answer.body, "status") == "complete"
     }
 
-    /// Waits for the batch's end: rows updated or created, and rows of visitors who were not found.
+    /// Waits until the batch is complete. Returns the rows updated or created, and the rows not found.
     pub fn wait_complete(&mut self, batch: &str) -> (usize, usize) {
         while !self.is_complete(batch) {
             std::thread::sleep(Duration::from_millis(5));
@@ -61,12 +61,12 @@ impl Client {
         (number("successfulUpdates"), number("profilesNotFound"))
     }
 
-    /// How many batches are not folded in yet.
+    /// The number of incomplete batches.
     pub fn pending(&mut self) -> usize {
         self.get("/api/v1/batches?client=demo&status=incomplete").body.matches("\"batchId\"").count()
     }
 
-    /// Looks a sample of the batch's visitors up; stops where one is not as the batch says.
+    /// Looks up a sample of the batch's visitors. Panics if a value differs from the batch.
     pub fn read_back(&mut self, batch: super::rows::Batch, visitors: usize) {
         let known = (0..batch.rows).filter(|n| n % super::rows::UNKNOWN_EVERY != 0);
         for n in known.step_by((batch.rows / visitors).max(1)) {
@@ -74,7 +74,7 @@ impl Client {
         }
     }
 
-    /// Looks the visitor of one row up, who must be as the row says.
+    /// Looks up the visitor of one row. Panics if the value differs from the row.
     pub fn expect(&mut self, batch: super::rows::Batch, n: usize) {
         let (id, points) = (batch.id(n), batch.points(n));
         let answer = self.profile(&id);
@@ -98,7 +98,7 @@ impl Client {
     }
 }
 
-/// A whole answer, if there is one, and how many bytes it takes.
+/// The first complete answer in the bytes, and its length; `None` if it is not complete.
 pub fn answer_in(bytes: &[u8]) -> Option<(Answer, usize)> {
     let text = std::str::from_utf8(bytes).unwrap();
     let (head, body) = text.split_once("\r\n\r\n")?;

@@ -1,4 +1,4 @@
-//! Curves, as an SVG of four panels.
+//! Draws curves as an SVG of four panels.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ const COLOURS: [RGBColor; 2] = [RGBColor(31, 119, 180), RGBColor(214, 110, 20)];
 
 pub struct Panel {
     pub what: &'static str,
-    /// What lies along the bottom.
+    /// The label of the x axis.
     pub of: &'static str,
     pub logarithmic: bool,
     pub series: Vec<(&'static str, Vec<(f64, f64)>)>,

@@ -1,19 +1,19 @@
-//! What the kernel says of a process: its memory, the bytes it had written, its time on the processors.
+//! Figures of the kernel about a process: memory, bytes written, processor time.
 
 use std::path::Path;
 
-/// A line of its account of memory, such as `VmHWM` (the peak) or `VmRSS`, in KiB.
+/// A line of the process's memory statistics in KiB, such as `VmHWM` (the peak) or `VmRSS`.
 pub fn memory(pid: u32, line: &str) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     status.lines().find_map(|have| have.strip_prefix(line)?.split_whitespace().nth(1)?.parse().ok())
 }
 
-/// Bytes that it has caused to be sent to the disk.
+/// The bytes that the process has written to the disk.
 pub fn written(pid: u32) -> u64 {
     io(pid, "write_bytes: ")
 }
 
-/// Bytes that it has caused to be fetched from the disk.
+/// The bytes that the process has read from the disk.
 pub fn read(pid: u32) -> u64 {
     io(pid, "read_bytes: ")
 }
@@ -24,29 +24,29 @@ fn io(pid: u32, line: &str) -> u64 {
     bytes.unwrap_or(0)
 }
 
-/// The time that its threads have run, in seconds, in the program and in the kernel.
+/// The seconds that the process's threads have run, in the program and in the kernel.
 pub fn processor_seconds(pid: u32) -> (f64, f64) {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name in parentheses may hold anything. Ticks are a hundredth of a second on every Linux.
+    // The name in parentheses may contain anything. A tick is a hundredth of a second on every Linux.
     let after = stat.rsplit_once(") ").map_or("", |(_, after)| after);
     let ticks = |n| after.split(' ').nth(n).and_then(|ticks| ticks.parse::<f64>().ok()).unwrap_or(0.0);
     (ticks(11) / 100.0, ticks(12) / 100.0)
 }
 
-/// The processes that it started and that still run.
+/// The running child processes.
 pub fn children(pid: u32) -> Vec<u32> {
     let processes = std::fs::read_dir("/proc")
         .unwrap()
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     let parent = |of: u32| -> Option<u32> {
         let stat = std::fs::read_to_string(format!("/proc/{of}/stat")).ok()?;
-        // The name in parentheses may hold anything.
+        // The name in parentheses may contain anything.
         stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
     };
     processes.filter(|&of| parent(of) == Some(pid)).collect()
 }
 
-/// What the files under a folder hold.
+/// The total size of the files under a folder.
 pub fn bytes_under(folder: &Path) -> u64 {
     let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
     // Files come and go while a daemon runs.

@@ -1,4 +1,4 @@
-//! Lookups and site calls that come all the while, beside whatever else a bench does.
+//! Continuous lookups and site calls beside other work.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,22 +10,22 @@ use tokio::net::TcpStream;
 use super::client::{Client, answer_in};
 use super::{Random, Times, rows};
 
-/// Connections that look visitors up.
+/// Connections that look up visitors.
 const LOOKERS: u64 = 4;
-/// Each begins a lookup so often, whether or not the one before was quick.
+/// Each connection starts a lookup at this interval, however long the one before took.
 const LOOKUP_EVERY: Duration = Duration::from_millis(4);
-/// What that comes to.
+/// The resulting rate of lookups.
 pub const LOOKUPS_A_SECOND: f64 = 1_000.0;
 
-/// How long lookups took.
+/// The times of lookups.
 pub struct Lookups {
-    /// From when each was due, so that a stall counts for all those who would have come during it.
+    /// From the time each lookup was due, so that a stall counts for all lookups due during it.
     pub times: Times,
-    /// By how much the bench's own threads woke late. This is in those times, and no fault of the daemon's.
+    /// How late the bench's own threads woke. `times` includes this delay, which is not the daemon's.
     pub woke_late: Times,
 }
 
-/// Looks visitors up, 1,000 a second, while `meanwhile` runs.
+/// Looks up 1,000 visitors a second while `meanwhile` runs.
 pub fn look_up_during<T>(address: &str, profiles: usize, meanwhile: impl FnOnce() -> T) -> (Lookups, T) {
     let stop = AtomicBool::new(false);
     let stop = &stop;
@@ -67,8 +67,8 @@ fn look_up_until(
     (times, woke_late)
 }
 
-/// Site calls on many connections, each making the next as soon as the last is answered, while `meanwhile` runs: their
-/// times, and how many there were a second.
+/// Makes site calls on many connections, each as soon as the last is answered, while `meanwhile` runs. Returns their
+/// times and their rate.
 pub fn site_calls_during<T>(
     address: &str,
     connections: u64,
@@ -108,7 +108,8 @@ async fn call_until(
     times
 }
 
-/// Logs each of the first so many visitors in on a device of its own, on many connections: its pcId then leads to it.
+/// Logs in the first `visitors` visitors on a device each, on many connections. Each pcId is then linked to its
+/// visitor.
 pub fn log_in_all(address: &str, connections: u64, visitors: usize) {
     let log_in = |address: String, first: usize| async move {
         let mut stream = TcpStream::connect(&address).await.unwrap();
@@ -146,7 +147,7 @@ async fn call_on_one(address: String, seed: u64, profiles: usize, stop: Arc<Atom
     times
 }
 
-/// One site call, and its answer.
+/// Makes one site call and reads its answer.
 async fn call(stream: &mut TcpStream, address: &str, parameters: &str) {
     let call = format!("GET /m2/demo/mbox/json?{parameters} HTTP/1.1\r\nHost: {address}\r\n\r\n");
     stream.write_all(call.as_bytes()).await.unwrap();

@@ -1,11 +1,11 @@
-//! The marks of docs/internals/design.md, and how they are printed.
+//! The marks of docs/internals/design.md, and the table that shows them.
 
-/// One figure that is measured, beside what it must be and what it should be.
+/// A measured figure with its limit and its target.
 pub struct Mark {
     pub what: String,
     pub must: f64,
     pub target: f64,
-    /// None: what it needs was left out.
+    /// `None` if a requirement of the measurement was missing.
     pub measured: Option<f64>,
     pub unit: Unit,
 }
@@ -51,7 +51,7 @@ impl Unit {
         }
     }
 
-    /// A bound as the design has it.
+    /// Formats a bound as the design does.
     fn plain(self, figure: f64) -> String {
         match self {
             Self::Seconds => format!("{figure} s"),
@@ -63,7 +63,7 @@ impl Unit {
     }
 }
 
-/// The table as it stands in BENCHMARKS.md.
+/// The table as BENCHMARKS.md has it.
 pub fn table(marks: &[Mark]) -> String {
     let mut text =
         String::from("| What | Must | Target | Measured | Reached |\n| --- | --- | --- | --- | --- |\n");

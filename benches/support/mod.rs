@@ -1,5 +1,5 @@
-//! What the benches share: the real release daemon as a process, the rows of a standard batch, a client, the kernel's
-//! figures, and the ways to sum times up.
+//! Shared code of the benches: the real release daemon as a process, the rows of a standard batch, a client, the
+//! kernel's figures, and statistics of times.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -29,29 +29,29 @@ use std::time::{Duration, Instant};
 
 use client::Client;
 
-/// Lets v2 batches make the profiles that a bench begins with.
+/// Lets v2 batches create the profiles that a bench starts with.
 pub const CREATES: &str = "[clients.demo]\nv2_creates_profiles = true\n";
 
-/// A daemon on a folder, killed at the end.
+/// A daemon on a folder, killed when dropped.
 pub struct Daemon {
     process: Child,
     pub address: String,
-    /// From its start until it listened and `/readyz` said so.
+    /// The time from its start until it listened and `/readyz` was 200.
     pub ready_after: Duration,
 }
 
 impl Daemon {
-    /// Starts one under `folder`, with this configuration file.
+    /// Starts a daemon under `folder` with this configuration file.
     pub fn start(folder: &Path, configuration: &str) -> Self {
         Self::start_with(folder, configuration, &[])
     }
 
-    /// Starts one with further flags. Whatever the folder holds is served.
+    /// Starts a daemon with more flags, on the folder's existing data if there is any.
     pub fn start_with(folder: &Path, configuration: &str, flags: &[&str]) -> Self {
         Self::start_as(folder, configuration, flags, "warn", Stdio::inherit())
     }
 
-    /// Starts one that writes its log, with what it says of each batch, to `daemon.log` under `folder`.
+    /// Starts a daemon that writes its log, with a line per batch, to `daemon.log` under `folder`.
     pub fn start_logged(folder: &Path, configuration: &str) -> Self {
         let log = File::options().create(true).append(true).open(folder.join("daemon.log")).unwrap();
         Self::start_as(folder, configuration, &[], "info", log.into())
@@ -91,16 +91,16 @@ impl Daemon {
         self.process.id()
     }
 
-    /// Ends it without a word, as a crash does: what was acknowledged is there at the next start.
+    /// Kills the daemon, like a crash. The next start has everything that was acknowledged.
     pub fn kill(&mut self) {
-        // It may have been stopped already.
+        // The daemon may have been stopped already.
         if self.process.try_wait().unwrap().is_none() {
             self.process.kill().unwrap();
             self.process.wait().unwrap();
         }
     }
 
-    /// Asks it to stop, as an operator does, and says how long that took.
+    /// Stops the daemon as an operator does. Returns the time that took.
     pub fn stop(&mut self) -> Duration {
         let began = Instant::now();
         let pid = rustix::process::Pid::from_child(&self.process);
@@ -110,7 +110,7 @@ impl Daemon {
         began.elapsed()
     }
 
-    /// A line of the kernel's account of its memory, in KiB.
+    /// A line of the daemon's memory statistics, in KiB.
     pub fn memory(&self, line: &str) -> u64 {
         kernel::memory(self.pid(), line).unwrap_or_else(|| panic!("the kernel does not tell {line}"))
     }
@@ -122,14 +122,14 @@ impl Drop for Daemon {
     }
 }
 
-/// The middle one of an odd number of figures.
+/// The median of an odd number of figures.
 pub fn median(figures: impl IntoIterator<Item = f64>) -> f64 {
     let mut figures: Vec<f64> = figures.into_iter().collect();
     figures.sort_unstable_by(f64::total_cmp);
     figures[figures.len() / 2]
 }
 
-/// Times of many calls, in order.
+/// The times of many calls, sorted.
 pub struct Times(Vec<Duration>);
 
 impl Times {
@@ -138,7 +138,7 @@ impl Times {
         Self(times)
     }
 
-    /// What this share of the calls stayed within, in milliseconds.
+    /// The time within which this share of the calls stayed, in milliseconds.
     pub fn at(&self, share: f64) -> f64 {
         self.0[((self.0.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3
     }
@@ -148,7 +148,7 @@ impl Times {
     }
 }
 
-/// Random enough for picking visitors, and the same in every run.
+/// Random enough to pick visitors, and the same in every run.
 pub struct Random(u64);
 
 impl Random {
@@ -164,7 +164,7 @@ impl Random {
     }
 }
 
-/// `100k`, `1M` or a plain number.
+/// Parses `100k`, `1M` or a plain number.
 pub fn count(text: &str) -> Result<usize, String> {
     let (digits, times) = match text.as_bytes().last() {
         Some(b'k') => (&text[..text.len() - 1], 1_000),
@@ -175,7 +175,7 @@ pub fn count(text: &str) -> Result<usize, String> {
     Ok(number * times)
 }
 
-/// A count as people say it.
+/// Formats a count for people.
 pub fn said(count: usize) -> String {
     match count {
         _ if count >= 1_000_000 && count.is_multiple_of(1_000_000) => format!("{}M", count / 1_000_000),

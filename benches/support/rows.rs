@@ -1,11 +1,11 @@
-//! The rows that every bench and every peer gets: five attributes, about 75 bytes a row, one visitor in ten unknown.
+//! The rows for every bench and every peer: five attributes, about 75 bytes per row, one visitor in ten unknown.
 
 use std::fmt::Write as _;
 use std::ops::Range;
 
 /// The attributes of a row.
 pub const NAMES: [&str; 5] = ["tier", "points", "city", "lastPurchase", "segment"];
-/// One row in so many names a visitor that nobody knows.
+/// One row in this many names an unknown visitor.
 pub const UNKNOWN_EVERY: usize = 10;
 /// The most rows of one file.
 pub const FILE_ROWS: usize = 500_000;
@@ -15,8 +15,8 @@ pub struct Row {
     pub values: [String; 5],
 }
 
-/// A batch on a number of profiles: its visitors lie evenly among them and come in no order, one in ten is unknown.
-/// Another round is other values for the same visitors.
+/// A batch for a number of profiles. Its visitors are spread evenly over the profiles, in random order; one in ten is
+/// unknown. Another round has other values for the same visitors.
 #[derive(Clone, Copy)]
 pub struct Batch {
     pub profiles: usize,
@@ -41,28 +41,28 @@ impl Batch {
     pub fn id(self, n: usize) -> String {
         match n % UNKNOWN_EVERY {
             0 => format!("unknown-{n:08}"),
-            // A permutation that leaves no order to be had for nothing.
+            // A permutation, so that no peer profits from sorted rows.
             _ => id(self.profiles / self.rows * (n * 7_919 % self.rows)),
         }
     }
 
-    /// What row `n` says of its visitor's points.
+    /// The points in row `n`.
     pub fn points(self, n: usize) -> String {
         points(n, self.round)
     }
 
-    /// The file that is posted.
+    /// The batch file.
     pub fn csv(self) -> Vec<u8> {
         csv(self.rows())
     }
 }
 
-/// The profiles that a bench begins with.
+/// The profiles that a bench starts with.
 pub fn seeds(visitors: Range<usize>) -> impl Iterator<Item = Row> {
     visitors.map(|n| Row { id: id(n), values: values(n, 0) })
 }
 
-/// The same as files that make them.
+/// The files that create these profiles.
 pub fn seed_files(profiles: usize) -> impl Iterator<Item = Vec<u8>> {
     let files = (0..profiles).step_by(FILE_ROWS);
     files.map(move |first| csv(seeds(first..(first + FILE_ROWS).min(profiles))))
@@ -72,12 +72,12 @@ pub fn id(n: usize) -> String {
     format!("crm-{n:012}")
 }
 
-/// The device that visitor `n` came by, if it did.
+/// The device of visitor `n`.
 pub fn pc_id(n: usize) -> String {
     format!("device-{n:012}")
 }
 
-/// Names, values and keys of one profile, and 17 bytes for each attribute's seq and source.
+/// The bytes of a profile's names, values and keys, plus 17 bytes for each attribute's seq and source.
 pub fn live_bytes(profiles: usize, round: usize) -> usize {
     let sample = (0..1_000).map(|n| n * profiles.div_ceil(1_000) % profiles.max(1));
     let bytes = |n: usize| -> usize {
@@ -108,7 +108,7 @@ pub fn csv(rows: impl Iterator<Item = Row>) -> Vec<u8> {
     csv_by("thirdPartyId", rows)
 }
 
-/// The same, keyed by ids of this kind.
+/// Rows as a batch file, keyed by ids of this kind.
 pub fn csv_by(kind: &str, rows: impl Iterator<Item = Row>) -> Vec<u8> {
     let mut text = format!("batch={kind},{}\n", NAMES.join(","));
     for Row { id, values } in rows {

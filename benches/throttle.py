@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Folding inside and outside the window of [ingest] (R10): rows a second, and what lookups and site calls take meanwhile.
+"""Applying batches inside and outside the window of [ingest] (R10): rows per second, and the times of lookups and site calls meanwhile.
 
-    cargo build --release && python3 benches/pace.py [ROWS] [ROWS_PER_SECOND]
+    cargo build --release && python3 benches/throttle.py [ROWS] [ROWS_PER_SECOND]
 
-Starts a daemon of its own; standard library only. One connection looks visitors up without a pause, and in the second part
-another makes site calls: their times are those of a client in Python, so compare them with the idle ones and not with others'.
+Starts its own daemon; needs only the standard library. One connection looks up visitors without a pause; in the second part
+another makes site calls. The times include a client in Python, so compare them with the idle times only.
 """
 import http.client, random, re, signal, subprocess, sys, tempfile, threading, time
 
@@ -31,7 +31,7 @@ def batch(rows):
 
 
 class Timed(threading.Thread):
-    """Makes a call over and over, and keeps how long each took."""
+    """Repeats a call and records the time of each."""
 
     def __init__(self, call):
         super().__init__(daemon=True)
@@ -99,7 +99,7 @@ try:
             time.sleep(0.5)
             posted = post(file)
             began = time.perf_counter()
-            # Only now, for what this process does meanwhile would be in their times.
+            # Started only now, because the work of this process before would add to their times.
             lookups = Timed(lookup)
             calls = Timed(site_call) if busy else None
             wait(posted)
