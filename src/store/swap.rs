@@ -51,7 +51,7 @@ struct Next {
     fate: Mutex<Fate>,
 }
 
-/// One lock protects both fields, so a failure is always seen: by [`Next::need`] if the store fails first, otherwise by
+/// One lock protects both fields, so a failure is always seen: by `Next::need` if the store fails first, otherwise by
 /// the next checkpoint.
 #[derive(Default)]
 struct Fate {
