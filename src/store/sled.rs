@@ -2,9 +2,9 @@
 //! safe and fast: one tree for all values, one swap per key; never `transaction()`, `apply_batch`, `flush_async` or
 //! `len()`. A second tree keeps the checkpoint number.
 //!
-//! Promises: a store that opens with its last checkpoint number has all writes up to that checkpoint. `sled_log`
-//! finds losses that sled itself would ignore before sled opens. Damage on the disk shows as an error when it is read,
-//! never as an older value. A panic in sled also becomes an error.
+//! Promises: a store that opens with its last checkpoint number has all writes up to that checkpoint. Before sled
+//! opens, `sled_log` finds losses that sled would ignore. Damage on the disk shows as an error when it is read, never as
+//! an older value. A panic in sled also becomes an error.
 //!
 //! sled's own `flush()` is not durable on Linux, so [`SledStore::checkpoint`] also syncs sled's file and folder.
 #![expect(clippy::disallowed_types, reason = "the one file that may name sled's types")]
