@@ -7,11 +7,11 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
+use crate::support::seed::{runner, with_each_seed};
 use crate::support::{self, Daemon, encoded, request, wait_for};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
-use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 const V2: &str = "/m2/demo/v2/profile/batchUpdate";
 /// What an attacker would like to have answered as a request of somebody else's.
@@ -361,18 +361,17 @@ fn random_calls_are_answered_and_none_fails_inside() {
     daemon.keep_complaints().set_variable("PROFILED_LOG", "error").restart();
     daemon.mbox("demo", "mbox=m&mboxPC=1&mbox3rdPartyId=t&profile.a=1");
     let cases = support::variable("RANDOM_CALLS").map_or(3_000, |given| given.parse().unwrap());
-    let config = Config { cases, failure_persistence: None, ..Config::default() };
-    let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
     let statuses = std::cell::RefCell::new(std::collections::BTreeMap::<u16, u32>::new());
-    TestRunner::new_with_rng(config, rng)
-        .run(&calls(), |call| {
+    with_each_seed(|seed| {
+        let tried = runner(seed, cases / 2).run(&calls(), |call| {
             let found = answers(&daemon, &call);
             let shown = String::from_utf8_lossy(&call).into_owned();
             prop_assert!(found.len() == 1 && found.iter().all(|status| *status < 500), "{shown}: {found:?}");
             found.iter().for_each(|status| *statuses.borrow_mut().entry(*status).or_default() += 1);
             Ok(())
-        })
-        .unwrap();
+        });
+        tried.unwrap();
+    });
     let statuses = statuses.into_inner();
     assert!(
         statuses.len() > 5 && statuses.get(&200) > Some(&(cases / 10)),

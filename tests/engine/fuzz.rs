@@ -4,12 +4,18 @@
 //! Each is a test with random inputs here (`BOLERO_RANDOM_ITERATIONS` says how many), and a target of a coverage-guided fuzzer:
 //! `cargo install cargo-bolero`, then `cargo bolero test --test engine fuzz::NAME`.
 
+use std::fmt::Debug;
 use std::fs;
 use std::io::{BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use crate::support::seed::with_each_seed;
+use crate::support::variable;
+use bolero::TypeGenerator;
+use bolero::generator::bolero_generator::driver::Options;
+use bolero::generator::bolero_generator::driver::bytes::Driver;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -27,7 +33,60 @@ use profiled::model::id::{IdKind, Key};
 use profiled::model::profile::{Attribute, Profile, Source, Stored, decode};
 use profiled::model::seq::{Millis, Seq};
 use profiled::model::update::list_id;
+use proptest::prelude::Rng as _;
+use proptest::test_runner::{RngAlgorithm, TestRng};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// How many inputs each target gets unless a variable says otherwise.
+const INPUTS: u32 = 1000;
+/// How many random bytes an input is made of, at most.
+const INPUT_BYTES: usize = 1 << 16;
+
+/// Runs a target: under a fuzzer with what that comes up with, else with random inputs of each seed.
+macro_rules! check {
+    ($input:ty, $target:expr $(,)?) => {
+        if cfg!(fuzzing) {
+            bolero::check!().with_type::<$input>().for_each($target);
+        } else {
+            with_random_inputs::<$input>($target);
+        }
+    };
+}
+
+/// Half of the inputs are of each seed.
+fn with_random_inputs<T: TypeGenerator + Debug>(target: impl Fn(&T)) {
+    let inputs: u32 = variable("BOLERO_RANDOM_ITERATIONS").map_or(INPUTS, |inputs| inputs.parse().unwrap());
+    with_each_seed(|seed| {
+        let mut random = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes_of(seed));
+        let mut bytes = vec![0; INPUT_BYTES];
+        for number in 0..inputs / 2 {
+            random.fill_bytes(&mut bytes);
+            let mut driver = Driver::new(&bytes, &Options::default().with_max_len(INPUT_BYTES));
+            let input = T::generate(&mut driver).unwrap();
+            let shown = Shown(number, &input);
+            target(&input);
+            drop(shown);
+        }
+    });
+}
+
+/// A seed as proptest's generator of random numbers takes it.
+fn bytes_of(seed: u64) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    bytes
+}
+
+/// Shows its input if it goes while the test fails.
+struct Shown<'i, T: Debug>(u32, &'i T);
+
+impl<T: Debug> Drop for Shown<'_, T> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("input {}: {:?}", self.0, self.1);
+        }
+    }
+}
 
 /// A change to a file: a byte to flip bits of, or a place to cut at, or bytes put over others.
 #[derive(Debug, Clone, bolero::TypeGenerator)]
@@ -65,20 +124,18 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn request_line() {
-    bolero::check!().with_type::<(String, Vec<u8>, Vec<(String, String)>)>().for_each(
-        |(path, query, pairs)| {
-            if let Some(segments) = segments(path) {
-                assert_eq!(segments.len(), path.strip_prefix('/').unwrap_or(path).split('/').count());
-            }
-            let found = parameters(query);
-            let sent = query.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty()).count();
-            assert_eq!(found.pairs.len() + found.broken.len(), sent);
-            // What a form's own writer makes of any text is read back as it was.
-            let form = form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
-            let found = parameters(form.as_bytes());
-            assert_eq!((&found.pairs, found.broken.len()), (pairs, 0));
-        },
-    );
+    check!((String, Vec<u8>, Vec<(String, String)>), |(path, query, pairs)| {
+        if let Some(segments) = segments(path) {
+            assert_eq!(segments.len(), path.strip_prefix('/').unwrap_or(path).split('/').count());
+        }
+        let found = parameters(query);
+        let sent = query.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty()).count();
+        assert_eq!(found.pairs.len() + found.broken.len(), sent);
+        // What a form's own writer makes of any text is read back as it was.
+        let form = form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
+        let found = parameters(form.as_bytes());
+        assert_eq!((&found.pairs, found.broken.len()), (pairs, 0));
+    },);
 }
 
 #[test]
@@ -96,7 +153,7 @@ fn journal() {
         files(folder.path()).into_iter().map(|path| (path.clone(), fs::read(path).unwrap())).collect();
     let total = whole.len();
     assert!(total > 2, "several segments");
-    bolero::check!().with_type::<(u8, Vec<Harm>, Vec<u8>)>().for_each(|(which, harms, group)| {
+    check!((u8, Vec<Harm>, Vec<u8>), |(which, harms, group)| {
         drop(decode_group(group));
         files(folder.path()).iter().for_each(|file| fs::remove_file(file).unwrap());
         for (n, (path, bytes)) in whole.iter().enumerate() {
@@ -129,7 +186,7 @@ fn snapshot() {
     pairs.iter().for_each(|(key, value)| writer.push(key, value).unwrap());
     writer.finish().unwrap();
     let whole = fs::read(&path).unwrap();
-    bolero::check!().with_type::<Vec<Harm>>().for_each(|harms| {
+    check!(Vec<Harm>, |harms| {
         let mut bytes = whole.clone();
         harm(&mut bytes, harms);
         fs::write(&path, &bytes).unwrap();
@@ -153,7 +210,7 @@ fn profile_bytes() {
     profile.layer = vec![attribute("city", "Genève")];
     list_id(&mut profile, IdKind::Pc, "123.28_0", seq);
     let whole = Stored::Profile(profile).encode().as_slice().to_vec();
-    bolero::check!().with_type::<(bool, Vec<Harm>, Vec<u8>)>().for_each(|(any, harms, bytes)| {
+    check!((bool, Vec<Harm>, Vec<u8>), |(any, harms, bytes)| {
         let mut harmed = if *any { bytes.clone() } else { whole.clone() };
         harm(&mut harmed, harms);
         drop(Key::from_bytes(&harmed));
@@ -180,7 +237,7 @@ fn batch_file() {
         let ended = pushed.and_then(|()| parser.finish(&mut each).map(drop));
         ended.map_err(|error| error.to_string()).map(|()| rows)
     }
-    bolero::check!().with_type::<(bool, Vec<u8>, Vec<u16>)>().for_each(|(headed, text, cuts)| {
+    check!((bool, Vec<u8>, Vec<u16>), |(headed, text, cuts)| {
         let head: &[u8] = if *headed { b"batch=pcId,a,b%20c\n" } else { b"" };
         let file = [head, text].concat();
         let mut places: Vec<usize> = cuts.iter().map(|cut| usize::from(*cut) % (file.len() + 1)).collect();
@@ -209,23 +266,21 @@ fn compressed() {
     zstd.include_checksum(true).unwrap();
     zstd.write_all(text.as_bytes()).unwrap();
     let zstd = zstd.finish().unwrap();
-    bolero::check!().with_type::<(bool, bool, Vec<Harm>, Vec<u8>, u8)>().for_each(
-        |(any, is_gzip, harms, bytes, piece)| {
-            let encoding = if *is_gzip { Encoding::Gzip } else { Encoding::Zstd };
-            let sound = if *is_gzip { &gzip } else { &zstd };
-            let mut harmed = if *any { bytes.clone() } else { sound.clone() };
-            harm(&mut harmed, harms);
-            let (whole, is_whole) = file(encoding, &harmed, usize::MAX >> 40);
-            let pieces = file(encoding, &harmed, usize::from(*piece) + 1);
-            assert_eq!(pieces.1, is_whole, "a cut changes nothing");
-            if is_whole {
-                assert_eq!(pieces.0, whole, "a cut changes nothing");
-            }
-            if is_whole && !*any && whole.len() == text.len() {
-                assert_eq!(whole, text.as_bytes(), "no other file comes out of a harmed one");
-            }
-        },
-    );
+    check!((bool, bool, Vec<Harm>, Vec<u8>, u8), |(any, is_gzip, harms, bytes, piece)| {
+        let encoding = if *is_gzip { Encoding::Gzip } else { Encoding::Zstd };
+        let sound = if *is_gzip { &gzip } else { &zstd };
+        let mut harmed = if *any { bytes.clone() } else { sound.clone() };
+        harm(&mut harmed, harms);
+        let (whole, is_whole) = file(encoding, &harmed, usize::MAX >> 40);
+        let pieces = file(encoding, &harmed, usize::from(*piece) + 1);
+        assert_eq!(pieces.1, is_whole, "a cut changes nothing");
+        if is_whole {
+            assert_eq!(pieces.0, whole, "a cut changes nothing");
+        }
+        if is_whole && !*any && whole.len() == text.len() {
+            assert_eq!(whole, text.as_bytes(), "no other file comes out of a harmed one");
+        }
+    },);
 }
 
 /// What a stream of requests is made of: what is well formed, what is nearly so, and what two readers have understood
@@ -508,7 +563,7 @@ fn framing() {
             side_by_side(&runtime, stream.as_bytes(), piece);
         }
     }
-    bolero::check!().with_type::<(Vec<Wire>, Vec<Harm>, u8)>().for_each(|(wires, harms, piece)| {
+    check!((Vec<Wire>, Vec<Harm>, u8), |(wires, harms, piece)| {
         let mut bytes = stream(wires);
         side_by_side(&runtime, &bytes, usize::from(*piece) + 1);
         harm(&mut bytes, harms);

@@ -61,7 +61,7 @@ fn imports_run_downward_and_the_model_is_pure() {
 }
 
 /// The files below `folder`, with their names below it and their texts, sorted by name.
-fn files(folder: &Path) -> Vec<(String, String)> {
+pub(crate) fn files(folder: &Path) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_path_buf()];
     while let Some(next) = folders.pop() {
@@ -214,7 +214,7 @@ impl Source {
 }
 
 /// The module that a file below `src` holds; nothing for the crate's root.
-fn module_of(name: &str) -> Vec<String> {
+pub(crate) fn module_of(name: &str) -> Vec<String> {
     let mut parts: Vec<String> = name.trim_end_matches(".rs").split('/').map(Into::into).collect();
     if matches!(parts.last().map(String::as_str), Some("mod" | "lib" | "main")) {
         parts.pop();
@@ -223,13 +223,18 @@ fn module_of(name: &str) -> Vec<String> {
 }
 
 /// Whether a path that is looked at begins here. `crate` in `pub(crate)` is none; nor is the `self` of a method.
-fn starts_path(tokens: &[Token], at: usize) -> bool {
+pub(crate) fn starts_path(tokens: &[Token], at: usize) -> bool {
     let root = matches!(text_at(tokens, at), "crate" | "self" | "super" | "std" | "tokio");
     root && text_at(tokens, at + 1) == "::" && (at == 0 || text_at(tokens, at - 1) != "::")
 }
 
 /// Expands the path or tree at `at` below `prefix`, and gives the place after it.
-fn expand(tokens: &[Token], at: usize, prefix: &[String], found: &mut Vec<(usize, Vec<String>)>) -> usize {
+pub(crate) fn expand(
+    tokens: &[Token],
+    at: usize,
+    prefix: &[String],
+    found: &mut Vec<(usize, Vec<String>)>,
+) -> usize {
     let mut path = prefix.to_vec();
     let line = tokens.get(at).map_or(0, |it| it.line);
     let mut at = at;
@@ -263,7 +268,7 @@ fn expand(tokens: &[Token], at: usize, prefix: &[String], found: &mut Vec<(usize
 }
 
 /// The path from the crate's root, for one that starts with `self` or `super`.
-fn absolute(here: &[String], path: Vec<String>) -> Vec<String> {
+pub(crate) fn absolute(here: &[String], path: Vec<String>) -> Vec<String> {
     let ups = path.iter().take_while(|it| matches!(it.as_str(), "self" | "super")).count();
     if ups == 0 {
         return path;
@@ -278,17 +283,17 @@ fn absolute(here: &[String], path: Vec<String>) -> Vec<String> {
 }
 
 /// A word, a `::`, or another character that is not white space.
-struct Token {
-    line: usize,
-    text: String,
+pub(crate) struct Token {
+    pub(crate) line: usize,
+    pub(crate) text: String,
 }
 
-fn text_at(tokens: &[Token], at: usize) -> &str {
+pub(crate) fn text_at(tokens: &[Token], at: usize) -> &str {
     tokens.get(at).map_or("", |it| it.text.as_str())
 }
 
 /// Cuts source into tokens, and leaves out comments and the insides of literals.
-fn tokens(text: &str) -> Vec<Token> {
+pub(crate) fn tokens(text: &str) -> Vec<Token> {
     let chars: Vec<char> = text.chars().collect();
     let get = |at: usize| chars.get(at).copied().unwrap_or('\0');
     let word = |c: char| c.is_alphanumeric() || c == '_';

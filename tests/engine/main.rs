@@ -7,16 +7,21 @@
 //! store_contract.rs  what every store must do
 //! fuzz.rs            parsers and formats against random bytes
 //! layers.rs          imports run downward
+//! circles.rs         files form no circles
 //! ```
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::print_stderr,
     reason = "a test that cannot go on should say where"
 )]
 
+mod circles;
 mod fuzz;
 mod handle;
 mod layers;
 mod order;
 mod store_contract;
+#[path = "../support/mod.rs"]
+mod support;

@@ -6,9 +6,8 @@
 //! - held: an upload that is not folded in yet holds its batch, those whom it names are told so, all others are right;
 //! - refused: the daemon does not start, or does not serve, and says what is damaged and where.
 //!
-//! Anything else is wrong. `DAMAGE_ROUNDS=50` runs so many rounds of each file and each way to stop, `DAMAGE_SEED` begins
-//! with another seed, `DAMAGE_ONLY=db,conf` runs some of them, and `DAMAGE_BINARY` names another daemon.
-#![expect(clippy::disallowed_methods, reason = "whoever runs it by hand says how long")]
+//! Anything else is wrong. `DAMAGE_ROUNDS=50` runs so many rounds of each file and each way to stop, `DAMAGE_ONLY=db,conf`
+//! runs some of them, and `DAMAGE_BINARY` names another daemon.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -18,7 +17,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::{self, Connection, Daemon, request, wait_for};
+use crate::support::seed::seeds;
+use crate::support::{self, Connection, Daemon, request, variable, wait_for};
 use serde_json::Value;
 
 const VISITORS: usize = 600;
@@ -300,7 +300,7 @@ fn status_path(batch: &str) -> String {
 }
 
 fn binary() -> Option<PathBuf> {
-    std::env::var_os("DAMAGE_BINARY").map(PathBuf::from)
+    variable("DAMAGE_BINARY").map(PathBuf::from)
 }
 
 /// Loads a folder: visitors, a batch over all of them, complete; more writes; and an end.
@@ -558,16 +558,19 @@ fn a_batch_stays_complete_while_its_store_is_made_again_beside_the_daemon() {
 
 #[test]
 fn damaged_files_are_healed_or_refused_and_nothing_older_is_shown() {
-    let set = |name: &str| std::env::var(name).ok();
-    let rounds: usize = set("DAMAGE_ROUNDS").map_or(1, |rounds| rounds.parse().unwrap());
-    let first_seed: u64 = set("DAMAGE_SEED").map_or(1, |seed| seed.parse().unwrap());
-    let only = set("DAMAGE_ONLY");
+    let rounds: usize = variable("DAMAGE_ROUNDS").map_or(1, |rounds| rounds.parse().unwrap());
+    let only = variable("DAMAGE_ONLY");
+    let seeds = seeds();
     let chosen =
         |target: &Target| only.as_ref().is_none_or(|only| only.split(',').any(|o| o == target.name()));
     let mut all = vec![];
     for target in Target::ALL.into_iter().filter(chosen) {
-        for stop in [Stop::Kill, Stop::Clean] {
-            all.extend((0..rounds).map(|round| (target, stop, round)));
+        // Each file is met with each seed and after each way to stop; all pairs of those are for more rounds.
+        for (n, stop) in [Stop::Kill, Stop::Clean].into_iter().enumerate() {
+            let seeds = if rounds == 1 { &seeds[n % seeds.len()..][..1] } else { &seeds[..] };
+            for &seed in seeds {
+                all.extend((0..rounds).map(|round| (target, stop, round, seed)));
+            }
         }
     }
     let (next, table) = (AtomicUsize::new(0), Mutex::new(BTreeMap::<_, BTreeMap<String, usize>>::new()));
@@ -575,7 +578,9 @@ fn damaged_files_are_healed_or_refused_and_nothing_older_is_shown() {
     std::thread::scope(|scope| {
         for _ in 0..SIDE_BY_SIDE {
             scope.spawn(|| {
-                while let Some(&(target, stop, number)) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
+                while let Some(&(target, stop, number, first_seed)) =
+                    all.get(next.fetch_add(1, Ordering::Relaxed))
+                {
                     let seed = first_seed + (number * 1000 + target as usize * 10 + stop as usize) as u64;
                     let mut dice = Dice(seed);
                     let how = [Damage::Byte, Damage::Places, Damage::Block][(number + target as usize) % 3];
@@ -591,13 +596,18 @@ fn damaged_files_are_healed_or_refused_and_nothing_older_is_shown() {
                             format!("healed {how}")
                         }
                         End::Healed(how) => {
-                            wrong.lock().unwrap().push(format!("seed {seed}, nothing was damaged: {how}"));
+                            wrong
+                                .lock()
+                                .unwrap()
+                                .push(format!("PROFILED_TEST_SEED={first_seed}, nothing was damaged: {how}"));
                             "WRONG".to_owned()
                         }
                         End::Held => "held, and says so".to_owned(),
                         End::Refused(why) => format!("refused: {}", kind_of(&why, data.parent().unwrap())),
                         End::Wrong(why) => {
-                            let told = format!("seed {seed}, {target:?} {stop:?} {how:?} {path:?}: {why}");
+                            let told = format!(
+                                "PROFILED_TEST_SEED={first_seed}, {target:?} {stop:?} {how:?} {path:?}: {why}"
+                            );
                             wrong.lock().unwrap().push(told);
                             "WRONG".to_owned()
                         }
@@ -607,7 +617,7 @@ fn damaged_files_are_healed_or_refused_and_nothing_older_is_shown() {
             });
         }
     });
-    println!("seeds from {first_seed} on, {rounds} rounds each");
+    println!("seeds {seeds:?}, {rounds} rounds each");
     for ((target, stop), ends) in &*table.lock().unwrap() {
         for (end, count) in ends {
             println!("{:12} {:6} {count:4} {end}", target.name(), format!("{stop:?}").to_lowercase());

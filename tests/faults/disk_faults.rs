@@ -15,7 +15,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::support::load::attempt;
-use crate::support::{Daemon, request, skip, wait_for};
+use crate::support::{Daemon, long, request, skip, wait_for};
 use tempfile::NamedTempFile;
 
 const FIRST_SEGMENT: &str = "journal/0000000000000000.log";
@@ -244,7 +244,7 @@ fn a_segment_that_cannot_be_made_ends_the_daemon() {
         ("journal", "fsync:error=EIO"),
     ];
     // A debug build takes its time to fill a segment.
-    let cases = if cfg!(debug_assertions) { &cases[..1] } else { &cases[..] };
+    let cases = if long() { &cases[..] } else { &cases[..1] };
     for &(file, fault) in cases {
         let Some(mut daemon) = nearly_full() else { return };
         let faults = Faults::inject(&daemon, &daemon.data().join(file), fault);

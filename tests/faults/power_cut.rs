@@ -11,7 +11,7 @@
 //! With the feature `failpoints` the same test runs against a daemon that does not sync its journal: it must then fail,
 //! or it would prove nothing.
 //!
-//! 50 cuts in a release build; `POWER_CUTS=500 cargo test --release --test faults -- --nocapture power_cut::` makes 500. It needs
+//! 12 cuts, 52 in the long form; `POWER_CUTS=500 cargo test --release --test faults -- --nocapture power_cut::` makes 500. It needs
 //! root, for mounting, and `mkfs.xfs`; without them it says that it is skipped.
 
 use std::fs::File;
@@ -21,11 +21,13 @@ use std::time::{Duration, Instant};
 
 use crate::support::disk::{Mount, may_mount, run};
 use crate::support::load::{Load, Moments, SETTINGS, wait_until};
-use crate::support::{Daemon, skip, variable};
+use crate::support::seed::with_each_seed;
+use crate::support::{Daemon, long, skip, variable};
 use tempfile::{TempDir, TempPath};
 
 /// Cuts on both file systems together, unless `POWER_CUTS` says otherwise.
-const CUTS: u32 = if cfg!(debug_assertions) { 12 } else { 50 };
+const CUTS: u32 = 12;
+const CUTS_OF_THE_LONG_FORM: u32 = 52;
 /// After so many cuts the next one begins with an empty disk.
 const CUTS_A_DISK: u32 = 25;
 /// After every so many cuts under load there is another one while the daemon starts.
@@ -249,23 +251,26 @@ fn acknowledged_writes_survive(kind: FileSystem) {
         Ok(bench) => bench,
         Err(missing) => return skip(&missing),
     };
-    let mut cuts_left = cuts() / 2;
-    let mut moments = Moments::new(kind as u64);
-    while cuts_left > 0 {
-        let cuts = cuts_left.min(CUTS_A_DISK);
-        let mut victim = Victim::new(&bench, kind, None);
-        let done = cut_again_and_again(&mut victim, cuts, &mut moments);
-        done.unwrap_or_else(|why| panic!("{}, after cut {}: {why}", kind.name(), victim.cuts()));
-        victim.report();
-        assert!(victim.tally.unsynced_lost * 10 >= cuts * 9, "a cut that loses nothing proves nothing");
-        assert!(victim.load.batches() * 2 > cuts as usize, "too little was going on to prove anything");
-        cuts_left -= cuts;
-    }
+    with_each_seed(|seed| {
+        let mut cuts_left = cuts() / 4;
+        let mut moments = Moments::new(seed + kind as u64);
+        while cuts_left > 0 {
+            let cuts = cuts_left.min(CUTS_A_DISK);
+            let mut victim = Victim::new(&bench, kind, None);
+            let done = cut_again_and_again(&mut victim, cuts, &mut moments);
+            done.unwrap_or_else(|why| panic!("{}, after cut {}: {why}", kind.name(), victim.cuts()));
+            victim.report();
+            assert!(victim.tally.unsynced_lost * 10 >= cuts * 9, "a cut that loses nothing proves nothing");
+            assert!(victim.load.batches() * 2 > cuts as usize, "too little was going on to prove anything");
+            cuts_left -= cuts;
+        }
+    });
 }
 
 /// How many cuts there are to be.
 fn cuts() -> u32 {
-    variable("POWER_CUTS").map_or(CUTS, |given| given.parse().unwrap())
+    variable("POWER_CUTS")
+        .map_or_else(|| if long() { CUTS_OF_THE_LONG_FORM } else { CUTS }, |given| given.parse().unwrap())
 }
 
 #[test]

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::load::Moments;
+use crate::support::seed::{seeds, with_seed};
 use crate::support::{self, Daemon, variable};
 
 const SECONDS: u64 = 10;
@@ -156,11 +157,18 @@ fn digest(daemon: &Daemon) -> String {
 
 #[test]
 fn nothing_grows_and_nothing_is_lost() {
-    let seconds = variable("SOAK_SECONDS").map_or(SECONDS, |given| given.parse().unwrap());
+    let seconds: u64 = variable("SOAK_SECONDS").map_or(SECONDS, |given| given.parse().unwrap());
+    let seeds = seeds();
+    for &seed in &seeds {
+        with_seed(seed, || soak(seed, seconds / seeds.len() as u64));
+    }
+}
+
+fn soak(seed: u64, seconds: u64) {
     let mut daemon = Daemon::start_configured(SETTINGS);
     let began = Instant::now();
     let (stop, lookups, rounds) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
-    let random = Moments::new(7);
+    let random = Moments::new(seed);
     let mut writer =
         Writer { daemon: &daemon, model: Model::new(), random, writes: 0, steps: 0, last_batch: None };
     let (mut curve, mut warm) = (Curve::default(), None);

@@ -23,6 +23,8 @@ mod daemon;
 mod lives;
 mod order;
 mod store;
+#[path = "../support/mod.rs"]
+mod support;
 mod upkeep;
 
 use daemon::Daemon;
@@ -30,8 +32,9 @@ use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use support::seed::with_each_seed;
 
-/// How many schedules of each kind every scenario is run under.
+/// How many schedules of each kind every scenario is run under, half of them of each seed.
 const RANDOM_SCHEDULES: usize = 2000;
 const PCT_SCHEDULES: usize = 2000;
 /// How often PCT takes the processor away from the thread that has it.
@@ -53,7 +56,7 @@ fn explore_again(
     let base = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
     let base = tempfile::Builder::new().prefix("profiled-schedules-").tempdir_in(base).unwrap();
     let scenario = Arc::new((before, scenario));
-    let run = |kind: &str, scheduler: Box<dyn Scheduler + Send>| {
+    let run = |kind: String, scheduler: Box<dyn Scheduler + Send>| {
         let (base, scenario, executions) = (base.path().join(kind), Arc::clone(&scenario), AtomicU64::new(0));
         let mut config = shuttle::Config::new();
         config.stack_size = STACK_BYTES;
@@ -68,6 +71,10 @@ fn explore_again(
             std::fs::remove_dir_all(folder).unwrap();
         });
     };
-    run("random", Box::new(RandomScheduler::new(RANDOM_SCHEDULES)));
-    run("pct", Box::new(PctScheduler::new(PCT_DEPTH, PCT_SCHEDULES)));
+    with_each_seed(|seed| {
+        let random = RandomScheduler::new_from_seed(seed, RANDOM_SCHEDULES / 2);
+        run(format!("random-{seed}"), Box::new(random));
+        let pct = PctScheduler::new_from_seed(seed, PCT_DEPTH, PCT_SCHEDULES / 2);
+        run(format!("pct-{seed}"), Box::new(pct));
+    });
 }

@@ -13,6 +13,7 @@
 pub mod disk;
 pub mod load;
 pub mod metrics;
+pub mod seed;
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -458,6 +459,12 @@ impl Drop for Daemon {
 pub fn variable(name: &str) -> Option<String> {
     #[expect(clippy::disallowed_methods, reason = "not one of the daemon's settings")]
     std::env::var(name).ok()
+}
+
+/// Whether the long form of a test is to run: more cases, kills, cuts. `.ci/run` asks for it by `PROFILED_TEST_LONG`; a release
+/// build is one.
+pub fn long() -> bool {
+    variable("PROFILED_TEST_LONG").is_some() || !cfg!(debug_assertions)
 }
 
 /// Copies a folder, with all in it.

@@ -1,6 +1,7 @@
 //! Rows that were bundled come to what they come to one by one: whatever is stored, whatever the rules and the rows, the
 //! profile has the same bytes and each row the same outcome.
 
+use crate::support::seed::{config, with_each_seed};
 use profiled::batch::checksum::FileSum;
 use profiled::batch::csv::Parser;
 use profiled::batch::pending::{Accepted, IndexBuilder, Pending};
@@ -99,15 +100,18 @@ fn rules() -> impl Strategy<Value = BatchRules> {
     })
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
-    #[test]
-    fn bundled_rows_come_to_what_they_come_to_one_by_one(
+#[test]
+fn bundled_rows_come_to_what_they_come_to_one_by_one() {
+    with_each_seed(|seed| bundled_rows_come_to_the_same(config(seed, 1500)));
+}
+
+fn bundled_rows_come_to_the_same(config: ProptestConfig) {
+    proptest!(config, |(
         before in before(),
         rules in rules(),
         lengths in prop_oneof![Just(8usize), Just(24), Just(70)],
         rows in prop::collection::vec((0usize..3, prop::collection::vec(0usize..70, 0..=3)), 1..40),
-    ) {
+    )| {
         let memory = Path::new("/dev/shm");
         let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
         let mut text = format!("batch=pcId,{}\n", NAMES.join(","));
@@ -153,5 +157,5 @@ proptest! {
             became.sort_unstable_by_key(|(line, _)| *line);
             prop_assert_eq!(&became, &expected, "from {} rows on\n{}", bundle_rows_min, text);
         }
-    }
+    });
 }

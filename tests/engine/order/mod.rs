@@ -23,22 +23,17 @@ mod stores;
 
 use self::harness::Harness;
 use self::stores::Which;
-use proptest::test_runner::{Config, RngSeed, TestCaseError, TestError, TestRunner};
+use crate::support::long;
+use crate::support::seed::{asked_for, config, seeds, with_seed};
+use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
 use std::io::Write;
 
-/// Random sequences, over all stores: fewer where nothing is optimised.
-const CASES: u32 = if cfg!(debug_assertions) { 400 } else { 2_400 };
-/// The same sequences every time; another number tries others.
-const SEED: u64 = 1;
+/// Random sequences, over all stores.
+const CASES: u32 = 400;
+const CASES_OF_THE_LONG_FORM: u32 = 2_400;
 
 fn run(which: Which, cases: u32, seed: u64) {
-    let config = Config {
-        cases,
-        rng_seed: RngSeed::Fixed(seed),
-        failure_persistence: None,
-        max_shrink_iters: 20_000,
-        ..Config::default()
-    };
+    let config = Config { max_shrink_iters: 20_000, ..config(seed, cases) };
     let checked = TestRunner::new(config).run(&ops::sequences(), |(settings, sequence)| {
         Harness::new(which, settings).run(&sequence).map_err(TestCaseError::fail)
     });
@@ -55,13 +50,21 @@ fn run(which: Which, cases: u32, seed: u64) {
 #[test]
 fn any_sequence_comes_out_as_in_the_order_of_its_seqs() {
     let began = std::time::Instant::now();
+    let cases = if long() { CASES_OF_THE_LONG_FORM } else { CASES };
+    let seeds = seeds();
     let forgetful = || {
-        run(Which::Forgetful, CASES / 2, SEED);
+        for &seed in &seeds {
+            with_seed(seed, || run(Which::Forgetful, cases / 4, seed));
+        }
         coverage::counts()
     };
     let others = || {
-        run(Which::Memory, CASES / 4, SEED + 1);
-        run(Which::Sled, CASES / 4, SEED + 2);
+        for &seed in &seeds {
+            with_seed(seed, || {
+                run(Which::Memory, cases / 8, seed + 1);
+                run(Which::Sled, cases / 8, seed + 2);
+            });
+        }
         coverage::counts()
     };
     let met = std::thread::scope(|scope| {
@@ -71,7 +74,8 @@ fn any_sequence_comes_out_as_in_the_order_of_its_seqs() {
         met
     });
     // Past the capture of output: it shows each time.
-    let table = format!("{CASES} sequences in {:.1?} met:\n{met}", began.elapsed());
+    let table = format!("{cases} sequences in {:.1?} met:\n{met}", began.elapsed());
     std::io::stderr().write_all(table.as_bytes()).unwrap();
-    assert!(met.never().is_empty(), "never met: {:?}", met.never());
+    // One seed alone, which somebody asks for after a failure, need not meet everything.
+    assert!(asked_for().is_some() || met.never().is_empty(), "never met: {:?}", met.never());
 }

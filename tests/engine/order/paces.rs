@@ -6,13 +6,14 @@
 use super::harness::Harness;
 use super::ops::{How, Op, Settings, sequences};
 use super::stores::Which;
+use crate::support::long;
+use crate::support::seed::{runner, with_each_seed};
 use proptest::strategy::{Strategy, ValueTree};
-use proptest::test_runner::{Config, RngSeed, TestRunner};
 use std::io::Write;
 
 /// Random programs: fewer where nothing is optimised.
-const PROGRAMS: usize = if cfg!(debug_assertions) { 60 } else { 1_200 };
-const SEED: u64 = 7;
+const PROGRAMS: usize = 60;
+const PROGRAMS_OF_THE_LONG_FORM: usize = 1_200;
 
 /// How fast batches are folded beside the requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,10 +94,14 @@ fn told(settings: &Settings, ops: &[Op]) -> Vec<String> {
 
 #[test]
 fn how_far_folding_has_got_shows_nowhere() {
-    let config = Config { rng_seed: RngSeed::Fixed(SEED), failure_persistence: None, ..Config::default() };
-    let mut runner = TestRunner::new(config);
+    let programs = if long() { PROGRAMS_OF_THE_LONG_FORM } else { PROGRAMS };
+    with_each_seed(|seed| differs_nowhere(seed, programs / 2));
+}
+
+fn differs_nowhere(seed: u64, programs: usize) {
+    let mut runner = runner(seed, 1);
     let (mut differing, mut first) = (0, None);
-    for number in 0..PROGRAMS {
+    for number in 0..programs {
         let (settings, ops) = sequences().new_tree(&mut runner).unwrap().current();
         let sweeps = number % 2 == 0;
         let program = program(ops, sweeps);
@@ -115,7 +120,7 @@ fn how_far_folding_has_got_shows_nowhere() {
             )
         });
     }
-    let line = format!("{differing} of {PROGRAMS} programs show how far folding has got\n");
+    let line = format!("{differing} of {programs} programs show how far folding has got\n");
     std::io::stderr().write_all(line.as_bytes()).unwrap();
     assert_eq!(differing, 0, "{}", first.unwrap_or_default());
 }
