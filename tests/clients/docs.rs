@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use crate::support::{Daemon, wait_for};
+use crate::support::{Daemon, skip, wait_for};
 use profiled::config::ClientSettings;
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
@@ -322,7 +322,7 @@ fn every_call_is_in_the_docs_with_what_it_takes_and_no_other() {
 /// Runs a script with bash in a folder, against a daemon. None: there is no bash, or no curl.
 fn bash(daemon: &Daemon, folder: &Path, script: &str) -> Option<Output> {
     if Command::new("curl").arg("--version").output().is_err() {
-        eprintln!("\nskipped: curl is not here");
+        skip("curl is not here");
         return None;
     }
     let binaries = Path::new(env!("CARGO_BIN_EXE_profiled")).parent().unwrap();
@@ -337,7 +337,7 @@ fn bash(daemon: &Daemon, folder: &Path, script: &str) -> Option<Output> {
         .env("PROFILED_URL", daemon.url())
         .output();
     if run.is_err() {
-        eprintln!("\nskipped: bash is not here");
+        skip("bash is not here");
     }
     run.ok()
 }
@@ -395,7 +395,7 @@ fn the_demo_says_what_the_readme_shows() {
 fn the_nightly_uploads_post_wait_and_keep_what_failed() {
     for (program, script) in [("sh", "nightly.sh"), ("python3", "nightly.py"), ("node", "nightly.mjs")] {
         if Command::new(program).arg("-c").arg("").output().is_err() {
-            eprintln!("\nskipped: {program} is not here");
+            skip(&format!("{program} is not here"));
             continue;
         }
         let daemon = Daemon::start();

@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use crate::support::{Daemon, wait_for};
+use crate::support::{Daemon, skip, variable, wait_for};
 
 fn root() -> PathBuf {
     env!("CARGO_MANIFEST_DIR").into()
@@ -21,7 +21,7 @@ fn content(command: &mut Command, input: &str) -> Option<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let Ok(mut process) = command.spawn() else {
-        eprintln!("\nskipped: {name} is not here");
+        skip(&format!("{name} is not here"));
         return None;
     };
     process.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
@@ -146,13 +146,13 @@ fn the_unit_lets_through_the_system_calls_that_the_daemon_makes() {
     strace.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(folder.path().join("data"));
     strace.current_dir(&folder).stdout(Stdio::piped()).stderr(Stdio::null());
     let Ok(mut process) = strace.spawn() else {
-        eprintln!("\nskipped: strace is not here");
+        skip("strace is not here");
         return;
     };
     let mut line = String::new();
     BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let Some(url) = line.trim_end().strip_prefix("listening on ") else {
-        eprintln!("\nskipped: strace may not trace here");
+        skip("strace may not trace here");
         process.wait().unwrap();
         return;
     };
@@ -198,10 +198,15 @@ fn calls_of(filter: &str, set: &str) -> BTreeSet<String> {
 
 #[test]
 fn the_debian_package_holds_what_it_should_and_starts() {
-    let binary = Path::new(env!("CARGO_BIN_EXE_profiled"));
+    // The binary that is packed: this build's, or in `.ci/run` the one that is shipped.
+    let profile = variable("PACKAGED_PROFILE");
+    let binary = match &profile {
+        Some(profile) => root().join("target").join(profile).join("profiled"),
+        None => env!("CARGO_BIN_EXE_profiled").into(),
+    };
     let made = root().join("target/package");
     let run = |arguments: &[&str]| {
-        let output = Command::new(binary).args(arguments).output().unwrap();
+        let output = Command::new(&binary).args(arguments).output().unwrap();
         assert!(output.status.success(), "{arguments:?}");
         output.stdout
     };
@@ -215,7 +220,7 @@ fn the_debian_package_holds_what_it_should_and_starts() {
     let folder = tempfile::tempdir().unwrap();
     let package = folder.path().join("profiled.deb");
     let tool = root().join("target/tools/bin/cargo-deb");
-    let profile = if cfg!(debug_assertions) { "dev" } else { "release" };
+    let profile = profile.as_deref().unwrap_or(if cfg!(debug_assertions) { "dev" } else { "release" });
     let mut deb = Command::new(tool);
     deb.args(["deb", "--no-build", "--fast", "--profile", profile, "--output"]).arg(&package);
     if content(deb.current_dir(root()), "").is_none() {
