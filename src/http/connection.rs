@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::framing::{Cut, Framing, Offence};
+use super::framing::{Cut, Framing, Violation};
 use super::patience::Patience;
 use crate::config::{HeadLimits, Pace};
 use crate::telemetry::metrics::{Limit, Metrics};
@@ -34,11 +34,11 @@ const LINGER_IDLE_MAX: Duration = Duration::from_secs(2);
 /// What the connection tells the service: which of its requests, the first is 0, must be refused, and why. There is at
 /// most one, for nothing is read after it.
 #[derive(Debug, Default)]
-pub(super) struct Verdict(OnceLock<(u64, Offence)>);
+pub(super) struct RejectedRequest(OnceLock<(u64, Violation)>);
 
-impl Verdict {
-    pub(super) fn on(&self, request: u64) -> Option<Offence> {
-        self.0.get().filter(|(condemned, _)| *condemned == request).map(|(_, offence)| *offence)
+impl RejectedRequest {
+    pub(super) fn on(&self, request: u64) -> Option<Violation> {
+        self.0.get().filter(|(rejected, _)| *rejected == request).map(|(_, violation)| *violation)
     }
 }
 
@@ -49,8 +49,8 @@ pub(super) struct Watched<S> {
     /// What is still to be read instead of the rest of a header that was cut.
     ending: &'static [u8],
     /// Whether what follows of a body is not passed on.
-    body_offends: bool,
-    verdict: Arc<Verdict>,
+    body_rejected: bool,
+    rejected: Arc<RejectedRequest>,
     header_read_max: Duration,
     metrics: Arc<Metrics>,
     /// Runs while a header is arriving.
@@ -81,8 +81,8 @@ impl<S> Watched<S> {
             socket,
             framing: Framing::new(heads),
             ending: b"",
-            body_offends: false,
-            verdict: Arc::default(),
+            body_rejected: false,
+            rejected: Arc::default(),
             header_read_max,
             metrics,
             header_due: Some(Box::pin(sleep_until(Instant::now() + header_read_max))),
@@ -92,8 +92,8 @@ impl<S> Watched<S> {
         }
     }
 
-    pub(super) fn verdict(&self) -> Arc<Verdict> {
-        Arc::clone(&self.verdict)
+    pub(super) fn rejected(&self) -> Arc<RejectedRequest> {
+        Arc::clone(&self.rejected)
     }
 
     fn watch_header(&mut self) {
@@ -115,7 +115,7 @@ impl<S> Watched<S> {
 }
 
 fn unclear() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, Offence::ChunkUnclear.told())
+    io::Error::new(io::ErrorKind::InvalidData, Violation::ChunkUnclear.told())
 }
 
 fn overdue(due: &mut Option<Pin<Box<Sleep>>>, cx: &mut Context<'_>) -> bool {
@@ -133,10 +133,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
             this.end_header(buffer);
             return Poll::Ready(Ok(()));
         }
-        if this.body_offends {
+        if this.body_rejected {
             return Poll::Ready(Err(unclear()));
         }
-        if this.framing.condemned() {
+        if this.framing.rejected() {
             // Not the end of the stream: hyper would take that for a client that has gone, and not answer.
             return Poll::Pending;
         }
@@ -149,16 +149,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
             }
             Poll::Ready(Ok(())) => {
                 let read = buffer.filled().get(before..).unwrap_or_default();
-                if let Some(Cut { at, offence, ending, in_body }) = this.framing.advance(read) {
+                if let Some(Cut { at, violation, ending, in_body }) = this.framing.advance(read) {
                     buffer.set_filled(before + at);
                     if in_body {
                         // The request is with its handler already: what it reads of the body ends in an error.
-                        this.body_offends = true;
+                        this.body_rejected = true;
                         if at == 0 {
                             return Poll::Ready(Err(unclear()));
                         }
                     } else {
-                        this.verdict.0.get_or_init(|| (this.framing.heads(), offence));
+                        this.rejected.0.get_or_init(|| (this.framing.heads(), violation));
                         this.ending = ending;
                         this.end_header(buffer);
                     }

@@ -35,7 +35,7 @@ pub(super) struct Endpoint {
     /// Whose visitors it is about.
     pub(super) client: Whose,
     /// How much it takes of a caller.
-    pub(super) limits: Limits,
+    pub(super) limits: CallLimits,
     /// What answers it.
     pub(super) handler: Handler,
     /// What the OpenAPI document says of it; nothing of the inspector's pages.
@@ -153,23 +153,23 @@ impl Whose {
 
 /// How much a call takes of a caller. Beyond that, all calls share the limits of the connection layer.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
+pub(super) struct CallLimits {
     /// How large its body may be.
-    pub(super) body: Body,
+    pub(super) body: BodyLimit,
     /// How often it may be made.
-    pub(super) rate: Rate,
+    pub(super) rate: RateLimit,
     /// Of what it may take a place: it is refused with 503 if none is free.
-    pub(super) places: &'static [Scarce],
+    pub(super) scarce: &'static [Scarce],
 }
 
-impl Limits {
+impl CallLimits {
     /// A call without a body, which takes nothing that is scarce.
-    pub(super) const NONE: Self = Self { body: Body::None, rate: Rate::Free, places: &[] };
+    pub(super) const NONE: Self = Self { body: BodyLimit::None, rate: RateLimit::Free, scarce: &[] };
 }
 
 /// How large a body may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Body {
+pub(super) enum BodyLimit {
     /// None is read.
     None,
     /// So many bytes.
@@ -187,7 +187,7 @@ pub(super) enum Body {
 
 /// How often a call may be made, beyond what is asked of all: an address that fails to be let in too often has to wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Rate {
+pub(super) enum RateLimit {
     /// As often as one likes.
     Free,
     /// By one address so many times a second: `site_calls_per_second`.
@@ -196,38 +196,38 @@ pub(super) enum Rate {
     BatchCalls,
 }
 
-impl fmt::Display for Limits {
+impl fmt::Display for CallLimits {
     /// What the OpenAPI document says of them.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut sentences = vec![];
         match self.body {
-            Body::None => {}
-            Body::Bytes(max) => sentences.push(format!("The body has at most {max} bytes, 413 beyond.")),
-            Body::InPieces { small, max } => sentences.push(format!(
+            BodyLimit::None => {}
+            BodyLimit::Bytes(max) => sentences.push(format!("The body has at most {max} bytes, 413 beyond.")),
+            BodyLimit::InPieces { small, max } => sentences.push(format!(
                 "The body has at most {max} bytes ({} MB), 413 beyond; one of more than {} MiB takes a place, 503 if \
                  none is free.",
                 max >> 20,
                 small >> 20
             )),
-            Body::BatchFile => {
+            BodyLimit::BatchFile => {
                 sentences.push("The settings say how large a batch file may be, 413 beyond.".into());
             }
         }
         match self.rate {
-            Rate::Free => {}
-            Rate::SiteCalls => {
+            RateLimit::Free => {}
+            RateLimit::SiteCalls => {
                 sentences.push(
                     "An address may make so many calls a second (site_calls_per_second), 429 beyond.".into(),
                 );
             }
-            Rate::BatchCalls => {
+            RateLimit::BatchCalls => {
                 sentences.push(
                     "A client may make so many calls a minute (batch_calls_per_minute), 503 beyond.".into(),
                 );
             }
         }
-        if !self.places.is_empty() {
-            let names: Vec<&str> = self.places.iter().map(|scarce| scarce.name()).collect();
+        if !self.scarce.is_empty() {
+            let names: Vec<&str> = self.scarce.iter().map(|scarce| scarce.name()).collect();
             sentences.push(format!("It may take a place ({}), 503 if none is free.", names.join(", ")));
         }
         f.write_str(&sentences.join(" "))
@@ -247,7 +247,7 @@ pub(super) struct Call<'a> {
     /// Whose visitors it is about; none where that is nobody's, or nobody knows yet.
     pub(super) client: Option<&'a ClientCode>,
     /// What was declared of it.
-    pub(super) limits: &'static Limits,
+    pub(super) limits: &'static CallLimits,
 }
 
 impl<'a> Call<'a> {
@@ -272,8 +272,8 @@ impl<'a> Call<'a> {
     /// The most bytes of its body.
     pub(super) fn body_bytes_max(&self) -> usize {
         match self.limits.body {
-            Body::Bytes(max) | Body::InPieces { small: max, .. } => max,
-            Body::None | Body::BatchFile => 0,
+            BodyLimit::Bytes(max) | BodyLimit::InPieces { small: max, .. } => max,
+            BodyLimit::None | BodyLimit::BatchFile => 0,
         }
     }
 }

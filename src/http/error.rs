@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hyper::{Method, StatusCode};
 
-use super::framing::Offence;
+use super::framing::Violation;
 use crate::config::Pace;
 use crate::engine::EngineError;
 use crate::model::id::ClientCode;
@@ -19,7 +19,7 @@ pub(super) enum HttpError {
     /// The request's header is too large, or breaks a rule of HTTP that keeps two readers from understanding it
     /// differently.
     #[error("{}", .0.told())]
-    Offends(Offence),
+    Violates(Violation),
     /// Its address has as many connections as it may have, this many.
     #[error("your address has {0} connections open, no more are taken: close some")]
     TooManyConnections(usize),
@@ -116,7 +116,7 @@ impl HttpError {
     /// The status it is answered with.
     pub(super) fn status(&self) -> StatusCode {
         match self {
-            Self::Offends(offence) => offence.status(),
+            Self::Violates(violation) => violation.status(),
             Self::Wrong(_) | Self::BrokenOff(_) => StatusCode::BAD_REQUEST,
             Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
@@ -177,7 +177,7 @@ impl HttpError {
     /// The limit that was hit, if that is why.
     pub(super) fn limit(&self) -> Option<Limit> {
         match self {
-            Self::Offends(offence) => offence.limit(),
+            Self::Violates(violation) => violation.limit(),
             Self::AddressTooOften { .. } => Some(Limit::AddressRate),
             Self::FailedTooOften { .. } => Some(Limit::FailedAuthorisations),
             Self::ClientTooOften { .. } => Some(Limit::ClientRate),

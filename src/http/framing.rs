@@ -4,10 +4,10 @@
 //! clock.
 //!
 //! Promises: of each request that hyper takes it knows the same head and the same body, byte for byte, and whatever it
-//! would have to guess is an [`Offence`], behind which nothing is passed on. So it takes less than hyper does. A length is
+//! would have to guess is a [`Violation`], behind which nothing is passed on. So it takes less than hyper does. A length is
 //! 1 to 19 digits. `chunked` is the one coding that is known, and it stands alone. A line of the head that says how long a
 //! body is, and a line between chunks, must fit into what is kept of one. All these lines end with CR LF, and hold no other
-//! CR. What hyper would refuse of a path or a query without a word is an offence, too, that says what to encode; and so
+//! CR. What hyper would refuse of a path or a query without a word is a violation, too, that says what to encode; and so
 //! is a `#`, for what stands behind one hyper drops in silence. `tests/engine/fuzz.rs` lays it beside hyper.
 
 use std::borrow::Cow;
@@ -19,7 +19,7 @@ use crate::telemetry::metrics::Limit;
 
 /// Why a request is refused before it is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Offence {
+pub enum Violation {
     /// There are two lengths, be they the same.
     LengthTwice,
     /// There are a length and a transfer coding.
@@ -46,7 +46,7 @@ pub enum Offence {
     TooManyHeaders(usize),
 }
 
-impl Offence {
+impl Violation {
     pub(super) fn told(self) -> Cow<'static, str> {
         let told = match self {
             Self::LengthTwice => "Content-Length is there twice: send it once",
@@ -123,7 +123,7 @@ const CHUNK_BYTES_MAX: u64 = u64::MAX >> 1;
 #[derive(Debug)]
 pub struct Framing {
     limits: HeadLimits,
-    place: Place,
+    state: State,
     /// What was seen in the head that is being read.
     head: Head,
     /// The start of the line that is being read.
@@ -138,7 +138,7 @@ pub struct Framing {
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum State {
     #[default]
     Between,
     Head,
@@ -147,7 +147,7 @@ enum Place {
     Chunk(u64),
     ChunkEnd,
     Trailers,
-    Condemned(Offence),
+    Rejected(Violation),
 }
 
 #[derive(Debug, Default)]
@@ -157,7 +157,7 @@ struct Head {
     /// Bytes of the whole head so far.
     bytes: usize,
     uri: Uri,
-    line: Line,
+    line: HeaderLine,
     lengths: u32,
     length: u64,
     length_unclear: bool,
@@ -186,7 +186,7 @@ const VERSION_BYTES_SEEN: usize = "HTTP/".len();
 
 /// What the line that is being read holds so far.
 #[derive(Debug, Default, Clone, Copy)]
-struct Line {
+struct HeaderLine {
     bytes: usize,
     colon: bool,
     /// Whether its last byte is a carriage return.
@@ -199,10 +199,10 @@ pub struct Cut {
     /// How many of the bytes read may be passed on.
     pub at: usize,
     /// Why.
-    pub offence: Offence,
+    pub violation: Violation,
     /// What makes a whole head of what was passed on, if it was cut within one.
     pub ending: &'static [u8],
-    /// Whether the head had passed already, and the body is what offends.
+    /// Whether the head had passed already, and the body is what violates.
     pub in_body: bool,
 }
 
@@ -211,7 +211,7 @@ impl Framing {
     pub fn new(limits: HeadLimits) -> Self {
         Self {
             limits,
-            place: Place::default(),
+            state: State::default(),
             head: Head::default(),
             line: vec![],
             line_bytes: 0,
@@ -228,44 +228,44 @@ impl Framing {
 
     /// Whether the next byte is the first of a request, or of the end of the connection.
     pub fn between_requests(&self) -> bool {
-        self.place == Place::Between
+        self.state == State::Between
     }
 
     /// Whether it is one of a head.
     pub fn in_head(&self) -> bool {
-        self.place == Place::Head
+        self.state == State::Head
     }
 
     /// Whether it is one of what a body holds.
     pub fn in_content(&self) -> bool {
-        matches!(self.place, Place::Sized(_) | Place::Chunk(_))
+        matches!(self.state, State::Sized(_) | State::Chunk(_))
     }
 
     /// Whether the reading has ended.
-    pub fn condemned(&self) -> bool {
-        matches!(self.place, Place::Condemned(_))
+    pub fn rejected(&self) -> bool {
+        matches!(self.state, State::Rejected(_))
     }
 
     /// Takes what was read. If there is something in it that is not to be taken, says up to where it is, and why.
     pub fn advance(&mut self, bytes: &[u8]) -> Option<Cut> {
         let mut rest = bytes;
         while !rest.is_empty() {
-            match self.place {
-                Place::Condemned(_) => return None,
-                Place::Sized(left) => {
+            match self.state {
+                State::Rejected(_) => return None,
+                State::Sized(left) => {
                     let left = skip(&mut rest, left);
-                    self.place = if left == 0 { Place::Between } else { Place::Sized(left) };
+                    self.state = if left == 0 { State::Between } else { State::Sized(left) };
                 }
-                Place::Chunk(left) => {
+                State::Chunk(left) => {
                     let left = skip(&mut rest, left);
-                    self.place = if left == 0 { Place::ChunkEnd } else { Place::Chunk(left) };
+                    self.state = if left == 0 { State::ChunkEnd } else { State::Chunk(left) };
                 }
-                Place::Between => self.place = Place::Head,
-                Place::Head | Place::ChunkSize | Place::ChunkEnd | Place::Trailers => {
-                    let in_body = self.place != Place::Head;
+                State::Between => self.state = State::Head,
+                State::Head | State::ChunkSize | State::ChunkEnd | State::Trailers => {
+                    let in_body = self.state != State::Head;
                     let ending = self.read_line(&mut rest);
-                    if let Place::Condemned(offence) = self.place {
-                        return Some(Cut { at: bytes.len() - rest.len(), offence, ending, in_body });
+                    if let State::Rejected(violation) = self.state {
+                        return Some(Cut { at: bytes.len() - rest.len(), violation, ending, in_body });
                     }
                 }
             }
@@ -277,10 +277,11 @@ impl Framing {
     fn read_line(&mut self, rest: &mut &[u8]) -> &'static [u8] {
         let end = memchr::memchr(b'\n', rest);
         let (part, after) = rest.split_at(end.unwrap_or(rest.len()));
-        if self.place == Place::Head
-            && let Some(Cut { at, offence, ending, .. }) = self.head.measure(part, end.is_some(), self.limits)
+        if self.state == State::Head
+            && let Some(Cut { at, violation, ending, .. }) =
+                self.head.measure(part, end.is_some(), self.limits)
         {
-            self.place = Place::Condemned(offence);
+            self.state = State::Rejected(violation);
             *rest = rest.get(at..).unwrap_or_default();
             return ending;
         }
@@ -296,55 +297,55 @@ impl Framing {
             let (mut line, bytes) = (std::mem::take(&mut self.line), std::mem::take(&mut self.line_bytes));
             let returned = std::mem::take(&mut self.returned);
             let ends_well = returned && !std::mem::take(&mut self.stray_return);
-            self.place = self.after_line(&line, bytes == line.len(), ends_well);
+            self.state = self.after_line(&line, bytes == line.len(), ends_well);
             line.clear();
             self.line = line;
         } else if self.line_bytes > LINE_BYTES_KEPT
-            && matches!(self.place, Place::ChunkSize | Place::ChunkEnd)
+            && matches!(self.state, State::ChunkSize | State::ChunkEnd)
         {
-            self.place = Place::Condemned(Offence::ChunkUnclear);
+            self.state = State::Rejected(Violation::ChunkUnclear);
         }
         b""
     }
 
     /// What comes behind a line of which this was kept; `whole` says that this is all of it, `ends_well` that it ends with
     /// CR LF and holds no other CR.
-    fn after_line(&mut self, kept: &[u8], whole: bool, ends_well: bool) -> Place {
+    fn after_line(&mut self, kept: &[u8], whole: bool, ends_well: bool) -> State {
         let line = kept.strip_suffix(b"\r").unwrap_or(kept);
-        match self.place {
-            Place::Head if line.is_empty() => self.after_head(),
-            Place::Head => {
+        match self.state {
+            State::Head if line.is_empty() => self.after_head(),
+            State::Head => {
                 self.head.see(line, whole);
-                Place::Head
+                State::Head
             }
             // hyper looks for a CR first, and then for its LF: where one is alone, it reads other lines than others do.
-            _ if !ends_well => Place::Condemned(Offence::ChunkUnclear),
-            Place::ChunkSize => match Some(line).filter(|_| whole).and_then(chunk_size) {
-                Some(0) => Place::Trailers,
-                Some(size) => Place::Chunk(size),
-                None => Place::Condemned(Offence::ChunkUnclear),
+            _ if !ends_well => State::Rejected(Violation::ChunkUnclear),
+            State::ChunkSize => match Some(line).filter(|_| whole).and_then(chunk_size) {
+                Some(0) => State::Trailers,
+                Some(size) => State::Chunk(size),
+                None => State::Rejected(Violation::ChunkUnclear),
             },
-            Place::ChunkEnd if line.is_empty() => Place::ChunkSize,
-            Place::ChunkEnd => Place::Condemned(Offence::ChunkUnclear),
-            Place::Trailers if line.is_empty() => Place::Between,
+            State::ChunkEnd if line.is_empty() => State::ChunkSize,
+            State::ChunkEnd => State::Rejected(Violation::ChunkUnclear),
+            State::Trailers if line.is_empty() => State::Between,
             other => other,
         }
     }
 
-    fn after_head(&mut self) -> Place {
+    fn after_head(&mut self) -> State {
         let head = std::mem::take(&mut self.head);
         if head.lines == 0 {
             // Empty lines before a request are skipped.
-            return Place::Between;
+            return State::Between;
         }
-        if let Some(offence) = head.offence() {
-            return Place::Condemned(offence);
+        if let Some(violation) = head.violation() {
+            return State::Rejected(violation);
         }
         self.heads += 1;
         match (head.encodings, head.length) {
-            (0, 0) => Place::Between,
-            (0, length) => Place::Sized(length),
-            _ => Place::ChunkSize,
+            (0, 0) => State::Between,
+            (0, length) => State::Sized(length),
+            _ => State::ChunkSize,
         }
     }
 }
@@ -354,8 +355,8 @@ impl Head {
     fn measure(&mut self, part: &[u8], ends: bool, limits: HeadLimits) -> Option<Cut> {
         let begins = self.line.bytes == 0 && part.first().is_some_and(|first| *first != b'\r');
         if begins && self.lines > limits.lines_max {
-            let offence = Offence::TooManyHeaders(limits.lines_max);
-            return Some(Cut { at: 0, offence, ending: self.line.ending(), in_body: false });
+            let violation = Violation::TooManyHeaders(limits.lines_max);
+            return Some(Cut { at: 0, violation, ending: self.line.ending(), in_body: false });
         }
         let (uri, line, room) = (self.uri, self.line, limits.bytes_max.saturating_sub(self.bytes));
         let cut = if self.lines == 0 { self.uri.measure(part, limits.uri_bytes_max) } else { None };
@@ -368,13 +369,13 @@ impl Head {
             let ending = if self.lines == 0 { uri.and(passed).ending() } else { line.and(passed).ending() };
             // What is left of a request line behind its path hyper reads to the end or refuses by itself.
             if !ending.is_empty() {
-                let offence = Offence::HeaderTooLarge(limits.bytes_max);
-                return Some(Cut { at: room, offence, ending, in_body: false });
+                let violation = Violation::HeaderTooLarge(limits.bytes_max);
+                return Some(Cut { at: room, violation, ending, in_body: false });
             }
         }
         self.bytes += bytes;
         self.bare_line_feed |= ends && !line.and(part).returned;
-        self.line = if ends { Line::default() } else { line.and(part) };
+        self.line = if ends { HeaderLine::default() } else { line.and(part) };
         None
     }
 
@@ -399,21 +400,21 @@ impl Head {
         }
     }
 
-    fn offence(&self) -> Option<Offence> {
+    fn violation(&self) -> Option<Violation> {
         if self.lengths > 0 && self.encodings > 0 {
-            Some(Offence::LengthAndEncoding)
+            Some(Violation::LengthAndEncoding)
         } else if self.lengths > 1 {
-            Some(Offence::LengthTwice)
+            Some(Violation::LengthTwice)
         } else if self.length_unclear {
-            Some(Offence::LengthUnclear)
+            Some(Violation::LengthUnclear)
         } else if self.encoding_unclear || self.encodings > 1 {
-            Some(Offence::EncodingUnclear)
+            Some(Violation::EncodingUnclear)
         } else if self.hosts > 1 {
-            Some(Offence::HostTwice)
+            Some(Violation::HostTwice)
         } else if self.authorizations > 1 {
-            Some(Offence::AuthorizationTwice)
+            Some(Violation::AuthorizationTwice)
         } else if self.bare_line_feed {
-            Some(Offence::BareLineFeed)
+            Some(Violation::BareLineFeed)
         } else {
             None
         }
@@ -429,17 +430,17 @@ impl Uri {
             *self = Self::In { bytes: 0, query: false };
         }
         for byte in part.get(at..).unwrap_or_default() {
-            let cut = |offence, ending| Some(Cut { at, offence, ending, in_body: false });
+            let cut = |violation, ending| Some(Cut { at, violation, ending, in_body: false });
             match self {
                 // hyper says what it thinks of a line that ends before its version.
                 _ if *byte == b'\r' => return None,
                 Self::Before => return None,
                 Self::In { .. } if *byte == b' ' => *self = Self::After(0),
                 Self::In { query, .. } if must_be_encoded(*byte, *query) => {
-                    return cut(Offence::UriUnclear(*byte), self.ending());
+                    return cut(Violation::UriUnclear(*byte), self.ending());
                 }
                 Self::In { bytes, .. } if *bytes >= max => {
-                    return cut(Offence::UriTooLong(max), self.ending());
+                    return cut(Violation::UriTooLong(max), self.ending());
                 }
                 Self::In { bytes, query } => {
                     *bytes += 1;
@@ -449,7 +450,7 @@ impl Uri {
                 Self::After(seen) => {
                     if VERSION.get(*seen) != Some(byte) {
                         let rest = VERSION.get(*seen..).unwrap_or_default();
-                        return cut(Offence::UriUnclear(b' '), rest);
+                        return cut(Violation::UriUnclear(b' '), rest);
                     }
                     *seen += 1;
                 }
@@ -485,7 +486,7 @@ const fn must_be_encoded(byte: u8, in_query: bool) -> bool {
     }
 }
 
-impl Line {
+impl HeaderLine {
     fn and(self, part: &[u8]) -> Self {
         Self {
             bytes: self.bytes + part.len(),
@@ -543,18 +544,18 @@ mod tests {
     const LARGE: HeadLimits = HeadLimits { bytes_max: 1 << 20, lines_max: 1 << 10, uri_bytes_max: 1 << 16 };
 
     /// Reads a stream whole, and again byte by byte; says how many heads passed, whether the reading ended between two
-    /// requests, and what it condemned.
-    fn check(stream: &str, heads: u64, between: bool, condemned: Option<(usize, Offence)>) {
+    /// requests, and what it rejected.
+    fn check(stream: &str, heads: u64, between: bool, rejected: Option<(usize, Violation)>) {
         let mut whole = Framing::new(LARGE);
-        let found = whole.advance(stream.as_bytes()).map(|cut| (cut.at, cut.offence));
-        assert_eq!(found, condemned, "{stream:?}");
+        let found = whole.advance(stream.as_bytes()).map(|cut| (cut.at, cut.violation));
+        assert_eq!(found, rejected, "{stream:?}");
         assert_eq!((whole.heads, whole.between_requests()), (heads, between), "{stream:?}");
         let mut slow = Framing::new(LARGE);
         let found = stream
             .bytes()
             .enumerate()
-            .find_map(|(at, byte)| slow.advance(&[byte]).map(|cut| (at + cut.at, cut.offence)));
-        assert_eq!(found, condemned, "{stream:?} byte by byte");
+            .find_map(|(at, byte)| slow.advance(&[byte]).map(|cut| (at + cut.at, cut.violation)));
+        assert_eq!(found, rejected, "{stream:?} byte by byte");
         assert_eq!((slow.heads, slow.between_requests()), (heads, between), "{stream:?} byte by byte");
     }
 
@@ -575,43 +576,43 @@ mod tests {
 
     #[test]
     fn what_two_readers_could_understand_differently_is_condemned() {
-        let offends = |headers: &str, offence| {
+        let violates = |headers: &str, violation| {
             let stream = format!("POST / HTTP/1.1\r\n{headers}\r\n");
-            check(&stream, 0, false, Some((stream.len(), offence)));
+            check(&stream, 0, false, Some((stream.len(), violation)));
             let after = format!("GET / HTTP/1.1\r\n\r\n{stream}");
-            check(&after, 1, false, Some((after.len(), offence)));
-            check(&format!("{stream}GET / HTTP/1.1\r\n\r\n"), 0, false, Some((stream.len(), offence)));
+            check(&after, 1, false, Some((after.len(), violation)));
+            check(&format!("{stream}GET / HTTP/1.1\r\n\r\n"), 0, false, Some((stream.len(), violation)));
         };
-        offends("Content-Length: 5\r\nContent-Length: 5\r\n", Offence::LengthTwice);
-        offends("Content-Length: 0\r\nCONTENT-LENGTH: 5\r\n", Offence::LengthTwice);
-        offends("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", Offence::LengthAndEncoding);
-        offends("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", Offence::LengthAndEncoding);
-        offends("Host: a\r\nHost: a\r\n", Offence::HostTwice);
-        offends("Authorization: a\r\nauthorization: b\r\n", Offence::AuthorizationTwice);
-        offends("X: y\n", Offence::BareLineFeed);
+        violates("Content-Length: 5\r\nContent-Length: 5\r\n", Violation::LengthTwice);
+        violates("Content-Length: 0\r\nCONTENT-LENGTH: 5\r\n", Violation::LengthTwice);
+        violates("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", Violation::LengthAndEncoding);
+        violates("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", Violation::LengthAndEncoding);
+        violates("Host: a\r\nHost: a\r\n", Violation::HostTwice);
+        violates("Authorization: a\r\nauthorization: b\r\n", Violation::AuthorizationTwice);
+        violates("X: y\n", Violation::BareLineFeed);
         // What is kept of a line holds 64 bytes: whatever has its say behind them is not guessed.
-        offends(&format!("Content-Length:{}16\r\n", " ".repeat(60)), Offence::LengthUnclear);
-        offends(&format!("Content-Length: {}16\r\n", "0".repeat(62)), Offence::LengthUnclear);
-        offends(&format!("Content-Length: 16{}\r\n", " ".repeat(60)), Offence::LengthUnclear);
+        violates(&format!("Content-Length:{}16\r\n", " ".repeat(60)), Violation::LengthUnclear);
+        violates(&format!("Content-Length: {}16\r\n", "0".repeat(62)), Violation::LengthUnclear);
+        violates(&format!("Content-Length: 16{}\r\n", " ".repeat(60)), Violation::LengthUnclear);
         for length in
             ["", " ", "+5", "-5", "0x5", "5,5", "5 5", "5;", "\x0b5", "5\x0c", "00000000000000000005"]
         {
-            offends(&format!("Content-Length: {length}\r\n"), Offence::LengthUnclear);
+            violates(&format!("Content-Length: {length}\r\n"), Violation::LengthUnclear);
         }
         for coding in
             ["", "gzip", "gzip, chunked", "chunked, chunked", "\"chunked\"", "chunked;q=1", "chunked,"]
         {
-            offends(&format!("Transfer-Encoding: {coding}\r\n"), Offence::EncodingUnclear);
+            violates(&format!("Transfer-Encoding: {coding}\r\n"), Violation::EncodingUnclear);
         }
-        offends(&format!("Transfer-Encoding: chunked{}\r\n", " ".repeat(60)), Offence::EncodingUnclear);
-        offends("Transfer-Encoding: chunked\r\ntransfer-encoding: chunked\r\n", Offence::EncodingUnclear);
-        offends(&format!("X: {}\nY: z\r\n", "x".repeat(100)), Offence::BareLineFeed);
+        violates(&format!("Transfer-Encoding: chunked{}\r\n", " ".repeat(60)), Violation::EncodingUnclear);
+        violates("Transfer-Encoding: chunked\r\ntransfer-encoding: chunked\r\n", Violation::EncodingUnclear);
+        violates(&format!("X: {}\nY: z\r\n", "x".repeat(100)), Violation::BareLineFeed);
     }
 
     /// hyper answered such a request with a 400 that has no word in it, and dropped in silence what stands behind a `#`.
     #[test]
     fn what_must_be_encoded_in_a_path_or_a_query_is_cut_there_and_named() {
-        let check = |target: &str, passed: &str, offence: Option<Offence>| {
+        let check = |target: &str, passed: &str, violation: Option<Violation>| {
             let stream = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
             for step in [1, 2, 5, stream.len()] {
                 let (mut framing, mut seen) = (Framing::new(LARGE), String::new());
@@ -623,30 +624,30 @@ mod tests {
                     );
                     if let Some(cut) = cut {
                         seen.push_str(std::str::from_utf8(cut.ending).unwrap());
-                        found = Some(cut.offence);
+                        found = Some(cut.violation);
                         break;
                     }
                 }
-                let passed = if offence.is_none() { stream.as_str() } else { passed };
-                assert_eq!((seen.as_str(), found), (passed, offence), "{stream:?} by {step}");
+                let passed = if violation.is_none() { stream.as_str() } else { passed };
+                assert_eq!((seen.as_str(), found), (passed, violation), "{stream:?} by {step}");
             }
         };
         for byte in ['<', '>', '"', '#', '\t', '\0', '\x7f', ' '] {
-            let offence = Some(Offence::UriUnclear(byte as u8));
-            check(&format!("/p?a=1&b=x{byte}y&c=2"), "GET /p?a=1&b=x HTTP/1.1\r\n\r\n", offence);
+            let violation = Some(Violation::UriUnclear(byte as u8));
+            check(&format!("/p?a=1&b=x{byte}y&c=2"), "GET /p?a=1&b=x HTTP/1.1\r\n\r\n", violation);
         }
         for byte in ['<', '>', '`', '#', '\t', ' '] {
-            let offence = Some(Offence::UriUnclear(byte as u8));
-            check(&format!("/p{byte}q?a"), "GET /p HTTP/1.1\r\n\r\n", offence);
+            let violation = Some(Violation::UriUnclear(byte as u8));
+            check(&format!("/p{byte}q?a"), "GET /p HTTP/1.1\r\n\r\n", violation);
             check(
                 &format!("{byte}q"),
                 if byte == ' ' { "GET  HTTP/1.1\r\n\r\n" } else { "GET / HTTP/1.1\r\n\r\n" },
-                offence,
+                violation,
             );
         }
-        check("/p?a=x Hy", "GET /p?a=x HTTP/1.1\r\n\r\n", Some(Offence::UriUnclear(b' ')));
+        check("/p?a=x Hy", "GET /p?a=x HTTP/1.1\r\n\r\n", Some(Violation::UriUnclear(b' ')));
         check("/{p}|\"q\"/^[]\\?a={}|\\^[]`'!$&()*+,;=:@?/", "", None);
-        let told = |byte| Offence::UriUnclear(byte).told();
+        let told = |byte| Violation::UriUnclear(byte).told();
         assert_eq!(told(b'<'), "the path or its query holds '<' as it is: percent-encode it, as %3C");
         assert_eq!(told(b' '), "the path or its query holds a space as it is: percent-encode it, as %20");
         assert_eq!(
@@ -658,8 +659,8 @@ mod tests {
     #[test]
     fn what_stands_between_chunks_is_a_size_or_condemned() {
         let head = "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
-        let offends = |chunks: &str, upto: usize| {
-            let cut = Some((head.len() + upto, Offence::ChunkUnclear));
+        let violates = |chunks: &str, upto: usize| {
+            let cut = Some((head.len() + upto, Violation::ChunkUnclear));
             check(&format!("{head}{chunks}GET / HTTP/1.1\r\n\r\n"), 1, false, cut);
         };
         for (chunks, line) in [
@@ -680,15 +681,15 @@ mod tests {
             ("0\r\na: b\n\r\n", "0\r\na: b\n"),
             ("0\r\na: \rb\r\n\r\n", "0\r\na: \rb\r\n"),
         ] {
-            offends(chunks, line.len());
+            violates(chunks, line.len());
         }
         // Nobody has to send the end of a line that is longer than is taken.
         for line in ["0".repeat(65), format!("5;{}", "x".repeat(63))] {
             let mut framing = Framing::new(LARGE);
             let cut = framing.advance(format!("{head}{line}").as_bytes());
             assert_eq!(
-                cut.map(|cut| (cut.offence, cut.in_body)),
-                Some((Offence::ChunkUnclear, true)),
+                cut.map(|cut| (cut.violation, cut.in_body)),
+                Some((Violation::ChunkUnclear, true)),
                 "{line}"
             );
         }
@@ -698,7 +699,7 @@ mod tests {
     fn a_header_that_is_too_large_is_cut_where_it_passes_the_limit_and_ended() {
         let limits = HeadLimits { bytes_max: 40, lines_max: 3, uri_bytes_max: 10 };
         // What hyper gets to read: what was passed on, and the end that is put to it.
-        let check = |stream: &str, passed: &str, offence| {
+        let check = |stream: &str, passed: &str, violation| {
             for step in [1, 2, 3, 7, stream.len()] {
                 let (mut framing, mut seen) = (Framing::new(limits), String::new());
                 let mut found = None;
@@ -708,16 +709,16 @@ mod tests {
                     seen.push_str(std::str::from_utf8(&part[..end]).unwrap());
                     if let Some(cut) = cut {
                         seen.push_str(std::str::from_utf8(cut.ending).unwrap());
-                        found = Some(cut.offence);
+                        found = Some(cut.violation);
                         break;
                     }
                 }
-                assert_eq!((seen.as_str(), found), (passed, offence), "{stream:?} by {step}");
+                assert_eq!((seen.as_str(), found), (passed, violation), "{stream:?} by {step}");
             }
         };
-        let uri = Some(Offence::UriTooLong(10));
-        let size = Some(Offence::HeaderTooLarge(40));
-        let count = Some(Offence::TooManyHeaders(3));
+        let uri = Some(Violation::UriTooLong(10));
+        let size = Some(Violation::HeaderTooLarge(40));
+        let count = Some(Violation::TooManyHeaders(3));
         let fits = "GET /123456789 HTTP/1.1\r\nA: b\r\nC: d\r\n\r\n";
         check(&fits[2..], &fits[2..], None);
         check("GET /1234567890 HTTP/1.1\r\n\r\n", "GET /123456789 HTTP/1.1\r\n\r\n", uri);

@@ -22,7 +22,6 @@ mod ops;
 mod outcomes;
 mod path;
 mod patience;
-mod places;
 mod rate;
 mod request;
 mod response;
@@ -30,6 +29,7 @@ mod router;
 mod script;
 pub mod server;
 mod shapes;
+mod slots;
 mod stream;
 pub mod tls;
 

@@ -11,7 +11,7 @@ use super::endpoint::{Api, Endpoint};
 use super::error::HttpError;
 use super::operation::{Operation, Schemas, form, form_of};
 use super::path::Template;
-use super::response::{Door, JSON, Refusal, XML};
+use super::response::{Door, JSON, RefusalBody, XML};
 use super::shapes;
 
 /// The headers that each answer may bear.
@@ -111,7 +111,7 @@ fn completed(mut operation: Operation, endpoint: &Endpoint) -> Operation {
     if !operation.has_refusals() {
         operation = match endpoint.api {
             Api::Profile(Door::Batch | Door::Update) => operation.refuses([form(XML, shapes::text())]),
-            _ => operation.refuses([form_of::<Refusal>(JSON)]),
+            _ => operation.refuses([form_of::<RefusalBody>(JSON)]),
         };
     }
     for status in operation.statuses() {

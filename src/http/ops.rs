@@ -3,7 +3,7 @@
 use hyper::StatusCode;
 
 use super::auth::Access;
-use super::endpoint::{Api, Call, Endpoint, Limits, Methods, Reply, Whose};
+use super::endpoint::{Api, Call, CallLimits, Endpoint, Methods, Reply, Whose};
 use super::error::HttpError;
 use super::operation::form;
 use super::response::{Answer, TEXT, counted, text};
@@ -22,7 +22,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         api: Api::Native,
         access: Access::Open,
         client: Whose::Nobody,
-        limits: Limits::NONE,
+        limits: CallLimits::NONE,
         handler: |call| Box::pin(async move { healthz(call.front) }),
         describe: Some(|operation| {
             operation.summary("Whether the process runs.").answers(
@@ -39,7 +39,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         api: Api::Native,
         access: Access::Open,
         client: Whose::Nobody,
-        limits: Limits::NONE,
+        limits: CallLimits::NONE,
         handler: |call| Box::pin(async move { readyz(call.front) }),
         describe: Some(|operation| {
             operation.summary("Whether it serves.").answers("200", "It does.", [form(TEXT, shapes::text())])
@@ -52,7 +52,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         api: Api::Native,
         access: Access::OpenInPart,
         client: Whose::Nobody,
-        limits: Limits::NONE,
+        limits: CallLimits::NONE,
         handler: |call| Box::pin(async move { metrics(&call) }),
         describe: Some(|operation| {
             operation.summary("What was counted.").answers(

@@ -141,7 +141,8 @@ pub(super) fn no_content() -> Answer {
 
 /// A refusal of our own calls, and of Adobe's `/rest`.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Refusal {
+#[schema(as = Refusal)]
+pub(super) struct RefusalBody {
     /// The status of the answer.
     status: u16,
     /// What was wrong, where, and what to do.
@@ -161,7 +162,7 @@ pub(super) fn refusal(door: Door, error: &HttpError) -> Answer {
         Door::MboxScript => script(status, format!("//ERROR: {}\n", script::escaped(&told))),
         Door::Ubox => text(status, told),
         Door::Rest => {
-            let refused = Refusal { status: status.as_u16(), message: told };
+            let refused = RefusalBody { status: status.as_u16(), message: told };
             json_text(status, serde_json::to_string(&refused).unwrap_or_default())
         }
     };

@@ -9,7 +9,7 @@ use hyper::header::HeaderValue;
 use hyper::{Method, StatusCode};
 
 use super::auth::{self, Access, Proof};
-use super::endpoint::{Api, Call, Endpoint, Limits, Methods, Rate, Reply, Whose};
+use super::endpoint::{Api, Call, CallLimits, Endpoint, Methods, RateLimit, Reply, Whose};
 use super::error::{Allowed, HttpError};
 use super::operation::form;
 use super::path::{Path, Template};
@@ -30,7 +30,7 @@ const DOCUMENT: Endpoint = Endpoint {
     api: Api::Native,
     access: Access::Open,
     client: Whose::Nobody,
-    limits: Limits::NONE,
+    limits: CallLimits::NONE,
     handler: |_| Box::pin(async { json(StatusCode::OK, &openapi::document(endpoints())?) }),
     describe: Some(|operation| {
         operation.summary("This document.").answers("200", "It.", [form(JSON, shapes::object())])
@@ -128,7 +128,7 @@ impl<'a> Found<'a> {
         let Some(endpoint) = self.endpoint(request.method()) else {
             return Err(HttpError::Method(&self.route.methods));
         };
-        if endpoint.limits.rate == Rate::SiteCalls {
+        if endpoint.limits.rate == RateLimit::SiteCalls {
             front.count_site_call(request.caller())?;
         }
         let proof = match endpoint.api {
@@ -144,7 +144,7 @@ impl<'a> Found<'a> {
             .map_err(|error| shut(front.count_failure(request.caller(), error)))?;
         let client = endpoint.client.find(front, request, &bearer, self.path)?;
         bearer.check(endpoint.access, client.as_ref()).map_err(shut)?;
-        if let (Rate::BatchCalls, Some(client)) = (endpoint.limits.rate, &client) {
+        if let (RateLimit::BatchCalls, Some(client)) = (endpoint.limits.rate, &client) {
             front.count_batch_call(client)?;
         }
         let call = Call {
@@ -170,7 +170,7 @@ impl<'a> Found<'a> {
 fn is_declared(endpoint: &Endpoint, reply: &Reply) -> bool {
     match reply {
         Err(HttpError::Engine(EngineError::Taken(scarce, _) | EngineError::MadeRoom(scarce))) => {
-            endpoint.limits.places.contains(scarce)
+            endpoint.limits.scarce.contains(scarce)
         }
         _ => true,
     }
@@ -265,7 +265,7 @@ mod tests {
             assert_eq!(*client == Whose::InPath, names.contains(&"client"), "{path}");
             assert!(*client != Whose::OfBatch || names.contains(&"id"), "{path}");
             assert_eq!(*access == Access::Page, api.is_for_pages(), "{path}");
-            assert_eq!(limits.rate == Rate::SiteCalls, api.is_for_pages(), "{path}");
+            assert_eq!(limits.rate == RateLimit::SiteCalls, api.is_for_pages(), "{path}");
             assert_eq!(describe.is_none(), matches!(api, Api::Inspector(_)), "{path}");
             assert_eq!(path.starts_with("/m2/") || path.starts_with("/rest/"), api.is_adobes(), "{path}");
             assert!(!path.starts_with("/m2/") || names.first() == Some(&"client"), "{path}");

@@ -29,10 +29,10 @@ use tokio::time::{Instant, sleep, timeout};
 use super::caller::Caller;
 use super::connection::Watched;
 use super::error::HttpError;
-use super::places::{FreePlace, Place, Places};
 use super::request::Request;
 use super::response::{Answer, Door, refusal};
 use super::router::{Found, answer_while_opening, door_of_unknown};
+use super::slots::{FreeSlot, Slot, Slots};
 use super::tls::{Tls, Unsecured};
 use super::{Front, Limits};
 use crate::durable::point;
@@ -76,7 +76,7 @@ pub async fn serve(listener: TcpListener, front: Front, shutdown: impl Future<Ou
     let limits = front.limits();
     let mut door = Entrance {
         listener,
-        places: Arc::new(Places::new(&limits.callers)),
+        slots: Arc::new(Slots::new(&limits.callers)),
         limits,
         refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
         pause: ACCEPT_PAUSE.0,
@@ -109,8 +109,8 @@ pub async fn serve(listener: TcpListener, front: Front, shutdown: impl Future<Ou
 /// Where connections come in.
 struct Entrance {
     listener: TcpListener,
-    places: Arc<Places>,
-    /// What the places are by.
+    slots: Arc<Slots>,
+    /// What the slots are by.
     limits: Arc<Limits>,
     refusals: Arc<Semaphore>,
     /// How long to wait after the next accept that fails.
@@ -122,8 +122,8 @@ struct Entrance {
 
 /// What a connection came in with.
 enum Visit {
-    /// A place.
-    Welcome(Place),
+    /// A slot.
+    Welcome(Slot),
     /// Nothing: its address has as many as it may, this many.
     Refused { max: usize, _refusal: OwnedSemaphorePermit },
 }
@@ -143,12 +143,12 @@ impl Entrance {
             self.pause = ACCEPT_PAUSE.0;
             self.follow_limits();
             // Only now, so that nobody has to leave for someone who does not come.
-            let free = self.free_place().await;
-            match self.places.take(free, peer.ip()) {
-                Ok(place) => {
+            let free = self.free_slot().await;
+            match self.slots.take(free, peer.ip()) {
+                Ok(slot) => {
                     // Here, so that it is in the order in which they came.
-                    place.idle();
-                    return (socket, Visit::Welcome(place));
+                    slot.idle();
+                    return (socket, Visit::Welcome(slot));
                 }
                 Err(max) => {
                     self.front.app.metrics().hit(Limit::ConnectionsPerAddress);
@@ -164,13 +164,13 @@ impl Entrance {
     fn follow_limits(&mut self) {
         let limits = self.front.limits();
         if !Arc::ptr_eq(&limits, &self.limits) {
-            self.places.follow(&limits.callers);
+            self.slots.follow(&limits.callers);
             self.limits = limits;
         }
     }
 
-    async fn free_place(&mut self) -> FreePlace {
-        if let Some(free) = self.places.free_now() {
+    async fn free_slot(&mut self) -> FreeSlot {
+        if let Some(free) = self.slots.free_now() {
             return free;
         }
         self.front.app.metrics().hit(Limit::Connections);
@@ -178,7 +178,7 @@ impl Entrance {
             let max = self.limits.callers.connections_max;
             tracing::warn!(max, since, "all connections are taken: idle ones are closed, new ones may wait");
         }
-        self.places.free().await
+        self.slots.free().await
     }
 
     async fn pause_after(&mut self, error: &io::Error) {
@@ -287,16 +287,16 @@ async fn converse<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
         let (header_read, answer) = (limits.timeouts.header_read, limits.timeouts.answer());
         Watched::new(stream, header_read, answer, limits.heads, Arc::clone(metrics))
     };
-    let verdict = watched.verdict();
+    let rejected = watched.rejected();
     let (requests, bodies_end) = (AtomicU64::new(0), stopping.clone());
     let mut served = pin!(protocol(limits).serve_connection(
         TokioIo::new(watched),
         service_fn(|request: hyper::Request<Incoming>| {
             let number = requests.fetch_add(1, Ordering::Relaxed);
-            let (verdict, bodies_end) = (Arc::clone(&verdict), bodies_end.clone());
+            let (rejected, bodies_end) = (Arc::clone(&rejected), bodies_end.clone());
             async move {
                 visit.busy();
-                let refused = visit.refused().or_else(|| verdict.on(number).map(HttpError::Offends));
+                let refused = visit.refused().or_else(|| rejected.on(number).map(HttpError::Violates));
                 let caller = Caller::of(ends.peer, ends.https, request.headers(), &limits.callers);
                 let id = request_id();
                 let request = Request::new(request, ends.local, caller, id, limits.timeouts, bodies_end);
@@ -351,19 +351,19 @@ fn protocol(limits: &Limits) -> http1::Builder {
 
 impl Visit {
     fn idle(&self) {
-        if let Self::Welcome(place) = self {
-            place.idle();
+        if let Self::Welcome(slot) = self {
+            slot.idle();
         }
     }
 
     fn busy(&self) {
-        if let Self::Welcome(place) = self {
-            place.busy();
+        if let Self::Welcome(slot) = self {
+            slot.busy();
         }
     }
 
     fn is_busy(&self) -> bool {
-        matches!(self, Self::Welcome(place) if place.is_busy())
+        matches!(self, Self::Welcome(slot) if slot.is_busy())
     }
 
     /// Why every request is refused, if it is.
@@ -377,7 +377,7 @@ impl Visit {
     /// Completes when the connection is to make room.
     async fn asked_to_leave(&self) {
         match self {
-            Self::Welcome(place) => place.asked_to_leave().await,
+            Self::Welcome(slot) => slot.asked_to_leave().await,
             Self::Refused { .. } => sleep(REFUSAL_MAX).await,
         }
     }

@@ -9,7 +9,7 @@ use crate::engine::gates::Scarce;
 use crate::engine::read::report::ToldRow;
 use crate::engine::{BatchState, BatchStatus};
 use crate::http::auth::Access;
-use crate::http::endpoint::{Api, Call, Endpoint, Limits, Methods, Reply, Whose};
+use crate::http::endpoint::{Api, Call, CallLimits, Endpoint, Methods, Reply, Whose};
 use crate::http::error::HttpError;
 use crate::http::operation::form;
 use crate::http::response::{Answer, Door, XML, element, xml_with};
@@ -30,7 +30,7 @@ const fn endpoint(path: &'static str) -> Endpoint {
         api: Api::Profile(Door::Batch),
         access: Access::Any,
         client: Whose::InPath,
-        limits: Limits { places: &[Scarce::Reports], ..Limits::NONE },
+        limits: CallLimits { scarce: &[Scarce::Reports], ..CallLimits::NONE },
         handler: |call| Box::pin(answer(call)),
         describe: Some(|operation| {
             operation

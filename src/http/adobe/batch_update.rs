@@ -14,7 +14,7 @@ use crate::engine::ingest::dry_run::{Diff, DryRun};
 use crate::engine::{AcceptedBatch, BatchVersion, EngineError};
 use crate::http::auth::Access;
 use crate::http::batch_file::{self, MEDIA_TYPES, empty_values, idempotency_key, take_in};
-use crate::http::endpoint::{Api, Body, Call, Endpoint, Limits, Methods, Rate, Reply, Whose};
+use crate::http::endpoint::{Api, BodyLimit, Call, CallLimits, Endpoint, Methods, RateLimit, Reply, Whose};
 use crate::http::error::HttpError;
 use crate::http::operation::{Operation, form, form_of};
 use crate::http::outcomes::{self, Outcomes, ReportForm, Row};
@@ -54,8 +54,11 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     },
 ];
 
-const LIMITS: Limits =
-    Limits { body: Body::BatchFile, rate: Rate::BatchCalls, places: &[Scarce::Uploads, Scarce::DryRuns] };
+const LIMITS: CallLimits = CallLimits {
+    body: BodyLimit::BatchFile,
+    rate: RateLimit::BatchCalls,
+    scarce: &[Scarce::Uploads, Scarce::DryRuns],
+};
 
 fn describe(operation: Operation) -> Operation {
     operation

@@ -83,7 +83,7 @@ pub(super) enum DefaultContent {
     /// A script that calls a function with the JSON.
     Callback(String),
     /// A script that shows what the page has.
-    Page(Place),
+    Page(MboxOnPage),
     /// Text.
     Text(String),
     /// A redirect.
@@ -92,7 +92,7 @@ pub(super) enum DefaultContent {
 
 /// Which mbox of a page, as mbox.js counts them.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct MboxOnPage {
     factory: String,
     name: String,
     number: u32,
@@ -125,7 +125,7 @@ impl DefaultContent {
                         Ok(Self::Callback(callback.to_owned()))
                     }
                     Some(_) => Err(wrong("bad request: callback is not the name of a function")),
-                    None => Ok(Self::Page(Place {
+                    None => Ok(Self::Page(MboxOnPage {
                         factory: params.get("mboxFactoryId").unwrap_or("default").to_owned(),
                         name: name.ok_or_else(missing)?.to_owned(),
                         number: params.get("mboxId").and_then(|number| number.parse().ok()).unwrap_or(0),
@@ -169,7 +169,7 @@ impl DefaultContent {
     }
 }
 
-impl Place {
+impl MboxOnPage {
     /// `loaded` shows the page's own content as soon as it is there and ends mbox.js's wait; `forceId` has mbox.js keep
     /// the `pcId` in its cookie.
     fn script(&self, pc_id: Option<&str>) -> String {
@@ -273,7 +273,7 @@ mod tests {
         fn no_name_or_id_breaks_out_of_the_script(
             factory in ".*", name in ".*|[\\x00-\\x7f\u{2028}]*", number: u32, pc_id in ".*|[\\x00-\\x7f]*",
         ) {
-            let place = Place { factory: factory.clone(), name: name.clone(), number };
+            let place = MboxOnPage { factory: factory.clone(), name: name.clone(), number };
             let (strings, around) = script::parsed_back(&place.script(Some(&pc_id)));
             prop_assert_eq!(strings, vec![factory.clone(), name, factory, pc_id]);
             let expected = format!(

@@ -12,7 +12,7 @@ use crate::http::adobe::site::{
     BLOCKED, BODY_BYTES_MAX, PROFILE_PARAMETER, give_pc_id, note_lost, random_id,
 };
 use crate::http::auth::Access;
-use crate::http::endpoint::{Api, Body, Call, Endpoint, Limits, Methods, Rate, Reply, Whose};
+use crate::http::endpoint::{Api, BodyLimit, Call, CallLimits, Endpoint, Methods, RateLimit, Reply, Whose};
 use crate::http::error::HttpError;
 use crate::http::left_out::LeftOut;
 use crate::http::operation::{Operation, form};
@@ -57,7 +57,8 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     },
 ];
 
-const LIMITS: Limits = Limits { body: Body::Bytes(BODY_BYTES_MAX), rate: Rate::SiteCalls, places: &[] };
+const LIMITS: CallLimits =
+    CallLimits { body: BodyLimit::Bytes(BODY_BYTES_MAX), rate: RateLimit::SiteCalls, scarce: &[] };
 
 fn describe(operation: Operation, is_ubox: bool, refused_in: [&'static str; 2]) -> Operation {
     let [first, second] = refused_in;

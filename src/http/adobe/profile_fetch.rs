@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use crate::engine::Visitor;
 use crate::http::auth::Access;
-use crate::http::endpoint::{Api, Call, Endpoint, Handler, Limits, Methods, Reply, Whose};
+use crate::http::endpoint::{Api, Call, CallLimits, Endpoint, Handler, Methods, Reply, Whose};
 use crate::http::error::HttpError;
 use crate::http::response::{Door, json};
 use crate::model::id::{IdKind, VisitorId};
@@ -27,7 +27,7 @@ const fn endpoint(path: &'static str, handler: Handler) -> Endpoint {
         api: Api::Profile(Door::Rest),
         access: Access::Of(Scope::Read),
         client: Whose::InQuery,
-        limits: Limits::NONE,
+        limits: CallLimits::NONE,
         handler,
         describe: Some(|operation| {
             operation.summary("One visitor.").client().json::<Fetched<'_>>("The visitor.")

@@ -10,7 +10,7 @@ use hyper::{Method, StatusCode};
 use crate::engine::{SingleUpdate, Visitor, Written};
 use crate::http::adobe::site::note_lost;
 use crate::http::auth::Access;
-use crate::http::endpoint::{Api, Body, Call, Endpoint, Limits, Methods, Reply, Whose};
+use crate::http::endpoint::{Api, BodyLimit, Call, CallLimits, Endpoint, Methods, Reply, Whose};
 use crate::http::error::HttpError;
 use crate::http::left_out::{LeftOut, shown};
 use crate::http::operation::form;
@@ -38,7 +38,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
     api: Api::Profile(Door::Update),
     access: Access::Of(Scope::Batch),
     client: Whose::InPath,
-    limits: Limits { body: Body::Bytes(POST_BYTES_MAX), ..Limits::NONE },
+    limits: CallLimits { body: BodyLimit::Bytes(POST_BYTES_MAX), ..CallLimits::NONE },
     handler: |call| Box::pin(answer(call)),
     describe: Some(|operation| {
         operation

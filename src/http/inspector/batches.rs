@@ -13,7 +13,7 @@ use crate::engine::read::report::{PAGE_ROWS_MAX, ToldRow};
 use crate::engine::{BatchState, BatchStatus, BatchVersion, EngineError};
 use crate::http::Front;
 use crate::http::auth::Access;
-use crate::http::endpoint::{Call, Endpoint, Limits, Methods, Reply, Whose};
+use crate::http::endpoint::{Call, CallLimits, Endpoint, Methods, Reply, Whose};
 use crate::http::error::HttpError;
 use crate::http::outcomes::{ReportForm, told};
 use crate::http::request::Request;
@@ -33,7 +33,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         api: PAGES,
         access: Access::Any,
         client: Whose::OfPage,
-        limits: Limits::NONE,
+        limits: CallLimits::NONE,
         handler: |call| Box::pin(async move { list(&call) }),
         describe: None,
     },
@@ -94,10 +94,10 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     },
 ];
 
-const REPORTS: Limits = Limits { places: &[Scarce::Reports], ..Limits::NONE };
+const REPORTS: CallLimits = CallLimits { scarce: &[Scarce::Reports], ..CallLimits::NONE };
 
 /// A batch in a list.
-pub(super) struct Line {
+pub(super) struct ListedBatch {
     pub(super) id: String,
     pub(super) accepted: Moment,
     pub(super) version: &'static str,
@@ -106,7 +106,7 @@ pub(super) struct Line {
     pub(super) bar: Bar,
 }
 
-impl Line {
+impl ListedBatch {
     pub(super) fn of(batch: &BatchStatus, now: Millis) -> Self {
         Self {
             id: batch.id.to_string(),
@@ -130,7 +130,7 @@ fn version(version: BatchVersion) -> &'static str {
 #[template(path = "batches.html")]
 struct List {
     frame: Frame,
-    batches: Vec<Line>,
+    batches: Vec<ListedBatch>,
     next: Option<String>,
 }
 
@@ -226,7 +226,7 @@ fn list(call: &Call<'_>) -> Reply {
     let now = front.app.now();
     let page = client.map(|client| front.app.batches(client, None, before, LISTED_MAX)).unwrap_or_default();
     let frame = Frame::of(call.request, client, "Batches");
-    let batches = page.batches.iter().map(|batch| Line::of(batch, now)).collect();
+    let batches = page.batches.iter().map(|batch| ListedBatch::of(batch, now)).collect();
     render(StatusCode::OK, &List { frame, batches, next: page.next.map(|next| next.to_string()) })
 }
 

@@ -3,16 +3,16 @@
 use askama::Template;
 use hyper::StatusCode;
 
-use super::batches::Line;
+use super::batches::ListedBatch;
 use super::plot::{Bar, Columns};
-use super::visitor::Form;
+use super::visitor::LookUpForm;
 use super::words::{Moment, grouped, size};
 use super::{Frame, PAGES, render};
 use crate::engine::EngineError;
 use crate::engine::gates::Scarce;
 use crate::engine::read::statistics::Statistics;
 use crate::http::auth::Access;
-use crate::http::endpoint::{Call, Endpoint, Limits, Methods, Reply, Whose};
+use crate::http::endpoint::{Call, CallLimits, Endpoint, Methods, Reply, Whose};
 use crate::model::seq::Millis;
 use crate::tokens::Scope;
 
@@ -25,10 +25,10 @@ const DRAWN_MAX: usize = 1_000;
 #[template(path = "home.html")]
 struct Home {
     frame: Frame,
-    form: Form,
+    form: LookUpForm,
     may_read: bool,
     may_send: bool,
-    batches: Vec<Line>,
+    batches: Vec<ListedBatch>,
     plots: Vec<Columns>,
     totals: Option<Totals>,
 }
@@ -52,7 +52,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
     api: PAGES,
     access: Access::Any,
     client: Whose::OfPage,
-    limits: Limits { places: &[Scarce::Counts], ..Limits::NONE },
+    limits: CallLimits { scarce: &[Scarce::Counts], ..CallLimits::NONE },
     handler: |call| Box::pin(answer(call)),
     describe: None,
 }];
@@ -64,7 +64,7 @@ async fn answer(call: Call<'_>) -> Reply {
     let (mut batches, mut plots, mut totals) = (vec![], vec![], None);
     if let Some(client) = client {
         let page = front.app.batches(client, None, None, DRAWN_MAX);
-        batches = page.batches.iter().take(NEWEST).map(|batch| Line::of(batch, now)).collect();
+        batches = page.batches.iter().take(NEWEST).map(|batch| ListedBatch::of(batch, now)).collect();
         if !page.batches.is_empty() {
             plots = vec![Columns::accepted(&page.batches, now), Columns::folded(&page.batches)];
         }
@@ -78,7 +78,10 @@ async fn answer(call: Call<'_>) -> Reply {
     }
     let frame = Frame { title: "Look up".into(), ..Frame::of(request, client, "Look up") };
     let may_send = bearer.may(Scope::Batch);
-    render(StatusCode::OK, &Home { frame, form: Form::default(), may_read, may_send, batches, plots, totals })
+    render(
+        StatusCode::OK,
+        &Home { frame, form: LookUpForm::default(), may_read, may_send, batches, plots, totals },
+    )
 }
 
 impl Totals {

@@ -17,7 +17,7 @@ use hyper::StatusCode;
 use hyper::header::{CONTENT_SECURITY_POLICY, HeaderName, HeaderValue};
 
 use super::auth::{Access, SESSION};
-use super::endpoint::{Api, Endpoint, Limits, Methods, Whose};
+use super::endpoint::{Api, CallLimits, Endpoint, Methods, Whose};
 use super::error::HttpError;
 use super::request::Request;
 use super::response::{Answer, explained, whole};
@@ -48,7 +48,7 @@ const ASSETS: &[Endpoint] = &[Endpoint {
     api: PAGES,
     access: Access::Open,
     client: Whose::Nobody,
-    limits: Limits::NONE,
+    limits: CallLimits::NONE,
     handler: |call| Box::pin(async move { asset(call.path.get("name")) }),
     describe: None,
 }];

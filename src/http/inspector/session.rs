@@ -8,7 +8,7 @@ use hyper::header::{HeaderValue, LOCATION, SET_COOKIE};
 
 use super::{Frame, PAGES, render};
 use crate::http::auth::{self, Access, SESSION};
-use crate::http::endpoint::{Body, Call, Endpoint, Limits, Methods, Reply, Whose};
+use crate::http::endpoint::{BodyLimit, Call, CallLimits, Endpoint, Methods, Reply, Whose};
 use crate::http::error::{HttpError, Unauthorized};
 use crate::http::request::{FORM, Params, Request};
 use crate::http::response::{Answer, no_content};
@@ -21,7 +21,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         api: PAGES,
         access: Access::Open,
         client: Whose::Nobody,
-        limits: Limits { body: Body::Bytes(8 << 10), ..Limits::NONE },
+        limits: CallLimits { body: BodyLimit::Bytes(8 << 10), ..CallLimits::NONE },
         handler: |call| Box::pin(begin(call)),
         describe: None,
     },
@@ -32,7 +32,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         api: PAGES,
         access: Access::Open,
         client: Whose::Nobody,
-        limits: Limits::NONE,
+        limits: CallLimits::NONE,
         handler: |call| Box::pin(async move { end(&call) }),
         describe: None,
     },

@@ -16,7 +16,7 @@ use crate::engine::gates::Scarce;
 use crate::engine::ingest::dry_run::{Diff, DryRun};
 use crate::http::auth::Access;
 use crate::http::batch_file::{empty_values, idempotency_key, take_in};
-use crate::http::endpoint::{Body, Call, Endpoint, Limits, Methods, Rate, Reply, Whose};
+use crate::http::endpoint::{BodyLimit, Call, CallLimits, Endpoint, Methods, RateLimit, Reply, Whose};
 use crate::http::error::HttpError;
 use crate::http::request::Params;
 use crate::http::response::no_content;
@@ -53,7 +53,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         api: PAGES,
         access: Access::Any,
         client: Whose::OfPage,
-        limits: Limits::NONE,
+        limits: CallLimits::NONE,
         handler: |call| Box::pin(async move { answer(&call) }),
         describe: None,
     },
@@ -64,10 +64,10 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         api: PAGES,
         access: Access::Of(Scope::Batch),
         client: Whose::OfPage,
-        limits: Limits {
-            body: Body::BatchFile,
-            rate: Rate::BatchCalls,
-            places: &[Scarce::Uploads, Scarce::DryRuns],
+        limits: CallLimits {
+            body: BodyLimit::BatchFile,
+            rate: RateLimit::BatchCalls,
+            scarce: &[Scarce::Uploads, Scarce::DryRuns],
         },
         handler: |call| Box::pin(send(call)),
         describe: None,

@@ -10,7 +10,7 @@ use super::{Frame, PAGES, render};
 use crate::engine::gates::Scarce;
 use crate::engine::{EngineError, Lines, Visitor};
 use crate::http::auth::Access;
-use crate::http::endpoint::{Call, Endpoint, Limits, Methods, Reply, Whose};
+use crate::http::endpoint::{Call, CallLimits, Endpoint, Methods, Reply, Whose};
 use crate::http::error::HttpError;
 use crate::http::request::visitor_id;
 use crate::model::batch::BatchId;
@@ -24,7 +24,7 @@ const KINDS: [(&str, IdKind); 3] =
 
 /// The form to look a visitor up by.
 #[derive(Default)]
-pub(super) struct Form {
+pub(super) struct LookUpForm {
     pub(super) id: String,
     pub(super) by: String,
 }
@@ -33,28 +33,28 @@ pub(super) struct Form {
 #[template(path = "visitor.html")]
 struct Page {
     frame: Frame,
-    form: Form,
+    form: LookUpForm,
     /// Why there is no visitor to show.
     told: Option<String>,
-    visitor: Option<Shown>,
+    visitor: Option<ShownVisitor>,
     /// Other visitors whose id of another kind is the same text.
     others: Vec<(&'static str, &'static str)>,
 }
 
 /// A visitor as it is shown.
-struct Shown {
+struct ShownVisitor {
     canonical: (&'static str, String),
     linked: Vec<(&'static str, String)>,
     born: Moment,
     active: Moment,
     expires: Moment,
-    attributes: Vec<Attribute>,
+    attributes: Vec<ShownAttribute>,
     writes: Vec<Write>,
     lanes: Vec<Lane>,
     ends: (Moment, Moment),
 }
 
-struct Attribute {
+struct ShownAttribute {
     name: String,
     value: String,
     by: &'static str,
@@ -90,7 +90,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
     api: PAGES,
     access: Access::Of(Scope::Read),
     client: Whose::OfPage,
-    limits: Limits { places: &[Scarce::LineSearches], ..Limits::NONE },
+    limits: CallLimits { scarce: &[Scarce::LineSearches], ..CallLimits::NONE },
     handler: |call| Box::pin(answer(call)),
     describe: None,
 }];
@@ -99,7 +99,7 @@ async fn answer(call: Call<'_>) -> Reply {
     let query = call.query()?;
     let Call { front, request, client, .. } = call;
     let text = |name| query.get(name).unwrap_or_default().trim().to_owned();
-    let form = Form { id: text("id"), by: text("by") };
+    let form = LookUpForm { id: text("id"), by: text("by") };
     let frame = Frame { title: "Visitor".into(), ..Frame::of(request, client, "Look up") };
     let mut page = Page { frame, form, told: None, visitor: None, others: vec![] };
     let (Some(client), false) = (client, page.form.id.is_empty()) else {
@@ -134,12 +134,12 @@ async fn answer(call: Call<'_>) -> Reply {
         Err(EngineError::Taken(..) | EngineError::MadeRoom(_)) => Lines::new(),
         lines => lines?,
     };
-    page.visitor = Some(Shown::of(&visitor, &lines, front.app.now()));
+    page.visitor = Some(ShownVisitor::of(&visitor, &lines, front.app.now()));
     render(StatusCode::OK, &page)
 }
 
 /// The ids that are meant: of the kind that is named, or of each kind of which the text can be one.
-fn ids(form: &Form) -> Result<Vec<VisitorId>, HttpError> {
+fn ids(form: &LookUpForm) -> Result<Vec<VisitorId>, HttpError> {
     if form.by.is_empty() || form.by == "any" {
         let all: Vec<_> =
             KINDS.iter().filter_map(|(_, kind)| VisitorId::sent(*kind, &form.id).ok()).collect();
@@ -156,11 +156,11 @@ fn ids(form: &Form) -> Result<Vec<VisitorId>, HttpError> {
     }
 }
 
-impl Shown {
+impl ShownVisitor {
     fn of(visitor: &Visitor, lines: &Lines, now: Millis) -> Self {
         let named = |id: &VisitorId| (id.kind().name(), id.as_str().to_owned());
         let batch = |seq| BatchId { client: visitor.client.clone(), seq }.to_string();
-        let attributes = visitor.attributes.iter().map(|attribute| Attribute {
+        let attributes = visitor.attributes.iter().map(|attribute| ShownAttribute {
             name: attribute.name.clone(),
             value: attribute.value.clone(),
             by: attribute.source.name(),

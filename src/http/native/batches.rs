@@ -10,7 +10,7 @@ use crate::engine::gates::Scarce;
 use crate::engine::{BatchState, BatchStatus, BatchVersion, EngineError};
 use crate::http::auth::Access;
 use crate::http::batch_file::{self, MEDIA_TYPES, take_in};
-use crate::http::endpoint::{Api, Body, Call, Endpoint, Limits, Methods, Rate, Reply, Whose};
+use crate::http::endpoint::{Api, BodyLimit, Call, CallLimits, Endpoint, Methods, RateLimit, Reply, Whose};
 use crate::http::error::HttpError;
 use crate::http::operation::Operation;
 use crate::http::outcomes::Outcomes;
@@ -32,7 +32,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         api: Api::Native,
         access: Access::Any,
         client: Whose::InQuery,
-        limits: Limits::NONE,
+        limits: CallLimits::NONE,
         handler: |call| Box::pin(async move { list(&call) }),
         describe: Some(|operation| {
             operation
@@ -57,7 +57,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         api: Api::Native,
         access: Access::Any,
         client: Whose::OfBatch,
-        limits: Limits::NONE,
+        limits: CallLimits::NONE,
         handler: |call| Box::pin(async move { one(&call) }),
         describe: Some(|operation| {
             with_id(operation).summary("A batch.").json::<Batch>("It, with counts and speed.")
@@ -70,7 +70,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         api: Api::Native,
         access: Access::Of(Scope::Admin),
         client: Whose::OfBatch,
-        limits: Limits::NONE,
+        limits: CallLimits::NONE,
         handler: |call| Box::pin(give_up(call)),
         describe: Some(|operation| {
             with_id(operation)
@@ -87,7 +87,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         api: Api::Native,
         access: Access::Of(Scope::Admin),
         client: Whose::OfBatch,
-        limits: Limits { body: Body::BatchFile, rate: Rate::Free, places: &[Scarce::Uploads] },
+        limits: CallLimits { body: BodyLimit::BatchFile, rate: RateLimit::Free, scarce: &[Scarce::Uploads] },
         handler: |call| Box::pin(send_again(call)),
         describe: Some(|operation| {
             with_id(operation)

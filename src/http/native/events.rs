@@ -12,7 +12,7 @@ use super::batches::{Batch, with_id};
 use crate::engine::gates::Scarce;
 use crate::engine::{BatchState, BatchStatus, Engine};
 use crate::http::auth::Access;
-use crate::http::endpoint::{Api, Call, Endpoint, Limits, Methods, Reply, Whose};
+use crate::http::endpoint::{Api, Call, CallLimits, Endpoint, Methods, Reply, Whose};
 use crate::http::operation::form;
 use crate::http::response::{Chunk, EVENTS, chunked};
 use crate::http::shapes;
@@ -30,7 +30,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
     api: Api::Native,
     access: Access::Any,
     client: Whose::OfBatch,
-    limits: Limits { places: &[Scarce::EventStreams], ..Limits::NONE },
+    limits: CallLimits { scarce: &[Scarce::EventStreams], ..CallLimits::NONE },
     handler: |call| Box::pin(answer(call)),
     describe: Some(|operation| {
         with_id(operation).summary("How far it is, as it goes: progress, then complete.").answers(

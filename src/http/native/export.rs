@@ -15,7 +15,7 @@ use crate::engine::gates::Scarce;
 use crate::engine::read::export::Export;
 use crate::engine::{EngineError, Visitor};
 use crate::http::auth::Access;
-use crate::http::endpoint::{Api, Call, Endpoint, Limits, Methods, Reply, Whose};
+use crate::http::endpoint::{Api, Call, CallLimits, Endpoint, Methods, Reply, Whose};
 use crate::http::error::HttpError;
 use crate::http::operation::{form, form_of};
 use crate::http::request::Params;
@@ -36,7 +36,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
     // All visitors at once are more than a look at one.
     access: Access::Of(Scope::Admin),
     client: Whose::InQuery,
-    limits: Limits { places: &[Scarce::Exports], ..Limits::NONE },
+    limits: CallLimits { scarce: &[Scarce::Exports], ..CallLimits::NONE },
     handler: |call| Box::pin(answer(call)),
     describe: Some(|operation| {
         operation

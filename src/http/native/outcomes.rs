@@ -11,7 +11,7 @@ use crate::batch::csv::RowPlace;
 use crate::engine::gates::Scarce;
 use crate::engine::read::report::PAGE_ROWS_MAX;
 use crate::http::auth::Access;
-use crate::http::endpoint::{Api, Call, Endpoint, Limits, Methods, Reply, Whose};
+use crate::http::endpoint::{Api, Call, CallLimits, Endpoint, Methods, Reply, Whose};
 use crate::http::error::HttpError;
 use crate::http::operation::{form, form_of};
 use crate::http::outcomes::{self, ReportForm, Row, told};
@@ -93,7 +93,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     },
 ];
 
-const LIMITS: Limits = Limits { places: &[Scarce::Reports], ..Limits::NONE };
+const LIMITS: CallLimits = CallLimits { scarce: &[Scarce::Reports], ..CallLimits::NONE };
 
 /// What became of the rows.
 async fn answer(call: Call<'_>) -> Reply {

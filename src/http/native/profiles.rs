@@ -11,7 +11,7 @@ use crate::engine::commit::VisitorWrite;
 use crate::engine::gates::Scarce;
 use crate::engine::{Lines, Visitor, VisitorAttribute};
 use crate::http::auth::Access;
-use crate::http::endpoint::{Api, Call, Endpoint, Limits, Methods, Reply, Whose};
+use crate::http::endpoint::{Api, Call, CallLimits, Endpoint, Methods, Reply, Whose};
 use crate::http::error::HttpError;
 use crate::http::operation::Operation;
 use crate::http::request::{Params, visitor_id};
@@ -31,7 +31,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         api: Api::Native,
         access: Access::Of(Scope::Read),
         client: Whose::InQuery,
-        limits: Limits { places: &[Scarce::LineSearches], ..Limits::NONE },
+        limits: CallLimits { scarce: &[Scarce::LineSearches], ..CallLimits::NONE },
         handler: |call| Box::pin(answer(call)),
         describe: Some(|operation| {
             with_id(operation)
@@ -54,7 +54,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         api: Api::Native,
         access: Access::Of(Scope::Admin),
         client: Whose::InQuery,
-        limits: Limits::NONE,
+        limits: CallLimits::NONE,
         handler: |call| Box::pin(erase(call)),
         describe: Some(|operation| {
             with_id(operation)
@@ -69,7 +69,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         api: Api::Native,
         access: Access::Of(Scope::Admin),
         client: Whose::InQuery,
-        limits: Limits::NONE,
+        limits: CallLimits::NONE,
         handler: |call| Box::pin(remove(call)),
         describe: Some(|operation| {
             let name = ObjectBuilder::new()
@@ -194,12 +194,13 @@ pub(super) struct Profile<'a> {
     last_batch_seq: Option<String>,
     last_active: String,
     expires: String,
-    attributes: BTreeMap<&'a str, Attribute<'a>>,
+    attributes: BTreeMap<&'a str, AttributeOfVisitor<'a>>,
 }
 
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Attribute<'a> {
+#[schema(as = Attribute)]
+struct AttributeOfVisitor<'a> {
     value: &'a str,
     seq: String,
     source: &'static str,
@@ -234,13 +235,13 @@ impl<'a> Profile<'a> {
             attributes: visitor
                 .attributes
                 .iter()
-                .map(|it| (it.name.as_str(), Attribute::of(visitor, it, lines)))
+                .map(|it| (it.name.as_str(), AttributeOfVisitor::of(visitor, it, lines)))
                 .collect(),
         }
     }
 }
 
-impl<'a> Attribute<'a> {
+impl<'a> AttributeOfVisitor<'a> {
     fn of(visitor: &Visitor, attribute: &'a VisitorAttribute, lines: &Lines) -> Self {
         let batch = |seq: Seq| BatchId { client: visitor.client.clone(), seq }.to_string();
         Self {

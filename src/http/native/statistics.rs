@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use crate::engine::gates::Scarce;
 use crate::engine::read::statistics::Pace;
 use crate::http::auth::Access;
-use crate::http::endpoint::{Api, Call, Endpoint, Limits, Methods, Reply, Whose};
+use crate::http::endpoint::{Api, Call, CallLimits, Endpoint, Methods, Reply, Whose};
 use crate::http::outcomes::Outcomes;
 use crate::http::response::json;
 use crate::tokens::Scope;
@@ -19,7 +19,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
     api: Api::Native,
     access: Access::Of(Scope::Read),
     client: Whose::InQuery,
-    limits: Limits { places: &[Scarce::Counts], ..Limits::NONE },
+    limits: CallLimits { scarce: &[Scarce::Counts], ..CallLimits::NONE },
     handler: |call| Box::pin(answer(call)),
     describe: Some(|operation| {
         operation.summary("What a client has.").client().json::<Statistics<'_>>("That.")

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use crate::engine::Done;
 use crate::engine::gates::Scarce;
 use crate::http::auth::Access;
-use crate::http::endpoint::{Api, Body, Call, Endpoint, Limits, Methods, Rate, Reply, Whose};
+use crate::http::endpoint::{Api, BodyLimit, Call, CallLimits, Endpoint, Methods, RateLimit, Reply, Whose};
 use crate::http::error::HttpError;
 use crate::http::operation::form_of;
 use crate::http::response::{JSON, json};
@@ -52,7 +52,8 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     },
 ];
 
-const LIMITS: Limits = Limits { body: Body::Bytes(16 << 10), rate: Rate::Free, places: &[Scarce::Chores] };
+const LIMITS: CallLimits =
+    CallLimits { body: BodyLimit::Bytes(16 << 10), rate: RateLimit::Free, scarce: &[Scarce::Chores] };
 
 /// What a compaction is asked for: nothing.
 #[derive(Debug, Deserialize, ToSchema)]

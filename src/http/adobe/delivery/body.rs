@@ -16,7 +16,7 @@ use super::call::{parse, parse_arriving};
 use crate::engine::gates::{Place, Scarce};
 use crate::http::Front;
 use crate::http::adobe::site::BODY_BYTES_MAX;
-use crate::http::endpoint::{Body, Limits, Rate};
+use crate::http::endpoint::{BodyLimit, CallLimits, RateLimit};
 use crate::http::error::HttpError;
 use crate::http::request::{Begun, Request};
 use crate::model::id::ClientCode;
@@ -27,10 +27,10 @@ const MEDIA_TYPES: [&str; 2] = ["application/json", "text/plain"];
 /// so that what Adobe takes is taken.
 const LARGE_BODY_BYTES_MAX: u64 = 60 << 20;
 /// What a site call in JSON may take.
-pub(in crate::http::adobe) const LIMITS: Limits = Limits {
-    body: Body::InPieces { small: BODY_BYTES_MAX, max: LARGE_BODY_BYTES_MAX },
-    rate: Rate::SiteCalls,
-    places: &[Scarce::LargeCalls],
+pub(in crate::http::adobe) const LIMITS: CallLimits = CallLimits {
+    body: BodyLimit::InPieces { small: BODY_BYTES_MAX, max: LARGE_BODY_BYTES_MAX },
+    rate: RateLimit::SiteCalls,
+    scarce: &[Scarce::LargeCalls],
 };
 /// How many pieces of a body may wait for the parser.
 const PIECES_WAITING_MAX: usize = 4;

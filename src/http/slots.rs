@@ -1,4 +1,4 @@
-//! The places that connections take: so many in all, and so many for one address.
+//! The slots that connections take: so many in all, and so many for one address.
 //!
 //! Promises: when all are taken, those connections that have waited longest for their next request make room, so that
 //! idle ones keep nobody out, nor do those who never finish a header. Only if none is idle do new ones wait, all but one
@@ -15,12 +15,12 @@ use crate::config::Callers;
 use crate::engine::gates::Network;
 use crate::sync::resize;
 
-/// One in so many places is made free at once, and at most so many: closing takes a moment.
+/// One in so many slots is made free at once, and at most so many: closing takes a moment.
 const ROOM: (usize, usize) = (64, 64);
 
-/// All places.
+/// All slots.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(super) struct Slots {
     free: Arc<Semaphore>,
     taken: Mutex<Taken>,
 }
@@ -37,25 +37,25 @@ struct Taken {
     wanted: bool,
 }
 
-/// A place that is free, for a connection that is still to come.
-pub(super) struct FreePlace {
+/// A slot that is free, for a connection that is still to come.
+pub(super) struct FreeSlot {
     _permit: OwnedSemaphorePermit,
 }
 
-/// A connection's place, until it is dropped.
-pub(super) struct Place {
-    places: Arc<Places>,
+/// A connection's slot, until it is dropped.
+pub(super) struct Slot {
+    slots: Arc<Slots>,
     /// Whose count it is in, if it is in any.
     network: Option<Network>,
-    _taken: FreePlace,
+    _taken: FreeSlot,
     busy: AtomicBool,
     /// Its number among those who are idle; 0 if it is not.
     wait: AtomicU64,
     leave: Arc<Notify>,
 }
 
-impl Places {
-    /// So many places as `callers` says.
+impl Slots {
+    /// So many slots as `callers` says.
     pub(super) fn new(callers: &Callers) -> Self {
         Self {
             free: Arc::new(Semaphore::new(callers.connections_max)),
@@ -76,25 +76,25 @@ impl Places {
         taken.callers = callers.clone();
     }
 
-    /// A free place, if there is one.
-    pub(super) fn free_now(&self) -> Option<FreePlace> {
-        Arc::clone(&self.free).try_acquire_owned().ok().map(|permit| FreePlace { _permit: permit })
+    /// A free slot, if there is one.
+    pub(super) fn free_now(&self) -> Option<FreeSlot> {
+        Arc::clone(&self.free).try_acquire_owned().ok().map(|permit| FreeSlot { _permit: permit })
     }
 
-    /// A free place, which somebody may have to make first.
-    pub(super) async fn free(&self) -> FreePlace {
+    /// A free slot, which somebody may have to make first.
+    pub(super) async fn free(&self) -> FreeSlot {
         self.make_room();
         let free = Arc::clone(&self.free).acquire_owned().await;
         self.taken().wanted = false;
         match free {
-            Ok(permit) => FreePlace { _permit: permit },
+            Ok(permit) => FreeSlot { _permit: permit },
             // The semaphore is never closed.
             Err(_) => std::future::pending().await,
         }
     }
 
-    /// Gives a place to a connection from an address; an error is how many that address may have, and has.
-    pub(super) fn take(self: &Arc<Self>, free: FreePlace, address: IpAddr) -> Result<Place, usize> {
+    /// Gives a slot to a connection from an address; an error is how many that address may have, and has.
+    pub(super) fn take(self: &Arc<Self>, free: FreeSlot, address: IpAddr) -> Result<Slot, usize> {
         let mut taken = self.taken();
         // A proxy's connections are those of many.
         let alone = !taken.callers.spares(address) && !taken.callers.trusts(address);
@@ -108,8 +108,8 @@ impl Places {
             *count += 1;
         }
         drop(taken);
-        Ok(Place {
-            places: Arc::clone(self),
+        Ok(Slot {
+            slots: Arc::clone(self),
             network,
             _taken: free,
             busy: AtomicBool::new(false),
@@ -132,11 +132,11 @@ impl Places {
     }
 }
 
-impl Place {
+impl Slot {
     /// The connection waits for a request.
     pub(super) fn idle(&self) {
         self.busy.store(false, Ordering::Release);
-        let mut taken = self.places.taken();
+        let mut taken = self.slots.taken();
         if std::mem::take(&mut taken.wanted) {
             self.leave.notify_one();
             return;
@@ -150,7 +150,7 @@ impl Place {
     /// It has one.
     pub(super) fn busy(&self) {
         self.busy.store(true, Ordering::Release);
-        self.set_wait(&mut self.places.taken(), 0);
+        self.set_wait(&mut self.slots.taken(), 0);
     }
 
     /// Whether it has a request that is not answered yet.
@@ -168,9 +168,9 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
-        let mut taken = self.places.taken();
+        let mut taken = self.slots.taken();
         self.set_wait(&mut taken, 0);
         let Some(network) = self.network else { return };
         if let Some(count) = taken.by_network.get_mut(&network) {
@@ -186,7 +186,7 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
-    fn places(connections_max: usize, connections_per_address_max: usize) -> Arc<Places> {
+    fn slots(connections_max: usize, connections_per_address_max: usize) -> Arc<Slots> {
         let callers = Callers {
             connections_max,
             connections_per_address_max,
@@ -195,67 +195,67 @@ mod tests {
             failed_authorisations_per_minute: None,
             trusted_proxies: ["192.0.2.128/25".parse().unwrap()].into(),
         };
-        Arc::new(Places::new(&callers))
+        Arc::new(Slots::new(&callers))
     }
 
-    fn take(places: &Arc<Places>, address: &str) -> Result<Place, usize> {
-        places.take(places.free_now().unwrap(), address.parse().unwrap())
+    fn take(slots: &Arc<Slots>, address: &str) -> Result<Slot, usize> {
+        slots.take(slots.free_now().unwrap(), address.parse().unwrap())
     }
 
     #[test]
     fn an_address_has_so_many_places_and_no_more() {
-        let places = places(100, 2);
-        let two = [take(&places, "192.0.2.1").unwrap(), take(&places, "::ffff:192.0.2.1").unwrap()];
-        assert_eq!(take(&places, "192.0.2.1").err(), Some(2));
-        let other = take(&places, "192.0.2.2").unwrap();
+        let slots = slots(100, 2);
+        let two = [take(&slots, "192.0.2.1").unwrap(), take(&slots, "::ffff:192.0.2.1").unwrap()];
+        assert_eq!(take(&slots, "192.0.2.1").err(), Some(2));
+        let other = take(&slots, "192.0.2.2").unwrap();
         let [one, _two] = two;
         drop(one);
-        take(&places, "192.0.2.1").unwrap();
+        take(&slots, "192.0.2.1").unwrap();
         drop((other, _two));
-        let many: Vec<_> = (0..3).map(|_| take(&places, "127.0.0.1").unwrap()).collect();
+        let many: Vec<_> = (0..3).map(|_| take(&slots, "127.0.0.1").unwrap()).collect();
         drop(many);
-        let many: Vec<_> = (0..3).map(|_| take(&places, "192.0.2.200").unwrap()).collect();
+        let many: Vec<_> = (0..3).map(|_| take(&slots, "192.0.2.200").unwrap()).collect();
         drop(many);
-        assert!(places.taken().by_network.is_empty(), "who has gone is forgotten");
+        assert!(slots.taken().by_network.is_empty(), "who has gone is forgotten");
     }
 
     #[tokio::test]
     async fn whoever_has_been_idle_longest_makes_room() {
-        let places = places(3, 9);
-        let [busy, long, short] = ["192.0.2.1"; 3].map(|address| take(&places, address).unwrap());
-        for place in [&long, &busy, &short] {
-            place.idle();
+        let slots = slots(3, 9);
+        let [busy, long, short] = ["192.0.2.1"; 3].map(|address| take(&slots, address).unwrap());
+        for slot in [&long, &busy, &short] {
+            slot.idle();
         }
         busy.busy();
-        assert!(places.free_now().is_none());
+        assert!(slots.free_now().is_none());
         let free = tokio::spawn({
-            let places = Arc::clone(&places);
-            async move { places.free().await }
+            let slots = Arc::clone(&slots);
+            async move { slots.free().await }
         });
         long.asked_to_leave().await;
         drop(long);
         drop(free.await.unwrap());
-        assert_eq!(places.taken().idle.len(), 1);
+        assert_eq!(slots.taken().idle.len(), 1);
         drop((busy, short));
-        assert!(places.taken().idle.is_empty());
+        assert!(slots.taken().idle.is_empty());
     }
 
     #[tokio::test]
     async fn if_none_is_idle_the_next_to_be_makes_room() {
-        let places = places(1, 9);
-        let busy = take(&places, "192.0.2.1").unwrap();
+        let slots = slots(1, 9);
+        let busy = take(&slots, "192.0.2.1").unwrap();
         busy.busy();
         let free = tokio::spawn({
-            let places = Arc::clone(&places);
-            async move { places.free().await }
+            let slots = Arc::clone(&slots);
+            async move { slots.free().await }
         });
-        while !places.taken().wanted {
+        while !slots.taken().wanted {
             tokio::task::yield_now().await;
         }
         busy.idle();
         busy.asked_to_leave().await;
         drop(busy);
         free.await.unwrap();
-        assert!(!places.taken().wanted);
+        assert!(!slots.taken().wanted);
     }
 }
