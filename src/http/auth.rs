@@ -1,10 +1,10 @@
-//! Who may: bearer tokens, each of a client and a scope. The router asks here before any handler runs, and hands it the
-//! client that was asked about; so no handler can look at another one's.
+//! Who may call: bearer tokens, each for one client and some scopes. The router asks here before a handler runs, and gives
+//! the handler the client that was checked. So no handler can read another client's data.
 //!
-//! Promises: no token, an unknown one, an expired or a revoked one is a 401, and says nothing of what there is; another
-//! client's or scope's is a 403, also for a client or batch that there is none of. On Adobe's paths the first is a 403, too:
-//! Adobe's clients look for `Forbidden`, and retry for hours whatever else they are told. While no token was ever made all doors
-//! are open, but not to pages of other origins that would write by a visitor's browser.
+//! Promises: a missing, unknown, expired or revoked token is a 401, and the answer says nothing about what exists. A token of
+//! another client or scope is a 403, whether or not the client or batch exists. On Adobe's paths the 401 is a 403 too:
+//! Adobe's clients look for `Forbidden`, and retry for hours after any other answer. A daemon without tokens lets everybody
+//! in, except pages of other origins that would write through a visitor's browser.
 
 use std::fmt;
 
@@ -17,28 +17,28 @@ use crate::model::id::ClientCode;
 use crate::model::seq::Millis;
 use crate::tokens::{Scope, Token, Tokens};
 
-/// The cookie in which the inspector's pages keep a token.
+/// The cookie that keeps the inspector's token.
 pub(super) const SESSION: &str = "profiled-session";
-/// Browsers say by this header where a call comes from; no page can set it.
+/// The header in which browsers say where a call comes from. No page can set it.
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// The header in which `experiencecloudapis`, a client of Adobe's APIs, sends the token of the profile calls.
 const ACCESS_TOKEN: HeaderName = HeaderName::from_static("access_token");
 
-/// What a call takes.
+/// What a call takes: which token, if any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
-    /// Nothing: whether the daemon runs.
+    /// No token.
     Open,
-    /// Nothing; but what is a client's own is shown only to a token of the client.
+    /// No token; but only a token of a client sees what is that client's own.
     OpenInPart,
-    /// Nothing: a page's call, which no browser can keep a token for.
+    /// No token: pages call, and no browser can keep a token secret.
     Page,
-    /// A token of the client, whatever it is for.
+    /// A token of the client, of any scope.
     Any,
     /// A token of the client and of this scope.
     Of(Scope),
-    /// A token of every client and of this scope: it is about the whole data folder.
+    /// A token of all clients and of this scope: the call is about the whole data folder.
     Everywhere(Scope),
 }
 
@@ -58,25 +58,25 @@ impl fmt::Display for Access {
 /// Where a call's token may stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Proof {
-    /// In `Authorization` alone.
+    /// Only in `Authorization`.
     Header,
-    /// In the inspector's cookie, too. A browser sends that along by itself, so a call that writes must come from one of
-    /// the inspector's own pages.
+    /// Also in the inspector's cookie. A browser sends it by itself, so a call that writes must come from one of the
+    /// inspector's own pages.
     HeaderOrCookie,
 }
 
 /// Who calls.
 #[derive(Debug, Clone)]
 pub(super) enum Bearer {
-    /// Nobody in particular: there are no tokens, or none is asked for.
+    /// Anybody: the daemon has no tokens, or the call takes none.
     Anybody,
-    /// Whoever brought no token, where there are some.
+    /// A caller without a token, to a daemon that has some.
     Nobody,
-    /// Whoever has this token.
+    /// The holder of this token.
     Token(Token),
 }
 
-/// Finds out who calls. `writes` says whether the call would change anything.
+/// Finds out who calls. `writes` says whether the call may change anything.
 pub(super) fn admit(
     tokens: &Tokens,
     now: Millis,
@@ -116,7 +116,7 @@ pub(super) fn admit(
     }
 }
 
-/// A refusal to let somebody in, as Adobe's clients of the profile calls understand it: a 403, and `Forbidden`.
+/// Turns a refusal of a token into the form that Adobe's clients understand: a 403 that begins with `Forbidden`.
 pub(super) fn as_adobe(error: HttpError) -> HttpError {
     match error {
         HttpError::Unauthorized(why) => HttpError::Forbidden(format!("Forbidden: {why}")),
@@ -126,7 +126,7 @@ pub(super) fn as_adobe(error: HttpError) -> HttpError {
 }
 
 impl Bearer {
-    /// Whether it may do what it asks for, to this client's visitors if they are one client's.
+    /// Checks that the token allows the call, for this client if the call is about one.
     pub(super) fn check(&self, access: Access, client: Option<&ClientCode>) -> Result<(), HttpError> {
         let Self::Token(token) = self else { return Ok(()) };
         let asked = match access {
@@ -152,7 +152,7 @@ impl Bearer {
         }
     }
 
-    /// Whether it may know what there is of this client; none are several at once.
+    /// Whether it may see what is this client's own. `None` stands for what is several clients'.
     pub(super) fn sees(&self, client: Option<&ClientCode>) -> bool {
         match self {
             Self::Anybody => true,
@@ -164,7 +164,7 @@ impl Bearer {
         }
     }
 
-    /// Whose visitors alone it is for.
+    /// The one client that its token is for, if there is one.
     pub(super) fn client(&self) -> Option<&ClientCode> {
         match self {
             Self::Anybody | Self::Nobody => None,
@@ -172,7 +172,7 @@ impl Bearer {
         }
     }
 
-    /// Whether it may do what this scope is for, to whichever client's visitors.
+    /// Whether its token has this scope.
     pub(super) fn may(&self, scope: Scope) -> bool {
         match self {
             Self::Anybody => true,
@@ -181,7 +181,7 @@ impl Bearer {
         }
     }
 
-    /// Who the audit trail says it was, in this request.
+    /// Who the audit trail names for this request.
     pub(super) fn actor(&self, request: &Request) -> Actor {
         Actor {
             token: match self {
@@ -202,8 +202,8 @@ fn bearer(request: &Request) -> Result<Option<&str>, ()> {
     if scheme.eq_ignore_ascii_case("Bearer") { Ok(Some(token.trim())) } else { Err(()) }
 }
 
-/// Refuses what does not come from one of the inspector's own pages, as far as browsers tell it: by `Sec-Fetch-Site`, or
-/// by `Origin` where there is none of that (over plain HTTP, but for loopback).
+/// Refuses a call that does not come from one of the inspector's own pages. Browsers say so in `Sec-Fetch-Site`, or in
+/// `Origin` where they send no `Sec-Fetch-Site` (over plain HTTP to another machine).
 pub(super) fn check_own_page(request: &Request) -> Result<(), HttpError> {
     let own = match request.header_text(&FETCH_SITE) {
         Some(site) => site == "same-origin",
@@ -217,11 +217,11 @@ pub(super) fn check_own_page(request: &Request) -> Result<(), HttpError> {
     Err(HttpError::Forbidden(why.into()))
 }
 
-/// Refuses what a page of another origin has a browser send: such a page may send forms and images wherever it likes,
-/// and where no token is asked for it could write to a daemon that only this machine reaches.
+/// Refuses what a page of another origin makes a browser send. Such a page may send forms and load images from anywhere. So
+/// it could write to a daemon without tokens that only this machine reaches.
 fn check_origin(request: &Request, writes: bool) -> Result<(), HttpError> {
     let site = request.header_text(&FETCH_SITE);
-    // A link that only reads may lead here from anywhere: its page sees nothing of where it led.
+    // A link that only reads may come from any page: that page sees nothing of the answer.
     let elsewhere = writes && site.is_some_and(|site| matches!(site, "cross-site" | "same-site"));
     let foreign = request.origin().is_some_and(|origin| !request.is_own_origin(&origin));
     if elsewhere || foreign {

@@ -1,9 +1,9 @@
-//! Answers that pages of other origins may read: those to the site's calls, and no others.
+//! The headers that let pages of other origins read an answer. Only answers to the site's calls have them.
 //!
-//! at.js sends its calls with credentials, and a browser then shows it an answer only if that names the page's origin and
-//! allows them: with `*` at.js would never learn its visitor's id, and every call would make a new visitor. So the doors
-//! that never read a cookie (mbox, Delivery and the older calls in JSON) allow credentials, which gives a page nothing that it could not have
-//! without. ubox reads one, and says `*`: what browsers refuse for a call that sends cookies.
+//! at.js sends its calls with credentials. A browser then shows at.js the answer only if it names the page's origin and
+//! allows credentials. With `*` at.js would never learn its visitor's id, and every call would make a new visitor. So the
+//! calls that read no cookie (mbox, Delivery and the older calls in JSON) allow credentials; that gives a page nothing it
+//! could not have without them. ubox reads a cookie, and answers `*`, which browsers refuse for a call with cookies.
 
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
@@ -14,17 +14,17 @@ use hyper::header::{
 use super::error::Allowed;
 use super::response::{Answer, no_content};
 
-/// What Adobe's SDKs, and its samples, send from a page beyond the headers that need no leave.
+/// The headers that Adobe's SDKs and samples send from a page, beyond those that need no permission.
 const HEADERS_ALLOWED: HeaderValue =
     HeaderValue::from_static("Cache-Control, Content-Type, X-EXC-SDK, X-EXC-SDK-Version, X-Request-Id");
-/// What a page's script may read of an answer's headers: nobody else would ever hear what was left out.
+/// The headers of an answer that a page's script may read: otherwise nobody would see what was left out.
 const EXPOSED: HeaderValue = HeaderValue::from_static("X-Request-Id, Profiled-Left-Out");
-/// How long a browser may remember the answer to its preflight: the longest that any of them does is a day.
+/// How long a browser may keep the answer to its preflight. No browser keeps it longer than a day.
 const MAX_AGE_SECONDS: HeaderValue = HeaderValue::from_static("86400");
-/// Pages that isolate themselves load images and scripts only from where this stands.
+/// Isolated pages load images and scripts only if the answer has this header.
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
-/// The answer to the `OPTIONS` with which a browser asks for leave.
+/// The answer to the `OPTIONS` by which a browser asks for permission.
 pub(super) fn preflight(methods: Allowed) -> Answer {
     let mut answer = no_content();
     let headers = answer.headers_mut();
@@ -36,7 +36,7 @@ pub(super) fn preflight(methods: Allowed) -> Answer {
     answer
 }
 
-/// Lets pages of any origin read an answer; this page also with credentials.
+/// Lets pages of any origin read an answer. The page of `with_credentials` may do so with credentials.
 pub(super) fn open(answer: &mut Answer, with_credentials: Option<HeaderValue>) {
     let headers = answer.headers_mut();
     match with_credentials {

@@ -1,4 +1,4 @@
-//! Why a call is refused: its status, what the client is told, and what the log says.
+//! Why a call is refused: the status, the message to the client, and what the log says.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -13,25 +13,24 @@ use crate::model::id::ClientCode;
 use crate::telemetry::metrics::Limit;
 use crate::tokens::Refusal;
 
-/// A call that is refused. `Display` is what the client is told; [`HttpError::log`] is what the log says.
+/// Why a call is refused. `Display` is the message to the client; [`HttpError::log`] is what the log says beyond it.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HttpError {
-    /// The request's header is too large, or breaks a rule of HTTP that keeps two readers from understanding it
-    /// differently.
+    /// The request's header is too large, or breaks a rule of HTTP: two readers could understand it differently.
     #[error("{}", .0.told())]
     Violates(Violation),
-    /// Its address has as many connections as it may have, this many.
+    /// Its address has as many connections as it may have.
     #[error("your address has {0} connections open, no more are taken: close some")]
     TooManyConnections(usize),
-    /// Its address calls too often, and when the next call may come.
+    /// Its address calls too often.
     #[error("your address may make {calls} site calls a second: make fewer, or wait {} ms", .after.as_millis())]
     AddressTooOften {
         /// How many it may make.
         calls: NonZeroU32,
-        /// The time until then.
+        /// How long to wait.
         after: Duration,
     },
-    /// Its address fails to be let in too often, and when it may try again.
+    /// Its address brings a wrong token too often.
     #[error(
         "your address may fail to be let in {failures} times a minute: bring a token that counts, or wait {} s",
         whole_seconds(.after)
@@ -39,10 +38,10 @@ pub(super) enum HttpError {
     FailedTooOften {
         /// How often it may.
         failures: NonZeroU32,
-        /// The time until then.
+        /// How long to wait.
         after: Duration,
     },
-    /// The client calls too often, and when the next call may come.
+    /// Calls for the client come too often.
     #[error(
         "client {client} may make {calls} batch calls a minute: put more rows into one, or wait {} s",
         whole_seconds(.after)
@@ -52,35 +51,35 @@ pub(super) enum HttpError {
         client: ClientCode,
         /// How many it may make.
         calls: NonZeroU32,
-        /// The time until then.
+        /// How long to wait.
         after: Duration,
     },
-    /// The call is not as it should be.
+    /// The call is wrong.
     #[error("{0}")]
     Wrong(String),
-    /// Who calls is not known.
+    /// The caller brought no token that counts.
     #[error("{0}")]
     Unauthorized(Unauthorized),
-    /// Who calls may not do this.
+    /// The caller may not do this.
     #[error("{0}")]
     Forbidden(String),
     /// No such thing.
     #[error("{0}")]
     NotFound(String),
-    /// There is no profile, in the words that Adobe uses.
+    /// There is no profile, in Adobe's words.
     #[error("No profile found for client {client} with {by}={id}")]
     NoProfile {
         /// Whose.
         client: ClientCode,
-        /// What kind of id, in Adobe's words.
+        /// The kind of id, in Adobe's words.
         by: &'static str,
-        /// The id as asked for.
+        /// The id as the caller sent it.
         id: String,
     },
-    /// The path takes other methods.
+    /// The path has other methods.
     #[error("this path takes {}", Allowed(.0))]
     Method(&'static [Method]),
-    /// No bytes of the body for too long.
+    /// The body stopped for too long.
     #[error("the body stopped: no bytes for {} seconds", .0.as_secs())]
     Silent(Duration),
     /// The body comes too slowly.
@@ -92,19 +91,19 @@ pub(super) enum HttpError {
     /// The body broke off.
     #[error("the body broke off before its end")]
     BrokenOff(hyper::Error),
-    /// The body, or what was said to be its length, is too large.
+    /// The body is too large, or its length says so.
     #[error("{0}")]
     TooLarge(String),
     /// The path with its query is too long.
     #[error("{0}")]
     UriTooLong(String),
-    /// The body is of a kind that this call does not take.
+    /// The call does not take a body of this media type or encoding.
     #[error("{}", .0)]
     MediaType(MediaType),
-    /// The daemon does not serve, and why.
+    /// The daemon does not answer calls now.
     #[error("{0}")]
     NotReady(String),
-    /// What the call asked for was not done.
+    /// The engine did not do what the call asked for.
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// Something inside failed.
@@ -113,7 +112,7 @@ pub(super) enum HttpError {
 }
 
 impl HttpError {
-    /// The status it is answered with.
+    /// The status of the answer.
     pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::Violates(violation) => violation.status(),
@@ -157,24 +156,24 @@ impl HttpError {
         }
     }
 
-    /// After how many seconds it is worth trying again, if it is.
+    /// The seconds to wait before another try, if one is worth it.
     pub(super) fn retry_after(&self) -> Option<u64> {
         match self {
             Self::AddressTooOften { after, .. }
             | Self::FailedTooOften { after, .. }
             | Self::ClientTooOften { after, .. } => Some(whole_seconds(after)),
-            // Somebody must do something about it.
+            // A person must act first.
             Self::Engine(EngineError::Held { .. }) => Some(60),
             _ => match self.status() {
                 StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Some(1),
-                // Room comes of files that are no longer kept, or of somebody who makes some.
+                // Disk space comes back when old files go, or when somebody makes some.
                 StatusCode::INSUFFICIENT_STORAGE => Some(60),
                 _ => None,
             },
         }
     }
 
-    /// The limit that was hit, if that is why.
+    /// The limit that was hit, if one was.
     pub(super) fn limit(&self) -> Option<Limit> {
         match self {
             Self::Violates(violation) => violation.limit(),
@@ -190,7 +189,7 @@ impl HttpError {
         }
     }
 
-    /// What the log says beyond what the client is told, where there is more to say.
+    /// What the log says beyond the message to the client.
     pub(super) fn log(&self) -> Option<String> {
         match self {
             Self::BrokenOff(error) => Some(error.to_string()),
@@ -205,7 +204,7 @@ fn whole_seconds(time: &Duration) -> u64 {
     time.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)
 }
 
-/// Methods as they stand in `Allow`.
+/// Methods, as `Allow` lists them.
 pub(super) struct Allowed(pub(super) &'static [Method]);
 
 impl fmt::Display for Allowed {
@@ -218,18 +217,18 @@ impl fmt::Display for Allowed {
     }
 }
 
-/// Why no token was found to go by.
+/// Why no token counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unauthorized {
     /// There is no `Authorization`.
     Missing,
     /// It is not `Bearer TOKEN`.
     Malformed,
-    /// Its token stands in a header of its own, where one of Adobe's clients puts it.
+    /// The token is in the header `access_token`, where one of Adobe's clients puts it.
     Elsewhere,
-    /// Its token stands in the query, where logs and histories would keep it.
+    /// The token is in the query, where logs would keep it.
     InQuery,
-    /// Its token lets nobody in.
+    /// The token is unknown, expired or revoked.
     Refused(Refusal),
 }
 
@@ -237,7 +236,7 @@ impl std::fmt::Display for Unauthorized {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         const RIGHT: &str = "send Authorization: Bearer TOKEN, with a token from `profiled token new`";
         match self {
-            // Nobody reads a body before it is known who sends it: what stands there can't be named.
+            // The body is not read before the caller is known, so a token in it cannot be named here.
             Self::Missing => write!(f, "a token is needed: {RIGHT}; it is not read from a body"),
             Self::InQuery => {
                 write!(f, "access_token in the query is not read, for logs would keep it: {RIGHT}")
@@ -260,12 +259,12 @@ impl Unauthorized {
     }
 }
 
-/// A kind of body that is not taken.
+/// A body that a call does not take.
 #[derive(Debug)]
 pub(super) struct MediaType {
     pub(super) sent: String,
     pub(super) right: String,
-    /// The encodings that are taken, where one was sent that is not and there are any.
+    /// The encodings that the call takes, if the encoding is what is wrong.
     pub(super) encodings: Option<&'static str>,
 }
 

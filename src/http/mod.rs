@@ -1,7 +1,9 @@
-//! The front doors over HTTP: Adobe's paths, our own, and the ones for operations.
+//! The HTTP API: Adobe's calls, our own, those of operations, and the inspector's pages.
 //!
-//! Promises: a handler decodes, makes one call of [`crate::engine::Engine`], encodes; what a client is told never holds what
-//! the log says; attribute values, tokens and bodies are never logged.
+//! A call is declared once, beside its handler: see `endpoint.rs`.
+//!
+//! Promises: a handler decodes, makes one call of [`crate::engine::Engine`], encodes. Answers hold nothing that
+//! is meant for the log. Attribute values, tokens and bodies are never logged.
 
 mod adobe;
 mod auth;
@@ -48,13 +50,13 @@ use crate::engine::gates::{Network, Scarce, Shares};
 use crate::model::id::ClientCode;
 use crate::tokens::{Tokens, TokensError};
 
-/// How many streams of events may be open at once: each holds a connection for as long as its batch takes.
+/// The most streams of events at once. Each holds a connection until its batch is complete.
 const EVENT_STREAMS_MAX: usize = 256;
-/// How many site calls in JSON with bodies of more than 1 MiB may be read at once: each takes a thread, and keeps what its
-/// call writes and names in memory.
+/// The most site calls in JSON with bodies of more than 1 MiB at once. Each takes a thread, and keeps in memory what its call
+/// writes.
 const LARGE_CALLS_MAX: usize = 4;
 
-/// What every handler needs: the daemon behind it and the limits in front of it.
+/// What every handler needs: the engine, and the limits of callers.
 #[derive(Clone)]
 pub struct Front {
     app: Engine,
@@ -68,7 +70,7 @@ pub struct Front {
     large_calls: Shares,
 }
 
-/// How much is taken of whom, and how long is waited.
+/// The settings that may change while the daemon runs: timeouts, header sizes, limits of callers.
 struct Limits {
     timeouts: Timeouts,
     heads: HeadLimits,
@@ -80,15 +82,14 @@ impl Limits {
         Self { timeouts: config.timeouts, heads: config.heads, callers: config.callers.clone() }
     }
 
-    /// Whether a caller's calls are not counted. What a proxy says is no proof of being on this machine.
+    /// Whether a caller's calls are not counted. The word of a proxy does not prove that a caller is on this machine.
     fn spare(&self, caller: &Caller) -> bool {
         !caller.forwarded && self.callers.spares(caller.address)
     }
 }
 
 impl Front {
-    /// The front doors of `app`, as `config` sets them, open to who has one of the tokens; secure ones if there is a
-    /// certificate.
+    /// The HTTP API of `app`, as `config` sets it, for the holders of `tokens`; over TLS if there is a certificate.
     pub fn new(app: Engine, config: &Config, tokens: Tokens, tls: Option<Arc<Tls>>) -> Self {
         Self {
             event_streams: Shares::new(Scarce::EventStreams, EVENT_STREAMS_MAX, app.metrics()),
@@ -103,15 +104,15 @@ impl Front {
         }
     }
 
-    /// Reads the tokens again; blocks. Gives how many there are; if they can't be read, the old ones stay, and if there
-    /// were none, nobody is let in until they can be.
+    /// Reads the tokens again, and returns how many there are. Blocks. If they cannot be read, the old ones stay; if there were
+    /// none, nobody is let in until they can be read.
     pub fn reload_tokens(&self) -> Result<usize, TokensError> {
         let tokens = Tokens::read(self.app.data_folder()).inspect_err(|_| {
             if !self.tokens().are_asked_for() {
                 *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Tokens::closed());
             }
         })?;
-        // Whether it may listen where it does without any is for a start to say.
+        // Only a start decides whether the daemon may listen without tokens.
         if self.tokens().are_asked_for() && !tokens.are_asked_for() {
             return Err(TokensError::Gone(self.app.data_folder().join(crate::layout::TOKENS)));
         }
@@ -120,7 +121,7 @@ impl Front {
         Ok(count)
     }
 
-    /// Goes on with other settings, as far as they may change while the daemon runs. What is under way ends as it began.
+    /// Takes new settings, as far as they may change while the daemon runs. Calls under way end as they began.
     pub fn reconfigure(&self, config: &Config) {
         self.app.reconfigure(config);
         *self.limits.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Limits::of(config));
@@ -134,12 +135,12 @@ impl Front {
         Arc::clone(&self.tokens.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Reads the certificate again, if there is one, and says so; blocks. If it is not right, the old one stays.
+    /// Reads the certificate again, and returns whether there is one. Blocks. If it is wrong, the old one stays.
     pub fn reload_tls(&self) -> Result<bool, TlsError> {
         self.tls.as_ref().map_or(Ok(false), |tls| tls.reload().map(|()| true))
     }
 
-    /// Counts a site call, and refuses one too many of its address.
+    /// Counts a site call. Refuses it if its address has made too many.
     fn count_site_call(&self, caller: &Caller) -> Result<(), HttpError> {
         let limits = self.limits();
         let Some(calls) = limits.callers.site_calls_per_second.filter(|_| !limits.spare(caller)) else {
@@ -150,7 +151,7 @@ impl Front {
         taken.map_err(|after| HttpError::AddressTooOften { calls, after })
     }
 
-    /// Counts a call that was not let in; says so, or that its address has too many of them.
+    /// Counts a call whose token was refused. Returns the refusal, or one that says that there were too many.
     fn count_failure(&self, caller: &Caller, error: HttpError) -> HttpError {
         let limits = self.limits();
         let failures = limits.callers.failed_authorisations_per_minute.filter(|_| !limits.spare(caller));
@@ -162,7 +163,7 @@ impl Front {
         taken.map_or_else(|after| HttpError::FailedTooOften { failures, after }, |()| error)
     }
 
-    /// Counts a batch call of a client that is served, and refuses one too many.
+    /// Counts a batch call. Refuses it if its client has made too many.
     fn count_batch_call(&self, client: &ClientCode) -> Result<(), HttpError> {
         let Some(calls) = self.app.batch_calls_per_minute(client)? else { return Ok(()) };
         let rate = Rate { calls, per: Duration::from_secs(60) };

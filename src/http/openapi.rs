@@ -16,26 +16,26 @@ use super::shapes;
 
 /// The headers that each answer may bear.
 const EVERY: [(&str, &str); 5] = [
-    ("X-Request-Id", "The request's own, if it bore one, else a new one: the log has it."),
-    ("Cache-Control", "Nobody keeps it."),
-    ("Content-Security-Policy", "Shown as a page it may do nothing."),
-    ("X-Content-Type-Options", "It is what Content-Type says."),
-    ("Connection", "close, where it is the last answer on its connection."),
+    ("X-Request-Id", "The request's own, or a new one. The log has it."),
+    ("Cache-Control", "no-store."),
+    ("Content-Security-Policy", "An answer that a browser shows as a page may do nothing."),
+    ("X-Content-Type-Options", "nosniff."),
+    ("Connection", "close, if this is the last answer on its connection."),
 ];
 /// Those that say more of a refusal.
 const REFUSALS: [(&str, &str); 4] = [
-    ("Retry-After", "With 429, 503 and 507: after how many seconds to try again."),
+    ("Retry-After", "With 429, 503 and 507: the seconds to wait before you try again."),
     ("WWW-Authenticate", "With 401: what is wrong with the token."),
-    ("Allow", "With 405: the methods that it takes."),
-    ("Accept-Encoding", "With 415: the encodings that it takes."),
+    ("Allow", "With 405: the methods of the path."),
+    ("Accept-Encoding", "With 415: the encodings that the call takes."),
 ];
 /// Those that let pages of other origins read an answer.
 const PAGES: [(&str, &str); 5] = [
     ("Access-Control-Allow-Origin", "The page's origin, or *."),
-    ("Access-Control-Allow-Credentials", "true, where it is the page's origin."),
+    ("Access-Control-Allow-Credentials", "true, if the origin is named."),
     ("Access-Control-Expose-Headers", "What the page's script may read."),
-    ("Cross-Origin-Resource-Policy", "Any page may load it."),
-    ("Vary", "Origin, where it is the page's origin."),
+    ("Cross-Origin-Resource-Policy", "cross-origin: any page may load the answer."),
+    ("Vary", "Origin, if the origin is named."),
 ];
 
 /// The document of these endpoints, in their order.
@@ -69,15 +69,15 @@ pub(super) fn document(endpoints: impl Iterator<Item = &'static Endpoint>) -> Re
             "title": "profiled",
             "version": env!("CARGO_PKG_VERSION"),
             "description": "A visitor-profile store that speaks Adobe Target's profile APIs. The calls under /api/v1 are \
-                            its own. A seq is a write's place in the one order of all writes, printed as a string. A slash at the \
-                            end of a path of Adobe's means nothing.",
+                            its own. A seq is a write's place in the one order of all writes, printed as a string. Adobe's paths may \
+                            end in a slash.",
             "license": {"name": "MIT OR Apache-2.0"},
         },
         "paths": paths,
         "components": {
             "schemas": value(&schemas)?,
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description":
-                "A token from `profiled token new`, which may have several scopes; none is asked for while there is none."}},
+                "A token from `profiled token new`. It may have several scopes. A daemon without tokens asks for none."}},
         },
         // Sites' calls take none, and neither does a daemon without tokens.
         "security": [{}, {"token": []}],

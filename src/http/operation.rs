@@ -101,7 +101,7 @@ impl Operation {
 
     /// `client=`, where the call is about the visitors of one client.
     pub(super) fn client(self) -> Self {
-        let what = "Whose visitors. May be left out where a default client is configured.";
+        let what = "The client. Leave it out if there is a default client.";
         self.query("client", true, shapes::client(), what)
     }
 
@@ -188,7 +188,7 @@ impl Operation {
 
     /// The forms of refusals, where they are others than those of its API.
     pub(super) fn refuses(self, forms: impl IntoIterator<Item = Form>) -> Self {
-        let refused = "It is refused, and why. A token that is missing or lets nobody in is a 401; on Adobe's paths a 403.";
+        let refused = "The call is refused; the body says why. A token that is missing or wrong is a 401; on Adobe's paths a 403.";
         self.answers("default", refused, forms)
     }
 
@@ -214,7 +214,7 @@ impl Operation {
 
     /// The header of a call that goes on without something it brought.
     pub(super) fn bears_left_out(self, statuses: &[&str]) -> Self {
-        let what = "What the call went on without, and why, if there is anything.";
+        let what = "What the call left out, and why.";
         statuses.iter().fold(self, |operation, status| operation.bears(status, "Profiled-Left-Out", what))
     }
 

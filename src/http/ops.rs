@@ -1,4 +1,4 @@
-//! Whether the process runs, whether it serves, and what it has counted.
+//! The calls of operations: health, readiness and metrics.
 
 use hyper::StatusCode;
 
@@ -25,9 +25,9 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         limits: CallLimits::NONE,
         handler: |call| Box::pin(async move { healthz(call.front) }),
         describe: Some(|operation| {
-            operation.summary("Whether the process runs.").answers(
+            operation.summary("Says whether the process works.").answers(
                 "200",
-                "It does.",
+                "It works.",
                 [form(TEXT, shapes::text())],
             )
         }),
@@ -42,7 +42,11 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         limits: CallLimits::NONE,
         handler: |call| Box::pin(async move { readyz(call.front) }),
         describe: Some(|operation| {
-            operation.summary("Whether it serves.").answers("200", "It does.", [form(TEXT, shapes::text())])
+            operation.summary("Says whether the daemon answers calls.").answers(
+                "200",
+                "It answers them.",
+                [form(TEXT, shapes::text())],
+            )
         }),
     },
     Endpoint {
@@ -55,27 +59,27 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         limits: CallLimits::NONE,
         handler: |call| Box::pin(async move { metrics(&call) }),
         describe: Some(|operation| {
-            operation.summary("What was counted.").answers(
+            operation.summary("Returns the metrics.").answers(
                 "200",
-                "OpenMetrics.",
+                "The metrics, as OpenMetrics.",
                 [form(MEDIA_TYPE, shapes::text())],
             )
         }),
     },
 ];
 
-/// `GET /healthz`: the process is of use: it has not failed, and the threads that write the journal and fold batches move.
-/// Else 503 with the reason: only a new start helps. It is also of use while it opens its folder, stops, or is full.
+/// `GET /healthz`: 200 while the process works: it has not failed, and the threads that write the journal and apply batches
+/// move. Also while it opens its folder, stops, or its disk is full. Else 503 with the reason: only a restart helps.
 fn healthz(front: &Front) -> Reply {
     front.app.ailment().map_or_else(|| Ok(healthz_while_opening()), |why| Err(HttpError::NotReady(why)))
 }
 
-/// The same, of a process that is still opening its folder.
+/// The same answer while the process is still opening its folder.
 pub(super) fn healthz_while_opening() -> Answer {
     text(StatusCode::OK, "ok\n")
 }
 
-/// `GET /readyz`: it serves, with what an operator should know all the same; or 503 with the reason.
+/// `GET /readyz`: 200 while the daemon answers calls, with what an operator should know. Else 503 with the reason.
 fn readyz(front: &Front) -> Reply {
     match front.app.readiness() {
         Readiness::Ready => {
@@ -86,7 +90,7 @@ fn readyz(front: &Front) -> Reply {
     }
 }
 
-/// `GET /metrics`: what was counted, of clients those that the caller may see.
+/// `GET /metrics`: all metrics; of the clients those that the caller may see.
 fn metrics(call: &Call<'_>) -> Reply {
     let app = &call.front.app;
     let text = app.metrics().render(&app.vitals(), |client| call.bearer.sees(client));

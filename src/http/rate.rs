@@ -1,7 +1,7 @@
-//! How often who may call: so many calls at once, and then one whenever another is due (the generic cell rate algorithm).
+//! How often a caller may call: some calls at once, then one whenever the next is due (the generic cell rate algorithm).
 //!
-//! Promises: memory is bounded whatever calls; who has not called for a while is forgotten. Written here rather than taken
-//! from the crate `governor`: there a limiter has one rate for all its keys, and its keys are bounded by nothing.
+//! Promises: memory is bounded, however many callers there are. A caller who has not called for a while is forgotten. The
+//! crate `governor` does not fit: a limiter there has one rate for all its keys, and no bound on their number.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Whoever comes when so many callers are known is let pass: a limit per caller does not help against so many.
+/// The most callers that are known. Beyond them a new caller passes: a limit per caller does not help against so many.
 const CALLERS_MAX: usize = 65_536;
-/// Below this many nobody is looked for who can be forgotten.
+/// Below so many callers none is forgotten.
 const CALLERS_UNSWEPT: usize = 1_024;
 /// How often a full table is swept at most.
 const SWEEP_EVERY: Duration = Duration::from_millis(100);
@@ -25,7 +25,7 @@ pub(super) struct Rate {
     pub(super) per: Duration,
 }
 
-/// What the callers of one kind have left.
+/// The calls that the callers of one kind have left.
 #[derive(Debug)]
 pub(super) struct Rates<K>(Mutex<Known<K>>);
 
@@ -33,7 +33,7 @@ pub(super) struct Rates<K>(Mutex<Known<K>>);
 struct Known<K> {
     /// When each has all its calls again.
     full_at: HashMap<K, Instant>,
-    /// How many there are when they are swept next.
+    /// The number of callers at which the next sweep is due.
     sweep_at: usize,
     swept: Option<Instant>,
 }
@@ -45,7 +45,7 @@ impl<K> Default for Rates<K> {
 }
 
 impl<K: Hash + Eq> Rates<K> {
-    /// Takes one of a caller's calls; an error is how long it is until there is one.
+    /// Takes one of a caller's calls. An error says how long to wait for the next.
     pub(super) fn take(&self, caller: K, rate: Rate, now: Instant) -> Result<(), Duration> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let full_at = known.full_at.get(&caller).map_or(now, |full_at| now.max(*full_at));

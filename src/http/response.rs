@@ -1,4 +1,4 @@
-//! Answers: XML, JSON or text, and refusals in the form of the front door that refuses.
+//! Answers: XML, JSON, text and streams; and refusals, in the form of the API that refuses.
 
 use std::io;
 use std::pin::Pin;
@@ -21,11 +21,11 @@ use super::error::{Allowed, HttpError, MediaType};
 use super::script;
 use crate::telemetry::metrics;
 
-/// An answer: whole, or in chunks that are still being made.
+/// An answer: whole, or in chunks that are still being produced.
 pub(super) type Answer = Response<Either<Full<Bytes>, Chunks>>;
 
-/// A body in chunks. An error among them breaks the answer off, so that nobody takes it for whole; so does a sender that
-/// is dropped before it has sent [`Chunk::End`].
+/// A body in chunks. If the sender is dropped before it has sent [`Chunk::End`], the answer breaks off, so that nobody takes
+/// it for complete.
 #[derive(Debug)]
 pub(super) struct Chunks(mpsc::Receiver<Chunk>);
 
@@ -34,7 +34,7 @@ pub(super) struct Chunks(mpsc::Receiver<Chunk>);
 pub(super) enum Chunk {
     /// Bytes.
     Bytes(Bytes),
-    /// The body is whole.
+    /// The body is complete.
     End,
 }
 
@@ -49,7 +49,7 @@ pub(super) const EVENTS: &str = "text/event-stream";
 
 const NOSNIFF: HeaderName = HeaderName::from_static("x-content-type-options");
 
-/// Which front door refuses, and so in which form.
+/// The form of refusals, by the API that refuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Door {
     /// Adobe's batch calls.
@@ -58,9 +58,9 @@ pub(super) enum Door {
     Update,
     /// Adobe's mbox calls in JSON: at.js looks for `error`.
     Mbox,
-    /// Adobe's mbox calls in JavaScript: one line of comment, begun as Adobe's are.
+    /// Adobe's mbox calls in JavaScript: a comment of one line, which begins as Adobe's do.
     MboxScript,
-    /// Adobe's ubox calls: the message alone, in plain text.
+    /// Adobe's ubox calls: only the message, in plain text.
     Ubox,
     /// Adobe's `/rest` and all that is ours.
     Rest,
@@ -71,7 +71,7 @@ pub(super) fn xml(status: StatusCode, elements: &[(&str, &str)]) -> Answer {
     xml_with(status, elements, "")
 }
 
-/// The same, and behind them what is XML already.
+/// The same, and after them `rest`, which is XML already.
 pub(super) fn xml_with(status: StatusCode, elements: &[(&str, &str)], rest: &str) -> Answer {
     let mut body = String::from("<response>");
     elements.iter().for_each(|(name, text)| element(&mut body, name, text));
@@ -94,7 +94,7 @@ pub(super) fn json(status: StatusCode, answer: &impl Serialize) -> Result<Answer
     Ok(with_body(status, JSON, body.into()))
 }
 
-/// An answer in JSON that is written already.
+/// An answer whose JSON is written already.
 pub(super) fn json_text(status: StatusCode, body: String) -> Answer {
     with_body(status, JSON, body.into())
 }
@@ -114,7 +114,7 @@ pub(super) fn whole(status: StatusCode, media_type: &'static str, body: Vec<u8>)
     with_body(status, media_type, body.into())
 }
 
-/// An answer that bears metrics.
+/// An answer with metrics.
 pub(super) fn counted(metrics: String) -> Answer {
     with_body(StatusCode::OK, metrics::MEDIA_TYPE, metrics.into())
 }
@@ -124,7 +124,7 @@ pub(super) fn chunked(media_type: &'static str, chunks: mpsc::Receiver<Chunk>) -
     around(StatusCode::OK, media_type, Either::Right(Chunks(chunks)))
 }
 
-/// An answer that leads elsewhere, this once.
+/// A redirect.
 pub(super) fn redirect(location: HeaderValue) -> Answer {
     let mut answer = text(StatusCode::FOUND, "");
     answer.headers_mut().insert(LOCATION, location);
@@ -149,7 +149,7 @@ pub(super) struct RefusalBody {
     message: String,
 }
 
-/// A refusal, in the form of the door.
+/// A refusal, in the form of its API.
 pub(super) fn refusal(door: Door, error: &HttpError) -> Answer {
     let (status, told) = (error.status(), error.to_string());
     let answer = match door {
@@ -169,7 +169,7 @@ pub(super) fn refusal(door: Door, error: &HttpError) -> Answer {
     explained(answer, error)
 }
 
-/// A refusal, with the headers that say more of it.
+/// A refusal with the headers that explain it.
 pub(super) fn explained(mut answer: Answer, error: &HttpError) -> Answer {
     let headers = answer.headers_mut();
     if let HttpError::Method(methods) = error
@@ -202,8 +202,8 @@ fn around(status: StatusCode, media_type: &'static str, body: Either<Full<Bytes>
     answer
 }
 
-/// What stands in every answer: it is what it says it is, nobody keeps it, and should a browser show it as a page, that
-/// page may do nothing.
+/// Adds the headers of every answer: browsers must not guess its type, nobody stores it, and if a browser shows it as a page,
+/// the page may do nothing.
 fn guard(headers: &mut HeaderMap) {
     headers.insert(NOSNIFF, HeaderValue::from_static("nosniff"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

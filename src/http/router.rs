@@ -33,7 +33,11 @@ const DOCUMENT: Endpoint = Endpoint {
     limits: CallLimits::NONE,
     handler: |_| Box::pin(async { json(StatusCode::OK, &openapi::document(endpoints())?) }),
     describe: Some(|operation| {
-        operation.summary("This document.").answers("200", "It.", [form(JSON, shapes::object())])
+        operation.summary("Describes all calls: this document.").answers(
+            "200",
+            "The document.",
+            [form(JSON, shapes::object())],
+        )
     }),
 };
 

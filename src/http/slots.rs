@@ -1,8 +1,8 @@
-//! The slots that connections take: so many in all, and so many for one address.
+//! Connection slots: a number in all, and a number for each address.
 //!
-//! Promises: when all are taken, those connections that have waited longest for their next request make room, so that
-//! idle ones keep nobody out, nor do those who never finish a header. Only if none is idle do new ones wait, all but one
-//! in the system's queue, where they cost nothing: to refuse each would take the handles and the time that are lacking.
+//! Promises: when all slots are taken, the connections that have been idle longest are closed for new ones. So neither idle
+//! connections nor those that never finish a header keep anybody out. Only if none is idle do new connections wait. All but
+//! one wait in the system's queue, where they cost nothing: to refuse each would take handles and time that are scarce.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -15,7 +15,7 @@ use crate::config::Callers;
 use crate::engine::gates::Network;
 use crate::sync::resize;
 
-/// One in so many slots is made free at once, and at most so many: closing takes a moment.
+/// Closing takes a moment, so several slots are made free at once: one in so many, and at most so many.
 const ROOM: (usize, usize) = (64, 64);
 
 /// All slots.
@@ -29,15 +29,15 @@ pub(super) struct Slots {
 struct Taken {
     callers: Callers,
     by_network: HashMap<Network, usize>,
-    /// Those who wait for their next request, in the order in which they began to.
+    /// The idle connections, in the order in which they became idle.
     idle: BTreeMap<u64, Arc<Notify>>,
-    /// How often anybody began to.
+    /// How often a connection became idle.
     waits: u64,
-    /// Whether the next to be idle is to make room at once.
+    /// Whether the next idle connection must close at once.
     wanted: bool,
 }
 
-/// A slot that is free, for a connection that is still to come.
+/// A free slot, for the next connection.
 pub(super) struct FreeSlot {
     _permit: OwnedSemaphorePermit,
 }
@@ -45,17 +45,17 @@ pub(super) struct FreeSlot {
 /// A connection's slot, until it is dropped.
 pub(super) struct Slot {
     slots: Arc<Slots>,
-    /// Whose count it is in, if it is in any.
+    /// The network that it counts for, if it counts for one.
     network: Option<Network>,
     _taken: FreeSlot,
     busy: AtomicBool,
-    /// Its number among those who are idle; 0 if it is not.
+    /// Its number among the idle connections; 0 if it is not idle.
     wait: AtomicU64,
     leave: Arc<Notify>,
 }
 
 impl Slots {
-    /// So many slots as `callers` says.
+    /// The slots that `callers` sets.
     pub(super) fn new(callers: &Callers) -> Self {
         Self {
             free: Arc::new(Semaphore::new(callers.connections_max)),
@@ -69,7 +69,7 @@ impl Slots {
         }
     }
 
-    /// From now on there are so many as `callers` says; who has one keeps it.
+    /// Changes the number of slots to what `callers` sets. Connections keep theirs.
     pub(super) fn follow(&self, callers: &Callers) {
         let mut taken = self.taken();
         resize(&self.free, taken.callers.connections_max, callers.connections_max);
@@ -81,7 +81,7 @@ impl Slots {
         Arc::clone(&self.free).try_acquire_owned().ok().map(|permit| FreeSlot { _permit: permit })
     }
 
-    /// A free slot, which somebody may have to make first.
+    /// A free slot. Waits for one if an idle connection has to close first.
     pub(super) async fn free(&self) -> FreeSlot {
         self.make_room();
         let free = Arc::clone(&self.free).acquire_owned().await;
@@ -93,10 +93,10 @@ impl Slots {
         }
     }
 
-    /// Gives a slot to a connection from an address; an error is how many that address may have, and has.
+    /// Gives a slot to a connection from an address. An error is the number that the address may have.
     pub(super) fn take(self: &Arc<Self>, free: FreeSlot, address: IpAddr) -> Result<Slot, usize> {
         let mut taken = self.taken();
-        // A proxy's connections are those of many.
+        // A proxy's connections come from many callers.
         let alone = !taken.callers.spares(address) && !taken.callers.trusts(address);
         let network = alone.then(|| Network::of(address));
         if let Some(network) = network {
@@ -147,7 +147,7 @@ impl Slot {
         self.set_wait(&mut taken, wait);
     }
 
-    /// It has one.
+    /// The connection has a request.
     pub(super) fn busy(&self) {
         self.busy.store(true, Ordering::Release);
         self.set_wait(&mut self.slots.taken(), 0);
@@ -158,7 +158,7 @@ impl Slot {
         self.busy.load(Ordering::Acquire)
     }
 
-    /// Completes when it is to make room.
+    /// Completes when the connection must close.
     pub(super) async fn asked_to_leave(&self) {
         self.leave.notified().await;
     }

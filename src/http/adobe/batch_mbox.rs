@@ -33,17 +33,17 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
     handler: |call| Box::pin(answer(call)),
     describe: Some(|operation| {
         operation
-            .summary("Several mboxes, as Adobe's mobile SDK 4 calls them.")
+            .summary("Reports several mboxes, as Adobe's mobile SDK 4 does.")
             .query(
                 "client",
                 false,
                 shapes::client(),
-                "Whose visitors. May be left out where the body's client, or an organisation, or a default says it.",
+                "The client. Leave it out if the body names it, if imsOrgId does, or if there is a default client.",
             )
             .query("imsOrgId", false, shapes::text(), "The organisation, instead of client.")
             .query("sessionId", false, shapes::session_id(), "The session.")
             .body([form_of::<BatchMbox>(JSON)])
-            .json::<BatchMboxContents<'_>>("Default content: empty strings.")
+            .json::<BatchMboxContents<'_>>("The default content: empty strings.")
             .bears_left_out(&["200"])
     }),
 }];

@@ -34,16 +34,16 @@ const fn endpoint(path: &'static str) -> Endpoint {
         handler: |call| Box::pin(answer(call)),
         describe: Some(|operation| {
             operation
-                .summary("How far a batch is.")
-                .query("batchId", true, shapes::batch_id(), "Which batch.")
+                .summary("Says how far a batch is.")
+                .query("batchId", true, shapes::batch_id(), "The batch.")
                 .query(
                     "showDetails",
                     false,
                     shapes::text(),
-                    "true: with the counts and, once it is complete, the first 1,000 rows that failed, each as \
+                    "true: adds the counts and, once the batch is complete, the first 1,000 rows that failed, each as \
                      <profile><id>…</id><status>failed</status></profile>, and a note on how to get all.",
                 )
-                .answers("200", "How far it is.", [form(XML, shapes::text())])
+                .answers("200", "How far the batch is.", [form(XML, shapes::text())])
         }),
     }
 }

@@ -62,24 +62,24 @@ const LIMITS: CallLimits = CallLimits {
 
 fn describe(operation: Operation) -> Operation {
     operation
-        .switch("dryRun", "Only say what the batch would come to; nothing is written.")
+        .switch("dryRun", "true: only says what would become of the rows. Nothing is written.")
         .query(
             "emptyValues",
             false,
             shapes::one_of(&["ignore", "remove"]),
-            "Whether an empty value removes the attribute.",
+            "remove: an empty value removes the attribute.",
         )
         .header(
             "Idempotency-Key",
             shapes::pattern("^[!-~]{1,255}$"),
-            "The same key with the same body within 24 hours is no second batch: the first answer is given again.",
+            "If the same key comes with the same body within 24 hours, the first answer is given again, and no second batch is made.",
         )
         .body(batch_file::forms())
         .answers(
             "200",
-            "It is durable and readable, and followed by the URL in batchStatus; or, of a dry run, what it would come to: in \
-             sum in JSON, row by row in the form that Accept names. With batch_reading = \"adobe\" also what Adobe \
-             refuses with a 200: success is false, batchStatus empty.",
+            "The batch is durable and readable; batchStatus is the URL that says how far it is. A dry run returns what would \
+             become of the rows: the counts in JSON, or every row in the form that Accept names. With batch_reading = \
+             \"adobe\" also what Adobe refuses with a 200: success is false, batchStatus empty.",
             [
                 form(XML, shapes::text()),
                 form_of::<TriedOut<'_>>(JSON),
@@ -88,8 +88,8 @@ fn describe(operation: Operation) -> Operation {
             ],
         )
         .bears("200", "Profiled-Seq", "The batch's place in the order of all writes.")
-        .bears("200", "Idempotency-Replayed", "true: the batch was accepted when it was sent before.")
-        .bears("200", "Content-Disposition", "Of a dry run row by row: the name to save it under.")
+        .bears("200", "Idempotency-Replayed", "true: the batch was accepted when it was first sent.")
+        .bears("200", "Content-Disposition", "The file name for the rows of a dry run.")
 }
 
 async fn answer(call: Call<'_>, version: BatchVersion) -> Reply {

@@ -52,7 +52,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
     handler: |call| Box::pin(answer(call)),
     describe: Some(|operation| {
         operation
-            .summary("A call from the site, as Adobe's SDKs make it.")
+            .summary("Reports a page view or a notification from the site, as Adobe's SDKs do.")
             .client()
             .query("imsOrgId", false, shapes::text(), "The organisation, instead of client.")
             .query("sessionId", true, shapes::session_id(), "The session.")
@@ -60,8 +60,8 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
                 "id": {"tntId": "d7a3", "thirdPartyId": "crm-123"},
                 "execute": {"mboxes": [{"index": 0, "name": "home", "profileParameters": {"city": "Oslo"}}]},
             }))])
-            .json::<Delivered<'_>>("Default content: none offered.")
-            .answers("204", "A beacon is taken.", [])
+            .json::<Delivered<'_>>("The default content: no offers.")
+            .answers("204", "The beacon is accepted.", [])
             .bears_left_out(&["200", "204"])
     }),
 }];

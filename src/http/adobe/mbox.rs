@@ -63,7 +63,7 @@ const LIMITS: CallLimits =
 fn describe(operation: Operation, is_ubox: bool, refused_in: [&'static str; 2]) -> Operation {
     let [first, second] = refused_in;
     operation
-        .summary("A call from the site: creates the visitor, binds ids, writes attributes.")
+        .summary("Reports an mbox from the site: creates the visitor, binds its ids, writes its attributes.")
         // A path with a kind that there is none of is no call's, and refused in XML.
         .refuses([first, second, XML].map(|media_type| form(media_type, shapes::anything())))
         .query("mboxPC", false, shapes::pc_id(), "The visitor's pcId, perhaps with a location hint.")
@@ -75,7 +75,7 @@ fn describe(operation: Operation, is_ubox: bool, refused_in: [&'static str; 2]) 
             "mboxDefault",
             is_ubox,
             shapes::pattern("^https?://[a-z]{1,20}/[a-z]{0,20}$"),
-            "What a ubox call leads to, or answers with.",
+            "A ubox call redirects to it, or returns it.",
         )
         .attributes()
         .form_by_post(FORM)
@@ -84,11 +84,11 @@ fn describe(operation: Operation, is_ubox: bool, refused_in: [&'static str; 2]) 
             "The default content.",
             [form(JSON, shapes::anything()), form(SCRIPT, shapes::text()), form(TEXT, shapes::text())],
         )
-        .answers("302", "It leads to mboxDefault.", [form(TEXT, shapes::text())])
+        .answers("302", "A redirect to mboxDefault.", [form(TEXT, shapes::text())])
         .bears_left_out(&["200", "302"])
-        .bears("302", "Location", "What mboxDefault says.")
-        .bears("200", "Set-Cookie", "Of a ubox call: mboxPC.")
-        .bears("302", "Set-Cookie", "Of a ubox call: mboxPC.")
+        .bears("302", "Location", "The value of mboxDefault.")
+        .bears("200", "Set-Cookie", "A ubox call sets mboxPC.")
+        .bears("302", "Set-Cookie", "A ubox call sets mboxPC.")
 }
 
 async fn answer(call: Call<'_>) -> Reply {

@@ -30,7 +30,7 @@ const fn endpoint(path: &'static str, handler: Handler) -> Endpoint {
         limits: CallLimits::NONE,
         handler,
         describe: Some(|operation| {
-            operation.summary("One visitor.").client().json::<Fetched<'_>>("The visitor.")
+            operation.summary("Returns one visitor.").client().json::<Fetched<'_>>("The visitor.")
         }),
     }
 }

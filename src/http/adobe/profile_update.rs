@@ -42,13 +42,13 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
     handler: |call| Box::pin(answer(call)),
     describe: Some(|operation| {
         operation
-            .summary("Writes to one visitor, if it is known.")
+            .summary("Updates one visitor who exists.")
             .query("mboxPC", false, shapes::pc_id(), "The visitor's pcId, perhaps with a location hint.")
             .query("mbox3rdPartyId", false, shapes::third_party_id(), "The visitor's thirdPartyId.")
             .attributes()
             .form_by_post(FORM)
-            .answers("200", "It is taken.", [form(XML, shapes::text())])
-            .bears("200", "Profiled-Outcome", "updated, not_found (nobody is made of it) or ignored.")
+            .answers("200", "The update is accepted.", [form(XML, shapes::text())])
+            .bears("200", "Profiled-Outcome", "updated, not_found (the call creates no visitor) or ignored.")
             .bears_left_out(&["200"])
     }),
 }];

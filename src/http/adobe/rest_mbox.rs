@@ -35,10 +35,10 @@ const fn endpoint(path: &'static str) -> Endpoint {
         handler: |call| Box::pin(answer(call)),
         describe: Some(|operation| {
             operation
-                .summary("One mbox, as older SDKs call it in JSON.")
+                .summary("Reports one mbox, in JSON, as older SDKs do.")
                 .client()
                 .body([form_of::<RestMbox>(JSON)])
-                .json::<RestMboxContent<'_>>("Default content: an empty string.")
+                .json::<RestMboxContent<'_>>("The default content: an empty string.")
                 .bears_left_out(&["200"])
         }),
     }

@@ -36,18 +36,23 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         handler: |call| Box::pin(async move { list(&call) }),
         describe: Some(|operation| {
             operation
-                .summary("A client's batches, newest first.")
+                .summary("Lists a client's batches, newest first.")
                 .client()
-                .query("status", false, shapes::one_of(&["incomplete", "complete", "stuck"]), "Only those.")
-                .query("limit", false, shapes::count(BATCHES_LISTED_MAX), "How many at most.")
+                .query(
+                    "status",
+                    false,
+                    shapes::one_of(&["incomplete", "complete", "stuck"]),
+                    "Only batches with this status.",
+                )
+                .query("limit", false, shapes::count(BATCHES_LISTED_MAX), "The most batches of a page.")
                 .query(
                     "before",
                     false,
                     shapes::pattern("^[0-9]{1,19}$"),
-                    "Go on from there: Link leads here.",
+                    "The batch to go on from, as Link gives it.",
                 )
-                .json::<Batches>("Them; Link leads to the next page.")
-                .bears("200", "Link", "The next page, rel=next, if there is one.")
+                .json::<Batches>("The batches. Link leads to the next page.")
+                .bears("200", "Link", "The next page (rel=next), if there is one.")
         }),
     },
     Endpoint {
@@ -60,7 +65,9 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         limits: CallLimits::NONE,
         handler: |call| Box::pin(async move { one(&call) }),
         describe: Some(|operation| {
-            with_id(operation).summary("A batch.").json::<Batch>("It, with counts and speed.")
+            with_id(operation)
+                .summary("Returns one batch.")
+                .json::<Batch>("The batch, with counts and speed.")
         }),
     },
     Endpoint {
@@ -75,9 +82,9 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         describe: Some(|operation| {
             with_id(operation)
                 .summary(
-                    "Gives up a batch that is stuck because its upload is damaged: its rows count as failed.",
+                    "Gives up a batch that is stuck because its upload is damaged. Its rows count as failed.",
                 )
-                .json::<Batch>("It, complete.")
+                .json::<Batch>("The batch, complete.")
         }),
     },
     Endpoint {
@@ -93,7 +100,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
             with_id(operation)
                 .summary("Sends the file again of a batch that is stuck because its upload is damaged.")
                 .body(batch_file::forms())
-                .json::<Batch>("It goes on: this was its file.")
+                .json::<Batch>("The file is the one that was accepted. The batch goes on.")
         }),
     },
 ];

@@ -33,7 +33,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
     limits: CallLimits { scarce: &[Scarce::EventStreams], ..CallLimits::NONE },
     handler: |call| Box::pin(answer(call)),
     describe: Some(|operation| {
-        with_id(operation).summary("How far it is, as it goes: progress, then complete.").answers(
+        with_id(operation).summary("Follows a batch: events progress, then complete.").answers(
             "200",
             "Server-sent events whose data is a batch in JSON.",
             [form(EVENTS, event())],

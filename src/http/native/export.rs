@@ -40,14 +40,27 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
     handler: |call| Box::pin(answer(call)),
     describe: Some(|operation| {
         operation
-            .summary("All visitors of a client.")
+            .summary("Exports all visitors of a client.")
             .client()
-            .query("format", true, shapes::one_of(&["ndjson", "csv"]), "In which form.")
-            .query("by", false, shapes::one_of(&["third-party", "pc"]), "csv: the rows' key.")
+            .query("format", true, shapes::one_of(&["ndjson", "csv"]), "The form.")
+            .query(
+                "by",
+                false,
+                shapes::one_of(&["third-party", "pc"]),
+                "csv: the kind of id that is the rows' key.",
+            )
             .switch("defuse", "csv: percent-encode what a spreadsheet would run as a formula.")
-            .answers("200", "Them, in chunks.", [form_of::<Profile<'_>>(NDJSON), form(CSV, shapes::text())])
-            .bears("200", "Profiled-Left-Out", "csv: how many visitors have no id of the kind that by names.")
-            .bears("200", "Content-Disposition", "The name to save it under.")
+            .answers(
+                "200",
+                "The visitors, in chunks.",
+                [form_of::<Profile<'_>>(NDJSON), form(CSV, shapes::text())],
+            )
+            .bears(
+                "200",
+                "Profiled-Left-Out",
+                "csv: how many visitors are left out because they have no id of the kind in by.",
+            )
+            .bears("200", "Content-Disposition", "The file name.")
     }),
 }];
 

@@ -32,23 +32,32 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         handler: |call| Box::pin(answer(call)),
         describe: Some(|operation| {
             with_id(operation)
-                .summary("What became of each row. Shows visitors' ids.")
-                .query("outcome", false, shapes::one_of(&Outcome::ALL.map(Outcome::name)), "Only those.")
+                .summary("Says what became of each row. Shows visitors' ids.")
+                .query(
+                    "outcome",
+                    false,
+                    shapes::one_of(&Outcome::ALL.map(Outcome::name)),
+                    "Only rows with this outcome.",
+                )
                 .query(
                     "limit",
                     false,
                     shapes::count(PAGE_ROWS_MAX),
-                    "A page of so many rows at most; all of them, where it is left out.",
+                    "The most rows of a page. Without it all rows come in one answer.",
                 )
                 .query(
                     "from",
                     false,
                     shapes::pattern("^[0-9]{1,8}\\.[0-9]{1,8}$"),
-                    "Go on from there: Link leads here.",
+                    "The row to go on from, as Link gives it.",
                 )
-                .answers("200", "Every row has one.", [form(CSV, shapes::text()), form_of::<Row<'_>>(NDJSON)])
-                .bears("200", "Link", "The next page, rel=next, if there is one.")
-                .bears("200", "Content-Disposition", "The name to save it under.")
+                .answers(
+                    "200",
+                    "The outcome of every row.",
+                    [form(CSV, shapes::text()), form_of::<Row<'_>>(NDJSON)],
+                )
+                .bears("200", "Link", "The next page (rel=next), if there is one.")
+                .bears("200", "Content-Disposition", "The file name.")
         }),
     },
     Endpoint {
@@ -64,9 +73,9 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         },
         describe: Some(|operation| {
             with_id(operation)
-                .summary("The failed rows as sent, with a header. Shows visitors' values.")
-                .answers("200", "A batch file, to be mended and posted again.", [form(CSV, shapes::text())])
-                .bears("200", "Content-Disposition", "The name to save it under.")
+                .summary("Returns the failed rows as they were sent, under a header. Shows visitors' values.")
+                .answers("200", "A batch file, to correct and send again.", [form(CSV, shapes::text())])
+                .bears("200", "Content-Disposition", "The file name.")
         }),
     },
     Endpoint {
@@ -82,13 +91,13 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         },
         describe: Some(|operation| {
             with_id(operation)
-                .summary("The file as sent. Shows visitors' values.")
+                .summary("Returns the file as it was sent. Shows visitors' values.")
                 .answers(
                     "200",
-                    "It; rows of visitors that were erased since read `erased`.",
+                    "The file. Rows of visitors who were erased since read `erased`.",
                     [form(CSV, shapes::text())],
                 )
-                .bears("200", "Content-Disposition", "The name to save it under.")
+                .bears("200", "Content-Disposition", "The file name.")
         }),
     },
 ];

@@ -35,15 +35,15 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         handler: |call| Box::pin(answer(call)),
         describe: Some(|operation| {
             with_id(operation)
-                .summary("A visitor: each attribute, who set it and when.")
+                .summary("Returns one visitor: each attribute, who set it and when.")
                 .query(
                     "wait_for_seq",
                     false,
                     shapes::seq(),
-                    "Show it as of this write at the earliest, as Profiled-Seq told.",
+                    "Waits up to five seconds for the write whose answer had this Profiled-Seq.",
                 )
-                .switch("lines", "With the line of the kept upload that set an attribute.")
-                .json::<Profile<'_>>("The visitor; its ETag is the seq of its last write.")
+                .switch("lines", "true: adds the line of the kept upload that set an attribute.")
+                .json::<Profile<'_>>("The visitor. Its ETag is the seq of its last write.")
                 .bears("200", "ETag", "The seq of its last write.")
         }),
     },
@@ -59,7 +59,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         describe: Some(|operation| {
             with_id(operation)
                 .summary("Erases a visitor, with all its ids.")
-                .json::<Erased>("It is gone for every reader.")
+                .json::<Erased>("The visitor is erased for every reader.")
         }),
     },
     Endpoint {
@@ -79,19 +79,20 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
             with_id(operation)
                 .path("name", name.into(), None)
                 .summary("Removes an attribute.")
-                .json::<Removed>("It is gone.")
+                .json::<Removed>("The attribute is removed.")
         }),
     },
 ];
 
 /// The id of a visitor in the path, and its kind in the query.
 fn with_id(operation: Operation) -> Operation {
-    let what = "An id, in characters that are right whatever its kind; further ones are right for some.";
+    let what =
+        "An id. The pattern has the characters that ids of every kind may have; some kinds may have more.";
     operation.path("id", shapes::any_id(), Some(what)).client().query(
         "by",
         false,
         shapes::one_of(&["third-party", "pc", "ecid"]),
-        "What kind of id it is; third-party, unless another is named.",
+        "The kind of the id; third-party by default.",
     )
 }
 

@@ -22,7 +22,10 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
     limits: CallLimits { scarce: &[Scarce::Counts], ..CallLimits::NONE },
     handler: |call| Box::pin(answer(call)),
     describe: Some(|operation| {
-        operation.summary("What a client has.").client().json::<Statistics<'_>>("That.")
+        operation
+            .summary("Counts a client's visitors, batches and rows.")
+            .client()
+            .json::<Statistics<'_>>("The counts.")
     }),
 }];
 

@@ -29,9 +29,9 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         handler: |call| Box::pin(compact(call)),
         describe: Some(|operation| {
             operation
-                .summary("Makes a fresh store.")
+                .summary("Compacts the store: makes a fresh one.")
                 .body([form_of::<Compaction>(JSON)])
-                .json::<Compacted>("It is in use.")
+                .json::<Compacted>("The fresh store is in use.")
         }),
     },
     Endpoint {
@@ -47,7 +47,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
             operation
                 .summary("Writes a backup.")
                 .body([form_of::<BackupTo>(JSON)])
-                .json::<BackedUp>("It is written.")
+                .json::<BackedUp>("The backup is written.")
         }),
     },
 ];
@@ -55,16 +55,16 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
 const LIMITS: CallLimits =
     CallLimits { body: BodyLimit::Bytes(16 << 10), rate: RateLimit::Free, scarce: &[Scarce::Chores] };
 
-/// What a compaction is asked for: nothing.
+/// The body of a call to compact: an empty object.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Compaction {}
 
-/// Where a backup is to go, on the daemon's own machine.
+/// Where to write a backup.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct BackupTo {
-    /// On the daemon's machine.
+    /// An absolute path on the daemon's machine.
     #[schema(value_type = String)]
     folder: PathBuf,
 }
@@ -83,7 +83,7 @@ struct Compacted {
 struct BackedUp {
     values: u64,
     seq: String,
-    /// These are in it as they are: what waits for them is held in what is restored, too.
+    /// How many damaged uploads the backup holds as they are. Batches that wait for them wait in what is restored, too.
     damaged_uploads: u64,
 }
 
