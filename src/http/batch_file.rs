@@ -1,5 +1,4 @@
-//! A batch file on its way in, by whichever call: what may be said beside it, and the body, which goes to the daemon as it
-//! arrives.
+//! The body of every call that takes a batch file: its parameters, its key, and the upload, which goes to the engine as it arrives.
 
 use hyper::header::HeaderName;
 use utoipa::openapi::schema::{ObjectBuilder, Type};
@@ -12,7 +11,7 @@ use crate::engine::{Announced, BatchVersion, Upload};
 use crate::model::batch::{EmptyValues, IdempotencyKey, KEY_CHARS_MAX};
 use crate::model::id::ClientCode;
 
-/// The media types under which a batch file may come: Adobe documents the first, and curl sends it by itself.
+/// The media types of a batch file. Adobe documents the first, and curl sends it by default.
 pub(super) const MEDIA_TYPES: [&str; 4] = [FORM, "text/csv", "text/plain", "application/octet-stream"];
 /// What a batch file looks like, in each media type, for the OpenAPI document.
 pub(super) fn forms() -> [Form; 3] {
@@ -31,10 +30,10 @@ pub(super) fn forms() -> [Form; 3] {
 
 /// The encodings in which a batch file may come.
 const ENCODINGS: &str = "gzip, zstd";
-/// What a client calls one sending of a batch.
+/// The name that a client gives to one sending of a batch.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// Takes the body in; `right` says what to send, where it is of another media type or encoding.
+/// Takes the body. `right` says what to send if its media type or encoding is wrong.
 pub(super) async fn take_in(
     front: &Front,
     request: &mut Request,
@@ -57,7 +56,7 @@ pub(super) async fn take_in(
     Ok(upload)
 }
 
-/// The key that the request bears, if it bears one.
+/// The key of the request, if it has one.
 pub(super) fn idempotency_key(request: &Request) -> Result<Option<IdempotencyKey>, HttpError> {
     if !request.has_header(&IDEMPOTENCY_KEY) {
         return Ok(None);

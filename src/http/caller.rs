@@ -1,10 +1,9 @@
-//! Who calls, and how: the peer of the connection; or, where that is a proxy named in `trusted_proxies`, what it says of
-//! whom it calls for. What anybody else says of that counts for nothing.
+//! Who calls, and how. It is the peer of the connection or, if that is a proxy in `trusted_proxies`, the caller whom the proxy
+//! names. Nobody else's word counts.
 //!
-//! Each proxy adds to `X-Forwarded-For` whom it was called by. So the list is read from its end, and the first address in
-//! it that is none of a trusted proxy is the caller; what stands before it the caller may have made up. `X-Forwarded-Proto`
-//! and `X-Forwarded-Host` are read at the same distance from their ends, for proxies that add to them, too; from the one
-//! value that is there, if they don't.
+//! Each proxy appends its own caller to `X-Forwarded-For`. So the list is read from its end, and the first address that is no
+//! trusted proxy is the caller; the caller may have made up what stands before it. `X-Forwarded-Proto` and `X-Forwarded-Host` are
+//! read at the same distance from their ends, if proxies append to them too, or from their one value if they do not.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 

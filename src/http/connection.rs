@@ -1,13 +1,12 @@
-//! What stands between the socket and hyper: it finds requests that two readers could understand differently, bounds
-//! how long a header may take to arrive and how large it may be, and how slowly an answer may be taken, and closes so that a client which is still sending gets
-//! to read the answer.
+//! The layer between the socket and hyper. It rejects requests that two readers could understand differently. It limits how
+//! large a header may be, how long it may take, and how slowly an answer may be read. It closes so that a client that is still
+//! sending can read its answer.
 //!
-//! hyper takes a request that bears both `Transfer-Encoding` and `Content-Length`, or a length or host twice, or lines
-//! that end with a line feed alone, and hides that it did. Here such a request is the last that the connection reads, and
-//! is answered with 400. A header that is too large hyper would answer with no word, and behind the answers to other
-//! requests; here it is cut where it passes the limit and ended for it, so that hyper takes it for whole, and what refuses
-//! other requests refuses it, too. A body whose chunks are not clear ends there, in an error, as one does that breaks off.
-//! [`framing`](super::framing) says which is which.
+//! hyper takes a request with both `Transfer-Encoding` and `Content-Length`, with two lengths or hosts, or with lines that end in
+//! a line feed alone, and hides that from its caller. Here such a request is answered with 400, and nothing is read after it.
+//! hyper answers a header that is too large without a word, and out of order. Here the header is cut at the limit and an end is
+//! appended, so that hyper takes it as complete and the service can refuse it as it refuses others. A body with unclear chunks
+//! ends in an error, as one that breaks off does. [`framing`](super::framing) decides which request is which.
 
 use std::io;
 use std::pin::Pin;
@@ -23,16 +22,14 @@ use super::patience::Patience;
 use crate::config::{HeadLimits, Pace};
 use crate::telemetry::metrics::{Limit, Metrics};
 
-/// How many bytes are read and dropped at most, so that a client can finish sending what was refused: more than the
-/// largest batch.
+/// The most bytes that are read and dropped, so that a client can finish sending a refused body: more than the largest batch.
 const LINGER_BYTES_MAX: usize = 64 << 20;
 /// How long that may take.
 const LINGER_MAX: Duration = Duration::from_secs(30);
 /// How long a client may be silent meanwhile.
 const LINGER_IDLE_MAX: Duration = Duration::from_secs(2);
 
-/// What the connection tells the service: which of its requests, the first is 0, must be refused, and why. There is at
-/// most one, for nothing is read after it.
+/// The request that the service must refuse, counted from 0, and why. There is at most one: nothing is read after it.
 #[derive(Debug, Default)]
 pub(super) struct RejectedRequest(OnceLock<(u64, Violation)>);
 
@@ -46,18 +43,18 @@ impl RejectedRequest {
 pub(super) struct Watched<S> {
     socket: S,
     framing: Framing,
-    /// What is still to be read instead of the rest of a header that was cut.
+    /// What hyper still has to read in place of the rest of a header that was cut.
     ending: &'static [u8],
-    /// Whether what follows of a body is not passed on.
+    /// Whether the rest of a body is rejected.
     body_rejected: bool,
     rejected: Arc<RejectedRequest>,
     header_read_max: Duration,
     metrics: Arc<Metrics>,
     /// Runs while a header is arriving.
     header_due: Option<Pin<Box<Sleep>>>,
-    /// How much longer the client may take for what is written.
+    /// How much longer the client may take to read what is written.
     patience: Patience,
-    /// Runs while it does not take it, from that moment on.
+    /// Runs while the client does not read, from that moment on.
     write_due: Option<(Instant, Pin<Box<Sleep>>)>,
     linger: Option<Linger>,
 }
@@ -69,7 +66,7 @@ struct Linger {
 }
 
 impl<S> Watched<S> {
-    /// Watches a socket on which a first request is to arrive within `header_read_max`.
+    /// Watches a socket. The first request must arrive within `header_read_max`.
     pub(super) fn new(
         socket: S,
         header_read_max: Duration,
@@ -106,7 +103,7 @@ impl<S> Watched<S> {
 }
 
 impl<S> Watched<S> {
-    /// Gives as much of the end of a header that was cut as there is room for.
+    /// Puts as much of the appended end into the buffer as fits.
     fn end_header(&mut self, buffer: &mut ReadBuf<'_>) {
         let (here, later) = self.ending.split_at(self.ending.len().min(buffer.remaining()));
         buffer.put_slice(here);
@@ -137,7 +134,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
             return Poll::Ready(Err(unclear()));
         }
         if this.framing.rejected() {
-            // Not the end of the stream: hyper would take that for a client that has gone, and not answer.
+            // Not the end of the stream: hyper would think that the client has gone, and not answer.
             return Poll::Pending;
         }
         let before = buffer.filled().len();
@@ -152,7 +149,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
                 if let Some(Cut { at, violation, ending, in_body }) = this.framing.advance(read) {
                     buffer.set_filled(before + at);
                     if in_body {
-                        // The request is with its handler already: what it reads of the body ends in an error.
+                        // A handler has the request already: reading the rest of the body fails.
                         this.body_rejected = true;
                         if at == 0 {
                             return Poll::Ready(Err(unclear()));

@@ -228,7 +228,7 @@ impl fmt::Display for CallLimits {
         }
         if !self.scarce.is_empty() {
             let names: Vec<&str> = self.scarce.iter().map(|scarce| scarce.name()).collect();
-            sentences.push(format!("It may take a place ({}), 503 if none is free.", names.join(", ")));
+            sentences.push(format!("Few run at once ({}), 503 if no place is free.", names.join(", ")));
         }
         f.write_str(&sentences.join(" "))
     }

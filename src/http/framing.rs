@@ -1,14 +1,13 @@
-//! Where one request ends and the next begins: the bytes of a connection, read beside hyper and before it.
+//! Where one request ends and the next begins: reads the bytes of a connection beside hyper, and before it.
 //!
-//! Owns the reading of request heads, lengths and chunks as far as they say how long a request is. Reads no socket and no
-//! clock.
+//! Owns the reading of request heads, lengths and chunks, as far as they say how long a request is. Reads no socket and no clock.
 //!
-//! Promises: of each request that hyper takes it knows the same head and the same body, byte for byte, and whatever it
-//! would have to guess is a [`Violation`], behind which nothing is passed on. So it takes less than hyper does. A length is
-//! 1 to 19 digits. `chunked` is the one coding that is known, and it stands alone. A line of the head that says how long a
-//! body is, and a line between chunks, must fit into what is kept of one. All these lines end with CR LF, and hold no other
-//! CR. What hyper would refuse of a path or a query without a word is a violation, too, that says what to encode; and so
-//! is a `#`, for what stands behind one hyper drops in silence. `tests/engine/fuzz.rs` lays it beside hyper.
+//! Promises: of each request that hyper takes, this module finds the same head and the same body, byte for byte. What it would
+//! have to guess is a [`Violation`], and nothing after it is passed on. So it takes less than hyper does. A length has 1 to 19
+//! digits. `chunked` is the only transfer coding, and stands alone. Lines that say how long a body or a chunk is must fit into
+//! what is kept of a line. They end with CR LF, and hold no other CR. A byte of a path or query that hyper would refuse without a
+//! word is a violation too; its message says what to encode. So is a `#`, because hyper drops what follows it without a word.
+//! `tests/engine/fuzz.rs` compares this module with hyper.
 
 use std::borrow::Cow;
 
@@ -20,11 +19,11 @@ use crate::telemetry::metrics::Limit;
 /// Why a request is refused before it is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Violation {
-    /// There are two lengths, be they the same.
+    /// There are two lengths, even if they are the same.
     LengthTwice,
     /// There are a length and a transfer coding.
     LengthAndEncoding,
-    /// The length is not a few digits alone.
+    /// The length is not 1 to 19 digits.
     LengthUnclear,
     /// The transfer coding is not `chunked` alone, or is there twice.
     EncodingUnclear,
@@ -34,7 +33,7 @@ pub enum Violation {
     AuthorizationTwice,
     /// A line of the head ends with a line feed alone.
     BareLineFeed,
-    /// What stands between two chunks is not a size, or is longer than is taken.
+    /// The line before a chunk is not a size, or is too long.
     ChunkUnclear,
     /// The path or its query holds a byte that must be percent-encoded there.
     UriUnclear(u8),
@@ -98,7 +97,7 @@ impl Violation {
         }
     }
 
-    /// The limit that was hit, if that is why.
+    /// The limit that was hit, if one was.
     pub(super) const fn limit(self) -> Option<Limit> {
         match self {
             Self::UriTooLong(_) => Some(Limit::UriLength),
@@ -109,17 +108,16 @@ impl Violation {
     }
 }
 
-/// As much of a line as is kept: enough for the names looked at, and any length.
+/// How many bytes of a line are kept: enough for the names that matter, and for any length.
 const LINE_BYTES_KEPT: usize = 64;
-/// The most digits of a length: with no more of them none overflows.
+/// The most digits of a length: none of so many overflows.
 const LENGTH_DIGITS_MAX: usize = 19;
 /// The most digits of a chunk's size.
 const SIZE_DIGITS_MAX: usize = 16;
 /// The largest chunk: no body is as large, and sums of such sizes do not overflow.
 const CHUNK_BYTES_MAX: u64 = u64::MAX >> 1;
 
-/// Where in the stream of requests the reading is. It need be right only for requests that hyper takes; for any other
-/// the connection ends anyway.
+/// The state of the reading. It is right for requests that hyper takes; any other request ends the connection.
 #[derive(Debug)]
 pub struct Framing {
     limits: HeadLimits,
@@ -179,7 +177,7 @@ enum Uri {
     After(usize),
 }
 
-/// What follows the path, and is put to one that is cut.
+/// What follows the path. It is appended to a request line that is cut.
 const VERSION: &[u8] = b"HTTP/1.1\r\n\r\n";
 /// How much of it is looked at: hyper says what it thinks of the rest.
 const VERSION_BYTES_SEEN: usize = "HTTP/".len();
@@ -193,16 +191,16 @@ struct HeaderLine {
     returned: bool,
 }
 
-/// Where the reading ends, for what follows is not to be taken as it is.
+/// Where the reading stops, because what follows is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cut {
     /// How many of the bytes read may be passed on.
     pub at: usize,
     /// Why.
     pub violation: Violation,
-    /// What makes a whole head of what was passed on, if it was cut within one.
+    /// What completes the head that was passed on, if it was cut within one.
     pub ending: &'static [u8],
-    /// Whether the head had passed already, and the body is what violates.
+    /// Whether the head has passed already, and the violation is in the body.
     pub in_body: bool,
 }
 
@@ -246,7 +244,7 @@ impl Framing {
         matches!(self.state, State::Rejected(_))
     }
 
-    /// Takes what was read. If there is something in it that is not to be taken, says up to where it is, and why.
+    /// Takes the next bytes. If some are rejected, says where to cut, and why.
     pub fn advance(&mut self, bytes: &[u8]) -> Option<Cut> {
         let mut rest = bytes;
         while !rest.is_empty() {

@@ -1,8 +1,7 @@
-//! What a call that goes on went without: said in its answer, in one header, whatever the form of the answer is.
+//! What a call left out while it went on: named in one header of its answer, whatever the form of the answer.
 //!
-//! Promises: the header is readable text, of at most [`TOLD_BYTES_MAX`] bytes, whatever was sent. It never holds a value,
-//! and of what was sent no more than a [`shown`] name or id. A body never holds any of it: Adobe's SDKs take a `message`
-//! in a body for an error.
+//! Promises: the header is readable text of at most [`TOLD_BYTES_MAX`] bytes, whatever was sent. It never holds a value, and of
+//! names and ids only what [`shown`] gives. No body says it: Adobe's SDKs take a `message` in a body for an error.
 
 use std::borrow::Cow;
 

@@ -1,4 +1,5 @@
-//! What became of rows, in sum and one by one, as all calls that tell it do; the rows to send again, and the file as it was.
+//! What became of rows: the counts, the rows one by one, the rows to send again, and the file as it was. Shared by all calls that
+//! report it.
 
 use std::ops::ControlFlow;
 
@@ -19,7 +20,7 @@ use crate::model::batch::{BatchId, Counts, Outcome};
 /// The first line of a report in CSV.
 const COLUMNS: &[u8] = b"line,id,outcome,reason,message\n";
 
-/// Tells a report in one answer, in chunks.
+/// A report in one answer, in chunks.
 pub(super) fn told(
     request: &Request,
     report: Report,
@@ -79,7 +80,7 @@ fn named(mut answer: Answer, name: &str) -> Answer {
     answer
 }
 
-/// Rows dealt with so far, by outcome.
+/// Rows so far, by outcome.
 #[derive(Serialize, ToSchema)]
 pub(in crate::http) struct Outcomes {
     updated: u64,
@@ -116,7 +117,7 @@ pub(in crate::http) struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    /// A row as the app tells it.
+    /// A row as the engine reports it.
     pub(super) fn of(row: &'a ToldRow) -> Self {
         Self {
             line: row.place.line,
@@ -129,7 +130,7 @@ impl<'a> Row<'a> {
 }
 
 impl ReportForm {
-    /// The one that the request accepts; CSV, unless it names NDJSON.
+    /// The form that the request accepts: CSV, unless it names NDJSON.
     pub(super) fn of(request: &Request) -> Self {
         let accepted = request.header_text(&ACCEPT).unwrap_or_default();
         if accepted.contains("ndjson") { Self::Ndjson } else { Self::Csv }

@@ -1,9 +1,8 @@
-//! How long a caller may still keep the daemon waiting: for the next bytes of a body, or until it takes the next of an
-//! answer.
+//! How long a caller may keep the daemon waiting: for the next bytes of a body, or until it reads the next bytes of an answer.
 //!
-//! Promises: a first while, and a second for as many bytes as must come, or be taken, in one; what is earned adds up to two
-//! such whiles at most, so that nobody rests for long on what it did before. What the daemon does itself meanwhile is not
-//! held against anybody. Reads no clock.
+//! Promises: a caller has a first while, and earns a second for each portion of bytes that it must send or read in one. What it
+//! earns adds up to two whiles at most, so that nobody rests for long on earlier work. Time that the daemon itself takes does not
+//! count. Reads no clock.
 
 use std::time::Duration;
 

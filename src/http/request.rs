@@ -1,4 +1,4 @@
-//! Requests: paths, parameters and bodies decoded, strictly where UTF-8 is concerned.
+//! Requests: their paths, parameters and bodies, decoded. What is not UTF-8 is refused.
 
 use std::net::SocketAddr;
 
@@ -38,8 +38,8 @@ pub(super) struct Request {
 }
 
 impl Request {
-    /// A request that arrived at `local` from `caller`; `id` is what the log calls it. Its body has as long as `timeouts`
-    /// allow, and once the server is stopping until the moment that `bodies_end` names.
+    /// A request that arrived at `local` from `caller`, with its `id` for the log. Its body may take as long as `timeouts` allow
+    /// and, once the server is stopping, until the moment in `bodies_end`.
     pub(super) fn new(
         request: hyper::Request<Incoming>,
         local: SocketAddr,
@@ -55,7 +55,7 @@ impl Request {
         Self { head: hyper::Request::from_parts(head, ()), body, id, local, caller }
     }
 
-    /// What the log calls it.
+    /// Its id in the log.
     pub(super) fn id(&self) -> &str {
         &self.id
     }
@@ -65,12 +65,12 @@ impl Request {
         &self.caller
     }
 
-    /// Whom places are for that are taken for it, as it calls for a client or for none.
+    /// Who takes scarce places for it: the caller, for a client or for none.
     pub(super) fn who(&self, client: Option<&ClientCode>) -> Who {
         Who::new(client, self.caller.address)
     }
 
-    /// How fast its answer must be taken.
+    /// How fast the caller must read the answer.
     pub(super) fn answer_pace(&self) -> Pace {
         self.body.timeouts.answer()
     }
@@ -80,7 +80,7 @@ impl Request {
         self.head.method()
     }
 
-    /// Told once the server is stopping: what has no end of its own ends then.
+    /// Changes once the server is stopping: answers without an end of their own end then.
     pub(super) fn stopping(&self) -> watch::Receiver<Option<Instant>> {
         self.body.bodies_end.clone()
     }
@@ -106,7 +106,7 @@ impl Request {
         Params::decode(self.raw_query().as_bytes())
     }
 
-    /// What a URL begins with that leads back here: `public_url`, or the host that the client called.
+    /// The beginning of URLs that lead back here: `public_url`, or the host that the client called.
     pub(super) fn base_url(&self, app: &Engine) -> Result<String, HttpError> {
         if let Some(url) = app.public_url() {
             return Ok(url.as_str().to_owned());
@@ -132,19 +132,19 @@ impl Request {
         Ok(())
     }
 
-    /// How long the body says it will be.
+    /// The length that the request says its body has.
     pub(super) fn content_length(&self) -> Option<u64> {
         self.head.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
     }
 
-    /// What the body is said to be; empty if nothing is said.
+    /// The media type of the body; empty if the request names none.
     pub(super) fn media_type(&self) -> Result<&str, HttpError> {
         let named = self.header(&CONTENT_TYPE)?.unwrap_or_default();
         Ok(named.split(';').next().unwrap_or_default().trim())
     }
 
-    /// Refuses a body of another kind than these, or an encoded one; none named is fine. `right` says what call would be
-    /// right.
+    /// Refuses a body of another media type than these, and one that is compressed. No media type is fine. `right` says what
+    /// to send.
     pub(super) fn check_media_type(
         &self,
         taken: &[&str],
@@ -157,7 +157,7 @@ impl Request {
         }
     }
 
-    /// Refuses a body of another media type than these; none named is fine.
+    /// Refuses a body of another media type than these. No media type is fine.
     pub(super) fn check_content_type(
         &self,
         taken: &[&str],
@@ -176,21 +176,21 @@ impl Request {
         Err(HttpError::MediaType(MediaType { sent, right: right(), encodings: None }))
     }
 
-    /// How the body is encoded. Others than those known are refused, and told that `taken` are.
+    /// How the body is compressed. An unknown encoding is refused; the answer lists `taken`.
     pub(super) fn content_encoding(
         &self,
         taken: Option<&'static str>,
         right: impl FnOnce() -> String,
     ) -> Result<Encoding, HttpError> {
-        // On several lines, or in a list, they are applied one after the other.
+        // Several encodings, on lines or in a list, are applied one after the other.
         let lines = self.head.headers().get_all(CONTENT_ENCODING);
         let lines: Vec<_> = lines.iter().map(|line| String::from_utf8_lossy(line.as_bytes())).collect();
         let named = lines.join(", ");
         Encoding::named(named.trim()).ok_or_else(|| encoding_not_taken(&named, taken, right))
     }
 
-    /// The parameters of a form: those after the `?`, then those of the body. The body has at most `limit` bytes, and is
-    /// a form whichever of the media types `taken` it is said to be.
+    /// The parameters of a form: those of the query, then those of the body. The body has at most `limit` bytes; with any of
+    /// the media types `taken` it is read as a form.
     pub(super) async fn form(&mut self, limit: usize, taken: &[&str]) -> Result<Params, HttpError> {
         let mut params = self.query();
         if self.method() == Method::POST {
@@ -201,7 +201,7 @@ impl Request {
         Ok(params)
     }
 
-    /// The value of a cookie, as sent; the first of that name that is there counts.
+    /// The value of a cookie, as sent. The first of that name counts.
     pub(super) fn cookie(&self, name: &str) -> Option<&str> {
         let lines = self.head.headers().get_all(COOKIE).iter().filter_map(|line| line.to_str().ok());
         let mut cookies =
@@ -214,24 +214,24 @@ impl Request {
         self.head.headers().get(ORIGIN).cloned()
     }
 
-    /// Whether a page of that origin came from here.
+    /// Whether this daemon serves pages of that origin.
     pub(super) fn is_own_origin(&self, origin: &HeaderValue) -> bool {
         let host = self.head.headers().get(HOST).and_then(|host| host.to_str().ok());
         let authority = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, it)| it);
         host.is_some() && authority == host
     }
 
-    /// What it brings to be let in by.
+    /// Its `Authorization`.
     pub(super) fn authorization(&self) -> Option<&HeaderValue> {
         self.head.headers().get(AUTHORIZATION)
     }
 
-    /// Whether it has a header, whatever is in it.
+    /// Whether it has a header, with any value.
     pub(super) fn has_header(&self, name: &HeaderName) -> bool {
         self.head.headers().contains_key(name)
     }
 
-    /// A header, where it is plain text.
+    /// A header, if it is plain text.
     pub(super) fn header_text(&self, name: &HeaderName) -> Option<&str> {
         self.head.headers().get(name)?.to_str().ok()
     }
@@ -268,7 +268,7 @@ impl Body {
         self.next_within(None).await
     }
 
-    /// The same for whoever has a place that others may want meanwhile: an error then says that it is to make room.
+    /// The same for a caller that holds a scarce place. An error may say that the place goes to somebody else.
     pub(super) async fn next_holding(&mut self, place: &Place) -> Result<Option<Bytes>, HttpError> {
         self.next_within(Some(place)).await
     }
@@ -279,7 +279,7 @@ impl Body {
             let waits = place.map(|place| place.waits(self.patience.stalls_after()));
             let asked = Instant::now();
             let frame = tokio::select! {
-                // First, for a client that never stops sending always has a frame there.
+                // These two first: a client that never stops sending always has a frame ready.
                 biased;
                 () = at_the_end(&mut self.bodies_end) => return Err(EngineError::Stopping.into()),
                 error = asked_to_leave(place) => return Err(error.into()),
@@ -313,7 +313,7 @@ impl Body {
         }
     }
 
-    /// All of it, if it has at most `limit` bytes. Of one that says at once that it has more nothing is read.
+    /// All of it, if it has at most `limit` bytes. If its length says that it has more, nothing is read.
     pub(super) async fn begin(&mut self, limit: usize) -> Result<Begun, HttpError> {
         if self.bytes_min() > limit as u64 {
             return Ok(Begun::More(vec![]));
@@ -328,7 +328,7 @@ impl Body {
         Ok(Begun::All(all))
     }
 
-    /// How many bytes are certain to come.
+    /// The fewest bytes that it can have.
     pub(super) fn bytes_min(&self) -> u64 {
         self.incoming.size_hint().lower()
     }
@@ -338,11 +338,11 @@ impl Body {
 pub(super) enum Begun {
     /// The whole body.
     All(Vec<u8>),
-    /// Its first bytes, or none yet; it has more than were asked for.
+    /// Its first bytes, perhaps none. It has more than the limit.
     More(Vec<u8>),
 }
 
-/// Completes when a place's holder is to make room.
+/// Completes when the holder of a place must give it up.
 async fn asked_to_leave(place: Option<&Place>) -> EngineError {
     match place {
         Some(place) => place.asked_to_leave().await,
@@ -386,13 +386,13 @@ impl Params {
         }
     }
 
-    /// The value of a parameter; one that is empty counts as absent. The first of that name that is there counts.
+    /// The value of a parameter. An empty one counts as absent. The first of that name counts.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         let mut named = self.0.pairs.iter().filter(|(other, value)| other == name && !value.is_empty());
         named.next().map(|(_, value)| value.as_str())
     }
 
-    /// A parameter that is `true` or `false`; the latter where it is absent.
+    /// A parameter that is `true` or `false`; `false` if it is absent.
     pub(super) fn switch(&self, name: &str) -> Result<bool, HttpError> {
         match self.get(name) {
             None | Some("false") => Ok(false),
@@ -401,7 +401,7 @@ impl Params {
         }
     }
 
-    /// A parameter that is a number from 1 to `most`; none where it is absent.
+    /// A parameter that is a number from 1 to `most`; none if it is absent.
     pub(super) fn count(&self, name: &str, most: usize) -> Result<Option<usize>, HttpError> {
         let Some(text) = self.get(name) else { return Ok(None) };
         let number = text.parse().ok().filter(|number| (1..=most).contains(number));
@@ -410,7 +410,7 @@ impl Params {
         number.map(Some).ok_or_else(wrong)
     }
 
-    /// Adds a parameter that is not there.
+    /// Adds a parameter if it is absent.
     pub(super) fn set_missing(&mut self, name: &str, value: String) {
         if self.get(name).is_none() {
             self.0.pairs.push((name.to_owned(), value));
@@ -435,7 +435,7 @@ impl Params {
         }
     }
 
-    /// The parameters that name attributes, without the `profile.` before their names.
+    /// The parameters that name attributes, without the prefix `profile.`.
     pub(super) fn attributes(&self) -> impl Iterator<Item = (&str, &str)> {
         let pairs = self.0.pairs.iter();
         pairs.filter_map(|(name, value)| Some((name.strip_prefix(NAME_PREFIX)?, value.as_str())))
@@ -467,7 +467,7 @@ pub(super) fn visitor_id(kind: IdKind, text: &str) -> Result<VisitorId, HttpErro
         .map_err(|e| HttpError::Wrong(format!("{text:?} is not a {}: {e}", kind.name())))
 }
 
-/// Checks the name of an attribute, without the `profile.` that stands before it in a parameter (R9).
+/// Checks the name of an attribute, without the prefix `profile.` of parameters (R9).
 pub(super) fn check_attribute_name(name: &str) -> Result<(), String> {
     match attribute_name_fault(name) {
         None => Ok(()),

@@ -1,4 +1,4 @@
-//! What clients send, inside JavaScript: nothing of it can end the literal that it stands in.
+//! Puts text from clients into JavaScript so that none of it can end the literal that it stands in.
 
 use serde::Serialize;
 

@@ -1,7 +1,7 @@
-//! The server: takes connections, has each request answered, and stops cleanly.
+//! The server: takes connections, answers each request, and stops cleanly.
 //!
-//! Promises: every connection, header and body has a time limit; so many connections and no more, in all and for one
-//! address; a stop lets requests that have begun finish, and is over within [`DRAIN_MAX`].
+//! Promises: every connection, header and body has a time limit. There is a bound on connections, in all and for each address.
+//! A stop lets requests that have begun finish, and is over within [`DRAIN_MAX`].
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -40,34 +40,34 @@ use crate::engine::Opening;
 use crate::telemetry::Seldom;
 use crate::telemetry::metrics::Limit;
 
-/// How long requests that have begun may take to finish once the server is to stop. The whole daemon stops within ten
-/// seconds; the rest of them is for the store.
+/// How long requests that have begun may take after a stop was asked for. The whole daemon stops within ten seconds; the
+/// store needs the rest.
 pub const DRAIN_MAX: Duration = Duration::from_secs(6);
-/// How long bodies may go on arriving then: what is left of the time is for their answers.
+/// How long bodies may still arrive then. The rest of the time is for their answers.
 const DRAIN_BODIES_MAX: Duration = Duration::from_secs(3);
-/// How long to wait after an accept that failed, at first and at most.
+/// How long to wait after a failed accept, at first and at most.
 const ACCEPT_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
-/// How long a connection that is to make room may take for what is left of its last answer: that is mostly with the system
-/// already, and only one that is in the middle of a header takes so long.
+/// How long a connection that must close may take for the rest of its last answer. Mostly the system has it already; only a
+/// connection in the middle of a header takes so long.
 const LEAVE_MAX: Duration = Duration::from_millis(100);
-/// How many connections are told at once that their address has too many, and how long that may take; further ones are
-/// closed without a word.
+/// How many connections at once are answered that their address has too many, and how long that may take. Others are closed
+/// without an answer.
 const REFUSALS_MAX: usize = 64;
 const REFUSAL_MAX: Duration = Duration::from_secs(5);
-/// What hyper takes of a header beyond its limit, which is kept below hyper: the end that is put to one that was cut.
+/// How much longer than our limit hyper lets a header be: our layer below hyper cuts a long header and appends an end.
 const HEADER_END_BYTES: usize = 64;
-/// How many lines hyper takes without being told.
+/// How many header lines hyper takes by default.
 const HYPER_HEADERS_MAX: usize = 100;
-/// How many connections are answered at once while the daemon is opening, and how long a header may take then.
+/// While the daemon opens its folder: how many connections are answered at once, and how long a header may take.
 const OPENING_CONNECTIONS_MAX: usize = 512;
 const OPENING_HEADER_MAX: Duration = Duration::from_secs(5);
 /// How often the log may say that connections wait, or cannot be accepted.
 const TOLD_EVERY: Duration = Duration::from_secs(30);
-/// What requests for a path that leads nowhere are counted under.
+/// The name in metrics and log of requests for a path that does not exist.
 const UNKNOWN_PATH: &str = "unknown path";
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Says that the server is stopping, and until when bodies may go on arriving.
+/// Says that the server is stopping, and until when bodies may still arrive.
 type Stopping = watch::Receiver<Option<Instant>>;
 
 /// Serves on `listener` until `shutdown` completes, then lets requests that have begun finish.
@@ -110,7 +110,7 @@ pub async fn serve(listener: TcpListener, front: Front, shutdown: impl Future<Ou
 struct Entrance {
     listener: TcpListener,
     slots: Arc<Slots>,
-    /// What the slots are by.
+    /// The limits that the slots follow.
     limits: Arc<Limits>,
     refusals: Arc<Semaphore>,
     /// How long to wait after the next accept that fails.
@@ -120,11 +120,11 @@ struct Entrance {
     front: Arc<Front>,
 }
 
-/// What a connection came in with.
+/// How a connection is treated.
 enum Visit {
     /// A slot.
     Welcome(Slot),
-    /// Nothing: its address has as many as it may, this many.
+    /// It has no slot: its address has as many connections as it may have.
     Refused { max: usize, _refusal: OwnedSemaphorePermit },
 }
 
@@ -142,11 +142,11 @@ impl Entrance {
             };
             self.pause = ACCEPT_PAUSE.0;
             self.follow_limits();
-            // Only now, so that nobody has to leave for someone who does not come.
+            // Only now, so that no connection has to close for one that does not come.
             let free = self.free_slot().await;
             match self.slots.take(free, peer.ip()) {
                 Ok(slot) => {
-                    // Here, so that it is in the order in which they came.
+                    // Here, so that idle connections are in the order in which they came.
                     slot.idle();
                     return (socket, Visit::Welcome(slot));
                 }
@@ -191,7 +191,7 @@ impl Entrance {
     }
 }
 
-/// Answers, while the daemon is still opening its data folder, that it does not serve yet and how far it is.
+/// Answers calls while the daemon is still opening its data folder: not ready, and how far it is.
 pub async fn serve_opening(listener: &TcpListener, opening: &Opening, tls: Option<&Arc<Tls>>) -> Infallible {
     let mut connections = JoinSet::new();
     loop {
@@ -230,7 +230,7 @@ async fn answer_opening<S: AsyncRead + AsyncWrite + Unpin>(stream: S, opening: &
     drop(served.await);
 }
 
-/// Whether an error of `accept` concerns only the connection that would have been accepted.
+/// Whether an error of `accept` is about that one connection only.
 fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -239,7 +239,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 async fn connection(socket: TcpStream, visit: Visit, front: Arc<Front>, mut stopping: Stopping) {
-    // Answers are small and written whole: nothing is gained by waiting for more.
+    // Answers are small and written whole: waiting for more bytes gains nothing.
     let (Ok(local), Ok(peer), Ok(())) = (socket.local_addr(), socket.peer_addr(), socket.set_nodelay(true))
     else {
         return;
@@ -264,7 +264,7 @@ async fn connection(socket: TcpStream, visit: Visit, front: Arc<Front>, mut stop
     }
 }
 
-/// Where a connection leads from and to, and how.
+/// The two ends of a connection, and whether it is over TLS.
 #[derive(Clone, Copy)]
 struct Ends {
     local: SocketAddr,
@@ -303,7 +303,7 @@ async fn converse<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
                 let id = request.id().to_owned();
                 let answer = caught(answer(front, request, refused)).await;
                 let answer = answer.unwrap_or_else(|| panicked(front, &id));
-                // One that is still being made isn't waited for.
+                // An answer in chunks is not complete yet: the connection stays busy.
                 if matches!(answer.body(), Either::Left(_)) {
                     visit.idle();
                 }
@@ -326,7 +326,7 @@ async fn converse<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
         }
     };
     if let Some(Err(e)) = ended {
-        // What a header may take beyond that is watched below hyper, and is another error.
+        // The time limit of a header is kept below hyper, and is another error.
         if e.is_timeout() {
             metrics.hit(Limit::IdleConnection);
         }
@@ -336,9 +336,8 @@ async fn converse<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
 
 fn protocol(limits: &Limits) -> http1::Builder {
     let mut http = http1::Builder::new();
-    // hyper's limit counts from the end of the last request, so it is the one for idle connections; how long a header
-    // may take once it has begun is watched below hyper.
-    // A client that has said all it will may still wait for its answer.
+    // hyper's limit counts from the end of the last request, so it limits idle connections. The time of a header that has
+    // begun is limited below hyper. A client that has closed its half may still wait for its answer.
     http.timer(TokioTimer::new())
         .half_close(true)
         .header_read_timeout(limits.timeouts.idle_connection.max(limits.timeouts.header_read))
@@ -366,7 +365,7 @@ impl Visit {
         matches!(self, Self::Welcome(slot) if slot.is_busy())
     }
 
-    /// Why every request is refused, if it is.
+    /// Why all its requests are refused, if they are.
     fn refused(&self) -> Option<HttpError> {
         match self {
             Self::Welcome(_) => None,
@@ -374,7 +373,7 @@ impl Visit {
         }
     }
 
-    /// Completes when the connection is to make room.
+    /// Completes when the connection must close.
     async fn asked_to_leave(&self) {
         match self {
             Self::Welcome(slot) => slot.asked_to_leave().await,
@@ -435,7 +434,7 @@ async fn answer(front: &Front, mut request: Request, refused: Option<HttpError>)
     answer
 }
 
-/// What a future comes to; none if it panics, which is a matter of the one call.
+/// The output of a future; none if it panics. A panic ends only the one call.
 async fn caught<T>(future: impl Future<Output = T>) -> Option<T> {
     let mut future = pin!(future);
     poll_fn(|context| {
@@ -461,7 +460,7 @@ fn refuse(front: &Front, door: Door, error: &HttpError, request: &str) -> Answer
 fn note(front: &Front, error: &HttpError, request: &str) {
     if let Some(limit) = error.limit() {
         front.app.metrics().hit(limit);
-        // Not louder, even where it is the daemon that is full: whoever may hit a limit may do so at will.
+        // Not louder, even if the daemon itself is full: a caller can hit a limit as often as it likes.
         tracing::info!(request, limit = limit.name(), "a limit ended a request");
     } else if let Some(why) = error.log() {
         if error.status().is_server_error() {
@@ -472,8 +471,8 @@ fn note(front: &Front, error: &HttpError, request: &str) {
     }
 }
 
-/// A name for a request, to find it in the log by: which request of this process it was, counted from a number that
-/// differs from process to process.
+/// A new id for a request, to find it in the log: the number of the request in this process, after a number that differs
+/// from process to process.
 fn request_id() -> String {
     use std::hash::{BuildHasher, RandomState};
     use std::sync::LazyLock;

@@ -1,7 +1,7 @@
-//! Answers that are made while they are sent, on a thread that may block, by whoever holds a place for it.
+//! Answers that are produced while they are sent, on a thread that may block, by a caller that holds a place.
 //!
-//! Promises: one whose client does not take it is broken off when somebody else is to have its place. (How slowly it may be
-//! taken at all is watched where bytes leave, in [`connection`](super::connection).)
+//! Promises: an answer that its client does not read breaks off when somebody else gets its place. How slowly a client may read
+//! at all is limited in [`connection`](super::connection).
 
 use std::ops::ControlFlow;
 

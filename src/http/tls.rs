@@ -1,7 +1,7 @@
-//! HTTPS: the certificate and its key, read and checked before anything is bound, and read again when asked.
+//! HTTPS: the certificate and its key. They are read and checked before the daemon listens, and read again when asked.
 //!
-//! Promises: a certificate that exists here is whole and has its key; one that cannot be read later on changes nothing, and
-//! the old one stays; connections that are open keep what they began with.
+//! Promises: a certificate in use is complete and has its key. If new files cannot be read, the old certificate stays. Open
+//! connections keep the certificate that they began with.
 
 use std::io;
 use std::path::{Path, PathBuf};

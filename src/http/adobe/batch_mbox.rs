@@ -1,8 +1,8 @@
-//! `POST /rest/v2/batchmbox?client=…`: several mboxes at once, as Adobe's mobile SDK of version 4 and its first Node client
-//! call it, in JSON. It is a site call as Delivery is one; what differs is the form.
+//! `POST /rest/v2/batchmbox?client=…`: several mboxes at once, in JSON, as Adobe's mobile SDK 4 and its first Node client call
+//! it. It does what a Delivery call does, in another form.
 //!
-//! The client may be named in the body alone, and the session not at all. Nothing that stands in `notifications` refuses a
-//! call: the mobile SDK sends a notification that was refused again with every later call, and they write nothing.
+//! The body may name the client, and the session may be missing. Nothing in `notifications` refuses a call: they write nothing,
+//! and the mobile SDK would send a refused notification again with every later call.
 
 use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -80,7 +80,7 @@ async fn answer(call: Call<'_>) -> Reply {
     Ok(answer)
 }
 
-/// What is used of a call; other keys may hold anything.
+/// The members that are read; others may hold anything.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct BatchMbox {

@@ -1,7 +1,8 @@
-//! `GET /m2/{client}/[v2/]profile/batchStatus?batchId=…[&showDetails=true]`: how far a batch is and, of a complete one with
-//! details, which rows failed: in Adobe's own form ("Profile Batch Status API v2 changes", May 2020), behind all fields of
-//! the batch, because clients take the first `<status>` for the batch's. A row without an id that can be told has an empty one,
-//! and its line. Rows are read as reports are, at a bounded number at once; the status is told even if they cannot be.
+//! `GET /m2/{client}/[v2/]profile/batchStatus?batchId=…[&showDetails=true]`: says how far a batch is. With details it also lists the
+//! rows of a complete batch that failed, in Adobe's form ("Profile Batch Status API v2 changes", May 2020). They come after all
+//! fields of the batch, because clients take the first `<status>` for the batch's. A row whose id cannot be read has an empty id,
+//! and its line. The rows are read as a report is, so few calls read them at once. If they cannot be read, the status comes
+//! without them.
 
 use hyper::StatusCode;
 

@@ -1,6 +1,6 @@
-//! `POST /m2/{client}/profile/batchUpdate` (v1) and `/m2/{client}/v2/profile/batchUpdate` (v2): a batch file.
+//! `POST /m2/{client}/profile/batchUpdate` (v1) and `/m2/{client}/v2/profile/batchUpdate` (v2): accepts a batch file.
 //!
-//! The body goes to the daemon as it arrives; nothing here holds more of it than one piece.
+//! The body goes to the engine as it arrives. Nothing here holds more than one piece of it.
 
 use hyper::StatusCode;
 use hyper::header::{ACCEPT, HeaderName, HeaderValue};

@@ -1,12 +1,11 @@
 //! The cookies of ubox calls: emails, banners and apps have no page that could keep a visitor's ids.
 //!
-//! The daemon sets `mboxPC` and `mboxSession`, as Adobe's servers do ("Target cookies": they "attempt to set third-party
-//! cookies named `mboxSession` and `mboxPC`"); Adobe's mobile SDK 4 takes its ids from them and sends them back. The
-//! cookie called `mbox` is written by mbox.js and at.js alone; a daemon on a host of the site's own domain is sent it, and
-//! takes the `pcId` out of it.
+//! The daemon sets `mboxPC` and `mboxSession`, as Adobe's servers do ("Target cookies": they "attempt to set third-party cookies
+//! named `mboxSession` and `mboxPC`"). Adobe's mobile SDK 4 takes its ids from them and sends them back. Only mbox.js and at.js
+//! write the cookie called `mbox`. A daemon on a host of the site's own domain receives it, and takes the `pcId` from it.
 //!
-//! Other calls neither set nor read cookies: a page gets its ids in the answer and keeps them itself, and no page can
-//! have a visitor's ids told to it that it did not know.
+//! Other calls neither set nor read cookies: a page gets its ids in the answer and keeps them itself, and no page can learn ids
+//! that it did not know.
 
 use hyper::header::{HeaderValue, SET_COOKIE};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};

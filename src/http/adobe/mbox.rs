@@ -1,9 +1,9 @@
-//! `GET·POST /m2/{client}/mbox/{json,ajax,standard}` and `…/ubox/{raw,image,page}`: a site call. It creates the visitor,
-//! binds the ids it carries and writes `profile.*`; its answer is the mbox's [default content](super::default_content).
+//! `GET·POST /m2/{client}/mbox/{json,ajax,standard}` and `…/ubox/{raw,image,page}`: a site call. It creates the visitor, binds its ids
+//! and writes `profile.*`. The answer is the mbox's [default content](super::default_content).
 //!
-//! A call without an `mboxPC` is handed the visitor's: a new one, but the same in each call that brings the same other id.
-//! A page must not break: an illegal attribute is left out, the call goes on, and a header of its answer says so; only an
-//! illegal id, or a call that could not be answered, is refused.
+//! A call without an `mboxPC` gets the visitor's: a new one, but the same in every call with the same other id. A page must not
+//! break: an illegal attribute is left out, the call goes on, and a header of the answer says so. Only an illegal id, or a call
+//! that could not be answered, is refused.
 
 use crate::engine::{CallIds, SiteCall, Written};
 use crate::http::adobe::cookies;

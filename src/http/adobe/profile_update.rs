@@ -1,8 +1,7 @@
-//! `GET·POST /m2/{client}/profile/update?mboxPC=…` or `mbox3rdPartyId=…` `&profile.x=…`: one visitor's update.
+//! `GET·POST /m2/{client}/profile/update?mboxPC=…` or `mbox3rdPartyId=…` `&profile.x=…`: updates one visitor.
 //!
-//! It never creates a visitor, and the body of its answer, like Adobe's, doesn't say whether there is one; a header does.
-//! Callers that put values raw into a URL lose what stands behind a `&`: it is a parameter of its own then, which a header
-//! names.
+//! It never creates a visitor. Like Adobe's, the body of its answer does not say whether there is one; a header does. A caller
+//! that puts a value with a raw `&` into the URL loses the rest of the value: it is a parameter of its own, which a header names.
 
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Method, StatusCode};

@@ -1,9 +1,8 @@
-//! `POST /rest/v1/mbox/{sessionId}?client=…`: one mbox, as Adobe's older server-side SDKs and samples call it, in JSON. It is
-//! a site call as Delivery is one; what differs is the form: the ids stand at the top level, and an mbox's default content
-//! is an empty string.
+//! `POST /rest/v1/mbox/{sessionId}?client=…`: one mbox, in JSON, as Adobe's older server-side SDKs and samples call it. It does what
+//! a Delivery call does, in another form: the ids are at the top level, and the default content is an empty string.
 //!
-//! A call without a session id gets one. The `tntId` goes back without a location hint, for the reason that Delivery has:
-//! old clients go where it leads.
+//! A call without a session id gets one. The `tntId` of the answer has no location hint, because old clients go where it leads,
+//! as Delivery's do.
 
 use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -77,7 +76,7 @@ async fn answer(call: Call<'_>) -> Reply {
     Ok(answer)
 }
 
-/// What is used of a call; other keys may hold anything.
+/// The members that are read; others may hold anything.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct RestMbox {

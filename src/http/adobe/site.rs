@@ -1,5 +1,4 @@
-//! What the site's front doors, mbox and Delivery, have in common: how much a call may bring, what is said of what it
-//! lost, and new ids.
+//! What the site's calls, mbox and Delivery, share: how large a body may be, what is said of lost attributes, and new ids.
 
 use crate::engine::CallIds;
 use crate::http::error::HttpError;

@@ -1,4 +1,4 @@
-//! `/`: a place to look a visitor up, to drop a file, and what the client has.
+//! `/`: a form to look a visitor up, a place to drop a file, and what the client has.
 
 use askama::Template;
 use hyper::StatusCode;

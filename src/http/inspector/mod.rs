@@ -1,8 +1,8 @@
-//! The inspector: pages for people, rendered here and readable without a script. They show what the native API tells: a
-//! visitor with who set what when, batches and what became of their rows, and a place to drop a batch file on.
+//! The inspector: pages for people, rendered here and readable without a script. They show what the native API reports: a visitor
+//! with who set what and when, batches with what became of their rows, and a place to drop a batch file on.
 //!
-//! Promises: what a page shows of visitors and files is escaped by its template; a page runs no script, and loads nothing,
-//! but what this daemon serves; a handler asks for no more than the token of the call may have.
+//! Promises: templates escape what a page shows of visitors and files. A page runs no script, and loads nothing, from anywhere but
+//! this daemon. A handler asks for no more than the token of the call allows.
 
 mod batches;
 mod home;
@@ -23,12 +23,12 @@ use super::request::Request;
 use super::response::{Answer, explained, whole};
 use crate::model::id::ClientCode;
 
-/// What a page may do: load from here, and send its forms here. Nothing that stands in the page itself is run.
+/// What a page may do: load from this daemon, and send its forms to it. No script in the page itself runs.
 const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
      form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
 );
-/// Other sites are not told which visitor was looked at. (Without any referrer, forms would bear no `Origin`.)
+/// Other sites do not learn which visitor was looked at. (Without any referrer, forms would have no `Origin`.)
 const REFERRER: (HeaderName, HeaderValue) =
     (HeaderName::from_static("referrer-policy"), HeaderValue::from_static("same-origin"));
 const HTML: &str = "text/html;charset=UTF-8";
@@ -53,7 +53,7 @@ const ASSETS: &[Endpoint] = &[Endpoint {
     describe: None,
 }];
 
-/// What refuses a page: a page that says why and, where a token is missing, has a form to bring one.
+/// The refusal of a page: a page that says why. If a token is missing, it has a form to bring one.
 fn refusal(request: &Request, error: &HttpError) -> Answer {
     let status = error.status();
     let answer = if status == StatusCode::UNAUTHORIZED {

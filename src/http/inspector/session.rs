@@ -1,6 +1,6 @@
-//! `/session`: a token, brought by a form and kept in a cookie that no script can read and no other site has sent.
+//! `/session`: signs in and out. A form brings the token; a cookie keeps it, which no script can read and no other site can send.
 //!
-//! Nothing of a session is kept here: the cookie is the token, and ends to count when that does.
+//! The daemon keeps nothing of a session: the cookie is the token, and counts as long as the token does.
 
 use askama::Template;
 use hyper::StatusCode;

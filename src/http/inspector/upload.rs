@@ -1,7 +1,7 @@
-//! `/upload`: a page to drop a batch file on, and the call behind it. A file is tried out first; the page's script sends it
-//! again, in earnest, when it is told to.
+//! `/upload`: a page to drop a batch file on, and the call behind it. A file is tried out first. When told to, the page's script
+//! sends it again, and then it is accepted.
 //!
-//! The call is the inspector's own because its token is in a cookie that no script can read, and that no other call takes.
+//! The inspector has this call of its own because its token is in a cookie that no script can read and no other call takes.
 
 use askama::Template;
 use hyper::StatusCode;

@@ -1,5 +1,5 @@
-//! `GET /api/v1/batches` and `/api/v1/batches/{batchId}`: what was uploaded, and how far it is. `DELETE` of the second, and
-//! `POST /api/v1/batches/{batchId}/file`: what ends the hold of a batch whose upload is damaged.
+//! `GET /api/v1/batches` and `/api/v1/batches/{id}`: what was uploaded, and how far it is. `DELETE` of the second and
+//! `POST /api/v1/batches/{id}/file` end the hold of a batch whose upload is damaged.
 
 use hyper::StatusCode;
 use hyper::header::{HeaderValue, LINK};
@@ -141,7 +141,7 @@ fn one(call: &Call<'_>) -> Reply {
     json(StatusCode::OK, &Batch::of(&known(call.front, &call.batch()?)?))
 }
 
-/// Gives up a batch that is held because its upload is damaged.
+/// Gives up a batch that is stuck because its upload is damaged.
 async fn give_up(call: Call<'_>) -> Reply {
     let id = &call.batch()?;
     let Call { front, request, bearer, .. } = call;
@@ -151,7 +151,7 @@ async fn give_up(call: Call<'_>) -> Reply {
     json(StatusCode::OK, &Batch::of(&batch))
 }
 
-/// Takes the file of such a batch in once more.
+/// Takes the file of such a batch again.
 async fn send_again(call: Call<'_>) -> Reply {
     let id = &call.batch()?;
     let Call { front, request, bearer, .. } = call;

@@ -1,5 +1,5 @@
-//! `GET /api/v1/batches/{batchId}/events`: how far a batch is, as server-sent events: `progress` whenever that has changed,
-//! a few times a second at most, then `complete`.
+//! `GET /api/v1/batches/{id}/events`: how far a batch is, as server-sent events: `progress` whenever that has changed, a few times a
+//! second at most, then `complete`.
 
 use std::time::Duration;
 
@@ -17,10 +17,10 @@ use crate::http::operation::form;
 use crate::http::response::{Chunk, EVENTS, chunked};
 use crate::http::shapes;
 
-/// How often it is looked how far the batch is.
+/// How often the batch is looked at.
 const LOOK: Duration = Duration::from_millis(250);
-/// A client that hears nothing for so long could take the connection for dead; and whether it has gone itself shows only
-/// when something is written to it, for it may have closed its half alone.
+/// After so long without an event a comment is sent: the client could think that the connection is dead, and only a write
+/// shows whether the client has gone.
 const SILENT_MAX: Duration = Duration::from_secs(15);
 
 pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
@@ -79,7 +79,7 @@ async fn answer(call: Call<'_>) -> Reply {
     Ok(chunked(EVENTS, receiver))
 }
 
-/// Tells how far a batch is until it is complete, or no longer kept.
+/// Sends how far a batch is, until it is complete or no longer kept.
 async fn tell(app: &Engine, mut batch: BatchStatus, chunks: &mpsc::Sender<Chunk>) {
     let mut told: Option<(BatchStatus, Instant)> = None;
     loop {

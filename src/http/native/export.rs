@@ -1,7 +1,7 @@
-//! `GET /api/v1/export?format=ndjson|csv[&by=third-party|pc][&defuse=true]`: all living visitors of a client.
+//! `GET /api/v1/export?format=ndjson|csv[&by=third-party|pc][&defuse=true]`: exports all living visitors of a client.
 //!
-//! Each visitor is as a lookup would show it at the moment it is written: an export is no snapshot of one instant. It
-//! comes in chunks; one that cannot be made whole breaks off without its last chunk, so that nobody takes it for whole.
+//! Each visitor is as a lookup would show it at the moment it is written; an export is no snapshot of one instant. It comes in
+//! chunks. One that cannot be completed breaks off without its last chunk, so that nobody takes it for complete.
 
 use std::ops::ControlFlow;
 

@@ -1,7 +1,8 @@
-//! `GET /api/v1/batches/{batchId}/outcomes`: what became of each row. It holds visitors' ids.
+//! `GET /api/v1/batches/{id}/outcomes`: what became of each row; `/repair` and `/file`: the failed rows, and the file as it was sent.
+//! They show visitors' ids and values.
 //!
-//! Without `limit=` all rows are told in one answer, in chunks; one that cannot be told whole breaks off without its last
-//! chunk. With it a page is, and `Link` leads to the next.
+//! Without `limit=` all rows come in one answer, in chunks. One that cannot be completed breaks off without its last chunk. With
+//! `limit=` one page comes, and `Link` leads to the next.
 
 use hyper::StatusCode;
 use hyper::header::{HeaderValue, LINK};

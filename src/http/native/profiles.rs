@@ -1,4 +1,5 @@
-//! `/api/v1/profiles/{id}?by=third-party|pc|ecid`: a visitor, with who set which attribute, and when; its erasure.
+//! `/api/v1/profiles/{id}?by=third-party|pc|ecid`: returns a visitor, with who set each attribute and when; erases it; removes one
+//! attribute.
 
 use hyper::StatusCode;
 use hyper::header::{ETAG, HeaderValue};

@@ -1,4 +1,4 @@
-//! `GET /api/v1/statistics`: what a client has: visitors, batches, rows by outcome, and how fast they came.
+//! `GET /api/v1/statistics`: counts a client's visitors, batches and rows, and how fast the rows came.
 
 use hyper::StatusCode;
 use serde::Serialize;
@@ -53,7 +53,7 @@ async fn answer(call: Call<'_>) -> Reply {
     )
 }
 
-/// What a client has. Batches and rows are those of the batches that are kept.
+/// A client's visitors, batches and rows. Batches and rows are those of the batches that are kept.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Statistics<'a> {
@@ -67,7 +67,7 @@ struct Statistics<'a> {
     last_hour: Rates,
 }
 
-/// How many batches.
+/// The batches that are kept.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct KeptBatches {
@@ -77,7 +77,7 @@ struct KeptBatches {
     upload_bytes: u64,
 }
 
-/// What came in a while.
+/// What came in a minute or an hour.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Rates {

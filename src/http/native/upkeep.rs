@@ -1,6 +1,6 @@
-//! `POST /api/v1/compact` and `/api/v1/backup`: what is done for the data folder while the daemon serves.
+//! `POST /api/v1/compact` and `/api/v1/backup`: maintenance of the data folder while the daemon runs.
 //!
-//! Both take JSON, and say so in `Content-Type`: a page of another origin may not send that unasked.
+//! Both take JSON, and insist on its `Content-Type`: a page of another origin may not send that without permission.
 
 use std::path::PathBuf;
 

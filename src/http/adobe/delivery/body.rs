@@ -1,8 +1,8 @@
-//! The body of a site call in JSON: a small one is read whole; a large one takes a place, and is parsed as it arrives, on a
+//! The body of a site call in JSON. A small body is read whole. A large one takes a place, and is parsed as it arrives, on a
 //! thread of its own.
 //!
-//! Promises: a call of the usual size takes no place and no lock; of a large one a few pieces are in memory, and what is used
-//! of it; one that stalls makes room for others, and a parser at work keeps no other call waiting.
+//! Promises: a call of the usual size takes no place and no lock. Of a large one, memory holds a few pieces and what is used of
+//! it. One that stalls loses its place to others, and a working parser delays no other call.
 
 use std::io::{self, Read};
 

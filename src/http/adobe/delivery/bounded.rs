@@ -1,7 +1,7 @@
-//! A large body in JSON on its way to the parser, which is stopped where the parser would need much memory: at a string, or
-//! at a nesting, that is larger than in a body of the usual size. All other bytes go through as they are.
+//! Reads a large JSON body for the parser, and stops where the parser would need much memory: at a string, or at a nesting, that
+//! is larger than a body of the usual size has. All other bytes pass as they are.
 //!
-//! Pure: what it reads from comes in.
+//! Pure: the source of the bytes comes in.
 
 use std::io::{self, Read};
 

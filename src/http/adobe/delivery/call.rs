@@ -38,7 +38,7 @@ const PIECE_WEIGHT: usize = 64;
 /// How much of an arriving body is read at once.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// A call's body, as far as it is read; other members of Adobe's document may hold anything.
+/// The members that are read; others of Adobe's document may hold anything.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Delivery {
