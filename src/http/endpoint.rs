@@ -1,7 +1,7 @@
-//! What an endpoint is: one declaration of everything that is said about a call, beside the call's handler.
+//! The declaration of an endpoint: all that there is to say about a call, in one place, beside the call's handler.
 //!
-//! Promises: the router, the connection layer, the metrics and the OpenAPI document read these declarations and say nothing
-//! of their own about a call. Each handler gets a [`Call`] that was let in, and whose client was checked.
+//! Promises: the router, the metrics and the OpenAPI document read these declarations, and hold no facts of their own about a
+//! call. A handler only gets a [`Call`] whose token and client were checked.
 
 use std::fmt;
 use std::pin::Pin;
@@ -20,15 +20,15 @@ use crate::engine::gates::Scarce;
 use crate::model::batch::BatchId;
 use crate::model::id::ClientCode;
 
-/// A call that there is.
+/// A call of the API.
 pub(super) struct Endpoint {
-    /// By which methods.
+    /// Its methods.
     pub(super) methods: Methods,
-    /// At which path; see [`Template`](super::path::Template).
+    /// Its path; see [`Template`](super::path::Template).
     pub(super) path: &'static str,
     /// What the log and the metrics call it: a path would hold ids. Several may share a name.
     pub(super) name: &'static str,
-    /// Whose conventions it follows.
+    /// The API whose conventions it follows.
     pub(super) api: Api,
     /// Who may call.
     pub(super) access: Access,
@@ -38,7 +38,7 @@ pub(super) struct Endpoint {
     pub(super) limits: CallLimits,
     /// What answers it.
     pub(super) handler: Handler,
-    /// What the OpenAPI document says of it; nothing of the inspector's pages.
+    /// Its description in the OpenAPI document. The inspector's pages have none.
     pub(super) describe: Option<fn(Operation) -> Operation>,
 }
 
@@ -108,11 +108,11 @@ impl Api {
     }
 }
 
-/// Whose visitors a call is about, and where it says so. The router finds it out before the handler runs, and lets no token
-/// of another client in.
+/// Whose visitors a call is about, and where it says so. The router finds the client before the handler runs, and refuses a
+/// token of another client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Whose {
-    /// Nobody's: it is about the daemon, or about all clients.
+    /// No client's: it is about the daemon, or about all clients.
     Nobody,
     /// `{client}` in the path.
     InPath,
@@ -120,9 +120,9 @@ pub(super) enum Whose {
     InQuery,
     /// The batch's, whose id is `{id}` in the path.
     OfBatch,
-    /// `client=` in the query, else the token's own, else the only one that there is. None where a page has to ask first.
+    /// `client=` in the query, else the token's own, else the only client. None if a page has to ask first.
     OfPage,
-    /// The handler finds it out: the query, an organisation or the body says it.
+    /// The handler finds it: the query, an organisation or the body names it.
     InBody,
 }
 
@@ -158,7 +158,7 @@ pub(super) struct CallLimits {
     pub(super) body: BodyLimit,
     /// How often it may be made.
     pub(super) rate: RateLimit,
-    /// Of what it may take a place: it is refused with 503 if none is free.
+    /// The scarce places that it may take: it is refused with 503 if none is free.
     pub(super) scarce: &'static [Scarce],
 }
 
@@ -185,10 +185,10 @@ pub(super) enum BodyLimit {
     BatchFile,
 }
 
-/// How often a call may be made, beyond what is asked of all: an address that fails to be let in too often has to wait.
+/// How often a call may be made. Beside that, an address that brings wrong tokens too often has to wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RateLimit {
-    /// As often as one likes.
+    /// No limit.
     Free,
     /// By one address so many times a second: `site_calls_per_second`.
     SiteCalls,
@@ -202,41 +202,41 @@ impl fmt::Display for CallLimits {
         let mut sentences = vec![];
         match self.body {
             BodyLimit::None => {}
-            BodyLimit::Bytes(max) => sentences.push(format!("The body has at most {max} bytes, 413 beyond.")),
+            BodyLimit::Bytes(max) => sentences.push(format!("The body has at most {max} bytes; 413 beyond.")),
             BodyLimit::InPieces { small, max } => sentences.push(format!(
-                "The body has at most {max} bytes ({} MB), 413 beyond; one of more than {} MiB takes a place, 503 if \
-                 none is free.",
+                "The body has at most {max} bytes ({} MB); 413 beyond. One of more than {} MiB takes a place; 503 if none is \
+                 free.",
                 max >> 20,
                 small >> 20
             )),
             BodyLimit::BatchFile => {
-                sentences.push("The settings say how large a batch file may be, 413 beyond.".into());
+                sentences.push("The settings limit the size of a batch file; 413 beyond.".into());
             }
         }
         match self.rate {
             RateLimit::Free => {}
             RateLimit::SiteCalls => {
-                sentences.push(
-                    "An address may make so many calls a second (site_calls_per_second), 429 beyond.".into(),
-                );
+                sentences
+                    .push("site_calls_per_second limits how often an address may call; 429 beyond.".into());
             }
             RateLimit::BatchCalls => {
                 sentences.push(
-                    "A client may make so many calls a minute (batch_calls_per_minute), 503 beyond.".into(),
+                    "batch_calls_per_minute limits how often it may be called for a client; 503 beyond."
+                        .into(),
                 );
             }
         }
         if !self.scarce.is_empty() {
             let names: Vec<&str> = self.scarce.iter().map(|scarce| scarce.name()).collect();
-            sentences.push(format!("Few run at once ({}), 503 if no place is free.", names.join(", ")));
+            sentences.push(format!("Few run at once ({}); 503 if no place is free.", names.join(", ")));
         }
         f.write_str(&sentences.join(" "))
     }
 }
 
-/// A call that was let in, as its handler gets it.
+/// A call whose token and client were checked, as its handler gets it.
 pub(super) struct Call<'a> {
-    /// The daemon behind it.
+    /// The engine, and the limits of callers.
     pub(super) front: &'a Front,
     /// The request.
     pub(super) request: &'a mut Request,
@@ -244,9 +244,9 @@ pub(super) struct Call<'a> {
     pub(super) path: Path<'a>,
     /// Who calls.
     pub(super) bearer: &'a Bearer,
-    /// Whose visitors it is about; none where that is nobody's, or nobody knows yet.
+    /// The client that it is about, if it is known.
     pub(super) client: Option<&'a ClientCode>,
-    /// What was declared of it.
+    /// Its declared limits.
     pub(super) limits: &'static CallLimits,
 }
 
