@@ -285,6 +285,26 @@ fn every_metric_is_in_the_docs_and_no_other() {
     assert_eq!(told, families);
 }
 
+/// The example of an endpoint is the endpoint: each line that the diff adds is in the file that it names.
+#[test]
+fn the_diff_of_an_endpoint_is_what_the_sources_have() {
+    let page = read("CONTRIBUTING.md");
+    let section = page.split("## Where to add an endpoint\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let (mut source, mut seen) = (String::new(), 0);
+    for line in blocks(section, "diff").concat().lines() {
+        if let Some(path) = line.strip_prefix(" // ") {
+            source = read(path);
+        } else if let Some(added) = line.strip_prefix('+') {
+            assert!(
+                source.lines().any(|line| line == added),
+                "{added:?} is not in the file that is named before it"
+            );
+            seen += 1;
+        }
+    }
+    assert!(seen > 10, "{seen}");
+}
+
 /// The calls in the tables of a page, as `GET /path`, and what each takes.
 fn calls(page: &str) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
