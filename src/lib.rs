@@ -21,7 +21,7 @@
 //! | [`journal`] | segments, group commit, entries, snapshots |
 //! | [`store`] | the interface to the profile store, its implementations sled and memory, and the exchange of a store for a fresh one |
 //! | [`batch`] | the batch file's parser, the spool, pending rows, their resolving, and the application of batches in the background |
-//! | [`engine`] | what every front door calls (`site_call`, `update`, `read`, `accept_batch`), and the upkeep of the data folder: opening, rebuilding, snapshots, backups, erasure, checking |
+//! | [`engine`] | what every front door calls (`site_call`, `update`, `read`, `accept_batch`): a handle, and below it the rooms commit, open, upkeep, read, ingest and offline |
 //! | [`http`] | hyper, TLS, limits per caller, the router, Adobe's formats and our own, the inspector's pages |
 //! | [`cli`] | one file per subcommand |
 //!

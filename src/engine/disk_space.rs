@@ -1,14 +1,14 @@
-//! How much room the disk still has, and what is done while that is little.
+//! How much space the disk has, and what is still done when there is little.
 //!
 //! ```text
 //! more than the reserve    everything
-//! less than all of it      writes from outside are refused (507); reads, folding and upkeep go on
-//! less than half of it     what can wait does: folding of accepted batches, snapshots, fresh stores
-//! less than a quarter      checkpoints wait, too: a restart reads more of the journal, and the store is spared a write
-//!                          that would fail; what the last checkpoint and both snapshots make needless still goes
+//! less than the reserve    writes from outside are refused (507); reads, applying rows and maintenance go on
+//! less than half of it     work that can wait waits: applying accepted batches, snapshots, fresh stores
+//! less than a quarter      checkpoints wait, too: a restart reads more of the journal, and the store is spared a write that would
+//!                          fail; what the last checkpoint and both snapshots make needless is still removed
 //! ```
 //!
-//! Promises: nothing here is remembered but what was last logged, so all goes on by itself once there is room again.
+//! Promises: nothing is remembered but what was last logged, so everything goes on by itself once there is space again.
 
 use crate::engine::error::EngineError;
 use crate::sync::{AtomicBool, AtomicU64, Ordering};

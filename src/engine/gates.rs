@@ -1,12 +1,14 @@
-//! Places for what is scarce: uploads, dry runs, exports, reports, searches for lines, counts of visitors, chores, streams of
-//! events, large calls. There is one pool of each, and all go by the same rules.
+//! Who may do how much: the places for uploads, dry runs, exports, reports, searches for lines, counts of visitors, maintenance
+//! tasks, streams of events and large calls. Each kind has one pool, and all pools follow the same rules.
 //!
-//! Promises: who comes alone may have all places of a pool. When somebody else comes and none is free, whoever holds more
-//! of them than the newcomer makes room: first the one that has kept the daemon waiting longest, beyond what it has earned
-//! by what it brought or took; then, after a second, any that waits for its caller; after five, any. One that stalls makes
-//! room for anybody who has fewer than it, if only by one. Who is told apart from whom goes by client and by address; a caller
-//! does not push out its own. So many may wait for a place, for so long; who waits for one gets it before whoever comes
-//! later and holds more. A place is held until the last work for it is done, also if its caller has gone.
+//! Promises:
+//! - A caller who comes alone may have all places of a pool.
+//! - If another caller comes and no place is free, a caller who holds more places than the newcomer makes room. At first that is the
+//!   one who has kept the daemon waiting longest, beyond what it earned by what it brought or took. After a second it is any that
+//!   waits for its caller, and after five seconds any. One that stalls makes room for anybody who has fewer places, if only by one.
+//! - Callers are told apart by client and by address. A caller does not push out its own calls.
+//! - A limited number may wait for a place, for a limited time. Who waits gets a place before a later caller who holds more.
+//! - A place is held until the last work for it is done, even if its caller has gone.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};

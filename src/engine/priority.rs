@@ -1,4 +1,4 @@
-//! How willing a thread is to give way: on a busy machine whoever waits for an answer comes first.
+//! How willing a thread is to make way: on a busy machine those who wait for an answer come first.
 
 use rustix::process::setpriority_process;
 use rustix::thread::gettid;

@@ -12,6 +12,7 @@ use crate::engine::commit::replay::redo;
 use crate::engine::error::{EngineError, Fatal, OrInternal};
 use crate::journal::entry::BatchGivenUpEntry;
 use crate::journal::log::Position;
+use crate::model::profile::StoredBytes;
 use crate::model::seq::{Millis, Seq};
 use crate::store::put_through;
 use std::sync::Arc;
@@ -34,6 +35,7 @@ impl Committer {
             }
         }
         for Put { key, was, now } in one.puts {
+            debug_assert!(!falls(was.as_ref(), &now), "the applied seq of a value must never fall");
             point("put").map_err(Fatal::new)?;
             match put_through(&*self.store, &key, was, &now) {
                 // The journal has the value, so the rebuilt store will have it too.
@@ -51,11 +53,18 @@ impl Committer {
         if let Some(BatchGivenUpEntry { accepted, end }) = one.given_up.map(|given_up| *given_up)
             && let Some(accepted) = Accepted::from_entry(accepted)
         {
+            debug_assert_eq!(end.counts.failed, accepted.rows, "each row of batch {} must fail", accepted.id);
             self.batches.give_up(&accepted, end.counts, Millis(end.at_ms));
         }
         if let Some(end) = one.complete
             && let Some(pending) = self.batches.pending_by_seq(Seq::from_u64(end.seq))
         {
+            debug_assert_eq!(
+                end.counts.total(),
+                pending.accepted.rows,
+                "every row of batch {} must have one outcome",
+                pending.accepted.id
+            );
             self.batches.complete(&pending.accepted.id, end.counts, Millis(end.at_ms));
         }
         Ok(one.answer)
@@ -87,4 +96,10 @@ impl Committer {
         };
         Ok(Answer::TookOver(Shared(self.store.take_over(store.0, publish))))
     }
+}
+
+/// Whether a value would reach less far than the value that it replaces: rows would then be applied twice.
+fn falls(was: Option<&StoredBytes>, now: &StoredBytes) -> bool {
+    let applied = |value: &StoredBytes| value.through().ok();
+    was.and_then(applied).is_some_and(|was| applied(now).is_some_and(|now| now < was))
 }

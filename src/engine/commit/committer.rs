@@ -156,7 +156,14 @@ impl Committer {
                     }
                 }
             };
-            self.written = self.written.max(one.entry.as_ref().map_or(Seq::ZERO, Entry::seq));
+            let seq = one.entry.as_ref().map_or(Seq::ZERO, Entry::seq);
+            // Entries without a seq of their own have zero.
+            debug_assert!(
+                seq == Seq::ZERO || seq > self.written,
+                "seq {seq} was committed after {}",
+                self.written
+            );
+            self.written = self.written.max(seq);
             bytes += one.entry.as_ref().map_or(0, Entry::bytes_max);
             decided.push(one);
             if begun.is_some() || bytes > group_bytes {

@@ -1,7 +1,7 @@
-//! What a batch would come to if it were accepted now: each row's outcome, and what it would change. Nothing is written.
+//! What a batch would do if it were accepted now: each row's outcome, and what it would change. Nothing is written.
 //!
-//! Promises: rows are folded by the same [`fold`] as ever, into what lookups show; memory is that of folding one batch,
-//! and dry runs take turns. What is told holds for the moment: writes go on meanwhile.
+//! Promises: rows are applied by the same [`fold`] as always, to what lookups show. A dry run needs the memory of applying one batch, and
+//! dry runs take turns. The result holds for the moment: writes go on meanwhile.
 
 use crate::batch::apply::{Plan, TheirRows};
 use crate::batch::csv::Header;

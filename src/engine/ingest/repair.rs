@@ -1,8 +1,9 @@
-//! Ending the hold of a batch whose upload is not what was accepted: its file is sent again, or the batch is given up.
+//! Ends the hold of a batch whose upload differs from what was accepted: the client sends the file again, or an operator gives the batch
+//! up.
 //!
-//! Promises: only the very file that was accepted ends the hold, and then the batch is folded in at its place in the order, as
-//! if nothing had been; what is given up is kept as it was in [`DAMAGED`](crate::engine::DAMAGED), and all its rows count as
-//! failed; a crash on the way leaves the batch held, mended, or given up.
+//! Promises: only the very file that was accepted ends the hold. The batch is then applied at its place in the order, as if nothing had
+//! happened. What is given up is kept as it was in [`layout::DAMAGED`](crate::layout::DAMAGED), and all its rows count as failed. A crash
+//! on the way leaves the batch held, repaired, or given up.
 
 use crate::batch::pending::Pending;
 use crate::engine::commit::replay;

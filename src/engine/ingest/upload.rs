@@ -1,9 +1,8 @@
 //! A batch's body on its way in: decoded, written to the spool, parsed, checked and indexed as it arrives.
 //!
-//! Promises: memory per upload is bounded whatever is sent (a few chunks, a decoder's window, one row, 16 bytes a row and, where
-//! many share an id, one profile);
-//! the limits hold on what has actually arrived and come out of its encoding; an upload that is refused, broken off or
-//! dropped leaves nothing behind.
+//! Promises: memory per upload is bounded whatever is sent: a few chunks, a decoder's window, one row, 16 bytes a row and, where many
+//! rows share an id, one profile. The limits hold for what has actually arrived and what it decodes to. An upload that is refused,
+//! interrupted or dropped leaves nothing behind.
 
 use crate::batch::as_adobe::{AsAdobe, BadEscape};
 use crate::batch::csv::{HeaderError, Mistaken, Parser};

@@ -1,10 +1,9 @@
-//! Checking a data folder that no daemon has open, or a backup: every checksum, every link, the counts against a scan, and
-//! a digest of the content.
+//! Checks a data folder that no daemon has open, or a backup: every checksum, every link, the counts against a scan, and a digest of the
+//! content.
 //!
-//! Promises: the digest depends on what lookups would show and on nothing else: it is the same before a backup and after
-//! restoring it, before and after a store is made again. Nothing in the folder is changed: what a start would do to it, cut
-//! off a torn tail, make a store anew that can't be trusted, fold in what is pending, is done in a [`Scratch`] that shows
-//! it, and told.
+//! Promises: the digest depends on what lookups would show and on nothing else, so it is the same before a backup and after restoring
+//! it, and before and after a rebuild of the store. Nothing in the folder is changed. What a start would do to it (cut off a torn tail,
+//! rebuild a store that cannot be trusted, apply pending rows) is done in a [`Scratch`] that shows the folder, and reported.
 
 use crate::batch::outcome::read_outcomes;
 use crate::batch::pending::Accepted;

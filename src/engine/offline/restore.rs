@@ -1,15 +1,15 @@
-//! Restoring a backup: into a folder that is not there yet, or empty.
+//! Restores a backup into a folder that does not exist yet, or is empty.
 //!
 //! ```text
 //! copy    each file into NAME.partial, which is marked as unfinished, and verified against the manifest
 //! open    once, as a start would: the store is made, and its digest compared with the manifest's
-//! erase   whoever was erased after the backup, if the list of erasures is at hand
+//! erase   everybody who was erased after the backup, if the list of erasures is at hand
 //! finish  the mark goes, and the folder gets its name
 //! ```
 //!
-//! Promises: no daemon opens the folder before all of that is done; a restore that fails, or is ended, leaves nothing that
-//! opens, and nothing in the way of the next. Where the folder is a disk of its own, or nothing can be made beside it,
-//! the backup is restored within it, under the same mark. All of it belongs to whom the folder belongs to.
+//! Promises: no daemon opens the folder before all of that is done. A restore that fails, or is interrupted, leaves nothing that opens,
+//! and nothing in the way of the next. If the folder is a disk of its own, or nothing can be created beside it, the backup is restored
+//! within it, under the same mark. All of it belongs to the owner of the folder.
 
 use crate::clock::GuardedClock;
 use crate::config::{Config, Ingest};

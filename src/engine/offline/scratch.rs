@@ -1,16 +1,16 @@
-//! A folder that shows what a data folder or a backup holds, and takes what is written: whoever opens it changes nothing
-//! of the one it shows.
+//! A folder that shows what a data folder or a backup holds, and takes what is written: whoever opens it changes nothing in the folder
+//! that it shows.
 //!
 //! ```text
 //! journal      links to the segments, but copies of the last two: a torn tail is cut off in these
 //! snapshots    links
-//! spool        links, but copies of an upload of which rows are being overwritten; no index, for that is made again
-//! store        a copy of the generation in use, if there is one: sled cannot be opened without being written to
+//! spool        links, but copies of an upload whose rows are being overwritten; no index, because that is made again
+//! store        a copy of the generation in use, if there is one: sled writes to what it opens
 //! the rest     copies of the files that a start reads
 //! ```
 //!
-//! Promises: nothing in the folder that is shown is written, removed or locked for good, so it may be on a disk that is
-//! read-only; what is written here is gone when this is dropped.
+//! Promises: nothing in the folder that is shown is written, removed or locked for good, so it may be on a read-only disk. What is
+//! written here is gone when this is dropped.
 
 use crate::durable::private_folder;
 use crate::layout;

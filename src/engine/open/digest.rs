@@ -1,8 +1,8 @@
-//! A digest of what a start makes of a snapshot and the journal behind it: every value, byte for byte, before pending
-//! batches are folded in.
+//! A digest of what a start makes of a snapshot and the journal behind it: every value, byte for byte, before pending batches are
+//! applied.
 //!
-//! Promises: [`of_files`] works it out of the files, and [`of_store`] out of the store that was made of them; the two are
-//! equal unless something went wrong. Neither holds more than [`PART_BYTES_MAX`] of values in memory.
+//! Promises: [`of_files`] computes it from the files, and [`of_store`] from the store that was made of them. The two are equal unless
+//! something went wrong. Neither holds more than [`PART_BYTES_MAX`] of values in memory.
 
 use crate::engine::error::OpenError;
 use crate::journal::entry::{Entry, decode_group};

@@ -1,8 +1,8 @@
-//! Opening what the data folder holds; and making the store again where it can't be trusted, without a person.
+//! Opens the store of a data folder, and rebuilds it where it cannot be trusted, without a person.
 //!
-//! Promises: a store that does not open, panics, reaches less far than it must or has no checkpoint is set aside, and made again in a
-//! fresh folder from the newest snapshot that verifies, the journal behind it and the uploads; it is in use only once
-//! it is whole, so a crash on the way changes nothing. Damage in the journal is never healed: it is refused.
+//! Promises: a store that does not open, panics, reaches less far than it must, or has no checkpoint is set aside. Another is filled in
+//! a fresh folder from the newest snapshot that verifies, the journal behind it and the uploads. It is used only once it is whole, so a
+//! crash on the way changes nothing. Damage in the journal is never repaired: it is refused.
 
 use crate::config::Config;
 use crate::engine::disk_space::DiskSpace;

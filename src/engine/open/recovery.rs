@@ -1,13 +1,14 @@
-//! What a start does before anything is served: the journal is read from the last checkpoint on, and from the oldest
-//! incomplete batch on for what became of its rows; the store is brought up to it.
+//! What a start does before anything is served: it reads the journal from the last checkpoint on, and from the oldest incomplete batch
+//! on for the outcomes of its rows, and brings the store up to it.
 //!
-//! What of the files it cannot do without, and what it makes again, is written down in `needs.rs`.
+//! `needs.rs` lists the files that it needs, and those that it can rebuild.
 //!
-//! Promises: nothing that was acknowledged is missing afterwards; a batch that was complete is complete, with its counts,
-//! also while its rows are folded once more into a store that is made again; a batch whose upload is to be folded in, and is
-//! not what was accepted, is held, and all others go on; a store that reaches less far than
-//! its checkpoint, or a batch's end behind that, says is refused, and made again from the newest snapshot that verifies
-//! and the journal behind it.
+//! Promises:
+//! - Nothing that was acknowledged is missing afterwards.
+//! - A batch that was complete is complete, with its counts, also while its rows are applied once more to a rebuilt store.
+//! - A batch whose upload differs from what was accepted is held if its rows are still to be applied. All other batches go on.
+//! - A store that reaches less far than its checkpoint says, or a batch's end behind that, is refused. It is rebuilt from the newest
+//!   snapshot that verifies and the journal behind it.
 
 use crate::batch::catalogue::{self, Catalogue};
 use crate::batch::checksum::UploadError;

@@ -1,7 +1,7 @@
-//! Going on without what is damaged and stands nowhere else: only where somebody says so, with `profiled check --salvage`.
+//! Goes on without what is damaged and exists nowhere else, if an operator says so with `profiled check --salvage`.
 //!
-//! Promises: what is given up is named, and kept as it was in [`DAMAGED`]; all else stays; a crash on the way leaves what
-//! was damaged damaged, or given up.
+//! Promises: what is given up is named, and kept as it was in [`layout::DAMAGED`]. Everything else stays. A crash on the way leaves the
+//! damaged file damaged, or given up.
 
 use crate::batch::checksum::FileSum;
 use crate::batch::csv::Header;

@@ -1,13 +1,13 @@
-//! The folder of stores: each generation in a folder of its own, and a file that names the one in use.
+//! The folder of stores: each generation has a folder of its own, and a file names the one in use.
 //!
 //! ```text
-//! DATA/store/current                which generation is used
-//!           /0000000000000003/      a generation: the store's own files, and the checkpoint that speaks of them
-//!           /0000000000000002.aside what a start would not trust, kept for inspection, with the file WHY in it
+//! DATA/store/current                names the generation in use
+//!           /0000000000000003/      a generation: the store's own files, and its checkpoint
+//!           /0000000000000002.aside a generation that a start did not trust, kept for inspection, with the reason in WHY
 //! ```
 //!
-//! Promises: a generation counts from the moment `current` names it, which is one rename; whatever else a crash leaves
-//! is removed at the next start.
+//! Promises: a generation is in use from the moment `current` names it, which is one rename. The next start removes whatever else a
+//! crash leaves.
 
 use crate::durable::{self, sync_folder};
 use crate::engine::open::recovery::read_checkpoint;

@@ -1,7 +1,7 @@
 //! A client's batches, newest first and page by page.
 //!
-//! Promises: the batches are looked through from the newest back, only as far as a page goes, however many are kept: of those
-//! in one state the complete ones are not looked at for the incomplete ones, nor the other way round.
+//! Promises: it looks at the batches from the newest back, and only as far as one page needs, however many are kept. A search for
+//! incomplete batches does not look at the complete ones, nor the other way round.
 
 use crate::batch::queue::{Batches, Which};
 use crate::engine::read::state::Reader;

@@ -1,14 +1,13 @@
-//! All visitors of a client, one after the other, as lookups show them: those in the store, and those whom rows of pending
-//! batches create, wherever folding is.
+//! All visitors of a client, one after the other, as lookups show them: those in the store, and those whom rows of pending batches
+//! create, however far applying is.
 //!
-//! Promises: every visitor that lives throughout is shown; memory stays small whatever the store holds and whatever is
-//! pending; both are read piece by piece on a thread that may block, and nobody is waited for. What is shown is no snapshot
-//! of one instant: each visitor is as of the moment at which it is looked up, and one that logs in meanwhile may be shown
-//! twice, the later time with all it has.
+//! Promises: every visitor that lives throughout is shown. Memory stays small, whatever the store holds and whatever is pending. Both
+//! are read piece by piece on a thread that may block, and nobody is waited for. The export is no snapshot of one instant: each visitor
+//! is as of the moment at which it is looked up, and a visitor that logs in meanwhile may be shown twice, the second time complete.
 //!
-//! A visitor whom a batch created bears that batch's seq for its birth, under an id that a row of it names. So those who
-//! are born of the batches that are pending when the walk begins are found by way of these batches' rows alone, and all
-//! others in the store: however far folding gets meanwhile, nobody is missed and nobody is met twice.
+//! A visitor whom a batch created has that batch's seq as its birth, under an id that one of its rows names. So those who are born of
+//! the batches that are pending when the walk begins are found by these batches' rows alone, and all others in the store. However far
+//! applying gets meanwhile, nobody is missed and nobody is met twice.
 
 use crate::batch::csv::write::{Cells, write_cell, write_header};
 use crate::batch::csv::{HEADER_BYTES_MAX, ROW_BYTES_MAX};

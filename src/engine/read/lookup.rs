@@ -1,7 +1,7 @@
-//! A visitor as of now: the stored profile, with the visitor's pending rows folded in.
+//! A visitor as of now: the stored profile, with the visitor's pending rows applied.
 //!
-//! Promises: a lookup waits for nobody, sees a batch from the moment it is acknowledged, and never shows a state that
-//! was at no time there.
+//! Promises: a lookup waits for nobody, sees a batch from the moment it is acknowledged, and never shows a state that was at no time
+//! there.
 
 use crate::batch::outcome::BatchState;
 use crate::batch::pending::Pending;

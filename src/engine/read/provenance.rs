@@ -1,7 +1,7 @@
-//! Which line of which upload set an attribute: not stored with it, but found in the kept uploads when somebody asks.
+//! Which line of which upload set an attribute. The store does not keep that: the kept uploads are searched when somebody asks.
 //!
-//! Promises: no more than a few uploads are read for one question, no more than a few questions are searched for at once,
-//! and none goes on once nobody waits for its answer; an upload that is no longer kept tells nothing.
+//! Promises: one question reads only a few uploads, only a few questions are searched for at once, and a search ends when nobody waits
+//! for its answer. An upload that is no longer kept tells nothing.
 
 use crate::batch::pending::{BundleRow, Pending, RowOf};
 use crate::batch::queue::Known;

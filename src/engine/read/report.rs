@@ -1,10 +1,12 @@
-//! What became of a batch's rows, and what of them to send again: read from its kept upload and outcomes.
+//! The outcomes of a batch's rows, and the rows to send again: read from its kept upload and outcomes.
 //!
-//! Promises: every row of a complete batch has an outcome: those that are not `updated` are stored, the others follow from
-//! the file. Memory is bounded by a piece of the file, a row and a page. Of an erased visitor's row nothing is told but
-//! its line and its outcome, and it is in no repair file (R12). A read during which rows of any upload are overwritten ends
-//! in an error: what it gave is from before, and from the first byte that is overwritten on it gives no more. What cannot
-//! be told whole ends in an error.
+//! Promises:
+//! - Every row of a complete batch has an outcome. Those that are not `updated` are stored, the others follow from the file.
+//! - Memory is bounded by a piece of the file, a row and a page.
+//! - Of an erased visitor's row only its line and its outcome are reported, and no repair file holds it (R12).
+//! - A read during which rows of any upload are overwritten ends in an error. What it gave is from before, and it gives nothing from
+//!   the first overwritten byte on.
+//! - What cannot be reported completely ends in an error.
 
 use crate::batch::csv::write::{Cells, write_header};
 use crate::batch::csv::{Header, Row, RowPlace, RowReader};

@@ -1,8 +1,8 @@
 //! What a client has: visitors, batches, rows by outcome, and how fast they came.
 //!
-//! Promises: counting visitors reads the store page by page, and the ids of pending batches that create, one count at a time
-//! for the whole daemon, and a count is told again for a while rather than made again. However far folding is, the count is
-//! the same (R4); only whom a batch creates that is held is left out until it is sent again.
+//! Promises: counting visitors reads the store page by page, and the ids of pending batches that create visitors. The whole daemon
+//! makes one count at a time, and a count is told again for a while. However far applying is, the count is the same (R4); only visitors
+//! whom a held batch creates are left out until it is sent again.
 
 use crate::batch::kept::Totals;
 use crate::batch::outcome::BatchState as ApplyState;

@@ -1,11 +1,12 @@
-//! Backups: a folder with a verified snapshot, the journal behind it up to one moment, the uploads that go with it, and
-//! what stands beside them: the tokens, the audit trail, the list of erasures, the format stamp.
+//! Backups: a folder with a verified snapshot, the journal behind it up to one moment, the uploads that belong to it, and the small
+//! files of the data folder: the tokens, the audit trail, the list of erasures, the format stamp.
 //!
-//! Promises: a backup is what the daemon would have found after a power cut at that moment, less its store, which is
-//! made again; it is whole once its manifest is there, which is written last, with the digest of the store that a start
-//! makes of it. An upload that is not what was accepted goes along as it is, and is told: its batch is held in what is
-//! restored, if it was to be folded in; only where the snapshot just lacks rows that the store has, the backup is not made.
-//! A backup that is already there is never changed.
+//! Promises:
+//! - A backup is what the daemon would have found after a power cut at that moment, except for its store, which is rebuilt.
+//! - It is whole once its manifest is there. The manifest is written last, with the digest of the store that a start makes of it.
+//! - An upload that differs from what was accepted is copied as it is, and reported. In the restored folder its batch is held, if its
+//!   rows were still to be applied. Only if the snapshot lacks rows that the store has is no backup made.
+//! - A backup that is already there is never changed.
 
 use crate::batch::catalogue;
 use crate::batch::checksum::{FileSum, UploadError};

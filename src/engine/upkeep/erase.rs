@@ -1,5 +1,5 @@
-//! Which visitors' bytes are to go (R12), and overwriting their rows in kept uploads, in place: every other row stays
-//! where it is, and so do all line numbers. What is overwritten reads `erased`.
+//! Whose bytes are to go (R12), and how their rows in kept uploads are overwritten in place. Every other row stays where it is, and so
+//! do all line numbers. An overwritten row reads `erased`.
 
 use crate::batch::csv::{Header, HeaderError, Parser};
 use crate::batch::pending::Accepted;

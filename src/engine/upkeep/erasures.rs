@@ -1,15 +1,15 @@
 //! The list of all erasures: which ids were erased by which write, for backups from before them.
 //!
-//! A backup that is restored brings back whoever was erased after it. The list outlives the tombstones, which go once no
-//! older file is left in the data folder; with it `profiled restore --after` erases those visitors again.
+//! A backup that is restored brings back everybody who was erased after it. The list outlives the tombstones, which go once no older
+//! file is left in the data folder. With it `profiled restore --after` erases those visitors again.
 //!
 //! ```text
 //! DATA/erasures   first line: profiled erasures 1 SINCE SECRET
 //!                 then for each erased id: SEQ SHA-256(SECRET, key), of which 128 bits
 //! ```
 //!
-//! Promises: an erasure stands in the list before it is acknowledged; no id is in it, and without the list nobody can tell
-//! which ids it speaks of (R12); it is append-only, and a line that a crash cut off is passed over.
+//! Promises: an erasure stands in the list before it is acknowledged. No id is in the list, and without the list nobody can tell which
+//! ids it is about (R12). It is append-only, and a line that a crash cut off is skipped.
 
 use crate::durable;
 use crate::layout;

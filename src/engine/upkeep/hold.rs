@@ -1,8 +1,7 @@
-//! What would go for its age alone, and stays for a while: a start, or an operator who accepts another time, has only the
-//! clock's word that so much time has passed.
+//! Expired data is kept for a while when only the clock says that it expired: after a start, and after an operator accepted another time.
 //!
-//! Promises: for the first hour nobody who expired is swept and no upload is removed for its age, so a clock that is put
-//! right within that time shows all of it again; the log, `/readyz` and the metrics say what is kept.
+//! Promises: for the first hour no expired visitor is swept and no upload is removed for its age. So a clock that is set right within
+//! that time shows all of it again. The log, `/readyz` and the metrics say what is kept.
 
 use crate::config::Config;
 use crate::model::id::ClientCode;

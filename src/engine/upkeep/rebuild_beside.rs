@@ -1,18 +1,17 @@
-//! Making the store again beside the one in use, where that turns out to be damaged while it serves.
+//! Rebuilds a damaged store beside the one in use, while that one still serves.
 //!
 //! ```text
-//! fill       a fresh generation from the newest snapshot that verifies, and what the journal says behind it, while the
-//!            damaged store serves what can be read of it; folding waits, so the journal has every change
-//! again      batches that were complete behind the snapshot: the fresh store lacks their rows, for folding is not
-//!            journaled. What became of their rows is on record, and they stay complete for whoever asks. Where their
-//!            files are damaged, it is done as at a start: a batch without its upload is held, one without its outcomes
-//!            has them made again
-//! take over  between two commit groups: the rest of the journal, these batches pending once more, the fresh store used
-//! adopt      it is made durable, and from then on a restart finds it; the damaged one is set aside
+//! fill       a fresh generation from the newest snapshot that verifies and the journal behind it. The damaged store serves what can
+//!            be read of it meanwhile. No rows are applied, so the journal has every change
+//! again      batches that were completed behind the snapshot: the fresh store lacks their rows, because applying is not journaled.
+//!            Their outcomes are on record, and they stay complete for whoever asks. If their files are damaged, it is done as at a
+//!            start: a batch without its upload is held, and one without its outcomes has them computed again
+//! take over  between two commit groups: the rest of the journal, these batches pending once more, the fresh store in use
+//! adopt      the fresh store is made durable, and a restart finds it from then on. The damaged one is set aside
 //! ```
 //!
-//! Promises: nobody is shown an older value: what cannot be read is refused until then. From the moment this begins a
-//! restart makes the store again, too. Where it cannot be done, all goes on as it was, and it is said why.
+//! Promises: nobody is shown an older value; what cannot be read is refused until the take-over. From the moment this begins a restart
+//! rebuilds the store, too. If it cannot be done, everything goes on as before, and the reason is reported.
 
 use crate::durable::sync_folder;
 use crate::engine::commit::replay;

@@ -1,11 +1,10 @@
-//! The sweeper: reclaims, in small steps, what counts as absent already (R11): expired profiles and links that lead
-//! nowhere leave a tombstone, by a write that is journaled as any other, so that neither a crash nor a store made again
-//! brings them back; once nothing needs the tombstone any more, it goes too. What was erased is compaction's (R12).
+//! The sweeper removes, in small steps, what counts as absent already (R11). Expired profiles and links that lead nowhere become
+//! tombstones, by a write that is journaled like any other, so neither a crash nor a rebuild brings them back. Once nothing needs the
+//! tombstone any more, it goes too. Erased visitors are left to compaction (R12).
 //!
-//! Promises: nothing it takes is missed. It takes only what no incomplete batch can meet (a value that a pending batch
-//! is not past, and that was expired at each pending batch's place; no link while a batch is pending) and, of
-//! tombstones, what no replay from the last checkpoint can touch. A lifetime that is raised later does not bring back
-//! what was swept.
+//! Promises: nothing that it takes is missed. It takes only what no incomplete batch can meet: a value that every pending batch is
+//! behind and that was expired at each pending batch's place; no link while a batch is pending; and only tombstones that no replay from
+//! the last checkpoint can touch. A lifetime that is raised later does not bring back what was swept.
 
 use crate::batch::queue::Batches;
 use crate::batch::resolve::decoded;
