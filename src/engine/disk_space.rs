@@ -15,7 +15,7 @@ use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The disk under the data folder, and how much of it is kept free.
+/// The disk of the data folder, and how much of it stays free.
 #[derive(Debug)]
 pub(super) struct DiskSpace {
     folder: PathBuf,
@@ -28,7 +28,7 @@ impl DiskSpace {
         Self { folder: folder.to_owned(), reserve: AtomicU64::new(reserve), refusing: AtomicBool::new(false) }
     }
 
-    /// From now on so many bytes are kept free.
+    /// Changes how many bytes stay free.
     pub(super) fn set_reserve(&self, bytes: u64) {
         self.reserve.store(bytes, Ordering::Relaxed);
     }
@@ -37,7 +37,7 @@ impl DiskSpace {
         self.reserve.load(Ordering::Relaxed)
     }
 
-    /// Refuses a write from outside while there is less room than the reserve. Logs when that begins and ends.
+    /// Refuses a write from outside while less than the reserve is free. Logs when that begins and ends.
     pub(super) fn for_writes(&self) -> Result<(), EngineError> {
         let short = self.short_of(self.reserve());
         let refusing = short.is_some();
@@ -56,30 +56,30 @@ impl DiskSpace {
         short.map_or(Ok(()), |left| Err(self.full(left)))
     }
 
-    /// The same, of one that is known to bring so many bytes.
+    /// Refuses an upload that is known to need so many bytes.
     pub(super) fn for_upload(&self, bytes: u64) -> Result<(), EngineError> {
         self.for_writes()?;
         self.short_of(self.reserve().saturating_add(bytes)).map_or(Ok(()), |left| Err(self.full(left)))
     }
 
-    /// Refuses what can wait.
+    /// Refuses work that can wait.
     pub(super) fn for_upkeep(&self) -> Result<(), EngineError> {
         self.short_of(self.reserve() / 2).map_or(Ok(()), |left| Err(self.full(left)))
     }
 
-    /// Refuses what would only spare a restart some work, and what may only fail.
+    /// Refuses checkpoints: they only save a restart some work, and would fail on a full disk.
     pub(super) fn for_checkpoints(&self) -> Result<(), EngineError> {
         self.short_of(self.reserve() / 4).map_or(Ok(()), |left| Err(self.full(left)))
     }
 
-    /// The bytes that are left, if the disk says.
+    /// The free bytes, if the file system tells them.
     pub(super) fn left(&self) -> Option<u64> {
         bytes_left(&self.folder).ok()
     }
 
-    /// The bytes that are left, if they are fewer than these.
+    /// The free bytes, if they are fewer than these.
     fn short_of(&self, bytes: u64) -> Option<u64> {
-        // A disk that does not say how full it is will refuse what does not fit.
+        // A disk that does not tell how full it is refuses by itself what does not fit.
         bytes_left(&self.folder).ok().filter(|left| *left < bytes)
     }
 
@@ -89,7 +89,7 @@ impl DiskSpace {
     }
 }
 
-/// What the file system of a folder has left for this process.
+/// The free bytes of a folder's file system, for this process.
 fn bytes_left(folder: &Path) -> io::Result<u64> {
     let disk = rustix::fs::statvfs(folder)?;
     Ok(disk.f_bavail.saturating_mul(disk.f_frsize))

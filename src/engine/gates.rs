@@ -25,17 +25,18 @@ use crate::model::id::ClientCode;
 use crate::sync::unpoisoned;
 use crate::telemetry::metrics::{Limit, Metrics, UnderWay};
 
-/// From when on a newcomer has one make room that waits for its caller, though it does not stall, and from when on any.
+/// After how long a newcomer makes a holder leave that waits for its caller without having stalled, and after how long any
+/// holder.
 const INSIST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
-/// How many grants are remembered, for whoever had fewer of late to come first.
+/// How many grants are remembered, so that a caller who had fewer lately comes first.
 const GRANTS_REMEMBERED: usize = 16;
 
-/// Where a caller is: its address, of an IPv6 one the /64, for whoever has one of those has all.
+/// Where a caller is: its address; for IPv6 the /64, because whoever has one address of those has all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Network(IpAddr);
 
 impl Network {
-    /// That of an address.
+    /// The network of an address.
     pub fn of(address: IpAddr) -> Self {
         Self(match address.to_canonical() {
             IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
@@ -44,7 +45,7 @@ impl Network {
     }
 }
 
-/// Whom a place is for.
+/// The caller for whom a place is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Who {
     client: Option<ClientCode>,
@@ -52,20 +53,20 @@ pub struct Who {
 }
 
 impl Who {
-    /// Somebody who calls for a client, or for none, from an address.
+    /// A caller from an address, for a client or for none.
     pub fn new(client: Option<&ClientCode>, address: IpAddr) -> Self {
         Self { client: client.cloned(), network: Network::of(address) }
     }
 }
 
-/// How a pool shares its places out.
+/// How a pool shares its places.
 #[derive(Debug, Clone, Copy)]
 struct Rules {
-    /// So many may wait for a place.
+    /// How many may wait for a place.
     waiting_max: usize,
-    /// For so long.
+    /// How long each may wait.
     wait_max: Duration,
-    /// Whether the work is the daemon's own: then all wait for their turn, and nobody who has it is disturbed.
+    /// Whether the work is the daemon's own. Then all wait for their turn, and nobody who has it must make room.
     by_turns: bool,
 }
 
@@ -79,11 +80,11 @@ impl Rules {
             | Scarce::LargeCalls => {
                 Self { waiting_max: 64, wait_max: Duration::from_secs(10), by_turns: false }
             }
-            // An upload that waits for its turn has its index in memory, 8 MB at most.
+            // An upload that waits for its turn keeps its index in memory, 8 MB at most.
             Scarce::DryRuns | Scarce::LineSearches | Scarce::Counts => {
                 Self { waiting_max: 8, wait_max: Duration::from_secs(60), by_turns: true }
             }
-            // A backup of much takes its time.
+            // A large backup takes long.
             Scarce::Chores => Self { waiting_max: 8, wait_max: Duration::from_secs(3600), by_turns: true },
         }
     }
@@ -99,7 +100,7 @@ struct Pool {
     rules: Rules,
     metrics: Arc<Metrics>,
     state: Mutex<State>,
-    /// Told to all who wait when anything of the state has changed that they may wait for.
+    /// Notifies all who wait when the state has changed.
     changed: Notify,
 }
 
@@ -116,16 +117,16 @@ struct State {
 #[derive(Debug)]
 struct Holder {
     who: Who,
-    /// While it waits for its caller: from when on it stalls.
+    /// While it waits for its caller: when it begins to count as stalled.
     stalls_at: Option<Instant>,
-    /// Told when it is to make room.
+    /// Notified when the holder must make room.
     leave: Arc<Leave>,
 }
 
 #[derive(Debug, Default)]
 struct Leave {
     asked: AtomicBool,
-    told: Notify,
+    notify: Notify,
 }
 
 #[derive(Debug)]
@@ -133,11 +134,11 @@ struct Waiter {
     number: u64,
     who: Who,
     came: Instant,
-    /// Whether somebody else has its place in the queue.
+    /// Whether another caller has its place in the queue.
     displaced: bool,
 }
 
-/// A place; it is free again once all that hold a copy of it have dropped theirs.
+/// A place. It is free again when the last copy is dropped.
 #[derive(Debug, Clone)]
 pub struct Place(Arc<Held>);
 
@@ -149,11 +150,11 @@ struct Held {
     _counted: UnderWay,
 }
 
-/// While it is there, a place's holder waits for its caller.
+/// While this exists, the holder of the place waits for its caller.
 #[derive(Debug)]
 pub struct Waits<'a>(&'a Place);
 
-/// What a waiter is to do.
+/// What a waiter must do.
 #[derive(Debug, PartialEq, Eq)]
 enum Turn {
     Take,
@@ -163,9 +164,9 @@ enum Turn {
 }
 
 impl Shares {
-    /// So many places.
+    /// A pool of so many places.
     pub fn new(scarce: Scarce, max: usize, metrics: &Arc<Metrics>) -> Self {
-        // So that the series is there from the start.
+        // This makes the series of the metric exist from the start.
         drop(metrics.place(scarce.name()));
         Self(Arc::new(Pool {
             scarce,
@@ -176,7 +177,7 @@ impl Shares {
         }))
     }
 
-    /// A place, if there is one, or somebody makes room in time.
+    /// Takes a place, if one is free or another caller makes room in time.
     pub async fn take(&self, who: &Who) -> Result<Place, EngineError> {
         let pool = &self.0;
         let queued = Queued { pool, number: pool.queue(who) };
@@ -193,7 +194,7 @@ impl Shares {
         }
     }
 
-    /// From now on there are so many; who has one keeps it.
+    /// Changes the number of places. Whoever has one keeps it.
     pub fn resize(&self, max: usize) {
         self.0.state().max = max;
         self.0.changed.notify_waiters();
@@ -212,7 +213,7 @@ impl Shares {
     }
 }
 
-/// Somebody who waits, until it is dropped: then it waits no more, place or not.
+/// A caller who waits. Dropping it ends the wait, with or without a place.
 struct Queued<'a> {
     pool: &'a Arc<Pool>,
     number: u64,
@@ -225,7 +226,7 @@ impl Drop for Queued<'_> {
     }
 }
 
-/// What becomes of somebody who wants a place.
+/// What a caller who wants a place gets.
 enum Next {
     Place(Place),
     Wait(Instant),
@@ -251,7 +252,7 @@ impl Pool {
                 "one made room for another"
             );
             victim.asked.store(true, Ordering::Release);
-            victim.told.notify_one();
+            victim.notify.notify_one();
         }
         match turn {
             Turn::Take => {
@@ -274,27 +275,27 @@ impl Pool {
 }
 
 impl Place {
-    /// The holder waits for its caller until what this gives is dropped; from `patience` on it stalls.
+    /// The holder waits for its caller until the guard is dropped. After `patience` it counts as stalled.
     pub fn waits(&self, patience: Duration) -> Waits<'_> {
         let stalls_at = Instant::now().checked_add(patience);
         self.note(stalls_at.or_else(|| Instant::now().checked_add(Duration::from_secs(3600))));
         Waits(self)
     }
 
-    /// The holder waits from now on, and stalls.
+    /// The holder waits from now on, and counts as stalled.
     pub fn waits_for_good(&self) {
         self.note(Some(Instant::now()));
     }
 
-    /// Completes when it is to make room.
+    /// Completes when the holder must make room.
     pub async fn asked_to_leave(&self) -> EngineError {
         while !self.is_asked_to_leave() {
-            self.0.leave.told.notified().await;
+            self.0.leave.notify.notified().await;
         }
         EngineError::MadeRoom(self.0.pool.scarce)
     }
 
-    /// Whether it is to make room.
+    /// Whether the holder must make room.
     pub fn is_asked_to_leave(&self) -> bool {
         self.0.leave.asked.load(Ordering::Acquire)
     }
@@ -326,7 +327,8 @@ impl Drop for Held {
 }
 
 impl State {
-    /// Puts a newcomer behind those who wait, if need be in place of one whose owner has more of them there.
+    /// Puts a newcomer at the end of the queue. If the queue is full, it takes the place of a waiter whose owner has more of
+    /// them there.
     fn queue(&mut self, who: &Who, now: Instant, rules: Rules) -> (u64, bool) {
         let mut displaced = false;
         if self.waiting.iter().filter(|waiter| !waiter.displaced).count() >= rules.waiting_max {
@@ -352,7 +354,7 @@ impl State {
         still.map(|waiter| (waiter.number, waiter.who.clone())).collect()
     }
 
-    /// What a waiter is to do now, and who is to make room for it.
+    /// What a waiter must do now, and who must make room for it.
     fn turn(&mut self, number: u64, now: Instant, rules: Rules) -> (Turn, Option<Arc<Leave>>) {
         let Some(me) = self.waiting.iter().find(|waiter| waiter.number == number) else {
             return (Turn::Refused, None);
@@ -392,7 +394,7 @@ impl State {
             let stalls = holder.stalls_at.is_some_and(|at| at <= now);
             let insisted = holder.stalls_at.is_some() && waited >= INSIST.0 || waited >= INSIST.1;
             if stalls || excess.over() && insisted {
-                // Whoever stalls first goes first, those who don't wait last.
+                // The one that stalled first goes first; those that do not wait go last.
                 let rank = |at: Option<Instant>| (at.is_none(), at);
                 if victim.is_none_or(|(best, _)| rank(holder.stalls_at) < rank(best)) {
                     victim = Some((holder.stalls_at, *at));
@@ -422,7 +424,7 @@ impl State {
         leave
     }
 
-    /// How much somebody has now, and had of late.
+    /// How much a caller has now, and had lately.
     fn load(&self, who: &Who) -> usize {
         let all = self.held.values().map(|holder| &holder.who).chain(&self.granted);
         all.map(|other| usize::from(other.client == who.client) + usize::from(other.network == who.network))

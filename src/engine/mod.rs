@@ -16,7 +16,7 @@
 //! mod.rs operator.rs            the calls, for visitors and batches; for operators
 //! ```
 //!
-//! A room uses only what stands above it here; `tests/engine/layers.rs` holds the order of all files.
+//! A room uses only what stands above it here; `tests/engine/circles.rs` enforces it.
 //!
 //! Promises: nothing here blocks an async thread; what is answered with success is durable and readable.
 

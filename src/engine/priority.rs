@@ -3,14 +3,14 @@
 use rustix::process::setpriority_process;
 use rustix::thread::gettid;
 
-/// As willing as a thread can be. Some of these threads hold locks that others wait for, but to give way less costs more: see
+/// As willing as a thread can be. Some of these threads hold locks that others wait for, but to make way less costs more: see
 /// "What was tried and did not help" in BENCHMARKS.md.
 const WILLING: i32 = 19;
 
-/// Has this thread give way to all that answer somebody: for folding, parsing and upkeep, which take the processors for
-/// seconds at a time. It can't be taken back, so only threads that do nothing else should call it.
+/// Makes this thread give way to all threads that answer somebody. For applying, parsing and maintenance, which need the
+/// processors for seconds at a time. It cannot be undone, so only threads that do nothing else may call it.
 pub(in crate::engine) fn give_way() {
-    // The system counts threads here, though it speaks of processes.
+    // The system call takes the id of a thread, although its name says process.
     if let Err(error) = setpriority_process(Some(gettid()), WILLING) {
         tracing::debug!(%error, "a thread keeps its priority");
     }

@@ -24,47 +24,47 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-/// How many failed rows are told beside the counts; the report has all.
+/// How many failed rows are listed beside the counts. The report has all.
 pub const FAILED_TOLD_MAX: usize = 100;
 
-/// What a batch would come to.
+/// What a batch would do.
 pub struct DryRun {
     /// Its rows.
     pub rows: u64,
     /// Its file's size.
     pub bytes: u64,
-    /// Its rows by what would become of them.
+    /// Its rows, by the outcome that they would have.
     pub counts: Counts,
     /// What it would change of each attribute of its header, in the header's order.
     pub attributes: Vec<(String, Diff)>,
     /// The first of the rows that would fail.
     pub failed: Vec<ToldRow>,
-    /// What of it was perhaps not meant.
+    /// What in it was perhaps not meant.
     pub remarks: Remarks,
-    /// What would become of each row.
+    /// The outcome that each row would have.
     pub report: Report,
 }
 
 /// How many visitors' values of one attribute would change, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Diff {
-    /// They have none, and would get one.
+    /// They have no value, and would get one.
     pub set: u64,
-    /// They have another.
+    /// They have another value.
     pub changed: u64,
-    /// They have the same already.
+    /// They have the same value already.
     pub unchanged: u64,
-    /// They have one, and would have none.
+    /// They have a value, and would have none.
     pub removed: u64,
 }
 
-/// Folds an upload's rows into what lookups show, and keeps nothing but what it would come to. Blocks.
+/// Applies an upload's rows to what lookups show, and keeps only the outcomes. Blocks.
 pub(in crate::engine) fn try_out(
     ingest: &Ingest,
     batch: NewBatch,
     place: Place,
 ) -> Result<DryRun, EngineError> {
-    // The place it would have in the order, were it accepted now.
+    // The place in the order that it would have if it were accepted now.
     let shared = &ingest.shared;
     let seq = Seq::from_parts(ingest.read.now().plus(1), 0);
     let accepted = Accepted {
@@ -80,7 +80,7 @@ pub(in crate::engine) fn try_out(
     let header = batch.header.clone();
     let pending = Pending::new(accepted, batch.header, batch.index, batch.spool.path());
     let accepted = Arc::clone(&pending.accepted);
-    // The folding thread may hold a file in memory just now.
+    // The apply thread may have a file in memory just now.
     let plan = Plan::make(&Arc::new(pending), &*shared.store, 0).map_err(|error| shared.reported(error))?;
     let (decided, counts) = plan.decided();
     let mut outcomes = decided.to_vec();
@@ -128,7 +128,7 @@ impl<'a> Diffs<'a> {
         Self { accepted, columns, diffs: vec![Diff::default(); names.len()] }
     }
 
-    /// Folds one visitor's rows in, and notes what that changes.
+    /// Applies one visitor's rows, and notes what that changes.
     fn visitor(
         &mut self,
         shared: &Shared,
@@ -138,7 +138,7 @@ impl<'a> Diffs<'a> {
         outcome: &mut dyn FnMut(u32, Outcome),
     ) -> Result<(), ResolveError> {
         let rules = &self.accepted.rules;
-        // The runs first, the store second, as a lookup does.
+        // The pending rows first, the store second, as in a lookup.
         let pending = shared.batches.pending(&self.accepted.id.client);
         let mut view = View::new(&*shared.store);
         resolve(&mut view, &pending, key, &mut Noted::nothing())?;
@@ -146,7 +146,7 @@ impl<'a> Diffs<'a> {
         let value = view.get(&canonical)?;
         let living = match value.as_ref().map(|value| decoded(&canonical, value)).transpose()? {
             Some(Stored::Profile(profile)) if !profile.expired(rules.seq.millis(), rules.lifetime_ms) => {
-                // A write of this moment may be past the place that was thought up for the batch.
+                // A write of this moment may be past the place that the batch was given here.
                 Some(Profile { through: Seq::ZERO, ..profile })
             }
             _ => None,

@@ -18,7 +18,7 @@ use crate::sync::{Ordering, lock};
 use std::sync::Arc;
 
 impl Ingest {
-    /// Gives up a batch that is held: every row of it counts as failed, and all others go on.
+    /// Gives up a batch that is held. Each of its rows counts as failed, and all other batches go on.
     pub(in crate::engine) async fn give_up_batch(
         self: &Arc<Self>,
         id: &BatchId,
@@ -28,7 +28,7 @@ impl Ingest {
         self.read.known_batch(id)
     }
 
-    /// Says so unless a batch is held.
+    /// An error unless a batch is held.
     pub(in crate::engine) fn check_held(&self, id: &BatchId) -> Result<(), EngineError> {
         self.held_batch(id).map(|_| ())
     }
@@ -60,7 +60,7 @@ impl Ingest {
         Ok(())
     }
 
-    /// Puts the file of a batch that is held in its place again, as it was just sent.
+    /// Puts the file of a held batch back in its place, as it was just sent.
     pub(in crate::engine) fn put_back(&self, id: &BatchId, sent: NewBatch) -> Result<(), EngineError> {
         let _one = lock(&self.replacing);
         let pending = self.held_batch(id)?;
@@ -77,7 +77,7 @@ impl Ingest {
         let again = self.shared.spool.recount_after(&index, || pending.open_again(expected, &index));
         let mut again = again.or_internal()?;
         if again.is_unjudged() {
-            // Whom it may name waits until it is published, so no write comes between.
+            // Every visitor whom it may name waits until it is published, so no write comes between.
             again = replay::judge(again, &*self.shared.store).or_internal()?;
         }
         self.shared.batches.go_on_with(Arc::new(again));

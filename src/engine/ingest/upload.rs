@@ -31,7 +31,7 @@ use tokio::sync::{mpsc, oneshot};
 
 /// How many chunks of the body may wait for the disk and the parser.
 const CHUNKS_WAITING_MAX: usize = 4;
-/// `decode_ratio_max` holds from so many decoded bytes on: a small file may well be the same line over and over.
+/// `decode_ratio_max` holds from this many decoded bytes on: a small file may consist of the same line over and over.
 const DECODE_RATIO_FROM_BYTES: u64 = 4 << 20;
 
 /// What a request's head says of the batch file in its body.
@@ -39,14 +39,14 @@ const DECODE_RATIO_FROM_BYTES: u64 = 4 << 20;
 pub struct Announced {
     /// How it is encoded.
     pub encoding: Encoding,
-    /// How many bytes will come, as they are encoded, if that is said.
+    /// How many encoded bytes will come, if the head says it.
     pub bytes: Option<u64>,
-    /// Whether it is said to be a form: the file in one may be shorter by much.
+    /// Whether the head calls it a form: the file in a form may be much shorter.
     pub form: bool,
 }
 
 impl Announced {
-    /// Refuses a body that is certain to be refused once it has come.
+    /// Refuses a body that would certainly be refused later.
     pub(in crate::engine) fn check(self, limits: &Limits) -> Result<(), EngineError> {
         let limit = limits.body_bytes_limit;
         let max = match self.encoding {
@@ -59,12 +59,12 @@ impl Announced {
         }
     }
 
-    /// The same, once it is certain that it is no form.
+    /// The same check, once the body has turned out to be no form.
     fn check_raw(self, limits: &Limits) -> Result<(), EngineError> {
         Self { form: false, ..self }.check(limits)
     }
 
-    /// How many bytes it is certain to take on the disk, if it is accepted; of a form that is not known.
+    /// How many bytes it will need on the disk at least, if it is accepted. For a form that is not known.
     pub(in crate::engine) fn spooled_bytes_min(self) -> u64 {
         match self.encoding {
             Encoding::Plain => self.bytes.unwrap_or_default().max(1),
@@ -78,7 +78,7 @@ impl Announced {
 pub struct AcceptedBatch {
     /// The batch.
     pub batch: BatchStatus,
-    /// Whether it was accepted when it was sent before, with the same key.
+    /// Whether it had been accepted before, with the same key.
     pub before: bool,
 }
 
@@ -87,7 +87,7 @@ enum Piece {
     End,
 }
 
-/// A batch file on its way in. Dropping it abandons it: nothing stays.
+/// A batch file on its way in. If this is dropped, nothing of the file stays.
 pub struct Upload {
     ingest: Arc<Ingest>,
     who: Who,
@@ -96,7 +96,7 @@ pub struct Upload {
     worker: Option<oneshot::Receiver<Result<TakenIn, EngineError>>>,
 }
 
-/// A batch, and the place among the uploads that is free again once nothing of it is in the way: dropped last.
+/// A batch, and its place among the uploads. The place is dropped last: it is free once nothing of the upload is left.
 struct TakenIn {
     batch: NewBatch,
     _under_way: UnderWay,
@@ -160,12 +160,13 @@ impl Upload {
         Ok(Self { ingest, who, place, pieces, worker: Some(worker) })
     }
 
-    /// Its place among the uploads: whoever waits for the body says so to it, and ends the upload when it is asked to.
+    /// Its place among the uploads. Whoever waits for the body notes that on the place, and ends the upload when asked to
+    /// make room.
     pub fn place(&self) -> &Place {
         &self.place
     }
 
-    /// Takes the next bytes of the body; waits while the disk or the parser is behind.
+    /// Takes the next bytes of the body. Waits while the disk or the parser is behind.
     pub async fn push(&mut self, bytes: Bytes) -> Result<(), EngineError> {
         if self.pieces.send(Piece::Bytes(bytes)).await.is_ok() {
             return Ok(());
@@ -177,8 +178,8 @@ impl Upload {
         }
     }
 
-    /// The body has ended: makes the batch durable and readable, then says what it is called.
-    /// With a key that came before, what was accepted then is told again.
+    /// The body has ended: makes the batch durable and readable, and gives its id. If the key came before, it gives what was
+    /// accepted then.
     pub async fn finish(mut self, key: Option<IdempotencyKey>) -> Result<AcceptedBatch, EngineError> {
         let TakenIn { mut batch, _place, .. } = self.all().await?;
         batch.key = key;
@@ -196,7 +197,7 @@ impl Upload {
         }
     }
 
-    /// The body has ended: if it is the file of this batch, which is held, that goes on.
+    /// The body has ended: if it is the file of this held batch, the batch goes on.
     pub async fn put_back(mut self, id: &BatchId) -> Result<BatchStatus, EngineError> {
         let taken_in = self.all().await?;
         let (ingest, batch) = (Arc::clone(&self.ingest), id.clone());
@@ -208,8 +209,8 @@ impl Upload {
         self.ingest.read.known_batch(id)
     }
 
-    /// The body has ended: says what its rows would come to now, and lets it go again. Nothing is written. It takes turns
-    /// with other dry runs, and is no upload any more meanwhile.
+    /// The body has ended: gives the outcomes that its rows would have now, and drops it. Nothing is written. Dry runs take
+    /// turns, and while one waits, it is no upload any more.
     pub async fn try_out(mut self) -> Result<DryRun, EngineError> {
         let TakenIn { batch, .. } = self.all().await?;
         let (ingest, who) = (Arc::clone(&self.ingest), self.who.clone());
@@ -224,7 +225,7 @@ impl Upload {
     }
 
     async fn all(&mut self) -> Result<TakenIn, EngineError> {
-        // If the worker has refused the body, joining it says why.
+        // If the worker has refused the body, joining it gives the reason.
         drop(self.pieces.send(Piece::End).await);
         self.joined().await
     }
@@ -256,7 +257,7 @@ fn take_in(
     let arriving = Arriving::new(arriving, encoding, limits.body_bytes_limit);
     let file = Decoded::of(encoding, arriving);
     let file = file.map_err(|error| error.downcast().unwrap_or_else(EngineError::internal))?;
-    // Adobe decodes a form once, and the values in it no more.
+    // Adobe decodes a form once, and does not decode the values in it again.
     let leaves = if reading == BatchReading::Adobe { Leaves::Special } else { Leaves::None };
     let mut file = Unwrapped::of(file, leaves, form_bytes_max(limits.body_bytes_limit));
     let looked_at = file.fill_buf().map(drop);
@@ -280,7 +281,7 @@ fn take_in(
             None => Ok(piece),
         };
         bad_escape = bad_escape.or(kept.err());
-        // What Adobe would refuse is read to its end, and nothing of it kept.
+        // A body that Adobe would refuse is read to its end, and nothing of it is kept.
         let kept = kept.ok().filter(|_| bad_escape.is_none()).unwrap_or_default();
         if bytes == 0 {
             if let Some(BadEscape { at }) = bad_escape {
@@ -311,7 +312,7 @@ fn take_in(
     Ok(NewBatch { client, rules, header, rows, spool, index, key: None })
 }
 
-/// Why the body's bytes were not had.
+/// Why the body could not be read.
 fn unread(error: io::Error, body: &Decoded<Arriving>) -> EngineError {
     let long =
         |error: FormTooLong| EngineError::TooLarge { limit: Limit::BodyBytes, message: error.to_string() };
@@ -319,7 +320,7 @@ fn unread(error: io::Error, body: &Decoded<Arriving>) -> EngineError {
     error.downcast().unwrap_or_else(|error| error.downcast().map_or_else(damaged, long))
 }
 
-/// A file without a row is what is left of one that an ampersand cut off.
+/// A file without a row may be the beginning of one that an ampersand cut off.
 fn refused(error: HeaderError, reading: BatchReading) -> EngineError {
     match (reading, &error) {
         (
@@ -391,12 +392,12 @@ impl BufRead for Arriving {
                     self.at_hand = bytes;
                 }
                 Some(Piece::End) => self.ended = true,
-                // Dropped: the client is gone, or was refused by the front door.
+                // The other end was dropped: the client is gone, or the front door refused it.
                 None => {
                     return Err(io::Error::other(EngineError::BadBatch("the upload was broken off".into())));
                 }
             }
-            // How much a plain body may bring is checked where it is written, in the words of a file.
+            // A plain body is checked where it is written, because the message there speaks of the file.
             if self.encoding != Encoding::Plain && self.bytes > self.encoding.encoded_bytes_max(self.limit) {
                 let why = too_many_encoded_bytes(self.encoding, self.bytes, self.limit);
                 return Err(io::Error::other(why));

@@ -35,7 +35,7 @@ use std::sync::Arc;
 
 /// How many values are read at a time.
 const PAGE_VALUES: usize = 512;
-/// No more faults than this are told one by one.
+/// The most faults that are listed one by one.
 const FAULTS_MAX: usize = 100;
 
 /// What a data folder holds.
@@ -56,23 +56,23 @@ pub struct Report {
     pub profiles: u64,
     /// Profiles that have expired and are not swept yet.
     pub expired: u64,
-    /// Attributes of the living.
+    /// Attributes of living profiles.
     pub attributes: u64,
     /// Links that lead to a profile.
     pub links: u64,
     /// Links that count as absent.
     pub dead_links: u64,
-    /// Tombstones of what was swept or erased.
+    /// Tombstones of swept and erased visitors.
     pub tombstones: u64,
     /// The highest seq.
     pub seq: String,
-    /// Of all that lookups show.
+    /// The digest of everything that lookups show.
     pub digest: String,
-    /// What the next start will do about the folder, that no fault needs somebody for.
+    /// What the next start will repair by itself.
     pub notes: Vec<String>,
-    /// What is not as it should be.
+    /// The faults: an operator must do something about them.
     pub faults: Vec<String>,
-    /// The batches that are held, for their uploads are damaged, and what is wrong with these; among the faults, too.
+    /// The batches that are held because their uploads are damaged, and the damage. They are among the faults, too.
     #[serde(skip)]
     pub held: Vec<(Accepted, String)>,
 }
@@ -81,9 +81,9 @@ pub struct Report {
 #[derive(Debug, thiserror::Error)]
 #[error("{told}")]
 pub struct CheckError {
-    /// The same, of the folder that was opened in its place.
+    /// The error of the folder that was opened in its place.
     pub error: OpenError,
-    /// What is wrong, in words.
+    /// The message, about the folder that was to be checked.
     told: String,
 }
 
@@ -97,7 +97,7 @@ impl Report {
     }
 }
 
-/// Checks a data folder or a backup. What must be written for that goes into a folder below `scratch`.
+/// Checks a data folder or a backup. Everything that must be written for that goes into a folder below `scratch`.
 pub fn check(config: Config, clock: Arc<dyn Clock>, scratch: &Path) -> Result<Report, CheckError> {
     let folder = config.server.data_folder.clone();
     let failed = |error: OpenError| CheckError { told: error.to_string(), error };
@@ -135,9 +135,9 @@ fn check_shown(
     check_journal(&shown.folder.join(layout::JOURNAL), &mut report)?;
     check_snapshots(&shown.folder.join(layout::SNAPSHOTS), &mut report)?;
     config.server.data_folder.clone_from(&shown.folder);
-    // What little is written here, room or not, is of no use to anybody.
+    // The little that is written here goes with the scratch folder, so no space need stay free.
     config.upkeep.disk_reserve_bytes = 0;
-    // Nobody is in the way of whom folding would have to be slow.
+    // Nobody is served, so rows need not be applied slowly.
     config.ingest = Ingest::default();
     let had_store = shown.folder.join("store/current").exists();
     let up = BroughtUp::of(config, Arc::new(GuardedClock::believing(clock)), &Opening::default())?;
@@ -165,7 +165,7 @@ fn check_shown(
     Ok(report)
 }
 
-/// Whether a backup's files are what was written; a data folder has no manifest.
+/// Checks whether a backup's files are as they were written. A data folder has no manifest.
 fn check_manifest(folder: &Path, report: &mut Report) {
     if !folder.join(layout::MANIFEST).exists() {
         return;
@@ -176,7 +176,7 @@ fn check_manifest(folder: &Path, report: &mut Report) {
     }
 }
 
-/// Says if the store was not trusted.
+/// Notes if the store was not trusted.
 fn check_store_aside(stores: &Path, report: &mut Report) {
     for entry in std::fs::read_dir(stores).into_iter().flatten().flatten() {
         if let Ok(why) = std::fs::read_to_string(entry.path().join("WHY")) {
@@ -230,7 +230,7 @@ fn check_snapshots(folder: &Path, report: &mut Report) -> Result<(), OpenError> 
     Ok(())
 }
 
-/// Whether each kept batch's file is what was accepted, and its outcomes add up.
+/// Checks whether each batch's file is what was accepted, and its outcomes add up.
 fn check_batches(shared: &Shared, report: &mut Report) {
     let Ok(()) = shared.batches.each_held(|known| {
         check_batch(shared, &known, report);
@@ -240,7 +240,7 @@ fn check_batches(shared: &Shared, report: &mut Report) {
         let accepted = &pending.accepted;
         report.batches += 1;
         report.rows += accepted.rows;
-        // Of one that is held it is told what is wrong.
+        // The damage of a held batch is reported elsewhere.
         if pending.held().is_none() {
             check_file(shared, accepted, report);
             report.fault(format!("batch {} is not folded in", accepted.id));
@@ -275,7 +275,7 @@ fn check_file(shared: &Shared, accepted: &Accepted, report: &mut Report) {
     }
 }
 
-/// Reads all of the store: every value, every link from both ends.
+/// Reads the whole store: every value, and every link from both ends.
 fn check_store(shared: &Shared, seq: Seq, report: &mut Report) -> Result<(), OpenError> {
     let (mut digest, mut after) = (0_u128, None);
     loop {
@@ -334,7 +334,7 @@ fn check_ids(
     Ok(())
 }
 
-/// What a profile adds to the digest: all that it holds but how far it reaches.
+/// What a profile adds to the digest: everything but its applied seq.
 fn digest_of(key: &Key, profile: Profile<'_>) -> u128 {
     let value = Stored::Profile(Profile { through: Seq::ZERO, ..profile }).encode();
     let mut hash = xxhash_rust::xxh3::Xxh3::new();

@@ -41,11 +41,11 @@ pub struct Restored {
     pub manifest: Manifest,
     /// How many ids were erased again; none if there was no list of erasures.
     pub erased_again: Option<u64>,
-    /// How many could not be, for they wait for a batch that is held.
+    /// How many could not be erased, because a batch that may name them is held.
     pub not_erased: u64,
-    /// The list begins behind the backup, at this seq: who was erased between is not in it.
+    /// Set if the list begins behind the backup, at this seq. Visitors who were erased in between are not in it.
     pub list_begins_late: Option<Seq>,
-    /// The batches that are held, for their uploads were damaged when the backup was made; and why.
+    /// The batches that are held because their uploads were damaged when the backup was made, with the reason.
     pub held: Vec<(String, String)>,
 }
 
@@ -55,7 +55,7 @@ pub enum RestoreError {
     /// The folder holds no whole backup, or a file of it is damaged.
     #[error(transparent)]
     Backup(#[from] ManifestError),
-    /// There is something in the data folder.
+    /// The data folder is not empty.
     #[error("{} is not empty: restore into a new folder", .0.display())]
     NotEmpty(PathBuf),
     /// What was restored does not open.
@@ -64,7 +64,7 @@ pub enum RestoreError {
     /// The store that was made cannot be read.
     #[error("the store that was made: {0}")]
     Store(#[from] StoreError),
-    /// The store that was made of it is another than the backup's.
+    /// The store that was made of it differs from the backup's.
     #[error(
         "{}: the store that was made of it has the digest {made}, not {expected} as its manifest says: try another \
          backup, and keep this one for whoever looks into it",
@@ -78,15 +78,15 @@ pub enum RestoreError {
         /// What was found.
         made: String,
     },
-    /// Those who were erased since could not be erased again.
+    /// The visitors who were erased since could not be erased again.
     #[error("those who were erased after the backup could not be erased again: {0}")]
     Erase(String),
-    /// The system refused something.
+    /// The system reported an error.
     #[error("{}: {error}", path.display())]
     Io {
-        /// On what.
+        /// The file or folder.
         path: PathBuf,
-        /// What it said.
+        /// The error.
         error: io::Error,
     },
 }
@@ -104,8 +104,8 @@ impl From<FolderError> for RestoreError {
     }
 }
 
-/// Restores a backup into a data folder that is not there yet, or empty. `after` is the list of erasures, or the data
-/// folder that has it. What a start needs of settings is in `config`, but for its data folder.
+/// Restores a backup into a data folder that does not exist yet, or is empty. `after` is the list of erasures, or the data
+/// folder that has it. `config` has the settings for the start; its data folder is not used.
 pub fn restore(
     backup: &Path,
     data: &Path,
@@ -139,17 +139,17 @@ fn read_list(after: &Path) -> Result<(PathBuf, Erasures), RestoreError> {
 struct Place {
     /// The folder that is filled.
     folder: PathBuf,
-    /// What it is to be called.
+    /// The name that it will get.
     data: PathBuf,
-    /// To whom all of it is to belong.
+    /// The owner that all of it will get.
     owner: (u32, u32),
 }
 
 impl Place {
-    /// Finds the place, makes its folder and marks it as unfinished.
+    /// Finds the place, creates its folder and marks it as unfinished.
     fn find(data: &Path) -> Result<Self, RestoreError> {
         let absolute = std::path::absolute(data).map_err(RestoreError::io(data))?;
-        // A slash at the end, or a dot, is no part of the name.
+        // A slash or a dot at the end does not belong to the name.
         let data = absolute.components().collect::<PathBuf>();
         let parent = data.parent().ok_or_else(|| RestoreError::NotEmpty(data.clone()))?;
         fs::create_dir_all(parent).map_err(RestoreError::io(parent))?;
@@ -210,7 +210,7 @@ impl Place {
         }
         folder::check_format(folder)?;
         if let Some((list, _)) = &erasures {
-            // It goes on from the later one, which has all that the backup's has.
+            // The later list replaces the backup's: it has everything that the backup's has.
             let to = folder.join(layout::ERASURES);
             fs::copy(list, &to)
                 .and_then(|_| fs::File::open(&to)?.sync_all())
@@ -224,7 +224,7 @@ impl Place {
         }
 
         config.server.data_folder.clone_from(folder);
-        // Nobody is served yet: nothing need be slow, and what is written is what the daemon would write at once.
+        // Nobody is served yet, so nothing need be slow. What is written here the daemon would write at once.
         config.ingest = Ingest::default();
         config.upkeep.disk_reserve_bytes = 0;
         let up = BroughtUp::of(config, Arc::new(GuardedClock::believing(clock)), &Opening::default())?;
@@ -248,7 +248,7 @@ impl Place {
         Ok(Restored { manifest, erased_again, not_erased, list_begins_late, held })
     }
 
-    /// The folder is good: it gets its owner and its name.
+    /// The folder is good. Gives it its owner and its name.
     fn finish(&self) -> Result<(), RestoreError> {
         let failed = RestoreError::io(&self.folder);
         if rustix::process::geteuid().is_root() {
@@ -262,7 +262,7 @@ impl Place {
         sync_folder(parent).map_err(RestoreError::io(parent))
     }
 
-    /// Removes what was made. What can't be removed stays marked.
+    /// Removes what was created. What cannot be removed stays marked as unfinished.
     fn give_up(&self) {
         let gone = folder::clear(&self.folder)
             .and_then(|()| if self.folder == self.data { Ok(()) } else { fs::remove_dir(&self.folder) });
@@ -273,7 +273,7 @@ impl Place {
     }
 }
 
-/// Gives all in a folder, and then the folder, to somebody. What has a second name may be somebody's elsewhere.
+/// Gives a folder and everything in it to an owner. A file with a second name is left alone: it may belong to another folder.
 fn give_to(folder: &Path, (user, group): (u32, u32)) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
@@ -287,10 +287,9 @@ fn give_to(folder: &Path, (user, group): (u32, u32)) -> io::Result<()> {
     chown(folder, Some(user), Some(group))
 }
 
-/// Erases whoever was erased after this seq. Gives how many ids led to somebody, and how many wait for a batch that is
-/// held.
+/// Erases everybody who was erased after this seq. Gives how many ids led to a visitor, and how many wait for a held batch.
 fn erase_again(running: &Running, list: &Erasures, after: Seq) -> Result<(u64, u64), RestoreError> {
-    // A batch that is not folded in yet may still make one of them known.
+    // A batch that is not applied yet may still create one of them.
     running.wait_until_applied();
     let mut found = vec![];
     let mut last = None;

@@ -19,22 +19,22 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-/// How many of the last segments may be written to: one that was half made when the daemon was ended, and the one before.
+/// How many of the last segments may be written to: one that was unfinished when the daemon ended, and the one before.
 const SEGMENTS_COPIED: usize = 2;
-/// Files of the data folder itself that no start reads, or that are not for others' eyes.
+/// Files of the data folder itself that no start reads, or that others must not see.
 const NOT_SHOWN: [&str; 5] =
     [layout::LOCK, layout::TOKENS, layout::TOKENS_LOCK, layout::AUDIT, layout::MANIFEST];
 
 /// The folder.
 #[derive(Debug)]
 pub(in crate::engine) struct Scratch {
-    /// Where it is.
+    /// Its path.
     pub(in crate::engine) folder: PathBuf,
     of: PathBuf,
 }
 
 impl Scratch {
-    /// Shows a folder in a new one below `below`.
+    /// Shows a folder in a new folder below `below`.
     pub(in crate::engine) fn showing(of: &Path, below: &Path) -> Result<Self, (PathBuf, io::Error)> {
         let of = std::path::absolute(of).map_err(|error| (of.to_owned(), error))?;
         let below = std::path::absolute(below).map_err(|error| (below.to_owned(), error))?;
@@ -47,7 +47,7 @@ impl Scratch {
         Ok(scratch)
     }
 
-    /// What is said of this folder, said of the one that it shows.
+    /// Turns a message about this folder into one about the folder that it shows.
     pub(in crate::engine) fn told(&self, said: &str) -> String {
         said.replace(&*self.folder.to_string_lossy(), &self.of.to_string_lossy())
     }
@@ -79,7 +79,7 @@ impl Scratch {
         }
         let Ok(current) = fs::read_to_string(self.of.join("store/current")) else { return Ok(()) };
         let current = current.trim();
-        // Whatever else it says leads nowhere, as it would at a start.
+        // Any other content leads nowhere, as it would at a start.
         if current.len() == 16 && current.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             self.folder_shown("store")?;
             self.copy("store/current")?;
@@ -90,7 +90,7 @@ impl Scratch {
         Ok(())
     }
 
-    /// Makes a folder as it is there; gives the names of the files in that one, in order.
+    /// Creates a folder with the same name. Gives the names of the files in the original, in order.
     fn folder_shown(&self, name: &str) -> Result<Vec<String>, (PathBuf, io::Error)> {
         let to = self.folder.join(name);
         fs::create_dir(&to).map_err(|error| (to, error))?;
@@ -111,10 +111,10 @@ impl Scratch {
 
     fn copy(&self, name: &str) -> Result<(), (PathBuf, io::Error)> {
         let (from, to) = (self.of.join(name), self.folder.join(name));
-        // Not `fs::copy`, which would make the copy read-only, too.
+        // `fs::copy` would make the copy read-only, too.
         let copied = (|| io::copy(&mut File::open(&from)?, &mut File::create_new(&to)?))();
         copied.map(drop).map_err(|error| match error.kind() {
-            // Of the disk that is written to.
+            // The full disk is the one that is written to.
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => (to, error),
             _ => (from, error),
         })
@@ -139,7 +139,7 @@ impl Drop for Scratch {
     }
 }
 
-/// What is in a folder: names, and whether each is a folder.
+/// The content of a folder: names, and whether each is a folder.
 fn names(folder: &Path) -> Result<Vec<(String, bool)>, (PathBuf, io::Error)> {
     let read = || {
         fs::read_dir(folder)?

@@ -17,12 +17,12 @@ use std::path::Path;
 
 /// How many values are read at a time.
 const PAGE_VALUES: usize = 512;
-/// What is held of the values that the journal changes; where there are more, they are worked through in parts.
+/// The most bytes of the journal's values that are kept in memory. If there are more, they are processed in parts.
 const PART_BYTES_MAX: usize = 64 << 20;
-/// More parts are not made: each reads all files once more.
+/// The most parts: each reads all files once more.
 const PARTS_MAX: u64 = 1 << 12;
 
-/// The digest of all that a store holds.
+/// The digest of everything in a store.
 pub(in crate::engine) fn of_store(store: &dyn ProfileStore) -> Result<u128, StoreError> {
     let (mut digest, mut after) = (0_u128, None);
     loop {
@@ -44,7 +44,7 @@ pub(in crate::engine) fn of_files(snapshot: &Path, journal: &Path) -> Result<u12
         let digests = (0..parts).map(|part| Part { part, parts }.digest(snapshot, journal));
         match digests.sum::<Result<Sum, OpenError>>()? {
             Sum(Some(digest)) => return Ok(digest),
-            // One of them is too large to be held.
+            // One of the parts is too large for the memory.
             Sum(None) => parts *= 4,
         }
     }
@@ -58,7 +58,7 @@ impl std::iter::Sum for Sum {
     }
 }
 
-/// Some of all keys.
+/// A part of the keys.
 #[derive(Clone, Copy)]
 struct Part {
     part: u64,
@@ -105,7 +105,7 @@ impl Part {
         Ok(Sum(Some(digest.wrapping_add(of_store(&store)?))))
     }
 
-    /// Tells each change of a key of this part that stands behind the mark.
+    /// Gives each change of a key of this part that stands behind the checkpoint position.
     fn changes(
         self,
         journal: &Path,

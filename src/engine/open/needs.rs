@@ -22,19 +22,19 @@ use crate::layout;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Files of the data folder itself that go along with a backup, where they are there: without the tokens what is restored
-/// would ask for none, without the list of erasures it could not keep them.
+/// Files of the data folder itself that a backup copies, if they exist. Without the tokens a restored daemon would ask for
+/// none; without the list of erasures it could not keep them.
 pub(in crate::engine) const BESIDE: [&str; 4] =
     [layout::TOKENS, layout::AUDIT, layout::ERASURES, layout::FORMAT];
 
-/// What a backup takes along of an upload besides its rows, as far as it is there. The outcomes also of one that is not
-/// complete: it may have been, in a store that is made again.
+/// The files of an upload that a backup copies besides its rows, if they exist. The outcomes belong to them even if the batch
+/// is not complete: it may have been, in a store that is being rebuilt.
 pub(in crate::engine) fn beside_upload(spool: &Spool, name: SpoolName) -> Vec<PathBuf> {
     let paths = [spool.overwritten_path(name), spool.outcomes_path(name)];
     paths.into_iter().filter(|path| path.exists()).collect()
 }
 
-/// The outcomes of a batch that was complete once; none if the file is missing or damaged, and they must be made again.
+/// The outcomes of a batch that was complete once; none if the file is missing or damaged, and they must be computed again.
 pub(in crate::engine) fn outcomes(path: &Path) -> io::Result<Option<Vec<RowOutcome>>> {
     match read_outcomes(path) {
         Ok(outcomes) => Ok(Some(outcomes)),

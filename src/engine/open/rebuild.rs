@@ -22,17 +22,17 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-/// After how many pairs of a snapshot a start says how far it is.
+/// After how many pairs of a snapshot a start reports its progress.
 const SAY_EVERY: u64 = 100_000;
-/// After how many it is asked whether to go on.
+/// After how many pairs it looks whether to go on.
 const GO_ON_EVERY: u64 = 1000;
 
-/// How far a start is, for whoever asks meanwhile.
+/// The progress of a start, for whoever asks meanwhile.
 #[derive(Debug, Clone, Default)]
 pub struct Opening(Arc<Mutex<String>>);
 
 impl Opening {
-    /// What it is at.
+    /// What the start is doing.
     pub fn at(&self) -> String {
         let at = unpoisoned(self.0.lock());
         if at.is_empty() { "the daemon is starting".to_owned() } else { at.clone() }
@@ -44,19 +44,19 @@ impl Opening {
     }
 }
 
-/// What a data folder was opened as.
+/// An opened data folder.
 pub(in crate::engine) struct Opened {
     pub(in crate::engine) store: Arc<dyn ProfileStore>,
     pub(in crate::engine) stores: StoreFolder,
-    /// The generation the store is in.
+    /// The generation of the store.
     pub(in crate::engine) generation: Generation,
-    /// The store was made just now: its generation is not the one in use yet.
+    /// Whether the store was rebuilt just now. Its generation is not the one in use yet.
     pub(in crate::engine) made: bool,
     pub(in crate::engine) snapshots: Snapshots,
     pub(in crate::engine) recovered: Recovered,
 }
 
-/// Opens sled, also where it would panic.
+/// Opens sled, even where sled would panic.
 pub(in crate::engine) fn open_sled(folder: &Path, cache_bytes: u64) -> Result<SledStore, StoreError> {
     SledStore::open(folder, cache_bytes)
 }
@@ -86,7 +86,7 @@ pub(in crate::engine) fn open(
     };
 
     if let Some(current) = stores.current() {
-        // What a later program wrote is not damaged, and must not be set aside for it.
+        // A checkpoint of a later program is not damaged, and its store must not be set aside.
         let path = current.checkpoint_path();
         if let Err(error) = read_checkpoint(&path)
             && error.kind() == std::io::ErrorKind::Unsupported
@@ -117,7 +117,7 @@ pub(in crate::engine) fn open(
     };
     if let Some(why) = why {
         if let Err(full) = disk_space.for_checkpoints() {
-            // What a store that was set aside takes up would be missing for the next.
+            // A store that was set aside would take the space that the next one needs.
             return Err(OpenError::NoRoom { folder: folder.clone(), full: full.to_string(), why });
         }
         let aside = stores.set_aside(&why).map_err(failed)?.unwrap_or_default();
@@ -134,7 +134,7 @@ pub(in crate::engine) fn open(
     Ok(Opened { store: Arc::new(store), stores, generation, made: true, snapshots, recovered })
 }
 
-/// Fills a store from the newest snapshot that verifies. One that does not is renamed, so that none counts on it.
+/// Fills a store from the newest snapshot that verifies. A snapshot that does not is renamed, so that nothing relies on it.
 pub(in crate::engine) fn newest_snapshot(
     snapshots: &Snapshots,
     store: &dyn ProfileStore,

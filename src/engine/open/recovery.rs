@@ -35,7 +35,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Writes a checkpoint beside the store it speaks of, so that whoever removes the one removes the other.
+/// Writes a checkpoint beside its store, so that whoever removes one removes the other.
 pub fn write_checkpoint(path: &Path, checkpoint: &Checkpoint) -> io::Result<()> {
     let mut bytes = vec![];
     encode_checkpoint(checkpoint, &mut bytes).map_err(io::Error::other)?;
@@ -47,7 +47,7 @@ pub fn read_checkpoint(path: &Path) -> io::Result<Option<Checkpoint>> {
     let read = match durable::read_summed(path) {
         Ok(None) => return Ok(None),
         Ok(Some(bytes)) => match decode_checkpoint(&bytes) {
-            // Whole, but of a later program: that is for somebody to decide.
+            // It is intact, but a later program wrote it. An operator must decide.
             Err(error @ CodecError::Version { .. }) => {
                 return Err(io::Error::new(io::ErrorKind::Unsupported, error));
             }
@@ -63,41 +63,40 @@ pub fn read_checkpoint(path: &Path) -> io::Result<Option<Checkpoint>> {
         .ok())
 }
 
-/// What the journal said.
+/// What the journal says so far.
 struct Replay<'s> {
     store: &'s dyn ProfileStore,
-    /// The store holds all before this.
+    /// The store has everything before this position.
     checkpoint: Position,
-    /// The store is being made again: batches count as complete only once they are folded into it.
+    /// Whether the store is being rebuilt. Then a batch counts as complete only once its rows are applied to it.
     rebuild: bool,
     last_seq: Seq,
-    /// Those that the checkpoint lists, and those that the journal has behind it.
+    /// The batches that the checkpoint lists, and those that the journal has behind it.
     batches: BTreeMap<Seq, Batch>,
-    /// Those that the store held at the checkpoint already, where the catalogue was lost that has them: as far as the
-    /// journal still tells of them.
+    /// Only if the catalogue is lost: the batches that the store had at the checkpoint, as far as the journal still has them.
     held: Option<BTreeMap<Seq, (Accepted, Option<BatchCompletedEntry>)>>,
     told: HashMap<Seq, Told>,
     written: u64,
-    /// How far the store must reach, if it holds what the checkpoint and the entries behind it say.
+    /// How far the store must reach to have what the checkpoint and the entries behind it say.
     reach: Reach,
 }
 
-/// What the journal tells became of a batch's rows.
+/// The outcomes of a batch's rows that the journal tells.
 #[derive(Debug, Default)]
 pub(in crate::engine) struct Told {
-    /// Rows, by their lines.
+    /// Outcomes of rows, with their lines.
     rows: Vec<(u32, Outcome)>,
-    /// Bundles, by the lines of their first rows.
+    /// Outcomes of bundles, with the lines of their first rows.
     bundles: Vec<(u32, Became)>,
 }
 
-/// A batch that the journal speaks of.
+/// A batch in the journal.
 struct Batch {
     accepted: Accepted,
     position: Position,
-    /// The store holds all of it.
+    /// Set once the store has all its rows.
     completed: Option<BatchCompletedEntry>,
-    /// It was complete once, though perhaps in a store that is gone: what became of its rows stays.
+    /// Set if it was complete once, perhaps in a store that is gone. Its outcomes stay.
     counted: Option<BatchCompletedEntry>,
 }
 
@@ -107,30 +106,30 @@ impl Batch {
     }
 }
 
-/// What a start ends up with.
+/// The result of a recovery.
 pub struct Recovered {
     /// The journal, open at its end.
     pub log: Log,
-    /// The batches, the incomplete ones published.
+    /// The batches. The incomplete ones are published.
     pub batches: Arc<Batches>,
     /// The uploads.
     pub spool: Arc<Spool>,
-    /// The highest seq given out so far.
+    /// The highest seq that was given out.
     pub last_seq: Seq,
-    /// How far a store reached at most so far.
+    /// The farthest that a store has reached.
     pub reach: Reach,
     /// What is wrong with the catalogue, if it was found damaged.
     pub catalogue_damage: Option<catalogue::Damage>,
 }
 
-/// From where a store is brought up to the journal's end.
+/// The point from which a store is brought up to the journal's end.
 #[derive(Debug)]
 pub enum StartFrom {
-    /// The store holds all up to here.
+    /// The store has everything up to this checkpoint.
     Checkpoint(Checkpoint),
-    /// It holds what this snapshot did: a batch that was complete behind it must be folded in once more.
+    /// The store has what this snapshot has. Batches that were completed behind it must be applied once more.
     Snapshot(Checkpoint),
-    /// It holds nothing.
+    /// The store is empty.
     Nothing,
 }
 
@@ -176,7 +175,7 @@ pub fn recover(
     }
     let mut needed = checkpoint.needs_journal_from();
     if damage.is_some() {
-        // The more of it is read, the more batches are told of that the catalogue lost.
+        // The more of the journal is read, the more batches are found that the catalogue lost.
         needed = Position::first_in(&folder.join(layout::JOURNAL))?.map_or(needed, |first| first.min(needed));
     }
     let readable =
@@ -187,7 +186,7 @@ pub fn recover(
         let accepted = readable(position, known.accepted)?;
         replay.batches.insert(seq, Batch { counted: known.completed, ..Batch::new(accepted, position) });
     }
-    // An earlier program listed them here: from now on the catalogue has them.
+    // An earlier program listed them in the checkpoint. From now on the catalogue has them.
     let mut held = vec![];
     for (entry, end) in checkpoint.complete {
         held.push((readable(Position::from_pair(checkpoint.position), entry)?, end));
@@ -214,7 +213,7 @@ pub fn recover(
 }
 
 impl Replay<'_> {
-    /// An error if the store lacks something that it must have.
+    /// An error if the store reaches less far than it must.
     fn is_reached_by(&self, store: Reach) -> Result<(), StoreError> {
         let (Reach(found), Reach(named)) = (store, self.reach);
         if found < named { Err(StoreError::Behind { found, named }) } else { Ok(()) }
@@ -236,7 +235,7 @@ impl Replay<'_> {
                 let accepted =
                     Accepted::from_entry(entry).ok_or_else(|| OpenError::entry(start, "a batch"))?;
                 if start < self.checkpoint && !self.batches.contains_key(&seq) {
-                    // The store held it at the checkpoint: the catalogue has it, if it is kept. Its entry is still there
+                    // The store had it at the checkpoint, so the catalogue has it, if it is kept. The entry is still there
                     // because an older batch was incomplete.
                     if let Some(held) = &mut self.held {
                         held.insert(seq, (accepted, None));
@@ -269,8 +268,8 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// Opens the spool and the incomplete batches' files, and publishes them in seq order; notes those that are complete.
-    /// Where the catalogue was damaged, uploads that no batch names are kept in `lost`.
+    /// Opens the spool and the files of the incomplete batches, and publishes these in seq order. Notes the complete ones. If
+    /// the catalogue was damaged, uploads that no batch names are kept in `lost`.
     fn publish(
         mut self,
         batches: &Batches,
@@ -299,7 +298,7 @@ impl Replay<'_> {
             if there.contains(&accepted.spool) {
                 batches.note_complete(&accepted, end.counts, Millis(end.at_ms));
             } else {
-                // Past its retention: its files went, and this checkpoint or snapshot is from before that.
+                // It is past its retention. Its files were removed after this checkpoint or snapshot.
                 batches.note_key_of_forgotten(&accepted, end.counts, Millis(end.at_ms));
             }
         }
@@ -324,9 +323,9 @@ impl Replay<'_> {
     }
 }
 
-/// Opens the files of a batch whose rows the store lacks; `counted` if it was complete once. If the upload is not what was
-/// accepted, the batch is held. If the outcomes of one that was complete are lost, it is
-/// [unjudged](Pending::is_unjudged), and whoever publishes it judges it first, unless it is held.
+/// Opens the files of a batch whose rows the store lacks. `counted` says that it was complete once. If the upload differs
+/// from what was accepted, the batch is held. If the batch was complete and its outcomes are lost, it is
+/// [unjudged](Pending::is_unjudged): unless it is held, whoever publishes it judges it first.
 pub(in crate::engine) fn reopen(
     spool: &Spool,
     accepted: Accepted,
@@ -342,10 +341,10 @@ pub(in crate::engine) fn reopen(
         let read = needs::outcomes(&outcomes);
         on_record = read.map_err(|error| failed(UploadError::of(&outcomes)(error)))?;
     }
-    // Of a batch whose outcomes are kept nothing else need tell, and rows of its file may be overwritten by now.
+    // If the outcomes are kept, nothing else is needed, and rows of the file may be overwritten by now.
     let bundles = if on_record.is_some() { vec![] } else { told.bundles };
     let verified = if counted {
-        // Perhaps a crash left its index: it would show what is overwritten.
+        // A crash may have left its index, which would still have the rows that are overwritten.
         spool.verify(name, &accepted.sum())
     } else {
         spool.verify_beside_index(name, &accepted.sum())
@@ -379,8 +378,7 @@ pub(in crate::engine) fn reopen(
     Ok(pending)
 }
 
-/// What is wrong with the upload of each batch that is held: a daemon serves all others, but whoever wants the folder whole
-/// is told.
+/// What is wrong with the upload of each held batch. A daemon serves all other batches, but a check must report it.
 pub(in crate::engine) fn held(batches: &Batches, spool: &Spool) -> Vec<OpenError> {
     let all = batches.all_pending().into_iter().filter(|(pending, _)| pending.held().is_some());
     let told = all.filter_map(|(pending, _)| {
@@ -391,7 +389,7 @@ pub(in crate::engine) fn held(batches: &Batches, spool: &Spool) -> Vec<OpenError
     told.collect()
 }
 
-/// What the journal says between two positions became of rows of these batches.
+/// The outcomes of these batches' rows that the journal has between two positions.
 pub(in crate::engine) fn told_between(
     journal: &Path,
     from: Position,

@@ -25,22 +25,22 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// What stands in the place of each row of an upload that was given up: no id, so no visitor's.
+/// Replaces each row of an upload that was given up. It has no id, so it belongs to no visitor.
 const LOST_ROW: &[u8] = b",lost\n";
-/// And in the place of the attributes' names, where the first line is damaged.
+/// Replaces the names of the attributes, if the first line is damaged.
 const LOST_NAME: &str = "lost";
 
-/// What of a journal was given up.
+/// A part of the journal that was given up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lost {
     /// Which stretch of the journal.
     pub stretch: GivenUp,
-    /// The last seq before it, and the first behind it: what is lost has seqs between these.
+    /// The last seq before it, and the first behind it. The lost writes have seqs between these.
     pub between: (Seq, Option<Seq>),
 }
 
-/// Gives up the damaged frames of a journal, so that the daemon can go on without them. The damaged segments are copied
-/// to [`DAMAGED`] first, and the uploads linked there: one of a lost batch would otherwise go at the next start.
+/// Gives up the damaged frames of a journal, so that the daemon can go on without them. First it copies the damaged segments
+/// to [`layout::DAMAGED`] and links the uploads there: the next start would remove the upload of a lost batch.
 pub fn journal(folder: &Path) -> Result<Vec<Lost>, OpenError> {
     folder::expect(folder)?;
     let _lock = lock_folder(folder)?;
@@ -74,8 +74,8 @@ pub fn journal(folder: &Path) -> Result<Vec<Lost>, OpenError> {
     Ok(lost)
 }
 
-/// Ends a batch whose upload is damaged, so that the daemon can go on without it: every row of it counts as failed. Those
-/// that had been folded in already stay. Gives where the upload is kept as it was.
+/// Ends a batch whose upload is damaged, so that the daemon can go on without it. Each of its rows counts as failed; those
+/// that were applied already stay. Gives where the upload is kept as it was.
 pub fn upload(folder: &Path, accepted: &Accepted, now: Millis) -> Result<PathBuf, OpenError> {
     let _lock = lock_folder(folder)?;
     let Replacement { kept, file, mut outcomes, entry } = keep_and_replace(folder, accepted, now)?;
@@ -99,19 +99,19 @@ fn failed(path: &Path) -> impl FnOnce(io::Error) -> OpenError {
     |error| OpenError::Folder { path, error }
 }
 
-/// What takes the place of an upload that is given up.
+/// The replacement of an upload that is given up.
 pub(in crate::engine) struct Replacement {
-    /// Where it is kept as it was.
+    /// Where the upload is kept as it was.
     pub(in crate::engine) kept: PathBuf,
-    /// The file: none of its rows is anybody's.
+    /// The new file. None of its rows belongs to a visitor.
     pub(in crate::engine) file: Vec<u8>,
-    /// What became of the rows.
+    /// The outcomes of its rows.
     pub(in crate::engine) outcomes: Vec<RowOutcome>,
-    /// What the journal is to say.
+    /// The entry for the journal.
     pub(in crate::engine) entry: BatchGivenUpEntry,
 }
 
-/// Keeps an upload as it is, and says what is to take its place.
+/// Keeps an upload as it is, and builds its replacement.
 pub(in crate::engine) fn keep_and_replace(
     folder: &Path,
     accepted: &Accepted,
@@ -128,7 +128,7 @@ pub(in crate::engine) fn keep_and_replace(
     keep(&aside, &outcomes_path_in(&spool, accepted.spool), copy).map_err(failed(&aside))?;
 
     let mut file = vec![];
-    // Where its first line can be read no more, the outcomes need none of the names: all rows failed.
+    // If the first line cannot be read, the names are not needed: all rows failed.
     let header = File::open(&rows_path).and_then(|rows| read_header(&rows, &accepted.rules.reading));
     let header = header.ok().filter(|header| header.key_kind() == accepted.key_kind);
     let lost = [Box::from(LOST_NAME)];
@@ -149,13 +149,13 @@ pub(in crate::engine) fn keep_and_replace(
         counts: Counts { failed: accepted.rows, ..Counts::default() },
         at_ms: now.0,
     };
-    // Its key goes on standing for what was sent, not for this file.
+    // Its idempotency key still stands for what was sent, not for this file.
     let accepted = Accepted { bytes, crc32c, ..accepted.clone() };
     let entry = BatchGivenUpEntry { accepted: accepted.to_entry(), end };
     Ok(Replacement { kept, file, outcomes, entry })
 }
 
-/// Keeps a file as it is, by its name, unless one is kept already.
+/// Keeps a file under its name, unless one is kept already.
 fn keep(aside: &Path, file: &Path, how: impl FnOnce(&Path, &Path) -> io::Result<()>) -> io::Result<PathBuf> {
     durable::folder_within(aside)?;
     let to = aside.join(file.file_name().unwrap_or_default());

@@ -30,18 +30,18 @@ pub(in crate::engine) struct StoreFolder {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::engine) struct Generation {
     number: u64,
-    /// Where it is.
+    /// Its path.
     pub(in crate::engine) path: PathBuf,
 }
 
 impl Generation {
-    /// Where its checkpoint is.
+    /// The path of its checkpoint.
     pub(in crate::engine) fn checkpoint_path(&self) -> PathBuf {
         self.path.join(layout::CHECKPOINT)
     }
 
-    /// The checkpoint of a store that may be opened. One from before checkpoints said how far their store reaches proves
-    /// nothing: sled may have taken damage for the end of its log. That costs making the store again once.
+    /// The checkpoint of a store that may be opened. An old checkpoint that does not say how far its store reaches proves
+    /// nothing: sled may have taken damage for the end of its log. Such a store is rebuilt once.
     fn checkpoint(&self) -> Result<Checkpoint, String> {
         let checkpoint = read_checkpoint(&self.checkpoint_path()).map_err(|error| error.to_string())?;
         let checkpoint = checkpoint.ok_or("it has no checkpoint that verifies")?;
@@ -56,7 +56,7 @@ impl Generation {
 }
 
 impl StoreFolder {
-    /// Opens or makes the folder, and removes what a crash left half-made.
+    /// Opens or creates the folder, and removes what a crash left unfinished.
     pub(in crate::engine) fn open(folder: &Path) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         let named = match fs::read_to_string(folder.join(layout::CURRENT)) {
@@ -87,7 +87,7 @@ impl StoreFolder {
         self.current.map(|number| self.generation(number))
     }
 
-    /// Opens the generation in use; why it may not be used, if it may not.
+    /// Opens the generation in use. The error says why it must not be used.
     pub(in crate::engine) fn open_current<S, E: std::fmt::Display>(
         &self,
         open: impl FnOnce(&Path) -> Result<S, E>,
@@ -98,7 +98,7 @@ impl StoreFolder {
         Ok(Some((store, checkpoint)))
     }
 
-    /// Sets the generation in use aside; gives where it then is.
+    /// Sets the generation in use aside. Gives its new path.
     pub(in crate::engine) fn set_aside(&mut self, why: &str) -> io::Result<Option<PathBuf>> {
         let Some(current) = self.current() else { return Ok(None) };
         let aside = self.set_former_aside(&current, why)?;
@@ -106,7 +106,7 @@ impl StoreFolder {
         Ok(Some(aside))
     }
 
-    /// Sets a generation aside that was in use before the one that is now.
+    /// Sets aside the generation that was in use before.
     pub(in crate::engine) fn set_former_aside(&self, former: &Generation, why: &str) -> io::Result<PathBuf> {
         let aside = former.path.with_extension(layout::ASIDE);
         fs::rename(&former.path, &aside)?;
@@ -115,7 +115,7 @@ impl StoreFolder {
         Ok(aside)
     }
 
-    /// Whether a start would find this generation in use, as far as can be told.
+    /// Whether a start would find this generation in use, as far as that can be read.
     pub(in crate::engine) fn names(&self, generation: &Generation) -> bool {
         let named = fs::read_to_string(self.folder.join(layout::CURRENT));
         named.is_ok_and(|named| layout::number(named.trim()) == Some(generation.number))
@@ -159,7 +159,7 @@ pub(in crate::engine) fn bytes_under(folder: &Path) -> io::Result<u64> {
     let mut bytes = 0;
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
-        // A file may go while it is counted.
+        // A file may be removed meanwhile.
         let Ok(metadata) = entry.metadata() else { continue };
         bytes += if metadata.is_dir() { bytes_under(&entry.path())? } else { metadata.len() };
     }

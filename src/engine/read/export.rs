@@ -31,12 +31,12 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-/// The most attributes in a CSV file: each is a column of every row.
+/// The most attributes in a CSV file: each is a column in every row.
 pub const COLUMNS_MAX: usize = 10_000;
 /// How many keys are read at once.
 const PAGE_KEYS: usize = 64;
-/// The kinds of id in the order in which they are walked: profiles move only from an earlier kind to a later one (R2), so
-/// that none slips through under the walk.
+/// The kinds of ids, in the order of the walk. Profiles move only from an earlier kind to a later one (R2), so the walk
+/// misses none.
 const WALK: [IdKind; 3] = [IdKind::Ecid, IdKind::Pc, IdKind::ThirdParty];
 
 /// An export that may begin.
@@ -48,13 +48,13 @@ pub struct Export {
     place: Place,
 }
 
-/// What a CSV file's columns are, as a first pass over the visitors found them.
+/// The columns of a CSV file, as a first pass over the visitors found them.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Table {
     key_kind: IdKind,
     cells: Cells,
     names: Vec<String>,
-    /// How many visitors have no id of the key's kind, and so no row.
+    /// How many visitors have no row, because they have no id of the key's kind.
     pub left_out: u64,
 }
 
@@ -74,12 +74,13 @@ impl Reader {
 }
 
 impl Export {
-    /// Its place among the exports: whoever waits for the client says so to it, and ends the export when it is asked to.
+    /// Its place among the exports. Whoever waits for the client notes that on the place, and ends the export when asked to
+    /// make room.
     pub fn place(&self) -> &Place {
         &self.place
     }
 
-    /// Shows each visitor to `each` until that has enough, or nobody wants it any more. Blocks.
+    /// Gives each visitor to `each`, until that has enough or nobody wants the export any more. Blocks.
     pub fn visitors(
         &self,
         wanted: impl Fn() -> bool,
@@ -103,7 +104,7 @@ impl Export {
             },
             reported: &|error| shared.reported(error),
         };
-        // What was read last may be of another store, too.
+        // The last read may have met another store, too.
         walk.all(&mut each).and_then(|_| (walk.go_on)().map(|_| ()))
     }
 
@@ -129,9 +130,9 @@ impl Export {
         }
     }
 
-    /// The rows of a CSV file, each as a line. Blocks. An attribute whose name no visitor had during the first pass is
-    /// left out. (One row by `thirdPartyId` for each visitor that has one; by `pcId`, for each that has any, the
-    /// most recently bound.)
+    /// The rows of a CSV file, each as a line. Blocks. An attribute whose name no visitor had during the first pass is left
+    /// out. By `thirdPartyId`, each visitor that has one gets a row. By `pcId`, each visitor that has any gets one row, under
+    /// the most recently bound.
     pub fn rows(
         &self,
         table: &Table,
@@ -163,7 +164,7 @@ impl Table {
         line
     }
 
-    /// Writes a visitor's row; false, and nothing written, if it has no id for it.
+    /// Writes a visitor's row. Gives false, and writes nothing, if the visitor has no id of the key's kind.
     fn write_row(&self, visitor: &Visitor, line: &mut Vec<u8>) -> bool {
         let Some(id) = row_id(visitor, self.key_kind) else { return false };
         write_cell(line, id, self.cells);
@@ -249,18 +250,19 @@ fn row_too_long(id: &VisitorId) -> EngineError {
     ))
 }
 
-/// The id under which a visitor stands in a file: of several, the most recently bound.
+/// The id of a visitor's row: of several, the most recently bound.
 fn row_id(visitor: &Visitor, kind: IdKind) -> Option<&str> {
     let mut all = visitor.linked.iter().chain(std::iter::once(&visitor.canonical));
     all.rfind(|id| id.kind() == kind).map(VisitorId::as_str)
 }
 
-/// A key that stands before all keys of a client's ids of a kind, and after all others before those.
+/// A key directly before all keys of a client's ids of this kind.
 fn before_all(client: &ClientCode, kind: IdKind) -> Key {
     Key::new(client, kind, "")
 }
 
-/// An error if one of these batches is held: whom it names can't be shown, and nobody is to take the others for all.
+/// An error if one of these batches is held. The visitors whom it names cannot be shown, and the others must not pass for
+/// all.
 fn refuse_held(pending: &PendingList) -> Result<(), EngineError> {
     match pending.iter().find_map(|batch| Some((batch, batch.held()?))) {
         Some((batch, why)) => {
@@ -272,43 +274,43 @@ fn refuse_held(pending: &PendingList) -> Result<(), EngineError> {
 
 /// A walk over all visitors of a client.
 pub struct Walk<'w> {
-    /// Where they are, with those who are pending.
+    /// The store.
     pub store: &'w dyn ProfileStore,
-    /// What is pending.
+    /// The batches, with the pending rows.
     pub batches: &'w Batches,
-    /// Whose they are.
+    /// The client.
     pub client: &'w ClientCode,
-    /// How long they live without a site call.
+    /// How long a profile lives without a site call.
     pub lifetime_ms: u64,
     /// What time it is.
     pub now: &'w dyn Fn() -> Millis,
-    /// Whether whoever asked still wants it; an error if the daemon does not.
+    /// Whether the caller still wants it; an error if the daemon is stopping.
     pub go_on: &'w dyn Fn() -> Result<bool, EngineError>,
-    /// What whoever asked is told of what could not be read.
+    /// The error for the caller, where something could not be read.
     pub reported: &'w dyn Fn(ResolveError) -> EngineError,
 }
 
-/// Whether a walk goes on, or whoever asked has enough.
+/// Whether a walk goes on, or the caller has enough.
 type Went = Result<ControlFlow<()>, EngineError>;
 
-/// Those of the visitors whom one step of a walk finds.
+/// The visitors that one step of a walk finds.
 enum Part<'p> {
-    /// Those in the store, under ids of this kind, whom the seq of their birth puts here.
+    /// Those in the store, under ids of this kind, if the seq of their birth belongs to this step.
     Stored(IdKind, &'p dyn Fn(Seq) -> bool),
-    /// Those whom a batch creates, one of these that the walk found pending.
+    /// Those whom this batch creates, one of the batches that the walk found pending.
     Created(&'p Pending, &'p [&'p Arc<Pending>]),
 }
 
 impl Walk<'_> {
-    /// How many live, less those whom nobody can tell while a batch is held: whoever is created by it, or is created by
-    /// another and named by it. Of those in the store nothing is made up: that costs far less than to show them.
+    /// How many visitors live. While a batch is held, this leaves out those whom it creates, and those whom it names and
+    /// another batch creates. Profiles in the store are only counted, not built: that costs far less than to show them.
     pub fn count(&self) -> Result<u64, EngineError> {
         let mut count = 0;
         let pending = self.batches.pending(self.client);
         let creating: Vec<&Arc<Pending>> = pending.iter().filter(|batch| batch.held().is_none()).collect();
         let walked = self.parts(&creating, &mut |part| match part {
             Part::Stored(kind, counts) => self.in_store(kind, &mut |key, profile| {
-                // A batch that finds nobody living there, by the lifetime of its time, makes another visitor of this key.
+                // A batch that finds no living visitor there, by the lifetime of its time, creates a new one under this key.
                 let made_anew = creating.iter().any(|batch| {
                     let rules = &batch.accepted.rules;
                     rules.creates && profile.expired(rules.seq.millis(), rules.lifetime_ms)
@@ -336,7 +338,7 @@ impl Walk<'_> {
                     Ok(ControlFlow::Continue(()))
                 });
                 match created {
-                    // It was found to be damaged just now.
+                    // The batch was found damaged just now.
                     Err(EngineError::Held { .. }) => Ok(ControlFlow::Continue(())),
                     created => created,
                 }
@@ -345,7 +347,7 @@ impl Walk<'_> {
         walked.map(|_| count)
     }
 
-    /// Shows each visitor to `each`, until that has enough.
+    /// Gives each visitor to `each`, until that has enough.
     fn all(&self, each: &mut impl FnMut(Visitor) -> ControlFlow<()>) -> Went {
         let pending = self.batches.pending(self.client);
         refuse_held(&pending)?;
@@ -370,7 +372,7 @@ impl Walk<'_> {
                 return Ok(ControlFlow::Break(()));
             }
             for batch in &creating {
-                // Once it is complete the store has all it made, and its upload may go.
+                // Once the batch is complete, the store has all its visitors, and its upload may go.
                 if matches!(batch.progress.state(), BatchState::Complete(_)) {
                     complete.insert(batch.accepted.id.seq);
                 } else if walk(Part::Created(batch, &creating))?.is_break() {
@@ -385,7 +387,7 @@ impl Walk<'_> {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Shows the visitors whom the store has under ids of this kind, if they are `shown` by the seq of their birth.
+    /// Gives the visitors in the store under ids of this kind, if `shown` holds for the seq of their birth.
     fn stored(
         &self,
         kind: IdKind,
@@ -393,7 +395,7 @@ impl Walk<'_> {
         each: &mut impl FnMut(Visitor) -> ControlFlow<()>,
     ) -> Went {
         self.in_store(kind, &mut |key, profile| {
-            // Its bytes may be many, and are looked up again.
+            // The profile may be large, and the lookup reads it again.
             drop(profile);
             let visitor = self.visitor(key).map_err(self.reported)?;
             let visitor = visitor.filter(|visitor| shown(visitor.born));
@@ -405,7 +407,7 @@ impl Walk<'_> {
     fn in_store(&self, kind: IdKind, each: &mut dyn FnMut(&Key, Profile<'_>) -> Went) -> Went {
         let mut after = Some(before_all(self.client, kind));
         while let Some(from) = after.take() {
-            // Many keys may lead to no visitor, and `each` not be told.
+            // Many keys may lead to no visitor, so `each` may not be called for long.
             if !(self.go_on)()? {
                 return Ok(ControlFlow::Break(()));
             }
@@ -428,7 +430,7 @@ impl Walk<'_> {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Gives the visitors whom a batch creates, one of those that the walk found pending; or what stands in the way of one.
+    /// Gives the visitors whom a batch creates, one of the batches that the walk found pending; or the error for one of them.
     fn created(
         &self,
         batch: &Pending,
@@ -462,8 +464,8 @@ impl Walk<'_> {
         end.unwrap_or(Ok(ControlFlow::Continue(())))
     }
 
-    /// Whether the store has a profile under a key that lives at the place of each of these batches, so that none of them
-    /// gave birth to it: that is cheaper to ask than what all pending rows make of the visitor.
+    /// Whether the store has a profile under a key that lives at the place of each of these batches. Then none of them
+    /// created it. To ask that is cheaper than to apply all pending rows.
     fn was_there(&self, key: &Key, creating: &[&Arc<Pending>]) -> Result<bool, StoreError> {
         let value = self.store.get(std::slice::from_ref(key))?.pop().flatten();
         let Some(value) = value else { return Ok(false) };
@@ -475,8 +477,8 @@ impl Walk<'_> {
         Ok(creating.iter().all(|batch| lives(&profile, batch)))
     }
 
-    /// The visitor whose profile is under this key. One that has moved meanwhile is met where it is now. All that is
-    /// accepted goes out, also where lookups imitate Adobe's and do not show it yet.
+    /// The visitor whose profile is under this key. A visitor that has moved meanwhile is met at its new key. Everything
+    /// accepted is exported, even where lookups imitate Adobe's and do not show it yet.
     fn visitor(&self, key: &Key) -> Result<Option<Visitor>, ResolveError> {
         let Ok(id) = VisitorId::new(key.kind(), key.id()) else { return Ok(None) };
         let found = look_up(self.store, self.batches, self.client, &id, (self.now)(), self.lifetime_ms)?;

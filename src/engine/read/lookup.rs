@@ -21,7 +21,7 @@ use crate::store::{ProfileStore, StoreError};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How often a lookup is begun again because a bind moved the visitor under it, or a batch was completed.
+/// How often a lookup begins again because a bind moved the visitor meanwhile, or a batch was completed.
 const LOOKUP_TRIES_MAX: usize = 100;
 
 /// How long a caller waits for a write that a lookup is to show, and how often it looks.
@@ -30,12 +30,12 @@ const SEQ_LOOK: Duration = Duration::from_millis(5);
 /// How often a lookup looks whether a rebuilt store has taken over.
 const TURN_LOOK: Duration = Duration::from_millis(1);
 
-/// Whether a batch with this seq is younger than `shows_after_ms`, and so is to be shown by no lookup.
+/// Whether a batch with this seq is younger than `shows_after_ms`, so that no lookup shows it yet.
 pub(in crate::engine) fn hidden(seq: Seq, shows_after_ms: u64, now: Millis) -> bool {
     shows_after_ms > 0 && now < seq.millis().plus(shows_after_ms)
 }
 
-/// Looks a visitor up: the stored profile, with the visitor's pending rows folded in.
+/// Looks a visitor up: the stored profile, with the visitor's pending rows applied.
 pub fn look_up(
     store: &dyn ProfileStore,
     batches: &Batches,
@@ -47,10 +47,9 @@ pub fn look_up(
     look_up_delayed(store, batches, client, id, now, lifetime_ms, 0)
 }
 
-/// Looks a visitor up, of a client whose batches are to show as late as Adobe's.
-///
-/// The rows of batches younger than `shows_after_ms` are left out, as Adobe's would not show yet. That is a matter of looking
-/// alone: a write to the visitor folds them in at their place in the order (R4), and from then on they show.
+/// Looks a visitor up, for a client whose batches show as late as Adobe's: rows of batches younger than `shows_after_ms` are
+/// left out. Only lookups do that. A write to the visitor applies them at their place in the order (R4), and from then on
+/// they show.
 pub(in crate::engine) fn look_up_delayed(
     store: &dyn ProfileStore,
     batches: &Batches,
@@ -62,7 +61,7 @@ pub(in crate::engine) fn look_up_delayed(
 ) -> Result<Option<Visitor>, ResolveError> {
     let key = id.key(client);
     for _ in 0..LOOKUP_TRIES_MAX {
-        // The runs first, the store second: a batch that is folded in between is then met in the store.
+        // The pending rows first, the store second: a batch that is applied in between is then met in the store.
         let mut pending = batches.pending(client);
         if shows_after_ms > 0 {
             let shown = |batch: &&Arc<Pending>| !hidden(batch.accepted.id.seq, shows_after_ms, now);
@@ -74,13 +73,13 @@ pub(in crate::engine) fn look_up_delayed(
         let value = view.get(&canonical)?;
         let stored = value.as_ref().map(|value| decoded(&canonical, value)).transpose()?;
         let dead_link = canonical == key && view.was_link(&key)?;
-        // A link that leads nowhere may be one that a bind moved while we looked.
+        // A bind may have moved a link that leads nowhere while we looked.
         if dead_link && !view.links_stand(&key)? {
             continue;
         }
-        // Once a batch is complete, writes no longer resolve its rows, and the tombstones that kept them out may go: where
-        // the one ended the link's life meanwhile, or the other went, the rows would make a visitor here that never was.
-        // (What is there is told by `through`, however many batches are completed under the lookup.)
+        // Once a batch is complete, writes no longer resolve its rows, and the tombstones that kept them out may go. If a
+        // write ended the link's life meanwhile, or a tombstone went, the rows would create a visitor here that never was.
+        // (The applied seq of a value tells which rows it has, however many batches are completed meanwhile.)
         let made_a_visitor = matches!(stored, Some(Stored::Profile(_)));
         let complete = |batch: &Arc<Pending>| matches!(batch.progress.state(), BatchState::Complete(_));
         if made_a_visitor && (dead_link || view.was_nothing(&canonical)) && pending.iter().any(complete) {

@@ -19,7 +19,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use tokio::sync::watch;
 
-/// How many uploads are read for one visitor: those of the newest batches.
+/// How many uploads are read for one visitor. The newest batches come first.
 const UPLOADS_MAX: usize = 8;
 
 /// The line that set an attribute, by the batch's seq and the attribute's name.
@@ -37,14 +37,14 @@ impl Reader {
             return Ok(lines);
         }
         let place = self.line_searches.take(who).await?;
-        // Dropped with what waits for the answer.
+        // Dropped when nobody waits for the answer any more.
         let (_wanted, wanted) = watch::channel(());
         for seq in seqs.into_iter().rev().take(UPLOADS_MAX) {
             let id = BatchId { client: visitor.client.clone(), seq };
             let Some(known) = self.shared.batches.get(&id) else { continue };
             match self.lines_of(known, Arc::clone(&ids), &place, wanted.clone()).await {
                 Ok(found) => lines.extend(found.into_iter().map(|(name, line)| ((seq, name), line))),
-                // Whatever is wrong with one upload is no reason to show no visitor.
+                // The visitor is shown even if one upload cannot be read.
                 Err(error @ EngineError::Stopping) => return Err(error),
                 Err(error) => tracing::warn!(batch = %id, %error, "no lines could be told"),
             }
@@ -114,7 +114,7 @@ impl Reader {
         found.await
     }
 
-    /// What tells of a batch's rows. One that is completed right now is for a moment neither.
+    /// The source of a batch's rows. While a batch is being completed, it is neither for a moment.
     async fn pending_or_report(&self, id: &BatchId, place: &Place) -> Result<PendingOrReport, EngineError> {
         loop {
             if let Some(pending) = self.shared.batches.pending_by_seq(id.seq) {

@@ -29,34 +29,34 @@ use std::sync::Arc;
 
 /// The most rows in one page.
 pub const PAGE_ROWS_MAX: usize = 10_000;
-/// A page ends early once its ids and messages come to this much.
+/// A page ends early once its ids and messages have this many bytes.
 const PAGE_BYTES_MAX: usize = 2 << 20;
 
-/// What became of a row, as it is told.
+/// The outcome of a row, as it is reported.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ToldRow {
     /// Where it begins in the file.
     pub place: RowPlace,
-    /// Its visitor's id, as far as it has one that can be read and the visitor was not erased since.
+    /// The visitor's id, if it can be read and the visitor was not erased since.
     pub id: Option<String>,
-    /// What became of it.
+    /// Its outcome.
     pub outcome: Outcome,
-    /// Why it failed, or that it reads `erased`: a word for programs.
+    /// Why it failed, or `erased`: a word for programs.
     pub reason: Option<&'static str>,
-    /// The same in words.
+    /// The same for people.
     pub message: Option<String>,
 }
 
 /// Some rows of a report.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct OutcomePage {
-    /// What became of them, in line order.
+    /// The rows, in line order.
     pub rows: Vec<ToldRow>,
     /// Where the next page begins; none if this was the last.
     pub next: Option<RowPlace>,
 }
 
-/// A complete batch's rows, ready to be told.
+/// A report of a complete batch's rows.
 pub struct Report {
     shared: Arc<Shared>,
     accepted: Arc<Accepted>,
@@ -66,12 +66,12 @@ pub struct Report {
     /// Whether rows of its file were ever overwritten.
     overwritten: bool,
     overwritings: u64,
-    /// The upload, of a dry run: it goes with the report.
+    /// The upload of a dry run. It is removed with the report.
     _upload: Option<SpoolFile>,
     place: Place,
 }
 
-/// An upload as it was sent, ready to be sent back.
+/// An upload as it was sent, for downloading.
 pub struct UploadedFile {
     shared: Arc<Shared>,
     file: File,
@@ -92,7 +92,7 @@ impl Reader {
         from: Option<RowPlace>,
         rows_max: usize,
     ) -> Result<OutcomePage, EngineError> {
-        // Pages follow each other in quick succession: a file that is told whole is verified, not each time a page of it.
+        // Pages follow each other quickly. So the file is verified for a whole report, and not for each page.
         self.complete(id)?;
         let report = self.open_report(id, false, self.reports.take(who).await?).await?;
         let rows_max = rows_max.clamp(1, PAGE_ROWS_MAX);
@@ -129,7 +129,7 @@ impl Reader {
         self.open_report(id, true, self.reports.take(who).await?).await
     }
 
-    /// A batch that is known, and complete.
+    /// A complete batch, or the error for one that is not.
     fn complete(&self, id: &BatchId) -> Result<Known, EngineError> {
         let known = self.shared.batches.get(id).ok_or_else(|| EngineError::UnknownBatch(id.to_string()))?;
         if !matches!(known.progress.state(), BatchState::Complete(_)) {
@@ -186,20 +186,21 @@ impl Reader {
 }
 
 impl Report {
-    /// Its place among the reports: whoever waits for the client says so to it, and ends the answer when it is asked to.
+    /// Its place among the reports. Whoever waits for the client notes that on the place, and ends the answer when asked to
+    /// make room.
     pub fn place(&self) -> &Place {
         &self.place
     }
 
-    /// Tells `each` what became of the rows, in line order, of those with one outcome or of all, from a place on, until it
-    /// has enough. Blocks.
+    /// Gives the outcomes of the rows to `each`, in line order, from a place on, until it has enough: of the rows with one
+    /// outcome, or of all. Blocks.
     pub fn outcomes(
         &self,
         wanted: Option<Outcome>,
         from: Option<RowPlace>,
         mut each: impl FnMut(ToldRow) -> ControlFlow<()>,
     ) -> Result<(), EngineError> {
-        let told = match wanted {
+        let read = match wanted {
             None | Some(Outcome::Updated) => self.in_the_file(from, |row, stored| {
                 let outcome = stored.map_or(Outcome::Updated, |stored| stored.outcome);
                 if wanted.is_some_and(|wanted| wanted != outcome) {
@@ -208,20 +209,20 @@ impl Report {
                 let place = RowPlace { line: row.line, offset: row.offset };
                 let id = row.content.as_ref().ok().map(|cells| cells.id());
                 let failure = stored.and_then(|stored| stored.failure);
-                let told = self.told(place, id, row.len, outcome, failure)?;
-                // The row was parsed with others of its piece, and bytes of it read again: both perhaps a while ago.
+                let row = self.row_in_file(place, id, row.len, outcome, failure)?;
+                // The row was parsed with the rest of its piece, and read again since. Both may be a while ago.
                 self.still()?;
-                Ok(each(told))
+                Ok(each(row))
             }),
             Some(wanted) => self.stored(wanted, from, |stored, row| {
                 let place = RowPlace { line: stored.line, offset: stored.offset };
-                Ok(each(self.told_of(place, row, stored.outcome, stored.failure)))
+                Ok(each(self.row_of(place, row, stored.outcome, stored.failure)))
             }),
         };
-        told.map_err(|error| self.broken(error))
+        read.map_err(|error| self.broken(error))
     }
 
-    /// The rows that failed, as they were sent, under a header: ready to be sent again once they are mended. Blocks.
+    /// The failed rows as they were sent, under a header, for sending again once they are corrected. Blocks.
     pub fn repair(&self, mut each: impl FnMut(&[u8]) -> ControlFlow<()>) -> Result<(), EngineError> {
         if was_given_up(&self.shared, &self.accepted)? {
             return Err(EngineError::GivenUp(self.accepted.id.to_string()));
@@ -234,17 +235,17 @@ impl Report {
             return Ok(());
         }
         let mut ended = false;
-        let told = self.stored(Outcome::Failed, None, |_, row| {
+        let read = self.stored(Outcome::Failed, None, |_, row| {
             let erased = self.overwritten && reads_erased(row);
             if !erased {
                 ended = each(row).is_break() || (!row.ends_with(b"\n") && each(b"\n").is_break());
             }
             Ok(if ended { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         });
-        told.map_err(|error| self.broken(error))
+        read.map_err(|error| self.broken(error))
     }
 
-    /// That of an upload that no batch names, and whose outcomes lie beside it.
+    /// The report of an upload without a batch, whose outcomes lie beside it.
     pub(in crate::engine) fn of_upload(
         shared: Arc<Shared>,
         accepted: Arc<Accepted>,
@@ -263,21 +264,21 @@ impl Report {
         &self.header
     }
 
-    /// Gives each row of the file, from a place on, with its stored outcome if it has one: it has none if it was updated.
-    /// Leaves those out of which only an erasure's filler is left, though that may look like somebody's. Blocks.
+    /// Gives each row of the file, from a place on, with its stored outcome. An updated row has none. Leaves out the rows
+    /// that an erasure overwrote, because the filler may look like a row. Blocks.
     pub(in crate::engine) fn each_row(
         &self,
         from: Option<RowPlace>,
         mut each: impl FnMut(&Row<'_>, Option<RowOutcome>) -> io::Result<ControlFlow<()>>,
     ) -> Result<(), EngineError> {
-        let told = self.in_the_file(from, |row, outcome| {
+        let read = self.in_the_file(from, |row, outcome| {
             let erased = self.overwritten && reads_erased(row.sent);
             if erased { Ok(ControlFlow::Continue(())) } else { each(row, outcome) }
         });
-        told.map_err(|error| self.broken(error))
+        read.map_err(|error| self.broken(error))
     }
 
-    /// What was taken and perhaps not meant. Blocks.
+    /// What was accepted and perhaps not meant. Blocks.
     pub fn remarks(&self) -> Result<Remarks, EngineError> {
         let mut remarks = Remarks::default();
         let (line, sent) =
@@ -334,7 +335,7 @@ impl Report {
         if whole { Ok(()) } else { Err(io::Error::other(format!("the file has {rows} rows"))) }
     }
 
-    /// Gives each stored outcome of a kind, with the row's bytes. Of a row that is too long only the beginning.
+    /// Gives each stored outcome of a kind, with the row's bytes; of a row that is too long only the beginning.
     fn stored(
         &self,
         wanted: Outcome,
@@ -359,8 +360,8 @@ impl Report {
         Ok(())
     }
 
-    /// A row that was read from the file; its bytes are read again where they are needed.
-    fn told(
+    /// A row that was read from the file. Its bytes are read again only where they are needed.
+    fn row_in_file(
         &self,
         place: RowPlace,
         id: Option<&str>,
@@ -374,10 +375,10 @@ impl Report {
         let (mut reader, mut bytes) = (RowReader::new(), vec![]);
         read_row(&self.file, &self.header, place.offset, &mut reader, &mut bytes)?;
         bytes.truncate(usize::try_from(len).unwrap_or(usize::MAX));
-        Ok(self.told_of(place, &bytes, outcome, failure))
+        Ok(self.row_of(place, &bytes, outcome, failure))
     }
 
-    fn told_of(&self, place: RowPlace, row: &[u8], outcome: Outcome, failure: Option<Failure>) -> ToldRow {
+    fn row_of(&self, place: RowPlace, row: &[u8], outcome: Outcome, failure: Option<Failure>) -> ToldRow {
         if self.overwritten && reads_erased(row) {
             let message = format!("line {}: the visitor was erased, and the row with it", place.line);
             return ToldRow { place, id: None, outcome, reason: Some("erased"), message: Some(message) };
@@ -392,7 +393,7 @@ impl Report {
         }
     }
 
-    /// Whether to go on.
+    /// An error if the read must not go on.
     fn still(&self) -> io::Result<()> {
         still(&self.shared, self.overwritings)
     }
@@ -403,7 +404,7 @@ impl Report {
 }
 
 impl UploadedFile {
-    /// Its place among the reports, as [`Report::place`] is.
+    /// Its place among the reports, as [`Report::place`].
     pub fn place(&self) -> &Place {
         &self.place
     }
@@ -429,7 +430,7 @@ fn still(shared: &Shared, overwritings: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether the batch's upload was damaged, and another file stands in its place.
+/// Whether the batch's upload was damaged, and another file replaced it.
 fn was_given_up(shared: &Shared, accepted: &Accepted) -> Result<bool, EngineError> {
     let stored = StoredOutcomes::open(&shared.spool.outcomes_path(accepted.spool));
     let first = stored.and_then(|mut stored| stored.next().transpose());

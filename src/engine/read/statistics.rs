@@ -19,9 +19,9 @@ use crate::sync::lock;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-/// How long a count of visitors is told again.
+/// How long a count of visitors is used again.
 const COUNT_LASTS_MS: u64 = 10_000;
-/// For how many clients counts are remembered.
+/// For how many clients a count is kept.
 const COUNTS_KEPT_MAX: usize = 256;
 const MINUTE_MS: u64 = 60_000;
 const HOUR_MS: u64 = 60 * MINUTE_MS;
@@ -29,21 +29,21 @@ const HOUR_MS: u64 = 60 * MINUTE_MS;
 /// What a client has.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Statistics {
-    /// How many visitors live, with those whom pending rows create; less whom a batch creates that is held.
+    /// How many visitors live, with those whom pending rows create, without those whom a held batch creates.
     pub profiles: u64,
-    /// As of when they were counted.
+    /// When they were counted.
     pub profiles_counted: Millis,
-    /// Batches that are kept, all of them.
+    /// How many batches are kept.
     pub batches: u64,
-    /// Those that are not folded in yet.
+    /// How many of them are not applied yet.
     pub batches_incomplete: u64,
-    /// Those that the store keeps refusing.
+    /// How many of them are stuck.
     pub batches_stuck: u64,
     /// The bytes of their uploads.
     pub upload_bytes: u64,
-    /// Their rows, all of them.
+    /// How many rows they have.
     pub rows: u64,
-    /// Their rows dealt with so far, by outcome.
+    /// The rows that are done, by outcome.
     pub counts: Counts,
     /// What came in the last minute.
     pub last_minute: Pace,
@@ -58,7 +58,7 @@ pub struct Pace {
     pub batches: u64,
     /// Their rows.
     pub rows: u64,
-    /// Rows of batches that were completed.
+    /// The rows of the batches that were completed.
     pub rows_completed: u64,
 }
 
@@ -145,7 +145,7 @@ impl Reader {
 }
 
 impl Statistics {
-    /// Counts a client's batches: of the complete ones it is known what they come to, and only the latest are looked at.
+    /// Counts a client's batches. The totals of the complete ones are known, so only the latest are looked at.
     fn count_all(&mut self, batches: &Batches, client: &ClientCode, now: Millis) {
         let latest = Seq::from_u64(u64::MAX);
         let Totals { batches: complete, bytes, rows, counts } = batches.totals(client);
@@ -165,13 +165,13 @@ impl Statistics {
         });
         batches.walk_back(client, latest, Which::Complete, |known| {
             self.count_pace(known, now);
-            // They are completed in the order in which they were accepted.
+            // Batches are completed in the order in which they were accepted.
             let late = known.progress.completed().is_some_and(|at| at.plus(HOUR_MS) > now);
             if late { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });
     }
 
-    /// Counts a batch to what came lately.
+    /// Adds a batch to what came lately.
     fn count_pace(&mut self, known: &Known, now: Millis) {
         let rows = known.accepted.rows;
         let (accepted, completed) = (known.accepted.id.seq.millis(), known.progress.completed());

@@ -1,6 +1,7 @@
 use crate::config::{Config, ServeOptions};
+use crate::engine::Engine;
+use crate::engine::error::EngineError;
 use crate::engine::gates::Who;
-use crate::engine::{Engine, EngineError};
 use crate::model::id::ClientCode;
 use crate::model::seq::SystemClock;
 use std::sync::Arc;

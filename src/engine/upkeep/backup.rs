@@ -25,7 +25,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-/// Writes a backup up to `mark`, with this snapshot from before it. Gives its seq, and how many damaged uploads went along
+/// Writes a backup up to `mark`, with this snapshot from before it. Gives its seq, and how many damaged uploads were copied
 /// as they are.
 pub(in crate::engine) fn write(
     upkeep: &Upkeep,
@@ -94,11 +94,11 @@ fn copy_all(
     let (first, end) = (from.needs_journal_from().to_pair().0, Position::from_pair(mark.position).to_pair());
     for segment in first..=end.0 {
         let path = upkeep.shared.data_folder.join(layout::JOURNAL).join(format!("{segment:016x}.log"));
-        // What is behind the mark is not of this backup, and may be half written.
+        // The bytes behind the mark do not belong to this backup, and may be half written.
         let extent = if segment == end.0 { Extent::ZerosFrom(end.1) } else { Extent::Whole };
         copy(&path, layout::JOURNAL, extent)?;
     }
-    // Gives what is wrong with it.
+    // Gives the damage, if it is damaged.
     let mut copy_upload = |accepted: &Accepted| {
         let (spool, path) = (&upkeep.shared.spool, upkeep.shared.spool.rows_path(accepted.spool));
         let expected = spool.sum(accepted.spool, &accepted.sum()).map_err(UploadError::of(&path));
@@ -114,7 +114,7 @@ fn copy_all(
             Err(error) if !error.is_lost() => return Err((path, io::Error::other(error))),
             checked => checked.err(),
         };
-        // Where its file is damaged, only its index tells whom it names.
+        // If the file is damaged, only its index tells whom it names.
         let index = spool.index_path(accepted.spool);
         let index = Some(index).filter(|index| damage.is_some() && index.exists());
         for beside in needs::beside_upload(spool, accepted.spool).into_iter().chain(index) {
@@ -135,7 +135,7 @@ fn copy_all(
     }
     upkeep.shared.batches.each_held(|known| {
         let accepted = &known.accepted;
-        // Of what was complete later, the backup knows that it was accepted.
+        // The backup has a later batch as accepted, not as complete.
         if !mark.held(accepted.id.seq) {
             return Ok(());
         }
@@ -169,7 +169,7 @@ fn copy_all(
 pub(in crate::engine) enum Extent {
     /// All of it.
     Whole,
-    /// It keeps its length; zeros stand from here on.
+    /// It keeps its length, with zeros from here on.
     ZerosFrom(u64),
     /// It ends here.
     UpTo(u64),

@@ -13,16 +13,17 @@ use std::collections::HashMap;
 use std::io;
 
 const FILLER: &[u8] = b"erased";
-/// So much of a file is read at a time for its first line.
+/// How many bytes are read at a time to find the first line.
 const HEADER_PIECE_BYTES: usize = 16 << 10;
 
-/// The ids of erased visitors whose bytes are to go, and by which write each was erased: those under a tombstone, and
-/// those that have another life by now and an erasure mark.
+/// The ids of erased visitors whose bytes are to go, and which write erased each: those under a tombstone, and those that
+/// were created again and have an erasure mark.
 #[derive(Debug, Clone, Default)]
 pub struct Erased(HashMap<Key, Seq>);
 
 impl Erased {
-    /// Finds those of a page of a store; but for those that a pending batch comes before, whose tombstones must stay.
+    /// Finds the erased ids in a page of a store. It leaves out those with a pending batch before the erasure, because their
+    /// tombstones must stay.
     pub fn find(&mut self, page: &[(Key, StoredBytes)], batches: &Batches) {
         for (key, value) in page {
             let Ok(Stored::Tombstone { through, erased: true }) = value.decode() else { continue };
@@ -38,7 +39,7 @@ impl Erased {
         *known = erased.max(*known);
     }
 
-    /// By which write an id was erased last; its key will do, or its mark's.
+    /// The write that erased an id last. The key may be the id's or its erasure mark's.
     pub fn at(&self, key: &Key) -> Option<Seq> {
         self.0.get(&key.without_mark()).copied()
     }
@@ -54,8 +55,8 @@ impl Erased {
     }
 }
 
-/// Overwrites the rows of a complete batch that are for visitors erased after it; durable when it returns. Rows of a
-/// later life stay. Gives how many there were.
+/// Overwrites the rows of a complete batch whose visitors were erased after it; durable when it returns. Rows of a visitor
+/// who was created again stay. Gives how many rows it overwrote.
 pub fn overwrite_rows(spool: &Spool, accepted: &Accepted, erased: &Erased) -> io::Result<usize> {
     let gone = |id: &str| {
         let key = Key::new(&accepted.id.client, accepted.key_kind, id);
@@ -71,7 +72,7 @@ pub fn overwrite_rows(spool: &Spool, accepted: &Accepted, erased: &Erased) -> io
             let bytes = file.get(place..).and_then(|rest| rest.get(..row.len as usize)).unwrap_or_default();
             let theirs = match &row.content {
                 Ok(cells) => gone(cells.id()),
-                // A failed row may be the visitor's all the same: its first cell tells.
+                // A failed row may belong to the visitor, too: its first cell tells.
                 Err(_) => names_one(&header, bytes, &gone),
             };
             if theirs {
@@ -97,7 +98,7 @@ fn header_of(file: &[u8], reading: &RowReading) -> Result<Header, HeaderError> {
     Err(HeaderError::Empty)
 }
 
-/// Whether a row's first cell, read with all forbearance, is the id of an erased visitor.
+/// Whether a row's first cell, however badly written, is the id of an erased visitor.
 fn names_one(header: &Header, row: &[u8], gone: &impl Fn(&str) -> bool) -> bool {
     let mut reader = crate::batch::csv::RowReader::new();
     if let Ok(cells) = reader.read(header, row).content {
@@ -106,26 +107,25 @@ fn names_one(header: &Header, row: &[u8], gone: &impl Fn(&str) -> bool) -> bool 
     let first = row.split(|byte| matches!(byte, b',' | b'\n' | b'\r')).next().unwrap_or_default();
     let text = String::from_utf8_lossy(first).trim_matches(' ').trim_matches('"').replace('+', " ");
     let id = percent_encoding::percent_decode_str(&text).decode_utf8_lossy();
-    // As it stands, too: to earlier versions what nobody sees was part of an id.
+    // Also as it stands: to earlier versions invisible characters were part of an id.
     [&*id, id.trim(), visible(&id)]
         .into_iter()
         .any(|id| gone(id) || id.split_once('.').is_some_and(|(id, _)| gone(id)))
 }
 
-/// Whether a row of an upload of which rows were overwritten is one of those.
+/// Whether this row was overwritten.
 pub fn reads_erased(row: &[u8]) -> bool {
     let says_something = row.iter().any(|byte| !is_structure(*byte));
     says_something && (filler(row) == row || earlier_filler(row).is_some_and(|filler| filler == row))
 }
 
-/// As many bytes as the row has, that hold nothing of it but its line ends; and of a row with quotes all that says where
-/// its cells begin and end. So every row ends where it did: this one, and one above with a stray quote, which is known for
-/// one by the quotes of this.
+/// A filler as long as the row, which keeps only its line ends; of a row with quotes also what separates its cells. So every
+/// row ends where it did, also a row above with a stray quote, which is recognised by the quotes of this one.
 fn filler(row: &[u8]) -> Vec<u8> {
     let quotes = row.contains(&b'"');
     let pad = if quotes { b'-' } else { b' ' };
     let (mut filled, mut word) = (row.to_vec(), FILLER.iter());
-    // Spaces matter where a cell begins, and behind a quote that may close one.
+    // Spaces matter at the beginning of a cell, and behind a quote that may close one.
     let mut spaces_matter = true;
     for byte in filled.iter_mut() {
         let stays = match *byte {
@@ -145,7 +145,7 @@ fn is_structure(byte: u8) -> bool {
     matches!(byte, b'"' | b',' | b' ' | b'\r' | b'\n')
 }
 
-/// What earlier versions put over a row of several lines: quotes around all of it.
+/// The filler of earlier versions for a row of several lines: quotes around all of it.
 fn earlier_filler(row: &[u8]) -> Option<Vec<u8>> {
     let content = row.len() - row.iter().rev().take_while(|byte| matches!(byte, b'\n' | b'\r')).count();
     let line_end = |byte: &u8| matches!(byte, b'\n' | b'\r');

@@ -28,10 +28,10 @@ use std::path::Path;
 const HEAD: &str = "profiled erasures 1";
 const SECRET_BYTES: usize = 32;
 
-/// An id that nobody can read.
+/// The hash of an id.
 type Hash = [u8; 16];
 
-/// The list, open for the next erasure.
+/// The list, open for appending.
 #[derive(Debug)]
 pub(in crate::engine) struct ErasureList {
     secret: [u8; SECRET_BYTES],
@@ -39,7 +39,7 @@ pub(in crate::engine) struct ErasureList {
 }
 
 impl ErasureList {
-    /// Opens the list of a data folder, or begins one after this seq.
+    /// Opens the list of a data folder, or begins a list after this seq.
     pub(in crate::engine) fn open(folder: &Path, since: Seq) -> io::Result<Self> {
         let path = folder.join(layout::ERASURES);
         if !path.exists() {
@@ -55,8 +55,8 @@ impl ErasureList {
         Ok(Self { secret, file: Mutex::new(file) })
     }
 
-    /// An id of our making for the visitor of this key: the same each time in this data folder. Pages are given it, so the
-    /// secret is in it: else whoever saw one could find the `thirdPartyId` that it was made of by trying them all.
+    /// A generated id for the visitor of this key, always the same in this data folder. Pages see it, so it is computed with
+    /// the secret: otherwise whoever saw one could find the `thirdPartyId` behind it by trying them all.
     pub(in crate::engine) fn made_id(&self, number: u8, of: &Key) -> String {
         let hash = Sha256::new().chain_update(self.secret).chain_update(b"pcId\0").chain_update([number]);
         let digest: [u8; 32] = hash.chain_update(of.as_bytes()).finalize().into();
@@ -70,11 +70,11 @@ impl ErasureList {
         let (length, mut last) = (file.metadata()?.len(), [0]);
         file.read_exact_at(&mut last, length.saturating_sub(1))?;
         if last != *b"\n" {
-            // A line that a crash cut off is no part of the next.
+            // A line that a crash cut off must not run into the next.
             lines.push('\n');
         }
         for id in ids {
-            // Writing to a string does not fail.
+            // Writing to a string cannot fail.
             writeln!(lines, "{seq} {}", hex(&hash(&self.secret, id))).unwrap_or_default();
         }
         file.write_all(lines.as_bytes())?;
@@ -82,13 +82,13 @@ impl ErasureList {
     }
 }
 
-/// What a list says.
+/// The content of a list.
 #[derive(Debug)]
 pub(in crate::engine) struct Erasures {
     secret: [u8; SECRET_BYTES],
-    /// All erasures after this one are in it.
+    /// The list has all erasures after this seq.
     pub(in crate::engine) since: Seq,
-    /// Which ids, and by which write each was erased last.
+    /// The ids, and which write erased each last.
     ids: HashMap<Hash, Seq>,
 }
 

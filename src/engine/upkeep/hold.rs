@@ -11,22 +11,23 @@ use crate::sync::{AtomicU64, Ordering};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// How long it stays.
+/// How long expired data is kept.
 pub(in crate::engine) const HELD: Duration = Duration::from_secs(3600);
-/// So many clients are named in the log.
+/// How many clients the log names.
 const CLIENTS_TOLD: usize = 20;
 
-/// Until when nothing goes for its age.
+/// Until when expired data is kept.
 #[derive(Debug, Default)]
 pub(in crate::engine) struct Hold {
-    /// In milliseconds of the steady time; 0: it does not.
+    /// In milliseconds of the steady time; 0 if nothing is kept.
     until: AtomicU64,
-    /// Visitors that would have been swept, as far as they were counted.
+    /// How many visitors would have been swept, as far as they were counted.
     kept: AtomicU64,
 }
 
 impl Hold {
-    /// Begins to keep what would go, if `leap` is further than anything may lie unwritten to and still be there.
+    /// Begins to keep expired data if `leap` is longer than a lifetime or a retention: then something may have expired only
+    /// by the leap.
     pub(in crate::engine) fn begin_if_long(&self, leap: Duration, config: &Config, passed: Duration) -> bool {
         let lifetime = Duration::from_millis(config.lifetime_ms_min());
         let retention = Some(config.upkeep.retention_ms).filter(|kept| *kept > 0).map(Duration::from_millis);
@@ -38,13 +39,13 @@ impl Hold {
         long
     }
 
-    /// How much longer nothing goes; none: everything goes as it should.
+    /// How much longer expired data is kept; none if it is not.
     pub(in crate::engine) fn left(&self, passed: Duration) -> Option<Duration> {
         let until = Duration::from_millis(self.until.load(Ordering::Relaxed));
         until.checked_sub(passed).filter(|left| !left.is_zero())
     }
 
-    /// Visitors that are kept though they expired, as far as they were counted.
+    /// How many expired visitors are kept, as far as they were counted.
     pub(in crate::engine) fn kept(&self) -> u64 {
         self.kept.load(Ordering::Relaxed)
     }
@@ -54,13 +55,13 @@ impl Hold {
     }
 }
 
-/// How far the clock is past the last write there was.
+/// How far the clock is past the last write.
 pub(in crate::engine) fn since_last_write(last: Seq, now: Millis) -> Duration {
     let last = if last == Seq::ZERO { now } else { last.millis() };
     Duration::from_millis(now.0.saturating_sub(last.0))
 }
 
-/// Who would go, by client: how many visitors, and when they were last active.
+/// The visitors who would be swept, by client: how many, and when they were last active.
 #[derive(Debug, Default)]
 pub(in crate::engine) struct WouldGo(BTreeMap<ClientCode, Visitors>);
 
@@ -89,7 +90,7 @@ impl WouldGo {
         self.0.values().map(|visitors| visitors.count).sum()
     }
 
-    /// Says in the log who would go.
+    /// Logs who would be swept.
     pub(in crate::engine) fn tell(&self, left: Option<Duration>) {
         let (minutes, all) = (left.unwrap_or_default().as_secs().div_ceil(60), self.count());
         for (client, visitors) in self.0.iter().take(CLIENTS_TOLD) {

@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 
 pub(in crate::engine) const VERSION: u32 = 2;
-/// What earlier programs wrote: without a digest.
+/// The version of earlier programs, without a digest.
 const VERSION_BEFORE: u32 = 1;
 
 /// What a backup holds.
@@ -20,11 +20,11 @@ pub struct Manifest {
     pub(in crate::engine) version: u32,
     /// When it was made, in milliseconds since the epoch.
     pub made_at_ms: u64,
-    /// The highest seq in it, as text: it may pass what a JSON number holds.
+    /// The highest seq in it, as text, because it may be too large for a JSON number.
     pub seq: String,
-    /// Values in its snapshot.
+    /// How many values its snapshot has.
     pub values: u64,
-    /// Of the store that a start makes of it; earlier backups have none.
+    /// The digest of the store that a start makes of it; earlier backups have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
     pub(in crate::engine) files: Vec<FileEntry>,
@@ -39,7 +39,7 @@ pub(in crate::engine) struct FileEntry {
 }
 
 impl Manifest {
-    /// Reads that of a backup.
+    /// Reads the manifest of a backup.
     pub(in crate::engine) fn read(backup: &Path) -> Result<Self, ManifestError> {
         let no_backup = |why: String| ManifestError::NoBackup { folder: backup.to_owned(), why };
         let told = |error: &dyn std::fmt::Display| no_backup(format!("{}: {error}", layout::MANIFEST));
@@ -58,7 +58,7 @@ impl Manifest {
         }
     }
 
-    /// Whether each of a backup's files is what was written.
+    /// An error unless each file of the backup is as it was written.
     pub(in crate::engine) fn verify(&self, backup: &Path) -> Result<(), ManifestError> {
         self.files.iter().try_for_each(|entry| {
             let path = backup.join(&entry.path);
@@ -69,7 +69,7 @@ impl Manifest {
 }
 
 impl FileEntry {
-    /// Whether a file that comes to this is the one that was written.
+    /// An error unless a file with this length and checksum is the one that was written.
     pub(in crate::engine) fn check(&self, path: &Path, bytes: u64, crc32c: u32) -> Result<(), ManifestError> {
         if (bytes, crc32c) == (self.bytes, self.crc32c) {
             return Ok(());

@@ -33,12 +33,12 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// The rest of the journal is read between two commit groups once it has no more writes than these …
+/// The rest of the journal is read between two commit groups once it has no more writes than these.
 const REST_WRITES: u64 = 1000;
-/// … or has been read this often without ever becoming so short.
+/// It is also read then once it was read this often without becoming so short.
 const READS_MAX: usize = 20;
 
-/// Makes the store again, for this reason.
+/// Rebuilds the store, for this reason.
 pub(in crate::engine) fn run(
     upkeep: &Upkeep,
     stores: &mut StoreFolder,
@@ -99,11 +99,11 @@ fn fill_and_take_over(
         }
     }
     let again = lacking(upkeep, &snapshot, position)?;
-    // Most of it now, and not while all checkpoints wait.
+    // Most of it is made durable now, and not while all checkpoints wait.
     store.checkpoint(Reach::default()).or_internal()?;
     upkeep.go_on()?;
 
-    // The sweeper must not take a tombstone that it found needless before these batches were pending again.
+    // The sweeper may have found a tombstone needless before these batches were pending again. It must not take it now.
     let _stay = upkeep.tombstones.stay();
     let mut generation = lock(&upkeep.generation);
     let made = MadeAgain { store: Shared(store), position, again };
@@ -116,7 +116,7 @@ fn fill_and_take_over(
     let reach = upkeep.shared.store.make_durable().map_err(|error| upkeep.distrust(next, error))?;
     mark.store_reach = reach.0;
     let adopted = Upkeep::note(next, &mark).and_then(|()| stores.adopt(next));
-    // It is in use, and a restart would not find it: it makes the store again from the journal.
+    // The new store is in use, and a restart would not find it: the restart rebuilds the store from the journal.
     adopted.map_err(|error| {
         upkeep.shared.give_up(format!("the store that was made again could not be adopted: {error}"))
     })?;
@@ -124,14 +124,14 @@ fn fill_and_take_over(
     Ok(before)
 }
 
-/// The batches whose rows a store lacks that has what a snapshot has and the journal says up to `end`: those complete
-/// since.
+/// The batches whose rows a store lacks that was filled from a snapshot and the journal up to `end`: those completed since
+/// the snapshot.
 fn lacking(upkeep: &Upkeep, snapshot: &Checkpoint, end: Position) -> Result<Vec<Again>, EngineError> {
     let (mut complete, mut untold) = (vec![], HashSet::new());
     upkeep.shared.batches.each_held(|known| -> Result<(), EngineError> {
         let seq = known.accepted.id.seq;
         let Some(at) = known.progress.completed().filter(|_| !snapshot.held(seq)) else { return Ok(()) };
-        // Where its entry stands is known of one that the snapshot names; any other's stands behind the snapshot.
+        // The snapshot knows the position of the entries that it names. Any other entry stands behind the snapshot.
         let named = snapshot.incomplete.iter().find(|batch| batch.accepted.seq == seq.get());
         let position = named.map_or(snapshot.position, |batch| batch.position);
         let counts = known.progress.counts();
@@ -158,7 +158,7 @@ fn lacking(upkeep: &Upkeep, snapshot: &Checkpoint, end: Position) -> Result<Vec<
     again.collect()
 }
 
-/// What it came to where something could not be read that a start would need as well.
+/// The error for the caller, where something could not be read that a start needs, too.
 fn told_of(error: OpenError) -> EngineError {
     match error {
         OpenError::NotGoingOn(error) => error,

@@ -173,7 +173,7 @@ pub struct SnapshotSteps {
 /// A snapshot that was taken and verified.
 #[derive(Debug)]
 pub struct Taken {
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
     /// From where the journal goes on.
     pub checkpoint: Checkpoint,

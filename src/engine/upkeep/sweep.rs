@@ -24,45 +24,45 @@ use std::time::{Duration, Instant};
 const STEP_KEYS: usize = 256;
 /// The pause between steps: about five thousand keys a second, a few per cent of one core.
 const STEP_PAUSE: Duration = Duration::from_millis(50);
-/// The first pass after a start reads all that the store has, so that what is damaged on the disk shows within minutes: it
-/// pauses for so many times as long as a step took.
+/// The first pass after a start reads the whole store, so that damage on the disk shows within minutes. Its pause is this
+/// many times as long as the step before.
 const FIRST_PASS_PAUSES: u32 = 9;
-/// The pause before the first pass: how many profiles live is told once that is through.
+/// The pause before the first pass. The number of living profiles is known once that is through.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The pause between passes over the whole store.
 const PASS_PAUSE: Duration = Duration::from_secs(60);
 
-/// What bounds a step.
+/// The bounds of a step.
 pub struct Horizon<'h> {
-    /// Now.
+    /// The time now.
     pub now: Millis,
     /// The highest seq that the last checkpoint covers; zero while a snapshot is taken.
     pub checkpoint: Seq,
     /// The pending batches.
     pub batches: &'h Batches,
-    /// A client's lifetime of profiles; none if it is not served any more.
+    /// The lifetime of a client's profiles; none if the client is not served any more.
     pub lifetime_ms: &'h dyn Fn(&ClientCode) -> Option<u64>,
 }
 
 /// What a step did.
 #[derive(Debug)]
 pub struct Swept {
-    /// What the commit thread is to be asked to sweep.
+    /// The requests for the commit thread.
     pub requests: Vec<Request>,
-    /// How many values these come to.
+    /// How many values they sweep.
     pub expired: usize,
-    /// How many tombstones it took.
+    /// How many tombstones the step removed.
     pub taken: usize,
-    /// How many profiles it met that live.
+    /// How many living profiles it met.
     pub living: u64,
-    /// The oldest erasure it met, whose bytes compaction has yet to let go of.
+    /// The oldest erasure that it met. Compaction has yet to remove its bytes.
     pub erasure: Option<Seq>,
     /// Where the next step begins; none at the end of the store.
     pub next: Option<Key>,
 }
 
 impl Swept {
-    /// Leaves those who expired where they are, and counts them.
+    /// Leaves the expired visitors where they are, and counts them.
     fn keep(&mut self, would_go: &mut WouldGo) {
         for request in self.requests.drain(..) {
             if let Request::Sweep(client, values) = request {
@@ -151,7 +151,7 @@ pub(in crate::engine) fn run(upkeep: &Upkeep) {
     }
 }
 
-/// Looks at the next keys and takes what may go.
+/// Looks at the next keys, and removes what may go.
 pub fn step(
     store: &dyn ProfileStore,
     horizon: &Horizon<'_>,
@@ -209,14 +209,14 @@ impl Horizon<'_> {
                         profile.expired(rules.seq.millis(), rules.lifetime_ms)
                     })
             }
-            // A pending batch's rows for the id may have gone through the link while it lived; without it they would
-            // be taken for rows of an unknown visitor, and create one.
+            // The rows of a pending batch may have followed the link while it lived. Without it they would count as rows of
+            // an unknown visitor, and create one.
             Stored::Link { target, .. } => pending.is_empty() && !self.leads_on(store, key, target)?,
             Stored::Tombstone { through, erased } => !erased && through <= self.checkpoint,
         })
     }
 
-    /// Whether a tombstone of what was swept may go.
+    /// Whether the tombstone of a swept visitor may go.
     pub(in crate::engine) fn reclaims_tombstone(
         &self,
         key: &Key,
