@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use crate::support::{Daemon, skip, variable, wait_for};
+use crate::support::{Daemon, long, skip, variable, wait_for};
 
 fn root() -> PathBuf {
     env!("CARGO_MANIFEST_DIR").into()
@@ -266,6 +266,29 @@ fn the_debian_package_holds_what_it_should_and_starts() {
     assert!(daemon.wait().unwrap().success());
 }
 
+/// How many files and templates the sources here include, each of which must be there.
+fn included_below(folder: &Path, context: &Path) -> usize {
+    let mut found = 0;
+    for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        if path.is_dir() {
+            found += included_below(&path, context);
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        for (call, from) in [
+            ("include_str!(\"", folder.to_owned()),
+            ("include_bytes!(\"", folder.to_owned()),
+            ("#[template(path = \"", context.join("templates")),
+        ] {
+            for name in text.split(call).skip(1).map(|rest| rest.split('"').next().unwrap()) {
+                assert!(from.join(name).is_file(), "{}: {name} is not copied", path.display());
+                found += 1;
+            }
+        }
+    }
+    found
+}
+
 /// The recipe once copied neither the templates nor the data that the binary holds, and built nothing.
 #[test]
 fn the_image_compiles_from_exactly_what_is_copied() {
@@ -286,7 +309,18 @@ fn the_image_compiles_from_exactly_what_is_copied() {
             assert!(copied.success(), "{step}");
         }
     }
-    // What it depends on was compiled for the tests already, or is once. Checking writes no binary over the tested one.
+    assert!(included_below(&context.path().join("src"), context.path()) > 10, "hardly anything is included");
+    let manifest = Command::new(env!("CARGO"))
+        .args(["metadata", "--offline", "--locked", "--no-deps", "--format-version", "1"])
+        .current_dir(context.path())
+        .output()
+        .unwrap();
+    assert!(manifest.status.success(), "{}", String::from_utf8_lossy(&manifest.stderr));
+    // To compile it takes all that it depends on once more, in another form than the tests need.
+    if !long() {
+        return;
+    }
+    // Checking writes no binary over the tested one.
     let check = Command::new(env!("CARGO"))
         .args(["check", "--offline", "--locked", "--quiet", "--bin", "profiled"])
         .env("CARGO_TARGET_DIR", root().join("target"))
