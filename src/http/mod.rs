@@ -35,9 +35,10 @@ mod slots;
 mod stream;
 pub mod tls;
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
 use self::caller::Caller;
@@ -60,8 +61,10 @@ const LARGE_CALLS_MAX: usize = 4;
 #[derive(Clone)]
 pub struct Front {
     app: Engine,
-    tokens: Arc<RwLock<Arc<Tokens>>>,
-    limits: Arc<RwLock<Arc<Limits>>>,
+    /// Replaced whole by a reload; a request reads them without waiting.
+    tokens: Arc<ArcSwap<Tokens>>,
+    /// The same.
+    limits: Arc<ArcSwap<Limits>>,
     tls: Option<Arc<Tls>>,
     site_calls: Arc<Rates<Network>>,
     failures: Arc<Rates<Network>>,
@@ -95,8 +98,8 @@ impl Front {
             event_streams: Shares::new(Scarce::EventStreams, EVENT_STREAMS_MAX, app.metrics()),
             large_calls: Shares::new(Scarce::LargeCalls, LARGE_CALLS_MAX, app.metrics()),
             app,
-            tokens: Arc::new(RwLock::new(Arc::new(tokens))),
-            limits: Arc::new(RwLock::new(Arc::new(Limits::of(config)))),
+            tokens: Arc::new(ArcSwap::from_pointee(tokens)),
+            limits: Arc::new(ArcSwap::from_pointee(Limits::of(config))),
             tls,
             site_calls: Arc::default(),
             failures: Arc::default(),
@@ -109,7 +112,7 @@ impl Front {
     pub fn reload_tokens(&self) -> Result<usize, TokensError> {
         let tokens = Tokens::read(self.app.data_folder()).inspect_err(|_| {
             if !self.tokens().are_asked_for() {
-                *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Tokens::closed());
+                self.tokens.store(Arc::new(Tokens::closed()));
             }
         })?;
         // Only a start decides whether the daemon may listen without tokens.
@@ -117,22 +120,22 @@ impl Front {
             return Err(TokensError::Gone(self.app.data_folder().join(crate::layout::TOKENS)));
         }
         let count = tokens.all().len();
-        *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(tokens);
+        self.tokens.store(Arc::new(tokens));
         Ok(count)
     }
 
     /// Takes new settings, as far as they may change while the daemon runs. Calls under way end as they began.
     pub fn reconfigure(&self, config: &Config) {
         self.app.reconfigure(config);
-        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Limits::of(config));
+        self.limits.store(Arc::new(Limits::of(config)));
     }
 
     fn limits(&self) -> Arc<Limits> {
-        Arc::clone(&self.limits.read().unwrap_or_else(PoisonError::into_inner))
+        self.limits.load_full()
     }
 
     fn tokens(&self) -> Arc<Tokens> {
-        Arc::clone(&self.tokens.read().unwrap_or_else(PoisonError::into_inner))
+        self.tokens.load_full()
     }
 
     /// Reads the certificate again, and returns whether there is one. Blocks. If it is wrong, the old one stays.

@@ -5,9 +5,10 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -30,7 +31,8 @@ const CUT_OFF_MAX: Duration = Duration::from_secs(1);
 /// A certificate in use.
 pub struct Tls {
     files: TlsFiles,
-    current: RwLock<TlsAcceptor>,
+    /// Replaced whole by a reload; a new connection reads it without waiting.
+    current: ArcSwap<ServerConfig>,
 }
 
 /// Why a certificate or its key is not taken.
@@ -84,14 +86,13 @@ pub(super) enum Unsecured {
 impl Tls {
     /// Reads and checks a certificate and its key.
     pub fn load(files: TlsFiles) -> Result<Self, TlsError> {
-        let current = RwLock::new(acceptor(&files)?);
+        let current = ArcSwap::from(server_config(&files)?);
         Ok(Self { files, current })
     }
 
     /// Reads them again: new connections get them. If they are not right, what was there stays.
     pub fn reload(&self) -> Result<(), TlsError> {
-        let next = acceptor(&self.files)?;
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = next;
+        self.current.store(server_config(&self.files)?);
         Ok(())
     }
 
@@ -101,7 +102,7 @@ impl Tls {
         socket: TcpStream,
         handshake_max: Duration,
     ) -> Result<TlsStream<TcpStream>, Unsecured> {
-        let acceptor = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let acceptor = TlsAcceptor::from(self.current.load_full());
         match timeout(handshake_max, acceptor.accept(socket).into_fallible()).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err((error, socket))) => {
@@ -113,7 +114,7 @@ impl Tls {
     }
 }
 
-fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, TlsError> {
+fn server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
     let (cert, key) = (&files.cert, &files.key);
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let chain = CertificateDer::pem_slice_iter(&read("tls_cert", cert)?)
@@ -146,7 +147,7 @@ fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, TlsError> {
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
     config.alpn_protocols = vec![PROTOCOL.to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
+    Ok(Arc::new(config))
 }
 
 fn read(setting: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
@@ -247,7 +248,7 @@ mod tests {
         std::fs::write(&files.cert, made.cert.pem()).unwrap();
         std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
         let tls = Tls::load(files.clone()).unwrap();
-        let config = |tls: &Tls| Arc::clone(tls.current.read().unwrap().config());
+        let config = |tls: &Tls| tls.current.load_full();
         let first = config(&tls);
         std::fs::write(&files.cert, "nothing").unwrap();
         assert!(tls.reload().is_err());
