@@ -1,4 +1,4 @@
-//! `profiled batch post|status|list|rows|repair|resend|abandon`.
+//! `profiled batch post|status|list|rows|repair|resend|abandon`: batches.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,28 +16,28 @@ use super::{CliError, Remote, block_on, parse_client, print_json, say, shown, ta
 use crate::model::batch::Outcome;
 use crate::model::id::ClientCode;
 
-/// How long to wait before asking again how far a batch is, at first and at most.
+/// How long to wait before asking for a batch's progress again: at first, and at most.
 const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 
-/// Where a list says how far a batch is.
+/// The column of a list with the status.
 const STATUS_COLUMN: usize = 2;
 
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub(super) enum Batch {
-    /// Post a batch file; `-` reads it from standard input
+    /// Post a batch file. `-` reads standard input
     Post(Post),
-    /// Say how far a batch is
+    /// Show the progress of a batch
     Status(Status),
     /// List a client's batches, newest first
     List(List),
-    /// Print what became of each row: CSV, or one JSON object a line with --json
+    /// Print the outcome of each row, as CSV, or with --json as one JSON object a line
     Rows(Rows),
-    /// Print the rows that failed, as they were sent, with a header: mend them and post them again
+    /// Print the failed rows as they were sent, under their header: correct them and post them again
     Repair(Status),
-    /// Send the file of a batch again that is stuck because the daemon's copy is damaged; it must be the very same
+    /// Send the same file again for a batch that is stuck because the daemon's copy is damaged
     Resend(Resend),
-    /// Give up a batch that is stuck because the daemon's copy is damaged: all its rows count as failed
+    /// Give up a batch that is stuck because the daemon's copy is damaged. All its rows count as failed
     Abandon(Status),
 }
 
@@ -46,13 +46,13 @@ pub(super) enum Batch {
 pub(super) struct Resend {
     /// The batch's id, such as demo-1701473848678-10000000
     id: String,
-    /// The batch file, as it was sent; FILE.gz and FILE.zst are sent compressed as they are
+    /// The batch file as it was sent. FILE.gz and FILE.zst are sent as they are
     file: PathBuf,
     #[command(flatten)]
     remote: Remote,
 }
 
-/// Asks what became of the rows.
+/// Prints the outcomes of rows.
 #[derive(Debug, Args)]
 pub(super) struct Rows {
     /// The batch's id, such as demo-1701473848678-10000000
@@ -66,25 +66,24 @@ pub(super) struct Rows {
 
 fn parse_outcome(text: &str) -> Result<Outcome, String> {
     let found = Outcome::ALL.into_iter().find(|outcome| outcome.name() == text);
-    found.ok_or_else(|| format!("it is one of {}", Outcome::ALL.map(Outcome::name).join(", ")))
+    found.ok_or_else(|| format!("write one of {}", Outcome::ALL.map(Outcome::name).join(", ")))
 }
 
 /// Posts a file.
 #[derive(Debug, Args)]
 pub(super) struct Post {
-    /// The batch file, its first line batch=thirdPartyId,… or batch=pcId,…; FILE.gz and FILE.zst are sent compressed as
-    /// they are
+    /// The batch file. Its first line is batch=thirdPartyId,… or batch=pcId,…. FILE.gz and FILE.zst are sent as they are
     file: PathBuf,
-    /// Whose visitors
+    /// Client of the visitors
     #[arg(long, value_name = "CLIENT", value_parser = parse_client)]
     client: ClientCode,
-    /// Use version 1 of the call, instead of 2
+    /// Use version 1 of the call instead of version 2
     #[arg(long)]
     v1: bool,
     /// Wait until the batch is complete
     #[arg(long)]
     wait: bool,
-    /// Only say what the batch would come to, and write nothing
+    /// Show what the batch would do, and write nothing
     #[arg(long, conflicts_with = "wait")]
     dry_run: bool,
     #[command(flatten)]
@@ -98,7 +97,7 @@ impl Post {
     }
 }
 
-/// Asks after one batch.
+/// Names one batch.
 #[derive(Debug, Args)]
 pub(super) struct Status {
     /// The batch's id, such as demo-1701473848678-10000000
@@ -110,7 +109,7 @@ pub(super) struct Status {
 /// Lists batches.
 #[derive(Debug, Args)]
 pub(super) struct List {
-    /// Whose batches
+    /// Client of the batches
     #[arg(long, value_name = "CLIENT", value_parser = parse_client)]
     client: ClientCode,
     #[command(flatten)]
@@ -150,7 +149,7 @@ pub(super) struct Shown {
     reason: Option<String>,
 }
 
-/// What a dry run came to, as the daemon tells it.
+/// The result of a dry run, as the daemon sends it.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct TriedOut {
@@ -160,12 +159,12 @@ struct TriedOut {
     outcomes: Outcomes,
     attributes: serde_json::Map<String, serde_json::Value>,
     failed: Vec<Failed>,
-    /// An earlier daemon tells none.
+    /// Earlier daemons send none.
     #[serde(default)]
     remarks: Vec<Remark>,
 }
 
-/// What is taken and was perhaps not meant.
+/// Something that is accepted but perhaps not meant.
 #[derive(Debug, Serialize, Deserialize)]
 struct Remark {
     remark: String,
@@ -184,7 +183,7 @@ struct Failed {
     message: Option<String>,
 }
 
-/// Its rows dealt with so far, by outcome.
+/// The rows that have an outcome, by outcome.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Outcomes {
     pub(super) updated: u64,
@@ -210,8 +209,8 @@ async fn post(command: Post) -> Result<(), CliError> {
         bar.finish_and_clear();
         let answer = answer?;
         if !answer.status.is_success() {
-            let told = format!("the batch would be refused: {}", shown(&answer.refusal()));
-            return Err(CliError::Failed(told));
+            let refusal = shown(&answer.refusal());
+            return Err(CliError::Failed(format!("the batch would be refused: {refusal}")));
         }
         let tried: TriedOut = answer.json()?;
         if command.remote.json {
@@ -226,7 +225,7 @@ async fn post(command: Post) -> Result<(), CliError> {
     let mut batch = ask(&client, &id).await?;
     if !command.remote.json {
         say(format_args!(
-            "accepted as {id}: {} rows, {}, durable and readable",
+            "accepted as {id}: {} rows, {}, durable and visible to lookups",
             HumanCount(batch.rows),
             HumanBytes(batch.bytes)
         ));
@@ -244,13 +243,13 @@ async fn post(command: Post) -> Result<(), CliError> {
     }
 }
 
-/// Sends a batch file; gives the batch's id.
+/// Sends a batch file and returns the batch's id.
 pub(super) async fn send(client: &Client, path: &str, body: FileBody) -> Result<String, CliError> {
     let answer = client.post_file(path, body).await?;
     match (answer.element("success").as_deref(), answer.element("batchStatus")) {
         (Some("true"), Some(url)) => {
             let id = url.split_once("batchId=").map(|(_, id)| id.to_owned());
-            id.ok_or_else(|| CliError::Failed("the answer names no batch; is --url right?".into()))
+            id.ok_or_else(|| CliError::Failed("the answer has no batch id: check --url".into()))
         }
         _ => Err(CliError::Failed(format!("the batch was refused: {}", shown(&answer.refusal())))),
     }
@@ -281,16 +280,16 @@ async fn resend(command: Resend) -> Result<(), CliError> {
     if !answer.status.is_success() {
         return Err(CliError::Failed(shown(&answer.refusal())));
     }
-    tell(&command.remote, &answer.json()?)
+    print_batch(&command.remote, &answer.json()?)
 }
 
 async fn abandon(command: Status) -> Result<(), CliError> {
     let client = command.remote.client()?;
     let answer = client.delete(&format!("/api/v1/batches/{}", encoded(&command.id))).await?;
-    tell(&command.remote, &answer.json()?)
+    print_batch(&command.remote, &answer.json()?)
 }
 
-fn tell(remote: &Remote, batch: &Shown) -> Result<(), CliError> {
+fn print_batch(remote: &Remote, batch: &Shown) -> Result<(), CliError> {
     if remote.json {
         return print_json(batch);
     }
@@ -303,14 +302,14 @@ async fn repair(command: Status) -> Result<(), CliError> {
     print(&command.remote.client()?, &path, "text/csv").await
 }
 
-/// Prints an answer that may be long, as it comes: for a program or a file, so byte for byte.
+/// Prints a long answer as it arrives, byte for byte: it is for a program or a file.
 async fn print(client: &Client, path: &str, accept: &'static str) -> Result<(), CliError> {
     let mut body = client.stream(path, accept).await?.into_body();
     let mut out = tokio::io::stdout();
     while let Some(frame) = body.frame().await {
         let Ok(bytes) = frame.map_err(|e| client.broke_off(&e))?.into_data() else { continue };
         if out.write_all(&bytes).await.is_err() {
-            // Whoever reads it has gone.
+            // Nobody reads it any more.
             return Ok(());
         }
     }
@@ -318,7 +317,7 @@ async fn print(client: &Client, path: &str, accept: &'static str) -> Result<(), 
     Ok(())
 }
 
-/// What a dry run came to, as a line, a table and the rows that would fail.
+/// The result of a dry run: a line, a table, and the rows that would fail.
 fn tried_in_words(tried: &TriedOut) -> String {
     let Outcomes { updated, created, not_found, ignored, failed } = tried.outcomes;
     let [updated, created, not_found, ignored, failed, rows] =
@@ -330,23 +329,23 @@ fn tried_in_words(tried: &TriedOut) -> String {
         let counts = ["set", "changed", "unchanged", "removed"].map(|of| count(of).to_string());
         lines.add_row(std::iter::once(shown(name)).chain(counts));
     }
-    let mut told = format!(
-        "nothing is written; {rows} rows would be {updated} updated + {created} created + {not_found} not found + \
+    let mut text = format!(
+        "nothing was written; {rows} rows would be {updated} updated + {created} created + {not_found} not found + \
          {ignored} ignored + {failed} failed\n{lines}"
     );
     for row in &tried.failed {
-        told += "\n";
-        told += &shown(row.message.as_deref().unwrap_or_default());
+        text += "\n";
+        text += &shown(row.message.as_deref().unwrap_or_default());
     }
     for Remark { count, lines, message, .. } in &tried.remarks {
         let line = lines.first().map_or_else(String::new, |line| format!("line {line}: "));
         let more = match count.saturating_sub(1) {
             0 => String::new(),
-            more => format!("; so on {} further lines", HumanCount(more)),
+            more => format!("; also on {} further lines", HumanCount(more)),
         };
-        told += &format!("\nperhaps not meant: {line}{}{more}", shown(message));
+        text += &format!("\ncheck: {line}{}{more}", shown(message));
     }
-    told
+    text
 }
 
 async fn list(command: List) -> Result<(), CliError> {
@@ -398,7 +397,7 @@ async fn list(command: List) -> Result<(), CliError> {
     Ok(())
 }
 
-/// The file as a body, and the bar that shows how much of it is sent; a bar shows only on a terminal.
+/// The file as a body, and a progress bar, which shows only on a terminal.
 async fn open(path: &Path) -> Result<(FileBody, ProgressBar), CliError> {
     if path == Path::new("-") {
         let bar = ProgressBar::no_length().with_message("sending");
@@ -426,7 +425,7 @@ pub(super) fn progress(length: u64, template: &str) -> ProgressBar {
     }
 }
 
-/// One batch, as it is now.
+/// The current state of a batch.
 pub(super) async fn ask(client: &Client, id: &str) -> Result<Shown, CliError> {
     client.get(&format!("/api/v1/batches/{}", encoded(id))).await?.json()
 }
@@ -443,10 +442,8 @@ pub(super) async fn wait(client: &Client, id: &str) -> Result<Shown, CliError> {
         match batch.status.as_str() {
             "incomplete" => sleep(pause).await,
             "stuck" => {
-                let why = batch
-                    .reason
-                    .as_deref()
-                    .unwrap_or("the store keeps refusing it; the daemon's log says why");
+                let why =
+                    batch.reason.as_deref().unwrap_or("the store cannot write it; see the daemon's log");
                 return Err(CliError::Failed(shown(&format!("batch {id} is stuck: {why}"))));
             }
             _ => {
@@ -458,7 +455,7 @@ pub(super) async fn wait(client: &Client, id: &str) -> Result<Shown, CliError> {
     }
 }
 
-/// How far a batch is, in a line.
+/// The progress of a batch in one line.
 pub(super) fn summary(batch: &Shown) -> String {
     let Outcomes { updated, created, not_found, ignored, failed } = batch.counts;
     let [updated, created, not_found, ignored, failed, rows] =
@@ -468,6 +465,6 @@ pub(super) fn summary(batch: &Shown) -> String {
          + {failed} failed{}",
         batch.batch_id,
         batch.status,
-        if batch.status == "incomplete" { " + those to come" } else { "" },
+        if batch.status == "incomplete" { " + the remaining rows" } else { "" },
     )) + &batch.reason.as_deref().map_or(String::new(), |why| shown(&format!("; {why}")))
 }

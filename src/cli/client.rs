@@ -1,4 +1,4 @@
-//! The client side of the daemon's API.
+//! A client of the daemon's API.
 
 use std::io;
 use std::path::Path;
@@ -26,29 +26,29 @@ use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 
 use super::CliError;
 
-/// How much of a file is read and sent at once.
+/// How many bytes of a file are read and sent at once.
 const PIECE_BYTES: usize = 128 << 10;
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 type Sent = UnsyncBoxBody<Bytes, io::Error>;
 
-/// A daemon, seen from outside.
+/// A client of one daemon.
 pub(super) struct Client {
     http: legacy::Client<HttpsConnector<HttpConnector>, Sent>,
     url: String,
-    /// What it lets in by.
+    /// The header with the token.
     authorization: Option<HeaderValue>,
 }
 
-/// What it answered.
+/// An answer of the daemon.
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) body: Bytes,
 }
 
 impl Client {
-    /// The daemon at a URL such as `http://127.0.0.1:8750`; `token` is what it lets in by, and for one on https the
-    /// certificates in `ca` vouch, or the system's.
+    /// A client of the daemon at a URL such as `http://127.0.0.1:8750`. On https, the root certificates are those in `ca`,
+    /// else those of the system.
     pub(super) fn new(url: &str, token: Option<&str>, ca: Option<&Path>) -> Result<Self, CliError> {
         let url = url.trim_end_matches('/');
         let uri = url.parse::<Uri>().ok().filter(|uri| uri.host().is_some_and(|host| !host.is_empty()));
@@ -57,22 +57,20 @@ impl Client {
             Some("http") => RootCertStore::empty(),
             _ => {
                 return Err(CliError::Usage(format!(
-                    "{url:?} is not a URL of a daemon: such as http://127.0.0.1:8750"
+                    "{url:?} is not the URL of a daemon, such as http://127.0.0.1:8750"
                 )));
             }
         };
         let authorization = token.map(|token| HeaderValue::try_from(format!("Bearer {}", token.trim())));
         let mut authorization = authorization.transpose().map_err(|_| {
-            CliError::Usage(
-                "--token (PROFILED_TOKEN) is no token: such are printed by `profiled token new`".into(),
-            )
+            CliError::Usage("--token (PROFILED_TOKEN) is not a token: `profiled token new` prints one".into())
         })?;
         if let Some(authorization) = &mut authorization {
             authorization.set_sensitive(true);
         }
         let tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
-            .map_err(|e| CliError::Failed(format!("TLS cannot be spoken: {e}")))?
+            .map_err(|e| CliError::Failed(format!("TLS cannot be set up: {e}")))?
             .with_root_certificates(roots)
             .with_no_client_auth();
         let connector =
@@ -81,7 +79,7 @@ impl Client {
         Ok(Self { http, url: url.to_owned(), authorization })
     }
 
-    /// Asks for a path.
+    /// Gets a path.
     pub(super) async fn get(&self, path: &str) -> Result<Answer, CliError> {
         self.call(Method::GET, path, None, Full::default().map_err(|never| match never {}).boxed_unsync())
             .await
@@ -100,7 +98,7 @@ impl Client {
         self.call(Method::POST, path, Some("application/json"), body).await
     }
 
-    /// Has what is at a path deleted.
+    /// Deletes what a path names.
     pub(super) async fn delete(&self, path: &str) -> Result<Answer, CliError> {
         let nothing = Full::default().map_err(|never| match never {}).boxed_unsync();
         self.call(Method::DELETE, path, None, nothing).await
@@ -151,7 +149,7 @@ impl Client {
         self.whole(answer).await
     }
 
-    /// Asks for a path whose answer may be too long to be held; one that is no success is.
+    /// Gets a path whose answer may be too long for memory. An error answer is read whole.
     pub(super) async fn stream(
         &self,
         path: &str,
@@ -173,7 +171,7 @@ impl Client {
         Ok(Answer { status, body: body.to_bytes() })
     }
 
-    /// An answer that ended before its end.
+    /// The error for an answer that broke off.
     pub(super) fn broke_off(&self, error: &hyper::Error) -> CliError {
         CliError::Failed(format!("{} broke off its answer: {error}", self.url))
     }
@@ -186,22 +184,20 @@ impl Client {
         let url = &self.url;
         if let Some(error) = tls_error(deepest) {
             return CliError::Failed(match error {
-                // What `openssl req -x509` makes unless it is told otherwise.
+                // `openssl req -x509` makes such a certificate by default.
                 rustls::Error::InvalidCertificate(why) if why.to_string().contains("CaUsedAsEndEntity") => {
                     format!(
-                        "{url} has a certificate that is made to vouch for others, not to be a server's: make one with \
+                        "{url} uses the certificate of an authority, not of a server: make one with \
                          basicConstraints=critical,CA:FALSE"
                     )
                 }
                 rustls::Error::InvalidCertificate(why) => {
-                    format!(
-                        "{url} is not to be trusted ({why}): name the certificate that vouches for it with --ca"
-                    )
+                    format!("{url} is not trusted ({why}): name its root certificate with --ca")
                 }
                 rustls::Error::InvalidMessage(_) => {
-                    format!("{url} does not speak TLS: is it http:// instead?")
+                    format!("{url} does not speak TLS: try http://")
                 }
-                error => format!("{url} cannot be spoken to securely: {error}"),
+                error => format!("no secure connection to {url}: {error}"),
             });
         }
         CliError::Failed(if error.is_connect() {
@@ -215,25 +211,26 @@ impl Client {
 }
 
 impl Answer {
-    /// Its body, read as JSON; the daemon's own words if it refused.
+    /// The body, read as JSON. If the daemon refused, the error is its own message.
     pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, CliError> {
         if !self.status.is_success() {
             return Err(CliError::Failed(self.refusal()));
         }
-        serde_json::from_slice(&self.body)
-            .map_err(|e| CliError::Failed(format!("the answer is none of profiled's: {e}; is --url right?")))
+        serde_json::from_slice(&self.body).map_err(|e| {
+            CliError::Failed(format!("the answer does not come from profiled: {e}; check --url"))
+        })
     }
 
-    /// Why the daemon refused, in its own words.
+    /// The daemon's own message about a refusal.
     pub(super) fn refusal(&self) -> String {
         #[derive(Deserialize)]
         struct Refusal {
             #[serde(alias = "error")]
             message: String,
         }
-        let told = serde_json::from_slice::<Refusal>(&self.body).ok().map(|refusal| refusal.message);
-        let told = told.or_else(|| self.element("message"));
-        told.unwrap_or_else(|| format!("the daemon answered {}", self.status))
+        let message = serde_json::from_slice::<Refusal>(&self.body).ok().map(|refusal| refusal.message);
+        let message = message.or_else(|| self.element("message"));
+        message.unwrap_or_else(|| format!("the daemon answered {}", self.status))
     }
 
     /// The text of an element of an answer in XML.
@@ -245,15 +242,14 @@ impl Answer {
     }
 }
 
-/// The certificates that may vouch for a daemon: those in a file, or else the system's.
+/// The root certificates: those in a file, else those of the system.
 fn roots(ca: Option<&Path>) -> Result<RootCertStore, CliError> {
     let mut roots = RootCertStore::empty();
     let Some(path) = ca else {
         let found = rustls_native_certs::load_native_certs();
         if roots.add_parsable_certificates(found.certs).0 == 0 {
-            let told =
-                "the system names no certificates that could vouch for a daemon on https: name one with --ca";
-            return Err(CliError::Failed(told.into()));
+            let message = "the system has no root certificates for https: name the daemon's with --ca";
+            return Err(CliError::Failed(message.into()));
         }
         return Ok(roots);
     };
@@ -264,12 +260,12 @@ fn roots(ca: Option<&Path>) -> Result<RootCertStore, CliError> {
         roots.add(certificate).map_err(|e| wrong(format!("a certificate in it cannot be used: {e}")))?;
     }
     if roots.is_empty() {
-        return Err(wrong("there is no certificate in it: it must be PEM".into()));
+        return Err(wrong("it holds no certificate: it must be PEM".into()));
     }
     Ok(roots)
 }
 
-/// The TLS error that an error is. One of input or output holds it inside, and not as its source.
+/// The TLS error inside an error. An I/O error holds it inside, not as its source.
 fn tls_error<'a>(mut error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
     while let Some(inside) = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
         error = inside;
@@ -277,23 +273,23 @@ fn tls_error<'a>(mut error: &'a (dyn std::error::Error + 'static)) -> Option<&'a
     error.downcast_ref()
 }
 
-/// A piece of text as a part of a path or a query.
+/// Text, encoded as part of a path or a query.
 pub(super) fn encoded(text: &str) -> String {
     utf8_percent_encode(text, UNRESERVED).to_string()
 }
 
-/// A file or a pipe on its way to the daemon.
+/// A file or a pipe that is sent to the daemon.
 pub(super) struct FileBody {
     file: Box<dyn AsyncRead + Send + Unpin>,
-    /// How many bytes are still to come, where that is known.
+    /// The bytes still to be sent, if known.
     left: Option<u64>,
-    /// How it is encoded, as HTTP calls it.
+    /// Its encoding, by HTTP's name.
     encoding: Option<&'static str>,
     sent: Box<dyn FnMut(u64) + Send>,
 }
 
 impl FileBody {
-    /// A body of `length` bytes, or as many as come; `sent` is told of each piece's bytes.
+    /// A body of `length` bytes, or of unknown length. `sent` gets the size of each piece.
     pub(super) fn new(
         file: impl AsyncRead + Send + Unpin + 'static,
         length: Option<u64>,
@@ -302,7 +298,7 @@ impl FileBody {
         Self { file: Box::new(file), left: length, encoding: None, sent: Box::new(sent) }
     }
 
-    /// The same, of a file that is compressed if its name says so: `.gz` or `.zst`.
+    /// The same body, marked as compressed if the file's name ends with `.gz` or `.zst`.
     pub(super) fn encoded_as_named(mut self, path: &Path) -> Self {
         let named = |ending: &str| path.extension().is_some_and(|it| it.eq_ignore_ascii_case(ending));
         self.encoding = [("gz", "gzip"), ("zst", "zstd")]

@@ -1,4 +1,4 @@
-//! `profiled demo`: the main job, walked through on a fresh folder with the real daemon, which is killed on the way.
+//! `profiled demo`: shows the main job in a temporary folder with the real daemon, and kills the daemon on the way.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,9 +23,9 @@ use crate::model::seq::{Clock, SystemClock};
 const VISITS: &str = include_str!("../../data/visits.ndjson");
 const LOYALTY: &[u8] = include_bytes!("../../data/loyalty.csv");
 const CLIENT: &str = "demo";
-/// The visitor that is looked at: the batch has four rows for it (data/README.md).
+/// The visitor that the demo looks at. The batch has four rows for it (data/README.md).
 const VISITOR: &str = "crm-184804";
-/// Site calls under way at once.
+/// How many site calls are under way at once.
 const LANES: u64 = 32;
 const USUAL_ADDRESS: &str = "127.0.0.1:8750";
 const ANY_ADDRESS: &str = "127.0.0.1:0";
@@ -33,12 +33,12 @@ const ANY_ADDRESS: &str = "127.0.0.1:0";
 /// The command.
 #[derive(Debug, Args)]
 pub(super) struct Demo {
-    /// End after the walk instead of staying up
+    /// Stop at the end instead of keeping the daemon running
     #[arg(long)]
     exit: bool,
 }
 
-/// Walks through the main job.
+/// Shows the main job.
 pub(super) fn run(command: &Demo) -> Result<(), CliError> {
     let folder = Folder::fresh()?;
     let address = match TcpListener::bind(USUAL_ADDRESS) {
@@ -49,12 +49,12 @@ pub(super) fn run(command: &Demo) -> Result<(), CliError> {
         let mut stops = Stops::with_hangup()?;
         let daemon = tokio::select! {
             walked = walk(&folder, address) => walked?,
-            () = stops.next() => return Err(CliError::Failed("ended before the walk did".into())),
+            () = stops.next() => return Err(CliError::Failed("interrupted before the demo was over".into())),
         };
         if !command.exit {
             say(what_to_try(&daemon.url));
             stops.next().await;
-            say("\nEnded; its folder is removed.");
+            say("\nStopped; the temporary folder is removed.");
         }
         Ok(())
     })
@@ -62,7 +62,7 @@ pub(super) fn run(command: &Demo) -> Result<(), CliError> {
 
 async fn walk(folder: &Folder, address: &str) -> Result<Daemon, CliError> {
     let daemon = match Daemon::start(folder, address) {
-        // Somebody else was quicker to take it.
+        // Another process took the port meanwhile.
         Err(_) if address == USUAL_ADDRESS => Daemon::start(folder, ANY_ADDRESS)?,
         started => started?,
     };
@@ -137,7 +137,7 @@ fn unchanged(before: &profile::Shown, now: &profile::Shown) -> Result<(), CliErr
     if before == now {
         return Ok(());
     }
-    Err(CliError::Failed(format!("{VISITOR} should read as before: it was {before:?} and is {now:?}")))
+    Err(CliError::Failed(format!("{VISITOR} should be unchanged: it was {before:?} and is {now:?}")))
 }
 
 fn what_to_try(url: &str) -> String {
@@ -146,7 +146,7 @@ fn what_to_try(url: &str) -> String {
         "
 {VISITOR} in a browser: {url}/visitors?client={CLIENT}&by=third-party&id={VISITOR}
 
-It stays up until Ctrl-C. Try, in another terminal:
+The daemon runs until Ctrl-C. Try in another terminal:
 
   curl '{url}/rest/v1/profiles/thirdPartyId/{VISITOR}?client={CLIENT}'
   curl '{url}/m2/{CLIENT}/profile/update?mbox3rdPartyId={VISITOR}&profile.city=Lyon'
@@ -156,7 +156,7 @@ It stays up until Ctrl-C. Try, in another terminal:
   profiled batch post data/loyalty.csv --client {CLIENT}{flag} --wait
   profiled batch list --client {CLIENT}{flag}
 
-(Where `profiled` is not installed it is `cargo run --release --`.)"
+(If `profiled` is not installed, write `cargo run --release --` instead.)"
     )
 }
 
@@ -169,7 +169,7 @@ struct Visit {
     profile: BTreeMap<String, String>,
 }
 
-/// Makes all calls, many at once, but those of one visitor one after the other, as they came.
+/// Makes all calls, many at once, but those of one visitor in their order.
 async fn visit_all(client: &Arc<Client>, visits: Vec<Visit>) -> Result<(), CliError> {
     let mut lanes: BTreeMap<u64, Vec<Visit>> = BTreeMap::new();
     for visit in visits {
@@ -211,7 +211,7 @@ fn expect(visitor: &profile::Shown, name: &str, value: &str, source: &str) -> Re
     match visitor.attributes.get(name) {
         Some(found) if found.value == value && found.source == source => Ok(()),
         other => {
-            Err(CliError::Failed(format!("{name} should be {value}, set by {source}, and is {other:?}")))
+            Err(CliError::Failed(format!("{name} should be {value}, set by {source}, but is {other:?}")))
         }
     }
 }
@@ -224,7 +224,7 @@ fn failed(what: &str, why: impl fmt::Display) -> CliError {
     CliError::Failed(format!("{what}: {why}"))
 }
 
-/// A folder of its own, removed at the end.
+/// A temporary folder, removed at the end.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -239,12 +239,12 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         if let Err(e) = std::fs::remove_dir_all(&self.0) {
-            complain(format_args!("{} is left behind: {e}", self.0.display()));
+            complain(format_args!("{} could not be removed: {e}", self.0.display()));
         }
     }
 }
 
-/// The daemon: this same binary as a process of its own, so that it can be killed.
+/// The daemon: this binary in a process of its own, so that it can be killed.
 struct Daemon {
     process: Child,
     url: String,
@@ -255,9 +255,9 @@ impl Daemon {
         let binary = std::env::current_exe().map_err(|e| failed("this program's own file", e))?;
         let mut process = Command::new(binary)
             .args(["serve", "--log", "warn", "--listen", address, "--data", "data"])
-            // Should this process be killed, the daemon must not be left behind.
+            // If this process is killed, the daemon must end too.
             .args(["--end-with", &std::process::id().to_string()])
-            // Neither the variables nor the profiled.toml of whoever tries the demo are meant for it.
+            // The user's variables and profiled.toml are not meant for the demo.
             .env_clear()
             .current_dir(&folder.0)
             .stdin(Stdio::null())
@@ -271,7 +271,7 @@ impl Daemon {
             (Some(Ok(_)), Some(url)) => daemon.url.push_str(url),
             _ => {
                 return Err(CliError::Failed(
-                    "the daemon ended before it listened; it said why above".into(),
+                    "the daemon ended before it listened; the reason is above".into(),
                 ));
             }
         }
@@ -292,7 +292,7 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // Its folder goes with it, so it need not stop in good order; it may have ended already.
+        // The folder is removed too, so a clean stop is not needed. The daemon may have ended already.
         if self.process.kill().is_ok() {
             self.process.wait().map(drop).unwrap_or_default();
         }

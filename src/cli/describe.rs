@@ -1,4 +1,4 @@
-//! `profiled completions SHELL` and `profiled man`: what shells and `man` want to know of the command line.
+//! `profiled completions SHELL` and `profiled man`: completions for shells, and man pages.
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use super::{CliError, CommandLine};
 
 const NAME: &str = "profiled";
 
-/// Print what a shell needs to complete commands and flags
+/// Print the completions of commands and flags for a shell
 ///
 /// For bash, for example: profiled completions bash > /etc/bash_completion.d/profiled
 #[derive(Debug, Args)]
@@ -19,10 +19,10 @@ pub(super) struct Completions {
     shell: Shell,
 }
 
-/// Print the man page, or write those of all commands into a folder
+/// Print a man page, or write the pages of all commands into a folder
 #[derive(Debug, Args)]
 pub(super) struct Man {
-    /// The command whose page to print, such as: batch post; none: the whole program's
+    /// The command whose page to print, such as: batch post [default: the whole program]
     #[arg(value_name = "COMMAND")]
     command: Vec<String>,
     /// Write all pages into this folder instead
@@ -38,7 +38,7 @@ pub(super) fn completions(command: &Completions) -> Result<(), CliError> {
 
 pub(super) fn man(command: &Man) -> Result<(), CliError> {
     let mut program = CommandLine::command();
-    // Sets the names of subcommands as they are called.
+    // Gives each subcommand its full name.
     program.build();
     let Some(folder) = &command.folder else { return print(&page(named(&program, &command.command)?)?) };
     std::fs::create_dir_all(folder).map_err(|error| unwritable(folder, &error))?;
@@ -49,7 +49,11 @@ fn named<'c>(program: &'c Command, path: &[String]) -> Result<&'c Command, CliEr
     path.iter().try_fold(program, |at, name| {
         at.find_subcommand(name).ok_or_else(|| {
             let known: Vec<&str> = at.get_subcommands().map(Command::get_name).collect();
-            CliError::Usage(format!("{name:?} is no command of {}: {}", at.get_name(), known.join(", ")))
+            CliError::Usage(format!(
+                "{name:?} is not a command of {}; the commands are {}",
+                at.get_name(),
+                known.join(", ")
+            ))
         })
     })
 }
@@ -66,7 +70,7 @@ fn write_pages(folder: &Path, command: &Command, name: &str) -> Result<(), CliEr
 fn page(command: &Command) -> Result<Vec<u8>, CliError> {
     let mut text = vec![];
     let rendered = clap_mangen::Man::new(command.clone()).render(&mut text);
-    rendered.map_err(|error| CliError::Failed(format!("the page cannot be made: {error}")))?;
+    rendered.map_err(|error| CliError::Failed(format!("the man page cannot be written: {error}")))?;
     Ok(text)
 }
 
@@ -76,7 +80,7 @@ fn unwritable(path: &Path, error: &io::Error) -> CliError {
 
 fn print(text: &[u8]) -> Result<(), CliError> {
     match io::stdout().write_all(text) {
-        // Whoever reads it may have seen enough.
+        // The reader may have stopped reading.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(CliError::Failed(format!("standard output cannot be written: {error}")))
         }

@@ -1,6 +1,6 @@
-//! `profiled export`: all of a client's visitors to a file.
+//! `profiled export`: writes all visitors of a client to a file.
 //!
-//! Promises: a file gets its name once it is whole; no file that is there already is touched.
+//! Promises: a file gets its name only when it is complete. An existing file is never touched.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,37 +18,39 @@ use super::{CliError, Format, Remote, block_on, complain, parse_client, print_js
 use crate::config::Limits;
 use crate::model::id::ClientCode;
 
-/// How much is gathered before it is written.
+/// How many bytes are collected before they are written.
 const WRITE_BYTES: usize = 256 << 10;
 
-/// Write all of a client's visitors to a file
+/// Write all visitors of a client to a file
 ///
-/// Each visitor is as a lookup shows it at the moment it is written: the file is no snapshot of one instant, and a visitor
-/// that logs in meanwhile may stand in it twice, the later time with all it has.
+/// Each visitor is written as a lookup shows it at that moment. The file is not a snapshot of one instant: a visitor who
+/// logs in meanwhile may appear twice, the second time with all attributes.
 ///
-/// CSV is a batch file that `profiled batch post` takes; a CSV file of more rows or bytes than a batch may have (500,000,
-/// 50 MiB) is continued in FILE-2, FILE-3 and so on (out.csv, out-2.csv), each with the header; not on standard output.
+/// CSV is a batch file for `profiled batch post`. A CSV file with more rows or bytes than a batch may have (500,000,
+/// 50 MiB) is split into FILE, FILE-2, FILE-3 and so on (out.csv, out-2.csv), each with the header. Standard output is
+/// not split.
 #[derive(Debug, Args)]
 pub(super) struct Export {
-    /// The file to make; `-` is standard output
+    /// The file to write. `-` is standard output
     file: PathBuf,
-    /// Whose visitors
+    /// Client of the visitors
     #[arg(long, value_name = "CLIENT", value_parser = parse_client)]
     client: ClientCode,
-    /// The file's form; if not given, the one its name ends with
+    /// Format of the file [default: by the ending of its name]
     #[arg(long, value_enum)]
     format: Option<Format>,
-    /// CSV: which id a row begins with (default third-party); of several pcIds, the most recently bound
+    /// CSV: the id at the start of a row. Of several pcIds, the most recently bound one [default: third-party]
     #[arg(long, value_enum)]
     by: Option<Key>,
-    /// CSV: percent-encode what a spreadsheet would run: a leading = + - @, and each semicolon. An import reads the same
+    /// CSV: percent-encode what a spreadsheet would run as a formula: a leading = + - @, and each semicolon. An import
+    /// decodes it
     #[arg(long)]
     defuse: bool,
     #[command(flatten)]
     remote: Remote,
 }
 
-/// The kinds of id that a batch file may be keyed by.
+/// The kinds of id that a row of a batch file may begin with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Key {
     /// The company's id
@@ -73,7 +75,7 @@ struct Exported {
     files: Vec<String>,
     visitors: u64,
     bytes: u64,
-    /// Visitors without an id of the kind that a CSV file is keyed by.
+    /// Visitors without an id of the kind that a row begins with.
     left_out: u64,
 }
 
@@ -86,7 +88,7 @@ async fn export(command: Export) -> Result<(), CliError> {
     let client = command.remote.client()?;
     let format = Format::of(command.format, &command.file)?;
     if format == Format::Ndjson && (command.by.is_some() || command.defuse) {
-        return Err(CliError::Usage("--by and --defuse are for --format csv".into()));
+        return Err(CliError::Usage("--by and --defuse need --format csv".into()));
     }
     let to_stdout = command.file == Path::new("-");
     if !to_stdout {
@@ -117,10 +119,15 @@ async fn export(command: Export) -> Result<(), CliError> {
         bytes: out.bytes,
         left_out: left_out.unwrap_or_default(),
     };
-    tell(&exported, &command, to_stdout, format)
+    print_result(&exported, &command, to_stdout, format)
 }
 
-fn tell(exported: &Exported, command: &Export, to_stdout: bool, format: Format) -> Result<(), CliError> {
+fn print_result(
+    exported: &Exported,
+    command: &Export,
+    to_stdout: bool,
+    format: Format,
+) -> Result<(), CliError> {
     let Exported { files, visitors, bytes, left_out } = exported;
     if command.remote.json && !to_stdout {
         return print_json(exported);
@@ -130,7 +137,7 @@ fn tell(exported: &Exported, command: &Export, to_stdout: bool, format: Format) 
         let too_many = *visitors > limits.rows_limit || *bytes >= limits.body_bytes_limit;
         if format == Format::Csv && too_many {
             complain(
-                "that is more than one batch takes (500,000 rows, 50 MiB): export to a file to have it divided",
+                "this is more than one batch may have (500,000 rows, 50 MiB): export to a file, which is split",
             );
         }
     } else {
@@ -144,7 +151,7 @@ fn tell(exported: &Exported, command: &Export, to_stdout: bool, format: Format) 
             Key::Pc => ("pcId", "--by third-party or --format ndjson"),
         };
         complain(format_args!(
-            "{} visitors without a {kind} are left out: use {other}",
+            "{} visitors without a {kind} were left out: use {other}",
             HumanCount(*left_out)
         ));
     }
@@ -173,14 +180,14 @@ async fn write(client: &Client, body: &mut Incoming, out: &mut Out) -> Result<()
 fn check_new(path: &Path) -> Result<(), CliError> {
     match path.symlink_metadata() {
         Ok(_) => Err(CliError::Failed(format!(
-            "{} is there already: remove it, or name another file",
+            "{} already exists: remove it, or name another file",
             shown(&path.display().to_string())
         ))),
         Err(_) => Ok(()),
     }
 }
 
-/// The files that lines go to: a CSV file is continued in another where it would be too much for a batch.
+/// The files that lines are written to. A CSV file too large for a batch is continued in another.
 struct Out {
     path: PathBuf,
     format: Format,
@@ -188,7 +195,7 @@ struct Out {
     limits: Limits,
     files: Vec<Written>,
     current: Option<Box<dyn AsyncWrite + Send + Unpin>>,
-    /// The begun line.
+    /// The line so far.
     line: Vec<u8>,
     /// A CSV file's first line.
     header: Option<Vec<u8>>,
@@ -201,9 +208,9 @@ struct Out {
 }
 
 struct Written {
-    /// What it is called in the end …
+    /// Its name when it is complete.
     name: PathBuf,
-    /// … and until then.
+    /// Its name until then.
     partial: PathBuf,
 }
 
@@ -224,7 +231,7 @@ impl Out {
         }
     }
 
-    /// Takes the next bytes, cut anywhere.
+    /// Takes the next bytes. A piece may end within a line.
     async fn take(&mut self, bytes: &[u8]) -> Result<(), CliError> {
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             self.line.extend_from_slice(piece);
@@ -238,10 +245,12 @@ impl Out {
         Ok(())
     }
 
-    /// No more bytes come. (An export without a visitor makes an empty file.)
+    /// Ends the input. An export without visitors makes an empty file.
     async fn end(&mut self) -> Result<(), CliError> {
         if !self.line.is_empty() {
-            return Err(CliError::Failed("the export ends within a line; is --url right?".into()));
+            return Err(CliError::Failed(
+                "the export ended within a line: run it again, and check --url".into(),
+            ));
         }
         if self.current.is_none() { self.open().await } else { Ok(()) }
     }
@@ -299,7 +308,7 @@ impl Out {
         current.flush().await.map_err(|e| unwritable(&self.path, &e))
     }
 
-    /// All is written: the files get their names.
+    /// Everything is written: the files get their names.
     async fn finish(&mut self) -> Result<(), CliError> {
         self.close().await?;
         for file in &self.files {
@@ -309,17 +318,17 @@ impl Out {
         Ok(())
     }
 
-    /// What was written is not whole.
+    /// Removes incomplete files.
     async fn discard(&mut self) {
         self.current = None;
         for file in &self.files {
-            // One that has its name already is not there any more under this one.
+            // A renamed file no longer exists under this name.
             drop(tokio::fs::remove_file(&file.partial).await);
         }
     }
 }
 
-/// What the n-th file is called: out.csv, out-2.csv, out-3.csv.
+/// The name of the n-th file: out.csv, out-2.csv, out-3.csv.
 fn part(path: &Path, n: usize) -> PathBuf {
     if n == 1 {
         return path.to_owned();

@@ -1,7 +1,7 @@
-//! `profiled import`: visitors from a file.
+//! `profiled import`: writes visitors from a file.
 //!
-//! Promises: every line that is not blank is either written or told with its number and the reason; nothing is written
-//! of a line in which something is wrong. Lines that share an id are written in their order.
+//! Promises: every line that is not blank is either written or reported with its number and the reason. Nothing of a wrong
+//! line is written. Lines that share an id are written in their order.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -23,38 +23,37 @@ use crate::model::profile::{
     is_too_long_for_a_site_call,
 };
 
-/// How many visitors are written at once: the daemon makes one group durable while the next is on its way.
+/// How many visitors are written at once: while the daemon makes one group durable, the next is sent.
 const IN_FLIGHT_MAX: usize = 32;
-/// How long a call's attributes may be, encoded; the daemon takes a little more.
+/// The most encoded bytes of a call's attributes. The daemon accepts a little more.
 const CALL_BYTES_MAX: usize = 900 << 10;
 /// The longest line.
 const LINE_BYTES_MAX: usize = 64 << 20;
-/// How much of the file is read at once.
+/// How many bytes of the file are read at once.
 const READ_BYTES: usize = 256 << 10;
-/// From how many bytes of names and values on a visitor is looked up once it is written: the daemon leaves out what would
-/// make a profile too large (R9), and does not tell a site call.
+/// Visitors with at least this many bytes of names and values are looked up after they are written: the daemon leaves out
+/// what would make a profile too large (R9), and the answer to a site call does not say so.
 const CHECKED_BYTES_MIN: usize = 48 << 10;
-/// How many failed lines are listed in JSON; standard error has them all.
+/// How many failed lines are listed in JSON. Standard error has all.
 const FAILURES_LISTED_MAX: usize = 1_000;
 
-/// Make visitors from an export in NDJSON, or update known ones from a batch file
+/// Create visitors from an NDJSON export, or update known visitors from a batch file
 ///
-/// NDJSON: each line is written by calls such as the site makes, so visitors that are not known are made. Of a line its
-/// ids, and its attributes' names and values, are taken: they are new writes, with new seqs, of the source mbox, as of now.
-/// A visitor with a thirdPartyId alone gets a new pcId, as any call from the site would give it one. --client decides
-/// whose the visitors are, whatever client the file names. A line that fails is told, and the others go on; the exit code
-/// is then 1.
+/// NDJSON: each line is written by site calls, which create unknown visitors. The import uses a line's ids and the names and
+/// values of its attributes. They become new writes with new seqs, with the source mbox and the current time. A visitor
+/// with only a thirdPartyId gets a new pcId, as with any site call. All visitors go to the client of --client, even if the
+/// file names another. A failed line is reported, the others go on, and the exit code is 1.
 ///
-/// CSV: the file is posted as a batch, as `profiled batch post --wait` does: only visitors that are known are updated,
-/// unless the daemon's settings have batches create them.
+/// CSV: the file is posted as a batch, like `profiled batch post --wait`. It updates known visitors only, unless the daemon's
+/// settings let batches create visitors.
 #[derive(Debug, Args)]
 pub(super) struct Import {
-    /// The file to read; `-` is standard input
+    /// The file to read. `-` is standard input
     file: PathBuf,
-    /// Whose visitors
+    /// Client of the visitors
     #[arg(long, value_name = "CLIENT", value_parser = parse_client)]
     client: ClientCode,
-    /// The file's form; if not given, the one its name ends with
+    /// Format of the file [default: by the ending of its name]
     #[arg(long, value_enum)]
     format: Option<Format>,
     #[command(flatten)]
@@ -73,7 +72,7 @@ pub(super) fn run(command: Import) -> Result<(), CliError> {
     }
 }
 
-/// What became of a file.
+/// The result of an import.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Imported {
@@ -91,7 +90,7 @@ struct Failure {
     reason: String,
 }
 
-/// A visitor as a line has it; what else an export says of it is not taken.
+/// The part of an exported visitor that an import uses.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Line {
@@ -113,7 +112,7 @@ struct Attribute {
 /// A visitor to be written: its ids checked, and the calls that write it.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Visitor {
-    /// All its ids, as no other kind of id has them.
+    /// All its ids with their kinds.
     ids: Vec<(IdKind, String)>,
     calls: Vec<Call>,
     attributes: Vec<(String, String)>,
@@ -135,7 +134,7 @@ async fn import(command: Import) -> Result<(), CliError> {
         bar: bar.clone(),
     };
     let done = import.all(&mut lines).await;
-    // Whatever happened to one, those that are on their way are waited for, so that the counts are right.
+    // Calls under way are awaited even after an error, so that the counts are right.
     let mut rest = Ok(());
     while !import.in_flight.is_empty() {
         rest = rest.and(import.until(|import| import.in_flight.is_empty()).await);
@@ -179,9 +178,9 @@ struct Ended {
 /// Why a visitor was not written.
 #[derive(Debug)]
 enum Fault {
-    /// For a reason of its own; the others go on.
+    /// Only this line failed. The others go on.
     Line(String),
-    /// For one that holds for the others too.
+    /// The others would fail too.
     All(String),
 }
 
@@ -217,11 +216,11 @@ impl Importing {
         Ok(())
     }
 
-    /// Takes what ends, until `enough`.
+    /// Collects finished calls until `enough`.
     async fn until(&mut self, enough: impl Fn(&Self) -> bool) -> Result<(), CliError> {
         while !enough(self) {
             let Some(ended) = self.in_flight.join_next().await else { break };
-            let ended = ended.map_err(|e| CliError::Failed(format!("an inner fault: {e}")))?;
+            let ended = ended.map_err(|e| CliError::Failed(format!("a task broke off: {e}")))?;
             for id in &ended.visitor.ids {
                 self.busy.remove(id);
             }
@@ -256,7 +255,7 @@ async fn write(client: &Client, whose: &ClientCode, visitor: &Visitor) -> Result
     let mut given = None;
     for call in &visitor.calls {
         let mut params: Vec<_> = call.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        // The first call was given a new pcId; without it, each further one would be given another.
+        // The first call got a new pcId. Without it, each further call would get another.
         params.extend(given.iter().map(|id: &String| ("mboxPC", id.as_str())));
         let answer = client.post_form(&path, &params).await.map_err(|e| Fault::All(e.to_string()))?;
         match answer.status {
@@ -278,7 +277,7 @@ async fn write(client: &Client, whose: &ClientCode, visitor: &Visitor) -> Result
     check(client, whose, visitor).await
 }
 
-/// Looks a large visitor up, for the daemon may have left attributes out.
+/// Looks up a large visitor, because the daemon may have left out attributes.
 async fn check(client: &Client, whose: &ClientCode, visitor: &Visitor) -> Result<(), Fault> {
     let bytes: usize = visitor.attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
     let Some((kind, id)) = visitor.ids.first().filter(|_| bytes >= CHECKED_BYTES_MIN) else { return Ok(()) };
@@ -294,14 +293,14 @@ async fn check(client: &Client, whose: &ClientCode, visitor: &Visitor) -> Result
     match visitor.attributes.iter().filter(missing).count() {
         0 => Ok(()),
         count => Err(Fault::Line(format!(
-            "{count} of its {} attributes were left out: the profile would be larger than the daemon lets it be",
+            "{count} of its {} attributes were left out: the profile would exceed max_profile_bytes",
             visitor.attributes.len()
         ))),
     }
 }
 
 impl Visitor {
-    /// What a line says, checked.
+    /// Reads and checks a line.
     fn of(text: &[u8], whose: &ClientCode) -> Result<Self, String> {
         let mut json = serde_json::Deserializer::from_slice(text);
         let line: Line = serde_path_to_error::deserialize(&mut json).map_err(|e| {
@@ -320,13 +319,14 @@ impl Visitor {
         let pc_ids = check_all(IdKind::Pc, &line.pc_ids)?;
         let ecids = check_all(IdKind::Ecid, &line.marketing_cloud_visitor_ids)?;
         match (&third_party, pc_ids.len(), ecids.len()) {
-            (None, 0, 0) => return Err("it names no visitor: a thirdPartyId or pcIds are missing".into()),
+            (None, 0, 0) => return Err("it names no visitor: give it a thirdPartyId or pcIds".into()),
             (None, 2.., _) => {
-                return Err("its pcIds belong together only by a thirdPartyId, which is missing".into());
+                return Err("several pcIds need a thirdPartyId that connects them, which is missing".into());
             }
             (None, 0, 2..) => {
                 return Err(
-                    "its ECIDs belong together only by a pcId or a thirdPartyId, which are missing".into()
+                    "several ECIDs need a pcId or a thirdPartyId that connects them, which are missing"
+                        .into(),
                 );
             }
             _ => {}
@@ -351,8 +351,8 @@ impl Visitor {
     }
 }
 
-/// The calls that write a visitor: as many as its pcIds, its ECIDs and its attributes take. The ids are bound in their
-/// order, the n-th ECID with the n-th pcId: which came with which, an export does not say.
+/// The calls that write a visitor: as many as its pcIds, its ECIDs and its attributes need. The ids are bound in their
+/// order, the n-th ECID with the n-th pcId, because an export does not say which came with which.
 fn calls(
     third_party: Option<&str>,
     pc_ids: &[String],
@@ -368,7 +368,7 @@ fn calls(
             |name: &str, id: Option<&str>| call.extend(id.map(|id| (name.to_owned(), id.to_owned())));
         add("mbox3rdPartyId", third_party);
         add("mboxPC", pc_ids.get(n).or(pc_ids.last()).map(String::as_str));
-        // Once bound, an ECID need not be sent again, unless it is all there is.
+        // A bound ECID need not be sent again, unless the visitor has no other id.
         let ecid = ecids.get(n).or_else(|| ecids.last().filter(|_| pc_ids.is_empty()));
         add("mboxMCGVID", ecid.map(String::as_str));
         let part = parts.next().unwrap_or_default();
@@ -378,14 +378,14 @@ fn calls(
     calls
 }
 
-/// Attributes in parts that a site call may bring.
+/// Attributes, split into parts that fit into a site call.
 fn parts(attributes: &[(String, String)]) -> Vec<&[(String, String)]> {
     let mut parts = vec![];
     let mut rest = attributes;
     while !rest.is_empty() {
         let mut bytes = 0;
         let fit = rest.iter().take(SITE_CALL_ATTRIBUTES_MAX).take_while(|(name, value)| {
-            // Encoded, a byte takes three at most.
+            // A byte becomes at most three when it is encoded.
             bytes += 16 + 3 * (name.len() + value.len());
             bytes <= CALL_BYTES_MAX
         });
@@ -402,7 +402,7 @@ fn check_attribute(name: &str, value: &str) -> Result<(), String> {
         None => {}
         Some(NameFault::Empty | NameFault::Blank) => return Err("an attribute's name is blank".into()),
         Some(NameFault::Prefixed) => {
-            return Err(format!("the attribute {start:?} is named without the prefix \"profile.\""));
+            return Err(format!("write the attribute {start:?} without the prefix \"profile.\""));
         }
         Some(NameFault::TooLong) => {
             return Err(format!(
@@ -412,14 +412,14 @@ fn check_attribute(name: &str, value: &str) -> Result<(), String> {
     }
     if is_too_long_for_a_site_call(value) {
         return Err(format!(
-            "the value of the attribute {start:?} has more than {SITE_CALL_VALUE_CHARS_MAX} characters, more than a site call may \
-             bring: take it out of the line, and set it by a batch"
+            "the value of the attribute {start:?} has more than {SITE_CALL_VALUE_CHARS_MAX} characters, the most in a \
+             site call: remove it from the line, and set it with a batch"
         ));
     }
     Ok(())
 }
 
-/// What is wrong with a line's JSON. Its own lines are counted by us: of its place the column is left.
+/// What is wrong with a line's JSON. Only the column is kept of its place: lines are counted here.
 fn in_line(error: &serde_json::Error) -> String {
     let text = error.to_string();
     match text.split_once(" at line ") {
@@ -428,14 +428,14 @@ fn in_line(error: &serde_json::Error) -> String {
     }
 }
 
-/// A file's lines, each held only until the next is read.
+/// The lines of a file. Only one is held at a time.
 struct Lines {
     file: Box<dyn AsyncBufRead + Send + Unpin>,
-    /// The number of the line that was read.
+    /// The number of the line that was read last.
     line: u64,
-    /// Its text, without its end.
+    /// Its text, without the line end.
     text: Vec<u8>,
-    /// How many bytes were read so far.
+    /// The bytes read so far.
     bytes: u64,
 }
 
@@ -446,7 +446,7 @@ enum Read {
 }
 
 impl Lines {
-    /// The file, and the bar that shows how much of it is done; a bar shows only on a terminal.
+    /// Opens the file, with a progress bar, which shows only on a terminal.
     async fn open(path: &Path) -> Result<(Self, ProgressBar), CliError> {
         let template = "{msg} visitors {wide_bar} {bytes}/{total_bytes}";
         if path == Path::new("-") {
@@ -467,14 +467,13 @@ impl Lines {
         Self { file: Box::new(file), line: 0, text: vec![], bytes: 0 }
     }
 
-    /// Reads the next line; of one that is too long, its end is kept from being taken for a line.
+    /// Reads the next line. A line that is too long is skipped to its end.
     async fn next(&mut self) -> Result<Option<Read>, CliError> {
         self.text.clear();
         let mut length = 0;
         let mut ended = false;
         while !ended {
-            let unreadable =
-                |e: std::io::Error| CliError::Failed(format!("the file cannot be read further: {e}"));
+            let unreadable = |e: std::io::Error| CliError::Failed(format!("reading the file failed: {e}"));
             let buffer = self.file.fill_buf().await.map_err(unreadable)?;
             if buffer.is_empty() {
                 break;
@@ -540,7 +539,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_brings_no_more_than_it_may() {
+    fn a_call_has_no_more_than_it_may() {
         let attributes = |count: usize, value: &str| {
             let all: Vec<_> = (0..count).map(|n| format!("\"a{n:03}\":{{\"value\":\"{value}\"}}")).collect();
             format!("{{\"ecids\":[\"3\"],\"attributes\":{{{}}}}}", all.join(","))
@@ -561,7 +560,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_no_visitor_is_told_why() {
+    fn a_line_that_is_not_a_visitor_gets_a_reason() {
         let check = |text: &str, words: &str| {
             let error = read(text).unwrap_err();
             assert!(error.contains(words), "{text}: {error}");

@@ -1,7 +1,7 @@
-//! `profiled lint FILE`: what would become of a batch file, said before it is uploaded and without any daemon.
+//! `profiled lint FILE`: checks a batch file before it is uploaded, without a daemon.
 //!
-//! Promises: the parser and the limits are those of the daemon, so what it refuses or fails is what the daemon would;
-//! memory is bounded by the largest batch there may be; no value of a file is printed.
+//! Promises: it uses the daemon's parser and limits, so it rejects what the daemon would reject. Memory is bounded by the
+//! largest batch. It prints no value of the file.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -24,27 +24,27 @@ use crate::config::Limits;
 use crate::model::batch::{EmptyValues, RowReading};
 use crate::model::blocked::BlockedIds;
 
-/// A profile in Adobe Target may hold so much.
+/// The largest profile in Adobe Target.
 const ADOBES_PROFILE_BYTES: usize = 64 << 10;
-/// How many lines of each kind of finding are told; the others are counted.
-const TOLD_MAX: usize = 10;
+/// How many findings of a kind are listed. The others are counted.
+const LISTED_MAX: usize = 10;
 
-/// Say what would become of a batch file, before it is uploaded: what refuses it, which rows would fail and why
+/// Check a batch file before the upload: whether it would be refused, and which rows would fail and why
 ///
-/// It also names the rows that Adobe would read in another way (`+`, `&`, `=` or `%` as they are), ids that a spreadsheet has
-/// rounded or that hold characters nobody sees, and quotes that take in further lines. A file may be percent-encoded whole,
-/// as a form field named `batch`.
+/// It also reports rows that Adobe would read differently (raw `+`, `&`, `=` or `%`), ids that a spreadsheet rounded or that
+/// contain invisible characters, and quotes that span several lines. The whole file may be percent-encoded, as a form field
+/// named `batch`.
 ///
-/// Ends with 0 if it would be taken and no row fail for what it is, else with 1. Whether a visitor is known only the daemon
-/// can tell.
+/// The exit code is 0 if the file would be accepted and no row would fail because of its content, else 1. Only the daemon
+/// knows which visitors exist.
 #[derive(Debug, Args)]
 pub(super) struct Lint {
-    /// The batch file; FILE.gz and FILE.zst are decompressed; `-` reads standard input
+    /// The batch file. FILE.gz and FILE.zst are decompressed. `-` reads standard input
     file: PathBuf,
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
-    /// The client's blocked_ids, separated by commas, instead of those by default; an empty list is none
+    /// The client's blocked_ids, separated by commas, instead of the default list. An empty list blocks nothing
     #[arg(long, value_name = "LIST")]
     blocked_ids: Option<String>,
 }
@@ -55,10 +55,10 @@ pub(super) struct Lint {
 struct Report {
     rows: u64,
     bytes: u64,
-    /// Why it would be refused as a whole, if it would.
+    /// Why the whole file would be refused, if it would.
     refused: Option<String>,
     failed_rows: u64,
-    /// Rows that bring nothing but empty values.
+    /// Rows with empty values only.
     ignored_rows: u64,
     findings: Vec<Finding>,
 }
@@ -70,7 +70,7 @@ enum Weight {
     Refused,
     /// The row fails.
     Fails,
-    /// It is taken, and perhaps not what was meant.
+    /// It is accepted, but perhaps not meant.
     Mind,
 }
 
@@ -93,7 +93,7 @@ pub(super) fn run(command: &Lint) -> Result<(), CliError> {
     if command.json {
         print_json(&report)?;
     } else {
-        tell(&report);
+        print_report(&report);
     }
     let name = shown(&command.file.display().to_string());
     match (&report.refused, good) {
@@ -101,19 +101,19 @@ pub(super) fn run(command: &Lint) -> Result<(), CliError> {
         (Some(_), false) => Err(CliError::Failed(format!("{name} would be refused"))),
         (None, false) => {
             let failed = HumanCount(report.failed_rows);
-            Err(CliError::Failed(format!("{failed} rows of {name} would fail; the others would be taken")))
+            Err(CliError::Failed(format!("{failed} rows of {name} would fail; the others would be accepted")))
         }
     }
 }
 
-fn tell(report: &Report) {
+fn print_report(report: &Report) {
     if !report.findings.is_empty() {
         let mut lines = table(&["", "line", "what"]);
         for finding in &report.findings {
             let (word, colour) = match finding.weight {
                 Weight::Refused => ("refused", Color::Red),
                 Weight::Fails => ("fails", Color::Red),
-                Weight::Mind => ("mind", Color::Yellow),
+                Weight::Mind => ("check", Color::Yellow),
             };
             let line = finding.line.map_or_else(String::new, |line| line.to_string());
             lines.add_row([Cell::new(word).fg(colour), Cell::new(line), Cell::new(shown(&finding.what))]);
@@ -122,7 +122,7 @@ fn tell(report: &Report) {
     }
     let limits = Limits::default();
     say(format_args!(
-        "{} rows of at most {}, {} of less than {}: {} would fail, {} bring nothing",
+        "{} rows (at most {}), {} (less than {}): {} would fail, {} would be ignored",
         HumanCount(report.rows),
         HumanCount(limits.rows_limit),
         HumanBytes(report.bytes),
@@ -144,40 +144,39 @@ fn lint(path: &Path, reading: &RowReading) -> Result<Report, CliError> {
     };
     report.bytes = file.len() as u64;
     if report.bytes >= body_bytes_limit {
-        report.refuse(format!(
-            "the file has {body_bytes_limit} bytes or more: a batch must have fewer; split it"
-        ));
-        // How many more there are was not read, and the last row is cut.
+        report
+            .refuse(format!("the file has {body_bytes_limit} bytes or more, too many for a batch: split it"));
+        // The rest was not read, and the last row is cut.
         return Ok(report);
     }
     let mut failed = vec![];
     match read_rows(&file, &mut report.rows, &mut failed, reading) {
         Ok(header) => {
             report.failed_rows = failed.len() as u64;
-            report.tell_failed(&header, &file, &failed);
+            report.list_failed(&header, &file, &failed);
             report.look_at_rows(&header, &file);
         }
         Err(why) => report.refuse(why.to_string()),
     }
     if report.rows > rows_limit {
         let rows = HumanCount(report.rows);
-        report.refuse(format!("the file has {rows} rows: a batch has at most {rows_limit}; split it"));
+        report
+            .refuse(format!("the file has {rows} rows, but a batch may have at most {rows_limit}: split it"));
     }
     if form {
-        let what = "the file is a form, percent-encoded from end to end: it is decoded once, and then read as any batch file, \
-                    whose values are decoded, too";
+        let what = "the whole file is percent-encoded, as a form: it is decoded once, and then read as any batch file, whose \
+                    values are decoded again";
         report.mind(None, what.into());
     }
     if file.starts_with(b"\xef\xbb\xbf") {
-        let what = "the file begins with a byte order mark: it is skipped here, but elsewhere it may be read as a part \
-                    of batch=; save it as UTF-8 without one";
+        let what = "the file begins with a byte order mark. profiled skips it, but others may read it as part of batch=: save \
+                    the file as UTF-8 without it";
         report.mind(Some(1), what.into());
     }
     Ok(report)
 }
 
-/// The file as it comes out of its encoding, and whether it was a form, up to the largest there may be; the inner error
-/// refuses it.
+/// The decoded file up to the size limit, and whether it was a form. The inner error refuses the file.
 fn read(path: &Path, body_bytes_limit: u64) -> Result<Result<(Vec<u8>, bool), String>, CliError> {
     let unreadable = |e: std::io::Error| CliError::Failed(format!("{} cannot be read: {e}", path.display()));
     let source: Box<dyn BufRead> = if path == Path::new("-") {
@@ -208,7 +207,7 @@ fn read(path: &Path, body_bytes_limit: u64) -> Result<Result<(Vec<u8>, bool), St
     }
 }
 
-/// Reads the file as the daemon would, and notes the rows that fail: where, and why.
+/// Reads the file as the daemon would, and collects the rows that fail, with place and reason.
 fn read_rows(
     file: &[u8],
     rows: &mut u64,
@@ -237,20 +236,20 @@ impl Report {
         self.findings.push(Finding { weight: Weight::Mind, line, what });
     }
 
-    fn tell_failed(&mut self, header: &Header, file: &[u8], failed: &[(u32, u32, RowError)]) {
-        for &(line, offset, error) in failed.iter().take(TOLD_MAX) {
+    fn list_failed(&mut self, header: &Header, file: &[u8], failed: &[(u32, u32, RowError)]) {
+        for &(line, offset, error) in failed.iter().take(LISTED_MAX) {
             let at = usize::try_from(offset).unwrap_or(usize::MAX);
             let what = error.explain(header, line, file.get(at..).unwrap_or_default());
             self.findings.push(Finding { weight: Weight::Fails, line: Some(line), what });
         }
-        let more = failed.len().saturating_sub(TOLD_MAX);
+        let more = failed.len().saturating_sub(LISTED_MAX);
         if more > 0 {
-            let what = format!("and {} further rows", HumanCount(more as u64));
+            let what = format!("and {} more rows", HumanCount(more as u64));
             self.findings.push(Finding { weight: Weight::Fails, line: None, what });
         }
     }
 
-    /// Looks for what is taken but may not have been meant.
+    /// Looks for what is accepted but perhaps not meant.
     fn look_at_rows(&mut self, header: &Header, file: &[u8]) {
         let hashes = RandomState::new();
         let mut seen = HashSet::new();
@@ -284,7 +283,7 @@ impl Report {
         };
         let mut parser = Parser::new(header.reading());
         let mut each = each;
-        // It has been read before, and is what it was.
+        // The file was read before without an error.
         if parser.push(file, &mut each).and_then(|()| parser.finish(&mut each).map(drop)).is_err() {
             return;
         }
@@ -297,22 +296,19 @@ impl Report {
             self.mind(remarked.lines.first().copied(), what + &further_lines(remarked));
         }
         let lines = [
-            (spaced, "the id holds a space: a raw + is read as one, write %2B where a plus is meant"),
-            (
-                encoded,
-                "what is left after decoding looks encoded again (%25 followed by two digits): encode once",
-            ),
-            (twice, "this id stands further up already: where both rows set an attribute, this one counts"),
+            (spaced, "the id contains a space: a raw + is read as a space; write %2B for a plus"),
+            (encoded, "the decoded value still looks encoded (%25 followed by two digits): encode only once"),
+            (twice, "this id is also in an earlier row: where both set an attribute, the later row wins"),
             (
                 large,
-                "the row alone is more than a profile may hold in Adobe Target: 64 KB of names and values",
+                "the row alone is larger than a profile may be in Adobe Target: 64 KB of names and values",
             ),
         ];
         for (lines, what) in lines {
             if let Some(first) = lines.first {
                 let more = lines.count - 1;
                 let more = if more > 0 {
-                    format!("; so on {} further lines", HumanCount(more))
+                    format!("; also on {} further lines", HumanCount(more))
                 } else {
                     String::new()
                 };
@@ -321,12 +317,12 @@ impl Report {
         }
         if ignored > 0 {
             let rows = HumanCount(ignored);
-            self.mind(None, format!("{rows} rows bring nothing but empty values, and are ignored"));
+            self.mind(None, format!("{rows} rows have only empty values and are ignored"));
         }
     }
 }
 
-/// The first line with something, and how many there are.
+/// The first line of a finding, and how many lines have it.
 struct Lines {
     first: Option<u32>,
     count: u64,
@@ -343,7 +339,7 @@ impl Lines {
     }
 }
 
-/// Whether a decoded text still holds an escape.
+/// Whether a decoded text still contains an escape.
 fn is_escaped(text: &str) -> bool {
     let hex = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_hexdigit);
     let bytes = text.as_bytes();

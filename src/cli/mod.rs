@@ -1,7 +1,7 @@
 //! The command line: one file per subcommand.
 //!
-//! Promises: what a person reads goes to the terminal in words, what a program reads is one JSON value with `--json`;
-//! the exit code is 0 for done, 1 for failed, 2 for wrong usage; an error says what would be right.
+//! Promises: people get words on the terminal, and programs get one JSON value with `--json`. The exit code is 0 for
+//! done, 1 for failed, and 2 for wrong usage. An error says what would be right.
 
 mod batch;
 mod client;
@@ -30,7 +30,7 @@ use serde::Serialize;
 
 use crate::model::id::{ClientCode, IdError, IdKind};
 
-/// How long a line may take that the process's end, or the daemon's start, waits for.
+/// The longest time that the start or the end of the process waits for a line to be written.
 const SAID_MAX: Duration = Duration::from_secs(1);
 
 /// A visitor-profile store that speaks Adobe Target's profile APIs.
@@ -48,24 +48,24 @@ enum Command {
     /// Post, follow and list batches
     #[command(subcommand)]
     Batch(batch::Batch),
-    /// Look a visitor up, set or remove attributes, or erase it
+    /// Look up a visitor, set or remove its attributes, or erase it
     #[command(subcommand)]
     Profile(profile::Profile),
     Lint(lint::Lint),
     Export(export::Export),
     Import(import::Import),
-    /// Write a backup of a running daemon: a snapshot, the journal behind it, and the uploads
+    /// Back up a running daemon: a snapshot, the journal after it, and the uploads
     Backup(upkeep::Backup),
-    /// Put a backup into a new data folder
+    /// Restore a backup into a new data folder
     Restore(upkeep::Restore),
-    /// Verify a data folder that no daemon has open, and print a digest of what it holds
+    /// Check a data folder that no daemon has open, and print a digest of its content
     Check(Box<upkeep::Check>),
-    /// Make a fresh store: frees what the old one wasted, and every byte of whoever was erased
+    /// Rebuild the store: frees unused disk space, and deletes every byte of erased visitors
     Compact(upkeep::Compact),
-    /// Make, list and revoke access tokens
+    /// Create, list and revoke access tokens
     #[command(subcommand)]
     Token(token::TokenCommand),
-    /// Walk through the main job on a fresh folder, then stay up to be tried
+    /// Show the main job step by step in a temporary folder, then keep the daemon running to try it
     Demo(demo::Demo),
     Completions(describe::Completions),
     Man(describe::Man),
@@ -98,13 +98,13 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Why a command did not do what it was asked to, in words.
+/// Why a command did not do its work.
 #[derive(Debug, thiserror::Error)]
 enum CliError {
-    /// It was asked wrongly.
+    /// The command line is wrong.
     #[error("{0}")]
     Usage(String),
-    /// It failed.
+    /// The command failed.
     #[error("{0}")]
     Failed(String),
 }
@@ -118,16 +118,16 @@ impl CliError {
     }
 }
 
-/// Where the daemon is, and in what form to answer.
+/// Where the daemon is, and how to print the answer.
 #[derive(Debug, Args)]
 struct Remote {
-    /// The daemon to talk to
+    /// URL of the daemon
     #[arg(long, env = "PROFILED_URL", value_name = "URL", default_value = "http://127.0.0.1:8750")]
     url: String,
-    /// The token to be let in by, where the daemon asks for one
+    /// Access token, if the daemon requires one
     #[arg(long, env = "PROFILED_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     token: Option<String>,
-    /// Certificates, in PEM, of which one must vouch for a daemon on https; else the system's do
+    /// File with root certificates, in PEM, for a daemon on https [default: those of the system]
     #[arg(long, env = "PROFILED_CA", value_name = "FILE")]
     ca: Option<PathBuf>,
     /// Print JSON, for programs
@@ -136,13 +136,13 @@ struct Remote {
 }
 
 impl Remote {
-    /// The daemon, seen from outside.
+    /// A client for that daemon.
     fn client(&self) -> Result<client::Client, CliError> {
         client::Client::new(&self.url, self.token.as_deref(), self.ca.as_deref())
     }
 }
 
-/// Which kind of id a visitor is named by.
+/// The kind of a visitor's id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum By {
     /// The company's id
@@ -171,10 +171,10 @@ impl By {
     }
 }
 
-/// The form of a file of visitors.
+/// The format of a file of visitors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Format {
-    /// One visitor a line, in JSON, with all that a lookup shows
+    /// One JSON object a line for each visitor, with everything that a lookup shows
     Ndjson,
     /// A batch file: ids and values
     Csv,
@@ -188,7 +188,7 @@ impl Format {
         }
     }
 
-    /// The one named, else the one that the file's name ends with.
+    /// The format that was named, else the one that the file's name ends with.
     fn of(named: Option<Self>, file: &Path) -> Result<Self, CliError> {
         let ending = file.extension().and_then(|ending| ending.to_str()).map(str::to_ascii_lowercase);
         match (named, ending.as_deref()) {
@@ -196,7 +196,7 @@ impl Format {
             (None, Some("ndjson")) => Ok(Self::Ndjson),
             (None, Some("csv")) => Ok(Self::Csv),
             (None, _) => Err(CliError::Usage(format!(
-                "{} ends neither with .ndjson nor with .csv: say --format ndjson or --format csv",
+                "{}: the name ends neither with .ndjson nor with .csv: set --format ndjson or --format csv",
                 shown(&file.display().to_string())
             ))),
         }
@@ -210,7 +210,7 @@ fn parse_client(text: &str) -> Result<ClientCode, IdError> {
 /// Runs a command that talks to a daemon.
 fn block_on<T>(future: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|e| CliError::Failed(format!("no thread can be had: {e}")))?.block_on(future)
+    runtime.map_err(|e| CliError::Failed(format!("no thread could be started: {e}")))?.block_on(future)
 }
 
 fn print_json(value: &impl Serialize) -> Result<(), CliError> {
@@ -220,30 +220,29 @@ fn print_json(value: &impl Serialize) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Prints a line on standard output. Whoever reads it may have gone, which is no reason to stop.
+/// Prints a line on standard output. If nobody reads it any more, the command goes on.
 fn say(line: impl fmt::Display) {
     writeln!(io::stdout(), "{line}").unwrap_or_default();
 }
 
-/// The same, for who does not wait longer than [`SAID_MAX`] for a reader that does not read.
+/// Does the same, but waits at most [`SAID_MAX`] for a reader that does not read.
 fn say_in_time(line: impl fmt::Display) {
     let line = line.to_string();
     in_time(move || say(line));
 }
 
-/// Prints a line about what went wrong on standard error; waits no longer than [`SAID_MAX`] for a reader that does not
-/// read.
+/// Prints what went wrong on standard error. Waits at most [`SAID_MAX`] for a reader that does not read.
 fn complain(line: impl fmt::Display) {
     let line = line.to_string();
     in_time(move || writeln!(io::stderr(), "profiled: {line}").unwrap_or_default());
 }
 
-/// Does what may be blocked, on a thread that is left alone if it is.
+/// Writes on a thread of its own, and abandons the thread if it blocks.
 fn in_time(write: impl FnOnce() + Send + 'static) {
     let (done, written) = mpsc::channel();
     let thread = std::thread::Builder::new().name("say".into()).spawn(move || {
         write();
-        // Whoever waited may have given up.
+        // The caller may have stopped waiting.
         done.send(()).unwrap_or_default();
     });
     if thread.is_ok() {
@@ -251,7 +250,7 @@ fn in_time(write: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// Text from outside, as a terminal may show it: what would move the cursor, or worse, is escaped.
+/// Text from outside, safe for a terminal: control characters are escaped.
 fn shown(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
@@ -266,7 +265,7 @@ fn shown(text: &str) -> String {
     safe
 }
 
-/// Shows on a terminal, until it is dropped, that something goes on of which nobody can say how long it takes.
+/// A spinner on the terminal, until it is dropped, for work of unknown length.
 struct GoesOn(ProgressBar);
 
 impl GoesOn {
@@ -283,7 +282,7 @@ impl Drop for GoesOn {
     }
 }
 
-/// A table as all commands print them.
+/// A table, as all commands print it.
 fn table(header: &[&str]) -> comfy_table::Table {
     let mut table = comfy_table::Table::new();
     table

@@ -1,4 +1,4 @@
-//! `profiled profile get|set|erase`.
+//! `profiled profile get|set|remove|erase`: one visitor.
 
 use std::collections::BTreeMap;
 
@@ -13,13 +13,13 @@ use crate::model::id::{ClientCode, VisitorId};
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub(super) enum Profile {
-    /// Look a visitor up: each attribute, who set it and when
+    /// Look up a visitor: each attribute, who set it and when
     Get(Get),
-    /// Set attributes of a visitor that is known
+    /// Set attributes of a known visitor
     Set(Set),
     /// Remove attributes of a visitor
     Remove(Remove),
-    /// Erase a visitor, with all its ids: at once for every reader, and from the disk within a day
+    /// Erase a visitor with all its ids: from lookups at once, from the disk within erase_within_hours
     Erase(Erase),
 }
 
@@ -28,15 +28,15 @@ pub(super) enum Profile {
 struct Who {
     /// The visitor's id
     id: String,
-    /// Whose visitor
+    /// Client of the visitor
     #[arg(long, value_name = "CLIENT", value_parser = parse_client)]
     client: ClientCode,
-    /// What kind of id it is
+    /// Kind of the id
     #[arg(long, value_enum, default_value_t = By::ThirdParty)]
     by: By,
 }
 
-/// Looks a visitor up.
+/// Looks up a visitor.
 #[derive(Debug, Args)]
 pub(super) struct Get {
     #[command(flatten)]
@@ -50,7 +50,7 @@ pub(super) struct Get {
 pub(super) struct Set {
     #[command(flatten)]
     who: Who,
-    /// What to set
+    /// Attributes to set
     #[arg(required = true, value_name = "NAME=VALUE", value_parser = parse_attribute)]
     attributes: Vec<(String, String)>,
     #[command(flatten)]
@@ -62,7 +62,7 @@ pub(super) struct Set {
 pub(super) struct Remove {
     #[command(flatten)]
     who: Who,
-    /// Which to remove
+    /// Attributes to remove
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
     #[command(flatten)]
@@ -143,7 +143,7 @@ async fn set(command: Set) -> Result<(), CliError> {
         By::Pc => "mboxPC",
         By::Ecid => {
             return Err(CliError::Usage(
-                "attributes are set by --by third-party or --by pc, not by ecid".into(),
+                "attributes cannot be set by ecid: use --by third-party or --by pc".into(),
             ));
         }
     };
@@ -159,9 +159,7 @@ async fn set(command: Set) -> Result<(), CliError> {
     }
     // The answer doesn't say whether the visitor is known.
     let visitor = ask(&client, &who.client, who.by, &who.id).await.map_err(|e| {
-        CliError::Failed(format!(
-            "{e}; setting attributes never creates a visitor, only its calls from the site do"
-        ))
+        CliError::Failed(format!("{e}; setting attributes never creates a visitor, only a site call does"))
     })?;
     if command.remote.json {
         return print_json(&visitor);
@@ -213,7 +211,7 @@ async fn erase(command: Erase) -> Result<(), CliError> {
         return print_json(&erased);
     }
     say(format_args!(
-        "{}: erased at seq {}; the bytes go from the disk within the daemon's deadline, or now with `profiled compact`",
+        "{}: erased at seq {}; the bytes leave the disk within erase_within_hours, or now with `profiled compact`",
         shown(id),
         erased.seq
     ));

@@ -25,13 +25,12 @@ use crate::http::{Front, server};
 use crate::telemetry;
 use crate::tokens::Tokens;
 
-/// How long the store may take to be checkpointed at a stop: with [`server::DRAIN_MAX`] less than ten seconds.
+/// The longest time for the last checkpoint at a stop. With [`server::DRAIN_MAX`] it is less than ten seconds.
 const STOP_MAX: Duration = Duration::from_secs(3);
 
-/// File handles that connections leave alone: the journal, the store, snapshots and pending batches take some twenty at a
-/// time …
+/// File handles that connections must not use. The journal, the store, snapshots and pending batches use about twenty.
 const HANDLES_KEPT: usize = 64;
-/// … and an upload its file and its index.
+/// File handles of an upload: its file and its index.
 const HANDLES_PER_UPLOAD: usize = 2;
 
 /// The command.
@@ -39,21 +38,21 @@ const HANDLES_PER_UPLOAD: usize = 2;
 pub(super) struct Serve {
     #[command(flatten)]
     options: ServeOptions,
-    /// Stop when the process of this id ends, which started this one
+    /// Stop when the process with this id, which started this one, ends
     #[arg(long, hide = true, value_name = "ID")]
     end_with: Option<u32>,
 }
 
-/// What a daemon is asked to be, as often as it is read.
+/// What the settings are read from, at the start and at each `SIGHUP`.
 #[derive(Clone)]
 struct Asked {
     options: ServeOptions,
-    /// How many files may be open.
+    /// The most files that may be open.
     handles: Option<u64>,
 }
 
 impl Asked {
-    /// The settings as they are now.
+    /// Reads the settings.
     fn config(&self) -> Result<Config, ConfigError> {
         let mut config = Config::resolve(&self.options)?;
         keep_file_handles(&mut config, self.handles);
@@ -61,7 +60,7 @@ impl Asked {
     }
 }
 
-/// Runs the daemon until it is told to stop, or fails.
+/// Runs the daemon until it gets a signal to stop, or fails.
 pub(super) fn run(command: Serve) -> Result<(), CliError> {
     command.end_with.map(stop::end_with).transpose()?;
     let options = command.options;
@@ -73,41 +72,41 @@ pub(super) fn run(command: Serve) -> Result<(), CliError> {
     let _last_lines = telemetry::install(&config.server.log, config.server.log_format)
         .map_err(|e| CliError::Failed(e.to_string()))?;
     if !tokens.are_asked_for() && config.server.allow_anonymous {
-        tracing::warn!(listen = %config.server.listen, "there are no tokens: whoever reaches this address may read and write everything");
+        tracing::warn!(listen = %config.server.listen, "there are no tokens: anybody who can reach this address may read and write everything");
     }
     let asked = Asked { options, handles: allow_all_file_handles() };
     keep_file_handles(&mut config, asked.handles);
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.enable_all().thread_name(SERVING_THREADS).build();
-    let runtime = runtime.map_err(|e| CliError::Failed(format!("no threads can be had: {e}")))?;
+    let runtime = runtime.map_err(|e| CliError::Failed(format!("no threads could be started: {e}")))?;
     let done = catch_unwind(AssertUnwindSafe(|| runtime.block_on(serve(config, tokens, asked))));
     let done = done.unwrap_or_else(|_| Err(CliError::Failed("the main thread panicked".into())));
-    // What still runs then is either done for or took too long.
+    // Whatever still runs is no longer needed, or took too long.
     runtime.shutdown_background();
     done
 }
 
-/// A daemon that root starts by hand leaves files behind that the daemon's own user can't open.
+/// Warns if root runs the daemon on another user's folder: that user could not open the new files.
 fn warn_of_root(data_folder: &Path) {
     let owner = std::fs::metadata(data_folder).map(|folder| folder.uid());
     if rustix::process::geteuid().is_root() && owner.as_ref().is_ok_and(|user| *user != 0) {
         let (folder, user) = (data_folder.display(), owner.unwrap_or_default());
         complain(format_args!(
-            "{folder} belongs to user {user}, and this is root: what is written now that user may not be able to open; \
-             run it as that user"
+            "{folder} belongs to user {user}, but root runs this: that user may not be able to open the files written \
+             now; run it as that user"
         ));
     }
 }
 
 async fn serve(config: Config, tokens: Tokens, asked: Asked) -> Result<(), CliError> {
     let tls = tls(&config)?;
-    // From here on: one that comes while the folder is opened must not end the process.
+    // A SIGHUP while the folder is opened must not end the process.
     let mut terminal = Terminal::of_this_process();
-    let mut hangups = signal(SignalKind::hangup())
-        .map_err(|e| CliError::Failed(format!("signals cannot be received: {e}")))?;
+    let mut hangups =
+        signal(SignalKind::hangup()).map_err(|e| CliError::Failed(format!("cannot receive signals: {e}")))?;
     let listener = TcpListener::bind(config.server.listen).await.map_err(|e| {
         CliError::Failed(format!(
-            "{} cannot be listened on: {e}; choose another with --listen",
+            "cannot listen on {}: {e}; choose another address with --listen",
             config.server.listen
         ))
     })?;
@@ -128,7 +127,7 @@ async fn serve(config: Config, tokens: Tokens, asked: Asked) -> Result<(), CliEr
     let app = opened.map_err(|e| CliError::Failed(e.to_string()))?;
     let watched = app.clone();
     telemetry::on_panic(move |thread| watched.thread_panicked(thread));
-    // Until here a signal ends the process at once, however long the recovery takes: that is always safe.
+    // Until here a signal ends the process at once, even in the middle of a recovery. That is always safe.
     let mut stops = Stops::new()?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     let url = format!("{scheme}://{address}");
@@ -147,7 +146,7 @@ async fn serve(config: Config, tokens: Tokens, asked: Asked) -> Result<(), CliEr
     tokio::select! {
         stopped = timeout(STOP_MAX, app.stop()) => {
             if stopped.is_err() {
-                tracing::warn!("stopped without a checkpoint, which took too long: the next start replays more");
+                tracing::warn!("the last checkpoint took too long and was skipped: the next start takes longer");
             }
             Ok(())
         }
@@ -155,14 +154,13 @@ async fn serve(config: Config, tokens: Tokens, asked: Asked) -> Result<(), CliEr
     }
 }
 
-/// The certificate that the settings name, read and checked before anything is bound.
+/// Reads and checks the certificate of the settings, before anything is bound.
 fn tls(config: &Config) -> Result<Option<Arc<Tls>>, CliError> {
     let tls = config.tls().map(Tls::load).transpose();
     Ok(tls.map_err(|e| CliError::Usage(e.to_string()))?.map(Arc::new))
 }
 
-/// The terminal that the daemon was started from, if it was: once it is closed, the system sends a `SIGHUP` that nobody
-/// meant.
+/// The terminal that started the daemon, if one did. When it closes, the system sends a `SIGHUP` that nobody asked for.
 struct Terminal {
     open: bool,
 }
@@ -176,14 +174,14 @@ impl Terminal {
         io::stdin().is_terminal() || io::stdout().is_terminal() || io::stderr().is_terminal()
     }
 
-    /// Whether it was closed since this was last asked.
+    /// Whether it was closed since the last call.
     fn was_closed(&mut self) -> bool {
         std::mem::replace(&mut self.open, Self::is_open()) && !self.open
     }
 }
 
-/// Reads again, at each `SIGHUP`, what may change while the daemon runs, and believes the clock; but not because a
-/// terminal was closed.
+/// At each `SIGHUP`, reloads what may change while the daemon runs and accepts the clock. Ignores the `SIGHUP` of a closed
+/// terminal.
 async fn reload_at(
     (hangups, terminal): (&mut Signal, &mut Terminal),
     (app, front): (&Engine, &Front),
@@ -195,70 +193,76 @@ async fn reload_at(
             return std::future::pending().await;
         }
         if terminal.was_closed() {
-            tracing::info!("the terminal was closed: the daemon goes on");
+            tracing::info!("the terminal was closed: the daemon keeps running");
             continue;
         }
         supervised.reloading();
         app.accept_clock();
         let (front, asked) = (front.clone(), asked.clone());
         if let Err(error) = tokio::task::spawn_blocking(move || reload(&front, &asked)).await {
-            tracing::error!(%error, "reading the settings again did not go to its end");
+            tracing::error!(%error, "the reload broke off");
         }
         supervised.ready(url);
     }
 }
 
-/// Reads again what may change while the daemon runs; what is not right changes nothing.
+/// Reloads the certificate, the tokens and the settings. What is wrong changes nothing.
 fn reload(front: &Front, asked: &Asked) {
     match front.reload_tls() {
-        Ok(true) => tracing::info!("the certificate was read again: new connections get it"),
+        Ok(true) => tracing::info!("certificate reloaded: new connections use it"),
         Ok(false) => {}
-        Err(error) => tracing::error!(%error, "the certificate stays the old one"),
+        Err(error) => {
+            tracing::error!(%error, "the certificate could not be reloaded: the old one stays in use")
+        }
     }
     match front.reload_tokens() {
-        Ok(tokens) => tracing::info!(tokens, "the tokens were read again"),
+        Ok(tokens) => tracing::info!(tokens, "tokens reloaded"),
         Err(error) => {
-            tracing::error!(%error, "the tokens stay as they were; if there were none, nobody is let in now")
+            tracing::error!(%error, "the tokens could not be reloaded: the old ones stay valid; if there were none, every call that needs a token is refused")
         }
     }
     match asked.config() {
         Ok(config) => {
             front.reconfigure(&config);
-            tracing::info!("the settings were read again: limits and clients are as they say now");
+            tracing::info!("settings reloaded: new limits and clients are in use");
         }
-        Err(error) => tracing::error!(%error, "the settings stay as they were"),
+        Err(error) => tracing::error!(%error, "the settings could not be reloaded: the old ones stay in use"),
     }
 }
 
-/// Many systems let a process have 1,024 files open unless it asks for what it may have: too few for thousands of
-/// connections. Gives how many there may be.
+/// Raises the limit of open files to the most that the system allows: the usual 1,024 are too few for thousands of
+/// connections. Returns the limit.
 fn allow_all_file_handles() -> Option<u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
         Ok(()) => maximum,
         Err(error) => {
-            tracing::info!(?current, %error, "the limit of open files stays as it is");
+            tracing::info!(?current, %error, "the limit of open files could not be raised");
             current
         }
     }
 }
 
-/// Connections must not take the handles that the store, the journal and uploads are in need of: rather there are fewer.
+/// Lowers `connections_max` so that the store, the journal and uploads keep enough file handles.
 fn keep_file_handles(config: &mut Config, handles: Option<u64>) {
     let Some(handles) = handles.and_then(|handles| usize::try_from(handles).ok()) else { return };
     let kept = HANDLES_KEPT + HANDLES_PER_UPLOAD * config.limits.concurrent_uploads_max;
     let left = handles.saturating_sub(kept).max(handles / 4);
     if left < config.callers.connections_max {
         config.callers.connections_max = left;
-        tracing::warn!(handles, connections_max = left, "few files may be open: fewer connections are taken");
+        tracing::warn!(
+            handles,
+            connections_max = left,
+            "the system allows few open files: connections_max is lowered"
+        );
     }
 }
 
-/// Waits for the first signal; from then on a second one ends the process at once.
+/// Waits for the first signal. After it, a second one ends the process at once.
 async fn stop(stops: &mut Stops, supervised: &Supervised) {
     stops.next().await;
     supervised.stopping();
-    tracing::info!("stopping: requests that have begun are finished first");
+    tracing::info!("stopping: requests under way are finished first");
     stops.end_at_the_next();
 }

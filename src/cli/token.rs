@@ -1,4 +1,4 @@
-//! `profiled token new|list|revoke`: works on the data folder, whether a daemon has it open or not.
+//! `profiled token new|list|revoke`: works on the data folder, also while a daemon has it open.
 
 use std::path::PathBuf;
 
@@ -18,45 +18,45 @@ use crate::tokens::{Scopes, State, Token, Tokens, TokensError};
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub(super) enum TokenCommand {
-    /// Make a token, and print it: it is shown this once
+    /// Create a token and print it. It is never shown again
     New(New),
-    /// List the tokens there are; none of them is shown
+    /// List the tokens, without their text
     List(List),
     /// Revoke a token
     Revoke(Revoke),
 }
 
-/// Where the tokens are.
+/// The data folder of the tokens.
 #[derive(Debug, Args)]
 struct Folder {
-    /// The data folder [default: what the settings say, else ./profiled-data]
+    /// The data folder [default: that of the settings, else ./profiled-data]
     #[arg(long, env = "PROFILED_DATA", value_name = "FOLDER")]
     data: Option<String>,
-    /// File with settings [default: profiled.toml, if it is there]
+    /// File with settings [default: profiled.toml, if it exists]
     #[arg(long, env = "PROFILED_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
-/// Makes a token.
+/// Creates a token.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("whose").required(true))]
 pub(super) struct New {
-    /// Whose visitors it is for
+    /// Client whose visitors the token is for
     #[arg(long, value_name = "CLIENT", value_parser = parse_client, group = "whose")]
     client: Option<ClientCode>,
-    /// For every client's visitors, and for what is about all of them: backup, compact, metrics
+    /// Allow the visitors of every client, and backup, compact and the metrics of all clients
     #[arg(long, group = "whose")]
     all_clients: bool,
-    /// What it is for: batch (batches and single updates), read (looking visitors up), batch,read (both), admin (both,
-    /// erasure, export)
+    /// What the token allows: batch (batches and single updates), read (lookups), batch,read (both), admin (both, erasure and
+    /// export)
     #[arg(long, value_name = "batch|read|batch,read|admin")]
     scope: Scopes,
-    /// How long it counts, such as 90d or 12h [default: until it is revoked]
+    /// How long the token is valid, such as 90d or 12h [default: until it is revoked]
     #[arg(long, value_name = "TIME", value_parser = parse_span)]
     expires: Option<u64>,
     #[command(flatten)]
     folder: Folder,
-    /// Make the data folder, if it is not there yet or empty
+    /// Create the data folder if it does not exist or is empty
     #[arg(long)]
     init: bool,
     /// Print JSON, for programs
@@ -106,26 +106,26 @@ impl Folder {
         Ok(config.server.data_folder)
     }
 
-    /// The same, of a data folder that is there.
+    /// The same, for a data folder that exists.
     fn existing(self) -> Result<PathBuf, CliError> {
         let folder = self.path()?;
         folder::expect(&folder).map_err(|e| match &e {
             FolderError::Other(_) => {
-                CliError::Failed(format!("{e}, or make a new one with `token new --init`"))
+                CliError::Failed(format!("{e}, or create a new one with `token new --init`"))
             }
             _ => CliError::Failed(e.to_string()),
         })?;
         Ok(folder)
     }
 
-    /// The same, made if need be.
+    /// The same; the folder is created if needed.
     fn made(self) -> Result<PathBuf, CliError> {
         let folder = self.path()?;
         let failed = |e: &dyn std::fmt::Display| CliError::Failed(format!("{}: {e}", folder.display()));
         if !folder::is_one(&folder) {
             private_folder(&folder).map_err(|e| failed(&e))?;
             if std::fs::read_dir(&folder).map_err(|e| failed(&e))?.next().is_some() {
-                let why = "it is not empty, and no data folder: name the daemon's, or a new one, with --data";
+                let why = "it is neither empty nor a data folder: name the daemon's folder, or a new one, with --data";
                 return Err(failed(&why));
             }
             folder::stamp(&folder).map_err(|e| CliError::Failed(e.to_string()))?;
@@ -140,7 +140,7 @@ impl Folder {
 #[serde(rename_all = "camelCase")]
 struct Shown {
     id: String,
-    /// None: every client's.
+    /// None: every client.
     client: Option<String>,
     scope: String,
     created_at: String,
@@ -189,7 +189,7 @@ fn new(command: New) -> Result<(), CliError> {
         say(text);
     }
     if first {
-        complain("this is the first token: from its next SIGHUP or start on the daemon asks for one");
+        complain("this is the first token: after its next SIGHUP or start the daemon requires one");
     }
     Ok(())
 }
@@ -202,10 +202,10 @@ fn list(command: List) -> Result<(), CliError> {
         return print_json(&shown);
     }
     if shown.is_empty() {
-        say("there are no tokens: a daemon on this folder asks for none");
+        say("there are no tokens: a daemon on this folder requires none");
         return Ok(());
     }
-    let mut table = table(&["id", "client", "scope", "made", "expires", "state"]);
+    let mut table = table(&["id", "client", "scope", "created", "expires", "state"]);
     for token in &shown {
         let expires = token.expires_at.as_deref().unwrap_or("never");
         table.add_row([&token.id, token.client(), &token.scope, &token.created_at, expires, token.state]);
@@ -222,7 +222,7 @@ fn revoke(command: Revoke) -> Result<(), CliError> {
     if command.json {
         return print_json(&shown);
     }
-    say(format_args!("{} is revoked; a running daemon follows at its next SIGHUP", shown.id));
+    say(format_args!("{} is revoked; a running daemon refuses it after its next SIGHUP", shown.id));
     Ok(())
 }
 

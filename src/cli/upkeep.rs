@@ -1,4 +1,4 @@
-//! `profiled backup|restore|check|compact`: the data folder's upkeep.
+//! `profiled backup|restore|check|compact`: upkeep of the data folder.
 
 use crate::layout;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use crate::folder;
 use crate::model::seq::{Clock, Millis, SystemClock};
 use crate::telemetry;
 
-/// Writes a backup of a running daemon.
+/// Backs up a running daemon.
 #[derive(Debug, Args)]
 pub(super) struct Backup {
     /// A new folder, on the daemon's machine
@@ -29,15 +29,16 @@ pub(super) struct Backup {
     remote: Remote,
 }
 
-/// Puts a backup where a daemon can be started on it.
+/// Restores a backup into a folder on which a daemon can be started.
 #[derive(Debug, Args)]
 pub(super) struct Restore {
-    /// The backup
+    /// Folder with the backup
     folder: PathBuf,
-    /// The data folder, which must be new or empty
+    /// The data folder to create. It must be new or empty
     #[arg(long, env = "PROFILED_DATA", value_name = "FOLDER", default_value = "./profiled-data")]
     data: PathBuf,
-    /// Erase again whoever was erased after the backup: the data folder it was made of, or its file `erasures`
+    /// Erase the visitors again who were erased after the backup. Names the data folder that was backed up, or its file
+    /// `erasures`
     #[arg(long, value_name = "FOLDER")]
     after: Option<PathBuf>,
     /// Print JSON, for programs
@@ -45,16 +46,16 @@ pub(super) struct Restore {
     json: bool,
 }
 
-/// Checks a data folder that no daemon has open, or a backup; writes nothing to it.
+/// Checks a data folder that no daemon has open, or a backup. Writes nothing to it.
 #[derive(Debug, Args)]
 pub(super) struct Check {
     #[command(flatten)]
     options: ServeOptions,
-    /// Give up damaged entries of the journal, and damaged uploads that are not folded in yet, so that a daemon can go
-    /// on without them; this does write to the folder
+    /// Give up damaged journal entries, and damaged uploads that are not applied yet, so that a daemon can start without
+    /// them. This writes to the folder
     #[arg(long)]
     salvage: bool,
-    /// Where a store is made, or copied, to be read: it takes as much room as the daemon's [default: TMPDIR, else /tmp]
+    /// Folder for a temporary store, which needs as much disk space as the daemon's store [default: TMPDIR, else /tmp]
     #[arg(long, value_name = "FOLDER")]
     scratch: Option<PathBuf>,
     /// Print JSON, for programs
@@ -62,7 +63,7 @@ pub(super) struct Check {
     json: bool,
 }
 
-/// Has a running daemon make a fresh store.
+/// Makes a running daemon rebuild its store.
 #[derive(Debug, Args)]
 pub(super) struct Compact {
     #[command(flatten)]
@@ -91,14 +92,14 @@ pub(super) fn backup(command: Backup) -> Result<(), CliError> {
         .map_err(|e| CliError::Usage(format!("{} is not a path: {e}", command.folder.display())))?;
     block_on(async {
         let client = command.remote.client()?;
-        let goes_on = GoesOn::doing("a snapshot is taken, verified and copied");
+        let goes_on = GoesOn::doing("taking, verifying and copying a snapshot");
         let answer = client.post_json("/api/v1/backup", &serde_json::json!({ "folder": folder })).await?;
         drop(goes_on);
         let done: BackedUp = answer.json()?;
         if done.damaged_uploads > 0 {
             complain(format_args!(
-                "{} damaged uploads are in the backup as they are; `profiled batch list` tells the batches that are stuck: \
-                 send their files again, or give them up",
+                "{} damaged uploads were copied as they are; `profiled batch list` shows the stuck batches: send their files \
+                 again with `profiled batch resend`, or give them up with `profiled batch abandon`",
                 done.damaged_uploads
             ));
         }
@@ -118,17 +119,17 @@ struct StuckShown<'m> {
     reason: &'m str,
 }
 
-/// What a restore came to, for programs.
+/// The result of a restore, for programs.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct RestoredShown<'m> {
     #[serde(flatten)]
     manifest: &'m Manifest,
-    /// None: nobody was, for no list was given.
+    /// None: no list was given, so nobody was.
     erased_again: Option<u64>,
-    /// These wait for a batch that is stuck.
+    /// Ids that wait for a stuck batch.
     not_erased: u64,
-    /// Who was erased between the backup and this seq is not in the list.
+    /// The list lacks erasures between the backup and this seq.
     list_begins_at: Option<String>,
     /// Batches that are stuck, and why.
     stuck: Vec<StuckShown<'m>>,
@@ -136,7 +137,7 @@ struct RestoredShown<'m> {
 
 pub(super) fn restore(command: &Restore) -> Result<(), CliError> {
     let config = Config::resolve(&ServeOptions::default()).map_err(|e| CliError::Usage(e.to_string()))?;
-    let goes_on = GoesOn::doing("the backup is verified, copied and opened once");
+    let goes_on = GoesOn::doing("verifying, copying and opening the backup");
     let clock = Arc::new(SystemClock);
     let restored = restore::restore(&command.folder, &command.data, command.after.as_deref(), config, clock);
     drop(goes_on);
@@ -151,32 +152,30 @@ pub(super) fn restore(command: &Restore) -> Result<(), CliError> {
         print_json(&RestoredShown { manifest: &manifest, erased_again, not_erased, list_begins_at, stuck })?;
     } else {
         say(format_args!(
-            "{data}: restored up to seq {seq}, and opened once; `profiled check --data {data}` reads all of it, \
+            "{data}: restored up to seq {seq}, and opened once; `profiled check --data {data}` checks all of it, \
              `profiled serve --data {data}` serves it"
         ));
     }
     for (batch, why) in &held {
-        complain(format_args!("batch {batch} is stuck, as it was when the backup was made: {why}"));
+        complain(format_args!("batch {batch} is stuck, as it was in the backup: {why}"));
     }
     if not_erased > 0 {
         complain(format_args!(
-            "{not_erased} ids that were erased after the backup was made wait for a batch that is stuck: erase them again \
-             once it is sent again or given up"
+            "{not_erased} ids that were erased after the backup could not be erased again, because a batch is stuck: \
+             resend or abandon the batch, then erase them again"
         ));
     }
     let made = Millis(manifest.made_at_ms).iso_8601();
     match (erased_again, list_begins_late) {
         (None, _) => complain(format_args!(
-            "whoever was erased after the backup was made, {made}, is back: erase them again, or restore with \
-             --after and the data folder that it was made of (its file `erasures` will do)"
+            "visitors who were erased after the backup ({made}) are back: erase them again, or restore with --after and \
+             the data folder that was backed up (its file `erasures` is enough)"
         )),
         (Some(ids), late) => {
-            complain(format_args!(
-                "{ids} visitors who were erased after the backup was made are erased again"
-            ));
+            complain(format_args!("{ids} visitors who were erased after the backup were erased again"));
             if let Some(begins) = late {
                 complain(format_args!(
-                    "but the list of erasures begins at seq {begins}, {}: who was erased before that is back: erase them \
+                    "the list of erasures begins at seq {begins}, {}: visitors erased before that are back; erase them \
                      again",
                     begins.millis().iso_8601()
                 ));
@@ -200,7 +199,7 @@ fn salvage_journal(folder: &Path) -> Result<(), CliError> {
     for Lost { stretch, between: (before, behind) } in &lost {
         let behind = behind.map_or_else(|| "the end".to_owned(), |seq| seq.to_string());
         complain(format_args!(
-            "given up: bytes {} to {} of {}: what was accepted between seq {before} and {behind} is lost",
+            "given up: bytes {} to {} of {}: all that was accepted between seq {before} and {behind} is lost",
             stretch.from.to_pair().1,
             stretch.to.to_pair().1,
             stretch.file.display()
@@ -208,7 +207,7 @@ fn salvage_journal(folder: &Path) -> Result<(), CliError> {
     }
     if !lost.is_empty() {
         let aside = folder.join(layout::DAMAGED);
-        complain(format_args!("{}: the segments as they were, and the uploads", aside.display()));
+        complain(format_args!("the original segments and the uploads are kept in {}", aside.display()));
     }
     Ok(())
 }
@@ -217,8 +216,8 @@ fn salvage_upload(folder: &Path, batch: &Accepted, error: &str) -> Result<(), Cl
     let kept = salvage::upload(folder, batch, SystemClock.now()).map_err(failed)?;
     note_salvage(folder, &format!("the upload of batch {} given up", batch.id));
     complain(format_args!(
-        "given up: batch {}: {error}. All of its {} rows count as failed, also those that were folded in already: \
-         post them again. What is left of the file: {}",
+        "given up: batch {}: {error}. All of its {} rows count as failed, also those already applied: post them \
+         again. The rest of the file is in {}",
         batch.id,
         batch.rows,
         kept.display()
@@ -231,12 +230,15 @@ pub(super) fn check(command: Check) -> Result<(), CliError> {
     let folder = config.server.data_folder.clone();
     folder::check(&folder).map_err(|e| CliError::Failed(e.to_string()))?;
     if !folder.join("journal").exists() {
-        return Err(CliError::Failed(format!("{} holds no journal: it is no data folder", folder.display())));
+        return Err(CliError::Failed(format!(
+            "{} is not a data folder: it has no journal",
+            folder.display()
+        )));
     }
     if command.salvage && folder.join(layout::MANIFEST).exists() {
         let folder = folder.display();
         return Err(CliError::Failed(format!(
-            "{folder} is a backup, which nothing writes to: restore it first"
+            "{folder} is a backup, and backups are never changed: restore it first"
         )));
     }
     let scratch = command.scratch.unwrap_or_else(std::env::temp_dir);
@@ -262,14 +264,14 @@ pub(super) fn check(command: Check) -> Result<(), CliError> {
     }
     match report.faults.len() {
         0 => Ok(()),
-        faults => Err(CliError::Failed(format!("{faults} things are not as they should be"))),
+        faults => Err(CliError::Failed(format!("{faults} faults were found"))),
     }
 }
 
 pub(super) fn compact(command: Compact) -> Result<(), CliError> {
     block_on(async {
         let client = command.remote.client()?;
-        let goes_on = GoesOn::doing("a fresh store is filled");
+        let goes_on = GoesOn::doing("rebuilding the store");
         let answer = client.post_json("/api/v1/compact", &serde_json::json!({})).await?;
         drop(goes_on);
         let done: Compacted = answer.json()?;
@@ -279,7 +281,7 @@ pub(super) fn compact(command: Compact) -> Result<(), CliError> {
         let Compacted { store_bytes_before: before, store_bytes: after, live_bytes, ids_erased } = done;
         let erased = match ids_erased {
             0 => String::new(),
-            ids => format!("; of {ids} erased ids no byte is left"),
+            ids => format!("; every byte of {ids} erased ids is deleted"),
         };
         say(format_args!("the store had {before} bytes and has {after}, {live_bytes} of them live{erased}"));
         Ok(())
@@ -293,12 +295,12 @@ fn in_words(folder: &Path, report: &Report) -> String {
         ("journal entries", report.journal_entries),
         ("snapshots", report.snapshots.len() as u64),
         ("batches", report.batches),
-        ("rows of them", report.rows),
+        ("rows in them", report.rows),
         ("profiles", report.profiles),
-        ("attributes of them", report.attributes),
-        ("expired, not swept yet", report.expired),
+        ("attributes in them", report.attributes),
+        ("expired, not deleted yet", report.expired),
         ("links", report.links),
-        ("links that lead nowhere", report.dead_links),
+        ("links without a profile", report.dead_links),
         ("tombstones", report.tombstones),
     ] {
         lines.add_row([what.to_owned(), number.to_string()]);

@@ -517,7 +517,7 @@ fn a_token_is_made_in_a_data_folder_and_nowhere_else() {
     assert!(!data.exists());
     std::fs::write(folder.path().join("mine"), "").unwrap();
     let (code, said) = run(folder.path(), &[&new[..], &["--init"]].concat());
-    assert!(code == Some(1) && said.contains("it is not empty"), "{said}");
+    assert!(code == Some(1) && said.contains("it is neither empty"), "{said}");
     assert_eq!(run(&data, &[&new[..], &["--init"]].concat()).0, Some(0));
     assert_eq!(run(&data, &new).0, Some(0), "now it is one");
     let mut daemon = Daemon::configured("");

@@ -139,7 +139,7 @@ fn an_export_in_ndjson_makes_the_same_visitors_elsewhere() {
         assert_eq!(what(&other, by, id), what(&daemon, by, id), "{by} {id}");
     }
     let (_, error) = printed(&daemon, &["export", &file, "--client", "demo"], "", 1);
-    assert!(error.contains("there already"), "{error}");
+    assert!(error.contains("already exists"), "{error}");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
 }
 
@@ -289,9 +289,7 @@ fn an_export_that_cannot_be_is_refused() {
     usage(&["export", "x.ndjson", "--client", "demo", "--defuse"], "--format csv");
     usage(&["import", "x.txt", "--client", "demo"], "--format");
     usage(&["import", "x.csv"], "--client");
-    for (command, words) in
-        [("export", "no snapshot"), ("import", "only visitors that are known are updated")]
-    {
+    for (command, words) in [("export", "not a snapshot"), ("import", "updates known visitors only")] {
         let (help, _) = printed(&daemon, &[command, "--help"], "", 0);
         let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(help.contains(words), "{help}");

@@ -427,7 +427,7 @@ fn limits_follow_the_settings_at_a_hangup() {
     daemon.configure("rows_limit = none\n");
     daemon.hang_up();
     wait_for("the complaint", || {
-        daemon.complaints().contains("the settings stay as they were").then_some(())
+        daemon.complaints().contains("the settings could not be reloaded").then_some(())
     });
     daemon.wait_for_complaint("profiled.toml line 1");
     assert_eq!((status("other"), daemon.get(&long).status), (404, 414));

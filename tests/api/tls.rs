@@ -163,18 +163,14 @@ fn the_command_line_goes_all_the_way() {
         "/nonexistent/ca.pem: cannot be read",
     );
     let another = Authority::new();
-    check(
-        &[url.clone(), ("PROFILED_CA", another.file("ca.pem").display().to_string())],
-        1,
-        "is not to be trusted",
-    );
+    check(&[url.clone(), ("PROFILED_CA", another.file("ca.pem").display().to_string())], 1, "is not trusted");
     check(
         &[url.clone(), ("PROFILED_CA", authority.file("key.pem").display().to_string())],
         2,
-        "no certificate in it",
+        "it holds no certificate",
     );
     let plain = Daemon::start();
-    check(&[("PROFILED_URL", plain.url().replace("http", "https")), ca], 1, "is it http://");
+    check(&[("PROFILED_URL", plain.url().replace("http", "https")), ca], 1, "try http://");
     check(&[("PROFILED_URL", url.1.replace("https", "http"))], 1, "did not answer");
 }
 
@@ -305,7 +301,7 @@ fn a_new_certificate_is_for_new_connections_and_a_broken_one_for_none() {
     daemon.hang_up();
     let told = wait_for("a complaint", || {
         let complaints = daemon.complaints();
-        complaints.contains("the certificate stays the old one").then_some(complaints)
+        complaints.contains("the certificate could not be reloaded").then_some(complaints)
     });
     assert!(told.contains("key.pem: this is not the key of the certificate in"), "{told}");
     assert_eq!(certificate(&authority.connect(&daemon)), second);

@@ -448,7 +448,7 @@ fn whoever_was_erased_after_a_backup_stays_erased_when_it_is_restored() {
 
     let back = folder.path().join("back");
     let told = said(&restore(&backup, &back, &[]));
-    assert!(told.contains("is back: erase them again") && told.contains("--after"), "{told}");
+    assert!(told.contains("are back: erase them again") && told.contains("--after"), "{told}");
     for after in [daemon.data(), list] {
         let restored = folder.path().join("restored");
         let output = restore(&backup, &restored, &["--after", after.to_str().unwrap()]);
@@ -891,7 +891,7 @@ fn wrong_calls_are_told_what_would_be_right() {
     }
     assert_eq!(daemon.get("/api/v1/compact").status, 405);
     for (arguments, told) in [
-        (vec!["check", "--data", "/nowhere/at/all"], "holds no journal"),
+        (vec!["check", "--data", "/nowhere/at/all"], "it has no journal"),
         (vec!["restore", "/nowhere/at/all", "--data", "/tmp/never-made"], "is no backup"),
         (vec!["backup", "/tmp/never-made", "--url", "http://127.0.0.1:9"], "nothing answers"),
         (vec!["compact", "--url", "http://127.0.0.1:9"], "nothing answers"),

@@ -181,7 +181,7 @@ impl Held {
         let (code, out, told) = self.daemon.run(&["backup", backup, "--json"]);
         assert_eq!(code, Some(0), "{told}");
         assert!(out.contains("\"damagedUploads\":1") || out.contains("\"damagedUploads\": 1"), "{out}");
-        assert!(told.contains("1 damaged uploads are in the backup"), "{told}");
+        assert!(told.contains("1 damaged uploads were copied"), "{told}");
         for folder in [backup, self.daemon.data().to_str().unwrap()] {
             // What the daemon has open it can't look into.
             if folder != backup {
