@@ -3,16 +3,23 @@
 
 use super::lives::{Seen, show};
 use super::store::VolatileStore;
-use profiled::batch::apply::{Part, Plan, Step};
+use profiled::batch::apply::Plan;
 use profiled::batch::catalogue;
 use profiled::batch::csv::Parser;
-use profiled::batch::outcome::write_outcomes;
 use profiled::batch::pending::IndexBuilder;
 use profiled::batch::queue::Batches;
 use profiled::batch::spool::Spool;
 use profiled::engine::commit::{Answer, Committer, NewBatch, Request, VisitorWrite, WriteRules};
+use profiled::engine::driver::apply::{self, ApplyLoop, Unapplied, completion};
+use profiled::engine::driver::checkpoint::CheckpointTask;
+use profiled::engine::driver::commit::Group;
+use profiled::engine::driver::fresh::FreshTask;
+use profiled::engine::driver::snapshot::SnapshotTask;
+use profiled::engine::driver::task::{Action, Event, Machine};
+use profiled::engine::driver::writer::Parts;
+use profiled::engine::ingest::in_hand::{BatchInHand, Employer, Written, write};
 use profiled::engine::open::recovery::{StartFrom, read_checkpoint, recover, write_checkpoint};
-use profiled::engine::upkeep::steps::{InUse, Keeper, Spent, Tombstones};
+use profiled::engine::upkeep::steps::{Desk, InHand, InUse, Keeper, Tombstones, run};
 use profiled::engine::upkeep::sweep::{Horizon, step as sweep};
 use profiled::engine::{CallIds, EngineError, SiteCall, Visitor, look_up};
 use profiled::journal::entry::Checkpoint;
@@ -23,14 +30,15 @@ use profiled::model::id::{ClientCode, IdKind, Key, VisitorId};
 use profiled::model::profile::{Source, StoredBytes};
 use profiled::model::seq::{Clock, Millis, Seq};
 use profiled::store::swap::SwapStore;
-use profiled::store::{ProfileStore, Reach, StoreError, put_through};
+use profiled::store::{ProfileStore, Reach, put_through};
 use shuttle::rand::Rng;
 use shuttle::sync::mpsc::{Receiver, Sender, channel};
 use shuttle::thread::{self, JoinHandle};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// When every scenario begins, and how long a profile lives.
 const BEGIN: Millis = Millis(1_000_000);
@@ -331,56 +339,59 @@ impl Daemon {
         Request::Accept(Box::new(NewBatch { client: client(), rules, header, rows, spool, index, key: None }))
     }
 
-    /// Folds the batch whose turn it is, as the folding thread does.
+    /// Applies the batch whose turn it is, as the apply thread does.
     pub(crate) fn fold(&self, writers: usize) -> FoldedBatch {
         let rows = self.fold_rows(writers);
         self.complete(rows)
     }
 
     /// The same up to the last step: the store is durable, and the batch still counts as incomplete.
-    pub(crate) fn fold_rows(&self, writers: usize) -> (BatchId, FoldedBatch) {
-        let pending = self.batches.next().unwrap();
-        let plan = Plan::make(&pending, &*self.store, 0).unwrap();
-        let (outcomes, mut counts) = plan.decided();
-        let mut outcomes = outcomes.to_vec();
-        let parts: Vec<_> = thread::scope(|scope| {
-            let threads: Vec<_> = (0..writers)
-                .map(|number| {
-                    let (daemon, part) = (self.clone(), plan.part(number, writers));
-                    scope.spawn(move || daemon.fold_part(part))
-                })
-                .collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-        });
-        for part in parts {
-            let (more, part_counts) = part.finish();
-            outcomes.extend(more);
-            counts = counts.plus(&part_counts);
+    pub(crate) fn fold_rows(&self, writers: usize) -> FoldedRows {
+        let mut apply = ApplyLoop::default();
+        let mut wants = |event| apply.step(event, Duration::ZERO);
+        assert_eq!(wants(apply::Event::Done), apply::Action::FindTurn);
+        let mut batch = BatchInHand::new(self.batches.next().unwrap());
+        assert_eq!(wants(batch.turn()), apply::Action::GetReady);
+        assert_eq!(wants(apply::Event::Done), apply::Action::Plan);
+        let plan = Plan::make(&batch.pending, &*self.store, 0).unwrap();
+        let (mut shares, mut event) = (self.write_shares(&plan, writers), batch.planned(&plan, writers));
+        loop {
+            event = match wants(event) {
+                apply::Action::ApplyShares => batch.applied(shares.pop().unwrap()),
+                apply::Action::WriteOutcomes => batch.write_outcomes(&self.spool).unwrap(),
+                apply::Action::MakeDurable => apply::Event::Durable(self.store.make_durable().unwrap()),
+                apply::Action::CheckHeld => batch.check_held().unwrap(),
+                apply::Action::Complete(counts, reach) => {
+                    let id = batch.pending.accepted.id.clone();
+                    let outcomes = batch.outcomes.into_iter().map(|row| (row.line, row.outcome)).collect();
+                    let folded = FoldedBatch { batch: number(id.seq), id, counts, outcomes, reach };
+                    return FoldedRows { apply, folded };
+                }
+                other => panic!("the apply loop wants {other:?}"),
+            };
         }
-        assert_eq!(counts.total(), pending.accepted.rows, "every row is counted once");
-        write_outcomes(&self.spool.outcomes_path(pending.accepted.spool), &mut outcomes).unwrap();
-        let reach = self.store.make_durable().unwrap();
-        let id = pending.accepted.id.clone();
-        let batch = number(id.seq);
-        let outcomes = outcomes.into_iter().map(|row| (row.line, row.outcome)).collect();
-        (id.clone(), FoldedBatch { id, batch, counts, outcomes, reach })
     }
 
     /// The last step.
-    pub(crate) fn complete(&self, (id, folded): (BatchId, FoldedBatch)) -> FoldedBatch {
-        self.ask(Request::Complete(id, folded.counts, self.clock.now(), folded.reach));
+    pub(crate) fn complete(&self, FoldedRows { mut apply, folded }: FoldedRows) -> FoldedBatch {
+        let (id, now) = (&folded.id, self.clock.now());
+        self.ask(completion(&self.batches, id, folded.counts, folded.reach, now).0);
+        let wants = apply.step(apply::Event::Done, Duration::ZERO);
+        assert_eq!(wants, apply::Action::Report(folded.counts));
         self.completed.lock().unwrap().push(folded.clone());
         folded
     }
 
-    fn fold_part<'p>(&self, mut part: Part<'p>) -> Part<'p> {
-        loop {
-            match part.step(&*self.store).unwrap() {
-                Step::More => {}
-                Step::Resolve(keys) => drop(self.ask(Request::Resolve(client(), keys))),
-                Step::Done => return part,
-            }
-        }
+    fn write_shares(&self, plan: &Plan, writers: usize) -> Vec<Written> {
+        let parts = &profiled::sync::Mutex::new(Parts::of_rows(plan.rows(), writers));
+        thread::scope(|scope| {
+            let share = |number| {
+                let daemon = self.clone();
+                scope.spawn(move || write(plan, parts, number % 2 == 1, &*daemon.store, &daemon).unwrap())
+            };
+            let threads: Vec<_> = (0..writers).map(share).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        })
     }
 
     /// Looks each of these visitors up, so many times over.
@@ -400,32 +411,48 @@ impl Daemon {
         Seen { visitor, answered, shown: show(found.as_ref()), last }
     }
 
-    // The steps of upkeep.
-
-    fn in_use(&self) -> InUse<'_, Generation> {
-        InUse { store: &self.store, generation: &self.generation, tombstones: &self.tombstones }
-    }
+    // Maintenance tasks.
 
     pub(crate) fn checkpoint(&self) {
-        self.in_use().checkpoint(self).unwrap();
+        self.run(&mut CheckpointTask::default());
     }
 
     pub(crate) fn snapshot(&self) {
-        self.in_use().snapshot(self, &self.snapshots, PAGE_VALUES).unwrap();
+        self.run(&mut SnapshotTask::default());
     }
 
     /// Makes a fresh store, and swaps it in.
     pub(crate) fn fresh(&self) {
-        let erased = self.in_use().erased(self, &self.batches, PAGE_VALUES).unwrap();
-        let next = Generation::new(&self.folder, VolatileStore::default());
-        let spent = Spent { erased: &erased, horizon: self.horizon(self.tombstones.covered()) };
-        self.in_use().fill(self, Arc::clone(&next.store) as _, &spent, PAGE_VALUES).unwrap();
-        let adopt = |next: &Generation| {
-            turn();
-            *self.current.lock().unwrap() = next.clone();
-            Ok(())
-        };
-        drop(self.in_use().swap_in(self, next, adopt).unwrap());
+        self.run(&mut FreshTask::default());
+    }
+
+    fn run(&self, task: &mut dyn Machine) {
+        let mut desk = Desk::new(self, PAGE_VALUES);
+        let carry_out = |action, hand: &mut InHand| self.carry_out(action, hand, &mut desk);
+        run(task, &mut InHand::default(), carry_out).unwrap();
+    }
+
+    fn carry_out(
+        &self,
+        action: Action,
+        hand: &mut InHand,
+        desk: &mut Desk<'_, Self>,
+    ) -> Result<Event, EngineError> {
+        match action {
+            Action::BeginSnapshot(mark) => hand.begin_snapshot(&self.snapshots, &mark).unwrap(),
+            Action::WaitForPending | Action::Overwrite | Action::NoteErasing => {}
+            Action::BeginFresh => {
+                let next = desk.next.insert(Generation::new(&self.folder, VolatileStore::default()));
+                self.store.begin(Arc::clone(&next.store) as _);
+            }
+            Action::Adopt => {
+                turn();
+                self.current.lock().unwrap().clone_from(desk.next()?);
+            }
+            Action::RemoveFormer => hand.former = None,
+            other => return desk.carry_out(other, hand),
+        }
+        Ok(Event::Done)
     }
 
     /// Sweeps the whole store once.
@@ -447,7 +474,15 @@ impl Daemon {
 }
 
 impl Keeper for Daemon {
-    type Generation = Generation;
+    type Place = Generation;
+
+    fn in_use(&self) -> InUse<'_, Generation> {
+        InUse { store: &self.store, place: &self.generation, tombstones: &self.tombstones }
+    }
+
+    fn with_horizon<R>(&self, covered: Seq, with: impl FnOnce(Horizon<'_>) -> R) -> R {
+        with(self.horizon(covered))
+    }
 
     fn mark(&self) -> Result<Checkpoint, EngineError> {
         match self.ask(Request::Mark) {
@@ -468,12 +503,25 @@ impl Keeper for Daemon {
         write_checkpoint(&generation.checkpoint, mark)
     }
 
-    fn distrust(&self, _: &Generation, error: StoreError) -> EngineError {
-        panic!("no store fails here: {error}")
+    fn distrust(&self, _: &Generation, why: String) -> EngineError {
+        panic!("no store fails here: {why}")
     }
 
     fn give_up(&self, why: String) -> EngineError {
         panic!("{why}")
+    }
+}
+
+impl Employer for Daemon {
+    fn wait_for_turn(&self, _: Duration) -> Result<(), Unapplied> {
+        Ok(())
+    }
+
+    fn applied(&self, _: &Counts) {}
+
+    fn resolve(&self, keys: Vec<Key>) -> Result<(), Unapplied> {
+        self.ask(Request::Resolve(client(), keys));
+        Ok(())
     }
 }
 
@@ -529,13 +577,11 @@ fn turn() {
 /// As the daemon's: takes what is waiting as one group.
 fn commit_thread(mut committer: Committer, asked: &Receiver<Asked>, answered: &AtomicU64) {
     while let Ok(first) = asked.recv() {
-        let waiting = std::iter::once(first).chain(asked.try_iter());
-        let (mut requests, replies): (VecDeque<Request>, Vec<Sender<Answer>>) = waiting.unzip();
-        let mut replies = replies.into_iter();
-        while !requests.is_empty() {
-            let answers = committer.commit(&mut requests).unwrap();
+        let mut group = Group::of(std::iter::once(first).chain(asked.try_iter()));
+        while !group.is_empty() {
+            let answers = group.commit(|requests| committer.commit(requests)).unwrap();
             answered.fetch_max(number(committer.seqs.last()), Ordering::Relaxed);
-            for (answer, reply) in answers.into_iter().zip(replies.by_ref()) {
+            for (reply, answer) in answers {
                 reply.send(answer.unwrap()).unwrap();
             }
         }
@@ -567,6 +613,12 @@ pub(crate) fn number_of(answer: &Answer) -> u64 {
         Answer::Accepted(known) => number(known.accepted.id.seq),
         other => panic!("not a write: {other:?}"),
     }
+}
+
+/// A batch whose rows are all in the durable store.
+pub(crate) struct FoldedRows {
+    apply: ApplyLoop,
+    folded: FoldedBatch,
 }
 
 /// A batch that is complete, with its rows that are not `updated`.

@@ -1,23 +1,26 @@
-//! The folding thread: whose turn it is, folded on two writers at the pace that is set, counted, checkpointed, noted as
-//! complete.
+//! The apply thread: carries out what the [apply loop](ApplyLoop) and its two [writers](crate::engine::driver::writer) want done.
+//!
+//! Promises: a batch is applied on two threads; it makes way for site calls and keeps to the rate that is set (R10).
 
-use crate::batch::apply::{Part, Plan, Step};
-use crate::batch::outcome::{RowOutcome, write_outcomes};
+use crate::batch::apply::Plan;
 use crate::batch::pending::{Accepted, Pending};
 use crate::batch::queue::Turn;
-use crate::batch::resolve::ResolveError;
 use crate::engine::commit::Request;
-use crate::engine::error::{EngineError, Fatal};
+use crate::engine::driver::apply::{Action, ApplyLoop, Event, Unapplied, completion};
+use crate::engine::driver::writer::Parts;
+use crate::engine::error::Fatal;
+use crate::engine::ingest::in_hand::{BatchInHand, Employer, Written, write};
 use crate::engine::ingest::state::Ingest;
 use crate::engine::ingest::throttle::LOOK_AGAIN;
 use crate::engine::read::lookup::hidden;
 use crate::engine::shared::thread_point;
 use crate::model::batch::Counts;
+use crate::model::id::Key;
 use crate::model::seq::Seq;
-use crate::sync::{Mutex, Ordering, lock};
+use crate::store::Reach;
+use crate::sync::{Mutex, MutexGuard, Ordering, lock};
 use crate::telemetry::metrics::HeldBack;
-use std::collections::HashMap;
-use std::ops::Range;
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -26,307 +29,283 @@ use std::time::{Duration, Instant};
 
 /// Two writers: what sled gains from on two cores.
 const WRITERS: usize = 2;
-/// A batch is split by key range into parts of about so many rows. One writer takes them from the front, the other from the
-/// back, until they meet: visitors that cost less, as unknown ones do, lie together.
-const PART_ROWS: usize = 4096;
-/// A batch that was refused this often shows as stuck; it is tried again all the same.
-const REFUSALS_UNTIL_STUCK: u32 = 3;
-const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// How often it is looked whether a batch that lookups do not show yet is due.
-const HELD_LOOK: Duration = Duration::from_millis(20);
 
-/// Why a batch is not folded.
-enum Unfolded {
-    /// The daemon is stopping.
-    Stopping,
-    /// The store is being made again: the batch begins once more on that one.
-    Remaking,
-    /// The store is past a row and nothing tells what became of it, and going on would make something up.
-    Untrue(ResolveError),
-    /// Its upload is not what was accepted, this and why, and what it reads now must get nowhere.
-    Damaged(String, ResolveError),
-    /// It is held by now.
-    Held,
-    /// It must first resolve rows of a visitor whom a later batch names that is held.
-    Behind(String),
-    /// The store, the spool or the journal refused; it may be tried again.
-    Refused(String),
-}
-
-impl From<ResolveError> for Unfolded {
-    fn from(error: ResolveError) -> Self {
-        match error {
-            ResolveError::OutcomeLost { .. } => Self::Untrue(error),
-            ResolveError::Held { .. } => Self::Behind(error.to_string()),
-            error => match error.lost_upload() {
-                Some(in_short) => Self::Damaged(in_short, error),
-                None => Self::Refused(error.to_string()),
-            },
-        }
-    }
-}
-
-impl From<EngineError> for Unfolded {
-    fn from(error: EngineError) -> Self {
-        match error {
-            EngineError::Stopping => Self::Stopping,
-            EngineError::Held { .. } => Self::Behind(error.to_string()),
-            error => Self::Refused(error.to_string()),
-        }
-    }
-}
-
-/// Folds batches until the queue is closed.
+/// Applies batches until the queue is closed.
 pub(in crate::engine) fn run(ingest: &Arc<Ingest>) {
-    std::thread::scope(|scope| fold_all(ingest, &SecondWriter::start(scope, ingest)));
+    std::thread::scope(|scope| ApplyThread::new(ingest, SecondWriter::start(scope, ingest)).run());
 }
 
-fn fold_all(ingest: &Arc<Ingest>, second: &SecondWriter) {
-    let mut refusals = 0;
-    // Batches that wait for one behind them that is held, and until when.
-    let mut waiting: HashMap<Seq, Instant> = HashMap::new();
-    loop {
-        thread_point("fold-thread");
-        ingest.shared.health.apply.idle();
-        waiting.retain(|_, until| *until > Instant::now());
-        let waits = |batch: &Accepted| ingest.is_hidden(batch) || waiting.contains_key(&batch.id.seq);
-        let pending = match ingest.shared.batches.next_not_held(waits) {
-            Turn::Of(pending) => pending,
-            Turn::Held => {
-                ingest.shared.signals.wait(HELD_LOOK);
-                continue;
-            }
-            Turn::Closed => return,
-        };
-        let seq = pending.accepted.id.seq;
-        ingest.applying_batch.store(seq.get(), Ordering::SeqCst);
-        let folded = fold_batch(ingest, second, &pending);
-        ingest.applying_batch.store(0, Ordering::SeqCst);
-        let why = match folded {
-            Ok(()) => {
-                refusals = 0;
-                continue;
-            }
-            Err(Unfolded::Stopping) => return,
-            Err(Unfolded::Remaking | Unfolded::Held) => continue,
-            Err(Unfolded::Damaged(in_short, error)) => {
-                pending.hold(&in_short, &error);
-                continue;
-            }
-            Err(Unfolded::Behind(why)) => {
-                tracing::debug!(batch = %pending.accepted.id, %why, "a batch waits for a later one");
-                waiting.insert(seq, Instant::now() + RETRY_AFTER);
-                continue;
-            }
-            Err(Unfolded::Untrue(error)) => {
-                ingest.shared.health.fail(&Fatal::new(error));
-                return;
-            }
-            Err(Unfolded::Refused(why)) => why,
-        };
-        refusals += 1;
-        tracing::error!(batch = %pending.accepted.id, refusals, %why, "a batch could not be folded; it will be tried again");
-        pending.progress.stuck(refusals >= REFUSALS_UNTIL_STUCK);
-        ingest.shared.signals.wait(RETRY_AFTER);
-    }
+struct ApplyThread<'i> {
+    ingest: &'i Arc<Ingest>,
+    second: SecondWriter,
+    batch: Option<InHand>,
+    /// Keeps a rebuild from starting.
+    no_rebuild: Option<MutexGuard<'i, ()>>,
 }
 
-/// What became of a writer's share of a batch.
-type Share = Result<(Vec<RowOutcome>, Counts), Unfolded>;
+/// The batch whose turn it is.
+struct InHand {
+    batch: BatchInHand,
+    began: Instant,
+    shared: Option<Arc<Shared>>,
+    /// The shares that are applied and not reported to the loop.
+    applied: VecDeque<Applied>,
+    planned: Duration,
+    applied_after: Duration,
+    /// Whether it was complete before.
+    again: bool,
+}
 
-/// A batch that is being folded.
-struct Folding {
+/// A batch that the writers share.
+struct Shared {
     plan: Plan,
-    parts: usize,
-    /// The parts that no writer has taken.
-    left: Mutex<Range<usize>>,
+    parts: Mutex<Parts>,
 }
 
-impl Folding {
-    fn new(plan: Plan) -> Self {
-        let parts = plan.rows().div_ceil(PART_ROWS).max(WRITERS);
-        Self { plan, parts, left: Mutex::new(0..parts) }
+/// What became of a writer's share.
+type Applied = Result<Written, Unapplied>;
+
+impl<'i> ApplyThread<'i> {
+    fn new(ingest: &'i Arc<Ingest>, second: SecondWriter) -> Self {
+        Self { ingest, second, batch: None, no_rebuild: None }
     }
 
-    fn take_part(&self, writer: usize) -> Option<Part<'_>> {
-        let mut left = lock(&self.left);
-        let taken = if writer == 0 { left.next() } else { left.next_back() };
-        drop(left);
-        Some(self.plan.part(taken?, self.parts))
+    fn run(mut self) {
+        let (mut apply, mut event, start) = (ApplyLoop::default(), Event::Done, Instant::now());
+        loop {
+            event = match apply.step(event, start.elapsed()) {
+                Action::End => return self.let_go(),
+                Action::FindTurn => self.find_turn(&apply),
+                Action::Wait(time) => {
+                    self.ingest.shared.signals.wait(time);
+                    Event::Done
+                }
+                action => self.carry_out(action).unwrap_or_else(Event::Failed),
+            };
+        }
     }
 
-    /// Nobody takes another part: the batch begins once more.
-    fn give_up(&self) {
-        *lock(&self.left) = 0..0;
+    fn find_turn(&mut self, apply: &ApplyLoop) -> Event {
+        self.let_go();
+        thread_point("fold-thread");
+        let ingest = self.ingest;
+        ingest.shared.health.apply.idle();
+        let waits = |batch: Seq| apply.waits(batch);
+        let pending =
+            match ingest.shared.batches.next_not_held(|batch| ingest.is_hidden(batch) || waits(batch.id.seq))
+            {
+                Turn::Of(pending) => pending,
+                Turn::Held => return Event::NoneDue,
+                Turn::Closed => return Event::Closed,
+            };
+        ingest.applying_batch.store(pending.accepted.id.seq.get(), Ordering::SeqCst);
+        self.batch.insert(InHand::new(pending)).batch.turn()
+    }
+
+    /// The batch is not applied any more, or not now.
+    fn let_go(&mut self) {
+        if let Some(batch) = &mut self.batch {
+            batch.shared = None;
+        }
+        self.no_rebuild = None;
+        self.ingest.applying_batch.store(0, Ordering::SeqCst);
+    }
+
+    fn carry_out(&mut self, action: Action) -> Result<Event, Unapplied> {
+        if action.ends_batch() {
+            self.let_go();
+        }
+        let ingest = self.ingest;
+        if let Action::Fail(why) = action {
+            ingest.shared.health.fail(&Fatal::new(why));
+            return Ok(Event::Done);
+        }
+        let batch = self.batch.as_mut().ok_or_else(|| Unapplied::Refused("no batch is in hand".into()))?;
+        let (pending, in_hand) = (Arc::clone(&batch.batch.pending), &mut batch.batch);
+        match action {
+            Action::GetReady => {
+                if !ingest.shared.wait_for_disk_space() || !ingest.wait_while_rebuilding() {
+                    return Err(Unapplied::Stopping);
+                }
+                self.no_rebuild = Some(lock(&ingest.upkeep.applying));
+                ingest.shared.health.apply.beat();
+            }
+            Action::Plan => return batch.plan(ingest),
+            Action::ApplyShares => return batch.apply_shares(ingest, &self.second),
+            Action::WriteOutcomes => return in_hand.write_outcomes(&ingest.shared.spool),
+            Action::MakeDurable => {
+                ingest.shared.health.apply.beat();
+                return Ok(Event::Durable(ingest.upkeep.make_store_durable()?));
+            }
+            Action::CheckHeld => return in_hand.check_held(),
+            Action::Complete(counts, reach) => batch.complete(ingest, counts, reach)?,
+            Action::Report(counts) => batch.report(ingest, &counts),
+            Action::Hold { in_short, why } => pending.hold(&in_short, &why),
+            Action::Postpone(why) => {
+                tracing::debug!(batch = %pending.accepted.id, %why, "a batch waits for a later one");
+            }
+            Action::Refuse { refusals, stuck, why } => {
+                tracing::error!(batch = %pending.accepted.id, refusals, %why, "a batch could not be applied; it will be tried again");
+                pending.progress.stuck(stuck);
+            }
+            Action::FindTurn | Action::Wait(_) | Action::Fail(_) | Action::End => {}
+        }
+        Ok(Event::Done)
     }
 }
 
-/// The other writer. It stays for good: of what a thread allocates, and the store keeps, the room is slow to be used again
+impl InHand {
+    fn new(pending: Arc<Pending>) -> Self {
+        let (applied, zero, began) = (VecDeque::new(), Duration::ZERO, Instant::now());
+        let batch = BatchInHand::new(pending);
+        Self { batch, began, shared: None, applied, planned: zero, applied_after: zero, again: false }
+    }
+
+    fn plan(&mut self, ingest: &Ingest) -> Result<Event, Unapplied> {
+        self.began = Instant::now();
+        let pending = Arc::clone(&self.batch.pending);
+        let plan = Plan::make(&pending, &*ingest.shared.store, ingest.shared.config().held_bytes_max())?;
+        self.planned = self.began.elapsed();
+        pending.progress.begin(ingest.shared.now());
+        pending.progress.add(&plan.decided().1);
+        let planned = self.batch.planned(&plan, WRITERS);
+        let parts = Mutex::new(Parts::of_rows(plan.rows(), WRITERS));
+        self.shared = Some(Arc::new(Shared { plan, parts }));
+        Ok(planned)
+    }
+
+    fn apply_shares(&mut self, ingest: &Arc<Ingest>, second: &SecondWriter) -> Result<Event, Unapplied> {
+        if self.applied.is_empty()
+            && let Some(shared) = &self.shared
+        {
+            self.applied.extend(second.apply_beside(shared, || apply_share(ingest, shared, false)));
+            self.applied_after = self.began.elapsed();
+        }
+        let applied = self.applied.pop_front();
+        let applied = applied.ok_or_else(|| Unapplied::Refused("there is no plan".into()))?;
+        Ok(self.batch.applied(applied?))
+    }
+
+    fn complete(&mut self, ingest: &Ingest, counts: Counts, reach: Reach) -> Result<(), Unapplied> {
+        self.batch.pending.progress.stuck(false);
+        let id = &self.batch.pending.accepted.id;
+        let (complete, again) = completion(&ingest.shared.batches, id, counts, reach, ingest.shared.now());
+        self.again = again;
+        ingest.commit.ask_blocking(complete)?;
+        Ok(())
+    }
+
+    fn report(&self, ingest: &Ingest, counts: &Counts) {
+        let accepted = &self.batch.pending.accepted;
+        if !self.again {
+            ingest.shared.metrics.batch_complete(&accepted.id.client, counts);
+        }
+        ingest.shared.spool.remove_index(accepted.spool);
+        tracing::info!(
+            batch = %accepted.id,
+            rows = counts.total(),
+            updated = counts.updated,
+            created = counts.created,
+            not_found = counts.not_found,
+            ignored = counts.ignored,
+            failed = counts.failed,
+            planned_ms = self.planned.as_millis(),
+            folded_ms = self.applied_after.as_millis(),
+            ms = self.began.elapsed().as_millis(),
+            again = self.again,
+            "a batch is complete"
+        );
+    }
+}
+
+/// The other writer. It stays for good: the memory that a thread allocates and the store keeps is slow to be used again
 /// once the thread is gone.
 struct SecondWriter {
-    begun: Sender<Arc<Folding>>,
-    folded: Receiver<Share>,
+    begun: Sender<Arc<Shared>>,
+    applied: Receiver<Applied>,
 }
 
 impl SecondWriter {
     fn start<'s>(scope: &'s Scope<'s, '_>, ingest: &'s Arc<Ingest>) -> Self {
-        let ((begun, next), (done, folded)) = (channel::<Arc<Folding>>(), channel());
-        let fold_shares = move || {
-            for folding in next {
+        let ((begun, next), (done, applied)) = (channel::<Arc<Shared>>(), channel());
+        let apply_shares = move || {
+            for shared in next {
                 thread_point("fold-2-thread");
-                let folded = fold_share(ingest, &folding, 1);
+                let applied = apply_share(ingest, &shared, true);
                 // Nobody else holds it any more when the next batch begins: two would be twice the memory.
-                drop(folding);
-                if done.send(folded).is_err() {
+                drop(shared);
+                if done.send(applied).is_err() {
                     return;
                 }
             }
         };
         let run = move || {
-            if catch_unwind(AssertUnwindSafe(fold_shares)).is_err() {
+            if catch_unwind(AssertUnwindSafe(apply_shares)).is_err() {
                 ingest.shared.health.fail(&Fatal::new("the second writer's thread panicked"));
             }
         };
-        // Without it nothing is folded, which is told of whoever asks it to.
+        // Without it nothing is applied, which whoever asks it to hears.
         if let Err(error) = std::thread::Builder::new().name("fold-2".into()).spawn_scoped(scope, run) {
             ingest
                 .shared
                 .health
                 .fail(&Fatal::new(format!("there is no thread for the second writer: {error}")));
         }
-        Self { begun, folded }
+        Self { begun, applied }
     }
 
-    /// Has it fold its share while `own` is done here.
-    fn fold_beside(&self, folding: &Arc<Folding>, own: impl FnOnce() -> Share) -> [Share; WRITERS] {
-        let asked = self.begun.send(Arc::clone(folding));
+    /// Has it apply its share while `own` is done here.
+    fn apply_beside(&self, shared: &Arc<Shared>, own: impl FnOnce() -> Applied) -> [Applied; WRITERS] {
+        let asked = self.begun.send(Arc::clone(shared));
         let own = own();
-        let gone = || Unfolded::Refused("the second writer is gone".into());
+        let gone = || Unapplied::Refused("the second writer is gone".into());
         let theirs = match asked {
-            Ok(()) => self.folded.recv().unwrap_or_else(|_| Err(gone())),
+            Ok(()) => self.applied.recv().unwrap_or_else(|_| Err(gone())),
             Err(_) => Err(gone()),
         };
         [own, theirs]
     }
 }
 
-/// Folds a writer's share of a batch.
-fn fold_share(ingest: &Arc<Ingest>, folding: &Folding, writer: usize) -> Share {
-    let share = || {
-        let (mut outcomes, mut counts, mut took) = (vec![], Counts::default(), Duration::ZERO);
-        while let Some(part) = folding.take_part(writer) {
-            let (more, part_counts) = fold_part(ingest, folding.plan.pending(), part, &mut took)?.finish();
-            outcomes.extend(more);
-            counts = counts.plus(&part_counts);
-        }
-        Ok((outcomes, counts))
+/// Applies a writer's share of a batch.
+fn apply_share(ingest: &Arc<Ingest>, shared: &Shared, from_back: bool) -> Applied {
+    let Shared { plan, parts } = shared;
+    let write = || {
+        write(plan, parts, from_back, &*ingest.shared.store, &ForBatch { ingest, pending: plan.pending() })
     };
-    let share = catch_unwind(AssertUnwindSafe(share));
-    let share = share.unwrap_or_else(|_| Err(Unfolded::Refused("a writer panicked".into())));
-    share.inspect_err(|_| folding.give_up())
+    catch_unwind(AssertUnwindSafe(write)).unwrap_or_else(|_| {
+        lock(parts).give_up();
+        Err(Unapplied::Refused("a writer panicked".into()))
+    })
 }
 
-fn fold_batch(ingest: &Arc<Ingest>, second: &SecondWriter, pending: &Arc<Pending>) -> Result<(), Unfolded> {
-    if !ingest.shared.wait_for_disk_space() || !ingest.wait_while_rebuilding() {
-        return Err(Unfolded::Stopping);
-    }
-    let _folding = lock(&ingest.upkeep.applying);
-    ingest.shared.health.apply.beat();
-    let began = Instant::now();
-    let plan = Plan::make(pending, &*ingest.shared.store, ingest.shared.config().held_bytes_max())?;
-    let planned = began.elapsed();
-    let (outcomes, mut counts) = plan.decided();
-    let mut outcomes = outcomes.to_vec();
-    pending.progress.begin(ingest.shared.now());
-    pending.progress.add(&counts);
-    let folding = Arc::new(Folding::new(plan));
-    for share in second.fold_beside(&folding, || fold_share(ingest, &folding, 0)) {
-        let (more, share_counts) = share?;
-        outcomes.extend(more);
-        counts = counts.plus(&share_counts);
-    }
-    if counts.total() != pending.accepted.rows {
-        let error = format!("{} outcomes for {} rows", counts.total(), pending.accepted.rows);
-        return Err(Unfolded::Refused(error));
-    }
-    let folded = began.elapsed();
-    let path = ingest.shared.spool.outcomes_path(pending.accepted.spool);
-    // What became of the rows of a batch that was complete before is on record already.
-    if !pending.is_on_record() {
-        ingest
-            .shared
-            .spool
-            .recount_after(&path, || write_outcomes(&path, &mut outcomes))
-            .map_err(|error| Unfolded::Refused(format!("the outcomes could not be written: {error}")))?;
-    }
-    ingest.shared.health.apply.beat();
-    let reach = ingest.upkeep.make_store_durable()?;
-    if pending.held().is_some() {
-        return Err(Unfolded::Held);
-    }
-    pending.progress.stuck(false);
-    let id = &pending.accepted.id;
-    let again = ingest.shared.batches.is_again(id.seq);
-    let before = ingest.shared.batches.get(id).filter(|_| again).and_then(|known| known.progress.completed());
-    let at = before.unwrap_or_else(|| ingest.shared.now());
-    let complete = Request::Complete(id.clone(), counts, at, reach);
-    ingest.commit.ask_blocking(complete)?;
-    if !again {
-        ingest.shared.metrics.batch_complete(&pending.accepted.id.client, &counts);
-    }
-    ingest.shared.spool.remove_index(pending.accepted.spool);
-    tracing::info!(
-        batch = %pending.accepted.id,
-        rows = counts.total(),
-        updated = counts.updated,
-        created = counts.created,
-        not_found = counts.not_found,
-        ignored = counts.ignored,
-        failed = counts.failed,
-        planned_ms = planned.as_millis(),
-        folded_ms = folded.as_millis(),
-        ms = began.elapsed().as_millis(),
-        again,
-        "a batch is complete"
-    );
-    Ok(())
+struct ForBatch<'i> {
+    ingest: &'i Ingest,
+    pending: &'i Pending,
 }
 
-/// Folds a part, of which the step before `took` so long.
-fn fold_part<'p>(
-    ingest: &Arc<Ingest>,
-    pending: &Pending,
-    mut part: Part<'p>,
-    took: &mut Duration,
-) -> Result<Part<'p>, Unfolded> {
-    while !part.is_done() {
-        if ingest.upkeep.rebuild.is_running() {
-            return Err(Unfolded::Remaking);
+impl Employer for ForBatch<'_> {
+    fn wait_for_turn(&self, took: Duration) -> Result<(), Unapplied> {
+        if self.ingest.upkeep.rebuild.is_running() {
+            return Err(Unapplied::Rebuilding);
         }
-        if pending.held().is_some() {
-            return Err(Unfolded::Held);
+        if self.pending.held().is_some() {
+            return Err(Unapplied::Held);
         }
-        if !ingest.wait_for_turn(*took) {
-            return Err(Unfolded::Stopping);
-        }
-        let (before, began) = (part.counts(), Instant::now());
-        let step = part.step(&*ingest.shared.store)?;
-        *took = began.elapsed();
-        match step {
-            Step::More => {
-                let counts = part.counts().since(&before);
-                pending.progress.add(&counts);
-                ingest.throttle.applied(counts.total(), Instant::now());
-                ingest.shared.metrics.folded(counts.total());
-            }
-            Step::Resolve(keys) => {
-                let request = Request::Resolve(pending.accepted.id.client.clone(), keys);
-                ingest.commit.ask_blocking(request)?;
-            }
-            Step::Done => {}
-        }
+        if self.ingest.wait_for_turn(took) { Ok(()) } else { Err(Unapplied::Stopping) }
     }
-    Ok(part)
+
+    fn applied(&self, counts: &Counts) {
+        self.pending.progress.add(counts);
+        self.ingest.throttle.applied(counts.total(), Instant::now());
+        self.ingest.shared.metrics.folded(counts.total());
+    }
+
+    fn resolve(&self, keys: Vec<Key>) -> Result<(), Unapplied> {
+        let client = self.pending.accepted.id.client.clone();
+        self.ingest.commit.ask_blocking(Request::Resolve(client, keys))?;
+        Ok(())
+    }
 }
 
 impl Ingest {

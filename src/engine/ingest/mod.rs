@@ -4,12 +4,14 @@
 //! upload.rs        receives a body: spools, parses and indexes it as it arrives
 //! dry_run.rs       says what a batch would do, and writes nothing
 //! apply_thread.rs  applies the rows of pending batches to the store, in the background
+//! in_hand.rs       what that thread and its writers have in hand
 //! throttle.rs      how fast rows are applied, and for whom the thread makes way
 //! repair.rs        a batch whose upload is damaged: the client sends it again, or an operator gives it up
 //! ```
 
 pub(in crate::engine) mod apply_thread;
 pub mod dry_run;
+pub mod in_hand;
 pub(in crate::engine) mod repair;
 pub(in crate::engine) mod state;
 pub(in crate::engine) mod throttle;

@@ -3,13 +3,16 @@
 //! Promises: a checkpoint is due every ten seconds, and whenever the journal has grown by 64 MiB. A store with damage gets none,
 //! so that no start takes it for whole.
 
+use crate::engine::driver::checkpoint::CheckpointTask;
 use crate::engine::error::EngineError;
 use crate::engine::open::store_folder::Generation;
 use crate::engine::shared::thread_point;
 use crate::engine::upkeep::state::Upkeep;
-use crate::engine::upkeep::steps::{InUse, Keeper};
+use crate::engine::upkeep::steps::{Desk, InHand, InUse, Keeper, PAGE_VALUES, run as run_machine};
+use crate::engine::upkeep::sweep::Horizon;
 use crate::journal::entry::Checkpoint;
-use crate::store::StoreError;
+use crate::model::id::ClientCode;
+use crate::model::seq::Seq;
 use crate::sync::Ordering;
 use std::io;
 use std::time::Duration;
@@ -37,7 +40,9 @@ impl Upkeep {
         if self.shared.store.damage().is_some() {
             return Ok(());
         }
-        match self.in_use().checkpoint(self) {
+        let mut desk = Desk::new(self, PAGE_VALUES);
+        let carry_out = |action, hand: &mut InHand| desk.carry_out(action, hand);
+        match run_machine(&mut CheckpointTask::default(), &mut InHand::default(), carry_out) {
             Err(EngineError::Stopping) => Ok(()),
             done => {
                 done?;
@@ -46,16 +51,20 @@ impl Upkeep {
             }
         }
     }
-
-    /// The store in use, for the steps of a task.
-    pub(in crate::engine) fn in_use(&self) -> InUse<'_, Generation> {
-        let (store, generation, tombstones) = (&self.shared.store, &self.generation, &self.tombstones);
-        InUse { store, generation, tombstones }
-    }
 }
 
 impl Keeper for Upkeep {
-    type Generation = Generation;
+    type Place = Generation;
+
+    fn in_use(&self) -> InUse<'_, Generation> {
+        InUse { store: &self.shared.store, place: &self.generation, tombstones: &self.tombstones }
+    }
+
+    fn with_horizon<R>(&self, covered: Seq, with: impl FnOnce(Horizon<'_>) -> R) -> R {
+        let lifetime_ms = |client: &ClientCode| self.shared.settings(client).ok().map(|it| it.lifetime_ms);
+        let (now, batches) = (self.shared.now(), &self.shared.batches);
+        with(Horizon { now, checkpoint: covered, batches, lifetime_ms: &lifetime_ms })
+    }
 
     fn mark(&self) -> Result<Checkpoint, EngineError> {
         self.mark()
@@ -69,8 +78,8 @@ impl Keeper for Upkeep {
         Self::note(generation, mark)
     }
 
-    fn distrust(&self, generation: &Generation, error: StoreError) -> EngineError {
-        self.distrust(generation, error)
+    fn distrust(&self, generation: &Generation, why: String) -> EngineError {
+        self.distrust(generation, why)
     }
 
     fn give_up(&self, why: String) -> EngineError {

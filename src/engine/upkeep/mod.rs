@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! tasks.rs           the maintenance tasks, one at a time: snapshots, backups, fresh stores, removing what is not needed
-//! steps.rs           the steps of checkpoints, snapshots and fresh stores, in the order that keeps them safe
+//! checkpoint.rs      takes checkpoints
+//! steps.rs           carries out what the tasks (driver/) want of the store, for the daemon and for tests
 //! sweep.rs           removes expired visitors in small steps
 //! erase.rs           which visitors were erased, and the bytes of their rows in kept uploads
 //! erasures.rs        the list of all erasures, for restoring older backups

@@ -26,6 +26,7 @@ use crate::journal::entry::{BatchCompletedEntry, Checkpoint};
 use crate::journal::log::Position;
 use crate::journal::snapshot::Snapshots;
 use crate::layout;
+use crate::model::seq::Seq;
 use crate::store::{ProfileStore, Reach};
 use crate::sync::lock;
 use std::collections::{HashMap, HashSet};
@@ -120,7 +121,7 @@ fn fill_and_take_over(
     adopted.map_err(|error| {
         upkeep.shared.give_up(format!("the store that was made again could not be adopted: {error}"))
     })?;
-    upkeep.tombstones.cover(&mark);
+    upkeep.tombstones.cover(Seq::from_u64(mark.last_seq));
     Ok(before)
 }
 

@@ -20,8 +20,8 @@ use crate::engine::upkeep::tombstones::Tombstones;
 use crate::journal::entry::Checkpoint;
 use crate::model::id::{ClientCode, Key, VisitorId};
 use crate::model::seq::Seq;
+use crate::store::Reach;
 use crate::store::memory::MemoryStore;
-use crate::store::{Reach, StoreError};
 use crate::sync::{Mutex, lock};
 use std::io;
 use std::sync::Arc;
@@ -133,12 +133,16 @@ impl Upkeep {
 
     /// The store of this generation could not be made durable. Asked again it might report success, although what the failed
     /// attempt was about is on no disk. So the process ends, and the next start finds no checkpoint and rebuilds the store.
-    pub(in crate::engine) fn distrust(&self, generation: &Generation, error: StoreError) -> EngineError {
+    pub(in crate::engine) fn distrust(
+        &self,
+        generation: &Generation,
+        why: impl std::fmt::Display,
+    ) -> EngineError {
         let path = generation.checkpoint_path();
         if let Err(error) = std::fs::remove_file(&path).and_then(|()| sync_folder(&generation.path)) {
             tracing::error!(path = %path.display(), %error, "the checkpoint of a store that failed could not be removed");
         }
-        self.shared.give_up(error.to_string())
+        self.shared.give_up(why.to_string())
     }
 
     /// Makes the store durable. Gives how far it reaches then.

@@ -1,13 +1,13 @@
-//! The steps that checkpoints, snapshots and fresh stores are made of, and the order in which they are taken: by the
-//! daemon's threads, by a schedule explorer that puts everything else between them, and one by one by other tests.
+//! Carries out what the maintenance tasks (`src/engine/driver`) want of the store: for the daemon's threads, for the
+//! schedule explorer that puts everything else between them, and one by one for the order tests.
 //!
-//! Promises: the store beside a checkpoint, or a snapshot, has with the journal behind its mark all there was; a fresh
-//! store takes the place of the one in use once a restart may find either; what a fresh store leaves out, and what is
-//! removed of journal and uploads, no restart and no store made again can miss.
+//! Promises: what a snapshot lacks stands in the journal behind its checkpoint position; what a fresh store leaves out,
+//! and what is removed of journal and uploads, no restart and no rebuilt store can miss.
 
 use crate::batch::queue::{Batches, Known};
 use crate::batch::resolve::decoded;
 use crate::durable::point;
+use crate::engine::driver::task::{Action, Event, Machine, OnStore, Trouble};
 use crate::engine::error::{EngineError, OrInternal};
 use crate::engine::upkeep::erase::Erased;
 use crate::engine::upkeep::sweep::Horizon;
@@ -17,157 +17,273 @@ use crate::journal::log::Position;
 use crate::journal::snapshot::{SnapshotError, SnapshotWriter, Snapshots, Summary, verify};
 use crate::model::id::Key;
 use crate::model::profile::StoredBytes;
-use crate::model::seq::Millis;
+use crate::model::seq::{Millis, Seq};
 use crate::store::swap::SwapStore;
 use crate::store::{ProfileStore, StoreError};
-use crate::sync::{Mutex, lock};
+use crate::sync::{Mutex, MutexGuard, lock};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Who takes the steps: the daemon, or a test.
+/// How many values the daemon reads at a time.
+pub(in crate::engine) const PAGE_VALUES: usize = 512;
+
+/// Carries out a task from its first action to its last. `carry_out` does each.
+pub fn run(
+    task: &mut dyn Machine,
+    hand: &mut InHand,
+    mut carry_out: impl FnMut(Action, &mut InHand) -> Result<Event, EngineError>,
+) -> Result<(), EngineError> {
+    let mut event = Event::Done;
+    loop {
+        match task.step(event) {
+            Action::End { done: true } => return Ok(()),
+            Action::End { done: false } => return Err(hand.take_error()),
+            action => event = carry_out(action, hand).unwrap_or_else(|error| hand.failed(error)),
+        }
+    }
+}
+
+/// Who has the store that tasks work on: the daemon, or a test with threads.
 pub trait Keeper {
     /// A store's place on the disk, with the checkpoint that speaks of it.
-    type Generation;
+    type Place;
 
-    /// What a checkpoint, or a snapshot, that is begun now will cover. When it returns, the catalogue has on the disk what
-    /// the mark leaves to it: the complete batches.
+    /// The store in use.
+    fn in_use(&self) -> InUse<'_, Self::Place>;
+
+    /// Calls `with` with what bounds the tombstones that a fresh store may leave out, if a checkpoint covers so much.
+    fn with_horizon<R>(&self, covered: Seq, with: impl FnOnce(Horizon<'_>) -> R) -> R;
+
+    /// What a checkpoint, or a snapshot, that begins now will cover. When it returns, the catalogue on the disk has what
+    /// the position leaves to it: the complete batches.
     fn mark(&self) -> Result<Checkpoint, EngineError>;
 
-    /// An error if what takes long, and room, must not go on: the daemon is stopping, or the disk nearly full.
+    /// An error if what takes long, and space, must not go on: the daemon is stopping, or the disk nearly full.
     fn go_on(&self) -> Result<(), EngineError>;
 
-    /// Notes, beside a generation, that its store holds all that the mark covers; durable when it returns.
-    fn note(&self, generation: &Self::Generation, mark: &Checkpoint) -> io::Result<()>;
+    /// Writes down, beside a place, that its store holds all that the checkpoint covers; durable when it returns.
+    fn note(&self, place: &Self::Place, mark: &Checkpoint) -> io::Result<()>;
 
-    /// The store of this generation could not be made durable: nobody may go on with it.
-    fn distrust(&self, generation: &Self::Generation, error: StoreError) -> EngineError;
+    /// The store of this place could not be made durable: nobody may go on with it.
+    fn distrust(&self, place: &Self::Place, why: String) -> EngineError;
 
-    /// A restart may find either of two stores, and only one of them would be written to: nobody may go on.
+    /// A restart may find either of two stores, and only one of them gets what is written: nobody may go on.
     fn give_up(&self, why: String) -> EngineError;
 }
 
 /// The store in use.
-pub struct InUse<'u, G> {
+pub struct InUse<'u, P> {
     /// The store.
     pub store: &'u SwapStore,
-    /// Where it is. Locked from a checkpoint's mark until it is noted, and while a fresh store takes the place of this
-    /// one, so that a checkpoint never comes to speak of another store.
-    pub generation: &'u Mutex<G>,
+    /// Where it is. Locked by a task that must not meet another: see [`Action::LockStore`].
+    pub place: &'u Mutex<P>,
     /// Which of its tombstones may go.
     pub tombstones: &'u Tombstones,
 }
 
-impl<G> InUse<'_, G> {
-    /// Makes the store durable up to what the journal says now, and notes it.
-    pub fn checkpoint(&self, keeper: &impl Keeper<Generation = G>) -> Result<(), EngineError> {
-        let generation = lock(self.generation);
-        let mut mark = keeper.mark()?;
-        // What was acknowledged by then and did not get in is known by now.
-        if let Some(why) = self.store.damage() {
-            return Err(EngineError::NotYet(why));
-        }
-        let reach = self.store.make_durable().map_err(|error| keeper.distrust(&generation, error))?;
-        mark.store_reach = reach.0;
-        keeper.note(&generation, &mark).or_internal()?;
-        self.tombstones.cover(&mark);
-        Ok(())
+/// What a task holds while it runs. All is free again when it is dropped.
+pub struct Desk<'k, K: Keeper> {
+    keeper: &'k K,
+    page_values: usize,
+    locked: Option<MutexGuard<'k, K::Place>>,
+    tombstones: Option<MutexGuard<'k, ()>>,
+    /// Where the fresh store is.
+    pub next: Option<K::Place>,
+    /// Where the store is that it took the place of.
+    pub former: Option<K::Place>,
+}
+
+impl<'k, K: Keeper> Desk<'k, K> {
+    /// With nothing held, for a task that reads so many values at a time.
+    pub fn new(keeper: &'k K, page_values: usize) -> Self {
+        Self { keeper, page_values, locked: None, tombstones: None, next: None, former: None }
     }
 
-    /// Takes a snapshot, so many values at a time, and verifies it.
-    pub fn snapshot(
-        &self,
-        keeper: &impl Keeper,
-        snapshots: &Snapshots,
-        page_values: usize,
-    ) -> Result<Taken, EngineError> {
-        let _stay = self.tombstones.stay();
-        let mark = keeper.mark()?;
-        let mut steps = SnapshotSteps::begin(snapshots, &mark).or_internal()?;
-        while steps.page(self.store, page_values)? {
-            keeper.go_on()?;
+    /// Does what is the same for every keeper.
+    pub fn carry_out(&mut self, action: Action, hand: &mut InHand) -> Result<Event, EngineError> {
+        let (keeper, in_use) = (self.keeper, self.keeper.in_use());
+        let why = |hand: &InHand| hand.error.as_ref().map(ToString::to_string).unwrap_or_default();
+        match action {
+            Action::LockStore => self.locked = Some(lock(in_use.place)),
+            Action::UnlockStore => self.locked = None,
+            Action::KeepTombstones => self.tombstones = Some(in_use.tombstones.stay()),
+            Action::Mark => return Ok(Event::Marked(keeper.mark()?)),
+            Action::OnStore(what) => return self.on_store(what, hand),
+            Action::Note(mark) => keeper.note(self.locked()?, &mark).or_internal()?,
+            Action::NoteFresh(mark) => keeper.note(self.next()?, &mark).or_internal()?,
+            Action::Cover(last) => in_use.tombstones.cover(last),
+            Action::Distrust => drop(keeper.distrust(self.locked()?, why(hand))),
+            Action::GiveUp => drop(keeper.give_up(why(hand))),
+            other => return Err(EngineError::internal(format!("nobody is there to carry out {other:?}"))),
         }
-        steps.finish().or_internal()
+        Ok(Event::Done)
     }
 
-    /// The erased visitors whose tombstones no pending batch comes before, so that a fresh store may leave them out.
-    pub fn erased(
-        &self,
-        keeper: &impl Keeper,
-        batches: &Batches,
-        page_values: usize,
-    ) -> Result<Erased, EngineError> {
-        let (mut erased, mut after) = (Erased::default(), None);
-        loop {
-            let page = self.store.scan(after.as_ref(), page_values).or_internal()?;
-            erased.find(&page, batches);
-            keeper.go_on()?;
-            match page.into_iter().next_back() {
-                Some((key, _)) => after = Some(key),
-                None => return Ok(erased),
-            }
+    fn on_store(&mut self, what: OnStore, hand: &mut InHand) -> Result<Event, EngineError> {
+        let (keeper, swaps, page_values) = (self.keeper, what == OnStore::SwapIn, self.page_values);
+        let InUse { store, tombstones, .. } = keeper.in_use();
+        let event = keeper.with_horizon(tombstones.covered(), |horizon| {
+            let (go_on, left_out) = (&|| keeper.go_on(), &|_: &_| ());
+            hand.carry_out(what, &On { store, horizon, page_values, go_on, left_out })
+        })?;
+        if swaps && let Some(next) = self.next.take() {
+            self.former = Some(std::mem::replace(self.locked()?, next));
         }
+        Ok(event)
     }
 
-    /// Fills a fresh store beside the one in use, so many values at a time, while both are written to. Gives the bytes
-    /// of what was copied.
-    pub fn fill(
-        &self,
-        keeper: &impl Keeper,
-        next: Arc<dyn ProfileStore>,
-        spent: &Spent<'_>,
-        page_values: usize,
-    ) -> Result<u64, EngineError> {
-        self.store.begin(next);
-        let mut live_bytes = 0;
-        let mut keep = |key: &Key, value: &StoredBytes| -> Result<bool, StoreError> {
-            let kept = !spent.leaves_out(key, value)?;
-            if kept {
-                live_bytes += (key.as_bytes().len() + value.as_slice().len()) as u64;
-            }
-            Ok(kept)
-        };
-        let mut after = None;
-        loop {
-            after = self.store.copy(after.as_ref(), page_values, &mut keep).or_internal()?;
-            keeper.go_on()?;
-            if after.is_none() {
-                return Ok(live_bytes);
-            }
-        }
+    /// Where the fresh store is.
+    pub fn next(&self) -> Result<&K::Place, EngineError> {
+        self.next.as_ref().ok_or_else(|| EngineError::internal("no fresh store was begun"))
     }
 
-    /// Has the fresh store, once it is filled, take the place of the one in use; gives back the store before it and
-    /// where that is. `adopt` makes the fresh one what a restart finds.
-    pub fn swap_in(
-        &self,
-        keeper: &impl Keeper<Generation = G>,
-        next: G,
-        adopt: impl FnOnce(&G) -> Result<(), EngineError>,
-    ) -> Result<(Arc<dyn ProfileStore>, G), EngineError> {
-        let mut generation = lock(self.generation);
-        let mut mark = keeper.mark()?;
-        // Both: until the swap, what a batch's end stands on must be in whichever store a restart finds.
-        let reach = self.store.make_durable().map_err(|error| keeper.distrust(&generation, error))?;
-        mark.store_reach = reach.0;
-        keeper.note(&next, &mark).or_internal()?;
-        self.store.ready().or_internal()?;
-        adopt(&next)?;
-        point("store-swap").map_err(|error| keeper.give_up(error.to_string()))?;
-        let failed = |error| format!("the fresh store failed when it was in use already: {error}");
-        let old = self.store.finish().map_err(|error| keeper.give_up(failed(error)))?;
-        self.tombstones.cover(&mark);
-        Ok((old, std::mem::replace(&mut *generation, next)))
+    fn locked(&mut self) -> Result<&mut K::Place, EngineError> {
+        self.locked.as_deref_mut().ok_or_else(|| EngineError::internal("a task did not lock the store"))
     }
 }
 
-/// A snapshot being taken. While it is, all [`Tombstones`] stay.
-#[derive(Debug)]
-pub struct SnapshotSteps {
+/// What a task has in hand between two actions.
+#[derive(Default)]
+pub struct InHand {
+    /// The last key that was read.
+    after: Option<Key>,
+    snapshot: Option<SnapshotFile>,
+    /// The snapshot, once it is verified.
+    pub taken: Option<Taken>,
+    /// The erased visitors whose bytes are to go.
+    pub erased: Erased,
+    /// The bytes of the keys and values that were copied.
+    pub live_bytes: u64,
+    /// The store that a fresh one took the place of.
+    pub former: Option<Arc<dyn ProfileStore>>,
+    /// Why an action could not be done.
+    error: Option<EngineError>,
+}
+
+/// What a task works on.
+pub struct On<'o> {
+    /// The store in use.
+    pub store: &'o SwapStore,
+    /// What bounds the tombstones that a fresh store may leave out.
+    pub horizon: Horizon<'o>,
+    /// How many values are read at a time.
+    pub page_values: usize,
+    /// An error if what takes long, and space, must not go on: the daemon is stopping, or the disk nearly full.
+    pub go_on: &'o dyn Fn() -> Result<(), EngineError>,
+    /// Told of each tombstone that a fresh store leaves out.
+    pub left_out: &'o dyn Fn(&Key),
+}
+
+impl InHand {
+    /// Notes that an action could not be done.
+    pub fn failed(&mut self, error: EngineError) -> Event {
+        let trouble = Trouble::from(&error);
+        self.failed_with(error, trouble)
+    }
+
+    /// The same, where the trouble is worse than the error says.
+    pub fn failed_with(&mut self, error: EngineError, trouble: Trouble) -> Event {
+        self.error = Some(error);
+        Event::Failed(trouble)
+    }
+
+    fn take_error(&mut self) -> EngineError {
+        self.error
+            .take()
+            .unwrap_or_else(|| EngineError::internal("a task got an event that does not belong there"))
+    }
+
+    /// Begins a snapshot behind a checkpoint position: what the pages then lack stands in the journal behind it.
+    pub fn begin_snapshot(&mut self, snapshots: &Snapshots, mark: &Checkpoint) -> Result<(), SnapshotError> {
+        let path = snapshots.next_path()?;
+        let writer = SnapshotWriter::create(&path, mark)?;
+        self.snapshot = Some(SnapshotFile { path, writer });
+        Ok(())
+    }
+
+    /// Does what a task wants of the store.
+    pub fn carry_out(&mut self, what: OnStore, on: &On<'_>) -> Result<Event, EngineError> {
+        let store = on.store;
+        match what {
+            OnStore::CheckDamage => match store.damage() {
+                Some(why) => return Err(EngineError::NotYet(why)),
+                None => return Ok(Event::Done),
+            },
+            OnStore::MakeDurable => {
+                let reach = store.make_durable().map_err(|error| EngineError::Internal(error.to_string()))?;
+                return Ok(Event::Durable(reach));
+            }
+            OnStore::SnapshotPage => return self.snapshot_page(on),
+            OnStore::FinishSnapshot => {
+                let file =
+                    self.snapshot.take().ok_or_else(|| EngineError::internal("no snapshot was begun"))?;
+                self.taken = Some(file.finish(self.live_bytes).or_internal()?);
+            }
+            OnStore::ErasedPage => return self.erased_page(on),
+            OnStore::CountErased => return Ok(Event::Erased(self.erased.len())),
+            OnStore::CopyPage => return self.copy_page(on),
+            OnStore::CheckFresh => store.ready().or_internal()?,
+            OnStore::SwapIn => {
+                let failed = |error: &dyn std::fmt::Display| EngineError::Internal(error.to_string());
+                point("store-swap").map_err(|error| failed(&error))?;
+                let why =
+                    |error| failed(&format!("the fresh store failed when it was in use already: {error}"));
+                self.former = Some(store.finish().map_err(why)?);
+            }
+        }
+        Ok(Event::Done)
+    }
+
+    fn snapshot_page(&mut self, on: &On<'_>) -> Result<Event, EngineError> {
+        let file = self.snapshot.as_mut().ok_or_else(|| EngineError::internal("no snapshot was begun"))?;
+        let page = on.store.scan(self.after.as_ref(), on.page_values).or_internal()?;
+        for (key, value) in &page {
+            self.live_bytes += (key.as_bytes().len() + value.as_slice().len()) as u64;
+            file.writer.push(key.as_bytes(), value.as_slice()).or_internal()?;
+        }
+        self.go_on_after(page, on)
+    }
+
+    fn erased_page(&mut self, on: &On<'_>) -> Result<Event, EngineError> {
+        let page = on.store.scan(self.after.as_ref(), on.page_values).or_internal()?;
+        self.erased.find(&page, on.horizon.batches);
+        self.go_on_after(page, on)
+    }
+
+    fn go_on_after(&mut self, page: Vec<(Key, StoredBytes)>, on: &On<'_>) -> Result<Event, EngineError> {
+        self.after = page.into_iter().next_back().map(|(key, _)| key);
+        let more = self.after.is_some();
+        if more {
+            (on.go_on)()?;
+        }
+        Ok(Event::Page { more })
+    }
+
+    fn copy_page(&mut self, on: &On<'_>) -> Result<Event, EngineError> {
+        let spent = Spent { erased: &self.erased, horizon: &on.horizon };
+        let mut live_bytes = 0;
+        let mut keep = |key: &Key, value: &StoredBytes| -> Result<bool, StoreError> {
+            let left_out = spent.leaves_out(key, value)?;
+            if left_out {
+                (on.left_out)(key);
+            } else {
+                live_bytes += (key.as_bytes().len() + value.as_slice().len()) as u64;
+            }
+            Ok(!left_out)
+        };
+        let after = on.store.copy(self.after.as_ref(), on.page_values, &mut keep);
+        self.after = after.or_internal()?;
+        self.live_bytes += live_bytes;
+        (on.go_on)()?;
+        Ok(Event::Page { more: self.after.is_some() })
+    }
+}
+
+/// A snapshot's file while it is written.
+struct SnapshotFile {
     path: PathBuf,
     writer: SnapshotWriter,
-    after: Option<Key>,
-    live_bytes: u64,
 }
 
 /// A snapshot that was taken and verified.
@@ -183,28 +299,10 @@ pub struct Taken {
     pub live_bytes: u64,
 }
 
-impl SnapshotSteps {
-    /// Begins behind a mark: what the pages then lack stands in the journal behind it.
-    pub fn begin(snapshots: &Snapshots, mark: &Checkpoint) -> Result<Self, SnapshotError> {
-        let path = snapshots.next_path()?;
-        let writer = SnapshotWriter::create(&path, mark)?;
-        Ok(Self { path, writer, after: None, live_bytes: 0 })
-    }
-
-    /// Adds the next values, at most so many; false if there were none.
-    pub fn page(&mut self, store: &dyn ProfileStore, limit: usize) -> Result<bool, EngineError> {
-        let page = store.scan(self.after.as_ref(), limit).or_internal()?;
-        for (key, value) in &page {
-            self.live_bytes += (key.as_bytes().len() + value.as_slice().len()) as u64;
-            self.writer.push(key.as_bytes(), value.as_slice()).or_internal()?;
-        }
-        let last = page.into_iter().next_back();
-        Ok(last.map(|(key, _)| self.after = Some(key)).is_some())
-    }
-
+impl SnapshotFile {
     /// Gives it its name, and reads it again: only then does it count.
-    pub fn finish(self) -> Result<Taken, SnapshotError> {
-        let Self { path, writer, live_bytes, .. } = self;
+    fn finish(self, live_bytes: u64) -> Result<Taken, SnapshotError> {
+        let Self { path, writer } = self;
         writer.finish()?;
         let (checkpoint, summary) = verify(&path)?;
         Ok(Taken { path, checkpoint, summary, live_bytes })
@@ -212,16 +310,16 @@ impl SnapshotSteps {
 }
 
 /// What a fresh store leaves out: tombstones that have nothing left to keep out.
-pub struct Spent<'h> {
+struct Spent<'h> {
     /// Those of erased visitors, if none went back on it since.
-    pub erased: &'h Erased,
+    erased: &'h Erased,
     /// For those of swept ones.
-    pub horizon: Horizon<'h>,
+    horizon: &'h Horizon<'h>,
 }
 
 impl Spent<'_> {
     /// Whether this value is left out.
-    pub fn leaves_out(&self, key: &Key, value: &StoredBytes) -> Result<bool, StoreError> {
+    fn leaves_out(&self, key: &Key, value: &StoredBytes) -> Result<bool, StoreError> {
         if !value.is_tombstone() {
             return Ok(false);
         }

@@ -16,6 +16,10 @@
 
 use crate::durable;
 use crate::engine::commit::Request;
+use crate::engine::driver::fresh::{ForgetTask, FreshTask};
+use crate::engine::driver::retire::RetireTask;
+use crate::engine::driver::snapshot::SnapshotTask;
+use crate::engine::driver::task::{Action, Event, Machine, Trouble};
 use crate::engine::error::EngineError;
 use crate::engine::open::rebuild;
 use crate::engine::open::recovery;
@@ -25,8 +29,7 @@ use crate::engine::upkeep::backup;
 use crate::engine::upkeep::erase::Erased;
 use crate::engine::upkeep::rebuild_beside;
 use crate::engine::upkeep::state::Upkeep;
-use crate::engine::upkeep::steps::{Spent, Taken, batches_needless, journal_needed};
-use crate::engine::upkeep::sweep::Horizon;
+use crate::engine::upkeep::steps::{Desk, InHand, PAGE_VALUES, Taken, batches_needless, journal_needed, run};
 use crate::engine::upkeep::task::{Done, Task};
 use crate::journal::entry::Checkpoint;
 use crate::journal::log::Position;
@@ -46,8 +49,6 @@ use std::time::{Duration, Instant};
 
 /// How often it is looked whether anything is due.
 const TICK: Duration = Duration::from_secs(1);
-/// How many values are read at a time.
-const PAGE_VALUES: usize = 512;
 /// A fresh store is made when the store takes more than so many times the bytes of what lives in it …
 const SPACE_FACTOR: u64 = 6;
 /// … and more than this, and half as much again as when it was last made.
@@ -62,8 +63,6 @@ const RETIRE_EVERY_SHORT: Duration = Duration::from_secs(10);
 /// For how long a task that failed is left alone: at first, and at most.
 const REST_FIRST: Duration = Duration::from_secs(5);
 const REST_LAST: Duration = Duration::from_secs(600);
-/// The second is for the case that the first turns out damaged.
-const SNAPSHOTS_KEPT: usize = 2;
 
 /// A snapshot that is kept.
 struct Kept {
@@ -301,8 +300,9 @@ impl Housekeeping {
     fn snapshot(&mut self) -> Result<(PathBuf, Summary), EngineError> {
         let began = Instant::now();
         let journaled = self.upkeep.commit.journaled();
-        let upkeep = &*self.upkeep;
-        let taken = upkeep.in_use().snapshot(upkeep, &self.snapshots, PAGE_VALUES)?;
+        let mut hand = InHand::default();
+        self.run_machine(&mut SnapshotTask::default(), &mut hand)?;
+        let taken = hand.taken.ok_or_else(|| EngineError::internal("no snapshot was taken"))?;
         let Taken { path, checkpoint, summary, live_bytes } = taken;
         (self.live_bytes, self.journaled_at_snapshot) = (live_bytes, journaled);
         self.upkeep.shared.health.gauges.snapshot_at.store(self.upkeep.shared.now().0, Ordering::Relaxed);
@@ -334,25 +334,68 @@ impl Housekeeping {
     /// Removes what two snapshots and the checkpoint make needless.
     fn retire(&mut self) -> Result<(), EngineError> {
         self.retention_looked_at = Instant::now();
-        self.know_snapshots()?;
-        if self.kept.len() < SNAPSHOTS_KEPT {
-            return Ok(());
+        self.run_machine(&mut RetireTask::default(), &mut InHand::default())
+    }
+
+    fn run_machine(&mut self, machine: &mut dyn Machine, hand: &mut InHand) -> Result<(), EngineError> {
+        let upkeep = Arc::clone(&self.upkeep);
+        let mut desk = Desk::new(&*upkeep, PAGE_VALUES);
+        run(machine, hand, |action, hand| self.carry_out(action, hand, &mut desk))
+    }
+
+    /// Does what a task wants.
+    fn carry_out(
+        &mut self,
+        action: Action,
+        hand: &mut InHand,
+        desk: &mut Desk<'_, Upkeep>,
+    ) -> Result<Event, EngineError> {
+        match action {
+            Action::BeginSnapshot(mark) => hand.begin_snapshot(&self.snapshots, &mark).map_err(failed)?,
+            Action::WaitForPending => self.wait_for_pending_batches()?,
+            Action::Overwrite => self.overwrite(&hand.erased)?,
+            Action::NoteErasing => {
+                durable::replace(&self.erasing(), "erasing", |_| Ok(())).map_err(failed)?
+            }
+            Action::BeginFresh => {
+                let next = desk.next.insert(self.stores.begin().map_err(failed)?);
+                self.begin_fresh(next)?;
+            }
+            Action::Adopt => return self.adopt(desk.next()?, hand),
+            Action::RemoveFormer => {
+                hand.former = None;
+                desk.former.take().iter().for_each(|former| remove_folder(&former.path));
+            }
+            Action::Abandon { remove } => {
+                self.upkeep.shared.store.abandon();
+                let next = desk.next.take().filter(|_| remove && !self.upkeep.shared.health.has_failed());
+                next.iter().for_each(|next| remove_folder(&next.path));
+            }
+            Action::Rotate => drop(self.upkeep.commit.ask_blocking(Request::Rotate)?),
+            Action::TakeSnapshot => drop(self.snapshot()?),
+            Action::CheckForgotten(from) => self.check_forgotten(from)?,
+            Action::NoteErased => std::fs::remove_file(self.erasing()).map_err(failed)?,
+            Action::VerifySnapshots => {
+                self.know_snapshots()?;
+                return Ok(Event::Snapshots(self.kept.len()));
+            }
+            Action::RemoveSnapshots(kept) => {
+                for old in self.kept.drain(kept..) {
+                    self.snapshots.remove(old.number).map_err(failed)?;
+                }
+            }
+            Action::TakeCheckpoint => self.upkeep.checkpoint()?,
+            Action::ReadCheckpoint => return Ok(self.last_checkpoint()?.map_or(Event::Done, Event::Marked)),
+            Action::RetireJournal(mark) => {
+                let kept = self.kept.iter().map(|kept| &kept.checkpoint);
+                if let Some(from) = journal_needed(kept.chain([&mark])) {
+                    self.upkeep.commit.ask_blocking(Request::Retire(from))?;
+                }
+            }
+            Action::RetireBatches(mark) => self.retire_spools(&mark)?,
+            other => return desk.carry_out(other, hand),
         }
-        for old in self.kept.drain(SNAPSHOTS_KEPT..) {
-            self.snapshots.remove(old.number).map_err(failed)?;
-        }
-        match self.upkeep.checkpoint() {
-            // There is no room for a new one. What the last one makes needless can go all the same, and makes some.
-            Ok(()) | Err(EngineError::Full(_)) => {}
-            Err(error) => return Err(error),
-        }
-        // A restart must not come to need what the snapshots don't.
-        let Some(checkpoint) = self.last_checkpoint()? else { return Ok(()) };
-        if let Some(from) = journal_needed(self.kept.iter().map(|kept| &kept.checkpoint).chain([&checkpoint]))
-        {
-            self.upkeep.commit.ask_blocking(Request::Retire(from))?;
-        }
-        self.retire_spools(&checkpoint)
+        Ok(Event::Done)
     }
 
     /// The checkpoint that a restart would begin from.
@@ -394,89 +437,50 @@ impl Housekeeping {
         Ok(Done { store_bytes, live_bytes, erased, ..Done::default() })
     }
 
-    /// The steps of it. Gives how many ids were erased to the bytes.
+    /// Gives how many ids were erased to the bytes.
     fn let_go(&mut self) -> Result<u64, EngineError> {
-        let unfinished = self.upkeep.shared.data_folder.join(layout::ERASING);
-        self.wait_for_pending_batches()?;
-        let erased = self.erase_bytes()?;
-        if !erased.is_empty() {
-            // Once the tombstones are gone, only this tells a restart that old files hold the visitors' bytes.
-            durable::replace(&unfinished, "erasing", |_| Ok(())).map_err(failed)?;
+        let mut hand = InHand::default();
+        self.run_machine(&mut FreshTask::default(), &mut hand)?;
+        self.live_bytes = hand.live_bytes;
+        if self.erasing().exists() {
+            self.run_machine(&mut ForgetTask::default(), &mut InHand::default())?;
         }
-        self.fresh_store(&erased)?;
-        if unfinished.exists() {
-            self.forget_history()?;
-            std::fs::remove_file(&unfinished).map_err(failed)?;
-        }
-        Ok(erased.len() as u64)
+        Ok(hand.erased.len() as u64)
     }
 
-    /// Fills a fresh store beside the old one while both are written to, and swaps it in.
-    fn fresh_store(&mut self, erased: &Erased) -> Result<(), EngineError> {
-        let next = self.stores.begin().map_err(failed)?;
-        let gone = match self.fill_and_swap_in(&next, erased) {
-            Ok((old, generation)) => {
-                drop(old);
-                generation.path
-            }
-            Err(error) => {
-                self.upkeep.shared.store.abandon();
-                if !self.upkeep.shared.health.has_failed() {
-                    remove_folder(&next.path);
-                }
-                return Err(error);
-            }
-        };
-        remove_folder(&gone);
+    /// The file that is there while older files may hold the bytes of erased visitors.
+    fn erasing(&self) -> PathBuf {
+        self.upkeep.shared.data_folder.join(layout::ERASING)
+    }
+
+    fn begin_fresh(&self, next: &Generation) -> Result<(), EngineError> {
+        let shared = &self.upkeep.shared;
+        let store = rebuild::open_sled(&next.path, shared.config().store_cache_bytes()).map_err(failed)?;
+        shared.store.begin(Arc::new(store));
         Ok(())
     }
 
-    fn fill_and_swap_in(
-        &mut self,
-        next: &Generation,
-        erased: &Erased,
-    ) -> Result<(Arc<dyn ProfileStore>, Generation), EngineError> {
-        let upkeep = &*self.upkeep;
-        let store =
-            rebuild::open_sled(&next.path, upkeep.shared.config().store_cache_bytes()).map_err(failed)?;
-        let horizon = Horizon {
-            now: upkeep.shared.now(),
-            checkpoint: upkeep.tombstones.covered(),
-            batches: &upkeep.shared.batches,
-            lifetime_ms: &|client| upkeep.shared.config().client(client).map(|settings| settings.lifetime_ms),
-        };
-        let spent = Spent { erased, horizon };
-        self.live_bytes = upkeep.in_use().fill(upkeep, Arc::new(store), &spent, PAGE_VALUES)?;
-        let stores = &mut self.stores;
-        upkeep.in_use().swap_in(upkeep, next.clone(), |next| {
-            stores.adopt(next).map_err(|error| {
-                if stores.names(next) {
-                    // A restart may find either store: both are whole as long as nothing more is written.
-                    upkeep.shared.give_up(format!("the fresh store may or may not be in use: {error}"));
-                }
-                failed(error)
-            })
-        })
+    fn adopt(&mut self, next: &Generation, hand: &mut InHand) -> Result<Event, EngineError> {
+        let Err(error) = self.stores.adopt(next) else { return Ok(Event::Done) };
+        if !self.stores.names(next) {
+            return Err(failed(error));
+        }
+        // A restart may find either store: both are whole as long as nothing more is written.
+        let why = format!("the fresh store may or may not be in use: {error}");
+        Ok(hand.failed_with(EngineError::Internal(why), Trouble::Uncertain))
     }
 
-    /// Overwrites the rows of erased visitors in the kept uploads, and removes what was set aside. Gives the keys whose
-    /// tombstones have no batch before them left to keep out, and so may go.
-    fn erase_bytes(&self) -> Result<Erased, EngineError> {
-        let upkeep = &*self.upkeep;
-        let erased = upkeep.in_use().erased(upkeep, &upkeep.shared.batches, PAGE_VALUES)?;
-        if !erased.is_empty() {
-            upkeep.shared.batches.each_held(|known| {
-                let spool = &upkeep.shared.spool;
-                crate::engine::upkeep::erase::overwrite_rows(spool, &known.accepted, &erased)
-                    .map(drop)
-                    .map_err(|error| {
-                        failed(format!("{}: {error}", spool.rows_path(known.accepted.spool).display()))
-                    })
-            })?;
-            self.stores.remove_asides().map_err(failed)?;
-            self.remove_damaged().map_err(failed)?;
-        }
-        Ok(erased)
+    /// Overwrites the rows of erased visitors in the kept uploads, and removes what was set aside.
+    fn overwrite(&self, erased: &Erased) -> Result<(), EngineError> {
+        let shared = &self.upkeep.shared;
+        shared.batches.each_held(|known| {
+            let spool = &shared.spool;
+            crate::engine::upkeep::erase::overwrite_rows(spool, &known.accepted, erased).map(drop).map_err(
+                |error| failed(format!("{}: {error}", spool.rows_path(known.accepted.spool).display())),
+            )
+        })?;
+        self.stores.remove_asides().map_err(failed)?;
+        self.remove_damaged().map_err(failed)
     }
 
     /// Removes what is kept for having been damaged: nobody could find the erased in it.
@@ -489,14 +493,8 @@ impl Housekeeping {
         self.snapshots.remove_damaged()
     }
 
-    /// Lets go of everything before now: two fresh snapshots, and no older one, and no segment from before them.
-    fn forget_history(&mut self) -> Result<(), EngineError> {
-        self.upkeep.commit.ask_blocking(Request::Rotate)?;
-        let from = Position::from_pair(self.upkeep.mark()?.position);
-        self.wait_for_pending_batches()?;
-        for _ in 0..SNAPSHOTS_KEPT {
-            self.snapshot()?;
-        }
+    /// An error if a kept snapshot needs the journal before this position.
+    fn check_forgotten(&self, from: Position) -> Result<(), EngineError> {
         let needs = self.kept.iter().map(|kept| kept.checkpoint.needs_journal_from()).min();
         if needs.is_none_or(|needs| needs < from) {
             let why = "a batch from before is not folded in yet, and needs the journal from then: \

@@ -4,7 +4,6 @@
 //! a batch that was incomplete when the snapshot began may need it in a store that is rebuilt from the snapshot, even if the
 //! batch is complete by now.
 
-use crate::journal::entry::Checkpoint;
 use crate::model::seq::Seq;
 use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, lock};
 
@@ -30,9 +29,9 @@ impl Tombstones {
         take(if free.is_ok() { self.covered() } else { Seq::ZERO })
     }
 
-    /// Notes what a checkpoint covers.
-    pub(in crate::engine) fn cover(&self, checkpoint: &Checkpoint) {
-        self.covered.store(checkpoint.last_seq, Ordering::Release);
+    /// Notes that a checkpoint covers all up to this seq.
+    pub(in crate::engine) fn cover(&self, last: Seq) {
+        self.covered.store(last.get(), Ordering::Release);
     }
 
     /// No tombstone is taken out until the guard is dropped.

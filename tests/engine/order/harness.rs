@@ -1,5 +1,11 @@
-//! The real core, driven step by step on one thread: commit groups, background folding in parts, checkpoints, crashes
-//! and restarts, with the reference model beside it.
+//! The real engine on one thread, with the reference model beside it: commit groups, the apply loop, maintenance tasks,
+//! crashes and restarts. What it does and in which order is up to the state machines of `src/engine/driver`, which the
+//! daemon's threads run; here anything may come between two of their actions.
+//!
+//! ```text
+//! applying.rs  the apply loop
+//! tasks.rs     checkpoints, snapshots, fresh stores
+//! ```
 //!
 //! Promises: after every step every visitor, by every id, reads as in the model; every answer is the model's; when a
 //! batch is complete, so are its counts and what became of each row. What goes wrong comes back as a sentence.
@@ -10,18 +16,15 @@ use super::ops::{
     ATTRIBUTES, BLOCKED, Batch, CLIENTS, Call, HOUR_MS, How, NAMES, Op, Row, Settings, Stop, id,
 };
 use super::stores::{Store, Which};
-use profiled::batch::apply::{Part, Plan, Step};
 use profiled::batch::csv::Parser;
-use profiled::batch::outcome::{BatchState, Failure, read_outcomes, write_outcomes};
+use profiled::batch::outcome::{BatchState, Failure, read_outcomes};
 use profiled::batch::pending::{IndexBuilder, Pending};
 use profiled::batch::queue::Batches;
 use profiled::batch::spool::Spool;
 use profiled::engine::commit::{Answer, Committer, NewBatch, Request, VisitorWrite, WriteRules};
+use profiled::engine::driver::commit::Group;
 use profiled::engine::open::recovery::{StartFrom, recover, write_checkpoint};
 use profiled::engine::read::export::Walk;
-use profiled::engine::upkeep::erase::{Erased, overwrite_rows};
-use profiled::engine::upkeep::steps::{SnapshotSteps, Spent, batches_needless, journal_needed};
-use profiled::engine::upkeep::sweep::{Horizon, step as sweep};
 use profiled::engine::{CallIds, EngineError, SiteCall, Visitor, look_up};
 use profiled::journal::entry::Checkpoint;
 use profiled::journal::log::LogSettings;
@@ -36,6 +39,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+mod applying;
+mod tasks;
+
+use tasks::{UnderWay, Upkeep};
 
 /// What went wrong.
 pub(crate) type Wrong = String;
@@ -78,41 +86,6 @@ struct Sent {
     forgotten: bool,
 }
 
-/// What is done for the disk, one such thing at a time.
-enum Chore {
-    Snapshot(Box<SnapshotSteps>, Between),
-    Fresh(Fresh),
-}
-
-/// A fresh store on its way.
-struct Fresh {
-    at: At,
-    erased: Erased,
-    during: Between,
-}
-
-/// The next step of it.
-#[derive(Debug, Clone)]
-enum At {
-    Erase(Option<Key>),
-    Overwrite,
-    Begin,
-    Copy(Option<Key>),
-    Mark,
-    Checkpoint(Checkpoint),
-    Write(Checkpoint),
-    Adopt(Checkpoint),
-    Finish(Checkpoint),
-}
-
-/// What came between its steps.
-#[derive(Debug, Clone, Copy, Default)]
-struct Between {
-    write: bool,
-    bind: bool,
-    fold: bool,
-}
-
 /// What a request of a group is checked against.
 enum Asked {
     Call(usize, Call),
@@ -134,7 +107,11 @@ pub(crate) struct Harness {
     accepted_seq: u64,
     /// Requests of the folding thread that wait for a group to join.
     waiting: VecDeque<Request>,
-    marked: Option<Checkpoint>,
+    /// A checkpoint that has begun.
+    checkpoint: Option<UnderWay>,
+    /// Whether a task has the store locked, and whether all tombstones stay in it.
+    store_locked: bool,
+    tombstones_stay: bool,
     /// The seq that the last checkpoint of this start covers.
     checkpointed_seq: Seq,
     /// Something was swept: what has expired may be gone for good, so nothing may bring it back.
@@ -145,7 +122,8 @@ pub(crate) struct Harness {
     snapshots: Snapshots,
     /// Newest first.
     kept: Vec<(u64, Checkpoint)>,
-    chore: Option<Chore>,
+    upkeep: Option<Upkeep>,
+    retention_ms: u64,
     /// The folder of the store that a restart finds, and the last one made.
     generation: u64,
     last_generation: u64,
@@ -209,14 +187,17 @@ impl Harness {
             last_seq: 0,
             accepted_seq: 0,
             waiting: VecDeque::new(),
-            marked: None,
+            checkpoint: None,
+            store_locked: false,
+            tombstones_stay: false,
             checkpointed_seq: Seq::ZERO,
             swept: false,
             groups: 0,
             crowded: [false; 2],
             snapshots,
             kept: vec![],
-            chore: None,
+            upkeep: None,
+            retention_ms: u64::MAX / 2,
             generation: 0,
             last_generation: 0,
             retired: false,
@@ -230,7 +211,7 @@ impl Harness {
         while let Some(op) = ops.next() {
             match op {
                 Op::Fold { steps, part, joins } => {
-                    let restart = self.fold(&mut ops, (*steps, *part, *joins))?;
+                    let restart = self.apply(&mut ops, (*steps, *part, *joins))?;
                     if let Some(op) = restart {
                         self.step(op)?;
                     }
@@ -244,8 +225,12 @@ impl Harness {
     fn finish(&mut self) -> Result<(), Wrong> {
         self.fresh(usize::MAX, Stop::Nowhere)?;
         self.snapshot(usize::MAX, false, false, false)?;
+        if !self.waiting.is_empty() {
+            // The apply loop that asked is at the end of the sequence.
+            self.commit(&[])?;
+        }
         while self.core().batches.pending_batches() > 0 {
-            self.fold(&mut [].iter(), (usize::MAX, 0, false))?;
+            self.apply(&mut [].iter(), (usize::MAX, 0, false))?;
         }
         self.check("everything was folded")?;
         self.hear_all()?;
@@ -267,22 +252,6 @@ impl Harness {
 
     fn generation_folder(&self, generation: u64) -> PathBuf {
         self.folder.path().join(format!("store{generation}"))
-    }
-
-    /// Something came between the steps of a chore.
-    fn between(&mut self, mark: impl FnOnce(&mut Between)) {
-        match &mut self.chore {
-            Some(Chore::Snapshot(_, between)) => mark(between),
-            Some(Chore::Fresh(fresh)) => {
-                if matches!(
-                    fresh.at,
-                    At::Copy(_) | At::Mark | At::Checkpoint(_) | At::Write(_) | At::Adopt(_) | At::Finish(_)
-                ) {
-                    mark(&mut fresh.during);
-                }
-            }
-            None => {}
-        }
     }
 
     fn step(&mut self, op: &Op) -> Result<(), Wrong> {
@@ -324,47 +293,38 @@ impl Harness {
         self.groups += 1;
         let inner: Vec<Request> = self.waiting.drain(..).collect();
         let only_inner = calls.is_empty();
-        let mut asked: VecDeque<Asked> = VecDeque::new();
-        let mut requests: VecDeque<Request> = VecDeque::new();
+        let mut requests: VecDeque<(Request, Asked)> = VecDeque::new();
         for (client, call) in calls {
-            requests.push_back(self.request(*client, call)?);
-            asked.push_back(Asked::Call(*client, call.clone()));
+            requests.push_back((self.request(*client, call)?, Asked::Call(*client, call.clone())));
         }
         for request in inner {
             // Before the calls or behind them.
             if self.groups.is_multiple_of(2) {
-                requests.push_front(request);
-                asked.push_front(Asked::Inner);
+                requests.push_front((request, Asked::Inner));
             } else {
-                requests.push_back(request);
-                asked.push_back(Asked::Inner);
+                requests.push_back((request, Asked::Inner));
             }
         }
         if requests.len() > 1 {
             met(Met::SeveralInOneGroup);
         }
-        if self.marked.is_some() && !calls.is_empty() {
+        if self.checkpoint.is_some() && !calls.is_empty() {
             met(Met::WriteBetweenMarkAndCheckpoint);
         }
         let resolved_before = self.resolved_rows();
         let mut batches_in_group: Vec<BTreeSet<Id>> = vec![];
-        while !requests.is_empty() {
-            let core = self.core.as_mut().unwrap();
-            let waiting = requests.len();
-            let answers = core.committer.commit(&mut requests).map_err(|fatal| format!("fatal: {fatal}"))?;
-            if answers.len() + requests.len() != waiting {
-                return Err(format!("{} answers, and {} of {waiting} wait", answers.len(), requests.len()));
-            }
+        let mut group = Group::of(requests);
+        while !group.is_empty() {
+            let committer = &mut self.core.as_mut().unwrap().committer;
+            let answers = group.commit(|requests| committer.commit(requests));
+            let answers = answers.map_err(|fatal| format!("fatal: {fatal}"))?;
             if answers.is_empty() {
                 met(Met::ResolvedBeforeItsTurn);
             }
-            for answer in answers {
+            for (asked, answer) in answers {
                 let answer = answer.map_err(|error| format!("refused: {error}"))?;
-                match asked.pop_front().ok_or("more answers than requests")? {
-                    Asked::Inner => {}
-                    Asked::Call(client, call) => {
-                        self.answered(client, &call, answer, &mut batches_in_group)?
-                    }
+                if let Asked::Call(client, call) = asked {
+                    self.answered(client, &call, answer, &mut batches_in_group)?;
                 }
             }
         }
@@ -704,390 +664,10 @@ impl Harness {
         Ok(())
     }
 
-    // The checkpoint thread's part.
-
-    fn mark(&mut self) -> Result<(), Wrong> {
-        if !self.turning_over() {
-            self.marked = Some(self.marks()?);
-        }
-        Ok(())
-    }
-
-    /// A fresh store is being swapped in: no checkpoint begins.
-    fn turning_over(&self) -> bool {
-        let Some(Chore::Fresh(fresh)) = &self.chore else { return false };
-        matches!(fresh.at, At::Checkpoint(_) | At::Write(_) | At::Adopt(_) | At::Finish(_))
-    }
-
-    fn marks(&mut self) -> Result<Checkpoint, Wrong> {
-        match self.ask(Request::Mark)? {
-            Answer::Marked(mark) => {
-                self.core().batches.save().map_err(|error| error.to_string())?;
-                Ok(mark)
-            }
-            other => Err(format!("a mark was answered with {other:?}")),
-        }
-    }
-
     fn ask(&mut self, request: Request) -> Result<Answer, Wrong> {
         let committed = self.core.as_mut().unwrap().committer.commit(&mut VecDeque::from([request]));
         let answer = committed.map_err(|fatal| format!("fatal: {fatal}"))?.pop().ok_or("no answer")?;
         answer.map_err(|error| format!("refused: {error}"))
-    }
-
-    fn checkpoint(&mut self) -> Result<(), Wrong> {
-        if self.turning_over() {
-            return Ok(());
-        }
-        if self.marked.is_none() {
-            self.mark()?;
-        }
-        let mut mark = self.marked.take().ok_or("no mark")?;
-        let reach = self.core().swap.make_durable().map_err(|error| error.to_string())?;
-        mark.store_reach = reach.0;
-        write_checkpoint(&self.store_folder().join("checkpoint"), &mark)
-            .map_err(|error| error.to_string())?;
-        self.checkpointed_seq = Seq::from_u64(mark.last_seq);
-        met(Met::CheckpointTaken);
-        Ok(())
-    }
-
-    fn sweep(&mut self) -> Result<(), Wrong> {
-        let scanned = matches!(self.chore, Some(Chore::Snapshot(..)));
-        self.checkpoint()?;
-        let mut after = None;
-        loop {
-            let core = self.core.as_ref().unwrap();
-            let lifetime_ms = self.settings.lifetime_ms;
-            let horizon = Horizon {
-                now: self.clock.now(),
-                checkpoint: if scanned { Seq::ZERO } else { self.checkpointed_seq },
-                batches: &core.batches,
-                lifetime_ms: &|_| Some(lifetime_ms),
-            };
-            let swept = sweep(&*core.shared(), &horizon, after.as_ref(), 100)
-                .map_err(|error| format!("sweep: {error}"))?;
-            if swept.expired > 0 {
-                self.swept = true;
-                met(if core.batches.pending_batches() > 0 { Met::SweptUnderPending } else { Met::Swept });
-            }
-            self.waiting.extend(swept.requests);
-            after = swept.next;
-            if after.is_some() {
-                continue;
-            }
-            // Else what is to be swept waits for the next calls, which may write to it first.
-            return if self.groups.is_multiple_of(3) { Ok(()) } else { self.commit(&[]) };
-        }
-    }
-
-    // The housekeeping thread's part.
-
-    /// Begins a snapshot, if none is being taken, and takes some steps of it.
-    fn snapshot(
-        &mut self,
-        steps: usize,
-        rotate: bool,
-        retire: bool,
-        retention_over: bool,
-    ) -> Result<(), Wrong> {
-        if self.chore.is_none() {
-            if rotate {
-                self.ask(Request::Rotate)?;
-            }
-            let mark = self.marks()?;
-            let begun = SnapshotSteps::begin(&self.snapshots, &mark).map_err(|error| error.to_string())?;
-            self.chore = Some(Chore::Snapshot(Box::new(begun), Between::default()));
-        }
-        let store = self.core().shared();
-        for _ in 0..steps {
-            let Some(Chore::Snapshot(snapshot, _)) = &mut self.chore else { return Ok(()) };
-            if snapshot.page(&*store, PAGE_VALUES).map_err(|error| error.to_string())? {
-                continue;
-            }
-            let Some(Chore::Snapshot(snapshot, between)) = self.chore.take() else { return Ok(()) };
-            let taken = snapshot.finish().map_err(|error| error.to_string())?;
-            met(Met::SnapshotTaken);
-            for (came, what) in [
-                (between.write, Met::WriteBetweenPages),
-                (between.bind, Met::BindBetweenPages),
-                (between.fold, Met::FoldBetweenPages),
-            ] {
-                if came {
-                    met(what);
-                }
-            }
-            let newest = self.snapshots.list().map_err(|error| error.to_string())?[0].1;
-            self.kept.insert(0, (newest, taken.checkpoint));
-            return if retire { self.retire(retention_over) } else { Ok(()) };
-        }
-        Ok(())
-    }
-
-    /// Removes what two snapshots and the checkpoint make needless.
-    fn retire(&mut self, retention_over: bool) -> Result<(), Wrong> {
-        if self.kept.len() < 2 {
-            return Ok(());
-        }
-        for (number, _) in self.kept.split_off(2) {
-            self.snapshots.remove(number).map_err(|error| error.to_string())?;
-        }
-        self.checkpoint()?;
-        let mark = self.marks()?;
-        let needed =
-            journal_needed(self.kept.iter().map(|(_, kept)| kept).chain([&mark])).ok_or("nothing")?;
-        let journal = self.folder.path().join("journal");
-        let segments = || std::fs::read_dir(&journal).unwrap().count();
-        let before = segments();
-        self.ask(Request::Retire(needed))?;
-        if segments() < before {
-            self.retired = true;
-            met(Met::SegmentsRetired);
-        }
-        let retention_ms = if retention_over { 0 } else { u64::MAX / 2 };
-        let snapshots = self.kept.iter().map(|(_, kept)| kept);
-        let core = self.core.as_ref().unwrap();
-        for known in batches_needless(&core.batches, snapshots, self.clock.now(), retention_ms) {
-            met(Met::BatchForgotten);
-            core.batches.forget(std::slice::from_ref(&known.accepted.id));
-            core.spool.remove(known.accepted.spool);
-            let seq = known.accepted.id.seq.get();
-            self.sent.iter_mut().filter(|sent| sent.seq == seq).for_each(|sent| sent.forgotten = true);
-        }
-        Ok(())
-    }
-
-    /// Begins a fresh store, if none is being made, and takes some steps of it.
-    fn fresh(&mut self, steps: usize, stop: Stop) -> Result<(), Wrong> {
-        if self.chore.is_none() {
-            let (at, erased, during) = (At::Erase(None), Erased::default(), Between::default());
-            self.chore = Some(Chore::Fresh(Fresh { at, erased, during }));
-        }
-        for _ in 0..steps {
-            let Some(Chore::Fresh(mut fresh)) = self.chore.take_if(|chore| matches!(chore, Chore::Fresh(_)))
-            else {
-                return Ok(());
-            };
-            if !self.fresh_step(&mut fresh)? {
-                return Ok(());
-            }
-            let there = match stop {
-                Stop::Nowhere => false,
-                Stop::BeforeAdopt => matches!(fresh.at, At::Adopt(_)),
-                Stop::BehindAdopt => matches!(fresh.at, At::Finish(_)),
-            };
-            self.chore = Some(Chore::Fresh(fresh));
-            if there {
-                return Ok(());
-            }
-        }
-        Ok(())
-    }
-
-    /// One step, as in `Housekeeping::let_go`; false after the last.
-    fn fresh_step(&mut self, fresh: &mut Fresh) -> Result<bool, Wrong> {
-        let wrong = |error: &dyn std::fmt::Display| format!("a fresh store: {error}");
-        let swap = Arc::clone(&self.core().swap);
-        let next_folder = self.generation_folder(self.last_generation);
-        fresh.at = match fresh.at.clone() {
-            At::Erase(after) => {
-                let page = swap.scan(after.as_ref(), PAGE_VALUES).map_err(|error| wrong(&error))?;
-                fresh.erased.find(&page, &self.core().batches);
-                match page.into_iter().next_back() {
-                    Some((key, _)) => At::Erase(Some(key)),
-                    None => At::Overwrite,
-                }
-            }
-            At::Overwrite => {
-                let core = self.core.as_ref().unwrap();
-                let mut held = vec![];
-                let Ok(()) = core.batches.each_held(|known| {
-                    held.push(known);
-                    Ok::<(), std::convert::Infallible>(())
-                });
-                for known in held {
-                    let seq = known.accepted.id.seq;
-                    let overwritten = overwrite_rows(&core.spool, &known.accepted, &fresh.erased);
-                    if overwritten.map_err(|error| wrong(&error))? > 0 {
-                        met(Met::RowsOverwritten);
-                        let sent = self.sent.iter_mut().find(|sent| sent.seq == seq.get());
-                        sent.ok_or("an unknown batch")?.overwritten = true;
-                    }
-                }
-                At::Begin
-            }
-            At::Begin => {
-                self.last_generation += 1;
-                let folder = self.generation_folder(self.last_generation);
-                std::fs::create_dir(&folder).map_err(|error| wrong(&error))?;
-                let core = self.core.as_mut().unwrap();
-                let next = Store::new(core.store.which(), &folder);
-                swap.begin(next.shared());
-                core.next = Some(next);
-                At::Copy(None)
-            }
-            At::Copy(after) => {
-                let (core, lifetime_ms) = (self.core(), self.settings.lifetime_ms);
-                let horizon = Horizon {
-                    now: self.clock.now(),
-                    checkpoint: self.checkpointed_seq,
-                    batches: &core.batches,
-                    lifetime_ms: &|_| Some(lifetime_ms),
-                };
-                let spent = Spent { erased: &fresh.erased, horizon };
-                let mut keep = |key: &Key, value: &StoredBytes| {
-                    let left_out = spent.leaves_out(key, value)?;
-                    if left_out {
-                        met(Met::TombstoneLeftOut);
-                    }
-                    Ok(!left_out)
-                };
-                match swap.copy(after.as_ref(), PAGE_VALUES, &mut keep).map_err(|error| wrong(&error))? {
-                    Some(after) => At::Copy(Some(after)),
-                    None => At::Mark,
-                }
-            }
-            At::Mark => {
-                // A checkpoint that has begun is waited for.
-                if self.marked.is_some() {
-                    self.checkpoint()?;
-                }
-                At::Checkpoint(self.marks()?)
-            }
-            At::Checkpoint(mut mark) => {
-                mark.store_reach = swap.make_durable().map_err(|error| wrong(&error))?.0;
-                At::Write(mark)
-            }
-            At::Write(mark) => {
-                write_checkpoint(&next_folder.join("checkpoint"), &mark).map_err(|error| wrong(&error))?;
-                swap.ready().map_err(|error| wrong(&error))?;
-                At::Adopt(mark)
-            }
-            At::Adopt(mark) => {
-                self.generation = self.last_generation;
-                At::Finish(mark)
-            }
-            At::Finish(mark) => {
-                drop(swap.finish().map_err(|error| wrong(&error))?);
-                let core = self.core.as_mut().unwrap();
-                core.store = core.next.take().ok_or("no next store")?;
-                self.checkpointed_seq = Seq::from_u64(mark.last_seq);
-                met(Met::Swapped);
-                for (came, what) in [
-                    (fresh.during.write, Met::WriteDuringSwap),
-                    (fresh.during.bind, Met::BindDuringSwap),
-                    (fresh.during.fold, Met::FoldDuringSwap),
-                ] {
-                    if came {
-                        met(what);
-                    }
-                }
-                return Ok(false);
-            }
-        };
-        Ok(true)
-    }
-
-    // The folding thread's part.
-
-    /// Folds the batch whose turn it is, for as many steps as are given; then goes on with the sequence until the next
-    /// fold, and so on. Gives back a restart that ended it.
-    fn fold<'o>(
-        &mut self,
-        ops: &mut std::slice::Iter<'o, Op>,
-        (mut steps, mut which, mut joins): (usize, usize, bool),
-    ) -> Result<Option<&'o Op>, Wrong> {
-        if self.core().batches.pending_batches() == 0 {
-            return Ok(None);
-        }
-        let pending = self.core().batches.next().ok_or("no batch")?;
-        let store = self.core().shared();
-        let failed = |error: profiled::batch::resolve::ResolveError| format!("fold: {error}");
-        let plan = Plan::make(&pending, &*store, 1000 * u64::from(which % 2 == 0)).map_err(failed)?;
-        let plan = plan.leaving_from(VISITOR_ROWS_MAX);
-        let of = if which == Self::PART_A_ROW { 16 } else { 1 + which % 5 };
-        let mut parts: Vec<Part<'_>> = (0..of).map(|number| plan.part(number, of)).collect();
-        let (outcomes, mut counts) = plan.decided();
-        let mut outcomes = outcomes.to_vec();
-        let (mut begun, mut written, mut asked_in_vain) = (false, None, 0);
-        loop {
-            while steps > 0 {
-                steps -= 1;
-                if !self.waiting.is_empty() {
-                    self.commit(&[])?;
-                } else if !parts.is_empty() {
-                    let at = which % parts.len();
-                    match parts[at].step(&*store).map_err(failed)? {
-                        Step::More => {
-                            (begun, asked_in_vain) = (true, 0);
-                            self.between(|between| between.fold = true);
-                        }
-                        Step::Resolve(keys) => {
-                            if keys.len() == 1 {
-                                met(Met::LeftToCommitThread);
-                            }
-                            // Answered once, the step goes through; other parts may ask in between.
-                            asked_in_vain += 1;
-                            if asked_in_vain > 20 {
-                                return Err(format!("folding does not get past {keys:?}"));
-                            }
-                            let client = pending.accepted.id.client.clone();
-                            self.waiting.push_back(Request::Resolve(client, keys));
-                        }
-                        Step::Done => {
-                            let (more, part_counts) = parts.remove(at).finish();
-                            outcomes.extend(more);
-                            counts = counts.plus(&part_counts);
-                        }
-                    }
-                } else if written.is_none() {
-                    if counts.total() != pending.accepted.rows {
-                        return Err(format!("{counts:?} of {} rows", pending.accepted.rows));
-                    }
-                    let path = self.core().spool.outcomes_path(pending.accepted.spool);
-                    let spool = &self.core().spool;
-                    let told = spool.recount_after(&path, || write_outcomes(&path, &mut outcomes));
-                    told.map_err(|error| error.to_string())?;
-                    written = Some(self.core().swap.make_durable().map_err(|error| error.to_string())?);
-                } else if let Some(reach) = written {
-                    let id = pending.accepted.id.clone();
-                    self.waiting.push_back(Request::Complete(id, counts, self.clock.now(), reach));
-                }
-                if !joins && !self.waiting.is_empty() {
-                    self.commit(&[])?;
-                }
-                self.check("a step of folding")?;
-                if matches!(pending.progress.state(), BatchState::Complete(_)) {
-                    met(Met::Completed);
-                    return self.check_outcomes(pending.accepted.id.seq.get()).map(|()| None);
-                }
-            }
-            match ops.next() {
-                Some(Op::Fold { steps: more, part, joins: join }) => {
-                    (steps, which, joins) = (*more, *part, *join);
-                }
-                Some(restart @ Op::Restart { .. }) => {
-                    if begun && !parts.is_empty() {
-                        met(Met::RestartMidFold);
-                    }
-                    if written.is_some() {
-                        met(Met::RestartBeforeComplete);
-                    }
-                    return Ok(Some(restart));
-                }
-                Some(op) => {
-                    if begun && !parts.is_empty() && matches!(op, Op::Commit(_)) {
-                        met(Met::FoldedBetweenWrites);
-                    }
-                    self.step(op)?;
-                    if matches!(pending.progress.state(), BatchState::Complete(_)) {
-                        met(Met::Completed);
-                        return self.check_outcomes(pending.accepted.id.seq.get()).map(|()| None);
-                    }
-                }
-                None => return Ok(None),
-            }
-        }
     }
 
     // Ends and beginnings.
@@ -1103,16 +683,8 @@ impl Harness {
             self.checkpoint()?;
         }
         self.waiting.clear();
-        self.marked = None;
         self.checkpointed_seq = Seq::ZERO;
-        match self.chore.take() {
-            Some(Chore::Fresh(Fresh { at: At::Finish(_), .. })) => met(Met::CrashAfterAdopt),
-            Some(Chore::Fresh(Fresh { at: At::Adopt(_), .. })) => met(Met::CrashBeforeAdopt),
-            Some(Chore::Fresh(_)) => met(Met::CrashWhileCopying),
-            // Dropped, it leaves nothing.
-            Some(Chore::Snapshot(..)) => met(Met::CrashUnderSnapshot),
-            None => {}
-        }
+        self.crash_tasks();
         if self.retired {
             met(Met::RestartAfterRetired);
         }
