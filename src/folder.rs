@@ -1,14 +1,13 @@
-//! What tells a data folder from any other: the stamp that says in which format it is, and the mark of one that is not
-//! finished.
+//! The format stamp of a data folder, and the marker of an unfinished one.
 //!
 //! ```text
-//! DATA/format       the format of what is in the folder, and the program that wrote it; folders of format 1 have none
-//!     /unfinished   a restore is making the folder, or began to
+//! DATA/format       the folder's format, and the version that wrote it; folders of format 1 have none
+//!     /unfinished   present while a restore fills the folder, and after an interrupted restore
 //! ```
 //!
-//! Promises: a folder of a later format, and one that is not finished, is refused before anything in it is read or
-//! written, with what to do. The stamp is raised once all that a folder of an earlier format holds was read, and before
-//! anything is written that a program of that format could not read.
+//! Promises: a folder of a later format, or an unfinished one, is rejected before anything in it is read or written.
+//! The message says what to do. A folder of an earlier format gets the new stamp after all of it was read, and before
+//! anything is written that an earlier version cannot read.
 
 use crate::layout;
 use std::fs::{self, OpenOptions};
@@ -19,43 +18,43 @@ use serde::{Deserialize, Serialize};
 
 use crate::durable::{self, sync_folder};
 
-/// The format that this program writes. It rises with each version of anything in the folder: groups and checkpoints of
-/// the journal, segments, snapshots, stored values, uploads' side files.
+/// The format that this program writes. It rises with each new version of any format in the folder: journal groups,
+/// checkpoints, segments, snapshots, stored values, files beside uploads.
 pub const FORMAT: u32 = 2;
-/// That of folders without a stamp.
+/// The format of folders without a stamp.
 const FORMAT_UNSTAMPED: u32 = 1;
 
 /// Why a folder is not opened.
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
-    /// It is something else.
-    #[error("{} is no data folder: it has neither a format stamp nor a journal; name the daemon's with --data", .0.display())]
+    /// The folder is not a data folder.
+    #[error("{} is not a data folder: it has neither a format stamp nor a journal. Give the daemon's folder with --data", .0.display())]
     Other(PathBuf),
-    /// It is being restored into, or was.
+    /// A restore is running in the folder, or was interrupted.
     #[error(
-        "{} is not finished: `profiled restore` is at work in it, or was ended before it was done; run that again, or \
+        "{} is not finished: `profiled restore` is running in it, or was interrupted. Run the restore again, or \
          remove the folder",
         .0.display()
     )]
     Unfinished(PathBuf),
-    /// A later program wrote it.
+    /// A later version of the program wrote the folder.
     #[error(
-        "{} has format {format}, written by profiled {program}; this is profiled {}, which reads formats up to {FORMAT}: \
-         run profiled {program} or later on it, or restore a backup from before the upgrade into another folder",
+        "{} has format {format}, written by profiled {program}; this is profiled {}, which reads formats up to {FORMAT}. \
+         Run profiled {program} or later, or restore a backup from before the upgrade into another folder",
         folder.display(), env!("CARGO_PKG_VERSION")
     )]
     Newer {
         /// The folder.
         folder: PathBuf,
-        /// Its format.
+        /// The folder's format.
         format: u32,
-        /// Who wrote it.
+        /// The version that wrote the folder.
         program: String,
     },
-    /// The stamp says nothing.
-    #[error("{}: {why}; it says which format the folder has: put it back, from a backup or another copy", path.display())]
+    /// The stamp cannot be read.
+    #[error("{}: {why}. The file has the folder's format: restore it from a backup or another copy", path.display())]
     Stamp {
-        /// The stamp.
+        /// The file with the stamp.
         path: PathBuf,
         /// What is wrong with it.
         why: String,
@@ -73,7 +72,7 @@ pub fn is_one(folder: &Path) -> bool {
     folder.join(layout::FORMAT).exists() || folder.join(layout::JOURNAL).is_dir()
 }
 
-/// Refuses what is no data folder, or may not be opened.
+/// Rejects a folder that is not a data folder, or that must not be opened.
 pub fn expect(folder: &Path) -> Result<(), FolderError> {
     if !is_one(folder) && !folder.join(layout::UNFINISHED).exists() {
         return Err(FolderError::Other(folder.to_owned()));
@@ -81,8 +80,7 @@ pub fn expect(folder: &Path) -> Result<(), FolderError> {
     check(folder)
 }
 
-/// Refuses a folder that is not finished, and one that this program does not understand. One that is empty, or not
-/// there, is fine.
+/// Rejects an unfinished folder, and one of a later format. An empty or missing folder is fine.
 pub fn check(folder: &Path) -> Result<(), FolderError> {
     if is_unfinished(folder) {
         return Err(FolderError::Unfinished(folder.to_owned()));
@@ -90,7 +88,7 @@ pub fn check(folder: &Path) -> Result<(), FolderError> {
     check_format(folder)
 }
 
-/// Refuses a folder that this program does not understand.
+/// Rejects a folder of a later format.
 pub fn check_format(folder: &Path) -> Result<(), FolderError> {
     match format_of(folder)? {
         Some(Stamp { format, program }) if format > FORMAT => {
@@ -100,18 +98,18 @@ pub fn check_format(folder: &Path) -> Result<(), FolderError> {
     }
 }
 
-/// Whether a restore did not come to its end here.
+/// Whether a restore into this folder is running or was interrupted.
 pub fn is_unfinished(folder: &Path) -> bool {
     folder.join(layout::UNFINISHED).exists()
 }
 
-/// Marks a folder as not finished; durable when it returns.
+/// Marks a folder as unfinished, durably.
 pub fn begin(folder: &Path) -> io::Result<()> {
     durable::create(&folder.join(layout::UNFINISHED), OpenOptions::new().write(true))?.sync_all()?;
     sync_folder(folder)
 }
 
-/// Takes that mark off; durable when it returns.
+/// Removes that marker, durably.
 pub fn finish(folder: &Path) -> io::Result<()> {
     match fs::remove_file(folder.join(layout::UNFINISHED)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -120,7 +118,7 @@ pub fn finish(folder: &Path) -> io::Result<()> {
     sync_folder(folder)
 }
 
-/// Removes what a restore left in a folder, the mark last.
+/// Removes everything that a restore left in a folder, the marker last.
 pub fn clear(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
@@ -136,7 +134,7 @@ pub fn clear(folder: &Path) -> io::Result<()> {
     finish(folder)
 }
 
-/// Stamps a folder as one of this program's format, unless it is; durable when it returns.
+/// Stamps a folder with this program's format, durably, unless it has that format already.
 pub fn stamp(folder: &Path) -> Result<(), FolderError> {
     let path = folder.join(layout::FORMAT);
     let format = format_of(folder)?.map_or(FORMAT_UNSTAMPED, |stamp| stamp.format);
@@ -167,28 +165,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_of_a_later_format_or_not_finished_is_refused_with_what_to_do() {
+    fn a_folder_of_a_later_format_or_an_unfinished_one_is_rejected() {
         let temporary = tempfile::tempdir().unwrap();
         let folder = temporary.path();
-        let told =
+        let message =
             |result: Result<(), FolderError>| result.err().map(|error| error.to_string()).unwrap_or_default();
-        assert!(told(expect(folder)).contains("is no data folder"));
-        assert_eq!(told(check(folder)), "");
+        assert!(message(expect(folder)).contains("is not a data folder"));
+        assert_eq!(message(check(folder)), "");
         stamp(folder).unwrap();
-        assert_eq!(told(expect(folder)), "");
+        assert_eq!(message(expect(folder)), "");
         begin(folder).unwrap();
-        assert!(told(expect(folder)).contains("remove the folder"));
+        assert!(message(expect(folder)).contains("remove the folder"));
         clear(folder).unwrap();
         assert!(fs::read_dir(folder).unwrap().next().is_none());
         fs::create_dir(folder.join(layout::JOURNAL)).unwrap();
-        assert_eq!(told(expect(folder)), "", "format 1 has no stamp");
+        assert_eq!(message(expect(folder)), "", "format 1 has no stamp");
         fs::write(folder.join(layout::FORMAT), r#"{"format":3,"program":"9.1.0"}"#).unwrap();
-        let newer = told(check(folder));
+        let newer = message(check(folder));
         assert!(
-            newer.contains("run profiled 9.1.0 or later") && newer.contains("formats up to 2"),
+            newer.contains("Run profiled 9.1.0 or later") && newer.contains("formats up to 2"),
             "{newer}"
         );
         fs::write(folder.join(layout::FORMAT), "").unwrap();
-        assert!(told(check(folder)).contains("put it back"));
+        assert!(message(check(folder)).contains("restore it from a backup"));
     }
 }

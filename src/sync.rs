@@ -1,5 +1,5 @@
-//! The locks and atomics of everything that runs on more than one thread: those of the standard library, or, in test
-//! builds with the feature `schedules`, those of a schedule explorer that tries the orders threads can take.
+//! The locks and atomics of all code with several threads. They are those of the standard library. Test builds with the
+//! feature `schedules` use those of a schedule explorer, which tries the orders that threads can take.
 
 #[cfg(not(feature = "schedules"))]
 pub use std::sync::{
@@ -17,8 +17,9 @@ use std::sync::{Arc, LockResult, PoisonError};
 
 use tokio::sync::Semaphore;
 
-/// What a lock or a wait gives, also if a thread panicked while it held the lock: what our locks guard is whole between any
-/// two statements. Takes the result of a lock of this module and of one of the standard library.
+/// The guard of a lock or of a wait, even if a thread panicked while it held the lock. That is safe, because the
+/// guarded data is consistent after every statement. Accepts results of this module's locks and of the standard
+/// library's.
 pub fn unpoisoned<G>(locked: LockResult<G>) -> G {
     locked.unwrap_or_else(PoisonError::into_inner)
 }
@@ -33,7 +34,7 @@ pub fn wait<'a, T>(condition: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<
     unpoisoned(condition.wait(guard))
 }
 
-/// Looks at what a lock guards.
+/// Reads what a lock guards.
 pub fn look<T, R>(lock: &RwLock<T>, at: impl FnOnce(&T) -> R) -> R {
     let guard = unpoisoned(lock.read());
     at(&guard)
@@ -45,7 +46,7 @@ pub fn change<T, R>(lock: &RwLock<T>, with: impl FnOnce(&mut T) -> R) -> R {
     with(&mut guard)
 }
 
-/// Gives a semaphore another number of places. Those that are to go and are taken go once they are given back.
+/// Changes the number of permits of a semaphore. Surplus permits in use are removed when they are returned.
 pub fn resize(places: &Arc<Semaphore>, before: usize, now: usize) {
     places.add_permits(now.saturating_sub(before));
     let fewer = u32::try_from(before.saturating_sub(now)).unwrap_or(u32::MAX);

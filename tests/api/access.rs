@@ -512,7 +512,10 @@ fn a_token_is_made_in_a_data_folder_and_nowhere_else() {
     let data = folder.path().join("data");
     for command in [&new[..], &["token", "list"], &["token", "revoke", "x"]] {
         let (code, said) = run(&data, command);
-        assert!(code == Some(1) && said.contains("is no data folder") && said.contains("--init"), "{said}");
+        assert!(
+            code == Some(1) && said.contains("is not a data folder") && said.contains("--init"),
+            "{said}"
+        );
     }
     assert!(!data.exists());
     std::fs::write(folder.path().join("mine"), "").unwrap();

@@ -673,7 +673,7 @@ fn a_folder_of_a_later_format_is_refused_with_what_to_do() {
         said(&output)
     };
     for command in [&["serve", "--listen", "127.0.0.1:0"][..], &["check"], &["token", "list"]] {
-        assert!(refused(command).contains("run profiled 9.9.9 or later"), "{command:?}");
+        assert!(refused(command).contains("Run profiled 9.9.9 or later"), "{command:?}");
     }
     fs::write(&stamp, kept).unwrap();
     // Nor is what a later program wrote taken for damaged.
