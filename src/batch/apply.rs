@@ -9,7 +9,7 @@
 //! Promises: no allocation per cell; of a visitor with very many rows none is read here: the commit thread resolves them,
 //! [bundled](super::bundles); a row whose outcome the profile would not tell afterwards is never applied here but
 //! handed to the commit thread, which journals the outcome first. So a crash may make a batch start over at any
-//! moment: what is in already is recognised by `through`, and its outcome is either journaled or plain from the profile.
+//! moment: what is in already is recognised by `applied_seq`, and its outcome is either journaled or plain from the profile.
 
 use super::csv::{Cells, Header, Parser, Row as FileRow, RowPlace, RowReader};
 use super::outcome::{Failure, RowOutcome};
@@ -446,7 +446,7 @@ impl Plan {
                 let canonical = view.canonical(key)?;
                 let Some(value) = view.get(&canonical)? else { continue };
                 let Stored::Profile(profile) = super::resolve::decoded(&canonical, &value)? else { continue };
-                let in_already = profile.through >= rules.seq;
+                let in_already = profile.applied_seq >= rules.seq;
                 if canonical != *key
                     && (in_already || !profile.expired(rules.seq.millis(), rules.lifetime_ms))
                 {
@@ -724,7 +724,7 @@ mod tests {
     use crate::model::profile::{LinkedId, Profile};
     use crate::model::seq::Seq;
     use crate::store::memory::MemoryStore;
-    use crate::store::put_through;
+    use crate::store::put_if_newer;
 
     /// Whatever a row is turned into once the file was verified, it is not folded in.
     #[test]
@@ -736,7 +736,7 @@ mod tests {
             let store = MemoryStore::default();
             let key = Key::new(&ClientCode::new("demo").unwrap(), IdKind::Pc, "p");
             let known = Stored::Profile(Profile::born_at(Seq::from_u64(1))).encode();
-            put_through(&store, &key, None, &known).unwrap();
+            put_if_newer(&store, &key, None, &known).unwrap();
             let [opened, held] = [0, 1 << 20].map(|held| Plan::make(&pending, &store, held).unwrap());
             std::fs::write(folder.path().join("7"), format!("batch=pcId,a,b\n{changed}")).unwrap();
             let refused = opened.part(0, 1).step(&store);
@@ -793,7 +793,7 @@ mod tests {
             _ => (IdKind::Pc, pc_ids[n].clone()),
         };
         let put = |kind, id: &str, value: Stored<'_>| {
-            put_through(&store, &Key::new(&client, kind, id), None, &value.encode()).unwrap();
+            put_if_newer(&store, &Key::new(&client, kind, id), None, &value.encode()).unwrap();
         };
         let seq = Seq::from_u64(1);
         let mut file = String::from("batch=pcId,a\n");
@@ -805,7 +805,7 @@ mod tests {
             put(kind, &id, Stored::Profile(Profile { ids, ..Profile::born_at(seq) }));
             if kind != IdKind::Pc {
                 let target = Key::new(&client, kind, &id);
-                put(IdKind::Pc, pc_id, Stored::Link { through: seq, target });
+                put(IdKind::Pc, pc_id, Stored::Link { applied_seq: seq, target });
             }
             file.extend([pc_id, ",1\n"]);
         }

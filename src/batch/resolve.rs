@@ -260,7 +260,7 @@ impl<'s> View<'s> {
         }
         unlist_id(&mut profile, key.kind(), key.id());
         profile.last_write = profile.last_write.max(seq);
-        profile.through = profile.through.max(seq);
+        profile.applied_seq = profile.applied_seq.max(seq);
         self.put(&canonical, &Stored::Profile(profile));
         Ok(came_along)
     }
@@ -456,7 +456,7 @@ fn resolve_batch(
                 Some(profile)
             }
             // Past this batch's place: whatever it was there, the rows are in and their outcomes noted.
-            Stored::Profile(profile) if profile.through >= rules.seq => Some(profile),
+            Stored::Profile(profile) if profile.applied_seq >= rules.seq => Some(profile),
             _ => None,
         },
         None => None,
@@ -734,7 +734,7 @@ mod tests {
     use super::*;
     use crate::model::id::ClientCode;
     use crate::store::memory::MemoryStore;
-    use crate::store::put_through;
+    use crate::store::put_if_newer;
     use std::sync::Arc;
 
     /// Rows that writes resolved are not read again by writes; a lookup reads them, for the put may be still to come.
@@ -744,7 +744,7 @@ mod tests {
         let store = MemoryStore::default();
         let key = Key::new(&ClientCode::new("demo").unwrap(), IdKind::Pc, "p");
         let known = Stored::Profile(Profile::born_at(Seq::from_u64(1))).encode();
-        put_through(&store, &key, None, &known).unwrap();
+        put_if_newer(&store, &key, None, &known).unwrap();
         let batch = Arc::new(Pending::of_text(folder.path(), "demo", 7, "batch=pcId,a\np,1\np,2\n"));
         let pending = PendingList::default().with(Arc::clone(&batch));
         let resolved = |mut noted: Noted| {

@@ -151,7 +151,7 @@ struct Column {
 impl<'a> BundleFold<'a> {
     /// Starts from the stored value under the visitor's canonical key. `None` if the value already contains the batch.
     pub fn begin(stored: Option<Stored<'a>>, rules: &'a BatchRules, names: &'a [Box<str>]) -> Option<Self> {
-        if stored.as_ref().is_some_and(|stored| stored.through() >= rules.seq) {
+        if stored.as_ref().is_some_and(|stored| stored.applied_seq() >= rules.seq) {
             return None;
         }
         let profile = match stored {

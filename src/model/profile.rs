@@ -1,11 +1,11 @@
 //! The values in the store: a profile, a link to a profile, or a tombstone. This file owns their byte formats.
 //!
 //! Promises: encoding is deterministic, so equal values have equal bytes and a swap can compare bytes. Decoding borrows
-//! its text and never panics, whatever the bytes are. Every value carries `through`: it contains all writes to its key
+//! its text and never panics, whatever the bytes are. Every value carries `applied_seq`: it contains all writes to its key
 //! up to this seq.
 //!
 //! ```text
-//! version u8 · kind u8 · through u64 · …
+//! version u8 · kind u8 · applied_seq u64 · …
 //! profile:   count, then that many seqs, u64 each: the seqs that later fields refer to
 //!            born · last_site · last_batch · last_write: a seq each
 //!            last_active: 0 and a u64, or 1 + the number of the seq with that time
@@ -20,8 +20,8 @@
 //! ```
 //!
 //! A u64 is little-endian. A number has seven bits per byte, lowest first; the eighth bit is set in every byte except
-//! the last. A seq is stored as a number: 0 for none, 1 for `through`, otherwise 2 + its index in the list of seqs. All
-//! values of one write share one seq, and mostly that seq is `through`. Source and seq share a byte, three bits and
+//! the last. A seq is stored as a number: 0 for none, 1 for `applied_seq`, otherwise 2 + its index in the list of seqs. All
+//! values of one write share one seq, and mostly that seq is `applied_seq`. Source and seq share a byte, three bits and
 //! five. The value 31 in the five bits means that the seq's number follows.
 
 mod earlier;
@@ -47,7 +47,7 @@ const KIND_PROFILE: u8 = 1;
 const KIND_LINK: u8 = 2;
 const KIND_ERASED: u8 = 3;
 const KIND_SWEPT: u8 = 4;
-/// The seqs that need no entry in the list: none, and `through`.
+/// The seqs that need no entry in the list: none, and `applied_seq`.
 const SEQS_UNLISTED: usize = 2;
 /// The encoder searches only this many of the last listed seqs before it lists a seq again.
 const SEQS_LOOKED_THROUGH: usize = 32;
@@ -184,7 +184,7 @@ pub struct LinkedId<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Profile<'a> {
     /// The profile contains all writes to its key up to this seq.
-    pub through: Seq,
+    pub applied_seq: Seq,
     /// The seq of the write that created the profile.
     pub born: Seq,
     /// The seq of the last site call; zero if there was none.
@@ -206,7 +206,7 @@ pub struct Profile<'a> {
 impl<'a> Profile<'a> {
     /// A new profile that the write `seq` creates.
     pub fn born_at(seq: Seq) -> Self {
-        Self { through: seq, born: seq, last_write: seq, last_active: seq.millis(), ..Self::default() }
+        Self { applied_seq: seq, born: seq, last_write: seq, last_active: seq.millis(), ..Self::default() }
     }
 
     /// Whether the profile has expired at `at`: its last site call is at least a lifetime ago (R11).
@@ -291,14 +291,14 @@ pub enum Stored<'a> {
     /// An id that leads to the profile under another key, as long as that profile lists the id.
     Link {
         /// The seq of the bind.
-        through: Seq,
+        applied_seq: Seq,
         /// The key of the profile.
         target: Key,
     },
     /// A removed value: an erased visitor (R12), or an expired one that was swept (R11).
     Tombstone {
         /// The seq of the erasure. After a sweep: the swept value's own seq, or the last seq before the sweep.
-        through: Seq,
+        applied_seq: Seq,
         /// Whether the visitor was erased. Then no byte of the old profile may stay on the disk (R12).
         erased: bool,
     },
@@ -306,10 +306,10 @@ pub enum Stored<'a> {
 
 impl Stored<'_> {
     /// The value contains all writes to its key up to this seq.
-    pub fn through(&self) -> Seq {
+    pub fn applied_seq(&self) -> Seq {
         match self {
-            Self::Profile(profile) => profile.through,
-            Self::Link { through, .. } | Self::Tombstone { through, .. } => *through,
+            Self::Profile(profile) => profile.applied_seq,
+            Self::Link { applied_seq, .. } | Self::Tombstone { applied_seq, .. } => *applied_seq,
         }
     }
 
@@ -318,15 +318,15 @@ impl Stored<'_> {
         let mut out = Vec::new();
         match self {
             Self::Profile(profile) => encode_profile(profile, &mut out),
-            Self::Link { through, target } => {
+            Self::Link { applied_seq, target } => {
                 out.extend_from_slice(&[FORMAT_VERSION, KIND_LINK]);
-                out.extend_from_slice(&through.get().to_le_bytes());
+                out.extend_from_slice(&applied_seq.get().to_le_bytes());
                 out.extend_from_slice(target.as_bytes());
             }
-            Self::Tombstone { through, erased } => {
+            Self::Tombstone { applied_seq, erased } => {
                 let kind = if *erased { KIND_ERASED } else { KIND_SWEPT };
                 out.extend_from_slice(&[FORMAT_VERSION, kind]);
-                out.extend_from_slice(&through.get().to_le_bytes());
+                out.extend_from_slice(&applied_seq.get().to_le_bytes());
             }
         }
         StoredBytes(out.into_boxed_slice())
@@ -358,9 +358,9 @@ impl StoredBytes {
         matches!(*self.0, [_, KIND_ERASED | KIND_SWEPT, ..])
     }
 
-    /// The value's `through`; decodes nothing else.
-    pub fn through(&self) -> Result<Seq, DecodeError> {
-        through(&self.0)
+    /// The value's `applied_seq`; decodes nothing else.
+    pub fn applied_seq(&self) -> Result<Seq, DecodeError> {
+        applied_seq(&self.0)
     }
 
     /// Decodes the value.
@@ -389,8 +389,8 @@ pub enum DecodeError {
     Damaged(&'static str),
 }
 
-/// Reads only `through` from a stored value.
-pub fn through(bytes: &[u8]) -> Result<Seq, DecodeError> {
+/// Reads only `applied_seq` from a stored value.
+pub fn applied_seq(bytes: &[u8]) -> Result<Seq, DecodeError> {
     let (_, mut reader) = Reader::after_version(bytes)?;
     reader.u8()?;
     reader.seq()
@@ -400,30 +400,30 @@ pub fn through(bytes: &[u8]) -> Result<Seq, DecodeError> {
 pub fn decode(bytes: &[u8]) -> Result<Stored<'_>, DecodeError> {
     let (version, mut reader) = Reader::after_version(bytes)?;
     let kind = reader.u8()?;
-    let through = reader.seq()?;
+    let applied_seq = reader.seq()?;
     match kind {
         KIND_PROFILE if version == earlier::VERSION => {
-            earlier::decode_profile(through, reader).map(Stored::Profile)
+            earlier::decode_profile(applied_seq, reader).map(Stored::Profile)
         }
-        KIND_PROFILE => decode_profile(through, reader).map(Stored::Profile),
+        KIND_PROFILE => decode_profile(applied_seq, reader).map(Stored::Profile),
         KIND_LINK => {
             let target =
                 Key::from_bytes(reader.rest).ok_or(DecodeError::Damaged("a link without a valid key"))?;
-            Ok(Stored::Link { through, target })
+            Ok(Stored::Link { applied_seq, target })
         }
         KIND_ERASED | KIND_SWEPT if reader.rest.is_empty() => {
-            Ok(Stored::Tombstone { through, erased: kind == KIND_ERASED })
+            Ok(Stored::Tombstone { applied_seq, erased: kind == KIND_ERASED })
         }
         KIND_ERASED | KIND_SWEPT => Err(DecodeError::Damaged("a tombstone with surplus bytes")),
         _ => Err(DecodeError::Damaged("neither profile, link nor tombstone")),
     }
 }
 
-fn decode_profile<'a>(through: Seq, mut reader: Reader<'a>) -> Result<Profile<'a>, DecodeError> {
+fn decode_profile<'a>(applied_seq: Seq, mut reader: Reader<'a>) -> Result<Profile<'a>, DecodeError> {
     let listed = reader.number()?;
-    let seqs = Seqs { through, listed: reader.take(listed.saturating_mul(8))? };
+    let seqs = Seqs { applied_seq, listed: reader.take(listed.saturating_mul(8))? };
     let mut profile = Profile {
-        through,
+        applied_seq,
         born: seqs.read(&mut reader)?,
         last_site: seqs.read(&mut reader)?,
         last_batch: seqs.read(&mut reader)?,
@@ -486,7 +486,7 @@ fn check_order(attributes: &[Attribute<'_>]) -> Result<(), DecodeError> {
 
 /// The seqs of an encoded value.
 struct Seqs<'a> {
-    through: Seq,
+    applied_seq: Seq,
     listed: &'a [u8],
 }
 
@@ -499,7 +499,7 @@ impl Seqs<'_> {
                 Ok(Seq::from_u64(u64::from_le_bytes(*bytes)))
             }
             None if which == 0 => Ok(Seq::ZERO),
-            None => Ok(self.through),
+            None => Ok(self.applied_seq),
         }
     }
 
@@ -510,7 +510,7 @@ impl Seqs<'_> {
 
 /// The seqs of a value that is being encoded.
 struct SeqList {
-    through: Seq,
+    applied_seq: Seq,
     listed: Vec<Seq>,
 }
 
@@ -520,7 +520,7 @@ impl SeqList {
         if seq == Seq::ZERO {
             return 0;
         }
-        if seq == self.through {
+        if seq == self.applied_seq {
             return 1;
         }
         // A limited search, because a profile may have as many seqs as attributes.
@@ -536,7 +536,7 @@ impl SeqList {
 
 /// Appends a profile's bytes to a buffer.
 pub fn encode_profile(profile: &Profile<'_>, out: &mut Vec<u8>) {
-    let mut seqs = SeqList { through: profile.through, listed: vec![] };
+    let mut seqs = SeqList { applied_seq: profile.applied_seq, listed: vec![] };
     let marks = [profile.born, profile.last_site, profile.last_batch, profile.last_write];
     let marks = marks.map(|seq| seqs.name(seq));
     let then = [profile.last_site, profile.born].into_iter().find(|seq| seq.millis() == profile.last_active);
@@ -584,7 +584,7 @@ pub fn encode_profile(profile: &Profile<'_>, out: &mut Vec<u8>) {
     let text: usize = profile.held_bytes() + ids.iter().map(|linked| linked.id.len()).sum::<usize>();
     out.reserve_exact(10 + listed.len() + seqs.listed.len() * 8 + numbers.len() + metas.len() + text);
     out.extend_from_slice(&[FORMAT_VERSION, KIND_PROFILE]);
-    out.extend_from_slice(&profile.through.get().to_le_bytes());
+    out.extend_from_slice(&profile.applied_seq.get().to_le_bytes());
     out.extend_from_slice(listed);
     seqs.listed.iter().for_each(|seq| out.extend_from_slice(&seq.get().to_le_bytes()));
     out.extend_from_slice(numbers);
@@ -719,12 +719,12 @@ mod tests {
         for stored in [
             Stored::Profile(sample()),
             Stored::Profile(Profile::default()),
-            Stored::Link { through: Seq::from_u64(8), target },
-            Stored::Tombstone { erased: true, through: Seq::from_u64(9) },
+            Stored::Link { applied_seq: Seq::from_u64(8), target },
+            Stored::Tombstone { erased: true, applied_seq: Seq::from_u64(9) },
         ] {
             let bytes = stored.encode();
             assert_eq!(bytes.decode(), Ok(stored.clone()));
-            assert_eq!(bytes.through(), Ok(stored.through()));
+            assert_eq!(bytes.applied_seq(), Ok(stored.applied_seq()));
             for cut in 0..bytes.as_slice().len() {
                 // A link cut short may contain a shorter key. No other value may decode when cut short.
                 let shorter = decode(&bytes.as_slice()[..cut]);

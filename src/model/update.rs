@@ -32,7 +32,7 @@ pub struct Row<'r, 'a> {
 pub enum Folded<'a> {
     /// The rows change nothing: the visitor is unknown, or no row could be applied.
     Unchanged,
-    /// The value already contains the rows, by its `through`.
+    /// The value already contains the rows, by its `applied_seq`.
     AlreadyIn,
     /// The profile after the rows.
     Changed(Profile<'a>),
@@ -47,7 +47,7 @@ pub fn fold<'a>(
     rows: &[Row<'_, 'a>],
     mut outcome: impl FnMut(u32, Outcome),
 ) -> Folded<'a> {
-    if stored.as_ref().is_some_and(|stored| stored.through() >= rules.seq) {
+    if stored.as_ref().is_some_and(|stored| stored.applied_seq() >= rules.seq) {
         return Folded::AlreadyIn;
     }
     let mut profile = match stored {
@@ -90,7 +90,7 @@ pub fn fold<'a>(
 pub(super) fn done(profile: &mut Profile<'_>, rules: &BatchRules) {
     profile.last_batch = rules.seq;
     profile.last_write = rules.seq;
-    profile.through = rules.seq;
+    profile.applied_seq = rules.seq;
 }
 
 /// Applies one row. Returns false and changes nothing if the profile would become too large (R9).
@@ -198,7 +198,7 @@ pub fn apply<'a>(profile: &mut Profile<'a>, write: &Write<'a>) -> usize {
         profile.last_active = profile.last_active.max(write.seq.millis());
     }
     profile.last_write = write.seq;
-    profile.through = write.seq;
+    profile.applied_seq = write.seq;
     left_out
 }
 

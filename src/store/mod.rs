@@ -117,17 +117,17 @@ pub trait ProfileStore: Send + Sync {
 
 /// Stores a journaled value unless the store already has a value as new. At the same seq, a tombstone replaces the
 /// value that was swept. `was` is a guess at the current value, which saves a read if it is right.
-pub fn put_through(
+pub fn put_if_newer(
     store: &dyn ProfileStore,
     key: &Key,
     mut was: Option<StoredBytes>,
     now: &StoredBytes,
 ) -> Result<(), StoreError> {
     let unreadable = |error| StoreError::Unreadable { key: format!("{key:?}"), error };
-    let reaches = now.through().map_err(unreadable)?;
+    let reaches = now.applied_seq().map_err(unreadable)?;
     loop {
         if let Some(was) = &was {
-            let held = was.through().map_err(unreadable)?;
+            let held = was.applied_seq().map_err(unreadable)?;
             if held > reaches || (held == reaches && (was.is_tombstone() || !now.is_tombstone())) {
                 return Ok(());
             }
@@ -153,8 +153,8 @@ pub fn swap(
         .map_err(|error| StoreError::Unreadable { key: format!("{key:?}"), error })?;
     // The new profile would replace a link that no longer counts. Its old target may still list the id, so two keys
     // must change.
-    let replaces_link =
-        rules.creates && matches!(&stored, Some(Stored::Link { through, .. }) if *through < rules.seq);
+    let replaces_link = rules.creates
+        && matches!(&stored, Some(Stored::Link { applied_seq, .. }) if *applied_seq < rules.seq);
     if replaces_link {
         return Ok((None, Swapped::MustResolve));
     }

@@ -241,14 +241,14 @@ mod tests {
     use crate::model::id::{ClientCode, IdKind, Key};
     use crate::model::profile::{Profile, Stored};
     use crate::model::seq::Seq;
-    use crate::store::put_through;
+    use crate::store::put_if_newer;
 
     fn put(store: &SledStore, from: u64, until: u64) {
         for at in from..until {
             let key =
                 Key::new(&ClientCode::new("demo").unwrap(), IdKind::Pc, &format!("p{:05}", at % 30_000));
             let profile = Stored::Profile(Profile::born_at(Seq::from_u64(at))).encode();
-            put_through(store, &key, None, &profile).unwrap();
+            put_if_newer(store, &key, None, &profile).unwrap();
         }
         store.checkpoint(Reach(until)).unwrap();
     }

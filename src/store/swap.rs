@@ -2,14 +2,14 @@
 //!
 //! Promises: from [`SwapStore::begin`] on, the next store receives every change before the change is answered. Once the
 //! existing values are copied too, it is complete. Change and copy may arrive in any order, because each value's
-//! `through` says which one is newer. After any error, in either store, that may have left the next store incomplete,
+//! `applied_seq` says which one is newer. After any error, in either store, that may have left the next store incomplete,
 //! [`SwapStore::ready`] and [`SwapStore::finish`] refuse to use it. Until a restart may find the next store, its errors
 //! affect nothing else.
 //!
 //! A damaged store stays in use until a rebuilt one takes over ([`SwapStore::take_over`]). Until then, reads of damaged
 //! values fail, and so do reads of acknowledged values that could not be stored.
 
-use super::{ProfileStore, Reach, StoreError, Swapped, VisitorRows, put_through};
+use super::{ProfileStore, Reach, StoreError, Swapped, VisitorRows, put_if_newer};
 use crate::model::batch::BatchRules;
 use crate::model::id::Key;
 use crate::model::profile::StoredBytes;
@@ -96,7 +96,7 @@ impl Next {
 
     fn put(&self, key: &Key, now: &StoredBytes) {
         if lock(&self.fate).failed.is_none()
-            && let Err(error) = put_through(&*self.store, key, None, now)
+            && let Err(error) = put_if_newer(&*self.store, key, None, now)
         {
             self.note(error.to_string());
         }
@@ -405,7 +405,7 @@ mod tests {
 
     fn put(store: &dyn ProfileStore, key: &Key, at: u64) -> Result<(), StoreError> {
         let profile = Stored::Profile(Profile::born_at(Seq::from_u64(at)));
-        put_through(store, key, None, &profile.encode())
+        put_if_newer(store, key, None, &profile.encode())
     }
 
     fn copy(swap: &SwapStore, old: &Faulty) -> Result<(), StoreError> {

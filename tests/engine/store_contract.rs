@@ -7,7 +7,7 @@ use profiled::model::seq::{Millis, Seq};
 use profiled::model::update::{Cell, Row};
 use profiled::store::memory::MemoryStore;
 use profiled::store::sled::SledStore;
-use profiled::store::{ProfileStore, Reach, Swapped, VisitorRows, put_through};
+use profiled::store::{ProfileStore, Reach, Swapped, VisitorRows, put_if_newer};
 
 /// Runs a check on every kind of store, and once more on what a reopened sled holds.
 fn on_each_store(check: impl Fn(&dyn ProfileStore)) {
@@ -78,8 +78,8 @@ fn a_put_takes_effect_only_where_it_expects_to() {
 fn a_value_never_gives_way_to_one_that_reaches_less_far() {
     on_each_store(|store| {
         for (at, expected) in [(5, 5), (3, 5), (5, 5), (9, 9)] {
-            put_through(store, &key("x"), None, &newborn(at)).unwrap();
-            assert_eq!(get(store, "x").unwrap().through(), Ok(seq(expected)), "after {at}");
+            put_if_newer(store, &key("x"), None, &newborn(at)).unwrap();
+            assert_eq!(get(store, "x").unwrap().applied_seq(), Ok(seq(expected)), "after {at}");
         }
     });
 }
@@ -87,7 +87,7 @@ fn a_value_never_gives_way_to_one_that_reaches_less_far() {
 #[test]
 fn rows_fold_once_and_skip_unknown_visitors() {
     on_each_store(|store| {
-        put_through(store, &key("known"), None, &newborn(1)).unwrap();
+        put_if_newer(store, &key("known"), None, &newborn(1)).unwrap();
         assert_eq!(fold(store, &rules(2), "known", &["1"]), Swapped::One(Outcome::Updated));
         assert_eq!(fold(store, &rules(2), "known", &["2"]), Swapped::AlreadyIn);
         assert_eq!(value_of_a(store, "known").as_deref(), Some("1"));
@@ -107,12 +107,12 @@ fn rows_fold_once_and_skip_unknown_visitors() {
 #[test]
 fn what_a_profile_would_not_tell_afterwards_is_left_to_the_commit_thread() {
     on_each_store(|store| {
-        put_through(store, &key("known"), None, &newborn(1)).unwrap();
+        put_if_newer(store, &key("known"), None, &newborn(1)).unwrap();
         let before = get(store, "known");
         assert_eq!(fold(store, &rules(2), "known", &["1", &"x".repeat(60)]), Swapped::MustResolve);
         assert_eq!(get(store, "known"), before);
-        let link = Stored::Link { through: seq(1), target: key("known") }.encode();
-        put_through(store, &key("linked"), None, &link).unwrap();
+        let link = Stored::Link { applied_seq: seq(1), target: key("known") }.encode();
+        put_if_newer(store, &key("linked"), None, &link).unwrap();
         let creates = BatchRules { creates: true, ..rules(2) };
         assert_eq!(fold(store, &creates, "linked", &["1"]), Swapped::MustResolve);
         assert_eq!(fold(store, &rules(2), "linked", &["1"]), Swapped::One(Outcome::NotFound));
@@ -125,7 +125,7 @@ fn a_scan_gives_everything_once_in_key_order() {
     on_each_store(|store| {
         let mut ids: Vec<String> = (0..25).map(|n| format!("id{n}")).collect();
         for id in &ids {
-            put_through(store, &key(id), None, &newborn(1)).unwrap();
+            put_if_newer(store, &key(id), None, &newborn(1)).unwrap();
         }
         ids.sort();
         let (mut seen, mut after) = (vec![], None);
@@ -142,14 +142,14 @@ fn a_scan_gives_everything_once_in_key_order() {
 #[test]
 fn concurrent_folds_and_puts_on_one_key_lose_nothing() {
     on_each_store(|store| {
-        put_through(store, &key("x"), None, &newborn(1)).unwrap();
+        put_if_newer(store, &key("x"), None, &newborn(1)).unwrap();
         std::thread::scope(|scope| {
             scope.spawn(|| (2..200).for_each(|at| drop(fold(store, &rules(at), "x", &[&at.to_string()]))));
             scope.spawn(|| {
-                (200..400).for_each(|at| put_through(store, &key("x"), None, &newborn(at)).unwrap())
+                (200..400).for_each(|at| put_if_newer(store, &key("x"), None, &newborn(at)).unwrap())
             });
         });
-        assert_eq!(get(store, "x").unwrap().through(), Ok(seq(399)));
+        assert_eq!(get(store, "x").unwrap().applied_seq(), Ok(seq(399)));
     });
 }
 
@@ -157,7 +157,7 @@ fn concurrent_folds_and_puts_on_one_key_lose_nothing() {
 fn sled_gives_back_after_a_restart_what_was_checkpointed() {
     let folder = tempfile::tempdir().unwrap();
     let store = SledStore::open(folder.path(), 16 << 20).unwrap();
-    put_through(&store, &key("x"), None, &newborn(7)).unwrap();
+    put_if_newer(&store, &key("x"), None, &newborn(7)).unwrap();
     store.checkpoint(Reach(3)).unwrap();
     drop(store);
     std::fs::write(folder.path().join("snap.0123456789ABCDEF.generating"), b"half").unwrap();

@@ -30,7 +30,7 @@ use profiled::model::id::{ClientCode, IdKind, Key, VisitorId};
 use profiled::model::profile::{Source, StoredBytes};
 use profiled::model::seq::{Clock, Millis, Seq};
 use profiled::store::swap::SwapStore;
-use profiled::store::{ProfileStore, Reach, put_through};
+use profiled::store::{ProfileStore, Reach, put_if_newer};
 use shuttle::rand::Rng;
 use shuttle::sync::mpsc::{Receiver, Sender, channel};
 use shuttle::thread::{self, JoinHandle};
@@ -561,7 +561,7 @@ fn begin_again(
         let store = VolatileStore::default();
         let mut reader = SnapshotReader::open(&path).unwrap();
         while let Some((key, value)) = reader.next_pair().unwrap() {
-            put_through(&store, &Key::from_bytes(key).unwrap(), None, &StoredBytes::new(value)).unwrap();
+            put_if_newer(&store, &Key::from_bytes(key).unwrap(), None, &StoredBytes::new(value)).unwrap();
         }
         let start = StartFrom::Snapshot(reader.checkpoint().clone());
         begin(store, start, &format!("snapshot {number}"));

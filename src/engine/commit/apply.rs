@@ -14,7 +14,7 @@ use crate::journal::entry::BatchGivenUpEntry;
 use crate::journal::log::Position;
 use crate::model::profile::StoredBytes;
 use crate::model::seq::{Millis, Seq};
-use crate::store::put_through;
+use crate::store::put_if_newer;
 use std::sync::Arc;
 
 impl Committer {
@@ -37,7 +37,7 @@ impl Committer {
         for Put { key, was, now } in one.puts {
             debug_assert!(!falls(was.as_ref(), &now), "the applied seq of a value must never fall");
             point("put").map_err(Fatal::new)?;
-            match put_through(&*self.store, &key, was, &now) {
+            match put_if_newer(&*self.store, &key, was, &now) {
                 // The journal has the value, so the rebuilt store will have it too.
                 Err(error) if error.is_damage() => {
                     if !self.store.lose(&key, &error) {
@@ -100,6 +100,6 @@ impl Committer {
 
 /// Whether a value would reach less far than the value that it replaces: rows would then be applied twice.
 fn falls(was: Option<&StoredBytes>, now: &StoredBytes) -> bool {
-    let applied = |value: &StoredBytes| value.through().ok();
+    let applied = |value: &StoredBytes| value.applied_seq().ok();
     was.and_then(applied).is_some_and(|was| applied(now).is_some_and(|now| now < was))
 }

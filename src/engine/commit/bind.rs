@@ -144,9 +144,9 @@ impl Group<'_> {
             list_id(&mut profile, linked.kind(), linked.id(), seq);
         }
         profile.last_write = seq;
-        profile.through = seq;
+        profile.applied_seq = seq;
         self.view.put(&to_profile, &Stored::Profile(profile));
-        self.view.put(from, &Stored::Link { through: seq, target: to.clone() });
+        self.view.put(from, &Stored::Link { applied_seq: seq, target: to.clone() });
         Ok(true)
     }
 
@@ -174,7 +174,7 @@ impl Group<'_> {
             known = !profile.expired(write.seq.millis(), write.lifetime_ms);
         }
         for key in &keys {
-            self.view.put(key, &Stored::Tombstone { through: write.seq, erased: true });
+            self.view.put(key, &Stored::Tombstone { applied_seq: write.seq, erased: true });
         }
         Ok((keys, known))
     }

@@ -191,12 +191,12 @@ impl Committer {
             }
             // A pending row that comes after the visitor expired finds no visitor, as it should. All rows that went through a living
             // link are applied already, and must not reach another visitor.
-            let through = match decoded(&key, &value)? {
-                Stored::Profile(profile) => profile.through,
+            let applied_seq = match decoded(&key, &value)? {
+                Stored::Profile(profile) => profile.applied_seq,
                 Stored::Link { .. } if none_pending => self.written,
                 Stored::Link { .. } | Stored::Tombstone { .. } => continue,
             };
-            group.view.put(&key, &Stored::Tombstone { through, erased: false });
+            group.view.put(&key, &Stored::Tombstone { applied_seq, erased: false });
         }
         Ok(group.written(Seq::ZERO, Answer::Done))
     }

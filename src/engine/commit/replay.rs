@@ -9,7 +9,7 @@ use crate::journal::log::{Position, read_between};
 use crate::model::id::Key;
 use crate::model::profile::{DecodeError, Profile, Stored, StoredBytes};
 use crate::model::seq::Seq;
-use crate::store::{ProfileStore, put_through};
+use crate::store::{ProfileStore, put_if_newer};
 use std::collections::HashSet;
 use std::path::Path;
 
@@ -42,11 +42,11 @@ pub(in crate::engine) fn put_changes(
     for change in changes {
         let key = Key::from_bytes(&change.key).ok_or_else(|| OpenError::entry(start, "a key"))?;
         let now = StoredBytes::new(change.value.into_vec());
-        if let Err(error @ DecodeError::Version(_)) = now.through() {
+        if let Err(error @ DecodeError::Version(_)) = now.applied_seq() {
             return Err(OpenError::entry(start, error));
         }
         let was = store.get(std::slice::from_ref(&key))?.pop().flatten();
-        put_through(store, &key, was, &now)?;
+        put_if_newer(store, &key, was, &now)?;
     }
     Ok(())
 }
@@ -98,7 +98,7 @@ pub(in crate::engine) fn rows_lost(
         let key = view.canonical(&id)?;
         let Some(value) = view.get(&key)? else { continue };
         let stored = decoded(&key, &value)?;
-        if value.through().is_ok_and(|through| through > seq) && !tells(&stored, seq) {
+        if value.applied_seq().is_ok_and(|applied_seq| applied_seq > seq) && !tells(&stored, seq) {
             lost.insert(line);
         }
     }

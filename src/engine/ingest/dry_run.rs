@@ -147,7 +147,7 @@ impl<'a> Diffs<'a> {
         let living = match value.as_ref().map(|value| decoded(&canonical, value)).transpose()? {
             Some(Stored::Profile(profile)) if !profile.expired(rules.seq.millis(), rules.lifetime_ms) => {
                 // A write of this moment may be past the place that the batch was given here.
-                Some(Profile { through: Seq::ZERO, ..profile })
+                Some(Profile { applied_seq: Seq::ZERO, ..profile })
             }
             _ => None,
         };

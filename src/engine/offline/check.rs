@@ -336,7 +336,7 @@ fn check_ids(
 
 /// What a profile adds to the digest: everything but its applied seq.
 fn digest_of(key: &Key, profile: Profile<'_>) -> u128 {
-    let value = Stored::Profile(Profile { through: Seq::ZERO, ..profile }).encode();
+    let value = Stored::Profile(Profile { applied_seq: Seq::ZERO, ..profile }).encode();
     let mut hash = xxhash_rust::xxh3::Xxh3::new();
     hash.update(&(key.as_bytes().len() as u64).to_le_bytes());
     hash.update(key.as_bytes());
@@ -355,7 +355,7 @@ mod tests {
         let key = |id| Key::new(&ClientCode::new("demo").unwrap(), IdKind::Pc, id);
         let born = Profile::born_at(Seq::from_u64(5));
         let of = |id, profile: &Profile<'static>| digest_of(&key(id), profile.clone());
-        let further = Profile { through: Seq::from_u64(9), ..born.clone() };
+        let further = Profile { applied_seq: Seq::from_u64(9), ..born.clone() };
         assert_eq!(of("a", &born), of("a", &further));
         assert_ne!(of("a", &born), of("b", &born));
         let active = Profile { last_active: Millis(1), ..born.clone() };

@@ -11,7 +11,7 @@ use crate::journal::snapshot::SnapshotReader;
 use crate::model::id::Key;
 use crate::model::profile::StoredBytes;
 use crate::store::memory::MemoryStore;
-use crate::store::{ProfileStore, StoreError, put_through};
+use crate::store::{ProfileStore, StoreError, put_if_newer};
 use std::collections::HashSet;
 use std::path::Path;
 
@@ -91,7 +91,7 @@ impl Part {
             }
             if changed.contains(key) {
                 let key = Key::from_bytes(key).ok_or_else(|| OpenError::SnapshotKey(snapshot.to_owned()))?;
-                put_through(&store, &key, None, &StoredBytes::new(value))?;
+                put_if_newer(&store, &key, None, &StoredBytes::new(value))?;
             } else {
                 digest = digest.wrapping_add(of_pair(key, value));
             }
@@ -99,7 +99,7 @@ impl Part {
         self.changes(journal, (from, mark), |start, key, value| {
             let key = Key::from_bytes(key).ok_or_else(|| OpenError::entry(start, "a key"))?;
             let was = store.get(std::slice::from_ref(&key))?.pop().flatten();
-            put_through(&store, &key, was, &StoredBytes::new(value))?;
+            put_if_newer(&store, &key, was, &StoredBytes::new(value))?;
             Ok(())
         })?;
         Ok(Sum(Some(digest.wrapping_add(of_store(&store)?))))

@@ -16,7 +16,7 @@ use crate::model::codec::CodecError;
 use crate::model::id::Key;
 use crate::model::profile::StoredBytes;
 use crate::store::sled::SledStore;
-use crate::store::{ProfileStore, StoreError, put_through};
+use crate::store::{ProfileStore, StoreError, put_if_newer};
 use crate::sync::unpoisoned;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -148,7 +148,7 @@ pub(in crate::engine) fn newest_snapshot(
                 let mut done = 0_u64;
                 while let Some((key, value)) = reader.next_pair()? {
                     let key = Key::from_bytes(key).ok_or_else(|| OpenError::SnapshotKey(path.clone()))?;
-                    put_through(store, &key, None, &StoredBytes::new(value))?;
+                    put_if_newer(store, &key, None, &StoredBytes::new(value))?;
                     done += 1;
                     if done.is_multiple_of(GO_ON_EVERY) {
                         go_on()?;

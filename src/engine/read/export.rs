@@ -495,7 +495,7 @@ mod tests {
     use crate::model::profile::{Attribute, Source};
     use crate::model::update::list_id;
     use crate::store::memory::MemoryStore;
-    use crate::store::put_through;
+    use crate::store::put_if_newer;
 
     const AT: Seq = Seq::from_u64(1);
 
@@ -507,14 +507,14 @@ mod tests {
         let mut profile = Profile::born_at(AT);
         for id in pc_ids {
             list_id(&mut profile, IdKind::Pc, id, AT);
-            let link = Stored::Link { through: AT, target: key.clone() };
-            put_through(store, &key.with_id(IdKind::Pc, id), None, &link.encode()).unwrap();
+            let link = Stored::Link { applied_seq: AT, target: key.clone() };
+            put_if_newer(store, &key.with_id(IdKind::Pc, id), None, &link.encode()).unwrap();
         }
         profile.attributes = attributes
             .iter()
             .map(|(name, value)| Attribute { name, value, seq: AT, source: Source::Mbox })
             .collect();
-        put_through(store, key, None, &Stored::Profile(profile).encode()).unwrap();
+        put_if_newer(store, key, None, &Stored::Profile(profile).encode()).unwrap();
     }
 
     fn all(store: &MemoryStore, code: &str) -> Vec<Visitor> {

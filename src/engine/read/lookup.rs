@@ -220,7 +220,7 @@ mod tests {
     use crate::model::update::list_id;
     use crate::store::double::{Call, Double};
     use crate::store::memory::MemoryStore;
-    use crate::store::put_through;
+    use crate::store::put_if_newer;
 
     /// Found by the schedule explorer: the lookup had its list of batches from before.
     #[test]
@@ -244,8 +244,8 @@ mod tests {
             store.put_if(&key, tombstone.as_ref(), None).map(drop)
         };
         let store = Double::new(meddle);
-        let tombstone = Stored::Tombstone { through: Seq::from_u64(3), erased: false };
-        put_through(&store.store, &key, None, &tombstone.encode()).unwrap();
+        let tombstone = Stored::Tombstone { applied_seq: Seq::from_u64(3), erased: false };
+        put_if_newer(&store.store, &key, None, &tombstone.encode()).unwrap();
         assert_eq!(look_up(&store, &batches, &client(), &id, Millis(1), 1 << 40).unwrap(), None);
     }
 
@@ -269,9 +269,9 @@ mod tests {
         let [canonical, linked] = ids.each_ref().map(|id| id.key(&client()));
         let mut profile = Profile::born_at(Seq::from_u64(1));
         list_id(&mut profile, IdKind::Pc, "v", Seq::from_u64(1));
-        let link = Stored::Link { through: Seq::from_u64(1), target: canonical.clone() };
+        let link = Stored::Link { applied_seq: Seq::from_u64(1), target: canonical.clone() };
         for (key, value) in [(canonical, Stored::Profile(profile)), (linked, link)] {
-            put_through(&store.store, &key, None, &value.encode()).unwrap();
+            put_if_newer(&store.store, &key, None, &value.encode()).unwrap();
         }
         let last = 5 * LOOKUP_TRIES_MAX as u64;
         for seq in 2..=last {

@@ -26,10 +26,10 @@ impl Erased {
     /// tombstones must stay.
     pub fn find(&mut self, page: &[(Key, StoredBytes)], batches: &Batches) {
         for (key, value) in page {
-            let Ok(Stored::Tombstone { through, erased: true }) = value.decode() else { continue };
+            let Ok(Stored::Tombstone { applied_seq, erased: true }) = value.decode() else { continue };
             let Ok(client) = ClientCode::new(key.client()) else { continue };
-            if batches.pending(&client).first().is_none_or(|b| b.accepted.id.seq > through) {
-                self.insert(key.without_mark(), through);
+            if batches.pending(&client).first().is_none_or(|b| b.accepted.id.seq > applied_seq) {
+                self.insert(key.without_mark(), applied_seq);
             }
         }
     }

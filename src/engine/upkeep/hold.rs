@@ -146,7 +146,7 @@ mod tests {
     fn who_would_go_is_counted_by_client() {
         let client = ClientCode::new("demo").unwrap();
         let profile = |at| Stored::Profile(Profile::born_at(Seq::from_parts(Millis(at), 0))).encode();
-        let link = Stored::Tombstone { through: Seq::ZERO, erased: false }.encode();
+        let link = Stored::Tombstone { applied_seq: Seq::ZERO, erased: false }.encode();
         let mut would_go = WouldGo::default();
         would_go.add(&client, &[profile(7), link, profile(3), profile(5)]);
         let visitors = Visitors { count: 3, first: Millis(3), last: Millis(7) };

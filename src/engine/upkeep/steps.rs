@@ -324,8 +324,8 @@ impl Spent<'_> {
             return Ok(false);
         }
         // Erased again since, the visitor has a tombstone that later batches may need.
-        let through = decoded(key, value)?.through();
-        let found = self.erased.at(key).is_some_and(|found| through <= found);
+        let applied_seq = decoded(key, value)?.applied_seq();
+        let found = self.erased.at(key).is_some_and(|found| applied_seq <= found);
         Ok(found || self.horizon.reclaims_tombstone(key, value)?)
     }
 }

@@ -165,8 +165,8 @@ pub fn step(
     for (key, value) in page {
         let Ok(client) = ClientCode::new(key.client()) else { continue };
         match decoded(&key, &value)? {
-            Stored::Tombstone { through, erased: true } => {
-                erasure = Some(erasure.unwrap_or(through).min(through));
+            Stored::Tombstone { applied_seq, erased: true } => {
+                erasure = Some(erasure.unwrap_or(applied_seq).min(applied_seq));
             }
             Stored::Profile(profile) => {
                 let lifetime_ms = (horizon.lifetime_ms)(&client);
@@ -198,7 +198,7 @@ impl Horizon<'_> {
         let Some(lifetime_ms) = (self.lifetime_ms)(client) else { return Ok(false) };
         let pending = self.batches.pending(client);
         let oldest = pending.first().map(|batch| batch.accepted.id.seq);
-        if oldest.is_some_and(|oldest| stored.through() >= oldest) {
+        if oldest.is_some_and(|oldest| stored.applied_seq() >= oldest) {
             return Ok(false);
         }
         Ok(match stored {
@@ -212,7 +212,7 @@ impl Horizon<'_> {
             // The rows of a pending batch may have followed the link while it lived. Without it they would count as rows of
             // an unknown visitor, and create one.
             Stored::Link { target, .. } => pending.is_empty() && !self.leads_on(store, key, target)?,
-            Stored::Tombstone { through, erased } => !erased && through <= self.checkpoint,
+            Stored::Tombstone { applied_seq, erased } => !erased && applied_seq <= self.checkpoint,
         })
     }
 
@@ -222,10 +222,11 @@ impl Horizon<'_> {
         key: &Key,
         value: &StoredBytes,
     ) -> Result<bool, StoreError> {
-        let Stored::Tombstone { through, erased: false } = decoded(key, value)? else { return Ok(false) };
+        let Stored::Tombstone { applied_seq, erased: false } = decoded(key, value)? else { return Ok(false) };
         let Ok(client) = ClientCode::new(key.client()) else { return Ok(false) };
-        let none_before = self.batches.pending(&client).first().is_none_or(|b| b.accepted.id.seq > through);
-        Ok(through <= self.checkpoint && none_before)
+        let none_before =
+            self.batches.pending(&client).first().is_none_or(|b| b.accepted.id.seq > applied_seq);
+        Ok(applied_seq <= self.checkpoint && none_before)
     }
 
     /// Whether the profile at the end of a link, two links at most, lists the id.
@@ -251,7 +252,7 @@ mod tests {
     use crate::model::profile::Profile;
     use crate::model::update::list_id;
     use crate::store::memory::MemoryStore;
-    use crate::store::put_through;
+    use crate::store::put_if_newer;
 
     const LIFETIME_MS: u64 = 1000;
 
@@ -267,7 +268,7 @@ mod tests {
     fn left(values: &[(Key, Stored<'_>)], now: u64, checkpoint: u64) -> Vec<String> {
         let store = MemoryStore::default();
         for (key, value) in values {
-            put_through(&store, key, None, &value.encode()).unwrap();
+            put_if_newer(&store, key, None, &value.encode()).unwrap();
         }
         let horizon = Horizon {
             now: Millis(now),
@@ -282,9 +283,9 @@ mod tests {
             for request in swept.requests {
                 let Request::Sweep(_, values) = request else { panic!("{request:?}") };
                 for (key, value) in values {
-                    let through = value.through().unwrap();
-                    let tombstone = Stored::Tombstone { through, erased: false };
-                    put_through(&store, &key, Some(value), &tombstone.encode()).unwrap();
+                    let applied_seq = value.applied_seq().unwrap();
+                    let tombstone = Stored::Tombstone { applied_seq, erased: false };
+                    put_if_newer(&store, &key, Some(value), &tombstone.encode()).unwrap();
                 }
             }
             after = swept.next;
@@ -297,7 +298,7 @@ mod tests {
         let mut profile = Profile::born_at(at(born));
         list_id(&mut profile, IdKind::Pc, "p", at(born));
         let target = key(IdKind::ThirdParty, "t");
-        let link = Stored::Link { through: at(born), target: target.clone() };
+        let link = Stored::Link { applied_seq: at(born), target: target.clone() };
         [(target, Stored::Profile(profile)), (key(IdKind::Pc, "p"), link)]
     }
 
@@ -314,9 +315,9 @@ mod tests {
         for (key, value) in visitor(10).into_iter().chain([
             (key(IdKind::Pc, "old"), Stored::Profile(Profile::born_at(at(1)))),
             (key(IdKind::Pc, "young"), Stored::Profile(Profile::born_at(at(900)))),
-            (key(IdKind::Pc, "gone"), Stored::Tombstone { through: at(9), erased: false }),
+            (key(IdKind::Pc, "gone"), Stored::Tombstone { applied_seq: at(9), erased: false }),
         ]) {
-            put_through(&store, &key, None, &value.encode()).unwrap();
+            put_if_newer(&store, &key, None, &value.encode()).unwrap();
         }
         let living = |now, served: bool| {
             let horizon = Horizon {
@@ -342,7 +343,7 @@ mod tests {
 
     #[test]
     fn a_tombstone_goes_once_a_checkpoint_is_past_it() {
-        let tombstone = |erased| [(key(IdKind::Pc, "p"), Stored::Tombstone { through: at(20), erased })];
+        let tombstone = |erased| [(key(IdKind::Pc, "p"), Stored::Tombstone { applied_seq: at(20), erased })];
         assert_eq!(left(&tombstone(false), 30, 19), ["p"]);
         assert_eq!(left(&tombstone(false), 30, 20), Vec::<String>::new());
         assert_eq!(left(&tombstone(true), 30, 20), ["p"], "what was erased is compaction's");

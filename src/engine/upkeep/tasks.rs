@@ -2,7 +2,7 @@
 //! removal of what is no longer needed.
 //!
 //! ```text
-//! snapshot  a mark, then every value in key order: fuzzy, but each value has its `through`, and the journal behind the
+//! snapshot  a mark, then every value in key order: fuzzy, but each value has its `applied_seq`, and the journal behind the
 //!           mark has the rest. Verified before it counts. Two are kept.
 //! fresh     a new generation of the store is filled beside the old one, told of every change meanwhile, made durable,
 //!           adopted, swapped in. Serves space (R12: and erasure).

@@ -1,7 +1,7 @@
 //! Profiles in the format of earlier versions. They are read, and written in today's format at their next change.
 //!
 //! ```text
-//! version 1: through u64 · born u64 · last_site u64 · last_batch u64 · last_write u64 · last_active u64
+//! version 1: applied_seq u64 · born u64 · last_site u64 · last_batch u64 · last_write u64 · last_active u64
 //!            ids u16 · attributes u32 · layer u32
 //!            ids ×        (kind u8 · seq u64 · length u16)
 //!            attributes × (seq u64 · source u8 · name length u16 · value length u32), by name
@@ -19,9 +19,12 @@ pub(super) const VERSION: u8 = 1;
 const ID_META_BYTES: usize = 1 + 8 + 2;
 const ATTRIBUTE_META_BYTES: usize = 8 + 1 + 2 + 4;
 
-pub(super) fn decode_profile<'a>(through: Seq, mut reader: Reader<'a>) -> Result<Profile<'a>, DecodeError> {
+pub(super) fn decode_profile<'a>(
+    applied_seq: Seq,
+    mut reader: Reader<'a>,
+) -> Result<Profile<'a>, DecodeError> {
     let mut profile = Profile {
-        through,
+        applied_seq,
         born: reader.seq()?,
         last_site: reader.seq()?,
         last_batch: reader.seq()?,
@@ -96,7 +99,7 @@ mod tests {
     fn profile() -> Profile<'static> {
         let (site, batch) = (Seq::from_u64(4), Seq::from_u64(9));
         Profile {
-            through: batch,
+            applied_seq: batch,
             born: Seq::from_u64(3),
             last_site: site,
             last_batch: batch,
@@ -116,7 +119,7 @@ mod tests {
         let anew = read.encode();
         assert!(anew.as_slice().len() < bytes.len() * 2 / 3, "{} of {}", anew.as_slice().len(), bytes.len());
         assert_eq!(anew.decode(), Ok(read));
-        assert_eq!(StoredBytes::new(bytes.clone()).through(), anew.through());
+        assert_eq!(StoredBytes::new(bytes.clone()).applied_seq(), anew.applied_seq());
         for cut in 0..bytes.len() {
             assert!(decode(&bytes[..cut]).is_err(), "cut at {cut}");
         }

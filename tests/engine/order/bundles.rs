@@ -46,9 +46,9 @@ fn stored(before: &Before, values: &[String]) -> Option<StoredBytes> {
         Profile { attributes: held(&before.attributes), layer: held(&before.layer), ..Profile::born_at(seq) };
     let stored = match before.kind {
         0 => return None,
-        1 => Stored::Tombstone { through: seq, erased: true },
+        1 => Stored::Tombstone { applied_seq: seq, erased: true },
         2 => Stored::Profile(Profile { last_active: Millis(1), ..profile }),
-        3 => Stored::Profile(Profile { through: Seq::from_parts(Millis(AT), 0), ..profile }),
+        3 => Stored::Profile(Profile { applied_seq: Seq::from_parts(Millis(AT), 0), ..profile }),
         _ => Stored::Profile(profile),
     };
     Some(stored.encode())

@@ -34,7 +34,7 @@ use profiled::model::id::{ClientCode, IdKind, Key, VisitorId};
 use profiled::model::profile::{Source, StoredBytes};
 use profiled::model::seq::{Clock, Millis, Seq};
 use profiled::store::swap::SwapStore;
-use profiled::store::{ProfileStore, put_through};
+use profiled::store::{ProfileStore, put_if_newer};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -782,7 +782,7 @@ impl Harness {
         let mut reader = SnapshotReader::open(&path).map_err(|error| error.to_string())?;
         while let Some((key, value)) = reader.next_pair().map_err(|error| error.to_string())? {
             let key = Key::from_bytes(key).ok_or("a key")?;
-            put_through(&*store.shared(), &key, None, &StoredBytes::new(value))
+            put_if_newer(&*store.shared(), &key, None, &StoredBytes::new(value))
                 .map_err(|error| error.to_string())?;
         }
         Ok(StartFrom::Snapshot(checkpoint.clone()))

@@ -2,7 +2,7 @@
 //! the moment it is accepted, in seq order, to plain maps.
 //!
 //! Promises: it shares no code with `src/model/` and uses nothing but the standard library; it knows no links,
-//! tombstones, pending rows or `through`, for none of these is in the rules (docs/internals/design.md). An id belongs to a profile
+//! tombstones, pending rows or `applied_seq`, for none of these is in the rules (docs/internals/design.md). An id belongs to a profile
 //! because the profile's list says so, and to one profile at most.
 
 use super::coverage::{Met, met};
