@@ -20,7 +20,7 @@ use profiled::model::batch::{BatchRules, ConsecutiveV2, EmptyValues, RowReading}
 use profiled::model::id::{ClientCode, IdKind, Key};
 use profiled::model::profile::{Attribute, Profile, Source, Stored, set_all};
 use profiled::model::seq::{Millis, Seq};
-use profiled::model::update::{Cell, Folded, Row, fold, merge};
+use profiled::model::update::{Applied, Cell, Row, apply_rows, merge};
 use serde_bytes::ByteBuf;
 use support::rows::{Batch, NAMES};
 use support::{CREATES, Daemon};
@@ -106,9 +106,9 @@ fn profile(criterion: &mut Criterion) {
     };
     group.bench_function("decode, fold a row of five in, encode", |bencher| {
         let rows = [Row { line: 2, cells: &cells }];
-        bencher.iter(|| match fold(Some(bytes.decode().unwrap()), &rules, &rows, |_, _| {}) {
-            Folded::Changed(profile) => Stored::Profile(profile).encode(),
-            Folded::Unchanged | Folded::AlreadyIn => {
+        bencher.iter(|| match apply_rows(Some(bytes.decode().unwrap()), &rules, &rows, |_, _| {}) {
+            Applied::Changed(profile) => Stored::Profile(profile).encode(),
+            Applied::Unchanged | Applied::AlreadyIn => {
                 unreachable!("a later row of a known visitor changes it")
             }
         });

@@ -11,7 +11,7 @@
 //!
 //! | module | what it owns |
 //! | --- | --- |
-//! | [`model`] | ids, seqs, stored values and their bytes, the pure [`fold`]; no async, no I/O, no clock |
+//! | [`model`] | ids, seqs, stored values and their bytes, the pure [`apply_rows`]; no async, no I/O, no clock |
 //! | [`sync`] | locks and atomics; test builds can exchange them for those of a schedule explorer |
 //! | [`clock`] | the current time, and how far the machine's clock is trusted |
 //! | [`durable`] | files that exist whole or not at all |
@@ -65,7 +65,7 @@
 //! - No attribute value, token or body is logged.
 //!
 //! [`Seq`]: model::seq::Seq
-//! [`fold`]: model::update::fold
+//! [`apply_rows`]: model::update::apply_rows
 //! [`Upload`]: engine::Upload
 //! [spool]: batch::spool
 

@@ -11,7 +11,7 @@ use profiled::batch::csv::Parser;
 use profiled::model::batch::{BatchRules, ConsecutiveV2, EmptyValues, RowReading};
 use profiled::model::profile::{Attribute, Profile, Source, Stored, StoredBytes, set_all};
 use profiled::model::seq::{Millis, Seq};
-use profiled::model::update::{Cell, Folded, Row, fold};
+use profiled::model::update::{Applied, Cell, Row, apply_rows};
 
 use super::rows::{self, Batch, NAMES, UNKNOWN_EVERY, id, live_bytes};
 
@@ -84,7 +84,8 @@ pub fn applied(batch: Batch) -> Duration {
             let cells: Vec<Cell<'_>> =
                 NAMES.iter().zip(values).map(|(&name, value)| Cell { name, value }).collect();
             let row = [Row { line: 2, cells: &cells }];
-            let Folded::Changed(profile) = fold(Some(bytes.decode().unwrap()), &rules, &row, |_, _| {})
+            let Applied::Changed(profile) =
+                apply_rows(Some(bytes.decode().unwrap()), &rules, &row, |_, _| {})
             else {
                 panic!("a later row of a known visitor changes it")
             };

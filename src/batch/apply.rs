@@ -626,7 +626,7 @@ impl<'p> Part<'p> {
             rest = others;
         }
 
-        let mut folded = store.fold(rules, &asked)?.into_iter();
+        let mut folded = store.apply_rows(rules, &asked)?.into_iter();
         let swapped: Vec<Swapped> = left_to_writes
             .into_iter()
             .map_while(|left| if left { Some(Swapped::AlreadyIn) } else { folded.next() })

@@ -15,11 +15,11 @@ use super::outcome::Became;
 use super::pending::{FoundRow, Pending, RowOf};
 use super::pending_list::PendingList;
 use crate::model::batch::{BatchId, Outcome};
-use crate::model::bundle::BundleFold;
+use crate::model::bundle::BundleApplier;
 use crate::model::id::{IdKind, Key};
 use crate::model::profile::{DecodeError, Profile, Stored, StoredBytes};
 use crate::model::seq::Seq;
-use crate::model::update::{Folded, Row, fold, outcome_of_row_already_in, unlist_id};
+use crate::model::update::{Applied, Row, apply_rows, outcome_of_row_already_in, unlist_id};
 use crate::store::{ProfileStore, StoreError};
 use std::collections::HashMap;
 use std::io;
@@ -521,7 +521,7 @@ enum PieceOf<'f> {
     Stretch(usize, &'f FoundBundle, &'f FoundStretch),
 }
 
-/// Folds rows and bundles in as [`fold`] does their rows; `None` if those are in already. What overlaps is judged
+/// Folds rows and bundles in as [`apply_rows`] does their rows; `None` if those are in already. What overlaps is judged
 /// together: rows of two ids of one visitor come in line order, wherever they stand.
 pub fn apply_bundles<'a>(
     batch: &'a Pending,
@@ -530,7 +530,7 @@ pub fn apply_bundles<'a>(
     bundles: &[&FoundBundle],
 ) -> io::Result<Option<BundlesApplied<'a>>> {
     let (rules, header) = (&batch.accepted.rules, &batch.header);
-    let Some(mut folding) = BundleFold::begin(stored, rules, header.names()) else { return Ok(None) };
+    let Some(mut folding) = BundleApplier::begin(stored, rules, header.names()) else { return Ok(None) };
     let mut became: Vec<Became> = bundles.iter().map(|_| Became::default()).collect();
     let mut outcomes = vec![Outcome::NotFound; rows.len()];
     if folding.finds_nobody() {
@@ -703,16 +703,16 @@ fn resolve_rows(
     let cells: Vec<_> = rows.iter().map(|row| row.cells(header)).collect();
     let folding: Vec<_> = rows.iter().zip(&cells).map(|(row, cells)| Row { line: row.line, cells }).collect();
     let mut became = vec![];
-    match fold(stored.clone(), rules, &folding, |line, outcome| became.push((line, outcome))) {
-        Folded::Unchanged => {}
-        Folded::Changed(profile) => {
+    match apply_rows(stored.clone(), rules, &folding, |line, outcome| became.push((line, outcome))) {
+        Applied::Unchanged => {}
+        Applied::Changed(profile) => {
             if matches!(stored, Some(Stored::Link { .. })) {
                 // A profile born where a dead link stood: its old target must not go on listing the id.
                 view.detach(key, rules.seq)?;
             }
             view.put(key, &Stored::Profile(profile));
         }
-        Folded::AlreadyIn => {
+        Applied::AlreadyIn => {
             for (n, row) in rows.iter().enumerate() {
                 if noted.nothing || noted.of(batch, row.line).is_some() {
                     continue;

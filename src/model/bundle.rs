@@ -1,8 +1,8 @@
 //! Applies many rows of one batch for one visitor at once. The cost depends on the number of attributes, not of rows.
 //!
-//! Promise: for every stored value, rules and rows, [`BundleFold`] has the same result as
-//! [`fold`](super::update::fold), and gives each row the same outcome. Three facts about valid rows of one batch make
-//! that possible:
+//! Promise: for every stored value, rules and rows, [`BundleApplier`] has the same result as
+//! [`apply_rows`](super::update::apply_rows), and gives each row the same outcome. Three facts about valid rows of one
+//! batch make that possible:
 //!
 //! - Each attribute ends with the value of the last row that names it. Replace mode also needs to know whether any row
 //!   removed the attribute, because a removal reaches through the layer (R7).
@@ -123,7 +123,7 @@ fn number(column: usize) -> Option<u32> {
 
 /// Applies the rows of one batch to one visitor's profile.
 #[derive(Debug)]
-pub struct BundleFold<'a> {
+pub struct BundleApplier<'a> {
     rules: &'a BatchRules,
     names: &'a [Box<str>],
     profile: Option<Profile<'a>>,
@@ -148,7 +148,7 @@ struct Column {
     bytes: u64,
 }
 
-impl<'a> BundleFold<'a> {
+impl<'a> BundleApplier<'a> {
     /// Starts from the stored value under the visitor's canonical key. `None` if the value already contains the batch.
     pub fn begin(stored: Option<Stored<'a>>, rules: &'a BatchRules, names: &'a [Box<str>]) -> Option<Self> {
         if stored.as_ref().is_some_and(|stored| stored.applied_seq() >= rules.seq) {

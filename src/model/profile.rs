@@ -1,8 +1,8 @@
 //! The values in the store: a profile, a link to a profile, or a tombstone. This file owns their byte formats.
 //!
 //! Promises: encoding is deterministic, so equal values have equal bytes and a swap can compare bytes. Decoding borrows
-//! its text and never panics, whatever the bytes are. Every value carries `applied_seq`: it contains all writes to its key
-//! up to this seq.
+//! its text and never panics, whatever the bytes are. Every value carries `applied_seq`: it contains all writes to its
+//! key up to this seq.
 //!
 //! ```text
 //! version u8 · kind u8 · applied_seq u64 · …
@@ -20,9 +20,9 @@
 //! ```
 //!
 //! A u64 is little-endian. A number has seven bits per byte, lowest first; the eighth bit is set in every byte except
-//! the last. A seq is stored as a number: 0 for none, 1 for `applied_seq`, otherwise 2 + its index in the list of seqs. All
-//! values of one write share one seq, and mostly that seq is `applied_seq`. Source and seq share a byte, three bits and
-//! five. The value 31 in the five bits means that the seq's number follows.
+//! the last. A seq is stored as a number: 0 for none, 1 for `applied_seq`, otherwise 2 + its index in the list of seqs.
+//! All values of one write share one seq, and mostly that seq is `applied_seq`. Source and seq share a byte, three bits
+//! and five. The value 31 in the five bits means that the seq's number follows.
 
 mod earlier;
 
@@ -227,7 +227,7 @@ impl<'a> Profile<'a> {
     }
 
     /// Moves the layer's attributes into the profile for good (R7).
-    pub fn fold_layer_in(&mut self) {
+    pub fn merge_layer(&mut self) {
         let layer = std::mem::take(&mut self.layer);
         set_all(&mut self.attributes, layer.into_iter());
     }
@@ -752,7 +752,7 @@ mod tests {
         let expected = vec![attribute("a", "1", 1), attribute("b", "2", 2), attribute("c", "2", 2)];
         assert_eq!(profile.visible(), expected);
         assert_eq!((profile.held_bytes(), profile.visible_bytes()), (8, 6));
-        profile.fold_layer_in();
+        profile.merge_layer();
         assert_eq!((profile.attributes, profile.layer), (expected, vec![]));
     }
 

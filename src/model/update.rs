@@ -2,7 +2,7 @@
 //! merge at a login (R2).
 //!
 //! Promises: no function here reads a clock, a setting or a store. Lookups, the resolving of pending rows, the
-//! background application of batches and replay all use [`fold`], so they cannot disagree.
+//! background application of batches and replay all use [`apply_rows`], so they cannot disagree.
 
 use super::batch::{BatchRules, EmptyValues, Outcome};
 use super::id::IdKind;
@@ -29,7 +29,7 @@ pub struct Row<'r, 'a> {
 
 /// The effect of rows on a stored value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Folded<'a> {
+pub enum Applied<'a> {
     /// The rows change nothing: the visitor is unknown, or no row could be applied.
     Unchanged,
     /// The value already contains the rows, by its `applied_seq`.
@@ -40,15 +40,15 @@ pub enum Folded<'a> {
 
 /// Applies one batch's rows for one visitor, in line order, to the stored value under the visitor's canonical key. A
 /// link or a tombstone counts as an unknown visitor; the caller has already followed valid links. Reports each row's
-/// outcome to `outcome`, except for [`Folded::AlreadyIn`].
-pub fn fold<'a>(
+/// outcome to `outcome`, except for [`Applied::AlreadyIn`].
+pub fn apply_rows<'a>(
     stored: Option<Stored<'a>>,
     rules: &BatchRules,
     rows: &[Row<'_, 'a>],
     mut outcome: impl FnMut(u32, Outcome),
-) -> Folded<'a> {
+) -> Applied<'a> {
     if stored.as_ref().is_some_and(|stored| stored.applied_seq() >= rules.seq) {
-        return Folded::AlreadyIn;
+        return Applied::AlreadyIn;
     }
     let mut profile = match stored {
         Some(Stored::Profile(profile)) if !profile.expired(rules.seq.millis(), rules.lifetime_ms) => {
@@ -80,9 +80,9 @@ pub fn fold<'a>(
     match profile {
         Some(mut profile) if changed => {
             done(&mut profile, rules);
-            Folded::Changed(profile)
+            Applied::Changed(profile)
         }
-        _ => Folded::Unchanged,
+        _ => Applied::Unchanged,
     }
 }
 
@@ -113,7 +113,7 @@ fn apply_row<'a>(profile: &mut Profile<'a>, rules: &BatchRules, cells: &[Cell<'a
 pub(super) fn write_row<'a>(profile: &mut Profile<'a>, rules: &BatchRules, cells: &[Cell<'a>]) {
     let layered = rules.writes_layer();
     if !layered {
-        profile.fold_layer_in();
+        profile.merge_layer();
     } else if profile.layer.first().is_some_and(|held| held.seq != rules.seq) {
         profile.layer.clear();
     }
@@ -173,7 +173,7 @@ pub fn profile_for<'a>(stored: Option<Stored<'a>>, write: &Write<'_>) -> Option<
 /// Applies a write to a profile. Returns how many attributes were left out because the profile would have become too
 /// large (R9).
 pub fn apply<'a>(profile: &mut Profile<'a>, write: &Write<'a>) -> usize {
-    profile.fold_layer_in();
+    profile.merge_layer();
     for name in write.removes {
         remove(&mut profile.attributes, name);
     }
@@ -205,7 +205,7 @@ pub fn apply<'a>(profile: &mut Profile<'a>, write: &Write<'a>) -> usize {
 /// Merges an anonymous visitor's profile into the profile of the visitor who logged in (R2). `into` keeps its own value
 /// where both have an attribute. The size limit does not apply (R9).
 pub fn merge<'a>(into: &mut Profile<'a>, from: &Profile<'a>) {
-    into.fold_layer_in();
+    into.merge_layer();
     let missing: Vec<Attribute<'a>> = from
         .visible()
         .into_iter()
@@ -276,8 +276,10 @@ mod tests {
                 })
                 .collect();
             let rows: Vec<Row<'_, '_>> = cells.iter().map(|cells| Row { line: 0, cells }).collect();
-            if let Folded::Changed(new) =
-                fold(Some(Stored::Profile(profile.clone())), rules, &rows, |_, outcome| became.push(outcome))
+            if let Applied::Changed(new) =
+                apply_rows(Some(Stored::Profile(profile.clone())), rules, &rows, |_, outcome| {
+                    became.push(outcome)
+                })
             {
                 profile = new;
             }

@@ -15,7 +15,7 @@ use crate::model::profile::StoredBytes;
 pub(crate) enum Call<'c> {
     Get(&'c [Key]),
     /// For one visitor; the number counts the visitors before it in the same call.
-    Fold(usize),
+    Apply(usize),
     Put(&'c Key),
     Scan,
     Checkpoint,
@@ -53,11 +53,15 @@ impl<S: Script> ProfileStore for Double<S> {
         self.store.get(keys)
     }
 
-    fn fold(&self, rules: &BatchRules, visitors: &[VisitorRows<'_, '_>]) -> Result<Vec<Swapped>, StoreError> {
+    fn apply_rows(
+        &self,
+        rules: &BatchRules,
+        visitors: &[VisitorRows<'_, '_>],
+    ) -> Result<Vec<Swapped>, StoreError> {
         let mut swapped = vec![];
         for (nth, visitor) in visitors.iter().enumerate() {
-            self.script.before(&self.store, Call::Fold(nth))?;
-            swapped.extend(self.store.fold(rules, std::slice::from_ref(visitor))?);
+            self.script.before(&self.store, Call::Apply(nth))?;
+            swapped.extend(self.store.apply_rows(rules, std::slice::from_ref(visitor))?);
         }
         Ok(swapped)
     }

@@ -29,7 +29,11 @@ impl ProfileStore for MemoryStore {
         Ok(keys.iter().map(|key| values.get(key).cloned()).collect())
     }
 
-    fn fold(&self, rules: &BatchRules, visitors: &[VisitorRows<'_, '_>]) -> Result<Vec<Swapped>, StoreError> {
+    fn apply_rows(
+        &self,
+        rules: &BatchRules,
+        visitors: &[VisitorRows<'_, '_>],
+    ) -> Result<Vec<Swapped>, StoreError> {
         let one = |visitor: &VisitorRows<'_, '_>| {
             let mut values = lock(&self.values);
             let old = values.get(visitor.key).map(StoredBytes::as_slice);

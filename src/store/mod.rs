@@ -12,7 +12,7 @@ pub mod swap;
 use crate::model::batch::{BatchRules, Outcome};
 use crate::model::id::Key;
 use crate::model::profile::{DecodeError, Stored, StoredBytes, decode};
-use crate::model::update::{Folded, Row, fold};
+use crate::model::update::{Applied, Row, apply_rows};
 
 /// Why a store operation failed.
 #[derive(Debug, thiserror::Error)]
@@ -93,7 +93,11 @@ pub trait ProfileStore: Send + Sync {
     fn get(&self, keys: &[Key]) -> Result<Vec<Option<StoredBytes>>, StoreError>;
 
     /// Applies a batch's rows, with one atomic swap per visitor.
-    fn fold(&self, rules: &BatchRules, visitors: &[VisitorRows<'_, '_>]) -> Result<Vec<Swapped>, StoreError>;
+    fn apply_rows(
+        &self,
+        rules: &BatchRules,
+        visitors: &[VisitorRows<'_, '_>],
+    ) -> Result<Vec<Swapped>, StoreError>;
 
     /// Replaces `was` by `now` under the key in one atomic swap. Returns false and changes nothing if the current value
     /// is not `was`.
@@ -139,8 +143,8 @@ pub fn put_if_newer(
     }
 }
 
-/// The pure part of [`ProfileStore::fold`], shared by all stores: the value to store under one key, if any, and the
-/// result to return. A store may call it several times for one swap.
+/// The pure part of [`ProfileStore::apply_rows`], shared by all stores: the value to store under one key, if any, and
+/// the result to return. A store may call it several times for one swap.
 pub fn swap(
     key: &Key,
     old: Option<&[u8]>,
@@ -161,7 +165,7 @@ pub fn swap(
     let erased = matches!(&stored, Some(Stored::Tombstone { erased: true, .. }));
     let mut one = None;
     let mut many = Vec::new();
-    let folded = fold(stored, rules, rows, |_, outcome| match one {
+    let applied = apply_rows(stored, rules, rows, |_, outcome| match one {
         None => one = Some(outcome),
         Some(first) => {
             if many.is_empty() {
@@ -171,14 +175,14 @@ pub fn swap(
         }
     });
     let failed = one == Some(Outcome::Failed) || many.contains(&Outcome::Failed);
-    Ok(match folded {
-        Folded::AlreadyIn => (None, Swapped::AlreadyIn),
+    Ok(match applied {
+        Applied::AlreadyIn => (None, Swapped::AlreadyIn),
         _ if failed => (None, Swapped::MustResolve),
         // The old tombstone must move to the id's erasure mark, so two keys must change.
-        Folded::Changed(_) if erased => (None, Swapped::MustResolve),
-        folded => {
-            let now = match folded {
-                Folded::Changed(profile) => Some(Stored::Profile(profile).encode()),
+        Applied::Changed(_) if erased => (None, Swapped::MustResolve),
+        applied => {
+            let now = match applied {
+                Applied::Changed(profile) => Some(Stored::Profile(profile).encode()),
                 _ => None,
             };
             let swapped = match one {

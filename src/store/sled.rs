@@ -127,7 +127,11 @@ impl ProfileStore for SledStore {
         caught("read", || keys.iter().map(one).collect())
     }
 
-    fn fold(&self, rules: &BatchRules, visitors: &[VisitorRows<'_, '_>]) -> Result<Vec<Swapped>, StoreError> {
+    fn apply_rows(
+        &self,
+        rules: &BatchRules,
+        visitors: &[VisitorRows<'_, '_>],
+    ) -> Result<Vec<Swapped>, StoreError> {
         let one = |visitor: &VisitorRows<'_, '_>| {
             let key = visitor.key.as_bytes();
             let mut old = self.tree.get(key).map_err(sled_failed("read"))?;

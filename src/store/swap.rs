@@ -263,10 +263,14 @@ impl ProfileStore for SwapStore {
         self.note_on_error(look(&self.stores, |stores| stores.current.get(keys)))
     }
 
-    fn fold(&self, rules: &BatchRules, visitors: &[VisitorRows<'_, '_>]) -> Result<Vec<Swapped>, StoreError> {
+    fn apply_rows(
+        &self,
+        rules: &BatchRules,
+        visitors: &[VisitorRows<'_, '_>],
+    ) -> Result<Vec<Swapped>, StoreError> {
         self.none_lost(visitors.iter().map(|visitor| visitor.key))?;
         let applied = look(&self.stores, |stores| {
-            let swapped = stores.fail_next_on_error(stores.current.fold(rules, visitors))?;
+            let swapped = stores.fail_next_on_error(stores.current.apply_rows(rules, visitors))?;
             if let Some(next) = &stores.next {
                 let changed = visitors
                     .iter()
@@ -371,8 +375,8 @@ mod tests {
             }
             self.passes(match call {
                 Call::Get(_) => "get",
-                Call::Fold(0) => "fold",
-                Call::Fold(_) => "fold-second",
+                Call::Apply(0) => "apply",
+                Call::Apply(_) => "apply-second",
                 Call::Put(_) => "put",
                 Call::Scan => "scan",
                 Call::Checkpoint => "checkpoint",
@@ -386,7 +390,7 @@ mod tests {
         names.chars().map(key).collect()
     }
 
-    fn fold(store: &dyn ProfileStore, names: &str, at: u64) -> Result<(), StoreError> {
+    fn apply(store: &dyn ProfileStore, names: &str, at: u64) -> Result<(), StoreError> {
         let rules = BatchRules {
             seq: Seq::from_u64(at),
             source: Source::BatchV1,
@@ -400,7 +404,7 @@ mod tests {
         let cells = [Cell { name: "a", value: &at.to_string() }];
         let (keys, rows) = (keys(names), [Row { line: 2, cells: &cells }]);
         let visitors: Vec<_> = keys.iter().map(|key| VisitorRows { key, rows: &rows }).collect();
-        store.fold(&rules, &visitors).map(drop)
+        store.apply_rows(&rules, &visitors).map(drop)
     }
 
     fn put(store: &dyn ProfileStore, key: &Key, at: u64) -> Result<(), StoreError> {
@@ -454,7 +458,7 @@ mod tests {
                     Ok(())
                 }
                 what => match what.strip_suffix('*') {
-                    Some(names) => fold(&swap, names, at),
+                    Some(names) => apply(&swap, names, at),
                     None => keys(what).iter().try_for_each(|key| put(&swap, key, at)),
                 },
             };
@@ -494,12 +498,12 @@ mod tests {
     #[test]
     fn a_current_store_that_failed_leaves_no_next_one_to_be_taken() {
         check("ab begin copy old!put a? checkpoint ready? finish? a checkpoint");
-        check("ab begin copy old!fold ab*? checkpoint ready? finish? ab* checkpoint");
-        check("ab begin copy old!fold-second ab*? checkpoint ready? finish? ab* checkpoint");
+        check("ab begin copy old!apply ab*? checkpoint ready? finish? ab* checkpoint");
+        check("ab begin copy old!apply-second ab*? checkpoint ready? finish? ab* checkpoint");
         check("ab begin copy old!get ab*? checkpoint ready? finish? ab* checkpoint");
         check("ab begin old!scan copy? a ready? finish? a checkpoint");
         check("ab begin old!keep copy? a ready? finish? a checkpoint");
-        check("ab begin copy ready old!fold-second ab*? checkpoint? finish?");
+        check("ab begin copy ready old!apply-second ab*? checkpoint? finish?");
     }
 
     #[test]
@@ -521,7 +525,7 @@ mod tests {
     #[test]
     fn after_a_next_store_that_failed_another_may_be_begun() {
         check("ab begin copy new!put a ready? abandon begin copy a ready finish checkpoint");
-        check("ab begin copy old!fold-second ab*? finish? begin copy b ready finish checkpoint");
+        check("ab begin copy old!apply-second ab*? finish? begin copy b ready finish checkpoint");
     }
 
     /// A checkpoint once held a lock that `begin`, `finish` and lookups waited for.

@@ -45,10 +45,10 @@ fn get(store: &dyn ProfileStore, id: &str) -> Option<StoredBytes> {
     store.get(&[key(id)]).unwrap().pop().unwrap()
 }
 
-fn fold(store: &dyn ProfileStore, rules: &BatchRules, id: &str, values: &[&str]) -> Swapped {
+fn apply(store: &dyn ProfileStore, rules: &BatchRules, id: &str, values: &[&str]) -> Swapped {
     let cells: Vec<[Cell<'_>; 1]> = values.iter().map(|value| [Cell { name: "a", value }]).collect();
     let rows: Vec<Row<'_, '_>> = cells.iter().map(|cells| Row { line: 2, cells }).collect();
-    store.fold(rules, &[VisitorRows { key: &key(id), rows: &rows }]).unwrap().pop().unwrap()
+    store.apply_rows(rules, &[VisitorRows { key: &key(id), rows: &rows }]).unwrap().pop().unwrap()
 }
 
 fn value_of_a(store: &dyn ProfileStore, id: &str) -> Option<String> {
@@ -88,16 +88,16 @@ fn a_value_never_gives_way_to_one_that_reaches_less_far() {
 fn rows_fold_once_and_skip_unknown_visitors() {
     on_each_store(|store| {
         put_if_newer(store, &key("known"), None, &newborn(1)).unwrap();
-        assert_eq!(fold(store, &rules(2), "known", &["1"]), Swapped::One(Outcome::Updated));
-        assert_eq!(fold(store, &rules(2), "known", &["2"]), Swapped::AlreadyIn);
+        assert_eq!(apply(store, &rules(2), "known", &["1"]), Swapped::One(Outcome::Updated));
+        assert_eq!(apply(store, &rules(2), "known", &["2"]), Swapped::AlreadyIn);
         assert_eq!(value_of_a(store, "known").as_deref(), Some("1"));
-        assert_eq!(fold(store, &rules(3), "known", &["2", "3"]), Swapped::Many(vec![Outcome::Updated; 2]));
+        assert_eq!(apply(store, &rules(3), "known", &["2", "3"]), Swapped::Many(vec![Outcome::Updated; 2]));
         assert_eq!(value_of_a(store, "known").as_deref(), Some("3"));
-        assert_eq!(fold(store, &rules(2), "unknown", &["1"]), Swapped::One(Outcome::NotFound));
+        assert_eq!(apply(store, &rules(2), "unknown", &["1"]), Swapped::One(Outcome::NotFound));
         assert_eq!(get(store, "unknown"), None, "a skipped row leaves nothing");
         let creates = BatchRules { creates: true, ..rules(4) };
         assert_eq!(
-            fold(store, &creates, "unknown", &["1", "2"]),
+            apply(store, &creates, "unknown", &["1", "2"]),
             Swapped::Many(vec![Outcome::Created, Outcome::Updated])
         );
         assert_eq!(value_of_a(store, "unknown").as_deref(), Some("2"));
@@ -109,13 +109,13 @@ fn what_a_profile_would_not_tell_afterwards_is_left_to_the_commit_thread() {
     on_each_store(|store| {
         put_if_newer(store, &key("known"), None, &newborn(1)).unwrap();
         let before = get(store, "known");
-        assert_eq!(fold(store, &rules(2), "known", &["1", &"x".repeat(60)]), Swapped::MustResolve);
+        assert_eq!(apply(store, &rules(2), "known", &["1", &"x".repeat(60)]), Swapped::MustResolve);
         assert_eq!(get(store, "known"), before);
         let link = Stored::Link { applied_seq: seq(1), target: key("known") }.encode();
         put_if_newer(store, &key("linked"), None, &link).unwrap();
         let creates = BatchRules { creates: true, ..rules(2) };
-        assert_eq!(fold(store, &creates, "linked", &["1"]), Swapped::MustResolve);
-        assert_eq!(fold(store, &rules(2), "linked", &["1"]), Swapped::One(Outcome::NotFound));
+        assert_eq!(apply(store, &creates, "linked", &["1"]), Swapped::MustResolve);
+        assert_eq!(apply(store, &rules(2), "linked", &["1"]), Swapped::One(Outcome::NotFound));
         assert_eq!(get(store, "linked"), Some(link));
     });
 }
@@ -144,7 +144,7 @@ fn concurrent_folds_and_puts_on_one_key_lose_nothing() {
     on_each_store(|store| {
         put_if_newer(store, &key("x"), None, &newborn(1)).unwrap();
         std::thread::scope(|scope| {
-            scope.spawn(|| (2..200).for_each(|at| drop(fold(store, &rules(at), "x", &[&at.to_string()]))));
+            scope.spawn(|| (2..200).for_each(|at| drop(apply(store, &rules(at), "x", &[&at.to_string()]))));
             scope.spawn(|| {
                 (200..400).for_each(|at| put_if_newer(store, &key("x"), None, &newborn(at)).unwrap())
             });

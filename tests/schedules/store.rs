@@ -62,7 +62,11 @@ impl ProfileStore for VolatileStore {
         Ok(self.step(|values| keys.iter().map(|key| now(values, key).cloned()).collect()))
     }
 
-    fn fold(&self, rules: &BatchRules, visitors: &[VisitorRows<'_, '_>]) -> Result<Vec<Swapped>, StoreError> {
+    fn apply_rows(
+        &self,
+        rules: &BatchRules,
+        visitors: &[VisitorRows<'_, '_>],
+    ) -> Result<Vec<Swapped>, StoreError> {
         let one = |visitor: &VisitorRows<'_, '_>| {
             self.step(|values| {
                 let old = now(values, visitor.key).map(StoredBytes::as_slice);

@@ -1,6 +1,6 @@
 //! What a batch would do if it were accepted now: each row's outcome, and what it would change. Nothing is written.
 //!
-//! Promises: rows are applied by the same [`fold`] as always, to what lookups show. A dry run needs the memory of applying one batch, and
+//! Promises: rows are applied by the same [`apply_rows`] as always, to what lookups show. A dry run needs the memory of applying one batch, and
 //! dry runs take turns. The result holds for the moment: writes go on meanwhile.
 
 use crate::batch::apply::{Plan, TheirRows};
@@ -19,7 +19,7 @@ use crate::model::batch::{BatchId, BatchRules, Counts, Outcome};
 use crate::model::id::Key;
 use crate::model::profile::{Profile, Stored};
 use crate::model::seq::Seq;
-use crate::model::update::{Folded, fold};
+use crate::model::update::{Applied, apply_rows};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -163,7 +163,7 @@ impl<'a> Diffs<'a> {
         let stored = living.clone().map(Stored::Profile);
         let touched: BTreeSet<&str> = match rows {
             TheirRows::Each(rows) => {
-                let Folded::Changed(profile) = fold(stored, rules, rows, &mut *outcome) else {
+                let Applied::Changed(profile) = apply_rows(stored, rules, rows, &mut *outcome) else {
                     return Ok(());
                 };
                 shows(&profile);

@@ -10,7 +10,7 @@ use profiled::model::batch::{BatchId, BatchRules, ConsecutiveV2, EmptyValues, Ou
 use profiled::model::id::{ClientCode, IdKind, Key};
 use profiled::model::profile::{Attribute, Profile, Source, Stored, StoredBytes};
 use profiled::model::seq::{Millis, Seq};
-use profiled::model::update::{Folded, Row, fold};
+use profiled::model::update::{Applied, Row, apply_rows};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -132,10 +132,10 @@ fn bundled_rows_come_to_the_same(config: ProptestConfig) {
         let cells: Vec<_> = found.rows.iter().map(|row| row.cells(&one_by_one.header)).collect();
         let folding: Vec<_> = found.rows.iter().zip(&cells).map(|(row, cells)| Row { line: row.line, cells }).collect();
         let mut expected: Vec<(u32, Outcome)> = vec![];
-        let then = match fold(decoded(), &rules, &folding, |line, outcome| expected.push((line, outcome))) {
-            Folded::AlreadyIn => None,
-            Folded::Unchanged => Some(None),
-            Folded::Changed(profile) => Some(Some(Stored::Profile(profile).encode())),
+        let then = match apply_rows(decoded(), &rules, &folding, |line, outcome| expected.push((line, outcome))) {
+            Applied::AlreadyIn => None,
+            Applied::Unchanged => Some(None),
+            Applied::Changed(profile) => Some(Some(Stored::Profile(profile).encode())),
         };
 
         for bundle_rows_min in [1, 4, 12] {

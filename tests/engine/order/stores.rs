@@ -131,10 +131,14 @@ impl ProfileStore for ForgetfulStore {
         self.inner.get(keys)
     }
 
-    fn fold(&self, rules: &BatchRules, visitors: &[VisitorRows<'_, '_>]) -> Result<Vec<Swapped>, StoreError> {
+    fn apply_rows(
+        &self,
+        rules: &BatchRules,
+        visitors: &[VisitorRows<'_, '_>],
+    ) -> Result<Vec<Swapped>, StoreError> {
         let one = |visitor: &VisitorRows<'_, '_>| {
             let was = self.inner.get(std::slice::from_ref(visitor.key))?.pop().flatten();
-            let swapped = self.inner.fold(rules, std::slice::from_ref(visitor))?.pop();
+            let swapped = self.inner.apply_rows(rules, std::slice::from_ref(visitor))?.pop();
             self.remember(visitor.key, was)?;
             Ok(swapped.unwrap())
         };
