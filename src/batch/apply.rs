@@ -1,4 +1,4 @@
-//! Folding a pending batch into the store: THE data flow.
+//! Applying a pending batch to the store: the main data flow.
 //!
 //! ```text
 //! uploaded bytes ─► Plan: verified; every row read once; bad and empty ones become outcomes; linked pcIds follow their link;
@@ -6,14 +6,16 @@
 //!                └► Parts, split by key range, for two writers: chunks of rows ─► store.fold ─► outcomes
 //! ```
 //!
-//! Promises: no allocation per cell; of a visitor with very many rows none is read here: the commit thread resolves them,
-//! [bundled](super::bundles); a row whose outcome the profile would not tell afterwards is never applied here but
-//! handed to the commit thread, which journals the outcome first. So a crash may make a batch start over at any
-//! moment: what is in already is recognised by `applied_seq`, and its outcome is either journaled or plain from the profile.
+//! Promises: no allocation per cell. No row of a visitor with very many rows is read here: the commit thread resolves them,
+//! [bundled](super::bundles). A row whose outcome could not be seen from the profile afterwards is not applied here: the
+//! commit thread takes it, and journals the outcome first. So a batch can start over after a crash at any moment. Rows that
+//! are applied already are recognised by the stored applied_seq, and their outcome is journaled or plain from the profile.
 
 use super::csv::{Cells, Header, Parser, Row as FileRow, RowPlace, RowReader};
-use super::outcome::{Failure, RowOutcome};
-use super::pending::{BundleRow, Found, Pending, brings_anything};
+use super::found::{BundleRow, Found};
+use super::index::brings_anything;
+use super::outcomes_file::{Failure, RowOutcome};
+use super::pending::Pending;
 use super::resolve::{ResolveError, View};
 use crate::model::batch::{Counts, EmptyValues, Outcome};
 use crate::model::id::{IdKind, Key};
@@ -26,23 +28,23 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-/// The most rows a part folds before it looks up again (R10), but for a visitor who has more.
+/// The most rows that a part applies before it gives way to site calls (R10). A visitor with more rows is one chunk.
 pub const CHUNK_ROWS: usize = 128;
 /// A visitor with more rows than this is resolved by the commit thread, which takes them bundled.
 pub const VISITOR_ROWS_MAX: usize = 4096;
 /// So many rows of one visitor are counted one by one before their end is searched for.
 const ROWS_COUNTED: usize = 8;
-/// Fewer rows are planned sooner than a thread is begun.
+/// Fewer rows are planned sooner than a thread is started.
 const SHARED_FROM_ROWS: usize = 10_000;
 /// How many ids are looked up at a time.
 const LINK_IDS: usize = 1024;
 
-/// Where one row is, and whose it is.
+/// Where a row is, and whose it is.
 #[derive(Debug, Clone, Copy)]
 struct Place {
-    /// The first bytes of the visitor's id, so that most comparisons end here. Ids have much in common at their beginning.
+    /// The first sixteen bytes of the visitor's id. Most comparisons end here.
     prefix: Prefix,
-    /// Where the visitor's id begins in the plan's text, its lower and its upper bits.
+    /// Where the visitor's id begins in the plan's text: the lower bits, then the upper ones.
     id_start: u32,
     id_start_high: u8,
     id_len: u16,
@@ -51,7 +53,7 @@ struct Place {
     offset: u32,
     line: u32,
     len: u32,
-    /// Of what the row said when the whole file was verified.
+    /// The checksum of what the row said when the whole file was verified.
     sum: u32,
 }
 
@@ -81,38 +83,38 @@ struct PlanId {
     len: u16,
 }
 
-/// The places of a batch's ids are numbers of so many bits.
+/// How many bits the place of an id in the plan's text has.
 const ID_PLACE_BITS: u32 = 40;
 
-/// The file of a batch, verified. Its rows are read once more, in the order of their visitors, when their turn comes.
+/// The verified file of a batch. Its rows are read again in the order of their visitors, when their turn comes.
 #[derive(Debug)]
 enum PlanFile {
-    /// All of it: that saves a tenth of the time.
+    /// The whole file, in memory. That saves a tenth of the time.
     Held(Vec<u8>),
-    /// Where memory is scarcer than that, the page cache has it.
+    /// Where memory is scarcer, the page cache has it.
     Opened(File),
 }
 
-/// A batch's rows in the order in which they are folded.
+/// A batch's rows in the order in which they are applied.
 #[derive(Debug)]
 pub struct Plan {
     pending: Arc<Pending>,
     file: PlanFile,
     ids: String,
     places: Vec<Place>,
-    /// Those rows that are in bundles, in line order.
+    /// The rows that are in bundles, in line order.
     bundled: Vec<BundleRow>,
     visitor_rows_max: usize,
-    /// Why it is not whole.
+    /// Why the plan is not whole, if it is not.
     unfit: Option<String>,
-    /// Outcomes that no store need be asked for.
+    /// Outcomes that do not depend on the store.
     outcomes: Vec<RowOutcome>,
     counts: Counts,
 }
 
 impl Plan {
-    /// Reads a batch's file, if it verifies, and puts its rows in order. A file of at most `held_bytes_max` is held in
-    /// memory until it is folded.
+    /// Reads and verifies a batch's file, and puts its rows in order. A file of at most `held_bytes_max` bytes is held in memory
+    /// until it is applied.
     pub fn make(
         pending: &Arc<Pending>,
         store: &dyn ProfileStore,
@@ -156,18 +158,23 @@ impl Plan {
         if pending.header.key_kind() == IdKind::Pc && plan.follow_links(store)? {
             plan.sort();
         }
-        match plan.unfit.take() {
-            Some(why) => Err(spool(io::Error::new(io::ErrorKind::InvalidData, why))),
-            None => Ok(plan),
+        if let Some(why) = plan.unfit.take() {
+            return Err(spool(io::Error::new(io::ErrorKind::InvalidData, why)));
         }
+        debug_assert!(
+            plan.places.len() as u64 + plan.counts.total() <= accepted.rows,
+            "each row of batch {} is decided or to be applied, once",
+            accepted.id
+        );
+        Ok(plan)
     }
 
-    /// The same plan, that leaves visitors with more rows than this to the commit thread. All but tests take the default.
+    /// The same plan, but visitors with more rows than this are left to the commit thread. Only tests change the number.
     pub fn leaving_from(self, visitor_rows_max: usize) -> Self {
         Self { visitor_rows_max, ..self }
     }
 
-    /// One of so many parts, split by key range: each can be folded on a thread of its own.
+    /// One of so many parts, split by key range. Each can be applied on a thread of its own.
     pub fn part(&self, number: usize, of: usize) -> Part<'_> {
         let places = self.places.as_slice();
         let (before, _) = self.split(places, places.len() * number / of.max(1));
@@ -175,7 +182,7 @@ impl Plan {
         Part::new(self, until.get(before.len()..).unwrap_or_default())
     }
 
-    /// How many rows are to be folded in.
+    /// How many rows are to be applied.
     pub fn rows(&self) -> usize {
         self.places.len()
     }
@@ -185,13 +192,13 @@ impl Plan {
         (&self.outcomes, self.counts)
     }
 
-    /// The batch that it is of.
+    /// The batch.
     pub fn pending(&self) -> &Arc<Pending> {
         &self.pending
     }
 
-    /// Gives the rows of each visitor in turn, as they would be folded in; gives the places of those that `each` says
-    /// were not updated, with why.
+    /// Gives the rows of each visitor in turn, as they would be applied. Returns the outcomes that `each` reports, except for
+    /// updated rows, and all counts.
     pub fn each_visitor(
         &self,
         mut each: impl FnMut(&Key, TheirRows<'_>, &mut dyn FnMut(u32, Outcome)) -> Result<(), ResolveError>,
@@ -254,7 +261,7 @@ impl Plan {
         }
     }
 
-    /// Whether writes resolved all of a visitor's rows, so that the store is theirs to put.
+    /// Whether writes resolved all of a visitor's rows. Then only those writes put the visitor into the store.
     fn left_to_writes(&self, places: &[Place]) -> bool {
         if self.bundled.is_empty() {
             return self.pending.left_to_writes(places.iter().map(|place| place.line), std::iter::empty());
@@ -271,7 +278,7 @@ impl Plan {
         self.pending.left_to_writes(alone.into_iter(), bundles.into_iter())
     }
 
-    /// Reads rows once more.
+    /// Reads rows again.
     fn read_rows(&self, places: &[Place], rows: &mut RowsRead) -> Result<(), ResolveError> {
         let accepted = &self.pending.accepted;
         let RowsRead { reader, row, text, spans, ends } = rows;
@@ -327,7 +334,7 @@ impl Plan {
         }
     }
 
-    /// Adds an id to the text. A text that is longer than any limit lets it become makes the plan unfit.
+    /// Adds an id to the text. A text longer than any limit allows makes the plan unfit.
     fn add_id(&mut self, id: &str) -> PlanId {
         let at = self.ids.len();
         let high = u8::try_from(at as u64 >> 32);
@@ -347,8 +354,8 @@ impl Plan {
         id_of(&self.ids, place)
     }
 
-    /// Has the processor fetch the rows and their ids all at once: each by itself would be waited for, as they lie all
-    /// over the file.
+    /// Makes the processor fetch all these rows and ids at once. They lie all over the file, so one by one each would be waited
+    /// for.
     fn touch(&self, places: &[Place]) {
         let byte = |of: &[u8], at: usize| of.get(at).copied();
         let ids = places.iter().filter_map(|place| byte(self.ids.as_bytes(), place.id_start()));
@@ -378,7 +385,7 @@ impl Plan {
         read.map_err(|error| ResolveError::Spool { batch: batch.to_string(), error })
     }
 
-    /// What tells whether a row still says what it did. What is held can't say anything else.
+    /// The checksum that shows whether a row still says what it did. A held file can't change, so it needs none.
     fn sum(&self, cells: &Cells<'_>) -> u32 {
         match &self.file {
             PlanFile::Held(_) => 0,
@@ -410,8 +417,8 @@ impl Plan {
         sort(places, |a, b| order(ids, a, b).then(a.line.cmp(&b.line)));
     }
 
-    /// Puts rows keyed by a linked pcId to the visitor it leads to, if that one was known at the batch's place; gives
-    /// whether there are any. The places are sorted: the store is quicker to ask in the order of its keys.
+    /// Moves rows keyed by a linked pcId to the visitor that it leads to, if that visitor was known at the batch's place. Gives
+    /// whether there are any. The places are sorted, because the store answers faster in the order of its keys.
     fn follow_links(&mut self, store: &dyn ProfileStore) -> Result<bool, ResolveError> {
         let (rows, middle) = (self.places.len(), self.places.len() / 2);
         let (low, high) = self.places.split_at(middle);
@@ -458,7 +465,7 @@ impl Plan {
     }
 }
 
-/// Does both, at once if they are about so many rows that it is worth a thread.
+/// Does both. With enough rows to be worth a thread, it does them at the same time.
 fn both<T: Send>(rows: usize, one: impl FnOnce() -> T + Send, other: impl FnOnce() -> T) -> [T; 2] {
     if rows < SHARED_FROM_ROWS {
         return [one(), other()];
@@ -500,18 +507,18 @@ fn order(ids: &str, a: &Place, b: &Place) -> Ordering {
     (a.kind, a.prefix).cmp(&(b.kind, b.prefix)).then_with(|| id_of(ids, a).cmp(id_of(ids, b)))
 }
 
-/// What a part's step came to.
+/// The result of a part's step.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Some rows are in; there are more.
+    /// Some rows are applied; there are more.
     More,
-    /// These visitors must be resolved by the commit thread; then the same step is to be taken again.
+    /// The commit thread must resolve these visitors. Then the same step must be taken again.
     Resolve(Vec<Key>),
-    /// All rows are in.
+    /// All rows are applied.
     Done,
 }
 
-/// A range of a plan's visitors, folded chunk by chunk.
+/// A range of a plan's visitors, applied chunk by chunk.
 #[derive(Debug)]
 pub struct Part<'p> {
     plan: &'p Plan,
@@ -519,11 +526,13 @@ pub struct Part<'p> {
     read: RowsRead,
     outcomes: Vec<RowOutcome>,
     counts: Counts,
-    /// How many rows were left when it was last asked to have one visitor resolved, for there were very many of it.
+    /// How many rows it has.
+    rows: usize,
+    /// How many rows were left when it last asked the commit thread to resolve one visitor with very many rows.
     asked_at: Option<usize>,
 }
 
-/// Rows that were read once more: all their cells go into one text first, then are borrowed from it.
+/// Rows that were read again. All their cells go into one text and are then borrowed from it, so no cell is allocated.
 #[derive(Debug, Default)]
 struct RowsRead {
     reader: RowReader,
@@ -567,6 +576,7 @@ impl<'p> Part<'p> {
         Self {
             plan,
             rest,
+            rows: rest.len(),
             read: RowsRead::default(),
             outcomes: vec![],
             counts: Counts::default(),
@@ -574,13 +584,19 @@ impl<'p> Part<'p> {
         }
     }
 
-    /// Whether all its rows are in.
+    /// Whether all its rows are applied.
     pub fn is_done(&self) -> bool {
         self.rest.is_empty()
     }
 
     /// What became of the rows so far.
     pub fn finish(self) -> (Vec<RowOutcome>, Counts) {
+        debug_assert!(
+            !self.is_done() || self.counts.total() == self.rows as u64,
+            "each row of a part has one outcome: {:?}, {} rows",
+            self.counts,
+            self.rows
+        );
         (self.outcomes, self.counts)
     }
 
@@ -589,7 +605,7 @@ impl<'p> Part<'p> {
         self.counts
     }
 
-    /// Folds the next chunk: whole visitors, about [`CHUNK_ROWS`] rows.
+    /// Applies the next chunk: whole visitors, about [`CHUNK_ROWS`] rows.
     pub fn step(&mut self, store: &dyn ProfileStore) -> Result<Step, ResolveError> {
         let plan = self.plan;
         let (mut chunk, mut after) = plan.split(self.rest, CHUNK_ROWS.min(self.rest.len()));
@@ -616,8 +632,8 @@ impl<'p> Part<'p> {
         let mut left_to_writes = vec![];
         for (key, places) in keys.iter().zip(&visitors) {
             let (rows, others) = rest.split_at_checked(places.len()).unwrap_or((rest, &[]));
-            // Where a write took a visitor's ids apart while the plan was made, these may be some of its rows only,
-            // which no lookup must see alone. That write has resolved all of them, and said so before it put anything.
+            // If a write took a visitor's ids apart while the plan was made, these may be only some of its rows, and no
+            // lookup may see those alone. That write has resolved all of them, and noted so before it put anything.
             let left = plan.left_to_writes(places);
             if !left {
                 asked.push(VisitorRows { key, rows });
@@ -642,13 +658,13 @@ impl<'p> Part<'p> {
             self.rest = after;
             return Ok(Step::More);
         }
-        // The whole chunk is taken again once these are resolved; what was applied meanwhile is then in already.
+        // The whole chunk is taken again once these are resolved. What was applied meanwhile is recognised then.
         self.outcomes.truncate(outcomes_before);
         self.counts = counts_before;
         Ok(Step::Resolve(must_resolve))
     }
 
-    /// Has the commit thread resolve a visitor with very many rows, then notes what became of them.
+    /// Asks the commit thread to resolve a visitor with very many rows, then notes what became of them.
     fn step_over(
         &mut self,
         store: &dyn ProfileStore,
@@ -667,7 +683,7 @@ impl<'p> Part<'p> {
         Ok(Step::Resolve(vec![key]))
     }
 
-    /// Notes what became of one visitor's rows; false if only the commit thread can say.
+    /// Notes what became of one visitor's rows. False if only the commit thread can say.
     fn note(
         &mut self,
         store: &dyn ProfileStore,
@@ -676,7 +692,7 @@ impl<'p> Part<'p> {
         swapped: &Swapped,
     ) -> Result<bool, ResolveError> {
         let (plan, pending) = (self.plan, &self.plan.pending);
-        // A write that resolved this visitor said what became of each row, and said so before the store showed it.
+        // A write that resolved this visitor noted what became of each row, before the store showed it.
         let resolved = || places.iter().map_while(|place| Some((place, plan.resolved(place.line)?)));
         if resolved().count() == places.len() {
             resolved().for_each(|(place, outcome)| self.add(place, outcome));
@@ -692,7 +708,7 @@ impl<'p> Part<'p> {
                 let value = store.get(std::slice::from_ref(key))?.pop().flatten();
                 let stored = value.as_ref().map(|value| super::resolve::decoded(key, value)).transpose()?;
                 for (n, place) in places.iter().enumerate() {
-                    // Asked again: it may have been resolved since.
+                    // Looked up again, because a write may have resolved it since.
                     let outcome = match (plan.resolved(place.line), &stored) {
                         (Some(outcome), _) => outcome,
                         (None, Some(Stored::Profile(profile))) => {

@@ -1,5 +1,5 @@
-//! Ids that many rows of one batch share: their rows bundled beside the index, and merged into what they come to, so that
-//! whoever resolves them or looks them up reads as much for a hundred thousand rows as for one.
+//! Bundles: the rows of an id that many rows of one batch share. They stand beside the index, merged into their effect. So a
+//! lookup, or a write that resolves them, reads as much for a hundred thousand rows as for one.
 //!
 //! ```text
 //! of each bundle   the effects of each of its stretches (see [`Stretch`]) · its contents · the places of its rows
@@ -7,11 +7,11 @@
 //! how many bundles u32
 //! ```
 //!
-//! Promises: a bundle's rows are in no other part of the index; making bundles takes the memory of one id's places and of
-//! one profile; a batch whose ids have few rows each has none, and its index is as large as without them.
+//! Promises: a bundle's rows are in no other part of the index. Making bundles takes the memory of one id's places and one
+//! profile. A batch whose ids have few rows each has no bundles, and they cost it nothing.
 
 use super::csv::{Cells, Header, RowPlace};
-use super::pending::Entry;
+use super::index_entry::Entry;
 use super::rows::each_row_at;
 use crate::durable::record::Fields;
 use crate::model::batch::{BatchRules, EmptyValues};
@@ -21,10 +21,10 @@ use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, Write};
 
-/// Rows of one id are bundled if there are at least so many: fewer are read one by one sooner than they are merged. Each
+/// The rows of an id are bundled if there are at least so many. To read fewer one by one is quicker than to merge them. Each
 /// bundle takes 32 bytes of memory while its batch is pending.
 pub const BUNDLE_ROWS_MIN: usize = 128;
-/// How many ids of one hash are told apart: beyond that somebody made them up, and their rows are left as they are.
+/// How many ids of one hash are bundled. If there are more, somebody made them up, and their rows are left as they are.
 const IDS_OF_A_HASH_MAX: usize = 8;
 const HEAD_BYTES: usize = 28;
 const PLACE_BYTES: usize = 8;
@@ -50,16 +50,16 @@ struct Contents {
     places_at: u64,
 }
 
-/// What rows of one id come to, found by the id.
+/// The rows of one id, merged, found by the id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoundBundle {
-    /// Which of the ids asked for it has.
+    /// Which of the ids that were asked for.
     pub id: usize,
     /// The line of its first row.
     pub first: u32,
     /// How many rows.
     pub rows: u32,
-    /// They, merged.
+    /// The rows, merged stretch by stretch.
     pub stretches: Vec<FoundStretch>,
     places_at: u64,
 }
@@ -67,7 +67,7 @@ pub struct FoundBundle {
 /// A stretch, and where its effects are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FoundStretch {
-    /// It.
+    /// The stretch.
     pub stretch: Stretch,
     /// How many rows of its bundle come before it.
     pub rows_before: u32,
@@ -78,7 +78,7 @@ pub struct FoundStretch {
 /// Reads a part of the index.
 pub(super) type ReadAt<'r> = &'r dyn Fn(u64, usize) -> io::Result<Vec<u8>>;
 
-/// Whether a row's cells are worth a look: those that set, and those that remove where empty ones do (R6).
+/// The cells of a row that do something: those that set a value, and those that remove one where empty values do (R6).
 pub(super) fn brought<'a>(cells: &Cells<'a>, empty_values: EmptyValues) -> Vec<(usize, &'a str)> {
     let removes = empty_values == EmptyValues::Remove;
     let emptied = cells.emptied().filter(|_| removes).map(|attribute| (attribute, ""));
@@ -103,7 +103,7 @@ impl<W: Write> BundleWriter<'_, W> {
         self.out.write_all(bytes)
     }
 
-    /// Bundles the rows of one hash, id by id. Gives the places of those that are of no bundle.
+    /// Bundles the rows of one hash, id by id. Gives the places of the rows that are in no bundle.
     pub(super) fn bundle(&mut self, entries: &[Entry]) -> io::Result<Vec<Entry>> {
         let (mut left, mut cold) = (entries.to_vec(), vec![]);
         for _ in 0..IDS_OF_A_HASH_MAX {
@@ -119,7 +119,7 @@ impl<W: Write> BundleWriter<'_, W> {
         Ok(cold)
     }
 
-    /// Bundles the rows of the first one's id. Gives the places of its rows if they were too few, and of all others.
+    /// Bundles the rows of the first row's id. Gives the places of its rows if they were too few, and of all other ids' rows.
     fn bundle_one(&mut self, entries: &[Entry]) -> io::Result<(Vec<Entry>, Vec<Entry>)> {
         let Some(hash) = entries.first().map(|entry| entry.hash) else { return Ok((vec![], vec![])) };
         let (names, bytes_max) = (self.header.names(), self.rules.max_profile_bytes as u64);
@@ -169,7 +169,7 @@ impl<W: Write> BundleWriter<'_, W> {
         (stretch, mut effects): (Stretch, Vec<Effect>),
     ) -> io::Result<(Stretch, u32)> {
         if stretch.bytes_max > self.rules.max_profile_bytes as u64 {
-            // Such a row is judged by itself, whatever is stored.
+            // Such a row is applied by itself, whatever is stored.
             effects.clear();
         }
         let mut bytes = vec![];

@@ -1,17 +1,19 @@
-//! The catalogue: what the disk keeps of complete batches, in one file that is only ever appended to.
+//! The catalogue: what the disk keeps of complete batches. It is one file, and records are only appended to it.
 //!
 //! ```text
 //! head     magic, generation, the length at which this generation began, CRC-32C of these
 //! record   length of the payload, CRC-32C of the length and the payload, payload: one record, encoded
 //! ```
 //!
-//! The journal is the truth about a batch's end; the catalogue is a view of it that outlives the journal. So what is
-//! noted waits in memory until somebody saves it: whoever writes down that the journal is needed no more from before some
-//! place (a checkpoint, a snapshot) saves first, and writes down how far the catalogue then reached.
+//! The journal is the truth about a batch's end. The catalogue is a view of it that outlives the journal. So records wait in
+//! memory until somebody saves them. A checkpoint or snapshot says that the journal before some position is needed no more:
+//! whoever writes one saves the catalogue first, and writes down how far it then reached.
 //!
-//! Promises: up to there a record is on the disk, or its damage is told; behind there, what a crash cut off is cut off
-//! without a word, for the journal has it. A damaged catalogue is kept as it was and written anew with every record that
-//! verifies. Noting something never waits for the disk.
+//! Promises: up to that place every record is on the disk, or the damage is reported. What a crash cut off behind it is
+//! dropped without a word, because the journal has it. A damaged catalogue is kept as it was, and written anew with every
+//! record that verifies. Noting a record never waits for the disk.
+//!
+//! Lock order: `file`, then `tail`.
 
 use crate::durable::record::{Checksum, Fields, FrameHeader, FrameLayout, LengthOf, Place, is_sealed, seal};
 use crate::durable::{self, point};
@@ -25,11 +27,11 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-/// What the file is called in a data folder.
+/// The file's name in a data folder.
 pub const FILE: &str = "catalogue";
 /// The version that a record's payload begins with.
 const VERSION: u8 = 2;
-/// What it began with before records told how a batch's rows are read.
+/// The version before records said how a batch's rows are read.
 const VERSION_BEFORE: u8 = 1;
 const MAGIC: &[u8; 8] = b"prfcata1";
 const HEAD_BYTES: usize = 8 + 8 + 8 + 4;
@@ -52,9 +54,9 @@ const FORGOTTEN_MAX: usize = 512;
 /// What the catalogue says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Record {
-    /// A batch is complete. A later record of the same batch counts.
+    /// A batch is complete. Of several records of one batch the last counts.
     Complete(BatchAcceptedEntry, BatchCompletedEntry),
-    /// These batches are not kept any more: whose, and their seqs.
+    /// These batches are not kept any more: their clients and seqs.
     Forgotten(Vec<(String, u64)>),
 }
 
@@ -97,7 +99,7 @@ pub struct Damage {
 }
 
 impl Damage {
-    /// The same, for whoever only looks: nothing was done about it yet.
+    /// The message for a command that only looks. Nothing was done about the damage yet.
     pub fn before_a_start(&self) -> String {
         format!(
             "the catalogue of complete batches {} is damaged: {}. Start the daemon: it keeps this file in {}, and writes the \
@@ -110,13 +112,14 @@ impl Damage {
     }
 }
 
-/// The file, and what it is still to be told.
+/// The file, and the records that are not saved yet.
 #[derive(Debug, Default)]
 pub struct Catalogue {
-    /// None: nothing is kept, as some tests want it.
+    /// Where the file is. `None` in some tests: then nothing is kept.
     path: Option<PathBuf>,
+    /// What is not saved yet. Locked after `file`, and only for moments: noting a record must not wait for the disk.
     tail: Mutex<Tail>,
-    /// Held while the file is written to.
+    /// The open file. Locked first, and while the file is written to.
     file: Mutex<Option<File>>,
 }
 
@@ -125,7 +128,7 @@ struct Tail {
     generation: u64,
     /// The file's length.
     saved: u64,
-    /// What comes behind it.
+    /// The records that come behind it.
     unsaved: Vec<u8>,
 }
 
@@ -140,7 +143,7 @@ pub enum SaveError {
         /// What the system said.
         error: io::Error,
     },
-    /// What the file's pages hold can't be trusted any more: only a start helps, which reads the journal.
+    /// What the page cache holds of the file can't be trusted any more. Only a restart helps: it reads the journal.
     #[error("the catalogue of complete batches {} could not be synced: {error}", path.display())]
     Lost {
         /// The file.
@@ -151,9 +154,9 @@ pub enum SaveError {
 }
 
 impl Catalogue {
-    /// Opens the catalogue of a data folder, and gives its records in their order; those of a damaged one perhaps twice.
-    /// It reaches at least as far as `mark` says, or is damaged: it is then kept as it was in `aside`, and written anew
-    /// when it is first saved. Until then a start finds it damaged once more.
+    /// Opens the catalogue of a data folder and gives its records in order. A damaged one may give some records twice. If it
+    /// does not reach as far as `mark` says, it is damaged. A damaged catalogue is copied to `aside` as it was, and written
+    /// anew when it is first saved. Until then every start finds it damaged.
     pub fn open(
         folder: &Path,
         mark: CatalogueMark,
@@ -198,7 +201,7 @@ impl Catalogue {
         Ok((Self { path: Some(path), tail: Mutex::new(tail), file: Mutex::new(file) }, damage))
     }
 
-    /// Notes something; the disk has it once it is saved.
+    /// Notes a record. The disk has it once it is saved.
     pub fn note(&self, record: &Record) {
         if self.path.is_some() {
             encode(record, &mut lock(&self.tail).unsaved);
@@ -213,13 +216,13 @@ impl Catalogue {
         }
     }
 
-    /// How far it reaches with all that was noted so far. It must be saved before anybody goes by it.
+    /// How far it reaches with all that was noted so far. It must be saved before anybody relies on that.
     pub fn mark(&self) -> CatalogueMark {
         let tail = lock(&self.tail);
         CatalogueMark { generation: tail.generation, bytes: tail.saved + tail.unsaved.len() as u64 }
     }
 
-    /// Makes durable all that was noted so far. Blocks.
+    /// Makes all that was noted so far durable. Blocks.
     pub fn save(&self) -> Result<(), SaveError> {
         self.save_to(&mut lock(&self.file))
     }
@@ -250,7 +253,7 @@ impl Catalogue {
         Ok(())
     }
 
-    /// Writes the file anew with those of its records that `keep` says, in their order. Blocks.
+    /// Writes the file anew with the records that `keep` chooses, in their order. Blocks.
     pub fn write_anew(&self, mut keep: impl FnMut(&Record) -> bool) -> Result<(), SaveError> {
         let mut file = lock(&self.file);
         self.save_to(&mut file)?;
@@ -274,7 +277,7 @@ impl Catalogue {
             }
         })
         .map_err(|error| {
-            // Once it bears the other's name, nobody finds what would be appended to this one.
+            // If the new file has the name already, nobody would find what is appended to the old one.
             let in_place = file.as_ref().is_some_and(|file| is_at(file, path));
             let path = path.clone();
             if in_place { SaveError::Refused { path, error } } else { SaveError::Lost { path, error } }
@@ -286,7 +289,7 @@ impl Catalogue {
     }
 }
 
-/// Whether this is the file that bears this name.
+/// Whether this is the file with this name.
 fn is_at(file: &File, path: &Path) -> bool {
     let number = |found: io::Result<std::fs::Metadata>| found.ok().map(|found| (found.dev(), found.ino()));
     let there = number(std::fs::metadata(path));
@@ -300,7 +303,7 @@ struct Whole {
     bytes: u64,
 }
 
-/// Gives each record of a file; why it is damaged, if it is. A mark without an end stands for the file's own.
+/// Gives each record of a file, or why it is damaged. A mark whose length is `u64::MAX` stands for the file's own end.
 fn read(
     file: &File,
     mark: CatalogueMark,
@@ -320,7 +323,7 @@ fn read(
             mark.generation
         )));
     }
-    // What another generation came to is in none of our lengths.
+    // A mark of another generation says nothing about this one's length.
     let all = mark.bytes == u64::MAX;
     let expected = if mark.generation == generation && !all { began.max(mark.bytes) } else { began };
     let mut at = HEAD_BYTES as u64;
@@ -368,7 +371,7 @@ fn next_frame(file: &mut impl BufRead) -> io::Result<Frame> {
     })
 }
 
-/// Whether there were as many bytes as there is room.
+/// Whether there were enough bytes to fill the buffer.
 fn fill(file: &mut impl Read, room: &mut [u8]) -> io::Result<bool> {
     match file.read_exact(room) {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
@@ -380,7 +383,7 @@ fn read_frame(head: &FrameHeader, payload: &[u8]) -> Option<Record> {
     if FRAME.matches(head, payload) { decode(payload).ok() } else { None }
 }
 
-/// Gives every record that verifies, wherever it stands; and the generation, if that can be told.
+/// Gives every record that verifies, wherever it stands. Returns the generation, or 0 if that can't be read.
 fn salvage(bytes: &[u8], mut each: impl FnMut(Record)) -> u64 {
     let mut rest = bytes;
     while let Some((head, behind)) = rest.split_at_checked(FRAME.header_bytes()) {
@@ -418,7 +421,7 @@ fn read_head(bytes: &[u8; HEAD_BYTES]) -> Option<(u64, u64)> {
     fields.u64().zip(fields.u64()).filter(|_| is_ours)
 }
 
-/// Puts a file of another generation in the place of the one there is. Gives it and its length.
+/// Replaces the file with one of another generation. Gives it and its length.
 fn write_anew(
     path: &Path,
     generation: u64,

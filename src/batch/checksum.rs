@@ -1,4 +1,6 @@
-//! Whether the file of an upload is what was accepted: its length, and its CRC-32C, taken as the body streamed in.
+//! Whether an uploaded file is what was accepted: its length, and the CRC-32C that was taken as the body streamed in.
+//!
+//! Promises: a file that differs in one bit is never applied. The error names the file, what it has and what it should have.
 
 use std::fmt;
 use std::fs::File;
@@ -7,20 +9,20 @@ use std::path::{Path, PathBuf};
 
 const READ_BYTES: usize = 1 << 20;
 
-/// What a file comes to.
+/// Length and checksum of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileSum {
     /// Its length.
     pub bytes: u64,
-    /// Its CRC-32C; none if nobody knows it, for an earlier program took none.
+    /// Its CRC-32C. `None` if an earlier version of the program took none.
     pub crc32c: Option<u32>,
 }
 
-/// A file that is not what was accepted. `Display` says what to do.
+/// A file that is not what was accepted. The message says what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "its file {} is damaged: it has {found}, not {expected}. It is never folded in as it is: put it back as it was, from \
-     a backup or as it was sent",
+    "its file {} is damaged: it has {found}, not {expected}. Its rows are not applied: put it back as it was, from a \
+     backup or as it was sent",
     path.display()
 )]
 pub struct Damage {
@@ -29,7 +31,7 @@ pub struct Damage {
     expected: FileSum,
 }
 
-/// Why the file of an upload can't be used.
+/// Why an uploaded file can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum UploadError {
     /// The system refused something.
@@ -46,8 +48,8 @@ pub enum UploadError {
 }
 
 impl UploadError {
-    /// Whether the file is not there, not what was accepted, or nothing tells any more what it should come to: asking again
-    /// won't help.
+    /// Whether trying again won't help: the file is missing, is not what was accepted, or nothing says any more what it should
+    /// be.
     pub fn is_lost(&self) -> bool {
         match self {
             Self::Unreadable { error, .. } => {
@@ -57,12 +59,12 @@ impl UploadError {
         }
     }
 
-    /// What is wrong, for whoever need not know where the file is.
+    /// What is wrong, for readers who need not know where the file is.
     pub fn in_short(&self) -> String {
         match self {
             Self::Unreadable { error, .. } if error.kind() == io::ErrorKind::NotFound => "it is gone".into(),
             Self::Unreadable { error, .. } if error.kind() == io::ErrorKind::InvalidData => {
-                "which of its rows were erased, and what it comes to since, cannot be read any more".into()
+                "the note of which rows were erased, with the file's checksum since, cannot be read".into()
             }
             Self::Unreadable { error, .. } => format!("it cannot be read: {error}"),
             Self::Damaged(damage) => damage.in_short(),
@@ -77,19 +79,19 @@ impl UploadError {
 }
 
 impl Damage {
-    /// What is wrong, for whoever need not know where the file is.
+    /// What is wrong, for readers who need not know where the file is.
     pub fn in_short(&self) -> String {
         format!("it has {}, not {}", self.found, self.expected)
     }
 }
 
 impl FileSum {
-    /// That of these bytes.
+    /// Of these bytes.
     pub fn of(bytes: &[u8]) -> Self {
         Self { bytes: bytes.len() as u64, crc32c: Some(crc32c::crc32c(bytes)) }
     }
 
-    /// That of a file, read to its end.
+    /// Of a file, read to its end.
     pub fn of_file(path: &Path) -> io::Result<Self> {
         let (mut file, mut read_bytes) = (File::open(path)?, vec![0; READ_BYTES]);
         let (mut bytes, mut crc32c) = (0, 0);
@@ -102,7 +104,7 @@ impl FileSum {
         Ok(Self { bytes, crc32c: Some(crc32c) })
     }
 
-    /// Whether a file that should come to this does.
+    /// Checks what was found in a file against what it should be.
     pub fn check(&self, path: &Path, found: Self) -> Result<(), Damage> {
         if found.bytes == self.bytes && (self.crc32c.is_none() || found.crc32c == self.crc32c) {
             return Ok(());
@@ -110,7 +112,7 @@ impl FileSum {
         Err(Damage { path: path.to_owned(), found, expected: *self })
     }
 
-    /// Reads a file that should come to this, piece by piece. What `each` was told counts only if there is no error.
+    /// Reads a file piece by piece and checks it. What `each` saw counts only if there is no error.
     pub(super) fn read_pieces(&self, path: &Path, mut each: impl FnMut(&[u8])) -> Result<(), UploadError> {
         let unreadable = UploadError::of(path);
         let mut read = || {
@@ -129,7 +131,7 @@ impl FileSum {
         Ok(self.check(path, read().map_err(unreadable)?)?)
     }
 
-    /// Reads a file that should come to this, whole; what it comes to is still to be checked.
+    /// Reads a whole file that should be this. The caller must still check it.
     pub(super) fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         // One byte more shows whether there is more; how much more does not matter.
         let most = self.bytes.saturating_add(1);

@@ -1,11 +1,10 @@
-//! The complete batches that are kept, in memory: what a status tells, and what it takes to find their files.
+//! The complete batches that are kept, in memory: what a status shows, and what it takes to find their files.
 //!
-//! Promises: 72 bytes for each batch, and a little for each client; finding, adding and taking out one costs the same
-//! however many are kept; what a client's batches come to is told without looking at them.
+//! Promises: a batch takes 72 bytes, and each client a little. Finding, adding and removing a batch costs the same however
+//! many are kept. A client's totals are known without looking at its batches.
 
-use super::outcome::Progress;
-use super::pending::Accepted;
-use super::queue::Known;
+use super::accepted::Accepted;
+use super::progress::{Known, Progress};
 use crate::model::batch::{BatchId, BatchRules, Counts, Outcome};
 use crate::model::id::{ClientCode, IdKind};
 use crate::model::seq::{Millis, Seq};
@@ -19,27 +18,27 @@ const PIECE_BATCHES: usize = 256;
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     clients: BTreeMap<ClientCode, OfClient>,
-    /// The different rules that batches came with: a handful, for they follow from the settings.
+    /// The different rules that batches came with. There are few, because rules follow from the settings.
     shapes: Vec<Shape>,
 }
 
 /// What many batches have in common.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Shape {
-    /// With no seq.
+    /// The rules, with seq 0.
     rules: BatchRules,
     key_kind: IdKind,
 }
 
-/// A client's.
+/// One client's batches.
 #[derive(Debug, Default)]
 struct OfClient {
-    /// In seq order, by the first seq that each had when it was begun. None is empty.
+    /// In seq order. The key is the first seq that a piece had when it was begun. No piece is empty.
     pieces: BTreeMap<Seq, Vec<Slot>>,
     totals: Totals,
 }
 
-/// What a client's complete batches come to.
+/// The totals of a client's complete batches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Totals {
     /// How many.
@@ -52,7 +51,7 @@ pub struct Totals {
     pub counts: Counts,
 }
 
-/// One batch. Lines have 32 bits, so rows have.
+/// One batch. A line number has 32 bits, so a row count has, too.
 #[derive(Debug, Clone, Copy)]
 struct Slot {
     seq: Seq,

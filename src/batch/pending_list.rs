@@ -1,8 +1,7 @@
-//! A client's pending batches, as a reader takes them: a list that never changes, of which the next one shares all but a
-//! little.
+//! A client's pending batches, as a reader takes them: a list that never changes. The next list shares most of it.
 //!
-//! Promises: adding a batch, or taking the oldest one out, copies as much as one piece and a pointer for each other
-//! piece, however many batches are pending.
+//! Promises: adding a batch, or removing the oldest, copies one piece and one pointer for each other piece, however many
+//! batches are pending.
 
 use super::pending::Pending;
 use crate::model::seq::Seq;
@@ -16,7 +15,7 @@ type Piece = Arc<Vec<Arc<Pending>>>;
 /// Pending batches, in seq order.
 #[derive(Debug, Clone, Default)]
 pub struct PendingList {
-    /// None is empty.
+    /// No piece is empty, and seqs ascend over all of them.
     pieces: Arc<Vec<Piece>>,
 }
 
@@ -48,7 +47,7 @@ impl PendingList {
         self.pieces.is_empty()
     }
 
-    /// The list with one more, which mostly comes behind the others.
+    /// The list with one more batch. Mostly it comes behind all others.
     pub fn with(&self, pending: Arc<Pending>) -> Self {
         if self.iter().next_back().is_some_and(|last| seq(last) > seq(&pending)) {
             let mut all: Vec<_> = self.iter().cloned().chain([pending]).collect();
@@ -63,7 +62,7 @@ impl PendingList {
         Self { pieces: Arc::new(pieces) }
     }
 
-    /// The list without one.
+    /// The list without one batch.
     pub fn without(&self, batch: Seq) -> Self {
         let at = self.pieces.partition_point(|piece| piece.last().is_some_and(|last| seq(last) < batch));
         let mut pieces = self.pieces.to_vec();

@@ -1,19 +1,22 @@
-//! The batches a daemon knows, and whose turn it is to be folded.
+//! All batches that the daemon knows, and whose turn it is to be applied.
 //!
-//! A batch is in one or both of two places: in front of the store, as long as the store does not hold all of it, and among
-//! the kept ones, as soon as it is complete. It is in both if a store had to be made again: see [`Batches::publish_again`].
+//! A batch is in front of the store until the store holds all of it, and among the kept batches once it is complete. It is in
+//! both if a store had to be rebuilt: see [`Batches::publish_again`].
 //!
-//! Promises: batches are folded in seq order per client, and clients take turns, so a client with a hundred batches
-//! waiting does not hold up another's first. The list of pending batches that a reader takes never changes under it.
-//! Accepting, completing, finding and listing batches cost the same however many are kept, and hardly more however
-//! many are pending. An idempotency key is remembered for as long as it lasts, whatever becomes of its batch.
+//! Promises: batches are applied in seq order per client, and clients take turns. So a client with a hundred batches waiting
+//! does not delay another's first. A reader's list of pending batches never changes. Accepting, completing, finding and
+//! listing batches cost the same however many are kept, and hardly more however many are pending. An idempotency key is
+//! remembered for as long as it lasts, whatever becomes of its batch.
+//!
+//! Lock order: `queue`, then `all`; `keys` alone. The catalogue's own locks come after `all`. Looks must be short, because
+//! publishing waits for them.
 
+use super::accepted::{Accepted, SpoolName};
 use super::catalogue::{Catalogue, Record, SaveError};
 use super::kept::{Kept, Totals};
-use super::outcome::Progress;
-use super::pending::{Accepted, Pending};
+use super::pending::Pending;
 use super::pending_list::PendingList;
-use super::spool::SpoolName;
+use super::progress::{Known, Progress};
 use crate::journal::entry::{BatchCompletedEntry, CatalogueMark, KnownBatch};
 use crate::journal::log::Position;
 use crate::model::batch::{BatchId, Counts, IdempotencyKey};
@@ -27,17 +30,8 @@ use std::sync::Arc;
 
 /// How many kept batches are looked at in one go.
 const LOOK_BATCHES: usize = 256;
-/// The catalogue is written anew once so many of its batches are forgotten, and more than are kept.
+/// The catalogue is written anew once at least so many of its batches are forgotten, and at least as many as are kept.
 const FORGOTTEN_BATCHES_MIN: u64 = 1024;
-
-/// A batch that is known: pending or complete.
-#[derive(Debug, Clone)]
-pub struct Known {
-    /// What it is.
-    pub accepted: Arc<Accepted>,
-    /// How far it is.
-    pub progress: Arc<Progress>,
-}
 
 /// Which batches are looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,30 +49,34 @@ pub enum Which {
 pub enum Turn {
     /// This batch's.
     Of(Arc<Pending>),
-    /// Nobody's yet: each client's oldest batch is still held back.
+    /// Nobody's yet: the oldest batch of each client is held.
     Held,
-    /// Nobody's any more: the queue is closed.
+    /// Nobody's: the queue is closed.
     Closed,
 }
 
 /// All batches.
 #[derive(Debug, Default)]
 pub struct Batches {
+    /// Which batches there are.
     all: RwLock<All>,
+    /// Which idempotency keys. Never locked together with another.
     keys: RwLock<Keys>,
     catalogue: Catalogue,
+    /// Whose turn it is. Locked before `all`.
     queue: Mutex<Queue>,
+    /// Signalled with `queue` when a batch may have its turn.
     changed: Condvar,
 }
 
-/// One lock's worth, so that a batch that goes from one place to the other is never in neither.
+/// What one lock guards, so that a batch that moves from the pending ones to the kept ones is never in neither.
 #[derive(Debug, Default)]
 struct All {
-    /// Of each client that has any, the batches in front of the store.
+    /// The batches in front of the store, of each client that has any. No list is empty.
     pending: BTreeMap<ClientCode, PendingList>,
-    /// The same, by seq.
+    /// The same batches, by seq.
     in_front: BTreeMap<Seq, InFront>,
-    /// Their rows.
+    /// How many rows they have.
     rows_pending: u64,
     kept: Kept,
     /// How many batches the catalogue has that are not kept any more.
@@ -90,11 +88,11 @@ struct InFront {
     pending: Arc<Pending>,
     /// Where in the journal its entry's group begins.
     position: Position,
-    /// Its end, if it was complete in a store that was lost.
+    /// When it was completed and with which counts, if that was in a store that was lost.
     completed: Option<BatchCompletedEntry>,
 }
 
-/// The keys that batches came with lately.
+/// The idempotency keys that batches came with lately. Both maps have the same keys.
 #[derive(Debug, Default)]
 struct Keys {
     newest: BTreeMap<(ClientCode, IdempotencyKey), Keyed>,
@@ -116,7 +114,7 @@ struct Queue {
 }
 
 impl Batches {
-    /// These batches, and the catalogue that told them: it will be told what changes.
+    /// These batches with the catalogue that they were read from. Changes are noted in it.
     pub fn kept_in(self, catalogue: Catalogue) -> Self {
         Self { catalogue, ..self }
     }
@@ -126,21 +124,20 @@ impl Batches {
         look(&self.all, |all| all.pending.get(client).cloned().unwrap_or_default())
     }
 
-    /// Makes a batch readable: from here on lookups fold it in, and its turn will come.
+    /// Makes a batch readable. From now on lookups apply its rows, and its turn will come.
     pub fn publish(&self, pending: Arc<Pending>, position: Position) {
         self.note_key(&pending.accepted, None);
         self.put_in_front(InFront { pending, position, completed: None });
     }
 
-    /// Puts a batch in front of the store once more that is complete, and kept: the store it was folded into is gone, and
-    /// the one that is made again does not hold all of it.
+    /// Puts a complete batch in front of the store again. The store that had it is gone, and the rebuilt one does not hold all
+    /// of it.
     ///
-    /// For statuses, listings and statistics it stays what it is: complete, with its counts, since when it was. For
-    /// lookups, for writes that resolve, for the folding thread, the sweeper, checkpoints and snapshots it is pending, as
-    /// any other: `pending` has it with what became of its rows on record ([`Pending::with_outcomes`]), its turn comes,
-    /// and [`Self::complete`] takes it out of the way again; only then does a checkpoint leave it out.
-    /// Whoever has a store made again calls this before lookups may meet that store, for each batch that the
-    /// checkpoint or snapshot from which it is made does not hold ([`Checkpoint::held`]), with the position behind
+    /// Statuses, lists and statistics show it as before: complete, with its counts and its time. For lookups, for writes that
+    /// resolve rows, for the apply thread, the sweeper, checkpoints and snapshots it is pending like any other. `pending` has
+    /// the outcomes of its rows on record ([`Pending::with_outcomes`]). Its turn comes, and [`Self::complete`] takes it away
+    /// again; only then does a checkpoint leave it out. Whoever rebuilds a store calls this before any lookup can see that
+    /// store, for each batch that the checkpoint or snapshot does not hold ([`Checkpoint::held`]), with the position behind
     /// which its journal entry stands.
     ///
     /// [`Checkpoint::held`]: crate::journal::entry::Checkpoint::held
@@ -156,7 +153,7 @@ impl Batches {
             *list = list.with(Arc::clone(&batch.pending));
             all.rows_pending += batch.pending.accepted.rows;
             if batch.completed.is_none() {
-                // One whose outcomes are lost is not complete before they are made again.
+                // A batch whose outcomes are lost is not complete before they are known again.
                 all.kept.remove(&batch.pending.accepted.id);
             }
             all.in_front.insert(id.seq, batch);
@@ -170,7 +167,7 @@ impl Batches {
         look(&self.all, |all| all.in_front.get(&batch).is_some_and(|found| found.completed.is_some()))
     }
 
-    /// When a batch that is in front of the store was complete before, if it was and came to these counts.
+    /// When a batch in front of the store was completed before, if it was, with these counts.
     pub fn ended_so_at(&self, id: &BatchId, counts: &Counts) -> Option<Millis> {
         look(&self.all, |all| {
             let before = all.in_front.get(&id.seq).and_then(|found| found.completed);
@@ -178,7 +175,7 @@ impl Batches {
         })
     }
 
-    /// Notes a batch that is complete; the catalogue is told of it unless it knows.
+    /// Notes a complete batch. It is noted in the catalogue unless it stands there.
     pub fn note_complete(&self, accepted: &Arc<Accepted>, counts: Counts, at: Millis) {
         self.note_key(accepted, None);
         change(&self.all, |all| {
@@ -219,13 +216,13 @@ impl Batches {
         all.kept.insert(accepted, &counts, at);
     }
 
-    /// Takes a batch out of what lookups fold in: the store has it all. From the same moment on it shows as complete, so a
-    /// lookup that finds it complete and begins again finds it gone. One that was complete before, and comes to the same,
-    /// stays as it was.
+    /// Takes a batch out of what lookups apply, because the store has all of it. It shows as complete from the same moment on,
+    /// so a lookup that finds it complete and begins again finds it gone. A batch that was complete before with the same
+    /// counts keeps its time.
     pub fn complete(&self, id: &BatchId, counts: Counts, at: Millis) {
         change(&self.all, |all| {
             let Some(batch) = Self::take_from_front(all, id) else { return };
-            // One that was complete before comes to something else only where its outcomes had to be made again.
+            // A batch that was complete before gets other counts only if its outcomes had to be found out again.
             if batch.completed.is_none_or(|end| end.counts != counts) {
                 self.keep(all, &batch.pending.accepted, counts, at);
             }
@@ -248,7 +245,7 @@ impl Batches {
         forgotten.iter().for_each(|known| self.end_key(known));
     }
 
-    /// Forgets the complete batches whose files are gone: a crash came between that and the word of it.
+    /// Forgets the complete batches whose files are gone. A crash came before that was noted.
     pub fn forget_without(&self, files: &HashSet<SpoolName>) {
         let mut gone = vec![];
         let Ok(()) = self.each_held(|known| {
@@ -279,7 +276,7 @@ impl Batches {
         });
     }
 
-    /// What a key stands for is told from the key alone from now on.
+    /// Keeps the end of a forgotten batch with its key.
     fn end_key(&self, known: &Known) {
         let end = (known.progress.counts(), known.progress.completed().unwrap_or_default());
         change(&self.keys, |keys| {
@@ -290,7 +287,7 @@ impl Batches {
         });
     }
 
-    /// Lets go of the keys that came before this.
+    /// Forgets the keys that came before this time.
     pub fn forget_keys_before(&self, before: Millis) {
         let before = Seq::from_parts(before, 0);
         change(&self.keys, |keys| {
@@ -321,15 +318,15 @@ impl Batches {
     pub fn get(&self, id: &BatchId) -> Option<Known> {
         look(&self.all, |all| {
             let in_front = || {
-                let found = all.in_front.get(&id.seq).map(|found| Known::pending(&found.pending))?;
+                let found = all.in_front.get(&id.seq).map(|found| found.pending.known())?;
                 (found.accepted.id == *id).then_some(found)
             };
             all.kept.get(id).or_else(in_front)
         })
     }
 
-    /// Shows a client's batches before a place in the order, newest first, until whoever looks has seen enough. No batch
-    /// is published meanwhile: a look must be short.
+    /// Shows a client's batches before a place in the order, newest first, until `each` has enough. No batch can be published
+    /// meanwhile, so a look must be short.
     pub fn walk_back(
         &self,
         client: &ClientCode,
@@ -341,7 +338,7 @@ impl Batches {
             let list = all.pending.get(client).filter(|_| which != Which::Complete);
             let incomplete = list.into_iter().flat_map(|list| list.before(before));
             let incomplete = incomplete.filter(|pending| !all.kept.has(&pending.accepted.id));
-            let mut incomplete = incomplete.map(|pending| Known::pending(pending)).peekable();
+            let mut incomplete = incomplete.map(|pending| pending.known()).peekable();
             let kept = (which != Which::Incomplete).then(|| all.kept.before(client, before));
             let mut kept = kept.into_iter().flatten().peekable();
             let seq = |known: &Known| known.accepted.id.seq;
@@ -358,7 +355,7 @@ impl Batches {
         });
     }
 
-    /// The one client that has batches, if there is one alone.
+    /// The client that has batches, if there is exactly one.
     pub fn only_client(&self) -> Option<ClientCode> {
         look(&self.all, |all| {
             let pending = all.pending.iter().filter(|(_, list)| !list.is_empty()).map(|(client, _)| client);
@@ -368,18 +365,18 @@ impl Batches {
         })
     }
 
-    /// What a client's complete batches come to.
+    /// The totals of a client's complete batches.
     pub fn totals(&self, client: &ClientCode) -> Totals {
         look(&self.all, |all| all.kept.totals(client))
     }
 
-    /// How many batches are kept that are complete.
+    /// How many complete batches are kept.
     pub fn kept(&self) -> u64 {
         look(&self.all, |all| all.kept.len())
     }
 
-    /// Shows every complete batch that the store holds, so many at a time: whoever sees them may take long. Those that
-    /// are complete meanwhile may be among them or not.
+    /// Shows every complete batch that the store holds. No lock is held while `each` runs, so it may take long. Batches that
+    /// become complete meanwhile may be among them or not.
     pub fn each_held<E>(&self, mut each: impl FnMut(Known) -> Result<(), E>) -> Result<(), E> {
         let clients: Vec<ClientCode> = look(&self.all, |all| all.kept.clients().cloned().collect());
         for client in clients {
@@ -396,8 +393,7 @@ impl Batches {
         Ok(())
     }
 
-    /// The complete batches that the store holds and that `may_go`: of each client the oldest, up to the first that may
-    /// not.
+    /// The complete batches that the store holds and that `may_go`: the oldest of each client, up to the first that may not.
     pub fn oldest_held(&self, may_go: impl Fn(&Known) -> bool) -> Vec<Known> {
         let mut found = vec![];
         let clients: Vec<ClientCode> = look(&self.all, |all| all.kept.clients().cloned().collect());
@@ -416,7 +412,7 @@ impl Batches {
         look(&self.all, |all| all.in_front.get(&seq).map(|found| Arc::clone(&found.pending)))
     }
 
-    /// All pending batches, in seq order, and of which of them it is known what became of their rows.
+    /// All pending batches in seq order, and whether the outcomes of their rows are on record.
     pub fn all_pending(&self) -> Vec<(Arc<Pending>, bool)> {
         look(&self.all, |all| {
             let one = |batch: &InFront| (Arc::clone(&batch.pending), batch.completed.is_some());
@@ -429,7 +425,7 @@ impl Batches {
         look(&self.all, |all| all.in_front.keys().next().copied())
     }
 
-    /// What a checkpoint says of batches: the pending ones, and how far the catalogue reaches that has the others.
+    /// What a checkpoint says of batches: the pending ones, and how far the catalogue reaches, which has the others.
     pub fn mark(&self) -> (Vec<KnownBatch>, CatalogueMark) {
         look(&self.all, |all| {
             let known = |batch: &InFront| KnownBatch {
@@ -441,18 +437,18 @@ impl Batches {
         })
     }
 
-    /// Makes durable what the catalogue is to say. Blocks.
+    /// Makes what was noted in the catalogue durable. Blocks.
     pub fn save(&self) -> Result<(), SaveError> {
         self.catalogue.save()
     }
 
-    /// Writes the catalogue anew if most of it is of batches that are not kept any more. Blocks.
+    /// Writes the catalogue anew if most of its batches are not kept any more. Blocks.
     pub fn tidy_catalogue(&self, now: Millis) -> Result<(), SaveError> {
         let (forgotten, kept) = look(&self.all, |all| (all.forgotten, all.kept.len()));
         if forgotten < FORGOTTEN_BATCHES_MIN.max(kept) {
             return Ok(());
         }
-        // The key of a batch may outlast it: its record stays, and so does the word that it is forgotten.
+        // A key may outlast its batch. Then both records stay: the batch's, and the one that it is forgotten.
         let key_lasts = |seq: u64| Seq::from_u64(seq).millis().plus(IdempotencyKey::LASTS_MS) > now;
         let mut left = 0;
         self.catalogue.write_anew(|record| match record {
@@ -470,7 +466,7 @@ impl Batches {
         Ok(())
     }
 
-    /// Whether any batch can be folded in: those that are held, and those behind them, can't.
+    /// Whether any batch can be applied. Held ones, and those behind them, can't.
     pub fn any_goes_on(&self) -> bool {
         look(&self.all, |all| {
             let oldest = all.pending.values().filter_map(|list| list.first());
@@ -478,7 +474,7 @@ impl Batches {
         })
     }
 
-    /// How many batches are held because their uploads are not what was accepted.
+    /// How many batches are held because their files are not what was accepted.
     pub fn held(&self) -> u64 {
         look(&self.all, |all| {
             all.in_front.values().filter(|batch| batch.pending.held().is_some()).count() as u64
@@ -491,7 +487,7 @@ impl Batches {
         pending.held().map(str::to_owned)
     }
 
-    /// Puts a batch in the place of the same one that was held: its file is what was accepted again.
+    /// Replaces a held batch with the same one opened again: its file is what was accepted.
     pub fn go_on_with(&self, pending: Arc<Pending>) {
         let id = pending.accepted.id.clone();
         change(&self.all, |all| {
@@ -505,7 +501,7 @@ impl Batches {
         self.changed.notify_all();
     }
 
-    /// Ends a batch that was held: its file, and what became of its rows, is what stands here by now.
+    /// Ends a batch that was held. Its file and the outcomes of its rows are on the disk already.
     pub fn give_up(&self, accepted: &Accepted, counts: Counts, at: Millis) {
         change(&self.all, |all| {
             let id = &accepted.id;
@@ -530,8 +526,8 @@ impl Batches {
         Some(batch)
     }
 
-    /// The batch whose turn it is: the oldest of the next client, in the order of their codes, that has one. Waits
-    /// for one; none once the queue is closed.
+    /// The batch whose turn it is: the oldest of the next client that has one, in the order of client codes. Waits for one.
+    /// `None` once the queue is closed.
     pub fn next(&self) -> Option<Arc<Pending>> {
         match self.next_not_held(|_| false) {
             Turn::Of(pending) => Some(pending),
@@ -539,8 +535,8 @@ impl Batches {
         }
     }
 
-    /// The same, passing over clients whose oldest batch is `held` back, or whose upload is not what was accepted: those
-    /// behind it wait for it. It does not wait for one that is held.
+    /// The same, but skips clients whose oldest batch is `held` or whose file is not what was accepted: the batches behind it
+    /// wait. Does not wait if all that is left is held.
     pub fn next_not_held(&self, held: impl Fn(&Accepted) -> bool) -> Turn {
         let mut queue = lock(&self.queue);
         loop {
@@ -571,10 +567,10 @@ impl Batches {
         }
     }
 
-    /// How many batches are pending, and how many of their rows are not dealt with.
+    /// How many batches are pending, and how many of their rows are not applied yet.
     pub fn backlog(&self) -> (u64, u64) {
         look(&self.all, |all| {
-            // Batches are folded in their order: rows of the oldest of each client alone may be dealt with.
+            // Batches are applied in order, so only the oldest of each client can have applied rows.
             let oldest = all.pending.values().filter_map(|list| list.first());
             let folded: u64 = oldest.map(|pending| pending.progress.counts().total()).sum();
             (all.in_front.len() as u64, all.rows_pending.saturating_sub(folded))
@@ -586,17 +582,10 @@ impl Batches {
         look(&self.all, |all| all.in_front.len())
     }
 
-    /// Ends the turns.
+    /// Closes the queue.
     pub fn close(&self) {
         lock(&self.queue).closed = true;
         self.changed.notify_all();
-    }
-}
-
-impl Known {
-    /// A batch in front of the store.
-    pub fn pending(pending: &Pending) -> Self {
-        Self { accepted: Arc::clone(&pending.accepted), progress: Arc::clone(&pending.progress) }
     }
 }
 

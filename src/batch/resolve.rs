@@ -1,18 +1,19 @@
-//! Folding one visitor's pending rows in: before a write to the visitor is journaled, and in every lookup.
+//! Resolving pending rows: applying one visitor's rows before a write to the visitor is journaled, and in every lookup.
 //!
-//! Promises: rows are applied batch by batch in seq order and, within a batch, in line order over all the visitor's
-//! ids; each is judged at its batch's place in the order (R4); where a batch that is held may have rows of the visitor,
-//! nothing is folded in, and that is said. Whoever calls takes the list of pending batches first
-//! and reads the store second, so a batch folded meanwhile is met in the store.
+//! Promises: rows are applied batch by batch in seq order and, within a batch, in line order over all the visitor's ids. Each
+//! is judged at its batch's place in the order (R4). If a held batch may have rows of the visitor, nothing is applied and an
+//! error says so. The caller takes the list of pending batches first and reads the store second, so it finds in the store
+//! what was applied meanwhile.
 //!
-//! One invariant carries all of it, kept by the commit thread: *a profile that lists an id is where that id's link
-//! leads.* So a profile's own bytes say which rows are its visitor's; a link whose target does not list it is dead,
-//! be it that the target was erased, expired and was born again (R11), or dropped its oldest link (R1).
+//! The commit thread keeps the invariant that all of this rests on: *a profile that lists an id is where that id's link
+//! leads.* So a profile's own bytes say which rows belong to its visitor. A link whose target does not list it is dead: the
+//! target was erased, or expired and was born again (R11), or dropped its oldest link (R1).
 
 use super::bundles::{FoundBundle, FoundStretch};
 use super::checksum::{Damage, UploadError};
-use super::outcome::Became;
-use super::pending::{FoundRow, Pending, RowOf};
+use super::found::{FoundRow, RowOf};
+use super::outcomes_file::Became;
+use super::pending::Pending;
 use super::pending_list::PendingList;
 use crate::model::batch::{BatchId, Outcome};
 use crate::model::bundle::BundleApplier;
@@ -24,7 +25,7 @@ use crate::store::{ProfileStore, StoreError};
 use std::collections::HashMap;
 use std::io;
 
-/// Why a visitor's rows could not be folded in.
+/// Why a visitor's rows could not be applied.
 #[derive(Debug, thiserror::Error)]
 pub enum ResolveError {
     /// The store failed.
@@ -46,8 +47,8 @@ pub enum ResolveError {
         /// Its file, and what it comes to.
         damage: Damage,
     },
-    /// A batch that may have rows of the visitor is held: what they bring is not known before its file is sent again, or
-    /// given up.
+    /// A batch that may have rows of the visitor is held. What they bring is not known before its file is sent again or given
+    /// up.
     #[error("batch {batch}, which may name this visitor, is stuck: {why}")]
     Held {
         /// Which batch.
@@ -55,7 +56,7 @@ pub enum ResolveError {
         /// Why.
         why: String,
     },
-    /// What must not be: the store has a row in and nothing tells what became of it.
+    /// This must not happen: the store has the row applied, but nothing says what became of it.
     #[error("batch {batch}, line {line}: the store is past this row under {key}, and its outcome is lost")]
     OutcomeLost {
         /// Which batch.
@@ -68,12 +69,12 @@ pub enum ResolveError {
 }
 
 impl ResolveError {
-    /// That this batch is held.
+    /// The error that this batch is held.
     fn held(batch: &Pending, why: &str) -> Self {
         Self::Held { batch: batch.accepted.id.to_string(), why: why.to_owned() }
     }
 
-    /// What is wrong with the batch's file, in short, if that is lost: trying again would not help.
+    /// What is wrong with the batch's file, in short, if the file is lost. Then trying again does not help.
     pub fn lost_upload(&self) -> Option<String> {
         match self {
             Self::Damaged { damage, .. } => Some(damage.in_short()),
@@ -86,7 +87,7 @@ impl ResolveError {
         }
     }
 
-    /// Holds the batch if its file is lost, and then is that it is held.
+    /// Holds the batch if its file is lost. Then the error is that it is held.
     fn holding(self, batch: &Pending) -> Self {
         if let Some(in_short) = self.lost_upload() {
             batch.hold(&in_short, &self);
@@ -107,7 +108,7 @@ impl ResolveError {
     }
 }
 
-/// The store as one reader sees it: each key is read once, and what is put is seen by later gets and by nobody else.
+/// The store as one reader sees it. Each key is read once. What is put here later gets see, and nobody else.
 pub struct View<'s> {
     store: &'s dyn ProfileStore,
     slots: HashMap<Key, Slot>,
@@ -142,6 +143,12 @@ impl<'s> View<'s> {
     }
 
     fn put_bytes(&mut self, key: &Key, now: StoredBytes) {
+        let applied_seq = |value: &StoredBytes| value.applied_seq().unwrap_or_default();
+        debug_assert!(
+            self.slots.get(key).and_then(|slot| slot.now.as_ref()).map(applied_seq)
+                <= Some(applied_seq(&now)),
+            "the applied_seq of {key:?} never falls"
+        );
         self.touched_bytes += now.as_slice().len();
         let now = Some(now);
         match self.slots.get_mut(key) {
@@ -151,12 +158,12 @@ impl<'s> View<'s> {
         self.touched.push(key.clone());
     }
 
-    /// The bytes of what was put since it was last taken.
+    /// The bytes of what was put since [`take_touched`](Self::take_touched) was last called.
     pub fn touched_bytes(&self) -> usize {
         self.touched_bytes
     }
 
-    /// What was put since this was last asked: each key once, with what stood there before and its last value.
+    /// What was put since this was last called: each key once, with its value before and its last value.
     pub fn take_touched(&mut self) -> Vec<(Key, Option<StoredBytes>, StoredBytes)> {
         self.touched_bytes = 0;
         let mut keys = std::mem::take(&mut self.touched);
@@ -174,7 +181,7 @@ impl<'s> View<'s> {
         taken
     }
 
-    /// Takes back what was put since it was last taken.
+    /// Takes back what was put since [`take_touched`](Self::take_touched) was last called.
     pub fn take_back(&mut self) {
         self.touched_bytes = 0;
         for key in std::mem::take(&mut self.touched) {
@@ -187,8 +194,8 @@ impl<'s> View<'s> {
         }
     }
 
-    /// The key of the profile that an id leads to: through a link that counts, two at most (ECID, pcId, thirdPartyId),
-    /// else the id's own key.
+    /// The key of the profile that an id leads to. It follows at most two living links (ECID, pcId, thirdPartyId). Without one
+    /// it is the id's own key.
     pub fn canonical(&mut self, key: &Key) -> Result<Key, StoreError> {
         let mut at = key.clone();
         for _ in 0..2 {
@@ -235,8 +242,8 @@ impl<'s> View<'s> {
         Ok(true)
     }
 
-    /// Takes an id, and the ECIDs that came with it, off the list of the profile it leads to, if any lists it: the
-    /// id's own key is about to hold something else. Gives the keys of those ECIDs.
+    /// Takes an id, and the ECIDs that came with it, off the list of the profile that it leads to, because the id's own key will
+    /// hold something else. Gives the keys of those ECIDs.
     pub fn detach(&mut self, key: &Key, seq: Seq) -> Result<Vec<Key>, StoreError> {
         let canonical = self.canonical(key)?;
         if canonical == *key {
@@ -271,7 +278,7 @@ pub fn decoded<'v>(key: &Key, value: &'v StoredBytes) -> Result<Stored<'v>, Stor
     value.decode().map_err(|error: DecodeError| StoreError::Unreadable { key: format!("{key:?}"), error })
 }
 
-/// What a resolving made of a row: journaled with the write that resolved it.
+/// What became of a row that a write resolved. It is journaled with that write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResolvedRow {
     /// Its batch.
@@ -293,7 +300,7 @@ pub struct ResolvedBundle {
     pub became: Became,
 }
 
-/// What resolving made of rows, over one commit group.
+/// The outcomes of resolved rows, over one commit group.
 #[derive(Debug, Default)]
 pub struct Noted {
     rows: HashMap<(Seq, u32), Outcome>,
@@ -309,13 +316,13 @@ impl Noted {
     /// What one row takes in a journal entry, at most; so do a bundle, and each time that its rows' outcome changes.
     pub const ROW_BYTES: usize = 9 + 5 + 5;
 
-    /// For lookups, which don't ask what became of a row. They may come too late to be told: a lookup holds its list
-    /// of runs while a batch on it is completed, and what follows that resolves none of the batch's rows.
+    /// For lookups, which don't ask what became of a row. They may come too late to know: a batch on a lookup's list can be
+    /// completed meanwhile, and later writes resolve none of its rows.
     pub fn nothing() -> Self {
         Self { nothing: true, ..Self::default() }
     }
 
-    /// The rows and bundles noted since this was last asked.
+    /// The rows and bundles noted since this was last called.
     pub fn take_new(&mut self) -> (Vec<ResolvedRow>, Vec<ResolvedBundle>) {
         self.new_bytes = 0;
         (std::mem::take(&mut self.new_rows), std::mem::take(&mut self.new_bundles))
@@ -326,7 +333,7 @@ impl Noted {
         self.new_bytes
     }
 
-    /// Takes back the rows noted since this was last asked for them.
+    /// Takes back what was noted since [`take_new`](Self::take_new) was last called.
     pub fn take_back(&mut self) {
         let (rows, bundles) = self.take_new();
         for row in rows {
@@ -366,7 +373,7 @@ impl Noted {
         if !self.nothing && self.of_bundle(batch, bundle)?.is_none() {
             let (batch, first) = (batch.accepted.id.seq, bundle.first);
             self.bundles.insert((batch, first), became.clone());
-            self.new_bytes += (2 + became.told().len()) * Self::ROW_BYTES;
+            self.new_bytes += (2 + became.runs().len()) * Self::ROW_BYTES;
             self.new_bundles.push(ResolvedBundle { batch, first, became });
         }
         Ok(())
@@ -495,9 +502,9 @@ fn resolve_batch(
     Ok(())
 }
 
-/// Rows and bundles of one batch, folded in under one key.
+/// The result of applying rows and bundles of one batch to one key.
 pub struct BundlesApplied<'a> {
-    /// What then is to be stored; nothing if they change nothing.
+    /// What to store then. `None` if nothing changes.
     pub now: Option<StoredBytes>,
     /// What became of each row.
     pub rows: Vec<Outcome>,
@@ -507,7 +514,7 @@ pub struct BundlesApplied<'a> {
     pub named: Vec<&'a str>,
 }
 
-/// What stands in line order among all that is folded in together: one row, or a stretch of a bundle.
+/// One row, or one stretch of a bundle: what is put in line order and applied together.
 struct Piece<'f> {
     first: u32,
     last: u32,
@@ -521,8 +528,8 @@ enum PieceOf<'f> {
     Stretch(usize, &'f FoundBundle, &'f FoundStretch),
 }
 
-/// Folds rows and bundles in as [`apply_rows`] does their rows; `None` if those are in already. What overlaps is judged
-/// together: rows of two ids of one visitor come in line order, wherever they stand.
+/// Applies rows and bundles as [`apply_rows`] applies rows. `None` if they are applied already. Overlapping ones are judged
+/// together, so that rows of two ids of one visitor come in line order, wherever they stand.
 pub fn apply_bundles<'a>(
     batch: &'a Pending,
     stored: Option<Stored<'a>>,
@@ -612,7 +619,7 @@ pub fn apply_bundles<'a>(
     Ok(Some(BundlesApplied { now: folding.finish(), rows: outcomes, bundles: became, named }))
 }
 
-/// Folds rows and bundles of one batch in under one key.
+/// Applies rows and bundles of one batch to one key.
 fn resolve_bundles(
     view: &mut View<'_>,
     batch: &Pending,
@@ -684,7 +691,7 @@ fn went_elsewhere(noted: &Noted, batch: &Pending, row: &FoundRow) -> bool {
     noted.of(batch, row.line).is_some_and(|outcome| outcome != Outcome::Created)
 }
 
-/// Folds rows of one batch in under one key.
+/// Applies rows of one batch to one key.
 fn resolve_rows(
     view: &mut View<'_>,
     batch: &Pending,

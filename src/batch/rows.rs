@@ -1,6 +1,6 @@
-//! The rows of an upload, read again from its file: all of them in order, or those at places that are known.
+//! Reading an uploaded file's rows again: all of them in order, or those at known places.
 //!
-//! Promises: memory is bounded by one piece of the file and one row, whatever the file has.
+//! Promises: memory is bounded by one piece of the file and one row, whatever is in the file.
 
 use super::csv::{Cells, Header, HeaderError, Parser, ROW_BYTES_MAX, Row, RowError, RowPlace, RowReader};
 use crate::model::batch::RowReading;
@@ -11,9 +11,9 @@ use std::os::unix::fs::FileExt;
 
 /// How much of the file is read at once.
 const PIECE_BYTES: usize = 128 << 10;
-/// How much of a row is read at first; most are far shorter.
+/// How much of a row is read at first. Most rows are far shorter.
 const ROW_READ_BYTES: usize = 1024;
-/// Rows that begin no further from each other than this are read at once.
+/// Rows that begin at most so far from each other are read together.
 const NEAR_BYTES: u32 = 2048;
 
 /// Gives the file's bytes from `offset` on, piece by piece, until `each` has enough.
@@ -33,8 +33,8 @@ pub fn each_piece(
     }
 }
 
-/// Gives the rows of a file in their order, from the row at `from` on, until `each` has enough. `still` is asked before
-/// each piece that is read whether to go on.
+/// Gives the rows of a file in their order, from the row at `from` on, until `each` has enough. `still` is called before
+/// each piece is read, and says whether to go on.
 pub fn each_row(
     file: &File,
     header: &Header,
@@ -47,7 +47,7 @@ pub fn each_row(
         Some(place) => Parser::at(header.clone(), place),
     };
     let offset = from.map_or(0, |place| u64::from(place.offset));
-    // A piece has many rows, and the parser gives them all: those behind the end are for nobody.
+    // A piece has many rows, and the parser gives them all. Those behind the end are dropped.
     let mut end: Option<io::Result<()>> = None;
     let mut unless_ended = |row: Row<'_>, end: &mut Option<io::Result<()>>| {
         if end.is_none() {
@@ -70,7 +70,7 @@ pub fn each_row(
     end.unwrap_or(Ok(()))
 }
 
-/// Reads the first line of a file whose rows are read so.
+/// Reads the first line of a file.
 pub fn read_header(file: &File, reading: &RowReading) -> io::Result<Header> {
     past_header(file, reading)?.header().cloned().ok_or_else(|| invalid(HeaderError::Empty))
 }
@@ -122,7 +122,7 @@ pub fn read_row(
     }
 }
 
-/// Gives the rows at these places, which rise, one after the other.
+/// Gives the rows at these places, one after the other. The places ascend.
 pub fn each_row_at(
     file: &File,
     header: &Header,
@@ -158,7 +158,7 @@ pub fn each_row_at(
     Ok(())
 }
 
-/// Reads until there is no more room or no more of the file; gives how much there was.
+/// Reads until the buffer is full or the file ends. Gives how many bytes it read.
 pub(super) fn read_full(file: &File, offset: u64, bytes: &mut [u8]) -> io::Result<usize> {
     let mut read = 0;
     while let Some(rest) = bytes.get_mut(read..).filter(|rest| !rest.is_empty()) {

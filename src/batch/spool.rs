@@ -1,20 +1,21 @@
-//! The uploaded files as they came, and what is kept beside each.
+//! The spool: the uploaded files as they came, and what is kept beside each.
 //!
 //! ```text
-//! NAME.csv           the file: as it came, but for what is overwritten when visitors are erased (R12)
+//! NAME.csv           the file as it came, except for what is overwritten when visitors are erased (R12)
 //!     .index         where each row is, as long as the batch is pending
 //!     .outcomes      what became of the rows
 //!     .overwriting   what is about to be put over which bytes of the file, and the checksum it has then
-//!     .overwritten   the same, once it is done: this checksum counts from then on, not the one of the journal
+//!     .overwritten   the same, once it is done; from then on this checksum counts, not the journal's
 //! ```
 //!
-//! Promises: a file that no accepted batch names, or that a crash left half-written, does not outlive a
-//! restart; the bytes in the folder never pass the limit; what [`SpoolFile::sync`] returned for is on the disk, name and
-//! all. A crash while bytes are overwritten makes no whole file pass for damaged, and no damaged one for whole: what was
-//! begun is done again, to the same end.
+//! Promises: a file that no accepted batch names, or that a crash left half-written, is gone after a restart. The bytes in the
+//! folder never pass the limit. When [`SpoolFile::sync`] has returned, the file and its name are on the disk. A crash while
+//! bytes are overwritten makes no whole file look damaged, and no damaged file look whole: a start does the overwriting
+//! again, with the same result.
 
+use super::accepted::SpoolName;
 use super::checksum::{FileSum, UploadError};
-use super::outcome::{RowOutcome, write_outcomes};
+use super::outcomes_file::{RowOutcome, write_outcomes};
 use crate::durable::{self, point, sync_folder};
 use crate::model::codec;
 use crate::model::seq::{Millis, Seq, SeqSource};
@@ -35,13 +36,10 @@ const OUTCOMES: &str = "outcomes";
 const OVERWRITING: &str = "overwriting";
 const OVERWRITTEN: &str = "overwritten";
 
-/// What the files of one upload are called by.
-pub type SpoolName = u64;
-
-/// The version that what is overwritten begins with.
+/// The format version of that file.
 const OVERWRITING_VERSION: u8 = 1;
 
-/// What is put over which bytes of an upload, and the checksum it then has.
+/// What is put over which bytes of an upload, and the checksum that it has then.
 #[derive(Debug, Serialize, Deserialize)]
 struct Overwriting {
     crc32c: u32,
@@ -51,7 +49,7 @@ struct Overwriting {
 /// Why the spool could not take something.
 #[derive(Debug, thiserror::Error)]
 pub enum SpoolError {
-    /// The folder holds as much as it may.
+    /// The folder holds as many bytes as it may.
     #[error("kept uploads would pass spool_max_bytes, {0} bytes")]
     OverLimit(u64),
     /// The disk is full.
@@ -71,7 +69,7 @@ pub enum SpoolError {
 }
 
 impl SpoolError {
-    /// What the system said of a file in the folder.
+    /// The error of the operating system on a file in the folder.
     pub fn of(path: PathBuf, error: io::Error) -> Self {
         if matches!(Errno::from_io_error(&error), Some(Errno::MFILE | Errno::NFILE)) {
             return Self::NoHandle;
@@ -87,12 +85,15 @@ impl SpoolError {
 #[derive(Debug)]
 pub struct Spool {
     folder: PathBuf,
+    /// The bytes of all files in the folder.
     bytes: AtomicU64,
+    /// How many there may be.
     bytes_max: AtomicU64,
+    /// Gives out names. No name is given out twice. Locked for moments only, with no other lock held.
     names: Mutex<SeqSource>,
-    /// How often bytes of an upload were overwritten.
+    /// How often bytes of an upload were overwritten. It only rises.
     overwritings: AtomicU64,
-    /// Held while an upload is verified, or bytes of it overwritten.
+    /// Held while an upload is verified, replaced or overwritten: only one of these at a time. No other lock is taken meanwhile.
     overwriting: Mutex<()>,
 }
 
@@ -102,8 +103,8 @@ impl Spool {
         Self::open_listing(folder, bytes_max, named, None).map(|(spool, _)| spool)
     }
 
-    /// The same, and tells of which uploads the rows are there. Where it is not sure that no batch names them, the files of
-    /// the others are moved to another folder.
+    /// The same, and gives the uploads whose file of rows is there. If it is not certain that no batch names the others, their
+    /// files are moved to `kept_in` instead of being removed.
     pub fn open_listing(
         folder: &Path,
         bytes_max: u64,
@@ -149,14 +150,14 @@ impl Spool {
         };
         for name in interrupted {
             if let Err(error) = spool.finish_overwriting(name) {
-                // Whoever needs the file is told of it.
+                // Whoever needs the file gets the error then.
                 tracing::error!(path = %spool.rows_path(name).display(), %error, "rows of an upload could not be overwritten");
             }
         }
         Ok((spool, there))
     }
 
-    /// Begins the file of an upload. It goes again unless it is kept.
+    /// Begins the file of an upload. It is removed again unless it is kept.
     pub fn begin(self: &Arc<Self>, now: Millis) -> Result<SpoolFile, SpoolError> {
         let name = lock(&self.names).next(now).get();
         let path = self.rows_path(name);
@@ -180,32 +181,31 @@ impl Spool {
         self.path(name, OUTCOMES)
     }
 
-    /// Where it is noted which bytes were overwritten, if any were.
+    /// Where the note of overwritten bytes is, if there is one.
     pub fn overwritten_path(&self, name: SpoolName) -> PathBuf {
         self.path(name, OVERWRITTEN)
     }
 
-    /// How often bytes of any upload were overwritten: whoever reads one in pieces, and finds this changed, may have met
-    /// rows of which one half is from before.
+    /// How often bytes of any upload were overwritten. A reader that reads in pieces and finds this changed may have seen rows
+    /// that were half overwritten.
     pub fn overwritings(&self) -> u64 {
         self.overwritings.load(Ordering::Acquire)
     }
 
-    /// What the file of an upload comes to now, that came to this when it was accepted.
+    /// What the file of an upload should be now, if it was this when it was accepted.
     pub fn sum(&self, name: SpoolName, accepted: &FileSum) -> io::Result<FileSum> {
         self.sum_now(name, accepted, &lock(&self.overwriting))
     }
 
-    /// Reads the file of an upload, that came to this when it was accepted, and gives what it comes to now; an error
-    /// unless it is what it should be.
+    /// Reads the file of an upload that was this when it was accepted, and gives what it is now. An error if it is not what it
+    /// should be.
     pub fn verify(&self, name: SpoolName, accepted: &FileSum) -> Result<FileSum, UploadError> {
-        // Of a complete batch a crash may have left it; it would show what is overwritten, and where that was.
+        // A crash may have left the index of a complete batch. It would show what is overwritten, and where.
         self.remove_index(name);
         self.verify_beside_index(name, accepted)
     }
 
-    /// The same, but leaves the index: if the file of a batch that was not complete yet is damaged, nothing else says whom
-    /// it names.
+    /// The same, but keeps the index. If the file of an incomplete batch is damaged, nothing else says whom it names.
     pub fn verify_beside_index(&self, name: SpoolName, accepted: &FileSum) -> Result<FileSum, UploadError> {
         let one = lock(&self.overwriting);
         let path = self.rows_path(name);
@@ -214,8 +214,8 @@ impl Spool {
         Ok(expected)
     }
 
-    /// Puts other bytes over some of an upload's, in place; `find` says which, of what the file holds. Its checksum
-    /// follows, unless it was damaged before: that stays to be seen. Durable when it returns; gives how many pieces.
+    /// Overwrites some of an upload's bytes in place. `find` chooses them from the file's content. The checksum follows, unless
+    /// the file was damaged before: then the damage stays visible. Durable when it returns. Gives how many pieces there were.
     pub fn overwrite(
         &self,
         name: SpoolName,
@@ -225,7 +225,7 @@ impl Spool {
         let one = lock(&self.overwriting);
         let path = self.rows_path(name);
         let expected = match self.sum_now(name, accepted, &one) {
-            // What an earlier attempt was about can't be told any more: the file may be neither the one nor the other.
+            // The note of an earlier attempt can't be read. The file may be neither as before nor as after it.
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 tracing::error!(%error, "rows of an upload were perhaps overwritten in part");
                 *accepted
@@ -267,7 +267,7 @@ impl Spool {
         Ok(FileSum { crc32c, ..*accepted })
     }
 
-    /// Does what is noted as being overwritten, if anything is: for the first time, or once more after a crash.
+    /// Overwrites what is noted to be overwritten, if anything is: for the first time, or again after a crash.
     fn finish_overwriting(&self, name: SpoolName) -> io::Result<()> {
         let (begun, done) = (self.path(name, OVERWRITING), self.path(name, OVERWRITTEN));
         let Some(Overwriting { pieces, .. }) = read_overwriting(&begun)? else { return Ok(()) };
@@ -288,14 +288,14 @@ impl Spool {
         })
     }
 
-    /// Puts a file that was sent again in the place of an upload; durable when it returns.
+    /// Replaces an upload with a file that was sent again. Durable when it returns.
     pub fn put_back(&self, name: SpoolName, sent: SpoolFile) -> io::Result<()> {
         let _one = lock(&self.overwriting);
         let to = self.rows_path(name);
         self.recount_after(&to, || std::fs::rename(sent.path(), &to).and_then(|()| sync_folder(&self.folder)))
     }
 
-    /// Ends an upload that is damaged: its file gives way to this one, with these outcomes; durable when it returns.
+    /// Ends a damaged upload: replaces its file with this one, with these outcomes. Durable when it returns.
     pub fn give_up(&self, name: SpoolName, file: &[u8], outcomes: &mut [RowOutcome]) -> io::Result<()> {
         let _one = lock(&self.overwriting);
         let of = |kind| self.path(name, kind);
@@ -310,12 +310,12 @@ impl Spool {
         given_up
     }
 
-    /// Says so if so many more bytes would not fit.
+    /// An error if so many more bytes would not fit.
     pub fn check_room(&self, more: u64) -> Result<(), SpoolError> {
         self.fits(self.bytes(), more)
     }
 
-    /// From now on the folder holds at most so many bytes; what it holds already stays.
+    /// From now on the folder may hold at most so many bytes. What it holds already stays.
     pub fn set_limit(&self, bytes_max: u64) {
         self.bytes_max.store(bytes_max, Ordering::Relaxed);
     }
@@ -330,8 +330,8 @@ impl Spool {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Removes the index of an upload whose batch is complete: nothing looks for its rows any more, and should the
-    /// store have to be made again, so is the index.
+    /// Removes the index of an upload whose batch is complete. Nothing looks for its rows any more. If the store must be rebuilt,
+    /// the index is made again.
     pub fn remove_index(&self, name: SpoolName) {
         self.remove_file(&self.index_path(name));
     }
@@ -353,7 +353,7 @@ impl Spool {
         });
     }
 
-    /// Does something to a file beside an upload (makes it, replaces it, removes it), and counts what that changed.
+    /// Runs a change to a file beside an upload, and counts the bytes that it added or removed.
     pub fn recount_after<R>(&self, path: &Path, change: impl FnOnce() -> R) -> R {
         let bytes = || std::fs::metadata(path).map_or(0, |metadata| metadata.len());
         let before = bytes();
@@ -383,10 +383,10 @@ pub fn outcomes_path_in(folder: &Path, name: SpoolName) -> PathBuf {
     path_of(folder, name, OUTCOMES)
 }
 
-/// Ends an upload in a spool that is not open: its file gives way to this one, with these outcomes; durable when it
+/// Ends an upload in a spool that is not open: replaces its file with this one, with these outcomes. Durable when it
 /// returns.
 pub fn give_up(folder: &Path, name: SpoolName, file: &[u8], outcomes: &mut [RowOutcome]) -> io::Result<()> {
-    // The file first: while only it is another, it can still be put back as it was, beside outcomes that are its own.
+    // The file goes first. Until the outcomes follow, it can still be put back beside the outcomes that belong to it.
     durable::replace(&rows_path_in(folder, name), "give-up", |rows| rows.write_all(file))?;
     for kind in [OVERWRITING, INDEX, OVERWRITTEN] {
         match std::fs::remove_file(path_of(folder, name, kind)) {
@@ -407,7 +407,7 @@ fn read_overwriting(path: &Path) -> io::Result<Option<Overwriting>> {
     bytes.map(|bytes| codec::decode(OVERWRITING_VERSION, &bytes).map_err(invalid)).transpose()
 }
 
-/// The file of an upload on its way in. Dropping it removes it, unless it was kept.
+/// The file of an upload that is arriving. Dropping it removes the file, unless it was kept.
 #[derive(Debug)]
 pub struct SpoolFile {
     spool: Arc<Spool>,
@@ -422,7 +422,7 @@ pub struct SpoolFile {
 }
 
 impl SpoolFile {
-    /// What it is called by.
+    /// Its name.
     pub fn name(&self) -> SpoolName {
         self.name
     }
@@ -470,12 +470,12 @@ impl SpoolFile {
         self.spool.bytes.fetch_add(self.beside, Ordering::Relaxed);
     }
 
-    /// An accepted batch may name it from now on: it stays.
+    /// Keeps the file: an accepted batch may name it from now on.
     pub fn keep(&mut self) {
         self.kept = true;
     }
 
-    /// It is certain that none will.
+    /// Lets the file go again: no batch will name it.
     pub fn let_go(&mut self) {
         self.kept = false;
     }

@@ -18,7 +18,7 @@ use super::{CliError, print_json, say, shown, table};
 use crate::batch::csv::{Header, HeaderError, Parser, Row, RowError};
 use crate::batch::encoding::{Decoded, Encoding};
 use crate::batch::form::{FormTooLong, Leaves, Unwrapped, form_bytes_max};
-use crate::batch::pending::brings_anything;
+use crate::batch::index::brings_anything;
 use crate::batch::remarks::{Remarks, further_lines};
 use crate::config::Limits;
 use crate::model::batch::{EmptyValues, RowReading};

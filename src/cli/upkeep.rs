@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{CliError, GoesOn, Remote, block_on, complain, print_json, say, table};
 use crate::audit::{self, Actor};
-use crate::batch::pending::Accepted;
+use crate::batch::accepted::Accepted;
 use crate::config::{Config, ServeOptions};
 use crate::engine::OpenError;
 use crate::engine::offline::check::{self, Report};

@@ -3,9 +3,9 @@
 //! Promises: `Display` is what a person is told, and it holds nothing of what is stored; [`EngineError::kind`] says who has to
 //! act. An internal error is logged here, once, and nowhere else.
 
+use crate::batch::accepted::Accepted;
 use crate::batch::checksum::UploadError;
 use crate::batch::csv::HeaderError;
-use crate::batch::pending::Accepted;
 use crate::batch::spool::SpoolError;
 use crate::engine::scarce::Scarce;
 use crate::folder::FolderError;

@@ -46,6 +46,7 @@ mod vitals;
 
 use crate::clock::GuardedClock;
 use crate::config::Config;
+pub use crate::model::batch::BatchState;
 use crate::model::batch::{BatchId, EmptyValues, Outcome};
 use crate::model::blocked::BlockedIds;
 use crate::model::id::{ClientCode, Key, VisitorId};
@@ -66,8 +67,7 @@ pub use start::SERVING_THREADS;
 use start::{BroughtUp, Running};
 use std::sync::Arc;
 pub use types::{
-    BatchState, BatchStatus, BatchVersion, CallIds, Readiness, SingleUpdate, SiteCall, Visitor,
-    VisitorAttribute, Written,
+    BatchStatus, BatchVersion, CallIds, Readiness, SingleUpdate, SiteCall, Visitor, VisitorAttribute, Written,
 };
 pub use upkeep::task::Done;
 

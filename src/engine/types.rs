@@ -2,9 +2,8 @@
 //!
 //! Promises: these are plain values. None of them locks, waits or does I/O.
 
-use crate::batch::outcome::BatchState as ApplyState;
-use crate::batch::queue::Known;
-use crate::model::batch::{BatchId, Counts};
+use crate::batch::progress::Known;
+use crate::model::batch::{BatchId, BatchState, Counts};
 use crate::model::id::{ClientCode, IdKind, Key, VisitorId};
 use crate::model::profile::Source;
 use crate::model::seq::{Millis, Seq};
@@ -130,17 +129,6 @@ pub enum BatchVersion {
     V2,
 }
 
-/// How far a batch is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BatchState {
-    /// Accepted, durable and readable; its rows are not yet applied to the store.
-    Incomplete,
-    /// Its rows are applied, counted and durable in the store.
-    Complete,
-    /// The store keeps refusing it, or its upload differs from what was accepted.
-    Stuck,
-}
-
 /// A batch and its progress.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BatchStatus {
@@ -175,16 +163,6 @@ pub enum Readiness {
     NotReady(String),
 }
 
-impl BatchState {
-    pub(in crate::engine) fn of(state: ApplyState) -> Self {
-        match state {
-            ApplyState::Incomplete => Self::Incomplete,
-            ApplyState::Stuck => Self::Stuck,
-            ApplyState::Complete(_) => Self::Complete,
-        }
-    }
-}
-
 impl BatchStatus {
     /// The status of a batch now.
     pub(in crate::engine) fn of(known: &Known, now: Millis) -> Self {
@@ -192,12 +170,9 @@ impl BatchStatus {
     }
 
     /// The status of a batch that was in this state when it was found. By now it may be in another.
-    pub(in crate::engine) fn in_state(known: &Known, state: ApplyState, now: Millis) -> Self {
-        let completed = match state {
-            ApplyState::Complete(at) => Some(at),
-            ApplyState::Incomplete | ApplyState::Stuck => None,
-        };
-        let state = BatchState::of(state);
+    pub(in crate::engine) fn in_state(known: &Known, state: BatchState, now: Millis) -> Self {
+        // A complete batch stays complete, so the time is there.
+        let completed = known.progress.completed().filter(|_| state == BatchState::Complete);
         let (counts, rows) = (known.progress.counts(), known.accepted.rows);
         let begun =
             completed.map_or_else(|| known.progress.began(), |_| Some(known.accepted.id.seq.millis()));

@@ -45,6 +45,42 @@ impl fmt::Debug for BatchId {
     }
 }
 
+/// The state of a batch, with its one name in the API, the command line, the inspector and the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BatchState {
+    /// Accepted, durable and readable, but not all in the store yet.
+    Incomplete,
+    /// Applied, counted and checkpointed.
+    Complete,
+    /// The store keeps refusing it, or its file is not what was accepted.
+    Stuck,
+}
+
+impl BatchState {
+    /// All states.
+    pub const ALL: [Self; 3] = [Self::Incomplete, Self::Complete, Self::Stuck];
+
+    /// Its name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Incomplete => "incomplete",
+            Self::Complete => "complete",
+            Self::Stuck => "stuck",
+        }
+    }
+
+    /// The state with this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == name)
+    }
+}
+
+impl fmt::Display for BatchState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// The `Idempotency-Key` of an upload. A second upload with the same key is answered with the first one's batch.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct IdempotencyKey(String);

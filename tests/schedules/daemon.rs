@@ -6,7 +6,7 @@ use super::store::VolatileStore;
 use profiled::batch::apply::Plan;
 use profiled::batch::catalogue;
 use profiled::batch::csv::Parser;
-use profiled::batch::pending::IndexBuilder;
+use profiled::batch::index::IndexBuilder;
 use profiled::batch::queue::Batches;
 use profiled::batch::spool::Spool;
 use profiled::engine::commit::{Answer, Committer, NewBatch, Request, VisitorWrite, WriteRules};

@@ -5,7 +5,7 @@
 use super::committer::Committer;
 use super::decided::{Decided, Put};
 use super::request::{Again, Answer, MadeAgain, Shared};
-use crate::batch::pending::Accepted;
+use crate::batch::accepted::Accepted;
 use crate::durable::point;
 use crate::engine::commit::replay;
 use crate::engine::commit::replay::redo;

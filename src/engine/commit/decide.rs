@@ -5,8 +5,9 @@ use super::committer::Committer;
 use super::decided::{Decided, Undecided};
 use super::group::Group;
 use super::request::{Answer, NewBatch, Request, VisitorWrite, WriteRules};
-use crate::batch::pending::{Accepted, Pending, SentKey};
-use crate::batch::queue::Known;
+use crate::batch::accepted::{Accepted, SentKey};
+use crate::batch::pending::Pending;
+use crate::batch::progress::Known;
 use crate::batch::resolve::decoded;
 use crate::engine::error::Fatal;
 use crate::engine::types::{SiteCall, Written};
@@ -233,7 +234,7 @@ impl Committer {
         }
         let list = self.pending(group, &batch.client);
         *list = list.with(Arc::clone(&pending));
-        let decided = Decided::answering(Answer::Accepted(Known::pending(&pending)));
+        let decided = Decided::answering(Answer::Accepted(pending.known()));
         Ok(Decided { entry: Some(entry), publish: Some((pending, batch.spool)), ..decided })
     }
 
@@ -248,7 +249,7 @@ impl Committer {
         self.batches.forget_keys_before(Millis(now.0.saturating_sub(IdempotencyKey::LASTS_MS)));
         let in_group = group.keyed.get(&(client.clone(), key.clone()));
         let sent = match in_group {
-            Some(pending) => Some((Arc::clone(&pending.accepted), Known::pending(pending))),
+            Some(pending) => Some((Arc::clone(&pending.accepted), pending.known())),
             None => self.batches.keyed(client, key),
         };
         let lasts = |accepted: &Accepted| accepted.id.seq.millis().plus(IdempotencyKey::LASTS_MS);

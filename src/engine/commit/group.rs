@@ -52,7 +52,7 @@ impl Group<'_> {
         let bundle = |bundle: &ResolvedBundle| entry::ResolvedBundle {
             batch: bundle.batch.get(),
             first: bundle.first,
-            became: bundle.became.told().map(|(rows, outcome)| (rows, outcome.code())).collect(),
+            became: bundle.became.runs().map(|(rows, outcome)| (rows, outcome.code())).collect(),
         };
         let entry = WriteEntry {
             seq: seq.get(),

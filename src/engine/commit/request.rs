@@ -1,8 +1,9 @@
 //! What the commit thread is asked for, and what it answers.
 
 use crate::batch::checksum::FileSum;
-use crate::batch::pending::{Index, Pending};
-use crate::batch::queue::Known;
+use crate::batch::index::Index;
+use crate::batch::pending::Pending;
+use crate::batch::progress::Known;
 use crate::batch::spool::SpoolFile;
 use crate::engine::types::{SiteCall, Written};
 use crate::journal::entry::{BatchCompletedEntry, BatchGivenUpEntry, Checkpoint};

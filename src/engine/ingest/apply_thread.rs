@@ -2,8 +2,9 @@
 //!
 //! Promises: a batch is applied on two threads; it makes way for site calls and keeps to the rate that is set (R10).
 
+use crate::batch::accepted::Accepted;
 use crate::batch::apply::Plan;
-use crate::batch::pending::{Accepted, Pending};
+use crate::batch::pending::Pending;
 use crate::batch::queue::Turn;
 use crate::engine::commit::Request;
 use crate::engine::driver::apply::{Action, ApplyLoop, Event, Unapplied, completion};

@@ -3,10 +3,11 @@
 //! Promises: rows are applied by the same [`apply_rows`] as always, to what lookups show. A dry run needs the memory of applying one batch, and
 //! dry runs take turns. The result holds for the moment: writes go on meanwhile.
 
+use crate::batch::accepted::Accepted;
 use crate::batch::apply::{Plan, TheirRows};
 use crate::batch::csv::Header;
-use crate::batch::outcome::write_outcomes;
-use crate::batch::pending::{Accepted, Pending};
+use crate::batch::outcomes_file::write_outcomes;
+use crate::batch::pending::Pending;
 use crate::batch::remarks::Remarks;
 use crate::batch::resolve::{Noted, ResolveError, View, apply_bundles, decoded, resolve};
 use crate::engine::commit::NewBatch;

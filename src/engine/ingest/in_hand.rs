@@ -2,7 +2,7 @@
 //! and in the tests that run the loop.
 
 use crate::batch::apply::{Part, Plan, Step};
-use crate::batch::outcome::{RowOutcome, write_outcomes};
+use crate::batch::outcomes_file::{RowOutcome, write_outcomes};
 use crate::batch::pending::Pending;
 use crate::batch::spool::Spool;
 use crate::engine::driver::apply::{self, Unapplied};

@@ -8,7 +8,7 @@ use crate::batch::as_adobe::{AsAdobe, BadEscape};
 use crate::batch::csv::{HeaderError, Mistaken, Parser};
 use crate::batch::encoding::{Decoded, Encoding};
 use crate::batch::form::{FormTooLong, Leaves, Unwrapped, form_bytes_max};
-use crate::batch::pending::IndexBuilder;
+use crate::batch::index::IndexBuilder;
 use crate::batch::spool::SpoolError;
 use crate::config::Limits;
 use crate::engine::commit::{Answer, NewBatch, Request};

@@ -5,9 +5,9 @@
 //! it, and before and after a rebuild of the store. Nothing in the folder is changed. What a start would do to it (cut off a torn tail,
 //! rebuild a store that cannot be trusted, apply pending rows) is done in a [`Scratch`] that shows the folder, and reported.
 
-use crate::batch::outcome::read_outcomes;
-use crate::batch::pending::Accepted;
-use crate::batch::queue::Known;
+use crate::batch::accepted::Accepted;
+use crate::batch::outcomes_file::read_outcomes;
+use crate::batch::progress::Known;
 use crate::batch::resolve::decoded;
 use crate::clock::GuardedClock;
 use crate::config::{Config, Ingest};

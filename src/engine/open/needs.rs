@@ -15,8 +15,9 @@
 //! A backup takes all of it along (of the catalogue as much as its mark says) but the store and the indexes of uploads that are whole, so that nothing of it has to be made again that the
 //! journal would not do for; what goes along beside it is in [`BESIDE`].
 
-use crate::batch::outcome::{RowOutcome, read_outcomes};
-use crate::batch::spool::{Spool, SpoolName};
+use crate::batch::accepted::SpoolName;
+use crate::batch::outcomes_file::{RowOutcome, read_outcomes};
+use crate::batch::spool::Spool;
 use crate::layout;
 
 use std::io;

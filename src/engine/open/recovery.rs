@@ -10,12 +10,15 @@
 //! - A store that reaches less far than its checkpoint says, or a batch's end behind that, is refused. It is rebuilt from the newest
 //!   snapshot that verifies and the journal behind it.
 
+use crate::batch::accepted::Accepted;
+use crate::batch::accepted::SpoolName;
 use crate::batch::catalogue::{self, Catalogue};
 use crate::batch::checksum::UploadError;
-use crate::batch::outcome::Became;
-use crate::batch::pending::{Accepted, Pending};
-use crate::batch::queue::{Batches, Known};
-use crate::batch::spool::{Spool, SpoolName};
+use crate::batch::outcomes_file::Became;
+use crate::batch::pending::Pending;
+use crate::batch::progress::Known;
+use crate::batch::queue::Batches;
+use crate::batch::spool::Spool;
 use crate::durable;
 use crate::engine::commit::replay;
 use crate::engine::error::OpenError;

@@ -3,11 +3,11 @@
 //! Promises: what is given up is named, and kept as it was in [`layout::DAMAGED`]. Everything else stays. A crash on the way leaves the
 //! damaged file damaged, or given up.
 
+use crate::batch::accepted::Accepted;
 use crate::batch::checksum::FileSum;
 use crate::batch::csv::Header;
 use crate::batch::csv::write::{Cells, write_header};
-use crate::batch::outcome::{Failure, RowOutcome};
-use crate::batch::pending::Accepted;
+use crate::batch::outcomes_file::{Failure, RowOutcome};
 use crate::batch::rows::read_header;
 use crate::batch::spool::{give_up, outcomes_path_in, rows_path_in};
 use crate::durable;

@@ -5,7 +5,8 @@
 
 use crate::batch::queue::{Batches, Which};
 use crate::engine::read::state::Reader;
-use crate::engine::types::{BatchState, BatchStatus};
+use crate::engine::types::BatchStatus;
+use crate::model::batch::BatchState;
 use crate::model::id::ClientCode;
 use crate::model::seq::{Millis, Seq};
 use std::ops::ControlFlow;
@@ -56,7 +57,7 @@ fn page(
     };
     batches.walk_back(client, before.unwrap_or(Seq::from_u64(u64::MAX)), which, |known| {
         let state = known.progress.state();
-        if wanted.is_some_and(|wanted| wanted != BatchState::of(state)) {
+        if wanted.is_some_and(|wanted| wanted != state) {
             return ControlFlow::Continue(());
         }
         // One more than there is room for says that there is another page.

@@ -11,7 +11,7 @@
 
 use crate::batch::csv::write::{Cells, write_cell, write_header};
 use crate::batch::csv::{HEADER_BYTES_MAX, ROW_BYTES_MAX};
-use crate::batch::outcome::BatchState;
+
 use crate::batch::pending::Pending;
 use crate::batch::pending_list::PendingList;
 use crate::batch::queue::Batches;
@@ -373,7 +373,7 @@ impl Walk<'_> {
             }
             for batch in &creating {
                 // Once the batch is complete, the store has all its visitors, and its upload may go.
-                if matches!(batch.progress.state(), BatchState::Complete(_)) {
+                if batch.progress.completed().is_some() {
                     complete.insert(batch.accepted.id.seq);
                 } else if walk(Part::Created(batch, &creating))?.is_break() {
                     return Ok(ControlFlow::Break(()));

@@ -3,7 +3,6 @@
 //! Promises: a lookup waits for nobody, sees a batch from the moment it is acknowledged, and never shows a state that was at no time
 //! there.
 
-use crate::batch::outcome::BatchState;
 use crate::batch::pending::Pending;
 use crate::batch::queue::Batches;
 use crate::batch::resolve::{Noted, ResolveError, View, decoded, resolve};
@@ -81,7 +80,7 @@ pub(in crate::engine) fn look_up_delayed(
         // write ended the link's life meanwhile, or a tombstone went, the rows would create a visitor here that never was.
         // (The applied seq of a value tells which rows it has, however many batches are completed meanwhile.)
         let made_a_visitor = matches!(stored, Some(Stored::Profile(_)));
-        let complete = |batch: &Arc<Pending>| matches!(batch.progress.state(), BatchState::Complete(_));
+        let complete = |batch: &Arc<Pending>| batch.progress.completed().is_some();
         if made_a_visitor && (dead_link || view.was_nothing(&canonical)) && pending.iter().any(complete) {
             continue;
         }

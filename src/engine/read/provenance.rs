@@ -3,8 +3,9 @@
 //! Promises: one question reads only a few uploads, only a few questions are searched for at once, and a search ends when nobody waits
 //! for its answer. An upload that is no longer kept tells nothing.
 
-use crate::batch::pending::{BundleRow, Pending, RowOf};
-use crate::batch::queue::Known;
+use crate::batch::found::{BundleRow, RowOf};
+use crate::batch::pending::Pending;
+use crate::batch::progress::Known;
 use crate::engine::error::{EngineError, OrInternal};
 use crate::engine::gates::{Place, Who};
 use crate::engine::read::report::Report;

@@ -8,11 +8,11 @@
 //!   the first overwritten byte on.
 //! - What cannot be reported completely ends in an error.
 
+use crate::batch::accepted::Accepted;
 use crate::batch::csv::write::{Cells, write_header};
 use crate::batch::csv::{Header, Row, RowPlace, RowReader};
-use crate::batch::outcome::{BatchState, Failure, RowOutcome, StoredOutcomes};
-use crate::batch::pending::Accepted;
-use crate::batch::queue::Known;
+use crate::batch::outcomes_file::{Failure, RowOutcome, StoredOutcomes};
+use crate::batch::progress::Known;
 use crate::batch::remarks::Remarks;
 use crate::batch::rows::{each_piece, each_row, read_header, read_header_sent, read_row};
 use crate::batch::spool::SpoolFile;
@@ -132,7 +132,7 @@ impl Reader {
     /// A complete batch, or the error for one that is not.
     fn complete(&self, id: &BatchId) -> Result<Known, EngineError> {
         let known = self.shared.batches.get(id).ok_or_else(|| EngineError::UnknownBatch(id.to_string()))?;
-        if !matches!(known.progress.state(), BatchState::Complete(_)) {
+        if known.progress.completed().is_none() {
             return Err(EngineError::NotComplete(id.to_string()));
         }
         Ok(known)
@@ -168,7 +168,7 @@ impl Reader {
         id: &BatchId,
     ) -> Result<UploadedFile, EngineError> {
         let known = self.shared.batches.get(id).ok_or_else(|| EngineError::UnknownBatch(id.to_string()))?;
-        let complete = matches!(known.progress.state(), BatchState::Complete(_));
+        let complete = known.progress.completed().is_some();
         let place = self.reports.take(who).await?;
         let (shared, accepted) = (Arc::clone(&self.shared), known.accepted);
         let opened = blocking(move || {

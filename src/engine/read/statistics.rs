@@ -5,14 +5,15 @@
 //! whom a held batch creates are left out until it is sent again.
 
 use crate::batch::kept::Totals;
-use crate::batch::outcome::BatchState as ApplyState;
-use crate::batch::queue::{Batches, Known, Which};
+
+use crate::batch::progress::Known;
+use crate::batch::queue::{Batches, Which};
 use crate::engine::error::EngineError;
 use crate::engine::gates::Who;
 use crate::engine::read::export::Walk;
 use crate::engine::read::state::{Reader, VisitorCount};
 use crate::engine::shared::blocking;
-use crate::model::batch::Counts;
+use crate::model::batch::{BatchState, Counts};
 use crate::model::id::ClientCode;
 use crate::model::seq::{Millis, Seq};
 use crate::sync::lock;
@@ -156,9 +157,9 @@ impl Statistics {
             self.rows += known.accepted.rows;
             self.counts = self.counts.plus(&known.progress.counts());
             match known.progress.state() {
-                ApplyState::Incomplete => self.batches_incomplete += 1,
-                ApplyState::Stuck => self.batches_stuck += 1,
-                ApplyState::Complete(_) => {}
+                BatchState::Incomplete => self.batches_incomplete += 1,
+                BatchState::Stuck => self.batches_stuck += 1,
+                BatchState::Complete => {}
             }
             self.count_pace(known, now);
             ControlFlow::Continue(())

@@ -1,9 +1,10 @@
-use crate::batch::outcome::{Failure, read_outcomes};
+use crate::batch::outcomes_file::{Failure, read_outcomes};
 use crate::config::{Config, ServeOptions};
 use crate::engine::error::EngineError;
 use crate::engine::gates::Who;
-use crate::engine::types::{BatchState, BatchVersion, CallIds, SiteCall};
+use crate::engine::types::{BatchVersion, CallIds, SiteCall};
 use crate::engine::{Announced, Engine, Upload};
+use crate::model::batch::BatchState;
 use crate::model::batch::{BatchId, EmptyValues, Outcome};
 use crate::model::id::{ClientCode, IdKind, VisitorId};
 use crate::model::profile::Source;

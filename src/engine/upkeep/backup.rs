@@ -8,9 +8,9 @@
 //!   rows were still to be applied. Only if the snapshot lacks rows that the store has is no backup made.
 //! - A backup that is already there is never changed.
 
+use crate::batch::accepted::Accepted;
 use crate::batch::catalogue;
 use crate::batch::checksum::{FileSum, UploadError};
-use crate::batch::pending::Accepted;
 use crate::durable::{self, belongs_to_folder, private_folder, sync_folder};
 use crate::engine::error::{EngineError, OrInternal};
 use crate::engine::open::digest;

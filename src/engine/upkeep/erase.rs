@@ -1,8 +1,8 @@
 //! Whose bytes are to go (R12), and how their rows in kept uploads are overwritten in place. Every other row stays where it is, and so
 //! do all line numbers. An overwritten row reads `erased`.
 
+use crate::batch::accepted::Accepted;
 use crate::batch::csv::{Header, HeaderError, Parser};
-use crate::batch::pending::Accepted;
 use crate::batch::queue::Batches;
 use crate::batch::spool::Spool;
 use crate::model::batch::RowReading;

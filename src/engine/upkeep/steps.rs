@@ -4,7 +4,8 @@
 //! Promises: what a snapshot lacks stands in the journal behind its checkpoint position; what a fresh store leaves out,
 //! and what is removed of journal and uploads, no restart and no rebuilt store can miss.
 
-use crate::batch::queue::{Batches, Known};
+use crate::batch::progress::Known;
+use crate::batch::queue::Batches;
 use crate::batch::resolve::decoded;
 use crate::durable::point;
 use crate::engine::driver::task::{Action, Event, Machine, OnStore, Trouble};

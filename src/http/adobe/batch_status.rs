@@ -100,11 +100,7 @@ struct Failed {
 }
 
 fn encode(batch: &BatchStatus, details: bool, failed: &Failed) -> Answer {
-    let status = match batch.state {
-        BatchState::Incomplete => "incomplete",
-        BatchState::Complete => "complete",
-        BatchState::Stuck => "stuck",
-    };
+    let status = batch.state.as_str();
     let (id, size) = (batch.id.to_string(), batch.rows.to_string());
     let counts = &batch.counts;
     let details = details.then(|| {

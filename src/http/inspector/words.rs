@@ -68,11 +68,7 @@ pub(super) fn size(bytes: u64) -> String {
 
 /// How far a batch is.
 pub(super) fn state(state: BatchState) -> &'static str {
-    match state {
-        BatchState::Incomplete => "incomplete",
-        BatchState::Complete => "complete",
-        BatchState::Stuck => "stuck",
-    }
+    state.as_str()
 }
 
 #[cfg(test)]

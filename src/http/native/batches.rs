@@ -127,7 +127,7 @@ fn list(call: &Call<'_>) -> Reply {
     let mut answer =
         json(StatusCode::OK, &Batches { batches: page.batches.iter().map(Batch::of).collect() })?;
     if let Some(next) = page.next {
-        let status = wanted.map_or(String::new(), |wanted| format!("&status={}", state_name(wanted)));
+        let status = wanted.map_or(String::new(), |wanted| format!("&status={}", wanted.as_str()));
         let link =
             format!("</api/v1/batches?client={client}&limit={limit}&before={next}{status}>; rel=\"next\"");
         let link = HeaderValue::try_from(link).map_err(|error| HttpError::Inside(error.to_string()))?;
@@ -172,18 +172,9 @@ pub(super) fn known(front: &Front, id: &BatchId) -> Result<BatchStatus, HttpErro
 
 fn state(query: &Params) -> Result<Option<BatchState>, HttpError> {
     let Some(name) = query.get("status") else { return Ok(None) };
-    let mut states = [BatchState::Incomplete, BatchState::Complete, BatchState::Stuck].into_iter();
-    states.find(|state| state_name(*state) == name).map(Some).ok_or_else(|| {
+    BatchState::parse(name).map(Some).ok_or_else(|| {
         HttpError::Wrong(format!("status={name} is not known: it is incomplete, complete or stuck"))
     })
-}
-
-fn state_name(state: BatchState) -> &'static str {
-    match state {
-        BatchState::Incomplete => "incomplete",
-        BatchState::Complete => "complete",
-        BatchState::Stuck => "stuck",
-    }
 }
 
 #[derive(Serialize, ToSchema)]
@@ -221,7 +212,7 @@ impl Batch {
                 BatchVersion::V1 => "v1",
                 BatchVersion::V2 => "v2",
             },
-            status: state_name(batch.state),
+            status: batch.state.as_str(),
             rows: batch.rows,
             bytes: batch.bytes,
             counts: Outcomes::of(&batch.counts),

@@ -2,9 +2,11 @@
 //! profile has the same bytes and each row the same outcome.
 
 use crate::support::seed::{config, with_each_seed};
+use profiled::batch::accepted::Accepted;
 use profiled::batch::checksum::FileSum;
 use profiled::batch::csv::Parser;
-use profiled::batch::pending::{Accepted, IndexBuilder, Pending};
+use profiled::batch::index::IndexBuilder;
+use profiled::batch::pending::Pending;
 use profiled::batch::resolve::apply_bundles;
 use profiled::model::batch::{BatchId, BatchRules, ConsecutiveV2, EmptyValues, Outcome, RowReading};
 use profiled::model::id::{ClientCode, IdKind, Key};

@@ -17,8 +17,9 @@ use super::ops::{
 };
 use super::stores::{Store, Which};
 use profiled::batch::csv::Parser;
-use profiled::batch::outcome::{BatchState, Failure, read_outcomes};
-use profiled::batch::pending::{IndexBuilder, Pending};
+use profiled::batch::index::IndexBuilder;
+use profiled::batch::outcomes_file::{Failure, read_outcomes};
+use profiled::batch::pending::Pending;
 use profiled::batch::queue::Batches;
 use profiled::batch::spool::Spool;
 use profiled::engine::commit::{Answer, Committer, NewBatch, Request, VisitorWrite, WriteRules};
@@ -335,8 +336,7 @@ impl Harness {
         for sent in self.sent.iter_mut().filter(|sent| !sent.complete) {
             let id = BatchId { client: client_code(sent.client), seq: Seq::from_u64(sent.seq) };
             let known = self.core.as_ref().unwrap().batches.get(&id);
-            sent.complete =
-                known.is_some_and(|known| matches!(known.progress.state(), BatchState::Complete(_)));
+            sent.complete = known.is_some_and(|known| known.progress.completed().is_some());
         }
         Ok(())
     }
@@ -746,7 +746,7 @@ impl Harness {
         for sent in self.sent.iter_mut().filter(|sent| !sent.forgotten) {
             let id = BatchId { client: client_code(sent.client), seq: Seq::from_u64(sent.seq) };
             let known = core.batches.get(&id).ok_or_else(|| format!("batch {id} is gone"))?;
-            let complete = matches!(known.progress.state(), BatchState::Complete(_));
+            let complete = known.progress.completed().is_some();
             if sent.complete && !complete {
                 return Err(format!("batch {id} was complete and is not any more"));
             }
@@ -859,7 +859,7 @@ impl Harness {
         for sent in &self.sent {
             let id = BatchId { client: client_code(sent.client), seq: Seq::from_u64(sent.seq) };
             let known = self.core().batches.get(&id).ok_or("a batch is gone")?;
-            let complete = matches!(known.progress.state(), BatchState::Complete(_));
+            let complete = known.progress.completed().is_some();
             let rows = read_outcomes(&self.core().spool.outcomes_path(sent.spool));
             let rows = rows.map_err(|error| error.to_string())?;
             all = format!("{all}{id:?}: complete {complete}, {:?}, {rows:?}\n", known.progress.counts());

@@ -4,7 +4,7 @@ use super::{Harness, VISITOR_ROWS_MAX, Wrong};
 use crate::order::coverage::{Met, met};
 use crate::order::ops::Op;
 use profiled::batch::apply::Plan;
-use profiled::batch::outcome::BatchState;
+
 use profiled::batch::pending::Pending;
 use profiled::engine::commit::Request;
 use profiled::engine::driver::apply::{Action, ApplyLoop, Event, completion};
@@ -207,5 +207,5 @@ impl Harness {
 }
 
 fn is_complete(pending: &Pending) -> bool {
-    matches!(pending.progress.state(), BatchState::Complete(_))
+    pending.progress.completed().is_some()
 }

@@ -1,15 +1,16 @@
-//! What became of each row, and how many of each: kept beside the uploaded file.
+//! The file that says what became of each row. It lies beside the uploaded file.
 //!
-//! Promises: every row that is not `updated` has an entry (those that are follow from the file), entries are in line
-//! order, and the counts add up to the rows.
+//! ```text
+//! row        line u32 · offset of the row u32 · outcome u8 · reason of a failure u8 · its column u16
+//! at the end CRC-32C of all rows · `prfoutc1`
+//! ```
+//!
+//! Promises: every row that is not `updated` has an entry, in line order. A row without an entry was updated.
 
 use super::csv::{Header, Reason, RowError};
-use super::pending::Accepted;
 use crate::durable;
 use crate::durable::record::{Fields, SumWriter};
-use crate::model::batch::{Counts, Outcome};
-use crate::model::seq::Millis;
-use crate::sync::{AtomicU64, Mutex, Ordering, lock};
+use crate::model::batch::Outcome;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -27,9 +28,9 @@ pub enum Failure {
     Row(RowError),
     /// The visitor's profile would have grown too large (R9).
     ProfileTooLarge,
-    /// Its file was damaged before the batch was folded in, and given up.
+    /// The uploaded file was damaged before the row was applied, and given up.
     UploadDamaged,
-    /// The file that told was lost, and the visitor was written to since.
+    /// The file with the outcomes was lost, and the visitor was written to since.
     OutcomeLost,
 }
 
@@ -48,16 +49,16 @@ impl Failure {
         }
     }
 
-    /// The failure in words, with the line and what would be right; `row` is the row as sent.
+    /// The failure in a sentence, with the line and what to do. `row` is the row as sent.
     pub fn explain(self, header: &Header, line: u32, row: &[u8]) -> String {
         match self {
             Self::Row(error) => error.explain(header, line, row),
             Self::ProfileTooLarge => format!(
-                "line {line}: with it the visitor's profile would have passed max_profile_bytes: send fewer or shorter \
-                 values, or remove attributes first"
+                "line {line}: with this row the visitor's profile would be larger than max_profile_bytes: send fewer or \
+                 shorter values, or remove attributes first"
             ),
             Self::UploadDamaged => format!(
-                "line {line}: the uploaded file was damaged on the daemon's disk before this row was folded in, and was \
+                "line {line}: the uploaded file was damaged on the daemon's disk before this row was applied, and was \
                  given up: send the row again"
             ),
             Self::OutcomeLost => format!(
@@ -68,7 +69,7 @@ impl Failure {
     }
 }
 
-/// What became of one row: 12 bytes stored. Its id, and a failure's wording, follow from the row at `offset`.
+/// What became of one row. Stored in 12 bytes: its id and the wording of a failure follow from the row at `offset`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RowOutcome {
     /// Its line in the file.
@@ -82,7 +83,7 @@ pub struct RowOutcome {
 }
 
 impl RowOutcome {
-    /// That of a row that was well-formed, and so can have failed for one reason only.
+    /// The outcome of a well-formed row. Such a row can fail for one reason only.
     pub fn of_applied(line: u32, offset: u32, outcome: Outcome) -> Self {
         let failure = (outcome == Outcome::Failed).then_some(Failure::ProfileTooLarge);
         Self { line, offset, outcome, failure }
@@ -120,23 +121,23 @@ impl RowOutcome {
     }
 }
 
-/// What became of the rows of one id, in line order: as many as had the same outcome one behind the other are told once.
+/// What became of the rows of one id, in line order. Rows in a row with the same outcome are stored as one run.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Became(Vec<(u32, Outcome)>);
 
 impl Became {
-    /// The next rows became this.
+    /// Adds the outcome of the next rows.
     pub fn push(&mut self, rows: u32, outcome: Outcome) {
         let (end, last) = self.0.last().map_or((0, None), |(end, last)| (*end, Some(*last)));
         let then = end.saturating_add(rows);
         match self.0.last_mut() {
-            Some(told) if last == Some(outcome) => told.0 = then,
+            Some(run) if last == Some(outcome) => run.0 = then,
             _ if rows > 0 => self.0.push((then, outcome)),
             _ => {}
         }
     }
 
-    /// What became of the row that so many of them come before.
+    /// What became of the row with this number, counted from 0.
     pub fn of(&self, row: u32) -> Option<Outcome> {
         let at = self.0.partition_point(|(end, _)| *end <= row);
         self.0.get(at).map(|(_, outcome)| *outcome)
@@ -149,19 +150,24 @@ impl Became {
 
     /// Whether any of them had this outcome.
     pub fn any(&self, outcome: Outcome) -> bool {
-        self.0.iter().any(|(_, told)| *told == outcome)
+        self.0.iter().any(|(_, run)| *run == outcome)
     }
 
-    /// How many rows one behind the other had which outcome.
-    pub fn told(&self) -> impl ExactSizeIterator<Item = (u32, Outcome)> + '_ {
+    /// The runs: how many rows, and their outcome.
+    pub fn runs(&self) -> impl ExactSizeIterator<Item = (u32, Outcome)> + '_ {
         let mut before = 0;
         self.0.iter().map(move |(end, outcome)| (end - std::mem::replace(&mut before, *end), *outcome))
     }
 }
 
-/// Writes the outcomes that are not `updated`, in line order; durable when it returns.
+/// Writes the outcomes that are not `updated`, in line order. They are durable when it returns.
 pub fn write_outcomes(path: &Path, outcomes: &mut [RowOutcome]) -> io::Result<()> {
     outcomes.sort_unstable_by_key(|row| row.line);
+    debug_assert!(
+        outcomes.is_sorted_by(|a, b| a.line < b.line),
+        "each line has one outcome: {}",
+        path.display()
+    );
     durable::replace(path, "outcomes", |file| {
         let mut out = SumWriter::new(BufWriter::with_capacity(1 << 18, file));
         for row in outcomes.iter() {
@@ -179,7 +185,7 @@ pub fn read_outcomes(path: &Path) -> io::Result<Vec<RowOutcome>> {
     StoredOutcomes::open(path)?.collect()
 }
 
-/// The outcomes that are not `updated`, one after the other, of a file that verifies. Holds a buffer of them.
+/// Reads the outcomes that are not `updated` from a verified file, one after the other. Holds one buffer of them.
 #[derive(Debug)]
 pub struct StoredOutcomes {
     file: BufReader<File>,
@@ -188,7 +194,7 @@ pub struct StoredOutcomes {
 }
 
 impl StoredOutcomes {
-    /// Opens what [`write_outcomes`] wrote, and reads it through once to verify it.
+    /// Opens what [`write_outcomes`] wrote, and reads it once to verify it.
     pub fn open(path: &Path) -> io::Result<Self> {
         let mut file = BufReader::with_capacity(READ_BYTES, File::open(path)?);
         let (rows, odd) = {
@@ -225,112 +231,6 @@ impl Iterator for StoredOutcomes {
 
 fn damaged(path: &Path) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged", path.display()))
-}
-
-/// How far a batch is: what `batchStatus` shows.
-#[derive(Debug)]
-pub struct Progress {
-    /// Its rows, all of them.
-    pub rows: u64,
-    counts: [AtomicU64; 5],
-    /// When folding began, in milliseconds; 0 while it has not.
-    began: AtomicU64,
-    end: Mutex<End>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    Incomplete,
-    Stuck,
-    Complete { counts: Counts, at: Millis },
-}
-
-/// What a batch's state is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BatchState {
-    /// Accepted, durable, readable; not yet folded into the store.
-    Incomplete,
-    /// The store keeps refusing it.
-    Stuck,
-    /// Folded, counted and checkpointed.
-    Complete(Millis),
-}
-
-impl Progress {
-    /// That of a batch just accepted.
-    pub fn of(accepted: &Accepted) -> Self {
-        Self {
-            rows: accepted.rows,
-            counts: Default::default(),
-            began: AtomicU64::new(0),
-            end: Mutex::new(End::Incomplete),
-        }
-    }
-
-    /// Rows dealt with so far, by outcome.
-    pub fn counts(&self) -> Counts {
-        if let End::Complete { counts, .. } = *lock(&self.end) {
-            return counts;
-        }
-        let at = |outcome: Outcome| {
-            self.counts.get(usize::from(outcome.code())).map_or(0, |count| count.load(Ordering::Relaxed))
-        };
-        Counts {
-            updated: at(Outcome::Updated),
-            created: at(Outcome::Created),
-            not_found: at(Outcome::NotFound),
-            ignored: at(Outcome::Ignored),
-            failed: at(Outcome::Failed),
-        }
-    }
-
-    /// How far it is.
-    pub fn state(&self) -> BatchState {
-        match *lock(&self.end) {
-            End::Incomplete => BatchState::Incomplete,
-            End::Stuck => BatchState::Stuck,
-            End::Complete { at, .. } => BatchState::Complete(at),
-        }
-    }
-
-    /// When it was complete, if it is.
-    pub fn completed(&self) -> Option<Millis> {
-        match self.state() {
-            BatchState::Complete(at) => Some(at),
-            BatchState::Incomplete | BatchState::Stuck => None,
-        }
-    }
-
-    /// Folding begins, perhaps again: nothing is counted yet.
-    pub fn begin(&self, now: Millis) {
-        self.began.store(now.0, Ordering::Relaxed);
-        self.counts.iter().for_each(|count| count.store(0, Ordering::Relaxed));
-    }
-
-    /// When folding began, if it has since the start.
-    pub fn began(&self) -> Option<Millis> {
-        Some(Millis(self.began.load(Ordering::Relaxed))).filter(|began| began.0 > 0)
-    }
-
-    /// Counts rows dealt with.
-    pub fn add(&self, counts: &Counts) {
-        for (count, outcome) in self.counts.iter().zip(Outcome::ALL) {
-            count.fetch_add(counts.of(outcome), Ordering::Relaxed);
-        }
-    }
-
-    /// The store refused again, or took it after all.
-    pub fn stuck(&self, stuck: bool) {
-        let mut end = lock(&self.end);
-        if !matches!(*end, End::Complete { .. }) {
-            *end = if stuck { End::Stuck } else { End::Incomplete };
-        }
-    }
-
-    /// Folded, counted and checkpointed.
-    pub fn complete(&self, counts: Counts, at: Millis) {
-        *lock(&self.end) = End::Complete { counts, at };
-    }
 }
 
 #[cfg(test)]
