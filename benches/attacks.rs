@@ -1,7 +1,7 @@
 //! Attacks the real release daemon for some seconds each, while honest clients look up visitors. Prints a row per
 //! attack: the answers, the longest connection, the daemon's memory, and the times of the honest lookups.
 //!
-//! `cargo bench --bench attacks [-- SECONDS]`
+//! `cargo bench --features benches --bench attacks [-- SECONDS]`
 #![expect(
     clippy::unwrap_used,
     clippy::panic,

@@ -2,7 +2,7 @@
 //! visitors, and with the number of kept complete batches. Prints the tables of BENCHMARKS.md, and draws
 //! `benches/plots/{profiles,batches}.svg`.
 //!
-//! `cargo bench --bench growth [-- --profiles 100k,1M,10M,50M --rows 500k --batches 20 --kept 10,100k]`; 50M take 30 GB
+//! `cargo bench --features benches --bench growth [-- --profiles 100k,1M,10M,50M --rows 500k --batches 20 --kept 10,100k]`; 50M take 30 GB
 //! of disk and half an hour.
 #![expect(
     clippy::unwrap_used,

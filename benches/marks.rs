@@ -1,7 +1,7 @@
 //! Measures the marks of docs/internals/design.md: the real release daemon on an empty folder, over HTTP. In the same
 //! run and on the same rows it measures what people would use instead. Prints the tables of BENCHMARKS.md.
 //!
-//! `cargo bench --bench marks [-- --profiles 1M --rows 500k --runs 3 --seconds 10 --only hot-id --hot-batches 30
+//! `cargo bench --features benches --bench marks [-- --profiles 1M --rows 500k --runs 3 --seconds 10 --only hot-id --hot-batches 30
 //! --hot-rows 500k]`
 #![expect(
     clippy::unwrap_used,

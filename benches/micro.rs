@@ -1,7 +1,7 @@
 //! Benchmarks of the parts: parsing a batch's bytes, changing a profile, committing a group of writes, serving a
 //! request.
 //!
-//! `cargo bench --bench micro [-- NAME]`
+//! `cargo bench --features benches --bench micro [-- NAME]`
 #![expect(clippy::unwrap_used, reason = "a bench that cannot go on should say where")]
 
 mod support;
