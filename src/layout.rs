@@ -62,6 +62,18 @@ pub const WHY: &str = "WHY";
 pub const SLED_DB: &str = "db";
 /// The folder of the uploads.
 pub const SPOOL: &str = "spool";
+/// The extension of an upload.
+pub const ROWS: &str = "csv";
+/// The extension of an upload's index.
+pub const INDEX: &str = "index";
+/// The extension of the file with what its rows came to.
+pub const OUTCOMES: &str = "outcomes";
+/// The extension of the list of bytes of an upload that are being overwritten.
+pub const OVERWRITING: &str = "overwriting";
+/// The extension of the note that bytes of an upload were overwritten.
+pub const OVERWRITTEN: &str = "overwritten";
+/// The extension of a file that is being written and has no name yet.
+pub const NEW: &str = "new";
 /// The folder, and the extension, of damaged files that are kept for inspection.
 pub const DAMAGED: &str = "damaged";
 /// What a backup says of itself, in the backup's folder.

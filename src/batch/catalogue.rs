@@ -18,6 +18,7 @@
 use crate::durable::record::{Checksum, Fields, FrameHeader, FrameLayout, LengthOf, Place, is_sealed, seal};
 use crate::durable::{self, point};
 use crate::journal::entry::{BatchAcceptedEntry, BatchCompletedEntry, CatalogueMark, Version4};
+use crate::layout;
 use crate::model::batch::BatchId;
 use crate::model::codec::{self, CodecError};
 use crate::sync::{Mutex, lock};
@@ -27,8 +28,6 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-/// The file's name in a data folder.
-pub const FILE: &str = "catalogue";
 /// The version that a record's payload begins with.
 const VERSION: u8 = 2;
 /// The version before records said how a batch's rows are read.
@@ -163,7 +162,7 @@ impl Catalogue {
         aside: &Path,
         mut each: impl FnMut(Record),
     ) -> io::Result<(Self, Option<Damage>)> {
-        let path = folder.join(FILE);
+        let path = folder.join(layout::CATALOGUE);
         let damaged =
             |why: String, copied| Damage { path: path.clone(), why, aside: aside.to_owned(), copied };
         let anew =
@@ -182,7 +181,7 @@ impl Catalogue {
                 }
                 Err(why) => {
                     durable::private_folder(aside)?;
-                    std::fs::copy(&path, aside.join(FILE))?;
+                    std::fs::copy(&path, aside.join(layout::CATALOGUE))?;
                     damage = Some(damaged(why, true));
                     let mut records = vec![];
                     let generation = salvage(&std::fs::read(&path)?, |record| {
@@ -495,7 +494,7 @@ mod tests {
     /// What a folder's catalogue says, and whether it was found damaged.
     fn opened(folder: &Path, mark: CatalogueMark) -> (Catalogue, Vec<Record>, bool) {
         let mut records = vec![];
-        let aside = folder.join("damaged");
+        let aside = folder.join(layout::DAMAGED);
         let (catalogue, damage) =
             Catalogue::open(folder, mark, &aside, |record| records.push(record)).unwrap();
         (catalogue, records, damage.is_some())
@@ -535,14 +534,14 @@ mod tests {
         catalogue.save().unwrap();
         records.push(complete(5));
         assert_eq!(opened(folder.path(), catalogue.mark()).1, records);
-        assert!(!folder.path().join("damaged").exists());
+        assert!(!folder.path().join(layout::DAMAGED).exists());
     }
 
     /// Behind the mark the journal has what a crash took; before it nothing else has.
     #[test]
     fn cut_off_anywhere_it_is_whole_up_to_the_cut_or_damaged() {
         let (folder, records, mark) = kept();
-        let path = folder.path().join(FILE);
+        let path = folder.path().join(layout::CATALOGUE);
         let whole = std::fs::read(&path).unwrap();
         let marked = usize::try_from(mark.bytes).unwrap();
         for cut in 0..whole.len() {
@@ -570,7 +569,7 @@ mod tests {
     #[test]
     fn any_flipped_byte_is_told_and_takes_its_own_record_at_most() {
         let (folder, records, _) = kept();
-        let path = folder.path().join(FILE);
+        let path = folder.path().join(layout::CATALOGUE);
         let whole = std::fs::read(&path).unwrap();
         let mark = CatalogueMark { generation: 1, bytes: whole.len() as u64 };
         for at in 0..whole.len() {
@@ -578,10 +577,13 @@ mod tests {
                 let mut flipped = whole.clone();
                 flipped[at] ^= bits;
                 std::fs::write(&path, &flipped).unwrap();
-                drop(std::fs::remove_dir_all(folder.path().join("damaged")));
+                drop(std::fs::remove_dir_all(folder.path().join(layout::DAMAGED)));
                 let (catalogue, told, damaged) = opened(folder.path(), mark);
                 assert!(damaged, "byte {at}");
-                assert_eq!(std::fs::read(folder.path().join("damaged").join(FILE)).unwrap(), flipped);
+                assert_eq!(
+                    std::fs::read(folder.path().join(layout::DAMAGED).join(layout::CATALOGUE)).unwrap(),
+                    flipped
+                );
                 let lost = records.iter().filter(|record| !told.contains(record)).count();
                 assert!(lost <= usize::from(at >= HEAD_BYTES), "byte {at} takes {lost} records");
                 assert!(told.iter().all(|record| records.contains(record)), "byte {at}: {told:?}");
@@ -601,7 +603,7 @@ mod tests {
         let later = CatalogueMark { generation: mark.generation + 1, bytes: 40 };
         assert_eq!(opened(folder.path(), later).1, [&records[..], &records[..]].concat()[4..]);
         assert!(opened(folder.path(), later).2);
-        std::fs::remove_file(folder.path().join(FILE)).unwrap();
+        std::fs::remove_file(folder.path().join(layout::CATALOGUE)).unwrap();
         let (catalogue, told, damaged) = opened(folder.path(), mark);
         assert!(told.is_empty() && damaged);
         catalogue.note(&complete(9));

@@ -17,6 +17,7 @@ use super::accepted::SpoolName;
 use super::checksum::{FileSum, UploadError};
 use super::outcomes_file::{RowOutcome, write_outcomes};
 use crate::durable::{self, point, sync_folder};
+use crate::layout::{self, INDEX, OUTCOMES, OVERWRITING, OVERWRITTEN, ROWS};
 use crate::model::codec;
 use crate::model::seq::{Millis, Seq, SeqSource};
 use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, lock};
@@ -29,12 +30,6 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-const ROWS: &str = "csv";
-const INDEX: &str = "index";
-const OUTCOMES: &str = "outcomes";
-const OVERWRITING: &str = "overwriting";
-const OVERWRITTEN: &str = "overwritten";
 
 /// The format version of that file.
 const OVERWRITING_VERSION: u8 = 1;
@@ -118,12 +113,12 @@ impl Spool {
         for entry in std::fs::read_dir(folder)? {
             let entry = entry?;
             let path = entry.path();
-            if path.extension().is_some_and(|extension| extension == "new") {
+            if path.extension().is_some_and(|extension| extension == layout::NEW) {
                 std::fs::remove_file(&path)?;
                 continue;
             }
             let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-            let Ok(name) = u64::from_str_radix(stem, 16) else { continue };
+            let Some(name) = layout::number(stem) else { continue };
             last = last.max(name);
             if named.contains(&name) {
                 if path.extension().is_some_and(|extension| extension == ROWS) {
@@ -398,7 +393,7 @@ pub fn give_up(folder: &Path, name: SpoolName, file: &[u8], outcomes: &mut [RowO
 }
 
 fn path_of(folder: &Path, name: SpoolName, kind: &str) -> PathBuf {
-    folder.join(format!("{name:016x}.{kind}"))
+    layout::numbered(folder, name, kind)
 }
 
 fn read_overwriting(path: &Path) -> io::Result<Option<Overwriting>> {

@@ -7,6 +7,7 @@
 //!   be able to read what an operator's command wrote.
 
 use super::failpoint::point;
+use crate::layout;
 use rustix::fs::OFlags;
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -21,7 +22,8 @@ pub fn replace(
     write: impl FnOnce(&mut File) -> io::Result<()>,
 ) -> io::Result<()> {
     let mut aside = path.as_os_str().to_owned();
-    aside.push(".new");
+    aside.push(".");
+    aside.push(layout::NEW);
     let aside = Path::new(&aside);
     let replaced = (|| {
         let mut file = create(aside, OpenOptions::new().write(true).truncate(true))?;
@@ -108,34 +110,12 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// The number in a file name such as `000000000000002a.log`: exactly sixteen hexadecimal digits before the suffix.
-pub fn number_in(name: &str, suffix: &str) -> Option<u64> {
-    let digits = name.strip_suffix(suffix)?;
-    let number = u64::from_str_radix(digits, 16).ok()?;
-    (format!("{number:016x}") == digits).then_some(number)
-}
-
-/// The numbers of the files in a folder that are named `{number:016x}` and this suffix, in no order.
-pub fn numbers_in(folder: &Path, suffix: &str) -> io::Result<Vec<u64>> {
+/// The numbers of the numbered files in a folder that have this extension, in no order.
+pub fn numbers_in(folder: &Path, extension: &str) -> io::Result<Vec<u64>> {
     let mut numbers = Vec::new();
     for entry in fs::read_dir(folder)? {
         let name = entry?.file_name();
-        numbers.extend(name.to_str().and_then(|name| number_in(name, suffix)));
+        numbers.extend(name.to_str().and_then(|name| layout::number_of(name, extension)));
     }
     Ok(numbers)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_number_has_sixteen_digits_and_nothing_else() {
-        assert_eq!(number_in("000000000000002a.log", ".log"), Some(42));
-        for name in
-            ["2a.log", "000000000000002A.log", "+00000000000002a.log", "000000000000002a.snap", "x.log"]
-        {
-            assert_eq!(number_in(name, ".log"), None, "{name}");
-        }
-    }
 }

@@ -20,6 +20,9 @@ use crate::model::batch::{BatchId, Counts, Outcome};
 /// The first line of a report in CSV.
 const COLUMNS: &[u8] = b"line,id,outcome,reason,message\n";
 
+/// Most rows of a report in CSV are shorter than this.
+const ROW_BUFFER_BYTES: usize = 256;
+
 /// A report in one answer, in chunks.
 pub(super) fn told(
     request: &Request,
@@ -106,7 +109,7 @@ pub(super) enum ReportForm {
     Ndjson,
 }
 
-/// A row in NDJSON.
+/// A row of a report. Its fields are the columns of the CSV form, in order.
 #[derive(Serialize, ToSchema)]
 pub(in crate::http) struct Row<'a> {
     line: u32,
@@ -151,36 +154,21 @@ impl ReportForm {
     }
 
     pub(super) fn write(self, row: &ToldRow, out: &mut Vec<u8>) -> Result<(), HttpError> {
-        let ToldRow { place, id, outcome, reason, message } = row;
+        let (row, inside) = (Row::of(row), |error: String| HttpError::Inside(error));
         match self {
             Self::Csv => {
-                out.extend_from_slice(place.line.to_string().as_bytes());
-                out.push(b',');
-                cell(id.as_deref().unwrap_or_default(), out);
-                for cell in [outcome.name(), reason.unwrap_or_default()] {
-                    out.push(b',');
-                    out.extend_from_slice(cell.as_bytes());
-                }
-                out.push(b',');
-                cell(message.as_deref().unwrap_or_default(), out);
+                let mut lines = csv::WriterBuilder::new()
+                    .has_headers(false)
+                    .buffer_capacity(ROW_BUFFER_BYTES)
+                    .from_writer(out);
+                lines.serialize(row).map_err(|error| inside(error.to_string()))?;
+                lines.flush().map_err(|error| inside(error.to_string()))
             }
             Self::Ndjson => {
-                serde_json::to_writer(&mut *out, &Row::of(row))
-                    .map_err(|e| HttpError::Inside(e.to_string()))?;
+                serde_json::to_writer(&mut *out, &row).map_err(|error| inside(error.to_string()))?;
+                out.push(b'\n');
+                Ok(())
             }
         }
-        out.push(b'\n');
-        Ok(())
     }
-}
-
-/// Writes a cell as RFC 4180 says.
-fn cell(text: &str, out: &mut Vec<u8>) {
-    if !text.contains([',', '"', '\n', '\r']) {
-        out.extend_from_slice(text.as_bytes());
-        return;
-    }
-    out.push(b'"');
-    out.extend_from_slice(text.replace('"', "\"\"").as_bytes());
-    out.push(b'"');
 }

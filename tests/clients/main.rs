@@ -12,7 +12,6 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,
-    clippy::print_stderr,
     reason = "a test that cannot go on should say where; what it came to should be seen"
 )]
 

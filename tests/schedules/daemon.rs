@@ -277,7 +277,11 @@ impl Daemon {
                 std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
             }
         }
-        std::fs::copy(self.folder.join(catalogue::FILE), folder.join(catalogue::FILE)).unwrap();
+        std::fs::copy(
+            self.folder.join(profiled::layout::CATALOGUE),
+            folder.join(profiled::layout::CATALOGUE),
+        )
+        .unwrap();
         let Generation { store, checkpoint } = self.current.lock().unwrap().clone();
         let checkpoint = read_checkpoint(&checkpoint).unwrap().unwrap();
         let answered = self.answered.load(Ordering::Relaxed);

@@ -72,7 +72,7 @@ impl Scratch {
             let (stem, kind) = upload.rsplit_once('.').unwrap_or((upload, ""));
             let name = format!("spool/{upload}");
             match kind {
-                "index" | "new" => {}
+                layout::INDEX | layout::NEW => {}
                 _ if uploads.contains(&format!("{stem}.overwriting")) => self.copy(&name)?,
                 _ => self.link(&name)?,
             }

@@ -152,7 +152,7 @@ pub fn recover(
         }
     };
     let damaged = folder.join(layout::DAMAGED);
-    let catalogue_failed = |error| OpenError::Folder { path: folder.join(catalogue::FILE), error };
+    let catalogue_failed = |error| OpenError::Folder { path: folder.join(layout::CATALOGUE), error };
     let records = Batches::default();
     let opened =
         Catalogue::open(folder, checkpoint.catalogue, &damaged, |record| records.note_record(record));

@@ -9,7 +9,6 @@
 //! - A backup that is already there is never changed.
 
 use crate::batch::accepted::Accepted;
-use crate::batch::catalogue;
 use crate::batch::checksum::{FileSum, UploadError};
 use crate::durable::{self, belongs_to_folder, private_folder, sync_folder};
 use crate::engine::error::{EngineError, OrInternal};
@@ -149,7 +148,7 @@ fn copy_all(
         let why = format!("batch {} was completed meanwhile; try again: {damage}", accepted.id);
         Err((backup.to_owned(), io::Error::other(why)))
     })?;
-    let catalogue = upkeep.shared.data_folder.join(catalogue::FILE);
+    let catalogue = upkeep.shared.data_folder.join(layout::CATALOGUE);
     copy(&catalogue, ".", Extent::UpTo(mark.catalogue.bytes))?;
     for beside in needs::BESIDE {
         let path = upkeep.shared.data_folder.join(beside);

@@ -9,17 +9,13 @@ use super::segment::{Header, Segment, SegmentHeader};
 use super::window::Window;
 use crate::durable::belongs_to_folder;
 use crate::durable::disk::Disk;
-use crate::durable::names::{number_in, numbers_in};
+use crate::durable::names::numbers_in;
 use crate::durable::record::random_salt;
+use crate::layout;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-
-/// The suffix of a segment's name.
-const LOG: &str = ".log";
-/// The suffix of a segment that has no name yet.
-const NEW: &str = ".new";
 
 /// The folder, open.
 #[derive(Debug)]
@@ -41,8 +37,8 @@ impl Folder {
         let missing = path.ancestors().take_while(|folder| !is_current(folder) && !folder.exists()).count();
         fs::create_dir_all(path).map_err(failed("create", path))?;
         let folder = Self::open_as_it_is(path)?;
-        for number in numbers_in(path, NEW).map_err(failed("list", path))? {
-            let path = folder.path_of(number).with_extension("new");
+        for number in numbers_in(path, layout::NEW).map_err(failed("list", path))? {
+            let path = folder.path_of(number).with_extension(layout::NEW);
             fs::remove_file(&path).map_err(failed("remove", &path))?;
         }
         folder.sync(disk)?;
@@ -67,17 +63,17 @@ impl Folder {
     }
 
     pub(super) fn path_of(&self, number: u64) -> PathBuf {
-        self.path.join(format!("{number:016x}{LOG}"))
+        layout::numbered(&self.path, number, layout::SEGMENT)
     }
 
     /// The number of the segment in this file.
     pub(super) fn number_of(file: &Path) -> Option<u64> {
-        number_in(file.file_name()?.to_str()?, LOG)
+        layout::number_of(file.file_name()?.to_str()?, layout::SEGMENT)
     }
 
     /// The numbers of the segments, in order.
     pub(super) fn numbers(&self) -> Result<Vec<u64>, LogError> {
-        let mut numbers = numbers_in(&self.path, LOG).map_err(failed("list", &self.path))?;
+        let mut numbers = numbers_in(&self.path, layout::SEGMENT).map_err(failed("list", &self.path))?;
         numbers.sort_unstable();
         Ok(numbers)
     }
@@ -163,7 +159,7 @@ impl Folder {
         previous_end: u64,
     ) -> Result<Segment, NotCreated> {
         let path = self.path_of(number);
-        let unnamed = path.with_extension("new");
+        let unnamed = path.with_extension(layout::NEW);
         let header = SegmentHeader { number, capacity, salt: random_salt(), previous_end };
         let create = || {
             let file =

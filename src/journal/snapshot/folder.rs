@@ -4,12 +4,10 @@ use super::error::{SnapshotError, failed};
 use super::writer::POINTS;
 use crate::durable::disk::{Disk, SystemDisk};
 use crate::durable::names::{folder_of, numbers_in};
+use crate::layout;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-
-/// The extension of a snapshot that turned out damaged.
-const DAMAGED: &str = "damaged";
 
 /// The folder of the snapshots. Their names are numbers: `{number:016x}.snap`. A greater number is a newer snapshot.
 ///
@@ -32,8 +30,8 @@ impl Snapshots {
             Err(error) => return Err(failed("create", folder)(error)),
         }
         let snapshots = Self { folder: folder.to_owned() };
-        for number in snapshots.numbers(".new")? {
-            let path = snapshots.path_of(number).with_extension("new");
+        for number in snapshots.numbers(layout::NEW)? {
+            let path = snapshots.path_of(number).with_extension(layout::NEW);
             fs::remove_file(&path).map_err(failed("remove", &path))?;
         }
         Ok(snapshots)
@@ -41,14 +39,14 @@ impl Snapshots {
 
     /// The snapshots and their numbers, newest first. Other files are ignored.
     pub fn list(&self) -> Result<Vec<(PathBuf, u64)>, SnapshotError> {
-        let mut numbers = self.numbers(".snap")?;
+        let mut numbers = self.numbers(layout::SNAPSHOT)?;
         numbers.sort_unstable_by(|a, b| b.cmp(a));
         Ok(numbers.into_iter().map(|number| (self.path_of(number), number)).collect())
     }
 
     /// Renames a damaged snapshot, so that nobody counts on it.
     pub fn set_aside(&self, path: &Path) -> Result<PathBuf, SnapshotError> {
-        let aside = path.with_extension(DAMAGED);
+        let aside = path.with_extension(layout::DAMAGED);
         fs::rename(path, &aside).map_err(failed("rename", path))?;
         Ok(aside)
     }
@@ -57,7 +55,7 @@ impl Snapshots {
     pub fn remove_damaged(&self) -> io::Result<()> {
         for entry in fs::read_dir(&self.folder)? {
             let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == DAMAGED) {
+            if path.extension().is_some_and(|extension| extension == layout::DAMAGED) {
                 fs::remove_file(path)?;
             }
         }
@@ -66,7 +64,7 @@ impl Snapshots {
 
     /// The path of the next snapshot. Its number is greater than all that there are.
     pub fn next_path(&self) -> Result<PathBuf, SnapshotError> {
-        let number = match self.numbers(".snap")?.into_iter().max() {
+        let number = match self.numbers(layout::SNAPSHOT)?.into_iter().max() {
             None => Some(0),
             Some(last) => last.checked_add(1),
         };
@@ -77,7 +75,7 @@ impl Snapshots {
 
     /// Where the snapshot of this number is, or would be.
     pub fn path_of(&self, number: u64) -> PathBuf {
-        self.folder.join(format!("{number:016x}.snap"))
+        layout::numbered(&self.folder, number, layout::SNAPSHOT)
     }
 
     /// Removes a snapshot, durably.
@@ -87,8 +85,8 @@ impl Snapshots {
         sync(&self.folder)
     }
 
-    fn numbers(&self, suffix: &str) -> Result<Vec<u64>, SnapshotError> {
-        numbers_in(&self.folder, suffix).map_err(failed("list", &self.folder))
+    fn numbers(&self, extension: &str) -> Result<Vec<u64>, SnapshotError> {
+        numbers_in(&self.folder, extension).map_err(failed("list", &self.folder))
     }
 }
 

@@ -13,6 +13,7 @@ use crate::durable::failpoint::Failpoint;
 use crate::durable::names::folder_of;
 use crate::durable::record::{Place, random_salt};
 use crate::journal::entry::{Checkpoint, encode_checkpoint};
+use crate::layout;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::mem;
@@ -78,7 +79,7 @@ impl SnapshotWriter {
         salt: u64,
         block_bytes: usize,
     ) -> Result<Self, SnapshotError> {
-        let aside = path.with_extension("new");
+        let aside = path.with_extension(layout::NEW);
         let opened = OpenOptions::new().write(true).create(true).truncate(true).open(&aside);
         let mut writer = Self {
             path: path.to_owned(),
