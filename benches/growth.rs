@@ -256,7 +256,7 @@ impl Spent {
             profiles,
             complete,
             planned: said("planned_ms"),
-            applied: said("folded_ms"),
+            applied: said("applied_ms"),
             processor_seconds: (
                 now.processor_seconds.0 - self.processor_seconds.0,
                 now.processor_seconds.1 - self.processor_seconds.1,

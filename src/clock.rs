@@ -148,14 +148,14 @@ impl GuardedClock {
     /// Trusts the clock as it is now. Returns how far it was too far ahead; `None` if it was trusted already.
     pub fn accept(&self) -> Option<Duration> {
         self.now();
-        let ahead = self.disbelieved()?;
+        let ahead = self.ahead_by()?;
         self.offset.store(NONE, Ordering::Release);
         self.now();
         Some(ahead)
     }
 
     /// How far the clock was too far ahead at its last reading; `None` if it is trusted.
-    pub fn disbelieved(&self) -> Option<Duration> {
+    pub fn ahead_by(&self) -> Option<Duration> {
         let ahead = self.ahead_ms.load(Ordering::Relaxed);
         (ahead > 0).then(|| Duration::from_millis(ahead))
     }
@@ -249,7 +249,7 @@ mod tests {
         /// The clock's time in milliseconds after `START`, and how many milliseconds it is too far ahead.
         fn reading(&self) -> (i64, u64) {
             let now = self.clock.now();
-            let ahead = self.clock.disbelieved().map_or(0, |ahead| ahead.as_millis().try_into().unwrap());
+            let ahead = self.clock.ahead_by().map_or(0, |ahead| ahead.as_millis().try_into().unwrap());
             (signed(now.0) - signed(START), ahead)
         }
     }
@@ -362,6 +362,6 @@ mod tests {
         let clock = GuardedClock::of_this_machine(Some(Duration::from_secs(600)));
         let (wall, passed) = (clock.now(), clock.passed());
         assert!(wall > NEVER_BEFORE && clock.now() >= wall && clock.passed() >= passed && !passed.is_zero());
-        assert_eq!(clock.disbelieved(), None);
+        assert_eq!(clock.ahead_by(), None);
     }
 }

@@ -85,7 +85,7 @@ impl Rules {
                 Self { waiting_max: 8, wait_max: Duration::from_secs(60), by_turns: true }
             }
             // A large backup takes long.
-            Scarce::Chores => Self { waiting_max: 8, wait_max: Duration::from_secs(3600), by_turns: true },
+            Scarce::Tasks => Self { waiting_max: 8, wait_max: Duration::from_secs(3600), by_turns: true },
         }
     }
 }

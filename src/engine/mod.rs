@@ -190,7 +190,7 @@ impl Engine {
     }
 
     /// One batch, as long as its client may ask for its status. Some clients keep it shorter than the batch, as Adobe does.
-    pub fn batch_told(&self, id: &BatchId) -> Option<BatchStatus> {
+    pub fn reported_batch(&self, id: &BatchId) -> Option<BatchStatus> {
         self.0.read.batch_reported(id)
     }
 

@@ -18,7 +18,7 @@ pub enum Scarce {
     /// Counts of visitors.
     Counts,
     /// Compactions, snapshots and backups.
-    Chores,
+    Tasks,
     /// Streams of a batch's events.
     EventStreams,
     /// Site calls in JSON with large bodies.
@@ -34,7 +34,7 @@ impl Scarce {
         Self::Reports,
         Self::LineSearches,
         Self::Counts,
-        Self::Chores,
+        Self::Tasks,
         Self::EventStreams,
         Self::LargeCalls,
     ];
@@ -48,7 +48,7 @@ impl Scarce {
             Self::Reports => Limit::ConcurrentReports,
             Self::LineSearches => Limit::ConcurrentLineSearches,
             Self::Counts => Limit::ConcurrentCounts,
-            Self::Chores => Limit::ConcurrentChores,
+            Self::Tasks => Limit::ConcurrentTasks,
             Self::EventStreams => Limit::EventStreams,
             Self::LargeCalls => Limit::ConcurrentLargeCalls,
         }
@@ -63,7 +63,7 @@ impl Scarce {
             Self::Reports => "reports",
             Self::LineSearches => "line_searches",
             Self::Counts => "counts",
-            Self::Chores => "chores",
+            Self::Tasks => "chores",
             Self::EventStreams => "event_streams",
             Self::LargeCalls => "large_calls",
         }
@@ -82,7 +82,7 @@ impl Scarce {
                  lines=true out"
                 .into(),
             Self::Counts => "too many counts of visitors wait for their turn; try again".into(),
-            Self::Chores => "too many compactions and backups wait for their turn; try again later".into(),
+            Self::Tasks => "too many compactions and backups wait for their turn; try again later".into(),
             Self::EventStreams => format!(
                 "{max} streams of events are open, no more are at once: ask for the batch itself now and then"
             ),
@@ -99,7 +99,7 @@ impl Scarce {
                 "the upload made room for somebody else's: you had more than your share, and this one brought least; \
                  send it again, all of it without a pause"
             }
-            Self::DryRuns | Self::LineSearches | Self::Counts | Self::Chores => {
+            Self::DryRuns | Self::LineSearches | Self::Counts | Self::Tasks => {
                 "the call made room for somebody else's: you had more than your share waiting; try again"
             }
             Self::LargeCalls => {

@@ -178,7 +178,7 @@ impl BroughtUp {
         let shared = Arc::clone(&running.shared);
         running.spawn("commit", move || commit::thread::run(&shared, committer, requests))?;
         let ingest = Arc::clone(&running.ingest);
-        running.spawn("fold", move || {
+        running.spawn("apply", move || {
             give_way();
             apply_thread::run(&ingest);
         })?;
@@ -223,8 +223,8 @@ impl Running {
         const OTHERS: [&str; 11] = [
             "main",
             "commit",
-            "fold",
-            "fold-2",
+            "apply",
+            "apply-2",
             "checkpoint",
             "sweep",
             "housekeeping",

@@ -29,7 +29,7 @@ impl Running {
         let (shared, hold, mut remarks) = (&self.shared, &self.upkeep.hold, vec![]);
         // The clock notices a leap when somebody asks it for the time.
         shared.now();
-        if let Some(ahead) = shared.clock.disbelieved() {
+        if let Some(ahead) = shared.clock.ahead_by() {
             remarks.push(format!(
                 "the machine's clock has leapt {} s ahead and is not believed: set it right; if it is right now, accept it by a \
                  SIGHUP or a restart",
@@ -69,13 +69,13 @@ impl Running {
             live_profiles: gauges.live_profiles.load(Ordering::Relaxed),
             live_profiles_age: shared.clock.passed().saturating_sub(counted_at),
             expired_profiles_kept: self.upkeep.hold.kept(),
-            clock_ahead: shared.clock.disbelieved().unwrap_or_default(),
+            clock_ahead: shared.clock.ahead_by().unwrap_or_default(),
             log_lines_lost: telemetry::lines_lost(),
             store_bytes: gauges.store_bytes.load(Ordering::Relaxed),
             spool_bytes: shared.spool.bytes(),
             disk_free_bytes: gauges.disk_free_bytes.load(Ordering::Relaxed),
-            store_remaking: self.upkeep.rebuild.is_running(),
-            store_remakes: self.upkeep.rebuild.done(),
+            store_rebuilding: self.upkeep.rebuild.is_running(),
+            store_rebuilds: self.upkeep.rebuild.done(),
             checkpoint_age: Gauges::age(&gauges.checkpoint_at, now),
             snapshot_age: Gauges::age(&gauges.snapshot_at, now),
         }

@@ -14,7 +14,7 @@ use super::response::{Answer, CSV, NDJSON, chunked};
 use super::stream::begin;
 use crate::batch::csv::RowPlace;
 use crate::engine::EngineError;
-use crate::engine::read::report::{Report, ToldRow};
+use crate::engine::read::report::{Report, ReportedRow};
 use crate::model::batch::{BatchId, Counts, Outcome};
 
 /// The first line of a report in CSV.
@@ -121,7 +121,7 @@ pub(in crate::http) struct Row<'a> {
 
 impl<'a> Row<'a> {
     /// A row as the engine reports it.
-    pub(super) fn of(row: &'a ToldRow) -> Self {
+    pub(super) fn of(row: &'a ReportedRow) -> Self {
         Self {
             line: row.place.line,
             id: row.id.as_deref(),
@@ -153,7 +153,7 @@ impl ReportForm {
         }
     }
 
-    pub(super) fn write(self, row: &ToldRow, out: &mut Vec<u8>) -> Result<(), HttpError> {
+    pub(super) fn write(self, row: &ReportedRow, out: &mut Vec<u8>) -> Result<(), HttpError> {
         let (row, inside) = (Row::of(row), |error: String| HttpError::Inside(error));
         match self {
             Self::Csv => {

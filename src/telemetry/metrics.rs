@@ -74,7 +74,7 @@ pub enum Limit {
     /// Waiting counts of visitors.
     ConcurrentCounts,
     /// Waiting compactions and backups.
-    ConcurrentChores,
+    ConcurrentTasks,
     /// Open event streams.
     EventStreams,
     /// Concurrent JSON site calls with large bodies.
@@ -121,7 +121,7 @@ impl Limit {
         Self::ConcurrentDryRuns,
         Self::ConcurrentLineSearches,
         Self::ConcurrentCounts,
-        Self::ConcurrentChores,
+        Self::ConcurrentTasks,
         Self::EventStreams,
         Self::ConcurrentLargeCalls,
         Self::MadeRoom,
@@ -157,7 +157,7 @@ impl Limit {
             Self::ConcurrentDryRuns => "concurrent_dry_runs",
             Self::ConcurrentLineSearches => "concurrent_line_searches",
             Self::ConcurrentCounts => "concurrent_counts",
-            Self::ConcurrentChores => "concurrent_chores",
+            Self::ConcurrentTasks => "concurrent_chores",
             Self::EventStreams => "event_streams",
             Self::ConcurrentLargeCalls => "concurrent_large_calls",
             Self::MadeRoom => "made_room",
@@ -198,14 +198,14 @@ impl LeftOut {
 
 /// Why the background application of rows waited (R10).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HeldBack {
+pub enum ApplyingWaits {
     /// The configured rate was reached.
     Rate,
     /// Site calls were waiting.
     SiteCalls,
 }
 
-impl HeldBack {
+impl ApplyingWaits {
     const fn by(self) -> &'static str {
         match self {
             Self::Rate => "rate",
@@ -246,9 +246,9 @@ pub struct Vitals {
     /// The free space on the data folder's disk, in bytes.
     pub disk_free_bytes: u64,
     /// Whether a damaged store is being rebuilt now.
-    pub store_remaking: bool,
+    pub store_rebuilding: bool,
     /// The number of rebuilds since the start.
-    pub store_remakes: u64,
+    pub store_rebuilds: u64,
     /// The time since the last checkpoint, or since the start.
     pub checkpoint_age: Duration,
     /// The time since the last snapshot, or since the start if there is none.
@@ -282,11 +282,11 @@ impl Vitals {
         whole("spool_bytes", "Size of kept uploads on the disk, in bytes", self.spool_bytes);
         whole("disk_free_bytes", "Free space on the disk of the data folder, in bytes", self.disk_free_bytes);
         let help = "1 while a damaged store is being rebuilt, else 0";
-        whole("store_remaking", help, u64::from(self.store_remaking));
+        whole("store_rebuilding", help, u64::from(self.store_rebuilding));
         let remakes = Counter::<u64>::default();
-        remakes.inc_by(self.store_remakes);
+        remakes.inc_by(self.store_rebuilds);
         let help = "Rebuilds of a damaged store since the start";
-        registry.register("store_remakes", help, remakes);
+        registry.register("store_rebuilds", help, remakes);
         let mut seconds = |name: &str, help: &str, age: Duration| {
             let gauge = Gauge::<f64, AtomicU64>::default();
             gauge.set(age.as_secs_f64());
@@ -326,8 +326,8 @@ pub struct Metrics {
     journal_bytes: Counter,
     lookup_seconds: Histogram,
     rows_folded: Counter,
-    began_anew: Counter,
-    held_back: Family<Labels<1>, Counter<f64, AtomicU64>>,
+    profile_restarted: Counter,
+    applying_waited: Family<Labels<1>, Counter<f64, AtomicU64>>,
     clients: Mutex<Clients>,
 }
 
@@ -387,17 +387,17 @@ impl Default for Metrics {
             "Rows applied to the store; the rate of this counter is the apply rate",
             rows_folded.clone(),
         );
-        let began_anew = Counter::default();
+        let profile_restarted = Counter::default();
         let help = "Site calls that created a new profile because the visitor's old one had expired";
-        registry.register("expired_began_anew", help, began_anew.clone());
-        let held_back = Family::default();
+        registry.register("expired_began_anew", help, profile_restarted.clone());
+        let applying_waited = Family::default();
         let help = "Time that applying batches was paused, by the configured rate or by site calls";
-        registry.register("fold_held_back_seconds", help, held_back.clone());
+        registry.register("fold_held_back_seconds", help, applying_waited.clone());
         let version = Family::<Labels<1>, Gauge>::default();
         version.get_or_create(&[("version", env!("CARGO_PKG_VERSION"))]).set(1);
         registry.register("build", "1, labelled with the running version", version);
-        for by in [HeldBack::Rate, HeldBack::SiteCalls] {
-            drop(held_back.get_or_create(&[("by", by.by())]));
+        for by in [ApplyingWaits::Rate, ApplyingWaits::SiteCalls] {
+            drop(applying_waited.get_or_create(&[("by", by.by())]));
         }
         // All series start at 0. A series that starts at its first event hides that event from rates.
         for limit in Limit::ALL {
@@ -419,8 +419,8 @@ impl Default for Metrics {
             journal_bytes,
             lookup_seconds,
             rows_folded,
-            began_anew,
-            held_back,
+            profile_restarted,
+            applying_waited,
             clients: Mutex::default(),
         }
     }
@@ -477,14 +477,14 @@ impl Metrics {
     }
 
     /// Counts a site call that created a new profile because the visitor's old one had expired.
-    pub fn began_anew(&self) {
-        self.began_anew.inc();
+    pub fn profile_restarted(&self) {
+        self.profile_restarted.inc();
     }
 
     /// Counts time that the background application of rows waited.
-    pub fn held_back(&self, by: HeldBack, time: Duration) {
+    pub fn applying_waited(&self, by: ApplyingWaits, time: Duration) {
         if !time.is_zero() {
-            self.held_back.get_or_create(&[("by", by.by())]).inc_by(time.as_secs_f64());
+            self.applying_waited.get_or_create(&[("by", by.by())]).inc_by(time.as_secs_f64());
         }
     }
 

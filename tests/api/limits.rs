@@ -470,12 +470,12 @@ fn a_hangup_accepts_a_clock_that_leapt() {
     const DAY: Duration = Duration::from_secs(86_400);
     let before = written_at();
     std::fs::write(&leaps, "").unwrap();
-    let disbelieved = || daemon.metrics().value("profiled_clock_disbelieved_seconds");
+    let ahead_by = || daemon.metrics().value("profiled_clock_disbelieved_seconds");
     wait_for("the leap to be seen", || {
-        (written_at() < before + DAY && disbelieved() > 39.0 * 86_400.0).then_some(())
+        (written_at() < before + DAY && ahead_by() > 39.0 * 86_400.0).then_some(())
     });
     daemon.hang_up();
-    wait_for("the clock to be believed", || (disbelieved() == 0.0).then_some(()));
+    wait_for("the clock to be believed", || (ahead_by() == 0.0).then_some(()));
     assert!(written_at() > before + 39 * DAY);
     daemon.wait_for_complaint("the machine's clock was accepted as it is");
 }
@@ -660,16 +660,16 @@ fn resolving_costs(batches: usize, rows: usize) -> [f64; 2] {
         daemon.post_batch("demo", format!("batch=thirdPartyId,a,b\n{rows}"));
     }
     // The first is folded in at one go, whatever the pace, which then holds the others back.
-    let held_back = || {
+    let applying_waited = || {
         let pending = daemon.metrics().value("profiled_rows_pending");
         assert!(pending >= ((batches - 1) * rows) as f64, "{pending} rows are pending");
     };
     let spent = || [daemon.bytes_read() as f64, daemon.metrics().value("profiled_journal_bytes_total")];
-    held_back();
+    applying_waited();
     let before = spent();
     daemon.mbox("demo", "mbox3rdPartyId=hot&profile.n=1");
     let after = spent();
-    held_back();
+    applying_waited();
     assert_eq!(daemon.value("demo", "third-party", "hot", "a"), Some((rows - 1).to_string()));
     [after[0] - before[0], after[1] - before[1]]
 }

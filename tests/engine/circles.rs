@@ -20,6 +20,7 @@ const ROOMS: &[&[&str]] = &[
     &["gates", "disk_space"],
     &["shared"],
     &["commit"],
+    &["driver"],
     &["open"],
     &["upkeep"],
     &["read"],

@@ -5,7 +5,7 @@ use profiled::config::{Config, ServeOptions};
 use profiled::engine::commit::VisitorWrite;
 use profiled::engine::gates::Who;
 use profiled::engine::offline::check::check;
-use profiled::engine::read::report::ToldRow;
+use profiled::engine::read::report::ReportedRow;
 use profiled::engine::{
     AcceptedBatch, Announced, BatchState, BatchVersion, CallIds, Engine, EngineError, Opening, SiteCall,
 };
@@ -455,7 +455,7 @@ struct Given {
 }
 
 /// A row as a report tells it.
-fn told_row(row: &ToldRow) -> String {
+fn told_row(row: &ReportedRow) -> String {
     let told = |text: &Option<String>| text.clone().unwrap_or_default();
     let (id, message) = (told(&row.id), told(&row.message));
     format!("{},{id},{},{},{message}\n", row.place.line, row.outcome.name(), row.reason.unwrap_or_default())

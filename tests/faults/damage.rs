@@ -412,7 +412,7 @@ fn round(loaded: &mut Loaded, dice: &mut Dice) -> End {
         std::thread::sleep(Duration::from_millis(5));
     }
     let mut client = Client::of(daemon, token.as_deref());
-    let mut held_back = 0;
+    let mut applying_waited = 0;
     if client.call("GET", "/metrics", None).text().contains("\nprofiled_batches_stuck 1\n") {
         for (visitor, before) in shown.iter() {
             match client.shows(*visitor) {
@@ -425,7 +425,7 @@ fn round(loaded: &mut Loaded, dice: &mut Dice) -> End {
         }
         return End::Held;
     }
-    if let Err(wrong) = compare("at once", &mut client, shown, &mut held_back) {
+    if let Err(wrong) = compare("at once", &mut client, shown, &mut applying_waited) {
         return End::Wrong(wrong);
     }
     for (visitor, value) in client.write(dice) {
@@ -436,7 +436,7 @@ fn round(loaded: &mut Loaded, dice: &mut Dice) -> End {
         }
         *before = now;
     }
-    if let Err(wrong) = compare("after more writes", &mut client, shown, &mut held_back) {
+    if let Err(wrong) = compare("after more writes", &mut client, shown, &mut applying_waited) {
         return End::Wrong(wrong);
     }
     drop(client);
@@ -449,7 +449,7 @@ fn round(loaded: &mut Loaded, dice: &mut Dice) -> End {
         return End::Wrong(format!("after a clean stop {why}: {}", daemon.complaints()));
     }
     let mut client = ready(daemon, token.as_deref());
-    if let Err(wrong) = compare("after another start", &mut client, shown, &mut held_back) {
+    if let Err(wrong) = compare("after another start", &mut client, shown, &mut applying_waited) {
         return End::Wrong(wrong);
     }
     let (mut unknown, catalogue_told) = (0, first.contains("the catalogue of complete batches"));
@@ -471,13 +471,18 @@ fn round(loaded: &mut Loaded, dice: &mut Dice) -> End {
         first if first.contains("made again") => "made again",
         _ => "",
     };
-    let held_back = if held_back > 0 { "503 meanwhile" } else { "" };
+    let applying_waited = if applying_waited > 0 { "503 meanwhile" } else { "" };
     let unknown = if unknown > 0 { "batches unknown from now on, as it said" } else { "" };
-    End::Healed([again, held_back, unknown].join(" ").trim().to_owned())
+    End::Healed([again, applying_waited, unknown].join(" ").trim().to_owned())
 }
 
 /// Compares what all visitors show with what they should, those that cannot be told yet once they can.
-fn compare(when: &str, client: &mut Client<'_>, shown: &Shown, held_back: &mut usize) -> Result<(), String> {
+fn compare(
+    when: &str,
+    client: &mut Client<'_>,
+    shown: &Shown,
+    applying_waited: &mut usize,
+) -> Result<(), String> {
     let (mut waiting, begun) = (shown.keys().copied().collect::<Vec<_>>(), Instant::now());
     while !waiting.is_empty() {
         let mut later = vec![];
@@ -492,7 +497,7 @@ fn compare(when: &str, client: &mut Client<'_>, shown: &Shown, held_back: &mut u
         if let Some(first) = wrong.first() {
             return Err(format!("{when} {} of {} visitors are wrong: {first}", wrong.len(), shown.len()));
         }
-        *held_back += later.len();
+        *applying_waited += later.len();
         waiting = later;
         if begun.elapsed() > READY_WITHIN {
             return Err(format!(

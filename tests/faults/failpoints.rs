@@ -80,8 +80,8 @@ const ELSEWHERE: [&str; 15] = [
     "journal-write",
     "journal-sync",
     // A thread that dies ends the daemon.
-    "fold-thread",
-    "fold-2-thread",
+    "apply-thread",
+    "apply-2-thread",
     "checkpoint-thread",
     "sweep-thread",
     "housekeeping-thread",
@@ -412,14 +412,19 @@ fn panicking_at(place: &str) -> Daemon {
 /// A thread without which the daemon is of no use: it says so, and ends by itself.
 #[test]
 fn a_thread_that_dies_ends_the_daemon() {
-    for place in
-        ["apply", "fold-thread", "fold-2-thread", "checkpoint-thread", "sweep-thread", "housekeeping-thread"]
-    {
+    for place in [
+        "apply",
+        "apply-thread",
+        "apply-2-thread",
+        "checkpoint-thread",
+        "sweep-thread",
+        "housekeeping-thread",
+    ] {
         let mut daemon = panicking_at(place);
         daemon.keep_complaints();
         // Some die before the daemon says that it listens.
         if daemon.try_restart().is_ok() {
-            if place == "fold-2-thread" {
+            if place == "apply-2-thread" {
                 let file = "batch=thirdPartyId,a\nx,1\n";
                 let mut connection = daemon.connect();
                 connection.write(&request("POST", V2, "a", &[], Some(file.as_bytes())));

@@ -118,7 +118,7 @@ impl Committer {
             Some(Stored::Tombstone { .. }) | None => false,
         };
         if had_expired {
-            self.metrics.began_anew();
+            self.metrics.profile_restarted();
         }
         let mut left_out = 0;
         if let Some(mut profile) = profile_for(stored, &write) {

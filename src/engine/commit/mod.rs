@@ -3,6 +3,7 @@
 //! ```text
 //! handle.rs     how the other rooms reach the thread
 //! thread.rs     takes what waits in the queue, has it committed, and answers
+//! taking.rs     requests taken together: who gets which answer, what a full disk refuses, when a checkpoint is due
 //! request.rs    what the thread is asked for, and what it answers
 //! committer.rs  takes a group: decide, journal (one write, one fdatasync), apply, answer
 //! decide.rs     each request in turn: take a seq, resolve the visitor's pending rows, compute the new values
@@ -27,6 +28,7 @@ mod group;
 mod handle;
 pub(in crate::engine) mod replay;
 mod request;
+pub mod taking;
 #[cfg(test)]
 mod tests;
 pub(in crate::engine) mod thread;

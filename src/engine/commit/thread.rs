@@ -4,7 +4,7 @@
 
 use super::committer::Committer;
 use super::request::{Answer, Request};
-use crate::engine::driver::commit::{CheckpointDue, Group};
+use crate::engine::commit::taking::{CheckpointDue, Group};
 use crate::engine::error::EngineError;
 use crate::engine::shared::{Asked, Shared};
 use crate::sync::Ordering;

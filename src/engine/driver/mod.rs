@@ -1,7 +1,6 @@
 //! The engine's loops as state machines: an event goes in, the next action comes out.
 //!
 //! ```text
-//! commit.rs      the commit thread: who gets which answer, what a full disk refuses, when a checkpoint is due
 //! apply.rs       the apply loop: whose turn it is, a batch from its plan to its completion, retries
 //! writer.rs      one of the writers that apply a batch: part by part, chunk by chunk
 //! task.rs        what the maintenance tasks have in common: their actions and events
@@ -11,16 +10,17 @@
 //! retire.rs      removes the snapshots, the journal and the uploads that nothing needs any more
 //! ```
 //!
-//! A machine owns the order of steps and what follows a failure. It has no thread, lock, clock, file or channel: whoever
-//! runs it carries out the action and steps the machine with the result. The daemon's threads do, the order tests
-//! (which put anything between two actions, and crash there), and the schedule explorer (which runs them on threads
-//! whose every move it decides). So all three run the same loops.
+//! The commit thread's part is `commit/taking.rs`.
+//!
+//! A machine owns the order of steps and what follows a failure. It has no thread, lock, clock, file or channel. Its
+//! runner carries out each action and steps the machine with the result. Three runners use the same machines: the
+//! daemon's threads; the order tests, which do anything between two actions and crash there; and the schedule explorer,
+//! which decides every move of its threads.
 //!
 //! Promises: a machine never blocks and never fails. An event that does not belong to its state ends it.
 
 pub mod apply;
 pub mod checkpoint;
-pub mod commit;
 pub mod fresh;
 pub mod retire;
 pub mod snapshot;

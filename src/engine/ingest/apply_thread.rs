@@ -20,7 +20,7 @@ use crate::model::id::Key;
 use crate::model::seq::Seq;
 use crate::store::Reach;
 use crate::sync::{Mutex, MutexGuard, Ordering, lock};
-use crate::telemetry::metrics::HeldBack;
+use crate::telemetry::metrics::ApplyingWaits;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -88,7 +88,7 @@ impl<'i> ApplyThread<'i> {
 
     fn find_turn(&mut self, apply: &ApplyLoop) -> Event {
         self.let_go();
-        thread_point("fold-thread");
+        thread_point("apply-thread");
         let ingest = self.ingest;
         ingest.shared.health.apply.idle();
         let waits = |batch: Seq| apply.waits(batch);
@@ -211,7 +211,7 @@ impl InHand {
             ignored = counts.ignored,
             failed = counts.failed,
             planned_ms = self.planned.as_millis(),
-            folded_ms = self.applied_after.as_millis(),
+            applied_ms = self.applied_after.as_millis(),
             ms = self.began.elapsed().as_millis(),
             again = self.again,
             "a batch is complete"
@@ -231,7 +231,7 @@ impl SecondWriter {
         let ((begun, next), (done, applied)) = (channel::<Arc<Shared>>(), channel());
         let apply_shares = move || {
             for shared in next {
-                thread_point("fold-2-thread");
+                thread_point("apply-2-thread");
                 let applied = apply_share(ingest, &shared, true);
                 // Nobody else holds it any more when the next batch begins: two would be twice the memory.
                 drop(shared);
@@ -246,7 +246,7 @@ impl SecondWriter {
             }
         };
         // Without it nothing is applied, which whoever asks it to hears.
-        if let Err(error) = std::thread::Builder::new().name("fold-2".into()).spawn_scoped(scope, run) {
+        if let Err(error) = std::thread::Builder::new().name("apply-2".into()).spawn_scoped(scope, run) {
             ingest
                 .shared
                 .health
@@ -322,14 +322,14 @@ impl Ingest {
             }
             let began = Instant::now();
             self.shared.signals.wait(left.min(LOOK_AGAIN));
-            self.shared.metrics.held_back(HeldBack::Rate, began.elapsed());
+            self.shared.metrics.applying_waited(ApplyingWaits::Rate, began.elapsed());
             self.shared.health.apply.beat();
             if self.shared.signals.is_stopping() {
                 return false;
             }
         }
         let waited = self.throttle.give_way(took, self.shared.batches.pending_batches());
-        self.shared.metrics.held_back(HeldBack::SiteCalls, waited);
+        self.shared.metrics.applying_waited(ApplyingWaits::SiteCalls, waited);
         self.shared.health.apply.idle();
         let room = self.shared.wait_for_disk_space();
         self.shared.health.apply.beat();

@@ -14,7 +14,7 @@ use crate::engine::commit::NewBatch;
 use crate::engine::error::{EngineError, OrInternal};
 use crate::engine::gates::Place;
 use crate::engine::ingest::state::Ingest;
-use crate::engine::read::report::{Report, ToldRow};
+use crate::engine::read::report::{Report, ReportedRow};
 use crate::engine::shared::Shared;
 use crate::model::batch::{BatchId, BatchRules, Counts, Outcome};
 use crate::model::id::Key;
@@ -39,7 +39,7 @@ pub struct DryRun {
     /// What it would change of each attribute of its header, in the header's order.
     pub attributes: Vec<(String, Diff)>,
     /// The first of the rows that would fail.
-    pub failed: Vec<ToldRow>,
+    pub failed: Vec<ReportedRow>,
     /// What in it was perhaps not meant.
     pub remarks: Remarks,
     /// The outcome that each row would have.

@@ -34,7 +34,7 @@ const PAGE_BYTES_MAX: usize = 2 << 20;
 
 /// The outcome of a row, as it is reported.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ToldRow {
+pub struct ReportedRow {
     /// Where it begins in the file.
     pub place: RowPlace,
     /// The visitor's id, if it can be read and the visitor was not erased since.
@@ -51,7 +51,7 @@ pub struct ToldRow {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct OutcomePage {
     /// The rows, in line order.
-    pub rows: Vec<ToldRow>,
+    pub rows: Vec<ReportedRow>,
     /// Where the next page begins; none if this was the last.
     pub next: Option<RowPlace>,
 }
@@ -198,7 +198,7 @@ impl Report {
         &self,
         wanted: Option<Outcome>,
         from: Option<RowPlace>,
-        mut each: impl FnMut(ToldRow) -> ControlFlow<()>,
+        mut each: impl FnMut(ReportedRow) -> ControlFlow<()>,
     ) -> Result<(), EngineError> {
         let read = match wanted {
             None | Some(Outcome::Updated) => self.in_the_file(from, |row, stored| {
@@ -368,9 +368,9 @@ impl Report {
         len: u32,
         outcome: Outcome,
         failure: Option<Failure>,
-    ) -> io::Result<ToldRow> {
+    ) -> io::Result<ReportedRow> {
         if let (false, Some(id), None) = (self.overwritten, id, failure) {
-            return Ok(ToldRow { place, id: Some(id.to_owned()), outcome, reason: None, message: None });
+            return Ok(ReportedRow { place, id: Some(id.to_owned()), outcome, reason: None, message: None });
         }
         let (mut reader, mut bytes) = (RowReader::new(), vec![]);
         read_row(&self.file, &self.header, place.offset, &mut reader, &mut bytes)?;
@@ -378,13 +378,13 @@ impl Report {
         Ok(self.row_of(place, &bytes, outcome, failure))
     }
 
-    fn row_of(&self, place: RowPlace, row: &[u8], outcome: Outcome, failure: Option<Failure>) -> ToldRow {
+    fn row_of(&self, place: RowPlace, row: &[u8], outcome: Outcome, failure: Option<Failure>) -> ReportedRow {
         if self.overwritten && reads_erased(row) {
             let message = format!("line {}: the visitor was erased, and the row with it", place.line);
-            return ToldRow { place, id: None, outcome, reason: Some("erased"), message: Some(message) };
+            return ReportedRow { place, id: None, outcome, reason: Some("erased"), message: Some(message) };
         }
         let header = &self.header;
-        ToldRow {
+        ReportedRow {
             place,
             id: header.id_of(row),
             outcome,

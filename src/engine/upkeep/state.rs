@@ -59,7 +59,7 @@ impl Upkeep {
         hold: Hold,
     ) -> (Self, std::sync::mpsc::Receiver<Asked<Task, Done>>) {
         let (tasks, queue) = std::sync::mpsc::channel();
-        let turns = Shares::new(Scarce::Chores, 1, &shared.metrics);
+        let turns = Shares::new(Scarce::Tasks, 1, &shared.metrics);
         let upkeep = Self {
             shared,
             commit,

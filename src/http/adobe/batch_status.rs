@@ -7,7 +7,7 @@
 use hyper::StatusCode;
 
 use crate::engine::gates::Scarce;
-use crate::engine::read::report::ToldRow;
+use crate::engine::read::report::ReportedRow;
 use crate::engine::{BatchState, BatchStatus};
 use crate::http::auth::Access;
 use crate::http::endpoint::{Api, Call, CallLimits, Endpoint, Methods, Reply, Whose};
@@ -56,7 +56,7 @@ async fn answer(call: Call<'_>) -> Reply {
         HttpError::Wrong("batchId= is missing: batchUpdate's answer has the whole URL".into())
     })?;
     let batch =
-        BatchId::parse(text).filter(|id| id.client == *client).and_then(|id| front.app.batch_told(&id));
+        BatchId::parse(text).filter(|id| id.client == *client).and_then(|id| front.app.reported_batch(&id));
     let batch = batch.ok_or_else(|| {
         HttpError::NotFound(format!(
             "client {client} has no batch {text}: it was never accepted, or is no longer kept"
@@ -95,7 +95,7 @@ async fn answer(call: Call<'_>) -> Reply {
 /// Rows that failed, as far as they are told.
 #[derive(Default)]
 struct Failed {
-    rows: Vec<ToldRow>,
+    rows: Vec<ReportedRow>,
     note: Option<String>,
 }
 

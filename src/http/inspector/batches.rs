@@ -9,7 +9,7 @@ use super::words::{self, Moment, grouped, size, state};
 use super::{Frame, PAGES, render};
 use crate::batch::remarks::{Remarks, further_lines};
 use crate::engine::gates::Scarce;
-use crate::engine::read::report::{PAGE_ROWS_MAX, ToldRow};
+use crate::engine::read::report::{PAGE_ROWS_MAX, ReportedRow};
 use crate::engine::{BatchState, BatchStatus, BatchVersion, EngineError};
 use crate::http::Front;
 use crate::http::auth::Access;
@@ -184,12 +184,12 @@ struct Failures {
 #[derive(Template)]
 #[template(path = "failed.html")]
 pub(super) struct Failed {
-    rows: Vec<ToldRow>,
+    rows: Vec<ReportedRow>,
     told: String,
 }
 
 impl Failed {
-    pub(super) fn of(mut rows: Vec<ToldRow>, count: u64) -> Self {
+    pub(super) fn of(mut rows: Vec<ReportedRow>, count: u64) -> Self {
         rows.truncate(FAILED_SHOWN_MAX);
         for row in &mut rows {
             // Its line stands beside it.

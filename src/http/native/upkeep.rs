@@ -53,7 +53,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
 ];
 
 const LIMITS: CallLimits =
-    CallLimits { body: BodyLimit::Bytes(16 << 10), rate: RateLimit::Free, scarce: &[Scarce::Chores] };
+    CallLimits { body: BodyLimit::Bytes(16 << 10), rate: RateLimit::Free, scarce: &[Scarce::Tasks] };
 
 /// The body of a call to compact: an empty object.
 #[derive(Debug, Deserialize, ToSchema)]

@@ -3,7 +3,7 @@
 //! Promises: every request is answered once, in the order in which they came, however many journal groups it takes. A
 //! disk without space refuses what would fill it further, and nothing else.
 
-use crate::engine::commit::{Answer, Request, VisitorWrite};
+use crate::engine::commit::request::{Answer, Request, VisitorWrite};
 use crate::engine::error::{EngineError, Fatal};
 use std::collections::VecDeque;
 
@@ -90,8 +90,8 @@ impl CheckpointDue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::commit::WriteRules;
-    use crate::engine::{CallIds, SiteCall};
+    use crate::engine::commit::request::WriteRules;
+    use crate::engine::types::{CallIds, SiteCall};
     use crate::model::id::{ClientCode, IdKind, VisitorId};
     use crate::model::profile::Source;
 
