@@ -572,13 +572,13 @@ fn a_dry_run_that_waits_for_its_turn_is_no_upload() {
     (0..150_000).for_each(|n| file.extend([&n.to_string(), ",1\n"]));
     let dry_run = request("POST", &format!("{V2}?dryRun=true"), "a", &[], Some(file.as_bytes()));
     let mut trying: Vec<_> = (0..4).map(|_| daemon.connect()).collect();
+    let (most, rest) = dry_run.split_at(dry_run.len() - 4);
+    let places = |of: &str| daemon.metrics().value(&format!("profiled_places_taken{{of=\"{of}\"}}"));
     for pair in trying.chunks_mut(2) {
-        pair.iter_mut().for_each(|connection| connection.write(&dry_run));
-        wait_for("the uploads to be in", || {
-            let seen = daemon.metrics();
-            let places = |of: &str| seen.value(&format!("profiled_places_taken{{of=\"{of}\"}}"));
-            (places("dry_runs") > 0.0 && places("uploads") == 0.0).then_some(())
-        });
+        pair.iter_mut().for_each(|connection| connection.write(most));
+        wait_for("both uploads to have begun", || (places("uploads") == 2.0).then_some(()));
+        pair.iter_mut().for_each(|connection| connection.write(rest));
+        wait_for("both uploads to be in", || (places("uploads") == 0.0).then_some(()));
     }
     daemon.post_batch("demo", "batch=thirdPartyId,a\nx,1\n");
     for connection in &mut trying {
