@@ -12,7 +12,7 @@ use proptest::strategy::{Strategy, ValueTree};
 use std::io::Write;
 
 /// Random programs: fewer where nothing is optimised.
-const PROGRAMS: usize = 60;
+const PROGRAMS: usize = 30;
 const PROGRAMS_OF_THE_LONG_FORM: usize = 1_200;
 
 /// How fast batches are folded beside the requests.
