@@ -4,7 +4,6 @@
 use super::lives::{Seen, show};
 use super::store::VolatileStore;
 use profiled::batch::apply::Plan;
-use profiled::batch::catalogue;
 use profiled::batch::csv::Parser;
 use profiled::batch::index::IndexBuilder;
 use profiled::batch::queue::Batches;
