@@ -29,13 +29,16 @@
 //!
 //! Advice for whoever changes it: `scan` alone says where a row ends, and both `reader` (a whole file, in any pieces)
 //! and `row` (one row again, at its offset) ask it, so that they cannot disagree. `cell` takes apart what `scan` found,
-//! `header` and `row` check what it says, `error` has all the words,
-//! `mistaken` those for a body that is something else. Each quirk is a line of a table in `tests`, and
+//! `header` and `row` check what it says, `fault` lists what can be wrong with a row, `error` and `explain` have the
+//! words for it, `mistaken` those for a body that is something else. Each quirk is a line of a table in `tests`, and
 //! runs whole, byte by byte, at random cuts and once more at its offset: add the line first.
 
 mod cell;
 mod error;
+mod explain;
+mod fault;
 mod header;
+mod limits;
 mod mistaken;
 mod reader;
 mod row;
@@ -46,16 +49,10 @@ pub mod write;
 mod tests;
 
 pub use cell::{bad_escape, is_rounded};
-pub use error::{HeaderError, Reason, RowError};
+pub use error::HeaderError;
+pub use fault::{Reason, RowError};
 pub use header::Header;
+pub use limits::{ATTRIBUTES_MAX, HEADER_BYTES_MAX, QUOTED_BYTES_MAX, QUOTED_LINE_ENDS_MAX, ROW_BYTES_MAX};
 pub use mistaken::Mistaken;
 pub use reader::Parser;
 pub use row::{Cells, Reread, Row, RowPlace, RowReader, TakenIn};
-pub use scan::{QUOTED_BYTES_MAX, QUOTED_LINE_ENDS_MAX};
-
-/// The longest row, in bytes as sent with its line end; a longer one is failed.
-pub const ROW_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// The longest header, in bytes as sent with its line end; a longer one refuses the batch.
-pub const HEADER_BYTES_MAX: usize = 1024 * 1024;
-/// The most attributes a header may name, so that a column always fits a [`RowError`].
-pub const ATTRIBUTES_MAX: usize = 65_534;

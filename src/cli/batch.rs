@@ -11,8 +11,10 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 use tokio::time::sleep;
 
+use super::args::{Remote, block_on, parse_client};
 use super::client::{Client, FileBody, encoded};
-use super::{CliError, Remote, block_on, parse_client, print_json, say, shown, table};
+use super::error::CliError;
+use super::terminal::{print_json, say, shown, table};
 use crate::model::batch::Outcome;
 use crate::model::id::ClientCode;
 

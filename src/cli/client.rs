@@ -24,7 +24,7 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 
-use super::CliError;
+use super::error::CliError;
 
 /// How many bytes of a file are read and sent at once.
 const PIECE_BYTES: usize = 128 << 10;

@@ -14,9 +14,12 @@ use clap::Args;
 use serde::Deserialize;
 use tokio::task::JoinSet;
 
+use super::args::{By, block_on};
 use super::client::{Client, FileBody};
+use super::error::CliError;
 use super::stop::Stops;
-use super::{By, CliError, batch, block_on, complain, profile, say};
+use super::terminal::{complain, say};
+use super::{batch, profile};
 use crate::model::id::ClientCode;
 use crate::model::seq::{Clock, SystemClock};
 

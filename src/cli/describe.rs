@@ -3,10 +3,10 @@
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Command, CommandFactory as _};
+use clap::{Args, Command};
 use clap_complete::Shell;
 
-use super::{CliError, CommandLine};
+use super::error::CliError;
 
 const NAME: &str = "profiled";
 
@@ -30,14 +30,13 @@ pub(super) struct Man {
     folder: Option<PathBuf>,
 }
 
-pub(super) fn completions(command: &Completions) -> Result<(), CliError> {
+pub(super) fn completions(command: &Completions, mut program: Command) -> Result<(), CliError> {
     let mut text = vec![];
-    clap_complete::generate(command.shell, &mut CommandLine::command(), NAME, &mut text);
+    clap_complete::generate(command.shell, &mut program, NAME, &mut text);
     print(&text)
 }
 
-pub(super) fn man(command: &Man) -> Result<(), CliError> {
-    let mut program = CommandLine::command();
+pub(super) fn man(command: &Man, mut program: Command) -> Result<(), CliError> {
     // Gives each subcommand its full name.
     program.build();
     let Some(folder) = &command.folder else { return print(&page(named(&program, &command.command)?)?) };

@@ -13,8 +13,10 @@ use serde::Serialize;
 use tokio::fs::File;
 use tokio::io::{AsyncWrite, AsyncWriteExt, BufWriter};
 
+use super::args::{Format, Remote, block_on, parse_client};
 use super::client::{Client, encoded};
-use super::{CliError, Format, Remote, block_on, complain, parse_client, print_json, say, shown};
+use super::error::CliError;
+use super::terminal::{complain, print_json, say, shown};
 use crate::config::Limits;
 use crate::model::id::ClientCode;
 

@@ -15,8 +15,11 @@ use tokio::fs::File;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
 use tokio::task::JoinSet;
 
+use super::args::{Format, Remote, block_on, parse_client};
+use super::batch;
 use super::client::Client;
-use super::{CliError, Format, Remote, batch, block_on, complain, parse_client, print_json, say, shown};
+use super::error::CliError;
+use super::terminal::{complain, print_json, say, shown};
 use crate::model::id::{ClientCode, IdKind, VisitorId};
 use crate::model::profile::{
     NAME_CHARS_MAX, NameFault, SITE_CALL_ATTRIBUTES_MAX, SITE_CALL_VALUE_CHARS_MAX, attribute_name_fault,
@@ -282,9 +285,9 @@ async fn check(client: &Client, whose: &ClientCode, visitor: &Visitor) -> Result
     let bytes: usize = visitor.attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
     let Some((kind, id)) = visitor.ids.first().filter(|_| bytes >= CHECKED_BYTES_MIN) else { return Ok(()) };
     let by = match kind {
-        IdKind::ThirdParty => super::By::ThirdParty,
-        IdKind::Pc => super::By::Pc,
-        IdKind::Ecid => super::By::Ecid,
+        IdKind::ThirdParty => super::args::By::ThirdParty,
+        IdKind::Pc => super::args::By::Pc,
+        IdKind::Ecid => super::args::By::Ecid,
     };
     let seen = super::profile::ask(client, whose, by, id).await.map_err(|e| Fault::All(e.to_string()))?;
     let missing = |(name, value): &&(String, String)| {

@@ -14,7 +14,8 @@ use comfy_table::{Cell, Color};
 use indicatif::{HumanBytes, HumanCount};
 use serde::Serialize;
 
-use super::{CliError, print_json, say, shown, table};
+use super::error::CliError;
+use super::terminal::{print_json, say, shown, table};
 use crate::batch::csv::{Header, HeaderError, Parser, Row, RowError};
 use crate::batch::encoding::{Decoded, Encoding};
 use crate::batch::form::{FormTooLong, Leaves, Unwrapped, form_bytes_max};

@@ -6,8 +6,10 @@ use clap::{Args, Subcommand};
 use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 
+use super::args::{By, Remote, block_on, parse_client};
 use super::client::{Client, encoded};
-use super::{By, CliError, Remote, block_on, parse_client, print_json, say, shown, table};
+use super::error::CliError;
+use super::terminal::{print_json, say, shown, table};
 use crate::model::id::{ClientCode, VisitorId};
 
 /// The commands.

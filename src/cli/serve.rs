@@ -13,9 +13,10 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 
+use super::error::CliError;
 use super::stop::{self, Stops};
 use super::supervise::Supervised;
-use super::{CliError, complain, say_in_time};
+use super::terminal::{complain, say_in_time};
 use crate::clock::GuardedClock;
 use crate::config::{Config, ConfigError, ServeOptions};
 use crate::engine::{Engine, Opening, SERVING_THREADS};

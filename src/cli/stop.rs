@@ -2,7 +2,8 @@
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{CliError, complain};
+use super::error::CliError;
+use super::terminal::complain;
 
 /// `SIGINT` and `SIGTERM`.
 pub(super) struct Stops {

@@ -6,7 +6,9 @@ use clap::{ArgGroup, Args, Subcommand};
 use jiff::SpanRelativeTo;
 use serde::Serialize;
 
-use super::{CliError, complain, parse_client, print_json, say, table};
+use super::args::parse_client;
+use super::error::CliError;
+use super::terminal::{complain, print_json, say, table};
 use crate::audit::{self, Actor};
 use crate::config::{Config, ServeOptions};
 use crate::durable::private_folder;

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use super::{CliError, GoesOn, Remote, block_on, complain, print_json, say, table};
+use super::args::{Remote, block_on};
+use super::error::CliError;
+use super::terminal::{GoesOn, complain, print_json, say, table};
 use crate::audit::{self, Actor};
 use crate::batch::accepted::Accepted;
 use crate::config::{Config, ServeOptions};
@@ -308,7 +310,7 @@ fn in_words(folder: &Path, report: &Report) -> String {
     let mut words = format!("{}\n{lines}\nseq {}\ndigest {}", folder.display(), report.seq, report.digest);
     let notes = report.notes.iter().map(|note| ("note", note));
     for (what, text) in notes.chain(report.faults.iter().map(|fault| ("fault", fault))) {
-        words.push_str(&format!("\n{what}: {}", super::shown(text)));
+        words.push_str(&format!("\n{what}: {}", super::terminal::shown(text)));
     }
     words
 }

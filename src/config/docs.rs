@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use super::declare::{Changes, Declared, SetIn};
+use super::declared::{Changes, Declared, SetIn};
 use super::settings::{SECTIONS, Section, Table};
 use super::value::Shown;
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::declare::Declared;
+use super::declared::Declared;
 use super::error::{ConfigError, Origin};
 use super::value::Written;
 

@@ -5,10 +5,12 @@
 //! is declared once, in `settings.rs`. Only this folder reads the environment.
 
 mod declare;
+mod declared;
 #[cfg(test)]
 mod docs;
 mod error;
 mod file;
+mod flags;
 mod options;
 mod settings;
 mod supervisor;
@@ -24,7 +26,8 @@ use toml::de::DeTable;
 use crate::model::id::ClientCode;
 use crate::model::seq::Millis;
 
-use declare::{Declared, Given, Group, SetIn};
+use declare::{Given, Group};
+use declared::{Declared, SetIn};
 pub use error::{ConfigError, Origin};
 use file::File;
 pub use options::ServeOptions;

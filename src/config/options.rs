@@ -1,13 +1,13 @@
 //! The flags and variables of `serve`: made from the declarations, one for each setting that may be set so.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
-use super::declare::{Changes, Declared, SetIn};
+use super::declared::{Changes, Declared, SetIn};
 use super::error::variable;
+use super::flags::Flags;
 use super::settings::SECTIONS;
 use super::value::{Kind, Shown, Written};
 
@@ -37,16 +37,6 @@ impl ServeOptions {
         (declared.check)(Written::flag(&text)).map_err(|wrong| wrong.what)?;
         self.flags.0.insert(declared.key, text);
         Ok(self)
-    }
-}
-
-/// The values of flags and variables, by the key of their setting. Each has been checked.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Flags(BTreeMap<&'static str, String>);
-
-impl Flags {
-    pub(super) fn get(&self, key: &str) -> Option<&str> {
-        self.0.get(key).map(String::as_str)
     }
 }
 

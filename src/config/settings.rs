@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::declare::{Changes, Declared, Given, Group, SetIn, settings};
+use super::declare::{Given, Group, settings};
+use super::declared::{Changes, Declared, SetIn};
 use super::error::ConfigError;
 use super::value::{
     AtLeastOne, Blocked, Count, DaysInMs, FilePath, Filter, GIB, HoursInMs, ImsOrg, KIB, List, LogFilter,

@@ -2,7 +2,7 @@
 
 use memchr::{memchr, memchr_iter, memchr2};
 
-use super::error::Reason;
+use super::fault::Reason;
 
 /// Takes a row apart into cells that are yet to be decoded.
 #[derive(Debug)]

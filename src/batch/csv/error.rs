@@ -1,54 +1,15 @@
-//! What can be wrong with a file or a row, and the words for it: what is wrong, where, and what would be right.
+//! Why a file is refused, and what is wrong with a cell, in words.
 
-use super::cell::{Splitter, bad_escape, decode, is_rounded, unescape};
-use super::header::Header;
+use super::cell::{bad_escape, unescape};
+use super::fault::Reason;
+use super::limits::{
+    ATTRIBUTES_MAX, HEADER_BYTES_MAX, QUOTED_BYTES_MAX, QUOTED_LINE_ENDS_MAX, ROW_BYTES_MAX,
+};
 use super::mistaken::Mistaken;
-use super::scan::{QUOTED_BYTES_MAX, QUOTED_LINE_ENDS_MAX, Scan};
-use super::{ATTRIBUTES_MAX, HEADER_BYTES_MAX, ROW_BYTES_MAX};
-use crate::model::batch::KeyError;
 use crate::model::id::IdError;
 
 /// How many characters of a cell a message quotes.
 const QUOTED_CHARS_MAX: usize = 64;
-
-/// Why a row is failed, and at which column. [`RowError::explain`] puts it into words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct RowError {
-    /// What is wrong.
-    pub reason: Reason,
-    /// Where: 0 is the key, c the attribute `names()[c - 1]`; [`u16::MAX`] stands for any column beyond.
-    pub column: u16,
-}
-
-/// What can be wrong with a row. The codes are stored and never change their meaning.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Reason {
-    /// The key is empty.
-    EmptyId = 1,
-    /// The key is longer than its kind of id may be.
-    LongId = 2,
-    /// The key has a character that its kind of id must not hold.
-    ForbiddenInId = 3,
-    /// The key is a `pcId` with a dot that no location hint follows.
-    Dot = 4,
-    /// A `%` that two hexadecimal digits don't follow.
-    BadEscape = 5,
-    /// A cell is not UTF-8 once decoded.
-    BadUtf8 = 6,
-    /// A cell beyond the header's columns is not empty.
-    ExtraCell = 7,
-    /// Something other than spaces follows a closing quote.
-    TextAfterQuote = 8,
-    /// A quote that opens is not closed at the end of a cell, within as many lines and bytes as it may take in.
-    UnclosedQuote = 9,
-    /// A carriage return within a cell that has no quotes.
-    BareReturn = 10,
-    /// The row has more than [`ROW_BYTES_MAX`] bytes.
-    LongRow = 11,
-    /// The key is no id, but what stands where there is none (`blocked_ids`).
-    BlockedId = 12,
-}
 
 /// Why a batch file is refused as a whole. Says where and what would be right.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -131,125 +92,17 @@ pub enum HeaderError {
     },
 }
 
-impl RowError {
-    pub(super) fn at(column: usize, reason: Reason) -> Self {
-        Self { reason, column: u16::try_from(column).unwrap_or(u16::MAX) }
-    }
-
-    /// The error in words, with the line, the column and what would be right. `row` is the row as sent, or what is
-    /// left of it: if it no longer has the fault, the words are more general.
-    pub fn explain(self, header: &Header, line: u32, row: &[u8]) -> String {
-        let row = Scan::row(header.reading(), row);
-        let column = usize::from(self.column);
-        let mut splitter = Splitter::new();
-        let mut decoded = Vec::new();
-        let cell = splitter.nth_cell(row, column).unwrap_or_default();
-        let what = match self.reason {
-            Reason::LongRow => return format!("line {line}: {}", cell_fault(self.reason, cell)),
-            Reason::EmptyId | Reason::LongId | Reason::ForbiddenInId | Reason::Dot | Reason::BlockedId => {
-                let kind = header.key_kind();
-                let found = decode(cell, &mut decoded).ok();
-                let found = found.map(|text| (header.reading().key(text), header.id(text)));
-                return match found {
-                    Some((text, Err(KeyError::Blocked))) if self.reason == Reason::BlockedId => format!(
-                        "line {line}: {} is no {} but what stands where there is none (blocked_ids): leave the row out, or name \
-                         the visitor",
-                        quoted(text.as_bytes()),
-                        kind.name()
-                    ),
-                    Some((text, Err(KeyError::Illegal(error))))
-                        if Reason::from(KeyError::Illegal(error)) == self.reason =>
-                    {
-                        let rounded = if is_rounded(text) {
-                            "; it looks like a number that a spreadsheet has rounded: export the ids as text"
-                        } else {
-                            ""
-                        };
-                        format!(
-                            "line {line}: {} is not a {}: {error}{rounded}",
-                            quoted(text.as_bytes()),
-                            kind.name()
-                        )
-                    }
-                    _ => format!(
-                        "line {line}: the {} is not right: {}",
-                        kind.name(),
-                        cell_fault(self.reason, cell)
-                    ),
-                };
-            }
-            Reason::ExtraCell => format!(
-                "a value stands in a column that has no name (the header names {}): a comma in a value is quoted or \
-                 written %2C",
-                header.names().len() + 1
-            ),
-            _ => cell_fault(self.reason, cell),
-        };
-        let name = match column.checked_sub(1) {
-            None => Some(header.key_kind().name()),
-            Some(attribute) => header.names().get(attribute).map(|name| &**name),
-        };
-        match name {
-            Some(name) => format!("line {line}: column {} ({name}): {what}", column + 1),
-            None => format!("line {line}: column {}: {what}", column + 1),
-        }
-    }
-}
-
-impl Reason {
-    /// All reasons, in the order of their codes.
-    pub const ALL: [Self; 12] = [
-        Self::EmptyId,
-        Self::LongId,
-        Self::ForbiddenInId,
-        Self::Dot,
-        Self::BadEscape,
-        Self::BadUtf8,
-        Self::ExtraCell,
-        Self::TextAfterQuote,
-        Self::UnclosedQuote,
-        Self::BareReturn,
-        Self::LongRow,
-        Self::BlockedId,
-    ];
-
-    /// The byte that stands for the reason in stored bytes.
-    pub const fn code(self) -> u8 {
-        self as u8
-    }
-
-    /// The reason a stored byte stands for.
-    pub fn from_code(code: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|reason| reason.code() == code)
-    }
-
-    /// A word for programs.
-    pub const fn name(self) -> &'static str {
+impl HeaderError {
+    /// The same error; or [`Mistaken::OneLine`], if the bad header is all that the body has. `row` is the line as sent.
+    pub(super) fn or_one_line(self, line: u32, row: &[u8]) -> Self {
         match self {
-            Self::EmptyId => "empty_id",
-            Self::LongId => "long_id",
-            Self::ForbiddenInId => "forbidden_in_id",
-            Self::Dot => "dot_in_id",
-            Self::BadEscape => "bad_escape",
-            Self::BadUtf8 => "bad_utf8",
-            Self::ExtraCell => "extra_cell",
-            Self::TextAfterQuote => "text_after_quote",
-            Self::UnclosedQuote => "unclosed_quote",
-            Self::BareReturn => "bare_return",
-            Self::LongRow => "long_row",
-            Self::BlockedId => "blocked_id",
-        }
-    }
-}
-
-impl From<KeyError> for Reason {
-    fn from(error: KeyError) -> Self {
-        match error {
-            KeyError::Illegal(IdError::Empty) => Self::EmptyId,
-            KeyError::Illegal(IdError::TooLong { .. }) => Self::LongId,
-            KeyError::Illegal(IdError::Forbidden(_)) => Self::ForbiddenInId,
-            KeyError::Illegal(IdError::Dot) => Self::Dot,
-            KeyError::Blocked => Self::BlockedId,
+            // The line may hold rows.
+            Self::Column { .. } | Self::NoAttribute { .. } | Self::TooManyAttributes { .. }
+                if !row.ends_with(b"\n") && !row.contains(&b'\r') && row.contains(&b',') =>
+            {
+                Self::Mistaken { line, what: Mistaken::OneLine }
+            }
+            error => error,
         }
     }
 }

@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 
-use super::ATTRIBUTES_MAX;
 use super::cell::{Splitter, decode, without_line_end};
-use super::error::{HeaderError, RowError, cell_fault, quoted};
+use super::error::{HeaderError, cell_fault, quoted};
+use super::fault::RowError;
+use super::limits::ATTRIBUTES_MAX;
 use super::mistaken::Mistaken;
 use super::scan::Scan;
 use crate::model::batch::{KeyError, RowReading};
@@ -64,8 +65,7 @@ impl Header {
     ) -> Result<Self, HeaderError> {
         let parsed = Self::parse_line(line, row, bad_quote, reading);
         // A quote that is open takes in line ends.
-        parsed
-            .map_err(|error| if bad_quote.is_some() { error } else { Mistaken::instead_of(error, line, row) })
+        parsed.map_err(|error| if bad_quote.is_some() { error } else { error.or_one_line(line, row) })
     }
 
     fn parse_line(

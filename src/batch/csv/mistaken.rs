@@ -2,7 +2,6 @@
 //! column at which it shows. One place says it for the daemon, the dry run and `lint`, which all read with the same parser.
 
 use super::cell::trim_start;
-use super::error::HeaderError;
 
 /// How much of the first line is looked at for a `batch=` further on.
 const LOOKED_AT_BYTES: usize = 64 << 10;
@@ -128,20 +127,5 @@ impl Mistaken {
         let found = name.get(key.len()..name.len() - rest.len())?.chars().next()?;
         let (_, separator) = OTHERS.iter().find(|(other, _)| *other == found)?;
         is_key(key.trim()).then_some(Self::Separator(separator))
-    }
-
-    /// Whether a header that is no good, or has no rows, is all there is: `row` is the line as sent.
-    pub(super) fn instead_of(error: HeaderError, line: u32, row: &[u8]) -> HeaderError {
-        match error {
-            // What the line holds may be rows.
-            HeaderError::Column { .. }
-            | HeaderError::NoAttribute { .. }
-            | HeaderError::TooManyAttributes { .. }
-                if !row.ends_with(b"\n") && !row.contains(&b'\r') && row.contains(&b',') =>
-            {
-                HeaderError::Mistaken { line, what: Self::OneLine }
-            }
-            error => error,
-        }
     }
 }

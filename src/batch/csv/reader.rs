@@ -3,10 +3,10 @@
 use super::cell::{cut, is_blank, saturated, without_line_end};
 use super::error::HeaderError;
 use super::header::Header;
+use super::limits::{HEADER_BYTES_MAX, ROW_BYTES_MAX};
 use super::mistaken::Mistaken;
 use super::row::{Row, RowPlace, RowReader};
 use super::scan::Scan;
-use super::{HEADER_BYTES_MAX, ROW_BYTES_MAX};
 use crate::model::batch::RowReading;
 
 const BOM: &[u8] = b"\xef\xbb\xbf";

@@ -2,10 +2,10 @@
 
 use memchr::memchr_iter;
 
-use super::ROW_BYTES_MAX;
 use super::cell::{Splitter, cut, decode, is_blank, saturated, trim_end, trim_start, without_line_end};
-use super::error::{Reason, RowError};
+use super::fault::{Reason, RowError};
 use super::header::Header;
+use super::limits::ROW_BYTES_MAX;
 use super::scan::Scan;
 
 /// Reads single rows. Holds the buffers that rows are decoded into, so one reader should read many rows.

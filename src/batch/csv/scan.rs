@@ -13,13 +13,9 @@
 use memchr::{memchr, memchr_iter, memchr2};
 
 use super::cell::{cut, saturated, without_line_end};
-use super::error::{Reason, RowError};
+use super::fault::{Reason, RowError};
+use super::limits::{QUOTED_BYTES_MAX, QUOTED_LINE_ENDS_MAX};
 use crate::model::batch::RowReading;
-
-/// How many line ends a quoted value may take in; with more its quote counts as stray.
-pub const QUOTED_LINE_ENDS_MAX: u32 = 100;
-/// How many bytes a quoted cell of more than one line may have as sent; with more its quote counts as stray.
-pub const QUOTED_BYTES_MAX: usize = 64 << 10;
 
 /// Goes over the bytes of one row.
 #[derive(Debug, Clone, Default)]

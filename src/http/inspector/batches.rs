@@ -4,9 +4,10 @@ use askama::Template;
 use hyper::StatusCode;
 use std::collections::BTreeMap;
 
+use super::page::{Frame, render};
 use super::plot::{Bar, in_words};
+use super::refusal::PAGES;
 use super::words::{self, Moment, grouped, size, state};
-use super::{Frame, PAGES, render};
 use crate::batch::remarks::{Remarks, further_lines};
 use crate::engine::gates::Scarce;
 use crate::engine::read::report::{PAGE_ROWS_MAX, ReportedRow};

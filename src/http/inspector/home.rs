@@ -4,10 +4,11 @@ use askama::Template;
 use hyper::StatusCode;
 
 use super::batches::ListedBatch;
+use super::page::{Frame, render};
 use super::plot::{Bar, Columns};
+use super::refusal::PAGES;
 use super::visitor::LookUpForm;
 use super::words::{Moment, grouped, size};
-use super::{Frame, PAGES, render};
 use crate::engine::EngineError;
 use crate::engine::gates::Scarce;
 use crate::engine::read::statistics::Statistics;

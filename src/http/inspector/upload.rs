@@ -8,9 +8,10 @@ use hyper::StatusCode;
 use hyper::header::{HeaderValue, LOCATION};
 
 use super::batches::{Failed, remarked};
+use super::page::{Frame, render};
 use super::plot::Bar;
+use super::refusal::PAGES;
 use super::words::{self, grouped, size};
-use super::{Frame, PAGES, render};
 use crate::engine::BatchVersion;
 use crate::engine::gates::Scarce;
 use crate::engine::ingest::dry_run::{Diff, DryRun};

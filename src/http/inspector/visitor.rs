@@ -4,9 +4,10 @@ use askama::Template;
 use hyper::StatusCode;
 use std::collections::BTreeMap;
 
+use super::page::{Frame, render};
 use super::plot::place;
+use super::refusal::PAGES;
 use super::words::Moment;
-use super::{Frame, PAGES, render};
 use crate::engine::gates::Scarce;
 use crate::engine::{EngineError, Lines, Visitor};
 use crate::http::auth::Access;

@@ -1,0 +1,107 @@
+//! What a command prints: lines, tables, JSON, errors and spinners.
+//!
+//! Promises: text from outside never commands the terminal; a reader that stops reading neither fails nor blocks a command
+//! that must go on.
+
+use std::fmt::{self, Write as _};
+use std::io::{self, Write as _};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use indicatif::ProgressBar;
+use serde::Serialize;
+
+use super::error::CliError;
+
+/// The longest time that the start or the end of the process waits for a line to be written.
+const SAID_MAX: Duration = Duration::from_secs(1);
+
+pub(super) fn print_json(value: &impl Serialize) -> Result<(), CliError> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|e| CliError::Failed(format!("the answer cannot be printed as JSON: {e}")))?;
+    say(text);
+    Ok(())
+}
+
+/// Prints a line on standard output. If nobody reads it any more, the command goes on.
+pub(super) fn say(line: impl fmt::Display) {
+    writeln!(io::stdout(), "{line}").unwrap_or_default();
+}
+
+/// Does the same, but waits at most [`SAID_MAX`] for a reader that does not read.
+pub(super) fn say_in_time(line: impl fmt::Display) {
+    let line = line.to_string();
+    in_time(move || say(line));
+}
+
+/// Prints what went wrong on standard error. Waits at most [`SAID_MAX`] for a reader that does not read.
+pub(super) fn complain(line: impl fmt::Display) {
+    let line = line.to_string();
+    in_time(move || writeln!(io::stderr(), "profiled: {line}").unwrap_or_default());
+}
+
+/// Writes on a thread of its own, and abandons the thread if it blocks.
+pub(super) fn in_time(write: impl FnOnce() + Send + 'static) {
+    let (done, written) = mpsc::channel();
+    let thread = std::thread::Builder::new().name("say".into()).spawn(move || {
+        write();
+        // The caller may have stopped waiting.
+        done.send(()).unwrap_or_default();
+    });
+    if thread.is_ok() {
+        written.recv_timeout(SAID_MAX).unwrap_or_default();
+    }
+}
+
+/// Text from outside, safe for a terminal: control characters are escaped.
+pub(super) fn shown(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if c.is_control() || turns {
+            // Writing to a string does not fail.
+            write!(safe, "{}", c.escape_default()).unwrap_or_default();
+        } else {
+            safe.push(c);
+        }
+    }
+    safe
+}
+
+/// A spinner on the terminal, until it is dropped, for work of unknown length.
+pub(super) struct GoesOn(ProgressBar);
+
+impl GoesOn {
+    pub(super) fn doing(what: &'static str) -> Self {
+        let bar = ProgressBar::new_spinner().with_message(what);
+        bar.enable_steady_tick(Duration::from_millis(100));
+        Self(bar)
+    }
+}
+
+impl Drop for GoesOn {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// A table, as all commands print it.
+pub(super) fn table(header: &[&str]) -> comfy_table::Table {
+    let mut table = comfy_table::Table::new();
+    table
+        .load_style(comfy_table::presets::UTF8_FULL_CONDENSED)
+        .set_content_arrangement(comfy_table::ContentArrangement::Dynamic)
+        .set_header(header.to_vec());
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_from_outside_does_not_command_the_terminal() {
+        assert_eq!(shown("a\u{1b}[31m\nb"), "a\\u{1b}[31m\\nb");
+        assert_eq!(shown("小明 🌸 ليلى"), "小明 🌸 ليلى");
+    }
+}

@@ -1,0 +1,36 @@
+//! The refusal of a page is a page, too.
+
+use askama::Template;
+use hyper::StatusCode;
+
+use super::page::{Frame, HTML, render};
+use super::sign_in;
+use crate::http::endpoint::Api;
+use crate::http::error::HttpError;
+use crate::http::request::Request;
+use crate::http::response::{Answer, explained, whole};
+
+/// Whose conventions the pages follow.
+pub(super) const PAGES: Api = Api::Inspector(refusal);
+
+/// The refusal of a page: a page that says why. If a token is missing, it has a form to bring one.
+fn refusal(request: &Request, error: &HttpError) -> Answer {
+    let status = error.status();
+    let answer = if status == StatusCode::UNAUTHORIZED {
+        sign_in::prompt(request, error)
+    } else {
+        let title = status.canonical_reason().unwrap_or("Refused");
+        let frame = Frame { title: title.into(), ..Frame::of(request, None, "") };
+        render(status, &Refused { frame, status: status.as_u16(), told: error.to_string() })
+    };
+    // A page that cannot be rendered has no better words for another.
+    explained(answer.unwrap_or_else(|error| whole(error.status(), HTML, vec![])), error)
+}
+
+#[derive(Template)]
+#[template(path = "refused.html")]
+struct Refused {
+    frame: Frame,
+    status: u16,
+    told: String,
+}
