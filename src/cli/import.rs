@@ -574,7 +574,7 @@ mod tests {
         check("{}", "names no visitor");
         check(r#"{"pcIds":[]}"#, "names no visitor");
         check(r#"{"pcIds":["a.b.c"]}"#, "a dot is allowed only before a location hint");
-        check(r#"{"pcIds":["1","2"]}"#, "thirdPartyId, which is missing");
+        check(r#"{"pcIds":["1","2"]}"#, "thirdPartyId that connects them, which is missing");
         check(r#"{"ecids":["1","2"]}"#, "which are missing");
         check(r#"{"thirdPartyId":"a/b"}"#, "'/' is not allowed");
         check(r#"{"thirdPartyId":7}"#, "thirdPartyId: invalid type");
