@@ -104,7 +104,6 @@ impl<'k, K: Keeper> Desk<'k, K> {
     /// Does what is the same for every keeper.
     pub fn carry_out(&mut self, action: Action, hand: &mut InHand) -> Result<Event, EngineError> {
         let (keeper, in_use) = (self.keeper, self.keeper.in_use());
-        let why = |hand: &InHand| hand.error.as_ref().map(ToString::to_string).unwrap_or_default();
         match action {
             Action::LockStore => self.locked = Some(lock(in_use.place)),
             Action::UnlockStore => self.locked = None,
@@ -114,8 +113,8 @@ impl<'k, K: Keeper> Desk<'k, K> {
             Action::Note(mark) => keeper.note(self.locked()?, &mark).or_internal()?,
             Action::NoteFresh(mark) => keeper.note(self.next()?, &mark).or_internal()?,
             Action::Cover(last) => in_use.tombstones.cover(last),
-            Action::Distrust => drop(keeper.distrust(self.locked()?, why(hand))),
-            Action::GiveUp => drop(keeper.give_up(why(hand))),
+            Action::Distrust => drop(keeper.distrust(self.locked()?, hand.why())),
+            Action::GiveUp => drop(keeper.give_up(hand.why())),
             other => return Err(EngineError::internal(format!("nobody is there to carry out {other:?}"))),
         }
         Ok(Event::Done)
@@ -187,6 +186,15 @@ impl InHand {
     pub fn failed_with(&mut self, error: EngineError, trouble: Trouble) -> Event {
         self.error = Some(error);
         Event::Failed(trouble)
+    }
+
+    /// Why an action could not be done, for the log: all that is known, not what a caller is told.
+    fn why(&self) -> String {
+        match &self.error {
+            Some(EngineError::Internal(why)) => why.clone(),
+            Some(error) => error.to_string(),
+            None => String::new(),
+        }
     }
 
     fn take_error(&mut self) -> EngineError {
@@ -349,4 +357,19 @@ pub fn batches_needless<'c>(
         let over = known.progress.completed().is_some_and(|at| at.plus(retention_ms) <= now);
         over && snapshots.iter().all(|snapshot| snapshot.held(known.accepted.id.seq))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A caller is told of an internal error only that the log says more. So the log must.
+    #[test]
+    fn the_daemon_stops_with_the_reason_and_not_with_what_a_caller_is_told() {
+        let mut hand = InHand::default();
+        hand.failed_with(EngineError::Internal("either store".into()), Trouble::Uncertain);
+        assert_eq!(hand.why(), "either store");
+        assert_eq!(hand.failed(EngineError::Stopping), Event::Failed(Trouble::Stopping));
+        assert_eq!(hand.why(), "the daemon is stopping");
+    }
 }
