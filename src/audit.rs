@@ -42,7 +42,7 @@ impl Actor {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Line<'a> {
+struct Record<'a> {
     at: String,
     act: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -57,12 +57,12 @@ struct Line<'a> {
 pub fn note(folder: &Path, now: Millis, actor: &Actor, act: &str, client: Option<&ClientCode>, what: &str) {
     let client = client.map(ClientCode::as_str);
     tracing::info!(target: "audit", act, client, what, actor = ?actor, "administrative act");
-    if let Err(error) = append(folder, &Line { at: now.iso_8601(), act, client, what, actor }) {
+    if let Err(error) = append(folder, &Record { at: now.iso_8601(), act, client, what, actor }) {
         tracing::error!(%error, act, "the audit trail could not be written; the act continues");
     }
 }
 
-fn append(folder: &Path, line: &Line<'_>) -> io::Result<()> {
+fn append(folder: &Path, line: &Record<'_>) -> io::Result<()> {
     let mut text = serde_json::to_vec(line)?;
     text.push(b'\n');
     // One write per line, because several processes may append.

@@ -41,7 +41,7 @@ const LINK_IDS: usize = 1024;
 
 /// Where a row is, and whose it is.
 #[derive(Debug, Clone, Copy)]
-struct Place {
+struct PlannedRow {
     /// The first sixteen bytes of the visitor's id. Most comparisons end here.
     prefix: Prefix,
     /// Where the visitor's id begins in the plan's text: the lower bits, then the upper ones.
@@ -57,7 +57,7 @@ struct Place {
     sum: u32,
 }
 
-impl Place {
+impl PlannedRow {
     fn id_start(&self) -> usize {
         usize::from(self.id_start_high) << 32 | self.id_start as usize
     }
@@ -101,7 +101,7 @@ pub struct Plan {
     pending: Arc<Pending>,
     file: PlanFile,
     ids: String,
-    places: Vec<Place>,
+    places: Vec<PlannedRow>,
     /// The rows that are in bundles, in line order.
     bundled: Vec<BundleRow>,
     visitor_rows_max: usize,
@@ -235,7 +235,7 @@ impl Plan {
     }
 
     /// The rows of one visitor, those of bundles bundled.
-    fn found(&self, places: &[Place]) -> Result<Found, ResolveError> {
+    fn found(&self, places: &[PlannedRow]) -> Result<Found, ResolveError> {
         let (mut alone, mut bundles) = (vec![], vec![]);
         for place in places {
             match self.in_bundle(place.line) {
@@ -262,7 +262,7 @@ impl Plan {
     }
 
     /// Whether writes resolved all of a visitor's rows. Then only those writes put the visitor into the store.
-    fn left_to_writes(&self, places: &[Place]) -> bool {
+    fn left_to_writes(&self, places: &[PlannedRow]) -> bool {
         if self.bundled.is_empty() {
             return self.pending.left_to_writes(places.iter().map(|place| place.line), std::iter::empty());
         }
@@ -279,7 +279,7 @@ impl Plan {
     }
 
     /// Reads rows again.
-    fn read_rows(&self, places: &[Place], rows: &mut RowsRead) -> Result<(), ResolveError> {
+    fn read_rows(&self, places: &[PlannedRow], rows: &mut RowsRead) -> Result<(), ResolveError> {
         let accepted = &self.pending.accepted;
         let RowsRead { reader, row, text, spans, ends } = rows;
         text.clear();
@@ -313,7 +313,7 @@ impl Plan {
             Ok(cells) => {
                 let kind = self.pending.header.key_kind();
                 let id = self.add_id(cells.id());
-                self.places.push(Place {
+                self.places.push(PlannedRow {
                     prefix: id.prefix,
                     id_start: id.start,
                     id_start_high: id.start_high,
@@ -350,13 +350,13 @@ impl Plan {
         PlanId { prefix: prefix(id.as_bytes()), start: u32::from_le_bytes([b0, b1, b2, b3]), start_high, len }
     }
 
-    fn id(&self, place: &Place) -> &str {
+    fn id(&self, place: &PlannedRow) -> &str {
         id_of(&self.ids, place)
     }
 
     /// Makes the processor fetch all these rows and ids at once. They lie all over the file, so one by one each would be waited
     /// for.
-    fn touch(&self, places: &[Place]) {
+    fn touch(&self, places: &[PlannedRow]) {
         let byte = |of: &[u8], at: usize| of.get(at).copied();
         let ids = places.iter().filter_map(|place| byte(self.ids.as_bytes(), place.id_start()));
         let mut touched = ids.fold(0, |all, byte| all ^ byte);
@@ -368,7 +368,7 @@ impl Plan {
     }
 
     /// Gives a row's bytes, as they are now.
-    fn read_row<'b>(&'b self, place: &Place, bytes: &'b mut Vec<u8>) -> Result<&'b [u8], ResolveError> {
+    fn read_row<'b>(&'b self, place: &PlannedRow, bytes: &'b mut Vec<u8>) -> Result<&'b [u8], ResolveError> {
         let length = place.len as usize;
         let read = match &self.file {
             PlanFile::Held(file) => {
@@ -393,17 +393,17 @@ impl Plan {
         }
     }
 
-    fn key(&self, place: &Place) -> Key {
+    fn key(&self, place: &PlannedRow) -> Key {
         Key::new(&self.pending.accepted.id.client, place.kind, self.id(place))
     }
 
     /// Splits places at the first change of visitor at or behind `at`.
-    fn split<'s>(&self, places: &'s [Place], at: usize) -> (&'s [Place], &'s [Place]) {
+    fn split<'s>(&self, places: &'s [PlannedRow], at: usize) -> (&'s [PlannedRow], &'s [PlannedRow]) {
         let Some(last) = at.checked_sub(1).and_then(|last| places.get(last)) else {
             return (&[], places);
         };
         let after = places.get(at..).unwrap_or_default();
-        let same = |place: &Place| order(&self.ids, place, last) == Ordering::Equal;
+        let same = |place: &PlannedRow| order(&self.ids, place, last) == Ordering::Equal;
         let mut more = after.iter().take(ROWS_COUNTED).take_while(|place| same(place)).count();
         if more == ROWS_COUNTED {
             more = after.partition_point(same);
@@ -431,7 +431,7 @@ impl Plan {
                 let kind = canonical.kind();
                 if let Some(place) = self.places.get_mut(from + at) {
                     let (id_start, id_start_high, id_len) = (start, start_high, len);
-                    *place = Place { prefix, id_start, id_start_high, id_len, kind, ..*place };
+                    *place = PlannedRow { prefix, id_start, id_start_high, id_len, kind, ..*place };
                 }
             }
         }
@@ -439,7 +439,11 @@ impl Plan {
     }
 
     /// Which of these places lead to another visitor, and to whom.
-    fn linked(&self, places: &[Place], store: &dyn ProfileStore) -> Result<Vec<(usize, Key)>, ResolveError> {
+    fn linked(
+        &self,
+        places: &[PlannedRow],
+        store: &dyn ProfileStore,
+    ) -> Result<Vec<(usize, Key)>, ResolveError> {
         let rules = &self.pending.accepted.rules;
         let mut linked = vec![];
         for (chunk, from) in places.chunks(LINK_IDS).zip((0..).step_by(LINK_IDS)) {
@@ -480,7 +484,7 @@ fn both<T: Send>(rows: usize, one: impl FnOnce() -> T + Send, other: impl FnOnce
     })
 }
 
-fn sort(places: &mut [Place], order: impl Fn(&Place, &Place) -> Ordering + Copy + Sync) {
+fn sort(places: &mut [PlannedRow], order: impl Fn(&PlannedRow, &PlannedRow) -> Ordering + Copy + Sync) {
     let rows = places.len();
     if rows < SHARED_FROM_ROWS {
         places.sort_unstable_by(order);
@@ -498,12 +502,12 @@ fn prefix(id: &[u8]) -> Prefix {
     })
 }
 
-fn id_of<'i>(ids: &'i str, place: &Place) -> &'i str {
+fn id_of<'i>(ids: &'i str, place: &PlannedRow) -> &'i str {
     let start = place.id_start();
     ids.get(start..start.saturating_add(usize::from(place.id_len))).unwrap_or_default()
 }
 
-fn order(ids: &str, a: &Place, b: &Place) -> Ordering {
+fn order(ids: &str, a: &PlannedRow, b: &PlannedRow) -> Ordering {
     (a.kind, a.prefix).cmp(&(b.kind, b.prefix)).then_with(|| id_of(ids, a).cmp(id_of(ids, b)))
 }
 
@@ -522,7 +526,7 @@ pub enum Step {
 #[derive(Debug)]
 pub struct Part<'p> {
     plan: &'p Plan,
-    rest: &'p [Place],
+    rest: &'p [PlannedRow],
     read: RowsRead,
     outcomes: Vec<RowOutcome>,
     counts: Counts,
@@ -561,9 +565,9 @@ impl RowsRead {
         self.spans.iter().map(cell).collect()
     }
 
-    fn rows<'c, 't>(&self, places: &[Place], cells: &'c [Cell<'t>]) -> Vec<Row<'c, 't>> {
+    fn rows<'c, 't>(&self, places: &[PlannedRow], cells: &'c [Cell<'t>]) -> Vec<Row<'c, 't>> {
         let starts = std::iter::once(&0).chain(&self.ends);
-        let row = |((place, &start), &end): ((&Place, &usize), &usize)| Row {
+        let row = |((place, &start), &end): ((&PlannedRow, &usize), &usize)| Row {
             line: place.line,
             cells: cells.get(start..end).unwrap_or_default(),
         };
@@ -572,7 +576,7 @@ impl RowsRead {
 }
 
 impl<'p> Part<'p> {
-    fn new(plan: &'p Plan, rest: &'p [Place]) -> Self {
+    fn new(plan: &'p Plan, rest: &'p [PlannedRow]) -> Self {
         Self {
             plan,
             rest,
@@ -623,7 +627,7 @@ impl<'p> Part<'p> {
         plan.read_rows(chunk, &mut self.read)?;
         let cells = self.read.cells(&pending.header);
         let rows = self.read.rows(chunk, &cells);
-        let visitors: Vec<&[Place]> =
+        let visitors: Vec<&[PlannedRow]> =
             chunk.chunk_by(|a, b| order(&plan.ids, a, b) == Ordering::Equal).collect();
         let keys: Vec<Key> =
             visitors.iter().filter_map(|places| places.first()).map(|place| plan.key(place)).collect();
@@ -668,8 +672,8 @@ impl<'p> Part<'p> {
     fn step_over(
         &mut self,
         store: &dyn ProfileStore,
-        places: &'p [Place],
-        after: &'p [Place],
+        places: &'p [PlannedRow],
+        after: &'p [PlannedRow],
     ) -> Result<Step, ResolveError> {
         let Some(key) = places.first().map(|place| self.plan.key(place)) else { return Ok(Step::Done) };
         let asked = self.asked_at == Some(self.rest.len());
@@ -688,7 +692,7 @@ impl<'p> Part<'p> {
         &mut self,
         store: &dyn ProfileStore,
         key: &Key,
-        places: &[Place],
+        places: &[PlannedRow],
         swapped: &Swapped,
     ) -> Result<bool, ResolveError> {
         let (plan, pending) = (self.plan, &self.plan.pending);
@@ -723,7 +727,7 @@ impl<'p> Part<'p> {
         Ok(true)
     }
 
-    fn add(&mut self, place: &Place, outcome: Outcome) {
+    fn add(&mut self, place: &PlannedRow, outcome: Outcome) {
         self.counts.add(outcome);
         if outcome != Outcome::Updated {
             let failure = self.plan.pending.failure_of(place.line, outcome);

@@ -15,7 +15,9 @@
 //!
 //! Lock order: `file`, then `tail`.
 
-use crate::durable::record::{Checksum, Fields, FrameHeader, FrameLayout, LengthOf, Place, is_sealed, seal};
+use crate::durable::record::{
+    Checksum, Fields, FrameAddress, FrameHeader, FrameLayout, LengthOf, is_sealed, seal,
+};
 use crate::durable::{self, point};
 use crate::journal::entry::{BatchAcceptedEntry, BatchCompletedEntry, CatalogueMark, Version4};
 use crate::layout;
@@ -357,7 +359,7 @@ fn next_frame(file: &mut impl BufRead) -> io::Result<Frame> {
     if !fill(file, &mut head)? {
         return Ok(Frame::Flaw("a record breaks off"));
     }
-    let Some(head) = FRAME.read_header(&head, Place::ANY) else {
+    let Some(head) = FRAME.read_header(&head, FrameAddress::ANY) else {
         return Ok(Frame::Flaw("a record has an impossible length"));
     };
     let mut payload = vec![0; FRAME.payload_bytes(&head)];
@@ -386,7 +388,7 @@ fn read_frame(head: &FrameHeader, payload: &[u8]) -> Option<Record> {
 fn salvage(bytes: &[u8], mut each: impl FnMut(Record)) -> u64 {
     let mut rest = bytes;
     while let Some((head, behind)) = rest.split_at_checked(FRAME.header_bytes()) {
-        let head = FRAME.read_header(head, Place::ANY);
+        let head = FRAME.read_header(head, FrameAddress::ANY);
         let found = head.and_then(|head| Some((head, behind.split_at_checked(FRAME.payload_bytes(&head))?)));
         match found.and_then(|(head, (payload, behind))| Some((read_frame(&head, payload)?, behind))) {
             Some((record, behind)) => {
@@ -402,7 +404,7 @@ fn salvage(bytes: &[u8], mut each: impl FnMut(Record)) -> u64 {
 fn encode(record: &Record, out: &mut Vec<u8>) {
     let mut payload = vec![];
     let encoded: Result<(), CodecError> = codec::encode_into(VERSION, record, &mut payload);
-    if encoded.is_err() || FRAME.put(NO_KIND, &payload, Place::ANY, out).is_none() {
+    if encoded.is_err() || FRAME.put(NO_KIND, &payload, FrameAddress::ANY, out).is_none() {
         // A record is a client's code and blocked ids, a key and some numbers. It always fits.
         tracing::error!(?record, "a record of the catalogue cannot be written");
     }

@@ -134,7 +134,7 @@ pub(super) fn run(command: Batch) -> Result<(), CliError> {
 /// A batch as the native API shows it.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Shown {
+pub(super) struct BatchView {
     pub(super) batch_id: String,
     client: String,
     seq: String,
@@ -291,7 +291,7 @@ async fn abandon(command: Status) -> Result<(), CliError> {
     print_batch(&command.remote, &answer.json()?)
 }
 
-fn print_batch(remote: &Remote, batch: &Shown) -> Result<(), CliError> {
+fn print_batch(remote: &Remote, batch: &BatchView) -> Result<(), CliError> {
     if remote.json {
         return print_json(batch);
     }
@@ -353,7 +353,7 @@ fn tried_in_words(tried: &TriedOut) -> String {
 async fn list(command: List) -> Result<(), CliError> {
     #[derive(Serialize, Deserialize)]
     struct Batches {
-        batches: Vec<Shown>,
+        batches: Vec<BatchView>,
     }
     let client = command.remote.client()?;
     let path = format!("/api/v1/batches?client={}", encoded(command.client.as_str()));
@@ -428,12 +428,12 @@ pub(super) fn progress(length: u64, template: &str) -> ProgressBar {
 }
 
 /// The current state of a batch.
-pub(super) async fn ask(client: &Client, id: &str) -> Result<Shown, CliError> {
+pub(super) async fn ask(client: &Client, id: &str) -> Result<BatchView, CliError> {
     client.get(&format!("/api/v1/batches/{}", encoded(id))).await?.json()
 }
 
 /// Waits until a batch is complete.
-pub(super) async fn wait(client: &Client, id: &str) -> Result<Shown, CliError> {
+pub(super) async fn wait(client: &Client, id: &str) -> Result<BatchView, CliError> {
     let mut pause = ASK_AGAIN.0;
     let mut bar: Option<ProgressBar> = None;
     loop {
@@ -458,7 +458,7 @@ pub(super) async fn wait(client: &Client, id: &str) -> Result<Shown, CliError> {
 }
 
 /// The progress of a batch in one line.
-pub(super) fn summary(batch: &Shown) -> String {
+pub(super) fn summary(batch: &BatchView) -> String {
     let Outcomes { updated, created, not_found, ignored, failed } = batch.counts;
     let [updated, created, not_found, ignored, failed, rows] =
         [updated, created, not_found, ignored, failed, batch.rows].map(HumanCount);

@@ -43,7 +43,7 @@ pub(super) struct Demo {
 
 /// Shows the main job.
 pub(super) fn run(command: &Demo) -> Result<(), CliError> {
-    let folder = Folder::fresh()?;
+    let folder = TemporaryFolder::fresh()?;
     let address = match TcpListener::bind(USUAL_ADDRESS) {
         Ok(_) => USUAL_ADDRESS,
         Err(_) => ANY_ADDRESS,
@@ -63,7 +63,7 @@ pub(super) fn run(command: &Demo) -> Result<(), CliError> {
     })
 }
 
-async fn walk(folder: &Folder, address: &str) -> Result<Daemon, CliError> {
+async fn walk(folder: &TemporaryFolder, address: &str) -> Result<Daemon, CliError> {
     let daemon = match Daemon::start(folder, address) {
         // Another process took the port meanwhile.
         Err(_) if address == USUAL_ADDRESS => Daemon::start(folder, ANY_ADDRESS)?,
@@ -131,12 +131,12 @@ async fn post_loyalty(client: &Client) -> Result<String, CliError> {
     batch::send(client, &format!("/m2/{CLIENT}/v2/profile/batchUpdate"), body).await
 }
 
-async fn look_up(client: &Client) -> Result<profile::Shown, CliError> {
+async fn look_up(client: &Client) -> Result<profile::ProfileView, CliError> {
     let whose = ClientCode::new(CLIENT).map_err(|e| failed("the client", e))?;
     profile::ask(client, &whose, By::ThirdParty, VISITOR).await
 }
 
-fn unchanged(before: &profile::Shown, now: &profile::Shown) -> Result<(), CliError> {
+fn unchanged(before: &profile::ProfileView, now: &profile::ProfileView) -> Result<(), CliError> {
     if before == now {
         return Ok(());
     }
@@ -210,7 +210,7 @@ async fn mbox(client: &Client, visit: &Visit) -> Result<(), CliError> {
     Err(CliError::Failed(format!("a site call was refused: {}", answer.refusal())))
 }
 
-fn expect(visitor: &profile::Shown, name: &str, value: &str, source: &str) -> Result<(), CliError> {
+fn expect(visitor: &profile::ProfileView, name: &str, value: &str, source: &str) -> Result<(), CliError> {
     match visitor.attributes.get(name) {
         Some(found) if found.value == value && found.source == source => Ok(()),
         other => {
@@ -228,9 +228,9 @@ fn failed(what: &str, why: impl fmt::Display) -> CliError {
 }
 
 /// A temporary folder, removed at the end.
-struct Folder(PathBuf);
+struct TemporaryFolder(PathBuf);
 
-impl Folder {
+impl TemporaryFolder {
     fn fresh() -> Result<Self, CliError> {
         let name = format!("profiled-demo-{}-{}", std::process::id(), SystemClock.now().0);
         let path = std::env::temp_dir().join(name);
@@ -239,7 +239,7 @@ impl Folder {
     }
 }
 
-impl Drop for Folder {
+impl Drop for TemporaryFolder {
     fn drop(&mut self) {
         if let Err(e) = std::fs::remove_dir_all(&self.0) {
             complain(format_args!("{} could not be removed: {e}", self.0.display()));
@@ -254,7 +254,7 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn start(folder: &Folder, address: &str) -> Result<Self, CliError> {
+    fn start(folder: &TemporaryFolder, address: &str) -> Result<Self, CliError> {
         let binary = std::env::current_exe().map_err(|e| failed("this program's own file", e))?;
         let mut process = Command::new(binary)
             .args(["serve", "--log", "warn", "--listen", address, "--data", "data"])

@@ -96,7 +96,7 @@ struct Failure {
 /// The part of an exported visitor that an import uses.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Line {
+struct ExportedVisitor {
     client: Option<String>,
     third_party_id: Option<String>,
     #[serde(default)]
@@ -104,11 +104,11 @@ struct Line {
     #[serde(default, alias = "ecids")]
     marketing_cloud_visitor_ids: Vec<String>,
     #[serde(default)]
-    attributes: BTreeMap<String, Attribute>,
+    attributes: BTreeMap<String, ExportedAttribute>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Attribute {
+struct ExportedAttribute {
     value: String,
 }
 
@@ -306,7 +306,7 @@ impl Visitor {
     /// Reads and checks a line.
     fn of(text: &[u8], whose: &ClientCode) -> Result<Self, String> {
         let mut json = serde_json::Deserializer::from_slice(text);
-        let line: Line = serde_path_to_error::deserialize(&mut json).map_err(|e| {
+        let line: ExportedVisitor = serde_path_to_error::deserialize(&mut json).map_err(|e| {
             let (path, error) = (e.path().to_string(), in_line(e.inner()));
             if path == "." { error } else { format!("{path}: {error}") }
         })?;
@@ -335,7 +335,7 @@ impl Visitor {
             _ => {}
         }
         let mut attributes = Vec::with_capacity(line.attributes.len());
-        for (name, Attribute { value }) in line.attributes {
+        for (name, ExportedAttribute { value }) in line.attributes {
             check_attribute(&name, &value)?;
             // An empty value changes nothing (R6).
             if !value.is_empty() {

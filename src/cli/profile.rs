@@ -101,7 +101,7 @@ pub(super) fn run(command: Profile) -> Result<(), CliError> {
 /// A visitor as the native API shows it.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Shown {
+pub(super) struct ProfileView {
     client: String,
     third_party_id: Option<String>,
     pc_ids: Vec<String>,
@@ -111,13 +111,13 @@ pub(super) struct Shown {
     last_batch_seq: Option<String>,
     last_active: String,
     expires: String,
-    pub(super) attributes: BTreeMap<String, Attribute>,
+    pub(super) attributes: BTreeMap<String, AttributeView>,
 }
 
 /// One of its attributes.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Attribute {
+pub(super) struct AttributeView {
     pub(super) value: String,
     seq: String,
     pub(super) source: String,
@@ -225,7 +225,12 @@ fn path_of(whose: &ClientCode, by: By, id: &str) -> String {
 }
 
 /// Looks a visitor up.
-pub(super) async fn ask(client: &Client, whose: &ClientCode, by: By, id: &str) -> Result<Shown, CliError> {
+pub(super) async fn ask(
+    client: &Client,
+    whose: &ClientCode,
+    by: By,
+    id: &str,
+) -> Result<ProfileView, CliError> {
     check_id(by, id)?;
     let answer = client.get(&format!("{}&lines=true", path_of(whose, by, id))).await?;
     if answer.status == StatusCode::NOT_FOUND {
@@ -242,7 +247,7 @@ fn check_id(by: By, id: &str) -> Result<(), CliError> {
 }
 
 /// A visitor as a table, with a line about it.
-pub(super) fn in_words(visitor: &Shown) -> String {
+pub(super) fn in_words(visitor: &ProfileView) -> String {
     let mut ids = vec![];
     ids.extend(visitor.third_party_id.iter().map(|id| format!("thirdPartyId {id}")));
     ids.extend(visitor.pc_ids.iter().map(|id| format!("pcId {id}")));
@@ -254,7 +259,7 @@ pub(super) fn in_words(visitor: &Shown) -> String {
             (Some(batch), None) => batch.clone(),
             (None, _) => String::new(),
         };
-        let Attribute { value, source, seq, modified_at, .. } = attribute;
+        let AttributeView { value, source, seq, modified_at, .. } = attribute;
         let cells = [name, value, source, &from, seq, modified_at];
         lines.add_row(cells.map(|cell| shown(cell)));
     }

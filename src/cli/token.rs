@@ -30,7 +30,7 @@ pub(super) enum TokenCommand {
 
 /// The data folder of the tokens.
 #[derive(Debug, Args)]
-struct Folder {
+struct FolderArgs {
     /// The data folder [default: that of the settings, else ./profiled-data]
     #[arg(long, env = "PROFILED_DATA", value_name = "FOLDER")]
     data: Option<String>,
@@ -57,7 +57,7 @@ pub(super) struct New {
     #[arg(long, value_name = "TIME", value_parser = parse_span)]
     expires: Option<u64>,
     #[command(flatten)]
-    folder: Folder,
+    folder: FolderArgs,
     /// Create the data folder if it does not exist or is empty
     #[arg(long)]
     init: bool,
@@ -70,7 +70,7 @@ pub(super) struct New {
 #[derive(Debug, Args)]
 pub(super) struct List {
     #[command(flatten)]
-    folder: Folder,
+    folder: FolderArgs,
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
@@ -82,7 +82,7 @@ pub(super) struct Revoke {
     /// The token's id: the part between its underscores
     id: String,
     #[command(flatten)]
-    folder: Folder,
+    folder: FolderArgs,
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
@@ -97,7 +97,7 @@ pub(super) fn run(command: TokenCommand) -> Result<(), CliError> {
     }
 }
 
-impl Folder {
+impl FolderArgs {
     fn path(self) -> Result<PathBuf, CliError> {
         let options = self.config.map_or_else(ServeOptions::default, ServeOptions::of_file);
         let options = match self.data {
@@ -140,7 +140,7 @@ impl Folder {
 /// A token as it is shown to programs.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Shown {
+struct TokenView {
     id: String,
     /// None: every client.
     client: Option<String>,
@@ -153,7 +153,7 @@ struct Shown {
     token: Option<String>,
 }
 
-impl Shown {
+impl TokenView {
     fn of(token: &Token, now: Millis) -> Self {
         Self {
             id: token.id.clone(),
@@ -186,7 +186,7 @@ fn new(command: New) -> Result<(), CliError> {
     let what = format!("{}, scope {}", token.id, token.scope);
     audit::note(&folder, now, &Actor::this_user(), "token new", token.client.as_ref(), &what);
     if command.json {
-        print_json(&Shown { token: Some(text), ..Shown::of(&token, now) })?;
+        print_json(&TokenView { token: Some(text), ..TokenView::of(&token, now) })?;
     } else {
         say(text);
     }
@@ -199,7 +199,7 @@ fn new(command: New) -> Result<(), CliError> {
 fn list(command: List) -> Result<(), CliError> {
     let (folder, now) = (command.folder.existing()?, SystemClock.now());
     let tokens = Tokens::read(&folder).map_err(failed)?;
-    let shown: Vec<Shown> = tokens.all().iter().map(|token| Shown::of(token, now)).collect();
+    let shown: Vec<TokenView> = tokens.all().iter().map(|token| TokenView::of(token, now)).collect();
     if command.json {
         return print_json(&shown);
     }
@@ -220,7 +220,7 @@ fn revoke(command: Revoke) -> Result<(), CliError> {
     let (folder, now) = (command.folder.existing()?, SystemClock.now());
     let token = Tokens::revoke(&folder, &command.id, now).map_err(failed)?;
     audit::note(&folder, now, &Actor::this_user(), "token revoke", token.client.as_ref(), &token.id);
-    let shown = Shown::of(&token, now);
+    let shown = TokenView::of(&token, now);
     if command.json {
         return print_json(&shown);
     }

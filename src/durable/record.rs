@@ -50,21 +50,21 @@ pub enum LengthOf {
 pub enum Checksum {
     /// One, over the length and the payload. The length is not certain before the payload was read.
     OfAll,
-    /// One over payload and padding, and another over the frame's [`Place`] and the header before it. A reader can trust
+    /// One over payload and padding, and another over the frame's [`FrameAddress`] and the header before it. A reader can trust
     /// the length before it reads that far. A frame of another file, or of another place, is not taken for this one.
     OfPayloadAndHeader,
 }
 
 /// Where a frame stands, for the checksum of its header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
+pub struct FrameAddress {
     /// A random number that the whole file shares. See [`random_salt`].
     pub salt: u64,
     /// The frame's offset or number in the file.
     pub at: u64,
 }
 
-impl Place {
+impl FrameAddress {
     /// For layouts whose checksum does not cover the place.
     pub const ANY: Self = Self { salt: 0, at: 0 };
 }
@@ -107,7 +107,7 @@ impl FrameLayout {
     }
 
     /// Appends a header's bytes.
-    pub fn put_header(&self, header: &FrameHeader, place: Place, out: &mut Vec<u8>) {
+    pub fn put_header(&self, header: &FrameHeader, place: FrameAddress, out: &mut Vec<u8>) {
         if self.has_kind {
             out.extend_from_slice(&header.kind);
         }
@@ -119,7 +119,13 @@ impl FrameLayout {
     }
 
     /// Appends a whole frame: header, payload, padding. `None`, and nothing appended, if the layout can't hold the payload.
-    pub fn put(&self, kind: [u8; 4], payload: &[u8], place: Place, out: &mut Vec<u8>) -> Option<FrameHeader> {
+    pub fn put(
+        &self,
+        kind: [u8; 4],
+        payload: &[u8],
+        place: FrameAddress,
+        out: &mut Vec<u8>,
+    ) -> Option<FrameHeader> {
         let header = self.header(kind, payload)?;
         out.reserve(self.frame_bytes(&header));
         self.put_header(&header, place, out);
@@ -129,7 +135,7 @@ impl FrameLayout {
     }
 
     /// What these bytes say, if they begin with a header that this layout allows at this place.
-    pub fn read_header(&self, bytes: &[u8], place: Place) -> Option<FrameHeader> {
+    pub fn read_header(&self, bytes: &[u8], place: FrameAddress) -> Option<FrameHeader> {
         let mut fields = Fields(bytes);
         let kind = if self.has_kind { *fields.array()? } else { [0; 4] };
         let header = FrameHeader { kind, length: fields.u32()?, sum: fields.u32()? };
@@ -177,7 +183,7 @@ impl FrameLayout {
         ZEROS.get(..unpadded.next_multiple_of(self.alignment) - unpadded).unwrap_or_default()
     }
 
-    fn seal(&self, header: &FrameHeader, place: Place) -> u32 {
+    fn seal(&self, header: &FrameHeader, place: FrameAddress) -> u32 {
         let mut sum = crc32c_append(crc32c(&place.salt.to_le_bytes()), &place.at.to_le_bytes());
         if self.has_kind {
             sum = crc32c_append(sum, &header.kind);
@@ -353,9 +359,9 @@ mod tests {
             payload_bytes: 0..=300,
         },
     ];
-    const PLACE: Place = Place { salt: 7, at: 48 };
+    const PLACE: FrameAddress = FrameAddress { salt: 7, at: 48 };
 
-    fn read<'b>(layout: &FrameLayout, bytes: &'b [u8], place: Place) -> Option<(&'b [u8], usize)> {
+    fn read<'b>(layout: &FrameLayout, bytes: &'b [u8], place: FrameAddress) -> Option<(&'b [u8], usize)> {
         let header = layout.read_header(bytes, place)?;
         let whole = bytes.get(..layout.frame_bytes(&header))?;
         let body = whole.get(layout.header_bytes()..)?;
@@ -389,7 +395,9 @@ mod tests {
         for layout in &LAYOUTS[1..] {
             let mut bytes = vec![];
             layout.put(*b"kind", b"payload", PLACE, &mut bytes).unwrap();
-            for place in [Place { salt: 8, ..PLACE }, Place { at: 56, ..PLACE }, Place::ANY] {
+            for place in
+                [FrameAddress { salt: 8, ..PLACE }, FrameAddress { at: 56, ..PLACE }, FrameAddress::ANY]
+            {
                 assert_eq!(read(layout, &bytes, place), None, "{layout:?} {place:?}");
             }
         }
@@ -402,11 +410,11 @@ mod tests {
         for length in [0, 301] {
             let mut bytes = vec![];
             assert!(
-                LAYOUTS[0].put([0; 4], &vec![1; length], Place::ANY, &mut bytes).is_none()
+                LAYOUTS[0].put([0; 4], &vec![1; length], FrameAddress::ANY, &mut bytes).is_none()
                     && bytes.is_empty()
             );
-            wide.put([0; 4], &vec![1; length], Place::ANY, &mut bytes).unwrap();
-            assert!(LAYOUTS[0].read_header(&bytes, Place::ANY).is_none(), "{length}");
+            wide.put([0; 4], &vec![1; length], FrameAddress::ANY, &mut bytes).unwrap();
+            assert!(LAYOUTS[0].read_header(&bytes, FrameAddress::ANY).is_none(), "{length}");
         }
         // A length that is less than the header which it counts.
         assert!(LAYOUTS[2].read_header(&[0; 12], PLACE).is_none());

@@ -140,7 +140,7 @@ struct Waiter {
 
 /// A place. It is free again when the last copy is dropped.
 #[derive(Debug, Clone)]
-pub struct Place(Arc<Held>);
+pub struct Slot(Arc<Held>);
 
 #[derive(Debug)]
 struct Held {
@@ -152,7 +152,7 @@ struct Held {
 
 /// While this exists, the holder of the place waits for its caller.
 #[derive(Debug)]
-pub struct Waits<'a>(&'a Place);
+pub struct Waits<'a>(&'a Slot);
 
 /// What a waiter must do.
 #[derive(Debug, PartialEq, Eq)]
@@ -178,14 +178,14 @@ impl Shares {
     }
 
     /// Takes a place, if one is free or another caller makes room in time.
-    pub async fn take(&self, who: &Who) -> Result<Place, EngineError> {
+    pub async fn take(&self, who: &Who) -> Result<Slot, EngineError> {
         let pool = &self.0;
         let queued = Queued { pool, number: pool.queue(who) };
         loop {
             let mut changed = std::pin::pin!(pool.changed.notified());
             changed.as_mut().enable();
             match pool.next(queued.number)? {
-                Next::Place(place) => return Ok(place),
+                Next::Slot(place) => return Ok(place),
                 Next::Wait(until) => tokio::select! {
                     () = changed => {}
                     () = sleep_until(until) => {}
@@ -228,7 +228,7 @@ impl Drop for Queued<'_> {
 
 /// What a caller who wants a place gets.
 enum Next {
-    Place(Place),
+    Slot(Slot),
     Wait(Instant),
 }
 
@@ -258,7 +258,7 @@ impl Pool {
             Turn::Take => {
                 let leave = state.grant(number);
                 let _counted = self.metrics.place(self.scarce.name());
-                Ok(Next::Place(Place(Arc::new(Held { pool: Arc::clone(self), number, leave, _counted }))))
+                Ok(Next::Slot(Slot(Arc::new(Held { pool: Arc::clone(self), number, leave, _counted }))))
             }
             Turn::Refused => Err(EngineError::Taken(self.scarce, state.max)),
             Turn::Displaced => {
@@ -274,7 +274,7 @@ impl Pool {
     }
 }
 
-impl Place {
+impl Slot {
     /// The holder waits for its caller until the guard is dropped. After `patience` it counts as stalled.
     pub fn waits(&self, patience: Duration) -> Waits<'_> {
         let stalls_at = Instant::now().checked_add(patience);

@@ -3,10 +3,10 @@
 //! Promises: memory is bounded, however many callers there are. A caller who has not called for a while is forgotten. The
 //! crate `governor` does not fit: a limiter there has one rate for all its keys, and no bound on their number.
 
+use crate::sync::{Mutex, lock};
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::num::NonZeroU32;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -47,7 +47,7 @@ impl<K> Default for Rates<K> {
 impl<K: Hash + Eq> Rates<K> {
     /// Takes one of a caller's calls. An error says how long to wait for the next.
     pub(super) fn take(&self, caller: K, rate: Rate, now: Instant) -> Result<(), Duration> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.0);
         let full_at = known.full_at.get(&caller).map_or(now, |full_at| now.max(*full_at));
         let full_at = full_at + rate.per / rate.calls.get();
         let missing = (full_at - now).saturating_sub(rate.per);

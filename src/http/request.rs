@@ -19,7 +19,7 @@ use super::error::{HttpError, MediaType};
 use super::patience::Patience;
 use crate::batch::encoding::Encoding;
 use crate::config::{Pace, Timeouts};
-use crate::engine::gates::{Place, Who};
+use crate::engine::gates::{Slot, Who};
 use crate::engine::{Engine, EngineError};
 use crate::model::id::{ClientCode, IdKind, VisitorId};
 use crate::model::profile::{NAME_CHARS_MAX, NAME_PREFIX, NameFault, attribute_name_fault};
@@ -269,11 +269,11 @@ impl Body {
     }
 
     /// The same for a caller that holds a scarce place. An error may say that the place goes to somebody else.
-    pub(super) async fn next_holding(&mut self, place: &Place) -> Result<Option<Bytes>, HttpError> {
+    pub(super) async fn next_holding(&mut self, place: &Slot) -> Result<Option<Bytes>, HttpError> {
         self.next_within(Some(place)).await
     }
 
-    async fn next_within(&mut self, place: Option<&Place>) -> Result<Option<Bytes>, HttpError> {
+    async fn next_within(&mut self, place: Option<&Slot>) -> Result<Option<Bytes>, HttpError> {
         while !self.ended {
             let (left, behind) = self.patience.left();
             let waits = place.map(|place| place.waits(self.patience.stalls_after()));
@@ -343,7 +343,7 @@ pub(super) enum Begun {
 }
 
 /// Completes when the holder of a place must give it up.
-async fn asked_to_leave(place: Option<&Place>) -> EngineError {
+async fn asked_to_leave(place: Option<&Slot>) -> EngineError {
     match place {
         Some(place) => place.asked_to_leave().await,
         None => std::future::pending().await,

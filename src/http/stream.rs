@@ -16,7 +16,7 @@ use super::patience::Patience;
 use super::response::Chunk;
 use crate::config::Pace;
 use crate::engine::EngineError;
-use crate::engine::gates::Place;
+use crate::engine::gates::Slot;
 
 /// How many bytes are sent at once, at least.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -27,7 +27,7 @@ const CHUNKS_WAITING_MAX: usize = 4;
 pub(super) struct Sender {
     chunks: mpsc::Sender<Chunk>,
     filling: Vec<u8>,
-    place: Place,
+    place: Slot,
     patience: Patience,
 }
 
@@ -81,7 +81,7 @@ impl Sender {
 /// Begins to make an answer, which `place` is held for; gives its chunks. `what` is what the log calls it.
 pub(super) fn begin(
     what: &'static str,
-    place: &Place,
+    place: &Slot,
     pace: Pace,
     run: impl FnOnce(&mut Sender) -> Result<(), EngineError> + Send + 'static,
 ) -> mpsc::Receiver<Chunk> {

@@ -4,10 +4,10 @@
 //! first [`CLIENTS_MAX`] clients have their own series. A client's series are shown only to callers who may see that
 //! client.
 
+use crate::sync::{Mutex, MutexGuard, lock};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -516,7 +516,7 @@ impl Metrics {
     }
 
     fn clients(&self) -> MutexGuard<'_, Clients> {
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.clients)
     }
 }
 

@@ -6,10 +6,11 @@
 //! lines only, it does not count lines that cannot be written, and at its end it prints to standard output and panics
 //! if that is closed.
 
+use crate::sync::unpoisoned;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::Seldom;
@@ -68,7 +69,7 @@ impl Lines {
             if left.is_zero() {
                 return;
             }
-            done = self.0.progress.wait_timeout(done, left).unwrap_or_else(PoisonError::into_inner).0;
+            done = unpoisoned(self.0.progress.wait_timeout(done, left)).0;
         }
     }
 }
@@ -95,7 +96,7 @@ impl Write for Lines {
 
 impl Shared {
     fn done(&self) -> MutexGuard<'_, u64> {
-        self.done.lock().unwrap_or_else(PoisonError::into_inner)
+        unpoisoned(self.done.lock())
     }
 
     /// Writes lines until nobody can log any more. An error loses only its line, because a full disk may get space

@@ -12,7 +12,7 @@ use crate::batch::remarks::Remarks;
 use crate::batch::resolve::{Noted, ResolveError, View, apply_bundles, decoded, resolve};
 use crate::engine::commit::NewBatch;
 use crate::engine::error::{EngineError, OrInternal};
-use crate::engine::gates::Place;
+use crate::engine::gates::Slot;
 use crate::engine::ingest::state::Ingest;
 use crate::engine::read::report::{Report, ReportedRow};
 use crate::engine::shared::Shared;
@@ -63,7 +63,7 @@ pub struct Diff {
 pub(in crate::engine) fn try_out(
     ingest: &Ingest,
     batch: NewBatch,
-    place: Place,
+    place: Slot,
 ) -> Result<DryRun, EngineError> {
     // The place in the order that it would have if it were accepted now.
     let shared = &ingest.shared;

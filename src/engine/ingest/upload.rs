@@ -13,7 +13,7 @@ use crate::batch::spool::SpoolError;
 use crate::config::Limits;
 use crate::engine::commit::{Answer, NewBatch, Request};
 use crate::engine::error::{EngineError, OrInternal};
-use crate::engine::gates::{Place, Who};
+use crate::engine::gates::{Slot, Who};
 use crate::engine::ingest::dry_run::{self, DryRun};
 use crate::engine::ingest::state::Ingest;
 use crate::engine::priority::give_way;
@@ -91,7 +91,7 @@ enum Piece {
 pub struct Upload {
     ingest: Arc<Ingest>,
     who: Who,
-    place: Place,
+    place: Slot,
     pieces: mpsc::Sender<Piece>,
     worker: Option<oneshot::Receiver<Result<TakenIn, EngineError>>>,
 }
@@ -100,7 +100,7 @@ pub struct Upload {
 struct TakenIn {
     batch: NewBatch,
     _under_way: UnderWay,
-    _place: Place,
+    _place: Slot,
 }
 
 impl Upload {
@@ -143,7 +143,7 @@ impl Upload {
         client: ClientCode,
         rules: BatchRules,
         form: (Announced, BatchReading),
-        place: Place,
+        place: Slot,
     ) -> io::Result<Self> {
         let (pieces, arriving) = mpsc::channel(CHUNKS_WAITING_MAX);
         let shared = Arc::clone(&ingest.shared);
@@ -162,7 +162,7 @@ impl Upload {
 
     /// Its place among the uploads. Whoever waits for the body notes that on the place, and ends the upload when asked to
     /// make room.
-    pub fn place(&self) -> &Place {
+    pub fn place(&self) -> &Slot {
         &self.place
     }
 

@@ -115,7 +115,7 @@ pub fn restore(
 ) -> Result<Restored, RestoreError> {
     let manifest = Manifest::read(backup)?;
     let erasures = after.map(read_list).transpose()?;
-    let place = Place::find(data)?;
+    let place = RestoreTarget::find(data)?;
     let restored = place.fill(backup, manifest, erasures, config, clock);
     match restored {
         Ok(restored) => {
@@ -136,7 +136,7 @@ fn read_list(after: &Path) -> Result<(PathBuf, Erasures), RestoreError> {
 }
 
 /// Where a backup is restored.
-struct Place {
+struct RestoreTarget {
     /// The folder that is filled.
     folder: PathBuf,
     /// The name that it will get.
@@ -145,7 +145,7 @@ struct Place {
     owner: (u32, u32),
 }
 
-impl Place {
+impl RestoreTarget {
     /// Finds the place, creates its folder and marks it as unfinished.
     fn find(data: &Path) -> Result<Self, RestoreError> {
         let absolute = std::path::absolute(data).map_err(RestoreError::io(data))?;

@@ -18,7 +18,7 @@ use crate::batch::queue::Batches;
 use crate::batch::resolve::{ResolveError, decoded};
 use crate::engine::commit::CommitHandle;
 use crate::engine::error::EngineError;
-use crate::engine::gates::{Place, Who};
+use crate::engine::gates::{Slot, Who};
 use crate::engine::read::lookup::look_up;
 use crate::engine::read::state::Reader;
 use crate::engine::shared::Shared;
@@ -45,7 +45,7 @@ pub struct Export {
     commit: Arc<CommitHandle>,
     client: ClientCode,
     lifetime_ms: u64,
-    place: Place,
+    place: Slot,
 }
 
 /// The columns of a CSV file, as a first pass over the visitors found them.
@@ -76,7 +76,7 @@ impl Reader {
 impl Export {
     /// Its place among the exports. Whoever waits for the client notes that on the place, and ends the export when asked to
     /// make room.
-    pub fn place(&self) -> &Place {
+    pub fn place(&self) -> &Slot {
         &self.place
     }
 

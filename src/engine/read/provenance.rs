@@ -7,7 +7,7 @@ use crate::batch::found::{BundleRow, RowOf};
 use crate::batch::pending::Pending;
 use crate::batch::progress::Known;
 use crate::engine::error::{EngineError, OrInternal};
-use crate::engine::gates::{Place, Who};
+use crate::engine::gates::{Slot, Who};
 use crate::engine::read::report::Report;
 use crate::engine::read::state::Reader;
 use crate::engine::shared::blocking;
@@ -57,7 +57,7 @@ impl Reader {
         &self,
         known: Known,
         ids: Arc<Vec<VisitorId>>,
-        place: &Place,
+        place: &Slot,
         wanted: watch::Receiver<()>,
     ) -> Result<BTreeMap<String, u32>, EngineError> {
         let accepted = known.accepted;
@@ -116,7 +116,7 @@ impl Reader {
     }
 
     /// The source of a batch's rows. While a batch is being completed, it is neither for a moment.
-    async fn pending_or_report(&self, id: &BatchId, place: &Place) -> Result<PendingOrReport, EngineError> {
+    async fn pending_or_report(&self, id: &BatchId, place: &Slot) -> Result<PendingOrReport, EngineError> {
         loop {
             if let Some(pending) = self.shared.batches.pending_by_seq(id.seq) {
                 return Ok(PendingOrReport::Pending(pending));

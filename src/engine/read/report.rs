@@ -17,7 +17,7 @@ use crate::batch::remarks::Remarks;
 use crate::batch::rows::{each_piece, each_row, read_header, read_header_sent, read_row};
 use crate::batch::spool::SpoolFile;
 use crate::engine::error::EngineError;
-use crate::engine::gates::{Place, Who};
+use crate::engine::gates::{Slot, Who};
 use crate::engine::read::state::Reader;
 use crate::engine::shared::{Shared, blocking};
 use crate::engine::upkeep::erase::reads_erased;
@@ -68,7 +68,7 @@ pub struct Report {
     overwritings: u64,
     /// The upload of a dry run. It is removed with the report.
     _upload: Option<SpoolFile>,
-    place: Place,
+    place: Slot,
 }
 
 /// An upload as it was sent, for downloading.
@@ -78,7 +78,7 @@ pub struct UploadedFile {
     overwritings: u64,
     /// Its size.
     pub bytes: u64,
-    place: Place,
+    place: Slot,
 }
 
 impl Reader {
@@ -142,7 +142,7 @@ impl Reader {
         &self,
         id: &BatchId,
         verified: bool,
-        place: Place,
+        place: Slot,
     ) -> Result<Report, EngineError> {
         let known = self.complete(id)?;
         let (shared, accepted) = (Arc::clone(&self.shared), known.accepted);
@@ -188,7 +188,7 @@ impl Reader {
 impl Report {
     /// Its place among the reports. Whoever waits for the client notes that on the place, and ends the answer when asked to
     /// make room.
-    pub fn place(&self) -> &Place {
+    pub fn place(&self) -> &Slot {
         &self.place
     }
 
@@ -251,7 +251,7 @@ impl Report {
         accepted: Arc<Accepted>,
         header: Header,
         upload: SpoolFile,
-        place: Place,
+        place: Slot,
     ) -> Result<Self, EngineError> {
         let file = File::open(upload.path()).map_err(|error| lost(&accepted, error))?;
         let overwritings = shared.spool.overwritings();
@@ -405,7 +405,7 @@ impl Report {
 
 impl UploadedFile {
     /// Its place among the reports, as [`Report::place`].
-    pub fn place(&self) -> &Place {
+    pub fn place(&self) -> &Slot {
         &self.place
     }
 

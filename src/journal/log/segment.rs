@@ -7,7 +7,7 @@ use super::error::{Damage, Flaw, LogError};
 use super::frame::{ALIGNMENT, FRAME, FRAME_HEADER_BYTES, Frame, NO_KIND};
 use super::position::SEGMENT_HEADER_BYTES;
 use super::window::{Window, are_zeros};
-use crate::durable::record::{Fields, FrameHeader, Place, is_sealed, seal};
+use crate::durable::record::{Fields, FrameAddress, FrameHeader, is_sealed, seal};
 use std::fs::File;
 use std::path::PathBuf;
 
@@ -89,8 +89,8 @@ impl Segment {
         Some(buffer.len() as u64)
     }
 
-    fn place(&self, offset: u64) -> Place {
-        Place { salt: self.salt, at: offset }
+    fn place(&self, offset: u64) -> FrameAddress {
+        FrameAddress { salt: self.salt, at: offset }
     }
 
     pub(super) fn damaged(&self, offset: u64, damage: Damage) -> LogError {

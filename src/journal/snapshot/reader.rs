@@ -6,7 +6,7 @@ use super::block::{
     BLOCK, DATA, FOOT, HEAD, PREAMBLE_BYTES, Pair, Summary, VERSION, parse_footer, parse_preamble,
 };
 use super::error::{Damage, SnapshotError, failed};
-use crate::durable::record::{Fields, Place};
+use crate::durable::record::{Fields, FrameAddress};
 use crate::journal::entry::{Checkpoint, decode_checkpoint};
 use std::fmt;
 use std::fs::File;
@@ -191,7 +191,7 @@ impl Blocks {
         let mut header = [0; BLOCK.header_bytes()];
         self.fill(self.offset, &mut header)?;
         let header = BLOCK
-            .read_header(&header, Place { salt: self.salt, at: self.number })
+            .read_header(&header, FrameAddress { salt: self.salt, at: self.number })
             .ok_or_else(|| self.damaged(Damage::BlockHeader { number: self.number }))?;
         let bytes = BLOCK.payload_bytes(&header);
         // Checked before the memory for it is taken.

@@ -3,7 +3,7 @@ use super::error::{Damage, Refusal};
 use super::writer::POINTS;
 use super::*;
 use crate::durable::disk::{FaultyDisk, Operation, SystemDisk};
-use crate::durable::record::Place;
+use crate::durable::record::FrameAddress;
 use crate::journal::entry::{BatchAcceptedEntry, BatchCompletedEntry, KnownBatch};
 use crate::journal::entry::{Checkpoint, encode_checkpoint};
 use proptest::prelude::*;
@@ -132,7 +132,7 @@ impl Folder {
 fn forged(blocks: &[([u8; 4], Vec<u8>)]) -> Vec<u8> {
     let mut bytes = preamble(VERSION, SALT);
     for (number, (kind, payload)) in (0..).zip(blocks) {
-        BLOCK.put(*kind, payload, Place { salt: SALT, at: number }, &mut bytes).unwrap();
+        BLOCK.put(*kind, payload, FrameAddress { salt: SALT, at: number }, &mut bytes).unwrap();
     }
     bytes
 }

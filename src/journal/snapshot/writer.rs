@@ -11,7 +11,7 @@ use super::error::{Refusal, SnapshotError, failed};
 use crate::durable::disk::{Disk, DiskPoints, SystemDisk};
 use crate::durable::failpoint::Failpoint;
 use crate::durable::names::folder_of;
-use crate::durable::record::{Place, random_salt};
+use crate::durable::record::{FrameAddress, random_salt};
 use crate::journal::entry::{Checkpoint, encode_checkpoint};
 use crate::layout;
 use std::fmt;
@@ -176,7 +176,7 @@ impl SnapshotWriter {
             return Err(self.refused(Refusal::TooLong { bytes }));
         };
         let mut header_bytes = Vec::with_capacity(BLOCK.header_bytes());
-        BLOCK.put_header(&header, Place { salt: self.salt, at: self.number }, &mut header_bytes);
+        BLOCK.put_header(&header, FrameAddress { salt: self.salt, at: self.number }, &mut header_bytes);
         self.write(&header_bytes)?;
         self.write(&payload)?;
         if kind == DATA {

@@ -13,7 +13,7 @@ use tokio::task::spawn_blocking;
 
 use super::bounded::too_large;
 use super::call::{parse, parse_arriving};
-use crate::engine::gates::{Place, Scarce};
+use crate::engine::gates::{Scarce, Slot};
 use crate::http::Front;
 use crate::http::adobe::site::BODY_BYTES_MAX;
 use crate::http::endpoint::{BodyLimit, CallLimits, RateLimit};
@@ -38,7 +38,7 @@ const PIECES_WAITING_MAX: usize = 4;
 /// A call that was read, and the place that it has until it is answered, if it is large.
 pub(in crate::http::adobe) struct Taken<T> {
     pub(in crate::http::adobe) call: T,
-    pub(in crate::http::adobe) _place: Option<Place>,
+    pub(in crate::http::adobe) _place: Option<Slot>,
 }
 
 /// Reads the body of a call in JSON, for a client if it is known by now.
