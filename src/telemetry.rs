@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tracing::Subscriber;
 use tracing::field::Field;
@@ -22,8 +22,10 @@ use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use crate::config::{LogFilter, LogFormat};
 
 pub mod metrics;
+mod seldom;
 mod writer;
 
+pub use seldom::Seldom;
 use writer::Lines;
 
 /// How long the end of the process waits for the last log lines.
@@ -131,32 +133,6 @@ impl<W: Write> Write for EscapedJson<W> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.0.flush()
-    }
-}
-
-/// Limits how often a warning is logged that outsiders can cause at will.
-#[derive(Debug)]
-pub struct Seldom {
-    every: Duration,
-    last: Option<Instant>,
-    unsaid: u64,
-}
-
-impl Seldom {
-    /// At most one warning in this time.
-    pub fn every(every: Duration) -> Self {
-        Self { every, last: None, unsaid: 0 }
-    }
-
-    /// `None` if it is too early to log. Otherwise the number of warnings suppressed since the last one.
-    pub fn tell(&mut self) -> Option<u64> {
-        let now = Instant::now();
-        if self.last.is_some_and(|last| now.duration_since(last) < self.every) {
-            self.unsaid += 1;
-            return None;
-        }
-        self.last = Some(now);
-        Some(std::mem::take(&mut self.unsaid))
     }
 }
 
@@ -276,14 +252,6 @@ mod tests {
         assert!(info.contains("loud") && !info.contains("quiet"), "{info:?}");
         let debug = logged("error,profiled=debug", false, events);
         assert!(debug.contains("loud") && debug.contains("quiet"), "{debug:?}");
-    }
-
-    #[test]
-    fn what_may_be_caused_at_will_is_said_seldom() {
-        let mut seldom = Seldom::every(Duration::from_secs(3600));
-        assert_eq!([seldom.tell(), seldom.tell(), seldom.tell()], [Some(0), None, None]);
-        seldom.every = Duration::ZERO;
-        assert_eq!([seldom.tell(), seldom.tell()], [Some(2), Some(0)]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use super::Seldom;
+use super::seldom::Seldom;
 
 /// The most lines in the queue.
 const LINES_WAITING_MAX: usize = 4096;

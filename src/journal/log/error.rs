@@ -1,8 +1,8 @@
 //! What can be wrong with a log, and what was given up to mend it.
 
 use super::frame::PAYLOAD_BYTES_MAX;
+use super::header::VERSION;
 use super::position::Position;
-use super::segment::VERSION;
 use std::io;
 use std::path::{Path, PathBuf};
 

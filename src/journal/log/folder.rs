@@ -4,8 +4,9 @@
 //! name. What a crash left unnamed goes when the folder is opened.
 
 use super::error::{Damage, LogError, TornTail, failed};
+use super::header::{Header, SegmentHeader};
 use super::position::{Position, SEGMENT_HEADER_BYTES};
-use super::segment::{Header, Segment, SegmentHeader};
+use super::segment::Segment;
 use super::window::Window;
 use crate::durable::belongs_to_folder;
 use crate::durable::disk::Disk;

@@ -14,7 +14,8 @@
 //! | file | its job |
 //! | --- | --- |
 //! | [`position`](Position) | a place between two frames |
-//! | `frame`, `segment` | the bytes of a frame and of a segment |
+//! | `frame`, `header` | the bytes of a frame and of a segment's header |
+//! | `segment` | one open segment and its frames |
 //! | `folder` | which segments there are; making one |
 //! | `window` | reading a segment piece by piece |
 //! | `recover` | replaying, cutting a torn tail off, giving damage up |
@@ -62,6 +63,7 @@
 mod error;
 mod folder;
 mod frame;
+mod header;
 mod position;
 mod recover;
 mod segment;

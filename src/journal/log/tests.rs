@@ -1,5 +1,5 @@
 use super::frame::size;
-use super::segment::SegmentHeader;
+use super::header::SegmentHeader;
 use super::*;
 use crate::durable::disk::{FaultyDisk, Operation};
 use rustix::io::Errno;

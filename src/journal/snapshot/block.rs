@@ -1,8 +1,6 @@
-//! The bytes of a snapshot: its preamble, its blocks, its footer.
+//! The bytes of a snapshot: what it begins with, its blocks, its footer.
 
-use super::error::Damage;
-use crate::durable::record::is_sealed;
-use crate::durable::record::{Checksum, Fields, FrameLayout, LengthOf, seal};
+use crate::durable::record::{Checksum, Fields, FrameLayout, LengthOf};
 
 /// The longest payload of a block, in bytes. It is far above any value and any checkpoint, and bounds what a reader must
 /// hold.
@@ -12,9 +10,6 @@ pub const BLOCK_BYTES_MAX: usize = 1 << 30;
 pub(super) const MAGIC: [u8; 8] = *b"profSnap";
 /// The format version that this program writes and reads.
 pub(super) const VERSION: u32 = 1;
-pub(super) const PREAMBLE_BYTES: usize = 24;
-/// Where in the preamble its checksum stands.
-const PREAMBLE_SUM_AT: usize = 20;
 pub(super) const FOOTER_BYTES: usize = 32;
 /// What a pair takes besides its key and value.
 pub(super) const PAIR_LENGTHS_BYTES: usize = 8;
@@ -50,19 +45,6 @@ pub struct Summary {
     pub bytes: u64,
     /// 128-bit XXH3 of the pairs in their order, each key and value behind its length.
     pub digest: u128,
-}
-
-pub(super) fn preamble(version: u32, salt: u64) -> Vec<u8> {
-    let mut bytes = [&MAGIC[..], &version.to_le_bytes(), &salt.to_le_bytes(), &[0; 4]].concat();
-    seal(&mut bytes, PREAMBLE_SUM_AT);
-    bytes
-}
-
-/// Version and salt.
-pub(super) fn parse_preamble(bytes: &[u8; PREAMBLE_BYTES]) -> Result<(u32, u64), Damage> {
-    let mut fields = Fields(bytes.strip_prefix(&MAGIC).ok_or(Damage::Magic)?);
-    let parsed = fields.u32().zip(fields.u64());
-    parsed.filter(|_| is_sealed(bytes, PREAMBLE_SUM_AT)).ok_or(Damage::Preamble)
 }
 
 pub(super) fn footer(summary: &Summary) -> Vec<u8> {

@@ -42,6 +42,7 @@
 mod block;
 mod error;
 mod folder;
+mod preamble;
 mod reader;
 #[cfg(test)]
 mod tests;

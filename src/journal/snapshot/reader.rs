@@ -2,10 +2,9 @@
 //!
 //! Promises: a reader holds one block at a time, and believes no length before its checksum.
 
-use super::block::{
-    BLOCK, DATA, FOOT, HEAD, PREAMBLE_BYTES, Pair, Summary, VERSION, parse_footer, parse_preamble,
-};
+use super::block::{BLOCK, DATA, FOOT, HEAD, Pair, Summary, VERSION, parse_footer};
 use super::error::{Damage, SnapshotError, failed};
+use super::preamble::{PREAMBLE_BYTES, parse_preamble};
 use crate::durable::record::{Fields, FrameAddress};
 use crate::journal::entry::{Checkpoint, decode_checkpoint};
 use std::fmt;

@@ -1,5 +1,6 @@
-use super::block::{BLOCK, BLOCK_BYTES, BUFFER_BYTES_KEPT, DATA, FOOT, HEAD, VERSION, footer, preamble};
+use super::block::{BLOCK, BLOCK_BYTES, BUFFER_BYTES_KEPT, DATA, FOOT, HEAD, VERSION, footer};
 use super::error::{Damage, Refusal};
+use super::preamble::preamble;
 use super::writer::POINTS;
 use super::*;
 use crate::durable::disk::{FaultyDisk, Operation, SystemDisk};

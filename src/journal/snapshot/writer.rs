@@ -4,10 +4,11 @@
 //! a journal frame waits behind gigabytes of a snapshot.
 
 use super::block::{
-    BLOCK, BLOCK_BYTES, BLOCK_BYTES_MAX, BUFFER_BYTES_KEPT, DATA, FOOT, HEAD, PAIR_LENGTHS_BYTES,
-    PREAMBLE_BYTES, Summary, VERSION, footer, preamble,
+    BLOCK, BLOCK_BYTES, BLOCK_BYTES_MAX, BUFFER_BYTES_KEPT, DATA, FOOT, HEAD, PAIR_LENGTHS_BYTES, Summary,
+    VERSION, footer,
 };
 use super::error::{Refusal, SnapshotError, failed};
+use super::preamble::{PREAMBLE_BYTES, preamble};
 use crate::durable::disk::{Disk, DiskPoints, SystemDisk};
 use crate::durable::failpoint::Failpoint;
 use crate::durable::names::folder_of;
