@@ -1,8 +1,8 @@
 //! The seam to the disk: what the journal and the snapshots ask of it beyond reading. Tests put a failing disk behind the
 //! same trait.
 //!
-//! Promises: [`SystemDisk`] does exactly what its names say, and tries nothing again. [`FaultyDisk`] writes for real but
-//! never syncs, so thousands of opens take no time; only a power cut could tell the difference.
+//! Promises: [`SystemDisk`] does exactly what its names say, and tries nothing again. The test double `FaultyDisk` writes
+//! for real but never syncs, so thousands of opens take no time; only a power cut could tell the difference.
 
 use super::failpoint::Failpoint;
 use rustix::io::Errno;
@@ -127,7 +127,7 @@ mod double {
     use super::*;
     use std::sync::{Arc, Mutex};
 
-    /// What a [`FaultyDisk`] can fail at.
+    /// What a The test double `FaultyDisk` can fail at.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub(crate) enum Operation {
         Reserve,

@@ -2,7 +2,7 @@
 //! batches too; and that none said how far a store reached. Version 4 said all but how a batch's rows are read. All else was
 //! as it is now.
 
-use super::{
+use super::types::{
     BatchAcceptedEntry, BatchCompletedEntry, BatchGivenUpEntry, CatalogueMark, Change, Checkpoint, Entry,
     KnownBatch, Resolved, SentKeyEntry, WriteEntry,
 };

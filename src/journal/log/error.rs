@@ -161,7 +161,7 @@ pub enum AppendError {
     },
 }
 
-/// A stretch of damaged frames that [`Log::salvage`] gave up.
+/// A stretch of damaged frames that `Log::salvage` gave up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GivenUp {
     /// The segment file.
