@@ -25,23 +25,20 @@
 //! and five. The value 31 in the five bits means that the seq's number follows.
 
 mod earlier;
+mod reader;
+mod types;
+
+pub use reader::{DecodeError, FORMAT_VERSION};
+pub use types::{
+    Attribute, LINKED_IDS_MAX, LinkedId, NAME_CHARS_MAX, NAME_PREFIX, NameFault, Profile,
+    SITE_CALL_ATTRIBUTES_MAX, SITE_CALL_VALUE_CHARS_MAX, Source, attribute_name_fault,
+    is_too_long_for_a_site_call, remove, set_all,
+};
+
+use reader::{EARLIEST_VERSION, Reader, Text, check_order};
 
 use super::id::{IdKind, Key};
 use super::seq::{Millis, Seq};
-
-/// The format version of the values that this program writes.
-pub const FORMAT_VERSION: u8 = 2;
-/// The most ids of one kind that a profile lists. It keeps the most recently bound ones (R1).
-pub const LINKED_IDS_MAX: usize = 256;
-
-/// The longest attribute name, in characters (R9).
-pub const NAME_CHARS_MAX: usize = 128;
-/// The prefix of profile parameters in site calls. It is not part of the attribute's name (R9).
-pub const NAME_PREFIX: &str = "profile.";
-/// The most attributes in one map of a site call in JSON (R9).
-pub const SITE_CALL_ATTRIBUTES_MAX: usize = 50;
-/// The longest attribute value in a site call, in characters (R9).
-pub const SITE_CALL_VALUE_CHARS_MAX: usize = 5_000;
 
 const KIND_PROFILE: u8 = 1;
 const KIND_LINK: u8 = 2;
@@ -54,234 +51,6 @@ const SEQS_LOOKED_THROUGH: usize = 32;
 const SOURCE_BITS: u32 = 3;
 /// In a byte with a source: the seq's number does not fit and follows the byte.
 const SEQ_BEHIND: u8 = u8::MAX >> SOURCE_BITS;
-
-/// Why a text is not a valid attribute name (R9).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NameFault {
-    /// The text is empty.
-    Empty,
-    /// The text contains only whitespace.
-    Blank,
-    /// The text has more than [`NAME_CHARS_MAX`] characters.
-    TooLong,
-    /// The text starts with [`NAME_PREFIX`].
-    Prefixed,
-}
-
-/// Checks an attribute name (R9). Each kind of call reports the fault in its own words.
-pub fn attribute_name_fault(name: &str) -> Option<NameFault> {
-    if name.is_empty() {
-        Some(NameFault::Empty)
-    } else if name.chars().all(char::is_whitespace) {
-        Some(NameFault::Blank)
-    } else if name.chars().nth(NAME_CHARS_MAX).is_some() {
-        Some(NameFault::TooLong)
-    } else if name.starts_with(NAME_PREFIX) {
-        Some(NameFault::Prefixed)
-    } else {
-        None
-    }
-}
-
-/// Whether a value is too long for a site call (R9).
-pub fn is_too_long_for_a_site_call(value: &str) -> bool {
-    value.chars().nth(SITE_CALL_VALUE_CHARS_MAX).is_some()
-}
-
-/// The kind of call that wrote an attribute.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Source {
-    /// An mbox or ubox call.
-    Mbox,
-    /// A Delivery API call.
-    Delivery,
-    /// A single profile update.
-    SingleUpdate,
-    /// A batch from the v1 call.
-    BatchV1,
-    /// A batch from the v2 call.
-    BatchV2,
-}
-
-impl Source {
-    const fn code(self) -> u8 {
-        match self {
-            Self::Mbox => 1,
-            Self::Delivery => 2,
-            Self::SingleUpdate => 3,
-            Self::BatchV1 => 4,
-            Self::BatchV2 => 5,
-        }
-    }
-
-    const fn from_code(code: u8) -> Option<Self> {
-        match code {
-            1 => Some(Self::Mbox),
-            2 => Some(Self::Delivery),
-            3 => Some(Self::SingleUpdate),
-            4 => Some(Self::BatchV1),
-            5 => Some(Self::BatchV2),
-            _ => None,
-        }
-    }
-
-    /// The source's name in the native API.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Mbox => "mbox",
-            Self::Delivery => "delivery",
-            Self::SingleUpdate => "single update",
-            Self::BatchV1 => "batch v1",
-            Self::BatchV2 => "batch v2",
-        }
-    }
-
-    /// Whether a write from this source is a site call. A site call creates a profile and extends its lifetime (R5,
-    /// R11).
-    pub const fn is_site(self) -> bool {
-        matches!(self, Self::Mbox | Self::Delivery)
-    }
-
-    /// Whether a write from this source is a batch row.
-    pub const fn is_batch(self) -> bool {
-        matches!(self, Self::BatchV1 | Self::BatchV2)
-    }
-}
-
-/// One attribute, with the seq and the source of its last write (R4).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Attribute<'a> {
-    /// The name, without the `profile.` prefix of site calls.
-    pub name: &'a str,
-    /// The value; never empty (R6).
-    pub value: &'a str,
-    /// The seq of the last write to this attribute.
-    pub seq: Seq,
-    /// The source of that write.
-    pub source: Source,
-}
-
-impl Attribute<'_> {
-    /// The attribute's share of the profile's size limit, in bytes (R9).
-    pub fn bytes(&self) -> usize {
-        self.name.len() + self.value.len()
-    }
-}
-
-/// An id that is linked to this profile. The store also has a link under the id; the link counts only while the profile
-/// lists the id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LinkedId<'a> {
-    /// The kind of id: `pcId` or ECID.
-    pub kind: IdKind,
-    /// The id.
-    pub id: &'a str,
-    /// The seq of the write that bound the id.
-    pub seq: Seq,
-}
-
-/// A visitor's profile, borrowed from its bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Profile<'a> {
-    /// The profile contains all writes to its key up to this seq.
-    pub applied_seq: Seq,
-    /// The seq of the write that created the profile.
-    pub born: Seq,
-    /// The seq of the last site call; zero if there was none.
-    pub last_site: Seq,
-    /// The seq of the last batch row; zero if there was none.
-    pub last_batch: Seq,
-    /// The seq of the last write; the ETag of the profile.
-    pub last_write: Seq,
-    /// The time of the visitor's last activity (R11).
-    pub last_active: Millis,
-    /// The ids linked to this profile, oldest bind first.
-    pub ids: Vec<LinkedId<'a>>,
-    /// The attributes, sorted by name. The layer covers attributes of the same name.
-    pub attributes: Vec<Attribute<'a>>,
-    /// The attributes that v2 batches in replace mode set since the visitor's last site call, sorted by name (R7).
-    pub layer: Vec<Attribute<'a>>,
-}
-
-impl<'a> Profile<'a> {
-    /// A new profile that the write `seq` creates.
-    pub fn born_at(seq: Seq) -> Self {
-        Self { applied_seq: seq, born: seq, last_write: seq, last_active: seq.millis(), ..Self::default() }
-    }
-
-    /// Whether the profile has expired at `at`: its last site call is at least a lifetime ago (R11).
-    pub fn expired(&self, at: Millis, lifetime_ms: u64) -> bool {
-        at >= self.last_active.plus(lifetime_ms)
-    }
-
-    /// Whether the profile lists this id.
-    pub fn lists(&self, kind: IdKind, id: &str) -> bool {
-        self.ids.iter().any(|linked| linked.kind == kind && linked.id == id)
-    }
-
-    /// The attributes that a reader sees, sorted by name: the layer over the attributes.
-    pub fn visible(&self) -> Vec<Attribute<'a>> {
-        let mut all = self.attributes.clone();
-        set_all(&mut all, self.layer.iter().copied());
-        all
-    }
-
-    /// Moves the layer's attributes into the profile for good (R7).
-    pub fn merge_layer(&mut self) {
-        let layer = std::mem::take(&mut self.layer);
-        set_all(&mut self.attributes, layer.into_iter());
-    }
-
-    /// The bytes of all names and values, including attributes that the layer covers. Never less than
-    /// [`visible_bytes`](Self::visible_bytes).
-    pub fn held_bytes(&self) -> usize {
-        self.attributes.iter().chain(&self.layer).map(Attribute::bytes).sum()
-    }
-
-    /// The bytes of the visible names and values. The size limit applies to them (R9).
-    pub fn visible_bytes(&self) -> usize {
-        if self.layer.is_empty() {
-            return self.attributes.iter().map(Attribute::bytes).sum();
-        }
-        self.visible().iter().map(Attribute::bytes).sum()
-    }
-}
-
-/// Sets attributes in a list sorted by name. Of several new ones with the same name the last wins.
-pub fn set_all<'a>(list: &mut Vec<Attribute<'a>>, news: impl Iterator<Item = Attribute<'a>>) {
-    let sorted = list.len();
-    for new in news {
-        let (old, added) = list.split_at_mut(sorted);
-        let known = match old.binary_search_by(|held| held.name.cmp(new.name)) {
-            Ok(at) => old.get_mut(at),
-            // A write mostly brings few new names. The sort below handles many.
-            Err(_) if added.len() <= 16 => added.iter_mut().find(|held| held.name == new.name),
-            Err(_) => None,
-        };
-        match known {
-            Some(held) => *held = new,
-            None => list.push(new),
-        }
-    }
-    if list.len() > sorted {
-        list.sort_by(|a, b| a.name.cmp(b.name));
-        // The sort is stable, so the last of two equal names wins.
-        list.dedup_by(|later, earlier| {
-            let same = later.name == earlier.name;
-            if same {
-                *earlier = *later;
-            }
-            same
-        });
-    }
-}
-
-/// Removes an attribute from a list sorted by name.
-pub fn remove(list: &mut Vec<Attribute<'_>>, name: &str) {
-    if let Ok(at) = list.binary_search_by(|held| held.name.cmp(name)) {
-        list.remove(at);
-    }
-}
 
 /// A value in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -378,17 +147,6 @@ impl std::fmt::Debug for StoredBytes {
     }
 }
 
-/// Why bytes are not a valid stored value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum DecodeError {
-    /// A later version of the program wrote the bytes, or another program did.
-    #[error("format version {0}; this program reads versions 1 to {FORMAT_VERSION}")]
-    Version(u8),
-    /// The bytes are cut short, have a surplus, or contain an unknown code.
-    #[error("damaged bytes: {0}")]
-    Damaged(&'static str),
-}
-
 /// Reads only `applied_seq` from a stored value.
 pub fn applied_seq(bytes: &[u8]) -> Result<Seq, DecodeError> {
     let (_, mut reader) = Reader::after_version(bytes)?;
@@ -402,7 +160,7 @@ pub fn decode(bytes: &[u8]) -> Result<Stored<'_>, DecodeError> {
     let kind = reader.u8()?;
     let applied_seq = reader.seq()?;
     match kind {
-        KIND_PROFILE if version == earlier::VERSION => {
+        KIND_PROFILE if version == EARLIEST_VERSION => {
             earlier::decode_profile(applied_seq, reader).map(Stored::Profile)
         }
         KIND_PROFILE => decode_profile(applied_seq, reader).map(Stored::Profile),
@@ -475,13 +233,6 @@ fn decode_attributes<'a>(
     }
     check_order(&attributes)?;
     Ok(attributes)
-}
-
-fn check_order(attributes: &[Attribute<'_>]) -> Result<(), DecodeError> {
-    if attributes.windows(2).any(|pair| matches!(pair, [a, b] if a.name >= b.name)) {
-        return Err(DecodeError::Damaged("attributes that are not sorted by name"));
-    }
-    Ok(())
 }
 
 /// The seqs of an encoded value.
@@ -605,75 +356,6 @@ fn put_number(mut number: usize, out: &mut Vec<u8>) {
             return;
         }
         out.push(low | 0x80);
-    }
-}
-
-struct Reader<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> Reader<'a> {
-    fn after_version(bytes: &'a [u8]) -> Result<(u8, Self), DecodeError> {
-        let mut reader = Self { rest: bytes };
-        match reader.u8()? {
-            version @ earlier::VERSION..=FORMAT_VERSION => Ok((version, reader)),
-            other => Err(DecodeError::Version(other)),
-        }
-    }
-
-    fn take(&mut self, length: usize) -> Result<&'a [u8], DecodeError> {
-        let (taken, rest) =
-            self.rest.split_at_checked(length).ok_or(DecodeError::Damaged("it ends too early"))?;
-        self.rest = rest;
-        Ok(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
-        let (taken, rest) = self.rest.split_first_chunk().ok_or(DecodeError::Damaged("it ends too early"))?;
-        self.rest = rest;
-        Ok(*taken)
-    }
-
-    fn u8(&mut self) -> Result<u8, DecodeError> {
-        self.array::<1>().map(|[byte]| byte)
-    }
-
-    fn u64(&mut self) -> Result<u64, DecodeError> {
-        self.array().map(u64::from_le_bytes)
-    }
-
-    fn seq(&mut self) -> Result<Seq, DecodeError> {
-        self.u64().map(Seq::from_u64)
-    }
-
-    fn number(&mut self) -> Result<usize, DecodeError> {
-        let (mut number, mut shift) = (0, 0);
-        loop {
-            let byte = self.u8()?;
-            number |= usize::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Ok(number);
-            }
-            shift += 7;
-            if shift > 28 {
-                return Err(DecodeError::Damaged("a number that is too large"));
-            }
-        }
-    }
-}
-
-struct Text<'a>(&'a str);
-
-impl<'a> Text<'a> {
-    fn new(bytes: &'a [u8]) -> Result<Self, DecodeError> {
-        std::str::from_utf8(bytes).map(Self).map_err(|_| DecodeError::Damaged("text that is not UTF-8"))
-    }
-
-    fn take(&mut self, length: usize) -> Result<&'a str, DecodeError> {
-        let (taken, rest) =
-            self.0.split_at_checked(length).ok_or(DecodeError::Damaged("text that ends too early"))?;
-        self.0 = rest;
-        Ok(taken)
     }
 }
 

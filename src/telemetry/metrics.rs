@@ -282,11 +282,11 @@ impl Vitals {
         whole("spool_bytes", "Size of kept uploads on the disk, in bytes", self.spool_bytes);
         whole("disk_free_bytes", "Free space on the disk of the data folder, in bytes", self.disk_free_bytes);
         let help = "1 while a damaged store is being rebuilt, else 0";
-        whole("store_rebuilding", help, u64::from(self.store_rebuilding));
+        whole("store_remaking", help, u64::from(self.store_rebuilding));
         let remakes = Counter::<u64>::default();
         remakes.inc_by(self.store_rebuilds);
         let help = "Rebuilds of a damaged store since the start";
-        registry.register("store_rebuilds", help, remakes);
+        registry.register("store_remakes", help, remakes);
         let mut seconds = |name: &str, help: &str, age: Duration| {
             let gauge = Gauge::<f64, AtomicU64>::default();
             gauge.set(age.as_secs_f64());

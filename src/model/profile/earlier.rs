@@ -9,12 +9,10 @@
 //!            text: the ids, then names and values, in that order
 //! ```
 
-use super::{Attribute, DecodeError, LinkedId, Profile, Reader, Source, Text, check_order};
+use super::reader::{DecodeError, Reader, Text, check_order};
+use super::types::{Attribute, LinkedId, Profile, Source};
 use crate::model::id::IdKind;
 use crate::model::seq::{Millis, Seq};
-
-/// The first format version.
-pub(super) const VERSION: u8 = 1;
 
 const ID_META_BYTES: usize = 1 + 8 + 2;
 const ATTRIBUTE_META_BYTES: usize = 8 + 1 + 2 + 4;
