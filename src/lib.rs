@@ -12,6 +12,7 @@
 //! | module | what it owns |
 //! | --- | --- |
 //! | [`model`] | ids, seqs, stored values and their bytes, the pure [`apply_rows`]; no async, no I/O, no clock |
+//! | [`layout`] | the names of all files and folders of a data folder |
 //! | [`sync`] | locks and atomics; test builds can exchange them for those of a schedule explorer |
 //! | [`clock`] | the current time, and how far the machine's clock is trusted |
 //! | [`durable`] | files that exist whole or not at all |
@@ -21,7 +22,7 @@
 //! | [`journal`] | segments, group commit, entries, snapshots |
 //! | [`store`] | the interface to the profile store, its implementations sled and memory, and the exchange of a store for a fresh one |
 //! | [`batch`] | the batch file's parser, the spool, pending rows, their resolving, and the application of batches in the background |
-//! | [`engine`] | what every front door calls (`site_call`, `update`, `read`, `accept_batch`): a handle, and below it the rooms commit, open, upkeep, read, ingest and offline |
+//! | [`engine`] | what every front door calls (`site_call`, `update`, `read`, `accept_batch`): a handle, and below it the rooms commit, driver, open, upkeep, read, ingest and offline |
 //! | [`http`] | hyper, TLS, limits per caller, the router, Adobe's formats and our own, the inspector's pages |
 //! | [`cli`] | one file per subcommand |
 //!

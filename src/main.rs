@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-/// The system's allocator keeps an arena a thread, each as large as the largest file folded on it: twice the memory.
+/// The system's allocator keeps an arena a thread, each as large as the largest file applied on it: twice the memory.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! uploaded bytes ─► Plan: verified; every row read once; bad and empty ones become outcomes; linked pcIds follow their link;
-//!                   the rest sorted by key, so that sled's pages are met in order and one visitor is folded once
-//!                └► Parts, split by key range, for two writers: chunks of rows ─► store.fold ─► outcomes
+//!                   the rest sorted by key, so that sled's pages are met in order and one visitor is applied once
+//!                └► Parts, split by key range, for two writers: chunks of rows ─► store.apply_rows ─► outcomes
 //! ```
 //!
 //! Promises: no allocation per cell. No row of a visitor with very many rows is read here: the commit thread resolves them,
@@ -646,10 +646,10 @@ impl<'p> Part<'p> {
             rest = others;
         }
 
-        let mut folded = store.apply_rows(rules, &asked)?.into_iter();
+        let mut applied = store.apply_rows(rules, &asked)?.into_iter();
         let swapped: Vec<Swapped> = left_to_writes
             .into_iter()
-            .map_while(|left| if left { Some(Swapped::AlreadyIn) } else { folded.next() })
+            .map_while(|left| if left { Some(Swapped::AlreadyIn) } else { applied.next() })
             .collect();
         let mut must_resolve = vec![];
         let (outcomes_before, counts_before) = (self.outcomes.len(), self.counts);
@@ -746,7 +746,7 @@ mod tests {
     use crate::store::memory::MemoryStore;
     use crate::store::put_if_newer;
 
-    /// Whatever a row is turned into once the file was verified, it is not folded in.
+    /// Whatever a row is turned into once the file was verified, it is not applied.
     #[test]
     fn a_row_that_changes_after_it_was_verified_is_refused() {
         const FILE: &str = "batch=pcId,a,b\np,1,2\n";
@@ -767,8 +767,8 @@ mod tests {
             assert_eq!(store.get(std::slice::from_ref(&key)).unwrap(), [Some(known)], "{changed:?}");
             // What is held is what was verified.
             held.part(0, 1).step(&store).unwrap();
-            let folded = store.get(&[key]).unwrap().pop().flatten().unwrap();
-            let Stored::Profile(profile) = folded.decode().unwrap() else { panic!("{folded:?}") };
+            let stored = store.get(&[key]).unwrap().pop().flatten().unwrap();
+            let Stored::Profile(profile) = stored.decode().unwrap() else { panic!("{stored:?}") };
             assert_eq!(profile.attributes.iter().map(|it| it.value).collect::<Vec<_>>(), ["1", "2"]);
         }
     }

@@ -59,7 +59,7 @@ impl IndexBuilder {
     }
 
     /// Sorts the entries, bundles the rows of ids that have many, and writes the index beside the upload. It is not synced:
-    /// an index that a crash took is made again. The upload is read again only where there are bundles.
+    /// an index that a crash took is rebuilt. The upload is read again only where there are bundles.
     pub fn finish(
         mut self,
         path: &Path,

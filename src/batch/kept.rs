@@ -169,7 +169,7 @@ impl Kept {
 impl OfClient {
     fn insert(&mut self, slot: Slot) {
         self.totals = self.totals.plus(&slot);
-        // Batches of a client are folded in their order, so this one mostly comes behind all others.
+        // Batches of a client are applied in their order, so this one mostly comes behind all others.
         let Some((&first, piece)) = self.pieces.range_mut(..=slot.seq).next_back() else {
             self.pieces.insert(slot.seq, vec![slot]);
             return;

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Promises: a pending batch takes a few dozen kilobytes of memory, whatever its rows, and 32 bytes for each id that more
-//! than a hundred rows share. An index that does not verify is made again from the uploaded file. The file itself is read
+//! than a hundred rows share. An index that does not verify is rebuilt from the uploaded file. The file itself is read
 //! whole only where that verifies it.
 
 use super::accepted::Accepted;

@@ -108,7 +108,7 @@ struct Keyed {
 
 #[derive(Debug, Default)]
 struct Queue {
-    /// Whose batch was folded last.
+    /// The client whose batch was applied last.
     served: Option<ClientCode>,
     closed: bool,
 }
@@ -572,8 +572,8 @@ impl Batches {
         look(&self.all, |all| {
             // Batches are applied in order, so only the oldest of each client can have applied rows.
             let oldest = all.pending.values().filter_map(|list| list.first());
-            let folded: u64 = oldest.map(|pending| pending.progress.counts().total()).sum();
-            (all.in_front.len() as u64, all.rows_pending.saturating_sub(folded))
+            let applied: u64 = oldest.map(|pending| pending.progress.counts().total()).sum();
+            (all.in_front.len() as u64, all.rows_pending.saturating_sub(applied))
         })
     }
 

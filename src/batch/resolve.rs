@@ -385,7 +385,7 @@ fn spool(batch: &Pending) -> impl Fn(io::Error) -> ResolveError {
 }
 
 /// Folds into the view all pending rows of the visitor that an id leads to, of all its ids. Rows that an earlier write
-/// resolved, or background folding applied, are in the store already and change nothing. Notes what became
+/// resolved, or that the apply thread applied, are in the store already and change nothing. Notes what became
 /// of each row of which that was not known before.
 pub fn resolve(
     view: &mut View<'_>,
@@ -537,10 +537,10 @@ pub fn apply_bundles<'a>(
     bundles: &[&FoundBundle],
 ) -> io::Result<Option<BundlesApplied<'a>>> {
     let (rules, header) = (&batch.accepted.rules, &batch.header);
-    let Some(mut folding) = BundleApplier::begin(stored, rules, header.names()) else { return Ok(None) };
+    let Some(mut applier) = BundleApplier::begin(stored, rules, header.names()) else { return Ok(None) };
     let mut became: Vec<Became> = bundles.iter().map(|_| Became::default()).collect();
     let mut outcomes = vec![Outcome::NotFound; rows.len()];
-    if folding.finds_nobody() {
+    if applier.finds_nobody() {
         bundles
             .iter()
             .zip(&mut became)
@@ -575,16 +575,16 @@ pub fn apply_bundles<'a>(
         }
         let (together, after) = rest.split_at_checked(overlapping).unwrap_or((rest, &[]));
         rest = after;
-        if folding.takes(bytes_max) {
+        if applier.takes(bytes_max) {
             for (n, piece) in together.iter().enumerate() {
                 match piece.of {
                     PieceOf::Row(at, row) => {
-                        let outcome = folding.stretches(row.effects(rules.empty_values));
+                        let outcome = applier.stretches(row.effects(rules.empty_values));
                         let outcome = if n == 0 { outcome } else { Outcome::Updated };
                         outcomes.get_mut(at).into_iter().for_each(|told| *told = outcome);
                     }
                     PieceOf::Stretch(at, _, found) => {
-                        let outcome = folding.stretches(batch.effects(found)?);
+                        let outcome = applier.stretches(batch.effects(found)?);
                         let first = if n == 0 { outcome } else { Outcome::Updated };
                         if let Some(became) = became.get_mut(at) {
                             became.push(1, first);
@@ -605,7 +605,7 @@ pub fn apply_bundles<'a>(
             }
         }
         batch.each_row_of(&one_by_one, &of_bundles, |line, of, cells| {
-            let outcome = folding.row(line, cells);
+            let outcome = applier.row(line, cells);
             match of {
                 RowOf::Row(at) => outcomes.get_mut(at).into_iter().for_each(|told| *told = outcome),
                 RowOf::Bundle(at, _) => {
@@ -615,8 +615,8 @@ pub fn apply_bundles<'a>(
             Ok(())
         })?;
     }
-    let named = folding.named().collect();
-    Ok(Some(BundlesApplied { now: folding.finish(), rows: outcomes, bundles: became, named }))
+    let named = applier.named().collect();
+    Ok(Some(BundlesApplied { now: applier.finish(), rows: outcomes, bundles: became, named }))
 }
 
 /// Applies rows and bundles of one batch to one key.
@@ -641,20 +641,20 @@ fn resolve_bundles(
             return Ok(());
         }
     }
-    if let Some(folded) = apply_bundles(batch, stored.clone(), rows, bundles).map_err(spool(batch))? {
-        if let Some(now) = folded.now {
+    if let Some(applied) = apply_bundles(batch, stored.clone(), rows, bundles).map_err(spool(batch))? {
+        if let Some(now) = applied.now {
             if is_link {
                 view.detach(key, rules.seq)?;
             }
             view.put_bytes(key, now);
         }
-        rows.iter().zip(folded.rows).for_each(|(row, outcome)| noted.note(batch, row.line, outcome));
-        for (bundle, became) in bundles.iter().zip(folded.bundles) {
+        rows.iter().zip(applied.rows).for_each(|(row, outcome)| noted.note(batch, row.line, outcome));
+        for (bundle, became) in bundles.iter().zip(applied.bundles) {
             noted.note_bundle(batch, bundle, became)?;
         }
         return Ok(());
     }
-    // In already: of what background folding applied and no later write touched, the profile tells.
+    // Applied already: the profile tells the outcome of rows that the apply thread applied and no later write touched.
     if noted.nothing {
         return Ok(());
     }
@@ -708,9 +708,9 @@ fn resolve_rows(
         return Ok(());
     }
     let cells: Vec<_> = rows.iter().map(|row| row.cells(header)).collect();
-    let folding: Vec<_> = rows.iter().zip(&cells).map(|(row, cells)| Row { line: row.line, cells }).collect();
+    let applier: Vec<_> = rows.iter().zip(&cells).map(|(row, cells)| Row { line: row.line, cells }).collect();
     let mut became = vec![];
-    match apply_rows(stored.clone(), rules, &folding, |line, outcome| became.push((line, outcome))) {
+    match apply_rows(stored.clone(), rules, &applier, |line, outcome| became.push((line, outcome))) {
         Applied::Unchanged => {}
         Applied::Changed(profile) => {
             if matches!(stored, Some(Stored::Link { .. })) {

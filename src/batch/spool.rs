@@ -326,7 +326,7 @@ impl Spool {
     }
 
     /// Removes the index of an upload whose batch is complete. Nothing looks for its rows any more. If the store must be rebuilt,
-    /// the index is made again.
+    /// the index is rebuilt.
     pub fn remove_index(&self, name: SpoolName) {
         self.remove_file(&self.index_path(name));
     }

@@ -88,7 +88,7 @@ pub enum OpenError {
     NotGoingOn(EngineError),
     /// The file of an accepted batch cannot be read, or differs from what was accepted.
     #[error(
-        "batch {} was accepted and is not folded in yet, but {error}; a daemon that serves takes the file again by `profiled batch resend`, and `profiled check --salvage` goes on without it", batch.id
+        "batch {} was accepted and is not applied yet, but {error}; send the file again to a running daemon with `profiled batch resend`, and `profiled check --salvage` goes on without it", batch.id
     )]
     Batch {
         /// Which batch.
@@ -178,9 +178,7 @@ pub enum EngineError {
     #[error("no room on the disk: {0}")]
     Full(String),
     /// The store is damaged at this place.
-    #[error(
-        "what is stored there cannot be read just now: the store is being made again; try again in a while"
-    )]
+    #[error("the stored value cannot be read now, because the store is being rebuilt: try again later")]
     Unreadable,
     /// A batch that may name the visitor is held, for this reason.
     #[error("batch {batch}, which may name this visitor, is stuck: {why}")]

@@ -6,8 +6,8 @@
 //!                               how the threads are: alive, how willing to make way, stopping, failed
 //! gates.rs disk_space.rs        who may do how much, and what is refused on a full disk
 //! shared.rs                     what every room may use; the order of the locks
-//! driver/                       the loops of the threads as state machines, which the tests run, too
 //! commit/                       the commit thread: the only owner of the journal, the seqs and the order
+//! driver/                       the loops of the other threads as state machines, which the tests run, too
 //! open/                         what a start does with a data folder, and work on one that no daemon has open
 //! upkeep/                       what keeps the disk in order while the daemon runs
 //! read/                         what callers read

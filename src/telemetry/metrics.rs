@@ -472,7 +472,7 @@ impl Metrics {
     }
 
     /// Counts rows applied to the store.
-    pub fn folded(&self, rows: u64) {
+    pub fn rows_applied(&self, rows: u64) {
         self.rows_folded.inc_by(rows);
     }
 

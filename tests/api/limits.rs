@@ -660,16 +660,16 @@ fn resolving_costs(batches: usize, rows: usize) -> [f64; 2] {
         daemon.post_batch("demo", format!("batch=thirdPartyId,a,b\n{rows}"));
     }
     // The first is folded in at one go, whatever the pace, which then holds the others back.
-    let applying_waited = || {
+    let most_are_pending = || {
         let pending = daemon.metrics().value("profiled_rows_pending");
         assert!(pending >= ((batches - 1) * rows) as f64, "{pending} rows are pending");
     };
     let spent = || [daemon.bytes_read() as f64, daemon.metrics().value("profiled_journal_bytes_total")];
-    applying_waited();
+    most_are_pending();
     let before = spent();
     daemon.mbox("demo", "mbox3rdPartyId=hot&profile.n=1");
     let after = spent();
-    applying_waited();
+    most_are_pending();
     assert_eq!(daemon.value("demo", "third-party", "hot", "a"), Some((rows - 1).to_string()));
     [after[0] - before[0], after[1] - before[1]]
 }

@@ -3,7 +3,7 @@
 //! - healed: every visitor shows what was acknowledged, or for a while 503; at once, after more writes, and after another
 //!   clean stop and start; each batch is complete, with its counts, unless the daemon said that the catalogue, the only
 //!   file that told of it, is damaged;
-//! - held: an upload that is not folded in yet holds its batch, those whom it names are told so, all others are right;
+//! - held: an upload that is not applied yet holds its batch, those whom it names are told so, all others are right;
 //! - refused: the daemon does not start, or does not serve, and says what is damaged and where.
 //!
 //! Anything else is wrong. `DAMAGE_ROUNDS=50` runs so many rounds of each file and each way to stop, `DAMAGE_ONLY=db,conf`
@@ -412,7 +412,7 @@ fn round(loaded: &mut Loaded, dice: &mut Dice) -> End {
         std::thread::sleep(Duration::from_millis(5));
     }
     let mut client = Client::of(daemon, token.as_deref());
-    let mut applying_waited = 0;
+    let mut held_back = 0;
     if client.call("GET", "/metrics", None).text().contains("\nprofiled_batches_stuck 1\n") {
         for (visitor, before) in shown.iter() {
             match client.shows(*visitor) {
@@ -425,7 +425,7 @@ fn round(loaded: &mut Loaded, dice: &mut Dice) -> End {
         }
         return End::Held;
     }
-    if let Err(wrong) = compare("at once", &mut client, shown, &mut applying_waited) {
+    if let Err(wrong) = compare("at once", &mut client, shown, &mut held_back) {
         return End::Wrong(wrong);
     }
     for (visitor, value) in client.write(dice) {
@@ -436,7 +436,7 @@ fn round(loaded: &mut Loaded, dice: &mut Dice) -> End {
         }
         *before = now;
     }
-    if let Err(wrong) = compare("after more writes", &mut client, shown, &mut applying_waited) {
+    if let Err(wrong) = compare("after more writes", &mut client, shown, &mut held_back) {
         return End::Wrong(wrong);
     }
     drop(client);
@@ -449,7 +449,7 @@ fn round(loaded: &mut Loaded, dice: &mut Dice) -> End {
         return End::Wrong(format!("after a clean stop {why}: {}", daemon.complaints()));
     }
     let mut client = ready(daemon, token.as_deref());
-    if let Err(wrong) = compare("after another start", &mut client, shown, &mut applying_waited) {
+    if let Err(wrong) = compare("after another start", &mut client, shown, &mut held_back) {
         return End::Wrong(wrong);
     }
     let (mut unknown, catalogue_told) = (0, first.contains("the catalogue of complete batches"));
@@ -467,22 +467,17 @@ fn round(loaded: &mut Loaded, dice: &mut Dice) -> End {
     daemon.terminate();
     daemon.ended();
     let again = match first {
-        first if first.contains("made again beside") => "made again beside the damaged one",
-        first if first.contains("made again") => "made again",
+        first if first.contains("rebuilt beside") => "rebuilt beside the damaged one",
+        first if first.contains("rebuilt") => "rebuilt",
         _ => "",
     };
-    let applying_waited = if applying_waited > 0 { "503 meanwhile" } else { "" };
+    let held_back = if held_back > 0 { "503 meanwhile" } else { "" };
     let unknown = if unknown > 0 { "batches unknown from now on, as it said" } else { "" };
-    End::Healed([again, applying_waited, unknown].join(" ").trim().to_owned())
+    End::Healed([again, held_back, unknown].join(" ").trim().to_owned())
 }
 
 /// Compares what all visitors show with what they should, those that cannot be told yet once they can.
-fn compare(
-    when: &str,
-    client: &mut Client<'_>,
-    shown: &Shown,
-    applying_waited: &mut usize,
-) -> Result<(), String> {
+fn compare(when: &str, client: &mut Client<'_>, shown: &Shown, held_back: &mut usize) -> Result<(), String> {
     let (mut waiting, begun) = (shown.keys().copied().collect::<Vec<_>>(), Instant::now());
     while !waiting.is_empty() {
         let mut later = vec![];
@@ -497,7 +492,7 @@ fn compare(
         if let Some(first) = wrong.first() {
             return Err(format!("{when} {} of {} visitors are wrong: {first}", wrong.len(), shown.len()));
         }
-        *applying_waited += later.len();
+        *held_back += later.len();
         waiting = later;
         if begun.elapsed() > READY_WITHIN {
             return Err(format!(
@@ -549,16 +544,16 @@ fn a_batch_stays_complete_while_its_store_is_made_again_beside_the_daemon() {
             }
             let ready = client.call("GET", "/readyz", None);
             told |= ready.text().contains("the store is damaged");
-            // It serves before their rows are all folded in again.
-            let folded = loaded.daemon.metrics().value("profiled_rows_pending") == 0.0;
-            if visitors.is_empty() && ready.status == 200 && folded {
+            // It serves before their rows are all applied again.
+            let applied = loaded.daemon.metrics().value("profiled_rows_pending") == 0.0;
+            if visitors.is_empty() && ready.status == 200 && applied {
                 break;
             }
             assert!(begun.elapsed() < READY_WITHIN, "not ready: {}", loaded.daemon.complaints());
         }
         told
     });
-    assert!(beside, "none of the stores was made again beside the running daemon");
+    assert!(beside, "none of the stores was rebuilt beside the running daemon");
 }
 
 #[test]

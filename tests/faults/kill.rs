@@ -14,9 +14,9 @@ use crate::support::{Daemon, long, variable};
 /// Kills in one run, half of them with each seed: as many as the variable `KILLS` says.
 const KILLS: u32 = 12;
 const KILLS_OF_THE_LONG_FORM: u32 = 120;
-/// Every so manieth start is killed, too, before it is over.
+/// How many starts pass between two that are killed before they are over.
 const START_KILLED_EVERY: u32 = 3;
-/// Every so manieth time the daemon finds its store gone, and must make it again.
+/// How many starts pass between two that find the store gone and must rebuild it.
 const STORE_LOST_EVERY: u32 = 7;
 
 /// After so many kills another data folder begins: what is verified after each grows with all that was ever written.

@@ -580,6 +580,11 @@ impl<S: Read + Write> Connection<S> {
         self.stream.get_mut().write_all(bytes).unwrap();
     }
 
+    /// Waits for an answer, or for the other side to close the connection without one. Returns whether it closed.
+    pub fn is_closed_unanswered(&mut self) -> bool {
+        self.stream.fill_buf().map_or(true, |bytes| bytes.is_empty())
+    }
+
     /// Reads the first line of an answer: its status.
     pub fn status(&mut self) -> u16 {
         let mut line = String::new();

@@ -59,7 +59,7 @@ pub(in crate::engine) fn judge(pending: Pending, store: &dyn ProfileStore) -> Re
     let known = pending.lines_resolved().map_err(failed)?.into_iter().collect();
     let lost = rows_lost(&pending, store, &known)?;
     let (batch, rows) = (&pending.accepted.id, lost.len());
-    tracing::error!(%batch, rows, "the outcomes of a batch are missing or damaged, and made again; of so many rows nobody can say any more what became of them");
+    tracing::error!(%batch, rows, "the outcomes of a batch were missing or damaged and are rebuilt; the outcome of this many rows stays unknown");
     Ok(pending.with_lost(lost))
 }
 

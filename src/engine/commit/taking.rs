@@ -1,4 +1,4 @@
-//! The commit thread's groups: the requests that are committed together, each with whom to answer.
+//! The commit thread's groups: the requests that are committed together, each with the caller to answer.
 //!
 //! Promises: every request is answered once, in the order in which they came, however many journal groups it takes. A
 //! disk without space refuses what would fill it further, and nothing else.
@@ -13,7 +13,7 @@ const CHECKPOINT_BYTES: u64 = 64 << 20;
 /// What the commit thread answers to one request.
 pub type Reply = Result<Answer, EngineError>;
 
-/// Requests that came together. `W` is whom to answer.
+/// Requests that came together. `W` is the caller to answer.
 #[derive(Debug)]
 pub struct Group<W> {
     requests: VecDeque<Request>,

@@ -24,7 +24,7 @@ use std::time::Duration;
 const REFUSALS_UNTIL_STUCK: u32 = 3;
 /// How long the loop waits after a refusal, and how long a batch waits for a later one.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// How often the loop looks whether a batch that lookups do not show yet is due.
+/// How often the loop checks whether a batch that lookups do not show yet is due.
 const HELD_LOOK: Duration = Duration::from_millis(20);
 
 /// What the loop wants done next.
@@ -35,49 +35,49 @@ pub enum Action {
     FindTurn,
     /// Wait this long, or until the daemon stops.
     Wait(Duration),
-    /// Wait until the disk has space and no rebuild is on, and keep a rebuild from starting until an action
+    /// Wait until the disk has space and no rebuild runs. Then no rebuild may start until an action
     /// [ends the batch](Action::ends_batch).
     GetReady,
     /// Read the batch's file and sort its rows. Gives [`Event::Planned`].
     Plan,
     /// Apply the shares of the batch. Gives [`Event::ShareApplied`] for each.
     ApplyShares,
-    /// Write down what became of the rows.
+    /// Write the outcomes of the rows into their file.
     WriteOutcomes,
     /// Make the store durable. Gives [`Event::Durable`].
     MakeDurable,
     /// Fail with [`Unapplied::Held`] if the batch is held by now.
     CheckHeld,
-    /// Ask the commit thread to complete the batch, whose rows are all in a store that reaches so far.
+    /// Ask the commit thread to complete the batch. The store has all its rows and reaches this far.
     Complete(Counts, Reach),
-    /// Tell metrics and log of the complete batch, and remove what it needed only until now.
+    /// Report the complete batch to metrics and log, and remove the files that it no longer needs.
     Report(Counts),
     /// Hold the batch: its upload is not what was accepted.
     Hold {
-        /// What is wrong, in short.
+        /// What is wrong, in a few words.
         in_short: String,
-        /// All that is known of it.
+        /// The whole reason.
         why: String,
     },
     /// Note that the batch waits for a later one.
     Postpone(String),
-    /// Note that the batch was refused, for the so manieth time in a row.
+    /// Report that the batch was refused.
     Refuse {
-        /// How often the loop was refused since a batch was completed.
+        /// The number of refusals since the last complete batch.
         refusals: u32,
         /// Whether the batch shows as stuck.
         stuck: bool,
         /// Why.
         why: String,
     },
-    /// Stop the daemon: going on would make something up.
+    /// Stop the daemon: nobody can know the right result.
     Fail(String),
     /// The loop has ended.
     End,
 }
 
 impl Action {
-    /// Whether the batch whose turn it was is not applied any more, or not now.
+    /// Whether the loop stops applying the batch, at least for now.
     pub fn ends_batch(&self) -> bool {
         matches!(
             self,
@@ -102,7 +102,7 @@ pub enum Event {
         seq: Seq,
         /// How many rows it has.
         rows: u64,
-        /// Whether what became of its rows is written down from an earlier time.
+        /// Whether the outcomes of its rows were written earlier.
         on_record: bool,
     },
     /// No batch may be applied now.
@@ -111,14 +111,14 @@ pub enum Event {
     Closed,
     /// The plan is made.
     Planned {
-        /// The rows whose outcome needs no store.
+        /// The outcomes that need no store.
         decided: Counts,
         /// How many shares the rest is split into.
         shares: usize,
     },
     /// A share is in the store.
     ShareApplied(Counts),
-    /// The store is durable, and reaches so far.
+    /// The store is durable up to this reach.
     Durable(Reach),
     /// It could not be done.
     Failed(Unapplied),
@@ -131,20 +131,20 @@ pub enum Unapplied {
     Stopping,
     /// The store is being rebuilt: the batch starts over on the new one.
     Rebuilding,
-    /// The store has a row already and nothing says what became of it.
+    /// The store contains a row, and nothing says what its outcome was.
     OutcomeLost(String),
-    /// The upload is not what was accepted. What it reads now must get nowhere.
+    /// The upload differs from what was accepted. Nothing read from it may be used.
     Damaged {
-        /// What is wrong, in short.
+        /// What is wrong, in a few words.
         in_short: String,
-        /// All that is known of it.
+        /// The whole reason.
         why: String,
     },
     /// The batch is held by now.
     Held,
     /// A visitor of this batch has rows in a later batch that is held.
     Behind(String),
-    /// The store, the spool or the journal refused. Trying again may help.
+    /// The store, the spool or the journal refused. A retry may help.
     Refused(String),
 }
 
@@ -171,8 +171,8 @@ impl From<EngineError> for Unapplied {
     }
 }
 
-/// What [`Action::Complete`] asks the commit thread for; and whether the batch was complete before, in a store that is
-/// gone. Then it stays complete since when it was.
+/// The request of [`Action::Complete`], and whether the batch was complete before in a store that is gone. Such a batch
+/// keeps its time of completion.
 pub fn completion(
     batches: &Batches,
     id: &BatchId,
@@ -189,7 +189,7 @@ pub fn completion(
 #[derive(Debug, Default)]
 pub struct ApplyLoop {
     state: State,
-    /// How often the loop was refused since a batch was completed.
+    /// The number of refusals since the last complete batch.
     refusals: u32,
     /// The batches that wait for a later one, and until when.
     waiting: HashMap<Seq, Duration>,
@@ -307,7 +307,7 @@ impl ApplyLoop {
             let why = format!("{} outcomes for {} rows", batch.counts.total(), batch.rows);
             return self.failed(&batch, Unapplied::Refused(why), now);
         }
-        // What became of the rows of a batch that was complete before is written down already.
+        // The outcomes of a batch that was complete before are written already.
         let next = if batch.on_record { At::MakeDurable } else { At::WriteOutcomes };
         self.goes_on(batch, next)
     }

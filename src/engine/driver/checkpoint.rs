@@ -1,8 +1,8 @@
 //! A checkpoint: makes the store durable up to what the journal says now, and writes that down.
 //!
-//! Promises: what is written down beside a store is true of that store on the disk: it is written after the store was
-//! made durable, which happens after the journal's position was taken. A store that could not be made durable is not
-//! asked again: it might say that all is well. The daemon stops, and the next start makes the store again.
+//! Promises: a checkpoint is true of the store on the disk: first the journal's position is taken, then the store is made
+//! durable, then the checkpoint is written. A store that could not be made durable is not asked again, because it might
+//! then report success. The daemon stops, and the next start rebuilds the store.
 
 use super::task::{Action, DONE, Event, FAILED, Machine, OnStore};
 use crate::journal::entry::Checkpoint;
@@ -32,7 +32,7 @@ impl Machine for CheckpointTask {
         let (at, action) = match (std::mem::replace(&mut self.0, At::Ended), event) {
             (At::Start, Event::Done) => (At::Lock, Action::LockStore),
             (At::Lock, Event::Done) => (At::Mark, Action::Mark),
-            // What was acknowledged by then and did not get in is known by now.
+            // By now the store knows of every acknowledged write that it lost.
             (At::Mark, Event::Marked(mark)) => (At::CheckDamage(mark), Action::OnStore(OnStore::CheckDamage)),
             (At::CheckDamage(mark), Event::Done) => {
                 (At::MakeDurable(mark), Action::OnStore(OnStore::MakeDurable))

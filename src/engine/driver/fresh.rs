@@ -8,15 +8,15 @@
 //! ```
 //!
 //! Promises: a restart finds a store that lacks nothing, whichever of the two it finds: the fresh one is adopted after it
-//! was made durable and its checkpoint written beside it. Until it is adopted a failure leaves all as it was; from then
-//! on a failure stops the daemon, for a restart may find a store that gets no writes any more.
+//! was made durable and its checkpoint written beside it. Before that a failure changes nothing. After
+//! it a failure stops the daemon, because a restart may find a store that gets no writes.
 
 use super::task::{Action, DONE, Event, FAILED, Machine, OnStore, Trouble};
 use crate::journal::entry::Checkpoint;
 use crate::journal::log::Position;
 use crate::model::seq::Seq;
 
-/// The second is for the case that the first turns out damaged.
+/// How many snapshots are kept. The second one helps if the first is damaged.
 pub const SNAPSHOTS_KEPT: usize = 2;
 
 /// A fresh store being made.
@@ -45,7 +45,7 @@ enum At {
     Cover,
     Unlock,
     RemoveFormer,
-    /// The fresh store is given up; whether its files may go.
+    /// The task gives the fresh store up. Says whether its files may be removed.
     GivingUp(bool),
     Ended,
 }
@@ -77,7 +77,7 @@ impl Machine for FreshTask {
             }
             (At::FindErased, Event::Page { more: false }) => (At::CountErased, on(OnStore::CountErased)),
             (At::CountErased, Event::Erased(1..)) => (At::Overwrite, Action::Overwrite),
-            // Once the tombstones are gone, only this tells a restart that old files hold the visitors' bytes.
+            // Without the tombstones, only this file tells a restart that old files hold the visitors' bytes.
             (At::Overwrite, Event::Done) => (At::NoteErasing, Action::NoteErasing),
             (At::CountErased, Event::Erased(0)) | (At::NoteErasing, Event::Done) => {
                 (At::Begin, Action::BeginFresh)
@@ -87,7 +87,7 @@ impl Machine for FreshTask {
             }
             (At::Copy, Event::Page { more: false }) => (At::Lock, Action::LockStore),
             (At::Lock, Event::Done) => (At::Mark, Action::Mark),
-            // Both stores: until the swap, what a batch's end stands on must be in whichever a restart finds.
+            // Both stores are made durable: a restart may find either, and it must contain every completed batch.
             (At::Mark, Event::Marked(mark)) => (At::MakeDurable(mark), on(OnStore::MakeDurable)),
             (At::MakeDurable(mark), Event::Durable(reach)) => {
                 let mark = Checkpoint { store_reach: reach.0, ..mark };
@@ -109,7 +109,7 @@ impl Machine for FreshTask {
     }
 }
 
-/// Letting go of the files from before erased visitors were gone from the store.
+/// Removes the files that are older than the removal of erased visitors from the store.
 #[derive(Debug, Default)]
 pub struct ForgetTask(Forget);
 

@@ -1,14 +1,14 @@
-//! Removes what two snapshots and the checkpoint make needless: older snapshots, journal segments, uploads past their
+//! Removes what two snapshots and the checkpoint replace: older snapshots, journal segments, uploads past their
 //! retention.
 //!
-//! Promises: nothing is removed that a restart needs, or making the store again from the older of two snapshots. A
-//! disk too full for a new checkpoint keeps nothing from being removed: the last one serves.
+//! Promises: nothing is removed that a restart needs, or a rebuild of the store from the older of two snapshots. If
+//! the disk is too full for a new checkpoint, the last one decides what may go.
 
 use super::fresh::SNAPSHOTS_KEPT;
 use super::task::{Action, DONE, Event, FAILED, Machine, Trouble};
 use crate::journal::entry::Checkpoint;
 
-/// Removing what is needless.
+/// Removes what is no longer needed.
 #[derive(Debug, Default)]
 pub struct RetireTask(At);
 
@@ -33,7 +33,7 @@ impl Machine for RetireTask {
             (At::VerifySnapshots, Event::Snapshots(SNAPSHOTS_KEPT..)) => {
                 (At::RemoveSnapshots, Action::RemoveSnapshots(SNAPSHOTS_KEPT))
             }
-            // A restart must not come to need what the snapshots don't.
+            // A restart must not need more of the journal than the snapshots do.
             (At::RemoveSnapshots, Event::Done) => (At::TakeCheckpoint, Action::TakeCheckpoint),
             (At::TakeCheckpoint, Event::Done | Event::Failed(Trouble::DiskFull)) => {
                 (At::ReadCheckpoint, Action::ReadCheckpoint)

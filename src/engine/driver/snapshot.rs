@@ -1,8 +1,8 @@
 //! A snapshot: copies every value in key order into a file while writes go on.
 //!
-//! Promises: what the file lacks stands in the journal behind the position it begins with, which was taken before the
-//! first value was read. No tombstone goes while it is taken: a batch that was incomplete at that position may need it
-//! in a store made from the snapshot.
+//! Promises: the snapshot begins with a journal position that was taken before the first value was read, so the journal
+//! after that position has everything that the file lacks. All tombstones stay meanwhile: a batch that was incomplete at
+//! that position may need them in a store built from the snapshot.
 
 use super::task::{Action, DONE, Event, FAILED, Machine, OnStore};
 

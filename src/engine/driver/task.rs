@@ -20,16 +20,16 @@ pub enum Action {
     LockStore,
     /// Unlock the store.
     UnlockStore,
-    /// Let no tombstone be taken out of the store until the task ends.
+    /// Keep all tombstones in the store until the task ends.
     KeepTombstones,
-    /// Ask the commit thread what a checkpoint begun now covers, and save what that leaves to the catalogue of batches.
+    /// Ask the commit thread what a checkpoint that begins now covers, and save the catalogue of complete batches.
     /// Gives [`Event::Marked`].
     Mark,
     /// Something that needs only the store, and what the task has in hand.
     OnStore(OnStore),
-    /// Write down, beside the store in use, that it covers so much of the journal.
+    /// Write this checkpoint beside the store in use.
     Note(Checkpoint),
-    /// Write down the same beside the fresh store.
+    /// Write this checkpoint beside the fresh store.
     NoteFresh(Checkpoint),
     /// Tombstones up to here may go from now on.
     Cover(Seq),
@@ -37,11 +37,11 @@ pub enum Action {
     /// Begin a snapshot's file.
     BeginSnapshot(Checkpoint),
 
-    /// Wait until the batches that are pending now are complete; not for ever.
+    /// Wait until the batches that are pending now are complete, for a limited time.
     WaitForPending,
     /// Overwrite the rows of erased visitors in kept uploads, and remove what was set aside.
     Overwrite,
-    /// Write down that files from before the fresh store hold the bytes of erased visitors.
+    /// Record that older files hold the bytes of erased visitors.
     NoteErasing,
     /// Make the fresh store, empty. From now on it gets every change.
     BeginFresh,
@@ -61,16 +61,16 @@ pub enum Action {
 
     /// Begin a new journal segment.
     Rotate,
-    /// Take a snapshot, and remove what it makes needless.
+    /// Take a snapshot, and remove what is no longer needed because of it.
     TakeSnapshot,
     /// Fail unless no kept snapshot needs the journal before this position.
     CheckForgotten(Position),
-    /// Write down that no file holds the bytes of erased visitors any more.
+    /// Record that no file holds the bytes of erased visitors any more.
     NoteErased,
 
     /// Verify the snapshots there are. Gives [`Event::Snapshots`].
     VerifySnapshots,
-    /// Remove all snapshots but so many of the newest.
+    /// Remove all snapshots except this many of the newest.
     RemoveSnapshots(usize),
     /// Take a checkpoint.
     TakeCheckpoint,
@@ -118,22 +118,22 @@ pub enum Event {
     Done,
     /// What a checkpoint covers.
     Marked(Checkpoint),
-    /// The store is durable, and reaches so far.
+    /// The store is durable up to this reach.
     Durable(Reach),
     /// Some values are dealt with.
     Page {
         /// Whether there are more.
         more: bool,
     },
-    /// So many erased visitors were found.
+    /// This many erased visitors were found.
     Erased(usize),
-    /// There are so many snapshots that verify.
+    /// This many snapshots verify.
     Snapshots(usize),
     /// It could not be done.
     Failed(Trouble),
 }
 
-/// Why an action could not be done, as far as it matters to a task.
+/// Why an action failed: the kinds that a task tells apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
     /// The daemon is stopping.

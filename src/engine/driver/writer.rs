@@ -1,17 +1,17 @@
 //! A writer: applies parts of a batch until none is left, one chunk of rows after the other.
 //!
-//! Promises: before each chunk it waits for its turn (R10) and looks whether the batch may still be applied. A chunk that
-//! only the commit thread can decide is applied again once that has resolved its rows.
+//! Promises: before each chunk the writer waits for its turn (R10) and checks that the batch may still be applied. If only the
+//! commit thread can decide a chunk, the writer has it resolve the rows and then applies the chunk again.
 
 use super::apply::Unapplied;
 use crate::model::id::Key;
 use std::ops::Range;
 
-/// A batch is split by key range into parts of about so many rows.
+/// A batch is split by key range into parts of about this many rows.
 const PART_ROWS: usize = 4096;
 
 /// The parts of a batch that no writer has taken. One writer takes them from the front, the other from the back, until
-/// they meet: visitors that cost less, as unknown ones do, lie together.
+/// they meet: rows that cost little, such as those of unknown visitors, lie together.
 #[derive(Debug)]
 pub struct Parts {
     left: Range<usize>,
@@ -19,7 +19,7 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Of a batch with so many rows to apply. There is one for each writer at least.
+    /// The parts of a batch with `rows` rows. Each writer gets at least one.
     pub fn of_rows(rows: usize, writers: usize) -> Self {
         let of = rows.div_ceil(PART_ROWS).max(writers);
         Self { left: 0..of, of }
@@ -35,7 +35,7 @@ impl Parts {
         self.of
     }
 
-    /// Leaves none to take: the batch starts over.
+    /// Leaves no part to take, because the batch starts over.
     pub fn give_up(&mut self) {
         self.left = 0..0;
     }

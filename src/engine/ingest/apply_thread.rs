@@ -49,7 +49,7 @@ struct InHand {
     batch: BatchInHand,
     began: Instant,
     shared: Option<Arc<Shared>>,
-    /// The shares that are applied and not reported to the loop.
+    /// Shares that are applied and not yet reported to the loop.
     applied: VecDeque<Applied>,
     planned: Duration,
     applied_after: Duration,
@@ -63,7 +63,7 @@ struct Shared {
     parts: Mutex<Parts>,
 }
 
-/// What became of a writer's share.
+/// The result of a writer's share.
 type Applied = Result<Written, Unapplied>;
 
 impl<'i> ApplyThread<'i> {
@@ -88,6 +88,8 @@ impl<'i> ApplyThread<'i> {
 
     fn find_turn(&mut self, apply: &ApplyLoop) -> Event {
         self.let_go();
+        // While the thread waits for the next batch, the outcomes of the last one would only take memory.
+        self.batch = None;
         thread_point("apply-thread");
         let ingest = self.ingest;
         ingest.shared.health.apply.idle();
@@ -103,7 +105,7 @@ impl<'i> ApplyThread<'i> {
         self.batch.insert(InHand::new(pending)).batch.turn()
     }
 
-    /// The batch is not applied any more, or not now.
+    /// Frees the plan and lets a rebuild start.
     fn let_go(&mut self) {
         if let Some(batch) = &mut self.batch {
             batch.shared = None;
@@ -233,7 +235,7 @@ impl SecondWriter {
             for shared in next {
                 thread_point("apply-2-thread");
                 let applied = apply_share(ingest, &shared, true);
-                // Nobody else holds it any more when the next batch begins: two would be twice the memory.
+                // Free the plan before the next batch makes its own: two plans would need twice the memory.
                 drop(shared);
                 if done.send(applied).is_err() {
                     return;
@@ -245,7 +247,7 @@ impl SecondWriter {
                 ingest.shared.health.fail(&Fatal::new("the second writer's thread panicked"));
             }
         };
-        // Without it nothing is applied, which whoever asks it to hears.
+        // Without this thread no batch can be applied, so the daemon stops.
         if let Err(error) = std::thread::Builder::new().name("apply-2".into()).spawn_scoped(scope, run) {
             ingest
                 .shared
@@ -299,7 +301,7 @@ impl Employer for ForBatch<'_> {
     fn applied(&self, counts: &Counts) {
         self.pending.progress.add(counts);
         self.ingest.throttle.applied(counts.total(), Instant::now());
-        self.ingest.shared.metrics.folded(counts.total());
+        self.ingest.shared.metrics.rows_applied(counts.total());
     }
 
     fn resolve(&self, keys: Vec<Key>) -> Result<(), Unapplied> {
@@ -310,8 +312,8 @@ impl Employer for ForBatch<'_> {
 }
 
 impl Ingest {
-    /// Waits until the next chunk of rows may be folded (R10): there is room on the disk, the rate allows it, and no site
-    /// call waits, or folding has given way for long enough, which the last step `took`. False if the daemon is stopping.
+    /// Waits until the next chunk of rows may be applied (R10): the rate allows it, no site call waits or the thread has
+    /// given way long enough for the time that its last step took, and the disk has space. False if the daemon is stopping.
     fn wait_for_turn(&self, took: Duration) -> bool {
         self.shared.health.apply.beat();
         loop {
@@ -336,7 +338,7 @@ impl Ingest {
         room
     }
 
-    /// Waits while the store is being made again; false if the daemon is stopping.
+    /// Waits while the store is being rebuilt. False if the daemon is stopping.
     fn wait_while_rebuilding(&self) -> bool {
         while self.upkeep.rebuild.is_running() && !self.shared.signals.is_stopping() {
             self.shared.signals.wait(LOOK_AGAIN);
@@ -344,7 +346,7 @@ impl Ingest {
         !self.shared.signals.is_stopping()
     }
 
-    /// Whether lookups do not show a batch yet, and it is not to be folded in, because it is to look like one of Adobe's.
+    /// Whether lookups do not show the batch yet (`batch_shows_after`, as with Adobe). Its rows are not applied before that.
     fn is_hidden(&self, batch: &Accepted) -> bool {
         let settings = self.shared.settings(&batch.id.client);
         let after = settings.map_or(0, |settings| settings.batch_shows_after_ms);

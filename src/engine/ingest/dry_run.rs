@@ -87,12 +87,12 @@ pub(in crate::engine) fn try_out(
     let mut outcomes = decided.to_vec();
     let mut diffs = Diffs::of(&accepted, &header);
     let pending = plan.pending();
-    let folded = plan.each_visitor(|key, rows, outcome| diffs.visitor(shared, pending, key, rows, outcome));
-    let (more, folded_counts) = folded.or_internal()?;
+    let applied = plan.each_visitor(|key, rows, outcome| diffs.visitor(shared, pending, key, rows, outcome));
+    let (more, applied_counts) = applied.or_internal()?;
     drop(plan);
     let Diffs { diffs, .. } = diffs;
     outcomes.extend(more);
-    let counts = counts.plus(&folded_counts);
+    let counts = counts.plus(&applied_counts);
 
     let path = shared.spool.outcomes_path(accepted.spool);
     let written = shared.spool.recount_after(&path, || write_outcomes(&path, &mut outcomes));
@@ -174,21 +174,21 @@ impl<'a> Diffs<'a> {
                 let spool = |error| ResolveError::Spool { batch: batch.accepted.id.to_string(), error };
                 let (rows, bundles): (Vec<_>, Vec<_>) =
                     (found.rows.iter().collect(), found.bundles.iter().collect());
-                let Some(folded) = apply_bundles(batch, stored, &rows, &bundles).map_err(spool)? else {
+                let Some(applied) = apply_bundles(batch, stored, &rows, &bundles).map_err(spool)? else {
                     return Ok(());
                 };
-                rows.iter().zip(folded.rows).for_each(|(row, became)| outcome(row.line, became));
-                for (bundle, became) in bundles.iter().zip(folded.bundles) {
+                rows.iter().zip(applied.rows).for_each(|(row, became)| outcome(row.line, became));
+                for (bundle, became) in bundles.iter().zip(applied.bundles) {
                     let lines = batch.lines_of(bundle).map_err(spool)?;
                     (0..).zip(lines).for_each(|(row, line)| {
                         became.of(row).into_iter().for_each(|became| outcome(line, became));
                     });
                 }
-                let Some(now) = folded.now else { return Ok(()) };
+                let Some(now) = applied.now else { return Ok(()) };
                 if let Stored::Profile(profile) = decoded(key, &now)? {
                     shows(&profile);
                 }
-                folded.named.into_iter().collect()
+                applied.named.into_iter().collect()
             }
         };
         for name in touched {

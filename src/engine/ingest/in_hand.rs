@@ -1,5 +1,5 @@
-//! What the apply loop and its writers have in hand between two actions, and what they do with it: the same in the daemon
-//! and in the tests that run the loop.
+//! The state of a batch between two actions of the apply loop and its writers. The daemon and the tests that run the loop
+//! share it.
 
 use crate::batch::apply::{Part, Plan, Step};
 use crate::batch::outcomes_file::{RowOutcome, write_outcomes};
@@ -14,7 +14,7 @@ use crate::sync::{Mutex, lock};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// What became of a writer's rows: those that were not updated, and how many had which outcome.
+/// The result of a writer: the rows that were not updated, and the counts.
 pub type Written = (Vec<RowOutcome>, Counts);
 
 /// The batch whose turn it is.
@@ -22,37 +22,37 @@ pub type Written = (Vec<RowOutcome>, Counts);
 pub struct BatchInHand {
     /// The batch.
     pub pending: Arc<Pending>,
-    /// What became of its rows so far.
+    /// The outcomes so far.
     pub outcomes: Vec<RowOutcome>,
 }
 
 impl BatchInHand {
-    /// Takes it up.
+    /// Begins with a batch.
     pub fn new(pending: Arc<Pending>) -> Self {
         Self { pending, outcomes: vec![] }
     }
 
-    /// That it is its turn.
+    /// The event that it is the batch's turn.
     pub fn turn(&self) -> apply::Event {
         let accepted = &self.pending.accepted;
         let (seq, rows, on_record) = (accepted.id.seq, accepted.rows, self.pending.is_on_record());
         apply::Event::Turn { seq, rows, on_record }
     }
 
-    /// That it is planned, for so many shares.
+    /// The event that the batch is planned, for this many shares.
     pub fn planned(&mut self, plan: &Plan, shares: usize) -> apply::Event {
         let (outcomes, decided) = plan.decided();
         self.outcomes = outcomes.to_vec();
         apply::Event::Planned { decided, shares }
     }
 
-    /// That a share is applied.
+    /// The event that a share is applied.
     pub fn applied(&mut self, (outcomes, counts): Written) -> apply::Event {
         self.outcomes.extend(outcomes);
         apply::Event::ShareApplied(counts)
     }
 
-    /// Writes down what became of the rows.
+    /// Writes the outcomes of the rows into their file.
     pub fn write_outcomes(&mut self, spool: &Spool) -> Result<apply::Event, Unapplied> {
         let path = spool.outcomes_path(self.pending.accepted.spool);
         let written = spool.recount_after(&path, || write_outcomes(&path, &mut self.outcomes));
@@ -60,7 +60,7 @@ impl BatchInHand {
         Ok(apply::Event::Done)
     }
 
-    /// Looks whether the batch is held by now.
+    /// Fails if the batch is held by now.
     pub fn check_held(&self) -> Result<apply::Event, Unapplied> {
         match self.pending.held() {
             Some(_) => Err(Unapplied::Held),
@@ -86,7 +86,7 @@ impl<'p> Share<'p> {
         Event::Part { empty: part.is_done() }
     }
 
-    /// Applies the next chunk of rows; also gives how many rows had which outcome.
+    /// Applies the next chunk of rows. Also returns their counts.
     pub fn apply_chunk(&mut self, store: &dyn ProfileStore) -> (Event, Counts) {
         let none = Counts::default();
         let Some(part) = &mut self.part else { return (Event::NoPart, none) };
@@ -99,7 +99,7 @@ impl<'p> Share<'p> {
         }
     }
 
-    /// What became of all its rows.
+    /// The result for all its rows.
     pub fn finish(mut self) -> Written {
         self.put_down();
         (self.outcomes, self.counts)
@@ -114,12 +114,12 @@ impl<'p> Share<'p> {
     }
 }
 
-/// For whom a writer works.
+/// What a writer needs from its surroundings.
 pub trait Employer {
-    /// Waits until the next chunk may be applied, the last of which took so long; an error if it may not be.
+    /// Waits until the next chunk may be applied; the last one took `took`. An error if no chunk may be applied.
     fn wait_for_turn(&self, took: Duration) -> Result<(), Unapplied>;
 
-    /// So many more rows are in the store.
+    /// These rows are in the store now.
     fn applied(&self, counts: &Counts);
 
     /// Has the commit thread resolve the pending rows of these visitors.

@@ -5,7 +5,7 @@
 //! dry_run.rs       says what a batch would do, and writes nothing
 //! apply_thread.rs  applies the rows of pending batches to the store, in the background
 //! in_hand.rs       what that thread and its writers have in hand
-//! throttle.rs      how fast rows are applied, and for whom the thread makes way
+//! throttle.rs      how fast rows are applied, and how the thread gives way to site calls
 //! repair.rs        a batch whose upload is damaged: the client sends it again, or an operator gives it up
 //! ```
 

@@ -21,7 +21,7 @@ pub(in crate::engine) struct Ingest {
     pub(in crate::engine) uploads: Shares,
     /// Dry runs: one at a time, for each needs as much memory as applying a batch.
     pub(in crate::engine) dry_runs: Shares,
-    /// How fast rows are applied, and for whom the apply thread makes way.
+    /// How fast rows are applied, and how the apply thread gives way to site calls.
     pub(in crate::engine) throttle: Throttle,
     /// The seq of the batch that is being applied; 0 if none is. Its file must not be replaced meanwhile.
     pub(in crate::engine) applying_batch: AtomicU64,

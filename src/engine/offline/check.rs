@@ -243,7 +243,7 @@ fn check_batches(shared: &Shared, report: &mut Report) {
         // The damage of a held batch is reported elsewhere.
         if pending.held().is_none() {
             check_file(shared, accepted, report);
-            report.fault(format!("batch {} is not folded in", accepted.id));
+            report.fault(format!("batch {} is not applied", accepted.id));
         }
     }
 }

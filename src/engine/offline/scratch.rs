@@ -4,7 +4,7 @@
 //! ```text
 //! journal      links to the segments, but copies of the last two: a torn tail is cut off in these
 //! snapshots    links
-//! spool        links, but copies of an upload whose rows are being overwritten; no index, because that is made again
+//! spool        links, but copies of an upload whose rows are being overwritten; no index, because that is rebuilt
 //! store        a copy of the generation in use, if there is one: sled writes to what it opens
 //! the rest     copies of the files that a start reads
 //! ```

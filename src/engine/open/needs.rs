@@ -3,12 +3,12 @@
 //! | what | which of it | if it is missing or damaged |
 //! | --- | --- | --- |
 //! | the format stamp | the one | refused if damaged; missing: format 1 |
-//! | the store, its checkpoint | the generation in use | made again from what follows |
+//! | the store, its checkpoint | the generation in use | rebuilt from what follows |
 //! | a snapshot | the newest that verifies | the one before it, then the journal alone |
 //! | journal segments | from the oldest incomplete batch of the checkpoint or snapshot on | refused, [`salvage`](crate::engine::open::salvage) gives up what is damaged |
 //! | an incomplete batch's upload | `.csv`, and `.overwritten` if rows of it were | that batch is held until it is [sent again or given up](crate::engine::ingest::repair), also in what is restored; a check tells it as a fault, salvage gives the batch up |
-//! | its index | `.index` | made again; of a batch that is held it says whom that names, else it may be anybody |
-//! | its outcomes, if the journal says that it was complete | `.outcomes` | made again; [lost](crate::engine::commit::replay::rows_lost) are those rows that nobody can judge any more. Where the upload is lost, too, the batch is held, and judged once that is sent again |
+//! | its index | `.index` | rebuilt; of a batch that is held it says whom that names, else it may be anybody |
+//! | its outcomes, if the journal says that it was complete | `.outcomes` | rebuilt; [lost](crate::engine::commit::replay::rows_lost) are those rows that nobody can judge any more. Where the upload is lost, too, the batch is held, and judged once that is sent again |
 //! | the catalogue of complete batches | up to where the checkpoint or snapshot says | what of it verifies is kept, what the journal still tells is added; uploads of batches of which neither tells are moved to `damaged` |
 //! | a complete batch's files | the same | told when asked for; the batch is listed all the same |
 //!

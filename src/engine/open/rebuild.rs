@@ -100,7 +100,7 @@ pub(in crate::engine) fn open(
             if snapshots.list()?.into_iter().next().is_some()
                 || Position::first_in(&folder.join(layout::JOURNAL))?.is_some()
             {
-                tracing::warn!(folder = %store_folder.display(), "no store is there: it is made again");
+                tracing::warn!(folder = %store_folder.display(), "there is no store: it is rebuilt");
             }
             None
         }
@@ -121,7 +121,7 @@ pub(in crate::engine) fn open(
             return Err(OpenError::NoRoom { folder: folder.clone(), full: full.to_string(), why });
         }
         let aside = stores.set_aside(&why).map_err(failed)?.unwrap_or_default();
-        tracing::error!(%why, aside = %aside.display(), "the store can't be trusted: it is set aside and made again");
+        tracing::error!(%why, aside = %aside.display(), "the store cannot be trusted: it is set aside and rebuilt");
     }
 
     let generation = stores.begin().map_err(failed)?;
@@ -155,8 +155,9 @@ pub(in crate::engine) fn newest_snapshot(
                     }
                     if done.is_multiple_of(SAY_EVERY) {
                         let all = summary.count;
-                        opening
-                            .say(format!("the store is made again: {done} of {all} values of the snapshot"));
+                        opening.say(format!(
+                            "the store is being rebuilt: {done} of {all} values of the snapshot"
+                        ));
                     }
                 }
                 return Ok(StartFrom::Snapshot(checkpoint));

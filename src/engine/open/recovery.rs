@@ -61,7 +61,7 @@ pub fn read_checkpoint(path: &Path) -> io::Result<Option<Checkpoint>> {
     };
     Ok(read
         .inspect_err(|why| {
-            tracing::warn!(path = %path.display(), %why, "the checkpoint is of no use: the store is made again from the journal");
+            tracing::warn!(path = %path.display(), %why, "the checkpoint cannot be used: the store is rebuilt from the journal");
         })
         .ok())
 }

@@ -97,7 +97,7 @@ impl Export {
             go_on: &|| {
                 shared.signals.go_on()?;
                 if shared.store.turn() != turn {
-                    let why = "the store was made again while visitors were read; begin again";
+                    let why = "the store was rebuilt during the export: begin the export again";
                     return Err(EngineError::ExportBusy(why.into()));
                 }
                 Ok(wanted())
@@ -621,7 +621,7 @@ mod tests {
         }
     }
 
-    /// Rows of a pending batch, of which some create and several are one visitor's, wherever folding is at the beginning
+    /// Rows of a pending batch, of which some create and several are one visitor's, wherever the apply thread is at the beginning
     /// and however it goes on under the walk.
     #[test]
     fn those_whom_pending_rows_create_are_shown_once_wherever_folding_is() {

@@ -68,7 +68,7 @@ pub(in crate::engine) fn run(
     upkeep.rebuild.note_done();
     let aside = stores.set_former_aside(&damaged, why).or_internal()?;
     let ms = began.elapsed().as_millis();
-    tracing::warn!(%why, aside = %aside.display(), ms, "the store was made again beside the damaged one, which is set aside");
+    tracing::warn!(%why, aside = %aside.display(), ms, "the store was rebuilt beside the damaged one, which is set aside");
     Ok(())
 }
 
@@ -87,7 +87,7 @@ fn fill_and_take_over(
         StartFrom::Checkpoint(mark) | StartFrom::Snapshot(mark) => mark,
         StartFrom::Nothing => Checkpoint { position: Position::START.to_pair(), ..Checkpoint::default() },
     };
-    upkeep.rebuild.progress.say("the store is made again: the journal behind the snapshot is read".into());
+    upkeep.rebuild.progress.say("the store is being rebuilt: the journal after the snapshot is read".into());
     let journal = upkeep.shared.data_folder.join(layout::JOURNAL);
     let mut position = Position::from_pair(snapshot.position);
     for _ in 0..READS_MAX {
@@ -118,9 +118,8 @@ fn fill_and_take_over(
     mark.store_reach = reach.0;
     let adopted = Upkeep::note(next, &mark).and_then(|()| stores.adopt(next));
     // The new store is in use, and a restart would not find it: the restart rebuilds the store from the journal.
-    adopted.map_err(|error| {
-        upkeep.shared.give_up(format!("the store that was made again could not be adopted: {error}"))
-    })?;
+    adopted
+        .map_err(|error| upkeep.shared.give_up(format!("the rebuilt store could not be adopted: {error}")))?;
     upkeep.tombstones.cover(Seq::from_u64(mark.last_seq));
     Ok(before)
 }

@@ -1,8 +1,8 @@
 //! Carries out what the maintenance tasks (`src/engine/driver`) want of the store: for the daemon's threads, for the
 //! schedule explorer that puts everything else between them, and one by one for the order tests.
 //!
-//! Promises: what a snapshot lacks stands in the journal behind its checkpoint position; what a fresh store leaves out,
-//! and what is removed of journal and uploads, no restart and no rebuilt store can miss.
+//! Promises: the journal after a snapshot's position has everything that the snapshot lacks. No restart and no rebuilt
+//! store needs what a fresh store leaves out, or what is removed of journal and uploads.
 
 use crate::batch::progress::Known;
 use crate::batch::queue::Batches;
@@ -45,31 +45,31 @@ pub fn run(
     }
 }
 
-/// Who has the store that tasks work on: the daemon, or a test with threads.
+/// The owner of the store that tasks work on: the daemon, or a test with threads.
 pub trait Keeper {
-    /// A store's place on the disk, with the checkpoint that speaks of it.
+    /// A store's place on the disk, with its checkpoint.
     type Place;
 
     /// The store in use.
     fn in_use(&self) -> InUse<'_, Self::Place>;
 
-    /// Calls `with` with what bounds the tombstones that a fresh store may leave out, if a checkpoint covers so much.
+    /// Calls `with` with the bounds of the tombstones that a fresh store may leave out, given what a checkpoint covers.
     fn with_horizon<R>(&self, covered: Seq, with: impl FnOnce(Horizon<'_>) -> R) -> R;
 
     /// What a checkpoint, or a snapshot, that begins now will cover. When it returns, the catalogue on the disk has what
     /// the position leaves to it: the complete batches.
     fn mark(&self) -> Result<Checkpoint, EngineError>;
 
-    /// An error if what takes long, and space, must not go on: the daemon is stopping, or the disk nearly full.
+    /// An error if long work must not go on: the daemon is stopping, or the disk is nearly full.
     fn go_on(&self) -> Result<(), EngineError>;
 
     /// Writes down, beside a place, that its store holds all that the checkpoint covers; durable when it returns.
     fn note(&self, place: &Self::Place, mark: &Checkpoint) -> io::Result<()>;
 
-    /// The store of this place could not be made durable: nobody may go on with it.
+    /// The store of this place could not be made durable, so nobody may use it any more.
     fn distrust(&self, place: &Self::Place, why: String) -> EngineError;
 
-    /// A restart may find either of two stores, and only one of them gets what is written: nobody may go on.
+    /// A restart may find either of two stores, and only one of them gets new writes. The daemon must stop.
     fn give_up(&self, why: String) -> EngineError;
 }
 
@@ -91,17 +91,17 @@ pub struct Desk<'k, K: Keeper> {
     tombstones: Option<MutexGuard<'k, ()>>,
     /// Where the fresh store is.
     pub next: Option<K::Place>,
-    /// Where the store is that it took the place of.
+    /// Where the store before it is.
     pub former: Option<K::Place>,
 }
 
 impl<'k, K: Keeper> Desk<'k, K> {
-    /// With nothing held, for a task that reads so many values at a time.
+    /// An empty desk, for a task that reads `page_values` values at a time.
     pub fn new(keeper: &'k K, page_values: usize) -> Self {
         Self { keeper, page_values, locked: None, tombstones: None, next: None, former: None }
     }
 
-    /// Does what is the same for every keeper.
+    /// Carries out the actions that are the same for every keeper.
     pub fn carry_out(&mut self, action: Action, hand: &mut InHand) -> Result<Event, EngineError> {
         let (keeper, in_use) = (self.keeper, self.keeper.in_use());
         match action {
@@ -169,26 +169,26 @@ pub struct On<'o> {
     pub horizon: Horizon<'o>,
     /// How many values are read at a time.
     pub page_values: usize,
-    /// An error if what takes long, and space, must not go on: the daemon is stopping, or the disk nearly full.
+    /// An error if long work must not go on: the daemon is stopping, or the disk is nearly full.
     pub go_on: &'o dyn Fn() -> Result<(), EngineError>,
-    /// Told of each tombstone that a fresh store leaves out.
+    /// Called for each tombstone that a fresh store leaves out.
     pub left_out: &'o dyn Fn(&Key),
 }
 
 impl InHand {
-    /// Notes that an action could not be done.
+    /// Records that an action failed.
     pub fn failed(&mut self, error: EngineError) -> Event {
         let trouble = Trouble::from(&error);
         self.failed_with(error, trouble)
     }
 
-    /// The same, where the trouble is worse than the error says.
+    /// Records that an action failed with a trouble that the error does not tell.
     pub fn failed_with(&mut self, error: EngineError, trouble: Trouble) -> Event {
         self.error = Some(error);
         Event::Failed(trouble)
     }
 
-    /// Why an action could not be done, for the log: all that is known, not what a caller is told.
+    /// Why an action failed, in full, for the log. A caller gets fewer details.
     fn why(&self) -> String {
         match &self.error {
             Some(EngineError::Internal(why)) => why.clone(),
@@ -309,7 +309,7 @@ pub struct Taken {
 }
 
 impl SnapshotFile {
-    /// Gives it its name, and reads it again: only then does it count.
+    /// Names the file and verifies it. Only then does it count.
     fn finish(self, live_bytes: u64) -> Result<Taken, SnapshotError> {
         let Self { path, writer } = self;
         writer.finish()?;
@@ -318,11 +318,11 @@ impl SnapshotFile {
     }
 }
 
-/// What a fresh store leaves out: tombstones that have nothing left to keep out.
+/// The tombstones that a fresh store leaves out, because no row can come any more that they would keep out.
 struct Spent<'h> {
-    /// Those of erased visitors, if none went back on it since.
+    /// Those of erased visitors that were found before.
     erased: &'h Erased,
-    /// For those of swept ones.
+    /// The bounds for those of swept visitors.
     horizon: &'h Horizon<'h>,
 }
 
@@ -332,14 +332,14 @@ impl Spent<'_> {
         if !value.is_tombstone() {
             return Ok(false);
         }
-        // Erased again since, the visitor has a tombstone that later batches may need.
+        // If the visitor was erased again since, later batches may need the new tombstone.
         let applied_seq = decoded(key, value)?.applied_seq();
         let found = self.erased.at(key).is_some_and(|found| applied_seq <= found);
         Ok(found || self.horizon.reclaims_tombstone(key, value)?)
     }
 }
 
-/// From where the journal is needed by a restart or by a store made again from any of these.
+/// The journal position from which a restart, or a rebuild from any of these checkpoints, needs the journal.
 pub fn journal_needed<'c>(checkpoints: impl IntoIterator<Item = &'c Checkpoint>) -> Option<Position> {
     checkpoints.into_iter().map(Checkpoint::needs_journal_from).min()
 }
@@ -363,7 +363,7 @@ pub fn batches_needless<'c>(
 mod tests {
     use super::*;
 
-    /// A caller is told of an internal error only that the log says more. So the log must.
+    /// A caller's message of an internal error refers to the log, so the log must have the reason.
     #[test]
     fn the_daemon_stops_with_the_reason_and_not_with_what_a_caller_is_told() {
         let mut hand = InHand::default();

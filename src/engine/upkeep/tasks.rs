@@ -1,11 +1,11 @@
-//! What a daemon does for the disk while it serves: snapshots, fresh stores, erasure to the bytes, backups, and the
+//! The maintenance tasks of a running daemon: snapshots, fresh stores, erasure to the bytes, backups, and the
 //! removal of what is no longer needed.
 //!
 //! ```text
-//! snapshot  a mark, then every value in key order: fuzzy, but each value has its `applied_seq`, and the journal behind the
-//!           mark has the rest. Verified before it counts. Two are kept.
-//! fresh     a new generation of the store is filled beside the old one, told of every change meanwhile, made durable,
-//!           adopted, swapped in. Serves space (R12: and erasure).
+//! snapshot  a journal position, then every value in key order while writes go on. Each value has its `applied_seq`, and
+//!           the journal after the position has the rest. It is verified before it counts. Two are kept.
+//! fresh     a new generation of the store is filled beside the old one while both get every change, made durable,
+//!           adopted and swapped in. It frees disk space, and removes erased bytes (R12).
 //! retire    journal segments before what two snapshots and the checkpoint need; spools that are past retention and
 //!           complete in both snapshots.
 //! ```
@@ -47,9 +47,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-/// How often it is looked whether anything is due.
+/// How often the thread checks whether a task is due.
 const TICK: Duration = Duration::from_secs(1);
-/// A fresh store is made when the store takes more than so many times the bytes of what lives in it …
+/// A fresh store is made when the store takes more than this many times its live bytes …
 const SPACE_FACTOR: u64 = 6;
 /// … and more than this, and half as much again as when it was last made.
 const SPACE_BYTES_MIN: u64 = 64 << 20;
@@ -58,9 +58,9 @@ const PENDING_WAIT: Duration = Duration::from_secs(300);
 const PENDING_LOOK: Duration = Duration::from_millis(20);
 /// How often kept uploads are looked through for what is past its retention.
 const RETENTION_EVERY: Duration = Duration::from_secs(600);
-/// The same while there is less room than the reserve.
+/// The same while the disk has less space than the reserve.
 const RETIRE_EVERY_SHORT: Duration = Duration::from_secs(10);
-/// For how long a task that failed is left alone: at first, and at most.
+/// How long a failed task rests: at first, and at most.
 const REST_FIRST: Duration = Duration::from_secs(5);
 const REST_LAST: Duration = Duration::from_secs(600);
 
@@ -82,24 +82,24 @@ pub(in crate::engine) struct Housekeeping {
     store_bytes_when_fresh: u64,
     retention_looked_at: Instant,
     rests: Rests,
-    /// When the store could not be made again.
+    /// When the last rebuild of the store failed.
     rebuild_failed_at: Option<Instant>,
 }
 
-/// What is done without being asked, the most urgent first.
+/// Tasks that start by themselves, the most urgent first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Kind {
-    /// A fresh store, for of somebody erased the bytes must go.
+    /// A fresh store, because the bytes of erased visitors must go.
     Erase,
-    /// A fresh store, for this one wastes too much.
+    /// A fresh store, because this one wastes too much space.
     Space,
     /// A snapshot.
     Snapshot,
-    /// Removing what is needless.
+    /// Remove what is no longer needed.
     Retire,
 }
 
-/// Which tasks failed lately, and until when each is left alone for it: by itself, a while that grows.
+/// The tasks that failed lately, and until when each rests. The rest grows with each failure.
 #[derive(Debug, Default)]
 struct Rests(HashMap<Kind, (Instant, Duration)>);
 
@@ -112,7 +112,7 @@ impl Rests {
         })
     }
 
-    /// One was tried.
+    /// Records that a task was tried.
     fn tried(&mut self, kind: Kind, done: bool, now: Instant) {
         if done {
             self.0.remove(&kind);
@@ -140,7 +140,7 @@ impl Housekeeping {
         }
     }
 
-    /// Does what it is asked, and what is due, until the daemon stops.
+    /// Runs requested and due tasks until the daemon stops.
     pub(in crate::engine) fn run(mut self, asked: Receiver<Asked<Task, Done>>) {
         self.measure();
         self.find_last_snapshot();
@@ -164,7 +164,7 @@ impl Housekeeping {
         }
     }
 
-    /// Notes when the newest snapshot was taken that was there already.
+    /// Records when the newest existing snapshot was taken.
     fn find_last_snapshot(&self) {
         let newest = self.snapshots.list().ok().and_then(|all| all.into_iter().next());
         let taken = newest.and_then(|(path, _)| std::fs::metadata(path).ok()?.modified().ok());
@@ -174,7 +174,7 @@ impl Housekeeping {
         }
     }
 
-    /// Notes what it would take a look at the disk to tell.
+    /// Measures the sizes on the disk, for the gauges.
     fn measure(&self) {
         let measured = &self.upkeep.shared.health.gauges;
         measured.store_bytes.store(self.store_bytes(), Ordering::Relaxed);
@@ -200,7 +200,7 @@ impl Housekeeping {
         }
     }
 
-    /// Makes the store again, if it was found to be damaged.
+    /// Rebuilds the store, if it was found to be damaged.
     fn rebuild(&mut self) {
         let Some(why) = self.upkeep.shared.store.damage() else { return };
         if self.rebuild_failed_at.is_some_and(|at| at.elapsed() < RETENTION_EVERY) {
@@ -212,12 +212,12 @@ impl Housekeeping {
             && !matches!(error, EngineError::Stopping)
         {
             let error = error.to_string();
-            tracing::error!(%why, %error, "the damaged store is used on, for it could not be made again; that is tried again in a while");
+            tracing::error!(%why, %error, "the damaged store could not be rebuilt and stays in use; the daemon tries again in a while");
             self.upkeep.rebuild.note_failure(error);
         }
     }
 
-    /// Whatever is due.
+    /// Runs the most urgent due task.
     fn look(&mut self) {
         if self.upkeep.shared.signals.is_stopping() {
             return;
@@ -229,7 +229,7 @@ impl Housekeeping {
         // Half the time is left for what may have to be waited for.
         let erasure = upkeep.commit.oldest_erasure();
         let erasure_due = erasure.plus(settings.erase_within_ms / 2) <= upkeep.shared.now();
-        // On a disk that is nearly full, what can go may be all that makes room.
+        // On a nearly full disk, removing old files may be the only way to get space.
         let every =
             if upkeep.shared.disk_space.for_writes().is_err() { RETIRE_EVERY_SHORT } else { RETENTION_EVERY };
         let retire_due = self.retention_looked_at.elapsed() >= every;
@@ -254,7 +254,7 @@ impl Housekeeping {
         if let Err(error) = done
             && !matches!(error, EngineError::Stopping)
         {
-            tracing::warn!(?kind, %error, "housekeeping stumbled; it tries this again in a while, and goes on with the rest");
+            tracing::warn!(?kind, %error, "a maintenance task failed; the daemon tries it again in a while, and goes on with the others");
         }
     }
 
@@ -263,14 +263,14 @@ impl Housekeeping {
         bytes_under(&generation.path).unwrap_or_default()
     }
 
-    /// Whether the store takes too much room for what lives in it.
+    /// Whether the store takes too much disk space for its live bytes.
     fn space_due(&mut self) -> bool {
         let bytes = self.upkeep.shared.health.gauges.store_bytes.load(Ordering::Relaxed);
         let grown = bytes > SPACE_BYTES_MIN.max(self.store_bytes_when_fresh / 2 * 3);
         if !grown || bytes <= SPACE_FACTOR * self.live_bytes {
             return false;
         }
-        // It looks so; but what is known to live there may be an old tale.
+        // The number of live bytes may be out of date, so count again.
         let mut live = 0;
         let counted = self.each(|_, value| {
             live += value;
@@ -296,7 +296,7 @@ impl Housekeeping {
         }
     }
 
-    /// Takes a snapshot, verifies it, and removes what it makes needless.
+    /// Takes a snapshot, verifies it, and removes what is no longer needed.
     fn snapshot(&mut self) -> Result<(PathBuf, Summary), EngineError> {
         let began = Instant::now();
         let journaled = self.upkeep.commit.journaled();
@@ -331,7 +331,7 @@ impl Housekeeping {
         Ok(())
     }
 
-    /// Removes what two snapshots and the checkpoint make needless.
+    /// Removes what two snapshots and the checkpoint replace.
     fn retire(&mut self) -> Result<(), EngineError> {
         self.retention_looked_at = Instant::now();
         self.run_machine(&mut RetireTask::default(), &mut InHand::default())
@@ -424,7 +424,7 @@ impl Housekeeping {
         upkeep.shared.catalogue_saved(upkeep.shared.batches.tidy_catalogue(now))
     }
 
-    /// Makes a fresh store, and with it lets go of every byte of what was erased.
+    /// Makes a fresh store, which removes every byte of erased visitors.
     fn compact(&mut self) -> Result<Done, EngineError> {
         let before = self.store_bytes();
         let erasure = self.upkeep.commit.take_oldest_erasure();
@@ -437,7 +437,7 @@ impl Housekeeping {
         Ok(Done { store_bytes, live_bytes, erased, ..Done::default() })
     }
 
-    /// Gives how many ids were erased to the bytes.
+    /// Returns the number of ids whose bytes were erased.
     fn let_go(&mut self) -> Result<u64, EngineError> {
         let mut hand = InHand::default();
         self.run_machine(&mut FreshTask::default(), &mut hand)?;
@@ -448,7 +448,7 @@ impl Housekeeping {
         Ok(hand.erased.len() as u64)
     }
 
-    /// The file that is there while older files may hold the bytes of erased visitors.
+    /// This file exists while older files may hold the bytes of erased visitors.
     fn erasing(&self) -> PathBuf {
         self.upkeep.shared.data_folder.join(layout::ERASING)
     }
@@ -483,7 +483,7 @@ impl Housekeeping {
         self.remove_damaged().map_err(failed)
     }
 
-    /// Removes what is kept for having been damaged: nobody could find the erased in it.
+    /// Removes kept damaged files, because nobody can find erased visitors in them.
     fn remove_damaged(&self) -> io::Result<()> {
         let kept = self.upkeep.shared.data_folder.join(layout::DAMAGED);
         match std::fs::remove_dir_all(&kept) {
@@ -497,8 +497,8 @@ impl Housekeeping {
     fn check_forgotten(&self, from: Position) -> Result<(), EngineError> {
         let needs = self.kept.iter().map(|kept| kept.checkpoint.needs_journal_from()).min();
         if needs.is_none_or(|needs| needs < from) {
-            let why = "a batch from before is not folded in yet, and needs the journal from then: \
-                       what was erased is gone from the store, and goes from the older files later";
+            let why = "an earlier batch is not applied yet and still needs the older journal: the erased visitors \
+                       are gone from the store, and will be removed from the older files later";
             return Err(EngineError::NotYet(why.into()));
         }
         Ok(())

@@ -67,7 +67,7 @@ async fn answer(call: Call<'_>) -> Reply {
         let page = front.app.batches(client, None, None, DRAWN_MAX);
         batches = page.batches.iter().take(NEWEST).map(|batch| ListedBatch::of(batch, now)).collect();
         if !page.batches.is_empty() {
-            plots = vec![Columns::accepted(&page.batches, now), Columns::folded(&page.batches)];
+            plots = vec![Columns::accepted(&page.batches, now), Columns::applied(&page.batches)];
         }
         if may_read {
             totals = match front.app.statistics(&request.who(Some(client)), client).await {

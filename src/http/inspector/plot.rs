@@ -112,8 +112,8 @@ impl Columns {
         }
     }
 
-    /// How fast each of the newest batches was folded in, the newest last.
-    pub(super) fn folded(batches: &[BatchStatus]) -> Self {
+    /// How fast each of the newest batches was applied, the newest last.
+    pub(super) fn applied(batches: &[BatchStatus]) -> Self {
         let newest = batches.iter().take(30);
         let mut rates: Vec<_> =
             newest.filter_map(|batch| Some((batch.rows_per_second?, batch.id.to_string()))).collect();

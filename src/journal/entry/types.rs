@@ -12,9 +12,9 @@ pub enum Entry {
     Write(WriteEntry),
     /// A batch was accepted: every row of it will be applied.
     BatchAccepted(BatchAcceptedEntry),
-    /// A batch is folded, counted and checkpointed.
+    /// A batch is applied, counted and checkpointed.
     BatchCompleted(BatchCompletedEntry),
-    /// A batch was ended without being folded in, for its file was damaged.
+    /// A batch was given up without being applied, because its file was damaged.
     BatchGivenUp(BatchGivenUpEntry),
 }
 
@@ -58,7 +58,7 @@ impl Entry {
 /// What a write changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WriteEntry {
-    /// The write's seq; zero if it is none that has one: rows resolved for folding, what the sweeper took.
+    /// The write's seq; zero if it is none that has one: rows resolved for the apply thread, values that the sweeper removed.
     pub seq: u64,
     /// The values that now stand, in the order in which they are put.
     pub changes: Vec<Change>,
