@@ -28,6 +28,7 @@ use crate::engine::signals::Signals;
 use crate::model::id::ClientCode;
 use crate::model::seq::Millis;
 use crate::store::swap::SwapStore;
+use crate::sync::{Mutex, lock};
 use crate::telemetry::metrics::Metrics;
 use arc_swap::ArcSwap;
 use std::fs::File;
@@ -64,8 +65,9 @@ pub(super) struct Shared {
     pub(super) health: Health,
     /// Stopping, and checkpoints that are due.
     pub(super) signals: Signals,
-    /// Keeps a second daemon out of the data folder as long as anything here is in use.
-    pub(super) _folder_lock: File,
+    /// Keeps a second daemon out of the data folder. A stop opens it once nothing here touches the folder any more: a thread
+    /// that has answered may hold this a moment longer.
+    pub(super) folder_lock: Mutex<Option<File>>,
 }
 
 impl Shared {
@@ -82,6 +84,11 @@ impl Shared {
     /// The most bytes that a profile may have (R9).
     pub(super) fn profile_bytes_max(&self) -> usize {
         usize::try_from(self.config().limits.profile_bytes_max).unwrap_or(usize::MAX)
+    }
+
+    /// Lets the next daemon have the data folder.
+    pub(super) fn unlock_folder(&self) {
+        drop(lock(&self.folder_lock).take());
     }
 
     /// What time it is.

@@ -151,7 +151,7 @@ impl BroughtUp {
             spool: self.spool,
             metrics,
             signals: Signals::at_start(),
-            _folder_lock: self.folder_lock,
+            folder_lock: Mutex::new(Some(self.folder_lock)),
         });
         let commit = Arc::new(commit);
         let hold = Hold::default();
@@ -242,10 +242,13 @@ impl Running {
     /// Stops the engine. Requests in the queue are answered; a batch that is being applied stays where it is.
     pub(super) async fn stop(self: &Arc<Self>) {
         self.shared.signals.stop();
-        self.uploads_gone().await;
+        let uploads_gone = self.uploads_gone().await;
         let running = Arc::clone(self);
         let stopped = blocking(move || {
             running.stop_blocking();
+            if uploads_gone {
+                running.shared.unlock_folder();
+            }
             Ok(())
         });
         if let Err(error) = stopped.await {
@@ -286,15 +289,18 @@ impl Running {
         }
     }
 
-    /// Waits, but not long, until the uploads that were cut off have removed their files. The next start removes the rest.
-    async fn uploads_gone(&self) {
+    /// Waits, but not long, until the uploads that were cut off have removed their files, and says whether they have. The next
+    /// start removes the rest.
+    async fn uploads_gone(&self) -> bool {
         let gone = async {
             self.ingest.uploads.all_free().await;
             self.ingest.dry_runs.all_free().await;
         };
-        if timeout(UPLOADS_STOP_MAX, gone).await.is_err() {
+        let all_gone = timeout(UPLOADS_STOP_MAX, gone).await.is_ok();
+        if !all_gone {
             tracing::warn!("uploads that were cut off are still at work: the next start removes their files");
         }
+        all_gone
     }
 }
 

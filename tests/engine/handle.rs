@@ -81,6 +81,19 @@ async fn what_was_written_is_there_after_a_stop_and_a_start() {
     app.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_engine_lets_go_of_its_folder_though_somebody_still_holds_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = open(folder.path());
+    app.site_call(call(1, "v")).await.unwrap();
+    let held = app.clone();
+    app.stop().await;
+    let next = open(folder.path());
+    assert!(next.site_call(call(2, "v")).await.is_ok());
+    next.stop().await;
+    drop(held);
+}
+
 /// Uploads a batch, in pieces of so many bytes; gives its id and its file.
 async fn upload(app: &Engine, folder: &Path, text: &str, piece: usize) -> (BatchId, PathBuf) {
     let before = uploads(folder);
