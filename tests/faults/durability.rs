@@ -472,8 +472,10 @@ fn whoever_was_erased_after_a_backup_stays_erased_when_it_is_restored() {
 #[test]
 fn a_start_uses_the_indexes_that_are_there() {
     let mut daemon = Daemon::start_configured("[ingest]\nmax_rows_per_second = 1\n");
-    for round in 0..3 {
-        daemon.post_batch("demo", format!("batch=pcId,n\np1,{round}\np2,{round}\np3,{round}\n"));
+    // Far more rows than a slow machine's test could see applied at this rate.
+    let rows: String = (0..2_000).map(|n| format!("p{n},1\n")).collect();
+    for _ in 0..3 {
+        daemon.post_batch("demo", format!("batch=pcId,n\n{rows}"));
     }
     let indexes = |daemon: &Daemon| -> Vec<(PathBuf, u64)> {
         let files = files_below(&daemon.data().join("spool")).into_iter();
