@@ -125,6 +125,7 @@ impl Group<'_> {
         // A full list drops its oldest link and the ECIDs that came with it, so that no profile lists an id that leads elsewhere.
         if let Some(oldest) = self.dropped_by(from, &to_profile)? {
             self.view.detach(&oldest, seq)?;
+            self.cause.whole = true;
         }
 
         let to_value = self.view.get(&to_profile)?;
@@ -138,6 +139,7 @@ impl Group<'_> {
         };
         if let Some(merged) = &merged {
             merge(&mut profile, merged);
+            self.cause.whole = true;
         }
         list_id(&mut profile, from.kind(), from.id(), seq);
         for linked in &came_along {

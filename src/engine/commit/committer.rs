@@ -12,7 +12,7 @@ use crate::batch::resolve::{Noted, View, resolve_while};
 use crate::batch::spool::SpoolFile;
 use crate::durable::point;
 use crate::engine::error::{EngineError, Fatal};
-use crate::journal::entry::{Checkpoint, Entry, encode_group};
+use crate::journal::entry::{Cause, Checkpoint, Entry, encode_group};
 use crate::journal::log::{AppendError, Log};
 use crate::model::id::{ClientCode, Key};
 use crate::model::seq::{Clock, Seq, SeqSource};
@@ -116,6 +116,7 @@ impl Committer {
             noted: Noted::default(),
             lists: BTreeMap::new(),
             keyed: BTreeMap::new(),
+            cause: Cause::default(),
         };
         let (mut decided, mut marks, mut bytes) = (vec![], vec![], 0);
         let (group_bytes, _) = self.bytes_max;

@@ -11,7 +11,7 @@ use crate::batch::progress::Known;
 use crate::batch::resolve::decoded;
 use crate::engine::error::Fatal;
 use crate::engine::types::{SiteCall, Written};
-use crate::journal::entry::{BatchCompletedEntry, Entry};
+use crate::journal::entry::{BatchCompletedEntry, Entry, WriteKind};
 use crate::journal::log::AppendError;
 use crate::model::batch::{BatchId, BatchRules, IdempotencyKey};
 use crate::model::id::{ClientCode, Key, VisitorId};
@@ -125,6 +125,8 @@ impl Committer {
             left_out = apply(&mut profile, &write);
             group.view.put(&canonical, &Stored::Profile(profile));
         }
+        group.cause.kind =
+            if call.source == Source::Delivery { WriteKind::Delivery } else { WriteKind::Mbox };
         Ok(group.written(seq, Answer::Written(Written { seq: Some(seq), known: true, left_out, pc: given })))
     }
 
@@ -155,6 +157,7 @@ impl Committer {
             let (erased, known) = group.erase(&key, &write)?;
             self.oldest_erasure.fetch_min(seq.millis().0, Ordering::AcqRel);
             let written = Written { seq: Some(seq), known, left_out: 0, pc: None };
+            group.cause.kind = WriteKind::Erasure;
             return Ok(group.written(seq, Answer::Erased(written, erased)));
         }
         let canonical = group.living(&key, &write)?;
@@ -163,12 +166,15 @@ impl Committer {
         let mut written = Written { seq: None, known: false, left_out: 0, pc: None };
         if let Some(mut profile) = profile_for(stored, &write) {
             written.known = true;
-            let brings = |profile: &Profile<'_>| {
-                let visible = profile.visible();
-                sets.iter().any(|(_, value)| !value.is_empty())
-                    || removes.iter().any(|name| visible.iter().any(|held| held.name == name.as_str()))
+            let held = |name: &&String, profile: &Profile<'_>| {
+                profile.visible().iter().any(|held| held.name == name.as_str())
             };
-            if brings(&profile) {
+            let removed: Vec<Box<str>> =
+                removes.iter().filter(|name| held(name, &profile)).map(|name| name.as_str().into()).collect();
+            if !removed.is_empty() || sets.iter().any(|(_, value)| !value.is_empty()) {
+                let removal = matches!(what, VisitorWrite::Remove(_));
+                group.cause.kind = if removal { WriteKind::Removal } else { WriteKind::SingleUpdate };
+                group.cause.removed = removed;
                 written.seq = Some(seq);
                 written.left_out = apply(&mut profile, &write);
                 group.view.put(&canonical, &Stored::Profile(profile));
@@ -199,6 +205,7 @@ impl Committer {
             };
             group.view.put(&key, &Stored::Tombstone { applied_seq, erased: false });
         }
+        group.cause.kind = WriteKind::Sweep;
         Ok(group.written(Seq::ZERO, Answer::Done))
     }
 

@@ -7,7 +7,7 @@ use super::request::Answer;
 use crate::batch::pending::Pending;
 use crate::batch::pending_list::PendingList;
 use crate::batch::resolve::{Noted, ResolvedBundle, ResolvedRow, View};
-use crate::journal::entry::{self, Change, Entry, Resolved, WriteEntry};
+use crate::journal::entry::{self, Cause, Change, Entry, Resolved, WriteEntry};
 use crate::model::batch::IdempotencyKey;
 use crate::model::id::ClientCode;
 use crate::model::profile::{Stored, StoredBytes};
@@ -24,6 +24,8 @@ pub(super) struct Group<'s> {
     pub(super) lists: BTreeMap<ClientCode, PendingList>,
     /// The batches that this group accepts, by client and `Idempotency-Key`.
     pub(super) keyed: BTreeMap<(ClientCode, IdempotencyKey), Arc<Pending>>,
+    /// What is known of the request in hand that its new values do not tell.
+    pub(super) cause: Cause,
 }
 
 impl Group<'_> {
@@ -31,11 +33,13 @@ impl Group<'_> {
     pub(super) fn take_back(&mut self) {
         self.view.take_back();
         self.noted.take_back();
+        self.cause = Cause::default();
     }
 
     /// Makes one journal entry of all changes since the last entry.
     pub(super) fn written(&mut self, seq: Seq, answer: Answer) -> Decided {
         let (resolved, resolved_bundles) = self.noted.take_new();
+        let cause = std::mem::take(&mut self.cause);
         let puts = self.in_order_of_putting();
         if puts.is_empty() && resolved.is_empty() && resolved_bundles.is_empty() {
             return Decided::answering(answer);
@@ -59,6 +63,7 @@ impl Group<'_> {
             changes: puts.iter().map(change).collect(),
             resolved: resolved.iter().map(row).collect(),
             resolved_bundles: resolved_bundles.iter().map(bundle).collect(),
+            cause,
         };
         let entry = Some(Entry::Write(entry));
         Decided { entry, puts, resolved, resolved_bundles, ..Decided::answering(answer) }

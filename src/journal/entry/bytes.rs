@@ -1,11 +1,11 @@
 //! The bytes of commit groups and checkpoints. Each begins with its version; earlier versions are read.
 
-use super::earlier::{self, Accepted as _, Version1, Version2, Version3, Version4};
+use super::earlier::{self, Accepted as _, Version1, Version2, Version3, Version4, Version5};
 use super::types::{Checkpoint, Entry};
 use crate::model::codec::{self, CodecError};
 
 /// The version that a group's payload begins with.
-pub const GROUP_VERSION: u8 = 5;
+pub const GROUP_VERSION: u8 = 6;
 /// What the payload of a group begins with that stands where damaged ones were given up.
 const GROUP_GIVEN_UP: u8 = 0xff;
 /// The version that a checkpoint begins with.
@@ -29,6 +29,7 @@ pub fn decode_group(payload: &[u8]) -> Result<Vec<Entry>, CodecError> {
         Some(&Version2::VERSION) => earlier::decode_group::<Version2>(payload),
         Some(&Version3::VERSION) => earlier::decode_group::<Version3>(payload),
         Some(&Version4::VERSION) => earlier::decode_group::<Version4>(payload),
+        Some(&Version5::VERSION) => earlier::decode_group::<Version5>(payload),
         _ => codec::decode(GROUP_VERSION, payload),
     }
 }
@@ -52,8 +53,8 @@ pub fn decode_checkpoint(bytes: &[u8]) -> Result<Checkpoint, CodecError> {
 #[cfg(test)]
 mod tests {
     use super::super::types::{
-        BatchAcceptedEntry, BatchCompletedEntry, BatchGivenUpEntry, CatalogueMark, Change, KnownBatch,
-        Resolved, ResolvedBundle, SentKeyEntry, WriteEntry,
+        BatchAcceptedEntry, BatchCompletedEntry, BatchGivenUpEntry, CatalogueMark, Cause, Change, KnownBatch,
+        Resolved, ResolvedBundle, SentKeyEntry, WriteEntry, WriteKind,
     };
     use super::*;
     use crate::journal::log::Position;
@@ -107,6 +108,7 @@ mod tests {
             changes: vec![Change { key: ByteBuf::from(*b"k"), value: ByteBuf::from(*b"v") }],
             resolved: vec![Resolved { batch: 3, line: 2, outcome: 1 }],
             resolved_bundles: vec![],
+            cause: Cause::default(),
         };
         vec![
             Entry::Write(write),
@@ -139,6 +141,8 @@ mod tests {
         if let Entry::Write(write) = &mut written[0] {
             write.resolved_bundles =
                 vec![ResolvedBundle { batch: 3, first: 2, became: vec![(1, 1), (900, 0)] }];
+            write.cause =
+                Cause { kind: WriteKind::Removal, whole: true, removed: vec!["a".into(), "名".into()] };
         }
         encode_group(&written, &mut payload).unwrap();
         assert_eq!(decode_group(&payload).unwrap(), written);
@@ -175,6 +179,11 @@ mod tests {
                     };
                     many.min(3)
                 ],
+                cause: Cause {
+                    kind: WriteKind::Sweep,
+                    whole: true,
+                    removed: vec!["n".repeat(many).into(); many],
+                },
             };
             let accepted = BatchAcceptedEntry {
                 client: "c".repeat(many),
@@ -206,6 +215,15 @@ mod tests {
     }
 
     const END: &str = "07020001000063";
+
+    /// As a program wrote them before writes said what kind they were.
+    #[test]
+    fn groups_of_version_5_are_read() {
+        let accepted =
+            "0464656d6f070bfb2c0101fc78563412030101000100fc00081948fc0000100001016bfb2c0101fc785634120000";
+        let group_5 = format!("0504000501016b0176010302010001{accepted}02{END}0603{accepted}{END}00");
+        assert_eq!(decode_group(&bytes(&group_5)).unwrap(), group(Some(0x1234_5678), Some("k"), 6));
+    }
 
     /// As a program wrote them before batches said how their rows are read: these are read as they were then.
     #[test]

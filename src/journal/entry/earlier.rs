@@ -1,10 +1,10 @@
 //! What earlier versions of groups and checkpoints said of a batch and of resolved rows; that checkpoints listed complete
-//! batches too; and that none said how far a store reached. Version 4 said all but how a batch's rows are read. All else was
-//! as it is now.
+//! batches too; and that none said how far a store reached. Version 4 said all but how a batch's rows are read, version 5 all
+//! but what kind a write was. All else was as it is now.
 
 use super::types::{
-    BatchAcceptedEntry, BatchCompletedEntry, BatchGivenUpEntry, CatalogueMark, Change, Checkpoint, Entry,
-    KnownBatch, Resolved, SentKeyEntry, WriteEntry,
+    BatchAcceptedEntry, BatchCompletedEntry, BatchGivenUpEntry, CatalogueMark, Cause, Change, Checkpoint,
+    Entry, KnownBatch, Resolved, ResolvedBundle, SentKeyEntry, WriteEntry,
 };
 use crate::model::batch::{Counts, RowReading};
 use crate::model::codec::{self, CodecError};
@@ -111,6 +111,9 @@ pub struct Version4 {
     key: Option<SentKeyEntry>,
 }
 
+/// It told a batch as it is told now.
+pub(super) type Version5 = BatchAcceptedEntry;
+
 impl Accepted for Version1 {
     const VERSION: u8 = 1;
     type Write = Write;
@@ -131,7 +134,13 @@ impl Accepted for Version3 {
 
 impl Accepted for Version4 {
     const VERSION: u8 = 4;
-    type Write = WriteEntry;
+    type Write = Write5;
+    type End = BatchCompletedEntry;
+}
+
+impl Accepted for Version5 {
+    const VERSION: u8 = 5;
+    type Write = Write5;
     type End = BatchCompletedEntry;
 }
 
@@ -145,7 +154,22 @@ pub(super) struct Write {
 
 impl From<Write> for WriteEntry {
     fn from(Write { seq, changes, resolved }: Write) -> Self {
-        Self { seq, changes, resolved, resolved_bundles: vec![] }
+        Write5 { seq, changes, resolved, resolved_bundles: vec![] }.into()
+    }
+}
+
+/// Before version 6 a write did not say what kind it was.
+#[derive(Deserialize)]
+pub(super) struct Write5 {
+    seq: u64,
+    changes: Vec<Change>,
+    resolved: Vec<Resolved>,
+    resolved_bundles: Vec<ResolvedBundle>,
+}
+
+impl From<Write5> for WriteEntry {
+    fn from(Write5 { seq, changes, resolved, resolved_bundles }: Write5) -> Self {
+        Self { seq, changes, resolved, resolved_bundles, cause: Cause::default() }
     }
 }
 

@@ -15,6 +15,6 @@ pub use bytes::{
 };
 pub use earlier::Version4;
 pub use types::{
-    BatchAcceptedEntry, BatchCompletedEntry, BatchGivenUpEntry, CatalogueMark, Change, Checkpoint, Entry,
-    KnownBatch, Resolved, ResolvedBundle, SentKeyEntry, WriteEntry,
+    BatchAcceptedEntry, BatchCompletedEntry, BatchGivenUpEntry, CatalogueMark, Cause, Change, Checkpoint,
+    Entry, KnownBatch, Resolved, ResolvedBundle, SentKeyEntry, WriteEntry, WriteKind,
 };

@@ -37,7 +37,8 @@ impl Entry {
                     let bundles = write.resolved_bundles.iter();
                     let bundles = bundles.map(|bundle| (3 + 2 * bundle.became.len()) * NUMBER);
                     let resolved = write.resolved.len() * 3 * NUMBER;
-                    4 * NUMBER + changes.sum::<usize>() + resolved + bundles.sum::<usize>()
+                    let removed = write.cause.removed.iter().map(|name| NUMBER + name.len()).sum::<usize>();
+                    7 * NUMBER + changes.sum::<usize>() + resolved + bundles.sum::<usize>() + removed
                 }
                 Self::BatchAccepted(accepted) => batch(accepted),
                 Self::BatchCompleted(_) => end,
@@ -66,6 +67,39 @@ pub struct WriteEntry {
     pub resolved: Vec<Resolved>,
     /// What became of those that share an id with many others of their batch.
     pub resolved_bundles: Vec<ResolvedBundle>,
+    /// What the new values do not tell of it.
+    pub cause: Cause,
+}
+
+/// What the new values do not tell of a write: nothing needs it but the feed of changes.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Cause {
+    /// What kind of write it was.
+    pub kind: WriteKind,
+    /// Whether the visitor also got attributes that other writes had set, or lost an id: a login merge, a full list of ids.
+    pub whole: bool,
+    /// The names of the attributes that it removed.
+    pub removed: Vec<Box<str>>,
+}
+
+/// A kind of write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum WriteKind {
+    /// None that has a seq; or an earlier program did not say.
+    #[default]
+    Unknown,
+    /// An mbox or ubox call.
+    Mbox,
+    /// A Delivery API call.
+    Delivery,
+    /// A single update.
+    SingleUpdate,
+    /// The removal of attributes.
+    Removal,
+    /// The erasure of a visitor.
+    Erasure,
+    /// The removal of values that had expired.
+    Sweep,
 }
 
 /// One key's new value.
