@@ -19,6 +19,7 @@
 //! | [`folder`] | the format stamp of a data folder, and the marker of an unfinished one |
 //! | [`tokens`], [`audit`] | who may do what; who did what |
 //! | [`config`], [`telemetry`] | settings, resolved and checked before anything opens; log lines and metrics |
+//! | [`order`] | the order of several nodes: a log of records that each of them reads; no Kafka |
 //! | [`journal`] | segments, group commit, entries, snapshots |
 //! | [`store`] | the interface to the profile store, its implementations sled and memory, and the exchange of a store for a fresh one |
 //! | [`batch`] | the batch file's parser, the spool, pending rows, their resolving, and the application of batches in the background |
@@ -82,6 +83,7 @@ pub mod http;
 pub mod journal;
 pub mod layout;
 pub mod model;
+pub mod order;
 pub mod store;
 pub mod sync;
 pub mod telemetry;

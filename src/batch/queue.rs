@@ -1,7 +1,8 @@
 //! All batches that the daemon knows, and whose turn it is to be applied.
 //!
 //! A batch is in front of the store until the store holds all of it, and among the kept batches once it is complete. It is in
-//! both if a store had to be rebuilt: see [`Batches::publish_again`].
+//! both if a store had to be rebuilt: see [`Batches::publish_again`]; or if another node has counted it before this one has
+//! applied it: see [`Batches::counted`]. It is in neither if this node has applied it and the order has no count yet.
 //!
 //! Promises: batches are applied in seq order per client, and clients take turns. So a client with a hundred batches waiting
 //! does not delay another's first. A reader's list of pending batches never changes. Accepting, completing, finding and
@@ -55,6 +56,17 @@ pub enum Turn {
     Closed,
 }
 
+/// How far a batch is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CountedSo {
+    /// Not yet, as far as this node knows.
+    Pending,
+    /// This node has counted it so. The order of several nodes has no count yet.
+    Applied(Counts),
+    /// It is complete.
+    Complete,
+}
+
 /// All batches.
 #[derive(Debug, Default)]
 pub struct Batches {
@@ -78,6 +90,9 @@ struct All {
     in_front: BTreeMap<Seq, InFront>,
     /// How many rows they have.
     rows_pending: u64,
+    /// The batches that the store holds all of, and that the order of several nodes has no count of yet. Of each client they
+    /// are older than the pending ones.
+    applied: BTreeMap<Seq, AppliedHere>,
     kept: Kept,
     /// How many batches the catalogue has that are not kept any more.
     forgotten: u64,
@@ -90,6 +105,16 @@ struct InFront {
     position: Position,
     /// When it was completed and with which counts, if that was in a store that was lost.
     completed: Option<BatchCompletedEntry>,
+    /// How the order of several nodes has counted it, if it has. This node has yet to come to the same counts.
+    counted: Option<BatchCompletedEntry>,
+}
+
+#[derive(Debug)]
+struct AppliedHere {
+    known: Known,
+    /// Where in the journal its entry's group begins.
+    position: Position,
+    end: BatchCompletedEntry,
 }
 
 /// The idempotency keys that batches came with lately. Both maps have the same keys.
@@ -127,7 +152,90 @@ impl Batches {
     /// Makes a batch readable. From now on lookups apply its rows, and its turn will come.
     pub fn publish(&self, pending: Arc<Pending>, position: Position) {
         self.note_key(&pending.accepted, None);
-        self.put_in_front(InFront { pending, position, completed: None });
+        self.put_in_front(InFront { pending, position, completed: None, counted: None });
+    }
+
+    /// Makes a batch readable that this node has not applied, though the order of several nodes has its count. It shows as
+    /// complete.
+    pub fn publish_counted(&self, pending: Arc<Pending>, position: Position, end: &BatchCompletedEntry) {
+        self.publish(pending, position);
+        self.counted(end);
+    }
+
+    /// Notes a batch that the store holds all of, and that the order of several nodes has no count of.
+    pub fn publish_applied(&self, accepted: &Arc<Accepted>, position: Position, end: BatchCompletedEntry) {
+        self.note_key(accepted, None);
+        let progress = Arc::new(Progress::of(accepted));
+        progress.add(&end.counts);
+        let known = Known { accepted: Arc::clone(accepted), progress };
+        let applied = AppliedHere { known, position, end };
+        change(&self.all, |all| drop(all.applied.insert(Seq::from_u64(end.seq), applied)));
+    }
+
+    /// How far a batch is counted; none if it is not known.
+    pub fn counted_so(&self, id: &BatchId) -> Option<CountedSo> {
+        look(&self.all, |all| {
+            let (in_front, applied) = (all.in_front.get(&id.seq), all.applied.get(&id.seq));
+            if let Some(batch) = in_front.filter(|batch| batch.pending.accepted.id == *id) {
+                let counted = batch.counted.or(batch.completed).is_some();
+                return Some(if counted { CountedSo::Complete } else { CountedSo::Pending });
+            }
+            if let Some(applied) = applied.filter(|applied| applied.known.accepted.id == *id) {
+                return Some(CountedSo::Applied(applied.end.counts));
+            }
+            all.kept.has(id).then_some(CountedSo::Complete)
+        })
+    }
+
+    /// The order of several nodes has counted a batch: it shows as complete. If this node has not applied it yet, lookups go
+    /// on to apply its rows until it has.
+    pub fn counted(&self, end: &BatchCompletedEntry) {
+        change(&self.all, |all| {
+            let seq = Seq::from_u64(end.seq);
+            if let Some(batch) = all.in_front.get_mut(&seq) {
+                batch.counted = Some(*end);
+                let accepted = Arc::clone(&batch.pending.accepted);
+                self.keep(all, &accepted, end.counts, Millis(end.at_ms));
+            } else if let Some(AppliedHere { known, .. }) = all.applied.remove(&seq) {
+                self.keep(all, &known.accepted, end.counts, Millis(end.at_ms));
+                known.progress.complete(end.counts, Millis(end.at_ms));
+            }
+        });
+    }
+
+    /// The store of this node holds all of a batch. False if the order of several nodes has other counts.
+    pub fn applied(&self, seq: Seq, end: &BatchCompletedEntry) -> bool {
+        change(&self.all, |all| {
+            let Some(id) = all.in_front.get(&seq).map(|batch| batch.pending.accepted.id.clone()) else {
+                return true;
+            };
+            let Some(batch) = Self::take_from_front(all, &id) else { return true };
+            match batch.counted.or(batch.completed) {
+                Some(counted) if counted.counts != end.counts => return false,
+                Some(counted) => batch.pending.progress.complete(counted.counts, Millis(counted.at_ms)),
+                None => {
+                    let known = batch.pending.known();
+                    let applied = AppliedHere { known, position: batch.position, end: *end };
+                    all.applied.insert(seq, applied);
+                }
+            }
+            true
+        })
+    }
+
+    /// The batches that this node has counted and the order has not, with their counts.
+    pub fn uncounted(&self) -> Vec<(BatchId, Counts)> {
+        look(&self.all, |all| {
+            all.applied.values().map(|one| (one.known.accepted.id.clone(), one.end.counts)).collect()
+        })
+    }
+
+    /// Whether a batch shows as complete though this node has yet to apply it, and so has no outcomes of its rows.
+    pub fn lacks_outcomes(&self, id: &BatchId) -> bool {
+        look(&self.all, |all| {
+            let in_front = all.in_front.get(&id.seq);
+            in_front.is_some_and(|batch| batch.counted.is_some() && !batch.pending.is_on_record())
+        })
     }
 
     /// Puts a complete batch in front of the store again. The store that had it is gone, and the rebuilt one does not hold all
@@ -143,7 +251,7 @@ impl Batches {
     /// [`Checkpoint::held`]: crate::journal::entry::Checkpoint::held
     pub fn publish_again(&self, pending: Arc<Pending>, position: Position, end: &BatchCompletedEntry) {
         self.note_complete(&pending.accepted, end.counts, Millis(end.at_ms));
-        self.put_in_front(InFront { pending, position, completed: Some(*end) });
+        self.put_in_front(InFront { pending, position, completed: Some(*end), counted: None });
     }
 
     fn put_in_front(&self, batch: InFront) {
@@ -162,9 +270,16 @@ impl Batches {
         self.changed.notify_all();
     }
 
-    /// Whether a batch is in front of the store though it is complete.
+    /// Whether a batch is in front of the store though it was complete before.
     pub fn is_again(&self, batch: Seq) -> bool {
         look(&self.all, |all| all.in_front.get(&batch).is_some_and(|found| found.completed.is_some()))
+    }
+
+    /// Whether a batch is in front of the store though it shows as complete.
+    fn shows_complete_in_front(&self, batch: Seq) -> bool {
+        look(&self.all, |all| {
+            all.in_front.get(&batch).is_some_and(|found| found.completed.or(found.counted).is_some())
+        })
     }
 
     /// When a batch in front of the store was completed before, if it was, with these counts.
@@ -318,7 +433,8 @@ impl Batches {
     pub fn get(&self, id: &BatchId) -> Option<Known> {
         look(&self.all, |all| {
             let in_front = || {
-                let found = all.in_front.get(&id.seq).map(|found| found.pending.known())?;
+                let pending = all.in_front.get(&id.seq).map(|found| found.pending.known());
+                let found = pending.or_else(|| all.applied.get(&id.seq).map(|one| one.known.clone()))?;
                 (found.accepted.id == *id).then_some(found)
             };
             all.kept.get(id).or_else(in_front)
@@ -338,7 +454,9 @@ impl Batches {
             let list = all.pending.get(client).filter(|_| which != Which::Complete);
             let incomplete = list.into_iter().flat_map(|list| list.before(before));
             let incomplete = incomplete.filter(|pending| !all.kept.has(&pending.accepted.id));
-            let mut incomplete = incomplete.map(|pending| pending.known()).peekable();
+            let applied = all.applied.range(..before).rev().map(|(_, one)| one.known.clone());
+            let applied = applied.filter(|one| which != Which::Complete && one.accepted.id.client == *client);
+            let mut incomplete = incomplete.map(|pending| pending.known()).chain(applied).peekable();
             let kept = (which != Which::Incomplete).then(|| all.kept.before(client, before));
             let mut kept = kept.into_iter().flatten().peekable();
             let seq = |known: &Known| known.accepted.id.seq;
@@ -375,7 +493,7 @@ impl Batches {
         look(&self.all, |all| all.kept.len())
     }
 
-    /// Shows every complete batch that the store holds. No lock is held while `each` runs, so it may take long. Batches that
+    /// Shows every batch that the store holds all of. No lock is held while `each` runs, so it may take long. Batches that
     /// become complete meanwhile may be among them or not.
     pub fn each_held<E>(&self, mut each: impl FnMut(Known) -> Result<(), E>) -> Result<(), E> {
         let clients: Vec<ClientCode> = look(&self.all, |all| all.kept.clients().cloned().collect());
@@ -386,11 +504,14 @@ impl Batches {
                     look(&self.all, |all| all.kept.behind(&client, behind).take(LOOK_BATCHES).collect());
                 let Some(last) = page.last() else { break };
                 behind = last.accepted.id.seq;
-                let held = page.into_iter().filter(|known| !self.is_again(known.accepted.id.seq));
+                let held =
+                    page.into_iter().filter(|known| !self.shows_complete_in_front(known.accepted.id.seq));
                 held.into_iter().try_for_each(&mut each)?;
             }
         }
-        Ok(())
+        let applied: Vec<Known> =
+            look(&self.all, |all| all.applied.values().map(|one| one.known.clone()).collect());
+        applied.into_iter().try_for_each(each)
     }
 
     /// The complete batches that the store holds and that `may_go`: the oldest of each client, up to the first that may not.
@@ -429,11 +550,18 @@ impl Batches {
     pub fn mark(&self) -> (Vec<KnownBatch>, CatalogueMark) {
         look(&self.all, |all| {
             let known = |batch: &InFront| KnownBatch {
-                position: batch.position.to_pair(),
-                accepted: batch.pending.accepted.to_entry(),
                 completed: batch.completed,
+                counted: batch.counted,
+                ..KnownBatch::pending(batch.position.to_pair(), batch.pending.accepted.to_entry())
             };
-            (all.in_front.values().map(known).collect(), self.catalogue.mark())
+            let applied = |one: &AppliedHere| KnownBatch {
+                applied: Some(one.end),
+                ..KnownBatch::pending(one.position.to_pair(), one.known.accepted.to_entry())
+            };
+            let in_front = all.in_front.values().map(known);
+            let mut known: Vec<KnownBatch> = in_front.chain(all.applied.values().map(applied)).collect();
+            known.sort_unstable_by_key(|batch| batch.accepted.seq);
+            (known, self.catalogue.mark())
         })
     }
 

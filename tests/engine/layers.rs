@@ -8,7 +8,7 @@ use std::path::Path;
 
 /// The layers, lowest first: each may use those before it. A new module at the top of `src` gets its place here and in
 /// the design.
-const LAYERS: [&str; 17] = [
+const LAYERS: [&str; 18] = [
     "model",
     "layout",
     "sync",
@@ -19,6 +19,7 @@ const LAYERS: [&str; 17] = [
     "audit",
     "config",
     "telemetry",
+    "order",
     "journal",
     "store",
     "batch",

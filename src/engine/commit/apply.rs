@@ -67,6 +67,17 @@ impl Committer {
             );
             self.batches.complete(&pending.accepted.id, end.counts, Millis(end.at_ms));
         }
+        if let Some(end) = one.applied
+            && !self.batches.applied(Seq::from_u64(end.seq), &end)
+        {
+            return Err(Fatal::new(format!(
+                "the batch with seq {} came to {:?} here, and another node has counted it otherwise",
+                end.seq, end.counts
+            )));
+        }
+        if let Some(end) = one.counted {
+            self.batches.counted(&end);
+        }
         Ok(one.answer)
     }
 

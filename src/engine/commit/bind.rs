@@ -93,6 +93,19 @@ impl Group<'_> {
         Ok(if lives { canonical } else { id.clone() })
     }
 
+    /// Whether the profile at the end of a link, two links at most, lists the id.
+    pub(super) fn leads_on(&mut self, id: &Key, mut target: Key) -> Result<bool, Undecided> {
+        for _ in 0..2 {
+            let Some(value) = self.view.get(&target)? else { return Ok(false) };
+            match decoded(&target, &value)? {
+                Stored::Profile(profile) => return Ok(profile.lists(id.kind(), id.id())),
+                Stored::Link { target: further, .. } => target = further,
+                Stored::Tombstone { .. } => return Ok(false),
+            }
+        }
+        Ok(false)
+    }
+
     /// Binds one id to another, unless it is bound already (R1, R2). Merges the profile of the first into that of the second
     /// and puts a link in its place. Returns whether anything changed.
     pub(super) fn bind(&mut self, from: &Key, to: &Key, write: &Write<'_>) -> Result<bool, Undecided> {

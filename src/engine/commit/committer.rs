@@ -1,11 +1,13 @@
 //! Takes requests group by group: decide, journal, apply, answer.
 //!
 //! Promises: a group takes less than 8 MiB, unless the values of one request alone need more; seqs rise in journal order;
-//! nothing is visible before it is durable; a failed sync is never retried.
+//! nothing is visible before it is durable; a failed sync is never retried. A request that has a place in the order of
+//! several nodes is never refused for what only this node lacks: the node stands until it can go on, or ends.
 
 use super::decided::{Decided, Undecided};
 use super::group::Group;
-use super::request::{Answer, Request};
+use super::ordering::{Ordering as OrderApplied, Standing};
+use super::request::{Answer, Ordered, Placed, Request};
 use crate::batch::pending_list::PendingList;
 use crate::batch::queue::Batches;
 use crate::batch::resolve::{Noted, View, resolve_while};
@@ -16,7 +18,6 @@ use crate::journal::entry::{Cause, Checkpoint, Entry, encode_group};
 use crate::journal::log::{AppendError, Log};
 use crate::model::id::{ClientCode, Key};
 use crate::model::seq::{Clock, Seq, SeqSource};
-
 use crate::store::swap::SwapStore;
 use crate::sync::{AtomicU64, Ordering};
 use crate::telemetry::metrics::Metrics;
@@ -55,6 +56,8 @@ pub struct Committer {
     pub journaled: Arc<AtomicU64>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
+    /// How far the order of several nodes is applied. None on a single daemon.
+    pub order: Option<OrderApplied>,
     payload: Vec<u8>,
     /// [`GROUP_BYTES`] and [`RESOLVED_BYTES`]; tests set smaller ones.
     bytes_max: (usize, usize),
@@ -94,6 +97,7 @@ impl Committer {
             oldest_erasure: Arc::new(AtomicU64::new(u64::MAX)),
             journaled: Arc::new(AtomicU64::new(0)),
             metrics: Arc::default(),
+            order: None,
             payload: vec![],
             bytes_max: (GROUP_BYTES, RESOLVED_BYTES),
         }
@@ -108,7 +112,7 @@ impl Committer {
     /// fit stay in the queue.
     pub fn commit(
         &mut self,
-        requests: &mut VecDeque<Request>,
+        requests: &mut VecDeque<Ordered>,
     ) -> Result<Vec<Result<Answer, EngineError>>, Fatal> {
         let store = Arc::clone(&self.store);
         let mut group = Group {
@@ -122,21 +126,27 @@ impl Committer {
         let (group_bytes, _) = self.bytes_max;
         // The last request, if it moves to the next group.
         let mut begun = None;
-        while let Some(request) = requests.pop_front() {
+        while let Some(Ordered { request, placed }) = requests.pop_front() {
             if let Request::TakeOver(made) = request {
                 if decided.is_empty() {
                     return Ok(vec![self.take_over(*made)]);
                 }
-                requests.push_front(Request::TakeOver(made));
+                requests.push_front(Request::TakeOver(made).into());
                 break;
             }
             if matches!(request, Request::Mark) {
                 marks.push(decided.len());
             }
+            if self.skips(placed.as_ref())? {
+                self.note_skipped(placed.as_ref());
+                decided.push(Decided::answering(Answer::Duplicate));
+                continue;
+            }
+            let now = placed.map_or_else(|| self.clock.now(), |placed| placed.time);
             let one = match self.resolve_first(&mut group, request) {
-                Ok(Resolving::All(request)) => self.decide(&mut group, request),
+                Ok(Resolving::All(request)) => self.decide(&mut group, request, now),
                 Ok(Resolving::Begun(rest)) => {
-                    begun = Some(rest);
+                    begun = Some(Ordered { request: rest, placed });
                     Ok(group.written(Seq::ZERO, Answer::Done))
                 }
                 Err(undecided) => Err(undecided),
@@ -144,6 +154,8 @@ impl Committer {
             let one = match one {
                 Ok(one) => one,
                 Err(Undecided::Fatal(fatal)) => return Err(fatal),
+                // Every other node does what this one cannot.
+                Err(undecided) if placed.is_some() => return Err(undecided.fatal()),
                 Err(Undecided::Unreadable(error)) => {
                     group.take_back();
                     self.store.note_damage(&error);
@@ -165,6 +177,9 @@ impl Committer {
                 self.written
             );
             self.written = self.written.max(seq);
+            if begun.is_none() {
+                self.note_place(placed.as_ref(), &one);
+            }
             bytes += one.entry.as_ref().map_or(0, Entry::bytes_max);
             decided.push(one);
             if begun.is_some() || bytes > group_bytes {
@@ -173,18 +188,18 @@ impl Committer {
         }
 
         let position = self.log.end();
-        let entries: Vec<Entry> = decided.iter_mut().filter_map(|one| one.entry.take()).collect();
+        let mut entries: Vec<Entry> = decided.iter_mut().filter_map(|one| one.entry.take()).collect();
+        entries.extend(self.order.as_mut().and_then(|order| order.entry(self.seqs.last())).map(Entry::Order));
         if !entries.is_empty() {
             self.payload.clear();
             encode_group(&entries, &mut self.payload).map_err(Fatal::new)?;
             self.journaled.fetch_add(self.payload.len() as u64, Ordering::Relaxed);
             // The frame may be on the disk from here on, even if the append fails. A restart then needs the uploads that it names.
             uploads(&mut decided).for_each(SpoolFile::keep);
-            let began = Instant::now();
-            let appended = self.log.append(&self.payload);
-            self.metrics.journal_synced(self.payload.len(), began.elapsed());
+            let appended = self.append();
             match appended {
-                Ok(_) => {}
+                Ok(()) => {}
+                Err(error) if self.order.is_some() => return Err(Fatal::new(error)),
                 Err(error @ AppendError::Full { .. }) => {
                     tracing::warn!(%error, "writes are refused");
                     uploads(&mut decided).for_each(SpoolFile::let_go);
@@ -220,6 +235,47 @@ impl Committer {
         Ok(answers)
     }
 
+    /// Appends the group to the journal. Where the journal cannot grow, a node of several waits until it can: whatever the
+    /// order has placed must be done, and nothing was written yet.
+    fn append(&mut self) -> Result<(), AppendError> {
+        loop {
+            let began = Instant::now();
+            let appended = self.log.append(&self.payload);
+            self.metrics.journal_synced(self.payload.len(), began.elapsed());
+            match appended {
+                Err(error @ AppendError::Full { .. }) => {
+                    let stands = self.order.as_ref().map(|order| order.stand(&error.to_string()));
+                    if stands != Some(Standing::TryAgain) {
+                        return Err(error);
+                    }
+                }
+                appended => return appended.map(drop),
+            }
+        }
+    }
+
+    /// Whether the order has a request twice, and this is not the first. An error if it has lost one.
+    fn skips(&self, placed: Option<&Placed>) -> Result<bool, Fatal> {
+        match (placed, &self.order) {
+            (Some(placed), Some(order)) => order.skips(placed).map_err(Fatal::new),
+            (None, _) => Ok(false),
+            (Some(_), None) => Err(Fatal::new("a placed request reached a daemon without an order")),
+        }
+    }
+
+    fn note_skipped(&mut self, placed: Option<&Placed>) {
+        if let (Some(placed), Some(order)) = (placed, &mut self.order) {
+            order.note_skipped(placed);
+        }
+    }
+
+    /// Notes that the request at this place is decided so.
+    fn note_place(&mut self, placed: Option<&Placed>, one: &Decided) {
+        if let (Some(placed), Some(order)) = (placed, &mut self.order) {
+            order.note(placed, self.seqs.last(), one);
+        }
+    }
+
     /// Resolves the pending rows of the visitors that a request concerns, until their outcomes fill the group.
     pub(super) fn resolve_first(
         &self,
@@ -232,6 +288,10 @@ impl Committer {
                 (&call.client, call.ids.keys(&call.client).into_iter().chain(made).collect())
             }
             Request::Visitor(client, id, ..) => (client, vec![id.key(client)]),
+            Request::Sweep(client, ids, _) => {
+                let all = self.resolve_for_sweep(group, client, ids)?;
+                return Ok(if all { Resolving::All(request) } else { Resolving::Begun(request) });
+            }
             Request::Resolve(client, ids) => {
                 for (done, id) in ids.iter().enumerate() {
                     let all = self.resolve(group, client, std::slice::from_ref(id))?;
@@ -246,6 +306,27 @@ impl Committer {
         };
         let all = self.resolve(group, client, &ids)?;
         Ok(if all { Resolving::All(request) } else { Resolving::Begun(request) })
+    }
+
+    /// Resolves the pending rows of visitors who may have expired. Returns whether it resolved them all. Leaves out visitors
+    /// whom a held batch may name, unless every node must do the same.
+    fn resolve_for_sweep(
+        &self,
+        group: &mut Group<'_>,
+        client: &ClientCode,
+        ids: &[Key],
+    ) -> Result<bool, Undecided> {
+        for id in ids {
+            match self.resolve(group, client, std::slice::from_ref(id)) {
+                Err(Undecided::Held { .. }) if self.order.is_none() => {}
+                resolved => {
+                    if !resolved? || group.view.touched_bytes() > self.bytes_max.0 {
+                        return Ok(false);
+                    }
+                }
+            }
+        }
+        Ok(true)
     }
 
     /// Resolves the pending rows of the visitors behind these ids. Returns whether it resolved them all.
@@ -279,6 +360,7 @@ impl Committer {
             last_seq: self.written.get(),
             incomplete,
             catalogue,
+            order: self.order.as_ref().map(|order| order.state(self.seqs.last())),
             store_reach: 0,
             complete: vec![],
         }

@@ -8,14 +8,15 @@ use super::request::{Answer, NewBatch, Request, VisitorWrite, WriteRules};
 use crate::batch::accepted::{Accepted, SentKey};
 use crate::batch::pending::Pending;
 use crate::batch::progress::Known;
+use crate::batch::queue::CountedSo;
 use crate::batch::resolve::decoded;
 use crate::engine::error::Fatal;
 use crate::engine::types::{SiteCall, Written};
 use crate::journal::entry::{BatchCompletedEntry, Entry, WriteKind};
 use crate::journal::log::AppendError;
-use crate::model::batch::{BatchId, BatchRules, IdempotencyKey};
+use crate::model::batch::{BatchId, BatchRules, Counts, IdempotencyKey};
 use crate::model::id::{ClientCode, Key, VisitorId};
-use crate::model::profile::{Profile, Source, Stored, StoredBytes};
+use crate::model::profile::{Profile, Source, Stored};
 use crate::model::seq::{Millis, Seq};
 use crate::model::update::{Write, apply, profile_for};
 use crate::store::Reach;
@@ -26,22 +27,33 @@ use std::sync::Arc;
 const ACTIVITY_EVERY_MS: u64 = 60 * 60 * 1000;
 
 impl Committer {
-    pub(super) fn decide(&mut self, group: &mut Group<'_>, request: Request) -> Result<Decided, Undecided> {
+    /// Decides a request, at the time `now`: the clock's, or the one that the order gives it.
+    pub(super) fn decide(
+        &mut self,
+        group: &mut Group<'_>,
+        request: Request,
+        now: Millis,
+    ) -> Result<Decided, Undecided> {
         match request {
-            Request::Site(call, rules) => self.decide_site_call(group, &call, rules),
+            Request::Site(call, rules) => self.decide_site_call(group, &call, rules, now),
             Request::Visitor(client, id, write, rules) => {
-                self.decide_visitor_write(group, &client, &id, &write, rules)
+                self.decide_visitor_write(group, &client, &id, &write, (rules, now))
             }
-            Request::Accept(batch) => self.decide_accept(group, *batch),
+            Request::Accept(batch) => self.decide_accept(group, *batch, now),
             Request::Resolve(..) => Ok(group.written(Seq::ZERO, Answer::Done)),
-            Request::Sweep(client, values) => self.decide_sweep(group, &client, values),
+            Request::Sweep(_, keys, lifetime_ms) => self.decide_sweep(group, keys, lifetime_ms, now),
+            Request::Count(id, counts) => self.decide_count(&id, counts, now),
             Request::Complete(id, counts, at, Reach(store_reach)) => {
                 // A batch that was complete before keeps its time. It is journaled again: the sweeper may remove tombstones that kept
                 // its rows out, so a restart must not apply those rows again.
                 let at = self.batches.ended_so_at(&id, &counts).unwrap_or(at);
-                let entry = BatchCompletedEntry { seq: id.seq.get(), counts, at_ms: at.0, store_reach };
+                let end = BatchCompletedEntry { seq: id.seq.get(), counts, at_ms: at.0, store_reach };
                 let known = Decided::answering(Answer::Done);
-                Ok(Decided { entry: Some(Entry::BatchCompleted(entry)), complete: Some(entry), ..known })
+                if self.order.is_some() {
+                    let entry = Some(Entry::BatchApplied(end));
+                    return Ok(Decided { entry, applied: Some(end), ..known });
+                }
+                Ok(Decided { entry: Some(Entry::BatchCompleted(end)), complete: Some(end), ..known })
             }
             Request::GiveUp(given_up) => {
                 let entry = Some(Entry::BatchGivenUp((*given_up).clone()));
@@ -72,8 +84,9 @@ impl Committer {
         group: &mut Group<'_>,
         call: &SiteCall,
         rules: WriteRules,
+        now: Millis,
     ) -> Result<Decided, Undecided> {
-        let seq = self.seqs.next(self.clock.now());
+        let seq = self.seqs.next(now);
         let write = Write {
             seq,
             source: call.source,
@@ -136,9 +149,9 @@ impl Committer {
         client: &ClientCode,
         id: &VisitorId,
         what: &VisitorWrite,
-        rules: WriteRules,
+        (rules, now): (WriteRules, Millis),
     ) -> Result<Decided, Undecided> {
-        let seq = self.seqs.next(self.clock.now());
+        let seq = self.seqs.next(now);
         let key = id.key(client);
         let (sets, removes): (&[_], &[_]) = match what {
             VisitorWrite::Set(sets) => (sets, &[]),
@@ -185,36 +198,54 @@ impl Committer {
         Ok(group.written(written.seq.unwrap_or(Seq::ZERO), Answer::Written(written)))
     }
 
+    /// Puts tombstones in place of what has expired. The rows of these visitors are resolved, so nothing depends on how far
+    /// applying is.
     pub(super) fn decide_sweep(
-        &mut self,
+        &self,
         group: &mut Group<'_>,
-        client: &ClientCode,
-        values: Vec<(Key, StoredBytes)>,
+        keys: Vec<Key>,
+        lifetime_ms: u64,
+        now: Millis,
     ) -> Result<Decided, Undecided> {
-        let none_pending = self.pending(group, client).is_empty();
-        for (key, value) in values {
-            if group.view.get(&key)?.as_ref() != Some(&value) {
-                continue;
-            }
-            // A pending row that comes after the visitor expired finds no visitor, as it should. All rows that went through a living
-            // link are applied already, and must not reach another visitor.
-            let applied_seq = match decoded(&key, &value)? {
-                Stored::Profile(profile) => profile.applied_seq,
-                Stored::Link { .. } if none_pending => self.written,
-                Stored::Link { .. } | Stored::Tombstone { .. } => continue,
+        for key in keys {
+            let Some(value) = group.view.get(&key)? else { continue };
+            let goes = match decoded(&key, &value)? {
+                Stored::Profile(profile) => profile.expired(now, lifetime_ms),
+                Stored::Link { target, .. } => !group.leads_on(&key, target)?,
+                Stored::Tombstone { .. } => false,
             };
-            group.view.put(&key, &Stored::Tombstone { applied_seq, erased: false });
+            if goes {
+                // All earlier writes and rows are in, or found nobody.
+                group.view.put(&key, &Stored::Tombstone { applied_seq: self.written, erased: false });
+            }
         }
         group.cause.kind = WriteKind::Sweep;
         Ok(group.written(Seq::ZERO, Answer::Done))
+    }
+
+    /// Notes that a batch is counted. Every node comes to the same counts, so a node that has others already has diverged.
+    fn decide_count(&self, id: &BatchId, counts: Counts, now: Millis) -> Result<Decided, Undecided> {
+        let done = Decided::answering(Answer::Done);
+        match self.batches.counted_so(id) {
+            None | Some(CountedSo::Complete) => Ok(done),
+            Some(CountedSo::Applied(found)) if found != counts => Err(Fatal::new(format!(
+                "batch {id} came to {found:?} here and to {counts:?} on another node"
+            ))
+            .into()),
+            Some(_) => {
+                let end = BatchCompletedEntry { seq: id.seq.get(), counts, at_ms: now.0, store_reach: 0 };
+                Ok(Decided { entry: Some(Entry::BatchCounted(end)), counted: Some(end), ..done })
+            }
+        }
     }
 
     pub(super) fn decide_accept(
         &mut self,
         group: &mut Group<'_>,
         batch: NewBatch,
+        now: Millis,
     ) -> Result<Decided, Undecided> {
-        let sent_before = batch.key.as_ref().and_then(|key| self.sent_before(group, &batch.client, key));
+        let sent_before = batch.key.as_ref().and_then(|key| self.sent_before(group, &batch.client, key, now));
         if let Some((accepted, before)) = sent_before {
             let same = accepted.key.as_ref().is_some_and(|key| key.sent == batch.sum())
                 && accepted.rules.source == batch.rules.source
@@ -222,7 +253,7 @@ impl Committer {
             let taken = Answer::KeyTaken(accepted.id.clone());
             return Ok(Decided::answering(if same { Answer::AcceptedBefore(before) } else { taken }));
         }
-        let seq = self.seqs.next(self.clock.now());
+        let seq = self.seqs.next(now);
         let sent = batch.sum();
         let accepted = Accepted {
             id: BatchId { client: batch.client.clone(), seq },
@@ -251,8 +282,8 @@ impl Committer {
         group: &Group<'_>,
         client: &ClientCode,
         key: &IdempotencyKey,
+        now: Millis,
     ) -> Option<(Arc<Accepted>, Known)> {
-        let now = self.clock.now();
         self.batches.forget_keys_before(Millis(now.0.saturating_sub(IdempotencyKey::LASTS_MS)));
         let in_group = group.keyed.get(&(client.clone(), key.clone()));
         let sent = match in_group {

@@ -20,6 +20,10 @@ pub(super) struct Decided {
     pub(super) resolved_bundles: Vec<ResolvedBundle>,
     pub(super) publish: Option<(Arc<Pending>, SpoolFile)>,
     pub(super) complete: Option<BatchCompletedEntry>,
+    /// A batch that this node has applied, among several nodes.
+    pub(super) applied: Option<BatchCompletedEntry>,
+    /// A batch that a node has counted.
+    pub(super) counted: Option<BatchCompletedEntry>,
     pub(super) given_up: Option<Box<BatchGivenUpEntry>>,
 }
 
@@ -40,8 +44,20 @@ impl Put {
 impl Decided {
     pub(super) fn answering(answer: Answer) -> Self {
         let (answer, resolved, resolved_bundles) = (Ok(answer), vec![], vec![]);
-        let (publish, complete, given_up) = (None, None, None);
-        Self { answer, entry: None, puts: vec![], resolved, resolved_bundles, publish, complete, given_up }
+        let (publish, complete, applied, counted, given_up) = (None, None, None, None, None);
+        let (entry, puts) = (None, vec![]);
+        Self {
+            answer,
+            entry,
+            puts,
+            resolved,
+            resolved_bundles,
+            publish,
+            complete,
+            applied,
+            counted,
+            given_up,
+        }
     }
 }
 
@@ -55,6 +71,22 @@ pub(super) enum Undecided {
         why: String,
     },
     Fatal(Fatal),
+}
+
+impl Undecided {
+    /// The same as an error that ends the process. Where several nodes apply one order, none may skip a request that the
+    /// others apply.
+    pub(super) fn fatal(self) -> Fatal {
+        match self {
+            Self::Fatal(fatal) => fatal,
+            Self::Unreadable(error) => Fatal::new(format!(
+                "{error}: the node stops before this request; the next start rebuilds its store"
+            )),
+            Self::Held { batch, why } => Fatal::new(format!(
+                "batch {batch}: {why}; the node stops before this request, because the other nodes have the file"
+            )),
+        }
+    }
 }
 
 impl From<Fatal> for Undecided {

@@ -10,6 +10,8 @@
 //! group.rs      the view that a group works in
 //! bind.rs       which profile an id leads to; binding and erasing
 //! decided.rs    a decided request
+//! ordering.rs   how far the order of several nodes is applied
+//! wire.rs       the bytes of a request in that order
 //! apply.rs      each request in turn: note what pending rows came to, put its values, publish its batch
 //! replay.rs     the same for a store that lacks some of the journal
 //! ```
@@ -26,13 +28,17 @@ mod decide;
 mod decided;
 mod group;
 mod handle;
+pub mod ordering;
 pub(in crate::engine) mod replay;
 mod request;
 pub mod taking;
 #[cfg(test)]
 mod tests;
 pub(in crate::engine) mod thread;
+pub mod wire;
 
 pub use committer::Committer;
 pub(in crate::engine) use handle::CommitHandle;
-pub use request::{Again, Answer, MadeAgain, NewBatch, Request, Shared, VisitorWrite, WriteRules};
+pub use request::{
+    Again, Answer, MadeAgain, NewBatch, Ordered, Placed, Request, Shared, VisitorWrite, WriteRules,
+};

@@ -10,8 +10,9 @@ use crate::journal::entry::{BatchCompletedEntry, BatchGivenUpEntry, Checkpoint};
 use crate::journal::log::Position;
 use crate::model::batch::{BatchId, BatchRules, Counts, IdempotencyKey};
 use crate::model::id::{ClientCode, Key, VisitorId};
-use crate::model::profile::StoredBytes;
 use crate::model::seq::Millis;
+use crate::order::Place;
+use crate::order::record::RunId;
 use crate::store::{ProfileStore, Reach};
 use std::sync::Arc;
 
@@ -72,10 +73,14 @@ pub enum Request {
     Accept(Box<NewBatch>),
     /// Resolve the pending rows of these visitors. The apply thread asks for this where it may not do so itself.
     Resolve(ClientCode, Vec<Key>),
-    /// Put tombstones in place of these expired values and dead links, unless they changed meanwhile.
-    Sweep(ClientCode, Vec<(Key, StoredBytes)>),
-    /// Record that a batch is applied, counted and checkpointed, in a store that then reached so far.
+    /// Put tombstones in place of those of these values that have expired by this lifetime, in milliseconds, and of links that
+    /// lead nowhere.
+    Sweep(ClientCode, Vec<Key>, u64),
+    /// Record that a batch is applied, counted and checkpointed, in a store that then reached so far. With an order of several
+    /// nodes it is complete only once it is counted there.
     Complete(BatchId, Counts, Millis, Reach),
+    /// A node has counted a batch, with these outcomes: from here on every node shows it as complete.
+    Count(BatchId, Counts),
     /// Record that an operator gave up a held batch. Its file is replaced already.
     GiveUp(Box<BatchGivenUpEntry>),
     /// Say what a checkpoint that begins now will cover.
@@ -86,6 +91,37 @@ pub enum Request {
     Retire(Position),
     /// Go on with a rebuilt store.
     TakeOver(Box<MadeAgain>),
+}
+
+/// Where the order of several nodes has a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placed {
+    /// Its place.
+    pub place: Place,
+    /// The CRC-32C of its record.
+    pub record_crc32c: u32,
+    /// The time that the order gives it.
+    pub time: Millis,
+    /// The run that offered it.
+    pub run: RunId,
+    /// Its number among the offers of that run.
+    pub number: u64,
+}
+
+/// A request, and its place in the order of several nodes. A single daemon's requests have none, and neither have those
+/// that concern one node alone.
+#[derive(Debug)]
+pub struct Ordered {
+    /// The request.
+    pub request: Request,
+    /// Its place.
+    pub placed: Option<Placed>,
+}
+
+impl From<Request> for Ordered {
+    fn from(request: Request) -> Self {
+        Self { request, placed: None }
+    }
 }
 
 /// A store that was rebuilt beside a damaged one.
@@ -134,6 +170,8 @@ pub enum Answer {
     KeyTaken(BatchId),
     /// Done.
     Done,
+    /// The order has this request twice. It was done where it stood first.
+    Duplicate,
     /// What a checkpoint that begins now covers.
     Marked(Checkpoint),
     /// The rebuilt store is in use. This one was in use before.

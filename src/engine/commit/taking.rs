@@ -3,7 +3,7 @@
 //! Promises: every request is answered once, in the order in which they came, however many journal groups it takes. A
 //! disk without space refuses what would fill it further, and nothing else.
 
-use crate::engine::commit::request::{Answer, Request, VisitorWrite};
+use crate::engine::commit::request::{Answer, Ordered, Request, VisitorWrite};
 use crate::engine::error::{EngineError, Fatal};
 use std::collections::VecDeque;
 
@@ -16,14 +16,15 @@ pub type Reply = Result<Answer, EngineError>;
 /// Requests that came together. `W` is the caller to answer.
 #[derive(Debug)]
 pub struct Group<W> {
-    requests: VecDeque<Request>,
+    requests: VecDeque<Ordered>,
     waiting: VecDeque<W>,
 }
 
 impl<W> Group<W> {
     /// Of all that is waiting.
-    pub fn of(asked: impl IntoIterator<Item = (Request, W)>) -> Self {
-        let (requests, waiting) = asked.into_iter().unzip();
+    pub fn of<R: Into<Ordered>>(asked: impl IntoIterator<Item = (R, W)>) -> Self {
+        let (requests, waiting) =
+            asked.into_iter().map(|(request, waiting)| (request.into(), waiting)).unzip();
         Self { requests, waiting }
     }
 
@@ -38,10 +39,12 @@ impl<W> Group<W> {
     }
 
     /// Takes out the requests that would fill the disk further. What is asked from inside ends what was begun, and what is
-    /// erased or removed makes space one day.
+    /// erased or removed makes space one day. What the order of several nodes has placed must be done: refusing it is no
+    /// longer this node's to decide.
     pub fn take_out_writes(&mut self) -> Vec<W> {
         let asked = std::mem::take(&mut self.requests).into_iter().zip(std::mem::take(&mut self.waiting));
-        let (writes, others): (Vec<_>, Vec<_>) = asked.partition(|(request, _)| fills_the_disk(request));
+        let (writes, others): (Vec<_>, Vec<_>) =
+            asked.partition(|(asked, _)| asked.placed.is_none() && fills_the_disk(&asked.request));
         *self = Self::of(others);
         writes.into_iter().map(|(_, waiting)| waiting).collect()
     }
@@ -50,7 +53,7 @@ impl<W> Group<W> {
     /// comes before a request can fill a group alone.
     pub fn commit(
         &mut self,
-        commit: impl FnOnce(&mut VecDeque<Request>) -> Result<Vec<Reply>, Fatal>,
+        commit: impl FnOnce(&mut VecDeque<Ordered>) -> Result<Vec<Reply>, Fatal>,
     ) -> Result<Vec<(W, Reply)>, Fatal> {
         let before = self.requests.len();
         let answers = commit(&mut self.requests)?;
@@ -116,7 +119,7 @@ mod tests {
         let mut answered = vec![];
         // A group that takes two, one that takes none, and one that takes the rest.
         for takes in [2, 0, 1] {
-            let commit = |requests: &mut VecDeque<Request>| {
+            let commit = |requests: &mut VecDeque<Ordered>| {
                 Ok(requests.drain(..takes).map(|_| Ok(Answer::Done)).collect())
             };
             answered.push(group.commit(commit).unwrap().into_iter().map(|(who, _)| who).collect::<String>());
@@ -128,7 +131,7 @@ mod tests {
     #[test]
     fn an_answer_too_few_is_fatal() {
         let mut group = Group::of([(Request::Mark, 'a'), (Request::Mark, 'b')]);
-        let commit = |requests: &mut VecDeque<Request>| {
+        let commit = |requests: &mut VecDeque<Ordered>| {
             requests.clear();
             Ok(vec![Ok(Answer::Done)])
         };

@@ -64,7 +64,7 @@ mod readable {
             let call = SiteCall { client, ids, source: Source::Mbox, attributes: vec![] };
             Request::Site(call, WriteRules { lifetime_ms: 1 << 40, max_profile_bytes: 1 << 20 })
         };
-        committer.commit(&mut [call("a"), call("b")].into()).unwrap();
+        committer.commit(&mut [call("a"), call("b")].map(Ordered::from).into()).unwrap();
         assert_eq!(*crate::sync::lock(&store.script.seen), [7, 7]);
         assert_eq!(committer.last_seq.load(Ordering::Acquire), committer.seqs.last().get());
     }
@@ -138,7 +138,8 @@ mod damaged_store {
     }
 
     fn answers(committer: &mut Committer, requests: Vec<Request>) -> Vec<bool> {
-        committer.commit(&mut requests.into()).unwrap().iter().map(Result::is_ok).collect()
+        let mut requests = requests.into_iter().map(Ordered::from).collect();
+        committer.commit(&mut requests).unwrap().iter().map(Result::is_ok).collect()
     }
 
     fn held(committer: &Committer, kind: IdKind, name: &str) -> Option<bool> {
@@ -178,7 +179,7 @@ mod damaged_store {
         };
         let turn = committer.store.turn();
         let group = vec![call("q", None), Request::TakeOver(Box::new(made)), call("lost", None)];
-        let mut group = VecDeque::from(group);
+        let mut group: VecDeque<Ordered> = group.into_iter().map(Ordered::from).collect();
         while !group.is_empty() {
             assert!(committer.commit(&mut group).unwrap().iter().all(Result::is_ok));
         }

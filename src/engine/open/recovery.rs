@@ -20,12 +20,13 @@ use crate::batch::progress::Known;
 use crate::batch::queue::Batches;
 use crate::batch::spool::Spool;
 use crate::durable;
+use crate::engine::commit::ordering::add_entry;
 use crate::engine::commit::replay;
 use crate::engine::error::OpenError;
 use crate::engine::open::needs;
 use crate::journal::entry::{
-    BatchCompletedEntry, BatchGivenUpEntry, Checkpoint, Entry, Resolved, ResolvedBundle, decode_checkpoint,
-    decode_group, encode_checkpoint,
+    BatchCompletedEntry, BatchGivenUpEntry, Checkpoint, Entry, OrderState, Resolved, ResolvedBundle,
+    decode_checkpoint, decode_group, encode_checkpoint,
 };
 use crate::journal::log::{Log, LogSettings, Position, read_between};
 use crate::layout;
@@ -79,6 +80,8 @@ struct Replay<'s> {
     /// Only if the catalogue is lost: the batches that the store had at the checkpoint, as far as the journal still has them.
     held: Option<BTreeMap<Seq, (Accepted, Option<BatchCompletedEntry>)>>,
     told: HashMap<Seq, Told>,
+    /// How far the order of several nodes is applied; none on a single daemon.
+    order: Option<OrderState>,
     written: u64,
     /// How far the store must reach to have what the checkpoint and the entries behind it say.
     reach: Reach,
@@ -101,11 +104,13 @@ struct Batch {
     completed: Option<BatchCompletedEntry>,
     /// Set if it was complete once, perhaps in a store that is gone. Its outcomes stay.
     counted: Option<BatchCompletedEntry>,
+    /// Whether a single daemon completed it, or the order of several nodes has its count: then it shows as complete.
+    in_order: Option<BatchCompletedEntry>,
 }
 
 impl Batch {
     fn new(accepted: Accepted, position: Position) -> Self {
-        Self { accepted, position, completed: None, counted: None }
+        Self { accepted, position, completed: None, counted: None, in_order: None }
     }
 }
 
@@ -123,6 +128,8 @@ pub struct Recovered {
     pub reach: Reach,
     /// What is wrong with the catalogue, if it was found damaged.
     pub catalogue_damage: Option<catalogue::Damage>,
+    /// How far the order of several nodes is applied; none on a single daemon.
+    pub order: Option<OrderState>,
 }
 
 /// The point from which a store is brought up to the journal's end.
@@ -167,6 +174,7 @@ pub fn recover(
         rebuild,
         last_seq: Seq::from_u64(checkpoint.last_seq),
         batches: BTreeMap::new(),
+        order: checkpoint.order.clone(),
         held: damage.is_some().then(BTreeMap::new),
         told: HashMap::new(),
         written: 0,
@@ -187,7 +195,13 @@ pub fn recover(
         let position = Position::from_pair(known.position);
         let seq = Seq::from_u64(known.accepted.seq);
         let accepted = readable(position, known.accepted)?;
-        replay.batches.insert(seq, Batch { counted: known.completed, ..Batch::new(accepted, position) });
+        let batch = Batch {
+            completed: known.applied,
+            counted: known.completed.or(known.applied),
+            in_order: known.completed.or(known.counted),
+            ..Batch::new(accepted, position)
+        };
+        replay.batches.insert(seq, batch);
     }
     // An earlier program listed them in the checkpoint. From now on the catalogue has them.
     let mut held = vec![];
@@ -211,8 +225,9 @@ pub fn recover(
     let told = replay.held.take().into_iter().flatten();
     held.extend(told.filter_map(|(_, (accepted, end))| Some((accepted, end?))));
     let lost = damage.is_some().then_some(damaged.as_path());
+    let order = replay.order.take();
     let spool = replay.publish(&batches, held, folder, spool_bytes_max, lost)?;
-    Ok(Recovered { log, batches: Arc::new(batches), spool, last_seq, reach, catalogue_damage: damage })
+    Ok(Recovered { log, batches: Arc::new(batches), spool, last_seq, reach, catalogue_damage: damage, order })
 }
 
 impl Replay<'_> {
@@ -247,15 +262,23 @@ impl Replay<'_> {
                 }
                 self.batches.entry(seq).or_insert(Batch::new(accepted, start));
             }
+            Entry::BatchApplied(end) => self.applied(start, end),
+            Entry::BatchCounted(end) => {
+                if let Some(batch) = self.batches.get_mut(&Seq::from_u64(end.seq)) {
+                    batch.in_order = Some(end);
+                }
+            }
+            Entry::Order(order) => {
+                let state = self.order.get_or_insert_default();
+                if state.place.is_none_or(|place| place < order.place) {
+                    add_entry(state, order);
+                }
+            }
             Entry::BatchCompleted(end) => {
-                let in_store = !self.rebuild && start >= self.checkpoint;
-                self.reach = self.reach.max(Reach(end.store_reach));
+                self.applied(start, end);
                 let seq = Seq::from_u64(end.seq);
                 if let Some(batch) = self.batches.get_mut(&seq) {
-                    batch.counted = Some(end);
-                    if in_store {
-                        batch.completed = Some(end);
-                    }
+                    batch.in_order = Some(end);
                 } else if let Some(held) = self.held.as_mut().and_then(|held| held.get_mut(&seq)) {
                     held.1 = Some(end);
                 }
@@ -264,11 +287,23 @@ impl Replay<'_> {
                 let accepted =
                     Accepted::from_entry(accepted).ok_or_else(|| OpenError::entry(start, "a batch"))?;
                 if let Some(batch) = self.batches.get_mut(&accepted.id.seq) {
-                    (batch.accepted, batch.completed) = (accepted, Some(end));
+                    (batch.accepted, batch.completed, batch.in_order) = (accepted, Some(end), Some(end));
                 }
             }
         }
         Ok(())
+    }
+
+    /// The store that was in use then held all of a batch, and its outcomes are written.
+    fn applied(&mut self, start: Position, end: BatchCompletedEntry) {
+        let in_store = !self.rebuild && start >= self.checkpoint;
+        self.reach = self.reach.max(Reach(end.store_reach));
+        if let Some(batch) = self.batches.get_mut(&Seq::from_u64(end.seq)) {
+            batch.counted = Some(end);
+            if in_store {
+                batch.completed = Some(end);
+            }
+        }
     }
 
     /// Opens the spool and the files of the incomplete batches, and publishes these in seq order. Notes the complete ones. If
@@ -293,7 +328,7 @@ impl Replay<'_> {
         let (spool, there) = opened.map_err(|error| OpenError::Folder { path: spool_folder, error })?;
         let batches_of = std::mem::take(&mut self.batches);
         let done = held.into_iter().chain(batches_of.values().filter_map(|batch| {
-            let end = batch.completed?;
+            let end = batch.completed.and(batch.in_order)?;
             Some((batch.accepted.clone(), end))
         }));
         for (accepted, end) in done.collect::<Vec<_>>() {
@@ -306,20 +341,26 @@ impl Replay<'_> {
             }
         }
         batches.forget_without(&there);
-        for (seq, Batch { accepted, position, completed, counted }) in batches_of {
-            if completed.is_some() {
-                continue;
+        for (seq, Batch { accepted, position, completed, counted, in_order }) in batches_of {
+            match (completed, in_order) {
+                (Some(_), Some(_)) => continue,
+                (Some(end), None) => {
+                    batches.publish_applied(&Arc::new(accepted), position, end);
+                    continue;
+                }
+                (None, _) => {}
             }
             let told = self.told.remove(&seq).unwrap_or_default();
             let mut pending = reopen(&spool, accepted, counted.is_some(), told)?;
             if pending.is_unjudged() {
                 pending = replay::judge(pending, self.store)?;
             }
-            match counted {
-                Some(end) if pending.is_on_record() => {
-                    batches.publish_again(Arc::new(pending), position, &end);
-                }
-                _ => batches.publish(Arc::new(pending), position),
+            let pending = Arc::new(pending);
+            match in_order {
+                Some(end) if pending.is_on_record() => batches.publish_again(pending, position, &end),
+                // Another node has counted it. Its outcomes were never known here, or were lost before they were.
+                Some(end) if counted.is_none() => batches.publish_counted(pending, position, &end),
+                _ => batches.publish(pending, position),
             }
         }
         Ok(Arc::new(spool))

@@ -49,6 +49,8 @@ pub struct Horizon<'h> {
 pub struct Swept {
     /// The requests for the commit thread.
     pub requests: Vec<Request>,
+    /// The values that they sweep, as the step read them.
+    pub values: Vec<(ClientCode, Vec<StoredBytes>)>,
     /// How many values they sweep.
     pub expired: usize,
     /// How many tombstones the step removed.
@@ -64,11 +66,9 @@ pub struct Swept {
 impl Swept {
     /// Leaves the expired visitors where they are, and counts them.
     fn keep(&mut self, would_go: &mut WouldGo) {
-        for request in self.requests.drain(..) {
-            if let Request::Sweep(client, values) = request {
-                let values: Vec<StoredBytes> = values.into_iter().map(|(_, value)| value).collect();
-                would_go.add(&client, &values);
-            }
+        self.requests.clear();
+        for (client, values) in self.values.drain(..) {
+            would_go.add(&client, &values);
         }
         self.expired = 0;
     }
@@ -182,8 +182,14 @@ pub fn step(
             taken += 1;
         }
     }
-    let requests = dead.into_iter().map(|(client, values)| Request::Sweep(client, values)).collect();
-    Ok(Swept { requests, expired, taken, living, erasure, next })
+    let (mut requests, mut values) = (vec![], vec![]);
+    for (client, dead) in dead {
+        let Some(lifetime_ms) = (horizon.lifetime_ms)(&client) else { continue };
+        let (keys, were) = dead.into_iter().unzip();
+        requests.push(Request::Sweep(client.clone(), keys, lifetime_ms));
+        values.push((client, were));
+    }
+    Ok(Swept { requests, values, expired, taken, living, erasure, next })
 }
 
 impl Horizon<'_> {
@@ -280,9 +286,9 @@ mod tests {
         // Three passes: a link is taken once its target is gone, and then its tombstone.
         while rounds < 3 {
             let swept = step(&store, &horizon, after.as_ref(), 2).unwrap();
-            for request in swept.requests {
-                let Request::Sweep(_, values) = request else { panic!("{request:?}") };
-                for (key, value) in values {
+            for (request, (_, values)) in swept.requests.into_iter().zip(swept.values) {
+                let Request::Sweep(_, keys, LIFETIME_MS) = request else { panic!("{request:?}") };
+                for (key, value) in keys.into_iter().zip(values) {
                     let applied_seq = value.applied_seq().unwrap();
                     let tombstone = Stored::Tombstone { applied_seq, erased: false };
                     put_if_newer(&store, &key, Some(value), &tombstone.encode()).unwrap();

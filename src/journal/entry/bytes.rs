@@ -1,7 +1,7 @@
 //! The bytes of commit groups and checkpoints. Each begins with its version; earlier versions are read.
 
 use super::earlier::{self, Accepted as _, Version1, Version2, Version3, Version4, Version5};
-use super::types::{Checkpoint, Entry};
+use super::types::{BatchAcceptedEntry, Checkpoint, Entry};
 use crate::model::codec::{self, CodecError};
 
 /// The version that a group's payload begins with.
@@ -9,7 +9,9 @@ pub const GROUP_VERSION: u8 = 6;
 /// What the payload of a group begins with that stands where damaged ones were given up.
 const GROUP_GIVEN_UP: u8 = 0xff;
 /// The version that a checkpoint begins with.
-pub const CHECKPOINT_VERSION: u8 = 5;
+pub const CHECKPOINT_VERSION: u8 = 6;
+/// The version of checkpoints before there was an order of several nodes.
+const CHECKPOINT_WITHOUT_ORDER: u8 = 5;
 
 /// A group's payload.
 pub fn encode_group(entries: &[Entry], out: &mut Vec<u8>) -> Result<(), CodecError> {
@@ -45,7 +47,10 @@ pub fn decode_checkpoint(bytes: &[u8]) -> Result<Checkpoint, CodecError> {
         Some(&Version1::VERSION) => earlier::decode_checkpoint::<Version1>(bytes),
         Some(&Version2::VERSION) => earlier::decode_checkpoint::<Version2>(bytes),
         Some(&Version3::VERSION) => earlier::decode_checkpoint::<Version3>(bytes),
-        Some(&Version4::VERSION) => earlier::decode_checkpoint_4(bytes),
+        Some(&Version4::VERSION) => earlier::decode_checkpoint_4::<Version4>(Version4::VERSION, bytes),
+        Some(&CHECKPOINT_WITHOUT_ORDER) => {
+            earlier::decode_checkpoint_4::<BatchAcceptedEntry>(CHECKPOINT_WITHOUT_ORDER, bytes)
+        }
         _ => codec::decode(CHECKPOINT_VERSION, bytes),
     }
 }
@@ -120,8 +125,7 @@ mod tests {
 
     /// As an earlier program tells it, with a complete batch.
     fn checkpoint(crc32c: Option<u32>, key: Option<&str>) -> Checkpoint {
-        let incomplete =
-            KnownBatch { position: (1, 50), accepted: accepted(8, crc32c, key), completed: None };
+        let incomplete = KnownBatch::pending((1, 50), accepted(8, crc32c, key));
         Checkpoint {
             position: (1, 600),
             last_seq: 8,

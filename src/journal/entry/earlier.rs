@@ -1,6 +1,6 @@
 //! What earlier versions of groups and checkpoints said of a batch and of resolved rows; that checkpoints listed complete
 //! batches too; and that none said how far a store reached. Version 4 said all but how a batch's rows are read, version 5 all
-//! but what kind a write was. All else was as it is now.
+//! but what kind a write was; its checkpoints knew no order of several nodes. All else was as it is now.
 
 use super::types::{
     BatchAcceptedEntry, BatchCompletedEntry, BatchGivenUpEntry, CatalogueMark, Cause, Change, Checkpoint,
@@ -202,10 +202,10 @@ struct Known<A, E> {
 }
 
 #[derive(Deserialize)]
-struct Checkpoint4 {
+struct Checkpoint4<A> {
     position: (u64, u64),
     last_seq: u64,
-    incomplete: Vec<Known<Version4, BatchCompletedEntry>>,
+    incomplete: Vec<Known<A, BatchCompletedEntry>>,
     catalogue: CatalogueMark,
     store_reach: u64,
 }
@@ -230,7 +230,7 @@ pub(super) fn decode_checkpoint<A: Accepted>(bytes: &[u8]) -> Result<Checkpoint,
         let accepted = accepted.into();
         match completed {
             Some(end) => checkpoint.complete.push((accepted, end.into())),
-            None => checkpoint.incomplete.push(KnownBatch { position, accepted, completed: None }),
+            None => checkpoint.incomplete.push(KnownBatch::pending(position, accepted)),
         }
     }
     // They stood client by client.
@@ -238,16 +238,19 @@ pub(super) fn decode_checkpoint<A: Accepted>(bytes: &[u8]) -> Result<Checkpoint,
     Ok(checkpoint)
 }
 
-pub(super) fn decode_checkpoint_4(bytes: &[u8]) -> Result<Checkpoint, CodecError> {
-    let Checkpoint4 { position, last_seq, incomplete, catalogue, store_reach } =
-        codec::decode(Version4::VERSION, bytes)?;
-    let known = |Known { position, accepted, completed }: Known<Version4, BatchCompletedEntry>| KnownBatch {
-        position,
-        accepted: accepted.into(),
+/// A checkpoint of version 4 or 5, with batches as that version told them.
+pub(super) fn decode_checkpoint_4<A: DeserializeOwned + Into<BatchAcceptedEntry>>(
+    version: u8,
+    bytes: &[u8],
+) -> Result<Checkpoint, CodecError> {
+    let Checkpoint4::<A> { position, last_seq, incomplete, catalogue, store_reach } =
+        codec::decode(version, bytes)?;
+    let known = |Known { position, accepted, completed }: Known<A, BatchCompletedEntry>| KnownBatch {
         completed,
+        ..KnownBatch::pending(position, accepted.into())
     };
     let incomplete = incomplete.into_iter().map(known).collect();
-    Ok(Checkpoint { position, last_seq, incomplete, catalogue, store_reach, complete: vec![] })
+    Ok(Checkpoint { position, last_seq, incomplete, catalogue, store_reach, ..Checkpoint::default() })
 }
 
 impl From<Version1> for BatchAcceptedEntry {

@@ -16,5 +16,6 @@ pub use bytes::{
 pub use earlier::Version4;
 pub use types::{
     BatchAcceptedEntry, BatchCompletedEntry, BatchGivenUpEntry, CatalogueMark, Cause, Change, Checkpoint,
-    Entry, KnownBatch, Resolved, ResolvedBundle, SentKeyEntry, WriteEntry, WriteKind,
+    Entry, KnownBatch, OrderEntry, OrderState, Resolved, ResolvedBundle, RunOffered, SentKeyEntry,
+    WriteEntry, WriteKind,
 };

@@ -2,6 +2,8 @@
 
 use crate::journal::log::Position;
 use crate::model::seq::Seq;
+use crate::order::Place;
+use crate::order::record::RunId;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
@@ -16,6 +18,12 @@ pub enum Entry {
     BatchCompleted(BatchCompletedEntry),
     /// A batch was given up without being applied, because its file was damaged.
     BatchGivenUp(BatchGivenUpEntry),
+    /// How far the order of several nodes is applied with this group. Always the last entry of a group.
+    Order(OrderEntry),
+    /// This node has applied and counted a batch. It is complete once it is counted in the order.
+    BatchApplied(BatchCompletedEntry),
+    /// A batch is counted in the order. This node may not have applied it yet.
+    BatchCounted(BatchCompletedEntry),
 }
 
 impl Entry {
@@ -41,7 +49,9 @@ impl Entry {
                     7 * NUMBER + changes.sum::<usize>() + resolved + bundles.sum::<usize>() + removed
                 }
                 Self::BatchAccepted(accepted) => batch(accepted),
-                Self::BatchCompleted(_) => end,
+                Self::BatchCompleted(_) | Self::BatchApplied(_) | Self::BatchCounted(_) => end,
+                // Nothing is asked of it: it comes once in a group.
+                Self::Order(order) => (5 + 4 * order.runs.len()) * NUMBER,
                 Self::BatchGivenUp(given_up) => batch(&given_up.accepted) + end,
             }
     }
@@ -51,7 +61,11 @@ impl Entry {
         Seq::from_u64(match self {
             Self::Write(write) => write.seq,
             Self::BatchAccepted(batch) => batch.seq,
-            Self::BatchCompleted(_) | Self::BatchGivenUp(_) => 0,
+            Self::BatchCompleted(_)
+            | Self::BatchGivenUp(_)
+            | Self::Order(_)
+            | Self::BatchApplied(_)
+            | Self::BatchCounted(_) => 0,
         })
     }
 }
@@ -204,6 +218,47 @@ pub struct BatchGivenUpEntry {
     pub end: BatchCompletedEntry,
 }
 
+/// How far the order is applied with a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderEntry {
+    /// The place of the last request that is applied.
+    pub place: Place,
+    /// The CRC-32C of that request's record. Another record in its place means that the order is another one.
+    pub record_crc32c: u32,
+    /// The last seq that was given out, also to a request that then wrote nothing.
+    pub last_seq: u64,
+    /// The sum over all that was decided so far.
+    pub checksum: u32,
+    /// The runs whose requests the group has, each with its last number and the time of that.
+    pub runs: Vec<RunOffered>,
+}
+
+/// The last request of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunOffered {
+    /// The run.
+    pub run: RunId,
+    /// The number of its last request.
+    pub number: u64,
+    /// When that request had its place, in milliseconds.
+    pub at_ms: u64,
+}
+
+/// How far the order of several nodes is applied, and what goes with that.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct OrderState {
+    /// The place of the last request that is applied; none if none is.
+    pub place: Option<Place>,
+    /// The CRC-32C of that request's record.
+    pub record_crc32c: u32,
+    /// The last seq that was given out.
+    pub last_seq: u64,
+    /// The sum over all that was decided so far.
+    pub checksum: u32,
+    /// The last request of each run that offered anything lately.
+    pub runs: Vec<RunOffered>,
+}
+
 /// Where a restart begins, and the batches that are then incomplete.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Checkpoint {
@@ -215,6 +270,8 @@ pub struct Checkpoint {
     pub incomplete: Vec<KnownBatch>,
     /// How far the catalogue of complete batches reaches that goes with it.
     pub catalogue: CatalogueMark,
+    /// How far the order of several nodes was applied; none on a single daemon.
+    pub order: Option<OrderState>,
     /// How far the store reached then; 0 in a snapshot, which speaks of no store, and if an earlier program did not say.
     pub store_reach: u64,
     /// The complete batches, as earlier programs listed them here; from version 4 on they stand in the catalogue alone.
@@ -222,19 +279,29 @@ pub struct Checkpoint {
     pub complete: Vec<(BatchAcceptedEntry, BatchCompletedEntry)>,
 }
 
+impl KnownBatch {
+    /// A batch that is neither complete nor counted anywhere.
+    pub fn pending(position: (u64, u64), accepted: BatchAcceptedEntry) -> Self {
+        Self { position, accepted, completed: None, counted: None, applied: None }
+    }
+}
+
 impl Checkpoint {
     /// Where a restart begins to read: the oldest incomplete batch's entry, and what became of its rows, may stand
     /// before the checkpoint itself.
     pub fn needs_journal_from(&self) -> Position {
-        let from = self.incomplete.iter().map(|batch| batch.position).fold(self.position, std::cmp::Ord::min);
+        let lacking = self.incomplete.iter().filter(|batch| batch.applied.is_none());
+        let from = lacking.map(|batch| batch.position).fold(self.position, std::cmp::Ord::min);
         Position::from_pair(from)
     }
 
     /// Whether the store held all of a batch then; whoever asks knows that it was accepted one day.
     pub fn held(&self, batch: Seq) -> bool {
         let seq = batch.get();
-        let incomplete = self.incomplete.binary_search_by_key(&seq, |known| known.accepted.seq).is_ok();
-        seq <= self.last_seq && !incomplete
+        let listed = self.incomplete.binary_search_by_key(&seq, |known| known.accepted.seq).ok();
+        let lacking =
+            listed.and_then(|at| self.incomplete.get(at)).is_some_and(|known| known.applied.is_none());
+        seq <= self.last_seq && !lacking
     }
 }
 
@@ -256,4 +323,8 @@ pub struct KnownBatch {
     pub accepted: BatchAcceptedEntry,
     /// Its end, if it was complete before, in a store that was lost: this one does not hold all of it yet.
     pub completed: Option<BatchCompletedEntry>,
+    /// Its end in the order of several nodes, if it is counted there.
+    pub counted: Option<BatchCompletedEntry>,
+    /// Its end on this node, if the store holds all of it, and it is not counted in the order yet.
+    pub applied: Option<BatchCompletedEntry>,
 }

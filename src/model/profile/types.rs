@@ -64,7 +64,8 @@ pub enum Source {
 }
 
 impl Source {
-    pub(super) const fn code(self) -> u8 {
+    /// Its stored byte.
+    pub const fn code(self) -> u8 {
         match self {
             Self::Mbox => 1,
             Self::Delivery => 2,
@@ -74,7 +75,8 @@ impl Source {
         }
     }
 
-    pub(super) const fn from_code(code: u8) -> Option<Self> {
+    /// The source for a stored byte.
+    pub const fn from_code(code: u8) -> Option<Self> {
         match code {
             1 => Some(Self::Mbox),
             2 => Some(Self::Delivery),

@@ -23,7 +23,7 @@ use profiled::batch::pending::Pending;
 use profiled::batch::queue::Batches;
 use profiled::batch::spool::Spool;
 use profiled::engine::commit::taking::Group;
-use profiled::engine::commit::{Answer, Committer, NewBatch, Request, VisitorWrite, WriteRules};
+use profiled::engine::commit::{Answer, Committer, NewBatch, Ordered, Request, VisitorWrite, WriteRules};
 use profiled::engine::open::recovery::{StartFrom, recover, write_checkpoint};
 use profiled::engine::read::export::Walk;
 use profiled::engine::{CallIds, EngineError, SiteCall, Visitor, look_up};
@@ -620,7 +620,7 @@ impl Harness {
         self.crowded[client] = true;
         // Few requests a group would take long, all in one would miss the groups' borders.
         for from in (0..CROWD).step_by(100) {
-            let mut requests: VecDeque<Request> = VecDeque::new();
+            let mut requests: VecDeque<Ordered> = VecDeque::new();
             let fillers = (from..CROWD.min(from + 100)).map(|n| Id { kind: Kind::Pc, name: format!("f{n}") });
             let fillers: Vec<Id> = fillers.collect();
             let third_party = id(Kind::ThirdParty, who);
@@ -637,7 +637,7 @@ impl Harness {
                 };
                 let call =
                     SiteCall { client: client_code(client), ids, source: Source::Mbox, attributes: vec![] };
-                requests.push_back(Request::Site(call, rules));
+                requests.push_back(Request::Site(call, rules).into());
             }
             while !requests.is_empty() {
                 let core = self.core.as_mut().unwrap();
@@ -665,7 +665,7 @@ impl Harness {
     }
 
     fn ask(&mut self, request: Request) -> Result<Answer, Wrong> {
-        let committed = self.core.as_mut().unwrap().committer.commit(&mut VecDeque::from([request]));
+        let committed = self.core.as_mut().unwrap().committer.commit(&mut VecDeque::from([request.into()]));
         let answer = committed.map_err(|fatal| format!("fatal: {fatal}"))?.pop().ok_or("no answer")?;
         answer.map_err(|error| format!("refused: {error}"))
     }

@@ -1,0 +1,311 @@
+//! The bytes of a request on its way through the order of several nodes.
+//!
+//! Promises: decoding any bytes never panics. A request comes out as it went in, with the settings that shaped it where it
+//! came from (R4). A version that this program does not know is an error that says so: the node stops before the request.
+
+use super::request::{NewBatch, Request, VisitorWrite, WriteRules};
+use crate::batch::accepted::{Accepted, SentKey};
+use crate::engine::types::{CallIds, SiteCall};
+use crate::journal::entry::BatchAcceptedEntry;
+use crate::model::batch::{BatchId, Counts};
+use crate::model::codec::{self, CodecError};
+use crate::model::id::{ClientCode, IdKind, Key, VisitorId};
+use crate::model::profile::Source;
+use crate::model::seq::Seq;
+use crate::order::Offset;
+use crate::order::record::{ClusterId, RunId};
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+/// The version of the rules by which requests are decided, and of their bytes. A node says in its reports which it knows; a
+/// new one may be offered only once every node knows it.
+pub const RULES_VERSION: u8 = 1;
+
+/// An upload on its way to all nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct UploadId {
+    /// The run that took it in.
+    pub run: RunId,
+    /// Its number among that run's uploads.
+    pub number: u64,
+}
+
+/// A request as it comes out of the order.
+#[derive(Debug)]
+pub enum FromOrder {
+    /// One that needs nothing else.
+    Request(Request),
+    /// A batch, whose file came by another way.
+    Batch(Box<OfferedBatch>),
+    /// The first record of an order: which one it is.
+    Founded(ClusterId),
+}
+
+/// A batch that was offered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OfferedBatch {
+    /// Its upload.
+    pub upload: UploadId,
+    /// Where the first piece of its file is among the files.
+    pub first_piece: Offset,
+    /// What it is. Its seq and the name of its file are not set yet.
+    pub accepted: Accepted,
+}
+
+#[derive(Serialize, Deserialize)]
+enum Wire {
+    Founded { cluster: ClusterId },
+    Site(Site),
+    Visitor(Visitor),
+    Batch { upload: UploadId, first_piece: u64, batch: BatchAcceptedEntry },
+    Sweep { client: String, keys: Vec<ByteBuf>, lifetime_ms: u64 },
+    Count { client: String, seq: u64, counts: Counts },
+}
+
+#[derive(Serialize, Deserialize)]
+struct Site {
+    client: String,
+    pc: Option<String>,
+    third_party: Option<String>,
+    ecid: Option<String>,
+    made: Vec<String>,
+    source: u8,
+    attributes: Vec<(String, String)>,
+    rules: Rules,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Visitor {
+    client: String,
+    kind: u8,
+    id: String,
+    write: Write,
+    rules: Rules,
+}
+
+#[derive(Serialize, Deserialize)]
+enum Write {
+    Set(Vec<(String, String)>),
+    Remove(Vec<String>),
+    Erase,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Rules {
+    lifetime_ms: u64,
+    max_profile_bytes: u64,
+}
+
+impl From<WriteRules> for Rules {
+    fn from(rules: WriteRules) -> Self {
+        Self { lifetime_ms: rules.lifetime_ms, max_profile_bytes: rules.max_profile_bytes as u64 }
+    }
+}
+
+/// The bytes of the first record of an order.
+pub fn founding(cluster: ClusterId) -> Result<Vec<u8>, CodecError> {
+    encoded(&Wire::Founded { cluster })
+}
+
+/// The bytes of a batch whose file is on its way.
+pub fn batch(upload: UploadId, first_piece: Offset, new: &NewBatch) -> Result<Vec<u8>, CodecError> {
+    let sent = new.sum();
+    let accepted = Accepted {
+        id: BatchId { client: new.client.clone(), seq: Seq::ZERO },
+        rules: new.rules.clone(),
+        key_kind: new.header.key_kind(),
+        spool: 0,
+        bytes: sent.bytes,
+        crc32c: sent.crc32c,
+        rows: new.rows,
+        key: new.key.clone().map(|key| SentKey { key, sent }),
+    };
+    encoded(&Wire::Batch { upload, first_piece: first_piece.0, batch: accepted.to_entry() })
+}
+
+/// The bytes of a request that every node decides alike; none for one that concerns a single node.
+pub fn encode(request: &Request) -> Option<Result<Vec<u8>, CodecError>> {
+    let text = |id: &Option<VisitorId>| id.as_ref().map(|id| id.as_str().to_owned());
+    let wire = match request {
+        Request::Site(call, rules) => Wire::Site(Site {
+            client: call.client.to_string(),
+            pc: text(&call.ids.pc),
+            third_party: text(&call.ids.third_party),
+            ecid: text(&call.ids.ecid),
+            made: call.ids.made.iter().map(|id| id.as_str().to_owned()).collect(),
+            source: call.source.code(),
+            attributes: call.attributes.clone(),
+            rules: (*rules).into(),
+        }),
+        Request::Visitor(client, id, write, rules) => Wire::Visitor(Visitor {
+            client: client.to_string(),
+            kind: id.kind().code(),
+            id: id.as_str().to_owned(),
+            write: match write {
+                VisitorWrite::Set(sets) => Write::Set(sets.clone()),
+                VisitorWrite::Remove(names) => Write::Remove(names.clone()),
+                VisitorWrite::Erase => Write::Erase,
+            },
+            rules: (*rules).into(),
+        }),
+        Request::Sweep(client, keys, lifetime_ms) => Wire::Sweep {
+            client: client.to_string(),
+            keys: keys.iter().map(|key| ByteBuf::from(key.as_bytes())).collect(),
+            lifetime_ms: *lifetime_ms,
+        },
+        Request::Count(id, counts) => {
+            Wire::Count { client: id.client.to_string(), seq: id.seq.get(), counts: *counts }
+        }
+        Request::Accept(_)
+        | Request::Resolve(..)
+        | Request::Complete(..)
+        | Request::GiveUp(_)
+        | Request::Mark
+        | Request::Rotate
+        | Request::Retire(_)
+        | Request::TakeOver(_) => return None,
+    };
+    Some(encoded(&wire))
+}
+
+fn encoded(wire: &Wire) -> Result<Vec<u8>, CodecError> {
+    let mut out = vec![];
+    codec::encode_into(RULES_VERSION, wire, &mut out)?;
+    Ok(out)
+}
+
+/// What these bytes ask for.
+pub fn decode(bytes: &[u8]) -> Result<FromOrder, CodecError> {
+    let unfit = || CodecError::Damaged("a value that no program writes".into());
+    read(codec::decode(RULES_VERSION, bytes)?).ok_or_else(unfit)
+}
+
+fn read(wire: Wire) -> Option<FromOrder> {
+    let client = |text: &str| ClientCode::new(text).ok();
+    let id = |kind, text: &str| VisitorId::new(kind, text).ok();
+    let rules = |rules: &Rules| {
+        let max_profile_bytes = usize::try_from(rules.max_profile_bytes).ok()?;
+        Some(WriteRules { lifetime_ms: rules.lifetime_ms, max_profile_bytes })
+    };
+    // None where there is no id, and an error where there is a wrong one.
+    let given = |kind, text: Option<String>| text.map(|text| id(kind, &text).ok_or(())).transpose().ok();
+    Some(match wire {
+        Wire::Founded { cluster } => FromOrder::Founded(cluster),
+        Wire::Site(site) => {
+            let ids = CallIds {
+                pc: given(IdKind::Pc, site.pc)?,
+                third_party: given(IdKind::ThirdParty, site.third_party)?,
+                ecid: given(IdKind::Ecid, site.ecid)?,
+                made: site.made.iter().map(|text| id(IdKind::Pc, text)).collect::<Option<_>>()?,
+            };
+            let call = SiteCall {
+                client: client(&site.client)?,
+                ids,
+                source: Source::from_code(site.source)?,
+                attributes: site.attributes,
+            };
+            FromOrder::Request(Request::Site(call, rules(&site.rules)?))
+        }
+        Wire::Visitor(visitor) => {
+            let write = match visitor.write {
+                Write::Set(sets) => VisitorWrite::Set(sets),
+                Write::Remove(names) => VisitorWrite::Remove(names),
+                Write::Erase => VisitorWrite::Erase,
+            };
+            let id = id(IdKind::from_code(visitor.kind)?, &visitor.id)?;
+            FromOrder::Request(Request::Visitor(client(&visitor.client)?, id, write, rules(&visitor.rules)?))
+        }
+        Wire::Batch { upload, first_piece, batch } => FromOrder::Batch(Box::new(OfferedBatch {
+            upload,
+            first_piece: Offset(first_piece),
+            accepted: Accepted::from_entry(batch)?,
+        })),
+        Wire::Sweep { client: of, keys, lifetime_ms } => {
+            let keys = keys.iter().map(|key| Key::from_bytes(key)).collect::<Option<_>>()?;
+            FromOrder::Request(Request::Sweep(client(&of)?, keys, lifetime_ms))
+        }
+        Wire::Count { client: of, seq, counts } => {
+            let id = BatchId { client: client(&of)?, seq: Seq::from_u64(seq) };
+            FromOrder::Request(Request::Count(id, counts))
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const RULES: WriteRules = WriteRules { lifetime_ms: 14, max_profile_bytes: 1 << 20 };
+
+    fn client() -> ClientCode {
+        ClientCode::new("demo").unwrap()
+    }
+
+    fn id(kind: IdKind, text: &str) -> VisitorId {
+        VisitorId::new(kind, text).unwrap()
+    }
+
+    /// A request comes out as it went in.
+    #[track_caller]
+    fn check(request: Request) {
+        let bytes = encode(&request).unwrap().unwrap();
+        let FromOrder::Request(read) = decode(&bytes).unwrap() else { panic!("{request:?}") };
+        assert_eq!(format!("{read:?}"), format!("{request:?}"));
+        for length in 0..bytes.len() {
+            assert!(decode(&bytes[..length]).is_err(), "{length} bytes of {request:?}");
+        }
+    }
+
+    #[test]
+    fn requests_read_back() {
+        let pairs = vec![("name".to_owned(), "Wert ä,\"".to_owned()), ("empty".to_owned(), String::new())];
+        for source in [Source::Mbox, Source::Delivery] {
+            let ids = CallIds {
+                pc: Some(id(IdKind::Pc, "p-1")),
+                third_party: Some(id(IdKind::ThirdParty, "crm 7")),
+                ecid: Some(id(IdKind::Ecid, "123")),
+                made: vec![id(IdKind::Pc, "made1"), id(IdKind::Pc, "made2")],
+            };
+            check(Request::Site(
+                SiteCall { client: client(), ids, source, attributes: pairs.clone() },
+                RULES,
+            ));
+        }
+        let none =
+            SiteCall { client: client(), ids: CallIds::default(), source: Source::Mbox, attributes: vec![] };
+        check(Request::Site(none, RULES));
+        for write in [VisitorWrite::Set(pairs), VisitorWrite::Remove(vec!["a".into()]), VisitorWrite::Erase] {
+            check(Request::Visitor(client(), id(IdKind::Ecid, "5"), write, RULES));
+        }
+        let keys = vec![id(IdKind::Pc, "p").key(&client()), id(IdKind::ThirdParty, "t").key(&client())];
+        check(Request::Sweep(client(), keys, 99));
+        let batch = BatchId { client: client(), seq: Seq::from_u64(77) };
+        check(Request::Count(batch, Counts { updated: 3, failed: 1, ..Counts::default() }));
+    }
+
+    #[test]
+    fn what_concerns_one_node_has_no_bytes() {
+        for request in [Request::Mark, Request::Rotate, Request::Resolve(client(), vec![])] {
+            assert!(encode(&request).is_none(), "{request:?}");
+        }
+    }
+
+    #[test]
+    fn a_version_that_is_not_known_is_said() {
+        let mut bytes = founding(ClusterId([7; 16])).unwrap();
+        assert!(matches!(decode(&bytes), Ok(FromOrder::Founded(ClusterId([7, ..])))));
+        bytes[0] = RULES_VERSION + 1;
+        assert!(
+            matches!(decode(&bytes), Err(CodecError::Version { found, .. }) if found == RULES_VERSION + 1)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let versioned: Vec<u8> = std::iter::once(RULES_VERSION).chain(bytes).collect();
+            drop(decode(&versioned));
+        }
+    }
+}

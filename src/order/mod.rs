@@ -1,0 +1,105 @@
+//! The order of several nodes: an append-only log of records that every node reads from its beginning to its end.
+//!
+//! ```text
+//! mod.rs      the log as a node sees it: append, read, delete from the front
+//! record.rs   the bytes of one record: who offers what
+//! ```
+//!
+//! Knows nothing of Kafka: [`Log`] is implemented elsewhere, and in memory for tests. Knows nothing of what a request
+//! means: the engine encodes its requests, and decodes them again where their place has come.
+//!
+//! Promises of a log: offsets rise; every reader sees the same records with the same offsets and times; a record whose
+//! append was answered with an offset is there.
+
+pub mod record;
+
+use crate::model::seq::Millis;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::time::Duration;
+
+/// A record's place in a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct Offset(pub u64);
+
+impl Offset {
+    /// The offset behind this one.
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+impl fmt::Display for Offset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// A request's place in the order: its record, and which of that record's requests it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct Place {
+    /// The record's offset.
+    pub offset: Offset,
+    /// Its number within the record, from 0 on.
+    pub within: u32,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}+{}", self.offset, self.within)
+    }
+}
+
+/// Why a log did not do something.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OrderError {
+    /// Nobody knows whether the record was appended.
+    #[error("{0}: it may have been written, or not")]
+    Unknown(String),
+    /// The record was certainly not appended.
+    #[error("{0}")]
+    Refused(String),
+    /// The log cannot be reached just now.
+    #[error("the order cannot be reached: {0}")]
+    OutOfReach(String),
+    /// The log is not the one it was: records are missing, or it was made anew.
+    #[error("the order is not the one that this node has read: {0}")]
+    NotTheSame(String),
+}
+
+/// What the log calls when it knows what became of an append. From any thread, and once.
+pub type Appended = Box<dyn FnOnce(Result<Offset, OrderError>) + Send>;
+
+/// An append-only log of records: one partition of a topic.
+pub trait Log: Send + Sync {
+    /// Appends a record. Returns at once; `done` learns the offset once the record is durable.
+    fn append(&self, key: &[u8], record: Vec<u8>, done: Appended);
+
+    /// A reader of the records from this offset on.
+    fn read_from(&self, offset: Offset) -> Result<Box<dyn LogReader>, OrderError>;
+
+    /// The offset of the first record that is still there, and the offset that the next record gets. Blocks.
+    fn ends(&self) -> Result<(Offset, Offset), OrderError>;
+
+    /// Deletes the records before this offset. Blocks.
+    fn delete_before(&self, offset: Offset) -> Result<(), OrderError>;
+}
+
+/// Reads a log from an offset on.
+pub trait LogReader: Send {
+    /// The next record, or none if none came within this time. Blocks.
+    fn next(&mut self, wait: Duration) -> Result<Option<Record>, OrderError>;
+}
+
+/// A record of a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Its place.
+    pub offset: Offset,
+    /// The time that the log gave it.
+    pub time: Millis,
+    /// Its key. Only a log that keeps the newest record of each key has any.
+    pub key: Vec<u8>,
+    /// Its bytes.
+    pub value: Vec<u8>,
+}
