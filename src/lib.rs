@@ -19,7 +19,8 @@
 //! | [`folder`] | the format stamp of a data folder, and the marker of an unfinished one |
 //! | [`tokens`], [`audit`] | who may do what; who did what |
 //! | [`config`], [`telemetry`] | settings, resolved and checked before anything opens; log lines and metrics |
-//! | [`order`] | the order of several nodes: a log of records that each of them reads; no Kafka |
+//! | [`order`] | the order of several nodes: a log of records that each of them reads; how offers are gathered into records; no Kafka |
+//! | `kafka` | that log over Kafka: topics made and checked, records appended and read; only with the feature `cluster` |
 //! | [`journal`] | segments, group commit, entries, snapshots |
 //! | [`store`] | the interface to the profile store, its implementations sled and memory, and the exchange of a store for a fresh one |
 //! | [`batch`] | the batch file's parser, the spool, pending rows, their resolving, and the application of batches in the background |
@@ -81,6 +82,8 @@ pub mod engine;
 pub mod folder;
 pub mod http;
 pub mod journal;
+#[cfg(feature = "cluster")]
+pub mod kafka;
 pub mod layout;
 pub mod model;
 pub mod order;

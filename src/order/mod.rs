@@ -3,14 +3,19 @@
 //! ```text
 //! mod.rs      the log as a node sees it: append, read, delete from the front
 //! record.rs   the bytes of one record: who offers what
+//! gather.rs   gathers offers into records
+//! memory.rs   a log in memory, for tests and the simulation
 //! ```
 //!
 //! Knows nothing of Kafka: [`Log`] is implemented elsewhere, and in memory for tests. Knows nothing of what a request
 //! means: the engine encodes its requests, and decodes them again where their place has come.
 //!
 //! Promises of a log: offsets rise; every reader sees the same records with the same offsets and times; a record whose
-//! append was answered with an offset is there.
+//! append was answered with an offset is there. A record that was refused, or out of reach, is not in the log and will not get
+//! into it.
 
+pub mod gather;
+pub mod memory;
 pub mod record;
 
 use crate::model::seq::Millis;
@@ -72,10 +77,11 @@ pub type Appended = Box<dyn FnOnce(Result<Offset, OrderError>) + Send>;
 
 /// An append-only log of records: one partition of a topic.
 pub trait Log: Send + Sync {
-    /// Appends a record. Returns at once; `done` learns the offset once the record is durable.
+    /// Appends a record. Returns at once; `done` learns the offset once the record is durable, from any thread, maybe before
+    /// this returns. Records get into the log in the order of these calls.
     fn append(&self, key: &[u8], record: Vec<u8>, done: Appended);
 
-    /// A reader of the records from this offset on.
+    /// A reader of the records from this offset on. Blocks.
     fn read_from(&self, offset: Offset) -> Result<Box<dyn LogReader>, OrderError>;
 
     /// The offset of the first record that is still there, and the offset that the next record gets. Blocks.
@@ -87,7 +93,8 @@ pub trait Log: Send + Sync {
 
 /// Reads a log from an offset on.
 pub trait LogReader: Send {
-    /// The next record, or none if none came within this time. Blocks.
+    /// The next record, or none if none came within this time. Blocks. A log that was out of reach can be asked again, and goes
+    /// on where it was.
     fn next(&mut self, wait: Duration) -> Result<Option<Record>, OrderError>;
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 
 /// The layers, lowest first: each may use those before it. A new module at the top of `src` gets its place here and in
 /// the design.
-const LAYERS: [&str; 18] = [
+const LAYERS: [&str; 19] = [
     "model",
     "layout",
     "sync",
@@ -20,6 +20,7 @@ const LAYERS: [&str; 18] = [
     "config",
     "telemetry",
     "order",
+    "kafka",
     "journal",
     "store",
     "batch",
