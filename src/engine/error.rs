@@ -86,6 +86,12 @@ pub enum OpenError {
     /// The work was stopped halfway.
     #[error(transparent)]
     NotGoingOn(EngineError),
+    /// The folder belongs to a node of several, and the daemon was started alone.
+    #[error(
+        "{} belongs to a node of several: start it with --order and --node; or, to have a single daemon go on from here, run \
+         `profiled cluster leave --data {}` first", .0.display(), .0.display()
+    )]
+    OfCluster(PathBuf),
     /// The file of an accepted batch cannot be read, or differs from what was accepted.
     #[error(
         "batch {} was accepted and is not applied yet, but {error}; send the file again to a running daemon with `profiled batch resend`, and `profiled check --salvage` goes on without it", batch.id
@@ -191,6 +197,15 @@ pub enum EngineError {
     /// The batch is not held, so there is nothing to repair.
     #[error("batch {0} is not stuck for its upload: there is nothing to send again or to give up")]
     NotHeld(String),
+    /// The order of the nodes did not take it, for this reason. It was certainly not done.
+    #[error("{0}")]
+    NoOrder(String),
+    /// The order of the nodes may have taken it, or not.
+    #[error(
+        "{0}: it may have been applied, or not; with an Idempotency-Key a batch can be sent again safely, and so can what sets \
+         the same values"
+    )]
+    Unknown(String),
     /// The daemon is stopping.
     #[error("the daemon is stopping")]
     Stopping,
@@ -234,6 +249,8 @@ impl EngineError {
             | Self::Full(_)
             | Self::Unreadable
             | Self::Held { .. }
+            | Self::NoOrder(_)
+            | Self::Unknown(_)
             | Self::Stopping => ErrorKind::Overloaded,
             Self::Internal(_) => ErrorKind::Internal,
         }

@@ -12,7 +12,7 @@
 //! upkeep/                       what keeps the disk in order while the daemon runs
 //! read/                         what callers read
 //! ingest/                       how batches come in, and how their rows get into the store
-//! start.rs vitals.rs            building, starting and stopping all of it; what it tells those who watch
+//! start.rs node.rs vitals.rs    building, starting and stopping all of it; what it tells those who watch
 //! offline/                      a whole engine on a folder, for a check or a restore
 //! mod.rs operator.rs            the calls, for visitors and batches; for operators
 //! ```
@@ -29,6 +29,7 @@ pub mod gates;
 mod health;
 mod heartbeat;
 pub mod ingest;
+mod node;
 pub mod offline;
 pub mod open;
 mod operator;
@@ -56,6 +57,8 @@ use commit::{Answer, Request, VisitorWrite, WriteRules};
 pub use error::{EngineError, ErrorKind, Fatal, OpenError};
 use gates::Who;
 pub use ingest::upload::{AcceptedBatch, Announced, Upload};
+use node::Role;
+pub use node::{NodeParts, OrderStatus};
 pub use open::rebuild::Opening;
 pub use read::batch_list::BatchPage;
 use read::export::Export;
@@ -83,8 +86,19 @@ impl Engine {
 
     /// Opens the data folder by a clock that is checked. `opening` says meanwhile how far the start is.
     pub fn open_watched(config: Config, clock: GuardedClock, opening: &Opening) -> Result<Self, OpenError> {
+        Self::open_as(config, clock, opening, None)
+    }
+
+    /// The same, as one node of several if `parts` say of which.
+    pub fn open_as(
+        config: Config,
+        clock: GuardedClock,
+        opening: &Opening,
+        parts: Option<NodeParts>,
+    ) -> Result<Self, OpenError> {
         folder::check(&config.server.data_folder)?;
-        let running = BroughtUp::of(config, Arc::new(clock), opening)?.start()?;
+        let running =
+            BroughtUp::of(config, Arc::new(clock), opening)?.start(parts.map_or(Role::Alone, Role::Node))?;
         Ok(Self(Arc::new(running)))
     }
 
@@ -109,7 +123,8 @@ impl Engine {
         let rules = self.write_rules(&call.client)?;
         let made = |number, key: &Key| self.0.upkeep.erasures.made_id(number, key);
         let call = SiteCall { ids: call.ids.with_made(&call.client, made), ..call };
-        let _waits = self.0.ingest.throttle.site_call();
+        // On a node of several the call counts from when it is read back.
+        let _waits = self.0.commit.node().is_none().then(|| self.0.ingest.throttle.site_call());
         let answer = self.0.commit.ask(Request::Site(call, rules)).await?;
         self.written(answer)
     }
@@ -182,6 +197,14 @@ impl Engine {
         announced: Announced,
     ) -> Result<Upload, EngineError> {
         Upload::begin(&self.0.ingest, who, client, (version, empty_values), announced).await
+    }
+
+    /// Waits a moment for a batch that this node may not have got to yet, because it was accepted on another one.
+    pub async fn wait_for_batch(&self, id: &BatchId) {
+        if self.0.commit.node().is_some() && self.0.read.batch(id).is_none() {
+            // Whether it came or not shows when it is asked for.
+            drop(self.wait_for(id.seq).await);
+        }
     }
 
     /// One batch.

@@ -5,11 +5,13 @@ use crate::config::{Config, PublicUrl};
 use crate::engine::Engine;
 use crate::engine::error::EngineError;
 use crate::engine::gates::Who;
+use crate::engine::node::OrderStatus;
 use crate::engine::shared::blocking;
 use crate::engine::types::Readiness;
 use crate::engine::upkeep::task::{Done, Task};
 use crate::model::id::ClientCode;
 use crate::model::seq::Millis;
+use crate::order::Offset;
 use crate::telemetry::metrics::{Metrics, Vitals};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
@@ -138,6 +140,18 @@ impl Engine {
     /// Completes when something failed for good. The process must then say why, and end.
     pub async fn failed(&self) -> String {
         self.0.shared.health.failed().await
+    }
+
+    /// How far this node is in the order of several; none on a single daemon.
+    pub fn order(&self) -> Option<OrderStatus> {
+        self.0.commit.node().map(|node| OrderStatus::of(&node.progress, node.offering()))
+    }
+
+    /// Notes where the order ends, as somebody heard it.
+    pub fn heard_of_order_end(&self, end: Offset) {
+        if let Some(node) = self.0.commit.node() {
+            node.progress.heard_of_end(end);
+        }
     }
 
     /// Notes that a thread panicked.

@@ -12,6 +12,7 @@ use crate::engine::error::{Fatal, OpenError};
 use crate::engine::health::Health;
 use crate::engine::ingest::apply_thread;
 use crate::engine::ingest::state::Ingest;
+use crate::engine::node::{Joining, Role, applied_offline};
 use crate::engine::open::lock::lock_folder;
 use crate::engine::open::rebuild::{self, Opened, Opening};
 use crate::engine::open::recovery::write_checkpoint;
@@ -26,9 +27,10 @@ use crate::engine::upkeep::state::Upkeep;
 use crate::engine::upkeep::tasks::Housekeeping;
 use crate::engine::upkeep::{checkpoint, sweep};
 use crate::folder;
-use crate::journal::entry::Checkpoint;
+use crate::journal::entry::{Checkpoint, OrderState};
 use crate::journal::snapshot::Snapshots;
 use crate::layout;
+use crate::model::seq::{Seq, SeqSource};
 use crate::store::swap::SwapStore;
 use crate::sync::{Ordering, unpoisoned};
 use crate::telemetry::metrics::Metrics;
@@ -64,6 +66,8 @@ pub(super) struct BroughtUp {
     /// What is wrong with the catalogue, if it was found damaged.
     pub(super) catalogue_damage: Option<catalogue::Damage>,
     folder_lock: File,
+    /// How far the order of several nodes is applied; none if the folder is a single daemon's.
+    order: Option<OrderState>,
 }
 
 /// A running engine: its rooms and its threads.
@@ -129,14 +133,32 @@ impl BroughtUp {
             erasures,
             catalogue_damage: recovered.catalogue_damage,
             folder_lock,
+            order: recovered.order,
         })
     }
 
     /// Builds the rooms and starts the threads.
-    pub(super) fn start(self) -> Result<Running, OpenError> {
-        let Self { config, clock, store, stores, generation, snapshots, mut committer, erasures, .. } = self;
+    pub(super) fn start(self, role: Role) -> Result<Running, OpenError> {
+        let Self {
+            config, clock, store, stores, generation, snapshots, mut committer, erasures, order, ..
+        } = self;
         let metrics = Arc::<Metrics>::default();
         committer.metrics = Arc::clone(&metrics);
+        if let Some(order) = &order {
+            committer.seqs = SeqSource::after(committer.seqs.last().max(Seq::from_u64(order.last_seq)));
+        }
+        let (joining, pieces) = match (role, order) {
+            (Role::Node(parts), order) => {
+                let pieces = Arc::clone(&parts.pieces);
+                let joining = Joining::new(parts, order.unwrap_or_default(), Arc::clone(&clock) as _)?;
+                (Some(joining), Some(pieces))
+            }
+            (Role::Alone, Some(_)) => return Err(OpenError::OfCluster(config.server.data_folder.clone())),
+            (Role::Alone | Role::Offline, order) => {
+                committer.order = order.map(applied_offline);
+                (None, None)
+            }
+        };
         let (commit, requests) = CommitHandle::new(&committer);
         let last = committer.seqs.last();
         let config = Arc::new(config);
@@ -151,9 +173,14 @@ impl BroughtUp {
             spool: self.spool,
             metrics,
             signals: Signals::at_start(),
-            folder_lock: Mutex::new(Some(self.folder_lock)),
+            folder_lock: crate::sync::Mutex::new(Some(self.folder_lock)),
         });
         let commit = Arc::new(commit);
+        let node = joining.as_ref().map(|joining| Arc::clone(&joining.node));
+        if let Some(joining) = &joining {
+            committer.order = Some(joining.applied(&shared));
+            commit.join(Arc::clone(&joining.node));
+        }
         let hold = Hold::default();
         let (upkeep, asked) =
             Upkeep::new(Arc::clone(&shared), Arc::clone(&commit), generation, erasures, hold);
@@ -173,10 +200,11 @@ impl BroughtUp {
             Arc::clone(&upkeep),
             Arc::clone(&read),
             &config,
+            pieces,
         ));
         let running = Running { shared, commit, upkeep, read, ingest, threads: Mutex::default() };
         let shared = Arc::clone(&running.shared);
-        running.spawn("commit", move || commit::thread::run(&shared, committer, requests))?;
+        running.spawn("commit", move || commit::thread::run(&shared, committer, requests, node))?;
         let ingest = Arc::clone(&running.ingest);
         running.spawn("apply", move || {
             give_way();
@@ -197,6 +225,11 @@ impl BroughtUp {
             give_way();
             Housekeeping::new(&upkeep, stores, snapshots).run(asked);
         })?;
+        if let Some(joining) = joining {
+            for (name, run) in joining.threads(&running.ingest)? {
+                running.spawn(name, run)?;
+            }
+        }
         Ok(running)
     }
 }
@@ -220,7 +253,7 @@ impl Running {
     /// Notes that a thread panicked. The engine's own threads say so themselves, and a call's thread fails that call. Any other
     /// thread is the store's, and then nobody knows what the store has left undone.
     pub(super) fn thread_panicked(&self, name: Option<&str>) {
-        const OTHERS: [&str; 11] = [
+        const OTHERS: [&str; 15] = [
             "main",
             "commit",
             "apply",
@@ -229,6 +262,10 @@ impl Running {
             "sweep",
             "housekeeping",
             "upload",
+            "order",
+            "pieces",
+            "counts",
+            "gather",
             SERVING_THREADS,
             "say",
             "log",

@@ -1,6 +1,7 @@
 //! What the engine tells those who watch it: whether it serves, what an operator should know, and its gauges.
 
 use crate::engine::health::Gauges;
+use crate::engine::node::OrderStatus;
 use crate::engine::start::Running;
 use crate::engine::types::Readiness;
 use crate::sync::Ordering;
@@ -8,6 +9,9 @@ use crate::telemetry;
 use crate::telemetry::metrics::Vitals;
 use std::num::NonZeroU32;
 use std::time::Duration;
+
+/// A node that cannot reach its order for this long is not ready, so that a load balancer looks elsewhere.
+const CUT_OFF: Duration = Duration::from_secs(5);
 
 impl Running {
     /// Whether the daemon serves.
@@ -17,6 +21,10 @@ impl Running {
         }
         if self.shared.signals.is_stopping() {
             return Readiness::NotReady("the daemon is stopping".into());
+        }
+        let order = self.commit.node().map(|node| OrderStatus::of(&node.progress, 0));
+        if let Some(why) = order.and_then(|order| order.not_ready(CUT_OFF)) {
+            return Readiness::NotReady(why);
         }
         if let Some(damage) = self.shared.store.damage() {
             return Readiness::NotReady(self.upkeep.rebuild.describe(&damage));

@@ -33,21 +33,30 @@ const ENCODINGS: &str = "gzip, zstd";
 /// The name that a client gives to one sending of a batch.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
+/// What a call says of the batch in its body.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BatchCall {
+    pub(super) version: BatchVersion,
+    pub(super) empty_values: EmptyValues,
+    /// Whether the batch is to be accepted, and not only tried out.
+    pub(super) for_all: bool,
+}
+
 /// Takes the body. `right` says what to send if its media type or encoding is wrong.
 pub(super) async fn take_in(
     front: &Front,
     request: &mut Request,
     client: &ClientCode,
-    version: BatchVersion,
-    empty_values: EmptyValues,
+    call: BatchCall,
     media_types: &[&str],
     right: impl Fn() -> String + Copy,
 ) -> Result<Upload, HttpError> {
+    let BatchCall { version, empty_values, for_all } = call;
     request.check_content_type(media_types, right)?;
     let encoding = request.content_encoding(Some(ENCODINGS), right)?;
     let who = request.who(Some(client));
     let form = request.media_type()?.eq_ignore_ascii_case(FORM);
-    let announced = Announced { encoding, bytes: request.content_length(), form };
+    let announced = Announced { encoding, bytes: request.content_length(), form, for_all };
     // What can be refused is refused before the body is asked for: a client that expects a `100 Continue` sends none.
     let mut upload = front.app.accept_batch(&who, client, version, empty_values, announced).await?;
     while let Some(bytes) = request.body.next_holding(upload.place()).await? {

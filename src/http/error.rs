@@ -146,6 +146,8 @@ impl HttpError {
                 | EngineError::MadeRoom(_)
                 | EngineError::NoHandle
                 | EngineError::ExportBusy(_)
+                | EngineError::NoOrder(_)
+                | EngineError::Unknown(_)
                 | EngineError::Stopping
                 | EngineError::Unreadable
                 | EngineError::Held { .. }

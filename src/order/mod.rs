@@ -3,6 +3,7 @@
 //! ```text
 //! mod.rs      the log as a node sees it: append, read, delete from the front
 //! record.rs   the bytes of one record: who offers what
+//! pieces.rs   the files of batches, in pieces
 //! gather.rs   gathers offers into records
 //! memory.rs   a log in memory, for tests and the simulation
 //! ```
@@ -16,6 +17,7 @@
 
 pub mod gather;
 pub mod memory;
+pub mod pieces;
 pub mod record;
 
 use crate::model::seq::Millis;

@@ -25,6 +25,7 @@ const ROOMS: &[&[&str]] = &[
     &["upkeep"],
     &["read"],
     &["ingest"],
+    &["node"],
     &["start"],
     &["vitals"],
     &["mod"],

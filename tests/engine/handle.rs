@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::runtime::Handle;
 
-fn config(folder: &Path) -> Config {
+pub(crate) fn config(folder: &Path) -> Config {
     let data = folder.join("data").display().to_string();
     let options = ServeOptions::default().with("data", data).unwrap();
     Config::resolve(&options).unwrap()
@@ -30,7 +30,7 @@ fn open(folder: &Path) -> Engine {
     Engine::open(config(folder), Arc::new(SystemClock)).unwrap()
 }
 
-fn client() -> ClientCode {
+pub(crate) fn client() -> ClientCode {
     ClientCode::new("demo").unwrap()
 }
 
@@ -109,7 +109,7 @@ async fn upload(app: &Engine, folder: &Path, text: &str, piece: usize) -> (Batch
     (batch.id, file)
 }
 
-fn who() -> Who {
+pub(crate) fn who() -> Who {
     Who::new(None, [127, 0, 0, 1].into())
 }
 

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! handle.rs          the rules through the handle that every front door calls
+//! nodes.rs           several whole engines over one order in memory
 //! order/             one order: random sequences beside a model
 //! store_contract.rs  what every store must do
 //! fuzz.rs            parsers and formats against random bytes
@@ -21,6 +22,7 @@ mod circles;
 mod fuzz;
 mod handle;
 mod layers;
+mod nodes;
 mod order;
 mod store_contract;
 #[path = "../support/mod.rs"]

@@ -3,24 +3,69 @@
 //! Promises: who gets an answer knows that the request is durable and readable; when the daemon stops, nobody waits for ever.
 
 use super::committer::Committer;
-use super::request::{Answer, Request, WriteRules};
+use super::node::Node;
+use super::request::{Answer, NewBatch, Ordered, Request, WriteRules};
+use super::taking::Reply;
 use crate::config::ClientSettings;
 use crate::engine::error::EngineError;
-use crate::engine::shared::Asked;
 use crate::engine::types::Written;
 use crate::model::seq::{Millis, Seq};
+use crate::order::Offset;
+use crate::order::pieces::UploadId;
 use crate::sync::{AtomicU64, Ordering};
 use arc_swap::ArcSwapOption;
-use std::sync::Arc;
+use std::any::Any;
+use std::sync::{Arc, OnceLock};
 use tokio::sync::{mpsc, oneshot};
 
 /// How many requests may wait for the commit thread. Further callers wait until there is room in the queue.
 const REQUESTS_WAITING_MAX: usize = 4096;
 
+/// An upload that was sent to all nodes: where its first and its last piece are.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::engine) struct SentToAll {
+    pub(in crate::engine) upload: UploadId,
+    pub(in crate::engine) pieces: (Offset, Offset),
+}
+
+/// What waits in the commit thread's queue.
+pub(in crate::engine) type Asked = (Ordered, ReplyTo);
+
+/// Whom the commit thread answers.
+pub(in crate::engine) struct ReplyTo {
+    /// None if the caller asked another node, or has gone.
+    answer: Option<oneshot::Sender<Reply>>,
+    /// Dropped with the answer.
+    _waits: Option<Box<dyn Any + Send>>,
+}
+
+impl ReplyTo {
+    fn caller(answer: oneshot::Sender<Reply>) -> Self {
+        Self { answer: Some(answer), _waits: None }
+    }
+
+    /// Of a request that came out of the order.
+    pub(super) fn of_order(
+        answer: Option<oneshot::Sender<Reply>>,
+        waits: Option<Box<dyn Any + Send>>,
+    ) -> Self {
+        Self { answer, _waits: waits }
+    }
+
+    /// Answers. The caller may have gone. What it asked for stands all the same.
+    pub(super) fn send(self, reply: Reply) {
+        if let Some(answer) = self.answer {
+            drop(answer.send(reply));
+        }
+    }
+}
+
 /// The other end of the commit thread's queue, and the counters that it publishes.
 pub(in crate::engine) struct CommitHandle {
     /// The queue. None once the daemon has stopped: the thread ends when it has answered what is in the queue.
-    requests: ArcSwapOption<mpsc::Sender<Asked<Request, Answer>>>,
+    requests: ArcSwapOption<mpsc::Sender<Asked>>,
+    /// This node's part in the order of several. Unset on a single daemon.
+    node: OnceLock<Arc<Node>>,
     /// Everything that was written up to this seq is readable.
     last_seq: Arc<AtomicU64>,
     /// The bytes that were journaled since the start.
@@ -31,10 +76,11 @@ pub(in crate::engine) struct CommitHandle {
 
 impl CommitHandle {
     /// A handle of this committer, and the queue for its thread.
-    pub(in crate::engine) fn new(committer: &Committer) -> (Self, mpsc::Receiver<Asked<Request, Answer>>) {
+    pub(in crate::engine) fn new(committer: &Committer) -> (Self, mpsc::Receiver<Asked>) {
         let (requests, queue) = mpsc::channel(REQUESTS_WAITING_MAX);
         let handle = Self {
             requests: ArcSwapOption::from_pointee(requests),
+            node: OnceLock::new(),
             last_seq: Arc::clone(&committer.last_seq),
             journaled: Arc::clone(&committer.journaled),
             oldest_erasure: Arc::clone(&committer.oldest_erasure),
@@ -42,22 +88,61 @@ impl CommitHandle {
         (handle, queue)
     }
 
-    /// Asks the commit thread.
+    /// Asks the commit thread; on a node of several by way of their order, if the request is for all of them.
     pub(in crate::engine) async fn ask(&self, request: Request) -> Result<Answer, EngineError> {
+        if let Some(node) = self.node.get().filter(|_| request.is_for_all()) {
+            return node.ask(&request).await;
+        }
         let (reply, answer) = oneshot::channel();
-        self.queue()?.send((request, reply)).await.map_err(|_| EngineError::Stopping)?;
+        let asked = (request.into(), ReplyTo::caller(reply));
+        self.queue()?.send(asked).await.map_err(|_| EngineError::Stopping)?;
         answer.await.map_err(|_| EngineError::Stopping)?
     }
 
-    /// Asks the commit thread, from a thread that may block.
+    /// The same, from a thread that may block.
     pub(in crate::engine) fn ask_blocking(&self, request: Request) -> Result<Answer, EngineError> {
+        if let Some(node) = self.node.get().filter(|_| request.is_for_all()) {
+            return node.ask_blocking(&request);
+        }
         let (reply, answer) = oneshot::channel();
-        self.queue()?.blocking_send((request, reply)).map_err(|_| EngineError::Stopping)?;
+        let asked = (request.into(), ReplyTo::caller(reply));
+        self.queue()?.blocking_send(asked).map_err(|_| EngineError::Stopping)?;
         answer.blocking_recv().map_err(|_| EngineError::Stopping)?
+    }
+
+    /// Has a batch accepted. On a node of several its file is on its way to all of them as this upload.
+    pub(in crate::engine) async fn ask_batch(
+        &self,
+        batch: NewBatch,
+        upload: Option<SentToAll>,
+    ) -> Result<Answer, EngineError> {
+        match (self.node.get(), upload) {
+            (Some(node), Some(SentToAll { upload, pieces })) => node.ask_batch(upload, pieces, batch).await,
+            (Some(_), None) => Err(EngineError::internal("a batch was not sent to the other nodes")),
+            (None, _) => self.ask(Request::Accept(Box::new(batch))).await,
+        }
+    }
+
+    /// Makes this a node of several.
+    pub(in crate::engine) fn join(&self, node: Arc<Node>) {
+        drop(self.node.set(node));
+    }
+
+    /// This node's part in the order of several. None on a single daemon.
+    pub(in crate::engine) fn node(&self) -> Option<&Arc<Node>> {
+        self.node.get()
+    }
+
+    /// The queue's other end, for what comes out of the order.
+    pub(in crate::engine) fn sender(&self) -> Result<mpsc::Sender<Asked>, EngineError> {
+        self.queue().map(|queue| mpsc::Sender::clone(&queue))
     }
 
     /// Takes no further requests. The thread answers those that wait, and ends.
     pub(in crate::engine) fn close(&self) {
+        if let Some(node) = self.node.get() {
+            node.close();
+        }
         self.requests.store(None);
     }
 
@@ -91,7 +176,7 @@ impl CommitHandle {
         Millis(self.oldest_erasure.swap(u64::MAX, Ordering::AcqRel))
     }
 
-    fn queue(&self) -> Result<Arc<mpsc::Sender<Asked<Request, Answer>>>, EngineError> {
+    fn queue(&self) -> Result<Arc<mpsc::Sender<Asked>>, EngineError> {
         self.requests.load_full().ok_or(EngineError::Stopping)
     }
 }

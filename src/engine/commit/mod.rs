@@ -11,6 +11,7 @@
 //! bind.rs       which profile an id leads to; binding and erasing
 //! decided.rs    a decided request
 //! ordering.rs   how far the order of several nodes is applied
+//! node.rs       this node's part in that order: what it offers, and what it reads back
 //! wire.rs       the bytes of a request in that order
 //! apply.rs      each request in turn: note what pending rows came to, put its values, publish its batch
 //! replay.rs     the same for a store that lacks some of the journal
@@ -28,6 +29,7 @@ mod decide;
 mod decided;
 mod group;
 mod handle;
+pub(in crate::engine) mod node;
 pub mod ordering;
 pub(in crate::engine) mod replay;
 mod request;
@@ -38,7 +40,7 @@ pub(in crate::engine) mod thread;
 pub mod wire;
 
 pub use committer::Committer;
-pub(in crate::engine) use handle::CommitHandle;
+pub(in crate::engine) use handle::{CommitHandle, SentToAll};
 pub use request::{
     Again, Answer, MadeAgain, NewBatch, Ordered, Placed, Request, Shared, VisitorWrite, WriteRules,
 };

@@ -28,6 +28,17 @@ pub enum Standing {
 /// Waits while the node cannot journal, for this reason.
 pub type Stand = Arc<dyn Fn(&str) -> Standing + Send + Sync>;
 
+/// How far the order is applied, for those who watch.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::engine) struct OrderedUpTo {
+    /// The place of the last request.
+    pub(in crate::engine) place: Place,
+    /// The latest time that the order gave so far.
+    pub(in crate::engine) latest: Millis,
+    /// The sum over all that was decided.
+    pub(in crate::engine) checksum: u32,
+}
+
 /// The last request of a run, and its time.
 type Offered = (u64, Millis);
 
@@ -63,6 +74,11 @@ impl Ordering {
     /// The sum over all that was decided.
     pub fn checksum(&self) -> u32 {
         self.checksum
+    }
+
+    /// How far it is applied; none if nothing is.
+    pub(in crate::engine) fn up_to(&self) -> Option<OrderedUpTo> {
+        Some(OrderedUpTo { place: self.place?, latest: self.latest, checksum: self.checksum })
     }
 
     /// Waits while the node cannot journal.

@@ -124,6 +124,22 @@ impl From<Request> for Ordered {
     }
 }
 
+impl Request {
+    /// Whether every node must do it in the same place. The others are the node's own affair.
+    pub fn is_for_all(&self) -> bool {
+        match self {
+            Self::Site(..) | Self::Visitor(..) | Self::Accept(_) | Self::Sweep(..) | Self::Count(..) => true,
+            Self::Resolve(..)
+            | Self::Complete(..)
+            | Self::GiveUp(_)
+            | Self::Mark
+            | Self::Rotate
+            | Self::Retire(_)
+            | Self::TakeOver(_) => false,
+        }
+    }
+}
+
 /// A store that was rebuilt beside a damaged one.
 #[derive(Debug)]
 pub struct MadeAgain {

@@ -38,6 +38,11 @@ impl<W> Group<W> {
         self.requests.len()
     }
 
+    /// How many of the requests that are not answered yet the order of several nodes has placed.
+    pub fn placed(&self) -> u64 {
+        self.requests.iter().filter(|asked| asked.placed.is_some()).count() as u64
+    }
+
     /// Takes out the requests that would fill the disk further. What is asked from inside ends what was begun, and what is
     /// erased or removed makes space one day. What the order of several nodes has placed must be done: refusing it is no
     /// longer this node's to decide.

@@ -3,11 +3,13 @@
 //! Promises: answers go out in the order of the requests, and only after the journal frame is on the disk.
 
 use super::committer::Committer;
-use super::request::{Answer, Request};
+use super::handle::Asked;
+use super::node::Node;
 use crate::engine::commit::taking::{CheckpointDue, Group};
 use crate::engine::error::EngineError;
-use crate::engine::shared::{Asked, Shared};
+use crate::engine::shared::Shared;
 use crate::sync::Ordering;
+use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// The most requests that one group takes.
@@ -17,7 +19,8 @@ const GROUP_REQUESTS_MAX: usize = 512;
 pub(in crate::engine) fn run(
     shared: &Shared,
     mut committer: Committer,
-    mut queue: mpsc::Receiver<Asked<Request, Answer>>,
+    mut queue: mpsc::Receiver<Asked>,
+    node: Option<Arc<Node>>,
 ) {
     let mut asked = Vec::with_capacity(GROUP_REQUESTS_MAX);
     let mut checkpoint = CheckpointDue::default();
@@ -30,15 +33,23 @@ pub(in crate::engine) fn run(
         let mut group = Group::of(asked.drain(..));
         if let Err(EngineError::Full(why)) = shared.disk_space.for_writes() {
             for reply in group.take_out_writes() {
-                drop(reply.send(Err(EngineError::Full(why.clone()))));
+                reply.send(Err(EngineError::Full(why.clone())));
             }
         }
         while !group.is_empty() {
             // The requests may need several groups.
             shared.health.commit.beat();
+            let placed = group.placed();
             match group.commit(|requests| committer.commit(requests)) {
-                // The caller may have gone. The write stands all the same.
-                Ok(answers) => answers.into_iter().for_each(|(reply, answer)| drop(reply.send(answer))),
+                Ok(answers) => {
+                    let applied = placed - group.placed();
+                    if let (Some(node), Some(up_to)) =
+                        (&node, committer.order.as_ref().and_then(|order| order.up_to()))
+                    {
+                        node.progress.note_applied(applied, up_to);
+                    }
+                    answers.into_iter().for_each(|(reply, answer)| reply.send(answer));
+                }
                 Err(fatal) => {
                     shared.health.fail(&fatal);
                     return;

@@ -7,28 +7,20 @@ use super::request::{NewBatch, Request, VisitorWrite, WriteRules};
 use crate::batch::accepted::{Accepted, SentKey};
 use crate::engine::types::{CallIds, SiteCall};
 use crate::journal::entry::BatchAcceptedEntry;
-use crate::model::batch::{BatchId, Counts};
+use crate::model::batch::{BatchId, BatchRules, Counts};
 use crate::model::codec::{self, CodecError};
 use crate::model::id::{ClientCode, IdKind, Key, VisitorId};
 use crate::model::profile::Source;
 use crate::model::seq::Seq;
 use crate::order::Offset;
-use crate::order::record::{ClusterId, RunId};
+use crate::order::pieces::UploadId;
+use crate::order::record::ClusterId;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 /// The version of the rules by which requests are decided, and of their bytes. A node says in its reports which it knows; a
 /// new one may be offered only once every node knows it.
 pub const RULES_VERSION: u8 = 1;
-
-/// An upload on its way to all nodes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct UploadId {
-    /// The run that took it in.
-    pub run: RunId,
-    /// Its number among that run's uploads.
-    pub number: u64,
-}
 
 /// A request as it comes out of the order.
 #[derive(Debug)]
@@ -46,8 +38,8 @@ pub enum FromOrder {
 pub struct OfferedBatch {
     /// Its upload.
     pub upload: UploadId,
-    /// Where the first piece of its file is among the files.
-    pub first_piece: Offset,
+    /// Where the first piece of its file is among the pieces, and where the last.
+    pub pieces: (Offset, Offset),
     /// What it is. Its seq and the name of its file are not set yet.
     pub accepted: Accepted,
 }
@@ -57,7 +49,7 @@ enum Wire {
     Founded { cluster: ClusterId },
     Site(Site),
     Visitor(Visitor),
-    Batch { upload: UploadId, first_piece: u64, batch: BatchAcceptedEntry },
+    Batch { upload: UploadId, pieces: (Offset, Offset), batch: BatchAcceptedEntry },
     Sweep { client: String, keys: Vec<ByteBuf>, lifetime_ms: u64 },
     Count { client: String, seq: u64, counts: Counts },
 }
@@ -108,19 +100,46 @@ pub fn founding(cluster: ClusterId) -> Result<Vec<u8>, CodecError> {
 }
 
 /// The bytes of a batch whose file is on its way.
-pub fn batch(upload: UploadId, first_piece: Offset, new: &NewBatch) -> Result<Vec<u8>, CodecError> {
+pub fn batch(upload: UploadId, pieces: (Offset, Offset), new: &NewBatch) -> Result<Vec<u8>, CodecError> {
     let sent = new.sum();
     let accepted = Accepted {
-        id: BatchId { client: new.client.clone(), seq: Seq::ZERO },
-        rules: new.rules.clone(),
         key_kind: new.header.key_kind(),
-        spool: 0,
         bytes: sent.bytes,
         crc32c: sent.crc32c,
         rows: new.rows,
         key: new.key.clone().map(|key| SentKey { key, sent }),
+        ..unsent(&new.client, &new.rules)
     };
-    encoded(&Wire::Batch { upload, first_piece: first_piece.0, batch: accepted.to_entry() })
+    encoded(&Wire::Batch { upload, pieces, batch: accepted.to_entry() })
+}
+
+/// The bytes of what indexing an upload needs to know before its file has come.
+pub fn beginning(client: &ClientCode, rules: &BatchRules) -> Result<Vec<u8>, CodecError> {
+    let mut out = vec![];
+    codec::encode_into(RULES_VERSION, &unsent(client, rules).to_entry(), &mut out)?;
+    Ok(out)
+}
+
+/// The client and the rules of an upload that begins.
+pub fn begun(bytes: &[u8]) -> Result<(ClientCode, BatchRules), CodecError> {
+    let entry = codec::decode(RULES_VERSION, bytes)?;
+    let unfit = || CodecError::Damaged("rules that no program writes".into());
+    let accepted = Accepted::from_entry(entry).ok_or_else(unfit)?;
+    Ok((accepted.id.client, accepted.rules))
+}
+
+/// A batch of which only the rules are known.
+fn unsent(client: &ClientCode, rules: &BatchRules) -> Accepted {
+    Accepted {
+        id: BatchId { client: client.clone(), seq: Seq::ZERO },
+        rules: rules.clone(),
+        key_kind: IdKind::Pc,
+        spool: 0,
+        bytes: 0,
+        crc32c: None,
+        rows: 0,
+        key: None,
+    }
 }
 
 /// The bytes of a request that every node decides alike; none for one that concerns a single node.
@@ -215,9 +234,9 @@ fn read(wire: Wire) -> Option<FromOrder> {
             let id = id(IdKind::from_code(visitor.kind)?, &visitor.id)?;
             FromOrder::Request(Request::Visitor(client(&visitor.client)?, id, write, rules(&visitor.rules)?))
         }
-        Wire::Batch { upload, first_piece, batch } => FromOrder::Batch(Box::new(OfferedBatch {
+        Wire::Batch { upload, pieces, batch } => FromOrder::Batch(Box::new(OfferedBatch {
             upload,
-            first_piece: Offset(first_piece),
+            pieces,
             accepted: Accepted::from_entry(batch)?,
         })),
         Wire::Sweep { client: of, keys, lifetime_ms } => {

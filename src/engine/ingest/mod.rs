@@ -1,7 +1,10 @@
 //! How batches come in, and how their rows get into the store.
 //!
 //! ```text
-//! upload.rs        receives a body: spools, parses and indexes it as it arrives
+//! intake.rs        a batch file on its way in: spooled, parsed and indexed as it arrives
+//! upload.rs        receives a body, and has it taken in
+//! to_all.rs        sends an upload to all nodes, if there are several
+//! from_all.rs      takes in the uploads of other nodes
 //! dry_run.rs       says what a batch would do, and writes nothing
 //! apply_thread.rs  applies the rows of pending batches to the store, in the background
 //! in_hand.rs       what that thread and its writers have in hand
@@ -11,8 +14,11 @@
 
 pub(in crate::engine) mod apply_thread;
 pub mod dry_run;
+pub(in crate::engine) mod from_all;
 pub mod in_hand;
+mod intake;
 pub(in crate::engine) mod repair;
 pub(in crate::engine) mod state;
 pub(in crate::engine) mod throttle;
+mod to_all;
 pub mod upload;

@@ -7,6 +7,7 @@ use crate::engine::ingest::throttle::Throttle;
 use crate::engine::read::state::Reader;
 use crate::engine::shared::Shared;
 use crate::engine::upkeep::state::Upkeep;
+use crate::order::Log;
 use crate::sync::{AtomicU64, Mutex};
 use std::sync::Arc;
 
@@ -22,9 +23,11 @@ pub(in crate::engine) struct Ingest {
     /// Dry runs: one at a time, for each needs as much memory as applying a batch.
     pub(in crate::engine) dry_runs: Shares,
     /// How fast rows are applied, and how the apply thread gives way to site calls.
-    pub(in crate::engine) throttle: Throttle,
+    pub(in crate::engine) throttle: Arc<Throttle>,
     /// The seq of the batch that is being applied; 0 if none is. Its file must not be replaced meanwhile.
     pub(in crate::engine) applying_batch: AtomicU64,
+    /// Where the files of batches go, if there are several nodes.
+    pub(in crate::engine) pieces: Option<Arc<dyn Log>>,
     /// Held while the file of a held batch is replaced: two calls must not replace the same one.
     pub(in crate::engine) replacing: Mutex<()>,
 }
@@ -37,12 +40,14 @@ impl Ingest {
         upkeep: Arc<Upkeep>,
         read: Arc<Reader>,
         config: &Config,
+        pieces: Option<Arc<dyn Log>>,
     ) -> Self {
         let places = |scarce, max| Shares::new(scarce, max, &shared.metrics);
         Self {
             uploads: places(Scarce::Uploads, config.limits.concurrent_uploads_max),
             dry_runs: places(Scarce::DryRuns, 1),
-            throttle: Throttle::default(),
+            throttle: Arc::default(),
+            pieces,
             applying_batch: AtomicU64::new(0),
             replacing: Mutex::new(()),
             shared,

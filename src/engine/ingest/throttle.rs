@@ -10,7 +10,7 @@
 
 use crate::sync::unpoisoned;
 use std::num::NonZeroU32;
-use std::sync::{Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// How long an unused part of the rate is kept. Waits end a little late, and that must not lower the rate.
@@ -43,9 +43,9 @@ impl Throttle {
     }
 
     /// Notes that a site call waits, until the guard is dropped.
-    pub(in crate::engine) fn site_call(&self) -> SiteCallWaits<'_> {
+    pub(in crate::engine) fn site_call(self: &Arc<Self>) -> SiteCallWaits {
         *self.waiting() += 1;
-        SiteCallWaits(self)
+        SiteCallWaits(Arc::clone(self))
     }
 
     /// Waits while a site call does. The wait is bounded, so that applying gets its share: the longer its last step `took`, and
@@ -73,9 +73,9 @@ impl Throttle {
 }
 
 /// A site call that waits for its answer.
-pub(in crate::engine) struct SiteCallWaits<'p>(&'p Throttle);
+pub(in crate::engine) struct SiteCallWaits(Arc<Throttle>);
 
-impl Drop for SiteCallWaits<'_> {
+impl Drop for SiteCallWaits {
     fn drop(&mut self) {
         let mut waiting = self.0.waiting();
         *waiting = waiting.saturating_sub(1);

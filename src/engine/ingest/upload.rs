@@ -5,17 +5,17 @@
 //! interrupted or dropped leaves nothing behind.
 
 use crate::batch::as_adobe::{AsAdobe, BadEscape};
-use crate::batch::csv::{HeaderError, Mistaken, Parser};
+use crate::batch::csv::{HeaderError, Mistaken};
 use crate::batch::encoding::{Decoded, Encoding};
 use crate::batch::form::{FormTooLong, Leaves, Unwrapped, form_bytes_max};
-use crate::batch::index::IndexBuilder;
-use crate::batch::spool::SpoolError;
 use crate::config::Limits;
-use crate::engine::commit::{Answer, NewBatch, Request};
+use crate::engine::commit::{Answer, NewBatch, SentToAll};
 use crate::engine::error::{EngineError, OrInternal};
 use crate::engine::gates::{Slot, Who};
 use crate::engine::ingest::dry_run::{self, DryRun};
+use crate::engine::ingest::intake::Intake;
 use crate::engine::ingest::state::Ingest;
+use crate::engine::ingest::to_all::ToAll;
 use crate::engine::priority::give_way;
 use crate::engine::shared::{Shared, blocking, thread_point};
 use crate::engine::types::{BatchStatus, BatchVersion};
@@ -43,6 +43,9 @@ pub struct Announced {
     pub bytes: Option<u64>,
     /// Whether the head calls it a form: the file in a form may be much shorter.
     pub form: bool,
+    /// Whether it is to be accepted, and not only tried out or put in the place of a damaged file. Where there are several
+    /// nodes, its file then goes to all of them as it comes.
+    pub for_all: bool,
 }
 
 impl Announced {
@@ -99,6 +102,8 @@ pub struct Upload {
 /// A batch, and its place among the uploads. The place is dropped last: it is free once nothing of the upload is left.
 struct TakenIn {
     batch: NewBatch,
+    /// Where its file is on its way to the other nodes, if there are any.
+    sent: Option<SentToAll>,
     _under_way: UnderWay,
     _place: Slot,
 }
@@ -149,12 +154,18 @@ impl Upload {
         let shared = Arc::clone(&ingest.shared);
         let under_way = shared.metrics.upload();
         let (taken, worker) = oneshot::channel();
+        let to_all = form.0.for_all.then(|| ingest.to_all()).flatten();
         let workers_place = place.clone();
         // A thread of its own and not one of the runtime's, because it makes way for good.
         std::thread::Builder::new().name("upload".into()).spawn(move || {
             give_way();
-            let batch = take_in(&shared, client, rules, form, arriving);
-            let taken_in = batch.map(|batch| TakenIn { batch, _under_way: under_way, _place: workers_place });
+            let taken_in = take_in(&shared, client, rules, form, to_all, arriving);
+            let taken_in = taken_in.map(|(batch, sent)| TakenIn {
+                batch,
+                sent,
+                _under_way: under_way,
+                _place: workers_place,
+            });
             drop(taken.send(taken_in));
         })?;
         Ok(Self { ingest, who, place, pieces, worker: Some(worker) })
@@ -181,9 +192,9 @@ impl Upload {
     /// The body has ended: makes the batch durable and readable, and gives its id. If the key came before, it gives what was
     /// accepted then.
     pub async fn finish(mut self, key: Option<IdempotencyKey>) -> Result<AcceptedBatch, EngineError> {
-        let TakenIn { mut batch, _place, .. } = self.all().await?;
+        let TakenIn { mut batch, sent, _place, .. } = self.all().await?;
         batch.key = key;
-        let answer = self.ingest.commit.ask(Request::Accept(Box::new(batch))).await?;
+        let answer = self.ingest.commit.ask_batch(batch, sent).await?;
         match answer {
             Answer::Accepted(known) => {
                 self.ingest.shared.metrics.batch_accepted(&known.accepted.id.client);
@@ -238,21 +249,33 @@ impl Upload {
     }
 }
 
+/// Begins to send a file with these rules to all nodes.
+type BeginToAll = Box<dyn FnOnce(&ClientCode, &BatchRules) -> Result<ToAll, EngineError> + Send>;
+
+impl Ingest {
+    /// How the file of an upload that begins gets to the other nodes; none on a single daemon.
+    fn to_all(&self) -> Option<BeginToAll> {
+        let (node, log) = (Arc::clone(self.commit.node()?), Arc::clone(self.pieces.as_ref()?));
+        Some(Box::new(move |client, rules| ToAll::begin(log, node.next_upload(), client, rules)))
+    }
+}
+
 /// Takes a body in, on a thread that may block.
 fn take_in(
     shared: &Shared,
     client: ClientCode,
     rules: BatchRules,
     (announced, reading): (Announced, BatchReading),
+    to_all: Option<BeginToAll>,
     arriving: mpsc::Receiver<Piece>,
-) -> Result<NewBatch, EngineError> {
+) -> Result<(NewBatch, Option<SentToAll>), EngineError> {
     thread_point("upload-thread");
     let limits = shared.config().limits;
     shared.disk_space.for_writes()?;
-    let mut spool = shared.spool.begin(shared.now())?;
-    let (mut parser, mut index) = (Parser::new(&rules.reading), IndexBuilder::default());
+    let mut to_all = to_all.map(|begin| begin(&client, &rules)).transpose()?;
+    let mut intake = Intake::begin(shared, client, rules)?;
     let mut as_adobe = (reading == BatchReading::Adobe).then(AsAdobe::default);
-    let (mut rows, mut came, mut bad_escape) = (0u64, 0u64, None);
+    let (mut came, mut bad_escape) = (0u64, None);
     let encoding = announced.encoding;
     let arriving = Arriving::new(arriving, encoding, limits.body_bytes_limit);
     let file = Decoded::of(encoding, arriving);
@@ -270,10 +293,6 @@ fn take_in(
             Ok(piece) => piece,
             Err(error) => return Err(unread(error, file.source())),
         };
-        let each = |row: crate::batch::csv::Row<'_>| {
-            rows += 1;
-            index.add(&row, rules.empty_values);
-        };
         let bytes = piece.len();
         let kept = match &mut as_adobe {
             Some(as_adobe) if bytes == 0 => as_adobe.finish().map(|()| piece),
@@ -289,27 +308,23 @@ fn take_in(
                     format!("a percent sign before byte {at} is no escape, write %25 where one is meant");
                 return Err(EngineError::AsAdobe { says: "Unexpected error", why });
             }
-            parser.finish(each).map_err(|error| refused(error, reading))?;
+            intake.end().map_err(|error| refused(error, reading))?;
         } else {
             shared.disk_space.for_writes()?;
-            spool.write(kept)?;
-            parser.push(kept, each)?;
+            intake.push(kept)?;
+            if let Some(to_all) = &mut to_all {
+                to_all.push(kept)?;
+            }
             file.consume(bytes);
             came += bytes as u64;
         }
-        check_limits(&limits, came, rows, file.source().taken())?;
+        check_limits(&limits, came, intake.rows(), file.source().taken())?;
         if bytes == 0 {
             break;
         }
     }
-    let header = parser.finish(|_| ())?.clone();
-    spool.sync()?;
-    let index_path = shared.spool.index_path(spool.name());
-    let index = index
-        .finish(&index_path, &spool.path(), &header, &rules)
-        .map_err(|error| SpoolError::of(index_path, error))?;
-    spool.count_index();
-    Ok(NewBatch { client, rules, header, rows, spool, index, key: None })
+    let batch = intake.finish(shared)?;
+    Ok((batch, to_all.map(ToAll::end).transpose()?))
 }
 
 /// Why the body could not be read.

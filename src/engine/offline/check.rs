@@ -12,6 +12,7 @@ use crate::batch::resolve::decoded;
 use crate::clock::GuardedClock;
 use crate::config::{Config, Ingest};
 use crate::engine::error::OpenError;
+use crate::engine::node::Role;
 use crate::engine::offline::scratch::Scratch;
 use crate::engine::open::lock;
 use crate::engine::open::rebuild::Opening;
@@ -144,7 +145,7 @@ fn check_shown(
     if let Some(damage) = &up.catalogue_damage {
         report.fault(damage.before_a_start());
     }
-    let running = up.start()?;
+    let running = up.start(Role::Offline)?;
     if had_store {
         check_store_aside(&shown.folder.join(layout::STORE), &mut report);
     }

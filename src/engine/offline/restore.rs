@@ -15,6 +15,7 @@ use crate::clock::GuardedClock;
 use crate::config::{Config, Ingest};
 use crate::durable::{private_folder, sync_folder};
 use crate::engine::error::{EngineError, OpenError};
+use crate::engine::node::Role;
 use crate::engine::open::digest;
 use crate::engine::open::rebuild::Opening;
 use crate::engine::start::{BroughtUp, Running};
@@ -233,7 +234,7 @@ impl RestoreTarget {
             let expected = expected.clone();
             return Err(RestoreError::Digest { backup: backup.to_owned(), expected, made });
         }
-        let running = up.start()?;
+        let running = up.start(Role::Offline)?;
         let seq = Seq::from_u64(manifest.seq.parse().unwrap_or_default());
         let erased_again = erasures.as_ref().map(|(_, list)| erase_again(&running, list, seq)).transpose();
         let held =

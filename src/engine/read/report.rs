@@ -13,6 +13,7 @@ use crate::batch::csv::write::{Cells, write_header};
 use crate::batch::csv::{Header, Row, RowPlace, RowReader};
 use crate::batch::outcomes_file::{Failure, RowOutcome, StoredOutcomes};
 use crate::batch::progress::Known;
+use crate::batch::queue::CountedSo;
 use crate::batch::remarks::Remarks;
 use crate::batch::rows::{each_piece, each_row, read_header, read_header_sent, read_row};
 use crate::batch::spool::SpoolFile;
@@ -138,13 +139,30 @@ impl Reader {
         Ok(known)
     }
 
+    /// A batch whose rows' outcomes are on this node. It may not be complete yet, where the order of several nodes has no count
+    /// of it.
+    fn applied_here(&self, id: &BatchId) -> Result<Known, EngineError> {
+        let batches = &self.shared.batches;
+        if let Some(CountedSo::Applied(_)) = batches.counted_so(id)
+            && let Some(known) = batches.get(id)
+        {
+            return Ok(known);
+        }
+        let known = self.complete(id)?;
+        if batches.lacks_outcomes(id) {
+            let why = "this node has yet to apply the batch, which is complete on another one: ask again in a few seconds";
+            return Err(EngineError::NotYet(why.into()));
+        }
+        Ok(known)
+    }
+
     pub(in crate::engine) async fn open_report(
         &self,
         id: &BatchId,
         verified: bool,
         place: Slot,
     ) -> Result<Report, EngineError> {
-        let known = self.complete(id)?;
+        let known = self.applied_here(id)?;
         let (shared, accepted) = (Arc::clone(&self.shared), known.accepted);
         let opened = blocking(move || {
             let overwritings = shared.spool.overwritings();

@@ -13,7 +13,7 @@ use crate::engine::gates::Scarce;
 use crate::engine::ingest::dry_run::{Diff, DryRun};
 use crate::engine::{AcceptedBatch, BatchVersion, EngineError};
 use crate::http::auth::Access;
-use crate::http::batch_file::{self, MEDIA_TYPES, empty_values, idempotency_key, take_in};
+use crate::http::batch_file::{self, BatchCall, MEDIA_TYPES, empty_values, idempotency_key, take_in};
 use crate::http::endpoint::{Api, BodyLimit, Call, CallLimits, Endpoint, Methods, RateLimit, Reply, Whose};
 use crate::http::error::HttpError;
 use crate::http::operation::{Operation, form, form_of};
@@ -122,7 +122,8 @@ async fn take(
              curl -X POST -H \"Content-Encoding: gzip\" --data-binary @BATCH.TXT.gz {url}"
         )
     };
-    let upload = take_in(front, request, client, version, empty_values, &MEDIA_TYPES, &right).await?;
+    let call = BatchCall { version, empty_values, for_all: !dry_run };
+    let upload = take_in(front, request, client, call, &MEDIA_TYPES, &right).await?;
     if dry_run {
         return told(request, upload.try_out().await?);
     }

@@ -1,0 +1,544 @@
+//! This node's part in the order of several: what it offers, and what it reads back.
+//!
+//! ```text
+//! a call ─► Node::ask ─► gatherer ─► the order ─► pump ─► the commit thread's queue ─► answer, if the call came to this node
+//! ```
+//!
+//! Promises: a request gets into the commit thread's queue once, in the order's place and with its time, whichever node
+//! offered it. A caller hears of success only once this node has applied its request. A caller whose request may have got
+//! into the order, or not, hears just that.
+
+use super::handle::ReplyTo;
+use super::ordering::OrderedUpTo;
+use super::request::{Answer, NewBatch, Ordered, Placed, Request};
+use super::taking::Reply;
+use super::wire::{self, FromOrder, OfferedBatch};
+use crate::engine::error::{EngineError, Fatal, OrInternal};
+use crate::engine::shared::Shared;
+use crate::model::codec::CodecError;
+use crate::model::seq::Millis;
+use crate::order::gather::Gatherer;
+use crate::order::pieces::UploadId;
+use crate::order::record::{ClusterId, Offers, RunId};
+use crate::order::{Log, LogReader, Offset, OrderError, Place, Record};
+use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering, lock};
+use std::any::Any;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// How long a caller waits for the answer to its request in all.
+const ANSWER_WITHIN: Duration = Duration::from_secs(12);
+/// How long the pump waits for a record before it looks whether the daemon is stopping.
+const LOOK: Duration = Duration::from_millis(100);
+/// How long the pump waits before it asks again for an order that it cannot reach.
+const REACH_AGAIN: Duration = Duration::from_millis(250);
+
+/// Marks a site call as waiting for its answer, until what it gives is dropped.
+pub(in crate::engine) type Waits = Arc<dyn Fn() -> Box<dyn Any + Send> + Send + Sync>;
+
+/// Where the files of batches come from that other nodes took in.
+pub(in crate::engine) trait Files: Send {
+    /// The batch with its file, once the file is here. None if the daemon is stopping. Blocks.
+    fn take(&self, batch: &OfferedBatch) -> Result<Option<NewBatch>, Fatal>;
+}
+
+/// This node's part in the order.
+pub(in crate::engine) struct Node {
+    gatherer: Gatherer,
+    waiting: Callers,
+    /// The batches that this node took in and that the order has not given back yet.
+    uploads: Mutex<HashMap<UploadId, NewBatch>>,
+    next_upload: AtomicU64,
+    /// How far this node is.
+    pub(in crate::engine) progress: Progress,
+}
+
+/// How far a node has read the order and applied it.
+#[derive(Debug)]
+pub(in crate::engine) struct Progress {
+    /// How many requests the pump has handed to the commit thread, and how many of them are applied.
+    handed: AtomicU64,
+    applied: AtomicU64,
+    /// The offset behind the last record that was read.
+    read: AtomicU64,
+    /// The offset behind the last record whose requests are all applied. Not behind `read`.
+    applied_offset: AtomicU64,
+    /// The order's end as last heard.
+    end: AtomicU64,
+    /// The order's end when this node started. Until it is applied, the node takes no call that writes.
+    end_at_start: AtomicU64,
+    serves: AtomicBool,
+    /// The time of the last request that is applied, in milliseconds.
+    applied_at: AtomicU64,
+    /// Since when the order cannot be reached, and why.
+    out_of_reach: watch::Sender<Option<(Instant, String)>>,
+    /// Why the node stands, if it cannot journal.
+    standing: watch::Sender<Option<String>>,
+    /// Requests that the order had twice.
+    duplicates: AtomicU64,
+    checksum: AtomicU64,
+}
+
+impl Progress {
+    fn from(read: Offset) -> Self {
+        Self {
+            handed: AtomicU64::new(0),
+            applied: AtomicU64::new(0),
+            read: AtomicU64::new(read.0),
+            applied_offset: AtomicU64::new(read.0),
+            end: AtomicU64::new(read.0),
+            end_at_start: AtomicU64::new(u64::MAX),
+            serves: AtomicBool::new(false),
+            applied_at: AtomicU64::new(0),
+            out_of_reach: watch::Sender::new(None),
+            standing: watch::Sender::new(None),
+            duplicates: AtomicU64::new(0),
+            checksum: AtomicU64::new(0),
+        }
+    }
+
+    /// The offset behind the last record that is applied.
+    pub(in crate::engine) fn applied_offset(&self) -> Offset {
+        Offset(self.applied_offset.load(Ordering::Acquire))
+    }
+
+    /// The order's end as last heard.
+    pub(in crate::engine) fn end(&self) -> Offset {
+        Offset(self.end.load(Ordering::Relaxed).max(self.read.load(Ordering::Relaxed)))
+    }
+
+    /// Notes the order's end.
+    pub(in crate::engine) fn heard_of_end(&self, end: Offset) {
+        self.end.fetch_max(end.0, Ordering::Relaxed);
+    }
+
+    /// The time of the last request that is applied.
+    pub(in crate::engine) fn applied_at(&self) -> Millis {
+        Millis(self.applied_at.load(Ordering::Relaxed))
+    }
+
+    /// How many requests were read and are not applied yet.
+    pub(in crate::engine) fn queued(&self) -> u64 {
+        self.handed.load(Ordering::Relaxed).saturating_sub(self.applied.load(Ordering::Relaxed))
+    }
+
+    /// Requests that the order had twice.
+    pub(in crate::engine) fn duplicates(&self) -> u64 {
+        self.duplicates.load(Ordering::Relaxed)
+    }
+
+    /// The sum over all that was decided.
+    pub(in crate::engine) fn checksum(&self) -> u32 {
+        u32::try_from(self.checksum.load(Ordering::Relaxed)).unwrap_or_default()
+    }
+
+    /// Whether the node has applied all that the order had when it started.
+    pub(in crate::engine) fn serves(&self) -> bool {
+        self.serves.load(Ordering::Acquire)
+    }
+
+    /// For how long the order could not be reached, and why.
+    pub(in crate::engine) fn out_of_reach(&self) -> Option<(Duration, String)> {
+        self.out_of_reach.borrow().as_ref().map(|(since, why)| (since.elapsed(), why.clone()))
+    }
+
+    /// Why the node stands, if it cannot journal what the order has.
+    pub(in crate::engine) fn standing(&self) -> Option<String> {
+        self.standing.borrow().clone()
+    }
+
+    /// Notes that the node cannot journal.
+    pub(in crate::engine) fn note_standing(&self, why: &str) {
+        self.standing.send_if_modified(|standing| {
+            let first = standing.is_none();
+            if first {
+                tracing::error!(%why, "the node cannot journal: it stands until it can, and the other nodes go on");
+                *standing = Some(why.to_owned());
+            }
+            first
+        });
+    }
+
+    fn note_reach(&self, failed: Option<&OrderError>) {
+        self.out_of_reach.send_if_modified(|known| match (failed, known.is_some()) {
+            (Some(error), false) => {
+                tracing::warn!(%error, "the order cannot be reached: writes are refused until it can");
+                *known = Some((Instant::now(), error.to_string()));
+                true
+            }
+            (None, true) => {
+                tracing::info!("the order can be reached again");
+                *known = None;
+                true
+            }
+            _ => false,
+        });
+    }
+
+    /// Notes that the commit thread has applied this many requests, and how far that brings the node.
+    pub(in crate::engine) fn note_applied(&self, requests: u64, up_to: OrderedUpTo) {
+        self.standing.send_if_modified(|standing| standing.take().is_some());
+        let applied = self.applied.fetch_add(requests, Ordering::AcqRel) + requests;
+        let all = applied == self.handed.load(Ordering::Acquire);
+        let offset = if all { self.read.load(Ordering::Acquire) } else { up_to.place.offset.0 };
+        self.applied_offset.fetch_max(offset, Ordering::AcqRel);
+        self.applied_at.store(up_to.latest.0, Ordering::Relaxed);
+        self.checksum.store(up_to.checksum.into(), Ordering::Relaxed);
+        self.look_whether_it_serves();
+    }
+
+    /// Notes where the order ended when this node started. Only the first call counts.
+    fn starts_with(&self, end: Offset) {
+        if self.end_at_start.load(Ordering::Acquire) == u64::MAX {
+            self.end_at_start.store(end.0, Ordering::Release);
+        }
+    }
+
+    fn look_whether_it_serves(&self) {
+        if self.serves() {
+            return;
+        }
+        let end = self.end_at_start.load(Ordering::Acquire);
+        let all_applied = self.applied.load(Ordering::Acquire) == self.handed.load(Ordering::Acquire);
+        if all_applied && self.read.load(Ordering::Acquire) >= end {
+            self.applied_offset.fetch_max(self.read.load(Ordering::Acquire), Ordering::AcqRel);
+            self.serves.store(true, Ordering::Release);
+            tracing::info!(offset = end, "all that the order had at the start is applied: the node serves");
+        }
+    }
+}
+
+impl Node {
+    /// A node that goes on from here.
+    pub(in crate::engine) fn new(gatherer: Gatherer, from: Option<Place>) -> Self {
+        Self {
+            gatherer,
+            waiting: Callers::default(),
+            uploads: Mutex::default(),
+            next_upload: AtomicU64::new(1),
+            progress: Progress::from(from.map_or(Offset(0), |place| place.offset)),
+        }
+    }
+
+    /// The run that offers.
+    pub(in crate::engine) fn run(&self) -> RunId {
+        self.gatherer.run()
+    }
+
+    /// An id for an upload that begins.
+    pub(in crate::engine) fn next_upload(&self) -> UploadId {
+        UploadId { run: self.run(), number: self.next_upload.fetch_add(1, Ordering::Relaxed) }
+    }
+
+    /// An error unless the node takes calls that write.
+    pub(in crate::engine) fn takes_writes(&self) -> Result<(), EngineError> {
+        if !self.progress.serves() {
+            let why = "this node is still reading what the other nodes wrote while it was away: ask another node, or again in a \
+                       second";
+            return Err(EngineError::NoOrder(why.into()));
+        }
+        match self.progress.out_of_reach() {
+            Some((_, why)) => Err(EngineError::NoOrder(format!("no write is taken now, because {why}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Offers a request, and waits until this node has applied it.
+    pub(in crate::engine) async fn ask(&self, request: &Request) -> Result<Answer, EngineError> {
+        self.takes_writes()?;
+        self.offer(encoded(request)?).await
+    }
+
+    /// The same, from a thread that may block.
+    pub(in crate::engine) fn ask_blocking(&self, request: &Request) -> Result<Answer, EngineError> {
+        self.takes_writes()?;
+        let (caller, answer) = Caller::new();
+        let (note, hear) = (noting(&self.waiting, &caller), hearing(&self.waiting, &caller));
+        self.gatherer.offer_now(encoded(request)?, note, hear);
+        answer.blocking_recv().map_err(|_| EngineError::Stopping)?
+    }
+
+    /// Offers a batch whose file is on its way to all nodes, and waits until this node has accepted it.
+    pub(in crate::engine) async fn ask_batch(
+        &self,
+        upload: UploadId,
+        pieces: (Offset, Offset),
+        batch: NewBatch,
+    ) -> Result<Answer, EngineError> {
+        self.takes_writes()?;
+        let bytes = wire::batch(upload, pieces, &batch).or_internal()?;
+        lock(&self.uploads).insert(upload, batch);
+        let answer = self.offer(bytes).await;
+        if matches!(answer, Err(EngineError::NoOrder(_))) {
+            // It is certainly not in the order.
+            drop(lock(&self.uploads).remove(&upload));
+        }
+        answer
+    }
+
+    async fn offer(&self, bytes: Vec<u8>) -> Result<Answer, EngineError> {
+        let (caller, answer) = Caller::new();
+        let (note, hear) = (noting(&self.waiting, &caller), hearing(&self.waiting, &caller));
+        self.gatherer.offer(bytes, note, hear).await;
+        match tokio::time::timeout(ANSWER_WITHIN, answer).await {
+            Ok(answer) => answer.map_err(|_| EngineError::Stopping)?,
+            Err(_) => {
+                lock(&self.waiting).remove(&caller.number.load(Ordering::Acquire));
+                Err(EngineError::Unknown(format!(
+                    "this node has not applied it within {} seconds",
+                    ANSWER_WITHIN.as_secs()
+                )))
+            }
+        }
+    }
+
+    /// Takes no further offers. Whoever waits hears that the daemon is stopping.
+    pub(in crate::engine) fn close(&self) {
+        self.gatherer.close();
+        lock(&self.waiting).clear();
+    }
+
+    /// How many offers wait for the order or are on their way.
+    pub(in crate::engine) fn offering(&self) -> usize {
+        self.gatherer.waiting()
+    }
+}
+
+fn encoded(request: &Request) -> Result<Vec<u8>, EngineError> {
+    match wire::encode(request) {
+        Some(bytes) => bytes.or_internal(),
+        None => Err(EngineError::internal("a request of one node was offered to all")),
+    }
+}
+
+/// A caller who waits.
+#[derive(Default)]
+struct Caller {
+    /// The number of its offer; 0 until it has one.
+    number: AtomicU64,
+    reply: Mutex<Option<oneshot::Sender<Reply>>>,
+}
+
+impl Caller {
+    fn new() -> (Arc<Self>, oneshot::Receiver<Reply>) {
+        let (reply, answer) = oneshot::channel();
+        (Arc::new(Self { number: AtomicU64::new(0), reply: Mutex::new(Some(reply)) }), answer)
+    }
+}
+
+/// The callers who wait, by the numbers of their offers.
+type Callers = Arc<Mutex<HashMap<u64, Arc<Caller>>>>;
+
+/// Notes the number of an offer, before anybody can read it.
+fn noting(callers: &Callers, caller: &Arc<Caller>) -> impl FnOnce(u64) {
+    let (callers, caller) = (Arc::clone(callers), Arc::clone(caller));
+    move |number| {
+        caller.number.store(number, Ordering::Release);
+        lock(&callers).insert(number, caller);
+    }
+}
+
+/// Hears what became of an offer. Whoever waits for one that is in the order is answered once it is applied.
+fn hearing(callers: &Callers, caller: &Arc<Caller>) -> Box<dyn FnOnce(Result<Place, OrderError>) + Send> {
+    let (callers, caller) = (Arc::clone(callers), Arc::clone(caller));
+    Box::new(move |told| {
+        let Err(error) = told else { return };
+        lock(&callers).remove(&caller.number.load(Ordering::Acquire));
+        if let Some(reply) = lock(&caller.reply).take() {
+            drop(reply.send(Err(EngineError::from(error))));
+        }
+    })
+}
+
+impl From<OrderError> for EngineError {
+    fn from(error: OrderError) -> Self {
+        match error {
+            OrderError::Unknown(why) => Self::Unknown(why),
+            error => Self::NoOrder(error.to_string()),
+        }
+    }
+}
+
+/// Reads the order, and hands its requests to the commit thread.
+pub(in crate::engine) struct Pump {
+    pub(in crate::engine) shared: Arc<Shared>,
+    pub(in crate::engine) node: Arc<Node>,
+    pub(in crate::engine) log: Arc<dyn Log>,
+    pub(in crate::engine) files: Box<dyn Files>,
+    pub(in crate::engine) queue: mpsc::Sender<(Ordered, ReplyTo)>,
+    /// Which order it must be.
+    pub(in crate::engine) cluster: ClusterId,
+    pub(in crate::engine) waits: Waits,
+    /// What is applied already, and the sum of that record.
+    pub(in crate::engine) applied: Option<(Place, u32)>,
+    /// The last number of each run, so that no file is waited for twice.
+    pub(in crate::engine) seen: BTreeMap<RunId, u64>,
+}
+
+/// Why the pump ends.
+enum End {
+    Stopping,
+    Fatal(Fatal),
+}
+
+impl From<Fatal> for End {
+    fn from(fatal: Fatal) -> Self {
+        Self::Fatal(fatal)
+    }
+}
+
+impl Pump {
+    /// Reads until the daemon stops.
+    pub(in crate::engine) fn run(mut self) {
+        let shared = Arc::clone(&self.shared);
+        if let Err(End::Fatal(fatal)) = self.read_on() {
+            shared.health.fail(&fatal);
+        }
+        self.node.close();
+    }
+
+    fn read_on(&mut self) -> Result<(), End> {
+        loop {
+            let read = self.read_from(self.next());
+            match read {
+                Ok(()) => return Ok(()),
+                Err(Ok(error @ OrderError::NotTheSame(_))) => return Err(Fatal::new(error).into()),
+                Err(Ok(error)) => {
+                    self.node.progress.note_reach(Some(&error));
+                    if !self.shared.signals.wait(REACH_AGAIN) {
+                        return Ok(());
+                    }
+                }
+                Err(Err(end)) => return Err(end),
+            }
+        }
+    }
+
+    /// Where to read on: the last record that is applied is read again, to see that it is the same.
+    fn next(&self) -> Offset {
+        self.applied.map_or(Offset(0), |(place, _)| place.offset)
+    }
+
+    /// Reads from here until the daemon stops, or the order cannot be reached.
+    fn read_from(&mut self, offset: Offset) -> Result<(), Result<OrderError, End>> {
+        let (low, end) = self.log.ends().map_err(Ok)?;
+        let first = if low > offset {
+            if self.applied.is_none_or(|(place, _)| low > place.offset.next()) {
+                return Err(Err(self.too_old(low)));
+            }
+            low
+        } else {
+            offset
+        };
+        if self.applied.is_some_and(|(place, _)| end <= place.offset) {
+            let why = format!("it ends at {end}, and this node has applied it up to {offset}");
+            return Err(Ok(OrderError::NotTheSame(why)));
+        }
+        let progress = &self.node.progress;
+        progress.heard_of_end(end);
+        progress.starts_with(end);
+        let mut reader: Box<dyn LogReader> = self.log.read_from(first).map_err(Ok)?;
+        loop {
+            if self.shared.signals.is_stopping() {
+                return Ok(());
+            }
+            let record = reader.next(LOOK).map_err(Ok)?;
+            self.node.progress.note_reach(None);
+            if let Some(record) = record {
+                match self.record(&record) {
+                    Ok(()) => {}
+                    Err(End::Stopping) => return Ok(()),
+                    Err(end) => return Err(Err(end)),
+                }
+            }
+            self.node.progress.look_whether_it_serves();
+        }
+    }
+
+    fn too_old(&self, low: Offset) -> End {
+        let applied = self.applied.map_or_else(|| "nothing".into(), |(place, _)| place.to_string());
+        Fatal::new(format!(
+            "the order begins at {low} by now, and this node has applied {applied}: it was away for too long; remove its data \
+             folder and start it again, it then gets everything from another node"
+        ))
+        .into()
+    }
+
+    fn record(&mut self, record: &Record) -> Result<(), End> {
+        let record_crc32c = crc32c::crc32c(&record.value);
+        if let Some((place, known)) = self.applied
+            && place.offset == record.offset
+            && known != record_crc32c
+        {
+            return Err(Fatal::new(OrderError::NotTheSame(format!(
+                "it has another record at {}",
+                record.offset
+            )))
+            .into());
+        }
+        let offers = Offers::decode(&record.value).map_err(|error| unreadable(record.offset, &error))?;
+        let time = offers.time(record.time);
+        for (within, bytes) in offers.requests.iter().enumerate() {
+            let within = u32::try_from(within).unwrap_or(u32::MAX);
+            let place = Place { offset: record.offset, within };
+            if self.applied.is_some_and(|(applied, _)| place <= applied) {
+                continue;
+            }
+            let number = offers.first.saturating_add(within.into());
+            let placed = Placed { place, record_crc32c, time, run: offers.run, number };
+            self.request(bytes, placed)?;
+        }
+        self.node.progress.read.fetch_max(record.offset.next().0, Ordering::AcqRel);
+        Ok(())
+    }
+
+    fn request(&mut self, bytes: &[u8], placed: Placed) -> Result<(), End> {
+        let offered = wire::decode(bytes).map_err(|error| unreadable(placed.place.offset, &error))?;
+        self.applied = Some((placed.place, placed.record_crc32c));
+        if self.seen.get(&placed.run).is_some_and(|last| placed.number <= *last) {
+            self.node.progress.duplicates.fetch_add(1, Ordering::Relaxed);
+            return Ok(());
+        }
+        self.seen.insert(placed.run, placed.number);
+        let request = match offered {
+            FromOrder::Founded(cluster) if cluster == self.cluster => return Ok(()),
+            FromOrder::Founded(cluster) => {
+                // Several nodes may have tried to found it. The first certificate counts.
+                if placed.place == Place::default() {
+                    let why = format!("it is {cluster}, and this node belongs to {}", self.cluster);
+                    return Err(Fatal::new(OrderError::NotTheSame(why)).into());
+                }
+                return Ok(());
+            }
+            FromOrder::Request(request) => request,
+            FromOrder::Batch(offered) => {
+                let own = lock(&self.node.uploads).remove(&offered.upload);
+                let batch = match own {
+                    Some(batch) => Some(batch),
+                    None => self.files.take(&offered)?,
+                };
+                let Some(batch) = batch else { return Err(End::Stopping) };
+                Request::Accept(Box::new(batch))
+            }
+        };
+        let own = placed.run == self.node.run();
+        let caller = own.then(|| lock(&self.node.waiting).remove(&placed.number)).flatten();
+        let answer = caller.and_then(|caller| lock(&caller.reply).take());
+        let waits = matches!(request, Request::Site(..)).then(|| (self.waits)());
+        self.node.progress.handed.fetch_add(1, Ordering::AcqRel);
+        let asked = (Ordered { request, placed: Some(placed) }, ReplyTo::of_order(answer, waits));
+        self.queue.blocking_send(asked).map_err(|_| End::Stopping)
+    }
+}
+
+fn unreadable(offset: Offset, error: &CodecError) -> Fatal {
+    match error {
+        CodecError::Version { found, expected } => Fatal::new(format!(
+            "the record at {offset} of the order has version {found}, and this program knows versions up to {expected}: run the \
+             profiled of the other nodes"
+        )),
+        error => Fatal::new(format!("the record at {offset} of the order cannot be read: {error}")),
+    }
+}

@@ -1,0 +1,243 @@
+//! Takes in the files of batches that other nodes took in, so that they are here when their acceptance has its place.
+//!
+//! Promises: a file that this gives is what its acceptance says, to the byte. A file that nobody accepts is dropped after an
+//! hour. Each file takes a few dozen kilobytes of memory, and 16 bytes a row while it comes.
+
+use crate::engine::commit::NewBatch;
+use crate::engine::commit::node::Files;
+use crate::engine::commit::wire::{self, OfferedBatch};
+use crate::engine::error::{EngineError, Fatal};
+use crate::engine::ingest::intake::Intake;
+use crate::engine::shared::Shared;
+use crate::order::pieces::{Part, Piece, UploadId};
+use crate::order::record::RunId;
+use crate::order::{Log, Offset, OrderError, Record};
+use crate::sync::{AtomicU64, Ordering, unpoisoned};
+use std::collections::HashMap;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+/// How long a reader waits for a piece before it looks whether the daemon is stopping.
+const LOOK: Duration = Duration::from_millis(100);
+/// How long an upload is kept that nobody accepts.
+const UNACCEPTED_KEPT: Duration = Duration::from_secs(3600);
+/// How long it takes until a log that cannot be reached is asked again.
+const REACH_AGAIN: Duration = Duration::from_millis(250);
+
+/// The files that came from other nodes.
+pub(in crate::engine) struct FromAll {
+    shared: Arc<Shared>,
+    log: Arc<dyn Log>,
+    /// This node's own run: its own uploads it has.
+    own: RunId,
+    here: Mutex<HashMap<UploadId, (NewBatch, Instant)>>,
+    /// There is another file, or the reader is further.
+    changed: Condvar,
+    /// The reader has everything from this offset on.
+    began: AtomicU64,
+    /// The offset behind the last piece that was read.
+    read: AtomicU64,
+}
+
+/// Files that have begun and not ended.
+#[derive(Default)]
+struct Coming(HashMap<UploadId, Arriving>);
+
+struct Arriving {
+    intake: Intake,
+    pieces: u32,
+    since: Instant,
+}
+
+impl FromAll {
+    /// The files of a node that begins now.
+    pub(in crate::engine) fn new(shared: Arc<Shared>, log: Arc<dyn Log>, own: RunId) -> Self {
+        let (began, read) = (AtomicU64::new(u64::MAX), AtomicU64::new(0));
+        Self { shared, log, own, here: Mutex::default(), changed: Condvar::new(), began, read }
+    }
+
+    /// Reads what comes, until the daemon stops.
+    pub(in crate::engine) fn run(&self) {
+        let mut coming = Coming::default();
+        while !self.shared.signals.is_stopping() {
+            if let Err(error) = self.read_on(&mut coming) {
+                tracing::warn!(%error, "the files of other nodes' batches cannot be read just now");
+                self.shared.signals.wait(REACH_AGAIN);
+            }
+        }
+        self.changed.notify_all();
+    }
+
+    fn read_on(&self, coming: &mut Coming) -> Result<(), OrderError> {
+        let from = match self.read.load(Ordering::Acquire) {
+            0 => self.log.ends()?.1,
+            read => Offset(read),
+        };
+        let mut reader = self.log.read_from(from)?;
+        self.began.fetch_min(from.0, Ordering::AcqRel);
+        self.read.fetch_max(from.0, Ordering::AcqRel);
+        while !self.shared.signals.is_stopping() {
+            let Some(record) = reader.next(LOOK)? else {
+                self.drop_old(coming);
+                continue;
+            };
+            let came = coming.take(&self.shared, &record, |upload| upload.run != self.own);
+            match came {
+                Ok(Some((upload, batch))) => {
+                    unpoisoned(self.here.lock()).insert(upload, (batch, Instant::now()));
+                }
+                Ok(None) => {}
+                // It is taken in once more when its acceptance comes.
+                Err(error) => {
+                    tracing::warn!(%error, "the file of another node's batch could not be taken in")
+                }
+            }
+            self.read.fetch_max(record.offset.next().0, Ordering::AcqRel);
+            drop(unpoisoned(self.here.lock()));
+            self.changed.notify_all();
+        }
+        Ok(())
+    }
+
+    fn drop_old(&self, coming: &mut Coming) {
+        coming.0.retain(|_, arriving| arriving.since.elapsed() < UNACCEPTED_KEPT);
+        unpoisoned(self.here.lock()).retain(|_, (_, since)| since.elapsed() < UNACCEPTED_KEPT);
+    }
+
+    /// Waits for a file that the reader has yet to come to. None if it came past it without, or began behind it.
+    fn wait_for(&self, offered: &OfferedBatch) -> Option<NewBatch> {
+        let (first, last) = offered.pieces;
+        let mut here = unpoisoned(self.here.lock());
+        loop {
+            if let Some((batch, _)) = here.remove(&offered.upload) {
+                return Some(batch);
+            }
+            let (began, read) = (self.began.load(Ordering::Acquire), self.read.load(Ordering::Acquire));
+            if first.0 < began || read > last.0 || self.shared.signals.is_stopping() {
+                return None;
+            }
+            here = unpoisoned(self.changed.wait_timeout(here, LOOK)).0;
+        }
+    }
+
+    /// Reads a file from its first piece on.
+    fn fetch(&self, offered: &OfferedBatch) -> Result<Option<NewBatch>, OrderError> {
+        let (first, last) = offered.pieces;
+        let mut reader = self.log.read_from(first)?;
+        let mut coming = Coming::default();
+        while !self.shared.signals.is_stopping() {
+            let Some(record) = reader.next(LOOK)? else { continue };
+            if record.offset > last {
+                return Err(OrderError::NotTheSame(format!(
+                    "the file of an upload is not between {first} and {last}"
+                )));
+            }
+            let came = coming.take(&self.shared, &record, |upload| upload == offered.upload);
+            match came {
+                Ok(Some((_, batch))) => return Ok(Some(batch)),
+                Ok(None) => {}
+                Err(EngineError::Full(why)) => {
+                    return Err(OrderError::OutOfReach(format!("the disk is full: {why}")));
+                }
+                Err(error) => return Err(OrderError::NotTheSame(error.to_string())),
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The files, for whoever reads the order.
+pub(in crate::engine) struct TakenFiles(pub(in crate::engine) Arc<FromAll>);
+
+impl Files for TakenFiles {
+    fn take(&self, offered: &OfferedBatch) -> Result<Option<NewBatch>, Fatal> {
+        let files = &self.0;
+        let mut batch = files.wait_for(offered);
+        while batch.is_none() && !files.shared.signals.is_stopping() {
+            match files.fetch(offered) {
+                Ok(fetched) => batch = fetched,
+                Err(error @ OrderError::NotTheSame(_)) => return Err(Fatal::new(error)),
+                Err(error) => {
+                    tracing::warn!(%error, "the file of a batch cannot be read just now: the node waits for it");
+                    files.shared.signals.wait(REACH_AGAIN);
+                }
+            }
+        }
+        let Some(batch) = batch else { return Ok(None) };
+        let accepted = &offered.accepted;
+        if batch.sum() != accepted.sum() || batch.rows != accepted.rows {
+            return Err(Fatal::new(format!(
+                "the file of a batch came with {} bytes and {} rows, and another node has accepted it with {} bytes and {} rows",
+                batch.sum().bytes,
+                batch.rows,
+                accepted.bytes,
+                accepted.rows
+            )));
+        }
+        let key = accepted.key.as_ref().map(|sent| sent.key.clone());
+        Ok(Some(NewBatch { key, ..batch }))
+    }
+}
+
+impl Coming {
+    /// Takes in a piece. Gives the file whose last piece it is.
+    fn take(
+        &mut self,
+        shared: &Shared,
+        record: &Record,
+        wanted: impl Fn(UploadId) -> bool,
+    ) -> Result<Option<(UploadId, NewBatch)>, EngineError> {
+        let piece = Piece::decode(&record.value).map_err(|error| {
+            EngineError::internal(format!("the piece at {} cannot be read: {error}", record.offset))
+        })?;
+        let upload = piece.upload;
+        if !wanted(upload) {
+            return Ok(None);
+        }
+        match self.part(shared, upload, piece.part) {
+            Err(error) => {
+                drop(self.0.remove(&upload));
+                Err(error)
+            }
+            taken => taken,
+        }
+    }
+
+    fn part(
+        &mut self,
+        shared: &Shared,
+        upload: UploadId,
+        part: Part,
+    ) -> Result<Option<(UploadId, NewBatch)>, EngineError> {
+        match part {
+            Part::Begin(rules) => {
+                let read = wire::begun(&rules);
+                let (client, rules) = read.map_err(EngineError::internal)?;
+                let intake = Intake::begin(shared, client, rules)?;
+                self.0.entry(upload).or_insert(Arriving { intake, pieces: 0, since: Instant::now() });
+            }
+            Part::Data { number, crc32c, bytes } => {
+                let Some(arriving) = self.0.get_mut(&upload).filter(|arriving| arriving.pieces == number)
+                else {
+                    // The log has it twice, or its beginning is not wanted any more.
+                    return Ok(None);
+                };
+                if crc32c::crc32c(&bytes) != crc32c {
+                    return Err(EngineError::internal("a piece of a file does not match its checksum"));
+                }
+                arriving.intake.push(&bytes)?;
+                arriving.pieces += 1;
+            }
+            Part::End { pieces } => {
+                let Some(mut arriving) = self.0.remove(&upload).filter(|arriving| arriving.pieces == pieces)
+                else {
+                    return Ok(None);
+                };
+                arriving.intake.end()?;
+                return Ok(Some((upload, arriving.intake.finish(shared)?)));
+            }
+            Part::Withdraw => drop(self.0.remove(&upload)),
+        }
+        Ok(None)
+    }
+}

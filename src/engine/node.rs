@@ -1,0 +1,186 @@
+//! One node of several: the threads that a single daemon does not have, and what others may ask of it.
+//!
+//! ```text
+//! order    reads the order, and hands its requests to the commit thread
+//! pieces   takes in the files of batches that came to other nodes
+//! counts   offers the counts of the batches that this node has applied
+//! ```
+//!
+//! Promises: a node that cannot apply what the order has stands or ends; it never skips a request.
+
+use crate::engine::commit::Request;
+use crate::engine::commit::node::{Node, Progress, Pump, Waits};
+use crate::engine::commit::ordering::{Ordering as OrderApplied, Stand, Standing};
+use crate::engine::error::OpenError;
+use crate::engine::ingest::from_all::{FromAll, TakenFiles};
+use crate::engine::ingest::state::Ingest;
+use crate::engine::shared::Shared;
+use crate::journal::entry::OrderState;
+use crate::model::seq::{Clock, Millis};
+use crate::order::gather::{Gatherer, Gathering};
+use crate::order::record::{ClusterId, RunId};
+use crate::order::{Log, Offset};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a node that cannot journal waits before it tries again.
+const STAND: Duration = Duration::from_millis(200);
+/// How often the counts of applied batches are looked for.
+const COUNTS_LOOK: Duration = Duration::from_millis(50);
+
+/// What makes an engine one node of several.
+#[derive(Clone)]
+pub struct NodeParts {
+    /// Which order it belongs to.
+    pub cluster: ClusterId,
+    /// This run of the node.
+    pub run: RunId,
+    /// The order.
+    pub order: Arc<dyn Log>,
+    /// The files of batches, in pieces.
+    pub pieces: Arc<dyn Log>,
+    /// How offers are gathered.
+    pub gathering: Gathering,
+}
+
+/// How far a node is in the order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OrderStatus {
+    /// Whether it has applied all that the order had when it started, and so takes calls that write.
+    pub serves: bool,
+    /// The offset behind the last record that it has applied.
+    pub applied: Offset,
+    /// The order's end as last heard.
+    pub end: Offset,
+    /// The time of the last request that it has applied.
+    pub applied_at: Millis,
+    /// How many requests it has read and not applied.
+    pub queued: u64,
+    /// How many requests of this node wait for the order or are on their way.
+    pub offering: usize,
+    /// For how long the order could not be reached, and why.
+    pub out_of_reach: Option<(Duration, String)>,
+    /// Why the node cannot journal, if it cannot.
+    pub standing: Option<String>,
+    /// How many requests the order had twice.
+    pub duplicates: u64,
+    /// The sum over all that was decided.
+    pub checksum: u32,
+}
+
+impl OrderStatus {
+    /// The status of a node that is so far.
+    pub(super) fn of(progress: &Progress, offering: usize) -> Self {
+        Self {
+            serves: progress.serves(),
+            applied: progress.applied_offset(),
+            end: progress.end(),
+            applied_at: progress.applied_at(),
+            queued: progress.queued(),
+            offering,
+            out_of_reach: progress.out_of_reach(),
+            standing: progress.standing(),
+            duplicates: progress.duplicates(),
+            checksum: progress.checksum(),
+        }
+    }
+
+    /// Why the node is not ready, if it is not: it is still behind, or was cut off for this long.
+    pub(super) fn not_ready(&self, cut_off_for: Duration) -> Option<String> {
+        if let Some(why) = &self.standing {
+            return Some(format!("the node cannot journal what the order has: {why}"));
+        }
+        if !self.serves {
+            let (applied, end) = (self.applied, self.end);
+            return Some(format!("the node reads the order: it has applied {applied} of {end} records"));
+        }
+        let (since, why) = self.out_of_reach.as_ref()?;
+        (*since >= cut_off_for).then(|| format!("for {} s now {why}", since.as_secs()))
+    }
+}
+
+/// What an engine is.
+pub(super) enum Role {
+    /// A single daemon.
+    Alone,
+    /// Work on a folder that no daemon serves, be it a single daemon's or a node's.
+    Offline,
+    /// One node of several.
+    Node(NodeParts),
+}
+
+/// How far the order is applied on a folder that no node serves.
+pub(super) fn applied_offline(state: OrderState) -> OrderApplied {
+    OrderApplied::after(state, Arc::new(|_| Standing::Stop))
+}
+
+/// A node that is made, and whose threads do not run yet.
+pub(super) struct Joining {
+    pub(super) node: Arc<Node>,
+    parts: NodeParts,
+    state: OrderState,
+}
+
+impl Joining {
+    /// Joins an order where this folder has left it.
+    pub(super) fn new(parts: NodeParts, state: OrderState, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
+        let failed = |error| OpenError::Folder { path: "(a thread)".into(), error };
+        let gatherer =
+            Gatherer::start(Arc::clone(&parts.order), parts.run, clock, parts.gathering).map_err(failed)?;
+        let node = Arc::new(Node::new(gatherer, state.place));
+        Ok(Self { node, parts, state })
+    }
+
+    /// How far the order is applied, for the commit thread.
+    pub(super) fn applied(&self, shared: &Arc<Shared>) -> OrderApplied {
+        let (shared, node) = (Arc::clone(shared), Arc::clone(&self.node));
+        let stand: Stand = Arc::new(move |why| {
+            node.progress.note_standing(why);
+            shared.health.commit.beat();
+            if shared.signals.wait(STAND) { Standing::TryAgain } else { Standing::Stop }
+        });
+        OrderApplied::after(self.state.clone(), stand)
+    }
+}
+
+/// A thread of a node: its name, and what it does.
+pub(super) type NodeThread = (&'static str, Box<dyn FnOnce() + Send>);
+
+impl Joining {
+    /// The threads of a node.
+    pub(super) fn threads(self, ingest: &Ingest) -> Result<[NodeThread; 3], OpenError> {
+        let Self { node, parts, state } = self;
+        let shared = Arc::clone(&ingest.shared);
+        let files = Arc::new(FromAll::new(Arc::clone(&shared), parts.pieces, parts.run));
+        let throttle = Arc::clone(&ingest.throttle);
+        let waits: Waits = Arc::new(move || Box::new(throttle.site_call()));
+        let pump = Pump {
+            shared: Arc::clone(&shared),
+            node: Arc::clone(&node),
+            log: parts.order,
+            files: Box::new(TakenFiles(Arc::clone(&files))),
+            queue: ingest.commit.sender().map_err(OpenError::NotGoingOn)?,
+            cluster: parts.cluster,
+            waits,
+            applied: state.place.map(|place| (place, state.record_crc32c)),
+            seen: state.runs.iter().map(|one| (one.run, one.number)).collect(),
+        };
+        Ok([
+            ("pieces", Box::new(move || files.run())),
+            ("order", Box::new(move || pump.run())),
+            ("counts", Box::new(move || offer_counts(&shared, &node))),
+        ])
+    }
+}
+
+/// Offers the counts of the batches that this node has applied, until the order has them.
+fn offer_counts(shared: &Shared, node: &Node) {
+    while shared.signals.wait(COUNTS_LOOK) {
+        for (id, counts) in shared.batches.uncounted() {
+            if let Err(error) = node.ask_blocking(&Request::Count(id, counts)) {
+                tracing::debug!(%error, "the count of a batch is not in the order yet");
+                break;
+            }
+        }
+    }
+}
