@@ -49,7 +49,7 @@ const PRODUCER: [(&str, &str); 11] = [
     ("sticky.partitioning.linger.ms", "0"),
 ];
 
-const CONSUMER: [(&str, &str); 12] = [
+const CONSUMER: [(&str, &str); 13] = [
     // No group is ever joined, but librdkafka wants a name for one.
     ("group.id", "profiled-reads-without-a-group"),
     ("enable.auto.commit", "false"),
@@ -57,6 +57,7 @@ const CONSUMER: [(&str, &str); 12] = [
     ("auto.offset.reset", "error"),
     ("isolation.level", "read_uncommitted"),
     ("enable.partition.eof", "false"),
+    ("check.crcs", "true"),
     // The broker answers as soon as there is a record.
     ("fetch.min.bytes", "1"),
     ("fetch.wait.max.ms", "100"),
