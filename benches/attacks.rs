@@ -334,7 +334,7 @@ fn make_visitors(address: SocketAddr) {
     assert_eq!(exchange(address, request.as_bytes(), false), "200");
 }
 
-/// Looks up visitors on one connection until told to stop. Returns the time of each lookup.
+/// Looks up visitors on one connection until asked to stop. Returns the time of each lookup.
 fn look_up_until(address: SocketAddr, seed: u64, stop: &AtomicBool) -> Vec<Duration> {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_nodelay(true).unwrap();

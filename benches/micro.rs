@@ -104,7 +104,7 @@ fn profile(criterion: &mut Criterion) {
         max_profile_bytes: 1 << 20,
         reading: RowReading::default(),
     };
-    group.bench_function("decode, fold a row of five in, encode", |bencher| {
+    group.bench_function("decode, apply a row of five, encode", |bencher| {
         let rows = [Row { line: 2, cells: &cells }];
         bencher.iter(|| match apply_rows(Some(bytes.decode().unwrap()), &rules, &rows, |_, _| {}) {
             Applied::Changed(profile) => Stored::Profile(profile).encode(),

@@ -334,11 +334,11 @@ mod tests {
     #[test]
     fn a_clock_that_has_yet_to_catch_up_with_what_was_written_is_no_leap_when_it_does() {
         let watch = watch(START + DAY);
-        for (set, told) in
+        for (set, expected) in
             [(-20 * 365 * signed(DAY), 0), (0, 0), (signed(2 * DAY), 0), (signed(3 * DAY), DAY)]
         {
             watch.set((signed(START) + set).try_into().unwrap());
-            assert_eq!(watch.reading().1, told, "{set}");
+            assert_eq!(watch.reading().1, expected, "{set}");
         }
     }
 

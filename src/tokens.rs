@@ -80,9 +80,9 @@ pub enum State {
     Revoked,
 }
 
-/// Why a token is rejected.
+/// Why a token is not valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum InvalidToken {
     /// No such token exists.
     #[error("the token is not known")]
     Unknown,
@@ -187,17 +187,17 @@ impl Tokens {
     }
 
     /// Returns the token with this text if it is valid now.
-    pub fn verify(&self, text: &str, now: Millis) -> Result<&Token, Refusal> {
+    pub fn verify(&self, text: &str, now: Millis) -> Result<&Token, InvalidToken> {
         let sha256 = hash(text);
         // The id is no secret, so timing may reveal whether it exists. The hash comparison takes constant time.
         let id = text.strip_prefix(PREFIX).and_then(|rest| rest.strip_prefix('_')?.split('_').next());
         let named = self.all.iter().find(|token| Some(token.id.as_str()) == id);
         let token =
-            named.filter(|token| constant_time_eq_32(&token.sha256, &sha256)).ok_or(Refusal::Unknown)?;
+            named.filter(|token| constant_time_eq_32(&token.sha256, &sha256)).ok_or(InvalidToken::Unknown)?;
         match token.state(now) {
             State::Valid => Ok(token),
-            State::Expired => Err(Refusal::Expired),
-            State::Revoked => Err(Refusal::Revoked),
+            State::Expired => Err(InvalidToken::Expired),
+            State::Revoked => Err(InvalidToken::Revoked),
         }
     }
 
@@ -456,15 +456,15 @@ mod tests {
         };
         assert_eq!(verify(&text, NOW.0), Ok(token.id.clone()));
         assert_eq!(verify(&text, NOW.0 + 9), Ok(token.id.clone()));
-        assert_eq!(verify(&text, NOW.0 + 10), Err(Refusal::Expired));
+        assert_eq!(verify(&text, NOW.0 + 10), Err(InvalidToken::Expired));
         let other = format!("{}{}", &text[..text.len() - 1], if text.ends_with('0') { '1' } else { '0' });
         for wrong in
             ["", "profiled", "profiled_", &text[..text.len() - 1], &format!("{text}0"), &other, &token.id]
         {
-            assert_eq!(verify(wrong, NOW.0), Err(Refusal::Unknown), "{wrong}");
+            assert_eq!(verify(wrong, NOW.0), Err(InvalidToken::Unknown), "{wrong}");
         }
         Tokens::revoke(folder.path(), &token.id, NOW).unwrap();
-        assert_eq!(verify(&text, NOW.0), Err(Refusal::Revoked));
+        assert_eq!(verify(&text, NOW.0), Err(InvalidToken::Revoked));
         assert!(
             Tokens::read(folder.path()).unwrap().are_asked_for(),
             "revoking the last token does not turn access control off"

@@ -78,7 +78,7 @@ pub fn applied(batch: Batch) -> Duration {
         .filter(|n| n % UNKNOWN_EVERY != 0)
         .map(|n| (stored(&Batch { round: 0, ..batch }.row(n)), batch.row(n)))
         .collect();
-    let fold_all = |known: &[(StoredBytes, rows::Row)]| {
+    let apply_all = |known: &[(StoredBytes, rows::Row)]| {
         for (bytes, row) in known {
             let values = row.values.iter().map(String::as_str);
             let cells: Vec<Cell<'_>> =
@@ -95,8 +95,8 @@ pub fn applied(batch: Batch) -> Duration {
     let (low, high) = known.split_at(known.len() / 2);
     let began = Instant::now();
     std::thread::scope(|scope| {
-        scope.spawn(|| fold_all(low));
-        fold_all(high);
+        scope.spawn(|| apply_all(low));
+        apply_all(high);
     });
     began.elapsed()
 }

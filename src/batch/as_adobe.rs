@@ -1,33 +1,33 @@
-//! A batch file's raw characters as Adobe reads them: `batch_reading = "adobe"`.
+//! Reads a batch file's raw characters as Adobe does: `batch_reading = "adobe"`.
 //!
-//! Adobe takes the body for a form before it takes it for a file, so an unencoded `&` ends the batch and a `%` that is no
-//! escape ends it all ("URL-encoding requirements" of Adobe's Bulk Profile Update API, 2026). What is left here is what is
-//! kept: whoever reads the file later needs no setting (R4). A raw `+` is a space in any reading, and a raw `=`, of which
-//! Adobe says that it may be misread, stays.
+//! Adobe reads the body as a form first, and then as a file. So an unencoded `&` ends the batch, and a `%` that does not begin
+//! an escape makes the whole batch invalid ("URL-encoding requirements" of Adobe's Bulk Profile Update API, 2026). The daemon
+//! keeps only the bytes that are left here, so a later reader needs no setting (R4). A raw `+` is a space in either reading.
+//! A raw `=` stays, although Adobe says that it may be misread.
 //!
-//! Promises: the same whatever the pieces in which the bytes come; no memory.
+//! Promises: the result does not depend on the pieces in which the bytes come. Nothing is buffered.
 
 use memchr::{memchr, memchr_iter};
 
-/// Follows a body.
+/// Reads one body.
 #[derive(Debug, Default)]
 pub struct AsAdobe {
-    /// Whether an `&` has come.
+    /// Whether an `&` was read.
     cut: bool,
     /// How many digits the last escape still lacks.
     lacking: usize,
     bytes: u64,
 }
 
-/// A `%` that is no escape, somewhere in the body.
+/// A `%` in the body does not begin an escape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BadEscape {
-    /// The byte at which that shows, from 0.
+    /// The position, from 0, at which a digit of the escape is missing.
     pub at: u64,
 }
 
 impl AsAdobe {
-    /// What of the next bytes of the body is the file's.
+    /// Reads the next bytes of the body, and returns those of them that belong to the file.
     pub fn push<'b>(&mut self, bytes: &'b [u8]) -> Result<&'b [u8], BadEscape> {
         let bad = |place: usize| BadEscape { at: self.bytes.saturating_add(place as u64) };
         let digit = |place: &usize| bytes.get(*place).is_some_and(u8::is_ascii_hexdigit);
@@ -53,7 +53,7 @@ impl AsAdobe {
         Ok(ends.and_then(|ends| bytes.get(..ends)).unwrap_or(bytes))
     }
 
-    /// The body has ended.
+    /// Ends the body. It is an error if the body ends within an escape.
     pub fn finish(&self) -> Result<(), BadEscape> {
         if self.lacking == 0 { Ok(()) } else { Err(BadEscape { at: self.bytes }) }
     }
@@ -72,7 +72,7 @@ mod tests {
         Ok(String::from_utf8(kept).unwrap())
     }
 
-    /// Each names where it comes from.
+    /// `source` names where the case comes from.
     fn check(source: &str, body: &str, expected: Result<&str, u64>) {
         for size in 1..=body.len().max(1) {
             assert_eq!(

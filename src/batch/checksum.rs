@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_whose_checksum_nobody_knows_is_told_by_its_length() {
+    fn a_file_without_a_known_checksum_is_checked_by_its_length() {
         let path = Path::new("x.csv");
         let unknown = FileSum { bytes: 3, crc32c: None };
         assert_eq!(unknown.check(path, FileSum::of(b"abc")), Ok(()));

@@ -1,23 +1,25 @@
-//! A batch file that comes compressed: gzip or zstd, decoded as a stream.
+//! A batch file that comes compressed with gzip or zstd. It is decoded as a stream.
 //!
-//! Promises: of what comes out no more is in memory than a buffer and, for zstd, a window of at most 8 MiB; a stream
-//! that was cut short, is damaged or is followed by anything but another one is an error, never a shorter file. Members,
-//! blocks and frames that hold nothing cost about as much as a file of their length. They are not counted: a bound on what
-//! must come of so many bytes would be met by a row of zeros in front, and one on members alone would leave the blocks.
+//! Promises: the decoded bytes in memory are one buffer and, for zstd, a window of at most 8 MiB. A stream that is cut short,
+//! is damaged, or is followed by anything but another stream is an error, never a shorter file.
+//!
+//! The number of empty members, blocks and frames has no limit, because they cost about as much as a file of their length. A
+//! limit would not help. A lowest ratio of decoded to encoded bytes could be met with many zeros at the beginning, and a limit
+//! on members would not count empty blocks.
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read};
 
 use flate2::bufread::MultiGzDecoder;
 
-/// How many decoded bytes are made at once.
+/// How many bytes are decoded at once.
 const PIECE_BYTES: usize = 64 << 10;
 /// The largest zstd window, as a power of two: 8 MiB, which RFC 9659 allows a body over HTTP to ask for.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
-/// What zstd says of a larger one.
+/// The error of zstd for a larger window.
 const ZSTD_WINDOW_TOO_LARGE: &str = "Frame requires too much memory for decoding";
 
-/// How a batch file is encoded on its way in.
+/// How an uploaded batch file is encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Encoding {
     /// As it is.
@@ -30,7 +32,7 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    /// The encoding that HTTP calls so; `None` for one that is not taken.
+    /// The encoding with this name in HTTP; `None` if it is not supported.
     pub fn named(name: &str) -> Option<Self> {
         match name.to_ascii_lowercase().as_str() {
             "" | "identity" => Some(Self::Plain),
@@ -40,8 +42,8 @@ impl Encoding {
         }
     }
 
-    /// How many bytes a file of fewer than `limit` may have once it is encoded. A stream of stored blocks is longer than
-    /// what is in it, by less than a 64th; without a bound, one of empty members could go on for ever and bring nothing.
+    /// How many encoded bytes a file of fewer than `limit` bytes may have. A stream of stored blocks is longer than its
+    /// content, by less than a 64th. Without this bound, a stream of empty members could go on for ever.
     pub fn encoded_bytes_max(self, limit: u64) -> u64 {
         match self {
             Self::Plain => limit.saturating_sub(1),
@@ -66,9 +68,9 @@ pub enum DecodeError {
     /// The body ended before the stream did.
     #[error("the body's {encoding} stream was cut short: it ends after {at} bytes, in the middle")]
     CutShort {
-        /// As what it was read.
+        /// How it was decoded.
         encoding: Encoding,
-        /// How many bytes of the body there were.
+        /// How many bytes the body has.
         at: u64,
     },
     /// zstd would need a larger window.
@@ -77,22 +79,22 @@ pub enum DecodeError {
          level 19 or below, without --long"
     )]
     LargeWindow,
-    /// It is damaged, or something else.
+    /// It is damaged, or not in this encoding.
     #[error(
         "the body is not {encoding}, or is damaged, or something follows its end, near byte {at}: {why}; send whole \
          {encoding} streams and nothing else"
     )]
     Damaged {
-        /// As what it was read.
+        /// How it was decoded.
         encoding: Encoding,
-        /// How many bytes of the body had been read.
+        /// How many bytes of the body were read before.
         at: u64,
-        /// What the decoder says.
+        /// The decoder's error.
         why: String,
     },
 }
 
-/// A file as its bytes come out of their encoding. An error is final; one of the source is given on as it is.
+/// Decodes a file as it is read. An error is final. An error of the source is passed on unchanged.
 pub struct Decoded<R> {
     stream: Stream<Counted<R>>,
 }
@@ -104,8 +106,8 @@ enum Stream<R> {
 }
 
 impl<R: BufRead> Decoded<R> {
-    /// What comes out of `source`; an empty file is one in any encoding. This reads already; an error is the source's, or
-    /// of the memory that zstd needs.
+    /// Decodes `source`. An empty source is an empty file in any encoding. This call reads already: it fails if the source
+    /// fails, or if there is no memory for zstd.
     pub fn of(encoding: Encoding, mut source: R) -> io::Result<Self> {
         let encoding = if source.fill_buf()?.is_empty() { Encoding::Plain } else { encoding };
         let source = Counted { source, taken: 0 };
@@ -132,7 +134,7 @@ impl<R: BufRead> Decoded<R> {
         }
     }
 
-    /// What an error that was not the source's says of the file.
+    /// What is wrong with the file, for an error that was not the source's.
     pub fn fault(&self, error: &io::Error) -> DecodeError {
         let at = self.taken();
         let encoding = match &self.stream {
@@ -178,7 +180,7 @@ impl<R: BufRead> BufRead for Decoded<R> {
     }
 }
 
-/// A source that knows how much of it was taken.
+/// A source that counts the bytes that were read from it.
 struct Counted<R> {
     source: R,
     taken: u64,
@@ -228,7 +230,7 @@ mod tests {
         }
     }
 
-    /// Decodes in pieces of each size, which must make no difference.
+    /// Decodes in pieces of several sizes. The result must be the same.
     fn decoded(encoding: Encoding, bytes: &[u8]) -> Result<Vec<u8>, DecodeError> {
         let once = |piece: usize| {
             let mut decoded = Decoded::of(encoding, InPieces(bytes, piece)).unwrap();
@@ -262,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_encoded_comes_back_whole_and_in_pieces() {
+    fn an_encoded_file_is_decoded_whole_and_in_pieces() {
         for encoding in [Encoding::Plain, Encoding::Gzip, Encoding::Zstd] {
             let one = encoded(encoding, FILE);
             check(encoding, b"", Ok(b""));
@@ -283,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_is_cut_short_or_changed_or_followed_by_something_is_no_file() {
+    fn a_stream_that_is_cut_short_or_changed_or_followed_by_something_is_an_error() {
         for encoding in [Encoding::Gzip, Encoding::Zstd] {
             let one = encoded(encoding, FILE);
             for end in 1..one.len() {
@@ -298,7 +300,7 @@ mod tests {
                     harmless += 1;
                 }
             }
-            // Of gzip the time, the system and two bytes more mean nothing for the file; of zstd a bit or two.
+            // In gzip, the time, the system and two further bytes don't matter for the file; in zstd, a bit or two.
             assert!(harmless < 60, "{encoding}: {harmless} changes were not seen");
             for rest in [&b"garbage"[..], b"\0\0\0\0\0\0\0\0", b"batch=thirdPartyId,a\n", &one[..4]] {
                 assert!(decoded(encoding, &[&one, rest].concat()).is_err(), "{rest:?}");

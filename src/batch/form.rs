@@ -1,32 +1,34 @@
-//! A batch file that comes as the field `batch` of a form, percent-encoded from end to end: as `curl --data-urlencode` and
-//! the form calls of most languages send it. It is decoded once, as a stream, and is a raw file from then on: whoever reads
-//! it later need not know (R4).
+//! A batch file that comes as the field `batch` of a form, percent-encoded from end to end: `curl --data-urlencode` and the
+//! form calls of most languages send it like this. It is decoded once, as a stream. From then on it is a raw file, so later
+//! readers need not know how it came (R4).
 //!
-//! The rule: a body is such a form if it begins with `batch=` and, of its first 64 KiB, what follows up to an `&` or the end
-//! has no raw line end, comma or quote, but at least one of `%0A`, `%0D` and `%2C`, in upper or lower case. (Line ends that
-//! close the whole body don't count.) No batch file is one: its header has a raw comma behind the key. Of the form a `+` is
-//! a space and `%XX` a byte; an escape that is none stays as it is; the field ends at the first `&`, and what stands behind
-//! is left out. Before its first line a byte order mark and a second `batch=`, of a file that had one already, are dropped.
+//! The rule: a body is such a form if it begins with `batch=`, and if the text after that has no raw line end, comma or
+//! quote, but at least one of `%0A`, `%0D` and `%2C`, in upper or lower case. The text goes up to an `&`, or to the end of
+//! the first 64 KiB; line ends at the end of the whole body don't count. No batch file looks like this, because its header
+//! has a raw comma after the key.
 //!
-//! Promises: the same whatever the pieces in which the bytes come; no more memory than the bytes that are looked at; a form
-//! that is longer than the longest file can be is an error, however little of it is the file's.
+//! In a form, a `+` is a space, and `%XX` is a byte. An invalid escape stays as it is. The field ends at the first `&`, and
+//! the rest of the body is left out. If the file in the field has its own byte order mark or `batch=`, these are dropped.
+//!
+//! Promises: the result does not depend on the pieces in which the bytes come. It takes no more memory than the bytes that are
+//! looked at. A form that is longer than any file could need is an error, even if most of it is not the file's.
 
 use std::io::{self, BufRead, Read};
 use std::mem::take;
 
 use memchr::{memchr, memchr3};
 
-/// How much is looked at before it is certain that a body is a form, and how much is decoded at once.
+/// How many bytes are looked at to decide whether a body is a form, and how many are decoded at once.
 const LOOKED_AT_BYTES: usize = 64 << 10;
-/// What stands before the file.
+/// The beginning of the field, before the file.
 const FIELD: &[u8] = b"batch=";
 /// How many bytes of a form one byte of the file may take.
 const ENCODED_BYTES_MAX: u64 = 3;
 
-/// Why a form is not read to its end.
+/// The form is too long to be read to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the form has more than {0} bytes: no batch file that may be sent needs so many; split it, and send it alone"
+    "the form has more than {0} bytes, and the largest batch file needs no more: split the file, and send no other fields with it"
 )]
 pub struct FormTooLong(pub u64);
 
@@ -35,45 +37,46 @@ pub fn form_bytes_max(limit: u64) -> u64 {
     limit.saturating_mul(ENCODED_BYTES_MAX).saturating_add(LOOKED_AT_BYTES as u64)
 }
 
-/// Escapes that are left for whoever reads the file.
+/// The escapes that are left for the reader of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Leaves {
-    /// None: the file is decoded once more, cell by cell, as any file is.
+    /// None: the reader decodes the file cell by cell, as any raw file.
     None,
-    /// Those of `%`, `+` and `&`: with what is decoded of the cells later, each character is decoded once in all.
+    /// Those of `%`, `+` and `&`. The reader decodes these cell by cell, so each character is decoded once in all.
     Special,
 }
 
-/// A batch file out of the form that it may have come in.
+/// Reads a batch file out of the form that it may have come in.
 #[derive(Debug)]
 pub struct Unwrapped<R> {
     source: R,
     state: State,
     leaves: Leaves,
     bytes_max: u64,
-    /// The form's bytes that have come.
+    /// How many bytes of the form were read.
     bytes: u64,
-    /// What has been looked at, or come out, and how much of that was taken.
+    /// The bytes that were looked at or decoded.
     at_hand: Vec<u8>,
+    /// How many of those were consumed.
     taken: usize,
-    /// The beginning of an escape whose end has not come.
+    /// The beginning of an escape whose end was not read yet.
     begun: Vec<u8>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// It is not certain what it is.
+    /// It is not decided whether the body is a form.
     Open,
-    /// It is a file.
+    /// The body is a raw file.
     Raw,
-    /// It is a form, in the field.
+    /// The body is a form, and this is its field.
     Field,
-    /// It is a form, behind the field.
+    /// The body is a form, and this is after its field.
     Behind,
 }
 
 impl<R: BufRead> Unwrapped<R> {
-    /// What comes out of `source`, which has at most `bytes_max` bytes if it is a form.
+    /// Reads `source`. If it is a form, it may have at most `bytes_max` bytes.
     pub fn of(source: R, leaves: Leaves, bytes_max: u64) -> Self {
         let (state, at_hand, begun) = (State::Open, vec![], vec![]);
         Self { source, state, leaves, bytes_max, bytes: 0, at_hand, taken: 0, begun }
@@ -84,12 +87,12 @@ impl<R: BufRead> Unwrapped<R> {
         &self.source
     }
 
-    /// Whether it is a form; nothing is known before the first bytes were given.
+    /// Whether the body is a form. This is known once the first bytes were read.
     pub fn is_form(&self) -> bool {
         matches!(self.state, State::Field | State::Behind)
     }
 
-    /// Reads on until it is certain what it is.
+    /// Reads until it is decided whether the body is a form.
     fn look(&mut self) -> io::Result<()> {
         let mut ended = false;
         let form = loop {
@@ -155,7 +158,7 @@ impl<R: BufRead> Unwrapped<R> {
     }
 }
 
-/// Whether a body that begins so is a form, once that is certain; `enough` says that no more is looked at.
+/// Whether a body that begins with `head` is a form. `None` if that is not certain yet; never if `enough` was read.
 fn is_form(head: &[u8], enough: bool) -> Option<bool> {
     let Some(value) = head.strip_prefix(FIELD) else {
         let open = !enough && FIELD.starts_with(head);
@@ -163,7 +166,7 @@ fn is_form(head: &[u8], enough: bool) -> Option<bool> {
     };
     let end = memchr(b'&', value);
     let mut value = end.and_then(|end| value.get(..end)).unwrap_or(value);
-    // They are the body's, as far as it has come.
+    // Line ends at the end of the body, as far as it was read, don't count.
     while let (None, [before @ .., b'\r' | b'\n']) = (end, value) {
         value = before;
     }
@@ -180,7 +183,7 @@ fn is_form(head: &[u8], enough: bool) -> Option<bool> {
     }))
 }
 
-/// What the field holds, from its first line on.
+/// The field's content, from the header's first byte on: without `batch=` and byte order marks.
 fn first_line(head: &[u8]) -> &[u8] {
     let without = |head: &'_ [u8], other: &[u8]| {
         head.get(..other.len()).is_some_and(|begun| begun.eq_ignore_ascii_case(other)).then_some(other.len())
@@ -229,7 +232,7 @@ impl<R: BufRead> BufRead for Unwrapped<R> {
                 return Err(io::Error::other(FormTooLong(self.bytes_max)));
             }
             if piece.is_empty() {
-                // An escape that the body breaks off in stays as it is.
+                // The body ends within an escape, which stays as it is.
                 self.at_hand.append(&mut self.begun);
                 break;
             }
@@ -271,7 +274,7 @@ mod tests {
         }
     }
 
-    /// Each names who sends it.
+    /// `source` names who sends such a body.
     fn form(source: &str, body: impl AsRef<[u8]>, file: impl AsRef<[u8]>) {
         each_size(body.as_ref(), Leaves::None, file.as_ref(), true, source);
     }
@@ -336,7 +339,7 @@ mod tests {
     fn it_is_decided_by_64_kib_and_decoded_within_them() {
         let (encoded, decoded) = ("%0A1%2Cvalue".repeat(60_000), "\n1,value".repeat(60_000));
         form("a form of 720 kB", format!("batch=pcId%2Ca{encoded}"), format!("batch=pcId,a{decoded}"));
-        // What was not looked at does not change it.
+        // Bytes after the first 64 KiB don't change the decision.
         let late = format!("batch=pcId%2Ca{encoded},\"\r\n&x=1");
         form("raw characters late in a form", late, format!("batch=pcId,a{decoded},\"\r\n"));
         let long = [b"batch=pcId%2Ca%0A1%2Cx&other=", "x".repeat(2 << 20).as_bytes()].concat();

@@ -275,8 +275,8 @@ mod tests {
 
     const COUNTS: Counts = Counts { updated: 1, created: 0, not_found: 1, ignored: 0, failed: 0 };
 
-    fn seqs(told: impl Iterator<Item = Known>) -> Vec<u64> {
-        told.map(|known| known.accepted.id.seq.get()).collect()
+    fn seqs(found: impl Iterator<Item = Known>) -> Vec<u64> {
+        found.map(|known| known.accepted.id.seq.get()).collect()
     }
 
     proptest! {

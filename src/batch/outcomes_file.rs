@@ -62,8 +62,8 @@ impl Failure {
                  given up: send the row again"
             ),
             Self::OutcomeLost => format!(
-                "line {line}: what became of this row is not known any more: the file that told was lost from the daemon's \
-                 disk, and the visitor was written to since; look the visitor up, and send the row again if need be"
+                "line {line}: the outcome of this row is lost: the file that held it is gone from the daemon's disk, and the \
+                 visitor was written to since; look the visitor up, and send the row again if it is not applied"
             ),
         }
     }

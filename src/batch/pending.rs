@@ -156,10 +156,10 @@ impl Pending {
         if self.progress.completed().is_some() {
             return;
         }
-        let told = format!(
+        let message = format!(
             "its uploaded file is not what was accepted: {in_short}. Send the same file again, or give the batch up"
         );
-        if self.held.set(told).is_ok() {
+        if self.held.set(message).is_ok() {
             self.progress.stuck(true);
             tracing::error!(batch = %self.accepted.id, %why, "a batch is held, and whoever it names waits: send its file again, or give it up");
         }

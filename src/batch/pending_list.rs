@@ -121,9 +121,9 @@ mod tests {
             prop_assert_eq!(list.first().map(|first| seq(first).get()), model.first().copied());
             prop_assert_eq!(list.is_empty(), model.is_empty());
             for before in [0, 1, 60, 128, 129, 300, 10_000] {
-                let told: Vec<u64> = list.before(Seq::from_u64(before)).map(|pending| seq(pending).get()).collect();
+                let found: Vec<u64> = list.before(Seq::from_u64(before)).map(|pending| seq(pending).get()).collect();
                 let expected: Vec<u64> = model.iter().rev().filter(|seq| **seq < before).copied().collect();
-                prop_assert_eq!(told, expected);
+                prop_assert_eq!(found, expected);
             }
         }
     }

@@ -1,23 +1,24 @@
-//! What is in a batch file and was perhaps not meant: a pair of stray quotes that takes rows in, characters that
-//! Adobe reads otherwise, ids that a spreadsheet has rounded, that hold what nobody sees, that are none. For the dry run, `lint` and the batch's page.
+//! Remarks on a batch file: things in it that were perhaps not meant. They are a pair of stray quotes around rows, characters
+//! that Adobe reads differently, ids that a spreadsheet rounded, ids with invisible characters, and blocked ids. The dry run,
+//! `lint` and the batch's page show them.
 //!
-//! Promises: memory is bounded whatever the file has: of each kind the first [`LINES_TOLD_MAX`] lines, and how many there
-//! are; nothing of a value is kept.
+//! Promises: memory is bounded, whatever the file holds. Each kind keeps its count and its first [`LINES_LISTED_MAX`] lines,
+//! and nothing of any value.
 
 use memchr::memchr;
 
 use super::csv::{Header, Reason, Row, TakenIn, bad_escape, is_rounded};
 use crate::model::id::is_invisible;
 
-/// How many lines of each kind are told; all are counted.
-pub const LINES_TOLD_MAX: usize = 10;
+/// How many lines of each kind are listed. All are counted.
+pub const LINES_LISTED_MAX: usize = 10;
 
-/// What can be remarked, in the order in which it is told.
+/// The kinds of remarks, in the order in which they are reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remark {
-    /// A quoted value takes in lines that could be rows.
+    /// A quoted value contains lines that could be rows.
     QuoteTakesIn,
-    /// A `%` that is no escape.
+    /// A `%` that does not begin an escape.
     RawPercent,
     /// A raw `&`.
     RawAmpersand,
@@ -27,29 +28,29 @@ pub enum Remark {
     RawEquals,
     /// An id in scientific notation.
     RoundedId,
-    /// An id that holds a character which nobody sees.
+    /// An id with an invisible character.
     InvisibleInId,
-    /// What is no id, but stands where there is none.
+    /// A blocked id: the text that an export writes if a visitor has no id.
     BlockedId,
 }
 
-/// What was remarked of one kind.
+/// The remarks of one kind.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Remarked {
-    /// On how many lines.
+    /// How many lines have it.
     pub count: u64,
-    /// The first of them.
+    /// The first of these lines.
     pub lines: Vec<u32>,
-    /// What the first quote takes in.
+    /// The lines within the first such quote.
     taken_in: Option<TakenIn>,
 }
 
-/// What was remarked in a file.
+/// The remarks on a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Remarks([Remarked; Remark::ALL.len()]);
 
 impl Remark {
-    /// All there are.
+    /// All kinds.
     pub const ALL: [Self; 8] = [
         Self::QuoteTakesIn,
         Self::RawPercent,
@@ -61,7 +62,7 @@ impl Remark {
         Self::BlockedId,
     ];
 
-    /// A word for programs.
+    /// Its name for programs.
     pub const fn name(self) -> &'static str {
         match self {
             Self::QuoteTakesIn => "quote_takes_in_lines",
@@ -79,7 +80,7 @@ impl Remark {
 impl Remarks {
     /// Looks at the header's line as it was sent.
     pub fn look_at_header(&mut self, line: u32, sent: &[u8]) {
-        // Its first cell has an equals sign that belongs there.
+        // The first equals sign is right: it ends `batch=`.
         let equals = memchr(b'=', sent).map_or(0, |equals| equals + 1);
         self.look_at_bytes(line, sent, sent.get(equals..).unwrap_or_default());
     }
@@ -97,16 +98,16 @@ impl Remarks {
                     self.add(Remark::InvisibleInId, row.line);
                 }
             }
-            // There may be thousands, all over the file, and one cause.
+            // One cause may fail thousands of rows all over the file, so they are counted here.
             Err(error) if error.reason == Reason::BlockedId => {
                 self.add(Remark::BlockedId, row.line);
             }
-            // The id of any other row that fails for it is told with the reason.
+            // Any other failed row is reported with its reason.
             Err(_) => {}
         }
     }
 
-    /// Looks only for lines that a quote of this row takes in.
+    /// Looks only for lines within a quote of this row.
     pub fn look_at_quotes(&mut self, header: &Header, row: &Row<'_>) {
         if let Some(taken_in) = row.taken_in(header) {
             self.add(Remark::QuoteTakesIn, taken_in.line).taken_in.get_or_insert(taken_in);
@@ -141,52 +142,54 @@ impl Remarks {
             Remark::BlockedId => blocked,
         };
         remarked.count += 1;
-        if remarked.lines.len() < LINES_TOLD_MAX {
+        if remarked.lines.len() < LINES_LISTED_MAX {
             remarked.lines.push(line);
         }
         remarked
     }
 
-    /// What was remarked, in words.
-    pub fn told(&self) -> impl Iterator<Item = (Remark, &Remarked, String)> {
+    /// The kinds that the file has, each with its message.
+    pub fn reported(&self) -> impl Iterator<Item = (Remark, &Remarked, String)> {
         let all = Remark::ALL.into_iter().zip(&self.0);
         all.filter(|(_, remarked)| remarked.count > 0).map(|(remark, remarked)| {
             let what = match remark {
                 Remark::QuoteTakesIn => remarked.taken_in.map_or_else(String::new, |taken_in| {
                     let TakenIn { line, lines } = taken_in;
-                    let (those, have, them) = match lines {
-                        1 => ("line".to_owned(), "has", "it was"),
-                        lines => (format!("{lines} lines"), "have", "they were"),
+                    let (those, have, meant) = match lines {
+                        1 => ("line".to_owned(), "has", "it is meant as a row"),
+                        lines => (format!("{lines} lines"), "have", "they are meant as rows"),
                     };
                     format!(
                         "a quote on line {line} takes in the {those} after it, which {have} as many cells as the header: \
-                         if {them} meant as rows, the quote is stray, write %22"
+                         if {meant}, write the quote as %22"
                     )
                 }),
                 Remark::RawPercent => {
-                    "a % that is no escape: it fails the row here, and Adobe refuses the whole batch for it; write %25".into()
+                    "a % that does not begin an escape: the row fails here, and Adobe refuses the whole batch; write %25"
+                        .into()
                 }
                 Remark::RawAmpersand => {
-                    "a raw & is an & here, but Adobe cuts the batch off there, without a word; write %26".into()
+                    "a raw & is read as & here, but Adobe cuts the batch off there, without an error; write %26".into()
                 }
                 Remark::RawPlus => "a raw + is read as a space; write %2B where a plus is meant".into(),
                 Remark::RawEquals => {
-                    "a raw = is an = here, but Adobe may take it for the end of a name; write %3D".into()
+                    "a raw = is read as = here, but Adobe may take it for the end of a name; write %3D".into()
                 }
                 Remark::RoundedId => {
-                    "the id looks like a number that a spreadsheet has rounded, as many visitors' are to the same; export \
-                     the ids as text"
+                    "the id looks like a number that a spreadsheet has rounded, so that many visitors get the same id; \
+                     export the ids as text"
                         .into()
                 }
                 Remark::InvisibleInId => {
-                    "the id holds a character that nobody sees, a no-break or zero-width space or the like: it is another visitor \
-                     than the same id without it"
+                    "the id has an invisible character, such as a no-break or zero-width space: without it, it is the id \
+                     of another visitor"
                         .into()
                 }
                 Remark::BlockedId => format!(
-                    "on {} lines the id is none, but what an export writes where there is none (blocked_ids): they fail; leave \
-                     them out, or name the visitors",
-                    remarked.count
+                    "on {} line{} the id is blocked (blocked_ids), because exports write it if a visitor has no id: these \
+                     rows fail; leave them out, or give the visitors' ids",
+                    remarked.count,
+                    if remarked.count == 1 { "" } else { "s" }
                 ),
             };
             (remark, remarked, what)
@@ -194,14 +197,15 @@ impl Remarks {
     }
 }
 
-/// The lines of a kind in words, where the first of them is told already: `", and on 3 more (lines 4, 9, 12)"`.
+/// The lines of a kind after the first: `"; also on 3 further lines: 4, 9, 12"`. Empty if there is only one.
 pub fn further_lines(remarked: &Remarked) -> String {
     let Some((_, further)) = remarked.lines.split_first().filter(|(_, further)| !further.is_empty()) else {
         return String::new();
     };
-    let told: Vec<String> = further.iter().map(u32::to_string).collect();
+    let listed: Vec<String> = further.iter().map(u32::to_string).collect();
     let more = if remarked.count > remarked.lines.len() as u64 { ", …" } else { "" };
-    format!("; so on {} further lines: {}{more}", remarked.count - 1, told.join(", "))
+    let (count, s) = (remarked.count - 1, if remarked.count == 2 { "" } else { "s" });
+    format!("; also on {count} further line{s}: {}{more}", listed.join(", "))
 }
 
 #[cfg(test)]
@@ -209,7 +213,7 @@ mod tests {
     use super::*;
     use crate::batch::csv::Parser;
 
-    /// The remarks on a file: how many of each kind, the first lines, the words.
+    /// Checks the remarks on a file: of each kind the count, the first lines, and words of the message.
     fn check(source: &str, file: &str, expected: &[(&str, u64, &[u32], &str)]) {
         for size in [file.len(), 1, 7] {
             let header = |parser: &Parser| parser.header().cloned().unwrap();
@@ -223,20 +227,20 @@ mod tests {
                 parser.push(piece, &mut each).unwrap();
             }
             parser.finish(&mut each).unwrap();
-            let told: Vec<_> = remarks.told().collect();
+            let reported: Vec<_> = remarks.reported().collect();
             let kinds: Vec<_> =
-                told.iter().map(|(kind, it, _)| (kind.name(), it.count, it.lines.as_slice())).collect();
+                reported.iter().map(|(kind, it, _)| (kind.name(), it.count, it.lines.as_slice())).collect();
             let wanted: Vec<_> =
                 expected.iter().map(|(kind, count, lines, _)| (*kind, *count, *lines)).collect();
             assert_eq!(kinds, wanted, "{source}: {file:?} in pieces of {size}");
-            for ((_, _, what), (.., words)) in told.iter().zip(expected) {
+            for ((_, _, what), (.., words)) in reported.iter().zip(expected) {
                 assert!(what.contains(words), "{words:?} in {what}");
             }
         }
     }
 
     #[test]
-    fn lines_that_a_quote_takes_in_are_told_if_they_could_be_rows() {
+    fn lines_that_a_quote_takes_in_are_reported_if_they_could_be_rows() {
         let pair = "a pair of stray quotes, as in a list of sizes in inches";
         let rows = "batch=thirdPartyId,a,b\n1,x,y\n";
         check(
@@ -266,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn characters_that_adobe_reads_otherwise_are_told() {
+    fn characters_that_adobe_reads_differently_are_reported() {
         const PAGE: &str = "AdobeDocs/target-dev.en profile-bulk-api.md, URL-encoding requirements (2026)";
         let row = |row: &str| format!("batch=thirdPartyId,a\n1,x\n{row}\n");
         check(PAGE, &row("2,50%25 off %26 more"), &[]);
@@ -294,15 +298,15 @@ mod tests {
         let first: Vec<u32> = (2..12).collect();
         check("of many the first lines and the number", &many, &[("raw_plus", 40, &first, "%2B")]);
         let mut remarked = Remarked { count: 40, lines: first, taken_in: None };
-        assert_eq!(further_lines(&remarked), "; so on 39 further lines: 3, 4, 5, 6, 7, 8, 9, 10, 11, …");
+        assert_eq!(further_lines(&remarked), "; also on 39 further lines: 3, 4, 5, 6, 7, 8, 9, 10, 11, …");
         remarked = Remarked { count: 2, lines: vec![3, 9], taken_in: None };
-        assert_eq!(further_lines(&remarked), "; so on 1 further lines: 9");
+        assert_eq!(further_lines(&remarked), "; also on 1 further line: 9");
         remarked = Remarked { count: 1, lines: vec![3], taken_in: None };
         assert_eq!(further_lines(&remarked), "");
     }
 
     #[test]
-    fn ids_that_a_spreadsheet_has_rounded_are_told() {
+    fn ids_that_a_spreadsheet_has_rounded_are_reported() {
         for id in ["1.36732E+12", "1.36732E%2B12", "1E+12", "1.36732e12", "9,87E+15", "4.5E-7", "\"1.2E+3\""]
         {
             let file = format!("batch=thirdPartyId,a\n1,x\n{id},x\n").replace("9,87E+15", "\"9,87E+15\"");
@@ -310,7 +314,7 @@ mod tests {
             let plus: &[(&str, u64, &[u32], &str)] = &[("raw_plus", 1, &[3], "")];
             let rounded: &[(&str, u64, &[u32], &str)] =
                 &[("rounded_id", 1, &[3], "a number that a spreadsheet has rounded")];
-            // A plus that is one is not allowed in a thirdPartyId: the row fails, and says why.
+            // An encoded plus is not allowed in a thirdPartyId: the row fails, and its reason says why.
             let fails = id.contains("%2B");
             let expected = [if raw { plus } else { &[] }, if fails { &[] } else { rounded }].concat();
             check("Excel's General format, 12 digits and more", &file, &expected);
@@ -321,17 +325,17 @@ mod tests {
     }
 
     #[test]
-    fn ids_with_invisible_characters_and_ids_that_are_none_are_told() {
+    fn ids_with_invisible_characters_and_blocked_ids_are_reported() {
         let row = |row: &str| format!("batch=thirdPartyId,a\n1,x\n{row}\n");
-        let inside: &[(&str, u64, &[u32], &str)] =
-            &[("invisible_in_id", 1, &[3], "a character that nobody sees")];
+        let inside: &[(&str, u64, &[u32], &str)] = &[("invisible_in_id", 1, &[3], "an invisible character")];
         check("a name copied from a page", &row("a\u{a0}b,x"), inside);
         check("a zero-width space where a line was broken", &row("12\u{200b}3,x"), inside);
         check("the same, encoded", &row("12%E2%80%8B3,x"), inside);
         check("around it is dropped", &row("\u{feff}123\u{a0},x"), &[]);
         check("in a value it may be meant", &row("123,a\u{a0}b"), &[]);
         check("letters of other scripts", &row("né名,x"), &[]);
-        let none: &[(&str, u64, &[u32], &str)] = &[("blocked_id", 2, &[3, 4], "on 2 lines the id is none")];
-        check("a CRM export, a spreadsheet's error", &row("NULL,x\n\"#N/A\",x"), none);
+        let blocked: &[(&str, u64, &[u32], &str)] =
+            &[("blocked_id", 2, &[3, 4], "on 2 lines the id is blocked (blocked_ids)")];
+        check("a CRM export, a spreadsheet's error", &row("NULL,x\n\"#N/A\",x"), blocked);
     }
 }

@@ -5,9 +5,9 @@
 //! error says so. The caller takes the list of pending batches first and reads the store second, so it finds in the store
 //! what was applied meanwhile.
 //!
-//! The commit thread keeps the invariant that all of this rests on: *a profile that lists an id is where that id's link
-//! leads.* So a profile's own bytes say which rows belong to its visitor. A link whose target does not list it is dead: the
-//! target was erased, or expired and was born again (R11), or dropped its oldest link (R1).
+//! All of this rests on an invariant that the commit thread keeps: *if a profile lists an id, the id's link leads to that
+//! profile.* So a profile's own bytes say which rows belong to its visitor. A link whose target does not list the id is dead:
+//! the target was erased, or expired and was created again (R11), or dropped its oldest link (R1).
 
 use super::bundles::{FoundBundle, FoundStretch};
 use super::checksum::{Damage, UploadError};
@@ -44,11 +44,11 @@ pub enum ResolveError {
     Damaged {
         /// Which batch.
         batch: String,
-        /// Its file, and what it comes to.
+        /// Its file, and how it differs from what was accepted.
         damage: Damage,
     },
-    /// A batch that may have rows of the visitor is held. What they bring is not known before its file is sent again or given
-    /// up.
+    /// A held batch may have rows of the visitor. Nobody knows what they say until its file is sent again, or the batch is
+    /// given up.
     #[error("batch {batch}, which may name this visitor, is stuck: {why}")]
     Held {
         /// Which batch.
@@ -56,8 +56,10 @@ pub enum ResolveError {
         /// Why.
         why: String,
     },
-    /// This must not happen: the store has the row applied, but nothing says what became of it.
-    #[error("batch {batch}, line {line}: the store is past this row under {key}, and its outcome is lost")]
+    /// This must not happen: the store has applied the row, but nothing says what became of it.
+    #[error(
+        "batch {batch}, line {line}: the store has applied this row under {key}, but its outcome is lost"
+    )]
     OutcomeLost {
         /// Which batch.
         batch: String,
@@ -87,7 +89,7 @@ impl ResolveError {
         }
     }
 
-    /// Holds the batch if its file is lost. Then the error is that it is held.
+    /// Holds the batch if its file is lost. For a held batch, the error becomes [`ResolveError::Held`].
     fn holding(self, batch: &Pending) -> Self {
         if let Some(in_short) = self.lost_upload() {
             batch.hold(&in_short, &self);
@@ -108,7 +110,8 @@ impl ResolveError {
     }
 }
 
-/// The store as one reader sees it. Each key is read once. What is put here later gets see, and nobody else.
+/// One reader's view of the store. Each key is read once. A value that is put here is seen by later gets here, and by nobody
+/// else.
 pub struct View<'s> {
     store: &'s dyn ProfileStore,
     slots: HashMap<Key, Slot>,
@@ -127,7 +130,7 @@ impl<'s> View<'s> {
         Self { store, slots: HashMap::new(), touched: Vec::new(), touched_bytes: 0 }
     }
 
-    /// What is under a key.
+    /// The value under a key.
     pub fn get(&mut self, key: &Key) -> Result<Option<StoredBytes>, StoreError> {
         if let Some(slot) = self.slots.get(key) {
             return Ok(slot.now.clone());
@@ -188,14 +191,14 @@ impl<'s> View<'s> {
             let Some(slot) = self.slots.get_mut(&key) else { continue };
             match slot.was.clone() {
                 Some(was) => slot.now = Some(was),
-                // It may have been put without a look.
+                // It may have been put without being read first.
                 None => drop(self.slots.remove(&key)),
             }
         }
     }
 
-    /// The key of the profile that an id leads to. It follows at most two living links (ECID, pcId, thirdPartyId). Without one
-    /// it is the id's own key.
+    /// The key of the profile that an id leads to: at most two living links away (ECID, pcId, thirdPartyId). It is the id's
+    /// own key if no living link is there.
     pub fn canonical(&mut self, key: &Key) -> Result<Key, StoreError> {
         let mut at = key.clone();
         for _ in 0..2 {
@@ -216,7 +219,7 @@ impl<'s> View<'s> {
         Ok(if leads { at } else { key.clone() })
     }
 
-    /// Whether a link stood under a key when it was read here.
+    /// Whether a link was under a key when it was read here.
     pub fn was_link(&self, key: &Key) -> Result<bool, StoreError> {
         let was = self.slots.get(key).and_then(|slot| slot.was.as_ref());
         let stored = was.map(|was| decoded(key, was)).transpose()?;
@@ -228,7 +231,7 @@ impl<'s> View<'s> {
         self.slots.get(key).is_some_and(|slot| slot.was.is_none())
     }
 
-    /// Whether the links on the way from an id are still what they were when read here.
+    /// Whether the links on the way from an id are still the same as when they were read here.
     pub fn links_stand(&self, key: &Key) -> Result<bool, StoreError> {
         let mut at = key.clone();
         for _ in 0..2 {
@@ -243,7 +246,7 @@ impl<'s> View<'s> {
     }
 
     /// Takes an id, and the ECIDs that came with it, off the list of the profile that it leads to, because the id's own key will
-    /// hold something else. Gives the keys of those ECIDs.
+    /// hold something else. Returns the keys of those ECIDs.
     pub fn detach(&mut self, key: &Key, seq: Seq) -> Result<Vec<Key>, StoreError> {
         let canonical = self.canonical(key)?;
         if canonical == *key {
@@ -289,7 +292,7 @@ pub struct ResolvedRow {
     pub outcome: Outcome,
 }
 
-/// The same of a bundle.
+/// What became of a bundle's rows that a write resolved. It is journaled with that write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResolvedBundle {
     /// Its batch.
@@ -307,17 +310,17 @@ pub struct Noted {
     bundles: HashMap<(Seq, u32), Became>,
     new_rows: Vec<ResolvedRow>,
     new_bundles: Vec<ResolvedBundle>,
-    /// What the new ones take in a journal entry, at most.
+    /// How many bytes the new ones take in a journal entry, at most.
     new_bytes: usize,
     nothing: bool,
 }
 
 impl Noted {
-    /// What one row takes in a journal entry, at most; so do a bundle, and each time that its rows' outcome changes.
+    /// How many bytes one row takes in a journal entry, at most. So does each run of equal outcomes in a bundle.
     pub const ROW_BYTES: usize = 9 + 5 + 5;
 
-    /// For lookups, which don't ask what became of a row. They may come too late to know: a batch on a lookup's list can be
-    /// completed meanwhile, and later writes resolve none of its rows.
+    /// For lookups, which don't need the outcomes. A lookup may be too late to learn them: a batch on its list can be completed
+    /// meanwhile, and later writes resolve none of its rows.
     pub fn nothing() -> Self {
         Self { nothing: true, ..Self::default() }
     }
@@ -328,7 +331,7 @@ impl Noted {
         (std::mem::take(&mut self.new_rows), std::mem::take(&mut self.new_bundles))
     }
 
-    /// What they take in a journal entry, at most.
+    /// How many bytes those take in a journal entry, at most.
     pub fn new_bytes(&self) -> usize {
         self.new_bytes
     }
@@ -384,9 +387,9 @@ fn spool(batch: &Pending) -> impl Fn(io::Error) -> ResolveError {
     |error| ResolveError::Spool { batch: batch.accepted.id.to_string(), error }
 }
 
-/// Folds into the view all pending rows of the visitor that an id leads to, of all its ids. Rows that an earlier write
-/// resolved, or that the apply thread applied, are in the store already and change nothing. Notes what became
-/// of each row of which that was not known before.
+/// Applies to the view all pending rows of the visitor that an id leads to, for all of the visitor's ids. Rows that an earlier
+/// write resolved, or that the apply thread applied, are in the store already and change nothing. Notes the outcome of each row
+/// whose outcome was not known before.
 pub fn resolve(
     view: &mut View<'_>,
     pending: &PendingList,
@@ -396,8 +399,8 @@ pub fn resolve(
     resolve_while(view, pending, id, noted, |_| true).map(|_| ())
 }
 
-/// The same, batch by batch for as long as the caller wants; gives whether that were all. Those that come later wait, as
-/// if the visitor had not been met yet.
+/// The same, batch by batch, while the caller wants more. Returns whether that were all batches. The rows of the others stay
+/// pending.
 pub fn resolve_while(
     view: &mut View<'_>,
     pending: &PendingList,
@@ -447,22 +450,22 @@ fn resolve_batch(
     noted: &mut Noted,
 ) -> Result<(), ResolveError> {
     let rules = &batch.accepted.rules;
-    // A visitor who is written to again and again, while many batches that name it are pending, would else have all their
-    // files read each time. Who only looks may be between a write's word that it resolved a row and what it puts.
+    // A write skips rows that an earlier write resolved. Otherwise each write to a visitor would read the files of all pending
+    // batches that name the visitor. A lookup does not skip them: a write may have noted its rows, but not put the value yet.
     let found = if noted.nothing { batch.find(ids) } else { batch.find_unless_resolved(ids) };
     let found = found.map_err(spool(batch))?;
     if found.rows.is_empty() && found.bundles.is_empty() {
         return Ok(());
     }
-    // At the batch's place, a row is the visitor's if it bears the canonical id or one that the living profile lists;
-    // any other id's link is dead there, and the row is for that id alone.
+    // At the batch's place in the order, a row belongs to the visitor if it has the canonical id or an id that the living
+    // profile lists. The link of any other id is dead there, and the row belongs to that id alone.
     let value = view.get(canonical)?;
     let living = match &value {
         Some(value) => match decoded(canonical, value)? {
             Stored::Profile(profile) if !profile.expired(rules.seq.millis(), rules.lifetime_ms) => {
                 Some(profile)
             }
-            // Past this batch's place: whatever it was there, the rows are in and their outcomes noted.
+            // The profile is past the batch's place. Whatever it was there, the rows are applied and their outcomes noted.
             Stored::Profile(profile) if profile.applied_seq >= rules.seq => Some(profile),
             _ => None,
         },
@@ -514,7 +517,7 @@ pub struct BundlesApplied<'a> {
     pub named: Vec<&'a str>,
 }
 
-/// One row, or one stretch of a bundle: what is put in line order and applied together.
+/// One row, or one stretch of a bundle. They are sorted by line, and overlapping ones are applied together.
 struct Piece<'f> {
     first: u32,
     last: u32,
@@ -528,8 +531,8 @@ enum PieceOf<'f> {
     Stretch(usize, &'f FoundBundle, &'f FoundStretch),
 }
 
-/// Applies rows and bundles as [`apply_rows`] applies rows. `None` if they are applied already. Overlapping ones are judged
-/// together, so that rows of two ids of one visitor come in line order, wherever they stand.
+/// Applies rows and bundles as [`apply_rows`] applies rows. `None` if they are applied already. Overlapping ones are applied
+/// together, so that the rows of two ids of one visitor are applied in line order.
 pub fn apply_bundles<'a>(
     batch: &'a Pending,
     stored: Option<Stored<'a>>,
@@ -581,7 +584,7 @@ pub fn apply_bundles<'a>(
                     PieceOf::Row(at, row) => {
                         let outcome = applier.stretches(row.effects(rules.empty_values));
                         let outcome = if n == 0 { outcome } else { Outcome::Updated };
-                        outcomes.get_mut(at).into_iter().for_each(|told| *told = outcome);
+                        outcomes.get_mut(at).into_iter().for_each(|found| *found = outcome);
                     }
                     PieceOf::Stretch(at, _, found) => {
                         let outcome = applier.stretches(batch.effects(found)?);
@@ -607,7 +610,7 @@ pub fn apply_bundles<'a>(
         batch.each_row_of(&one_by_one, &of_bundles, |line, of, cells| {
             let outcome = applier.row(line, cells);
             match of {
-                RowOf::Row(at) => outcomes.get_mut(at).into_iter().for_each(|told| *told = outcome),
+                RowOf::Row(at) => outcomes.get_mut(at).into_iter().for_each(|found| *found = outcome),
                 RowOf::Bundle(at, _) => {
                     became.get_mut(at).into_iter().for_each(|became| became.push(1, outcome));
                 }
@@ -654,7 +657,7 @@ fn resolve_bundles(
         }
         return Ok(());
     }
-    // Applied already: the profile tells the outcome of rows that the apply thread applied and no later write touched.
+    // Applied already. The profile still shows the outcome of rows that the apply thread applied, if no later write changed it.
     if noted.nothing {
         return Ok(());
     }
@@ -685,8 +688,9 @@ fn resolve_bundles(
     Ok(())
 }
 
-/// Whether a row is known to have gone to another visitor than one that stands where a link is: one that a link that has
-/// died since led to. (Of rows that did create, a lookup may know the outcome before the store shows the profile.)
+/// Whether a row under a link's key is known to have been applied to another visitor: the one that the link led to before it
+/// died. A row that created a profile does not count, because a lookup may know that outcome before the store shows the
+/// profile.
 fn went_elsewhere(noted: &Noted, batch: &Pending, row: &FoundRow) -> bool {
     noted.of(batch, row.line).is_some_and(|outcome| outcome != Outcome::Created)
 }
@@ -702,7 +706,8 @@ fn resolve_rows(
     let (rules, header) = (&batch.accepted.rules, &batch.header);
     let value = view.get(key)?;
     let stored = value.as_ref().map(|value| decoded(key, value)).transpose()?;
-    // A link that died behind the batch's place: its rows went to the visitor it led to, and must not create another.
+    // The link died after the batch's place in the order. Its rows were applied to the visitor that it led to, and must not
+    // create another.
     let elsewhere = |row: &&FoundRow| went_elsewhere(noted, batch, row);
     if matches!(stored, Some(Stored::Link { .. })) && rows.iter().all(elsewhere) {
         return Ok(());
@@ -714,7 +719,7 @@ fn resolve_rows(
         Applied::Unchanged => {}
         Applied::Changed(profile) => {
             if matches!(stored, Some(Stored::Link { .. })) {
-                // A profile born where a dead link stood: its old target must not go on listing the id.
+                // The new profile replaces a dead link, whose old target must no longer list the id.
                 view.detach(key, rules.seq)?;
             }
             view.put(key, &Stored::Profile(profile));
@@ -744,9 +749,9 @@ mod tests {
     use crate::store::put_if_newer;
     use std::sync::Arc;
 
-    /// Rows that writes resolved are not read again by writes; a lookup reads them, for the put may be still to come.
+    /// A write does not read rows again that an earlier write resolved. A lookup does, because the put may still follow.
     #[test]
-    fn writes_look_no_further_for_rows_that_writes_resolved() {
+    fn writes_skip_rows_that_writes_resolved() {
         let folder = tempfile::tempdir().unwrap();
         let store = MemoryStore::default();
         let key = Key::new(&ClientCode::new("demo").unwrap(), IdKind::Pc, "p");

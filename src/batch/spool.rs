@@ -4,7 +4,7 @@
 //! NAME.csv           the file as it came, except for what is overwritten when visitors are erased (R12)
 //!     .index         where each row is, as long as the batch is pending
 //!     .outcomes      what became of the rows
-//!     .overwriting   what is about to be put over which bytes of the file, and the checksum it has then
+//!     .overwriting   which bytes of the file are about to be overwritten, with what, and the file's checksum after that
 //!     .overwritten   the same, once it is done; from then on this checksum counts, not the journal's
 //! ```
 //!
@@ -31,10 +31,10 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The format version of that file.
+/// The format version of `.overwriting` and `.overwritten`.
 const OVERWRITING_VERSION: u8 = 1;
 
-/// What is put over which bytes of an upload, and the checksum that it has then.
+/// Which bytes of an upload are overwritten, with what, and the file's checksum after that.
 #[derive(Debug, Serialize, Deserialize)]
 struct Overwriting {
     crc32c: u32,
@@ -44,7 +44,7 @@ struct Overwriting {
 /// Why the spool could not take something.
 #[derive(Debug, thiserror::Error)]
 pub enum SpoolError {
-    /// The folder holds as many bytes as it may.
+    /// The folder would hold more bytes than it may.
     #[error("kept uploads would pass spool_max_bytes, {0} bytes")]
     OverLimit(u64),
     /// The disk is full.
@@ -82,7 +82,7 @@ pub struct Spool {
     folder: PathBuf,
     /// The bytes of all files in the folder.
     bytes: AtomicU64,
-    /// How many there may be.
+    /// How many bytes they may have.
     bytes_max: AtomicU64,
     /// Gives out names. No name is given out twice. Locked for moments only, with no other lock held.
     names: Mutex<SeqSource>,
@@ -93,12 +93,12 @@ pub struct Spool {
 }
 
 impl Spool {
-    /// Opens or makes the folder, and removes the files of uploads that no batch names: they were never accepted.
+    /// Opens or creates the folder, and removes the files of uploads that no batch names: they were never accepted.
     pub fn open(folder: &Path, bytes_max: u64, named: &HashSet<SpoolName>) -> io::Result<Self> {
         Self::open_listing(folder, bytes_max, named, None).map(|(spool, _)| spool)
     }
 
-    /// The same, and gives the uploads whose file of rows is there. If it is not certain that no batch names the others, their
+    /// The same, and returns the uploads whose file of rows is there. If it is not certain that no batch names the others, their
     /// files are moved to `kept_in` instead of being removed.
     pub fn open_listing(
         folder: &Path,
@@ -187,15 +187,15 @@ impl Spool {
         self.overwritings.load(Ordering::Acquire)
     }
 
-    /// What the file of an upload should be now, if it was this when it was accepted.
+    /// The length and checksum that the file of an upload should have now, if it had these when it was accepted.
     pub fn sum(&self, name: SpoolName, accepted: &FileSum) -> io::Result<FileSum> {
         self.sum_now(name, accepted, &lock(&self.overwriting))
     }
 
-    /// Reads the file of an upload that was this when it was accepted, and gives what it is now. An error if it is not what it
-    /// should be.
+    /// Reads the file of an upload and checks its length and checksum. Returns what they should be now, if they were
+    /// `accepted` when it was accepted.
     pub fn verify(&self, name: SpoolName, accepted: &FileSum) -> Result<FileSum, UploadError> {
-        // A crash may have left the index of a complete batch. It would show what is overwritten, and where.
+        // A crash may have left the index of a complete batch. It would show which bytes are overwritten.
         self.remove_index(name);
         self.verify_beside_index(name, accepted)
     }
@@ -210,7 +210,7 @@ impl Spool {
     }
 
     /// Overwrites some of an upload's bytes in place. `find` chooses them from the file's content. The checksum follows, unless
-    /// the file was damaged before: then the damage stays visible. Durable when it returns. Gives how many pieces there were.
+    /// the file was damaged before: then the damage stays visible. Durable when it returns. Returns how many pieces there were.
     pub fn overwrite(
         &self,
         name: SpoolName,
@@ -220,7 +220,7 @@ impl Spool {
         let one = lock(&self.overwriting);
         let path = self.rows_path(name);
         let expected = match self.sum_now(name, accepted, &one) {
-            // The note of an earlier attempt can't be read. The file may be neither as before nor as after it.
+            // The note of an earlier attempt can't be read. That attempt may have overwritten only some of the bytes.
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 tracing::error!(%error, "rows of an upload were perhaps overwritten in part");
                 *accepted
@@ -262,7 +262,7 @@ impl Spool {
         Ok(FileSum { crc32c, ..*accepted })
     }
 
-    /// Overwrites what is noted to be overwritten, if anything is: for the first time, or again after a crash.
+    /// Overwrites the bytes that `.overwriting` notes, if it is there: for the first time, or again after a crash.
     fn finish_overwriting(&self, name: SpoolName) -> io::Result<()> {
         let (begun, done) = (self.path(name, OVERWRITING), self.path(name, OVERWRITTEN));
         let Some(Overwriting { pieces, .. }) = read_overwriting(&begun)? else { return Ok(()) };
@@ -290,7 +290,7 @@ impl Spool {
         self.recount_after(&to, || std::fs::rename(sent.path(), &to).and_then(|()| sync_folder(&self.folder)))
     }
 
-    /// Ends a damaged upload: replaces its file with this one, with these outcomes. Durable when it returns.
+    /// Gives up a damaged upload: replaces its file with `file`, and writes these outcomes. Durable when it returns.
     pub fn give_up(&self, name: SpoolName, file: &[u8], outcomes: &mut [RowOutcome]) -> io::Result<()> {
         let _one = lock(&self.overwriting);
         let of = |kind| self.path(name, kind);
@@ -305,12 +305,12 @@ impl Spool {
         given_up
     }
 
-    /// An error if so many more bytes would not fit.
-    pub fn check_room(&self, more: u64) -> Result<(), SpoolError> {
+    /// Fails if this many more bytes would pass the limit.
+    pub fn check_fits(&self, more: u64) -> Result<(), SpoolError> {
         self.fits(self.bytes(), more)
     }
 
-    /// From now on the folder may hold at most so many bytes. What it holds already stays.
+    /// Sets how many bytes the folder may hold. Files that are there stay.
     pub fn set_limit(&self, bytes_max: u64) {
         self.bytes_max.store(bytes_max, Ordering::Relaxed);
     }
@@ -373,15 +373,15 @@ pub fn rows_path_in(folder: &Path, name: SpoolName) -> PathBuf {
     path_of(folder, name, ROWS)
 }
 
-/// Where the outcomes of an upload lie beside it.
+/// The outcomes of an upload in a spool that is not open.
 pub fn outcomes_path_in(folder: &Path, name: SpoolName) -> PathBuf {
     path_of(folder, name, OUTCOMES)
 }
 
-/// Ends an upload in a spool that is not open: replaces its file with this one, with these outcomes. Durable when it
+/// Gives up an upload in a spool that is not open: replaces its file with `file`, and writes these outcomes. Durable when it
 /// returns.
 pub fn give_up(folder: &Path, name: SpoolName, file: &[u8], outcomes: &mut [RowOutcome]) -> io::Result<()> {
-    // The file goes first. Until the outcomes follow, it can still be put back beside the outcomes that belong to it.
+    // The file is replaced first. Until the outcomes are replaced too, the old file can be put back beside its own outcomes.
     durable::replace(&rows_path_in(folder, name), "give-up", |rows| rows.write_all(file))?;
     for kind in [OVERWRITING, INDEX, OVERWRITTEN] {
         match std::fs::remove_file(path_of(folder, name, kind)) {
@@ -409,9 +409,9 @@ pub struct SpoolFile {
     name: SpoolName,
     file: File,
     written: u64,
-    /// The checksum of these.
+    /// The CRC-32C of those bytes.
     crc32c: u32,
-    /// Bytes of the index beside it.
+    /// How many bytes the index beside it has.
     beside: u64,
     kept: bool,
 }
@@ -470,7 +470,7 @@ impl SpoolFile {
         self.kept = true;
     }
 
-    /// Lets the file go again: no batch will name it.
+    /// Undoes [`keep`](Self::keep): no batch will name the file.
     pub fn let_go(&mut self) {
         self.kept = false;
     }
@@ -502,7 +502,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_kept_goes_and_what_no_batch_names_goes_at_the_next_start() {
+    fn a_file_that_is_not_kept_is_removed_and_one_that_no_batch_names_at_the_next_start() {
         let folder = tempfile::tempdir().unwrap();
         let spool = Arc::new(Spool::open(folder.path(), 100, &HashSet::new()).unwrap());
         let mut first = spool.begin(Millis(1)).unwrap();
@@ -523,7 +523,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_made_replaced_and_removed_beside_an_upload_counts_as_it_is() {
+    fn files_that_are_created_replaced_and_removed_beside_an_upload_are_counted() {
         let folder = tempfile::tempdir().unwrap();
         let spool = Arc::new(Spool::open(folder.path(), 100, &HashSet::new()).unwrap());
         let mut file = spool.begin(Millis(1)).unwrap();
@@ -546,13 +546,13 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_holds_over_all_uploads_and_frees_with_them() {
+    fn all_uploads_share_the_limit_and_a_removed_one_frees_its_bytes() {
         let folder = tempfile::tempdir().unwrap();
         let spool = Arc::new(Spool::open(folder.path(), 10, &HashSet::new()).unwrap());
         let mut one = spool.begin(Millis(1)).unwrap();
         let mut two = spool.begin(Millis(1)).unwrap();
         one.write(&[0; 6]).unwrap();
-        assert!(spool.check_room(4).is_ok() && spool.check_room(5).is_err());
+        assert!(spool.check_fits(4).is_ok() && spool.check_fits(5).is_err());
         assert!(matches!(two.write(&[0; 6]), Err(SpoolError::OverLimit(10))));
         drop(two);
         one.write(&[0; 4]).unwrap();
@@ -564,7 +564,7 @@ mod tests {
     const OVERWRITTEN_FILE: &[u8] = b"batch=pcId,a\nerased  \n2,y\nerased \n";
     const NAME: SpoolName = 7;
 
-    /// What is to be overwritten in [`FILE`].
+    /// The bytes to be put over some of [`FILE`].
     fn pieces() -> Vec<(usize, Vec<u8>)> {
         vec![(13, b"erased  ".to_vec()), (26, b"erased ".to_vec())]
     }
@@ -583,7 +583,7 @@ mod tests {
         std::fs::read(spool.rows_path(NAME)).unwrap()
     }
 
-    /// What is noted of the overwriting.
+    /// The note of the overwriting.
     fn noted() -> Vec<u8> {
         let (_folder, spool) = opened(&[(ROWS, FILE)]);
         assert_eq!(spool.overwrite(NAME, &FileSum::of(FILE), |_| Ok(pieces())).unwrap(), 2);
@@ -591,17 +591,17 @@ mod tests {
     }
 
     #[test]
-    fn a_checksum_follows_what_is_overwritten_and_tells_any_other_change() {
+    fn the_checksum_follows_overwritten_bytes_and_shows_any_other_change() {
         let accepted = FileSum::of(FILE);
         let (folder, spool) = opened(&[(ROWS, FILE)]);
         assert_eq!(spool.verify(NAME, &accepted).unwrap(), accepted);
         spool.overwrite(NAME, &accepted, |_| Ok(vec![])).unwrap();
-        assert_eq!(files(folder.path()), 1, "where nothing is overwritten nothing is noted");
+        assert_eq!(files(folder.path()), 1, "nothing is noted if nothing is overwritten");
         spool.overwrite(NAME, &accepted, |_| Ok(pieces())).unwrap();
         assert_eq!(contents(&spool), OVERWRITTEN_FILE);
         assert_eq!(spool.verify(NAME, &accepted).unwrap(), FileSum::of(OVERWRITTEN_FILE));
         let all = || spool.bytes() == FILE.len() as u64 + noted().len() as u64;
-        assert!(all(), "what is noted counts");
+        assert!(all(), "the note's bytes count");
         spool.overwrite(NAME, &accepted, |_| Ok(vec![(22, b"3".to_vec())])).unwrap();
         assert_eq!(contents(&spool), [&OVERWRITTEN_FILE[..22], b"3", &OVERWRITTEN_FILE[23..]].concat());
         spool.verify(NAME, &accepted).unwrap();
@@ -619,7 +619,7 @@ mod tests {
         }
     }
 
-    /// Any of the bytes may have reached the disk.
+    /// After a crash, any of the new bytes may be on the disk.
     #[test]
     fn an_overwriting_that_a_crash_cut_off_is_done_again() {
         let (accepted, noted, pieces) = (FileSum::of(FILE), noted(), pieces());
@@ -634,7 +634,7 @@ mod tests {
             assert_eq!(contents(&spool), expected, "{files:?}");
             assert!(!path_of(folder.path(), NAME, OVERWRITING).exists());
             let again = Spool::open(folder.path(), 1 << 20, &HashSet::from([NAME])).unwrap();
-            assert_eq!(again.bytes(), spool.bytes(), "what changed is counted");
+            assert_eq!(again.bytes(), spool.bytes(), "the changed files are counted");
         };
         check(FILE, &[("overwriting.new", &noted[..9])], FILE);
         check(OVERWRITTEN_FILE, &[(OVERWRITTEN, &noted)], OVERWRITTEN_FILE);
@@ -648,7 +648,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_does_not_pass_for_whole_once_bytes_are_overwritten() {
+    fn a_damaged_file_still_counts_as_damaged_once_bytes_are_overwritten() {
         let (accepted, noted) = (FileSum::of(FILE), noted());
         let overwritten =
             |at: &usize| pieces().iter().any(|(from, piece)| (*from..from + piece.len()).contains(at));
@@ -674,7 +674,7 @@ mod tests {
                 let (_folder, spool) = opened(&[(ROWS, OVERWRITTEN_FILE), (kind, &flipped)]);
                 let error = spool.verify(NAME, &accepted).unwrap_err().to_string();
                 assert!(error.contains(kind), "{error}");
-                // The erased must go all the same.
+                // The rows of erased visitors must be overwritten all the same.
                 let (_folder, spool) = opened(&[(ROWS, FILE), (OVERWRITING, &flipped)]);
                 spool.overwrite(NAME, &accepted, |_| Ok(pieces())).unwrap();
                 assert_eq!(contents(&spool), OVERWRITTEN_FILE);

@@ -15,7 +15,7 @@ use super::args::{Remote, block_on, parse_client};
 use super::client::{Client, FileBody, encoded};
 use super::error::CliError;
 use super::terminal::{print_json, say, shown, table};
-use crate::model::batch::Outcome;
+use crate::model::batch::{BatchState, Outcome};
 use crate::model::id::ClientCode;
 
 /// How long to wait before asking for a batch's progress again: at first, and at most.
@@ -139,7 +139,8 @@ pub(super) struct BatchView {
     client: String,
     seq: String,
     version: String,
-    pub(super) status: String,
+    /// As it came. A later daemon may send one that this program does not know; see [`state`](Self::state).
+    status: String,
     pub(super) rows: u64,
     bytes: u64,
     pub(super) counts: Outcomes,
@@ -149,6 +150,13 @@ pub(super) struct BatchView {
     estimated_end_at: Option<String>,
     #[serde(default)]
     reason: Option<String>,
+}
+
+impl BatchView {
+    /// Its state. `None` if this program does not know the status.
+    fn state(&self) -> Option<BatchState> {
+        BatchState::parse(&self.status)
+    }
 }
 
 /// The result of a dry run, as the daemon sends it.
@@ -384,10 +392,10 @@ async fn list(command: List) -> Result<(), CliError> {
         let mut line = vec![batch.batch_id.clone(), batch.version.clone(), batch.status.clone()];
         line.extend(counts.map(|count| HumanCount(count).to_string()));
         line.push(batch.accepted_at.clone());
-        let colour = match batch.status.as_str() {
-            "complete" => Color::Green,
-            "stuck" => Color::Red,
-            _ => Color::Yellow,
+        let colour = match batch.state() {
+            Some(BatchState::Complete) => Color::Green,
+            Some(BatchState::Stuck) => Color::Red,
+            Some(BatchState::Incomplete) | None => Color::Yellow,
         };
         let cell = |(n, text): (usize, &String)| {
             let cell = Cell::new(shown(text));
@@ -441,16 +449,22 @@ pub(super) async fn wait(client: &Client, id: &str) -> Result<BatchView, CliErro
         let bar = bar
             .get_or_insert_with(|| progress(batch.rows, "applying {wide_bar} {human_pos}/{human_len} rows"));
         bar.set_position(batch.counts.total());
-        match batch.status.as_str() {
-            "incomplete" => sleep(pause).await,
-            "stuck" => {
+        match batch.state() {
+            Some(BatchState::Incomplete) => sleep(pause).await,
+            Some(BatchState::Complete) => {
+                bar.finish_and_clear();
+                return Ok(batch);
+            }
+            Some(BatchState::Stuck) => {
                 let why =
                     batch.reason.as_deref().unwrap_or("the store cannot write it; see the daemon's log");
                 return Err(CliError::Failed(shown(&format!("batch {id} is stuck: {why}"))));
             }
-            _ => {
-                bar.finish_and_clear();
-                return Ok(batch);
+            None => {
+                let status = &batch.status;
+                return Err(CliError::Failed(shown(&format!(
+                    "batch {id} is {status}, a status that this profiled does not know: use the daemon's version"
+                ))));
             }
         }
         pause = ASK_AGAIN.1.min(pause * 2);
@@ -467,6 +481,6 @@ pub(super) fn summary(batch: &BatchView) -> String {
          + {failed} failed{}",
         batch.batch_id,
         batch.status,
-        if batch.status == "incomplete" { " + the remaining rows" } else { "" },
+        if batch.state() == Some(BatchState::Incomplete) { " + the remaining rows" } else { "" },
     )) + &batch.reason.as_deref().map_or(String::new(), |why| shown(&format!("; {why}")))
 }

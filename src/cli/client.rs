@@ -224,11 +224,11 @@ impl Answer {
     /// The daemon's own message about a refusal.
     pub(super) fn refusal(&self) -> String {
         #[derive(Deserialize)]
-        struct Refusal {
+        struct RefusalBody {
             #[serde(alias = "error")]
             message: String,
         }
-        let message = serde_json::from_slice::<Refusal>(&self.body).ok().map(|refusal| refusal.message);
+        let message = serde_json::from_slice::<RefusalBody>(&self.body).ok().map(|body| body.message);
         let message = message.or_else(|| self.element("message"));
         message.unwrap_or_else(|| format!("the daemon answered {}", self.status))
     }

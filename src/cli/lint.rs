@@ -293,7 +293,7 @@ impl Report {
             let sent = file.get(place.offset as usize..).and_then(|rest| rest.get(..len as usize));
             remarks.look_at_header(place.line, sent.unwrap_or_default());
         }
-        for (_, remarked, what) in remarks.told() {
+        for (_, remarked, what) in remarks.reported() {
             self.mind(remarked.lines.first().copied(), what + &further_lines(remarked));
         }
         let lines = [

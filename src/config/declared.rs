@@ -1,6 +1,6 @@
 //! A setting as it is declared: what the parser, `--help`, the docs and the example file know of it.
 
-use super::value::{Kind, Shown, Written, Wrong};
+use super::value::{DefaultText, Kind, Written, Wrong};
 
 /// A setting as it is declared.
 pub(super) struct Declared {
@@ -19,7 +19,7 @@ pub(super) struct Declared {
     /// What it takes, in words.
     pub(super) expected: fn() -> String,
     /// Its default.
-    pub(super) default: fn() -> Shown,
+    pub(super) default: fn() -> DefaultText,
     /// Says what is wrong with a value.
     pub(super) check: fn(Written<'_>) -> Result<(), Wrong>,
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::declared::{Changes, Declared, SetIn};
 use super::settings::{SECTIONS, Section, Table};
-use super::value::Shown;
+use super::value::DefaultText;
 
 /// The example file is wrapped at this many columns.
 const COLUMNS: usize = 110;
@@ -58,8 +58,8 @@ fn rows<'a>(
             {
                 "the setting of all clients".to_owned()
             }
-            Shown::Written(value) => format!("`{}`", value.trim_matches('"')),
-            Shown::Words { words, .. } => words.to_owned(),
+            DefaultText::Written(value) => format!("`{}`", value.trim_matches('"')),
+            DefaultText::Words { words, .. } => words.to_owned(),
         };
         let (key, takes, doc) = (declared.key, (declared.expected)(), declared.text());
         let changes = match declared.changes {
@@ -124,8 +124,8 @@ fn example_section<'a>(
             column += 1 + word.len();
         }
         let example = match (declared.default)() {
-            Shown::Written(value) => value,
-            Shown::Words { example, .. } => example.to_owned(),
+            DefaultText::Written(value) => value,
+            DefaultText::Words { example, .. } => example.to_owned(),
         };
         write(file, format_args!("\n# {} = {example}\n", declared.key));
     }

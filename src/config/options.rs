@@ -9,7 +9,7 @@ use super::declared::{Changes, Declared, SetIn};
 use super::error::variable;
 use super::flags::Flags;
 use super::settings::SECTIONS;
-use super::value::{Kind, Shown, Written};
+use super::value::{DefaultText, Kind, Written};
 
 /// The settings of `serve` as flags and variables give them.
 #[derive(Debug, Clone, Default, Args)]
@@ -79,8 +79,8 @@ impl FromArgMatches for Flags {
 /// A setting as a flag and a variable.
 fn argument(declared: &'static Declared) -> Arg {
     let default = match (declared.default)() {
-        Shown::Written(value) => value.trim_matches('"').to_owned(),
-        Shown::Words { words, .. } => words.to_owned(),
+        DefaultText::Written(value) => value.trim_matches('"').to_owned(),
+        DefaultText::Words { words, .. } => words.to_owned(),
     };
     let counts = match declared.changes {
         Changes::AtSighup => "after a SIGHUP",

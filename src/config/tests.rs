@@ -300,7 +300,7 @@ fn each_error_says_where_what_and_what_would_be_right() {
 }
 
 #[test]
-fn a_key_in_the_wrong_table_is_told_where_it_belongs() {
+fn the_error_for_a_key_in_the_wrong_table_names_the_right_one() {
     let check = |file: &str, expected: &str| assert_eq!(resolve("", file).unwrap_err(), expected, "{file}");
     check(
         "lifetime_days = 3",
@@ -351,7 +351,7 @@ fn keys_are_declared_once_and_each_default_is_a_value_that_is_taken() {
     for declared in SECTIONS.iter().flat_map(|section| section.settings) {
         assert!(keys.insert(declared.key), "{} is declared twice", declared.key);
         assert!(!declared.text().is_empty() && declared.text().ends_with('.'), "{}", declared.key);
-        if let value::Shown::Written(default) = (declared.default)() {
+        if let value::DefaultText::Written(default) = (declared.default)() {
             assert!((declared.check)(Written::flag(default.trim_matches('"'))).is_ok(), "{}", declared.key);
         }
     }

@@ -86,12 +86,12 @@ pub(super) trait Setting: Sized {
     fn value(self) -> Self::Value;
 
     /// The value as it is written in the file, or in words if it stands for none.
-    fn shown(&self) -> Shown;
+    fn shown(&self) -> DefaultText;
 }
 
 /// A default as people read it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Shown {
+pub(super) enum DefaultText {
     /// As it is written in the file.
     Written(String),
     /// In words, for no value stands for it; and a value as an example.
@@ -134,8 +134,8 @@ impl<T: Scalar> Setting for T {
         T::value(self)
     }
 
-    fn shown(&self) -> Shown {
-        Shown::Written(self.text())
+    fn shown(&self) -> DefaultText {
+        DefaultText::Written(self.text())
     }
 }
 
@@ -204,13 +204,13 @@ impl fmt::Display for Written<'_> {
 /// A setting that may have no value.
 pub(super) struct Maybe<T> {
     value: Option<T>,
-    shown: Shown,
+    shown: DefaultText,
 }
 
 impl<T> Maybe<T> {
     /// No value: what holds then, in words, and a value as an example.
     pub(super) const fn none(words: &'static str, example: &'static str) -> Self {
-        Self { value: None, shown: Shown::Words { words, example } }
+        Self { value: None, shown: DefaultText::Words { words, example } }
     }
 }
 
@@ -230,7 +230,7 @@ impl<T: Scalar> Setting for Maybe<T> {
         self.value.map(Scalar::value)
     }
 
-    fn shown(&self) -> Shown {
+    fn shown(&self) -> DefaultText {
         self.shown.clone()
     }
 }
@@ -273,8 +273,8 @@ impl<T: Scalar> Setting for List<T> {
         self.items.into_iter().map(Scalar::value).collect()
     }
 
-    fn shown(&self) -> Shown {
-        Shown::Words { words: "none", example: self.example }
+    fn shown(&self) -> DefaultText {
+        DefaultText::Words { words: "none", example: self.example }
     }
 }
 
@@ -314,8 +314,8 @@ impl Setting for Blocked {
         self.0.unwrap_or_default()
     }
 
-    fn shown(&self) -> Shown {
-        Shown::Words { words: "[a list](identity.md#blocked-ids)", example: r#"["undefined", "null"]"# }
+    fn shown(&self) -> DefaultText {
+        DefaultText::Words { words: "[a list](identity.md#blocked-ids)", example: r#"["undefined", "null"]"# }
     }
 }
 

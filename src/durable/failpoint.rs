@@ -17,7 +17,7 @@ pub fn point(name: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// The name of a point, for code that is told which points it passes.
+/// The name of a point, for code whose caller says which points it passes.
 #[derive(Debug, Clone, Copy)]
 pub struct Failpoint(pub &'static str);
 

@@ -1,6 +1,6 @@
 //! Why the engine did not do something: for a caller ([`EngineError`]), for a start ([`OpenError`]), or for good ([`Fatal`]).
 //!
-//! Promises: `Display` is what a person is told, and it holds nothing of what is stored; [`EngineError::kind`] says who has to
+//! Promises: `Display` is a message to a person, and it contains no stored value; [`EngineError::kind`] says who has to
 //! act. An internal error is logged here, once, and nowhere else.
 
 use crate::batch::accepted::Accepted;
@@ -113,7 +113,7 @@ impl OpenError {
 /// A hint for a caller who copied the path of Adobe's examples as it is: `/m2/client/…`.
 const CLIENT_MEANS: &str = ": in Adobe's examples that word stands for your client code";
 
-/// Why a call was not done. `Display` is what the client is told.
+/// Why a call was not done. `Display` is the message to the client.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// This client is not configured, and others are.
@@ -148,7 +148,7 @@ pub enum EngineError {
     #[error("there is no batch {0}: it was never accepted, or is no longer kept")]
     UnknownBatch(String),
     /// The outcomes of its rows are not known yet.
-    #[error("batch {0} is not complete: what became of its rows is told once it is")]
+    #[error("batch {0} is not complete: ask for the outcomes of its rows once it is")]
     NotComplete(String),
     /// The same idempotency key came in the last 24 hours with another body or another call.
     #[error(

@@ -6,7 +6,7 @@
 //! - If another caller comes and no place is free, a caller who holds more places than the newcomer makes room. At first that is the
 //!   one who has kept the daemon waiting longest, beyond what it earned by what it brought or took. After a second it is any that
 //!   waits for its caller, and after five seconds any. One that stalls makes room for anybody who has fewer places, if only by one.
-//! - Callers are told apart by client and by address. A caller does not push out its own calls.
+//! - A caller is a client at an address. A caller does not push out its own calls.
 //! - A limited number may wait for a place, for a limited time. Who waits gets a place before a later caller who holds more.
 //! - A place is held until the last work for it is done, even if its caller has gone.
 
@@ -531,11 +531,11 @@ mod tests {
             tokio::task::yield_now().await;
             let begun = Instant::now();
             let taken = shares.take(&who(comes.0, comes.1)).await;
-            let told = format!("{holders:?} {comes:?} {waits:?}");
+            let case = format!("{holders:?} {comes:?} {waits:?}");
             let found = taken.is_ok().then(|| begun.elapsed().as_secs());
-            assert_eq!(found, within, "{told}");
+            assert_eq!(found, within, "{case}");
             let left = working.iter().filter(|one| one.is_finished()).count();
-            assert_eq!(left, usize::from(within.is_some()), "{told}: one leaves, if any");
+            assert_eq!(left, usize::from(within.is_some()), "{case}: one leaves, if any");
             working.iter().for_each(tokio::task::JoinHandle::abort);
         }
         let (one, two, six) = ("192.0.2.1", "192.0.2.2", "2001:db8::1");

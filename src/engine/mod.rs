@@ -182,7 +182,7 @@ impl Engine {
         self.0.read.export(who, client).await
     }
 
-    /// What a client has. Counting the visitors takes about a second per million, so a count is told again for a while.
+    /// What a client has. Counting the visitors takes about a second per million, so a count is used again for a while.
     pub async fn statistics(&self, who: &Who, client: &ClientCode) -> Result<Statistics, EngineError> {
         self.0.read.statistics(who, client).await
     }

@@ -102,7 +102,7 @@ impl Shared {
         EngineError::Internal(why)
     }
 
-    /// What a caller is told of something that could not be read. Damage of the store is noted, so that it is rebuilt.
+    /// The caller's error for something that could not be read. Damage of the store is noted, so that it is rebuilt.
     pub(super) fn reported(&self, error: impl Into<ResolveError>) -> EngineError {
         match error.into() {
             ResolveError::Store(error) if error.is_damage() => {

@@ -106,7 +106,7 @@ pub(super) fn admit(
     match brought {
         Ok(Some(text)) => match tokens.verify(text, now) {
             Ok(token) => Ok(Bearer::Token(token.clone())),
-            Err(refusal) => refused(Unauthorized::Refused(refusal)),
+            Err(why) => refused(Unauthorized::Invalid(why)),
         },
         Ok(None) if access == Access::OpenInPart => Ok(Bearer::Nobody),
         Ok(None) if request.has_header(&ACCESS_TOKEN) => refused(Unauthorized::Elsewhere),

@@ -112,7 +112,7 @@ impl<S> Watched<S> {
 }
 
 fn unclear() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, Violation::ChunkUnclear.told())
+    io::Error::new(io::ErrorKind::InvalidData, Violation::ChunkUnclear.message())
 }
 
 fn overdue(due: &mut Option<Pin<Box<Sleep>>>, cx: &mut Context<'_>) -> bool {

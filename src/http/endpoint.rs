@@ -1,4 +1,4 @@
-//! The declaration of an endpoint: all that there is to say about a call, in one place, beside the call's handler.
+//! The declaration of an endpoint: all facts about a call in one place, beside the call's handler.
 //!
 //! Promises: the router, the metrics and the OpenAPI document read these declarations, and hold no facts of their own about a
 //! call. A handler only gets a [`Call`] whose token and client were checked.
@@ -26,7 +26,7 @@ pub(super) struct Endpoint {
     pub(super) methods: Methods,
     /// Its path; see [`Template`](super::path::Template).
     pub(super) path: &'static str,
-    /// What the log and the metrics call it: a path would hold ids. Several may share a name.
+    /// Its name in the log and the metrics, because a path would contain ids. Several calls may share a name.
     pub(super) name: &'static str,
     /// The API whose conventions it follows.
     pub(super) api: Api,
@@ -34,17 +34,17 @@ pub(super) struct Endpoint {
     pub(super) access: Access,
     /// Whose visitors it is about.
     pub(super) client: Whose,
-    /// How much it takes of a caller.
+    /// How much a caller may use.
     pub(super) limits: CallLimits,
-    /// What answers it.
+    /// The function that answers it.
     pub(super) handler: Handler,
     /// Its description in the OpenAPI document. The inspector's pages have none.
     pub(super) describe: Option<fn(Operation) -> Operation>,
 }
 
-/// What answers a call: `|call| Box::pin(answer(call))`.
+/// The function that answers a call: `|call| Box::pin(answer(call))`.
 pub(super) type Handler = for<'a> fn(Call<'a>) -> Pin<Box<dyn Future<Output = Reply> + Send + 'a>>;
-/// What a handler comes to.
+/// The result of a handler.
 pub(super) type Reply = Result<Answer, HttpError>;
 
 /// The methods of a call.
@@ -56,7 +56,7 @@ pub(super) enum Methods {
     Post,
     /// DELETE.
     Delete,
-    /// GET or POST, as Adobe has it for calls that write: the parameters of a form stand in the query or in the body.
+    /// GET or POST, as Adobe's calls that write. The form's parameters are in the query or in the body.
     GetOrPost,
 }
 
@@ -71,32 +71,32 @@ impl Methods {
         }
     }
 
-    /// Whether a call by them may change anything.
+    /// Whether a call with them may change anything.
     pub(super) fn write(self) -> bool {
         self != Self::Read
     }
 }
 
-/// Whose conventions a call follows: the form of refusals, who may call from where, what a slash at the end means.
+/// The API whose conventions a call follows: the form of refusals, which origins may call, what a slash at the end means.
 #[derive(Clone, Copy)]
 pub(super) enum Api {
-    /// Adobe's calls that take a token. Who has none, or a wrong one, is answered 403 and `Forbidden`.
+    /// Adobe's calls that need a token. Without one, or with a wrong one, the answer is 403 and `Forbidden`.
     Profile(Door),
     /// Adobe's calls from the site: pages of other origins may make them, and read the answer.
     Site {
-        /// The form of refusals, by what stands in the path as `{kind}`.
+        /// The form of refusals, by the path's `{kind}`.
         door: fn(&str) -> Door,
-        /// Whether it reads a cookie: then no page may read its answer with credentials.
+        /// Whether it reads a cookie. Then no page may read its answer with credentials.
         reads_cookies: bool,
     },
     /// Our own calls.
     Native,
-    /// The inspector's pages, whose refusals are pages. The token may stand in a cookie.
+    /// The inspector's pages. Their refusals are pages, and the token may be in a cookie.
     Inspector(fn(&Request, &HttpError) -> Answer),
 }
 
 impl Api {
-    /// Whether it is one of Adobe's: a slash at the end of their paths means nothing. Its mobile SDKs call
+    /// Whether it is one of Adobe's calls. A slash at the end of their paths means nothing: Adobe's mobile SDKs call
     /// `/rest/v1/delivery/`.
     pub(super) fn is_adobes(self) -> bool {
         matches!(self, Self::Profile(_) | Self::Site { .. })
@@ -108,11 +108,11 @@ impl Api {
     }
 }
 
-/// Whose visitors a call is about, and where it says so. The router finds the client before the handler runs, and refuses a
+/// Whose visitors a call is about, and where the call names the client. The router finds the client before the handler runs, and refuses a
 /// token of another client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Whose {
-    /// No client's: it is about the daemon, or about all clients.
+    /// No client's. The call is about the daemon, or about all clients.
     Nobody,
     /// `{client}` in the path.
     InPath,
@@ -120,9 +120,9 @@ pub(super) enum Whose {
     InQuery,
     /// The batch's, whose id is `{id}` in the path.
     OfBatch,
-    /// `client=` in the query, else the token's own, else the only client. None if a page has to ask first.
+    /// `client=` in the query, else the token's own client, else the only client. Otherwise there is none, and the page asks.
     OfPage,
-    /// The handler finds it: the query, an organisation or the body names it.
+    /// The query, an organisation or the body names it. The handler finds it.
     InBody,
 }
 
@@ -151,61 +151,61 @@ impl Whose {
     }
 }
 
-/// How much a call takes of a caller. Beyond that, all calls share the limits of the connection layer.
+/// How much a caller may use in a call. All calls also have the limits of the connection layer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CallLimits {
     /// How large its body may be.
     pub(super) body: BodyLimit,
     /// How often it may be made.
     pub(super) rate: RateLimit,
-    /// The scarce places that it may take: it is refused with 503 if none is free.
+    /// The pools from which it may take a place. If no place is free, the call is refused with 503.
     pub(super) scarce: &'static [Scarce],
 }
 
 impl CallLimits {
-    /// A call without a body, which takes nothing that is scarce.
+    /// A call without a body, without a rate limit, and without a place.
     pub(super) const NONE: Self = Self { body: BodyLimit::None, rate: RateLimit::Free, scarce: &[] };
 }
 
 /// How large a body may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BodyLimit {
-    /// None is read.
+    /// No body is read.
     None,
-    /// So many bytes.
+    /// At most this many bytes.
     Bytes(usize),
-    /// So many bytes. One of more than `small` is read in pieces, and takes a place of [`Scarce::LargeCalls`].
+    /// At most `max` bytes. A body of more than `small` bytes is read in pieces, and takes a place of [`Scarce::LargeCalls`].
     InPieces {
-        /// The most that is read whole.
+        /// The largest body that is read whole, in bytes.
         small: usize,
-        /// The most.
+        /// The largest body, in bytes.
         max: u64,
     },
-    /// A batch file: the settings say how many bytes and rows.
+    /// A batch file. The settings limit its bytes and rows.
     BatchFile,
 }
 
-/// How often a call may be made. Beside that, an address that brings wrong tokens too often has to wait.
+/// How often a call may be made. For every call, an address that sends wrong tokens too often has to wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RateLimit {
     /// No limit.
     Free,
-    /// By one address so many times a second: `site_calls_per_second`.
+    /// `site_calls_per_second` limits the calls of one address.
     SiteCalls,
-    /// For one client so many times a minute: `batch_calls_per_minute`.
+    /// `batch_calls_per_minute` limits the calls for one client.
     BatchCalls,
 }
 
 impl fmt::Display for CallLimits {
-    /// What the OpenAPI document says of them.
+    /// The sentences in the OpenAPI document.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut sentences = vec![];
         match self.body {
             BodyLimit::None => {}
             BodyLimit::Bytes(max) => sentences.push(format!("The body has at most {max} bytes; 413 beyond.")),
             BodyLimit::InPieces { small, max } => sentences.push(format!(
-                "The body has at most {max} bytes ({} MB); 413 beyond. One of more than {} MiB takes a place; 503 if none is \
-                 free.",
+                "The body has at most {max} bytes ({} MB); 413 beyond. Few bodies of more than {} MiB are read at once; 503 \
+                 beyond.",
                 max >> 20,
                 small >> 20
             )),
@@ -228,7 +228,7 @@ impl fmt::Display for CallLimits {
         }
         if !self.scarce.is_empty() {
             let names: Vec<&str> = self.scarce.iter().map(|scarce| scarce.name()).collect();
-            sentences.push(format!("Few run at once ({}); 503 if no place is free.", names.join(", ")));
+            sentences.push(format!("Few of these calls run at once ({}); 503 beyond.", names.join(", ")));
         }
         f.write_str(&sentences.join(" "))
     }
@@ -251,12 +251,13 @@ pub(super) struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    /// The client, of a call that is about one.
+    /// The client of a call that is about one client's visitors.
     pub(super) fn client(&self) -> Result<&'a ClientCode, HttpError> {
-        self.client.ok_or_else(|| HttpError::Inside("a call about one client's visitors names none".into()))
+        self.client
+            .ok_or_else(|| HttpError::Inside("a call about one client's visitors has no client".into()))
     }
 
-    /// The batch that `{id}` names. Its id names its client, so `client=` may be left out; where it is there, it must agree.
+    /// The batch that `{id}` names. Its id names its client, so `client=` may be left out. If it is there, it must agree.
     pub(super) fn batch(&self) -> Result<BatchId, HttpError> {
         let text = self.path.get("id");
         let query = self.request.query().strict()?;
@@ -269,7 +270,7 @@ impl<'a> Call<'a> {
         self.request.query().strict()
     }
 
-    /// The most bytes of its body.
+    /// How many bytes its body may have.
     pub(super) fn body_bytes_max(&self) -> usize {
         match self.limits.body {
             BodyLimit::Bytes(max) | BodyLimit::InPieces { small: max, .. } => max,

@@ -8,16 +8,16 @@ use hyper::{Method, StatusCode};
 
 use super::framing::Violation;
 use crate::config::Pace;
-use crate::engine::EngineError;
+use crate::engine::{EngineError, ErrorKind};
 use crate::model::id::ClientCode;
 use crate::telemetry::metrics::Limit;
-use crate::tokens::Refusal;
+use crate::tokens::InvalidToken;
 
 /// Why a call is refused. `Display` is the message to the client; [`HttpError::log`] is what the log says beyond it.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HttpError {
     /// The request's header is too large, or breaks a rule of HTTP: two readers could understand it differently.
-    #[error("{}", .0.told())]
+    #[error("{}", .0.message())]
     Violates(Violation),
     /// Its address has as many connections as it may have.
     #[error("your address has {0} connections open, no more are taken: close some")]
@@ -135,25 +135,16 @@ impl HttpError {
                 EngineError::UnknownClient(_) | EngineError::UnknownBatch(_) => StatusCode::NOT_FOUND,
                 EngineError::KeyTaken(_) => StatusCode::UNPROCESSABLE_ENTITY,
                 EngineError::GivenUp(_) => StatusCode::GONE,
-                EngineError::BadBatch(_) | EngineError::AsAdobe { .. } | EngineError::Refused(_) => {
-                    StatusCode::BAD_REQUEST
-                }
                 EngineError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
                 EngineError::NotExportable(_) | EngineError::NotComplete(_) | EngineError::NotHeld(_) => {
                     StatusCode::CONFLICT
                 }
-                EngineError::Taken(..)
-                | EngineError::MadeRoom(_)
-                | EngineError::NoHandle
-                | EngineError::ExportBusy(_)
-                | EngineError::NoOrder(_)
-                | EngineError::Unknown(_)
-                | EngineError::Stopping
-                | EngineError::Unreadable
-                | EngineError::Held { .. }
-                | EngineError::NotYet(_) => StatusCode::SERVICE_UNAVAILABLE,
                 EngineError::SpoolFull(_) | EngineError::Full(_) => StatusCode::INSUFFICIENT_STORAGE,
-                EngineError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+                other => match other.kind() {
+                    ErrorKind::Refused => StatusCode::BAD_REQUEST,
+                    ErrorKind::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+                    ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+                },
             },
         }
     }
@@ -231,7 +222,7 @@ pub(super) enum Unauthorized {
     /// The token is in the query, where logs would keep it.
     InQuery,
     /// The token is unknown, expired or revoked.
-    Refused(Refusal),
+    Invalid(InvalidToken),
 }
 
 impl std::fmt::Display for Unauthorized {
@@ -245,7 +236,7 @@ impl std::fmt::Display for Unauthorized {
             }
             Self::Elsewhere => write!(f, "the header access_token is not read: {RIGHT}"),
             Self::Malformed => write!(f, "Authorization is not understood: {RIGHT}"),
-            Self::Refused(refusal) => write!(f, "{refusal}: {RIGHT}"),
+            Self::Invalid(why) => write!(f, "{why}: {RIGHT}"),
         }
     }
 }
@@ -256,7 +247,7 @@ impl Unauthorized {
         match self {
             Self::Missing | Self::Elsewhere | Self::InQuery => "Bearer realm=\"profiled\"",
             Self::Malformed => "Bearer realm=\"profiled\", error=\"invalid_request\"",
-            Self::Refused(_) => "Bearer realm=\"profiled\", error=\"invalid_token\"",
+            Self::Invalid(_) => "Bearer realm=\"profiled\", error=\"invalid_token\"",
         }
     }
 }

@@ -46,8 +46,8 @@ pub enum Violation {
 }
 
 impl Violation {
-    pub(super) fn told(self) -> Cow<'static, str> {
-        let told = match self {
+    pub(super) fn message(self) -> Cow<'static, str> {
+        let message = match self {
             Self::LengthTwice => "Content-Length is there twice: send it once",
             Self::LengthAndEncoding => {
                 "Transfer-Encoding and Content-Length are both there: send one of them"
@@ -85,7 +85,7 @@ impl Violation {
                 return format!("the header has more than {max} lines: send fewer").into();
             }
         };
-        told.into()
+        message.into()
     }
 
     /// The status it is answered with.
@@ -558,7 +558,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_told_apart_and_bodies_passed_over() {
+    fn requests_are_separated_and_bodies_skipped() {
         check("", 0, true, None);
         check("\r\n\r\n", 0, true, None);
         check("GET / HTTP/1.1\r\nHost: a\r\n\r\n", 1, true, None);
@@ -645,11 +645,11 @@ mod tests {
         }
         check("/p?a=x Hy", "GET /p?a=x HTTP/1.1\r\n\r\n", Some(Violation::UriUnclear(b' ')));
         check("/{p}|\"q\"/^[]\\?a={}|\\^[]`'!$&()*+,;=:@?/", "", None);
-        let told = |byte| Violation::UriUnclear(byte).told();
-        assert_eq!(told(b'<'), "the path or its query holds '<' as it is: percent-encode it, as %3C");
-        assert_eq!(told(b' '), "the path or its query holds a space as it is: percent-encode it, as %20");
+        let message = |byte| Violation::UriUnclear(byte).message();
+        assert_eq!(message(b'<'), "the path or its query holds '<' as it is: percent-encode it, as %3C");
+        assert_eq!(message(b' '), "the path or its query holds a space as it is: percent-encode it, as %20");
         assert_eq!(
-            told(b'\t'),
+            message(b'\t'),
             "the path or its query holds a control character as it is: percent-encode it, as %09"
         );
     }

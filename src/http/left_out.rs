@@ -11,9 +11,9 @@ use super::response::Answer;
 
 /// The header, as in `Profiled-Left-Out: 20 profile parameters beyond 500`; several things are joined with `; `.
 pub(super) const LEFT_OUT: HeaderName = HeaderName::from_static("profiled-left-out");
-/// The longest header.
-const TOLD_BYTES_MAX: usize = 1_024;
-/// So many different things are told; the rest is counted.
+/// The longest value of the header.
+const HEADER_BYTES_MAX: usize = 1_024;
+/// How many different things the header names. Further ones are only counted.
 const THINGS_MAX: usize = 16;
 /// The longest part of a name or an id that is shown.
 const SHOWN_CHARS_MAX: usize = 24;
@@ -25,7 +25,7 @@ pub(super) struct LeftOut {
     beyond: usize,
 }
 
-/// So many of one kind, left out for one reason.
+/// Parts of one kind that were left out for one reason.
 #[derive(Debug)]
 struct Thing {
     count: usize,
@@ -34,8 +34,8 @@ struct Thing {
 }
 
 impl LeftOut {
-    /// Notes that so many of a kind are left out. `kind` is what one is called (`profile parameter`); `why` goes on from
-    /// there (`beyond 500`), and has of what was sent only what [`shown`] gives.
+    /// Notes that `count` parts of a kind are left out. `kind` is the singular (`profile parameter`), and `why` follows it
+    /// (`beyond 500`). Text that the caller sent is in `why` only as [`shown`] gives it.
     pub(super) fn note(&mut self, count: usize, kind: &'static str, why: impl Into<Cow<'static, str>>) {
         let why = why.into();
         if count == 0 {
@@ -58,34 +58,34 @@ impl LeftOut {
 
     /// Says so in an answer.
     pub(super) fn tell(&self, answer: &mut Answer) {
-        let told = self.told();
-        if let Some(value) = Some(told).filter(|told| !told.is_empty())
+        let text = self.header();
+        if let Some(value) = Some(text).filter(|text| !text.is_empty())
             && let Ok(value) = HeaderValue::try_from(value)
         {
             answer.headers_mut().insert(LEFT_OUT, value);
         }
     }
 
-    fn told(&self) -> String {
-        let mut told = String::new();
+    fn header(&self) -> String {
+        let mut text = String::new();
         let mut beyond = self.beyond;
         for Thing { count, kind, why } in &self.things {
             let plural = if *count == 1 { "" } else { "s" };
             let thing = format!("{count} {kind}{plural} {why}");
-            // What comes last must have room, too.
-            if told.len() + thing.len() + "; ; 18446744073709551615 more".len() > TOLD_BYTES_MAX {
+            // The count of the others must still fit behind.
+            if text.len() + thing.len() + "; ; 18446744073709551615 more".len() > HEADER_BYTES_MAX {
                 beyond += count;
                 continue;
             }
-            if !told.is_empty() {
-                told.push_str("; ");
+            if !text.is_empty() {
+                text.push_str("; ");
             }
-            told.push_str(&thing);
+            text.push_str(&thing);
         }
         if beyond > 0 {
-            told.push_str(&format!("; {beyond} more"));
+            text.push_str(&format!("; {beyond} more"));
         }
-        told
+        text
     }
 }
 
@@ -104,18 +104,18 @@ mod tests {
     use crate::http::response::no_content;
 
     #[test]
-    fn what_is_left_out_is_told_by_kind_and_reason() {
+    fn left_out_parts_are_counted_by_kind_and_reason() {
         let mut left_out = LeftOut::default();
-        assert_eq!(left_out.told(), "");
+        assert_eq!(left_out.header(), "");
         left_out.note(0, "profile parameter", "beyond 500");
         left_out.note(19, "profile parameter", "beyond 500");
         left_out.note(1, "profile parameter", "beyond 500");
         left_out.note(1, "mbox3rdPartyId", format!("that is blocked: {}", shown("Unde\u{e9}\n")));
-        let told = "20 profile parameters beyond 500; 1 mbox3rdPartyId that is blocked: \"Unde\\u{e9}\\n\"";
-        assert_eq!((left_out.told().as_str(), left_out.count()), (told, 21));
+        let text = "20 profile parameters beyond 500; 1 mbox3rdPartyId that is blocked: \"Unde\\u{e9}\\n\"";
+        assert_eq!((left_out.header().as_str(), left_out.count()), (text, 21));
         let mut answer = no_content();
         left_out.tell(&mut answer);
-        assert_eq!(answer.headers()[LEFT_OUT], told);
+        assert_eq!(answer.headers()[LEFT_OUT], text);
     }
 
     proptest! {
@@ -127,9 +127,9 @@ mod tests {
             for (count, text) in &sent {
                 left_out.note(*count, "parameter", format!("that is no profile.NAME: {}", shown(text)));
             }
-            let told = left_out.told();
-            prop_assert!(told.len() <= TOLD_BYTES_MAX, "{}", told.len());
-            prop_assert!(HeaderValue::try_from(&told).is_ok_and(|it| it.to_str().is_ok()), "{told}");
+            let text = left_out.header();
+            prop_assert!(text.len() <= HEADER_BYTES_MAX, "{}", text.len());
+            prop_assert!(HeaderValue::try_from(&text).is_ok_and(|it| it.to_str().is_ok()), "{text}");
         }
     }
 }

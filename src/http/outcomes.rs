@@ -24,7 +24,7 @@ const COLUMNS: &[u8] = b"line,id,outcome,reason,message\n";
 const ROW_BUFFER_BYTES: usize = 256;
 
 /// A report in one answer, in chunks.
-pub(super) fn told(
+pub(super) fn whole_report(
     request: &Request,
     report: Report,
     form: ReportForm,

@@ -1,6 +1,6 @@
-//! The paths of endpoints: templates such as `/api/v1/batches/{id}`, and what stands in their places in a request.
+//! The paths of endpoints: templates such as `/api/v1/batches/{id}`, and the values of their parameters in a request.
 //!
-//! Promises: segments are compared decoded, so that `batch%55pdate` is `batchUpdate`; a match takes no memory.
+//! Promises: segments are decoded before they are compared, so `batch%55pdate` is `batchUpdate`. A match allocates nothing.
 
 /// The path of an endpoint, in parts.
 #[derive(Debug)]
@@ -14,7 +14,7 @@ pub(super) struct Template {
 enum Segment {
     /// This text and no other.
     Literal(&'static str),
-    /// `{name}`: any text, also none. `{name+}`: any text, but not none.
+    /// `{name}`: any text, also an empty one. `{name+}`: any text that is not empty.
     Any { name: &'static str, may_be_empty: bool },
     /// `{name=a|b}`: one of these.
     OneOf { name: &'static str, values: &'static str },
@@ -37,7 +37,7 @@ impl Template {
         self.segments.len()
     }
 
-    /// Whether a request's path, in parts, is one of this template.
+    /// Whether a request's path, split into parts, matches this template.
     pub(super) fn matches(&self, path: &[&str]) -> bool {
         self.segments.len() == path.len()
             && self.segments.iter().zip(path).all(|(segment, text)| segment.matches(text))
@@ -103,7 +103,7 @@ impl<'a> Path<'a> {
         Self { template, segments }
     }
 
-    /// What stands in the place of a parameter; nothing if the template has no such parameter.
+    /// The value of a parameter. Empty if the template has no such parameter.
     pub(super) fn get(&self, name: &str) -> &'a str {
         let at = self.template.segments.iter().position(|segment| segment.name() == Some(name));
         at.and_then(|at| self.segments.get(at)).copied().unwrap_or_default()
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn openapi_has_the_names_alone() {
+    fn openapi_shows_only_the_names_of_parameters() {
         let template = Template::new("/m2/{client}/mbox/{kind=json|ajax}/{id+}");
         assert_eq!(template.in_openapi(), "/m2/{client}/mbox/{kind}/{id}");
         let parameters: Vec<_> = template.parameters().collect();

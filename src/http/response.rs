@@ -151,18 +151,18 @@ pub(super) struct RefusalBody {
 
 /// A refusal, in the form of its API.
 pub(super) fn refusal(door: Door, error: &HttpError) -> Answer {
-    let (status, told) = (error.status(), error.to_string());
+    let (status, message) = (error.status(), error.to_string());
     let answer = match door {
-        Door::Batch => xml(status, &[("success", "false"), ("batchStatus", ""), ("message", &told)]),
-        Door::Update => xml(status, &[("success", "false"), ("pcId", ""), ("message", &told)]),
+        Door::Batch => xml(status, &[("success", "false"), ("batchStatus", ""), ("message", &message)]),
+        Door::Update => xml(status, &[("success", "false"), ("pcId", ""), ("message", &message)]),
         Door::Mbox => {
-            let refused = serde_json::json!({ "status": status.as_u16(), "error": told });
+            let refused = serde_json::json!({ "status": status.as_u16(), "error": message });
             json_text(status, script::json(&refused).unwrap_or_default())
         }
-        Door::MboxScript => script(status, format!("//ERROR: {}\n", script::escaped(&told))),
-        Door::Ubox => text(status, told),
+        Door::MboxScript => script(status, format!("//ERROR: {}\n", script::escaped(&message))),
+        Door::Ubox => text(status, message),
         Door::Rest => {
-            let refused = RefusalBody { status: status.as_u16(), message: told };
+            let refused = RefusalBody { status: status.as_u16(), message };
             json_text(status, serde_json::to_string(&refused).unwrap_or_default())
         }
     };

@@ -130,7 +130,7 @@ fn server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
         }
         e => wrong("tls_key", key, format!("it is not PEM: {e}")),
     })?;
-    // Told apart from what may be wrong with the certificate.
+    // Checked before the certificate, so that the message says which of the two is wrong.
     provider
         .key_provider
         .load_private_key(found.clone_key())

@@ -1,18 +1,18 @@
-//! A cell: where it ends, what its quotes hold, and what it says once it is decoded.
+//! Splits a row into cells, removes their quotes and decodes their text.
 
 use memchr::{memchr, memchr_iter, memchr2};
 
 use super::fault::Reason;
 
-/// Takes a row apart into cells that are yet to be decoded.
+/// Splits a row into cells. It does not decode them.
 #[derive(Debug)]
 pub(super) struct Splitter {
-    /// Made when first needed, which few rows do: making one costs more than reading a row.
+    /// Created for the first cell that needs it. Few rows have one, and creating it costs more than reading a row.
     csv: Option<csv_core::Reader>,
     unquoted: Vec<u8>,
 }
 
-/// A cell, and what follows its comma.
+/// A cell without its quotes, still encoded, or what is wrong with it; and the row after its comma. `None` if it is the last.
 pub(super) type Cell<'c, 'r> = (Result<&'c [u8], Reason>, Option<&'r [u8]>);
 
 impl Splitter {
@@ -20,11 +20,11 @@ impl Splitter {
         Self { csv: None, unquoted: Vec::new() }
     }
 
-    /// The first cell of `from`, and what follows its comma.
+    /// The first cell of `from`, and the row after its comma.
     pub(super) fn cell<'c, 'r: 'c>(&'c mut self, from: &'r [u8]) -> Cell<'c, 'r> {
         let from = trim_start(from);
         if let Some((b'"', quoted)) = from.split_first() {
-            // Most quoted cells hold no quote, and are read where they stand.
+            // Most quoted cells contain no quote, so their bytes are used in place.
             let (cell, quote) = cut(quoted, memchr(b'"', quoted).unwrap_or(quoted.len()));
             return match trim_start(cut(quote, 1).1).split_first() {
                 Some((b',', after)) => (Ok(cell), Some(after)),
@@ -43,7 +43,7 @@ impl Splitter {
     }
 
     fn quoted_cell<'c, 'r: 'c>(&'c mut self, from: &'r [u8]) -> Cell<'c, 'r> {
-        // A cell has no more bytes than it takes in the row; so the reader never runs out of room.
+        // A cell is never longer than its quoted form in the row, so this buffer is always large enough.
         if self.unquoted.len() < from.len() {
             self.unquoted.resize(from.len(), 0);
         }
@@ -54,18 +54,18 @@ impl Splitter {
         let (result, read, written) = csv.read_field(from, &mut self.unquoted);
         let ended = matches!(result, csv_core::ReadFieldResult::Field { .. });
         let (sent, after) = cut(from, read - usize::from(ended));
-        // To the reader the spaces behind the closing quote are part of the cell.
+        // The csv reader takes the spaces after the closing quote for a part of the cell.
         let spaces = sent.len() - trim_end(sent).len();
         let cell = cut(&self.unquoted, written.saturating_sub(spaces)).0;
         let sent = trim_end(sent);
-        // Two quotes stand around the cell and each within it is doubled. With text behind the closing quote either
-        // the last byte is no quote or there is a quote that was not doubled.
+        // A whole cell has one quote at each end, and each quote within it is doubled. If text follows the closing quote,
+        // then the last byte is not a quote, or a quote within the cell is not doubled.
         let doubled = memchr_iter(b'"', cell).count();
         let whole = sent.len() > 1 && sent.ends_with(b"\"") && sent.len() == cell.len() + 2 + doubled;
         (if whole { Ok(cell) } else { Err(Reason::TextAfterQuote) }, ended.then(|| cut(after, 1).1))
     }
 
-    /// The cell of a column, if the row has it and it can be read.
+    /// The cell of a column. `None` if the row has no such cell, or the cell cannot be read.
     pub(super) fn nth_cell<'c, 'r: 'c>(&'c mut self, row: &'r [u8], column: usize) -> Option<&'c [u8]> {
         let mut rest = row;
         for _ in 0..column {
@@ -75,7 +75,7 @@ impl Splitter {
     }
 }
 
-/// What a cell says: form-decoded once, and UTF-8 then.
+/// The text of a cell: decoded once as a form field, then checked to be UTF-8.
 pub(super) fn decode<'c>(cell: &'c [u8], decoded: &'c mut Vec<u8>) -> Result<&'c str, Reason> {
     let bytes = if memchr2(b'%', b'+', cell).is_some() {
         unescape(cell, decoded)?;
@@ -114,7 +114,7 @@ pub(super) const fn hex(digit: u8) -> Option<u8> {
     }
 }
 
-/// The first escape of a cell that is none, as it stands there.
+/// The first invalid escape of a cell, as sent: the `%` and up to two bytes after it.
 pub fn bad_escape(cell: &[u8]) -> Option<&[u8]> {
     memchr_iter(b'%', cell).map(|at| cut(cell, at).1).find_map(|escape| match escape {
         [_, high, low, ..] if hex(*high).is_some() && hex(*low).is_some() => None,
@@ -122,7 +122,7 @@ pub fn bad_escape(cell: &[u8]) -> Option<&[u8]> {
     })
 }
 
-/// Whether an id looks like a number in scientific notation. The plus may have become a space.
+/// Whether an id looks like a number in scientific notation. Its `+` may have been decoded to a space.
 pub fn is_rounded(id: &str) -> bool {
     let Some((number, exponent)) = id.split_once(['e', 'E']) else { return false };
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -131,8 +131,8 @@ pub fn is_rounded(id: &str) -> bool {
     whole.len() == 1 && digits(whole) && digits(fraction) && digits(exponent) && exponent.len() <= 3
 }
 
-/// Whether there is nothing in a row, not so much as an id: a spreadsheet pads blank lines with commas.
-/// Before it did, such a line was a row.
+/// Whether a row is blank: it has no id and no value. A spreadsheet pads blank lines with commas, so commas alone are blank.
+/// They are a row in a batch that was accepted `before` this rule.
 pub(super) fn is_blank(row: &[u8], before: bool) -> bool {
     row.iter().all(|byte| matches!(byte, b' ' | b'\r' | b'\n') || (*byte == b',' && !before))
 }
@@ -145,7 +145,7 @@ pub(super) fn without_line_end(row: &[u8]) -> &[u8] {
     row
 }
 
-/// Without leading spaces. Apart from [`trim_end`], so that no cell looks at more than itself.
+/// Drops leading spaces. The end of a cell is not known yet when its start is trimmed, so [`trim_end`] is separate.
 pub(super) fn trim_start(bytes: &[u8]) -> &[u8] {
     let mut bytes = bytes;
     while let Some((b' ', after)) = bytes.split_first() {
@@ -162,7 +162,7 @@ pub(super) fn trim_end(bytes: &[u8]) -> &[u8] {
     bytes
 }
 
-/// `bytes` cut in two; at its end, where `at` is beyond it.
+/// Splits `bytes` at `at`, or at its end if `at` is beyond the end.
 pub(super) fn cut(bytes: &[u8], at: usize) -> (&[u8], &[u8]) {
     bytes.split_at_checked(at).unwrap_or((bytes, &[]))
 }

@@ -1,5 +1,5 @@
-//! What is sometimes sent in place of a batch file, told by its first bytes: whoever did it needs the way out, not the
-//! column at which it shows. One place says it for the daemon, the dry run and `lint`, which all read with the same parser.
+//! Recognises by its first bytes a body that is no batch file, such as a form or a spreadsheet. The sender needs to know what to
+//! send instead, not the column of an error. The daemon, the dry run and `lint` use the same parser, so all of them say it.
 
 use super::cell::trim_start;
 

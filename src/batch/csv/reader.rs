@@ -1,4 +1,4 @@
-//! The whole file, as its bytes arrive: which of them are the header, a row, or nothing.
+//! Reads a whole batch file as its bytes arrive, and finds its header and its rows.
 
 use super::cell::{cut, is_blank, saturated, without_line_end};
 use super::error::HeaderError;
@@ -10,7 +10,7 @@ use super::scan::Scan;
 use crate::model::batch::RowReading;
 
 const BOM: &[u8] = b"\xef\xbb\xbf";
-/// What ends a text file to programs of CP/M and DOS, and some that still write it: `copy a+b`, old exports.
+/// The end-of-file mark of CP/M and DOS. Some programs still write it: `copy a+b`, old exports.
 const CTRL_Z: &[u8] = b"\x1a";
 
 /// Reads a batch file as its bytes arrive.
@@ -19,29 +19,30 @@ pub struct Parser {
     reading: RowReading,
     pub(super) reader: RowReader,
     scan: Scan,
-    /// The begun row, up to one byte more than a row may have.
+    /// The bytes so far of the current row, at most one byte more than a row may have.
     pub(super) held: Vec<u8>,
-    /// What came behind the line of a quote that is still open: the row's, or lines of their own.
+    /// The bytes after the line of a quote that is still open. If the quote is right they belong to the row; if it is bad they
+    /// are lines of their own.
     pub(super) ahead: Vec<u8>,
-    /// Where the begun row begins.
+    /// The byte at which the current row begins.
     offset: u32,
-    /// The line on which the begun row begins.
+    /// The line on which the current row begins.
     line: u32,
-    /// How much of a BOM the body has begun with, while that is open.
+    /// How many bytes of a BOM the body began with. `None` once it is known whether there is a BOM.
     bom: Option<usize>,
     header: Option<Header>,
     /// Where the header is, and how many bytes it has.
     header_place: Option<(RowPlace, u32)>,
-    /// Whether the body ended with the header, without so much as a line end.
+    /// Whether the body ended with the header, without a line end.
     one_line: bool,
     any_row: bool,
-    /// A line with a Ctrl-Z alone, as sent: a row only if there is anything behind it.
+    /// A line with nothing but a Ctrl-Z, as sent. It is a row only if another row follows.
     ctrl_z: Option<(RowPlace, Vec<u8>)>,
     refused: Option<HeaderError>,
 }
 
 impl Parser {
-    /// A parser at the start of a body, which is to be read so.
+    /// A parser at the start of a body that is read by these rules.
     pub fn new(reading: &RowReading) -> Self {
         Self {
             reading: reading.clone(),
@@ -61,7 +62,7 @@ impl Parser {
         }
     }
 
-    /// A parser in the middle of a body, at the beginning of one of its rows: what is pushed goes on from there.
+    /// A parser in the middle of a body. The bytes that are pushed to it begin with the row at `place`.
     pub fn at(header: Header, place: RowPlace) -> Self {
         let parser = Self::new(header.reading());
         Self {
@@ -76,7 +77,7 @@ impl Parser {
 
     /// Takes the next bytes of the body, any number of them, and calls `each` for every row they complete.
     ///
-    /// An error is final: it is given again whatever is pushed after it.
+    /// An error is final: every later call returns it again.
     pub fn push(&mut self, bytes: &[u8], mut each: impl FnMut(Row<'_>)) -> Result<(), HeaderError> {
         self.unless_refused(|parser| {
             let bytes = parser.past_bom(bytes, &mut each)?;
@@ -84,7 +85,7 @@ impl Parser {
         })
     }
 
-    /// The body has ended: its last row may lack a line end. Gives the header if there is one and at least one row.
+    /// Ends the body, whose last row may lack a line end. Returns the header if there is one and at least one row.
     pub fn finish(&mut self, mut each: impl FnMut(Row<'_>)) -> Result<&Header, HeaderError> {
         self.unless_refused(|parser| {
             if let Some(begun) = parser.bom.take().and_then(|n| BOM.get(..n)) {
@@ -112,12 +113,12 @@ impl Parser {
         self.header.as_ref().ok_or(HeaderError::Empty)
     }
 
-    /// The header, once it has come.
+    /// The header, once it was read.
     pub fn header(&self) -> Option<&Header> {
         self.header.as_ref()
     }
 
-    /// Where the header is, and how many bytes it has, once it has come.
+    /// Where the header is, and how many bytes it has, once it was read.
     pub fn header_place(&self) -> Option<(RowPlace, u32)> {
         self.header_place
     }
@@ -134,7 +135,7 @@ impl Parser {
         result
     }
 
-    /// Drops a BOM at the body's start and gives what is left of `bytes`. What only began like one is put back.
+    /// Drops a BOM at the body's start and returns the rest of `bytes`. Bytes that only began like a BOM are read as rows.
     fn past_bom<'b>(
         &mut self,
         bytes: &'b [u8],
@@ -195,7 +196,7 @@ impl Parser {
         self.held.extend_from_slice(cut(bytes, room).0);
     }
 
-    /// What was held ahead has turned out to be the row's.
+    /// Adds the bytes that were held ahead to the row, because they belong to it.
     fn hold_ahead(&mut self) {
         if !self.ahead.is_empty() {
             let mut ahead = std::mem::take(&mut self.ahead);
@@ -205,8 +206,8 @@ impl Parser {
         }
     }
 
-    /// What is held is the row, and a stray quote is on its last line: what is held ahead are lines of their own. They were
-    /// no further than one quote, so that those lines end in no stray row again that begins before them.
+    /// Takes the held bytes as a row that ends with a stray quote's line, and reads the bytes held ahead as lines of their own.
+    /// This recurses only once: the inner `rows` begins at the start of a row, so no row of it ends before its bytes.
     fn stray_row(&mut self, len: usize, each: &mut impl FnMut(Row<'_>)) -> Result<(), HeaderError> {
         self.held_row(len, each)?;
         let ahead = std::mem::take(&mut self.ahead);
@@ -221,8 +222,8 @@ impl Parser {
         result
     }
 
-    /// A line has ended (or, if it is quoted, several): the header, a row, or nothing. `len` counts the bytes that
-    /// are too many to be held, too.
+    /// Takes a line that has ended, or several that a quote joins: the header, a row, or a blank line. `len` also counts the
+    /// bytes that were too many to hold.
     fn row(&mut self, row: &[u8], len: usize, each: &mut impl FnMut(Row<'_>)) -> Result<(), HeaderError> {
         let scan = std::mem::replace(&mut self.scan, Scan::of(&self.reading));
         let before = self.reading.is_before();
@@ -248,7 +249,7 @@ impl Parser {
             let content = self.reader.content(header, &sent, sent.len(), None);
             each(Row { line, offset, len: saturated(sent.len()), sent: &sent, content });
         }
-        // A few bytes: more carriage returns than one are nobody's line end.
+        // The line end has two bytes at most: no program writes several carriage returns.
         if len <= CTRL_Z.len() + 2 && without_line_end(row) == CTRL_Z && !before {
             self.ctrl_z = Some((RowPlace { line, offset }, row.to_vec()));
             return Ok(());
@@ -260,12 +261,12 @@ impl Parser {
     }
 }
 
-/// A header that never ends is perhaps something else.
+/// The error for a header that is too long. Such a body is perhaps no batch file at all.
 fn too_long(line: u32, begun: &[u8]) -> HeaderError {
     Mistaken::of(begun).map_or(HeaderError::TooLong { line }, |what| HeaderError::Mistaken { line, what })
 }
 
-/// One that reads as batches are read that are accepted now, where no client blocks ids of its own.
+/// Reads a body by today's rules, with the default list of blocked ids.
 impl Default for Parser {
     fn default() -> Self {
         Self::new(&RowReading::default())

@@ -1,4 +1,4 @@
-//! A row: its bytes taken apart, decoded and checked.
+//! Reads a row: splits it into cells, decodes them and checks them.
 
 use memchr::memchr_iter;
 
@@ -29,13 +29,13 @@ pub struct RowPlace {
 /// A row that the parser found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row<'a> {
-    /// The line on which it begins. Physical lines count, those within quotes too; the first is 1.
+    /// The line on which it begins, from 1. Every physical line counts, also within quotes.
     pub line: u32,
-    /// Where its first byte is in the body, from 0.
+    /// The position of its first byte in the body, from 0.
     pub offset: u32,
     /// Its length in bytes as sent, with its line end.
     pub len: u32,
-    /// Its bytes as sent, with its line end; of a row that is too long only the beginning.
+    /// Its bytes as sent, with its line end. A row that is too long has only its beginning here.
     pub sent: &'a [u8],
     /// Its cells, or what is wrong with it.
     pub content: Result<Cells<'a>, RowError>,
@@ -46,7 +46,7 @@ pub struct Row<'a> {
 pub struct Reread<'a> {
     /// Its length in bytes as sent, with its line end.
     pub len: u32,
-    /// Whether what follows the bytes that were given could change it, unless the body ends there.
+    /// Whether bytes after the given ones could change it. If the body ends there, nothing changes it.
     pub open: bool,
     /// Its cells, or what is wrong with it.
     pub content: Result<Cells<'a>, RowError>,
@@ -58,7 +58,7 @@ pub struct Cells<'a> {
     pub(super) id: &'a str,
     pub(super) text: &'a str,
     pub(super) values: &'a [Value],
-    /// How many attribute columns the row reaches; the header's number at most.
+    /// For how many attribute columns the row has a cell; at most as many as the header names.
     pub(super) reached: usize,
 }
 
@@ -70,18 +70,18 @@ pub(super) struct Value {
     end: usize,
 }
 
-/// Lines that could be rows, within a quoted value.
+/// Lines within a quoted value that could be rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TakenIn {
     /// The line that the quote is on.
     pub line: u32,
-    /// How many lines after it.
+    /// How many lines after that one are within the quotes.
     pub lines: u32,
 }
 
 impl Row<'_> {
-    /// The lines after its first, if each of them has as many cells as the header: then they are rows more likely than
-    /// text, and the quotes around them a stray pair.
+    /// The lines after the row's first, if each of them has as many cells as the header. Then they are more likely rows than
+    /// text, and the quotes around them are a stray pair.
     pub fn taken_in(&self, header: &Header) -> Option<TakenIn> {
         let mut lines = without_line_end(self.sent).split(|byte| *byte == b'\n').skip(1).peekable();
         lines.peek()?;
@@ -104,8 +104,8 @@ impl RowReader {
         Self { splitter: Splitter::new(), cell: Vec::new(), text: String::new(), values: Vec::new() }
     }
 
-    /// Reads the row that begins where `bytes` begins: at a [`Row::offset`]. They may go on after it. If they are just the
-    /// row's, or reach to the body's end, or [`Reread::open`] is false, this is what the parser gave.
+    /// Reads the row at the start of `bytes`, which begin at a [`Row::offset`] and may go on after the row. The result is the
+    /// parser's if `bytes` are exactly the row's, or reach to the end of the body, or if [`Reread::open`] is false.
     pub fn read<'a>(&'a mut self, header: &Header, bytes: &'a [u8]) -> Reread<'a> {
         let mut scan = Scan::of(header.reading());
         let found = scan.row_end(bytes);
@@ -114,7 +114,7 @@ impl RowReader {
         Reread { len: saturated(end), open: found.is_none(), content }
     }
 
-    /// The cells of a whole row, of which only the beginning is there if it is too long.
+    /// The cells of a row of `len` bytes. If the row is too long, `row` is only its beginning.
     pub(super) fn content<'a>(
         &'a mut self,
         header: &Header,
@@ -140,7 +140,8 @@ impl RowReader {
 }
 
 impl RowReader {
-    /// A row that holds nothing to decode and nothing wrong, as most do: its values are read where they stand.
+    /// Reads a row with nothing to decode and nothing wrong, as most rows are. Its values are used in place. `None` for any
+    /// other row.
     pub(super) fn plain<'r>(&mut self, header: &Header, row: &'r [u8]) -> Option<(&'r str, &'r str, usize)> {
         // One pass without branches, which the compiler turns into a few vector instructions.
         if row.iter().fold(false, |any, b| any | matches!(b, b'%' | b'+' | b'"' | b'\r')) {
@@ -169,8 +170,8 @@ impl RowReader {
         Some((id, text, attribute.min(header.names().len())))
     }
 
-    /// Any row, cell by cell: its values are decoded into `text`, behind the id. Gives the id's end there and how many
-    /// attribute columns the row reaches.
+    /// Reads any row, cell by cell: decodes the id and then the values into `text`. Returns where the id ends there, and for
+    /// how many attribute columns the row has a cell.
     pub(super) fn decoded(&mut self, header: &Header, row: &[u8]) -> Result<(usize, usize), RowError> {
         self.text.clear();
         self.values.clear();
@@ -214,7 +215,7 @@ impl Default for RowReader {
 }
 
 impl<'a> Cells<'a> {
-    /// The id, checked, and a `pcId` without its location hint.
+    /// The checked id. A `pcId` has no location hint here.
     pub fn id(&self) -> &'a str {
         self.id
     }
@@ -225,26 +226,26 @@ impl<'a> Cells<'a> {
         values.iter().filter_map(move |value| Some((value.attribute, text.get(value.start..value.end)?)))
     }
 
-    /// The attributes whose cell is there but empty, for batches in which that means something (R6). A short row says
-    /// nothing about the columns it does not reach.
+    /// The attributes whose cell is there but empty, for batches in which empty cells remove attributes (R6). A short row says
+    /// nothing about the columns for which it has no cell.
     pub fn emptied(&self) -> impl Iterator<Item = usize> + use<'a> {
         let mut filled = self.values.iter().peekable();
         (0..self.reached)
             .filter(move |attribute| filled.next_if(|value| value.attribute == *attribute).is_none())
     }
 
-    /// A CRC-32C of all that the row says, so that it can be told whether it says the same when it is read again.
+    /// A CRC-32C of the row's content. It shows whether the row has the same content when it is read again.
     pub fn sum(&self) -> u32 {
         let numbers = (self.reached as u64).to_le_bytes();
         let sum = crc32c::crc32c_append(crc32c::crc32c(&numbers), self.id.as_bytes());
         self.attributes().fold(sum, |sum, (attribute, value)| {
-            // The value's length is in it, so that values which run into each other differ.
+            // The length is included, so that the same bytes split into other values give another sum.
             let place = ((attribute as u64) << 32 | value.len() as u64).to_le_bytes();
             crc32c::crc32c_append(crc32c::crc32c_append(sum, &place), value.as_bytes())
         })
     }
 
-    /// Whether the row has no value at all, which makes its outcome `ignored`.
+    /// Whether the row has no value at all. Then its outcome is `ignored`.
     pub fn is_empty(&self) -> bool {
         self.values.is_empty()
     }

@@ -1,14 +1,13 @@
-//! Where a row ends, and whether its quotes are right: the same whatever the pieces in which its bytes come.
+//! Finds where a row ends, and whether its quotes are right. The result does not depend on the pieces in which the bytes come.
 //!
-//! A quote opens only at the start of a cell. It is right if another one closes it, with nothing but spaces behind that
-//! up to the comma or the row's end; and if it takes in line ends, then at most [`QUOTED_LINE_ENDS_MAX`] of them, in a
-//! cell of at most [`QUOTED_BYTES_MAX`] bytes. Any other opening quote is bad: the row ends with the physical line that
-//! the quote is on, and the next line is read afresh. So a reader looks ahead by no more than that many bytes, and goes
-//! over no byte much more than twice: what a quote looked at in vain holds no line that opens one, for it would have
-//! closed the first.
+//! A quote opens only at the start of a cell. It is right if another quote closes it, and only spaces follow that one up to
+//! the comma or the row's end. If the quoted text has line ends, it may have at most [`QUOTED_LINE_ENDS_MAX`] of them, and the
+//! cell at most [`QUOTED_BYTES_MAX`] bytes. Any other opening quote is bad: the row ends with the physical line of the quote,
+//! and the next line is read afresh. So a reader looks ahead by at most that many bytes, and scans no byte much more than
+//! twice: the lines that a bad quote looked at open no quote, because such a quote would have closed the first one.
 //!
-//! A batch that was accepted before there were these bounds is read as it was then: a quote takes in all up to the next
-//! one, whatever stands behind that; only if none follows is it bad, and then the row ends with the file.
+//! A batch that was accepted before these bounds existed is read without them, as it was then. Quoted text goes on to the
+//! next quote, whatever follows that one. A quote is bad only if no other follows, and then the row ends with the file.
 
 use memchr::{memchr, memchr_iter, memchr2};
 
@@ -17,38 +16,38 @@ use super::fault::{Reason, RowError};
 use super::limits::{QUOTED_BYTES_MAX, QUOTED_LINE_ENDS_MAX};
 use crate::model::batch::RowReading;
 
-/// Goes over the bytes of one row.
+/// Scans the bytes of one row.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Scan {
-    /// Whether there are no bounds.
+    /// Whether the row is read without the bounds.
     unbounded: bool,
     at: At,
-    /// The column that it is in.
+    /// The current column.
     column: usize,
-    /// How many bytes it has gone over, from the row's first on.
+    /// How many bytes of the row were scanned.
     bytes: usize,
-    /// The line ends within quotes that were right.
+    /// How many line ends are within right quotes.
     line_feeds: u32,
-    /// The quote that opened last, as long as it may still turn out bad.
+    /// The quote that opened last, while it may still be bad.
     quote: Quote,
     bad: Option<RowError>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum At {
-    /// Before anything but spaces in a cell: a quote here opens.
+    /// At the start of a cell, or after spaces there: a quote opens here.
     #[default]
     CellStart,
     /// In a cell, outside quotes.
     Plain,
     Quoted,
-    /// After a quote within quotes: it closed them, unless another follows.
+    /// After a quote within quotes. It closed them, unless another quote follows.
     QuoteInQuotes,
     /// After the closing quote and spaces.
     Closed,
     /// After the closing quote and carriage returns: only the row's end may follow.
     ClosedReturn,
-    /// Behind a bad quote, on its line.
+    /// After a bad quote, on its line.
     Bad,
 }
 
@@ -56,25 +55,25 @@ enum At {
 struct Quote {
     /// Where in the row it opened.
     opened: usize,
-    /// The line ends that it has taken in.
+    /// How many line ends the quoted text has so far.
     line_feeds: u32,
-    /// Where the line behind the quote's own begins, once that has been reached: there the row ends if the quote is bad.
+    /// Where the line after the quote's own begins, once that is reached. The row ends there if the quote is bad.
     next_line: Option<usize>,
 }
 
 impl Scan {
-    /// One at the start of a row of a batch that is read so.
+    /// A scan at the start of a row, in a batch that is read by these rules.
     pub(super) fn of(reading: &RowReading) -> Self {
         Self { unbounded: reading.is_before(), ..Self::default() }
     }
 
-    /// Goes on into `bytes` and says how many bytes the row has, its line feed included; `None` if it goes on behind
-    /// them. If a quote turned out bad, these may be fewer than it went over. It must be replaced after a row's end.
+    /// Scans `bytes`, which follow the ones before. Returns how many bytes the row has, with its line feed; `None` if the row
+    /// goes on. If a quote is bad, the row may have fewer bytes than were scanned. Replace the scan after a row's end.
     pub(super) fn row_end(&mut self, bytes: &[u8]) -> Option<usize> {
         let before = self.bytes;
         self.bytes += bytes.len();
         if matches!(self.at, At::CellStart | At::Plain) {
-            // No quote before the line feed: what the cells are doesn't matter.
+            // No quote stands before the line feed, so the cells don't matter.
             let stop = memchr2(b'\n', b'"', bytes);
             if let Some(stop) = stop.filter(|stop| bytes.get(*stop) == Some(&b'\n')) {
                 return Some(before + stop + 1);
@@ -134,7 +133,7 @@ impl Scan {
         None
     }
 
-    /// The body ends where the bytes did: how many of them the row has. A quote that is open then is bad.
+    /// Ends the body. Returns how many of the scanned bytes the row has. A quote that is still open is bad.
     pub(super) fn finish(&mut self) -> usize {
         match self.at {
             At::Quoted => self.bad().unwrap_or(self.bytes),
@@ -145,24 +144,24 @@ impl Scan {
         }
     }
 
-    /// The row that the bytes begin with, or are, without its line end.
+    /// The row at the start of `bytes`, without its line end.
     pub(super) fn row<'b>(reading: &RowReading, bytes: &'b [u8]) -> &'b [u8] {
         let mut scan = Self::of(reading);
         let end = scan.row_end(bytes).unwrap_or_else(|| scan.finish());
         without_line_end(cut(bytes, end).0)
     }
 
-    /// How many bytes it has gone over.
+    /// How many bytes were scanned.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// How many of those are the row's whatever follows.
+    /// How many of those belong to the row, whatever follows.
     pub(super) fn certain(&self) -> usize {
         self.quote.next_line.unwrap_or(self.bytes)
     }
 
-    /// The line ends within the row.
+    /// How many line ends are within the row.
     pub(super) fn line_feeds(&self) -> u32 {
         self.line_feeds
     }
@@ -172,7 +171,7 @@ impl Scan {
         self.bad
     }
 
-    /// On through quoted text, up to the next quote; `None` if it has become too much to be a value.
+    /// Scans quoted text up to the next quote. `None` if it has more bytes or lines than a value may have.
     fn quoted<'b>(&mut self, rest: &'b [u8], place: usize) -> Option<(At, &'b [u8])> {
         let (text, after) = if self.quote.next_line.is_none() {
             let stop = memchr2(b'"', b'\n', rest).unwrap_or(rest.len());
@@ -203,7 +202,7 @@ impl Scan {
         }
     }
 
-    /// The same where there is nothing that would be too much.
+    /// The same, without the bounds.
     fn quoted_without_bounds<'b>(&mut self, rest: &'b [u8]) -> (At, &'b [u8]) {
         let (text, after) = cut(rest, memchr(b'"', rest).unwrap_or(rest.len()));
         self.line_feeds = self.line_feeds.saturating_add(saturated(memchr_iter(b'\n', text).count()));
@@ -213,7 +212,7 @@ impl Scan {
         }
     }
 
-    /// How many bytes the quoted cell may still have from this place on.
+    /// How many bytes the quoted cell may still have from `place` on.
     fn room(&self, place: usize) -> usize {
         match self.quote.next_line {
             Some(_) => (self.quote.opened + QUOTED_BYTES_MAX).saturating_sub(place),
@@ -221,14 +220,14 @@ impl Scan {
         }
     }
 
-    /// The quote was closed as it should be, if there was one.
+    /// Records that the quote was closed correctly, if there was one.
     fn right(&mut self) {
         self.line_feeds = self.line_feeds.saturating_add(self.quote.line_feeds);
         self.quote = Quote::default();
     }
 
-    /// The quote is bad. Gives the row's end if that has come already. What is wrong must be seen on the quote's own
-    /// line: a row that is read again may come without the lines behind it.
+    /// Records that the quote is bad. Returns the row's end if it was scanned already. The reason depends only on the quote's
+    /// own line, because a row that is read again may come without the lines after it.
     fn bad(&mut self) -> Option<usize> {
         let own_line = self.quote.next_line.is_none() && self.at != At::Quoted;
         let reason = if own_line { Reason::TextAfterQuote } else { Reason::UnclosedQuote };

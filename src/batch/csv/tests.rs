@@ -255,7 +255,7 @@ fn faulty_rows_fail_with_what_is_wrong_and_where() {
         "a carriage return stands alone: lines end in LF or CRLF, and in a value it is quoted or written %0D";
     check_row("1,a\rb,c\r\n", &format!("line 2: column 2 (name): {bare}"));
     check_row("1,a,b\r2,c,d", &format!("line 2: column 3 (city): {bare}"));
-    // The first fault from the left is told.
+    // The first fault from the left is reported.
     check_row(
         "1,%,%zz,x\n",
         "line 2: column 2 (name): \"%\" is not a valid escape: a percent sign is written %25",
@@ -385,7 +385,8 @@ fn a_faulty_header_refuses_the_batch() {
     );
 }
 
-/// Each names who sends it, or where that is told; `ACC` is a public worker that posts batches from Adobe Campaign.
+/// Each case names who sends such a body, or where that is written. `ACC` is a public worker that posts batches from Adobe
+/// Campaign.
 #[test]
 fn what_is_sent_in_place_of_a_batch_file_is_named_with_the_way_out() {
     fn mistaken(source: &str, body: impl AsRef<[u8]>, what: Mistaken) {
@@ -592,7 +593,7 @@ fn codes_and_names_of_reasons_are_stable_and_read_back() {
 
 #[test]
 fn ids_that_are_none_fail_their_rows() {
-    let told = |line, id: &str| {
+    let reported = |line, id: &str| {
         format!(
             "line {line}: \"{id}\" is no pcId but what stands where there is none (blocked_ids): leave the row out, or name the \
              visitor"
@@ -609,11 +610,11 @@ fn ids_that_are_none_fail_their_rows() {
         ("with spaces, and what nobody sees, around it", " \u{a0}None\u{200b} ", "None"),
     ] {
         let body = format!("batch=pcId,a\n{sent},x\n1,y\n");
-        assert_eq!(outcome_however_cut(body.as_bytes()), [told(2, id), "3|1|a=y".into()], "{source}");
+        assert_eq!(outcome_however_cut(body.as_bytes()), [reported(2, id), "3|1|a=y".into()], "{source}");
     }
     let own = RowReading::now(BlockedIds::these(["Void", "\u{e4}"]));
     let body = "batch=pcId,a\nVOID,x\nÄ,x\nundefined,x\n0,x\n".as_bytes();
-    let all = [told(2, "VOID"), told(3, "Ä"), "4|undefined|a=x".into(), "5|0|a=x".into()];
+    let all = [reported(2, "VOID"), reported(3, "Ä"), "4|undefined|a=x".into(), "5|0|a=x".into()];
     for size in [body.len(), 1] {
         assert_eq!(outcome_read(&own, body.chunks(size), body), all, "a client's own");
     }

@@ -17,7 +17,7 @@ pub(in crate::engine) struct Ingest {
     pub(in crate::engine) commit: Arc<CommitHandle>,
     /// Makes the store durable for the apply thread, and keeps it waiting while the store is rebuilt.
     pub(in crate::engine) upkeep: Arc<Upkeep>,
-    /// Tells a dry run's rows as those of a batch are told.
+    /// Reports the rows of a dry run in the same way as those of a batch.
     pub(in crate::engine) read: Arc<Reader>,
     pub(in crate::engine) uploads: Shares,
     /// Dry runs: one at a time, for each needs as much memory as applying a batch.

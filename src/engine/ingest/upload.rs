@@ -132,7 +132,7 @@ impl Upload {
         };
         announced.check(&shared.config().limits)?;
         shared.signals.go_on()?;
-        shared.spool.check_room(announced.spooled_bytes_min())?;
+        shared.spool.check_fits(announced.spooled_bytes_min())?;
         let place = ingest.uploads.take(who).await?;
         let disk = Arc::clone(shared);
         // The file system may have to ask another machine how full it is.

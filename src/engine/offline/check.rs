@@ -1,9 +1,9 @@
-//! Checks a data folder that no daemon has open, or a backup: every checksum, every link, the counts against a scan, and a digest of the
-//! content.
+//! Checks a data folder that no daemon has open, or a backup: every checksum, every link, the counts against a scan, and a digest
+//! of the content.
 //!
-//! Promises: the digest depends on what lookups would show and on nothing else, so it is the same before a backup and after restoring
-//! it, and before and after a rebuild of the store. Nothing in the folder is changed. What a start would do to it (cut off a torn tail,
-//! rebuild a store that cannot be trusted, apply pending rows) is done in a [`Scratch`] that shows the folder, and reported.
+//! Promises: the digest depends only on what lookups would show. So it is the same before a backup and after restoring it, and
+//! before and after a rebuild of the store. Nothing in the folder is changed. What a start would change (cut off a torn tail,
+//! rebuild a store that cannot be trusted, apply pending rows) is done in a [`Scratch`] that shows the folder, and is reported.
 
 use crate::batch::accepted::Accepted;
 use crate::batch::outcomes_file::read_outcomes;
@@ -47,11 +47,11 @@ pub struct Report {
     pub journal_frames: u64,
     /// Entries in them.
     pub journal_entries: u64,
-    /// Snapshots that verify, with their values.
+    /// Snapshots that pass verification, each with its number of values.
     pub snapshots: Vec<(String, u64)>,
-    /// Batches that are kept, and their rows.
+    /// Batches that are kept.
     pub batches: u64,
-    /// Rows of these.
+    /// Their rows.
     pub rows: u64,
     /// Profiles that are alive.
     pub profiles: u64,
@@ -80,12 +80,12 @@ pub struct Report {
 
 /// Why a folder could not be checked.
 #[derive(Debug, thiserror::Error)]
-#[error("{told}")]
+#[error("{message}")]
 pub struct CheckError {
-    /// The error of the folder that was opened in its place.
+    /// The error of the scratch folder, which was opened instead.
     pub error: OpenError,
-    /// The message, about the folder that was to be checked.
-    told: String,
+    /// The message. It names the folder that was to be checked.
+    message: String,
 }
 
 impl Report {
@@ -98,29 +98,29 @@ impl Report {
     }
 }
 
-/// Checks a data folder or a backup. Everything that must be written for that goes into a folder below `scratch`.
+/// Checks a data folder or a backup. The check writes only into a folder below `scratch`.
 pub fn check(config: Config, clock: Arc<dyn Clock>, scratch: &Path) -> Result<Report, CheckError> {
     let folder = config.server.data_folder.clone();
-    let failed = |error: OpenError| CheckError { told: error.to_string(), error };
+    let failed = |error: OpenError| CheckError { message: error.to_string(), error };
     folder::check(&folder).map_err(|error| failed(error.into()))?;
     let _lock = lock::lock_if_there(&folder).map_err(failed)?;
     let shown = Scratch::showing(&folder, scratch);
     let shown = shown.map_err(|(path, error)| {
         let hint = match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                "; name a folder with room for a copy of the store with --scratch"
+                "; with --scratch, name a folder that has enough disk space for a copy of the store"
             }
             _ => "",
         };
         CheckError {
-            told: format!("{}: {error}{hint}", path.display()),
+            message: format!("{}: {error}{hint}", path.display()),
             error: OpenError::Folder { path, error },
         }
     })?;
     let mut report = check_shown(config, clock, &folder, &shown)
-        .map_err(|error| CheckError { told: shown.told(&error.to_string()), error })?;
+        .map_err(|error| CheckError { message: shown.message(&error.to_string()), error })?;
     for text in report.notes.iter_mut().chain(&mut report.faults) {
-        *text = shown.told(text);
+        *text = shown.message(text);
     }
     Ok(report)
 }
@@ -154,7 +154,7 @@ fn check_shown(
     for held in recovery::held(&shared.batches, &shared.spool) {
         report.fault(held.to_string());
         if let OpenError::Batch { batch, error } = held {
-            report.held.push((*batch, shown.told(&error.to_string())));
+            report.held.push((*batch, shown.message(&error.to_string())));
         }
     }
     if let Some(why) = shared.health.failure() {
@@ -166,7 +166,7 @@ fn check_shown(
     Ok(report)
 }
 
-/// Checks whether a backup's files are as they were written. A data folder has no manifest.
+/// Checks whether a backup's files are still as its manifest lists them. A data folder has no manifest.
 fn check_manifest(folder: &Path, report: &mut Report) {
     if !folder.join(layout::MANIFEST).exists() {
         return;
@@ -177,13 +177,13 @@ fn check_manifest(folder: &Path, report: &mut Report) {
     }
 }
 
-/// Notes if the store was not trusted.
+/// Adds a note if the store cannot be trusted.
 fn check_store_aside(stores: &Path, report: &mut Report) {
     for entry in std::fs::read_dir(stores).into_iter().flatten().flatten() {
         if let Ok(why) = std::fs::read_to_string(entry.path().join("WHY")) {
             let why = why.trim_end().trim_start_matches("This store was set aside: ");
             let why = why.trim_end_matches(" It may be deleted.").trim_end_matches('.');
-            report.notes.push(format!("the store is not trusted and the next start makes it again: {why}"));
+            report.notes.push(format!("the store cannot be trusted, and the next start rebuilds it: {why}"));
         }
     }
 }
@@ -231,7 +231,7 @@ fn check_snapshots(folder: &Path, report: &mut Report) -> Result<(), OpenError> 
     Ok(())
 }
 
-/// Checks whether each batch's file is what was accepted, and its outcomes add up.
+/// Checks whether each batch's file is still what was accepted, and whether its outcomes add up.
 fn check_batches(shared: &Shared, report: &mut Report) {
     let Ok(()) = shared.batches.each_held(|known| {
         check_batch(shared, &known, report);
@@ -335,7 +335,7 @@ fn check_ids(
     Ok(())
 }
 
-/// What a profile adds to the digest: everything but its applied seq.
+/// A profile's share of the digest: everything but its applied seq.
 fn digest_of(key: &Key, profile: Profile<'_>) -> u128 {
     let value = Stored::Profile(Profile { applied_seq: Seq::ZERO, ..profile }).encode();
     let mut hash = xxhash_rust::xxh3::Xxh3::new();
@@ -352,7 +352,7 @@ mod tests {
     use crate::model::seq::Millis;
 
     #[test]
-    fn a_digest_tells_apart_what_lookups_tell_apart() {
+    fn digests_differ_if_lookups_differ() {
         let key = |id| Key::new(&ClientCode::new("demo").unwrap(), IdKind::Pc, id);
         let born = Profile::born_at(Seq::from_u64(5));
         let of = |id, profile: &Profile<'static>| digest_of(&key(id), profile.clone());

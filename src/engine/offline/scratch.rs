@@ -1,5 +1,5 @@
-//! A folder that shows what a data folder or a backup holds, and takes what is written: whoever opens it changes nothing in the folder
-//! that it shows.
+//! A scratch folder that shows the content of a data folder or a backup. Whatever opens it writes only here, and changes nothing in
+//! the folder that it shows.
 //!
 //! ```text
 //! journal      links to the segments, but copies of the last two: a torn tail is cut off in these
@@ -25,7 +25,7 @@ const SEGMENTS_COPIED: usize = 2;
 const NOT_SHOWN: [&str; 5] =
     [layout::LOCK, layout::TOKENS, layout::TOKENS_LOCK, layout::AUDIT, layout::MANIFEST];
 
-/// The folder.
+/// The scratch folder.
 #[derive(Debug)]
 pub(in crate::engine) struct Scratch {
     /// Its path.
@@ -48,8 +48,8 @@ impl Scratch {
     }
 
     /// Turns a message about this folder into one about the folder that it shows.
-    pub(in crate::engine) fn told(&self, said: &str) -> String {
-        said.replace(&*self.folder.to_string_lossy(), &self.of.to_string_lossy())
+    pub(in crate::engine) fn message(&self, text: &str) -> String {
+        text.replace(&*self.folder.to_string_lossy(), &self.of.to_string_lossy())
     }
 
     fn fill(&self) -> Result<(), (PathBuf, io::Error)> {

@@ -118,19 +118,19 @@ mod tests {
                     model.reverse();
                     let client = ClientCode::new(client).unwrap();
                     let page = |before| page(&batches, &client, wanted, before, most, Millis(9));
-                    let told = |page: &BatchPage| -> Vec<(u64, BatchState)> {
+                    let listed = |page: &BatchPage| -> Vec<(u64, BatchState)> {
                         page.batches.iter().map(|batch| (batch.id.seq.get(), batch.state)).collect()
                     };
                     // From any place, whether there is a batch or none.
                     let from: Vec<_> = model.iter().filter(|(number, _)| *number < before).take(most).copied().collect();
-                    prop_assert_eq!(told(&page(Some(Seq::from_u64(before)))), from);
+                    prop_assert_eq!(listed(&page(Some(Seq::from_u64(before)))), from);
                     // Page by page, all of them come once.
                     let (mut all, mut next) = (vec![], None);
                     loop {
                         let page = page(next);
                         prop_assert!(page.batches.len() <= most);
                         prop_assert!(page.next.is_none() || page.batches.len() == most);
-                        all.extend(told(&page));
+                        all.extend(listed(&page));
                         next = page.next;
                         if next.is_none() {
                             break;

@@ -611,8 +611,8 @@ mod tests {
         assert!(file(&store, IdKind::ThirdParty).unwrap_err().contains("10000 different attributes"));
     }
 
-    /// Folds a batch in, in so many parts; of those only the first, or all of them and notes that it is complete.
-    fn fold_in(store: &MemoryStore, batches: &Batches, batch: &Arc<Pending>, parts: Option<usize>) {
+    /// Applies the first of `parts` parts of a batch; without `parts`, applies the whole batch and notes that it is complete.
+    fn apply_in_parts(store: &MemoryStore, batches: &Batches, batch: &Arc<Pending>, parts: Option<usize>) {
         let plan = Plan::make(batch, store, 1 << 20).unwrap();
         let mut part = plan.part(0, parts.unwrap_or(1));
         while part.step(store).unwrap() != Step::Done {}
@@ -651,20 +651,20 @@ mod tests {
                 })
                 .collect();
             for batch in made.iter().take(before) {
-                fold_in(&store, &batches, batch, Some(3));
+                apply_in_parts(&store, &batches, batch, Some(3));
             }
             let found = all_beside(&store, &batches, &client("demo"), |shown| {
                 // In the middle of the ids of either kind.
                 for at in [300, 1000] {
                     if shown == at && under == 1 {
-                        fold_in(&store, &batches, &made[0], Some(2));
+                        apply_in_parts(&store, &batches, &made[0], Some(2));
                     }
                     let first = batches.pending(&client("demo")).first().cloned();
                     if shown == at
                         && under >= 2
                         && let Some(first) = first
                     {
-                        fold_in(&store, &batches, &first, None);
+                        apply_in_parts(&store, &batches, &first, None);
                         if under == 3 {
                             std::fs::remove_file(folder.path().join(first.accepted.spool.to_string()))
                                 .unwrap();
@@ -704,7 +704,7 @@ mod tests {
             Walk { store, batches, client, lifetime_ms, now, go_on, reported }.count().unwrap()
         };
         assert_eq!(count(), 1);
-        fold_in(&store, &batches, &batch, None);
+        apply_in_parts(&store, &batches, &batch, None);
         assert_eq!(count(), 1);
     }
 }

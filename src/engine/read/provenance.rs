@@ -47,7 +47,9 @@ impl Reader {
                 Ok(found) => lines.extend(found.into_iter().map(|(name, line)| ((seq, name), line))),
                 // The visitor is shown even if one upload cannot be read.
                 Err(error @ EngineError::Stopping) => return Err(error),
-                Err(error) => tracing::warn!(batch = %id, %error, "no lines could be told"),
+                Err(error) => {
+                    tracing::warn!(batch = %id, %error, "the lines of a visitor in an upload could not be found")
+                }
             }
         }
         Ok(lines)

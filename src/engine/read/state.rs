@@ -1,4 +1,4 @@
-//! What reading owns: the places for long reads, and the counts that are told again for a while.
+//! What reading owns: the places for long reads, and the counts that are used again for a while.
 
 use crate::engine::commit::CommitHandle;
 use crate::engine::error::EngineError;

@@ -1,8 +1,8 @@
 //! What a client has: visitors, batches, rows by outcome, and how fast they came.
 //!
 //! Promises: counting visitors reads the store page by page, and the ids of pending batches that create visitors. The whole daemon
-//! makes one count at a time, and a count is told again for a while. However far applying is, the count is the same (R4); only visitors
-//! whom a held batch creates are left out until it is sent again.
+//! makes one count at a time, and a count is used again for a while. The count does not depend on how far applying is (R4). Only
+//! visitors whom a held batch creates are left out until its file is sent again.
 
 use crate::batch::kept::Totals;
 

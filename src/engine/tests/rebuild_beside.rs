@@ -96,7 +96,7 @@ impl Behind {
     async fn remade(&self) {
         let why = "a page cannot be read".to_owned();
         self.app.0.shared.store.note_damage(&StoreError::Damaged { doing: "read", why });
-        until(&self.app, "made again", |app| app.0.upkeep.rebuild.done() == 1).await;
+        until(&self.app, "rebuilt", |app| app.0.upkeep.rebuild.done() == 1).await;
         assert_eq!(self.app.0.shared.store.damage(), None);
         until(&self.app, "complete", |app| {
             app.0.shared.batches.pending_by_seq(self.of_b.seq).is_none() && is_complete(app, &self.of_b)
@@ -122,7 +122,7 @@ impl Behind {
         let upload = sent(&self.app, "a").await;
         upload.put_back(&self.of_a).await.unwrap();
         let no_longer = |app: &Engine| app.0.shared.batches.pending_by_seq(self.of_a.seq).is_none();
-        until(&self.app, "folded in", no_longer).await;
+        until(&self.app, "applied", no_longer).await;
     }
 }
 

@@ -64,9 +64,9 @@ pub fn overwrite_rows(spool: &Spool, accepted: &Accepted, erased: &Erased) -> io
     };
     spool.overwrite(accepted.spool, &accepted.sum(), |file| {
         let mut over = vec![];
-        let told = |error: HeaderError| io::Error::other(error.to_string());
+        let failed = |error: HeaderError| io::Error::other(error.to_string());
         let reading = &accepted.rules.reading;
-        let header = header_of(file, reading).map_err(told)?;
+        let header = header_of(file, reading).map_err(failed)?;
         let mut each = |row: crate::batch::csv::Row<'_>| {
             let place = row.offset as usize;
             let bytes = file.get(place..).and_then(|rest| rest.get(..row.len as usize)).unwrap_or_default();
@@ -81,7 +81,7 @@ pub fn overwrite_rows(spool: &Spool, accepted: &Accepted, erased: &Erased) -> io
         };
         let mut parser = Parser::new(reading);
         let parsed = parser.push(file, &mut each).and_then(|()| parser.finish(&mut each).map(drop));
-        parsed.map_err(told)?;
+        parsed.map_err(failed)?;
         Ok(over)
     })
 }
@@ -234,8 +234,8 @@ mod tests {
     fn rows_of(file: &[u8]) -> Vec<(u32, u32, Option<String>)> {
         let (mut parser, mut rows) = (Parser::default(), vec![]);
         let mut each = |row: crate::batch::csv::Row<'_>| {
-            let told = format!("{:?} {:?}", row.sent.escape_ascii().to_string(), row.content);
-            rows.push((row.line, row.len, (!reads_erased(row.sent)).then_some(told)));
+            let shown = format!("{:?} {:?}", row.sent.escape_ascii().to_string(), row.content);
+            rows.push((row.line, row.len, (!reads_erased(row.sent)).then_some(shown)));
         };
         parser.push(file, &mut each).and_then(|()| parser.finish(&mut each).map(drop)).unwrap();
         rows

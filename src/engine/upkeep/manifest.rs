@@ -42,9 +42,9 @@ impl Manifest {
     /// Reads the manifest of a backup.
     pub(in crate::engine) fn read(backup: &Path) -> Result<Self, ManifestError> {
         let no_backup = |why: String| ManifestError::NoBackup { folder: backup.to_owned(), why };
-        let told = |error: &dyn std::fmt::Display| no_backup(format!("{}: {error}", layout::MANIFEST));
-        let text = fs::read(backup.join(layout::MANIFEST)).map_err(|error| told(&error))?;
-        let manifest: Self = serde_json::from_slice(&text).map_err(|error| told(&error))?;
+        let fault = |error: &dyn std::fmt::Display| no_backup(format!("{}: {error}", layout::MANIFEST));
+        let text = fs::read(backup.join(layout::MANIFEST)).map_err(|error| fault(&error))?;
+        let manifest: Self = serde_json::from_slice(&text).map_err(|error| fault(&error))?;
         if !(VERSION_BEFORE..=VERSION).contains(&manifest.version) {
             let why = format!("it has version {}; this program reads up to {VERSION}", manifest.version);
             return Err(no_backup(why));

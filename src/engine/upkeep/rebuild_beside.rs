@@ -81,8 +81,8 @@ fn fill_and_take_over(
     let store = rebuild::open_sled(&next.path, upkeep.shared.config().store_cache_bytes()).or_internal()?;
     let store: Arc<dyn ProfileStore> = Arc::new(store);
     let go_on = || upkeep.go_on().map_err(OpenError::NotGoingOn);
-    let snapshot =
-        rebuild::newest_snapshot(snapshots, &*store, &upkeep.rebuild.progress, &go_on).map_err(told_of)?;
+    let snapshot = rebuild::newest_snapshot(snapshots, &*store, &upkeep.rebuild.progress, &go_on)
+        .map_err(caller_error)?;
     let snapshot = match snapshot {
         StartFrom::Checkpoint(mark) | StartFrom::Snapshot(mark) => mark,
         StartFrom::Nothing => Checkpoint { position: Position::START.to_pair(), ..Checkpoint::default() },
@@ -93,7 +93,7 @@ fn fill_and_take_over(
     for _ in 0..READS_MAX {
         upkeep.go_on()?;
         let end = Position::from_pair(upkeep.mark()?.position);
-        let writes = replay::redo(&journal, position, end, &*store).map_err(told_of)?;
+        let writes = replay::redo(&journal, position, end, &*store).map_err(caller_error)?;
         position = end;
         if writes <= REST_WRITES {
             break;
@@ -127,7 +127,7 @@ fn fill_and_take_over(
 /// The batches whose rows a store lacks that was filled from a snapshot and the journal up to `end`: those completed since
 /// the snapshot.
 fn lacking(upkeep: &Upkeep, snapshot: &Checkpoint, end: Position) -> Result<Vec<Again>, EngineError> {
-    let (mut complete, mut untold) = (vec![], HashSet::new());
+    let (mut complete, mut without_file) = (vec![], HashSet::new());
     upkeep.shared.batches.each_held(|known| -> Result<(), EngineError> {
         let seq = known.accepted.id.seq;
         let Some(at) = known.progress.completed().filter(|_| !snapshot.held(seq)) else { return Ok(()) };
@@ -138,28 +138,29 @@ fn lacking(upkeep: &Upkeep, snapshot: &Checkpoint, end: Position) -> Result<Vec<
         let end = BatchCompletedEntry { seq: seq.get(), counts, at_ms: at.0, store_reach: 0 };
         let outcomes = upkeep.shared.spool.outcomes_path(known.accepted.spool);
         if needs::outcomes(&outcomes).or_internal()?.is_none() {
-            untold.insert(seq);
+            without_file.insert(seq);
         }
         complete.push((known.accepted, Position::from_pair(position), end));
         Ok(())
     })?;
-    let told = if untold.is_empty() {
+    let journaled = if without_file.is_empty() {
         Ok(HashMap::new())
     } else {
         let journal = upkeep.shared.data_folder.join(layout::JOURNAL);
-        told_between(&journal, snapshot.needs_journal_from(), end, &untold)
+        told_between(&journal, snapshot.needs_journal_from(), end, &without_file)
     };
-    let mut told = told.map_err(told_of)?;
+    let mut journaled = journaled.map_err(caller_error)?;
     let again = complete.into_iter().map(|(accepted, position, end)| {
-        let told = told.remove(&accepted.id.seq).unwrap_or_default();
-        let pending = reopen(&upkeep.shared.spool, (*accepted).clone(), true, told).map_err(told_of)?;
+        let journaled = journaled.remove(&accepted.id.seq).unwrap_or_default();
+        let pending =
+            reopen(&upkeep.shared.spool, (*accepted).clone(), true, journaled).map_err(caller_error)?;
         Ok(Again { pending, position, end })
     });
     again.collect()
 }
 
-/// The error for the caller, where something could not be read that a start needs, too.
-fn told_of(error: OpenError) -> EngineError {
+/// The caller's error for something that could not be read and that a start needs, too.
+fn caller_error(error: OpenError) -> EngineError {
     match error {
         OpenError::NotGoingOn(error) => error,
         error => EngineError::Internal(error.to_string()),

@@ -365,7 +365,7 @@ mod tests {
 
     /// A caller's message of an internal error refers to the log, so the log must have the reason.
     #[test]
-    fn the_daemon_stops_with_the_reason_and_not_with_what_a_caller_is_told() {
+    fn the_daemon_stops_with_the_reason_and_not_with_the_callers_message() {
         let mut hand = InHand::default();
         hand.failed_with(EngineError::Internal("either store".into()), Trouble::Uncertain);
         assert_eq!(hand.why(), "either store");

@@ -1,18 +1,20 @@
-//! The maintenance tasks of a running daemon: snapshots, fresh stores, erasure to the bytes, backups, and the
-//! removal of what is no longer needed.
+//! The maintenance tasks of a running daemon: they take snapshots, make fresh stores, erase visitors down to the bytes, write
+//! backups, and remove old files.
 //!
 //! ```text
 //! snapshot  a journal position, then every value in key order while writes go on. Each value has its `applied_seq`, and
 //!           the journal after the position has the rest. It is verified before it counts. Two are kept.
 //! fresh     a new generation of the store is filled beside the old one while both get every change, made durable,
 //!           adopted and swapped in. It frees disk space, and removes erased bytes (R12).
-//! retire    journal segments before what two snapshots and the checkpoint need; spools that are past retention and
-//!           complete in both snapshots.
+//! retire    removes the journal segments that neither two snapshots nor the checkpoint need, and the files of batches that
+//!           are past their retention and complete in both snapshots.
 //! ```
 //!
-//! Promises: one task at a time; one that fails is left alone for a while that grows, and keeps no other from being done;
-//! what can go, goes also when there is no room for a checkpoint; nothing is removed that a restart, or the making of a new store from the older of two
-//! verified snapshots, could need; a crash at any moment leaves the old state or the new.
+//! Promises:
+//! - One task runs at a time. A failed task rests, longer after each failure, and the others go on.
+//! - Old files are removed even if the disk has no space for a checkpoint.
+//! - No file is removed that a restart could need, or a rebuild of the store from the older of two verified snapshots.
+//! - A crash at any moment leaves either the old state or the new.
 
 use crate::durable;
 use crate::engine::commit::Request;
@@ -51,12 +53,12 @@ use std::time::{Duration, Instant};
 const TICK: Duration = Duration::from_secs(1);
 /// A fresh store is made when the store takes more than this many times its live bytes …
 const SPACE_FACTOR: u64 = 6;
-/// … and more than this, and half as much again as when it was last made.
+/// … and more than this many bytes, and more than one and a half times its size when the last fresh store was made.
 const SPACE_BYTES_MIN: u64 = 64 << 20;
 /// How long compaction waits for pending batches, and how often it looks whether they are complete.
 const PENDING_WAIT: Duration = Duration::from_secs(300);
 const PENDING_LOOK: Duration = Duration::from_millis(20);
-/// How often kept uploads are looked through for what is past its retention.
+/// How often kept uploads are searched for those past their retention.
 const RETENTION_EVERY: Duration = Duration::from_secs(600);
 /// The same while the disk has less space than the reserve.
 const RETIRE_EVERY_SHORT: Duration = Duration::from_secs(10);
@@ -70,12 +72,12 @@ struct Kept {
     checkpoint: Checkpoint,
 }
 
-/// The thread's own.
+/// The maintenance thread's state.
 pub(in crate::engine) struct Housekeeping {
     upkeep: Arc<Upkeep>,
     stores: StoreFolder,
     snapshots: Snapshots,
-    /// Newest first; verified, by this process or when it was opened.
+    /// The snapshots that are kept and verified, newest first.
     kept: Vec<Kept>,
     journaled_at_snapshot: u64,
     live_bytes: u64,
@@ -150,7 +152,7 @@ impl Housekeeping {
                 Ok((task, reply)) => {
                     let done = self.task(&task);
                     if let Err(error) = &done {
-                        tracing::warn!(?task, %error, "a task was not done");
+                        tracing::warn!(?task, %error, "a requested maintenance task failed");
                     }
                     drop(reply.send(done));
                 }
@@ -200,7 +202,7 @@ impl Housekeeping {
         }
     }
 
-    /// Rebuilds the store, if it was found to be damaged.
+    /// Rebuilds the store if it is damaged.
     fn rebuild(&mut self) {
         let Some(why) = self.upkeep.shared.store.damage() else { return };
         if self.rebuild_failed_at.is_some_and(|at| at.elapsed() < RETENTION_EVERY) {
@@ -226,7 +228,7 @@ impl Housekeeping {
         let config = upkeep.shared.config();
         let settings = &config.upkeep;
         let journaled = upkeep.commit.journaled() - self.journaled_at_snapshot;
-        // Half the time is left for what may have to be waited for.
+        // Begin after half of the time: the task may have to wait for pending batches.
         let erasure = upkeep.commit.oldest_erasure();
         let erasure_due = erasure.plus(settings.erase_within_ms / 2) <= upkeep.shared.now();
         // On a nearly full disk, removing old files may be the only way to get space.
@@ -314,7 +316,7 @@ impl Housekeeping {
         Ok((path, summary))
     }
 
-    /// Reads the heads of the snapshots there are, and verifies those this process has not seen.
+    /// Lists the snapshots, and verifies those that this process does not know.
     fn know_snapshots(&mut self) -> Result<(), EngineError> {
         let mut kept = vec![];
         for (path, number) in self.snapshots.list().map_err(failed)? {
@@ -324,14 +326,14 @@ impl Housekeeping {
                 .map_or_else(|| verify(&path).map(|(checkpoint, _)| checkpoint), |known| Ok(known.checkpoint))
             {
                 Ok(checkpoint) => kept.push(Kept { number, checkpoint }),
-                Err(error) => tracing::error!(%error, "a snapshot is of no use"),
+                Err(error) => tracing::error!(%error, "a snapshot cannot be used"),
             }
         }
         self.kept = kept;
         Ok(())
     }
 
-    /// Removes what two snapshots and the checkpoint replace.
+    /// Removes the files that two snapshots and the checkpoint replace.
     fn retire(&mut self) -> Result<(), EngineError> {
         self.retention_looked_at = Instant::now();
         self.run_machine(&mut RetireTask::default(), &mut InHand::default())
@@ -343,7 +345,7 @@ impl Housekeeping {
         run(machine, hand, |action, hand| self.carry_out(action, hand, &mut desk))
     }
 
-    /// Does what a task wants.
+    /// Carries out an action of a task.
     fn carry_out(
         &mut self,
         action: Action,
@@ -428,7 +430,7 @@ impl Housekeeping {
     fn compact(&mut self) -> Result<Done, EngineError> {
         let before = self.store_bytes();
         let erasure = self.upkeep.commit.take_oldest_erasure();
-        let erased = self.let_go().inspect_err(|_| {
+        let erased = self.erase_in_fresh_store().inspect_err(|_| {
             self.upkeep.commit.note_erasure(erasure);
         })?;
         self.store_bytes_when_fresh = self.store_bytes();
@@ -437,8 +439,8 @@ impl Housekeeping {
         Ok(Done { store_bytes, live_bytes, erased, ..Done::default() })
     }
 
-    /// Returns the number of ids whose bytes were erased.
-    fn let_go(&mut self) -> Result<u64, EngineError> {
+    /// Makes a fresh store, and returns the number of ids whose bytes were erased.
+    fn erase_in_fresh_store(&mut self) -> Result<u64, EngineError> {
         let mut hand = InHand::default();
         self.run_machine(&mut FreshTask::default(), &mut hand)?;
         self.live_bytes = hand.live_bytes;
@@ -470,7 +472,7 @@ impl Housekeeping {
         Ok(hand.failed_with(EngineError::Internal(why), Trouble::Uncertain))
     }
 
-    /// Overwrites the rows of erased visitors in the kept uploads, and removes what was set aside.
+    /// Overwrites the rows of erased visitors in the kept uploads, and removes the stores and files that were set aside.
     fn overwrite(&self, erased: &Erased) -> Result<(), EngineError> {
         let shared = &self.upkeep.shared;
         shared.batches.each_held(|known| {
@@ -483,7 +485,7 @@ impl Housekeeping {
         self.remove_damaged().map_err(failed)
     }
 
-    /// Removes kept damaged files, because nobody can find erased visitors in them.
+    /// Removes the damaged files that were kept: nothing can find the bytes of erased visitors in them.
     fn remove_damaged(&self) -> io::Result<()> {
         let kept = self.upkeep.shared.data_folder.join(layout::DAMAGED);
         match std::fs::remove_dir_all(&kept) {
@@ -493,7 +495,7 @@ impl Housekeeping {
         self.snapshots.remove_damaged()
     }
 
-    /// An error if a kept snapshot needs the journal before this position.
+    /// Fails if a kept snapshot still needs the journal before this position.
     fn check_forgotten(&self, from: Position) -> Result<(), EngineError> {
         let needs = self.kept.iter().map(|kept| kept.checkpoint.needs_journal_from()).min();
         if needs.is_none_or(|needs| needs < from) {
@@ -504,8 +506,8 @@ impl Housekeeping {
         Ok(())
     }
 
-    /// Waits until the batches that are pending now are complete: an erased visitor's tombstone must outlive those
-    /// before it.
+    /// Waits until the batches that are pending now are complete. An erased visitor's tombstone must stay until every batch
+    /// before it is applied.
     fn wait_for_pending_batches(&self) -> Result<(), EngineError> {
         let now = Seq::from_u64(self.upkeep.mark()?.last_seq);
         let until = Instant::now() + PENDING_WAIT;
@@ -525,7 +527,7 @@ fn failed(why: impl std::fmt::Display) -> EngineError {
 
 fn remove_folder(path: &Path) {
     if let Err(error) = std::fs::remove_dir_all(path) {
-        tracing::warn!(path = %path.display(), %error, "an old store's folder could not be removed; the next start does");
+        tracing::warn!(path = %path.display(), %error, "an old store's folder could not be removed; the next start removes it");
     }
 }
 
@@ -533,19 +535,23 @@ fn remove_folder(path: &Path) {
 mod tests {
     use super::*;
 
-    /// One that failed paused all of them for ten minutes: a full disk could not be freed, nor anybody erased.
+    /// One failed task paused all tasks for ten minutes. So no file was removed from a full disk, and nobody was erased.
     #[test]
-    fn a_chore_that_failed_rests_by_itself_and_not_for_long() {
+    fn a_failed_task_rests_alone_and_not_for_long() {
         let (mut rests, now) = (Rests::default(), Instant::now());
         let next = |rests: &Rests, at: Instant| {
             rests.next(&mut [(Kind::Snapshot, &mut || true), (Kind::Retire, &mut || true)], at)
         };
         assert_eq!(next(&rests, now), Some(Kind::Snapshot));
         rests.tried(Kind::Snapshot, false, now);
-        assert_eq!(next(&rests, now), Some(Kind::Retire), "what comes after it has its turn");
+        assert_eq!(next(&rests, now), Some(Kind::Retire), "the next task has its turn");
         assert_eq!(next(&rests, now + REST_FIRST), Some(Kind::Snapshot));
         rests.tried(Kind::Snapshot, false, now);
-        assert_eq!(next(&rests, now + REST_FIRST), Some(Kind::Retire), "the second time it rests for longer");
+        assert_eq!(
+            next(&rests, now + REST_FIRST),
+            Some(Kind::Retire),
+            "it rests longer after the second failure"
+        );
         for _ in 0..20 {
             rests.tried(Kind::Snapshot, false, now);
         }

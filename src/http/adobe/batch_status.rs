@@ -17,8 +17,8 @@ use crate::http::response::{Answer, Door, XML, element, xml_with};
 use crate::http::shapes;
 use crate::model::batch::{BatchId, Outcome};
 
-/// How many failed rows are told.
-const FAILED_TOLD_MAX: usize = 1_000;
+/// How many failed rows are listed.
+const FAILED_LISTED_MAX: usize = 1_000;
 
 pub(super) const ENDPOINTS: &[Endpoint] =
     &[endpoint("/m2/{client}/profile/batchStatus"), endpoint("/m2/{client}/v2/profile/batchStatus")];
@@ -67,24 +67,24 @@ async fn answer(call: Call<'_>) -> Reply {
     if details && batch.state == BatchState::Complete && batch.counts.failed > 0 {
         let who = request.who(Some(client));
         let page =
-            front.app.outcome_page(&who, &batch.id, Some(Outcome::Failed), None, FAILED_TOLD_MAX).await;
+            front.app.outcome_page(&who, &batch.id, Some(Outcome::Failed), None, FAILED_LISTED_MAX).await;
         let url = format!("/api/v1/batches/{}/outcomes?outcome=failed", batch.id);
         failed = match page {
             Ok(page) => Failed {
                 note: page.next.is_some().then(|| {
-                    let (told, all) = (page.rows.len(), batch.counts.failed);
+                    let (listed, all) = (page.rows.len(), batch.counts.failed);
                     format!(
-                        "the first {told} of {all} rows that failed; all of them, with the reasons: GET {url}"
+                        "the first {listed} of {all} rows that failed; all of them, with the reasons: GET {url}"
                     )
                 }),
                 rows: page.rows,
             },
             Err(error) => {
                 let why = HttpError::Engine(error);
-                tracing::debug!(batch = %batch.id, log = ?why.log(), %why, "failed rows were not told");
+                tracing::debug!(batch = %batch.id, log = ?why.log(), %why, "the failed rows could not be listed");
                 Failed {
                     rows: vec![],
-                    note: Some(format!("the rows that failed are not told now: {why}; GET {url}")),
+                    note: Some(format!("the rows that failed cannot be listed now: {why}; GET {url}")),
                 }
             }
         };
@@ -92,7 +92,7 @@ async fn answer(call: Call<'_>) -> Reply {
     Ok(encode(&batch, details, &failed))
 }
 
-/// Rows that failed, as far as they are told.
+/// The failed rows that are listed.
 #[derive(Default)]
 struct Failed {
     rows: Vec<ReportedRow>,

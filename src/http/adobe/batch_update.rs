@@ -125,7 +125,7 @@ async fn take(
     let call = BatchCall { version, empty_values, for_all: !dry_run };
     let upload = take_in(front, request, client, call, &MEDIA_TYPES, &right).await?;
     if dry_run {
-        return told(request, upload.try_out().await?);
+        return trial(request, upload.try_out().await?);
     }
     let AcceptedBatch { batch, before } = upload.finish(key).await?;
 
@@ -141,11 +141,11 @@ async fn take(
     Ok(answer)
 }
 
-/// What a dry run came to: in sum as JSON, or each row's outcome where the request accepts CSV or NDJSON.
-fn told(request: &Request, dry_run: DryRun) -> Result<Answer, HttpError> {
+/// The result of a dry run: a summary as JSON, or each row's outcome if the request accepts CSV or NDJSON.
+fn trial(request: &Request, dry_run: DryRun) -> Result<Answer, HttpError> {
     let accepted = request.header_text(&ACCEPT).unwrap_or_default();
     if accepted.contains("text/csv") || accepted.contains("ndjson") {
-        return Ok(outcomes::told(request, dry_run.report, ReportForm::of(request), None, None));
+        return Ok(outcomes::whole_report(request, dry_run.report, ReportForm::of(request), None, None));
     }
     let attributes = dry_run.attributes.iter().map(|(name, diff)| {
         let Diff { set, changed, unchanged, removed } = *diff;
@@ -160,12 +160,12 @@ fn told(request: &Request, dry_run: DryRun) -> Result<Answer, HttpError> {
             outcomes: Outcomes::of(&dry_run.counts),
             attributes: attributes.collect(),
             failed: dry_run.failed.iter().map(Row::of).collect(),
-            remarks: dry_run.remarks.told().map(RemarkTold::of).collect(),
+            remarks: dry_run.remarks.reported().map(RemarkBody::of).collect(),
         },
     )
 }
 
-/// What a batch would come to.
+/// What a batch would do.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct TriedOut<'a> {
@@ -173,28 +173,29 @@ pub(super) struct TriedOut<'a> {
     rows: u64,
     bytes: u64,
     outcomes: Outcomes,
-    /// By attribute of the header, how many visitors' values would change.
+    /// For each attribute of the header, how many visitors' values would change.
     attributes: BTreeMap<&'a str, Changes>,
     /// The first rows that would fail.
     failed: Vec<Row<'a>>,
-    /// What is taken and was perhaps not meant, or is read otherwise by Adobe.
-    remarks: Vec<RemarkTold<'a>>,
+    /// What is accepted and was perhaps not meant, or is read differently by Adobe.
+    remarks: Vec<RemarkBody<'a>>,
 }
 
-/// What was remarked of some lines.
+/// A remark on some lines.
 #[derive(Serialize, ToSchema)]
-pub(super) struct RemarkTold<'a> {
-    /// A word for programs.
+#[schema(as = Remark)]
+pub(super) struct RemarkBody<'a> {
+    /// Its name for programs.
     remark: &'static str,
-    /// On how many lines.
+    /// How many lines have it.
     count: u64,
-    /// The first of them.
+    /// The first of these lines.
     lines: &'a [u32],
     /// What it is, and what to write instead.
     message: String,
 }
 
-impl<'a> RemarkTold<'a> {
+impl<'a> RemarkBody<'a> {
     fn of((remark, remarked, message): (Remark, &'a Remarked, String)) -> Self {
         Self { remark: remark.name(), count: remarked.count, lines: &remarked.lines, message }
     }

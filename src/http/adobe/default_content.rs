@@ -210,8 +210,8 @@ fn location(url: &str) -> Option<HeaderValue> {
     HeaderValue::try_from(url).ok()
 }
 
-fn wrong(told: &str) -> HttpError {
-    HttpError::Wrong(told.into())
+fn wrong(message: &str) -> HttpError {
+    HttpError::Wrong(message.into())
 }
 
 #[cfg(test)]
@@ -257,15 +257,15 @@ mod tests {
 
     #[test]
     fn names_are_checked_by_adobes_rules() {
-        let told = |name: &str| check_name(name).map_err(|e| e.to_string());
+        let checked = |name: &str| check_name(name).map_err(|e| e.to_string());
         for name in ["a", "target-global-mbox", "a b", "100% & more;", "Ünï/cödé", &"é".repeat(250)] {
-            assert_eq!(told(name), Ok(()), "{name}");
+            assert_eq!(checked(name), Ok(()), "{name}");
         }
         for name in ["a'b", "\"", "<", ">", "a%22", "a%27", "a%3cb", "a%3E", "a\nb"] {
-            assert_eq!(told(name), Err(format!("Invalid mbox name:= {name}")));
+            assert_eq!(checked(name), Err(format!("Invalid mbox name:= {name}")));
         }
         let long = "x".repeat(251);
-        assert_eq!(told(&long), Err(format!("Mbox name [{long}] is too long")));
+        assert_eq!(checked(&long), Err(format!("Mbox name [{long}] is too long")));
     }
 
     proptest! {

@@ -1,15 +1,15 @@
 //! `POST /rest/v1/delivery?client=…` or `imsOrgId=…` `&sessionId=…`: a site call as Adobe's SDKs make it. It creates the
 //! visitor, binds the ids it carries and writes `profileParameters`; it offers no content.
 //!
-//! What is typed here is what is used; other keys of Adobe's OpenAPI, and unknown ones, may hold anything. Unlike an mbox
-//! call, one with an illegal parameter (R9, map by map) is refused whole, and told where. A name that stands twice gets
-//! the later value, in this order whatever order the text has, as a JSON object has none: `execute.pageLoad`,
-//! `execute.mboxes`, `prefetch.views`, `prefetch.pageLoad`, `prefetch.mboxes`, `notifications`.
+//! Only the keys that are used have a type here. Other keys of Adobe's OpenAPI, and unknown ones, may hold anything. If a
+//! parameter is illegal (R9, map by map), the whole call is refused, unlike an mbox call, and the message says where. If a
+//! name occurs twice, the later value counts. The order does not depend on the text, because a JSON object has no order. It
+//! is: `execute.pageLoad`, `execute.mboxes`, `prefetch.views`, `prefetch.pageLoad`, `prefetch.mboxes`, `notifications`.
 //!
-//! Adobe's SDKs leave this host for one of Adobe's when they are told of a cluster. They hear of it from two places, and
-//! `serverDomain` doesn't hold them back: a `tntId` with a location hint (`.28_0`) sends them to `mboxedge28.tt.omtrdc.net`,
-//! so it goes back without one; and of an `edgeHost` with exactly four labels they take the first for the cluster, so that
-//! `127.0.0.1` sends them to `mboxedge127.tt.omtrdc.net`, and such a host isn't named.
+//! Adobe's SDKs leave this host for one of Adobe's when an answer names a cluster, even if `serverDomain` is set. An answer
+//! can name one in two places. A `tntId` with a location hint (`.28_0`) sends the SDKs to `mboxedge28.tt.omtrdc.net`, so the
+//! answer has it without the hint. In an `edgeHost` with exactly four labels they take the first label for the cluster, so
+//! `127.0.0.1` sends them to `mboxedge127.tt.omtrdc.net`, and the answer does not name such a host.
 
 use hyper::StatusCode;
 use serde::Serialize;

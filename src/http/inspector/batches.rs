@@ -8,7 +8,7 @@ use super::page::{Frame, render};
 use super::plot::{Bar, in_words};
 use super::refusal::PAGES;
 use super::words::{self, Moment, grouped, size, state};
-use crate::batch::remarks::{Remarks, further_lines};
+use crate::batch::remarks::{Remarked, Remarks, further_lines};
 use crate::engine::gates::Scarce;
 use crate::engine::read::report::{PAGE_ROWS_MAX, ReportedRow};
 use crate::engine::{BatchState, BatchStatus, BatchVersion, EngineError};
@@ -16,7 +16,7 @@ use crate::http::Front;
 use crate::http::auth::Access;
 use crate::http::endpoint::{Call, CallLimits, Endpoint, Methods, Reply, Whose};
 use crate::http::error::HttpError;
-use crate::http::outcomes::{ReportForm, told};
+use crate::http::outcomes::{ReportForm, whole_report};
 use crate::http::request::Request;
 use crate::model::batch::{BatchId, Outcome};
 use crate::model::seq::{Millis, Seq};
@@ -151,8 +151,8 @@ struct Progress {
     version: &'static str,
     state: &'static str,
     live: bool,
-    /// What a screen reader is told, when it changes.
-    told: String,
+    /// A screen reader reads this aloud when it changes.
+    news: String,
     dealt_per_cent: u64,
     rows: String,
     dealt: String,
@@ -186,35 +186,34 @@ struct Failures {
 #[template(path = "failed.html")]
 pub(super) struct Failed {
     rows: Vec<ReportedRow>,
-    told: String,
+    caption: String,
 }
 
 impl Failed {
     pub(super) fn of(mut rows: Vec<ReportedRow>, count: u64) -> Self {
         rows.truncate(FAILED_SHOWN_MAX);
         for row in &mut rows {
-            // Its line stands beside it.
+            // The page shows the line beside the message.
             let line = format!("line {}: ", row.place.line);
             if let Some(rest) = row.message.as_deref().and_then(|message| message.strip_prefix(&line)) {
                 row.message = Some(rest.to_owned());
             }
         }
-        let told = match u64::try_from(rows.len()) {
+        let caption = match u64::try_from(rows.len()) {
             Ok(shown) if shown < count => format!("The first {shown} of {}", words::rows(count)),
             _ => "Row by row".into(),
         };
-        Self { rows, told }
+        Self { rows, caption }
     }
 }
 
-/// What was perhaps not meant in a file, in words.
+/// The remarks on a file, one sentence each.
 pub(super) fn remarked(remarks: &Remarks) -> Vec<String> {
-    let told = remarks.told();
-    told.map(|(_, remarked, what)| {
+    let sentence = |(_, remarked, message): (_, &Remarked, String)| {
         let line = remarked.lines.first().map_or_else(String::new, |line| format!("line {line}: "));
-        line + &what + &further_lines(remarked)
-    })
-    .collect()
+        line + &message + &further_lines(remarked)
+    };
+    remarks.reported().map(sentence).collect()
 }
 
 /// A client's batches, newest first.
@@ -253,7 +252,7 @@ async fn outcomes(call: Call<'_>) -> Reply {
     let id = known(&call)?.id;
     let Call { front, request, .. } = call;
     let report = front.app.report(&request.who(Some(&id.client)), &id).await?;
-    Ok(told(request, report, ReportForm::Csv, None, None))
+    Ok(whole_report(request, report, ReportForm::Csv, None, None))
 }
 
 /// The rows to send again.
@@ -289,8 +288,8 @@ impl Progress {
             version: version(batch.version),
             state: state(batch.state),
             live,
-            told: match batch.state {
-                BatchState::Complete => format!("Complete: {}", Bar::of(&batch.counts, batch.rows).told),
+            news: match batch.state {
+                BatchState::Complete => format!("Complete: {}", Bar::of(&batch.counts, batch.rows).summary),
                 BatchState::Stuck => {
                     let held = batch.reason.as_ref().map(|why| format!("This batch is stuck: {why}"));
                     held.unwrap_or_else(|| "The store keeps refusing this batch".into())

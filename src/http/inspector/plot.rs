@@ -19,7 +19,7 @@ const MINUTE_MS: u64 = 60_000;
 #[template(path = "bar.html")]
 pub(super) struct Bar {
     pub(super) parts: Vec<Part>,
-    pub(super) told: String,
+    pub(super) summary: String,
 }
 
 pub(super) struct Part {
@@ -41,19 +41,19 @@ impl Bar {
         if let Some(widest) = widths.iter_mut().max() {
             *widest = widest.saturating_sub(beyond).max(SEEN_MIN);
         }
-        let (mut parts, mut x, mut told) = (vec![], 0, vec![]);
+        let (mut parts, mut x, mut summary) = (vec![], 0, vec![]);
         for ((outcome, count), width) in there.into_iter().zip(widths) {
             let (words, count) = (in_words(outcome), grouped(count));
-            told.push(format!("{count} {words}"));
+            summary.push(format!("{count} {words}"));
             let name = outcome.name();
             parts.push(Part { outcome: name, words, count, x: per_cent(x), width: per_cent(width) });
             x += width;
         }
-        let told = match told.is_empty() {
+        let summary = match summary.is_empty() {
             true => format!("none of {} yet", so_many_rows(rows)),
-            false => format!("{} of {}", told.join(", "), so_many_rows(rows)),
+            false => format!("{} of {}", summary.join(", "), so_many_rows(rows)),
         };
-        Self { parts, told }
+        Self { parts, summary }
     }
 }
 
@@ -71,7 +71,7 @@ pub(super) fn in_words(outcome: Outcome) -> &'static str {
 pub(super) struct Columns {
     pub(super) name: &'static str,
     pub(super) columns: Vec<Column>,
-    pub(super) told: String,
+    pub(super) summary: String,
     pub(super) most: String,
     pub(super) from: String,
     pub(super) to: String,
@@ -99,13 +99,13 @@ impl Columns {
         let at = |column: u64| Millis(now.0.saturating_sub((COLUMNS - 1 - column) * MINUTE_MS));
         let titles = (0..).map(|column| minute(at(column)));
         let most = rows.iter().copied().max().unwrap_or(0);
-        let told = format!("in all {}, at most {} a minute", grouped(rows.iter().sum()), grouped(most));
+        let summary = format!("in all {}, at most {} a minute", grouped(rows.iter().sum()), grouped(most));
         let columns = columns(&rows, titles, "rows");
         let (from, to) = (minute(at(0)), minute(now));
         Self {
             name: "Rows accepted, by minute",
             columns,
-            told,
+            summary,
             most: format!("{} rows", grouped(most)),
             from,
             to,
@@ -120,12 +120,12 @@ impl Columns {
         rates.reverse();
         let (rates, ids): (Vec<_>, Vec<_>) = rates.into_iter().unzip();
         let most = rates.iter().copied().max().unwrap_or(0);
-        let told = format!("the fastest of {}: {} rows/s", rates.len(), grouped(most));
+        let summary = format!("the fastest of {}: {} rows/s", rates.len(), grouped(most));
         let columns = columns(&rates, ids.into_iter(), "rows/s");
         Self {
             name: "Rows per second, batch by batch",
             columns,
-            told,
+            summary,
             most: format!("{} rows/s", grouped(most)),
             from: "older".into(),
             to: "newest".into(),
@@ -180,13 +180,13 @@ mod tests {
         let bar = Bar::of(&counts, 1_000_000);
         let places: Vec<_> = bar.parts.iter().map(|part| (part.x.as_str(), part.width.as_str())).collect();
         assert_eq!(places, [("0.0%", "99.6%"), ("99.6%", "0.4%")]);
-        assert_eq!(bar.told, "999,999 updated, 1 failed of 1,000,000 rows");
+        assert_eq!(bar.summary, "999,999 updated, 1 failed of 1,000,000 rows");
         // A batch that has just begun, and found two visitors among many that are not there.
         let counts = Counts { updated: 2, not_found: 894, failed: 1, ..Counts::default() };
         let bar = Bar::of(&counts, 40_000);
         let places: Vec<_> = bar.parts.iter().map(|part| (part.x.as_str(), part.width.as_str())).collect();
         assert_eq!(places, [("0.0%", "0.4%"), ("0.4%", "1.4%"), ("1.8%", "0.4%")]);
-        assert_eq!(Bar::of(&Counts::default(), 0).told, "none of 0 rows yet");
+        assert_eq!(Bar::of(&Counts::default(), 0).summary, "none of 0 rows yet");
     }
 
     #[test]

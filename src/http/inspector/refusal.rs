@@ -21,7 +21,7 @@ fn refusal(request: &Request, error: &HttpError) -> Answer {
     } else {
         let title = status.canonical_reason().unwrap_or("Refused");
         let frame = Frame { title: title.into(), ..Frame::of(request, None, "") };
-        render(status, &Refused { frame, status: status.as_u16(), told: error.to_string() })
+        render(status, &Refused { frame, status: status.as_u16(), message: error.to_string() })
     };
     // A page that cannot be rendered has no better words for another.
     explained(answer.unwrap_or_else(|error| whole(error.status(), HTML, vec![])), error)
@@ -32,5 +32,5 @@ fn refusal(request: &Request, error: &HttpError) -> Answer {
 struct Refused {
     frame: Frame,
     status: u16,
-    told: String,
+    message: String,
 }

@@ -56,7 +56,7 @@ async fn begin(call: Call<'_>) -> Reply {
         return Err(HttpError::Unauthorized(Unauthorized::Malformed));
     }
     if let Err(refusal) = tokens.verify(token, front.app.now()) {
-        let error = HttpError::Unauthorized(Unauthorized::Refused(refusal));
+        let error = HttpError::Unauthorized(Unauthorized::Invalid(refusal));
         return Err(front.count_failure(request.caller(), error));
     }
     go_on(next, Some(cookie(token, request.caller().https)))

@@ -13,7 +13,7 @@ use crate::http::response::Answer;
 struct Prompt {
     frame: Frame,
     /// What is wrong with the token that was brought.
-    told: Option<String>,
+    message: Option<String>,
     /// Where to go on.
     next: String,
 }
@@ -26,13 +26,13 @@ pub(super) fn prompt(request: &Request, error: &HttpError) -> Result<Answer, Htt
         "" => request.path().to_owned(),
         query => format!("{}?{query}", request.path()),
     };
-    let told = match error {
-        HttpError::Unauthorized(Unauthorized::Refused(refusal)) => Some(refusal.to_string()),
+    let message = match error {
+        HttpError::Unauthorized(Unauthorized::Invalid(why)) => Some(why.to_string()),
         HttpError::Unauthorized(Unauthorized::Malformed) => Some("no token was brought".into()),
         _ => None,
     };
     let frame = Frame { title: "Sign in".into(), signed_in: false, ..Frame::of(request, None, "") };
-    render(StatusCode::UNAUTHORIZED, &Prompt { frame, told, next })
+    render(StatusCode::UNAUTHORIZED, &Prompt { frame, message, next })
 }
 
 /// The page that was asked for, if it is one of this daemon's.

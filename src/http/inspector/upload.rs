@@ -1,5 +1,5 @@
-//! `/upload`: a page to drop a batch file on, and the call behind it. A file is tried out first. When told to, the page's script
-//! sends it again, and then it is accepted.
+//! `/upload`: a page to drop a batch file on, and the call behind it. A file is tried out first. If the person agrees, the page's
+//! script sends it again, and then it is accepted.
 //!
 //! The inspector has this call of its own because its token is in a cookie that no script can read and no other call takes.
 
@@ -113,14 +113,14 @@ fn version(query: &Params) -> Result<BatchVersion, HttpError> {
 impl Trial {
     fn of(dry_run: DryRun) -> Self {
         let DryRun { rows, bytes, counts, attributes, failed, remarks, .. } = dry_run;
-        let told = |Diff { set, changed, unchanged, removed }| {
+        let changes = |Diff { set, changed, unchanged, removed }| {
             CHANGES.into_iter().zip([set, changed, unchanged, removed].map(grouped)).collect()
         };
         Self {
             rows: words::rows(rows),
             bytes: size(bytes),
             bar: Bar::of(&counts, rows),
-            attributes: attributes.into_iter().map(|(name, diff)| (name, told(diff))).collect(),
+            attributes: attributes.into_iter().map(|(name, diff)| (name, changes(diff))).collect(),
             failed: (counts.failed > 0).then(|| Failed::of(failed, counts.failed)),
             failed_count: words::rows(counts.failed),
             remarks: remarked(&remarks),

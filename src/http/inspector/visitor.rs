@@ -36,7 +36,7 @@ struct Page {
     frame: Frame,
     form: LookUpForm,
     /// Why there is no visitor to show.
-    told: Option<String>,
+    message: Option<String>,
     visitor: Option<ShownVisitor>,
     /// Other visitors whose id of another kind is the same text.
     others: Vec<(&'static str, &'static str)>,
@@ -102,15 +102,15 @@ async fn answer(call: Call<'_>) -> Reply {
     let text = |name| query.get(name).unwrap_or_default().trim().to_owned();
     let form = LookUpForm { id: text("id"), by: text("by") };
     let frame = Frame { title: "Visitor".into(), ..Frame::of(request, client, "Look up") };
-    let mut page = Page { frame, form, told: None, visitor: None, others: vec![] };
+    let mut page = Page { frame, form, message: None, visitor: None, others: vec![] };
     let (Some(client), false) = (client, page.form.id.is_empty()) else {
-        page.told = Some("Name a client and an id.".into());
+        page.message = Some("Name a client and an id.".into());
         return render(StatusCode::OK, &page);
     };
     let ids = match ids(&page.form) {
         Ok(ids) => ids,
         Err(error) => {
-            page.told = Some(error.to_string());
+            page.message = Some(error.to_string());
             return render(error.status(), &page);
         }
     };
@@ -126,7 +126,7 @@ async fn answer(call: Call<'_>) -> Reply {
         }
     }
     let Some(visitor) = found else {
-        page.told = Some(format!("Client {client} has no visitor with this id."));
+        page.message = Some(format!("Client {client} has no visitor with this id."));
         return render(StatusCode::NOT_FOUND, &page);
     };
     page.frame.title = format!("Visitor {}", visitor.canonical.as_str());
@@ -185,7 +185,7 @@ impl ShownVisitor {
         let to = now.max(from);
         let mut lanes: Vec<Lane> = vec![];
         for write in writes.values() {
-            let title = format!("{}: {}", write.at.told, write.names.join(", "));
+            let title = format!("{}: {}", write.at.text, write.names.join(", "));
             let point = Point { x: place(write.seq.millis(), from, to), title };
             match lanes.iter_mut().find(|lane| lane.by == write.by) {
                 Some(lane) => lane.points.push(point),

@@ -6,13 +6,13 @@ use crate::model::seq::Millis;
 /// A moment: for programs, for people, and how long ago it was.
 pub(super) struct Moment {
     pub(super) iso: String,
-    pub(super) told: String,
+    pub(super) text: String,
     pub(super) ago: String,
 }
 
 impl Moment {
     pub(super) fn of(at: Millis, now: Millis) -> Self {
-        Self { iso: at.iso_8601(), told: shown(at, "%-d %b %Y, %H:%M:%S UTC"), ago: ago(at, now) }
+        Self { iso: at.iso_8601(), text: shown(at, "%-d %b %Y, %H:%M:%S UTC"), ago: ago(at, now) }
     }
 }
 
@@ -42,14 +42,14 @@ fn ago(at: Millis, now: Millis) -> String {
 /// A number with its thousands apart.
 pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
-    let mut told = String::new();
+    let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {
         if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            told.push(',');
+            text.push(',');
         }
-        told.push(digit);
+        text.push(digit);
     }
-    told
+    text
 }
 
 /// So many rows.
@@ -76,8 +76,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_and_times_are_told_as_people_read_them() {
-        let check = |told: String, expected: &str| assert_eq!(told, expected);
+    fn numbers_and_times_are_written_as_people_read_them() {
+        let check = |text: String, expected: &str| assert_eq!(text, expected);
         check(grouped(0), "0");
         check(grouped(999), "999");
         check(grouped(1_000), "1,000");
@@ -91,6 +91,6 @@ mod tests {
         check(ago(Millis(0), Millis(1_000)), "1 second ago");
         check(ago(Millis(0), Millis(7_200_000)), "2 hours ago");
         check(ago(Millis(86_400_000), Millis(0)), "in 1 day");
-        check(Moment::of(Millis(1_701_473_848_678), Millis(0)).told, "1 Dec 2023, 23:37:28 UTC");
+        check(Moment::of(Millis(1_701_473_848_678), Millis(0)).text, "1 Dec 2023, 23:37:28 UTC");
     }
 }

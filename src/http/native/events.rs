@@ -56,23 +56,23 @@ async fn answer(call: Call<'_>) -> Reply {
     let Call { front, request, .. } = call;
     let batch = super::batches::known(front, id)?;
     let place = front.event_streams.take(&request.who(Some(&id.client))).await?;
-    // It lasts for as long as its batch takes: whoever has had one longest makes room.
+    // The stream lasts as long as its batch, so the caller who has had one longest makes room.
     place.waits_for_good();
     let (chunks, receiver) = mpsc::channel(1);
     let (app, mut stopping) = (front.app.clone(), request.stopping());
     tokio::spawn(async move {
-        let told = async {
+        let events = async {
             tokio::select! {
                 () = tell(&app, batch, &chunks) => {}
                 _ = stopping.wait_for(Option::is_some) => {}
             }
-            // Whoever has gone needs no end.
+            // A caller that has gone needs no end.
             drop(chunks.send(Chunk::End).await);
         };
         tokio::select! {
-            () = told => {}
+            () = events => {}
             () = chunks.closed() => {}
-            // It breaks off, and a browser asks again by itself.
+            // The stream breaks off, and a browser asks again by itself.
             _ = place.asked_to_leave() => {}
         }
     });
@@ -81,16 +81,16 @@ async fn answer(call: Call<'_>) -> Reply {
 
 /// Sends how far a batch is, until it is complete or no longer kept.
 async fn tell(app: &Engine, mut batch: BatchStatus, chunks: &mpsc::Sender<Chunk>) {
-    let mut told: Option<(BatchStatus, Instant)> = None;
+    let mut sent: Option<(BatchStatus, Instant)> = None;
     loop {
         let complete = batch.state == BatchState::Complete;
         let news =
-            told.as_ref().is_none_or(|(told, _)| (told.state, told.counts) != (batch.state, batch.counts));
+            sent.as_ref().is_none_or(|(sent, _)| (sent.state, sent.counts) != (batch.state, batch.counts));
         let event = if news || complete {
             let name = if complete { "complete" } else { "progress" };
             let Ok(data) = serde_json::to_string(&Batch::of(&batch)) else { return };
             format!("event: {name}\ndata: {data}\n\n")
-        } else if told.as_ref().is_some_and(|(_, at)| at.elapsed() >= SILENT_MAX) {
+        } else if sent.as_ref().is_some_and(|(_, at)| at.elapsed() >= SILENT_MAX) {
             ":\n\n".to_owned()
         } else {
             String::new()
@@ -99,7 +99,7 @@ async fn tell(app: &Engine, mut batch: BatchStatus, chunks: &mpsc::Sender<Chunk>
             if chunks.send(Chunk::Bytes(Bytes::from(event))).await.is_err() || complete {
                 return;
             }
-            told = Some((batch.clone(), Instant::now()));
+            sent = Some((batch.clone(), Instant::now()));
         }
         sleep(LOOK).await;
         match app.batch(&batch.id) {

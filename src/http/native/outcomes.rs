@@ -15,7 +15,7 @@ use crate::http::auth::Access;
 use crate::http::endpoint::{Api, Call, CallLimits, Endpoint, Methods, Reply, Whose};
 use crate::http::error::HttpError;
 use crate::http::operation::{form, form_of};
-use crate::http::outcomes::{self, ReportForm, Row, told};
+use crate::http::outcomes::{self, ReportForm, Row, whole_report};
 use crate::http::request::Params;
 use crate::http::response::{CSV, NDJSON, whole};
 use crate::http::shapes;
@@ -115,7 +115,7 @@ async fn answer(call: Call<'_>) -> Reply {
     let who = request.who(Some(&id.client));
     let Some(limit) = query.count("limit", PAGE_ROWS_MAX)? else {
         let report = front.app.report(&who, id).await?;
-        return Ok(told(request, report, form, wanted, from));
+        return Ok(whole_report(request, report, form, wanted, from));
     };
     let page = front.app.outcome_page(&who, id, wanted, from, limit).await?;
     let mut body = form.head().to_vec();

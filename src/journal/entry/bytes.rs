@@ -1,4 +1,4 @@
-//! The bytes of commit groups and checkpoints. Each begins with its version; earlier versions are read.
+//! The bytes of commit groups and checkpoints. Each begins with its version. Earlier versions can be read.
 
 use super::earlier::{self, Accepted as _, Version1, Version2, Version3, Version4, Version5};
 use super::types::{BatchAcceptedEntry, Checkpoint, Entry};
@@ -6,7 +6,7 @@ use crate::model::codec::{self, CodecError};
 
 /// The version that a group's payload begins with.
 pub const GROUP_VERSION: u8 = 6;
-/// What the payload of a group begins with that stands where damaged ones were given up.
+/// The first byte of a payload that replaces damaged groups that were given up.
 const GROUP_GIVEN_UP: u8 = 0xff;
 /// The version that a checkpoint begins with.
 pub const CHECKPOINT_VERSION: u8 = 6;
@@ -18,7 +18,7 @@ pub fn encode_group(entries: &[Entry], out: &mut Vec<u8>) -> Result<(), CodecErr
     codec::encode_into(GROUP_VERSION, &entries, out)
 }
 
-/// A payload of this length that says nothing: what stands where damaged groups were given up.
+/// A payload of this length without entries. It replaces damaged groups that were given up.
 pub fn group_given_up(length: usize) -> Vec<u8> {
     vec![GROUP_GIVEN_UP; length]
 }
@@ -41,7 +41,7 @@ pub fn encode_checkpoint(checkpoint: &Checkpoint, out: &mut Vec<u8>) -> Result<(
     codec::encode_into(CHECKPOINT_VERSION, checkpoint, out)
 }
 
-/// What these bytes say.
+/// The checkpoint in these bytes.
 pub fn decode_checkpoint(bytes: &[u8]) -> Result<Checkpoint, CodecError> {
     match bytes.first() {
         Some(&Version1::VERSION) => earlier::decode_checkpoint::<Version1>(bytes),
@@ -123,7 +123,7 @@ mod tests {
         ]
     }
 
-    /// As an earlier program tells it, with a complete batch.
+    /// A checkpoint as an earlier program wrote it, with a complete batch.
     fn checkpoint(crc32c: Option<u32>, key: Option<&str>) -> Checkpoint {
         let incomplete = KnownBatch::pending((1, 50), accepted(8, crc32c, key));
         Checkpoint {
@@ -159,15 +159,14 @@ mod tests {
     }
 
     #[test]
-    fn a_checkpoint_held_what_was_accepted_and_is_not_incomplete_in_it() {
+    fn a_checkpoint_held_the_accepted_batches_that_it_does_not_list_as_incomplete() {
         let checkpoint = checkpoint(None, None);
         assert_eq!([6, 7, 8, 9].map(|seq| checkpoint.held(Seq::from_u64(seq))), [true, true, false, false]);
         assert_eq!(checkpoint.needs_journal_from(), Position::from_pair((1, 50)));
     }
 
-    /// Whatever is in it, it takes no more than it says.
     #[test]
-    fn an_entry_takes_no_more_bytes_than_it_says() {
+    fn no_entry_takes_more_bytes_than_its_bytes_max() {
         let seqs = [0, 1, u64::MAX];
         for (seq, many) in seqs.into_iter().flat_map(|seq| [0, 1, 300].map(|many| (seq, many))) {
             let bytes = ByteBuf::from(vec![7; many]);
@@ -220,7 +219,7 @@ mod tests {
 
     const END: &str = "07020001000063";
 
-    /// As a program wrote them before writes said what kind they were.
+    /// As a program wrote them before a write recorded its kind.
     #[test]
     fn groups_of_version_5_are_read() {
         let accepted =
@@ -229,7 +228,7 @@ mod tests {
         assert_eq!(decode_group(&bytes(&group_5)).unwrap(), group(Some(0x1234_5678), Some("k"), 6));
     }
 
-    /// As a program wrote them before batches said how their rows are read: these are read as they were then.
+    /// As a program wrote them before a batch recorded how its rows are read. Its rows are read by the rules of that time.
     #[test]
     fn groups_and_checkpoints_of_version_4_are_read() {
         let accepted = |seq: &str| {
@@ -254,8 +253,8 @@ mod tests {
         checkpoint.incomplete[0].accepted.reading
     }
 
-    /// As a program wrote them while names stood in the journal and complete batches in checkpoints, and before stores said
-    /// how far they reach and rows were resolved by the id.
+    /// As a program wrote them when the journal had the attributes' names and checkpoints had the complete batches. There was
+    /// no `store_reach`, and no bundle of resolved rows.
     #[test]
     fn groups_and_checkpoints_of_version_3_are_read() {
         let accepted = |seq: &str| {

@@ -1,6 +1,8 @@
-//! What earlier versions of groups and checkpoints said of a batch and of resolved rows; that checkpoints listed complete
-//! batches too; and that none said how far a store reached. Version 4 said all but how a batch's rows are read, version 5 all
-//! but what kind a write was; its checkpoints knew no order of several nodes. All else was as it is now.
+//! Reads earlier versions of groups and checkpoints.
+//!
+//! Versions 1 to 3 describe a batch and resolved rows differently. Their checkpoints also list complete batches, and they have
+//! no `store_reach`. Version 4 lacks how a batch's rows are read. Version 5 lacks the kind of a write, and its checkpoints lack
+//! the order of several nodes. Everything else was as it is now.
 
 use super::types::{
     BatchAcceptedEntry, BatchCompletedEntry, BatchGivenUpEntry, CatalogueMark, Cause, Change, Checkpoint,
@@ -11,17 +13,17 @@ use crate::model::codec::{self, CodecError};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-/// A batch as one version told it.
+/// An accepted batch as one version wrote it.
 pub(super) trait Accepted: DeserializeOwned + Into<BatchAcceptedEntry> {
     /// The version.
     const VERSION: u8;
-    /// A write as that version told it.
+    /// A write as that version wrote it.
     type Write: DeserializeOwned + Into<WriteEntry>;
-    /// And a batch's end.
+    /// A batch's end as that version wrote it.
     type End: DeserializeOwned + Into<BatchCompletedEntry>;
 }
 
-/// Of an upload's file it told no checksum.
+/// Version 1 has no checksum of the uploaded file.
 #[derive(Deserialize)]
 pub(super) struct Version1 {
     client: String,
@@ -39,7 +41,7 @@ pub(super) struct Version1 {
     max_profile_bytes: u64,
 }
 
-/// A batch's end, as all of them told it.
+/// A batch's end, as versions 1 to 3 wrote it.
 #[derive(Deserialize)]
 pub(super) struct Completed {
     seq: u64,
@@ -53,7 +55,7 @@ impl From<Completed> for BatchCompletedEntry {
     }
 }
 
-/// Of a batch it told no idempotency key.
+/// Version 2 has no idempotency key.
 #[derive(Deserialize)]
 pub(super) struct Version2 {
     client: String,
@@ -72,7 +74,8 @@ pub(super) struct Version2 {
     max_profile_bytes: u64,
 }
 
-/// It told the attributes' names, and took what its file came to for what was sent with the key.
+/// Version 3 has the attributes' names. It has no length and checksum of what was sent with the idempotency key, because it used
+/// those of the file.
 #[derive(Deserialize)]
 pub(super) struct Version3 {
     client: String,
@@ -92,7 +95,7 @@ pub(super) struct Version3 {
     key: Option<String>,
 }
 
-/// It did not tell how rows are read. So do records of the catalogue that begin with a 1.
+/// Version 4 does not have how rows are read. Records of the catalogue that begin with a 1 have the same form.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Version4 {
     client: String,
@@ -111,7 +114,7 @@ pub struct Version4 {
     key: Option<SentKeyEntry>,
 }
 
-/// It told a batch as it is told now.
+/// Version 5 has an accepted batch as it is written now.
 pub(super) type Version5 = BatchAcceptedEntry;
 
 impl Accepted for Version1 {
@@ -144,7 +147,7 @@ impl Accepted for Version5 {
     type End = BatchCompletedEntry;
 }
 
-/// Before version 4 resolved rows were told one by one.
+/// A write before version 4: it lists resolved rows one by one.
 #[derive(Deserialize)]
 pub(super) struct Write {
     seq: u64,
@@ -158,7 +161,7 @@ impl From<Write> for WriteEntry {
     }
 }
 
-/// Before version 6 a write did not say what kind it was.
+/// A write before version 6: it does not have its kind.
 #[derive(Deserialize)]
 pub(super) struct Write5 {
     seq: u64,
@@ -233,7 +236,7 @@ pub(super) fn decode_checkpoint<A: Accepted>(bytes: &[u8]) -> Result<Checkpoint,
             None => checkpoint.incomplete.push(KnownBatch::pending(position, accepted)),
         }
     }
-    // They stood client by client.
+    // They were listed client by client.
     checkpoint.incomplete.sort_by_key(|known| known.accepted.seq);
     Ok(checkpoint)
 }
@@ -300,7 +303,7 @@ impl From<Version2> for BatchAcceptedEntry {
 
 impl From<Version3> for BatchAcceptedEntry {
     fn from(batch: Version3) -> Self {
-        // The names are the first line of the file, too.
+        // The names are also in the first line of the file.
         let Version3 { bytes, crc32c, names: _names, .. } = batch;
         Version4 {
             client: batch.client,
@@ -324,7 +327,7 @@ impl From<Version3> for BatchAcceptedEntry {
 
 impl From<Version4> for BatchAcceptedEntry {
     fn from(batch: Version4) -> Self {
-        // Its rows, and their number, are what they were then.
+        // Its rows are read by the rules of that time, so their number stays the same.
         let (reading, blocked_ids) = (RowReading::before().stored().0, None);
         Self {
             client: batch.client,

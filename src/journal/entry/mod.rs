@@ -1,9 +1,9 @@
-//! What the journal says: the entries of a commit group, and the checkpoint that tells where a restart begins.
+//! The content of the journal: the entries of a commit group, and the checkpoint, where a restart begins.
 //!
-//! Promises: entries are key-local and physical: a write's entry holds, for each canonical key it changes, the value
-//! that then stands there, with the rows it resolved in it. Redoing it is a put that a value which reaches as far
-//! withstands; it resolves nothing, reads no clock and no setting, and comes out the same under any later program.
-//! What shapes a batch's outcome besides its rows is in its entry, and with it the checksum of the file that has them.
+//! Promises: entries are key-local and physical. A write's entry holds the new value of each canonical key that it changes, with
+//! the rows that it resolved. To redo a write, its values are put, unless the store has a value as new. That resolves nothing,
+//! reads no clock and no setting, and gives the same result under any later program. A batch's entry holds all that decides its
+//! outcome besides its rows, and the checksum of the file that has the rows.
 
 mod bytes;
 mod earlier;

@@ -27,7 +27,7 @@ pub enum Entry {
 }
 
 impl Entry {
-    /// How many bytes it takes at most.
+    /// How many bytes its encoding takes, at most.
     pub fn bytes_max(&self) -> usize {
         // A number takes nine bytes at most.
         const NUMBER: usize = 9;
@@ -56,7 +56,7 @@ impl Entry {
             }
     }
 
-    /// The seq it speaks of; zero for none.
+    /// The seq that was given out for it. Zero if none was.
     pub fn seq(&self) -> Seq {
         Seq::from_u64(match self {
             Self::Write(write) => write.seq,
@@ -73,13 +73,13 @@ impl Entry {
 /// What a write changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WriteEntry {
-    /// The write's seq; zero if it is none that has one: rows resolved for the apply thread, values that the sweeper removed.
+    /// The write's seq. Zero if it has none: rows resolved for the apply thread, or values that the sweeper removed.
     pub seq: u64,
-    /// The values that now stand, in the order in which they are put.
+    /// The new values, in the order in which they are put.
     pub changes: Vec<Change>,
     /// What became of the pending rows that it resolved.
     pub resolved: Vec<Resolved>,
-    /// What became of those that share an id with many others of their batch.
+    /// What became of the resolved rows that share an id with many others of their batch.
     pub resolved_bundles: Vec<ResolvedBundle>,
     /// What the new values do not tell of it.
     pub cause: Cause,
@@ -143,56 +143,56 @@ pub struct ResolvedBundle {
     pub batch: u64,
     /// The first one's line.
     pub first: u32,
-    /// How many of them one behind the other, in line order, had an outcome, and its code.
+    /// Runs of rows with the same outcome, in line order: how many rows, and the code of the outcome.
     pub became: Vec<(u32, u8)>,
 }
 
-/// A batch as it was accepted. Its attributes' names are not in it: they may come to a megabyte, and are the first line of
-/// its file.
+/// An accepted batch. The attributes' names are left out: they may take a megabyte, and the first line of the file has them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchAcceptedEntry {
-    /// Whose.
+    /// The client's code.
     pub client: String,
     /// Its seq.
     pub seq: u64,
-    /// What its file is called by.
+    /// The name of its file in the spool.
     pub spool: u64,
     /// Its file's size.
     pub bytes: u64,
-    /// The CRC-32C of its file as it came; none if an earlier program took none.
+    /// The CRC-32C of its file as it came. An earlier program may not have recorded it.
     pub crc32c: Option<u32>,
-    /// Its rows.
+    /// How many rows it has.
     pub rows: u64,
     /// Whether it came by the v2 call.
     pub v2: bool,
     /// The code of the kind of id it is keyed by.
     pub key_kind: u8,
-    /// R5.
+    /// R5: whether it creates profiles.
     pub creates: bool,
-    /// R7: whether it replaces what earlier ones set.
+    /// R7: whether it replaces what earlier batches set.
     pub replaces: bool,
     /// R6: whether empty values remove.
     pub removes: bool,
-    /// R11.
+    /// R11: how long a profile lives.
     pub lifetime_ms: u64,
-    /// R9.
+    /// R9: how large a profile may be.
     pub max_profile_bytes: u64,
-    /// What the client called this sending of it.
+    /// The idempotency key that the client sent with it.
     pub key: Option<SentKeyEntry>,
     /// The code of the rules by which its rows are read.
     pub reading: u8,
-    /// Which ids fail a row, if not those that are blocked by default under these rules.
+    /// The blocked ids, which fail a row. None for the default list of these rules.
     pub blocked_ids: Option<Vec<Box<str>>>,
 }
 
-/// What a client called one sending of a batch, and what it then sent: whatever becomes of the file, the key stands for that.
+/// An idempotency key, and the length and checksum of what the client sent with it. The key stands for those bytes, whatever
+/// happens to the file later.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SentKeyEntry {
     /// The key.
     pub key: String,
     /// How many bytes were sent.
     pub bytes: u64,
-    /// Their CRC-32C; none if an earlier program took none.
+    /// Their CRC-32C. An earlier program may not have recorded it.
     pub crc32c: Option<u32>,
 }
 
@@ -203,16 +203,16 @@ pub struct BatchCompletedEntry {
     pub seq: u64,
     /// Rows by outcome.
     pub counts: crate::model::batch::Counts,
-    /// When.
+    /// When it ended.
     pub at_ms: u64,
-    /// How far the store reached that then held all of it; 0 if an earlier program did not say.
+    /// The reach of the store that held all of it then. 0 if an earlier program did not record it.
     pub store_reach: u64,
 }
 
 /// The end of a batch whose file was damaged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchGivenUpEntry {
-    /// The batch, with the file that stands in the place of its own.
+    /// The batch, with the file that replaces its own.
     pub accepted: BatchAcceptedEntry,
     /// Its end.
     pub end: BatchCompletedEntry,
@@ -266,15 +266,15 @@ pub struct Checkpoint {
     pub position: (u64, u64),
     /// The highest seq given out.
     pub last_seq: u64,
-    /// The batches that the store does not hold all of, in seq order, with the position behind which each one's entry stands.
+    /// The batches of which the store does not hold all, in seq order.
     pub incomplete: Vec<KnownBatch>,
-    /// How far the catalogue of complete batches reaches that goes with it.
+    /// How much of the catalogue of complete batches belongs to this checkpoint.
     pub catalogue: CatalogueMark,
     /// How far the order of several nodes was applied; none on a single daemon.
     pub order: Option<OrderState>,
-    /// How far the store reached then; 0 in a snapshot, which speaks of no store, and if an earlier program did not say.
+    /// The reach of the store then. 0 in a snapshot, which belongs to no store, or if an earlier program did not record it.
     pub store_reach: u64,
-    /// The complete batches, as earlier programs listed them here; from version 4 on they stand in the catalogue alone.
+    /// The complete batches that earlier programs listed here. From version 4 on, only the catalogue has them.
     #[serde(skip)]
     pub complete: Vec<(BatchAcceptedEntry, BatchCompletedEntry)>,
 }
@@ -287,15 +287,15 @@ impl KnownBatch {
 }
 
 impl Checkpoint {
-    /// Where a restart begins to read: the oldest incomplete batch's entry, and what became of its rows, may stand
-    /// before the checkpoint itself.
+    /// Where a restart begins to read. The entry of the oldest incomplete batch, and the outcomes of its rows, may be before
+    /// the checkpoint's own position.
     pub fn needs_journal_from(&self) -> Position {
         let lacking = self.incomplete.iter().filter(|batch| batch.applied.is_none());
         let from = lacking.map(|batch| batch.position).fold(self.position, std::cmp::Ord::min);
         Position::from_pair(from)
     }
 
-    /// Whether the store held all of a batch then; whoever asks knows that it was accepted one day.
+    /// Whether the store held all of a batch then. The batch must be one that was accepted at some time.
     pub fn held(&self, batch: Seq) -> bool {
         let seq = batch.get();
         let listed = self.incomplete.binary_search_by_key(&seq, |known| known.accepted.seq).ok();
@@ -305,12 +305,12 @@ impl Checkpoint {
     }
 }
 
-/// How far a catalogue reaches: up to there every record is on the disk.
+/// A position in the catalogue. Every record before it is on the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct CatalogueMark {
-    /// How often it was written anew.
+    /// How often the catalogue was rewritten.
     pub generation: u64,
-    /// Its length.
+    /// Its length in bytes.
     pub bytes: u64,
 }
 
@@ -321,7 +321,7 @@ pub struct KnownBatch {
     pub position: (u64, u64),
     /// The batch.
     pub accepted: BatchAcceptedEntry,
-    /// Its end, if it was complete before, in a store that was lost: this one does not hold all of it yet.
+    /// Its end, if it was complete in a store that was lost. The store in use does not hold all of it yet.
     pub completed: Option<BatchCompletedEntry>,
     /// Its end in the order of several nodes, if it is counted there.
     pub counted: Option<BatchCompletedEntry>,

@@ -47,12 +47,12 @@ pub enum SnapshotError {
         source: CodecError,
     },
     /// The caller asked for something that no snapshot can hold. The writer writes nothing more.
-    #[error("the snapshot {} is not written: {refusal}", file.display())]
+    #[error("the snapshot {} is not written: {why}", file.display())]
     Refused {
         /// The snapshot that would be.
         file: PathBuf,
         /// Why.
-        refusal: Refusal,
+        why: Unwritable,
     },
 }
 
@@ -133,9 +133,9 @@ pub enum Damage {
     },
 }
 
-/// Why a writer refused a pair, or to finish.
+/// Why a snapshot cannot be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum Unwritable {
     /// The key is not greater than the one before it.
     #[error("the key of pair {number}, counted from 0, is not greater than the one before it")]
     Order {

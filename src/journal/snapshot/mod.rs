@@ -49,7 +49,7 @@ mod tests;
 mod writer;
 
 pub use block::{BLOCK_BYTES_MAX, Pair, Summary};
-pub use error::{Damage, Refusal, SnapshotError};
+pub use error::{Damage, SnapshotError, Unwritable};
 pub use folder::Snapshots;
 pub use reader::{SnapshotReader, verify};
 pub use writer::SnapshotWriter;

@@ -1,5 +1,5 @@
 use super::block::{BLOCK, BLOCK_BYTES, BUFFER_BYTES_KEPT, DATA, FOOT, HEAD, VERSION, footer};
-use super::error::{Damage, Refusal};
+use super::error::{Damage, Unwritable};
 use super::preamble::preamble;
 use super::writer::POINTS;
 use super::*;
@@ -110,9 +110,9 @@ fn summary_of(pairs: &Pairs) -> Summary {
     }
 }
 
-struct Folder(TempDir);
+struct SnapshotFolder(TempDir);
 
-impl Folder {
+impl SnapshotFolder {
     fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
@@ -157,7 +157,7 @@ fn data(pairs: &[(&str, &str)]) -> ([u8; 4], Vec<u8>) {
 fn what_was_written_reads_back() {
     #[track_caller]
     fn check(pairs: &Pairs, block_bytes: usize, blocks: u64) {
-        let folder = Folder::new();
+        let folder = SnapshotFolder::new();
         let expected = summary_of(pairs);
         assert_eq!(write(&folder.path(), pairs, block_bytes, SALT), expected);
         let (seen, end) = read(&folder.path());
@@ -186,7 +186,7 @@ fn what_was_written_reads_back() {
 
 #[test]
 fn the_digest_depends_on_the_pairs_alone() {
-    let folder = Folder::new();
+    let folder = SnapshotFolder::new();
     let whole = write(&folder.path(), &sample(), BLOCK_BYTES, 1);
     assert_eq!(write(&folder.path(), &sample(), SMALL, 2), whole);
     let digest = |pairs: &[(&str, &str)]| {
@@ -200,7 +200,7 @@ fn the_digest_depends_on_the_pairs_alone() {
 #[test]
 fn the_layout_is_as_described() {
     let _healthy = healthy();
-    let folder = Folder::new();
+    let folder = SnapshotFolder::new();
     let made = || {
         SnapshotWriter::create_on(
             Box::new(SystemDisk(&POINTS)),
@@ -224,7 +224,7 @@ fn the_layout_is_as_described() {
 
 #[test]
 fn a_file_that_is_cut_anywhere_is_refused() {
-    let folder = Folder::new();
+    let folder = SnapshotFolder::new();
     let sample = sample();
     write(&folder.path(), &sample, SMALL, SALT);
     let file = OpenOptions::new().write(true).open(folder.path()).unwrap();
@@ -244,7 +244,7 @@ fn a_file_that_is_cut_anywhere_is_refused() {
 
 #[test]
 fn a_file_with_any_byte_changed_is_refused() {
-    let folder = Folder::new();
+    let folder = SnapshotFolder::new();
     let sample = sample();
     write(&folder.path(), &sample, SMALL, SALT);
     let bytes = fs::read(folder.path()).unwrap();
@@ -270,7 +270,7 @@ fn a_file_with_any_byte_changed_is_refused() {
 fn what_is_wrong_is_said_with_its_place() {
     #[track_caller]
     fn check(bytes: &[u8], expected: &str) {
-        let folder = Folder::new();
+        let folder = SnapshotFolder::new();
         fs::write(folder.path(), bytes).unwrap();
         let message = read(&folder.path()).1.unwrap_err().to_string();
         let expected = expected.replace("FILE", folder.path().to_str().unwrap());
@@ -342,7 +342,7 @@ fn what_is_wrong_is_said_with_its_place() {
 
 #[test]
 fn no_block_is_taken_for_another() {
-    let folder = Folder::new();
+    let folder = SnapshotFolder::new();
     let pairs = pairs(&[100; 4]);
     let blocks_of = |salt: u64| {
         write(&folder.path(), &pairs, 1, salt);
@@ -397,7 +397,7 @@ fn any_payload() -> impl Strategy<Value = Vec<u8>> {
 proptest! {
     #[test]
     fn reading_any_bytes_never_panics(bytes in any_payload(), whole in any::<bool>()) {
-        let folder = Folder::new();
+        let folder = SnapshotFolder::new();
         let start = if whole { preamble(VERSION, SALT) } else { vec![] };
         fs::write(folder.path(), [start, bytes].concat()).unwrap();
         prop_assert!(read(&folder.path()).1.is_err());
@@ -408,7 +408,7 @@ proptest! {
         start in prop_oneof![4 => Just(Some(head())), 1 => any_payload().prop_map(|it| Some((HEAD, it))), 1 => Just(None)],
         rest in proptest::collection::vec((prop_oneof![9 => Just(DATA), 1 => Just(FOOT), 1 => any::<[u8; 4]>()], any_payload()), 0..4),
     ) {
-        let folder = Folder::new();
+        let folder = SnapshotFolder::new();
         let blocks: Vec<_> = start.into_iter().chain(rest).collect();
         fs::write(folder.path(), forged(&blocks)).unwrap();
         let (seen, end) = read(&folder.path());
@@ -420,7 +420,7 @@ proptest! {
     fn any_splice_of_a_snapshot_is_refused_or_changes_nothing(
         from in 0usize..70_000, length in 0usize..3000, to in 0usize..70_000, instead in any_payload(),
     ) {
-        let folder = Folder::new();
+        let folder = SnapshotFolder::new();
         let sample = sample();
         write(&folder.path(), &sample, SMALL, SALT);
         let bytes = fs::read(folder.path()).unwrap();
@@ -439,17 +439,17 @@ proptest! {
 fn keys_out_of_order_are_refused_and_end_the_snapshot() {
     let _healthy = healthy();
     let check = |keys: &[&[u8]]| {
-        let folder = Folder::new();
+        let folder = SnapshotFolder::new();
         let mut writer = SnapshotWriter::create(&folder.path(), &checkpoint()).unwrap();
         let (last, before) = keys.split_last().unwrap();
         before.iter().for_each(|key| writer.push(key, b"v").unwrap());
         let refused = |error, expected| match error {
-            SnapshotError::Refused { refusal, .. } => assert_eq!(refusal, expected, "{keys:?}"),
+            SnapshotError::Refused { why, .. } => assert_eq!(why, expected, "{keys:?}"),
             error => panic!("{keys:?}: {error}"),
         };
-        refused(writer.push(last, b"v").unwrap_err(), Refusal::Order { number: before.len() as u64 });
-        refused(writer.push(b"zzz", b"v").unwrap_err(), Refusal::Stopped);
-        refused(writer.finish().unwrap_err(), Refusal::Stopped);
+        refused(writer.push(last, b"v").unwrap_err(), Unwritable::Order { number: before.len() as u64 });
+        refused(writer.push(b"zzz", b"v").unwrap_err(), Unwritable::Stopped);
+        refused(writer.finish().unwrap_err(), Unwritable::Stopped);
         assert!(folder.names().is_empty(), "{keys:?}");
     };
     check(&[b"a", b"a"]);
@@ -463,18 +463,18 @@ fn keys_out_of_order_are_refused_and_end_the_snapshot() {
 #[test]
 fn a_pair_longer_than_any_block_is_refused() {
     let _healthy = healthy();
-    let folder = Folder::new();
+    let folder = SnapshotFolder::new();
     let mut writer = SnapshotWriter::create(&folder.path(), &checkpoint()).unwrap();
     let error = writer.push(b"k", &vec![0; BLOCK_BYTES_MAX - 8]).unwrap_err();
     let bytes = BLOCK_BYTES_MAX + 1;
     assert!(
-        matches!(error, SnapshotError::Refused { refusal: Refusal::TooLong { bytes: it }, .. } if it == bytes)
+        matches!(error, SnapshotError::Refused { why: Unwritable::TooLong { bytes: it }, .. } if it == bytes)
     );
 }
 
 #[test]
 fn large_values_leave_no_large_buffer() {
-    let folder = Folder::new();
+    let folder = SnapshotFolder::new();
     let disk = Box::new(FaultyDisk::default());
     let mut writer =
         SnapshotWriter::create_on(disk, &folder.path(), &checkpoint(), SALT, BLOCK_BYTES).unwrap();
@@ -491,7 +491,7 @@ fn large_values_leave_no_large_buffer() {
 #[test]
 fn an_unfinished_snapshot_leaves_no_file() {
     let _healthy = healthy();
-    let folder = Folder::new();
+    let folder = SnapshotFolder::new();
     let mut writer = SnapshotWriter::create(&folder.path(), &checkpoint()).unwrap();
     writer.push(b"k", &vec![1; 1 << 20]).unwrap();
     writer.push(b"l", b"").unwrap();
@@ -503,7 +503,7 @@ fn an_unfinished_snapshot_leaves_no_file() {
 #[test]
 fn a_failing_disk_leaves_the_old_snapshot_alone() {
     let check = |at: Operation, error: Errno, message: &str, named: bool| {
-        let folder = Folder::new();
+        let folder = SnapshotFolder::new();
         let old = pairs(&[10; 5]);
         write(&folder.path(), &old, SMALL, SALT);
         for begun in [false, true] {
@@ -539,7 +539,7 @@ fn a_failing_disk_leaves_the_old_snapshot_alone() {
 
 #[test]
 fn what_is_not_synced_yet_is_bounded() {
-    let folder = Folder::new();
+    let folder = SnapshotFolder::new();
     let disk = FaultyDisk::default();
     let it = Box::new(disk.clone());
     let mut writer = SnapshotWriter::create_on(it, &folder.path(), &checkpoint(), SALT, BLOCK_BYTES).unwrap();
@@ -547,7 +547,7 @@ fn what_is_not_synced_yet_is_bounded() {
     let value = vec![0; 1 << 20];
     let failed = (0..64u8).find(|&n| writer.push(&[n], &value).is_err());
     assert_eq!(failed, Some(16));
-    assert!(matches!(writer.finish().unwrap_err(), SnapshotError::Refused { refusal: Refusal::Stopped, .. }));
+    assert!(matches!(writer.finish().unwrap_err(), SnapshotError::Refused { why: Unwritable::Stopped, .. }));
 }
 
 #[test]
@@ -591,7 +591,7 @@ fn snapshots_are_listed_newest_first_and_leftovers_go() {
 #[test]
 fn each_failpoint_fails_a_snapshot() {
     let _scenario = healthy();
-    let folder = Folder::new();
+    let folder = SnapshotFolder::new();
     let attempt = || {
         let mut writer = SnapshotWriter::create(&folder.path(), &checkpoint())?;
         writer.push(b"new", b"value")?;

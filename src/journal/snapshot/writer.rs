@@ -7,7 +7,7 @@ use super::block::{
     BLOCK, BLOCK_BYTES, BLOCK_BYTES_MAX, BUFFER_BYTES_KEPT, DATA, FOOT, HEAD, PAIR_LENGTHS_BYTES, Summary,
     VERSION, footer,
 };
-use super::error::{Refusal, SnapshotError, failed};
+use super::error::{SnapshotError, Unwritable, failed};
 use super::preamble::{PREAMBLE_BYTES, preamble};
 use crate::durable::disk::{Disk, DiskPoints, SystemDisk};
 use crate::durable::failpoint::Failpoint;
@@ -115,7 +115,7 @@ impl SnapshotWriter {
     /// snapshot can't be finished: it would lack that pair.
     pub fn push(&mut self, key: &[u8], value: &[u8]) -> Result<(), SnapshotError> {
         if self.stopped {
-            return Err(self.refused(Refusal::Stopped));
+            return Err(self.refused(Unwritable::Stopped));
         }
         let pushed = self.push_pair(key, value);
         self.stopped = pushed.is_err();
@@ -124,14 +124,14 @@ impl SnapshotWriter {
 
     fn push_pair(&mut self, key: &[u8], value: &[u8]) -> Result<(), SnapshotError> {
         if self.count > 0 && key <= self.previous.as_slice() {
-            return Err(self.refused(Refusal::Order { number: self.count }));
+            return Err(self.refused(Unwritable::Order { number: self.count }));
         }
         let content = key.len().saturating_add(value.len());
         let bytes = content.saturating_add(PAIR_LENGTHS_BYTES);
         let (Ok(key_length), Ok(value_length), ..=BLOCK_BYTES_MAX) =
             (u32::try_from(key.len()), u32::try_from(value.len()), bytes)
         else {
-            return Err(self.refused(Refusal::TooLong { bytes }));
+            return Err(self.refused(Unwritable::TooLong { bytes }));
         };
         if !self.payload.is_empty() && self.payload.len() + bytes > self.block_bytes {
             self.end_block(DATA)?;
@@ -152,7 +152,7 @@ impl SnapshotWriter {
     /// power fails.
     pub fn finish(mut self) -> Result<Summary, SnapshotError> {
         if self.stopped {
-            return Err(self.refused(Refusal::Stopped));
+            return Err(self.refused(Unwritable::Stopped));
         }
         if !self.payload.is_empty() {
             self.end_block(DATA)?;
@@ -174,7 +174,7 @@ impl SnapshotWriter {
         let mut payload = mem::take(&mut self.payload);
         let bytes = payload.len();
         let Some(header) = BLOCK.header(kind, &payload) else {
-            return Err(self.refused(Refusal::TooLong { bytes }));
+            return Err(self.refused(Unwritable::TooLong { bytes }));
         };
         let mut header_bytes = Vec::with_capacity(BLOCK.header_bytes());
         BLOCK.put_header(&header, FrameAddress { salt: self.salt, at: self.number }, &mut header_bytes);
@@ -201,8 +201,8 @@ impl SnapshotWriter {
         Ok(())
     }
 
-    fn refused(&self, refusal: Refusal) -> SnapshotError {
-        SnapshotError::Refused { file: self.path.clone(), refusal }
+    fn refused(&self, why: Unwritable) -> SnapshotError {
+        SnapshotError::Refused { file: self.path.clone(), why }
     }
 }
 

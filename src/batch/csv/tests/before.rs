@@ -7,10 +7,10 @@ fn check_before(source: &str, rows: &str, expected: &[&str]) {
     let body = format!("batch=pcId,name,city\n{rows}");
     for size in [body.len(), 1, 2, 5] {
         let pieces = body.as_bytes().chunks(size);
-        let told = outcome_read(&RowReading::before(), pieces, body.as_bytes());
-        let words = |told: &str| told.split(": ").take(2).collect::<Vec<_>>().join(": ");
-        let told: Vec<String> = told.iter().map(|told| words(told)).collect();
-        assert_eq!(told, expected, "{source}: {rows:?} in pieces of {size}");
+        let reported = outcome_read(&RowReading::before(), pieces, body.as_bytes());
+        let words = |reported: &str| reported.split(": ").take(2).collect::<Vec<_>>().join(": ");
+        let reported: Vec<String> = reported.iter().map(|reported| words(reported)).collect();
+        assert_eq!(reported, expected, "{source}: {rows:?} in pieces of {size}");
     }
 }
 

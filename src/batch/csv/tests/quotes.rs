@@ -166,11 +166,11 @@ fn stray_quotes_cost_no_more_than_their_bytes() {
 fn by_line(body: &[u8]) -> BTreeMap<u32, String> {
     let whole = outcome(std::iter::once(body), body);
     assert_eq!(whole, outcome(body.chunks(61), body));
-    let line = |told: &String| {
-        let number = told.strip_prefix("line ").unwrap_or(told);
+    let line = |reported: &String| {
+        let number = reported.strip_prefix("line ").unwrap_or(reported);
         number.split([':', '|']).next().unwrap().parse().unwrap()
     };
-    whole.into_iter().map(|told| (line(&told), told)).collect()
+    whole.into_iter().map(|reported| (line(&reported), reported)).collect()
 }
 
 /// A file of rows without quotes: as many as a quote may take in, or more, or so long that it may not.
@@ -245,7 +245,7 @@ proptest! {
         prop_assert_eq!(others(before), others(by_line(&body)));
     }
 
-    /// Whoever has only some of the bytes behind a row's beginning is told so where the others matter.
+    /// A reader that has only some of the bytes after a row's beginning reports the row as open if the others matter.
     #[test]
     fn a_row_that_is_not_open_is_what_it_is_whatever_follows(body in bytes(), more in bytes()) {
         let header = Header::from_parts(IdKind::Pc, vec!["a".into(), "b".into()], RowReading::default());

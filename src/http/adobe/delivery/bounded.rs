@@ -106,9 +106,9 @@ mod tests {
                 seen.extend_from_slice(&room[..read]);
             }
             let fault = bounded.fault().map(|fault| fault.to_string());
-            let told = fault.as_deref().unwrap_or_default();
-            assert_eq!(fault.is_some(), expected.is_some(), "{told}");
-            assert!(told.contains(expected.unwrap_or_default()), "{told}");
+            let message = fault.as_deref().unwrap_or_default();
+            assert_eq!(fault.is_some(), expected.is_some(), "{message}");
+            assert!(message.contains(expected.unwrap_or_default()), "{message}");
             assert!(fault.is_some() || seen == body.as_bytes());
         }
     }

@@ -637,7 +637,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_with_its_place() {
+    fn an_error_names_its_place_in_the_body() {
         check("", "the body is not JSON: EOF while parsing a value at line 1 column 0");
         check("{} x", "the body is not JSON: trailing characters at line 1 column 4");
         check("{\"id\":", "the body is not JSON: EOF while parsing a value at line 1 column 6");
@@ -765,9 +765,9 @@ mod tests {
         let notified = |item: &str, count| parsed(list("\"notifications\":", item, count).as_bytes());
         let id = format!(r#"{{"id":"{}"}}"#, "x".repeat(1_024 - PIECE_WEIGHT));
         assert_eq!(notified(&id, 4_096).unwrap().notifications.unwrap().iter().count(), 4_096);
-        let told = notified(&id, 4_097).map(|_| ()).unwrap_err().to_string();
-        assert!(told.starts_with("Notification not taken: notifications"), "{told}");
-        assert!(told.contains("have more than 4194304 bytes"), "{told}");
+        let message = notified(&id, 4_097).map(|_| ()).unwrap_err().to_string();
+        assert!(message.starts_with("Notification not taken: notifications"), "{message}");
+        assert!(message.contains("have more than 4194304 bytes"), "{message}");
         let empty = r#"{"id":"","profileParameters":{"a":""}}"#;
         assert!(notified(empty, 1_000_000).is_err(), "each piece costs something");
         let views = list("\"prefetch\":{\"views\":", "{}", 1_000_000) + "}";
@@ -850,10 +850,10 @@ mod tests {
             for bytes in [&bytes[..], &bytes[..cut.index(bytes.len())]] {
                 let whole = parse::<Delivery>(bytes);
                 let arriving = parse_arriving::<Delivery>(bytes, 1 << 20);
-                // How much of a broken text was looked at before it is told differs.
-                let told = |error: HttpError| error.to_string().split(" at line ").next().map(str::to_owned);
+                // The position of the error differs, because one of them reads further.
+                let message = |error: HttpError| error.to_string().split(" at line ").next().map(str::to_owned);
                 let seen = |call: Delivery| format!("{call:?}");
-                prop_assert_eq!(arriving.map(seen).map_err(told), whole.map(seen).map_err(told));
+                prop_assert_eq!(arriving.map(seen).map_err(message), whole.map(seen).map_err(message));
             }
         }
 

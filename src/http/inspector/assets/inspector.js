@@ -17,8 +17,8 @@ const look = async () => {
       const href = at < 0 ? null : links[at].getAttribute("href");
       shown.replaceWith(piece);
       if (href !== null) [...piece.querySelectorAll("a")].find(it => it.getAttribute("href") === href)?.focus();
-      const told = document.querySelector("#told");
-      if (told.textContent !== piece.dataset.told) told.textContent = piece.dataset.told;
+      const news = document.querySelector("#news");
+      if (news.textContent !== piece.dataset.news) news.textContent = piece.dataset.news;
     } catch {
       // The daemon may be away for a moment: the next look tells.
     }
@@ -52,8 +52,8 @@ if (panel) {
 
   const refusal = async answer => {
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-    page.querySelector(".told .code")?.remove();
-    return page.querySelector(".told")?.textContent.trim() ?? `The daemon answered ${answer.status}.`;
+    page.querySelector(".message .code")?.remove();
+    return page.querySelector(".message")?.textContent.trim() ?? `The daemon answered ${answer.status}.`;
   };
 
   const tryOut = async () => {
