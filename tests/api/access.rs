@@ -1,16 +1,16 @@
-//! Who may: every endpoint beside every kind of caller, a token's life, what one client learns of another, what is noted
-//! of administrative acts, and that neither the log nor the audit trail holds what is none of their business.
+//! Access: every endpoint with every kind of caller, the life of a token, what one client learns about another, and the audit trail
+//! of administrative acts. Neither the log nor the audit trail may contain private data.
 
 use crate::support::{self, Daemon, Reply, wait_for};
 
-/// What a call takes, as the design's table has it.
+/// The access that a call needs, as in the design's table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Takes {
     Nothing,
     Any,
     Batch,
     Read,
-    /// Of a token alone: no call takes both.
+    /// The scope of a token.
     BatchAndRead,
     Admin,
     /// A token of every client, for all there is.
@@ -74,9 +74,9 @@ const ENDPOINTS: [(&str, &str, Takes); 51] = [
     ("GET", "/readyz", Nothing),
 ];
 
-/// Callers and what the tokens of theirs that count are for.
+/// The callers, and what their tokens allow.
 struct Callers {
-    /// Name, token, whether it counts, whether it is for demo and for every client, scope.
+    /// The name, the token, whether it is valid, whether it is for demo and for every client, and its scope.
     all: Vec<(&'static str, Option<String>, Standing)>,
 }
 
@@ -84,7 +84,7 @@ struct Callers {
 enum Standing {
     /// 401.
     Unknown,
-    /// 403 wherever a token is asked for.
+    /// 403 for every call that needs a token.
     OfAnother,
     /// Of demo.
     Of(Takes),
@@ -133,7 +133,7 @@ impl Callers {
 fn refusal(path: &str, takes: Takes, standing: Standing) -> Option<u16> {
     match (takes, standing) {
         (Nothing, _) => None,
-        // Segment's destination for Adobe Target takes nothing but `Forbidden` for a wrong token.
+        // Segment's destination for Adobe Target only recognises `Forbidden` as a wrong token.
         (_, Standing::Unknown) if is_adobes(path) => Some(403),
         (_, Standing::Unknown) => Some(401),
         (_, Standing::OfAnother) => Some(403),
@@ -149,7 +149,7 @@ fn both(scope: Takes, takes: Takes) -> bool {
     scope == BatchAndRead && matches!(takes, Batch | Read)
 }
 
-/// Whether it is one of Adobe's calls that take a token.
+/// Whether it is one of Adobe's calls that need a token.
 fn is_adobes(path: &str) -> bool {
     path.starts_with("/rest/v1/profiles/") || (path.starts_with("/m2/") && path.contains("/profile/"))
 }
@@ -203,12 +203,12 @@ fn every_endpoint_lets_in_whom_it_should_and_nobody_else() {
         let path = path.replace("{batch}", &batch);
         for (name, token, standing) in &callers.all {
             let reply = call(&daemon, method, &path, token.as_deref());
-            let told = format!("{method} {path} with {name}: {} {}", reply.status, reply.text());
+            let reported = format!("{method} {path} with {name}: {} {}", reply.status, reply.text());
             match refusal(&path, takes, *standing) {
-                Some(status) => assert_eq!(reply.status, status, "{told}"),
-                None => assert!(!matches!(reply.status, 401 | 403 | 500..), "{told}"),
+                Some(status) => assert_eq!(reply.status, status, "{reported}"),
+                None => assert!(!matches!(reply.status, 401 | 403 | 500..), "{reported}"),
             }
-            assert_eq!(reply.header("www-authenticate").is_some(), reply.status == 401, "{told}");
+            assert_eq!(reply.header("www-authenticate").is_some(), reply.status == 401, "{reported}");
             seen[match reply.status {
                 401 => 0,
                 403 => 1,
@@ -216,14 +216,14 @@ fn every_endpoint_lets_in_whom_it_should_and_nobody_else() {
             }] += 1;
             if matches!(reply.status, 401 | 403) && method != "HEAD" {
                 in_the_doors_form(&path, &reply);
-                assert_eq!(is_adobes(&path), reply.text().contains("Forbidden:"), "{told}");
+                assert_eq!(is_adobes(&path), reply.text().contains("Forbidden:"), "{reported}");
             }
         }
     }
     assert!(seen.iter().all(|count| *count > 50), "{seen:?}");
 }
 
-/// A refusal comes in the form that the clients of that door understand.
+/// A refusal has the form that the clients of its door understand.
 fn in_the_doors_form(path: &str, reply: &Reply) {
     if path.starts_with("/m2/") {
         assert_eq!(reply.element("success").as_deref(), Some("false"), "{path}: {}", reply.text());
@@ -237,7 +237,7 @@ fn in_the_doors_form(path: &str, reply: &Reply) {
 }
 
 #[test]
-fn a_refusal_tells_nothing_of_what_there_is() {
+fn a_refusal_does_not_show_what_exists() {
     let daemon = Daemon::start_configured("[clients.demo]\n[clients.other]\n");
     let batch = daemon.post_batch("demo", "batch=pcId,a\n1,2\n");
     let token = daemon.make_token(&["--client", "other", "--scope", "admin"]);
@@ -245,28 +245,28 @@ fn a_refusal_tells_nothing_of_what_there_is() {
     wait_for("tokens to be asked for", || {
         (daemon.get("/api/v1/batches?client=demo").status == 401).then_some(())
     });
-    // What there is and what there is not are refused alike, but for the id that was asked about.
+    // Something that exists and something that does not are refused in the same way, except for the id in the message.
     let none = "demo-1701473848678-10000001";
     for path in ["/m2/demo/profile/batchStatus?batchId={}", "/api/v1/batches/{}"] {
         for token in [None, Some(token.as_str())] {
-            let told = |id: &str| {
+            let reported = |id: &str| {
                 let reply = call(&daemon, "GET", &path.replace("{}", id), token);
                 (reply.status, reply.text().replace(id, "ID"))
             };
-            assert_eq!(told(&batch), told(none), "{path}");
-            assert!(matches!(told(none).0, 401 | 403));
+            assert_eq!(reported(&batch), reported(none), "{path}");
+            assert!(matches!(reported(none).0, 401 | 403));
         }
     }
     for (client, other) in [("demo", "nobody"), ("demo", "dem")] {
-        let told = |client: &str| {
+        let reported = |client: &str| {
             let path = format!("/api/v1/profiles/1?by=pc&client={client}");
             let reply = call(&daemon, "GET", &path, Some(&token));
             (reply.status, reply.text().replace(client, "CLIENT"))
         };
-        assert_eq!(told(client), told(other));
-        assert_eq!(told(client).0, 403);
+        assert_eq!(reported(client), reported(other));
+        assert_eq!(reported(client).0, 403);
     }
-    // By its own path it does not get at another's batch either.
+    // Its own path does not reach another client's batch either.
     let own = format!("/m2/other/profile/batchStatus?batchId={batch}");
     assert_eq!(call(&daemon, "GET", &own, Some(&token)).status, 404);
     let list = call(&daemon, "GET", "/api/v1/batches?client=other", Some(&token));
@@ -298,18 +298,18 @@ fn what_is_brought_as_authorization_is_read_as_the_standard_says() {
     check(&format!("Bearer {token} {token}"), 401, "invalid_token");
     check(&format!("Bearer {}", token.to_uppercase()), 401, "invalid_token");
     check(&format!("Bearer {}", "x".repeat(20_000)), 401, "invalid_token");
-    // Nor is a token taken from anywhere else, where logs and histories would keep it.
+    // A token elsewhere is not read either: logs and histories would keep it.
     let query = format!("/api/v1/batches?client=demo&token={token}&access_token={token}");
     assert_eq!(daemon.get(&query).status, 401);
 }
 
-/// Where a token is missing the answer says where it goes, also if it stands where others read one (RFC 6750); and where
-/// none is needed, one is no harm.
+/// If a token is missing, the answer says where it belongs, also if it is in another place that RFC 6750 allows. If no token is
+/// needed, a token does no harm.
 #[test]
-fn a_token_at_the_wrong_place_is_told_of_and_one_that_is_not_needed_does_no_harm() {
+fn the_answer_to_a_misplaced_token_says_where_it_belongs_and_a_needless_token_does_no_harm() {
     let daemon = Daemon::start();
     let site = ["/m2/demo/mbox/json?mbox=m&mboxPC=1", "/healthz", "/readyz", "/openapi.json"];
-    // There are none: whoever brings one is let in like anybody.
+    // There are no tokens, so a caller with one is let in like any other.
     for path in site.iter().chain(&["/api/v1/batches?client=demo", "/metrics"]) {
         assert_eq!(call(&daemon, "GET", path, Some("profiled_nobody")).status, 200, "{path}");
     }
@@ -358,7 +358,7 @@ fn a_tokens_life() {
     assert_eq!((&list[0]["state"], &list[0]["client"]), (&"valid".into(), &"demo".into()));
     assert!(!list.to_string().contains(token), "a token is shown once");
 
-    // Until the daemon is told, it goes on as before.
+    // Until the SIGHUP, the daemon goes on as before.
     assert_eq!(daemon.get("/api/v1/batches?client=demo").status, 200);
     daemon.hang_up();
     wait_for("the token to be asked for", || {
@@ -371,7 +371,7 @@ fn a_tokens_life() {
     daemon.set_variable("PROFILED_TOKEN", token);
     assert_eq!(daemon.run(&["batch", "list", "--client", "demo"]).0, Some(0));
 
-    // A second one takes its place; then the first is revoked.
+    // A second token replaces the first, which is then revoked.
     let next = daemon.make_token(&["--client", "demo", "--scope", "admin"]);
     assert_eq!(daemon.run(&["token", "revoke", id]).0, Some(0));
     daemon.hang_up();
@@ -381,7 +381,7 @@ fn a_tokens_life() {
     let (code, _, said) = daemon.run(&["token", "revoke", "nonesuch"]);
     assert!(code == Some(2) && said.contains("no token nonesuch"), "{said}");
 
-    // A restart knows them, and a file that can't be read stops it: it must not open the doors.
+    // A restart knows the tokens. If their file can't be read, the daemon must not start without access control.
     let tokens = daemon.data().join("tokens.json");
     daemon.kill9().restart();
     assert_eq!(call(&daemon, "GET", "/api/v1/batches?client=demo", Some(token)).status, 401);
@@ -393,7 +393,7 @@ fn a_tokens_life() {
     daemon.kill9();
     std::fs::write(&tokens, &kept).unwrap();
     daemon.restart();
-    // Nor does a file that is gone open them before a start may say where it listens.
+    // A missing file does not open them either, before a start may say where it listens.
     std::fs::remove_file(&tokens).unwrap();
     daemon.hang_up();
     wait_for("the complaint", || daemon.complaints().contains("is gone").then_some(()));
@@ -406,16 +406,16 @@ fn a_tokens_life() {
     daemon.restart();
 }
 
-/// Made by root, the file could not be read by the daemon's user: the tokens stayed unread, and the doors open.
+/// The daemon's user once could not read a token file that root had created. The tokens stayed unread, and access stayed open.
 #[test]
-fn what_root_makes_in_the_folder_belongs_to_whom_the_folder_does() {
+fn files_that_root_creates_belong_to_the_folders_owner() {
     use std::os::unix::fs::{MetadataExt, chown};
     const OWNER: u32 = 12_345;
     if !rustix::process::geteuid().is_root() {
         return support::skip("only root can make files for somebody else");
     }
     let mut daemon = Daemon::start();
-    // More than one frame: damage to the last would be taken for a torn tail.
+    // More than one frame, because damage to the last one would count as a torn tail.
     for value in 0..3 {
         daemon.mbox("demo", &format!("mbox=m&mboxPC=p&profile.a={value}"));
     }
@@ -447,7 +447,7 @@ fn what_root_makes_in_the_folder_belongs_to_whom_the_folder_does() {
             && data.join("audit.log").exists()
     );
     assert_eq!(owners(&data), Vec::<std::path::PathBuf>::new());
-    // A segment that is damaged is kept, and others made.
+    // The damaged segment is kept, and new ones are created.
     let segment = data.join("journal/0000000000000000.log");
     let mut bytes = std::fs::read(&segment).unwrap();
     bytes[62] ^= 1;
@@ -455,7 +455,7 @@ fn what_root_makes_in_the_folder_belongs_to_whom_the_folder_does() {
     drop(run(&["check", "--salvage", "--data", text, "--log", "error"]));
     assert!(data.join("damaged").exists() && data.join("lock").exists());
     assert_eq!(owners(&data), Vec::<std::path::PathBuf>::new());
-    // Into an empty folder of theirs.
+    // Into an empty folder that belongs to the daemon's user.
     let restored = data.with_file_name("restored");
     std::fs::create_dir(&restored).unwrap();
     chown(&restored, Some(OWNER), Some(OWNER)).unwrap();
@@ -466,7 +466,7 @@ fn what_root_makes_in_the_folder_belongs_to_whom_the_folder_does() {
     assert_eq!(owners(&restored), Vec::<std::path::PathBuf>::new());
 }
 
-/// A file of tokens that is there and can't be read is not the same as none.
+/// A token file that can't be read is not the same as no token file.
 #[test]
 fn tokens_that_cannot_be_read_open_no_door() {
     let mut daemon = Daemon::start();
@@ -474,17 +474,17 @@ fn tokens_that_cannot_be_read_open_no_door() {
     daemon.kill9().restart();
     assert_eq!(daemon.get("/api/v1/batches?client=demo").status, 200);
     let tokens = daemon.data().join("tokens.json");
-    // A folder in its place can't be read by anybody, not even by root.
+    // Nobody can read a folder in place of the file, not even root.
     std::fs::create_dir(&tokens).unwrap();
     daemon.hang_up();
     wait_for("the doors to close", || {
         (daemon.get("/api/v1/batches?client=demo").status == 401).then_some(())
     });
-    // The doors close a moment before the daemon says why.
+    // Access is closed a moment before the daemon says why.
     wait_for("the complaint", || daemon.complaints().contains("tokens.json").then_some(()));
     daemon.kill9();
     assert!(daemon.try_restart().is_err());
-    // Since its last start, that is.
+    // Only since its last start.
     daemon.wait_for_complaint("tokens.json");
     std::fs::remove_dir(&tokens).unwrap();
     daemon.restart();
@@ -495,7 +495,7 @@ fn tokens_that_cannot_be_read_open_no_door() {
     });
 }
 
-/// It silently made a folder of its own, and the daemon's stayed open.
+/// Once, the command silently created its own folder, and access to the daemon stayed open.
 #[test]
 fn a_token_is_made_in_a_data_folder_and_nowhere_else() {
     let folder = tempfile::tempdir().unwrap();
@@ -553,7 +553,7 @@ fn backups_take_the_tokens_along() {
     }
 }
 
-/// Clients whose codes and ids run into each other, all doing the same at once.
+/// Clients with similar codes and ids all do the same at once.
 #[test]
 fn what_one_client_does_neither_changes_nor_shows_anything_of_another() {
     const CLIENTS: [&str; 8] = ["a", "ab", "a.b", "a-b", "a-1", "b", "A", "_"];
@@ -616,7 +616,7 @@ fn what_one_client_does_neither_changes_nor_shows_anything_of_another() {
             }
         }
     }
-    // One of them erases all it has.
+    // One of them erases all its visitors.
     for id in IDS {
         let path = format!("/api/v1/profiles/{}?client=a", support::encoded(id));
         assert_eq!(ask("DELETE", &path, &tokens[0], None).status, 200);
@@ -626,7 +626,7 @@ fn what_one_client_does_neither_changes_nor_shows_anything_of_another() {
     }
 }
 
-/// Whoever tries tokens out is told less and less; who has one that counts is let in all the same.
+/// An address that tries many wrong tokens gets 429. With a valid token it is still let in.
 #[test]
 fn an_address_that_fails_too_often_is_refused_otherwise() {
     let daemon = Daemon::start_configured("failed_authorisations_per_minute = 3\nloopback_exempt = false\n");
@@ -634,15 +634,15 @@ fn an_address_that_fails_too_often_is_refused_otherwise() {
     daemon.hang_up();
     let list = |token: Option<&str>| call(&daemon, "GET", "/api/v1/batches?client=demo", token).status;
     wait_for("the token to be asked for", || (list(None) == 401).then_some(()));
-    let told: Vec<u16> = (0..5).map(|n| list(Some(&format!("profiled_{n}_0")))).collect();
-    assert_eq!(told, [401, 401, 429, 429, 429]);
+    let reported: Vec<u16> = (0..5).map(|n| list(Some(&format!("profiled_{n}_0")))).collect();
+    assert_eq!(reported, [401, 401, 429, 429, 429]);
     assert_eq!(list(Some(&token)), 200);
     assert_eq!(daemon.metrics().hits("failed_authorisations"), 3);
 }
 
-/// Whoever may look at the metrics sees of clients only those that its token is for.
+/// The metrics show only those clients that the token is for.
 #[test]
-fn metrics_tell_of_a_client_only_whom_it_concerns() {
+fn metrics_show_a_client_only_to_its_own_tokens() {
     let daemon = Daemon::start_configured("[clients.demo]\n[clients.other]\n");
     for client in ["demo", "other"] {
         daemon.mbox(client, "mbox=m&mboxPC=1&profile.a=1");
@@ -664,7 +664,7 @@ fn metrics_tell_of_a_client_only_whom_it_concerns() {
     assert_eq!(call(&daemon, "GET", "/metrics", Some("x")).status, 401);
 }
 
-/// Without tokens the doors are open to this machine; not to whatever page its user looks at.
+/// Without tokens, programs on this machine have access, but not web pages that its user visits.
 #[test]
 fn pages_of_other_origins_write_nothing_while_there_are_no_tokens() {
     let daemon = Daemon::start();
@@ -757,6 +757,6 @@ fn administrative_acts_are_noted_and_nothing_private_with_them() {
     );
     for private in CANARIES.iter().copied().chain([token.rsplit('_').next().unwrap()]) {
         let line = log.lines().chain(trail.lines()).find(|line| line.contains(private));
-        assert_eq!(line, None, "{private} is told");
+        assert_eq!(line, None, "{private} is reported");
     }
 }

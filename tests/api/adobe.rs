@@ -18,7 +18,7 @@ fn refused(reply: &Reply, status: u16, words: &str) {
     assert_eq!(reply.header("x-content-type-options"), Some("nosniff"));
 }
 
-/// A batch of exactly so many bytes, in rows of about a thousand.
+/// A batch of exactly this many bytes, in rows of about a thousand bytes.
 fn batch_of(bytes: usize) -> String {
     let mut file = String::with_capacity(bytes);
     file.push_str("batch=thirdPartyId,a\n");
@@ -251,7 +251,7 @@ fn a_single_update_writes_to_a_known_visitor_and_creates_none() {
         assert_eq!(daemon.value("demo", "pc", "1", name).as_deref(), Some(value), "{name}");
     }
     submitted(&daemon.get(&format!("{path}?mbox3rdPartyId=nobody&profile.a=1")), "", "not_found");
-    // The path as it stands in Adobe's example (profile-single-api.md), and as PyPI's experiencecloudapis calls it.
+    // The path in Adobe's example (profile-single-api.md), which PyPI's experiencecloudapis also calls.
     submitted(&daemon.get("/m2/client/profile/update?mboxPC=2&profile.a=1"), "2", "not_found");
     submitted(&daemon.get(&format!("{path}?mboxPC=99.28_0&profile.a=1")), "99.28_0", "not_found");
     assert_eq!(daemon.visitor("demo", "third-party", "nobody"), None);
@@ -259,12 +259,12 @@ fn a_single_update_writes_to_a_known_visitor_and_creates_none() {
 }
 
 #[test]
-fn a_single_update_names_what_is_no_attribute() {
+fn a_single_update_names_parameters_that_are_no_attributes() {
     let daemon = Daemon::start_configured("[clients.demo]\n");
     daemon.mbox("demo", "mbox3rdPartyId=u1");
-    let check = |params: &str, told: Option<&str>| {
+    let check = |params: &str, reported: Option<&str>| {
         let reply = daemon.post_form(&format!("/m2/demo/profile/update?mbox3rdPartyId=u1&{params}"), "");
-        assert_eq!((reply.status, reply.header("profiled-left-out")), (200, told), "{params}");
+        assert_eq!((reply.status, reply.header("profiled-left-out")), (200, reported), "{params}");
     };
     // Segment's adobe-target destination puts values raw into the URL (adobeTarget_operations.ts).
     let lost = "1 parameter that is no profile.NAME: \" Co\"";
@@ -276,7 +276,7 @@ fn a_single_update_names_what_is_no_attribute() {
     );
     assert_eq!(daemon.value("demo", "third-party", "u1", "discount").as_deref(), Some("10%"));
     assert_eq!(daemon.value("demo", "third-party", "u1", "e").as_deref(), Some("3"));
-    // Adobe's example has the word client where the client code is to stand (profile-single-api.md).
+    // Adobe's example has the word client in place of the client code (profile-single-api.md).
     let reply = daemon.get("/m2/client/profile/update?mboxPC=1&profile.a=1");
     assert_eq!(reply.status, 404);
     assert_eq!(
@@ -489,19 +489,19 @@ fn the_native_api_lists_batches_and_shows_one() {
 #[test]
 fn failed_rows_are_listed_behind_the_batchs_own_fields_the_first_thousand() {
     let daemon = Daemon::start();
-    let told = |rows: &str| {
+    let reported = |rows: &str| {
         let batch = daemon.post_batch("demo", format!("batch=thirdPartyId,a\n{rows}"));
         daemon.wait_complete(&batch);
         let path = format!("/m2/demo/v2/profile/batchStatus?batchId={batch}");
         assert!(!daemon.get(&path).text().contains("<profile>"));
         daemon.get(&format!("{path}&showDetails=true")).text()
     };
-    let some = told("x%26%3C%3E,50%\nfine,1\n%FF,1\n");
+    let some = reported("x%26%3C%3E,50%\nfine,1\n%FF,1\n");
     let end = "<ignoredUpdates>0</ignoredUpdates><profile><id>x&amp;&lt;&gt;</id><status>failed</status></profile>\
                <profile><id></id><line>4</line><status>failed</status></profile></response>";
     assert!(some.ends_with(end), "{some}");
     assert!(some.find("<status>complete</status>").unwrap() < some.find("<profile>").unwrap());
-    let many = told(&"y,50%\n".repeat(1_001));
+    let many = reported(&"y,50%\n".repeat(1_001));
     assert_eq!(many.matches("<profile>").count(), 1_000);
     assert!(many.contains("<note>the first 1000 of 1001 rows that failed"), "{}", &many[many.len() - 300..]);
 }

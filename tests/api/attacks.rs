@@ -1,6 +1,6 @@
-//! What no good client sends: requests that two readers could understand differently, heads and bodies without end, and
-//! the strings that software trips over, in every place where a client may put one. Each attack on a connection gets one
-//! answer at most, and the connection is closed; the daemon goes on serving others.
+//! Attacks: requests that two readers could understand differently, heads and bodies without end, and strings that break software,
+//! in every place where a client may put one. Each attack on a connection gets at most one answer, and the connection is closed.
+//! The daemon goes on serving other clients.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -14,12 +14,12 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
 const V2: &str = "/m2/demo/v2/profile/batchUpdate";
-/// What an attacker would like to have answered as a request of somebody else's.
+/// A hidden request that an attacker would like the daemon to answer.
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
 /// How long an attack may keep its connection.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Sends bytes on a connection of their own and reads to its end: the status of each answer.
+/// Sends bytes on a new connection and reads to its end. Returns the status of each answer.
 fn answers(daemon: &Daemon, bytes: &[u8]) -> Vec<u16> {
     let mut stream = TcpStream::connect(daemon.address()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -44,7 +44,7 @@ fn answers(daemon: &Daemon, bytes: &[u8]) -> Vec<u16> {
         assert!(begun.elapsed() < PATIENCE);
     }
     sending.join().unwrap();
-    // Each answer is read by its length: a body may quote what an attacker would like to have answered.
+    // Each answer is read by its length, because a body may quote the hidden request.
     let (mut rest, mut statuses) = (all.as_slice(), vec![]);
     while !rest.is_empty() {
         let end = rest
@@ -56,7 +56,7 @@ fn answers(daemon: &Daemon, bytes: &[u8]) -> Vec<u16> {
         let status = head.strip_prefix("http/1.1 ").and_then(|head| head.get(..3)).unwrap();
         statuses.push(status.parse().unwrap());
         let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
-        // One in chunks, or to a HEAD, is the last on its connection.
+        // An answer in chunks, or to a HEAD, is the last on its connection.
         let length = length.map_or(body.len(), |length| length.parse::<usize>().unwrap().min(body.len()));
         rest = body.split_at(length).1;
     }
@@ -130,7 +130,7 @@ fn what_could_be_understood_in_two_ways_gets_one_answer_and_the_end() {
     ] {
         check(attack);
     }
-    // Who speaks HTTP/2 would not understand an answer.
+    // A client that speaks HTTP/2 would not understand an answer.
     let preface = format!("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n{SMUGGLED}");
     assert_eq!(answers(&daemon, preface.as_bytes()), [0; 0]);
     let chunked = heads("Transfer-Encoding: chunked\r\n");
@@ -161,12 +161,12 @@ fn what_could_be_understood_in_two_ways_gets_one_answer_and_the_end() {
     wait_for("every upload to be gone", || daemon.spooled().is_empty().then_some(()));
 }
 
-/// A request whose length the guard did not hold whole made it lose its place: what two readers could understand
-/// differently passed behind it, and what it took for such was the end of good requests. Nothing behind it is read now.
+/// The guard once lost its place after a length that it could not hold whole. Ambiguous requests passed behind it, and ends of
+/// good requests counted as ambiguous. Now nothing behind such a request is read.
 #[test]
 fn a_length_that_is_not_held_whole_hides_nothing_behind_it() {
     let daemon = Daemon::start();
-    // A call that reads its body to the end, and so keeps its connection.
+    // A call that reads its body to the end, so that its connection stays open.
     let call = "POST /m2/demo/mbox/json?mboxPC=1 HTTP/1.1";
     let first = |headers: &str| format!("{call}\r\nHost: a\r\n{headers}\r\n");
     let twice = "GET /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nContent-Length: 0\r\n\r\n";
@@ -220,7 +220,7 @@ fn heads_and_bodies_without_end_are_cut_off() {
     wait_for("every upload to be gone", || daemon.spooled().is_empty().then_some(()));
 }
 
-/// What random calls are made of: enough of what the daemon knows that they get far, and enough else.
+/// The parts of random calls: enough known ones that the calls get far, and enough others.
 fn calls() -> impl Strategy<Value = Vec<u8>> {
     let word = prop_oneof![
         3 => select(WORDS.as_slice()).prop_map(str::to_owned),
@@ -354,7 +354,7 @@ const BODIES: [&str; 7] = [
     "{}",
 ];
 
-/// Each gets one answer that its reader understands, whatever it is; none fails inside.
+/// Each call gets one answer that its reader understands, and none causes an internal error.
 #[test]
 fn random_calls_are_answered_and_none_fails_inside() {
     let mut daemon = Daemon::configured("default_client = \"demo\"\n");
@@ -380,7 +380,7 @@ fn random_calls_are_answered_and_none_fails_inside() {
     assert_eq!(daemon.complaints(), "");
 }
 
-/// Strings that software trips over.
+/// Strings that break software.
 const NAUGHTY: [&str; 36] = [
     "'",
     "\"",
@@ -437,7 +437,7 @@ fn in_xml(text: &str) -> String {
     }
 }
 
-/// The elements of which the inspector's pages are made, as its templates have them.
+/// The elements of the inspector's pages, from its templates.
 fn elements() -> BTreeSet<String> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/templates");
     let mut names = BTreeSet::new();
@@ -449,14 +449,14 @@ fn elements() -> BTreeSet<String> {
     names
 }
 
-/// What a tag, or the end of one, is called.
+/// The name of a start tag or an end tag.
 fn element(tag: &str) -> String {
     let tag = tag.strip_prefix('/').unwrap_or(tag);
     tag.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '!').collect()
 }
 
-/// The text of a page as a browser understands it. What is not the page's own must be text or within quotes, so all tags
-/// are of the templates' elements, and no attribute holds a script.
+/// The text of a page as a browser understands it. Foreign text must be text or within quotes. So all tags are elements of the
+/// templates, and no attribute contains a script.
 fn in_html(page: &str, elements: &BTreeSet<String>) -> String {
     let mut parts = page.split('<');
     let mut text = parts.next().unwrap_or_default().to_owned();
@@ -511,7 +511,7 @@ fn naughty_strings_come_back_as_they_were_and_break_out_of_nothing() {
         assert_eq!(fetched["profileAttributes"]["batch"]["value"], *text);
         daemon.wait_complete(&id);
 
-        // As an id, a client code, a batch id, a parameter, a path: taken or refused, but never more than text.
+        // As an id, a client code, a batch id, a parameter, a path: accepted or refused, but always only text.
         for path in [
             format!("/m2/{value}/profile/batchStatus?batchId=x"),
             format!("/m2/demo/profile/batchStatus?batchId={value}"),
@@ -550,7 +550,7 @@ fn naughty_strings_come_back_as_they_were_and_break_out_of_nothing() {
             assert!(reply.status < 500, "{path}: {}", reply.text());
             assert_eq!(reply.header("x-content-type-options"), Some("nosniff"), "{path}");
             assert!(reply.header("content-security-policy").is_some(), "{path}");
-            // What mbox and ubox calls set is their own.
+            // The ids that mbox and ubox calls set are their own.
             let cookies = reply.headers.iter().filter(|(name, _)| name == "set-cookie");
             assert!(
                 cookies.clone().all(|(_, cookie)| cookie.starts_with("mbox")),
@@ -606,7 +606,7 @@ fn naughty_strings_come_back_as_they_were_and_break_out_of_nothing() {
             }
         }
     }
-    // The same strings as headers; those that no header may hold are not requests.
+    // The same strings as headers, except those that no header may contain.
     for text in NAUGHTY.iter().filter(|text| !text.contains(|c: char| c.is_control())) {
         for name in [
             "Authorization",
@@ -643,7 +643,7 @@ fn naughty_strings_come_back_as_they_were_and_break_out_of_nothing() {
     }
 }
 
-/// Where tokens are asked for, the page that asks for one repeats where its reader was going, and what was wrong.
+/// If tokens are needed, the sign-in page repeats the path that the reader asked for, and the error.
 #[test]
 fn the_page_that_asks_for_a_token_repeats_a_path_as_text_and_leads_nowhere_else() {
     let daemon = Daemon::start();

@@ -1,4 +1,4 @@
-//! Batch files as they really are, on the real daemon: what it, the dry run and `lint` make of one must be the same.
+//! Real batch files on the real daemon. The daemon, the dry run and `lint` must read each in the same way.
 
 use std::collections::BTreeMap;
 
@@ -26,13 +26,13 @@ fn outcomes(csv: &str) -> BTreeMap<u32, (String, String)> {
     rows.map(|row| (row[line].parse().unwrap(), (row[outcome].to_owned(), row[reason].to_owned()))).collect()
 }
 
-/// What `profiled lint --json` says of a file.
+/// The report of `profiled lint --json` on a file.
 fn lint(daemon: &Daemon, file: &str) -> serde_json::Value {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("BATCH.TXT");
     std::fs::write(&path, file).unwrap();
-    let (_, told, _) = daemon.run(&["lint", path.to_str().unwrap(), "--json"]);
-    serde_json::from_str(&told).unwrap()
+    let (_, reported, _) = daemon.run(&["lint", path.to_str().unwrap(), "--json"]);
+    serde_json::from_str(&reported).unwrap()
 }
 
 fn all_outcomes(daemon: &Daemon, batch: &str) -> BTreeMap<u32, (String, String)> {
@@ -48,7 +48,7 @@ fn all_outcomes(daemon: &Daemon, batch: &str) -> BTreeMap<u32, (String, String)>
     }
 }
 
-/// Sends a batch in pieces of so many bytes, each on its own. Gives its id.
+/// Sends a batch in pieces of this many bytes. Returns its id.
 fn post_in_pieces(daemon: &Daemon, file: &str, size: usize) -> String {
     let mut connection = daemon.connect();
     let host = daemon.address().to_string();
@@ -60,7 +60,7 @@ fn post_in_pieces(daemon: &Daemon, file: &str, size: usize) -> String {
     connection.read().batch_id()
 }
 
-/// One stray quote swallowed all rows behind it, or all up to the next one; they were never counted as rows.
+/// One stray quote once swallowed all rows after it, or all rows up to the next quote. They were never counted.
 #[test]
 fn a_stray_quote_fails_its_own_row_and_no_other() {
     let mut daemon = Daemon::start_configured(CREATES);
@@ -118,7 +118,7 @@ fn a_stray_quote_fails_its_own_row_and_no_other() {
     }
 }
 
-/// What a spreadsheet saves of a sheet that is wider and longer than what is in it.
+/// A spreadsheet saves a sheet that is wider and longer than its content.
 #[test]
 fn padding_of_a_spreadsheet_holds_nothing() {
     let daemon = Daemon::start_configured(CREATES);
@@ -126,14 +126,14 @@ fn padding_of_a_spreadsheet_holds_nothing() {
         daemon.post_batch("demo", "batch=thirdPartyId,a,,,\r\nx,v,,,\r\ny,w,,lost,\r\n,,,,\r\n,,,,\r\n");
     assert_eq!((daemon.wait_complete(&batch).size, daemon.wait_complete(&batch).failed), (2, 1));
     assert_eq!(daemon.value("demo", "third-party", "x", "a").as_deref(), Some("v"));
-    let told = daemon.get(&format!("/api/v1/batches/{batch}/outcomes?client=demo&outcome=failed")).text();
+    let reported = daemon.get(&format!("/api/v1/batches/{batch}/outcomes?client=demo&outcome=failed")).text();
     assert!(
-        told.contains("column 4: a value stands in a column that has no name (the header names 2)"),
-        "{told}"
+        reported.contains("column 4: a value stands in a column that has no name (the header names 2)"),
+        "{reported}"
     );
 }
 
-/// A pair of stray quotes makes a legal value of the rows between them: nothing is wrong with it, so it is named.
+/// A pair of stray quotes turns the rows between them into one legal value. That is no error, so it is a remark.
 #[test]
 fn a_quote_that_takes_in_rows_is_named_by_lint_the_dry_run_and_the_batchs_page() {
     let daemon = Daemon::start_configured(CREATES);
@@ -164,7 +164,7 @@ fn a_quote_that_takes_in_rows_is_named_by_lint_the_dry_run_and_the_batchs_page()
         Some(file.as_bytes()),
     );
     assert!(trial.text().contains(words), "{}", trial.text());
-    // A value of several lines that is one is nothing to name.
+    // A real value of several lines gets no remark.
     let address = daemon.post_batch("demo", "batch=thirdPartyId,a,b\nx,\"1 High St\nLondon\",y\n");
     daemon.wait_complete(&address);
     assert!(!daemon.get(&format!("/batches/{address}")).text().contains("Perhaps not meant"));
@@ -172,21 +172,21 @@ fn a_quote_that_takes_in_rows_is_named_by_lint_the_dry_run_and_the_batchs_page()
 
 /// AdobeDocs/target-dev.en, profile-bulk-api.md, "URL-encoding requirements" (2026).
 #[test]
-fn what_adobe_would_read_otherwise_is_named_by_lint_and_the_dry_run() {
+fn lint_and_the_dry_run_remark_what_adobe_would_read_differently() {
     let daemon = Daemon::start_configured(CREATES);
     let file = format!(
         "batch=thirdPartyId,a\nx,50% off\ny,b & c\nz,d+e\nw,f=g\n1.36732E+12,h\n{}",
         "v,i+j\n".repeat(20)
     );
     let tried = daemon.try_batch(&format!("{V2}?dryRun=true"), &file).json();
-    let told: Vec<_> = tried["remarks"]
+    let reported: Vec<_> = tried["remarks"]
         .as_array()
         .unwrap()
         .iter()
         .map(|it| (it["remark"].as_str().unwrap(), it["count"].as_u64().unwrap()))
         .collect();
     assert_eq!(
-        told,
+        reported,
         [("raw_percent", 1), ("raw_ampersand", 1), ("raw_plus", 22), ("raw_equals", 1), ("rounded_id", 1)]
     );
     assert_eq!(tried["remarks"][2]["lines"].as_array().unwrap().len(), 10);
@@ -194,7 +194,7 @@ fn what_adobe_would_read_otherwise_is_named_by_lint_and_the_dry_run() {
     for (line, words) in [
         (2, "Adobe refuses the whole batch"),
         (3, "Adobe cuts the batch off there"),
-        (4, "read as a space; write %2B where a plus is meant; so on 21 further lines: 6, 7, 8"),
+        (4, "read as a space; write %2B where a plus is meant; also on 21 further lines: 6, 7, 8"),
         (5, "write %3D"),
         (6, "a number that a spreadsheet has rounded"),
     ] {
@@ -206,7 +206,7 @@ fn what_adobe_would_read_otherwise_is_named_by_lint_and_the_dry_run() {
     }
 }
 
-/// Whoever reads a row again at its offset reads some bytes first, which may end within a quote.
+/// To read a row again at its offset, the daemon first reads some bytes, which may end within a quote.
 #[test]
 fn a_value_of_many_lines_is_read_again_as_it_was_read_first() {
     let mut daemon = Daemon::start_configured(
@@ -233,8 +233,8 @@ fn a_value_of_many_lines_is_read_again_as_it_was_read_first() {
     assert_eq!(repaired, format!("x,\"\n{}\",%zz\nz,\"\n", text(99)));
 }
 
-/// What becomes of a file by each way that it may come: the outcomes of its rows, from the daemon, and a count from `lint`
-/// and the dry run.
+/// The result of a file by each way to send it: the outcomes of its rows from the daemon, and the counts from `lint` and the dry
+/// run.
 fn comes_to(daemon: &Daemon, headers: &[(&str, &str)], body: &[u8], rows: u64, source: &str) -> String {
     let trial = daemon.call("POST", &format!("{V2}?dryRun=true"), headers, Some(body));
     assert_eq!((trial.status, &trial.json()["rows"]), (200, &rows.into()), "{source}: {}", trial.text());
@@ -246,7 +246,7 @@ fn comes_to(daemon: &Daemon, headers: &[(&str, &str)], body: &[u8], rows: u64, s
     daemon.get(&format!("/api/v1/batches/{batch}/file")).text()
 }
 
-/// Each names who sends it so.
+/// Each case names who sends such a body.
 #[test]
 fn a_batch_may_come_as_a_field_of_a_form() {
     let daemon = Daemon::start_configured(CREATES);
@@ -288,8 +288,8 @@ fn a_batch_may_come_as_a_field_of_a_form() {
             let many: String = (0..50_000).map(|row| format!("\nc{row},é & +{row}")).collect();
             let sent = format!("thirdPartyId,city{many}\n");
             std::io::Write::write_all(&mut curl.stdin.take().unwrap(), sent.as_bytes()).unwrap();
-            let told = String::from_utf8(curl.wait_with_output().unwrap().stdout).unwrap();
-            let batch = told.split_once("batchId=").unwrap_or_else(|| panic!("{told}")).1;
+            let reported = String::from_utf8(curl.wait_with_output().unwrap().stdout).unwrap();
+            let batch = reported.split_once("batchId=").unwrap_or_else(|| panic!("{reported}")).1;
             let batch = batch.split('<').next().unwrap();
             daemon.wait_complete(batch);
             let kept = daemon.get(&format!("/api/v1/batches/{batch}/file")).text();
@@ -319,7 +319,7 @@ fn limits_hold_on_what_comes_out_of_a_form() {
     check(&rows(16_500), "the batch file has 65536 bytes or more");
     check(&rows(50_000), "the batch file has 500014 bytes");
     check(&format!("{}&other={}", rows(1), "x".repeat(300_000)), "300");
-    // A raw file that is said to be a form is refused by its length, not read up to the limit.
+    // A raw file with a form's content type is refused by its length. It is not read up to the limit.
     check(&format!("batch=pcId,a\n{}", "1,x\n".repeat(20_000)), "the batch file has 80013 bytes");
     let files =
         daemon.spooled().into_iter().filter(|path| path.extension().is_some_and(|kind| kind == "csv"));
@@ -339,8 +339,8 @@ fn a_form_is_read_as_adobe_documents_where_that_is_asked_for() {
     assert_eq!(reply.element("message").as_deref(), Some("Unexpected error"), "{}", reply.text());
 }
 
-/// What is no batch file is refused with the way out, in the same words by the daemon, the dry run and `lint`. (The table
-/// of what there is stands beside the parser, `what_is_sent_in_place_of_a_batch_file_is_named_with_the_way_out`.)
+/// The daemon, the dry run and `lint` refuse a body that is no batch file with the same message, which says what to send instead.
+/// (All cases are in the parser's test, `what_is_sent_in_place_of_a_batch_file_is_named_with_the_way_out`.)
 #[test]
 fn what_is_no_batch_file_is_refused_in_the_same_words_everywhere() {
     let daemon = Daemon::start_configured(CREATES);
@@ -348,17 +348,17 @@ fn what_is_no_batch_file_is_refused_in_the_same_words_everywhere() {
         "\u{feff}batch=pcId,a\n1,x\n".encode_utf16().flat_map(|unit| unit.to_le_bytes()).collect();
     let check = |source: &str, body: &[u8], words: &str| {
         let reply = daemon.try_batch(V2, body);
-        let told = reply.element("message").unwrap_or_default();
+        let reported = reply.element("message").unwrap_or_default();
         assert_eq!(reply.status, 400, "{source}: {}", reply.text());
-        assert!(told.contains(words), "{source}: {words:?} in {told}");
+        assert!(reported.contains(words), "{source}: {words:?} in {reported}");
         let trial = daemon.try_batch(&format!("{V2}?dryRun=true"), body);
-        assert_eq!((trial.status, trial.element("message")), (400, Some(told.clone())), "{source}");
+        assert_eq!((trial.status, trial.element("message")), (400, Some(reported.clone())), "{source}");
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("BATCH.TXT");
         std::fs::write(&path, body).unwrap();
         let (code, said, _) = daemon.run(&["lint", path.to_str().unwrap(), "--json"]);
         let said: serde_json::Value = serde_json::from_str(&said).unwrap();
-        assert_eq!((code, said["refused"].as_str()), (Some(1), Some(told.as_str())), "{source}");
+        assert_eq!((code, said["refused"].as_str()), (Some(1), Some(reported.as_str())), "{source}");
     };
     check("curl -d @FILE", b"batch=thirdPartyId,a,bx,1,2y,3,4", "curl --data-binary @FILE");
     check("a spreadsheet", b"batch=thirdPartyId;a\nx;1\n", "separated by semicolons: it must be commas");
@@ -380,7 +380,7 @@ fn what_is_no_batch_file_is_refused_in_the_same_words_everywhere() {
     );
     check("ACC's negative test: no batch=", b"thirdPartyId,seg_id\nUID,w10%7Cw32", "must begin with");
     check("a gzip file, unsaid", b"\x1f\x8b\x08\0\0\0\0\0\n", "Content-Encoding: gzip");
-    // In a form the same is seen once it is decoded.
+    // The same body in a form is recognised after decoding.
     check("a form of semicolons", b"batch=thirdPartyId%3Ba%0Ax%3B1%0A", "separated by semicolons");
 
     let multipart = ("Content-Type", "multipart/form-data; boundary=XX");
@@ -391,10 +391,10 @@ fn what_is_no_batch_file_is_refused_in_the_same_words_everywhere() {
     assert!(reply.status == 415 && reply.text().contains("--data-binary"), "{}", reply.text());
 }
 
-/// What is no id is the client's to say, and a batch keeps to what was said when it was accepted: whatever is configured
-/// when its rows are folded in, after a `kill -9`, with its index gone, and once more with the store gone.
+/// The client's settings list the blocked ids, and a batch keeps the list from the moment when it was accepted. Later settings
+/// don't change it, nor does a `kill -9`, a lost index, or a lost store.
 #[test]
-fn what_counts_as_no_id_is_resolved_when_a_batch_is_accepted() {
+fn the_blocked_ids_of_a_batch_are_fixed_when_it_is_accepted() {
     let settings =
         |blocked: &str, more: &str| format!("[clients.demo]\nv2_creates_profiles = true\n{blocked}{more}");
     let slow = "[ingest]\nmax_rows_per_second = 1\n";
@@ -437,31 +437,34 @@ fn what_counts_as_no_id_is_resolved_when_a_batch_is_accepted() {
         std::fs::remove_dir_all(daemon.data().join("store")).unwrap();
         daemon.restart();
         daemon.wait_complete(&batch);
-        assert_eq!(fails(&daemon), expected, "{first:?}, then {then:?}, made again");
-        assert_eq!(value(&daemon, "void").is_some(), !failed.contains(&4), "made again");
+        assert_eq!(fails(&daemon), expected, "{first:?}, then {then:?}, rebuilt");
+        assert_eq!(value(&daemon, "void").is_some(), !failed.contains(&4), "rebuilt");
         let repaired = daemon.get(&format!("/api/v1/batches/{batch}/repair?client=demo")).text();
         assert_eq!(repaired.lines().count(), 1 + failed.len());
     }
 }
 
-/// A row for nobody is named with what to do, by `lint` and the dry run too, which go by the client's list.
+/// `lint` and the dry run also use the client's list, and say what to do about rows with a blocked id.
 #[test]
-fn ids_that_are_none_are_named_before_an_upload() {
+fn blocked_ids_are_reported_before_an_upload() {
     let daemon = Daemon::start_configured("[clients.demo]\nblocked_ids = ['void']\n");
     let file = "batch=thirdPartyId,a\nVoid,1\nNULL,2\n12\u{200b}3,3\n\u{a0}x\u{a0},4\n\u{1a}";
     let tried = daemon.try_batch(&format!("{V2}?dryRun=true"), file).json();
     assert_eq!((&tried["rows"], &tried["outcomes"]["failed"]), (&4.into(), &1.into()));
-    let told = |it: &serde_json::Value| (it["remark"].as_str().unwrap().to_owned(), it["lines"].to_string());
-    let remarks: Vec<_> = tried["remarks"].as_array().unwrap().iter().map(told).collect();
+    let reported =
+        |it: &serde_json::Value| (it["remark"].as_str().unwrap().to_owned(), it["lines"].to_string());
+    let remarks: Vec<_> = tried["remarks"].as_array().unwrap().iter().map(reported).collect();
     assert_eq!(remarks, [("invisible_in_id".into(), "[4]".into()), ("blocked_id".into(), "[2]".into())]);
     let why = "line 2: \"Void\" is no thirdPartyId but what stands where there is none (blocked_ids): leave the row out, or \
                name the visitor";
     assert!(tried.to_string().contains(&why.replace('"', "\\\"")), "{tried}");
     let linted = lint(&daemon, file);
     assert_eq!((&linted["rows"], &linted["failedRows"]), (&4.into(), &1.into()), "{linted}");
-    for (line, words) in
-        [(3, "\"NULL\" is no thirdPartyId"), (3, "on 1 lines the id is none"), (4, "nobody sees")]
-    {
+    for (line, words) in [
+        (3, "\"NULL\" is no thirdPartyId"),
+        (3, "on 1 line the id is blocked"),
+        (4, "an invisible character"),
+    ] {
         let found = linted["findings"].as_array().unwrap();
         let is = |it: &serde_json::Value| it["line"] == line && it["what"].as_str().unwrap().contains(words);
         assert!(found.iter().any(is), "{words}: {linted}");
@@ -469,11 +472,11 @@ fn ids_that_are_none_are_named_before_an_upload() {
     let path = tempfile::tempdir().unwrap();
     let path = path.path().join("BATCH.TXT");
     std::fs::write(&path, file).unwrap();
-    let (_, told, _) = daemon.run(&["lint", path.to_str().unwrap(), "--json", "--blocked-ids", "a,b"]);
-    assert!(told.contains("\"failedRows\": 0") || told.contains("\"failedRows\":0"), "{told}");
+    let (_, reported, _) = daemon.run(&["lint", path.to_str().unwrap(), "--json", "--blocked-ids", "a,b"]);
+    assert!(reported.contains("\"failedRows\": 0") || reported.contains("\"failedRows\":0"), "{reported}");
 }
 
-/// A Ctrl-Z at the end is no row, however the file comes.
+/// A Ctrl-Z at the end of a file is not a row, however the file is sent.
 #[test]
 fn a_ctrl_z_at_the_end_is_no_row_however_the_file_comes() {
     let daemon = Daemon::start_configured(CREATES);

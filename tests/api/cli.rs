@@ -19,7 +19,7 @@ fn profiled(daemon: Option<&Daemon>, arguments: &[&str], input: &str) -> Output 
     process.wait_with_output().unwrap()
 }
 
-/// What it printed, having ended with this code.
+/// The output of a command that must end with this code.
 fn printed(daemon: Option<&Daemon>, arguments: &[&str], input: &str, code: i32) -> String {
     let output = profiled(daemon, arguments, input);
     let (out, error) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
@@ -169,7 +169,7 @@ fn a_file_is_judged_before_it_is_uploaded() {
     let check = |file: &str, code: i32, words: &[&str]| {
         let output = profiled(None, &["lint", "-"], file);
         let text = String::from_utf8(output.stdout).unwrap() + std::str::from_utf8(&output.stderr).unwrap();
-        // A table's lines are broken where the words of a cell are too many.
+        // A table breaks its lines if the text of a cell is too long.
         let text = text.replace(['│', '┆'], " ").split_whitespace().collect::<Vec<_>>().join(" ");
         assert_eq!(output.status.code(), Some(code), "{file:?}: {text}");
         words.iter().for_each(|words| assert!(text.contains(words), "{file:?}: no {words:?} in {text}"));
@@ -197,7 +197,7 @@ fn a_file_is_judged_before_it_is_uploaded() {
 }
 
 #[test]
-fn what_a_file_is_told_of_is_json_for_programs_and_holds_no_values() {
+fn a_report_on_a_file_is_json_for_programs_and_has_no_values() {
     let output = profiled(None, &["lint", "-", "--json"], "batch=thirdPartyId,a\na/b,secret\nx,\n");
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(
@@ -252,7 +252,7 @@ fn every_command_says_what_it_does_and_has_a_page() {
     }
 }
 
-/// A demo that was walked through and stays up, its files in a folder, and what it printed.
+/// A finished demo that stays up, the folder with its files, and its output.
 fn demo_that_stays_up(folder: &std::path::Path) -> (std::process::Child, Vec<String>) {
     use std::io::{BufRead, BufReader};
     let mut demo = Command::new(env!("CARGO_BIN_EXE_profiled"))
@@ -294,7 +294,7 @@ fn the_demo_links_to_a_page_that_shows_its_visitor() {
     support::wait_for("the demo to end", || demo.try_wait().unwrap());
 }
 
-/// Its daemon stayed behind when its terminal was closed.
+/// The demo's daemon once went on when its terminal was closed.
 #[test]
 fn the_demo_takes_its_daemon_along_however_it_ends() {
     use rustix::process::{Pid, Signal, kill_process, test_kill_process};
@@ -307,7 +307,7 @@ fn the_demo_takes_its_daemon_along_however_it_ends() {
         kill_process(id, signal).unwrap();
         support::wait_for("the demo to end", || demo.try_wait().unwrap());
         support::wait_for("the daemon to end", || {
-            // One that has ended may still be there for whoever waits for it.
+            // An ended process may still be there until somebody waits for it.
             let state = std::fs::read_to_string(format!("/proc/{}/stat", daemon.as_raw_nonzero()))
                 .unwrap_or_default();
             let ended = state.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'));
@@ -324,7 +324,7 @@ fn the_demo_takes_its_daemon_along_however_it_ends() {
 }
 
 #[test]
-fn a_batch_is_tried_out_its_rows_are_told_and_repaired() {
+fn a_batch_is_tried_out_and_its_rows_are_reported_and_repaired() {
     let daemon = Daemon::start();
     daemon.mbox("demo", "mbox=m&mboxPC=1&profile.city=Bern");
     let file = "batch=pcId,city\n1,Oslo\n9,Rome\n1,%zz\n";

@@ -49,14 +49,14 @@ fn refused(reply: &Reply, status: u16, words: &str) {
     assert!(reply.text().contains(words), "{words:?} in {}", reply.text());
 }
 
-/// Nothing of what was refused may be left, or come to light.
+/// No byte of a refused body may be left or shown.
 fn nothing_left(daemon: &Daemon) {
     wait_for("the spool folder to be empty", || daemon.spooled().is_empty().then_some(()));
     assert_eq!(daemon.get("/api/v1/batches?client=demo").json()["batches"].as_array().unwrap().len(), 0);
 }
 
 #[test]
-fn a_compressed_batch_comes_to_the_same_as_a_plain_one() {
+fn a_compressed_batch_has_the_same_result_as_a_plain_one() {
     let daemon = Daemon::start();
     daemon.mbox("demo", "mboxPC=1&mbox3rdPartyId=x");
     let check = |reply: &Reply, how: &str| {
@@ -158,7 +158,7 @@ fn what_follows_a_stream_must_be_another() {
 }
 
 #[test]
-fn other_encodings_are_refused_and_told_what_is_taken() {
+fn other_encodings_are_refused_and_the_message_lists_the_right_ones() {
     let daemon = Daemon::start();
     for encoding in ["br", "deflate", "gzip, gzip", "zstd,gzip", "identity, gzip", "aws-chunked"] {
         let reply = post(&daemon, encoding, SMALL.as_bytes());
@@ -227,7 +227,7 @@ fn the_limits_hold_on_what_comes_out() {
         in_chunks.extend(chunked(&nothing));
         refused(&daemon.send(&in_chunks), 413, "compressed");
     }
-    // What does not compress is longer than it was, and still no longer than it may be.
+    // Data that does not compress becomes longer, but not longer than allowed.
     let mut seed = 1u64;
     let mut noise = String::from("batch=thirdPartyId,a\n1,");
     while noise.len() < 99_999 {
@@ -243,7 +243,7 @@ fn the_limits_hold_on_what_comes_out() {
     post(&daemon, "gzip", &stored).batch_id();
 }
 
-/// A header and zeros without end: `of` MiB of them, as gzip of one member, in a hundredth of a second.
+/// A header and `of` MiB of zeros, as gzip of one member, made in a hundredth of a second.
 fn gzip_bomb(mib: usize) -> Vec<u8> {
     use flate2::{Compress, Compression, FlushCompress};
     let mut deflate = Compress::new(Compression::best(), false);
@@ -253,7 +253,7 @@ fn gzip_bomb(mib: usize) -> Vec<u8> {
         out
     };
     let head = once(b"batch=thirdPartyId,a\nx,");
-    // A full flush forgets what was before: the same blocks again mean the same zeros again.
+    // After a full flush nothing before it counts, so the same blocks always mean the same zeros.
     let zeros = once(&vec![0; 16 * MIB]);
     let mut bomb = gzip(b"")[..10].to_vec();
     bomb.extend(head);
@@ -297,7 +297,7 @@ fn bombs_are_stopped_at_the_limits_and_take_no_memory() {
         (&["--decode-ratio-max", "1000000", "--spool-max-bytes", "40MiB"], "spool_max_bytes"),
     ] {
         let daemon = Daemon::start_with(arguments);
-        // What plain uploads of the kind take is there already: pieces that wait, and a row of 4 MiB.
+        // The memory that plain uploads need is already allocated: waiting pieces, and a row of 4 MiB.
         let mut plain = request("POST", V2, "a", &[("Content-Length", "20000000")], None);
         plain.extend_from_slice(b"batch=thirdPartyId,a\nx,");
         plain.resize(plain.len() + 12 * MIB, 0);
@@ -320,7 +320,7 @@ fn bombs_are_stopped_at_the_limits_and_take_no_memory() {
     }
 }
 
-/// Numbers of so many bits, one after the other, as deflate has them.
+/// Writes numbers of given lengths in bits, one after the other, as deflate does.
 fn packed(numbers: impl IntoIterator<Item = (u64, u32)>) -> Vec<u8> {
     let (mut bytes, mut bits, mut held) = (vec![], 0, 0);
     for (number, width) in numbers {
@@ -336,7 +336,7 @@ fn packed(numbers: impl IntoIterator<Item = (u64, u32)>) -> Vec<u8> {
     bytes
 }
 
-/// As much as a body may have of a member made of these blocks, which hold nothing, over and over.
+/// The largest possible body that repeats a member of these empty blocks.
 fn gzip_of_blocks(blocks: &[u8]) -> Vec<u8> {
     let mut member = gzip(b"")[..10].to_vec();
     member.extend(blocks.repeat(53_000_000 / blocks.len()));
@@ -345,10 +345,10 @@ fn gzip_of_blocks(blocks: &[u8]) -> Vec<u8> {
     member
 }
 
-/// A body of empty members once kept its worker at work for 26 seconds, and empty blocks for longer: whatever is read for
-/// nothing must cost about what a file of the same length does.
+/// A body of empty members once kept its worker busy for 26 seconds, and empty blocks for longer. Empty parts must cost about as
+/// much as a file of the same length.
 #[test]
-fn what_comes_to_nothing_costs_little() {
+fn empty_members_and_blocks_cost_little() {
     let stored = [0, 0, 0, 0xff, 0xff];
     let fixed = packed([(2, 10); 4]);
     // Two code lengths are used: 18, for many zeros, and 1, for the end of a block and for a distance.
@@ -373,7 +373,7 @@ fn what_comes_to_nothing_costs_little() {
         let before = daemon.cpu_time();
         refused(&post(&daemon, encoding, &body), 400, "the body is empty");
         let took = daemon.cpu_time() - before;
-        // Hundreds of milliseconds on a machine that is at rest; the slowest 1.3 seconds.
+        // On an idle machine these take hundreds of milliseconds; the slowest takes 1.3 seconds.
         assert!(took < Duration::from_secs(5), "{what}: {took:?}");
     }
     nothing_left(&daemon);
@@ -387,7 +387,7 @@ fn post_in_chunks(daemon: &Daemon, encoding: &str, body: &[u8]) -> Reply {
 }
 
 #[test]
-fn a_huge_zstd_window_is_refused_before_it_is_had() {
+fn a_huge_zstd_window_is_refused_before_it_is_allocated() {
     let daemon = Daemon::start();
     refused(&post(&daemon, "zstd", &zstd(b"batch=\n")), 400, "");
     let before = daemon.memory_kib("VmHWM:");

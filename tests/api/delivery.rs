@@ -1,4 +1,4 @@
-//! The Delivery API, on the real daemon: what Adobe's SDKs really send, replayed; every refusal; who the visitor is.
+//! The Delivery API on the real daemon: recorded requests of Adobe's SDKs, every refusal, and who the visitor is.
 
 use std::io::Write as _;
 use std::net::TcpStream;
@@ -17,7 +17,7 @@ fn post(daemon: &Daemon, path: &str, body: &str) -> Reply {
     daemon.call("POST", path, &[JSON], Some(body.as_bytes()))
 }
 
-/// A call that must be taken.
+/// A call that must be accepted.
 fn delivered(daemon: &Daemon, body: &Value) -> Value {
     let reply = post(daemon, PATH, &body.to_string());
     assert_eq!(reply.status, 200, "{}", reply.text());
@@ -31,7 +31,7 @@ fn wire(name: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// Sends a request as it went over the wire, but for where it goes and how long it is.
+/// Sends a recorded request, with another host and length.
 fn replay(daemon: &Daemon, sent: &Value) -> Reply {
     let query = sent["query"].as_object().unwrap().iter();
     let query: Vec<_> =
@@ -46,7 +46,7 @@ fn replay(daemon: &Daemon, sent: &Value) -> Reply {
     daemon.call(sent["method"].as_str().unwrap(), &path, &headers, Some(body.as_bytes()))
 }
 
-/// What the SDKs read of an answer to `body`: all of it, for nothing more may be there.
+/// What the SDKs read of an answer to `body`. The answer may have nothing else.
 fn expected(body: &Value) -> Value {
     let nothing = || json!({ "options": [] });
     let list = |asked: &Value, content: fn(&Value) -> Value| {
@@ -79,7 +79,7 @@ fn expected(body: &Value) -> Value {
     answer
 }
 
-/// A visitor's attributes, all of which must have come by Delivery calls.
+/// A visitor's attributes. Delivery calls must have set all of them.
 fn attributes(visitor: &Value) -> Value {
     let attributes = visitor["attributes"].as_object().unwrap();
     assert!(attributes.values().all(|it| it["source"] == "delivery"), "{visitor:#}");
@@ -140,7 +140,7 @@ fn what_adobes_sdks_send_is_taken_and_ends_in_the_profiles() {
 }
 
 #[test]
-fn a_call_that_is_not_legal_is_refused_and_told_why() {
+fn an_illegal_call_is_refused_with_the_reason() {
     let daemon = Daemon::start_configured(SETTINGS);
     let check = |path: &str, body: &str, status: u16, message: &str| {
         let reply = post(&daemon, path, body);
@@ -287,7 +287,7 @@ fn the_client_is_the_one_named_else_the_organisations_else_the_default() {
     check(&unconfigured, "imsOrgId=TESTORG@AdobeOrg&client=any", "any");
 }
 
-/// Each with where it is from: what the visitor's `tntId` is, and what `id` in the answer holds.
+/// Each case names its source, the visitor's `tntId`, and `id` in the answer.
 #[test]
 fn every_visitor_has_a_tnt_id_that_is_the_same_the_next_time() {
     let mut daemon = Daemon::start();
@@ -297,7 +297,7 @@ fn every_visitor_has_a_tnt_id_that_is_the_same_the_next_time() {
     };
     let tnt_id = |daemon: &Daemon, id: Value| call(daemon, id, "x")["tntId"].as_str().unwrap().to_owned();
 
-    // identifying-visitors.md, "No Visitor ID": one is made, another each time.
+    // identifying-visitors.md, "No Visitor ID": a new id is made each time.
     let new = tnt_id(&daemon, Value::Null);
     assert_eq!(new.len(), 32);
     assert_eq!(daemon.value("demo", "pc", &new, "x").as_deref(), Some("1"));
@@ -319,11 +319,11 @@ fn every_visitor_has_a_tnt_id_that_is_the_same_the_next_time() {
         assert_eq!(visitor["attributes"].as_object().unwrap().len(), 2, "{visitor:#}");
         assert_eq!(visitor["pcIds"], json!([made]));
         assert_eq!(daemon.visitor("demo", "pc", &made), Some(visitor));
-        // It is fetched by either as Adobe fetches, and a batch may name it.
+        // Adobe's fetch call finds it by either id, and a batch may name it.
         let batch = daemon.post_batch("demo", format!("batch=pcId,b\n{made},{by}\n"));
         assert_eq!(daemon.wait_complete(&batch).successful, 1);
         assert_eq!(daemon.value("demo", by, "V", "b").as_deref(), Some(by));
-        // What the client was handed it sends back.
+        // The client sends back the id that it got.
         assert_eq!(call(&daemon, json!({ kind: "V", "tntId": made }), "next"), first);
     }
     let by_ecid = tnt_id(&daemon, json!({ "marketingCloudVisitorId": "V" }));
@@ -343,8 +343,8 @@ fn every_visitor_has_a_tnt_id_that_is_the_same_the_next_time() {
     }
     assert_eq!(tnt_id(&daemon, json!({ "marketingCloudVisitorId": "E" })), "1");
 
-    // A device that was handed a tntId by one visitor's call and then logs in as another: the next call of the first
-    // makes another, and takes nothing from the second.
+    // A device gets a tntId in one visitor's call and then logs in as another visitor. The first visitor's next call makes a new
+    // tntId, and takes nothing from the second visitor.
     let handed = tnt_id(&daemon, json!({ "thirdPartyId": "paul" }));
     call(&daemon, json!({ "tntId": handed, "thirdPartyId": "anna" }), "hers");
     let again = tnt_id(&daemon, json!({ "thirdPartyId": "paul" }));
@@ -353,12 +353,12 @@ fn every_visitor_has_a_tnt_id_that_is_the_same_the_next_time() {
     assert_eq!(daemon.visitor("demo", "pc", &handed).unwrap()["thirdPartyId"], "anna");
     assert_eq!(daemon.value("demo", "pc", &again, "hers"), None);
 
-    // An erasure takes it along.
+    // An erasure removes it, too.
     let erased = daemon.call("DELETE", "/api/v1/profiles/V?by=ecid&client=demo", &[], None);
     assert_eq!(erased.status / 100, 2, "{}", erased.text());
     assert_eq!(daemon.visitor("demo", "pc", &by_ecid), None);
 
-    // Adobe's mobile extension for iOS loses all of `id` over anything in it that is no string.
+    // Adobe's mobile extension for iOS ignores the whole `id` if any value in it is not a string.
     let customer =
         json!([{ "id": "c", "integrationCode": "crm", "authenticatedState": "authenticated", "x": 1 }]);
     assert_eq!(call(&daemon, json!({ "tntId": "1", "customerIds": customer }), "x"), json!({ "tntId": "1" }));
@@ -424,7 +424,7 @@ fn the_host_is_named_where_the_sdks_come_back_to_it() {
     check("eu.profiles.example.com", None);
 }
 
-/// Callers in JavaScript hold a CRM's ids as numbers (a public caller sends `thirdPartyId: 2047337005`).
+/// Callers in JavaScript may have a CRM's ids as numbers (a public caller sends `thirdPartyId: 2047337005`).
 #[test]
 fn an_id_may_be_a_number_and_comes_back_as_a_string() {
     let daemon = Daemon::start();
@@ -437,12 +437,12 @@ fn an_id_may_be_a_number_and_comes_back_as_a_string() {
     for (path, body) in calls {
         let ids = r#"{"tntId":2047337005,"thirdPartyId":LONG,"customerIds":[{"id":7,"integrationCode":8}]}"#;
         let reply = post(&daemon, path, &body.replace("IDS", ids).replace("LONG", long));
-        let told = reply.json();
-        let id = told.get("id").unwrap_or(&told);
+        let reported = reply.json();
+        let id = reported.get("id").unwrap_or(&reported);
         assert_eq!(
             (&id["tntId"], &id["thirdPartyId"]),
             (&json!("2047337005"), &json!(long)),
-            "{path} {told}"
+            "{path} {reported}"
         );
         let visitor = daemon.visitor("demo", "third-party", long).unwrap();
         assert_eq!(visitor["pcIds"], json!(["2047337005"]), "{path}");
@@ -453,13 +453,13 @@ fn an_id_may_be_a_number_and_comes_back_as_a_string() {
     assert_eq!(refused.json(), json!({ "status": 400, "message": why }));
 }
 
-/// The older calls in JSON, each with where it is from: what is answered, and what the profile then has.
+/// The older calls in JSON. Each case names its source, the answer, and the profile after it.
 #[test]
 fn the_older_calls_in_json_are_taken_and_end_in_the_profiles() {
     let daemon = Daemon::start_configured(&format!("default_client = 'demo'\n[clients.other]\n{SETTINGS}"));
-    // What is left out of an answer is what is another each time.
+    // The values that differ each time are left out of the answer.
     let check = |from: &str, path: &str, body: &str, expected: Value, by: &str, id: &str, profile: Value| {
-        // Adobe's sample in integrating-recs-email.md bears a token, which is none of ours.
+        // Adobe's sample in integrating-recs-email.md has a token that is not one of ours.
         let headers = [JSON, ("Authorization", "Bearer theirs")];
         let reply = daemon.send(&request("POST", path, "localhost:8750", &headers, Some(body.as_bytes())));
         assert_eq!(reply.status, 200, "{from}: {}", reply.text());
@@ -572,12 +572,12 @@ fn the_older_calls_in_json_are_taken_and_end_in_the_profiles() {
         json!({ "tier": "gold" }),
     );
 
-    // An id that stands for nobody counts as not sent, and the answer says so.
+    // A blocked id counts as not sent, and the answer says so.
     let nobody = r#"{"mbox":"m","id":{"thirdPartyId":"undefined"},"thirdPartyId":"undefined"}"#;
     for path in ["/rest/v1/mbox/s", "/rest/v2/batchmbox"] {
         let reply = post(&daemon, path, nobody);
-        let told = Some("1 id that stands for nobody (blocked_ids)");
-        assert_eq!((reply.status, reply.header("profiled-left-out")), (200, told), "{path}");
+        let reported = Some("1 id that stands for nobody (blocked_ids)");
+        assert_eq!((reply.status, reply.header("profiled-left-out")), (200, reported), "{path}");
         assert!(!reply.text().contains("undefined"), "{path}: {}", reply.text());
         // Browsers call them, too.
         let asks = [("Origin", "http://shop.test"), ("Access-Control-Request-Method", "POST")];
@@ -591,7 +591,7 @@ fn the_older_calls_in_json_are_taken_and_end_in_the_profiles() {
 }
 
 #[test]
-fn an_older_call_in_json_that_is_not_legal_is_refused_and_told_why() {
+fn an_illegal_older_call_in_json_is_refused_with_the_reason() {
     let daemon = Daemon::start_configured(SETTINGS);
     let check = |path: &str, body: &str, status: u16, message: &str| {
         let reply = post(&daemon, path, body);
@@ -632,7 +632,7 @@ fn an_older_call_in_json_that_is_not_legal_is_refused_and_told_why() {
 /// "Target limits", Content delivery (AdobeDocs/target.en, target-limits.md): "60 MB HTTP POST body size", 413 beyond.
 const LARGE: usize = 60 << 20;
 
-/// A call of so many bytes that brings an attribute at its end; most of it are strings in a key that nobody knows.
+/// A call of this many bytes with an attribute at its end. Most of it is strings under an unknown key.
 fn large(id: &str, bytes: usize) -> Vec<u8> {
     let end = format!(
         r#""],"id":{{"thirdPartyId":"{id}"}},"execute":{{"pageLoad":{{"profileParameters":{{"a":"1"}}}}}}}}"#
@@ -684,7 +684,7 @@ fn a_body_of_60_mb_is_taken_and_one_byte_more_is_not() {
     assert_eq!(reply.status, 413);
     assert!(reply.text().contains(words), "{}", reply.text());
     assert_eq!(daemon.visitor("demo", "third-party", "z"), None, "a refused call leaves no trace");
-    // What is encoded is not taken, so that nothing grows by being decoded.
+    // Encoded bodies are refused, so that no body grows when it is decoded.
     let reply = daemon.call("POST", LARGE_CALL, &[JSON, ("Content-Encoding", "gzip")], Some(b"x"));
     assert_eq!(reply.status, 415);
 }
@@ -709,7 +709,7 @@ fn large_calls_at_once_take_bounded_memory_and_hold_up_nobody() {
         let body = json!({ "id": { "thirdPartyId": format!("small{n}") } });
         delivered(&daemon, &body);
     }
-    // No more are read of the same caller; somebody else gets a place of one that stalls.
+    // No more calls of the same caller are read. Another caller gets the place of one that stalls.
     let head = request("POST", LARGE_CALL, "a", &[JSON, ("Content-Length", "2000000")], None);
     let refused = daemon.send(&head);
     assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")), "{}", refused.text());
@@ -730,13 +730,13 @@ fn large_calls_at_once_take_bounded_memory_and_hold_up_nobody() {
 }
 
 #[test]
-fn what_would_take_much_memory_in_a_large_call_is_refused_or_passed_over() {
+fn parts_of_a_large_call_that_would_take_much_memory_are_refused_or_skipped() {
     let daemon = Daemon::start_configured(SETTINGS);
     let before = daemon.memory_kib("VmHWM:");
     let check = |begin: &str, piece: &str, end: &str, status: u16, words: &str| {
         let body = [begin, &piece.repeat((30 << 20) / piece.len()), end].concat();
         let mut connection = daemon.connect();
-        // Refused before its end: then the rest may find nobody.
+        // It is refused before its end, so the rest may not be read.
         let sent = request("POST", LARGE_CALL, "a", &[JSON], Some(body.as_bytes()));
         let mut stream: &TcpStream = connection.stream();
         drop(stream.write_all(&sent));
@@ -750,8 +750,8 @@ fn what_would_take_much_memory_in_a_large_call_is_refused_or_passed_over() {
     check(r#"{"unknown":["#, r#"{"a":[1]},"#, "1]}", 200, "tntId");
     let notified = "ids, names and profileParameters have more than 4194304 bytes";
     check(r#"{"notifications":["#, r#"{"id":""},"#, r#"{"id":""}]}"#, 400, notified);
-    let told = "Notification not taken: notifications";
-    check(r#"{"notifications":["#, r#"{"id":"n","profileParameters":{"a":"b"}},"#, "]}", 400, told);
+    let reported = "Notification not taken: notifications";
+    check(r#"{"notifications":["#, r#"{"id":"n","profileParameters":{"a":"b"}},"#, "]}", 400, reported);
     check(r#"{"unknown":""#, "xxxxxxxx", r#""}"#, 413, "the string that begins at byte 12");
     check(r#"{""#, "xxxxxxxx", r#"":1}"#, 413, "the string that begins at byte 2");
     check("{\"a\":", "[", "", 400, "nested more than 1000 deep");

@@ -1,4 +1,4 @@
-//! Exports and imports: what comes out goes in again, byte for byte.
+//! Exports and imports: an exported file can be imported, byte for byte.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use crate::support::{Daemon, copy_folder, encoded, wait_for};
 use serde_json::{Value, json};
 
-/// Values, and names, that something on the way could change.
+/// Values and names that some step could change.
 const AWKWARD: [&str; 24] = [
     "Oslo",
     "a,b,,c",
@@ -45,7 +45,7 @@ fn profiled(daemon: &Daemon, arguments: &[&str], input: &str) -> Output {
     process.wait_with_output().unwrap()
 }
 
-/// What it printed on standard output and on standard error, having ended with this code.
+/// Standard output and standard error of a command that must end with this code.
 fn printed(daemon: &Daemon, arguments: &[&str], input: &str, code: i32) -> (String, String) {
     let output = profiled(daemon, arguments, input);
     let (out, error) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
@@ -53,7 +53,7 @@ fn printed(daemon: &Daemon, arguments: &[&str], input: &str, code: i32) -> (Stri
     (out, error)
 }
 
-/// A daemon on which `x` has all awkward names and values, and some others are there.
+/// A daemon with a visitor `x` that has all awkward names and values, and some other visitors.
 fn daemon_with_visitors() -> Daemon {
     let daemon = Daemon::start();
     let attributes: String = AWKWARD
@@ -71,7 +71,7 @@ fn daemon_with_visitors() -> Daemon {
     daemon
 }
 
-/// Two daemons with the same visitors: one has a copy of the other's folder, and with it the pcIds that were made there.
+/// Two daemons with the same visitors. One has a copy of the other's folder, and so the same generated pcIds.
 fn two_daemons_with_visitors() -> (Daemon, Daemon) {
     let mut daemon = daemon_with_visitors();
     daemon.terminate();
@@ -83,7 +83,7 @@ fn two_daemons_with_visitors() -> (Daemon, Daemon) {
     (daemon, other)
 }
 
-/// What a visitor is, but for when and by whom: its ids, and its attributes.
+/// A visitor without times and sources: its ids and its attributes.
 fn what(daemon: &Daemon, by: &str, id: &str) -> Value {
     let mut visitor = daemon.visitor("demo", by, id).unwrap();
     let attributes = visitor["attributes"].as_object().unwrap();
@@ -149,7 +149,7 @@ fn an_export_in_csv_is_a_batch_that_gives_the_same_values() {
         let (daemon, other) = two_daemons_with_visitors();
         let folder = tempfile::tempdir().unwrap();
         for (key, by, left_out) in
-            // A site call gives a pcId to whoever has none.
+            // A site call gives a pcId to a visitor without one.
             [("third-party", "thirdPartyId", Some("2 visitors")), ("pc", "pcId", None)]
         {
             let (path, file) = file_in(folder.path(), &format!("{key}.csv"));
@@ -164,7 +164,7 @@ fn an_export_in_csv_is_a_batch_that_gives_the_same_values() {
             assert!(text.starts_with(&format!("batch={by},")), "{text}");
             let runs = |cell: &str| cell.starts_with(['=', '+', '-', '@', '\t', '\r', '＝']);
             assert_eq!(cells(&text).any(runs), !defuse, "changed on request only: {text}");
-            // What it gives back must be what was overwritten in between.
+            // It must give back the values that were overwritten in between.
             let junk: String = (0..AWKWARD.len()).map(|n| format!("&profile.v{n}=junk{n}")).collect();
             other.post_form("/m2/demo/profile/update", &format!("mbox3rdPartyId=x{junk}"));
             let (out, _) = printed(&other, &["import", &file, "--client", "demo"], "", 0);
@@ -193,9 +193,9 @@ fn an_export_shows_pending_rows_and_visitors_that_batches_create() {
     assert_eq!(csv.text().lines().count(), 30_001);
 }
 
-/// In business hours, at a row a second, an export waited for a minute and then was refused.
+/// In business hours, at a row a second, an export once waited for a minute and was then refused.
 #[test]
-fn an_export_waits_for_no_folding() {
+fn an_export_does_not_wait_until_rows_are_applied() {
     let daemon = Daemon::start_configured(
         "[clients.demo]\nv2_creates_profiles = true\n[ingest]\nmax_rows_per_second = 1\n",
     );
@@ -214,7 +214,7 @@ fn an_export_waits_for_no_folding() {
     assert!(daemon.get("/api/v1/batches?client=demo").text().contains("incomplete"));
 }
 
-/// Rows that were bundled stand in no other part of an upload's index, and whom they create is shown by nothing else.
+/// Bundled rows are only in one part of an upload's index, so nothing else shows the visitors whom they create.
 #[test]
 fn an_export_shows_visitors_whom_bundled_rows_create_while_they_are_pending() {
     let daemon = Daemon::start_configured(
@@ -244,7 +244,7 @@ fn a_client_that_goes_away_ends_its_export() {
     assert_eq!(daemon.wait_complete(&batch).successful, 20);
     for format in ["ndjson", "csv&by=pc"] {
         let request = format!("GET /api/v1/export?client=demo&format={format} HTTP/1.1\r\nHost: x\r\n\r\n");
-        // More than run at once, one after the other, each of more than fits into any buffer on the way.
+        // More exports than may run at once, one after the other. Each is larger than all buffers on the way.
         for _ in 0..6 {
             wait_for("an export to begin", || {
                 let mut connection = daemon.connect();
@@ -309,7 +309,7 @@ fn an_export_that_cannot_be_is_refused() {
 }
 
 #[test]
-fn a_line_that_fails_is_told_and_the_others_go_on() {
+fn a_line_that_fails_is_reported_and_the_others_go_on() {
     let daemon = Daemon::start();
     let attributes: Vec<_> = (0..120).map(|n| format!("\"a{n}\":{{\"value\":\"{n}\"}}")).collect();
     let long = "x".repeat(5_001);
@@ -353,7 +353,7 @@ fn a_line_that_fails_is_told_and_the_others_go_on() {
 }
 
 #[test]
-fn what_the_daemon_leaves_out_of_a_large_visitor_is_told() {
+fn parts_of_a_large_visitor_that_the_daemon_leaves_out_are_reported() {
     let daemon = Daemon::start_with(&["--max-profile-bytes", "64KiB"]);
     let attributes: Vec<_> =
         (0..20).map(|n| format!("\"a{n}\":{{\"value\":\"{}\"}}", "x".repeat(5_000))).collect();

@@ -105,7 +105,7 @@ fn connections_that_stall_are_closed() {
     assert_eq!(seen.hits("idle_connection"), 1);
 }
 
-/// Asks by `Expect: 100-continue` whether to send; what is sent first in reply.
+/// Asks with `Expect: 100-continue` whether to send. Returns the first line of the reply.
 fn expecting(daemon: &Daemon, path: &str, headers: &[(&str, &str)]) -> (Connection, Reply) {
     let mut connection = daemon.connect();
     let mut all = vec![("Expect", "100-continue")];
@@ -188,9 +188,9 @@ fn who_asks_first_is_refused_before_sending_anything() {
 }
 
 #[test]
-fn who_asks_first_and_may_send_is_told_so_and_answered() {
+fn a_client_that_asks_first_may_send_and_is_answered() {
     let daemon = Daemon::start();
-    // How long a compressed file is says little of how long it will be.
+    // The length of a compressed file says little about its decoded length.
     for (length, body) in [(SMALL.len().to_string(), SMALL.as_bytes()), ("52428800".into(), b"")] {
         let encoding = if body.is_empty() { "gzip" } else { "identity" };
         let headers = [("Content-Length", length.as_str()), ("Content-Encoding", encoding)];
@@ -203,7 +203,7 @@ fn who_asks_first_and_may_send_is_told_so_and_answered() {
             assert_eq!(connection.read().status, 200);
         }
     }
-    // Who does not wait for it is answered too.
+    // A client that does not wait for it is answered, too.
     let mut eager = daemon.connect();
     eager.write(&request("POST", V2, "a", &[("Expect", "100-continue")], Some(SMALL.as_bytes())));
     let mut reply = eager.read();
@@ -213,7 +213,7 @@ fn who_asks_first_and_may_send_is_told_so_and_answered() {
     assert_eq!(reply.status, 200);
 }
 
-/// Sends a byte now and then, until an answer comes or the time is over; the answer, and how long it took.
+/// Sends a byte now and then, until an answer comes or the time is over. Returns the answer, and how long it took.
 fn trickle(
     daemon: &Daemon,
     bytes_at_once: usize,
@@ -249,10 +249,10 @@ fn a_body_that_trickles_in_is_given_up_and_leaves_nothing() {
     assert_eq!(reply.header("connection"), Some("close"));
     assert!(took >= Duration::from_secs(1), "{took:?}");
     wait_for("the spool folder to be empty", || daemon.spooled().is_empty().then_some(()));
-    // 200 bytes each tenth of a second are twice what must come.
+    // 200 bytes each tenth of a second are twice the required rate.
     let (reply, _) = trickle(&daemon, 200, pause, Duration::from_secs(4));
     assert_eq!(reply.map(|reply| reply.text()), None);
-    // 50 are half of it: each second uses up half of a second, so the first one lasts for two.
+    // 50 bytes are half of the rate: each second uses up half a second, so the first second lasts for two.
     let (reply, took) = trickle(&daemon, 50, pause, Duration::from_secs(20));
     assert_eq!(reply.unwrap().status, 408);
     assert!(took >= Duration::from_millis(1900), "{took:?}");
@@ -278,7 +278,7 @@ fn a_limit_that_ends_a_request_is_named_in_the_log() {
     assert!(!log.contains("secret"), "{log}");
 }
 
-/// hyper refuses such a request with no word at all, and drops in silence what stands behind a `#`. Adobe takes these in a
+/// hyper refuses such a request without a message, and silently drops everything after a `#`. Adobe accepts these characters in a
 /// query ("Page parameters", caveats), so callers send them.
 #[test]
 fn what_must_be_encoded_in_a_query_is_named_in_the_doors_form() {
@@ -294,9 +294,10 @@ fn what_must_be_encoded_in_a_query_is_named_in_the_doors_form() {
         let path = format!("/m2/demo/profile/update?mboxPC=1&profile.a=x{byte}y&profile.b=1");
         let refused = daemon.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes());
         let encoded = format!("%{:02X}", byte.as_bytes()[0]);
-        let told = format!("the path or its query holds {shown} as it is: percent-encode it, as {encoded}");
+        let reported =
+            format!("the path or its query holds {shown} as it is: percent-encode it, as {encoded}");
         let message = refused.element("message").map(|it| it.replace("&lt;", "<").replace("&gt;", ">"));
-        assert_eq!((refused.status, message), (400, Some(told)), "{byte:?}");
+        assert_eq!((refused.status, message), (400, Some(reported)), "{byte:?}");
         assert_eq!(refused.header("connection"), Some("close"), "{byte:?}");
     }
     daemon.mbox("demo", "mboxPC=1");

@@ -1,11 +1,11 @@
-//! Who is who: the login merge of Adobe's page on `mbox3rdPartyId`, devices, logout, a device that changes hands, ECIDs,
-//! and what consecutive v2 batches do in both modes. Over HTTP, before and after a `kill -9` and a restart.
+//! Identity: the login merge of Adobe's page on `mbox3rdPartyId`, devices, logout, a device that changes hands, ECIDs, and
+//! consecutive v2 batches in both modes. Over HTTP, before and after a `kill -9` and a restart.
 
 use crate::support::Daemon;
 
 /// A step: calls to make, or what must then be read. `mbox …` are parameters of a site call (`pc=`, `tp=`, `ecid=` for
 /// the ids, other names for attributes), `batch …` is a file with `;` for line ends (those at even steps are waited for,
-/// the others are still pending or being folded when the next step comes), `kill` kills and restarts,
+/// the others are still pending or being applied when the next step comes), `kill` kills and restarts,
 /// `tp:x a=1 b=2` is a visitor with exactly these attributes, `pc:x -` one that is unknown, `ids tp:x p1 p2` the pcIds.
 fn check(steps: &[&str]) {
     check_with(&[], steps);
@@ -106,8 +106,8 @@ fn a_first_login_moves_the_device_s_profile() {
     ]);
 }
 
-/// An id with a dot that no location hint follows is nobody's: once `alice.smith` and `alice.jones` were one visitor,
-/// and a row of `1.36732E+12`, a spreadsheet's rounding, wrote to visitor `1`.
+/// A dot only ends an id if a location hint follows. Once, `alice.smith` and `alice.jones` were one visitor, and a row of
+/// `1.36732E+12`, rounded by a spreadsheet, wrote to visitor `1`.
 #[test]
 fn what_follows_a_dot_is_cut_off_only_if_it_is_a_location_hint() {
     let daemon = Daemon::start();
@@ -144,9 +144,9 @@ fn what_follows_a_dot_is_cut_off_only_if_it_is_a_location_hint() {
     }
 }
 
-/// An id that is none counts as not sent: `mbox3rdPartyId=undefined` once made one visitor of all who were logged out.
+/// A blocked id counts as not sent. `mbox3rdPartyId=undefined` once made one visitor of all who were logged out.
 #[test]
-fn an_id_that_is_none_makes_nobody_one_visitor() {
+fn a_blocked_id_does_not_join_visitors() {
     let own = "[clients.demo]\n[clients.own]\nblocked_ids = ['Void']\n[clients.all]\nblocked_ids = []\n";
     let daemon = Daemon::start_configured(own);
     for id in ["undefined", "NULL", "%23N/A", "0", "-1", "%5Bobject%20Object%5D", "%22null%22"] {
@@ -170,13 +170,13 @@ fn an_id_that_is_none_makes_nobody_one_visitor() {
     }
     assert_eq!(attributes(&daemon, "tp:undefined"), "-");
     assert!(daemon.metrics().value(r#"profiled_attributes_left_out_total{reason="blocked_id"}"#) >= 21.0);
-    // What nobody sees around an id is dropped in any call.
+    // Every call drops invisible characters around an id.
     daemon.mbox("demo", "&mboxPC=%C2%A0desk%E2%80%8B&profile.b=1");
     daemon.get("/m2/demo/profile/update?mboxPC=%EF%BB%BFdesk&profile.c=1");
     assert_eq!(attributes(&daemon, "pc:desk"), "a=1 b=1 c=1");
     assert_eq!(daemon.get("/api/v1/profiles/%C2%A0desk?by=pc&client=demo").status, 200);
     assert_eq!(daemon.get("/rest/v1/profiles/desk%C2%A0?client=demo").status, 200);
-    // Nothing but such ids: a visitor of its own each time.
+    // A call with only such ids makes a new visitor each time.
     assert_ne!(daemon.mbox("demo", "&mboxPC=null"), daemon.mbox("demo", "&mboxPC=null"));
     daemon.mbox("all", "&mboxPC=1&mbox3rdPartyId=undefined&profile.a=1");
     daemon.mbox("own", "&mboxPC=1&mbox3rdPartyId=undefined&profile.a=1");
@@ -186,7 +186,7 @@ fn an_id_that_is_none_makes_nobody_one_visitor() {
     {
         assert_eq!(daemon.visitor(client, "third-party", id).is_some(), there, "{client} {id}");
     }
-    // Who was stored under one can still be erased by it.
+    // A visitor that was stored under such an id can still be erased by it.
     let erased = daemon.call("DELETE", "/api/v1/profiles/undefined?by=third-party&client=own", &[], None);
     assert_eq!(erased.status / 100, 2, "{}", erased.text());
     assert_eq!(daemon.visitor("own", "third-party", "undefined"), None);
@@ -340,7 +340,7 @@ fn batches_posted_at_the_same_instant_end_in_the_order_of_their_seqs() {
         };
         all("at once");
         assert_eq!(daemon.wait_complete(&one.2).successful + daemon.wait_complete(&two.2).successful, 400);
-        all("once folded");
+        all("once applied");
     }
 }
 

@@ -1,4 +1,4 @@
-//! The switches that make it as slow and as strict as Adobe's: for testing what talks to Adobe's.
+//! The settings that make the daemon as slow and as strict as Adobe's service, to test integrations.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ fn status(daemon: &Daemon, batch: &str) -> (u16, Option<String>) {
 }
 
 #[test]
-fn a_batch_shows_only_after_a_while_and_holds_up_no_other_client() {
+fn a_batch_shows_only_after_a_while_and_delays_no_other_client() {
     let mut daemon = Daemon::start_configured(HOUR);
     for client in ["slow", "quick"] {
         daemon.mbox(client, "mbox3rdPartyId=x&profile.a=site");
@@ -30,7 +30,7 @@ fn a_batch_shows_only_after_a_while_and_holds_up_no_other_client() {
     daemon.kill9().restart();
     assert_eq!(value(&daemon, "slow"), "site");
     assert_eq!(status(&daemon, &slow), (200, Some("incomplete".into())));
-    // What is not shown is not lost: it is there as soon as it may be.
+    // The batch is not lost: it shows as soon as the delay is over.
     daemon.configure("[clients.slow]\n[clients.quick]\n");
     daemon.hang_up();
     assert_eq!(daemon.wait_complete(&slow).successful, 1);
@@ -54,12 +54,12 @@ fn a_delay_changes_nothing_about_the_order() {
     daemon.mbox("slow", "mbox3rdPartyId=x&profile.a=site&profile.b=site");
     daemon.mbox("slow", "mbox3rdPartyId=y&profile.a=site");
     let batch = daemon.post_batch("slow", "batch=thirdPartyId,a,b\nx,batch,batch\ny,batch\nz,batch\n");
-    // The write comes after the batch, and so has the visitor as the batch leaves it.
+    // The write comes after the batch, so it finds the visitor as the batch left it.
     daemon.mbox("slow", "mbox3rdPartyId=x&profile.a=later");
     let value = |id: &str, name: &str| daemon.value("slow", "third-party", id, name);
     assert_eq!((value("x", "a").as_deref(), value("x", "b").as_deref()), (Some("later"), Some("batch")));
     assert_eq!(value("y", "a").as_deref(), Some("site"));
-    // Born after the batch: its row is not for this one (R5).
+    // This visitor was born after the batch, so the batch's row does not apply to it (R5).
     daemon.mbox("slow", "mbox3rdPartyId=z&profile.b=site");
     daemon.configure("[clients.slow]\n");
     daemon.hang_up();
@@ -70,18 +70,18 @@ fn a_delay_changes_nothing_about_the_order() {
 }
 
 #[test]
-fn a_status_is_told_only_for_so_long() {
+fn a_batch_status_is_shown_only_for_a_limited_time() {
     let daemon = Daemon::start_configured("[clients.brief]\nstatus_kept_seconds = 1\n[clients.long]\n");
     let brief = daemon.post_batch("brief", "batch=thirdPartyId,a\nx,1\n");
     let long = daemon.post_batch("long", "batch=thirdPartyId,a\nx,1\n");
     daemon.wait_complete(&long);
     wait_for("the status to be gone", || (status(&daemon, &brief).0 == 404).then_some(()));
     assert_eq!(status(&daemon, &long), (200, Some("complete".into())));
-    // Our own calls, which are none of Adobe's, know it still.
+    // The native calls still know it.
     assert_eq!(daemon.get(&format!("/api/v1/batches/{brief}")).json()["status"], "complete");
 }
 
-/// AdobeDocs/target-dev.en, profile-bulk-api.md, "URL-encoding requirements" (2026), but where the text says otherwise.
+/// AdobeDocs/target-dev.en, profile-bulk-api.md, "URL-encoding requirements" (2026), unless the text says otherwise.
 #[test]
 fn raw_characters_are_read_as_adobe_documents() {
     let mut daemon = Daemon::start_configured(
@@ -103,7 +103,7 @@ fn raw_characters_are_read_as_adobe_documents() {
         // Adobe's page names the message and not the status.
         ("batch=thirdPartyId,a&b\nx,1\n", "Batch is empty"),
         ("batch=thirdPartyId,a\n&x,1\n", "Batch is empty"),
-        // What stands behind the ampersand is of the form, too.
+        // The bytes after the ampersand are part of the form, too.
         ("batch=thirdPartyId,a\nx,1\n&y,50%\n", "Unexpected error"),
     ] {
         let reply = send(&daemon, "demo", file);
@@ -113,12 +113,12 @@ fn raw_characters_are_read_as_adobe_documents() {
     assert_eq!(daemon.get("/api/v1/batches?client=demo").json()["batches"].as_array().unwrap().len(), 0);
     let dry_run = daemon.try_batch("/m2/demo/v2/profile/batchUpdate?dryRun=true", percent);
     assert!(dry_run.status == 400 && dry_run.text().contains("write %25"), "{}", dry_run.text());
-    // A header that is not right is told as ever.
+    // A wrong header is reported as always.
     assert_eq!(send(&daemon, "demo", "pcId,a\n1,x\n").status, 400);
 
     let batch = send(&daemon, "demo", cut).batch_id();
     assert_eq!(daemon.wait_complete(&batch).size, 2);
-    // What was cut off is not kept, so that no later setting brings it back.
+    // The cut-off bytes are not kept, so no later setting brings them back.
     daemon.configure("[clients.demo]\n");
     daemon.kill9().restart();
     let value = |id: &str| daemon.value("demo", "third-party", id, "a");
@@ -126,7 +126,7 @@ fn raw_characters_are_read_as_adobe_documents() {
     let file = daemon.get(&format!("/api/v1/batches/{batch}/file?client=demo")).text();
     assert_eq!(file, "batch=thirdPartyId,a\nx,1+1\ny,b ");
 
-    // As it is, it is kinder.
+    // The default reading is kinder.
     let daemon = Daemon::start_configured("[clients.kind]\nv2_creates_profiles = true\n");
     assert_eq!(daemon.wait_complete(&send(&daemon, "kind", percent).batch_id()).failed, 1);
     assert_eq!(daemon.wait_complete(&send(&daemon, "kind", cut).batch_id()).size, 3);

@@ -1,4 +1,5 @@
-//! Limits of the real daemon: whoever passes one is told so, it is counted, and nobody else suffers.
+//! Limits of the real daemon: a caller who passes a limit is refused with the reason, the refusal is counted, and no other caller
+//! suffers.
 
 use std::time::{Duration, Instant};
 
@@ -49,7 +50,7 @@ fn more_exports_at_once_than_there_may_be_are_refused() {
     let refused = daemon.send(&export);
     assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")), "{}", refused.text());
     assert_eq!(daemon.metrics().hits("concurrent_exports"), 1);
-    // Somebody else gets one: of those that are not read, one makes room.
+    // Another caller gets a place: one of the exports that are not read is ended.
     let mut other = daemon.connect_from([127, 0, 0, 2]);
     other.write(&export);
     assert_eq!(other.status(), 200);
@@ -62,7 +63,7 @@ fn more_exports_at_once_than_there_may_be_are_refused() {
     });
 }
 
-/// A batch is not complete for as long as it is not shown, and so are its streams of events open.
+/// A batch that does not show yet is not complete, so its streams of events stay open.
 #[test]
 fn more_streams_of_events_at_once_than_there_may_be_are_refused() {
     let daemon = Daemon::start_configured("[clients.demo]\nbatch_shows_after_seconds = 3600");
@@ -73,7 +74,7 @@ fn more_streams_of_events_at_once_than_there_may_be_are_refused() {
         connection.write(&events);
         assert_eq!(connection.status(), 200);
     }
-    // Only the beginning is read of what could be a stream without an end.
+    // A stream may have no end, so only its beginning is read.
     let one_more = || {
         let mut connection = daemon.connect();
         connection.write(&events);
@@ -83,22 +84,23 @@ fn more_streams_of_events_at_once_than_there_may_be_are_refused() {
     assert_eq!(one_more().0, 503);
     let refused = daemon.send(&events);
     assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")));
-    let told = "256 streams of events are open, no more are at once: ask for the batch itself now and then";
-    assert_eq!(refused.json()["message"], told);
+    let reported =
+        "256 streams of events are open, no more are at once: ask for the batch itself now and then";
+    assert_eq!(refused.json()["message"], reported);
     assert_eq!(daemon.metrics().hits("event_streams"), 2);
-    assert_eq!(daemon.get(&format!("/api/v1/batches/{id}")).status, 200, "which is still told");
-    // Each that goes makes room for one, and for no more.
+    assert_eq!(daemon.get(&format!("/api/v1/batches/{id}")).status, 200, "which is still reported");
+    // Each stream that ends makes place for exactly one.
     let gone = Instant::now();
     drop(open.pop());
     open.push(wait_for("a place to be free", || {
         let (status, again) = one_more();
         (status == 200).then_some(again)
     }));
-    // One that has gone is told from one that only listens by writing to it: every 15 seconds, where there is no news. If it
-    // had read all there was, the first time only has the system of its machine say so, and the second fails.
+    // The daemon only notices that a listener has gone when it writes: every 15 seconds if there is no news. If the listener had read
+    // everything, its machine only answers the first write with a reset, and the second write fails.
     assert!(gone.elapsed() < Duration::from_secs(40), "a client that goes is missed: {:?}", gone.elapsed());
     assert_eq!(one_more().0, 503);
-    // Somebody else gets one at once: whoever has had theirs longest makes room.
+    // Another caller gets a place at once: the stream that has been open longest is ended.
     let mut other = daemon.connect_from([127, 0, 0, 2]);
     other.write(&events);
     assert_eq!(other.status(), 200);
@@ -155,7 +157,7 @@ fn more_lines_than_hyper_takes_by_itself_can_be_allowed() {
     assert_eq!(daemon.send(with(301).as_bytes()).status, 431);
 }
 
-/// An upload that has begun, and what is missing of it.
+/// An upload that has begun, and the rest of its bytes.
 fn begun_upload(daemon: &Daemon, connection: &mut support::Connection) -> Vec<u8> {
     // Indexes and outcomes come and go beside them.
     let files =
@@ -182,7 +184,7 @@ fn when_all_connections_are_taken_the_one_idle_longest_makes_room() {
     answers(&mut long);
     answers(&mut short);
     answers(&mut long);
-    // The one that has sent nothing has been idle longest; then the one that was answered once.
+    // The connection that has sent nothing has been idle longest; then comes the one that was answered once.
     answers(&mut daemon.connect());
     assert!(silent.is_closed());
     let mut kept = daemon.connect();
@@ -299,7 +301,7 @@ fn a_daemon_whose_file_handles_run_out_goes_on_and_serves_all_when_they_come_bac
     daemon.mbox("demo", "mbox3rdPartyId=x&profile.a=1");
     let mut kept = daemon.connect();
     answers(&mut kept);
-    // Those that are open stay so; there is no number left for another.
+    // Open files stay open, but no new one can be opened.
     let before = daemon.limit_handles(3);
     let mut later = daemon.connect();
     later.write(&request("GET", "/healthz", "a", &[], None));
@@ -318,7 +320,7 @@ fn a_daemon_whose_file_handles_run_out_goes_on_and_serves_all_when_they_come_bac
     let refused = on_kept("POST", V2, Some(b"batch=thirdPartyId,a\nx,3\n"));
     assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")), "{}", refused.text());
     assert!(refused.text().contains("no more files"), "{}", refused.text());
-    // The store is synced all the same; once, it was opened for that, and a failure to do so ended the daemon.
+    // The store is synced all the same. Once, its file was opened for that, and the failure ended the daemon.
     wait_for("a checkpoint that cannot be written", || {
         daemon.complaints().contains("a checkpoint could not be taken").then_some(())
     });
@@ -342,15 +344,15 @@ fn a_client_makes_so_many_batch_calls_a_minute_and_is_refused_before_its_body_is
         daemon.try_batch(&format!("/m2/{client}/{version}"), "batch=thirdPartyId,a\nx,1\n")
     };
     let refused = |client: &str, per_minute: u64| {
-        // Nothing of the body is sent: the answer comes all the same.
+        // No byte of the body is sent, but the answer comes.
         let head = request("POST", &format!("/m2/{client}/{v2}"), "a", &[("Content-Length", "1000")], None);
         let reply = daemon.send(&head);
         assert_eq!(reply.status, 503, "{}", reply.text());
         let wait: u64 = reply.header("retry-after").unwrap().parse().unwrap();
         assert!((1..=60 / per_minute).contains(&wait), "{wait}");
         assert_eq!(reply.element("success").as_deref(), Some("false"));
-        let told = format!("client {client} may make {per_minute} batch calls a minute");
-        assert!(reply.element("message").unwrap().starts_with(&told), "{}", reply.text());
+        let reported = format!("client {client} may make {per_minute} batch calls a minute");
+        assert!(reply.element("message").unwrap().starts_with(&reported), "{}", reply.text());
     };
     assert_eq!([post("a", v1).status, post("a", v2).status], [200, 200]);
     refused("a", 2);
@@ -398,8 +400,8 @@ fn site_calls_of_this_machine_are_spared_the_limit_per_address() {
     }
 }
 
-/// `SIGHUP` reads the settings again: limits and clients are then as they say, for new connections and calls; what can't
-/// be read, and what only a start can change, stays.
+/// `SIGHUP` reads the settings again. New limits and clients count for new connections and calls. A file that can't be read changes
+/// nothing, and settings that only a start can change stay.
 #[test]
 fn limits_follow_the_settings_at_a_hangup() {
     let mut daemon = Daemon::configured("rows_limit = 1\n[clients.demo]\n");
@@ -433,7 +435,7 @@ fn limits_follow_the_settings_at_a_hangup() {
     assert_eq!((status("other"), daemon.get(&long).status), (404, 414));
 }
 
-/// A daemon's clock, set ahead by forty days once the file is there that `CLOCK_LEAPS_WITH` names.
+/// A daemon whose clock leaps ahead by forty days when the file exists that `CLOCK_LEAPS_WITH` names.
 const LEAPING_CLOCK: &str = r#"
 #define _GNU_SOURCE
 #include <stdlib.h>
@@ -448,7 +450,7 @@ int clock_gettime(clockid_t id, struct timespec *at) {
 }
 "#;
 
-/// A clock that leaps ahead while the daemon runs is not believed until somebody says that it is right.
+/// If the clock leaps ahead while the daemon runs, the daemon ignores the leap until an operator says that it is right.
 #[test]
 fn a_hangup_accepts_a_clock_that_leapt() {
     let folder = tempfile::tempdir().unwrap();
@@ -480,7 +482,7 @@ fn a_hangup_accepts_a_clock_that_leapt() {
     daemon.wait_for_complaint("the machine's clock was accepted as it is");
 }
 
-/// Fewer uploads at once hold from the moment on that those under way have ended.
+/// A lower limit of uploads counts as soon as the running uploads have ended.
 #[test]
 fn fewer_uploads_at_once_let_those_under_way_finish() {
     let daemon = Daemon::start_configured("concurrent_uploads_max = 2\n");
@@ -536,7 +538,7 @@ fn more_reports_at_once_than_there_may_be_are_refused() {
     });
 }
 
-/// Once, 100 uploads that sent one line and then nothing kept all others out until they were timed out.
+/// Once, 100 uploads that sent one line and then nothing kept all others out until they timed out.
 #[test]
 fn uploads_that_stall_make_room_for_whoever_has_fewer() {
     let daemon = Daemon::start_with(&["--concurrent-uploads-max=8"]);
@@ -547,7 +549,7 @@ fn uploads_that_stall_make_room_for_whoever_has_fewer() {
             connection
         })
         .collect();
-    // One's own uploads are not ended for another of them.
+    // A caller's own uploads are not ended for its next one.
     assert_eq!(daemon.try_batch(V2, "batch=thirdPartyId,a\nx,1\n").status, 503);
     let begun = Instant::now();
     daemon.post_batch("other", "batch=thirdPartyId,a\nx,1\n");
@@ -555,7 +557,7 @@ fn uploads_that_stall_make_room_for_whoever_has_fewer() {
     elsewhere.write(&request("POST", V2, "a", &[], Some(b"batch=thirdPartyId,a\nx,1\n")));
     assert_eq!(elsewhere.read().status, 200);
     assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
-    // Those that have waited longest.
+    // The uploads that have waited longest are ended.
     let ended = stalling.remove(0).read();
     assert_eq!((ended.status, ended.header("retry-after")), (503, Some("1")));
     assert!(ended.text().contains("made room for somebody else"), "{}", ended.text());
@@ -564,7 +566,7 @@ fn uploads_that_stall_make_room_for_whoever_has_fewer() {
     assert_eq!(seen.value("profiled_places_taken{of=\"uploads\"}"), 7.0);
 }
 
-/// Once, it kept its place among the uploads for as long as it waited for its turn.
+/// Once, a waiting dry run kept its place among the uploads.
 #[test]
 fn a_dry_run_that_waits_for_its_turn_is_no_upload() {
     let daemon = Daemon::start_with(&["--concurrent-uploads-max=2"]);
@@ -587,7 +589,7 @@ fn a_dry_run_that_waits_for_its_turn_is_no_upload() {
     assert_eq!(daemon.metrics().hits("concurrent_uploads"), 0);
 }
 
-/// Once, four clients that did not read kept exports from all others for as long as they liked.
+/// Once, four clients that did not read blocked all exports for as long as they liked.
 #[test]
 fn answers_that_nobody_reads_make_room_and_are_broken_off() {
     let daemon = Daemon::start_with(&["--answer-idle-timeout-seconds=8"]);
@@ -610,7 +612,7 @@ fn answers_that_nobody_reads_make_room_and_are_broken_off() {
     assert!(begun.elapsed() < Duration::from_secs(6), "it waited until one was broken off by itself");
     let seen = daemon.metrics();
     assert_eq!((seen.hits("made_room"), seen.value("profiled_places_taken{of=\"reports\"}")), (1, 16.0));
-    // The others are let go when they have not read for too long.
+    // The others are ended when they have not read for too long.
     wait_for("those that are not read to be gone", || {
         let seen = daemon.metrics();
         let gone = seen.value("profiled_places_taken{of=\"reports\"}") == 0.0;
@@ -618,7 +620,7 @@ fn answers_that_nobody_reads_make_room_and_are_broken_off() {
     });
 }
 
-/// Once, each call read up to eight uploads from end to end, as many calls at once as there were.
+/// Once, each call read up to eight whole uploads, and any number of calls did so at once.
 #[test]
 fn searches_for_lines_take_turns() {
     let daemon = Daemon::start();
@@ -631,7 +633,7 @@ fn searches_for_lines_take_turns() {
     asking.iter_mut().for_each(|connection| connection.write(&lines));
     assert_eq!(daemon.value("demo", "third-party", "x", "a").as_deref(), Some("1"), "others are answered");
     assert!(daemon.metrics().value("profiled_places_taken{of=\"line_searches\"}") <= 2.0);
-    // So many wait that no more may; somebody else's turn comes all the same, in place of one of these.
+    // The queue is full. Another caller still gets its turn, in place of one of these.
     wait_for("the queue to be full", || {
         (daemon.metrics().hits("concurrent_line_searches") > 0).then_some(())
     });
@@ -639,9 +641,9 @@ fn searches_for_lines_take_turns() {
     other.write(&lines);
     assert_eq!(other.read().status, 200);
     let replies: Vec<_> = asking.iter_mut().map(support::Connection::read).collect();
-    let told = replies.iter().filter(|reply| reply.status == 200);
-    let told = told.map(|reply| reply.json()["attributes"]["a"]["line"].as_u64()).collect::<Vec<_>>();
-    assert!(told.len() >= 9 && told.iter().all(|line| *line == Some(2)), "{told:?}");
+    let reported = replies.iter().filter(|reply| reply.status == 200);
+    let reported = reported.map(|reply| reply.json()["attributes"]["a"]["line"].as_u64()).collect::<Vec<_>>();
+    assert!(reported.len() >= 9 && reported.iter().all(|line| *line == Some(2)), "{reported:?}");
     let refused: Vec<_> = replies.iter().filter(|reply| reply.status != 200).collect();
     assert!(!refused.is_empty());
     assert!(refused.iter().all(|it| (it.status, it.header("retry-after")) == (503, Some("1"))));
@@ -649,7 +651,7 @@ fn searches_for_lines_take_turns() {
     assert_eq!(seen.hits("concurrent_line_searches") + seen.hits("made_room"), refused.len() as u64);
 }
 
-/// What a site call of an id makes the daemon read, and journal, in bytes, where so many batches of so many rows of it wait.
+/// How many bytes a site call makes the daemon read and journal if this many batches with this many rows of its id are pending.
 fn resolving_costs(batches: usize, rows: usize) -> [f64; 2] {
     let daemon = Daemon::start_configured(
         "[clients.demo]\nv2_creates_profiles = true\n[ingest]\nmax_rows_per_second = 1\n",
@@ -659,7 +661,7 @@ fn resolving_costs(batches: usize, rows: usize) -> [f64; 2] {
         let rows: String = (0..rows).map(|n| format!("hot,{n},{batch}\n")).collect();
         daemon.post_batch("demo", format!("batch=thirdPartyId,a,b\n{rows}"));
     }
-    // The first is folded in at one go, whatever the pace, which then holds the others back.
+    // The first batch is applied at once at any rate. The rate then holds the others back.
     let most_are_pending = || {
         let pending = daemon.metrics().value("profiled_rows_pending");
         assert!(pending >= ((batches - 1) * rows) as f64, "{pending} rows are pending");
@@ -676,7 +678,7 @@ fn resolving_costs(batches: usize, rows: usize) -> [f64; 2] {
 
 /// Thirty batches of half a million rows of one id kept the commit thread for half a minute, and the watchdog ended it.
 #[test]
-fn what_resolving_an_id_costs_goes_by_the_batches_that_name_it_and_not_by_their_rows() {
+fn the_cost_of_resolving_an_id_depends_on_its_batches_and_not_on_their_rows() {
     let (few, many) = (resolving_costs(20, 200), resolving_costs(20, 20_000));
     println!("bytes read and journaled: {few:?} for 20 batches of 200 rows, {many:?} for 20 of 20,000");
     for (few, many) in few.into_iter().zip(many) {

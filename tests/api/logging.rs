@@ -1,5 +1,5 @@
-//! The real daemon with a log that cannot be written: whatever became of its standard error, it does its work, says that it
-//! is well, and stops in good order.
+//! The real daemon with a log that cannot be written. Whatever happens to its standard error, it does its work, reports that it is
+//! healthy, and stops cleanly.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, PipeWriter, Read, pipe};
@@ -7,14 +7,14 @@ use std::process::{Command, Stdio};
 
 use crate::support::{Daemon, request, wait_for};
 
-/// A daemon that logs all it can.
+/// A daemon that logs everything.
 fn talkative() -> Daemon {
     let mut daemon = Daemon::configured("");
     daemon.set_variable("PROFILED_LOG", "trace");
     daemon
 }
 
-/// Has it fold batches, and asks how it is.
+/// Has it apply batches, and asks for its health.
 fn check_work(daemon: &Daemon) {
     daemon.mbox("demo", "mboxPC=1&mbox3rdPartyId=x");
     for n in 0..20 {
@@ -25,7 +25,7 @@ fn check_work(daemon: &Daemon) {
     assert_eq!((daemon.get("/healthz").status, daemon.get("/readyz").status), (200, 200));
 }
 
-/// Has it log so many lines at least: one a request.
+/// Has it log at least this many lines: one for each request.
 fn talk(daemon: &Daemon, lines: usize) {
     let ask = request("GET", "/healthz", "a", &[], None);
     for _ in 0..lines.div_ceil(100) {
@@ -35,14 +35,14 @@ fn talk(daemon: &Daemon, lines: usize) {
     }
 }
 
-/// A pipe whose reader is gone.
+/// A pipe whose reader has ended.
 fn unread() -> PipeWriter {
     let (reader, writer) = pipe().unwrap();
     drop(reader);
     writer
 }
 
-/// The same, with so many lines of its log lost at least; then has it stop.
+/// The same, and at least this many lines of its log must be lost. Then stops it.
 fn check_works(mut daemon: Daemon, lost_min: f64) {
     wait_for("lines to be lost", || {
         talk(&daemon, 1000);
@@ -76,14 +76,14 @@ fn it_works_with_its_log_going_to_a_pipe_that_nobody_reads() {
     let mut daemon = talkative();
     let (reader, writer) = pipe().unwrap();
     daemon.try_restart_to(writer.into()).unwrap();
-    // So many lines wait; then they are lost.
+    // A limited number of lines waits; further ones are lost.
     check_works(daemon, 10.0);
     drop(reader);
 }
 
-/// A line that was begun and could not be ended does not run into the next.
+/// A line that was cut off does not run into the next one.
 #[test]
-fn a_reader_that_reads_again_is_told_how_much_it_missed() {
+fn a_reader_that_reads_again_sees_how_many_lines_it_missed() {
     let mut daemon = talkative();
     let (reader, writer) = pipe().unwrap();
     daemon.try_restart_to(writer.into()).unwrap();
@@ -91,9 +91,9 @@ fn a_reader_that_reads_again_is_told_how_much_it_missed() {
         talk(&daemon, 1000);
         (daemon.metrics().value("profiled_log_lines_lost_total") > 0.0).then_some(())
     });
-    let told =
+    let reported =
         BufReader::new(reader).lines().find(|line| line.as_ref().unwrap().contains("log lines were lost"));
-    assert!(told.is_some());
+    assert!(reported.is_some());
     daemon.terminate();
     assert_eq!(daemon.ended().code(), Some(0));
 }
@@ -111,7 +111,7 @@ fn it_works_with_standard_error_closed() {
     check_works(daemon, 0.0);
 }
 
-/// `setsid --ctty` makes the terminal the daemon's own: the system sends it a `SIGHUP` when that is closed.
+/// `setsid --ctty` makes the terminal the daemon's own. The system sends it a `SIGHUP` when the terminal is closed.
 #[test]
 fn it_works_after_its_terminal_was_closed() {
     use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
@@ -150,7 +150,7 @@ fn it_starts_and_works_with_standard_output_closed() {
     assert_eq!(daemon.ended().code(), Some(0));
 }
 
-/// Whoever reads a command's answer may have seen enough, or not be there: it ends, and does not panic.
+/// The reader of a command's output may stop reading, or be gone. The command ends, and does not panic.
 #[test]
 fn commands_do_not_mind_readers_that_are_gone() {
     let daemon = Daemon::start();

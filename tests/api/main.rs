@@ -1,8 +1,8 @@
-//! What a caller of the real daemon gets: every call and every command, in good order and in bad.
+//! Callers of the real daemon: every call and every command, right and wrong.
 //!
 //! ```text
 //! adobe.rs mbox.rs delivery.rs imitation.rs   Adobe's calls, as Adobe's pages and SDKs have them
-//! batch_file.rs compressed.rs                 the batch file as people send it
+//! batch_file.rs compressed.rs                 batch files as people send them
 //! native.rs export.rs identity.rs openapi.rs  our own calls, and their description
 //! inspector.rs cli.rs                         the inspector without a browser; the command line
 //! access.rs attacks.rs http.rs limits.rs      who may do what; what is refused, bounded and cut off

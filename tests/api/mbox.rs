@@ -100,18 +100,18 @@ fn each_kind_answers_with_default_content_in_its_own_form() {
 #[test]
 fn refusals_are_in_each_kinds_form_and_write_nothing() {
     let daemon = Daemon::start();
-    let check = |params: &str, told: &str, kinds: &[&str]| {
+    let check = |params: &str, reported: &str, kinds: &[&str]| {
         for &kind in kinds {
             let reply = call(&daemon, kind, &format!("{params}&mboxPC=1&profile.a=1"));
             let text = reply.text();
             assert_eq!(reply.status, 400, "{kind}?{params}: {text}");
             match kind {
-                "mbox/json" => assert_eq!(reply.json()["error"], told),
+                "mbox/json" => assert_eq!(reply.json()["error"], reported),
                 "mbox/ajax" | "mbox/standard" => {
-                    assert_eq!(unescaped(&text), format!("//ERROR: {told}\n"));
+                    assert_eq!(unescaped(&text), format!("//ERROR: {reported}\n"));
                     assert!(!text.contains(['<', '\'', '"', '%', '(']), "{text}");
                 }
-                _ => assert_eq!(text, told, "{kind}"),
+                _ => assert_eq!(text, reported, "{kind}"),
             }
         }
     };
@@ -155,11 +155,11 @@ fn an_illegal_id_is_refused_and_an_illegal_attribute_left_out() {
             &format!("mboxPC={id}&{bad}&profile.long={}&profile.ok=1{attributes}", "v".repeat(5_001)),
         );
         assert!(matches!(reply.status, 200 | 302), "{kind}: {}", reply.text());
-        let told = "1 profile parameter whose name is blank; 1 profile parameter whose name has \"profile.\" twice \
+        let reported = "1 profile parameter whose name is blank; 1 profile parameter whose name has \"profile.\" twice \
                     before it; 1 profile parameter whose name has more than 128 characters; 1 profile parameter whose \
                     value has more than 5000 characters; 20 profile parameters beyond 500; 1 profile parameter whose \
                     name or value is not UTF-8";
-        assert_eq!(reply.header("profiled-left-out"), Some(told), "{kind}");
+        assert_eq!(reply.header("profiled-left-out"), Some(reported), "{kind}");
         let exposed = reply.header("access-control-expose-headers");
         assert_eq!(exposed, Some("X-Request-Id, Profiled-Left-Out"), "{kind}");
         let visitor = daemon.visitor("demo", "pc", &id).unwrap();
@@ -239,22 +239,22 @@ fn nothing_that_is_sent_becomes_script_or_a_header() {
                 let path = format!("{name}={}&{params}", encoded(attack));
                 let reply = call(&daemon, kind, &path);
                 let text = reply.text();
-                let told = format!("{kind}?{path}: {text}");
-                assert_eq!(cookie(&reply, "evil"), None, "{told}");
+                let reported = format!("{kind}?{path}: {text}");
+                assert_eq!(cookie(&reply, "evil"), None, "{reported}");
                 for (header, value) in &reply.headers {
                     assert!(
                         !value.contains("alert(1)") || header == "location" && value.starts_with("http"),
-                        "{told}"
+                        "{reported}"
                     );
                 }
                 if kind.starts_with("mbox") {
                     for piece in ["<", ">", "\n\n", "\u{2028}", "\u{2029}", "\r"] {
-                        assert!(!text.contains(piece), "{piece:?} in {told}");
+                        assert!(!text.contains(piece), "{piece:?} in {reported}");
                     }
-                    assert!(text.trim_end().lines().count() == 1, "{told}");
+                    assert!(text.trim_end().lines().count() == 1, "{reported}");
                 }
                 if matches!(kind, "mbox/ajax" | "mbox/standard") {
-                    assert!(!text.contains("alert(1)"), "{told}");
+                    assert!(!text.contains("alert(1)"), "{reported}");
                 }
             }
         }

@@ -1,5 +1,5 @@
-//! The native API: what became of each row, the repair file, dry runs, idempotency keys, events, statistics, and profiles
-//! with the lines that set their attributes.
+//! The native API: the outcome of each row, the repair file, dry runs, idempotency keys, events, statistics, and profiles with the
+//! lines that set their attributes.
 
 use crate::support::{Daemon, Reply, request, wait_for};
 
@@ -38,7 +38,7 @@ fn rows(text: &str) -> Vec<(u64, Option<String>, String, Option<String>)> {
     text.lines().map(row).collect()
 }
 
-/// Where `Link` leads next.
+/// The next page that `Link` names.
 fn next(reply: &Reply) -> Option<String> {
     let link = reply.header("link")?;
     let (url, rest) = link.strip_prefix('<').unwrap().split_once('>').unwrap();
@@ -115,24 +115,24 @@ fn the_repair_file_mended_and_posted_again_has_no_failures() {
 }
 
 #[test]
-fn of_an_erased_visitor_no_report_and_no_repair_file_tells() {
+fn no_report_and_no_repair_file_shows_an_erased_visitor() {
     let daemon = daemon();
     let id = complete(&daemon, "batch=pcId,city\n1,secret\n1,%zz-secret\n2,open\n2,%zz\n");
     assert_eq!(daemon.call("DELETE", "/api/v1/profiles/1?by=pc&client=demo", &[], None).status, 200);
     let json = ("Content-Type", "application/json");
     assert_eq!(daemon.call("POST", "/api/v1/compact", &[json], Some(b"{}")).status, 200);
-    let told = |what: &str| get_as(&daemon, &format!("/api/v1/batches/{id}/{what}"), "ndjson").text();
-    let outcomes: Vec<_> = rows(&told("outcomes")).into_iter().map(|(line, id, ..)| (line, id)).collect();
+    let reported = |what: &str| get_as(&daemon, &format!("/api/v1/batches/{id}/{what}"), "ndjson").text();
+    let outcomes: Vec<_> = rows(&reported("outcomes")).into_iter().map(|(line, id, ..)| (line, id)).collect();
     assert_eq!(outcomes, [(2, None), (3, None), (4, Some("2".into())), (5, Some("2".into()))]);
-    let reasons: Vec<_> = rows(&told("outcomes?outcome=failed")).into_iter().map(|row| row.3).collect();
+    let reasons: Vec<_> = rows(&reported("outcomes?outcome=failed")).into_iter().map(|row| row.3).collect();
     assert_eq!(reasons, [Some("erased".into()), Some("bad_escape".into())]);
-    assert_eq!(told("repair"), "batch=pcId,city\n2,%zz\n");
+    assert_eq!(reported("repair"), "batch=pcId,city\n2,%zz\n");
     for what in ["outcomes", "repair", "file"] {
-        assert!(!told(what).contains("secret"), "{what}");
+        assert!(!reported(what).contains("secret"), "{what}");
     }
 }
 
-/// What was on its way already can't be called back. The rest never goes, and nobody takes what came for the whole file.
+/// Bytes that were already sent can't be taken back. The rest is never sent, and the reader can't take the part for the whole file.
 #[test]
 fn a_file_is_broken_off_when_rows_of_it_are_overwritten_while_it_is_sent() {
     let daemon = daemon();
@@ -163,7 +163,7 @@ fn a_file_is_broken_off_when_rows_of_it_are_overwritten_while_it_is_sent() {
 }
 
 #[test]
-fn a_key_makes_of_two_sendings_one_batch_also_after_a_crash() {
+fn two_uploads_with_one_key_are_one_batch_also_after_a_crash() {
     let mut daemon = daemon();
     let post = |daemon: &Daemon, path: &str, key: &str, file: &str| {
         daemon.call(
@@ -206,7 +206,7 @@ fn a_key_makes_of_two_sendings_one_batch_also_after_a_crash() {
     check(&daemon, V2, "k1", "batch=pcId,city\n1,Oslo\n", 200, true);
     daemon.kill9().restart();
     check(&daemon, V2, "k1", "batch=pcId,city\n1,Oslo\n", 200, true);
-    // Of many at once one is accepted, and all are told the same.
+    // One of many simultaneous uploads is accepted, and all get the same answer.
     let file = format!("batch=pcId,city\n{}", "1,Oslo\n".repeat(2000));
     let ids: Vec<String> = std::thread::scope(|scope| {
         let sent: Vec<_> =
@@ -218,7 +218,7 @@ fn a_key_makes_of_two_sendings_one_batch_also_after_a_crash() {
 }
 
 #[test]
-fn a_dry_run_tells_what_the_batch_would_come_to_and_writes_nothing() {
+fn a_dry_run_reports_what_the_batch_would_do_and_writes_nothing() {
     let daemon = daemon();
     let before = daemon.visitor("demo", "pc", "1");
     let dry = format!("{V2}?dryRun=true");
@@ -245,7 +245,7 @@ fn a_dry_run_tells_what_the_batch_would_come_to_and_writes_nothing() {
     assert_eq!(daemon.visitor("demo", "pc", "1"), before);
     assert_eq!(daemon.get("/api/v1/batches?client=demo").json()["batches"].as_array().unwrap().len(), 0);
     wait_for("nothing to be kept", || daemon.spooled().is_empty().then_some(()));
-    // It is what the batch then comes to; and one on top of a pending batch sees that.
+    // The batch then has the same result; and a dry run behind a pending batch sees that batch.
     let id = complete(&daemon, FILE);
     let outcomes = get_as(&daemon, &format!("/api/v1/batches/{id}/outcomes"), "application/x-ndjson").text();
     assert_eq!(report, outcomes);
@@ -307,20 +307,20 @@ fn a_lookup_can_wait_for_a_write_and_an_attribute_can_be_removed() {
 }
 
 #[test]
-fn events_tell_of_progress_and_end_when_the_batch_is_complete() {
+fn events_report_progress_and_end_when_the_batch_is_complete() {
     let daemon = daemon();
     let id = daemon.post_batch("demo", format!("batch=pcId,city\n{}", "1,x\n9,y\n".repeat(50_000)));
     let events = get_as(&daemon, &format!("/api/v1/batches/{id}/events"), "text/event-stream");
     assert_eq!(events.header("content-type").unwrap(), "text/event-stream");
     let text = events.text();
-    let told: Vec<(&str, serde_json::Value)> = text
+    let reported: Vec<(&str, serde_json::Value)> = text
         .split_terminator("\n\n")
         .map(|event| {
             let (name, data) = event.strip_prefix("event: ").unwrap().split_once("\ndata: ").unwrap();
             (name, serde_json::from_str(data).unwrap())
         })
         .collect();
-    let (last, before) = told.split_last().unwrap();
+    let (last, before) = reported.split_last().unwrap();
     assert!(
         before.iter().all(|(name, batch)| *name == "progress" && batch["status"] == "incomplete"),
         "{text}"
@@ -360,7 +360,7 @@ fn batches_are_listed_page_by_page_and_statistics_count_them() {
     assert_eq!(daemon.get("/api/v1/statistics?client=other").json()["profiles"], 0);
 }
 
-/// They last as long as they are said to, whatever becomes of the batch's files.
+/// Keys last for 24 hours, whatever happens to the batch's files.
 #[test]
 fn a_key_lasts_whatever_is_done_to_the_folder() {
     let file = "batch=pcId,city\n1,Oslo\n";
@@ -383,7 +383,7 @@ fn a_key_lasts_whatever_is_done_to_the_folder() {
                 daemon.mbox("demo", "mbox=m&mboxPC=2");
                 let gone = daemon.call("DELETE", "/api/v1/profiles/2?by=pc&client=demo", &[], None);
                 assert_eq!(gone.status, 200);
-                // A compaction of an erasure takes two snapshots, which is what retention waits for.
+                // A compaction of an erasure takes two snapshots, and retention waits for these.
                 let json = [("Content-Type", "application/json")];
                 assert_eq!(daemon.call("POST", "/api/v1/compact", &json, Some(b"{}")).status, 200);
                 assert!(!upload.exists());
@@ -394,18 +394,19 @@ fn a_key_lasts_whatever_is_done_to_the_folder() {
                 assert!(daemon.ended().success());
                 std::fs::remove_dir_all(daemon.data().join("store")).unwrap();
                 std::fs::write(&upload, "batch=pcId,city\n1,Rome\n").unwrap();
-                let (code, _, told) = daemon.run(&["check", "--salvage", "--data", &path(&daemon.data())]);
-                assert!(code == Some(0) && told.contains("given up: batch"), "{told}");
+                let (code, _, reported) =
+                    daemon.run(&["check", "--salvage", "--data", &path(&daemon.data())]);
+                assert!(code == Some(0) && reported.contains("given up: batch"), "{reported}");
                 daemon.restart();
             }
             _ => {
                 daemon.wait_complete(&first);
                 let [backup, data] = ["backup", "data"].map(|name| folder.path().join(name));
-                let (code, _, told) = daemon.run(&["backup", &path(&backup)]);
-                assert_eq!(code, Some(0), "{told}");
+                let (code, _, reported) = daemon.run(&["backup", &path(&backup)]);
+                assert_eq!(code, Some(0), "{reported}");
                 daemon.kill9();
-                let (code, _, told) = daemon.run(&["restore", &path(&backup), "--data", &path(&data)]);
-                assert_eq!(code, Some(0), "{told}");
+                let (code, _, reported) = daemon.run(&["restore", &path(&backup), "--data", &path(&data)]);
+                assert_eq!(code, Some(0), "{reported}");
                 daemon.set_data(data).restart();
             }
         }
@@ -420,11 +421,11 @@ fn a_key_lasts_whatever_is_done_to_the_folder() {
     }
 }
 
-/// Visitors whom pending rows create were not counted until folding came to them.
+/// Once, visitors whom pending rows create were not counted until the rows were applied.
 #[test]
-fn visitors_are_counted_alike_whatever_folding_has_done() {
+fn the_count_of_visitors_does_not_depend_on_applied_rows() {
     const CREATES: &str = "[clients.demo]\nv2_creates_profiles = true\n";
-    // What a burst takes is folded in all the same: some of them are in the store, and some are not.
+    // The first burst is applied anyway: some of the visitors are in the store, and some are not.
     let mut daemon = Daemon::start_configured(&format!("[ingest]\nmax_rows_per_second = 1\n{CREATES}"));
     for id in 0..10 {
         daemon.mbox("demo", &format!("mboxPC=p{id}&profile.n=site"));

@@ -28,7 +28,7 @@ impl Tour<'_> {
         body: Option<&str>,
     ) -> Reply {
         let reply = self.daemon.call(&method.to_uppercase(), url, headers, body.map(str::as_bytes));
-        let told = format!("{method} {url}: {} {}", reply.status, reply.text());
+        let reported = format!("{method} {url}: {} {}", reply.status, reply.text());
         let operation = &self.document["paths"][path][method];
         assert!(operation.is_object(), "{method} {path} is not described");
         let status = reply.status.to_string();
@@ -36,14 +36,14 @@ impl Tour<'_> {
         let response = responses.get(&status).unwrap_or(&responses["default"]);
         assert!(
             reply.status >= 400 || responses.get(&status).is_some(),
-            "no such status is described: {told}"
+            "no such status is described: {reported}"
         );
         // Those aside that say how the answer is framed, and its form, which stands in `content`.
         let framing = ["content-type", "content-length", "transfer-encoding", "date"];
         let described: BTreeSet<String> =
             response["headers"].as_object().unwrap().keys().map(|name| name.to_ascii_lowercase()).collect();
         for (name, _) in reply.headers.iter().filter(|(name, _)| !framing.contains(&name.as_str())) {
-            assert!(described.contains(name), "the header {name} is not described: {told}");
+            assert!(described.contains(name), "the header {name} is not described: {reported}");
             self.headers.insert(name.clone());
         }
         let media_type = reply.header("content-type").map(str::to_owned);
@@ -51,16 +51,16 @@ impl Tour<'_> {
             (None, None) => {}
             (Some(media_type), Some(content)) => {
                 let schema = &content[&media_type]["schema"];
-                assert!(!schema.is_null(), "{media_type} is not described: {told}");
+                assert!(!schema.is_null(), "{media_type} is not described: {reported}");
                 if media_type == "application/json" {
-                    self.check(schema, &reply.json(), &told);
+                    self.check(schema, &reply.json(), &reported);
                 } else if media_type.contains("ndjson") {
                     for line in reply.text().lines() {
-                        self.check(schema, &serde_json::from_str(line).unwrap(), &told);
+                        self.check(schema, &serde_json::from_str(line).unwrap(), &reported);
                     }
                 }
             }
-            (media_type, _) => panic!("{media_type:?}: {told}"),
+            (media_type, _) => panic!("{media_type:?}: {reported}"),
         }
         self.made.insert((method.to_owned(), path.to_owned()));
         reply
@@ -70,12 +70,12 @@ impl Tour<'_> {
         self.call("get", path, url, &[], None)
     }
 
-    fn check(&self, schema: &Value, answer: &Value, told: &str) {
+    fn check(&self, schema: &Value, answer: &Value, reported: &str) {
         let mut whole = schema.clone();
         whole["components"] = self.document["components"].clone();
         let validator = jsonschema::validator_for(&whole).unwrap();
         if let Some(error) = validator.iter_errors(answer).next() {
-            panic!("{error} at {}: {told}", error.instance_path());
+            panic!("{error} at {}: {reported}", error.instance_path());
         }
         // What is answered is described, too.
         let mut schema = schema;
@@ -83,7 +83,10 @@ impl Tour<'_> {
             schema = &self.document["components"]["schemas"][name.rsplit('/').next().unwrap()];
         }
         if let (Some(answered), Some(described)) = (answer.as_object(), schema["properties"].as_object()) {
-            assert!(answered.keys().all(|key| described.contains_key(key)), "not all is described: {told}");
+            assert!(
+                answered.keys().all(|key| described.contains_key(key)),
+                "not all is described: {reported}"
+            );
         }
     }
 }
@@ -292,8 +295,8 @@ fn schemathesis_finds_no_call_that_is_not_as_described() {
         .current_dir(folder.path())
         .output()
         .unwrap();
-    let told = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{told}\n{}", String::from_utf8_lossy(&output.stderr));
-    println!("{}", told.trim_end().lines().last().unwrap());
+    let reported = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{reported}\n{}", String::from_utf8_lossy(&output.stderr));
+    println!("{}", reported.trim_end().lines().last().unwrap());
     assert_eq!(daemon.get("/readyz").status, 200);
 }

@@ -1,11 +1,11 @@
-//! Folding at a rate (R10): it is kept, lookups and writes are as right as ever meanwhile, and another rate counts at once.
+//! Applying rows at a limited rate (R10): the rate is kept, lookups and writes stay right meanwhile, and a new rate counts at once.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use crate::support::{Daemon, wait_for};
 
-/// A batch of rows `v0`, `v1` … for visitors without a profile, but for those named.
+/// A batch of rows `v0`, `v1` … for visitors without a profile, except the named ones.
 fn batch(rows: usize) -> String {
     let mut file = String::from("batch=thirdPartyId,a,b\n");
     for row in 0..rows {
@@ -15,13 +15,13 @@ fn batch(rows: usize) -> String {
 }
 
 #[test]
-fn a_rate_is_kept_and_lookups_show_what_is_not_folded_in() {
+fn a_rate_is_kept_and_lookups_show_what_is_not_applied_yet() {
     let daemon = Daemon::start_configured("[ingest]\nmax_rows_per_second = 1000");
     daemon.mbox("demo", "mbox3rdPartyId=v0&profile.a=site");
     daemon.mbox("demo", "mbox3rdPartyId=v2999&profile.a=site");
     let accepted = Instant::now();
     let posted = daemon.post_batch("demo", batch(3000));
-    // Whichever of the two is folded in last: both show at once.
+    // Both show at once, whichever of the two is applied last.
     for (id, b) in [("v0", "0"), ("v2999", "2999")] {
         assert_eq!(daemon.value("demo", "third-party", id, "b").as_deref(), Some(b));
         assert_eq!(daemon.value("demo", "third-party", id, "a").as_deref(), Some("batch"));
@@ -51,7 +51,7 @@ fn another_rate_counts_at_a_hangup_and_a_crash_at_a_slow_one_loses_nothing() {
     daemon.kill9().restart();
     assert_eq!(daemon.value("demo", "third-party", "v7", "a").as_deref(), Some("batch"));
     assert_eq!(daemon.metrics().value("profiled_batches_pending"), 1.0);
-    // At the rate as it is that would take half an hour.
+    // At the old rate that would take half an hour.
     daemon.configure("");
     daemon.hang_up();
     assert_eq!(daemon.wait_complete(&posted).successful, 1);
@@ -63,7 +63,7 @@ fn a_stop_does_not_wait_for_a_slow_batch() {
     let mut daemon = Daemon::start_configured("[ingest]\nmax_rows_per_second = 1");
     daemon.mbox("demo", "mbox3rdPartyId=v0");
     daemon.post_batch("demo", batch(1000));
-    wait_for("folding to wait", || {
+    wait_for("applying to wait", || {
         let held = daemon.metrics().value(r#"profiled_fold_held_back_seconds_total{by="rate"}"#);
         (held > 0.0).then_some(())
     });
@@ -72,7 +72,7 @@ fn a_stop_does_not_wait_for_a_slow_batch() {
 }
 
 #[test]
-fn folding_gives_way_to_site_calls_and_comes_to_an_end_all_the_same() {
+fn applying_gives_way_to_site_calls_and_still_ends() {
     let daemon = Daemon::start();
     daemon.mbox("demo", "mbox3rdPartyId=v7");
     let posted = daemon.post_batch("demo", batch(60_000));

@@ -61,9 +61,12 @@ fn a_stream_of_events_ends_whole_and_at_once_when_the_daemon_stops() {
     daemon.terminate();
     for mut connection in open {
         // Without its last chunk this would not come back.
-        let told = String::from_utf8(connection.read_chunks()).unwrap();
-        assert!(told.starts_with("event: progress\ndata: {") && told.ends_with("}\n\n"), "{told}");
-        assert!(!told.contains("event: complete"), "{told}");
+        let reported = String::from_utf8(connection.read_chunks()).unwrap();
+        assert!(
+            reported.starts_with("event: progress\ndata: {") && reported.ends_with("}\n\n"),
+            "{reported}"
+        );
+        assert!(!reported.contains("event: complete"), "{reported}");
         assert!(connection.is_closed());
     }
     assert_eq!(daemon.ended().code(), Some(0));

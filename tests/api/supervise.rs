@@ -1,4 +1,4 @@
-//! What a supervisor such as systemd is told, at a socket of ours.
+//! The messages to a supervisor such as systemd, at a socket of the test.
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use crate::support::Daemon;
 
-/// Where a daemon is told to tell how it is.
+/// The socket to which a daemon reports its state.
 struct Ear(UnixDatagram);
 
 impl Ear {
-    /// The next datagram that holds this line; those before it are passed over.
+    /// The next datagram with this line. Datagrams before it are skipped.
     fn hear(&self, line: &str) -> Vec<String> {
         loop {
             let mut bytes = [0; 4096];
@@ -36,7 +36,7 @@ fn supervised(socket: UnixDatagram, name: &str, watchdog: Option<&str>) -> (Daem
 }
 
 #[test]
-fn a_supervisor_is_told_of_each_turn_of_a_daemons_life() {
+fn a_supervisor_gets_a_message_at_each_change_of_a_daemons_state() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notify");
     let socket = UnixDatagram::bind(&path).unwrap();
@@ -57,7 +57,7 @@ fn a_supervisor_is_told_of_each_turn_of_a_daemons_life() {
 }
 
 #[test]
-fn without_a_watchdog_the_status_is_told_all_the_same_also_by_an_abstract_name() {
+fn without_a_watchdog_the_status_is_reported_too_also_to_an_abstract_name() {
     let name = format!("profiled-test-{}", std::process::id());
     let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
     let (_daemon, ear) = supervised(socket, &format!("@{name}"), None);

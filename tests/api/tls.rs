@@ -190,8 +190,8 @@ fn a_certificate_that_vouches_for_itself_is_trusted_if_it_is_a_servers() {
         let daemon = authority.daemon("");
         let ca = authority.file("cert.pem").display().to_string();
         let variables = [("PROFILED_URL", daemon.url()), ("PROFILED_CA", ca)];
-        let told = profiled(&["batch", "list", "--client", "demo"], &variables, code);
-        assert!(told.contains(words), "{told}");
+        let reported = profiled(&["batch", "list", "--client", "demo"], &variables, code);
+        assert!(reported.contains(words), "{reported}");
     }
 }
 
@@ -299,11 +299,11 @@ fn a_new_certificate_is_for_new_connections_and_a_broken_one_for_none() {
     authority.issue();
     std::fs::write(authority.file("key.pem"), key).unwrap();
     daemon.hang_up();
-    let told = wait_for("a complaint", || {
+    let reported = wait_for("a complaint", || {
         let complaints = daemon.complaints();
         complaints.contains("the certificate could not be reloaded").then_some(complaints)
     });
-    assert!(told.contains("key.pem: this is not the key of the certificate in"), "{told}");
+    assert!(reported.contains("key.pem: this is not the key of the certificate in"), "{reported}");
     assert_eq!(certificate(&authority.connect(&daemon)), second);
 
     for connection in [&mut old, &mut new] {

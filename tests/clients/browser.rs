@@ -84,10 +84,10 @@ fn a_page_of_another_origin_calls_the_sites_doors_and_reads_their_answers() {
     assert_eq!(seen["single"], "refused: TypeError", "{seen}");
 
     let by = |id: &str| daemon.value("demo", "pc", id, "by");
-    let told = seen.to_string();
-    assert_eq!(by(seen["json"]["tntId"].as_str().expect(&told)).as_deref(), Some("fetch"));
-    assert_eq!(by(seen["kept"].as_str().expect(&told)).as_deref(), Some("script"));
-    assert_eq!(by(seen["delivery"]["id"]["tntId"].as_str().expect(&told)).as_deref(), Some("sdk"));
+    let reported = seen.to_string();
+    assert_eq!(by(seen["json"]["tntId"].as_str().expect(&reported)).as_deref(), Some("fetch"));
+    assert_eq!(by(seen["kept"].as_str().expect(&reported)).as_deref(), Some("script"));
+    assert_eq!(by(seen["delivery"]["id"]["tntId"].as_str().expect(&reported)).as_deref(), Some("sdk"));
     assert_eq!(by("image").as_deref(), Some("image"));
     assert_eq!(wait_for("the beacon", || by("beacon")), "a beacon");
 }

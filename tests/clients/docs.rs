@@ -1,5 +1,5 @@
-//! README, the book, CONTRIBUTING and the examples say what is so: links lead somewhere, rules and files that are named
-//! exist, every setting and metric is there, and what is marked as shell runs as it is written.
+//! README, the book, CONTRIBUTING and the examples are right: links lead somewhere, the named rules and files exist, every setting
+//! and metric is there, and code that is marked as shell runs as it is written.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -35,7 +35,7 @@ fn files(folder: &str, ending: &str) -> Vec<PathBuf> {
     found
 }
 
-/// All that people read.
+/// All pages that people read.
 fn pages() -> Vec<PathBuf> {
     let top =
         ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "BENCHMARKS.md", "data/README.md"];
@@ -116,7 +116,7 @@ fn the_summary_lists_every_page_of_the_book() {
     }
 }
 
-/// A file that is renamed is renamed where it is written of, too.
+/// If a file is renamed, the docs must have its new name.
 #[test]
 fn every_source_file_that_is_named_exists() {
     let mut wrong = Vec::new();
@@ -187,7 +187,7 @@ fn settings(page: &str, from: &str, to: Option<&str>) -> BTreeMap<String, Row> {
     rows
 }
 
-/// What the program says of a file with this text.
+/// The program's message about a file with this text.
 fn complaint(text: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("profiled.toml");
@@ -198,7 +198,7 @@ fn complaint(text: &str) -> String {
     String::from_utf8(output.stderr).unwrap()
 }
 
-/// The keys of a table of the file, as the program lists them to whoever gives it another one.
+/// The keys of a table of the file, as the program's error for a wrong key lists them.
 fn keys(table: &str) -> BTreeSet<String> {
     let said = complaint(&format!("{table}no_such_key = 1\n"));
     let keys: BTreeSet<_> = said.split('`').skip(1).step_by(2).map(str::to_owned).collect();
@@ -266,7 +266,7 @@ fn the_example_of_the_settings_is_taken() {
 fn every_metric_is_in_the_docs_and_no_other() {
     let page = read("docs/operating.md");
     let table = page.split("## Metrics\n").nth(1).unwrap().split("\n## ").next().unwrap();
-    let told: BTreeSet<String> = table
+    let reported: BTreeSet<String> = table
         .lines()
         .filter(|line| line.starts_with("| `"))
         .flat_map(|line| line.split(" | ").next().unwrap().split('`').skip(1).step_by(2))
@@ -282,7 +282,7 @@ fn every_metric_is_in_the_docs_and_no_other() {
         seen.names().contains("profiled_rows").then_some(seen)
     });
     let families: BTreeSet<String> = seen.names().iter().map(|name| name.to_string()).collect();
-    assert_eq!(told, families);
+    assert_eq!(reported, families);
 }
 
 /// The example of an endpoint is the endpoint: each line that the diff adds is in the file that it names.
@@ -324,8 +324,8 @@ fn calls(page: &str) -> BTreeMap<String, String> {
 /// The tables of the calls follow from the code: no call is missing, none too many, and each says who may make it.
 #[test]
 fn every_call_is_in_the_docs_with_what_it_takes_and_no_other() {
-    let mut told = calls(&read("docs/native-api.md"));
-    told.extend(calls(&read("docs/adobe-calls.md")));
+    let mut reported = calls(&read("docs/native-api.md"));
+    reported.extend(calls(&read("docs/adobe-calls.md")));
     let document = Daemon::start().get("/openapi.json").json();
     let mut described = BTreeMap::new();
     for (path, operations) in document["paths"].as_object().unwrap() {
@@ -336,7 +336,7 @@ fn every_call_is_in_the_docs_with_what_it_takes_and_no_other() {
             described.insert(call, takes.to_owned());
         }
     }
-    assert_eq!(told, described);
+    assert_eq!(reported, described);
 }
 
 /// Runs a script with bash in a folder, against a daemon. None: there is no bash, or no curl.
@@ -380,7 +380,7 @@ fn what_is_marked_as_shell_runs_as_it_is_written() {
     }
 }
 
-/// A text whose numbers and durations are alike.
+/// A text in which all numbers and durations are the same.
 fn without_numbers(text: &str) -> String {
     let mut plain = String::new();
     for c in text.chars() {

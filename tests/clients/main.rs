@@ -1,4 +1,4 @@
-//! What other programs make of the product: browsers, Adobe's SDKs, the packages and the readers of its files.
+//! Other programs that use the product: browsers, Adobe's SDKs, packages, and the readers of its files.
 //!
 //! ```text
 //! browser.rs webdriver/   the inspector in Chromium

@@ -1,5 +1,5 @@
-//! What is handed on beside the binary: the dashboard, the alert rules, the unit, the Debian package, the recipe for an
-//! image. Whatever a tool outside Rust must judge is left out, and said so, where there is no such tool.
+//! The files that are shipped with the binary: the dashboard, the alert rules, the unit, the Debian package, the recipe for an image.
+//! A check that needs a tool outside Rust says that it is skipped if the tool is missing.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
@@ -16,7 +16,7 @@ fn file(name: &str) -> String {
     std::fs::read_to_string(root().join("packaging").join(name)).unwrap()
 }
 
-/// What a tool says, if it is there; it must be content.
+/// The output of a tool, if it is there. The tool must succeed.
 fn content(command: &mut Command, input: &str) -> Option<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -31,7 +31,7 @@ fn content(command: &mut Command, input: &str) -> Option<String> {
     Some(said)
 }
 
-/// A daemon that has done something of everything, so that each of its metrics is there.
+/// A daemon that has done some of everything, so that each of its metrics is there.
 fn busy() -> Daemon {
     let daemon = Daemon::start();
     daemon.mbox("demo", "mbox3rdPartyId=x&profile.a=1");
@@ -289,7 +289,7 @@ fn included_below(folder: &Path, context: &Path) -> usize {
     found
 }
 
-/// The recipe once copied neither the templates nor the data that the binary holds, and built nothing.
+/// The recipe once copied neither the templates nor the data that the binary includes, so the build failed.
 #[test]
 fn the_image_compiles_from_exactly_what_is_copied() {
     let context = tempfile::tempdir().unwrap();

@@ -1,8 +1,8 @@
-//! No circles of files: which file under `src` names which, and whether a way leads back. And within the engine, rooms
-//! know only the rooms below them.
+//! No circles of files: no file under `src` may use a file that leads back to it. And within the engine, rooms use only the rooms
+//! below them.
 //!
-//! A path counts for the file that holds what it names: a name that a module only re-exports counts for the file it
-//! comes from. Unit tests are left out; they may look anywhere.
+//! A path counts for the file that defines the name: a name that a module only re-exports counts for the file it comes from.
+//! Unit tests are left out. They may use any file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -39,7 +39,7 @@ fn files_form_no_circles_and_rooms_know_only_those_below() {
     assert!(edges > 100, "only {edges} imports were found: the reader is broken");
 
     let (circles, upward) = (graph.circles(), graph.upward());
-    // Past the capture of output: the numbers show in every run.
+    // Not captured with the test's output: the numbers show in every run.
     let line = format!(
         "{} files with {edges} imports: {} circles, {} imports that go up within the engine\n",
         graph.names.len(),
@@ -61,12 +61,12 @@ fn files_form_no_circles_and_rooms_know_only_those_below() {
     assert!(wrong.is_empty(), "\n{wrong}");
 }
 
-/// Which file names which.
+/// Which file uses which.
 struct Graph {
     names: BTreeMap<String, BTreeSet<String>>,
 }
 
-/// A file's paths into the crate, and where the names come from that it hands on.
+/// A file's paths into the crate, and the sources of the names that it re-exports.
 #[derive(Default)]
 struct Named {
     paths: Vec<Vec<String>>,
@@ -87,7 +87,7 @@ impl Graph {
         let mut names = BTreeMap::new();
         for (&file, named) in &read {
             let mut others = BTreeSet::new();
-            // The crate's root names all, and nobody names it.
+            // The crate's root uses all files, and no file uses it.
             if !module_of(file).is_empty() {
                 for path in &named.paths {
                     if let Some(other) = holder(path, &modules, &read)
@@ -169,7 +169,7 @@ fn holder<'f>(
     read: &BTreeMap<&str, Named>,
 ) -> Option<&'f str> {
     let mut path = path.get(1..)?.to_vec();
-    // A name may be handed on more than once.
+    // A name may be re-exported more than once.
     for _ in 0..8 {
         let (length, file) = (0..=path.len()).rev().find_map(|n| Some((n, *modules.get(&path[..n])?)))?;
         let Some(from) = path.get(length).and_then(|name| read[file].handed_on.get(name)) else {
@@ -195,7 +195,7 @@ fn named(name: &str, text: &str, modules: &BTreeMap<Vec<String>, &str>) -> Named
         let child = is_child(text_at(&tokens, at))
             && text_at(&tokens, at + 1) == "::"
             && (at == 0 || text_at(&tokens, at - 1) != "::");
-        // `pub(in crate::engine)` says who may see something, and names nothing.
+        // `pub(in crate::engine)` says who may see an item, and uses nothing.
         let visibility = at > 1 && text_at(&tokens, at - 1) == "in" && text_at(&tokens, at - 2) == "(";
         if visibility || (!child && !starts_path(&tokens, at)) {
             at += 1;
@@ -220,7 +220,7 @@ fn named(name: &str, text: &str, modules: &BTreeMap<Vec<String>, &str>) -> Named
     named
 }
 
-/// Source without what stands behind `#[cfg(test)]`.
+/// Source without the items behind `#[cfg(test)]`.
 fn without_tests(tokens: Vec<Token>) -> Vec<Token> {
     let mut kept = vec![];
     let mut at = 0;
@@ -264,10 +264,10 @@ fn circles_and_imports_that_go_up_are_found() {
     assert_eq!(circles(&three)[0].len(), 3);
     let visible = [("a.rs", "use crate::b::X;"), ("b.rs", "pub(in crate::a) fn f() {}")];
     assert!(circles(&visible).is_empty());
-    // A unit test may look anywhere.
+    // A unit test may use any file.
     let tested = [("a.rs", "use crate::b::X;"), ("b.rs", "#[cfg(test)] mod tests { use crate::a::Y; }")];
     assert!(circles(&tested).is_empty());
-    // What is handed on counts for where it comes from: `two` names `one`, not the folder's own file.
+    // A re-exported name counts for its source: `two` uses `one`, not the folder's own file.
     let folder = [
         ("f/mod.rs", "mod one; mod two; pub use one::X; pub fn g() { two::h() }"),
         ("f/one.rs", "pub struct X;"),

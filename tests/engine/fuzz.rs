@@ -42,7 +42,7 @@ const INPUTS: u32 = 1000;
 /// How many random bytes an input is made of, at most.
 const INPUT_BYTES: usize = 1 << 16;
 
-/// Runs a target: under a fuzzer with what that comes up with, else with random inputs of each seed.
+/// Runs a target with the fuzzer's inputs; without a fuzzer, with random inputs of each seed.
 macro_rules! check {
     ($input:ty, $target:expr $(,)?) => {
         if cfg!(fuzzing) {
@@ -63,9 +63,9 @@ fn with_random_inputs<T: TypeGenerator + Debug>(target: impl Fn(&T)) {
             random.fill_bytes(&mut bytes);
             let mut driver = Driver::new(&bytes, &Options::default().with_max_len(INPUT_BYTES));
             let input = T::generate(&mut driver).unwrap();
-            let shown = Shown(number, &input);
+            let printed = PrintOnPanic(number, &input);
             target(&input);
-            drop(shown);
+            drop(printed);
         }
     });
 }
@@ -77,10 +77,10 @@ fn bytes_of(seed: u64) -> [u8; 32] {
     bytes
 }
 
-/// Shows its input if it goes while the test fails.
-struct Shown<'i, T: Debug>(u32, &'i T);
+/// Prints its input if it is dropped while the test fails.
+struct PrintOnPanic<'i, T: Debug>(u32, &'i T);
 
-impl<T: Debug> Drop for Shown<'_, T> {
+impl<T: Debug> Drop for PrintOnPanic<'_, T> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("input {}: {:?}", self.0, self.1);
@@ -97,7 +97,7 @@ enum Harm {
     Swap(u16, u16),
 }
 
-/// Does harm to a file's bytes, wherever it is told to, modulo their length.
+/// Damages a file's bytes at the given places, modulo their length.
 fn harm(bytes: &mut Vec<u8>, harms: &[Harm]) {
     for one in harms {
         let at = |place: u16, length: usize| usize::from(place) % length.max(1);
@@ -131,7 +131,7 @@ fn request_line() {
         let found = parameters(query);
         let sent = query.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty()).count();
         assert_eq!(found.pairs.len() + found.broken.len(), sent);
-        // What a form's own writer makes of any text is read back as it was.
+        // Any text that a form writer encodes is read back unchanged.
         let form = form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
         let found = parameters(form.as_bytes());
         assert_eq!((&found.pairs, found.broken.len()), (pairs, 0));
@@ -250,11 +250,11 @@ fn batch_file() {
 
 #[test]
 fn compressed() {
-    /// What comes out of bytes that come in pieces of that size, and whether all of it did.
+    /// The decoded bytes of a source that comes in pieces of that size, and whether it was decoded to its end.
     fn file(encoding: Encoding, bytes: &[u8], piece: usize) -> (Vec<u8>, bool) {
         let mut file = vec![];
         let mut decoded = Decoded::of(encoding, BufReader::with_capacity(piece, bytes)).unwrap();
-        // Small changes make bombs, too.
+        // Small changes can make bombs, too.
         let whole = decoded.by_ref().take(1 << 20).read_to_end(&mut file).is_ok();
         (file, whole)
     }
@@ -283,7 +283,7 @@ fn compressed() {
     },);
 }
 
-/// What a stream of requests is made of: what is well formed, what is nearly so, and what two readers have understood
+/// The pieces of a stream of requests: well-formed ones, nearly well-formed ones, and ones that two readers have understood
 /// differently before.
 const WIRE: [&str; 64] = [
     "GET / HTTP/1.1\r\n",
@@ -386,8 +386,7 @@ fn stream(wires: &[Wire]) -> Vec<u8> {
     all
 }
 
-/// A request, as a reader understood it: its method and target, how many bytes its body has so far, and whether it has
-/// ended.
+/// A request as a reader understood it: its method and target, how many bytes its body has so far, and whether it has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Understood {
     head: String,
@@ -395,7 +394,7 @@ struct Understood {
     ended: bool,
 }
 
-/// What the guard makes of a stream, and what of it hyper gets to read.
+/// The requests that the guard finds in a stream, and the bytes that it passes on to hyper.
 fn believed(stream: &[u8]) -> (Vec<Understood>, Vec<u8>) {
     let (mut framing, mut all, mut passed, mut head) = (Framing::new(HEADS), vec![], vec![], vec![]);
     for byte in stream {
@@ -430,7 +429,7 @@ fn believed(stream: &[u8]) -> (Vec<Understood>, Vec<u8>) {
 
 const HEADS: HeadLimits = HeadLimits { bytes_max: 80 << 10, lines_max: 100, uri_bytes_max: 32 << 10 };
 
-/// What hyper makes of bytes, and whether it went on to their end: else it closed before.
+/// The requests that hyper finds in bytes, and whether it read them to their end or closed before.
 async fn served(bytes: &[u8], piece: usize) -> (Vec<Understood>, bool) {
     let seen = Arc::new(Mutex::new(vec![]));
     let refused = Arc::new(AtomicBool::new(false));
@@ -440,7 +439,7 @@ async fn served(bytes: &[u8], piece: usize) -> (Vec<Understood>, bool) {
         let (seen, refuses) = (Arc::clone(&notes), Arc::clone(&refuses));
         async move {
             let (head, mut body) = request.into_parts();
-            // Behind a CONNECT that is answered with 200 hyper reads no more requests.
+            // After a CONNECT that is answered with 200 hyper reads no more requests.
             let last = head.version == hyper::Version::HTTP_10
                 || head.method == hyper::Method::CONNECT
                 || head.headers.get_all("connection").iter().any(|it| {
@@ -457,7 +456,7 @@ async fn served(bytes: &[u8], piece: usize) -> (Vec<Understood>, bool) {
                         seen.lock().unwrap()[number].0.body += bytes;
                     }
                     Some(Err(error)) => {
-                        // A body that the stream's end cuts off it has waited for; any other it closes on.
+                        // hyper waits for a body that the stream's end cuts off. On any other fault it closes.
                         let source = std::error::Error::source(&error);
                         let source = source.and_then(|source| source.downcast_ref::<std::io::Error>());
                         let cut_off =
@@ -491,7 +490,7 @@ async fn served(bytes: &[u8], piece: usize) -> (Vec<Understood>, bool) {
     };
     let (result, ()) = tokio::join!(serving, sending);
     let seen = seen.lock().unwrap();
-    // A request that hyper waits for the end of is not one that it closed on.
+    // If hyper still waits for the end of a request, it has not closed.
     let waited = match result {
         Ok(()) => !seen.last().is_some_and(|(_, last)| *last),
         Err(error) => error.is_incomplete_message(),
@@ -500,31 +499,37 @@ async fn served(bytes: &[u8], piece: usize) -> (Vec<Understood>, bool) {
     (seen.iter().map(|(request, _)| request.clone()).collect(), waited)
 }
 
-/// Lays the guard beside hyper: each request that hyper has answered is one that the guard believed in, of the same head
-/// and the same body, or the connection was closed before.
+/// Compares the guard with hyper: the guard has found each request that hyper answered, with the same head and the same body, or the
+/// connection was closed before.
 fn side_by_side(runtime: &tokio::runtime::Runtime, stream: &[u8], piece: usize) {
     let (believed, passed) = believed(stream);
     let (served, waited) = runtime.block_on(served(&passed, piece));
-    let told = || format!("{:?}\nguard: {believed:?}\nhyper: {served:?}", String::from_utf8_lossy(stream));
+    let reported =
+        || format!("{:?}\nguard: {believed:?}\nhyper: {served:?}", String::from_utf8_lossy(stream));
     let condemned = passed.len() < stream.len() || framing_ends_condemned(stream);
     for (at, request) in served.iter().enumerate() {
         match believed.get(at) {
-            // The service refuses it, for the guard's verdict names it, and nothing follows.
+            // The service refuses this request, because the guard has rejected it, and nothing follows.
             None if condemned && at == believed.len() => {}
-            None => panic!("hyper takes a request that the guard does not know of: {}", told()),
+            None => panic!("hyper takes a request that the guard does not know of: {}", reported()),
             Some(one) => {
-                // What stands behind a `#` hyper leaves out.
+                // hyper drops everything after a `#`.
                 let (method, target) = one.head.split_once(' ').unwrap_or((&one.head, ""));
                 let target = target.split('#').next().unwrap_or_default();
-                assert_eq!(format!("{method} {target}"), request.head, "{}", told());
+                assert_eq!(format!("{method} {target}"), request.head, "{}", reported());
                 if request.ended || (waited && at + 1 == served.len()) {
-                    assert_eq!((one.body, one.ended), (request.body, request.ended), "{}", told());
+                    assert_eq!((one.body, one.ended), (request.body, request.ended), "{}", reported());
                 }
             }
         }
     }
     if waited && !condemned {
-        assert_eq!(believed.len(), served.len(), "the guard believes in more than hyper takes: {}", told());
+        assert_eq!(
+            believed.len(),
+            served.len(),
+            "the guard believes in more than hyper takes: {}",
+            reported()
+        );
     }
 }
 
@@ -533,9 +538,9 @@ fn framing_ends_condemned(stream: &[u8]) -> bool {
     framing.advance(stream).is_some()
 }
 
-/// The guard in front of hyper finds requests that others could understand differently, so it must itself understand them
-/// as hyper does. Once it didn't: what it kept of a line was too short for a length behind 60 spaces or 62 zeros, and for
-/// a chunk's size behind 64 zeros.
+/// The guard in front of hyper finds requests that two readers could understand differently, so it must understand them as hyper
+/// does. Once it did not: the part of a line that it kept was too short for a length after 60 spaces or 62 zeros, and for the size
+/// of a chunk after 64 zeros.
 #[test]
 fn framing() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();

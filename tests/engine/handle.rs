@@ -1,4 +1,4 @@
-//! The app without its front doors: what only shows when calls come thick and large.
+//! The engine without its front doors: behaviour that only shows with many large calls.
 
 use profiled::clock::{GuardedClock, Steady};
 use profiled::config::{Config, ServeOptions};
@@ -44,7 +44,7 @@ fn call(n: usize, value: &str) -> SiteCall {
     }
 }
 
-/// What waited behind a group that was full was once committed without its callers being told.
+/// Requests behind a full group were once committed without an answer to their callers.
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_that_do_not_fit_into_one_commit_group_are_all_answered() {
     let folder = tempfile::tempdir().unwrap();
@@ -67,7 +67,7 @@ async fn calls_that_do_not_fit_into_one_commit_group_are_all_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_written_is_there_after_a_stop_and_a_start() {
+async fn writes_are_there_after_a_stop_and_a_start() {
     let folder = tempfile::tempdir().unwrap();
     let app = open(folder.path());
     let written = app.site_call(call(1, "v")).await.unwrap();
@@ -94,7 +94,7 @@ async fn a_stopped_engine_lets_go_of_its_folder_though_somebody_still_holds_it()
     drop(held);
 }
 
-/// Uploads a batch, in pieces of so many bytes; gives its id and its file.
+/// Uploads a batch in pieces of this many bytes. Returns its id and its file.
 async fn upload(app: &Engine, folder: &Path, text: &str, piece: usize) -> (BatchId, PathBuf) {
     let before = uploads(folder);
     let mut upload = app
@@ -129,16 +129,16 @@ async fn wait_complete(app: &Engine, batch: &BatchId) {
     }
 }
 
-/// What a file's byte is changed to: nothing that a parser would have to trip over.
+/// The changed value of a file's byte. A parser must still accept it.
 fn flip(file: &Path, at: usize) {
     let mut bytes = std::fs::read(file).unwrap();
     *bytes.get_mut(at).unwrap() ^= 1;
     std::fs::write(file, bytes).unwrap();
 }
 
-/// What is said of a damaged upload.
+/// Checks the message about a damaged upload.
 #[track_caller]
-fn told(said: &str, batch: &BatchId, file: &Path) {
+fn reported(said: &str, batch: &BatchId, file: &Path) {
     let named = said.contains(&batch.to_string()) && said.contains(file.to_str().unwrap());
     assert!(named && said.contains("is damaged") && said.contains("put it back"), "{said}");
 }
@@ -152,9 +152,9 @@ fn is_held(app: &Engine, batch: &BatchId) -> bool {
     true
 }
 
-/// A store made again folds complete batches once more: as good as pending ones.
+/// A rebuilt store applies complete batches once more, in the same way as pending ones.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upload_with_any_byte_changed_is_held_and_never_folded_in() {
+async fn an_upload_with_any_byte_changed_is_held_and_never_applied() {
     let folder = tempfile::tempdir().unwrap();
     let app = open(folder.path());
     app.site_call(call(1, "v")).await.unwrap();
@@ -188,7 +188,7 @@ async fn an_upload_with_any_byte_changed_is_held_and_never_folded_in() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_upload_is_told_by_a_check_and_goes_into_a_backup_as_it_is() {
+async fn a_check_reports_a_damaged_upload_and_a_backup_copies_it_unchanged() {
     let folder = tempfile::tempdir().unwrap();
     let app = open(folder.path());
     let (batch, file) = upload(&app, folder.path(), "batch=pcId,a\np1,1\n", 1).await;
@@ -207,7 +207,7 @@ async fn a_damaged_upload_is_told_by_a_check_and_goes_into_a_backup_as_it_is() {
         let check = move || check(config, Arc::new(SystemClock), &scratch).unwrap().faults;
         std::thread::spawn(check).join().unwrap()
     };
-    told(&faults().join(""), &batch, &file);
+    reported(&faults().join(""), &batch, &file);
     flip(&file, 14);
     assert_eq!(faults(), Vec::<String>::new());
 }
@@ -220,15 +220,15 @@ async fn a_batch_whose_upload_is_found_damaged_is_held_and_says_so() {
     let mut tries = 0;
     let (batch, file) = loop {
         tries += 1;
-        assert!(tries < 20, "a damaged upload was folded in, however early it was damaged");
-        // While it is folded, the next one waits.
+        assert!(tries < 20, "a damaged upload was applied, however early it was damaged");
+        // While it is applied, the next one waits.
         upload(&app, folder.path(), &format!("batch=pcId,a\n{large}"), 1 << 16).await;
         let (batch, file) = upload(&app, folder.path(), "batch=pcId,a\np1,1\n", 100).await;
         flip(&file, 14);
         while !complete(&app, &batch) && !is_held(&app, &batch) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        // Else it was quicker.
+        // Otherwise the apply thread was faster.
         if !complete(&app, &batch) {
             break (batch, file);
         }
@@ -245,7 +245,7 @@ async fn a_batch_whose_upload_is_found_damaged_is_held_and_says_so() {
     app.stop().await;
 }
 
-/// A clock that stands until it is set.
+/// A clock that only moves when it is set.
 #[derive(Default)]
 struct SetClock(AtomicU64);
 
@@ -264,7 +264,7 @@ impl Steady for SetClock {
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 const BEGIN_MS: u64 = 1_800_000_000_000;
 
-/// A machine whose clock stands until it is set, or time passes.
+/// A machine whose clock only moves when it is set or when time passes.
 #[derive(Default)]
 struct Machine {
     wall: Arc<SetClock>,
@@ -293,7 +293,7 @@ async fn is_there(app: &Engine, n: usize) -> bool {
     app.read(&client(), &id).await.unwrap().is_some()
 }
 
-/// Forty days for eight seconds, and one site call meanwhile, once had everybody expired for good.
+/// A clock that was forty days ahead for eight seconds, with one site call meanwhile, once expired every visitor for good.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_that_leaps_ahead_while_it_runs_loses_nobody() {
     let (folder, machine) = (tempfile::tempdir().unwrap(), Machine::default());
@@ -338,13 +338,13 @@ async fn an_operator_may_accept_a_clock_that_leapt() {
     assert_eq!(app.now(), Millis(BEGIN_MS + 40 * DAY_MS));
     assert!(!is_there(&app, 0).await, "it has expired by now");
     assert!(app.remarks().concat().contains("kept"), "but is not swept: {:?}", app.remarks());
-    // It was wrong after all.
+    // The leap was wrong after all.
     machine.set(BEGIN_MS);
     assert!(is_there(&app, 0).await);
     app.stop().await;
 }
 
-/// A start with a wrong clock once had everybody swept within seconds.
+/// A start with a wrong clock once swept every visitor within seconds.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_long_past_the_last_write_sweeps_nobody_for_an_hour() {
     let (folder, machine) = (tempfile::tempdir().unwrap(), Machine::default());
@@ -401,7 +401,7 @@ async fn a_key_is_remembered_for_a_day_and_no_longer_also_over_a_restart() {
         drop(app);
         open()
     };
-    // Whose batch a key leads to: a new one's, one of before, or that of another body.
+    // What a key leads to: a new batch, the earlier batch, or a batch with another body.
     let sent = async |app: &Engine, text: &str, key: &str| match send(app, text, key).await {
         Ok(AcceptedBatch { batch, before }) => (batch.id, if before { "before" } else { "new" }),
         Err(EngineError::KeyTaken(id)) => (BatchId::parse(&id).unwrap(), "taken"),
@@ -422,7 +422,7 @@ async fn a_key_is_remembered_for_a_day_and_no_longer_also_over_a_restart() {
         assert_eq!(sent(&app, OTHER, "k").await, (first.clone(), "taken"));
         app = restart(app).await;
     }
-    // A millisecond later it is nobody's, whichever body it comes with: the key of a new batch, for another day.
+    // A millisecond later the key is free, whatever body it comes with: it is the key of a new batch for another day.
     at(BEGIN_MS + DAY_MS);
     let (second, state) = sent(&app, OTHER, "k").await;
     assert_eq!((second.seq.millis(), state), (Millis(BEGIN_MS + DAY_MS), "new"));
@@ -437,7 +437,7 @@ async fn a_key_is_remembered_for_a_day_and_no_longer_also_over_a_restart() {
         assert_eq!(sent(&app, FILE, "k").await, (second.clone(), "taken"));
         app = restart(app).await;
     }
-    // The start that meets a key of more than a day ago does not bring it back, either.
+    // A start that finds a key older than a day does not bring it back either.
     at(BEGIN_MS + 2 * DAY_MS);
     app = restart(app).await;
     let (third, state) = sent(&app, FILE, "k").await;
@@ -452,7 +452,7 @@ async fn a_key_is_remembered_for_a_day_and_no_longer_also_over_a_restart() {
     app.stop().await;
 }
 
-/// What is read of an upload.
+/// The ways to read an upload.
 #[derive(Debug, Clone, Copy)]
 enum Read {
     Outcomes(Option<Outcome>),
@@ -460,21 +460,21 @@ enum Read {
     File,
 }
 
-/// What a read gave: all of it as text, and how much of that before it went on past the pause.
+/// The result of a read: all of it as text, and how much of it came before the pause ended.
 struct Given {
     text: String,
     before: usize,
     end: Result<(), EngineError>,
 }
 
-/// A row as a report tells it.
-fn told_row(row: &ReportedRow) -> String {
-    let told = |text: &Option<String>| text.clone().unwrap_or_default();
-    let (id, message) = (told(&row.id), told(&row.message));
+/// A row of a report as text.
+fn row_text(row: &ReportedRow) -> String {
+    let reported = |text: &Option<String>| text.clone().unwrap_or_default();
+    let (id, message) = (reported(&row.id), reported(&row.message));
     format!("{},{id},{},{},{message}\n", row.place.line, row.outcome.name(), row.reason.unwrap_or_default())
 }
 
-/// Reads on a thread that may block, with a pause once so many pieces were given.
+/// Reads on a thread that may block, with a pause after this many pieces.
 async fn read(
     app: &Engine,
     batch: &BatchId,
@@ -503,7 +503,7 @@ async fn read(
         };
         let end = match (&source, what) {
             (Source::Report(report), Read::Outcomes(wanted)) => {
-                report.outcomes(wanted, None, |row| give(&told_row(&row)))
+                report.outcomes(wanted, None, |row| give(&row_text(&row)))
             }
             (Source::Report(report), _) => report.repair(|bytes| give(std::str::from_utf8(bytes).unwrap())),
             (Source::File(file), _) => file.pieces(|bytes| give(std::str::from_utf8(bytes).unwrap())),
@@ -514,15 +514,15 @@ async fn read(
     read.await.unwrap()
 }
 
-/// R12: what a read has given before rows are overwritten can't be called back; from then on it gives nothing, neither
-/// what was nor what is there now, for one half of a row could be of before.
+/// R12: bytes that a read has given before rows are overwritten can't be taken back. After that the read gives nothing more,
+/// neither the old bytes nor the new ones, because half of a row could be old.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_under_which_rows_are_overwritten_ends_and_gives_nothing_more() {
     let folder = tempfile::tempdir().unwrap();
     let app = open(folder.path());
     app.site_call(call(1, "v")).await.unwrap();
     let reads = [
-        // In the middle of a piece of the file, where more rows of it are at hand already; and well behind the first.
+        // In the middle of a piece of the file, when more of its rows are read already; and well after the first piece.
         (Read::Outcomes(None), 5),
         (Read::Outcomes(None), 9_001),
         (Read::Outcomes(Some(Outcome::Updated)), 7),
@@ -571,7 +571,7 @@ async fn a_read_under_which_rows_are_overwritten_ends_and_gives_nothing_more() {
             other => panic!("{what:?}: {other:?}"),
         }
 
-        // Whoever asks again is told all, but of the erased.
+        // A new read gives everything, except the erased rows.
         let again = read(&app, &batch, what, usize::MAX, || ()).await;
         again.end.unwrap();
         for word in ["secret", &format!("{gone},"), &format!("{gone}.7")] {

@@ -33,7 +33,7 @@ const LAYERS: [&str; 19] = [
 /// The front doors in `http`: they don't know each other, and only `http` itself and its router know them.
 const FRONT_DOORS: [&str; 4] = ["adobe", "native", "ops", "inspector"];
 
-/// What the pure core must not use.
+/// The paths that the pure core must not use.
 const IMPURE: [&str; 9] = [
     "std::fs",
     "std::io",
@@ -81,7 +81,7 @@ pub(crate) fn files(folder: &Path) -> Vec<(String, String)> {
     found
 }
 
-/// A file's place in the crate, and what it names.
+/// A file's place in the crate, and the paths that it uses.
 struct Source {
     name: String,
     module: Vec<String>,
@@ -166,7 +166,7 @@ impl Source {
         LAYERS.iter().position(|it| *it == layer)
     }
 
-    /// Why this path must not stand here, if it goes up.
+    /// Why this path is not allowed here, if it goes up.
     fn upward(&self, rank: usize, path: &[String]) -> Option<String> {
         if path.first().is_none_or(|it| it != "crate") {
             return None;
@@ -182,7 +182,7 @@ impl Source {
         }
     }
 
-    /// Why this module of `http` must not be named here.
+    /// Why this module of `http` must not be used here.
     fn sideways(&self, there: &str) -> Option<String> {
         let door = |it: &str| FRONT_DOORS.contains(&it);
         match self.module.get(1).map(String::as_str) {
@@ -201,7 +201,7 @@ impl Source {
         }
     }
 
-    /// Why this path must not stand here, if this is the model.
+    /// Why this path is not allowed here, if this is the model.
     fn impure(&self, path: &[String]) -> Option<String> {
         let path = path.join("::");
         let within =
@@ -224,7 +224,7 @@ pub(crate) fn module_of(name: &str) -> Vec<String> {
     parts
 }
 
-/// Whether a path that is looked at begins here. `crate` in `pub(crate)` is none; nor is the `self` of a method.
+/// Whether a path to check begins here. `crate` in `pub(crate)` is not a path, nor is the `self` of a method.
 pub(crate) fn starts_path(tokens: &[Token], at: usize) -> bool {
     let root = matches!(text_at(tokens, at), "crate" | "self" | "super" | "std" | "tokio");
     root && text_at(tokens, at + 1) == "::" && (at == 0 || text_at(tokens, at - 1) != "::")
@@ -255,7 +255,7 @@ pub(crate) fn expand(
                 }
                 return at + 1;
             }
-            // Generics of a path in the code, `Vec::<crate::engine::Engine>::new`, are looked at by themselves.
+            // Generics of a path in the code, `Vec::<crate::engine::Engine>::new`, are checked separately.
             "<" => break,
             name => path.push(name.into()),
         }

@@ -1,4 +1,4 @@
-//! What any store must do, run on each there is.
+//! The contract of a store, checked on every kind of store.
 
 use profiled::model::batch::{BatchRules, ConsecutiveV2, EmptyValues, Outcome, RowReading};
 use profiled::model::id::{ClientCode, IdKind, Key};
@@ -9,7 +9,7 @@ use profiled::store::memory::MemoryStore;
 use profiled::store::sled::SledStore;
 use profiled::store::{ProfileStore, Reach, Swapped, VisitorRows, put_if_newer};
 
-/// Runs a check on every kind of store, and once more on what a reopened sled holds.
+/// Runs a check on every kind of store, and once more on a sled that was opened again.
 fn on_each_store(check: impl Fn(&dyn ProfileStore)) {
     check(&MemoryStore::default());
     let folder = tempfile::tempdir().unwrap();
@@ -75,7 +75,7 @@ fn a_put_takes_effect_only_where_it_expects_to() {
 }
 
 #[test]
-fn a_value_never_gives_way_to_one_that_reaches_less_far() {
+fn a_value_is_never_replaced_by_one_with_a_lower_applied_seq() {
     on_each_store(|store| {
         for (at, expected) in [(5, 5), (3, 5), (5, 5), (9, 9)] {
             put_if_newer(store, &key("x"), None, &newborn(at)).unwrap();
@@ -105,7 +105,7 @@ fn rows_fold_once_and_skip_unknown_visitors() {
 }
 
 #[test]
-fn what_a_profile_would_not_tell_afterwards_is_left_to_the_commit_thread() {
+fn rows_whose_outcome_a_profile_would_not_show_are_left_to_the_commit_thread() {
     on_each_store(|store| {
         put_if_newer(store, &key("known"), None, &newborn(1)).unwrap();
         let before = get(store, "known");
@@ -154,7 +154,7 @@ fn concurrent_folds_and_puts_on_one_key_lose_nothing() {
 }
 
 #[test]
-fn sled_gives_back_after_a_restart_what_was_checkpointed() {
+fn sled_has_all_checkpointed_values_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let store = SledStore::open(folder.path(), 16 << 20).unwrap();
     put_if_newer(&store, &key("x"), None, &newborn(7)).unwrap();
@@ -167,7 +167,7 @@ fn sled_gives_back_after_a_restart_what_was_checkpointed() {
 }
 
 #[test]
-fn how_far_a_store_reaches_only_rises_and_is_no_value_in_it() {
+fn the_reach_of_a_store_only_rises_and_is_no_value_in_it() {
     on_each_store(|store| {
         assert_eq!(store.reach().unwrap(), Reach(0));
         for (reach, then) in [(5, 5), (3, 5), (1 << 40, 1 << 40)] {

@@ -1,13 +1,15 @@
-//! Bytes of the data folder's files are changed while the daemon is down; then it starts. Each round must end as
+//! Damage to the data folder: the test changes bytes of its files while the daemon is down, and starts the daemon. Each round
+//! must end in one of three ways:
 //!
-//! - healed: every visitor shows what was acknowledged, or for a while 503; at once, after more writes, and after another
-//!   clean stop and start; each batch is complete, with its counts, unless the daemon said that the catalogue, the only
-//!   file that told of it, is damaged;
-//! - held: an upload that is not applied yet holds its batch, those whom it names are told so, all others are right;
-//! - refused: the daemon does not start, or does not serve, and says what is damaged and where.
+//! - healed: every visitor shows the acknowledged values, or 503 for a while. That holds at once, after more writes, and after
+//!   another clean stop and start. Each batch is complete, with its counts. The only exception is a batch that only the
+//!   catalogue listed, if the daemon has reported that the catalogue is damaged.
+//! - held: an upload that is not applied yet holds its batch. Lookups of the visitors whom it names say so. All other visitors
+//!   are right.
+//! - refused: the daemon does not start, or does not serve, and reports what is damaged and where.
 //!
-//! Anything else is wrong. `DAMAGE_ROUNDS=50` runs so many rounds of each file and each way to stop, `DAMAGE_ONLY=db,conf`
-//! runs some of them, and `DAMAGE_BINARY` names another daemon.
+//! Anything else is wrong. `DAMAGE_ROUNDS=50` runs 50 rounds for each file and each way to stop, `DAMAGE_ONLY=db,conf` runs
+//! only these files, and `DAMAGE_BINARY` names another daemon.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -22,25 +24,25 @@ use crate::support::{self, Connection, Daemon, request, variable, wait_for};
 use serde_json::Value;
 
 const VISITORS: usize = 600;
-/// How many of them are written to once more.
+/// How many of them get one more write.
 const WRITTEN: usize = 40;
-/// Small segments and many snapshots, so that there is something of each to damage.
+/// Small segments and many snapshots, so that there are several of each to damage.
 const SETTINGS: &str = "journal_segment_bytes = \"64KiB\"\nsnapshot_journal_bytes = \"64KiB\"\n\
      [clients.demo]\nv2_creates_profiles = true\n";
-/// How long a daemon may take to make its store again.
+/// How long a daemon may take to rebuild its store.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// Rounds that run side by side.
 const SIDE_BY_SIDE: usize = 3;
 
-/// What is damaged.
+/// Which file is damaged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Target {
-    /// Nothing is: it must start as if nothing had been.
+    /// No file. The daemon must start normally.
     Nothing,
-    /// sled's log, under small settings and as it is by default.
+    /// sled's log, with small settings and with the default ones.
     Db,
     DbOfOneRun,
-    /// The same where sled has read all of its log before, and pages only when somebody asks for them.
+    /// The same, after sled has read all of its log and reads pages only on demand.
     DbRead,
     Conf,
     Snap,
@@ -48,14 +50,14 @@ enum Target {
     Journal,
     Snapshot,
     Upload,
-    /// Of a batch that is not folded in yet, and so are the next two.
+    /// The upload of a batch that is not applied yet. The next two also belong to such a batch.
     UploadPending,
     Index,
     Outcomes,
     Tokens,
     Current,
     Checkpoint,
-    /// What is known of complete batches.
+    /// The catalogue of complete batches.
     Catalogue,
 }
 
@@ -153,7 +155,7 @@ enum Damage {
     Places,
 }
 
-/// Any generator of numbers will do; this one is SplitMix64.
+/// A random number generator, SplitMix64. Any other would do.
 struct Dice(u64);
 
 impl Dice {
@@ -169,7 +171,7 @@ impl Dice {
     }
 }
 
-/// Changes bytes of a file, among those that hold something: what was reserved and not written yet is nobody's.
+/// Changes bytes of a file, but only bytes that were written: bytes that are only reserved have no content.
 fn damage(path: &Path, how: Damage, dice: &mut Dice) {
     let mut bytes = fs::read(path).unwrap();
     let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
@@ -181,7 +183,7 @@ fn damage(path: &Path, how: Damage, dice: &mut Dice) {
         Damage::Byte => flip(&mut bytes, dice),
         Damage::Places => (0..40).for_each(|_| flip(&mut bytes, dice)),
         Damage::Block => {
-            // As a disk loses them: one whole block.
+            // A whole block, as disks lose them.
             let from = dice.below(used) / 4096 * 4096;
             let zeros = dice.below(2) == 0;
             for byte in bytes.iter_mut().take(used).skip(from).take(4096) {
@@ -193,13 +195,13 @@ fn damage(path: &Path, how: Damage, dice: &mut Dice) {
 }
 
 /// What a visitor shows.
-type Shown = BTreeMap<usize, Value>;
+type Visitors = BTreeMap<usize, Value>;
 
-/// A daemon's folder as it was left, and what it must show.
+/// The folder of a stopped daemon, and what it must show.
 struct Loaded {
     daemon: Daemon,
     token: Option<String>,
-    shown: Shown,
+    shown: Visitors,
     batches: Vec<(String, support::Details)>,
 }
 
@@ -253,7 +255,7 @@ impl<'d> Client<'d> {
         })
     }
 
-    /// What a visitor shows; an error if that cannot be told now, and why.
+    /// What a lookup shows of a visitor; or why it cannot show it now.
     fn shows(&mut self, visitor: usize) -> Result<Value, String> {
         let path = format!("/api/v1/profiles/v{visitor}?by=third-party&client=demo");
         let reply = self.call("GET", &path, None);
@@ -267,11 +269,11 @@ impl<'d> Client<'d> {
         }
     }
 
-    fn all(&mut self) -> Shown {
+    fn all(&mut self) -> Visitors {
         (0..VISITORS).map(|visitor| (visitor, self.shows(visitor).unwrap())).collect()
     }
 
-    /// Writes to some visitors; gives for each what it wrote last.
+    /// Writes to some visitors, and returns the last value of each.
     fn write(&mut self, dice: &mut Dice) -> BTreeMap<usize, String> {
         let mut written = BTreeMap::new();
         for _ in 0..WRITTEN {
@@ -303,11 +305,11 @@ fn binary() -> Option<PathBuf> {
     variable("DAMAGE_BINARY").map(PathBuf::from)
 }
 
-/// Loads a folder: visitors, a batch over all of them, complete; more writes; and an end.
+/// Loads a folder: visitors, a complete batch over all of them, more writes, and a stop.
 fn load(target: Target, stop: Stop, dice: &mut Dice) -> Loaded {
     let settings = match target {
         Target::DbOfOneRun => "[clients.demo]\nv2_creates_profiles = true\n".to_owned(),
-        // Nothing is removed.
+        // The daemon removes nothing.
         Target::Journal => SETTINGS.replace("snapshot_journal_bytes = \"64KiB\"\n", ""),
         _ => SETTINGS.to_owned(),
     };
@@ -322,7 +324,7 @@ fn load(target: Target, stop: Stop, dice: &mut Dice) -> Loaded {
     daemon.restart();
     batches.push(ready(&daemon, token.as_deref()).batch("first"));
     if target != Target::DbOfOneRun {
-        // So sled has a snapshot, and its pages are read when they are asked for.
+        // Then sled has a snapshot, and reads pages on demand.
         daemon.terminate();
         assert!(daemon.ended().success());
         daemon.restart();
@@ -384,13 +386,13 @@ fn ready<'d>(daemon: &'d Daemon, token: Option<&'d str>) -> Client<'d> {
 
 enum End {
     Healed(String),
-    /// The batch whose upload it was is held, and says so; nobody shows anything older.
+    /// The batch of the damaged upload is held and says so, and no visitor shows an older value.
     Held,
     Refused(String),
     Wrong(String),
 }
 
-/// Starts the daemon on its damaged folder, and looks.
+/// Starts the daemon on its damaged folder, and checks it.
 fn round(loaded: &mut Loaded, dice: &mut Dice) -> End {
     let refused = |daemon: &Daemon| {
         let complaints = daemon.complaints();
@@ -452,9 +454,9 @@ fn round(loaded: &mut Loaded, dice: &mut Dice) -> End {
     if let Err(wrong) = compare("after another start", &mut client, shown, &mut held_back) {
         return End::Wrong(wrong);
     }
-    let (mut unknown, catalogue_told) = (0, first.contains("the catalogue of complete batches"));
+    let (mut unknown, catalogue_reported) = (0, first.contains("the catalogue of complete batches"));
     for (id, counts) in batches {
-        if catalogue_told && client.call("GET", &status_path(id), None).status == 404 {
+        if catalogue_reported && client.call("GET", &status_path(id), None).status == 404 {
             unknown += 1;
             continue;
         }
@@ -476,8 +478,13 @@ fn round(loaded: &mut Loaded, dice: &mut Dice) -> End {
     End::Healed([again, held_back, unknown].join(" ").trim().to_owned())
 }
 
-/// Compares what all visitors show with what they should, those that cannot be told yet once they can.
-fn compare(when: &str, client: &mut Client<'_>, shown: &Shown, held_back: &mut usize) -> Result<(), String> {
+/// Compares what all visitors show with what they should show. It waits for visitors that cannot be shown yet.
+fn compare(
+    when: &str,
+    client: &mut Client<'_>,
+    shown: &Visitors,
+    held_back: &mut usize,
+) -> Result<(), String> {
     let (mut waiting, begun) = (shown.keys().copied().collect::<Vec<_>>(), Instant::now());
     while !waiting.is_empty() {
         let mut later = vec![];
@@ -496,7 +503,7 @@ fn compare(when: &str, client: &mut Client<'_>, shown: &Shown, held_back: &mut u
         waiting = later;
         if begun.elapsed() > READY_WITHIN {
             return Err(format!(
-                "{when} {} visitors cannot be told: {:?}",
+                "{when} {} visitors cannot be reported: {:?}",
                 waiting.len(),
                 client.shows(waiting[0])
             ));
@@ -508,7 +515,7 @@ fn compare(when: &str, client: &mut Client<'_>, shown: &Shown, held_back: &mut u
     Ok(())
 }
 
-/// A message without what differs from round to round.
+/// A message without the parts that differ from round to round.
 fn kind_of(message: &str, folder: &Path) -> String {
     let message = message.replace(folder.to_str().unwrap(), "FOLDER");
     let mut kind = String::new();
@@ -519,10 +526,10 @@ fn kind_of(message: &str, folder: &Path) -> String {
     kind.trim().chars().take(220).collect()
 }
 
-/// Once, it was `incomplete` again and its counts began anew for as long as its rows were folded in once more.
+/// Once, the batch became `incomplete` again, with new counts, while its rows were applied once more.
 #[test]
-fn a_batch_stays_complete_while_its_store_is_made_again_beside_the_daemon() {
-    // In some rounds the damage is where a start finds it, or nobody.
+fn a_batch_stays_complete_while_its_store_is_rebuilt_beside_the_daemon() {
+    // In some rounds a start finds the damage, or nobody does.
     let beside = (1..=20).any(|seed| {
         let mut dice = Dice(seed);
         let mut loaded = load(Target::DbRead, Stop::Clean, &mut dice);
@@ -535,7 +542,7 @@ fn a_batch_stays_complete_while_its_store_is_made_again_beside_the_daemon() {
         let mut client = Client::of(&loaded.daemon, None);
         let (begun, mut visitors) = (Instant::now(), 0..VISITORS);
         loop {
-            // Whoever asks for what can't be read has it found.
+            // A lookup of a damaged value finds the damage.
             if let Some(visitor) = visitors.next() {
                 drop(client.shows(visitor));
             }
@@ -543,7 +550,7 @@ fn a_batch_stays_complete_while_its_store_is_made_again_beside_the_daemon() {
                 assert_eq!(client.status(id), Some(*counts), "seed {seed}, {:?} later", begun.elapsed());
             }
             let ready = client.call("GET", "/readyz", None);
-            // It serves before their rows are all applied again.
+            // The daemon serves before all rows are applied again.
             let applied = loaded.daemon.metrics().value("profiled_rows_pending") == 0.0;
             if visitors.is_empty() && ready.status == 200 && applied {
                 break;
@@ -564,7 +571,7 @@ fn damaged_files_are_healed_or_refused_and_nothing_older_is_shown() {
         |target: &Target| only.as_ref().is_none_or(|only| only.split(',').any(|o| o == target.name()));
     let mut all = vec![];
     for target in Target::ALL.into_iter().filter(chosen) {
-        // Each file is met with each seed and after each way to stop; all pairs of those are for more rounds.
+        // Each file is damaged with each seed and after each way to stop. More rounds try all pairs of them.
         for (n, stop) in [Stop::Kill, Stop::Clean].into_iter().enumerate() {
             let seeds = if rounds == 1 { &seeds[n % seeds.len()..][..1] } else { &seeds[..] };
             for &seed in seeds {
@@ -604,10 +611,10 @@ fn damaged_files_are_healed_or_refused_and_nothing_older_is_shown() {
                         End::Held => "held, and says so".to_owned(),
                         End::Refused(why) => format!("refused: {}", kind_of(&why, data.parent().unwrap())),
                         End::Wrong(why) => {
-                            let told = format!(
+                            let reported = format!(
                                 "PROFILED_TEST_SEED={first_seed}, {target:?} {stop:?} {how:?} {path:?}: {why}"
                             );
-                            wrong.lock().unwrap().push(told);
+                            wrong.lock().unwrap().push(reported);
                             "WRONG".to_owned()
                         }
                     };

@@ -1,13 +1,12 @@
-//! Disks that fail: `strace` makes the real daemon's system calls on one of its files fail, and its log shows that they
-//! did.
+//! Disks that fail: `strace` makes the real daemon's system calls on one of its files fail, and the log of `strace` proves it.
 //!
-//! - Once a write or a sync of the journal has failed, nothing more is answered 2xx, and the daemon ends by itself and
-//!   says why. A restart has every write that was answered 2xx, and none by half.
-//! - Without room for the next journal segment, writes are refused and reads go on; with room again, so do writes.
-//! - A batch whose file can't be kept is refused and leaves nothing; the daemon goes on.
-//! - What fails behind an acknowledged batch delays it, and nothing else; what fails in the store loses nothing.
+//! - After a failed write or sync of the journal no call is answered 2xx. The daemon ends by itself and says why. A restart has
+//!   every write that was answered 2xx, and no half of a write.
+//! - If the disk has no space for the next journal segment, writes are refused and reads go on. With space again, writes go on.
+//! - A batch whose file can't be kept is refused and leaves nothing. The daemon goes on.
+//! - A failure after a batch was acknowledged only delays the batch. A failure in the store loses nothing.
 //!
-//! Left out, and said so, where there is no `strace` or it may not trace.
+//! Without `strace`, or if it may not trace, the test says that it is skipped.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -19,14 +18,14 @@ use crate::support::{Connection, Daemon, long, request, skip, wait_for};
 use tempfile::NamedTempFile;
 
 const FIRST_SEGMENT: &str = "journal/0000000000000000.log";
-/// A segment bears this name until it is complete.
+/// The name of a segment until it is complete.
 const SECOND_SEGMENT: &str = "journal/0000000000000001.new";
-/// Where sled keeps everything, as long as no other store was swapped in.
+/// sled's folder, if no other store was swapped in.
 const FIRST_STORE: &str = "store/0000000000000001/db";
-/// Large calls, each a frame of a quarter megabyte, that the first segment of 64 MiB surely has room for.
+/// How many large calls surely fit into the first segment of 64 MiB. Each is a frame of a quarter megabyte.
 const NEARLY_FULL: usize = 250;
 
-/// Calls that are made to fail, for as long as this lives.
+/// System calls fail while this lives.
 struct Faults {
     strace: Child,
     log: NamedTempFile,
@@ -54,7 +53,7 @@ impl Faults {
             .map_err(|e| format!("strace cannot be run: {e}"))?;
         let mut said = BufReader::new(strace.stderr.take().unwrap()).lines();
         let attached = said.by_ref().map(Result::unwrap).find(|line| !line.contains("Requested path"));
-        // From now on nobody reads what it says of threads that come and go, but it has to be able to say it.
+        // strace goes on to report threads, and nobody reads it. It must still be able to write.
         std::thread::spawn(move || said.for_each(drop));
         let faults = Self { strace, log };
         match attached {
@@ -63,7 +62,7 @@ impl Faults {
         }
     }
 
-    /// Ends them. They must have happened; says where the first one did.
+    /// Ends the faults. At least one must have happened; returns where the first one did.
     fn end(mut self) -> String {
         self.stop();
         let log = std::fs::read_to_string(self.log.path()).unwrap();
@@ -77,13 +76,13 @@ impl Faults {
     }
 
     fn stop(&mut self) {
-        // It ends with the process that it traces; else, on this signal, it lets go of it in good order.
+        // strace ends with the process that it traces. Otherwise it detaches from the process on this signal.
         let id = rustix::process::Pid::from_child(&self.strace);
         if self.strace.try_wait().unwrap().is_none() {
             rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
         }
-        // Not if that process is just about to end: then it waits for its main thread before its other threads, which
-        // must come first, and so for ever.
+        // It would wait for ever if that process is about to end: it waits for the main thread before the other threads, which
+        // must end first.
         let patience = Instant::now() + Duration::from_secs(5);
         while self.strace.try_wait().unwrap().is_none() {
             if Instant::now() > patience {
@@ -100,7 +99,7 @@ impl Drop for Faults {
     }
 }
 
-/// A daemon to be troubled; none, and said so, where that can't be done.
+/// A daemon for the test; `None`, with a message, if the test cannot run here.
 fn daemon() -> Option<Daemon> {
     let mut daemon = Daemon::configured("[clients.demo]\nv2_creates_profiles = true\n");
     daemon.keep_complaints().restart();
@@ -120,7 +119,7 @@ fn site_call(visitor: &str) -> Vec<u8> {
     request("POST", "/m2/demo/mbox/json", "a", &headers, Some(form.as_bytes()))
 }
 
-/// The same, as large as one may be.
+/// The same, with the largest possible body.
 fn large_call(visitor: &str) -> Vec<u8> {
     let headers = [("Content-Type", "application/x-www-form-urlencoded"), ("Connection", "close")];
     let mut form = format!("mbox=m&mboxPC=pc-{visitor}&mbox3rdPartyId={visitor}&profile.x=1&profile.y=1");
@@ -146,7 +145,7 @@ fn acknowledged(status: Option<u16>) -> bool {
     status.is_some_and(|status| (200..300).contains(&status))
 }
 
-/// What a visitor has; it must be all of a write or nothing.
+/// The value that a visitor has. Either both attributes of a write are there or none.
 fn has_write(daemon: &Daemon, visitor: &str) -> bool {
     let value = |name| daemon.value("demo", "third-party", visitor, name);
     assert_eq!(value("x"), value("y"), "{visitor} has half a write");
@@ -162,7 +161,7 @@ fn ends_and_says(daemon: &mut Daemon, words: &[&str]) {
     }
 }
 
-/// Four calls are answered, by one sync each; the journal's next write or sync fails, and those behind it.
+/// Four calls are answered, by one sync each. Then every further write or sync of the journal fails.
 #[test]
 fn nothing_is_acknowledged_once_the_journal_failed_and_the_daemon_ends() {
     for (fault, says) in [
@@ -195,8 +194,8 @@ fn nothing_is_acknowledged_once_the_journal_failed_and_the_daemon_ends() {
     }
 }
 
-/// A daemon whose journal has room for a few large calls before it needs the second segment: only those few need to
-/// be traced.
+/// A daemon whose journal takes only a few more large calls before it needs the second segment. So only few calls must be
+/// traced.
 fn nearly_full() -> Option<Daemon> {
     let daemon = daemon()?;
     for n in 0..NEARLY_FULL {
@@ -206,7 +205,7 @@ fn nearly_full() -> Option<Daemon> {
     Some(daemon)
 }
 
-/// Goes on with large calls until one is not acknowledged: how many were in all, and how that one was answered.
+/// Makes large calls until one is not acknowledged. Returns how many there were in all, and the answer to the last one.
 fn fill_up(daemon: &Daemon) -> (usize, Option<u16>) {
     for n in NEARLY_FULL..2 * NEARLY_FULL {
         let answer = status(daemon, &large_call(&format!("large-{n}")));
@@ -243,7 +242,7 @@ fn a_segment_that_cannot_be_made_ends_the_daemon() {
         (SECOND_SEGMENT, "rename:error=EIO"),
         ("journal", "fsync:error=EIO"),
     ];
-    // A debug build takes its time to fill a segment.
+    // A debug build needs long to fill a segment.
     let cases = if long() { &cases[..] } else { &cases[..1] };
     for &(file, fault) in cases {
         let Some(mut daemon) = nearly_full() else { return };
@@ -259,10 +258,10 @@ fn a_segment_that_cannot_be_made_ends_the_daemon() {
     }
 }
 
-/// The file that is to fail, by the one an upload goes to.
+/// The file that must fail, found from the file of an upload.
 type FileOf = fn(&Path) -> PathBuf;
 
-/// Sends a batch, and makes calls on a file of its upload fail before all of it has arrived. The answer is still to come.
+/// Sends a batch, and makes calls on a file of its upload fail before all of it has arrived. The answer is not read yet.
 fn send_batch_with_fault(daemon: &Daemon, file: FileOf, fault: &str) -> (Connection, Faults) {
     let call = batch();
     let (first, rest) = call.split_at(call.len() - 30);
@@ -330,15 +329,15 @@ fn what_fails_behind_an_acknowledged_batch_delays_it_and_nothing_else() {
     }
 }
 
-/// The store is a view: whatever becomes of it and of the daemon on it, what was acknowledged is in the journal.
+/// The store is only a view. Whatever happens to it and to its daemon, the journal has every acknowledged write.
 #[test]
 fn a_store_that_fails_loses_nothing() {
     let store = |upload: &Path| upload.parent().unwrap().with_file_name(FIRST_STORE);
     for fault in ["pwrite64:error=EIO:when=1", "fsync:error=EIO:when=1"] {
         let Some((mut daemon, id, faults)) = batch_acknowledged_before(store, fault) else { return };
         wait_for("the fault", || faults.happened().then_some(()));
-        // What was to be synced may be on no disk, whatever a second sync says: it ends. A write that failed may end it
-        // at the next one, or do no harm. Never does it acknowledge and then forget.
+        // After a failed sync, the data may be on no disk, whatever a second sync says, so the daemon ends. A failed write may end
+        // the daemon at the next write, or do no harm. It never loses an acknowledged write.
         let mut written = vec![];
         let ended = wait_for("an end of the daemon or of the batch", || {
             let visitor = format!("beside-{}", written.len());
@@ -361,8 +360,8 @@ fn a_store_that_fails_loses_nothing() {
     }
 }
 
-/// Has a batch acknowledged by a daemon whose next call on a file fails. A checkpoint may meet the fault first: that daemon
-/// ends before it answers, and another one is tried. None, and said so, where faults cannot be injected.
+/// Has a batch acknowledged by a daemon whose next call on a file fails. If a checkpoint meets the fault first, that daemon ends
+/// before it answers, and another one is tried. `None`, with a message, if faults cannot be injected here.
 fn batch_acknowledged_before(file: FileOf, fault: &str) -> Option<(Daemon, String, Faults)> {
     for _ in 0..5 {
         let mut daemon = daemon()?;
@@ -385,7 +384,7 @@ fn is_complete(daemon: &Daemon, batch: &str) -> bool {
     attempt(daemon.address(), &call).is_some_and(|(_, body)| body.contains("<status>complete</status>"))
 }
 
-/// Waits until the batch is complete; all its rows must be accounted for, and readable.
+/// Waits until the batch is complete. Every row must be counted and readable.
 fn check_complete(daemon: &Daemon, batch: &str) {
     let details = daemon.wait_complete(batch);
     assert_eq!((details.consumed, details.successful, details.failed), (3, 2, 1));

@@ -1,8 +1,8 @@
-//! Random requests, and between any two of them what an operator or an accident may do to the daemon: a backup that is
-//! restored and served from then on, a compaction, the store removed, a kill, a clean stop, folding slow or fast. What lookups,
-//! outcomes and statuses then say is what a daemon says that was left in peace.
+//! Random requests with disturbances between them: a backup is restored and served from then on, a compaction, a removed store,
+//! a kill, a clean stop, slow or fast applying. Lookups, outcomes and statuses must be the same as those of an undisturbed
+//! daemon.
 //!
-//! `PROFILED_DISTURBED_PROGRAMS=100 cargo test --test faults disturbed::` tries as many.
+//! `PROFILED_DISTURBED_PROGRAMS=100 cargo test --test faults disturbed::` tries 100 programs.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -12,12 +12,12 @@ use crate::support::{Daemon, variable};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// How many programs are tried unless a variable says otherwise: one that is always the same, and others that are new each time.
+/// How many programs are tried by default: one that is always the same, and others that are new each time.
 const PROGRAMS: usize = 3;
-/// The seeds are small numbers, whose first random numbers would be much alike.
+/// The seeds are small numbers, so their first random numbers would be similar.
 const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
 const REQUESTS: usize = 40;
-/// So few visitors that they meet in many ways.
+/// Few visitors, so that requests meet in many ways.
 const PC_IDS: u64 = 7;
 const THIRD_PARTY_IDS: u64 = 4;
 
@@ -94,7 +94,7 @@ fn call(random: &mut Random, n: usize) -> Call {
     }
 }
 
-/// Rows come slowly enough that some are pending whenever something is done to the daemon.
+/// Rows are applied so slowly that some are pending at each disturbance.
 fn settings(slow: bool) -> String {
     let pace = if slow { "[ingest]\nmax_rows_per_second = 8\n" } else { "" };
     format!(
@@ -102,7 +102,7 @@ fn settings(slow: bool) -> String {
     )
 }
 
-/// A daemon, and what was done to it.
+/// A daemon, and the disturbances so far.
 struct World {
     daemon: Daemon,
     folder: TempDir,
@@ -158,15 +158,15 @@ impl World {
             0 | 1 => {
                 let at = |name: &str| self.folder.path().join(format!("{name}-{}", self.restored));
                 let (backup, data) = (at("backup"), at("data"));
-                let (code, _, told) = self.daemon.run(&["backup", backup.to_str().unwrap()]);
-                assert_eq!(code, Some(0), "{told}");
+                let (code, _, reported) = self.daemon.run(&["backup", backup.to_str().unwrap()]);
+                assert_eq!(code, Some(0), "{reported}");
                 let restore = ["restore", backup.to_str().unwrap(), "--data", data.to_str().unwrap()];
-                let (code, _, told) = self.daemon.run(&restore);
-                assert_eq!(code, Some(0), "{told}");
+                let (code, _, reported) = self.daemon.run(&restore);
+                assert_eq!(code, Some(0), "{reported}");
                 self.daemon.kill9().set_data(data).restart();
                 self.restored += 1;
             }
-            // One waits for the pending batches.
+            // A compaction waits for the pending batches.
             2 if !self.slow => self.compact(),
             3 => {
                 if random.below(2) == 0 {
@@ -189,27 +189,27 @@ impl World {
         }
     }
 
-    /// All that is told of visitors and batches, without when it was.
+    /// All that the daemon reports of visitors and batches, without times.
     fn tells(&mut self) -> Vec<String> {
         self.pace(false);
         for batch in &self.batches {
             self.daemon.wait_complete(batch);
         }
-        // From then on rows of the erased read so, as those do that an earlier one met.
+        // From then on, rows of erased visitors read `erased`.
         self.compact();
-        let mut told = vec![format!("{:?}", self.answers)];
+        let mut reported = vec![format!("{:?}", self.answers)];
         for (n, batch) in self.batches.iter().enumerate() {
-            told.push(format!("batch {n}: {:?}", self.daemon.wait_complete(batch)));
-            told.push(self.daemon.get(&format!("/api/v1/batches/{batch}/outcomes")).text());
+            reported.push(format!("batch {n}: {:?}", self.daemon.wait_complete(batch)));
+            reported.push(self.daemon.get(&format!("/api/v1/batches/{batch}/outcomes")).text());
         }
         let ids = (0..PC_IDS).map(|n| ("pc", format!("p{n}")));
         let ids = ids.chain((0..THIRD_PARTY_IDS).map(|n| ("third-party", format!("t{n}"))));
         for (by, id) in ids {
             let mut visitor = self.daemon.visitor("demo", by, &id).unwrap_or_default();
             self.timeless(&mut visitor);
-            told.push(format!("{by} {id}: {visitor}"));
+            reported.push(format!("{by} {id}: {visitor}"));
         }
-        told
+        reported
     }
 
     fn timeless(&self, value: &mut Value) {

@@ -1,5 +1,5 @@
-//! What happens to the data folder while nobody looks: the store deleted, cut, overwritten; snapshots and journal
-//! damaged; backups restored; visitors erased to the bytes. The digest that `profiled check` prints is the judge.
+//! The data folder between two runs: the store is deleted, cut or overwritten; snapshots and the journal are damaged; backups are
+//! restored; visitors are erased down to the bytes. The digest of `profiled check` must stay the same.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -10,18 +10,18 @@ use std::process::{Command, Output};
 use crate::support::{self, Daemon, copy_folder, output_of, seen_below, skip, wait_for};
 use serde_json::Value;
 
-/// Small segments, so that many come and go.
+/// Small segments, so that many are created and removed.
 const SETTINGS: &str = "journal_segment_bytes = \"64KiB\"\nsnapshot_journal_bytes = \"64KiB\"\n\
      [clients.demo]\nv2_creates_profiles = true\n";
 
-/// What the last load of a folder writes.
+/// The value that the last load of a folder writes.
 const LAST_ROUND: usize = 1_000_000;
 
 fn profiled(arguments: &[&str]) -> Output {
     output_of(Command::new(env!("CARGO_BIN_EXE_profiled")).args(arguments).env_clear())
 }
 
-/// What `profiled check` says of a stopped daemon's folder.
+/// The report of `profiled check` on a stopped daemon's folder.
 fn check(data: &Path) -> Value {
     let output = checked(data);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -39,7 +39,7 @@ fn digest(data: &Path) -> String {
     check(data)["digest"].as_str().unwrap().to_owned()
 }
 
-/// Site calls, binds, batches, erasures: a bit of everything, the last batch perhaps still pending.
+/// Some site calls, binds, batches and erasures. The last batch may still be pending.
 fn load(daemon: &Daemon, round: usize) {
     for n in 0..40 {
         let login = if n % 3 == 0 { format!("&mbox3rdPartyId=t{n}") } else { String::new() };
@@ -64,7 +64,7 @@ fn compact(daemon: &Daemon) -> Value {
     reply.json()
 }
 
-/// A stopped daemon's folder with a bit of everything in it, so much that two snapshots were taken; and its digest.
+/// A stopped daemon's folder with some of everything and with two snapshots; and its digest.
 fn loaded() -> (Daemon, String) {
     let mut daemon = Daemon::start_configured(SETTINGS);
     let mut round = 0;
@@ -129,7 +129,7 @@ fn back_up(daemon: &Daemon, backup: &Path) {
     assert!(output.status.success(), "{}", said(&output));
 }
 
-/// Some noise, the same every time.
+/// Random bytes, the same every time.
 fn noise(length: usize) -> Vec<u8> {
     let mut random = 0x9E37_79B9_7F4A_7C15_u64;
     let next = |_| {
@@ -142,7 +142,7 @@ fn noise(length: usize) -> Vec<u8> {
 }
 
 #[test]
-fn a_store_that_was_harmed_is_made_again_and_holds_the_same() {
+fn a_store_that_was_harmed_is_rebuilt_and_holds_the_same() {
     type Harm = fn(&Path);
     let cases: [(&str, Harm); 9] = [
         ("deleted, the whole folder", |data| fs::remove_dir_all(data.join("store")).unwrap()),
@@ -166,7 +166,7 @@ fn a_store_that_was_harmed_is_made_again_and_holds_the_same() {
         copy_folder(&data, &harmed);
         harm(&harmed);
         let before = seen_below(&harmed);
-        assert_eq!(digest(&harmed), digest_before, "{case}: a check makes it again elsewhere");
+        assert_eq!(digest(&harmed), digest_before, "{case}: a check rebuilds it elsewhere");
         assert!(seen_below(&harmed) == before, "{case}: a check changes nothing");
         daemon.set_data(harmed.clone()).restart();
         assert_eq!(daemon.value("demo", "pc", "p7", "round").as_deref(), Some("1000000"), "{case}");
@@ -182,12 +182,12 @@ fn cut(data: &Path, to: fn(u64) -> u64) {
 }
 
 #[test]
-fn what_is_set_aside_says_why() {
+fn a_store_that_is_set_aside_says_why() {
     let (mut daemon, _) = loaded();
     let data = daemon.data();
     cut(&data, |length| length / 2);
     let notes = check(&data)["notes"].to_string();
-    assert!(notes.contains("the store is not trusted and the next start makes it again"), "{notes}");
+    assert!(notes.contains("the store cannot be trusted, and the next start rebuilds it"), "{notes}");
     daemon.restart();
     stop(&mut daemon);
     let why = files_below(&data.join("store")).into_iter().find(|file| file.ends_with("WHY")).unwrap();
@@ -222,13 +222,13 @@ fn segments_go_once_two_snapshots_are_past_them_and_either_will_do() {
         fs::remove_file(snapshots(&data).last().unwrap()).unwrap();
     }
     let output = checked(&data);
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{told}");
-    assert!(told.contains("missing") && told.contains("backup"), "{told}");
+    let reported = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{reported}");
+    assert!(reported.contains("missing") && reported.contains("backup"), "{reported}");
 }
 
 #[test]
-fn damage_in_the_middle_of_the_journal_is_refused_and_said() {
+fn damage_in_the_middle_of_the_journal_is_refused_and_reported() {
     let mut daemon = Daemon::start_configured("[clients.demo]\nv2_creates_profiles = true\n");
     load(&daemon, 0);
     stop(&mut daemon);
@@ -239,23 +239,27 @@ fn damage_in_the_middle_of_the_journal_is_refused_and_said() {
     bytes[80] ^= 1;
     fs::write(&last, bytes).unwrap();
     let output = checked(&data);
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{told}");
-    assert!(told.contains(last.file_name().unwrap().to_str().unwrap()) && told.contains("damage"), "{told}");
-    assert!(told.contains("--salvage"), "{told}");
+    let reported = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{reported}");
+    assert!(
+        reported.contains(last.file_name().unwrap().to_str().unwrap()) && reported.contains("damage"),
+        "{reported}"
+    );
+    assert!(reported.contains("--salvage"), "{reported}");
 
     let data_argument = data.to_str().unwrap();
     let output = profiled(&["check", "--salvage", "--data", data_argument, "--log", "error"]);
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(told.contains("given up: bytes") && told.contains("is lost"), "{told}");
+    let reported = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(reported.contains("given up: bytes") && reported.contains("is lost"), "{reported}");
     assert!(data.join("damaged").join(last.file_name().unwrap()).exists());
     daemon.restart();
     assert_eq!(daemon.value("demo", "pc", "p7", "n").as_deref(), Some("7"), "what stands behind it is there");
 }
 
-/// Damaged before it was folded in, an upload stands nowhere else: somebody must say that the daemon may go on without it.
+/// If an upload is damaged before it was applied, there is no other copy. An operator must say that the daemon may go on
+/// without it.
 #[test]
-fn a_batch_whose_upload_is_damaged_is_given_up_if_somebody_says_so() {
+fn a_batch_whose_upload_is_damaged_is_given_up_if_an_operator_says_so() {
     let mut daemon = Daemon::start_configured("[clients.demo]\nv2_creates_profiles = true\n");
     load(&daemon, 0);
     let send = |rows: &str| {
@@ -274,26 +278,27 @@ fn a_batch_whose_upload_is_damaged_is_given_up_if_somebody_says_so() {
     let (file, gone) = (upload("p1,lost\np2,lost\n"), upload("p3,lost\n"));
     fs::write(&file, "batch=pcId,n\np1,LOST\np2,lost\n").unwrap();
     fs::remove_file(gone).unwrap();
-    // A store made again needs all of them once more.
+    // A rebuilt store needs all of them once more.
     fs::remove_dir_all(data.join("store")).unwrap();
     let output = checked(&data);
-    let told = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{told}");
+    let reported = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{reported}");
     assert!(
-        told.contains(&damaged)
-            && told.contains(&missing)
-            && told.contains("put it back")
-            && told.contains("--salvage"),
-        "{told}"
+        reported.contains(&damaged)
+            && reported.contains(&missing)
+            && reported.contains("put it back")
+            && reported.contains("--salvage"),
+        "{reported}"
     );
 
     let output = profiled(&["check", "--salvage", "--data", data.to_str().unwrap(), "--log", "error"]);
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{told}");
+    let reported = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{reported}");
     for (batch, rows) in [(&damaged, 2), (&missing, 1)] {
         assert!(
-            told.contains(&format!("given up: batch {batch}")) && told.contains(&format!("its {rows} rows")),
-            "{told}"
+            reported.contains(&format!("given up: batch {batch}"))
+                && reported.contains(&format!("its {rows} rows")),
+            "{reported}"
         );
     }
     let kept = data.join("damaged").join(file.file_name().unwrap());
@@ -351,7 +356,7 @@ fn a_backup_of_a_running_daemon_restores_to_the_same() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("is damaged"));
 }
 
-/// It left a folder without its tokens, which a daemon opened: open to all.
+/// A failed restore once left a folder without its tokens. A daemon opened it without access control.
 #[test]
 fn a_restore_that_fails_leaves_nothing_that_opens() {
     let mut daemon = Daemon::start();
@@ -361,18 +366,18 @@ fn a_restore_that_fails_leaves_nothing_that_opens() {
     let (backup, restored) =
         (daemon.data().with_file_name("backup"), daemon.data().with_file_name("restored"));
     let partial = restored.with_file_name("restored.partial");
-    let (code, _, told) = daemon.run(&["backup", backup.to_str().unwrap()]);
-    assert_eq!(code, Some(0), "{told}");
+    let (code, _, reported) = daemon.run(&["backup", backup.to_str().unwrap()]);
+    assert_eq!(code, Some(0), "{reported}");
     daemon.kill9();
-    // The tokens are the last to be copied.
+    // The tokens are copied last.
     let tokens = backup.join("tokens.json");
     let kept = fs::read(&tokens).unwrap();
     fs::write(&tokens, "{}").unwrap();
-    let told = said(&restore(&backup, &restored, &[]));
-    assert!(told.contains("tokens.json is damaged"), "{told}");
+    let reported = said(&restore(&backup, &restored, &[]));
+    assert!(reported.contains("tokens.json is damaged"), "{reported}");
     assert!(!restored.exists() && !partial.exists(), "nothing is left of it");
 
-    // Ended on the way, it leaves a folder that nothing opens, and that is not in the way.
+    // If the restore ends early, no daemon opens its folder, and the folder does not prevent a second restore.
     fs::create_dir(&partial).unwrap();
     copy_folder(&daemon.data(), &partial);
     fs::write(partial.join("unfinished"), "").unwrap();
@@ -380,9 +385,12 @@ fn a_restore_that_fails_leaves_nothing_that_opens() {
         [&["serve", "--listen", "127.0.0.1:0"][..], &["check"], &["check", "--salvage"], &["token", "list"]]
     {
         let output = profiled(&[command, &["--data", partial.to_str().unwrap()]].concat());
-        let told = said(&output);
-        assert!(output.status.code() == Some(1) && told.contains("is not finished"), "{command:?}: {told}");
-        assert!(told.contains("remove the folder"), "{command:?}: {told}");
+        let reported = said(&output);
+        assert!(
+            output.status.code() == Some(1) && reported.contains("is not finished"),
+            "{command:?}: {reported}"
+        );
+        assert!(reported.contains("remove the folder"), "{command:?}: {reported}");
     }
     fs::write(&tokens, kept).unwrap();
     let output = restore(&backup, &restored, &[]);
@@ -392,9 +400,9 @@ fn a_restore_that_fails_leaves_nothing_that_opens() {
     assert_eq!(daemon.get("/api/v1/batches?client=demo").status, 401);
 }
 
-/// What is restored is opened once before it is called good.
+/// A restore opens the restored folder once before it reports success.
 #[test]
-fn a_restore_is_good_only_if_the_store_made_of_it_is_the_backups() {
+fn a_restore_succeeds_only_if_the_rebuilt_store_is_the_backups() {
     let mut daemon = Daemon::start_configured(SETTINGS);
     (0..2).for_each(|round| load(&daemon, round));
     let folder = tempfile::tempdir().unwrap();
@@ -406,10 +414,13 @@ fn a_restore_is_good_only_if_the_store_made_of_it_is_the_backups() {
     let mut other = manifest.clone();
     other["digest"] = "0".repeat(32).into();
     fs::write(&path, other.to_string()).unwrap();
-    let told = said(&restore(&backup, &restored, &[]));
-    assert!(told.contains("has the digest") && told.contains(manifest["digest"].as_str().unwrap()), "{told}");
+    let reported = said(&restore(&backup, &restored, &[]));
+    assert!(
+        reported.contains("has the digest") && reported.contains(manifest["digest"].as_str().unwrap()),
+        "{reported}"
+    );
     assert!(!restored.exists());
-    // As earlier programs wrote it.
+    // A manifest as earlier programs wrote it.
     let mut earlier = manifest.clone();
     earlier["version"] = 1.into();
     earlier.as_object_mut().unwrap().remove("digest");
@@ -419,13 +430,13 @@ fn a_restore_is_good_only_if_the_store_made_of_it_is_the_backups() {
     let outside =
         manifest.to_string().replacen("./tokens.json", "../outside", 1).replacen("spool/", "../x/", 1);
     fs::write(&path, outside).unwrap();
-    let told = said(&restore(&backup, &folder.path().join("elsewhere"), &[]));
-    assert!(told.contains("is not in it"), "{told}");
+    let reported = said(&restore(&backup, &folder.path().join("elsewhere"), &[]));
+    assert!(reported.contains("is not in it"), "{reported}");
 }
 
-/// They came back with it.
+/// Once, restoring a backup brought erased visitors back.
 #[test]
-fn whoever_was_erased_after_a_backup_stays_erased_when_it_is_restored() {
+fn a_visitor_erased_after_a_backup_stays_erased_when_it_is_restored() {
     let mut daemon = Daemon::start_configured("[clients.demo]\nv2_creates_profiles = true\n");
     for id in ["stays", "before", "after", "alone"] {
         daemon.mbox("demo", &format!("mbox=m&mboxPC=pc-{id}&mbox3rdPartyId={id}&profile.note={id}"));
@@ -437,18 +448,18 @@ fn whoever_was_erased_after_a_backup_stays_erased_when_it_is_restored() {
     let backup = folder.path().join("backup");
     back_up(&daemon, &backup);
     assert_eq!(erase(&daemon, "pc", "pc-after"), 200);
-    // Bound only behind the backup, in which the two are apart.
+    // They were bound after the backup; in the backup the two are separate.
     daemon.mbox("demo", "mbox=m&mboxPC=joins&mbox3rdPartyId=alone&profile.note=joined");
     assert_eq!(erase(&daemon, "third-party", "alone"), 200);
-    // Of what it erased no byte is left, nor any tombstone: the list alone knows.
+    // No byte of the erased visitor is left, and no tombstone: only the list of erasures knows of it.
     compact(&daemon);
     let list = daemon.data().join("erasures");
     assert!(!fs::read_to_string(&list).unwrap().contains("after"));
     daemon.kill9();
 
     let back = folder.path().join("back");
-    let told = said(&restore(&backup, &back, &[]));
-    assert!(told.contains("are back: erase them again") && told.contains("--after"), "{told}");
+    let reported = said(&restore(&backup, &back, &[]));
+    assert!(reported.contains("are back: erase them again") && reported.contains("--after"), "{reported}");
     for after in [daemon.data(), list] {
         let restored = folder.path().join("restored");
         let output = restore(&backup, &restored, &["--after", after.to_str().unwrap()]);
@@ -468,7 +479,7 @@ fn whoever_was_erased_after_a_backup_stays_erased_when_it_is_restored() {
     }
 }
 
-/// Each start made the indexes of pending batches again: with twenty of them it took two seconds instead of a half.
+/// Each start once rebuilt the indexes of pending batches. With twenty batches it took two seconds instead of half a second.
 #[test]
 fn a_start_uses_the_indexes_that_are_there() {
     let mut daemon = Daemon::start_configured("[ingest]\nmax_rows_per_second = 1\n");
@@ -489,10 +500,10 @@ fn a_start_uses_the_indexes_that_are_there() {
     assert_eq!(indexes(&daemon), before);
 }
 
-/// A batch that is folded in once more, for its store was made again, is complete to the journal and not to the backup's
-/// mark: its outcomes were left out, and what was restored did not start.
+/// If a store is rebuilt, its batches are applied once more. Such a batch is complete in the journal, but not at the backup's
+/// checkpoint position. Backups once left its outcomes out, and the restored folder did not start.
 #[test]
-fn a_backup_made_while_a_store_is_made_again_can_be_started() {
+fn a_backup_made_while_a_store_is_rebuilt_can_be_started() {
     const ROWS: usize = 2_000;
     let settings = |rate: &str| format!("{rate}[clients.demo]\nv2_creates_profiles = true\n");
     let mut daemon = Daemon::start_configured(&settings(""));
@@ -524,10 +535,10 @@ fn a_backup_made_while_a_store_is_made_again_can_be_started() {
     assert_eq!(outcomes.text().lines().count(), ROWS + 1);
 }
 
-/// The journal says that a batch was counted, and the file that says what became of its rows is gone or damaged. The
-/// daemon did not start, and salvage gave up all of a batch whose upload was there and whole.
+/// The journal has the counts of a batch, but the file with the outcomes of its rows is gone or damaged. Once, the daemon did
+/// not start, and salvage gave up the whole batch, although its upload was whole.
 #[test]
-fn outcomes_that_are_lost_are_made_again_but_for_rows_that_nobody_can_judge() {
+fn lost_outcomes_are_found_again_except_for_rows_written_to_since() {
     let mut daemon = Daemon::start();
     for id in ["plain", "written", "erased"] {
         daemon.mbox("demo", &format!("mbox=m&mboxPC={id}&profile.b=0"));
@@ -569,9 +580,9 @@ fn outcomes_that_are_lost_are_made_again_but_for_rows_that_nobody_can_judge() {
     }
 }
 
-/// Batches were unknown after the next start, and a check found nothing wrong.
+/// Once, batches were unknown after the next start, and a check found no fault.
 #[test]
-fn a_damaged_catalogue_is_a_fault_that_a_check_tells() {
+fn a_damaged_catalogue_is_a_fault_that_a_check_reports() {
     let mut daemon = Daemon::start_configured(SETTINGS);
     load(&daemon, 0);
     let batch = daemon.post_batch("demo", "batch=pcId,a\np1,1\n");
@@ -580,7 +591,7 @@ fn a_damaged_catalogue_is_a_fault_that_a_check_tells() {
     let data = daemon.data();
     let file = data.join("catalogue");
     let whole = fs::read(&file).unwrap();
-    // Of a record, of the head, the end; and all of it.
+    // A record, the head, the end, and the whole file.
     type Harm = fn(&mut Vec<u8>);
     let damage: [(&str, Harm); 4] = [
         ("at byte 28 a record", |bytes| bytes[40] ^= 1),
@@ -604,12 +615,12 @@ fn a_damaged_catalogue_is_a_fault_that_a_check_tells() {
             if !store {
                 fs::rename(&kept, data.join("store")).unwrap();
             }
-            let told = String::from_utf8_lossy(&output.stdout).into_owned();
-            // A store that is made again needs only as much of it as the snapshot says; what the journal has is no loss.
+            let reported = String::from_utf8_lossy(&output.stdout).into_owned();
+            // A rebuilt store needs the catalogue only up to the snapshot's position. The journal has the rest.
             if store || output.status.code() == Some(1) {
-                assert_eq!(output.status.code(), Some(1), "{what}: {told}");
-                let names = told.contains(file.to_str().unwrap()) && told.contains(what);
-                assert!(names && told.contains("Start the daemon"), "{what}: {told}");
+                assert_eq!(output.status.code(), Some(1), "{what}: {reported}");
+                let names = reported.contains(file.to_str().unwrap()) && reported.contains(what);
+                assert!(names && reported.contains("Start the daemon"), "{what}: {reported}");
             }
         }
     }
@@ -617,14 +628,14 @@ fn a_damaged_catalogue_is_a_fault_that_a_check_tells() {
     assert_eq!(check(&data)["faults"], Value::Array(vec![]));
 }
 
-/// It wrote into the folder, and could not check a backup on a disk that is read-only.
+/// A check once wrote into the folder, so it could not check a backup on a read-only disk.
 #[test]
 fn a_check_writes_nothing_and_can_do_without() {
     let mut daemon = Daemon::start_configured(SETTINGS);
     load(&daemon, 0);
     daemon.kill9();
     let data = daemon.data();
-    // As a crash leaves it in the middle of an append.
+    // A torn tail, as a crash during an append leaves it.
     let last = files_below(&data.join("journal")).into_iter().max().unwrap();
     let mut bytes = fs::read(&last).unwrap();
     let end = bytes.len() - bytes.iter().rev().take_while(|byte| **byte == 0).count();
@@ -658,7 +669,7 @@ fn a_check_writes_nothing_and_can_do_without() {
     assert_eq!(check(&mount.0)["digest"], report["digest"]);
 }
 
-/// A daemon of an earlier version opened it, said that it was ready, and answered 500.
+/// A daemon of an earlier version once opened such a folder, reported that it was ready, and answered 500.
 #[test]
 fn a_folder_of_a_later_format_is_refused_with_what_to_do() {
     let mut daemon = Daemon::start_configured(SETTINGS);
@@ -678,7 +689,7 @@ fn a_folder_of_a_later_format_is_refused_with_what_to_do() {
         assert!(refused(command).contains("Run profiled 9.9.9 or later"), "{command:?}");
     }
     fs::write(&stamp, kept).unwrap();
-    // Nor is what a later program wrote taken for damaged.
+    // Files of a later program don't count as damaged either.
     let checkpoint = store_of(&data).join("checkpoint");
     let mut bytes = fs::read(&checkpoint).unwrap();
     let kept = bytes.clone();
@@ -690,7 +701,7 @@ fn a_folder_of_a_later_format_is_refused_with_what_to_do() {
     assert!(refused(&["serve", "--listen", "127.0.0.1:0"]).contains("a later profiled wrote it"));
     assert!(checkpoint.exists(), "it is where it was");
     fs::write(&checkpoint, kept).unwrap();
-    // A folder from before there was a stamp gets one.
+    // A folder from before the format stamp gets one.
     fs::remove_file(&stamp).unwrap();
     daemon.restart();
     assert!(stamp.exists());
@@ -721,7 +732,7 @@ fn a_fresh_store_holds_the_same_and_writes_go_on_meanwhile() {
 }
 
 #[test]
-fn of_an_erased_visitor_no_byte_is_left_after_compaction() {
+fn no_byte_of_an_erased_visitor_is_left_after_compaction() {
     let mut daemon = Daemon::start_configured(SETTINGS);
     load(&daemon, 0);
     daemon.mbox("demo", "mbox=m&mboxPC=forgetme-pc&mbox3rdPartyId=forgetme-tp&profile.note=forgetme-value");
@@ -751,17 +762,16 @@ fn of_an_erased_visitor_no_byte_is_left_after_compaction() {
     assert_eq!(daemon.visitor("demo", "pc", "forgetme-pc"), None);
     assert_eq!(held(&daemon), Vec::<PathBuf>::new());
 
-    // The same id may have another life.
+    // The same id may be used by a new visitor.
     daemon.mbox("demo", "mbox=m&mboxPC=forgetme-pc&profile.note=new");
     assert_eq!(daemon.value("demo", "pc", "forgetme-pc", "note").as_deref(), Some("new"));
     stop(&mut daemon);
     check(&daemon.data());
 }
 
-/// The tombstone of an id that has another life by now was overwritten by it, and nothing told compaction whose bytes had
-/// to go.
+/// The new profile of a reused id overwrites the tombstone. Once, compaction then did not know whose bytes it had to remove.
 #[test]
-fn nor_is_any_of_the_life_before_if_the_visitor_came_back() {
+fn no_byte_of_an_erased_visitor_is_left_if_the_id_is_used_again() {
     let mut daemon = Daemon::start_configured(SETTINGS);
     type ComesBack<'b> = &'b dyn Fn(&Daemon);
     let back: [(&str, ComesBack<'_>); 3] = [
@@ -800,7 +810,7 @@ fn nor_is_any_of_the_life_before_if_the_visitor_came_back() {
 }
 
 #[test]
-fn erasure_waits_for_nobody_to_ask_once_its_deadline_nears() {
+fn erasure_starts_by_itself_when_its_deadline_nears() {
     let daemon = Daemon::start_configured(&format!("erase_within_hours = 0\n{SETTINGS}"));
     daemon.mbox("demo", "mbox=m&mboxPC=forgetme&profile.note=forgetme");
     assert_eq!(erase(&daemon, "pc", "forgetme"), 200);
@@ -814,14 +824,14 @@ fn erasure_waits_for_nobody_to_ask_once_its_deadline_nears() {
 }
 
 #[test]
-fn a_second_daemon_on_the_folder_is_told_so() {
+fn a_second_daemon_on_the_folder_is_refused() {
     let daemon = Daemon::start();
     let data = daemon.data();
     for command in [&["serve", "--listen", "127.0.0.1:0"][..], &["check"]] {
         let output = profiled(&[command, &["--data", data.to_str().unwrap()]].concat());
         assert_eq!(output.status.code(), Some(1), "{command:?}");
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(told.contains("another profiled has"), "{told}");
+        let reported = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(reported.contains("another profiled has"), "{reported}");
     }
 }
 
@@ -833,7 +843,7 @@ fn batches_past_their_retention_go_with_their_files() {
     }
     let last = daemon.try_batch("/m2/demo/profile/batchUpdate", "batch=pcId,a\np1,last\n").batch_id();
     daemon.wait_complete(&last);
-    // Each compaction of an erasure takes two snapshots, which is what retention waits for.
+    // Each compaction of an erasure takes two snapshots, and retention waits for these.
     compact(&daemon);
     assert_eq!(daemon.spooled(), Vec::<PathBuf>::new());
     let gone = daemon.get(&format!("/m2/demo/profile/batchStatus?batchId={last}"));
@@ -844,10 +854,11 @@ fn batches_past_their_retention_go_with_their_files() {
     check(&daemon.data());
 }
 
-/// Nothing was removed without a new checkpoint first, for which there was no room: so it stayed full.
+/// Old files were once removed only after a new checkpoint. On a full disk there was no space for the checkpoint, so the disk
+/// stayed full.
 #[test]
-fn what_is_needless_goes_from_a_disk_that_has_no_room_for_a_checkpoint() {
-    // More than four times what most disks have left.
+fn old_files_are_removed_from_a_disk_that_has_no_space_for_a_checkpoint() {
+    // More than four times the free space of most disks.
     if rustix::fs::statvfs("/tmp").is_ok_and(|disk| disk.f_bavail * disk.f_frsize > 200 << 30) {
         return skip(
             "a disk with less than 200 GiB free: the largest reserve is no more than four times that",
@@ -857,7 +868,7 @@ fn what_is_needless_goes_from_a_disk_that_has_no_room_for_a_checkpoint() {
     let mut daemon = Daemon::start_configured(&settings(""));
     let batch = daemon.post_batch("demo", "batch=pcId,a\np1,last\n");
     daemon.wait_complete(&batch);
-    // Two snapshots that know it as complete, and a checkpoint that does.
+    // Two snapshots and a checkpoint in which the batch is complete.
     for n in 0..2 {
         back_up(&daemon, &daemon.data().with_file_name(format!("backup-{n}")));
     }
@@ -878,10 +889,10 @@ fn what_is_needless_goes_from_a_disk_that_has_no_room_for_a_checkpoint() {
 }
 
 #[test]
-fn wrong_calls_are_told_what_would_be_right() {
+fn refusals_of_wrong_calls_say_what_would_be_right() {
     let daemon = Daemon::start();
     let json = ("Content-Type", "application/json");
-    for (path, headers, body, status, told) in [
+    for (path, headers, body, status, reported) in [
         ("/api/v1/compact", vec![], "{}", 400, "application/json"),
         ("/api/v1/compact", vec![json], "{\"a\":1}", 400, "unknown field"),
         ("/api/v1/backup", vec![json], "{}", 400, "missing field `folder`"),
@@ -889,10 +900,10 @@ fn wrong_calls_are_told_what_would_be_right() {
     ] {
         let reply = daemon.call("POST", path, &headers, Some(body.as_bytes()));
         assert_eq!(reply.status, status, "{path} {body}: {}", reply.text());
-        assert!(reply.text().contains(told), "{path} {body}: {}", reply.text());
+        assert!(reply.text().contains(reported), "{path} {body}: {}", reply.text());
     }
     assert_eq!(daemon.get("/api/v1/compact").status, 405);
-    for (arguments, told) in [
+    for (arguments, reported) in [
         (vec!["check", "--data", "/nowhere/at/all"], "it has no journal"),
         (vec!["restore", "/nowhere/at/all", "--data", "/tmp/never-made"], "is no backup"),
         (vec!["backup", "/tmp/never-made", "--url", "http://127.0.0.1:9"], "nothing answers"),
@@ -901,6 +912,6 @@ fn wrong_calls_are_told_what_would_be_right() {
         let output = profiled(&arguments);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
-        assert!(said.contains(told), "{arguments:?}: {said}");
+        assert!(said.contains(reported), "{arguments:?}: {said}");
     }
 }

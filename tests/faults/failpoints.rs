@@ -1,9 +1,9 @@
-//! A fault at every place where the daemon writes, syncs, renames or answers: the process dies there, or the system
-//! refuses. Afterwards the daemon starts by itself, all that was acknowledged is there, and a store made again
-//! from snapshot and journal holds the same. Each place must really have been met. And a disk that is slow.
+//! A fault at every failpoint, where the daemon writes, syncs, renames or answers: the process dies there, or the system call
+//! fails. Afterwards the daemon starts by itself, every acknowledged write is there, and a store rebuilt from snapshot and journal
+//! has the same content. Each failpoint must really be met. One test has a slow disk.
 //!
 //! Needs the feature `failpoints`: `cargo test --release --features failpoints --test faults failpoints::`. `FAILPOINTS_ONLY`
-//! names the beginning of the places to try, `FAILPOINTS_LONG` has both faults tried at each, young and old.
+//! is the beginning of the names to try. `FAILPOINTS_LONG` tries both faults at each, in a young folder and in an old one.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::support::load::{self, Load, SETTINGS, wait_until};
 use crate::support::{Daemon, request, variable, wait_for};
 
-/// Every place, in the order of a write's way: what is written, made durable, named, applied, answered.
+/// Every failpoint, in the order in which a write passes them.
 const PLACES: [&str; 57] = [
     "frame-write",
     "frame-sync",
@@ -72,11 +72,11 @@ const PLACES: [&str; 57] = [
     "backup-folder",
     "backup-done",
 ];
-/// The steps of putting a file in the place of another.
+/// The steps of replacing a file.
 const STEPS: [&str; 5] = ["write", "sync", "rename", "folder", "done"];
-/// Places that the load does not lead to; other tests do.
+/// Failpoints that the load does not meet. Other tests do.
 const ELSEWHERE: [&str; 15] = [
-    // tests/kill.rs and tests/power_cut.rs: a daemon that does not journal, or does not sync, is found out.
+    // tests/faults/kill.rs and tests/faults/power_cut.rs: the negative controls, which do not journal or do not sync.
     "journal-write",
     "journal-sync",
     // A thread that dies ends the daemon.
@@ -89,7 +89,7 @@ const ELSEWHERE: [&str; 15] = [
     "upload-thread",
     "lookup",
     "answering",
-    // What puts a file in the place of another, and is cut off at each of its steps.
+    // The replacing of files, which is cut off at each of its steps.
     "format",
     "erasures",
     "tokens",
@@ -97,11 +97,11 @@ const ELSEWHERE: [&str; 15] = [
     "give-up",
 ];
 const V2: &str = "/m2/demo/v2/profile/batchUpdate";
-/// How long the load goes on before its daemon is killed; on the one with the fault before a fault is looked for, and after.
+/// How long the load runs: before its daemon is killed, and, on the daemon with the fault, before and after the fault.
 const LOAD: Duration = Duration::from_millis(60);
-/// How long the load goes on until the fault is met; some are met only as the daemon stops.
+/// How long the load may run until the fault is met. Some faults are met only when the daemon stops.
 const MEET: Duration = Duration::from_secs(3);
-/// So often a place is passed unharmed first: a fault at the first pass finds a young folder only.
+/// How often a failpoint is passed before the fault. A fault at the first pass would only meet a young folder.
 const PASSES: [u32; 2] = [0, 3];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,14 +110,14 @@ enum Fault {
     Error,
 }
 
-/// What one fault did.
+/// The result of one fault.
 #[derive(Debug, Default)]
 struct Seen {
     met: u32,
     ended: u32,
 }
 
-/// Runs a daemon into a fault, and looks what is left.
+/// Runs a daemon into a fault, and checks what is left.
 fn run_into(place: &str, fault: Fault, passes: u32) -> Result<(bool, bool), String> {
     let mut daemon = Daemon::configured(SETTINGS);
     daemon.keep_complaints().restart();
@@ -175,7 +175,7 @@ fn run_into(place: &str, fault: Fault, passes: u32) -> Result<(bool, bool), Stri
     Ok((met, ended))
 }
 
-/// What `profiled check` finds.
+/// The result of `profiled check`.
 fn digest(daemon: &Daemon) -> Result<String, String> {
     let data = daemon.data();
     let settings = data.with_file_name("profiled.toml");
@@ -185,21 +185,22 @@ fn digest(daemon: &Daemon) -> Result<String, String> {
         .output()
         .unwrap();
     if !output.status.success() {
-        let (said, told) = (String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));
-        return Err(format!("check: {said}{told}"));
+        let (said, reported) =
+            (String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));
+        return Err(format!("check: {said}{reported}"));
     }
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     Ok(report["digest"].to_string())
 }
 
-/// What we take for ourselves between two pieces of a body is not counted as the client's slowness: after the disk has
-/// taken seconds for what was sent at once, the client may still pause.
+/// The daemon's own time between two pieces of a body does not count as the client's slowness. If the disk needs seconds for
+/// a piece, the client may still pause after it.
 #[test]
 fn a_slow_disk_is_not_held_against_the_client() {
     let mut daemon =
         Daemon::configured("body_idle_timeout_seconds = 4\nbody_bytes_per_second_min = \"100MiB\"\n");
     daemon.set_variable("FAILPOINTS", "spool-write=sleep(400)").restart();
-    // The last few pieces wait for the disk while we wait for the client: two seconds of its four.
+    // The last pieces wait for the disk while the daemon waits for the client: two of the client's four seconds.
     let mut at_once = b"batch=thirdPartyId,a\nx,".to_vec();
     at_once.resize(6 << 20, b'x');
     let length = (at_once.len() + 1).to_string();
@@ -219,7 +220,7 @@ fn a_slow_disk_is_not_held_against_the_client() {
     assert_eq!(reply.status, 200, "{}", reply.text());
 }
 
-/// An upload that a stop cuts off may be writing just then: what it wrote is removed before the process ends.
+/// A stop may cut off an upload while it writes. What it wrote is removed before the process ends.
 #[test]
 fn a_stop_waits_for_an_upload_that_is_writing() {
     let mut daemon = Daemon::configured("");
@@ -236,17 +237,17 @@ fn a_stop_waits_for_an_upload_that_is_writing() {
     assert!(daemon.spooled().is_empty(), "{:?}", daemon.spooled());
 }
 
-/// A batch whose entry is durable when the daemon ends is folded in by the next one, though nobody was told of it.
+/// If a batch's entry is durable when the daemon ends, the next daemon applies the batch, although no answer was sent.
 #[test]
 fn an_upload_stays_from_when_its_batch_may_be_journaled() {
     for place in ["frame-write", "frame-sync", "frame-synced", "apply", "answer"] {
-        // A daemon that starts passes some of them for itself.
+        // A daemon passes some of them during its start.
         let found = (0..4).filter(|&passes| end_at_an_upload(place, passes) > 0).count();
         assert!(found > 0 || place == "frame-write", "no batch was durable at {place}");
     }
 }
 
-/// Posts a batch to a daemon that ends there, and gives how many batches the next one knows; each must be folded in.
+/// Posts a batch to a daemon that ends at this failpoint. Returns how many batches the next daemon knows; it must apply each.
 fn end_at_an_upload(place: &str, passes: u32) -> usize {
     let mut daemon = Daemon::start();
     daemon.mbox("demo", "mbox=m&mboxPC=1");
@@ -281,8 +282,8 @@ fn a_fault_at_any_place_loses_nothing_that_was_acknowledged() {
         if only.as_ref().is_some_and(|only| !place.starts_with(only)) {
             continue;
         }
-        // Each fault at each place, young and old; or in the short form one of the two in turn. Some places are passed
-        // once or twice only: what an old folder's fault would not meet, a young one's does.
+        // Each fault at each failpoint, in a young folder and in an old one; the short form tries one of the two in turn. Some
+        // failpoints are passed only once or twice: the fault in a young folder meets them.
         let both = [Fault::Abort, Fault::Error];
         let faults = if long { &both[..] } else { &both[n % 2..=n % 2] };
         for &fault in faults {
@@ -314,8 +315,8 @@ fn a_fault_at_any_place_loses_nothing_that_was_acknowledged() {
     );
 }
 
-/// The rows are overwritten before their history goes: a store that is lost right then is made again from uploads that read
-/// `erased` in places, or half of it.
+/// The rows are overwritten before their history is removed. If the store is lost between the two, it is rebuilt from uploads
+/// that read `erased` in places, or have only half of an overwriting.
 #[test]
 fn an_erasure_cut_off_anywhere_changes_no_counts_and_is_finished() {
     let overwritten = PLACES.iter().filter(|place| place.starts_with("overwrit")).map(|place| (*place, 0));
@@ -342,8 +343,8 @@ fn an_erasure_cut_off_anywhere_changes_no_counts_and_is_finished() {
         std::fs::remove_dir_all(daemon.data().join("store")).unwrap();
         daemon.restart();
         assert_eq!(daemon.wait_complete(&batch), counts, "{place}");
-        let (status, told) = load::attempt(daemon.address(), &compact).unwrap();
-        assert_eq!(status, 200, "{place}: {told}");
+        let (status, reported) = load::attempt(daemon.address(), &compact).unwrap();
+        assert_eq!(status, 200, "{place}: {reported}");
         for file in files_below(&daemon.data()) {
             let bytes = std::fs::read(&file).unwrap();
             assert!(!bytes.windows(6).any(|window| window == b"forget"), "{place}: {}", file.display());
@@ -354,7 +355,7 @@ fn an_erasure_cut_off_anywhere_changes_no_counts_and_is_finished() {
     }
 }
 
-/// Whoever gives an upload up is cut off anywhere: the next try gives it up, and the upload is kept as it was.
+/// Giving up an upload is cut off anywhere. The next attempt gives it up, and the damaged upload is kept unchanged.
 #[test]
 fn giving_an_upload_up_that_is_cut_off_anywhere_is_taken_up_again() {
     let places = ["give-up", "outcomes"].iter().flat_map(|file| STEPS.map(|step| format!("{file}-{step}")));
@@ -365,7 +366,7 @@ fn giving_an_upload_up_that_is_cut_off_anywhere_is_taken_up_again() {
         let counts = daemon.wait_complete(&batch);
         daemon.terminate();
         assert!(daemon.ended().success());
-        // A store made again needs the upload once more.
+        // A rebuilt store needs the upload once more.
         std::fs::remove_dir_all(daemon.data().join("store")).unwrap();
         let upload = daemon.spooled().into_iter().find(|path| path.extension().is_some_and(|it| it == "csv"));
         let upload = upload.unwrap();
@@ -381,14 +382,14 @@ fn giving_an_upload_up_that_is_cut_off_anywhere_is_taken_up_again() {
         let kept = daemon.data().join("damaged").join(upload.file_name().unwrap());
         assert_eq!(std::fs::read_to_string(kept).unwrap(), "batch=pcId,a\n1,3\n9,2\n", "{place}");
         if place == "give-up-done" {
-            // Up to here it may as well be put back as it was, and nothing is lost.
+            // Up to here the upload can still be put back, and nothing is lost.
             std::fs::write(&upload, &whole).unwrap();
             daemon.restart();
             assert_eq!(daemon.wait_complete(&batch), counts);
             continue;
         }
-        let told = salvage("");
-        assert!(told.status.success(), "{place}: {}", String::from_utf8_lossy(&told.stderr));
+        let reported = salvage("");
+        assert!(reported.status.success(), "{place}: {}", String::from_utf8_lossy(&reported.stderr));
         daemon.restart();
         let details = daemon.wait_complete(&batch);
         assert_eq!((details.size, details.failed), (2, 2), "{place}");
@@ -400,7 +401,7 @@ fn files_below(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
     entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
 }
 
-/// A daemon in which a thread or a call panics at this place.
+/// A daemon in which a thread or a call panics at this failpoint.
 fn panicking_at(place: &str) -> Daemon {
     let mut daemon = Daemon::start();
     daemon.mbox("demo", "mboxPC=1&mbox3rdPartyId=x&profile.a=before");
@@ -409,7 +410,7 @@ fn panicking_at(place: &str) -> Daemon {
     daemon
 }
 
-/// A thread without which the daemon is of no use: it says so, and ends by itself.
+/// The daemon cannot work without this thread. It says so, and ends by itself.
 #[test]
 fn a_thread_that_dies_ends_the_daemon() {
     for place in [
@@ -422,7 +423,7 @@ fn a_thread_that_dies_ends_the_daemon() {
     ] {
         let mut daemon = panicking_at(place);
         daemon.keep_complaints();
-        // Some die before the daemon says that it listens.
+        // Some threads die before the daemon says that it listens.
         if daemon.try_restart().is_ok() {
             if place == "apply-2-thread" {
                 let file = "batch=thirdPartyId,a\nx,1\n";
@@ -459,7 +460,7 @@ fn a_call_that_panics_fails_alone() {
     }
 }
 
-/// A place that nothing runs into is one at which nobody knows what is lost.
+/// Every failpoint must be tried: nobody knows what a fault at an untried one would lose.
 #[test]
 fn every_place_that_the_daemon_has_is_run_into() {
     let begins =
@@ -470,7 +471,7 @@ fn every_place_that_the_daemon_has_is_run_into() {
         for begin in begins {
             for (at, _) in text.match_indices(begin) {
                 let name = text[at..].split('"').nth(1).unwrap();
-                // In `durable/names.rs` itself the name is the caller's, and the step follows. And `endpoint(` is no place.
+                // In `durable/names.rs` the name comes from the caller, and the step follows. And `endpoint(` is no failpoint.
                 if name.contains('{') || text[..at].ends_with(|before: char| before.is_alphabetic()) {
                     continue;
                 }
@@ -489,7 +490,7 @@ fn every_place_that_the_daemon_has_is_run_into() {
     assert!(found > 40, "{found}");
 }
 
-/// A folder whose first start is cut off anywhere is one that the next start makes.
+/// If the first start in a folder is cut off anywhere, the next start finishes the folder.
 #[test]
 fn a_first_start_that_is_cut_off_anywhere_is_taken_up_again() {
     let files = ["format", "erasures", "catalogue"];
@@ -509,7 +510,7 @@ fn a_first_start_that_is_cut_off_anywhere_is_taken_up_again() {
     }
 }
 
-/// The tokens that there were are good whatever becomes of the next.
+/// The tokens that exist stay valid, whatever happens to the next one.
 #[test]
 fn a_token_whose_making_is_cut_off_anywhere_is_there_or_is_not() {
     for place in STEPS.map(|step| format!("tokens-{step}")) {

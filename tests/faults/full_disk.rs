@@ -1,12 +1,12 @@
-//! A full disk: the data folder is on an ext4 of 64 MB, which a load fills and the test then stuffs to the last byte.
+//! A full disk: the data folder is on an ext4 of 64 MB. A load fills it, and the test then fills it to the last byte.
 //!
 //! - Below its reserve the daemon refuses writes with 507 and `Retry-After`; reads go on, and nothing acknowledged is lost.
-//! - With the disk full to the last byte the daemon stays up, on what the reserve has kept for it.
-//! - With room again writes are taken again, by the same process, and every accepted batch completes.
-//! - If the room goes within a moment, under load, the daemon may end instead, saying why. Killed and started on the full
-//!   disk it serves reads, or refuses to start and says why; with room again it has all that it acknowledged.
+//! - If the disk is full to the last byte, the daemon stays up, with the space that the reserve has kept.
+//! - With space again, the same process accepts writes again, and every accepted batch completes.
+//! - If the space disappears within a moment, under load, the daemon may end instead, and says why. Killed and started on the
+//!   full disk, it serves reads, or refuses to start and says why. With space again, it has all that it acknowledged.
 //!
-//! It needs root, for mounting; without it, it says that it is skipped.
+//! It needs root to mount disks. Without root it says that it is skipped.
 
 use std::fs::File;
 use std::io::{ErrorKind, Write};
@@ -20,9 +20,9 @@ use crate::support::{Daemon, request, skip, wait_for};
 use tempfile::TempDir;
 
 const DISK_BYTES: u64 = 64 << 20;
-/// Few enough that it takes many to pass the reserve.
+/// Few rows, so that it takes many batches to pass the reserve.
 const FILLING_ROWS: usize = 20_000;
-/// More than a file of so many rows has.
+/// More bytes than a file of that many rows has.
 const FILLING_BYTES: usize = 4 << 20;
 
 /// A small disk with the data folder on it. Fields go in this order: unmounted first, removed then.
@@ -50,7 +50,7 @@ impl SmallDisk {
         self.mount.0.join("ballast")
     }
 
-    /// Takes so many bytes of its room.
+    /// Takes this many bytes of its space.
     fn take(&self, bytes: usize) {
         let mut file = File::create(self.ballast()).unwrap();
         file.write_all(&vec![b'x'; bytes]).and_then(|()| file.sync_all()).unwrap();
@@ -59,7 +59,7 @@ impl SmallDisk {
     /// Fills it to the last byte.
     fn stuff(&self) {
         let mut file = File::options().create(true).append(true).open(self.ballast()).unwrap();
-        // What is not allocated at once shows only when it is synced.
+        // Bytes that are allocated late only count once they are synced.
         for bytes in [1 << 20, 1 << 16, 1 << 12, 1] {
             let piece = vec![b'x'; bytes];
             while let Ok(()) = file.write_all(&piece).and_then(|()| file.sync_data()) {}
@@ -74,7 +74,7 @@ impl SmallDisk {
     }
 }
 
-/// A daemon on such a disk; none, and said so, where that can't be done.
+/// A daemon on such a disk; `None`, with a message, if that is not possible here.
 fn daemon() -> Option<(Daemon, SmallDisk)> {
     match SmallDisk::new() {
         Ok(disk) => {
@@ -127,7 +127,7 @@ fn below_the_reserve_writes_are_refused_reads_go_on_and_room_mends_it() {
     load.verify(&daemon).unwrap();
     let accepted = fill(&daemon);
     assert!(accepted.len() > 3, "{} batches fill it", accepted.len());
-    // What was refused has been removed again, and may have left room for a small call.
+    // The refused batch was removed again, which may leave space for a small call.
     disk.take(FILLING_BYTES);
     assert_eq!(status(&daemon, "refused"), Some(507));
     let update = daemon.post_form("/m2/demo/profile/update", "mbox3rdPartyId=f1&profile.n=refused");
@@ -135,7 +135,7 @@ fn below_the_reserve_writes_are_refused_reads_go_on_and_room_mends_it() {
     load.verify(&daemon).unwrap();
 
     disk.stuff();
-    // Long enough for a checkpoint to come due, and for all that goes on to meet the full disk.
+    // Long enough for a checkpoint to become due, and for all ongoing work to meet the full disk.
     load.run_for(Duration::from_secs(12), daemon.address(), || ());
     let n = (accepted.len() - 1).to_string();
     assert_eq!(daemon.value("demo", "third-party", "f1", "n"), Some(n.clone()), "reads go on");
@@ -176,7 +176,7 @@ fn a_disk_that_is_full_at_once_loses_nothing() {
             load.verify(&daemon).unwrap();
             daemon.kill9();
         }
-        // On the full disk it may start or refuse to, but it must not make things worse.
+        // On the full disk it may start or refuse to start, but it must do no harm.
         match daemon.try_restart() {
             Ok(()) => load.verify(&daemon).unwrap(),
             Err(_) => {

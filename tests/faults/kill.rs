@@ -1,9 +1,9 @@
-//! `kill -9` again and again, at random moments, under batches and single writes from many connections. After every
-//! restart: whatever was answered 2xx is there, no write or row is there by half, nothing is there that was never sent;
-//! at the end every accepted batch completes and its counts add up to its rows.
+//! `kill -9` again and again, at random moments, under batches and single writes from many connections. After every restart, all
+//! writes that were answered 2xx are there, no half of a write or row is there, and nothing that was never sent. At the end every
+//! accepted batch completes, and its counts add up to its rows.
 //!
-//! With the feature `failpoints` the same test runs against a daemon that answers before it has journaled anything: it
-//! must then fail, or it would prove nothing.
+//! With the feature `failpoints` the same test runs against a daemon that answers before it has journaled anything. There the
+//! test must fail; otherwise it would prove nothing.
 
 use std::time::{Duration, Instant};
 
@@ -11,18 +11,18 @@ use crate::support::load::{Load, Moments, SETTINGS};
 use crate::support::seed::with_each_seed;
 use crate::support::{Daemon, long, variable};
 
-/// Kills in one run, half of them with each seed: as many as the variable `KILLS` says.
+/// How many kills one run makes, half of them with each seed, unless the variable `KILLS` says otherwise.
 const KILLS: u32 = 12;
 const KILLS_OF_THE_LONG_FORM: u32 = 120;
-/// How many starts pass between two that are killed before they are over.
+/// One start in this many is killed before it is over.
 const START_KILLED_EVERY: u32 = 3;
-/// How many starts pass between two that find the store gone and must rebuild it.
+/// One start in this many finds the store gone and must rebuild it.
 const STORE_LOST_EVERY: u32 = 7;
 
-/// After so many kills another data folder begins: what is verified after each grows with all that was ever written.
+/// After this many kills a new data folder begins, because the check after each kill grows with all that was written.
 const KILLS_OF_A_FOLDER: u32 = 120;
 
-/// Runs the load, kills and restarts so many times, and verifies after each.
+/// Runs the load, and kills, restarts and verifies this many times.
 fn kill_again_and_again(seed: u64, kills: u32, faults: Option<&str>) -> Result<(), String> {
     let mut daemon = Daemon::configured(SETTINGS);
     if let Some(faults) = faults {
@@ -64,7 +64,7 @@ fn kill_again_and_again(seed: u64, kills: u32, faults: Option<&str>) -> Result<(
     Ok(())
 }
 
-/// Whether so much was acknowledged that so many kills prove something. On a busy machine that takes more kills.
+/// Whether enough was acknowledged for this many kills to prove something. On a busy machine that takes more kills.
 fn enough(load: &Load, kills: u32) -> bool {
     let kills = kills as usize;
     load.batches() > kills / 2 && load.calls() > kills * 10

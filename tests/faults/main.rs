@@ -1,17 +1,17 @@
-//! What befalls the real daemon: kills, power cuts, disks that fail or are full, damaged files, restarts and long load.
-//! Whatever was acknowledged is there afterwards.
+//! Faults of the real daemon: kills, power cuts, disks that fail or are full, damaged files, restarts and long load. Every
+//! acknowledged write is there afterwards.
 //!
 //! ```text
 //! kill.rs power_cut.rs          the process, or the machine, ends at a random moment
 //! disk_faults.rs full_disk.rs   system calls that fail; a disk filled to the last byte
-//! failpoints.rs                 a fault at each place that writes, syncs, renames or answers
-//! durability.rs damage.rs       the data folder changed while nobody looks
+//! failpoints.rs                 a fault at each point where the daemon writes, syncs, renames or answers
+//! durability.rs damage.rs       the data folder changed while the daemon is down
 //! stuck.rs disturbed.rs         uploads that are held; operators who interfere
 //! soak.rs                       long load
 //! ```
 //!
-//! With the feature `failpoints` come `failpoints.rs` and the negative controls. Without root, or a tool, a test says
-//! `skipped:` and what it misses.
+//! The feature `failpoints` adds `failpoints.rs` and the negative controls. Without root, or without a tool, a test prints
+//! `skipped:` and what is missing.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,

@@ -1,18 +1,18 @@
-//! Power cuts: the data folder is on a disk of its own, ext4 or xfs, and at a random moment under load all that goes on
-//! from is a copy of that disk as it was then. After every cut the daemon starts by itself, whatever was answered 2xx
-//! before the cut is there, no write or row is there by half; at the end every accepted batch completes and its counts
-//! add up to its rows. Some cuts come while the daemon is starting after another.
+//! Power cuts: the data folder is on its own disk, ext4 or xfs. At a random moment under load the test copies that disk, and goes
+//! on with the copy alone. After every cut the daemon starts by itself. All writes that were answered 2xx before the cut are
+//! there, and no half of a write or row. At the end every accepted batch completes, and its counts add up to its rows. Some cuts
+//! come while the daemon starts after another cut.
 //!
-//! A disk is a file, mounted through a loop device, and lies on a larger one, of xfs, which can clone a file as it is at
-//! one instant, under load. So a copy has all that the file system had sent to its disk, and nothing of what was still in
-//! memory. That is shown at every cut by a file which nobody syncs: it must be gone. What such a disk can't show is a
-//! flush left out below the file system: it loses no write that has reached it.
+//! A disk is a file that is mounted through a loop device. The file lies on a larger disk with xfs, which can clone a file at one
+//! instant, under load. So a copy has everything that the file system has sent to its disk, and nothing that was only in memory.
+//! A file that nobody syncs proves this at every cut: it must be gone. Such a disk loses no write that has reached it, so it
+//! cannot show a flush that is missing below the file system.
 //!
-//! With the feature `failpoints` the same test runs against a daemon that does not sync its journal: it must then fail,
-//! or it would prove nothing.
+//! With the feature `failpoints` the same test runs against a daemon that does not sync its journal. There the test must fail;
+//! otherwise it would prove nothing.
 //!
 //! 12 cuts, 52 in the long form; `POWER_CUTS=500 cargo test --release --test faults -- --nocapture power_cut::` makes 500. It needs
-//! root, for mounting, and `mkfs.xfs`; without them it says that it is skipped.
+//! root to mount disks, and `mkfs.xfs`. Without them it says that it is skipped.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -25,16 +25,16 @@ use crate::support::seed::with_each_seed;
 use crate::support::{Daemon, long, skip, variable};
 use tempfile::{TempDir, TempPath};
 
-/// Cuts on both file systems together, unless `POWER_CUTS` says otherwise.
+/// How many cuts there are on both file systems together, unless `POWER_CUTS` says otherwise.
 const CUTS: u32 = 12;
 const CUTS_OF_THE_LONG_FORM: u32 = 52;
-/// After so many cuts the next one begins with an empty disk.
+/// After this many cuts the next one begins with an empty disk.
 const CUTS_A_DISK: u32 = 25;
-/// After every so many cuts under load there is another one while the daemon starts.
+/// After this many cuts under load, one more cut comes while the daemon starts.
 const CUTS_UNTIL_ONE_AT_START: u32 = 3;
 
 const BENCH_BYTES: u64 = 4 << 30;
-/// `mkfs.xfs` makes none smaller than 300 MiB.
+/// `mkfs.xfs` makes no file system smaller than 300 MiB.
 const DISK_BYTES: u64 = 320 << 20;
 
 #[derive(Debug, Clone, Copy)]
@@ -51,7 +51,7 @@ impl FileSystem {
         }
     }
 
-    /// Everything is made at once, so that nothing but the daemon writes to the disk later.
+    /// Everything is created at once, so that only the daemon writes to the disk later.
     const fn make(self) -> &'static [&'static str] {
         match self {
             Self::Ext4 => &["mkfs.ext4", "-q", "-b", "4096", "-E", "lazy_itable_init=0,lazy_journal_init=0"],
@@ -59,17 +59,17 @@ impl FileSystem {
         }
     }
 
-    /// No timer commits what the daemon did not sync. (That of xfs is at half a minute, and takes metadata only.)
+    /// No timer commits data that the daemon did not sync. (The timer of xfs runs every half minute, for metadata only.)
     const fn options(self) -> &'static str {
         match self {
             Self::Ext4 => "loop,commit=300",
-            // A clone has the other's id.
+            // A clone has the same file system id.
             Self::Xfs => "loop,nouuid",
         }
     }
 }
 
-/// Where the disks lie: a file system that can clone files. Fields go in this order: unmounted first, removed then.
+/// The file system that holds the disks and can clone files. Fields are dropped in this order: first unmounted, then removed.
 struct Bench {
     mount: Mount,
     _folder: TempDir,
@@ -99,7 +99,7 @@ impl Bench {
         Ok(Disk { mount, image })
     }
 
-    /// What would be there if the power failed now.
+    /// The content of the disk if the power failed now.
     fn clone_of(&self, disk: &Disk, number: u32) -> TempPath {
         let path = self.path(&format!("{number}.image"));
         rustix::fs::ioctl_ficlone(File::create(&path).unwrap(), File::open(&disk.image).unwrap()).unwrap();
@@ -118,7 +118,7 @@ impl Disk {
         self.mount.0.join("data")
     }
 
-    /// A file that nobody syncs. Each has a name of its own, for ext4 syncs what replaces an older file.
+    /// A file that nobody syncs. Each has a new name, because ext4 syncs a file that replaces another.
     fn unsynced(&self, number: u32) -> PathBuf {
         self.mount.0.join(format!("unsynced-{number}"))
     }
@@ -130,14 +130,14 @@ fn make(kind: FileSystem, image: &Path, bytes: u64) -> Result<(), String> {
     run(Command::new(program).args(arguments).arg(image))
 }
 
-/// What is needed, or what of it is missing.
+/// The tools that are needed, or which of them is missing.
 fn bench() -> Result<Bench, String> {
     may_mount()?;
     run(Command::new("mkfs.ext4").arg("-V"))?;
     Bench::new()
 }
 
-/// A daemon whose disk loses its power again and again. Fields go in this order: a disk in use can't be unmounted.
+/// A daemon whose disk loses its power again and again. Fields are dropped in this order: a disk in use can't be unmounted.
 struct Victim<'b> {
     daemon: Daemon,
     disk: Disk,
@@ -176,7 +176,7 @@ impl<'b> Victim<'b> {
         let mut left = None;
         self.load.run_for(time, self.daemon.address(), || {
             std::fs::write(self.disk.unsynced(number), "not synced").unwrap();
-            // Whatever is acknowledged from here on may be lost.
+            // Writes that are acknowledged from here on may be lost.
             let mark = self.load.mark();
             left = Some((mark, self.bench.clone_of(&self.disk, number)));
             self.daemon.kill9();
@@ -202,7 +202,7 @@ impl<'b> Victim<'b> {
         self.go_on_from(image)
     }
 
-    /// In the place of the disk comes what the cut left of it.
+    /// Replaces the disk with what the cut left of it.
     fn go_on_from(&mut self, image: TempPath) -> Result<(), String> {
         let number = self.cuts();
         self.disk = self.bench.mounted(self.kind, number, image)?;
@@ -231,7 +231,7 @@ impl<'b> Victim<'b> {
     }
 }
 
-/// Cuts the power of one disk so many times, and verifies after each.
+/// Cuts the power of one disk this many times, and verifies after each cut.
 fn cut_again_and_again(victim: &mut Victim<'_>, cuts: u32, moments: &mut Moments) -> Result<(), String> {
     while victim.cuts() < cuts {
         let time = moments.next(Duration::from_millis(5), Duration::from_millis(300));
@@ -267,7 +267,7 @@ fn acknowledged_writes_survive(kind: FileSystem) {
     });
 }
 
-/// How many cuts there are to be.
+/// How many cuts to make.
 fn cuts() -> u32 {
     variable("POWER_CUTS")
         .map_or_else(|| if long() { CUTS_OF_THE_LONG_FORM } else { CUTS }, |given| given.parse().unwrap())
@@ -283,7 +283,7 @@ fn what_was_acknowledged_survives_power_cuts_on_xfs() {
     acknowledged_writes_survive(FileSystem::Xfs);
 }
 
-/// The negative control: the journal is written, but its sync does nothing, and the daemon acknowledges all the same.
+/// The negative control: the journal is written, but its sync does nothing, and the daemon acknowledges anyway.
 #[cfg(feature = "failpoints")]
 #[test]
 fn a_daemon_that_does_not_sync_is_found_out() {

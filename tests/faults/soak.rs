@@ -1,13 +1,12 @@
-//! A soak: site calls, logins, batches, single updates, erasures, lookups, backups and compactions, one after the other and
-//! side by side, beside a model that is kept outside. At the end every visitor is as in the model, a store made again
-//! from snapshot and journal has the same digest, and neither memory nor file handles have grown.
+//! A soak test: site calls, logins, batches, single updates, erasures, lookups, backups and compactions, one after the other and
+//! side by side, with a model outside the daemon. At the end every visitor is as in the model, a store rebuilt from snapshot and
+//! journal has the same digest, and neither memory nor file handles have grown.
 //!
-//! Ten seconds as it stands; `SOAK_SECONDS=600 cargo test --release --test faults -- --nocapture soak::` is the long form. With
-//! `SOAK_UPKEEP=none` neither compactions nor backups go on beside it.
+//! It runs for ten seconds; `SOAK_SECONDS=600 cargo test --release --test faults -- --nocapture soak::` is the long form. With
+//! `SOAK_UPKEEP=none` there are no compactions and no backups.
 //!
-//! What the memory is, as a profile of the heap told, taken without upkeep: 42 MiB at its peak. Of that sled's 41 histograms are
-//! 21 MiB, 19 buffers of its log 10, its table of pages 4. A compaction has a second store open beside the one in use, which
-//! would be why the curve is a sawtooth with upkeep.
+//! A heap profile without upkeep showed 42 MiB at its peak: 21 MiB in sled's 41 histograms, 10 MiB in 19 buffers of its log, and
+//! 4 MiB in its table of pages. A compaction opens a second store beside the one in use, so with upkeep the curve is a sawtooth.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -23,12 +22,12 @@ use crate::support::{self, Daemon, variable};
 const SECONDS: u64 = 10;
 const VISITORS: usize = 400;
 const BATCH_ROWS: usize = 150;
-/// After how many steps it is looked how much memory the daemon holds.
+/// How many steps there are between two measurements of the daemon's memory.
 const LOOK_EVERY: u64 = 64;
 const SETTINGS: &str =
     "journal_segment_bytes = \"1MiB\"\nsnapshot_journal_bytes = \"4MiB\"\nretention_days = 0\n";
 
-/// What is known of each visitor, by its thirdPartyId: attributes by name; none for an unknown one.
+/// The attributes of each visitor by name, by its thirdPartyId; `None` for an unknown visitor.
 type Model = BTreeMap<String, BTreeMap<String, String>>;
 
 /// The writes, one after the other, so that the model knows their order.
@@ -90,7 +89,7 @@ impl Writer<'_> {
     }
 }
 
-/// The memory of the process in MiB: the least and the most of each tenth of the time.
+/// The memory of the process in MiB: the lowest and the highest value in each tenth of the time.
 #[derive(Default)]
 struct Curve(Vec<(u64, u64)>);
 
@@ -99,13 +98,13 @@ impl Curve {
 
     fn note(&mut self, passed: Duration, all: Duration, mib: u64) {
         let part = usize::try_from(passed.as_millis() * Self::PARTS / all.as_millis()).unwrap();
-        // A busy machine may leave a tenth without a look at it: then it had what the next look finds.
+        // On a busy machine a tenth may have no measurement. Then the next one counts for it.
         self.0.resize((part + 1).max(self.0.len()), (mib, mib));
         let (least, most) = &mut self.0[part];
         (*least, *most) = ((*least).min(mib), (*most).max(mib));
     }
 
-    /// The most of these tenths; of the last look if they had none.
+    /// The highest value in these tenths; the last measurement if they have none.
     fn most(&self, parts: Range<usize>) -> u64 {
         let end = parts.end.min(self.0.len());
         self.0[parts.start.min(end - 1)..end].iter().map(|(_, most)| *most).max().unwrap()
@@ -119,7 +118,7 @@ impl std::fmt::Display for Curve {
     }
 }
 
-/// What the process holds: memory in KiB, and file handles.
+/// The memory of the process in KiB, and its file handles.
 fn held(daemon: &Daemon) -> (u64, usize) {
     let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
@@ -127,7 +126,7 @@ fn held(daemon: &Daemon) -> (u64, usize) {
     (memory, std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count())
 }
 
-/// Compacts, makes a backup, and so on in turn; `SOAK_UPKEEP=none` leaves both out, to see what they cost.
+/// Compacts and makes backups in turn. `SOAK_UPKEEP=none` leaves both out, to see what they cost.
 fn upkeep(daemon: &Daemon, round: usize) {
     let (path, body) = match round % 2 {
         0 => ("/api/v1/compact", "{}".to_owned()),
@@ -227,11 +226,11 @@ fn soak(seed: u64, seconds: u64) {
     assert_eq!(digest(&daemon), whole, "what the store held is what snapshot and journal say");
     eprintln!(
         "{seconds} s: {writes} writes, {} lookups, {} compactions and backups; memory, tenth by tenth, {curve}; file handles \
-         {warm} after a third and {handles} at the end; digest {whole} before and after the store was made again",
+         {warm} after a third and {handles} at the end; digest {whole} before and after the store was rebuilt",
         lookups.into_inner(),
         rounds.into_inner(),
     );
-    // Compactions take some and give it back, and an allocator keeps some; half as much again would be a leak.
+    // Compactions take memory and give it back, and the allocator keeps some. Growth by half would be a leak.
     let (before, after) = (curve.most(2..6), curve.most(6..10));
     assert!(
         after < before * 3 / 2 && handles < warm + 40,

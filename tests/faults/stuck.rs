@@ -1,5 +1,5 @@
-//! A damaged upload holds its own batch, and nobody else: whom it may name waits, all others go on, until the file is sent
-//! again or given up. One such file once ended the daemon for every client.
+//! A damaged upload holds its own batch and nothing else. Visitors whom it may name wait until the file is sent again or given
+//! up; all others go on. One such file once ended the daemon for every client.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::support::{self, Daemon, wait_for};
 
-/// Nothing is folded in at this rate before the test is over, but for what a burst takes.
+/// At this rate no row is applied before the test is over, except for the first burst.
 const SLOW: &str = "[ingest]\nmax_rows_per_second = 1\n[clients.a]\n[clients.b]\n";
 const FAST: &str = "[clients.a]\n[clients.b]\n";
 const ROWS: u64 = 1000;
@@ -38,7 +38,7 @@ fn status(daemon: &Daemon, batch: &str) -> String {
     daemon.get(&format!("/m2/a/profile/batchStatus?batchId={batch}")).element("status").unwrap()
 }
 
-/// What is held, of a daemon that has `a`'s first batch damaged, a second one behind it, and one of `b`.
+/// A daemon with a damaged first batch of client `a`, a second batch of `a` behind it, and a batch of client `b`.
 struct Held {
     daemon: Daemon,
     damaged: String,
@@ -47,7 +47,7 @@ struct Held {
 }
 
 impl Held {
-    /// `harm` does it, while the daemon is down; `in_doubt` if the index goes, too.
+    /// `harm` damages the upload while the daemon is down. `in_doubt` says that the index is lost, too.
     fn new(in_doubt: bool, harm: impl Fn(&PathBuf)) -> Self {
         let mut daemon = Daemon::start_configured(SLOW);
         for client in ["a", "b"] {
@@ -87,9 +87,9 @@ impl Held {
         assert_eq!(daemon.metrics().value("profiled_batches_stuck"), 1.0);
         for id in ["p7", "p999"] {
             for refused in [lookup(daemon, "a", id), site_call(daemon, "a", id)] {
-                let told = refused.text();
-                assert_eq!((refused.status, refused.header("retry-after")), (503, Some("60")), "{told}");
-                assert!(told.contains(damaged) && told.contains("is stuck"), "{told}");
+                let reported = refused.text();
+                assert_eq!((refused.status, refused.header("retry-after")), (503, Some("60")), "{reported}");
+                assert!(reported.contains(damaged) && reported.contains("is stuck"), "{reported}");
             }
             assert_eq!(daemon.value("b", "pc", id, "n").as_deref(), Some("others"));
             assert_eq!(site_call(daemon, "b", id).status, 200);
@@ -100,7 +100,7 @@ impl Held {
         if !in_doubt {
             assert_eq!(daemon.value("a", "pc", "q1", "m").as_deref(), Some("second"));
         }
-        // One that it can't name, for it is keyed otherwise.
+        // A visitor that it can't name, because the batch has the other kind of id.
         assert_eq!(daemon.get("/api/v1/profiles/t1?by=third-party&client=a").status, 404);
         let refused = daemon.get("/api/v1/export?client=a&format=ndjson");
         assert!(refused.status == 503 && refused.text().contains(damaged), "{}", refused.text());
@@ -112,19 +112,19 @@ impl Held {
         self.daemon.call(method, &path, &[("Content-Type", "text/csv")], Some(body.as_bytes()))
     }
 
-    /// It is sent again; a wrong one is not taken.
+    /// The file is sent again. A wrong file is refused.
     fn resend(mut self) {
         let refused = self.call("POST", "/file", &batch("furst"));
-        let told = refused.text();
-        assert_eq!(refused.status, 400, "{told}");
+        let reported = refused.text();
+        assert_eq!(refused.status, 400, "{reported}");
         let bytes = batch("first").len();
-        let says = |what: &str| told.contains(&format!("{what} has {bytes} bytes with the checksum"));
-        assert!(says("it") && says("that one"), "{told}");
+        let says = |what: &str| reported.contains(&format!("{what} has {bytes} bytes with the checksum"));
+        assert!(says("it") && says("that one"), "{reported}");
         assert_eq!(status(&self.daemon, &self.damaged), "stuck");
         let taken = self.call("POST", "/file", &batch("first"));
         assert_eq!(taken.status, 200, "{}", taken.text());
         let daemon = &mut self.daemon;
-        // `p7`, `p999` of the 1,000, whichever is folded in by now.
+        // `p7` and `p999` of the 1,000, whether or not they are applied by now.
         assert_eq!(daemon.value("a", "pc", "p7", "n").as_deref(), Some("first"));
         let details = daemon.wait_complete(&self.damaged);
         assert_eq!((details.successful, details.not_found), (2, ROWS - 2));
@@ -147,9 +147,9 @@ impl Held {
     }
 
     fn give_up(mut self) {
-        let (code, out, told) =
+        let (code, out, reported) =
             self.daemon.run(&["batch", "abandon", &self.damaged, "--url", &self.daemon.url()]);
-        assert_eq!(code, Some(0), "{told}");
+        assert_eq!(code, Some(0), "{reported}");
         assert!(out.contains("complete") && out.contains("1,000 failed"), "{out}");
         let daemon = &mut self.daemon;
         daemon.wait_complete(&self.behind);
@@ -174,34 +174,34 @@ impl Held {
 }
 
 impl Held {
-    /// The same, of what a backup holds.
+    /// The same, from a backup.
     fn restored(mut self, folder: &Path) -> Self {
         let (backup, data) = (folder.join("backup"), folder.join("data"));
         let [backup, data] = [&backup, &data].map(|path| path.to_str().unwrap());
-        let (code, out, told) = self.daemon.run(&["backup", backup, "--json"]);
-        assert_eq!(code, Some(0), "{told}");
+        let (code, out, reported) = self.daemon.run(&["backup", backup, "--json"]);
+        assert_eq!(code, Some(0), "{reported}");
         assert!(out.contains("\"damagedUploads\":1") || out.contains("\"damagedUploads\": 1"), "{out}");
-        assert!(told.contains("1 damaged uploads were copied"), "{told}");
+        assert!(reported.contains("1 damaged uploads were copied"), "{reported}");
         for folder in [backup, self.daemon.data().to_str().unwrap()] {
-            // What the daemon has open it can't look into.
+            // A check can't read a folder that the daemon has open.
             if folder != backup {
                 self.daemon.kill9();
             }
-            let (code, out, told) = self.daemon.run(&["check", "--data", folder]);
-            assert_eq!(code, Some(1), "{told}");
+            let (code, out, reported) = self.daemon.run(&["check", "--data", folder]);
+            assert_eq!(code, Some(1), "{reported}");
             let fault = out.lines().find(|line| line.starts_with("fault") && line.contains(&self.damaged));
-            assert!(fault.is_some_and(|line| line.contains("batch resend")), "{out}{told}");
+            assert!(fault.is_some_and(|line| line.contains("batch resend")), "{out}{reported}");
         }
-        let (code, _, told) = self.daemon.run(&["restore", backup, "--data", data]);
-        assert_eq!(code, Some(0), "{told}");
-        assert!(told.contains(&self.damaged) && told.contains("is stuck"), "{told}");
+        let (code, _, reported) = self.daemon.run(&["restore", backup, "--data", data]);
+        assert_eq!(code, Some(0), "{reported}");
+        assert!(reported.contains(&self.damaged) && reported.contains("is stuck"), "{reported}");
         self.daemon.set_data(data.into()).restart();
         self.daemon.wait_complete(&self.others);
         self
     }
 }
 
-/// No backup was made for as long as any upload was damaged, be it for weeks.
+/// Once, no backup could be made while any upload was damaged, even for weeks.
 #[test]
 fn a_backup_holds_what_is_held_and_what_is_restored_goes_on_from_there() {
     for in_doubt in [false, true] {
@@ -216,8 +216,8 @@ fn a_backup_holds_what_is_held_and_what_is_restored_goes_on_from_there() {
     }
 }
 
-/// What was erased of an upload, and what it comes to since, cannot be told any more: the start went on as if nothing were
-/// wrong, or not at all.
+/// The note of an upload's erased rows is lost, so nobody knows the checksum that the file should have. Once, a start ignored
+/// that, or failed.
 #[test]
 fn one_whose_erased_rows_are_no_longer_noted_is_held() {
     for kind in ["overwritten", "overwriting"] {
@@ -241,7 +241,7 @@ fn one_whose_erased_rows_are_no_longer_noted_is_held() {
     }
 }
 
-/// A restore waited for the batch, for good, or failed.
+/// Once, a restore waited for the held batch for ever, or failed.
 #[test]
 fn a_restore_tells_how_many_it_could_not_erase_again_for_a_batch_that_is_held() {
     let mut daemon = Daemon::start_configured(SLOW);
@@ -257,8 +257,8 @@ fn a_restore_tells_how_many_it_could_not_erase_again_for_a_batch_that_is_held() 
     let whole = fs::read(&upload).unwrap();
     flip(&upload);
     daemon.restart();
-    let (code, _, told) = daemon.run(&["backup", &backup]);
-    assert_eq!(code, Some(0), "{told}");
+    let (code, _, reported) = daemon.run(&["backup", &backup]);
+    assert_eq!(code, Some(0), "{reported}");
     daemon.kill9();
     fs::write(&upload, whole).unwrap();
     daemon.configure(FAST);
@@ -270,12 +270,12 @@ fn a_restore_tells_how_many_it_could_not_erase_again_for_a_batch_that_is_held() 
     }
     daemon.kill9();
     let list = daemon.data();
-    let (code, out, told) =
+    let (code, out, reported) =
         daemon.run(&["restore", &backup, "--data", &data, "--after", list.to_str().unwrap(), "--json"]);
-    assert_eq!(code, Some(0), "{told}");
+    assert_eq!(code, Some(0), "{reported}");
     let restored: serde_json::Value = serde_json::from_str(&out).unwrap();
-    assert_eq!((&restored["erasedAgain"], &restored["notErased"]), (&1.into(), &1.into()), "{out}{told}");
-    assert!(told.contains("1 ids that were erased after the backup"), "{told}");
+    assert_eq!((&restored["erasedAgain"], &restored["notErased"]), (&1.into(), &1.into()), "{out}{reported}");
+    assert!(reported.contains("1 ids that were erased after the backup"), "{reported}");
 }
 
 /// Such a batch once kept the daemon from starting, for every client.
@@ -293,7 +293,7 @@ fn a_batch_whose_upload_and_outcomes_are_both_lost_is_held_alone() {
         let others = daemon.post_batch_v1("b", "batch=pcId,n\nplain,2\nbehind,2\n");
         daemon.wait_complete(&damaged);
         daemon.wait_complete(&others);
-        // What stands behind the batch hides what became of its row: nothing of that is left in the profile.
+        // A later write hides the outcome of the batch's row: nothing of it is left in the profile.
         daemon.mbox("a", "mboxPC=behind&profile.n=later");
         let upload = upload(&daemon, file);
         daemon.kill9();
@@ -302,10 +302,10 @@ fn a_batch_whose_upload_and_outcomes_are_both_lost_is_held_alone() {
         fs::write(upload.with_extension("outcomes"), "noise").unwrap();
 
         let data = daemon.data();
-        let (code, out, told) = daemon.run(&["check", "--data", data.to_str().unwrap()]);
-        assert_eq!(code, Some(1), "{told}");
+        let (code, out, reported) = daemon.run(&["check", "--data", data.to_str().unwrap()]);
+        assert_eq!(code, Some(1), "{reported}");
         let fault = out.lines().find(|line| line.starts_with("fault") && line.contains(&damaged));
-        assert!(fault.is_some_and(|line| line.contains("--salvage")), "{out}{told}");
+        assert!(fault.is_some_and(|line| line.contains("--salvage")), "{out}{reported}");
 
         daemon.keep_complaints().restart();
         daemon.wait_complete(&others);
@@ -332,10 +332,10 @@ fn a_batch_whose_upload_and_outcomes_are_both_lost_is_held_alone() {
             let sent = daemon.call("POST", &format!("{path}/file"), &csv, Some(file.as_bytes()));
             assert_eq!(sent.status, 200, "{}", sent.text());
             let details = daemon.wait_complete(&damaged);
-            let told = outcomes(&daemon);
-            assert_eq!((details.successful, details.not_found, details.failed), (1, 1, 1), "{told}");
-            let lost = told.lines().find(|line| line.starts_with("3,behind"));
-            assert!(lost.is_some_and(|line| line.contains("outcome_lost")), "{told}");
+            let reported = outcomes(&daemon);
+            assert_eq!((details.successful, details.not_found, details.failed), (1, 1, 1), "{reported}");
+            let lost = reported.lines().find(|line| line.starts_with("3,behind"));
+            assert!(lost.is_some_and(|line| line.contains("outcome_lost")), "{reported}");
             assert_eq!(daemon.value("a", "pc", "plain", "n").as_deref(), Some("1"));
         }
         assert_eq!(daemon.value("a", "pc", "behind", "n").as_deref(), Some("later"));
@@ -373,7 +373,7 @@ fn so_does_one_of_which_nothing_can_be_read_and_it_can_be_given_up() {
     Held::new(true, |file| std::fs::write(file, [0xff; 64]).unwrap()).give_up();
 }
 
-/// It was whole at the start, and is found damaged when its turn comes.
+/// The upload was whole at the start, and is found damaged when its batch's turn comes.
 #[test]
 fn an_upload_that_is_damaged_while_the_daemon_runs_is_held_when_its_turn_comes() {
     let mut daemon = Daemon::start_configured(SLOW);
@@ -390,7 +390,7 @@ fn an_upload_that_is_damaged_while_the_daemon_runs_is_held_when_its_turn_comes()
     wait_for("the batch to be held", || (status(&daemon, &damaged) == "stuck").then_some(()));
     assert_eq!(lookup(&daemon, "a", "p7").status, 503);
     assert_eq!(site_call(&daemon, "a", "q1").status, 200);
-    // Held it stays over restarts, clean ones as well.
+    // The batch stays held over restarts, also clean ones.
     daemon.terminate();
     daemon.ended();
     daemon.restart();

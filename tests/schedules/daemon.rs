@@ -73,7 +73,7 @@ pub(crate) struct Daemon {
     requests: Sender<Asked>,
     /// The highest number of a write that was answered.
     answered: Arc<AtomicU64>,
-    completed: Arc<Mutex<Vec<FoldedBatch>>>,
+    completed: Arc<Mutex<Vec<AppliedBatch>>>,
     commit_thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
@@ -93,7 +93,7 @@ impl Generation {
     }
 }
 
-/// What is left after a power cut, and what had been answered by then.
+/// The data that is left after a power cut, and the writes that had been answered by then.
 pub(crate) struct Cut {
     folder: PathBuf,
     store: VolatileStore,
@@ -111,8 +111,8 @@ impl Clock for SetClock {
     }
 }
 
-/// What a scenario calls a write by: its place among the accepted writes, from 1 on; from 101 on for those after
-/// the clock was set to [`LATER`].
+/// The number of a write in a scenario: its place among the accepted writes, from 1 on, and from 101 on after the clock was set to
+/// [`LATER`].
 pub(crate) fn number(seq: Seq) -> u64 {
     seq.counter() + if seq.millis() < LATER { 0 } else { 101 }
 }
@@ -203,16 +203,16 @@ impl Daemon {
     }
 
     /// Stops it, and gives the batches that it completed.
-    fn stop(self) -> Vec<FoldedBatch> {
+    fn stop(self) -> Vec<AppliedBatch> {
         let commit_thread = self.commit_thread.lock().unwrap().take().unwrap();
-        // The commit thread ends when nobody is left to ask it.
+        // The commit thread ends when nobody can send it requests.
         drop(self.requests);
         commit_thread.join().unwrap();
         std::mem::take(&mut self.completed.lock().unwrap())
     }
 
-    /// The same daemon, if nothing was asked of it yet; else another on its folder, whose store was lost.
-    pub(crate) fn made_again(self) -> Self {
+    /// The same daemon, if it had no request yet; otherwise another one on its folder, with the store lost and rebuilt.
+    pub(crate) fn rebuilt(self) -> Self {
         if self.answered.load(Ordering::Relaxed) == 0 {
             return self;
         }
@@ -221,8 +221,8 @@ impl Daemon {
         Self::open(&folder, VolatileStore::default(), StartFrom::Nothing, now)
     }
 
-    /// Stops it, and checks that whatever a start may begin from shows the same of every visitor, before and after what is
-    /// pending is folded in, and that the same becomes of every row.
+    /// Stops it. Then checks that every possible start shows the same visitors, before and after pending rows are applied, and
+    /// gives every row the same outcome.
     pub(crate) fn stop_and_begin_again(self) {
         let stored = self.store.scan(None, usize::MAX).unwrap();
         let id = |(key, _): &(Key, _)| VisitorId::new(key.kind(), key.id()).unwrap();
@@ -234,15 +234,15 @@ impl Daemon {
         let checkpoint = read_checkpoint(&checkpoint).unwrap().unwrap();
         begin_again(&folder, store.after_power_cut(), checkpoint, now, |again, from| {
             assert_eq!(again.show_all(&visitors), live, "begun again from {from}");
-            again.fold_all();
-            assert_eq!(again.show_all(&visitors), live, "begun again from {from}, after folding");
-            for folded in &completed {
-                let known = again.batches.get(&folded.id).unwrap();
-                assert_eq!(known.progress.counts(), folded.counts, "begun again from {from}");
+            again.apply_all();
+            assert_eq!(again.show_all(&visitors), live, "begun again from {from}, after applying");
+            for applied in &completed {
+                let known = again.batches.get(&applied.id).unwrap();
+                assert_eq!(known.progress.counts(), applied.counts, "begun again from {from}");
             }
-            for folded in again.completed.lock().unwrap().iter() {
-                let same = |before: &FoldedBatch| before.came_to(folded);
-                assert!(completed.iter().any(same), "begun again from {from}: {folded:?} of {completed:?}");
+            for applied in again.completed.lock().unwrap().iter() {
+                let same = |before: &AppliedBatch| before.came_to(applied);
+                assert!(completed.iter().any(same), "begun again from {from}: {applied:?} of {completed:?}");
             }
         });
     }
@@ -251,9 +251,9 @@ impl Daemon {
         visitors.iter().map(|id| show(self.look_up(id).as_ref())).collect()
     }
 
-    fn fold_all(&self) {
+    fn apply_all(&self) {
         while self.batches.pending_batches() > 0 {
-            self.fold(1);
+            self.apply(1);
         }
     }
 
@@ -265,7 +265,7 @@ impl Daemon {
         self.cut()
     }
 
-    /// The power fails: what would be left is put aside, while the scenario goes on. Nobody else has a turn meanwhile.
+    /// The power fails: the data that would be left is put aside, and the scenario goes on. No other thread runs meanwhile.
     pub(crate) fn cut(&self) -> Cut {
         let folder = self.folder.with_extension("cut");
         for below in ["journal", "spool", "snapshots"] {
@@ -325,7 +325,7 @@ impl Daemon {
         number_of(&self.ask(self.upload(rules, file)))
     }
 
-    /// What an upload does before it asks for acceptance.
+    /// Does an upload up to the request to accept the batch.
     pub(crate) fn upload(&self, rules: BatchRules, file: &str) -> Request {
         let mut spool = self.spool.begin(self.clock.now()).unwrap();
         let (mut parser, mut index, mut rows) = (Parser::default(), IndexBuilder::bundling_from(2), 0);
@@ -343,13 +343,13 @@ impl Daemon {
     }
 
     /// Applies the batch whose turn it is, as the apply thread does.
-    pub(crate) fn fold(&self, writers: usize) -> FoldedBatch {
-        let rows = self.fold_rows(writers);
+    pub(crate) fn apply(&self, writers: usize) -> AppliedBatch {
+        let rows = self.apply_rows(writers);
         self.complete(rows)
     }
 
     /// The same up to the last step: the store is durable, and the batch still counts as incomplete.
-    pub(crate) fn fold_rows(&self, writers: usize) -> FoldedRows {
+    pub(crate) fn apply_rows(&self, writers: usize) -> AppliedRows {
         let mut apply = ApplyLoop::default();
         let mut wants = |event| apply.step(event, Duration::ZERO);
         assert_eq!(wants(apply::Event::Done), apply::Action::FindTurn);
@@ -367,8 +367,8 @@ impl Daemon {
                 apply::Action::Complete(counts, reach) => {
                     let id = batch.pending.accepted.id.clone();
                     let outcomes = batch.outcomes.into_iter().map(|row| (row.line, row.outcome)).collect();
-                    let folded = FoldedBatch { batch: number(id.seq), id, counts, outcomes, reach };
-                    return FoldedRows { apply, folded };
+                    let applied = AppliedBatch { batch: number(id.seq), id, counts, outcomes, reach };
+                    return AppliedRows { apply, applied };
                 }
                 other => panic!("the apply loop wants {other:?}"),
             };
@@ -376,13 +376,13 @@ impl Daemon {
     }
 
     /// The last step.
-    pub(crate) fn complete(&self, FoldedRows { mut apply, folded }: FoldedRows) -> FoldedBatch {
-        let (id, now) = (&folded.id, self.clock.now());
-        self.ask(completion(&self.batches, id, folded.counts, folded.reach, now).0);
+    pub(crate) fn complete(&self, AppliedRows { mut apply, applied }: AppliedRows) -> AppliedBatch {
+        let (id, now) = (&applied.id, self.clock.now());
+        self.ask(completion(&self.batches, id, applied.counts, applied.reach, now).0);
         let wants = apply.step(apply::Event::Done, Duration::ZERO);
-        assert_eq!(wants, apply::Action::Report(folded.counts));
-        self.completed.lock().unwrap().push(folded.clone());
-        folded
+        assert_eq!(wants, apply::Action::Report(applied.counts));
+        self.completed.lock().unwrap().push(applied.clone());
+        applied
     }
 
     fn write_shares(&self, plan: &Plan, writers: usize) -> Vec<Written> {
@@ -529,13 +529,13 @@ impl Employer for Daemon {
 }
 
 impl Cut {
-    /// What a start shows of these visitors, whatever it begins from.
+    /// What these visitors show after each possible start.
     pub(crate) fn shows(self, visitors: &[&'static str]) -> Vec<Seen> {
         let mut seen = vec![];
         begin_again(&self.folder, self.store, self.checkpoint, self.now, |again, from| {
             let looked = || visitors.iter().map(|id| again.look(id)).collect::<Vec<_>>();
             let mut before: Vec<Seen> = looked();
-            again.fold_all();
+            again.apply_all();
             let shown = |seen: &[Seen]| seen.iter().map(|seen| seen.shown.clone()).collect::<Vec<_>>();
             assert_eq!(shown(&looked()), shown(&before), "after a power cut, begun again from {from}");
             before.iter_mut().for_each(|seen| seen.answered = self.answered);
@@ -545,7 +545,7 @@ impl Cut {
     }
 }
 
-/// Begins again on a folder, from whatever a start may begin from: the store as it was left, each snapshot, nothing.
+/// Starts again on a folder in every possible way: from the store as it was left, from each snapshot, and from nothing.
 fn begin_again(
     folder: &Path,
     store: VolatileStore,
@@ -618,33 +618,33 @@ pub(crate) fn number_of(answer: &Answer) -> u64 {
     }
 }
 
-/// A batch whose rows are all in the durable store.
-pub(crate) struct FoldedRows {
+/// A batch whose rows are all in the durable store, before it is complete.
+pub(crate) struct AppliedRows {
     apply: ApplyLoop,
-    folded: FoldedBatch,
+    applied: AppliedBatch,
 }
 
 /// A batch that is complete, with its rows that are not `updated`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct FoldedBatch {
+pub(crate) struct AppliedBatch {
     id: BatchId,
-    /// What a scenario calls it by.
+    /// Its number in the scenario.
     batch: u64,
     counts: Counts,
     outcomes: BTreeMap<u32, Outcome>,
-    /// How far the store reached that then had all of it.
+    /// The reach of the store that had all of it then.
     reach: Reach,
 }
 
-impl FoldedBatch {
-    /// Whether the same became of the same batch, in whichever store.
+impl AppliedBatch {
+    /// Whether the same batch has the same result, in any store.
     fn came_to(&self, other: &Self) -> bool {
         (self.batch, &self.counts, &self.outcomes) == (other.batch, &other.counts, &other.outcomes)
     }
 }
 
-impl FoldedBatch {
-    /// Checks what became of each row: `2 not_found, 5 failed`, and all the others updated.
+impl AppliedBatch {
+    /// Checks the outcome of each row: `2 not_found, 5 failed`, and all others updated.
     pub(crate) fn check(&self, batch: u64, expected: &str) {
         let became = self.outcomes.iter().map(|(line, outcome)| format!("{line} {}", outcome.name()));
         let became: Vec<String> = became.collect();

@@ -1,4 +1,4 @@
-//! What an id may show at a lookup: from each write that changes it on.
+//! What a lookup of an id may show, from each write that changes it on.
 
 use super::daemon::{cells, number};
 use profiled::engine::Visitor;

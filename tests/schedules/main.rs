@@ -9,11 +9,12 @@
 //! upkeep.rs   scenarios with checkpoints, snapshots, fresh stores and the sweeper beside them
 //! ```
 //!
-//! Promises, for every schedule tried: each lookup shows what the accepted writes, one after the other in the order of
-//! their seqs, make of the visitor up to some write, never less than what had been answered before the lookup
-//! began, and never less than an earlier lookup of the same thread; every row's outcome is that of its batch's place in
-//! the order, and the counts add up; and at the end, as at a power cut before, the same is shown by the store as its last
-//! checkpoint left it, by one made from each snapshot, and by one made from nothing, each with the journal behind it.
+//! Promises, for every schedule:
+//! - Each lookup shows the visitor as the accepted writes leave it, one after the other in the order of their seqs, up to some
+//!   write. It shows every write that was answered before the lookup began, and all that an earlier lookup of the same thread showed.
+//! - Every row's outcome is that of its batch's place in the order, and the counts add up.
+//! - At the end, and at a power cut before, three stores show the same, each with the journal after it: the store as its last
+//!   checkpoint left it, a store made from each snapshot, and a store made from nothing.
 //!
 //! A failure prints the schedule; `shuttle::replay` takes it.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
@@ -47,7 +48,7 @@ fn explore(scenario: impl Fn(&Daemon) + Send + Sync + 'static) {
     explore_again(|_| (), scenario);
 }
 
-/// The same, with what comes before it: in a daemon whose store is lost then, and made again for the scenario.
+/// The same, with steps before it, in a daemon whose store is then lost and rebuilt for the scenario.
 fn explore_again(
     before: impl Fn(&Daemon) + Send + Sync + 'static,
     scenario: impl Fn(&Daemon) + Send + Sync + 'static,
@@ -65,7 +66,7 @@ fn explore_again(
             let (before, scenario) = &*scenario;
             let daemon = Daemon::start(&folder);
             before(&daemon);
-            let daemon = daemon.made_again();
+            let daemon = daemon.rebuilt();
             scenario(&daemon);
             daemon.stop_and_begin_again();
             std::fs::remove_dir_all(folder).unwrap();

@@ -1,4 +1,4 @@
-//! Scenarios of writes, batches being accepted and folded, and lookups.
+//! Scenarios of writes, batches being accepted and applied, and lookups.
 
 use super::daemon::{LATER, creates, number_of, site_call, skips};
 use super::explore;
@@ -20,14 +20,14 @@ fn a_lookup_sees_none_or_all_of_a_batch_and_never_goes_back() {
             (site, d.watch(&["p2"], 1))
         });
         let watcher = daemon.spawn(|d| d.watch(&["anna", "p1"], 3));
-        let folded = daemon.spawn(|d| d.fold(2)).join().unwrap();
+        let applied = daemon.spawn(|d| d.apply(2)).join().unwrap();
         let ((batch, after_batch), (site, after_site)) = (batch.join().unwrap(), site.join().unwrap());
 
         let mut anna = Life::default().then(2, "anna+p1+p2 born 1", "city=Paris@1");
         for (write, sets) in in_order(vec![(batch, "tier=gold city=Nice"), (site, "city=Lyon score=7")]) {
             anna = anna.set(write, sets);
         }
-        folded.check(batch, "");
+        applied.check(batch, "");
         let watched = watcher.join().unwrap();
         for visitor in ["anna", "p1", "p2"] {
             anna.check(visitor, &watched);
@@ -51,7 +51,7 @@ fn a_visitor_born_beside_a_batch_counts_by_the_order() {
                 (site, d.watch(&["ben"], 1))
             });
             let watcher = daemon.spawn(|d| d.watch(&["ben"], 3));
-            let folded = daemon.spawn(|d| d.fold(2)).join().unwrap();
+            let applied = daemon.spawn(|d| d.apply(2)).join().unwrap();
             let ((batch, after_batch), (site, after_site)) = (batch.join().unwrap(), site.join().unwrap());
 
             let (ben, outcomes) = match (site < batch, second.creates) {
@@ -66,7 +66,7 @@ fn a_visitor_born_beside_a_batch_counts_by_the_order() {
                     (unknown().then(site, "ben born 2", "city=Bonn"), "2 not_found, 3 not_found")
                 }
             };
-            folded.check(batch, outcomes);
+            applied.check(batch, outcomes);
             for seen in [watcher.join().unwrap(), after_batch, after_site] {
                 ben.check("ben", &seen);
             }
@@ -75,7 +75,7 @@ fn a_visitor_born_beside_a_batch_counts_by_the_order() {
 }
 
 #[test]
-fn a_site_write_to_a_visitor_being_folded_comes_out_by_the_order() {
+fn a_site_write_to_a_visitor_being_applied_comes_out_by_the_order() {
     explore(|daemon| {
         daemon.site("anna", "city=Paris");
         daemon.site("carl", "city=Rome");
@@ -86,7 +86,7 @@ fn a_site_write_to_a_visitor_being_folded_comes_out_by_the_order() {
         let later =
             daemon.spawn(|d| d.batch(skips(), "batch=thirdPartyId,tier,city\nanna,wood,Oslo\nben,clay,\n"));
         let watcher = daemon.spawn(|d| d.watch(&["anna", "ben"], 3));
-        let folder = daemon.spawn(|d| (d.fold(2), d.fold(2)));
+        let applying = daemon.spawn(|d| (d.apply(2), d.apply(2)));
         let ((anna_site, ben_site, after_site), later) = (site.join().unwrap(), later.join().unwrap());
 
         let mut anna = Life::default().then(3, "anna born 1", "city=Nice tier=platinum");
@@ -97,7 +97,7 @@ fn a_site_write_to_a_visitor_being_folded_comes_out_by_the_order() {
         if later > ben_site {
             ben = ben.set(later, "tier=clay");
         }
-        let (first, second) = folder.join().unwrap();
+        let (first, second) = applying.join().unwrap();
         first.check(3, "3 not_found");
         second.check(later, if later > ben_site { "" } else { "3 not_found" });
         let watched = watcher.join().unwrap();
@@ -114,9 +114,9 @@ fn the_last_rows_show_while_their_batch_is_dropped() {
         daemon.batch(creates(), "batch=pcId,tier\np1,gold\np2,tin\n");
         let watchers =
             [daemon.spawn(|d| d.watch(&["p1", "p2"], 3)), daemon.spawn(|d| d.watch(&["anna", "p2"], 3))];
-        let folder = daemon.spawn(|d| (d.fold(1), d.watch(&["p1", "p2", "anna"], 1)));
-        let (folded, after) = folder.join().unwrap();
-        folded.check(2, "3 created");
+        let applying = daemon.spawn(|d| (d.apply(1), d.watch(&["p1", "p2", "anna"], 1)));
+        let (applied, after) = applying.join().unwrap();
+        applied.check(2, "3 created");
         let anna = Life::default().then(2, "anna+p1 born 1", "city=Paris@1 tier=gold");
         let p2 = Life::default().then(2, "p2 born 2", "tier=tin");
         for seen in watchers.map(|watcher| watcher.join().unwrap()).iter().chain([&after]) {
@@ -127,21 +127,21 @@ fn the_last_rows_show_while_their_batch_is_dropped() {
     });
 }
 
-/// A lookup holds the list of runs from before a batch was dropped, and meets in the store what came after.
+/// A lookup holds the list of pending batches from before a batch was dropped, and reads the store after that.
 #[test]
 fn a_lookup_begun_before_a_batch_was_dropped_withstands_what_follows() {
     explore(|daemon| {
         daemon.site("p1", "city=Paris");
         daemon.batch(creates(), "batch=pcId,tier\np1,gold\np2,tin\n");
         let watcher = daemon.spawn(|d| d.watch(&["p1", "p2"], 2));
-        let folder = daemon.spawn(|d| {
-            let folded = d.fold(1);
+        let applying = daemon.spawn(|d| {
+            let applied = d.apply(1);
             d.erase("p1");
             d.site("p2 anna", "login=yes");
             d.site("p2 ben", "login=no");
-            folded
+            applied
         });
-        folder.join().unwrap().check(2, "3 created");
+        applying.join().unwrap().check(2, "3 created");
         let p1 = Life::default().then(2, "p1 born 1", "city=Paris@1 tier=gold").gone(3);
         let p2 = Life::default()
             .then(2, "p2 born 2", "tier=tin")
@@ -166,8 +166,8 @@ fn a_login_merges_what_a_pending_row_brought() {
         });
         let watchers =
             [daemon.spawn(|d| d.watch(&["p1", "e1"], 3)), daemon.spawn(|d| d.watch(&["anna", "e1"], 3))];
-        let folded = daemon.spawn(|d| d.fold(1)).join().unwrap();
-        folded.check(3, "");
+        let applied = daemon.spawn(|d| d.apply(1)).join().unwrap();
+        applied.check(3, "");
 
         let bound = "anna+p1+e1 born 2";
         let anna = Life::default()
@@ -199,9 +199,9 @@ fn a_pc_id_handed_over_with_a_row_pending_leads_to_the_old_or_the_new_visitor() 
             let later = daemon.spawn(move |d| d.batch(rules, "batch=pcId,tier\np1,wood\n"));
             let watchers =
                 [daemon.spawn(|d| d.watch(&["p1", "e1"], 3)), daemon.spawn(|d| d.watch(&["anna", "ben"], 3))];
-            let folder = daemon.spawn(|d| (d.fold(2), d.fold(2)));
+            let applying = daemon.spawn(|d| (d.apply(2), d.apply(2)));
             let ((handover, after), later) = (handover.join().unwrap(), later.join().unwrap());
-            let (first, second) = folder.join().unwrap();
+            let (first, second) = applying.join().unwrap();
             first.check(3, "");
             second.check(later, "");
 
@@ -245,7 +245,7 @@ fn a_visitor_erased_and_reborn_with_a_row_pending_keeps_nothing_of_it() {
                 d.watch(&["p1", "anna"], 1)
             });
             let watchers = [daemon.spawn(|d| d.watch(&["p1"], 3)), daemon.spawn(|d| d.watch(&["anna"], 6))];
-            daemon.spawn(|d| d.fold(1)).join().unwrap().check(3, "");
+            daemon.spawn(|d| d.apply(1)).join().unwrap().check(3, "");
 
             let known = || {
                 let sets = "city=Paris@1 points=3 tier=wood";
@@ -275,7 +275,7 @@ fn a_batch_and_a_login_right_behind_it_come_in_this_order() {
             (numbers, d.watch(&["p1", "anna"], 1))
         });
         let watchers = [daemon.spawn(|d| d.watch(&["p1"], 3)), daemon.spawn(|d| d.watch(&["anna"], 3))];
-        daemon.spawn(|d| d.fold(2)).join().unwrap().check(3, "3 not_found");
+        daemon.spawn(|d| d.apply(2)).join().unwrap().check(3, "3 not_found");
         let (numbers, after) = both.join().unwrap();
         assert_eq!(numbers, [3, 4, 5]);
 
@@ -307,7 +307,7 @@ fn a_visitor_that_a_row_creates_while_it_logs_in_is_created_once() {
         });
         let watchers =
             [daemon.spawn(|d| d.watch(&["p1", "p2"], 3)), daemon.spawn(|d| d.watch(&["anna", "ben"], 3))];
-        daemon.spawn(|d| d.fold(2)).join().unwrap().check(2, "2 created, 4 created");
+        daemon.spawn(|d| d.apply(2)).join().unwrap().check(2, "2 created, 4 created");
 
         let anna = Life::default().then(1, "anna born 1", "city=Rome").then(
             3,
@@ -330,7 +330,7 @@ fn a_visitor_that_a_row_creates_while_it_logs_in_is_created_once() {
     });
 }
 
-/// The batch comes after anna has expired, so p1 leads nowhere and the row makes a visitor of it: two keys change, which
+/// The batch comes after anna has expired, so p1 leads nowhere, and the row creates a visitor there. That changes two keys, which
 /// only the commit thread may do.
 #[test]
 fn a_row_that_creates_where_a_dead_link_stood_leaves_its_old_visitor_alone() {
@@ -343,7 +343,7 @@ fn a_row_that_creates_where_a_dead_link_stood_leaves_its_old_visitor_alone() {
         let login = daemon.spawn(|d| (d.site("p2 carl", "login=yes"), d.watch(&["p2"], 1)));
         let watchers =
             [daemon.spawn(|d| d.watch(&["p1", "p2"], 3)), daemon.spawn(|d| d.watch(&["anna", "ben"], 3))];
-        daemon.spawn(|d| d.fold(2)).join().unwrap().check(101, "2 created, 3 created");
+        daemon.spawn(|d| d.apply(2)).join().unwrap().check(101, "2 created, 3 created");
 
         let ((site, after_site), (login, after_login)) = (site.join().unwrap(), login.join().unwrap());
         let anna = unknown().then(site, &format!("anna born {site}"), "city=Rome");
@@ -380,8 +380,8 @@ fn a_row_too_large_fails_once_whoever_resolves_it() {
             d.watch(&["anna", "carl", "dora"], 1)
         });
         let watcher = daemon.spawn(|d| d.watch(&["anna", "carl", "dora"], 3));
-        let folded = daemon.spawn(|d| d.fold(2)).join().unwrap();
-        folded.check(4, "3 failed, 6 failed, 7 not_found");
+        let applied = daemon.spawn(|d| d.apply(2)).join().unwrap();
+        applied.check(4, "3 failed, 6 failed, 7 not_found");
 
         let anna = Life::default().then(4, "anna born 1", "city=Nice tier=lead").set(5, "city=Lyon");
         let carl = Life::default().then(3, "carl born 3", "city=Oslo").gone(7);

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 const ALL: [&str; 9] = ["anna", "p1", "ben", "p2", "carl", "p3", "p4", "dora", "emma"];
 
 /// Lets these go on beside everything: a login that merges and one that hands over, an erasure and a rebirth, a batch that
-/// is folded and one that is accepted meanwhile, lookups, and a power cut.
+/// is applied and one that is accepted meanwhile, lookups, and a power cut.
 fn beside_everything(upkeep: &'static [fn(&Daemon)]) {
     explore(move |daemon| {
         daemon.site("p1 anna", "city=Paris");
@@ -24,7 +24,7 @@ fn beside_everything(upkeep: &'static [fn(&Daemon)]) {
         });
         let rebirth = daemon.spawn(|d| (d.erase("p3"), d.site("p3", "city=Oslo"), d.watch(&["p3"], 1)));
         let later = daemon.spawn(|d| d.batch(skips(), "batch=thirdPartyId,tier\nben,wood\nemma,clay\n"));
-        let folder = daemon.spawn(|d| (d.fold(2), d.fold(1)));
+        let applying = daemon.spawn(|d| (d.apply(2), d.apply(1)));
         let watchers = [
             daemon.spawn(|d| d.watch(&["anna", "ben", "p3"], 2)),
             daemon.spawn(|d| d.watch(&["p1", "p2", "p4", "carl"], 2)),
@@ -33,7 +33,7 @@ fn beside_everything(upkeep: &'static [fn(&Daemon)]) {
 
         let ((merge, handover, after_logins), later) = (logins.join().unwrap(), later.join().unwrap());
         let (erasure, reborn, after_rebirth) = rebirth.join().unwrap();
-        let (first, second) = folder.join().unwrap();
+        let (first, second) = applying.join().unwrap();
         first.check(5, "5 created");
         second.check(later, "3 not_found");
         upkeep.into_iter().for_each(|one| one.join().unwrap());
@@ -110,33 +110,33 @@ fn checkpoints_speak_of_the_store_in_use_while_a_fresh_one_is_swapped_in() {
     ]);
 }
 
-/// Once a batch is complete nothing folds it in again: its rows must be on the disk in whichever store a restart finds, also
-/// between the last steps of the swap.
+/// Nothing applies a complete batch again. So its rows must be on the disk in any store that a restart may find, also between the
+/// last steps of the swap.
 #[test]
 fn a_batch_that_is_complete_is_in_whichever_store_a_restart_finds() {
     explore(|daemon| {
         daemon.site("p1", "city=Paris");
         daemon.batch(creates(), "batch=pcId,tier\np1,gold\np2,tin\n");
-        let folder = daemon.spawn(|d| {
-            d.fold(1).check(2, "3 created");
+        let applying = daemon.spawn(|d| {
+            d.apply(1).check(2, "3 created");
             d.cut()
         });
         let fresh = daemon.spawn(Daemon::fresh);
-        let seen = folder.join().unwrap().shows(&["p1", "p2"]);
+        let seen = applying.join().unwrap().shows(&["p1", "p2"]);
         fresh.join().unwrap();
         Life::default().then(2, "p1 born 1", "city=Paris@1 tier=gold").check("p1", &seen);
         Life::default().then(2, "p2 born 2", "tier=tin").check("p2", &seen);
     });
 }
 
-/// A row went to the visitor that its id led to, then that visitor's life ended, and the sweeper took the link. Of the
-/// tombstone there is now, the batch knows nothing: in a store made again it is pending, and would create somebody.
+/// A row was applied to the visitor that its id led to. Then that visitor expired, and the sweeper removed the link and left a
+/// tombstone. In a rebuilt store the batch is pending, and without the tombstone its row would create a visitor.
 fn a_row_went_through_a_link_that_was_swept(daemon: &Daemon) {
     daemon.site("p1 anna", "city=Paris");
     // A visitor that the row created would outlive anna.
     daemon.clock.0.fetch_add(1, Ordering::Relaxed);
     daemon.batch(creates(), "batch=pcId,tier\np1,gold\n");
-    daemon.fold(1);
+    daemon.apply(1);
     daemon.clock.0.store(LATER.0, Ordering::Relaxed);
     daemon.site("anna", "city=Rome");
     // They come before p1, and give the sweeper time.
@@ -149,20 +149,20 @@ fn nobody_was_created(seen: &[Seen]) {
     Life::default().then(101, "anna born 101", "city=Rome").check("anna", seen);
 }
 
-/// At the snapshot's mark the batch may be incomplete, and complete before the snapshot has come by.
+/// The batch may be incomplete at the snapshot's position, and complete before the snapshot reaches the tombstone.
 #[test]
 fn no_tombstone_goes_from_under_a_snapshot_that_needs_it() {
     explore_again(a_row_went_through_a_link_that_was_swept, |daemon| {
         daemon.checkpoint();
-        let rows = daemon.fold_rows(1);
-        let folder = daemon.spawn(|d| {
+        let rows = daemon.apply_rows(1);
+        let applying = daemon.spawn(|d| {
             d.complete(rows).check(0, "");
             d.sweep();
         });
         let snapshot = daemon.spawn(Daemon::snapshot);
         let watcher = daemon.spawn(|d| d.watch(&["p1", "anna"], 2));
         let cut = daemon.spawn(Daemon::cut_sometime);
-        folder.join().unwrap();
+        applying.join().unwrap();
         snapshot.join().unwrap();
         nobody_was_created(&watcher.join().unwrap());
         nobody_was_created(&cut.join().unwrap().shows(&["p1", "anna"]));
@@ -174,13 +174,13 @@ fn no_tombstone_is_left_out_of_a_fresh_store_that_needs_it() {
     explore_again(a_row_went_through_a_link_that_was_swept, |daemon| {
         daemon.checkpoint();
         let fresh = daemon.spawn(Daemon::fresh);
-        let folder = daemon.spawn(|d| {
-            d.fold(1).check(0, "");
+        let applying = daemon.spawn(|d| {
+            d.apply(1).check(0, "");
             d.sweep();
         });
         let watcher = daemon.spawn(|d| d.watch(&["p1", "anna"], 2));
         let cut = daemon.spawn(Daemon::cut_sometime);
-        folder.join().unwrap();
+        applying.join().unwrap();
         fresh.join().unwrap();
         nobody_was_created(&watcher.join().unwrap());
         nobody_was_created(&cut.join().unwrap().shows(&["p1", "anna"]));

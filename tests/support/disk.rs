@@ -37,7 +37,7 @@ pub fn read_only(folder: &Path, at: &Path) -> Result<Mount, String> {
     Ok(mount)
 }
 
-/// Runs a tool; what it complained of if it failed.
+/// Runs a tool. Returns its error output if it failed.
 pub fn run(command: &mut Command) -> Result<(), String> {
     let output = command.output().map_err(|e| format!("{command:?} cannot be run: {e}"))?;
     if output.status.success() {

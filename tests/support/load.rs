@@ -1,7 +1,7 @@
-//! Site calls and overlapping batches from many connections, whose every write bears a number that only rises; and
-//! what a daemon that was interrupted must know of them afterwards.
+//! Site calls and overlapping batches from many connections, and the checks of what an interrupted daemon must still have of them.
+//! Every write has a number that only rises.
 //!
-//! A write sets two attributes to its number, so one that is there by half shows, and the number says which one it is.
+//! A write sets two attributes to its number. So half of a write shows, and the number says which write it is.
 
 use std::fmt::Write as _;
 use std::io::{Read, Write};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::{Daemon, request};
 
-/// What the daemon must be configured with.
+/// The configuration of the daemon.
 /// Segments and snapshots are small and short-lived, so that all that happens to them happens often.
 pub const SETTINGS: &str = "disk_reserve_bytes = \"16MiB\"\njournal_segment_bytes = \"256KiB\"\nsnapshot_journal_bytes = \"1MiB\"\n\
      [clients.demo]\nv2_creates_profiles = true\n";
@@ -65,7 +65,7 @@ impl Load {
         Self { may_be_refused: true, ..Self::new() }
     }
 
-    /// All writers at work on the daemon there for so long, until `end` returns: it must have killed the daemon.
+    /// Runs all writers until `end` returns, which must have killed the daemon.
     pub fn run_for(&self, time: Duration, address: SocketAddr, end: impl FnOnce()) {
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
@@ -96,7 +96,7 @@ impl Load {
         Mark { singles: numbers(&self.singles), batches: numbers(&self.batches), ids: self.batches() }
     }
 
-    /// Only what was acknowledged then counts: the daemon goes on from a copy of its disk of that moment.
+    /// Only writes that were acknowledged at that moment count: the daemon goes on from a copy of its disk from then.
     pub fn return_to(&self, mark: &Mark) {
         let all = self.singles.iter().chain(&self.batches);
         for (rising, &number) in all.zip(mark.singles.iter().chain(&mark.batches)) {
@@ -105,7 +105,7 @@ impl Load {
         self.ids.lock().unwrap().truncate(mark.ids);
     }
 
-    /// Whether all that was acknowledged is there, whole. From then on what was seen counts as acknowledged.
+    /// Whether every acknowledged write is there, whole. From then on, writes that were seen count as acknowledged.
     pub fn verify(&self, daemon: &Daemon) -> Result<(), String> {
         for (n, rising) in self.singles.iter().enumerate() {
             let mut rising = rising.lock().unwrap();
@@ -224,7 +224,7 @@ fn keep_up(address: SocketAddr, stop: &AtomicBool) {
     }
 }
 
-/// Writers that nobody stops would be waited for for ever.
+/// Stops the writers if a test fails. Otherwise the test would wait for them for ever.
 struct Stops<'s>(&'s AtomicBool);
 
 impl Drop for Stops<'_> {
@@ -233,7 +233,7 @@ impl Drop for Stops<'_> {
     }
 }
 
-/// Moments for interruptions: any spread of them will do, and the same one every time.
+/// Random moments for interruptions, the same ones every time.
 pub struct Moments(u64);
 
 impl Moments {
@@ -253,7 +253,7 @@ impl Moments {
     }
 }
 
-/// Waits for a moment. When to interrupt a daemon is the one thing that is meant to be a matter of time.
+/// Waits for a while. Only interruptions may depend on time.
 pub fn wait_until(moment: Instant) {
     while Instant::now() < moment {
         std::thread::park_timeout(moment.saturating_duration_since(Instant::now()));

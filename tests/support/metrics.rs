@@ -1,5 +1,5 @@
-//! A strict reader of OpenMetrics text, for what `/metrics` answers: it takes nothing that the format forbids, and checks
-//! what promtool would.
+//! A strict reader of OpenMetrics text, for the answers of `/metrics`. It rejects everything that the format forbids, and checks the
+//! same as promtool.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -81,7 +81,7 @@ impl Exposition {
         self.samples.get(sample).copied().unwrap_or_default()
     }
 
-    /// Whether a sample is there: what is not has the value 0, too.
+    /// Whether a sample is there. One that is missing also has the value 0.
     pub fn has(&self, sample: &str) -> bool {
         self.samples.contains_key(sample)
     }

@@ -1,4 +1,4 @@
-//! The real daemon as a process, and a small blocking HTTP client that can also send what no good client would.
+//! The real daemon as a process, and a small blocking HTTP client that can also send wrong requests.
 //!
 //! A daemon keeps its folder over [`Daemon::kill9`] and [`Daemon::restart`]; waiting is always for a condition.
 #![expect(
@@ -119,7 +119,7 @@ impl Daemon {
         std::fs::read_to_string(self.complaints.as_ref().unwrap()).unwrap()
     }
 
-    /// Waits until it has complained in these words: nothing waits for the thread that writes the log.
+    /// Waits until its log has these words, because another thread writes the log.
     pub fn wait_for_complaint(&self, words: &str) {
         wait_for(&format!("the complaint {words:?}"), || self.complaints().contains(words).then_some(()));
     }
@@ -208,7 +208,7 @@ impl Daemon {
         self.process = Some(process);
     }
 
-    /// Starts it, and kills it before it can be told whether it serves.
+    /// Starts it, and kills it before it is known whether it serves.
     pub fn start_and_kill9_after(&mut self, time: Duration) {
         let mut process = self.command(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
         load::wait_until(Instant::now() + time);
@@ -308,7 +308,7 @@ impl Daemon {
 
     /// How long it has been at work so far, its threads together.
     pub fn cpu_time(&self) -> Duration {
-        /// What the kernel counts in, whatever it is told by.
+        /// The kernel's unit of time here, on every machine.
         const TICK: Duration = Duration::from_millis(10);
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
         // Behind its name, which may hold anything: the 12th and 13th number are its own and the kernel's for it.
@@ -495,7 +495,7 @@ pub fn seen_below(folder: &std::path::Path) -> std::collections::BTreeMap<PathBu
     seen
 }
 
-/// Says that a test is skipped, past its capture, so that the script which runs all suites sees it.
+/// Prints that a test is skipped. The message is not captured, so that the script which runs all suites sees it.
 pub fn skip(missing: &str) {
     std::io::stderr().write_all(format!("\nskipped: {missing}\n").as_bytes()).unwrap();
 }
@@ -511,13 +511,13 @@ pub struct Details {
     pub ignored: u64,
 }
 
-/// What a command says that should end by itself; one that goes on is ended, and the test fails.
+/// The output of a command that should end by itself. If it goes on, it is killed, and the test fails.
 pub fn output_of(command: &mut Command) -> Output {
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let pid = rustix::process::Pid::from_child(&child);
-    let (told, ended) = std::sync::mpsc::channel();
+    let (reported, ended) = std::sync::mpsc::channel();
     // Both pipes must be read while it runs.
-    std::thread::spawn(move || told.send(child.wait_with_output()));
+    std::thread::spawn(move || reported.send(child.wait_with_output()));
     ended.recv_timeout(PATIENCE).map_or_else(
         |_| {
             rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap_or_default();

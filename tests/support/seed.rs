@@ -1,5 +1,5 @@
-//! Seeds of the randomised tests: each runs with one fixed seed, so that every run has tried the same, and with a fresh one,
-//! so that no two runs have tried only the same.
+//! Seeds of the randomised tests: each runs with one fixed seed, so that every run tries the same cases, and with a fresh one, so
+//! that every run also tries new cases.
 //!
 //! A test that fails prints its seed. `PROFILED_TEST_SEED` set to it runs that one alone.
 
@@ -54,7 +54,7 @@ pub fn config(seed: u64, cases: u32) -> Config {
     Config { cases, rng_seed: RngSeed::Fixed(seed), failure_persistence: None, ..Config::default() }
 }
 
-/// Says its seed if it goes while the test fails.
+/// Prints its seed if it is dropped while the test fails.
 struct Named(u64);
 
 impl Drop for Named {
@@ -62,7 +62,7 @@ impl Drop for Named {
         if std::thread::panicking() {
             let thread = std::thread::current();
             let test = thread.name().unwrap_or("the test");
-            // Past the capture of output, as the summary of a run may show no more.
+            // Not captured with the test's output, because the summary of a run may not show that.
             let line = format!("\n{test} failed; {VARIABLE}={} runs the same again\n", self.0);
             std::io::stderr().write_all(line.as_bytes()).unwrap_or_default();
         }

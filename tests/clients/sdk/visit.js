@@ -13,7 +13,7 @@ async function visit() {
   const anonymous = await client.getOffers({
     request: { execute: { pageLoad: {}, mboxes: [{ name: "home", profileParameters: { plan: "free" } }] } },
   });
-  // From here on the SDK knows the visitor, and the host to call, from what it was told.
+  // From here on the SDK knows the visitor, and the host to call, from the answers.
   const targetCookie = anonymous.targetCookie.value;
   const loggedIn = await client.getOffers({
     targetCookie,

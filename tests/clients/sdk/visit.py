@@ -32,7 +32,7 @@ client = TargetClient.create(
 )
 
 
-def told(made):
+def seen(made):
     """The SDK's answer, with the names that the call and its answer have in JSON."""
     as_sent = ApiClient().sanitize_for_serialization
     return {
@@ -47,7 +47,7 @@ home = MboxRequest(name="home", index=0, profile_parameters={"plan": "free"})
 anonymous = client.get_offers(
     {"request": DeliveryRequest(context=WEB, execute=ExecuteRequest(page_load=RequestDetails(), mboxes=[home]))}
 )
-# From here on the SDK knows the visitor, and the host to call, from what it was told.
+# From here on the SDK knows the visitor, and the host to call, from the answers.
 cookie = anonymous["target_cookie"]["value"]
 later = MboxRequest(name="later", index=0, profile_parameters={"city": "Zürich & co"})
 logged_in = client.get_offers(
@@ -70,4 +70,4 @@ clicked = Notification(
 notified = client.send_notifications(
     {"target_cookie": cookie, "request": DeliveryRequest(context=WEB, notifications=[clicked])}
 )
-json.dump({"anonymous": told(anonymous), "loggedIn": told(logged_in), "notified": told(notified)}, sys.stdout)
+json.dump({"anonymous": seen(anonymous), "loggedIn": seen(logged_in), "notified": seen(notified)}, sys.stdout)

@@ -159,7 +159,7 @@ impl Browser {
 
     /// The same for a script that calls its last argument when it is done.
     #[track_caller]
-    pub(crate) fn run_until_told(&self, script: &str, arguments: Value) -> Value {
+    pub(crate) fn run_until_reply(&self, script: &str, arguments: Value) -> Value {
         self.must("execute/async", &json!({ "script": script, "args": arguments }))
     }
 
@@ -245,8 +245,8 @@ impl Browser {
     pub(crate) fn text(&self, css: &str) -> Option<String> {
         let script =
             "return document.querySelector(arguments[0])?.innerText.replace(/\\s+/g, ' ').trim() ?? null";
-        let told = self.try_do("execute/sync", &json!({ "script": script, "args": [css] })).ok()?;
-        told.as_str().map(str::to_owned)
+        let reported = self.try_do("execute/sync", &json!({ "script": script, "args": [css] })).ok()?;
+        reported.as_str().map(str::to_owned)
     }
 
     /// Waits until the first such element has this text somewhere in it; gives all of its text.

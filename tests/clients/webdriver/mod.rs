@@ -1,5 +1,5 @@
-//! The inspector's pages in a real browser: what a person at a desk, with a phone, in the dark, at the keyboard or behind a
-//! screen reader gets to see and do. Left out, and said so, where there is no Chromium with its driver.
+//! The inspector's pages in a real browser: what a person sees and does at a desk, with a phone, in dark mode, with the keyboard or
+//! with a screen reader. Without Chromium and its driver the tests say that they are skipped.
 //!
 //! ```text
 //! driver.rs    Chromium by way of chromedriver
@@ -39,14 +39,17 @@ fn a_visitor_is_found_by_any_id_and_shows_who_set_what_and_when() {
         browser.click("form[role=search] button");
         browser.wait_text("h1", "crm-17");
 
-        let told: Vec<_> = browser.rows("main table");
+        let reported: Vec<_> = browser.rows("main table");
         let tier = format!("batch v2 {batch}, line 3");
         for (name, value, source) in
             [("city", "Oslo", "mbox"), ("tier", "gold", &tier), ("consent", "yes", "single update")]
         {
-            let row = told.iter().find(|row| row[0] == name).unwrap_or_else(|| panic!("no {name}: {told:?}"));
-            assert_eq!(row[1], value, "{told:?}");
-            assert!(row[2].starts_with(source), "{told:?}");
+            let row = reported
+                .iter()
+                .find(|row| row[0] == name)
+                .unwrap_or_else(|| panic!("no {name}: {reported:?}"));
+            assert_eq!(row[1], value, "{reported:?}");
+            assert!(row[2].starts_with(source), "{reported:?}");
         }
         let script = "return Object.fromEntries([...document.querySelectorAll('main tbody tr')].map(
             row => [row.cells[0].innerText, row.querySelector('time').dateTime]))";
@@ -85,8 +88,8 @@ fn a_batchs_page_follows_it_to_its_end_without_being_loaded_again() {
     );
     let mut seen: Vec<u64> = vec![];
     wait_for("the page to show a batch move", || {
-        let told = browser.text("#far")?;
-        let (state, dealt) = told.split_once(' ').unwrap();
+        let reported = browser.text("#far")?;
+        let (state, dealt) = reported.split_once(' ').unwrap();
         assert_eq!(state, "incomplete");
         let dealt = dealt.split_once(" of 40,001 rows").unwrap().0.replace(',', "").parse().unwrap();
         if seen.last() != Some(&dealt) {
@@ -96,7 +99,7 @@ fn a_batchs_page_follows_it_to_its_end_without_being_loaded_again() {
     });
     assert!(seen.is_sorted() && seen[4] < 40_001, "{seen:?}");
     browser.picture("batch-moving-desktop");
-    assert!(browser.text("#told").unwrap().ends_with(" % are done"));
+    assert!(browser.text("#news").unwrap().ends_with(" % are done"));
 
     daemon.configure("");
     daemon.hang_up();
@@ -104,7 +107,7 @@ fn a_batchs_page_follows_it_to_its_end_without_being_loaded_again() {
     let count = |outcome: &str| browser.text(&format!("[data-count={outcome}]")).unwrap();
     let counts = ["updated", "created", "not_found", "ignored", "failed"].map(count);
     assert_eq!(counts, ["10", "0", "39,990", "0", "1"]);
-    assert!(browser.text("#told").unwrap().starts_with("Complete: 10 updated, 39,990 not found, 1 failed"));
+    assert!(browser.text("#news").unwrap().starts_with("Complete: 10 updated, 39,990 not found, 1 failed"));
     assert_eq!(browser.text("#failed").as_deref(), Some("1 row failed"));
     let kept =
         browser.run("return [window.loadedOnce, document.activeElement.getAttribute('href')]", json!([]));
@@ -116,7 +119,7 @@ fn a_batchs_page_follows_it_to_its_end_without_being_loaded_again() {
 }
 
 #[test]
-fn a_file_that_is_dropped_is_tried_out_first_and_sent_when_told_to() {
+fn a_dropped_file_is_tried_out_first_and_sent_when_the_person_agrees() {
     let Some(browser) = Browser::start() else { return };
     let daemon = Daemon::start_configured("default_client = 'demo'");
     daemon.mbox("demo", "mbox=home&mbox3rdPartyId=crm-1&profile.city=Bern");
@@ -130,8 +133,11 @@ fn a_file_that_is_dropped_is_tried_out_first_and_sent_when_told_to() {
 
     browser.drop_file(".drop", &browser.file("visitors.csv", SENT));
     browser.wait_text("#trial", "What this file would do: 4 rows");
-    let told = browser.text(".trial").unwrap();
-    assert!(told.contains("2 updated, 1 not found, 1 failed of 4 rows. Nothing has been written."), "{told}");
+    let reported = browser.text(".trial").unwrap();
+    assert!(
+        reported.contains("2 updated, 1 not found, 1 failed of 4 rows. Nothing has been written."),
+        "{reported}"
+    );
     // Set, changed, the same, removed.
     let changes = [["city", "0", "1", "1", "0"], ["tier", "1", "0", "0", "0"]];
     assert_eq!(browser.rows(".trial table"), changes);
@@ -218,8 +224,8 @@ fn a_page_asks_for_a_token_says_what_is_wrong_with_it_and_leads_on() {
         "tokenpassword"
     );
     browser.press("not a token".chars().chain([ENTER]));
-    let told = browser.wait_text("#wrong", "It was not taken");
-    assert!(told.len() > "It was not taken: .".len(), "{told}");
+    let reported = browser.wait_text("#wrong", "It was not taken");
+    assert!(reported.len() > "It was not taken: .".len(), "{reported}");
     let described =
         browser.run("return document.querySelector('#token').getAttribute('aria-describedby')", json!([]));
     assert_eq!(described, "wrong");
@@ -265,8 +271,8 @@ fn pages_are_dark_where_the_system_is() {
                 .map(it => it <= .04045 ? it / 12.92 : ((it + .055) / 1.055) ** 2.4);
             return .2126 * r + .7152 * g + .0722 * b;
         };
-        const grounds = [...document.querySelectorAll('html, header, input:not([type=file], [type=hidden]), select, table, .drop, .plot, .told')];
-        const text = [...document.querySelectorAll('html, h1, p:not(.told), td, input, select')];
+        const grounds = [...document.querySelectorAll('html, header, input:not([type=file], [type=hidden]), select, table, .drop, .plot, .message')];
+        const text = [...document.querySelectorAll('html, h1, p:not(.message), td, input, select')];
         const lights = (all, name) => all.map(it => light(getComputedStyle(it)[name]));
         return [Math.max(...lights(grounds, 'backgroundColor')), Math.min(...lights(grounds, 'backgroundColor')),
             Math.min(...lights(text, 'color')), Math.max(...lights(text, 'color'))]";
@@ -350,9 +356,9 @@ fn pages_are_readable_without_a_script() {
     let url = shop.daemon.url();
     let check = |path: &str, words: &[&str]| {
         browser.open(&format!("{url}{path}"));
-        let told = browser.text("main").unwrap();
+        let reported = browser.text("main").unwrap();
         for words in words {
-            assert!(told.contains(words), "no {words:?} at {path}: {told}");
+            assert!(reported.contains(words), "no {words:?} at {path}: {reported}");
         }
     };
     let Shop { batch, pending, .. } = &shop;
@@ -400,7 +406,7 @@ fn axe_finds_nothing_on_any_page_in_any_look() {
         shop.walk(&browser, |name| {
             browser.run(&axe, json!([]));
             // What it cannot decide (text over a picture, say) is no better than what it finds.
-            let told = browser.run_until_told(
+            let reported = browser.run_until_reply(
                 "const done = arguments[0];
                  const broken = rule => rule.nodes.map(it => [rule.id, it.target.join(' '), it.failureSummary]);
                  axe.run(document, { rules: { 'target-size': { enabled: true } } }).then(it => done({
@@ -409,11 +415,11 @@ fn axe_finds_nothing_on_any_page_in_any_look() {
                  }), error => done({ found: [String(error)] }))",
                 json!([]),
             );
-            let broken = told["found"].as_array().unwrap();
+            let broken = reported["found"].as_array().unwrap();
             found.extend(broken.iter().map(|it| format!("{name}, {}: {it:#}", look.name)));
             pages += 1;
-            passed += told["passed"].as_u64().unwrap_or(0);
-            version = told["version"].as_str().unwrap_or_default().to_owned();
+            passed += reported["passed"].as_u64().unwrap_or(0);
+            version = reported["version"].as_str().unwrap_or_default().to_owned();
         });
     }
     assert!(found.is_empty(), "{}", found.join("\n"));

@@ -1,5 +1,5 @@
-//! Rows that were bundled come to what they come to one by one: whatever is stored, whatever the rules and the rows, the
-//! profile has the same bytes and each row the same outcome.
+//! Bundled rows have the same result as the same rows one by one: for any stored value, rules and rows, the profile has the same
+//! bytes and each row the same outcome.
 
 use crate::support::seed::{config, with_each_seed};
 use profiled::batch::accepted::Accepted;
@@ -20,7 +20,7 @@ use std::path::Path;
 const NAMES: [&str; 3] = ["a", "bb", "ccc"];
 const AT: u64 = 10_000;
 
-/// What is stored before: attributes and a layer by name and length, at which time, and how it is out of the way.
+/// The value that is stored before: attributes and a layer by name and length, at which time, and whether it is dead.
 #[derive(Debug, Clone)]
 struct Before {
     kind: u8,
@@ -103,7 +103,7 @@ fn rules() -> impl Strategy<Value = BatchRules> {
 }
 
 #[test]
-fn bundled_rows_come_to_what_they_come_to_one_by_one() {
+fn bundled_rows_have_the_same_result_as_one_by_one() {
     with_each_seed(|seed| bundled_rows_come_to_the_same(config(seed, 1500)));
 }
 
@@ -120,7 +120,7 @@ fn bundled_rows_come_to_the_same(config: ProptestConfig) {
         for (id, cells) in &rows {
             // A third are empty.
             let cells = cells.iter().map(|length| format!(",{}", value((length % lengths).saturating_sub(lengths / 3))));
-            // The third id has few rows, and so none that are bundled, as often as not.
+            // The third id has few rows, so in about half of the cases none of them are bundled.
             text.push_str(&format!("p{id}{}\n", cells.collect::<String>()));
         }
         let keys = [0, 1, 2].map(|n| Key::new(&ClientCode::new("demo").unwrap(), IdKind::Pc, &format!("p{n}")));
@@ -132,9 +132,9 @@ fn bundled_rows_come_to_the_same(config: ProptestConfig) {
         let found = one_by_one.find(&keys).unwrap();
         prop_assert!(found.bundles.is_empty());
         let cells: Vec<_> = found.rows.iter().map(|row| row.cells(&one_by_one.header)).collect();
-        let folding: Vec<_> = found.rows.iter().zip(&cells).map(|(row, cells)| Row { line: row.line, cells }).collect();
+        let applying: Vec<_> = found.rows.iter().zip(&cells).map(|(row, cells)| Row { line: row.line, cells }).collect();
         let mut expected: Vec<(u32, Outcome)> = vec![];
-        let then = match apply_rows(decoded(), &rules, &folding, |line, outcome| expected.push((line, outcome))) {
+        let then = match apply_rows(decoded(), &rules, &applying, |line, outcome| expected.push((line, outcome))) {
             Applied::AlreadyIn => None,
             Applied::Unchanged => Some(None),
             Applied::Changed(profile) => Some(Some(Stored::Profile(profile).encode())),
@@ -144,14 +144,14 @@ fn bundled_rows_come_to_the_same(config: ProptestConfig) {
             let bundled = pending(folder.path(), &rules, &text, bundle_rows_min);
             let found = bundled.find(&keys).unwrap();
             let (of_rows, of_bundles): (Vec<_>, Vec<_>) = (found.rows.iter().collect(), found.bundles.iter().collect());
-            let Some(folded) = apply_bundles(&bundled, decoded(), &of_rows, &of_bundles).unwrap() else {
+            let Some(applied) = apply_bundles(&bundled, decoded(), &of_rows, &of_bundles).unwrap() else {
                 prop_assert_eq!(&then, &None);
                 continue;
             };
-            prop_assert_eq!(&Some(folded.now), &then, "from {} rows on\n{}", bundle_rows_min, text);
+            prop_assert_eq!(&Some(applied.now), &then, "from {} rows on\n{}", bundle_rows_min, text);
             let mut became: Vec<(u32, Outcome)> =
-                found.rows.iter().zip(folded.rows).map(|(row, outcome)| (row.line, outcome)).collect();
-            for (bundle, outcomes) in found.bundles.iter().zip(&folded.bundles) {
+                found.rows.iter().zip(applied.rows).map(|(row, outcome)| (row.line, outcome)).collect();
+            for (bundle, outcomes) in found.bundles.iter().zip(&applied.bundles) {
                 prop_assert_eq!(outcomes.rows(), bundle.rows);
                 let lines = bundled.lines_of(bundle).unwrap();
                 became.extend((0..).zip(lines).map(|(row, line)| (line, outcomes.of(row).unwrap())));

@@ -1,11 +1,11 @@
-//! What the random sequences met, counted over all cases: a property test that never reaches a situation shows nothing
-//! about it, so a zero fails the run.
+//! The situations that the random sequences met, counted over all cases. A property test that never meets a situation proves
+//! nothing about it, so a zero fails the run.
 
 use std::cell::RefCell;
 
 macro_rules! situations {
     ($($name:ident: $says:literal,)+) => {
-        /// A situation worth reaching.
+        /// A situation that the sequences must meet.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub(crate) enum Met { $($name,)+ }
 
@@ -30,30 +30,30 @@ situations! {
     ExpiryMetByLink: "expiry met by a bind",
     RebornAfterErasure: "erased, then reborn",
     LayerReplaced: "replace mode: a layer replaced",
-    LayerFoldedIn: "replace mode: a layer folded in",
+    LayerMerged: "replace mode: a layer merged",
     VisitNotWritten: "a visit that was no write",
     VisitNotWrittenOverPending: "a visit that was no write, of a visitor with pending rows",
     ErasedWhenExpired: "an expired visitor erased",
     SeveralInOneGroup: "several requests in one commit group",
     BatchAndBindInOneGroup: "a batch and a bind of its visitor in one group",
     RowResolvedByWrite: "a pending row resolved by a write",
-    RowResolvedForFold: "a pending row resolved at the fold's request",
+    RowResolvedForApplying: "a pending row resolved at the apply thread's request",
     WriteBeatsPendingRow: "a write to an attribute that a pending row sets",
     BornAfterBatch: "a visitor born after a pending batch that did not find it",
-    FoldedBetweenWrites: "a batch folded in part, then a write",
+    AppliedBetweenWrites: "a batch applied in part, then a write",
     Bundled: "an id of several rows of one batch",
     BundledSomeTooLarge: "some of them too large",
     BundledCreation: "some of them before and behind one that created",
     BundlesMixed: "those of two linked ids between each other",
-    LeftToCommitThread: "a visitor left to the commit thread by the fold",
+    LeftToCommitThread: "a visitor left to the commit thread by the apply thread",
     ResolvedBeforeItsTurn: "rows resolved a group before the request they are resolved for",
     Completed: "a batch completed",
-    RestartMidFold: "a restart in the middle of a fold",
+    RestartMidApplying: "a restart in the middle of applying",
     RestartBeforeComplete: "a restart between the outcomes and the completion",
     OutcomeCarriedAcrossCrash: "a resolved outcome carried across a crash",
     CrashedStoreFellBack: "a key that fell back at a crash",
-    StoreMadeAgain: "a store made again from the whole journal",
-    StoreMadeAgainUnderComplete: "a store made again after a batch was complete",
+    StoreRebuilt: "a store rebuilt from the whole journal",
+    StoreRebuiltUnderComplete: "a store rebuilt after a batch was complete",
     CheckpointTaken: "a checkpoint",
     Swept: "something swept",
     SweptUnderPending: "something swept while a batch was pending",
@@ -62,7 +62,7 @@ situations! {
     SnapshotTaken: "a snapshot",
     WriteBetweenPages: "a write between a snapshot's pages",
     BindBetweenPages: "a bind between them",
-    FoldBetweenPages: "a fold between them",
+    ApplyBetweenPages: "rows applied between them",
     CrashUnderSnapshot: "a crash while a snapshot was taken",
     MadeFromSnapshot: "a store made from a snapshot",
     OlderSnapshotUsed: "a store made from the older of two snapshots",
@@ -70,9 +70,9 @@ situations! {
     Swapped: "a fresh store swapped in",
     WriteDuringSwap: "a swap with writes during the copy",
     BindDuringSwap: "a swap with a bind during it",
-    FoldDuringSwap: "a swap with a fold during it",
+    ApplyDuringSwap: "a swap with rows applied during it",
     RowsOverwritten: "an erased visitor's rows overwritten in an upload",
-    OverwrittenFoldedAgain: "an upload with overwritten rows folded once more",
+    OverwrittenAppliedAgain: "an upload with overwritten rows applied once more",
     TombstoneLeftOut: "a tombstone that a fresh store leaves out",
     CrashWhileCopying: "a crash while a fresh store was filled or made durable",
     CrashBeforeAdopt: "a crash right before a fresh store was adopted",
@@ -96,7 +96,7 @@ pub(crate) fn met(what: Met) {
     COUNTS.with_borrow_mut(|counts| counts.0[what as usize] += 1);
 }
 
-/// What this thread met so far.
+/// The situations that this thread met so far.
 pub(crate) fn counts() -> Counts {
     COUNTS.with_borrow(Clone::clone)
 }

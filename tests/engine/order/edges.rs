@@ -1,4 +1,4 @@
-//! The edge cases of the order by name, each with a restart of every kind and a whole fold put in at every place.
+//! The edge cases of the order by name, each with a restart of every kind and a whole batch applied at every place.
 
 use super::harness::Harness;
 use super::model::{Id, Kind, Outcome};
@@ -44,8 +44,8 @@ fn group(calls: Vec<Call>) -> Op {
     Op::Commit(calls.into_iter().map(|call| (0, call)).collect())
 }
 
-fn fold(steps: usize) -> Op {
-    Op::Fold { steps, part: 0, joins: false }
+fn apply(steps: usize) -> Op {
+    Op::Apply { steps, part: 0, joins: false }
 }
 
 fn restart(how: How) -> Op {
@@ -60,8 +60,8 @@ fn fresh(steps: usize) -> Op {
     Op::Fresh { steps, stop: Stop::Nowhere }
 }
 
-/// Runs a sequence as it is, and with a restart or a fold put in at each place; then says what is read and what became
-/// of the rows of each batch, in order.
+/// Runs a sequence unchanged, and with a restart or an applied batch put in at each place. Returns what lookups then show, and
+/// the outcomes of each batch's rows, in order.
 #[track_caller]
 fn holds(settings: Settings, ops: &[Op], reads: &[(Id, Option<&str>)], became: &[&[Outcome]]) {
     let check = |which, ops: &[Op]| {
@@ -88,8 +88,8 @@ fn holds(settings: Settings, ops: &[Op], reads: &[(Id, Option<&str>)], became: &
                 &[snapshot(1)],
                 &[snapshot(99), restart(How::FromSnapshot)],
                 &[fresh(99)],
-                &[fold(1)],
-                &[fold(99)],
+                &[apply(1)],
+                &[apply(99)],
             ] {
                 check(which, &[before, put_in, after].concat());
             }
@@ -252,8 +252,8 @@ fn single_updates_and_rows_for_unknown_visitors_create_nothing() {
     );
 }
 
-/// The row went to the visitor that the link led to; that one expired and was born again without the link, and the
-/// pending row then created another under the pcId. The sweeper made the same of it by taking the dead link.
+/// The row was applied to the visitor that the link led to. That visitor expired and was created again without the link, and the
+/// pending row then created another visitor under the pcId. The same happened if the sweeper removed the dead link.
 #[test]
 fn rows_that_went_through_a_link_create_nobody_once_it_is_dead() {
     for last in [Op::Mark, Op::Sweep] {
@@ -272,7 +272,7 @@ fn rows_that_went_through_a_link_create_nobody_once_it_is_dead() {
     }
 }
 
-/// As a link dies also by dropping off a full list.
+/// A link also dies if its id drops off a full list.
 #[test]
 fn rows_that_went_through_the_oldest_link_create_nobody_once_it_is_dropped() {
     holds(
@@ -283,8 +283,8 @@ fn rows_that_went_through_the_oldest_link_create_nobody_once_it_is_dropped() {
     );
 }
 
-/// The full list let go of the pcId but kept the ECID that had come with it: once that led elsewhere, erasing the old
-/// visitor took it from the new one.
+/// The full list once dropped the pcId but kept the ECID that had come with it. When the ECID led to another visitor, erasing the
+/// old visitor took the ECID from the new one.
 #[test]
 fn an_ecid_goes_with_the_pc_id_that_drops_off_a_full_list() {
     let with_ecid =
@@ -303,16 +303,16 @@ fn an_ecid_goes_with_the_pc_id_that_drops_off_a_full_list() {
     );
 }
 
-/// A store made again folds complete batches once more, behind the writes that came after them: what became of their
-/// rows was then read off profiles that did not tell, and an erased visitor stopped the daemon.
+/// A rebuilt store applies complete batches once more, after the writes that came after them. Their outcomes were once read from
+/// profiles that no longer showed them, and an erased visitor stopped the daemon.
 #[test]
-fn a_store_made_again_keeps_what_became_of_the_rows_of_complete_batches() {
+fn a_rebuilt_store_keeps_what_became_of_the_rows_of_complete_batches() {
     holds(
         settings(),
         &[
             one(site(Some(1), None, &[])),
             one(batch(Pc, &[(0, One), (1, One)])),
-            fold(99),
+            apply(99),
             one(site(Some(0), None, &[(B, Two)])),
             one(Call::Erase { kind: Pc, who: 1 }),
             restart(How::StoreLost),
@@ -322,16 +322,16 @@ fn a_store_made_again_keeps_what_became_of_the_rows_of_complete_batches() {
     );
 }
 
-/// The journal's note that a batch was complete spoke of the store that is gone; after a checkpoint of the new one it
-/// was believed, and the batch was missing.
+/// The journal's entry that a batch was complete was about the lost store. After a checkpoint of the new store it was once taken
+/// for that store's, and the batch was missing.
 #[test]
-fn a_checkpoint_while_a_store_is_made_again_loses_no_batch() {
+fn a_checkpoint_while_a_store_is_rebuilt_loses_no_batch() {
     holds(
         settings(),
         &[
             one(site(Some(0), None, &[])),
             one(batch(Pc, &[(0, One)])),
-            fold(99),
+            apply(99),
             restart(How::StoreLost),
             Op::Checkpoint,
             restart(How::Crash),
@@ -341,8 +341,8 @@ fn a_checkpoint_while_a_store_is_made_again_loses_no_batch() {
     );
 }
 
-/// What the sweeper takes is in no journal: a crash or a store made again gives an expired profile back, with its list.
-/// The pcId on it led elsewhere by then, and a write to the old visitor took the row for an unknown one's.
+/// The journal has no entry for a swept profile, so after a crash or in a rebuilt store the expired profile is back, with its list.
+/// Its pcId led to another visitor by then, and a write to the old visitor once took that visitor's row as its own.
 #[test]
 fn a_swept_visitor_that_comes_back_takes_no_rows_from_who_has_its_ids_now() {
     holds(
@@ -362,7 +362,7 @@ fn a_swept_visitor_that_comes_back_takes_no_rows_from_who_has_its_ids_now() {
     );
 }
 
-/// Nor is another erased with it.
+/// Its erasure does not erase another visitor either.
 #[test]
 fn a_swept_visitor_that_comes_back_takes_nobody_along_when_it_is_erased() {
     for third_party in [Some(1), None] {
@@ -383,7 +383,8 @@ fn a_swept_visitor_that_comes_back_takes_nobody_along_when_it_is_erased() {
     }
 }
 
-/// It answered "known" as long as the sweeper had not been there (the harness compares each answer with the model's).
+/// An erasure once answered "known" until the sweeper had removed the expired visitor. (The harness compares each answer with the
+/// model's.)
 #[test]
 fn an_erasure_answers_of_who_has_expired_as_of_nobody_whether_or_not_the_sweeper_was_there() {
     for sweeps in [&[][..], &[Op::Sweep, Op::Commit(vec![])]] {
@@ -398,10 +399,10 @@ fn an_erasure_answers_of_who_has_expired_as_of_nobody_whether_or_not_the_sweeper
     }
 }
 
-/// The row created where nothing stood, for the dead link there had been swept. In a store made again the link is back,
-/// which only the commit thread replaces; the fold took the row's known outcome for a sign that it had.
+/// The row created a profile under an empty key, because the dead link there had been swept. In a rebuilt store the link is back,
+/// and only the commit thread may replace it. The apply thread once took the row's known outcome for a sign that it had.
 #[test]
-fn a_row_that_created_where_a_dead_link_was_swept_creates_again_in_a_store_made_again() {
+fn a_row_that_created_where_a_dead_link_was_swept_creates_again_in_a_rebuilt_store() {
     holds(
         Settings { lifetime_ms: 2 * HOUR_MS, ..creating() },
         &[
@@ -413,7 +414,7 @@ fn a_row_that_created_where_a_dead_link_was_swept_creates_again_in_a_store_made_
             Op::Sweep,
             Op::Commit(vec![]),
             one(batch(Pc, &[(0, One)])),
-            fold(99),
+            apply(99),
             restart(How::StoreLost),
         ],
         &[(id(Pc, 0), Some("a=1"))],
@@ -421,9 +422,8 @@ fn a_row_that_created_where_a_dead_link_was_swept_creates_again_in_a_store_made_
     );
 }
 
-/// A restart reads the journal from the oldest incomplete batch on, and met behind it one that was complete and past its
-/// retention: the checkpoint knew it no more, so it counted as incomplete, its file was gone, and the daemon did not
-/// start.
+/// A restart reads the journal from the oldest incomplete batch on. After it came a batch that was complete and past its retention,
+/// which the checkpoint no longer listed. It once counted as incomplete, its file was gone, and the daemon did not start.
 #[test]
 fn a_batch_past_its_retention_is_not_missed_behind_an_older_one_that_is_pending() {
     let retire = || Op::Snapshot { steps: 99, rotate: false, retire: true, retention_over: true };
@@ -434,8 +434,8 @@ fn a_batch_past_its_retention_is_not_missed_behind_an_older_one_that_is_pending(
             // Clients take turns: the second one's batch is complete before the first one's second.
             group(vec![batch(Pc, &[(0, One)]), batch(Pc, &[(0, Two)])]),
             Op::Commit(vec![(1, batch(Pc, &[(0, One)]))]),
-            fold(99),
-            fold(99),
+            apply(99),
+            apply(99),
             retire(),
             retire(),
             restart(How::Crash),
@@ -446,8 +446,8 @@ fn a_batch_past_its_retention_is_not_missed_behind_an_older_one_that_is_pending(
     );
 }
 
-/// A fresh store left out the tombstones of the keys that were found erased when its making began, also of one that was
-/// born and erased again before the copy came by: a batch from between brought the visitor back.
+/// A fresh store leaves out the tombstones of keys that were erased when its making began. It once also left out a visitor that was
+/// created and erased again before the copy reached it, and a batch from between brought the visitor back.
 #[test]
 fn a_visitor_erased_again_while_a_fresh_store_begins_does_not_come_back() {
     holds(
@@ -467,8 +467,8 @@ fn a_visitor_erased_again_while_a_fresh_store_begins_does_not_come_back() {
     );
 }
 
-/// A tombstone that a batch needed no more, for it was complete, was taken before the snapshot came by; but at the
-/// snapshot's mark the batch was incomplete, so a store made from it folded the batch once more and created the visitor.
+/// A tombstone was once removed, because the batch that needed it was complete, before the snapshot reached it. But at the
+/// snapshot's position the batch was incomplete, so a store made from it applied the batch once more and created the visitor.
 #[test]
 fn a_tombstone_stays_while_a_snapshot_is_taken_that_knows_an_older_batch_as_incomplete() {
     holds(
@@ -477,12 +477,12 @@ fn a_tombstone_stays_while_a_snapshot_is_taken_that_knows_an_older_batch_as_inco
             one(batch(Pc, &[(0, One)])),
             one(site(Some(0), Some(3), &[])),
             Op::Crowd { client: 0, who: 3 },
-            fold(99),
+            apply(99),
             Op::Sweep,
             Op::Commit(vec![]),
             restart(How::StoreLost),
             snapshot(1),
-            fold(99),
+            apply(99),
             Op::Sweep,
             Op::Commit(vec![]),
             snapshot(9_999),
@@ -493,8 +493,8 @@ fn a_tombstone_stays_while_a_snapshot_is_taken_that_knows_an_older_batch_as_inco
     );
 }
 
-/// Rows of erased visitors were overwritten in uploads that a store made again had yet to fold once more: what had become
-/// of them was then read off the filler.
+/// Rows of erased visitors were once overwritten in uploads that a rebuilt store still had to apply. Their outcomes were then read
+/// from the filler.
 #[test]
 fn what_became_of_an_erased_visitor_s_rows_stays_if_the_store_is_lost_before_their_history_is() {
     let row = |who, text| Row::Good { who, hint: false, cells: vec![text] };
@@ -505,7 +505,7 @@ fn what_became_of_an_erased_visitor_s_rows_stays_if_the_store_is_lost_before_the
         &[
             group(vec![site(Some(0), None, &[]), site(Some(2), None, &[])]),
             one(Call::Batch(batch)),
-            fold(99),
+            apply(99),
             one(site(Some(1), None, &[])),
             group(vec![Call::Erase { kind: Pc, who: 0 }, Call::Erase { kind: Pc, who: 1 }]),
             fresh(99),
@@ -516,7 +516,7 @@ fn what_became_of_an_erased_visitor_s_rows_stays_if_the_store_is_lost_before_the
     );
 }
 
-/// They are overwritten by id, also those that went to another visitor before the id led to the erased one.
+/// Rows are overwritten by id, also rows that were applied to another visitor before the id led to the erased one.
 #[test]
 fn a_row_that_went_to_another_visitor_is_not_lost_with_the_erased_one_that_has_its_id_now() {
     holds(
@@ -524,7 +524,7 @@ fn a_row_that_went_to_another_visitor_is_not_lost_with_the_erased_one_that_has_i
         &[
             one(site(Some(0), Some(1), &[])),
             one(batch(Pc, &[(0, One)])),
-            fold(99),
+            apply(99),
             one(site(Some(0), Some(2), &[])),
             one(Call::Erase { kind: ThirdParty, who: 2 }),
             fresh(99),

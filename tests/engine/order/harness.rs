@@ -1,14 +1,14 @@
-//! The real engine on one thread, with the reference model beside it: commit groups, the apply loop, maintenance tasks,
-//! crashes and restarts. What it does and in which order is up to the state machines of `src/engine/driver`, which the
-//! daemon's threads run; here anything may come between two of their actions.
+//! The real engine on one thread, compared with the reference model: commit groups, the apply loop, maintenance tasks, crashes and
+//! restarts. The state machines of `src/engine/driver`, which the daemon's threads run, decide its actions. Here anything may come
+//! between two actions.
 //!
 //! ```text
 //! applying.rs  the apply loop
 //! tasks.rs     checkpoints, snapshots, fresh stores
 //! ```
 //!
-//! Promises: after every step every visitor, by every id, reads as in the model; every answer is the model's; when a
-//! batch is complete, so are its counts and what became of each row. What goes wrong comes back as a sentence.
+//! Promises: after every step every visitor, by every id, reads as in the model. Every answer is the model's. When a batch is
+//! complete, its counts and outcomes are the model's. A fault is returned as a sentence.
 
 use super::coverage::{Met, met};
 use super::model::{self, From, Id, Kind, Rules, Visitors};
@@ -50,11 +50,11 @@ use tasks::{UnderWay, Upkeep};
 pub(crate) type Wrong = String;
 
 const BEGUN_MS: u64 = 1_700_000_000_000;
-/// Small, so that sequences go over several segments.
+/// Small, so that sequences use several segments.
 const SEGMENT_BYTES: u64 = 16 << 10;
 /// How many values a snapshot or a copy reads at a time: few, so that everything else comes in between.
 const PAGE_VALUES: usize = 2;
-/// Few, so that the rows of an id are bundled as often as not, and visitors with more are left to the commit thread.
+/// Few, so that the rows of an id are bundled in about half of the cases, and visitors with more are left to the commit thread.
 const BUNDLE_ROWS_MIN: usize = 2;
 const VISITOR_ROWS_MAX: usize = 4;
 /// Little, so that what a request resolves fills more than one group.
@@ -73,7 +73,7 @@ impl Clock for SetClock {
     }
 }
 
-/// A batch that was accepted, and what the model made of it.
+/// An accepted batch, and its result in the model.
 struct Sent {
     client: usize,
     seq: u64,
@@ -81,32 +81,32 @@ struct Sent {
     rows: Vec<model::Row>,
     became: Vec<model::Outcome>,
     complete: bool,
-    /// Rows of its file are.
+    /// Rows of its file are overwritten.
     overwritten: bool,
     /// Its files are gone, past their retention.
     forgotten: bool,
 }
 
-/// What a request of a group is checked against.
+/// What the answer to a request is compared with.
 enum Asked {
     Call(usize, Call),
-    /// The folding thread's, or a checkpoint's.
+    /// The apply thread's, or a checkpoint's.
     Inner,
 }
 
 /// The core and the model.
 pub(crate) struct Harness {
     folder: tempfile::TempDir,
-    /// There, but for the moment of a restart.
+    /// `None` only during a restart.
     core: Option<Core>,
     clock: Arc<SetClock>,
     settings: Settings,
     visitors: [Visitors; 2],
     sent: Vec<Sent>,
     last_seq: u64,
-    /// The seq that the journal surely reaches.
+    /// The seq up to which the journal is surely durable.
     accepted_seq: u64,
-    /// Requests of the folding thread that wait for a group to join.
+    /// Requests of the apply thread that wait for a group to join.
     waiting: VecDeque<Request>,
     /// A checkpoint that has begun.
     checkpoint: Option<UnderWay>,
@@ -115,7 +115,7 @@ pub(crate) struct Harness {
     tombstones_stay: bool,
     /// The seq that the last checkpoint of this start covers.
     checkpointed_seq: Seq,
-    /// Something was swept: what has expired may be gone for good, so nothing may bring it back.
+    /// Something was swept. Expired visitors may be gone for good, so nothing may bring them back.
     swept: bool,
     groups: usize,
     /// Whether ids beyond the few were used, by client.
@@ -130,7 +130,7 @@ pub(crate) struct Harness {
     last_generation: u64,
     /// The journal's beginning is gone.
     retired: bool,
-    /// All that was told so far, if somebody listens: answers, lookups, and in the end what became of all rows.
+    /// If a test listens: all answers and lookups so far, and in the end the outcomes of all rows.
     heard: Option<Vec<String>>,
 }
 
@@ -145,15 +145,15 @@ struct Core {
 }
 
 impl Harness {
-    /// A part to fold that has about one row.
+    /// A part to apply that has about one row.
     pub(crate) const PART_A_ROW: usize = 15;
 
-    /// From now on all that is told is kept.
+    /// From now on answers and lookups are recorded.
     pub(crate) fn listen(&mut self) {
         self.heard = Some(vec![]);
     }
 
-    /// What was told.
+    /// The recorded answers and lookups.
     pub(crate) fn heard(self) -> Vec<String> {
         self.heard.unwrap_or_default()
     }
@@ -206,12 +206,12 @@ impl Harness {
         }
     }
 
-    /// Takes all steps, then folds what is left and restarts once more.
+    /// Takes all steps, then applies what is left and restarts once more.
     pub(crate) fn run(&mut self, ops: &[Op]) -> Result<(), Wrong> {
         let mut ops = ops.iter();
         while let Some(op) = ops.next() {
             match op {
-                Op::Fold { steps, part, joins } => {
+                Op::Apply { steps, part, joins } => {
                     let restart = self.apply(&mut ops, (*steps, *part, *joins))?;
                     if let Some(op) = restart {
                         self.step(op)?;
@@ -233,7 +233,7 @@ impl Harness {
         while self.core().batches.pending_batches() > 0 {
             self.apply(&mut [].iter(), (usize::MAX, 0, false))?;
         }
-        self.check("everything was folded")?;
+        self.check("everything was applied")?;
         self.hear_all()?;
         if self.heard.is_some() {
             let became = self.all_became()?;
@@ -258,7 +258,7 @@ impl Harness {
     fn step(&mut self, op: &Op) -> Result<(), Wrong> {
         match op {
             Op::Commit(calls) => self.commit(calls)?,
-            Op::Fold { .. } => return Err("a fold within a step".into()),
+            Op::Apply { .. } => return Err("applying within a step".into()),
             Op::Mark => self.mark()?,
             Op::Checkpoint => self.checkpoint()?,
             Op::Sweep => self.sweep()?,
@@ -279,7 +279,7 @@ impl Harness {
         Ok(())
     }
 
-    /// Hears what every visitor reads as.
+    /// Records what every visitor reads as.
     fn hear_all(&mut self) -> Result<(), Wrong> {
         if self.heard.is_some() {
             let all = self.all_shown()?;
@@ -331,7 +331,7 @@ impl Harness {
         }
         let resolved = self.resolved_rows().difference(&resolved_before).count();
         if resolved > 0 {
-            met(if only_inner { Met::RowResolvedForFold } else { Met::RowResolvedByWrite });
+            met(if only_inner { Met::RowResolvedForApplying } else { Met::RowResolvedByWrite });
         }
         for sent in self.sent.iter_mut().filter(|sent| !sent.complete) {
             let id = BatchId { client: client_code(sent.client), seq: Seq::from_u64(sent.seq) };
@@ -374,7 +374,7 @@ impl Harness {
         })
     }
 
-    /// What an upload does: spool, parser and index, from the text of the file.
+    /// Uploads the text of a file: spool, parser and index.
     fn upload(&self, client: ClientCode, batch: &Batch) -> Result<NewBatch, Wrong> {
         let core = self.core();
         let rules = BatchRules {
@@ -536,7 +536,7 @@ impl Harness {
         });
     }
 
-    /// Counts what the bundles of a batch are made of.
+    /// Counts the situations in the bundles of a batch.
     fn note_bundles(&self, before: &Visitors, rows: &[model::Row], became: &[model::Outcome]) {
         let mut of: BTreeMap<&Id, Vec<(usize, model::Outcome)>> = BTreeMap::new();
         for (n, (row, became)) in rows.iter().zip(became).enumerate() {
@@ -579,7 +579,7 @@ impl Harness {
         self.pending(client).any(|sent| sent.rows.iter().flatten().any(|(id, _)| ids.contains(id)))
     }
 
-    /// Counts what an accepted write met; the model is still as before it.
+    /// Counts the situations that an accepted write met. The model is still as before the write.
     fn note_write(&self, client: usize, call: &Call, first: &Id, sets: &[(String, String)]) {
         let ids = self.visitors[client].ids_with(first);
         let site = matches!(call, Call::Site { .. });
@@ -618,7 +618,7 @@ impl Harness {
 
     fn crowd(&mut self, client: usize, who: usize) -> Result<(), Wrong> {
         self.crowded[client] = true;
-        // Few requests a group would take long, all in one would miss the groups' borders.
+        // With few requests in a group a run would take long. With all in one group it would miss the groups' borders.
         for from in (0..CROWD).step_by(100) {
             let mut requests: VecDeque<Ordered> = VecDeque::new();
             let fillers = (from..CROWD.min(from + 100)).map(|n| Id { kind: Kind::Pc, name: format!("f{n}") });
@@ -654,7 +654,7 @@ impl Harness {
                 };
                 let ids = [Some(filler), Some(&third_party), None];
                 let mut after = self.visitors[client].clone();
-                // A second crowd may find the ids bound already: then it is a visit that may be no write.
+                // A second crowd may find the ids bound already. Then it is only a visit, which may be no write.
                 if after.site_call(ids, &[], &[], &rules).unwrap().0.accepted {
                     self.accepted_seq = self.last_seq;
                     self.visitors[client] = after;
@@ -700,7 +700,7 @@ impl Harness {
         let made = matches!(how, How::StoreLost | How::FromSnapshot);
         let (store, from) = if made {
             if self.sent.iter().any(|sent| sent.complete) {
-                met(Met::StoreMadeAgainUnderComplete);
+                met(Met::StoreRebuiltUnderComplete);
             }
             let which = store.which();
             drop(store);
@@ -737,7 +737,7 @@ impl Harness {
             let path = self.store_folder().join("checkpoint");
             write_checkpoint(&path, &mark).map_err(|error| error.to_string())?;
         }
-        // A seq taken for what turned out to be no write may be given out again; no other.
+        // Only a seq that was taken for a request that was no write may be given out again.
         let last = core.committer.seqs.last().get();
         if !(self.accepted_seq..=self.last_seq).contains(&last) {
             return Err(format!("after the restart seqs go on after {last}, not {}", self.accepted_seq));
@@ -759,7 +759,7 @@ impl Harness {
         Ok(())
     }
 
-    /// Fills a store from the newest snapshot; or, if that one is damaged, from the one before it; or from nothing.
+    /// Fills a store from the newest snapshot. If that is damaged, from the one before it; otherwise from nothing.
     fn made_from(&mut self, how: How, fate: u64, store: &Store) -> Result<StartFrom, Wrong> {
         if how == How::FromSnapshot && fate.is_multiple_of(4) && self.kept.len() > 1 {
             let (damaged, _) = self.kept.remove(0);
@@ -770,7 +770,7 @@ impl Harness {
         let Some((number, checkpoint)) =
             self.kept.first().filter(|_| how == How::FromSnapshot || journal_is_not_all)
         else {
-            met(Met::StoreMadeAgain);
+            met(Met::StoreRebuilt);
             return Ok(StartFrom::Nothing);
         };
         let incomplete = |sent: &&Sent| !checkpoint.held(Seq::from_u64(sent.seq));
@@ -788,7 +788,7 @@ impl Harness {
         Ok(StartFrom::Snapshot(checkpoint.clone()))
     }
 
-    // What must hold.
+    // Checks.
 
     /// Every visitor reads as in the model.
     fn check(&self, after: &str) -> Result<(), Wrong> {
@@ -883,32 +883,32 @@ impl Harness {
     fn check_outcomes(&self, seq: u64) -> Result<(), Wrong> {
         let sent = self.sent.iter().find(|sent| sent.seq == seq).ok_or("an unknown batch")?;
         if sent.overwritten {
-            met(Met::OverwrittenFoldedAgain);
+            met(Met::OverwrittenAppliedAgain);
         }
         self.check_counts(sent)?;
         let path = self.core().spool.outcomes_path(sent.spool);
-        let told = read_outcomes(&path).map_err(|error| error.to_string())?;
-        let told: BTreeMap<u32, _> = told.into_iter().map(|row| (row.line, row)).collect();
+        let reported = read_outcomes(&path).map_err(|error| error.to_string())?;
+        let reported: BTreeMap<u32, _> = reported.into_iter().map(|row| (row.line, row)).collect();
         for (line, (row, became)) in (2..).zip(sent.rows.iter().zip(&sent.became)) {
-            let told = told.get(&line);
+            let reported = reported.get(&line);
             let expected = outcome(*became);
-            let told_outcome = told.map_or(Outcome::Updated, |told| told.outcome);
-            let reason_fits = match told.and_then(|told| told.failure) {
+            let reported_outcome = reported.map_or(Outcome::Updated, |reported| reported.outcome);
+            let reason_fits = match reported.and_then(|reported| reported.failure) {
                 None => expected != Outcome::Failed,
                 Some(Failure::Row(_)) => row.is_none(),
                 Some(Failure::ProfileTooLarge) => row.is_some(),
                 Some(Failure::UploadDamaged | Failure::OutcomeLost) => false,
             };
-            if told_outcome != expected || !reason_fits {
+            if reported_outcome != expected || !reason_fits {
                 return Err(format!(
-                    "batch {seq}, line {line}, {row:?}: should be {expected:?}, is {told:?}"
+                    "batch {seq}, line {line}, {row:?}: should be {expected:?}, is {reported:?}"
                 ));
             }
         }
         Ok(())
     }
 
-    /// What the attributes of a visitor read as: `a=1 b=22`; none if the visitor is unknown.
+    /// The attributes of a visitor, as `a=1 b=22`; `None` if the visitor is unknown.
     pub(crate) fn reads(&self, client: usize, id: &Id) -> Option<String> {
         let (_, profile) =
             self.visitors[client].look_up(id, self.clock.now().0, self.settings.lifetime_ms)?;
@@ -944,7 +944,7 @@ impl Core {
         Arc::clone(&self.swap) as _
     }
 
-    /// What a checkpoint says of the store that was made durable just now.
+    /// The checkpoint for the store that was made durable just now.
     fn durable_mark(&self) -> Result<Checkpoint, Wrong> {
         let reach = self.swap.make_durable().map_err(|error| error.to_string())?;
         Ok(Checkpoint { store_reach: reach.0, ..self.committer.mark() })
@@ -955,7 +955,7 @@ fn client_code(client: usize) -> ClientCode {
     ClientCode::new(CLIENTS[client]).unwrap()
 }
 
-/// The pcIds made for a call that brings none: such as other calls bring, so that they are somebody else's at times.
+/// The pcIds for a call without one. Other calls bring the same ids, so they sometimes belong to another visitor.
 fn made_for(pc: Option<usize>, third_party: Option<usize>, ecid: Option<usize>) -> Vec<Id> {
     match (pc, ecid.or(third_party)) {
         (None, Some(who)) => (1..3).map(|more| id(Kind::Pc, who + more)).collect(),
@@ -1049,10 +1049,10 @@ fn rows_of(batch: &Batch) -> Vec<model::Row> {
 
 /// A visitor as compared.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Shown {
+struct Compared {
     canonical: Id,
     attributes: Vec<(String, String, u64, From)>,
-    /// As they were bound, the last one last.
+    /// In the order in which they were bound.
     ids: Vec<Id>,
     born: u64,
     last_site: u64,
@@ -1062,14 +1062,14 @@ struct Shown {
     expires_ms: u64,
 }
 
-/// What is there and should not be, and what should be and is not.
-fn differing(seen: Option<Shown>, expected: Option<Shown>) -> String {
-    let lines = |shown: Option<Shown>| -> BTreeSet<String> {
+/// The lines that should be there and are not, and those that are there and should not be.
+fn differing(seen: Option<Compared>, expected: Option<Compared>) -> String {
+    let lines = |shown: Option<Compared>| -> BTreeSet<String> {
         let Some(shown) = shown else { return BTreeSet::from(["unknown".into()]) };
         let ids = (1..).zip(&shown.ids).map(|(n, id)| format!("id no. {n}: {id}")).collect();
         let attributes =
             shown.attributes.iter().map(|attribute| format!("attribute {attribute:?}")).collect();
-        let rest = Shown { ids: vec![], attributes: vec![], ..shown };
+        let rest = Compared { ids: vec![], attributes: vec![], ..shown };
         BTreeSet::from([format!("{rest:?}")])
             .into_iter()
             .chain::<BTreeSet<_>>(ids)
@@ -1081,7 +1081,7 @@ fn differing(seen: Option<Shown>, expected: Option<Shown>) -> String {
     not.chain(seen.difference(&expected).map(|line| format!("\n  but there: {line}"))).collect()
 }
 
-fn shown(visitor: &Visitor) -> Shown {
+fn shown(visitor: &Visitor) -> Compared {
     let from = |source| match source {
         Source::Mbox => From::Mbox,
         Source::Delivery => From::Delivery,
@@ -1090,7 +1090,7 @@ fn shown(visitor: &Visitor) -> Shown {
         Source::BatchV2 => From::BatchV2,
     };
     let attributes = visitor.attributes.iter();
-    Shown {
+    Compared {
         canonical: model_id(&visitor.canonical),
         attributes: attributes
             .map(|held| (held.name.clone(), held.value.clone(), held.seq.get(), from(held.source)))
@@ -1105,9 +1105,9 @@ fn shown(visitor: &Visitor) -> Shown {
     }
 }
 
-fn expected_of((key, profile): (&Id, &model::Profile), lifetime_ms: u64) -> Shown {
+fn expected_of((key, profile): (&Id, &model::Profile), lifetime_ms: u64) -> Compared {
     let attributes = profile.visible();
-    Shown {
+    Compared {
         canonical: key.clone(),
         attributes: attributes
             .into_iter()

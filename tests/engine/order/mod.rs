@@ -1,15 +1,15 @@
-//! ONE ORDER (R4): whatever the calls, batches, folds, checkpoints, crashes and restarts, every visitor reads and every
+//! One order (R4): whatever calls, batches, applying, checkpoints, crashes and restarts there are, every visitor reads and every
 //! row ends as if all accepted writes had been applied one after the other in the order of their seqs.
 //!
 //! ```text
 //! model.rs     the rules over plain maps, each write applied the moment it is accepted
-//! ops.rs       what a random sequence is made of
-//! stores.rs    the stores it runs on, one of which forgets whatever it may at a crash
+//! ops.rs       the steps of random sequences
+//! stores.rs    the stores they run on, one of which forgets as much as it may at a crash
 //! harness.rs   the real core driven step by step, compared with the model after each
 //! bundles.rs   rows that share an id, merged and one by one
 //! edges.rs     the edge cases by name
-//! paces.rs     the same requests beside folding that stands still, is slow, fast or random
-//! coverage.rs  what the sequences met; a situation never met fails the run
+//! paces.rs     the same requests with applying that stands still, is slow, fast or random
+//! coverage.rs  the situations that the sequences met; one that was never met fails the run
 //! ```
 
 mod bundles;
@@ -75,7 +75,7 @@ fn any_sequence_comes_out_as_in_the_order_of_its_seqs() {
         met.add(&others.join().unwrap());
         met
     });
-    // A fresh seed may miss what is rare, and then more of them are tried.
+    // A fresh seed may miss rare situations. Then more cases are tried.
     let (mut met, mut more) = (met, 0);
     while asked_for().is_none() && !met.never().is_empty() && more < MORE_SEEDS_MAX {
         let seed = fresh();
@@ -90,9 +90,9 @@ fn any_sequence_comes_out_as_in_the_order_of_its_seqs() {
         more += 1;
     }
     let cases = cases + more * CASES_OF_ONE_MORE_SEED;
-    // Past the capture of output: it shows each time.
+    // Not captured with the test's output: it shows each time.
     let table = format!("{cases} sequences in {:.1?} met:\n{met}", began.elapsed());
     std::io::stderr().write_all(table.as_bytes()).unwrap();
-    // One seed alone, which somebody asks for after a failure, need not meet everything.
+    // A single seed, set after a failure, need not meet every situation.
     assert!(asked_for().is_some() || met.never().is_empty(), "never met: {:?}", met.never());
 }

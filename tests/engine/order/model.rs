@@ -113,7 +113,7 @@ impl Profile {
 
     fn settle_layer(&mut self) {
         if !self.layer.is_empty() {
-            met(Met::LayerFoldedIn);
+            met(Met::LayerMerged);
         }
         let layer = std::mem::take(&mut self.layer);
         self.base.extend(layer);

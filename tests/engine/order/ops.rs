@@ -1,5 +1,4 @@
-//! What a sequence is made of, and how random ones are made: from so few ids, names and values that everything meets
-//! everything else.
+//! The steps of a sequence, and random sequences. They use few ids, names and values, so that everything meets everything else.
 
 use super::model::{Id, Kind};
 use proptest::prelude::*;
@@ -53,7 +52,7 @@ pub(crate) struct Batch {
     pub(crate) removes: bool,
     pub(crate) columns: Vec<usize>,
     pub(crate) rows: Vec<Row>,
-    /// So many rows more, for visitors that nothing else names: enough of them make several chunks of one part.
+    /// This many more rows for visitors that nothing else names. Enough of them make several chunks of one part.
     pub(crate) fillers: usize,
 }
 
@@ -74,7 +73,7 @@ pub(crate) enum Row {
         who: usize,
     },
     NoId,
-    /// What is no id (`blocked_ids`): this one of those.
+    /// A blocked id (`blocked_ids`): this one of the list.
     BlockedId {
         word: usize,
     },
@@ -106,9 +105,9 @@ pub(crate) enum How {
     Crash,
     /// After a checkpoint.
     Checkpointed,
-    /// Without the store: it is made again from the journal.
+    /// Without the store, which is rebuilt from the journal.
     StoreLost,
-    /// Without the store: it is made again from the newest snapshot and the journal behind it.
+    /// Without the store, which is rebuilt from the newest snapshot and the journal after it.
     FromSnapshot,
 }
 
@@ -125,8 +124,8 @@ pub(crate) enum Stop {
 pub(crate) enum Op {
     /// One commit group.
     Commit(Vec<(usize, Call)>),
-    /// Steps of background folding: the next part each, and what follows the last.
-    Fold { steps: usize, part: usize, joins: bool },
+    /// Steps of background applying: the next part each, and what follows the last.
+    Apply { steps: usize, part: usize, joins: bool },
     /// A checkpoint's beginning: what it will cover.
     Mark,
     /// Its end: the store made durable and the checkpoint written. Marks first if that was not done.
@@ -254,7 +253,7 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         400 => prop::collection::vec((client(), call()), 1..4).prop_map(Op::Commit),
         320 => (1usize..5, 0usize..8, any::<bool>())
-            .prop_map(|(steps, part, joins)| Op::Fold { steps, part, joins }),
+            .prop_map(|(steps, part, joins)| Op::Apply { steps, part, joins }),
         30 => Just(Op::Mark),
         50 => Just(Op::Checkpoint),
         60 => Just(Op::Sweep),
@@ -268,13 +267,13 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// What one sequence leaves out: what everything does at once hides what a few things do to each other.
+/// What one sequence leaves out. If everything happens at once, the effects of a few steps on each other are hidden.
 #[derive(Debug, Clone)]
 struct Focus {
     names: usize,
     clients: usize,
     ecids: bool,
-    folds: bool,
+    applies: bool,
     restarts: bool,
     snapshots: bool,
     fresh: bool,
@@ -297,7 +296,7 @@ fn focus() -> impl Strategy<Value = Focus> {
                 names,
                 clients,
                 ecids,
-                folds,
+                applies,
                 restarts,
                 snapshots,
                 fresh,
@@ -309,7 +308,7 @@ fn focus() -> impl Strategy<Value = Focus> {
                 names,
                 clients,
                 ecids,
-                folds,
+                applies,
                 restarts,
                 snapshots,
                 fresh,
@@ -339,7 +338,7 @@ impl Focus {
                     self.on_call(call);
                 }
             }
-            Op::Fold { .. } if !self.folds => return None,
+            Op::Apply { .. } if !self.applies => return None,
             Op::Restart { .. } if !self.restarts => return None,
             Op::Snapshot { .. } if !self.snapshots => return None,
             Op::Fresh { .. } if !self.fresh => return None,
@@ -376,14 +375,14 @@ impl Focus {
     }
 }
 
-/// What random steps hardly come to in a row: somebody is erased, to the bytes, and right then the store is lost.
+/// Steps that random sequences hardly ever have in a row: a visitor is erased down to the bytes, and then the store is lost.
 fn erasure() -> impl Strategy<Value = [Op; 5]> {
-    let fold = || Op::Fold { steps: 99, part: 0, joins: false };
+    let apply = || Op::Apply { steps: 99, part: 0, joins: false };
     let how = prop_oneof![Just(How::StoreLost), Just(How::FromSnapshot)];
     (client(), kind(), who(), how).prop_map(move |(client, kind, who, how)| {
         let erase = Op::Commit(vec![(client, Call::Erase { kind, who })]);
         let restart = Op::Restart { how, fate: 1, hour_back: false, settings: None };
-        [fold(), erase, fold(), Op::Fresh { steps: 99, stop: Stop::Nowhere }, restart]
+        [apply(), erase, apply(), Op::Fresh { steps: 99, stop: Stop::Nowhere }, restart]
     })
 }
 

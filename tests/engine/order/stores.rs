@@ -56,7 +56,7 @@ impl Store {
         }
     }
 
-    /// What is there after the end of the process. `fate` decides what a forgetful one forgets.
+    /// The store after the end of the process. `fate` decides what a forgetful store forgets.
     pub(crate) fn restarted(self, folder: &Path, fate: u64) -> Self {
         match self {
             Self::Sled(store) => {

@@ -106,12 +106,12 @@ impl Harness {
                 }
             }
             match ops.next() {
-                Some(Op::Fold { steps: more, part, joins: join }) => {
+                Some(Op::Apply { steps: more, part, joins: join }) => {
                     (steps, which, joins) = (*more, *part, *join);
                 }
                 Some(restart @ Op::Restart { .. }) => {
                     if applying.begun && !applying.writers.is_empty() {
-                        met(Met::RestartMidFold);
+                        met(Met::RestartMidApplying);
                     }
                     if matches!(wants, Action::MakeDurable | Action::CheckHeld | Action::Complete(..)) {
                         met(Met::RestartBeforeComplete);
@@ -120,7 +120,7 @@ impl Harness {
                 }
                 Some(op) => {
                     if applying.begun && !applying.writers.is_empty() && matches!(op, Op::Commit(_)) {
-                        met(Met::FoldedBetweenWrites);
+                        met(Met::AppliedBetweenWrites);
                     }
                     self.step(op)?;
                     if is_complete(&pending) {

@@ -247,7 +247,7 @@ impl Harness {
             for (came, what) in [
                 (upkeep.between.write, Met::WriteBetweenPages),
                 (upkeep.between.bind, Met::BindBetweenPages),
-                (upkeep.between.apply, Met::FoldBetweenPages),
+                (upkeep.between.apply, Met::ApplyBetweenPages),
             ] {
                 if came {
                     met(what);
@@ -314,7 +314,7 @@ impl Harness {
                 for (came, what) in [
                     (upkeep.between.write, Met::WriteDuringSwap),
                     (upkeep.between.bind, Met::BindDuringSwap),
-                    (upkeep.between.apply, Met::FoldDuringSwap),
+                    (upkeep.between.apply, Met::ApplyDuringSwap),
                 ] {
                     if came {
                         met(what);
