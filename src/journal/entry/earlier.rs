@@ -241,7 +241,7 @@ pub(super) fn decode_checkpoint<A: Accepted>(bytes: &[u8]) -> Result<Checkpoint,
     Ok(checkpoint)
 }
 
-/// A checkpoint of version 4 or 5, with batches as that version told them.
+/// A checkpoint of version 4 or 5, with batches as that version wrote them.
 pub(super) fn decode_checkpoint_4<A: DeserializeOwned + Into<BatchAcceptedEntry>>(
     version: u8,
     bytes: &[u8],
