@@ -23,9 +23,9 @@ const COMMON: [(&str, &str); 12] = [
     ("socket.nagle.disable", "true"),
     ("socket.keepalive.enable", "true"),
     ("reconnect.backoff.ms", "50"),
-    ("reconnect.backoff.max.ms", "1000"),
+    ("reconnect.backoff.max.ms", "500"),
     // How soon a client hears of a new leader that no error told it of.
-    ("topic.metadata.refresh.interval.ms", "1000"),
+    ("topic.metadata.refresh.interval.ms", "500"),
     // Idle connections are closed by the brokers all the time.
     ("log.connection.close", "false"),
     ("statistics.interval.ms", "0"),

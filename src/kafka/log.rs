@@ -45,7 +45,7 @@ const PRODUCER: [(&str, &str); 11] = [
     ("queue.buffering.max.messages", "10000"),
     ("queue.buffering.max.kbytes", "65536"),
     ("retry.backoff.ms", "50"),
-    ("retry.backoff.max.ms", "500"),
+    ("retry.backoff.max.ms", "100"),
     ("sticky.partitioning.linger.ms", "0"),
 ];
 
