@@ -12,6 +12,7 @@ use crate::folder::FolderError;
 use crate::journal::log::{LogError, Position};
 use crate::journal::snapshot::SnapshotError;
 use crate::model::id::ClientCode;
+use crate::model::seq::Seq;
 use crate::store::StoreError;
 use crate::telemetry::metrics::Limit;
 use std::path::PathBuf;
@@ -168,6 +169,17 @@ pub enum EngineError {
     /// The visitors cannot be written in this format, for this reason.
     #[error("{0}")]
     NotExportable(String),
+    /// The journal does not go back so far, or what it says of that time may not be told any more.
+    #[error(
+        "the changes after seq {since} are no longer kept: export the client, and go on with the changes after the seq in the \
+         export's header Profiled-Seq; the earliest that can be asked for is since={earliest}"
+    )]
+    ChangesGone {
+        /// What was asked for.
+        since: Seq,
+        /// The earliest seq that can be asked for.
+        earliest: Seq,
+    },
     /// The call asks for something that cannot be done.
     #[error("{0}")]
     Refused(String),
@@ -238,6 +250,7 @@ impl EngineError {
             | Self::KeyTaken(_)
             | Self::GivenUp(_)
             | Self::NotExportable(_)
+            | Self::ChangesGone { .. }
             | Self::Refused(_)
             | Self::NotHeld(_) => ErrorKind::Refused,
             Self::Taken(..)

@@ -1,4 +1,4 @@
-//! Who may do how much: the places for uploads, dry runs, exports, reports, searches for lines, counts of visitors, maintenance
+//! Who may do how much: the places for uploads, dry runs, exports, feeds of changes, reports, searches for lines, counts of visitors, maintenance
 //! tasks, streams of events and large calls. Each kind has one pool, and all pools follow the same rules.
 //!
 //! Promises:
@@ -75,6 +75,7 @@ impl Rules {
         match scarce {
             Scarce::Uploads
             | Scarce::Exports
+            | Scarce::Changes
             | Scarce::Reports
             | Scarce::EventStreams
             | Scarce::LargeCalls => {

@@ -61,6 +61,7 @@ use node::Role;
 pub use node::{NodeParts, OrderStatus};
 pub use open::rebuild::Opening;
 pub use read::batch_list::BatchPage;
+use read::changes::{ChangePlace, Changes};
 use read::export::Export;
 pub use read::lookup::look_up;
 pub use read::provenance::Lines;
@@ -180,6 +181,17 @@ impl Engine {
     /// Begins an export.
     pub async fn export(&self, who: &Who, client: &ClientCode) -> Result<Export, EngineError> {
         self.0.read.export(who, client).await
+    }
+
+    /// Begins to tell the changes of a client's visitors after a place in the order; with each row of its batches, or without.
+    pub async fn changes(
+        &self,
+        who: &Who,
+        client: &ClientCode,
+        since: ChangePlace,
+        rows: bool,
+    ) -> Result<Changes, EngineError> {
+        self.0.read.changes(who, client, since, rows).await
     }
 
     /// What a client has. Counting the visitors takes about a second per million, so a count is used again for a while.

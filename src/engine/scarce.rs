@@ -11,6 +11,8 @@ pub enum Scarce {
     DryRuns,
     /// Exports.
     Exports,
+    /// Feeds of changes.
+    Changes,
     /// Reports of batches, and their files.
     Reports,
     /// Searches for the lines that set a visitor's attributes.
@@ -27,10 +29,11 @@ pub enum Scarce {
 
 impl Scarce {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Uploads,
         Self::DryRuns,
         Self::Exports,
+        Self::Changes,
         Self::Reports,
         Self::LineSearches,
         Self::Counts,
@@ -45,6 +48,7 @@ impl Scarce {
             Self::Uploads => Limit::ConcurrentUploads,
             Self::DryRuns => Limit::ConcurrentDryRuns,
             Self::Exports => Limit::ConcurrentExports,
+            Self::Changes => Limit::ConcurrentChanges,
             Self::Reports => Limit::ConcurrentReports,
             Self::LineSearches => Limit::ConcurrentLineSearches,
             Self::Counts => Limit::ConcurrentCounts,
@@ -60,6 +64,7 @@ impl Scarce {
             Self::Uploads => "uploads",
             Self::DryRuns => "dry_runs",
             Self::Exports => "exports",
+            Self::Changes => "changes",
             Self::Reports => "reports",
             Self::LineSearches => "line_searches",
             Self::Counts => "counts",
@@ -75,6 +80,7 @@ impl Scarce {
             Self::Uploads => "too many uploads at once; try again".into(),
             Self::DryRuns => "too many dry runs wait for their turn; try again".into(),
             Self::Exports => format!("{max} exports are running, no more run at once; try again"),
+            Self::Changes => format!("{max} feeds of changes are open, no more are at once; try again"),
             Self::Reports => {
                 format!("{max} reports of batches are being read, no more are at once; try again")
             }
@@ -106,7 +112,7 @@ impl Scarce {
                 "the call made room for somebody else's: you had more large ones than your share, and this one brought \
                  least; send it again, all of it without a pause"
             }
-            Self::Exports | Self::Reports | Self::EventStreams => {
+            Self::Exports | Self::Changes | Self::Reports | Self::EventStreams => {
                 "the answer made room for somebody else's: you had more than your share, and this one was read least"
             }
         }

@@ -161,6 +161,10 @@ impl BroughtUp {
         };
         let (commit, requests) = CommitHandle::new(&committer);
         let last = committer.seqs.last();
+        if config.server.data_folder.join(layout::ERASING).exists() {
+            // Which tombstones went is not known any more.
+            commit.note_erased_until(last);
+        }
         let config = Arc::new(config);
         let shared = Arc::new(Shared {
             data_folder: config.server.data_folder.clone(),

@@ -134,7 +134,7 @@ impl HttpError {
             Self::Engine(error) => match error {
                 EngineError::UnknownClient(_) | EngineError::UnknownBatch(_) => StatusCode::NOT_FOUND,
                 EngineError::KeyTaken(_) => StatusCode::UNPROCESSABLE_ENTITY,
-                EngineError::GivenUp(_) => StatusCode::GONE,
+                EngineError::GivenUp(_) | EngineError::ChangesGone { .. } => StatusCode::GONE,
                 EngineError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
                 EngineError::NotExportable(_) | EngineError::NotComplete(_) | EngineError::NotHeld(_) => {
                     StatusCode::CONFLICT

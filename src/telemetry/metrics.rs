@@ -63,6 +63,8 @@ pub enum Limit {
     ConcurrentUploads,
     /// Concurrent exports.
     ConcurrentExports,
+    /// Concurrent feeds of changes.
+    ConcurrentChanges,
     /// The disk space of kept uploads, in bytes.
     SpoolBytes,
     /// Concurrent downloads of batch reports.
@@ -103,7 +105,7 @@ pub enum Limit {
 
 impl Limit {
     /// All limits.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::HeaderReadTimeout,
         Self::BodyIdleTimeout,
         Self::BodyRate,
@@ -117,6 +119,7 @@ impl Limit {
         Self::UriLength,
         Self::ConcurrentUploads,
         Self::ConcurrentExports,
+        Self::ConcurrentChanges,
         Self::ConcurrentReports,
         Self::ConcurrentDryRuns,
         Self::ConcurrentLineSearches,
@@ -153,6 +156,7 @@ impl Limit {
             Self::UriLength => "uri_length",
             Self::ConcurrentUploads => "concurrent_uploads",
             Self::ConcurrentExports => "concurrent_exports",
+            Self::ConcurrentChanges => "concurrent_changes",
             Self::ConcurrentReports => "concurrent_reports",
             Self::ConcurrentDryRuns => "concurrent_dry_runs",
             Self::ConcurrentLineSearches => "concurrent_line_searches",

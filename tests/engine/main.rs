@@ -2,6 +2,7 @@
 //! every store, parsers and formats against random bytes, and the order of the layers.
 //!
 //! ```text
+//! changes.rs         the feed of changes, applied to nothing, beside lookups
 //! handle.rs          the rules through the handle that every front door calls
 //! nodes.rs           several whole engines over one order in memory
 //! order/             one order: random sequences beside a model
@@ -18,6 +19,7 @@
     reason = "a test that cannot go on should say where"
 )]
 
+mod changes;
 mod circles;
 mod fuzz;
 mod handle;

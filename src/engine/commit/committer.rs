@@ -15,7 +15,7 @@ use crate::batch::spool::SpoolFile;
 use crate::durable::point;
 use crate::engine::error::{EngineError, Fatal};
 use crate::journal::entry::{Cause, Checkpoint, Entry, encode_group};
-use crate::journal::log::{AppendError, Log};
+use crate::journal::log::{AppendError, Log, Position};
 use crate::model::id::{ClientCode, Key};
 use crate::model::seq::{Clock, Seq, SeqSource};
 use crate::store::swap::SwapStore;
@@ -24,6 +24,7 @@ use crate::telemetry::metrics::Metrics;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
+use tokio::sync::watch;
 
 /// When the entries of a group reach this size, the group takes no further request. A request's size is known only once
 /// it is decided, and the last one must still fit into the 8 MiB of a group.
@@ -32,6 +33,15 @@ const GROUP_BYTES: usize = 2 << 20;
 /// When the outcomes that one request resolves reach this size, the rest moves to the next group. One batch needs at most
 /// two bytes a row.
 const RESOLVED_BYTES: usize = 1 << 20;
+
+/// How far the journal is readable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Readable {
+    /// Where it ends.
+    pub end: Position,
+    /// The highest seq in it. Everything up to there is in the store, too.
+    pub last: Seq,
+}
 
 /// Takes requests group by group.
 pub struct Committer {
@@ -48,6 +58,8 @@ pub struct Committer {
     pub(super) written: Seq,
     /// Every write up to this seq is readable.
     pub last_seq: Arc<AtomicU64>,
+    /// The same with the journal's end, for those who wait for the next group.
+    pub readable: watch::Sender<Readable>,
     /// When the oldest erasure happened whose bytes are still on the disk, in milliseconds (R12).
     pub oldest_erasure: Arc<AtomicU64>,
     /// The clock.
@@ -86,6 +98,7 @@ impl Committer {
         clock: Arc<dyn Clock>,
     ) -> Self {
         let last_seq = Arc::new(AtomicU64::new(last.get()));
+        let readable = watch::Sender::new(Readable { end: log.end(), last });
         Self {
             log,
             store,
@@ -93,6 +106,7 @@ impl Committer {
             seqs: SeqSource::after(last),
             written: last,
             last_seq,
+            readable,
             clock,
             oldest_erasure: Arc::new(AtomicU64::new(u64::MAX)),
             journaled: Arc::new(AtomicU64::new(0)),
@@ -226,6 +240,7 @@ impl Committer {
         }
         // A caller that waits for a seq must find its write.
         self.last_seq.store(self.seqs.last().get(), Ordering::Release);
+        self.readable.send_replace(Readable { end: self.log.end(), last: self.written });
         point("answer").map_err(Fatal::new)?;
         for at in marks {
             if let Some(answer) = answers.get_mut(at) {

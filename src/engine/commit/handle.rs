@@ -2,7 +2,7 @@
 //!
 //! Promises: who gets an answer knows that the request is durable and readable; when the daemon stops, nobody waits for ever.
 
-use super::committer::Committer;
+use super::committer::{Committer, Readable};
 use super::node::Node;
 use super::request::{Answer, NewBatch, Ordered, Request, WriteRules};
 use super::taking::Reply;
@@ -16,7 +16,7 @@ use crate::sync::{AtomicU64, Ordering};
 use arc_swap::ArcSwapOption;
 use std::any::Any;
 use std::sync::{Arc, OnceLock};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// How many requests may wait for the commit thread. Further callers wait until there is room in the queue.
 const REQUESTS_WAITING_MAX: usize = 4096;
@@ -72,6 +72,11 @@ pub(in crate::engine) struct CommitHandle {
     journaled: Arc<AtomicU64>,
     /// When the oldest erasure was whose bytes are not gone yet (R12), in milliseconds; the greatest number if there is none.
     oldest_erasure: Arc<AtomicU64>,
+    /// How far the journal is readable.
+    readable: watch::Receiver<Readable>,
+    /// Up to this seq the journal holds values of erased visitors whose tombstones are gone, or about to go. Nobody is told what
+    /// it says of that time, though the segments may still be there.
+    erased_until: AtomicU64,
 }
 
 impl CommitHandle {
@@ -84,6 +89,8 @@ impl CommitHandle {
             last_seq: Arc::clone(&committer.last_seq),
             journaled: Arc::clone(&committer.journaled),
             oldest_erasure: Arc::clone(&committer.oldest_erasure),
+            readable: committer.readable.subscribe(),
+            erased_until: AtomicU64::new(0),
         };
         (handle, queue)
     }
@@ -169,6 +176,21 @@ impl CommitHandle {
     /// Notes an erasure whose bytes are not gone yet.
     pub(in crate::engine) fn note_erasure(&self, at: Millis) {
         self.oldest_erasure.fetch_min(at.0, Ordering::AcqRel);
+    }
+
+    /// How far the journal is readable: whoever keeps this learns of each further group.
+    pub(in crate::engine) fn readable(&self) -> watch::Receiver<Readable> {
+        self.readable.clone()
+    }
+
+    /// The seq up to which nobody may be told any more what the journal says.
+    pub(in crate::engine) fn erased_until(&self) -> Seq {
+        Seq::from_u64(self.erased_until.load(Ordering::Acquire))
+    }
+
+    /// Notes that the tombstones of visitors are about to go who were erased up to this seq.
+    pub(in crate::engine) fn note_erased_until(&self, seq: Seq) {
+        self.erased_until.fetch_max(seq.get(), Ordering::AcqRel);
     }
 
     /// Takes the oldest erasure: whoever takes it sees to it that the bytes go, or notes it again.

@@ -39,7 +39,7 @@ mod tests;
 pub(in crate::engine) mod thread;
 pub mod wire;
 
-pub use committer::Committer;
+pub use committer::{Committer, Readable};
 pub(in crate::engine) use handle::{CommitHandle, SentToAll};
 pub use request::{
     Again, Answer, MadeAgain, NewBatch, Ordered, Placed, Request, Shared, VisitorWrite, WriteRules,

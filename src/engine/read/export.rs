@@ -45,6 +45,8 @@ pub struct Export {
     commit: Arc<CommitHandle>,
     client: ClientCode,
     lifetime_ms: u64,
+    /// Everything up to this seq is in it, and perhaps more.
+    pub seq: Seq,
     place: Slot,
 }
 
@@ -69,7 +71,8 @@ impl Reader {
         let lifetime_ms = shared.settings(client)?.lifetime_ms;
         refuse_held(&shared.batches.pending(client))?;
         let place = self.exports.take(who).await?;
-        Ok(Export { shared, commit, client: client.clone(), lifetime_ms, place })
+        let seq = commit.readable().borrow().last;
+        Ok(Export { shared, commit, client: client.clone(), lifetime_ms, seq, place })
     }
 }
 

@@ -3,6 +3,7 @@
 //! ```text
 //! lookup.rs      one visitor as of now: the stored profile with the pending rows applied
 //! export.rs      all visitors of a client, page by page
+//! changes.rs     every write to a client's visitors, in the order of seqs
 //! batch_list.rs  the batches of a client, newest first, page by page
 //! report.rs      what happened to the rows of a batch, its repair file, its upload
 //! provenance.rs  which line of which upload set an attribute
@@ -12,6 +13,7 @@
 //! Promises: nothing in this room writes to the journal or the store.
 
 pub(in crate::engine) mod batch_list;
+pub mod changes;
 pub mod export;
 pub mod lookup;
 pub mod provenance;

@@ -164,19 +164,7 @@ impl Reader {
     ) -> Result<Report, EngineError> {
         let known = self.applied_here(id)?;
         let (shared, accepted) = (Arc::clone(&self.shared), known.accepted);
-        let opened = blocking(move || {
-            let overwritings = shared.spool.overwritings();
-            let (name, sum) = (accepted.spool, accepted.sum());
-            if verified {
-                shared.spool.verify(name, &sum).map_err(|error| lost(&accepted, error))?;
-            }
-            let file = File::open(shared.spool.rows_path(name)).map_err(|error| lost(&accepted, error))?;
-            let header =
-                read_header(&file, &accepted.rules.reading).map_err(|error| lost(&accepted, error))?;
-            let overwritten = shared.spool.overwritten_path(name).exists();
-            Ok(Report { shared, accepted, header, file, overwritten, overwritings, _upload: None, place })
-        });
-        opened.await
+        blocking(move || Report::open(shared, accepted, verified, place)).await
     }
 
     /// Opens a batch's upload, as it was sent but for the rows of visitors that were erased since, which read `erased`.
@@ -204,6 +192,24 @@ impl Reader {
 }
 
 impl Report {
+    /// Opens the files of a complete batch. Blocks.
+    pub(in crate::engine) fn open(
+        shared: Arc<Shared>,
+        accepted: Arc<Accepted>,
+        verified: bool,
+        place: Slot,
+    ) -> Result<Self, EngineError> {
+        let overwritings = shared.spool.overwritings();
+        let (name, sum) = (accepted.spool, accepted.sum());
+        if verified {
+            shared.spool.verify(name, &sum).map_err(|error| lost(&accepted, error))?;
+        }
+        let file = File::open(shared.spool.rows_path(name)).map_err(|error| lost(&accepted, error))?;
+        let header = read_header(&file, &accepted.rules.reading).map_err(|error| lost(&accepted, error))?;
+        let overwritten = shared.spool.overwritten_path(name).exists();
+        Ok(Self { shared, accepted, header, file, overwritten, overwritings, _upload: None, place })
+    }
+
     /// Its place among the reports. Whoever waits for the client notes that on the place, and ends the answer when asked to
     /// make room.
     pub fn place(&self) -> &Slot {
@@ -289,9 +295,25 @@ impl Report {
         from: Option<RowPlace>,
         mut each: impl FnMut(&Row<'_>, Option<RowOutcome>) -> io::Result<ControlFlow<()>>,
     ) -> Result<(), EngineError> {
+        self.each_row_told(
+            from,
+            |row, outcome, erased| {
+                if erased { Ok(ControlFlow::Continue(())) } else { each(row, outcome) }
+            },
+        )
+    }
+
+    /// The same with the rows that an erasure overwrote. What those say means nothing. Blocks.
+    pub(in crate::engine) fn each_row_told(
+        &self,
+        from: Option<RowPlace>,
+        mut each: impl FnMut(&Row<'_>, Option<RowOutcome>, bool) -> io::Result<ControlFlow<()>>,
+    ) -> Result<(), EngineError> {
         let read = self.in_the_file(from, |row, outcome| {
-            let erased = self.overwritten && reads_erased(row.sent);
-            if erased { Ok(ControlFlow::Continue(())) } else { each(row, outcome) }
+            let told = each(row, outcome, self.overwritten && reads_erased(row.sent))?;
+            // The row was parsed with the rest of its piece, before it was looked at.
+            self.still()?;
+            Ok(told)
         });
         read.map_err(|error| self.broken(error))
     }

@@ -14,6 +14,8 @@ use std::sync::Arc;
 
 /// How many exports run at once. Each needs a thread, and reads the whole store.
 pub(crate) const EXPORTS_MAX: usize = 4;
+/// How many feeds of changes are open at once. Each needs a thread, and may be open for ever.
+pub(crate) const CHANGES_MAX: usize = 32;
 /// How many reports are read at once. Each needs a thread for as long as its client reads.
 pub(crate) const REPORTS_MAX: usize = 16;
 /// How many searches for lines run at once. Each needs a thread, and reads whole uploads.
@@ -28,6 +30,7 @@ pub(in crate::engine) struct Reader {
     /// Says up to which seq everything is readable.
     pub(in crate::engine) commit: Arc<CommitHandle>,
     pub(in crate::engine) exports: Shares,
+    pub(in crate::engine) changes: Shares,
     pub(in crate::engine) reports: Shares,
     pub(in crate::engine) line_searches: Shares,
     /// Counts of visitors: one at a time, for each reads the whole store.
@@ -42,6 +45,7 @@ impl Reader {
         let places = |scarce, max| Shares::new(scarce, max, &shared.metrics);
         Self {
             exports: places(Scarce::Exports, EXPORTS_MAX),
+            changes: places(Scarce::Changes, CHANGES_MAX),
             reports: places(Scarce::Reports, REPORTS_MAX),
             line_searches: places(Scarce::LineSearches, LINE_SEARCHES_MAX),
             counts: places(Scarce::Counts, 1),

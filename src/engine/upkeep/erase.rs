@@ -44,6 +44,11 @@ impl Erased {
         self.0.get(&key.without_mark()).copied()
     }
 
+    /// The last erasure of them.
+    pub fn last(&self) -> Seq {
+        self.0.values().copied().max().unwrap_or_default()
+    }
+
     /// How many ids.
     pub fn len(&self) -> usize {
         self.0.len()

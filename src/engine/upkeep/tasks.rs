@@ -357,6 +357,7 @@ impl Housekeeping {
             Action::WaitForPending => self.wait_for_pending_batches()?,
             Action::Overwrite => self.overwrite(&hand.erased)?,
             Action::NoteErasing => {
+                self.upkeep.commit.note_erased_until(hand.erased.last());
                 durable::replace(&self.erasing(), "erasing", |_| Ok(())).map_err(failed)?
             }
             Action::BeginFresh => {

@@ -23,6 +23,11 @@ pub fn group_given_up(length: usize) -> Vec<u8> {
     vec![GROUP_GIVEN_UP; length]
 }
 
+/// Whether a payload stands where damaged groups were given up.
+pub fn is_given_up(payload: &[u8]) -> bool {
+    payload.first() == Some(&GROUP_GIVEN_UP)
+}
+
 /// The entries of a group's payload.
 pub fn decode_group(payload: &[u8]) -> Result<Vec<Entry>, CodecError> {
     match payload.first() {

@@ -11,7 +11,7 @@ mod types;
 
 pub use bytes::{
     CHECKPOINT_VERSION, GROUP_VERSION, decode_checkpoint, decode_group, encode_checkpoint, encode_group,
-    group_given_up,
+    group_given_up, is_given_up,
 };
 pub use earlier::Version4;
 pub use types::{

@@ -17,7 +17,8 @@
 //! | `frame`, `header` | the bytes of a frame and of a segment's header |
 //! | `segment` | one open segment and its frames |
 //! | `folder` | which segments there are; making one |
-//! | `window` | reading a segment piece by piece |
+//! | `window` | a part of a segment's file in memory |
+//! | `piece` | reading piece by piece, while somebody else appends |
 //! | `recover` | replaying, cutting a torn tail off, giving damage up |
 //! | `error` | what can be wrong |
 //!
@@ -64,6 +65,7 @@ mod error;
 mod folder;
 mod frame;
 mod header;
+mod piece;
 mod position;
 mod recover;
 mod segment;
@@ -73,6 +75,7 @@ mod window;
 
 pub use error::{AppendError, Damage, Flaw, GivenUp, LogError, TornTail};
 pub use frame::PAYLOAD_BYTES_MAX;
+pub use piece::{Piece, read_piece};
 pub use position::Position;
 
 use crate::durable::disk::{Disk, DiskPoints, SystemDisk, is_full};

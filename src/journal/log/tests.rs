@@ -615,3 +615,35 @@ fn the_format_is_these_bytes() {
     check(48, b"hello", b"\x11\0\0\0\xd6\xfe\x23\x4e\x1d\xa8\xd7\xb2hello\0\0\0\0\0\0\0");
     check(72, b"", b"\x0c\0\0\0\xc7\x4b\x67\x48\x2f\x32\xef\x75\0\0\0\0");
 }
+
+/// From every frame on and to every frame, whatever a piece may hold; and a segment that is gone is told as missing.
+#[test]
+fn pieces_one_behind_the_other_are_the_log() {
+    let journal = Journal::new(SMALL, &[1, 100, 200, 300, 7, 2000, 0, 450, 30, 30]);
+    let positions: Vec<Position> =
+        std::iter::once(Position::START).chain(journal.frames.iter().map(|(_, end, _)| *end)).collect();
+    for (first, from) in positions.iter().enumerate() {
+        for (last, to) in positions.iter().enumerate().skip(first) {
+            for bytes in [0, 1, 250, 10_000] {
+                let (mut at, mut read) = (*from, vec![]);
+                while at < *to {
+                    let piece = read_piece(journal.path(), at, *to, bytes).unwrap();
+                    assert!(piece.next > at, "{at} to {to}");
+                    read.extend(piece.frames);
+                    at = piece.next;
+                }
+                let expected: Vec<_> = journal.frames[first..last]
+                    .iter()
+                    .map(|(_, end, payload)| (*end, payload.clone()))
+                    .collect();
+                assert_eq!(read, expected, "{from} to {to} by {bytes}");
+            }
+        }
+    }
+    let starts = Position::starts_in(journal.path()).unwrap();
+    assert_eq!(starts.first(), Some(&Position::START));
+    fs::remove_file(journal.path().join(name(0))).unwrap();
+    let gone = read_piece(journal.path(), Position::START, positions[1], 1);
+    assert!(matches!(gone, Err(LogError::Missing { .. })), "{gone:?}");
+    assert_eq!(Position::starts_in(journal.path()).unwrap(), starts[1..]);
+}

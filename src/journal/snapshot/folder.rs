@@ -1,9 +1,11 @@
 //! The folder of the snapshots: which there are, and what the next is called.
 
 use super::error::{SnapshotError, failed};
+use super::reader::SnapshotReader;
 use super::writer::POINTS;
 use crate::durable::disk::{Disk, SystemDisk};
 use crate::durable::names::{folder_of, numbers_in};
+use crate::journal::entry::Checkpoint;
 use crate::layout;
 use std::fs::{self, File};
 use std::io;
@@ -42,6 +44,13 @@ impl Snapshots {
         let mut numbers = self.numbers(layout::SNAPSHOT)?;
         numbers.sort_unstable_by(|a, b| b.cmp(a));
         Ok(numbers.into_iter().map(|number| (self.path_of(number), number)).collect())
+    }
+
+    /// What the snapshots of a folder say of the journal, as far as that can be read. Changes nothing.
+    pub fn marks_in(folder: &Path) -> Vec<Checkpoint> {
+        let numbers = numbers_in(folder, layout::SNAPSHOT).unwrap_or_default();
+        let read = |number| SnapshotReader::open(&layout::numbered(folder, number, layout::SNAPSHOT));
+        numbers.into_iter().filter_map(|number| Some(read(number).ok()?.checkpoint().clone())).collect()
     }
 
     /// Renames a damaged snapshot, so that nobody counts on it.
