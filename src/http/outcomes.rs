@@ -84,7 +84,7 @@ fn named(mut answer: Answer, name: &str) -> Answer {
 }
 
 /// Rows so far, by outcome.
-#[derive(Serialize, ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(in crate::http) struct Outcomes {
     updated: u64,
     created: u64,

@@ -4,13 +4,14 @@
 //! at all is limited in [`connection`](super::connection).
 
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::task::spawn_blocking;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::patience::Patience;
 use super::response::Chunk;
@@ -42,6 +43,20 @@ impl Sender {
     pub(super) fn write(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> ControlFlow<()> {
         write(&mut self.filling);
         if self.filling.len() < CHUNK_BYTES { ControlFlow::Continue(()) } else { self.flush() }
+    }
+
+    /// Sends what there is, and waits for news, for so long at most. Breaks off if the client has gone.
+    pub(super) fn rest(&mut self, news: impl Future<Output = ()>, at_most: Duration) -> ControlFlow<()> {
+        self.flush()?;
+        let wanted = Handle::current().block_on(async {
+            tokio::select! {
+                () = news => true,
+                () = sleep(at_most) => true,
+                () = self.chunks.closed() => false,
+                _ = self.place.asked_to_leave() => false,
+            }
+        });
+        if wanted { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     }
 
     fn flush(&mut self) -> ControlFlow<()> {

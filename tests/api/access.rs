@@ -20,7 +20,7 @@ enum Takes {
 use Takes::{Admin, Any, Batch, BatchAndRead, Everywhere, Nothing, Read};
 
 /// Each endpoint, by each of its methods. `{batch}` is a batch's id, `{folder}` a folder that is not there yet.
-const ENDPOINTS: [(&str, &str, Takes); 51] = [
+const ENDPOINTS: [(&str, &str, Takes); 52] = [
     ("GET", "/?client=demo", Any),
     ("GET", "/visitors?client=demo&by=pc&id=1", Read),
     ("GET", "/batches?client=demo", Any),
@@ -57,6 +57,7 @@ const ENDPOINTS: [(&str, &str, Takes); 51] = [
     ("GET", "/api/v1/statistics?client=demo", Read),
     ("GET", "/api/v1/batches/demo-1701473848678-10000001", Any),
     ("GET", "/api/v1/export?format=ndjson&client=demo", Admin),
+    ("GET", "/api/v1/changes?since=0&client=demo", Admin),
     ("POST", "/api/v1/compact", Everywhere),
     ("POST", "/api/v1/backup", Everywhere),
     ("GET", "/m2/demo/mbox/json?mboxPC=1", Nothing),

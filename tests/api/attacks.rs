@@ -271,7 +271,7 @@ fn calls() -> impl Strategy<Value = Vec<u8>> {
 
 const WORDS: [&str; 14] =
     ["demo", "1", "t", "m2", "v2", "profile", "rest", "v1", "api", "pc", "ecid", "true", "remove", "csv"];
-const PATHS: [&str; 37] = [
+const PATHS: [&str; 38] = [
     "/m2/demo/profile/batchUpdate",
     "/m2/demo/v2/profile/batchUpdate",
     "/m2/demo/profile/batchStatus",
@@ -294,6 +294,7 @@ const PATHS: [&str; 37] = [
     "/api/v1/statistics",
     "/openapi.json",
     "/api/v1/export",
+    "/api/v1/changes",
     "/api/v1/compact",
     "/metrics",
     "/",
@@ -529,6 +530,7 @@ fn naughty_strings_come_back_as_they_were_and_break_out_of_nothing() {
             format!("/api/v1/batches?client=demo&status={value}"),
             format!("/api/v1/batches/{value}"),
             format!("/api/v1/export?client=demo&format={value}&by={value}&defuse={value}"),
+            format!("/api/v1/changes?client=demo&since={value}&rows={value}&follow={value}"),
             format!("/{value}"),
             format!("/?client={value}"),
             format!("/visitors?client=demo&by=pc&id={visitor}"),

@@ -3,7 +3,8 @@
 //! ```text
 //! adobe.rs mbox.rs delivery.rs imitation.rs   Adobe's calls, as Adobe's pages and SDKs have them
 //! batch_file.rs compressed.rs                 batch files as people send them
-//! native.rs export.rs identity.rs openapi.rs  our own calls, and their description
+//! native.rs export.rs changes.rs identity.rs openapi.rs
+//!                                             our own calls, and their description
 //! inspector.rs cli.rs                         the inspector without a browser; the command line
 //! access.rs attacks.rs http.rs limits.rs      who may do what; what is refused, bounded and cut off
 //! proxies.rs tls.rs
@@ -22,6 +23,7 @@ mod access;
 mod adobe;
 mod attacks;
 mod batch_file;
+mod changes;
 mod cli;
 mod compressed;
 mod delivery;

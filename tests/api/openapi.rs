@@ -171,6 +171,9 @@ fn the_answers_to_all_calls_are_as_described() {
     for form in ["ndjson", "csv", "xml"] {
         tour.get("/api/v1/export", &format!("/api/v1/export?client=demo&format={form}"));
     }
+    for since in ["0", "x"] {
+        tour.get("/api/v1/changes", &format!("/api/v1/changes?client=demo&since={since}"));
+    }
     let update = "/m2/{client}/profile/update";
     let url = "/m2/demo/profile/update?mboxPC=1&profile.a=5";
     tour.get(update, url);

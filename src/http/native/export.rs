@@ -27,6 +27,8 @@ use crate::tokens::Scope;
 
 /// How many visitors a CSV file leaves out, for want of an id of its kind.
 const LEFT_OUT: HeaderName = HeaderName::from_static("profiled-left-out");
+/// From where on the changes tell what an export does not.
+const SEQ: HeaderName = HeaderName::from_static("profiled-seq");
 
 pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
     methods: Methods::Read,
@@ -60,6 +62,11 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
                 "Profiled-Left-Out",
                 "csv: how many visitors are left out because they have no id of the kind in by.",
             )
+            .bears(
+                "200",
+                "Profiled-Seq",
+                "Everything up to this seq is in it: follow the changes from there on.",
+            )
             .bears("200", "Content-Disposition", "The file name.")
     }),
 }];
@@ -69,6 +76,7 @@ async fn answer(call: Call<'_>) -> Reply {
     let Call { front, request, bearer, .. } = call;
     let export = front.app.export(&request.who(Some(client)), client).await?;
     let (place, pace) = (export.place().clone(), request.answer_pace());
+    let seq = HeaderValue::from(export.seq.get());
     let what = match format {
         Format::Ndjson => "all visitors, as NDJSON",
         Format::Csv(..) => "all visitors, as CSV",
@@ -76,7 +84,10 @@ async fn answer(call: Call<'_>) -> Reply {
     front.app.note_act(bearer.actor(request), "export", Some(client), what).await;
     match format {
         Format::Ndjson => {
-            Ok(chunked(NDJSON, begin("an export", &place, pace, move |out| ndjson(&export, out))))
+            let chunks = begin("an export", &place, pace, move |out| ndjson(&export, out));
+            let mut answer = chunked(NDJSON, chunks);
+            answer.headers_mut().insert(SEQ, seq);
+            Ok(answer)
         }
         Format::Csv(key_kind, cells) => {
             let (gone, _here) = oneshot::channel::<()>();
@@ -101,6 +112,7 @@ async fn answer(call: Call<'_>) -> Reply {
             });
             let mut answer = chunked(CSV, chunks);
             answer.headers_mut().insert(LEFT_OUT, left_out);
+            answer.headers_mut().insert(SEQ, seq);
             Ok(answer)
         }
     }

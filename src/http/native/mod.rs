@@ -1,6 +1,7 @@
 //! Our own calls, in JSON, under `/api/v1`.
 
 mod batches;
+mod changes;
 mod events;
 mod export;
 mod outcomes;
@@ -15,6 +16,7 @@ pub(super) const ENDPOINTS: &[&[Endpoint]] = &[
     profiles::ENDPOINTS,
     statistics::ENDPOINTS,
     export::ENDPOINTS,
+    changes::ENDPOINTS,
     batches::ENDPOINTS,
     events::ENDPOINTS,
     outcomes::ENDPOINTS,

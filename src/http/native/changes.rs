@@ -1,0 +1,381 @@
+//! `GET /api/v1/changes?since=SEQ[&follow=true][&rows=false]`: every write to a client's visitors as an event, in the order of seqs; as
+//! NDJSON, or as server-sent events that go on.
+//!
+//! A stream ends with an event that says why, unless it breaks off. Where a client goes on is the place of the last event that it has.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use hyper::header::{ACCEPT, HeaderName};
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use utoipa::ToSchema;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+
+use crate::engine::EngineError;
+use crate::engine::gates::Scarce;
+use crate::engine::read::changes::{ChangePlace, Changes, Event, Step, What, Written};
+use crate::http::auth::Access;
+use crate::http::endpoint::{Api, Call, CallLimits, Endpoint, Methods, Reply, Whose};
+use crate::http::error::HttpError;
+use crate::http::operation::{form, form_of};
+use crate::http::outcomes::Outcomes;
+use crate::http::request::{Params, Request};
+use crate::http::response::{EVENTS, NDJSON, chunked};
+use crate::http::shapes;
+use crate::http::stream::{Sender, begin};
+use crate::journal::entry::WriteKind;
+use crate::model::batch::{EmptyValues, Outcome};
+use crate::model::id::Key;
+use crate::tokens::Scope;
+
+/// Where a browser's `EventSource` says how far it is.
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+/// After so long without an event, one says that there was none: the client could think that the connection is dead.
+const SILENT_MAX: Duration = Duration::from_secs(15);
+
+pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
+    methods: Methods::Read,
+    path: "/api/v1/changes",
+    name: "changes",
+    api: Api::Native,
+    // As an export: it tells of all visitors.
+    access: Access::Of(Scope::Admin),
+    client: Whose::InQuery,
+    limits: CallLimits { scarce: &[Scarce::Changes], ..CallLimits::NONE },
+    handler: |call| Box::pin(answer(call)),
+    describe: Some(|operation| {
+        operation
+            .summary("Tells every write to a client's visitors, in the order of seqs.")
+            .says("Changes that are no longer kept are a 410: export the client, and follow the changes from the export's seq on.")
+            .client()
+            .query(
+                "since",
+                false,
+                shapes::pattern("^[0-9]{1,15}(-[0-9]{1,6})?$"),
+                "What comes after this seq; SEQ-LINE: after this line of the batch with this seq. Required unless the header \
+                 Last-Event-ID has it.",
+            )
+            .switch("follow", "Go on with each further write. Server-sent events always do.")
+            .switch("rows", "Tell each row of a batch, once the batch is complete. Without, only the batch is told.")
+            .header("Last-Event-ID", shapes::text(), "The id of the last event; it counts instead of since.")
+            .answers("200", "The events.", [form_of::<ChangeEvent<'_>>(NDJSON), form(EVENTS, event())])
+    }),
+}];
+
+/// A server-sent event, for the OpenAPI document.
+fn event() -> Schema {
+    ObjectBuilder::new()
+        .schema_type(Type::Object)
+        .property("id", shapes::text())
+        .property("event", shapes::text())
+        .property("data", shapes::text())
+        .into()
+}
+
+async fn answer(call: Call<'_>) -> Reply {
+    let (client, asked) = (call.client()?, Asked::of(call.request, &call.query()?)?);
+    let Call { front, request, bearer, .. } = call;
+    let changes = front.app.changes(&request.who(Some(client)), client, asked.since, asked.rows).await?;
+    let (slot, pace, stopping) = (changes.slot().clone(), request.answer_pace(), request.stopping());
+    let what = format!("changes since {}", asked.since);
+    front.app.note_act(bearer.actor(request), "changes", Some(client), &what).await;
+    let media_type = asked.form.media_type();
+    let chunks = begin("a feed of changes", &slot, pace, move |out| tell(changes, &asked, stopping, out));
+    Ok(chunked(media_type, chunks))
+}
+
+/// What a call asks for.
+#[derive(Debug, PartialEq, Eq)]
+struct Asked {
+    since: ChangePlace,
+    rows: bool,
+    follow: bool,
+    form: Form,
+}
+
+/// How events are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// Each is a line.
+    Ndjson,
+    /// As browsers read them.
+    ServerSent,
+}
+
+impl Form {
+    const fn media_type(self) -> &'static str {
+        match self {
+            Self::Ndjson => NDJSON,
+            Self::ServerSent => EVENTS,
+        }
+    }
+
+    fn write(self, event: &ChangeEvent<'_>, id: Option<ChangePlace>, bytes: &mut Vec<u8>) {
+        if self == Self::ServerSent {
+            if let Some(id) = id {
+                bytes.extend_from_slice(format!("id: {id}\n").as_bytes());
+            }
+            bytes.extend_from_slice(format!("event: {}\ndata: ", event.event).as_bytes());
+        }
+        if let Err(error) = serde_json::to_writer(&mut *bytes, event) {
+            tracing::error!(%error, "an event in JSON");
+        }
+        bytes.extend_from_slice(if self == Self::ServerSent { b"\n\n" } else { b"\n" });
+    }
+}
+
+impl Asked {
+    fn of(request: &Request, query: &Params) -> Result<Self, HttpError> {
+        let accepted = request.header_text(&ACCEPT).unwrap_or_default();
+        Self::from(accepted, request.header_text(&LAST_EVENT_ID), query)
+    }
+
+    fn from(accepted: &str, last: Option<&str>, query: &Params) -> Result<Self, HttpError> {
+        let form = if accepted.contains("event-stream") { Form::ServerSent } else { Form::Ndjson };
+        let last = last.filter(|last| !last.is_empty()).map(|last| ("Last-Event-ID: ", last));
+        let Some((named, text)) = last.or_else(|| query.get("since").map(|since| ("since=", since))) else {
+            let why = "since= is missing: it is the seq of the last write that you know of; since=0 asks for all there ever were";
+            return Err(HttpError::Wrong(why.into()));
+        };
+        let since = ChangePlace::parse(text).ok_or_else(|| {
+            HttpError::Wrong(format!(
+                "{named}{text} is no place: it is SEQ or SEQ-LINE, as an earlier event had it"
+            ))
+        })?;
+        let switch = |name: &str, default: bool| match query.get(name) {
+            None => Ok(default),
+            Some("true") => Ok(true),
+            Some("false") => Ok(false),
+            Some(other) => Err(HttpError::Wrong(format!("{name}={other} is not known: it is true or false"))),
+        };
+        let follow = switch("follow", false)? || form == Form::ServerSent;
+        Ok(Self { since, rows: switch("rows", true)?, follow, form })
+    }
+}
+
+/// Tells the changes until there are no more for now, or for ever.
+fn tell(
+    mut changes: Changes,
+    asked: &Asked,
+    mut stopping: watch::Receiver<Option<Instant>>,
+    out: &mut Sender,
+) -> Result<(), EngineError> {
+    let form = asked.form;
+    let mut news = changes.news();
+    let mut told = None;
+    loop {
+        news.mark_unchanged();
+        let stops = || stopping.borrow().is_some();
+        let step = changes.step(&mut |event| {
+            let written = out.write(|bytes| {
+                let id = Some(event.place).filter(|_| !matches!(event.what, What::Swept(_)));
+                form.write(&ChangeEvent::of(&event), id, bytes);
+            });
+            if stops() { ControlFlow::Break(()) } else { written }
+        });
+        let (event, at, ends) = match step {
+            Ok(Step::More) => continue,
+            Ok(Step::Enough) => return Ok(()),
+            Ok(Step::CaughtUp(_)) => (ChangeEvent::bare("upTo", changes.told()), Some(changes.told()), false),
+            Ok(Step::Waits(batch)) => (
+                ChangeEvent {
+                    batch_id: Some(batch.to_string()),
+                    ..ChangeEvent::bare("waiting", changes.told())
+                },
+                None,
+                false,
+            ),
+            Err(error @ EngineError::Stopping) => return Err(error),
+            Err(error) => {
+                let name = if matches!(error, EngineError::ChangesGone { .. }) { "gone" } else { "error" };
+                let earliest = match &error {
+                    EngineError::ChangesGone { earliest, .. } => Some(earliest.to_string()),
+                    _ => None,
+                };
+                let ended = ChangeEvent::bare(name, changes.told());
+                (ChangeEvent { message: Some(error.to_string()), earliest, ..ended }, None, true)
+            }
+        };
+        // It says again where it is only if that is news, or has not been said for long.
+        let is_news = told.as_ref().is_none_or(|(known, at): &(ChangeEvent<'_>, Instant)| {
+            at.elapsed() >= SILENT_MAX || known.event != event.event && event.event == "waiting"
+        });
+        let ends = ends || !asked.follow;
+        if ends || is_news {
+            if out.write(|bytes| form.write(&event, at, bytes)).is_break() || ends {
+                return Ok(());
+            }
+            told = Some((event, Instant::now()));
+        }
+        let changed = async {
+            tokio::select! {
+                _ = news.changed() => {}
+                _ = stopping.wait_for(Option::is_some) => {}
+            }
+        };
+        if out.rest(changed, SILENT_MAX).is_break() || stopping.borrow().is_some() {
+            return Ok(());
+        }
+    }
+}
+
+/// A visitor's id.
+#[derive(Debug, Serialize, ToSchema)]
+struct Id {
+    /// `pcId`, `thirdPartyId` or `marketingCloudVisitorId`.
+    kind: &'static str,
+    id: String,
+}
+
+impl Id {
+    fn of(key: &Key) -> Self {
+        Self { kind: key.kind().name(), id: key.id().to_owned() }
+    }
+
+    fn all(keys: &[Key]) -> Option<Vec<Self>> {
+        Some(keys.iter().map(Self::of).collect())
+    }
+}
+
+/// One event. What it has depends on what happened.
+#[derive(Debug, Default, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct ChangeEvent<'a> {
+    /// Its place in the order.
+    seq: String,
+    /// When that was.
+    time: String,
+    /// What happened: `write`, `erase`, `sweep`, `withheld`, `batch`, `row`, `batchEnd`; or about the stream: `upTo`, `waiting`, `gone`,
+    /// `error`.
+    event: &'static str,
+    /// What kind of call it came by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<&'static str>,
+    /// The visitor: its canonical id; of a row the id that it names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<Id>,
+    /// The ids that were erased or swept; with `attributes`: all other ids that the visitor has then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ids: Option<Vec<Id>>,
+    /// Whether the visitor began with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    created: Option<bool>,
+    /// The attributes that it set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    set: Option<BTreeMap<&'a str, &'a str>>,
+    /// The attributes that it removed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    removed: Option<&'a [String]>,
+    /// The ids that it bound to the visitor.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bound: Option<Vec<Id>>,
+    /// All attributes that the visitor has then, where the write brought more than it names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attributes: Option<BTreeMap<&'a str, &'a str>>,
+    /// The batch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    batch_id: Option<String>,
+    /// The row's line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<u32>,
+    /// The row's outcome.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outcome: Option<&'static str>,
+    /// Why the row failed, or `erased`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    /// How many rows the batch has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rows: Option<u64>,
+    /// Whether it replaces what earlier v2 batches set since the visitor's last site call.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replaces: Option<bool>,
+    /// Whether its empty values remove attributes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    removes: Option<bool>,
+    /// The batch's rows by outcome.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    counts: Option<Outcomes>,
+    /// Why the stream ends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
+    /// The earliest seq that can be asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    earliest: Option<String>,
+}
+
+impl<'a> ChangeEvent<'a> {
+    fn bare(event: &'static str, place: ChangePlace) -> Self {
+        let time = place.seq.millis().iso_8601();
+        Self { seq: place.seq.to_string(), time, event, ..Self::default() }
+    }
+
+    fn of(told: &'a Event) -> Self {
+        let bare = |event| Self::bare(event, told.place);
+        match &told.what {
+            What::Write(written) => Self::written(written, bare("write")),
+            What::Erased(ids) => Self { source: Some("erasure"), ids: Id::all(ids), ..bare("erase") },
+            What::Swept(ids) => Self { source: Some("sweep"), ids: Id::all(ids), ..bare("sweep") },
+            What::Withheld => bare("withheld"),
+            What::Batch(batch) => Self {
+                source: Some(batch.rules.source.name()),
+                batch_id: Some(batch.id.to_string()),
+                rows: Some(batch.rows),
+                replaces: Some(batch.rules.writes_layer()),
+                removes: Some(batch.rules.empty_values == EmptyValues::Remove),
+                ..bare("batch")
+            },
+            What::Row(row) => {
+                let applied = matches!(row.outcome, Outcome::Updated | Outcome::Created) && row.id.is_some();
+                Self {
+                    source: Some(row.batch.rules.source.name()),
+                    batch_id: Some(row.batch.id.to_string()),
+                    line: Some(row.line),
+                    id: row.id.as_ref().map(Id::of),
+                    outcome: Some(row.outcome.name()),
+                    reason: row.reason,
+                    created: (row.outcome == Outcome::Created).then_some(true),
+                    set: applied.then(|| map(&row.sets)),
+                    removed: Some(&*row.removed).filter(|names| !names.is_empty()),
+                    ..bare("row")
+                }
+            }
+            What::BatchEnd(batch, counts) => Self {
+                batch_id: Some(batch.to_string()),
+                counts: Some(Outcomes::of(counts)),
+                ..bare("batchEnd")
+            },
+        }
+    }
+
+    fn written(written: &'a Written, bare: Self) -> Self {
+        let source = written.kind.and_then(|kind| match kind {
+            WriteKind::Mbox => Some("mbox"),
+            WriteKind::Delivery => Some("delivery"),
+            WriteKind::SingleUpdate => Some("single update"),
+            WriteKind::Removal => Some("removal"),
+            WriteKind::Erasure => Some("erasure"),
+            WriteKind::Sweep => Some("sweep"),
+            WriteKind::Unknown => None,
+        });
+        let whole = written.whole.as_ref();
+        Self {
+            source,
+            id: Some(Id::of(&written.id)),
+            created: written.created.then_some(true),
+            set: Some(map(&written.sets)),
+            removed: Some(&*written.removed).filter(|names| !names.is_empty()),
+            bound: Id::all(&written.bound).filter(|ids| !ids.is_empty()),
+            attributes: whole.map(|whole| map(&whole.attributes)),
+            ids: whole.and_then(|whole| Id::all(&whole.ids)),
+            ..bare
+        }
+    }
+}
+
+fn map(pairs: &[(String, String)]) -> BTreeMap<&str, &str> {
+    pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
+}
