@@ -5,6 +5,7 @@
 
 mod args;
 mod batch;
+mod changes;
 mod client;
 mod demo;
 mod describe;
@@ -46,6 +47,7 @@ enum Command {
     Profile(profile::Profile),
     Lint(lint::Lint),
     Export(export::Export),
+    Changes(changes::Changes),
     Import(import::Import),
     /// Back up a running daemon: a snapshot, the journal after it, and the uploads
     Backup(upkeep::Backup),
@@ -72,6 +74,7 @@ pub fn main() -> ExitCode {
         Command::Profile(command) => profile::run(command),
         Command::Lint(command) => lint::run(&command),
         Command::Export(command) => export::run(command),
+        Command::Changes(command) => changes::run(command),
         Command::Import(command) => import::run(command),
         Command::Backup(command) => upkeep::backup(command),
         Command::Restore(command) => upkeep::restore(&command),
