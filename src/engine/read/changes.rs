@@ -99,8 +99,8 @@ pub enum What {
     Erased(Vec<Key>),
     /// What was stored under these ids had expired, and was removed.
     Swept(Vec<Key>),
-    /// A write to a visitor who was erased since.
-    Withheld,
+    /// A write to a visitor who was erased since. These other ids, which were not erased, led to that visitor from then on.
+    Withheld(Vec<Key>),
     /// A batch was accepted. Its rows follow, if they are wanted.
     Batch(Arc<Accepted>),
     /// A row of a batch.
@@ -476,12 +476,12 @@ impl Changes {
             .cloned()
             .collect();
         let hidden = self.hidden(&ids, seq)?;
-        if hidden.first() == Some(&true) {
-            return Ok(What::Withheld);
-        }
         let gone: Vec<&Key> =
             ids.iter().zip(&hidden).filter(|(_, hidden)| **hidden).map(|(id, _)| id).collect();
         written.bound.retain(|id| !gone.contains(&id));
+        if hidden.first() == Some(&true) {
+            return Ok(What::Withheld(written.bound));
+        }
         if let Some(whole) = &mut written.whole {
             whole.ids.retain(|id| !gone.contains(&id));
         }

@@ -257,7 +257,7 @@ struct ChangeEvent<'a> {
     /// The visitor: its canonical id; of a row the id that it names.
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<Id>,
-    /// The ids that were erased or swept; with `attributes`: all other ids that the visitor has then.
+    /// The ids that were erased or swept; of `withheld` those that led to the visitor from then on; with `attributes`: all other ids that the visitor has then.
     #[serde(skip_serializing_if = "Option::is_none")]
     ids: Option<Vec<Id>>,
     /// Whether the visitor began with it.
@@ -319,7 +319,9 @@ impl<'a> ChangeEvent<'a> {
             What::Write(written) => Self::written(written, bare("write")),
             What::Erased(ids) => Self { source: Some("erasure"), ids: Id::all(ids), ..bare("erase") },
             What::Swept(ids) => Self { source: Some("sweep"), ids: Id::all(ids), ..bare("sweep") },
-            What::Withheld => bare("withheld"),
+            What::Withheld(ids) => {
+                Self { ids: Id::all(ids).filter(|ids| !ids.is_empty()), ..bare("withheld") }
+            }
             What::Batch(batch) => Self {
                 source: Some(batch.rules.source.name()),
                 batch_id: Some(batch.id.to_string()),
