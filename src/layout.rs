@@ -6,6 +6,7 @@
 //!     /lock                             the running daemon holds its lock
 //!     /tokens.json, tokens.lock         the access tokens, and the lock of whoever changes them
 //!     /audit.log                        the administrative acts
+//!     /cluster                          which order of several nodes the folder belongs to
 //!     /erasures                         the list of all erasures
 //!     /erasing                          an erasure has bytes left on the disk
 //!     /catalogue                        the complete batches
@@ -34,6 +35,8 @@ pub const TOKENS: &str = "tokens.json";
 pub const TOKENS_LOCK: &str = "tokens.lock";
 /// The audit trail.
 pub const AUDIT: &str = "audit.log";
+/// Which order of several nodes the folder belongs to.
+pub const CLUSTER: &str = "cluster";
 /// The list of all erasures.
 pub const ERASURES: &str = "erasures";
 /// Marks that bytes of an erased visitor may still be on the disk.

@@ -25,6 +25,7 @@
 //! | [`store`] | the interface to the profile store, its implementations sled and memory, and the exchange of a store for a fresh one |
 //! | [`batch`] | the batch file's parser, the spool, pending rows, their resolving, and the application of batches in the background |
 //! | [`engine`] | what every front door calls (`site_call`, `update`, `read`, `accept_batch`): a handle, and below it the rooms commit, driver, open, upkeep, read, ingest and offline |
+//! | [`cluster`] | a daemon as one node of several: founding and joining an order, reports, trimming |
 //! | [`http`] | hyper, TLS, limits per caller, the router, Adobe's formats and our own, the inspector's pages |
 //! | [`cli`] | one file per subcommand |
 //!
@@ -76,6 +77,7 @@ pub mod audit;
 pub mod batch;
 pub mod cli;
 pub mod clock;
+pub mod cluster;
 pub mod config;
 pub mod durable;
 pub mod engine;

@@ -7,12 +7,14 @@ mod args;
 mod batch;
 mod changes;
 mod client;
+mod cluster;
 mod demo;
 mod describe;
 mod error;
 mod export;
 mod import;
 mod lint;
+mod node;
 mod profile;
 mod serve;
 mod stop;
@@ -60,6 +62,9 @@ enum Command {
     /// Create, list and revoke access tokens
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// Begin an order for several nodes, or leave it
+    #[command(subcommand)]
+    Cluster(cluster::Cluster),
     /// Show the main job step by step in a temporary folder, then keep the daemon running to try it
     Demo(demo::Demo),
     Completions(describe::Completions),
@@ -81,6 +86,7 @@ pub fn main() -> ExitCode {
         Command::Check(command) => upkeep::check(*command),
         Command::Compact(command) => upkeep::compact(command),
         Command::Token(command) => token::run(command),
+        Command::Cluster(command) => cluster::run(command),
         Command::Demo(command) => demo::run(&command),
         Command::Completions(command) => describe::completions(&command, CommandLine::command()),
         Command::Man(command) => describe::man(&command, CommandLine::command()),

@@ -14,6 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 
 use super::error::CliError;
+use super::node::Node;
 use super::stop::{self, Stops};
 use super::supervise::Supervised;
 use super::terminal::{complain, say_in_time};
@@ -116,26 +117,31 @@ async fn serve(config: Config, tokens: Tokens, asked: Asked) -> Result<(), CliEr
     let front_config = config.clone();
     let opening = Opening::default();
     let watched = opening.clone();
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://{address}");
+    let (own_url, runtime) = (url.clone(), tokio::runtime::Handle::current());
     let opened = tokio::task::spawn_blocking(move || {
+        let node = Node::join(&config, &own_url, &runtime)?;
         let clock = GuardedClock::of_this_machine(config.server.clock_ahead_max);
-        Engine::open_watched(config, clock, &watched)
+        let opened = Engine::open_as(config, clock, &watched, node.as_ref().map(Node::parts));
+        let app = opened.map_err(|e| CliError::Failed(e.to_string()))?;
+        let members = node.map(|node| node.watch(app.clone())).transpose()?;
+        Ok::<_, CliError>((app, members))
     });
     let opened = tokio::select! {
         opened = opened => opened.map_err(|e| CliError::Failed(e.to_string()))?,
         never = supervised.opening(&opening) => match never {},
         never = server::serve_opening(&listener, &opening, tls.as_ref()) => match never {},
     };
-    let app = opened.map_err(|e| CliError::Failed(e.to_string()))?;
+    let (app, members) = opened?;
     let watched = app.clone();
     telemetry::on_panic(move |thread| watched.thread_panicked(thread));
     // Until here a signal ends the process at once, even in the middle of a recovery. That is always safe.
     let mut stops = Stops::new()?;
-    let scheme = if tls.is_some() { "https" } else { "http" };
-    let url = format!("{scheme}://{address}");
     say_in_time(format_args!("listening on {url}"));
     supervised.ready(&url);
 
-    let front = Front::new(app.clone(), &front_config, tokens, tls);
+    let front = Front::new(app.clone(), &front_config, tokens, tls).with_members(members.clone());
     let reloaded = front.clone();
     let stopped = tokio::select! {
         why = app.failed() => Err(CliError::Failed(why)),
@@ -143,6 +149,11 @@ async fn serve(config: Config, tokens: Tokens, asked: Asked) -> Result<(), CliEr
         never = supervised.watch(&app) => match never {},
         () = server::serve(listener, front, stop(&mut stops, &supervised)) => Ok(()),
     };
+    if let Some(members) = members {
+        // The other nodes hear that this one was stopped, and the next run of it need not wait.
+        let told = tokio::task::spawn_blocking(move || members.stop());
+        drop(timeout(STOP_MAX, told).await);
+    }
     stopped?;
     tokio::select! {
         stopped = timeout(STOP_MAX, app.stop()) => {

@@ -17,6 +17,10 @@ fn tables() -> String {
         let about = match section.table {
             Table::Top => "",
             Table::Ingest => "These are in the table `[ingest]` of the file.\n\n",
+            Table::Cluster => {
+                "These are in the table `[cluster]` of the file. Properties of the Kafka client (TLS, SASL and others) \
+                stand in `[cluster.kafka]`, under their own names, and are passed on as they are.\n\n"
+            }
             Table::Client => {
                 "These are in a table `[clients.NAME]` of the file, one for each client. As long as there is no such \
                  table, every client code is accepted. Once one client is configured, calls of other clients get a 404.\n\n"
@@ -92,7 +96,8 @@ fn example_file() -> String {
         example_section(&mut file, "All clients", None, shared);
     }
     for section in sections.filter(|it| !shared(it)) {
-        example_section(&mut file, section.title, Some("ingest"), section.settings.iter());
+        let table = if section.table == Table::Cluster { "cluster" } else { "ingest" };
+        example_section(&mut file, section.title, Some(table), section.settings.iter());
     }
     for section in SECTIONS.iter().filter(|it| it.table == Table::Client) {
         let title = "One client. Once a client has a table, clients without one are refused";

@@ -51,6 +51,18 @@ pub enum ConfigError {
         /// The one that is not.
         missing: &'static str,
     },
+    /// One of the two settings that make a daemon one node of several.
+    #[error(
+        "{origin}: {given} is set without {missing}: a node of several has both; a single daemon has neither"
+    )]
+    HalfCluster {
+        /// Where the one was given.
+        origin: Origin,
+        /// The one that is there.
+        given: &'static str,
+        /// The one that is not.
+        missing: &'static str,
+    },
     /// A window in which nothing is slowed.
     #[error(
         "{origin}: window is set without max_rows_per_second: say how many rows a second are applied inside the window"

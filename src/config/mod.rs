@@ -32,11 +32,11 @@ pub use error::{ConfigError, Origin};
 use file::File;
 pub use options::ServeOptions;
 pub use settings::{
-    Callers, ClientSettings, HeadLimits, Https, Ingest, Limits, Pace, Server, Timeouts, Upkeep,
+    Callers, ClientSettings, ClusterNode, HeadLimits, Https, Ingest, Limits, Pace, Server, Timeouts, Upkeep,
 };
 use settings::{SECTIONS, Table};
 pub use supervisor::Supervisor;
-pub use value::{ImsOrg, LogFilter, LogFormat, PublicUrl};
+pub use value::{ImsOrg, LogFilter, LogFormat, NodeName, OrderUrl, PublicUrl};
 use value::{ImsOrg as Org, MIB, Setting as _, Written};
 pub use window::Window;
 
@@ -44,6 +44,9 @@ pub use window::Window;
 const DEFAULT_FILE: &str = "profiled.toml";
 const INGEST: &str = "ingest";
 const CLIENTS: &str = "clients";
+const CLUSTER: &str = "cluster";
+/// The table of `[cluster]` whose keys are passed on to the Kafka client.
+const KAFKA: &str = "kafka";
 
 /// The part of `cache` for a batch that is applied while another arrives, and for what the store needs beside its cache.
 const WORK_BYTES: u64 = 104 * MIB;
@@ -71,6 +74,10 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// How fast batches are applied, and when.
     pub ingest: Ingest,
+    /// What makes the daemon one node of several.
+    pub cluster: ClusterNode,
+    /// Properties of the Kafka client, by name.
+    pub kafka: BTreeMap<String, String>,
     /// What holds for every client unless its table says something else.
     any_client: ClientSettings,
     clients: BTreeMap<ClientCode, ClientSettings>,
@@ -100,6 +107,11 @@ impl Config {
             return Some(self.any_client.clone());
         }
         self.clients.get(client).cloned()
+    }
+
+    /// What holds for every client as long as none is configured.
+    pub fn any_client(&self) -> &ClientSettings {
+        &self.any_client
     }
 
     /// The clients that are configured. If there are none, every client code is accepted.
@@ -147,6 +159,8 @@ impl Config {
             heads: self.heads.following(&next.heads),
             timeouts: self.timeouts.following(&next.timeouts),
             ingest: self.ingest.following(&next.ingest),
+            cluster: self.cluster.following(&next.cluster),
+            kafka: self.kafka.clone(),
             any_client: self.any_client.following(&next.any_client),
             clients: next.clients.clone(),
             listen_origin: self.listen_origin.clone(),
@@ -170,6 +184,8 @@ impl Config {
         check_keys(&file, &table)?;
         let given = Given { flags: Some(&options.flags), table: Some(&table), file: &file };
         let in_ingest = Given { flags: None, table: file.table(&table, INGEST)?, file: &file };
+        let in_cluster =
+            Given { flags: Some(&options.flags), table: file.table(&table, CLUSTER)?, file: &file };
 
         let any_client = ClientSettings::resolve(&given, &ClientSettings::default())?;
         let config = Self {
@@ -181,11 +197,18 @@ impl Config {
             heads: HeadLimits::resolve(&given, &HeadLimits::default())?,
             timeouts: Timeouts::resolve(&given, &Timeouts::default())?,
             ingest: Ingest::resolve(&in_ingest, &Ingest::default())?,
+            cluster: ClusterNode::resolve(&in_cluster, &ClusterNode::default())?,
+            kafka: kafka(&file, in_cluster.table)?,
             clients: clients(&file, file.table(&table, CLIENTS)?, &any_client)?,
             any_client,
             listen_origin: given.origin("listen").unwrap_or(Origin::Flag("listen")),
         };
         config.check_together(&given, &in_ingest)?;
+        for (one, other) in [("order", "node"), ("node", "order")] {
+            if let (Some(origin), None) = (in_cluster.origin(one), in_cluster.origin(other)) {
+                return Err(ConfigError::HalfCluster { origin, given: one, missing: other });
+            }
+        }
         Ok(config)
     }
 
@@ -220,7 +243,9 @@ impl Ingest {
 /// The settings that may stand in a table of the file.
 fn known(table: Table) -> Vec<&'static Declared> {
     let stands = |section: Table, declared: &Declared| match table {
-        Table::Top => section == Table::Top || declared.set_in == SetIn::Anything,
+        Table::Top => {
+            section == Table::Top || (section == Table::Client && declared.set_in == SetIn::Anything)
+        }
         other => section == other,
     };
     let settings = SECTIONS.iter().flat_map(|it| it.settings.iter().map(|declared| (it.table, declared)));
@@ -230,13 +255,18 @@ fn known(table: Table) -> Vec<&'static Declared> {
 /// Checks every key and every value of the file.
 fn check_keys(file: &File, table: &DeTable<'_>) -> Result<(), ConfigError> {
     let (top, ingest, client) = (known(Table::Top), known(Table::Ingest), known(Table::Client));
+    let cluster = known(Table::Cluster);
     let elsewhere = |key: &str| {
         let of = |settings: &[&Declared], name| settings.iter().any(|it| it.key == key).then_some(name);
         of(&top, "at the top of the file, before its first table")
             .or_else(|| of(&ingest, "under [ingest]"))
             .or_else(|| of(&client, "under [clients.NAME]"))
+            .or_else(|| of(&cluster, "under [cluster]"))
     };
-    file.check(table, &top, &[INGEST, CLIENTS], elsewhere)?;
+    file.check(table, &top, &[INGEST, CLIENTS, CLUSTER], elsewhere)?;
+    if let Some(table) = file.table(table, CLUSTER)? {
+        file.check(table, &cluster, &[KAFKA], elsewhere)?;
+    }
     if let Some(table) = file.table(table, INGEST)? {
         file.check(table, &ingest, &[], elsewhere)?;
     }
@@ -244,6 +274,28 @@ fn check_keys(file: &File, table: &DeTable<'_>) -> Result<(), ConfigError> {
         file.check(file.as_table(name.get_ref(), value)?, &client, &[], elsewhere)?;
     }
     Ok(())
+}
+
+/// The properties of `[cluster.kafka]`: texts, numbers or booleans, passed on as they are written.
+fn kafka(file: &File, cluster: Option<&DeTable<'_>>) -> Result<BTreeMap<String, String>, ConfigError> {
+    let table = match cluster {
+        Some(cluster) => file.table(cluster, KAFKA)?,
+        None => None,
+    };
+    let property =
+        |(name, value): (&toml::Spanned<toml::de::DeString<'_>>, &toml::Spanned<toml::de::DeValue<'_>>)| {
+            let text = match value.get_ref() {
+                toml::de::DeValue::String(text) => text.to_string(),
+                toml::de::DeValue::Integer(number) => number.as_str().to_owned(),
+                toml::de::DeValue::Boolean(truth) => truth.to_string(),
+                _ => {
+                    let what = format!("{} must be a text, a number, or true or false", name.get_ref());
+                    return Err(file.wrong(value.span().start, what));
+                }
+            };
+            Ok((name.get_ref().to_string(), text))
+        };
+    table.into_iter().flatten().map(property).collect()
 }
 
 /// The clients of the tables `[clients.NAME]`.

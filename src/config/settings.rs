@@ -15,9 +15,9 @@ use super::declare::{Given, Group, settings};
 use super::declared::{Changes, Declared, SetIn};
 use super::error::ConfigError;
 use super::value::{
-    AtLeastOne, Blocked, Count, DaysInMs, FilePath, Filter, GIB, HoursInMs, ImsOrg, KIB, List, LogFilter,
-    LogFormat, MIB, Maybe, Network, Number, Plain, PublicUrl, Rate, Seconds, SecondsInMs, SecondsInMsOrNone,
-    SecondsOrNone, Setting, Size, TIB,
+    AtLeastOne, Blocked, Count, DaysInMs, FilePath, Filter, GIB, Hours, HoursInMs, ImsOrg, KIB, List,
+    LogFilter, LogFormat, MIB, Maybe, Milliseconds, Network, NodeName, Number, OrderUrl, Plain, PublicUrl,
+    Rate, Seconds, SecondsInMs, SecondsInMsOrNone, SecondsOrNone, Setting, Size, TIB,
 };
 use super::window::Window;
 use crate::model::batch::{BatchReading, ConsecutiveV2};
@@ -42,10 +42,12 @@ pub(super) enum Table {
     Ingest,
     /// `[clients.NAME]`
     Client,
+    /// `[cluster]`
+    Cluster,
 }
 
 /// All settings.
-pub(super) static SECTIONS: [Section; 9] = [
+pub(super) static SECTIONS: [Section; 10] = [
     Section::of::<Server>("Where the daemon listens, and what it keeps", Table::Top),
     Section::of::<Https>("HTTPS", Table::Top),
     Section::of::<Upkeep>("What is kept, and how long", Table::Top),
@@ -55,6 +57,7 @@ pub(super) static SECTIONS: [Section; 9] = [
     Section::of::<Timeouts>("How long a caller may take", Table::Top),
     Section::of::<Ingest>("Slowing batches in business hours", Table::Ingest),
     Section::of::<ClientSettings>("Clients", Table::Client),
+    Section::of::<ClusterNode>("Several nodes over Kafka", Table::Cluster),
 ];
 
 impl Section {
@@ -271,6 +274,36 @@ settings! {
         /// Seconds after which batchStatus forgets a batch. 0: when the batch is deleted.
         "status_kept_seconds" => status_kept_ms: Option<u64> as Number<SecondsInMsOrNone, 0, 315_360_000> =
             Number::of(0), "SECONDS", Anything, AtSighup;
+    }
+}
+
+settings! {
+    /// What makes a daemon one node of several.
+    pub struct ClusterNode {
+        /// The order that the nodes share: the address of some Kafka brokers, and what the topics' names begin with.
+        "order" => order: Option<OrderUrl> as Maybe<OrderUrl> =
+            Maybe::none("none: a single daemon", r#""kafka://k1:9092,k2:9092,k3:9092/profiled""#), "URL", Anything, AtStart;
+        /// Name of this node. No two nodes of an order share one.
+        "node" => node: Option<NodeName> as Maybe<NodeName> = Maybe::none("none", r#""a""#), "NAME", Anything, AtStart;
+        /// Where the other nodes reach this one.
+        "advertise" => advertise: Option<PublicUrl> as Maybe<PublicUrl> =
+            Maybe::none("the address that the daemon listens on", r#""http://10.0.0.7:8750""#), "URL", Anything, AtStart;
+        /// Milliseconds for which a request waits for others, to share a record of the order with them.
+        "gather_ms" => gather: Duration as Number<Milliseconds, 0, 3> = Number::of(0),
+            "MILLISECONDS", Anything, AtStart;
+        /// Make and take topics with fewer than three replicas. One broker that is lost may then lose writes.
+        "allow_fewer_replicas" => allow_fewer_replicas: bool as bool = false,
+            "true|false", Anything, AtStart;
+        /// Take topics without flush.messages=1. A power cut that hits all brokers at once may then lose writes.
+        "trust_replication" => trust_replication: bool as bool = false,
+            "true|false", Anything, AtStart;
+        /// Hours for which the order keeps what a node needs that does not report. A node that was away for longer gets a
+        /// snapshot from another one.
+        "wait_for_node_hours" => wait_for_node: Duration as Number<Hours, 1, 8760> = Number::of(24),
+            "HOURS", Anything, AtStart;
+        /// File with an admin token, by which the nodes ask each other for snapshots.
+        "peer_token_file" => peer_token_file: Option<PathBuf> as Maybe<FilePath> =
+            Maybe::none("none: the nodes ask without a token", r#""/etc/profiled/peer-token""#), "FILE", Anything, AtStart;
     }
 }
 

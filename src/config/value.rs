@@ -366,6 +366,10 @@ units! {
     SecondsInMs(n) -> u64 { n * SECOND_MS }
     /// Seconds, held as milliseconds; 0 is no limit.
     SecondsInMsOrNone(n) -> Option<u64> { (n > 0).then_some(n * SECOND_MS) }
+    /// Milliseconds.
+    Milliseconds(n) -> Duration { Duration::from_millis(n) }
+    /// Hours.
+    Hours(n) -> Duration { Duration::from_millis(n * HOUR_MS) }
     /// Hours, held as milliseconds.
     HoursInMs(n) -> u64 { n * HOUR_MS }
     /// Days, held as milliseconds.
@@ -747,6 +751,79 @@ impl Scalar for PublicUrl {
 
     fn expected() -> String {
         "a URL without a query, such as https://profiles.example.com".into()
+    }
+
+    fn value(self) -> Self {
+        self
+    }
+
+    fn text(&self) -> String {
+        format!("{:?}", self.0)
+    }
+}
+
+/// The order that several nodes share: `kafka://HOST:PORT,…/PREFIX`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OrderUrl(Box<str>);
+
+impl OrderUrl {
+    /// The URL as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Scalar for OrderUrl {
+    type Value = Self;
+
+    fn parse(written: Written<'_>) -> Result<Self, String> {
+        let expected = <Self as Scalar>::expected;
+        let text = written.text().ok_or_else(expected)?;
+        let rest = text.strip_prefix("kafka://").and_then(|rest| rest.split_once('/'));
+        let right = rest.is_some_and(|(brokers, prefix)| !brokers.is_empty() && !prefix.is_empty());
+        if right { Ok(Self(text.into())) } else { Err(expected()) }
+    }
+
+    fn expected() -> String {
+        "brokers and a prefix, such as kafka://k1:9092,k2:9092,k3:9092/profiled".into()
+    }
+
+    fn value(self) -> Self {
+        self
+    }
+
+    fn text(&self) -> String {
+        format!("{:?}", self.0)
+    }
+}
+
+/// The most characters of a [`NodeName`].
+const NODE_NAME_CHARS_MAX: usize = 64;
+
+/// The name of a node: 1 to 64 of `A–Z a–z 0–9 _ - .`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NodeName(Box<str>);
+
+impl NodeName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Scalar for NodeName {
+    type Value = Self;
+
+    fn parse(written: Written<'_>) -> Result<Self, String> {
+        let expected = <Self as Scalar>::expected;
+        let text = written.text().ok_or_else(expected)?;
+        let plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c));
+        let right = plain && (1..=NODE_NAME_CHARS_MAX).contains(&text.len());
+        if right { Ok(Self(text.into())) } else { Err(expected()) }
+    }
+
+    fn expected() -> String {
+        format!("a name of 1 to {NODE_NAME_CHARS_MAX} letters, digits, '_', '-' and '.'")
     }
 
     fn value(self) -> Self {

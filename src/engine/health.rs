@@ -94,6 +94,8 @@ pub(super) struct Gauges {
     pub(super) checkpoint_at: AtomicU64,
     /// When the last snapshot was taken; the start, if there is none.
     pub(super) snapshot_at: AtomicU64,
+    /// The offset of the order of several nodes that the newest snapshot has everything before; 0 if there is none.
+    pub(super) snapshot_order: AtomicU64,
 }
 
 impl Gauges {
@@ -105,6 +107,7 @@ impl Gauges {
             disk_free_bytes: AtomicU64::new(0),
             checkpoint_at: AtomicU64::new(now.0),
             snapshot_at: AtomicU64::new(now.0),
+            snapshot_order: AtomicU64::new(0),
         }
     }
 

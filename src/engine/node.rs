@@ -66,12 +66,18 @@ pub struct OrderStatus {
     pub duplicates: u64,
     /// The sum over all that was decided.
     pub checksum: u32,
+    /// The sum over all that was decided before an offset that every node passes; none before the first.
+    pub mark: Option<(Offset, u32)>,
+    /// The offset that the newest snapshot has everything before.
+    pub snapshot: Offset,
 }
 
 impl OrderStatus {
-    /// The status of a node that is so far.
-    pub(super) fn of(progress: &Progress, offering: usize) -> Self {
+    /// The status of a node that is so far, with a snapshot that covers this much.
+    pub(super) fn of(progress: &Progress, offering: usize, snapshot: Offset) -> Self {
         Self {
+            snapshot,
+            mark: progress.mark(),
             serves: progress.serves(),
             applied: progress.applied_offset(),
             end: progress.end(),

@@ -3,7 +3,7 @@
 use crate::audit::{self, Actor};
 use crate::config::{Config, PublicUrl};
 use crate::engine::Engine;
-use crate::engine::error::EngineError;
+use crate::engine::error::{EngineError, Fatal};
 use crate::engine::gates::Who;
 use crate::engine::node::OrderStatus;
 use crate::engine::shared::blocking;
@@ -12,6 +12,7 @@ use crate::engine::upkeep::task::{Done, Task};
 use crate::model::id::ClientCode;
 use crate::model::seq::Millis;
 use crate::order::Offset;
+use crate::sync::Ordering;
 use crate::telemetry::metrics::{Metrics, Vitals};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
@@ -144,7 +145,9 @@ impl Engine {
 
     /// How far this node is in the order of several; none on a single daemon.
     pub fn order(&self) -> Option<OrderStatus> {
-        self.0.commit.node().map(|node| OrderStatus::of(&node.progress, node.offering()))
+        let node = self.0.commit.node()?;
+        let snapshot = self.0.shared.health.gauges.snapshot_order.load(Ordering::Relaxed);
+        Some(OrderStatus::of(&node.progress, node.offering(), Offset(snapshot)))
     }
 
     /// Notes where the order ends, as somebody heard it.
@@ -152,6 +155,11 @@ impl Engine {
         if let Some(node) = self.0.commit.node() {
             node.progress.heard_of_end(end);
         }
+    }
+
+    /// Ends the process for this reason.
+    pub fn give_up(&self, why: &str) {
+        self.0.shared.health.fail(&Fatal::new(why));
     }
 
     /// Notes that a thread panicked.

@@ -6,7 +6,7 @@
 use crate::batch::catalogue;
 use crate::clock::GuardedClock;
 use crate::config::Config;
-use crate::engine::commit::{self, CommitHandle, Committer};
+use crate::engine::commit::{self, CommitHandle, Committer, Request};
 use crate::engine::disk_space::DiskSpace;
 use crate::engine::error::{Fatal, OpenError};
 use crate::engine::health::Health;
@@ -153,12 +153,17 @@ impl BroughtUp {
                 let joining = Joining::new(parts, order.unwrap_or_default(), Arc::clone(&clock) as _)?;
                 (Some(joining), Some(pieces))
             }
-            (Role::Alone, Some(_)) => return Err(OpenError::OfCluster(config.server.data_folder.clone())),
-            (Role::Alone | Role::Offline, order) => {
+            (Role::Alone, _) if config.server.data_folder.join(layout::CLUSTER).exists() => {
+                return Err(OpenError::OfCluster(config.server.data_folder.clone()));
+            }
+            // A folder that has left its order is a single daemon's.
+            (Role::Alone, _) => (None, None),
+            (Role::Offline, order) => {
                 committer.order = order.map(applied_offline);
                 (None, None)
             }
         };
+        let left_order = joining.is_none() && committer.order.is_none();
         let (commit, requests) = CommitHandle::new(&committer);
         let last = committer.seqs.last();
         if config.server.data_folder.join(layout::ERASING).exists() {
@@ -229,6 +234,13 @@ impl BroughtUp {
             give_way();
             Housekeeping::new(&upkeep, stores, snapshots).run(asked);
         })?;
+        if left_order {
+            // Nobody else counts what this node had applied.
+            for (id, counts) in running.shared.batches.uncounted() {
+                let counted = running.commit.ask_blocking(Request::Count(id, counts));
+                counted.map_err(OpenError::NotGoingOn)?;
+            }
+        }
         if let Some(joining) = joining {
             for (name, run) in joining.threads(&running.ingest)? {
                 running.spawn(name, run)?;

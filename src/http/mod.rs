@@ -45,6 +45,7 @@ use self::caller::Caller;
 use self::error::HttpError;
 use self::rate::{Rate, Rates};
 use self::tls::{Tls, TlsError};
+use crate::cluster::Members;
 use crate::config::{Callers, Config, HeadLimits, Timeouts};
 use crate::engine::Engine;
 use crate::engine::gates::{Network, Scarce, Shares};
@@ -71,6 +72,8 @@ pub struct Front {
     batch_calls: Arc<Rates<ClientCode>>,
     event_streams: Shares,
     large_calls: Shares,
+    /// The nodes that share an order with this one; none of a single daemon.
+    members: Option<Arc<Members>>,
 }
 
 /// The settings that may change while the daemon runs: timeouts, header sizes, limits of callers.
@@ -104,7 +107,13 @@ impl Front {
             site_calls: Arc::default(),
             failures: Arc::default(),
             batch_calls: Arc::default(),
+            members: None,
         }
+    }
+
+    /// The same, of one node of several.
+    pub fn with_members(self, members: Option<Arc<Members>>) -> Self {
+        Self { members, ..self }
     }
 
     /// Reads the tokens again, and returns how many there are. Blocks. If they cannot be read, the old ones stay; if there were

@@ -45,6 +45,8 @@ pub(super) const SCRIPT: &str = "text/javascript;charset=UTF-8";
 pub(super) const TEXT: &str = "text/plain;charset=UTF-8";
 pub(super) const CSV: &str = "text/csv;charset=UTF-8";
 pub(super) const NDJSON: &str = "application/x-ndjson";
+/// A tar file.
+pub(super) const TAR: &str = "application/x-tar";
 pub(super) const EVENTS: &str = "text/event-stream";
 
 const NOSNIFF: HeaderName = HeaderName::from_static("x-content-type-options");

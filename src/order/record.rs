@@ -46,6 +46,19 @@ impl ClusterId {
     pub fn random() -> Result<Self, getrandom::Error> {
         RunId::random().map(|RunId(bytes)| Self(bytes))
     }
+
+    /// Reads an id as it is shown.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut bytes = [0; 16];
+        let digits = text.as_bytes().chunks_exact(2);
+        if text.len() != 32 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return None;
+        }
+        for (byte, pair) in bytes.iter_mut().zip(digits) {
+            *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+        }
+        Some(Self(bytes))
+    }
 }
 
 impl fmt::Display for ClusterId {

@@ -8,7 +8,7 @@ use std::path::Path;
 
 /// The layers, lowest first: each may use those before it. A new module at the top of `src` gets its place here and in
 /// the design.
-const LAYERS: [&str; 19] = [
+const LAYERS: [&str; 20] = [
     "model",
     "layout",
     "sync",
@@ -25,6 +25,7 @@ const LAYERS: [&str; 19] = [
     "store",
     "batch",
     "engine",
+    "cluster",
     "http",
     "cli",
     "main",

@@ -3,6 +3,7 @@
 use crate::handle::{client, config, who};
 use bytes::Bytes;
 use profiled::clock::GuardedClock;
+use profiled::cluster::{Identity, JoinError, Joined, Transport, found, join};
 use profiled::engine::{
     AcceptedBatch, Announced, BatchState, BatchVersion, CallIds, Engine, EngineError, NodeParts, Opening,
     Readiness, SiteCall,
@@ -13,7 +14,7 @@ use profiled::model::profile::Source;
 use profiled::model::seq::{Clock, Millis, Seq};
 use profiled::order::gather::Gathering;
 use profiled::order::memory::{Fate, MemoryLog};
-use profiled::order::record::{ClusterId, RunId};
+use profiled::order::{Log as _, Offset};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,6 +44,7 @@ impl Clock for Standing {
 struct Cluster {
     order: MemoryLog,
     pieces: MemoryLog,
+    nodes: MemoryLog,
     clock: Arc<Standing>,
 }
 
@@ -50,20 +52,43 @@ impl Cluster {
     fn new() -> Self {
         let order = MemoryLog::new();
         order.set_clock(Millis(BEGIN_MS));
-        Self { order, pieces: MemoryLog::new(), clock: Arc::new(Standing(AtomicU64::new(BEGIN_MS))) }
+        let clock = Arc::new(Standing(AtomicU64::new(BEGIN_MS)));
+        Self { order, pieces: MemoryLog::new(), nodes: MemoryLog::new(), clock }
     }
 
-    /// A node on this folder that takes calls.
-    async fn node(&self, folder: &Path) -> Engine {
+    fn transport(&self) -> Transport {
+        Transport {
+            order: Arc::new(self.order.clone()),
+            pieces: Arc::new(self.pieces.clone()),
+            nodes: Arc::new(self.nodes.clone()),
+            look: Arc::new(|| Ok(vec![])),
+        }
+    }
+
+    /// Joins as a node of this name.
+    fn join(&self, folder: &Path, name: &str) -> Result<Joined, JoinError> {
+        let who = Identity { name: name.into(), address: format!("http://{name}"), settings: String::new() };
+        let nobody = |_: &str, _: &Path| Err("nobody is there".to_owned());
+        join(&folder.join("data"), &self.transport(), &who, &*self.clock, &nobody)
+    }
+
+    fn open(&self, folder: &Path) -> Engine {
+        let name = folder.file_name().unwrap().to_str().unwrap().to_owned();
+        let Joined { cluster, run, .. } = self.join(folder, &name).unwrap();
         let parts = NodeParts {
-            cluster: ClusterId([1; 16]),
-            run: RunId::random().unwrap(),
+            cluster,
+            run,
             order: Arc::new(self.order.clone()),
             pieces: Arc::new(self.pieces.clone()),
             gathering: Gathering::default(),
         };
         let clock = GuardedClock::believing(Arc::clone(&self.clock) as _);
-        let node = Engine::open_as(config(folder), clock, &Opening::default(), Some(parts)).unwrap();
+        Engine::open_as(config(folder), clock, &Opening::default(), Some(parts)).unwrap()
+    }
+
+    /// A node on this folder that takes calls.
+    async fn node(&self, folder: &Path) -> Engine {
+        let node = self.open(folder);
         wait_until("the node serves", || node.readiness() == Readiness::Ready).await;
         node
     }
@@ -187,21 +212,46 @@ async fn an_order_that_is_not_the_one_it_was_ends_the_node() {
         node.stop().await;
         drop(node);
         if lose {
-            cluster.order.lose_from(profiled::order::Offset(1));
+            cluster.order.lose_from(Offset(2));
         } else {
             cluster.order.make_anew();
+            assert!(matches!(cluster.join(folder.path(), "a"), Err(JoinError::MadeAnew(_))));
+            // Another order in its place.
+            let other = tempfile::tempdir().unwrap();
+            cluster.join(other.path(), "b").unwrap();
+            assert!(matches!(cluster.join(folder.path(), "a"), Err(JoinError::AnotherOrder { .. })));
+            continue;
         }
-        let parts = NodeParts {
-            cluster: ClusterId([1; 16]),
-            run: RunId::random().unwrap(),
-            order: Arc::new(cluster.order.clone()),
-            pieces: Arc::new(cluster.pieces.clone()),
-            gathering: Gathering::default(),
-        };
-        let clock = GuardedClock::believing(Arc::clone(&cluster.clock) as _);
-        let node = Engine::open_as(config(folder.path()), clock, &Opening::default(), Some(parts)).unwrap();
+        let node = cluster.open(folder.path());
         let why = tokio::time::timeout(Duration::from_secs(20), node.failed()).await.unwrap();
         assert!(why.contains("is not the one that this node has read"), "{why}");
         node.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_single_daemons_data_becomes_an_order_only_when_it_is_founded() {
+    let (cluster, folder) = (Cluster::new(), tempfile::tempdir().unwrap());
+    let alone = Engine::open(config(folder.path()), Arc::clone(&cluster.clock) as _).unwrap();
+    let before = alone.site_call(call("p1", "one")).await.unwrap().seq.unwrap();
+    alone.stop().await;
+    drop(alone);
+    assert!(matches!(cluster.join(folder.path(), "a"), Err(JoinError::SingleDaemons(_))));
+    assert_eq!(cluster.order.ends().unwrap().1, Offset(0), "nothing was founded");
+    let data = folder.path().join("data");
+    let id = found(&data, &cluster.transport(), &*cluster.clock, false).unwrap();
+    assert_eq!(found(&data, &cluster.transport(), &*cluster.clock, false).unwrap(), id, "twice does no harm");
+    let node = cluster.node(folder.path()).await;
+    assert_eq!(value(&node, "p1", before).await, Some(("one".into(), before)));
+    assert!(node.site_call(call("p1", "two")).await.unwrap().seq.unwrap() > before);
+    // A new node would lack what was there before the order began.
+    let new = tempfile::tempdir().unwrap();
+    assert!(matches!(cluster.join(new.path(), "b"), Err(JoinError::NoSnapshot { .. })));
+    let another = tempfile::tempdir().unwrap();
+    let other = Engine::open(config(another.path()), Arc::clone(&cluster.clock) as _).unwrap();
+    other.stop().await;
+    drop(other);
+    let refused = found(&another.path().join("data"), &cluster.transport(), &*cluster.clock, false);
+    assert!(matches!(refused, Err(JoinError::NotEmpty(other)) if other == id));
+    node.stop().await;
 }

@@ -4,8 +4,8 @@
 
 use super::committer::{Committer, Readable};
 use super::node::Node;
-use super::request::{Answer, NewBatch, Ordered, Request, WriteRules};
-use super::taking::Reply;
+use super::reply::{Asked, ReplyTo};
+use super::request::{Answer, NewBatch, Request, WriteRules};
 use crate::config::ClientSettings;
 use crate::engine::error::EngineError;
 use crate::engine::types::Written;
@@ -14,7 +14,6 @@ use crate::order::Offset;
 use crate::order::pieces::UploadId;
 use crate::sync::{AtomicU64, Ordering};
 use arc_swap::ArcSwapOption;
-use std::any::Any;
 use std::sync::{Arc, OnceLock};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -26,38 +25,6 @@ const REQUESTS_WAITING_MAX: usize = 4096;
 pub(in crate::engine) struct SentToAll {
     pub(in crate::engine) upload: UploadId,
     pub(in crate::engine) pieces: (Offset, Offset),
-}
-
-/// What waits in the commit thread's queue.
-pub(in crate::engine) type Asked = (Ordered, ReplyTo);
-
-/// Whom the commit thread answers.
-pub(in crate::engine) struct ReplyTo {
-    /// None if the caller asked another node, or has gone.
-    answer: Option<oneshot::Sender<Reply>>,
-    /// Dropped with the answer.
-    _waits: Option<Box<dyn Any + Send>>,
-}
-
-impl ReplyTo {
-    fn caller(answer: oneshot::Sender<Reply>) -> Self {
-        Self { answer: Some(answer), _waits: None }
-    }
-
-    /// Of a request that came out of the order.
-    pub(super) fn of_order(
-        answer: Option<oneshot::Sender<Reply>>,
-        waits: Option<Box<dyn Any + Send>>,
-    ) -> Self {
-        Self { answer, _waits: waits }
-    }
-
-    /// Answers. The caller may have gone. What it asked for stands all the same.
-    pub(super) fn send(self, reply: Reply) {
-        if let Some(answer) = self.answer {
-            drop(answer.send(reply));
-        }
-    }
 }
 
 /// The other end of the commit thread's queue, and the counters that it publishes.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! handle.rs     how the other rooms reach the thread
+//! reply.rs      what waits in its queue, and whom it answers
 //! thread.rs     takes what waits in the queue, has it committed, and answers
 //! taking.rs     requests taken together: who gets which answer, what a full disk refuses, when a checkpoint is due
 //! request.rs    what the thread is asked for, and what it answers
@@ -32,6 +33,7 @@ mod handle;
 pub(in crate::engine) mod node;
 pub mod ordering;
 pub(in crate::engine) mod replay;
+mod reply;
 mod request;
 pub mod taking;
 #[cfg(test)]

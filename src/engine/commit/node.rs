@@ -8,8 +8,8 @@
 //! offered it. A caller hears of success only once this node has applied its request. A caller whose request may have got
 //! into the order, or not, hears just that.
 
-use super::handle::ReplyTo;
 use super::ordering::OrderedUpTo;
+use super::reply::{Asked, ReplyTo};
 use super::request::{Answer, NewBatch, Ordered, Placed, Request};
 use super::taking::Reply;
 use super::wire::{self, FromOrder, OfferedBatch};
@@ -79,6 +79,7 @@ pub(in crate::engine) struct Progress {
     /// Requests that the order had twice.
     duplicates: AtomicU64,
     checksum: AtomicU64,
+    mark: Mutex<Option<(Offset, u32)>>,
 }
 
 impl Progress {
@@ -96,6 +97,7 @@ impl Progress {
             standing: watch::Sender::new(None),
             duplicates: AtomicU64::new(0),
             checksum: AtomicU64::new(0),
+            mark: Mutex::new(None),
         }
     }
 
@@ -132,6 +134,11 @@ impl Progress {
     /// The sum over all that was decided.
     pub(in crate::engine) fn checksum(&self) -> u32 {
         u32::try_from(self.checksum.load(Ordering::Relaxed)).unwrap_or_default()
+    }
+
+    /// The sum over all that was decided before an offset that every node passes.
+    pub(in crate::engine) fn mark(&self) -> Option<(Offset, u32)> {
+        *lock(&self.mark)
     }
 
     /// Whether the node has applied all that the order had when it started.
@@ -186,6 +193,9 @@ impl Progress {
         self.applied_offset.fetch_max(offset, Ordering::AcqRel);
         self.applied_at.store(up_to.latest.0, Ordering::Relaxed);
         self.checksum.store(up_to.checksum.into(), Ordering::Relaxed);
+        if up_to.mark.is_some() {
+            *lock(&self.mark) = up_to.mark;
+        }
         self.look_whether_it_serves();
     }
 
@@ -367,7 +377,7 @@ pub(in crate::engine) struct Pump {
     pub(in crate::engine) node: Arc<Node>,
     pub(in crate::engine) log: Arc<dyn Log>,
     pub(in crate::engine) files: Box<dyn Files>,
-    pub(in crate::engine) queue: mpsc::Sender<(Ordered, ReplyTo)>,
+    pub(in crate::engine) queue: mpsc::Sender<Asked>,
     /// Which order it must be.
     pub(in crate::engine) cluster: ClusterId,
     pub(in crate::engine) waits: Waits,
@@ -503,8 +513,8 @@ impl Pump {
         }
         self.seen.insert(placed.run, placed.number);
         let request = match offered {
-            FromOrder::Founded(cluster) if cluster == self.cluster => return Ok(()),
-            FromOrder::Founded(cluster) => {
+            FromOrder::Founded(cluster, _) if cluster == self.cluster => return Ok(()),
+            FromOrder::Founded(cluster, _) => {
                 // Several nodes may have tried to found it. The first certificate counts.
                 if placed.place == Place::default() {
                     let why = format!("it is {cluster}, and this node belongs to {}", self.cluster);

@@ -8,13 +8,16 @@ use super::decided::Decided;
 use super::request::{Answer, Placed};
 use crate::journal::entry::{OrderEntry, OrderState, RunOffered};
 use crate::model::seq::{Millis, Seq};
-use crate::order::Place;
 use crate::order::record::RunId;
+use crate::order::{Offset, Place};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// How long a run is remembered after its last request. Kafka repeats a record within seconds.
 const RUN_LASTS_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// How many records lie between two offsets at which nodes compare their sums.
+const MARK_RECORDS: u64 = 256;
 
 /// What a node does that cannot journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +40,8 @@ pub(in crate::engine) struct OrderedUpTo {
     pub(in crate::engine) latest: Millis,
     /// The sum over all that was decided.
     pub(in crate::engine) checksum: u32,
+    /// The sum over all before an offset that every node passes.
+    pub(in crate::engine) mark: Option<(Offset, u32)>,
 }
 
 /// The last request of a run, and its time.
@@ -48,6 +53,9 @@ pub struct Ordering {
     /// The sum of the record at that place.
     record_crc32c: u32,
     checksum: u32,
+    /// The sum over all requests of the records before an offset, for the last such offset that is a multiple of
+    /// [`MARK_RECORDS`]: what nodes compare, wherever each of them is.
+    mark: Option<(Offset, u32)>,
     runs: BTreeMap<RunId, Offered>,
     /// The latest time that the order gave so far.
     latest: Millis,
@@ -63,7 +71,8 @@ impl Ordering {
             state.runs.iter().map(|one| (one.run, (one.number, Millis(one.at_ms)))).collect();
         let latest = runs.values().map(|(_, at)| *at).max().unwrap_or_default();
         let OrderState { place, record_crc32c, checksum, .. } = state;
-        Self { place, record_crc32c, checksum, runs, latest, changed: BTreeSet::new(), stand }
+        let mark = None;
+        Self { place, record_crc32c, checksum, mark, runs, latest, changed: BTreeSet::new(), stand }
     }
 
     /// The place of the last request that is applied.
@@ -78,7 +87,8 @@ impl Ordering {
 
     /// How far it is applied; none if nothing is.
     pub(in crate::engine) fn up_to(&self) -> Option<OrderedUpTo> {
-        Some(OrderedUpTo { place: self.place?, latest: self.latest, checksum: self.checksum })
+        let (place, latest, checksum, mark) = (self.place?, self.latest, self.checksum, self.mark);
+        Some(OrderedUpTo { place, latest, checksum, mark })
     }
 
     /// Waits while the node cannot journal.
@@ -100,6 +110,11 @@ impl Ordering {
 
     /// Notes that a request is decided, so, and which seq was given out last.
     pub(super) fn note(&mut self, placed: &Placed, last: Seq, one: &Decided) {
+        let section = |offset: Offset| offset.0 / MARK_RECORDS;
+        let now = section(placed.place.offset);
+        if self.place.is_some_and(|place| section(place.offset) < now) {
+            self.mark = Some((Offset(now * MARK_RECORDS), self.checksum));
+        }
         (self.place, self.record_crc32c) = (Some(placed.place), placed.record_crc32c);
         self.latest = self.latest.max(placed.time);
         self.runs.insert(placed.run, (placed.number, placed.time));

@@ -3,8 +3,8 @@
 //! Promises: answers go out in the order of the requests, and only after the journal frame is on the disk.
 
 use super::committer::Committer;
-use super::handle::Asked;
 use super::node::Node;
+use super::reply::Asked;
 use crate::engine::commit::taking::{CheckpointDue, Group};
 use crate::engine::error::EngineError;
 use crate::engine::shared::Shared;

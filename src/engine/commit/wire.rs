@@ -29,8 +29,8 @@ pub enum FromOrder {
     Request(Request),
     /// A batch, whose file came by another way.
     Batch(Box<OfferedBatch>),
-    /// The first record of an order: which one it is.
-    Founded(ClusterId),
+    /// The first record of an order: which one it is, and whether it goes on from a single daemon's data.
+    Founded(ClusterId, bool),
 }
 
 /// A batch that was offered.
@@ -46,7 +46,7 @@ pub struct OfferedBatch {
 
 #[derive(Serialize, Deserialize)]
 enum Wire {
-    Founded { cluster: ClusterId },
+    Founded { cluster: ClusterId, with_data: bool },
     Site(Site),
     Visitor(Visitor),
     Batch { upload: UploadId, pieces: (Offset, Offset), batch: BatchAcceptedEntry },
@@ -94,9 +94,9 @@ impl From<WriteRules> for Rules {
     }
 }
 
-/// The bytes of the first record of an order.
-pub fn founding(cluster: ClusterId) -> Result<Vec<u8>, CodecError> {
-    encoded(&Wire::Founded { cluster })
+/// The bytes of the first record of an order. `with_data` says that it goes on from a single daemon's data.
+pub fn founding(cluster: ClusterId, with_data: bool) -> Result<Vec<u8>, CodecError> {
+    encoded(&Wire::Founded { cluster, with_data })
 }
 
 /// The bytes of a batch whose file is on its way.
@@ -209,7 +209,7 @@ fn read(wire: Wire) -> Option<FromOrder> {
     // None where there is no id, and an error where there is a wrong one.
     let given = |kind, text: Option<String>| text.map(|text| id(kind, &text).ok_or(())).transpose().ok();
     Some(match wire {
-        Wire::Founded { cluster } => FromOrder::Founded(cluster),
+        Wire::Founded { cluster, with_data } => FromOrder::Founded(cluster, with_data),
         Wire::Site(site) => {
             let ids = CallIds {
                 pc: given(IdKind::Pc, site.pc)?,
@@ -312,8 +312,8 @@ mod tests {
 
     #[test]
     fn a_version_that_is_not_known_is_said() {
-        let mut bytes = founding(ClusterId([7; 16])).unwrap();
-        assert!(matches!(decode(&bytes), Ok(FromOrder::Founded(ClusterId([7, ..])))));
+        let mut bytes = founding(ClusterId([7; 16]), true).unwrap();
+        assert!(matches!(decode(&bytes), Ok(FromOrder::Founded(ClusterId([7, ..]), true))));
         bytes[0] = RULES_VERSION + 1;
         assert!(
             matches!(decode(&bytes), Err(CodecError::Version { found, .. }) if found == RULES_VERSION + 1)

@@ -134,8 +134,11 @@ fn copy_all(
     }
     upkeep.shared.batches.each_held(|known| {
         let accepted = &known.accepted;
-        // The backup has a later batch as accepted, not as complete.
-        if !mark.held(accepted.id.seq) {
+        // The backup has a later batch as accepted, not as complete. What this node of several has applied and the order has no
+        // count of was copied above.
+        let seq = accepted.id.seq.get();
+        let copied = mark.incomplete.binary_search_by_key(&seq, |known| known.accepted.seq).is_ok();
+        if copied || !mark.held(accepted.id.seq) {
             return Ok(());
         }
         let Some(damage) = copy_upload(accepted)? else { return Ok(()) };

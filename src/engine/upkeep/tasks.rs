@@ -312,6 +312,7 @@ impl Housekeeping {
         tracing::info!(path = %path.display(), values, ms = began.elapsed().as_millis(), "a snapshot was taken");
         let number = self.snapshots.list().map_err(failed)?.first().map_or(0, |(_, number)| *number);
         self.kept.insert(0, Kept { number, checkpoint });
+        self.note_order_covered();
         self.retire()?;
         Ok((path, summary))
     }
@@ -330,6 +331,7 @@ impl Housekeeping {
             }
         }
         self.kept = kept;
+        self.note_order_covered();
         Ok(())
     }
 
@@ -399,6 +401,13 @@ impl Housekeeping {
             other => return desk.carry_out(other, hand),
         }
         Ok(Event::Done)
+    }
+
+    /// Publishes how much of the order of several nodes the newest snapshot covers.
+    fn note_order_covered(&self) {
+        let order = self.kept.first().and_then(|kept| kept.checkpoint.order.as_ref());
+        let place = order.and_then(|order| order.place).unwrap_or_default();
+        self.upkeep.shared.health.gauges.snapshot_order.store(place.offset.0, Ordering::Relaxed);
     }
 
     /// The checkpoint that a restart would begin from.

@@ -2,6 +2,7 @@
 
 mod batches;
 mod changes;
+mod cluster;
 mod events;
 mod export;
 mod outcomes;
@@ -21,4 +22,5 @@ pub(super) const ENDPOINTS: &[&[Endpoint]] = &[
     events::ENDPOINTS,
     outcomes::ENDPOINTS,
     upkeep::ENDPOINTS,
+    cluster::ENDPOINTS,
 ];

@@ -1,0 +1,126 @@
+//! What `profiled serve` does besides where the daemon is one node of several.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::BodyExt as _;
+use tokio::runtime::Handle;
+
+use super::client::Client;
+use super::error::CliError;
+use crate::cluster::{self, FolderCluster, Identity, Joined, Members, Transport};
+use crate::config::Config;
+use crate::engine::offline::restore;
+use crate::engine::{Engine, NodeParts};
+use crate::model::seq::SystemClock;
+use crate::order::gather::Gathering;
+
+/// The extension of the folder in which another node's snapshot arrives.
+const ARRIVING: &str = "arriving";
+
+/// A daemon that has joined an order, and whose engine is not open yet.
+pub(super) struct Node {
+    transport: Transport,
+    who: Identity,
+    joined: Joined,
+    gather: Duration,
+    wait_for_node: Duration,
+}
+
+impl Node {
+    /// Joins the order that the settings name; none if they name none. `url` is where this daemon listens. Blocks.
+    pub(super) fn join(config: &Config, url: &str, runtime: &Handle) -> Result<Option<Self>, CliError> {
+        let settings = &config.cluster;
+        let (Some(order), Some(name)) = (&settings.order, &settings.node) else {
+            return alone(config).map(|()| None);
+        };
+        let failed = |error: &dyn std::fmt::Display| CliError::Failed(error.to_string());
+        let transport = cluster::open(config, order.as_str()).map_err(|error| failed(&error))?;
+        let who = Identity {
+            name: name.as_str().to_owned(),
+            address: settings
+                .advertise
+                .as_ref()
+                .map_or_else(|| url.to_owned(), |url| url.as_str().to_owned()),
+            settings: cluster::hash_of(config),
+        };
+        let token = settings.peer_token_file.as_ref().map(fs::read_to_string).transpose();
+        let token = token.map_err(|error| failed(&format!("peer_token_file: {error}")))?;
+        let fetch = |address: &str, data: &Path| {
+            let fetched = runtime.block_on(fetch(address, token.as_deref(), data, config));
+            fetched.map_err(|error| error.to_string())
+        };
+        let joined = cluster::join(&config.server.data_folder, &transport, &who, &SystemClock, &fetch);
+        let joined = joined.map_err(|error| failed(&error))?;
+        tracing::info!(node = who.name, cluster = %joined.cluster, "joined the order");
+        let (gather, wait_for_node) = (settings.gather, settings.wait_for_node);
+        Ok(Some(Self { transport, who, joined, gather, wait_for_node }))
+    }
+
+    /// What the engine needs to know of the order.
+    pub(super) fn parts(&self) -> NodeParts {
+        NodeParts {
+            cluster: self.joined.cluster,
+            run: self.joined.run,
+            order: Arc::clone(&self.transport.order),
+            pieces: Arc::clone(&self.transport.pieces),
+            gathering: Gathering { wait: self.gather, ..Gathering::default() },
+        }
+    }
+
+    /// Watches the other nodes from now on.
+    pub(super) fn watch(self, engine: Engine) -> Result<Arc<Members>, CliError> {
+        let Self { transport, who, joined, wait_for_node, .. } = self;
+        Members::start(engine, transport, who, (joined.cluster, joined.run), wait_for_node)
+            .map_err(|error| CliError::Failed(format!("no thread for the other nodes: {error}")))
+    }
+}
+
+/// An error if the folder belongs to an order, and the settings name none.
+fn alone(config: &Config) -> Result<(), CliError> {
+    let data = &config.server.data_folder;
+    match FolderCluster::read(data) {
+        Ok(None) => Ok(()),
+        Ok(Some(_)) => Err(CliError::Usage(format!(
+            "{0} belongs to a node of several: give --order and --node; or, to have a single daemon go on from it, run `profiled cluster \
+             leave --data {0}`",
+            data.display()
+        ))),
+        Err(error) => Err(CliError::Failed(format!("{}: {error}", data.display()))),
+    }
+}
+
+/// Gets a snapshot from another node into a data folder that is empty or not there.
+async fn fetch(address: &str, token: Option<&str>, data: &Path, config: &Config) -> Result<(), CliError> {
+    let failed = |error: &dyn std::fmt::Display| CliError::Failed(error.to_string());
+    let client = Client::new(address, token, None)?;
+    let mut answer = client.stream("/api/v1/cluster/snapshot", "application/x-tar").await?;
+    let mut arriving = data.as_os_str().to_owned();
+    arriving.push(".");
+    arriving.push(ARRIVING);
+    let arriving = Path::new(&arriving).to_owned();
+    if arriving.exists() {
+        fs::remove_dir_all(&arriving).map_err(|error| failed(&error))?;
+    }
+    crate::durable::private_folder(&arriving).map_err(|error| failed(&error))?;
+    let archive = arriving.join("snapshot.tar");
+    let mut file = fs::File::create(&archive).map_err(|error| failed(&error))?;
+    while let Some(frame) = answer.frame().await {
+        let frame = frame.map_err(|error| client.broke_off(&error))?;
+        if let Ok(bytes) = frame.into_data() {
+            std::io::Write::write_all(&mut file, &bytes).map_err(|error| failed(&error))?;
+        }
+    }
+    let (config, data) = (config.clone(), data.to_owned());
+    let restored = tokio::task::spawn_blocking(move || {
+        let backup = arriving.join("backup");
+        tar::Archive::new(fs::File::open(&archive)?).unpack(&backup)?;
+        fs::remove_file(&archive)?;
+        let restored = restore::restore(&backup, &data, None, config, Arc::new(SystemClock));
+        restored.map_err(std::io::Error::other)?;
+        fs::remove_dir_all(&arriving)
+    });
+    restored.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
+}

@@ -1,0 +1,26 @@
+//! A daemon as one node of several: founding an order and joining it, telling each other how one is, and trimming the order.
+//!
+//! ```text
+//! mod.rs        what a node is made of
+//! folder.rs     which order a data folder belongs to
+//! join.rs       founding an order, and joining it
+//! report.rs     what a node reports of itself
+//! transport.rs  the logs of the order that the settings name
+//! members.rs    who is there: reports, reads the others' reports, trims the order
+//! ```
+//!
+//! Only `transport.rs` knows that the logs are Kafka's; tests make a [`Transport`] in memory.
+//!
+//! Promises: nothing here decides anything about profiles. What is lost here loses no data.
+
+mod folder;
+mod join;
+mod members;
+mod report;
+mod transport;
+
+pub use folder::{FolderCluster, Founded};
+pub use join::{FetchSnapshot, Identity, JoinError, Joined, found, join};
+pub use members::{Member, Members, Watched};
+pub use report::{NodeReport, NodeState, hash_of};
+pub use transport::{Transport, open};
