@@ -10,7 +10,7 @@
 
 use crate::engine::commit::Request;
 use crate::engine::commit::node::{Node, Progress, Pump, Waits};
-use crate::engine::commit::ordering::{Ordering as OrderApplied, Stand, Standing};
+use crate::engine::commit::ordering::{Ordering as OrderApplied, Runs, Stand, Standing};
 use crate::engine::error::OpenError;
 use crate::engine::ingest::from_all::{FromAll, TakenFiles};
 use crate::engine::ingest::state::Ingest;
@@ -169,7 +169,7 @@ impl Joining {
             cluster: parts.cluster,
             waits,
             applied: state.place.map(|place| (place, state.record_crc32c)),
-            seen: state.runs.iter().map(|one| (one.run, one.number)).collect(),
+            seen: Runs::of(&state.runs),
         };
         Ok([
             ("pieces", Box::new(move || files.run())),

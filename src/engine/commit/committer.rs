@@ -21,7 +21,7 @@ use crate::model::seq::{Clock, Seq, SeqSource};
 use crate::store::swap::SwapStore;
 use crate::sync::{AtomicU64, Ordering};
 use crate::telemetry::metrics::Metrics;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::watch;
@@ -134,6 +134,7 @@ impl Committer {
             noted: Noted::default(),
             lists: BTreeMap::new(),
             keyed: BTreeMap::new(),
+            counted: BTreeSet::new(),
             cause: Cause::default(),
         };
         let (mut decided, mut marks, mut bytes) = (vec![], vec![], 0);

@@ -42,7 +42,7 @@ impl Committer {
             Request::Accept(batch) => self.decide_accept(group, *batch, now),
             Request::Resolve(..) => Ok(group.written(Seq::ZERO, Answer::Done)),
             Request::Sweep(_, keys, lifetime_ms) => self.decide_sweep(group, keys, lifetime_ms, now),
-            Request::Count(id, counts) => self.decide_count(&id, counts, now),
+            Request::Count(id, counts) => self.decide_count(group, &id, counts, now),
             Request::Complete(id, counts, at, Reach(store_reach)) => {
                 // A batch that was complete before keeps its time. It is journaled again: the sweeper may remove tombstones that kept
                 // its rows out, so a restart must not apply those rows again.
@@ -223,10 +223,20 @@ impl Committer {
         Ok(group.written(Seq::ZERO, Answer::Done))
     }
 
-    /// Notes that a batch is counted. Every node comes to the same counts, so a node that has others already has diverged.
-    fn decide_count(&self, id: &BatchId, counts: Counts, now: Millis) -> Result<Decided, Undecided> {
+    /// Notes that a batch is counted. Every node comes to the same counts, so a node that has others already has diverged. A
+    /// node that catches up may accept a batch, and have its count twice, in one group.
+    fn decide_count(
+        &self,
+        group: &mut Group<'_>,
+        id: &BatchId,
+        counts: Counts,
+        now: Millis,
+    ) -> Result<Decided, Undecided> {
         let done = Decided::answering(Answer::Done);
-        match self.batches.counted_so(id) {
+        let counted = self.batches.counted_so(id).or_else(|| group.accepts(id).then_some(CountedSo::Pending));
+        let first = matches!(counted, Some(CountedSo::Pending | CountedSo::Applied(_)))
+            && group.counted.insert(id.seq);
+        match counted.filter(|_| first) {
             None | Some(CountedSo::Complete) => Ok(done),
             Some(CountedSo::Applied(found)) if found != counts => Err(Fatal::new(format!(
                 "batch {id} came to {found:?} here and to {counts:?} on another node"
@@ -284,13 +294,16 @@ impl Committer {
         key: &IdempotencyKey,
         now: Millis,
     ) -> Option<(Arc<Accepted>, Known)> {
-        self.batches.forget_keys_before(Millis(now.0.saturating_sub(IdempotencyKey::LASTS_MS)));
+        // A key that is forgotten must have lapsed for every later request, also where time steps back and where a restart
+        // finds the key again.
+        let last = self.seqs.last().millis();
+        self.batches.forget_keys_before(Millis(last.0.saturating_sub(IdempotencyKey::LASTS_MS)));
         let in_group = group.keyed.get(&(client.clone(), key.clone()));
         let sent = match in_group {
             Some(pending) => Some((Arc::clone(&pending.accepted), pending.known())),
             None => self.batches.keyed(client, key),
         };
         let lasts = |accepted: &Accepted| accepted.id.seq.millis().plus(IdempotencyKey::LASTS_MS);
-        sent.filter(|(accepted, _)| lasts(accepted) > now)
+        sent.filter(|(accepted, _)| lasts(accepted) > now.max(last))
     }
 }

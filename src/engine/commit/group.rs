@@ -8,13 +8,13 @@ use crate::batch::pending::Pending;
 use crate::batch::pending_list::PendingList;
 use crate::batch::resolve::{Noted, ResolvedBundle, ResolvedRow, View};
 use crate::journal::entry::{self, Cause, Change, Entry, Resolved, WriteEntry};
-use crate::model::batch::IdempotencyKey;
+use crate::model::batch::{BatchId, IdempotencyKey};
 use crate::model::id::ClientCode;
 use crate::model::profile::{Stored, StoredBytes};
 use crate::model::seq::Seq;
 
 use serde_bytes::ByteBuf;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// A group while it is being decided.
@@ -24,11 +24,19 @@ pub(super) struct Group<'s> {
     pub(super) lists: BTreeMap<ClientCode, PendingList>,
     /// The batches that this group accepts, by client and `Idempotency-Key`.
     pub(super) keyed: BTreeMap<(ClientCode, IdempotencyKey), Arc<Pending>>,
+    /// The batches that this group counts.
+    pub(super) counted: BTreeSet<Seq>,
     /// What is known of the request in hand that its new values do not tell.
     pub(super) cause: Cause,
 }
 
 impl Group<'_> {
+    /// Whether this group accepts a batch.
+    pub(super) fn accepts(&self, id: &BatchId) -> bool {
+        let mut list = self.lists.get(&id.client).into_iter().flat_map(PendingList::iter);
+        list.any(|pending| pending.accepted.id == *id)
+    }
+
     /// Undoes the changes of a request that could not be decided.
     pub(super) fn take_back(&mut self) {
         self.view.take_back();

@@ -8,7 +8,7 @@
 //! offered it. A caller hears of success only once this node has applied its request. A caller whose request may have got
 //! into the order, or not, hears just that.
 
-use super::ordering::OrderedUpTo;
+use super::ordering::{OrderedUpTo, Runs};
 use super::reply::{Asked, ReplyTo};
 use super::request::{Answer, NewBatch, Ordered, Placed, Request};
 use super::taking::Reply;
@@ -23,7 +23,7 @@ use crate::order::record::{ClusterId, Offers, RunId};
 use crate::order::{Log, LogReader, Offset, OrderError, Place, Record};
 use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering, lock};
 use std::any::Any;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -384,7 +384,7 @@ pub(in crate::engine) struct Pump {
     /// What is applied already, and the sum of that record.
     pub(in crate::engine) applied: Option<(Place, u32)>,
     /// The last number of each run, so that no file is waited for twice.
-    pub(in crate::engine) seen: BTreeMap<RunId, u64>,
+    pub(in crate::engine) seen: Runs,
 }
 
 /// Why the pump ends.
@@ -507,11 +507,10 @@ impl Pump {
     fn request(&mut self, bytes: &[u8], placed: Placed) -> Result<(), End> {
         let offered = wire::decode(bytes).map_err(|error| unreadable(placed.place.offset, &error))?;
         self.applied = Some((placed.place, placed.record_crc32c));
-        if self.seen.get(&placed.run).is_some_and(|last| placed.number <= *last) {
+        if self.seen.have(placed.run, placed.number) {
             self.node.progress.duplicates.fetch_add(1, Ordering::Relaxed);
             return Ok(());
         }
-        self.seen.insert(placed.run, placed.number);
         let request = match offered {
             FromOrder::Founded(cluster, _) if cluster == self.cluster => return Ok(()),
             FromOrder::Founded(cluster, _) => {
@@ -533,6 +532,7 @@ impl Pump {
                 Request::Accept(Box::new(batch))
             }
         };
+        self.seen.note(placed.run, placed.number, placed.time);
         let own = placed.run == self.node.run();
         let caller = own.then(|| lock(&self.node.waiting).remove(&placed.number)).flatten();
         let answer = caller.and_then(|caller| lock(&caller.reply).take());

@@ -4,17 +4,17 @@
 //! Promises: depends on nothing but the requests before it, so it is the same on every node that stands at the same place.
 //! It is journaled with each group, and a restart finds it as it was.
 
-use super::decided::Decided;
+use super::decided::{Decided, Put};
 use super::request::{Answer, Placed};
-use crate::journal::entry::{OrderEntry, OrderState, RunOffered};
+use crate::journal::entry::{Entry, OrderEntry, OrderState, RunOffered};
 use crate::model::seq::{Millis, Seq};
 use crate::order::record::RunId;
 use crate::order::{Offset, Place};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// How long a run is remembered after its last request. Kafka repeats a record within seconds.
-const RUN_LASTS_MS: u64 = 24 * 60 * 60 * 1000;
+/// So many runs are remembered: those that offered something last. Time is no measure, as no restart would find it again.
+const RUNS_MAX: usize = 1024;
 
 /// How many records lie between two offsets at which nodes compare their sums.
 const MARK_RECORDS: u64 = 256;
@@ -44,8 +44,56 @@ pub(in crate::engine) struct OrderedUpTo {
     pub(in crate::engine) mark: Option<(Offset, u32)>,
 }
 
-/// The last request of a run, and its time.
-type Offered = (u64, Millis);
+/// The runs that offered something, each with its last request. Whoever sees the same requests in the same order has the same.
+#[derive(Debug, Clone, Default)]
+pub(in crate::engine) struct Runs {
+    last: BTreeMap<RunId, Offered>,
+    noted: u64,
+}
+
+/// The last request of a run.
+#[derive(Debug, Clone, Copy)]
+struct Offered {
+    number: u64,
+    at: Millis,
+    /// How many were noted before it.
+    noted: u64,
+}
+
+impl Runs {
+    /// Of a list that has those who offered something last at its end.
+    pub(in crate::engine) fn of(list: &[RunOffered]) -> Self {
+        let mut runs = Self::default();
+        list.iter().for_each(|one| runs.note(one.run, one.number, Millis(one.at_ms)));
+        runs
+    }
+
+    /// Whether a request stood in the order before, or a later one of its run did.
+    pub(in crate::engine) fn have(&self, run: RunId, number: u64) -> bool {
+        self.last.get(&run).is_some_and(|last| number <= last.number)
+    }
+
+    /// Notes a request that did not.
+    pub(in crate::engine) fn note(&mut self, run: RunId, number: u64, at: Millis) {
+        let noted = self.noted;
+        self.noted += 1;
+        self.last.insert(run, Offered { number, at, noted });
+        if self.last.len() > RUNS_MAX
+            && let Some(oldest) = self.last.iter().min_by_key(|(_, last)| last.noted).map(|(run, _)| *run)
+        {
+            self.last.remove(&oldest);
+        }
+    }
+
+    /// These of them, and at the end those that offered something last.
+    fn list(&self, among: impl Fn(&RunId) -> bool) -> Vec<RunOffered> {
+        let mut found: Vec<_> = self.last.iter().filter(|(run, _)| among(run)).collect();
+        found.sort_unstable_by_key(|(_, last)| last.noted);
+        let one =
+            |(&run, last): (&RunId, &Offered)| RunOffered { run, number: last.number, at_ms: last.at.0 };
+        found.into_iter().map(one).collect()
+    }
+}
 
 /// How far the order is applied.
 pub struct Ordering {
@@ -56,23 +104,24 @@ pub struct Ordering {
     /// The sum over all requests of the records before an offset, for the last such offset that is a multiple of
     /// [`MARK_RECORDS`]: what nodes compare, wherever each of them is.
     mark: Option<(Offset, u32)>,
-    runs: BTreeMap<RunId, Offered>,
+    runs: Runs,
     /// The latest time that the order gave so far.
     latest: Millis,
     /// The runs whose requests the group has that is being decided.
     changed: BTreeSet<RunId>,
+    /// Whether that group has any request of the order, be it one to skip.
+    moved: bool,
     stand: Stand,
 }
 
 impl Ordering {
     /// Goes on from what was journaled; from the beginning of the order if that is nothing.
     pub fn after(state: OrderState, stand: Stand) -> Self {
-        let runs: BTreeMap<RunId, Offered> =
-            state.runs.iter().map(|one| (one.run, (one.number, Millis(one.at_ms)))).collect();
-        let latest = runs.values().map(|(_, at)| *at).max().unwrap_or_default();
+        let latest = state.runs.iter().map(|one| Millis(one.at_ms)).max().unwrap_or_default();
+        let runs = Runs::of(&state.runs);
         let OrderState { place, record_crc32c, checksum, .. } = state;
-        let mark = None;
-        Self { place, record_crc32c, checksum, mark, runs, latest, changed: BTreeSet::new(), stand }
+        let (mark, changed, moved) = (None, BTreeSet::new(), false);
+        Self { place, record_crc32c, checksum, mark, runs, latest, changed, moved, stand }
     }
 
     /// The place of the last request that is applied.
@@ -105,19 +154,14 @@ impl Ordering {
                 self.place.unwrap_or_default()
             ));
         }
-        Ok(self.runs.get(&placed.run).is_some_and(|(number, _)| placed.number <= *number))
+        Ok(self.runs.have(placed.run, placed.number))
     }
 
     /// Notes that a request is decided, so, and which seq was given out last.
     pub(super) fn note(&mut self, placed: &Placed, last: Seq, one: &Decided) {
-        let section = |offset: Offset| offset.0 / MARK_RECORDS;
-        let now = section(placed.place.offset);
-        if self.place.is_some_and(|place| section(place.offset) < now) {
-            self.mark = Some((Offset(now * MARK_RECORDS), self.checksum));
-        }
-        (self.place, self.record_crc32c) = (Some(placed.place), placed.record_crc32c);
+        self.move_to(placed);
         self.latest = self.latest.max(placed.time);
-        self.runs.insert(placed.run, (placed.number, placed.time));
+        self.runs.note(placed.run, placed.number, placed.time);
         self.changed.insert(placed.run);
         let mut sum = self.checksum;
         let mut add = |bytes: &[u8]| sum = crc32c::crc32c_append(sum, bytes);
@@ -125,8 +169,10 @@ impl Ordering {
         add(&placed.place.within.to_le_bytes());
         add(&last.get().to_le_bytes());
         add(&[answer_code(one)]);
-        // Other values depend on how far applying is.
-        for put in one.puts.iter().filter(|put| put.now.applied_seq().is_ok_and(|seq| seq == last)) {
+        // Other values depend on how far applying is, also those of a batch that has the last seq.
+        let own = one.entry.as_ref().map_or(Seq::ZERO, Entry::seq);
+        let written = |put: &&Put| own > Seq::ZERO && put.now.applied_seq().is_ok_and(|seq| seq == own);
+        for put in one.puts.iter().filter(written) {
             add(put.key.as_bytes());
             add(put.now.as_slice());
         }
@@ -135,45 +181,42 @@ impl Ordering {
 
     /// Notes that a request was skipped.
     pub(super) fn note_skipped(&mut self, placed: &Placed) {
-        (self.place, self.record_crc32c) = (Some(placed.place), placed.record_crc32c);
-        self.changed.insert(placed.run);
+        self.move_to(placed);
+    }
+
+    fn move_to(&mut self, placed: &Placed) {
+        let section = |offset: Offset| offset.0 / MARK_RECORDS;
+        let now = section(placed.place.offset);
+        if self.place.is_some_and(|place| section(place.offset) < now) {
+            self.mark = Some((Offset(now * MARK_RECORDS), self.checksum));
+        }
+        (self.place, self.record_crc32c, self.moved) = (Some(placed.place), placed.record_crc32c, true);
     }
 
     /// What is journaled with the group; none if the group has no request of the order.
     pub(super) fn entry(&mut self, last: Seq) -> Option<OrderEntry> {
-        if self.changed.is_empty() {
+        if !std::mem::take(&mut self.moved) {
             return None;
         }
         let changed = std::mem::take(&mut self.changed);
-        let offered =
-            |run: RunId| self.runs.get(&run).map(|&(number, at)| RunOffered { run, number, at_ms: at.0 });
-        let runs = changed.into_iter().filter_map(offered).collect();
-        let entry = OrderEntry {
+        Some(OrderEntry {
             place: self.place.unwrap_or_default(),
             record_crc32c: self.record_crc32c,
             last_seq: last.get(),
             checksum: self.checksum,
-            runs,
-        };
-        self.forget_old();
-        Some(entry)
+            runs: self.runs.list(|run| changed.contains(run)),
+        })
     }
 
     /// All of it, for a checkpoint.
     pub fn state(&self, last: Seq) -> OrderState {
-        let one = |(&run, &(number, at)): (&RunId, &Offered)| RunOffered { run, number, at_ms: at.0 };
         OrderState {
             place: self.place,
             record_crc32c: self.record_crc32c,
             last_seq: last.get(),
             checksum: self.checksum,
-            runs: self.runs.iter().map(one).collect(),
+            runs: self.runs.list(|_| true),
         }
-    }
-
-    fn forget_old(&mut self) {
-        let latest = self.latest;
-        self.runs.retain(|_, (_, at)| at.plus(RUN_LASTS_MS) >= latest);
     }
 }
 
@@ -198,5 +241,31 @@ fn answer_code(one: &Decided) -> u8 {
         Ok(Answer::KeyTaken(_)) => 9,
         Ok(_) => 10,
         Err(_) => 11,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_runs_that_offered_something_last_are_remembered_also_over_a_restart() {
+        let run = |number: u32| {
+            let mut run = [0; 16];
+            run[..4].copy_from_slice(&number.to_le_bytes());
+            RunId(run)
+        };
+        let mut runs = Runs::default();
+        for number in 0..u32::try_from(RUNS_MAX).unwrap() {
+            runs.note(run(number), 5, Millis(1));
+        }
+        runs.note(run(0), 6, Millis(1));
+        let mut again = Runs::of(&runs.list(|_| true));
+        for runs in [&mut runs, &mut again] {
+            assert!(runs.have(run(1), 5) && runs.have(run(0), 6) && !runs.have(run(0), 7));
+            runs.note(run(u32::MAX), 0, Millis(1));
+            assert!(!runs.have(run(1), 5), "it is the oldest");
+            assert!(runs.have(run(0), 6) && runs.have(run(2), 5));
+        }
     }
 }

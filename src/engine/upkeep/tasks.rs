@@ -433,6 +433,8 @@ impl Housekeeping {
         needless.iter().for_each(|known| upkeep.shared.spool.remove(known.accepted.spool));
         tracing::info!(batches = ids.len(), "the files of batches past their retention were removed");
         upkeep.shared.save_catalogue()?;
+        // Keys last by the time of writes, which on several nodes is not this one's.
+        let now = now.min(upkeep.commit.last_seq().millis());
         upkeep.shared.catalogue_saved(upkeep.shared.batches.tidy_catalogue(now))
     }
 

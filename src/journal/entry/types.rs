@@ -229,7 +229,8 @@ pub struct OrderEntry {
     pub last_seq: u64,
     /// The sum over all that was decided so far.
     pub checksum: u32,
-    /// The runs whose requests the group has, each with its last number and the time of that.
+    /// The runs whose requests the group has, each with its last number and the time of that. Those that come last in the
+    /// group come last here.
     pub runs: Vec<RunOffered>,
 }
 
@@ -255,7 +256,7 @@ pub struct OrderState {
     pub last_seq: u64,
     /// The sum over all that was decided so far.
     pub checksum: u32,
-    /// The last request of each run that offered anything lately.
+    /// The last request of each run that offered anything lately. Those that did so last come last.
     pub runs: Vec<RunOffered>,
 }
 
