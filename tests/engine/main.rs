@@ -6,6 +6,8 @@
 //! handle.rs          the rules through the handle that every front door calls
 //! nodes.rs           several whole engines over one order in memory
 //! order/             one order: random sequences beside a model
+//! cluster/           the same order on several nodes: a simulation
+//! situations.rs      what randomised tests must meet
 //! store_contract.rs  what every store must do
 //! fuzz.rs            parsers and formats against random bytes
 //! layers.rs          imports run downward
@@ -19,8 +21,12 @@
     reason = "a test that cannot go on should say where"
 )]
 
+#[macro_use]
+mod situations;
+
 mod changes;
 mod circles;
+mod cluster;
 mod fuzz;
 mod handle;
 mod layers;

@@ -27,7 +27,7 @@ situations! {
     KilledApplied: "a node killed between applying a batch and its count",
     KilledUncountedHere: "a node killed with a batch that is counted and not applied",
     KilledFarBehind: "a node killed far behind the order",
-    StoreMadeAgain: "a store made again from the whole journal",
+    StoreRebuilt: "a store rebuilt from the whole journal",
     MadeFromSnapshot: "a store made from a snapshot",
     Trimmed: "the order trimmed",
     ReadAfterTrim: "a node started after the order was trimmed",

@@ -417,7 +417,7 @@ impl<'p> Node<'p> {
                         break;
                     }
                 },
-                Ok(FromOrder::Founded(_)) => return Err("a second birth".into()),
+                Ok(FromOrder::Founded(..)) => return Err("a second birth".into()),
                 Err(CodecError::Version { .. }) => {
                     met(Met::VersionUnknown);
                     self.blocked = true;
@@ -733,7 +733,7 @@ impl<'p> Node<'p> {
                     StartFrom::Snapshot(checkpoint.clone())
                 }
                 None => {
-                    met(Met::StoreMadeAgain);
+                    met(Met::StoreRebuilt);
                     StartFrom::Nothing
                 }
             };

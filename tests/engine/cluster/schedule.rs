@@ -36,9 +36,9 @@ pub(crate) enum Fate {
 pub(crate) enum KilledHow {
     /// What a crash left.
     Crash,
-    /// Without the store: it is made again from the journal.
+    /// Without the store, which is rebuilt from the journal.
     StoreLost,
-    /// Without the store: it is made again from the newest snapshot and the journal behind it.
+    /// Without the store, which is rebuilt from the newest snapshot and the journal behind it.
     FromSnapshot,
 }
 

@@ -1,18 +1,6 @@
 //! The situations that the random sequences met, counted over all cases. A property test that never meets a situation proves
 //! nothing about it, so a zero fails the run.
 
-use std::cell::RefCell;
-
-macro_rules! situations {
-    ($($name:ident: $says:literal,)+) => {
-        /// A situation that the sequences must meet.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub(crate) enum Met { $($name,)+ }
-
-        const SAYS: &[&str] = &[$($says,)+];
-    };
-}
-
 situations! {
     Handover: "a pcId handed over to another thirdPartyId",
     DeviceOfEcid: "a call without a pcId, of an ECID that came with one",
@@ -81,39 +69,4 @@ situations! {
     RestartAfterRetired: "a restart after segments were retired",
     BatchForgotten: "a complete batch forgotten past its retention",
     ClockSteppedBack: "a clock that stepped back an hour at a restart",
-}
-
-thread_local! {
-    static COUNTS: RefCell<Counts> = const { RefCell::new(Counts([0; SAYS.len()])) };
-}
-
-/// How often each situation was met.
-#[derive(Debug, Clone)]
-pub(crate) struct Counts([u64; SAYS.len()]);
-
-/// Counts a situation, on this thread.
-pub(crate) fn met(what: Met) {
-    COUNTS.with_borrow_mut(|counts| counts.0[what as usize] += 1);
-}
-
-/// The situations that this thread met so far.
-pub(crate) fn counts() -> Counts {
-    COUNTS.with_borrow(Clone::clone)
-}
-
-impl Counts {
-    pub(crate) fn add(&mut self, more: &Self) {
-        self.0.iter_mut().zip(more.0).for_each(|(count, more)| *count += more);
-    }
-
-    /// The situations never met.
-    pub(crate) fn never(&self) -> Vec<&'static str> {
-        SAYS.iter().zip(self.0).filter(|(_, count)| *count == 0).map(|(says, _)| *says).collect()
-    }
-}
-
-impl std::fmt::Display for Counts {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        SAYS.iter().zip(self.0).try_for_each(|(says, count)| writeln!(f, "{count:>9}  {says}"))
-    }
 }

@@ -3,41 +3,37 @@
 //! between two actions.
 //!
 //! ```text
-//! applying.rs  the apply loop
+//! applying.rs  the apply loop, and the rest of a sequence between its steps
 //! tasks.rs     checkpoints, snapshots, fresh stores
 //! ```
 //!
 //! Promises: after every step every visitor, by every id, reads as in the model. Every answer is the model's. When a batch is
 //! complete, its counts and outcomes are the model's. A fault is returned as a sentence.
 
+use super::applying::{Applying, Stepped, begin, planned};
+use super::core::{
+    BEGUN_MS, BUNDLE_ROWS_MIN, Core, LIMITS, SetClock, Wrong, client_code, fill, folder, ids_of, made_for,
+    named, names, outcome, rows_of, visitor_id,
+};
 use super::coverage::{Met, met};
 use super::model::{self, From, Id, Kind, Rules, Visitors};
-use super::ops::{
-    ATTRIBUTES, BLOCKED, Batch, CLIENTS, Call, HOUR_MS, How, NAMES, Op, Row, Settings, Stop, id,
-};
+use super::ops::{Batch, CLIENTS, Call, HOUR_MS, How, NAMES, Op, Settings, Stop, id};
 use super::stores::{Store, Which};
-use profiled::batch::csv::Parser;
-use profiled::batch::index::IndexBuilder;
-use profiled::batch::outcomes_file::{Failure, read_outcomes};
+use profiled::batch::outcomes_file::read_outcomes;
 use profiled::batch::pending::Pending;
-use profiled::batch::queue::Batches;
-use profiled::batch::spool::Spool;
 use profiled::engine::commit::taking::Group;
-use profiled::engine::commit::{Answer, Committer, NewBatch, Ordered, Request, VisitorWrite, WriteRules};
-use profiled::engine::open::recovery::{StartFrom, recover, write_checkpoint};
+use profiled::engine::commit::{Answer, Ordered, Request, WriteRules};
+use profiled::engine::driver::apply::Action;
+use profiled::engine::open::recovery::{StartFrom, write_checkpoint};
 use profiled::engine::read::export::Walk;
-use profiled::engine::{CallIds, EngineError, SiteCall, Visitor, look_up};
+use profiled::engine::{CallIds, EngineError, SiteCall, look_up};
 use profiled::journal::entry::Checkpoint;
-use profiled::journal::log::LogSettings;
-use profiled::journal::snapshot::{SnapshotReader, Snapshots};
-use profiled::model::batch::{BatchId, BatchRules, ConsecutiveV2, Counts, EmptyValues, Outcome, RowReading};
-use profiled::model::id::{ClientCode, IdKind, Key, VisitorId};
-use profiled::model::profile::{Source, StoredBytes};
-use profiled::model::seq::{Clock, Millis, Seq};
-use profiled::store::swap::SwapStore;
-use profiled::store::{ProfileStore, put_if_newer};
+use profiled::journal::snapshot::Snapshots;
+use profiled::model::batch::{BatchId, Counts};
+use profiled::model::profile::Source;
+use profiled::model::seq::{Clock, Seq};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -46,32 +42,10 @@ mod tasks;
 
 use tasks::{UnderWay, Upkeep};
 
-/// What went wrong.
-pub(crate) type Wrong = String;
-
-const BEGUN_MS: u64 = 1_700_000_000_000;
-/// Small, so that sequences use several segments.
-const SEGMENT_BYTES: u64 = 16 << 10;
 /// How many values a snapshot or a copy reads at a time: few, so that everything else comes in between.
 const PAGE_VALUES: usize = 2;
-/// Few, so that the rows of an id are bundled in about half of the cases, and visitors with more are left to the commit thread.
-const BUNDLE_ROWS_MIN: usize = 2;
-const VISITOR_ROWS_MAX: usize = 4;
-/// Little, so that what a request resolves fills more than one group.
-const RESOLVED_BYTES: usize = 100;
-const GROUP_BYTES: usize = 1500;
-const SPOOL_BYTES_MAX: u64 = 1 << 30;
 /// More binds than a profile lists.
 const CROWD: usize = model::LISTED_MAX + 1;
-
-#[derive(Debug, Default)]
-struct SetClock(AtomicU64);
-
-impl Clock for SetClock {
-    fn now(&self) -> Millis {
-        Millis(self.0.load(Ordering::Relaxed))
-    }
-}
 
 /// An accepted batch, and its result in the model.
 struct Sent {
@@ -134,20 +108,7 @@ pub(crate) struct Harness {
     heard: Option<Vec<String>>,
 }
 
-struct Core {
-    swap: Arc<SwapStore>,
-    store: Store,
-    /// The fresh one beside it.
-    next: Option<Store>,
-    committer: Committer,
-    batches: Arc<Batches>,
-    spool: Arc<Spool>,
-}
-
 impl Harness {
-    /// A part to apply that has about one row.
-    pub(crate) const PART_A_ROW: usize = 15;
-
     /// From now on answers and lookups are recorded.
     pub(crate) fn listen(&mut self) {
         self.heard = Some(vec![]);
@@ -166,14 +127,12 @@ impl Harness {
 
     /// A fresh daemon.
     pub(crate) fn new(which: Which, settings: Settings) -> Self {
-        let memory = Path::new("/dev/shm");
-        let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
-        let folder = tempfile::Builder::new().prefix("profiled-order-").tempdir_in(parent).unwrap();
+        let folder = folder();
         let generation = folder.path().join("store0");
         std::fs::create_dir(&generation).unwrap();
         let clock = Arc::new(SetClock(AtomicU64::new(BEGUN_MS)));
         let store = Store::new(which, &generation);
-        let core = Core::try_start(folder.path(), store, StartFrom::Nothing, &clock).unwrap();
+        let core = Core::try_start(folder.path(), store, StartFrom::Nothing, &clock, LIMITS).unwrap();
         let checkpoint = generation.join("checkpoint");
         core.batches.save().unwrap();
         write_checkpoint(&checkpoint, &core.durable_mark().unwrap()).unwrap();
@@ -296,7 +255,8 @@ impl Harness {
         let only_inner = calls.is_empty();
         let mut requests: VecDeque<(Request, Asked)> = VecDeque::new();
         for (client, call) in calls {
-            requests.push_back((self.request(*client, call)?, Asked::Call(*client, call.clone())));
+            let request = self.core().request(*client, call, &self.settings, self.clock.now())?;
+            requests.push_back((request, Asked::Call(*client, call.clone())));
         }
         for request in inner {
             // Before the calls or behind them.
@@ -339,74 +299,6 @@ impl Harness {
             sent.complete = known.is_some_and(|known| known.progress.completed().is_some());
         }
         Ok(())
-    }
-
-    fn request(&self, client: usize, call: &Call) -> Result<Request, Wrong> {
-        let code = client_code(client);
-        let rules = WriteRules {
-            lifetime_ms: self.settings.lifetime_ms,
-            max_profile_bytes: self.settings.profile_bytes_max,
-        };
-        Ok(match call {
-            Call::Site { pc, third_party, ecid, sets } => {
-                let id = |kind, who: &Option<usize>| who.map(|who| visitor_id(&id(kind, who)));
-                let ids = CallIds {
-                    pc: id(Kind::Pc, pc),
-                    third_party: id(Kind::ThirdParty, third_party),
-                    ecid: id(Kind::Ecid, ecid),
-                    made: made_for(*pc, *third_party, *ecid).iter().map(visitor_id).collect(),
-                };
-                let source = if ecid.is_some() { Source::Delivery } else { Source::Mbox };
-                Request::Site(SiteCall { client: code, ids, source, attributes: named(sets) }, rules)
-            }
-            Call::Update { kind, who, sets } => {
-                let write = VisitorWrite::Set(named(sets));
-                Request::Visitor(code, visitor_id(&id(*kind, *who)), write, rules)
-            }
-            Call::Remove { kind, who, attributes } => {
-                let write = VisitorWrite::Remove(names(attributes));
-                Request::Visitor(code, visitor_id(&id(*kind, *who)), write, rules)
-            }
-            Call::Erase { kind, who } => {
-                Request::Visitor(code, visitor_id(&id(*kind, *who)), VisitorWrite::Erase, rules)
-            }
-            Call::Batch(batch) => Request::Accept(Box::new(self.upload(code, batch)?)),
-        })
-    }
-
-    /// Uploads the text of a file: spool, parser and index.
-    fn upload(&self, client: ClientCode, batch: &Batch) -> Result<NewBatch, Wrong> {
-        let core = self.core();
-        let rules = BatchRules {
-            seq: Seq::ZERO,
-            source: if batch.v2 { Source::BatchV2 } else { Source::BatchV1 },
-            creates: batch.v2 && self.settings.creates,
-            consecutive_v2: match self.settings.replaces {
-                true => ConsecutiveV2::Replace,
-                false => ConsecutiveV2::Merge,
-            },
-            empty_values: if batch.removes { EmptyValues::Remove } else { EmptyValues::Ignore },
-            lifetime_ms: self.settings.lifetime_ms,
-            max_profile_bytes: self.settings.profile_bytes_max,
-            reading: RowReading::default(),
-        };
-        let text = file_of(batch);
-        let failed = |error: &dyn std::fmt::Display| format!("upload: {error}");
-        let mut spool = core.spool.begin(self.clock.now()).map_err(|error| failed(&error))?;
-        spool.write(text.as_bytes()).map_err(|error| failed(&error))?;
-        let (mut parser, mut rows) = (Parser::new(&rules.reading), 0);
-        let mut index = IndexBuilder::bundling_from(BUNDLE_ROWS_MIN);
-        let each = |row: profiled::batch::csv::Row<'_>| {
-            rows += 1;
-            index.add(&row, rules.empty_values);
-        };
-        parser.push(text.as_bytes(), each).map_err(|error| failed(&error))?;
-        let header = parser.finish(|_| ()).map_err(|error| failed(&error))?.clone();
-        spool.sync().map_err(|error| failed(&error))?;
-        let index = index.finish(&core.spool.index_path(spool.name()), &spool.path(), &header, &rules);
-        let index = index.map_err(|error| failed(&error))?;
-        spool.count_index();
-        Ok(NewBatch { client, rules, header, rows, spool, index, key: None })
     }
 
     /// Applies a call to the model, and compares the answers.
@@ -688,7 +580,7 @@ impl Harness {
         if self.retired {
             met(Met::RestartAfterRetired);
         }
-        let Core { swap, store, next, committer, batches, spool } = self.core.take().unwrap();
+        let Core { swap, store, next, committer, batches, spool, order: _ } = self.core.take().unwrap();
         drop((committer, batches, spool, swap));
         let folder = self.store_folder();
         let adopted = self.generation == self.last_generation;
@@ -730,7 +622,7 @@ impl Harness {
             met(Met::ClockSteppedBack);
             self.clock.0.fetch_sub(HOUR_MS, Ordering::Relaxed);
         }
-        let core = Core::try_start(self.folder.path(), store, from, &self.clock)?;
+        let core = Core::try_start(self.folder.path(), store, from, &self.clock, LIMITS)?;
         if made {
             let mark = core.durable_mark()?;
             core.batches.save().map_err(|error| error.to_string())?;
@@ -779,12 +671,7 @@ impl Harness {
             met(Met::MadeFromSnapshotUnderComplete);
         }
         let path = self.snapshots.path_of(*number);
-        let mut reader = SnapshotReader::open(&path).map_err(|error| error.to_string())?;
-        while let Some((key, value)) = reader.next_pair().map_err(|error| error.to_string())? {
-            let key = Key::from_bytes(key).ok_or("a key")?;
-            put_if_newer(&*store.shared(), &key, None, &StoredBytes::new(value))
-                .map_err(|error| error.to_string())?;
-        }
+        fill(&*store.shared(), &path)?;
         Ok(StartFrom::Snapshot(checkpoint.clone()))
     }
 
@@ -793,7 +680,6 @@ impl Harness {
     /// Every visitor reads as in the model.
     fn check(&self, after: &str) -> Result<(), Wrong> {
         let core = self.core();
-        let store = core.shared();
         let last = Seq::from_u64(core.committer.last_seq.load(profiled::sync::Ordering::Acquire));
         let now = self.clock.now().max(last.millis());
         let lifetime_ms = self.settings.lifetime_ms;
@@ -802,14 +688,9 @@ impl Harness {
                 let fillers = if self.crowded[client] { &["f0", "f1", "f255"][..] } else { &[] };
                 for name in NAMES.iter().chain(fillers) {
                     let id = Id { kind, name: (*name).into() };
-                    let code = client_code(client);
-                    let seen = look_up(&*store, &core.batches, &code, &visitor_id(&id), now, lifetime_ms)
-                        .map_err(|error| format!("after {after}, {id} cannot be read: {error}"))?;
-                    let expected = visitors.look_up(&id, now.0, lifetime_ms);
-                    let (seen, expected) =
-                        (seen.map(|seen| shown(&seen)), expected.map(|it| expected_of(it, lifetime_ms)));
-                    if seen != expected {
-                        let (client, differing) = (CLIENTS[client], differing(seen, expected));
+                    let differs = core.differs(visitors, (client, &id), now, lifetime_ms);
+                    if let Some(differing) = differs.map_err(|wrong| format!("after {after}, {wrong}"))? {
+                        let client = CLIENTS[client];
                         return Err(format!("after {after}, {client} {id} should read so: {differing}"));
                     }
                 }
@@ -879,35 +760,6 @@ impl Harness {
         Ok(())
     }
 
-    /// What became of each row of a batch that is complete.
-    fn check_outcomes(&self, seq: u64) -> Result<(), Wrong> {
-        let sent = self.sent.iter().find(|sent| sent.seq == seq).ok_or("an unknown batch")?;
-        if sent.overwritten {
-            met(Met::OverwrittenAppliedAgain);
-        }
-        self.check_counts(sent)?;
-        let path = self.core().spool.outcomes_path(sent.spool);
-        let reported = read_outcomes(&path).map_err(|error| error.to_string())?;
-        let reported: BTreeMap<u32, _> = reported.into_iter().map(|row| (row.line, row)).collect();
-        for (line, (row, became)) in (2..).zip(sent.rows.iter().zip(&sent.became)) {
-            let reported = reported.get(&line);
-            let expected = outcome(*became);
-            let reported_outcome = reported.map_or(Outcome::Updated, |reported| reported.outcome);
-            let reason_fits = match reported.and_then(|reported| reported.failure) {
-                None => expected != Outcome::Failed,
-                Some(Failure::Row(_)) => row.is_none(),
-                Some(Failure::ProfileTooLarge) => row.is_some(),
-                Some(Failure::UploadDamaged | Failure::OutcomeLost) => false,
-            };
-            if reported_outcome != expected || !reason_fits {
-                return Err(format!(
-                    "batch {seq}, line {line}, {row:?}: should be {expected:?}, is {reported:?}"
-                ));
-            }
-        }
-        Ok(())
-    }
-
     /// The attributes of a visitor, as `a=1 b=22`; `None` if the visitor is unknown.
     pub(crate) fn reads(&self, client: usize, id: &Id) -> Option<String> {
         let (_, profile) =
@@ -919,206 +771,5 @@ impl Harness {
     /// What became of the rows of the n-th batch.
     pub(crate) fn became(&self, batch: usize) -> &[model::Outcome] {
         &self.sent[batch].became
-    }
-}
-
-impl Core {
-    fn try_start(folder: &Path, store: Store, from: StartFrom, clock: &Arc<SetClock>) -> Result<Self, Wrong> {
-        let settings = LogSettings { segment_bytes: SEGMENT_BYTES };
-        let recovered = recover(folder, &*store.shared(), from, settings, SPOOL_BYTES_MAX)
-            .map_err(|error| format!("the start failed: {error}"))?;
-        let swap = Arc::new(SwapStore::new(store.shared(), recovered.reach));
-        let committer = Committer::new(
-            recovered.log,
-            Arc::clone(&swap) as _,
-            Arc::clone(&recovered.batches),
-            recovered.last_seq,
-            Arc::clone(clock) as _,
-        )
-        .filling_from(GROUP_BYTES, RESOLVED_BYTES);
-        let (batches, spool) = (recovered.batches, recovered.spool);
-        Ok(Self { swap, store, next: None, committer, batches, spool })
-    }
-
-    fn shared(&self) -> Arc<dyn ProfileStore> {
-        Arc::clone(&self.swap) as _
-    }
-
-    /// The checkpoint for the store that was made durable just now.
-    fn durable_mark(&self) -> Result<Checkpoint, Wrong> {
-        let reach = self.swap.make_durable().map_err(|error| error.to_string())?;
-        Ok(Checkpoint { store_reach: reach.0, ..self.committer.mark() })
-    }
-}
-
-fn client_code(client: usize) -> ClientCode {
-    ClientCode::new(CLIENTS[client]).unwrap()
-}
-
-/// The pcIds for a call without one. Other calls bring the same ids, so they sometimes belong to another visitor.
-fn made_for(pc: Option<usize>, third_party: Option<usize>, ecid: Option<usize>) -> Vec<Id> {
-    match (pc, ecid.or(third_party)) {
-        (None, Some(who)) => (1..3).map(|more| id(Kind::Pc, who + more)).collect(),
-        _ => vec![],
-    }
-}
-
-fn visitor_id(id: &Id) -> VisitorId {
-    let kind = match id.kind {
-        Kind::Pc => IdKind::Pc,
-        Kind::ThirdParty => IdKind::ThirdParty,
-        Kind::Ecid => IdKind::Ecid,
-    };
-    VisitorId::new(kind, &id.name).unwrap()
-}
-
-fn model_id(id: &VisitorId) -> Id {
-    let kind = match id.kind() {
-        IdKind::Pc => Kind::Pc,
-        IdKind::ThirdParty => Kind::ThirdParty,
-        IdKind::Ecid => Kind::Ecid,
-    };
-    Id { kind, name: id.as_str().into() }
-}
-
-fn outcome(became: model::Outcome) -> Outcome {
-    match became {
-        model::Outcome::Updated => Outcome::Updated,
-        model::Outcome::Created => Outcome::Created,
-        model::Outcome::NotFound => Outcome::NotFound,
-        model::Outcome::Ignored => Outcome::Ignored,
-        model::Outcome::Failed => Outcome::Failed,
-    }
-}
-
-fn named(sets: &[(usize, super::ops::Text)]) -> Vec<(String, String)> {
-    sets.iter().map(|(name, text)| (ATTRIBUTES[*name].into(), text.text())).collect()
-}
-
-fn names(attributes: &[usize]) -> Vec<String> {
-    attributes.iter().map(|name| ATTRIBUTES[*name].into()).collect()
-}
-
-fn ids_of(rows: &[model::Row]) -> BTreeSet<Id> {
-    rows.iter().flatten().map(|(id, _)| id.clone()).collect()
-}
-
-/// The file of a batch.
-fn file_of(batch: &Batch) -> String {
-    let by = if batch.by == Kind::Pc { "pcId" } else { "thirdPartyId" };
-    let mut text = format!("batch={by}");
-    batch.columns.iter().for_each(|column| text = format!("{text},{}", ATTRIBUTES[*column]));
-    text.push('\n');
-    for row in &batch.rows {
-        let line = match row {
-            Row::Good { who, hint, cells } => {
-                let hint = if *hint && batch.by == Kind::Pc { ".28_0" } else { "" };
-                let cells = cells.iter().take(batch.columns.len());
-                let cells: String = cells.map(|cell| format!(",{}", cell.text())).collect();
-                format!("{}{hint}{cells}", id(batch.by, *who).name)
-            }
-            Row::BadEscape { who } => format!("{},%zz", id(batch.by, *who).name),
-            Row::TooManyCells { who } => {
-                format!("{}{}", id(batch.by, *who).name, ",1".repeat(batch.columns.len() + 1))
-            }
-            Row::NoId => ",1".into(),
-            Row::BlockedId { word } => format!("{},1", BLOCKED[*word]),
-        };
-        text = format!("{text}{line}\n");
-    }
-    (0..batch.fillers).for_each(|n| text = format!("{text}f{n},1\n"));
-    text
-}
-
-/// The same rows as the model takes them.
-fn rows_of(batch: &Batch) -> Vec<model::Row> {
-    let row = |row: &Row| match row {
-        Row::Good { who, cells, .. } => {
-            let cells = batch.columns.iter().zip(cells);
-            let cells = cells.map(|(column, text)| (ATTRIBUTES[*column].to_owned(), text.text()));
-            Some((id(batch.by, *who), cells.collect()))
-        }
-        _ => None,
-    };
-    let filler = |n| {
-        let name = ATTRIBUTES[batch.columns[0]].to_owned();
-        Some((Id { kind: batch.by, name: format!("f{n}") }, vec![(name, "1".to_owned())]))
-    };
-    batch.rows.iter().map(row).chain((0..batch.fillers).map(filler)).collect()
-}
-
-/// A visitor as compared.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Compared {
-    canonical: Id,
-    attributes: Vec<(String, String, u64, From)>,
-    /// In the order in which they were bound.
-    ids: Vec<Id>,
-    born: u64,
-    last_site: u64,
-    last_batch: u64,
-    last_write: u64,
-    last_active_ms: u64,
-    expires_ms: u64,
-}
-
-/// The lines that should be there and are not, and those that are there and should not be.
-fn differing(seen: Option<Compared>, expected: Option<Compared>) -> String {
-    let lines = |shown: Option<Compared>| -> BTreeSet<String> {
-        let Some(shown) = shown else { return BTreeSet::from(["unknown".into()]) };
-        let ids = (1..).zip(&shown.ids).map(|(n, id)| format!("id no. {n}: {id}")).collect();
-        let attributes =
-            shown.attributes.iter().map(|attribute| format!("attribute {attribute:?}")).collect();
-        let rest = Compared { ids: vec![], attributes: vec![], ..shown };
-        BTreeSet::from([format!("{rest:?}")])
-            .into_iter()
-            .chain::<BTreeSet<_>>(ids)
-            .chain::<BTreeSet<_>>(attributes)
-            .collect()
-    };
-    let (seen, expected) = (lines(seen), lines(expected));
-    let not = expected.difference(&seen).map(|line| format!("\n  not there: {line}"));
-    not.chain(seen.difference(&expected).map(|line| format!("\n  but there: {line}"))).collect()
-}
-
-fn shown(visitor: &Visitor) -> Compared {
-    let from = |source| match source {
-        Source::Mbox => From::Mbox,
-        Source::Delivery => From::Delivery,
-        Source::SingleUpdate => From::SingleUpdate,
-        Source::BatchV1 => From::BatchV1,
-        Source::BatchV2 => From::BatchV2,
-    };
-    let attributes = visitor.attributes.iter();
-    Compared {
-        canonical: model_id(&visitor.canonical),
-        attributes: attributes
-            .map(|held| (held.name.clone(), held.value.clone(), held.seq.get(), from(held.source)))
-            .collect(),
-        ids: visitor.linked.iter().map(model_id).collect(),
-        born: visitor.born.get(),
-        last_site: visitor.last_site.map_or(0, Seq::get),
-        last_batch: visitor.last_batch.map_or(0, Seq::get),
-        last_write: visitor.seq.get(),
-        last_active_ms: visitor.last_active.0,
-        expires_ms: visitor.expires.0,
-    }
-}
-
-fn expected_of((key, profile): (&Id, &model::Profile), lifetime_ms: u64) -> Compared {
-    let attributes = profile.visible();
-    Compared {
-        canonical: key.clone(),
-        attributes: attributes
-            .into_iter()
-            .map(|(name, value)| (name, value.text, value.seq, value.from))
-            .collect(),
-        ids: profile.ids().cloned().collect(),
-        born: profile.born,
-        last_site: profile.last_site,
-        last_batch: profile.last_batch,
-        last_write: profile.last_write,
-        last_active_ms: profile.last_active_ms,
-        expires_ms: profile.last_active_ms + lifetime_ms,
     }
 }

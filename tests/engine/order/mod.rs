@@ -5,21 +5,25 @@
 //! model.rs     the rules over plain maps, each write applied the moment it is accepted
 //! ops.rs       the steps of random sequences
 //! stores.rs    the stores they run on, one of which forgets as much as it may at a crash
-//! harness.rs   the real core driven step by step, compared with the model after each
+//! core.rs      the core of a daemon without its threads
+//! applying.rs  the apply loop, action by action
+//! harness.rs   such a core driven step by step, compared with the model after each
 //! bundles.rs   rows that share an id, merged and one by one
 //! edges.rs     the edge cases by name
 //! paces.rs     the same requests with applying that stands still, is slow, fast or random
 //! coverage.rs  the situations that the sequences met; one that was never met fails the run
 //! ```
 
+pub(crate) mod applying;
 mod bundles;
+pub(crate) mod core;
 mod coverage;
 mod edges;
 mod harness;
-mod model;
-mod ops;
+pub(crate) mod model;
+pub(crate) mod ops;
 mod paces;
-mod stores;
+pub(crate) mod stores;
 
 use self::harness::Harness;
 use self::stores::Which;

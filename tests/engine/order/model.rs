@@ -441,6 +441,12 @@ impl Visitors {
         known
     }
 
+    /// Sweeps a profile, if it has expired by this lifetime. Whoever has a longer one does not find it any more either.
+    pub(crate) fn sweep(&mut self, id: &Id, at_ms: u64, lifetime_ms: u64) -> bool {
+        let expired = self.profiles.get(id).is_some_and(|profile| !profile.lives(at_ms, lifetime_ms));
+        expired && self.profiles.remove(id).is_some()
+    }
+
     /// Applies all rows of a batch, in line order.
     pub(crate) fn batch(&mut self, rows: &[Row], rules: &BatchRules) -> Vec<Outcome> {
         let (at, lifetime) = (rules.rules.at_ms(), rules.rules.lifetime_ms);

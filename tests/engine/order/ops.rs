@@ -193,7 +193,7 @@ fn batch() -> impl Strategy<Value = Call> {
     )
 }
 
-fn call() -> impl Strategy<Value = Call> {
+pub(crate) fn call() -> impl Strategy<Value = Call> {
     let ids = prop_oneof![
         4 => (who().prop_map(Some), Just(None), Just(None)),
         2 => (Just(None), who().prop_map(Some), Just(None)),
@@ -213,7 +213,7 @@ fn call() -> impl Strategy<Value = Call> {
     ]
 }
 
-fn client() -> impl Strategy<Value = usize> {
+pub(crate) fn client() -> impl Strategy<Value = usize> {
     prop_oneof![6 => Just(0usize), 1 => Just(1)]
 }
 
@@ -350,25 +350,31 @@ impl Focus {
     }
 
     fn on_call(&self, call: &mut Call) {
-        let short = |who: &mut usize| *who %= self.names;
         match call {
-            Call::Site { pc, third_party, ecid, .. } => {
-                [&mut *pc, &mut *third_party, &mut *ecid].into_iter().flatten().for_each(short);
-                if !self.ecids {
-                    let lone = ecid.take();
-                    *pc = pc.or(lone.filter(|_| third_party.is_none()));
-                }
+            Call::Site { pc, third_party, ecid, .. } if !self.ecids => {
+                let lone = ecid.take();
+                *pc = pc.or(lone.filter(|_| third_party.is_none()));
             }
-            Call::Update { who, .. } | Call::Remove { who, .. } | Call::Erase { who, .. } => short(who),
-            Call::Batch(batch) => {
-                batch.by = self.batches_by.unwrap_or(batch.by);
-                for row in &mut batch.rows {
-                    match row {
-                        Row::Good { who, .. } | Row::BadEscape { who } | Row::TooManyCells { who } => {
-                            short(who)
-                        }
-                        Row::NoId | Row::BlockedId { .. } => {}
-                    }
+            Call::Batch(batch) => batch.by = self.batches_by.unwrap_or(batch.by),
+            _ => {}
+        }
+        among(call, self.names);
+    }
+}
+
+/// The call with all that it names among the first few visitors.
+pub(crate) fn among(call: &mut Call, names: usize) {
+    let short = |who: &mut usize| *who %= names;
+    match call {
+        Call::Site { pc, third_party, ecid, .. } => {
+            [pc, third_party, ecid].into_iter().flatten().for_each(short);
+        }
+        Call::Update { who, .. } | Call::Remove { who, .. } | Call::Erase { who, .. } => short(who),
+        Call::Batch(batch) => {
+            for row in &mut batch.rows {
+                match row {
+                    Row::Good { who, .. } | Row::BadEscape { who } | Row::TooManyCells { who } => short(who),
+                    Row::NoId | Row::BlockedId { .. } => {}
                 }
             }
         }

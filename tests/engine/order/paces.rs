@@ -2,6 +2,7 @@
 //! by row, is always done, or is random, with and without sweeps. All answers and all lookups between them are the same, and in the
 //! end every row has the same outcome and every batch the same counts.
 
+use super::applying::PART_A_ROW;
 use super::harness::Harness;
 use super::ops::{How, Op, Settings, sequences};
 use super::stores::Which;
@@ -59,7 +60,7 @@ fn at(pace: Pace, program: &[Op], sweeps: bool, seed: u64) -> Vec<Op> {
         match pace {
             Pace::Stopped => {}
             // Each part has about one row.
-            Pace::Slow => all.push(apply(1, Harness::PART_A_ROW)),
+            Pace::Slow => all.push(apply(1, PART_A_ROW)),
             Pace::Fast => all.extend((0..4).map(|_| apply(usize::MAX, 0))),
             Pace::Random => {
                 all.extend(
