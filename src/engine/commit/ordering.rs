@@ -172,7 +172,10 @@ impl Ordering {
         // Other values depend on how far applying is, also those of a batch that has the last seq.
         let own = one.entry.as_ref().map_or(Seq::ZERO, Entry::seq);
         let written = |put: &&Put| own > Seq::ZERO && put.now.applied_seq().is_ok_and(|seq| seq == own);
-        for put in one.puts.iter().filter(written) {
+        let mut puts: Vec<&Put> = one.puts.iter().filter(written).collect();
+        // The order in which they are put depends on what they replace, and so on how far applying is.
+        puts.sort_unstable_by_key(|put| &put.key);
+        for put in puts {
             add(put.key.as_bytes());
             add(put.now.as_slice());
         }

@@ -26,6 +26,8 @@ situations! {
     KilledWhileApplying: "a node killed while it applied a batch",
     KilledApplied: "a node killed between applying a batch and its count",
     KilledUncountedHere: "a node killed with a batch that is counted and not applied",
+    KilledJournaling: "a node killed with a group journaled in part",
+    KilledJournaled: "a node killed with a group journaled and not applied",
     KilledFarBehind: "a node killed far behind the order",
     StoreRebuilt: "a store rebuilt from the whole journal",
     MadeFromSnapshot: "a store made from a snapshot",

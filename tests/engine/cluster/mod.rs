@@ -16,6 +16,18 @@
 //! Checked behind every group and every step of applying: the answers; all visitors by every id; which batches there are,
 //! which are complete, since when and with which counts; the last seq; the checksum. In the end: every acknowledged request
 //! is in, once, and nothing is in that nobody offered.
+//!
+//! Faults that were put in on purpose, and the schedule of seeds 1, 2 and 3 that found each (of 240; `-` if none did):
+//!
+//! ```text
+//! a clock read in `Committer::commit` instead of the order's time      1    1    2
+//! a sweep of one node's store that goes past the order                46   49    5
+//! a request that the order has twice, and that is not skipped          3    1    1
+//! the count of a batch whose acceptance is in the same group left out 200   13    5
+//! the second of two counts in one group not left out                   1    2    5
+//! the checksum over all values that have the last seq                 27  103    5
+//! idempotency keys by the request's time instead of the last seq's   193    -    -
+//! ```
 
 mod coverage;
 mod log;
@@ -43,7 +55,7 @@ use std::io::Write;
 
 /// Random schedules.
 const SCHEDULES: u32 = 240;
-const SCHEDULES_OF_THE_LONG_FORM: u32 = 6_000;
+const SCHEDULES_OF_THE_LONG_FORM: u32 = 4_000;
 const SCHEDULES_OF_ONE_MORE_SEED: u32 = 30;
 const MORE_SEEDS_MAX: u32 = 40;
 /// No more nodes come to be in one schedule.
@@ -151,6 +163,10 @@ impl<'p> Cluster<'p> {
                     self.nodes[node].upgrade();
                 }
                 Ok(())
+            }
+            Op::KillCommitting { node, requests, hundredths } => {
+                let Some((node, shared)) = self.up(of(*node)) else { return Ok(()) };
+                node.kill_committing(shared, *requests, *hundredths)
             }
             Op::Start { node, how, fate, settings, ahead_ms } => {
                 let node = of(*node);

@@ -36,6 +36,7 @@ use profiled::order::record::{Offers, RunId};
 use profiled::order::{Offset, Place};
 use std::cell::{Cell, OnceCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io::{Seek, SeekFrom, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -113,8 +114,10 @@ pub(crate) struct Node<'p> {
     runs: u8,
     offered: u64,
     uploads: u64,
-    /// What it reads next.
+    /// What it reads next …
     next: Place,
+    /// … and what it reads next at least, if it begins again now.
+    surely: Place,
     /// The newest version of requests that its program knows.
     program: u8,
     /// How many of the files it can read by now.
@@ -178,6 +181,7 @@ impl<'p> Node<'p> {
             offered: 0,
             uploads: 0,
             next: Place::default(),
+            surely: Place::default(),
             program: RULES_VERSION + u8::from(setup.newer),
             received: 0,
             spooled: BTreeMap::new(),
@@ -706,11 +710,50 @@ impl<'p> Node<'p> {
             met(Met::KilledFarBehind);
         }
         shared.ended.insert(self.run);
+        self.surely = self.next;
         self.waiting.clear();
         self.spooled.clear();
         let Core { swap, store, committer, batches, spool, .. } = core;
         drop((swap, committer, batches, spool));
         self.store = Some(store);
+    }
+
+    /// The process is gone while it commits what it reads next: the journal has so many hundredths of the group's frame, and
+    /// the store nothing of it. Nobody heard an answer.
+    pub(crate) fn kill_committing(
+        &mut self,
+        shared: &mut Shared,
+        requests: usize,
+        hundredths: u64,
+    ) -> Result<(), Wrong> {
+        let store = self.core().store.as_now().ok_or("a store that cannot be copied")?;
+        let (mut asked, mut spooled) = (vec![], std::mem::take(&mut self.spooled));
+        let before = self.next;
+        self.read_into(shared, requests, &mut asked, &mut spooled)?;
+        let own = self.waiting.drain(..).map(Ordered::from);
+        let mut requests: VecDeque<_> = own.chain(asked.into_iter().map(|(one, _)| one)).collect();
+        let committer = &mut self.core.as_mut().unwrap().committer;
+        let from = committer.log.end().to_pair();
+        committer.commit(&mut requests).map_err(|fatal| format!("fatal: {fatal}"))?;
+        let to = committer.log.end().to_pair();
+        let place = committer.order.as_ref().and_then(Ordering::place);
+        let folder = committer.log.folder().to_owned();
+        drop(requests);
+        self.kill(shared);
+        self.store = Some(store);
+        self.surely = before;
+        let behind = place.map_or(before, |place| Place { within: place.within + 1, ..place });
+        self.next = before.max(behind);
+        if from.0 == to.0 && hundredths < 100 {
+            met(Met::KilledJournaling);
+            let cut = from.1 + (to.1 - from.1) * hundredths / 100;
+            let file = folder.join(format!("{:016x}.log", to.0));
+            wipe(&file, cut, to.1).map_err(|error| format!("{}: {error}", file.display()))?;
+        } else {
+            met(Met::KilledJournaled);
+            self.surely = self.next;
+        }
+        Ok(())
     }
 
     /// Another process begins with what the disk has.
@@ -758,17 +801,14 @@ impl<'p> Node<'p> {
         }
         let place = self.core().committer.order.as_ref().and_then(Ordering::place);
         let next = place.map_or(Place::default(), |place| Place { within: place.within + 1, ..place });
-        if next > self.next && self.next != Place::default() {
+        let known = self.next != Place::default();
+        if known && (next > self.next || steps_between(shared, next, self.surely)? > 0) {
+            let (number, surely, most) = (self.number, self.surely, self.next);
             return Err(format!(
-                "after its restart node {} goes on at {next}, not {}",
-                self.number, self.next
+                "after its restart node {number} goes on at {next}, and not from {surely} to {most}"
             ));
         }
-        let before = self.next;
         self.next = next;
-        if before != Place::default() && steps_between(shared, next, before)? > 0 {
-            return Err(format!("after its restart node {} goes back to {next} from {before}", self.number));
-        }
         self.blocked = false;
         self.begin_run();
         self.check(shared)
@@ -909,6 +949,13 @@ fn key_of(key: u8) -> IdempotencyKey {
 
 fn wrong(error: impl std::fmt::Display) -> Wrong {
     error.to_string()
+}
+
+/// Makes a piece of a file zeros, as it was before it was written.
+fn wipe(file: &Path, from: u64, to: u64) -> std::io::Result<()> {
+    let mut file = std::fs::OpenOptions::new().write(true).open(file)?;
+    file.seek(SeekFrom::Start(from))?;
+    file.write_all(&vec![0; usize::try_from(to - from).unwrap()])
 }
 
 /// Copies a folder with all that is in it.

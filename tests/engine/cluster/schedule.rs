@@ -107,6 +107,12 @@ pub(crate) enum Op {
         node: usize,
         upgrade: bool,
     },
+    /// A node is killed while it commits what it reads next, with so many hundredths of the group journaled.
+    KillCommitting {
+        node: usize,
+        requests: usize,
+        hundredths: u64,
+    },
     /// A killed node begins again, perhaps with other settings and another clock.
     Start {
         node: usize,
@@ -211,6 +217,8 @@ fn op() -> impl Strategy<Value = Op> {
         50 => (node(), any::<bool>(), prop::bool::weighted(0.2))
             .prop_map(|(node, retire, retention_over)| Op::Snapshot { node, retire, retention_over }),
         70 => (node(), prop::bool::weighted(0.2)).prop_map(|(node, upgrade)| Op::Kill { node, upgrade }),
+        50 => (node(), 1usize..6, prop_oneof![0u64..100, Just(100)])
+            .prop_map(|(node, requests, hundredths)| Op::KillCommitting { node, requests, hundredths }),
         140 => (node(), how, any::<u64>(), settings, prop::option::weighted(0.2, ahead_ms()))
             .prop_map(|(node, how, fate, settings, ahead_ms)| Op::Start { node, how, fate, settings, ahead_ms }),
         30 => Just(Op::Trim),
@@ -286,7 +294,7 @@ impl Focus {
             }
             Op::Sweep { .. } => self.sweeps,
             Op::Snapshot { .. } | Op::Upkeep { .. } | Op::Trim | Op::Join { .. } => self.upkeep,
-            Op::Kill { .. } => self.kills,
+            Op::Kill { .. } | Op::KillCommitting { .. } => self.kills,
             Op::Start { settings: Some(settings), .. } => {
                 self.on_setup(settings);
                 true

@@ -69,10 +69,28 @@ impl Store {
         }
     }
 
+    /// The same store as it is now. None for one whose files would have to be copied.
+    pub(crate) fn as_now(&self) -> Option<Self> {
+        match self {
+            Self::Memory(store) => Some(Self::Memory(Arc::new(copy_of(store)))),
+            Self::Forgetful(store) => {
+                let had = Mutex::new(store.had.lock().unwrap().clone());
+                Some(Self::Forgetful(Arc::new(ForgetfulStore { inner: copy_of(&store.inner), had })))
+            }
+            Self::Sled(_) => None,
+        }
+    }
+
     /// The checkpoint beside it.
     pub(crate) fn checkpoint(folder: &Path) -> Option<Checkpoint> {
         read_checkpoint(&folder.join("checkpoint")).unwrap()
     }
+}
+
+fn copy_of(store: &MemoryStore) -> MemoryStore {
+    let copy = MemoryStore::holding(store.scan(None, usize::MAX).unwrap());
+    copy.checkpoint(store.reach().unwrap()).unwrap();
+    copy
 }
 
 /// Opens sled. Its threads may hold a file a moment longer than the store that was dropped, as those of a dead process
