@@ -8,20 +8,24 @@
 //!
 //! Promises: a node that cannot apply what the order has stands or ends; it never skips a request.
 
-use crate::engine::commit::Request;
 use crate::engine::commit::node::{Node, Progress, Pump, Waits};
 use crate::engine::commit::ordering::{Ordering as OrderApplied, Runs, Stand, Standing};
+use crate::engine::commit::taking::Reply;
+use crate::engine::commit::{Answer, Request};
 use crate::engine::error::OpenError;
 use crate::engine::ingest::from_all::{FromAll, TakenFiles};
 use crate::engine::ingest::state::Ingest;
 use crate::engine::shared::Shared;
+use crate::engine::upkeep::state::Upkeep;
 use crate::journal::entry::OrderState;
 use crate::model::seq::{Clock, Millis};
 use crate::order::gather::{Gatherer, Gathering};
 use crate::order::record::{ClusterId, RunId};
 use crate::order::{Log, Offset};
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// How long a node that cannot journal waits before it tries again.
 const STAND: Duration = Duration::from_millis(200);
@@ -160,7 +164,10 @@ impl Joining {
         let files = Arc::new(FromAll::new(Arc::clone(&shared), parts.pieces, parts.run));
         let throttle = Arc::clone(&ingest.throttle);
         let waits: Waits = Arc::new(move || Box::new(throttle.site_call()));
+        let (erasures, erased) = std::sync::mpsc::channel();
+        let upkeep = Arc::clone(&ingest.upkeep);
         let pump = Pump {
+            erasures,
             shared: Arc::clone(&shared),
             node: Arc::clone(&node),
             log: parts.order,
@@ -174,14 +181,25 @@ impl Joining {
         Ok([
             ("pieces", Box::new(move || files.run())),
             ("order", Box::new(move || pump.run())),
-            ("counts", Box::new(move || offer_counts(&shared, &node))),
+            ("counts", Box::new(move || offer_counts(&upkeep, &node, &erased))),
         ])
     }
 }
 
-/// Offers the counts of the batches that this node has applied, until the order has them.
-fn offer_counts(shared: &Shared, node: &Node) {
+/// Offers the counts of the batches that this node has applied, until the order has them. Also notes the erasures that came to
+/// other nodes in this node's list of them.
+fn offer_counts(upkeep: &Upkeep, node: &Node, erased: &Receiver<oneshot::Receiver<Reply>>) {
+    let shared = &upkeep.shared;
     while shared.signals.wait(COUNTS_LOOK) {
+        node.drop_unaccepted();
+        while let Ok(answer) = erased.try_recv() {
+            if let Ok(Ok(Answer::Erased(written, keys))) = answer.blocking_recv()
+                && let Some(seq) = written.seq
+                && let Err(error) = upkeep.erasures.note(seq, &keys)
+            {
+                tracing::error!(%error, "an erasure is not in the list of erasures: after a restore this node would not know of it");
+            }
+        }
         for (id, counts) in shared.batches.uncounted() {
             if let Err(error) = node.ask_blocking(&Request::Count(id, counts)) {
                 tracing::debug!(%error, "the count of a batch is not in the order yet");

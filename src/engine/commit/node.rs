@@ -10,7 +10,7 @@
 
 use super::ordering::{OrderedUpTo, Runs};
 use super::reply::{Asked, ReplyTo};
-use super::request::{Answer, NewBatch, Ordered, Placed, Request};
+use super::request::{Answer, NewBatch, Ordered, Placed, Request, VisitorWrite};
 use super::taking::Reply;
 use super::wire::{self, FromOrder, OfferedBatch};
 use crate::engine::error::{EngineError, Fatal, OrInternal};
@@ -30,6 +30,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 /// How long a caller waits for the answer to its request in all.
 const ANSWER_WITHIN: Duration = Duration::from_secs(12);
+/// How long a batch is kept of which nobody knows whether the order has it.
+const UNACCEPTED_KEPT: Duration = Duration::from_secs(3600);
 /// How long the pump waits for a record before it looks whether the daemon is stopping.
 const LOOK: Duration = Duration::from_millis(100);
 /// How long the pump waits before it asks again for an order that it cannot reach.
@@ -48,8 +50,8 @@ pub(in crate::engine) trait Files: Send {
 pub(in crate::engine) struct Node {
     gatherer: Gatherer,
     waiting: Callers,
-    /// The batches that this node took in and that the order has not given back yet.
-    uploads: Mutex<HashMap<UploadId, NewBatch>>,
+    /// The batches that this node took in and that the order has not given back yet, and since when.
+    uploads: Mutex<HashMap<UploadId, (NewBatch, Instant)>>,
     next_upload: AtomicU64,
     /// How far this node is.
     pub(in crate::engine) progress: Progress,
@@ -279,13 +281,24 @@ impl Node {
     ) -> Result<Answer, EngineError> {
         self.takes_writes()?;
         let bytes = wire::batch(upload, pieces, &batch).or_internal()?;
-        lock(&self.uploads).insert(upload, batch);
+        lock(&self.uploads).insert(upload, (batch, Instant::now()));
         let answer = self.offer(bytes).await;
         if matches!(answer, Err(EngineError::NoOrder(_))) {
-            // It is certainly not in the order.
-            drop(lock(&self.uploads).remove(&upload));
+            // It is certainly not in the order. Its files go on a thread that may block.
+            let refused = lock(&self.uploads).remove(&upload);
+            drop(tokio::task::spawn_blocking(move || drop(refused)));
         }
         answer
+    }
+
+    /// Drops the batches of which nobody knows whether the order has them, after an hour. If one comes all the same, its file is
+    /// among the pieces.
+    pub(in crate::engine) fn drop_unaccepted(&self) {
+        let mut uploads = lock(&self.uploads);
+        let old = uploads.extract_if(|_, (_, since)| since.elapsed() >= UNACCEPTED_KEPT);
+        let old: Vec<_> = old.collect();
+        drop(uploads);
+        drop(old);
     }
 
     async fn offer(&self, bytes: Vec<u8>) -> Result<Answer, EngineError> {
@@ -381,6 +394,8 @@ pub(in crate::engine) struct Pump {
     /// Which order it must be.
     pub(in crate::engine) cluster: ClusterId,
     pub(in crate::engine) waits: Waits,
+    /// Hears the answers to erasures that came to other nodes: every node keeps its own list of them.
+    pub(in crate::engine) erasures: std::sync::mpsc::Sender<oneshot::Receiver<Reply>>,
     /// What is applied already, and the sum of that record.
     pub(in crate::engine) applied: Option<(Place, u32)>,
     /// The last number of each run, so that no file is waited for twice.
@@ -525,7 +540,7 @@ impl Pump {
             FromOrder::Batch(offered) => {
                 let own = lock(&self.node.uploads).remove(&offered.upload);
                 let batch = match own {
-                    Some(batch) => Some(batch),
+                    Some((batch, _)) => Some(batch),
                     None => self.files.take(&offered)?,
                 };
                 let Some(batch) = batch else { return Err(End::Stopping) };
@@ -535,7 +550,13 @@ impl Pump {
         self.seen.note(placed.run, placed.number, placed.time);
         let own = placed.run == self.node.run();
         let caller = own.then(|| lock(&self.node.waiting).remove(&placed.number)).flatten();
-        let answer = caller.and_then(|caller| lock(&caller.reply).take());
+        let mut answer = caller.and_then(|caller| lock(&caller.reply).take());
+        if answer.is_none() && matches!(request, Request::Visitor(_, _, VisitorWrite::Erase, _)) {
+            let (reply, erased) = oneshot::channel();
+            // Without anybody who hears it the daemon is stopping.
+            drop(self.erasures.send(erased));
+            answer = Some(reply);
+        }
         let waits = matches!(request, Request::Site(..)).then(|| (self.waits)());
         self.node.progress.handed.fetch_add(1, Ordering::AcqRel);
         let asked = (Ordered { request, placed: Some(placed) }, ReplyTo::of_order(answer, waits));

@@ -23,6 +23,13 @@ impl Ingest {
         self: &Arc<Self>,
         id: &BatchId,
     ) -> Result<BatchStatus, EngineError> {
+        if self.commit.node().is_some() {
+            return Err(EngineError::Refused(
+                "a node of several cannot give a batch up, because the other nodes apply it: send its file again, or start this node \
+                 with an empty folder, so that it gets everything from another node"
+                    .into(),
+            ));
+        }
         let (ingest, batch) = (Arc::clone(self), id.clone());
         blocking(move || ingest.give_up(&batch)).await?;
         self.read.known_batch(id)
