@@ -74,6 +74,12 @@ impl Client {
         }
     }
 
+    /// Whether the visitor of one row has the row's value.
+    pub fn shows(&mut self, batch: super::rows::Batch, n: usize) -> bool {
+        let expected = format!("\"points\":{{\"value\":\"{}\"", batch.points(n));
+        self.profile(&batch.id(n)).body.contains(&expected)
+    }
+
     /// Looks up the visitor of one row. Panics if the value differs from the row.
     pub fn expect(&mut self, batch: super::rows::Batch, n: usize) {
         let (id, points) = (batch.id(n), batch.points(n));
