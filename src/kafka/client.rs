@@ -1,6 +1,8 @@
 //! What all clients of Kafka have in common: how they are configured, where their log lines go, their errors in our words.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
@@ -9,6 +11,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::settings::KafkaSettings;
 use crate::order::OrderError;
+use crate::sync::{Mutex, lock};
 
 /// What every client is configured with. A property of `[cluster.kafka]` comes before it.
 const COMMON: [(&str, &str); 12] = [
@@ -36,12 +39,27 @@ const COMMON: [(&str, &str); 12] = [
 pub(super) struct Context {
     /// A fatal error came: this client does nothing any more.
     fatal: AtomicBool,
+    /// When each facility of librdkafka complained last. While a broker is away, it complains ten times a second.
+    complained: Mutex<BTreeMap<String, Instant>>,
 }
+
+/// How often a facility of librdkafka may complain in the log. What it says in between is for `debug`.
+const COMPLAINTS_EVERY: Duration = Duration::from_secs(5);
 
 impl Context {
     /// Notes that this client does nothing any more.
     pub(super) fn set_fatal(&self) {
         self.fatal.store(true, Ordering::Release);
+    }
+
+    /// Whether a facility may complain now.
+    fn may_complain(&self, facility: &str) -> bool {
+        let mut complained = lock(&self.complained);
+        let may = complained.get(facility).is_none_or(|last| last.elapsed() >= COMPLAINTS_EVERY);
+        if may {
+            complained.insert(facility.to_owned(), Instant::now());
+        }
+        may
     }
 
     /// Whether this client does nothing any more.
@@ -56,7 +74,12 @@ impl ClientContext for Context {
         // It complains of each property that only other kinds of clients use.
         let level = if facility == "CONFWARN" { Debug } else { level };
         match level {
-            Emerg | Alert | Critical | Error | Warning => tracing::warn!(target: "kafka", facility, "{line}"),
+            Emerg | Alert | Critical | Error | Warning if self.may_complain(facility) => {
+                tracing::warn!(target: "kafka", facility, "{line}");
+            }
+            Emerg | Alert | Critical | Error | Warning => {
+                tracing::debug!(target: "kafka", facility, "{line}")
+            }
             Notice | Info => tracing::info!(target: "kafka", facility, "{line}"),
             Debug => tracing::debug!(target: "kafka", facility, "{line}"),
         }
