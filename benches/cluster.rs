@@ -5,8 +5,8 @@
     clippy::unwrap_used,
     clippy::print_stdout,
     clippy::print_stderr,
-    dead_code,
-    reason = "a bench prints, stops where it cannot go on, and uses a part of what benches share"
+    clippy::indexing_slicing,
+    reason = "a bench prints, and stops where it cannot go on"
 )]
 
 mod support;
