@@ -158,7 +158,16 @@ impl Spool {
         let path = self.rows_path(name);
         let opened = OpenOptions::new().write(true).read(true).create_new(true).open(&path);
         let file = opened.map_err(|error| self.error(name, error))?;
-        Ok(SpoolFile { spool: Arc::clone(self), name, file, written: 0, crc32c: 0, beside: 0, kept: false })
+        Ok(SpoolFile {
+            spool: Arc::clone(self),
+            name,
+            file,
+            written: 0,
+            crc32c: 0,
+            beside: 0,
+            kept: false,
+            limited: true,
+        })
     }
 
     /// Where the uploaded rows are.
@@ -414,6 +423,8 @@ pub struct SpoolFile {
     /// How many bytes the index beside it has.
     beside: u64,
     kept: bool,
+    /// The limit of the folder counts for it.
+    limited: bool,
 }
 
 impl SpoolFile {
@@ -437,12 +448,19 @@ impl SpoolFile {
         self.crc32c
     }
 
+    /// The limit of the folder does not count for it: another node has judged by its own.
+    pub fn lift_limit(&mut self) {
+        self.limited = false;
+    }
+
     /// Writes the next bytes.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), SpoolError> {
         let more = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         let held = self.spool.bytes.fetch_add(more, Ordering::Relaxed);
         self.written += more;
-        self.spool.fits(held, more)?;
+        if self.limited {
+            self.spool.fits(held, more)?;
+        }
         self.crc32c = crc32c::crc32c_append(self.crc32c, bytes);
         point("spool-write")
             .and_then(|()| self.file.write_all(bytes))

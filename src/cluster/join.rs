@@ -262,6 +262,7 @@ fn check_name(transport: &Transport, who: &Identity, run: RunId) -> Result<Vec<N
         applied: 0,
         applied_at_ms: 0,
         snapshot: 0,
+        pieces: 0,
         checksum: 0,
         checksum_at: 0,
         settings: who.settings.clone(),

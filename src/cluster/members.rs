@@ -152,6 +152,7 @@ impl Members {
             applied: order.as_ref().map_or(0, |order| order.applied.0),
             applied_at_ms: order.as_ref().map_or(0, |order| order.applied_at.0),
             snapshot: order.as_ref().map_or(0, |order| order.snapshot.0),
+            pieces: order.as_ref().map_or(0, |order| order.pieces.0),
             checksum,
             checksum_at,
             settings: self.who.settings.clone(),
@@ -262,8 +263,8 @@ impl Members {
         watched.members.insert(name, Member { report, at, heard: Instant::now() });
     }
 
-    /// Deletes from the order what every node has in a snapshot that reported lately. Only the first node of those that are there
-    /// does so.
+    /// Deletes from the order, and from the pieces of files, what every node has in a snapshot that reported lately. Only the
+    /// first node of those that are there does so.
     fn trim(&self) -> Result<(), OrderError> {
         let watched = self.watched();
         let mut there = watched.members.values().filter(|member| member.is_there());
@@ -272,11 +273,20 @@ impl Members {
         }
         let newest = watched.members.values().map(|member| member.at).max().unwrap_or_default();
         let wait = u64::try_from(self.wait_for_node.as_millis()).unwrap_or(u64::MAX);
-        let waited_for = watched.members.values().filter(|member| member.at.plus(wait) >= newest);
-        let before = waited_for.map(|member| member.report.snapshot).min().unwrap_or(0);
+        let waited_for = || watched.members.values().filter(|member| member.at.plus(wait) >= newest);
+        let before = waited_for().map(|member| member.report.snapshot).min().unwrap_or(0);
         if before > watched.order.0 {
             self.transport.order.delete_before(Offset(before))?;
             tracing::info!(before, "the order was trimmed: every node has what was before in a snapshot");
+        }
+        // Only now may pieces go: a new node that reads the order from its beginning needs those of all batches in it.
+        let pieces = waited_for().map(|member| member.report.pieces).min().unwrap_or(0);
+        if pieces > watched.pieces.0 {
+            self.transport.pieces.delete_before(Offset(pieces))?;
+            tracing::info!(
+                pieces,
+                "the pieces of files were trimmed: every node has their batches in a snapshot"
+            );
         }
         Ok(())
     }

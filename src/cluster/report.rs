@@ -61,6 +61,9 @@ pub struct NodeReport {
     pub applied_at_ms: u64,
     /// The offset that its newest snapshot has everything before.
     pub snapshot: u64,
+    /// Pieces of files before this offset are needed by nobody who has that snapshot.
+    #[serde(default)]
+    pub pieces: u64,
     /// The sum over all that was decided up to the offset `checksum_at`.
     pub checksum: u32,
     /// The offset that the sum is of.

@@ -8,7 +8,7 @@
 //!
 //! Promises: a node that cannot apply what the order has stands or ends; it never skips a request.
 
-use crate::engine::commit::node::{Node, Progress, Pump, Waits};
+use crate::engine::commit::node::{Node, Pump, Waits};
 use crate::engine::commit::ordering::{Ordering as OrderApplied, Runs, Stand, Standing};
 use crate::engine::commit::taking::Reply;
 use crate::engine::commit::{Answer, Request};
@@ -74,13 +74,17 @@ pub struct OrderStatus {
     pub mark: Option<(Offset, u32)>,
     /// The offset that the newest snapshot has everything before.
     pub snapshot: Offset,
+    /// Pieces of files before this offset are needed by nobody who has that snapshot.
+    pub pieces: Offset,
 }
 
 impl OrderStatus {
     /// The status of a node that is so far, with a snapshot that covers this much.
-    pub(super) fn of(progress: &Progress, offering: usize, snapshot: Offset) -> Self {
+    pub(super) fn of(node: &Node, snapshot: Offset) -> Self {
+        let (progress, offering) = (&node.progress, node.offering());
         Self {
             snapshot,
+            pieces: node.needed.before(snapshot),
             mark: progress.mark(),
             serves: progress.serves(),
             applied: progress.applied_offset(),
@@ -161,7 +165,8 @@ impl Joining {
     pub(super) fn threads(self, ingest: &Ingest) -> Result<[NodeThread; 3], OpenError> {
         let Self { node, parts, state } = self;
         let shared = Arc::clone(&ingest.shared);
-        let files = Arc::new(FromAll::new(Arc::clone(&shared), parts.pieces, parts.run));
+        let files =
+            Arc::new(FromAll::new(Arc::clone(&shared), parts.pieces, parts.run, Arc::clone(&node.needed)));
         let throttle = Arc::clone(&ingest.throttle);
         let waits: Waits = Arc::new(move || Box::new(throttle.site_call()));
         let (erasures, erased) = std::sync::mpsc::channel();

@@ -147,7 +147,7 @@ impl Engine {
     pub fn order(&self) -> Option<OrderStatus> {
         let node = self.0.commit.node()?;
         let snapshot = self.0.shared.health.gauges.snapshot_order.load(Ordering::Relaxed);
-        Some(OrderStatus::of(&node.progress, node.offering(), Offset(snapshot)))
+        Some(OrderStatus::of(node, Offset(snapshot)))
     }
 
     /// Notes where the order ends, as somebody heard it.

@@ -23,7 +23,7 @@ impl Running {
         if self.shared.signals.is_stopping() {
             return Readiness::NotReady("the daemon is stopping".into());
         }
-        let order = self.commit.node().map(|node| OrderStatus::of(&node.progress, 0, Offset(0)));
+        let order = self.commit.node().map(|node| OrderStatus::of(node, Offset(0)));
         if let Some(why) = order.and_then(|order| order.not_ready(CUT_OFF)) {
             return Readiness::NotReady(why);
         }

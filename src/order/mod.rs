@@ -4,6 +4,7 @@
 //! mod.rs      the log as a node sees it: append, read, delete from the front
 //! record.rs   the bytes of one record: who offers what
 //! pieces.rs   the files of batches, in pieces
+//! needed.rs   which of these pieces are still needed
 //! gather.rs   gathers offers into records
 //! memory.rs   a log in memory, for tests and the simulation
 //! ```
@@ -17,6 +18,7 @@
 
 pub mod gather;
 pub mod memory;
+pub mod needed;
 pub mod pieces;
 pub mod record;
 

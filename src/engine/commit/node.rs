@@ -18,6 +18,7 @@ use crate::engine::shared::Shared;
 use crate::model::codec::CodecError;
 use crate::model::seq::Millis;
 use crate::order::gather::Gatherer;
+use crate::order::needed::Needed;
 use crate::order::pieces::UploadId;
 use crate::order::record::{ClusterId, Offers, RunId};
 use crate::order::{Log, LogReader, Offset, OrderError, Place, Record};
@@ -34,6 +35,14 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(12);
 const UNACCEPTED_KEPT: Duration = Duration::from_secs(3600);
 /// How long the pump waits for a record before it looks whether the daemon is stopping.
 const LOOK: Duration = Duration::from_millis(100);
+/// How many requests of the order wait for the commit thread at most, so that what the node itself asks of it soon has its turn.
+const AHEAD_MAX: u64 = 256;
+/// How long the pump waits for the commit thread before it looks again.
+const AHEAD_WAIT: Duration = Duration::from_millis(1);
+/// While a node catches up, it applies batches as it accepts them: with more of them pending, each request takes longer.
+const PENDING_MAX: usize = 4;
+/// How long it waits for that at each batch, for the batches may be held, or their rate is low.
+const PENDING_WAIT: Duration = Duration::from_millis(500);
 /// How long the pump waits before it asks again for an order that it cannot reach.
 const REACH_AGAIN: Duration = Duration::from_millis(250);
 
@@ -42,8 +51,9 @@ pub(in crate::engine) type Waits = Arc<dyn Fn() -> Box<dyn Any + Send> + Send + 
 
 /// Where the files of batches come from that other nodes took in.
 pub(in crate::engine) trait Files: Send {
-    /// The batch with its file, once the file is here. None if the daemon is stopping. Blocks.
-    fn take(&self, batch: &OfferedBatch) -> Result<Option<NewBatch>, Fatal>;
+    /// The batch with its file, once the file is here. None if the daemon is stopping. While this node has no room for the file,
+    /// `stands` hears why. Blocks.
+    fn take(&self, batch: &OfferedBatch, stands: &dyn Fn(&str)) -> Result<Option<NewBatch>, Fatal>;
 }
 
 /// This node's part in the order.
@@ -55,6 +65,8 @@ pub(in crate::engine) struct Node {
     next_upload: AtomicU64,
     /// How far this node is.
     pub(in crate::engine) progress: Progress,
+    /// Which pieces of files are still needed.
+    pub(in crate::engine) needed: Arc<Needed>,
 }
 
 /// How far a node has read the order and applied it.
@@ -225,12 +237,16 @@ impl Progress {
 impl Node {
     /// A node that goes on from here.
     pub(in crate::engine) fn new(gatherer: Gatherer, from: Option<Place>) -> Self {
+        let needed = Arc::<Needed>::default();
+        needed.order_from(from.map_or(Offset(0), |place| place.offset.next()));
+        let from = from.map_or(Offset(0), |place| place.offset);
         Self {
             gatherer,
             waiting: Callers::default(),
             uploads: Mutex::default(),
             next_upload: AtomicU64::new(1),
-            progress: Progress::from(from.map_or(Offset(0), |place| place.offset)),
+            progress: Progress::from(from),
+            needed,
         }
     }
 
@@ -251,8 +267,9 @@ impl Node {
                        second";
             return Err(EngineError::NoOrder(why.into()));
         }
-        match self.progress.out_of_reach() {
-            Some((_, why)) => Err(EngineError::NoOrder(format!("no write is taken now, because {why}"))),
+        let out_of_reach = self.progress.out_of_reach().map(|(_, why)| why);
+        match out_of_reach.or_else(|| self.progress.standing()) {
+            Some(why) => Err(EngineError::NoOrder(format!("no write is taken now, because {why}"))),
             None => Ok(()),
         }
     }
@@ -269,7 +286,7 @@ impl Node {
         let (caller, answer) = Caller::new();
         let (note, hear) = (noting(&self.waiting, &caller), hearing(&self.waiting, &caller));
         self.gatherer.offer_now(encoded(request)?, note, hear);
-        answer.blocking_recv().map_err(|_| EngineError::Stopping)?
+        answer.blocking_recv().map_err(|_| stopped())?
     }
 
     /// Offers a batch whose file is on its way to all nodes, and waits until this node has accepted it.
@@ -306,7 +323,7 @@ impl Node {
         let (note, hear) = (noting(&self.waiting, &caller), hearing(&self.waiting, &caller));
         self.gatherer.offer(bytes, note, hear).await;
         match tokio::time::timeout(ANSWER_WITHIN, answer).await {
-            Ok(answer) => answer.map_err(|_| EngineError::Stopping)?,
+            Ok(answer) => answer.map_err(|_| stopped())?,
             Err(_) => {
                 lock(&self.waiting).remove(&caller.number.load(Ordering::Acquire));
                 Err(EngineError::Unknown(format!(
@@ -327,6 +344,11 @@ impl Node {
     pub(in crate::engine) fn offering(&self) -> usize {
         self.gatherer.waiting()
     }
+}
+
+/// The daemon stopped while a request was on its way.
+fn stopped() -> EngineError {
+    EngineError::Unknown("the daemon is stopping".into())
 }
 
 fn encoded(request: &Request) -> Result<Vec<u8>, EngineError> {
@@ -541,9 +563,11 @@ impl Pump {
                 let own = lock(&self.node.uploads).remove(&offered.upload);
                 let batch = match own {
                     Some((batch, _)) => Some(batch),
-                    None => self.files.take(&offered)?,
+                    None => self.files.take(&offered, &|why| self.node.progress.note_standing(why))?,
                 };
                 let Some(batch) = batch else { return Err(End::Stopping) };
+                self.let_apply()?;
+                self.node.needed.accepted(offered.upload, placed.place.offset, offered.pieces);
                 Request::Accept(Box::new(batch))
             }
         };
@@ -557,10 +581,33 @@ impl Pump {
             drop(self.erasures.send(erased));
             answer = Some(reply);
         }
-        let waits = matches!(request, Request::Site(..)).then(|| (self.waits)());
+        while self.node.progress.queued() >= AHEAD_MAX {
+            self.wait(AHEAD_WAIT)?;
+        }
+        // While the node catches up, nobody waits for what others were answered long ago.
+        let counts = matches!(request, Request::Site(..)) && self.node.progress.serves();
+        let waits = counts.then(|| (self.waits)());
         self.node.progress.handed.fetch_add(1, Ordering::AcqRel);
         let asked = (Ordered { request, placed: Some(placed) }, ReplyTo::of_order(answer, waits));
         self.queue.blocking_send(asked).map_err(|_| End::Stopping)
+    }
+}
+
+impl Pump {
+    /// Waits a while for batches to be applied, if the node catches up.
+    fn let_apply(&self) -> Result<(), End> {
+        let until = Instant::now() + PENDING_WAIT;
+        while !self.node.progress.serves()
+            && self.shared.batches.pending_batches() >= PENDING_MAX
+            && Instant::now() < until
+        {
+            self.wait(AHEAD_WAIT)?;
+        }
+        Ok(())
+    }
+
+    fn wait(&self, time: Duration) -> Result<(), End> {
+        if self.shared.signals.wait(time) { Ok(()) } else { Err(End::Stopping) }
     }
 }
 

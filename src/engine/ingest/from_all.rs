@@ -9,9 +9,10 @@ use crate::engine::commit::wire::{self, OfferedBatch};
 use crate::engine::error::{EngineError, Fatal};
 use crate::engine::ingest::intake::Intake;
 use crate::engine::shared::Shared;
+use crate::order::needed::{Needed, UNACCEPTED_LASTS};
 use crate::order::pieces::{Part, Piece, UploadId};
 use crate::order::record::RunId;
-use crate::order::{Log, Offset, OrderError, Record};
+use crate::order::{Log, LogReader, Offset, OrderError, Record};
 use crate::sync::{AtomicU64, Ordering, unpoisoned};
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex};
@@ -19,8 +20,8 @@ use std::time::{Duration, Instant};
 
 /// How long a reader waits for a piece before it looks whether the daemon is stopping.
 const LOOK: Duration = Duration::from_millis(100);
-/// How long an upload is kept that nobody accepts.
-const UNACCEPTED_KEPT: Duration = Duration::from_secs(3600);
+/// How many pieces are read and not used, at most, instead of beginning anew behind them.
+const PASSED_OVER_MAX: u64 = 16;
 /// How long it takes until a log that cannot be reached is asked again.
 const REACH_AGAIN: Duration = Duration::from_millis(250);
 
@@ -37,7 +38,25 @@ pub(in crate::engine) struct FromAll {
     began: AtomicU64,
     /// The offset behind the last piece that was read.
     read: AtomicU64,
+    /// Reads the files from before `began`.
+    earlier: Mutex<Option<Earlier>>,
+    /// Hears of all pieces.
+    needed: Arc<Needed>,
 }
+
+/// Reads the files from before the reader began, one after the other, while the node catches up. To begin at each file anew
+/// would take a tenth of a second each time.
+struct Earlier {
+    reader: Box<dyn LogReader>,
+    /// It has everything from this offset on.
+    began: Offset,
+    /// The offset behind the last piece that it read.
+    read: Offset,
+    coming: Coming,
+}
+
+/// A piece that could not be taken in: of which upload, if it is known, and why.
+type NotTaken = (Option<UploadId>, EngineError);
 
 /// Files that have begun and not ended.
 #[derive(Default)]
@@ -51,9 +70,15 @@ struct Arriving {
 
 impl FromAll {
     /// The files of a node that begins now.
-    pub(in crate::engine) fn new(shared: Arc<Shared>, log: Arc<dyn Log>, own: RunId) -> Self {
+    pub(in crate::engine) fn new(
+        shared: Arc<Shared>,
+        log: Arc<dyn Log>,
+        own: RunId,
+        needed: Arc<Needed>,
+    ) -> Self {
         let (began, read) = (AtomicU64::new(u64::MAX), AtomicU64::new(0));
-        Self { shared, log, own, here: Mutex::default(), changed: Condvar::new(), began, read }
+        let (here, earlier) = (Mutex::default(), Mutex::default());
+        Self { shared, log, own, here, changed: Condvar::new(), began, read, earlier, needed }
     }
 
     /// Reads what comes, until the daemon stops.
@@ -75,33 +100,44 @@ impl FromAll {
         };
         let mut reader = self.log.read_from(from)?;
         self.began.fetch_min(from.0, Ordering::AcqRel);
+        self.needed.begins(from);
         self.read.fetch_max(from.0, Ordering::AcqRel);
         while !self.shared.signals.is_stopping() {
             let Some(record) = reader.next(LOOK)? else {
                 self.drop_old(coming);
                 continue;
             };
-            let came = coming.take(&self.shared, &record, |upload| upload.run != self.own);
-            match came {
+            match self.piece(coming, &record) {
                 Ok(Some((upload, batch))) => {
                     unpoisoned(self.here.lock()).insert(upload, (batch, Instant::now()));
                 }
                 Ok(None) => {}
                 // It is taken in once more when its acceptance comes.
-                Err(error) => {
+                Err((_, error)) => {
                     tracing::warn!(%error, "the file of another node's batch could not be taken in")
                 }
             }
             self.read.fetch_max(record.offset.next().0, Ordering::AcqRel);
+            self.needed.read(record.offset.next());
             drop(unpoisoned(self.here.lock()));
             self.changed.notify_all();
         }
         Ok(())
     }
 
+    /// Takes in a piece of another node's upload. Gives the file whose last piece it is.
+    fn piece(&self, coming: &mut Coming, record: &Record) -> Result<Option<(UploadId, NewBatch)>, NotTaken> {
+        let Piece { upload, part } = piece_of(record)?;
+        match part {
+            Part::Withdraw => self.needed.withdrawn(upload),
+            _ => self.needed.seen(upload, record.offset),
+        }
+        if upload.run == self.own { Ok(None) } else { coming.take(&self.shared, upload, part) }
+    }
+
     fn drop_old(&self, coming: &mut Coming) {
-        coming.0.retain(|_, arriving| arriving.since.elapsed() < UNACCEPTED_KEPT);
-        unpoisoned(self.here.lock()).retain(|_, (_, since)| since.elapsed() < UNACCEPTED_KEPT);
+        coming.0.retain(|_, arriving| arriving.since.elapsed() < UNACCEPTED_LASTS);
+        unpoisoned(self.here.lock()).retain(|_, (_, since)| since.elapsed() < UNACCEPTED_LASTS);
     }
 
     /// Waits for a file that the reader has yet to come to. None if it came past it without, or began behind it.
@@ -120,26 +156,55 @@ impl FromAll {
         }
     }
 
-    /// Reads a file from its first piece on.
+    /// Reads a file whose pieces the reader did not have, and takes in the other files on the way, which are wanted next.
     fn fetch(&self, offered: &OfferedBatch) -> Result<Option<NewBatch>, OrderError> {
+        // Only the thread that reads the order comes here. After an error it begins anew.
+        let kept = unpoisoned(self.earlier.lock()).take();
         let (first, last) = offered.pieces;
-        let mut reader = self.log.read_from(first)?;
-        let mut coming = Coming::default();
+        let goes_on = |it: &Earlier| {
+            it.began <= first && it.read <= last && first.0.saturating_sub(it.read.0) <= PASSED_OVER_MAX
+        };
+        let mut earlier = match kept.filter(goes_on) {
+            Some(kept) => kept,
+            None => {
+                let reader = self.log.read_from(first)?;
+                Earlier { reader, began: first, read: first, coming: Coming::default() }
+            }
+        };
         while !self.shared.signals.is_stopping() {
-            let Some(record) = reader.next(LOOK)? else { continue };
+            let Some(record) = earlier.reader.next(LOOK)? else { continue };
             if record.offset > last {
                 return Err(OrderError::NotTheSame(format!(
                     "the file of an upload is not between {first} and {last}"
                 )));
             }
-            let came = coming.take(&self.shared, &record, |upload| upload == offered.upload);
-            match came {
-                Ok(Some((_, batch))) => return Ok(Some(batch)),
-                Ok(None) => {}
-                Err(EngineError::Full(why)) => {
-                    return Err(OrderError::OutOfReach(format!("the disk is full: {why}")));
+            earlier.read = record.offset.next();
+            let piece = piece_of(&record);
+            match piece.and_then(|it| earlier.coming.take(&self.shared, it.upload, it.part)) {
+                Ok(Some((upload, batch))) if upload == offered.upload => {
+                    *unpoisoned(self.earlier.lock()) = Some(earlier);
+                    return Ok(Some(batch));
                 }
-                Err(error) => return Err(OrderError::NotTheSame(error.to_string())),
+                Ok(Some((upload, batch))) => {
+                    unpoisoned(self.here.lock()).insert(upload, (batch, Instant::now()));
+                }
+                Ok(None) => {}
+                Err((_, EngineError::Full(why) | EngineError::SpoolFull(why))) => {
+                    return Err(OrderError::Refused(format!(
+                        "there is no room for the file of a batch: {why}"
+                    )));
+                }
+                Err((_, EngineError::NoHandle)) => {
+                    return Err(OrderError::Refused("too many files are open".into()));
+                }
+                Err((upload, error)) if upload == Some(offered.upload) => {
+                    return Err(OrderError::NotTheSame(error.to_string()));
+                }
+                // Of an upload that was refused, perhaps. If it is wanted later, it is read anew.
+                Err((_, error)) => {
+                    tracing::debug!(%error, "a file on the way could not be taken in");
+                    earlier.began = earlier.read;
+                }
             }
         }
         Ok(None)
@@ -150,13 +215,17 @@ impl FromAll {
 pub(in crate::engine) struct TakenFiles(pub(in crate::engine) Arc<FromAll>);
 
 impl Files for TakenFiles {
-    fn take(&self, offered: &OfferedBatch) -> Result<Option<NewBatch>, Fatal> {
+    fn take(&self, offered: &OfferedBatch, stands: &dyn Fn(&str)) -> Result<Option<NewBatch>, Fatal> {
         let files = &self.0;
         let mut batch = files.wait_for(offered);
         while batch.is_none() && !files.shared.signals.is_stopping() {
             match files.fetch(offered) {
                 Ok(fetched) => batch = fetched,
                 Err(error @ OrderError::NotTheSame(_)) => return Err(Fatal::new(error)),
+                Err(OrderError::Refused(why)) => {
+                    stands(&why);
+                    files.shared.signals.wait(REACH_AGAIN);
+                }
                 Err(error) => {
                     tracing::warn!(%error, "the file of a batch cannot be read just now: the node waits for it");
                     files.shared.signals.wait(REACH_AGAIN);
@@ -179,27 +248,25 @@ impl Files for TakenFiles {
     }
 }
 
+fn piece_of(record: &Record) -> Result<Piece, NotTaken> {
+    let unreadable = |error| format!("the piece at {} cannot be read: {error}", record.offset);
+    Piece::decode(&record.value).map_err(|error| (None, EngineError::internal(unreadable(error))))
+}
+
 impl Coming {
     /// Takes in a piece. Gives the file whose last piece it is.
     fn take(
         &mut self,
         shared: &Shared,
-        record: &Record,
-        wanted: impl Fn(UploadId) -> bool,
-    ) -> Result<Option<(UploadId, NewBatch)>, EngineError> {
-        let piece = Piece::decode(&record.value).map_err(|error| {
-            EngineError::internal(format!("the piece at {} cannot be read: {error}", record.offset))
-        })?;
-        let upload = piece.upload;
-        if !wanted(upload) {
-            return Ok(None);
-        }
-        match self.part(shared, upload, piece.part) {
+        upload: UploadId,
+        part: Part,
+    ) -> Result<Option<(UploadId, NewBatch)>, NotTaken> {
+        match self.part(shared, upload, part) {
             Err(error) => {
                 drop(self.0.remove(&upload));
-                Err(error)
+                Err((Some(upload), error))
             }
-            taken => taken,
+            Ok(taken) => Ok(taken),
         }
     }
 
@@ -213,7 +280,8 @@ impl Coming {
             Part::Begin(rules) => {
                 let read = wire::begun(&rules);
                 let (client, rules) = read.map_err(EngineError::internal)?;
-                let intake = Intake::begin(shared, client, rules)?;
+                let mut intake = Intake::begin(shared, client, rules)?;
+                intake.lift_limit();
                 self.0.entry(upload).or_insert(Arriving { intake, pieces: 0, since: Instant::now() });
             }
             Part::Data { number, crc32c, bytes } => {
