@@ -4,6 +4,7 @@
 //! brokers.rs pom.xml   one to three brokers of a test's own
 //! topics.rs            topics made and checked
 //! log.rs               records appended, read, deleted; a leader killed; a topic made anew
+//! nodes/               nodes that are real daemons, with faults of all sorts under load
 //! ```
 //!
 //! Where there is no Java or no Maven, the tests say `skipped:` and what is missing. `PROFILED_KAFKA_JARS` names the folder for
@@ -18,6 +19,7 @@
 
 mod brokers;
 mod log;
+mod nodes;
 #[path = "../support/mod.rs"]
 mod support;
 mod topics;
@@ -80,4 +82,10 @@ fn three_brokers() {
     say(&format!("three brokers: {:.1} s to start", from.elapsed().as_secs_f32()));
     topics::three_replicas_are_made_and_those_in_sync_are_counted(&mut brokers);
     log::nothing_acknowledged_is_missing_after_the_leader_died(&mut brokers);
+}
+
+#[test]
+fn nodes_stay_equal_and_lose_nothing_whatever_fails() {
+    let _turn = in_turn();
+    nodes::faults::table();
 }

@@ -1,0 +1,328 @@
+//! The table of faults. Each is put in under load, so often; a line says what came of it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use profiled::kafka::settings::Topic;
+use profiled::order::{Log as _, Offset};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::check::Found;
+use super::{Site, name, within};
+use crate::support::{self, load::Moments, long};
+
+const SECOND: Duration = Duration::from_secs(1);
+/// How long a node that was not hit may go without acknowledging a write, while a broker is chosen for one that died: the
+/// brokers notice after three seconds.
+const BROKER_PAUSE_MAX: Duration = Duration::from_secs(9);
+
+/// What came of some rounds of a fault.
+#[derive(Default)]
+struct Line {
+    rounds: usize,
+    found: Found,
+    longest_pause: Duration,
+    ready_in: Duration,
+}
+
+/// A fault: what it is called, how often it is put in, which nodes are hit, and how.
+struct Fault<'f> {
+    called: &'f str,
+    rounds: usize,
+    /// The nodes that are hit; nothing is said of how long they don't answer.
+    hit: &'f dyn Fn(usize) -> Vec<usize>,
+    /// Puts the fault in and mends it. Gives how long a node took until it was ready.
+    put_in: &'f mut dyn FnMut(&mut Site, usize) -> Option<Duration>,
+}
+
+impl Site {
+    fn suffer(&mut self, fault: Fault<'_>) -> Line {
+        let mut line = Line::default();
+        if support::variable("PROFILED_FAULTS").is_some_and(|some| !fault.called.contains(&some)) {
+            return line;
+        }
+        for round in 0..fault.rounds {
+            self.load.wait_for_acknowledgements();
+            self.load.measure();
+            std::thread::sleep(SECOND);
+            let ready = (fault.put_in)(self, round);
+            line.ready_in = line.ready_in.max(ready.unwrap_or_default());
+            self.load.wait_for_acknowledgements();
+            line.longest_pause = line.longest_pause.max(self.load.longest_pause(&(fault.hit)(round)));
+            let found = self.check();
+            line.rounds += 1;
+            line.found.acknowledged += found.acknowledged;
+            line.found.refused += found.refused;
+            line.found.batches += found.batches;
+            line.found.unknown.0 += found.unknown.0;
+            line.found.unknown.1 += found.unknown.1;
+            line.found.lost.extend(found.lost);
+            line.found.wrong.extend(found.wrong);
+        }
+        let Found { acknowledged, unknown, refused, batches, lost, wrong } = &line.found;
+        crate::say(&format!(
+            "| {} | {} rounds | {acknowledged} acknowledged, {batches} of them batches | {} lost | {} wrong | {} unknown, {} of them in | \
+             {refused} refused | longest pause {:.1} s | ready in {:.1} s |",
+            fault.called,
+            line.rounds,
+            lost.len(),
+            wrong.len(),
+            unknown.0,
+            unknown.1,
+            line.longest_pause.as_secs_f32(),
+            line.ready_in.as_secs_f32(),
+        ));
+        let some = |of: &[String]| of.iter().take(5).cloned().collect::<Vec<_>>();
+        assert!(
+            lost.is_empty() && wrong.is_empty(),
+            "{}: lost {:?}, wrong {:?}",
+            fault.called,
+            some(lost),
+            some(wrong)
+        );
+        line
+    }
+
+    fn all(&self) -> Vec<usize> {
+        (0..self.nodes.len()).collect()
+    }
+
+    /// Kills all nodes at once.
+    fn kill_all_nodes(&mut self) {
+        self.all().into_iter().for_each(|node| self.kill_node(node));
+    }
+
+    /// Starts all nodes, one after the other. Gives how long the last one took.
+    fn start_all_nodes(&mut self) -> Duration {
+        self.all().into_iter().map(|node| self.start_node(node)).max().unwrap_or_default()
+    }
+
+    /// Kills all brokers at once.
+    fn kill_all_brokers(&mut self) {
+        (0..3).for_each(|broker| self.brokers.kill9(broker));
+    }
+
+    /// Kills a node, deletes from the order what the others have in snapshots, and starts it again. Gives how long it took
+    /// until it was ready with an empty folder.
+    fn come_back_too_late(&mut self, node: usize) -> Duration {
+        self.kill_node(node);
+        self.load.wait_for_acknowledgements();
+        let others: Vec<usize> = self.all().into_iter().filter(|other| *other != node).collect();
+        let end = self.log(Topic::Order).ends().unwrap().1;
+        let before = within("snapshots of all other nodes", || {
+            others.iter().for_each(|&other| self.snapshot_of(other));
+            let reports = self.reports();
+            let covered = others.iter().map(|&other| reports[&name(other)].snapshot).min().unwrap();
+            (covered >= end.0).then_some(covered)
+        });
+        self.log(Topic::Order).delete_before(Offset(before)).unwrap();
+        // What it has is older than what the order has.
+        drop(self.nodes[node].try_restart());
+        if !self.nodes[node].is_stopped() {
+            self.nodes[node].ended();
+        }
+        let said = self.nodes[node].complaints();
+        assert!(said.contains("it was away for too long"), "{said}");
+        std::fs::remove_dir_all(self.nodes[node].data()).unwrap();
+        self.start_node(node)
+    }
+
+    /// Starts all brokers.
+    fn start_all_brokers(&mut self) {
+        (0..3).for_each(|broker| self.brokers.restart(broker));
+        self.brokers.wait_for_all();
+    }
+}
+
+/// How often a fault is put in: so often in the long form, and once otherwise.
+fn rounds(in_long: usize) -> usize {
+    if long() { in_long } else { 1 }
+}
+
+/// All faults, one after the other, on one cluster.
+pub(crate) fn table() {
+    let begun = Instant::now();
+    let Some(mut site) = Site::start(3) else { return };
+    crate::say(&format!("three brokers and three nodes: {:.1} s to start", begun.elapsed().as_secs_f32()));
+    let mut moments = Moments::new(support::seed::fresh());
+    let nobody = |_| vec![];
+    let everybody = |_| (0..8).collect::<Vec<_>>();
+    let one = |round: usize| vec![round % 3];
+
+    site.suffer(Fault { called: "nothing", rounds: 1, hit: &nobody, put_in: &mut |_, _| None });
+
+    site.suffer(Fault {
+        called: "a new node",
+        rounds: 1,
+        hit: &|_| vec![3],
+        put_in: &mut |site, _| Some(site.add_node()),
+    });
+
+    site.suffer(Fault {
+        called: "a node's folder is gone",
+        rounds: rounds(2),
+        hit: &one,
+        put_in: &mut |site, round| {
+            site.kill_node(round % 3);
+            std::fs::remove_dir_all(site.nodes[round % 3].data()).unwrap();
+            Some(site.start_node(round % 3))
+        },
+    });
+
+    site.suffer(Fault {
+        called: "a node back after the topics were trimmed",
+        rounds: rounds(3),
+        hit: &one,
+        put_in: &mut |site, round| Some(site.come_back_too_late(round % 3)),
+    });
+
+    let line = site.suffer(Fault {
+        called: "kill -9 a node",
+        rounds: rounds(10),
+        hit: &one,
+        put_in: &mut |site, round| {
+            site.kill_node(round % 3);
+            std::thread::sleep(moments.next(Duration::ZERO, 2 * SECOND));
+            Some(site.start_node(round % 3))
+        },
+    });
+    assert!(
+        line.longest_pause < 3 * SECOND,
+        "the other nodes went without an answer for {:?}",
+        line.longest_pause
+    );
+
+    let line = site.suffer(Fault {
+        called: "kill -9 the broker that leads",
+        rounds: rounds(5),
+        hit: &nobody,
+        put_in: &mut |site, _| {
+            let leader = site.brokers.leader_of("site.order");
+            site.brokers.kill9(leader);
+            site.load.wait_for_acknowledgements();
+            site.brokers.restart(leader);
+            site.brokers.wait_for_all();
+            None
+        },
+    });
+    assert!(line.longest_pause < BROKER_PAUSE_MAX, "no write was acknowledged for {:?}", line.longest_pause);
+
+    let line = site.suffer(Fault {
+        called: "SIGSTOP the broker that leads",
+        rounds: rounds(3),
+        hit: &nobody,
+        put_in: &mut |site, _| {
+            let leader = site.brokers.leader_of("site.order");
+            site.brokers.freeze(leader);
+            std::thread::sleep(if long() { 20 * SECOND } else { 5 * SECOND });
+            site.load.wait_for_acknowledgements();
+            site.brokers.thaw(leader);
+            site.brokers.wait_for_all();
+            None
+        },
+    });
+    assert!(line.longest_pause < BROKER_PAUSE_MAX, "no write was acknowledged for {:?}", line.longest_pause);
+
+    site.suffer(Fault {
+        called: "SIGSTOP a node",
+        rounds: rounds(3),
+        hit: &one,
+        put_in: &mut |site, round| {
+            site.signal_node(round % 3, Signal::STOP);
+            std::thread::sleep(if long() { 20 * SECOND } else { 5 * SECOND });
+            site.signal_node(round % 3, Signal::CONT);
+            None
+        },
+    });
+
+    site.suffer(Fault {
+        called: "a node stopped in order",
+        rounds: rounds(3),
+        hit: &one,
+        put_in: &mut |site, round| {
+            site.stop_node(round % 3);
+            Some(site.start_node(round % 3))
+        },
+    });
+
+    site.suffer(Fault {
+        called: "kill -9 a node in mid-upload",
+        rounds: rounds(5),
+        hit: &one,
+        put_in: &mut |site, round| {
+            let (load, address) = (Arc::clone(&site.load.shared), site.nodes[round % 3].address());
+            let upload = std::thread::spawn(move || load.large_batch(address, 30_000, SECOND / 3));
+            std::thread::sleep(moments.next(SECOND / 5, SECOND * 3 / 2));
+            site.kill_node(round % 3);
+            upload.join().unwrap();
+            Some(site.start_node(round % 3))
+        },
+    });
+
+    site.suffer(Fault {
+        called: "kill -9 a node in mid-apply",
+        rounds: rounds(5),
+        hit: &one,
+        put_in: &mut |site, round| {
+            let address = site.nodes[(round + 1) % 3].address();
+            site.load.shared.large_batch(address, 20_000, Duration::ZERO);
+            std::thread::sleep(moments.next(Duration::ZERO, SECOND));
+            site.kill_node(round % 3);
+            Some(site.start_node(round % 3))
+        },
+    });
+
+    site.suffer(Fault {
+        called: "kill -9 a node in mid-snapshot",
+        rounds: rounds(5),
+        hit: &one,
+        put_in: &mut |site, round| {
+            let node = round % 3;
+            let wait = moments.next(Duration::ZERO, SECOND / 3);
+            let pid = site.nodes[node].pid();
+            std::thread::scope(|scope| {
+                scope.spawn(|| site.snapshot_of(node));
+                std::thread::sleep(wait);
+                kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), Signal::KILL).unwrap();
+            });
+            site.kill_node(node);
+            Some(site.start_node(node))
+        },
+    });
+
+    site.suffer(Fault {
+        called: "kill -9 all nodes",
+        rounds: rounds(3),
+        hit: &everybody,
+        put_in: &mut |site, _| {
+            site.kill_all_nodes();
+            Some(site.start_all_nodes())
+        },
+    });
+
+    site.suffer(Fault {
+        called: "kill -9 all brokers",
+        rounds: rounds(2),
+        hit: &everybody,
+        put_in: &mut |site, _| {
+            site.kill_all_brokers();
+            site.start_all_brokers();
+            let from = Instant::now();
+            site.all().into_iter().for_each(|node| site.wait_ready(node));
+            Some(from.elapsed())
+        },
+    });
+
+    site.suffer(Fault {
+        called: "kill -9 all nodes and brokers",
+        rounds: rounds(2),
+        hit: &everybody,
+        put_in: &mut |site, _| {
+            site.kill_all_nodes();
+            site.kill_all_brokers();
+            site.start_all_brokers();
+            Some(site.start_all_nodes())
+        },
+    });
+    crate::say(&format!("all faults: {:.0} s", begun.elapsed().as_secs_f32()));
+}

@@ -1,0 +1,191 @@
+//! Nodes that are real daemons, on real brokers, with writers at all of them all the time. Faults are put in; after each, every
+//! acknowledged write is on every node, once, in the same place, and the nodes are equal.
+//!
+//! ```text
+//! load.rs     the writers, and what each write was answered
+//! check.rs    what must hold when all nodes are at the order's end
+//! faults.rs   the table of faults
+//! ```
+
+mod check;
+pub(crate) mod faults;
+mod load;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use profiled::cluster::NodeReport;
+use profiled::kafka::log::KafkaLog;
+use profiled::kafka::settings::Topic;
+use profiled::order::Log as _;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::brokers::Brokers;
+use crate::support::{Daemon, load::attempt, request};
+use load::Load;
+
+/// How long a node may take for anything.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// What the topics' names begin with.
+const PREFIX: &str = "site";
+
+/// Brokers, nodes and writers.
+struct Site {
+    load: Load,
+    nodes: Vec<Daemon>,
+    brokers: Brokers,
+    /// The seq up to which everything was checked, and how often that was.
+    checked: u64,
+    checks: u64,
+}
+
+impl Site {
+    /// Three brokers, so many nodes, and writers at each. None where there are no brokers.
+    fn start(nodes: usize) -> Option<Self> {
+        let brokers = Brokers::start(3)?;
+        let mut site = Self { load: Load::default(), nodes: vec![], brokers, checked: 0, checks: 0 };
+        for _ in 0..nodes {
+            site.add_node();
+        }
+        Some(site)
+    }
+
+    /// Another node with an empty folder. Gives how long it took until it was ready.
+    fn add_node(&mut self) -> Duration {
+        let index = self.nodes.len();
+        let mut node = Daemon::configured(&self.settings(index, ""));
+        node.set_variable("PROFILED_LOG", "info").keep_complaints();
+        self.nodes.push(node);
+        self.load.add_node();
+        let took = self.start_node(index);
+        self.load.write_at(index);
+        took
+    }
+
+    /// The settings of a node, with these in front.
+    fn settings(&self, index: usize, more: &str) -> String {
+        let (order, name) = (self.brokers.address(PREFIX), name(index));
+        format!(
+            "disk_reserve_bytes = \"16MiB\"\n{more}\n[cluster]\norder = \"{order}\"\nnode = \"{name}\"\n\
+             [clients.demo]\nv2_creates_profiles = true\n"
+        )
+    }
+
+    /// Starts a node that does not run, as often as it takes. Gives how long it took until it was ready.
+    fn start_node(&mut self, index: usize) -> Duration {
+        let begun = Instant::now();
+        within(&format!("node {} to start", name(index)), || {
+            let node = &mut self.nodes[index];
+            match node.try_restart() {
+                Ok(()) => Some(()),
+                Err(why) => {
+                    crate::say(&format!("node {}: {why}: {}", name(index), node.complaints()));
+                    std::thread::sleep(Duration::from_millis(500));
+                    None
+                }
+            }
+        });
+        let address = self.nodes[index].address();
+        self.load.set_address(index, Some(address));
+        self.wait_ready(index);
+        begun.elapsed()
+    }
+
+    /// Waits until a node is ready.
+    fn wait_ready(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        within(&format!("node {} to be ready", name(index)), || {
+            assert!(!node.has_ended(), "node {} ended: {}", name(index), node.complaints());
+            is_ready(node.address()).then_some(())
+        });
+    }
+
+    /// Asks a node to stop, and waits until it has.
+    fn stop_node(&mut self, index: usize) {
+        self.nodes[index].terminate();
+        self.nodes[index].ended();
+        self.load.set_address(index, None);
+    }
+
+    /// Makes a node stand still, or go on.
+    fn signal_node(&self, index: usize, signal: Signal) {
+        let id = Pid::from_raw(self.nodes[index].pid().try_into().unwrap()).unwrap();
+        kill_process(id, signal).unwrap();
+    }
+
+    /// Takes a snapshot on a node, by way of a backup. It may be killed meanwhile.
+    fn snapshot_of(&self, index: usize) {
+        let backups = self.nodes[index].data().with_file_name("backups");
+        let folder = backups.join(format!("{}", std::fs::read_dir(&backups).map_or(0, |all| all.count())));
+        std::fs::create_dir_all(&backups).unwrap();
+        let body = format!("{{\"folder\":\"{}\"}}", folder.display());
+        let json = [("Content-Type", "application/json"), ("Connection", "close")];
+        let call = request("POST", "/api/v1/backup", "a", &json, Some(body.as_bytes()));
+        let answer = attempt(self.nodes[index].address(), &call);
+        assert!(answer.is_none_or(|(status, _)| status == 200));
+    }
+
+    /// The last report of each node.
+    fn reports(&self) -> BTreeMap<String, NodeReport> {
+        let log = self.log(Topic::Nodes);
+        let (low, end) = log.ends().unwrap();
+        let mut reader = log.read_from(low).unwrap();
+        let mut reports = BTreeMap::new();
+        loop {
+            let record = within("a report", || reader.next(Duration::from_secs(1)).unwrap());
+            if let Some(report) = NodeReport::decode(&record.value) {
+                reports.insert(report.name.clone(), report);
+            }
+            if record.offset.next() >= end {
+                return reports;
+            }
+        }
+    }
+
+    /// One of the order's topics.
+    fn log(&self, topic: Topic) -> KafkaLog {
+        KafkaLog::open(&crate::settings(&self.brokers, PREFIX), topic).unwrap()
+    }
+
+    /// Ends a node hard.
+    fn kill_node(&mut self, index: usize) {
+        self.load.set_address(index, None);
+        self.nodes[index].kill9();
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        self.load.stop();
+        if std::thread::panicking() {
+            for (index, node) in self.nodes.iter().enumerate() {
+                let said = node.complaints();
+                let last = said.len().saturating_sub(6000);
+                let said = said.get(last..).unwrap_or_default();
+                crate::say(&format!("node {} said:\n{said}", name(index)));
+            }
+        }
+    }
+}
+
+fn name(index: usize) -> String {
+    format!("n{index}")
+}
+
+fn is_ready(address: SocketAddr) -> bool {
+    let call = request("GET", "/readyz", "a", &[("Connection", "close")], None);
+    attempt(address, &call).is_some_and(|(status, _)| status == 200)
+}
+
+/// Waits until `condition` gives something, for longer than a single daemon may take.
+fn within<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = condition() {
+            return found;
+        }
+        assert!(begun.elapsed() < PATIENCE, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
