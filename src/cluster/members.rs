@@ -36,6 +36,10 @@ pub struct Member {
     pub at: Millis,
     /// When it was heard here.
     pub heard: Instant,
+    /// The order's end as it was known here then.
+    pub end: u64,
+    /// The time of the newest request that was known here then.
+    pub newest: Millis,
 }
 
 impl Member {
@@ -160,6 +164,14 @@ impl Members {
         }
     }
 
+    /// This node, as it is now.
+    pub(super) fn own(&self) -> Member {
+        let (report, order) = (self.report(), self.engine.order());
+        let end = order.map_or(0, |order| order.end.0);
+        let newest = Millis(report.applied_at_ms);
+        Member { report, at: newest, heard: Instant::now(), end, newest }
+    }
+
     fn report_on(&self) {
         let mut looked: Option<Instant> = None;
         loop {
@@ -260,7 +272,10 @@ impl Members {
         } else if !differs {
             watched.settings_differ.retain(|other| *other != name);
         }
-        watched.members.insert(name, Member { report, at, heard: Instant::now() });
+        let order = self.engine.order();
+        let end = order.as_ref().map_or(0, |order| order.end.0);
+        let newest = order.map_or(Millis(0), |order| order.applied_at).max(Millis(report.applied_at_ms));
+        watched.members.insert(name, Member { report, at, heard: Instant::now(), end, newest });
     }
 
     /// Deletes from the order, and from the pieces of files, what every node has in a snapshot that reported lately. Only the

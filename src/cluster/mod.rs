@@ -7,6 +7,7 @@
 //! report.rs     what a node reports of itself
 //! transport.rs  the logs of the order that the settings name
 //! members.rs    who is there: reports, reads the others' reports, trims the order
+//! status.rs     how the nodes are, as people are told
 //! ```
 //!
 //! Only `transport.rs` knows that the logs are Kafka's; tests make a [`Transport`] in memory.
@@ -17,10 +18,12 @@ mod folder;
 mod join;
 mod members;
 mod report;
+mod status;
 mod transport;
 
 pub use folder::{FolderCluster, Founded};
 pub use join::{FetchSnapshot, Identity, JoinError, Joined, found, join};
 pub use members::{Member, Members, Watched};
 pub use report::{NodeReport, NodeState, hash_of};
+pub use status::{ClusterStatus, NodeStatus};
 pub use transport::{Transport, open};

@@ -288,6 +288,9 @@ settings! {
         /// Where the other nodes reach this one.
         "advertise" => advertise: Option<PublicUrl> as Maybe<PublicUrl> =
             Maybe::none("the address that the daemon listens on", r#""http://10.0.0.7:8750""#), "URL", Anything, AtStart;
+        /// Seconds for which a node may be cut off from the order or behind it before /readyz says no.
+        "not_ready_after_seconds" => not_ready_after: Duration as Number<Seconds, 1, 3600> = Number::of(5),
+            "SECONDS", Anything, AtSighup;
         /// Milliseconds for which a request waits for others, to share a record of the order with them.
         "gather_ms" => gather: Duration as Number<Milliseconds, 0, 3> = Number::of(0),
             "MILLISECONDS", Anything, AtStart;

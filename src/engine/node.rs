@@ -22,6 +22,7 @@ use crate::model::seq::{Clock, Millis};
 use crate::order::gather::{Gatherer, Gathering};
 use crate::order::record::{ClusterId, RunId};
 use crate::order::{Log, Offset};
+use crate::telemetry::metrics::Metrics;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
@@ -58,6 +59,8 @@ pub struct OrderStatus {
     pub end: Offset,
     /// The time of the last request that it has applied.
     pub applied_at: Millis,
+    /// How old what it shows may be. Zero while it keeps up.
+    pub behind: Duration,
     /// How many requests it has read and not applied.
     pub queued: u64,
     /// How many requests of this node wait for the order or are on their way.
@@ -80,10 +83,14 @@ pub struct OrderStatus {
 
 impl OrderStatus {
     /// The status of a node that is so far, with a snapshot that covers this much.
-    pub(super) fn of(node: &Node, snapshot: Offset) -> Self {
+    pub(super) fn of(node: &Node, snapshot: Offset, now: Millis) -> Self {
         let (progress, offering) = (&node.progress, node.offering());
+        let out_of_reach = progress.out_of_reach();
+        let behind =
+            progress.behind(now).max(out_of_reach.as_ref().map_or(Duration::ZERO, |(since, _)| *since));
         Self {
             snapshot,
+            behind,
             pieces: node.needed.before(snapshot),
             mark: progress.mark(),
             serves: progress.serves(),
@@ -92,15 +99,26 @@ impl OrderStatus {
             applied_at: progress.applied_at(),
             queued: progress.queued(),
             offering,
-            out_of_reach: progress.out_of_reach(),
+            out_of_reach,
             standing: progress.standing(),
             duplicates: progress.duplicates(),
             checksum: progress.checksum(),
         }
     }
 
-    /// Why the node is not ready, if it is not: it is still behind, or was cut off for this long.
-    pub(super) fn not_ready(&self, cut_off_for: Duration) -> Option<String> {
+    /// How many records the order has that it has not applied.
+    pub fn behind_records(&self) -> u64 {
+        self.end.0.saturating_sub(self.applied.0)
+    }
+
+    /// How old what a lookup shows may be; none while the node keeps up.
+    pub fn lookups_behind(&self) -> Option<Duration> {
+        let keeps_up = self.serves && self.standing.is_none() && self.out_of_reach.is_none();
+        (!keeps_up || !self.behind.is_zero()).then_some(self.behind)
+    }
+
+    /// Why the node is not ready, if it is not: it has not caught up yet, or was cut off or behind for this long.
+    pub(super) fn not_ready(&self, after: Duration) -> Option<String> {
         if let Some(why) = &self.standing {
             return Some(format!("the node cannot journal what the order has: {why}"));
         }
@@ -108,8 +126,12 @@ impl OrderStatus {
             let (applied, end) = (self.applied, self.end);
             return Some(format!("the node reads the order: it has applied {applied} of {end} records"));
         }
-        let (since, why) = self.out_of_reach.as_ref()?;
-        (*since >= cut_off_for).then(|| format!("for {} s now {why}", since.as_secs()))
+        if let Some((since, why)) = &self.out_of_reach {
+            return (*since >= after).then(|| format!("for {} s now {why}", since.as_secs()));
+        }
+        let (behind, records) = (self.behind, self.behind_records());
+        (behind >= after)
+            .then(|| format!("the node is {} s behind the order, by {records} records", behind.as_secs()))
     }
 }
 
@@ -137,11 +159,16 @@ pub(super) struct Joining {
 
 impl Joining {
     /// Joins an order where this folder has left it.
-    pub(super) fn new(parts: NodeParts, state: OrderState, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
+    pub(super) fn new(
+        parts: NodeParts,
+        state: OrderState,
+        clock: Arc<dyn Clock>,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, OpenError> {
         let failed = |error| OpenError::Folder { path: "(a thread)".into(), error };
         let gatherer =
             Gatherer::start(Arc::clone(&parts.order), parts.run, clock, parts.gathering).map_err(failed)?;
-        let node = Arc::new(Node::new(gatherer, state.place));
+        let node = Arc::new(Node::new(gatherer, state.place, Arc::clone(metrics)));
         Ok(Self { node, parts, state })
     }
 

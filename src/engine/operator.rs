@@ -12,7 +12,6 @@ use crate::engine::upkeep::task::{Done, Task};
 use crate::model::id::ClientCode;
 use crate::model::seq::Millis;
 use crate::order::Offset;
-use crate::sync::Ordering;
 use crate::telemetry::metrics::{Metrics, Vitals};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
@@ -145,9 +144,7 @@ impl Engine {
 
     /// How far this node is in the order of several; none on a single daemon.
     pub fn order(&self) -> Option<OrderStatus> {
-        let node = self.0.commit.node()?;
-        let snapshot = self.0.shared.health.gauges.snapshot_order.load(Ordering::Relaxed);
-        Some(OrderStatus::of(node, Offset(snapshot)))
+        self.0.order_status()
     }
 
     /// Notes where the order ends, as somebody heard it.

@@ -150,7 +150,8 @@ impl BroughtUp {
         let (joining, pieces) = match (role, order) {
             (Role::Node(parts), order) => {
                 let pieces = Arc::clone(&parts.pieces);
-                let joining = Joining::new(parts, order.unwrap_or_default(), Arc::clone(&clock) as _)?;
+                let joining =
+                    Joining::new(parts, order.unwrap_or_default(), Arc::clone(&clock) as _, &metrics)?;
                 (Some(joining), Some(pieces))
             }
             (Role::Alone, _) if config.server.data_folder.join(layout::CLUSTER).exists() => {

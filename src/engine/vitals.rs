@@ -7,12 +7,9 @@ use crate::engine::types::Readiness;
 use crate::order::Offset;
 use crate::sync::Ordering;
 use crate::telemetry;
-use crate::telemetry::metrics::Vitals;
+use crate::telemetry::metrics::{OrderVitals, Vitals};
 use std::num::NonZeroU32;
 use std::time::Duration;
-
-/// A node that cannot reach its order for this long is not ready, so that a load balancer looks elsewhere.
-const CUT_OFF: Duration = Duration::from_secs(5);
 
 impl Running {
     /// Whether the daemon serves.
@@ -23,14 +20,21 @@ impl Running {
         if self.shared.signals.is_stopping() {
             return Readiness::NotReady("the daemon is stopping".into());
         }
-        let order = self.commit.node().map(|node| OrderStatus::of(node, Offset(0)));
-        if let Some(why) = order.and_then(|order| order.not_ready(CUT_OFF)) {
+        let after = self.shared.config().cluster.not_ready_after;
+        if let Some(why) = self.order_status().and_then(|order| order.not_ready(after)) {
             return Readiness::NotReady(why);
         }
         if let Some(damage) = self.shared.store.damage() {
             return Readiness::NotReady(self.upkeep.rebuild.describe(&damage));
         }
         Readiness::Ready
+    }
+
+    /// How far this node is in the order of several; none on a single daemon.
+    pub(super) fn order_status(&self) -> Option<OrderStatus> {
+        let node = self.commit.node()?;
+        let snapshot = self.shared.health.gauges.snapshot_order.load(Ordering::Relaxed);
+        Some(OrderStatus::of(node, Offset(snapshot), self.shared.now()))
     }
 
     /// What an operator should know of a daemon that serves all the same.
@@ -87,6 +91,13 @@ impl Running {
             store_rebuilds: self.upkeep.rebuild.done(),
             checkpoint_age: Gauges::age(&gauges.checkpoint_at, now),
             snapshot_age: Gauges::age(&gauges.snapshot_at, now),
+            order: self.order_status().map(|order| OrderVitals {
+                offset: order.applied.0,
+                behind_records: order.behind_records(),
+                behind: order.behind,
+                duplicates: order.duplicates,
+                ..OrderVitals::default()
+            }),
         }
     }
 }

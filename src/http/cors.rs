@@ -17,8 +17,8 @@ use super::response::{Answer, no_content};
 /// The headers that Adobe's SDKs and samples send from a page, beyond those that need no permission.
 const HEADERS_ALLOWED: HeaderValue =
     HeaderValue::from_static("Cache-Control, Content-Type, X-EXC-SDK, X-EXC-SDK-Version, X-Request-Id");
-/// The headers of an answer that a page's script may read: otherwise nobody would see what was left out.
-const EXPOSED: HeaderValue = HeaderValue::from_static("X-Request-Id, Profiled-Left-Out");
+/// The headers of an answer that a page's script may read: otherwise nobody would see what was left out, nor where a write is.
+const EXPOSED: HeaderValue = HeaderValue::from_static("X-Request-Id, Profiled-Left-Out, Profiled-Seq");
 /// How long a browser may keep the answer to its preflight. No browser keeps it longer than a day.
 const MAX_AGE_SECONDS: HeaderValue = HeaderValue::from_static("86400");
 /// Isolated pages load images and scripts only if the answer has this header.

@@ -42,6 +42,14 @@ pub(super) struct Endpoint {
     pub(super) describe: Option<fn(Operation) -> Operation>,
 }
 
+impl Endpoint {
+    /// Whether it shows what the daemon keeps of visitors and batches.
+    pub(super) fn shows_what_is_kept(&self) -> bool {
+        self.methods == Methods::Read
+            && matches!(self.access, Access::Any | Access::Of(_) | Access::Everywhere(_))
+    }
+}
+
 /// The function that answers a call: `|call| Box::pin(answer(call))`.
 pub(super) type Handler = for<'a> fn(Call<'a>) -> Pin<Box<dyn Future<Output = Reply> + Send + 'a>>;
 /// The result of a handler.

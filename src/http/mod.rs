@@ -29,6 +29,7 @@ mod request;
 mod response;
 mod router;
 mod script;
+mod seq;
 pub mod server;
 mod shapes;
 mod slots;

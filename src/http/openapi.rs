@@ -29,6 +29,11 @@ const REFUSALS: [(&str, &str); 4] = [
     ("Allow", "With 405: the methods of the path."),
     ("Accept-Encoding", "With 415: the encodings that the call takes."),
 ];
+/// Those of an answer that shows what the daemon keeps.
+const KEPT: [(&str, &str); 1] = [(
+    "Profiled-Behind-Ms",
+    "On a node of several that is cut off from the order or behind it: how old what the answer shows may be.",
+)];
 /// Those that let pages of other origins read an answer.
 const PAGES: [(&str, &str); 5] = [
     ("Access-Control-Allow-Origin", "The page's origin, or *."),
@@ -117,7 +122,8 @@ fn completed(mut operation: Operation, endpoint: &Endpoint) -> Operation {
     for status in operation.statuses() {
         let refusals = REFUSALS.iter().filter(|_| status == "default");
         let pages = PAGES.iter().filter(|_| endpoint.api.is_for_pages());
-        for (name, description) in EVERY.iter().chain(refusals).chain(pages) {
+        let kept = KEPT.iter().filter(|_| endpoint.shows_what_is_kept());
+        for (name, description) in EVERY.iter().chain(refusals).chain(pages).chain(kept) {
             operation = operation.bears(&status, name, description);
         }
     }

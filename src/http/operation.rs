@@ -218,6 +218,12 @@ impl Operation {
         statuses.iter().fold(self, |operation, status| operation.bears(status, "Profiled-Left-Out", what))
     }
 
+    /// The header of a call that writes.
+    pub(super) fn bears_seq(self, statuses: &[&str]) -> Self {
+        let what = "The write's place in the order of all writes. A call that changed nothing has none.";
+        statuses.iter().fold(self, |operation, status| operation.bears(status, "Profiled-Seq", what))
+    }
+
     /// What it takes to be let in: nothing, or one of these.
     pub(super) fn security(mut self, requirement: Option<SecurityRequirement>) -> Self {
         // A daemon without tokens asks for none.

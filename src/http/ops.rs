@@ -93,6 +93,10 @@ fn readyz(front: &Front) -> Reply {
 /// `GET /metrics`: all metrics; of the clients those that the caller may see.
 fn metrics(call: &Call<'_>) -> Reply {
     let app = &call.front.app;
-    let text = app.metrics().render(&app.vitals(), |client| call.bearer.sees(client));
+    let mut vitals = app.vitals();
+    if let (Some(order), Some(members)) = (&mut vitals.order, &call.front.members) {
+        members.add_to(order);
+    }
+    let text = app.metrics().render(&vitals, |client| call.bearer.sees(client));
     Ok(counted(text.map_err(|e| HttpError::Inside(format!("the metrics: {e}")))?))
 }

@@ -15,8 +15,9 @@ use super::operation::form;
 use super::path::{Path, Template};
 use super::request::Request;
 use super::response::{Answer, Door, JSON, json, refusal};
-use super::{Front, adobe, cors, inspector, native, openapi, ops, shapes};
+use super::{Front, adobe, cors, inspector, native, openapi, ops, seq, shapes};
 use crate::engine::EngineError;
+use crate::model::batch::BatchId;
 
 /// All endpoints, as the files list them that declare them.
 const ENDPOINTS: [&[&[Endpoint]]; 4] =
@@ -123,6 +124,15 @@ impl<'a> Found<'a> {
         }
     }
 
+    /// Says how old what an answer shows may be, on a node of several that is cut off from the order or behind it.
+    pub(super) fn tell_age(&self, front: &Front, method: &Method, answer: &mut Answer) {
+        if self.endpoint(method).is_some_and(Endpoint::shows_what_is_kept)
+            && let Some(behind) = front.app.order().and_then(|order| order.lookups_behind())
+        {
+            seq::tell_age(answer, behind);
+        }
+    }
+
     /// Has a request answered, if it may be.
     pub(super) async fn answer(&self, front: &Front, request: &mut Request) -> Reply {
         let first = self.route.first;
@@ -150,6 +160,11 @@ impl<'a> Found<'a> {
         bearer.check(endpoint.access, client.as_ref()).map_err(shut)?;
         if let (RateLimit::BatchCalls, Some(client)) = (endpoint.limits.rate, &client) {
             front.count_batch_call(client)?;
+        }
+        if endpoint.client == Whose::OfBatch
+            && let Some(id) = BatchId::parse(self.path.get("id"))
+        {
+            front.app.wait_for_batch(&id).await;
         }
         let call = Call {
             front,

@@ -410,6 +410,7 @@ async fn answer(front: &Front, mut request: Request, refused: Option<HttpError>)
                         found.refusal(&request, &error)
                     });
                     found.open_to_pages(&mut answer, request.origin());
+                    found.tell_age(front, &method, &mut answer);
                     (answer, found.name(&method))
                 }
                 None => {

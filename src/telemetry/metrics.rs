@@ -257,6 +257,92 @@ pub struct Vitals {
     pub checkpoint_age: Duration,
     /// The time since the last snapshot, or since the start if there is none.
     pub snapshot_age: Duration,
+    /// What a node of several has besides.
+    pub order: Option<OrderVitals>,
+}
+
+/// The metrics of a node of several. A single daemon has none of them.
+pub const OF_THE_ORDER: [&str; 10] = [
+    "profiled_order_offset",
+    "profiled_order_behind_records",
+    "profiled_order_behind_seconds",
+    "profiled_order_offer_seconds",
+    "profiled_order_duplicates",
+    "profiled_order_low_offset",
+    "profiled_order_nodes",
+    "profiled_order_settings_differ",
+    "profiled_order_sums_differ",
+    "profiled_order_topic_faults",
+];
+
+/// The values of a node of several.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OrderVitals {
+    /// The offset behind the last record that the node has applied.
+    pub offset: u64,
+    /// How many records the order has that it has not applied.
+    pub behind_records: u64,
+    /// How old what it shows may be.
+    pub behind: Duration,
+    /// Requests that the order had twice.
+    pub duplicates: u64,
+    /// The first offsets that the topics still have, by topic.
+    pub low_offsets: Vec<(&'static str, u64)>,
+    /// The nodes that report, this one among them.
+    pub nodes: u64,
+    /// Nodes whose settings that shape outcomes differ from this one's.
+    pub settings_differ: u64,
+    /// Nodes whose sum over what was decided differs from this one's.
+    pub sums_differ: u64,
+    /// What is wrong with the topics.
+    pub topic_faults: u64,
+}
+
+impl OrderVitals {
+    fn registry(&self, offer_seconds: &Histogram) -> Registry {
+        let mut registry = Registry::with_prefix("profiled_order");
+        let mut whole = |name: &str, help: &str, value: u64| {
+            let gauge = Gauge::<i64>::default();
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+            registry.register(name, help, gauge);
+        };
+        whole("offset", "Offset behind the last record of the order that this node has applied", self.offset);
+        let help = "Records of the order that this node has not applied yet; a record has up to thousands of requests";
+        whole("behind_records", help, self.behind_records);
+        whole("nodes", "Nodes that report, this one among them", self.nodes);
+        let help = "Nodes whose settings that shape outcomes differ from this node's";
+        whole("settings_differ", help, self.settings_differ);
+        let help = "Nodes whose sum over all decisions differs from this node's: one of them has diverged";
+        whole("sums_differ", help, self.sums_differ);
+        let help = "What is wrong with the topics now: settings that lose records, too few replicas in sync";
+        whole("topic_faults", help, self.topic_faults);
+        let behind = Gauge::<f64, AtomicU64>::default();
+        behind.set(self.behind.as_secs_f64());
+        registry.register(
+            "behind_seconds",
+            "How old what a lookup on this node shows may be; 0 while it keeps up",
+            behind,
+        );
+        let duplicates = Counter::<u64>::default();
+        duplicates.inc_by(self.duplicates);
+        registry.register(
+            "duplicates",
+            "Requests that the order had twice, and that were skipped",
+            duplicates,
+        );
+        let help = "Time from a request's offer to the order until this node has applied it";
+        registry.register("offer_seconds", help, offer_seconds.clone());
+        let low = Family::<Labels<1>, Gauge>::default();
+        for (topic, offset) in &self.low_offsets {
+            low.get_or_create(&[("topic", *topic)]).set(i64::try_from(*offset).unwrap_or(i64::MAX));
+        }
+        registry.register(
+            "low_offset",
+            "First offset that a topic still has; what was before is trimmed",
+            low,
+        );
+        registry
+    }
 }
 
 impl Vitals {
@@ -332,6 +418,8 @@ pub struct Metrics {
     rows_folded: Counter,
     profile_restarted: Counter,
     applying_waited: Family<Labels<1>, Counter<f64, AtomicU64>>,
+    /// Only a node of several shows it.
+    offer_seconds: Histogram,
     clients: Mutex<Clients>,
 }
 
@@ -425,6 +513,7 @@ impl Default for Metrics {
             rows_folded,
             profile_restarted,
             applying_waited,
+            offer_seconds: Histogram::new(SECONDS),
             clients: Mutex::default(),
         }
     }
@@ -492,6 +581,11 @@ impl Metrics {
         }
     }
 
+    /// Counts a request that was offered to the order, with the time until it was answered.
+    pub fn offered(&self, took: Duration) {
+        self.offer_seconds.observe(took.as_secs_f64());
+    }
+
     /// Counts an accepted batch.
     pub fn batch_accepted(&self, client: &ClientCode) {
         self.clients().of(client).batches += 1;
@@ -514,6 +608,9 @@ impl Metrics {
         let mut text = String::new();
         encode_registry(&mut text, &self.registry)?;
         encode_registry(&mut text, &vitals.registry())?;
+        if let Some(order) = &vitals.order {
+            encode_registry(&mut text, &order.registry(&self.offer_seconds))?;
+        }
         encode_registry(&mut text, &self.clients().registry(may_see))?;
         encode_eof(&mut text)?;
         Ok(text)
@@ -572,6 +669,7 @@ impl Drop for UnderWay {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
 
     fn client(code: &str) -> ClientCode {
         ClientCode::new(code).unwrap()
@@ -608,6 +706,32 @@ mod tests {
             !named.contains("(other)"),
             "the series of all further clients is shown only to callers who may see every client"
         );
+    }
+
+    #[test]
+    fn only_a_node_of_several_has_the_metrics_of_the_order() {
+        let metrics = Metrics::default();
+        let families = |vitals: &Vitals| {
+            let text = metrics.render(vitals, |_| true).unwrap();
+            let names = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+            names
+                .filter(|name| name.starts_with("profiled_order"))
+                .map(str::to_owned)
+                .collect::<BTreeSet<_>>()
+        };
+        assert_eq!(families(&Vitals::default()), BTreeSet::new());
+        metrics.offered(Duration::from_millis(7));
+        let order = OrderVitals { low_offsets: vec![("order", 7)], duplicates: 3, ..OrderVitals::default() };
+        let node = Vitals { order: Some(order), ..Vitals::default() };
+        assert_eq!(families(&node), OF_THE_ORDER.map(str::to_owned).into_iter().collect());
+        let text = metrics.render(&node, |_| true).unwrap();
+        for line in [
+            "profiled_order_low_offset{topic=\"order\"} 7\n",
+            "profiled_order_duplicates_total 3\n",
+            "profiled_order_offer_seconds_count 1\n",
+        ] {
+            assert!(text.contains(line), "{line}: {text}");
+        }
     }
 
     #[test]

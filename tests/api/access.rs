@@ -15,12 +15,14 @@ enum Takes {
     Admin,
     /// A token of every client, for all there is.
     Everywhere,
+    /// The same, only to read.
+    ReadEverywhere,
 }
 
-use Takes::{Admin, Any, Batch, BatchAndRead, Everywhere, Nothing, Read};
+use Takes::{Admin, Any, Batch, BatchAndRead, Everywhere, Nothing, Read, ReadEverywhere};
 
 /// Each endpoint, by each of its methods. `{batch}` is a batch's id, `{folder}` a folder that is not there yet.
-const ENDPOINTS: [(&str, &str, Takes); 52] = [
+const ENDPOINTS: [(&str, &str, Takes); 55] = [
     ("GET", "/?client=demo", Any),
     ("GET", "/visitors?client=demo&by=pc&id=1", Read),
     ("GET", "/batches?client=demo", Any),
@@ -30,6 +32,7 @@ const ENDPOINTS: [(&str, &str, Takes); 52] = [
     ("GET", "/batches/{batch}/repair", Any),
     ("GET", "/batches/{batch}/file", Any),
     ("GET", "/upload?client=demo", Any),
+    ("GET", "/cluster", ReadEverywhere),
     ("GET", "/assets/inspector.css", Nothing),
     ("POST", "/m2/demo/profile/batchUpdate", Batch),
     ("POST", "/m2/demo/v2/profile/batchUpdate", Batch),
@@ -60,6 +63,8 @@ const ENDPOINTS: [(&str, &str, Takes); 52] = [
     ("GET", "/api/v1/changes?since=0&client=demo", Admin),
     ("POST", "/api/v1/compact", Everywhere),
     ("POST", "/api/v1/backup", Everywhere),
+    ("GET", "/api/v1/cluster", ReadEverywhere),
+    ("GET", "/api/v1/cluster/snapshot", Everywhere),
     ("GET", "/m2/demo/mbox/json?mboxPC=1", Nothing),
     ("POST", "/m2/demo/mbox/ajax?mboxPC=1", Nothing),
     ("GET", "/m2/demo/mbox/standard?mboxPC=1", Nothing),
@@ -139,7 +144,10 @@ fn refusal(path: &str, takes: Takes, standing: Standing) -> Option<u16> {
         (_, Standing::Unknown) => Some(401),
         (_, Standing::OfAnother) => Some(403),
         (Everywhere, Standing::OfAll(scope)) => (scope != Admin).then_some(403),
-        (Everywhere, Standing::Of(_)) => Some(403),
+        (ReadEverywhere, Standing::OfAll(scope)) => {
+            (![Admin, Read, BatchAndRead].contains(&scope)).then_some(403)
+        }
+        (Everywhere | ReadEverywhere, Standing::Of(_)) => Some(403),
         (_, Standing::Of(scope) | Standing::OfAll(scope)) => {
             (takes != Any && takes != scope && scope != Admin && !both(scope, takes)).then_some(403)
         }

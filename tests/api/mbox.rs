@@ -161,7 +161,7 @@ fn an_illegal_id_is_refused_and_an_illegal_attribute_left_out() {
                     name or value is not UTF-8";
         assert_eq!(reply.header("profiled-left-out"), Some(reported), "{kind}");
         let exposed = reply.header("access-control-expose-headers");
-        assert_eq!(exposed, Some("X-Request-Id, Profiled-Left-Out"), "{kind}");
+        assert_eq!(exposed, Some("X-Request-Id, Profiled-Left-Out, Profiled-Seq"), "{kind}");
         let visitor = daemon.visitor("demo", "pc", &id).unwrap();
         assert_eq!(visitor["attributes"].as_object().unwrap().len(), 500, "{kind}");
         assert_eq!(visitor["attributes"]["ok"]["source"], "mbox", "{kind}");

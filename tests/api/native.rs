@@ -448,3 +448,57 @@ fn the_count_of_visitors_does_not_depend_on_applied_rows() {
     daemon.kill9().restart();
     assert_eq!(count(&daemon), (1000, 0));
 }
+
+#[test]
+fn a_single_daemon_has_no_nodes_to_show() {
+    let daemon = Daemon::start();
+    for path in ["/api/v1/cluster", "/api/v1/cluster/snapshot", "/cluster"] {
+        let reply = daemon.get(path);
+        assert!(
+            reply.status == 404 && reply.text().contains("no node of several"),
+            "{path}: {}",
+            reply.text()
+        );
+    }
+    assert!(!daemon.get("/?client=demo").text().contains("/cluster"));
+    assert!(!daemon.get("/metrics").text().contains("profiled_order"));
+    let (code, _, complaint) = daemon.run(&["cluster", "status"]);
+    assert!(code == Some(1) && complaint.contains("no node of several"), "{complaint}");
+}
+
+/// Whoever writes through a load balancer reads the write at any node by this seq; a single daemon answers as a node does.
+#[test]
+fn every_write_that_took_a_place_says_which() {
+    let daemon = Daemon::start();
+    let mut last = 0;
+    let mut newer = |what: &str, reply: &Reply| {
+        let seq = reply.header("profiled-seq").map(|seq| seq.parse::<u64>().unwrap());
+        assert!(reply.status < 400 && seq.is_some_and(|seq| seq > last), "{what}: {seq:?}, {}", reply.text());
+        last = seq.unwrap();
+        let path = format!("/api/v1/profiles/t?client=demo&wait_for_seq={last}");
+        assert!([200, 404].contains(&daemon.get(&path).status), "{what}");
+        assert_eq!(reply.header("profiled-behind-ms"), None);
+    };
+    let json = [("Content-Type", "application/json")];
+    let body = |value: usize| {
+        format!(
+            r#"{{"mbox":"m","id":{{"thirdPartyId":"t"}},"thirdPartyId":"t","profileParameters":{{"a":"{value}"}},
+            "execute":{{"pageLoad":{{"profileParameters":{{"a":"{value}"}}}}}}}}"#
+        )
+    };
+    newer("mbox", &daemon.get("/m2/demo/mbox/json?mbox=m&mbox3rdPartyId=t&profile.a=1"));
+    newer(
+        "ubox",
+        &daemon.get("/m2/demo/ubox/page?mbox=m&mbox3rdPartyId=t&profile.a=2&mboxDefault=http://a/b"),
+    );
+    for (at, path) in ["/rest/v1/delivery", "/rest/v1/mbox", "/rest/v2/batchmbox"].into_iter().enumerate() {
+        let path = format!("{path}?client=demo&sessionId=s");
+        newer(&path, &daemon.call("POST", &path, &json, Some(body(3 + at).as_bytes())));
+    }
+    let update = "/m2/demo/profile/update?mbox3rdPartyId=t&profile.a=7";
+    newer("update", &daemon.get(update));
+    let nobody = daemon.get("/m2/demo/profile/update?mbox3rdPartyId=nobody&profile.a=7");
+    assert_eq!(nobody.header("profiled-seq"), None, "it wrote nothing");
+    newer("remove", &daemon.call("DELETE", "/api/v1/profiles/t/attributes/a?client=demo", &[], None));
+    newer("erase", &daemon.call("DELETE", "/api/v1/profiles/t?client=demo", &[], None));
+}

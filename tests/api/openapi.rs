@@ -195,6 +195,10 @@ fn the_answers_to_all_calls_are_as_described() {
     tour.call("post", "/api/v1/compact", "/api/v1/compact", &[media_type], Some("{}"));
     let folder = json!({"folder": daemon.data().with_file_name("backup")}).to_string();
     tour.call("post", "/api/v1/backup", "/api/v1/backup", &[media_type], Some(&folder));
+    // Of a node, `tests/cluster` has what they answer.
+    for path in ["/api/v1/cluster", "/api/v1/cluster/snapshot"] {
+        assert_eq!(tour.get(path, path).status, 404);
+    }
     for path in ["/healthz", "/readyz", "/metrics", "/openapi.json"] {
         tour.get(path, path);
     }

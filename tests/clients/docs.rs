@@ -7,6 +7,7 @@ use std::process::{Command, Output};
 
 use crate::support::{Daemon, skip, wait_for};
 use profiled::config::ClientSettings;
+use profiled::telemetry::metrics::OF_THE_ORDER;
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
@@ -202,7 +203,9 @@ fn complaint(text: &str) -> String {
 fn keys(table: &str) -> BTreeSet<String> {
     let said = complaint(&format!("{table}no_such_key = 1\n"));
     let keys: BTreeSet<_> = said.split('`').skip(1).step_by(2).map(str::to_owned).collect();
-    keys.into_iter().filter(|key| !["no_such_key", "ingest", "clients"].contains(&key.as_str())).collect()
+    keys.into_iter()
+        .filter(|key| !["no_such_key", "ingest", "clients", "cluster", "kafka"].contains(&key.as_str()))
+        .collect()
 }
 
 /// The page of settings is generated from the declarations. This looks at it from outside, through the program: no setting
@@ -210,14 +213,19 @@ fn keys(table: &str) -> BTreeSet<String> {
 #[test]
 fn every_setting_is_in_the_docs_with_its_default_and_nothing_else_is() {
     let page = read("docs/settings.md");
-    let (ingest, clients, shared) =
-        ("## Slowing batches in business hours", "## Clients", "### For all clients");
+    let (ingest, clients, shared, nodes) = (
+        "## Slowing batches in business hours",
+        "## Clients",
+        "### For all clients",
+        "## Several nodes over Kafka",
+    );
     let mut top = settings(&page, "# Settings", Some(ingest));
-    top.extend(settings(&page, shared, None));
+    top.extend(settings(&page, shared, Some(nodes)));
     let tables = [
         ("", top),
         ("[ingest]\n", settings(&page, ingest, Some(clients))),
         ("[clients.demo]\n", settings(&page, clients, Some(shared))),
+        ("[cluster]\n", settings(&page, nodes, None)),
     ];
     for (table, rows) in &tables {
         let on_the_page: BTreeSet<String> = rows.keys().cloned().collect();
@@ -281,7 +289,8 @@ fn every_metric_is_in_the_docs_and_no_other() {
         let seen = daemon.metrics();
         seen.names().contains("profiled_rows").then_some(seen)
     });
-    let families: BTreeSet<String> = seen.names().iter().map(|name| name.to_string()).collect();
+    let of_a_node = OF_THE_ORDER.into_iter();
+    let families: BTreeSet<String> = seen.names().into_iter().chain(of_a_node).map(str::to_owned).collect();
     assert_eq!(reported, families);
 }
 

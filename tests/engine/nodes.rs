@@ -3,7 +3,9 @@
 use crate::handle::{client, config, who};
 use bytes::Bytes;
 use profiled::clock::GuardedClock;
-use profiled::cluster::{Identity, JoinError, Joined, Transport, found, join};
+use profiled::cluster::{
+    FolderCluster, Identity, JoinError, Joined, Members, NodeStatus, Transport, found, join,
+};
 use profiled::engine::{
     AcceptedBatch, Announced, BatchState, BatchVersion, CallIds, Engine, EngineError, NodeParts, Opening,
     Readiness, SiteCall,
@@ -14,7 +16,9 @@ use profiled::model::profile::Source;
 use profiled::model::seq::{Clock, Millis, Seq};
 use profiled::order::gather::Gathering;
 use profiled::order::memory::{Fate, MemoryLog};
+use profiled::order::record::RunId;
 use profiled::order::{Log as _, Offset};
+use profiled::telemetry::metrics::OrderVitals;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -191,8 +195,10 @@ async fn what_the_order_does_with_an_offer_is_what_its_caller_hears() {
     })
     .await;
     assert_eq!(value(&node, "p1", second).await.unwrap().0, "four");
+    assert_eq!(node.order().unwrap().lookups_behind(), None);
     cluster.order.set_out_of_reach(true);
     wait_until("the node hears of it", || node.order().unwrap().out_of_reach.is_some()).await;
+    assert!(node.order().unwrap().lookups_behind().is_some(), "lookups say how old they may be");
     assert!(matches!(node.site_call(call("p1", "five")).await, Err(EngineError::NoOrder(_))));
     assert_eq!(value(&node, "p1", second).await.unwrap().0, "four", "lookups go on");
     cluster.order.set_out_of_reach(false);
@@ -254,4 +260,48 @@ async fn a_single_daemons_data_becomes_an_order_only_when_it_is_founded() {
     let refused = found(&another.path().join("data"), &cluster.transport(), &*cluster.clock, false);
     assert!(matches!(refused, Err(JoinError::NotEmpty(other)) if other == id));
     node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_nodes_tell_how_far_each_is() {
+    let (cluster, folders) = (Cluster::new(), [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()]);
+    let engines = [cluster.node(folders[0].path()).await, cluster.node(folders[1].path()).await];
+    let mut members = vec![];
+    for (engine, (name, settings)) in engines.iter().zip([("a", "1"), ("b", "2")]) {
+        let who =
+            Identity { name: name.into(), address: format!("http://{name}"), settings: settings.into() };
+        let known = FolderCluster::read(&folders[0].path().join("data")).unwrap().unwrap();
+        let (id, run) = (known.cluster, RunId::random().unwrap());
+        let wait = Duration::from_secs(3_600);
+        members.push(Members::start(engine.clone(), cluster.transport(), who, (id, run), wait).unwrap());
+    }
+    engines[0].site_call(call("p1", "one")).await.unwrap();
+    // Under the folders' names they joined, and do not report.
+    let nodes = |one: &Members| {
+        let nodes = one.status().nodes.into_iter().filter(|node| ["a", "b"].contains(&node.name.as_str()));
+        nodes.collect::<Vec<_>>()
+    };
+    let has_all =
+        |node: &NodeStatus| node.state == "serving" && node.applied == 2 && node.behind_records == 0;
+    wait_until("each knows that both have all", || {
+        members.iter().map(|one| nodes(one)).all(|nodes| nodes.len() == 2 && nodes.iter().all(has_all))
+    })
+    .await;
+    let status = members[0].status();
+    assert_eq!((status.node.as_str(), status.order), ("a", (0, 2)));
+    for (node, differs) in nodes(&members[0]).iter().zip([false, true]) {
+        assert_eq!(
+            (node.settings_differ, node.behind, node.diverged),
+            (differs, Some(Duration::ZERO), false)
+        );
+    }
+    let mut vitals = OrderVitals::default();
+    members[0].add_to(&mut vitals);
+    assert!(vitals.nodes >= 2 && vitals.sums_differ == 0, "{vitals:?}");
+    members[1].stop();
+    wait_until("a hears that b was stopped", || nodes(&members[0])[1].state == "stopped").await;
+    members[0].stop();
+    for engine in engines {
+        engine.stop().await;
+    }
 }

@@ -23,6 +23,7 @@ use crate::order::pieces::UploadId;
 use crate::order::record::{ClusterId, Offers, RunId};
 use crate::order::{Log, LogReader, Offset, OrderError, Place, Record};
 use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering, lock};
+use crate::telemetry::metrics::Metrics;
 use std::any::Any;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -45,6 +46,10 @@ const PENDING_MAX: usize = 4;
 const PENDING_WAIT: Duration = Duration::from_millis(500);
 /// How long the pump waits before it asks again for an order that it cannot reach.
 const REACH_AGAIN: Duration = Duration::from_millis(250);
+/// A pump that has not looked for so long was stopped meanwhile, with its process or its machine.
+const ASLEEP: Duration = Duration::from_secs(1);
+/// A node that had applied all that it had heard of less long ago than this is not behind.
+const LEVEL: Duration = Duration::from_millis(250);
 
 /// Marks a site call as waiting for its answer, until what it gives is dropped.
 pub(in crate::engine) type Waits = Arc<dyn Fn() -> Box<dyn Any + Send> + Send + Sync>;
@@ -63,6 +68,7 @@ pub(in crate::engine) struct Node {
     /// The batches that this node took in and that the order has not given back yet, and since when.
     uploads: Mutex<HashMap<UploadId, (NewBatch, Instant)>>,
     next_upload: AtomicU64,
+    metrics: Arc<Metrics>,
     /// How far this node is.
     pub(in crate::engine) progress: Progress,
     /// Which pieces of files are still needed.
@@ -86,6 +92,9 @@ pub(in crate::engine) struct Progress {
     serves: AtomicBool,
     /// The time of the last request that is applied, in milliseconds.
     applied_at: AtomicU64,
+    began: Instant,
+    /// When the node had last applied all that it had heard of, in milliseconds since it began.
+    level_at: AtomicU64,
     /// Since when the order cannot be reached, and why.
     out_of_reach: watch::Sender<Option<(Instant, String)>>,
     /// Why the node stands, if it cannot journal.
@@ -107,6 +116,8 @@ impl Progress {
             end_at_start: AtomicU64::new(u64::MAX),
             serves: AtomicBool::new(false),
             applied_at: AtomicU64::new(0),
+            began: Instant::now(),
+            level_at: AtomicU64::new(0),
             out_of_reach: watch::Sender::new(None),
             standing: watch::Sender::new(None),
             duplicates: AtomicU64::new(0),
@@ -133,6 +144,19 @@ impl Progress {
     /// The time of the last request that is applied.
     pub(in crate::engine) fn applied_at(&self) -> Millis {
         Millis(self.applied_at.load(Ordering::Relaxed))
+    }
+
+    /// How old what the node shows may be, by this clock. Zero while it keeps up.
+    ///
+    /// The time of the last request says nothing while nobody writes, and the time since the node had applied everything says
+    /// nothing while all write at once. So the lesser of the two counts.
+    pub(in crate::engine) fn behind(&self, now: Millis) -> Duration {
+        let level_at = Duration::from_millis(self.level_at.load(Ordering::Relaxed));
+        let since_level = self.began.elapsed().saturating_sub(level_at);
+        let applied_at = self.applied_at().0;
+        let age = Duration::from_millis(now.0.saturating_sub(applied_at));
+        let behind = if self.serves() || applied_at == 0 { since_level.min(age) } else { age };
+        if behind < LEVEL { Duration::ZERO } else { behind }
     }
 
     /// How many requests were read and are not applied yet.
@@ -221,13 +245,18 @@ impl Progress {
     }
 
     fn look_whether_it_serves(&self) {
+        let read = self.read.load(Ordering::Acquire);
+        let all_applied = self.applied.load(Ordering::Acquire) == self.handed.load(Ordering::Acquire);
+        if all_applied && read >= self.end.load(Ordering::Relaxed) {
+            let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+            self.level_at.store(now, Ordering::Relaxed);
+        }
         if self.serves() {
             return;
         }
         let end = self.end_at_start.load(Ordering::Acquire);
-        let all_applied = self.applied.load(Ordering::Acquire) == self.handed.load(Ordering::Acquire);
-        if all_applied && self.read.load(Ordering::Acquire) >= end {
-            self.applied_offset.fetch_max(self.read.load(Ordering::Acquire), Ordering::AcqRel);
+        if all_applied && read >= end {
+            self.applied_offset.fetch_max(read, Ordering::AcqRel);
             self.serves.store(true, Ordering::Release);
             tracing::info!(offset = end, "all that the order had at the start is applied: the node serves");
         }
@@ -236,7 +265,7 @@ impl Progress {
 
 impl Node {
     /// A node that goes on from here.
-    pub(in crate::engine) fn new(gatherer: Gatherer, from: Option<Place>) -> Self {
+    pub(in crate::engine) fn new(gatherer: Gatherer, from: Option<Place>, metrics: Arc<Metrics>) -> Self {
         let needed = Arc::<Needed>::default();
         needed.order_from(from.map_or(Offset(0), |place| place.offset.next()));
         let from = from.map_or(Offset(0), |place| place.offset);
@@ -245,6 +274,7 @@ impl Node {
             waiting: Callers::default(),
             uploads: Mutex::default(),
             next_upload: AtomicU64::new(1),
+            metrics,
             progress: Progress::from(from),
             needed,
         }
@@ -321,8 +351,11 @@ impl Node {
     async fn offer(&self, bytes: Vec<u8>) -> Result<Answer, EngineError> {
         let (caller, answer) = Caller::new();
         let (note, hear) = (noting(&self.waiting, &caller), hearing(&self.waiting, &caller));
+        let began = Instant::now();
         self.gatherer.offer(bytes, note, hear).await;
-        match tokio::time::timeout(ANSWER_WITHIN, answer).await {
+        let answer = tokio::time::timeout(ANSWER_WITHIN, answer).await;
+        self.metrics.offered(began.elapsed());
+        match answer {
             Ok(answer) => answer.map_err(|_| stopped())?,
             Err(_) => {
                 lock(&self.waiting).remove(&caller.number.load(Ordering::Acquire));
@@ -487,12 +520,18 @@ impl Pump {
         progress.heard_of_end(end);
         progress.starts_with(end);
         let mut reader: Box<dyn LogReader> = self.log.read_from(first).map_err(Ok)?;
+        let mut looked = Instant::now();
         loop {
             if self.shared.signals.is_stopping() {
                 return Ok(());
             }
             let record = reader.next(LOOK).map_err(Ok)?;
             self.node.progress.note_reach(None);
+            if looked.elapsed() > ASLEEP {
+                // Only the log knows what came meanwhile. Until then the node must not say that it has everything.
+                self.node.progress.heard_of_end(self.log.ends().map_err(Ok)?.1);
+            }
+            looked = Instant::now();
             if let Some(record) = record {
                 match self.record(&record) {
                     Ok(()) => {}

@@ -45,6 +45,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
             .body([form_of::<BatchMbox>(JSON)])
             .json::<BatchMboxContents<'_>>("The default content: empty strings.")
             .bears_left_out(&["200"])
+                .bears_seq(&["200"])
     }),
 }];
 
@@ -64,7 +65,7 @@ async fn answer(call: Call<'_>) -> Reply {
     };
     let attributes = call.profile_parameters.take().map(|Parameters(sent)| sent).unwrap_or_default();
     let sent = call.id.as_ref().map(|Object(ids)| ids);
-    let (ids, left_out) = write(front, &client, sent, "id.", Source::Mbox, attributes).await?;
+    let (ids, told) = write(front, &client, sent, "id.", Source::Mbox, attributes).await?;
 
     let contents = BatchMboxContents {
         request_id: &random_id()?,
@@ -76,7 +77,7 @@ async fn answer(call: Call<'_>) -> Reply {
         prefetch_responses: call.prefetch.as_ref().map(contents),
     };
     let mut answer = json(StatusCode::OK, &contents)?;
-    left_out.tell(&mut answer);
+    told.tell(&mut answer);
     Ok(answer)
 }
 

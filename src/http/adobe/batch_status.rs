@@ -55,8 +55,12 @@ async fn answer(call: Call<'_>) -> Reply {
     let text = query.get("batchId").ok_or_else(|| {
         HttpError::Wrong("batchId= is missing: batchUpdate's answer has the whole URL".into())
     })?;
-    let batch =
-        BatchId::parse(text).filter(|id| id.client == *client).and_then(|id| front.app.reported_batch(&id));
+    let id = BatchId::parse(text).filter(|id| id.client == *client);
+    if let Some(id) = &id {
+        // Clients poll through a load balancer, so another node may have accepted it a moment ago.
+        front.app.wait_for_batch(id).await;
+    }
+    let batch = id.and_then(|id| front.app.reported_batch(&id));
     let batch = batch.ok_or_else(|| {
         HttpError::NotFound(format!(
             "client {client} has no batch {text}: it was never accepted, or is no longer kept"

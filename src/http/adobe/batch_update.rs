@@ -20,12 +20,10 @@ use crate::http::operation::{Operation, form, form_of};
 use crate::http::outcomes::{self, Outcomes, ReportForm, Row};
 use crate::http::request::Request;
 use crate::http::response::{Answer, CSV, Door, JSON, NDJSON, XML, json, xml};
-use crate::http::{Front, shapes};
+use crate::http::{Front, seq, shapes};
 use crate::model::id::ClientCode;
 use crate::tokens::Scope;
 
-/// The answer's header that bears the batch's place in the order.
-const SEQ_HEADER: HeaderName = HeaderName::from_static("profiled-seq");
 /// The answer's header that says that the batch was accepted when it was sent before.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
@@ -134,7 +132,7 @@ async fn take(
         StatusCode::OK,
         &[("success", "true"), ("batchStatus", &status_url), ("message", "Batch submitted for processing")],
     );
-    answer.headers_mut().insert(SEQ_HEADER, HeaderValue::from(batch.id.seq.get()));
+    seq::tell(&mut answer, Some(batch.id.seq));
     if before {
         answer.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
     }

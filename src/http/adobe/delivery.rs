@@ -23,11 +23,12 @@ use crate::http::error::HttpError;
 use crate::http::left_out::LeftOut;
 use crate::http::operation::form_of;
 use crate::http::request::{Params, client, visitor_id};
-use crate::http::response::{Door, JSON, json, no_content};
-use crate::http::{Front, shapes};
+use crate::http::response::{Answer, Door, JSON, json, no_content};
+use crate::http::{Front, seq, shapes};
 use crate::model::blocked::BlockedIds;
 use crate::model::id::{ClientCode, IdKind, VisitorId, visible};
 use crate::model::profile::Source;
+use crate::model::seq::Seq;
 use crate::telemetry::metrics;
 
 pub(super) mod body;
@@ -63,6 +64,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
             .json::<Delivered<'_>>("The default content: no offers.")
             .answers("204", "The beacon is accepted.", [])
             .bears_left_out(&["200", "204"])
+            .bears_seq(&["200", "204"])
     }),
 }];
 
@@ -75,11 +77,11 @@ async fn answer(call: Call<'_>) -> Reply {
     let Taken { call, _place } = take::<Delivery>(front, request, Some(&client)).await?;
     let mut call = call.with_few_mboxes()?;
     let attributes = call.take_attributes();
-    let (ids, left_out) = write(front, &client, call.ids(), "id.", Source::Delivery, attributes).await?;
+    let (ids, told) = write(front, &client, call.ids(), "id.", Source::Delivery, attributes).await?;
 
     if call.is_beacon() {
         let mut answer = no_content();
-        left_out.tell(&mut answer);
+        told.tell(&mut answer);
         return Ok(answer);
     }
     let request_id = match call.request_id.take().filter(|Id(id)| !id.is_empty()) {
@@ -88,12 +90,26 @@ async fn answer(call: Call<'_>) -> Reply {
     };
     let delivered = Delivered::of(&call, &request_id, &client, &ids, edge_host(&base_url));
     let mut answer = json(StatusCode::OK, &delivered)?;
-    left_out.tell(&mut answer);
+    told.tell(&mut answer);
     Ok(answer)
 }
 
-/// Writes what a call in JSON brings. Gives the ids to answer with, a `tntId` always among them, and what was left out;
-/// `place` is where the ids stand in the call.
+/// What the headers of an answer tell of a write.
+pub(super) struct Told {
+    left_out: LeftOut,
+    seq: Option<Seq>,
+}
+
+impl Told {
+    /// Tells it.
+    pub(super) fn tell(&self, answer: &mut Answer) {
+        self.left_out.tell(answer);
+        seq::tell(answer, self.seq);
+    }
+}
+
+/// Writes what a call in JSON brings. Gives the ids to answer with, a `tntId` always among them, and what the answer tells of
+/// it; `place` is where the ids stand in the call.
 pub(super) async fn write(
     front: &Front,
     client: &ClientCode,
@@ -101,7 +117,7 @@ pub(super) async fn write(
     place: &str,
     source: Source,
     attributes: Vec<(String, String)>,
-) -> Result<(CallIds, LeftOut), HttpError> {
+) -> Result<(CallIds, Told), HttpError> {
     // More would keep the commit thread for long, and the most of it no profile has room for.
     let bytes: usize = attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
     if bytes > KEPT_BYTES_MAX {
@@ -118,7 +134,7 @@ pub(super) async fn write(
     let mut left_out = LeftOut::default();
     left_out.note(none, "id", BLOCKED);
     note_lost(&mut left_out, written.left_out);
-    Ok((ids, left_out))
+    Ok((ids, Told { left_out, seq: written.seq }))
 }
 
 /// The client that `client=` names, else the one to which the organisation belongs, else the default one.

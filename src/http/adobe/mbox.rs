@@ -18,7 +18,7 @@ use crate::http::left_out::LeftOut;
 use crate::http::operation::{Operation, form};
 use crate::http::request::{FORM, Params};
 use crate::http::response::{JSON, SCRIPT, TEXT, XML};
-use crate::http::shapes;
+use crate::http::{seq, shapes};
 use crate::model::blocked::BlockedIds;
 use crate::model::id::{IdKind, VisitorId};
 use crate::model::profile::{
@@ -86,6 +86,7 @@ fn describe(operation: Operation, is_ubox: bool, refused_in: [&'static str; 2]) 
         )
         .answers("302", "A redirect to mboxDefault.", [form(TEXT, shapes::text())])
         .bears_left_out(&["200", "302"])
+        .bears_seq(&["200", "302"])
         .bears("302", "Location", "The value of mboxDefault.")
         .bears("200", "Set-Cookie", "A ubox call sets mboxPC.")
         .bears("302", "Set-Cookie", "A ubox call sets mboxPC.")
@@ -130,6 +131,7 @@ async fn answer(call: Call<'_>) -> Reply {
         cookies::keep(&mut answer, client, https, tnt_id, &session_id);
     }
     left_out.tell(&mut answer);
+    seq::tell(&mut answer, written.seq);
     Ok(answer)
 }
 

@@ -15,7 +15,7 @@ use crate::http::left_out::{LeftOut, shown};
 use crate::http::operation::form;
 use crate::http::request::{FORM, Params, check_attribute_name};
 use crate::http::response::{Door, XML, xml};
-use crate::http::shapes;
+use crate::http::{seq, shapes};
 use crate::model::batch::Outcome;
 use crate::model::blocked::BlockedIds;
 use crate::model::id::{IdKind, VisitorId};
@@ -47,6 +47,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
             .attributes()
             .form_by_post(FORM)
             .answers("200", "The update is accepted.", [form(XML, shapes::text())])
+            .bears_seq(&["200"])
             .bears("200", "Profiled-Outcome", "updated, not_found (the call creates no visitor) or ignored.")
             .bears_left_out(&["200"])
     }),
@@ -85,6 +86,7 @@ async fn answer(call: Call<'_>) -> Reply {
         left_out.note(1, "parameter", format!("that is no profile.NAME: {}", shown(name)));
     }
     left_out.tell(&mut answer);
+    seq::tell(&mut answer, written.seq);
     Ok(answer)
 }
 

@@ -39,6 +39,7 @@ const fn endpoint(path: &'static str) -> Endpoint {
                 .body([form_of::<RestMbox>(JSON)])
                 .json::<RestMboxContent<'_>>("The default content: an empty string.")
                 .bears_left_out(&["200"])
+                .bears_seq(&["200"])
         }),
     }
 }
@@ -59,7 +60,7 @@ async fn answer(call: Call<'_>) -> Reply {
     let Taken { call, _place } = take::<RestMbox>(front, request, Some(&client)).await?;
     let RestMbox { tnt_id, third_party_id, marketing_cloud_visitor_id, .. } = call;
     let sent = Ids { tnt_id, third_party_id, marketing_cloud_visitor_id };
-    let (ids, left_out) =
+    let (ids, told) =
         write(front, &client, Some(&sent), "", Source::Mbox, trimmed(call.profile_parameters)).await?;
 
     let DeliveredIds { tnt_id, third_party_id, marketing_cloud_visitor_id } = DeliveredIds::of(&ids);
@@ -72,7 +73,7 @@ async fn answer(call: Call<'_>) -> Reply {
         session_id: &session_id,
     };
     let mut answer = json(StatusCode::OK, &content)?;
-    left_out.tell(&mut answer);
+    told.tell(&mut answer);
     Ok(answer)
 }
 

@@ -225,7 +225,7 @@ fn list(call: &Call<'_>) -> Reply {
     let before = before.transpose()?;
     let now = front.app.now();
     let page = client.map(|client| front.app.batches(client, None, before, LISTED_MAX)).unwrap_or_default();
-    let frame = Frame::of(call.request, client, "Batches");
+    let frame = Frame::of(call.front, call.request, client, "Batches");
     let batches = page.batches.iter().map(|batch| ListedBatch::of(batch, now)).collect();
     render(StatusCode::OK, &List { frame, batches, next: page.next.map(|next| next.to_string()) })
 }
@@ -236,7 +236,7 @@ async fn one(call: Call<'_>) -> Reply {
     let Call { front, request, .. } = call;
     let frame = Frame {
         title: format!("Batch {}", batch.id),
-        ..Frame::of(request, Some(&batch.id.client), "Batches")
+        ..Frame::of(front, request, Some(&batch.id.client), "Batches")
     };
     let progress = Progress::of(front, request, &batch).await?;
     render(StatusCode::OK, &One { frame, id: batch.id.to_string(), progress })

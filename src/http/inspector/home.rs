@@ -77,7 +77,7 @@ async fn answer(call: Call<'_>) -> Reply {
             };
         }
     }
-    let frame = Frame { title: "Look up".into(), ..Frame::of(request, client, "Look up") };
+    let frame = Frame { title: "Look up".into(), ..Frame::of(front, request, client, "Look up") };
     let may_send = bearer.may(Scope::Batch);
     render(
         StatusCode::OK,

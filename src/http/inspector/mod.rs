@@ -1,10 +1,11 @@
 //! The inspector: pages for people, rendered here and readable without a script. They show what the native API reports: a visitor
-//! with who set what and when, batches with what became of their rows, and a place to drop a batch file on.
+//! with who set what and when, batches with what became of their rows, a place to drop a batch file on, and the nodes of an order.
 //!
 //! Promises: templates escape what a page shows of visitors and files. A page runs no script, and loads nothing, from anywhere but
 //! this daemon. A handler asks for no more than the token of the call allows.
 
 mod batches;
+mod cluster;
 mod home;
 mod page;
 mod plot;
@@ -24,8 +25,15 @@ use super::response::{Answer, whole};
 use refusal::PAGES;
 
 /// All pages, and what belongs to them.
-pub(super) const ENDPOINTS: &[&[Endpoint]] =
-    &[home::ENDPOINTS, visitor::ENDPOINTS, batches::ENDPOINTS, upload::ENDPOINTS, session::ENDPOINTS, ASSETS];
+pub(super) const ENDPOINTS: &[&[Endpoint]] = &[
+    home::ENDPOINTS,
+    visitor::ENDPOINTS,
+    batches::ENDPOINTS,
+    upload::ENDPOINTS,
+    cluster::ENDPOINTS,
+    session::ENDPOINTS,
+    ASSETS,
+];
 
 /// `/assets/{name}`: what pages load.
 const ASSETS: &[Endpoint] = &[Endpoint {

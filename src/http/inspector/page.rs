@@ -4,6 +4,7 @@ use askama::Template;
 use hyper::StatusCode;
 use hyper::header::{CONTENT_SECURITY_POLICY, HeaderName, HeaderValue};
 
+use crate::http::Front;
 use crate::http::auth::SESSION;
 use crate::http::error::HttpError;
 use crate::http::request::Request;
@@ -27,14 +28,27 @@ pub(super) struct Frame {
     /// The entry of the menu that it belongs to.
     pub(super) here: &'static str,
     pub(super) signed_in: bool,
+    /// Whether the daemon is one node of several.
+    pub(super) of_cluster: bool,
 }
 
 impl Frame {
-    pub(super) fn of(request: &Request, client: Option<&ClientCode>, here: &'static str) -> Self {
+    pub(super) fn of(
+        front: &Front,
+        request: &Request,
+        client: Option<&ClientCode>,
+        here: &'static str,
+    ) -> Self {
+        Self { of_cluster: front.members.is_some(), ..Self::of_any(request, client, here) }
+    }
+
+    /// The same, where nothing is known of the daemon: around a refusal.
+    pub(super) fn of_any(request: &Request, client: Option<&ClientCode>, here: &'static str) -> Self {
         Self {
             title: here.to_owned(),
             client: client.map(|client| client.as_str().to_owned()),
             here,
+            of_cluster: false,
             signed_in: request.cookie(SESSION).is_some_and(|token| !token.is_empty()),
         }
     }

@@ -20,7 +20,7 @@ fn refusal(request: &Request, error: &HttpError) -> Answer {
         sign_in::prompt(request, error)
     } else {
         let title = status.canonical_reason().unwrap_or("Refused");
-        let frame = Frame { title: title.into(), ..Frame::of(request, None, "") };
+        let frame = Frame { title: title.into(), ..Frame::of_any(request, None, "") };
         render(status, &Refused { frame, status: status.as_u16(), message: error.to_string() })
     };
     // A page that cannot be rendered has no better words for another.

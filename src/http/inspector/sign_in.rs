@@ -31,7 +31,7 @@ pub(super) fn prompt(request: &Request, error: &HttpError) -> Result<Answer, Htt
         HttpError::Unauthorized(Unauthorized::Malformed) => Some("no token was brought".into()),
         _ => None,
     };
-    let frame = Frame { title: "Sign in".into(), signed_in: false, ..Frame::of(request, None, "") };
+    let frame = Frame { title: "Sign in".into(), signed_in: false, ..Frame::of_any(request, None, "") };
     render(StatusCode::UNAUTHORIZED, &Prompt { frame, message, next })
 }
 

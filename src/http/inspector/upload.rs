@@ -77,7 +77,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
 
 /// The page.
 fn answer(call: &Call<'_>) -> Reply {
-    render(StatusCode::OK, &Upload { frame: Frame::of(call.request, call.client, "Upload") })
+    render(StatusCode::OK, &Upload { frame: Frame::of(call.front, call.request, call.client, "Upload") })
 }
 
 /// Takes a file, or tries it out.

@@ -101,7 +101,7 @@ async fn answer(call: Call<'_>) -> Reply {
     let Call { front, request, client, .. } = call;
     let text = |name| query.get(name).unwrap_or_default().trim().to_owned();
     let form = LookUpForm { id: text("id"), by: text("by") };
-    let frame = Frame { title: "Visitor".into(), ..Frame::of(request, client, "Look up") };
+    let frame = Frame { title: "Visitor".into(), ..Frame::of(front, request, client, "Look up") };
     let mut page = Page { frame, form, message: None, visitor: None, others: vec![] };
     let (Some(client), false) = (client, page.form.id.is_empty()) else {
         page.message = Some("Name a client and an id.".into());

@@ -62,7 +62,8 @@ pub(super) fn size(bytes: u64) -> String {
     match bytes {
         0..1_024 => format!("{bytes} B"),
         1_024..1_048_576 => format!("{}.{} KiB", bytes >> 10, ((bytes & 1_023) * 10) >> 10),
-        _ => format!("{}.{} MiB", bytes >> 20, ((bytes & 1_048_575) * 10) >> 20),
+        1_048_576..1_073_741_824 => format!("{}.{} MiB", bytes >> 20, ((bytes & 1_048_575) * 10) >> 20),
+        _ => format!("{}.{} GiB", bytes >> 30, ((bytes & 1_073_741_823) * 10) >> 30),
     }
 }
 
@@ -87,6 +88,7 @@ mod tests {
         check(size(1_023), "1023 B");
         check(size(1_536), "1.5 KiB");
         check(size(52_428_799), "49.9 MiB");
+        check(size(26_508_238_848), "24.6 GiB");
         check(ago(Millis(1_000), Millis(1_999)), "now");
         check(ago(Millis(0), Millis(1_000)), "1 second ago");
         check(ago(Millis(0), Millis(7_200_000)), "2 hours ago");

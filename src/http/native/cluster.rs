@@ -1,36 +1,153 @@
-//! `GET /api/v1/cluster/snapshot`: everything that a new node needs, as a tar file of a backup.
+//! `GET /api/v1/cluster`: how the nodes of an order are. `GET /api/v1/cluster/snapshot`: everything that a new node needs, as a tar
+//! file of a backup.
 
 use std::io::{self, Write};
 use std::ops::ControlFlow;
+use std::time::Duration;
 
+use hyper::StatusCode;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::cluster::{ClusterStatus, NodeStatus};
 use crate::durable;
 use crate::engine::EngineError;
 use crate::http::auth::Access;
 use crate::http::endpoint::{Api, Call, CallLimits, Endpoint, Methods, Reply, Whose};
 use crate::http::error::HttpError;
 use crate::http::operation::form;
-use crate::http::response::{TAR, chunked};
+use crate::http::response::{TAR, chunked, json};
 use crate::http::shapes;
 use crate::http::stream::{Sender, begin};
 use crate::tokens::Scope;
 
-pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
-    methods: Methods::Read,
-    path: "/api/v1/cluster/snapshot",
-    name: "cluster-snapshot",
-    api: Api::Native,
-    access: Access::Everywhere(Scope::Admin),
-    client: Whose::Nobody,
-    limits: CallLimits::NONE,
-    handler: |call| Box::pin(snapshot(call)),
-    describe: Some(|operation| {
-        operation.summary("Gives a new node everything that it needs: a backup, as a tar file.").answers(
-            "200",
-            "The backup, in chunks.",
-            [form(TAR, shapes::text())],
-        )
-    }),
-}];
+pub(super) const ENDPOINTS: &[Endpoint] =
+    &[
+        Endpoint {
+            methods: Methods::Read,
+            path: "/api/v1/cluster",
+            name: "cluster",
+            api: Api::Native,
+            access: Access::Everywhere(Scope::Read),
+            client: Whose::Nobody,
+            limits: CallLimits::NONE,
+            handler: |call| Box::pin(async move { status(&call) }),
+            describe: Some(|operation| {
+                operation
+                    .summary("Says how the nodes of an order are. A single daemon answers 404.")
+                    .json::<Cluster>("The nodes. Of the others each figure is as of their last report.")
+            }),
+        },
+        Endpoint {
+            methods: Methods::Read,
+            path: "/api/v1/cluster/snapshot",
+            name: "cluster snapshot",
+            api: Api::Native,
+            access: Access::Everywhere(Scope::Admin),
+            client: Whose::Nobody,
+            limits: CallLimits::NONE,
+            handler: |call| Box::pin(snapshot(call)),
+            describe: Some(|operation| {
+                operation
+                    .summary("Gives a new node everything that it needs: a backup, as a tar file.")
+                    .answers("200", "The backup, in chunks.", [form(TAR, shapes::text())])
+            }),
+        },
+    ];
+
+/// How the nodes are.
+fn status(call: &Call<'_>) -> Reply {
+    let Some(members) = &call.front.members else {
+        return Err(HttpError::NotFound(
+            "this daemon is a single one, and no node of several: its own state is in /readyz and /metrics"
+                .into(),
+        ));
+    };
+    json(StatusCode::OK, &Cluster::of(members.status()))
+}
+
+/// How the nodes of an order are.
+#[derive(Serialize, ToSchema)]
+struct Cluster {
+    /// The node that answers.
+    node: String,
+    /// The id of the order.
+    cluster: String,
+    order: Ends,
+    /// The same of the topic with the files of batches.
+    files: Ends,
+    nodes: Vec<NodeOfCluster>,
+    /// What is wrong with the topics.
+    faults: Vec<String>,
+}
+
+/// The first offset that a topic still has, and the offset that its next record gets.
+#[derive(Serialize, ToSchema)]
+struct Ends {
+    low: u64,
+    end: u64,
+}
+
+/// How a node is.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Node)]
+struct NodeOfCluster {
+    name: String,
+    address: String,
+    version: String,
+    /// starting, behind, serving, cut-off, standing, stopped, or away if it no longer reports.
+    state: &'static str,
+    /// The offset behind the last record of the order that it has applied.
+    applied: u64,
+    /// How many records of the order it has not applied. A record has up to thousands of requests.
+    behind_records: u64,
+    /// How much older the last request is that it has applied than the newest that is known.
+    behind_ms: Option<u64>,
+    /// The offset that its newest snapshot has everything before.
+    snapshot: u64,
+    /// The bytes that are free on its disk.
+    disk_free: u64,
+    /// Whether its settings that shape outcomes differ from those of the node that answers.
+    settings_differ: bool,
+    /// Whether its sum over all decisions differs from that of the node that answers.
+    diverged: bool,
+    reported_ms_ago: u64,
+}
+
+impl Cluster {
+    fn of(status: ClusterStatus) -> Self {
+        let ends = |(low, end)| Ends { low, end };
+        Self {
+            node: status.node,
+            cluster: status.cluster,
+            order: ends(status.order),
+            files: ends(status.files),
+            nodes: status.nodes.into_iter().map(NodeOfCluster::of).collect(),
+            faults: status.faults,
+        }
+    }
+}
+
+impl NodeOfCluster {
+    fn of(node: NodeStatus) -> Self {
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            name: node.name,
+            address: node.address,
+            version: node.version,
+            state: node.state,
+            applied: node.applied,
+            behind_records: node.behind_records,
+            behind_ms: node.behind.map(ms),
+            snapshot: node.snapshot,
+            disk_free: node.disk_free,
+            settings_differ: node.settings_differ,
+            diverged: node.diverged,
+            reported_ms_ago: ms(node.reported),
+        }
+    }
+}
 
 /// Makes a backup, sends it, and removes it.
 async fn snapshot(call: Call<'_>) -> Reply {

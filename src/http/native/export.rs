@@ -20,15 +20,13 @@ use crate::http::error::HttpError;
 use crate::http::operation::{form, form_of};
 use crate::http::request::Params;
 use crate::http::response::{CSV, NDJSON, chunked};
-use crate::http::shapes;
 use crate::http::stream::{Sender, begin};
+use crate::http::{seq, shapes};
 use crate::model::id::IdKind;
 use crate::tokens::Scope;
 
 /// How many visitors a CSV file leaves out, for want of an id of its kind.
 const LEFT_OUT: HeaderName = HeaderName::from_static("profiled-left-out");
-/// From where on the changes tell what an export does not.
-const SEQ: HeaderName = HeaderName::from_static("profiled-seq");
 
 pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
     methods: Methods::Read,
@@ -76,7 +74,7 @@ async fn answer(call: Call<'_>) -> Reply {
     let Call { front, request, bearer, .. } = call;
     let export = front.app.export(&request.who(Some(client)), client).await?;
     let (place, pace) = (export.place().clone(), request.answer_pace());
-    let seq = HeaderValue::from(export.seq.get());
+    let at = export.seq;
     let what = match format {
         Format::Ndjson => "all visitors, as NDJSON",
         Format::Csv(..) => "all visitors, as CSV",
@@ -86,7 +84,7 @@ async fn answer(call: Call<'_>) -> Reply {
         Format::Ndjson => {
             let chunks = begin("an export", &place, pace, move |out| ndjson(&export, out));
             let mut answer = chunked(NDJSON, chunks);
-            answer.headers_mut().insert(SEQ, seq);
+            seq::tell(&mut answer, Some(at));
             Ok(answer)
         }
         Format::Csv(key_kind, cells) => {
@@ -112,7 +110,7 @@ async fn answer(call: Call<'_>) -> Reply {
             });
             let mut answer = chunked(CSV, chunks);
             answer.headers_mut().insert(LEFT_OUT, left_out);
-            answer.headers_mut().insert(SEQ, seq);
+            seq::tell(&mut answer, Some(at));
             Ok(answer)
         }
     }

@@ -17,7 +17,7 @@ use crate::http::error::HttpError;
 use crate::http::operation::Operation;
 use crate::http::request::{Params, visitor_id};
 use crate::http::response::json;
-use crate::http::shapes;
+use crate::http::{seq, shapes};
 use crate::model::batch::BatchId;
 use crate::model::id::IdKind;
 use crate::model::profile::NAME_CHARS_MAX;
@@ -61,6 +61,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
             with_id(operation)
                 .summary("Erases a visitor, with all its ids.")
                 .json::<Erased>("The visitor is erased for every reader.")
+                .bears_seq(&["200"])
         }),
     },
     Endpoint {
@@ -81,6 +82,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
                 .path("name", name.into(), None)
                 .summary("Removes an attribute.")
                 .json::<Removed>("The attribute is removed.")
+                .bears_seq(&["200"])
         }),
     },
 ];
@@ -132,7 +134,9 @@ async fn erase(call: Call<'_>) -> Reply {
             // Which visitor it was, nothing may remember (R12).
             let what = format!("seq {seq}");
             front.app.note_act(bearer.actor(request), "erase", Some(client), &what).await;
-            json(StatusCode::OK, &Erased { erased: true, seq: seq.to_string() })
+            let mut answer = json(StatusCode::OK, &Erased { erased: true, seq: seq.to_string() })?;
+            seq::tell(&mut answer, Some(seq));
+            Ok(answer)
         }
         None => Err(HttpError::NotFound(format!(
             "client {client} has no visitor with {kind} {text}; what one that has expired may have left goes all the same"
@@ -151,7 +155,9 @@ async fn remove(call: Call<'_>) -> Reply {
     match written.seq {
         Some(seq) => {
             front.app.note_act(bearer.actor(request), "remove", Some(client), &format!("seq {seq}")).await;
-            json(StatusCode::OK, &Removed { removed: true, seq: seq.to_string() })
+            let mut answer = json(StatusCode::OK, &Removed { removed: true, seq: seq.to_string() })?;
+            seq::tell(&mut answer, Some(seq));
+            Ok(answer)
         }
         None if written.known => Err(HttpError::NotFound(format!(
             "the visitor with {kind} {text} of client {client} has no attribute {name:?}"
