@@ -18,8 +18,10 @@ use std::time::{Duration, Instant};
 
 /// How often a node reports.
 const REPORT_EVERY: Duration = Duration::from_secs(2);
-/// How often the topics are looked at and the order is trimmed.
+/// How often the topics are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// How often the order is trimmed, if there is something to delete.
+const TRIM_EVERY: Duration = Duration::from_secs(10);
 /// A node that has not reported for so long is not there.
 const ABSENT_AFTER: Duration = Duration::from_secs(7);
 /// How many sums of a node are kept for comparison.
@@ -173,7 +175,7 @@ impl Members {
     }
 
     fn report_on(&self) {
-        let mut looked: Option<Instant> = None;
+        let (mut looked, mut trimmed): (Option<Instant>, Option<Instant>) = (None, None);
         loop {
             let report = self.report().encode();
             if let Err(error) = append(&*self.transport.nodes, self.who.name.as_bytes(), report) {
@@ -189,6 +191,9 @@ impl Members {
             if looked.is_none_or(|at| at.elapsed() >= LOOK_EVERY) {
                 looked = Some(Instant::now());
                 self.look();
+            }
+            if trimmed.is_none_or(|at| at.elapsed() >= TRIM_EVERY) {
+                trimmed = Some(Instant::now());
                 if let Err(error) = self.trim() {
                     tracing::warn!(%error, "the order could not be trimmed");
                 }
@@ -298,6 +303,7 @@ impl Members {
         let pieces = waited_for().map(|member| member.report.pieces).min().unwrap_or(0);
         if pieces > watched.pieces.0 {
             self.transport.pieces.delete_before(Offset(pieces))?;
+            unpoisoned(self.watched.lock()).pieces.0 = pieces;
             tracing::info!(
                 pieces,
                 "the pieces of files were trimmed: every node has their batches in a snapshot"
