@@ -146,6 +146,11 @@ impl Brokers {
         }
     }
 
+    /// Where all of them keep what they have.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// What one has said.
     pub(crate) fn said(&self, index: usize) -> String {
         std::fs::read_to_string(self.folder.path().join(format!("{index}.log"))).unwrap_or_default()

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Where there is no Java or no Maven, the tests say `skipped:` and what is missing. `PROFILED_KAFKA_JARS` names the folder for
-//! Kafka's jars, `PROFILED_KAFKA_HEAP_MIB` how much memory a broker gets.
+//! Kafka's jars, `PROFILED_KAFKA_HEAP_MIB` how much memory a broker gets, `PROFILED_FAULTS` which faults of the table to try
+//! (`"new node|clock"`); with `PROFILED_FAULTS_OFTEN` each is put in several times.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,

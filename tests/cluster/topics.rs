@@ -78,7 +78,7 @@ pub(crate) fn missing_topics_are_made_and_each_wrong_setting_is_refused_by_name(
 }
 
 /// Sets one of a topic's settings; gives what it was. Waits until the broker has it.
-fn set(brokers: &Brokers, name: &str, key: &str, value: Option<&str>) -> Option<String> {
+pub(crate) fn set(brokers: &Brokers, name: &str, key: &str, value: Option<&str>) -> Option<String> {
     let admin = brokers.admin();
     let options = AdminOptions::new();
     let has = || {

@@ -59,9 +59,32 @@ impl Site {
         let whole = feeds.iter().find(|feed| feed.since == since);
         account(&sent, &whole.expect("a node that tells everything since the last check").events, &mut found);
         self.compare_exports(&sent);
+        self.compare_sums(&mut found.wrong);
         self.checked = whole.and_then(|feed| seq_of(feed.events.last()?)).unwrap();
         drop(held);
         found
+    }
+
+    /// Begins to account anew: the journals do not go back any further.
+    pub(super) fn account_from_here(&mut self) {
+        let load = Arc::clone(&self.load.shared);
+        let held = load.hold();
+        drop(load.take_sent());
+        write_for_certain(self.nodes[0].address(), "mbox=m&mbox3rdPartyId=mark&profile.mark=0");
+        let mark = self.nodes[0].visitor("demo", "third-party", "mark").unwrap();
+        self.checked = mark["seq"].as_str().unwrap().parse().unwrap();
+        drop(held);
+    }
+
+    /// Nodes that reported a sum up to the same offset must have the same one.
+    fn compare_sums(&self, wrong: &mut Vec<String>) {
+        let mut sums = BTreeMap::new();
+        for report in self.reports().into_values() {
+            let known = *sums.entry(report.checksum_at).or_insert(report.checksum);
+            if known != report.checksum {
+                wrong.push(format!("{} has another sum at {}", report.name, report.checksum_at));
+            }
+        }
     }
 
     fn compare_exports(&self, sent: &Sent) {

@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::check::Found;
 use super::{Site, name, within};
-use crate::support::{self, load::Moments, long};
+use crate::support::{self, load::Moments};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// How long a node that was not hit may go without acknowledging a write, while a broker is chosen for one that died: the
@@ -38,7 +38,7 @@ struct Fault<'f> {
 impl Site {
     fn suffer(&mut self, fault: Fault<'_>) -> Line {
         let mut line = Line::default();
-        if support::variable("PROFILED_FAULTS").is_some_and(|some| !fault.called.contains(&some)) {
+        if !is_asked_for(fault.called) {
             return line;
         }
         for round in 0..fault.rounds {
@@ -106,11 +106,11 @@ impl Site {
     /// until it was ready with an empty folder.
     fn come_back_too_late(&mut self, node: usize) -> Duration {
         self.kill_node(node);
-        self.load.wait_for_acknowledgements();
         let others: Vec<usize> = self.all().into_iter().filter(|other| *other != node).collect();
         let end = self.log(Topic::Order).ends().unwrap().1;
+        self.load.wait_for_acknowledgements();
+        others.iter().for_each(|&other| self.snapshot_of(other));
         let before = within("snapshots of all other nodes", || {
-            others.iter().for_each(|&other| self.snapshot_of(other));
             let reports = self.reports();
             let covered = others.iter().map(|&other| reports[&name(other)].snapshot).min().unwrap();
             (covered >= end.0).then_some(covered)
@@ -134,9 +134,20 @@ impl Site {
     }
 }
 
-/// How often a fault is put in: so often in the long form, and once otherwise.
-fn rounds(in_long: usize) -> usize {
-    if long() { in_long } else { 1 }
+/// Whether a fault is to be put in: `PROFILED_FAULTS` may name some, with `|` between them.
+fn is_asked_for(fault: &str) -> bool {
+    let asked = support::variable("PROFILED_FAULTS");
+    asked.is_none_or(|asked| asked.split('|').any(|words| fault.contains(words)))
+}
+
+/// Whether each fault is put in often: an hour or two.
+fn often() -> bool {
+    support::variable("PROFILED_FAULTS_OFTEN").is_some()
+}
+
+/// How often a fault is put in: so often, or once.
+fn rounds(often_enough: usize) -> usize {
+    if often() { often_enough } else { 1 }
 }
 
 /// All faults, one after the other, on one cluster.
@@ -152,6 +163,20 @@ pub(crate) fn table() {
     site.suffer(Fault { called: "nothing", rounds: 1, hit: &nobody, put_in: &mut |_, _| None });
 
     site.suffer(Fault {
+        called: "a visitor erased to the last byte",
+        rounds: 1,
+        hit: &nobody,
+        put_in: &mut |site, _| {
+            let found = site.check();
+            assert_eq!((found.lost, found.wrong), (vec![], vec![]));
+            let gone = site.erase_to_the_last_byte();
+            site.account_from_here();
+            site.load.wait_for_acknowledgements();
+            Some(gone)
+        },
+    });
+
+    site.suffer(Fault {
         called: "a new node",
         rounds: 1,
         hit: &|_| vec![3],
@@ -160,7 +185,7 @@ pub(crate) fn table() {
 
     site.suffer(Fault {
         called: "a node's folder is gone",
-        rounds: rounds(2),
+        rounds: rounds(5),
         hit: &one,
         put_in: &mut |site, round| {
             site.kill_node(round % 3);
@@ -171,7 +196,7 @@ pub(crate) fn table() {
 
     site.suffer(Fault {
         called: "a node back after the topics were trimmed",
-        rounds: rounds(3),
+        rounds: rounds(5),
         hit: &one,
         put_in: &mut |site, round| Some(site.come_back_too_late(round % 3)),
     });
@@ -194,7 +219,7 @@ pub(crate) fn table() {
 
     let line = site.suffer(Fault {
         called: "kill -9 the broker that leads",
-        rounds: rounds(5),
+        rounds: rounds(10),
         hit: &nobody,
         put_in: &mut |site, _| {
             let leader = site.brokers.leader_of("site.order");
@@ -207,14 +232,29 @@ pub(crate) fn table() {
     });
     assert!(line.longest_pause < BROKER_PAUSE_MAX, "no write was acknowledged for {:?}", line.longest_pause);
 
+    if often() {
+        site.suffer(Fault {
+            called: "kill -9 any broker",
+            rounds: 10,
+            hit: &nobody,
+            put_in: &mut |site, round| {
+                site.brokers.kill9(round % 3);
+                site.load.wait_for_acknowledgements();
+                site.brokers.restart(round % 3);
+                site.brokers.wait_for_all();
+                None
+            },
+        });
+    }
+
     let line = site.suffer(Fault {
         called: "SIGSTOP the broker that leads",
-        rounds: rounds(3),
+        rounds: rounds(10),
         hit: &nobody,
         put_in: &mut |site, _| {
             let leader = site.brokers.leader_of("site.order");
             site.brokers.freeze(leader);
-            std::thread::sleep(if long() { 20 * SECOND } else { 5 * SECOND });
+            std::thread::sleep(if often() { 20 * SECOND } else { 5 * SECOND });
             site.load.wait_for_acknowledgements();
             site.brokers.thaw(leader);
             site.brokers.wait_for_all();
@@ -229,7 +269,7 @@ pub(crate) fn table() {
         hit: &one,
         put_in: &mut |site, round| {
             site.signal_node(round % 3, Signal::STOP);
-            std::thread::sleep(if long() { 20 * SECOND } else { 5 * SECOND });
+            std::thread::sleep(if often() { 20 * SECOND } else { 5 * SECOND });
             site.signal_node(round % 3, Signal::CONT);
             None
         },
@@ -247,7 +287,7 @@ pub(crate) fn table() {
 
     site.suffer(Fault {
         called: "kill -9 a node in mid-upload",
-        rounds: rounds(5),
+        rounds: rounds(7),
         hit: &one,
         put_in: &mut |site, round| {
             let (load, address) = (Arc::clone(&site.load.shared), site.nodes[round % 3].address());
@@ -261,7 +301,7 @@ pub(crate) fn table() {
 
     site.suffer(Fault {
         called: "kill -9 a node in mid-apply",
-        rounds: rounds(5),
+        rounds: rounds(7),
         hit: &one,
         put_in: &mut |site, round| {
             let address = site.nodes[(round + 1) % 3].address();
@@ -274,7 +314,7 @@ pub(crate) fn table() {
 
     site.suffer(Fault {
         called: "kill -9 a node in mid-snapshot",
-        rounds: rounds(5),
+        rounds: rounds(6),
         hit: &one,
         put_in: &mut |site, round| {
             let node = round % 3;
@@ -292,7 +332,7 @@ pub(crate) fn table() {
 
     site.suffer(Fault {
         called: "kill -9 all nodes",
-        rounds: rounds(3),
+        rounds: rounds(5),
         hit: &everybody,
         put_in: &mut |site, _| {
             site.kill_all_nodes();
@@ -302,7 +342,7 @@ pub(crate) fn table() {
 
     site.suffer(Fault {
         called: "kill -9 all brokers",
-        rounds: rounds(2),
+        rounds: rounds(5),
         hit: &everybody,
         put_in: &mut |site, _| {
             site.kill_all_brokers();
@@ -315,7 +355,7 @@ pub(crate) fn table() {
 
     site.suffer(Fault {
         called: "kill -9 all nodes and brokers",
-        rounds: rounds(2),
+        rounds: rounds(5),
         hit: &everybody,
         put_in: &mut |site, _| {
             site.kill_all_nodes();
@@ -324,5 +364,48 @@ pub(crate) fn table() {
             Some(site.start_all_nodes())
         },
     });
+    site.suffer(Fault {
+        called: "a clock an hour ahead, then behind",
+        rounds: 2 * rounds(3),
+        hit: &|round| vec![(round / 2) % 3],
+        put_in: &mut |site, round| {
+            // It keeps its wrong clock until the next round has begun.
+            let ahead = if round % 2 == 0 { 3600 } else { -3600 };
+            Some(site.start_with_clock((round / 2) % 3, ahead))
+        },
+    });
+
+    site.suffer(Fault {
+        called: "one name twice",
+        rounds: 1,
+        hit: &nobody,
+        put_in: &mut |site, _| {
+            site.start_twice(0);
+            None
+        },
+    });
+
+    site.suffer(Fault {
+        called: "a wrong setting of a topic",
+        rounds: 1,
+        hit: &one,
+        put_in: &mut |site, round| Some(site.start_on_wrong_topic(round % 3)),
+    });
+
+    if is_asked_for("a node's disk is full")
+        && let Some(small) = site.add_node_on_small_disk()
+    {
+        site.suffer(Fault {
+            called: "a node's disk is full",
+            rounds: rounds(2),
+            hit: &|_| vec![small],
+            put_in: &mut |site, _| Some(site.fill_disk(small)),
+        });
+    }
+
+    if is_asked_for("the order's topic made anew") {
+        site.make_order_anew();
+        crate::say("| the order's topic made anew | every node ends and says so, and starts no more |");
+    }
     crate::say(&format!("all faults: {:.0} s", begun.elapsed().as_secs_f32()));
 }

@@ -18,7 +18,7 @@ const VISITORS: u64 = 24;
 pub(super) const BATCH_ROWS: u64 = 2 * VISITORS;
 /// How long a writer waits between calls, so that the brokers get some time of the processors.
 const BETWEEN: Duration = Duration::from_millis(8);
-const BETWEEN_BATCHES: Duration = Duration::from_millis(300);
+const BETWEEN_BATCHES: Duration = Duration::from_millis(800);
 
 /// Sends one write to a node: of this attribute, with this number.
 type Writes = fn(&Shared, usize, &str, u64);
@@ -50,6 +50,8 @@ pub(super) struct Shared {
     /// Each call holds it to read, so that whoever holds it to write knows that no call is on its way.
     gate: RwLock<()>,
     stop: AtomicBool,
+    /// Nobody is erased for now.
+    pub(super) spares: AtomicBool,
     nodes: Mutex<Vec<Node>>,
     sent: Mutex<Sent>,
 }
@@ -217,7 +219,9 @@ impl Shared {
     fn erasure(&self, node: usize, attribute: &str, number: u64) {
         let id = format!("{attribute}-{number}");
         let form = format!("mbox=m&mbox3rdPartyId={id}&profile.gone={number}");
-        let Some(address) = self.address(node) else { return };
+        let Some(address) = self.address(node).filter(|_| !self.spares.load(Ordering::Relaxed)) else {
+            return;
+        };
         ask(address, &post("/m2/demo/mbox/json", FORM, form.as_bytes()));
         let path = format!("/api/v1/profiles/{id}?by=third-party&client=demo");
         let erased = ask(address, &request("DELETE", &path, "a", &[("Connection", "close")], None));

@@ -5,14 +5,17 @@
 //! load.rs     the writers, and what each write was answered
 //! check.rs    what must hold when all nodes are at the order's end
 //! faults.rs   the table of faults
+//! trouble.rs  faults that are no death
 //! ```
 
 mod check;
 pub(crate) mod faults;
 mod load;
+mod trouble;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use profiled::cluster::NodeReport;
@@ -20,9 +23,10 @@ use profiled::kafka::log::KafkaLog;
 use profiled::kafka::settings::Topic;
 use profiled::order::Log as _;
 use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
 
 use crate::brokers::Brokers;
-use crate::support::{Daemon, load::attempt, request};
+use crate::support::{Daemon, disk::Mount, load::attempt, request};
 use load::Load;
 
 /// How long a node may take for anything.
@@ -34,6 +38,9 @@ const PREFIX: &str = "site";
 struct Site {
     load: Load,
     nodes: Vec<Daemon>,
+    /// Disks of nodes, and where they are; dropped behind the nodes.
+    disks: Vec<Mount>,
+    disks_folder: TempDir,
     brokers: Brokers,
     /// The seq up to which everything was checked, and how often that was.
     checked: u64,
@@ -44,27 +51,58 @@ impl Site {
     /// Three brokers, so many nodes, and writers at each. None where there are no brokers.
     fn start(nodes: usize) -> Option<Self> {
         let brokers = Brokers::start(3)?;
-        let mut site = Self { load: Load::default(), nodes: vec![], brokers, checked: 0, checks: 0 };
-        for _ in 0..nodes {
-            site.add_node();
+        let disks_folder = tempfile::tempdir().unwrap();
+        let mut site = Self {
+            load: Load::default(),
+            nodes: vec![],
+            disks: vec![],
+            disks_folder,
+            brokers,
+            checked: 0,
+            checks: 0,
+        };
+        // Nobody writes before all are there, so that all of them know the order and the files from the beginning.
+        for index in 0..nodes {
+            site.make_node(None);
+            site.start_node(index);
         }
+        (0..nodes).for_each(|index| site.load.write_at(index));
         Some(site)
     }
 
     /// Another node with an empty folder. Gives how long it took until it was ready.
     fn add_node(&mut self) -> Duration {
-        let index = self.nodes.len();
-        let mut node = Daemon::configured(&self.settings(index, ""));
-        node.set_variable("PROFILED_LOG", "info").keep_complaints();
-        self.nodes.push(node);
-        self.load.add_node();
+        self.add_node_in(None)
+    }
+
+    /// The same, with its data in this folder.
+    fn add_node_in(&mut self, data: Option<PathBuf>) -> Duration {
+        let index = self.make_node(data);
         let took = self.start_node(index);
         self.load.write_at(index);
         took
     }
 
-    /// The settings of a node, with these in front.
-    fn settings(&self, index: usize, more: &str) -> String {
+    /// A node that does not run yet.
+    fn make_node(&mut self, data: Option<PathBuf>) -> usize {
+        let index = self.nodes.len();
+        let mut node = Daemon::configured(&self.settings(index));
+        if let Some(data) = data {
+            node.set_data(data);
+        }
+        node.set_variable("PROFILED_LOG", "info").keep_complaints();
+        self.nodes.push(node);
+        self.load.add_node();
+        index
+    }
+
+    /// The settings of a node.
+    fn settings(&self, index: usize) -> String {
+        self.settings_with(index, "")
+    }
+
+    /// The same, and these.
+    fn settings_with(&self, index: usize, more: &str) -> String {
         let (order, name) = (self.brokers.address(PREFIX), name(index));
         format!(
             "disk_reserve_bytes = \"16MiB\"\n{more}\n[cluster]\norder = \"{order}\"\nnode = \"{name}\"\n\
@@ -176,6 +214,23 @@ fn name(index: usize) -> String {
 fn is_ready(address: SocketAddr) -> bool {
     let call = request("GET", "/readyz", "a", &[("Connection", "close")], None);
     attempt(address, &call).is_some_and(|(status, _)| status == 200)
+}
+
+/// The files below a folder that have these bytes.
+fn files_with(folder: &Path, bytes: &[u8]) -> Vec<PathBuf> {
+    let (mut with, mut folders) = (vec![], vec![folder.to_owned()]);
+    while let Some(next) = folders.pop() {
+        // Files come and go all the while.
+        for entry in std::fs::read_dir(next).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if std::fs::read(&path).is_ok_and(|read| memchr::memmem::find(&read, bytes).is_some()) {
+                with.push(path);
+            }
+        }
+    }
+    with
 }
 
 /// Waits until `condition` gives something, for longer than a single daemon may take.
