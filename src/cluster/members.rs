@@ -24,6 +24,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 const TRIM_EVERY: Duration = Duration::from_secs(10);
 /// A node that has not reported for so long is not there.
 const ABSENT_AFTER: Duration = Duration::from_secs(7);
+/// An order that ends before what a node has applied, for so long, is another order.
+const SHORT_AFTER: Duration = Duration::from_secs(8);
 /// How many sums of a node are kept for comparison.
 const SUMS_KEPT: usize = 32;
 /// How long a node that cannot report waits.
@@ -176,6 +178,7 @@ impl Members {
 
     fn report_on(&self) {
         let (mut looked, mut trimmed): (Option<Instant>, Option<Instant>) = (None, None);
+        let mut short_since: Option<Instant> = None;
         loop {
             let report = self.report().encode();
             if let Err(error) = append(&*self.transport.nodes, self.who.name.as_bytes(), report) {
@@ -185,6 +188,7 @@ impl Members {
                 Ok((low, end)) => {
                     self.engine.heard_of_order_end(end);
                     unpoisoned(self.watched.lock()).order = (low.0, end.0);
+                    self.give_up_if_short(end, &mut short_since);
                 }
                 Err(error) => tracing::debug!(%error, "the order's end was not heard"),
             }
@@ -201,6 +205,19 @@ impl Members {
             if !self.wait(REPORT_EVERY) {
                 return;
             }
+        }
+    }
+
+    /// Ends the node if the order has been shorter than what this node has applied for a while: then it is another one. A new
+    /// leader may say so for a moment.
+    fn give_up_if_short(&self, end: Offset, since: &mut Option<Instant>) {
+        let applied = self.engine.order().map_or(Offset(0), |order| order.applied);
+        if end >= applied {
+            *since = None;
+        } else if since.get_or_insert_with(Instant::now).elapsed() >= SHORT_AFTER {
+            self.engine.give_up(&format!(
+                "the order is not the one that this node has read: it ends at {end}, and this node has applied it up to {applied}"
+            ));
         }
     }
 

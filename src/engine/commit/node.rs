@@ -44,6 +44,8 @@ const AHEAD_WAIT: Duration = Duration::from_millis(1);
 const PENDING_MAX: usize = 4;
 /// How long it waits for that at each batch, for the batches may be held, or their rate is low.
 const PENDING_WAIT: Duration = Duration::from_millis(500);
+/// An order that ends before what this node has applied, for so long, is another order.
+const SHORT_AFTER: Duration = Duration::from_secs(8);
 /// How long the pump waits before it asks again for an order that it cannot reach.
 const REACH_AGAIN: Duration = Duration::from_millis(250);
 /// A pump that has not looked for so long was stopped meanwhile, with its process or its machine.
@@ -451,6 +453,8 @@ pub(in crate::engine) struct Pump {
     pub(in crate::engine) waits: Waits,
     /// Hears the answers to erasures that came to other nodes: every node keeps its own list of them.
     pub(in crate::engine) erasures: std::sync::mpsc::Sender<oneshot::Receiver<Reply>>,
+    /// Since when the order ends before what is applied.
+    pub(in crate::engine) short_since: Option<Instant>,
     /// What is applied already, and the sum of that record.
     pub(in crate::engine) applied: Option<(Place, u32)>,
     /// The last number of each run, so that no file is waited for twice.
@@ -514,8 +518,11 @@ impl Pump {
         };
         if self.applied.is_some_and(|(place, _)| end <= place.offset) {
             let why = format!("it ends at {end}, and this node has applied it up to {offset}");
-            return Err(Ok(OrderError::NotTheSame(why)));
+            // A new leader may say so for a moment.
+            let short = self.short_since.get_or_insert_with(Instant::now).elapsed() >= SHORT_AFTER;
+            return Err(Ok(if short { OrderError::NotTheSame(why) } else { OrderError::OutOfReach(why) }));
         }
+        self.short_since = None;
         let progress = &self.node.progress;
         progress.heard_of_end(end);
         progress.starts_with(end);

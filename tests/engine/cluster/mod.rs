@@ -57,7 +57,7 @@ use std::io::Write;
 const SCHEDULES: u32 = 240;
 const SCHEDULES_OF_THE_LONG_FORM: u32 = 4_000;
 const SCHEDULES_OF_ONE_MORE_SEED: u32 = 30;
-const MORE_SEEDS_MAX: u32 = 40;
+const MORE_SEEDS_MAX: u32 = 200;
 /// No more nodes come to be in one schedule.
 const NODES_MAX: usize = 7;
 /// No more batches are begun to be applied in one.
