@@ -14,7 +14,7 @@ use flate2::Compression;
 use flate2::read::GzEncoder;
 use profiled::batch::csv::Parser;
 use profiled::batch::encoding::{Decoded, Encoding};
-use profiled::journal::entry::{Change, Entry, WriteEntry, encode_group};
+use profiled::journal::entry::{Cause, Change, Entry, WriteEntry, encode_group};
 use profiled::journal::log::{Log, LogError, LogSettings, Position};
 use profiled::model::batch::{BatchRules, ConsecutiveV2, EmptyValues, RowReading};
 use profiled::model::id::{ClientCode, IdKind, Key};
@@ -134,7 +134,13 @@ fn journal(criterion: &mut Criterion) {
     let key = Key::new(&client, IdKind::ThirdParty, "crm-00000001");
     let write = |seq| {
         let change = Change { key: ByteBuf::from(key.as_bytes()), value: ByteBuf::from([7; 230]) };
-        Entry::Write(WriteEntry { seq, changes: vec![change], resolved: vec![], resolved_bundles: vec![] })
+        Entry::Write(WriteEntry {
+            seq,
+            changes: vec![change],
+            resolved: vec![],
+            resolved_bundles: vec![],
+            cause: Cause::default(),
+        })
     };
     let mut group = criterion.benchmark_group("journal");
     group.sample_size(30);
