@@ -1,6 +1,6 @@
 //! What a call left out while it went on: named in one header of its answer, whatever the form of the answer.
 //!
-//! Promises: the header is readable text of at most [`TOLD_BYTES_MAX`] bytes, whatever was sent. It never holds a value, and of
+//! Promises: the header is readable text of at most [`HEADER_BYTES_MAX`] bytes, whatever was sent. It never holds a value, and of
 //! names and ids only what [`shown`] gives. No body says it: Adobe's SDKs take a `message` in a body for an error.
 
 use std::borrow::Cow;
