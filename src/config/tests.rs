@@ -203,7 +203,7 @@ fn each_error_says_where_what_and_what_would_be_right() {
     check(
         "listen = '127.0.0.1:1'\n\nlifetime = 3",
         &format!(
-            "profiled.toml line 3: unknown key `lifetime`, expected one of `{}`, `ingest`, `clients`",
+            "profiled.toml line 3: unknown key `lifetime`, expected one of `{}`, `ingest`, `clients`, `cluster`",
             keys.join("`, `")
         ),
     );
