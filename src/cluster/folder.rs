@@ -50,7 +50,8 @@ impl FolderCluster {
         durable::private_folder(folder)?;
         let mut text = serde_json::to_string(&Written { cluster: self.cluster.to_string() })?;
         text.push('\n');
-        durable::replace(&folder.join(layout::CLUSTER), "cluster", |file| file.write_all(text.as_bytes()))
+        // One more stamp of the folder, for the failpoints, too.
+        durable::replace(&folder.join(layout::CLUSTER), "format", |file| file.write_all(text.as_bytes()))
     }
 
     /// Takes the folder out of its order: from now on it is a single daemon's.

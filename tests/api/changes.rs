@@ -150,7 +150,7 @@ fn server_sent_events_are_the_same_and_go_on() {
     daemon.mbox("demo", "mboxPC=3&profile.a=3");
     let mut again = follow(&daemon, "&since=0", &[("Last-Event-ID", &last.unwrap())]);
     assert_eq!(next(&mut again).2["set"], json!({"a": "3"}));
-    let mut row = follow(&daemon, "", &[("Last-Event-ID", &place(&all[3]))]);
+    let mut row = follow(&daemon, "&since=0", &[("Last-Event-ID", &place(&all[3]))]);
     assert_eq!(without_place(&[next(&mut row).2]), expected[4..5]);
 }
 

@@ -53,14 +53,17 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
             .client()
             .query(
                 "since",
-                false,
+                true,
                 shapes::pattern("^[0-9]{1,15}(-[0-9]{1,6})?$"),
-                "What comes after this seq; SEQ-LINE: after this line of the batch with this seq. Required unless the header \
-                 Last-Event-ID has it.",
+                "What comes after this seq; SEQ-LINE: after this line of the batch with this seq.",
             )
             .switch("follow", "Go on with each further write. Server-sent events always do.")
             .switch("rows", "Tell each row of a batch, once the batch is complete. Without, only the batch is told.")
-            .header("Last-Event-ID", shapes::text(), "The id of the last event; it counts instead of since.")
+            .header(
+                "Last-Event-ID",
+                shapes::pattern("^([0-9]{1,15}(-[0-9]{1,6})?)?$"),
+                "The id of the last event; it counts instead of since, unless it is empty.",
+            )
             .answers("200", "The events.", [form_of::<ChangeEvent<'_>>(NDJSON), form(EVENTS, event())])
     }),
 }];
@@ -136,10 +139,12 @@ impl Asked {
     fn from(accepted: &str, last: Option<&str>, query: &Params) -> Result<Self, HttpError> {
         let form = if accepted.contains("event-stream") { Form::ServerSent } else { Form::Ndjson };
         let last = last.filter(|last| !last.is_empty()).map(|last| ("Last-Event-ID: ", last));
-        let Some((named, text)) = last.or_else(|| query.get("since").map(|since| ("since=", since))) else {
+        let Some(since) = query.get("since") else {
             let why = "since= is missing: it is the seq of the last write that you know of; since=0 asks for all there ever were";
             return Err(HttpError::Wrong(why.into()));
         };
+        // A browser's EventSource asks again with the URL that it had, and says what it has heard since.
+        let (named, text) = last.unwrap_or(("since=", since));
         let since = ChangePlace::parse(text).ok_or_else(|| {
             HttpError::Wrong(format!(
                 "{named}{text} is no place: it is SEQ or SEQ-LINE, as an earlier event had it"
