@@ -118,11 +118,12 @@ pub fn finish(folder: &Path) -> io::Result<()> {
     sync_folder(folder)
 }
 
-/// Removes everything that a restore left in a folder, the marker last.
-pub fn clear(folder: &Path) -> io::Result<()> {
+/// Removes everything that a restore left in a folder but the names in `stay`, the marker last.
+pub fn clear(folder: &Path, stay: &[&str]) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
-        if entry.file_name() == layout::UNFINISHED {
+        let name = entry.file_name();
+        if name == layout::UNFINISHED || stay.iter().any(|stays| name == **stays) {
             continue;
         }
         if entry.file_type()?.is_dir() {
@@ -176,7 +177,11 @@ mod tests {
         assert_eq!(message(expect(folder)), "");
         begin(folder).unwrap();
         assert!(message(expect(folder)).contains("remove the folder"));
-        clear(folder).unwrap();
+        fs::write(folder.join(layout::TOKENS), "{}").unwrap();
+        clear(folder, &[layout::TOKENS]).unwrap();
+        let left: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, [layout::TOKENS]);
+        clear(folder, &[]).unwrap();
         assert!(fs::read_dir(folder).unwrap().next().is_none());
         fs::create_dir(folder.join(layout::JOURNAL)).unwrap();
         assert_eq!(message(expect(folder)), "", "format 1 has no stamp");

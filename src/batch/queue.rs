@@ -223,6 +223,11 @@ impl Batches {
         })
     }
 
+    /// When this node had applied a batch that the order has no count of.
+    pub fn applied_at(&self, batch: Seq) -> Option<Millis> {
+        look(&self.all, |all| all.applied.get(&batch).map(|one| Millis(one.end.at_ms)))
+    }
+
     /// The batches that this node has counted and the order has not, with their counts.
     pub fn uncounted(&self) -> Vec<(BatchId, Counts)> {
         look(&self.all, |all| {
@@ -248,8 +253,13 @@ impl Batches {
     /// store, for each batch that the checkpoint or snapshot does not hold ([`Checkpoint::held`]), with the position behind
     /// which its journal entry stands.
     ///
+    /// A batch that this node has applied and the order has no count of was not complete, and is pending again.
+    ///
     /// [`Checkpoint::held`]: crate::journal::entry::Checkpoint::held
     pub fn publish_again(&self, pending: Arc<Pending>, position: Position, end: &BatchCompletedEntry) {
+        if look(&self.all, |all| all.applied.contains_key(&pending.accepted.id.seq)) {
+            return self.publish(pending, position);
+        }
         self.note_complete(&pending.accepted, end.counts, Millis(end.at_ms));
         self.put_in_front(InFront { pending, position, completed: Some(*end), counted: None });
     }
@@ -264,6 +274,7 @@ impl Batches {
                 // A batch whose outcomes are lost is not complete before they are known again.
                 all.kept.remove(&batch.pending.accepted.id);
             }
+            all.applied.remove(&id.seq);
             all.in_front.insert(id.seq, batch);
         });
         drop(lock(&self.queue));

@@ -1,6 +1,7 @@
 //! `profiled cluster`: how the nodes are, making an order of a single daemon's data, and taking a folder out of its order.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use indicatif::DecimalBytes;
@@ -11,6 +12,7 @@ use super::error::CliError;
 use super::terminal::{print_json, say, shown};
 use crate::cluster::{self, FolderCluster};
 use crate::config::{Config, ServeOptions};
+use crate::engine::offline::keep_daemons_out;
 use crate::folder;
 use crate::model::seq::SystemClock;
 
@@ -181,7 +183,7 @@ fn found(command: &Found) -> Result<(), CliError> {
         ));
     };
     let data = &config.server.data_folder;
-    folder::expect(data).map_err(|error| CliError::Failed(error.to_string()))?;
+    let _lock = stopped(data)?;
     let transport =
         cluster::open(&config, order.as_str()).map_err(|error| CliError::Failed(error.to_string()))?;
     let cluster = cluster::found(data, &transport, &SystemClock, command.anew)
@@ -193,9 +195,15 @@ fn found(command: &Found) -> Result<(), CliError> {
     Ok(())
 }
 
+/// An error unless this is a data folder that no daemon serves. None opens it as long as what this gives is open.
+fn stopped(data: &Path) -> Result<File, CliError> {
+    folder::expect(data).map_err(|error| CliError::Failed(error.to_string()))?;
+    keep_daemons_out(data).map_err(|error| CliError::Failed(error.to_string()))
+}
+
 fn leave(command: &Leave) -> Result<(), CliError> {
     let failed = |error: std::io::Error| CliError::Failed(format!("{}: {error}", command.data.display()));
-    folder::expect(&command.data).map_err(|error| CliError::Failed(error.to_string()))?;
+    let _lock = stopped(&command.data)?;
     if FolderCluster::read(&command.data).map_err(failed)?.is_none() {
         return Err(CliError::Usage(format!("{} belongs to no order", command.data.display())));
     }

@@ -1,6 +1,7 @@
 //! What `profiled serve` does besides where the daemon is one node of several.
 
 use std::fs;
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,13 +13,13 @@ use super::client::Client;
 use super::error::CliError;
 use crate::cluster::{self, FolderCluster, Identity, Joined, Members, Transport};
 use crate::config::Config;
-use crate::engine::offline::restore;
+use crate::durable::private_folder;
+use crate::engine::offline::restore::{clear_interrupted as clear_interrupted_restore, restore_of_peer};
 use crate::engine::{Engine, NodeParts};
+use crate::layout;
 use crate::model::seq::SystemClock;
 use crate::order::gather::Gathering;
-
-/// The extension of the folder in which another node's snapshot arrives.
-const ARRIVING: &str = "arriving";
+use crate::order::record::ClusterId;
 
 /// A daemon that has joined an order, and whose engine is not open yet.
 pub(super) struct Node {
@@ -48,8 +49,8 @@ impl Node {
         };
         let token = settings.peer_token_file.as_ref().map(fs::read_to_string).transpose();
         let token = token.map_err(|error| failed(&format!("peer_token_file: {error}")))?;
-        let fetch = |address: &str, data: &Path| {
-            let fetched = runtime.block_on(fetch(address, token.as_deref(), data, config));
+        let fetch = |address: &str, data: &Path, cluster: ClusterId| {
+            let fetched = runtime.block_on(fetch(address, token.as_deref(), (data, cluster), config));
             fetched.map_err(|error| error.to_string())
         };
         let joined = cluster::join(&config.server.data_folder, &transport, &who, &SystemClock, &fetch);
@@ -92,25 +93,45 @@ fn alone(config: &Config) -> Result<(), CliError> {
     }
 }
 
-/// Gets a snapshot from another node into a data folder that is empty or not there.
-async fn fetch(address: &str, token: Option<&str>, data: &Path, config: &Config) -> Result<(), CliError> {
+/// Removes what is left of another node's snapshot, if this node was interrupted while it got one: it asks for another.
+pub(super) fn clear_interrupted(config: &Config) -> Result<(), CliError> {
+    let data = &config.server.data_folder;
+    let arriving = data.join(layout::ARRIVING);
+    if config.cluster.order.is_none() || !arriving.is_dir() {
+        return Ok(());
+    }
+    let cleared = clear_interrupted_restore(data).and_then(|()| remove(&arriving));
+    cleared.map_err(|error| CliError::Failed(format!("{}: {error}", data.display())))
+}
+
+fn remove(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+/// Gets a snapshot of an order from another node into a data folder without data. It arrives in the folder, as nothing else may be
+/// writable.
+async fn fetch(
+    address: &str,
+    token: Option<&str>,
+    (data, cluster): (&Path, ClusterId),
+    config: &Config,
+) -> Result<(), CliError> {
     let failed = |error: &dyn std::fmt::Display| CliError::Failed(error.to_string());
     let client = Client::new(address, token, None)?;
     let mut answer = client.stream("/api/v1/cluster/snapshot", "application/x-tar").await?;
-    let mut arriving = data.as_os_str().to_owned();
-    arriving.push(".");
-    arriving.push(ARRIVING);
-    let arriving = Path::new(&arriving).to_owned();
-    if arriving.exists() {
-        fs::remove_dir_all(&arriving).map_err(|error| failed(&error))?;
-    }
-    crate::durable::private_folder(&arriving).map_err(|error| failed(&error))?;
+    let arriving = data.join(layout::ARRIVING);
+    let begun =
+        private_folder(data).and_then(|()| remove(&arriving)).and_then(|()| private_folder(&arriving));
+    begun.map_err(|error| failed(&error))?;
     let archive = arriving.join("snapshot.tar");
     let mut file = fs::File::create(&archive).map_err(|error| failed(&error))?;
     while let Some(frame) = answer.frame().await {
         let frame = frame.map_err(|error| client.broke_off(&error))?;
         if let Ok(bytes) = frame.into_data() {
-            std::io::Write::write_all(&mut file, &bytes).map_err(|error| failed(&error))?;
+            file.write_all(&bytes).map_err(|error| failed(&error))?;
         }
     }
     let (config, data) = (config.clone(), data.to_owned());
@@ -118,9 +139,10 @@ async fn fetch(address: &str, token: Option<&str>, data: &Path, config: &Config)
         let backup = arriving.join("backup");
         tar::Archive::new(fs::File::open(&archive)?).unpack(&backup)?;
         fs::remove_file(&archive)?;
-        let restored = restore::restore(&backup, &data, None, config, Arc::new(SystemClock));
-        restored.map_err(std::io::Error::other)?;
-        fs::remove_dir_all(&arriving)
+        let of_order = |folder: &Path| FolderCluster::of(cluster).write(folder);
+        let restored = restore_of_peer(&backup, &data, config, Arc::new(SystemClock), &of_order);
+        restored.map_err(io::Error::other)?;
+        remove(&arriving)
     });
     restored.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
 }

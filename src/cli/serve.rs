@@ -14,7 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 
 use super::error::CliError;
-use super::node::Node;
+use super::node::{self, Node};
 use super::stop::{self, Stops};
 use super::supervise::Supervised;
 use super::terminal::{complain, say_in_time};
@@ -67,6 +67,7 @@ pub(super) fn run(command: Serve) -> Result<(), CliError> {
     command.end_with.map(stop::end_with).transpose()?;
     let options = command.options;
     let mut config = Config::resolve(&options).map_err(|e| CliError::Usage(e.to_string()))?;
+    node::clear_interrupted(&config)?;
     folder::check(&config.server.data_folder).map_err(|e| CliError::Failed(e.to_string()))?;
     warn_of_root(&config.server.data_folder);
     let tokens = Tokens::read(&config.server.data_folder).map_err(|e| CliError::Failed(e.to_string()))?;

@@ -14,6 +14,8 @@ use std::path::Path;
 pub struct FolderCluster {
     /// The order's id.
     pub cluster: ClusterId,
+    /// Whether the data is not what the order says: most other nodes had another sum.
+    pub diverged: bool,
 }
 
 /// The first record of an order, as somebody found it.
@@ -28,9 +30,16 @@ pub struct Founded {
 #[derive(Serialize, Deserialize)]
 struct Written {
     cluster: String,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    diverged: bool,
 }
 
 impl FolderCluster {
+    /// Of a folder whose data is what the order says.
+    pub fn of(cluster: ClusterId) -> Self {
+        Self { cluster, diverged: false }
+    }
+
     /// Which order this folder belongs to; none if it is a single daemon's, or is not there.
     pub fn read(folder: &Path) -> io::Result<Option<Self>> {
         let text = match std::fs::read_to_string(folder.join(layout::CLUSTER)) {
@@ -42,13 +51,14 @@ impl FolderCluster {
         let cluster = ClusterId::parse(&written.cluster).ok_or_else(|| {
             io::Error::new(io::ErrorKind::InvalidData, format!("{:?} is no id of an order", written.cluster))
         })?;
-        Ok(Some(Self { cluster }))
+        Ok(Some(Self { cluster, diverged: written.diverged }))
     }
 
     /// Writes it into the folder; durable when it returns.
     pub fn write(self, folder: &Path) -> io::Result<()> {
         durable::private_folder(folder)?;
-        let mut text = serde_json::to_string(&Written { cluster: self.cluster.to_string() })?;
+        let Self { cluster, diverged } = self;
+        let mut text = serde_json::to_string(&Written { cluster: cluster.to_string(), diverged })?;
         text.push('\n');
         // One more stamp of the folder, for the failpoints, too.
         durable::replace(&folder.join(layout::CLUSTER), "format", |file| file.write_all(text.as_bytes()))
@@ -71,9 +81,11 @@ mod tests {
     fn a_folder_says_which_order_it_belongs_to() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(FolderCluster::read(folder.path()).unwrap(), None);
-        let cluster = FolderCluster { cluster: ClusterId([0xa7; 16]) };
-        cluster.write(folder.path()).unwrap();
-        assert_eq!(FolderCluster::read(folder.path()).unwrap(), Some(cluster));
+        let whole = FolderCluster::of(ClusterId([0xa7; 16]));
+        for cluster in [whole, FolderCluster { diverged: true, ..whole }] {
+            cluster.write(folder.path()).unwrap();
+            assert_eq!(FolderCluster::read(folder.path()).unwrap(), Some(cluster));
+        }
         std::fs::write(folder.path().join(layout::CLUSTER), "{\"cluster\":\"x\"}").unwrap();
         assert!(FolderCluster::read(folder.path()).is_err());
         FolderCluster::remove(folder.path()).unwrap();

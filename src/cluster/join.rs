@@ -68,6 +68,12 @@ pub enum JoinError {
         /// The order that was found.
         order: ClusterId,
     },
+    /// The folder's data is not what its order says.
+    #[error(
+        "{} has diverged: most other nodes had another sum over the order. Keep it for whoever looks into it, and start the node with \
+         an empty folder: it gets everything from another node", .0.display()
+    )]
+    Diverged(PathBuf),
     /// The order is empty, and the folder is not.
     #[error(
         "the order is empty, and {} has applied one before: its topics were made anew, or its brokers lost what they acknowledged. \
@@ -107,8 +113,6 @@ pub struct Joined {
     pub cluster: ClusterId,
     /// Its run.
     pub run: RunId,
-    /// The settings that the other nodes have, by their reports.
-    pub others: Vec<NodeReport>,
 }
 
 /// What a node is called, and where it is.
@@ -122,8 +126,9 @@ pub struct Identity {
     pub settings: String,
 }
 
-/// Gets a snapshot from the node at this address into a data folder, which is empty or not there.
-pub type FetchSnapshot<'f> = &'f dyn Fn(&str, &Path) -> Result<(), String>;
+/// Gets a snapshot from the node at this address into a data folder, which is empty or not there. The folder gets its name only
+/// once it says that it belongs to this order.
+pub type FetchSnapshot<'f> = &'f dyn Fn(&str, &Path, ClusterId) -> Result<(), String>;
 
 /// Joins an order, and founds it if it is empty. Blocks.
 pub fn join(
@@ -139,6 +144,9 @@ pub fn join(
     if known.is_none() && folder::is_one(data) {
         return Err(JoinError::SingleDaemons(data.to_owned()));
     }
+    if known.is_some_and(|known| known.diverged) {
+        return Err(JoinError::Diverged(data.to_owned()));
+    }
     let others = check_name(transport, who, run)?;
     let (low, end) = transport.order.ends()?;
     let order = match first(transport, low, end)? {
@@ -147,7 +155,8 @@ pub fn join(
         None if end == Offset(0) => found_empty(transport, clock, false)?,
         // Its first record is gone. The other nodes say which order it is.
         None => {
-            let of_others = others.iter().find_map(|report| ClusterId::parse(&report.cluster));
+            // The last one that reported: a report of an earlier order may still be there.
+            let of_others = others.iter().rev().find_map(|report| ClusterId::parse(&report.cluster));
             let cluster = of_others.or(known.map(|known| known.cluster));
             let cluster = cluster.ok_or_else(|| JoinError::NoSnapshot {
                 why: "the beginning of the order is gone",
@@ -169,12 +178,13 @@ pub fn join(
                 } else {
                     "the order goes on from a single daemon's data"
                 };
-                fetch_from_any(data, &others, why, fetch)?;
+                fetch_from_any(data, order.cluster, &others, why, fetch)?;
+            } else {
+                FolderCluster::of(order.cluster).write(data).map_err(failed)?;
             }
-            FolderCluster { cluster: order.cluster }.write(data).map_err(failed)?;
         }
     }
-    Ok(Joined { cluster: order.cluster, run, others })
+    Ok(Joined { cluster: order.cluster, run })
 }
 
 /// Makes an order of a single daemon's data: its first record says that new nodes need a snapshot first. With `anew` also of
@@ -187,6 +197,9 @@ pub fn found(
 ) -> Result<ClusterId, JoinError> {
     let failed = |error| JoinError::Folder { path: data.to_owned(), error };
     let known = FolderCluster::read(data).map_err(failed)?;
+    if known.is_some_and(|known| known.diverged) {
+        return Err(JoinError::Diverged(data.to_owned()));
+    }
     let (low, end) = transport.order.ends()?;
     let order = first(transport, low, end)?;
     if let (Some(order), Some(known)) = (order, known)
@@ -202,7 +215,7 @@ pub fn found(
         return Err(JoinError::AnotherOrder { path, folder: known.cluster, order: ClusterId::default() });
     }
     let founded = found_empty(transport, clock, true)?;
-    FolderCluster { cluster: founded.cluster }.write(data).map_err(failed)?;
+    FolderCluster::of(founded.cluster).write(data).map_err(failed)?;
     Ok(founded.cluster)
 }
 
@@ -307,15 +320,21 @@ fn check_name(transport: &Transport, who: &Identity, run: RunId) -> Result<Vec<N
 
 fn fetch_from_any(
     data: &Path,
+    cluster: ClusterId,
     others: &[NodeReport],
     why: &'static str,
     fetch: FetchSnapshot<'_>,
 ) -> Result<(), JoinError> {
     let mut tried = vec![];
-    let serving = |report: &&NodeReport| report.state == NodeState::Serving;
-    for node in others.iter().filter(serving).chain(others.iter().filter(|report| !serving(report))) {
+    // A node that starts does not say which order it belongs to.
+    let ours = |report: &&NodeReport| {
+        report.cluster.is_empty() || ClusterId::parse(&report.cluster) == Some(cluster)
+    };
+    let (serving, others): (Vec<_>, Vec<_>) =
+        others.iter().filter(ours).partition(|report| report.state == NodeState::Serving);
+    for node in serving.into_iter().chain(others) {
         tracing::info!(node = node.name, address = node.address, "asks another node for a snapshot");
-        match fetch(&node.address, data) {
+        match fetch(&node.address, data, cluster) {
             Ok(()) => return Ok(()),
             Err(error) => tried.push(format!("{} ({}): {error}", node.name, node.address)),
         }

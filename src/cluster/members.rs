@@ -1,8 +1,9 @@
 //! Who is there: reports how this node is, reads the other nodes' reports, compares sums, and trims the order.
 //!
 //! Promises: nothing is deleted from the order that a node may need which reported within the time that is set. A node whose
-//! sum differs from that of most others ends, because its data is not what the order says.
+//! sum differs from that of most others ends, and does not start again on that folder, because its data is not what the order says.
 
+use super::folder::FolderCluster;
 use super::join::{Identity, append};
 use super::report::{NodeReport, NodeState};
 use super::transport::Transport;
@@ -10,7 +11,7 @@ use crate::engine::commit::wire::RULES_VERSION;
 use crate::engine::{Engine, OrderStatus};
 use crate::model::seq::Millis;
 use crate::order::record::{ClusterId, RunId};
-use crate::order::{LogReader, Offset, OrderError};
+use crate::order::{LogReader, Offset, OrderError, SHORT_AFTER};
 use crate::sync::unpoisoned;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex};
@@ -24,8 +25,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 const TRIM_EVERY: Duration = Duration::from_secs(10);
 /// A node that has not reported for so long is not there.
 const ABSENT_AFTER: Duration = Duration::from_secs(7);
-/// An order that ends before what a node has applied, for so long, is another order.
-const SHORT_AFTER: Duration = Duration::from_secs(8);
 /// How many sums of a node are kept for comparison.
 const SUMS_KEPT: usize = 32;
 /// How long a node that cannot report waits.
@@ -280,6 +279,7 @@ impl Members {
             }
             watched.sums_differ = differing(&sums, &self.who.name);
             if let Some(why) = against_most(&sums, &self.who.name) {
+                self.note_diverged();
                 self.engine.give_up(&why);
             }
         }
@@ -298,6 +298,14 @@ impl Members {
         let end = order.as_ref().map_or(0, |order| order.end.0);
         let newest = order.map_or(Millis(0), |order| order.applied_at).max(Millis(report.applied_at_ms));
         watched.members.insert(name, Member { report, at, heard: Instant::now(), end, newest });
+    }
+
+    /// Notes in the folder that its data is not what the order says, so that it is not served again.
+    fn note_diverged(&self) {
+        let folder = self.engine.data_folder();
+        if let Err(error) = (FolderCluster { cluster: self.cluster, diverged: true }).write(folder) {
+            tracing::error!(%error, folder = %folder.display(), "that the node has diverged could not be noted: do not start it again");
+        }
     }
 
     /// Deletes from the order, and from the pieces of files, what every node has in a snapshot that reported lately. Only the

@@ -63,6 +63,17 @@ pub enum ConfigError {
         /// The one that is not.
         missing: &'static str,
     },
+    /// A node that the others cannot reach where it listens.
+    #[error(
+        "{origin}: {listen} is every address of this machine, and no other node can reach it there: set advertise to the URL at which \
+         they can"
+    )]
+    NoAdvertise {
+        /// Where the address was given.
+        origin: Origin,
+        /// The address.
+        listen: SocketAddr,
+    },
     /// A window in which nothing is slowed.
     #[error(
         "{origin}: window is set without max_rows_per_second: say how many rows a second are applied inside the window"

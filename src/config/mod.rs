@@ -204,12 +204,22 @@ impl Config {
             listen_origin: given.origin("listen").unwrap_or(Origin::Flag("listen")),
         };
         config.check_together(&given, &in_ingest)?;
+        config.check_cluster(&in_cluster)?;
+        Ok(config)
+    }
+
+    /// Checks what a node of several needs.
+    fn check_cluster(&self, in_cluster: &Given<'_>) -> Result<(), ConfigError> {
         for (one, other) in [("order", "node"), ("node", "order")] {
             if let (Some(origin), None) = (in_cluster.origin(one), in_cluster.origin(other)) {
                 return Err(ConfigError::HalfCluster { origin, given: one, missing: other });
             }
         }
-        Ok(config)
+        let (cluster, listen) = (&self.cluster, self.server.listen);
+        if cluster.order.is_some() && cluster.advertise.is_none() && listen.ip().is_unspecified() {
+            return Err(ConfigError::NoAdvertise { origin: self.listen_origin.clone(), listen });
+        }
+        Ok(())
     }
 
     /// Checks what one setting demands of another.

@@ -289,6 +289,20 @@ fn each_error_says_where_what_and_what_would_be_right() {
         "profiled.toml line 2: 0.0.0.0:8750 can be reached from other machines, and there are no tokens: \
          make one with `profiled token new`, listen on a loopback address such as 127.0.0.1:8750, or set --allow-anonymous",
     );
+    let order = "order = 'kafka://k:9092/p'";
+    check(
+        &format!("[cluster]\n{order}"),
+        "profiled.toml line 2: order is set without node: a node of several has both; a single daemon has neither",
+    );
+    check(
+        "[cluster]\nnode = 'a'",
+        "profiled.toml line 2: node is set without order: a node of several has both; a single daemon has neither",
+    );
+    check(
+        &format!("listen = '[::]:8750'\n[cluster]\n{order}\nnode = 'a'"),
+        "profiled.toml line 1: [::]:8750 is every address of this machine, and no other node can reach it there: set advertise to \
+         the URL at which they can",
+    );
     check(
         "default_client = 'c'\n[clients.a]\n[clients.b]",
         "profiled.toml line 1: c is not a configured client: add [clients.c], or choose one of a, b",

@@ -73,6 +73,7 @@ use std::sync::Arc;
 pub use types::{
     BatchStatus, BatchVersion, CallIds, Readiness, SingleUpdate, SiteCall, Visitor, VisitorAttribute, Written,
 };
+pub use upkeep::peer_snapshot::PeerSnapshot;
 pub use upkeep::task::Done;
 
 /// The whole daemon behind its front doors. Cheap to clone.

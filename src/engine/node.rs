@@ -61,10 +61,6 @@ pub struct OrderStatus {
     pub applied_at: Millis,
     /// How old what it shows may be. Zero while it keeps up.
     pub behind: Duration,
-    /// How many requests it has read and not applied.
-    pub queued: u64,
-    /// How many requests of this node wait for the order or are on their way.
-    pub offering: usize,
     /// For how long the order could not be reached, and why.
     pub out_of_reach: Option<(Duration, String)>,
     /// Why the node cannot journal, if it cannot.
@@ -84,7 +80,7 @@ pub struct OrderStatus {
 impl OrderStatus {
     /// The status of a node that is so far, with a snapshot that covers this much.
     pub(super) fn of(node: &Node, snapshot: Offset, now: Millis) -> Self {
-        let (progress, offering) = (&node.progress, node.offering());
+        let progress = &node.progress;
         let out_of_reach = progress.out_of_reach();
         let behind =
             progress.behind(now).max(out_of_reach.as_ref().map_or(Duration::ZERO, |(since, _)| *since));
@@ -97,8 +93,6 @@ impl OrderStatus {
             applied: progress.applied_offset(),
             end: progress.end(),
             applied_at: progress.applied_at(),
-            queued: progress.queued(),
-            offering,
             out_of_reach,
             standing: progress.standing(),
             duplicates: progress.duplicates(),
@@ -158,14 +152,16 @@ pub(super) struct Joining {
 }
 
 impl Joining {
-    /// Joins an order where this folder has left it.
+    /// Joins an order where this folder has left it; at its beginning, if the folder was in another order or in none.
     pub(super) fn new(
         parts: NodeParts,
-        state: OrderState,
+        state: Option<OrderState>,
         clock: Arc<dyn Clock>,
         metrics: &Arc<Metrics>,
     ) -> Result<Self, OpenError> {
         let failed = |error| OpenError::Folder { path: "(a thread)".into(), error };
+        let state = state.filter(|state| state.cluster == parts.cluster);
+        let state = state.unwrap_or_else(|| OrderState { cluster: parts.cluster, ..OrderState::default() });
         let gatherer =
             Gatherer::start(Arc::clone(&parts.order), parts.run, clock, parts.gathering).map_err(failed)?;
         let node = Arc::new(Node::new(gatherer, state.place, Arc::clone(metrics)));
@@ -225,19 +221,24 @@ fn offer_counts(upkeep: &Upkeep, node: &Node, erased: &Receiver<oneshot::Receive
     let shared = &upkeep.shared;
     while shared.signals.wait(COUNTS_LOOK) {
         node.drop_unaccepted();
-        while let Ok(answer) = erased.try_recv() {
-            if let Ok(Ok(Answer::Erased(written, keys))) = answer.blocking_recv()
-                && let Some(seq) = written.seq
-                && let Err(error) = upkeep.erasures.note(seq, &keys)
-            {
-                tracing::error!(%error, "an erasure is not in the list of erasures: after a restore this node would not know of it");
-            }
-        }
+        erased.try_iter().for_each(|answer| note_erasure(upkeep, answer));
         for (id, counts) in shared.batches.uncounted() {
             if let Err(error) = node.ask_blocking(&Request::Count(id, counts)) {
                 tracing::debug!(%error, "the count of a batch is not in the order yet");
                 break;
             }
         }
+    }
+    // Until the pump has ended, too.
+    erased.iter().for_each(|answer| note_erasure(upkeep, answer));
+}
+
+/// Notes an erasure in this node's list, once it is applied.
+fn note_erasure(upkeep: &Upkeep, answer: oneshot::Receiver<Reply>) {
+    if let Ok(Ok(Answer::Erased(written, keys))) = answer.blocking_recv()
+        && let Some(seq) = written.seq
+        && let Err(error) = upkeep.erasures.note(seq, &keys)
+    {
+        tracing::error!(%error, "an erasure is not in the list of erasures: after a restore this node would not know of it");
     }
 }

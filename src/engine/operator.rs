@@ -3,11 +3,12 @@
 use crate::audit::{self, Actor};
 use crate::config::{Config, PublicUrl};
 use crate::engine::Engine;
-use crate::engine::error::{EngineError, Fatal};
+use crate::engine::error::{EngineError, Fatal, OrInternal};
 use crate::engine::gates::Who;
 use crate::engine::node::OrderStatus;
 use crate::engine::shared::blocking;
 use crate::engine::types::Readiness;
+use crate::engine::upkeep::peer_snapshot::PeerSnapshot;
 use crate::engine::upkeep::task::{Done, Task};
 use crate::model::id::ClientCode;
 use crate::model::seq::Millis;
@@ -115,6 +116,14 @@ impl Engine {
     /// Writes a backup into a folder that does not exist yet, or is empty.
     pub async fn backup(&self, who: &Who, folder: PathBuf) -> Result<Done, EngineError> {
         self.0.upkeep.task_in_turn(who, Task::Backup(folder)).await
+    }
+
+    /// Writes a backup for another node, into a folder that goes with what this gives.
+    pub async fn peer_snapshot(&self, who: &Who) -> Result<PeerSnapshot, EngineError> {
+        let data = self.data_folder().to_owned();
+        let snapshot = blocking(move || PeerSnapshot::begin(&data).or_internal()).await?;
+        self.backup(who, snapshot.folder().to_owned()).await?;
+        Ok(snapshot)
     }
 
     /// The gauges, for whoever watches.

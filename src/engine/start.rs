@@ -23,6 +23,7 @@ use crate::engine::shared::{Shared, blocking};
 use crate::engine::signals::Signals;
 use crate::engine::upkeep::erasures::ErasureList;
 use crate::engine::upkeep::hold::{Hold, since_last_write};
+use crate::engine::upkeep::peer_snapshot::PeerSnapshot;
 use crate::engine::upkeep::state::Upkeep;
 use crate::engine::upkeep::tasks::Housekeeping;
 use crate::engine::upkeep::{checkpoint, sweep};
@@ -91,6 +92,7 @@ impl BroughtUp {
             // The stamp comes first, so that everybody takes the folder for a data folder from now on.
             folder::stamp(data)?;
         }
+        PeerSnapshot::remove_all(data);
         let disk_space = DiskSpace::new(data, config.upkeep.disk_reserve_bytes);
         let Opened { store, mut stores, generation, made, snapshots, recovered } =
             rebuild::open(&config, &disk_space, opening)?;
@@ -150,8 +152,7 @@ impl BroughtUp {
         let (joining, pieces) = match (role, order) {
             (Role::Node(parts), order) => {
                 let pieces = Arc::clone(&parts.pieces);
-                let joining =
-                    Joining::new(parts, order.unwrap_or_default(), Arc::clone(&clock) as _, &metrics)?;
+                let joining = Joining::new(parts, order, Arc::clone(&clock) as _, &metrics)?;
                 (Some(joining), Some(pieces))
             }
             (Role::Alone, _) if config.server.data_folder.join(layout::CLUSTER).exists() => {
@@ -164,7 +165,7 @@ impl BroughtUp {
                 (None, None)
             }
         };
-        let left_order = joining.is_none() && committer.order.is_none();
+        let in_no_order = joining.is_none() && committer.order.is_none();
         let (commit, requests) = CommitHandle::new(&committer);
         let last = committer.seqs.last();
         if config.server.data_folder.join(layout::ERASING).exists() {
@@ -235,8 +236,8 @@ impl BroughtUp {
             give_way();
             Housekeeping::new(&upkeep, stores, snapshots).run(asked);
         })?;
-        if left_order {
-            // Nobody else counts what this node had applied.
+        if in_no_order {
+            // In an order that the folder has left, nobody counts any more what it had applied.
             for (id, counts) in running.shared.batches.uncounted() {
                 let counted = running.commit.ask_blocking(Request::Count(id, counts));
                 counted.map_err(OpenError::NotGoingOn)?;

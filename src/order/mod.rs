@@ -27,6 +27,13 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
 
+/// An order that ends before what a node has applied, for so long, is another order. A new leader may say so for a moment.
+pub const SHORT_AFTER: Duration = Duration::from_secs(8);
+/// How long a thread waits for a record before it looks whether the daemon is stopping.
+pub const READ_LOOK: Duration = Duration::from_millis(100);
+/// How long a thread waits before it asks again for a log that it cannot reach.
+pub const REACH_AGAIN: Duration = Duration::from_millis(250);
+
 /// A record's place in a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Offset(pub u64);

@@ -464,6 +464,12 @@ fn a_single_daemon_has_no_nodes_to_show() {
     assert!(!daemon.get("/metrics").text().contains("profiled_order"));
     let (code, _, complaint) = daemon.run(&["cluster", "status"]);
     assert!(code == Some(1) && complaint.contains("no node of several"), "{complaint}");
+    // Neither makes a node of it nor takes one away from under it.
+    let found = ["cluster", "found", "--order", "kafka://127.0.0.1:1/p", "--node", "a"];
+    for command in [&found[..], &["cluster", "leave"]] {
+        let (code, _, complaint) = daemon.run(command);
+        assert!(code == Some(1) && complaint.contains("another profiled has"), "{command:?}: {complaint}");
+    }
 }
 
 /// Whoever writes through a load balancer reads the write at any node by this seq; a single daemon answers as a node does.

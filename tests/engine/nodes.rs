@@ -6,6 +6,7 @@ use profiled::clock::GuardedClock;
 use profiled::cluster::{
     FolderCluster, Identity, JoinError, Joined, Members, NodeStatus, Transport, found, join,
 };
+use profiled::engine::offline::restore::{clear_interrupted, restore_of_peer};
 use profiled::engine::{
     AcceptedBatch, Announced, BatchState, BatchVersion, CallIds, Engine, EngineError, NodeParts, Opening,
     Readiness, SiteCall,
@@ -19,6 +20,8 @@ use profiled::order::memory::{Fate, MemoryLog};
 use profiled::order::record::RunId;
 use profiled::order::{Log as _, Offset};
 use profiled::telemetry::metrics::OrderVitals;
+use serde_json::json;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -72,7 +75,7 @@ impl Cluster {
     /// Joins as a node of this name.
     fn join(&self, folder: &Path, name: &str) -> Result<Joined, JoinError> {
         let who = Identity { name: name.into(), address: format!("http://{name}"), settings: String::new() };
-        let nobody = |_: &str, _: &Path| Err("nobody is there".to_owned());
+        let nobody = |_: &str, _: &Path, _| Err("nobody is there".to_owned());
         join(&folder.join("data"), &self.transport(), &who, &*self.clock, &nobody)
     }
 
@@ -115,6 +118,11 @@ async fn send(node: &Engine, file: &str, key: &str) -> Result<AcceptedBatch, Eng
 /// The value of attribute `a`, and the seq that set it, once this node has what was written up to a seq.
 async fn value(node: &Engine, pc: &str, seq: Seq) -> Option<(String, Seq)> {
     node.wait_for(seq).await.unwrap();
+    value_of(node, pc).await
+}
+
+/// The same, as it is now.
+async fn value_of(node: &Engine, pc: &str) -> Option<(String, Seq)> {
     let visitor = node.read(&client(), &VisitorId::new(IdKind::Pc, pc).unwrap()).await.unwrap()?;
     visitor.attributes.into_iter().find(|one| one.name == "a").map(|one| (one.value, one.seq))
 }
@@ -200,6 +208,9 @@ async fn what_the_order_does_with_an_offer_is_what_its_caller_hears() {
     wait_until("the node hears of it", || node.order().unwrap().out_of_reach.is_some()).await;
     assert!(node.order().unwrap().lookups_behind().is_some(), "lookups say how old they may be");
     assert!(matches!(node.site_call(call("p1", "five")).await, Err(EngineError::NoOrder(_))));
+    let refused = send(&node, "batch=pcId,a\np1,five\n", "k").await;
+    assert!(matches!(refused, Err(EngineError::NoOrder(_))), "{:?}", refused.err());
+    assert_eq!(cluster.pieces.records().len(), 0, "its file was sent for nothing");
     assert_eq!(value(&node, "p1", second).await.unwrap().0, "four", "lookups go on");
     cluster.order.set_out_of_reach(false);
     wait_until("the order is back", || node.order().unwrap().out_of_reach.is_none()).await;
@@ -233,6 +244,27 @@ async fn an_order_that_is_not_the_one_it_was_ends_the_node() {
         assert!(why.contains("is not the one that this node has read"), "{why}");
         node.stop().await;
     }
+}
+
+/// The record that it applied last is one of what it needs: perhaps it applied only the first requests of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_goes_on_from_its_last_record_and_says_so_if_that_was_trimmed() {
+    let (cluster, folder) = (Cluster::new(), tempfile::tempdir().unwrap());
+    let node = cluster.node(folder.path()).await;
+    let seq = node.site_call(call("p1", "one")).await.unwrap().seq.unwrap();
+    node.stop().await;
+    drop(node);
+    let end = cluster.order.records().last().unwrap().offset.next();
+    cluster.order.delete_before(Offset(end.0 - 1)).unwrap();
+    let node = cluster.node(folder.path()).await;
+    assert_eq!(value(&node, "p1", seq).await.unwrap().0, "one");
+    node.stop().await;
+    drop(node);
+    cluster.order.delete_before(end).unwrap();
+    let node = cluster.open(folder.path());
+    let why = tokio::time::timeout(Duration::from_secs(20), node.failed()).await.unwrap();
+    assert!(why.contains("it was away for too long"), "{why}");
+    node.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -304,4 +336,151 @@ async fn the_nodes_tell_how_far_each_is() {
     for engine in engines {
         engine.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_order_is_lost_goes_on_in_a_new_one() {
+    let (cluster, folder) = (Cluster::new(), tempfile::tempdir().unwrap());
+    let data = folder.path().join("data");
+    let node = cluster.node(folder.path()).await;
+    let mut last = Seq::ZERO;
+    for value in ["one", "two", "three"] {
+        last = node.site_call(call("p1", value)).await.unwrap().seq.unwrap();
+    }
+    node.stop().await;
+    drop(node);
+    cluster.order.make_anew();
+    let found = |anew| found(&data, &cluster.transport(), &*cluster.clock, anew);
+    assert!(matches!(found(false), Err(JoinError::AnotherOrder { .. })), "that must be asked for");
+    found(true).unwrap();
+    // The new order is shorter than the one that the folder had applied.
+    for value in ["four", "five"] {
+        let node = cluster.node(folder.path()).await;
+        assert_eq!(value_of(&node, "p1").await.unwrap().1, last);
+        let seq = node.site_call(call("p1", value)).await.unwrap().seq.unwrap();
+        assert!(seq > last);
+        assert_eq!(value_of(&node, "p1").await, Some((value.into(), seq)));
+        last = seq;
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_stops_soon_though_the_order_does_not_answer() {
+    let (cluster, folder) = (Cluster::new(), tempfile::tempdir().unwrap());
+    let node = cluster.node(folder.path()).await;
+    node.site_call(call("p1", "one")).await.unwrap();
+    // The batch's count is on its way, and then a call.
+    cluster.order.next_appends([Fate::Append, Fate::Hold]);
+    send(&node, "batch=pcId,a\np1,two\n", "k").await.unwrap();
+    wait_until("the count is on its way", || cluster.order.held() == 1).await;
+    let (caller, asked) = (node.clone(), call("p1", "three"));
+    let caller = tokio::spawn(async move { caller.site_call(asked).await });
+    wait_until("the call is on its way", || cluster.order.held() == 2).await;
+    tokio::time::timeout(Duration::from_secs(5), node.stop()).await.expect("it waits for nobody");
+    let heard = caller.await.unwrap();
+    assert!(matches!(heard, Err(EngineError::Unknown(_))), "{heard:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_node_gets_what_the_order_no_longer_has_from_another_and_keeps_its_own_tokens() {
+    let (cluster, folders) = (Cluster::new(), [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()]);
+    let old = cluster.node(folders[0].path()).await;
+    let first = old.site_call(call("p1", "one")).await.unwrap().seq.unwrap();
+    std::fs::write(old.data_folder().join("tokens.json"), "the other node's").unwrap();
+    let data = folders[1].path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    std::fs::write(data.join("tokens.json"), "its own").unwrap();
+    let there = || {
+        let names = std::fs::read_dir(&data).unwrap().map(|entry| entry.unwrap().file_name());
+        names.collect::<Vec<_>>()
+    };
+    let snapshot = old.peer_snapshot(&who()).await.unwrap();
+    let backup = snapshot.folder().to_owned();
+    let id = FolderCluster::read(old.data_folder()).unwrap().unwrap();
+    let restore = |finishing: &dyn Fn(&Path) -> io::Result<()>| {
+        let (config, clock) = (config(folders[1].path()), Arc::clone(&cluster.clock));
+        tokio::task::block_in_place(|| restore_of_peer(&backup, &data, config, clock, finishing))
+    };
+    // What fails leaves nothing but what was there.
+    assert!(restore(&|_| Err(io::ErrorKind::StorageFull.into())).is_err());
+    assert_eq!(there(), ["tokens.json"]);
+    // So does one that is interrupted, once the node starts again.
+    std::fs::write(data.join("unfinished"), "").unwrap();
+    std::fs::create_dir_all(data.join("journal")).unwrap();
+    clear_interrupted(&data).unwrap();
+    assert_eq!(there(), ["tokens.json"]);
+
+    let named = |folder: &Path| {
+        assert!(folder.join("unfinished").exists(), "nobody opens it before it says what it is");
+        id.write(folder)
+    };
+    restore(&named).unwrap();
+    clear_interrupted(&data).unwrap();
+    assert_eq!(std::fs::read_to_string(data.join("tokens.json")).unwrap(), "its own");
+    assert!(!data.join("audit.log").exists() && !data.join("unfinished").exists());
+    drop(snapshot);
+    wait_until("the snapshot is gone", || !backup.exists()).await;
+
+    cluster.order.delete_before(Offset(1)).unwrap();
+    let new = cluster.node(folders[1].path()).await;
+    assert_eq!(value(&new, "p1", first).await, Some(("one".into(), first)));
+    let second = new.site_call(call("p1", "two")).await.unwrap().seq.unwrap();
+    assert_eq!(value(&old, "p1", second).await, Some(("two".into(), second)));
+    for node in [&old, &new] {
+        node.stop().await;
+    }
+    // What a crash left of a snapshot for another node goes at the next start.
+    std::fs::create_dir_all(&backup).unwrap();
+    drop(old);
+    let old = cluster.node(folders[0].path()).await;
+    assert!(!backup.exists());
+    old.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_has_diverged_does_not_start_again() {
+    let (cluster, folder) = (Cluster::new(), tempfile::tempdir().unwrap());
+    let node = cluster.node(folder.path()).await;
+    let known = FolderCluster::read(node.data_folder()).unwrap().unwrap();
+    assert!(!known.diverged);
+    let who = Identity { name: "a".into(), address: "http://a".into(), settings: String::new() };
+    let of = (known.cluster, RunId::random().unwrap());
+    let members =
+        Members::start(node.clone(), cluster.transport(), who, of, Duration::from_secs(60)).unwrap();
+    for (name, checksum) in [("a", 1), ("b", 2), ("c", 2)] {
+        let report = json!({
+            "name": name, "run": "", "cluster": known.cluster.to_string(), "address": "", "version": "", "rules": 1,
+            "state": "serving", "applied": 300, "appliedAtMs": 0, "snapshot": 0, "checksum": checksum, "checksumAt": 256,
+            "settings": "", "diskFree": 0,
+        });
+        cluster.nodes.append(name.as_bytes(), report.to_string().into_bytes(), Box::new(drop));
+    }
+    let why = tokio::time::timeout(Duration::from_secs(20), node.failed()).await.unwrap();
+    assert!(why.contains("has diverged"), "{why}");
+    members.stop();
+    node.stop().await;
+    drop(node);
+    let data = folder.path().join("data");
+    assert!(matches!(cluster.join(folder.path(), "a"), Err(JoinError::Diverged(_))));
+    cluster.order.make_anew();
+    let anew = found(&data, &cluster.transport(), &*cluster.clock, true);
+    assert!(matches!(anew, Err(JoinError::Diverged(_))), "others must not get its data");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_only_the_journal_tells_of_is_complete_on_a_node_too() {
+    let (cluster, folder) = (Cluster::new(), tempfile::tempdir().unwrap());
+    let node = cluster.node(folder.path()).await;
+    node.site_call(call("p1", "one")).await.unwrap();
+    let id = send(&node, "batch=pcId,a\np1,two\nnobody,x\n", "k").await.unwrap().batch.id;
+    complete(&node, &id).await;
+    let counts = node.batch(&id).unwrap().counts;
+    node.stop().await;
+    drop(node);
+    std::fs::write(folder.path().join("data/catalogue"), "noise").unwrap();
+    let node = cluster.node(folder.path()).await;
+    let batch = node.batch(&id).expect("the journal has it");
+    assert_eq!((batch.state, batch.counts), (BatchState::Complete, counts));
+    node.stop().await;
 }

@@ -99,7 +99,8 @@ const ELSEWHERE: [&str; 15] = [
 const V2: &str = "/m2/demo/v2/profile/batchUpdate";
 /// How long the load runs: before its daemon is killed, and, on the daemon with the fault, before and after the fault.
 const LOAD: Duration = Duration::from_millis(60);
-/// How long the load may run until the fault is met. Some faults are met only when the daemon stops.
+/// How long the load may run at the first try until the fault is met, and how much longer at each further one. Some faults are met
+/// only when the daemon stops.
 const MEET: Duration = Duration::from_secs(3);
 /// How often a failpoint is passed before the fault. A fault at the first pass would only meet a young folder.
 const PASSES: [u32; 2] = [0, 3];
@@ -117,8 +118,8 @@ struct Seen {
     ended: u32,
 }
 
-/// Runs a daemon into a fault, and checks what is left.
-fn run_into(place: &str, fault: Fault, passes: u32) -> Result<(bool, bool), String> {
+/// Runs a daemon into a fault, for which its load runs that long, and checks what is left.
+fn run_into(place: &str, fault: Fault, passes: u32, meet: Duration) -> Result<(bool, bool), String> {
     let mut daemon = Daemon::configured(SETTINGS);
     daemon.keep_complaints().restart();
     let load = Load::that_may_be_refused();
@@ -142,7 +143,7 @@ fn run_into(place: &str, fault: Fault, passes: u32) -> Result<(bool, bool), Stri
                 drop(profiled.args(["backup", backup.to_str().unwrap(), "--url", &url]).output());
                 drop(std::fs::remove_dir_all(&backup));
             }
-            let until = Instant::now() + MEET;
+            let until = Instant::now() + meet;
             while !daemon.has_ended() && !daemon.complaints().contains("failpoint") && Instant::now() < until
             {
                 wait_until(Instant::now() + Duration::from_millis(5));
@@ -290,12 +291,12 @@ fn a_fault_at_any_place_loses_nothing_that_was_acknowledged() {
             let mut seen = Seen::default();
             let passes = if long || n % 4 < 2 { PASSES } else { [PASSES[1], PASSES[0]] };
             let passes_in_turn = passes.len();
-            // On a busy machine a run may end before the failpoint is passed often enough: then it is tried again.
-            for (tried, passes) in passes.into_iter().cycle().take(3 * passes.len()).enumerate() {
-                if seen.met > 0 && (!long || tried >= passes_in_turn) {
+            // On a busy machine a run may end before the failpoint is passed often enough: then a longer one is tried.
+            for (tried, passes) in (0_u32..).zip(passes.into_iter().cycle().take(3 * passes.len())) {
+                if seen.met > 0 && (!long || tried as usize >= passes_in_turn) {
                     break;
                 }
-                match run_into(place, fault, passes) {
+                match run_into(place, fault, passes, MEET * (tried + 1)) {
                     Ok((met, ended)) => {
                         seen.met += u32::from(met);
                         seen.ended += u32::from(ended);

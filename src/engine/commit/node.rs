@@ -18,24 +18,21 @@ use crate::engine::shared::Shared;
 use crate::model::codec::CodecError;
 use crate::model::seq::Millis;
 use crate::order::gather::Gatherer;
-use crate::order::needed::Needed;
+use crate::order::needed::{Needed, UNACCEPTED_LASTS};
 use crate::order::pieces::UploadId;
 use crate::order::record::{ClusterId, Offers, RunId};
-use crate::order::{Log, LogReader, Offset, OrderError, Place, Record};
+use crate::order::{Log, LogReader, Offset, OrderError, Place, REACH_AGAIN, READ_LOOK, Record, SHORT_AFTER};
 use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering, lock};
 use crate::telemetry::metrics::Metrics;
 use std::any::Any;
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// How long a caller waits for the answer to its request in all.
 const ANSWER_WITHIN: Duration = Duration::from_secs(12);
-/// How long a batch is kept of which nobody knows whether the order has it.
-const UNACCEPTED_KEPT: Duration = Duration::from_secs(3600);
-/// How long the pump waits for a record before it looks whether the daemon is stopping.
-const LOOK: Duration = Duration::from_millis(100);
 /// How many requests of the order wait for the commit thread at most, so that what the node itself asks of it soon has its turn.
 const AHEAD_MAX: u64 = 256;
 /// How long the pump waits for the commit thread before it looks again.
@@ -44,10 +41,6 @@ const AHEAD_WAIT: Duration = Duration::from_millis(1);
 const PENDING_MAX: usize = 4;
 /// How long it waits for that at each batch, for the batches may be held, or their rate is low.
 const PENDING_WAIT: Duration = Duration::from_millis(500);
-/// An order that ends before what this node has applied, for so long, is another order.
-const SHORT_AFTER: Duration = Duration::from_secs(8);
-/// How long the pump waits before it asks again for an order that it cannot reach.
-const REACH_AGAIN: Duration = Duration::from_millis(250);
 /// A pump that has not looked for so long was stopped meanwhile, with its process or its machine.
 const ASLEEP: Duration = Duration::from_secs(1);
 /// A node that had applied all that it had heard of less long ago than this is not behind.
@@ -228,8 +221,10 @@ impl Progress {
     pub(in crate::engine) fn note_applied(&self, requests: u64, up_to: OrderedUpTo) {
         self.standing.send_if_modified(|standing| standing.take().is_some());
         let applied = self.applied.fetch_add(requests, Ordering::AcqRel) + requests;
+        // First how far it is read: what is handed over after that must not count as applied.
+        let read = self.read.load(Ordering::Acquire);
         let all = applied == self.handed.load(Ordering::Acquire);
-        let offset = if all { self.read.load(Ordering::Acquire) } else { up_to.place.offset.0 };
+        let offset = if all { read } else { up_to.place.offset.0 };
         self.applied_offset.fetch_max(offset, Ordering::AcqRel);
         self.applied_at.store(up_to.latest.0, Ordering::Relaxed);
         self.checksum.store(up_to.checksum.into(), Ordering::Relaxed);
@@ -340,11 +335,11 @@ impl Node {
         answer
     }
 
-    /// Drops the batches of which nobody knows whether the order has them, after an hour. If one comes all the same, its file is
+    /// Drops the batches of which nobody knows whether the order has them, after [`UNACCEPTED_LASTS`]. If one comes all the same, its file is
     /// among the pieces.
     pub(in crate::engine) fn drop_unaccepted(&self) {
         let mut uploads = lock(&self.uploads);
-        let old = uploads.extract_if(|_, (_, since)| since.elapsed() >= UNACCEPTED_KEPT);
+        let old = uploads.extract_if(|_, (_, since)| since.elapsed() >= UNACCEPTED_LASTS);
         let old: Vec<_> = old.collect();
         drop(uploads);
         drop(old);
@@ -372,12 +367,9 @@ impl Node {
     /// Takes no further offers. Whoever waits hears that the daemon is stopping.
     pub(in crate::engine) fn close(&self) {
         self.gatherer.close();
-        lock(&self.waiting).clear();
-    }
-
-    /// How many offers wait for the order or are on their way.
-    pub(in crate::engine) fn offering(&self) -> usize {
-        self.gatherer.waiting()
+        let waiting = std::mem::take(&mut *lock(&self.waiting));
+        // The gatherer also holds those whose offers are on their way.
+        waiting.values().for_each(|caller| drop(lock(&caller.reply).take()));
     }
 }
 
@@ -461,10 +453,14 @@ pub(in crate::engine) struct Pump {
     pub(in crate::engine) seen: Runs,
 }
 
-/// Why the pump ends.
+/// Why the pump stops reading.
 enum End {
+    /// The daemon is stopping.
     Stopping,
+    /// The node cannot go on.
     Fatal(Fatal),
+    /// The order cannot be reached. It is read again from where it is applied.
+    OutOfReach(OrderError),
 }
 
 impl From<Fatal> for End {
@@ -473,31 +469,35 @@ impl From<Fatal> for End {
     }
 }
 
+impl From<OrderError> for End {
+    fn from(error: OrderError) -> Self {
+        match error {
+            OrderError::NotTheSame(_) => Self::Fatal(Fatal::new(error)),
+            error => Self::OutOfReach(error),
+        }
+    }
+}
+
 impl Pump {
     /// Reads until the daemon stops.
     pub(in crate::engine) fn run(mut self) {
         let shared = Arc::clone(&self.shared);
-        if let Err(End::Fatal(fatal)) = self.read_on() {
-            shared.health.fail(&fatal);
+        let mut goes_on = true;
+        while goes_on {
+            let Err(end) = self.read_from(self.next());
+            goes_on = match end {
+                End::OutOfReach(error) => {
+                    self.node.progress.note_reach(Some(&error));
+                    shared.signals.wait(REACH_AGAIN)
+                }
+                End::Stopping => false,
+                End::Fatal(fatal) => {
+                    shared.health.fail(&fatal);
+                    false
+                }
+            };
         }
         self.node.close();
-    }
-
-    fn read_on(&mut self) -> Result<(), End> {
-        loop {
-            let read = self.read_from(self.next());
-            match read {
-                Ok(()) => return Ok(()),
-                Err(Ok(error @ OrderError::NotTheSame(_))) => return Err(Fatal::new(error).into()),
-                Err(Ok(error)) => {
-                    self.node.progress.note_reach(Some(&error));
-                    if !self.shared.signals.wait(REACH_AGAIN) {
-                        return Ok(());
-                    }
-                }
-                Err(Err(end)) => return Err(end),
-            }
-        }
     }
 
     /// Where to read on: the last record that is applied is read again, to see that it is the same.
@@ -506,45 +506,36 @@ impl Pump {
     }
 
     /// Reads from here until the daemon stops, or the order cannot be reached.
-    fn read_from(&mut self, offset: Offset) -> Result<(), Result<OrderError, End>> {
-        let (low, end) = self.log.ends().map_err(Ok)?;
-        let first = if low > offset {
-            if self.applied.is_none_or(|(place, _)| low > place.offset.next()) {
-                return Err(Err(self.too_old(low)));
-            }
-            low
-        } else {
-            offset
-        };
+    fn read_from(&mut self, offset: Offset) -> Result<Infallible, End> {
+        let (low, end) = self.log.ends()?;
+        // Also the record that is applied last must be there: perhaps only its first requests are.
+        if low > offset {
+            return Err(self.too_old(low));
+        }
         if self.applied.is_some_and(|(place, _)| end <= place.offset) {
             let why = format!("it ends at {end}, and this node has applied it up to {offset}");
-            // A new leader may say so for a moment.
             let short = self.short_since.get_or_insert_with(Instant::now).elapsed() >= SHORT_AFTER;
-            return Err(Ok(if short { OrderError::NotTheSame(why) } else { OrderError::OutOfReach(why) }));
+            return Err(if short { OrderError::NotTheSame(why) } else { OrderError::OutOfReach(why) }.into());
         }
         self.short_since = None;
         let progress = &self.node.progress;
         progress.heard_of_end(end);
         progress.starts_with(end);
-        let mut reader: Box<dyn LogReader> = self.log.read_from(first).map_err(Ok)?;
+        let mut reader: Box<dyn LogReader> = self.log.read_from(offset)?;
         let mut looked = Instant::now();
         loop {
             if self.shared.signals.is_stopping() {
-                return Ok(());
+                return Err(End::Stopping);
             }
-            let record = reader.next(LOOK).map_err(Ok)?;
+            let record = reader.next(READ_LOOK)?;
             self.node.progress.note_reach(None);
             if looked.elapsed() > ASLEEP {
                 // Only the log knows what came meanwhile. Until then the node must not say that it has everything.
-                self.node.progress.heard_of_end(self.log.ends().map_err(Ok)?.1);
+                self.node.progress.heard_of_end(self.log.ends()?.1);
             }
             looked = Instant::now();
             if let Some(record) = record {
-                match self.record(&record) {
-                    Ok(()) => {}
-                    Err(End::Stopping) => return Ok(()),
-                    Err(end) => return Err(Err(end)),
-                }
+                self.record(&record)?;
             }
             self.node.progress.look_whether_it_serves();
         }
@@ -565,11 +556,7 @@ impl Pump {
             && place.offset == record.offset
             && known != record_crc32c
         {
-            return Err(Fatal::new(OrderError::NotTheSame(format!(
-                "it has another record at {}",
-                record.offset
-            )))
-            .into());
+            return Err(OrderError::NotTheSame(format!("it has another record at {}", record.offset)).into());
         }
         let offers = Offers::decode(&record.value).map_err(|error| unreadable(record.offset, &error))?;
         let time = offers.time(record.time);
@@ -600,7 +587,7 @@ impl Pump {
                 // Several nodes may have tried to found it. The first certificate counts.
                 if placed.place == Place::default() {
                     let why = format!("it is {cluster}, and this node belongs to {}", self.cluster);
-                    return Err(Fatal::new(OrderError::NotTheSame(why)).into());
+                    return Err(OrderError::NotTheSame(why).into());
                 }
                 return Ok(());
             }

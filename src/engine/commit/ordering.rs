@@ -8,7 +8,7 @@ use super::decided::{Decided, Put};
 use super::request::{Answer, Placed};
 use crate::journal::entry::{Entry, OrderEntry, OrderState, RunOffered};
 use crate::model::seq::{Millis, Seq};
-use crate::order::record::RunId;
+use crate::order::record::{ClusterId, RunId};
 use crate::order::{Offset, Place};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -97,6 +97,7 @@ impl Runs {
 
 /// How far the order is applied.
 pub struct Ordering {
+    cluster: ClusterId,
     place: Option<Place>,
     /// The sum of the record at that place.
     record_crc32c: u32,
@@ -119,9 +120,9 @@ impl Ordering {
     pub fn after(state: OrderState, stand: Stand) -> Self {
         let latest = state.runs.iter().map(|one| Millis(one.at_ms)).max().unwrap_or_default();
         let runs = Runs::of(&state.runs);
-        let OrderState { place, record_crc32c, checksum, .. } = state;
+        let OrderState { cluster, place, record_crc32c, checksum, .. } = state;
         let (mark, changed, moved) = (None, BTreeSet::new(), false);
-        Self { place, record_crc32c, checksum, mark, runs, latest, changed, moved, stand }
+        Self { cluster, place, record_crc32c, checksum, mark, runs, latest, changed, moved, stand }
     }
 
     /// The place of the last request that is applied.
@@ -203,6 +204,7 @@ impl Ordering {
         }
         let changed = std::mem::take(&mut self.changed);
         Some(OrderEntry {
+            cluster: self.cluster,
             place: self.place.unwrap_or_default(),
             record_crc32c: self.record_crc32c,
             last_seq: last.get(),
@@ -214,6 +216,7 @@ impl Ordering {
     /// All of it, for a checkpoint.
     pub fn state(&self, last: Seq) -> OrderState {
         OrderState {
+            cluster: self.cluster,
             place: self.place,
             record_crc32c: self.record_crc32c,
             last_seq: last.get(),
@@ -223,8 +226,11 @@ impl Ordering {
     }
 }
 
-/// Adds what a group journaled to the state of a checkpoint.
+/// Adds what a group journaled to the state before it. Of another order than the group's, nothing stays.
 pub fn add_entry(state: &mut OrderState, entry: OrderEntry) {
+    if state.cluster != entry.cluster {
+        *state = OrderState { cluster: entry.cluster, ..OrderState::default() };
+    }
     (state.place, state.record_crc32c) = (Some(entry.place), entry.record_crc32c);
     state.last_seq = entry.last_seq;
     state.checksum = entry.checksum;
@@ -250,6 +256,27 @@ fn answer_code(one: &Decided) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_an_order_that_was_left_nothing_stays() {
+        let entry = |cluster, offset, run| OrderEntry {
+            cluster: ClusterId([cluster; 16]),
+            place: Place { offset: Offset(offset), within: 0 },
+            record_crc32c: 7,
+            last_seq: 9,
+            checksum: 3,
+            runs: vec![RunOffered { run: RunId([run; 16]), number: 1, at_ms: 5 }],
+        };
+        let mut state = OrderState::default();
+        for one in [entry(1, 800, 1), entry(1, 801, 2)] {
+            add_entry(&mut state, one);
+        }
+        assert_eq!((state.place.unwrap().offset, state.runs.len()), (Offset(801), 2));
+        add_entry(&mut state, entry(2, 4, 3));
+        let runs: Vec<RunId> = state.runs.iter().map(|one| one.run).collect();
+        assert_eq!((state.cluster, state.place.unwrap().offset), (ClusterId([2; 16]), Offset(4)));
+        assert_eq!(runs, [RunId([3; 16])]);
+    }
 
     #[test]
     fn the_runs_that_offered_something_last_are_remembered_also_over_a_restart() {

@@ -12,18 +12,14 @@ use crate::engine::shared::Shared;
 use crate::order::needed::{Needed, UNACCEPTED_LASTS};
 use crate::order::pieces::{Part, Piece, UploadId};
 use crate::order::record::RunId;
-use crate::order::{Log, LogReader, Offset, OrderError, Record};
+use crate::order::{Log, LogReader, Offset, OrderError, REACH_AGAIN, READ_LOOK, Record};
 use crate::sync::{AtomicU64, Ordering, unpoisoned};
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// How long a reader waits for a piece before it looks whether the daemon is stopping.
-const LOOK: Duration = Duration::from_millis(100);
 /// How many pieces are read and not used, at most, instead of beginning anew behind them.
 const PASSED_OVER_MAX: u64 = 16;
-/// How long it takes until a log that cannot be reached is asked again.
-const REACH_AGAIN: Duration = Duration::from_millis(250);
 
 /// The files that came from other nodes.
 pub(in crate::engine) struct FromAll {
@@ -103,7 +99,7 @@ impl FromAll {
         self.needed.begins(from);
         self.read.fetch_max(from.0, Ordering::AcqRel);
         while !self.shared.signals.is_stopping() {
-            let Some(record) = reader.next(LOOK)? else {
+            let Some(record) = reader.next(READ_LOOK)? else {
                 self.drop_old(coming);
                 continue;
             };
@@ -152,7 +148,7 @@ impl FromAll {
             if first.0 < began || read > last.0 || self.shared.signals.is_stopping() {
                 return None;
             }
-            here = unpoisoned(self.changed.wait_timeout(here, LOOK)).0;
+            here = unpoisoned(self.changed.wait_timeout(here, READ_LOOK)).0;
         }
     }
 
@@ -172,7 +168,7 @@ impl FromAll {
             }
         };
         while !self.shared.signals.is_stopping() {
-            let Some(record) = earlier.reader.next(LOOK)? else { continue };
+            let Some(record) = earlier.reader.next(READ_LOOK)? else { continue };
             if record.offset > last {
                 return Err(OrderError::NotTheSame(format!(
                     "the file of an upload is not between {first} and {last}"

@@ -132,6 +132,10 @@ impl Upload {
         };
         announced.check(&shared.config().limits)?;
         shared.signals.go_on()?;
+        if let Some(node) = ingest.commit.node().filter(|_| announced.for_all) {
+            // The file would be sent for nothing.
+            node.takes_writes()?;
+        }
         shared.spool.check_fits(announced.spooled_bytes_min())?;
         let place = ingest.uploads.take(who).await?;
         let disk = Arc::clone(shared);

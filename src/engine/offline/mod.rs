@@ -9,3 +9,13 @@
 pub mod check;
 pub mod restore;
 mod scratch;
+
+use crate::engine::error::OpenError;
+use crate::engine::open::lock::lock_folder;
+use std::fs::File;
+use std::path::Path;
+
+/// Keeps daemons from opening a folder, as long as what this gives is open. An error if one has it open.
+pub fn keep_daemons_out(folder: &Path) -> Result<File, OpenError> {
+    lock_folder(folder)
+}

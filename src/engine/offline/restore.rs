@@ -34,6 +34,8 @@ use std::sync::Arc;
 
 /// How many values are read at a time.
 const PAGE_VALUES: usize = 512;
+/// The files of a data folder that are a node's own, and may be there before it has any data.
+const OWN: [&str; 3] = [layout::TOKENS, layout::TOKENS_LOCK, layout::AUDIT];
 
 /// A backup that was restored.
 #[derive(Debug)]
@@ -116,18 +118,27 @@ pub fn restore(
 ) -> Result<Restored, RestoreError> {
     let manifest = Manifest::read(backup)?;
     let erasures = after.map(read_list).transpose()?;
-    let place = RestoreTarget::find(data)?;
-    let restored = place.fill(backup, manifest, erasures, config, clock);
-    match restored {
-        Ok(restored) => {
-            place.finish()?;
-            Ok(restored)
-        }
-        Err(error) => {
-            place.give_up();
-            Err(error)
-        }
-    }
+    RestoreTarget::find(data)?.restore(backup, manifest, erasures, (config, clock), &|_| Ok(()))
+}
+
+/// Restores a backup of another node into a data folder that has nothing but [what is a node's own](OWN), and perhaps the backup
+/// itself. The other node's tokens and its audit trail stay behind. At the end, `finishing` adds to the folder what else it must
+/// have. If it fails, only the node's own files are left.
+pub fn restore_of_peer(
+    backup: &Path,
+    data: &Path,
+    config: Config,
+    clock: Arc<dyn Clock>,
+    finishing: &dyn Fn(&Path) -> io::Result<()>,
+) -> Result<Restored, RestoreError> {
+    let mut manifest = Manifest::read(backup)?;
+    manifest.files.retain(|entry| !OWN.iter().any(|own| Path::new(&entry.path).ends_with(own)));
+    RestoreTarget::within(data)?.restore(backup, manifest, None, (config, clock), finishing)
+}
+
+/// Removes from a folder what an interrupted [`restore_of_peer`] left, if it was interrupted.
+pub fn clear_interrupted(data: &Path) -> io::Result<()> {
+    if folder::is_unfinished(data) { folder::clear(data, &OWN) } else { Ok(()) }
 }
 
 fn read_list(after: &Path) -> Result<(PathBuf, Erasures), RestoreError> {
@@ -144,6 +155,8 @@ struct RestoreTarget {
     data: PathBuf,
     /// The owner that all of it will get.
     owner: (u32, u32),
+    /// The files that stay if it fails.
+    stay: &'static [&'static str],
 }
 
 impl RestoreTarget {
@@ -157,7 +170,7 @@ impl RestoreTarget {
         let there = match fs::read_dir(&data) {
             Ok(mut entries) => {
                 if folder::is_unfinished(&data) {
-                    folder::clear(&data).map_err(RestoreError::io(&data))?;
+                    folder::clear(&data, &[]).map_err(RestoreError::io(&data))?;
                 } else if entries.next().is_some() {
                     return Err(RestoreError::NotEmpty(data));
                 }
@@ -177,7 +190,7 @@ impl RestoreTarget {
             if !empty && !folder::is_unfinished(&partial) {
                 return Err(RestoreError::NotEmpty(partial));
             }
-            folder::clear(&partial).map_err(RestoreError::io(&partial))?;
+            folder::clear(&partial, &[]).map_err(RestoreError::io(&partial))?;
         }
         let made = if there && model.dev() != beside.dev() {
             Err(io::ErrorKind::CrossesDevices.into())
@@ -190,7 +203,40 @@ impl RestoreTarget {
             Err(error) => return Err(RestoreError::io(&partial)(error)),
         };
         folder::begin(&folder).map_err(RestoreError::io(&folder))?;
-        Ok(Self { folder, data, owner })
+        Ok(Self { folder, data, owner, stay: &[] })
+    }
+
+    /// The folder itself, which has what is a node's own.
+    fn within(data: &Path) -> Result<Self, RestoreError> {
+        let failed = RestoreError::io(data);
+        let model = fs::metadata(data).map_err(&failed)?;
+        folder::begin(data).map_err(&failed)?;
+        let (folder, owner) = (data.to_owned(), (model.uid(), model.gid()));
+        Ok(Self { data: folder.clone(), folder, owner, stay: &OWN })
+    }
+
+    fn restore(
+        self,
+        backup: &Path,
+        manifest: Manifest,
+        erasures: Option<(PathBuf, Erasures)>,
+        (config, clock): (Config, Arc<dyn Clock>),
+        finishing: &dyn Fn(&Path) -> io::Result<()>,
+    ) -> Result<Restored, RestoreError> {
+        let filled = self.fill(backup, manifest, erasures, config, clock).and_then(|restored| {
+            finishing(&self.folder).map_err(RestoreError::io(&self.folder))?;
+            Ok(restored)
+        });
+        match filled {
+            Ok(restored) => {
+                self.finish()?;
+                Ok(restored)
+            }
+            Err(error) => {
+                self.give_up();
+                Err(error)
+            }
+        }
     }
 
     fn fill(
@@ -265,7 +311,7 @@ impl RestoreTarget {
 
     /// Removes what was created. What cannot be removed stays marked as unfinished.
     fn give_up(&self) {
-        let gone = folder::clear(&self.folder)
+        let gone = folder::clear(&self.folder, self.stay)
             .and_then(|()| if self.folder == self.data { Ok(()) } else { fs::remove_dir(&self.folder) });
         if let Err(error) = gone {
             let folder = self.folder.display();

@@ -264,24 +264,17 @@ impl Replay<'_> {
             }
             Entry::BatchApplied(end) => self.applied(start, end),
             Entry::BatchCounted(end) => {
-                if let Some(batch) = self.batches.get_mut(&Seq::from_u64(end.seq)) {
-                    batch.in_order = Some(end);
-                }
+                self.in_order(end);
             }
             Entry::Order(order) => {
-                let state = self.order.get_or_insert_default();
-                if state.place.is_none_or(|place| place < order.place) {
-                    add_entry(state, order);
+                // The checkpoint has what came before it, perhaps of another order since.
+                if start >= self.checkpoint {
+                    add_entry(self.order.get_or_insert_default(), order);
                 }
             }
             Entry::BatchCompleted(end) => {
                 self.applied(start, end);
-                let seq = Seq::from_u64(end.seq);
-                if let Some(batch) = self.batches.get_mut(&seq) {
-                    batch.in_order = Some(end);
-                } else if let Some(held) = self.held.as_mut().and_then(|held| held.get_mut(&seq)) {
-                    held.1 = Some(end);
-                }
+                self.in_order(end);
             }
             Entry::BatchGivenUp(BatchGivenUpEntry { accepted, end }) => {
                 let accepted =
@@ -303,6 +296,16 @@ impl Replay<'_> {
             if in_store {
                 batch.completed = Some(end);
             }
+        }
+    }
+
+    /// A batch shows as complete from here on, also if only this entry tells of it because the catalogue is damaged.
+    fn in_order(&mut self, end: BatchCompletedEntry) {
+        let seq = Seq::from_u64(end.seq);
+        if let Some(batch) = self.batches.get_mut(&seq) {
+            batch.in_order = Some(end);
+        } else if let Some((_, held)) = self.held.as_mut().and_then(|held| held.get_mut(&seq)) {
+            *held = Some(end);
         }
     }
 

@@ -1,14 +1,20 @@
 use crate::batch::outcomes_file::{Failure, read_outcomes};
+use crate::clock::GuardedClock;
 use crate::config::{Config, ServeOptions};
+use crate::engine::commit::wire;
 use crate::engine::error::EngineError;
 use crate::engine::gates::Who;
 use crate::engine::types::{BatchVersion, CallIds, SiteCall};
-use crate::engine::{Announced, Engine, Upload};
+use crate::engine::{Announced, Engine, NodeParts, Opening, Readiness, Upload};
 use crate::model::batch::BatchState;
 use crate::model::batch::{BatchId, EmptyValues, Outcome};
 use crate::model::id::{ClientCode, IdKind, VisitorId};
 use crate::model::profile::Source;
-use crate::model::seq::SystemClock;
+use crate::model::seq::{Clock as _, SystemClock};
+use crate::order::Log as _;
+use crate::order::gather::Gathering;
+use crate::order::memory::{Fate, MemoryLog};
+use crate::order::record::{ClusterId, Offers, RunId};
 use crate::store::StoreError;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,9 +45,13 @@ async fn until(app: &Engine, what: &str, met: impl Fn(&Engine) -> bool) {
 
 /// The file, sent for a client.
 async fn sent(app: &Engine, code: &str) -> Upload {
+    sent_with(app, code, Announced::default()).await
+}
+
+async fn sent_with(app: &Engine, code: &str, announced: Announced) -> Upload {
     let (who, client) = (Who::new(None, [127, 0, 0, 1].into()), client(code));
     let (version, empty) = (BatchVersion::V1, EmptyValues::Ignore);
-    let upload = app.accept_batch(&who, &client, version, empty, Announced::default());
+    let upload = app.accept_batch(&who, &client, version, empty, announced);
     let mut upload = upload.await.unwrap();
     upload.push(FILE.as_bytes().to_vec().into()).await.unwrap();
     upload
@@ -173,6 +183,49 @@ async fn one_of_which_both_are_damaged_is_held_and_judged_once_its_file_is_sent_
     assert_eq!(behind.shown("a", "plain").await.unwrap().as_deref(), Some("1"));
     assert_eq!(behind.not_updated(), [NOBODY]);
     behind.app.stop().await;
+}
+
+/// Its rows are in no journal either, and nobody had asked for them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_a_node_has_applied_and_the_order_has_not_counted_is_applied_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data").display().to_string();
+    let config = Config::resolve(&ServeOptions::default().with("data", data).unwrap()).unwrap();
+    let (order, pieces) = (MemoryLog::new(), MemoryLog::new());
+    let (cluster, run) = (ClusterId([1; 16]), RunId([2; 16]));
+    let founding = wire::founding(cluster, false).unwrap();
+    let founding = Offers { run: RunId([3; 16]), first: 1, clock_ms: 1, requests: vec![founding.into()] };
+    order.append(b"", founding.encode().unwrap(), Box::new(drop));
+    let parts = NodeParts {
+        cluster,
+        run,
+        order: Arc::new(order.clone()),
+        pieces: Arc::new(pieces),
+        gathering: Gathering { deadline: Duration::from_secs(600), ..Gathering::default() },
+    };
+    order.set_clock(SystemClock.now());
+    let clock = GuardedClock::believing(Arc::new(SystemClock));
+    let app = Engine::open_as(config, clock, &Opening::default(), Some(parts)).unwrap();
+    until(&app, "ready", |app| app.readiness() == Readiness::Ready).await;
+    site_call(&app, "a", "plain", "before").await;
+    order.next_appends([Fate::Append, Fate::Hold]);
+    let upload = sent_with(&app, "a", Announced { for_all: true, ..Announced::default() }).await;
+    let batch = upload.finish(None).await.unwrap().batch.id;
+    let uncounted = |app: &Engine| app.0.shared.batches.uncounted().len() == 1;
+    until(&app, "applied", |app| uncounted(app) && order.held() == 1).await;
+
+    let why = "a page cannot be read".to_owned();
+    app.0.shared.store.note_damage(&StoreError::Damaged { doing: "read", why });
+    until(&app, "rebuilt", |app| app.0.upkeep.rebuild.done() == 1).await;
+    assert!(!is_complete(&app, &batch), "the order has no count of it");
+    let shown = app.read(&client("a"), &id("plain")).await.unwrap().unwrap();
+    assert!(shown.attributes.iter().any(|one| one.name == "n" && one.value == "1"), "{shown:?}");
+    until(&app, "applied again", uncounted).await;
+    order.release(1);
+    until(&app, "complete", |app| is_complete(app, &batch)).await;
+    let counts = app.batch(&batch).unwrap().counts;
+    assert_eq!((counts.updated, counts.not_found), (1, 2));
+    app.stop().await;
 }
 
 fn noise(path: &Path) {

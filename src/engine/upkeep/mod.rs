@@ -8,6 +8,7 @@
 //! erase.rs           which visitors were erased, and the bytes of their rows in kept uploads
 //! erasures.rs        the list of all erasures, for restoring older backups
 //! backup.rs          writes a backup
+//! peer_snapshot.rs   a backup for another node
 //! rebuild_beside.rs  rebuilds a damaged store while the damaged one still serves
 //! hold.rs            keeps expired data for a while when the clock may be wrong
 //! ```
@@ -18,6 +19,7 @@ pub mod erase;
 pub mod erasures;
 pub mod hold;
 pub mod manifest;
+pub mod peer_snapshot;
 pub mod rebuild_beside;
 mod rebuild_status;
 pub(in crate::engine) mod state;

@@ -3,8 +3,8 @@
 //! ```text
 //! fill       a fresh generation from the newest snapshot that verifies and the journal behind it. The damaged store serves what can
 //!            be read of it meanwhile. No rows are applied, so the journal has every change
-//! again      batches that were completed behind the snapshot: the fresh store lacks their rows, because applying is not journaled.
-//!            Their outcomes are on record, and they stay complete for whoever asks. If their files are damaged, it is done as at a
+//! again      batches that were applied behind the snapshot: the fresh store lacks their rows, because applying is not journaled.
+//!            Their outcomes are on record, and those that were complete stay so for whoever asks. If their files are damaged, it is done as at a
 //!            start: a batch without its upload is held, and one without its outcomes has them computed again
 //! take over  between two commit groups: the rest of the journal, these batches pending once more, the fresh store in use
 //! adopt      the fresh store is made durable, and a restart finds it from then on. The damaged one is set aside
@@ -124,13 +124,18 @@ fn fill_and_take_over(
     Ok(before)
 }
 
-/// The batches whose rows a store lacks that was filled from a snapshot and the journal up to `end`: those completed since
-/// the snapshot.
+/// The batches whose rows a store lacks that was filled from a snapshot and the journal up to `end`: those applied since the
+/// snapshot.
 fn lacking(upkeep: &Upkeep, snapshot: &Checkpoint, end: Position) -> Result<Vec<Again>, EngineError> {
     let (mut complete, mut without_file) = (vec![], HashSet::new());
     upkeep.shared.batches.each_held(|known| -> Result<(), EngineError> {
         let seq = known.accepted.id.seq;
-        let Some(at) = known.progress.completed().filter(|_| !snapshot.held(seq)) else { return Ok(()) };
+        if snapshot.held(seq) {
+            return Ok(());
+        }
+        // What the order has not counted yet may be counted at any moment.
+        let uncounted_at = upkeep.shared.batches.applied_at(seq);
+        let at = uncounted_at.or_else(|| known.progress.completed()).unwrap_or_default();
         // The snapshot knows the position of the entries that it names. Any other entry stands behind the snapshot.
         let named = snapshot.incomplete.iter().find(|batch| batch.accepted.seq == seq.get());
         let position = named.map_or(snapshot.position, |batch| batch.position);

@@ -10,8 +10,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::cluster::{ClusterStatus, NodeStatus};
-use crate::durable;
-use crate::engine::EngineError;
+use crate::engine::{EngineError, PeerSnapshot};
 use crate::http::auth::Access;
 use crate::http::endpoint::{Api, Call, CallLimits, Endpoint, Methods, Reply, Whose};
 use crate::http::error::HttpError;
@@ -158,33 +157,15 @@ async fn snapshot(call: Call<'_>) -> Reply {
     let who = request.who(None);
     let place = front.event_streams.take(&who).await?;
     let pace = request.answer_pace();
-    let folder = tempfile_in(&front.app.data_folder().join("peer-snapshots"))?;
-    front.app.backup(&who, folder.0.clone()).await?;
+    let snapshot = front.app.peer_snapshot(&who).await?;
     front.app.note_act(bearer.actor(request), "snapshot for a node", None, "everything").await;
-    Ok(chunked(TAR, begin("a snapshot for a node", &place, pace, move |out| send(&folder, out))))
+    Ok(chunked(TAR, begin("a snapshot for a node", &place, pace, move |out| send(&snapshot, out))))
 }
 
-/// A folder that goes when this is dropped.
-struct Backup(std::path::PathBuf);
-
-impl Drop for Backup {
-    fn drop(&mut self) {
-        drop(std::fs::remove_dir_all(&self.0));
-    }
-}
-
-fn tempfile_in(folder: &std::path::Path) -> Result<Backup, HttpError> {
-    let inside = |error: &dyn std::fmt::Display| HttpError::Inside(error.to_string());
-    let mut number = [0; 8];
-    getrandom::fill(&mut number).map_err(|error| inside(&error))?;
-    durable::private_folder(folder).map_err(|error| inside(&error))?;
-    Ok(Backup(folder.join(format!("{:016x}", u64::from_le_bytes(number)))))
-}
-
-fn send(folder: &Backup, out: &mut Sender) -> Result<(), EngineError> {
+fn send(snapshot: &PeerSnapshot, out: &mut Sender) -> Result<(), EngineError> {
     let mut archive = tar::Builder::new(Chunks(out));
     archive.mode(tar::HeaderMode::Deterministic);
-    let sent = archive.append_dir_all(".", &folder.0).and_then(|()| archive.finish());
+    let sent = archive.append_dir_all(".", snapshot.folder()).and_then(|()| archive.finish());
     match sent {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(EngineError::Internal(format!("the snapshot could not be sent: {error}")))

@@ -64,12 +64,14 @@ pub fn decode_checkpoint(bytes: &[u8]) -> Result<Checkpoint, CodecError> {
 mod tests {
     use super::super::types::{
         BatchAcceptedEntry, BatchCompletedEntry, BatchGivenUpEntry, CatalogueMark, Cause, Change, KnownBatch,
-        Resolved, ResolvedBundle, SentKeyEntry, WriteEntry, WriteKind,
+        OrderEntry, Resolved, ResolvedBundle, RunOffered, SentKeyEntry, WriteEntry, WriteKind,
     };
     use super::*;
     use crate::journal::log::Position;
     use crate::model::batch::RowReading;
     use crate::model::seq::Seq;
+    use crate::order::record::{ClusterId, RunId};
+    use crate::order::{Offset, Place};
     use proptest::prelude::*;
     use serde_bytes::ByteBuf;
 
@@ -204,11 +206,23 @@ mod tests {
                 ..accepted(seq, Some(u32::MAX), None)
             };
             let given_up = BatchGivenUpEntry { accepted: accepted.clone(), end: completed(u64::MAX) };
+            let offered = RunOffered { run: RunId([u8::MAX; 16]), number: seq, at_ms: seq };
+            let order = OrderEntry {
+                cluster: ClusterId([u8::MAX; 16]),
+                place: Place { offset: Offset(seq), within: u32::MAX },
+                record_crc32c: u32::MAX,
+                last_seq: seq,
+                checksum: u32::MAX,
+                runs: vec![offered; many],
+            };
             for entry in [
                 Entry::Write(write),
                 Entry::BatchAccepted(accepted),
                 Entry::BatchCompleted(completed(u64::MAX)),
                 Entry::BatchGivenUp(given_up),
+                Entry::Order(order),
+                Entry::BatchApplied(completed(u64::MAX)),
+                Entry::BatchCounted(completed(u64::MAX)),
             ] {
                 let (mut none, mut one) = (vec![], vec![]);
                 encode_group(&[], &mut none).unwrap();

@@ -3,7 +3,7 @@
 use crate::journal::log::Position;
 use crate::model::seq::Seq;
 use crate::order::Place;
-use crate::order::record::RunId;
+use crate::order::record::{ClusterId, RunId};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
@@ -51,7 +51,7 @@ impl Entry {
                 Self::BatchAccepted(accepted) => batch(accepted),
                 Self::BatchCompleted(_) | Self::BatchApplied(_) | Self::BatchCounted(_) => end,
                 // Nothing is asked of it: it comes once in a group.
-                Self::Order(order) => (5 + 4 * order.runs.len()) * NUMBER,
+                Self::Order(order) => (7 + 4 * order.runs.len()) * NUMBER,
                 Self::BatchGivenUp(given_up) => batch(&given_up.accepted) + end,
             }
     }
@@ -221,6 +221,8 @@ pub struct BatchGivenUpEntry {
 /// How far the order is applied with a group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OrderEntry {
+    /// Which order.
+    pub cluster: ClusterId,
     /// The place of the last request that is applied.
     pub place: Place,
     /// The CRC-32C of that request's record. Another record in its place means that the order is another one.
@@ -248,6 +250,8 @@ pub struct RunOffered {
 /// How far the order of several nodes is applied, and what goes with that.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct OrderState {
+    /// Which order. A folder whose order is lost may go on in another one.
+    pub cluster: ClusterId,
     /// The place of the last request that is applied; none if none is.
     pub place: Option<Place>,
     /// The CRC-32C of that request's record.
