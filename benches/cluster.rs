@@ -1,6 +1,7 @@
-//! Measures nodes over Kafka beside a plain daemon, in one run: site calls, and a batch. The brokers run already.
+//! Measures nodes over Kafka beside a plain daemon, in one run: site calls, a batch, and a
+//! node that catches up. The brokers run already.
 //!
-//! `cargo bench --features benches,cluster --bench cluster -- --brokers 127.0.0.1:9092,… [--seconds 10 --rows 500k]`
+//! `cargo bench --features benches,cluster --bench cluster -- --brokers 127.0.0.1:9092,… [--seconds 10 --rows 500k --away 1M]`
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use support::load::site_calls_during;
 use support::rows::{Batch, csv, seeds};
-use support::{CREATES, Daemon, count, kernel};
+use support::{CREATES, Daemon, Times, count, kernel};
 
 /// The same allocator as the daemon, so that measurements in this process are comparable.
 #[global_allocator]
@@ -38,6 +39,9 @@ struct Sizes {
     /// Rows of a batch
     #[arg(long, default_value = "500k", value_parser = count)]
     rows: usize,
+    /// Site calls that the other nodes take while one is away
+    #[arg(long, default_value = "1M", value_parser = count)]
+    away: usize,
     /// Topics without flush.messages=1
     #[arg(long)]
     no_flush: bool,
@@ -56,8 +60,14 @@ fn main() {
     drop(plain);
     for count in [1, 3] {
         let prefix = format!("bench-{}-{count}", std::process::id());
-        let nodes: Vec<Daemon> = (0..count).map(|n| sizes.node(folder.path(), &prefix, n)).collect();
+        let folders: Vec<_> = (0..count).map(|n| made(folder.path(), &format!("{prefix}-{n}"))).collect();
+        let start = |n: usize| sizes.node(&folders[n], &prefix, n);
+        let mut nodes: Vec<Daemon> = (0..count).map(start).collect();
         sizes.measure(&format!("{count} nodes"), &nodes);
+        if count > 1 {
+            nodes.pop().unwrap().stop();
+            sizes.catch_up(&nodes, || start(count - 1));
+        }
     }
 }
 
@@ -68,13 +78,14 @@ fn made(folder: &Path, name: &str) -> std::path::PathBuf {
 }
 
 impl Sizes {
+    /// Starts a node on a folder, which may have its data.
     fn node(&self, folder: &Path, prefix: &str, n: usize) -> Daemon {
         let (order, name) = (format!("kafka://{}/{prefix}", self.brokers), format!("n{n}"));
         let mut flags = vec!["--order", &order, "--node", &name];
         if self.no_flush {
             flags.push("--trust-replication");
         }
-        Daemon::start_with(&made(folder, &format!("{prefix}-{n}")), CREATES, &flags)
+        Daemon::start_with(folder, CREATES, &flags)
     }
 
     fn measure(&self, what: &str, nodes: &[Daemon]) {
@@ -87,20 +98,8 @@ impl Sizes {
                 .map(|(user, system)| user + system)
                 .sum::<f64>()
         };
+        let calls = |span| calls_at(nodes, share, span);
         // Each caller logs in once before it counts.
-        let calls = |span: Duration| {
-            std::thread::scope(|scope| {
-                let calling: Vec<_> = nodes
-                    .iter()
-                    .map(|node| {
-                        scope.spawn(move || {
-                            site_calls_during(&node.address, share, 10_000, || std::thread::sleep(span))
-                        })
-                    })
-                    .collect();
-                calling.into_iter().map(|one| one.join().unwrap()).collect::<Vec<_>>()
-            })
-        };
         calls(Duration::from_secs(2));
         let before = cpu();
         let done = calls(span);
@@ -116,6 +115,22 @@ impl Sizes {
             spent / all as f64 * 1e6
         );
         self.batch(what, nodes);
+    }
+
+    /// What a node that was away applies in a second, until it is ready.
+    fn catch_up(&self, others: &[Daemon], back: impl FnOnce() -> Daemon) {
+        let (share, began) = (self.connections / others.len() as u64, Instant::now());
+        let mut taken = 0;
+        while taken < self.away {
+            let done = calls_at(others, share, Duration::from_secs(self.seconds));
+            taken += done.iter().map(|(times, ..)| times.len()).sum::<usize>();
+        }
+        let while_away = taken as f64 / began.elapsed().as_secs_f64();
+        let ready = back().ready_after.as_secs_f64();
+        eprintln!(
+            "a node that was away for {taken} calls, taken at {while_away:.0}/s, was ready again after {ready:.1} s: {:.0}/s",
+            taken as f64 / ready
+        );
     }
 
     fn batch(&self, what: &str, nodes: &[Daemon]) {
@@ -174,4 +189,14 @@ fn wait_for(client: &mut support::client::Client, id: &str) {
     while !client.is_complete(id) {
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Site calls at all nodes at once, on so many connections each.
+fn calls_at(nodes: &[Daemon], share: u64, span: Duration) -> Vec<(Times, f64, ())> {
+    std::thread::scope(|scope| {
+        let call =
+            |node: &Daemon| site_calls_during(&node.address, share, 10_000, || std::thread::sleep(span));
+        let calling: Vec<_> = nodes.iter().map(|node| scope.spawn(move || call(node))).collect();
+        calling.into_iter().map(|one| one.join().unwrap()).collect()
+    })
 }
