@@ -24,7 +24,7 @@ use crate::model::batch::{BatchId, Counts, IdempotencyKey};
 use crate::model::id::ClientCode;
 use crate::model::seq::{Millis, Seq};
 use crate::sync::{Condvar, Mutex, RwLock, change, lock, look, wait};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::convert::Infallible;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -491,6 +491,14 @@ impl Batches {
             let mut all = all.kept.clients().chain(pending);
             let first = all.next()?;
             all.all(|other| other == first).then(|| first.clone())
+        })
+    }
+
+    /// The clients that have batches.
+    pub fn clients(&self) -> BTreeSet<ClientCode> {
+        look(&self.all, |all| {
+            let pending = all.pending.iter().filter(|(_, list)| !list.is_empty()).map(|(client, _)| client);
+            all.kept.clients().chain(pending).cloned().collect()
         })
     }
 

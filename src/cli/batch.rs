@@ -14,15 +14,16 @@ use tokio::time::sleep;
 use super::args::{Remote, block_on, parse_client};
 use super::client::{Client, FileBody, encoded};
 use super::error::CliError;
-use super::terminal::{print_json, say, shown, table};
+use super::terminal::{columns, print_json, say, short_time, shown, table};
 use crate::model::batch::{BatchState, Outcome};
 use crate::model::id::ClientCode;
 
 /// How long to wait before asking for a batch's progress again: at first, and at most.
 const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 
-/// The column of a list with the status.
-const STATUS_COLUMN: usize = 2;
+/// The columns of a list with the status and with the failed rows.
+const STATUS_COLUMN: usize = 1;
+const FAILED_COLUMN: usize = 4;
 
 /// The commands.
 #[derive(Debug, Subcommand)]
@@ -85,6 +86,15 @@ pub(super) struct Post {
     /// Wait until the batch is complete
     #[arg(long)]
     wait: bool,
+    /// Fail if rows have one of these outcomes: updated, created, not_found, ignored, failed
+    #[arg(long, value_name = "OUTCOME,…", value_delimiter = ',', value_parser = parse_outcome, requires = "wait")]
+    fail_on: Vec<Outcome>,
+    /// What an empty cell means: leave the attribute alone, or remove it
+    #[arg(long, value_name = "MEANING", default_value = "ignore")]
+    empty_values: EmptyCells,
+    /// Name this sending: sent again within 24 hours, the same file is not taken a second time
+    #[arg(long, value_name = "KEY", conflicts_with = "dry_run")]
+    idempotency_key: Option<String>,
     /// Show what the batch would do, and write nothing
     #[arg(long, conflicts_with = "wait")]
     dry_run: bool,
@@ -95,7 +105,42 @@ pub(super) struct Post {
 impl Post {
     /// Posts a file by version 2 of the call, and waits until the batch is complete.
     pub(super) fn and_wait(file: PathBuf, client: ClientCode, remote: Remote) -> Self {
-        Self { file, client, v1: false, wait: true, dry_run: false, remote }
+        Self {
+            file,
+            client,
+            v1: false,
+            wait: true,
+            fail_on: vec![],
+            empty_values: EmptyCells::Ignore,
+            idempotency_key: None,
+            dry_run: false,
+            remote,
+        }
+    }
+
+    /// The path of the call, with its query.
+    fn path(&self) -> String {
+        let version = if self.v1 { "" } else { "v2/" };
+        let empty = self.empty_values.name();
+        format!("/m2/{}/{version}profile/batchUpdate?emptyValues={empty}", self.client)
+    }
+}
+
+/// What an empty cell means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum EmptyCells {
+    /// It leaves the attribute alone
+    Ignore,
+    /// It removes the attribute
+    Remove,
+}
+
+impl EmptyCells {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Ignore => "ignore",
+            Self::Remove => "remove",
+        }
     }
 }
 
@@ -114,8 +159,18 @@ pub(super) struct List {
     /// Client of the batches
     #[arg(long, value_name = "CLIENT", value_parser = parse_client)]
     client: ClientCode,
+    /// Only batches with this status: incomplete, complete or stuck
+    #[arg(long, value_name = "STATUS", value_parser = parse_state)]
+    status: Option<BatchState>,
+    /// The newest so many
+    #[arg(long, value_name = "NUMBER", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    limit: u16,
     #[command(flatten)]
     remote: Remote,
+}
+
+fn parse_state(text: &str) -> Result<BatchState, String> {
+    BatchState::parse(text).ok_or_else(|| "write incomplete, complete or stuck".into())
 }
 
 /// Runs one of the commands.
@@ -204,6 +259,29 @@ pub(super) struct Outcomes {
 }
 
 impl Outcomes {
+    fn of(&self, outcome: Outcome) -> u64 {
+        match outcome {
+            Outcome::Updated => self.updated,
+            Outcome::Created => self.created,
+            Outcome::NotFound => self.not_found,
+            Outcome::Ignored => self.ignored,
+            Outcome::Failed => self.failed,
+        }
+    }
+
+    /// An error that counts the rows with these outcomes, if there are any.
+    fn fail_on(&self, outcomes: &[Outcome]) -> Result<(), CliError> {
+        let counted = outcomes.iter().map(|outcome| (self.of(*outcome), outcome.name().replace('_', " ")));
+        let found: Vec<String> = counted
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, name)| format!("{} {name}", HumanCount(count)))
+            .collect();
+        if found.is_empty() {
+            return Ok(());
+        }
+        Err(CliError::Failed(format!("rows have an outcome of --fail-on: {}", found.join(", "))))
+    }
+
     fn total(&self) -> u64 {
         self.updated + self.created + self.not_found + self.ignored + self.failed
     }
@@ -211,11 +289,12 @@ impl Outcomes {
 
 async fn post(command: Post) -> Result<(), CliError> {
     let client = command.remote.client()?;
-    let (body, bar) = open(&command.file).await?;
-    let version = if command.v1 { "" } else { "v2/" };
+    let (mut body, bar) = open(&command.file).await?;
+    if let Some(key) = &command.idempotency_key {
+        body = body.keyed(key)?;
+    }
     if command.dry_run {
-        let path = format!("/m2/{}/{version}profile/batchUpdate?dryRun=true", command.client);
-        let answer = client.post_file(&path, body).await;
+        let answer = client.post_file(&(command.path() + "&dryRun=true"), body).await;
         bar.finish_and_clear();
         let answer = answer?;
         if !answer.status.is_success() {
@@ -229,7 +308,7 @@ async fn post(command: Post) -> Result<(), CliError> {
         say(tried_in_words(&tried));
         return Ok(());
     }
-    let sent = send(&client, &format!("/m2/{}/{version}profile/batchUpdate", command.client), body).await;
+    let sent = send(&client, &command.path(), body).await;
     bar.finish_and_clear();
     let id = sent?;
     let mut batch = ask(&client, &id).await?;
@@ -244,13 +323,11 @@ async fn post(command: Post) -> Result<(), CliError> {
         batch = wait(&client, &id).await?;
     }
     match (command.remote.json, command.wait) {
-        (true, _) => print_json(&batch),
-        (false, true) => {
-            say(summary(&batch));
-            Ok(())
-        }
-        (false, false) => Ok(()),
+        (true, _) => print_json(&batch)?,
+        (false, true) => say(summary(&batch)),
+        (false, false) => {}
     }
+    batch.counts.fail_on(&command.fail_on)
 }
 
 /// Sends a batch file and returns the batch's id.
@@ -364,46 +441,42 @@ async fn list(command: List) -> Result<(), CliError> {
         batches: Vec<BatchView>,
     }
     let client = command.remote.client()?;
-    let path = format!("/api/v1/batches?client={}", encoded(command.client.as_str()));
-    let list: Batches = client.get(&path).await?.json()?;
+    let (code, limit) = (encoded(command.client.as_str()), command.limit);
+    let status = command.status.map_or(String::new(), |status| format!("&status={}", status.as_str()));
+    let list: Batches =
+        client.get(&format!("/api/v1/batches?client={code}&limit={limit}{status}")).await?.json()?;
     if command.remote.json {
         return print_json(&list);
     }
     if list.batches.is_empty() {
-        say(format_args!("client {} has no batches", command.client));
+        let which = command.status.map_or("", BatchState::as_str);
+        say(format_args!(
+            "client {} has no {which}{}batches",
+            command.client,
+            if which.is_empty() { "" } else { " " }
+        ));
         return Ok(());
     }
-    let mut lines = table(&[
-        "batch",
-        "call",
-        "status",
-        "rows",
-        "updated",
-        "created",
-        "not found",
-        "ignored",
-        "failed",
-        "accepted",
-    ]);
+    let mut lines = columns(&["batch", "status", "rows", "not found", "failed", "accepted"]);
     for batch in &list.batches {
-        let counts = &batch.counts;
-        let counts =
-            [batch.rows, counts.updated, counts.created, counts.not_found, counts.ignored, counts.failed];
-        let mut line = vec![batch.batch_id.clone(), batch.version.clone(), batch.status.clone()];
-        line.extend(counts.map(|count| HumanCount(count).to_string()));
-        line.push(batch.accepted_at.clone());
-        let colour = match batch.state() {
+        let counts = [batch.rows, batch.counts.not_found, batch.counts.failed]
+            .map(|count| HumanCount(count).to_string());
+        let mut line = vec![batch.batch_id.clone(), batch.status.clone()];
+        line.extend(counts);
+        line.push(short_time(&batch.accepted_at));
+        let of_status = match batch.state() {
             Some(BatchState::Complete) => Color::Green,
             Some(BatchState::Stuck) => Color::Red,
             Some(BatchState::Incomplete) | None => Color::Yellow,
         };
-        let cell = |(n, text): (usize, &String)| {
-            let cell = Cell::new(shown(text));
-            if n == STATUS_COLUMN { cell.fg(colour) } else { cell }
+        let cell = |(n, text): (usize, &String)| match n {
+            STATUS_COLUMN => Cell::new(shown(text)).fg(of_status),
+            FAILED_COLUMN if batch.counts.failed > 0 => Cell::new(shown(text)).fg(Color::Red),
+            _ => Cell::new(shown(text)),
         };
         lines.add_row(line.iter().enumerate().map(cell));
     }
-    say(lines);
+    say(lines.trim_fmt());
     Ok(())
 }
 

@@ -28,6 +28,8 @@ use super::error::CliError;
 
 /// How many bytes of a file are read and sent at once.
 const PIECE_BYTES: usize = 128 << 10;
+/// The header with the name of a sending.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 type Sent = UnsyncBoxBody<Bytes, io::Error>;
@@ -106,10 +108,13 @@ impl Client {
 
     /// Posts a batch file.
     pub(super) async fn post_file(&self, path: &str, file: FileBody) -> Result<Answer, CliError> {
-        let encoding = file.encoding;
+        let (encoding, key) = (file.encoding, file.key.clone());
         let mut request = self.request(Method::POST, path, Some("text/csv"), file.boxed_unsync())?;
         if let Some(encoding) = encoding {
             request.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));
+        }
+        if let Some(key) = key {
+            request.headers_mut().insert(IDEMPOTENCY_KEY, key);
         }
         self.answer(request).await
     }
@@ -285,6 +290,8 @@ pub(super) struct FileBody {
     left: Option<u64>,
     /// Its encoding, by HTTP's name.
     encoding: Option<&'static str>,
+    /// The name of this sending.
+    key: Option<HeaderValue>,
     sent: Box<dyn FnMut(u64) + Send>,
 }
 
@@ -295,7 +302,15 @@ impl FileBody {
         length: Option<u64>,
         sent: impl FnMut(u64) + Send + 'static,
     ) -> Self {
-        Self { file: Box::new(file), left: length, encoding: None, sent: Box::new(sent) }
+        Self { file: Box::new(file), left: length, encoding: None, key: None, sent: Box::new(sent) }
+    }
+
+    /// The same body, as the sending with this name.
+    pub(super) fn keyed(mut self, key: &str) -> Result<Self, CliError> {
+        let wrong =
+            || CliError::Usage("--idempotency-key: write visible ASCII characters, such as nightly-7".into());
+        self.key = Some(HeaderValue::from_str(key).map_err(|_| wrong())?);
+        Ok(self)
     }
 
     /// The same body, marked as compressed if the file's name ends with `.gz` or `.zst`.

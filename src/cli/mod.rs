@@ -17,6 +17,7 @@ mod lint;
 mod node;
 mod profile;
 mod serve;
+mod status;
 mod stop;
 mod supervise;
 mod terminal;
@@ -47,6 +48,7 @@ enum Command {
     /// Look up a visitor, set or remove its attributes, or erase it
     #[command(subcommand)]
     Profile(profile::Profile),
+    Status(status::Status),
     Lint(lint::Lint),
     Export(export::Export),
     Changes(changes::Changes),
@@ -77,6 +79,7 @@ pub fn main() -> ExitCode {
         Command::Serve(command) => serve::run(*command),
         Command::Batch(command) => batch::run(command),
         Command::Profile(command) => profile::run(command),
+        Command::Status(command) => status::run(command),
         Command::Lint(command) => lint::run(&command),
         Command::Export(command) => export::run(command),
         Command::Changes(command) => changes::run(command),

@@ -95,6 +95,28 @@ pub(super) fn table(header: &[&str]) -> comfy_table::Table {
     table
 }
 
+/// Columns without lines between them. No cell is broken: an id is copied whole, also where the line is too long for the
+/// terminal.
+pub(super) fn columns(header: &[&str]) -> comfy_table::Table {
+    let mut table = comfy_table::Table::new();
+    table
+        .load_style(comfy_table::presets::NOTHING)
+        .set_content_arrangement(comfy_table::ContentArrangement::Disabled)
+        .set_header(header.to_vec());
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table
+}
+
+/// A time as an answer has it, to the second and in the width of a column.
+pub(super) fn short_time(iso: &str) -> String {
+    match iso.parse::<jiff::Timestamp>() {
+        Ok(at) => at.strftime("%e %b %H:%M:%S").to_string().trim_start().to_owned(),
+        Err(_) => shown(iso),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,5 +125,14 @@ mod tests {
     fn text_from_outside_does_not_command_the_terminal() {
         assert_eq!(shown("a\u{1b}[31m\nb"), "a\\u{1b}[31m\\nb");
         assert_eq!(shown("小明 🌸 ليلى"), "小明 🌸 ليلى");
+    }
+
+    #[test]
+    fn columns_break_nothing_and_times_are_short() {
+        let mut lines = columns(&["id", "n"]);
+        lines.add_row(["x".repeat(200), "1".into()]);
+        assert_eq!(lines.trim_fmt().lines().count(), 2);
+        assert_eq!(short_time("2026-11-07T17:02:11.123Z"), "7 Nov 17:02:11");
+        assert_eq!(short_time("soon\u{7}"), "soon\\u{7}");
     }
 }

@@ -62,6 +62,7 @@ pub use node::{NodeParts, OrderStatus};
 pub use open::rebuild::Opening;
 pub use read::batch_list::BatchPage;
 use read::changes::{ChangePlace, Changes};
+use read::clients::ListedClients;
 use read::export::Export;
 pub use read::lookup::look_up;
 pub use read::provenance::Lines;
@@ -193,6 +194,11 @@ impl Engine {
         rows: bool,
     ) -> Result<Changes, EngineError> {
         self.0.read.changes(who, client, since, rows).await
+    }
+
+    /// Which clients there are.
+    pub async fn clients(&self, who: &Who) -> Result<ListedClients, EngineError> {
+        self.0.read.clients(who).await
     }
 
     /// What a client has. Counting the visitors takes about a second per million, so a count is used again for a while.

@@ -131,6 +131,11 @@ impl Engine {
         self.0.vitals()
     }
 
+    /// How many bytes of the disk the daemon leaves free.
+    pub fn disk_reserve(&self) -> u64 {
+        self.0.shared.config().upkeep.disk_reserve_bytes
+    }
+
     /// Why only a new start helps, if that is so.
     pub fn ailment(&self) -> Option<String> {
         self.0.shared.health.ailment()

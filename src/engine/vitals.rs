@@ -77,6 +77,10 @@ impl Running {
             batches_pending,
             batches_stuck: shared.batches.held(),
             rows_pending,
+            oldest_pending_age: shared
+                .batches
+                .oldest_pending()
+                .map(|seq| Duration::from_millis(now.0.saturating_sub(seq.millis().0))),
             writes_waiting: self.commit.waiting(),
             rows_per_second_max: shared.config().ingest.rows_per_second_at(now).map(NonZeroU32::get),
             live_profiles: gauges.live_profiles.load(Ordering::Relaxed),

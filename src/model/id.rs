@@ -250,6 +250,15 @@ impl Key {
         bytes.extend_from_slice(id.as_bytes());
     }
 
+    /// A key behind all keys of a client, and before those of the next one. No value is stored under it.
+    pub fn behind_all_of(client: &ClientCode) -> Self {
+        let mut bytes = Vec::with_capacity(2 + client.0.len());
+        bytes.push(u8::try_from(client.0.len()).unwrap_or(u8::MAX));
+        bytes.extend_from_slice(client.0.as_bytes());
+        bytes.push(u8::MAX);
+        Self(bytes.into_boxed_slice())
+    }
+
     /// The key of another id of the same client.
     pub fn with_id(&self, kind: IdKind, id: &str) -> Self {
         let client = self.client();

@@ -229,6 +229,8 @@ pub struct Vitals {
     pub batches_stuck: u64,
     /// Rows of pending batches that are not applied yet.
     pub rows_pending: u64,
+    /// How long ago the oldest pending batch was accepted; none if no batch is pending.
+    pub oldest_pending_age: Option<Duration>,
     /// Writes that wait for the journal.
     pub writes_waiting: u64,
     /// The current limit on applied rows per second; `None` for no limit.
@@ -382,6 +384,8 @@ impl Vitals {
             gauge.set(age.as_secs_f64());
             registry.register(name, help, gauge);
         };
+        let help = "Seconds since the oldest pending batch was accepted; 0 if no batch is pending";
+        seconds("oldest_pending_batch_seconds", help, self.oldest_pending_age.unwrap_or_default());
         let help = "Seconds since the last checkpoint of the store, or since the start";
         seconds("checkpoint_age_seconds", help, self.checkpoint_age);
         let help = "Seconds since the last snapshot of the store, or since the start if there is none";
@@ -397,6 +401,9 @@ impl Vitals {
             "Log lines lost because standard error could not be written, or not fast enough",
             lost,
         );
+        let build = Family::<Labels<1>, Gauge>::default();
+        build.get_or_create(&[("version", env!("CARGO_PKG_VERSION"))]).set(1);
+        registry.register("build_info", "1, with the version of the program", build);
         registry
     }
 }

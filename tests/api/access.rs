@@ -22,7 +22,7 @@ enum Takes {
 use Takes::{Admin, Any, Batch, BatchAndRead, Everywhere, Nothing, Read, ReadEverywhere};
 
 /// Each endpoint, by each of its methods. `{batch}` is a batch's id, `{folder}` a folder that is not there yet.
-const ENDPOINTS: [(&str, &str, Takes); 55] = [
+const ENDPOINTS: [(&str, &str, Takes); 57] = [
     ("GET", "/?client=demo", Any),
     ("GET", "/visitors?client=demo&by=pc&id=1", Read),
     ("GET", "/batches?client=demo", Any),
@@ -58,6 +58,8 @@ const ENDPOINTS: [(&str, &str, Takes); 55] = [
     ("POST", "/api/v1/batches/{batch}/file", Admin),
     ("GET", "/api/v1/batches/demo-1701473848678-10000001/outcomes", Any),
     ("GET", "/api/v1/statistics?client=demo", Read),
+    ("GET", "/api/v1/clients", ReadEverywhere),
+    ("GET", "/api/v1/status", ReadEverywhere),
     ("GET", "/api/v1/batches/demo-1701473848678-10000001", Any),
     ("GET", "/api/v1/export?format=ndjson&client=demo", Admin),
     ("GET", "/api/v1/changes?since=0&client=demo", Admin),

@@ -271,7 +271,7 @@ fn calls() -> impl Strategy<Value = Vec<u8>> {
 
 const WORDS: [&str; 14] =
     ["demo", "1", "t", "m2", "v2", "profile", "rest", "v1", "api", "pc", "ecid", "true", "remove", "csv"];
-const PATHS: [&str; 38] = [
+const PATHS: [&str; 40] = [
     "/m2/demo/profile/batchUpdate",
     "/m2/demo/v2/profile/batchUpdate",
     "/m2/demo/profile/batchStatus",
@@ -292,6 +292,8 @@ const PATHS: [&str; 38] = [
     "/api/v1/batches/demo-1701473848678-10000001/repair",
     "/api/v1/profiles/1/attributes/a",
     "/api/v1/statistics",
+    "/api/v1/clients",
+    "/api/v1/status",
     "/openapi.json",
     "/api/v1/export",
     "/api/v1/changes",

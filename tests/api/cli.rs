@@ -38,6 +38,11 @@ fn wrong_usage_ends_with_2_and_says_what_would_be_right() {
     check(&["batch", "post", "x.csv"], "--client");
     check(&["batch", "post", "x.csv", "--client", "a&b"], "'&' is not allowed");
     check(&["batch", "post", "/", "--client", "demo"], "folder");
+    check(&["batch", "post", "x.csv", "--client", "demo", "--fail-on", "failed"], "--wait");
+    check(&["batch", "post", "x.csv", "--client", "demo", "--wait", "--fail-on", "lost"], "not_found");
+    check(&["batch", "post", "x.csv", "--client", "demo", "--empty-values", "keep"], "remove");
+    check(&["batch", "list", "--client", "demo", "--status", "done"], "incomplete");
+    check(&["batch", "list", "--client", "demo", "--limit", "0"], "1..=1000");
     check(&["batch", "status", "x", "--url", "ftp://x"], "http://127.0.0.1:8750");
     check(&["profile", "get", "x"], "--client");
     check(&["profile", "get", "a/b", "--client", "demo"], "'/' is not allowed");
@@ -154,6 +159,70 @@ fn a_visitor_is_shown_and_set() {
         assert_eq!(visitor["attributes"]["a"]["value"], "\u{1b}[31m", "{by}");
         assert!(visitor["seq"].is_string());
     }
+}
+
+/// What cron needs of `batch post`.
+#[test]
+fn a_post_fails_on_outcomes_names_its_sending_and_says_what_empty_cells_mean() {
+    let daemon = Daemon::start();
+    daemon.mbox("demo", "mbox=m&mboxPC=1&profile.a=x&profile.b=y");
+    let post = |more: &[&str], file: &str, code: i32| {
+        printed(
+            Some(&daemon),
+            &[&["batch", "post", "-", "--client", "demo", "--wait"], more].concat(),
+            file,
+            code,
+        )
+    };
+    let file = "batch=pcId,a\n1,2\nnobody,2\n";
+    post(&["--fail-on", "failed,ignored"], file, 0);
+    let error = post(&["--fail-on", "failed,not_found"], file, 1);
+    assert!(error.contains("--fail-on: 1 not found"), "{error}");
+
+    post(&["--empty-values", "remove"], "batch=pcId,a,b\n1,3,\n", 0);
+    assert_eq!(daemon.value("demo", "pc", "1", "b"), None);
+    assert_eq!(daemon.value("demo", "pc", "1", "a").as_deref(), Some("3"));
+
+    let id = |out: &str| out.split_whitespace().find(|word| word.starts_with("demo-")).unwrap().to_owned();
+    let (first, again) =
+        (post(&["--idempotency-key", "n-1"], file, 0), post(&["--idempotency-key", "n-1"], file, 0));
+    assert_eq!(id(&first), id(&again));
+    assert!(post(&["--idempotency-key", "n-1"], "batch=pcId,a\n1,4\n", 1).contains("Idempotency-Key"));
+    assert!(post(&["--idempotency-key", "ä\n"], file, 2).contains("visible ASCII"));
+}
+
+#[test]
+fn a_list_of_batches_fits_eighty_columns() {
+    let daemon = Daemon::start();
+    daemon.mbox("demo", "mbox=m&mboxPC=1");
+    let mut ids: Vec<String> =
+        (0..3).map(|n| daemon.post_batch("demo", format!("batch=pcId,a\n1,{n}\nx,1\n"))).collect();
+    ids.iter().for_each(|id| drop(daemon.wait_complete(id)));
+    ids.reverse();
+    let list = |more: &[&str]| {
+        let out = printed(Some(&daemon), &[&["batch", "list", "--client", "demo"], more].concat(), "", 0);
+        assert!(out.lines().all(|line| line.chars().count() <= 80), "{out}");
+        out
+    };
+    let out = list(&[]);
+    let listed: Vec<_> = out.lines().skip(1).map(|line| line.split_whitespace().next().unwrap()).collect();
+    assert_eq!(listed, ids, "{out}");
+    assert!(out.lines().nth(1).unwrap().contains("complete  2     1          0"), "{out}");
+    assert_eq!(list(&["--limit", "1", "--status", "complete"]).lines().count(), 2);
+    assert!(list(&["--status", "stuck"]).contains("client demo has no stuck batches"));
+}
+
+#[test]
+fn a_status_is_one_screen() {
+    let daemon = Daemon::start();
+    daemon.mbox("demo", "mbox=m&mboxPC=1");
+    let out = printed(Some(&daemon), &["status"], "", 0);
+    assert!(out.starts_with(&format!("profiled {} is ready\n", env!("CARGO_PKG_VERSION"))), "{out}");
+    assert!(out.contains("queue     0 batches with 0 rows to apply; 0 writes wait for the journal"), "{out}");
+    let status: Value = serde_json::from_str(&printed(Some(&daemon), &["status", "--json"], "", 0)).unwrap();
+    assert_eq!((&status["ready"], &status["queue"]["batches"]), (&true.into(), &0.into()));
+    assert_eq!(status["queue"]["oldestSeconds"], Value::Null);
+    assert!(status["disk"]["reserve"].as_u64().unwrap() > 0);
 }
 
 #[test]

@@ -58,6 +58,27 @@ fn a_batch_is_shown_with_its_failures_and_its_files() {
 }
 
 #[test]
+fn a_page_without_a_client_lists_the_clients() {
+    let daemon = Daemon::start();
+    for client in ["shop", "bank"] {
+        daemon.mbox(client, "mbox=m&mboxPC=1");
+    }
+    for path in ["/", "/batches", "/upload"] {
+        let text = page(&daemon.get(path), 200);
+        for client in ["shop", "bank"] {
+            assert!(text.contains(&format!("href=\"{path}?client={client}\"")), "{path}: {text}");
+        }
+    }
+    // Whoever may see only one client's is not told of the others.
+    let token = daemon.make_token(&["--client", "shop", "--scope", "read"]);
+    daemon.hang_up();
+    wait_for("tokens to be asked for", || (daemon.get("/").status == 401).then_some(()));
+    let cookie = format!("profiled-session={token}");
+    let text = page(&daemon.call("GET", "/", &[("Cookie", &cookie)], None), 200);
+    assert!(text.contains("shop") && !text.contains("bank"), "{text}");
+}
+
+#[test]
 fn a_file_is_tried_out_and_then_sent() {
     let daemon = Daemon::start();
     daemon.mbox("demo", "mbox=m&mboxPC=1&profile.city=Bern");

@@ -360,6 +360,37 @@ fn batches_are_listed_page_by_page_and_statistics_count_them() {
     assert_eq!(daemon.get("/api/v1/statistics?client=other").json()["profiles"], 0);
 }
 
+/// A client is there once the settings name it, or it has a visitor or a batch.
+#[test]
+fn clients_are_listed_whatever_they_have() {
+    let daemon = Daemon::start_configured("[clients.named]\n[clients.shop]\n[clients.s]\n[clients.shop-2]\n");
+    daemon.mbox("shop", "mbox=m&mboxPC=1");
+    daemon.mbox("shop", "mbox=m&mboxPC=2");
+    daemon.mbox("shop-2", "mbox=m&mboxPC=1");
+    let batch = daemon.post_batch("s", b"batch=pcId,n\n1,1\n2,1\n");
+    daemon.wait_complete(&batch);
+    let listed = daemon.get("/api/v1/clients").json();
+    assert_eq!(listed["more"], false);
+    let clients: Vec<_> = listed["clients"].as_array().unwrap().iter().collect();
+    let codes: Vec<_> = clients.iter().map(|client| client["client"].as_str().unwrap()).collect();
+    assert_eq!(codes, ["named", "s", "shop", "shop-2"]);
+    let s = clients[1];
+    assert_eq!((&s["batches"], &s["batchesIncomplete"], &s["rows"]), (&1.into(), &0.into(), &2.into()));
+    assert!(s["newestBatchAt"].is_string() && clients[0]["newestBatchAt"].is_null());
+
+    // Without any in the settings, those that have something are there.
+    let daemon = Daemon::start();
+    assert_eq!(daemon.get("/api/v1/clients").json()["clients"], serde_json::json!([]));
+    for client in ["bb", "a", "bb", "ccc"] {
+        daemon.mbox(client, "mbox=m&mboxPC=1");
+    }
+    let listed = daemon.get("/api/v1/clients").json();
+    let clients = listed["clients"].as_array().unwrap();
+    let codes: Vec<_> = clients.iter().map(|client| client["client"].as_str().unwrap()).collect();
+    assert_eq!(codes, ["a", "bb", "ccc"]);
+    assert!(clients.iter().all(|client| client["configured"] == false));
+}
+
 /// Keys last for 24 hours, whatever happens to the batch's files.
 #[test]
 fn a_key_lasts_whatever_is_done_to_the_folder() {

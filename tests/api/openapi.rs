@@ -168,6 +168,8 @@ fn the_answers_to_all_calls_are_as_described() {
     tour.get("/api/v1/batches", "/api/v1/batches?client=demo");
     tour.get("/api/v1/batches", "/api/v1/batches");
     tour.get("/api/v1/statistics", "/api/v1/statistics?client=demo");
+    tour.get("/api/v1/clients", "/api/v1/clients");
+    tour.get("/api/v1/status", "/api/v1/status");
     for form in ["ndjson", "csv", "xml"] {
         tour.get("/api/v1/export", &format!("/api/v1/export?client=demo&format={form}"));
     }

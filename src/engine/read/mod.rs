@@ -14,6 +14,7 @@
 
 pub(in crate::engine) mod batch_list;
 pub mod changes;
+pub mod clients;
 pub mod export;
 pub mod lookup;
 pub mod provenance;

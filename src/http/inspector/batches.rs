@@ -4,6 +4,7 @@ use askama::Template;
 use hyper::StatusCode;
 use std::collections::BTreeMap;
 
+use super::clients::Choice;
 use super::page::{Frame, render};
 use super::plot::{Bar, in_words};
 use super::refusal::PAGES;
@@ -35,7 +36,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         access: Access::Any,
         client: Whose::OfPage,
         limits: CallLimits::NONE,
-        handler: |call| Box::pin(async move { list(&call) }),
+        handler: |call| Box::pin(list(call)),
         describe: None,
     },
     Endpoint {
@@ -131,6 +132,7 @@ fn version(version: BatchVersion) -> &'static str {
 #[template(path = "batches.html")]
 struct List {
     frame: Frame,
+    choice: Option<Choice>,
     batches: Vec<ListedBatch>,
     next: Option<String>,
 }
@@ -217,7 +219,8 @@ pub(super) fn remarked(remarks: &Remarks) -> Vec<String> {
 }
 
 /// A client's batches, newest first.
-fn list(call: &Call<'_>) -> Reply {
+async fn list(call: Call<'_>) -> Reply {
+    let choice = Choice::of(&call, "/batches").await?;
     let (front, client, query) = (call.front, call.client, call.query()?);
     let before = query.get("before").map(|text| {
         text.parse().map(Seq::from_u64).map_err(|_| HttpError::Wrong(format!("before={text} is not a seq")))
@@ -227,7 +230,7 @@ fn list(call: &Call<'_>) -> Reply {
     let page = client.map(|client| front.app.batches(client, None, before, LISTED_MAX)).unwrap_or_default();
     let frame = Frame::of(call.front, call.request, client, "Batches");
     let batches = page.batches.iter().map(|batch| ListedBatch::of(batch, now)).collect();
-    render(StatusCode::OK, &List { frame, batches, next: page.next.map(|next| next.to_string()) })
+    render(StatusCode::OK, &List { frame, choice, batches, next: page.next.map(|next| next.to_string()) })
 }
 
 /// One batch.

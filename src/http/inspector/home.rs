@@ -4,6 +4,7 @@ use askama::Template;
 use hyper::StatusCode;
 
 use super::batches::ListedBatch;
+use super::clients::Choice;
 use super::page::{Frame, render};
 use super::plot::{Bar, Columns};
 use super::refusal::PAGES;
@@ -27,6 +28,7 @@ const DRAWN_MAX: usize = 1_000;
 struct Home {
     frame: Frame,
     form: LookUpForm,
+    choice: Option<Choice>,
     may_read: bool,
     may_send: bool,
     batches: Vec<ListedBatch>,
@@ -59,6 +61,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
 }];
 
 async fn answer(call: Call<'_>) -> Reply {
+    let choice = Choice::of(&call, "/").await?;
     let Call { front, request, bearer, client, .. } = call;
     let now = front.app.now();
     let may_read = bearer.may(Scope::Read);
@@ -81,7 +84,7 @@ async fn answer(call: Call<'_>) -> Reply {
     let may_send = bearer.may(Scope::Batch);
     render(
         StatusCode::OK,
-        &Home { frame, form: LookUpForm::default(), may_read, may_send, batches, plots, totals },
+        &Home { frame, form: LookUpForm::default(), choice, may_read, may_send, batches, plots, totals },
     )
 }
 

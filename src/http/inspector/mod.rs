@@ -5,6 +5,7 @@
 //! this daemon. A handler asks for no more than the token of the call allows.
 
 mod batches;
+mod clients;
 mod cluster;
 mod home;
 mod page;

@@ -8,6 +8,7 @@ use hyper::StatusCode;
 use hyper::header::{HeaderValue, LOCATION};
 
 use super::batches::{Failed, remarked};
+use super::clients::Choice;
 use super::page::{Frame, render};
 use super::plot::Bar;
 use super::refusal::PAGES;
@@ -31,6 +32,7 @@ const MEDIA_TYPES: [&str; 1] = ["text/csv"];
 #[template(path = "upload.html")]
 struct Upload {
     frame: Frame,
+    choice: Option<Choice>,
 }
 
 /// What a file would come to: a piece of the page.
@@ -55,7 +57,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         access: Access::Any,
         client: Whose::OfPage,
         limits: CallLimits::NONE,
-        handler: |call| Box::pin(async move { answer(&call) }),
+        handler: |call| Box::pin(answer(call)),
         describe: None,
     },
     Endpoint {
@@ -76,8 +78,10 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
 ];
 
 /// The page.
-fn answer(call: &Call<'_>) -> Reply {
-    render(StatusCode::OK, &Upload { frame: Frame::of(call.front, call.request, call.client, "Upload") })
+async fn answer(call: Call<'_>) -> Reply {
+    let choice = Choice::of(&call, "/upload").await?;
+    let frame = Frame::of(call.front, call.request, call.client, "Upload");
+    render(StatusCode::OK, &Upload { frame, choice })
 }
 
 /// Takes a file, or tries it out.

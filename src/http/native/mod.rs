@@ -2,18 +2,21 @@
 
 mod batches;
 mod changes;
+mod clients;
 mod cluster;
 mod events;
 mod export;
 mod outcomes;
 mod profiles;
 mod statistics;
+mod status;
 mod upkeep;
 
 use super::endpoint::Endpoint;
 
 /// All of them, in the order of the OpenAPI document.
 pub(super) const ENDPOINTS: &[&[Endpoint]] = &[
+    clients::ENDPOINTS,
     profiles::ENDPOINTS,
     statistics::ENDPOINTS,
     export::ENDPOINTS,
@@ -22,5 +25,6 @@ pub(super) const ENDPOINTS: &[&[Endpoint]] = &[
     events::ENDPOINTS,
     outcomes::ENDPOINTS,
     upkeep::ENDPOINTS,
+    status::ENDPOINTS,
     cluster::ENDPOINTS,
 ];
