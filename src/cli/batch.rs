@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use comfy_table::{Cell, Color};
 use http_body_util::BodyExt;
+use hyper::StatusCode;
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
@@ -67,7 +68,7 @@ pub(super) struct Rows {
     remote: Remote,
 }
 
-fn parse_outcome(text: &str) -> Result<Outcome, String> {
+pub(super) fn parse_outcome(text: &str) -> Result<Outcome, String> {
     let found = Outcome::ALL.into_iter().find(|outcome| outcome.name() == text);
     found.ok_or_else(|| format!("write one of {}", Outcome::ALL.map(Outcome::name).join(", ")))
 }
@@ -270,7 +271,7 @@ impl Outcomes {
     }
 
     /// An error that counts the rows with these outcomes, if there are any.
-    fn fail_on(&self, outcomes: &[Outcome]) -> Result<(), CliError> {
+    pub(super) fn fail_on(&self, outcomes: &[Outcome]) -> Result<(), CliError> {
         let counted = outcomes.iter().map(|outcome| (self.of(*outcome), outcome.name().replace('_', " ")));
         let found: Vec<String> = counted
             .filter(|(count, _)| *count > 0)
@@ -330,16 +331,55 @@ async fn post(command: Post) -> Result<(), CliError> {
     batch.counts.fail_on(&command.fail_on)
 }
 
+/// Why a batch file was not taken.
+pub(super) enum SendError {
+    /// The daemon refused it for good.
+    Refused(String),
+    /// The daemon was not reached, or it has no room now.
+    NotNow(String),
+}
+
 /// Sends a batch file and returns the batch's id.
 pub(super) async fn send(client: &Client, path: &str, body: FileBody) -> Result<String, CliError> {
-    let answer = client.post_file(path, body).await?;
+    try_send(client, path, body).await.map_err(|error| match error {
+        SendError::Refused(why) => CliError::Failed(format!("the batch was refused: {why}")),
+        SendError::NotNow(why) => CliError::Failed(why),
+    })
+}
+
+/// The same, and tells whether another try may help.
+pub(super) async fn try_send(client: &Client, path: &str, body: FileBody) -> Result<String, SendError> {
+    let answer = client.post_file(path, body).await.map_err(|error| SendError::NotNow(error.to_string()))?;
     match (answer.element("success").as_deref(), answer.element("batchStatus")) {
         (Some("true"), Some(url)) => {
             let id = url.split_once("batchId=").map(|(_, id)| id.to_owned());
-            id.ok_or_else(|| CliError::Failed("the answer has no batch id: check --url".into()))
+            id.ok_or_else(|| SendError::Refused("the answer has no batch id: check --url".into()))
         }
-        _ => Err(CliError::Failed(format!("the batch was refused: {}", shown(&answer.refusal())))),
+        _ => {
+            let why = shown(&answer.refusal());
+            let passes = [
+                StatusCode::SERVICE_UNAVAILABLE,
+                StatusCode::TOO_MANY_REQUESTS,
+                StatusCode::REQUEST_TIMEOUT,
+                StatusCode::INSUFFICIENT_STORAGE,
+                StatusCode::BAD_GATEWAY,
+                StatusCode::GATEWAY_TIMEOUT,
+            ];
+            Err(if passes.contains(&answer.status) {
+                SendError::NotNow(format!("the batch is not taken now: {why}"))
+            } else {
+                SendError::Refused(why)
+            })
+        }
     }
+}
+
+/// A file as a body, without a progress bar.
+pub(super) async fn file_body(path: &Path) -> Result<FileBody, CliError> {
+    let unreadable = |e: std::io::Error| CliError::Failed(format!("{} cannot be read: {e}", path.display()));
+    let file = tokio::fs::File::open(path).await.map_err(unreadable)?;
+    let length = file.metadata().await.map_err(unreadable)?.len();
+    Ok(FileBody::new(file, Some(length), drop).encoded_as_named(path))
 }
 
 async fn status(command: Status) -> Result<(), CliError> {

@@ -23,6 +23,7 @@ mod supervise;
 mod terminal;
 mod token;
 mod upkeep;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -49,6 +50,7 @@ enum Command {
     #[command(subcommand)]
     Profile(profile::Profile),
     Status(status::Status),
+    Watch(watch::Watch),
     Lint(lint::Lint),
     Export(export::Export),
     Changes(changes::Changes),
@@ -80,6 +82,7 @@ pub fn main() -> ExitCode {
         Command::Batch(command) => batch::run(command),
         Command::Profile(command) => profile::run(command),
         Command::Status(command) => status::run(command),
+        Command::Watch(command) => watch::run(command),
         Command::Lint(command) => lint::run(&command),
         Command::Export(command) => export::run(command),
         Command::Changes(command) => changes::run(command),

@@ -1,6 +1,6 @@
 //! The command line: exit codes, words, and JSON for programs.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Output, Stdio};
 
 use crate::support::{self, Daemon};
@@ -192,12 +192,81 @@ fn a_post_fails_on_outcomes_names_its_sending_and_says_what_empty_cells_mean() {
 }
 
 #[test]
+fn a_folder_is_watched_and_each_file_is_moved_to_where_it_belongs() {
+    let mut daemon = Daemon::start();
+    daemon.mbox("demo", "mbox=m&mboxPC=1");
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    let write = |name: &str, text: &str| std::fs::write(file(name), text).unwrap();
+    write("a.csv", "batch=pcId,n\n1,1\nx,1\n");
+    write("b.csv", "batch=pcId,n\n1,2\n1,%zz\n");
+    write("c.csv", "pcId,n\n1,3\n");
+    write("d.csv.part", "batch=pcId,n\n1,4\n");
+    let watch = |more: &[&str]| {
+        let folder = folder.path().to_str().unwrap();
+        [&["watch", folder, "--client", "demo", "--every", "1"], more]
+            .concat()
+            .into_iter()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let once = watch(&["--once", "--fail-on", "failed"]);
+    let once: Vec<&str> = once.iter().map(String::as_str).collect();
+    let out = printed(Some(&daemon), &once, "", 0);
+    assert_eq!(out.lines().count(), 3, "{out}");
+    assert_eq!(daemon.value("demo", "pc", "1", "n").as_deref(), Some("2"));
+    let read = |name: &str| {
+        std::fs::read_to_string(file(name)).unwrap_or_else(|error| panic!("{name}: {error}: {out}"))
+    };
+    assert!(read("done/a.csv.outcomes.csv").contains("3,x,not_found"));
+    assert!(read("done/a.csv").starts_with("batch=pcId"));
+    assert!(
+        read("failed/b.csv.outcomes.csv").contains("failed")
+            && read("failed/b.csv.reason.txt").contains("1 failed")
+    );
+    assert!(
+        read("failed/c.csv.reason.txt").contains("must begin with")
+            && !file("failed/c.csv.outcomes.csv").exists()
+    );
+    assert!(file("d.csv.part").exists());
+    let batches = || daemon.get("/api/v1/batches?client=demo").json()["batches"].as_array().unwrap().len();
+    assert_eq!(batches(), 2);
+
+    // Once more under the same name: what is there stays.
+    write("a.csv", "batch=pcId,n\n1,5\n");
+    printed(Some(&daemon), &once, "", 0);
+    assert_eq!((read("done/a.csv.2").as_str(), batches()), ("batch=pcId,n\n1,5\n", 3));
+
+    // While nobody answers, a file waits.
+    write("e.csv", "batch=pcId,n\n1,6\n");
+    daemon.kill9();
+    let mut watching = Command::new(env!("CARGO_BIN_EXE_profiled"))
+        .args(&once)
+        .env("PROFILED_URL", daemon.url())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut complaint = String::new();
+    BufReader::new(watching.stderr.take().unwrap()).read_line(&mut complaint).unwrap();
+    assert!(complaint.contains("e.csv waits") && complaint.contains("nothing answers"), "{complaint}");
+    watching.kill().unwrap();
+    watching.wait().unwrap();
+    assert!(file("e.csv").exists());
+    daemon.restart();
+    printed(Some(&daemon), &once, "", 0);
+    assert_eq!(daemon.value("demo", "pc", "1", "n").as_deref(), Some("6"));
+}
+
+#[test]
 fn a_list_of_batches_fits_eighty_columns() {
     let daemon = Daemon::start();
     daemon.mbox("demo", "mbox=m&mboxPC=1");
     let mut ids: Vec<String> =
         (0..3).map(|n| daemon.post_batch("demo", format!("batch=pcId,a\n1,{n}\nx,1\n"))).collect();
-    ids.iter().for_each(|id| drop(daemon.wait_complete(id)));
+    for id in &ids {
+        daemon.wait_complete(id);
+    }
     ids.reverse();
     let list = |more: &[&str]| {
         let out = printed(Some(&daemon), &[&["batch", "list", "--client", "demo"], more].concat(), "", 0);

@@ -1,0 +1,246 @@
+//! `profiled watch`: posts the batch files that appear in a folder.
+//!
+//! ```text
+//! DIR/night.csv  ─► posted, applied ─► DIR/done/night.csv    with night.csv.outcomes.csv beside it
+//!                └► refused         ─► DIR/failed/night.csv  with night.csv.reason.txt beside it
+//! ```
+//!
+//! Promises: a file is posted once it has not changed from one look to the next, one after the other by name. It leaves the folder
+//! after its batch is complete. If the command is stopped in between, the next one gets the same batch: the file's name, time and
+//! size are its `Idempotency-Key`. While the daemon cannot be reached or has no room, the file waits.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+use http_body_util::BodyExt;
+use tokio::fs;
+use tokio::io::AsyncWriteExt;
+
+use super::args::{Remote, block_on, parse_client};
+use super::batch::{BatchView, SendError, file_body, parse_outcome, summary, try_send, wait};
+use super::client::{Client, encoded};
+use super::error::CliError;
+use super::terminal::{complain, print_json, say, shown};
+use crate::model::batch::Outcome;
+use crate::model::id::ClientCode;
+
+/// How the names of batch files end.
+const ENDINGS: [&str; 3] = [".csv", ".csv.gz", ".csv.zst"];
+/// The longest pause before a file is tried again that the daemon did not take.
+const AGAIN_MAX: Duration = Duration::from_secs(60);
+
+/// Post each batch file that appears in a folder, and move it to done/ or failed/ in it
+///
+/// Files whose names end with .csv, .csv.gz or .csv.zst are posted by name, one after the other, once they no longer change.
+/// Write a file under another name, and rename it, to be sure that it is posted whole. Beside a file in done/ is what became
+/// of its rows, beside one in failed/ why.
+#[derive(Debug, Args)]
+pub(super) struct Watch {
+    /// The folder
+    folder: PathBuf,
+    /// Client of the visitors
+    #[arg(long, value_name = "CLIENT", value_parser = parse_client)]
+    client: ClientCode,
+    /// Move a file to failed/ if rows have one of these outcomes: updated, created, not_found, ignored, failed
+    #[arg(long, value_name = "OUTCOME,…", value_delimiter = ',', value_parser = parse_outcome)]
+    fail_on: Vec<Outcome>,
+    /// Seconds between two looks at the folder
+    #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    every: u64,
+    /// End once no file is left
+    #[arg(long)]
+    once: bool,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// What shows whether a file changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    bytes: u64,
+    changed: SystemTime,
+}
+
+/// Runs the command until it is stopped.
+pub(super) fn run(command: Watch) -> Result<(), CliError> {
+    block_on(watch(command))
+}
+
+async fn watch(command: Watch) -> Result<(), CliError> {
+    let client = command.remote.client()?;
+    let folder = &command.folder;
+    let unusable = |error: io::Error| CliError::Failed(format!("{}: {error}", folder.display()));
+    if !fs::metadata(folder).await.map_err(unusable)?.is_dir() {
+        return Err(CliError::Usage(format!("{} is not a folder", folder.display())));
+    }
+    for below in ["done", "failed"] {
+        fs::create_dir_all(folder.join(below)).await.map_err(unusable)?;
+    }
+    let every = Duration::from_secs(command.every);
+    let mut seen: HashMap<PathBuf, Stamp> = HashMap::new();
+    loop {
+        let there = batch_files(folder).await.map_err(unusable)?;
+        if command.once && there.is_empty() {
+            return Ok(());
+        }
+        for (path, stamp) in &there {
+            // Somebody may have taken it away meanwhile.
+            if seen.get(path) == Some(stamp) && fs::try_exists(path).await.unwrap_or(false) {
+                command.take(&client, path, *stamp).await?;
+            }
+        }
+        seen = there.into_iter().collect();
+        tokio::time::sleep(every).await;
+    }
+}
+
+/// The batch files of a folder, by name.
+async fn batch_files(folder: &Path) -> io::Result<Vec<(PathBuf, Stamp)>> {
+    let (mut entries, mut files) = (fs::read_dir(folder).await?, vec![]);
+    while let Some(entry) = entries.next_entry().await? {
+        let name = entry.file_name();
+        let named = name.to_str().is_some_and(|name| {
+            let name = name.to_ascii_lowercase();
+            !name.starts_with('.') && ENDINGS.iter().any(|ending| name.ends_with(ending))
+        });
+        // A file that goes away meanwhile is none.
+        let Ok(metadata) = fs::metadata(entry.path()).await else { continue };
+        if named && metadata.is_file() {
+            files.push((entry.path(), Stamp { bytes: metadata.len(), changed: metadata.modified()? }));
+        }
+    }
+    files.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    Ok(files)
+}
+
+impl Watch {
+    /// Posts a file and moves it away.
+    async fn take(&self, client: &Client, path: &Path, stamp: Stamp) -> Result<(), CliError> {
+        let failed = |error: io::Error| CliError::Failed(format!("{}: {error}", path.display()));
+        match self.post(client, path, stamp).await? {
+            Ok(batch) => {
+                let bad = batch.counts.fail_on(&self.fail_on).err().map(|why| why.to_string());
+                let to = self.moved(path, if bad.is_none() { "done" } else { "failed" });
+                self.write_outcomes(client, &batch, &beside(&to, "outcomes.csv")).await?;
+                if let Some(why) = &bad {
+                    fs::write(beside(&to, "reason.txt"), format!("{why}\n")).await.map_err(failed)?;
+                }
+                fs::rename(path, &to).await.map_err(failed)?;
+                self.tell(&to, bad.as_deref(), Some(&batch))
+            }
+            Err(why) => {
+                let to = self.moved(path, "failed");
+                fs::write(beside(&to, "reason.txt"), format!("{why}\n")).await.map_err(failed)?;
+                fs::rename(path, &to).await.map_err(failed)?;
+                self.tell(&to, Some(&why), None)
+            }
+        }
+    }
+
+    /// Posts a file until the daemon takes or refuses it, and waits until its batch is complete. A refusal is the inner error.
+    async fn post(
+        &self,
+        client: &Client,
+        path: &Path,
+        stamp: Stamp,
+    ) -> Result<Result<BatchView, String>, CliError> {
+        let call = format!("/m2/{}/v2/profile/batchUpdate", self.client);
+        let (mut pause, mut told) = (Duration::from_secs(1), false);
+        loop {
+            let why = match try_send(client, &call, file_body(path).await?.keyed(&key(path, stamp))?).await {
+                Ok(id) => match wait(client, &id).await {
+                    Ok(batch) => return Ok(Ok(batch)),
+                    Err(error) => error.to_string(),
+                },
+                Err(SendError::Refused(why)) => return Ok(Err(why)),
+                Err(SendError::NotNow(why)) => why,
+            };
+            if !told {
+                complain(format_args!("{} waits: {}", path.display(), shown(&why)));
+                told = true;
+            }
+            tokio::time::sleep(pause).await;
+            pause = AGAIN_MAX.min(pause * 2);
+        }
+    }
+
+    /// Where a file goes. A file of the same name that is there already stays.
+    fn moved(&self, path: &Path, below: &str) -> PathBuf {
+        let name = path.file_name().unwrap_or_default();
+        let to = self.folder.join(below).join(name);
+        let mut free = to.clone();
+        for number in 2.. {
+            if !free.exists() {
+                break;
+            }
+            let mut next = to.clone().into_os_string();
+            next.push(format!(".{number}"));
+            free = PathBuf::from(next);
+        }
+        free
+    }
+
+    /// Writes what became of each row.
+    async fn write_outcomes(&self, client: &Client, batch: &BatchView, to: &Path) -> Result<(), CliError> {
+        let failed = |error: io::Error| CliError::Failed(format!("{}: {error}", to.display()));
+        let path = format!("/api/v1/batches/{}/outcomes", encoded(&batch.batch_id));
+        let mut body = client.stream(&path, "text/csv").await?.into_body();
+        let mut file = fs::File::create(to).await.map_err(failed)?;
+        while let Some(frame) = body.frame().await {
+            if let Ok(bytes) = frame.map_err(|error| client.broke_off(&error))?.into_data() {
+                file.write_all(&bytes).await.map_err(failed)?;
+            }
+        }
+        file.sync_all().await.map_err(failed)
+    }
+
+    fn tell(&self, to: &Path, why: Option<&str>, batch: Option<&BatchView>) -> Result<(), CliError> {
+        let file = to.display().to_string();
+        if self.remote.json {
+            return print_json(&serde_json::json!({ "file": file, "failed": why, "batch": batch }));
+        }
+        match (why, batch) {
+            (Some(why), _) => say(format_args!("{}: {}", shown(&file), shown(why))),
+            (None, Some(batch)) => say(format_args!("{}: {}", shown(&file), summary(batch))),
+            (None, None) => {}
+        }
+        Ok(())
+    }
+}
+
+/// A file beside another one.
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.to_owned().into_os_string();
+    name.push(".");
+    name.push(ending);
+    PathBuf::from(name)
+}
+
+/// The name of the sending of a file. The same file that is put there once more is sent once more.
+fn key(path: &Path, stamp: Stamp) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let at = stamp.changed.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    let sum = crc32c::crc32c(name.as_bytes());
+    format!("watch-{sum:08x}-{at}-{}", stamp.bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sending_is_named_by_what_was_put_there() {
+        let stamp = |bytes, seconds| Stamp { bytes, changed: UNIX_EPOCH + Duration::from_secs(seconds) };
+        let of = |name: &str, stamp| key(Path::new(name), stamp);
+        let first = of("in/ä.csv", stamp(3, 5));
+        assert_eq!(first, of("other/ä.csv", stamp(3, 5)));
+        assert!(first.is_ascii());
+        for other in [of("in/b.csv", stamp(3, 5)), of("in/ä.csv", stamp(4, 5)), of("in/ä.csv", stamp(3, 6))]
+        {
+            assert_ne!(first, other);
+        }
+    }
+}
