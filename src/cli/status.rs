@@ -86,24 +86,21 @@ impl StatusView {
         let mut line = |name: &str, what: String| lines.push(format!("{name:<9} {what}"));
         let oldest =
             queue.oldest_seconds.map_or(String::new(), |age| format!(", the oldest for {}", span(age)));
-        line(
-            "queue",
-            format!(
-                "{} with {} to apply{oldest}; {} for the journal",
-                counted(queue.batches, "batch", "batches"),
-                counted(queue.rows, "row", "rows"),
-                counted(queue.writes_waiting, "write waits", "writes wait")
-            ),
-        );
+        let (batches, rows) =
+            (counted(queue.batches, "batch", "batches"), counted(queue.rows, "row", "rows"));
+        line("queue", format!("{batches} with {rows} to apply{oldest}"));
+        line("journal", counted(queue.writes_waiting, "write waits", "writes wait"));
         line(
             "disk",
             format!(
-                "{} free, of which {} stay free; {} store, {} uploads",
+                "{} free; writes are refused below {}",
                 DecimalBytes(disk.free),
-                DecimalBytes(disk.reserve),
-                DecimalBytes(disk.store),
-                DecimalBytes(disk.uploads)
+                DecimalBytes(disk.reserve)
             ),
+        );
+        line(
+            "data",
+            format!("{} in the store, {} of uploads", DecimalBytes(disk.store), DecimalBytes(disk.uploads)),
         );
         let rebuilding = if upkeep.rebuilding { "; the store is being rebuilt" } else { "" };
         line(

@@ -287,7 +287,7 @@ fn a_status_is_one_screen() {
     daemon.mbox("demo", "mbox=m&mboxPC=1");
     let out = printed(Some(&daemon), &["status"], "", 0);
     assert!(out.starts_with(&format!("profiled {} is ready\n", env!("CARGO_PKG_VERSION"))), "{out}");
-    assert!(out.contains("queue     0 batches with 0 rows to apply; 0 writes wait for the journal"), "{out}");
+    assert!(out.contains("queue     0 batches with 0 rows to apply\njournal   0 writes wait\n"), "{out}");
     let status: Value = serde_json::from_str(&printed(Some(&daemon), &["status", "--json"], "", 0)).unwrap();
     assert_eq!((&status["ready"], &status["queue"]["batches"]), (&true.into(), &0.into()));
     assert_eq!(status["queue"]["oldestSeconds"], Value::Null);
