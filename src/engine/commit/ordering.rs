@@ -170,6 +170,10 @@ impl Ordering {
         add(&placed.place.within.to_le_bytes());
         add(&last.get().to_le_bytes());
         add(&[answer_code(one)]);
+        // What became of the token depends on the tokens that only this node has.
+        if let Some(token) = &one.token {
+            add(&token.sum().to_le_bytes());
+        }
         // Other values depend on how far applying is, also those of a batch that has the last seq.
         let own = one.entry.as_ref().map_or(Seq::ZERO, Entry::seq);
         let written = |put: &&Put| own > Seq::ZERO && put.now.applied_seq().is_ok_and(|seq| seq == own);
