@@ -432,6 +432,17 @@ impl Token {
     }
 }
 
+impl State {
+    /// The state in a word.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Valid => "valid",
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
+        }
+    }
+}
+
 impl Scope {
     /// All scopes.
     pub const ALL: [Self; 3] = [Self::Batch, Self::Read, Self::Admin];

@@ -8,6 +8,7 @@ mod export;
 mod outcomes;
 mod profiles;
 mod statistics;
+mod tokens;
 mod upkeep;
 
 use super::endpoint::Endpoint;
@@ -22,5 +23,6 @@ pub(super) const ENDPOINTS: &[&[Endpoint]] = &[
     events::ENDPOINTS,
     outcomes::ENDPOINTS,
     upkeep::ENDPOINTS,
+    tokens::ENDPOINTS,
     cluster::ENDPOINTS,
 ];
