@@ -87,15 +87,23 @@ impl Cluster {
     }
 
     fn open_as(&self, folder: &Path, config: Config) -> Engine {
+        self.open_joined(config, self.joined(folder))
+    }
+
+    /// Joins, and does not open the folder yet.
+    fn joined(&self, folder: &Path) -> NodeParts {
         let name = folder.file_name().unwrap().to_str().unwrap().to_owned();
         let Joined { cluster, run, .. } = self.join(folder, &name).unwrap();
-        let parts = NodeParts {
+        NodeParts {
             cluster,
             run,
             order: Arc::new(self.order.clone()),
             pieces: Arc::new(self.pieces.clone()),
             gathering: Gathering::default(),
-        };
+        }
+    }
+
+    fn open_joined(&self, config: Config, parts: NodeParts) -> Engine {
         let clock = GuardedClock::believing(Arc::clone(&self.clock) as _);
         Engine::open_as(config, clock, &Opening::default(), Some(parts)).unwrap()
     }
@@ -572,20 +580,9 @@ async fn the_tokens_of_the_folder_that_founds_an_order_are_everybodys() {
 async fn a_new_node_lets_nobody_in_before_it_knows_of_tokens() {
     let (cluster, folders) = (Cluster::new(), [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()]);
     let a = cluster.node(folders[0].path()).await;
+    let joined = cluster.joined(folders[1].path());
     cluster.order.set_out_of_reach(true);
-    // It has joined, and cannot read yet.
-    cluster.order.set_out_of_reach(false);
-    let joined = cluster.join(folders[1].path(), "b").unwrap();
-    cluster.order.set_out_of_reach(true);
-    let parts = NodeParts {
-        cluster: joined.cluster,
-        run: joined.run,
-        order: Arc::new(cluster.order.clone()),
-        pieces: Arc::new(cluster.pieces.clone()),
-        gathering: Gathering::default(),
-    };
-    let clock = GuardedClock::believing(Arc::clone(&cluster.clock) as _);
-    let b = Engine::open_as(config(folders[1].path()), clock, &Opening::default(), Some(parts)).unwrap();
+    let b = cluster.open_joined(config(folders[1].path()), joined);
     assert!(b.tokens().are_asked_for());
     cluster.order.set_out_of_reach(false);
     wait_until("b has read everything", || b.readiness() == Readiness::Ready).await;
