@@ -235,13 +235,12 @@ struct Made {
 }
 
 fn new_at(daemon: &Client, command: &New) -> Result<Made, CliError> {
-    let mut wanted = json!({ "allClients": command.all_clients, "scope": command.scope.to_string() });
-    if let Some(client) = &command.client {
-        wanted["client"] = json!(client.as_str());
-    }
-    if let Some(span_ms) = command.expires {
-        wanted["expiresInMs"] = json!(span_ms);
-    }
+    let wanted = json!({
+        "client": command.client.as_ref().map(ClientCode::as_str),
+        "allClients": command.all_clients,
+        "scope": command.scope.to_string(),
+        "expiresInMs": command.expires,
+    });
     let view = block_on(async { daemon.post_json("/api/v1/tokens", &wanted).await?.json() })?;
     Ok(Made { view, from: "from now on" })
 }

@@ -111,7 +111,6 @@ struct MadeToken {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct WantedToken {
     /// The client whose visitors it is for.
-    #[schema(nullable = false)]
     client: Option<String>,
     /// true instead of a client: the visitors of every client, and what is about the whole data folder.
     #[serde(default)]
@@ -120,7 +119,7 @@ struct WantedToken {
     #[schema(pattern = "^(batch|read|batch,read|admin)$")]
     scope: String,
     /// For how many milliseconds it is valid. Leave it out for a token that lasts until it is revoked.
-    #[schema(nullable = false, minimum = 1)]
+    #[schema(minimum = 1)]
     expires_in_ms: Option<u64>,
 }
 
