@@ -69,7 +69,8 @@ impl Node {
         if config.check_reach(asked_for().map_err(|error| failed(&error))?).is_err() {
             tracing::warn!(
                 listen = %config.server.listen,
-                "there are no tokens yet, and other machines can reach this address: calls that need a token are refused until the                  order brings one, or `profiled token new` makes one here and the daemon gets a SIGHUP"
+                "there are no tokens yet, and other machines can reach this address: calls that need a token are refused until the \
+                 order brings one, or `profiled token new` makes one here and the daemon gets a SIGHUP"
             );
         }
         tracing::info!(node = who.name, cluster = %joined.cluster, "joined the order");

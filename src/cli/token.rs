@@ -62,7 +62,7 @@ pub(super) struct New {
     /// Client whose visitors the token is for
     #[arg(long, value_name = "CLIENT", value_parser = parse_client, group = "whose")]
     client: Option<ClientCode>,
-    /// Allow the visitors of every client, and backup, compact and the metrics of all clients
+    /// Allow the visitors of every client, and backup, compact, the tokens and the metrics of all clients
     #[arg(long, group = "whose")]
     all_clients: bool,
     /// What the token allows: batch (batches and single updates), read (lookups), batch,read (both), admin (both, erasure and
