@@ -3,16 +3,20 @@
 //!
 //! Promises: a token's text is shown once, when the token is created. Hashes are compared in constant time. Revoked
 //! tokens stay in the file, so revoking the last token does not turn access control off. Several processes may change
-//! the file; a lock makes them take turns.
+//! the file; a lock makes them take turns. A change that is made twice does no harm.
 
 use crate::layout;
 use std::fmt;
-use std::fs::{self, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use constant_time_eq::constant_time_eq_32;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -20,6 +24,7 @@ use sha2::{Digest, Sha256};
 use crate::durable;
 use crate::model::id::ClientCode;
 use crate::model::seq::Millis;
+use crate::sync::{Mutex, lock};
 
 /// The version of the file's format.
 const VERSION: u32 = 1;
@@ -27,6 +32,9 @@ const VERSION: u32 = 1;
 const PREFIX: &str = "profiled";
 const ID_BYTES: usize = 4;
 const SECRET_BYTES: usize = 32;
+/// How long another process may change the file before a change fails: the commit thread of a daemon waits for it.
+const LOCK_WITHIN: Duration = Duration::from_secs(2);
+const LOCK_LOOK: Duration = Duration::from_millis(5);
 
 /// The kind of access that a call needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,14 +67,29 @@ pub struct Token {
     pub client: Option<ClientCode>,
     /// The scopes of the token.
     pub scope: Scopes,
+    /// The hash of its text.
     #[serde(with = "hex_text")]
-    sha256: [u8; 32],
+    pub(crate) sha256: [u8; 32],
     /// When the token was created, in milliseconds since the epoch.
     pub created_at_ms: u64,
     /// When the token expires, in milliseconds since the epoch; `None` if it never expires.
     pub expires_at_ms: Option<u64>,
     /// When the token was revoked, in milliseconds since the epoch.
     pub revoked_at_ms: Option<u64>,
+}
+
+/// A change of the tokens. On a node of several, every node makes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenChange {
+    /// This token is there from now on. A token that has its id already stays as it is; but it is revoked if this one is.
+    Add(Token),
+    /// The token with this id is revoked from this time on. A token that was revoked before stays as it is.
+    Revoke {
+        /// The token's id.
+        id: String,
+        /// When it was revoked.
+        at: Millis,
+    },
 }
 
 /// Whether a token is valid.
@@ -116,6 +139,9 @@ pub enum TokensError {
     /// The file existed and is gone. Only a restart may turn access control off.
     #[error("{} is gone: restore it from a backup, or restart the daemon to run without tokens", .0.display())]
     Gone(PathBuf),
+    /// Another process has the lock.
+    #[error("{} is locked: another process has been changing the tokens for {} s", .0.display(), LOCK_WITHIN.as_secs())]
+    Locked(PathBuf),
     /// No token has this id.
     #[error("there is no token {0}: `profiled token list` shows all tokens")]
     NoSuchToken(String),
@@ -201,6 +227,27 @@ impl Tokens {
         }
     }
 
+    /// Makes up a token. Only this call returns the token's text.
+    pub fn fresh(
+        client: Option<ClientCode>,
+        scope: Scopes,
+        now: Millis,
+        expires: Option<Millis>,
+    ) -> Result<(Token, String), TokensError> {
+        let id = random_hex(ID_BYTES)?;
+        let text = format!("{PREFIX}_{id}_{}", random_hex(SECRET_BYTES)?);
+        let token = Token {
+            id,
+            client,
+            scope,
+            sha256: hash(&text),
+            created_at_ms: now.0,
+            expires_at_ms: expires.map(|at| at.0),
+            revoked_at_ms: None,
+        };
+        Ok((token, text))
+    }
+
     /// Creates a token and stores it durably. Only this call returns the token's text.
     pub fn make(
         folder: &Path,
@@ -209,40 +256,165 @@ impl Tokens {
         now: Millis,
         expires: Option<Millis>,
     ) -> Result<(Token, String), TokensError> {
-        change(folder, |tokens| {
-            let id = loop {
-                let id = random_hex(ID_BYTES)?;
-                if tokens.all.iter().all(|token| token.id != id) {
-                    break id;
+        let made = change(folder, |tokens| {
+            let (token, text) = loop {
+                let (token, text) = Self::fresh(client.clone(), scope, now, expires)?;
+                if tokens.named(&token.id).is_none() {
+                    break (token, text);
                 }
-            };
-            let text = format!("{PREFIX}_{id}_{}", random_hex(SECRET_BYTES)?);
-            let token = Token {
-                id,
-                client,
-                scope,
-                sha256: hash(&text),
-                created_at_ms: now.0,
-                expires_at_ms: expires.map(|at| at.0),
-                revoked_at_ms: None,
             };
             tokens.all.push(token.clone());
             Ok((token, text))
-        })
+        });
+        made.map(|(_, made)| made)
     }
 
     /// Revokes a token durably. A token that was revoked before stays as it is.
     pub fn revoke(folder: &Path, id: &str, now: Millis) -> Result<Token, TokensError> {
-        change(folder, |tokens| {
-            let named = tokens.all.iter_mut().find(|token| token.id == id);
-            let token = named.ok_or_else(|| TokensError::NoSuchToken(id.to_owned()))?;
-            token.revoked_at_ms.get_or_insert(now.0);
-            Ok(token.clone())
-        })
+        let revoke = TokenChange::Revoke { id: id.to_owned(), at: now };
+        change(folder, |tokens| tokens.apply(&revoke)).map(|(_, token)| token)
+    }
+
+    /// Adds the tokens of another folder durably. Those that are here stay; but one that is revoked there is revoked here.
+    pub fn take_in(&self, folder: &Path) -> Result<(), TokensError> {
+        if self.all.is_empty() {
+            return Ok(());
+        }
+        let added = change(folder, |tokens| {
+            for token in &self.all {
+                tokens.apply(&TokenChange::Add(token.clone()))?;
+            }
+            Ok(())
+        });
+        added.map(drop)
+    }
+
+    fn named(&self, id: &str) -> Option<&Token> {
+        self.all.iter().find(|token| token.id == id)
+    }
+
+    /// Makes a change, and gives the token as it is then.
+    fn apply(&mut self, change: &TokenChange) -> Result<Token, TokensError> {
+        let (id, revoked) = match change {
+            TokenChange::Add(token) => {
+                if self.named(&token.id).is_none() {
+                    self.all.push(token.clone());
+                }
+                (&token.id, token.revoked_at_ms)
+            }
+            TokenChange::Revoke { id, at } => (id, Some(at.0)),
+        };
+        let named = self.all.iter_mut().find(|token| token.id == *id);
+        let token = named.ok_or_else(|| TokensError::NoSuchToken(id.clone()))?;
+        token.revoked_at_ms = token.revoked_at_ms.or(revoked);
+        Ok(token.clone())
+    }
+}
+
+impl TokenChange {
+    /// A sum over the change, for nodes that compare what they did.
+    pub fn sum(&self) -> u32 {
+        let number = |number: Option<u64>| number.unwrap_or(u64::MAX).to_le_bytes();
+        let mut sum = 0;
+        let mut add = |bytes: &[u8]| sum = crc32c::crc32c_append(sum, bytes);
+        match self {
+            Self::Add(token) => {
+                add(token.id.as_bytes());
+                add(token.client.as_ref().map_or("*", ClientCode::as_str).as_bytes());
+                add(token.scope.to_string().as_bytes());
+                add(&token.sha256);
+                add(&token.created_at_ms.to_le_bytes());
+                add(&number(token.expires_at_ms));
+                add(&number(token.revoked_at_ms));
+            }
+            Self::Revoke { id, at } => {
+                add(id.as_bytes());
+                add(&at.0.to_le_bytes());
+            }
+        }
+        sum
+    }
+}
+
+/// The tokens that a running daemon goes by, and their file.
+///
+/// Promises: what is in use is never older than what was in use before, whoever reads or changes the file meanwhile.
+pub struct TokensInUse {
+    folder: PathBuf,
+    /// Replaced whole; a request reads them without waiting.
+    in_use: ArcSwap<Tokens>,
+    /// Held while the file is read or changed, and put into use.
+    turn: Mutex<()>,
+}
+
+impl TokensInUse {
+    /// Those of a folder.
+    pub fn read(folder: &Path) -> Result<Self, TokensError> {
+        Tokens::read(folder).map(|tokens| Self::of(folder, tokens))
+    }
+
+    /// Of a folder that serves nobody.
+    pub fn of_nobody(folder: &Path) -> Self {
+        Self::of(folder, Tokens::closed())
+    }
+
+    fn of(folder: &Path, tokens: Tokens) -> Self {
+        Self { folder: folder.to_owned(), in_use: ArcSwap::from_pointee(tokens), turn: Mutex::new(()) }
+    }
+
+    /// The tokens in use.
+    pub fn now(&self) -> Arc<Tokens> {
+        self.in_use.load_full()
+    }
+
+    /// Reads the file again, and gives how many tokens there are. Blocks. If it cannot be read, the old ones stay; if there were
+    /// none, nobody is let in until it can be read.
+    pub fn reload(&self) -> Result<usize, TokensError> {
+        let _turn = lock(&self.turn);
+        let tokens = Tokens::read(&self.folder).inspect_err(|_| {
+            if !self.now().are_asked_for() {
+                self.in_use.store(Arc::new(Tokens::closed()));
+            }
+        })?;
+        self.expect_some(&tokens)?;
+        let count = tokens.all.len();
+        self.in_use.store(Arc::new(tokens));
+        Ok(count)
+    }
+
+    /// Makes a change in the file, and puts the file's tokens into use. Gives the changed token as it is then; none if there is no
+    /// such token. Durable when it returns. Blocks.
+    pub fn apply(&self, what: &TokenChange) -> Result<Option<Token>, TokensError> {
+        let _turn = lock(&self.turn);
+        let changed = change(&self.folder, |tokens| {
+            self.expect_some(tokens)?;
+            tokens.apply(what)
+        });
+        match changed {
+            Ok((tokens, token)) => {
+                self.in_use.store(Arc::new(tokens));
+                Ok(Some(token))
+            }
+            Err(TokensError::NoSuchToken(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Only a start decides whether the daemon may listen without tokens.
+    fn expect_some(&self, read: &Tokens) -> Result<(), TokensError> {
+        if self.now().are_asked_for() && !read.are_asked_for() {
+            return Err(TokensError::Gone(self.folder.join(layout::TOKENS)));
+        }
+        Ok(())
     }
 }
 
 impl Token {
+    /// Whether a token may have this id.
+    pub fn may_be_called(id: &str) -> bool {
+        (1..=2 * ID_BYTES).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_hexdigit())
+    }
+
     /// The token's state at `now`.
     pub fn state(&self, now: Millis) -> State {
         if self.revoked_at_ms.is_some() {
@@ -257,6 +429,17 @@ impl Token {
     /// Whether the token is for this client.
     pub fn is_for(&self, client: &ClientCode) -> bool {
         self.client.as_ref().is_none_or(|own| own == client)
+    }
+}
+
+impl State {
+    /// The state in a word.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Valid => "valid",
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
+        }
     }
 }
 
@@ -352,30 +535,44 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// Changes the file under a lock that keeps other processes out.
+/// Changes the file under a lock that keeps other processes out. Gives its tokens, and what `change` gave.
 fn change<T>(
     folder: &Path,
     change: impl FnOnce(&mut Tokens) -> Result<T, TokensError>,
-) -> Result<T, TokensError> {
+) -> Result<(Tokens, T), TokensError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |error| TokensError::Io { path, error }
     };
-    let lock_path = folder.join(layout::TOKENS_LOCK);
     // Held until the end of this function.
-    let lock = durable::create(&lock_path, OpenOptions::new().write(true)).map_err(failed(&lock_path))?;
-    lock.lock().map_err(failed(&lock_path))?;
+    let _lock = locked(&folder.join(layout::TOKENS_LOCK))?;
     let mut tokens = Tokens::read(folder)?;
     let changed = change(&mut tokens)?;
     let path = folder.join(layout::TOKENS);
     let stored = Stored { version: VERSION, crc32c: sum(&tokens.all), tokens: tokens.all };
     let text = serde_json::to_vec_pretty(&stored).map_err(|error| failed(&path)(error.into()))?;
+    // Also if nothing is new: the change before may have broken off before the name was durable.
     durable::replace(&path, "tokens", |file| {
         file.set_permissions(Permissions::from_mode(0o600))?;
         file.write_all(&text)
     })
     .map_err(failed(&path))?;
-    Ok(changed)
+    Ok((Tokens { all: stored.tokens, closed: false }, changed))
+}
+
+/// The lock of whoever changes the file, until what this gives is dropped.
+fn locked(path: &Path) -> Result<File, TokensError> {
+    let failed = |error| TokensError::Io { path: path.to_owned(), error };
+    let lock = durable::create(path, OpenOptions::new().write(true)).map_err(failed)?;
+    let until = Instant::now() + LOCK_WITHIN;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            Err(TryLockError::WouldBlock) if Instant::now() < until => thread::sleep(LOCK_LOOK),
+            Err(TryLockError::WouldBlock) => return Err(TokensError::Locked(path.to_owned())),
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+    }
 }
 
 fn hash(text: &str) -> [u8; 32] {
@@ -481,6 +678,61 @@ mod tests {
         let secret = text.rsplit('_').next().unwrap();
         assert!(secret.len() == 64 && !stored.contains(secret), "{stored}");
         assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    /// Revoking is kept, whoever says it first; of two tokens with one id the first one stays.
+    #[test]
+    fn what_was_changed_may_be_changed_again_and_is_in_use_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let in_use = TokensInUse::read(folder.path()).unwrap();
+        let (token, text) = Tokens::fresh(demo(), Scope::Read.into(), NOW, None).unwrap();
+        let add = TokenChange::Add(token.clone());
+        let revoke = TokenChange::Revoke { id: token.id.clone(), at: NOW.plus(5) };
+        assert_eq!(in_use.apply(&revoke).unwrap(), None, "it is not there yet");
+        assert!(!folder.path().join(layout::TOKENS).exists());
+        let ids = |tokens: &Tokens| tokens.all().iter().map(|it| it.id.clone()).collect::<Vec<_>>();
+        for _ in 0..2 {
+            assert_eq!(in_use.apply(&add).unwrap(), Some(token.clone()));
+            assert_eq!(in_use.now().verify(&text, NOW).map(|it| it.id.clone()), Ok(token.id.clone()));
+        }
+        let other = Token { client: None, ..token.clone() };
+        assert_eq!(in_use.apply(&TokenChange::Add(other)).unwrap(), Some(token.clone()));
+        for change in [&revoke, &add, &TokenChange::Revoke { id: token.id.clone(), at: NOW.plus(9) }] {
+            let now = in_use.apply(change).unwrap().unwrap();
+            assert_eq!(now.revoked_at_ms, Some(NOW.0 + 5));
+            assert_eq!(in_use.now().verify(&text, NOW), Err(InvalidToken::Revoked));
+        }
+        assert_eq!(ids(&in_use.now()), std::slice::from_ref(&token.id));
+        assert_eq!(*in_use.now(), Tokens::read(folder.path()).unwrap());
+        // A file that went away is not begun anew.
+        fs::remove_file(folder.path().join(layout::TOKENS)).unwrap();
+        assert!(matches!(in_use.apply(&add), Err(TokensError::Gone(_))));
+        assert!(matches!(in_use.reload(), Err(TokensError::Gone(_))));
+        assert!(in_use.now().are_asked_for());
+    }
+
+    #[test]
+    fn a_folder_takes_in_the_tokens_of_another_and_keeps_its_own() {
+        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let [here, there] = [folders[0].path(), folders[1].path()];
+        let (both, _) = Tokens::make(there, demo(), Scope::Read.into(), NOW, None).unwrap();
+        Tokens::read(there).unwrap().take_in(here).unwrap();
+        let (own, _) = Tokens::make(here, demo(), Scope::Batch.into(), NOW, None).unwrap();
+        let (theirs, _) = Tokens::make(there, None, Scope::Admin.into(), NOW, None).unwrap();
+        Tokens::revoke(there, &both.id, NOW.plus(7)).unwrap();
+        Tokens::revoke(here, &own.id, NOW.plus(8)).unwrap();
+        Tokens::read(there).unwrap().take_in(here).unwrap();
+        let tokens = Tokens::read(here).unwrap();
+        let found: Vec<_> = tokens.all().iter().map(|it| (it.id.as_str(), it.revoked_at_ms)).collect();
+        assert_eq!(found, [(&*both.id, Some(NOW.0 + 7)), (&*own.id, Some(NOW.0 + 8)), (&*theirs.id, None)]);
+    }
+
+    #[test]
+    fn whoever_waits_for_the_lock_waits_not_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        let _held = locked(&folder.path().join(layout::TOKENS_LOCK)).unwrap();
+        let refused = Tokens::make(folder.path(), demo(), Scope::Read.into(), NOW, None);
+        assert!(matches!(refused, Err(TokensError::Locked(_))), "{refused:?}");
     }
 
     #[test]

@@ -18,8 +18,10 @@ use crate::engine::offline::restore::{clear_interrupted as clear_interrupted_res
 use crate::engine::{Engine, NodeParts};
 use crate::layout;
 use crate::model::seq::SystemClock;
+use crate::order::Offset;
 use crate::order::gather::Gathering;
 use crate::order::record::ClusterId;
+use crate::tokens::Tokens;
 
 /// A daemon that has joined an order, and whose engine is not open yet.
 pub(super) struct Node {
@@ -39,6 +41,15 @@ impl Node {
         };
         let failed = |error: &dyn std::fmt::Display| CliError::Failed(error.to_string());
         let transport = cluster::open(config, order.as_str()).map_err(|error| failed(&error))?;
+        let data = &config.server.data_folder;
+        let asked_for = || Tokens::read(data).map(|tokens| tokens.are_asked_for());
+        if let Err(open_to_all) = config.check_reach(asked_for().map_err(|error| failed(&error))?) {
+            // Nobody else can have a token for it, unless somebody has founded the order.
+            let (_, end) = transport.order.ends().map_err(|error| failed(&error))?;
+            if end == Offset(0) {
+                return Err(CliError::Usage(open_to_all.to_string()));
+            }
+        }
         let who = Identity {
             name: name.as_str().to_owned(),
             address: settings
@@ -53,8 +64,15 @@ impl Node {
             let fetched = runtime.block_on(fetch(address, token.as_deref(), (data, cluster), config));
             fetched.map_err(|error| error.to_string())
         };
-        let joined = cluster::join(&config.server.data_folder, &transport, &who, &SystemClock, &fetch);
+        let joined = cluster::join(data, &transport, &who, &SystemClock, &fetch);
         let joined = joined.map_err(|error| failed(&error))?;
+        if config.check_reach(asked_for().map_err(|error| failed(&error))?).is_err() {
+            tracing::warn!(
+                listen = %config.server.listen,
+                "there are no tokens yet, and other machines can reach this address: calls that need a token are refused until the \
+                 order brings one, or `profiled token new` makes one here and the daemon gets a SIGHUP"
+            );
+        }
         tracing::info!(node = who.name, cluster = %joined.cluster, "joined the order");
         let (gather, wait_for_node) = (settings.gather, settings.wait_for_node);
         Ok(Some(Self { transport, who, joined, gather, wait_for_node }))

@@ -71,7 +71,10 @@ pub(super) fn run(command: Serve) -> Result<(), CliError> {
     folder::check(&config.server.data_folder).map_err(|e| CliError::Failed(e.to_string()))?;
     warn_of_root(&config.server.data_folder);
     let tokens = Tokens::read(&config.server.data_folder).map_err(|e| CliError::Failed(e.to_string()))?;
-    config.check_reach(tokens.are_asked_for()).map_err(|e| CliError::Usage(e.to_string()))?;
+    if config.cluster.order.is_none() {
+        // A node of several may get its first tokens from the others.
+        config.check_reach(tokens.are_asked_for()).map_err(|e| CliError::Usage(e.to_string()))?;
+    }
     let _last_lines = telemetry::install(&config.server.log, config.server.log_format)
         .map_err(|e| CliError::Failed(e.to_string()))?;
     if !tokens.are_asked_for() && config.server.allow_anonymous {
@@ -82,7 +85,7 @@ pub(super) fn run(command: Serve) -> Result<(), CliError> {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.enable_all().thread_name(SERVING_THREADS).build();
     let runtime = runtime.map_err(|e| CliError::Failed(format!("no threads could be started: {e}")))?;
-    let done = catch_unwind(AssertUnwindSafe(|| runtime.block_on(serve(config, tokens, asked))));
+    let done = catch_unwind(AssertUnwindSafe(|| runtime.block_on(serve(config, asked))));
     let done = done.unwrap_or_else(|_| Err(CliError::Failed("the main thread panicked".into())));
     // Whatever still runs is no longer needed, or took too long.
     runtime.shutdown_background();
@@ -101,7 +104,7 @@ fn warn_of_root(data_folder: &Path) {
     }
 }
 
-async fn serve(config: Config, tokens: Tokens, asked: Asked) -> Result<(), CliError> {
+async fn serve(config: Config, asked: Asked) -> Result<(), CliError> {
     let tls = tls(&config)?;
     // A SIGHUP while the folder is opened must not end the process.
     let mut terminal = Terminal::of_this_process();
@@ -142,7 +145,7 @@ async fn serve(config: Config, tokens: Tokens, asked: Asked) -> Result<(), CliEr
     say_in_time(format_args!("listening on {url}"));
     supervised.ready(&url);
 
-    let front = Front::new(app.clone(), &front_config, tokens, tls).with_members(members.clone());
+    let front = Front::new(app.clone(), &front_config, tls).with_members(members.clone());
     let reloaded = front.clone();
     let stopped = tokio::select! {
         why = app.failed() => Err(CliError::Failed(why)),
@@ -211,8 +214,8 @@ async fn reload_at(
         }
         supervised.reloading();
         app.accept_clock();
-        let (front, asked) = (front.clone(), asked.clone());
-        if let Err(error) = tokio::task::spawn_blocking(move || reload(&front, &asked)).await {
+        let (app, front, asked) = (app.clone(), front.clone(), asked.clone());
+        if let Err(error) = tokio::task::spawn_blocking(move || reload(&app, &front, &asked)).await {
             tracing::error!(%error, "the reload broke off");
         }
         supervised.ready(url);
@@ -220,7 +223,7 @@ async fn reload_at(
 }
 
 /// Reloads the certificate, the tokens and the settings. What is wrong changes nothing.
-fn reload(front: &Front, asked: &Asked) {
+fn reload(app: &Engine, front: &Front, asked: &Asked) {
     match front.reload_tls() {
         Ok(true) => tracing::info!("certificate reloaded: new connections use it"),
         Ok(false) => {}
@@ -228,7 +231,7 @@ fn reload(front: &Front, asked: &Asked) {
             tracing::error!(%error, "the certificate could not be reloaded: the old one stays in use")
         }
     }
-    match front.reload_tokens() {
+    match app.reload_tokens() {
         Ok(tokens) => tracing::info!(tokens, "tokens reloaded"),
         Err(error) => {
             tracing::error!(%error, "the tokens could not be reloaded: the old ones stay valid; if there were none, every call that needs a token is refused")

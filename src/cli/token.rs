@@ -1,21 +1,25 @@
-//! `profiled token new|list|revoke`: works on the data folder, also while a daemon has it open.
+//! `profiled token new|list|revoke`: works on the data folder, also while a daemon has it open; with `--url` on a running daemon,
+//! and so on all nodes of several.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args, Subcommand};
 use jiff::SpanRelativeTo;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 
-use super::args::parse_client;
+use super::args::{block_on, parse_client};
+use super::client::{Client, encoded};
 use super::error::CliError;
-use super::terminal::{complain, print_json, say, table};
+use super::terminal::{complain, print_json, say, shown, table};
 use crate::audit::{self, Actor};
+use crate::cluster::FolderCluster;
 use crate::config::{Config, ServeOptions};
 use crate::durable::private_folder;
 use crate::folder::{self, FolderError};
 use crate::model::id::ClientCode;
 use crate::model::seq::{Clock, Millis, SystemClock};
-use crate::tokens::{Scopes, State, Token, Tokens, TokensError};
+use crate::tokens::{Scopes, Token, Tokens, TokensError};
 
 /// The commands.
 #[derive(Debug, Subcommand)]
@@ -28,15 +32,27 @@ pub(super) enum TokenCommand {
     Revoke(Revoke),
 }
 
-/// The data folder of the tokens.
+/// Where the tokens are: in a data folder, or at a daemon.
 #[derive(Debug, Args)]
-struct FolderArgs {
-    /// The data folder [default: that of the settings, else ./profiled-data]
-    #[arg(long, env = "PROFILED_DATA", value_name = "FOLDER")]
+struct Place {
+    /// The data folder [env: PROFILED_DATA] [default: that of the settings, else ./profiled-data]
+    #[arg(long, value_name = "FOLDER", conflicts_with = "url")]
     data: Option<String>,
+    // The variable is of its own: what is set for a whole shell or container must not stand in the way of --url.
+    #[arg(long, env = "PROFILED_DATA", hide = true)]
+    data_of_environment: Option<String>,
     /// File with settings [default: profiled.toml, if it exists]
     #[arg(long, env = "PROFILED_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
+    /// URL of a running daemon: work there, and not on the data folder. On a node of several the change is made on all nodes
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
+    /// Access token for the daemon at --url: one of --all-clients --scope admin, if it requires one
+    #[arg(long, env = "PROFILED_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// File with root certificates, in PEM, for a daemon on https [default: those of the system]
+    #[arg(long, env = "PROFILED_CA", value_name = "FILE")]
+    ca: Option<PathBuf>,
 }
 
 /// Creates a token.
@@ -46,7 +62,7 @@ pub(super) struct New {
     /// Client whose visitors the token is for
     #[arg(long, value_name = "CLIENT", value_parser = parse_client, group = "whose")]
     client: Option<ClientCode>,
-    /// Allow the visitors of every client, and backup, compact and the metrics of all clients
+    /// Allow the visitors of every client, and backup, compact, the tokens and the metrics of all clients
     #[arg(long, group = "whose")]
     all_clients: bool,
     /// What the token allows: batch (batches and single updates), read (lookups), batch,read (both), admin (both, erasure and
@@ -57,9 +73,9 @@ pub(super) struct New {
     #[arg(long, value_name = "TIME", value_parser = parse_span)]
     expires: Option<u64>,
     #[command(flatten)]
-    folder: FolderArgs,
+    place: Place,
     /// Create the data folder if it does not exist or is empty
-    #[arg(long)]
+    #[arg(long, conflicts_with = "url")]
     init: bool,
     /// Print JSON, for programs
     #[arg(long)]
@@ -70,7 +86,7 @@ pub(super) struct New {
 #[derive(Debug, Args)]
 pub(super) struct List {
     #[command(flatten)]
-    folder: FolderArgs,
+    place: Place,
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
@@ -82,7 +98,7 @@ pub(super) struct Revoke {
     /// The token's id: the part between its underscores
     id: String,
     #[command(flatten)]
-    folder: FolderArgs,
+    place: Place,
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
@@ -97,10 +113,16 @@ pub(super) fn run(command: TokenCommand) -> Result<(), CliError> {
     }
 }
 
-impl FolderArgs {
+impl Place {
+    /// The daemon, if the tokens are at one.
+    fn daemon(&self) -> Result<Option<Client>, CliError> {
+        let client = |url: &String| Client::new(url, self.token.as_deref(), self.ca.as_deref());
+        self.url.as_ref().map(client).transpose()
+    }
+
     fn path(self) -> Result<PathBuf, CliError> {
         let options = self.config.map_or_else(ServeOptions::default, ServeOptions::of_file);
-        let options = match self.data {
+        let options = match self.data.or(self.data_of_environment) {
             Some(data) => options.with("data", data).map_err(|e| CliError::Usage(format!("--data: {e}")))?,
             None => options,
         };
@@ -137,8 +159,18 @@ impl FolderArgs {
     }
 }
 
+/// Says that a folder of several nodes has tokens of its own.
+fn warn_of_other_nodes(folder: &Path) {
+    if FolderCluster::read(folder).is_ok_and(|cluster| cluster.is_none()) {
+        return;
+    }
+    complain(
+        "this is a node of several, and the change is this node's alone: --url URL of a running node makes it on all nodes",
+    );
+}
+
 /// A token as it is shown to programs.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct TokenView {
     id: String,
@@ -148,9 +180,16 @@ struct TokenView {
     created_at: String,
     expires_at: Option<String>,
     revoked_at: Option<String>,
-    state: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// As it came. A later daemon may send one that this program does not know.
+    state: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     token: Option<String>,
+}
+
+/// The tokens as the native API shows them.
+#[derive(Debug, Deserialize)]
+struct TokenList {
+    tokens: Vec<TokenView>,
 }
 
 impl TokenView {
@@ -162,11 +201,7 @@ impl TokenView {
             created_at: Millis(token.created_at_ms).iso_8601(),
             expires_at: token.expires_at_ms.map(|at| Millis(at).iso_8601()),
             revoked_at: token.revoked_at_ms.map(|at| Millis(at).iso_8601()),
-            state: match token.state(now) {
-                State::Valid => "valid",
-                State::Expired => "expired",
-                State::Revoked => "revoked",
-            },
+            state: token.state(now).name().to_owned(),
             token: None,
         }
     }
@@ -177,54 +212,101 @@ impl TokenView {
 }
 
 fn new(command: New) -> Result<(), CliError> {
-    let init = command.init;
-    let folder = if init { command.folder.made()? } else { command.folder.existing()? };
+    let json = command.json;
+    let (made, first) = match command.place.daemon()? {
+        Some(daemon) => (new_at(&daemon, &command)?, command.place.token.is_none()),
+        None => new_in_folder(command)?,
+    };
+    if json {
+        print_json(&made.view)?;
+    } else {
+        say(shown(made.view.token.as_deref().unwrap_or_default()));
+    }
+    if first {
+        complain(format_args!("this is the first token: {} the daemon requires one", made.from));
+    }
+    Ok(())
+}
+
+/// A token that was made, and from when on a daemon requires one if it is the first.
+struct Made {
+    view: TokenView,
+    from: &'static str,
+}
+
+fn new_at(daemon: &Client, command: &New) -> Result<Made, CliError> {
+    let wanted = json!({
+        "client": command.client.as_ref().map(ClientCode::as_str),
+        "allClients": command.all_clients,
+        "scope": command.scope.to_string(),
+        "expiresInMs": command.expires,
+    });
+    let view = block_on(async { daemon.post_json("/api/v1/tokens", &wanted).await?.json() })?;
+    Ok(Made { view, from: "from now on" })
+}
+
+fn new_in_folder(command: New) -> Result<(Made, bool), CliError> {
+    let folder = if command.init { command.place.made()? } else { command.place.existing()? };
     let now = SystemClock.now();
     let first = !Tokens::read(&folder).map_err(failed)?.are_asked_for();
     let expires = command.expires.map(|span_ms| now.plus(span_ms));
     let (token, text) = Tokens::make(&folder, command.client, command.scope, now, expires).map_err(failed)?;
     let what = format!("{}, scope {}", token.id, token.scope);
     audit::note(&folder, now, &Actor::this_user(), "token new", token.client.as_ref(), &what);
-    if command.json {
-        print_json(&TokenView { token: Some(text), ..TokenView::of(&token, now) })?;
-    } else {
-        say(text);
-    }
-    if first {
-        complain("this is the first token: after its next SIGHUP or start the daemon requires one");
-    }
-    Ok(())
+    warn_of_other_nodes(&folder);
+    let view = TokenView { token: Some(text), ..TokenView::of(&token, now) };
+    Ok((Made { view, from: "after its next SIGHUP or start" }, first))
 }
 
 fn list(command: List) -> Result<(), CliError> {
-    let (folder, now) = (command.folder.existing()?, SystemClock.now());
-    let tokens = Tokens::read(&folder).map_err(failed)?;
-    let shown: Vec<TokenView> = tokens.all().iter().map(|token| TokenView::of(token, now)).collect();
+    let (tokens, requires_none) = match command.place.daemon()? {
+        Some(daemon) => {
+            let list: TokenList = block_on(async { daemon.get("/api/v1/tokens").await?.json() })?;
+            (list.tokens, "the daemon requires none")
+        }
+        None => {
+            let (folder, now) = (command.place.existing()?, SystemClock.now());
+            let tokens = Tokens::read(&folder).map_err(failed)?;
+            let tokens = tokens.all().iter().map(|token| TokenView::of(token, now)).collect::<Vec<_>>();
+            (tokens, "a daemon on this folder requires none")
+        }
+    };
     if command.json {
-        return print_json(&shown);
+        return print_json(&tokens);
     }
-    if shown.is_empty() {
-        say("there are no tokens: a daemon on this folder requires none");
+    if tokens.is_empty() {
+        say(format_args!("there are no tokens: {requires_none}"));
         return Ok(());
     }
     let mut table = table(&["id", "client", "scope", "created", "expires", "state"]);
-    for token in &shown {
+    for token in &tokens {
         let expires = token.expires_at.as_deref().unwrap_or("never");
-        table.add_row([&token.id, token.client(), &token.scope, &token.created_at, expires, token.state]);
+        let cells = [&token.id, token.client(), &token.scope, &token.created_at, expires, &token.state];
+        table.add_row(cells.map(shown));
     }
     say(table);
     Ok(())
 }
 
 fn revoke(command: Revoke) -> Result<(), CliError> {
-    let (folder, now) = (command.folder.existing()?, SystemClock.now());
-    let token = Tokens::revoke(&folder, &command.id, now).map_err(failed)?;
-    audit::note(&folder, now, &Actor::this_user(), "token revoke", token.client.as_ref(), &token.id);
-    let shown = TokenView::of(&token, now);
+    let (revoked, from) = match command.place.daemon()? {
+        Some(daemon) => {
+            let path = format!("/api/v1/tokens/{}", encoded(&command.id));
+            let view: TokenView = block_on(async { daemon.delete(&path).await?.json() })?;
+            (view, "the daemon refuses it from now on")
+        }
+        None => {
+            let (folder, now) = (command.place.existing()?, SystemClock.now());
+            let token = Tokens::revoke(&folder, &command.id, now).map_err(failed)?;
+            audit::note(&folder, now, &Actor::this_user(), "token revoke", token.client.as_ref(), &token.id);
+            warn_of_other_nodes(&folder);
+            (TokenView::of(&token, now), "a running daemon refuses it after its next SIGHUP")
+        }
+    };
     if command.json {
-        return print_json(&shown);
+        return print_json(&revoked);
     }
-    say(format_args!("{} is revoked; a running daemon refuses it after its next SIGHUP", shown.id));
+    say(format_args!("{} is revoked; {from}", shown(&revoked.id)));
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! the folder    the order        what a node does
-//! new           empty            founds it, unless another node was faster
+//! new           empty            founds it, unless another node was faster; the folder's tokens go into the first record
 //! new           whole            reads it from its beginning
 //! new           trimmed, or      gets a snapshot from another node, and reads on from there
 //!               of somebody's data
@@ -16,11 +16,14 @@
 use super::folder::{FolderCluster, Founded};
 use super::report::{NodeReport, NodeState};
 use super::transport::Transport;
+use crate::engine::commit::Request;
 use crate::engine::commit::wire::{self, FromOrder};
 use crate::folder;
 use crate::model::seq::{Clock, Millis};
+use crate::order::gather::REQUEST_BYTES_MAX;
 use crate::order::record::{ClusterId, Offers, RunId};
 use crate::order::{Log, Offset, OrderError, Record};
+use crate::tokens::{Token, TokenChange, Tokens, TokensError};
 use serde_bytes::ByteBuf;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -101,6 +104,20 @@ pub enum JoinError {
         /// What the others said.
         tried: String,
     },
+    /// The folder's tokens cannot be read.
+    #[error(transparent)]
+    Tokens(#[from] TokensError),
+    /// The folder has more tokens than the first record takes.
+    #[error(
+        "{} has {tokens} tokens, which are too many to begin an order with: start with fewer, and make the others on a running node",
+        path.display()
+    )]
+    TooManyTokens {
+        /// The folder.
+        path: PathBuf,
+        /// How many it has.
+        tokens: usize,
+    },
     /// The system gives no random bytes.
     #[error("the system gives no random bytes: {0}")]
     Random(String),
@@ -152,7 +169,14 @@ pub fn join(
     let order = match first(transport, low, end)? {
         Some(founded) => founded,
         None if known.is_some() && end == Offset(0) => return Err(JoinError::MadeAnew(data.to_owned())),
-        None if end == Offset(0) => found_empty(transport, clock, false)?,
+        None if end == Offset(0) => {
+            let tokens = Tokens::read(data)?;
+            let with = added(&tokens).map_err(|()| JoinError::TooManyTokens {
+                path: data.to_owned(),
+                tokens: tokens.all().len(),
+            })?;
+            found_empty(transport, clock, false, with)?
+        }
         // Its first record is gone. The other nodes say which order it is.
         None => {
             // The last one that reported: a report of an earlier order may still be there.
@@ -214,7 +238,8 @@ pub fn found(
         let path = data.to_owned();
         return Err(JoinError::AnotherOrder { path, folder: known.cluster, order: ClusterId::default() });
     }
-    let founded = found_empty(transport, clock, true)?;
+    // Whoever joins gets the tokens with a snapshot.
+    let founded = found_empty(transport, clock, true, vec![])?;
     FolderCluster::of(founded.cluster).write(data).map_err(failed)?;
     Ok(founded.cluster)
 }
@@ -239,15 +264,31 @@ fn read_first(record: &Record) -> Result<Founded, OrderError> {
     }
 }
 
-/// Founds an order that is empty. Several nodes may try at once: the first record counts.
-fn found_empty(transport: &Transport, clock: &dyn Clock, with_data: bool) -> Result<Founded, JoinError> {
+/// The requests that make these tokens everybody's. An error if they do not fit into a record.
+fn added(tokens: &Tokens) -> Result<Vec<Vec<u8>>, ()> {
+    let request = |token: &Token| wire::encode(&Request::Token(TokenChange::Add(token.clone())));
+    let requests: Option<Vec<_>> = tokens.all().iter().map(|token| request(token)?.ok()).collect();
+    let requests = requests.ok_or(())?;
+    let fits = requests.iter().map(Vec::len).sum::<usize>() < REQUEST_BYTES_MAX / 2;
+    fits.then_some(requests).ok_or(())
+}
+
+/// Founds an order that is empty, with these requests behind its certificate. Several nodes may try at once: the first record
+/// counts.
+fn found_empty(
+    transport: &Transport,
+    clock: &dyn Clock,
+    with_data: bool,
+    requests: Vec<Vec<u8>>,
+) -> Result<Founded, JoinError> {
     let random = |error: getrandom::Error| JoinError::Random(error.to_string());
     let cluster = ClusterId::random().map_err(random)?;
     let unfit = |error| JoinError::Order(OrderError::Refused(format!("{error}")));
-    let request = wire::founding(cluster, with_data).map_err(unfit)?;
+    let certificate = wire::founding(cluster, with_data).map_err(unfit)?;
+    let requests = std::iter::once(certificate).chain(requests).map(ByteBuf::from).collect();
     let run = RunId::random().map_err(random)?;
     let Millis(clock_ms) = clock.now();
-    let offers = Offers { run, first: 1, clock_ms, requests: vec![ByteBuf::from(request)] };
+    let offers = Offers { run, first: 1, clock_ms, requests };
     append(&*transport.order, b"", offers.encode().map_err(unfit)?)?;
     let (low, end) = transport.order.ends()?;
     let founded = first(transport, low, end)?;

@@ -15,6 +15,8 @@ use crate::model::id::ClientCode;
 use crate::model::seq::Seq;
 use crate::store::StoreError;
 use crate::telemetry::metrics::Limit;
+use crate::tokens::TokensError;
+use std::io;
 use std::path::PathBuf;
 
 /// An error after which the process must end. The next start begins from the journal.
@@ -93,6 +95,9 @@ pub enum OpenError {
          `profiled cluster leave --data {}` first", .0.display(), .0.display()
     )]
     OfCluster(PathBuf),
+    /// The tokens cannot be read.
+    #[error(transparent)]
+    Tokens(#[from] TokensError),
     /// The file of an accepted batch cannot be read, or differs from what was accepted.
     #[error(
         "batch {} was accepted and is not applied yet, but {error}; send the file again to a running daemon with `profiled batch resend`, and `profiled check --salvage` goes on without it", batch.id
@@ -148,6 +153,9 @@ pub enum EngineError {
     /// The batch was never accepted, or is no longer kept.
     #[error("there is no batch {0}: it was never accepted, or is no longer kept")]
     UnknownBatch(String),
+    /// No token has this id.
+    #[error("there is no token {0}: GET /api/v1/tokens shows all tokens")]
+    UnknownToken(String),
     /// The outcomes of its rows are not known yet.
     #[error("batch {0} is not complete: ask for the outcomes of its rows once it is")]
     NotComplete(String),
@@ -246,6 +254,7 @@ impl EngineError {
             | Self::AsAdobe { .. }
             | Self::TooLarge { .. }
             | Self::UnknownBatch(_)
+            | Self::UnknownToken(_)
             | Self::NotComplete(_)
             | Self::KeyTaken(_)
             | Self::GivenUp(_)
@@ -308,6 +317,23 @@ impl From<SpoolError> for EngineError {
             SpoolError::NoHandle => Self::NoHandle,
             SpoolError::Full(why) => Self::Full(why),
             SpoolError::Failed { .. } => Self::internal(error),
+        }
+    }
+}
+
+impl From<TokensError> for EngineError {
+    fn from(error: TokensError) -> Self {
+        match error {
+            TokensError::NoSuchToken(id) => Self::UnknownToken(id),
+            TokensError::Io { error, .. }
+                if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
+            {
+                Self::Full(error.to_string())
+            }
+            error => {
+                tracing::error!(%error, "the tokens stay as they are");
+                Self::NotYet(format!("the tokens stay as they are: {error}"))
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 use crate::audit::{self, Actor};
 use crate::config::{Config, PublicUrl};
 use crate::engine::Engine;
+use crate::engine::commit::{Answer, Request};
 use crate::engine::error::{EngineError, Fatal, OrInternal};
 use crate::engine::gates::Who;
 use crate::engine::node::OrderStatus;
@@ -14,9 +15,13 @@ use crate::model::id::ClientCode;
 use crate::model::seq::Millis;
 use crate::order::Offset;
 use crate::telemetry::metrics::{Metrics, Vitals};
+use crate::tokens::{Scopes, Token, TokenChange, Tokens, TokensError};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// How many ids are made up for a token before that is given up. Hardly ever another token has one of them.
+const TOKEN_IDS_TRIED: usize = 4;
 
 impl Engine {
     /// The folder that keeps everything.
@@ -100,6 +105,64 @@ impl Engine {
         });
         if let Err(error) = noted.await {
             tracing::error!(%error, act, "an act was not noted in the audit trail");
+        }
+    }
+
+    /// The tokens that a caller's is looked for in. While a node of several has none, and may not be open to everybody, nobody is
+    /// let in.
+    pub fn tokens(&self) -> Arc<Tokens> {
+        let shared = &self.0.shared;
+        let tokens = shared.tokens.now();
+        match self.0.commit.node().filter(|_| !tokens.are_asked_for()) {
+            Some(node) if node.awaits_tokens() || shared.config().check_reach(false).is_err() => {
+                Arc::new(Tokens::closed())
+            }
+            _ => tokens,
+        }
+    }
+
+    /// Reads the tokens' file again, and gives how many tokens there are. Blocks. If it cannot be read, the old ones stay; if there
+    /// were none, nobody is let in until it can be read.
+    pub fn reload_tokens(&self) -> Result<usize, TokensError> {
+        self.0.shared.tokens.reload()
+    }
+
+    /// Makes a token that lasts so many milliseconds, or until it is revoked. On a node of several it counts on all of them. Only
+    /// this call gives the token's text.
+    pub async fn make_token(
+        &self,
+        client: Option<ClientCode>,
+        scope: Scopes,
+        lasts_ms: Option<u64>,
+    ) -> Result<(Token, String), EngineError> {
+        let now = self.now();
+        for _ in 0..TOKEN_IDS_TRIED {
+            let expires = lasts_ms.map(|ms| now.plus(ms));
+            let (token, text) = Tokens::fresh(client.clone(), scope, now, expires)?;
+            let made = self.change_token(TokenChange::Add(token.clone())).await?;
+            if made.as_ref() == Some(&token) {
+                return Ok((token, text));
+            }
+        }
+        Err(EngineError::internal("each id that was made up for a token is another token's"))
+    }
+
+    /// Revokes a token; on a node of several it counts on none of them any more.
+    pub async fn revoke_token(&self, id: &str) -> Result<Token, EngineError> {
+        let unknown = || EngineError::UnknownToken(id.to_owned());
+        if !Token::may_be_called(id) {
+            return Err(unknown());
+        }
+        let revoke = TokenChange::Revoke { id: id.to_owned(), at: self.now() };
+        self.change_token(revoke).await?.ok_or_else(unknown)
+    }
+
+    async fn change_token(&self, change: TokenChange) -> Result<Option<Token>, EngineError> {
+        match self.0.commit.ask(Request::Token(change)).await? {
+            Answer::Token(token) => Ok(token),
+            other => {
+                Err(EngineError::internal(format!("a change of the tokens was answered with {other:?}")))
+            }
         }
     }
 

@@ -11,7 +11,7 @@
 //! | `Tombstones::staying` | upkeep | a snapshot and a rebuild, as long as they last; the sweeper only tries |
 //! | `generation` | upkeep | a checkpoint, from its mark until it is noted; whoever puts another store in use |
 //! | the commit thread | commit | not a lock, but whoever holds one of the above may wait for its answer. It takes none of the above |
-//! | the locks of the batches, the store and the spool | batch, store | for single steps |
+//! | the locks of the batches, the store, the spool and the tokens | batch, store, tokens | for single steps |
 //! | the queue of the tasks, the counts, the list of erasures, the gates, the throttle, the signals | each room | for single steps; under them no other lock is taken |
 
 use crate::batch::catalogue::SaveError;
@@ -30,6 +30,7 @@ use crate::model::seq::Millis;
 use crate::store::swap::SwapStore;
 use crate::sync::{Mutex, lock};
 use crate::telemetry::metrics::Metrics;
+use crate::tokens::TokensInUse;
 use arc_swap::ArcSwap;
 use std::fs::File;
 use std::path::PathBuf;
@@ -59,6 +60,8 @@ pub(super) struct Shared {
     pub(super) batches: Arc<Batches>,
     /// The files of the uploads.
     pub(super) spool: Arc<Spool>,
+    /// The access tokens. Only the commit thread changes them.
+    pub(super) tokens: Arc<TokensInUse>,
     /// What is counted.
     pub(super) metrics: Arc<Metrics>,
     /// Failures, heartbeats and gauges.

@@ -35,6 +35,7 @@ use crate::model::seq::{Seq, SeqSource};
 use crate::store::swap::SwapStore;
 use crate::sync::{Ordering, unpoisoned};
 use crate::telemetry::metrics::Metrics;
+use crate::tokens::TokensInUse;
 use arc_swap::ArcSwap;
 use std::fs::File;
 use std::io;
@@ -146,6 +147,13 @@ impl BroughtUp {
         } = self;
         let metrics = Arc::<Metrics>::default();
         committer.metrics = Arc::clone(&metrics);
+        let data = &config.server.data_folder;
+        let tokens = match role {
+            Role::Offline => TokensInUse::of_nobody(data),
+            Role::Alone | Role::Node(_) => TokensInUse::read(data)?,
+        };
+        let tokens = Arc::new(tokens);
+        committer.tokens = Some(Arc::clone(&tokens));
         if let Some(order) = &order {
             committer.seqs = SeqSource::after(committer.seqs.last().max(Seq::from_u64(order.last_seq)));
         }
@@ -182,6 +190,7 @@ impl BroughtUp {
             store,
             batches: self.batches,
             spool: self.spool,
+            tokens,
             metrics,
             signals: Signals::at_start(),
             folder_lock: crate::sync::Mutex::new(Some(self.folder_lock)),

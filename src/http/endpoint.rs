@@ -7,6 +7,7 @@ use std::fmt;
 use std::pin::Pin;
 
 use hyper::Method;
+use serde::Deserialize;
 
 use super::Front;
 use super::auth::{Access, Bearer};
@@ -276,6 +277,23 @@ impl<'a> Call<'a> {
     /// The parameters of its query, which must be UTF-8.
     pub(super) fn query(&self) -> Result<Params, HttpError> {
         self.request.query().strict()
+    }
+
+    /// Its body, read as JSON. `right` is one that would be taken. Its `Content-Type` must be there: a page of another origin may
+    /// not send that without permission.
+    pub(super) async fn json_body<T: for<'d> Deserialize<'d>>(
+        &mut self,
+        right: &str,
+    ) -> Result<T, HttpError> {
+        let media_type = self.request.media_type()?.to_owned();
+        let wrong = |why: String| {
+            HttpError::Wrong(format!("{why}: send {right} with Content-Type: application/json"))
+        };
+        if !media_type.eq_ignore_ascii_case("application/json") {
+            return Err(wrong(format!("the body is said to be {media_type:?}")));
+        }
+        let bytes = self.request.body.collect(self.body_bytes_max()).await?;
+        serde_json::from_slice(&bytes).map_err(|error| wrong(format!("the body is not right, {error}")))
     }
 
     /// How many bytes its body may have.

@@ -132,7 +132,9 @@ impl HttpError {
             Self::ClientTooOften { .. } | Self::NotReady(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Inside(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Engine(error) => match error {
-                EngineError::UnknownClient(_) | EngineError::UnknownBatch(_) => StatusCode::NOT_FOUND,
+                EngineError::UnknownClient(_)
+                | EngineError::UnknownBatch(_)
+                | EngineError::UnknownToken(_) => StatusCode::NOT_FOUND,
                 EngineError::KeyTaken(_) => StatusCode::UNPROCESSABLE_ENTITY,
                 EngineError::GivenUp(_) | EngineError::ChangesGone { .. } => StatusCode::GONE,
                 EngineError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,

@@ -51,7 +51,6 @@ use crate::config::{Callers, Config, HeadLimits, Timeouts};
 use crate::engine::Engine;
 use crate::engine::gates::{Network, Scarce, Shares};
 use crate::model::id::ClientCode;
-use crate::tokens::{Tokens, TokensError};
 
 /// The most streams of events at once. Each holds a connection until its batch is complete.
 const EVENT_STREAMS_MAX: usize = 256;
@@ -64,8 +63,6 @@ const LARGE_CALLS_MAX: usize = 4;
 pub struct Front {
     app: Engine,
     /// Replaced whole by a reload; a request reads them without waiting.
-    tokens: Arc<ArcSwap<Tokens>>,
-    /// The same.
     limits: Arc<ArcSwap<Limits>>,
     tls: Option<Arc<Tls>>,
     site_calls: Arc<Rates<Network>>,
@@ -96,13 +93,12 @@ impl Limits {
 }
 
 impl Front {
-    /// The HTTP API of `app`, as `config` sets it, for the holders of `tokens`; over TLS if there is a certificate.
-    pub fn new(app: Engine, config: &Config, tokens: Tokens, tls: Option<Arc<Tls>>) -> Self {
+    /// The HTTP API of `app`, as `config` sets it; over TLS if there is a certificate.
+    pub fn new(app: Engine, config: &Config, tls: Option<Arc<Tls>>) -> Self {
         Self {
             event_streams: Shares::new(Scarce::EventStreams, EVENT_STREAMS_MAX, app.metrics()),
             large_calls: Shares::new(Scarce::LargeCalls, LARGE_CALLS_MAX, app.metrics()),
             app,
-            tokens: Arc::new(ArcSwap::from_pointee(tokens)),
             limits: Arc::new(ArcSwap::from_pointee(Limits::of(config))),
             tls,
             site_calls: Arc::default(),
@@ -117,23 +113,6 @@ impl Front {
         Self { members, ..self }
     }
 
-    /// Reads the tokens again, and returns how many there are. Blocks. If they cannot be read, the old ones stay; if there were
-    /// none, nobody is let in until they can be read.
-    pub fn reload_tokens(&self) -> Result<usize, TokensError> {
-        let tokens = Tokens::read(self.app.data_folder()).inspect_err(|_| {
-            if !self.tokens().are_asked_for() {
-                self.tokens.store(Arc::new(Tokens::closed()));
-            }
-        })?;
-        // Only a start decides whether the daemon may listen without tokens.
-        if self.tokens().are_asked_for() && !tokens.are_asked_for() {
-            return Err(TokensError::Gone(self.app.data_folder().join(crate::layout::TOKENS)));
-        }
-        let count = tokens.all().len();
-        self.tokens.store(Arc::new(tokens));
-        Ok(count)
-    }
-
     /// Takes new settings, as far as they may change while the daemon runs. Calls under way end as they began.
     pub fn reconfigure(&self, config: &Config) {
         self.app.reconfigure(config);
@@ -142,10 +121,6 @@ impl Front {
 
     fn limits(&self) -> Arc<Limits> {
         self.limits.load_full()
-    }
-
-    fn tokens(&self) -> Arc<Tokens> {
-        self.tokens.load_full()
     }
 
     /// Reads the certificate again, and returns whether there is one. Blocks. If it is wrong, the old one stays.

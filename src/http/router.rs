@@ -153,7 +153,7 @@ impl<'a> Found<'a> {
             Api::Profile(_) => auth::as_adobe(error),
             Api::Site { .. } | Api::Native | Api::Inspector(_) => error,
         };
-        let (tokens, now) = (front.tokens(), front.app.now());
+        let (tokens, now) = (front.app.tokens(), front.app.now());
         let bearer = auth::admit(&tokens, now, request, endpoint.access, endpoint.methods.write(), proof)
             .map_err(|error| shut(front.count_failure(request.caller(), error)))?;
         let client = endpoint.client.find(front, request, &bearer, self.path)?;

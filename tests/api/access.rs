@@ -22,7 +22,7 @@ enum Takes {
 use Takes::{Admin, Any, Batch, BatchAndRead, Everywhere, Nothing, Read, ReadEverywhere};
 
 /// Each endpoint, by each of its methods. `{batch}` is a batch's id, `{folder}` a folder that is not there yet.
-const ENDPOINTS: [(&str, &str, Takes); 57] = [
+const ENDPOINTS: [(&str, &str, Takes); 60] = [
     ("GET", "/?client=demo", Any),
     ("GET", "/visitors?client=demo&by=pc&id=1", Read),
     ("GET", "/batches?client=demo", Any),
@@ -65,6 +65,9 @@ const ENDPOINTS: [(&str, &str, Takes); 57] = [
     ("GET", "/api/v1/changes?since=0&client=demo", Admin),
     ("POST", "/api/v1/compact", Everywhere),
     ("POST", "/api/v1/backup", Everywhere),
+    ("GET", "/api/v1/tokens", Everywhere),
+    ("POST", "/api/v1/tokens", Everywhere),
+    ("DELETE", "/api/v1/tokens/none", Everywhere),
     ("GET", "/api/v1/cluster", ReadEverywhere),
     ("GET", "/api/v1/cluster/snapshot", Everywhere),
     ("GET", "/m2/demo/mbox/json?mboxPC=1", Nothing),
@@ -415,6 +418,87 @@ fn a_tokens_life() {
     daemon.wait_for_complaint("tokens.json");
     std::fs::write(&tokens, kept).unwrap();
     daemon.restart();
+}
+
+#[test]
+fn a_running_daemon_makes_tokens_lists_and_revokes_them_and_they_count_at_once() {
+    let daemon = Daemon::start();
+    let json = ("Content-Type", "application/json");
+    let send = |method: &str, path: &str, token: Option<&str>, body: &str| {
+        let bearer = token.map(|token| format!("Bearer {token}"));
+        let mut headers = vec![json];
+        headers.extend(bearer.as_deref().map(|bearer| ("Authorization", bearer)));
+        daemon.call(method, path, &headers, Some(body.as_bytes()))
+    };
+    let make = |token: Option<&str>, body: &str| send("POST", "/api/v1/tokens", token, body);
+    // Nobody may begin access control from another origin's page.
+    let first = r#"{"allClients": true, "scope": "admin"}"#;
+    let foreign = [json, ("Sec-Fetch-Site", "cross-site")];
+    assert_eq!(daemon.call("POST", "/api/v1/tokens", &foreign, Some(first.as_bytes())).status, 403);
+    assert_eq!(daemon.get("/api/v1/tokens").json()["tokens"], serde_json::json!([]));
+    let made = make(None, first);
+    assert_eq!(made.status, 201, "{}", made.text());
+    assert_eq!(made.header("cache-control"), Some("no-store"));
+    let made = made.json();
+    let admin = made["token"].as_str().unwrap();
+    assert_eq!(daemon.get("/api/v1/tokens").status, 401, "from now on it is asked for");
+    for (body, says) in [
+        ("{}", "scope"),
+        (r#"{"scope": "read"}"#, "allClients"),
+        (r#"{"client": "demo", "allClients": true, "scope": "read"}"#, "either"),
+        (r#"{"client": "a b", "scope": "read"}"#, "not a client code"),
+        (r#"{"client": "demo", "scope": "write"}"#, "use batch, read or admin"),
+        (r#"{"client": "demo", "scope": "read", "expiresInMs": 0}"#, "expiresInMs"),
+        (r#"{"client": "demo", "scope": "read", "expires": 1}"#, "expires"),
+    ] {
+        let refused = make(Some(admin), body);
+        assert!(refused.status == 400 && refused.text().contains(says), "{body}: {}", refused.text());
+    }
+    let short = make(Some(admin), r#"{"client": "demo", "scope": "read", "expiresInMs": 1}"#).json();
+    wait_for("it to expire", || {
+        let token = short["token"].as_str();
+        (call(&daemon, "GET", "/api/v1/batches?client=demo", token).status == 401).then_some(())
+    });
+    let made = make(Some(admin), r#"{"client": "demo", "scope": "batch,read"}"#).json();
+    let (id, token) = (made["id"].as_str().unwrap(), made["token"].as_str().unwrap());
+    let path = "/api/v1/batches?client=demo";
+    assert_eq!(call(&daemon, "GET", path, Some(token)).status, 200);
+    let list = call(&daemon, "GET", "/api/v1/tokens", Some(admin));
+    let tokens = list.json()["tokens"].as_array().unwrap().clone();
+    let shown: Vec<_> = tokens.iter().map(|it| (&it["client"], &it["scope"], &it["state"])).collect();
+    let (all, demo) = (serde_json::Value::Null, serde_json::json!("demo"));
+    let [admin_scope, read, both] = ["admin", "read", "batch,read"].map(|it| serde_json::json!(it));
+    let [valid, expired] = ["valid", "expired"].map(|it| serde_json::json!(it));
+    let expected = [(&all, &admin_scope, &valid), (&demo, &read, &expired), (&demo, &both, &valid)];
+    assert_eq!(shown, expected);
+    // Neither the list nor the file has what lets in.
+    let stored = std::fs::read_to_string(daemon.data().join("tokens.json")).unwrap();
+    let secret = token.rsplit('_').next().unwrap();
+    assert!(!list.text().contains(secret) && !stored.contains(secret));
+    let hash = stored.split("\"sha256\": \"").nth(1).unwrap().split('"').next().unwrap();
+    assert!(hash.len() == 64 && !list.text().contains(hash));
+
+    let revoked = call(&daemon, "DELETE", &format!("/api/v1/tokens/{id}"), Some(admin));
+    assert_eq!((revoked.status, &revoked.json()["state"]), (200, &serde_json::json!("revoked")));
+    assert_eq!(call(&daemon, "GET", path, Some(token)).status, 401);
+    for unknown in ["00000000", "none", &"f".repeat(300)] {
+        let path = format!("/api/v1/tokens/{unknown}");
+        assert_eq!(call(&daemon, "DELETE", &path, Some(admin)).status, 404, "{unknown}");
+    }
+    let trail = std::fs::read_to_string(daemon.data().join("audit.log")).unwrap();
+    let admin_id = admin.split('_').nth(1).unwrap();
+    let acts: Vec<serde_json::Value> =
+        trail.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(acts.iter().filter(|act| act["act"] == "token new").count(), 3, "{trail}");
+    let last = acts.last().unwrap();
+    assert_eq!((&last["act"], &last["what"]), (&serde_json::json!("token revoke"), &serde_json::json!(id)));
+    assert_eq!((&last["token"], &last["client"]), (&serde_json::json!(admin_id), &demo));
+    assert!(!trail.contains(secret));
+    // A restart finds all of it.
+    let mut daemon = daemon;
+    daemon.kill9().restart();
+    assert_eq!(call(&daemon, "GET", path, Some(token)).status, 401);
+    assert_eq!(call(&daemon, "GET", path, Some(admin)).status, 200);
 }
 
 /// The daemon's user once could not read a token file that root had created. The tokens stayed unread, and access stayed open.

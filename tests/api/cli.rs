@@ -67,6 +67,8 @@ fn wrong_usage_ends_with_2_and_says_what_would_be_right() {
     check(&["compact", "--url", "x"], "http://127.0.0.1:8750");
     check(&["token", "new", "--client", "demo", "--scope", "all"], "admin");
     check(&["token", "revoke"], "ID");
+    check(&["token", "list", "--url", "http://127.0.0.1:1", "--data", "x"], "cannot be used with");
+    check(&["token", "revoke", "1", "--url", "x"], "http://127.0.0.1:8750");
     check(&["demo", "--fast"], "--fast");
     check(&["serve", "--listen", "nowhere"], "nowhere");
     check(&["serve", "--listen", "0.0.0.0:0", "--data", "/nonexistent/x"], "--allow-anonymous");
@@ -387,6 +389,66 @@ fn every_command_says_what_it_does_and_has_a_page() {
     for shell in ["bash", "zsh", "fish"] {
         let text = printed(None, &["completions", shell], "", 0);
         assert!(text.contains("batch-shows-after-seconds") && text.contains("lint"), "{shell}");
+    }
+}
+
+#[test]
+fn tokens_are_made_listed_and_revoked_at_a_running_daemon_or_in_a_folder() {
+    let daemon = Daemon::start();
+    let url = daemon.url();
+    let new = ["token", "new", "--client", "demo", "--scope", "read", "--url", &url];
+    let made = profiled(None, &["token", "new", "--all-clients", "--scope", "admin", "--url", &url], "");
+    let said = String::from_utf8(made.stderr).unwrap();
+    assert!(made.status.success() && said.contains("the first token: from now on"), "{said}");
+    let admin = String::from_utf8(made.stdout).unwrap().trim_end().to_owned();
+    assert!(printed(None, &new, "", 1).contains("a token is needed"));
+    // Also where the whole shell names a data folder.
+    let at = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_profiled"));
+        command
+            .args(arguments)
+            .env_clear()
+            .env("PROFILED_DATA", "/nonexistent")
+            .env("PROFILED_TOKEN", &admin);
+        let output = command.output().unwrap();
+        let (out, error) =
+            (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+        assert!(output.status.success(), "{arguments:?}: {error}");
+        (out, error)
+    };
+    let (made, said) = at(&[&new[..], &["--expires", "90d", "--json"]].concat());
+    assert_eq!(said, "");
+    let made: Value = serde_json::from_str(&made).unwrap();
+    let (id, token) = (made["id"].as_str().unwrap(), made["token"].as_str().unwrap());
+    let list = || serde_json::from_str::<Value>(&at(&["token", "list", "--url", &url, "--json"]).0).unwrap();
+    let mut shown = made.clone();
+    shown.as_object_mut().unwrap().remove("token");
+    assert_eq!(list()[1], shown);
+    assert!(at(&["token", "list", "--url", &url]).0.contains(id));
+    let used = ["batch", "list", "--client", "demo", "--url", &url, "--token", token];
+    printed(None, &used, "", 0);
+    let (said, _) = at(&["token", "revoke", id, "--url", &url]);
+    assert!(said.contains("is revoked; the daemon refuses it from now on"), "{said}");
+    assert_eq!(list()[1]["state"], "revoked");
+    assert!(printed(None, &used, "", 1).contains("was revoked"));
+    // The folder's form shows the same, and says where a change is one node's alone.
+    let data = daemon.data();
+    let folder = ["--data", data.to_str().unwrap()];
+    let of_folder = printed(None, &[&["token", "list", "--json"], &folder[..]].concat(), "", 0);
+    assert_eq!(serde_json::from_str::<Value>(&of_folder).unwrap(), list());
+    let new = ["token", "new", "--client", "demo", "--scope", "read"];
+    for (cluster, says) in [(false, false), (true, true)] {
+        if cluster {
+            let id = "0".repeat(32);
+            std::fs::write(data.join("cluster"), format!("{{\"cluster\":\"{id}\"}}")).unwrap();
+        }
+        let made = profiled(None, &[&new[..], &folder[..]].concat(), "");
+        let said = String::from_utf8(made.stderr).unwrap();
+        assert!(made.status.success() && said.contains("--url") == says, "{said}");
+        let id = String::from_utf8(made.stdout).unwrap().split('_').nth(1).unwrap().to_owned();
+        let revoked = profiled(None, &[&["token", "revoke", &id], &folder[..]].concat(), "");
+        let said = String::from_utf8(revoked.stderr).unwrap();
+        assert!(revoked.status.success() && said.contains("this node's alone") == says, "{said}");
     }
 }
 

@@ -246,6 +246,19 @@ fn the_answers_to_all_calls_are_as_described() {
         assert!(tour.headers.contains(name), "no call was made that answers with {name}");
     }
 
+    // Last, for the daemon then asks for the token.
+    let tokens = "/api/v1/tokens";
+    tour.get(tokens, tokens);
+    tour.call("post", tokens, tokens, &[media_type], Some("{}"));
+    tour.call("delete", "/api/v1/tokens/{id}", "/api/v1/tokens/0", &[], None);
+    let wanted = r#"{"allClients": true, "scope": "admin", "expiresInMs": 600000}"#;
+    let made = tour.call("post", tokens, tokens, &[media_type], Some(wanted)).json();
+    let bearer = format!("Bearer {}", made["token"].as_str().unwrap());
+    let bearer = ("Authorization", bearer.as_str());
+    tour.call("get", tokens, tokens, &[bearer], None);
+    let url = format!("/api/v1/tokens/{}", made["id"].as_str().unwrap());
+    tour.call("delete", "/api/v1/tokens/{id}", &url, &[bearer], None);
+
     let paths = tour.document["paths"].as_object().unwrap().iter();
     let all: BTreeSet<_> = paths
         .flat_map(|(path, methods)| methods.as_object().unwrap().keys().map(|it| (it.clone(), path.clone())))

@@ -6,6 +6,7 @@ use profiled::clock::GuardedClock;
 use profiled::cluster::{
     FolderCluster, Identity, JoinError, Joined, Members, NodeStatus, Transport, found, join,
 };
+use profiled::config::Config;
 use profiled::engine::offline::restore::{clear_interrupted, restore_of_peer};
 use profiled::engine::{
     AcceptedBatch, Announced, BatchState, BatchVersion, CallIds, Engine, EngineError, NodeParts, Opening,
@@ -20,6 +21,7 @@ use profiled::order::memory::{Fate, MemoryLog};
 use profiled::order::record::RunId;
 use profiled::order::{Log as _, Offset};
 use profiled::telemetry::metrics::OrderVitals;
+use profiled::tokens::{InvalidToken, Scope, Tokens};
 use serde_json::json;
 use std::io;
 use std::path::Path;
@@ -37,6 +39,7 @@ async fn wait_until(what: &str, holds: impl Fn() -> bool) {
 }
 
 const BEGIN_MS: u64 = 1_700_000_000_000;
+const BEGIN: Millis = Millis(BEGIN_MS);
 
 /// A clock that stands where it is set.
 struct Standing(AtomicU64);
@@ -80,17 +83,29 @@ impl Cluster {
     }
 
     fn open(&self, folder: &Path) -> Engine {
+        self.open_as(folder, config(folder))
+    }
+
+    fn open_as(&self, folder: &Path, config: Config) -> Engine {
+        self.open_joined(config, self.joined(folder))
+    }
+
+    /// Joins, and does not open the folder yet.
+    fn joined(&self, folder: &Path) -> NodeParts {
         let name = folder.file_name().unwrap().to_str().unwrap().to_owned();
         let Joined { cluster, run, .. } = self.join(folder, &name).unwrap();
-        let parts = NodeParts {
+        NodeParts {
             cluster,
             run,
             order: Arc::new(self.order.clone()),
             pieces: Arc::new(self.pieces.clone()),
             gathering: Gathering::default(),
-        };
+        }
+    }
+
+    fn open_joined(&self, config: Config, parts: NodeParts) -> Engine {
         let clock = GuardedClock::believing(Arc::clone(&self.clock) as _);
-        Engine::open_as(config(folder), clock, &Opening::default(), Some(parts)).unwrap()
+        Engine::open_as(config, clock, &Opening::default(), Some(parts)).unwrap()
     }
 
     /// A node on this folder that takes calls.
@@ -383,17 +398,25 @@ async fn a_node_stops_soon_though_the_order_does_not_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_node_gets_what_the_order_no_longer_has_from_another_and_keeps_its_own_tokens() {
+async fn a_new_node_gets_what_the_order_no_longer_has_from_another_and_its_tokens_besides_its_own() {
     let (cluster, folders) = (Cluster::new(), [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()]);
     let old = cluster.node(folders[0].path()).await;
     let first = old.site_call(call("p1", "one")).await.unwrap().seq.unwrap();
-    std::fs::write(old.data_folder().join("tokens.json"), "the other node's").unwrap();
+    let (kept, kept_text) = old.make_token(None, Scope::Admin.into(), None).await.unwrap();
+    let (revoked, revoked_text) = old.make_token(None, Scope::Read.into(), None).await.unwrap();
     let data = folders[1].path().join("data");
     std::fs::create_dir(&data).unwrap();
-    std::fs::write(data.join("tokens.json"), "its own").unwrap();
+    // Its own is one of its own, and one of the other's before that was revoked.
+    let (_, own_text) =
+        tokio::task::block_in_place(|| Tokens::make(&data, None, Scope::Read.into(), BEGIN, None)).unwrap();
+    Tokens::read(old.data_folder()).unwrap().take_in(&data).unwrap();
+    let own = std::fs::read(data.join("tokens.json")).unwrap();
+    old.revoke_token(&revoked.id).await.unwrap();
     let there = || {
         let names = std::fs::read_dir(&data).unwrap().map(|entry| entry.unwrap().file_name());
-        names.collect::<Vec<_>>()
+        let mut names = names.collect::<Vec<_>>();
+        names.sort();
+        (names, std::fs::read(data.join("tokens.json")).unwrap())
     };
     let snapshot = old.peer_snapshot(&who()).await.unwrap();
     let backup = snapshot.folder().to_owned();
@@ -404,12 +427,12 @@ async fn a_new_node_gets_what_the_order_no_longer_has_from_another_and_keeps_its
     };
     // What fails leaves nothing but what was there.
     assert!(restore(&|_| Err(io::ErrorKind::StorageFull.into())).is_err());
-    assert_eq!(there(), ["tokens.json"]);
+    assert_eq!(there(), (vec!["tokens.json".into(), "tokens.lock".into()], own.clone()));
     // So does one that is interrupted, once the node starts again.
     std::fs::write(data.join("unfinished"), "").unwrap();
     std::fs::create_dir_all(data.join("journal")).unwrap();
     clear_interrupted(&data).unwrap();
-    assert_eq!(there(), ["tokens.json"]);
+    assert_eq!(there(), (vec!["tokens.json".into(), "tokens.lock".into()], own.clone()));
 
     let named = |folder: &Path| {
         assert!(folder.join("unfinished").exists(), "nobody opens it before it says what it is");
@@ -417,7 +440,10 @@ async fn a_new_node_gets_what_the_order_no_longer_has_from_another_and_keeps_its
     };
     restore(&named).unwrap();
     clear_interrupted(&data).unwrap();
-    assert_eq!(std::fs::read_to_string(data.join("tokens.json")).unwrap(), "its own");
+    let tokens = Tokens::read(&data).unwrap();
+    assert!(tokens.verify(&kept_text, BEGIN).is_ok_and(|token| *token == kept));
+    assert!(tokens.verify(&own_text, BEGIN).is_ok());
+    assert_eq!(tokens.verify(&revoked_text, BEGIN), Err(InvalidToken::Revoked));
     assert!(!data.join("audit.log").exists() && !data.join("unfinished").exists());
     drop(snapshot);
     wait_until("the snapshot is gone", || !backup.exists()).await;
@@ -483,4 +509,121 @@ async fn a_batch_that_only_the_journal_tells_of_is_complete_on_a_node_too() {
     let batch = node.batch(&id).expect("the journal has it");
     assert_eq!((batch.state, batch.counts), (BatchState::Complete, counts));
     node.stop().await;
+}
+
+/// Whether a token's text lets in at a node.
+fn lets_in(node: &Engine, text: &str) -> Result<(), InvalidToken> {
+    node.tokens().verify(text, BEGIN).map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_counts_on_all_nodes_and_so_does_its_revocation_also_after_restarts() {
+    let folders = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let cluster = Cluster::new();
+    let a = cluster.node(folders[0].path()).await;
+    let b = cluster.node(folders[1].path()).await;
+    assert!(!b.tokens().are_asked_for());
+    let (made, text) = a.make_token(Some(client()), Scope::Read.into(), Some(60_000)).await.unwrap();
+    assert_eq!(lets_in(&a, &text), Ok(()), "at once where it was made");
+    wait_until("b knows it", || lets_in(&b, &text) == Ok(())).await;
+    assert_eq!(*b.tokens(), *a.tokens());
+    let (other, other_text) = b.make_token(None, Scope::Admin.into(), None).await.unwrap();
+    let revoked = b.revoke_token(&made.id).await.unwrap();
+    assert_eq!((&revoked.id, revoked.revoked_at_ms), (&made.id, Some(BEGIN_MS)));
+    wait_until("a refuses it", || lets_in(&a, &text) == Err(InvalidToken::Revoked)).await;
+    assert_eq!(lets_in(&a, &other_text), Ok(()));
+    let unknown = b.revoke_token("00000000").await;
+    assert!(matches!(unknown, Err(EngineError::UnknownToken(_))), "{unknown:?}");
+    let seq = b.site_call(call("p1", "one")).await.unwrap().seq.unwrap();
+    a.wait_for(seq).await.unwrap();
+    assert_eq!(a.order().unwrap().checksum, b.order().unwrap().checksum);
+
+    // One that was away hears of it, and so does a new one that reads the order from its beginning.
+    a.stop().await;
+    drop(a);
+    let (_, third_text) = b.make_token(Some(client()), Scope::Batch.into(), None).await.unwrap();
+    b.revoke_token(&other.id).await.unwrap();
+    let a = cluster.node(folders[0].path()).await;
+    let c = cluster.node(folders[2].path()).await;
+    for node in [&a, &b, &c] {
+        assert_eq!(lets_in(node, &text), Err(InvalidToken::Revoked));
+        assert_eq!(lets_in(node, &other_text), Err(InvalidToken::Revoked));
+        assert_eq!(lets_in(node, &third_text), Ok(()));
+        assert_eq!(*node.tokens(), Tokens::read(node.data_folder()).unwrap());
+    }
+    for node in [a, b, c] {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tokens_of_the_folder_that_founds_an_order_are_everybodys() {
+    let (cluster, folders) = (Cluster::new(), [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()]);
+    let data = folders[0].path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    let make = || Tokens::make(&data, None, Scope::Admin.into(), BEGIN, None).unwrap();
+    let ((_, kept), (revoked, gone)) = (make(), make());
+    Tokens::revoke(&data, &revoked.id, BEGIN).unwrap();
+    let a = cluster.node(folders[0].path()).await;
+    let b = cluster.node(folders[1].path()).await;
+    for node in [&a, &b] {
+        assert_eq!((lets_in(node, &kept), lets_in(node, &gone)), (Ok(()), Err(InvalidToken::Revoked)));
+        assert_eq!(node.tokens().all().len(), 2);
+    }
+    for node in [a, b] {
+        node.stop().await;
+    }
+}
+
+/// Before it has read the order it does not know whether it has tokens: it would let everybody in who asks it first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_node_lets_nobody_in_before_it_knows_of_tokens() {
+    let (cluster, folders) = (Cluster::new(), [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()]);
+    let a = cluster.node(folders[0].path()).await;
+    let joined = cluster.joined(folders[1].path());
+    cluster.order.set_out_of_reach(true);
+    let b = cluster.open_joined(config(folders[1].path()), joined);
+    assert!(b.tokens().are_asked_for());
+    cluster.order.set_out_of_reach(false);
+    wait_until("b has read everything", || b.readiness() == Readiness::Ready).await;
+    assert!(!b.tokens().are_asked_for(), "nobody has made one");
+    b.stop().await;
+    drop(b);
+    // Nor where other machines reach it, unless that is allowed.
+    let folder = folders[1].path();
+    let mut public = config(folder);
+    public.server.listen = "0.0.0.0:8750".parse().unwrap();
+    let b = cluster.open_as(folder, public.clone());
+    wait_until("b has read everything", || b.readiness() == Readiness::Ready).await;
+    assert!(b.tokens().are_asked_for());
+    let (_, text) = a.make_token(None, Scope::Admin.into(), None).await.unwrap();
+    wait_until("b knows it", || lets_in(&b, &text) == Ok(())).await;
+    for node in [a, b] {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_cannot_write_its_tokens_stands_until_it_can() {
+    let (cluster, folders) = (Cluster::new(), [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()]);
+    let a = cluster.node(folders[0].path()).await;
+    let b = cluster.node(folders[1].path()).await;
+    let (first, _) = a.make_token(None, Scope::Admin.into(), None).await.unwrap();
+    wait_until("b knows it", || b.tokens().are_asked_for()).await;
+    let file = b.data_folder().join("tokens.json");
+    let whole = std::fs::read(&file).unwrap();
+    std::fs::write(&file, "noise").unwrap();
+    a.revoke_token(&first.id).await.unwrap();
+    let last = a.site_call(call("p1", "one")).await.unwrap().seq.unwrap();
+    let stands = || b.order().unwrap().standing.is_some_and(|why| why.contains("tokens.json"));
+    wait_until("b stands", stands).await;
+    assert!(!matches!(b.readiness(), Readiness::Ready));
+    assert_eq!(value_of(&b, "p1").await, None, "it skips nothing");
+    std::fs::write(&file, whole).unwrap();
+    assert_eq!(value(&b, "p1", last).await, Some(("one".into(), last)));
+    assert_eq!(*b.tokens(), *a.tokens());
+    assert_eq!(b.order().unwrap().standing, None);
+    for node in [a, b] {
+        node.stop().await;
+    }
 }

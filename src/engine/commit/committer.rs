@@ -21,6 +21,7 @@ use crate::model::seq::{Clock, Seq, SeqSource};
 use crate::store::swap::SwapStore;
 use crate::sync::{AtomicU64, Ordering};
 use crate::telemetry::metrics::Metrics;
+use crate::tokens::TokensInUse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
@@ -70,6 +71,8 @@ pub struct Committer {
     pub metrics: Arc<Metrics>,
     /// How far the order of several nodes is applied. None on a single daemon.
     pub order: Option<OrderApplied>,
+    /// The access tokens. None where nobody asks for a change of them.
+    pub tokens: Option<Arc<TokensInUse>>,
     payload: Vec<u8>,
     /// [`GROUP_BYTES`] and [`RESOLVED_BYTES`]; tests set smaller ones.
     bytes_max: (usize, usize),
@@ -112,6 +115,7 @@ impl Committer {
             journaled: Arc::new(AtomicU64::new(0)),
             metrics: Arc::default(),
             order: None,
+            tokens: None,
             payload: vec![],
             bytes_max: (GROUP_BYTES, RESOLVED_BYTES),
         }

@@ -4,6 +4,7 @@ use super::bind::Called;
 use super::committer::Committer;
 use super::decided::{Decided, Undecided};
 use super::group::Group;
+use super::ordering::Standing;
 use super::request::{Answer, NewBatch, Request, VisitorWrite, WriteRules};
 use crate::batch::accepted::{Accepted, SentKey};
 use crate::batch::pending::Pending;
@@ -21,6 +22,7 @@ use crate::model::seq::{Millis, Seq};
 use crate::model::update::{Write, apply, profile_for};
 use crate::store::Reach;
 use crate::sync::Ordering;
+use crate::tokens::TokenChange;
 use std::sync::Arc;
 
 /// A call that changes nothing is journaled at most this often per visitor, to record the activity (R11).
@@ -43,6 +45,7 @@ impl Committer {
             Request::Resolve(..) => Ok(group.written(Seq::ZERO, Answer::Done)),
             Request::Sweep(_, keys, lifetime_ms) => self.decide_sweep(group, keys, lifetime_ms, now),
             Request::Count(id, counts) => self.decide_count(group, &id, counts, now),
+            Request::Token(change) => self.decide_token(change),
             Request::Complete(id, counts, at, Reach(store_reach)) => {
                 // A batch that was complete before keeps its time. It is journaled again: the sweeper may remove tombstones that kept
                 // its rows out, so a restart must not apply those rows again.
@@ -245,6 +248,29 @@ impl Committer {
             Some(_) => {
                 let end = BatchCompletedEntry { seq: id.seq.get(), counts, at_ms: now.0, store_reach: 0 };
                 Ok(Decided { entry: Some(Entry::BatchCounted(end)), counted: Some(end), ..done })
+            }
+        }
+    }
+
+    /// Changes the tokens. Their file is durable before the group is journaled: a node that finds the request's place in its
+    /// journal has the change, too, and one that does not find it makes the change once more. A node of several that cannot write
+    /// the file stands, as one that cannot journal.
+    fn decide_token(&self, change: TokenChange) -> Result<Decided, Undecided> {
+        let Some(tokens) = &self.tokens else {
+            return Err(Fatal::new("a change of the tokens reached a commit thread without tokens").into());
+        };
+        let done = Decided::answering(Answer::Done);
+        loop {
+            let error = match tokens.apply(&change) {
+                Ok(token) => {
+                    return Ok(Decided { answer: Ok(Answer::Token(token)), token: Some(change), ..done });
+                }
+                Err(error) => error,
+            };
+            match self.order.as_ref().map(|order| order.stand(&error.to_string())) {
+                None => return Ok(Decided { answer: Err(error.into()), ..done }),
+                Some(Standing::TryAgain) => {}
+                Some(Standing::Stop) => return Err(Fatal::new(error).into()),
             }
         }
     }

@@ -9,6 +9,7 @@ use crate::journal::entry::{BatchCompletedEntry, BatchGivenUpEntry, Entry};
 use crate::model::id::Key;
 use crate::model::profile::StoredBytes;
 use crate::store::StoreError;
+use crate::tokens::TokenChange;
 use std::sync::Arc;
 
 /// A decided request: its journal entry, and what to do once that is durable.
@@ -25,6 +26,8 @@ pub(super) struct Decided {
     /// A batch that a node has counted.
     pub(super) counted: Option<BatchCompletedEntry>,
     pub(super) given_up: Option<Box<BatchGivenUpEntry>>,
+    /// A change of the tokens, which is made already.
+    pub(super) token: Option<TokenChange>,
 }
 
 pub(super) struct Put {
@@ -45,7 +48,7 @@ impl Decided {
     pub(super) fn answering(answer: Answer) -> Self {
         let (answer, resolved, resolved_bundles) = (Ok(answer), vec![], vec![]);
         let (publish, complete, applied, counted, given_up) = (None, None, None, None, None);
-        let (entry, puts) = (None, vec![]);
+        let (entry, puts, token) = (None, vec![], None);
         Self {
             answer,
             entry,
@@ -57,6 +60,7 @@ impl Decided {
             applied,
             counted,
             given_up,
+            token,
         }
     }
 }

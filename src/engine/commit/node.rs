@@ -63,6 +63,8 @@ pub(in crate::engine) struct Node {
     /// The batches that this node took in and that the order has not given back yet, and since when.
     uploads: Mutex<HashMap<UploadId, (NewBatch, Instant)>>,
     next_upload: AtomicU64,
+    /// Whether it had nothing when it began.
+    is_new: bool,
     metrics: Arc<Metrics>,
     /// How far this node is.
     pub(in crate::engine) progress: Progress,
@@ -265,16 +267,23 @@ impl Node {
     pub(in crate::engine) fn new(gatherer: Gatherer, from: Option<Place>, metrics: Arc<Metrics>) -> Self {
         let needed = Arc::<Needed>::default();
         needed.order_from(from.map_or(Offset(0), |place| place.offset.next()));
+        let is_new = from.is_none();
         let from = from.map_or(Offset(0), |place| place.offset);
         Self {
             gatherer,
             waiting: Callers::default(),
             uploads: Mutex::default(),
             next_upload: AtomicU64::new(1),
+            is_new,
             metrics,
             progress: Progress::from(from),
             needed,
         }
+    }
+
+    /// Whether the order may still have a first token for it: it had nothing when it began, and has not read everything yet.
+    pub(in crate::engine) fn awaits_tokens(&self) -> bool {
+        self.is_new && !self.progress.serves()
     }
 
     /// The run that offers.

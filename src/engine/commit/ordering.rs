@@ -170,6 +170,10 @@ impl Ordering {
         add(&placed.place.within.to_le_bytes());
         add(&last.get().to_le_bytes());
         add(&[answer_code(one)]);
+        // What became of the token depends on the tokens that only this node has.
+        if let Some(token) = &one.token {
+            add(&token.sum().to_le_bytes());
+        }
         // Other values depend on how far applying is, also those of a batch that has the last seq.
         let own = one.entry.as_ref().map_or(Seq::ZERO, Entry::seq);
         let written = |put: &&Put| own > Seq::ZERO && put.now.applied_seq().is_ok_and(|seq| seq == own);
@@ -256,6 +260,7 @@ fn answer_code(one: &Decided) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tokens::{Scope, TokenChange, Tokens};
 
     #[test]
     fn of_an_order_that_was_left_nothing_stays() {
@@ -276,6 +281,31 @@ mod tests {
         let runs: Vec<RunId> = state.runs.iter().map(|one| one.run).collect();
         assert_eq!((state.cluster, state.place.unwrap().offset), (ClusterId([2; 16]), Offset(4)));
         assert_eq!(runs, [RunId([3; 16])]);
+    }
+
+    #[test]
+    fn nodes_that_read_another_token_have_another_sum() {
+        let revoke = |id: &str| TokenChange::Revoke { id: id.into(), at: Millis(7) };
+        let sum = |token: Option<TokenChange>, known: bool| {
+            let token_now = known.then(|| {
+                let made = Tokens::fresh(None, Scope::Read.into(), Millis(1), None);
+                made.unwrap().0
+            });
+            let mut order = Ordering::after(OrderState::default(), Arc::new(|_| Standing::Stop));
+            let placed = Placed {
+                place: Place { offset: Offset(3), within: 0 },
+                record_crc32c: 1,
+                time: Millis(2),
+                run: RunId([1; 16]),
+                number: 1,
+            };
+            let decided = Decided { token, ..Decided::answering(Answer::Token(token_now)) };
+            order.note(&placed, Seq::ZERO, &decided);
+            order.checksum()
+        };
+        let one = sum(Some(revoke("1")), true);
+        assert_eq!(one, sum(Some(revoke("1")), false), "a node may have tokens of its own");
+        assert_ne!(one, sum(Some(revoke("2")), true));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::model::seq::Millis;
 use crate::order::Place;
 use crate::order::record::RunId;
 use crate::store::{ProfileStore, Reach};
+use crate::tokens::{Token, TokenChange};
 use std::sync::Arc;
 
 /// The settings that shape one write. They are fixed when the call arrives (R4).
@@ -81,6 +82,8 @@ pub enum Request {
     Complete(BatchId, Counts, Millis, Reach),
     /// A node has counted a batch, with these outcomes: from here on every node shows it as complete.
     Count(BatchId, Counts),
+    /// Change the access tokens.
+    Token(TokenChange),
     /// Record that an operator gave up a held batch. Its file is replaced already.
     GiveUp(Box<BatchGivenUpEntry>),
     /// Say what a checkpoint that begins now will cover.
@@ -128,7 +131,12 @@ impl Request {
     /// Whether every node must do it in the same place. The others are the node's own affair.
     pub fn is_for_all(&self) -> bool {
         match self {
-            Self::Site(..) | Self::Visitor(..) | Self::Accept(_) | Self::Sweep(..) | Self::Count(..) => true,
+            Self::Site(..)
+            | Self::Visitor(..)
+            | Self::Accept(_)
+            | Self::Sweep(..)
+            | Self::Count(..)
+            | Self::Token(_) => true,
             Self::Resolve(..)
             | Self::Complete(..)
             | Self::GiveUp(_)
@@ -184,6 +192,8 @@ pub enum Answer {
     AcceptedBefore(Known),
     /// The client used this key for another batch in the last day: this one.
     KeyTaken(BatchId),
+    /// The token is so now; none if there is no such token here.
+    Token(Option<Token>),
     /// Done.
     Done,
     /// The order has this request twice. It was done where it stood first.

@@ -11,10 +11,11 @@ use crate::model::batch::{BatchId, BatchRules, Counts};
 use crate::model::codec::{self, CodecError};
 use crate::model::id::{ClientCode, IdKind, Key, VisitorId};
 use crate::model::profile::Source;
-use crate::model::seq::Seq;
+use crate::model::seq::{Millis, Seq};
 use crate::order::Offset;
 use crate::order::pieces::UploadId;
 use crate::order::record::ClusterId;
+use crate::tokens::{Token, TokenChange};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
@@ -52,6 +53,21 @@ enum Wire {
     Batch { upload: UploadId, pieces: (Offset, Offset), batch: BatchAcceptedEntry },
     Sweep { client: String, keys: Vec<ByteBuf>, lifetime_ms: u64 },
     Count { client: String, seq: u64, counts: Counts },
+    AddToken(NewToken),
+    RevokeToken { id: String, at_ms: u64 },
+}
+
+/// A token, with the hash of its text.
+#[derive(Serialize, Deserialize)]
+struct NewToken {
+    id: String,
+    /// None: all clients.
+    client: Option<String>,
+    scope: String,
+    sha256: [u8; 32],
+    created_at_ms: u64,
+    expires_at_ms: Option<u64>,
+    revoked_at_ms: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -175,6 +191,16 @@ pub fn encode(request: &Request) -> Option<Result<Vec<u8>, CodecError>> {
         Request::Count(id, counts) => {
             Wire::Count { client: id.client.to_string(), seq: id.seq.get(), counts: *counts }
         }
+        Request::Token(TokenChange::Add(token)) => Wire::AddToken(NewToken {
+            id: token.id.clone(),
+            client: token.client.as_ref().map(ToString::to_string),
+            scope: token.scope.to_string(),
+            sha256: token.sha256,
+            created_at_ms: token.created_at_ms,
+            expires_at_ms: token.expires_at_ms,
+            revoked_at_ms: token.revoked_at_ms,
+        }),
+        Request::Token(TokenChange::Revoke { id, at }) => Wire::RevokeToken { id: id.clone(), at_ms: at.0 },
         Request::Accept(_)
         | Request::Resolve(..)
         | Request::Complete(..)
@@ -247,12 +273,25 @@ fn read(wire: Wire) -> Option<FromOrder> {
             let id = BatchId { client: client(&of)?, seq: Seq::from_u64(seq) };
             FromOrder::Request(Request::Count(id, counts))
         }
+        Wire::AddToken(token) => FromOrder::Request(Request::Token(TokenChange::Add(Token {
+            client: token.client.as_deref().map(|text| client(text).ok_or(())).transpose().ok()?,
+            scope: token.scope.parse().ok()?,
+            id: token.id,
+            sha256: token.sha256,
+            created_at_ms: token.created_at_ms,
+            expires_at_ms: token.expires_at_ms,
+            revoked_at_ms: token.revoked_at_ms,
+        }))),
+        Wire::RevokeToken { id, at_ms } => {
+            FromOrder::Request(Request::Token(TokenChange::Revoke { id, at: Millis(at_ms) }))
+        }
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tokens::Tokens;
     use proptest::prelude::*;
 
     const RULES: WriteRules = WriteRules { lifetime_ms: 14, max_profile_bytes: 1 << 20 };
@@ -301,6 +340,19 @@ mod tests {
         check(Request::Sweep(client(), keys, 99));
         let batch = BatchId { client: client(), seq: Seq::from_u64(77) };
         check(Request::Count(batch, Counts { updated: 3, failed: 1, ..Counts::default() }));
+        for (of, expires) in [(Some(client()), Some(Millis(9))), (None, None)] {
+            let scope = "batch,read".parse().unwrap();
+            let (token, text) = Tokens::fresh(of, scope, Millis(5), expires).unwrap();
+            let revoked = Token { revoked_at_ms: Some(7), ..token.clone() };
+            for token in [token, revoked] {
+                let request = Request::Token(TokenChange::Add(token));
+                let bytes = encode(&request).unwrap().unwrap();
+                let secret = text.rsplit('_').next().unwrap().as_bytes();
+                assert!(!bytes.windows(secret.len()).any(|some| some == secret), "only its hash travels");
+                check(request);
+            }
+        }
+        check(Request::Token(TokenChange::Revoke { id: "1f0c2b7a".into(), at: Millis(8) }));
     }
 
     #[test]

@@ -21,11 +21,12 @@ use crate::engine::open::rebuild::Opening;
 use crate::engine::start::{BroughtUp, Running};
 use crate::engine::upkeep::backup::{Extent, copy_file};
 use crate::engine::upkeep::erasures::Erasures;
-use crate::engine::upkeep::manifest::{Manifest, ManifestError};
+use crate::engine::upkeep::manifest::{FileEntry, Manifest, ManifestError};
 use crate::folder::{self, FolderError};
 use crate::layout;
 use crate::model::seq::{Clock, Seq};
 use crate::store::{ProfileStore, StoreError};
+use crate::tokens::{Tokens, TokensError};
 use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt, chown, lchown};
@@ -84,6 +85,9 @@ pub enum RestoreError {
     /// The visitors who were erased since could not be erased again.
     #[error("those who were erased after the backup could not be erased again: {0}")]
     Erase(String),
+    /// The backup's tokens cannot be read.
+    #[error(transparent)]
+    Tokens(#[from] TokensError),
     /// The system reported an error.
     #[error("{}: {error}", path.display())]
     Io {
@@ -122,8 +126,8 @@ pub fn restore(
 }
 
 /// Restores a backup of another node into a data folder that has nothing but [what is a node's own](OWN), and perhaps the backup
-/// itself. The other node's tokens and its audit trail stay behind. At the end, `finishing` adds to the folder what else it must
-/// have. If it fails, only the node's own files are left.
+/// itself. The folder keeps its tokens, and gets those of the other node besides. The other node's audit trail stays behind. At
+/// the end, `finishing` adds to the folder what else it must have. If it fails, only the node's own files are left, as they were.
 pub fn restore_of_peer(
     backup: &Path,
     data: &Path,
@@ -132,8 +136,24 @@ pub fn restore_of_peer(
     finishing: &dyn Fn(&Path) -> io::Result<()>,
 ) -> Result<Restored, RestoreError> {
     let mut manifest = Manifest::read(backup)?;
-    manifest.files.retain(|entry| !OWN.iter().any(|own| Path::new(&entry.path).ends_with(own)));
-    RestoreTarget::within(data)?.restore(backup, manifest, None, (config, clock), finishing)
+    let of_peer = |entry: &FileEntry| OWN.iter().any(|own| Path::new(&entry.path).ends_with(own));
+    let (others, files) = manifest.files.into_iter().partition(of_peer);
+    manifest.files = files;
+    let tokens = tokens_of(backup, &others)?;
+    let finishing = |folder: &Path| {
+        finishing(folder)?;
+        tokens.take_in(folder).map_err(io::Error::other)
+    };
+    RestoreTarget::within(data)?.restore(backup, manifest, None, (config, clock), &finishing)
+}
+
+/// The tokens of a backup that has these files beside its data.
+fn tokens_of(backup: &Path, files: &[FileEntry]) -> Result<Tokens, RestoreError> {
+    let Some(entry) = files.iter().find(|entry| Path::new(&entry.path).ends_with(layout::TOKENS)) else {
+        return Ok(Tokens::default());
+    };
+    entry.verify(backup)?;
+    Ok(Tokens::read(backup)?)
 }
 
 /// Removes from a folder what an interrupted [`restore_of_peer`] left, if it was interrupted.

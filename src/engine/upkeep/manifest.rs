@@ -60,15 +60,18 @@ impl Manifest {
 
     /// An error unless each file of the backup is as it was written.
     pub(in crate::engine) fn verify(&self, backup: &Path) -> Result<(), ManifestError> {
-        self.files.iter().try_for_each(|entry| {
-            let path = backup.join(&entry.path);
-            let found = FileSum::of_file(&path).map_err(ManifestError::io(&path))?;
-            entry.check(&path, found.bytes, found.crc32c.unwrap_or_default())
-        })
+        self.files.iter().try_for_each(|entry| entry.verify(backup))
     }
 }
 
 impl FileEntry {
+    /// An error unless this file of the backup is as it was written.
+    pub(in crate::engine) fn verify(&self, backup: &Path) -> Result<(), ManifestError> {
+        let path = backup.join(&self.path);
+        let found = FileSum::of_file(&path).map_err(ManifestError::io(&path))?;
+        self.check(&path, found.bytes, found.crc32c.unwrap_or_default())
+    }
+
     /// An error unless a file with this length and checksum is the one that was written.
     pub(in crate::engine) fn check(&self, path: &Path, bytes: u64, crc32c: u32) -> Result<(), ManifestError> {
         if (bytes, crc32c) == (self.bytes, self.crc32c) {

@@ -48,7 +48,7 @@ async fn begin(call: Call<'_>) -> Reply {
     let token = form.get("token").unwrap_or_default().trim();
     let query = request.query();
     let next = next(&query);
-    let tokens = front.tokens();
+    let tokens = front.app.tokens();
     if !tokens.are_asked_for() {
         return go_on(next, None);
     }

@@ -10,6 +10,7 @@ mod outcomes;
 mod profiles;
 mod statistics;
 mod status;
+mod tokens;
 mod upkeep;
 
 use super::endpoint::Endpoint;
@@ -26,5 +27,6 @@ pub(super) const ENDPOINTS: &[&[Endpoint]] = &[
     outcomes::ENDPOINTS,
     upkeep::ENDPOINTS,
     status::ENDPOINTS,
+    tokens::ENDPOINTS,
     cluster::ENDPOINTS,
 ];

@@ -1,6 +1,4 @@
 //! `POST /api/v1/compact` and `/api/v1/backup`: maintenance of the data folder while the daemon runs.
-//!
-//! Both take JSON, and insist on its `Content-Type`: a page of another origin may not send that without permission.
 
 use std::path::PathBuf;
 
@@ -12,7 +10,6 @@ use crate::engine::Done;
 use crate::engine::gates::Scarce;
 use crate::http::auth::Access;
 use crate::http::endpoint::{Api, BodyLimit, Call, CallLimits, Endpoint, Methods, RateLimit, Reply, Whose};
-use crate::http::error::HttpError;
 use crate::http::operation::form_of;
 use crate::http::response::{JSON, json};
 use crate::tokens::Scope;
@@ -89,7 +86,7 @@ struct BackedUp {
 
 /// Makes a fresh store.
 async fn compact(mut call: Call<'_>) -> Reply {
-    let Compaction {} = body(&mut call, "{}").await?;
+    let Compaction {} = call.json_body("{}").await?;
     let Call { front, request, bearer, .. } = call;
     let Done { store_bytes: (before, after), live_bytes, erased, .. } =
         front.app.compact(&request.who(None)).await?;
@@ -100,22 +97,11 @@ async fn compact(mut call: Call<'_>) -> Reply {
 
 /// Writes a backup.
 async fn backup(mut call: Call<'_>) -> Reply {
-    let BackupTo { folder } = body(&mut call, "{\"folder\": \"/an/absolute/path\"}").await?;
+    let BackupTo { folder } = call.json_body("{\"folder\": \"/an/absolute/path\"}").await?;
     let Call { front, request, bearer, .. } = call;
     let what = folder.display().to_string();
     let done = front.app.backup(&request.who(None), folder).await?;
     front.app.note_act(bearer.actor(request), "backup", None, &what).await;
     let Done { values, seq, damaged_uploads, .. } = done;
     json(StatusCode::OK, &BackedUp { values, seq: seq.to_string(), damaged_uploads })
-}
-
-async fn body<T: for<'d> Deserialize<'d>>(call: &mut Call<'_>, right: &str) -> Result<T, HttpError> {
-    let media_type = call.request.media_type()?.to_owned();
-    let wrong =
-        |why: String| HttpError::Wrong(format!("{why}: send {right} with Content-Type: application/json"));
-    if !media_type.eq_ignore_ascii_case("application/json") {
-        return Err(wrong(format!("the body is said to be {media_type:?}")));
-    }
-    let bytes = call.request.body.collect(call.body_bytes_max()).await?;
-    serde_json::from_slice(&bytes).map_err(|error| wrong(format!("the body is not right, {error}")))
 }

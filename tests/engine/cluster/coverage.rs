@@ -37,5 +37,8 @@ situations! {
     VersionUnknown: "a node that stopped before a version that it does not know",
     Upgraded: "such a node with a newer program",
     BatchForgotten: "a batch forgotten past its retention on one node",
+    TokenMade: "a token that the order makes",
+    TokenRevoked: "a token that the order revokes",
+    TokenAhead: "a change of the tokens that was made before a kill, and whose place was not journaled",
     SameState: "nodes that stood at one place",
 }

@@ -14,10 +14,11 @@
 //! ```
 //!
 //! Checked behind every group and every step of applying: the answers; all visitors by every id; which batches there are,
-//! which are complete, since when and with which counts; the last seq; the checksum. In the end: every acknowledged request
-//! is in, once, and nothing is in that nobody offered.
+//! which are complete, since when and with which counts; the tokens; the last seq; the checksum. In the end: every acknowledged
+//! request is in, once, and nothing is in that nobody offered.
 //!
-//! Faults that were put in on purpose, and the schedule of seeds 1, 2 and 3 that found each (of 240; `-` if none did):
+//! Faults that were put in on purpose, and the schedule of seeds 1, 2 and 3 that found each (of 240; `-` if none did), before
+//! schedules had tokens:
 //!
 //! ```text
 //! a clock read in `Committer::commit` instead of the order's time      1    1    2
@@ -87,6 +88,7 @@ impl<'p> Cluster<'p> {
             checked: 0,
             acknowledged: BTreeSet::new(),
             ended: BTreeSet::new(),
+            tokens: vec![],
         };
         let nodes = setups.iter().enumerate().map(|(number, setup)| Node::new(number, setup, plans));
         let mut cluster = Self { nodes: nodes.collect(), shared, log_ahead_ms: 0, keyed: BTreeMap::new() };
@@ -120,6 +122,11 @@ impl<'p> Cluster<'p> {
                 let Some((node, shared)) = self.up(of(*node)) else { return Ok(()) };
                 let record = node.sweeps(shared, *all)?;
                 record.map_or(Ok(()), |record| self.send(record, *fate))
+            }
+            Op::Token { node, which, revoke, fate } => {
+                let Some((node, shared)) = self.up(of(*node)) else { return Ok(()) };
+                let record = node.token(shared, *which, *revoke)?;
+                self.send(record, *fate)
             }
             Op::Arrive { which } => self.arrive(*which),
             Op::Read { node, requests, own_first } => {
@@ -308,6 +315,9 @@ impl<'p> Cluster<'p> {
         }
         self.all_begin_again()?;
         self.all_read()?;
+        for node in &self.nodes {
+            node.has_no_other_tokens(&self.shared)?;
+        }
         self.acknowledged_once()?;
         CHECKED.set(CHECKED.get() + self.shared.checked);
         Ok(())

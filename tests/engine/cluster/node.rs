@@ -5,7 +5,7 @@
 
 use super::coverage::{Met, met};
 use super::log::{Log, offers_of};
-use super::reference::{Expected, Offer, Reference};
+use super::reference::{self, Expected, Offer, Reference};
 use super::schedule::{KilledHow, NodeSetup};
 use crate::order::applying::{Applying, begin, planned};
 use crate::order::core::{
@@ -34,6 +34,7 @@ use profiled::model::seq::{Clock, Seq, SeqSource};
 use profiled::order::pieces::UploadId;
 use profiled::order::record::{Offers, RunId};
 use profiled::order::{Offset, Place};
+use profiled::tokens::{Scope, Token, TokenChange, Tokens, TokensInUse};
 use std::cell::{Cell, OnceCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{Seek, SeekFrom, Write};
@@ -83,6 +84,8 @@ pub(crate) struct Shared {
     pub(crate) acknowledged: BTreeSet<(RunId, u64)>,
     /// The runs that have ended.
     pub(crate) ended: BTreeSet<RunId>,
+    /// The tokens that were made up so far.
+    pub(crate) tokens: Vec<Token>,
 }
 
 /// What a node shows, beside what the model tells.
@@ -143,7 +146,9 @@ pub(crate) struct Node<'p> {
     blocked: bool,
 }
 
-fn ordering(core: &mut Core) {
+/// The core becomes a node's, with the tokens of its folder.
+fn ordering(core: &mut Core, folder: &Path) {
+    core.committer.tokens = Some(Arc::new(TokensInUse::read(folder).unwrap()));
     let state = core.order.clone().unwrap_or_default();
     let last = core.committer.seqs.last().max(Seq::from_u64(state.last_seq));
     core.committer.seqs = SeqSource::after(last);
@@ -162,7 +167,7 @@ impl<'p> Node<'p> {
         let store = Store::new(which, &generation);
         let mut core =
             Core::try_start(folder.path(), store, StartFrom::Nothing, &clock, setup.limits).unwrap();
-        ordering(&mut core);
+        ordering(&mut core, folder.path());
         core.batches.save().unwrap();
         write_checkpoint(&generation.join("checkpoint"), &core.durable_mark().unwrap()).unwrap();
         let snapshots = Snapshots::open(&folder.path().join("snapshots")).unwrap();
@@ -333,6 +338,24 @@ impl<'p> Node<'p> {
             requests.push((offer, wire::encode(&request).ok_or("no bytes")?.map_err(wrong)?));
         }
         if requests.is_empty() { Ok(None) } else { self.record(shared, requests, false).map(Some) }
+    }
+
+    /// A record that makes one of the few tokens, or revokes it.
+    pub(crate) fn token(
+        &mut self,
+        shared: &mut Shared,
+        which: usize,
+        revoke: bool,
+    ) -> Result<Vec<u8>, Wrong> {
+        let now = self.clock.now();
+        while shared.tokens.len() <= which {
+            shared.tokens.push(Tokens::fresh(None, Scope::Read.into(), now, None).map_err(wrong)?.0);
+        }
+        let token = shared.tokens[which].clone();
+        let change =
+            if revoke { TokenChange::Revoke { id: token.id, at: now } } else { TokenChange::Add(token) };
+        let bytes = wire::encode(&Request::Token(change.clone())).ok_or("no bytes")?.map_err(wrong)?;
+        self.record(shared, vec![(Offer::Token(change), bytes)], false)
     }
 
     fn record(
@@ -521,7 +544,10 @@ impl<'p> Node<'p> {
     fn answered(&self, shared: &Shared, step: usize, answer: &Answer) -> Result<(), Wrong> {
         let step = &shared.reference.steps[step];
         let same = match (&step.expected, answer) {
-            (Expected::Duplicate, Answer::Duplicate) | (Expected::Done, Answer::Done) => true,
+            // What the token is by now may be told: the change may have been made before a kill.
+            (Expected::Duplicate, Answer::Duplicate)
+            | (Expected::Done, Answer::Done)
+            | (Expected::Token, Answer::Token(_)) => true,
             (Expected::Written { came, seq, pc }, Answer::Written(written)) => {
                 let given = written.pc.as_ref().map(|id| id.as_str().to_owned());
                 written.seq.map(Seq::get) == came.accepted.then_some(*seq)
@@ -788,7 +814,7 @@ impl<'p> Node<'p> {
             (store, StartFrom::Checkpoint(checkpoint))
         };
         let mut core = Core::try_start(self.folder.path(), store, from, &self.clock, self.limits)?;
-        ordering(&mut core);
+        ordering(&mut core, self.folder.path());
         if made {
             let mark = core.durable_mark()?;
             core.batches.save().map_err(wrong)?;
@@ -854,6 +880,7 @@ impl<'p> Node<'p> {
             }
         }
         self.check_batches(shared, at).map_err(wrong)?;
+        self.check_tokens(&step.tokens).map_err(wrong)?;
         let checksum = core.committer.order.as_ref().ok_or("no order")?.checksum();
         let shows = Showed { visitors, checksum };
         match shared.shown.get(&at) {
@@ -871,6 +898,36 @@ impl<'p> Node<'p> {
             Some(_) => met(Met::SameState),
         }
         Ok(())
+    }
+
+    /// It has the tokens of its place. It may have more: a change is made before its place is journaled.
+    fn check_tokens(&self, expected: &reference::Tokens) -> Result<(), Wrong> {
+        let found = self.tokens()?;
+        if found != *expected {
+            met(Met::TokenAhead);
+        }
+        match expected.iter().find(|(id, revoked)| found.get(*id).is_none_or(|found| found < revoked)) {
+            Some((id, revoked)) => {
+                Err(format!("token {id} should be revoked: {revoked}, and there is {found:?}"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// At the end of the order it has the tokens that the order has made, and no others.
+    pub(crate) fn has_no_other_tokens(&self, shared: &Shared) -> Result<(), Wrong> {
+        let Some(last) = shared.reference.steps.last().filter(|_| !self.blocked) else { return Ok(()) };
+        let found = self.tokens()?;
+        if found == *last.tokens {
+            return Ok(());
+        }
+        Err(format!("node {} should have the tokens {:?}, and has {found:?}", self.number, last.tokens))
+    }
+
+    /// The tokens in use, which are those of the file.
+    fn tokens(&self) -> Result<reference::Tokens, Wrong> {
+        let in_use = self.core().committer.tokens.as_ref().ok_or("no tokens")?.now();
+        Ok(in_use.all().iter().map(|token| (token.id.clone(), token.revoked_at_ms.is_some())).collect())
     }
 
     fn check_batches(&self, shared: &Shared, at: usize) -> Result<(), Wrong> {

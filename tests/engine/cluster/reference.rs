@@ -11,6 +11,7 @@ use crate::order::ops::{Batch, Call, DAY_MS, Settings, id};
 use profiled::model::batch::Counts;
 use profiled::order::Place;
 use profiled::order::record::RunId;
+use profiled::tokens::TokenChange;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -26,6 +27,8 @@ pub(crate) enum Offer {
     Sweep { client: usize, ids: Vec<Id>, lifetime_ms: u64 },
     /// The count of a batch.
     Count { seq: u64, counts: Counts },
+    /// A change of the tokens.
+    Token(TokenChange),
 }
 
 /// What a request comes to.
@@ -45,6 +48,8 @@ pub(crate) enum Expected {
     Taken(u64),
     /// A sweep or a count.
     Done,
+    /// A change of the tokens.
+    Token,
 }
 
 /// The state behind one request.
@@ -52,8 +57,12 @@ pub(crate) struct Step {
     pub(crate) place: Place,
     pub(crate) expected: Expected,
     pub(crate) visitors: Rc<[Visitors; 2]>,
+    pub(crate) tokens: Rc<Tokens>,
     pub(crate) last_seq: u64,
 }
+
+/// The ids of the tokens, and which of them are revoked.
+pub(crate) type Tokens = BTreeMap<String, bool>;
 
 /// A batch that has its place, and what became of its rows.
 pub(crate) struct Sent {
@@ -88,6 +97,7 @@ pub(crate) struct Reference {
     pub(crate) steps: Vec<Step>,
     at: BTreeMap<Place, usize>,
     visitors: Rc<[Visitors; 2]>,
+    tokens: Rc<Tokens>,
     pub(crate) last_seq: u64,
     /// The highest number of each run, and all that had a place.
     seen: BTreeMap<RunId, u64>,
@@ -120,8 +130,8 @@ impl Reference {
         };
         self.placed.insert((run, number));
         self.at.insert(place, self.steps.len());
-        let (visitors, last_seq) = (Rc::clone(&self.visitors), self.last_seq);
-        self.steps.push(Step { place, expected, visitors, last_seq });
+        let (visitors, tokens) = (Rc::clone(&self.visitors), Rc::clone(&self.tokens));
+        self.steps.push(Step { place, expected, visitors, tokens, last_seq: self.last_seq });
         Ok(())
     }
 
@@ -147,6 +157,22 @@ impl Reference {
                 }
                 met(if swept { Met::Swept } else { Met::SweptInVain });
                 Ok(Expected::Done)
+            }
+            Offer::Token(change) => {
+                let tokens = Rc::make_mut(&mut self.tokens);
+                match change {
+                    TokenChange::Add(token) => {
+                        met(Met::TokenMade);
+                        tokens.entry(token.id.clone()).or_default();
+                    }
+                    TokenChange::Revoke { id, .. } => {
+                        if let Some(revoked) = tokens.get_mut(id) {
+                            met(Met::TokenRevoked);
+                            *revoked = true;
+                        }
+                    }
+                }
+                Ok(Expected::Token)
             }
             Offer::Count { seq, counts } => {
                 let step = self.steps.len();

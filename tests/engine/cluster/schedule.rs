@@ -67,6 +67,13 @@ pub(crate) enum Op {
         fate: Fate,
         all: bool,
     },
+    /// A node offers a token, or its revocation.
+    Token {
+        node: usize,
+        which: usize,
+        revoke: bool,
+        fate: Fate,
+    },
     /// A record that is on its way arrives.
     Arrive {
         which: usize,
@@ -225,6 +232,8 @@ fn op() -> impl Strategy<Value = Op> {
         6 => (node(), setup()).prop_map(|(peer, setup)| Op::Join { peer, setup }),
         70 => wait.prop_map(Op::Wait),
         10 => ahead_ms().prop_map(Op::LogClock),
+        40 => (node(), 0usize..3, any::<bool>(), fate())
+            .prop_map(|(node, which, revoke, fate)| Op::Token { node, which, revoke, fate }),
     ]
 }
 
