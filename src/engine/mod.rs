@@ -195,6 +195,11 @@ impl Engine {
         self.0.read.changes(who, client, since, rows).await
     }
 
+    /// Begins to tell the changes of all clients' visitors after a place in the order, with each row of their batches. Blocks.
+    pub fn all_changes(&self, since: ChangePlace) -> Result<Changes, EngineError> {
+        self.0.read.all_changes(since)
+    }
+
     /// What a client has. Counting the visitors takes about a second per million, so a count is used again for a while.
     pub async fn statistics(&self, who: &Who, client: &ClientCode) -> Result<Statistics, EngineError> {
         self.0.read.statistics(who, client).await
