@@ -5,7 +5,7 @@ use crate::handle::{client, who};
 use crate::nodes::{Cluster, call, complete, send, wait_until};
 use profiled::cluster::{FolderCluster, Identity, Members, Transport};
 use profiled::engine::commit::VisitorWrite;
-use profiled::engine::read::changes::{ChangePlace, Step, What};
+use profiled::engine::read::changes::{ChangePlace, Step};
 use profiled::engine::{Engine, SiteCall};
 use profiled::http::change_event::write_change;
 use profiled::model::id::{ClientCode, IdKind, VisitorId};
