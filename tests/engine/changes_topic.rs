@@ -197,8 +197,14 @@ async fn a_node_that_dies_leaves_no_gap() {
     let (nodes, folders) = (Nodes::new(), [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()]);
     let a = nodes.start(folders[0].path(), "a").await;
     let b = nodes.start(folders[1].path(), "b").await;
-    a.write("p1", "one").await;
+    let one = a.write("p1", "one").await;
     nodes.has_all(&a).await;
+    let is_noted = || {
+        let records = nodes.cluster.nodes.records();
+        let noted = records.iter().rev().find(|record| record.key == b"changes/changes");
+        noted.is_some_and(|record| value_of(record)["passedOn"] == one.to_string())
+    };
+    wait_until("it is noted how far it is", is_noted).await;
     // What it writes now it cannot note, nor can it say that it stops.
     nodes.cluster.nodes.set_out_of_reach(true);
     for value in ["two", "three"] {
@@ -208,7 +214,9 @@ async fn a_node_that_dies_leaves_no_gap() {
     a.stop().await;
     nodes.cluster.nodes.set_out_of_reach(false);
     b.write("p1", "four").await;
-    nodes.has_all(&b).await;
+    let records = nodes.has_all(&b).await;
+    let times = |value: &str| records.iter().filter(|record| value_of(record)["set"]["a"] == value).count();
+    assert_eq!([times("one"), times("two"), times("four")], [1, 2, 1], "it goes on where that was noted");
     b.stop().await;
 }
 
