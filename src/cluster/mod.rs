@@ -1,4 +1,5 @@
-//! A daemon as one node of several: founding an order and joining it, telling each other how one is, and trimming the order.
+//! A daemon as one node of several: founding an order and joining it, telling each other how one is, trimming the order, and
+//! passing changes on to a topic.
 //!
 //! ```text
 //! mod.rs        what a node is made of

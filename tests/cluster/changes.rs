@@ -124,6 +124,16 @@ pub(crate) fn what_a_node_tells_is_in_the_topic_once_though_broker_and_node_die(
     assert_eq!(batches.collect::<Vec<_>>(), (0..PARTITIONS).collect::<Vec<_>>(), "each partition has it");
     assert!(events.iter().map(|event| event.partition).any(|partition| partition != events[0].partition));
 
+    // The broker dies and comes back under a node that goes on.
+    brokers.kill9(0);
+    brokers.restart(0);
+    brokers.wait_for_all();
+    wait_for("a call to be taken", || {
+        let answer = node.post_form("/m2/demo/mbox/json", "mboxPC=p1&profile.a=meanwhile");
+        (answer.status == 200).then_some(())
+    });
+    all(brokers, &node);
+
     // Events may be on their way when the broker dies, and the node is killed while it is away.
     for n in 0..20 {
         node.mbox("demo", &format!("mboxPC=p{n}&profile.a=three"));
