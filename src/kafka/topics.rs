@@ -206,18 +206,13 @@ impl Admin {
 
     fn wait_for_leaders(&self, names: &[String]) -> Result<(), OrderError> {
         let until = Instant::now() + LEADERS;
-        let has_leaders = |name: &String| Ok(self.layout(name)?.is_some_and(|layout| layout.has_leaders));
-        while !names
-            .iter()
-            .map(has_leaders)
-            .collect::<Result<Vec<bool>, OrderError>>()?
-            .iter()
-            .all(|has| *has)
-        {
-            if Instant::now() > until {
-                return Err(OrderError::OutOfReach("fresh topics have no leader yet".into()));
+        for name in names {
+            while !self.layout(name)?.is_some_and(|layout| layout.has_leaders) {
+                if Instant::now() > until {
+                    return Err(OrderError::OutOfReach("fresh topics have no leader yet".into()));
+                }
+                std::thread::sleep(Duration::from_millis(50));
             }
-            std::thread::sleep(Duration::from_millis(50));
         }
         Ok(())
     }
@@ -491,6 +486,27 @@ mod tests {
         );
         assert_eq!(seen.faults, Vec::<String>::new());
         assert_eq!(seen.too_few_in_sync(), None);
+    }
+
+    #[test]
+    fn of_the_topic_of_changes_only_what_loses_events_is_a_fault() {
+        let check = |settings: &KafkaSettings, changes: &[(&str, &str)], replicas, expected: &[&str]| {
+            let of = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+            let mut has: BTreeMap<String, String> = changes_made_with().iter().map(of).collect();
+            has.insert("min.insync.replicas".into(), "2".into());
+            has.extend(changes.iter().map(of));
+            let layout = Layout { partitions: vec![(replicas, replicas); 4], has_leaders: true };
+            assert_eq!(judge_changes(settings, "c", &layout, &has), expected);
+        };
+        let owners = [("retention.ms", "1000"), ("flush.messages", "9"), ("max.message.bytes", "9")];
+        check(&strict(), &owners, 3, &[]);
+        check(&strict(), &[("cleanup.policy", "compact")], 3, &["c has cleanup.policy=compact: set delete"]);
+        let unclean = ("unclean.leader.election.enable", "true");
+        check(&strict(), &[unclean], 3, &["c has unclean.leader.election.enable=true: set false"]);
+        let few = [("min.insync.replicas", "1")];
+        let one = "c has min.insync.replicas=1: set 2, or allow fewer replicas";
+        check(&strict(), &few, 1, &[one, "c has 1 replicas: give it 3, or allow fewer replicas"]);
+        check(&KafkaSettings { allow_fewer_replicas: true, ..strict() }, &few, 1, &[]);
     }
 
     #[test]
