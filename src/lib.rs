@@ -20,12 +20,12 @@
 //! | [`tokens`], [`audit`] | who may do what; who did what |
 //! | [`config`], [`telemetry`] | settings, resolved and checked before anything opens; log lines and metrics |
 //! | [`order`] | the order of several nodes: a log of records that each of them reads; how offers are gathered into records; no Kafka |
-//! | `kafka` | that log over Kafka: topics made and checked, records appended and read; only with the feature `cluster` |
+//! | `kafka` | that log over Kafka: topics made and checked, records appended and read; a topic of changes; only with the feature `cluster` |
 //! | [`journal`] | segments, group commit, entries, snapshots |
 //! | [`store`] | the interface to the profile store, its implementations sled and memory, and the exchange of a store for a fresh one |
 //! | [`batch`] | the batch file's parser, the spool, pending rows, their resolving, and the application of batches in the background |
 //! | [`engine`] | what every front door calls (`site_call`, `update`, `read`, `accept_batch`): a handle, and below it the rooms commit, driver, open, upkeep, read, ingest and offline |
-//! | [`cluster`] | a daemon as one node of several: founding and joining an order, reports, trimming |
+//! | [`cluster`] | a daemon as one node of several: founding and joining an order, reports, trimming, passing changes on to a topic |
 //! | [`http`] | hyper, TLS, limits per caller, the router, Adobe's formats and our own, the inspector's pages |
 //! | [`cli`] | one file per subcommand |
 //!

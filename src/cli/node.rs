@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::durable::private_folder;
 use crate::engine::offline::restore::{clear_interrupted as clear_interrupted_restore, restore_of_peer};
 use crate::engine::{Engine, NodeParts};
+use crate::http::change_event::write_change;
 use crate::layout;
 use crate::model::seq::SystemClock;
 use crate::order::Offset;
@@ -92,7 +93,8 @@ impl Node {
     /// Watches the other nodes from now on.
     pub(super) fn watch(self, engine: Engine) -> Result<Arc<Members>, CliError> {
         let Self { transport, who, joined, wait_for_node, .. } = self;
-        Members::start(engine, transport, who, (joined.cluster, joined.run), wait_for_node)
+        let of = (joined.cluster, joined.run);
+        Members::start(engine, transport, who, of, wait_for_node, write_change)
             .map_err(|error| CliError::Failed(format!("no thread for the other nodes: {error}")))
     }
 }

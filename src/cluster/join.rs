@@ -321,6 +321,7 @@ fn check_name(transport: &Transport, who: &Identity, run: RunId) -> Result<Vec<N
         checksum_at: 0,
         settings: who.settings.clone(),
         disk_free: 0,
+        changes_topic: None,
     };
     let (low, _) = transport.nodes.ends()?;
     let own = append(&*transport.nodes, who.name.as_bytes(), starting.encode())?;

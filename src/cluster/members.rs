@@ -3,6 +3,7 @@
 //! Promises: nothing is deleted from the order that a node may need which reported within the time that is set. A node whose
 //! sum differs from that of most others ends, and does not start again on that folder, because its data is not what the order says.
 
+use super::changes::{Outlet, Turns, WriteEvent};
 use super::folder::FolderCluster;
 use super::join::{Identity, append};
 use super::report::{NodeReport, NodeState};
@@ -27,6 +28,8 @@ const TRIM_EVERY: Duration = Duration::from_secs(10);
 const ABSENT_AFTER: Duration = Duration::from_secs(7);
 /// How many sums of a node are kept for comparison.
 const SUMS_KEPT: usize = 32;
+/// How long a stop waits until it is noted how far changes were passed on. Without that, the next node passes some on again.
+const OUTLET_END: Duration = Duration::from_secs(1);
 /// How long a node that cannot report waits.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -77,6 +80,7 @@ pub struct Members {
     cluster: ClusterId,
     run: RunId,
     wait_for_node: Duration,
+    outlet: Option<Outlet>,
     watched: Mutex<Watched>,
     sums: Mutex<BTreeMap<String, BTreeMap<u64, u32>>>,
     stopping: Mutex<bool>,
@@ -84,14 +88,16 @@ pub struct Members {
 }
 
 impl Members {
-    /// Starts to watch. The thread ends with [`Members::stop`].
+    /// Starts to watch. The threads end with [`Members::stop`]. `write` is how changes are written, if they go to a topic.
     pub fn start(
         engine: Engine,
         transport: Transport,
         who: Identity,
         (cluster, run): (ClusterId, RunId),
         wait_for_node: Duration,
+        write: WriteEvent,
     ) -> std::io::Result<Arc<Self>> {
+        let outlet = transport.changes.clone().map(|topic| Outlet::new(topic, write));
         let members = Arc::new(Self {
             engine,
             transport,
@@ -99,6 +105,7 @@ impl Members {
             cluster,
             run,
             wait_for_node,
+            outlet,
             watched: Mutex::default(),
             sums: Mutex::default(),
             stopping: Mutex::new(false),
@@ -107,6 +114,10 @@ impl Members {
         let (reads, reports) = (Arc::clone(&members), Arc::clone(&members));
         std::thread::Builder::new().name("members".into()).spawn(move || reads.read())?;
         std::thread::Builder::new().name("reports".into()).spawn(move || reports.report_on())?;
+        if members.outlet.is_some() {
+            let passes_on = Arc::clone(&members);
+            std::thread::Builder::new().name("changes".into()).spawn(move || passes_on.pass_changes_on())?;
+        }
         Ok(members)
     }
 
@@ -129,6 +140,9 @@ impl Members {
     pub fn stop(&self) {
         *unpoisoned(self.stopping.lock()) = true;
         self.stop.notify_all();
+        if let Some(outlet) = &self.outlet {
+            outlet.wait_for_end(OUTLET_END);
+        }
         let stopped = NodeReport { state: NodeState::Stopped, ..self.report() };
         drop(append(&*self.transport.nodes, self.who.name.as_bytes(), stopped.encode()));
     }
@@ -164,6 +178,7 @@ impl Members {
             checksum_at,
             settings: self.who.settings.clone(),
             disk_free: self.engine.vitals().disk_free_bytes,
+            changes_topic: self.outlet.as_ref().map(|outlet| outlet.name().to_owned()),
         }
     }
 
@@ -308,6 +323,22 @@ impl Members {
         }
     }
 
+    fn pass_changes_on(&self) {
+        if let Some(outlet) = &self.outlet {
+            outlet.run(&self.engine, &*self.transport.nodes, self);
+        }
+    }
+
+    /// How old the oldest change is that this node has yet to pass on.
+    pub(super) fn changes_behind(&self) -> Duration {
+        self.outlet.as_ref().map_or(Duration::ZERO, |outlet| outlet.behind(self.engine.now()))
+    }
+
+    /// Why changes are not passed on now.
+    pub(super) fn changes_fault(&self) -> Option<String> {
+        self.outlet.as_ref().and_then(Outlet::fault)
+    }
+
     /// Deletes from the order, and from the pieces of files, what every node has in a snapshot that reported lately. Only the
     /// first node of those that are there does so.
     fn trim(&self) -> Result<(), OrderError> {
@@ -335,6 +366,28 @@ impl Members {
             );
         }
         Ok(())
+    }
+}
+
+impl Turns for Members {
+    fn cluster(&self) -> ClusterId {
+        self.cluster
+    }
+
+    /// The first node that serves passes changes on, of those that have the topic in their settings.
+    fn is_mine(&self, topic: &str) -> bool {
+        let watched = unpoisoned(self.watched.lock());
+        let is_fit = |member: &&Member| {
+            let report = &member.report;
+            member.is_there()
+                && report.state == NodeState::Serving
+                && report.changes_topic.as_deref() == Some(topic)
+        };
+        watched.members.values().find(is_fit).is_some_and(|first| first.report.name == self.who.name)
+    }
+
+    fn wait(&self, time: Duration) -> bool {
+        Self::wait(self, time)
     }
 }
 

@@ -1,4 +1,5 @@
-//! A daemon as one node of several: founding an order and joining it, telling each other how one is, and trimming the order.
+//! A daemon as one node of several: founding an order and joining it, telling each other how one is, trimming the order, and
+//! passing changes on to a topic.
 //!
 //! ```text
 //! mod.rs        what a node is made of
@@ -7,6 +8,8 @@
 //! report.rs     what a node reports of itself
 //! transport.rs  the logs of the order that the settings name
 //! members.rs    who is there: reports, reads the others' reports, trims the order
+//! changes.rs    passes the changes of all clients on to a topic
+//! flight.rs     which of them are not acknowledged yet
 //! status.rs     how the nodes are, as people are told
 //! ```
 //!
@@ -14,6 +17,8 @@
 //!
 //! Promises: nothing here decides anything about profiles. What is lost here loses no data.
 
+mod changes;
+mod flight;
 mod folder;
 mod join;
 mod members;
@@ -21,6 +26,7 @@ mod report;
 mod status;
 mod transport;
 
+pub use changes::WriteEvent;
 pub use folder::{FolderCluster, Founded};
 pub use join::{FetchSnapshot, Identity, JoinError, Joined, found, join};
 pub use members::{Member, Members, Watched};

@@ -72,6 +72,9 @@ pub struct NodeReport {
     pub settings: String,
     /// The bytes that are free on its disk.
     pub disk_free: u64,
+    /// The topic to which it passes on changes, if it is its turn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changes_topic: Option<String>,
 }
 
 /// The hash of the settings that shape outcomes. Nodes with other settings give other outcomes to the calls that come to them.

@@ -109,7 +109,7 @@ impl Members {
             order: (watched.order.0, end),
             files: watched.pieces,
             nodes,
-            faults: watched.faults,
+            faults: watched.faults.into_iter().chain(self.changes_fault()).collect(),
         }
     }
 
@@ -122,6 +122,7 @@ impl Members {
         vitals.settings_differ = count(watched.settings_differ.len());
         vitals.sums_differ = count(watched.sums_differ.len());
         vitals.topic_faults = count(watched.faults.len());
+        vitals.changes_behind = self.changes_behind();
     }
 }
 
@@ -148,6 +149,7 @@ mod tests {
             checksum_at: 0,
             settings: String::new(),
             disk_free: 0,
+            changes_topic: None,
         };
         Member { report, at: Millis(0), heard: Instant::now(), end: 10, newest: Millis(5_000) }
     }

@@ -63,6 +63,12 @@ pub enum ConfigError {
         /// The one that is not.
         missing: &'static str,
     },
+    /// A topic for changes on a single daemon.
+    #[error("{origin}: changes_topic is set without order: only nodes of several pass changes on to a topic")]
+    ChangesOfOne {
+        /// Where it was given.
+        origin: Origin,
+    },
     /// A node that the others cannot reach where it listens.
     #[error(
         "{origin}: {listen} is every address of this machine, and no other node can reach it there: set advertise to the URL at which \

@@ -36,7 +36,7 @@ pub use settings::{
 };
 use settings::{SECTIONS, Table};
 pub use supervisor::Supervisor;
-pub use value::{ImsOrg, LogFilter, LogFormat, NodeName, OrderUrl, PublicUrl};
+pub use value::{ImsOrg, LogFilter, LogFormat, NodeName, OrderUrl, PublicUrl, TopicName};
 use value::{ImsOrg as Org, MIB, Setting as _, Written};
 pub use window::Window;
 
@@ -214,6 +214,9 @@ impl Config {
             if let (Some(origin), None) = (in_cluster.origin(one), in_cluster.origin(other)) {
                 return Err(ConfigError::HalfCluster { origin, given: one, missing: other });
             }
+        }
+        if let (Some(origin), None) = (in_cluster.origin("changes_topic"), in_cluster.origin("order")) {
+            return Err(ConfigError::ChangesOfOne { origin });
         }
         let (cluster, listen) = (&self.cluster, self.server.listen);
         if cluster.order.is_some() && cluster.advertise.is_none() && listen.ip().is_unspecified() {

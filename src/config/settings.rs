@@ -17,7 +17,7 @@ use super::error::ConfigError;
 use super::value::{
     AtLeastOne, Blocked, Count, DaysInMs, FilePath, Filter, GIB, Hours, HoursInMs, ImsOrg, KIB, List,
     LogFilter, LogFormat, MIB, Maybe, Milliseconds, Network, NodeName, Number, OrderUrl, Plain, PublicUrl,
-    Rate, Seconds, SecondsInMs, SecondsInMsOrNone, SecondsOrNone, Setting, Size, TIB,
+    Rate, Seconds, SecondsInMs, SecondsInMsOrNone, SecondsOrNone, Setting, Size, TIB, TopicName,
 };
 use super::window::Window;
 use crate::model::batch::{BatchReading, ConsecutiveV2};
@@ -300,6 +300,10 @@ settings! {
         /// Take topics without flush.messages=1. A power cut that hits all brokers at once may then lose writes.
         "trust_replication" => trust_replication: bool as bool = false,
             "true|false", Anything, AtStart;
+        /// Topic to which the changes of all clients go as well. The node that passes them on is the first one that has this
+        /// setting.
+        "changes_topic" => changes_topic: Option<TopicName> as Maybe<TopicName> =
+            Maybe::none("none", r#""profiled.changes""#), "NAME", Anything, AtStart;
         /// Hours for which the order keeps what a node needs that does not report. A node that was away for longer gets a
         /// snapshot from another one.
         "wait_for_node_hours" => wait_for_node: Duration as Number<Hours, 1, 8760> = Number::of(24),

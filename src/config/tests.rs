@@ -299,6 +299,14 @@ fn each_error_says_where_what_and_what_would_be_right() {
         "profiled.toml line 2: node is set without order: a node of several has both; a single daemon has neither",
     );
     check(
+        "[cluster]\nchanges_topic = 'profiled.changes'",
+        "profiled.toml line 2: changes_topic is set without order: only nodes of several pass changes on to a topic",
+    );
+    check(
+        &format!("[cluster]\n{order}\nnode = 'a'\nchanges_topic = 'a/b'"),
+        "profiled.toml line 4: \"a/b\" is not a topic's name of 1 to 249 letters, digits, '_', '-' and '.'",
+    );
+    check(
         &format!("listen = '[::]:8750'\n[cluster]\n{order}\nnode = 'a'"),
         "profiled.toml line 1: [::]:8750 is every address of this machine, and no other node can reach it there: set advertise to \
          the URL at which they can",

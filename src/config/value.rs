@@ -835,6 +835,44 @@ impl Scalar for NodeName {
     }
 }
 
+/// The most characters of a [`TopicName`].
+const TOPIC_NAME_CHARS_MAX: usize = 249;
+
+/// The name of a topic, as Kafka takes it: 1 to 249 of `A–Z a–z 0–9 _ - .`, but not `.` or `..`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicName(Box<str>);
+
+impl TopicName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Scalar for TopicName {
+    type Value = Self;
+
+    fn parse(written: Written<'_>) -> Result<Self, String> {
+        let expected = <Self as Scalar>::expected;
+        let text = written.text().ok_or_else(expected)?;
+        let plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c));
+        let right = plain && (1..=TOPIC_NAME_CHARS_MAX).contains(&text.len()) && !matches!(text, "." | "..");
+        if right { Ok(Self(text.into())) } else { Err(expected()) }
+    }
+
+    fn expected() -> String {
+        format!("a topic's name of 1 to {TOPIC_NAME_CHARS_MAX} letters, digits, '_', '-' and '.'")
+    }
+
+    fn value(self) -> Self {
+        self
+    }
+
+    fn text(&self) -> String {
+        format!("{:?}", self.0)
+    }
+}
+
 /// A filter for the log that has been checked: `info`, or `info,profiled::batch=debug`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogFilter(Box<str>);

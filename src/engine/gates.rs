@@ -276,6 +276,13 @@ impl Pool {
 }
 
 impl Slot {
+    /// A place for the daemon's own work, beside all pools: nobody else wants it.
+    pub(in crate::engine) fn of_the_daemon(scarce: Scarce, metrics: &Arc<Metrics>) -> Self {
+        let Shares(pool) = Shares::new(scarce, 1, metrics);
+        let _counted = metrics.place(scarce.name());
+        Self(Arc::new(Held { pool, number: 0, leave: Arc::default(), _counted }))
+    }
+
     /// The holder waits for its caller until the guard is dropped. After `patience` it counts as stalled.
     pub fn waits(&self, patience: Duration) -> Waits<'_> {
         let stalls_at = Instant::now().checked_add(patience);

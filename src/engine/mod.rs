@@ -62,7 +62,6 @@ pub use node::{NodeParts, OrderStatus};
 pub use open::rebuild::Opening;
 pub use read::batch_list::BatchPage;
 use read::changes::{ChangePlace, Changes};
-use read::clients::ListedClients;
 use read::export::Export;
 pub use read::lookup::look_up;
 pub use read::provenance::Lines;
@@ -196,9 +195,9 @@ impl Engine {
         self.0.read.changes(who, client, since, rows).await
     }
 
-    /// Which clients there are.
-    pub async fn clients(&self, who: &Who) -> Result<ListedClients, EngineError> {
-        self.0.read.clients(who).await
+    /// Begins to tell the changes of all clients' visitors after a place in the order, with each row of their batches. Blocks.
+    pub fn all_changes(&self, since: ChangePlace) -> Result<Changes, EngineError> {
+        self.0.read.all_changes(since)
     }
 
     /// What a client has. Counting the visitors takes about a second per million, so a count is used again for a while.

@@ -7,6 +7,7 @@ use crate::engine::commit::{Answer, Request};
 use crate::engine::error::{EngineError, Fatal, OrInternal};
 use crate::engine::gates::Who;
 use crate::engine::node::OrderStatus;
+use crate::engine::read::clients::ListedClients;
 use crate::engine::shared::blocking;
 use crate::engine::types::Readiness;
 use crate::engine::upkeep::peer_snapshot::PeerSnapshot;
@@ -65,6 +66,11 @@ impl Engine {
     /// The client to which an organisation belongs, as Adobe's SDKs name it.
     pub fn client_of_ims_org(&self, org: &str) -> Option<ClientCode> {
         self.0.shared.config().client_of_ims_org(org).cloned()
+    }
+
+    /// Which clients there are.
+    pub async fn clients(&self, who: &Who) -> Result<ListedClients, EngineError> {
+        self.0.read.clients(who).await
     }
 
     /// How many batch calls a client may make a minute; none: as many as it likes.

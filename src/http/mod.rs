@@ -9,6 +9,7 @@ mod adobe;
 mod auth;
 mod batch_file;
 mod caller;
+pub mod change_event;
 mod connection;
 mod cors;
 pub mod decode;

@@ -78,7 +78,7 @@ pub struct KafkaLog {
     replacing: Mutex<()>,
 }
 
-type Producing = BaseProducer<Context>;
+pub(super) type Producing = BaseProducer<Context>;
 
 impl KafkaLog {
     /// The log of this topic. Reaches no broker yet.
@@ -134,7 +134,7 @@ impl KafkaLog {
 
 /// A producer, and the thread that hears what became of its records. The thread ends when nobody else has the producer, and
 /// it is the last to have it: dropping a producer waits for its records.
-fn producing(config: &rdkafka::ClientConfig) -> Result<Arc<Producing>, OrderError> {
+pub(super) fn producing(config: &rdkafka::ClientConfig) -> Result<Arc<Producing>, OrderError> {
     let producer: Arc<Producing> = Arc::new(client::make(config)?);
     let polled = Arc::clone(&producer);
     let poll = move || {
@@ -155,7 +155,7 @@ fn is_fatal(error: &KafkaError, producer: &Producing) -> bool {
 
 impl Log for KafkaLog {
     fn append(&self, key: &[u8], record: Vec<u8>, done: Appended) {
-        self.send(key, &record, Box::new(Pending(Mutex::new(Some(done)))));
+        self.send(key, &record, Pending::new(done));
     }
 
     fn read_from(&self, offset: Offset) -> Result<Box<dyn LogReader>, OrderError> {
@@ -198,7 +198,11 @@ fn offset_of(offset: i64) -> Offset {
 pub(super) struct Pending(Mutex<Option<Appended>>);
 
 impl Pending {
-    fn tell(&self, outcome: Result<Offset, OrderError>) {
+    pub(super) fn new(done: Appended) -> Box<Self> {
+        Box::new(Self(Mutex::new(Some(done))))
+    }
+
+    pub(super) fn tell(&self, outcome: Result<Offset, OrderError>) {
         let done = unpoisoned(self.0.lock()).take();
         if let Some(done) = done {
             done(outcome);
@@ -248,7 +252,7 @@ fn not_delivered(topic: &str, error: &KafkaError) -> OrderError {
 }
 
 /// Why a record was not taken by the producer. It was certainly not appended.
-fn not_sent(topic: &str, error: &KafkaError) -> OrderError {
+pub(super) fn not_sent(topic: &str, error: &KafkaError) -> OrderError {
     let words = format!("{topic}: {error}");
     match error.rdkafka_error_code() {
         Some(Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition) => {

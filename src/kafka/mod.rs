@@ -3,8 +3,9 @@
 //! ```text
 //! settings   the order's address, and what is passed on to librdkafka
 //! client     what librdkafka says goes to the log; its errors in our words
-//! topics     the three topics: made, and checked
+//! topics     the topics: made, and checked
 //! log        one topic partition as a `Log`
+//! events     the topic of changes as an `EventTopic`
 //! ```
 //!
 //! An order at `kafka://HOST:PORT,…/PREFIX` has three topics of one partition each:
@@ -13,9 +14,12 @@
 //! | --- | --- | --- |
 //! | `PREFIX.order` | the requests | until all nodes have them in a snapshot |
 //! | `PREFIX.files` | the bytes of batches | until all nodes have them in a snapshot |
-//! | `PREFIX.nodes` | what each node reports of itself | the last report of each (compacted) |
+//! | `PREFIX.nodes` | what each node reports of itself | the last report of each (compacted), and how far changes are passed on |
+//!
+//! Changes go to a topic of any name, with several partitions, if the settings name one. It is kept as its owner sets it.
 
 mod client;
+pub mod events;
 pub mod log;
 pub mod settings;
 pub mod topics;

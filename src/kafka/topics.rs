@@ -4,11 +4,12 @@
 //! what it is and what to set; none is changed here. [`look`] changes nothing, and tells besides how many replicas are in sync now.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use futures_executor::block_on;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::topic_partition_list::TopicPartitionList;
 
@@ -23,6 +24,8 @@ const LEADERS: Duration = Duration::from_secs(30);
 /// Three replicas: with one broker gone there are two, and writes go on.
 const REPLICAS: usize = 3;
 const MIN_INSYNC: usize = 2;
+/// Of a fresh topic of changes, so that some consumers can share it.
+const CHANGES_PARTITIONS: i32 = 6;
 /// The largest record that the topics must take.
 const MESSAGE_BYTES: u64 = 2 * 1024 * 1024;
 
@@ -59,21 +62,36 @@ impl Seen {
 pub fn ensure(settings: &KafkaSettings) -> Result<Vec<Seen>, OrderError> {
     client::check(settings)?;
     let kafka = Admin::open(settings)?;
-    let missing: Vec<Topic> = Topic::ALL
+    let missing: Vec<Fresh> = Topic::ALL
         .into_iter()
         .zip(kafka.layouts(settings)?)
         .filter(|(_, it)| it.is_none())
-        .map(|(it, _)| it)
+        .map(|(it, _)| Fresh { name: settings.topic(it), partitions: 1, with: made_with(it, settings) })
         .collect();
     if !missing.is_empty() {
         kafka.make(settings, &missing)?;
+        kafka.wait_for_leaders(&Topic::ALL.map(|topic| settings.topic(topic)))?;
     }
     let seen = kafka.seen(settings)?;
-    let mut words = String::new();
-    for fault in seen.iter().flat_map(|it| &it.faults) {
-        write!(words, "{}{fault}", if words.is_empty() { "" } else { "; " }).map_err(|_| unreadable())?;
+    let faults: Vec<&str> = seen.iter().flat_map(|it| &it.faults).map(String::as_str).collect();
+    if faults.is_empty() { Ok(seen) } else { Err(OrderError::Refused(faults.join("; "))) }
+}
+
+/// Makes the topic of changes if it is missing, and checks it. Gives how many partitions it has. Blocks.
+pub(super) fn ensure_changes(settings: &KafkaSettings, name: &str) -> Result<usize, OrderError> {
+    let kafka = Admin::open(settings)?;
+    if kafka.layout(name)?.is_none() {
+        let fresh =
+            Fresh { name: name.to_owned(), partitions: CHANGES_PARTITIONS, with: changes_made_with() };
+        kafka.make(settings, &[fresh])?;
+        kafka.wait_for_leaders(&[name.to_owned()])?;
     }
-    if words.is_empty() { Ok(seen) } else { Err(OrderError::Refused(words)) }
+    let layout = kafka.layout(name)?.filter(|layout| layout.has_leaders);
+    let layout =
+        layout.ok_or_else(|| OrderError::OutOfReach(format!("a partition of {name} has no leader")))?;
+    let has = kafka.described(&[name.to_owned()])?.pop().ok_or_else(unreadable)?;
+    let faults = judge_changes(settings, name, &layout, &has);
+    if faults.is_empty() { Ok(layout.partitions.len()) } else { Err(OrderError::Refused(faults.join("; "))) }
 }
 
 /// Looks at the topics as they are now. Blocks. One that is gone is [`OrderError::NotTheSame`].
@@ -101,6 +119,13 @@ pub(super) fn delete_before(
 /// A client that administers. Nobody takes the log lines that it gathers, so it is dropped after its work.
 struct Admin {
     client: AdminClient<Context>,
+}
+
+/// A topic to make.
+struct Fresh {
+    name: String,
+    partitions: i32,
+    with: Vec<(&'static str, &'static str)>,
 }
 
 /// A topic's partitions: replicas and those in sync.
@@ -147,8 +172,8 @@ impl Admin {
         }))
     }
 
-    /// Makes these topics, and waits until they have leaders. Another node may make them at the same time.
-    fn make(&self, settings: &KafkaSettings, missing: &[Topic]) -> Result<(), OrderError> {
+    /// Makes these topics. Another node may make them at the same time.
+    fn make(&self, settings: &KafkaSettings, missing: &[Fresh]) -> Result<(), OrderError> {
         let failed = |error| client::failed("making the topics", &error);
         let brokers = self.client.inner().fetch_metadata(None, ASK).map_err(failed)?.brokers().len();
         if brokers < REPLICAS && !settings.allow_fewer_replicas {
@@ -159,14 +184,11 @@ impl Admin {
         let replicas = brokers.clamp(1, REPLICAS);
         // So that one broker may go.
         let min_insync = if replicas < REPLICAS { 1 } else { MIN_INSYNC }.to_string();
-        let names: Vec<String> = missing.iter().map(|topic| settings.topic(*topic)).collect();
-        let topics = missing.iter().zip(&names).map(|(topic, name)| {
+        let topics = missing.iter().map(|fresh| {
             let replicas = TopicReplication::Fixed(i32::try_from(replicas).unwrap_or(1));
-            let mut fresh = NewTopic::new(name, 1, replicas).set("min.insync.replicas", &min_insync);
-            for (key, value) in made_with(*topic, settings) {
-                fresh = fresh.set(key, value);
-            }
-            fresh
+            let topic = NewTopic::new(&fresh.name, fresh.partitions, replicas);
+            let topic = topic.set("min.insync.replicas", &min_insync);
+            fresh.with.iter().fold(topic, |topic, (key, value)| topic.set(key, value))
         });
         let topics: Vec<_> = topics.collect();
         for made in block_on(self.client.create_topics(&topics, &options())).map_err(failed)? {
@@ -179,14 +201,36 @@ impl Admin {
                 }
             }
         }
+        Ok(())
+    }
+
+    fn wait_for_leaders(&self, names: &[String]) -> Result<(), OrderError> {
         let until = Instant::now() + LEADERS;
-        while !self.layouts(settings)?.iter().all(|it| it.as_ref().is_some_and(|it| it.has_leaders)) {
-            if Instant::now() > until {
-                return Err(OrderError::OutOfReach("fresh topics have no leader yet".into()));
+        for name in names {
+            while !self.layout(name)?.is_some_and(|layout| layout.has_leaders) {
+                if Instant::now() > until {
+                    return Err(OrderError::OutOfReach("fresh topics have no leader yet".into()));
+                }
+                std::thread::sleep(Duration::from_millis(50));
             }
-            std::thread::sleep(Duration::from_millis(50));
         }
         Ok(())
+    }
+
+    /// The settings of these topics.
+    fn described(&self, names: &[String]) -> Result<Vec<BTreeMap<String, String>>, OrderError> {
+        let resources: Vec<_> = names.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
+        let described = block_on(self.client.describe_configs(&resources, &options()))
+            .map_err(|error| client::failed("asking for the topics' settings", &error))?;
+        let of = |(name, described): (&String, Result<ConfigResource, Code>)| {
+            let described = described.map_err(|code| {
+                let error = rdkafka::error::KafkaError::AdminOp(code);
+                client::failed(&format!("asking for the settings of {name}"), &error)
+            })?;
+            let entries = described.entries.into_iter();
+            Ok(entries.map(|it| (it.name, it.value.unwrap_or_default())).collect())
+        };
+        names.iter().zip(described).map(of).collect()
     }
 
     fn seen(&self, settings: &KafkaSettings) -> Result<Vec<Seen>, OrderError> {
@@ -196,23 +240,47 @@ impl Admin {
         if let Some((_, name)) = layouts.iter().zip(&names).find(|(layout, _)| layout.is_none()) {
             return Err(gone(name));
         }
-        let resources: Vec<_> = names.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
-        let described = block_on(self.client.describe_configs(&resources, &options()))
-            .map_err(|error| client::failed("asking for the topics' settings", &error))?;
+        let described = self.described(&names)?;
         let mut seen = Vec::new();
-        for (((topic, name), layout), described) in
-            Topic::ALL.into_iter().zip(names).zip(layouts).zip(described)
-        {
-            let described = described.map_err(|code| {
-                let error = rdkafka::error::KafkaError::AdminOp(code);
-                client::failed(&format!("asking for the settings of {name}"), &error)
-            })?;
-            let entries = described.entries.into_iter().map(|it| (it.name, it.value.unwrap_or_default()));
+        for (((topic, name), layout), has) in Topic::ALL.into_iter().zip(names).zip(layouts).zip(described) {
             let layout = layout.ok_or_else(|| gone(&name))?;
-            seen.push(judge(settings, topic, name, &layout, &entries.collect()));
+            seen.push(judge(settings, topic, name, &layout, &has));
         }
         Ok(seen)
     }
+}
+
+/// What the topic of changes is made with, beside its replicas. Each of these is its owner's to change, but for the first two.
+fn changes_made_with() -> Vec<(&'static str, &'static str)> {
+    vec![
+        ("cleanup.policy", "delete"),
+        ("unclean.leader.election.enable", "false"),
+        ("max.message.bytes", "8388608"),
+        ("compression.type", "producer"),
+        // A week, and a record leaves the disk with its whole segment, a day.
+        ("retention.ms", "604800000"),
+        ("segment.ms", "86400000"),
+    ]
+}
+
+/// What is wrong with the topic of changes: what loses events that it has taken.
+fn judge_changes(
+    settings: &KafkaSettings,
+    name: &str,
+    layout: &Layout,
+    has: &BTreeMap<String, String>,
+) -> Vec<String> {
+    let exact = [("cleanup.policy", "delete"), ("unclean.leader.election.enable", "false")];
+    let mut faults = not_exactly(name, has, &exact);
+    faults.extend(judge_replicas(settings, name, layout, has));
+    faults
+}
+
+/// Which settings are not as they must be.
+fn not_exactly(name: &str, has: &BTreeMap<String, String>, wanted: &[(&str, &str)]) -> Vec<String> {
+    let is = |key: &str| has.get(key).map_or("", String::as_str);
+    let wrong = wanted.iter().filter(|(key, wanted)| is(key) != *wanted);
+    wrong.map(|(key, wanted)| format!("{name} has {key}={}: set {wanted}", is(key))).collect()
 }
 
 /// What a topic is made with, beside its replicas.
@@ -248,31 +316,23 @@ fn judge(
     has: &BTreeMap<String, String>,
 ) -> Seen {
     let get = |key: &str| has.get(key).map_or("", String::as_str);
-    let number = |key: &str| get(key).parse::<i64>();
-    let mut faults = Vec::new();
+    let mut exact =
+        vec![("message.timestamp.type", "LogAppendTime"), ("unclean.leader.election.enable", "false")];
+    match topic {
+        Topic::Order | Topic::Files => {
+            exact.extend([("cleanup.policy", "delete"), ("retention.ms", "-1"), ("retention.bytes", "-1")]);
+            if !settings.trust_replication {
+                exact.push(("flush.messages", "1"));
+            }
+        }
+        Topic::Nodes => exact.push(("cleanup.policy", "compact")),
+    }
+    let mut faults = not_exactly(&name, has, &exact);
     let mut fault = |key: &str, is: &str, set: &str| {
         faults.push(format!("{name} has {key}={is}: set {set}"));
     };
-    let mut exactly = |key: &str, wanted: &str| {
-        if get(key) != wanted {
-            fault(key, get(key), wanted);
-        }
-    };
-
-    exactly("message.timestamp.type", "LogAppendTime");
-    exactly("unclean.leader.election.enable", "false");
-    match topic {
-        Topic::Order | Topic::Files => {
-            exactly("cleanup.policy", "delete");
-            exactly("retention.ms", "-1");
-            exactly("retention.bytes", "-1");
-            if !settings.trust_replication {
-                exactly("flush.messages", "1");
-            }
-        }
-        Topic::Nodes => exactly("cleanup.policy", "compact"),
-    }
-    if number("max.message.bytes").unwrap_or(0) < i64::try_from(MESSAGE_BYTES).unwrap_or(i64::MAX) {
+    if get("max.message.bytes").parse::<i64>().unwrap_or(0) < i64::try_from(MESSAGE_BYTES).unwrap_or(i64::MAX)
+    {
         fault("max.message.bytes", get("max.message.bytes"), "2097152 or more");
     }
     // Recompressing is the broker's affair, but this program must be able to read it.
@@ -280,11 +340,35 @@ fn judge(
         fault("compression.type", "gzip", "producer");
     }
 
-    let min_insync = number("min.insync.replicas").ok().and_then(|it| usize::try_from(it).ok()).unwrap_or(0);
+    faults.extend(judge_replicas(settings, &name, layout, has));
     let (replicas, in_sync) = layout.partitions.first().copied().unwrap_or_default();
+    let min_insync = min_insync(has);
+    let partitions = layout.partitions.len();
+    if partitions != 1 {
+        faults.push(format!(
+            "{name} has {partitions} partitions, which have no common order: make it anew with 1"
+        ));
+    }
+    Seen { topic, name, partitions, replicas, in_sync, min_insync, faults }
+}
+
+fn min_insync(has: &BTreeMap<String, String>) -> usize {
+    has.get("min.insync.replicas").and_then(|it| it.parse().ok()).unwrap_or(0)
+}
+
+/// What is wrong with how many replicas a topic has.
+fn judge_replicas(
+    settings: &KafkaSettings,
+    name: &str,
+    layout: &Layout,
+    has: &BTreeMap<String, String>,
+) -> Vec<String> {
+    let (mut faults, min_insync) = (vec![], min_insync(has));
+    let (replicas, _) = layout.partitions.first().copied().unwrap_or_default();
     if !settings.allow_fewer_replicas {
         if min_insync < MIN_INSYNC {
-            fault("min.insync.replicas", get("min.insync.replicas"), "2, or allow fewer replicas");
+            let is = has.get("min.insync.replicas").map_or("", String::as_str);
+            faults.push(format!("{name} has min.insync.replicas={is}: set 2, or allow fewer replicas"));
         }
         if replicas < REPLICAS {
             faults
@@ -297,13 +381,7 @@ fn judge(
             replicas - 1
         ));
     }
-    let partitions = layout.partitions.len();
-    if partitions != 1 {
-        faults.push(format!(
-            "{name} has {partitions} partitions, which have no common order: make it anew with 1"
-        ));
-    }
-    Seen { topic, name, partitions, replicas, in_sync, min_insync, faults }
+    faults
 }
 
 #[cfg(test)]
@@ -408,6 +486,27 @@ mod tests {
         );
         assert_eq!(seen.faults, Vec::<String>::new());
         assert_eq!(seen.too_few_in_sync(), None);
+    }
+
+    #[test]
+    fn of_the_topic_of_changes_only_what_loses_events_is_a_fault() {
+        let check = |settings: &KafkaSettings, changes: &[(&str, &str)], replicas, expected: &[&str]| {
+            let of = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+            let mut has: BTreeMap<String, String> = changes_made_with().iter().map(of).collect();
+            has.insert("min.insync.replicas".into(), "2".into());
+            has.extend(changes.iter().map(of));
+            let layout = Layout { partitions: vec![(replicas, replicas); 4], has_leaders: true };
+            assert_eq!(judge_changes(settings, "c", &layout, &has), expected);
+        };
+        let owners = [("retention.ms", "1000"), ("flush.messages", "9"), ("max.message.bytes", "9")];
+        check(&strict(), &owners, 3, &[]);
+        check(&strict(), &[("cleanup.policy", "compact")], 3, &["c has cleanup.policy=compact: set delete"]);
+        let unclean = ("unclean.leader.election.enable", "true");
+        check(&strict(), &[unclean], 3, &["c has unclean.leader.election.enable=true: set false"]);
+        let few = [("min.insync.replicas", "1")];
+        let one = "c has min.insync.replicas=1: set 2, or allow fewer replicas";
+        check(&strict(), &few, 1, &[one, "c has 1 replicas: give it 3, or allow fewer replicas"]);
+        check(&KafkaSettings { allow_fewer_replicas: true, ..strict() }, &few, 1, &[]);
     }
 
     #[test]

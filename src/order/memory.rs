@@ -1,12 +1,15 @@
 //! A log in memory, for tests and the simulation: it has the ways of the real one, on demand.
 //!
 //! What becomes of the next appends is set with [`MemoryLog::next_appends`], the time with [`MemoryLog::set_clock`]. Nothing
-//! happens by itself: time stands, and what is held comes when it is let go. Each clone is a handle of the same log.
+//! happens by itself: time stands, and what is held comes when it is let go. Each clone is a handle of the same log. It is also a
+//! topic of events with one partition, where what has no key gets an empty one.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use super::topic::{EventTopic, EventWriter};
 use super::{Appended, Log, LogReader, Offset, OrderError, Record};
 use crate::model::seq::Millis;
 use crate::sync::unpoisoned;
@@ -207,6 +210,36 @@ impl Log for MemoryLog {
             }
             Ok(())
         })
+    }
+}
+
+impl EventTopic for MemoryLog {
+    fn name(&self) -> &str {
+        "changes"
+    }
+
+    fn open(&self) -> Result<Box<dyn EventWriter>, OrderError> {
+        self.with(|state| state.reachable())?;
+        Ok(Box::new(MemoryWriter { log: self.clone(), failed: Arc::default() }))
+    }
+}
+
+struct MemoryWriter {
+    log: MemoryLog,
+    failed: Arc<AtomicBool>,
+}
+
+impl EventWriter for MemoryWriter {
+    fn append(&self, key: Option<&[u8]>, event: &[u8], done: Appended) {
+        if self.failed.load(Ordering::Acquire) {
+            return done(Err(OrderError::OutOfReach("an event before it failed".into())));
+        }
+        let failed = Arc::clone(&self.failed);
+        let done = move |outcome: Result<Offset, OrderError>| {
+            failed.fetch_or(outcome.is_err(), Ordering::AcqRel);
+            done(outcome);
+        };
+        Log::append(&self.log, key.unwrap_or_default(), event.to_vec(), Box::new(done));
     }
 }
 

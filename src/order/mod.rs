@@ -6,6 +6,7 @@
 //! pieces.rs   the files of batches, in pieces
 //! needed.rs   which of these pieces are still needed
 //! gather.rs   gathers offers into records
+//! topic.rs    a topic of events that others read
 //! memory.rs   a log in memory, for tests and the simulation
 //! ```
 //!
@@ -21,6 +22,7 @@ pub mod memory;
 pub mod needed;
 pub mod pieces;
 pub mod record;
+pub mod topic;
 
 use crate::model::seq::Millis;
 use serde::{Deserialize, Serialize};

@@ -264,7 +264,7 @@ pub struct Vitals {
 }
 
 /// The metrics of a node of several. A single daemon has none of them.
-pub const OF_THE_ORDER: [&str; 10] = [
+pub const OF_THE_ORDER: [&str; 11] = [
     "profiled_order_offset",
     "profiled_order_behind_records",
     "profiled_order_behind_seconds",
@@ -275,6 +275,7 @@ pub const OF_THE_ORDER: [&str; 10] = [
     "profiled_order_settings_differ",
     "profiled_order_sums_differ",
     "profiled_order_topic_faults",
+    "profiled_order_changes_behind_seconds",
 ];
 
 /// The values of a node of several.
@@ -298,6 +299,8 @@ pub struct OrderVitals {
     pub sums_differ: u64,
     /// What is wrong with the topics.
     pub topic_faults: u64,
+    /// How old the oldest change is that this node has yet to pass on to the topic of changes.
+    pub changes_behind: Duration,
 }
 
 impl OrderVitals {
@@ -318,13 +321,15 @@ impl OrderVitals {
         whole("sums_differ", help, self.sums_differ);
         let help = "What is wrong with the topics now: settings that lose records, too few replicas in sync";
         whole("topic_faults", help, self.topic_faults);
-        let behind = Gauge::<f64, AtomicU64>::default();
-        behind.set(self.behind.as_secs_f64());
-        registry.register(
-            "behind_seconds",
-            "How old what a lookup on this node shows may be; 0 while it keeps up",
-            behind,
-        );
+        let mut seconds = |name: &str, help: &str, value: Duration| {
+            let gauge = Gauge::<f64, AtomicU64>::default();
+            gauge.set(value.as_secs_f64());
+            registry.register(name, help, gauge);
+        };
+        let help = "How old what a lookup on this node shows may be; 0 while it keeps up";
+        seconds("behind_seconds", help, self.behind);
+        let help = "How old the oldest change is that this node has yet to pass on to the topic of changes; 0 where another node does so";
+        seconds("changes_behind_seconds", help, self.changes_behind);
         let duplicates = Counter::<u64>::default();
         duplicates.inc_by(self.duplicates);
         registry.register(

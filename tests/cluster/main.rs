@@ -4,6 +4,7 @@
 //! brokers.rs pom.xml   one to three brokers of a test's own
 //! topics.rs            topics made and checked
 //! log.rs               records appended, read, deleted; a leader killed; a topic made anew
+//! changes.rs           the topic of changes, filled by a node, while broker and node die
 //! nodes/               nodes that are real daemons, with faults of all sorts under load
 //! ```
 //!
@@ -19,6 +20,7 @@
 )]
 
 mod brokers;
+mod changes;
 mod log;
 mod nodes;
 #[path = "../support/mod.rs"]
@@ -73,6 +75,7 @@ fn one_broker() {
         log::a_topic_made_anew_is_noticed(&brokers);
     });
     log::a_producer_without_brokers_says_unknown_and_goes_on(&mut brokers);
+    changes::what_a_node_tells_is_in_the_topic_once_though_broker_and_node_die(&mut brokers);
 }
 
 #[test]

@@ -326,8 +326,8 @@ impl Copy {
                 }
             }
             What::Erased(ids) | What::Swept(ids) => ids.iter().for_each(|id| self.forget(&id_of(id))),
-            What::Withheld(ids) => ids.iter().for_each(|id| self.forget(&id_of(id))),
-            What::BatchEnd(..) => {}
+            What::Withheld(_, ids) => ids.iter().for_each(|id| self.forget(&id_of(id))),
+            What::BatchEnd(..) | What::Gap { .. } => {}
             What::Batch(batch) => self.batch = Some((batch.id.seq, batch.rules.writes_layer())),
             What::Row(row) => {
                 let (Some(id), Some((batch, layered))) = (row.id.as_ref().map(id_of), self.batch) else {
@@ -496,7 +496,7 @@ fn what_came_before_an_erasure_is_withheld_and_then_gone() {
             What::Write(write) => write.id.id().to_owned(),
             What::Row(row) => row.id.as_ref().map_or("?", Key::id).to_owned(),
             What::Erased(ids) => format!("erased {}", ids.len()),
-            What::Withheld(_) => "?".into(),
+            What::Withheld(..) => "?".into(),
             _ => "-".into(),
         };
         events.iter().map(|event| name(&event.what)).collect()

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! changes.rs         the feed of changes, applied to nothing, beside lookups
+//! changes_topic.rs   the changes of all clients in a topic, beside the feed
 //! handle.rs          the rules through the handle that every front door calls
 //! nodes.rs           several whole engines over one order in memory
 //! order/             one order: random sequences beside a model
@@ -25,6 +26,7 @@
 mod situations;
 
 mod changes;
+mod changes_topic;
 mod circles;
 mod cluster;
 mod fuzz;

@@ -12,6 +12,7 @@ use profiled::engine::{
     AcceptedBatch, Announced, BatchState, BatchVersion, CallIds, Engine, EngineError, NodeParts, Opening,
     Readiness, SiteCall,
 };
+use profiled::http::change_event::write_change;
 use profiled::model::batch::{BatchId, EmptyValues, IdempotencyKey};
 use profiled::model::id::{IdKind, VisitorId};
 use profiled::model::profile::Source;
@@ -30,7 +31,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Waits until something holds.
-async fn wait_until(what: &str, holds: impl Fn() -> bool) {
+pub(crate) async fn wait_until(what: &str, holds: impl Fn() -> bool) {
     let begun = tokio::time::Instant::now();
     while !holds() {
         assert!(begun.elapsed() < Duration::from_secs(30), "not within 30 s: {what}");
@@ -51,26 +52,33 @@ impl Clock for Standing {
 }
 
 /// An order and the pieces of files that go with it.
-struct Cluster {
-    order: MemoryLog,
+pub(crate) struct Cluster {
+    pub(crate) order: MemoryLog,
     pieces: MemoryLog,
-    nodes: MemoryLog,
+    pub(crate) nodes: MemoryLog,
     clock: Arc<Standing>,
 }
 
 impl Cluster {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let order = MemoryLog::new();
         order.set_clock(Millis(BEGIN_MS));
         let clock = Arc::new(Standing(AtomicU64::new(BEGIN_MS)));
         Self { order, pieces: MemoryLog::new(), nodes: MemoryLog::new(), clock }
     }
 
-    fn transport(&self) -> Transport {
+    /// Sets the nodes' clock ahead of where it began, but not the order's.
+    pub(crate) fn set_clock_ahead(&self, by: Duration) {
+        let by = u64::try_from(by.as_millis()).unwrap();
+        self.clock.0.store(BEGIN_MS + by, Ordering::Relaxed);
+    }
+
+    pub(crate) fn transport(&self) -> Transport {
         Transport {
             order: Arc::new(self.order.clone()),
             pieces: Arc::new(self.pieces.clone()),
             nodes: Arc::new(self.nodes.clone()),
+            changes: None,
             look: Arc::new(|| Ok(vec![])),
         }
     }
@@ -109,20 +117,20 @@ impl Cluster {
     }
 
     /// A node on this folder that takes calls.
-    async fn node(&self, folder: &Path) -> Engine {
+    pub(crate) async fn node(&self, folder: &Path) -> Engine {
         let node = self.open(folder);
         wait_until("the node serves", || node.readiness() == Readiness::Ready).await;
         node
     }
 }
 
-fn call(pc: &str, value: &str) -> SiteCall {
+pub(crate) fn call(pc: &str, value: &str) -> SiteCall {
     let ids = CallIds { pc: VisitorId::new(IdKind::Pc, pc).ok(), ..CallIds::default() };
     let attributes = vec![("a".to_owned(), value.to_owned())];
     SiteCall { client: client(), ids, source: Source::Mbox, attributes }
 }
 
-async fn send(node: &Engine, file: &str, key: &str) -> Result<AcceptedBatch, EngineError> {
+pub(crate) async fn send(node: &Engine, file: &str, key: &str) -> Result<AcceptedBatch, EngineError> {
     let announced = Announced { for_all: true, ..Announced::default() };
     let mut upload =
         node.accept_batch(&who(), &client(), BatchVersion::V1, EmptyValues::Ignore, announced).await?;
@@ -142,7 +150,7 @@ async fn value_of(node: &Engine, pc: &str) -> Option<(String, Seq)> {
     visitor.attributes.into_iter().find(|one| one.name == "a").map(|one| (one.value, one.seq))
 }
 
-async fn complete(node: &Engine, id: &BatchId) {
+pub(crate) async fn complete(node: &Engine, id: &BatchId) {
     let is = || node.batch(id).is_some_and(|batch| batch.state == BatchState::Complete);
     wait_until("the batch is complete", is).await;
 }
@@ -320,7 +328,9 @@ async fn the_nodes_tell_how_far_each_is() {
         let known = FolderCluster::read(&folders[0].path().join("data")).unwrap().unwrap();
         let (id, run) = (known.cluster, RunId::random().unwrap());
         let wait = Duration::from_secs(3_600);
-        members.push(Members::start(engine.clone(), cluster.transport(), who, (id, run), wait).unwrap());
+        members.push(
+            Members::start(engine.clone(), cluster.transport(), who, (id, run), wait, write_change).unwrap(),
+        );
     }
     engines[0].site_call(call("p1", "one")).await.unwrap();
     // Under the folders' names they joined, and do not report.
@@ -473,7 +483,8 @@ async fn a_node_that_has_diverged_does_not_start_again() {
     let who = Identity { name: "a".into(), address: "http://a".into(), settings: String::new() };
     let of = (known.cluster, RunId::random().unwrap());
     let members =
-        Members::start(node.clone(), cluster.transport(), who, of, Duration::from_secs(60)).unwrap();
+        Members::start(node.clone(), cluster.transport(), who, of, Duration::from_secs(60), write_change)
+            .unwrap();
     for (name, checksum) in [("a", 1), ("b", 2), ("c", 2)] {
         let report = json!({
             "name": name, "run": "", "cluster": known.cluster.to_string(), "address": "", "version": "", "rules": 1,

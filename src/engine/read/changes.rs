@@ -1,4 +1,4 @@
-//! The changes of a client's visitors, as a feed: every applied write and every row of a batch, in the order of seqs.
+//! The changes of a client's visitors, or of all clients', as a feed: every applied write and every row of a batch, in the order of seqs.
 //!
 //! Promises:
 //! - Nothing is missing and nothing comes out of order. Each event has a place, and a reader who has had everything up to a place
@@ -12,9 +12,10 @@
 
 use crate::batch::accepted::Accepted;
 use crate::batch::progress::Known;
+use crate::batch::resolve::View;
 use crate::engine::commit::{CommitHandle, Readable};
 use crate::engine::error::{EngineError, OrInternal};
-use crate::engine::gates::{Slot, Who};
+use crate::engine::gates::{Scarce, Slot, Who};
 use crate::engine::read::report::Report;
 use crate::engine::read::state::Reader;
 use crate::engine::shared::{Shared, blocking};
@@ -90,6 +91,21 @@ pub struct Event {
     pub what: What,
 }
 
+impl Event {
+    /// Whose visitors it is about; none if about everybody's.
+    pub fn client(&self) -> Option<&str> {
+        match &self.what {
+            What::Write(written) => Some(written.id.client()),
+            What::Erased(ids) | What::Swept(ids) => ids.first().map(Key::client),
+            What::Withheld(client, _) => Some(client.as_str()),
+            What::Batch(batch) => Some(batch.id.client.as_str()),
+            What::Row(row) => Some(row.batch.id.client.as_str()),
+            What::BatchEnd(batch, _) => Some(batch.client.as_str()),
+            What::Gap { .. } => None,
+        }
+    }
+}
+
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {
@@ -100,13 +116,19 @@ pub enum What {
     /// What was stored under these ids had expired, and was removed.
     Swept(Vec<Key>),
     /// A write to a visitor who was erased since. These other ids, which were not erased, led to that visitor from then on.
-    Withheld(Vec<Key>),
+    Withheld(ClientCode, Vec<Key>),
     /// A batch was accepted. Its rows follow, if they are wanted.
     Batch(Arc<Accepted>),
     /// A row of a batch.
     Row(Row),
     /// All rows of a batch were told.
     BatchEnd(BatchId, Counts),
+    /// What came after this seq, up to this event's place, can no longer be told. No feed says so, for it ends there instead; whoever
+    /// passes a feed on and goes on behind the gap does.
+    Gap {
+        /// The place before it.
+        since: ChangePlace,
+    },
 }
 
 /// What a write did.
@@ -146,6 +168,8 @@ pub struct Row {
     pub line: u32,
     /// The id that it names, if that can be read and the visitor was not erased since.
     pub id: Option<Key>,
+    /// The canonical id of the visitor to whom that id leads now; only in a feed of all clients.
+    pub visitor: Option<Key>,
     /// Its outcome.
     pub outcome: Outcome,
     /// Why it failed, or `erased`: a word for programs.
@@ -173,7 +197,8 @@ pub enum Step {
 pub struct Changes {
     shared: Arc<Shared>,
     commit: Arc<CommitHandle>,
-    client: ClientCode,
+    /// Whose visitors; none: everybody's.
+    client: Option<ClientCode>,
     /// Whether each row of a batch is told.
     rows: bool,
     slot: Slot,
@@ -204,7 +229,14 @@ impl Reader {
         shared.settings(client)?;
         let slot = self.changes.take(who).await?;
         let client = client.clone();
-        blocking(move || Changes::begin(shared, commit, client, since, rows, slot)).await
+        blocking(move || Changes::begin(shared, commit, Some(client), since, rows, slot)).await
+    }
+
+    /// Begins a feed of all clients, with the rows of batches. It is the daemon's own, and takes no caller's place. Blocks.
+    pub(in crate::engine) fn all_changes(&self, since: ChangePlace) -> Result<Changes, EngineError> {
+        let (shared, commit) = (Arc::clone(&self.shared), Arc::clone(&self.commit));
+        let slot = Slot::of_the_daemon(Scarce::Changes, &shared.metrics);
+        Changes::begin(shared, commit, None, since, true, slot)
     }
 }
 
@@ -228,7 +260,7 @@ impl Changes {
     fn begin(
         shared: Arc<Shared>,
         commit: Arc<CommitHandle>,
-        client: ClientCode,
+        client: Option<ClientCode>,
         since: ChangePlace,
         rows: bool,
         slot: Slot,
@@ -335,7 +367,8 @@ impl Changes {
                 read_piece(&self.journal, self.at, end, PIECE_BYTES).map_err(|error| self.unread(&error))?;
             for (behind, payload) in piece.frames {
                 if is_given_up(&payload) {
-                    tracing::error!(client = %self.client, "a feed of changes ends where damaged groups were given up");
+                    let client = self.client.as_ref().map_or("(all)", ClientCode::as_str);
+                    tracing::error!(client, "a feed of changes ends where damaged groups were given up");
                     return Err(self.gone(last));
                 }
                 let entries = decode_group(&payload).or_internal()?;
@@ -392,7 +425,7 @@ impl Changes {
             }
             Entry::BatchAccepted(batch) => {
                 let is_told = seq < self.told.seq || seq == self.told.seq && self.told.line.is_none();
-                if is_told || batch.client != self.client.as_str() {
+                if is_told || self.client.as_ref().is_some_and(|client| batch.client != client.as_str()) {
                     return Ok(None);
                 }
                 self.batch(batch, each)
@@ -407,10 +440,10 @@ impl Changes {
 
     /// Whether a write is one to this client's visitors. All keys of a write are of one client.
     fn is_ours(&self, write: &WriteEntry) -> bool {
+        let Some(ours) = &self.client else { return true };
         let client = write.changes.first().and_then(|change| change.key.split_first());
-        client.is_some_and(|(length, rest)| {
-            rest.get(..usize::from(*length)) == Some(self.client.as_str().as_bytes())
-        })
+        client
+            .is_some_and(|(length, rest)| rest.get(..usize::from(*length)) == Some(ours.as_str().as_bytes()))
     }
 
     /// What the sweeper removed, without the ids that were erased since. What else the write has are rows that it resolved.
@@ -480,7 +513,8 @@ impl Changes {
             ids.iter().zip(&hidden).filter(|(_, hidden)| **hidden).map(|(id, _)| id).collect();
         written.bound.retain(|id| !gone.contains(&id));
         if hidden.first() == Some(&true) {
-            return Ok(What::Withheld(written.bound));
+            let client = ClientCode::new(written.id.client()).or_internal()?;
+            return Ok(What::Withheld(client, written.bound));
         }
         if let Some(whole) = &mut written.whole {
             whole.ids.retain(|id| !gone.contains(&id));
@@ -567,8 +601,13 @@ impl Changes {
         let header = report.header();
         let outcome = stored.map_or(Outcome::Updated, |stored| stored.outcome);
         let cells = row.content.as_ref().ok().filter(|_| !erased);
-        let id = cells.map(|cells| Key::new(&self.client, batch.key_kind, cells.id()));
+        let id = cells.map(|cells| Key::new(&batch.id.client, batch.key_kind, cells.id()));
         let erased = erased || self.hidden(id.as_slice(), batch.id.seq)?.contains(&true);
+        let id = id.filter(|_| !erased);
+        let visitor = match &id {
+            Some(id) if self.client.is_none() => Some(self.visitor(id)?),
+            _ => None,
+        };
         let cells = cells.filter(|_| !erased && matches!(outcome, Outcome::Updated | Outcome::Created));
         let name = |attribute: usize| header.names().get(attribute).map(|name| name.to_string());
         let sets = cells.into_iter().flat_map(|cells| cells.attributes());
@@ -577,12 +616,18 @@ impl Changes {
         Ok(Row {
             batch: Arc::clone(batch),
             line: row.line,
-            id: id.filter(|_| !erased),
+            id,
+            visitor,
             outcome,
             reason: if erased { Some("erased") } else { reason },
             sets: sets.filter_map(|(attribute, value)| Some((name(attribute)?, value.to_owned()))).collect(),
             removed: emptied.into_iter().flat_map(|cells| cells.emptied()).filter_map(name).collect(),
         })
+    }
+
+    /// The canonical id of the visitor to whom an id leads now.
+    fn visitor(&self, id: &Key) -> Result<Key, EngineError> {
+        View::new(&*self.shared.store).canonical(id).map_err(|error| self.shared.reported(error))
     }
 
     /// Which of these ids were erased after a write.

@@ -3,32 +3,26 @@
 //!
 //! A stream ends with an event that says why, unless it breaks off. Where a client goes on is the place of the last event that it has.
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
 use hyper::header::{ACCEPT, HeaderName};
-use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use utoipa::ToSchema;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 
 use crate::engine::EngineError;
 use crate::engine::gates::Scarce;
-use crate::engine::read::changes::{ChangePlace, Changes, Event, Step, What, Written};
+use crate::engine::read::changes::{ChangePlace, Changes, Step, What};
 use crate::http::auth::Access;
+use crate::http::change_event::ChangeEvent;
 use crate::http::endpoint::{Api, Call, CallLimits, Endpoint, Methods, Reply, Whose};
 use crate::http::error::HttpError;
 use crate::http::operation::{form, form_of};
-use crate::http::outcomes::Outcomes;
 use crate::http::request::{Params, Request};
 use crate::http::response::{EVENTS, NDJSON, chunked};
 use crate::http::shapes;
 use crate::http::stream::{Sender, begin};
-use crate::journal::entry::WriteKind;
-use crate::model::batch::{EmptyValues, Outcome};
-use crate::model::id::Key;
 use crate::tokens::Scope;
 
 /// Where a browser's `EventSource` says how far it is.
@@ -185,24 +179,9 @@ fn tell(
             Ok(Step::More) => continue,
             Ok(Step::Enough) => return Ok(()),
             Ok(Step::CaughtUp(_)) => (ChangeEvent::bare("upTo", changes.told()), Some(changes.told()), false),
-            Ok(Step::Waits(batch)) => (
-                ChangeEvent {
-                    batch_id: Some(batch.to_string()),
-                    ..ChangeEvent::bare("waiting", changes.told())
-                },
-                None,
-                false,
-            ),
+            Ok(Step::Waits(batch)) => (ChangeEvent::waiting(&batch, changes.told()), None, false),
             Err(error @ EngineError::Stopping) => return Err(error),
-            Err(error) => {
-                let name = if matches!(error, EngineError::ChangesGone { .. }) { "gone" } else { "error" };
-                let earliest = match &error {
-                    EngineError::ChangesGone { earliest, .. } => Some(earliest.to_string()),
-                    _ => None,
-                };
-                let ended = ChangeEvent::bare(name, changes.told());
-                (ChangeEvent { message: Some(error.to_string()), earliest, ..ended }, None, true)
-            }
+            Err(error) => (ChangeEvent::ended(&error, changes.told()), None, true),
         };
         // It says again where it is only if that is news, or has not been said for long.
         let is_news = told.as_ref().is_none_or(|(known, at): &(ChangeEvent<'_>, Instant)| {
@@ -225,164 +204,4 @@ fn tell(
             return Ok(());
         }
     }
-}
-
-/// A visitor's id.
-#[derive(Debug, Serialize, ToSchema)]
-struct Id {
-    /// `pcId`, `thirdPartyId` or `marketingCloudVisitorId`.
-    kind: &'static str,
-    id: String,
-}
-
-impl Id {
-    fn of(key: &Key) -> Self {
-        Self { kind: key.kind().name(), id: key.id().to_owned() }
-    }
-
-    fn all(keys: &[Key]) -> Option<Vec<Self>> {
-        Some(keys.iter().map(Self::of).collect())
-    }
-}
-
-/// One event. What it has depends on what happened.
-#[derive(Debug, Default, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-struct ChangeEvent<'a> {
-    /// Its place in the order.
-    seq: String,
-    /// When that was.
-    time: String,
-    /// What happened: `write`, `erase`, `sweep`, `withheld`, `batch`, `row`, `batchEnd`; or about the stream: `upTo`, `waiting`, `gone`,
-    /// `error`.
-    event: &'static str,
-    /// What kind of call it came by.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    source: Option<&'static str>,
-    /// The visitor: its canonical id; of a row the id that it names.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<Id>,
-    /// The ids that were erased or swept; of `withheld` those that led to the visitor from then on; with `attributes`: all other ids that the visitor has then.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ids: Option<Vec<Id>>,
-    /// Whether the visitor began with it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    created: Option<bool>,
-    /// The attributes that it set.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    set: Option<BTreeMap<&'a str, &'a str>>,
-    /// The attributes that it removed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    removed: Option<&'a [String]>,
-    /// The ids that it bound to the visitor.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    bound: Option<Vec<Id>>,
-    /// All attributes that the visitor has then, where the write brought more than it names.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    attributes: Option<BTreeMap<&'a str, &'a str>>,
-    /// The batch.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    batch_id: Option<String>,
-    /// The row's line.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    line: Option<u32>,
-    /// The row's outcome.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    outcome: Option<&'static str>,
-    /// Why the row failed, or `erased`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'static str>,
-    /// How many rows the batch has.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rows: Option<u64>,
-    /// Whether it replaces what earlier v2 batches set since the visitor's last site call.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    replaces: Option<bool>,
-    /// Whether its empty values remove attributes.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    removes: Option<bool>,
-    /// The batch's rows by outcome.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    counts: Option<Outcomes>,
-    /// Why the stream ends.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    message: Option<String>,
-    /// The earliest seq that can be asked for.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    earliest: Option<String>,
-}
-
-impl<'a> ChangeEvent<'a> {
-    fn bare(event: &'static str, place: ChangePlace) -> Self {
-        let time = place.seq.millis().iso_8601();
-        Self { seq: place.seq.to_string(), time, event, ..Self::default() }
-    }
-
-    fn of(told: &'a Event) -> Self {
-        let bare = |event| Self::bare(event, told.place);
-        match &told.what {
-            What::Write(written) => Self::written(written, bare("write")),
-            What::Erased(ids) => Self { source: Some("erasure"), ids: Id::all(ids), ..bare("erase") },
-            What::Swept(ids) => Self { source: Some("sweep"), ids: Id::all(ids), ..bare("sweep") },
-            What::Withheld(ids) => {
-                Self { ids: Id::all(ids).filter(|ids| !ids.is_empty()), ..bare("withheld") }
-            }
-            What::Batch(batch) => Self {
-                source: Some(batch.rules.source.name()),
-                batch_id: Some(batch.id.to_string()),
-                rows: Some(batch.rows),
-                replaces: Some(batch.rules.writes_layer()),
-                removes: Some(batch.rules.empty_values == EmptyValues::Remove),
-                ..bare("batch")
-            },
-            What::Row(row) => {
-                let applied = matches!(row.outcome, Outcome::Updated | Outcome::Created) && row.id.is_some();
-                Self {
-                    source: Some(row.batch.rules.source.name()),
-                    batch_id: Some(row.batch.id.to_string()),
-                    line: Some(row.line),
-                    id: row.id.as_ref().map(Id::of),
-                    outcome: Some(row.outcome.name()),
-                    reason: row.reason,
-                    created: (row.outcome == Outcome::Created).then_some(true),
-                    set: applied.then(|| map(&row.sets)),
-                    removed: Some(&*row.removed).filter(|names| !names.is_empty()),
-                    ..bare("row")
-                }
-            }
-            What::BatchEnd(batch, counts) => Self {
-                batch_id: Some(batch.to_string()),
-                counts: Some(Outcomes::of(counts)),
-                ..bare("batchEnd")
-            },
-        }
-    }
-
-    fn written(written: &'a Written, bare: Self) -> Self {
-        let source = written.kind.and_then(|kind| match kind {
-            WriteKind::Mbox => Some("mbox"),
-            WriteKind::Delivery => Some("delivery"),
-            WriteKind::SingleUpdate => Some("single update"),
-            WriteKind::Removal => Some("removal"),
-            WriteKind::Erasure => Some("erasure"),
-            WriteKind::Sweep => Some("sweep"),
-            WriteKind::Unknown => None,
-        });
-        let whole = written.whole.as_ref();
-        Self {
-            source,
-            id: Some(Id::of(&written.id)),
-            created: written.created.then_some(true),
-            set: Some(map(&written.sets)),
-            removed: Some(&*written.removed).filter(|names| !names.is_empty()),
-            bound: Id::all(&written.bound).filter(|ids| !ids.is_empty()),
-            attributes: whole.map(|whole| map(&whole.attributes)),
-            ids: whole.and_then(|whole| Id::all(&whole.ids)),
-            ..bare
-        }
-    }
-}
-
-fn map(pairs: &[(String, String)]) -> BTreeMap<&str, &str> {
-    pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
 }
