@@ -6,6 +6,7 @@
 //! join.rs       founding an order, and joining it
 //! report.rs     what a node reports of itself
 //! transport.rs  the logs of the order that the settings name
+//! roster.rs     the nodes as they were last heard of, and who is waited for
 //! members.rs    who is there: reports, reads the others' reports, trims the order
 //! status.rs     how the nodes are, as people are told
 //! ```
@@ -18,12 +19,14 @@ mod folder;
 mod join;
 mod members;
 mod report;
+mod roster;
 mod status;
 mod transport;
 
 pub use folder::{FolderCluster, Founded};
 pub use join::{FetchSnapshot, Identity, JoinError, Joined, found, join};
-pub use members::{Member, Members, Watched};
+pub use members::Members;
 pub use report::{NodeReport, NodeState, hash_of};
+pub use roster::{Member, Roster, Watched};
 pub use status::{ClusterStatus, NodeStatus};
 pub use transport::{Transport, open};

@@ -5,6 +5,7 @@
 //! heartbeat.rs priority.rs signals.rs health.rs
 //!                               how the threads are: alive, how willing to make way, stopping, failed
 //! gates.rs disk_space.rs        who may do how much, and what is refused on a full disk
+//! peers.rs                      what one node of several needs of the others
 //! shared.rs                     what every room may use; the order of the locks
 //! commit/                       the commit thread: the only owner of the journal, the seqs and the order
 //! driver/                       the loops of the other threads as state machines, which the tests run, too
@@ -33,6 +34,7 @@ mod node;
 pub mod offline;
 pub mod open;
 mod operator;
+mod peers;
 mod priority;
 pub mod read;
 mod scarce;
@@ -60,6 +62,7 @@ pub use ingest::upload::{AcceptedBatch, Announced, Upload};
 use node::Role;
 pub use node::{NodeParts, OrderStatus};
 pub use open::rebuild::Opening;
+pub use peers::Peers;
 pub use read::batch_list::BatchPage;
 use read::changes::{ChangePlace, Changes};
 use read::export::Export;

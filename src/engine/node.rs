@@ -15,6 +15,7 @@ use crate::engine::commit::{Answer, Request};
 use crate::engine::error::OpenError;
 use crate::engine::ingest::from_all::{FromAll, TakenFiles};
 use crate::engine::ingest::state::Ingest;
+use crate::engine::peers::Peers;
 use crate::engine::shared::Shared;
 use crate::engine::upkeep::state::Upkeep;
 use crate::journal::entry::OrderState;
@@ -44,6 +45,8 @@ pub struct NodeParts {
     pub order: Arc<dyn Log>,
     /// The files of batches, in pieces.
     pub pieces: Arc<dyn Log>,
+    /// The other nodes.
+    pub peers: Arc<dyn Peers>,
     /// How offers are gathered.
     pub gathering: Gathering,
 }
@@ -75,6 +78,8 @@ pub struct OrderStatus {
     pub snapshot: Offset,
     /// Pieces of files before this offset are needed by nobody who has that snapshot.
     pub pieces: Offset,
+    /// All pieces of files before this offset are taken in.
+    pub files: Offset,
 }
 
 impl OrderStatus {
@@ -88,6 +93,7 @@ impl OrderStatus {
             snapshot,
             behind,
             pieces: node.needed.before(snapshot),
+            files: node.needed.read_before(),
             mark: progress.mark(),
             serves: progress.serves(),
             applied: progress.applied_offset(),
@@ -188,8 +194,8 @@ impl Joining {
     pub(super) fn threads(self, ingest: &Ingest) -> Result<[NodeThread; 3], OpenError> {
         let Self { node, parts, state } = self;
         let shared = Arc::clone(&ingest.shared);
-        let files =
-            Arc::new(FromAll::new(Arc::clone(&shared), parts.pieces, parts.run, Arc::clone(&node.needed)));
+        let (log, needed) = (parts.pieces, Arc::clone(&node.needed));
+        let files = Arc::new(FromAll::new(Arc::clone(&shared), log, parts.run, needed, parts.peers));
         let throttle = Arc::clone(&ingest.throttle);
         let waits: Waits = Arc::new(move || Box::new(throttle.site_call()));
         let (erasures, erased) = std::sync::mpsc::channel();

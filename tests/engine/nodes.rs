@@ -4,12 +4,12 @@ use crate::handle::{client, config, who};
 use bytes::Bytes;
 use profiled::clock::GuardedClock;
 use profiled::cluster::{
-    FolderCluster, Identity, JoinError, Joined, Members, NodeStatus, Transport, found, join,
+    FolderCluster, Identity, JoinError, Joined, Members, NodeStatus, Roster, Transport, found, join,
 };
 use profiled::engine::offline::restore::{clear_interrupted, restore_of_peer};
 use profiled::engine::{
     AcceptedBatch, Announced, BatchState, BatchVersion, CallIds, Engine, EngineError, NodeParts, Opening,
-    Readiness, SiteCall,
+    Peers, Readiness, SiteCall,
 };
 use profiled::model::batch::{BatchId, EmptyValues, IdempotencyKey};
 use profiled::model::id::{IdKind, VisitorId};
@@ -18,14 +18,14 @@ use profiled::model::seq::{Clock, Millis, Seq};
 use profiled::order::gather::Gathering;
 use profiled::order::memory::{Fate, MemoryLog};
 use profiled::order::record::RunId;
-use profiled::order::{Log as _, Offset};
+use profiled::order::{Appended, Log, LogReader, Offset, OrderError, Record};
 use profiled::telemetry::metrics::OrderVitals;
 use serde_json::json;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// Waits until something holds.
 async fn wait_until(what: &str, holds: impl Fn() -> bool) {
@@ -80,13 +80,20 @@ impl Cluster {
     }
 
     fn open(&self, folder: &Path) -> Engine {
+        let name = folder.file_name().unwrap().to_str().unwrap();
+        self.open_with(folder, Arc::new(Roster::new(name)), Arc::new(self.pieces.clone()))
+    }
+
+    /// The same, with these other nodes, and the files of batches by this log.
+    fn open_with(&self, folder: &Path, peers: Arc<dyn Peers>, pieces: Arc<dyn Log>) -> Engine {
         let name = folder.file_name().unwrap().to_str().unwrap().to_owned();
         let Joined { cluster, run, .. } = self.join(folder, &name).unwrap();
         let parts = NodeParts {
             cluster,
             run,
             order: Arc::new(self.order.clone()),
-            pieces: Arc::new(self.pieces.clone()),
+            pieces,
+            peers,
             gathering: Gathering::default(),
         };
         let clock = GuardedClock::believing(Arc::clone(&self.clock) as _);
@@ -95,9 +102,59 @@ impl Cluster {
 
     /// A node on this folder that takes calls.
     async fn node(&self, folder: &Path) -> Engine {
-        let node = self.open(folder);
-        wait_until("the node serves", || node.readiness() == Readiness::Ready).await;
-        node
+        serving(self.open(folder)).await
+    }
+
+    /// Watches the nodes as the one of this name.
+    fn watch(&self, node: &Engine, name: &str, settings: &str, roster: Arc<Roster>) -> Arc<Members> {
+        let who =
+            Identity { name: name.into(), address: format!("http://{name}"), settings: settings.into() };
+        let known = FolderCluster::read(node.data_folder()).unwrap().unwrap();
+        let (of, wait) = ((known.cluster, RunId::random().unwrap()), Duration::from_secs(3_600));
+        Members::start(node.clone(), self.transport(), who, of, (wait, roster)).unwrap()
+    }
+}
+
+async fn serving(node: Engine) -> Engine {
+    wait_until("the node serves", || node.readiness() == Readiness::Ready).await;
+    node
+}
+
+/// A log that can be made to give nothing.
+#[derive(Clone)]
+struct Gated {
+    log: MemoryLog,
+    shut: Arc<AtomicBool>,
+}
+
+impl Log for Gated {
+    fn append(&self, key: &[u8], record: Vec<u8>, done: Appended) {
+        self.log.append(key, record, done);
+    }
+
+    fn read_from(&self, offset: Offset) -> Result<Box<dyn LogReader>, OrderError> {
+        Ok(Box::new(GatedReader(self.log.read_from(offset)?, Arc::clone(&self.shut))))
+    }
+
+    fn ends(&self) -> Result<(Offset, Offset), OrderError> {
+        self.log.ends()
+    }
+
+    fn delete_before(&self, offset: Offset) -> Result<(), OrderError> {
+        self.log.delete_before(offset)
+    }
+}
+
+struct GatedReader(Box<dyn LogReader>, Arc<AtomicBool>);
+
+impl LogReader for GatedReader {
+    fn next(&mut self, _: Duration) -> Result<Option<Record>, OrderError> {
+        let short = Duration::from_millis(2);
+        if self.1.load(Ordering::SeqCst) {
+            std::thread::sleep(short);
+            return Ok(None);
+        }
+        self.0.next(short)
     }
 }
 
@@ -300,12 +357,7 @@ async fn the_nodes_tell_how_far_each_is() {
     let engines = [cluster.node(folders[0].path()).await, cluster.node(folders[1].path()).await];
     let mut members = vec![];
     for (engine, (name, settings)) in engines.iter().zip([("a", "1"), ("b", "2")]) {
-        let who =
-            Identity { name: name.into(), address: format!("http://{name}"), settings: settings.into() };
-        let known = FolderCluster::read(&folders[0].path().join("data")).unwrap().unwrap();
-        let (id, run) = (known.cluster, RunId::random().unwrap());
-        let wait = Duration::from_secs(3_600);
-        members.push(Members::start(engine.clone(), cluster.transport(), who, (id, run), wait).unwrap());
+        members.push(cluster.watch(engine, name, settings, Arc::new(Roster::new(name))));
     }
     engines[0].site_call(call("p1", "one")).await.unwrap();
     // Under the folders' names they joined, and do not report.
@@ -444,10 +496,7 @@ async fn a_node_that_has_diverged_does_not_start_again() {
     let node = cluster.node(folder.path()).await;
     let known = FolderCluster::read(node.data_folder()).unwrap().unwrap();
     assert!(!known.diverged);
-    let who = Identity { name: "a".into(), address: "http://a".into(), settings: String::new() };
-    let of = (known.cluster, RunId::random().unwrap());
-    let members =
-        Members::start(node.clone(), cluster.transport(), who, of, Duration::from_secs(60)).unwrap();
+    let members = cluster.watch(&node, "a", "", Arc::new(Roster::new("a")));
     for (name, checksum) in [("a", 1), ("b", 2), ("c", 2)] {
         let report = json!({
             "name": name, "run": "", "cluster": known.cluster.to_string(), "address": "", "version": "", "rules": 1,
@@ -483,4 +532,68 @@ async fn a_batch_that_only_the_journal_tells_of_is_complete_on_a_node_too() {
     let batch = node.batch(&id).expect("the journal has it");
     assert_eq!((batch.state, batch.counts), (BatchState::Complete, counts));
     node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_is_accepted_once_the_other_nodes_have_its_file_and_a_slow_one_is_waited_for_once() {
+    let (cluster, folders) = (Cluster::new(), [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()]);
+    let rosters = ["a", "b"].map(|name| Arc::new(Roster::new(name)));
+    let pieces = Arc::new(cluster.pieces.clone());
+    let a = serving(cluster.open_with(folders[0].path(), Arc::clone(&rosters[0]) as _, pieces)).await;
+    let a_members = cluster.watch(&a, "a", "", Arc::clone(&rosters[0]));
+    let took = async |key: &str| {
+        let begun = Instant::now();
+        let sent = send(&a, "batch=pcId,a\np1,x\n", key).await.unwrap();
+        (begun.elapsed(), sent.batch.id)
+    };
+    let second = Duration::from_secs(1);
+    wait_until("a has heard of itself", || !a_members.status().nodes.is_empty()).await;
+    assert!(took("alone").await.0 < second, "nobody is there");
+
+    let shut = Arc::new(AtomicBool::new(false));
+    let gated = Arc::new(Gated { log: cluster.pieces.clone(), shut: Arc::clone(&shut) });
+    let b = serving(cluster.open_with(folders[1].path(), Arc::clone(&rosters[1]) as _, gated)).await;
+    let b_members = cluster.watch(&b, "b", "", Arc::clone(&rosters[1]));
+    wait_until("a has heard of b", || {
+        a_members.status().nodes.iter().any(|node| node.name == "b" && node.state == "serving")
+    })
+    .await;
+    let mut waited = Duration::ZERO;
+    for key in ["1", "2", "3", "4"] {
+        shut.store(true, Ordering::SeqCst);
+        let (before, node, sent) = (cluster.order.records().len(), a.clone(), cluster.pieces.records().len());
+        let sending =
+            tokio::spawn(async move { send(&node, &format!("batch=pcId,a\np1,{key}\n"), key).await });
+        wait_until("its file is sent", || cluster.pieces.records().len() == sent + 3).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(cluster.order.records().len(), before, "b lacks the file, and would stand");
+        let begun = Instant::now();
+        shut.store(false, Ordering::SeqCst);
+        let id = sending.await.unwrap().unwrap().batch.id;
+        waited += begun.elapsed();
+        complete(&b, &id).await;
+        complete(&a, &id).await;
+        wait_until("both have its count", || {
+            [&a, &b].iter().all(|node| node.order().unwrap().behind_records() == 0)
+        })
+        .await;
+    }
+    assert!(waited < 3 * second, "b says at once that it has a file: {waited:?}");
+
+    shut.store(true, Ordering::SeqCst);
+    let (first, _) = took("slow").await;
+    assert!(first >= 2 * second && first < 6 * second, "{first:?}");
+    for key in ["slower", "slowest"] {
+        let (again, _) = took(key).await;
+        assert!(again < second, "it was waited for in vain before: {again:?}");
+    }
+    shut.store(false, Ordering::SeqCst);
+    let (_, last) = took("last").await;
+    complete(&b, &last).await;
+    for members in [&a_members, &b_members] {
+        members.stop();
+    }
+    for node in [&a, &b] {
+        node.stop().await;
+    }
 }

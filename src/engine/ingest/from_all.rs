@@ -8,6 +8,7 @@ use crate::engine::commit::node::Files;
 use crate::engine::commit::wire::{self, OfferedBatch};
 use crate::engine::error::{EngineError, Fatal};
 use crate::engine::ingest::intake::Intake;
+use crate::engine::peers::Peers;
 use crate::engine::shared::Shared;
 use crate::order::needed::{Needed, UNACCEPTED_LASTS};
 use crate::order::pieces::{Part, Piece, UploadId};
@@ -38,6 +39,8 @@ pub(in crate::engine) struct FromAll {
     earlier: Mutex<Option<Earlier>>,
     /// Hears of all pieces.
     needed: Arc<Needed>,
+    /// Hear when a file is here.
+    peers: Arc<dyn Peers>,
 }
 
 /// Reads the files from before the reader began, one after the other, while the node catches up. To begin at each file anew
@@ -71,10 +74,11 @@ impl FromAll {
         log: Arc<dyn Log>,
         own: RunId,
         needed: Arc<Needed>,
+        peers: Arc<dyn Peers>,
     ) -> Self {
         let (began, read) = (AtomicU64::new(u64::MAX), AtomicU64::new(0));
         let (here, earlier) = (Mutex::default(), Mutex::default());
-        Self { shared, log, own, here, changed: Condvar::new(), began, read, earlier, needed }
+        Self { shared, log, own, here, changed: Condvar::new(), began, read, earlier, needed, peers }
     }
 
     /// Reads what comes, until the daemon stops.
@@ -103,9 +107,11 @@ impl FromAll {
                 self.drop_old(coming);
                 continue;
             };
+            let mut whole = false;
             match self.piece(coming, &record) {
                 Ok(Some((upload, batch))) => {
                     unpoisoned(self.here.lock()).insert(upload, (batch, Instant::now()));
+                    whole = true;
                 }
                 Ok(None) => {}
                 // It is taken in once more when its acceptance comes.
@@ -117,6 +123,9 @@ impl FromAll {
             self.needed.read(record.offset.next());
             drop(unpoisoned(self.here.lock()));
             self.changed.notify_all();
+            if whole {
+                self.peers.took_in(record.offset.next());
+            }
         }
         Ok(())
     }
