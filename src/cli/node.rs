@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 
 use super::client::Client;
 use super::error::CliError;
+use super::peer;
 use crate::cluster::{self, FolderCluster, Identity, Joined, Members, Roster, Transport};
 use crate::config::Config;
 use crate::durable::private_folder;
@@ -58,7 +59,7 @@ impl Node {
         let joined = joined.map_err(|error| failed(&error))?;
         tracing::info!(node = who.name, cluster = %joined.cluster, "joined the order");
         let (gather, wait_for_node) = (settings.gather, settings.wait_for_node);
-        let roster = Arc::new(Roster::new(&who.name));
+        let roster = Arc::new(Roster::new(&who.name, peer::asking(token, runtime.clone())));
         Ok(Some(Self { transport, who, joined, roster, gather, wait_for_node }))
     }
 

@@ -18,7 +18,7 @@ pub enum NodeState {
     Serving,
     /// It cannot reach the order.
     CutOff,
-    /// It cannot journal what the order has.
+    /// It cannot apply what comes next in the order.
     Standing,
     /// It was stopped in order.
     Stopped,

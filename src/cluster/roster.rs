@@ -1,10 +1,11 @@
-//! The nodes, as they were last heard of.
+//! The nodes, as they were last heard of: who is waited for, and who is asked.
 //!
 //! Promises: nobody waits for a node longer than [`FILES_WITHIN`]; and a node that was waited for in vain is waited for again only
 //! once it has what it lacked then.
 
 use super::report::{NodeReport, NodeState};
-use crate::engine::Peers;
+use crate::engine::{PeerBody, Peers};
+use crate::model::batch::BatchId;
 use crate::model::seq::Millis;
 use crate::order::Offset;
 use crate::sync::unpoisoned;
@@ -66,10 +67,26 @@ pub struct Watched {
     pub sums_differ: Vec<String>,
 }
 
+/// A call of one node to another.
+#[derive(Debug, Clone)]
+pub struct PeerCall {
+    /// Where the other one can be reached.
+    pub address: String,
+    /// What is asked for: a path with its query.
+    pub path: String,
+    /// The form in which it is wanted, by its media type.
+    pub accept: &'static str,
+}
+
+/// How a node asks another one. An error if that refuses. Blocks, as long as the second argument says that it goes on.
+pub type AskPeer =
+    Box<dyn Fn(&PeerCall, &dyn Fn() -> bool) -> Result<Box<dyn PeerBody>, String> + Send + Sync>;
+
 /// The nodes of an order, and what this one has to tell them. The engine of this node has it, and whoever watches the nodes.
 pub struct Roster {
     /// This node's name.
     name: String,
+    ask: AskPeer,
     watched: Mutex<Watched>,
     /// A node was heard of.
     heard: Condvar,
@@ -82,9 +99,10 @@ pub struct Roster {
 
 impl Roster {
     /// Nobody is known yet to the node of this name.
-    pub fn new(name: &str) -> Self {
+    pub fn new(name: &str, ask: AskPeer) -> Self {
         Self {
             name: name.to_owned(),
+            ask,
             watched: Mutex::default(),
             heard: Condvar::new(),
             in_vain: Mutex::default(),
@@ -114,6 +132,19 @@ impl Roster {
     pub(super) fn wait_until_due(&self, at_most: Duration) {
         let due = unpoisoned(self.due.lock());
         *unpoisoned(self.became_due.wait_timeout_while(due, at_most, |due| !*due)).0 = false;
+    }
+
+    /// Asks a node. Blocks, as long as it `goes_on`.
+    fn ask(
+        &self,
+        node: &str,
+        path: String,
+        accept: &'static str,
+        goes_on: &dyn Fn() -> bool,
+    ) -> Result<Box<dyn PeerBody>, String> {
+        let address = self.watched().members.get(node).map(|member| member.report.address.clone());
+        let address = address.ok_or_else(|| format!("node {node} has not reported"))?;
+        (self.ask)(&PeerCall { address, path, accept }, goes_on)
     }
 
     /// The other nodes that are worth waiting for, and lack pieces of files before this offset.
@@ -154,11 +185,30 @@ impl Peers for Roster {
             watched = unpoisoned(self.heard.wait_timeout(watched, left)).0;
         }
     }
+
+    fn names(&self) -> Vec<String> {
+        let watched = self.watched();
+        let others = watched.members.iter().filter(|(name, member)| **name != self.name && member.is_there());
+        others.map(|(name, _)| name.clone()).collect()
+    }
+
+    fn file(
+        &self,
+        node: &str,
+        batch: &BatchId,
+        goes_on: &dyn Fn() -> bool,
+    ) -> Result<Box<dyn PeerBody>, String> {
+        self.ask(node, format!("/api/v1/batches/{batch}/file"), "text/csv", goes_on)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn roster() -> Roster {
+        Roster::new("a", Box::new(|_, _| Err("nobody answers".into())))
+    }
 
     fn member(name: &str, state: NodeState, files: u64, files_here: u64) -> Member {
         let report = NodeReport { name: name.into(), state, files, ..NodeReport::default() };
@@ -169,7 +219,7 @@ mod tests {
     /// Who is waited for until the files are there before 101.
     #[track_caller]
     fn check(members: &[Member], waited_for: &[&str]) {
-        let roster = Roster::new("a");
+        let roster = roster();
         members.iter().for_each(|one| roster.note(one.clone()));
         let watched = roster.watched().clone();
         assert_eq!(roster.lacking(&watched, Offset(101)), waited_for);
@@ -193,7 +243,7 @@ mod tests {
 
     #[test]
     fn one_that_was_waited_for_in_vain_is_waited_for_again_once_it_has_what_it_lacked() {
-        let roster = Roster::new("a");
+        let roster = roster();
         roster.note(member("b", NodeState::Serving, 9, 9));
         let begun = Instant::now();
         roster.wait_for_files(Offset(12));

@@ -62,7 +62,7 @@ pub use ingest::upload::{AcceptedBatch, Announced, Upload};
 use node::Role;
 pub use node::{NodeParts, OrderStatus};
 pub use open::rebuild::Opening;
-pub use peers::Peers;
+pub use peers::{PeerBody, Peers};
 pub use read::batch_list::BatchPage;
 use read::changes::{ChangePlace, Changes};
 use read::export::Export;

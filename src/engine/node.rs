@@ -4,6 +4,7 @@
 //! order    reads the order, and hands its requests to the commit thread
 //! pieces   takes in the files of batches that came to other nodes
 //! counts   offers the counts of the batches that this node has applied
+//! mend     gets the files of held batches from other nodes
 //! ```
 //!
 //! Promises: a node that cannot apply what the order has stands or ends; it never skips a request.
@@ -14,6 +15,7 @@ use crate::engine::commit::taking::Reply;
 use crate::engine::commit::{Answer, Request};
 use crate::engine::error::OpenError;
 use crate::engine::ingest::from_all::{FromAll, TakenFiles};
+use crate::engine::ingest::mend;
 use crate::engine::ingest::state::Ingest;
 use crate::engine::peers::Peers;
 use crate::engine::shared::Shared;
@@ -29,7 +31,7 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// How long a node that cannot journal waits before it tries again.
+/// How long a node that cannot apply what comes next waits before it tries again.
 const STAND: Duration = Duration::from_millis(200);
 /// How often the counts of applied batches are looked for.
 const COUNTS_LOOK: Duration = Duration::from_millis(50);
@@ -66,7 +68,7 @@ pub struct OrderStatus {
     pub behind: Duration,
     /// For how long the order could not be reached, and why.
     pub out_of_reach: Option<(Duration, String)>,
-    /// Why the node cannot journal, if it cannot.
+    /// Why the node cannot apply what comes next, if it cannot.
     pub standing: Option<String>,
     /// How many requests the order had twice.
     pub duplicates: u64,
@@ -120,7 +122,7 @@ impl OrderStatus {
     /// Why the node is not ready, if it is not: it has not caught up yet, or was cut off or behind for this long.
     pub(super) fn not_ready(&self, after: Duration) -> Option<String> {
         if let Some(why) = &self.standing {
-            return Some(format!("the node cannot journal what the order has: {why}"));
+            return Some(format!("the node cannot apply what the order has: {why}"));
         }
         if !self.serves {
             let (applied, end) = (self.applied, self.end);
@@ -191,11 +193,12 @@ pub(super) type NodeThread = (&'static str, Box<dyn FnOnce() + Send>);
 
 impl Joining {
     /// The threads of a node.
-    pub(super) fn threads(self, ingest: &Ingest) -> Result<[NodeThread; 3], OpenError> {
+    pub(super) fn threads(self, ingest: &Arc<Ingest>) -> Result<[NodeThread; 4], OpenError> {
         let Self { node, parts, state } = self;
         let shared = Arc::clone(&ingest.shared);
-        let (log, needed) = (parts.pieces, Arc::clone(&node.needed));
-        let files = Arc::new(FromAll::new(Arc::clone(&shared), log, parts.run, needed, parts.peers));
+        let (log, needed, peers) = (parts.pieces, Arc::clone(&node.needed), parts.peers);
+        let files = FromAll::new(Arc::clone(&shared), log, parts.run, needed, Arc::clone(&peers));
+        let (files, mended) = (Arc::new(files), Arc::clone(ingest));
         let throttle = Arc::clone(&ingest.throttle);
         let waits: Waits = Arc::new(move || Box::new(throttle.site_call()));
         let (erasures, erased) = std::sync::mpsc::channel();
@@ -217,6 +220,7 @@ impl Joining {
             ("pieces", Box::new(move || files.run())),
             ("order", Box::new(move || pump.run())),
             ("counts", Box::new(move || offer_counts(&upkeep, &node, &erased))),
+            ("mend", Box::new(move || mend::run(&mended, &*peers))),
         ])
     }
 }

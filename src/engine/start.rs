@@ -271,7 +271,7 @@ impl Running {
     /// Notes that a thread panicked. The engine's own threads say so themselves, and a call's thread fails that call. Any other
     /// thread is the store's, and then nobody knows what the store has left undone.
     pub(super) fn thread_panicked(&self, name: Option<&str>) {
-        const OTHERS: [&str; 15] = [
+        const OTHERS: [&str; 16] = [
             "main",
             "commit",
             "apply",
@@ -283,6 +283,7 @@ impl Running {
             "order",
             "pieces",
             "counts",
+            "mend",
             "gather",
             SERVING_THREADS,
             "say",

@@ -9,7 +9,7 @@ use profiled::cluster::{
 use profiled::engine::offline::restore::{clear_interrupted, restore_of_peer};
 use profiled::engine::{
     AcceptedBatch, Announced, BatchState, BatchVersion, CallIds, Engine, EngineError, NodeParts, Opening,
-    Peers, Readiness, SiteCall,
+    PeerBody, Peers, Readiness, SiteCall,
 };
 use profiled::model::batch::{BatchId, EmptyValues, IdempotencyKey};
 use profiled::model::id::{IdKind, VisitorId};
@@ -17,15 +17,19 @@ use profiled::model::profile::Source;
 use profiled::model::seq::{Clock, Millis, Seq};
 use profiled::order::gather::Gathering;
 use profiled::order::memory::{Fate, MemoryLog};
+use profiled::order::pieces::{Part, Piece};
 use profiled::order::record::RunId;
 use profiled::order::{Appended, Log, LogReader, Offset, OrderError, Record};
 use profiled::telemetry::metrics::OrderVitals;
 use serde_json::json;
 use std::io;
-use std::path::Path;
-use std::sync::Arc;
+use std::num::NonZeroU32;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
 
 /// Waits until something holds.
 async fn wait_until(what: &str, holds: impl Fn() -> bool) {
@@ -53,6 +57,8 @@ struct Cluster {
     pieces: MemoryLog,
     nodes: MemoryLog,
     clock: Arc<Standing>,
+    /// How fast nodes that are opened apply batches.
+    rows_per_second: Option<NonZeroU32>,
 }
 
 impl Cluster {
@@ -60,7 +66,7 @@ impl Cluster {
         let order = MemoryLog::new();
         order.set_clock(Millis(BEGIN_MS));
         let clock = Arc::new(Standing(AtomicU64::new(BEGIN_MS)));
-        Self { order, pieces: MemoryLog::new(), nodes: MemoryLog::new(), clock }
+        Self { order, pieces: MemoryLog::new(), nodes: MemoryLog::new(), clock, rows_per_second: None }
     }
 
     fn transport(&self) -> Transport {
@@ -81,7 +87,7 @@ impl Cluster {
 
     fn open(&self, folder: &Path) -> Engine {
         let name = folder.file_name().unwrap().to_str().unwrap();
-        self.open_with(folder, Arc::new(Roster::new(name)), Arc::new(self.pieces.clone()))
+        self.open_with(folder, roster(name), Arc::new(self.pieces.clone()))
     }
 
     /// The same, with these other nodes, and the files of batches by this log.
@@ -97,7 +103,9 @@ impl Cluster {
             gathering: Gathering::default(),
         };
         let clock = GuardedClock::believing(Arc::clone(&self.clock) as _);
-        Engine::open_as(config(folder), clock, &Opening::default(), Some(parts)).unwrap()
+        let mut config = config(folder);
+        config.ingest.rows_per_second_max = self.rows_per_second;
+        Engine::open_as(config, clock, &Opening::default(), Some(parts)).unwrap()
     }
 
     /// A node on this folder that takes calls.
@@ -120,11 +128,37 @@ async fn serving(node: Engine) -> Engine {
     node
 }
 
-/// A log that can be made to give nothing.
+/// What is known of the nodes to one of this name. Nobody answers it.
+fn roster(name: &str) -> Arc<Roster> {
+    Arc::new(Roster::new(name, Box::new(|_, _| Err("nobody answers".into()))))
+}
+
+/// What a log of pieces gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gives {
+    All,
+    Nothing,
+    /// The data with wrong bytes.
+    Damaged,
+    /// Everything but the data.
+    Gaps,
+}
+
+/// A log of pieces that can be made to give less than it has.
 #[derive(Clone)]
 struct Gated {
     log: MemoryLog,
-    shut: Arc<AtomicBool>,
+    gives: Arc<Mutex<Gives>>,
+}
+
+impl Gated {
+    fn new(log: &MemoryLog) -> Arc<Self> {
+        Arc::new(Self { log: log.clone(), gives: Arc::new(Mutex::new(Gives::All)) })
+    }
+
+    fn set(&self, gives: Gives) {
+        *self.gives.lock().unwrap() = gives;
+    }
 }
 
 impl Log for Gated {
@@ -133,7 +167,7 @@ impl Log for Gated {
     }
 
     fn read_from(&self, offset: Offset) -> Result<Box<dyn LogReader>, OrderError> {
-        Ok(Box::new(GatedReader(self.log.read_from(offset)?, Arc::clone(&self.shut))))
+        Ok(Box::new(GatedReader(self.log.read_from(offset)?, Arc::clone(&self.gives))))
     }
 
     fn ends(&self) -> Result<(Offset, Offset), OrderError> {
@@ -145,16 +179,73 @@ impl Log for Gated {
     }
 }
 
-struct GatedReader(Box<dyn LogReader>, Arc<AtomicBool>);
+struct GatedReader(Box<dyn LogReader>, Arc<Mutex<Gives>>);
 
 impl LogReader for GatedReader {
     fn next(&mut self, _: Duration) -> Result<Option<Record>, OrderError> {
         let short = Duration::from_millis(2);
-        if self.1.load(Ordering::SeqCst) {
+        let gives = *self.1.lock().unwrap();
+        if gives == Gives::Nothing {
             std::thread::sleep(short);
             return Ok(None);
         }
-        self.0.next(short)
+        let Some(mut record) = self.0.next(short)? else { return Ok(None) };
+        if gives != Gives::All && matches!(Piece::decode(&record.value).unwrap().part, Part::Data { .. }) {
+            if gives == Gives::Gaps {
+                return Ok(None);
+            }
+            *record.value.last_mut().unwrap() ^= 1;
+        }
+        Ok(Some(record))
+    }
+}
+
+/// Another node that is asked without any network.
+struct Other {
+    node: Engine,
+    answers: AtomicBool,
+    runtime: Handle,
+}
+
+impl Other {
+    fn new(node: &Engine, answers: bool) -> Arc<Self> {
+        let answers = AtomicBool::new(answers);
+        Arc::new(Self { node: node.clone(), answers, runtime: Handle::current() })
+    }
+}
+
+impl Peers for Other {
+    fn took_in(&self, _: Offset) {}
+
+    fn wait_for_files(&self, _: Offset) {}
+
+    fn names(&self) -> Vec<String> {
+        vec!["other".into()]
+    }
+
+    fn file(&self, _: &str, batch: &BatchId, _: &dyn Fn() -> bool) -> Result<Box<dyn PeerBody>, String> {
+        if !self.answers.load(Ordering::SeqCst) {
+            return Err("it does not answer".into());
+        }
+        let mut bytes = vec![];
+        let file = self.runtime.block_on(self.node.uploaded_file(&who(), batch));
+        let read = file.and_then(|file| {
+            file.pieces(|piece| {
+                bytes.extend_from_slice(piece);
+                ControlFlow::Continue(())
+            })
+        });
+        read.map_err(|error| error.to_string())?;
+        Ok(Box::new(Whole(Some(bytes.into()))))
+    }
+}
+
+/// An answer in one piece.
+struct Whole(Option<Bytes>);
+
+impl PeerBody for Whole {
+    fn next(&mut self, _: &dyn Fn() -> bool) -> Result<Option<Bytes>, String> {
+        Ok(self.0.take())
     }
 }
 
@@ -357,7 +448,7 @@ async fn the_nodes_tell_how_far_each_is() {
     let engines = [cluster.node(folders[0].path()).await, cluster.node(folders[1].path()).await];
     let mut members = vec![];
     for (engine, (name, settings)) in engines.iter().zip([("a", "1"), ("b", "2")]) {
-        members.push(cluster.watch(engine, name, settings, Arc::new(Roster::new(name))));
+        members.push(cluster.watch(engine, name, settings, roster(name)));
     }
     engines[0].site_call(call("p1", "one")).await.unwrap();
     // Under the folders' names they joined, and do not report.
@@ -496,7 +587,7 @@ async fn a_node_that_has_diverged_does_not_start_again() {
     let node = cluster.node(folder.path()).await;
     let known = FolderCluster::read(node.data_folder()).unwrap().unwrap();
     assert!(!known.diverged);
-    let members = cluster.watch(&node, "a", "", Arc::new(Roster::new("a")));
+    let members = cluster.watch(&node, "a", "", roster("a"));
     for (name, checksum) in [("a", 1), ("b", 2), ("c", 2)] {
         let report = json!({
             "name": name, "run": "", "cluster": known.cluster.to_string(), "address": "", "version": "", "rules": 1,
@@ -537,7 +628,7 @@ async fn a_batch_that_only_the_journal_tells_of_is_complete_on_a_node_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_is_accepted_once_the_other_nodes_have_its_file_and_a_slow_one_is_waited_for_once() {
     let (cluster, folders) = (Cluster::new(), [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()]);
-    let rosters = ["a", "b"].map(|name| Arc::new(Roster::new(name)));
+    let rosters = ["a", "b"].map(roster);
     let pieces = Arc::new(cluster.pieces.clone());
     let a = serving(cluster.open_with(folders[0].path(), Arc::clone(&rosters[0]) as _, pieces)).await;
     let a_members = cluster.watch(&a, "a", "", Arc::clone(&rosters[0]));
@@ -550,9 +641,9 @@ async fn a_batch_is_accepted_once_the_other_nodes_have_its_file_and_a_slow_one_i
     wait_until("a has heard of itself", || !a_members.status().nodes.is_empty()).await;
     assert!(took("alone").await.0 < second, "nobody is there");
 
-    let shut = Arc::new(AtomicBool::new(false));
-    let gated = Arc::new(Gated { log: cluster.pieces.clone(), shut: Arc::clone(&shut) });
-    let b = serving(cluster.open_with(folders[1].path(), Arc::clone(&rosters[1]) as _, gated)).await;
+    let gated = Gated::new(&cluster.pieces);
+    let of_b = Arc::clone(&gated) as _;
+    let b = serving(cluster.open_with(folders[1].path(), Arc::clone(&rosters[1]) as _, of_b)).await;
     let b_members = cluster.watch(&b, "b", "", Arc::clone(&rosters[1]));
     wait_until("a has heard of b", || {
         a_members.status().nodes.iter().any(|node| node.name == "b" && node.state == "serving")
@@ -560,7 +651,7 @@ async fn a_batch_is_accepted_once_the_other_nodes_have_its_file_and_a_slow_one_i
     .await;
     let mut waited = Duration::ZERO;
     for key in ["1", "2", "3", "4"] {
-        shut.store(true, Ordering::SeqCst);
+        gated.set(Gives::Nothing);
         let (before, node, sent) = (cluster.order.records().len(), a.clone(), cluster.pieces.records().len());
         let sending =
             tokio::spawn(async move { send(&node, &format!("batch=pcId,a\np1,{key}\n"), key).await });
@@ -568,7 +659,7 @@ async fn a_batch_is_accepted_once_the_other_nodes_have_its_file_and_a_slow_one_i
         tokio::time::sleep(Duration::from_millis(200)).await;
         assert_eq!(cluster.order.records().len(), before, "b lacks the file, and would stand");
         let begun = Instant::now();
-        shut.store(false, Ordering::SeqCst);
+        gated.set(Gives::All);
         let id = sending.await.unwrap().unwrap().batch.id;
         waited += begun.elapsed();
         complete(&b, &id).await;
@@ -580,14 +671,14 @@ async fn a_batch_is_accepted_once_the_other_nodes_have_its_file_and_a_slow_one_i
     }
     assert!(waited < 3 * second, "b says at once that it has a file: {waited:?}");
 
-    shut.store(true, Ordering::SeqCst);
+    gated.set(Gives::Nothing);
     let (first, _) = took("slow").await;
     assert!(first >= 2 * second && first < 6 * second, "{first:?}");
     for key in ["slower", "slowest"] {
         let (again, _) = took(key).await;
         assert!(again < second, "it was waited for in vain before: {again:?}");
     }
-    shut.store(false, Ordering::SeqCst);
+    gated.set(Gives::All);
     let (_, last) = took("last").await;
     complete(&b, &last).await;
     for members in [&a_members, &b_members] {
@@ -595,5 +686,100 @@ async fn a_batch_is_accepted_once_the_other_nodes_have_its_file_and_a_slow_one_i
     }
     for node in [&a, &b] {
         node.stop().await;
+    }
+}
+
+/// The uploads that a node keeps.
+fn uploads(node: &Engine) -> Vec<PathBuf> {
+    let files =
+        std::fs::read_dir(node.data_folder().join("spool")).unwrap().map(|entry| entry.unwrap().path());
+    files.filter(|path| path.extension().is_some_and(|kind| kind == "csv")).collect()
+}
+
+async fn stuck(node: &Engine, id: &BatchId) {
+    let is = || node.batch(id).is_some_and(|batch| batch.state == BatchState::Stuck);
+    wait_until("the batch is held", is).await;
+}
+
+/// Once, such a node ended, and so did every start of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_did_not_come_whole_comes_from_another_node_and_what_it_touches_waits() {
+    for gives in [Gives::Damaged, Gives::Gaps] {
+        let (cluster, folders) =
+            (Cluster::new(), [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()]);
+        let a = cluster.node(folders[0].path()).await;
+        let (gated, other) = (Gated::new(&cluster.pieces), Other::new(&a, false));
+        let open_b =
+            || cluster.open_with(folders[1].path(), Arc::clone(&other) as _, Arc::clone(&gated) as _);
+        let b = serving(open_b()).await;
+        let one = a.site_call(call("p1", "one")).await.unwrap().seq.unwrap();
+        assert_eq!(value(&b, "p1", one).await.unwrap().0, "one");
+        gated.set(gives);
+        let id = send(&a, "batch=pcId,a\np1,two\nnobody,x\n", "k").await.unwrap().batch.id;
+        stuck(&b, &id).await;
+        let p1 = VisitorId::new(IdKind::Pc, "p1").unwrap();
+        assert!(matches!(b.read(&client(), &p1).await, Err(EngineError::Held { .. })));
+        let three = a.site_call(call("p1", "three")).await.unwrap().seq.unwrap();
+        wait_until("b waits for the file", || b.order().unwrap().standing.is_some()).await;
+        assert!(matches!(b.readiness(), Readiness::NotReady(_)), "{gives:?}");
+        complete(&a, &id).await;
+        // It can be stopped meanwhile, and goes on from there.
+        let begun = Instant::now();
+        b.stop().await;
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        drop(b);
+        let b = open_b();
+        stuck(&b, &id).await;
+        wait_until("b waits again", || b.order().unwrap().standing.is_some()).await;
+        other.answers.store(true, Ordering::SeqCst);
+        let b = serving(b).await;
+        assert_eq!(value(&b, "p1", three).await, Some(("three".into(), three)));
+        complete(&b, &id).await;
+        let [of_a, of_b] = [&a, &b].map(|node| node.batch(&id).unwrap().counts);
+        assert_eq!(of_a, of_b);
+        let four = b.site_call(call("p1", "four")).await.unwrap().seq.unwrap();
+        assert_eq!(value(&a, "p1", four).await, Some(("four".into(), four)));
+        wait_until("both have all", || {
+            let [a, b] = [&a, &b].map(|node| node.order().unwrap());
+            a.behind_records() == 0 && (a.applied, a.checksum) == (b.applied, b.checksum)
+        })
+        .await;
+        for node in [&a, &b] {
+            node.stop().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_damaged_or_lost_on_one_node_comes_from_another() {
+    for lost in [true, false] {
+        let (mut cluster, folders) =
+            (Cluster::new(), [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()]);
+        cluster.rows_per_second = NonZeroU32::new(1);
+        let a = cluster.node(folders[0].path()).await;
+        let b = cluster.node(folders[1].path()).await;
+        a.site_call(call("p7", "one")).await.unwrap();
+        let rows: String = (0..5_000).map(|n| format!("p{n},two\n")).collect();
+        let id = send(&a, &format!("batch=pcId,a\n{rows}"), "k").await.unwrap().batch.id;
+        assert_eq!(value(&b, "p7", id.seq).await, Some(("two".into(), id.seq)));
+        b.stop().await;
+        let file = uploads(&b).pop().unwrap();
+        drop(b);
+        if lost {
+            std::fs::remove_file(&file).unwrap();
+        } else {
+            let mut bytes = std::fs::read(&file).unwrap();
+            bytes[9_000] ^= 1;
+            std::fs::write(&file, bytes).unwrap();
+        }
+        cluster.rows_per_second = None;
+        let b = cluster.open_with(folders[1].path(), Other::new(&a, true), Arc::new(cluster.pieces.clone()));
+        complete(&b, &id).await;
+        let counts = b.batch(&id).unwrap().counts;
+        assert_eq!((counts.updated, counts.not_found), (1, 4_999), "lost: {lost}");
+        assert_eq!(value(&b, "p7", id.seq).await, Some(("two".into(), id.seq)));
+        for node in [&a, &b] {
+            node.stop().await;
+        }
     }
 }

@@ -5,7 +5,7 @@ use crate::engine::commit::wire;
 use crate::engine::error::EngineError;
 use crate::engine::gates::Who;
 use crate::engine::types::{BatchVersion, CallIds, SiteCall};
-use crate::engine::{Announced, Engine, NodeParts, Opening, Peers, Readiness, Upload};
+use crate::engine::{Announced, Engine, NodeParts, Opening, PeerBody, Peers, Readiness, Upload};
 use crate::model::batch::BatchState;
 use crate::model::batch::{BatchId, EmptyValues, Outcome};
 use crate::model::id::{ClientCode, IdKind, VisitorId};
@@ -192,6 +192,14 @@ impl Peers for Nobody {
     fn took_in(&self, _: Offset) {}
 
     fn wait_for_files(&self, _: Offset) {}
+
+    fn names(&self) -> Vec<String> {
+        vec![]
+    }
+
+    fn file(&self, _: &str, _: &BatchId, _: &dyn Fn() -> bool) -> Result<Box<dyn PeerBody>, String> {
+        Err("nobody is there".into())
+    }
 }
 
 /// Its rows are in no journal either, and nobody had asked for them.
