@@ -5,12 +5,15 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
+use hyper::Response;
 use hyper::body::Incoming;
+use hyper::header::LINK;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::client::Client;
-use crate::cluster::{AskPeer, PeerCall};
+use super::error::CliError;
+use crate::cluster::{AskPeer, PeerAnswer, PeerCall};
 use crate::engine::PeerBody;
 
 /// How long a node may take to begin its answer: it reads a whole file before it gives it.
@@ -24,7 +27,9 @@ const LOOK: Duration = Duration::from_millis(100);
 pub(super) fn asking(token: Option<String>, runtime: Handle) -> AskPeer {
     Box::new(move |call, goes_on| {
         let answer = ask(call, token.as_deref(), &runtime, goes_on)?;
-        Ok(Box::new(Coming { answer, runtime: runtime.clone() }) as Box<dyn PeerBody>)
+        let link = answer.headers().get(LINK).and_then(|link| Some(link.to_str().ok()?.to_owned()));
+        let body = Coming { answer: answer.into_body(), runtime: runtime.clone() };
+        Ok(PeerAnswer { link, body: Box::new(body) })
     })
 }
 
@@ -33,10 +38,12 @@ fn ask(
     token: Option<&str>,
     runtime: &Handle,
     goes_on: &dyn Fn() -> bool,
-) -> Result<Incoming, String> {
-    let client = Client::new(&call.address, token, None).map_err(|error| error.to_string())?;
+) -> Result<Response<Incoming>, String> {
+    let failed = |error: CliError| error.to_string();
+    let client = Client::new(&call.address, token, None).and_then(|client| client.of_node(&call.from));
+    let client = client.map_err(failed)?;
     let asked = within(runtime, BEGINS_WITHIN, goes_on, client.stream(&call.path, call.accept))?;
-    Ok(asked.map_err(|error| error.to_string())?.into_body())
+    asked.map_err(failed)
 }
 
 /// An answer as it comes.

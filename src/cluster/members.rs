@@ -75,6 +75,11 @@ impl Members {
         self.roster.watched().clone()
     }
 
+    /// The nodes, to ask them.
+    pub fn roster(&self) -> &Arc<Roster> {
+        &self.roster
+    }
+
     /// Which order it is.
     pub fn cluster(&self) -> ClusterId {
         self.cluster

@@ -27,6 +27,6 @@ pub use folder::{FolderCluster, Founded};
 pub use join::{FetchSnapshot, Identity, JoinError, Joined, found, join};
 pub use members::Members;
 pub use report::{NodeReport, NodeState, hash_of};
-pub use roster::{AskPeer, Member, PeerCall, Roster, Watched};
+pub use roster::{ASKING_NODE, AskPeer, Member, PeerAnswer, PeerCall, Roster, Watched};
 pub use status::{ClusterStatus, NodeStatus};
 pub use transport::{Transport, open};

@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 const ABSENT_AFTER: Duration = Duration::from_secs(7);
 /// How long the acceptance of a batch waits for the other nodes to take in its file.
 const FILES_WITHIN: Duration = Duration::from_secs(2);
+/// The header of a call from another node, with that node's name. Whoever gets it answers by what it has, and asks nobody.
+pub const ASKING_NODE: &str = "profiled-node";
 /// A node that was this many pieces of files behind at its last report is not waited for.
 const PIECES_BEHIND_MAX: u64 = 64;
 
@@ -76,11 +78,20 @@ pub struct PeerCall {
     pub path: String,
     /// The form in which it is wanted, by its media type.
     pub accept: &'static str,
+    /// Who asks, for the header [`ASKING_NODE`].
+    pub from: String,
+}
+
+/// What a node answers another one.
+pub struct PeerAnswer {
+    /// Its header `Link`.
+    pub link: Option<String>,
+    /// Its body, as it comes.
+    pub body: Box<dyn PeerBody>,
 }
 
 /// How a node asks another one. An error if that refuses. Blocks, as long as the second argument says that it goes on.
-pub type AskPeer =
-    Box<dyn Fn(&PeerCall, &dyn Fn() -> bool) -> Result<Box<dyn PeerBody>, String> + Send + Sync>;
+pub type AskPeer = Box<dyn Fn(&PeerCall, &dyn Fn() -> bool) -> Result<PeerAnswer, String> + Send + Sync>;
 
 /// The nodes of an order, and what this one has to tell them. The engine of this node has it, and whoever watches the nodes.
 pub struct Roster {
@@ -134,17 +145,32 @@ impl Roster {
         *unpoisoned(self.became_due.wait_timeout_while(due, at_most, |due| !*due)).0 = false;
     }
 
+    /// What the first of the other nodes answers that does not refuse; none if all do. Blocks, as long as it `goes_on`.
+    pub fn first_answer(
+        &self,
+        path: &str,
+        accept: &'static str,
+        goes_on: &dyn Fn() -> bool,
+    ) -> Option<PeerAnswer> {
+        let answers = self.names().into_iter().map(|node| {
+            let answer = self.ask(&node, path, accept, goes_on);
+            answer.inspect_err(|why| tracing::debug!(node, why, "another node refused what this one lacks"))
+        });
+        answers.flatten().next()
+    }
+
     /// Asks a node. Blocks, as long as it `goes_on`.
     fn ask(
         &self,
         node: &str,
-        path: String,
+        path: &str,
         accept: &'static str,
         goes_on: &dyn Fn() -> bool,
-    ) -> Result<Box<dyn PeerBody>, String> {
+    ) -> Result<PeerAnswer, String> {
         let address = self.watched().members.get(node).map(|member| member.report.address.clone());
         let address = address.ok_or_else(|| format!("node {node} has not reported"))?;
-        (self.ask)(&PeerCall { address, path, accept }, goes_on)
+        let call = PeerCall { address, path: path.to_owned(), accept, from: self.name.clone() };
+        (self.ask)(&call, goes_on)
     }
 
     /// The other nodes that are worth waiting for, and lack pieces of files before this offset.
@@ -188,7 +214,8 @@ impl Peers for Roster {
 
     fn names(&self) -> Vec<String> {
         let watched = self.watched();
-        let others = watched.members.iter().filter(|(name, member)| **name != self.name && member.is_there());
+        let answers = |member: &Member| member.is_there() && member.report.state != NodeState::Starting;
+        let others = watched.members.iter().filter(|(name, member)| **name != self.name && answers(member));
         others.map(|(name, _)| name.clone()).collect()
     }
 
@@ -198,7 +225,8 @@ impl Peers for Roster {
         batch: &BatchId,
         goes_on: &dyn Fn() -> bool,
     ) -> Result<Box<dyn PeerBody>, String> {
-        self.ask(node, format!("/api/v1/batches/{batch}/file"), "text/csv", goes_on)
+        let path = format!("/api/v1/batches/{batch}/file");
+        Ok(self.ask(node, &path, "text/csv", goes_on)?.body)
     }
 }
 

@@ -57,7 +57,7 @@ use crate::model::seq::{Clock, Seq};
 use crate::{batch::csv::RowPlace, batch::remarks::Remarks, folder};
 use commit::{Answer, Request, VisitorWrite, WriteRules};
 pub use error::{EngineError, ErrorKind, Fatal, OpenError};
-use gates::Who;
+use gates::{Slot, Who};
 pub use ingest::upload::{AcceptedBatch, Announced, Upload};
 use node::Role;
 pub use node::{NodeParts, OrderStatus};
@@ -265,6 +265,16 @@ impl Engine {
     /// The quotes in a complete batch's file that enclose lines which could be rows.
     pub async fn quotes_that_take_in(&self, who: &Who, id: &BatchId) -> Result<Remarks, EngineError> {
         self.0.read.quotes_that_take_in(who, id).await
+    }
+
+    /// Whether a batch is complete in the order of several nodes, and this one has yet to apply it, so that it has no outcomes.
+    pub fn lacks_outcomes(&self, id: &BatchId) -> bool {
+        self.0.shared.batches.lacks_outcomes(id)
+    }
+
+    /// A place among the reports, for one that another node makes.
+    pub async fn report_place(&self, who: &Who) -> Result<Slot, EngineError> {
+        self.0.read.reports.take(who).await
     }
 
     /// Begins to tell the outcomes of a complete batch's rows.

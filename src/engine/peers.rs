@@ -14,7 +14,7 @@ pub trait Peers: Send + Sync {
     /// long, and not for one that was waited for in vain before. Blocks.
     fn wait_for_files(&self, before: Offset);
 
-    /// The names of those that are there.
+    /// The names of those that are there and may answer.
     fn names(&self) -> Vec<String>;
 
     /// Asks one of them for the file of a batch. Blocks, as long as it `goes_on`.

@@ -4,13 +4,15 @@ use crate::handle::{client, config, who};
 use bytes::Bytes;
 use profiled::clock::GuardedClock;
 use profiled::cluster::{
-    FolderCluster, Identity, JoinError, Joined, Members, NodeStatus, Roster, Transport, found, join,
+    FolderCluster, Identity, JoinError, Joined, Members, NodeStatus, PeerAnswer, Roster, Transport, found,
+    join,
 };
 use profiled::engine::offline::restore::{clear_interrupted, restore_of_peer};
 use profiled::engine::{
     AcceptedBatch, Announced, BatchState, BatchVersion, CallIds, Engine, EngineError, NodeParts, Opening,
     PeerBody, Peers, Readiness, SiteCall,
 };
+use profiled::http::{Front, server};
 use profiled::model::batch::{BatchId, EmptyValues, IdempotencyKey};
 use profiled::model::id::{IdKind, VisitorId};
 use profiled::model::profile::Source;
@@ -21,14 +23,17 @@ use profiled::order::pieces::{Part, Piece};
 use profiled::order::record::RunId;
 use profiled::order::{Appended, Log, LogReader, Offset, OrderError, Record};
 use profiled::telemetry::metrics::OrderVitals;
+use profiled::tokens::Tokens;
 use serde_json::json;
-use std::io;
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::num::NonZeroU32;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 
 /// Waits until something holds.
@@ -781,5 +786,78 @@ async fn a_file_that_is_damaged_or_lost_on_one_node_comes_from_another() {
         for node in [&a, &b] {
             node.stop().await;
         }
+    }
+}
+
+/// The whole answer to a call, as it came.
+async fn got(address: SocketAddr, path: String, header: &'static str) -> String {
+    let call = move || {
+        let mut stream = TcpStream::connect(address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: b\r\nConnection: close\r\n{header}\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    tokio::task::spawn_blocking(call).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn outcomes_of_a_batch_that_only_another_node_has_applied_come_from_there() {
+    let (mut cluster, folders) =
+        (Cluster::new(), [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()]);
+    let a = cluster.node(folders[0].path()).await;
+    cluster.rows_per_second = NonZeroU32::new(1);
+    let asked = Arc::new(Mutex::new(vec![]));
+    let (calls, answers) = (Arc::clone(&asked), Arc::new(AtomicBool::new(true)));
+    let answering = Arc::clone(&answers);
+    let of_b = Arc::new(Roster::new(
+        "b",
+        Box::new(move |call, _| {
+            calls.lock().unwrap().push((call.address.clone(), call.path.clone(), call.from.clone()));
+            if !answering.load(Ordering::SeqCst) {
+                return Err("it refuses".into());
+            }
+            let link = Some("</next>; rel=\"next\"".to_owned());
+            Ok(PeerAnswer { link, body: Box::new(Whole(Some("line,as,a,says\n".into()))) })
+        }),
+    ));
+    let pieces = Arc::new(cluster.pieces.clone());
+    let b = serving(cluster.open_with(folders[1].path(), Arc::clone(&of_b) as _, pieces)).await;
+    let members = [cluster.watch(&a, "a", "", roster("a")), cluster.watch(&b, "b", "", of_b)];
+    wait_until("b has heard of a", || members[1].status().nodes.iter().any(|node| node.name == "a")).await;
+    let config = config(folders[1].path());
+    let front = Front::new(b.clone(), &config, Tokens::read(b.data_folder()).unwrap(), None);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let front = front.with_members(Some(Arc::clone(&members[1])));
+    let served = tokio::spawn(server::serve(listener, front, std::future::pending()));
+
+    let rows: String = (0..5_000).map(|n| format!("p{n},two\n")).collect();
+    let id = send(&a, &format!("batch=pcId,a\n{rows}"), "k").await.unwrap().batch.id;
+    complete(&b, &id).await;
+    assert!(b.lacks_outcomes(&id), "it has not applied the batch");
+    let heard = || asked.lock().unwrap().pop();
+    let path = |what: &str| format!("/api/v1/batches/{id}/{what}");
+    for (what, header) in
+        [("outcomes?limit=5&outcome=not_found", "link: </next>; rel=\"next\""), ("repair", "-repair.csv")]
+    {
+        let answer = got(address, path(what), "").await;
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("line,as,a,says\n"), "{answer}");
+        assert!(answer.contains(header) && answer.contains("text/csv"), "{answer}");
+        assert_eq!(heard(), Some(("http://a".into(), path(what), "b".into())));
+    }
+    // What is wrong is refused here, and a node that asks hears only what this one has.
+    assert!(got(address, path("outcomes?limit=x"), "").await.starts_with("HTTP/1.1 400 "));
+    let own = got(address, path("outcomes"), "Profiled-Node: a\r\n").await;
+    assert!(own.starts_with("HTTP/1.1 503 ") && own.contains("has yet to apply"), "{own}");
+    assert_eq!(heard(), None);
+    answers.store(false, Ordering::SeqCst);
+    let nobody = got(address, path("outcomes"), "").await;
+    assert!(nobody.starts_with("HTTP/1.1 503 ") && nobody.contains("has yet to apply"), "{nobody}");
+    assert!(heard().is_some());
+    served.abort();
+    members.iter().for_each(|one| one.stop());
+    for node in [&a, &b] {
+        node.stop().await;
     }
 }
