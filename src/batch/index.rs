@@ -149,7 +149,7 @@ enum Kept {
 
 impl Index {
     /// An index without rows.
-    pub(super) fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         Self { bundles: vec![], kept: Kept::InMemory { entries: vec![], bundles: vec![] } }
     }
 

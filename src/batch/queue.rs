@@ -628,6 +628,14 @@ impl Batches {
         })
     }
 
+    /// The batches that are held.
+    pub fn held_batches(&self) -> Vec<Arc<Pending>> {
+        look(&self.all, |all| {
+            let held = all.in_front.values().filter(|batch| batch.pending.held().is_some());
+            held.map(|batch| Arc::clone(&batch.pending)).collect()
+        })
+    }
+
     /// Why a batch is held, if it is.
     pub fn why_held(&self, id: &BatchId) -> Option<String> {
         let pending = self.pending_by_seq(id.seq).filter(|pending| pending.accepted.id == *id)?;

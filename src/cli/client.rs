@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy;
@@ -25,6 +25,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 
 use super::error::CliError;
+use crate::cluster::ASKING_NODE;
 
 /// How many bytes of a file are read and sent at once.
 const PIECE_BYTES: usize = 128 << 10;
@@ -40,6 +41,8 @@ pub(super) struct Client {
     url: String,
     /// The header with the token.
     authorization: Option<HeaderValue>,
+    /// The header with the name of the node that asks, if one does.
+    node: Option<HeaderValue>,
 }
 
 /// An answer of the daemon.
@@ -78,7 +81,13 @@ impl Client {
         let connector =
             HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
         let http = legacy::Client::builder(TokioExecutor::new()).build(connector);
-        Ok(Self { http, url: url.to_owned(), authorization })
+        Ok(Self { http, url: url.to_owned(), authorization, node: None })
+    }
+
+    /// The same, of the node of this name.
+    pub(super) fn of_node(self, name: &str) -> Result<Self, CliError> {
+        let unfit = |_| CliError::Failed(format!("the node's name {name:?} does not fit into a header"));
+        Ok(Self { node: Some(HeaderValue::try_from(name).map_err(unfit)?), ..self })
     }
 
     /// Gets a path.
@@ -145,6 +154,9 @@ impl Client {
         }
         if let Some(authorization) = &self.authorization {
             request.headers_mut().insert(AUTHORIZATION, authorization.clone());
+        }
+        if let Some(node) = &self.node {
+            request.headers_mut().insert(HeaderName::from_static(ASKING_NODE), node.clone());
         }
         Ok(request)
     }

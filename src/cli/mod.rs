@@ -15,6 +15,7 @@ mod export;
 mod import;
 mod lint;
 mod node;
+mod peer;
 mod profile;
 mod serve;
 mod status;

@@ -11,7 +11,8 @@ use tokio::runtime::Handle;
 
 use super::client::Client;
 use super::error::CliError;
-use crate::cluster::{self, FolderCluster, Identity, Joined, Members, Transport};
+use super::peer;
+use crate::cluster::{self, FolderCluster, Identity, Joined, Members, Roster, Transport};
 use crate::config::Config;
 use crate::durable::private_folder;
 use crate::engine::offline::restore::{clear_interrupted as clear_interrupted_restore, restore_of_peer};
@@ -29,6 +30,7 @@ pub(super) struct Node {
     transport: Transport,
     who: Identity,
     joined: Joined,
+    roster: Arc<Roster>,
     gather: Duration,
     wait_for_node: Duration,
 }
@@ -76,7 +78,8 @@ impl Node {
         }
         tracing::info!(node = who.name, cluster = %joined.cluster, "joined the order");
         let (gather, wait_for_node) = (settings.gather, settings.wait_for_node);
-        Ok(Some(Self { transport, who, joined, gather, wait_for_node }))
+        let roster = Arc::new(Roster::new(&who.name, peer::asking(token, runtime.clone())));
+        Ok(Some(Self { transport, who, joined, roster, gather, wait_for_node }))
     }
 
     /// What the engine needs to know of the order.
@@ -86,15 +89,16 @@ impl Node {
             run: self.joined.run,
             order: Arc::clone(&self.transport.order),
             pieces: Arc::clone(&self.transport.pieces),
+            peers: Arc::clone(&self.roster) as _,
             gathering: Gathering { wait: self.gather, ..Gathering::default() },
         }
     }
 
     /// Watches the other nodes from now on.
     pub(super) fn watch(self, engine: Engine) -> Result<Arc<Members>, CliError> {
-        let Self { transport, who, joined, wait_for_node, .. } = self;
+        let Self { transport, who, joined, roster, wait_for_node, .. } = self;
         let of = (joined.cluster, joined.run);
-        Members::start(engine, transport, who, of, wait_for_node, write_change)
+        Members::start(engine, transport, who, of, (wait_for_node, roster), write_change)
             .map_err(|error| CliError::Failed(format!("no thread for the other nodes: {error}")))
     }
 }

@@ -313,15 +313,8 @@ fn check_name(transport: &Transport, who: &Identity, run: RunId) -> Result<Vec<N
         version: env!("CARGO_PKG_VERSION").to_owned(),
         rules: wire::RULES_VERSION,
         state: NodeState::Starting,
-        applied: 0,
-        applied_at_ms: 0,
-        snapshot: 0,
-        pieces: 0,
-        checksum: 0,
-        checksum_at: 0,
         settings: who.settings.clone(),
-        disk_free: 0,
-        changes_topic: None,
+        ..NodeReport::default()
     };
     let (low, _) = transport.nodes.ends()?;
     let own = append(&*transport.nodes, who.name.as_bytes(), starting.encode())?;

@@ -7,6 +7,7 @@ use super::changes::{Outlet, Turns, WriteEvent};
 use super::folder::FolderCluster;
 use super::join::{Identity, append};
 use super::report::{NodeReport, NodeState};
+use super::roster::{Member, Roster, Watched};
 use super::transport::Transport;
 use crate::engine::commit::wire::RULES_VERSION;
 use crate::engine::{Engine, OrderStatus};
@@ -18,59 +19,18 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-/// How often a node reports.
+/// How often a node reports. It also does once it has taken in a file, because others wait for that.
 const REPORT_EVERY: Duration = Duration::from_secs(2);
 /// How often the topics are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// How often the order is trimmed, if there is something to delete.
 const TRIM_EVERY: Duration = Duration::from_secs(10);
-/// A node that has not reported for so long is not there.
-const ABSENT_AFTER: Duration = Duration::from_secs(7);
 /// How many sums of a node are kept for comparison.
 const SUMS_KEPT: usize = 32;
 /// How long a stop waits until it is noted how far changes were passed on. Without that, the next node passes some on again.
 const OUTLET_END: Duration = Duration::from_secs(1);
 /// How long a node that cannot report waits.
 const AGAIN: Duration = Duration::from_millis(500);
-
-/// A node, as it was last heard of.
-#[derive(Debug, Clone)]
-pub struct Member {
-    /// Its last report.
-    pub report: NodeReport,
-    /// When it came, by the log's clock.
-    pub at: Millis,
-    /// When it was heard here.
-    pub heard: Instant,
-    /// The order's end as it was known here then.
-    pub end: u64,
-    /// The time of the newest request that was known here then.
-    pub newest: Millis,
-}
-
-impl Member {
-    /// Whether it reports.
-    pub fn is_there(&self) -> bool {
-        self.report.state != NodeState::Stopped && self.heard.elapsed() < ABSENT_AFTER
-    }
-}
-
-/// What is known of the nodes.
-#[derive(Debug, Clone, Default)]
-pub struct Watched {
-    /// The nodes, by name.
-    pub members: BTreeMap<String, Member>,
-    /// The order's first offset that is still there, and its end.
-    pub order: (u64, u64),
-    /// The same of the pieces of files.
-    pub pieces: (u64, u64),
-    /// What is wrong with the topics now.
-    pub faults: Vec<String>,
-    /// Nodes whose settings that shape outcomes differ from this one's.
-    pub settings_differ: Vec<String>,
-    /// Nodes whose sum differs from this one's.
-    pub sums_differ: Vec<String>,
-}
 
 /// Watches the nodes of an order.
 pub struct Members {
@@ -81,7 +41,7 @@ pub struct Members {
     run: RunId,
     wait_for_node: Duration,
     outlet: Option<Outlet>,
-    watched: Mutex<Watched>,
+    roster: Arc<Roster>,
     sums: Mutex<BTreeMap<String, BTreeMap<u64, u32>>>,
     stopping: Mutex<bool>,
     stop: Condvar,
@@ -94,7 +54,7 @@ impl Members {
         transport: Transport,
         who: Identity,
         (cluster, run): (ClusterId, RunId),
-        wait_for_node: Duration,
+        (wait_for_node, roster): (Duration, Arc<Roster>),
         write: WriteEvent,
     ) -> std::io::Result<Arc<Self>> {
         let outlet = transport.changes.clone().map(|topic| Outlet::new(topic, write));
@@ -106,7 +66,7 @@ impl Members {
             run,
             wait_for_node,
             outlet,
-            watched: Mutex::default(),
+            roster,
             sums: Mutex::default(),
             stopping: Mutex::new(false),
             stop: Condvar::new(),
@@ -123,7 +83,12 @@ impl Members {
 
     /// What is known of the nodes now.
     pub fn watched(&self) -> Watched {
-        unpoisoned(self.watched.lock()).clone()
+        self.roster.watched().clone()
+    }
+
+    /// The nodes, to ask them.
+    pub fn roster(&self) -> &Arc<Roster> {
+        &self.roster
     }
 
     /// Which order it is.
@@ -140,6 +105,7 @@ impl Members {
     pub fn stop(&self) {
         *unpoisoned(self.stopping.lock()) = true;
         self.stop.notify_all();
+        self.roster.make_due();
         if let Some(outlet) = &self.outlet {
             outlet.wait_for_end(OUTLET_END);
         }
@@ -151,10 +117,10 @@ impl Members {
         *unpoisoned(self.stopping.lock())
     }
 
-    /// Waits for so long, or until it is to end. Gives whether to go on.
-    fn wait(&self, time: Duration) -> bool {
+    /// Waits for so long, or until it is to end.
+    fn wait(&self, time: Duration) {
         let stopping = unpoisoned(self.stopping.lock());
-        !*unpoisoned(self.stop.wait_timeout_while(stopping, time, |stopping| !*stopping)).0
+        drop(self.stop.wait_timeout_while(stopping, time, |stopping| !*stopping));
     }
 
     fn report(&self) -> NodeReport {
@@ -174,6 +140,7 @@ impl Members {
             applied_at_ms: order.as_ref().map_or(0, |order| order.applied_at.0),
             snapshot: order.as_ref().map_or(0, |order| order.snapshot.0),
             pieces: order.as_ref().map_or(0, |order| order.pieces.0),
+            files: order.as_ref().map_or(0, |order| order.files.0),
             checksum,
             checksum_at,
             settings: self.who.settings.clone(),
@@ -186,8 +153,8 @@ impl Members {
     pub(super) fn own(&self) -> Member {
         let (report, order) = (self.report(), self.engine.order());
         let end = order.map_or(0, |order| order.end.0);
-        let newest = Millis(report.applied_at_ms);
-        Member { report, at: newest, heard: Instant::now(), end, newest }
+        let (newest, files) = (Millis(report.applied_at_ms), report.files);
+        Member { report, at: newest, heard: Instant::now(), end, newest, files }
     }
 
     fn report_on(&self) {
@@ -201,7 +168,7 @@ impl Members {
             match self.transport.order.ends() {
                 Ok((low, end)) => {
                     self.engine.heard_of_order_end(end);
-                    unpoisoned(self.watched.lock()).order = (low.0, end.0);
+                    self.roster.watched().order = (low.0, end.0);
                     self.give_up_if_short(end, &mut short_since);
                 }
                 Err(error) => tracing::debug!(%error, "the order's end was not heard"),
@@ -216,7 +183,8 @@ impl Members {
                     tracing::warn!(%error, "the order could not be trimmed");
                 }
             }
-            if !self.wait(REPORT_EVERY) {
+            self.roster.wait_until_due(REPORT_EVERY);
+            if self.is_stopping() {
                 return;
             }
         }
@@ -241,7 +209,7 @@ impl Members {
             Ok(faults) => faults,
             Err(error) => vec![error.to_string()],
         };
-        let mut watched = unpoisoned(self.watched.lock());
+        let mut watched = self.roster.watched();
         if watched.faults != faults {
             for fault in &faults {
                 tracing::error!(%fault, "a topic of the order is not as it must be");
@@ -283,7 +251,7 @@ impl Members {
         if !report.cluster.is_empty() && report.cluster != self.cluster.to_string() {
             return;
         }
-        let mut watched = unpoisoned(self.watched.lock());
+        let mut watched = self.roster.watched();
         let name = report.name.clone();
         if report.checksum_at > 0 {
             let mut sums = unpoisoned(self.sums.lock());
@@ -310,9 +278,10 @@ impl Members {
             watched.settings_differ.retain(|other| *other != name);
         }
         let order = self.engine.order();
-        let end = order.as_ref().map_or(0, |order| order.end.0);
+        let (end, files) = order.as_ref().map_or((0, 0), |order| (order.end.0, order.files.0));
         let newest = order.map_or(Millis(0), |order| order.applied_at).max(Millis(report.applied_at_ms));
-        watched.members.insert(name, Member { report, at, heard: Instant::now(), end, newest });
+        drop(watched);
+        self.roster.note(Member { report, at, heard: Instant::now(), end, newest, files });
     }
 
     /// Notes in the folder that its data is not what the order says, so that it is not served again.
@@ -359,7 +328,7 @@ impl Members {
         let pieces = waited_for().map(|member| member.report.pieces).min().unwrap_or(0);
         if pieces > watched.pieces.0 {
             self.transport.pieces.delete_before(Offset(pieces))?;
-            unpoisoned(self.watched.lock()).pieces.0 = pieces;
+            self.roster.watched().pieces.0 = pieces;
             tracing::info!(
                 pieces,
                 "the pieces of files were trimmed: every node has their batches in a snapshot"
@@ -376,7 +345,7 @@ impl Turns for Members {
 
     /// The first node that serves passes changes on, of those that have the topic in their settings.
     fn is_mine(&self, topic: &str) -> bool {
-        let watched = unpoisoned(self.watched.lock());
+        let watched = self.roster.watched();
         let is_fit = |member: &&Member| {
             let report = &member.report;
             member.is_there()
@@ -387,7 +356,8 @@ impl Turns for Members {
     }
 
     fn wait(&self, time: Duration) -> bool {
-        Self::wait(self, time)
+        Self::wait(self, time);
+        !self.is_stopping()
     }
 }
 

@@ -7,6 +7,7 @@
 //! join.rs       founding an order, and joining it
 //! report.rs     what a node reports of itself
 //! transport.rs  the logs of the order that the settings name
+//! roster.rs     the nodes as they were last heard of, and who is waited for
 //! members.rs    who is there: reports, reads the others' reports, trims the order
 //! changes.rs    passes the changes of all clients on to a topic
 //! flight.rs     which of them are not acknowledged yet
@@ -23,13 +24,15 @@ mod folder;
 mod join;
 mod members;
 mod report;
+mod roster;
 mod status;
 mod transport;
 
 pub use changes::WriteEvent;
 pub use folder::{FolderCluster, Founded};
 pub use join::{FetchSnapshot, Identity, JoinError, Joined, found, join};
-pub use members::{Member, Members, Watched};
+pub use members::Members;
 pub use report::{NodeReport, NodeState, hash_of};
+pub use roster::{ASKING_NODE, AskPeer, Member, PeerAnswer, PeerCall, Roster, Watched};
 pub use status::{ClusterStatus, NodeStatus};
 pub use transport::{Transport, open};

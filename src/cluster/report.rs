@@ -1,4 +1,4 @@
-//! What a node reports of itself every two seconds, for the other nodes and for people.
+//! What a node reports of itself every two seconds, and when it has taken in a file, for the other nodes and for people.
 //!
 //! Promises: reading any bytes never panics; a report with fields that this program does not know is read without them.
 
@@ -6,10 +6,11 @@ use crate::config::{ClientSettings, Config};
 use serde::{Deserialize, Serialize};
 
 /// How a node is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NodeState {
     /// It has just begun, and its folder may not be open yet.
+    #[default]
     Starting,
     /// It reads what the order has, and takes no writes.
     Behind,
@@ -17,7 +18,7 @@ pub enum NodeState {
     Serving,
     /// It cannot reach the order.
     CutOff,
-    /// It cannot journal what the order has.
+    /// It cannot apply what comes next in the order.
     Standing,
     /// It was stopped in order.
     Stopped,
@@ -38,7 +39,7 @@ impl NodeState {
 }
 
 /// What a node reports of itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeReport {
     /// Its name.
@@ -64,6 +65,9 @@ pub struct NodeReport {
     /// Pieces of files before this offset are needed by nobody who has that snapshot.
     #[serde(default)]
     pub pieces: u64,
+    /// It has taken in all pieces of files before this offset.
+    #[serde(default)]
+    pub files: u64,
     /// The sum over all that was decided up to the offset `checksum_at`.
     pub checksum: u32,
     /// The offset that the sum is of.

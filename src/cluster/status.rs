@@ -2,8 +2,9 @@
 //!
 //! Promises: of the node that is asked all is as of now; of another one as of its last report, and how old that is stands beside it.
 
-use super::members::{Member, Members, Watched};
+use super::members::Members;
 use super::report::NodeState;
+use super::roster::{Member, Watched};
 use crate::model::seq::Millis;
 use crate::telemetry::metrics::OrderVitals;
 use std::time::Duration;
@@ -135,23 +136,12 @@ mod tests {
     fn member(applied: u64, applied_at_ms: u64) -> Member {
         let report = NodeReport {
             name: "b".into(),
-            run: String::new(),
-            cluster: String::new(),
-            address: "http://b".into(),
-            version: "1".into(),
-            rules: 1,
             state: NodeState::Serving,
             applied,
             applied_at_ms,
-            snapshot: 0,
-            pieces: 0,
-            checksum: 0,
-            checksum_at: 0,
-            settings: String::new(),
-            disk_free: 0,
-            changes_topic: None,
+            ..NodeReport::default()
         };
-        Member { report, at: Millis(0), heard: Instant::now(), end: 10, newest: Millis(5_000) }
+        Member { report, at: Millis(0), heard: Instant::now(), end: 10, newest: Millis(5_000), files: 0 }
     }
 
     #[test]

@@ -308,7 +308,7 @@ settings! {
         /// snapshot from another one.
         "wait_for_node_hours" => wait_for_node: Duration as Number<Hours, 1, 8760> = Number::of(24),
             "HOURS", Anything, AtStart;
-        /// File with an admin token, by which the nodes ask each other for snapshots.
+        /// File with an admin token, by which the nodes ask each other for snapshots, files of batches and outcomes.
         "peer_token_file" => peer_token_file: Option<PathBuf> as Maybe<FilePath> =
             Maybe::none("none: the nodes ask without a token", r#""/etc/profiled/peer-token""#), "FILE", Anything, AtStart;
     }

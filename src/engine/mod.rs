@@ -5,6 +5,7 @@
 //! heartbeat.rs priority.rs signals.rs health.rs
 //!                               how the threads are: alive, how willing to make way, stopping, failed
 //! gates.rs disk_space.rs        who may do how much, and what is refused on a full disk
+//! peers.rs                      what one node of several needs of the others
 //! shared.rs                     what every room may use; the order of the locks
 //! commit/                       the commit thread: the only owner of the journal, the seqs and the order
 //! driver/                       the loops of the other threads as state machines, which the tests run, too
@@ -33,6 +34,7 @@ mod node;
 pub mod offline;
 pub mod open;
 mod operator;
+mod peers;
 mod priority;
 pub mod read;
 mod scarce;
@@ -55,11 +57,12 @@ use crate::model::seq::{Clock, Seq};
 use crate::{batch::csv::RowPlace, batch::remarks::Remarks, folder};
 use commit::{Answer, Request, VisitorWrite, WriteRules};
 pub use error::{EngineError, ErrorKind, Fatal, OpenError};
-use gates::Who;
+use gates::{Slot, Who};
 pub use ingest::upload::{AcceptedBatch, Announced, Upload};
 use node::Role;
 pub use node::{NodeParts, OrderStatus};
 pub use open::rebuild::Opening;
+pub use peers::{PeerBody, Peers};
 pub use read::batch_list::BatchPage;
 use read::changes::{ChangePlace, Changes};
 use read::export::Export;
@@ -267,6 +270,16 @@ impl Engine {
     /// The quotes in a complete batch's file that enclose lines which could be rows.
     pub async fn quotes_that_take_in(&self, who: &Who, id: &BatchId) -> Result<Remarks, EngineError> {
         self.0.read.quotes_that_take_in(who, id).await
+    }
+
+    /// Whether a batch is complete in the order of several nodes, and this one has yet to apply it, so that it has no outcomes.
+    pub fn lacks_outcomes(&self, id: &BatchId) -> bool {
+        self.0.shared.batches.lacks_outcomes(id)
+    }
+
+    /// A place among the reports, for one that another node makes.
+    pub async fn report_place(&self, who: &Who) -> Result<Slot, EngineError> {
+        self.0.read.reports.take(who).await
     }
 
     /// Begins to tell the outcomes of a complete batch's rows.

@@ -4,6 +4,7 @@
 //! order    reads the order, and hands its requests to the commit thread
 //! pieces   takes in the files of batches that came to other nodes
 //! counts   offers the counts of the batches that this node has applied
+//! mend     gets the files of held batches from other nodes
 //! ```
 //!
 //! Promises: a node that cannot apply what the order has stands or ends; it never skips a request.
@@ -14,7 +15,9 @@ use crate::engine::commit::taking::Reply;
 use crate::engine::commit::{Answer, Request};
 use crate::engine::error::OpenError;
 use crate::engine::ingest::from_all::{FromAll, TakenFiles};
+use crate::engine::ingest::mend;
 use crate::engine::ingest::state::Ingest;
+use crate::engine::peers::Peers;
 use crate::engine::shared::Shared;
 use crate::engine::upkeep::state::Upkeep;
 use crate::journal::entry::OrderState;
@@ -28,7 +31,7 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// How long a node that cannot journal waits before it tries again.
+/// How long a node that cannot apply what comes next waits before it tries again.
 const STAND: Duration = Duration::from_millis(200);
 /// How often the counts of applied batches are looked for.
 const COUNTS_LOOK: Duration = Duration::from_millis(50);
@@ -44,6 +47,8 @@ pub struct NodeParts {
     pub order: Arc<dyn Log>,
     /// The files of batches, in pieces.
     pub pieces: Arc<dyn Log>,
+    /// The other nodes.
+    pub peers: Arc<dyn Peers>,
     /// How offers are gathered.
     pub gathering: Gathering,
 }
@@ -63,7 +68,7 @@ pub struct OrderStatus {
     pub behind: Duration,
     /// For how long the order could not be reached, and why.
     pub out_of_reach: Option<(Duration, String)>,
-    /// Why the node cannot journal, if it cannot.
+    /// Why the node cannot apply what comes next, if it cannot.
     pub standing: Option<String>,
     /// How many requests the order had twice.
     pub duplicates: u64,
@@ -75,6 +80,8 @@ pub struct OrderStatus {
     pub snapshot: Offset,
     /// Pieces of files before this offset are needed by nobody who has that snapshot.
     pub pieces: Offset,
+    /// All pieces of files before this offset are taken in.
+    pub files: Offset,
 }
 
 impl OrderStatus {
@@ -88,6 +95,7 @@ impl OrderStatus {
             snapshot,
             behind,
             pieces: node.needed.before(snapshot),
+            files: node.needed.read_before(),
             mark: progress.mark(),
             serves: progress.serves(),
             applied: progress.applied_offset(),
@@ -114,7 +122,7 @@ impl OrderStatus {
     /// Why the node is not ready, if it is not: it has not caught up yet, or was cut off or behind for this long.
     pub(super) fn not_ready(&self, after: Duration) -> Option<String> {
         if let Some(why) = &self.standing {
-            return Some(format!("the node cannot journal what the order has: {why}"));
+            return Some(format!("the node cannot apply what the order has: {why}"));
         }
         if !self.serves {
             let (applied, end) = (self.applied, self.end);
@@ -185,11 +193,12 @@ pub(super) type NodeThread = (&'static str, Box<dyn FnOnce() + Send>);
 
 impl Joining {
     /// The threads of a node.
-    pub(super) fn threads(self, ingest: &Ingest) -> Result<[NodeThread; 3], OpenError> {
+    pub(super) fn threads(self, ingest: &Arc<Ingest>) -> Result<[NodeThread; 4], OpenError> {
         let Self { node, parts, state } = self;
         let shared = Arc::clone(&ingest.shared);
-        let files =
-            Arc::new(FromAll::new(Arc::clone(&shared), parts.pieces, parts.run, Arc::clone(&node.needed)));
+        let (log, needed, peers) = (parts.pieces, Arc::clone(&node.needed), parts.peers);
+        let files = FromAll::new(Arc::clone(&shared), log, parts.run, needed, Arc::clone(&peers));
+        let (files, mended) = (Arc::new(files), Arc::clone(ingest));
         let throttle = Arc::clone(&ingest.throttle);
         let waits: Waits = Arc::new(move || Box::new(throttle.site_call()));
         let (erasures, erased) = std::sync::mpsc::channel();
@@ -211,6 +220,7 @@ impl Joining {
             ("pieces", Box::new(move || files.run())),
             ("order", Box::new(move || pump.run())),
             ("counts", Box::new(move || offer_counts(&upkeep, &node, &erased))),
+            ("mend", Box::new(move || mend::run(&mended, &*peers))),
         ])
     }
 }

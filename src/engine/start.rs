@@ -11,7 +11,7 @@ use crate::engine::disk_space::DiskSpace;
 use crate::engine::error::{Fatal, OpenError};
 use crate::engine::health::Health;
 use crate::engine::ingest::apply_thread;
-use crate::engine::ingest::state::Ingest;
+use crate::engine::ingest::state::{Ingest, Others};
 use crate::engine::node::{Joining, Role, applied_offline};
 use crate::engine::open::lock::lock_folder;
 use crate::engine::open::rebuild::{self, Opened, Opening};
@@ -157,11 +157,11 @@ impl BroughtUp {
         if let Some(order) = &order {
             committer.seqs = SeqSource::after(committer.seqs.last().max(Seq::from_u64(order.last_seq)));
         }
-        let (joining, pieces) = match (role, order) {
+        let (joining, others) = match (role, order) {
             (Role::Node(parts), order) => {
-                let pieces = Arc::clone(&parts.pieces);
+                let others = Others { pieces: Arc::clone(&parts.pieces), peers: Arc::clone(&parts.peers) };
                 let joining = Joining::new(parts, order, Arc::clone(&clock) as _, &metrics)?;
-                (Some(joining), Some(pieces))
+                (Some(joining), Some(others))
             }
             (Role::Alone, _) if config.server.data_folder.join(layout::CLUSTER).exists() => {
                 return Err(OpenError::OfCluster(config.server.data_folder.clone()));
@@ -220,7 +220,7 @@ impl BroughtUp {
             Arc::clone(&upkeep),
             Arc::clone(&read),
             &config,
-            pieces,
+            others,
         ));
         let running = Running { shared, commit, upkeep, read, ingest, threads: Mutex::default() };
         let shared = Arc::clone(&running.shared);
@@ -280,7 +280,7 @@ impl Running {
     /// Notes that a thread panicked. The engine's own threads say so themselves, and a call's thread fails that call. Any other
     /// thread is the store's, and then nobody knows what the store has left undone.
     pub(super) fn thread_panicked(&self, name: Option<&str>) {
-        const OTHERS: [&str; 15] = [
+        const OTHERS: [&str; 16] = [
             "main",
             "commit",
             "apply",
@@ -292,6 +292,7 @@ impl Running {
             "order",
             "pieces",
             "counts",
+            "mend",
             "gather",
             SERVING_THREADS,
             "say",

@@ -2,9 +2,12 @@
 //! report it.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use hyper::header::{ACCEPT, CONTENT_DISPOSITION, HeaderValue};
+use hyper::header::{ACCEPT, CONTENT_DISPOSITION, HeaderName, HeaderValue, LINK};
 use serde::Serialize;
+use tokio::task::spawn_blocking;
 use utoipa::ToSchema;
 
 use super::Front;
@@ -13,12 +16,16 @@ use super::request::Request;
 use super::response::{Answer, CSV, NDJSON, chunked};
 use super::stream::begin;
 use crate::batch::csv::RowPlace;
+use crate::cluster::{ASKING_NODE, PeerAnswer};
 use crate::engine::EngineError;
 use crate::engine::read::report::{Report, ReportedRow};
 use crate::model::batch::{BatchId, Counts, Outcome};
 
 /// The first line of a report in CSV.
 const COLUMNS: &[u8] = b"line,id,outcome,reason,message\n";
+
+/// How long the other nodes have in all to begin an answer.
+const PEERS_ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
 /// Most rows of a report in CSV are shorter than this.
 const ROW_BUFFER_BYTES: usize = 256;
@@ -46,8 +53,50 @@ pub(super) fn whole_report(
     chunked(form.media_type(), chunks)
 }
 
+/// What another node answers to the same call, `what` of a batch: where the batch is complete and this node has yet to apply it. None
+/// if this node needs nobody, or nobody has it. A call from another node is not passed on.
+pub(super) async fn of_peer(
+    front: &Front,
+    request: &Request,
+    id: &BatchId,
+    (what, media_type): (&str, &'static str),
+) -> Result<Option<Answer>, HttpError> {
+    let Some(members) = front.members.as_ref().filter(|_| front.app.lacks_outcomes(id)) else {
+        return Ok(None);
+    };
+    if request.has_header(&HeaderName::from_static(ASKING_NODE)) {
+        return Ok(None);
+    }
+    let place = front.app.report_place(&request.who(Some(&id.client))).await?;
+    let query = request.raw_query();
+    let path = format!("/api/v1/batches/{id}/{what}{}{query}", if query.is_empty() { "" } else { "?" });
+    let (roster, begun) = (Arc::clone(members.roster()), Instant::now());
+    let asked = spawn_blocking(move || {
+        roster.first_answer(&path, media_type, &|| begun.elapsed() < PEERS_ANSWER_WITHIN)
+    });
+    let asked = asked.await.map_err(|error| HttpError::Inside(error.to_string()))?;
+    let Some(PeerAnswer { link, mut body }) = asked else { return Ok(None) };
+    let chunks = begin("a report of another node", &place, request.answer_pace(), move |out| {
+        let client = out.client();
+        while let Some(bytes) = body.next(&client).map_err(EngineError::Internal)? {
+            if out.write(|filling| filling.extend_from_slice(&bytes)).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    });
+    let mut answer = chunked(media_type, chunks);
+    if let Some(link) = link.and_then(|link| HeaderValue::try_from(link).ok()) {
+        answer.headers_mut().insert(LINK, link);
+    }
+    Ok(Some(answer))
+}
+
 /// The failed rows as they were sent, under a header.
 pub(super) async fn repair(front: &Front, request: &Request, id: &BatchId) -> Result<Answer, HttpError> {
+    if let Some(answer) = of_peer(front, request, id, ("repair", CSV)).await? {
+        return Ok(named(answer, &format!("{id}-repair.csv")));
+    }
     let report = front.app.report(&request.who(Some(&id.client)), id).await?;
     let place = report.place().clone();
     let (report, given_up) = tokio::task::spawn_blocking(move || {

@@ -67,6 +67,11 @@ impl Needed {
         state.ahead.retain(|_, last| *last >= before);
     }
 
+    /// Everything before the offset that this gives is read.
+    pub fn read_before(&self) -> Offset {
+        unpoisoned(self.0.lock()).read
+    }
+
     /// The order has, at this offset, a batch with these first and last pieces.
     pub fn accepted(&self, upload: UploadId, at: Offset, (first, last): (Offset, Offset)) {
         let mut state = unpoisoned(self.0.lock());

@@ -89,6 +89,13 @@ fn three_brokers() {
 }
 
 #[test]
+fn nodes_give_each_other_what_one_lacks() {
+    let _turn = in_turn();
+    let Some(brokers) = Brokers::start(1) else { return };
+    nodes::peers::a_node_gets_from_another_what_it_lacks(&brokers);
+}
+
+#[test]
 fn nodes_stay_equal_and_lose_nothing_whatever_fails() {
     let _turn = in_turn();
     nodes::faults::table();

@@ -2,7 +2,7 @@
 //! whatever becomes of nodes and of the topic.
 
 use crate::handle::{client, who};
-use crate::nodes::{Cluster, call, complete, send, wait_until};
+use crate::nodes::{Cluster, call, complete, roster, send, wait_until};
 use profiled::cluster::{FolderCluster, Identity, Members, Transport};
 use profiled::engine::commit::VisitorWrite;
 use profiled::engine::read::changes::{ChangePlace, Step};
@@ -49,7 +49,8 @@ impl Nodes {
         let id = FolderCluster::read(engine.data_folder()).unwrap().unwrap().cluster;
         let who = Identity { name: name.into(), address: format!("http://{name}"), settings: String::new() };
         let (of, wait) = ((id, RunId::random().unwrap()), Duration::from_secs(3_600));
-        let members = Members::start(engine.clone(), transport, who, of, wait, write_change).unwrap();
+        let members =
+            Members::start(engine.clone(), transport, who, of, (wait, roster(name)), write_change).unwrap();
         Node { engine, members }
     }
 

@@ -17,7 +17,7 @@ const ROOMS: &[&[&str]] = &[
     &["error"],
     &["heartbeat", "priority", "signals"],
     &["health"],
-    &["gates", "disk_space"],
+    &["gates", "disk_space", "peers"],
     &["shared"],
     &["commit"],
     &["driver"],

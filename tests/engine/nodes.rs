@@ -4,31 +4,39 @@ use crate::handle::{client, config, who};
 use bytes::Bytes;
 use profiled::clock::GuardedClock;
 use profiled::cluster::{
-    FolderCluster, Identity, JoinError, Joined, Members, NodeStatus, Transport, found, join,
+    FolderCluster, Identity, JoinError, Joined, Members, NodeStatus, PeerAnswer, Roster, Transport, found,
+    join,
 };
 use profiled::config::Config;
 use profiled::engine::offline::restore::{clear_interrupted, restore_of_peer};
 use profiled::engine::{
     AcceptedBatch, Announced, BatchState, BatchVersion, CallIds, Engine, EngineError, NodeParts, Opening,
-    Readiness, SiteCall,
+    PeerBody, Peers, Readiness, SiteCall,
 };
 use profiled::http::change_event::write_change;
+use profiled::http::{Front, server};
 use profiled::model::batch::{BatchId, EmptyValues, IdempotencyKey};
 use profiled::model::id::{IdKind, VisitorId};
 use profiled::model::profile::Source;
 use profiled::model::seq::{Clock, Millis, Seq};
 use profiled::order::gather::Gathering;
 use profiled::order::memory::{Fate, MemoryLog};
+use profiled::order::pieces::{Part, Piece};
 use profiled::order::record::RunId;
-use profiled::order::{Log as _, Offset};
+use profiled::order::{Appended, Log, LogReader, Offset, OrderError, Record};
 use profiled::telemetry::metrics::OrderVitals;
 use profiled::tokens::{InvalidToken, Scope, Tokens};
 use serde_json::json;
-use std::io;
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::num::NonZeroU32;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 
 /// Waits until something holds.
 pub(crate) async fn wait_until(what: &str, holds: impl Fn() -> bool) {
@@ -57,6 +65,8 @@ pub(crate) struct Cluster {
     pieces: MemoryLog,
     pub(crate) nodes: MemoryLog,
     clock: Arc<Standing>,
+    /// How fast nodes that are opened apply batches.
+    rows_per_second: Option<NonZeroU32>,
 }
 
 impl Cluster {
@@ -64,7 +74,7 @@ impl Cluster {
         let order = MemoryLog::new();
         order.set_clock(Millis(BEGIN_MS));
         let clock = Arc::new(Standing(AtomicU64::new(BEGIN_MS)));
-        Self { order, pieces: MemoryLog::new(), nodes: MemoryLog::new(), clock }
+        Self { order, pieces: MemoryLog::new(), nodes: MemoryLog::new(), clock, rows_per_second: None }
     }
 
     /// Sets the nodes' clock ahead of where it began, but not the order's.
@@ -98,6 +108,11 @@ impl Cluster {
         self.open_joined(config, self.joined(folder))
     }
 
+    /// The same, with these other nodes, and the files of batches by this log.
+    fn open_with(&self, folder: &Path, peers: Arc<dyn Peers>, pieces: Arc<dyn Log>) -> Engine {
+        self.open_joined(config(folder), NodeParts { peers, pieces, ..self.joined(folder) })
+    }
+
     /// Joins, and does not open the folder yet.
     fn joined(&self, folder: &Path) -> NodeParts {
         let name = folder.file_name().unwrap().to_str().unwrap().to_owned();
@@ -107,20 +122,155 @@ impl Cluster {
             run,
             order: Arc::new(self.order.clone()),
             pieces: Arc::new(self.pieces.clone()),
+            peers: roster(&name),
             gathering: Gathering::default(),
         }
     }
 
-    fn open_joined(&self, config: Config, parts: NodeParts) -> Engine {
+    fn open_joined(&self, mut config: Config, parts: NodeParts) -> Engine {
         let clock = GuardedClock::believing(Arc::clone(&self.clock) as _);
+        config.ingest.rows_per_second_max = self.rows_per_second;
         Engine::open_as(config, clock, &Opening::default(), Some(parts)).unwrap()
     }
 
     /// A node on this folder that takes calls.
     pub(crate) async fn node(&self, folder: &Path) -> Engine {
-        let node = self.open(folder);
-        wait_until("the node serves", || node.readiness() == Readiness::Ready).await;
-        node
+        serving(self.open(folder)).await
+    }
+
+    /// Watches the nodes as the one of this name.
+    fn watch(&self, node: &Engine, name: &str, settings: &str, roster: Arc<Roster>) -> Arc<Members> {
+        let who =
+            Identity { name: name.into(), address: format!("http://{name}"), settings: settings.into() };
+        let known = FolderCluster::read(node.data_folder()).unwrap().unwrap();
+        let (of, wait) = ((known.cluster, RunId::random().unwrap()), Duration::from_secs(3_600));
+        Members::start(node.clone(), self.transport(), who, of, (wait, roster), write_change).unwrap()
+    }
+}
+
+async fn serving(node: Engine) -> Engine {
+    wait_until("the node serves", || node.readiness() == Readiness::Ready).await;
+    node
+}
+
+/// What is known of the nodes to one of this name. Nobody answers it.
+pub(crate) fn roster(name: &str) -> Arc<Roster> {
+    Arc::new(Roster::new(name, Box::new(|_, _| Err("nobody answers".into()))))
+}
+
+/// What a log of pieces gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gives {
+    All,
+    Nothing,
+    /// The data with wrong bytes.
+    Damaged,
+    /// Everything but the data.
+    Gaps,
+}
+
+/// A log of pieces that can be made to give less than it has.
+#[derive(Clone)]
+struct Gated {
+    log: MemoryLog,
+    gives: Arc<Mutex<Gives>>,
+}
+
+impl Gated {
+    fn new(log: &MemoryLog) -> Arc<Self> {
+        Arc::new(Self { log: log.clone(), gives: Arc::new(Mutex::new(Gives::All)) })
+    }
+
+    fn set(&self, gives: Gives) {
+        *self.gives.lock().unwrap() = gives;
+    }
+}
+
+impl Log for Gated {
+    fn append(&self, key: &[u8], record: Vec<u8>, done: Appended) {
+        self.log.append(key, record, done);
+    }
+
+    fn read_from(&self, offset: Offset) -> Result<Box<dyn LogReader>, OrderError> {
+        Ok(Box::new(GatedReader(self.log.read_from(offset)?, Arc::clone(&self.gives))))
+    }
+
+    fn ends(&self) -> Result<(Offset, Offset), OrderError> {
+        self.log.ends()
+    }
+
+    fn delete_before(&self, offset: Offset) -> Result<(), OrderError> {
+        self.log.delete_before(offset)
+    }
+}
+
+struct GatedReader(Box<dyn LogReader>, Arc<Mutex<Gives>>);
+
+impl LogReader for GatedReader {
+    fn next(&mut self, _: Duration) -> Result<Option<Record>, OrderError> {
+        let short = Duration::from_millis(2);
+        let gives = *self.1.lock().unwrap();
+        if gives == Gives::Nothing {
+            std::thread::sleep(short);
+            return Ok(None);
+        }
+        let Some(mut record) = self.0.next(short)? else { return Ok(None) };
+        if gives != Gives::All && matches!(Piece::decode(&record.value).unwrap().part, Part::Data { .. }) {
+            if gives == Gives::Gaps {
+                return Ok(None);
+            }
+            *record.value.last_mut().unwrap() ^= 1;
+        }
+        Ok(Some(record))
+    }
+}
+
+/// Another node that is asked without any network.
+struct Other {
+    node: Engine,
+    answers: AtomicBool,
+    runtime: Handle,
+}
+
+impl Other {
+    fn new(node: &Engine, answers: bool) -> Arc<Self> {
+        let answers = AtomicBool::new(answers);
+        Arc::new(Self { node: node.clone(), answers, runtime: Handle::current() })
+    }
+}
+
+impl Peers for Other {
+    fn took_in(&self, _: Offset) {}
+
+    fn wait_for_files(&self, _: Offset) {}
+
+    fn names(&self) -> Vec<String> {
+        vec!["other".into()]
+    }
+
+    fn file(&self, _: &str, batch: &BatchId, _: &dyn Fn() -> bool) -> Result<Box<dyn PeerBody>, String> {
+        if !self.answers.load(Ordering::SeqCst) {
+            return Err("it does not answer".into());
+        }
+        let mut bytes = vec![];
+        let file = self.runtime.block_on(self.node.uploaded_file(&who(), batch));
+        let read = file.and_then(|file| {
+            file.pieces(|piece| {
+                bytes.extend_from_slice(piece);
+                ControlFlow::Continue(())
+            })
+        });
+        read.map_err(|error| error.to_string())?;
+        Ok(Box::new(Whole(Some(bytes.into()))))
+    }
+}
+
+/// An answer in one piece.
+struct Whole(Option<Bytes>);
+
+impl PeerBody for Whole {
+    fn next(&mut self, _: &dyn Fn() -> bool) -> Result<Option<Bytes>, String> {
+        Ok(self.0.take())
     }
 }
 
@@ -323,14 +473,7 @@ async fn the_nodes_tell_how_far_each_is() {
     let engines = [cluster.node(folders[0].path()).await, cluster.node(folders[1].path()).await];
     let mut members = vec![];
     for (engine, (name, settings)) in engines.iter().zip([("a", "1"), ("b", "2")]) {
-        let who =
-            Identity { name: name.into(), address: format!("http://{name}"), settings: settings.into() };
-        let known = FolderCluster::read(&folders[0].path().join("data")).unwrap().unwrap();
-        let (id, run) = (known.cluster, RunId::random().unwrap());
-        let wait = Duration::from_secs(3_600);
-        members.push(
-            Members::start(engine.clone(), cluster.transport(), who, (id, run), wait, write_change).unwrap(),
-        );
+        members.push(cluster.watch(engine, name, settings, roster(name)));
     }
     engines[0].site_call(call("p1", "one")).await.unwrap();
     // Under the folders' names they joined, and do not report.
@@ -480,11 +623,7 @@ async fn a_node_that_has_diverged_does_not_start_again() {
     let node = cluster.node(folder.path()).await;
     let known = FolderCluster::read(node.data_folder()).unwrap().unwrap();
     assert!(!known.diverged);
-    let who = Identity { name: "a".into(), address: "http://a".into(), settings: String::new() };
-    let of = (known.cluster, RunId::random().unwrap());
-    let members =
-        Members::start(node.clone(), cluster.transport(), who, of, Duration::from_secs(60), write_change)
-            .unwrap();
+    let members = cluster.watch(&node, "a", "", roster("a"));
     for (name, checksum) in [("a", 1), ("b", 2), ("c", 2)] {
         let report = json!({
             "name": name, "run": "", "cluster": known.cluster.to_string(), "address": "", "version": "", "rules": 1,
@@ -586,6 +725,70 @@ async fn the_tokens_of_the_folder_that_founds_an_order_are_everybodys() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_is_accepted_once_the_other_nodes_have_its_file_and_a_slow_one_is_waited_for_once() {
+    let (cluster, folders) = (Cluster::new(), [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()]);
+    let rosters = ["a", "b"].map(roster);
+    let pieces = Arc::new(cluster.pieces.clone());
+    let a = serving(cluster.open_with(folders[0].path(), Arc::clone(&rosters[0]) as _, pieces)).await;
+    let a_members = cluster.watch(&a, "a", "", Arc::clone(&rosters[0]));
+    let took = async |key: &str| {
+        let begun = Instant::now();
+        let sent = send(&a, "batch=pcId,a\np1,x\n", key).await.unwrap();
+        (begun.elapsed(), sent.batch.id)
+    };
+    let second = Duration::from_secs(1);
+    wait_until("a has heard of itself", || !a_members.status().nodes.is_empty()).await;
+    assert!(took("alone").await.0 < second, "nobody is there");
+
+    let gated = Gated::new(&cluster.pieces);
+    let of_b = Arc::clone(&gated) as _;
+    let b = serving(cluster.open_with(folders[1].path(), Arc::clone(&rosters[1]) as _, of_b)).await;
+    let b_members = cluster.watch(&b, "b", "", Arc::clone(&rosters[1]));
+    wait_until("a has heard of b", || {
+        a_members.status().nodes.iter().any(|node| node.name == "b" && node.state == "serving")
+    })
+    .await;
+    let mut waited = Duration::ZERO;
+    for key in ["1", "2", "3", "4"] {
+        gated.set(Gives::Nothing);
+        let (before, node, sent) = (cluster.order.records().len(), a.clone(), cluster.pieces.records().len());
+        let sending =
+            tokio::spawn(async move { send(&node, &format!("batch=pcId,a\np1,{key}\n"), key).await });
+        wait_until("its file is sent", || cluster.pieces.records().len() == sent + 3).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(cluster.order.records().len(), before, "b lacks the file, and would stand");
+        let begun = Instant::now();
+        gated.set(Gives::All);
+        let id = sending.await.unwrap().unwrap().batch.id;
+        waited += begun.elapsed();
+        complete(&b, &id).await;
+        complete(&a, &id).await;
+        wait_until("both have its count", || {
+            [&a, &b].iter().all(|node| node.order().unwrap().behind_records() == 0)
+        })
+        .await;
+    }
+    assert!(waited < 3 * second, "b says at once that it has a file: {waited:?}");
+
+    gated.set(Gives::Nothing);
+    let (first, _) = took("slow").await;
+    assert!(first >= 2 * second && first < 6 * second, "{first:?}");
+    for key in ["slower", "slowest"] {
+        let (again, _) = took(key).await;
+        assert!(again < second, "it was waited for in vain before: {again:?}");
+    }
+    gated.set(Gives::All);
+    let (_, last) = took("last").await;
+    complete(&b, &last).await;
+    for members in [&a_members, &b_members] {
+        members.stop();
+    }
+    for node in [&a, &b] {
+        node.stop().await;
+    }
+}
+
 /// Before it has read the order it does not know whether it has tokens: it would let everybody in who asks it first.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_node_lets_nobody_in_before_it_knows_of_tokens() {
@@ -614,6 +817,67 @@ async fn a_new_node_lets_nobody_in_before_it_knows_of_tokens() {
     }
 }
 
+/// The uploads that a node keeps.
+fn uploads(node: &Engine) -> Vec<PathBuf> {
+    let files =
+        std::fs::read_dir(node.data_folder().join("spool")).unwrap().map(|entry| entry.unwrap().path());
+    files.filter(|path| path.extension().is_some_and(|kind| kind == "csv")).collect()
+}
+
+async fn stuck(node: &Engine, id: &BatchId) {
+    let is = || node.batch(id).is_some_and(|batch| batch.state == BatchState::Stuck);
+    wait_until("the batch is held", is).await;
+}
+
+/// Once, such a node ended, and so did every start of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_did_not_come_whole_comes_from_another_node_and_what_it_touches_waits() {
+    for gives in [Gives::Damaged, Gives::Gaps] {
+        let (cluster, folders) =
+            (Cluster::new(), [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()]);
+        let a = cluster.node(folders[0].path()).await;
+        let (gated, other) = (Gated::new(&cluster.pieces), Other::new(&a, false));
+        let open_b =
+            || cluster.open_with(folders[1].path(), Arc::clone(&other) as _, Arc::clone(&gated) as _);
+        let b = serving(open_b()).await;
+        let one = a.site_call(call("p1", "one")).await.unwrap().seq.unwrap();
+        assert_eq!(value(&b, "p1", one).await.unwrap().0, "one");
+        gated.set(gives);
+        let id = send(&a, "batch=pcId,a\np1,two\nnobody,x\n", "k").await.unwrap().batch.id;
+        stuck(&b, &id).await;
+        let p1 = VisitorId::new(IdKind::Pc, "p1").unwrap();
+        assert!(matches!(b.read(&client(), &p1).await, Err(EngineError::Held { .. })));
+        let three = a.site_call(call("p1", "three")).await.unwrap().seq.unwrap();
+        wait_until("b waits for the file", || b.order().unwrap().standing.is_some()).await;
+        assert!(matches!(b.readiness(), Readiness::NotReady(_)), "{gives:?}");
+        complete(&a, &id).await;
+        // It can be stopped meanwhile, and goes on from there.
+        let begun = Instant::now();
+        b.stop().await;
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        drop(b);
+        let b = open_b();
+        stuck(&b, &id).await;
+        wait_until("b waits again", || b.order().unwrap().standing.is_some()).await;
+        other.answers.store(true, Ordering::SeqCst);
+        let b = serving(b).await;
+        assert_eq!(value(&b, "p1", three).await, Some(("three".into(), three)));
+        complete(&b, &id).await;
+        let [of_a, of_b] = [&a, &b].map(|node| node.batch(&id).unwrap().counts);
+        assert_eq!(of_a, of_b);
+        let four = b.site_call(call("p1", "four")).await.unwrap().seq.unwrap();
+        assert_eq!(value(&a, "p1", four).await, Some(("four".into(), four)));
+        wait_until("both have all", || {
+            let [a, b] = [&a, &b].map(|node| node.order().unwrap());
+            a.behind_records() == 0 && (a.applied, a.checksum) == (b.applied, b.checksum)
+        })
+        .await;
+        for node in [&a, &b] {
+            node.stop().await;
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_cannot_write_its_tokens_stands_until_it_can() {
     let (cluster, folders) = (Cluster::new(), [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()]);
@@ -635,6 +899,113 @@ async fn a_node_that_cannot_write_its_tokens_stands_until_it_can() {
     assert_eq!(*b.tokens(), *a.tokens());
     assert_eq!(b.order().unwrap().standing, None);
     for node in [a, b] {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_damaged_or_lost_on_one_node_comes_from_another() {
+    for lost in [true, false] {
+        let (mut cluster, folders) =
+            (Cluster::new(), [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()]);
+        cluster.rows_per_second = NonZeroU32::new(1);
+        let a = cluster.node(folders[0].path()).await;
+        let b = cluster.node(folders[1].path()).await;
+        a.site_call(call("p7", "one")).await.unwrap();
+        let rows: String = (0..5_000).map(|n| format!("p{n},two\n")).collect();
+        let id = send(&a, &format!("batch=pcId,a\n{rows}"), "k").await.unwrap().batch.id;
+        assert_eq!(value(&b, "p7", id.seq).await, Some(("two".into(), id.seq)));
+        b.stop().await;
+        let file = uploads(&b).pop().unwrap();
+        drop(b);
+        if lost {
+            std::fs::remove_file(&file).unwrap();
+        } else {
+            let mut bytes = std::fs::read(&file).unwrap();
+            bytes[9_000] ^= 1;
+            std::fs::write(&file, bytes).unwrap();
+        }
+        cluster.rows_per_second = None;
+        let b = cluster.open_with(folders[1].path(), Other::new(&a, true), Arc::new(cluster.pieces.clone()));
+        complete(&b, &id).await;
+        let counts = b.batch(&id).unwrap().counts;
+        assert_eq!((counts.updated, counts.not_found), (1, 4_999), "lost: {lost}");
+        assert_eq!(value(&b, "p7", id.seq).await, Some(("two".into(), id.seq)));
+        for node in [&a, &b] {
+            node.stop().await;
+        }
+    }
+}
+
+/// The whole answer to a call, as it came.
+async fn got(address: SocketAddr, path: String, header: &'static str) -> String {
+    let call = move || {
+        let mut stream = TcpStream::connect(address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: b\r\nConnection: close\r\n{header}\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    tokio::task::spawn_blocking(call).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn outcomes_of_a_batch_that_only_another_node_has_applied_come_from_there() {
+    let (mut cluster, folders) =
+        (Cluster::new(), [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()]);
+    let a = cluster.node(folders[0].path()).await;
+    cluster.rows_per_second = NonZeroU32::new(1);
+    let asked = Arc::new(Mutex::new(vec![]));
+    let (calls, answers) = (Arc::clone(&asked), Arc::new(AtomicBool::new(true)));
+    let answering = Arc::clone(&answers);
+    let of_b = Arc::new(Roster::new(
+        "b",
+        Box::new(move |call, _| {
+            calls.lock().unwrap().push((call.address.clone(), call.path.clone(), call.from.clone()));
+            if !answering.load(Ordering::SeqCst) {
+                return Err("it refuses".into());
+            }
+            let link = Some("</next>; rel=\"next\"".to_owned());
+            Ok(PeerAnswer { link, body: Box::new(Whole(Some("line,as,a,says\n".into()))) })
+        }),
+    ));
+    let pieces = Arc::new(cluster.pieces.clone());
+    let b = serving(cluster.open_with(folders[1].path(), Arc::clone(&of_b) as _, pieces)).await;
+    let members = [cluster.watch(&a, "a", "", roster("a")), cluster.watch(&b, "b", "", of_b)];
+    wait_until("b has heard of a", || members[1].status().nodes.iter().any(|node| node.name == "a")).await;
+    let config = config(folders[1].path());
+    let front = Front::new(b.clone(), &config, None);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let front = front.with_members(Some(Arc::clone(&members[1])));
+    let served = tokio::spawn(server::serve(listener, front, std::future::pending()));
+
+    let rows: String = (0..5_000).map(|n| format!("p{n},two\n")).collect();
+    let id = send(&a, &format!("batch=pcId,a\n{rows}"), "k").await.unwrap().batch.id;
+    complete(&b, &id).await;
+    assert!(b.lacks_outcomes(&id), "it has not applied the batch");
+    let heard = || asked.lock().unwrap().pop();
+    let path = |what: &str| format!("/api/v1/batches/{id}/{what}");
+    for (what, header) in
+        [("outcomes?limit=5&outcome=not_found", "link: </next>; rel=\"next\""), ("repair", "-repair.csv")]
+    {
+        let answer = got(address, path(what), "").await;
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("line,as,a,says\n"), "{answer}");
+        assert!(answer.contains(header) && answer.contains("text/csv"), "{answer}");
+        assert_eq!(heard(), Some(("http://a".into(), path(what), "b".into())));
+    }
+    // What is wrong is refused here, and a node that asks hears only what this one has.
+    assert!(got(address, path("outcomes?limit=x"), "").await.starts_with("HTTP/1.1 400 "));
+    let own = got(address, path("outcomes"), "Profiled-Node: a\r\n").await;
+    assert!(own.starts_with("HTTP/1.1 503 ") && own.contains("has yet to apply"), "{own}");
+    assert_eq!(heard(), None);
+    answers.store(false, Ordering::SeqCst);
+    let nobody = got(address, path("outcomes"), "").await;
+    assert!(nobody.starts_with("HTTP/1.1 503 ") && nobody.contains("has yet to apply"), "{nobody}");
+    assert!(heard().is_some());
+    served.abort();
+    members.iter().for_each(|one| one.stop());
+    for node in [&a, &b] {
         node.stop().await;
     }
 }

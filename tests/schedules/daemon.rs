@@ -339,7 +339,17 @@ impl Daemon {
         spool.sync().unwrap();
         let index =
             index.finish(&self.spool.index_path(spool.name()), &spool.path(), &header, &rules).unwrap();
-        Request::Accept(Box::new(NewBatch { client: client(), rules, header, rows, spool, index, key: None }))
+        let (key, lacking) = (None, None);
+        Request::Accept(Box::new(NewBatch {
+            client: client(),
+            rules,
+            header,
+            rows,
+            spool,
+            index,
+            key,
+            lacking,
+        }))
     }
 
     /// Applies the batch whose turn it is, as the apply thread does.

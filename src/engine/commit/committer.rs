@@ -78,14 +78,6 @@ pub struct Committer {
     bytes_max: (usize, usize),
 }
 
-/// How far the pending rows of a request's visitors are resolved.
-pub(super) enum Resolving {
-    /// All are. The request can be decided.
-    All(Request),
-    /// Some are, and the group is full. This request comes first in the next group.
-    Begun(Request),
-}
-
 /// The uploads that the group's entries name.
 pub(super) fn uploads(decided: &mut [Decided]) -> impl Iterator<Item = &mut SpoolFile> {
     decided.iter_mut().filter_map(|one| one.publish.as_mut()).map(|(_, upload)| upload)
@@ -145,7 +137,7 @@ impl Committer {
         let (group_bytes, _) = self.bytes_max;
         // The last request, if it moves to the next group.
         let mut begun = None;
-        while let Some(Ordered { request, placed }) = requests.pop_front() {
+        while let Some(Ordered { mut request, placed }) = requests.pop_front() {
             if let Request::TakeOver(made) = request {
                 if decided.is_empty() {
                     return Ok(vec![self.take_over(*made)]);
@@ -162,11 +154,20 @@ impl Committer {
                 continue;
             }
             let now = placed.map_or_else(|| self.clock.now(), |placed| placed.time);
-            let one = match self.resolve_first(&mut group, request) {
-                Ok(Resolving::All(request)) => self.decide(&mut group, request, now),
-                Ok(Resolving::Begun(rest)) => {
-                    begun = Some(Ordered { request: rest, placed });
+            let one = match self.resolve_first(&mut group, &mut request) {
+                Ok(true) => self.decide(&mut group, request, now),
+                Ok(false) => {
+                    begun = Some(Ordered { request, placed });
                     Ok(group.written(Seq::ZERO, Answer::Done))
+                }
+                // Every other node does it, so this one waits for the batch's file. What was decided before it need not wait.
+                Err(Undecided::Held { batch, why }) if placed.is_some() => {
+                    group.take_back();
+                    requests.push_front(Ordered { request, placed });
+                    if decided.is_empty() {
+                        self.stand_for(&batch, &why);
+                    }
+                    break;
                 }
                 Err(undecided) => Err(undecided),
             };
@@ -274,6 +275,16 @@ impl Committer {
         }
     }
 
+    /// Waits a moment for the file of a held batch, which may name a visitor whom the next request of the order names.
+    fn stand_for(&self, batch: &str, why: &str) {
+        if let Some(order) = &self.order {
+            // Whether the node is stopping shows when it tries again.
+            order.stand(&format!(
+                "batch {batch}, which may name a visitor of the next request, is held: {why}"
+            ));
+        }
+    }
+
     /// Whether the order has a request twice, and this is not the first. An error if it has lost one.
     fn skips(&self, placed: Option<&Placed>) -> Result<bool, Fatal> {
         match (placed, &self.order) {
@@ -296,36 +307,34 @@ impl Committer {
         }
     }
 
-    /// Resolves the pending rows of the visitors that a request concerns, until their outcomes fill the group.
+    /// Resolves the pending rows of the visitors that a request concerns, until their outcomes fill the group. Gives whether it
+    /// resolved them all; if not, `request` is what is left for the next group.
     pub(super) fn resolve_first(
         &self,
         group: &mut Group<'_>,
-        request: Request,
-    ) -> Result<Resolving, Undecided> {
-        let (client, ids): (_, Vec<Key>) = match &request {
+        request: &mut Request,
+    ) -> Result<bool, Undecided> {
+        let (client, ids): (_, Vec<Key>) = match &*request {
             Request::Site(call, _) => {
                 let made = call.ids.made.iter().map(|id| id.key(&call.client));
                 (&call.client, call.ids.keys(&call.client).into_iter().chain(made).collect())
             }
             Request::Visitor(client, id, ..) => (client, vec![id.key(client)]),
-            Request::Sweep(client, ids, _) => {
-                let all = self.resolve_for_sweep(group, client, ids)?;
-                return Ok(if all { Resolving::All(request) } else { Resolving::Begun(request) });
-            }
+            Request::Sweep(client, ids, _) => return self.resolve_for_sweep(group, client, ids),
             Request::Resolve(client, ids) => {
                 for (done, id) in ids.iter().enumerate() {
                     let all = self.resolve(group, client, std::slice::from_ref(id))?;
                     let rest = ids.get(if all { done + 1 } else { done }..).unwrap_or_default();
                     if !rest.is_empty() && (!all || group.view.touched_bytes() > self.bytes_max.0) {
-                        return Ok(Resolving::Begun(Request::Resolve(client.clone(), rest.to_vec())));
+                        *request = Request::Resolve(client.clone(), rest.to_vec());
+                        return Ok(false);
                     }
                 }
-                return Ok(Resolving::All(request));
+                return Ok(true);
             }
-            _ => return Ok(Resolving::All(request)),
+            _ => return Ok(true),
         };
-        let all = self.resolve(group, client, &ids)?;
-        Ok(if all { Resolving::All(request) } else { Resolving::Begun(request) })
+        self.resolve(group, client, &ids)
     }
 
     /// Resolves the pending rows of visitors who may have expired. Returns whether it resolved them all. Leaves out visitors

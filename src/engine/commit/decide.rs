@@ -7,6 +7,7 @@ use super::group::Group;
 use super::ordering::Standing;
 use super::request::{Answer, NewBatch, Request, VisitorWrite, WriteRules};
 use crate::batch::accepted::{Accepted, SentKey};
+use crate::batch::checksum::UploadError;
 use crate::batch::pending::Pending;
 use crate::batch::progress::Known;
 use crate::batch::queue::CountedSo;
@@ -23,6 +24,7 @@ use crate::model::update::{Write, apply, profile_for};
 use crate::store::Reach;
 use crate::sync::Ordering;
 use crate::tokens::TokenChange;
+use std::io;
 use std::sync::Arc;
 
 /// A call that changes nothing is journaled at most this often per visitor, to record the activity (R11).
@@ -302,7 +304,14 @@ impl Committer {
             key: batch.key.clone().map(|key| SentKey { key, sent }),
         };
         let entry = Entry::BatchAccepted(accepted.to_entry());
-        let pending = Arc::new(Pending::new(accepted, batch.header, batch.index, batch.spool.path()));
+        let file = batch.spool.path();
+        let pending = Arc::new(match batch.lacking {
+            None => Pending::new(accepted, batch.header, batch.index, file),
+            Some(_) => {
+                let gone = UploadError::of(&file)(io::ErrorKind::NotFound.into());
+                Pending::open_damaged(accepted, &gone, false, &file, None, vec![])
+            }
+        });
         if let Some(key) = batch.key {
             group.keyed.insert((batch.client.clone(), key), Arc::clone(&pending));
         }

@@ -51,9 +51,9 @@ pub(in crate::engine) type Waits = Arc<dyn Fn() -> Box<dyn Any + Send> + Send + 
 
 /// Where the files of batches come from that other nodes took in.
 pub(in crate::engine) trait Files: Send {
-    /// The batch with its file, once the file is here. None if the daemon is stopping. While this node has no room for the file,
-    /// `stands` hears why. Blocks.
-    fn take(&self, batch: &OfferedBatch, stands: &dyn Fn(&str)) -> Result<Option<NewBatch>, Fatal>;
+    /// The batch with its file, once the file is here; or without it, if it did not come as it was accepted. None if the daemon is
+    /// stopping. While this node has no room for the file, `stands` hears why. Blocks.
+    fn take(&self, batch: &OfferedBatch, stands: &dyn Fn(&str)) -> Option<NewBatch>;
 }
 
 /// This node's part in the order.
@@ -94,7 +94,7 @@ pub(in crate::engine) struct Progress {
     level_at: AtomicU64,
     /// Since when the order cannot be reached, and why.
     out_of_reach: watch::Sender<Option<(Instant, String)>>,
-    /// Why the node stands, if it cannot journal.
+    /// Why the node stands, if it cannot apply what comes next.
     standing: watch::Sender<Option<String>>,
     /// Requests that the order had twice.
     duplicates: AtomicU64,
@@ -186,17 +186,17 @@ impl Progress {
         self.out_of_reach.borrow().as_ref().map(|(since, why)| (since.elapsed(), why.clone()))
     }
 
-    /// Why the node stands, if it cannot journal what the order has.
+    /// Why the node stands, if it cannot apply what comes next in the order.
     pub(in crate::engine) fn standing(&self) -> Option<String> {
         self.standing.borrow().clone()
     }
 
-    /// Notes that the node cannot journal.
+    /// Notes that the node cannot apply what comes next in the order.
     pub(in crate::engine) fn note_standing(&self, why: &str) {
         self.standing.send_if_modified(|standing| {
             let first = standing.is_none();
             if first {
-                tracing::error!(%why, "the node cannot journal: it stands until it can, and the other nodes go on");
+                tracing::error!(%why, "the node cannot apply what comes next in the order: it stands until it can, and the other nodes go on");
                 *standing = Some(why.to_owned());
             }
             first
@@ -605,7 +605,7 @@ impl Pump {
                 let own = lock(&self.node.uploads).remove(&offered.upload);
                 let batch = match own {
                     Some((batch, _)) => Some(batch),
-                    None => self.files.take(&offered, &|why| self.node.progress.note_standing(why))?,
+                    None => self.files.take(&offered, &|why| self.node.progress.note_standing(why)),
                 };
                 let Some(batch) = batch else { return Err(End::Stopping) };
                 self.let_apply()?;

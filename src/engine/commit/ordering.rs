@@ -19,7 +19,7 @@ const RUNS_MAX: usize = 1024;
 /// How many records lie between two offsets at which nodes compare their sums.
 const MARK_RECORDS: u64 = 256;
 
-/// What a node does that cannot journal.
+/// What a node does that cannot apply what comes next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
     /// It waited, and tries again.
@@ -28,7 +28,7 @@ pub enum Standing {
     Stop,
 }
 
-/// Waits while the node cannot journal, for this reason.
+/// Waits while the node cannot apply what comes next, for this reason.
 pub type Stand = Arc<dyn Fn(&str) -> Standing + Send + Sync>;
 
 /// How far the order is applied, for those who watch.
@@ -141,7 +141,7 @@ impl Ordering {
         Some(OrderedUpTo { place, latest, checksum, mark })
     }
 
-    /// Waits while the node cannot journal.
+    /// Waits while the node cannot apply what comes next.
     pub(super) fn stand(&self, why: &str) -> Standing {
         (self.stand)(why)
     }

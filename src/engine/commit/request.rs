@@ -54,12 +54,15 @@ pub struct NewBatch {
     pub index: Index,
     /// The client's `Idempotency-Key`, if it sent one.
     pub key: Option<IdempotencyKey>,
+    /// What its file should be, if this node lacks it and has to get it from another one. The batch is held until then.
+    pub lacking: Option<FileSum>,
 }
 
 impl NewBatch {
     /// The size and checksum of its file.
     pub(in crate::engine) fn sum(&self) -> FileSum {
-        FileSum { bytes: self.spool.written(), crc32c: Some(self.spool.crc32c()) }
+        let here = || FileSum { bytes: self.spool.written(), crc32c: Some(self.spool.crc32c()) };
+        self.lacking.unwrap_or_else(here)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The commit thread's groups: the requests that are committed together, each with the caller to answer.
 //!
-//! Promises: every request is answered once, in the order in which they came, however many journal groups it takes. A
+//! Promises: every request is answered once, in the order in which they came, however many journal groups it takes. Only a node
+//! that waits to apply the order of several lets its own requests pass it. A
 //! disk without space refuses what would fill it further, and nothing else.
 
 use crate::engine::commit::request::{Answer, Ordered, Request, VisitorWrite};
@@ -54,6 +55,21 @@ impl<W> Group<W> {
         writes.into_iter().map(|(_, waiting)| waiting).collect()
     }
 
+    /// Takes in what came meanwhile, and moves what the order of several nodes has placed behind all else. While a node waits to apply the
+    /// order, what it asks of itself goes on: the wait may be for just that.
+    pub fn let_own_go_first<R: Into<Ordered>>(&mut self, more: impl IntoIterator<Item = (R, W)>) {
+        let all = std::mem::take(&mut self.requests).into_iter().zip(std::mem::take(&mut self.waiting));
+        let more = more.into_iter().map(|(request, waiting)| (request.into(), waiting));
+        let (placed, own): (Vec<_>, Vec<_>) = all.chain(more).partition(|(asked, _)| asked.placed.is_some());
+        *self = Self::of(own.into_iter().chain(placed));
+    }
+
+    /// Leaves out what the order of several nodes has placed: the node is stopping, and reads it again at its next start.
+    pub fn leave_placed(&mut self) {
+        let all = std::mem::take(&mut self.requests).into_iter().zip(std::mem::take(&mut self.waiting));
+        *self = Self::of(all.filter(|(asked, _)| asked.placed.is_none()));
+    }
+
     /// Commits the next of them in one journal group; gives the answers, each with whom it is for. There may be none: what
     /// comes before a request can fill a group alone.
     pub fn commit(
@@ -98,10 +114,13 @@ impl CheckpointDue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::commit::request::WriteRules;
+    use crate::engine::commit::request::{Placed, WriteRules};
     use crate::engine::types::{CallIds, SiteCall};
     use crate::model::id::{ClientCode, IdKind, VisitorId};
     use crate::model::profile::Source;
+    use crate::model::seq::Millis;
+    use crate::order::record::RunId;
+    use crate::order::{Offset, Place};
 
     const RULES: WriteRules = WriteRules { lifetime_ms: 1, max_profile_bytes: 1 };
 
@@ -131,6 +150,25 @@ mod tests {
         }
         assert_eq!(answered, ["ab", "", "c"]);
         assert!(group.is_empty());
+    }
+
+    #[test]
+    fn while_the_order_waits_the_nodes_own_requests_pass_it() {
+        let place = |number| Placed {
+            place: Place { offset: Offset(number), within: 0 },
+            record_crc32c: 0,
+            time: Millis(0),
+            run: RunId([0; 16]),
+            number,
+        };
+        let placed = |number| Ordered { request: site(), placed: Some(place(number)) };
+        let own = |request: Request| Ordered::from(request);
+        let mut group = Group::of([(placed(1), 'a'), (own(Request::Mark), 'b'), (placed(2), 'c')]);
+        group.let_own_go_first([(placed(3), 'd'), (own(Request::Rotate), 'e')]);
+        assert_eq!(group.waiting.iter().collect::<String>(), "beacd");
+        assert_eq!((group.len(), group.placed()), (5, 3));
+        group.leave_placed();
+        assert_eq!(group.waiting.iter().collect::<String>(), "be");
     }
 
     #[test]

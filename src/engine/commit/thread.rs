@@ -24,6 +24,8 @@ pub(in crate::engine) fn run(
 ) {
     let mut asked = Vec::with_capacity(GROUP_REQUESTS_MAX);
     let mut checkpoint = CheckpointDue::default();
+    // A node that stops while it waits to apply a request of the order applies no later one either.
+    let mut left_the_order = false;
     loop {
         shared.health.commit.idle();
         if queue.blocking_recv_many(&mut asked, GROUP_REQUESTS_MAX) == 0 {
@@ -36,6 +38,9 @@ pub(in crate::engine) fn run(
                 reply.send(Err(EngineError::Full(why.clone())));
             }
         }
+        if left_the_order {
+            group.leave_placed();
+        }
         while !group.is_empty() {
             // The requests may need several groups.
             shared.health.commit.beat();
@@ -43,12 +48,20 @@ pub(in crate::engine) fn run(
             match group.commit(|requests| committer.commit(requests)) {
                 Ok(answers) => {
                     let applied = placed - group.placed();
-                    if let (Some(node), Some(up_to)) =
-                        (&node, committer.order.as_ref().and_then(|order| order.up_to()))
+                    let stands = group.placed() > 0 && applied == 0;
+                    if let (Some(node), Some(up_to), false) =
+                        (&node, committer.order.as_ref().and_then(|order| order.up_to()), stands)
                     {
                         node.progress.note_applied(applied, up_to);
                     }
                     answers.into_iter().for_each(|(reply, answer)| reply.send(answer));
+                    if stands && shared.signals.is_stopping() {
+                        left_the_order = true;
+                        group.leave_placed();
+                    } else if stands {
+                        let came = std::iter::from_fn(|| queue.try_recv().ok());
+                        group.let_own_go_first(came.take(GROUP_REQUESTS_MAX));
+                    }
                 }
                 Err(fatal) => {
                     shared.health.fail(&fatal);

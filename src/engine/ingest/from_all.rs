@@ -1,13 +1,17 @@
 //! Takes in the files of batches that other nodes took in, so that they are here when their acceptance has its place.
 //!
-//! Promises: a file that this gives is what its acceptance says, to the byte. A file that nobody accepts is dropped after an
+//! Promises: a file that this gives is what its acceptance says, to the byte; a batch whose file is lost on the way is given without,
+//! and says so. A file that nobody accepts is dropped after an
 //! hour. Each file takes a few dozen kilobytes of memory, and 16 bytes a row while it comes.
 
+use crate::batch::csv::Header;
+use crate::batch::index::Index;
 use crate::engine::commit::NewBatch;
 use crate::engine::commit::node::Files;
 use crate::engine::commit::wire::{self, OfferedBatch};
-use crate::engine::error::{EngineError, Fatal};
+use crate::engine::error::EngineError;
 use crate::engine::ingest::intake::Intake;
+use crate::engine::peers::Peers;
 use crate::engine::shared::Shared;
 use crate::order::needed::{Needed, UNACCEPTED_LASTS};
 use crate::order::pieces::{Part, Piece, UploadId};
@@ -38,6 +42,8 @@ pub(in crate::engine) struct FromAll {
     earlier: Mutex<Option<Earlier>>,
     /// Hears of all pieces.
     needed: Arc<Needed>,
+    /// Hear when a file is here.
+    peers: Arc<dyn Peers>,
 }
 
 /// Reads the files from before the reader began, one after the other, while the node catches up. To begin at each file anew
@@ -71,10 +77,11 @@ impl FromAll {
         log: Arc<dyn Log>,
         own: RunId,
         needed: Arc<Needed>,
+        peers: Arc<dyn Peers>,
     ) -> Self {
         let (began, read) = (AtomicU64::new(u64::MAX), AtomicU64::new(0));
         let (here, earlier) = (Mutex::default(), Mutex::default());
-        Self { shared, log, own, here, changed: Condvar::new(), began, read, earlier, needed }
+        Self { shared, log, own, here, changed: Condvar::new(), began, read, earlier, needed, peers }
     }
 
     /// Reads what comes, until the daemon stops.
@@ -103,9 +110,11 @@ impl FromAll {
                 self.drop_old(coming);
                 continue;
             };
+            let mut whole = false;
             match self.piece(coming, &record) {
                 Ok(Some((upload, batch))) => {
                     unpoisoned(self.here.lock()).insert(upload, (batch, Instant::now()));
+                    whole = true;
                 }
                 Ok(None) => {}
                 // It is taken in once more when its acceptance comes.
@@ -117,6 +126,9 @@ impl FromAll {
             self.needed.read(record.offset.next());
             drop(unpoisoned(self.here.lock()));
             self.changed.notify_all();
+            if whole {
+                self.peers.took_in(record.offset.next());
+            }
         }
         Ok(())
     }
@@ -169,11 +181,6 @@ impl FromAll {
         };
         while !self.shared.signals.is_stopping() {
             let Some(record) = earlier.reader.next(READ_LOOK)? else { continue };
-            if record.offset > last {
-                return Err(OrderError::NotTheSame(format!(
-                    "the file of an upload is not between {first} and {last}"
-                )));
-            }
             earlier.read = record.offset.next();
             let piece = piece_of(&record);
             match piece.and_then(|it| earlier.coming.take(&self.shared, it.upload, it.part)) {
@@ -202,6 +209,11 @@ impl FromAll {
                     earlier.began = earlier.read;
                 }
             }
+            if record.offset >= last {
+                return Err(OrderError::NotTheSame(format!(
+                    "its pieces are not all between {first} and {last}"
+                )));
+            }
         }
         Ok(None)
     }
@@ -211,13 +223,13 @@ impl FromAll {
 pub(in crate::engine) struct TakenFiles(pub(in crate::engine) Arc<FromAll>);
 
 impl Files for TakenFiles {
-    fn take(&self, offered: &OfferedBatch, stands: &dyn Fn(&str)) -> Result<Option<NewBatch>, Fatal> {
-        let files = &self.0;
+    fn take(&self, offered: &OfferedBatch, stands: &dyn Fn(&str)) -> Option<NewBatch> {
+        let (files, accepted) = (&self.0, &offered.accepted);
         let mut batch = files.wait_for(offered);
         while batch.is_none() && !files.shared.signals.is_stopping() {
             match files.fetch(offered) {
                 Ok(fetched) => batch = fetched,
-                Err(error @ OrderError::NotTheSame(_)) => return Err(Fatal::new(error)),
+                Err(error @ OrderError::NotTheSame(_)) => return files.without(offered, &error, stands),
                 Err(OrderError::Refused(why)) => {
                     stands(&why);
                     files.shared.signals.wait(REACH_AGAIN);
@@ -228,19 +240,55 @@ impl Files for TakenFiles {
                 }
             }
         }
-        let Some(batch) = batch else { return Ok(None) };
-        let accepted = &offered.accepted;
+        let batch = batch?;
         if batch.sum() != accepted.sum() || batch.rows != accepted.rows {
-            return Err(Fatal::new(format!(
-                "the file of a batch came with {} bytes and {} rows, and another node has accepted it with {} bytes and {} rows",
-                batch.sum().bytes,
-                batch.rows,
-                accepted.bytes,
+            let (found, rows) = (batch.sum(), batch.rows);
+            let why = format!(
+                "it came with {found} and {rows} rows, and was accepted with {} and {} rows",
+                accepted.sum(),
                 accepted.rows
-            )));
+            );
+            return files.without(offered, &why, stands);
         }
         let key = accepted.key.as_ref().map(|sent| sent.key.clone());
-        Ok(Some(NewBatch { key, ..batch }))
+        Some(NewBatch { key, ..batch })
+    }
+}
+
+impl FromAll {
+    /// A batch whose file did not come as it was accepted. The batch has its place all the same, and is held until another node
+    /// gives its file. None if the daemon is stopping.
+    fn without(
+        &self,
+        offered: &OfferedBatch,
+        why: &dyn std::fmt::Display,
+        stands: &dyn Fn(&str),
+    ) -> Option<NewBatch> {
+        let accepted = &offered.accepted;
+        tracing::error!(client = %accepted.id.client, %why, "the file of a batch did not come as it was accepted: another node is asked for it");
+        while !self.shared.signals.is_stopping() {
+            let begun = self.shared.spool.begin(self.shared.now());
+            match begun.and_then(|spool| spool.sync().map(|()| spool)) {
+                Ok(spool) => {
+                    let rules = accepted.rules.clone();
+                    return Some(NewBatch {
+                        client: accepted.id.client.clone(),
+                        header: Header::from_parts(accepted.key_kind, vec![], rules.reading.clone()),
+                        rules,
+                        rows: accepted.rows,
+                        spool,
+                        index: Index::empty(),
+                        key: accepted.key.as_ref().map(|sent| sent.key.clone()),
+                        lacking: Some(accepted.sum()),
+                    });
+                }
+                Err(error) => {
+                    stands(&error.to_string());
+                    self.shared.signals.wait(REACH_AGAIN);
+                }
+            }
+        }
+        None
     }
 }
 

@@ -75,6 +75,6 @@ impl Intake {
             .finish(&index_path, &spool.path(), &header, &rules)
             .map_err(|error| SpoolError::of(index_path, error))?;
         spool.count_index();
-        Ok(NewBatch { client, rules, header, rows, spool, index, key: None })
+        Ok(NewBatch { client, rules, header, rows, spool, index, key: None, lacking: None })
     }
 }

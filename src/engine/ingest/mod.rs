@@ -10,6 +10,7 @@
 //! in_hand.rs       what that thread and its writers have in hand
 //! throttle.rs      how fast rows are applied, and how the thread gives way to site calls
 //! repair.rs        a batch whose upload is damaged: the client sends it again, or an operator gives it up
+//! mend.rs          gets the file of such a batch from another node, if there are several
 //! ```
 
 pub(in crate::engine) mod apply_thread;
@@ -17,6 +18,7 @@ pub mod dry_run;
 pub(in crate::engine) mod from_all;
 pub mod in_hand;
 mod intake;
+pub(in crate::engine) mod mend;
 pub(in crate::engine) mod repair;
 pub(in crate::engine) mod state;
 pub(in crate::engine) mod throttle;

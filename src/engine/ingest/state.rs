@@ -4,12 +4,21 @@ use crate::config::Config;
 use crate::engine::commit::CommitHandle;
 use crate::engine::gates::{Scarce, Shares};
 use crate::engine::ingest::throttle::Throttle;
+use crate::engine::peers::Peers;
 use crate::engine::read::state::Reader;
 use crate::engine::shared::Shared;
 use crate::engine::upkeep::state::Upkeep;
 use crate::order::Log;
 use crate::sync::{AtomicU64, Mutex};
 use std::sync::Arc;
+
+/// The other nodes of several, as taking in batches needs them.
+#[derive(Clone)]
+pub(in crate::engine) struct Others {
+    /// The files of batches, in pieces.
+    pub(in crate::engine) pieces: Arc<dyn Log>,
+    pub(in crate::engine) peers: Arc<dyn Peers>,
+}
 
 /// The state of the room.
 pub(in crate::engine) struct Ingest {
@@ -26,8 +35,8 @@ pub(in crate::engine) struct Ingest {
     pub(in crate::engine) throttle: Arc<Throttle>,
     /// The seq of the batch that is being applied; 0 if none is. Its file must not be replaced meanwhile.
     pub(in crate::engine) applying_batch: AtomicU64,
-    /// Where the files of batches go, if there are several nodes.
-    pub(in crate::engine) pieces: Option<Arc<dyn Log>>,
+    /// Where the files of batches go, and who waits for them, if there are several nodes.
+    pub(in crate::engine) others: Option<Others>,
     /// Held while the file of a held batch is replaced: two calls must not replace the same one.
     pub(in crate::engine) replacing: Mutex<()>,
 }
@@ -40,14 +49,14 @@ impl Ingest {
         upkeep: Arc<Upkeep>,
         read: Arc<Reader>,
         config: &Config,
-        pieces: Option<Arc<dyn Log>>,
+        others: Option<Others>,
     ) -> Self {
         let places = |scarce, max| Shares::new(scarce, max, &shared.metrics);
         Self {
             uploads: places(Scarce::Uploads, config.limits.concurrent_uploads_max),
             dry_runs: places(Scarce::DryRuns, 1),
             throttle: Arc::default(),
-            pieces,
+            others,
             applying_batch: AtomicU64::new(0),
             replacing: Mutex::new(()),
             shared,

@@ -1,15 +1,17 @@
 //! Sends the file of an upload to all nodes while it comes in.
 //!
 //! Promises: what [`ToAll::end`] gives is in the log of pieces, whole, as durable as the log is. An upload that ends
-//! otherwise is withdrawn. A few pieces are in memory at a time.
+//! otherwise is withdrawn. A few pieces are in memory at a time. The other nodes have the file when the upload has ended, unless one of
+//! them is too slow.
 
 use crate::engine::commit::SentToAll;
 use crate::engine::commit::wire;
 use crate::engine::error::{EngineError, OrInternal};
+use crate::engine::ingest::state::Others;
 use crate::model::batch::BatchRules;
 use crate::model::id::ClientCode;
 use crate::order::pieces::{PIECE_BYTES, Part, Piece, UploadId};
-use crate::order::{Log, Offset, OrderError};
+use crate::order::{Offset, OrderError};
 use serde_bytes::ByteBuf;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
@@ -23,7 +25,7 @@ const PIECE_WITHIN: Duration = Duration::from_secs(15);
 
 /// An upload on its way to all nodes.
 pub(in crate::engine) struct ToAll {
-    log: Arc<dyn Log>,
+    others: Others,
     upload: UploadId,
     waiting: Vec<u8>,
     pieces: u32,
@@ -48,13 +50,13 @@ struct State {
 impl ToAll {
     /// Begins to send an upload.
     pub(in crate::engine) fn begin(
-        log: Arc<dyn Log>,
+        others: Others,
         upload: UploadId,
         client: &ClientCode,
         rules: &BatchRules,
     ) -> Result<Self, EngineError> {
         let waiting = Vec::with_capacity(PIECE_BYTES);
-        let to_all = Self { log, upload, waiting, pieces: 0, sent: Arc::default(), ended: false };
+        let to_all = Self { others, upload, waiting, pieces: 0, sent: Arc::default(), ended: false };
         let rules = wire::beginning(client, rules).or_internal()?;
         to_all.send(Part::Begin(ByteBuf::from(rules)))?;
         Ok(to_all)
@@ -74,7 +76,8 @@ impl ToAll {
         Ok(())
     }
 
-    /// The file has ended: waits until the log has all of it.
+    /// The file has ended: waits until the log has all of it, and then until the other nodes have taken it in, if they are quick
+    /// enough. A node that lacks the file when the batch's place comes applies nothing until it has it.
     pub(in crate::engine) fn end(mut self) -> Result<SentToAll, EngineError> {
         if !self.waiting.is_empty() {
             self.send_waiting()?;
@@ -85,7 +88,10 @@ impl ToAll {
         drop(state);
         self.ended = true;
         match (first, last) {
-            (Some(first), Some(last)) => Ok(SentToAll { upload: self.upload, pieces: (first, last) }),
+            (Some(first), Some(last)) => {
+                self.others.peers.wait_for_files(last.next());
+                Ok(SentToAll { upload: self.upload, pieces: (first, last) })
+            }
             _ => Err(EngineError::internal("the pieces of an upload have no places")),
         }
     }
@@ -102,7 +108,7 @@ impl ToAll {
         self.wait_until(|state| state.in_flight < IN_FLIGHT_MAX)?.in_flight += 1;
         let piece = Piece { upload: self.upload, part }.encode().or_internal()?;
         let sent = Arc::clone(&self.sent);
-        self.log.append(b"", piece, Box::new(move |appended| sent.note(appended)));
+        self.others.pieces.append(b"", piece, Box::new(move |appended| sent.note(appended)));
         Ok(())
     }
 
@@ -146,7 +152,7 @@ impl Drop for ToAll {
         if !self.ended
             && let Ok(piece) = (Piece { upload: self.upload, part: Part::Withdraw }).encode()
         {
-            self.log.append(b"", piece, Box::new(drop));
+            self.others.pieces.append(b"", piece, Box::new(drop));
         }
     }
 }

@@ -259,8 +259,8 @@ type BeginToAll = Box<dyn FnOnce(&ClientCode, &BatchRules) -> Result<ToAll, Engi
 impl Ingest {
     /// How the file of an upload that begins gets to the other nodes; none on a single daemon.
     fn to_all(&self) -> Option<BeginToAll> {
-        let (node, log) = (Arc::clone(self.commit.node()?), Arc::clone(self.pieces.as_ref()?));
-        Some(Box::new(move |client, rules| ToAll::begin(log, node.next_upload(), client, rules)))
+        let (node, others) = (Arc::clone(self.commit.node()?), self.others.clone()?);
+        Some(Box::new(move |client, rules| ToAll::begin(others, node.next_upload(), client, rules)))
     }
 }
 

@@ -174,7 +174,10 @@ impl Reader {
         id: &BatchId,
     ) -> Result<UploadedFile, EngineError> {
         let known = self.shared.batches.get(id).ok_or_else(|| EngineError::UnknownBatch(id.to_string()))?;
-        let complete = known.progress.completed().is_some();
+        if let Some(why) = self.shared.batches.why_held(id) {
+            return Err(EngineError::Held { batch: id.to_string(), why });
+        }
+        let complete = known.progress.completed().is_some() && !self.shared.batches.lacks_outcomes(id);
         let place = self.reports.take(who).await?;
         let (shared, accepted) = (Arc::clone(&self.shared), known.accepted);
         let opened = blocking(move || {
@@ -183,7 +186,14 @@ impl Reader {
                 return Err(EngineError::GivenUp(accepted.id.to_string()));
             }
             let name = accepted.spool;
-            let sum = shared.spool.verify(name, &accepted.sum()).map_err(|error| lost(&accepted, error))?;
+            let sum = accepted.sum();
+            // Only the index of a complete batch is in nobody's use.
+            let verified = if complete {
+                shared.spool.verify(name, &sum)
+            } else {
+                shared.spool.verify_beside_index(name, &sum)
+            };
+            let sum = verified.map_err(|error| lost(&accepted, error))?;
             let file = File::open(shared.spool.rows_path(name)).map_err(|error| lost(&accepted, error))?;
             Ok(UploadedFile { shared, file, overwritings, bytes: sum.bytes, place })
         });

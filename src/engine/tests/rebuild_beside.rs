@@ -5,16 +5,16 @@ use crate::engine::commit::wire;
 use crate::engine::error::EngineError;
 use crate::engine::gates::Who;
 use crate::engine::types::{BatchVersion, CallIds, SiteCall};
-use crate::engine::{Announced, Engine, NodeParts, Opening, Readiness, Upload};
+use crate::engine::{Announced, Engine, NodeParts, Opening, PeerBody, Peers, Readiness, Upload};
 use crate::model::batch::BatchState;
 use crate::model::batch::{BatchId, EmptyValues, Outcome};
 use crate::model::id::{ClientCode, IdKind, VisitorId};
 use crate::model::profile::Source;
 use crate::model::seq::{Clock as _, SystemClock};
-use crate::order::Log as _;
 use crate::order::gather::Gathering;
 use crate::order::memory::{Fate, MemoryLog};
 use crate::order::record::{ClusterId, Offers, RunId};
+use crate::order::{Log as _, Offset};
 use crate::store::StoreError;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -185,6 +185,23 @@ async fn one_of_which_both_are_damaged_is_held_and_judged_once_its_file_is_sent_
     behind.app.stop().await;
 }
 
+/// No other node is there.
+struct Nobody;
+
+impl Peers for Nobody {
+    fn took_in(&self, _: Offset) {}
+
+    fn wait_for_files(&self, _: Offset) {}
+
+    fn names(&self) -> Vec<String> {
+        vec![]
+    }
+
+    fn file(&self, _: &str, _: &BatchId, _: &dyn Fn() -> bool) -> Result<Box<dyn PeerBody>, String> {
+        Err("nobody is there".into())
+    }
+}
+
 /// Its rows are in no journal either, and nobody had asked for them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_that_a_node_has_applied_and_the_order_has_not_counted_is_applied_again() {
@@ -201,6 +218,7 @@ async fn a_batch_that_a_node_has_applied_and_the_order_has_not_counted_is_applie
         run,
         order: Arc::new(order.clone()),
         pieces: Arc::new(pieces),
+        peers: Arc::new(Nobody),
         gathering: Gathering { deadline: Duration::from_secs(600), ..Gathering::default() },
     };
     order.set_clock(SystemClock.now());

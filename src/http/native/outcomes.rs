@@ -15,7 +15,7 @@ use crate::http::auth::Access;
 use crate::http::endpoint::{Api, Call, CallLimits, Endpoint, Methods, Reply, Whose};
 use crate::http::error::HttpError;
 use crate::http::operation::{form, form_of};
-use crate::http::outcomes::{self, ReportForm, Row, whole_report};
+use crate::http::outcomes::{self, ReportForm, Row, of_peer, whole_report};
 use crate::http::request::Params;
 use crate::http::response::{CSV, NDJSON, whole};
 use crate::http::shapes;
@@ -113,7 +113,11 @@ async fn answer(call: Call<'_>) -> Reply {
     let wanted = wanted(&query)?;
     let from = from(&query)?;
     let who = request.who(Some(&id.client));
-    let Some(limit) = query.count("limit", PAGE_ROWS_MAX)? else {
+    let limit = query.count("limit", PAGE_ROWS_MAX)?;
+    if let Some(answer) = of_peer(front, request, id, ("outcomes", form.media_type())).await? {
+        return Ok(answer);
+    }
+    let Some(limit) = limit else {
         let report = front.app.report(&who, id).await?;
         return Ok(whole_report(request, report, form, wanted, from));
     };

@@ -6,11 +6,13 @@
 //! check.rs    what must hold when all nodes are at the order's end
 //! faults.rs   the table of faults
 //! trouble.rs  faults that are no death
+//! peers.rs    what nodes ask of each other, without writers
 //! ```
 
 mod check;
 pub(crate) mod faults;
 mod load;
+pub(crate) mod peers;
 mod trouble;
 
 use std::collections::BTreeMap;

@@ -178,7 +178,7 @@ impl Core {
         let index = index.finish(&self.spool.index_path(spool.name()), &spool.path(), &header, &rules);
         let index = index.map_err(|error| failed(&error))?;
         spool.count_index();
-        Ok(NewBatch { client, rules, header, rows, spool, index, key })
+        Ok(NewBatch { client, rules, header, rows, spool, index, key, lacking: None })
     }
 
     /// What became of each row of a batch that was applied here.
