@@ -807,9 +807,10 @@ async fn a_new_node_lets_nobody_in_before_it_knows_of_tokens() {
     let folder = folders[1].path();
     let mut public = config(folder);
     public.server.listen = "0.0.0.0:8750".parse().unwrap();
-    let b = cluster.open_as(folder, public.clone());
+    let b = cluster.open_as(folder, public);
     wait_until("b has read everything", || b.readiness() == Readiness::Ready).await;
     assert!(b.tokens().are_asked_for());
+    wait_until("a reaches the order again", || a.order().unwrap().out_of_reach.is_none()).await;
     let (_, text) = a.make_token(None, Scope::Admin.into(), None).await.unwrap();
     wait_until("b knows it", || lets_in(&b, &text) == Ok(())).await;
     for node in [a, b] {
