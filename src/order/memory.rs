@@ -54,6 +54,8 @@ struct State {
     out_of_reach: bool,
     /// Rises when the log becomes another.
     incarnation: u64,
+    /// Rises when the readers that are open hear no more.
+    deafened: u64,
 }
 
 struct Held {
@@ -101,6 +103,11 @@ impl MemoryLog {
     pub fn set_out_of_reach(&self, out_of_reach: bool) {
         self.with(|state| state.out_of_reach = out_of_reach);
         self.shared.changed.notify_all();
+    }
+
+    /// The readers that are open now bring nothing more and say nothing, as those of a broker that is cut off.
+    pub fn deafen_readers(&self) {
+        self.with(|state| state.deafened += 1);
     }
 
     /// Makes it another, empty log of the same name.
@@ -184,8 +191,9 @@ impl Log for MemoryLog {
     }
 
     fn read_from(&self, offset: Offset) -> Result<Box<dyn LogReader>, OrderError> {
-        let incarnation = self.with(|state| state.reachable().map(|()| state.incarnation))?;
-        Ok(Box::new(MemoryReader { log: self.clone(), at: offset.0, incarnation }))
+        let now = |state: &mut State| state.reachable().map(|()| (state.incarnation, state.deafened));
+        let (incarnation, deafened) = self.with(now)?;
+        Ok(Box::new(MemoryReader { log: self.clone(), at: offset.0, incarnation, deafened }))
     }
 
     fn ends(&self) -> Result<(Offset, Offset), OrderError> {
@@ -214,10 +222,14 @@ struct MemoryReader {
     log: MemoryLog,
     at: u64,
     incarnation: u64,
+    deafened: u64,
 }
 
 impl MemoryReader {
     fn look(&self, state: &State) -> Result<Option<Record>, OrderError> {
+        if state.deafened != self.deafened {
+            return Ok(None);
+        }
         state.reachable()?;
         if state.incarnation != self.incarnation {
             return Err(OrderError::NotTheSame("the log was made anew".into()));

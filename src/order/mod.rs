@@ -6,6 +6,7 @@
 //! pieces.rs   the files of batches, in pieces
 //! needed.rs   which of these pieces are still needed
 //! gather.rs   gathers offers into records
+//! listen.rs   a reader that notices when it hears no more
 //! memory.rs   a log in memory, for tests and the simulation
 //! ```
 //!
@@ -17,6 +18,7 @@
 //! into it.
 
 pub mod gather;
+pub mod listen;
 pub mod memory;
 pub mod needed;
 pub mod pieces;

@@ -18,10 +18,11 @@ use crate::engine::shared::Shared;
 use crate::model::codec::CodecError;
 use crate::model::seq::Millis;
 use crate::order::gather::Gatherer;
+use crate::order::listen::listen;
 use crate::order::needed::{Needed, UNACCEPTED_LASTS};
 use crate::order::pieces::UploadId;
 use crate::order::record::{ClusterId, Offers, RunId};
-use crate::order::{Log, LogReader, Offset, OrderError, Place, REACH_AGAIN, READ_LOOK, Record, SHORT_AFTER};
+use crate::order::{Log, Offset, OrderError, Place, REACH_AGAIN, READ_LOOK, Record, SHORT_AFTER};
 use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering, lock};
 use crate::telemetry::metrics::Metrics;
 use std::any::Any;
@@ -521,14 +522,14 @@ impl Pump {
         let progress = &self.node.progress;
         progress.heard_of_end(end);
         progress.starts_with(end);
-        let mut reader: Box<dyn LogReader> = self.log.read_from(offset)?;
+        let mut reader = listen(&self.log, offset)?;
+        self.node.progress.note_reach(None);
         let mut looked = Instant::now();
         loop {
             if self.shared.signals.is_stopping() {
                 return Err(End::Stopping);
             }
             let record = reader.next(READ_LOOK)?;
-            self.node.progress.note_reach(None);
             if looked.elapsed() > ASLEEP {
                 // Only the log knows what came meanwhile. Until then the node must not say that it has everything.
                 self.node.progress.heard_of_end(self.log.ends()?.1);

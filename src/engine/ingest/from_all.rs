@@ -9,6 +9,7 @@ use crate::engine::commit::wire::{self, OfferedBatch};
 use crate::engine::error::{EngineError, Fatal};
 use crate::engine::ingest::intake::Intake;
 use crate::engine::shared::Shared;
+use crate::order::listen::listen;
 use crate::order::needed::{Needed, UNACCEPTED_LASTS};
 use crate::order::pieces::{Part, Piece, UploadId};
 use crate::order::record::RunId;
@@ -94,7 +95,7 @@ impl FromAll {
             0 => self.log.ends()?.1,
             read => Offset(read),
         };
-        let mut reader = self.log.read_from(from)?;
+        let mut reader = listen(&self.log, from)?;
         self.began.fetch_min(from.0, Ordering::AcqRel);
         self.needed.begins(from);
         self.read.fetch_max(from.0, Ordering::AcqRel);
@@ -163,7 +164,7 @@ impl FromAll {
         let mut earlier = match kept.filter(goes_on) {
             Some(kept) => kept,
             None => {
-                let reader = self.log.read_from(first)?;
+                let reader = listen(&self.log, first)?;
                 Earlier { reader, began: first, read: first, coming: Coming::default() }
             }
         };
