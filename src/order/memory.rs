@@ -52,6 +52,7 @@ struct State {
     fates: VecDeque<Fate>,
     held: VecDeque<Held>,
     out_of_reach: bool,
+    unknown: bool,
     /// Rises when the log becomes another.
     incarnation: u64,
     /// Rises when the readers that are open hear no more.
@@ -105,6 +106,12 @@ impl MemoryLog {
         self.shared.changed.notify_all();
     }
 
+    /// Whether nobody knows the log from now on, as brokers that have just started do.
+    pub fn set_unknown(&self, unknown: bool) {
+        self.with(|state| state.unknown = unknown);
+        self.shared.changed.notify_all();
+    }
+
     /// The readers that are open now bring nothing more and say nothing, as those of a broker that is cut off.
     pub fn deafen_readers(&self) {
         self.with(|state| state.deafened += 1);
@@ -149,6 +156,9 @@ impl State {
     }
 
     fn reachable(&self) -> Result<(), OrderError> {
+        if self.unknown {
+            return Err(OrderError::NotTheSame("nobody knows the log".into()));
+        }
         if self.out_of_reach { Err(OrderError::OutOfReach("the log is cut off".into())) } else { Ok(()) }
     }
 }

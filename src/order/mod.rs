@@ -29,7 +29,8 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
 
-/// An order that ends before what a node has applied, for so long, is another order. A new leader may say so for a moment.
+/// An order that does not look like what a node has applied, for so long, is another order. Brokers that have just started, or a new
+/// leader, may say so for a moment.
 pub const SHORT_AFTER: Duration = Duration::from_secs(8);
 /// How long a thread waits for a record before it looks whether the daemon is stopping.
 pub const READ_LOOK: Duration = Duration::from_millis(100);
