@@ -52,8 +52,8 @@ impl Site {
         (0..3).map(|broker| self.brokers.host(broker).to_owned()).collect()
     }
 
-    /// Cuts a node from all brokers, or from the one that leads, until it says so and the others have gone on. Gives how long it
-    /// took after that until it was ready.
+    /// Cuts a node from all brokers until it says so and the others have gone on. Gives how long it took after that until it was
+    /// ready.
     pub(super) fn cut_from_kafka(&mut self, node: usize, ways: Ways) -> Duration {
         let brokers = self.brokers_hosts();
         self.cut_node(node, &brokers, ways)
