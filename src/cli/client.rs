@@ -5,6 +5,7 @@ use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -31,6 +32,11 @@ use crate::cluster::ASKING_NODE;
 const PIECE_BYTES: usize = 128 << 10;
 /// The header with the name of a sending.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// How long a connection may take. A machine that is off, or cut off, refuses none; the kernel alone would try for two minutes.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+/// An answer may take minutes to begin, as a snapshot does. So a silent daemon's machine is asked now and then whether it is there.
+const ALIVE_ASKED_AFTER: Duration = Duration::from_secs(10);
+const ALIVE_ASKED_TIMES: u32 = 3;
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 type Sent = UnsyncBoxBody<Bytes, io::Error>;
@@ -78,8 +84,14 @@ impl Client {
             .map_err(|e| CliError::Failed(format!("TLS cannot be set up: {e}")))?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let connector =
-            HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_connect_timeout(Some(CONNECT_MAX));
+        tcp.set_keepalive(Some(ALIVE_ASKED_AFTER));
+        tcp.set_keepalive_interval(Some(ALIVE_ASKED_AFTER));
+        tcp.set_keepalive_retries(Some(ALIVE_ASKED_TIMES));
+        let builder = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
+        let connector = builder.enable_http1().wrap_connector(tcp);
         let http = legacy::Client::builder(TokioExecutor::new()).build(connector);
         Ok(Self { http, url: url.to_owned(), authorization, node: None })
     }

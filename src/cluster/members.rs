@@ -12,8 +12,9 @@ use super::transport::Transport;
 use crate::engine::commit::wire::RULES_VERSION;
 use crate::engine::{Engine, OrderStatus};
 use crate::model::seq::Millis;
+use crate::order::listen::listen;
 use crate::order::record::{ClusterId, RunId};
-use crate::order::{LogReader, Offset, OrderError, SHORT_AFTER};
+use crate::order::{Offset, OrderError, SHORT_AFTER};
 use crate::sync::unpoisoned;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex};
@@ -236,7 +237,7 @@ impl Members {
             Some(next) => next,
             None => self.transport.nodes.ends()?.0,
         };
-        let mut reader: Box<dyn LogReader> = self.transport.nodes.read_from(from)?;
+        let mut reader = listen(&self.transport.nodes, from)?;
         while !self.is_stopping() {
             let Some(record) = reader.next(AGAIN)? else { continue };
             *next = Some(record.offset.next());

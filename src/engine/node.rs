@@ -204,7 +204,7 @@ impl Joining {
         let (erasures, erased) = std::sync::mpsc::channel();
         let upkeep = Arc::clone(&ingest.upkeep);
         let pump = Pump {
-            short_since: None,
+            other_since: None,
             erasures,
             shared: Arc::clone(&shared),
             node: Arc::clone(&node),

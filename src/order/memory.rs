@@ -55,8 +55,11 @@ struct State {
     fates: VecDeque<Fate>,
     held: VecDeque<Held>,
     out_of_reach: bool,
+    unknown: bool,
     /// Rises when the log becomes another.
     incarnation: u64,
+    /// Rises when the readers that are open hear no more.
+    deafened: u64,
 }
 
 struct Held {
@@ -106,6 +109,17 @@ impl MemoryLog {
         self.shared.changed.notify_all();
     }
 
+    /// Whether nobody knows the log from now on, as brokers that have just started do.
+    pub fn set_unknown(&self, unknown: bool) {
+        self.with(|state| state.unknown = unknown);
+        self.shared.changed.notify_all();
+    }
+
+    /// The readers that are open now bring nothing more and say nothing, as those of a broker that is cut off.
+    pub fn deafen_readers(&self) {
+        self.with(|state| state.deafened += 1);
+    }
+
     /// Makes it another, empty log of the same name.
     pub fn make_anew(&self) {
         self.with(|state| {
@@ -145,6 +159,9 @@ impl State {
     }
 
     fn reachable(&self) -> Result<(), OrderError> {
+        if self.unknown {
+            return Err(OrderError::NotTheSame("nobody knows the log".into()));
+        }
         if self.out_of_reach { Err(OrderError::OutOfReach("the log is cut off".into())) } else { Ok(()) }
     }
 }
@@ -187,8 +204,9 @@ impl Log for MemoryLog {
     }
 
     fn read_from(&self, offset: Offset) -> Result<Box<dyn LogReader>, OrderError> {
-        let incarnation = self.with(|state| state.reachable().map(|()| state.incarnation))?;
-        Ok(Box::new(MemoryReader { log: self.clone(), at: offset.0, incarnation }))
+        let now = |state: &mut State| state.reachable().map(|()| (state.incarnation, state.deafened));
+        let (incarnation, deafened) = self.with(now)?;
+        Ok(Box::new(MemoryReader { log: self.clone(), at: offset.0, incarnation, deafened }))
     }
 
     fn ends(&self) -> Result<(Offset, Offset), OrderError> {
@@ -247,10 +265,14 @@ struct MemoryReader {
     log: MemoryLog,
     at: u64,
     incarnation: u64,
+    deafened: u64,
 }
 
 impl MemoryReader {
     fn look(&self, state: &State) -> Result<Option<Record>, OrderError> {
+        if state.deafened != self.deafened {
+            return Ok(None);
+        }
         state.reachable()?;
         if state.incarnation != self.incarnation {
             return Err(OrderError::NotTheSame("the log was made anew".into()));

@@ -6,6 +6,7 @@
 //! pieces.rs   the files of batches, in pieces
 //! needed.rs   which of these pieces are still needed
 //! gather.rs   gathers offers into records
+//! listen.rs   a reader that notices when it hears no more
 //! topic.rs    a topic of events that others read
 //! memory.rs   a log in memory, for tests and the simulation
 //! ```
@@ -18,6 +19,7 @@
 //! into it.
 
 pub mod gather;
+pub mod listen;
 pub mod memory;
 pub mod needed;
 pub mod pieces;
@@ -29,7 +31,8 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
 
-/// An order that ends before what a node has applied, for so long, is another order. A new leader may say so for a moment.
+/// An order that does not look like what a node has applied, for so long, is another order. Brokers that have just started, or a new
+/// leader, may say so for a moment.
 pub const SHORT_AFTER: Duration = Duration::from_secs(8);
 /// How long a thread waits for a record before it looks whether the daemon is stopping.
 pub const READ_LOOK: Duration = Duration::from_millis(100);

@@ -1,4 +1,5 @@
-//! Kafka brokers of a test's own: up to three, each a broker and a controller in one process (KRaft), on loopback.
+//! Kafka brokers of a test's own: up to three, each a broker and a controller in one process (KRaft), on loopback or on hosts of a
+//! network of the test's own.
 //!
 //! Their jars come from Maven Central by `pom.xml` beside this file, into the folder that `PROFILED_KAFKA_JARS` names, or
 //! `target/kafka`. Data is in a temporary folder. Whoever drops the brokers ends them; they end with their test, too.
@@ -6,7 +7,7 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -15,6 +16,8 @@ use rdkafka::client::DefaultClientContext;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::network::Network;
+use crate::support::disk::{Mount, fill, may_mount, run};
 use crate::support::{skip, variable, wait_for};
 
 /// Any would do; all brokers must be formatted with the same one.
@@ -22,14 +25,23 @@ const CLUSTER_ID: &str = "cHJvZmlsZWQtdGVzdHMtMQ";
 /// How long a broker may be silent before the controller takes its partitions away.
 const SESSION_TIMEOUT_MS: u32 = 3000;
 
+/// Of three brokers, the one whose disk is small, where disks may be mounted.
+pub(crate) const ON_SMALL_DISK: usize = 2;
+/// Far more than a test writes.
+const SMALL_DISK: &str = "size=384m";
+
 /// Some brokers that know each other.
 pub(crate) struct Brokers {
+    /// Dropped before the folder that they are mounted in.
+    disks: Vec<Mount>,
     folder: TempDir,
     jars: PathBuf,
     brokers: Vec<Broker>,
+    network: Option<Arc<Network>>,
 }
 
 struct Broker {
+    host: String,
     port: u16,
     process: Option<Child>,
 }
@@ -39,6 +51,7 @@ const LOG4J: &str = "\
 status = error
 appender.out.type = Console
 appender.out.name = OUT
+appender.out.target = SYSTEM_ERR
 appender.out.layout.type = PatternLayout
 appender.out.layout.pattern = [%d] %p %m (%c)%n
 rootLogger.level = warn
@@ -48,20 +61,38 @@ rootLogger.appenderRef.out.ref = OUT
 impl Brokers {
     /// So many fresh brokers that answer. None, and said so, where there is no Java or no Maven.
     pub(crate) fn start(count: usize) -> Option<Self> {
+        Self::start_in(count, None)
+    }
+
+    /// The same, each on a host of its own in this network, if there is one.
+    pub(crate) fn start_in(count: usize, network: Option<Arc<Network>>) -> Option<Self> {
         let jars = jars()?;
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("log4j2.properties"), LOG4J).unwrap();
         let ports = free_ports(2 * count);
         let (ports, controllers) = ports.split_at(count);
-        let voters: Vec<String> =
-            controllers.iter().enumerate().map(|(index, port)| format!("{index}@127.0.0.1:{port}")).collect();
-        for index in 0..count {
-            let settings =
-                settings(index, count, ports[index], controllers[index], &voters.join(","), folder.path());
+        let host = |port| {
+            let host = network.as_ref().map_or_else(|| "127.0.0.1".to_owned(), |network| network.add_host());
+            Broker { host, port, process: None }
+        };
+        let brokers: Vec<Broker> = ports.iter().copied().map(host).collect();
+        let voters: Vec<String> = brokers
+            .iter()
+            .zip(controllers)
+            .enumerate()
+            .map(|(index, (broker, port))| format!("{index}@{}:{port}", broker.host))
+            .collect();
+        for (index, (broker, &controller)) in brokers.iter().zip(controllers).enumerate() {
+            let settings = settings(index, count, broker, controller, &voters.join(","), folder.path());
             std::fs::write(folder.path().join(format!("{index}.properties")), settings).unwrap();
         }
-        let brokers = ports.iter().map(|&port| Broker { port, process: None }).collect();
-        let mut brokers = Self { folder, jars, brokers };
+        let mut brokers = Self { disks: vec![], folder, jars, brokers, network };
+        if count > ON_SMALL_DISK && may_mount().is_ok() {
+            let at = brokers.data(ON_SMALL_DISK);
+            std::fs::create_dir_all(&at).unwrap();
+            run(Command::new("mount").args(["-t", "tmpfs", "-o", SMALL_DISK, "tmpfs"]).arg(&at)).unwrap();
+            brokers.disks.push(Mount(at));
+        }
         brokers.format();
         (0..count).for_each(|index| brokers.restart(index));
         brokers.wait_for_all();
@@ -75,7 +106,7 @@ impl Brokers {
 
     /// `HOST:PORT` of each, with commas between them.
     pub(crate) fn servers(&self) -> String {
-        let servers: Vec<String> = self.brokers.iter().map(|it| format!("127.0.0.1:{}", it.port)).collect();
+        let servers: Vec<String> = self.brokers.iter().map(Broker::address).collect();
         servers.join(",")
     }
 
@@ -120,8 +151,12 @@ impl Brokers {
         let said = self.folder.path().join(format!("{index}.log"));
         let said = std::fs::File::options().create(true).append(true).open(said).unwrap();
         let settings = self.folder.path().join(format!("{index}.properties"));
-        let child =
-            self.java(&[&format!("-Xmx{}m", heap_mib()), "kafka.Kafka"]).arg(settings).stderr(said).spawn();
+        let mut java = self.java(&[&format!("-Xmx{}m", heap_mib()), "kafka.Kafka"]);
+        java.arg(settings).stderr(said);
+        let child = match &self.network {
+            Some(network) => network.at(&self.brokers[index].host, || java.spawn()),
+            None => java.spawn(),
+        };
         self.brokers[index].process = Some(child.unwrap());
     }
 
@@ -129,7 +164,7 @@ impl Brokers {
     pub(crate) fn wait_for_all(&mut self) {
         for index in 0..self.brokers.len() {
             // Each by itself, so that each one says that it knows all.
-            let server = format!("127.0.0.1:{}", self.brokers[index].port);
+            let server = self.brokers[index].address();
             let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
                 .set("bootstrap.servers", server)
                 .set("reconnect.backoff.max.ms", "300")
@@ -144,6 +179,35 @@ impl Brokers {
                 (metadata.brokers().len() == self.brokers.len()).then_some(())
             });
         }
+    }
+
+    /// Fills a broker's disk, on which there must be its data alone, and waits until the broker has ended. What it gives fills the
+    /// disk until it is removed.
+    pub(crate) fn fill_disk(&mut self, index: usize) -> PathBuf {
+        let ballast = self.data(index).join("ballast");
+        let process = self.brokers[index].process.as_mut().unwrap();
+        wait_for("the broker with a full disk to end", || {
+            // It frees some room when it drops a segment.
+            fill(&ballast);
+            process.try_wait().unwrap()
+        });
+        self.brokers[index].process = None;
+        ballast
+    }
+
+    /// Whether a broker's disk is so small that it can be filled.
+    pub(crate) fn has_small_disk(&self) -> bool {
+        !self.disks.is_empty()
+    }
+
+    /// The host that a broker is on.
+    pub(crate) fn host(&self, index: usize) -> &str {
+        &self.brokers[index].host
+    }
+
+    /// Where a broker keeps what it has.
+    fn data(&self, index: usize) -> PathBuf {
+        data(self.folder.path(), index)
     }
 
     /// Where all of them keep what they have.
@@ -190,6 +254,12 @@ impl Brokers {
     }
 }
 
+impl Broker {
+    fn address(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+}
+
 impl Drop for Brokers {
     fn drop(&mut self) {
         for index in 0..self.brokers.len() {
@@ -211,15 +281,26 @@ fn heap_mib() -> u32 {
     variable("PROFILED_KAFKA_HEAP_MIB").map_or(512, |mib| mib.parse().unwrap())
 }
 
-fn settings(index: usize, count: usize, port: u16, controller: u16, voters: &str, folder: &Path) -> String {
-    let data = folder.join(format!("{index}.data"));
+fn data(folder: &Path, index: usize) -> PathBuf {
+    folder.join(format!("{index}.data"))
+}
+
+fn settings(
+    index: usize,
+    count: usize,
+    broker: &Broker,
+    controller: u16,
+    voters: &str,
+    folder: &Path,
+) -> String {
+    let Broker { host, port, .. } = broker;
     format!(
         "\
 process.roles=broker,controller
 node.id={index}
 controller.quorum.voters={voters}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listeners=PLAINTEXT://{host}:{port},CONTROLLER://{host}:{controller}
+advertised.listeners=PLAINTEXT://{host}:{port}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
@@ -234,7 +315,7 @@ num.network.threads=2
 num.io.threads=2
 auto.create.topics.enable=true
 ",
-        data = data.display()
+        data = data(folder, index).display()
     )
 }
 

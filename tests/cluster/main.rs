@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! brokers.rs pom.xml   one to three brokers of a test's own
+//! network.rs           hosts of a test's own, and a router that cuts them off from each other
 //! topics.rs            topics made and checked
 //! log.rs               records appended, read, deleted; a leader killed; a topic made anew
 //! changes.rs           the topic of changes, filled by a node, while broker and node die
@@ -10,7 +11,8 @@
 //!
 //! Where there is no Java or no Maven, the tests say `skipped:` and what is missing. `PROFILED_KAFKA_JARS` names the folder for
 //! Kafka's jars, `PROFILED_KAFKA_HEAP_MIB` how much memory a broker gets, `PROFILED_FAULTS` which faults of the table to try
-//! (`"new node|clock"`); with `PROFILED_FAULTS_OFTEN` each is put in several times.
+//! (`"new node|clock"`), `CLUSTER_ROUNDS` how often each. Where the test is not root, or there is no `ip`, the faults of networks and
+//! disks are skipped, and it says so.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -22,6 +24,7 @@
 mod brokers;
 mod changes;
 mod log;
+mod network;
 mod nodes;
 #[path = "../support/mod.rs"]
 mod support;

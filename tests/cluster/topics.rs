@@ -13,6 +13,21 @@ use crate::brokers::Brokers;
 use crate::settings;
 use crate::support::wait_for;
 
+/// Settings that a topic must not have.
+pub(crate) const WRONG: [(Topic, &str, &str); 11] = [
+    (Topic::Order, "cleanup.policy", "compact"),
+    (Topic::Files, "cleanup.policy", "compact,delete"),
+    (Topic::Nodes, "cleanup.policy", "delete"),
+    (Topic::Order, "retention.ms", "604800000"),
+    (Topic::Files, "retention.bytes", "1000000"),
+    (Topic::Order, "unclean.leader.election.enable", "true"),
+    (Topic::Order, "message.timestamp.type", "CreateTime"),
+    (Topic::Nodes, "message.timestamp.type", "CreateTime"),
+    (Topic::Files, "max.message.bytes", "1048588"),
+    (Topic::Order, "flush.messages", "10000"),
+    (Topic::Order, "compression.type", "gzip"),
+];
+
 pub(crate) fn missing_topics_are_made_and_each_wrong_setting_is_refused_by_name(brokers: &Brokers) {
     let mut settings = settings(brokers, "topics");
     settings.allow_fewer_replicas = false;
@@ -38,19 +53,7 @@ pub(crate) fn missing_topics_are_made_and_each_wrong_setting_is_refused_by_name(
     }
     settings.allow_fewer_replicas = true;
 
-    for (topic, key, wrong) in [
-        (Topic::Order, "cleanup.policy", "compact"),
-        (Topic::Files, "cleanup.policy", "compact,delete"),
-        (Topic::Nodes, "cleanup.policy", "delete"),
-        (Topic::Order, "retention.ms", "604800000"),
-        (Topic::Files, "retention.bytes", "1000000"),
-        (Topic::Order, "unclean.leader.election.enable", "true"),
-        (Topic::Order, "message.timestamp.type", "CreateTime"),
-        (Topic::Nodes, "message.timestamp.type", "CreateTime"),
-        (Topic::Files, "max.message.bytes", "1048588"),
-        (Topic::Order, "flush.messages", "10000"),
-        (Topic::Order, "compression.type", "gzip"),
-    ] {
+    for (topic, key, wrong) in WRONG {
         let name = settings.topic(topic);
         let before = set(brokers, &name, key, Some(wrong));
         let error = ensure(&settings).unwrap_err();

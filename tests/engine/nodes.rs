@@ -392,6 +392,42 @@ async fn what_the_order_does_with_an_offer_is_what_its_caller_hears() {
     node.stop().await;
 }
 
+/// A node that was cut from the leading broker alone had a reader without an error: it took itself for level for minutes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_hears_nothing_is_noticed() {
+    let (cluster, folder) = (Cluster::new(), tempfile::tempdir().unwrap());
+    let node = cluster.node(folder.path()).await;
+    node.site_call(call("p1", "one")).await.unwrap();
+    cluster.order.deafen_readers();
+    cluster.order.set_out_of_reach(true);
+    wait_until("the node hears of it", || node.order().unwrap().out_of_reach.is_some()).await;
+    cluster.order.set_out_of_reach(false);
+    wait_until("the order is back", || node.order().unwrap().out_of_reach.is_none()).await;
+    // The log answers, and only the reader hears nothing.
+    cluster.order.deafen_readers();
+    let seq = node.site_call(call("p1", "two")).await.unwrap().seq.unwrap();
+    assert_eq!(value(&node, "p1", seq).await.unwrap().0, "two");
+    node.stop().await;
+}
+
+/// Brokers that had all been killed knew no topics when they were back, and nodes ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_nobody_knows_for_a_moment_does_not_end_the_node() {
+    let (cluster, folder) = (Cluster::new(), tempfile::tempdir().unwrap());
+    let node = cluster.node(folder.path()).await;
+    node.site_call(call("p1", "one")).await.unwrap();
+    cluster.order.set_unknown(true);
+    wait_until("the node hears of it", || node.order().unwrap().out_of_reach.is_some()).await;
+    cluster.order.set_unknown(false);
+    wait_until("the order is back", || node.order().unwrap().out_of_reach.is_none()).await;
+    let seq = node.site_call(call("p1", "two")).await.unwrap().seq.unwrap();
+    assert_eq!(value(&node, "p1", seq).await.unwrap().0, "two");
+    cluster.order.set_unknown(true);
+    let why = tokio::time::timeout(Duration::from_secs(20), node.failed()).await.unwrap();
+    assert!(why.contains("is not the one that this node has read"), "{why}");
+    node.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_that_is_not_the_one_it_was_ends_the_node() {
     for lose in [true, false] {

@@ -1,6 +1,7 @@
 //! Disks of a test's own: files that are mounted through loop devices. Needs root.
 #![expect(clippy::print_stderr, reason = "what a drop can't do, it can only say")]
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -49,4 +50,13 @@ pub fn run(command: &mut Command) -> Result<(), String> {
 /// What is missing for mounting disks, if anything.
 pub fn may_mount() -> Result<(), String> {
     if rustix::process::geteuid().is_root() { Ok(()) } else { Err("mounting disks needs root".into()) }
+}
+
+/// Writes a file until its disk has no room.
+pub fn fill(ballast: &Path) {
+    let mut file = std::fs::File::options().create(true).append(true).open(ballast).unwrap();
+    for bytes in [1 << 20, 4096, 1] {
+        let zeros = vec![0; bytes];
+        while file.write_all(&zeros).is_ok() {}
+    }
 }

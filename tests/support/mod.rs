@@ -33,6 +33,7 @@ pub struct Daemon {
     process: Option<Child>,
     scheme: &'static str,
     address: SocketAddr,
+    host: String,
     folder: TempDir,
     data: PathBuf,
     complaints: Option<PathBuf>,
@@ -81,6 +82,7 @@ impl Daemon {
             process: None,
             scheme: "http",
             address,
+            host: "127.0.0.1".into(),
             folder,
             data,
             complaints: None,
@@ -99,6 +101,12 @@ impl Daemon {
     /// From the next start on it keeps everything in this folder, which is not removed with it.
     pub fn set_data(&mut self, data: PathBuf) -> &mut Self {
         self.data = data;
+        self
+    }
+
+    /// From the next start on it listens at this address of the machine, on a free port.
+    pub fn set_host(&mut self, host: &str) -> &mut Self {
+        host.clone_into(&mut self.host);
         self
     }
 
@@ -190,7 +198,7 @@ impl Daemon {
             }
         };
         command
-            .args(["serve", "--listen", "127.0.0.1:0", "--data"])
+            .args(["serve", "--listen", &format!("{}:0", self.host), "--data"])
             .arg(self.data())
             .args(&self.arguments)
             .env_clear()

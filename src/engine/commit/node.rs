@@ -18,10 +18,11 @@ use crate::engine::shared::Shared;
 use crate::model::codec::CodecError;
 use crate::model::seq::Millis;
 use crate::order::gather::Gatherer;
+use crate::order::listen::listen;
 use crate::order::needed::{Needed, UNACCEPTED_LASTS};
 use crate::order::pieces::UploadId;
 use crate::order::record::{ClusterId, Offers, RunId};
-use crate::order::{Log, LogReader, Offset, OrderError, Place, REACH_AGAIN, READ_LOOK, Record, SHORT_AFTER};
+use crate::order::{Log, Offset, OrderError, Place, REACH_AGAIN, READ_LOOK, Record, SHORT_AFTER};
 use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering, lock};
 use crate::telemetry::metrics::Metrics;
 use std::any::Any;
@@ -454,8 +455,8 @@ pub(in crate::engine) struct Pump {
     pub(in crate::engine) waits: Waits,
     /// Hears the answers to erasures that came to other nodes: every node keeps its own list of them.
     pub(in crate::engine) erasures: std::sync::mpsc::Sender<oneshot::Receiver<Reply>>,
-    /// Since when the order ends before what is applied.
-    pub(in crate::engine) short_since: Option<Instant>,
+    /// Since when the order does not look like the one that is applied.
+    pub(in crate::engine) other_since: Option<Instant>,
     /// What is applied already, and the sum of that record.
     pub(in crate::engine) applied: Option<(Place, u32)>,
     /// The last number of each run, so that no file is waited for twice.
@@ -470,6 +471,9 @@ enum End {
     Fatal(Fatal),
     /// The order cannot be reached. It is read again from where it is applied.
     OutOfReach(OrderError),
+    /// The order does not look like the one that this node has read. Brokers that have just started, or a new leader, may say so
+    /// for a moment.
+    NotTheSame(OrderError),
 }
 
 impl From<Fatal> for End {
@@ -481,7 +485,7 @@ impl From<Fatal> for End {
 impl From<OrderError> for End {
     fn from(error: OrderError) -> Self {
         match error {
-            OrderError::NotTheSame(_) => Self::Fatal(Fatal::new(error)),
+            OrderError::NotTheSame(_) => Self::NotTheSame(error),
             error => Self::OutOfReach(error),
         }
     }
@@ -494,8 +498,12 @@ impl Pump {
         let mut goes_on = true;
         while goes_on {
             let Err(end) = self.read_from(self.next());
+            let end = match end {
+                End::NotTheSame(error) if self.is_other(Instant::now()) => End::Fatal(Fatal::new(error)),
+                end => end,
+            };
             goes_on = match end {
-                End::OutOfReach(error) => {
+                End::OutOfReach(error) | End::NotTheSame(error) => {
                     self.node.progress.note_reach(Some(&error));
                     shared.signals.wait(REACH_AGAIN)
                 }
@@ -507,6 +515,11 @@ impl Pump {
             };
         }
         self.node.close();
+    }
+
+    /// Whether the order has not looked like the one that is applied for so long that it is another one.
+    fn is_other(&mut self, now: Instant) -> bool {
+        now.duration_since(*self.other_since.get_or_insert(now)) >= SHORT_AFTER
     }
 
     /// Where to read on: the last record that is applied is read again, to see that it is the same.
@@ -523,21 +536,19 @@ impl Pump {
         }
         if self.applied.is_some_and(|(place, _)| end <= place.offset) {
             let why = format!("it ends at {end}, and this node has applied it up to {offset}");
-            let short = self.short_since.get_or_insert_with(Instant::now).elapsed() >= SHORT_AFTER;
-            return Err(if short { OrderError::NotTheSame(why) } else { OrderError::OutOfReach(why) }.into());
+            return Err(OrderError::NotTheSame(why).into());
         }
-        self.short_since = None;
         let progress = &self.node.progress;
         progress.heard_of_end(end);
         progress.starts_with(end);
-        let mut reader: Box<dyn LogReader> = self.log.read_from(offset)?;
+        let mut reader = listen(&self.log, offset)?;
+        self.node.progress.note_reach(None);
         let mut looked = Instant::now();
         loop {
             if self.shared.signals.is_stopping() {
                 return Err(End::Stopping);
             }
             let record = reader.next(READ_LOOK)?;
-            self.node.progress.note_reach(None);
             if looked.elapsed() > ASLEEP {
                 // Only the log knows what came meanwhile. Until then the node must not say that it has everything.
                 self.node.progress.heard_of_end(self.log.ends()?.1);
@@ -545,6 +556,8 @@ impl Pump {
             looked = Instant::now();
             if let Some(record) = record {
                 self.record(&record)?;
+                // The first one is that which is applied last.
+                self.other_since = None;
             }
             self.node.progress.look_whether_it_serves();
         }

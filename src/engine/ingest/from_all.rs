@@ -13,6 +13,7 @@ use crate::engine::error::EngineError;
 use crate::engine::ingest::intake::Intake;
 use crate::engine::peers::Peers;
 use crate::engine::shared::Shared;
+use crate::order::listen::listen;
 use crate::order::needed::{Needed, UNACCEPTED_LASTS};
 use crate::order::pieces::{Part, Piece, UploadId};
 use crate::order::record::RunId;
@@ -101,7 +102,7 @@ impl FromAll {
             0 => self.log.ends()?.1,
             read => Offset(read),
         };
-        let mut reader = self.log.read_from(from)?;
+        let mut reader = listen(&self.log, from)?;
         self.began.fetch_min(from.0, Ordering::AcqRel);
         self.needed.begins(from);
         self.read.fetch_max(from.0, Ordering::AcqRel);
@@ -175,7 +176,7 @@ impl FromAll {
         let mut earlier = match kept.filter(goes_on) {
             Some(kept) => kept,
             None => {
-                let reader = self.log.read_from(first)?;
+                let reader = listen(&self.log, first)?;
                 Earlier { reader, began: first, read: first, coming: Coming::default() }
             }
         };

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use profiled::kafka::settings::Topic;
-use profiled::order::{Log as _, Offset};
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::Site;
+use super::apart::Ways;
 use super::check::Found;
-use super::{Site, name, within};
 use crate::support::{self, load::Moments};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -41,6 +40,7 @@ impl Site {
         if !is_asked_for(fault.called) {
             return line;
         }
+        let begun = Instant::now();
         for round in 0..fault.rounds {
             self.load.wait_for_acknowledgements();
             self.load.measure();
@@ -60,9 +60,8 @@ impl Site {
             line.found.wrong.extend(found.wrong);
         }
         let Found { acknowledged, unknown, refused, batches, lost, wrong } = &line.found;
-        crate::say(&format!(
-            "| {} | {} rounds | {acknowledged} acknowledged, {batches} of them batches | {} lost | {} wrong | {} unknown, {} of them in | \
-             {refused} refused | longest pause {:.1} s | ready in {:.1} s |",
+        let row = format!(
+            "| {} | {} | {acknowledged} | {batches} | {} | {} | {}, {} of them in | {refused} | {:.1} s | {:.1} s | {:.0} s |",
             fault.called,
             line.rounds,
             lost.len(),
@@ -71,7 +70,10 @@ impl Site {
             unknown.1,
             line.longest_pause.as_secs_f32(),
             line.ready_in.as_secs_f32(),
-        ));
+            begun.elapsed().as_secs_f32(),
+        );
+        crate::say(&row);
+        self.table.push(row);
         let some = |of: &[String]| of.iter().take(5).cloned().collect::<Vec<_>>();
         assert!(
             lost.is_empty() && wrong.is_empty(),
@@ -102,31 +104,6 @@ impl Site {
         (0..3).for_each(|broker| self.brokers.kill9(broker));
     }
 
-    /// Kills a node, deletes from the order what the others have in snapshots, and starts it again. Gives how long it took
-    /// until it was ready with an empty folder.
-    fn come_back_too_late(&mut self, node: usize) -> Duration {
-        self.kill_node(node);
-        let others: Vec<usize> = self.all().into_iter().filter(|other| *other != node).collect();
-        let end = self.log(Topic::Order).ends().unwrap().1;
-        self.load.wait_for_acknowledgements();
-        others.iter().for_each(|&other| self.snapshot_of(other));
-        let before = within("snapshots of all other nodes", || {
-            let reports = self.reports();
-            let covered = others.iter().map(|&other| reports[&name(other)].snapshot).min().unwrap();
-            (covered >= end.0).then_some(covered)
-        });
-        self.log(Topic::Order).delete_before(Offset(before)).unwrap();
-        // What it has is older than what the order has.
-        drop(self.nodes[node].try_restart());
-        if !self.nodes[node].is_stopped() {
-            self.nodes[node].ended();
-        }
-        let said = self.nodes[node].complaints();
-        assert!(said.contains("it was away for too long"), "{said}");
-        std::fs::remove_dir_all(self.nodes[node].data()).unwrap();
-        self.start_node(node)
-    }
-
     /// Starts all brokers.
     fn start_all_brokers(&mut self) {
         (0..3).for_each(|broker| self.brokers.restart(broker));
@@ -140,15 +117,21 @@ fn is_asked_for(fault: &str) -> bool {
     asked.is_none_or(|asked| asked.split('|').any(|words| fault.contains(words)))
 }
 
-/// Whether each fault is put in often: an hour or two.
-fn often() -> bool {
-    support::variable("PROFILED_FAULTS_OFTEN").is_some()
+/// How often each fault is put in: `CLUSTER_ROUNDS`, or once. Often takes an hour or two.
+fn rounds() -> usize {
+    support::variable("CLUSTER_ROUNDS").map_or(1, |rounds| rounds.parse().unwrap())
 }
 
-/// How often a fault is put in: so often, or once.
-fn rounds(often_enough: usize) -> usize {
-    if often() { often_enough } else { 1 }
+/// How long something stands still.
+fn standstill() -> Duration {
+    if rounds() > 1 { 20 * SECOND } else { 5 * SECOND }
 }
+
+const HEAD: [&str; 2] = [
+    "| fault | rounds | acknowledged | batches among them | lost | wrong | unknown | refused | longest pause at the others | ready after | \
+     took |",
+    "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+];
 
 /// All faults, one after the other, on one cluster.
 pub(crate) fn table() {
@@ -159,6 +142,8 @@ pub(crate) fn table() {
     let nobody = |_| vec![];
     let everybody = |_| (0..8).collect::<Vec<_>>();
     let one = |round: usize| vec![round % 3];
+
+    HEAD.iter().for_each(|line| crate::say(line));
 
     site.suffer(Fault { called: "nothing", rounds: 1, hit: &nobody, put_in: &mut |_, _| None });
 
@@ -185,25 +170,24 @@ pub(crate) fn table() {
 
     site.suffer(Fault {
         called: "a node's folder is gone",
-        rounds: rounds(5),
+        rounds: rounds(),
         hit: &one,
         put_in: &mut |site, round| {
             site.kill_node(round % 3);
-            std::fs::remove_dir_all(site.nodes[round % 3].data()).unwrap();
-            Some(site.start_node(round % 3))
+            Some(site.start_emptied(round % 3))
         },
     });
 
     site.suffer(Fault {
         called: "a node back after the topics were trimmed",
-        rounds: rounds(5),
+        rounds: rounds(),
         hit: &one,
         put_in: &mut |site, round| Some(site.come_back_too_late(round % 3)),
     });
 
     let line = site.suffer(Fault {
         called: "kill -9 a node",
-        rounds: rounds(10),
+        rounds: rounds(),
         hit: &one,
         put_in: &mut |site, round| {
             site.kill_node(round % 3);
@@ -219,7 +203,7 @@ pub(crate) fn table() {
 
     let line = site.suffer(Fault {
         called: "kill -9 the broker that leads",
-        rounds: rounds(10),
+        rounds: rounds(),
         hit: &nobody,
         put_in: &mut |site, _| {
             let leader = site.brokers.leader_of("site.order");
@@ -232,10 +216,10 @@ pub(crate) fn table() {
     });
     assert!(line.longest_pause < BROKER_PAUSE_MAX, "no write was acknowledged for {:?}", line.longest_pause);
 
-    if often() {
+    if rounds() > 1 {
         site.suffer(Fault {
             called: "kill -9 any broker",
-            rounds: 10,
+            rounds: rounds(),
             hit: &nobody,
             put_in: &mut |site, round| {
                 site.brokers.kill9(round % 3);
@@ -249,12 +233,12 @@ pub(crate) fn table() {
 
     let line = site.suffer(Fault {
         called: "SIGSTOP the broker that leads",
-        rounds: rounds(10),
+        rounds: rounds(),
         hit: &nobody,
         put_in: &mut |site, _| {
             let leader = site.brokers.leader_of("site.order");
             site.brokers.freeze(leader);
-            std::thread::sleep(if often() { 20 * SECOND } else { 5 * SECOND });
+            std::thread::sleep(standstill());
             site.load.wait_for_acknowledgements();
             site.brokers.thaw(leader);
             site.brokers.wait_for_all();
@@ -265,11 +249,11 @@ pub(crate) fn table() {
 
     site.suffer(Fault {
         called: "SIGSTOP a node",
-        rounds: rounds(3),
+        rounds: rounds(),
         hit: &one,
         put_in: &mut |site, round| {
             site.signal_node(round % 3, Signal::STOP);
-            std::thread::sleep(if often() { 20 * SECOND } else { 5 * SECOND });
+            std::thread::sleep(standstill());
             site.signal_node(round % 3, Signal::CONT);
             None
         },
@@ -277,7 +261,7 @@ pub(crate) fn table() {
 
     site.suffer(Fault {
         called: "a node stopped in order",
-        rounds: rounds(3),
+        rounds: rounds(),
         hit: &one,
         put_in: &mut |site, round| {
             site.stop_node(round % 3);
@@ -287,7 +271,7 @@ pub(crate) fn table() {
 
     site.suffer(Fault {
         called: "kill -9 a node in mid-upload",
-        rounds: rounds(7),
+        rounds: rounds(),
         hit: &one,
         put_in: &mut |site, round| {
             let (load, address) = (Arc::clone(&site.load.shared), site.nodes[round % 3].address());
@@ -301,7 +285,7 @@ pub(crate) fn table() {
 
     site.suffer(Fault {
         called: "kill -9 a node in mid-apply",
-        rounds: rounds(7),
+        rounds: rounds(),
         hit: &one,
         put_in: &mut |site, round| {
             let address = site.nodes[(round + 1) % 3].address();
@@ -314,7 +298,7 @@ pub(crate) fn table() {
 
     site.suffer(Fault {
         called: "kill -9 a node in mid-snapshot",
-        rounds: rounds(6),
+        rounds: rounds(),
         hit: &one,
         put_in: &mut |site, round| {
             let node = round % 3;
@@ -332,7 +316,7 @@ pub(crate) fn table() {
 
     site.suffer(Fault {
         called: "kill -9 all nodes",
-        rounds: rounds(5),
+        rounds: rounds(),
         hit: &everybody,
         put_in: &mut |site, _| {
             site.kill_all_nodes();
@@ -342,7 +326,7 @@ pub(crate) fn table() {
 
     site.suffer(Fault {
         called: "kill -9 all brokers",
-        rounds: rounds(5),
+        rounds: rounds(),
         hit: &everybody,
         put_in: &mut |site, _| {
             site.kill_all_brokers();
@@ -355,7 +339,7 @@ pub(crate) fn table() {
 
     site.suffer(Fault {
         called: "kill -9 all nodes and brokers",
-        rounds: rounds(5),
+        rounds: rounds(),
         hit: &everybody,
         put_in: &mut |site, _| {
             site.kill_all_nodes();
@@ -366,12 +350,29 @@ pub(crate) fn table() {
     });
     site.suffer(Fault {
         called: "a clock an hour ahead, then behind",
-        rounds: 2 * rounds(3),
+        rounds: 2 * rounds(),
         hit: &|round| vec![(round / 2) % 3],
         put_in: &mut |site, round| {
             // It keeps its wrong clock until the next round has begun.
             let ahead = if round % 2 == 0 { 3600 } else { -3600 };
             Some(site.start_with_clock((round / 2) % 3, ahead))
+        },
+    });
+
+    site.suffer(Fault {
+        called: "a clock that jumps an hour ahead, then back, while the node runs",
+        rounds: 2 * rounds(),
+        hit: &|round| vec![(round / 2) % 3],
+        put_in: &mut |site, round| {
+            let node = (round / 2) % 3;
+            if round % 2 == 1 {
+                site.set_clock(node, 0);
+                return None;
+            }
+            let ready = site.start_with_clock(node, 0);
+            site.load.wait_for_acknowledgements();
+            site.set_clock(node, 3600);
+            Some(ready)
         },
     });
 
@@ -386,10 +387,10 @@ pub(crate) fn table() {
     });
 
     site.suffer(Fault {
-        called: "a wrong setting of a topic",
+        called: "each wrong setting of a topic",
         rounds: 1,
-        hit: &one,
-        put_in: &mut |site, round| Some(site.start_on_wrong_topic(round % 3)),
+        hit: &nobody,
+        put_in: &mut |site, _| Some(site.refuse_each_wrong_setting()),
     });
 
     if is_asked_for("a node's disk is full")
@@ -397,16 +398,91 @@ pub(crate) fn table() {
     {
         site.suffer(Fault {
             called: "a node's disk is full",
-            rounds: rounds(2),
+            rounds: rounds(),
             hit: &|_| vec![small],
             put_in: &mut |site, _| Some(site.fill_disk(small)),
         });
     }
 
-    // A node whose reader goes on may be slow to notice it, so it is not tried in between.
-    if often() && is_asked_for("the order's topic made anew") {
-        site.make_order_anew();
-        crate::say("| the order's topic made anew | every node ends and says so, and starts no more |");
+    if is_asked_for("a broker's disk is full") && site.may_fill_brokers_disk() {
+        let line = site.suffer(Fault {
+            called: "a broker's disk is full",
+            rounds: rounds(),
+            hit: &nobody,
+            put_in: &mut |site, _| {
+                site.fill_brokers_disk();
+                None
+            },
+        });
+        assert!(
+            line.longest_pause < BROKER_PAUSE_MAX,
+            "no write was acknowledged for {:?}",
+            line.longest_pause
+        );
     }
+
+    apart(&mut site);
+
+    site.suffer(Fault {
+        called: "the order truncated before a node that stands still",
+        rounds: rounds(),
+        hit: &one,
+        put_in: &mut |site, round| Some(site.truncate_before(round % 3)),
+    });
+
+    // Each of these ends all nodes.
+    site.suffer(Fault {
+        called: "a request of a newer program",
+        rounds: rounds(),
+        hit: &everybody,
+        put_in: &mut |site, _| Some(site.offer_newer_rules()),
+    });
+
+    site.suffer(Fault {
+        called: "the order's topic made anew under load, then in silence",
+        rounds: 2 * rounds(),
+        hit: &everybody,
+        put_in: &mut |site, round| Some(site.make_order_anew(round % 2 == 1)),
+    });
+
     crate::say(&format!("all faults: {:.0} s", begun.elapsed().as_secs_f32()));
+    HEAD.iter().copied().chain(site.table.iter().map(String::as_str)).for_each(crate::say);
+}
+
+/// Faults of the network.
+fn apart(site: &mut Site) {
+    const CUTS: [(&str, Ways); 3] = [
+        ("a node cut from Kafka", Ways::Both),
+        ("a node cut from Kafka, which it still hears", Ways::There),
+        ("a node cut from Kafka, which still hears it", Ways::Back),
+    ];
+    let one = |round: usize| vec![round % 3];
+    for (called, ways) in CUTS {
+        if is_asked_for(called) && site.can_cut(called) {
+            site.suffer(Fault {
+                called,
+                rounds: rounds(),
+                hit: &one,
+                put_in: &mut |site, round| Some(site.cut_from_kafka(round % 3, ways)),
+            });
+        }
+    }
+    const LEADER: &str = "a node cut from the broker that leads";
+    if is_asked_for(LEADER) && site.can_cut(LEADER) {
+        site.suffer(Fault {
+            called: LEADER,
+            rounds: rounds(),
+            hit: &one,
+            put_in: &mut |site, round| Some(site.cut_from_leader(round % 3)),
+        });
+    }
+    const PEERS: &str = "a node cut from the other nodes";
+    if is_asked_for(PEERS) && site.can_cut(PEERS) {
+        site.suffer(Fault {
+            called: PEERS,
+            rounds: rounds(),
+            hit: &one,
+            put_in: &mut |site, round| Some(site.cut_from_peers(round % 3)),
+        });
+    }
 }

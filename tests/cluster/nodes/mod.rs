@@ -5,10 +5,14 @@
 //! load.rs     the writers, and what each write was answered
 //! check.rs    what must hold when all nodes are at the order's end
 //! faults.rs   the table of faults
-//! trouble.rs  faults that are no death
+//! apart.rs    nodes and brokers that do not reach each other
+//! behind.rs   topics that somebody changed behind the nodes' back
+//! trouble.rs  other faults that are no death
 //! peers.rs    what nodes ask of each other, without writers
 //! ```
 
+mod apart;
+mod behind;
 mod check;
 pub(crate) mod faults;
 mod load;
@@ -18,6 +22,7 @@ mod trouble;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use profiled::cluster::NodeReport;
@@ -28,6 +33,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::brokers::Brokers;
+use crate::network::Network;
 use crate::support::{Daemon, disk::Mount, load::attempt, request};
 use load::Load;
 
@@ -40,28 +46,38 @@ const PREFIX: &str = "site";
 struct Site {
     load: Load,
     nodes: Vec<Daemon>,
+    /// The host that each node is on, in the network.
+    hosts: Vec<String>,
     /// Disks of nodes, and where they are; dropped behind the nodes.
     disks: Vec<Mount>,
     disks_folder: TempDir,
     brokers: Brokers,
+    /// The network that all of them are in, each on a host of its own; or why there is none, and they are on loopback.
+    network: Result<Arc<Network>, String>,
     /// The seq up to which everything was checked, and how often that was.
     checked: u64,
     checks: u64,
+    /// A line for each fault.
+    table: Vec<String>,
 }
 
 impl Site {
     /// Three brokers, so many nodes, and writers at each. None where there are no brokers.
     fn start(nodes: usize) -> Option<Self> {
-        let brokers = Brokers::start(3)?;
+        let network = Network::new().map(Arc::new);
+        let brokers = Brokers::start_in(3, network.as_ref().ok().map(Arc::clone))?;
         let disks_folder = tempfile::tempdir().unwrap();
         let mut site = Self {
             load: Load::default(),
             nodes: vec![],
+            hosts: vec![],
             disks: vec![],
             disks_folder,
             brokers,
+            network,
             checked: 0,
             checks: 0,
+            table: vec![],
         };
         // Nobody writes before all are there, so that all of them know the order and the files from the beginning.
         for index in 0..nodes {
@@ -93,6 +109,9 @@ impl Site {
             node.set_data(data);
         }
         node.set_variable("PROFILED_LOG", "info").keep_complaints();
+        let host = self.network.as_ref().map_or_else(|_| "127.0.0.1".into(), |network| network.add_host());
+        node.set_host(&host);
+        self.hosts.push(host);
         self.nodes.push(node);
         self.load.add_node();
         index
@@ -105,31 +124,53 @@ impl Site {
 
     /// The same, and these.
     fn settings_with(&self, index: usize, more: &str) -> String {
-        let (order, name) = (self.brokers.address(PREFIX), name(index));
-        format!(
-            "disk_reserve_bytes = \"16MiB\"\n{more}\n[cluster]\norder = \"{order}\"\nnode = \"{name}\"\n\
-             [clients.demo]\nv2_creates_profiles = true\n"
-        )
+        settings_of(&name(index), &self.brokers.address(PREFIX), more)
     }
 
     /// Starts a node that does not run, as often as it takes. Gives how long it took until it was ready.
     fn start_node(&mut self, index: usize) -> Duration {
         let begun = Instant::now();
-        within(&format!("node {} to start", name(index)), || {
-            let node = &mut self.nodes[index];
-            match node.try_restart() {
-                Ok(()) => Some(()),
-                Err(why) => {
-                    crate::say(&format!("node {}: {why}: {}", name(index), node.complaints()));
-                    std::thread::sleep(Duration::from_millis(500));
-                    None
-                }
+        within(&format!("node {} to start", name(index)), || match self.try_start(index) {
+            Ok(()) => Some(()),
+            Err(why) => {
+                crate::say(&format!("node {}: {why}: {}", name(index), self.nodes[index].complaints()));
+                std::thread::sleep(Duration::from_millis(500));
+                None
             }
         });
         let address = self.nodes[index].address();
         self.load.set_address(index, Some(address));
         self.wait_ready(index);
         begun.elapsed()
+    }
+
+    /// Starts a node that does not run, on its host. It may refuse.
+    fn try_start(&mut self, index: usize) -> Result<(), String> {
+        let node = &mut self.nodes[index];
+        match &self.network {
+            Ok(network) => network.at(&self.hosts[index], || node.try_restart()),
+            Err(_) => node.try_restart(),
+        }
+    }
+
+    /// Waits until a node has ended by itself, saying this.
+    fn wait_for_end(&mut self, index: usize, words: &str) {
+        let node = &mut self.nodes[index];
+        within(&format!("node {} to end", name(index)), || node.has_ended().then_some(()));
+        let said = node.complaints();
+        assert!(said.contains(words), "node {} ended, and did not say {words:?}: {said}", name(index));
+        node.kill9();
+        self.load.set_address(index, None);
+    }
+
+    /// A node that does not run refuses to start, saying this.
+    fn refuses(&mut self, index: usize, words: &str) {
+        if self.try_start(index).is_ok() {
+            // It may notice only when it has begun to read.
+            return self.wait_for_end(index, words);
+        }
+        let said = self.nodes[index].complaints();
+        assert!(said.contains(words), "node {} did not say {words:?}: {said}", name(index));
     }
 
     /// Waits until a node is ready.
@@ -163,7 +204,11 @@ impl Site {
         let json = [("Content-Type", "application/json"), ("Connection", "close")];
         let call = request("POST", "/api/v1/backup", "a", &json, Some(body.as_bytes()));
         let answer = attempt(self.nodes[index].address(), &call);
-        assert!(answer.is_none_or(|(status, _)| status == 200));
+        // It was for the snapshot alone, and disks may be small.
+        drop(std::fs::remove_dir_all(folder));
+        if let Some((status, body)) = answer {
+            assert_eq!(status, 200, "{}: {body}", name(index));
+        }
     }
 
     /// The last report of each node.
@@ -207,6 +252,15 @@ impl Drop for Site {
             }
         }
     }
+}
+
+/// The settings of a node of this name, on this order, and more.
+fn settings_of(name: &str, order: &str, more: &str) -> String {
+    // On the hosts of a network of our own, nobody else can reach it.
+    format!(
+        "disk_reserve_bytes = \"16MiB\"\nallow_anonymous = true\n{more}\n[cluster]\norder = \"{order}\"\nnode = \"{name}\"\n\
+         [clients.demo]\nv2_creates_profiles = true\n"
+    )
 }
 
 fn name(index: usize) -> String {

@@ -1,32 +1,37 @@
-//! Faults that are no death: a full disk, clocks that are wrong, one name twice, topics that are not as they must be.
+//! Faults that are no death: full disks, clocks that are wrong, one name twice.
 
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures_executor::block_on;
-use profiled::kafka::topics::ensure;
-use profiled::order::Log as _;
-use rdkafka::admin::AdminOptions;
-
-use super::{PREFIX, Site, Topic, files_with, is_ready, name, within};
-use crate::support::Daemon;
-use crate::support::disk::{Mount, may_mount, run};
+use super::{PREFIX, Site, files_with, is_ready, name, within};
+use crate::brokers::ON_SMALL_DISK;
+use crate::support::disk::{Mount, fill, may_mount, run};
+use crate::support::{Daemon, skip};
 use crate::topics;
 
-/// A clock that goes ahead by so many seconds as `CLOCK_BY` says.
+/// A clock that is ahead by as many seconds as the file says that `CLOCK_FILE` names, which may change at any time.
 const WRONG_CLOCK: &str = r#"
 #define _GNU_SOURCE
+#include <fcntl.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
+static volatile long long *by;
+__attribute__((constructor)) static void look(void) {
+    const char *name = getenv("CLOCK_FILE");
+    int file = name ? open(name, O_RDONLY) : -1;
+    void *mapped = file < 0 ? MAP_FAILED : mmap(0, sizeof *by, PROT_READ, MAP_SHARED, file, 0);
+    if (mapped != MAP_FAILED) by = mapped;
+    if (file >= 0) close(file);
+}
 int clock_gettime(clockid_t id, struct timespec *at) {
-    const char *by = getenv("CLOCK_BY");
     int result = syscall(SYS_clock_gettime, id, at);
-    if (result == 0 && id == CLOCK_REALTIME && by) at->tv_sec += atol(by);
+    if (result == 0 && id == CLOCK_REALTIME && by) at->tv_sec += *by;
     return result;
 }
 "#;
@@ -35,7 +40,7 @@ impl Site {
     /// Another node, on a disk of its own that is small. None, and said so, where nobody may mount one.
     pub(super) fn add_node_on_small_disk(&mut self) -> Option<usize> {
         if let Err(why) = may_mount() {
-            crate::say(&format!("a node's disk is full: not tried, {why}"));
+            skip(&format!("a node's disk is full: {why}"));
             return None;
         }
         let node = self.nodes.len();
@@ -70,29 +75,53 @@ impl Site {
         freed.elapsed()
     }
 
+    /// Whether a broker has a disk that can be filled; says so if not.
+    pub(super) fn may_fill_brokers_disk(&self) -> bool {
+        let small = self.brokers.has_small_disk();
+        if !small {
+            skip("a broker's disk is full: mounting disks needs root");
+        }
+        small
+    }
+
+    /// Fills a broker's disk until the broker ends, and makes room again once all nodes go on without it.
+    pub(super) fn fill_brokers_disk(&mut self) {
+        let ballast = self.brokers.fill_disk(ON_SMALL_DISK);
+        self.load.wait_for_acknowledgements();
+        std::fs::remove_file(ballast).unwrap();
+        self.brokers.restart(ON_SMALL_DISK);
+        self.brokers.wait_for_all();
+    }
+
     /// Starts a node again, with a clock that is so many seconds ahead.
     pub(super) fn start_with_clock(&mut self, node: usize, ahead: i64) -> Duration {
-        let library = self.clock();
         self.stop_node(node);
-        self.nodes[node].set_variable("LD_PRELOAD", library.to_str().unwrap());
-        self.nodes[node].set_variable("CLOCK_BY", &ahead.to_string());
+        let (library, file) = (self.clock_library(), self.clock_file(node));
+        let daemon = &mut self.nodes[node];
+        daemon.set_variable("LD_PRELOAD", library.to_str().unwrap());
+        daemon.set_variable("CLOCK_FILE", file.to_str().unwrap());
+        self.set_clock(node, ahead);
         self.start_node(node)
     }
 
-    fn clock(&self) -> PathBuf {
+    /// Makes the clock of a node jump that was started with one, while it runs. Then it is so many seconds ahead.
+    pub(super) fn set_clock(&self, node: usize, ahead: i64) {
+        // Never empty, for a node may have mapped it.
+        let file =
+            std::fs::File::options().create(true).write(true).truncate(false).open(self.clock_file(node));
+        file.unwrap().write_all_at(&ahead.to_ne_bytes(), 0).unwrap();
+    }
+
+    fn clock_file(&self, node: usize) -> PathBuf {
+        self.disks_folder.path().join(format!("{}.clock", name(node)))
+    }
+
+    fn clock_library(&self) -> PathBuf {
         let [source, library] = ["clock.c", "clock.so"].map(|name| self.disks_folder.path().join(name));
         if !library.exists() {
             std::fs::write(&source, WRONG_CLOCK).unwrap();
             // Rust links with it, so that it is there.
-            let mut compile = Command::new("cc");
-            assert!(
-                compile
-                    .args(["-shared", "-fPIC", "-o"])
-                    .args([&library, &source])
-                    .status()
-                    .unwrap()
-                    .success()
-            );
+            run(Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source])).unwrap();
         }
         library
     }
@@ -164,50 +193,5 @@ impl Site {
         assert!(twin.try_restart().is_err(), "two nodes have one name");
         let said = twin.complaints();
         assert!(said.contains("runs already"), "{said}");
-    }
-
-    /// A node does not start while a topic has a setting that loses records.
-    pub(super) fn start_on_wrong_topic(&mut self, node: usize) -> Duration {
-        self.stop_node(node);
-        let topic = format!("{PREFIX}.order");
-        let before = topics::set(&self.brokers, &topic, "retention.ms", Some("604800000"));
-        assert!(
-            self.nodes[node].try_restart().is_err(),
-            "it starts on an order that is forgotten after a week"
-        );
-        let said = self.nodes[node].complaints();
-        assert!(said.contains("retention.ms=604800000: set -1"), "{said}");
-        topics::set(&self.brokers, &topic, "retention.ms", before.as_deref());
-        self.start_node(node)
-    }
-
-    /// The order's topic is deleted and made anew: every node ends and says so, and none starts on it.
-    pub(super) fn make_order_anew(&mut self) {
-        self.load.stop();
-        let end = self.log(Topic::Order).ends().unwrap().1;
-        let (admin, topic) = (self.brokers.admin(), format!("{PREFIX}.order"));
-        block_on(admin.delete_topics(&[&topic], &AdminOptions::new())).unwrap()[0].clone().unwrap();
-        within("the topic to be made anew", || {
-            ensure(&crate::settings(&self.brokers, PREFIX)).ok()?;
-            (self.log(Topic::Order).ends().ok()?.1 < end).then_some(())
-        });
-        for (index, node) in self.nodes.iter_mut().enumerate() {
-            within(&format!("node {} to end", name(index)), || node.has_ended().then_some(()));
-            let said = node.complaints();
-            assert!(said.contains("is not the one that this node has read"), "{said}");
-            node.kill9();
-            assert!(node.try_restart().is_err());
-            let said = node.complaints();
-            assert!(said.contains("profiled cluster found --anew"), "{said}");
-        }
-    }
-}
-
-/// Writes a file until there is no room.
-fn fill(ballast: &Path) {
-    let mut file = std::fs::File::create(ballast).unwrap();
-    for bytes in [1 << 20, 4096, 1] {
-        let zeros = vec![0; bytes];
-        while file.write_all(&zeros).is_ok() {}
     }
 }
