@@ -775,7 +775,8 @@ async fn a_batch_is_accepted_once_the_other_nodes_have_its_file_and_a_slow_one_i
     };
     let second = Duration::from_secs(1);
     wait_until("a has heard of itself", || !a_members.status().nodes.is_empty()).await;
-    assert!(took("alone").await.0 < second, "nobody is there");
+    let (alone, alone_id) = took("alone").await;
+    assert!(alone < second, "nobody is there");
 
     let gated = Gated::new(&cluster.pieces);
     let of_b = Arc::clone(&gated) as _;
@@ -785,6 +786,8 @@ async fn a_batch_is_accepted_once_the_other_nodes_have_its_file_and_a_slow_one_i
         a_members.status().nodes.iter().any(|node| node.name == "b" && node.state == "serving")
     })
     .await;
+    complete(&a, &alone_id).await;
+    complete(&b, &alone_id).await;
     let mut waited = Duration::ZERO;
     for key in ["1", "2", "3", "4"] {
         gated.set(Gives::Nothing);

@@ -48,14 +48,14 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
             .query(
                 "since",
                 true,
-                shapes::pattern("^[0-9]{1,15}(-[0-9]{1,6})?$"),
+                shapes::pattern("^[0-9]{1,19}(-[0-9]{1,6})?$"),
                 "What comes after this seq; SEQ-LINE: after this line of the batch with this seq.",
             )
             .switch("follow", "Go on with each further write. Server-sent events always do.")
             .switch("rows", "Tell each row of a batch, once the batch is complete. Without, only the batch is told.")
             .header(
                 "Last-Event-ID",
-                shapes::pattern("^([0-9]{1,15}(-[0-9]{1,6})?)?$"),
+                shapes::pattern("^([0-9]{1,19}(-[0-9]{1,6})?)?$"),
                 "The id of the last event; it counts instead of since, unless it is empty.",
             )
             .answers("200", "The events.", [form_of::<ChangeEvent<'_>>(NDJSON), form(EVENTS, event())])
