@@ -406,9 +406,6 @@ impl Vitals {
             "Log lines lost because standard error could not be written, or not fast enough",
             lost,
         );
-        let build = Family::<Labels<1>, Gauge>::default();
-        build.get_or_create(&[("version", env!("CARGO_PKG_VERSION"))]).set(1);
-        registry.register("build_info", "1, with the version of the program", build);
         registry
     }
 }
@@ -499,7 +496,7 @@ impl Default for Metrics {
         registry.register("fold_held_back_seconds", help, applying_waited.clone());
         let version = Family::<Labels<1>, Gauge>::default();
         version.get_or_create(&[("version", env!("CARGO_PKG_VERSION"))]).set(1);
-        registry.register("build", "1, labelled with the running version", version);
+        registry.register("build_info", "1, labelled with the running version", version);
         for by in [ApplyingWaits::Rate, ApplyingWaits::SiteCalls] {
             drop(applying_waited.get_or_create(&[("by", by.by())]));
         }

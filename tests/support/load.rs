@@ -6,8 +6,8 @@
 use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{Daemon, request};
@@ -86,13 +86,12 @@ impl Load {
 
     /// How many batches were acknowledged.
     pub fn batches(&self) -> usize {
-        self.ids.lock().unwrap().len()
+        locked(&self.ids).len()
     }
 
     /// What is acknowledged now.
     pub fn mark(&self) -> Mark {
-        let numbers =
-            |all: &[Mutex<Rising>]| all.iter().map(|one| one.lock().unwrap().acknowledged).collect();
+        let numbers = |all: &[Mutex<Rising>]| all.iter().map(|one| locked(one).acknowledged).collect();
         Mark { singles: numbers(&self.singles), batches: numbers(&self.batches), ids: self.batches() }
     }
 
@@ -100,20 +99,20 @@ impl Load {
     pub fn return_to(&self, mark: &Mark) {
         let all = self.singles.iter().chain(&self.batches);
         for (rising, &number) in all.zip(mark.singles.iter().chain(&mark.batches)) {
-            rising.lock().unwrap().acknowledged = number;
+            locked(rising).acknowledged = number;
         }
-        self.ids.lock().unwrap().truncate(mark.ids);
+        locked(&self.ids).truncate(mark.ids);
     }
 
     /// Whether every acknowledged write is there, whole. From then on, writes that were seen count as acknowledged.
     pub fn verify(&self, daemon: &Daemon) -> Result<(), String> {
         for (n, rising) in self.singles.iter().enumerate() {
-            let mut rising = rising.lock().unwrap();
+            let mut rising = locked(rising);
             check_pc(daemon, n, rising.acknowledged)?;
             rising.acknowledged = check(daemon, &format!("s{n}"), *rising)?;
         }
         for (writer, rising) in self.batches.iter().enumerate() {
-            let mut rising = rising.lock().unwrap();
+            let mut rising = locked(rising);
             let seen: Result<Vec<u64>, String> = (0..BATCH_VISITORS)
                 .map(|visitor| check(daemon, &format!("b{writer}-{visitor}"), *rising))
                 .collect();
@@ -125,7 +124,7 @@ impl Load {
                 return Err(format!("b{writer}-{visitor} has {here}, others of its batches have {number}"));
             }
         }
-        for id in self.ids.lock().unwrap().iter() {
+        for id in locked(&self.ids).iter() {
             let reply = daemon.get(&format!("/m2/demo/profile/batchStatus?batchId={id}"));
             if reply.status != 200 {
                 return Err(format!("acknowledged batch {id} is lost: {}", reply.text()));
@@ -136,7 +135,7 @@ impl Load {
 
     /// Whether every batch completes, and its counts add up to its rows.
     pub fn account_for_batches(&self, daemon: &Daemon) -> Result<(), String> {
-        for id in self.ids.lock().unwrap().iter() {
+        for id in locked(&self.ids).iter() {
             let details = daemon.wait_complete(id);
             if details.consumed != BATCH_ROWS || details.failed != 1 || details.ignored != 1 {
                 return Err(format!("{id}: {details:?} does not account for its {BATCH_ROWS} rows"));
@@ -156,7 +155,7 @@ impl Load {
             let call = request("POST", "/m2/demo/mbox/json", "a", &headers, Some(form.as_bytes()));
             match attempt(address, &call) {
                 Some((200, _)) => {
-                    self.singles[visitor].lock().unwrap().acknowledged = n;
+                    locked(&self.singles[visitor]).acknowledged = n;
                     self.calls.fetch_add(1, Ordering::Relaxed);
                 }
                 Some((500.., _)) if self.may_be_refused => {}
@@ -188,8 +187,8 @@ impl Load {
             match attempt(address, &call) {
                 Some((200, body)) => {
                     let id = body.split("batchId=").nth(1).unwrap().split('<').next().unwrap();
-                    self.ids.lock().unwrap().push(id.to_owned());
-                    self.batches[writer].lock().unwrap().acknowledged = k;
+                    locked(&self.ids).push(id.to_owned());
+                    locked(&self.batches[writer]).acknowledged = k;
                 }
                 Some((500.., _)) if self.may_be_refused => {}
                 Some((status, body)) => panic!("a batch was answered {status}: {body}"),
@@ -260,8 +259,13 @@ pub fn wait_until(moment: Instant) {
     }
 }
 
+/// A test may go on after a check that broke off because the daemon ended while it was asked.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn tried(rising: &Mutex<Rising>) -> u64 {
-    let mut rising = rising.lock().unwrap();
+    let mut rising = locked(rising);
     rising.tried += 1;
     rising.tried
 }
