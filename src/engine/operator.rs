@@ -159,6 +159,11 @@ impl Engine {
         if !Token::may_be_called(id) {
             return Err(unknown());
         }
+        // On a node of several only a token that it knows: so a revocation always comes after the token in the order. Else a node
+        // that starts again could find the token in its file already, and revoke it where the others did not.
+        if self.0.commit.node().is_some() && !self.tokens().all().iter().any(|token| token.id == id) {
+            return Err(unknown());
+        }
         let revoke = TokenChange::Revoke { id: id.to_owned(), at: self.now() };
         self.change_token(revoke).await?.ok_or_else(unknown)
     }

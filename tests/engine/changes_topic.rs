@@ -134,8 +134,14 @@ async fn feed(engine: &Engine, client: &ClientCode) -> Vec<Value> {
         told.push(serde_json::from_slice(&line).unwrap());
         ControlFlow::Continue(())
     };
-    while tokio::task::block_in_place(|| changes.step(step)).unwrap() == Step::More {}
-    told
+    loop {
+        match tokio::task::block_in_place(|| changes.step(step)).unwrap() {
+            Step::More => {}
+            // It is complete, for another node has counted it, and this one has yet to apply it.
+            Step::Waits(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            Step::CaughtUp(_) | Step::Enough => return told,
+        }
+    }
 }
 
 fn pc(id: &str) -> VisitorId {

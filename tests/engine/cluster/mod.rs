@@ -126,7 +126,7 @@ impl<'p> Cluster<'p> {
             Op::Token { node, which, revoke, fate } => {
                 let Some((node, shared)) = self.up(of(*node)) else { return Ok(()) };
                 let record = node.token(shared, *which, *revoke)?;
-                self.send(record, *fate)
+                record.map_or(Ok(()), |record| self.send(record, *fate))
             }
             Op::Arrive { which } => self.arrive(*which),
             Op::Read { node, requests, own_first } => {

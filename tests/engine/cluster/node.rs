@@ -340,22 +340,25 @@ impl<'p> Node<'p> {
         if requests.is_empty() { Ok(None) } else { self.record(shared, requests, false).map(Some) }
     }
 
-    /// A record that makes one of the few tokens, or revokes it.
+    /// A record that makes one of the few tokens, or revokes it. None if the node does not know the token that it should revoke.
     pub(crate) fn token(
         &mut self,
         shared: &mut Shared,
         which: usize,
         revoke: bool,
-    ) -> Result<Vec<u8>, Wrong> {
+    ) -> Result<Option<Vec<u8>>, Wrong> {
         let now = self.clock.now();
         while shared.tokens.len() <= which {
             shared.tokens.push(Tokens::fresh(None, Scope::Read.into(), now, None).map_err(wrong)?.0);
         }
         let token = shared.tokens[which].clone();
+        if revoke && !self.tokens()?.contains_key(&token.id) {
+            return Ok(None);
+        }
         let change =
             if revoke { TokenChange::Revoke { id: token.id, at: now } } else { TokenChange::Add(token) };
         let bytes = wire::encode(&Request::Token(change.clone())).ok_or("no bytes")?.map_err(wrong)?;
-        self.record(shared, vec![(Offer::Token(change), bytes)], false)
+        self.record(shared, vec![(Offer::Token(change), bytes)], false).map(Some)
     }
 
     fn record(
