@@ -28,7 +28,7 @@ const SESSION_TIMEOUT_MS: u32 = 3000;
 /// Of three brokers, the one whose disk is small, where disks may be mounted.
 pub(crate) const ON_SMALL_DISK: usize = 2;
 /// Far more than a test writes.
-const SMALL_DISK: &str = "size=384m";
+const SMALL_DISK: &str = "size=1g";
 
 /// Some brokers that know each other.
 pub(crate) struct Brokers {

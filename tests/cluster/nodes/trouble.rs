@@ -46,7 +46,7 @@ impl Site {
         let node = self.nodes.len();
         let at = self.disks_folder.path().join(name(node));
         std::fs::create_dir_all(&at).unwrap();
-        run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=128m", "tmpfs"]).arg(&at)).unwrap();
+        run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=1g", "tmpfs"]).arg(&at)).unwrap();
         self.disks.push(Mount(at.clone()));
         self.add_node_in(Some(at.join("data")));
         Some(node)
