@@ -127,6 +127,12 @@ impl Engine {
         }
     }
 
+    /// Whether this node may still get its first tokens from the order. Until then it cannot say who may do what.
+    pub fn awaits_tokens(&self) -> bool {
+        let waits = self.0.commit.node().is_some_and(|node| node.awaits_tokens());
+        waits && !self.0.shared.tokens.now().are_asked_for()
+    }
+
     /// Reads the tokens' file again, and gives how many tokens there are. Blocks. If it cannot be read, the old ones stay; if there
     /// were none, nobody is let in until it can be read.
     pub fn reload_tokens(&self) -> Result<usize, TokensError> {
