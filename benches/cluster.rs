@@ -109,9 +109,9 @@ impl Sizes {
         let worst = |share: f64| done.iter().map(|(times, ..)| times.at(share)).fold(0.0, f64::max);
         println!(
             "| {what} | {rate:.0} | {:.1} | {:.1} | {:.0} | {:.0} |",
-            worst(0.5) * 1e3,
-            worst(0.99) * 1e3,
-            worst(1.0) * 1e3,
+            worst(0.5),
+            worst(0.99),
+            worst(1.0),
             spent / all as f64 * 1e6
         );
         self.batch(what, nodes);
