@@ -154,8 +154,18 @@ pub enum TokensError {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tokens {
     all: Vec<Token>,
-    /// The tokens are unknown, so every request is rejected.
-    closed: bool,
+    known: Known,
+}
+
+/// Whether the tokens are known. If not, every request that needs one is rejected.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Known {
+    #[default]
+    Read,
+    /// Their file cannot be read.
+    Unreadable,
+    /// They are still to be read, from the order of several nodes.
+    ToCome,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -184,7 +194,7 @@ impl Tokens {
         };
         match serde_json::from_slice::<Stored>(&text) {
             Ok(Stored { version: VERSION, tokens, crc32c }) if crc32c.is_none() || crc32c == sum(&tokens) => {
-                Ok(Self { all: tokens, closed: false })
+                Ok(Self { all: tokens, known: Known::Read })
             }
             Ok(Stored { version: VERSION, .. }) => {
                 Err(TokensError::Unreadable { path, why: "its tokens do not match their checksum".into() })
@@ -199,12 +209,22 @@ impl Tokens {
 
     /// The tokens of a folder whose file exists but cannot be read. Every request is rejected.
     pub fn closed() -> Self {
-        Self { all: vec![], closed: true }
+        Self { all: vec![], known: Known::Unreadable }
+    }
+
+    /// The tokens of a new node, before it has read the order. Every request that needs one is rejected for now.
+    pub fn to_come() -> Self {
+        Self { all: vec![], known: Known::ToCome }
+    }
+
+    /// Whether a request that is rejected now may be let in in a moment.
+    pub fn are_to_come(&self) -> bool {
+        self.known == Known::ToCome
     }
 
     /// Whether requests need a token: yes once a token was ever created.
     pub fn are_asked_for(&self) -> bool {
-        self.closed || !self.all.is_empty()
+        self.known != Known::Read || !self.all.is_empty()
     }
 
     /// All tokens, oldest first.
@@ -557,7 +577,7 @@ fn change<T>(
         file.write_all(&text)
     })
     .map_err(failed(&path))?;
-    Ok((Tokens { all: stored.tokens, closed: false }, changed))
+    Ok((Tokens { all: stored.tokens, known: Known::Read }, changed))
 }
 
 /// The lock of whoever changes the file, until what this gives is dropped.

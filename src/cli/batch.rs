@@ -16,7 +16,7 @@ use super::args::{Remote, block_on, parse_client};
 use super::client::{Client, FileBody, encoded};
 use super::error::CliError;
 use super::terminal::{columns, print_json, say, short_time, shown, table};
-use crate::model::batch::{BatchState, Outcome};
+use crate::model::batch::{BatchState, Counts, Outcome};
 use crate::model::id::ClientCode;
 
 /// How long to wait before asking for a batch's progress again: at first, and at most.
@@ -199,7 +199,7 @@ pub(super) struct BatchView {
     status: String,
     pub(super) rows: u64,
     bytes: u64,
-    pub(super) counts: Outcomes,
+    pub(super) counts: Counts,
     accepted_at: String,
     completed_at: Option<String>,
     rows_per_second: Option<u64>,
@@ -222,7 +222,7 @@ struct TriedOut {
     dry_run: bool,
     rows: u64,
     bytes: u64,
-    outcomes: Outcomes,
+    outcomes: Counts,
     attributes: serde_json::Map<String, serde_json::Value>,
     failed: Vec<Failed>,
     /// Earlier daemons send none.
@@ -249,43 +249,17 @@ struct Failed {
     message: Option<String>,
 }
 
-/// The rows that have an outcome, by outcome.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Outcomes {
-    pub(super) updated: u64,
-    pub(super) created: u64,
-    pub(super) not_found: u64,
-    pub(super) ignored: u64,
-    pub(super) failed: u64,
-}
-
-impl Outcomes {
-    fn of(&self, outcome: Outcome) -> u64 {
-        match outcome {
-            Outcome::Updated => self.updated,
-            Outcome::Created => self.created,
-            Outcome::NotFound => self.not_found,
-            Outcome::Ignored => self.ignored,
-            Outcome::Failed => self.failed,
-        }
+/// An error that counts the rows with these outcomes, if there are any.
+pub(super) fn fail_on(outcomes: &[Outcome], counts: &Counts) -> Result<(), CliError> {
+    let counted = outcomes.iter().map(|outcome| (counts.of(*outcome), outcome.name().replace('_', " ")));
+    let found: Vec<String> = counted
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, name)| format!("{} {name}", HumanCount(count)))
+        .collect();
+    if found.is_empty() {
+        return Ok(());
     }
-
-    /// An error that counts the rows with these outcomes, if there are any.
-    pub(super) fn fail_on(&self, outcomes: &[Outcome]) -> Result<(), CliError> {
-        let counted = outcomes.iter().map(|outcome| (self.of(*outcome), outcome.name().replace('_', " ")));
-        let found: Vec<String> = counted
-            .filter(|(count, _)| *count > 0)
-            .map(|(count, name)| format!("{} {name}", HumanCount(count)))
-            .collect();
-        if found.is_empty() {
-            return Ok(());
-        }
-        Err(CliError::Failed(format!("rows have an outcome of --fail-on: {}", found.join(", "))))
-    }
-
-    fn total(&self) -> u64 {
-        self.updated + self.created + self.not_found + self.ignored + self.failed
-    }
+    Err(CliError::Failed(format!("rows have an outcome of --fail-on: {}", found.join(", "))))
 }
 
 async fn post(command: Post) -> Result<(), CliError> {
@@ -328,50 +302,40 @@ async fn post(command: Post) -> Result<(), CliError> {
         (false, true) => say(summary(&batch)),
         (false, false) => {}
     }
-    batch.counts.fail_on(&command.fail_on)
+    fail_on(&command.fail_on, &batch.counts)
 }
 
 /// Why a batch file was not taken.
-pub(super) enum SendError {
-    /// The daemon refused it for good.
-    Refused(String),
-    /// The daemon was not reached, or it has no room now.
-    NotNow(String),
+pub(super) struct NotTaken {
+    pub(super) why: String,
+    /// Whether the file is the reason: no other try of it helps.
+    pub(super) is_wrong: bool,
 }
 
 /// Sends a batch file and returns the batch's id.
 pub(super) async fn send(client: &Client, path: &str, body: FileBody) -> Result<String, CliError> {
-    try_send(client, path, body).await.map_err(|error| match error {
-        SendError::Refused(why) => CliError::Failed(format!("the batch was refused: {why}")),
-        SendError::NotNow(why) => CliError::Failed(why),
-    })
+    try_send(client, path, body).await.map_err(|not_taken| CliError::Failed(not_taken.why))
 }
 
 /// The same, and tells whether another try may help.
-pub(super) async fn try_send(client: &Client, path: &str, body: FileBody) -> Result<String, SendError> {
-    let answer = client.post_file(path, body).await.map_err(|error| SendError::NotNow(error.to_string()))?;
-    match (answer.element("success").as_deref(), answer.element("batchStatus")) {
-        (Some("true"), Some(url)) => {
-            let id = url.split_once("batchId=").map(|(_, id)| id.to_owned());
-            id.ok_or_else(|| SendError::Refused("the answer has no batch id: check --url".into()))
-        }
+pub(super) async fn try_send(client: &Client, path: &str, body: FileBody) -> Result<String, NotTaken> {
+    let unanswered = |error: CliError| NotTaken { why: error.to_string(), is_wrong: false };
+    let answer = client.post_file(path, body).await.map_err(unanswered)?;
+    let id = match (answer.element("success").as_deref(), answer.element("batchStatus")) {
+        (Some("true"), Some(url)) => url.split_once("batchId=").map(|(_, id)| id.to_owned()),
         _ => {
-            let why = shown(&answer.refusal());
-            let passes = [
-                StatusCode::SERVICE_UNAVAILABLE,
-                StatusCode::TOO_MANY_REQUESTS,
-                StatusCode::REQUEST_TIMEOUT,
-                StatusCode::INSUFFICIENT_STORAGE,
-                StatusCode::BAD_GATEWAY,
-                StatusCode::GATEWAY_TIMEOUT,
+            let of_file = [
+                StatusCode::BAD_REQUEST,
+                StatusCode::PAYLOAD_TOO_LARGE,
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                StatusCode::UNPROCESSABLE_ENTITY,
             ];
-            Err(if passes.contains(&answer.status) {
-                SendError::NotNow(format!("the batch is not taken now: {why}"))
-            } else {
-                SendError::Refused(why)
-            })
+            let why = format!("the batch was refused: {}", shown(&answer.refusal()));
+            return Err(NotTaken { why, is_wrong: of_file.contains(&answer.status) });
         }
-    }
+    };
+    let no_id = || NotTaken { why: "the answer has no batch id: check --url".into(), is_wrong: false };
+    id.ok_or_else(no_id)
 }
 
 /// A file as a body, without a progress bar.
@@ -446,7 +410,7 @@ async fn print(client: &Client, path: &str, accept: &'static str) -> Result<(), 
 
 /// The result of a dry run: a line, a table, and the rows that would fail.
 fn tried_in_words(tried: &TriedOut) -> String {
-    let Outcomes { updated, created, not_found, ignored, failed } = tried.outcomes;
+    let Counts { updated, created, not_found, ignored, failed } = tried.outcomes;
     let [updated, created, not_found, ignored, failed, rows] =
         [updated, created, not_found, ignored, failed, tried.rows].map(HumanCount);
     let mut lines = table(&["attribute", "set", "changed", "unchanged", "removed"]);
@@ -489,12 +453,8 @@ async fn list(command: List) -> Result<(), CliError> {
         return print_json(&list);
     }
     if list.batches.is_empty() {
-        let which = command.status.map_or("", BatchState::as_str);
-        say(format_args!(
-            "client {} has no {which}{}batches",
-            command.client,
-            if which.is_empty() { "" } else { " " }
-        ));
+        let which = command.status.map_or(String::new(), |status| format!("{} ", status.as_str()));
+        say(format_args!("client {} has no {which}batches", command.client));
         return Ok(());
     }
     let mut lines = columns(&["batch", "status", "rows", "not found", "failed", "accepted"]);
@@ -586,7 +546,7 @@ pub(super) async fn wait(client: &Client, id: &str) -> Result<BatchView, CliErro
 
 /// The progress of a batch in one line.
 pub(super) fn summary(batch: &BatchView) -> String {
-    let Outcomes { updated, created, not_found, ignored, failed } = batch.counts;
+    let Counts { updated, created, not_found, ignored, failed } = batch.counts;
     let [updated, created, not_found, ignored, failed, rows] =
         [updated, created, not_found, ignored, failed, batch.rows].map(HumanCount);
     shown(&format!(

@@ -7,7 +7,8 @@
 //!
 //! Promises: a file is posted once it has not changed from one look to the next, one after the other by name. It leaves the folder
 //! after its batch is complete. If the command is stopped in between, the next one gets the same batch: the file's name, time and
-//! size are its `Idempotency-Key`. While the daemon cannot be reached or has no room, the file waits.
+//! size are its `Idempotency-Key`. Only a file that is wrong itself goes to `failed/`: while the daemon cannot be reached, has no room
+//! or does not take the token, the file waits.
 
 use std::collections::HashMap;
 use std::io;
@@ -20,7 +21,7 @@ use tokio::fs;
 use tokio::io::AsyncWriteExt;
 
 use super::args::{Remote, block_on, parse_client};
-use super::batch::{BatchView, SendError, file_body, parse_outcome, summary, try_send, wait};
+use super::batch::{BatchView, NotTaken, fail_on, file_body, parse_outcome, summary, try_send, wait};
 use super::client::{Client, encoded};
 use super::error::CliError;
 use super::terminal::{complain, print_json, say, shown};
@@ -29,7 +30,8 @@ use crate::model::id::ClientCode;
 
 /// How the names of batch files end.
 const ENDINGS: [&str; 3] = [".csv", ".csv.gz", ".csv.zst"];
-/// The longest pause before a file is tried again that the daemon did not take.
+/// How long it takes until a file is tried again that the daemon did not take: at first, and at most.
+const AGAIN_FIRST: Duration = Duration::from_secs(1);
 const AGAIN_MAX: Duration = Duration::from_secs(60);
 
 /// Post each batch file that appears in a folder, and move it to done/ or failed/ in it
@@ -64,6 +66,14 @@ struct Stamp {
     changed: SystemTime,
 }
 
+impl Stamp {
+    /// That of a file; none if there is no file of this name.
+    async fn of(path: &Path) -> Option<Self> {
+        let metadata = fs::metadata(path).await.ok().filter(std::fs::Metadata::is_file)?;
+        Some(Self { bytes: metadata.len(), changed: metadata.modified().ok()? })
+    }
+}
+
 /// Runs the command until it is stopped.
 pub(super) fn run(command: Watch) -> Result<(), CliError> {
     block_on(watch(command))
@@ -87,8 +97,7 @@ async fn watch(command: Watch) -> Result<(), CliError> {
             return Ok(());
         }
         for (path, stamp) in &there {
-            // Somebody may have taken it away meanwhile.
-            if seen.get(path) == Some(stamp) && fs::try_exists(path).await.unwrap_or(false) {
+            if seen.get(path) == Some(stamp) {
                 command.take(&client, path, *stamp).await?;
             }
         }
@@ -106,65 +115,84 @@ async fn batch_files(folder: &Path) -> io::Result<Vec<(PathBuf, Stamp)>> {
             let name = name.to_ascii_lowercase();
             !name.starts_with('.') && ENDINGS.iter().any(|ending| name.ends_with(ending))
         });
-        // A file that goes away meanwhile is none.
-        let Ok(metadata) = fs::metadata(entry.path()).await else { continue };
-        if named && metadata.is_file() {
-            files.push((entry.path(), Stamp { bytes: metadata.len(), changed: metadata.modified()? }));
+        if named && let Some(stamp) = Stamp::of(&entry.path()).await {
+            files.push((entry.path(), stamp));
         }
     }
     files.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
     Ok(files)
 }
 
-impl Watch {
-    /// Posts a file and moves it away.
-    async fn take(&self, client: &Client, path: &Path, stamp: Stamp) -> Result<(), CliError> {
-        let failed = |error: io::Error| CliError::Failed(format!("{}: {error}", path.display()));
-        match self.post(client, path, stamp).await? {
-            Ok(batch) => {
-                let bad = batch.counts.fail_on(&self.fail_on).err().map(|why| why.to_string());
-                let to = self.moved(path, if bad.is_none() { "done" } else { "failed" });
-                self.write_outcomes(client, &batch, &beside(&to, "outcomes.csv")).await?;
-                if let Some(why) = &bad {
-                    fs::write(beside(&to, "reason.txt"), format!("{why}\n")).await.map_err(failed)?;
-                }
-                fs::rename(path, &to).await.map_err(failed)?;
-                self.tell(&to, bad.as_deref(), Some(&batch))
-            }
-            Err(why) => {
-                let to = self.moved(path, "failed");
-                fs::write(beside(&to, "reason.txt"), format!("{why}\n")).await.map_err(failed)?;
-                fs::rename(path, &to).await.map_err(failed)?;
-                self.tell(&to, Some(&why), None)
-            }
-        }
+/// Why a file is not moved yet.
+enum Unfinished {
+    /// The daemon does not take it now, or cannot tell what became of it.
+    Waits(String),
+    /// It cannot be moved.
+    Stuck(CliError),
+}
+
+impl Unfinished {
+    fn waits(error: CliError) -> Self {
+        Self::Waits(error.to_string())
     }
 
-    /// Posts a file until the daemon takes or refuses it, and waits until its batch is complete. A refusal is the inner error.
-    async fn post(
-        &self,
-        client: &Client,
-        path: &Path,
-        stamp: Stamp,
-    ) -> Result<Result<BatchView, String>, CliError> {
-        let call = format!("/m2/{}/v2/profile/batchUpdate", self.client);
-        let (mut pause, mut told) = (Duration::from_secs(1), false);
-        loop {
-            let why = match try_send(client, &call, file_body(path).await?.keyed(&key(path, stamp))?).await {
-                Ok(id) => match wait(client, &id).await {
-                    Ok(batch) => return Ok(Ok(batch)),
-                    Err(error) => error.to_string(),
-                },
-                Err(SendError::Refused(why)) => return Ok(Err(why)),
-                Err(SendError::NotNow(why)) => why,
-            };
-            if !told {
-                complain(format_args!("{} waits: {}", path.display(), shown(&why)));
-                told = true;
+    fn stuck(path: &Path) -> impl Fn(io::Error) -> Self {
+        move |error| Self::Stuck(CliError::Failed(format!("{}: {error}", path.display())))
+    }
+}
+
+impl Watch {
+    /// Posts a file and moves it away. While that waits for the daemon, the file may change or go away: then it is left.
+    async fn take(&self, client: &Client, path: &Path, stamp: Stamp) -> Result<(), CliError> {
+        let (mut pause, mut told) = (AGAIN_FIRST, false);
+        while Stamp::of(path).await == Some(stamp) {
+            match self.attempt(client, path, stamp).await {
+                Ok(()) => return Ok(()),
+                Err(Unfinished::Stuck(error)) => return Err(error),
+                Err(Unfinished::Waits(why)) if !told => {
+                    complain(format_args!("{} waits: {}", path.display(), shown(&why)));
+                    told = true;
+                }
+                Err(Unfinished::Waits(_)) => {}
             }
             tokio::time::sleep(pause).await;
             pause = AGAIN_MAX.min(pause * 2);
         }
+        Ok(())
+    }
+
+    /// Posts a file, waits until its batch is complete, and moves it with what became of its rows.
+    async fn attempt(&self, client: &Client, path: &Path, stamp: Stamp) -> Result<(), Unfinished> {
+        let call = format!("/m2/{}/v2/profile/batchUpdate", self.client);
+        let body = file_body(path).await.and_then(|body| body.keyed(&key(path, stamp)));
+        let batch = match try_send(client, &call, body.map_err(Unfinished::waits)?).await {
+            Ok(id) => wait(client, &id).await.map_err(Unfinished::waits)?,
+            Err(NotTaken { why, is_wrong: true }) => return self.put(path, "failed", Some(&why), None).await,
+            Err(NotTaken { why, .. }) => return Err(Unfinished::Waits(why)),
+        };
+        let bad = fail_on(&self.fail_on, &batch.counts).err().map(|why| why.to_string());
+        let below = if bad.is_none() { "done" } else { "failed" };
+        let outcomes = beside(&self.moved(path, below), "outcomes.csv");
+        write_outcomes(client, &batch, &outcomes).await?;
+        self.put(path, below, bad.as_deref(), Some(&batch)).await
+    }
+
+    /// Moves a file, with why it failed beside it, and says so.
+    async fn put(
+        &self,
+        path: &Path,
+        below: &str,
+        why: Option<&str>,
+        batch: Option<&BatchView>,
+    ) -> Result<(), Unfinished> {
+        let to = self.moved(path, below);
+        if let Some(why) = why {
+            fs::write(beside(&to, "reason.txt"), format!("{why}\n"))
+                .await
+                .map_err(Unfinished::stuck(path))?;
+        }
+        fs::rename(path, &to).await.map_err(Unfinished::stuck(path))?;
+        self.tell(&to, why, batch).map_err(Unfinished::Stuck)
     }
 
     /// Where a file goes. A file of the same name that is there already stays.
@@ -183,20 +211,6 @@ impl Watch {
         free
     }
 
-    /// Writes what became of each row.
-    async fn write_outcomes(&self, client: &Client, batch: &BatchView, to: &Path) -> Result<(), CliError> {
-        let failed = |error: io::Error| CliError::Failed(format!("{}: {error}", to.display()));
-        let path = format!("/api/v1/batches/{}/outcomes", encoded(&batch.batch_id));
-        let mut body = client.stream(&path, "text/csv").await?.into_body();
-        let mut file = fs::File::create(to).await.map_err(failed)?;
-        while let Some(frame) = body.frame().await {
-            if let Ok(bytes) = frame.map_err(|error| client.broke_off(&error))?.into_data() {
-                file.write_all(&bytes).await.map_err(failed)?;
-            }
-        }
-        file.sync_all().await.map_err(failed)
-    }
-
     fn tell(&self, to: &Path, why: Option<&str>, batch: Option<&BatchView>) -> Result<(), CliError> {
         let file = to.display().to_string();
         if self.remote.json {
@@ -209,6 +223,20 @@ impl Watch {
         }
         Ok(())
     }
+}
+
+/// Writes what became of each row.
+async fn write_outcomes(client: &Client, batch: &BatchView, to: &Path) -> Result<(), Unfinished> {
+    let path = format!("/api/v1/batches/{}/outcomes", encoded(&batch.batch_id));
+    let mut body = client.stream(&path, "text/csv").await.map_err(Unfinished::waits)?.into_body();
+    let mut file = fs::File::create(to).await.map_err(Unfinished::stuck(to))?;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Unfinished::waits(client.broke_off(&error)))?;
+        if let Ok(bytes) = frame.into_data() {
+            file.write_all(&bytes).await.map_err(Unfinished::stuck(to))?;
+        }
+    }
+    file.sync_all().await.map_err(Unfinished::stuck(to))
 }
 
 /// A file beside another one.

@@ -187,7 +187,7 @@ impl Roster {
 }
 
 impl Peers for Roster {
-    fn took_in(&self, _before: Offset) {
+    fn took_in(&self) {
         self.make_due();
     }
 

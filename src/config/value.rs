@@ -797,6 +797,12 @@ impl Scalar for OrderUrl {
     }
 }
 
+/// Whether a name has 1 to `max` of `A–Z a–z 0–9 _ - .`, and nothing else.
+fn is_plain(name: &str, max: usize) -> bool {
+    let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c));
+    plain && (1..=max).contains(&name.len())
+}
+
 /// The most characters of a [`NodeName`].
 const NODE_NAME_CHARS_MAX: usize = 64;
 
@@ -817,9 +823,7 @@ impl Scalar for NodeName {
     fn parse(written: Written<'_>) -> Result<Self, String> {
         let expected = <Self as Scalar>::expected;
         let text = written.text().ok_or_else(expected)?;
-        let plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c));
-        let right = plain && (1..=NODE_NAME_CHARS_MAX).contains(&text.len());
-        if right { Ok(Self(text.into())) } else { Err(expected()) }
+        if is_plain(text, NODE_NAME_CHARS_MAX) { Ok(Self(text.into())) } else { Err(expected()) }
     }
 
     fn expected() -> String {
@@ -855,9 +859,11 @@ impl Scalar for TopicName {
     fn parse(written: Written<'_>) -> Result<Self, String> {
         let expected = <Self as Scalar>::expected;
         let text = written.text().ok_or_else(expected)?;
-        let plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c));
-        let right = plain && (1..=TOPIC_NAME_CHARS_MAX).contains(&text.len()) && !matches!(text, "." | "..");
-        if right { Ok(Self(text.into())) } else { Err(expected()) }
+        if is_plain(text, TOPIC_NAME_CHARS_MAX) && !matches!(text, "." | "..") {
+            Ok(Self(text.into()))
+        } else {
+            Err(expected())
+        }
     }
 
     fn expected() -> String {

@@ -120,17 +120,10 @@ impl Engine {
         let shared = &self.0.shared;
         let tokens = shared.tokens.now();
         match self.0.commit.node().filter(|_| !tokens.are_asked_for()) {
-            Some(node) if node.awaits_tokens() || shared.config().check_reach(false).is_err() => {
-                Arc::new(Tokens::closed())
-            }
+            Some(node) if node.awaits_tokens() => Arc::new(Tokens::to_come()),
+            Some(_) if shared.config().check_reach(false).is_err() => Arc::new(Tokens::closed()),
             _ => tokens,
         }
-    }
-
-    /// Whether this node may still get its first tokens from the order. Until then it cannot say who may do what.
-    pub fn awaits_tokens(&self) -> bool {
-        let waits = self.0.commit.node().is_some_and(|node| node.awaits_tokens());
-        waits && !self.0.shared.tokens.now().are_asked_for()
     }
 
     /// Reads the tokens' file again, and gives how many tokens there are. Blocks. If it cannot be read, the old ones stay; if there

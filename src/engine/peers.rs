@@ -6,9 +6,8 @@ use bytes::Bytes;
 
 /// The other nodes.
 pub trait Peers: Send + Sync {
-    /// This node has taken in a file of another one, and has everything before this offset among the pieces of files. Returns
-    /// at once.
-    fn took_in(&self, before: Offset);
+    /// This node has taken in a file of another one: the others are to hear of it. Returns at once.
+    fn took_in(&self);
 
     /// Waits until the other nodes that are there have taken in everything before this offset among the pieces of files; not
     /// long, and not for one that was waited for in vain before. Blocks.

@@ -278,7 +278,7 @@ impl Running {
     }
 
     /// Notes that a thread panicked. The engine's own threads say so themselves, and a call's thread fails that call. Any other
-    /// thread is the store's, and then nobody knows what the store has left undone.
+    /// thread is the store's or one that watches the other nodes, and then nobody knows what it has left undone.
     pub(super) fn thread_panicked(&self, name: Option<&str>) {
         const OTHERS: [&str; 16] = [
             "main",
@@ -300,7 +300,9 @@ impl Running {
         ];
         if !name.is_some_and(|name| OTHERS.contains(&name)) {
             let name = name.unwrap_or("(without a name)");
-            self.shared.health.fail(&Fatal::new(format!("a thread of the store panicked: {name}")));
+            self.shared.health.fail(&Fatal::new(format!(
+                "a thread panicked, and nobody knows what it has left undone: {name}"
+            )));
         }
     }
 

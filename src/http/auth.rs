@@ -4,7 +4,8 @@
 //! Promises: a missing, unknown, expired or revoked token is a 401, and the answer says nothing about what exists. A token of
 //! another client or scope is a 403, whether or not the client or batch exists. On Adobe's paths the 401 is a 403 too:
 //! Adobe's clients look for `Forbidden`, and retry for hours after any other answer. A daemon without tokens lets everybody
-//! in, except pages of other origins that would write through a visitor's browser.
+//! in, except pages of other origins that would write through a visitor's browser. A new node of several that does not know yet
+//! whether there are tokens answers 503.
 
 use std::fmt;
 
@@ -92,7 +93,7 @@ pub(super) fn admit(
         check_origin(request, writes)?;
         return Ok(Bearer::Anybody);
     }
-    let refused = |why| Err(HttpError::Unauthorized(why));
+    let refused = |why| Err(refusal(tokens, why));
     let cookie = match proof {
         Proof::HeaderOrCookie if request.authorization().is_none() => {
             request.cookie(SESSION).filter(|token| !token.is_empty())
@@ -114,6 +115,17 @@ pub(super) fn admit(
         Ok(None) => refused(Unauthorized::Missing),
         Err(()) => refused(Unauthorized::Malformed),
     }
+}
+
+/// The refusal of a caller who brings no token that counts. A node that has yet to read the tokens refuses nobody for good.
+pub(super) fn refusal(tokens: &Tokens, why: Unauthorized) -> HttpError {
+    if tokens.are_to_come() {
+        return HttpError::NotReady(
+            "this node is new, and has yet to read from the order who may call: ask another node, or again in a second"
+                .into(),
+        );
+    }
+    HttpError::Unauthorized(why)
 }
 
 /// Turns a refusal of a token into the form that Adobe's clients understand: a 403 that begins with `Forbidden`.

@@ -155,13 +155,7 @@ impl<'a> Found<'a> {
         };
         let (tokens, now) = (front.app.tokens(), front.app.now());
         let bearer = auth::admit(&tokens, now, request, endpoint.access, endpoint.methods.write(), proof)
-            .map_err(|error| match error {
-                HttpError::Unauthorized(_) if front.app.awaits_tokens() => HttpError::NotReady(
-                    "this node is new, and has yet to read from the order who may call: ask another node, or again in a second"
-                        .into(),
-                ),
-                error => shut(front.count_failure(request.caller(), error)),
-            })?;
+            .map_err(|error| shut(front.count_failure(request.caller(), error)))?;
         let client = endpoint.client.find(front, request, &bearer, self.path)?;
         bearer.check(endpoint.access, client.as_ref()).map_err(shut)?;
         if let (RateLimit::BatchCalls, Some(client)) = (endpoint.limits.rate, &client) {

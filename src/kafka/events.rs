@@ -31,7 +31,8 @@ const PRODUCER: [(&str, &str); 10] = [
     ("request.timeout.ms", "3000"),
     ("linger.ms", "5"),
     ("message.max.bytes", "8388608"),
-    ("queue.buffering.max.messages", "10000"),
+    // An event for every partition is as many messages; what is on its way is bounded by whoever appends, and here by its bytes.
+    ("queue.buffering.max.messages", "0"),
     ("queue.buffering.max.kbytes", "65536"),
     ("compression.type", "lz4"),
 ];

@@ -243,18 +243,22 @@ impl Key {
 
     /// Appends a key's bytes to a buffer, for callers that build many keys.
     pub fn write_to(bytes: &mut Vec<u8>, client: &ClientCode, kind: IdKind, id: &str) {
+        Self::write_client_to(bytes, client);
+        bytes.push(kind.code());
+        bytes.extend_from_slice(id.as_bytes());
+    }
+
+    /// Appends what all keys of a client begin with.
+    fn write_client_to(bytes: &mut Vec<u8>, client: &ClientCode) {
         // A checked client code has at most 64 ASCII characters.
         bytes.push(u8::try_from(client.0.len()).unwrap_or(u8::MAX));
         bytes.extend_from_slice(client.0.as_bytes());
-        bytes.push(kind.code());
-        bytes.extend_from_slice(id.as_bytes());
     }
 
     /// A key behind all keys of a client, and before those of the next one. No value is stored under it.
     pub fn behind_all_of(client: &ClientCode) -> Self {
         let mut bytes = Vec::with_capacity(2 + client.0.len());
-        bytes.push(u8::try_from(client.0.len()).unwrap_or(u8::MAX));
-        bytes.extend_from_slice(client.0.as_bytes());
+        Self::write_client_to(&mut bytes, client);
         bytes.push(u8::MAX);
         Self(bytes.into_boxed_slice())
     }

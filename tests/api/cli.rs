@@ -239,25 +239,34 @@ fn a_folder_is_watched_and_each_file_is_moved_to_where_it_belongs() {
     printed(Some(&daemon), &once, "", 0);
     assert_eq!((read("done/a.csv.2").as_str(), batches()), ("batch=pcId,n\n1,5\n", 3));
 
-    // While nobody answers, a file waits.
+    // While nobody answers, or the token is not taken, a file waits.
     write("e.csv", "batch=pcId,n\n1,6\n");
     daemon.kill9();
-    let mut watching = Command::new(env!("CARGO_BIN_EXE_profiled"))
-        .args(&once)
-        .env("PROFILED_URL", daemon.url())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut complaint = String::new();
-    BufReader::new(watching.stderr.take().unwrap()).read_line(&mut complaint).unwrap();
-    assert!(complaint.contains("e.csv waits") && complaint.contains("nothing answers"), "{complaint}");
-    watching.kill().unwrap();
-    watching.wait().unwrap();
-    assert!(file("e.csv").exists());
+    let waits = |daemon: &Daemon, why: &str| {
+        let mut watching = Command::new(env!("CARGO_BIN_EXE_profiled"))
+            .args(&once)
+            .env("PROFILED_URL", daemon.url())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut complaint = String::new();
+        BufReader::new(watching.stderr.take().unwrap()).read_line(&mut complaint).unwrap();
+        assert!(complaint.contains("e.csv waits") && complaint.contains(why), "{complaint}");
+        watching.kill().unwrap();
+        watching.wait().unwrap();
+        assert!(file("e.csv").exists());
+    };
+    waits(&daemon, "nothing answers");
     daemon.restart();
-    printed(Some(&daemon), &once, "", 0);
-    assert_eq!(daemon.value("demo", "pc", "1", "n").as_deref(), Some("6"));
+    let token = daemon.make_token(&["--client", "demo", "--scope", "batch,read"]);
+    daemon.hang_up();
+    support::wait_for("tokens to be asked for", || {
+        (daemon.get("/api/v1/batches?client=demo").status == 401).then_some(())
+    });
+    waits(&daemon, "Forbidden: a token is needed");
+    printed(Some(&daemon), &[&once[..], &["--token", &token]].concat(), "", 0);
+    assert!(read("done/e.csv.outcomes.csv").contains("2,1,updated"));
 }
 
 #[test]

@@ -231,7 +231,9 @@ fn half_a_handshake_does_not_last() {
             "{ended:?}"
         );
     }
-    assert_eq!(authority.metrics(&daemon).hits("tls_handshake"), 3);
+    wait_for("all three to be counted", || {
+        (authority.metrics(&daemon).hits("tls_handshake") == 3).then_some(())
+    });
 }
 
 #[test]

@@ -42,7 +42,7 @@ use tokio::runtime::Handle;
 pub(crate) async fn wait_until(what: &str, holds: impl Fn() -> bool) {
     let begun = tokio::time::Instant::now();
     while !holds() {
-        assert!(begun.elapsed() < Duration::from_secs(30), "not within 30 s: {what}");
+        assert!(begun.elapsed() < Duration::from_secs(120), "not within 120 s: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -240,7 +240,7 @@ impl Other {
 }
 
 impl Peers for Other {
-    fn took_in(&self, _: Offset) {}
+    fn took_in(&self) {}
 
     fn wait_for_files(&self, _: Offset) {}
 
@@ -718,8 +718,10 @@ async fn a_token_counts_on_all_nodes_and_so_does_its_revocation_also_after_resta
     assert_eq!((&revoked.id, revoked.revoked_at_ms), (&made.id, Some(BEGIN_MS)));
     wait_until("a refuses it", || lets_in(&a, &text) == Err(InvalidToken::Revoked)).await;
     assert_eq!(lets_in(&a, &other_text), Ok(()));
+    let offered = cluster.order.records().len();
     let unknown = b.revoke_token("00000000").await;
     assert!(matches!(unknown, Err(EngineError::UnknownToken(_))), "{unknown:?}");
+    assert_eq!(cluster.order.records().len(), offered, "a revocation may not come before its token");
     let seq = b.site_call(call("p1", "one")).await.unwrap().seq.unwrap();
     a.wait_for(seq).await.unwrap();
     assert_eq!(a.order().unwrap().checksum, b.order().unwrap().checksum);
@@ -836,7 +838,14 @@ async fn a_new_node_lets_nobody_in_before_it_knows_of_tokens() {
     let joined = cluster.joined(folders[1].path());
     cluster.order.set_out_of_reach(true);
     let b = cluster.open_joined(config(folders[1].path()), joined);
-    assert!(b.tokens().are_asked_for());
+    assert!(b.tokens().are_asked_for() && b.tokens().are_to_come());
+    let (address, served) = serve(&b, &config(folders[1].path()), None).await;
+    for path in ["/api/v1/batches?client=demo", "/rest/v1/profiles/1?client=demo"] {
+        let answer = got(address, path.into(), "").await;
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("who may call"), "{path}: {answer}");
+    }
+    assert!(got(address, "/healthz".into(), "").await.starts_with("HTTP/1.1 200 "));
+    served.abort();
     cluster.order.set_out_of_reach(false);
     wait_until("b has read everything", || b.readiness() == Readiness::Ready).await;
     assert!(!b.tokens().are_asked_for(), "nobody has made one");
@@ -977,6 +986,18 @@ async fn a_file_that_is_damaged_or_lost_on_one_node_comes_from_another() {
     }
 }
 
+/// Serves a node over HTTP until the task that this gives is ended.
+async fn serve(
+    node: &Engine,
+    config: &Config,
+    members: Option<Arc<Members>>,
+) -> (SocketAddr, tokio::task::JoinHandle<()>) {
+    let front = Front::new(node.clone(), config, None).with_members(members);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    (address, tokio::spawn(server::serve(listener, front, std::future::pending())))
+}
+
 /// The whole answer to a call, as it came.
 async fn got(address: SocketAddr, path: String, header: &'static str) -> String {
     let call = move || {
@@ -1013,12 +1034,7 @@ async fn outcomes_of_a_batch_that_only_another_node_has_applied_come_from_there(
     let b = serving(cluster.open_with(folders[1].path(), Arc::clone(&of_b) as _, pieces)).await;
     let members = [cluster.watch(&a, "a", "", roster("a")), cluster.watch(&b, "b", "", of_b)];
     wait_until("b has heard of a", || members[1].status().nodes.iter().any(|node| node.name == "a")).await;
-    let config = config(folders[1].path());
-    let front = Front::new(b.clone(), &config, None);
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let front = front.with_members(Some(Arc::clone(&members[1])));
-    let served = tokio::spawn(server::serve(listener, front, std::future::pending()));
+    let (address, served) = serve(&b, &config(folders[1].path()), Some(Arc::clone(&members[1]))).await;
 
     let rows: String = (0..5_000).map(|n| format!("p{n},two\n")).collect();
     let id = send(&a, &format!("batch=pcId,a\n{rows}"), "k").await.unwrap().batch.id;

@@ -26,7 +26,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// How long a condition may take to come true.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A daemon of its own folder and port, killed and removed at the end.
 pub struct Daemon {

@@ -189,7 +189,7 @@ async fn one_of_which_both_are_damaged_is_held_and_judged_once_its_file_is_sent_
 struct Nobody;
 
 impl Peers for Nobody {
-    fn took_in(&self, _: Offset) {}
+    fn took_in(&self) {}
 
     fn wait_for_files(&self, _: Offset) {}
 

@@ -53,10 +53,10 @@ async fn begin(call: Call<'_>) -> Reply {
         return go_on(next, None);
     }
     if token.is_empty() {
-        return Err(HttpError::Unauthorized(Unauthorized::Malformed));
+        return Err(auth::refusal(&tokens, Unauthorized::Malformed));
     }
-    if let Err(refusal) = tokens.verify(token, front.app.now()) {
-        let error = HttpError::Unauthorized(Unauthorized::Invalid(refusal));
+    if let Err(why) = tokens.verify(token, front.app.now()) {
+        let error = auth::refusal(&tokens, Unauthorized::Invalid(why));
         return Err(front.count_failure(request.caller(), error));
     }
     go_on(next, Some(cookie(token, request.caller().https)))
