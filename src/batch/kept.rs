@@ -260,6 +260,9 @@ mod tests {
             lifetime_ms: 7,
             max_profile_bytes: 9,
             reading: if seq.get().is_multiple_of(5) { own } else { RowReading::default() },
+            history_max: 16,
+            as_of: None,
+            undoes: None,
         };
         Accepted {
             id: BatchId { client: ClientCode::new(CLIENTS[client]).unwrap(), seq },

@@ -111,17 +111,26 @@ fn apply_row<'a>(profile: &mut Profile<'a>, rules: &BatchRules, cells: &[Cell<'a
 
 /// Writes a row's cells into a profile, without a size check.
 pub(super) fn write_row<'a>(profile: &mut Profile<'a>, rules: &BatchRules, cells: &[Cell<'a>]) {
+    profile.history.keep(rules.history_max, profile.last_write);
     let layered = rules.writes_layer();
     if !layered {
         profile.merge_layer();
     } else if profile.layer.first().is_some_and(|held| held.seq != rules.seq) {
-        profile.layer.clear();
+        for gone in std::mem::take(&mut profile.layer) {
+            profile.history.note(&gone, rules.seq, rules.source);
+        }
+    }
+    for cell in
+        cells.iter().filter(|cell| !cell.value.is_empty() || rules.empty_values == EmptyValues::Remove)
+    {
+        note_end(profile, cell.name, rules.seq, rules.source);
     }
     let sets = cells.iter().filter(|cell| !cell.value.is_empty()).map(|cell| Attribute {
         name: cell.name,
         value: cell.value,
         seq: rules.seq,
         source: rules.source,
+        as_of: rules.as_of,
     });
     set_all(if layered { &mut profile.layer } else { &mut profile.attributes }, sets);
     if rules.empty_values == EmptyValues::Remove {
@@ -129,6 +138,16 @@ pub(super) fn write_row<'a>(profile: &mut Profile<'a>, rules: &BatchRules, cells
             remove(&mut profile.attributes, cell.name);
             remove(&mut profile.layer, cell.name);
         }
+    }
+}
+
+/// Notes that a write ends the value that a reader sees of an attribute, if there is one.
+fn note_end(profile: &mut Profile<'_>, name: &str, seq: Seq, by: Source) {
+    let Profile { attributes, layer, history, .. } = profile;
+    let find = |list: &[Attribute<'_>]| list.binary_search_by(|held| held.name.cmp(name)).ok();
+    if let Some(old) = find(layer).and_then(|at| layer.get(at)).or_else(|| attributes.get(find(attributes)?))
+    {
+        history.note(old, seq, by);
     }
 }
 
@@ -157,6 +176,8 @@ pub struct Write<'w> {
     pub lifetime_ms: u64,
     /// The limit on a profile's visible names and values, in bytes (R9).
     pub max_profile_bytes: usize,
+    /// How many earlier values of each attribute a profile keeps; 0: none.
+    pub history_max: u16,
 }
 
 /// The profile that a write applies to: the stored one, a new one for a site call (R5), or none. An expired profile
@@ -174,13 +195,15 @@ pub fn profile_for<'a>(stored: Option<Stored<'a>>, write: &Write<'_>) -> Option<
 /// large (R9).
 pub fn apply<'a>(profile: &mut Profile<'a>, write: &Write<'a>) -> usize {
     profile.merge_layer();
+    profile.history.keep(write.history_max, profile.last_write);
     for name in write.removes {
+        note_end(profile, name, write.seq, write.source);
         remove(&mut profile.attributes, name);
     }
     let mut left_out = 0;
     let mut held = profile.visible_bytes();
     for (name, value) in write.sets.iter().filter(|(_, value)| !value.is_empty()) {
-        let new = Attribute { name, value, seq: write.seq, source: write.source };
+        let new = Attribute { name, value, seq: write.seq, source: write.source, as_of: None };
         let old = match profile.attributes.binary_search_by(|held| held.name.cmp(name.as_str())) {
             Ok(at) => profile.attributes.get(at).map_or(0, Attribute::bytes),
             Err(_) => 0,
@@ -191,6 +214,7 @@ pub fn apply<'a>(profile: &mut Profile<'a>, write: &Write<'a>) -> usize {
             continue;
         }
         held = then;
+        note_end(profile, name, write.seq, write.source);
         set_all(&mut profile.attributes, std::iter::once(new));
     }
     if write.source.is_site() {
@@ -203,14 +227,18 @@ pub fn apply<'a>(profile: &mut Profile<'a>, write: &Write<'a>) -> usize {
 }
 
 /// Merges an anonymous visitor's profile into the profile of the visitor who logged in (R2). `into` keeps its own value
-/// where both have an attribute. The size limit does not apply (R9).
-pub fn merge<'a>(into: &mut Profile<'a>, from: &Profile<'a>) {
+/// where both have an attribute. `seq` is that of the login. The size limit does not apply (R9).
+pub fn merge<'a>(into: &mut Profile<'a>, from: &Profile<'a>, seq: Seq, history_max: u16) {
     into.merge_layer();
     let missing: Vec<Attribute<'a>> = from
         .visible()
         .into_iter()
         .filter(|theirs| into.attributes.binary_search_by(|held| held.name.cmp(theirs.name)).is_err())
         .collect();
+    if history_max > 0 {
+        let came = |name: &str| into.attributes.binary_search_by(|held| held.name.cmp(name)).is_err();
+        into.history.merge(&from.history, seq, came);
+    }
     set_all(&mut into.attributes, missing.into_iter());
     into.last_site = into.last_site.max(from.last_site);
     into.last_batch = into.last_batch.max(from.last_batch);
@@ -251,6 +279,9 @@ mod tests {
             lifetime_ms: 14 * DAY_MS,
             max_profile_bytes: 100,
             reading: RowReading::default(),
+            history_max: 16,
+            as_of: None,
+            undoes: None,
         }
     }
 
@@ -296,6 +327,7 @@ mod tests {
             removes: &[],
             lifetime_ms: 14 * DAY_MS,
             max_profile_bytes: 100,
+            history_max: 16,
         }
     }
 
@@ -347,7 +379,7 @@ mod tests {
         let (mut from, mut into) = (Profile::born_at(Seq::from_u64(1)), Profile::born_at(Seq::from_u64(2)));
         apply(&mut from, &site(3, &anonymous));
         apply(&mut into, &site(2, &stored));
-        merge(&mut into, &from);
+        merge(&mut into, &from, Seq::from_u64(4), 16);
         let seen: Vec<_> = into.attributes.iter().map(|a| (a.name, a.value)).collect();
         assert_eq!(seen, [("category", "skis"), ("seen", "3"), ("store", "94103")]);
         assert_eq!(into.last_active, Millis(3));

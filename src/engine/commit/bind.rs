@@ -151,7 +151,7 @@ impl Group<'_> {
             None => Profile::born_at(seq),
         };
         if let Some(merged) = &merged {
-            merge(&mut profile, merged);
+            merge(&mut profile, merged, seq, write.history_max);
             self.cause.whole = true;
         }
         list_id(&mut profile, from.kind(), from.id(), seq);

@@ -129,6 +129,9 @@ impl Upload {
             lifetime_ms: settings.lifetime_ms,
             max_profile_bytes: shared.profile_bytes_max(),
             reading: RowReading::now(settings.blocked_ids),
+            history_max: settings.history_max,
+            as_of: None,
+            undoes: None,
         };
         announced.check(&shared.config().limits)?;
         shared.signals.go_on()?;

@@ -1,5 +1,6 @@
 //! What a profile is made of: attributes, linked ids, sources; and the limits on them.
 
+use super::history::History;
 use crate::model::id::IdKind;
 use crate::model::seq::{Millis, Seq};
 
@@ -121,6 +122,8 @@ pub struct Attribute<'a> {
     pub seq: Seq,
     /// The source of that write.
     pub source: Source,
+    /// The time that the value is of, if its batch said one: `asOf`.
+    pub as_of: Option<Millis>,
 }
 
 impl Attribute<'_> {
@@ -163,6 +166,8 @@ pub struct Profile<'a> {
     pub attributes: Vec<Attribute<'a>>,
     /// The attributes that v2 batches in replace mode set since the visitor's last site call, sorted by name (R7).
     pub layer: Vec<Attribute<'a>>,
+    /// The earlier values of the attributes.
+    pub history: History<'a>,
 }
 
 impl<'a> Profile<'a> {

@@ -241,7 +241,11 @@ impl Core {
 }
 
 pub(crate) fn write_rules(settings: &Settings) -> WriteRules {
-    WriteRules { lifetime_ms: settings.lifetime_ms, max_profile_bytes: settings.profile_bytes_max }
+    WriteRules {
+        lifetime_ms: settings.lifetime_ms,
+        max_profile_bytes: settings.profile_bytes_max,
+        history_max: 16,
+    }
 }
 
 pub(crate) fn batch_rules(batch: &Batch, settings: &Settings) -> BatchRules {
@@ -257,6 +261,9 @@ pub(crate) fn batch_rules(batch: &Batch, settings: &Settings) -> BatchRules {
         lifetime_ms: settings.lifetime_ms,
         max_profile_bytes: settings.profile_bytes_max,
         reading: RowReading::default(),
+        history_max: 16,
+        as_of: None,
+        undoes: None,
     }
 }
 

@@ -526,6 +526,7 @@ impl Harness {
                 let rules = WriteRules {
                     lifetime_ms: self.settings.lifetime_ms,
                     max_profile_bytes: self.settings.profile_bytes_max,
+                    history_max: 16,
                 };
                 let call =
                     SiteCall { client: client_code(client), ids, source: Source::Mbox, attributes: vec![] };
