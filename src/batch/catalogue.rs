@@ -58,7 +58,7 @@ const FORGOTTEN_MAX: usize = 512;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Record {
     /// A batch is complete. Of several records of one batch the last counts.
-    Complete(BatchAcceptedEntry, BatchCompletedEntry),
+    Complete(Box<BatchAcceptedEntry>, BatchCompletedEntry),
     /// These batches are not kept any more: their clients and seqs.
     Forgotten(Vec<(String, u64)>),
 }
@@ -73,7 +73,7 @@ enum RecordOf<A> {
 impl<A: Into<BatchAcceptedEntry>> From<RecordOf<A>> for Record {
     fn from(record: RecordOf<A>) -> Self {
         match record {
-            RecordOf::Complete(accepted, end) => Self::Complete(accepted.into(), end),
+            RecordOf::Complete(accepted, end) => Self::Complete(Box::new(accepted.into()), end),
             RecordOf::Forgotten(batches) => Self::Forgotten(batches),
         }
     }
@@ -472,7 +472,7 @@ mod tests {
             undoes: Some(3),
         };
         let counts = Counts { updated: 3, ..Counts::default() };
-        Record::Complete(accepted, BatchCompletedEntry { seq, counts, at_ms: seq, store_reach: 0 })
+        Record::Complete(Box::new(accepted), BatchCompletedEntry { seq, counts, at_ms: seq, store_reach: 0 })
     }
 
     /// As a program wrote them before batches said how their rows are read: these are read as they were then.

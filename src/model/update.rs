@@ -6,7 +6,9 @@
 
 use super::batch::{BatchRules, EmptyValues, Outcome};
 use super::id::IdKind;
-use super::profile::{Attribute, LINKED_IDS_MAX, LinkedId, Profile, Source, Stored, remove, set_all};
+use super::profile::{
+    Attribute, Earlier, LINKED_IDS_MAX, LinkedId, Profile, Source, Stored, remove, set_all,
+};
 use super::seq::Seq;
 
 /// One cell of a row: an attribute's name and the value as sent. The value may be empty.
@@ -40,7 +42,7 @@ pub enum Applied<'a> {
 
 /// Applies one batch's rows for one visitor, in line order, to the stored value under the visitor's canonical key. A
 /// link or a tombstone counts as an unknown visitor; the caller has already followed valid links. Reports each row's
-/// outcome to `outcome`, except for [`Applied::AlreadyIn`].
+/// outcome to `outcome`, except for [`Applied::AlreadyIn`]. Rows of a batch that undoes another only name the visitor.
 pub fn apply_rows<'a>(
     stored: Option<Stored<'a>>,
     rules: &BatchRules,
@@ -56,6 +58,17 @@ pub fn apply_rows<'a>(
         }
         _ => None,
     };
+    if let Some(of) = rules.undoes {
+        let became = match &mut profile {
+            Some(profile) => undo(profile, rules, of),
+            None => Outcome::NotFound,
+        };
+        rows.iter().for_each(|row| outcome(row.line, became));
+        return match profile {
+            Some(profile) if became == Outcome::Updated => Applied::Changed(profile),
+            _ => Applied::Unchanged,
+        };
+    }
     let mut changed = false;
     for row in rows {
         let brings = |cell: &Cell<'_>| !cell.value.is_empty() || rules.empty_values == EmptyValues::Remove;
@@ -84,6 +97,62 @@ pub fn apply_rows<'a>(
         }
         _ => Applied::Unchanged,
     }
+}
+
+/// Undoes a batch at one visitor: each attribute that it set or removed, and that no later write has touched, is again what it
+/// was before. The outcome is [`Outcome::Ignored`] if there is none, and [`Outcome::Failed`] if the history does not say any
+/// more what was before. Then nothing changes.
+pub(super) fn undo(profile: &mut Profile<'_>, rules: &BatchRules, of: Seq) -> Outcome {
+    let earlier: Vec<Earlier<'_>> = profile.history.values().collect();
+    let Some(before) = before(profile, &earlier, of) else { return Outcome::Failed };
+    if before.is_empty() {
+        return Outcome::Ignored;
+    }
+    profile.history.keep(rules.history_max, profile.last_write);
+    profile.merge_layer();
+    for (name, value) in &before {
+        note_end(profile, name, rules.seq, rules.source);
+        if value.is_none() {
+            remove(&mut profile.attributes, name);
+        }
+    }
+    let sets = before.into_iter().filter_map(|(name, value)| {
+        Some(Attribute { name, value: value?, seq: rules.seq, source: rules.source, as_of: None })
+    });
+    set_all(&mut profile.attributes, sets);
+    done(profile, rules);
+    Outcome::Updated
+}
+
+/// What the attributes were before a batch that it changed, and that nothing has touched since: names, and values where there
+/// were any. `None` if the history does not say it any more.
+fn before<'a>(
+    profile: &Profile<'a>,
+    earlier: &[Earlier<'a>],
+    of: Seq,
+) -> Option<Vec<(&'a str, Option<&'a str>)>> {
+    if profile.born > of {
+        return Some(vec![]);
+    }
+    let visible = profile.visible();
+    let replaced = |name: &str| earlier.iter().find(|value| value.until == of && value.name == name);
+    let known = profile.born == of || profile.history.since().is_some_and(|since| since < of);
+    let mut before = vec![];
+    let touched_later = |name: &str| earlier.iter().any(|value| value.until > of && value.name == name);
+    for set in visible.iter().filter(|held| held.seq == of && !touched_later(held.name)) {
+        match replaced(set.name) {
+            Some(value) => before.push((set.name, Some(value.value))),
+            None if known => before.push((set.name, None)),
+            None => return None,
+        }
+    }
+    for gone in earlier.iter().filter(|value| value.until == of) {
+        let set_since = visible.iter().any(|held| held.name == gone.name && held.seq >= of);
+        if !set_since && !touched_later(gone.name) {
+            before.push((gone.name, Some(gone.value)));
+        }
+    }
+    (known || !before.is_empty()).then_some(before)
 }
 
 /// Marks the batch as applied in the profile.
@@ -236,8 +305,9 @@ pub fn merge<'a>(into: &mut Profile<'a>, from: &Profile<'a>, seq: Seq, history_m
         .filter(|theirs| into.attributes.binary_search_by(|held| held.name.cmp(theirs.name)).is_err())
         .collect();
     if history_max > 0 {
-        let came = |name: &str| into.attributes.binary_search_by(|held| held.name.cmp(name)).is_err();
-        into.history.merge(&from.history, seq, came);
+        let comes = |name: &str| missing.iter().any(|came| came.name == name);
+        let held = |name: &str| into.attributes.binary_search_by(|held| held.name.cmp(name)).is_ok();
+        into.history.merge(&from.history, seq, comes, held);
     }
     set_all(&mut into.attributes, missing.into_iter());
     into.last_site = into.last_site.max(from.last_site);

@@ -158,6 +158,7 @@ impl Group<'_> {
         for linked in &came_along {
             list_id(&mut profile, linked.kind(), linked.id(), seq);
         }
+        profile.history.keep(write.history_max, profile.last_write);
         profile.last_write = seq;
         profile.applied_seq = seq;
         self.view.put(&to_profile, &Stored::Profile(profile));

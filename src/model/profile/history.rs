@@ -45,7 +45,12 @@ pub struct Earlier<'a> {
     pub by: Source,
 }
 
-impl Earlier<'_> {
+impl<'a> Earlier<'a> {
+    /// The attribute as it was.
+    pub(super) fn attribute(self) -> Attribute<'a> {
+        Attribute { name: self.name, value: self.value, seq: self.seq, source: self.source, as_of: None }
+    }
+
     /// Whether the attribute had this value after all writes up to `seq`.
     pub fn was_there_at(&self, seq: Seq) -> bool {
         self.seq <= seq && seq < self.until
@@ -77,7 +82,7 @@ impl<'a> History<'a> {
 
     /// A write keeps `max` values of each attribute. `last_write` is the seq of the write before: what the profile was then is
     /// known, whether or not a history was kept.
-    pub(in crate::model) fn keep(&mut self, max: u16, last_write: Seq) {
+    pub(crate) fn keep(&mut self, max: u16, last_write: Seq) {
         if max == 0 {
             *self = Self::default();
         } else {
@@ -88,11 +93,24 @@ impl<'a> History<'a> {
         }
     }
 
-    /// Another visitor's profile was merged into this one. What either of them was before is not known any more; the earlier
-    /// values of the attributes that `came` with it are.
-    pub(in crate::model) fn merge(&mut self, other: &Self, seq: Seq, came: impl Fn(&str) -> bool) {
-        self.since = seq;
-        self.new.extend(other.values().filter(|value| came(value.name)));
+    /// Another visitor's profile was merged into this one, at `seq`. What either of them was before is not known any more. An
+    /// attribute that `comes` with it has the earlier values that it had there; one that is `held` here has those from here,
+    /// and so has one that neither has any more, if there are any.
+    pub(in crate::model) fn merge(
+        &mut self,
+        other: &Self,
+        seq: Seq,
+        comes: impl Fn(&str) -> bool,
+        held: impl Fn(&str) -> bool,
+    ) {
+        let mut values: Vec<Earlier<'a>> = self.values().filter(|value| !comes(value.name)).collect();
+        let theirs = |value: &Earlier<'_>| {
+            let own = || values.iter().any(|own| own.name == value.name);
+            comes(value.name) || !held(value.name) && !own()
+        };
+        let theirs: Vec<Earlier<'a>> = other.values().filter(theirs).collect();
+        values.extend(theirs);
+        *self = Self { since: seq, max: self.max, stored: &[], new: values };
     }
 
     /// Notes that a write ends the value of an attribute. Of several values that one write ends, the first counts: the others
