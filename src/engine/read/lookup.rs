@@ -52,7 +52,6 @@ pub fn look_up(
 
 /// Looks a visitor up as it was after all writes up to a place in the order: `None` if it is unknown now, and an error with
 /// the earliest place that can be asked for if its history does not go back so far.
-#[expect(clippy::type_complexity, reason = "unknown, not kept, or not there yet: each is another answer")]
 pub fn look_up_at(
     store: &dyn ProfileStore,
     batches: &Batches,
