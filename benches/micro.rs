@@ -79,7 +79,7 @@ fn parsed(file: &[u8]) -> usize {
 fn profile(criterion: &mut Criterion) {
     let (then, now) = (Seq::from_parts(Millis(1_000), 0), Seq::from_parts(Millis(2_000), 0));
     let attributes = |seq, source| {
-        let attribute = move |(&name, value)| Attribute { name, value, seq, source };
+        let attribute = move |(&name, value)| Attribute { name, value, seq, source, as_of: None };
         let mut attributes = vec![];
         // A profile keeps its attributes sorted by name.
         set_all(&mut attributes, NAMES.iter().zip(VALUES).map(attribute));
@@ -103,6 +103,9 @@ fn profile(criterion: &mut Criterion) {
         lifetime_ms: 14 * 24 * 60 * 60 * 1000,
         max_profile_bytes: 1 << 20,
         reading: RowReading::default(),
+        history_max: 16,
+        as_of: None,
+        undoes: None,
     };
     group.bench_function("decode, apply a row of five, encode", |bencher| {
         let rows = [Row { line: 2, cells: &cells }];
@@ -116,7 +119,7 @@ fn profile(criterion: &mut Criterion) {
     let anonymous = Profile { attributes: attributes(now, Source::Mbox), ..Profile::born_at(now) };
     group.bench_function("merge at a login", |bencher| {
         let merged = |mut into: Profile<'static>| {
-            merge(&mut into, &anonymous);
+            merge(&mut into, &anonymous, now, 16);
             into
         };
         bencher.iter_batched(|| known.clone(), merged, BatchSize::SmallInput);

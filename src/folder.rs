@@ -20,7 +20,7 @@ use crate::durable::{self, sync_folder};
 
 /// The format that this program writes. It rises with each new version of any format in the folder: journal groups,
 /// checkpoints, segments, snapshots, stored values, files beside uploads.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 /// The format of folders without a stamp.
 const FORMAT_UNSTAMPED: u32 = 1;
 
@@ -185,10 +185,10 @@ mod tests {
         assert!(fs::read_dir(folder).unwrap().next().is_none());
         fs::create_dir(folder.join(layout::JOURNAL)).unwrap();
         assert_eq!(message(expect(folder)), "", "format 1 has no stamp");
-        fs::write(folder.join(layout::FORMAT), r#"{"format":4,"program":"9.1.0"}"#).unwrap();
+        fs::write(folder.join(layout::FORMAT), r#"{"format":5,"program":"9.1.0"}"#).unwrap();
         let newer = message(check(folder));
         assert!(
-            newer.contains("Run profiled 9.1.0 or later") && newer.contains("formats up to 3"),
+            newer.contains("Run profiled 9.1.0 or later") && newer.contains("formats up to 4"),
             "{newer}"
         );
         fs::write(folder.join(layout::FORMAT), "").unwrap();

@@ -64,10 +64,14 @@ pub fn applied(batch: Batch) -> Duration {
         lifetime_ms: 14 * 24 * 60 * 60 * 1000,
         max_profile_bytes: 1 << 20,
         reading: RowReading::default(),
+        history_max: 16,
+        as_of: None,
+        undoes: None,
     };
     let stored = |row: &rows::Row| {
         let mut profile = Profile::born_at(then);
-        let attribute = |(&name, value)| Attribute { name, value, seq: then, source: Source::BatchV2 };
+        let attribute =
+            |(&name, value)| Attribute { name, value, seq: then, source: Source::BatchV2, as_of: None };
         set_all(
             &mut profile.attributes,
             NAMES.iter().zip(row.values.iter().map(String::as_str)).map(attribute),

@@ -8,7 +8,7 @@ use crate::journal::entry::{BatchAcceptedEntry, SentKeyEntry};
 use crate::model::batch::{BatchId, BatchRules, ConsecutiveV2, EmptyValues, IdempotencyKey, RowReading};
 use crate::model::id::{ClientCode, IdKind};
 use crate::model::profile::Source;
-use crate::model::seq::Seq;
+use crate::model::seq::{Millis, Seq};
 
 /// The name that the files of one upload share.
 pub type SpoolName = u64;
@@ -73,6 +73,9 @@ impl Accepted {
             }),
             reading,
             blocked_ids: blocked_ids.map(<[_]>::to_vec),
+            history_max: self.rules.history_max,
+            as_of_ms: self.rules.as_of.map(|at| at.0),
+            undoes: self.rules.undoes.map(Seq::get),
         }
     }
 
@@ -88,6 +91,9 @@ impl Accepted {
             lifetime_ms: entry.lifetime_ms,
             max_profile_bytes: usize::try_from(entry.max_profile_bytes).ok()?,
             reading: RowReading::from_stored(entry.reading, entry.blocked_ids)?,
+            history_max: entry.history_max,
+            as_of: entry.as_of_ms.map(Millis),
+            undoes: entry.undoes.map(Seq::from_u64),
         };
         Some(Self {
             id: BatchId { client: ClientCode::new(&entry.client).ok()?, seq },

@@ -197,6 +197,12 @@ impl Plan {
         &self.pending
     }
 
+    /// What became of a well-formed row.
+    fn outcome_of(&self, place: &PlannedRow, outcome: Outcome) -> RowOutcome {
+        let failure = self.pending.failure_of(place.line, outcome);
+        RowOutcome { line: place.line, offset: place.offset, outcome, failure }
+    }
+
     /// Gives the rows of each visitor in turn, as they would be applied. Returns the outcomes that `each` reports, except for
     /// updated rows, and all counts.
     pub fn each_visitor(
@@ -212,7 +218,7 @@ impl Plan {
                 let at = places.binary_search_by_key(&line, |place| place.line).ok();
                 let place = at.and_then(|at| places.get(at));
                 if let Some(place) = place.filter(|_| outcome != Outcome::Updated) {
-                    outcomes.push(RowOutcome::of_applied(place.line, place.offset, outcome));
+                    outcomes.push(self.outcome_of(place, outcome));
                 }
             };
             if places.len() > self.visitor_rows_max {
@@ -730,9 +736,7 @@ impl<'p> Part<'p> {
     fn add(&mut self, place: &PlannedRow, outcome: Outcome) {
         self.counts.add(outcome);
         if outcome != Outcome::Updated {
-            let failure = self.plan.pending.failure_of(place.line, outcome);
-            self.outcomes
-                .push(RowOutcome { failure, ..RowOutcome::of_applied(place.line, place.offset, outcome) });
+            self.outcomes.push(self.plan.outcome_of(place, outcome));
         }
     }
 }

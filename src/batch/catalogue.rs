@@ -19,7 +19,7 @@ use crate::durable::record::{
     Checksum, Fields, FrameAddress, FrameHeader, FrameLayout, LengthOf, is_sealed, seal,
 };
 use crate::durable::{self, point};
-use crate::journal::entry::{BatchAcceptedEntry, BatchCompletedEntry, CatalogueMark, Version4};
+use crate::journal::entry::{BatchAcceptedEntry, BatchCompletedEntry, CatalogueMark, Version4, Version6};
 use crate::layout;
 use crate::model::batch::BatchId;
 use crate::model::codec::{self, CodecError};
@@ -31,9 +31,11 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// The version that a record's payload begins with.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 /// The version before records said how a batch's rows are read.
-const VERSION_BEFORE: u8 = 1;
+const VERSION_1: u8 = 1;
+/// The version before records said how much history a batch keeps.
+const VERSION_2: u8 = 2;
 const MAGIC: &[u8; 8] = b"prfcata1";
 const HEAD_BYTES: usize = 8 + 8 + 8 + 4;
 /// Where in the head its checksum stands.
@@ -56,30 +58,31 @@ const FORGOTTEN_MAX: usize = 512;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Record {
     /// A batch is complete. Of several records of one batch the last counts.
-    Complete(BatchAcceptedEntry, BatchCompletedEntry),
+    Complete(Box<BatchAcceptedEntry>, BatchCompletedEntry),
     /// These batches are not kept any more: their clients and seqs.
     Forgotten(Vec<(String, u64)>),
 }
 
-/// What version 1 said.
+/// What an earlier version said, with accepted batches as it had them.
 #[derive(Deserialize)]
-enum RecordBefore {
-    Complete(Version4, BatchCompletedEntry),
+enum RecordOf<A> {
+    Complete(A, BatchCompletedEntry),
     Forgotten(Vec<(String, u64)>),
 }
 
-impl From<RecordBefore> for Record {
-    fn from(record: RecordBefore) -> Self {
+impl<A: Into<BatchAcceptedEntry>> From<RecordOf<A>> for Record {
+    fn from(record: RecordOf<A>) -> Self {
         match record {
-            RecordBefore::Complete(accepted, end) => Self::Complete(accepted.into(), end),
-            RecordBefore::Forgotten(batches) => Self::Forgotten(batches),
+            RecordOf::Complete(accepted, end) => Self::Complete(Box::new(accepted.into()), end),
+            RecordOf::Forgotten(batches) => Self::Forgotten(batches),
         }
     }
 }
 
 fn decode(payload: &[u8]) -> Result<Record, CodecError> {
     match payload.first() {
-        Some(&VERSION_BEFORE) => codec::decode::<RecordBefore>(VERSION_BEFORE, payload).map(Record::from),
+        Some(&VERSION_1) => codec::decode::<RecordOf<Version4>>(VERSION_1, payload).map(Record::from),
+        Some(&VERSION_2) => codec::decode::<RecordOf<Version6>>(VERSION_2, payload).map(Record::from),
         _ => codec::decode(VERSION, payload),
     }
 }
@@ -464,9 +467,12 @@ mod tests {
             key: None,
             reading: 1,
             blocked_ids: Some(vec!["void".into()]),
+            history_max: 16,
+            as_of_ms: Some(1_700_000_000_000),
+            undoes: Some(3),
         };
         let counts = Counts { updated: 3, ..Counts::default() };
-        Record::Complete(accepted, BatchCompletedEntry { seq, counts, at_ms: seq, store_reach: 0 })
+        Record::Complete(Box::new(accepted), BatchCompletedEntry { seq, counts, at_ms: seq, store_reach: 0 })
     }
 
     /// As a program wrote them before batches said how their rows are read: these are read as they were then.
@@ -479,6 +485,7 @@ mod tests {
         let record = bytes(&format!("0100{accepted}0703000000000700"));
         let Record::Complete(mut expected, end) = complete(7) else { panic!("no batch") };
         (expected.reading, expected.blocked_ids) = (0, None);
+        (expected.history_max, expected.as_of_ms, expected.undoes) = (0, None, None);
         assert_eq!(decode(&record).unwrap(), Record::Complete(expected, end));
         let forgotten = bytes("0101010464656d6f07");
         assert_eq!(decode(&forgotten).unwrap(), Record::Forgotten(vec![("demo".into(), 7)]));
@@ -490,7 +497,7 @@ mod tests {
         assert_eq!(head(3, 777), b"prfcata1\x03\0\0\0\0\0\0\0\x09\x03\0\0\0\0\0\0\xfc\x85\x89\xde");
         let mut record = vec![];
         encode(&Record::Forgotten(vec![("demo".into(), 7)]), &mut record);
-        assert_eq!(record, b"\x09\0\0\0\xb3\x1d\x37\xf1\x02\x01\x01\x04demo\x07");
+        assert_eq!(record, b"\x09\0\0\0\xfb\xcb\x09\x05\x03\x01\x01\x04demo\x07");
     }
 
     /// What a folder's catalogue says, and whether it was found damaged.

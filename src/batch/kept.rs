@@ -25,7 +25,7 @@ pub(super) struct Kept {
 /// What many batches have in common.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Shape {
-    /// The rules, with seq 0.
+    /// The rules, without what is each batch's own: its seq, its time, what it undoes.
     rules: BatchRules,
     key_kind: IdKind,
 }
@@ -62,6 +62,8 @@ struct Slot {
     rows: u32,
     counts: [u32; 5],
     shape: u32,
+    as_of: Option<Millis>,
+    undoes: Option<Seq>,
 }
 
 impl Kept {
@@ -69,7 +71,7 @@ impl Kept {
     pub(super) fn insert(&mut self, accepted: &Accepted, counts: &Counts, at: Millis) {
         self.remove(&accepted.id);
         let shape = Shape {
-            rules: BatchRules { seq: Seq::ZERO, ..accepted.rules.clone() },
+            rules: BatchRules { seq: Seq::ZERO, as_of: None, undoes: None, ..accepted.rules.clone() },
             key_kind: accepted.key_kind,
         };
         let known = self.shapes.iter().position(|known| *known == shape);
@@ -86,6 +88,8 @@ impl Kept {
             rows: narrow(accepted.rows),
             counts: Outcome::ALL.map(|outcome| narrow(counts.of(outcome))),
             shape: narrow(number as u64),
+            as_of: accepted.rules.as_of,
+            undoes: accepted.rules.undoes,
         };
         self.clients.entry(accepted.id.client.clone()).or_default().insert(slot);
     }
@@ -152,7 +156,7 @@ impl Kept {
         let Shape { rules, key_kind } = self.shapes.get(slot.shape as usize)?;
         let accepted = Accepted {
             id: BatchId { client: client.clone(), seq: slot.seq },
-            rules: BatchRules { seq: slot.seq, ..rules.clone() },
+            rules: BatchRules { seq: slot.seq, as_of: slot.as_of, undoes: slot.undoes, ..rules.clone() },
             key_kind: *key_kind,
             spool: slot.spool,
             bytes: slot.bytes,
@@ -260,6 +264,9 @@ mod tests {
             lifetime_ms: 7,
             max_profile_bytes: 9,
             reading: if seq.get().is_multiple_of(5) { own } else { RowReading::default() },
+            history_max: 16,
+            as_of: seq.get().is_multiple_of(7).then_some(Millis(seq.get())),
+            undoes: seq.get().is_multiple_of(9).then_some(Seq::from_u64(seq.get() / 3)),
         };
         Accepted {
             id: BatchId { client: ClientCode::new(CLIENTS[client]).unwrap(), seq },

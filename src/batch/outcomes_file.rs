@@ -32,11 +32,14 @@ pub enum Failure {
     UploadDamaged,
     /// The file with the outcomes was lost, and the visitor was written to since.
     OutcomeLost,
+    /// The row undoes what a batch did, and the visitor's history does not say any more what was before.
+    NotKept,
 }
 
 const TOO_LARGE_CODE: u8 = 255;
 const UPLOAD_DAMAGED_CODE: u8 = 254;
 const OUTCOME_LOST_CODE: u8 = 253;
+const NOT_KEPT_CODE: u8 = 252;
 
 impl Failure {
     /// A word for programs.
@@ -46,6 +49,7 @@ impl Failure {
             Self::ProfileTooLarge => "profile_too_large",
             Self::UploadDamaged => "upload_damaged",
             Self::OutcomeLost => "outcome_lost",
+            Self::NotKept => "not_kept",
         }
     }
 
@@ -65,6 +69,10 @@ impl Failure {
                 "line {line}: the outcome of this row is lost: the file that held it is gone from the daemon's disk, and the \
                  visitor was written to since; look the visitor up, and send the row again if it is not applied"
             ),
+            Self::NotKept => format!(
+                "line {line}: the visitor's history does not go back to the time before the batch: nothing was put back; set \
+                 the attributes by hand, and see the setting history_max"
+            ),
         }
     }
 }
@@ -83,12 +91,6 @@ pub struct RowOutcome {
 }
 
 impl RowOutcome {
-    /// The outcome of a well-formed row. Such a row can fail for one reason only.
-    pub fn of_applied(line: u32, offset: u32, outcome: Outcome) -> Self {
-        let failure = (outcome == Outcome::Failed).then_some(Failure::ProfileTooLarge);
-        Self { line, offset, outcome, failure }
-    }
-
     fn to_bytes(self) -> [u8; ENTRY_BYTES] {
         let (reason, column) = match self.failure {
             None => (0, 0),
@@ -96,6 +98,7 @@ impl RowOutcome {
             Some(Failure::ProfileTooLarge) => (TOO_LARGE_CODE, 0),
             Some(Failure::UploadDamaged) => (UPLOAD_DAMAGED_CODE, 0),
             Some(Failure::OutcomeLost) => (OUTCOME_LOST_CODE, 0),
+            Some(Failure::NotKept) => (NOT_KEPT_CODE, 0),
         };
         let [l0, l1, l2, l3] = self.line.to_le_bytes();
         let [o0, o1, o2, o3] = self.offset.to_le_bytes();
@@ -112,6 +115,7 @@ impl RowOutcome {
             (Outcome::Failed, TOO_LARGE_CODE) => Some(Failure::ProfileTooLarge),
             (Outcome::Failed, UPLOAD_DAMAGED_CODE) => Some(Failure::UploadDamaged),
             (Outcome::Failed, OUTCOME_LOST_CODE) => Some(Failure::OutcomeLost),
+            (Outcome::Failed, NOT_KEPT_CODE) => Some(Failure::NotKept),
             (Outcome::Failed, code) => {
                 Some(Failure::Row(RowError { reason: Reason::from_code(code)?, column }))
             }

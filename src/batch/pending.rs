@@ -246,7 +246,13 @@ impl Pending {
 
     /// Why the row on this line failed, if it is well-formed and failed.
     pub fn failure_of(&self, line: u32, outcome: Outcome) -> Option<Failure> {
-        let failure = if self.lost.contains(&line) { Failure::OutcomeLost } else { Failure::ProfileTooLarge };
+        let failure = if self.lost.contains(&line) {
+            Failure::OutcomeLost
+        } else if self.accepted.rules.undoes.is_some() {
+            Failure::NotKept
+        } else {
+            Failure::ProfileTooLarge
+        };
         (outcome == Outcome::Failed).then_some(failure)
     }
 

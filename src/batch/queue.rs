@@ -319,7 +319,7 @@ impl Batches {
     pub fn note_record(&self, record: Record) {
         match record {
             Record::Complete(accepted, end) => {
-                let Some(accepted) = Accepted::from_entry(accepted).map(Arc::new) else {
+                let Some(accepted) = Accepted::from_entry(*accepted).map(Arc::new) else {
                     tracing::error!(seq = end.seq, "the catalogue has a batch that this program cannot read");
                     return;
                 };
@@ -338,7 +338,7 @@ impl Batches {
     fn keep(&self, all: &mut All, accepted: &Accepted, counts: Counts, at: Millis) {
         let (seq, at_ms) = (accepted.id.seq.get(), at.0);
         let end = BatchCompletedEntry { seq, counts, at_ms, store_reach: 0 };
-        self.catalogue.note(&Record::Complete(accepted.to_entry(), end));
+        self.catalogue.note(&Record::Complete(Box::new(accepted.to_entry()), end));
         all.kept.insert(accepted, &counts, at);
     }
 

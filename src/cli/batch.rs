@@ -43,6 +43,23 @@ pub(super) enum Batch {
     Resend(Resend),
     /// Give up a batch that is stuck because the daemon's copy is damaged. All its rows count as failed
     Abandon(Status),
+    /// Undo a batch: what it changed, and nothing later touched, is again what it was before. That is a new batch
+    Undo(Undo),
+}
+
+/// Undoes a batch.
+#[derive(Debug, Args)]
+pub(super) struct Undo {
+    /// The batch's id, such as demo-1701473848678-10000000
+    id: String,
+    /// Wait until the new batch is complete
+    #[arg(long)]
+    wait: bool,
+    /// Show what the new batch would do, and write nothing
+    #[arg(long, conflicts_with = "wait")]
+    dry_run: bool,
+    #[command(flatten)]
+    remote: Remote,
 }
 
 /// Sends a file again.
@@ -184,6 +201,7 @@ pub(super) fn run(command: Batch) -> Result<(), CliError> {
         Batch::Repair(command) => block_on(repair(command)),
         Batch::Resend(command) => block_on(resend(command)),
         Batch::Abandon(command) => block_on(abandon(command)),
+        Batch::Undo(command) => block_on(undo(command)),
     }
 }
 
@@ -206,6 +224,8 @@ pub(super) struct BatchView {
     estimated_end_at: Option<String>,
     #[serde(default)]
     reason: Option<String>,
+    #[serde(default)]
+    undoes: Option<String>,
 }
 
 impl BatchView {
@@ -276,12 +296,7 @@ async fn post(command: Post) -> Result<(), CliError> {
             let refusal = shown(&answer.refusal());
             return Err(CliError::Failed(format!("the batch would be refused: {refusal}")));
         }
-        let tried: TriedOut = answer.json()?;
-        if command.remote.json {
-            return print_json(&tried);
-        }
-        say(tried_in_words(&tried));
-        return Ok(());
+        return print_trial(&command.remote, &answer.json()?);
     }
     let sent = send(&client, &command.path(), body).await;
     bar.finish_and_clear();
@@ -378,6 +393,34 @@ async fn abandon(command: Status) -> Result<(), CliError> {
     let client = command.remote.client()?;
     let answer = client.delete(&format!("/api/v1/batches/{}", encoded(&command.id))).await?;
     print_batch(&command.remote, &answer.json()?)
+}
+
+async fn undo(command: Undo) -> Result<(), CliError> {
+    let client = command.remote.client()?;
+    let path = format!("/api/v1/batches/{}/undo", encoded(&command.id));
+    let answer = client.post_json(&path, &serde_json::json!({ "dryRun": command.dry_run })).await?;
+    if !answer.status.is_success() {
+        return Err(CliError::Failed(shown(&answer.refusal())));
+    }
+    if command.dry_run {
+        return print_trial(&command.remote, &answer.json()?);
+    }
+    let mut batch: BatchView = answer.json()?;
+    if !command.remote.json {
+        say(format_args!("{} undoes {}", batch.batch_id, shown(&command.id)));
+    }
+    if command.wait {
+        batch = wait(&client, &batch.batch_id).await?;
+    }
+    print_batch(&command.remote, &batch)
+}
+
+fn print_trial(remote: &Remote, tried: &TriedOut) -> Result<(), CliError> {
+    if remote.json {
+        return print_json(tried);
+    }
+    say(tried_in_words(tried));
+    Ok(())
 }
 
 fn print_batch(remote: &Remote, batch: &BatchView) -> Result<(), CliError> {

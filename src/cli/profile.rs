@@ -17,6 +17,8 @@ use crate::model::id::{ClientCode, VisitorId};
 pub(super) enum Profile {
     /// Look up a visitor: each attribute, who set it and when
     Get(Get),
+    /// Show the changes of a visitor's attributes, newest first, as far as they are kept
+    History(History),
     /// Set attributes of a known visitor
     Set(Set),
     /// Remove attributes of a visitor
@@ -43,6 +45,21 @@ struct Who {
 pub(super) struct Get {
     #[command(flatten)]
     who: Who,
+    /// Show the visitor as it was after all writes up to this seq or time, such as 2026-11-27T02:00:00Z
+    #[arg(long, value_name = "SEQ|TIME")]
+    as_of: Option<String>,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// Shows what a visitor's attributes were.
+#[derive(Debug, Args)]
+pub(super) struct History {
+    #[command(flatten)]
+    who: Who,
+    /// Only the changes of this attribute
+    #[arg(long, value_name = "NAME")]
+    attribute: Option<String>,
     #[command(flatten)]
     remote: Remote,
 }
@@ -92,6 +109,7 @@ fn parse_attribute(text: &str) -> Result<(String, String), String> {
 pub(super) fn run(command: Profile) -> Result<(), CliError> {
     match command {
         Profile::Get(command) => block_on(get(command)),
+        Profile::History(command) => block_on(history(command)),
         Profile::Set(command) => block_on(set(command)),
         Profile::Remove(command) => block_on(remove(command)),
         Profile::Erase(command) => block_on(erase(command)),
@@ -129,12 +147,79 @@ pub(super) struct AttributeView {
 
 async fn get(command: Get) -> Result<(), CliError> {
     let client = command.remote.client()?;
-    let visitor = ask(&client, &command.who.client, command.who.by, &command.who.id).await?;
+    let Who { id, client: whose, by } = &command.who;
+    check_id(*by, id)?;
+    let at = command.as_of.as_ref().map_or(String::new(), |at| format!("&as_of={}", encoded(at)));
+    let visitor: ProfileView = found(&client, &format!("{}&lines=true{at}", path_of(whose, *by, id))).await?;
     if command.remote.json {
         return print_json(&visitor);
     }
     say(in_words(&visitor));
     Ok(())
+}
+
+/// A visitor's history as the native API shows it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct HistoryView {
+    client: String,
+    seq: String,
+    since: Option<String>,
+    since_at: Option<String>,
+    changes: Vec<ChangeView>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ChangeView {
+    attribute: String,
+    before: Option<String>,
+    after: Option<String>,
+    seq: String,
+    source: String,
+    modified_at: String,
+    batch_id: Option<String>,
+}
+
+async fn history(command: History) -> Result<(), CliError> {
+    let client = command.remote.client()?;
+    let Who { id, client: whose, by } = &command.who;
+    check_id(*by, id)?;
+    let of = command.attribute.as_ref().map_or(String::new(), |name| format!("&attribute={}", encoded(name)));
+    let (by, whose) = (by.name(), encoded(whose.as_str()));
+    let path = format!("/api/v1/profiles/{}/history?by={by}&client={whose}{of}", encoded(id));
+    let history: HistoryView = found(&client, &path).await?;
+    if command.remote.json {
+        return print_json(&history);
+    }
+    let mut lines = table(&["when", "attribute", "before", "after", "by"]);
+    for change in &history.changes {
+        let none = || "-".to_owned();
+        let (before, after) = (change.before.clone(), change.after.clone());
+        let by = change.batch_id.as_ref().unwrap_or(&change.source);
+        let cells = [
+            &change.modified_at,
+            &change.attribute,
+            &before.unwrap_or_else(none),
+            &after.unwrap_or_else(none),
+            by,
+        ];
+        lines.add_row(cells.map(|cell| shown(cell)));
+    }
+    match &history.since_at {
+        Some(since) => say(format_args!("{lines}\nall changes since {since} are here")),
+        None => say(format_args!("{lines}\nno history is kept of this visitor: see the setting history_max")),
+    }
+    Ok(())
+}
+
+/// What the daemon answers of a visitor.
+async fn found<T: serde::de::DeserializeOwned>(client: &Client, path: &str) -> Result<T, CliError> {
+    let answer = client.get(path).await?;
+    if !answer.status.is_success() {
+        return Err(CliError::Failed(shown(&answer.refusal())));
+    }
+    answer.json()
 }
 
 async fn set(command: Set) -> Result<(), CliError> {
@@ -232,11 +317,7 @@ pub(super) async fn ask(
     id: &str,
 ) -> Result<ProfileView, CliError> {
     check_id(by, id)?;
-    let answer = client.get(&format!("{}&lines=true", path_of(whose, by, id))).await?;
-    if answer.status == StatusCode::NOT_FOUND {
-        return Err(CliError::Failed(shown(&answer.refusal())));
-    }
-    answer.json()
+    found(client, &format!("{}&lines=true", path_of(whose, by, id))).await
 }
 
 fn check_id(by: By, id: &str) -> Result<(), CliError> {

@@ -15,7 +15,7 @@ use super::declare::{Given, Group, settings};
 use super::declared::{Changes, Declared, SetIn};
 use super::error::ConfigError;
 use super::value::{
-    AtLeastOne, Blocked, Count, DaysInMs, FilePath, Filter, GIB, Hours, HoursInMs, ImsOrg, KIB, List,
+    AtLeastOne, Blocked, Count, DaysInMs, Few, FilePath, Filter, GIB, Hours, HoursInMs, ImsOrg, KIB, List,
     LogFilter, LogFormat, MIB, Maybe, Milliseconds, Network, NodeName, Number, OrderUrl, Plain, PublicUrl,
     Rate, Seconds, SecondsInMs, SecondsInMsOrNone, SecondsOrNone, Setting, Size, TIB, TopicName,
 };
@@ -265,6 +265,9 @@ settings! {
         /// Days after its last site call when a profile expires.
         "lifetime_days" => lifetime_ms: u64 as Number<DaysInMs, 1, 3650> = Number::of(14),
             "DAYS", Table, AtSighup;
+        /// Earlier values of each attribute that a profile keeps: its history. 0: none.
+        "history_max" => history_max: u16 as Number<Few, 0, 1000> = Number::of(16),
+            "VALUES", Table, AtSighup;
         /// Most batch calls a minute of one client; further ones get status 503. 0: no limit.
         "batch_calls_per_minute" => batch_calls_per_minute: Option<NonZeroU32> as Number<Rate, 0, 1_000_000> =
             Number::of(0), "CALLS", Anything, AtSighup;

@@ -210,7 +210,7 @@ fn each_error_says_where_what_and_what_would_be_right() {
     check(
         "[clients.demo]\nlifetime_days = 3\nconsecutive = 'merge'",
         "profiled.toml line 3: unknown key `consecutive`, expected one of `ims_orgs`, `v2_creates_profiles`, \
-         `consecutive_v2`, `batch_reading`, `blocked_ids`, `lifetime_days`, `batch_calls_per_minute`, `batch_shows_after_seconds`, \
+         `consecutive_v2`, `batch_reading`, `blocked_ids`, `lifetime_days`, `history_max`, `batch_calls_per_minute`, `batch_shows_after_seconds`, \
          `status_kept_seconds`",
     );
     check(

@@ -354,6 +354,8 @@ units! {
     Plain(n) -> u64 { n }
     /// How many of something are held at once.
     Count(n) -> usize { usize::try_from(n).unwrap_or(usize::MAX) }
+    /// How many of something one thing has.
+    Few(n) -> u16 { u16::try_from(n).unwrap_or(u16::MAX) }
     /// How many a second or a minute; 0 is no limit.
     Rate(n) -> Option<NonZeroU32> { NonZeroU32::new(u32::try_from(n).unwrap_or(u32::MAX)) }
     /// How many a second, at least one.

@@ -188,6 +188,17 @@ pub enum EngineError {
         /// The earliest seq that can be asked for.
         earliest: Seq,
     },
+    /// What the visitor was at that time is not kept.
+    #[error(
+        "what this visitor was after seq {at} is not kept: its history goes back to seq {since} ({}); the setting history_max says \
+         how many values of each attribute it has", since.millis().iso_8601()
+    )]
+    NotKept {
+        /// What was asked for.
+        at: Seq,
+        /// The earliest seq that can be asked for.
+        since: Seq,
+    },
     /// The call asks for something that cannot be done.
     #[error("{0}")]
     Refused(String),
@@ -260,6 +271,7 @@ impl EngineError {
             | Self::GivenUp(_)
             | Self::NotExportable(_)
             | Self::ChangesGone { .. }
+            | Self::NotKept { .. }
             | Self::Refused(_)
             | Self::NotHeld(_) => ErrorKind::Refused,
             Self::Taken(..)

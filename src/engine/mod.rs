@@ -55,6 +55,7 @@ use crate::model::blocked::BlockedIds;
 use crate::model::id::{ClientCode, Key, VisitorId};
 use crate::model::seq::{Clock, Seq};
 use crate::{batch::csv::RowPlace, batch::remarks::Remarks, folder};
+use bytes::Bytes;
 use commit::{Answer, Request, VisitorWrite, WriteRules};
 pub use error::{EngineError, ErrorKind, Fatal, OpenError};
 use gates::{Slot, Who};
@@ -66,15 +67,18 @@ pub use peers::{PeerBody, Peers};
 pub use read::batch_list::BatchPage;
 use read::changes::{ChangePlace, Changes};
 use read::export::Export;
-pub use read::lookup::look_up;
+pub use read::lookup::{look_up, look_up_at};
 pub use read::provenance::Lines;
 use read::report::{OutcomePage, Report, UploadedFile};
 use read::statistics::Statistics;
+use shared::blocking;
 pub use start::SERVING_THREADS;
 use start::{BroughtUp, Running};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 pub use types::{
-    BatchStatus, BatchVersion, CallIds, Readiness, SingleUpdate, SiteCall, Visitor, VisitorAttribute, Written,
+    BatchStatus, BatchVersion, CallIds, Readiness, SingleUpdate, SiteCall, Visitor, VisitorAttribute,
+    VisitorChange, VisitorHistory, Written,
 };
 pub use upkeep::peer_snapshot::PeerSnapshot;
 pub use upkeep::task::Done;
@@ -177,6 +181,25 @@ impl Engine {
         self.0.read.wait_for(seq).await
     }
 
+    /// Looks a visitor up as it was after all writes up to a place in the order.
+    pub async fn read_at(
+        &self,
+        client: &ClientCode,
+        id: &VisitorId,
+        at: Seq,
+    ) -> Result<Option<Visitor>, EngineError> {
+        self.0.read.visitor_at(client, id, at).await
+    }
+
+    /// What a visitor's attributes were, as far as its profile keeps it.
+    pub async fn history(
+        &self,
+        client: &ClientCode,
+        id: &VisitorId,
+    ) -> Result<Option<VisitorHistory>, EngineError> {
+        self.0.read.history(client, id).await
+    }
+
     /// The lines of the kept uploads that set a visitor's attributes.
     pub async fn lines(&self, who: &Who, visitor: &Visitor) -> Result<Lines, EngineError> {
         self.0.read.lines(who, visitor).await
@@ -218,6 +241,31 @@ impl Engine {
         announced: Announced,
     ) -> Result<Upload, EngineError> {
         Upload::begin(&self.0.ingest, who, client, (version, empty_values), announced).await
+    }
+
+    /// Begins a batch that undoes another: it has the file of that one, and each row puts back what its visitor was before,
+    /// where no later write has touched it. `for_all` says that it is to be accepted, and not only tried out.
+    pub async fn undo_batch(&self, who: &Who, id: &BatchId, for_all: bool) -> Result<Upload, EngineError> {
+        let (known, file) = self.0.read.file_to_undo(who, id).await?;
+        let mut upload = Upload::begin_undo(&self.0.ingest, who, &known.accepted, for_all).await?;
+        let (pieces, mut read) = tokio::sync::mpsc::channel(2);
+        let reading = blocking(move || {
+            file.pieces(|piece| match pieces.blocking_send(Bytes::copy_from_slice(piece)) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
+            })
+        });
+        let taking = async {
+            while let Some(piece) = read.recv().await {
+                upload.push(piece).await?;
+            }
+            drop(read);
+            Ok(())
+        };
+        let (read, taken): (_, Result<(), EngineError>) = tokio::join!(reading, taking);
+        taken?;
+        read?;
+        Ok(upload)
     }
 
     /// Waits a moment for a batch that this node may not have got to yet, because it was accepted on another one.

@@ -120,6 +120,32 @@ pub struct Visitor {
     pub attributes: Vec<VisitorAttribute>,
 }
 
+/// What a visitor's attributes were.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VisitorHistory {
+    /// What the visitor was after this seq and after each later one is known. `None` if no history is kept.
+    pub since: Option<Seq>,
+    /// The last write of all.
+    pub seq: Seq,
+    /// The changes that are kept, newest first.
+    pub changes: Vec<VisitorChange>,
+}
+
+/// A change of one attribute.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VisitorChange {
+    /// The attribute's name.
+    pub name: String,
+    /// Its value before; `None` if it had none, or it is not kept.
+    pub before: Option<String>,
+    /// Its value after; `None` if it was removed.
+    pub after: Option<String>,
+    /// The write that changed it.
+    pub seq: Seq,
+    /// Where that write came from.
+    pub source: Source,
+}
+
 /// Which call a batch came by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BatchVersion {
@@ -152,6 +178,8 @@ pub struct BatchStatus {
     pub estimated_end: Option<Millis>,
     /// Why it is stuck, if its upload differs from what was accepted.
     pub reason: Option<String>,
+    /// The batch that it undoes, if it undoes one.
+    pub undoes: Option<BatchId>,
 }
 
 /// Whether the daemon serves.
@@ -197,6 +225,10 @@ impl BatchStatus {
             rows_per_second,
             estimated_end,
             reason: None,
+            undoes: {
+                let id = |seq| BatchId { seq, ..known.accepted.id.clone() };
+                known.accepted.rules.undoes.map(id)
+            },
         }
     }
 

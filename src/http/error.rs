@@ -136,7 +136,9 @@ impl HttpError {
                 | EngineError::UnknownBatch(_)
                 | EngineError::UnknownToken(_) => StatusCode::NOT_FOUND,
                 EngineError::KeyTaken(_) => StatusCode::UNPROCESSABLE_ENTITY,
-                EngineError::GivenUp(_) | EngineError::ChangesGone { .. } => StatusCode::GONE,
+                EngineError::GivenUp(_) | EngineError::ChangesGone { .. } | EngineError::NotKept { .. } => {
+                    StatusCode::GONE
+                }
                 EngineError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
                 EngineError::NotExportable(_) | EngineError::NotComplete(_) | EngineError::NotHeld(_) => {
                     StatusCode::CONFLICT

@@ -237,6 +237,12 @@ pub struct BatchRules {
     pub max_profile_bytes: usize,
     /// How the rows are read, and which ids are blocked.
     pub reading: RowReading,
+    /// How many earlier values of each attribute a profile keeps; 0: none.
+    pub history_max: u16,
+    /// The time that the values are of. A value leaves alone what was written later. `None`: they are as new as the batch.
+    pub as_of: Option<Millis>,
+    /// The seq of the batch that this one undoes. Then its rows only name the visitors.
+    pub undoes: Option<Seq>,
 }
 
 impl BatchRules {

@@ -12,7 +12,7 @@
 
 use super::batch::{BatchRules, EmptyValues, Outcome};
 use super::profile::{Attribute, Profile, Stored, StoredBytes};
-use super::update::{Cell, done, write_row};
+use super::update::{Cell, done, undo, write_row};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -136,6 +136,8 @@ pub struct BundleApplier<'a> {
     visible: u64,
     columns: BTreeMap<u32, Column>,
     applied: bool,
+    /// What became of all rows, if they undo a batch.
+    undone: Option<Outcome>,
 }
 
 /// What the rows so far did to one attribute.
@@ -154,12 +156,16 @@ impl<'a> BundleApplier<'a> {
         if stored.as_ref().is_some_and(|stored| stored.applied_seq() >= rules.seq) {
             return None;
         }
-        let profile = match stored {
+        let mut profile = match stored {
             Some(Stored::Profile(profile)) if !profile.expired(rules.seq.millis(), rules.lifetime_ms) => {
                 Some(profile)
             }
             _ => None,
         };
+        let undone = rules.undoes.map(|of| match &mut profile {
+            Some(profile) => undo(profile, rules, of),
+            None => Outcome::NotFound,
+        });
         let layer_goes = |profile: &Profile<'_>| {
             rules.writes_layer() && profile.layer.first().is_some_and(|held| held.seq != rules.seq)
         };
@@ -176,7 +182,8 @@ impl<'a> BundleApplier<'a> {
             profile,
             beneath,
             columns: BTreeMap::new(),
-            applied: false,
+            applied: undone == Some(Outcome::Updated),
+            undone,
         })
     }
 
@@ -187,7 +194,7 @@ impl<'a> BundleApplier<'a> {
 
     /// Whether rows of `bytes_max` bytes together fit the limit, in any order (R9).
     pub fn takes(&self, bytes_max: u64) -> bool {
-        self.visible.saturating_add(bytes_max) <= self.rules.max_profile_bytes as u64
+        self.undone.is_none() && self.visible.saturating_add(bytes_max) <= self.rules.max_profile_bytes as u64
     }
 
     /// Applies stretches that [`takes`](Self::takes) allows. They must follow the rows applied before. Returns the
@@ -211,6 +218,9 @@ impl<'a> BundleApplier<'a> {
 
     /// Checks and applies one row. Each cell has its attribute's number; an empty value removes the attribute.
     pub fn row(&mut self, line: u32, cells: &[(usize, &str)]) -> Outcome {
+        if let Some(undone) = self.undone {
+            return undone;
+        }
         let removes = self.rules.empty_values == EmptyValues::Remove;
         let brought = || {
             let brought = cells.iter().filter(|(_, value)| removes || !value.is_empty());
@@ -273,7 +283,10 @@ impl<'a> BundleApplier<'a> {
         if !self.applied {
             return None;
         }
-        let Self { rules, names, profile, columns, .. } = self;
+        let Self { rules, names, profile, columns, undone, .. } = self;
+        if undone.is_some() {
+            return profile.map(|profile| Stored::Profile(profile).encode());
+        }
         let mut profile = profile.unwrap_or_else(|| Profile::born_at(rules.seq));
         let cell = |column: &u32, value| Cell { name: name_of(names, *column), value };
         let removed = columns.iter().filter(|(_, held)| held.removed).map(|(column, _)| cell(column, ""));

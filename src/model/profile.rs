@@ -10,24 +10,30 @@
 //!            born · last_site · last_batch · last_write: a seq each
 //!            last_active: 0 and a u64, or 1 + the number of the seq with that time
 //!            number of ids, of attributes, of layer attributes: a number each
-//!            length of the next three lines in bytes: a number
+//!            length of the lines from "ids" to "times" in bytes: a number
+//!            version 3 only: since when its history is known: a seq; its length: a number; number of times: a number
 //!            ids ×        (kind u8 · seq · length)
 //!            attributes × (source and seq · name length · value length), sorted by name
 //!            layer ×      (the same)
+//!            times ×      (which attribute, counted through attributes and layer: a number · the time it is of u64)
 //!            text: the ids, then names and values, in the order above
+//!            history: see history.rs
 //! link:      the target's key
 //! tombstone: nothing more; the kind says whether the visitor was erased or swept
 //! ```
 //!
 //! A u64 is little-endian. A number has seven bits per byte, lowest first; the eighth bit is set in every byte except
 //! the last. A seq is stored as a number: 0 for none, 1 for `applied_seq`, otherwise 2 + its index in the list of seqs.
+//! A profile without a history and without times is written as version 2, as are links and tombstones.
 //! All values of one write share one seq, and mostly that seq is `applied_seq`. Source and seq share a byte, three bits
 //! and five. The value 31 in the five bits means that the seq's number follows.
 
 mod earlier;
+mod history;
 mod reader;
 mod types;
 
+pub use history::{Earlier, HISTORY_BYTES_MAX, History};
 pub use reader::{DecodeError, FORMAT_VERSION};
 pub use types::{
     Attribute, LINKED_IDS_MAX, LinkedId, NAME_CHARS_MAX, NAME_PREFIX, NameFault, Profile,
@@ -35,7 +41,7 @@ pub use types::{
     is_too_long_for_a_site_call, remove, set_all,
 };
 
-use reader::{EARLIEST_VERSION, Reader, Text, check_order};
+use reader::{EARLIEST_VERSION, PLAIN_VERSION, Reader, Text, check_order};
 
 use super::id::{IdKind, Key};
 use super::seq::{Millis, Seq};
@@ -88,13 +94,13 @@ impl Stored<'_> {
         match self {
             Self::Profile(profile) => encode_profile(profile, &mut out),
             Self::Link { applied_seq, target } => {
-                out.extend_from_slice(&[FORMAT_VERSION, KIND_LINK]);
+                out.extend_from_slice(&[PLAIN_VERSION, KIND_LINK]);
                 out.extend_from_slice(&applied_seq.get().to_le_bytes());
                 out.extend_from_slice(target.as_bytes());
             }
             Self::Tombstone { applied_seq, erased } => {
                 let kind = if *erased { KIND_ERASED } else { KIND_SWEPT };
-                out.extend_from_slice(&[FORMAT_VERSION, kind]);
+                out.extend_from_slice(&[PLAIN_VERSION, kind]);
                 out.extend_from_slice(&applied_seq.get().to_le_bytes());
             }
         }
@@ -163,7 +169,7 @@ pub fn decode(bytes: &[u8]) -> Result<Stored<'_>, DecodeError> {
         KIND_PROFILE if version == EARLIEST_VERSION => {
             earlier::decode_profile(applied_seq, reader).map(Stored::Profile)
         }
-        KIND_PROFILE => decode_profile(applied_seq, reader).map(Stored::Profile),
+        KIND_PROFILE => decode_profile(version, applied_seq, reader).map(Stored::Profile),
         KIND_LINK => {
             let target =
                 Key::from_bytes(reader.rest).ok_or(DecodeError::Damaged("a link without a valid key"))?;
@@ -177,7 +183,11 @@ pub fn decode(bytes: &[u8]) -> Result<Stored<'_>, DecodeError> {
     }
 }
 
-fn decode_profile<'a>(applied_seq: Seq, mut reader: Reader<'a>) -> Result<Profile<'a>, DecodeError> {
+fn decode_profile<'a>(
+    version: u8,
+    applied_seq: Seq,
+    mut reader: Reader<'a>,
+) -> Result<Profile<'a>, DecodeError> {
     let listed = reader.number()?;
     let seqs = Seqs { applied_seq, listed: reader.take(listed.saturating_mul(8))? };
     let mut profile = Profile {
@@ -194,8 +204,15 @@ fn decode_profile<'a>(applied_seq: Seq, mut reader: Reader<'a>) -> Result<Profil
     };
     let (ids, attributes, layer) = (reader.number()?, reader.number()?, reader.number()?);
     let metas = reader.number()?;
+    let (since, history, times) = if version == PLAIN_VERSION {
+        (Seq::ZERO, 0, 0)
+    } else {
+        (seqs.read(&mut reader)?, reader.number()?, reader.number()?)
+    };
     let mut metas = Reader { rest: reader.take(metas)? };
-    let mut text = Text::new(reader.rest)?;
+    let text = reader.rest.len().checked_sub(history).ok_or(DecodeError::Damaged("it ends too early"))?;
+    let mut text = Text::new(reader.take(text)?)?;
+    profile.history = History::from_stored(since, reader.rest);
 
     // Each id takes at least one byte here, so a damaged count cannot reserve too much memory.
     profile.ids.reserve_exact(ids.min(metas.rest.len()));
@@ -206,6 +223,14 @@ fn decode_profile<'a>(applied_seq: Seq, mut reader: Reader<'a>) -> Result<Profil
     }
     profile.attributes = decode_attributes(attributes, &seqs, &mut metas, &mut text)?;
     profile.layer = decode_attributes(layer, &seqs, &mut metas, &mut text)?;
+    for _ in 0..times {
+        let (which, at) = (metas.number()?, Millis(metas.u64()?));
+        let attribute = match which.checked_sub(profile.attributes.len()) {
+            None => profile.attributes.get_mut(which),
+            Some(which) => profile.layer.get_mut(which),
+        };
+        attribute.ok_or(DecodeError::Damaged("a time of no attribute"))?.as_of = Some(at);
+    }
     if !text.0.is_empty() || !metas.rest.is_empty() {
         return Err(DecodeError::Damaged("surplus bytes at its end"));
     }
@@ -229,7 +254,8 @@ fn decode_attributes<'a>(
             which => seqs.get(usize::from(which))?,
         };
         let (name, value) = (metas.number()?, metas.number()?);
-        attributes.push(Attribute { name: text.take(name)?, value: text.take(value)?, seq, source });
+        let (name, value) = (text.take(name)?, text.take(value)?);
+        attributes.push(Attribute { name, value, seq, source, as_of: None });
     }
     check_order(&attributes)?;
     Ok(attributes)
@@ -313,7 +339,19 @@ pub fn encode_profile(profile: &Profile<'_>, out: &mut Vec<u8>) {
         put_number(attribute.value.len(), &mut metas);
     }
 
+    let (since, history) = profile.history.stored();
+    let mut times = 0;
+    for (which, attribute) in attributes().enumerate() {
+        if let Some(at) = attribute.as_of {
+            times += 1;
+            put_number(which, &mut metas);
+            metas.extend_from_slice(&at.0.to_le_bytes());
+        }
+    }
+    let plain = since == Seq::ZERO && times == 0;
+
     // The result is laid out at the end, in a buffer of the exact size.
+    let since = seqs.name(since);
     let metas_bytes = metas.len();
     let mut numbers = metas;
     put_number(seqs.listed.len(), &mut numbers);
@@ -329,12 +367,19 @@ pub fn encode_profile(profile: &Profile<'_>, out: &mut Vec<u8>) {
     for number in [ids.len(), profile.attributes.len(), profile.layer.len(), metas_bytes] {
         put_number(number, &mut numbers);
     }
+    if !plain {
+        for number in [since, history.len(), times] {
+            put_number(number, &mut numbers);
+        }
+    }
     let (metas, numbers) = numbers.split_at(metas_bytes);
     let (listed, numbers) = numbers.split_at(listed_bytes);
 
     let text: usize = profile.held_bytes() + ids.iter().map(|linked| linked.id.len()).sum::<usize>();
-    out.reserve_exact(10 + listed.len() + seqs.listed.len() * 8 + numbers.len() + metas.len() + text);
-    out.extend_from_slice(&[FORMAT_VERSION, KIND_PROFILE]);
+    out.reserve_exact(
+        10 + listed.len() + seqs.listed.len() * 8 + numbers.len() + metas.len() + text + history.len(),
+    );
+    out.extend_from_slice(&[if plain { PLAIN_VERSION } else { FORMAT_VERSION }, KIND_PROFILE]);
     out.extend_from_slice(&profile.applied_seq.get().to_le_bytes());
     out.extend_from_slice(listed);
     seqs.listed.iter().for_each(|seq| out.extend_from_slice(&seq.get().to_le_bytes()));
@@ -345,9 +390,16 @@ pub fn encode_profile(profile: &Profile<'_>, out: &mut Vec<u8>) {
         out.extend_from_slice(attribute.name.as_bytes());
         out.extend_from_slice(attribute.value.as_bytes());
     }
+    if !plain {
+        out.extend_from_slice(&history);
+    }
 }
 
-fn put_number(mut number: usize, out: &mut Vec<u8>) {
+fn put_number(number: usize, out: &mut Vec<u8>) {
+    put_number_u64(number as u64, out);
+}
+
+fn put_number_u64(mut number: u64, out: &mut Vec<u8>) {
     loop {
         let [low, ..] = number.to_le_bytes();
         number >>= 7;
@@ -380,7 +432,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn attribute<'a>(name: &'a str, value: &'a str, seq: u64) -> Attribute<'a> {
-        Attribute { name, value, seq: Seq::from_u64(seq), source: Source::Mbox }
+        Attribute { name, value, seq: Seq::from_u64(seq), source: Source::Mbox, as_of: None }
     }
 
     fn sample() -> Profile<'static> {

@@ -51,6 +51,11 @@ impl Seq {
         self.0 & ((1 << COUNTER_BITS) - 1)
     }
 
+    /// The last seq that a write of this time can have.
+    pub const fn last_at(millis: Millis) -> Self {
+        Self::from_parts(millis, (1 << COUNTER_BITS) - 1)
+    }
+
     /// The seq with this time and this counter.
     pub const fn from_parts(millis: Millis, counter: u64) -> Self {
         Self((millis.0 << COUNTER_BITS) | counter)

@@ -6,7 +6,9 @@
 
 use super::batch::{BatchRules, EmptyValues, Outcome};
 use super::id::IdKind;
-use super::profile::{Attribute, LINKED_IDS_MAX, LinkedId, Profile, Source, Stored, remove, set_all};
+use super::profile::{
+    Attribute, Earlier, LINKED_IDS_MAX, LinkedId, Profile, Source, Stored, remove, set_all,
+};
 use super::seq::Seq;
 
 /// One cell of a row: an attribute's name and the value as sent. The value may be empty.
@@ -40,7 +42,7 @@ pub enum Applied<'a> {
 
 /// Applies one batch's rows for one visitor, in line order, to the stored value under the visitor's canonical key. A
 /// link or a tombstone counts as an unknown visitor; the caller has already followed valid links. Reports each row's
-/// outcome to `outcome`, except for [`Applied::AlreadyIn`].
+/// outcome to `outcome`, except for [`Applied::AlreadyIn`]. Rows of a batch that undoes another only name the visitor.
 pub fn apply_rows<'a>(
     stored: Option<Stored<'a>>,
     rules: &BatchRules,
@@ -56,6 +58,17 @@ pub fn apply_rows<'a>(
         }
         _ => None,
     };
+    if let Some(of) = rules.undoes {
+        let became = match &mut profile {
+            Some(profile) => undo(profile, rules, of),
+            None => Outcome::NotFound,
+        };
+        rows.iter().for_each(|row| outcome(row.line, became));
+        return match profile {
+            Some(profile) if became == Outcome::Updated => Applied::Changed(profile),
+            _ => Applied::Unchanged,
+        };
+    }
     let mut changed = false;
     for row in rows {
         let brings = |cell: &Cell<'_>| !cell.value.is_empty() || rules.empty_values == EmptyValues::Remove;
@@ -86,6 +99,62 @@ pub fn apply_rows<'a>(
     }
 }
 
+/// Undoes a batch at one visitor: each attribute that it set or removed, and that no later write has touched, is again what it
+/// was before. The outcome is [`Outcome::Ignored`] if there is none, and [`Outcome::Failed`] if the history does not say any
+/// more what was before. Then nothing changes.
+pub(super) fn undo(profile: &mut Profile<'_>, rules: &BatchRules, of: Seq) -> Outcome {
+    let earlier: Vec<Earlier<'_>> = profile.history.values().collect();
+    let Some(before) = before(profile, &earlier, of) else { return Outcome::Failed };
+    if before.is_empty() {
+        return Outcome::Ignored;
+    }
+    profile.history.keep(rules.history_max, profile.last_write);
+    profile.merge_layer();
+    for (name, value) in &before {
+        note_end(profile, name, rules.seq, rules.source);
+        if value.is_none() {
+            remove(&mut profile.attributes, name);
+        }
+    }
+    let sets = before.into_iter().filter_map(|(name, value)| {
+        Some(Attribute { name, value: value?, seq: rules.seq, source: rules.source, as_of: None })
+    });
+    set_all(&mut profile.attributes, sets);
+    done(profile, rules);
+    Outcome::Updated
+}
+
+/// What the attributes were before a batch that it changed, and that nothing has touched since: names, and values where there
+/// were any. `None` if the history does not say it any more.
+fn before<'a>(
+    profile: &Profile<'a>,
+    earlier: &[Earlier<'a>],
+    of: Seq,
+) -> Option<Vec<(&'a str, Option<&'a str>)>> {
+    if profile.born > of {
+        return Some(vec![]);
+    }
+    let visible = profile.visible();
+    let replaced = |name: &str| earlier.iter().find(|value| value.until == of && value.name == name);
+    let known = profile.born == of || profile.history.since().is_some_and(|since| since < of);
+    let mut before = vec![];
+    let touched_later = |name: &str| earlier.iter().any(|value| value.until > of && value.name == name);
+    for set in visible.iter().filter(|held| held.seq == of && !touched_later(held.name)) {
+        match replaced(set.name) {
+            Some(value) => before.push((set.name, Some(value.value))),
+            None if known => before.push((set.name, None)),
+            None => return None,
+        }
+    }
+    for gone in earlier.iter().filter(|value| value.until == of) {
+        let set_since = visible.iter().any(|held| held.name == gone.name && held.seq >= of);
+        if !set_since && !touched_later(gone.name) {
+            before.push((gone.name, Some(gone.value)));
+        }
+    }
+    (known || !before.is_empty()).then_some(before)
+}
+
 /// Marks the batch as applied in the profile.
 pub(super) fn done(profile: &mut Profile<'_>, rules: &BatchRules) {
     profile.last_batch = rules.seq;
@@ -111,17 +180,26 @@ fn apply_row<'a>(profile: &mut Profile<'a>, rules: &BatchRules, cells: &[Cell<'a
 
 /// Writes a row's cells into a profile, without a size check.
 pub(super) fn write_row<'a>(profile: &mut Profile<'a>, rules: &BatchRules, cells: &[Cell<'a>]) {
+    profile.history.keep(rules.history_max, profile.last_write);
     let layered = rules.writes_layer();
     if !layered {
         profile.merge_layer();
     } else if profile.layer.first().is_some_and(|held| held.seq != rules.seq) {
-        profile.layer.clear();
+        for gone in std::mem::take(&mut profile.layer) {
+            profile.history.note(&gone, rules.seq, rules.source);
+        }
+    }
+    for cell in
+        cells.iter().filter(|cell| !cell.value.is_empty() || rules.empty_values == EmptyValues::Remove)
+    {
+        note_end(profile, cell.name, rules.seq, rules.source);
     }
     let sets = cells.iter().filter(|cell| !cell.value.is_empty()).map(|cell| Attribute {
         name: cell.name,
         value: cell.value,
         seq: rules.seq,
         source: rules.source,
+        as_of: rules.as_of,
     });
     set_all(if layered { &mut profile.layer } else { &mut profile.attributes }, sets);
     if rules.empty_values == EmptyValues::Remove {
@@ -129,6 +207,16 @@ pub(super) fn write_row<'a>(profile: &mut Profile<'a>, rules: &BatchRules, cells
             remove(&mut profile.attributes, cell.name);
             remove(&mut profile.layer, cell.name);
         }
+    }
+}
+
+/// Notes that a write ends the value that a reader sees of an attribute, if there is one.
+fn note_end(profile: &mut Profile<'_>, name: &str, seq: Seq, by: Source) {
+    let Profile { attributes, layer, history, .. } = profile;
+    let find = |list: &[Attribute<'_>]| list.binary_search_by(|held| held.name.cmp(name)).ok();
+    if let Some(old) = find(layer).and_then(|at| layer.get(at)).or_else(|| attributes.get(find(attributes)?))
+    {
+        history.note(old, seq, by);
     }
 }
 
@@ -157,6 +245,8 @@ pub struct Write<'w> {
     pub lifetime_ms: u64,
     /// The limit on a profile's visible names and values, in bytes (R9).
     pub max_profile_bytes: usize,
+    /// How many earlier values of each attribute a profile keeps; 0: none.
+    pub history_max: u16,
 }
 
 /// The profile that a write applies to: the stored one, a new one for a site call (R5), or none. An expired profile
@@ -174,13 +264,15 @@ pub fn profile_for<'a>(stored: Option<Stored<'a>>, write: &Write<'_>) -> Option<
 /// large (R9).
 pub fn apply<'a>(profile: &mut Profile<'a>, write: &Write<'a>) -> usize {
     profile.merge_layer();
+    profile.history.keep(write.history_max, profile.last_write);
     for name in write.removes {
+        note_end(profile, name, write.seq, write.source);
         remove(&mut profile.attributes, name);
     }
     let mut left_out = 0;
     let mut held = profile.visible_bytes();
     for (name, value) in write.sets.iter().filter(|(_, value)| !value.is_empty()) {
-        let new = Attribute { name, value, seq: write.seq, source: write.source };
+        let new = Attribute { name, value, seq: write.seq, source: write.source, as_of: None };
         let old = match profile.attributes.binary_search_by(|held| held.name.cmp(name.as_str())) {
             Ok(at) => profile.attributes.get(at).map_or(0, Attribute::bytes),
             Err(_) => 0,
@@ -191,6 +283,7 @@ pub fn apply<'a>(profile: &mut Profile<'a>, write: &Write<'a>) -> usize {
             continue;
         }
         held = then;
+        note_end(profile, name, write.seq, write.source);
         set_all(&mut profile.attributes, std::iter::once(new));
     }
     if write.source.is_site() {
@@ -203,14 +296,19 @@ pub fn apply<'a>(profile: &mut Profile<'a>, write: &Write<'a>) -> usize {
 }
 
 /// Merges an anonymous visitor's profile into the profile of the visitor who logged in (R2). `into` keeps its own value
-/// where both have an attribute. The size limit does not apply (R9).
-pub fn merge<'a>(into: &mut Profile<'a>, from: &Profile<'a>) {
+/// where both have an attribute. `seq` is that of the login. The size limit does not apply (R9).
+pub fn merge<'a>(into: &mut Profile<'a>, from: &Profile<'a>, seq: Seq, history_max: u16) {
     into.merge_layer();
     let missing: Vec<Attribute<'a>> = from
         .visible()
         .into_iter()
         .filter(|theirs| into.attributes.binary_search_by(|held| held.name.cmp(theirs.name)).is_err())
         .collect();
+    if history_max > 0 {
+        let comes = |name: &str| missing.iter().any(|came| came.name == name);
+        let held = |name: &str| into.attributes.binary_search_by(|held| held.name.cmp(name)).is_ok();
+        into.history.merge(&from.history, seq, comes, held);
+    }
     set_all(&mut into.attributes, missing.into_iter());
     into.last_site = into.last_site.max(from.last_site);
     into.last_batch = into.last_batch.max(from.last_batch);
@@ -251,6 +349,9 @@ mod tests {
             lifetime_ms: 14 * DAY_MS,
             max_profile_bytes: 100,
             reading: RowReading::default(),
+            history_max: 16,
+            as_of: None,
+            undoes: None,
         }
     }
 
@@ -296,6 +397,7 @@ mod tests {
             removes: &[],
             lifetime_ms: 14 * DAY_MS,
             max_profile_bytes: 100,
+            history_max: 16,
         }
     }
 
@@ -347,7 +449,7 @@ mod tests {
         let (mut from, mut into) = (Profile::born_at(Seq::from_u64(1)), Profile::born_at(Seq::from_u64(2)));
         apply(&mut from, &site(3, &anonymous));
         apply(&mut into, &site(2, &stored));
-        merge(&mut into, &from);
+        merge(&mut into, &from, Seq::from_u64(4), 16);
         let seen: Vec<_> = into.attributes.iter().map(|a| (a.name, a.value)).collect();
         assert_eq!(seen, [("category", "skis"), ("seen", "3"), ("store", "94103")]);
         assert_eq!(into.last_active, Millis(3));

@@ -400,6 +400,9 @@ mod tests {
             lifetime_ms: 1 << 40,
             max_profile_bytes: 1 << 20,
             reading: RowReading::default(),
+            history_max: 16,
+            as_of: None,
+            undoes: None,
         };
         let cells = [Cell { name: "a", value: &at.to_string() }];
         let (keys, rows) = (keys(names), [Row { line: 2, cells: &cells }]);

@@ -204,7 +204,7 @@ fn snapshot() {
 #[test]
 fn profile_bytes() {
     let seq = Seq::from_parts(Millis(1_700_000_000_000), 3);
-    let attribute = |name, value| Attribute { name, value, seq, source: Source::BatchV2 };
+    let attribute = |name, value| Attribute { name, value, seq, source: Source::BatchV2, as_of: None };
     let mut profile = Profile::born_at(seq);
     profile.attributes = vec![attribute("a", "1"), attribute("city", "Zürich"), attribute("z", "")];
     profile.layer = vec![attribute("city", "Genève")];

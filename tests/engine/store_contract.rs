@@ -34,6 +34,9 @@ fn rules(at: u64) -> BatchRules {
         lifetime_ms: 1_000_000,
         max_profile_bytes: 50,
         reading: RowReading::default(),
+        history_max: 16,
+        as_of: None,
+        undoes: None,
     }
 }
 

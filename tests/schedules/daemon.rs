@@ -151,6 +151,9 @@ pub(crate) fn skips() -> BatchRules {
         lifetime_ms: LIFETIME_MS,
         max_profile_bytes: AMPLE_BYTES,
         reading: RowReading::default(),
+        history_max: 16,
+        as_of: None,
+        undoes: None,
     }
 }
 
@@ -618,7 +621,8 @@ fn visitor_write(visitor: &str, write: VisitorWrite) -> Request {
     Request::Visitor(client(), id(visitor), write, WRITE_RULES)
 }
 
-const WRITE_RULES: WriteRules = WriteRules { lifetime_ms: LIFETIME_MS, max_profile_bytes: AMPLE_BYTES };
+const WRITE_RULES: WriteRules =
+    WriteRules { lifetime_ms: LIFETIME_MS, max_profile_bytes: AMPLE_BYTES, history_max: 16 };
 
 pub(crate) fn number_of(answer: &Answer) -> u64 {
     match answer {

@@ -20,6 +20,9 @@ impl Pending {
             lifetime_ms: 1 << 40,
             max_profile_bytes: 1 << 20,
             reading: RowReading::default(),
+            history_max: 16,
+            as_of: None,
+            undoes: None,
         };
         Self::of_rules(folder, client, rules, text, BUNDLE_ROWS_MIN)
     }
@@ -65,6 +68,9 @@ fn the_format_of_the_index_is_these_bytes() {
         lifetime_ms: 1 << 40,
         max_profile_bytes: 1 << 20,
         reading: RowReading::default(),
+        history_max: 16,
+        as_of: None,
+        undoes: None,
     };
     Pending::of_rules(folder.path(), "demo", rules, "batch=pcId,a\nx,1\ny,2\nx,3\n", 2);
     let expected = [
@@ -94,6 +100,9 @@ fn a_batch_of_before_is_opened_as_it_was_read_then() {
         lifetime_ms: 1 << 40,
         max_profile_bytes: 1 << 20,
         reading,
+        history_max: 16,
+        as_of: None,
+        undoes: None,
     };
     let text = "batch=pcId,a\nalice.smith,1\nundefined,2\nx,\"3\ny,4\nz,5\"\nw,6\n";
     let client = ClientCode::new("demo").unwrap();

@@ -151,13 +151,14 @@ impl Group<'_> {
             None => Profile::born_at(seq),
         };
         if let Some(merged) = &merged {
-            merge(&mut profile, merged);
+            merge(&mut profile, merged, seq, write.history_max);
             self.cause.whole = true;
         }
         list_id(&mut profile, from.kind(), from.id(), seq);
         for linked in &came_along {
             list_id(&mut profile, linked.kind(), linked.id(), seq);
         }
+        profile.history.keep(write.history_max, profile.last_write);
         profile.last_write = seq;
         profile.applied_seq = seq;
         self.view.put(&to_profile, &Stored::Profile(profile));

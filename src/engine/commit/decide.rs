@@ -99,6 +99,7 @@ impl Committer {
             removes: &[],
             lifetime_ms: rules.lifetime_ms,
             max_profile_bytes: rules.max_profile_bytes,
+            history_max: rules.history_max,
         };
         let Called { pc, third_party, ecid, given } = group.called(&call.client, &call.ids, &write)?;
         let mut bound = false;
@@ -170,6 +171,7 @@ impl Committer {
             removes,
             lifetime_ms: rules.lifetime_ms,
             max_profile_bytes: rules.max_profile_bytes,
+            history_max: rules.history_max,
         };
         if *what == VisitorWrite::Erase {
             let (erased, known) = group.erase(&key, &write)?;

@@ -173,7 +173,7 @@ impl CommitHandle {
 impl WriteRules {
     /// The rules for a call of this client that comes in now (R4).
     pub(in crate::engine) fn of(client: &ClientSettings, max_profile_bytes: usize) -> Self {
-        Self { lifetime_ms: client.lifetime_ms, max_profile_bytes }
+        Self { lifetime_ms: client.lifetime_ms, max_profile_bytes, history_max: client.history_max }
     }
 }
 

@@ -24,6 +24,8 @@ pub struct WriteRules {
     pub lifetime_ms: u64,
     /// How large a profile may grow, in bytes (R9).
     pub max_profile_bytes: usize,
+    /// How many earlier values of each attribute a profile keeps.
+    pub history_max: u16,
 }
 
 /// A write to one visitor, named by any of its ids.

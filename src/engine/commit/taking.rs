@@ -122,7 +122,7 @@ mod tests {
     use crate::order::record::RunId;
     use crate::order::{Offset, Place};
 
-    const RULES: WriteRules = WriteRules { lifetime_ms: 1, max_profile_bytes: 1 };
+    const RULES: WriteRules = WriteRules { lifetime_ms: 1, max_profile_bytes: 1, history_max: 16 };
 
     fn client() -> ClientCode {
         ClientCode::new("demo").unwrap()

@@ -62,7 +62,10 @@ mod readable {
             let ids = CallIds { pc: VisitorId::new(IdKind::Pc, id).ok(), ..CallIds::default() };
             let client = ClientCode::new("demo").unwrap();
             let call = SiteCall { client, ids, source: Source::Mbox, attributes: vec![] };
-            Request::Site(call, WriteRules { lifetime_ms: 1 << 40, max_profile_bytes: 1 << 20 })
+            Request::Site(
+                call,
+                WriteRules { lifetime_ms: 1 << 40, max_profile_bytes: 1 << 20, history_max: 16 },
+            )
         };
         committer.commit(&mut [call("a"), call("b")].map(Ordered::from).into()).unwrap();
         assert_eq!(*crate::sync::lock(&store.script.seen), [7, 7]);
@@ -125,7 +128,7 @@ mod damaged_store {
             made: vec![],
         };
         let attributes = vec![("a".to_owned(), pc.to_owned())];
-        let rules = WriteRules { lifetime_ms: 1 << 40, max_profile_bytes: 1 << 20 };
+        let rules = WriteRules { lifetime_ms: 1 << 40, max_profile_bytes: 1 << 20, history_max: 16 };
         Request::Site(SiteCall { client: client(), ids, source: Source::Mbox, attributes }, rules)
     }
 

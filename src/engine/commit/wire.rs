@@ -6,7 +6,7 @@
 use super::request::{NewBatch, Request, VisitorWrite, WriteRules};
 use crate::batch::accepted::{Accepted, SentKey};
 use crate::engine::types::{CallIds, SiteCall};
-use crate::journal::entry::BatchAcceptedEntry;
+use crate::journal::entry::{BatchAcceptedEntry, Version6};
 use crate::model::batch::{BatchId, BatchRules, Counts};
 use crate::model::codec::{self, CodecError};
 use crate::model::id::{ClientCode, IdKind, Key, VisitorId};
@@ -21,7 +21,9 @@ use serde_bytes::ByteBuf;
 
 /// The version of the rules by which requests are decided, and of their bytes. A node says in its reports which it knows; a
 /// new one may be offered only once every node knows it.
-pub const RULES_VERSION: u8 = 1;
+pub const RULES_VERSION: u8 = 2;
+/// The version before requests said how much history profiles keep.
+const WITHOUT_HISTORY: u8 = 1;
 
 /// A request as it comes out of the order.
 #[derive(Debug)]
@@ -45,12 +47,13 @@ pub struct OfferedBatch {
     pub accepted: Accepted,
 }
 
+/// A request, with its rules and its batch as one version has them.
 #[derive(Serialize, Deserialize)]
-enum Wire {
+enum Wire<R = Rules, B = BatchAcceptedEntry> {
     Founded { cluster: ClusterId, with_data: bool },
-    Site(Site),
-    Visitor(Visitor),
-    Batch { upload: UploadId, pieces: (Offset, Offset), batch: BatchAcceptedEntry },
+    Site(Site<R>),
+    Visitor(Visitor<R>),
+    Batch { upload: UploadId, pieces: (Offset, Offset), batch: B },
     Sweep { client: String, keys: Vec<ByteBuf>, lifetime_ms: u64 },
     Count { client: String, seq: u64, counts: Counts },
     AddToken(NewToken),
@@ -71,7 +74,7 @@ struct NewToken {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Site {
+struct Site<R> {
     client: String,
     pc: Option<String>,
     third_party: Option<String>,
@@ -79,16 +82,16 @@ struct Site {
     made: Vec<String>,
     source: u8,
     attributes: Vec<(String, String)>,
-    rules: Rules,
+    rules: R,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Visitor {
+struct Visitor<R> {
     client: String,
     kind: u8,
     id: String,
     write: Write,
-    rules: Rules,
+    rules: R,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -102,17 +105,36 @@ enum Write {
 struct Rules {
     lifetime_ms: u64,
     max_profile_bytes: u64,
+    history_max: u16,
+}
+
+/// The rules as version 1 has them.
+#[derive(Deserialize)]
+struct Rules1 {
+    lifetime_ms: u64,
+    max_profile_bytes: u64,
+}
+
+impl From<Rules1> for Rules {
+    fn from(rules: Rules1) -> Self {
+        let Rules1 { lifetime_ms, max_profile_bytes } = rules;
+        Self { lifetime_ms, max_profile_bytes, history_max: 0 }
+    }
 }
 
 impl From<WriteRules> for Rules {
     fn from(rules: WriteRules) -> Self {
-        Self { lifetime_ms: rules.lifetime_ms, max_profile_bytes: rules.max_profile_bytes as u64 }
+        Self {
+            lifetime_ms: rules.lifetime_ms,
+            max_profile_bytes: rules.max_profile_bytes as u64,
+            history_max: rules.history_max,
+        }
     }
 }
 
 /// The bytes of the first record of an order. `with_data` says that it goes on from a single daemon's data.
 pub fn founding(cluster: ClusterId, with_data: bool) -> Result<Vec<u8>, CodecError> {
-    encoded(&Wire::Founded { cluster, with_data })
+    encoded(&Wire::<Rules>::Founded { cluster, with_data })
 }
 
 /// The bytes of a batch whose file is on its way.
@@ -138,7 +160,10 @@ pub fn beginning(client: &ClientCode, rules: &BatchRules) -> Result<Vec<u8>, Cod
 
 /// The client and the rules of an upload that begins.
 pub fn begun(bytes: &[u8]) -> Result<(ClientCode, BatchRules), CodecError> {
-    let entry = codec::decode(RULES_VERSION, bytes)?;
+    let entry = match bytes.first() {
+        Some(&WITHOUT_HISTORY) => codec::decode::<Version6>(WITHOUT_HISTORY, bytes)?.into(),
+        _ => codec::decode(RULES_VERSION, bytes)?,
+    };
     let unfit = || CodecError::Damaged("rules that no program writes".into());
     let accepted = Accepted::from_entry(entry).ok_or_else(unfit)?;
     Ok((accepted.id.client, accepted.rules))
@@ -222,15 +247,20 @@ fn encoded(wire: &Wire) -> Result<Vec<u8>, CodecError> {
 /// What these bytes ask for.
 pub fn decode(bytes: &[u8]) -> Result<FromOrder, CodecError> {
     let unfit = || CodecError::Damaged("a value that no program writes".into());
-    read(codec::decode(RULES_VERSION, bytes)?).ok_or_else(unfit)
+    let request = match bytes.first() {
+        Some(&WITHOUT_HISTORY) => read(codec::decode::<Wire<Rules1, Version6>>(WITHOUT_HISTORY, bytes)?),
+        _ => read(codec::decode::<Wire>(RULES_VERSION, bytes)?),
+    };
+    request.ok_or_else(unfit)
 }
 
-fn read(wire: Wire) -> Option<FromOrder> {
+fn read<R: Into<Rules>, B: Into<BatchAcceptedEntry>>(wire: Wire<R, B>) -> Option<FromOrder> {
     let client = |text: &str| ClientCode::new(text).ok();
     let id = |kind, text: &str| VisitorId::new(kind, text).ok();
-    let rules = |rules: &Rules| {
-        let max_profile_bytes = usize::try_from(rules.max_profile_bytes).ok()?;
-        Some(WriteRules { lifetime_ms: rules.lifetime_ms, max_profile_bytes })
+    let rules = |rules: R| {
+        let Rules { lifetime_ms, max_profile_bytes, history_max } = rules.into();
+        let max_profile_bytes = usize::try_from(max_profile_bytes).ok()?;
+        Some(WriteRules { lifetime_ms, max_profile_bytes, history_max })
     };
     // None where there is no id, and an error where there is a wrong one.
     let given = |kind, text: Option<String>| text.map(|text| id(kind, &text).ok_or(())).transpose().ok();
@@ -249,7 +279,7 @@ fn read(wire: Wire) -> Option<FromOrder> {
                 source: Source::from_code(site.source)?,
                 attributes: site.attributes,
             };
-            FromOrder::Request(Request::Site(call, rules(&site.rules)?))
+            FromOrder::Request(Request::Site(call, rules(site.rules)?))
         }
         Wire::Visitor(visitor) => {
             let write = match visitor.write {
@@ -258,12 +288,12 @@ fn read(wire: Wire) -> Option<FromOrder> {
                 Write::Erase => VisitorWrite::Erase,
             };
             let id = id(IdKind::from_code(visitor.kind)?, &visitor.id)?;
-            FromOrder::Request(Request::Visitor(client(&visitor.client)?, id, write, rules(&visitor.rules)?))
+            FromOrder::Request(Request::Visitor(client(&visitor.client)?, id, write, rules(visitor.rules)?))
         }
         Wire::Batch { upload, pieces, batch } => FromOrder::Batch(Box::new(OfferedBatch {
             upload,
             pieces,
-            accepted: Accepted::from_entry(batch)?,
+            accepted: Accepted::from_entry(batch.into())?,
         })),
         Wire::Sweep { client: of, keys, lifetime_ms } => {
             let keys = keys.iter().map(|key| Key::from_bytes(key)).collect::<Option<_>>()?;
@@ -294,7 +324,7 @@ mod tests {
     use crate::tokens::Tokens;
     use proptest::prelude::*;
 
-    const RULES: WriteRules = WriteRules { lifetime_ms: 14, max_profile_bytes: 1 << 20 };
+    const RULES: WriteRules = WriteRules { lifetime_ms: 14, max_profile_bytes: 1 << 20, history_max: 16 };
 
     fn client() -> ClientCode {
         ClientCode::new("demo").unwrap()

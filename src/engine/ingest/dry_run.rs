@@ -191,13 +191,16 @@ impl<'a> Diffs<'a> {
                 applied.named.into_iter().collect()
             }
         };
+        // What a batch that undoes another touches is in nobody's rows.
+        let undoes = rules.undoes.is_some();
+        let touched = if undoes { self.columns.keys().copied().collect() } else { touched };
         for name in touched {
             let Some(diff) = self.columns.get(name).and_then(|column| self.diffs.get_mut(*column)) else {
                 continue;
             };
             match (before.get(name).copied(), after.get(name).map(String::as_str)) {
                 (None, Some(_)) => diff.set += 1,
-                (Some(old), Some(new)) if old == new => diff.unchanged += 1,
+                (Some(old), Some(new)) if old == new => diff.unchanged += u64::from(!undoes),
                 (Some(_), Some(_)) => diff.changed += 1,
                 (Some(_), None) => diff.removed += 1,
                 (None, None) => {}

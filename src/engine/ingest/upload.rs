@@ -4,6 +4,7 @@
 //! rows share an id, one profile. The limits hold for what has actually arrived and what it decodes to. An upload that is refused,
 //! interrupted or dropped leaves nothing behind.
 
+use crate::batch::accepted::Accepted;
 use crate::batch::as_adobe::{AsAdobe, BadEscape};
 use crate::batch::csv::{HeaderError, Mistaken};
 use crate::batch::encoding::{Decoded, Encoding};
@@ -19,7 +20,9 @@ use crate::engine::ingest::to_all::ToAll;
 use crate::engine::priority::give_way;
 use crate::engine::shared::{Shared, blocking, thread_point};
 use crate::engine::types::{BatchStatus, BatchVersion};
-use crate::model::batch::{BatchId, BatchReading, BatchRules, EmptyValues, IdempotencyKey, RowReading};
+use crate::model::batch::{
+    BatchId, BatchReading, BatchRules, ConsecutiveV2, EmptyValues, IdempotencyKey, RowReading,
+};
 use crate::model::id::ClientCode;
 use crate::model::profile::Source;
 use crate::model::seq::Seq;
@@ -129,7 +132,47 @@ impl Upload {
             lifetime_ms: settings.lifetime_ms,
             max_profile_bytes: shared.profile_bytes_max(),
             reading: RowReading::now(settings.blocked_ids),
+            history_max: settings.history_max,
+            as_of: None,
+            undoes: None,
         };
+        let reading = settings.batch_reading;
+        Self::admitted(ingest, who, client, rules, (announced, reading)).await
+    }
+
+    /// Begins a batch that undoes another, whose file comes as its body. Its rows are read as those of the other one were.
+    pub(in crate::engine) async fn begin_undo(
+        ingest: &Arc<Ingest>,
+        who: &Who,
+        undone: &Accepted,
+        for_all: bool,
+    ) -> Result<Self, EngineError> {
+        let shared = &ingest.shared;
+        let client = &undone.id.client;
+        let settings = shared.settings(client)?;
+        let rules = BatchRules {
+            seq: Seq::ZERO,
+            creates: false,
+            consecutive_v2: ConsecutiveV2::Merge,
+            lifetime_ms: settings.lifetime_ms,
+            max_profile_bytes: shared.profile_bytes_max(),
+            history_max: settings.history_max,
+            as_of: None,
+            undoes: Some(undone.id.seq),
+            ..undone.rules.clone()
+        };
+        let announced = Announced { bytes: Some(undone.bytes), for_all, ..Announced::default() };
+        Self::admitted(ingest, who, client, rules, (announced, BatchReading::Kind)).await
+    }
+
+    async fn admitted(
+        ingest: &Arc<Ingest>,
+        who: &Who,
+        client: &ClientCode,
+        rules: BatchRules,
+        (announced, reading): (Announced, BatchReading),
+    ) -> Result<Self, EngineError> {
+        let shared = &ingest.shared;
         announced.check(&shared.config().limits)?;
         shared.signals.go_on()?;
         if let Some(node) = ingest.commit.node().filter(|_| announced.for_all) {
@@ -141,7 +184,7 @@ impl Upload {
         let disk = Arc::clone(shared);
         // The file system may have to ask another machine how full it is.
         blocking(move || disk.disk_space.for_upload(announced.spooled_bytes_min())).await?;
-        let form = (announced, settings.batch_reading);
+        let form = (announced, reading);
         Self::start(Arc::clone(ingest), who.clone(), client.clone(), rules, form, place).or_internal()
     }
 

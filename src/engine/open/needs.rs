@@ -58,7 +58,7 @@ mod tests {
         let versions = (GROUP_VERSION, CHECKPOINT_VERSION, FORMAT_VERSION);
         assert_eq!(
             (FORMAT, versions),
-            (3, (6, 6, 2)),
+            (4, (7, 7, 3)),
             "one of these is new: raise FORMAT, unless it never was released"
         );
     }

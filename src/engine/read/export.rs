@@ -515,7 +515,7 @@ mod tests {
         }
         profile.attributes = attributes
             .iter()
-            .map(|(name, value)| Attribute { name, value, seq: AT, source: Source::Mbox })
+            .map(|(name, value)| Attribute { name, value, seq: AT, source: Source::Mbox, as_of: None })
             .collect();
         put_if_newer(store, key, None, &Stored::Profile(profile).encode()).unwrap();
     }

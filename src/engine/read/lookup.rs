@@ -10,10 +10,10 @@ use crate::durable::point;
 use crate::engine::error::{EngineError, OrInternal};
 use crate::engine::read::state::Reader;
 use crate::engine::shared::blocking;
-use crate::engine::types::{Visitor, VisitorAttribute};
+use crate::engine::types::{Visitor, VisitorAttribute, VisitorChange, VisitorHistory};
 use crate::model::batch::BatchId;
 use crate::model::id::{ClientCode, Key, VisitorId};
-use crate::model::profile::{Attribute, Profile, Stored};
+use crate::model::profile::{Attribute, Earlier, Profile, Stored};
 use crate::model::seq::{Millis, Seq};
 use crate::store::swap::SwapStore;
 use crate::store::{ProfileStore, StoreError};
@@ -43,21 +43,49 @@ pub fn look_up(
     now: Millis,
     lifetime_ms: u64,
 ) -> Result<Option<Visitor>, ResolveError> {
-    look_up_delayed(store, batches, client, id, now, lifetime_ms, 0)
+    let shows = Shows { now, lifetime_ms, after_ms: 0 };
+    let found = look_up_as(store, batches, client, id, shows, |canonical, profile| {
+        Visitor::of(client, canonical, profile, profile.visible(), lifetime_ms)
+    });
+    found.map(Option::flatten)
 }
 
-/// Looks a visitor up, for a client whose batches show as late as Adobe's: rows of batches younger than `shows_after_ms` are
-/// left out. Only lookups do that. A write to the visitor applies them at their place in the order (R4), and from then on
-/// they show.
-pub(in crate::engine) fn look_up_delayed(
+/// Looks a visitor up as it was after all writes up to a place in the order: `None` if it is unknown now, and an error with
+/// the earliest place that can be asked for if its history does not go back so far.
+pub fn look_up_at(
     store: &dyn ProfileStore,
     batches: &Batches,
     client: &ClientCode,
     id: &VisitorId,
+    (now, lifetime_ms, at): (Millis, u64, Seq),
+) -> Result<Option<Result<Option<Visitor>, Seq>>, ResolveError> {
+    let shows = Shows { now, lifetime_ms, after_ms: 0 };
+    look_up_as(store, batches, client, id, shows, |canonical, profile| {
+        Visitor::at(client, canonical, profile, lifetime_ms, at)
+    })
+}
+
+/// What lookups show of a client.
+#[derive(Debug, Clone, Copy)]
+struct Shows {
     now: Millis,
+    /// How long a profile lives.
     lifetime_ms: u64,
-    shows_after_ms: u64,
-) -> Result<Option<Visitor>, ResolveError> {
+    /// How old a batch must be.
+    after_ms: u64,
+}
+
+/// Looks a visitor up, for a client whose batches show as late as Adobe's: rows of batches younger than `after_ms` are
+/// left out. Only lookups do that. A write to the visitor applies them at their place in the order (R4), and from then on
+/// they show. `show` makes the result, from the profile and the key that it is kept under.
+fn look_up_as<T>(
+    store: &dyn ProfileStore,
+    batches: &Batches,
+    client: &ClientCode,
+    id: &VisitorId,
+    Shows { now, lifetime_ms, after_ms: shows_after_ms }: Shows,
+    show: impl Fn(&Key, &Profile<'_>) -> T,
+) -> Result<Option<T>, ResolveError> {
     let key = id.key(client);
     for _ in 0..LOOKUP_TRIES_MAX {
         // The pending rows first, the store second: a batch that is applied in between is then met in the store.
@@ -86,7 +114,7 @@ pub(in crate::engine) fn look_up_delayed(
         }
         return Ok(match stored {
             Some(Stored::Profile(profile)) if !profile.expired(now, lifetime_ms) => {
-                Visitor::of(client, &canonical, &profile, lifetime_ms)
+                Some(show(&canonical, &profile))
             }
             _ => None,
         });
@@ -102,23 +130,54 @@ impl Reader {
         client: &ClientCode,
         id: &VisitorId,
     ) -> Result<Option<Visitor>, EngineError> {
+        let found = self.shown(client, id, |client, canonical, profile, lifetime_ms| {
+            Visitor::of(client, canonical, profile, profile.visible(), lifetime_ms)
+        });
+        found.await.map(Option::flatten)
+    }
+
+    /// Looks a visitor up as it was after all writes up to a place in the order.
+    pub(in crate::engine) async fn visitor_at(
+        self: &Arc<Self>,
+        client: &ClientCode,
+        id: &VisitorId,
+        at: Seq,
+    ) -> Result<Option<Visitor>, EngineError> {
+        let found = self.shown(client, id, move |client, canonical, profile, lifetime_ms| {
+            Visitor::at(client, canonical, profile, lifetime_ms, at)
+        });
+        match found.await? {
+            None => Ok(None),
+            Some(then) => then.map_err(|since| EngineError::NotKept { at, since }),
+        }
+    }
+
+    /// What a visitor's attributes were, as far as its profile keeps it.
+    pub(in crate::engine) async fn history(
+        self: &Arc<Self>,
+        client: &ClientCode,
+        id: &VisitorId,
+    ) -> Result<Option<VisitorHistory>, EngineError> {
+        self.shown(client, id, |_, _, profile, _| VisitorHistory::of(profile)).await
+    }
+
+    async fn shown<T: Send + 'static>(
+        self: &Arc<Self>,
+        client: &ClientCode,
+        id: &VisitorId,
+        show: impl Fn(&ClientCode, &Key, &Profile<'_>, u64) -> T + Send + 'static,
+    ) -> Result<Option<T>, EngineError> {
         let settings = self.shared.settings(client)?;
         let (reader, client, id) = (Arc::clone(self), client.clone(), id.clone());
         let began = Instant::now();
         let found = blocking(move || {
             point("lookup").or_internal()?;
-            let (shared, now) = (&reader.shared, reader.now());
-            let (lifetime_ms, shows_after_ms) = (settings.lifetime_ms, settings.batch_shows_after_ms);
+            let (shared, lifetime_ms) = (&reader.shared, settings.lifetime_ms);
+            let shows = Shows { now: reader.now(), lifetime_ms, after_ms: settings.batch_shows_after_ms };
             let found = at_one_turn(&shared.store, || {
-                look_up_delayed(
-                    &*shared.store,
-                    &shared.batches,
-                    &client,
-                    &id,
-                    now,
-                    lifetime_ms,
-                    shows_after_ms,
-                )
+                look_up_as(&*shared.store, &shared.batches, &client, &id, shows, |canonical, profile| {
+                    show(&client, canonical, profile, lifetime_ms)
+                })
             });
             found.map_err(|error| shared.reported(error))
         });
@@ -184,7 +243,28 @@ fn at_one_turn<T>(store: &SwapStore, look: impl Fn() -> Result<T, ResolveError>)
 }
 
 impl Visitor {
-    fn of(client: &ClientCode, canonical: &Key, profile: &Profile<'_>, lifetime_ms: u64) -> Option<Self> {
+    /// The visitor as it was after all writes up to `at`; an error with the earliest place that is known, if that is later.
+    fn at(
+        client: &ClientCode,
+        canonical: &Key,
+        profile: &Profile<'_>,
+        lifetime_ms: u64,
+        at: Seq,
+    ) -> Result<Option<Self>, Seq> {
+        if at < profile.born {
+            return Ok(None);
+        }
+        let visitor = Self::of(client, canonical, profile, profile.visible_at(at)?, lifetime_ms);
+        Ok(visitor.map(|visitor| Self { seq: at.min(visitor.seq), ..visitor }))
+    }
+
+    fn of(
+        client: &ClientCode,
+        canonical: &Key,
+        profile: &Profile<'_>,
+        attributes: Vec<Attribute<'_>>,
+        lifetime_ms: u64,
+    ) -> Option<Self> {
         let some = |seq: Seq| (seq > Seq::ZERO).then_some(seq);
         let attribute = |a: Attribute<'_>| VisitorAttribute {
             name: a.name.to_owned(),
@@ -206,8 +286,39 @@ impl Visitor {
             seq: profile.last_write,
             last_active: profile.last_active,
             expires: profile.last_active.plus(lifetime_ms),
-            attributes: profile.visible().into_iter().map(attribute).collect(),
+            attributes: attributes.into_iter().map(attribute).collect(),
         })
+    }
+}
+
+impl VisitorHistory {
+    fn of(profile: &Profile<'_>) -> Self {
+        let mut changes = vec![];
+        let mut all: Vec<Earlier<'_>> = profile.history.values().collect();
+        // A value of now has no end yet.
+        let now = |held: &Attribute<'_>| (held.name.to_owned(), held.value.to_owned(), held.seq, held.source);
+        let earlier =
+            |value: &Earlier<'_>| (value.name.to_owned(), value.value.to_owned(), value.seq, value.source);
+        let visible = profile.visible();
+        let values = all.iter().map(earlier).chain(visible.iter().map(now));
+        for (name, value, seq, source) in values {
+            let before = all.iter().find(|value| value.until == seq && value.name == name);
+            let before = before.map(|value| value.value.to_owned());
+            changes.push(VisitorChange { name, before, after: Some(value), seq, source });
+        }
+        // What was removed, or came to light again under a layer that went.
+        all.retain(|ended| !changes.iter().any(|made| made.seq == ended.until && made.name == ended.name));
+        changes.extend(all.iter().map(|ended| VisitorChange {
+            name: ended.name.to_owned(),
+            before: Some(ended.value.to_owned()),
+            after: profile.visible_at(ended.until).ok().and_then(|then| {
+                then.iter().find(|held| held.name == ended.name).map(|held| held.value.to_owned())
+            }),
+            seq: ended.until,
+            source: ended.by,
+        }));
+        changes.sort_by(|a, b| (b.seq, &a.name).cmp(&(a.seq, &b.name)));
+        Self { since: profile.history.since(), seq: profile.last_write, changes }
     }
 }
 

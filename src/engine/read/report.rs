@@ -201,6 +201,19 @@ impl Reader {
     }
 }
 
+impl Reader {
+    /// The upload of a batch that is to be undone, and the batch.
+    pub(in crate::engine) async fn file_to_undo(
+        &self,
+        who: &Who,
+        id: &BatchId,
+    ) -> Result<(Known, UploadedFile), EngineError> {
+        let file = self.uploaded_file(who, id).await?;
+        let known = self.shared.batches.get(id).ok_or_else(|| EngineError::UnknownBatch(id.to_string()))?;
+        Ok((known, file))
+    }
+}
+
 impl Report {
     /// Opens the files of a complete batch. Blocks.
     pub(in crate::engine) fn open(

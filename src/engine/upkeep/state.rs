@@ -183,7 +183,7 @@ impl Upkeep {
     pub(in crate::engine) fn erase_blocking(&self, key: &Key) -> Result<bool, EngineError> {
         let client = ClientCode::new(key.client()).or_internal()?;
         let id = VisitorId::new(key.kind(), key.id()).or_internal()?;
-        let rules = WriteRules { lifetime_ms: u64::MAX, max_profile_bytes: usize::MAX };
+        let rules = WriteRules { lifetime_ms: u64::MAX, max_profile_bytes: usize::MAX, history_max: 0 };
         let erase = Request::Visitor(client, id, VisitorWrite::Erase, rules);
         match self.commit.ask_blocking(erase)? {
             Answer::Erased(Written { seq: Some(seq), known, .. }, keys) => {

@@ -153,6 +153,7 @@ mod tests {
             rows_per_second: None,
             estimated_end: None,
             reason: None,
+            undoes: None,
         };
         let body = |details| format!("{:?}", encode(&batch, details, &Failed::default()).into_body());
         assert!(body(false).contains(

@@ -140,7 +140,7 @@ async fn take(
 }
 
 /// The result of a dry run: a summary as JSON, or each row's outcome if the request accepts CSV or NDJSON.
-fn trial(request: &Request, dry_run: DryRun) -> Result<Answer, HttpError> {
+pub(in crate::http) fn trial(request: &Request, dry_run: DryRun) -> Result<Answer, HttpError> {
     let accepted = request.header_text(&ACCEPT).unwrap_or_default();
     if accepted.contains("text/csv") || accepted.contains("ndjson") {
         return Ok(outcomes::whole_report(request, dry_run.report, ReportForm::of(request), None, None));

@@ -2,7 +2,7 @@
 
 mod batch_mbox;
 mod batch_status;
-mod batch_update;
+pub(super) mod batch_update;
 mod cookies;
 mod default_content;
 mod delivery;

@@ -200,6 +200,8 @@ pub(super) struct Batch {
     estimated_end_at: Option<String>,
     /// Why it is stuck, if its upload is damaged.
     reason: Option<String>,
+    /// The batch that it undoes, if it undoes one.
+    undoes: Option<String>,
 }
 
 impl Batch {
@@ -221,6 +223,7 @@ impl Batch {
             rows_per_second: batch.rows_per_second,
             estimated_end_at: batch.estimated_end.map(Millis::iso_8601),
             reason: batch.reason.clone(),
+            undoes: batch.undoes.as_ref().map(ToString::to_string),
         }
     }
 }

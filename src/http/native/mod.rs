@@ -6,11 +6,13 @@ mod clients;
 mod cluster;
 mod events;
 mod export;
+mod history;
 mod outcomes;
 mod profiles;
 mod statistics;
 mod status;
 mod tokens;
+mod undo;
 mod upkeep;
 
 use super::endpoint::Endpoint;
@@ -19,12 +21,14 @@ use super::endpoint::Endpoint;
 pub(super) const ENDPOINTS: &[&[Endpoint]] = &[
     clients::ENDPOINTS,
     profiles::ENDPOINTS,
+    history::ENDPOINTS,
     statistics::ENDPOINTS,
     export::ENDPOINTS,
     changes::ENDPOINTS,
     batches::ENDPOINTS,
     events::ENDPOINTS,
     outcomes::ENDPOINTS,
+    undo::ENDPOINTS,
     upkeep::ENDPOINTS,
     status::ENDPOINTS,
     tokens::ENDPOINTS,

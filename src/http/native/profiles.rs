@@ -21,7 +21,7 @@ use crate::http::{seq, shapes};
 use crate::model::batch::BatchId;
 use crate::model::id::IdKind;
 use crate::model::profile::NAME_CHARS_MAX;
-use crate::model::seq::Seq;
+use crate::model::seq::{Millis, Seq};
 use crate::tokens::Scope;
 
 pub(super) const ENDPOINTS: &[Endpoint] = &[
@@ -42,6 +42,12 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
                     false,
                     shapes::seq(),
                     "Waits up to five seconds for the write whose answer had this Profiled-Seq.",
+                )
+                .query(
+                    "as_of",
+                    false,
+                    shapes::text(),
+                    "A seq, or a time as in 2026-11-27T02:00:00Z: returns the attributes as they were after all writes up to then.",
                 )
                 .switch("lines", "true: adds the line of the kept upload that set an attribute.")
                 .json::<Profile<'_>>("The visitor. Its ETag is the seq of its last write.")
@@ -88,7 +94,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
 ];
 
 /// The id of a visitor in the path, and its kind in the query.
-fn with_id(operation: Operation) -> Operation {
+pub(super) fn with_id(operation: Operation) -> Operation {
     let what =
         "An id. The pattern has the characters that ids of every kind may have; some kinds may have more.";
     operation.path("id", shapes::any_id(), Some(what)).client().query(
@@ -110,8 +116,14 @@ async fn answer(call: Call<'_>) -> Reply {
         front.app.wait_for(Seq::from_u64(number)).await?;
     }
     let with_lines = query.switch("lines")?;
-    let visitor = front.app.read(client, &id).await?.ok_or_else(|| {
-        HttpError::NotFound(format!("client {client} has no visitor with {} {text}", id.kind().name()))
+    let at = query.get("as_of").map(place).transpose()?;
+    let found = match at {
+        Some(at) => front.app.read_at(client, &id, at).await?,
+        None => front.app.read(client, &id).await?,
+    };
+    let visitor = found.ok_or_else(|| {
+        let then = at.map_or(String::new(), |at| format!(" whose profile had begun at seq {at}"));
+        HttpError::NotFound(format!("client {client} has no visitor with {} {text}{then}", id.kind().name()))
     })?;
     let lines =
         if with_lines { front.app.lines(&request.who(Some(client)), &visitor).await? } else { Lines::new() };
@@ -120,6 +132,20 @@ async fn answer(call: Call<'_>) -> Reply {
         answer.headers_mut().insert(ETAG, etag);
     }
     Ok(answer)
+}
+
+/// The last place in the order at a time; or a place itself.
+fn place(text: &str) -> Result<Seq, HttpError> {
+    if let Ok(seq) = text.parse() {
+        return Ok(Seq::from_u64(seq));
+    }
+    let time = text.parse::<jiff::Timestamp>().ok();
+    let millis = time.and_then(|time| u64::try_from(time.as_millisecond()).ok());
+    millis.map(|millis| Seq::last_at(Millis(millis))).ok_or_else(|| {
+        HttpError::Wrong(format!(
+            "as_of={text} is neither a seq, the number in Profiled-Seq, nor a time such as 2026-11-27T02:00:00Z"
+        ))
+    })
 }
 
 /// `DELETE /api/v1/profiles/{id}`: erases a visitor, by any of its ids (R12).
@@ -178,7 +204,7 @@ struct Erased {
     seq: String,
 }
 
-fn by(query: &Params) -> Result<IdKind, HttpError> {
+pub(super) fn by(query: &Params) -> Result<IdKind, HttpError> {
     match query.get("by") {
         None | Some("third-party") => Ok(IdKind::ThirdParty),
         Some("pc") => Ok(IdKind::Pc),

@@ -1,15 +1,15 @@
 //! The bytes of commit groups and checkpoints. Each begins with its version. Earlier versions can be read.
 
-use super::earlier::{self, Accepted as _, Version1, Version2, Version3, Version4, Version5};
-use super::types::{BatchAcceptedEntry, Checkpoint, Entry};
+use super::earlier::{self, Accepted as _, Version1, Version2, Version3, Version4, Version5, Version6};
+use super::types::{Checkpoint, Entry};
 use crate::model::codec::{self, CodecError};
 
 /// The version that a group's payload begins with.
-pub const GROUP_VERSION: u8 = 6;
+pub const GROUP_VERSION: u8 = 7;
 /// The first byte of a payload that replaces damaged groups that were given up.
 const GROUP_GIVEN_UP: u8 = 0xff;
 /// The version that a checkpoint begins with.
-pub const CHECKPOINT_VERSION: u8 = 6;
+pub const CHECKPOINT_VERSION: u8 = 7;
 /// The version of checkpoints before there was an order of several nodes.
 const CHECKPOINT_WITHOUT_ORDER: u8 = 5;
 
@@ -37,6 +37,7 @@ pub fn decode_group(payload: &[u8]) -> Result<Vec<Entry>, CodecError> {
         Some(&Version3::VERSION) => earlier::decode_group::<Version3>(payload),
         Some(&Version4::VERSION) => earlier::decode_group::<Version4>(payload),
         Some(&Version5::VERSION) => earlier::decode_group::<Version5>(payload),
+        Some(&Version6::VERSION) => earlier::decode_group::<Version6>(payload),
         _ => codec::decode(GROUP_VERSION, payload),
     }
 }
@@ -54,8 +55,9 @@ pub fn decode_checkpoint(bytes: &[u8]) -> Result<Checkpoint, CodecError> {
         Some(&Version3::VERSION) => earlier::decode_checkpoint::<Version3>(bytes),
         Some(&Version4::VERSION) => earlier::decode_checkpoint_4::<Version4>(Version4::VERSION, bytes),
         Some(&CHECKPOINT_WITHOUT_ORDER) => {
-            earlier::decode_checkpoint_4::<BatchAcceptedEntry>(CHECKPOINT_WITHOUT_ORDER, bytes)
+            earlier::decode_checkpoint_4::<Version6>(CHECKPOINT_WITHOUT_ORDER, bytes)
         }
+        Some(&Version6::VERSION) => earlier::decode_checkpoint_6(bytes),
         _ => codec::decode(CHECKPOINT_VERSION, bytes),
     }
 }
@@ -106,6 +108,9 @@ mod tests {
             key,
             reading: 0,
             blocked_ids: None,
+            history_max: 0,
+            as_of_ms: None,
+            undoes: None,
         }
     }
 
@@ -203,6 +208,9 @@ mod tests {
                 lifetime_ms: seq,
                 reading: u8::MAX,
                 blocked_ids: Some(vec!["x".repeat(many).into(); many.min(3)]),
+                history_max: u16::MAX,
+                as_of_ms: Some(seq),
+                undoes: Some(seq),
                 ..accepted(seq, Some(u32::MAX), None)
             };
             let given_up = BatchGivenUpEntry { accepted: accepted.clone(), end: completed(u64::MAX) };

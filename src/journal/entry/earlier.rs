@@ -2,16 +2,17 @@
 //!
 //! Versions 1 to 3 describe a batch and resolved rows differently. Their checkpoints also list complete batches, and they have
 //! no `store_reach`. Version 4 lacks how a batch's rows are read. Version 5 lacks the kind of a write, and its checkpoints lack
-//! the order of several nodes. Everything else was as it is now.
+//! the order of several nodes. Version 6 lacks how much history a batch keeps, what time it is of, and what it undoes.
+//! Everything else was as it is now.
 
 use super::types::{
     BatchAcceptedEntry, BatchCompletedEntry, BatchGivenUpEntry, CatalogueMark, Cause, Change, Checkpoint,
-    Entry, KnownBatch, Resolved, ResolvedBundle, SentKeyEntry, WriteEntry,
+    Entry, KnownBatch, OrderEntry, OrderState, Resolved, ResolvedBundle, SentKeyEntry, WriteEntry,
 };
 use crate::model::batch::{Counts, RowReading};
 use crate::model::codec::{self, CodecError};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 /// An accepted batch as one version wrote it.
 pub(super) trait Accepted: DeserializeOwned + Into<BatchAcceptedEntry> {
@@ -114,8 +115,33 @@ pub struct Version4 {
     key: Option<SentKeyEntry>,
 }
 
-/// Version 5 has an accepted batch as it is written now.
-pub(super) type Version5 = BatchAcceptedEntry;
+/// Version 6 does not have how much history a batch keeps, what time it is of, and what it undoes. Version 5 has accepted
+/// batches of the same form, and so have records of the catalogue that begin with a 2, and requests of several nodes that
+/// begin with a 1.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Version6 {
+    client: String,
+    seq: u64,
+    spool: u64,
+    bytes: u64,
+    crc32c: Option<u32>,
+    rows: u64,
+    v2: bool,
+    key_kind: u8,
+    creates: bool,
+    replaces: bool,
+    removes: bool,
+    lifetime_ms: u64,
+    max_profile_bytes: u64,
+    key: Option<SentKeyEntry>,
+    reading: u8,
+    blocked_ids: Option<Vec<Box<str>>>,
+}
+
+/// Version 5 has an accepted batch as version 6 has it.
+#[derive(Deserialize)]
+#[serde(transparent)]
+pub(super) struct Version5(Version6);
 
 impl Accepted for Version1 {
     const VERSION: u8 = 1;
@@ -144,6 +170,12 @@ impl Accepted for Version4 {
 impl Accepted for Version5 {
     const VERSION: u8 = 5;
     type Write = Write5;
+    type End = BatchCompletedEntry;
+}
+
+impl Accepted for Version6 {
+    const VERSION: u8 = 6;
+    type Write = WriteEntry;
     type End = BatchCompletedEntry;
 }
 
@@ -182,6 +214,10 @@ enum EntryOf<W, A, E> {
     BatchAccepted(A),
     BatchCompleted(E),
     BatchGivenUp(GivenUp<A, E>),
+    /// From version 6 on, as the next ones.
+    Order(OrderEntry),
+    BatchApplied(BatchCompletedEntry),
+    BatchCounted(BatchCompletedEntry),
 }
 
 #[derive(Deserialize)]
@@ -213,6 +249,25 @@ struct Checkpoint4<A> {
     store_reach: u64,
 }
 
+#[derive(Deserialize)]
+struct Checkpoint6 {
+    position: (u64, u64),
+    last_seq: u64,
+    incomplete: Vec<Known6>,
+    catalogue: CatalogueMark,
+    order: Option<OrderState>,
+    store_reach: u64,
+}
+
+#[derive(Deserialize)]
+struct Known6 {
+    position: (u64, u64),
+    accepted: Version6,
+    completed: Option<BatchCompletedEntry>,
+    counted: Option<BatchCompletedEntry>,
+    applied: Option<BatchCompletedEntry>,
+}
+
 pub(super) fn decode_group<A: Accepted>(payload: &[u8]) -> Result<Vec<Entry>, CodecError> {
     let entries: Vec<EntryOf<A::Write, A, A::End>> = codec::decode(A::VERSION, payload)?;
     let entry = |entry: EntryOf<A::Write, A, A::End>| match entry {
@@ -222,6 +277,9 @@ pub(super) fn decode_group<A: Accepted>(payload: &[u8]) -> Result<Vec<Entry>, Co
         EntryOf::BatchGivenUp(GivenUp { accepted, end }) => {
             Entry::BatchGivenUp(BatchGivenUpEntry { accepted: accepted.into(), end: end.into() })
         }
+        EntryOf::Order(order) => Entry::Order(order),
+        EntryOf::BatchApplied(end) => Entry::BatchApplied(end),
+        EntryOf::BatchCounted(end) => Entry::BatchCounted(end),
     };
     Ok(entries.into_iter().map(entry).collect())
 }
@@ -254,6 +312,21 @@ pub(super) fn decode_checkpoint_4<A: DeserializeOwned + Into<BatchAcceptedEntry>
     };
     let incomplete = incomplete.into_iter().map(known).collect();
     Ok(Checkpoint { position, last_seq, incomplete, catalogue, store_reach, ..Checkpoint::default() })
+}
+
+/// A checkpoint of version 6.
+pub(super) fn decode_checkpoint_6(bytes: &[u8]) -> Result<Checkpoint, CodecError> {
+    let Checkpoint6 { position, last_seq, incomplete, catalogue, order, store_reach } =
+        codec::decode(Version6::VERSION, bytes)?;
+    let known = |Known6 { position, accepted, completed, counted, applied }| KnownBatch {
+        position,
+        accepted: BatchAcceptedEntry::from(accepted),
+        completed,
+        counted,
+        applied,
+    };
+    let incomplete = incomplete.into_iter().map(known).collect();
+    Ok(Checkpoint { position, last_seq, incomplete, catalogue, order, store_reach, complete: vec![] })
 }
 
 impl From<Version1> for BatchAcceptedEntry {
@@ -329,7 +402,7 @@ impl From<Version4> for BatchAcceptedEntry {
     fn from(batch: Version4) -> Self {
         // Its rows are read by the rules of that time, so their number stays the same.
         let (reading, blocked_ids) = (RowReading::before().stored().0, None);
-        Self {
+        Version6 {
             client: batch.client,
             seq: batch.seq,
             spool: batch.spool,
@@ -346,6 +419,39 @@ impl From<Version4> for BatchAcceptedEntry {
             key: batch.key,
             reading,
             blocked_ids,
+        }
+        .into()
+    }
+}
+
+impl From<Version5> for BatchAcceptedEntry {
+    fn from(Version5(batch): Version5) -> Self {
+        batch.into()
+    }
+}
+
+impl From<Version6> for BatchAcceptedEntry {
+    fn from(batch: Version6) -> Self {
+        Self {
+            client: batch.client,
+            seq: batch.seq,
+            spool: batch.spool,
+            bytes: batch.bytes,
+            crc32c: batch.crc32c,
+            rows: batch.rows,
+            v2: batch.v2,
+            key_kind: batch.key_kind,
+            creates: batch.creates,
+            replaces: batch.replaces,
+            removes: batch.removes,
+            lifetime_ms: batch.lifetime_ms,
+            max_profile_bytes: batch.max_profile_bytes,
+            key: batch.key,
+            reading: batch.reading,
+            blocked_ids: batch.blocked_ids,
+            history_max: 0,
+            as_of_ms: None,
+            undoes: None,
         }
     }
 }

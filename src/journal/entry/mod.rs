@@ -13,7 +13,7 @@ pub use bytes::{
     CHECKPOINT_VERSION, GROUP_VERSION, decode_checkpoint, decode_group, encode_checkpoint, encode_group,
     group_given_up, is_given_up,
 };
-pub use earlier::Version4;
+pub use earlier::{Version4, Version6};
 pub use types::{
     BatchAcceptedEntry, BatchCompletedEntry, BatchGivenUpEntry, CatalogueMark, Cause, Change, Checkpoint,
     Entry, KnownBatch, OrderEntry, OrderState, Resolved, ResolvedBundle, RunOffered, SentKeyEntry,

@@ -34,7 +34,7 @@ impl Entry {
         let batch = |batch: &BatchAcceptedEntry| {
             let key = batch.key.as_ref().map_or(0, |sent| sent.key.len());
             let blocked = batch.blocked_ids.iter().flatten().map(|id| NUMBER + id.len()).sum::<usize>();
-            21 * NUMBER + batch.client.len() + key + blocked
+            26 * NUMBER + batch.client.len() + key + blocked
         };
         let end = 8 * NUMBER;
         NUMBER
@@ -182,6 +182,12 @@ pub struct BatchAcceptedEntry {
     pub reading: u8,
     /// The blocked ids, which fail a row. None for the default list of these rules.
     pub blocked_ids: Option<Vec<Box<str>>>,
+    /// How many earlier values of each attribute stay in the profile.
+    pub history_max: u16,
+    /// The time that its values are of, if it says so.
+    pub as_of_ms: Option<u64>,
+    /// The seq of the batch that it undoes, if it undoes one.
+    pub undoes: Option<u64>,
 }
 
 /// An idempotency key, and the length and checksum of what the client sent with it. The key stands for those bytes, whatever

@@ -42,6 +42,9 @@ fn batch(seq: u64) -> KnownBatch {
         key: None,
         reading: 1,
         blocked_ids: Some(vec!["void".into()]),
+        history_max: 16,
+        as_of_ms: Some(1_700_000_000_000),
+        undoes: Some(3),
     };
     let completed = BatchCompletedEntry { seq, counts: Default::default(), at_ms: 99, store_reach: 0 };
     KnownBatch { completed: (seq > 3).then_some(completed), ..KnownBatch::pending((1, 48), accepted) }
@@ -217,7 +220,7 @@ fn the_layout_is_as_described() {
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     assert_eq!(
         hex(&bytes),
-        "70726f66536e617001000000070000000000000012339e6d6865616409000000f170bb883318f116060000000000000000646174611000000033f5bf7eeafb9a91030000006b65790500000076616c7565666f6f7420000000e7602b2caa43aeaf01000000000000000800000000000000b6406de965c8f8ba8c7a34a624c725a1",
+        "70726f66536e617001000000070000000000000012339e6d6865616409000000b9a6857c56202326070000000000000000646174611000000033f5bf7eeafb9a91030000006b65790500000076616c7565666f6f7420000000e7602b2caa43aeaf01000000000000000800000000000000b6406de965c8f8ba8c7a34a624c725a1",
         "a layout that changes needs a new version"
     );
 }
@@ -307,8 +310,8 @@ fn what_is_wrong_is_said_with_its_place() {
         "the snapshot FILE has format version 2 (byte 8); this program reads version 1",
     );
     check(
-        &forged(&[(HEAD, vec![7, 0, 0, 0, 0])]),
-        "the checkpoint at byte 40 of the snapshot FILE: format version 7; this program reads version 6",
+        &forged(&[(HEAD, vec![8, 0, 0, 0, 0])]),
+        "the checkpoint at byte 40 of the snapshot FILE: format version 8; this program reads version 7",
     );
     check(&forged(&[(HEAD, vec![1])]), "the checkpoint at byte 40 of the snapshot FILE: damaged: ");
     check(&forged(&[data(&[a])]), &at(24, "block 0 is of a kind that does not belong there"));

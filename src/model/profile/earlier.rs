@@ -58,7 +58,13 @@ fn decode_attributes<'a>(metas: &[u8], text: &mut Text<'a>) -> Result<Vec<Attrib
         let seq = meta.seq()?;
         let source = Source::from_code(meta.u8()?).ok_or(DecodeError::Damaged("an unknown source"))?;
         let (name, value) = (length_2(&mut meta)?, length_4(&mut meta)?);
-        attributes.push(Attribute { name: text.take(name)?, value: text.take(value)?, seq, source });
+        attributes.push(Attribute {
+            name: text.take(name)?,
+            value: text.take(value)?,
+            seq,
+            source,
+            as_of: None,
+        });
     }
     check_order(&attributes)?;
     Ok(attributes)
@@ -75,6 +81,7 @@ fn length_4(reader: &mut Reader<'_>) -> Result<usize, DecodeError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::history::History;
     use super::super::{Stored, StoredBytes, decode};
     use super::*;
 
@@ -104,8 +111,21 @@ mod tests {
             last_write: batch,
             last_active: Millis(1_700_000_000_000),
             ids: vec![LinkedId { kind: IdKind::Pc, id: "p1", seq: site }],
-            attributes: vec![Attribute { name: "city", value: "Zürich", seq: site, source: Source::Mbox }],
-            layer: vec![Attribute { name: "tier", value: "gold", seq: batch, source: Source::BatchV2 }],
+            attributes: vec![Attribute {
+                name: "city",
+                value: "Zürich",
+                seq: site,
+                source: Source::Mbox,
+                as_of: None,
+            }],
+            layer: vec![Attribute {
+                name: "tier",
+                value: "gold",
+                seq: batch,
+                source: Source::BatchV2,
+                as_of: None,
+            }],
+            history: History::default(),
         }
     }
 

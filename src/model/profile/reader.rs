@@ -7,8 +7,10 @@ use crate::model::seq::Seq;
 
 /// The first format version.
 pub(super) const EARLIEST_VERSION: u8 = 1;
-/// The format version of the values that this program writes.
-pub const FORMAT_VERSION: u8 = 2;
+/// The latest format version of the values that this program writes.
+pub const FORMAT_VERSION: u8 = 3;
+/// The version of a value without a history and without times.
+pub(super) const PLAIN_VERSION: u8 = 2;
 
 /// Why bytes are not a valid stored value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -66,19 +68,26 @@ impl<'a> Reader<'a> {
         self.u64().map(Seq::from_u64)
     }
 
-    pub(super) fn number(&mut self) -> Result<usize, DecodeError> {
+    pub(super) fn number_u64(&mut self) -> Result<u64, DecodeError> {
         let (mut number, mut shift) = (0, 0);
         loop {
             let byte = self.u8()?;
-            number |= usize::from(byte & 0x7f) << shift;
+            number |= u64::from(byte & 0x7f) << shift;
             if byte < 0x80 {
                 return Ok(number);
             }
             shift += 7;
-            if shift > 28 {
+            if shift > 63 {
                 return Err(DecodeError::Damaged("a number that is too large"));
             }
         }
+    }
+
+    /// A length, or an index.
+    pub(super) fn number(&mut self) -> Result<usize, DecodeError> {
+        let number = u32::try_from(self.number_u64()?).ok();
+        let number = number.and_then(|number| usize::try_from(number).ok());
+        number.ok_or(DecodeError::Damaged("a number that is too large"))
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a profile is made of: attributes, linked ids, sources; and the limits on them.
 
+use super::history::{Earlier, History};
 use crate::model::id::IdKind;
 use crate::model::seq::{Millis, Seq};
 
@@ -121,6 +122,8 @@ pub struct Attribute<'a> {
     pub seq: Seq,
     /// The source of that write.
     pub source: Source,
+    /// The time that the value is of, if its batch said one: `asOf`.
+    pub as_of: Option<Millis>,
 }
 
 impl Attribute<'_> {
@@ -163,6 +166,8 @@ pub struct Profile<'a> {
     pub attributes: Vec<Attribute<'a>>,
     /// The attributes that v2 batches in replace mode set since the visitor's last site call, sorted by name (R7).
     pub layer: Vec<Attribute<'a>>,
+    /// The earlier values of the attributes.
+    pub history: History<'a>,
 }
 
 impl<'a> Profile<'a> {
@@ -186,6 +191,29 @@ impl<'a> Profile<'a> {
         let mut all = self.attributes.clone();
         set_all(&mut all, self.layer.iter().copied());
         all
+    }
+
+    /// The attributes as a reader saw them after all writes up to `seq`, sorted by name.
+    ///
+    /// # Errors
+    /// The earliest seq for which the profile still knows it, if that is later.
+    pub fn visible_at(&self, seq: Seq) -> Result<Vec<Attribute<'a>>, Seq> {
+        if seq >= self.last_write {
+            return Ok(self.visible());
+        }
+        match self.history.since() {
+            Some(since) if since <= seq => {}
+            Some(since) => return Err(since),
+            None => return Err(self.last_write),
+        }
+        let mut then = self.visible();
+        then.retain(|held| held.seq <= seq);
+        let mut earlier: Vec<Earlier<'_>> =
+            self.history.values().filter(|value| value.was_there_at(seq)).collect();
+        // A value may have been covered by a layer for a while, and came to light again. What covered it ended first.
+        earlier.sort_by_key(|value| std::cmp::Reverse(value.until));
+        set_all(&mut then, earlier.into_iter().map(Earlier::attribute));
+        Ok(then)
     }
 
     /// Moves the layer's attributes into the profile for good (R7).

@@ -41,6 +41,7 @@ fn stored(before: &Before, values: &[String]) -> Option<StoredBytes> {
             value: values[length].as_str(),
             seq,
             source: Source::BatchV2,
+            as_of: None,
         };
         by_name.into_iter().map(one).collect::<Vec<_>>()
     };
@@ -99,6 +100,9 @@ fn rules() -> impl Strategy<Value = BatchRules> {
         lifetime_ms: 1000,
         max_profile_bytes,
         reading: RowReading::default(),
+        history_max: 16,
+        as_of: None,
+        undoes: None,
     })
 }
 

@@ -4,6 +4,7 @@
 //! Promises: a call of [`ops`](super::ops) becomes the request that the front doors would make of it; what a lookup shows and
 //! what the model shows come in one form, so that they can be compared.
 
+use super::coverage::{Met, met};
 use super::model::{self, From, Id, Kind};
 use super::ops::{ATTRIBUTES, BLOCKED, Batch, CLIENTS, Call, Row, Settings, Text, id};
 use super::stores::Store;
@@ -14,7 +15,7 @@ use profiled::batch::queue::Batches;
 use profiled::batch::spool::Spool;
 use profiled::engine::commit::{Committer, NewBatch, Request, VisitorWrite, WriteRules};
 use profiled::engine::open::recovery::{StartFrom, recover};
-use profiled::engine::{CallIds, SiteCall, Visitor, look_up};
+use profiled::engine::{CallIds, SiteCall, Visitor, look_up, look_up_at};
 use profiled::journal::entry::{Checkpoint, OrderState};
 use profiled::journal::log::LogSettings;
 use profiled::journal::snapshot::SnapshotReader;
@@ -39,6 +40,8 @@ const SEGMENT_BYTES: u64 = 16 << 10;
 pub(crate) const BUNDLE_ROWS_MIN: usize = 2;
 /// How many bytes a group has, and what a request resolves in it: little, so that it fills more than one group.
 pub(crate) const LIMITS: (usize, usize) = (1500, 100);
+/// So many that nothing of a short sequence is dropped: the model keeps all.
+pub(crate) const HISTORY_MAX: u16 = 1000;
 const SPOOL_BYTES_MAX: u64 = 1 << 30;
 
 #[derive(Debug, Default)]
@@ -199,7 +202,7 @@ impl Core {
             let reason_fits = match reported.and_then(|reported| reported.failure) {
                 None => expected != Outcome::Failed,
                 Some(Failure::Row(_)) => row.is_none(),
-                Some(Failure::ProfileTooLarge) => row.is_some(),
+                Some(Failure::ProfileTooLarge | Failure::NotKept) => row.is_some(),
                 Some(Failure::UploadDamaged | Failure::OutcomeLost) => false,
             };
             if reported_outcome != expected || !reason_fits {
@@ -209,6 +212,38 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// How what a lookup shows of an earlier time differs from what the model says of it, if it does.
+    pub(crate) fn differs_at(
+        &self,
+        (visitors, then): (&model::Visitors, &model::Visitors),
+        (client, id): (usize, &Id),
+        (at, now, lifetime_ms): (u64, Millis, u64),
+    ) -> Result<Option<String>, Wrong> {
+        let Some((key, profile)) = visitors.look_up(id, now.0, lifetime_ms) else { return Ok(None) };
+        if at < profile.born {
+            return Ok(None);
+        }
+        let code = client_code(client);
+        let shows = (now, lifetime_ms, Seq::from_u64(at));
+        let seen = look_up_at(&*self.shared(), &self.batches, &code, &visitor_id(id), shows)
+            .map_err(|error| format!("{id} cannot be read at {at}: {error}"))?;
+        let read = seen.map(|seen| seen.map(|visitor| visitor.as_ref().map(attributes_of)));
+        if at < profile.known_since {
+            met(Met::ReadTooLate);
+            let refused = matches!(read, Some(Err(_)));
+            return Ok(
+                (!refused).then(|| format!("{id} is known only since {}: {read:?}", profile.known_since))
+            );
+        }
+        let then = then.profile(key).filter(|then| then.born == profile.born);
+        let expected = then.map(|then| texts(&then.visible()));
+        if expected != Some(texts(&profile.visible())) {
+            met(Met::ReadAsOf);
+        }
+        let same = matches!(&read, Some(Ok(seen)) if *seen == expected);
+        Ok((!same).then(|| format!("{id} at seq {at} should read {expected:?}, and reads {read:?}")))
     }
 
     /// How what a lookup shows differs from what the model shows in its place, if it does.
@@ -240,8 +275,20 @@ impl Core {
     }
 }
 
+fn texts(attributes: &BTreeMap<String, model::Value>) -> BTreeMap<String, String> {
+    attributes.iter().map(|(name, value)| (name.clone(), value.text.clone())).collect()
+}
+
+fn attributes_of(visitor: &Visitor) -> BTreeMap<String, String> {
+    visitor.attributes.iter().map(|held| (held.name.clone(), held.value.clone())).collect()
+}
+
 pub(crate) fn write_rules(settings: &Settings) -> WriteRules {
-    WriteRules { lifetime_ms: settings.lifetime_ms, max_profile_bytes: settings.profile_bytes_max }
+    WriteRules {
+        lifetime_ms: settings.lifetime_ms,
+        max_profile_bytes: settings.profile_bytes_max,
+        history_max: HISTORY_MAX,
+    }
 }
 
 pub(crate) fn batch_rules(batch: &Batch, settings: &Settings) -> BatchRules {
@@ -257,6 +304,9 @@ pub(crate) fn batch_rules(batch: &Batch, settings: &Settings) -> BatchRules {
         lifetime_ms: settings.lifetime_ms,
         max_profile_bytes: settings.profile_bytes_max,
         reading: RowReading::default(),
+        history_max: HISTORY_MAX,
+        as_of: None,
+        undoes: None,
     }
 }
 

@@ -12,8 +12,8 @@
 
 use super::applying::{Applying, Stepped, begin, planned};
 use super::core::{
-    BEGUN_MS, BUNDLE_ROWS_MIN, Core, LIMITS, SetClock, Wrong, client_code, fill, folder, ids_of, made_for,
-    named, names, outcome, rows_of, visitor_id,
+    BEGUN_MS, BUNDLE_ROWS_MIN, Core, HISTORY_MAX, LIMITS, SetClock, Wrong, batch_rules, client_code, file_of,
+    fill, folder, ids_of, made_for, named, names, outcome, rows_of, visitor_id,
 };
 use super::coverage::{Met, met};
 use super::model::{self, From, Id, Kind, Rules, Visitors};
@@ -29,7 +29,7 @@ use profiled::engine::read::export::Walk;
 use profiled::engine::{CallIds, EngineError, SiteCall, look_up};
 use profiled::journal::entry::Checkpoint;
 use profiled::journal::snapshot::Snapshots;
-use profiled::model::batch::{BatchId, Counts};
+use profiled::model::batch::{BatchId, BatchRules, ConsecutiveV2, Counts};
 use profiled::model::profile::Source;
 use profiled::model::seq::{Clock, Seq};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -46,12 +46,15 @@ use tasks::{UnderWay, Upkeep};
 const PAGE_VALUES: usize = 2;
 /// More binds than a profile lists.
 const CROWD: usize = model::LISTED_MAX + 1;
+/// How many of the last writes are remembered with what all visitors were after them.
+const PAST_MAX: usize = 12;
 
 /// An accepted batch, and its result in the model.
 struct Sent {
     client: usize,
     seq: u64,
     spool: u64,
+    batch: Batch,
     rows: Vec<model::Row>,
     became: Vec<model::Outcome>,
     complete: bool,
@@ -76,6 +79,8 @@ pub(crate) struct Harness {
     clock: Arc<SetClock>,
     settings: Settings,
     visitors: [Visitors; 2],
+    /// What all visitors were after the last writes.
+    past: VecDeque<(u64, [Visitors; 2])>,
     sent: Vec<Sent>,
     last_seq: u64,
     /// The seq up to which the journal is surely durable.
@@ -143,6 +148,7 @@ impl Harness {
             clock,
             settings,
             visitors: [Visitors::default(), Visitors::default()],
+            past: VecDeque::new(),
             sent: vec![],
             last_seq: 0,
             accepted_seq: 0,
@@ -228,6 +234,7 @@ impl Harness {
                 self.snapshot(*steps, *rotate, *retire, *retention_over)?;
             }
             Op::Fresh { steps, stop } => self.fresh(*steps, *stop)?,
+            Op::Undo { client, nth } => self.undo(*client, *nth)?,
             Op::Wait(ms) => drop(self.clock.0.fetch_add(*ms, Ordering::Relaxed)),
             Op::Crowd { client, who } => self.crowd(*client, *who)?,
         }
@@ -399,6 +406,7 @@ impl Harness {
         self.between(|between| (between.write, between.bind) = (true, between.bind || bound));
         self.accepted_seq = seq;
         self.visitors[client] = after;
+        self.remember();
         Ok(())
     }
 
@@ -416,10 +424,12 @@ impl Harness {
         let became = self.visitors[client].batch(&rows, &batch_rules);
         self.note_bundles(&before, &rows, &became);
         self.accepted_seq = rules.seq;
+        self.remember();
         self.sent.push(Sent {
             client,
             seq: rules.seq,
             spool,
+            batch: batch.clone(),
             rows,
             became,
             complete: false,
@@ -526,6 +536,7 @@ impl Harness {
                 let rules = WriteRules {
                     lifetime_ms: self.settings.lifetime_ms,
                     max_profile_bytes: self.settings.profile_bytes_max,
+                    history_max: HISTORY_MAX,
                 };
                 let call =
                     SiteCall { client: client_code(client), ids, source: Source::Mbox, attributes: vec![] };
@@ -553,7 +564,59 @@ impl Harness {
                 }
             }
         }
+        self.remember();
         Ok(())
+    }
+
+    fn undo(&mut self, client: usize, nth: usize) -> Result<(), Wrong> {
+        let sent: Vec<&Sent> = self.sent.iter().filter(|sent| sent.client == client).collect();
+        let Some(of) = sent.get(nth % sent.len().max(1)) else { return Ok(()) };
+        let (batch, rows, of) = (of.batch.clone(), of.rows.clone(), of.seq);
+        let rules = BatchRules {
+            creates: false,
+            consecutive_v2: ConsecutiveV2::Merge,
+            undoes: Some(Seq::from_u64(of)),
+            ..batch_rules(&batch, &self.settings)
+        };
+        let now = self.clock.now();
+        let upload = self.core().upload(client_code(client), rules, &file_of(&batch), None, now)?;
+        let seq = model::next_seq(self.last_seq, now.0);
+        let Answer::Accepted(known) = self.ask(Request::Accept(Box::new(upload)))? else {
+            return Err("no answer to an undo".into());
+        };
+        if known.accepted.id.seq.get() != seq {
+            return Err(format!("the undo has seq {}, not {seq}", known.accepted.id.seq));
+        }
+        self.hear(|| format!("undo {of}: {:?}", known.accepted.id));
+        (self.last_seq, self.accepted_seq) = (seq, seq);
+        let rules = Rules {
+            seq,
+            from: if batch.v2 { From::BatchV2 } else { From::BatchV1 },
+            lifetime_ms: self.settings.lifetime_ms,
+            profile_bytes_max: self.settings.profile_bytes_max,
+        };
+        let became = self.visitors[client].undo(&rows, of, batch.removes, &rules);
+        self.remember();
+        self.sent.push(Sent {
+            client,
+            seq,
+            spool: known.accepted.spool,
+            batch,
+            rows,
+            became,
+            complete: false,
+            overwritten: false,
+            forgotten: false,
+        });
+        Ok(())
+    }
+
+    /// Remembers what all visitors are now.
+    fn remember(&mut self) {
+        self.past.push_back((self.accepted_seq, self.visitors.clone()));
+        if self.past.len() > PAST_MAX {
+            self.past.pop_front();
+        }
     }
 
     fn ask(&mut self, request: Request) -> Result<Answer, Wrong> {
@@ -692,6 +755,14 @@ impl Harness {
                     if let Some(differing) = differs.map_err(|wrong| format!("after {after}, {wrong}"))? {
                         let client = CLIENTS[client];
                         return Err(format!("after {after}, {client} {id} should read so: {differing}"));
+                    }
+                    // One of the times before, another after each step.
+                    if let Some((at, past)) = self.past.get(self.groups % self.past.len().max(1)) {
+                        let both = (visitors, &past[client]);
+                        let when = (*at, now, lifetime_ms);
+                        if let Some(wrong) = core.differs_at(both, (client, &id), when)? {
+                            return Err(format!("after {after}, {} {wrong}", CLIENTS[client]));
+                        }
                     }
                 }
             }

@@ -76,6 +76,10 @@ pub(crate) struct Profile {
     layer: Attributes,
     /// … and which batch that was.
     layer_of: u64,
+    /// The writes that set an attribute or ended its value, oldest first, each with the value that was seen before it.
+    touched: BTreeMap<String, Vec<(u64, Option<String>)>>,
+    /// What the visitor was is known from this seq on: its first write, or the last login that merged another into it.
+    pub(crate) known_since: u64,
 }
 
 impl Profile {
@@ -90,7 +94,31 @@ impl Profile {
             base: Attributes::new(),
             layer: Attributes::new(),
             layer_of: 0,
+            touched: BTreeMap::new(),
+            known_since: seq,
         }
+    }
+
+    /// A write sets an attribute, or ends its value.
+    fn touch(&mut self, name: &str, seq: u64) {
+        let before = self.visible().remove(name).map(|value| value.text);
+        let touches = self.touched.entry(name.to_owned()).or_default();
+        if touches.last().is_none_or(|(last, _)| *last != seq) {
+            touches.push((seq, before));
+        }
+    }
+
+    /// A write has removed an attribute. If the same write had brought it, nothing is left of that.
+    fn untouch(&mut self, name: &str, seq: u64) {
+        if let Some(touches) = self.touched.get_mut(name)
+            && touches.last() == Some(&(seq, None))
+        {
+            touches.pop();
+        }
+    }
+
+    fn was_touched(&self, name: &str) -> bool {
+        self.touched.get(name).is_some_and(|touches| touches.iter().any(|(_, before)| before.is_some()))
     }
 
     pub(crate) fn lives(&self, at_ms: u64, lifetime_ms: u64) -> bool {
@@ -306,6 +334,13 @@ impl Visitors {
                 met(Met::LoginMerge);
             }
             profile.settle_layer();
+            profile.known_since = seq;
+            for (name, touches) in &merged.touched {
+                let comes = merged.visible().contains_key(name);
+                if !profile.base.contains_key(name) && (comes || !profile.was_touched(name)) {
+                    profile.touched.insert(name.clone(), touches.clone());
+                }
+            }
             for (name, value) in merged.visible() {
                 profile.base.entry(name).or_insert(value);
             }
@@ -423,7 +458,10 @@ impl Visitors {
         }
         profile.settle_layer();
         for name in removes {
-            profile.base.remove(name);
+            if profile.base.contains_key(name) {
+                profile.touch(name, rules.seq);
+                profile.base.remove(name);
+            }
         }
         let left_out = set_each(profile, sets, rules);
         Came { accepted, known: true, left_out }
@@ -462,6 +500,35 @@ impl Visitors {
         rows.iter().map(|row| self.row(row, rules)).collect()
     }
 
+    /// Undoes the batch with the seq `of`, whose rows these are: every attribute that it touched last is as it was before.
+    pub(crate) fn undo(&mut self, rows: &[Row], of: u64, removes: bool, rules: &Rules) -> Vec<Outcome> {
+        let mut of_visitors: BTreeMap<Id, Outcome> = BTreeMap::new();
+        let mut became = vec![];
+        for row in rows {
+            let Some((id, cells)) = row else {
+                became.push(Outcome::Failed);
+                continue;
+            };
+            if !cells.iter().any(|(_, value)| !value.is_empty() || removes) {
+                became.push(Outcome::Ignored);
+                continue;
+            }
+            let Some(holder) = self.living(id, rules.at_ms(), rules.lifetime_ms) else {
+                became.push(Outcome::NotFound);
+                continue;
+            };
+            let profile = self.profiles.get_mut(&holder).unwrap();
+            let outcome = of_visitors.entry(holder).or_insert_with(|| undo_one(profile, of, rules));
+            became.push(*outcome);
+        }
+        became
+    }
+
+    /// The profile that an id leads to now, as it was at an earlier time.
+    pub(crate) fn profile(&self, key: &Id) -> Option<&Profile> {
+        self.profiles.get(key)
+    }
+
     fn row(&mut self, row: &Row, batch: &BatchRules) -> Outcome {
         let Some((id, cells)) = row else { return Outcome::Failed };
         let rules = &batch.rules;
@@ -484,17 +551,25 @@ impl Visitors {
             profile.settle_layer();
         } else if !profile.layer.is_empty() && profile.layer_of != rules.seq {
             met(Met::LayerReplaced);
+            for name in profile.layer.keys().cloned().collect::<Vec<_>>() {
+                profile.touch(&name, rules.seq);
+            }
             profile.layer.clear();
         }
         for (name, text) in cells {
             if text.is_empty() {
                 if batch.removes {
+                    if profile.visible().contains_key(name) {
+                        profile.touch(name, rules.seq);
+                    }
+                    profile.untouch(name, rules.seq);
                     profile.base.remove(name);
                     profile.layer.remove(name);
                 }
                 continue;
             }
             let value = Value { text: text.clone(), seq: rules.seq, from: rules.from };
+            profile.touch(name, rules.seq);
             if batch.replaces {
                 profile.layer_of = rules.seq;
                 profile.layer.insert(name.clone(), value);
@@ -522,6 +597,40 @@ impl Visitors {
     }
 }
 
+fn undo_one(profile: &mut Profile, of: u64, rules: &Rules) -> Outcome {
+    if profile.born > of {
+        return Outcome::Ignored;
+    }
+    let known = profile.born == of || profile.known_since < of;
+    let last = |(name, touches): (&String, &Vec<(u64, Option<String>)>)| {
+        let (seq, before) = touches.last()?;
+        (*seq == of).then(|| (name.clone(), before.clone()))
+    };
+    let back: Vec<(String, Option<String>)> = profile.touched.iter().filter_map(last).collect();
+    if !known && (back.is_empty() || back.iter().any(|(_, before)| before.is_none())) {
+        met(Met::UndoneTooLate);
+        return Outcome::Failed;
+    }
+    if back.is_empty() {
+        return Outcome::Ignored;
+    }
+    met(Met::Undone);
+    profile.settle_layer();
+    for (name, before) in back {
+        profile.touch(&name, rules.seq);
+        match before {
+            Some(text) => {
+                let value = Value { text, seq: rules.seq, from: rules.from };
+                profile.base.insert(name, value);
+            }
+            None => drop(profile.base.remove(&name)),
+        }
+    }
+    profile.last_batch = rules.seq;
+    profile.last_write = rules.seq;
+    Outcome::Updated
+}
+
 /// Sets attributes one by one, in the order sent; leaves out what would make the profile too large (R9).
 fn set_each(profile: &mut Profile, sets: &[(String, String)], rules: &Rules) -> usize {
     profile.settle_layer();
@@ -534,6 +643,7 @@ fn set_each(profile: &mut Profile, sets: &[(String, String)], rules: &Rules) -> 
             met(Met::AttributeLeftOut);
             left_out += 1;
         } else {
+            profile.touch(name, rules.seq);
             profile.base = with;
         }
     }

@@ -138,6 +138,8 @@ pub(crate) enum Op {
     Fresh { steps: usize, stop: Stop },
     /// A checkpoint, then the sweeper goes over the whole store.
     Sweep,
+    /// A batch that undoes the n-th of those that the client sent.
+    Undo { client: usize, nth: usize },
     /// Time goes by.
     Wait(u64),
     /// So many pcIds bound to a thirdPartyId that the oldest drop off its list.
@@ -262,6 +264,7 @@ fn op() -> impl Strategy<Value = Op> {
         110 => fresh_store(),
         90 => (how, any::<u64>(), prop::bool::weighted(0.2), settings)
             .prop_map(|(how, fate, hour_back, settings)| Op::Restart { how, fate, hour_back, settings }),
+        50 => (client(), 0usize..8).prop_map(|(client, nth)| Op::Undo { client, nth }),
         110 => wait.prop_map(Op::Wait),
         1 => (client(), who()).prop_map(|(client, who)| Op::Crowd { client, who }),
     ]
@@ -343,6 +346,7 @@ impl Focus {
             Op::Snapshot { .. } if !self.snapshots => return None,
             Op::Fresh { .. } if !self.fresh => return None,
             Op::Restart { settings: Some(settings), .. } => self.settings(settings),
+            Op::Undo { client, .. } => *client %= self.clients,
             Op::Crowd { client, who } => (*client, *who) = (*client % self.clients, *who % self.names),
             _ => {}
         }

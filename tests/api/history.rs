@@ -1,0 +1,159 @@
+//! What a visitor was: the history of its attributes, the visitor as of an earlier seq or time, and batches that are undone.
+
+use crate::support::{Daemon, Reply};
+use serde_json::{Value, json};
+
+const CRM: &str = "/api/v1/profiles/x?client=demo";
+
+/// A visitor x whom the site knows, with the seqs of three writes: a site call, a batch, a site call.
+fn daemon() -> (Daemon, [u64; 3], String) {
+    let daemon = Daemon::start();
+    let site = |params: &str| {
+        let reply = daemon.get(&format!("/m2/demo/mbox/json?mbox=m&mboxSession=s&mbox3rdPartyId=x&{params}"));
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        reply.header("profiled-seq").unwrap().parse().unwrap()
+    };
+    let first = site("profile.tier=silver&profile.city=Oslo");
+    let batch = daemon.post_batch("demo", "batch=thirdPartyId,tier,points\nx,gold,7\nnobody,gold,7\n");
+    let seq = of_batch(&daemon, &batch)["seq"].as_str().unwrap().parse().unwrap();
+    daemon.wait_complete(&batch);
+    let last = site("profile.city=Bergen");
+    (daemon, [first, seq, last], batch)
+}
+
+fn of_batch(daemon: &Daemon, id: &str) -> Value {
+    body(&daemon.get(&format!("/api/v1/batches/{id}")))
+}
+
+fn body(reply: &Reply) -> Value {
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    serde_json::from_slice(&reply.body).unwrap()
+}
+
+/// The visitor's attributes, as `name=value`.
+fn attributes(visitor: &Value) -> String {
+    let attributes = visitor["attributes"].as_object().unwrap().iter();
+    let one = |(name, it): (&String, &Value)| format!("{name}={}", it["value"].as_str().unwrap());
+    attributes.map(one).collect::<Vec<_>>().join(" ")
+}
+
+fn undo(daemon: &Daemon, id: &str, what: &Value) -> Reply {
+    let json = [("Content-Type", "application/json"), ("Connection", "close")];
+    let path = format!("/api/v1/batches/{id}/undo");
+    daemon.call("POST", &path, &json, Some(what.to_string().as_bytes()))
+}
+
+#[test]
+fn a_visitor_is_shown_as_it_was_after_each_write() {
+    let (daemon, [first, batch, last], _) = daemon();
+    let at = |when: &str| daemon.get(&format!("{CRM}&as_of={when}"));
+    let time = |seq: u64| jiff::Timestamp::from_millisecond((seq >> 20) as i64).unwrap().to_string();
+    for (when, expected) in [
+        (first.to_string(), "city=Oslo tier=silver"),
+        ((batch - 1).to_string(), "city=Oslo tier=silver"),
+        (batch.to_string(), "city=Oslo points=7 tier=gold"),
+        (last.to_string(), "city=Bergen points=7 tier=gold"),
+        (u64::MAX.to_string(), "city=Bergen points=7 tier=gold"),
+        (time(last + (1 << 20)), "city=Bergen points=7 tier=gold"),
+    ] {
+        assert_eq!(attributes(&body(&at(&when))), expected, "{when}");
+    }
+    assert_eq!(at(&(first - 1).to_string()).status, 404, "it was not there yet");
+    assert_eq!(at("2020-01-01T00:00:00Z").status, 404);
+    let wrong = at("yesterday");
+    assert!(wrong.status == 400 && wrong.text().contains("neither a seq"), "{}", wrong.text());
+    let (code, out, _) =
+        daemon.run(&["profile", "get", "x", "--client", "demo", "--as-of", &first.to_string()]);
+    assert!(code == Some(0) && out.contains("silver") && !out.contains("points"), "{out}");
+}
+
+#[test]
+fn the_history_tells_each_change_with_what_was_before_and_goes_when_the_visitor_is_erased() {
+    let (daemon, [first, batch, last], id) = daemon();
+    let path = "/api/v1/profiles/x/history?client=demo";
+    let removed = daemon.call("DELETE", "/api/v1/profiles/x/attributes/points?client=demo", &[], None);
+    let removed: u64 = removed.header("profiled-seq").unwrap().parse().unwrap();
+    let history = body(&daemon.get(path));
+    assert_eq!(
+        (history["since"].as_str(), history["client"].as_str()),
+        (Some(&*first.to_string()), Some("demo"))
+    );
+    let told = history["changes"].as_array().unwrap().iter().map(|change| {
+        let text = |name: &str| change[name].as_str().unwrap_or("-").to_owned();
+        [text("attribute"), text("before"), text("after"), text("seq"), text("source"), text("batchId")]
+            .join(" ")
+    });
+    let expected = [
+        format!("points 7 - {removed} single update -"),
+        format!("city Oslo Bergen {last} mbox -"),
+        format!("points - 7 {batch} batch v2 {id}"),
+        format!("tier silver gold {batch} batch v2 {id}"),
+        format!("city - Oslo {first} mbox -"),
+        format!("tier - silver {first} mbox -"),
+    ];
+    assert_eq!(told.collect::<Vec<_>>(), expected);
+    let of_one = body(&daemon.get(&format!("{path}&attribute=tier")));
+    assert_eq!(of_one["changes"].as_array().unwrap().len(), 2);
+    let (code, out, _) = daemon.run(&["profile", "history", "x", "--client", "demo"]);
+    assert!(code == Some(0) && out.contains("silver") && out.contains("all changes since"), "{out}");
+    assert_eq!(daemon.call("DELETE", CRM, &[], None).status, 200);
+    assert_eq!(daemon.get(path).status, 404);
+    daemon.mbox("demo", "mbox=m&mbox3rdPartyId=x&profile.tier=new");
+    let anew = body(&daemon.get(path));
+    assert_eq!(anew["changes"].as_array().unwrap().len(), 1, "{anew}");
+}
+
+#[test]
+fn without_history_nothing_is_kept_and_an_earlier_time_is_refused() {
+    let daemon = Daemon::start_configured("[clients.demo]\nhistory_max = 0\n");
+    daemon.mbox("demo", "mbox=m&mbox3rdPartyId=x&profile.tier=silver");
+    daemon.mbox("demo", "mbox=m&mbox3rdPartyId=x&profile.tier=gold");
+    let history = body(&daemon.get("/api/v1/profiles/x/history?client=demo"));
+    assert_eq!((&history["since"], history["changes"].as_array().unwrap().len()), (&Value::Null, 1));
+    let born = body(&daemon.get(CRM))["seq"].as_str().unwrap().parse::<u64>().unwrap() - 1;
+    let gone = daemon.get(&format!("{CRM}&as_of={born}"));
+    assert!(gone.status == 410 && gone.text().contains("history_max"), "{} {}", gone.status, gone.text());
+}
+
+#[test]
+fn an_undone_batch_leaves_what_was_touched_later_and_can_be_undone_itself() {
+    let (daemon, _, id) = daemon();
+    daemon.mbox("demo", "mbox=m&mbox3rdPartyId=x&profile.points=8");
+    let now = || attributes(&body(&daemon.get(CRM)));
+    let tried = body(&undo(&daemon, &id, &json!({"dryRun": true})));
+    assert_eq!(tried["attributes"]["tier"], json!({"set": 0, "changed": 1, "unchanged": 0, "removed": 0}));
+    assert_eq!((&tried["outcomes"]["updated"], &tried["outcomes"]["not_found"]), (&json!(1), &json!(1)));
+    assert_eq!(now(), "city=Bergen points=8 tier=gold", "a dry run writes nothing");
+
+    let undone = body(&undo(&daemon, &id, &json!({})));
+    assert_eq!(undone["undoes"].as_str(), Some(&*id));
+    assert_eq!(now(), "city=Bergen points=8 tier=silver");
+    let second = undone["batchId"].as_str().unwrap();
+    assert_eq!(daemon.wait_complete(second).successful, 1);
+    let visitor = body(&daemon.get(CRM));
+    assert_eq!(visitor["attributes"]["tier"]["batchId"].as_str(), Some(second));
+
+    let (code, out, err) = daemon.run(&["batch", "undo", second, "--wait"]);
+    assert!(code == Some(0) && out.contains(&format!("undoes {second}")), "{out} {err}");
+    assert_eq!(now(), "city=Bergen points=8 tier=gold");
+    // Nothing is left to put back.
+    let again = body(&undo(&daemon, second, &json!({})));
+    let again = daemon.wait_complete(again["batchId"].as_str().unwrap());
+    assert_eq!(again.ignored, 1);
+}
+
+#[test]
+fn a_row_whose_visitor_has_no_such_history_fails_and_says_so() {
+    let daemon = Daemon::start_configured("[clients.demo]\nhistory_max = 0\n");
+    daemon.mbox("demo", "mbox=m&mbox3rdPartyId=x&profile.tier=silver");
+    let id = daemon.post_batch("demo", "batch=thirdPartyId,tier\nx,gold\n");
+    daemon.wait_complete(&id);
+    let undone = body(&undo(&daemon, &id, &json!({})));
+    let undone = undone["batchId"].as_str().unwrap();
+    daemon.wait_complete(undone);
+    let rows = daemon.get(&format!("/api/v1/batches/{undone}/outcomes")).text();
+    assert!(rows.contains("failed,not_kept,") && rows.contains("history_max"), "{rows}");
+    assert_eq!(daemon.value("demo", "third-party", "x", "tier").as_deref(), Some("gold"));
+    assert_eq!(undo(&daemon, "demo-1701473848678-10000000", &json!({})).status, 404);
+    assert_eq!(undo(&daemon, &id, &json!({"dry": true})).status, 400);
+}
