@@ -19,7 +19,9 @@ use crate::engine::ingest::to_all::ToAll;
 use crate::engine::priority::give_way;
 use crate::engine::shared::{Shared, blocking, thread_point};
 use crate::engine::types::{BatchStatus, BatchVersion};
-use crate::model::batch::{BatchId, BatchReading, BatchRules, EmptyValues, IdempotencyKey, RowReading};
+use crate::model::batch::{
+    BatchId, BatchReading, BatchRules, EmptyValues, IdempotencyKey, RowForm, RowReading,
+};
 use crate::model::id::ClientCode;
 use crate::model::profile::Source;
 use crate::model::seq::Seq;
@@ -46,6 +48,8 @@ pub struct Announced {
     /// Whether it is to be accepted, and not only tried out or put in the place of a damaged file. Where there are several
     /// nodes, its file then goes to all of them as it comes.
     pub for_all: bool,
+    /// The form of its rows.
+    pub rows: RowForm,
 }
 
 impl Announced {
@@ -128,7 +132,7 @@ impl Upload {
             empty_values,
             lifetime_ms: settings.lifetime_ms,
             max_profile_bytes: shared.profile_bytes_max(),
-            reading: RowReading::now(settings.blocked_ids),
+            reading: RowReading::of_form(announced.rows, settings.blocked_ids),
         };
         announced.check(&shared.config().limits)?;
         shared.signals.go_on()?;
@@ -141,7 +145,12 @@ impl Upload {
         let disk = Arc::clone(shared);
         // The file system may have to ask another machine how full it is.
         blocking(move || disk.disk_space.for_upload(announced.spooled_bytes_min())).await?;
-        let form = (announced, settings.batch_reading);
+        // Adobe has no batches in NDJSON.
+        let reading = match announced.rows {
+            RowForm::Csv => settings.batch_reading,
+            RowForm::Ndjson => BatchReading::Kind,
+        };
+        let form = (announced, reading);
         Self::start(Arc::clone(ingest), who.clone(), client.clone(), rules, form, place).or_internal()
     }
 
