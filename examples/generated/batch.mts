@@ -37,8 +37,8 @@ const accepted = await daemon.POST('/api/v1/batches', {
   bodySerializer: (rows) => rows,
 });
 const answer = right(accepted);
-// A dry run's answer has none; this was no dry run.
-if (!('batchId' in answer)) end('the answer is no batch');
+// What a dry run answers is no batch.
+if (typeof answer === 'string' || !('batchId' in answer)) end('the answer is no batch');
 let batch = answer;
 console.log(`${batch.rows} rows were accepted`);
 const path = { id: batch.batchId };

@@ -9,12 +9,13 @@ use hyper::header::{ACCEPT, CONTENT_DISPOSITION, HeaderName, HeaderValue, LINK};
 use serde::Serialize;
 use tokio::task::spawn_blocking;
 use utoipa::ToSchema;
+use utoipa::openapi::Schema;
 
-use super::Front;
 use super::error::HttpError;
 use super::request::Request;
 use super::response::{Answer, CSV, NDJSON, chunked};
 use super::stream::begin;
+use super::{Front, shapes};
 use crate::batch::csv::RowPlace;
 use crate::cluster::{ASKING_NODE, PeerAnswer};
 use crate::engine::EngineError;
@@ -171,11 +172,17 @@ pub(super) enum ReportForm {
     Ndjson,
 }
 
+/// The names of the outcomes.
+pub(super) fn names() -> Schema {
+    shapes::one_of(&Outcome::ALL.map(Outcome::name))
+}
+
 /// A row of a report. Its fields are the columns of the CSV form, in order.
 #[derive(Serialize, ToSchema)]
 pub(in crate::http) struct Row<'a> {
     line: u32,
     id: Option<&'a str>,
+    #[schema(schema_with = names)]
     outcome: &'static str,
     reason: Option<&'static str>,
     message: Option<&'a str>,

@@ -331,6 +331,11 @@ fn schemathesis_finds_no_call_that_is_not_as_described() {
         .args(["run", &format!("{}/openapi.json", daemon.url())])
         .args(["--max-examples", &support::variable("SCHEMATHESIS_EXAMPLES").unwrap_or_else(|| "20".into())])
         .args(["--seed", "7", "--no-color", "--generation-database", "none"])
+        .env(
+            "SCHEMATHESIS_HOOKS",
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/api/schemathesis_hooks.py"),
+        )
+        .env("PYTHONDONTWRITEBYTECODE", "1")
         .current_dir(folder.path())
         .output()
         .unwrap();

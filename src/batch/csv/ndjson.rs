@@ -33,6 +33,9 @@ use crate::model::id::IdKind;
 /// What a line looks like, for messages.
 const EXAMPLE: &str = r#"{"thirdPartyId":"crm-1","tier":"gold"}"#;
 
+/// How many members the first line may have: an id, and the attributes.
+const MEMBERS_MAX: usize = ATTRIBUTES_MAX + 1;
+
 /// Whether a line is no row.
 pub(super) fn is_blank(row: &[u8]) -> bool {
     row.iter().all(|byte| matches!(byte, b' ' | b'\t' | b'\r' | b'\n'))
@@ -68,6 +71,10 @@ impl Object<'_, '_> {
     fn take(&mut self, name: Name, raw: &str) -> Result<(), Reason> {
         let Values { text, key, found, .. } = &mut *self.values;
         match name {
+            // With more values than there are names, a name stands twice.
+            Name::Attribute(_) if found.len() == self.header.names().len() => {
+                return Err(Reason::DuplicateName);
+            }
             Name::Attribute(attribute) => {
                 let start = text.len();
                 push_text(raw, text)?;
@@ -207,7 +214,8 @@ struct Member<'r> {
     raw: &'r str,
 }
 
-/// The members of a row up to the first error of its JSON, and that error. For messages: it allocates.
+/// The members of a row up to the first error of its JSON, and that error; at most one more than a first line may have. For
+/// messages: it allocates.
 fn members(row: &str) -> (Vec<Member<'_>>, Option<serde_json::Error>) {
     struct All<'m, 'r>(&'m mut Vec<Member<'r>>);
     impl<'r> Visitor<'r> for All<'_, 'r> {
@@ -220,7 +228,9 @@ fn members(row: &str) -> (Vec<Member<'_>>, Option<serde_json::Error>) {
         fn visit_map<A: MapAccess<'r>>(self, mut members: A) -> Result<(), A::Error> {
             while let Some(name) = members.next_key()? {
                 let raw: &'r RawValue = members.next_value()?;
-                self.0.push(Member { name, raw: raw.get() });
+                if self.0.len() <= MEMBERS_MAX {
+                    self.0.push(Member { name, raw: raw.get() });
+                }
             }
             Ok(())
         }
@@ -265,6 +275,9 @@ pub(super) fn header(line: u32, row: &[u8], reading: &RowReading) -> Result<(Hea
         return Err(fault(format!(
             "the first line is not a JSON object ({why}): each line is a whole one, such as {EXAMPLE}"
         )));
+    }
+    if members.len() > MEMBERS_MAX {
+        return Err(HeaderError::TooManyAttributes { line });
     }
     let mut kinds = members.iter().filter_map(|member| kind_named(&member.name));
     match (kinds.next(), kinds.next()) {
@@ -381,10 +394,10 @@ pub(super) fn explain(error: RowError, header: &Header, line: u32, row: &[u8]) -
             "{name} is not in the first line, which names the attributes of all lines: name it there, as null if that visitor \
              has none"
         ),
-        Reason::DuplicateName => match member {
-            Some(_) => format!("{name} names the visitor a second time"),
-            None => "a name stands twice".into(),
-        },
+        Reason::DuplicateName if member.is_some_and(|member| kind_named(&member.name).is_some()) => {
+            format!("{name} names the visitor a second time")
+        }
+        Reason::DuplicateName => "a name stands twice".into(),
         Reason::BadUtf8 if member.is_some() => {
             format!("{name} has half a character (a lone \\uD800 to \\uDFFF)")
         }

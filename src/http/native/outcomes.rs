@@ -34,12 +34,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         describe: Some(|operation| {
             with_id(operation)
                 .summary("Says what became of each row. Shows visitors' ids.")
-                .query(
-                    "outcome",
-                    false,
-                    shapes::one_of(&Outcome::ALL.map(Outcome::name)),
-                    "Only rows with this outcome.",
-                )
+                .query("outcome", false, outcomes::names(), "Only rows with this outcome.")
                 .query(
                     "limit",
                     false,

@@ -105,6 +105,7 @@ fn a_line_fails_by_its_first_fault_and_no_other_does() {
         "line 2: \"mbox3rdPartyId\" names the visitor a second time",
     );
     check_row(r#"{"thirdPartyId":"1","a":"x","a":null}"#, "line 2: a name stands twice");
+    check_row(r#"{"thirdPartyId":"1","a":"x","b":"x","a":null}"#, "line 2: a name stands twice");
     check_row(
         r#"{"thirdPartyId":"a+b","a":"x"}"#,
         "line 2: \"a+b\" is not a thirdPartyId: '+' is not allowed",
@@ -224,6 +225,13 @@ fn a_row_may_have_many_members_and_nest_deeply() {
     let row = format!("{{\"pcId\":\"1\"{members}}}");
     let mut reader = RowReader::new();
     assert_eq!(reader.read(&header, row.as_bytes()).content.unwrap().attributes().count(), names.len());
+    let twice = format!("{{\"pcId\":\"1\"{}}}", ",\"n0\":1".repeat(500_000));
+    let wrong = reader.read(&header, twice.as_bytes()).content.unwrap_err();
+    assert_eq!(wrong.reason, Reason::DuplicateName);
+    assert!(reader.values.capacity() < 1 << 17, "{}", reader.values.capacity());
+    assert_eq!(header.id_of(twice.as_bytes()).as_deref(), Some("1"));
+    let many: String = (0..=ATTRIBUTES_MAX).map(|n| format!(",\"{n}\":1")).collect();
+    check(format!("{{\"pcId\":\"1\"{many}}}\n"), &["line 1: the header names more than 65534 attributes"]);
     let deep = format!("{{\"pcId\":\"1\",\"n0\":{}", "[".repeat(1 << 20));
     let wrong = reader.read(&header, deep.as_bytes()).content.unwrap_err();
     assert_eq!(wrong.reason, Reason::BadJson);
