@@ -201,6 +201,42 @@ fn what_is_no_batch_is_a_problem_that_says_what_would_be_right() {
     assert!(daemon.spooled().is_empty(), "nothing of them stays: {:?}", daemon.spooled());
 }
 
+/// Rows that are as long as rows may be, of as many parts as fit: neither the upload nor the report keeps more than one.
+#[test]
+fn long_lines_of_many_members_take_no_more_memory_than_others() {
+    const ROW: usize = (4 << 20) - 64;
+    let daemon = Daemon::start_configured(CREATES);
+    let of = |head: &str, part: &str, tail: &str| format!("{head}{}{tail}\n", part.repeat(ROW / part.len()));
+    let rows = [
+        ("failed duplicate_name", of("{\"pcId\":\"1\"", ",\"a\":1", "}")),
+        ("failed nested_value", of("{\"pcId\":\"2\",\"a\":[", "[],", "[]]}")),
+        ("failed bad_json", of("", "{\"a\":1}", "")),
+        ("failed unknown_name", of("{\"pcId\":\"3\"", ",\"b\":1", "}")),
+        ("failed profile_too_large", of("{\"pcId\":\"4\",\"a\":\"", "\\u00e9", "\"}")),
+    ];
+    // A file of this size is held in memory while it is applied, whatever its form.
+    let csv = format!("batch=pcId,a\n{}", of("1,", "x", "").repeat(2 * rows.len()));
+    let csv = post(&daemon, "", &[("Content-Type", "text/csv")], csv.as_bytes());
+    daemon.wait_complete(id_of(&csv));
+    assert_eq!(outcomes(&daemon, id_of(&csv)).len(), 2 * rows.len());
+    let before = daemon.memory_kib("VmHWM:");
+    let body: String = rows.iter().map(|(_, row)| row.repeat(2)).collect();
+    let body = format!("{{\"batch\":\"pcId\",\"attributes\":[\"a\"]}}\n{body}");
+    let batch = post(&daemon, "", &[NDJSON], body.as_bytes());
+    daemon.wait_complete(id_of(&batch));
+    let reported = outcomes(&daemon, id_of(&batch));
+    let grown = (daemon.memory_kib("VmHWM:") - before) / 1024;
+    println!("{} MiB of long lines: {grown} MiB more", body.len() >> 20);
+    let expected: Vec<String> = rows
+        .iter()
+        .flat_map(|(became, _)| [*became; 2])
+        .zip(2..)
+        .map(|(it, line)| format!("{line} {it}"))
+        .collect();
+    assert_eq!(reported, expected);
+    assert!(grown < 32, "{grown} MiB");
+}
+
 /// A row of NDJSON is overwritten as one of CSV is, and the first line keeps the names by which the others are read.
 #[test]
 fn an_erased_visitors_rows_are_overwritten_and_the_others_are_read_as_before() {

@@ -174,10 +174,11 @@ async fn accept(call: Call<'_>) -> Reply {
     let dry_run = query.switch("dryRun")?;
     let Call { front, request, .. } = call;
     let (key, rows) = (idempotency_key(request)?, row_form(request)?);
+    let url = format!("{}{}?client={client}", request.base_url(&front.app)?, request.path());
     let right = || {
         format!(
-            "send the batch file itself, curl -X POST -H \"Content-Type: text/csv\" --data-binary @BATCH.csv \
-             .../api/v1/batches?client={client}, or an object a line as application/x-ndjson, either compressed with gzip or zstd"
+            "send an object a line, curl -X POST -H \"Content-Type: application/x-ndjson\" --data-binary @ROWS.ndjson {url}, or a \
+             batch file as text/csv, either compressed with gzip or zstd"
         )
     };
     let call = BatchCall { version, empty_values, for_all: !dry_run, rows };
