@@ -27,6 +27,8 @@
 //! ([`RowReading`](crate::model::batch::RowReading)): whatever changes what a row comes to needs rules of its own there, and
 //! a line in `tests/before`.
 //!
+//! NDJSON is another form of the same rows: `ndjson` has its rules.
+//!
 //! Advice for whoever changes it: `scan` alone says where a row ends, and both `reader` (a whole file, in any pieces)
 //! and `row` (one row again, at its offset) ask it, so that they cannot disagree. `cell` takes apart what `scan` found,
 //! `header` and `row` check what it says, `fault` lists what can be wrong with a row, `error` and `explain` have the
@@ -40,6 +42,7 @@ mod fault;
 mod header;
 mod limits;
 mod mistaken;
+mod ndjson;
 mod reader;
 mod row;
 mod scan;
@@ -54,5 +57,6 @@ pub use fault::{Reason, RowError};
 pub use header::Header;
 pub use limits::{ATTRIBUTES_MAX, HEADER_BYTES_MAX, QUOTED_BYTES_MAX, QUOTED_LINE_ENDS_MAX, ROW_BYTES_MAX};
 pub use mistaken::Mistaken;
+pub use ndjson::{loose_texts, with_values_gone};
 pub use reader::Parser;
 pub use row::{Cells, Reread, Row, RowPlace, RowReader, TakenIn};

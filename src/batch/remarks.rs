@@ -8,6 +8,7 @@
 use memchr::memchr;
 
 use super::csv::{Header, Reason, Row, TakenIn, bad_escape, is_rounded};
+use crate::model::batch::RowForm;
 use crate::model::id::is_invisible;
 
 /// How many lines of each kind are listed. All are counted.
@@ -87,8 +88,10 @@ impl Remarks {
 
     /// Looks at a row.
     pub fn look_at(&mut self, header: &Header, row: &Row<'_>) {
-        self.look_at_bytes(row.line, row.sent, row.sent);
-        self.look_at_quotes(header, row);
+        if header.reading().form() == RowForm::Csv {
+            self.look_at_bytes(row.line, row.sent, row.sent);
+            self.look_at_quotes(header, row);
+        }
         match row.content {
             Ok(cells) => {
                 if is_rounded(cells.id()) {

@@ -16,7 +16,7 @@ use super::args::{Remote, block_on, parse_client};
 use super::client::{Client, FileBody, encoded};
 use super::error::CliError;
 use super::terminal::{columns, print_json, say, short_time, shown, table};
-use crate::model::batch::{BatchState, Counts, Outcome};
+use crate::model::batch::{BatchState, Counts, Outcome, RowForm};
 use crate::model::id::ClientCode;
 
 /// How long to wait before asking for a batch's progress again: at first, and at most.
@@ -37,7 +37,7 @@ pub(super) enum Batch {
     List(List),
     /// Print the outcome of each row, as CSV, or with --json as one JSON object a line
     Rows(Rows),
-    /// Print the failed rows as they were sent, under their header: correct them and post them again
+    /// Print the failed rows as they were sent, in the form of the batch and under its header: correct them and post them again
     Repair(Status),
     /// Send the same file again for a batch that is stuck because the daemon's copy is damaged
     Resend(Resend),
@@ -93,8 +93,12 @@ pub(super) fn parse_outcome(text: &str) -> Result<Outcome, String> {
 /// Posts a file.
 #[derive(Debug, Args)]
 pub(super) struct Post {
-    /// The batch file. Its first line is batch=thirdPartyId,… or batch=pcId,…. FILE.gz and FILE.zst are sent as they are
+    /// The batch file: CSV whose first line is batch=thirdPartyId,… or batch=pcId,…, or NDJSON. FILE.gz and FILE.zst are sent as
+    /// they are
     file: PathBuf,
+    /// What the file is. By default .ndjson and .jsonl are NDJSON, and all others CSV
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<Format>,
     /// Client of the visitors
     #[arg(long, value_name = "CLIENT", value_parser = parse_client)]
     client: ClientCode,
@@ -125,6 +129,7 @@ impl Post {
     pub(super) fn and_wait(file: PathBuf, client: ClientCode, remote: Remote) -> Self {
         Self {
             file,
+            format: None,
             client,
             v1: false,
             wait: true,
@@ -136,12 +141,40 @@ impl Post {
         }
     }
 
+    fn form(&self) -> RowForm {
+        match self.format {
+            None => form_of(&self.file),
+            Some(Format::Csv) => RowForm::Csv,
+            Some(Format::Ndjson) => RowForm::Ndjson,
+        }
+    }
+
     /// The path of the call, with its query.
     fn path(&self) -> String {
-        let version = if self.v1 { "" } else { "v2/" };
         let empty = self.empty_values.name();
-        format!("/m2/{}/{version}profile/batchUpdate?emptyValues={empty}", self.client)
+        format!("{}&emptyValues={empty}", call(&self.client, self.form(), self.v1))
     }
+}
+
+/// The path of the call that takes rows in this form, with its query. Only our own takes NDJSON; earlier daemons do not have it.
+pub(super) fn call(client: &ClientCode, form: RowForm, v1: bool) -> String {
+    match (form, v1) {
+        (RowForm::Csv, true) => format!("/m2/{client}/profile/batchUpdate?"),
+        (RowForm::Csv, false) => format!("/m2/{client}/v2/profile/batchUpdate?"),
+        (RowForm::Ndjson, _) => {
+            let version = if v1 { "v1" } else { "v2" };
+            format!("/api/v1/batches?client={}&version={version}", encoded(client.as_str()))
+        }
+    }
+}
+
+/// What a batch file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// A table, its first line batch=…
+    Csv,
+    /// A JSON object a line
+    Ndjson,
 }
 
 /// What an empty cell means.
@@ -213,6 +246,9 @@ pub(super) struct BatchView {
     client: String,
     seq: String,
     version: String,
+    /// Earlier daemons know only CSV, and say nothing.
+    #[serde(default = "csv")]
+    format: String,
     /// As it came. A later daemon may send one that this program does not know; see [`state`](Self::state).
     status: String,
     pub(super) rows: u64,
@@ -226,6 +262,10 @@ pub(super) struct BatchView {
     reason: Option<String>,
     #[serde(default)]
     undoes: Option<String>,
+}
+
+fn csv() -> String {
+    RowForm::Csv.name().to_owned()
 }
 
 impl BatchView {
@@ -284,7 +324,8 @@ pub(super) fn fail_on(outcomes: &[Outcome], counts: &Counts) -> Result<(), CliEr
 
 async fn post(command: Post) -> Result<(), CliError> {
     let client = command.remote.client()?;
-    let (mut body, bar) = open(&command.file).await?;
+    let (body, bar) = open(&command.file).await?;
+    let mut body = body.in_form(command.form());
     if let Some(key) = &command.idempotency_key {
         body = body.keyed(key)?;
     }
@@ -336,6 +377,9 @@ pub(super) async fn send(client: &Client, path: &str, body: FileBody) -> Result<
 pub(super) async fn try_send(client: &Client, path: &str, body: FileBody) -> Result<String, NotTaken> {
     let unanswered = |error: CliError| NotTaken { why: error.to_string(), is_wrong: false };
     let answer = client.post_file(path, body).await.map_err(unanswered)?;
+    if answer.status == StatusCode::CREATED {
+        return answer.json::<BatchView>().map(|batch| batch.batch_id).map_err(unanswered);
+    }
     let id = match (answer.element("success").as_deref(), answer.element("batchStatus")) {
         (Some("true"), Some(url)) => url.split_once("batchId=").map(|(_, id)| id.to_owned()),
         _ => {
@@ -358,7 +402,12 @@ pub(super) async fn file_body(path: &Path) -> Result<FileBody, CliError> {
     let unreadable = |e: std::io::Error| CliError::Failed(format!("{} cannot be read: {e}", path.display()));
     let file = tokio::fs::File::open(path).await.map_err(unreadable)?;
     let length = file.metadata().await.map_err(unreadable)?.len();
-    Ok(FileBody::new(file, Some(length), drop).encoded_as_named(path))
+    Ok(FileBody::new(file, Some(length), drop).encoded_as_named(path).in_form(form_of(path)))
+}
+
+/// The form of a file, by its name.
+pub(super) fn form_of(path: &Path) -> RowForm {
+    RowForm::of_name(&path.to_string_lossy())
 }
 
 async fn status(command: Status) -> Result<(), CliError> {
@@ -380,6 +429,7 @@ async fn rows(command: Rows) -> Result<(), CliError> {
 async fn resend(command: Resend) -> Result<(), CliError> {
     let client = command.remote.client()?;
     let (body, bar) = open(&command.file).await?;
+    // The daemon knows the form of the batch, whatever the body is said to be.
     let answer = client.post_file(&format!("/api/v1/batches/{}/file", encoded(&command.id)), body).await;
     bar.finish_and_clear();
     let answer = answer?;

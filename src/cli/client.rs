@@ -27,6 +27,7 @@ use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 
 use super::error::CliError;
 use crate::cluster::ASKING_NODE;
+use crate::model::batch::RowForm;
 
 /// How many bytes of a file are read and sent at once.
 const PIECE_BYTES: usize = 128 << 10;
@@ -129,8 +130,8 @@ impl Client {
 
     /// Posts a batch file.
     pub(super) async fn post_file(&self, path: &str, file: FileBody) -> Result<Answer, CliError> {
-        let (encoding, key) = (file.encoding, file.key.clone());
-        let mut request = self.request(Method::POST, path, Some("text/csv"), file.boxed_unsync())?;
+        let (encoding, key, media_type) = (file.encoding, file.key.clone(), file.media_type);
+        let mut request = self.request(Method::POST, path, Some(media_type), file.boxed_unsync())?;
         if let Some(encoding) = encoding {
             request.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));
         }
@@ -314,6 +315,7 @@ pub(super) struct FileBody {
     left: Option<u64>,
     /// Its encoding, by HTTP's name.
     encoding: Option<&'static str>,
+    media_type: &'static str,
     /// The name of this sending.
     key: Option<HeaderValue>,
     sent: Box<dyn FnMut(u64) + Send>,
@@ -326,7 +328,14 @@ impl FileBody {
         length: Option<u64>,
         sent: impl FnMut(u64) + Send + 'static,
     ) -> Self {
-        Self { file: Box::new(file), left: length, encoding: None, key: None, sent: Box::new(sent) }
+        Self {
+            file: Box::new(file),
+            left: length,
+            encoding: None,
+            media_type: "text/csv",
+            key: None,
+            sent: Box::new(sent),
+        }
     }
 
     /// The same body, as the sending with this name.
@@ -335,6 +344,15 @@ impl FileBody {
             || CliError::Usage("--idempotency-key: write visible ASCII characters, such as nightly-7".into());
         self.key = Some(HeaderValue::from_str(key).map_err(|_| wrong())?);
         Ok(self)
+    }
+
+    /// The same body, with rows in this form.
+    pub(super) fn in_form(mut self, form: RowForm) -> Self {
+        self.media_type = match form {
+            RowForm::Csv => "text/csv",
+            RowForm::Ndjson => "application/x-ndjson",
+        };
+        self
     }
 
     /// The same body, marked as compressed if the file's name ends with `.gz` or `.zst`.

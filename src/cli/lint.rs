@@ -14,6 +14,7 @@ use comfy_table::{Cell, Color};
 use indicatif::{HumanBytes, HumanCount};
 use serde::Serialize;
 
+use super::batch::form_of;
 use super::error::CliError;
 use super::terminal::{print_json, say, shown, table};
 use crate::batch::csv::{Header, HeaderError, Parser, Row, RowError};
@@ -22,7 +23,7 @@ use crate::batch::form::{FormTooLong, Leaves, Unwrapped, form_bytes_max};
 use crate::batch::index::brings_anything;
 use crate::batch::remarks::{Remarks, further_lines};
 use crate::config::Limits;
-use crate::model::batch::{EmptyValues, RowReading};
+use crate::model::batch::{EmptyValues, RowForm, RowReading};
 use crate::model::blocked::BlockedIds;
 
 /// The largest profile in Adobe Target.
@@ -40,7 +41,7 @@ const LISTED_MAX: usize = 10;
 /// knows which visitors exist.
 #[derive(Debug, Args)]
 pub(super) struct Lint {
-    /// The batch file. FILE.gz and FILE.zst are decompressed. `-` reads standard input
+    /// The batch file; .ndjson and .jsonl are NDJSON. FILE.gz and FILE.zst are decompressed. `-` reads standard input
     file: PathBuf,
     /// Print JSON, for programs
     #[arg(long)]
@@ -85,10 +86,11 @@ struct Finding {
 
 /// Runs it.
 pub(super) fn run(command: &Lint) -> Result<(), CliError> {
-    let reading = match &command.blocked_ids {
-        Some(list) => RowReading::now(BlockedIds::these(list.split(','))),
-        None => RowReading::default(),
+    let blocked = match &command.blocked_ids {
+        Some(list) => BlockedIds::these(list.split(',')),
+        None => BlockedIds::default(),
     };
+    let reading = RowReading::of_form(form_of(&command.file), blocked);
     let report = lint(&command.file, &reading)?;
     let good = report.refused.is_none() && report.failed_rows == 0;
     if command.json {
@@ -289,7 +291,7 @@ impl Report {
             return;
         }
         self.ignored_rows = ignored;
-        if let Some((place, len)) = parser.header_place() {
+        if let (Some((place, len)), RowForm::Csv) = (parser.header_place(), header.reading().form()) {
             let sent = file.get(place.offset as usize..).and_then(|rest| rest.get(..len as usize));
             remarks.look_at_header(place.line, sent.unwrap_or_default());
         }

@@ -21,7 +21,7 @@ use tokio::fs;
 use tokio::io::AsyncWriteExt;
 
 use super::args::{Remote, block_on, parse_client};
-use super::batch::{BatchView, NotTaken, fail_on, file_body, parse_outcome, summary, try_send, wait};
+use super::batch::{self, BatchView, NotTaken, fail_on, file_body, parse_outcome, summary, try_send, wait};
 use super::client::{Client, encoded};
 use super::error::CliError;
 use super::terminal::{complain, print_json, say, shown};
@@ -29,14 +29,15 @@ use crate::model::batch::Outcome;
 use crate::model::id::ClientCode;
 
 /// How the names of batch files end.
-const ENDINGS: [&str; 3] = [".csv", ".csv.gz", ".csv.zst"];
+const ENDINGS: [&str; 6] = [".csv", ".csv.gz", ".csv.zst", ".ndjson", ".ndjson.gz", ".ndjson.zst"];
 /// How long it takes until a file is tried again that the daemon did not take: at first, and at most.
 const AGAIN_FIRST: Duration = Duration::from_secs(1);
 const AGAIN_MAX: Duration = Duration::from_secs(60);
 
 /// Post each batch file that appears in a folder, and move it to done/ or failed/ in it
 ///
-/// Files whose names end with .csv, .csv.gz or .csv.zst are posted by name, one after the other, once they no longer change.
+/// Files whose names end with .csv or .ndjson, or with .gz or .zst behind that, are posted by name, one after the other, once
+/// they no longer change.
 /// Write a file under another name, and rename it, to be sure that it is posted whole. Beside a file in done/ is what became
 /// of its rows, beside one in failed/ why.
 #[derive(Debug, Args)]
@@ -163,18 +164,18 @@ impl Watch {
 
     /// Posts a file, waits until its batch is complete, and moves it with what became of its rows.
     async fn attempt(&self, client: &Client, path: &Path, stamp: Stamp) -> Result<(), Unfinished> {
-        let call = format!("/m2/{}/v2/profile/batchUpdate", self.client);
+        let call = batch::call(&self.client, batch::form_of(path), false);
         let body = file_body(path).await.and_then(|body| body.keyed(&key(path, stamp)));
-        let batch = match try_send(client, &call, body.map_err(Unfinished::waits)?).await {
+        let complete = match try_send(client, &call, body.map_err(Unfinished::waits)?).await {
             Ok(id) => wait(client, &id).await.map_err(Unfinished::waits)?,
             Err(NotTaken { why, is_wrong: true }) => return self.put(path, "failed", Some(&why), None).await,
             Err(NotTaken { why, .. }) => return Err(Unfinished::Waits(why)),
         };
-        let bad = fail_on(&self.fail_on, &batch.counts).err().map(|why| why.to_string());
+        let bad = fail_on(&self.fail_on, &complete.counts).err().map(|why| why.to_string());
         let below = if bad.is_none() { "done" } else { "failed" };
         let outcomes = beside(&self.moved(path, below), "outcomes.csv");
-        write_outcomes(client, &batch, &outcomes).await?;
-        self.put(path, below, bad.as_deref(), Some(&batch)).await
+        write_outcomes(client, &complete, &outcomes).await?;
+        self.put(path, below, bad.as_deref(), Some(&complete)).await
     }
 
     /// Moves a file, with why it failed beside it, and says so.

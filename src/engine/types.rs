@@ -3,7 +3,7 @@
 //! Promises: these are plain values. None of them locks, waits or does I/O.
 
 use crate::batch::progress::Known;
-use crate::model::batch::{BatchId, BatchState, Counts};
+use crate::model::batch::{BatchId, BatchState, Counts, RowForm};
 use crate::model::id::{ClientCode, IdKind, Key, VisitorId};
 use crate::model::profile::Source;
 use crate::model::seq::{Millis, Seq};
@@ -162,6 +162,8 @@ pub struct BatchStatus {
     pub id: BatchId,
     /// v1 or v2.
     pub version: BatchVersion,
+    /// The form of its rows.
+    pub form: RowForm,
     /// How far it is.
     pub state: BatchState,
     /// How many rows it has.
@@ -217,6 +219,7 @@ impl BatchStatus {
                 Source::BatchV1 => BatchVersion::V1,
                 _ => BatchVersion::V2,
             },
+            form: known.accepted.rules.reading.form(),
             state,
             rows,
             bytes: known.accepted.bytes,

@@ -1,14 +1,16 @@
 //! The body of every call that takes a batch file: its parameters, its key, and the upload, which goes to the engine as it arrives.
 
-use hyper::header::HeaderName;
-use utoipa::openapi::schema::{ObjectBuilder, Type};
+use hyper::header::{HeaderName, HeaderValue};
+use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, SchemaFormat, Type};
 
 use super::Front;
 use super::error::HttpError;
-use super::operation::{Form, form};
+use super::operation::{Form, Operation, form};
 use super::request::{FORM, Params, Request};
+use super::response::{Answer, NDJSON};
+use super::shapes;
 use crate::engine::{Announced, BatchVersion, Upload};
-use crate::model::batch::{EmptyValues, IdempotencyKey, KEY_CHARS_MAX};
+use crate::model::batch::{EmptyValues, IdempotencyKey, KEY_CHARS_MAX, RowForm};
 use crate::model::id::ClientCode;
 
 /// The media types of a batch file. Adobe documents the first, and curl sends it by default.
@@ -28,10 +30,51 @@ pub(super) fn forms() -> [Form; 3] {
     })
 }
 
+/// The media types of a batch in NDJSON. The second and third are what some programs call it.
+const NDJSON_TYPES: [&str; 3] = [NDJSON, "application/ndjson", "application/jsonl"];
+
+/// The media types of a batch in any form of rows.
+pub(super) fn all_media_types() -> Vec<&'static str> {
+    MEDIA_TYPES.into_iter().chain(NDJSON_TYPES).collect()
+}
+
+/// What a batch looks like in our own calls, for the OpenAPI document. Of CSV it is the first of the other calls' forms.
+pub(super) fn own_forms() -> impl Iterator<Item = Form> {
+    const EXAMPLE: &str = "{\"thirdPartyId\":\"crm-123\",\"city\":\"Oslo\",\"points\":12}\n\
+                           {\"thirdPartyId\":\"crm-124\",\"city\":null}\n";
+    let what = "An object a line, each a visitor: thirdPartyId or pcId, and attributes by name. A value is a text, a number, true, \
+                false or null. The first line has all names, or is a header, such as \
+                {\"batch\":\"thirdPartyId\",\"attributes\":[\"city\"]}.";
+    let schema = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .format(Some(SchemaFormat::KnownFormat(KnownFormat::Binary)))
+        .description(Some(what));
+    [form(NDJSON, schema.into()).example(EXAMPLE)].into_iter().chain(forms().into_iter().take(1))
+}
+
+/// The parameters of a call that accepts a batch.
+pub(super) fn options(operation: Operation) -> Operation {
+    operation
+        .switch("dryRun", "true: only says what would become of the rows. Nothing is written.")
+        .query(
+            "emptyValues",
+            false,
+            shapes::one_of(&["ignore", "remove"]),
+            "remove: an empty value removes the attribute.",
+        )
+        .header(
+            "Idempotency-Key",
+            shapes::pattern("^[!-~]{1,255}$"),
+            "If the same key comes with the same body within 24 hours, the first answer is given again, and no second batch is made.",
+        )
+}
+
 /// The encodings in which a batch file may come.
 const ENCODINGS: &str = "gzip, zstd";
 /// The name that a client gives to one sending of a batch.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// The answer's header that says that the batch was accepted when it was sent before.
+const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 /// What a call says of the batch in its body.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +83,22 @@ pub(super) struct BatchCall {
     pub(super) empty_values: EmptyValues,
     /// Whether the batch is to be accepted, and not only tried out.
     pub(super) for_all: bool,
+    /// The form of its rows.
+    pub(super) rows: RowForm,
+}
+
+/// The form of the rows in a body, by its media type.
+pub(super) fn row_form(request: &Request) -> Result<RowForm, HttpError> {
+    let media_type = request.media_type()?;
+    let ndjson = NDJSON_TYPES.iter().any(|it| it.eq_ignore_ascii_case(media_type));
+    Ok(if ndjson { RowForm::Ndjson } else { RowForm::Csv })
+}
+
+/// Says in an answer whether the batch was accepted before.
+pub(super) fn tell_replayed(answer: &mut Answer, before: bool) {
+    if before {
+        answer.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+    }
 }
 
 /// Takes the body. `right` says what to send if its media type or encoding is wrong.
@@ -51,12 +110,12 @@ pub(super) async fn take_in(
     media_types: &[&str],
     right: impl Fn() -> String + Copy,
 ) -> Result<Upload, HttpError> {
-    let BatchCall { version, empty_values, for_all } = call;
+    let BatchCall { version, empty_values, for_all, rows } = call;
     request.check_content_type(media_types, right)?;
     let encoding = request.content_encoding(Some(ENCODINGS), right)?;
     let who = request.who(Some(client));
     let form = request.media_type()?.eq_ignore_ascii_case(FORM);
-    let announced = Announced { encoding, bytes: request.content_length(), form, for_all };
+    let announced = Announced { encoding, bytes: request.content_length(), form, for_all, rows };
     // What can be refused is refused before the body is asked for: a client that expects a `100 Continue` sends none.
     let mut upload = front.app.accept_batch(&who, client, version, empty_values, announced).await?;
     while let Some(bytes) = request.body.next_holding(upload.place()).await? {

@@ -58,6 +58,7 @@ pub(in crate::http) struct ChangeEvent<'a> {
     /// Its place in the order.
     seq: String,
     /// When that was.
+    #[schema(format = "date-time")]
     time: String,
     /// What happened: `write`, `erase`, `sweep`, `withheld`, `batch`, `row`, `batchEnd`; or about the stream: `upTo`, `waiting`, `gone`,
     /// `error`.

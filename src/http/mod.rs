@@ -36,6 +36,7 @@ mod shapes;
 mod slots;
 mod stream;
 pub mod tls;
+mod tried_out;
 
 use std::sync::Arc;
 use std::time::Duration;

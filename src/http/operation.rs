@@ -27,6 +27,14 @@ pub(super) struct Operation {
     method: Method,
     described: Described,
     schemas: Schemas,
+    /// The statuses of refusals that do not follow from the declaration.
+    refusals: Vec<&'static str>,
+}
+
+/// A word that begins with a capital.
+pub(super) fn initial(word: &str) -> String {
+    let mut letters = word.chars();
+    letters.next().map_or_else(String::new, |first| first.to_ascii_uppercase().to_string() + letters.as_str())
 }
 
 /// A form in which something is sent: its media type, and its shape.
@@ -67,7 +75,26 @@ impl Form {
 impl Operation {
     /// A description to begin with, of a call by this method.
     pub(super) fn new(method: Method) -> Self {
-        Self { method, described: Described::new(), schemas: Schemas::new() }
+        Self { method, described: Described::new(), schemas: Schemas::new(), refusals: vec![] }
+    }
+
+    /// Its name in generated clients, where the one that follows from its path would not be good.
+    pub(super) fn id(mut self, id: &str) -> Self {
+        self.described.operation_id = Some(id.to_owned());
+        self
+    }
+
+    /// Completes its name: as given, by method where there are several; else `otherwise`. And the group that it is in.
+    pub(super) fn named_in(mut self, several: bool, otherwise: String, group: &str) -> Self {
+        let method = self.method.as_str().to_ascii_lowercase();
+        let id = match self.described.operation_id.take() {
+            Some(id) if several => format!("{id}By{}", initial(&method)),
+            Some(id) => id,
+            None => otherwise,
+        };
+        self.described.operation_id = Some(id);
+        self.described.tags = Some(vec![group.to_owned()]);
+        self
     }
 
     /// What the call is for.
@@ -197,6 +224,22 @@ impl Operation {
         self.described.responses.responses.contains_key("default")
     }
 
+    /// A refusal that the call has beyond those that follow from its declaration.
+    pub(super) fn refusal(mut self, status: &'static str) -> Self {
+        self.refusals.push(status);
+        self
+    }
+
+    /// The statuses of those.
+    pub(super) fn refusals(&self) -> &[&'static str] {
+        &self.refusals
+    }
+
+    /// The method of the call.
+    pub(super) fn method(&self) -> &Method {
+        &self.method
+    }
+
     /// A header that an answer may bear, beyond those that all answers bear.
     pub(super) fn bears(mut self, status: &str, name: &str, description: &str) -> Self {
         let answer = self.described.responses.responses.get_mut(status);
@@ -204,6 +247,13 @@ impl Operation {
             let header = HeaderBuilder::new().schema(Some(shapes::text())).description(Some(description));
             headers.insert(name.to_owned(), RefOr::T(header.build()));
         }
+        self
+    }
+
+    /// Adds an answer that other calls give, too: one of the document's.
+    pub(super) fn answers_as(mut self, status: &str, name: &str) -> Self {
+        let answer = RefOr::Ref(Ref::from_response_name(name));
+        self.described.responses.responses.insert(status.to_owned(), answer);
         self
     }
 

@@ -9,17 +9,18 @@ use hyper::header::{ACCEPT, CONTENT_DISPOSITION, HeaderName, HeaderValue, LINK};
 use serde::Serialize;
 use tokio::task::spawn_blocking;
 use utoipa::ToSchema;
+use utoipa::openapi::Schema;
 
-use super::Front;
 use super::error::HttpError;
 use super::request::Request;
 use super::response::{Answer, CSV, NDJSON, chunked};
 use super::stream::begin;
+use super::{Front, shapes};
 use crate::batch::csv::RowPlace;
 use crate::cluster::{ASKING_NODE, PeerAnswer};
 use crate::engine::EngineError;
 use crate::engine::read::report::{Report, ReportedRow};
-use crate::model::batch::{BatchId, Counts, Outcome};
+use crate::model::batch::{BatchId, Counts, Outcome, RowForm};
 
 /// The first line of a report in CSV.
 const COLUMNS: &[u8] = b"line,id,outcome,reason,message\n";
@@ -92,10 +93,22 @@ pub(super) async fn of_peer(
     Ok(Some(answer))
 }
 
+/// The media type of a batch's file, and how its name ends.
+fn file_form(front: &Front, id: &BatchId) -> (&'static str, &'static str) {
+    let form = front.app.batch(id).map(|batch| batch.form).unwrap_or_default();
+    let media_type = match form {
+        RowForm::Csv => CSV,
+        RowForm::Ndjson => NDJSON,
+    };
+    (media_type, form.name())
+}
+
 /// The failed rows as they were sent, under a header.
 pub(super) async fn repair(front: &Front, request: &Request, id: &BatchId) -> Result<Answer, HttpError> {
-    if let Some(answer) = of_peer(front, request, id, ("repair", CSV)).await? {
-        return Ok(named(answer, &format!("{id}-repair.csv")));
+    let (media_type, ending) = file_form(front, id);
+    let name = format!("{id}-repair.{ending}");
+    if let Some(answer) = of_peer(front, request, id, ("repair", media_type)).await? {
+        return Ok(named(answer, &name));
     }
     let report = front.app.report(&request.who(Some(&id.client)), id).await?;
     let place = report.place().clone();
@@ -111,17 +124,18 @@ pub(super) async fn repair(front: &Front, request: &Request, id: &BatchId) -> Re
     let chunks = begin("a repair file", &place, request.answer_pace(), move |out| {
         report.repair(|bytes| out.write(|filling| filling.extend_from_slice(bytes)))
     });
-    Ok(named(chunked(CSV, chunks), &format!("{id}-repair.csv")))
+    Ok(named(chunked(media_type, chunks), &name))
 }
 
 /// The file as it was sent.
 pub(super) async fn file(front: &Front, request: &Request, id: &BatchId) -> Result<Answer, HttpError> {
+    let (media_type, ending) = file_form(front, id);
     let file = front.app.uploaded_file(&request.who(Some(&id.client)), id).await?;
     let place = file.place().clone();
     let chunks = begin("an upload", &place, request.answer_pace(), move |out| {
         file.pieces(|bytes| out.write(|filling| filling.extend_from_slice(bytes)))
     });
-    Ok(named(chunked(CSV, chunks), &format!("{id}.csv")))
+    Ok(named(chunked(media_type, chunks), &format!("{id}.{ending}")))
 }
 
 /// A browser saves it under this name instead of showing it.
@@ -158,11 +172,17 @@ pub(super) enum ReportForm {
     Ndjson,
 }
 
+/// The names of the outcomes.
+pub(super) fn names() -> Schema {
+    shapes::one_of(&Outcome::ALL.map(Outcome::name))
+}
+
 /// A row of a report. Its fields are the columns of the CSV form, in order.
 #[derive(Serialize, ToSchema)]
 pub(in crate::http) struct Row<'a> {
     line: u32,
     id: Option<&'a str>,
+    #[schema(schema_with = names)]
     outcome: &'static str,
     reason: Option<&'static str>,
     message: Option<&'a str>,

@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 
 use super::error::{Allowed, HttpError, MediaType};
 use super::script;
-use crate::telemetry::metrics;
+use crate::telemetry::metrics::{self, Limit};
 
 /// An answer: whole, or in chunks that are still being produced.
 pub(super) type Answer = Response<Either<Full<Bytes>, Chunks>>;
@@ -41,6 +41,7 @@ pub(super) enum Chunk {
 /// The media types of answers.
 pub(super) const XML: &str = "text/xml;charset=UTF-8";
 pub(super) const JSON: &str = "application/json";
+pub(super) const PROBLEM: &str = "application/problem+json";
 pub(super) const SCRIPT: &str = "text/javascript;charset=UTF-8";
 pub(super) const TEXT: &str = "text/plain;charset=UTF-8";
 pub(super) const CSV: &str = "text/csv;charset=UTF-8";
@@ -64,8 +65,10 @@ pub(super) enum Door {
     MboxScript,
     /// Adobe's ubox calls: only the message, in plain text.
     Ubox,
-    /// Adobe's `/rest` and all that is ours.
+    /// Adobe's `/rest`.
     Rest,
+    /// All that is ours: problem details (RFC 9457).
+    Native,
 }
 
 /// An answer in XML: `<response>` around the elements, in their order.
@@ -141,7 +144,7 @@ pub(super) fn no_content() -> Answer {
     answer
 }
 
-/// A refusal of our own calls, and of Adobe's `/rest`.
+/// A refusal of Adobe's `/rest`.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Refusal)]
 pub(super) struct RefusalBody {
@@ -149,6 +152,47 @@ pub(super) struct RefusalBody {
     status: u16,
     /// What was wrong, where, and what to do.
     message: String,
+}
+
+/// A refusal of our own calls: problem details as RFC 9457 has them, and what says more.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Problem)]
+pub(super) struct ProblemBody {
+    /// What kind of problem it is. `about:blank`: the status says all.
+    #[serde(rename = "type")]
+    kind: &'static str,
+    /// The status in words.
+    title: &'static str,
+    /// The status of the answer.
+    status: u16,
+    /// What was wrong, where, and what to do.
+    detail: String,
+    /// The same as `detail`.
+    message: String,
+    /// The limit that was hit, if one was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    limit: Option<&'static str>,
+    /// The seconds to wait before another try, if one is worth it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    retry_after_seconds: Option<u64>,
+}
+
+fn problem(error: &HttpError) -> Answer {
+    let status = error.status();
+    let message = error.to_string();
+    let problem = ProblemBody {
+        kind: "about:blank",
+        title: status.canonical_reason().unwrap_or_default(),
+        status: status.as_u16(),
+        detail: message.clone(),
+        message,
+        limit: error.limit().map(Limit::name),
+        retry_after_seconds: error.retry_after(),
+    };
+    with_body(status, PROBLEM, serde_json::to_vec(&problem).unwrap_or_default().into())
 }
 
 /// A refusal, in the form of its API.
@@ -163,6 +207,7 @@ pub(super) fn refusal(door: Door, error: &HttpError) -> Answer {
         }
         Door::MboxScript => script(status, format!("//ERROR: {}\n", script::escaped(&message))),
         Door::Ubox => text(status, message),
+        Door::Native => problem(error),
         Door::Rest => {
             let refused = RefusalBody { status: status.as_u16(), message };
             json_text(status, serde_json::to_string(&refused).unwrap_or_default())

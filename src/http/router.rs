@@ -112,7 +112,7 @@ impl<'a> Found<'a> {
         match self.route.first.api {
             Api::Profile(door) => refusal(door, error),
             Api::Site { door, .. } => refusal(door(self.path.get("kind")), error),
-            Api::Native => refusal(Door::Rest, error),
+            Api::Native => refusal(Door::Native, error),
             Api::Inspector(refusal) => refusal(request, error),
         }
     }
@@ -199,15 +199,22 @@ fn is_declared(endpoint: &Endpoint, reply: &Reply) -> bool {
 pub(super) fn answer_while_opening(path: &str, at: String) -> Answer {
     match path {
         ops::HEALTHZ => ops::healthz_while_opening(),
-        _ => refusal(Door::Rest, &HttpError::NotReady(at)),
+        _ if is_adobes(path) => refusal(Door::Rest, &HttpError::NotReady(at)),
+        _ => refusal(Door::Native, &HttpError::NotReady(at)),
     }
+}
+
+/// Whether a path, decoded or not, is below Adobe's.
+pub(super) fn is_adobes(path: &str) -> bool {
+    path.starts_with("/m2/") || path.starts_with("/rest/")
 }
 
 /// The form in which a path that leads nowhere is refused.
 pub(super) fn door_of_unknown(segments: &[&str]) -> Door {
     match segments.first() {
         Some(&"m2") => Door::Batch,
-        _ => Door::Rest,
+        Some(&"rest") => Door::Rest,
+        _ => Door::Native,
     }
 }
 
@@ -309,11 +316,30 @@ mod tests {
             );
         }
         assert_eq!(described, declared);
+        // Each call has a name of its own, is in a group that is described, and our own say how they may be refused.
+        let groups: BTreeSet<&str> =
+            document["tags"].as_array().unwrap().iter().map(|tag| tag["name"].as_str().unwrap()).collect();
+        let mut names = BTreeSet::new();
+        for (path, operations) in document["paths"].as_object().unwrap() {
+            for operation in operations.as_object().unwrap().values() {
+                let name = operation["operationId"].as_str().unwrap();
+                assert!(names.insert(name.to_owned()), "{name} of {path} is another call's, too");
+                assert!(groups.contains(operation["tags"][0].as_str().unwrap()), "{path}");
+                assert!(
+                    !path.starts_with("/api/") || operation["responses"]["400"].is_object(),
+                    "{path} may be refused"
+                );
+            }
+        }
         // What is referred to is there.
         let text = document.to_string();
         for reference in text.split("\"#/components/schemas/").skip(1) {
             let name = reference.split('"').next().unwrap();
             assert!(document["components"]["schemas"][name].is_object(), "{name}");
+        }
+        for reference in text.split("\"#/components/responses/").skip(1) {
+            let name = reference.split('"').next().unwrap();
+            assert!(document["components"]["responses"][name].is_object(), "{name}");
         }
     }
 

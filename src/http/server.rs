@@ -31,7 +31,7 @@ use super::connection::Watched;
 use super::error::HttpError;
 use super::request::Request;
 use super::response::{Answer, Door, refusal};
-use super::router::{Found, answer_while_opening, door_of_unknown};
+use super::router::{Found, answer_while_opening, door_of_unknown, is_adobes};
 use super::slots::{FreeSlot, Slot, Slots};
 use super::tls::{Tls, Unsecured};
 use super::{Front, Limits};
@@ -420,7 +420,10 @@ async fn answer(front: &Front, mut request: Request, refused: Option<HttpError>)
                 }
             }
         }
-        Err(error) => (refuse(front, Door::Rest, &checked.err().unwrap_or(error), &id), UNKNOWN_PATH),
+        Err(error) => {
+            let door = if is_adobes(request.path()) { Door::Rest } else { Door::Native };
+            (refuse(front, door, &checked.err().unwrap_or(error), &id), UNKNOWN_PATH)
+        }
     };
     let headers = answer.headers_mut();
     if last || !request.body.ended() {
@@ -447,7 +450,7 @@ async fn caught<T>(future: impl Future<Output = T>) -> Option<T> {
 
 /// The answer to a call that panicked.
 fn panicked(front: &Front, request: &str) -> Answer {
-    let mut answer = refuse(front, Door::Rest, &HttpError::Inside("answering it panicked".into()), request);
+    let mut answer = refuse(front, Door::Native, &HttpError::Inside("answering it panicked".into()), request);
     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     answer
 }

@@ -145,6 +145,35 @@ enum RowRules {
     /// The rules in the head of `batch::csv`.
     #[default]
     Second = 1,
+    /// Each line is a JSON object, by the rules in the head of `batch::csv::ndjson`. Ids are checked as by `Second`.
+    Objects = 2,
+}
+
+/// The form in which a batch's rows come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RowForm {
+    /// A CSV file.
+    #[default]
+    Csv,
+    /// A JSON object a line.
+    Ndjson,
+}
+
+impl RowForm {
+    /// Its name in the API; also how a file's name ends.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Csv => "csv",
+            Self::Ndjson => "ndjson",
+        }
+    }
+
+    /// The form of a file by its name: `.ndjson` and `.jsonl`, perhaps before `.gz` or `.zst`, are NDJSON; all others CSV.
+    pub fn of_name(name: &str) -> Self {
+        let name = name.to_ascii_lowercase();
+        let plain = name.strip_suffix(".gz").or(name.strip_suffix(".zst")).unwrap_or(&name);
+        if plain.ends_with(".ndjson") || plain.ends_with(".jsonl") { Self::Ndjson } else { Self::Csv }
+    }
 }
 
 /// Why a row's key is not a valid visitor id.
@@ -162,6 +191,23 @@ impl RowReading {
         Self { rules: RowRules::default(), blocked }
     }
 
+    /// Today's rules for rows in this form, with these ids blocked.
+    pub fn of_form(form: RowForm, blocked: BlockedIds) -> Self {
+        let rules = match form {
+            RowForm::Csv => RowRules::default(),
+            RowForm::Ndjson => RowRules::Objects,
+        };
+        Self { rules, blocked }
+    }
+
+    /// The form of the rows.
+    pub fn form(&self) -> RowForm {
+        match self.rules {
+            RowRules::First | RowRules::Second => RowForm::Csv,
+            RowRules::Objects => RowForm::Ndjson,
+        }
+    }
+
     /// The rules of versions that did not store reading rules with a batch.
     pub fn before() -> Self {
         Self { rules: RowRules::First, blocked: BlockedIds::none() }
@@ -176,10 +222,12 @@ impl RowReading {
     pub fn from_stored(code: u8, own: Option<Vec<Box<str>>>) -> Option<Self> {
         const FIRST: u8 = RowRules::First as u8;
         const SECOND: u8 = RowRules::Second as u8;
-        match (code, own) {
-            (FIRST, _) => Some(Self::before()),
-            (SECOND, None) => Some(Self::now(BlockedIds::default())),
-            (SECOND, Some(own)) => Some(Self::now(BlockedIds::these(own))),
+        const OBJECTS: u8 = RowRules::Objects as u8;
+        let blocked = |own: Option<Vec<Box<str>>>| own.map_or_else(BlockedIds::default, BlockedIds::these);
+        match code {
+            FIRST => Some(Self::before()),
+            SECOND => Some(Self::of_form(RowForm::Csv, blocked(own))),
+            OBJECTS => Some(Self::of_form(RowForm::Ndjson, blocked(own))),
             _ => None,
         }
     }
@@ -390,14 +438,26 @@ mod tests {
     }
 
     #[test]
+    fn the_form_of_a_file_follows_from_its_name() {
+        for name in ["a.ndjson", "a.JSONL", "a.ndjson.gz", "b/a.jsonl.zst"] {
+            assert_eq!(RowForm::of_name(name), RowForm::Ndjson, "{name}");
+        }
+        for name in ["a.csv", "BATCH.TXT", "-", "a.csv.gz", "ndjson", "a.ndjson.csv"] {
+            assert_eq!(RowForm::of_name(name), RowForm::Csv, "{name}");
+        }
+    }
+
+    #[test]
     fn how_rows_are_read_is_stored_and_reads_back() {
-        let own = RowReading::now(BlockedIds::these(["Void"]));
-        for reading in [RowReading::default(), RowReading::before(), RowReading::now(BlockedIds::none()), own]
-        {
+        let own = |form| RowReading::of_form(form, BlockedIds::these(["Void"]));
+        let none = |form| RowReading::of_form(form, BlockedIds::none());
+        let all = [RowReading::default(), RowReading::before()].into_iter();
+        let of_forms = [RowForm::Csv, RowForm::Ndjson].into_iter().flat_map(|form| [own(form), none(form)]);
+        for reading in all.chain(of_forms) {
             let (code, own) = reading.stored();
             assert_eq!(RowReading::from_stored(code, own.map(<[_]>::to_vec)), Some(reading));
         }
-        assert_eq!(RowReading::from_stored(2, None), None);
+        assert_eq!(RowReading::from_stored(3, None), None);
         let check = |reading: &RowReading, text| reading.check(IdKind::Pc, text).ok().map(str::to_owned);
         for (text, before, now) in [
             ("1.28_0", Some("1"), Some("1")),

@@ -562,7 +562,7 @@ fn naughty_strings_come_back_as_they_were_and_break_out_of_nothing() {
                 reply.headers
             );
             match reply.header("content-type") {
-                Some("application/json") => drop(reply.json()),
+                Some("application/json" | "application/problem+json") => drop(reply.json()),
                 Some("text/xml;charset=UTF-8") => {
                     let text = in_xml(&reply.text());
                     assert_eq!(text.matches('|').count() % 2, 0, "{path}: {text}");

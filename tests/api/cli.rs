@@ -203,6 +203,7 @@ fn a_folder_is_watched_and_each_file_is_moved_to_where_it_belongs() {
     write("a.csv", "batch=pcId,n\n1,1\nx,1\n");
     write("b.csv", "batch=pcId,n\n1,2\n1,%zz\n");
     write("c.csv", "pcId,n\n1,3\n");
+    write("c2.ndjson", "{\"pcId\":\"1\",\"n\":7}\n");
     write("d.csv.part", "batch=pcId,n\n1,4\n");
     let watch = |more: &[&str]| {
         let folder = folder.path().to_str().unwrap();
@@ -215,8 +216,8 @@ fn a_folder_is_watched_and_each_file_is_moved_to_where_it_belongs() {
     let once = watch(&["--once", "--fail-on", "failed"]);
     let once: Vec<&str> = once.iter().map(String::as_str).collect();
     let out = printed(Some(&daemon), &once, "", 0);
-    assert_eq!(out.lines().count(), 3, "{out}");
-    assert_eq!(daemon.value("demo", "pc", "1", "n").as_deref(), Some("2"));
+    assert_eq!(out.lines().count(), 4, "{out}");
+    assert_eq!(daemon.value("demo", "pc", "1", "n").as_deref(), Some("7"));
     let read = |name: &str| {
         std::fs::read_to_string(file(name)).unwrap_or_else(|error| panic!("{name}: {error}: {out}"))
     };
@@ -232,12 +233,13 @@ fn a_folder_is_watched_and_each_file_is_moved_to_where_it_belongs() {
     );
     assert!(file("d.csv.part").exists());
     let batches = || daemon.get("/api/v1/batches?client=demo").json()["batches"].as_array().unwrap().len();
-    assert_eq!(batches(), 2);
+    assert!(read("done/c2.ndjson.outcomes.csv").contains("1,1,updated"));
+    assert_eq!(batches(), 3);
 
     // Once more under the same name: what is there stays.
     write("a.csv", "batch=pcId,n\n1,5\n");
     printed(Some(&daemon), &once, "", 0);
-    assert_eq!((read("done/a.csv.2").as_str(), batches()), ("batch=pcId,n\n1,5\n", 3));
+    assert_eq!((read("done/a.csv.2").as_str(), batches()), ("batch=pcId,n\n1,5\n", 4));
 
     // While nobody answers, or the token is not taken, a file waits.
     write("e.csv", "batch=pcId,n\n1,6\n");

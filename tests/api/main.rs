@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! adobe.rs mbox.rs delivery.rs imitation.rs   Adobe's calls, as Adobe's pages and SDKs have them
-//! batch_file.rs compressed.rs                 batch files as people send them
+//! batch_file.rs compressed.rs ndjson.rs       batch files as people send them
 //! native.rs export.rs changes.rs history.rs identity.rs openapi.rs
 //!                                             our own calls, and their description
 //! inspector.rs cli.rs                         the inspector without a browser; the command line
@@ -38,6 +38,7 @@ mod logging;
 mod mbox;
 mod metrics;
 mod native;
+mod ndjson;
 mod openapi;
 mod pace;
 mod proxies;

@@ -2,6 +2,7 @@
 //! lines that set their attributes.
 
 use crate::support::{Daemon, Reply, request, wait_for};
+use serde_json::json;
 
 const V2: &str = "/m2/demo/v2/profile/batchUpdate";
 /// A row of each outcome but `created`, on lines 2 to 9; one of them is quoted over two lines.
@@ -538,4 +539,49 @@ fn every_write_that_took_a_place_says_which() {
     assert_eq!(nobody.header("profiled-seq"), None, "it wrote nothing");
     newer("remove", &daemon.call("DELETE", "/api/v1/profiles/t/attributes/a?client=demo", &[], None));
     newer("erase", &daemon.call("DELETE", "/api/v1/profiles/t?client=demo", &[], None));
+}
+
+/// Problem details (RFC 9457), and beside them what our own refusals always had. Adobe's calls keep Adobe's forms.
+#[test]
+fn a_refusal_of_our_own_calls_is_a_problem_and_one_of_adobes_is_not() {
+    let daemon = Daemon::start_configured("batch_calls_per_minute = 1\n");
+    let problem = |reply: &Reply, status: u16, title: &str| {
+        assert_eq!((reply.status, reply.header("content-type")), (status, Some("application/problem+json")));
+        let problem = reply.json();
+        assert_eq!(
+            (&problem["type"], &problem["title"], &problem["status"]),
+            (&json!("about:blank"), &json!(title), &json!(status)),
+            "{problem}"
+        );
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(!detail.is_empty());
+        assert_eq!(problem["message"], detail);
+        problem
+    };
+    let unknown = problem(&daemon.get("/api/v1/batches/none"), 404, "Not Found");
+    assert!(unknown.get("limit").is_none() && unknown.get("retryAfterSeconds").is_none(), "{unknown}");
+    problem(&daemon.get("/api/v1/nothing"), 404, "Not Found");
+    problem(&daemon.get("/nothing"), 404, "Not Found");
+    problem(&daemon.get("/api/v1/batches?client=demo&status=x"), 400, "Bad Request");
+    problem(&daemon.call("DELETE", "/api/v1/batches", &[], None), 405, "Method Not Allowed");
+
+    let csv = [("Content-Type", "text/csv")];
+    let post = |file: &str| daemon.call("POST", "/api/v1/batches?client=demo", &csv, Some(file.as_bytes()));
+    assert_eq!(post("batch=pcId,a\n1,x\n").status, 201);
+    let often = post("batch=pcId,a\n1,x\n");
+    let shown = problem(&often, 503, "Service Unavailable");
+    assert_eq!(shown["retryAfterSeconds"].to_string(), often.header("retry-after").unwrap());
+    assert_eq!(shown["limit"], "client_rate");
+
+    for (path, media_type) in [
+        ("/m2/demo/profile/batchStatus", "text/xml;charset=UTF-8"),
+        ("/m2/nothing", "text/xml;charset=UTF-8"),
+        ("/rest/v1/profiles/none?client=demo", "application/json"),
+        ("/rest/nothing", "application/json"),
+        ("/m2/demo/mbox/json?mboxPC=a.b.c", "application/json"),
+    ] {
+        let refused = daemon.get(path);
+        assert!(refused.status >= 400, "{path}");
+        assert_eq!(refused.header("content-type"), Some(media_type), "{path}");
+    }
 }

@@ -33,7 +33,10 @@ impl Tour<'_> {
         assert!(operation.is_object(), "{method} {path} is not described");
         let status = reply.status.to_string();
         let responses = &operation["responses"];
-        let response = responses.get(&status).unwrap_or(&responses["default"]);
+        let mut response = responses.get(&status).unwrap_or(&responses["default"]);
+        if let Some(name) = response["$ref"].as_str() {
+            response = &self.document["components"]["responses"][name.rsplit('/').next().unwrap()];
+        }
         assert!(
             reply.status >= 400 || responses.get(&status).is_some(),
             "no such status is described: {reported}"
@@ -52,7 +55,7 @@ impl Tour<'_> {
             (Some(media_type), Some(content)) => {
                 let schema = &content[&media_type]["schema"];
                 assert!(!schema.is_null(), "{media_type} is not described: {reported}");
-                if media_type == "application/json" {
+                if media_type.ends_with("json") && !media_type.contains("ndjson") {
                     self.check(schema, &reply.json(), &reported);
                 } else if media_type.contains("ndjson") {
                     for line in reply.text().lines() {
@@ -142,6 +145,20 @@ fn the_answers_to_all_calls_are_as_described() {
         for accept in ["*/*", "text/csv", "application/x-ndjson"] {
             tour.call("post", path, &format!("{url}?dryRun=true"), &[form, ("Accept", accept)], Some(file));
         }
+    }
+    let (batches, ndjson) = ("/api/v1/batches", ("Content-Type", "application/x-ndjson"));
+    let rows = "{\"pcId\":\"1\",\"a\":\"x\"}\n{\"pcId\":\"1\",\"a\":[]}\n";
+    let url = "/api/v1/batches?client=demo";
+    for key in ["n", "n"] {
+        tour.call("post", batches, url, &[ndjson, ("Idempotency-Key", key)], Some(rows));
+    }
+    tour.call("post", batches, url, &[ndjson, ("Idempotency-Key", "n")], Some("{\"pcId\":\"2\",\"a\":1}"));
+    tour.call("post", batches, url, &[("Content-Type", "text/csv")], Some(file));
+    for accept in ["*/*", "text/csv", "application/x-ndjson"] {
+        tour.call("post", batches, &format!("{url}&dryRun=true"), &[ndjson, ("Accept", accept)], Some(rows));
+    }
+    for (headers, body) in [(&[ndjson][..], "nothing"), (&[media_type][..], rows)] {
+        assert!(tour.call("post", batches, url, headers, Some(body)).status >= 400);
     }
     let id = daemon.post_batch("demo", file);
     for path in ["/m2/{client}/profile/batchStatus", "/m2/{client}/v2/profile/batchStatus"] {
@@ -314,6 +331,11 @@ fn schemathesis_finds_no_call_that_is_not_as_described() {
         .args(["run", &format!("{}/openapi.json", daemon.url())])
         .args(["--max-examples", &support::variable("SCHEMATHESIS_EXAMPLES").unwrap_or_else(|| "20".into())])
         .args(["--seed", "7", "--no-color", "--generation-database", "none"])
+        .env(
+            "SCHEMATHESIS_HOOKS",
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/api/schemathesis_hooks.py"),
+        )
+        .env("PYTHONDONTWRITEBYTECODE", "1")
         .current_dir(folder.path())
         .output()
         .unwrap();

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! browser.rs webdriver/   the inspector in Chromium
+//! generated.rs            clients that are generated from the OpenAPI document
 //! sdk.rs sdk/             Adobe's SDKs for Node.js and Python, unchanged
 //! packaging.rs            the dashboard, the alerts, the unit, the image, the Debian package
 //! docs.rs                 README, the book and the examples, run as written
@@ -17,6 +18,7 @@
 
 mod browser;
 mod docs;
+mod generated;
 mod packaging;
 mod sdk;
 #[path = "../support/mod.rs"]

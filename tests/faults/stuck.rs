@@ -402,3 +402,51 @@ fn an_upload_that_is_damaged_while_the_daemon_runs_is_held_when_its_turn_comes()
     daemon.wait_complete(&damaged);
     assert_eq!(daemon.value("a", "pc", "p7", "n").as_deref(), Some("second"));
 }
+
+/// A batch in NDJSON is read, sent again and given up by the rules of its own form, whatever the body is said to be.
+#[test]
+fn a_damaged_upload_in_ndjson_is_sent_again_or_given_up() {
+    for gives_up in [false, true] {
+        let mut daemon = Daemon::start_configured(SLOW);
+        daemon.mbox("a", "mboxPC=p7&profile.n=site");
+        let mut rows = String::new();
+        for row in 0..ROWS {
+            writeln!(rows, "{{\"pcId\":\"p{row}\",\"n\":\"first\"}}").unwrap();
+        }
+        let ndjson = [("Content-Type", "application/x-ndjson")];
+        let path = "/api/v1/batches?client=a&version=v1";
+        let accepted = daemon.call("POST", path, &ndjson, Some(rows.as_bytes()));
+        assert_eq!(accepted.status, 201, "{}", accepted.text());
+        let id = accepted.json()["batchId"].as_str().unwrap().to_owned();
+        daemon.kill9();
+        flip(&upload(&daemon, &rows));
+        daemon.configure(FAST);
+        daemon.restart();
+        assert_eq!(status(&daemon, &id), "stuck");
+        let path = format!("/api/v1/batches/{id}");
+        if gives_up {
+            let given_up = daemon.call("DELETE", &path, &[], None);
+            assert_eq!(given_up.json()["counts"]["failed"], ROWS, "{}", given_up.text());
+        } else {
+            let csv = [("Content-Type", "text/csv")];
+            let sent = daemon.call("POST", &format!("{path}/file"), &csv, Some(rows.as_bytes()));
+            assert_eq!(sent.status, 200, "{}", sent.text());
+            assert_eq!(daemon.wait_complete(&id).consumed, ROWS);
+        }
+        let (outcome, value) = if gives_up { (",failed,", "site") } else { (",not_found,", "first") };
+        for restarted in [false, true] {
+            if restarted {
+                daemon.kill9().restart();
+            }
+            let outcomes = daemon.get(&format!("{path}/outcomes"));
+            let others = u64::from(!gives_up);
+            assert_eq!(
+                outcomes.text().matches(outcome).count() as u64,
+                ROWS - others,
+                "{}",
+                outcomes.text().lines().take(5).collect::<String>()
+            );
+            assert_eq!(daemon.value("a", "pc", "p7", "n").as_deref(), Some(value));
+        }
+    }
+}

@@ -75,6 +75,14 @@ pub enum HeaderError {
         /// What is wrong with it, and what would be right.
         fault: String,
     },
+    /// The first line of NDJSON is not right.
+    #[error("line {line}: {fault}")]
+    Object {
+        /// The line.
+        line: u32,
+        /// What is wrong with it, and what would be right.
+        fault: String,
+    },
     /// The header has more than [`HEADER_BYTES_MAX`] bytes.
     #[error(
         "line {line}: the header has more than {HEADER_BYTES_MAX} bytes; if these are all lines of the file, their ends were \
@@ -141,6 +149,12 @@ pub(super) fn cell_fault(reason: Reason, cell: &[u8]) -> String {
                                or written %0D"
                 .into()
         }
+        Reason::BadJson
+        | Reason::Nested
+        | Reason::MissingId
+        | Reason::OtherId
+        | Reason::UnknownName
+        | Reason::DuplicateName => "it is not an object of NDJSON as the first line has it".into(),
         Reason::LongRow => format!("the row has more than {ROW_BYTES_MAX} bytes"),
         Reason::BlockedId => {
             "it is no id but what stands where there is none (blocked_ids): leave the row out, or name the visitor".into()

@@ -4,14 +4,18 @@ use super::cell::{Splitter, decode, is_rounded};
 use super::error::{cell_fault, quoted};
 use super::fault::{Reason, RowError};
 use super::header::Header;
+use super::ndjson;
 use super::scan::Scan;
-use crate::model::batch::KeyError;
+use crate::model::batch::{KeyError, RowForm};
 
 impl RowError {
     /// The error in words, with the line, the column and what would be right. `row` is the row as sent, or what is
     /// left of it: if it no longer has the fault, the words are more general.
     pub fn explain(self, header: &Header, line: u32, row: &[u8]) -> String {
         let row = Scan::row(header.reading(), row);
+        if header.reading().form() == RowForm::Ndjson && self.reason != Reason::LongRow {
+            return ndjson::explain(self, header, line, row);
+        }
         let column = usize::from(self.column);
         let mut splitter = Splitter::new();
         let mut decoded = Vec::new();

@@ -8,7 +8,8 @@ use crate::model::id::IdError;
 pub struct RowError {
     /// What is wrong.
     pub reason: Reason,
-    /// Where: 0 is the key, c the attribute `names()[c - 1]`; [`u16::MAX`] stands for any column beyond.
+    /// Where: 0 is the key, c the attribute `names()[c - 1]`; [`u16::MAX`] stands for any column beyond. In NDJSON, 0 is the line,
+    /// and c the c-th member of its object.
     pub column: u16,
 }
 
@@ -40,6 +41,18 @@ pub enum Reason {
     LongRow = 11,
     /// The key is no id, but what stands where there is none (`blocked_ids`).
     BlockedId = 12,
+    /// A line of NDJSON is not a JSON object.
+    BadJson = 13,
+    /// A value of NDJSON is an object or an array.
+    Nested = 14,
+    /// A line of NDJSON has no id of the batch's kind.
+    MissingId = 15,
+    /// A line of NDJSON has an id of another kind.
+    OtherId = 16,
+    /// A line of NDJSON has a name that the first line lacks.
+    UnknownName = 17,
+    /// A line of NDJSON has a name twice.
+    DuplicateName = 18,
 }
 
 impl RowError {
@@ -50,7 +63,7 @@ impl RowError {
 
 impl Reason {
     /// All reasons, in the order of their codes.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 18] = [
         Self::EmptyId,
         Self::LongId,
         Self::ForbiddenInId,
@@ -63,6 +76,12 @@ impl Reason {
         Self::BareReturn,
         Self::LongRow,
         Self::BlockedId,
+        Self::BadJson,
+        Self::Nested,
+        Self::MissingId,
+        Self::OtherId,
+        Self::UnknownName,
+        Self::DuplicateName,
     ];
 
     /// The byte that stands for the reason in stored bytes.
@@ -90,6 +109,12 @@ impl Reason {
             Self::BareReturn => "bare_return",
             Self::LongRow => "long_row",
             Self::BlockedId => "blocked_id",
+            Self::BadJson => "bad_json",
+            Self::Nested => "nested_value",
+            Self::MissingId => "missing_id",
+            Self::OtherId => "other_id",
+            Self::UnknownName => "unknown_name",
+            Self::DuplicateName => "duplicate_name",
         }
     }
 }

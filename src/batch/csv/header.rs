@@ -7,26 +7,32 @@ use super::error::{HeaderError, cell_fault, quoted};
 use super::fault::RowError;
 use super::limits::ATTRIBUTES_MAX;
 use super::mistaken::Mistaken;
+use super::ndjson;
 use super::scan::Scan;
-use crate::model::batch::{KeyError, RowReading};
+use super::write::{Cells, write_header};
+use crate::model::batch::{KeyError, RowForm, RowReading};
 use crate::model::id::IdKind;
 use crate::model::profile::{NAME_CHARS_MAX, NameFault, attribute_name_fault};
 
 /// How the ECID is called where it can be named; none of these can key a batch (R1).
-const ECID_NAMES: [&str; 5] = ["marketingCloudVisitorId", "mboxMCGVID", "ECID", "MCID", "MID"];
+pub(super) const ECID_NAMES: [&str; 5] = ["marketingCloudVisitorId", "mboxMCGVID", "ECID", "MCID", "MID"];
 
 /// The first line of a batch file: what its rows are keyed by, and the attributes its columns set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
     key_kind: IdKind,
     names: Vec<Box<str>>,
+    /// Where each name is. Empty in CSV, whose cells have no names.
+    columns: HashMap<Box<str>, usize>,
     reading: RowReading,
 }
 
 impl Header {
     /// A header from its parts, as they were stored.
     pub fn from_parts(key_kind: IdKind, names: Vec<Box<str>>, reading: RowReading) -> Self {
-        Self { key_kind, names, reading }
+        let named = names.iter().enumerate().filter(|_| reading.form() == RowForm::Ndjson);
+        let columns = named.map(|(column, name)| (name.clone(), column)).collect();
+        Self { key_kind, names, columns, reading }
     }
 
     /// By which rules the rows are read.
@@ -49,8 +55,26 @@ impl Header {
         &self.names
     }
 
+    /// Where the attribute of this name is among the names.
+    pub(super) fn column_of(&self, name: &str) -> Option<usize> {
+        self.columns.get(name).copied()
+    }
+
+    /// Writes the line with which a file of these rows begins.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        match self.reading.form() {
+            RowForm::Csv => {
+                write_header(out, self.key_kind, self.names.iter().map(|name| &**name), Cells::Plain)
+            }
+            RowForm::Ndjson => ndjson::write_header(self, out),
+        }
+    }
+
     /// The id of a row that may be no good otherwise, if its first cell is one: a blocked one is none.
     pub fn id_of(&self, row: &[u8]) -> Option<String> {
+        if self.reading.form() == RowForm::Ndjson {
+            return ndjson::id_of(self, row);
+        }
         let row = Scan::row(&self.reading, row);
         let (mut splitter, mut decoded) = (Splitter::new(), Vec::new());
         let text = decode(splitter.cell(row).0.ok()?, &mut decoded).ok()?;
@@ -120,7 +144,7 @@ impl Header {
             names.push(text.into());
         }
         match key_kind {
-            Some(key_kind) if !names.is_empty() => Ok(Self { key_kind, names, reading: reading.clone() }),
+            Some(key_kind) if !names.is_empty() => Ok(Self::from_parts(key_kind, names, reading.clone())),
             _ => Err(HeaderError::NoAttribute { line }),
         }
     }
@@ -142,7 +166,8 @@ fn key(line: u32, text: &str) -> Result<IdKind, HeaderError> {
     }
 }
 
-fn kind_named(name: &str) -> Option<IdKind> {
+/// The kind of id that a key of this name is.
+pub(super) fn kind_named(name: &str) -> Option<IdKind> {
     match name {
         "pcId" | "tntId" | "mboxPC" => Some(IdKind::Pc),
         "thirdPartyId" | "mbox3rdPartyId" | "mboxThirdPartyId" => Some(IdKind::ThirdParty),
@@ -150,7 +175,8 @@ fn kind_named(name: &str) -> Option<IdKind> {
     }
 }
 
-fn check_name(name: &str) -> Result<(), String> {
+/// What is wrong with the name of an attribute.
+pub(super) fn check_name(name: &str) -> Result<(), String> {
     let Some(fault) = attribute_name_fault(name) else { return Ok(()) };
     let name = quoted(name.as_bytes());
     Err(match fault {

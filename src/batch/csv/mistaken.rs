@@ -56,7 +56,8 @@ pub enum Mistaken {
     /// JSON.
     #[error(
         "the body looks like JSON: a batch is a CSV file, and its first line begins with \"batch=pcId,\" or \
-         \"batch=thirdPartyId,\""
+         \"batch=thirdPartyId,\"; POST /api/v1/batches also takes NDJSON, an object a line, with Content-Type: \
+         application/x-ndjson"
     )]
     Json,
     /// XML or HTML.

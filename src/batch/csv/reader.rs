@@ -5,9 +5,10 @@ use super::error::HeaderError;
 use super::header::Header;
 use super::limits::{HEADER_BYTES_MAX, ROW_BYTES_MAX};
 use super::mistaken::Mistaken;
+use super::ndjson;
 use super::row::{Row, RowPlace, RowReader};
 use super::scan::Scan;
-use crate::model::batch::RowReading;
+use crate::model::batch::{RowForm, RowReading};
 
 const BOM: &[u8] = b"\xef\xbb\xbf";
 /// The end-of-file mark of CP/M and DOS. Some programs still write it: `copy a+b`, old exports.
@@ -226,7 +227,8 @@ impl Parser {
     /// bytes that were too many to hold.
     fn row(&mut self, row: &[u8], len: usize, each: &mut impl FnMut(Row<'_>)) -> Result<(), HeaderError> {
         let scan = std::mem::replace(&mut self.scan, Scan::of(&self.reading));
-        let before = self.reading.is_before();
+        let (before, objects) = (self.reading.is_before(), self.reading.form() == RowForm::Ndjson);
+        let blank = |row: &[u8]| if objects { ndjson::is_blank(row) } else { is_blank(row, before) };
         let (line, offset) = (self.line, self.offset);
         self.line = line.saturating_add(scan.line_feeds()).saturating_add(1);
         self.offset = offset.saturating_add(saturated(len));
@@ -234,14 +236,27 @@ impl Parser {
             if len > HEADER_BYTES_MAX {
                 return Err(too_long(line, row));
             }
-            if !is_blank(row, before) {
+            if blank(row) {
+                return Ok(());
+            }
+            let is_row = if objects {
+                let (header, is_row) = ndjson::header(line, row, &self.reading)?;
+                self.header = Some(header);
+                is_row
+            } else {
                 self.one_line = !row.ends_with(b"\n");
                 self.header = Some(Header::parse(line, row, scan.fault(), &self.reading)?);
-                self.header_place = Some((RowPlace { line, offset }, saturated(len)));
+                false
+            };
+            self.header_place = Some((RowPlace { line, offset }, saturated(len)));
+            if let Some(header) = self.header.as_ref().filter(|_| is_row) {
+                self.any_row = true;
+                let content = self.reader.content(header, row, len, None);
+                each(Row { line, offset, len: saturated(len), sent: row, content });
             }
             return Ok(());
         };
-        if len <= ROW_BYTES_MAX && is_blank(row, before) {
+        if len <= ROW_BYTES_MAX && blank(row) {
             return Ok(());
         }
         if let Some((RowPlace { line, offset }, sent)) = self.ctrl_z.take() {
@@ -250,7 +265,7 @@ impl Parser {
             each(Row { line, offset, len: saturated(sent.len()), sent: &sent, content });
         }
         // The line end has two bytes at most: no program writes several carriage returns.
-        if len <= CTRL_Z.len() + 2 && without_line_end(row) == CTRL_Z && !before {
+        if len <= CTRL_Z.len() + 2 && without_line_end(row) == CTRL_Z && !before && !objects {
             self.ctrl_z = Some((RowPlace { line, offset }, row.to_vec()));
             return Ok(());
         }

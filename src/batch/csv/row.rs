@@ -6,7 +6,9 @@ use super::cell::{Splitter, cut, decode, is_blank, saturated, trim_end, trim_sta
 use super::fault::{Reason, RowError};
 use super::header::Header;
 use super::limits::ROW_BYTES_MAX;
+use super::ndjson;
 use super::scan::Scan;
+use crate::model::batch::RowForm;
 
 /// Reads single rows. Holds the buffers that rows are decoded into, so one reader should read many rows.
 #[derive(Debug)]
@@ -15,6 +17,38 @@ pub struct RowReader {
     cell: Vec<u8>,
     pub(super) text: String,
     pub(super) values: Vec<Value>,
+    /// Of NDJSON, the attributes whose value is empty.
+    emptied: Vec<usize>,
+    /// Of NDJSON, the key before it is checked.
+    key: String,
+}
+
+/// The buffers that an object is read into.
+pub(super) struct Values<'b> {
+    pub(super) text: &'b mut String,
+    pub(super) key: &'b mut String,
+    /// The values as they come, also the empty ones.
+    pub(super) found: &'b mut Vec<Value>,
+    emptied: &'b mut Vec<usize>,
+}
+
+impl Values<'_> {
+    /// Puts the values in the order of their attributes, and the empty ones apart.
+    pub(super) fn end(&mut self) -> Result<(), Reason> {
+        self.found.sort_unstable_by_key(|value| value.attribute);
+        if self.found.windows(2).any(|two| matches!(two, [a, b] if a.attribute == b.attribute)) {
+            return Err(Reason::DuplicateName);
+        }
+        let emptied = &mut *self.emptied;
+        self.found.retain(|value| {
+            let empty = value.start == value.end;
+            if empty {
+                emptied.push(value.attribute);
+            }
+            !empty
+        });
+        Ok(())
+    }
 }
 
 /// Where a row begins.
@@ -58,16 +92,24 @@ pub struct Cells<'a> {
     pub(super) id: &'a str,
     pub(super) text: &'a str,
     pub(super) values: &'a [Value],
-    /// For how many attribute columns the row has a cell; at most as many as the header names.
-    pub(super) reached: usize,
+    pub(super) emptied: Emptied<'a>,
+}
+
+/// Which attributes have a cell that is there but empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Emptied<'a> {
+    /// In CSV, those without a value among so many first columns: the row has a cell for no further one.
+    Among(usize),
+    /// In NDJSON, these.
+    These(&'a [usize]),
 }
 
 /// Where in a row's text the value of an attribute is. Never empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Value {
-    attribute: usize,
-    start: usize,
-    end: usize,
+    pub(super) attribute: usize,
+    pub(super) start: usize,
+    pub(super) end: usize,
 }
 
 /// Lines within a quoted value that could be rows.
@@ -101,7 +143,14 @@ impl Row<'_> {
 impl RowReader {
     /// A reader with empty buffers.
     pub fn new() -> Self {
-        Self { splitter: Splitter::new(), cell: Vec::new(), text: String::new(), values: Vec::new() }
+        Self {
+            splitter: Splitter::new(),
+            cell: Vec::new(),
+            text: String::new(),
+            values: Vec::new(),
+            emptied: Vec::new(),
+            key: String::new(),
+        }
     }
 
     /// Reads the row at the start of `bytes`, which begin at a [`Row::offset`] and may go on after the row. The result is the
@@ -128,6 +177,9 @@ impl RowReader {
             return Err(error);
         }
         let row = without_line_end(row);
+        if header.reading().form() == RowForm::Ndjson {
+            return self.object(header, row);
+        }
         let (id, text, reached) = match self.plain(header, row) {
             Some(plain) => plain,
             None => {
@@ -135,7 +187,18 @@ impl RowReader {
                 (self.text.get(..id_end).unwrap_or_default(), self.text.as_str(), reached)
             }
         };
-        Ok(Cells { id, text, values: &self.values, reached })
+        Ok(Cells { id, text, values: &self.values, emptied: Emptied::Among(reached) })
+    }
+
+    /// The same of a line of NDJSON.
+    fn object<'a>(&'a mut self, header: &Header, row: &[u8]) -> Result<Cells<'a>, RowError> {
+        let Self { text, values, emptied, key, .. } = self;
+        text.clear();
+        values.clear();
+        emptied.clear();
+        let (start, end) = ndjson::read(header, row, &mut Values { text, key, found: values, emptied })?;
+        let id = text.get(start..end).unwrap_or_default();
+        Ok(Cells { id, text, values, emptied: Emptied::These(emptied) })
     }
 }
 
@@ -229,15 +292,25 @@ impl<'a> Cells<'a> {
     /// The attributes whose cell is there but empty, for batches in which empty cells remove attributes (R6). A short row says
     /// nothing about the columns for which it has no cell.
     pub fn emptied(&self) -> impl Iterator<Item = usize> + use<'a> {
+        let (among, these) = match self.emptied {
+            Emptied::Among(among) => (among, &[][..]),
+            Emptied::These(these) => (0, these),
+        };
         let mut filled = self.values.iter().peekable();
-        (0..self.reached)
-            .filter(move |attribute| filled.next_if(|value| value.attribute == *attribute).is_none())
+        let among = (0..among)
+            .filter(move |attribute| filled.next_if(|value| value.attribute == *attribute).is_none());
+        among.chain(these.iter().copied())
     }
 
     /// A CRC-32C of the row's content. It shows whether the row has the same content when it is read again.
     pub fn sum(&self) -> u32 {
-        let numbers = (self.reached as u64).to_le_bytes();
-        let sum = crc32c::crc32c_append(crc32c::crc32c(&numbers), self.id.as_bytes());
+        let emptied = match self.emptied {
+            Emptied::Among(among) => crc32c::crc32c(&(among as u64).to_le_bytes()),
+            Emptied::These(these) => these
+                .iter()
+                .fold(0, |sum, attribute| crc32c::crc32c_append(sum, &(*attribute as u64).to_le_bytes())),
+        };
+        let sum = crc32c::crc32c_append(emptied, self.id.as_bytes());
         self.attributes().fold(sum, |sum, (attribute, value)| {
             // The length is included, so that the same bytes split into other values give another sum.
             let place = ((attribute as u64) << 32 | value.len() as u64).to_le_bytes();

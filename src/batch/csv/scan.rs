@@ -14,13 +14,15 @@ use memchr::{memchr, memchr_iter, memchr2};
 use super::cell::{cut, saturated, without_line_end};
 use super::fault::{Reason, RowError};
 use super::limits::{QUOTED_BYTES_MAX, QUOTED_LINE_ENDS_MAX};
-use crate::model::batch::RowReading;
+use crate::model::batch::{RowForm, RowReading};
 
 /// Scans the bytes of one row.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Scan {
     /// Whether the row is read without the bounds.
     unbounded: bool,
+    /// Whether a row ends at each line feed, as in NDJSON.
+    lines: bool,
     at: At,
     /// The current column.
     column: usize,
@@ -64,7 +66,8 @@ struct Quote {
 impl Scan {
     /// A scan at the start of a row, in a batch that is read by these rules.
     pub(super) fn of(reading: &RowReading) -> Self {
-        Self { unbounded: reading.is_before(), ..Self::default() }
+        let lines = reading.form() == RowForm::Ndjson;
+        Self { unbounded: reading.is_before(), lines, ..Self::default() }
     }
 
     /// Scans `bytes`, which follow the ones before. Returns how many bytes the row has, with its line feed; `None` if the row
@@ -72,6 +75,9 @@ impl Scan {
     pub(super) fn row_end(&mut self, bytes: &[u8]) -> Option<usize> {
         let before = self.bytes;
         self.bytes += bytes.len();
+        if self.lines {
+            return memchr(b'\n', bytes).map(|stop| before + stop + 1);
+        }
         if matches!(self.at, At::CellStart | At::Plain) {
             // No quote stands before the line feed, so the cells don't matter.
             let stop = memchr2(b'\n', b'"', bytes);

@@ -11,6 +11,17 @@ use crate::model::seq::Seq;
 impl Pending {
     /// A v1 batch of this file, kept in a folder under its seq.
     pub(crate) fn of_text(folder: &Path, client: &str, seq: u64, text: &str) -> Self {
+        Self::of_text_read(folder, client, seq, text, &RowReading::default())
+    }
+
+    /// The same of a file that is read so.
+    pub(crate) fn of_text_read(
+        folder: &Path,
+        client: &str,
+        seq: u64,
+        text: &str,
+        reading: &RowReading,
+    ) -> Self {
         let rules = BatchRules {
             seq: Seq::from_u64(seq),
             source: Source::BatchV1,
@@ -19,7 +30,7 @@ impl Pending {
             empty_values: EmptyValues::Ignore,
             lifetime_ms: 1 << 40,
             max_profile_bytes: 1 << 20,
-            reading: RowReading::default(),
+            reading: reading.clone(),
             history_max: 16,
             as_of: None,
             undoes: None,

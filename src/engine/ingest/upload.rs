@@ -21,7 +21,7 @@ use crate::engine::priority::give_way;
 use crate::engine::shared::{Shared, blocking, thread_point};
 use crate::engine::types::{BatchStatus, BatchVersion};
 use crate::model::batch::{
-    BatchId, BatchReading, BatchRules, ConsecutiveV2, EmptyValues, IdempotencyKey, RowReading,
+    BatchId, BatchReading, BatchRules, ConsecutiveV2, EmptyValues, IdempotencyKey, RowForm, RowReading,
 };
 use crate::model::id::ClientCode;
 use crate::model::profile::Source;
@@ -49,6 +49,8 @@ pub struct Announced {
     /// Whether it is to be accepted, and not only tried out or put in the place of a damaged file. Where there are several
     /// nodes, its file then goes to all of them as it comes.
     pub for_all: bool,
+    /// The form of its rows.
+    pub rows: RowForm,
 }
 
 impl Announced {
@@ -131,12 +133,16 @@ impl Upload {
             empty_values,
             lifetime_ms: settings.lifetime_ms,
             max_profile_bytes: shared.profile_bytes_max(),
-            reading: RowReading::now(settings.blocked_ids),
+            reading: RowReading::of_form(announced.rows, settings.blocked_ids),
             history_max: settings.history_max,
             as_of: None,
             undoes: None,
         };
-        let reading = settings.batch_reading;
+        // Adobe has no batches in NDJSON.
+        let reading = match announced.rows {
+            RowForm::Csv => settings.batch_reading,
+            RowForm::Ndjson => BatchReading::Kind,
+        };
         Self::admitted(ingest, who, client, rules, (announced, reading)).await
     }
 
@@ -161,7 +167,8 @@ impl Upload {
             undoes: Some(undone.id.seq),
             ..undone.rules.clone()
         };
-        let announced = Announced { bytes: Some(undone.bytes), for_all, ..Announced::default() };
+        let rows = undone.rules.reading.form();
+        let announced = Announced { bytes: Some(undone.bytes), for_all, rows, ..Announced::default() };
         Self::admitted(ingest, who, client, rules, (announced, BatchReading::Kind)).await
     }
 

@@ -6,7 +6,6 @@
 use crate::batch::accepted::Accepted;
 use crate::batch::checksum::FileSum;
 use crate::batch::csv::Header;
-use crate::batch::csv::write::{Cells, write_header};
 use crate::batch::outcomes_file::{Failure, RowOutcome};
 use crate::batch::rows::read_header;
 use crate::batch::spool::{give_up, outcomes_path_in, rows_path_in};
@@ -131,9 +130,10 @@ pub(in crate::engine) fn keep_and_replace(
     // If the first line cannot be read, the names are not needed: all rows failed.
     let header = File::open(&rows_path).and_then(|rows| read_header(&rows, &accepted.rules.reading));
     let header = header.ok().filter(|header| header.key_kind() == accepted.key_kind);
-    let lost = [Box::from(LOST_NAME)];
-    let names = header.as_ref().map_or(&lost[..], Header::names);
-    write_header(&mut file, accepted.key_kind, names.iter().map(|name| &**name), Cells::Plain);
+    let header = header.unwrap_or_else(|| {
+        Header::from_parts(accepted.key_kind, vec![LOST_NAME.into()], accepted.rules.reading.clone())
+    });
+    header.write(&mut file);
     let rows = usize::try_from(accepted.rows).unwrap_or(usize::MAX);
     let mut outcomes = vec![];
     for line in (2..).take(rows) {

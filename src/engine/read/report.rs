@@ -9,7 +9,6 @@
 //! - What cannot be reported completely ends in an error.
 
 use crate::batch::accepted::Accepted;
-use crate::batch::csv::write::{Cells, write_header};
 use crate::batch::csv::{Header, Row, RowPlace, RowReader};
 use crate::batch::outcomes_file::{Failure, RowOutcome, StoredOutcomes};
 use crate::batch::progress::Known;
@@ -22,7 +21,7 @@ use crate::engine::gates::{Slot, Who};
 use crate::engine::read::state::Reader;
 use crate::engine::shared::{Shared, blocking};
 use crate::engine::upkeep::erase::reads_erased;
-use crate::model::batch::{BatchId, Outcome};
+use crate::model::batch::{BatchId, Outcome, RowForm};
 use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
@@ -276,14 +275,13 @@ impl Report {
         }
         let header = &self.header;
         let mut line = vec![];
-        let names = header.names().iter().map(|name| &**name);
-        write_header(&mut line, header.key_kind(), names, Cells::Plain);
+        header.write(&mut line);
         if each(&line).is_break() {
             return Ok(());
         }
         let mut ended = false;
         let read = self.stored(Outcome::Failed, None, |_, row| {
-            let erased = self.overwritten && reads_erased(row);
+            let erased = self.overwritten && reads_erased(header.reading(), row);
             if !erased {
                 ended = each(row).is_break() || (!row.ends_with(b"\n") && each(b"\n").is_break());
             }
@@ -333,7 +331,7 @@ impl Report {
         mut each: impl FnMut(&Row<'_>, Option<RowOutcome>, bool) -> io::Result<ControlFlow<()>>,
     ) -> Result<(), EngineError> {
         let read = self.in_the_file(from, |row, outcome| {
-            let told = each(row, outcome, self.overwritten && reads_erased(row.sent))?;
+            let told = each(row, outcome, self.overwritten && reads_erased(self.header.reading(), row.sent))?;
             // The row was parsed with the rest of its piece, before it was looked at.
             self.still()?;
             Ok(told)
@@ -344,9 +342,11 @@ impl Report {
     /// What was accepted and perhaps not meant. Blocks.
     pub fn remarks(&self) -> Result<Remarks, EngineError> {
         let mut remarks = Remarks::default();
-        let (line, sent) =
-            read_header_sent(&self.file, self.header.reading()).map_err(|error| self.broken(error))?;
-        remarks.look_at_header(line, &sent);
+        if self.header.reading().form() == RowForm::Csv {
+            let (line, sent) =
+                read_header_sent(&self.file, self.header.reading()).map_err(|error| self.broken(error))?;
+            remarks.look_at_header(line, &sent);
+        }
         self.each_row(None, |row, _| {
             remarks.look_at(&self.header, row);
             Ok(ControlFlow::Continue(()))
@@ -356,6 +356,9 @@ impl Report {
 
     fn quotes_that_take_in(&self) -> Result<Remarks, EngineError> {
         let (mut remarks, mut any_quote) = (Remarks::default(), false);
+        if self.header.reading().form() == RowForm::Ndjson {
+            return Ok(remarks);
+        }
         // Most files have no quote, and are not parsed for this.
         let looked = each_piece(&self.file, 0, |piece| {
             self.still()?;
@@ -442,7 +445,7 @@ impl Report {
     }
 
     fn row_of(&self, place: RowPlace, row: &[u8], outcome: Outcome, failure: Option<Failure>) -> ReportedRow {
-        if self.overwritten && reads_erased(row) {
+        if self.overwritten && reads_erased(self.header.reading(), row) {
             let message = format!("line {}: the visitor was erased, and the row with it", place.line);
             return ReportedRow { place, id: None, outcome, reason: Some("erased"), message: Some(message) };
         }

@@ -2,10 +2,10 @@
 //! do all line numbers. An overwritten row reads `erased`.
 
 use crate::batch::accepted::Accepted;
-use crate::batch::csv::{Header, HeaderError, Parser};
+use crate::batch::csv::{Header, HeaderError, Parser, loose_texts, with_values_gone};
 use crate::batch::queue::Batches;
 use crate::batch::spool::Spool;
-use crate::model::batch::RowReading;
+use crate::model::batch::{RowForm, RowReading};
 use crate::model::id::{ClientCode, Key, visible};
 use crate::model::profile::{Stored, StoredBytes};
 use crate::model::seq::Seq;
@@ -71,7 +71,7 @@ pub fn overwrite_rows(spool: &Spool, accepted: &Accepted, erased: &Erased) -> io
         let mut over = vec![];
         let failed = |error: HeaderError| io::Error::other(error.to_string());
         let reading = &accepted.rules.reading;
-        let header = header_of(file, reading).map_err(failed)?;
+        let (header, header_at) = header_of(file, reading).map_err(failed)?;
         let mut each = |row: crate::batch::csv::Row<'_>| {
             let place = row.offset as usize;
             let bytes = file.get(place..).and_then(|rest| rest.get(..row.len as usize)).unwrap_or_default();
@@ -81,7 +81,7 @@ pub fn overwrite_rows(spool: &Spool, accepted: &Accepted, erased: &Erased) -> io
                 Err(_) => names_one(&header, bytes, &gone),
             };
             if theirs {
-                over.push((place, filler(bytes)));
+                over.push((place, filler_of(reading, bytes, place == header_at)));
             }
         };
         let mut parser = Parser::new(reading);
@@ -91,13 +91,13 @@ pub fn overwrite_rows(spool: &Spool, accepted: &Accepted, erased: &Erased) -> io
     })
 }
 
-/// The first line of a file.
-fn header_of(file: &[u8], reading: &RowReading) -> Result<Header, HeaderError> {
+/// The first line of a file, and where it begins.
+fn header_of(file: &[u8], reading: &RowReading) -> Result<(Header, usize), HeaderError> {
     let mut parser = Parser::new(reading);
     for piece in file.chunks(HEADER_PIECE_BYTES) {
         parser.push(piece, |_| ())?;
-        if let Some(header) = parser.header() {
-            return Ok(header.clone());
+        if let (Some(header), Some((place, _))) = (parser.header(), parser.header_place()) {
+            return Ok((header.clone(), place.offset as usize));
         }
     }
     Err(HeaderError::Empty)
@@ -109,19 +109,48 @@ fn names_one(header: &Header, row: &[u8], gone: &impl Fn(&str) -> bool) -> bool 
     if let Ok(cells) = reader.read(header, row).content {
         return gone(cells.id());
     }
+    let is_gone = |id: &str| {
+        // Also as it stands: to earlier versions invisible characters were part of an id.
+        [id, id.trim(), visible(id)]
+            .into_iter()
+            .any(|id| gone(id) || id.split_once('.').is_some_and(|(id, _)| gone(id)))
+    };
+    if header.reading().form() == RowForm::Ndjson {
+        return loose_texts(row).iter().any(|text| is_gone(text));
+    }
     let first = row.split(|byte| matches!(byte, b',' | b'\n' | b'\r')).next().unwrap_or_default();
     let text = String::from_utf8_lossy(first).trim_matches(' ').trim_matches('"').replace('+', " ");
-    let id = percent_encoding::percent_decode_str(&text).decode_utf8_lossy();
-    // Also as it stands: to earlier versions invisible characters were part of an id.
-    [&*id, id.trim(), visible(&id)]
-        .into_iter()
-        .any(|id| gone(id) || id.split_once('.').is_some_and(|(id, _)| gone(id)))
+    is_gone(&percent_encoding::percent_decode_str(&text).decode_utf8_lossy())
 }
 
 /// Whether this row was overwritten.
-pub fn reads_erased(row: &[u8]) -> bool {
+pub fn reads_erased(reading: &RowReading, row: &[u8]) -> bool {
+    if reading.form() == RowForm::Ndjson {
+        return filler_of(reading, row, false) == row || filler_of(reading, row, true) == row;
+    }
     let says_something = row.iter().any(|byte| !is_structure(*byte));
     says_something && (filler(row) == row || earlier_filler(row).is_some_and(|filler| filler == row))
+}
+
+/// What a row becomes. The first line of NDJSON keeps its names, by which all lines are read.
+fn filler_of(reading: &RowReading, row: &[u8], is_first: bool) -> Vec<u8> {
+    match reading.form() {
+        RowForm::Csv => filler(row),
+        RowForm::Ndjson => {
+            let mut word = FILLER.iter();
+            let mut fill = |bytes: &mut [u8]| {
+                for byte in bytes.iter_mut().filter(|byte| !matches!(byte, b'\n' | b'\r')) {
+                    *byte = *word.next().unwrap_or(&b' ');
+                }
+            };
+            let named = if is_first { with_values_gone(row, &mut fill) } else { None };
+            named.unwrap_or_else(|| {
+                let mut filled = row.to_vec();
+                fill(&mut filled);
+                filled
+            })
+        }
+    }
 }
 
 /// A filler as long as the row, which keeps only its line ends; of a row with quotes also what separates its cells. So every
@@ -175,6 +204,10 @@ mod tests {
     use crate::model::id::IdKind;
     use std::collections::HashSet;
 
+    fn reads_erased_now(row: &[u8]) -> bool {
+        reads_erased(&RowReading::default(), row)
+    }
+
     /// What a file of pcId rows is once `gone` is erased, by the write after so many, and how many rows went.
     fn after(file: &str, gone: &str, erased: u64) -> (String, usize) {
         let folder = tempfile::tempdir().unwrap();
@@ -211,8 +244,57 @@ mod tests {
         ] {
             let (left, overwritten) = after(&format!("batch=pcId,a\n{rows}"), "1", 8);
             assert_eq!(left, expected, "{rows:?}");
-            let lines = left.split_inclusive('\n').filter(|line| reads_erased(line.as_bytes())).count();
+            let lines = left.split_inclusive('\n').filter(|line| reads_erased_now(line.as_bytes())).count();
             assert_eq!(overwritten, lines.max(1), "{rows:?}");
+        }
+    }
+
+    /// The same of NDJSON.
+    fn after_in_ndjson(file: &str, gone: &str) -> (String, usize) {
+        let folder = tempfile::tempdir().unwrap();
+        let reading = RowReading::of_form(RowForm::Ndjson, crate::model::blocked::BlockedIds::default());
+        let batch = Pending::of_text_read(folder.path(), "demo", 7, file, &reading);
+        let spool = Spool::open(folder.path(), 1 << 20, &HashSet::from([7])).unwrap();
+        std::fs::write(spool.rows_path(7), file).unwrap();
+        let key = Key::new(&ClientCode::new("demo").unwrap(), IdKind::Pc, gone);
+        let erased = Erased(HashMap::from([(key, Seq::from_u64(8))]));
+        let overwritten = overwrite_rows(&spool, &batch.accepted, &erased).unwrap();
+        assert_eq!(overwrite_rows(&spool, &batch.accepted, &erased).unwrap(), 0, "nothing is left");
+        let left = std::fs::read_to_string(spool.rows_path(7)).unwrap();
+        assert_eq!(left.len(), file.len());
+        let is_erased = |line: &&str| reads_erased(&reading, line.as_bytes());
+        assert_eq!(left.split_inclusive('\n').filter(is_erased).count(), overwritten, "{left}");
+        // What is left is read by the same names.
+        let mut parser = Parser::new(&reading);
+        parser.push(left.as_bytes(), |_| ()).and_then(|()| parser.finish(|_| ()).map(drop)).unwrap();
+        assert_eq!(parser.header(), Some(&batch.header));
+        (left, overwritten)
+    }
+
+    #[test]
+    fn rows_of_ndjson_go_and_the_first_line_keeps_its_names() {
+        let stays = r#"{"pcId":"2","a":3}"#;
+        for (file, expected) in [
+            (
+                format!("{{\"pcId\":\"1\",\"a\":\"x\"}}\n{stays}\n"),
+                format!("{{\"pcId\":\"e\",\"a\":\"r\"}}\n{stays}\n"),
+            ),
+            (
+                "{\"pcId\":1,\"a\":12,\"b\":\"é\"}\n{\"pcId\":\"1\"}\r\n".into(),
+                "{\"pcId\":0,\"a\":\"\",\"b\":\"er\"}\nerased\n".into(),
+            ),
+            (format!("{stays}\n{{\"pcId\":\"1\",\"a\":3}}"), format!("{stays}\nerased\n")),
+            // Those that failed.
+            (format!("{stays}\n{{\"pcId\":\"1\",\"secret\":3}}\n"), format!("{stays}\nerased\n")),
+            (format!("{stays}\n{{\"pcId\":\"\\u0031.28_0\",\"a\n"), format!("{stays}\nerased\n")),
+            (format!("{stays}\n{{\"pcId\": 1 oops\n"), format!("{stays}\nerased\n")),
+        ] {
+            let (left, overwritten) = after_in_ndjson(&file, "1");
+            let lines: String = left.lines().map(|line| line.trim_end().to_owned() + "\n").collect();
+            assert_eq!(
+                (lines, overwritten),
+                (expected.clone(), file.lines().count() - expected.matches(stays).count())
+            );
         }
     }
 
@@ -228,10 +310,10 @@ mod tests {
     #[test]
     fn what_earlier_versions_wrote_is_known_too() {
         for row in ["era\n", "erased       \r\n", "erased", "\"rased\n \"\n", "\"rased\r\n    \""] {
-            assert!(reads_erased(row.as_bytes()), "{row:?}");
+            assert!(reads_erased_now(row.as_bytes()), "{row:?}");
         }
         for row in ["", "\n", "\"\",\"\"\n", ",,\n", "1,x\n", "\"1\"\n", "\"a\nb\"\n"] {
-            assert!(!reads_erased(row.as_bytes()), "{row:?}");
+            assert!(!reads_erased_now(row.as_bytes()), "{row:?}");
         }
     }
 
@@ -240,7 +322,7 @@ mod tests {
         let (mut parser, mut rows) = (Parser::default(), vec![]);
         let mut each = |row: crate::batch::csv::Row<'_>| {
             let shown = format!("{:?} {:?}", row.sent.escape_ascii().to_string(), row.content);
-            rows.push((row.line, row.len, (!reads_erased(row.sent)).then_some(shown)));
+            rows.push((row.line, row.len, (!reads_erased_now(row.sent)).then_some(shown)));
         };
         parser.push(file, &mut each).and_then(|()| parser.finish(&mut each).map(drop)).unwrap();
         rows

@@ -138,13 +138,14 @@ fn encode(batch: &BatchStatus, details: bool, failed: &Failed) -> Answer {
 mod tests {
     use super::*;
     use crate::engine::BatchVersion;
-    use crate::model::batch::Counts;
+    use crate::model::batch::{Counts, RowForm};
 
     #[test]
     fn details_follow_in_adobes_order_and_end_with_our_own() {
         let batch = BatchStatus {
             id: BatchId::parse("demo-1701473848678-10000007").unwrap(),
             version: BatchVersion::V2,
+            form: RowForm::Csv,
             state: BatchState::Complete,
             rows: 15,
             bytes: 0,

@@ -3,29 +3,22 @@
 //! The body goes to the engine as it arrives. Nothing here holds more than one piece of it.
 
 use hyper::StatusCode;
-use hyper::header::{ACCEPT, HeaderName, HeaderValue};
-use serde::Serialize;
-use std::collections::BTreeMap;
-use utoipa::ToSchema;
 
-use crate::batch::remarks::{Remark, Remarked};
 use crate::engine::gates::Scarce;
-use crate::engine::ingest::dry_run::{Diff, DryRun};
 use crate::engine::{AcceptedBatch, BatchVersion, EngineError};
 use crate::http::auth::Access;
-use crate::http::batch_file::{self, BatchCall, MEDIA_TYPES, empty_values, idempotency_key, take_in};
+use crate::http::batch_file::{
+    self, BatchCall, MEDIA_TYPES, empty_values, idempotency_key, take_in, tell_replayed,
+};
 use crate::http::endpoint::{Api, BodyLimit, Call, CallLimits, Endpoint, Methods, RateLimit, Reply, Whose};
 use crate::http::error::HttpError;
-use crate::http::operation::{Operation, form, form_of};
-use crate::http::outcomes::{self, Outcomes, ReportForm, Row};
+use crate::http::operation::{Operation, form};
 use crate::http::request::Request;
-use crate::http::response::{Answer, CSV, Door, JSON, NDJSON, XML, json, xml};
-use crate::http::{Front, seq, shapes};
+use crate::http::response::{Answer, Door, XML, xml};
+use crate::http::{Front, seq, shapes, tried_out};
+use crate::model::batch::RowForm;
 use crate::model::id::ClientCode;
 use crate::tokens::Scope;
-
-/// The answer's header that says that the batch was accepted when it was sent before.
-const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 pub(super) const ENDPOINTS: &[Endpoint] = &[
     Endpoint {
@@ -37,7 +30,9 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         client: Whose::InPath,
         limits: LIMITS,
         handler: |call| Box::pin(answer(call, BatchVersion::V1)),
-        describe: Some(|operation| describe(operation.summary("Accepts a batch file (v1)."))),
+        describe: Some(|operation| {
+            describe(operation.id("batchUpdateV1").summary("Accepts a batch file (v1)."))
+        }),
     },
     Endpoint {
         methods: Methods::Post,
@@ -48,7 +43,9 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         client: Whose::InPath,
         limits: LIMITS,
         handler: |call| Box::pin(answer(call, BatchVersion::V2)),
-        describe: Some(|operation| describe(operation.summary("Accepts a batch file (v2)."))),
+        describe: Some(|operation| {
+            describe(operation.id("batchUpdate").summary("Accepts a batch file (v2)."))
+        }),
     },
 ];
 
@@ -59,31 +56,14 @@ const LIMITS: CallLimits = CallLimits {
 };
 
 fn describe(operation: Operation) -> Operation {
-    operation
-        .switch("dryRun", "true: only says what would become of the rows. Nothing is written.")
-        .query(
-            "emptyValues",
-            false,
-            shapes::one_of(&["ignore", "remove"]),
-            "remove: an empty value removes the attribute.",
-        )
-        .header(
-            "Idempotency-Key",
-            shapes::pattern("^[!-~]{1,255}$"),
-            "If the same key comes with the same body within 24 hours, the first answer is given again, and no second batch is made.",
-        )
+    batch_file::options(operation)
         .body(batch_file::forms())
         .answers(
             "200",
             "The batch is durable and readable; batchStatus is the URL that says how far it is. A dry run returns what would \
              become of the rows: the counts in JSON, or every row in the form that Accept names. With batch_reading = \
              \"adobe\" also what Adobe refuses with a 200: success is false, batchStatus empty.",
-            [
-                form(XML, shapes::text()),
-                form_of::<TriedOut<'_>>(JSON),
-                form(CSV, shapes::text()),
-                form_of::<Row<'_>>(NDJSON),
-            ],
+            [form(XML, shapes::text())].into_iter().chain(tried_out::forms()),
         )
         .bears("200", "Profiled-Seq", "The batch's place in the order of all writes.")
         .bears("200", "Idempotency-Replayed", "true: the batch was accepted when it was first sent.")
@@ -120,10 +100,10 @@ async fn take(
              curl -X POST -H \"Content-Encoding: gzip\" --data-binary @BATCH.TXT.gz {url}"
         )
     };
-    let call = BatchCall { version, empty_values, for_all: !dry_run };
+    let call = BatchCall { version, empty_values, for_all: !dry_run, rows: RowForm::Csv };
     let upload = take_in(front, request, client, call, &MEDIA_TYPES, &right).await?;
     if dry_run {
-        return trial(request, upload.try_out().await?);
+        return tried_out::answer(request, upload.try_out().await?);
     }
     let AcceptedBatch { batch, before } = upload.finish(key).await?;
 
@@ -133,77 +113,6 @@ async fn take(
         &[("success", "true"), ("batchStatus", &status_url), ("message", "Batch submitted for processing")],
     );
     seq::tell(&mut answer, Some(batch.id.seq));
-    if before {
-        answer.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
-    }
+    tell_replayed(&mut answer, before);
     Ok(answer)
-}
-
-/// The result of a dry run: a summary as JSON, or each row's outcome if the request accepts CSV or NDJSON.
-pub(in crate::http) fn trial(request: &Request, dry_run: DryRun) -> Result<Answer, HttpError> {
-    let accepted = request.header_text(&ACCEPT).unwrap_or_default();
-    if accepted.contains("text/csv") || accepted.contains("ndjson") {
-        return Ok(outcomes::whole_report(request, dry_run.report, ReportForm::of(request), None, None));
-    }
-    let attributes = dry_run.attributes.iter().map(|(name, diff)| {
-        let Diff { set, changed, unchanged, removed } = *diff;
-        (name.as_str(), Changes { set, changed, unchanged, removed })
-    });
-    json(
-        StatusCode::OK,
-        &TriedOut {
-            dry_run: true,
-            rows: dry_run.rows,
-            bytes: dry_run.bytes,
-            outcomes: Outcomes::of(&dry_run.counts),
-            attributes: attributes.collect(),
-            failed: dry_run.failed.iter().map(Row::of).collect(),
-            remarks: dry_run.remarks.reported().map(RemarkBody::of).collect(),
-        },
-    )
-}
-
-/// What a batch would do.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct TriedOut<'a> {
-    dry_run: bool,
-    rows: u64,
-    bytes: u64,
-    outcomes: Outcomes,
-    /// For each attribute of the header, how many visitors' values would change.
-    attributes: BTreeMap<&'a str, Changes>,
-    /// The first rows that would fail.
-    failed: Vec<Row<'a>>,
-    /// What is accepted and was perhaps not meant, or is read differently by Adobe.
-    remarks: Vec<RemarkBody<'a>>,
-}
-
-/// A remark on some lines.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Remark)]
-pub(super) struct RemarkBody<'a> {
-    /// Its name for programs.
-    remark: &'static str,
-    /// How many lines have it.
-    count: u64,
-    /// The first of these lines.
-    lines: &'a [u32],
-    /// What it is, and what to write instead.
-    message: String,
-}
-
-impl<'a> RemarkBody<'a> {
-    fn of((remark, remarked, message): (Remark, &'a Remarked, String)) -> Self {
-        Self { remark: remark.name(), count: remarked.count, lines: &remarked.lines, message }
-    }
-}
-
-/// How many visitors' values of an attribute would change, and how.
-#[derive(Serialize, ToSchema)]
-pub(super) struct Changes {
-    set: u64,
-    changed: u64,
-    unchanged: u64,
-    removed: u64,
 }

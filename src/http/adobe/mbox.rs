@@ -63,6 +63,7 @@ const LIMITS: CallLimits =
 fn describe(operation: Operation, is_ubox: bool, refused_in: [&'static str; 2]) -> Operation {
     let [first, second] = refused_in;
     operation
+        .id(if is_ubox { "ubox" } else { "mbox" })
         .summary("Reports an mbox from the site: creates the visitor, binds its ids, writes its attributes.")
         // A path with a kind that there is none of is no call's, and refused in XML.
         .refuses([first, second, XML].map(|media_type| form(media_type, shapes::anything())))

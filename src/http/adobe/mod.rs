@@ -2,7 +2,7 @@
 
 mod batch_mbox;
 mod batch_status;
-pub(super) mod batch_update;
+mod batch_update;
 mod cookies;
 mod default_content;
 mod delivery;

@@ -41,6 +41,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
     handler: |call| Box::pin(answer(call)),
     describe: Some(|operation| {
         operation
+            .id("updateProfile")
             .summary("Updates one visitor who exists.")
             .query("mboxPC", false, shapes::pc_id(), "The visitor's pcId, perhaps with a location hint.")
             .query("mbox3rdPartyId", false, shapes::third_party_id(), "The visitor's thirdPartyId.")

@@ -22,6 +22,7 @@ use crate::http::endpoint::{BodyLimit, Call, CallLimits, Endpoint, Methods, Rate
 use crate::http::error::HttpError;
 use crate::http::request::Params;
 use crate::http::response::no_content;
+use crate::model::batch::RowForm;
 use crate::tokens::Scope;
 
 /// What may come of a visitor's value, as the report names it.
@@ -92,7 +93,7 @@ async fn send(call: Call<'_>) -> Reply {
     let (version, empty_values, dry_run) = (version(&query)?, empty_values(&query)?, query.switch("dryRun")?);
     let key = idempotency_key(request)?;
     let right = || "send the file itself as text/csv, or compressed with gzip or zstd".to_owned();
-    let call = BatchCall { version, empty_values, for_all: !dry_run };
+    let call = BatchCall { version, empty_values, for_all: !dry_run, rows: RowForm::Csv };
     let upload = take_in(front, request, client, call, &MEDIA_TYPES, right).await?;
     if dry_run {
         return render(StatusCode::OK, &Trial::of(upload.try_out().await?));

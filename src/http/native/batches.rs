@@ -1,23 +1,26 @@
-//! `GET /api/v1/batches` and `/api/v1/batches/{id}`: what was uploaded, and how far it is. `DELETE` of the second and
+//! `POST /api/v1/batches` accepts a batch. `GET` of it, and of `/api/v1/batches/{id}`: what was uploaded, and how far it is. `DELETE` of the second and
 //! `POST /api/v1/batches/{id}/file` end the hold of a batch whose upload is damaged.
 
 use hyper::StatusCode;
-use hyper::header::{HeaderValue, LINK};
+use hyper::header::{HeaderValue, LINK, LOCATION};
 use serde::Serialize;
 use utoipa::ToSchema;
+use utoipa::openapi::Schema;
 
 use crate::engine::gates::Scarce;
-use crate::engine::{BatchState, BatchStatus, BatchVersion, EngineError};
+use crate::engine::{AcceptedBatch, BatchState, BatchStatus, BatchVersion, EngineError};
 use crate::http::auth::Access;
-use crate::http::batch_file::{self, BatchCall, MEDIA_TYPES, take_in};
+use crate::http::batch_file::{
+    self, BatchCall, empty_values, idempotency_key, row_form, take_in, tell_replayed,
+};
 use crate::http::endpoint::{Api, BodyLimit, Call, CallLimits, Endpoint, Methods, RateLimit, Reply, Whose};
 use crate::http::error::HttpError;
-use crate::http::operation::Operation;
+use crate::http::operation::{Operation, form_of};
 use crate::http::outcomes::Outcomes;
 use crate::http::request::Params;
-use crate::http::response::json;
-use crate::http::{Front, shapes};
-use crate::model::batch::{BatchId, EmptyValues};
+use crate::http::response::{JSON, json};
+use crate::http::{Front, seq, shapes, tried_out};
+use crate::model::batch::{BatchId, EmptyValues, RowForm};
 use crate::model::seq::{Millis, Seq};
 use crate::tokens::Scope;
 
@@ -38,12 +41,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
             operation
                 .summary("Lists a client's batches, newest first.")
                 .client()
-                .query(
-                    "status",
-                    false,
-                    shapes::one_of(&["incomplete", "complete", "stuck"]),
-                    "Only batches with this status.",
-                )
+                .query("status", false, states(), "Only batches with this status.")
                 .query("limit", false, shapes::count(BATCHES_LISTED_MAX), "The most batches of a page.")
                 .query(
                     "before",
@@ -53,6 +51,27 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
                 )
                 .json::<Batches>("The batches. Link leads to the next page.")
                 .bears("200", "Link", "The next page (rel=next), if there is one.")
+        }),
+    },
+    Endpoint {
+        methods: Methods::Post,
+        path: "/api/v1/batches",
+        name: "batches",
+        api: Api::Native,
+        access: Access::Of(Scope::Batch),
+        client: Whose::InQuery,
+        limits: CallLimits {
+            body: BodyLimit::BatchFile,
+            rate: RateLimit::BatchCalls,
+            scarce: &[Scarce::Uploads, Scarce::DryRuns],
+        },
+        handler: |call| Box::pin(accept(call)),
+        describe: Some(|operation| {
+            let described = batch_file::options(operation.client())
+                .summary("Accepts a batch, in NDJSON or CSV.")
+                .query("version", false, versions(), "As batchUpdate has them; v2 by default.")
+                .body(batch_file::own_forms());
+            accepts(described)
         }),
     },
     Endpoint {
@@ -85,6 +104,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
                     "Gives up a batch that is stuck because its upload is damaged. Its rows count as failed.",
                 )
                 .json::<Batch>("The batch, complete.")
+                .refusal("409")
         }),
     },
     Endpoint {
@@ -99,11 +119,28 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         describe: Some(|operation| {
             with_id(operation)
                 .summary("Sends the file again of a batch that is stuck because its upload is damaged.")
-                .body(batch_file::forms())
+                .body(batch_file::own_forms())
                 .json::<Batch>("The file is the one that was accepted. The batch goes on.")
+                .refusal("409")
         }),
     },
 ];
+
+/// What a call answers that accepts a batch, or tries it out.
+pub(super) fn accepts(operation: Operation) -> Operation {
+    operation
+        .answers("201", "The batch is durable and readable.", [form_of::<Batch>(JSON)])
+        .bears("201", "Location", "The path of the batch.")
+        .bears("201", "Profiled-Seq", "The batch's place in the order of all writes.")
+        .bears("201", "Idempotency-Replayed", "true: the batch was accepted when it was first sent.")
+        .answers(
+            "200",
+            "A dry run: what would become of the rows. The counts in JSON, or every row in the form that Accept names.",
+            tried_out::forms(),
+        )
+        .bears("200", "Content-Disposition", "The file name for the rows of a dry run.")
+        .refusal("422")
+}
 
 /// The id of a batch in the path.
 pub(super) fn with_id(operation: Operation) -> Operation {
@@ -136,6 +173,47 @@ fn list(call: &Call<'_>) -> Reply {
     Ok(answer)
 }
 
+/// Accepts a batch.
+async fn accept(call: Call<'_>) -> Reply {
+    let (client, query) = (call.client()?, call.query()?);
+    let (version, empty_values) = (version(&query)?, empty_values(&query)?);
+    let dry_run = query.switch("dryRun")?;
+    let Call { front, request, .. } = call;
+    let (key, rows) = (idempotency_key(request)?, row_form(request)?);
+    let url = format!("{}{}?client={client}", request.base_url(&front.app)?, request.path());
+    let right = || {
+        format!(
+            "send an object a line, curl -X POST -H \"Content-Type: application/x-ndjson\" --data-binary @ROWS.ndjson {url}, or a \
+             batch file as text/csv, either compressed with gzip or zstd"
+        )
+    };
+    let call = BatchCall { version, empty_values, for_all: !dry_run, rows };
+    let upload = take_in(front, request, client, call, &batch_file::all_media_types(), &right).await?;
+    if dry_run {
+        return tried_out::answer(request, upload.try_out().await?);
+    }
+    accepted(&upload.finish(key).await?)
+}
+
+/// The answer that tells of a batch that is durable and readable.
+pub(super) fn accepted(AcceptedBatch { batch, before }: &AcceptedBatch) -> Reply {
+    let mut answer = json(StatusCode::CREATED, &Batch::of(batch))?;
+    let path = format!("/api/v1/batches/{}", batch.id);
+    let path = HeaderValue::try_from(path).map_err(|error| HttpError::Inside(error.to_string()))?;
+    answer.headers_mut().insert(LOCATION, path);
+    seq::tell(&mut answer, Some(batch.id.seq));
+    tell_replayed(&mut answer, *before);
+    Ok(answer)
+}
+
+fn version(query: &Params) -> Result<BatchVersion, HttpError> {
+    match query.get("version") {
+        None | Some("v2") => Ok(BatchVersion::V2),
+        Some("v1") => Ok(BatchVersion::V1),
+        Some(other) => Err(HttpError::Wrong(format!("version={other} is not known: it is v1 or v2"))),
+    }
+}
+
 /// One batch.
 fn one(call: &Call<'_>) -> Reply {
     json(StatusCode::OK, &Batch::of(&known(call.front, &call.batch()?)?))
@@ -157,8 +235,10 @@ async fn send_again(call: Call<'_>) -> Reply {
     let Call { front, request, bearer, .. } = call;
     front.app.check_held(id)?;
     let right = || format!("send the batch file as it was, to /api/v1/batches/{id}/file");
-    let call = BatchCall { version: BatchVersion::V2, empty_values: EmptyValues::Ignore, for_all: false };
-    let upload = take_in(front, request, &id.client, call, &MEDIA_TYPES, right).await?;
+    let rows = known(front, id)?.form;
+    let call =
+        BatchCall { version: BatchVersion::V2, empty_values: EmptyValues::Ignore, for_all: false, rows };
+    let upload = take_in(front, request, &id.client, call, &batch_file::all_media_types(), right).await?;
     let batch = upload.put_back(id).await?;
     let what = format!("batch {id}");
     front.app.note_act(bearer.actor(request), "resend batch", Some(&id.client), &what).await;
@@ -177,6 +257,21 @@ fn state(query: &Params) -> Result<Option<BatchState>, HttpError> {
     })
 }
 
+/// The versions of batchUpdate.
+fn versions() -> Schema {
+    shapes::one_of(&["v1", "v2"])
+}
+
+/// The forms of rows.
+fn row_forms() -> Schema {
+    shapes::one_of(&[RowForm::Csv, RowForm::Ndjson].map(RowForm::name))
+}
+
+/// The states of a batch.
+fn states() -> Schema {
+    shapes::one_of(&BatchState::ALL.map(BatchState::as_str))
+}
+
 #[derive(Serialize, ToSchema)]
 struct Batches {
     batches: Vec<Batch>,
@@ -189,14 +284,22 @@ pub(super) struct Batch {
     batch_id: String,
     client: String,
     seq: String,
+    #[schema(schema_with = versions)]
     version: &'static str,
+    /// The form of its rows.
+    #[schema(schema_with = row_forms)]
+    format: &'static str,
+    #[schema(schema_with = states)]
     status: &'static str,
     rows: u64,
     bytes: u64,
     counts: Outcomes,
+    #[schema(format = "date-time")]
     accepted_at: String,
+    #[schema(format = "date-time")]
     completed_at: Option<String>,
     rows_per_second: Option<u64>,
+    #[schema(format = "date-time")]
     estimated_end_at: Option<String>,
     /// Why it is stuck, if its upload is damaged.
     reason: Option<String>,
@@ -214,6 +317,7 @@ impl Batch {
                 BatchVersion::V1 => "v1",
                 BatchVersion::V2 => "v2",
             },
+            format: batch.form.name(),
             status: batch.state.as_str(),
             rows: batch.rows,
             bytes: batch.bytes,

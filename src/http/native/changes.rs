@@ -59,6 +59,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
                 "The id of the last event; it counts instead of since, unless it is empty.",
             )
             .answers("200", "The events.", [form_of::<ChangeEvent<'_>>(NDJSON), form(EVENTS, event())])
+            .refusal("410")
     }),
 }];
 

@@ -59,6 +59,7 @@ struct Client<'a> {
     /// How many rows they have.
     rows: u64,
     /// When the newest of them was accepted.
+    #[schema(format = "date-time")]
     newest_batch_at: Option<String>,
 }
 

@@ -20,39 +20,40 @@ use crate::http::shapes;
 use crate::http::stream::{Sender, begin};
 use crate::tokens::Scope;
 
-pub(super) const ENDPOINTS: &[Endpoint] =
-    &[
-        Endpoint {
-            methods: Methods::Read,
-            path: "/api/v1/cluster",
-            name: "cluster",
-            api: Api::Native,
-            access: Access::Everywhere(Scope::Read),
-            client: Whose::Nobody,
-            limits: CallLimits::NONE,
-            handler: |call| Box::pin(async move { status(&call) }),
-            describe: Some(|operation| {
-                operation
-                    .summary("Says how the nodes of an order are. A single daemon answers 404.")
-                    .json::<Cluster>("The nodes. Of the others each figure is as of their last report.")
-            }),
-        },
-        Endpoint {
-            methods: Methods::Read,
-            path: "/api/v1/cluster/snapshot",
-            name: "cluster snapshot",
-            api: Api::Native,
-            access: Access::Everywhere(Scope::Admin),
-            client: Whose::Nobody,
-            limits: CallLimits::NONE,
-            handler: |call| Box::pin(snapshot(call)),
-            describe: Some(|operation| {
-                operation
-                    .summary("Gives a new node everything that it needs: a backup, as a tar file.")
-                    .answers("200", "The backup, in chunks.", [form(TAR, shapes::text())])
-            }),
-        },
-    ];
+pub(super) const ENDPOINTS: &[Endpoint] = &[
+    Endpoint {
+        methods: Methods::Read,
+        path: "/api/v1/cluster",
+        name: "cluster",
+        api: Api::Native,
+        access: Access::Everywhere(Scope::Read),
+        client: Whose::Nobody,
+        limits: CallLimits::NONE,
+        handler: |call| Box::pin(async move { status(&call) }),
+        describe: Some(|operation| {
+            operation
+                .summary("Says how the nodes of an order are. A single daemon answers 404.")
+                .json::<Cluster>("The nodes. Of the others each figure is as of their last report.")
+                .refusal("404")
+        }),
+    },
+    Endpoint {
+        methods: Methods::Read,
+        path: "/api/v1/cluster/snapshot",
+        name: "cluster snapshot",
+        api: Api::Native,
+        access: Access::Everywhere(Scope::Admin),
+        client: Whose::Nobody,
+        limits: CallLimits::NONE,
+        handler: |call| Box::pin(snapshot(call)),
+        describe: Some(|operation| {
+            operation
+                .summary("Gives a new node everything that it needs: a backup, as a tar file.")
+                .answers("200", "The backup, in chunks.", [form(TAR, shapes::text())])
+                .refusal("404")
+        }),
+    },
+];
 
 /// How the nodes are.
 fn status(call: &Call<'_>) -> Reply {

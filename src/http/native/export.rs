@@ -66,6 +66,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
                 "Everything up to this seq is in it: follow the changes from there on.",
             )
             .bears("200", "Content-Disposition", "The file name.")
+            .refusal("409")
     }),
 }];
 

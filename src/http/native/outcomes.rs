@@ -14,7 +14,7 @@ use crate::engine::read::report::PAGE_ROWS_MAX;
 use crate::http::auth::Access;
 use crate::http::endpoint::{Api, Call, CallLimits, Endpoint, Methods, Reply, Whose};
 use crate::http::error::HttpError;
-use crate::http::operation::{form, form_of};
+use crate::http::operation::{Form, form, form_of};
 use crate::http::outcomes::{self, ReportForm, Row, of_peer, whole_report};
 use crate::http::request::Params;
 use crate::http::response::{CSV, NDJSON, whole};
@@ -34,12 +34,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         describe: Some(|operation| {
             with_id(operation)
                 .summary("Says what became of each row. Shows visitors' ids.")
-                .query(
-                    "outcome",
-                    false,
-                    shapes::one_of(&Outcome::ALL.map(Outcome::name)),
-                    "Only rows with this outcome.",
-                )
+                .query("outcome", false, outcomes::names(), "Only rows with this outcome.")
                 .query(
                     "limit",
                     false,
@@ -59,6 +54,8 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
                 )
                 .bears("200", "Link", "The next page (rel=next), if there is one.")
                 .bears("200", "Content-Disposition", "The file name.")
+                .refusal("409")
+                .refusal("410")
         }),
     },
     Endpoint {
@@ -75,8 +72,14 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         describe: Some(|operation| {
             with_id(operation)
                 .summary("Returns the failed rows as they were sent, under a header. Shows visitors' values.")
-                .answers("200", "A batch file, to correct and send again.", [form(CSV, shapes::text())])
+                .answers(
+                    "200",
+                    "A batch file, to correct and send again, in the form that was sent.",
+                    file_forms(),
+                )
                 .bears("200", "Content-Disposition", "The file name.")
+                .refusal("409")
+                .refusal("410")
         }),
     },
     Endpoint {
@@ -96,12 +99,19 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
                 .answers(
                     "200",
                     "The file. Rows of visitors who were erased since read `erased`.",
-                    [form(CSV, shapes::text())],
+                    file_forms(),
                 )
                 .bears("200", "Content-Disposition", "The file name.")
+                .refusal("409")
+                .refusal("410")
         }),
     },
 ];
+
+/// The forms of a batch's file.
+fn file_forms() -> [Form; 2] {
+    [form(CSV, shapes::text()), form(NDJSON, shapes::text())]
+}
 
 const LIMITS: CallLimits = CallLimits { scarce: &[Scarce::Reports], ..CallLimits::NONE };
 

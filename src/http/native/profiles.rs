@@ -226,7 +226,9 @@ pub(super) struct Profile<'a> {
     seq: String,
     last_site_seq: Option<String>,
     last_batch_seq: Option<String>,
+    #[schema(format = "date-time")]
     last_active: String,
+    #[schema(format = "date-time")]
     expires: String,
     attributes: BTreeMap<&'a str, AttributeOfVisitor<'a>>,
 }
@@ -238,6 +240,7 @@ struct AttributeOfVisitor<'a> {
     value: &'a str,
     seq: String,
     source: &'static str,
+    #[schema(format = "date-time")]
     modified_at: String,
     batch_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]

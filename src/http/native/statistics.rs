@@ -59,6 +59,7 @@ async fn answer(call: Call<'_>) -> Reply {
 struct Statistics<'a> {
     client: &'a str,
     profiles: u64,
+    #[schema(format = "date-time")]
     profiles_counted_at: String,
     batches: KeptBatches,
     rows: u64,

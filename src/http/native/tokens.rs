@@ -6,6 +6,7 @@
 use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use utoipa::openapi::Schema;
 
 use crate::http::auth::Access;
 use crate::http::endpoint::{Api, BodyLimit, Call, CallLimits, Endpoint, Methods, Reply, Whose};
@@ -89,12 +90,20 @@ struct ShownToken {
     client: Option<String>,
     /// batch, read, batch,read or admin.
     scope: String,
+    #[schema(format = "date-time")]
     created_at: String,
     /// null if it lasts until it is revoked.
+    #[schema(format = "date-time")]
     expires_at: Option<String>,
+    #[schema(format = "date-time")]
     revoked_at: Option<String>,
-    /// valid, expired or revoked.
+    #[schema(schema_with = states)]
     state: &'static str,
+}
+
+/// The states of a token.
+fn states() -> Schema {
+    shapes::one_of(&["valid", "expired", "revoked"])
 }
 
 /// A token that was made.

@@ -1,19 +1,16 @@
 //! `POST /api/v1/batches/{id}/undo`: a new batch that puts back what the visitors of another were before it.
 
-use hyper::StatusCode;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::batches::{Batch, with_id};
-use crate::engine::AcceptedBatch;
+use super::batches::{accepted, accepts, with_id};
 use crate::engine::gates::Scarce;
-use crate::http::adobe::batch_update::trial;
 use crate::http::auth::Access;
 use crate::http::batch_file::idempotency_key;
 use crate::http::endpoint::{Api, BodyLimit, Call, CallLimits, Endpoint, Methods, RateLimit, Reply, Whose};
 use crate::http::operation::form_of;
-use crate::http::response::{JSON, json};
-use crate::http::{seq, shapes};
+use crate::http::response::JSON;
+use crate::http::{shapes, tried_out};
 use crate::tokens::Scope;
 
 pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
@@ -30,7 +27,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
     },
     handler: |call| Box::pin(undo(call)),
     describe: Some(|operation| {
-        with_id(operation)
+        let described = with_id(operation)
             .summary("Undoes a batch: each attribute that it changed, and that no later write has touched, is again what it was before.")
             .says("It is a new batch, with its own place in the order, outcomes and id, and can be undone itself. A row is ignored where nothing is left to put back, and fails where the visitor's history does not go back so far.")
             .body([form_of::<Undoing>(JSON)])
@@ -38,13 +35,8 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
                 "Idempotency-Key",
                 shapes::pattern("^[!-~]{1,255}$"),
                 "If the same key comes again within 24 hours, the first answer is given again, and no second batch is made.",
-            )
-            .answers(
-                "200",
-                "The new batch is durable and readable. A dry run returns what would become of the rows.",
-                [form_of::<Batch>(JSON)],
-            )
-            .bears_seq(&["200"])
+            );
+        accepts(described)
     }),
 }];
 
@@ -64,12 +56,10 @@ async fn undo(mut call: Call<'_>) -> Reply {
     let key = idempotency_key(request)?;
     let upload = front.app.undo_batch(&request.who(Some(&id.client)), id, !dry_run).await?;
     if dry_run {
-        return trial(request, upload.try_out().await?);
+        return tried_out::answer(request, upload.try_out().await?);
     }
-    let AcceptedBatch { batch, .. } = upload.finish(key).await?;
-    let what = format!("batch {id}, by batch {}", batch.id);
+    let undone = upload.finish(key).await?;
+    let what = format!("batch {id}, by batch {}", undone.batch.id);
     front.app.note_act(bearer.actor(request), "undo batch", Some(&id.client), &what).await;
-    let mut answer = json(StatusCode::OK, &Batch::of(&batch))?;
-    seq::tell(&mut answer, Some(batch.id.seq));
-    Ok(answer)
+    accepted(&undone)
 }

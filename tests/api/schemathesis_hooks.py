@@ -1,0 +1,22 @@
+"""How schemathesis makes and sends NDJSON: OpenAPI says of such a body only that it is binary."""
+
+import json
+
+import schemathesis
+from hypothesis import strategies as st
+
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=20)
+values = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), texts)
+lines = st.lists(st.fixed_dictionaries({"thirdPartyId": st.from_regex("[a-z]{3,9}", fullmatch=True), "a": values}), min_size=1)
+
+
+def body(rows):
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+schemathesis.openapi.media_type("application/x-ndjson", lines.map(body))
+
+
+@schemathesis.serializer("application/x-ndjson")
+def ndjson(_context, value):
+    return value if isinstance(value, bytes) else str(value).encode()
