@@ -24,15 +24,25 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-/// Writes a backup up to `mark`, with this snapshot from before it. Gives its seq, and how many damaged uploads were copied
-/// as they are.
+/// What a backup is made of.
+pub(in crate::engine) struct Source<'s> {
+    /// It goes up to here.
+    pub(in crate::engine) mark: &'s Checkpoint,
+    /// A snapshot from before that.
+    pub(in crate::engine) snapshot: &'s Path,
+    /// What is in the snapshot.
+    pub(in crate::engine) summary: &'s Summary,
+    /// The mark of the data folder, if the daemon makes the backup by itself.
+    pub(in crate::engine) scheduled: Option<&'s str>,
+}
+
+/// Writes a backup. Gives its seq, and how many damaged uploads were copied as they are.
 pub(in crate::engine) fn write(
     upkeep: &Upkeep,
-    mark: &Checkpoint,
-    snapshot: &Path,
-    summary: &Summary,
+    source: &Source<'_>,
     folder: &Path,
 ) -> Result<(u64, u64), EngineError> {
+    let Source { mark, snapshot, summary, scheduled } = *source;
     if !folder.is_absolute() {
         return Err(EngineError::Refused(format!("{} is not an absolute path", folder.display())));
     }
@@ -44,6 +54,7 @@ pub(in crate::engine) fn write(
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 EngineError::Full(format!("{}: {error}", path.display()))
             }
+            io::ErrorKind::Interrupted => EngineError::Stopping,
             _ => {
                 EngineError::Refused(format!("the backup could not be written: {}: {error}", path.display()))
             }
@@ -57,6 +68,7 @@ pub(in crate::engine) fn write(
         made_at_ms: upkeep.shared.now().0,
         seq: mark.last_seq.to_string(),
         values: summary.count,
+        scheduled: scheduled.map(str::to_owned),
         files,
     };
     let text = serde_json::to_vec_pretty(&manifest).or_internal()?;
@@ -73,10 +85,12 @@ fn copy_all(
     backup: &Path,
 ) -> Result<(Vec<FileEntry>, u64), (PathBuf, io::Error)> {
     let (mut files, mut damaged) = (vec![], 0);
+    let go_on = || upkeep.go_on().map_err(broken_off);
     let mut copy = |from: &Path, below: &str, extent: Extent| {
         let name = from.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let to = backup.join(below).join(&name);
-        let (bytes, crc32c) = copy_file(from, &to, extent).map_err(|error| (from.to_owned(), error))?;
+        let (bytes, crc32c) =
+            copy_file(from, &to, extent, &go_on).map_err(|error| (from.to_owned(), error))?;
         files.push(FileEntry { path: format!("{below}/{name}"), bytes, crc32c });
         Ok(FileSum { bytes, crc32c: Some(crc32c) })
     };
@@ -166,6 +180,15 @@ fn copy_all(
     Ok((files, damaged))
 }
 
+/// Why a copy is broken off: the daemon stops, or the disk of the data folder is nearly full, perhaps of this backup.
+fn broken_off(error: EngineError) -> io::Error {
+    let kind = match error {
+        EngineError::Stopping => io::ErrorKind::Interrupted,
+        _ => io::ErrorKind::StorageFull,
+    };
+    io::Error::new(kind, error)
+}
+
 /// How much of a file is copied.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::engine) enum Extent {
@@ -177,8 +200,13 @@ pub(in crate::engine) enum Extent {
     UpTo(u64),
 }
 
-/// Copies a file; durable when it returns. Gives the copy's length and checksum.
-pub(in crate::engine) fn copy_file(from: &Path, to: &Path, extent: Extent) -> io::Result<(u64, u32)> {
+/// Copies a file; durable when it returns. Gives the copy's length and checksum. Asks before each piece whether to go on.
+pub(in crate::engine) fn copy_file(
+    from: &Path,
+    to: &Path,
+    extent: Extent,
+    go_on: &dyn Fn() -> io::Result<()>,
+) -> io::Result<(u64, u32)> {
     let mut source = File::open(from)?;
     let mut target = File::options().write(true).create_new(true).open(to)?;
     belongs_to_folder(&target, to)?;
@@ -191,6 +219,7 @@ pub(in crate::engine) fn copy_file(from: &Path, to: &Path, extent: Extent) -> io
     };
     let (mut sum, mut bytes, mut left) = (0, vec![0; 1 << 20], copied);
     while left > 0 {
+        go_on()?;
         let room = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
         let read = source.read(bytes.get_mut(..room).unwrap_or_default())?;
         let piece = bytes.get(..read).filter(|piece| !piece.is_empty());

@@ -52,7 +52,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     Endpoint {
         methods: Methods::Read,
         path: "/upload",
-        name: "inspector upload",
+        name: "inspector_upload",
         api: PAGES,
         access: Access::Any,
         client: Whose::OfPage,
@@ -63,7 +63,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     Endpoint {
         methods: Methods::Post,
         path: "/upload",
-        name: "inspector upload",
+        name: "inspector_upload",
         api: PAGES,
         access: Access::Of(Scope::Batch),
         client: Whose::OfPage,
