@@ -3,7 +3,8 @@
 //! ```text
 //! browser.rs webdriver/   the inspector in Chromium
 //! sdk.rs sdk/             Adobe's SDKs for Node.js and Python, unchanged
-//! packaging.rs            the dashboard, the alerts, the unit, the image, the Debian package
+//! packaging.rs            the dashboard, the alerts, the unit, the image, the Debian package, the workflows
+//! kubernetes.rs           the manifests for Kubernetes
 //! docs.rs                 README, the book and the examples, run as written
 //! ```
 //!
@@ -17,6 +18,7 @@
 
 mod browser;
 mod docs;
+mod kubernetes;
 mod packaging;
 mod sdk;
 #[path = "../support/mod.rs"]
