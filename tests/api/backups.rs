@@ -115,6 +115,16 @@ fn a_backup_that_fails_is_told_and_tried_again() {
     wait_for_backup(&daemon);
     wait_for("the failure to be over", || (failed(&daemon) == 0.0).then_some(()));
     assert_eq!(names(&folder).len(), 1);
+
+    // The folder may be a disk that is away for a while. When it is there again, so is the backup.
+    let away = folder.with_file_name("away");
+    fs::rename(&folder, &away).unwrap();
+    daemon.kill9().restart();
+    wait_for("the folder to be missed", || (failed(&daemon) == 1.0).then_some(()));
+    fs::rename(&away, &folder).unwrap();
+    wait_for("the folder to be found", || (failed(&daemon) == 0.0).then_some(()));
+    assert!(last_backup(&daemon) > 0.0);
+    assert_eq!(names(&folder).len(), 1, "the next one is not due");
 }
 
 #[test]

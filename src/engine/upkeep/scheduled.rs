@@ -40,11 +40,10 @@ pub(in crate::engine) struct Schedule {
     kept: usize,
 }
 
-/// A backup in the folder.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::engine) struct Made {
-    /// When it was made.
-    pub(in crate::engine) at: Millis,
+/// A backup in the folder, and when it was made.
+#[derive(Debug)]
+struct Made {
+    at: Millis,
     path: PathBuf,
 }
 
@@ -68,8 +67,15 @@ impl Schedule {
         &self.mark
     }
 
-    /// The backups of this data folder, the newest first. A whole backup of somebody else is left out, and so is what is none.
-    pub(in crate::engine) fn made(&self) -> io::Result<Vec<Made>> {
+    /// When the last backup was made; none if there is none. One from the future was made while the clock was wrong, and says
+    /// nothing.
+    pub(in crate::engine) fn last(&self, now: Millis) -> io::Result<Option<Millis>> {
+        Ok(self.made(now)?.first().map(|made| made.at).filter(|at| *at <= now))
+    }
+
+    /// The backups of this data folder, the newest first; those from the future last. A whole backup of somebody else is left out,
+    /// and so is what is none.
+    fn made(&self, now: Millis) -> io::Result<Vec<Made>> {
         let mut made = vec![];
         for entry in fs::read_dir(&self.folder)? {
             let entry = entry?;
@@ -84,15 +90,14 @@ impl Schedule {
                 Err(error) => return Err(io::Error::other(error)),
             }
         }
-        made.sort_unstable_by_key(|made| std::cmp::Reverse(made.at));
+        made.sort_unstable_by_key(|made| (made.at > now, std::cmp::Reverse(made.at)));
         Ok(made)
     }
 
     /// Whether a backup is due if the last one was made then.
     pub(in crate::engine) fn is_due(&self, last: Option<Millis>, now: Millis) -> bool {
         let every = u64::try_from(self.every.as_millis()).unwrap_or(u64::MAX);
-        // One from the future was made while the clock was wrong, and says nothing.
-        last.is_none_or(|last| last > now || last.plus(every) <= now)
+        last.is_none_or(|last| last.plus(every) <= now)
     }
 
     /// Where a backup is written that is made now.
@@ -123,10 +128,11 @@ impl Schedule {
         Ok(())
     }
 
-    /// Removes the oldest backups beyond those that are kept, but not this one. Gives how many were removed.
-    pub(in crate::engine) fn remove_old(&self, new: &Path) -> io::Result<usize> {
-        let old: Vec<Made> = self.made()?.into_iter().filter(|made| made.path != new).collect();
-        let needless = old.get(self.kept.saturating_sub(1)..).unwrap_or_default();
+    /// Removes the oldest backups beyond those that are kept, but not the one that was just made. Gives how many were removed.
+    pub(in crate::engine) fn remove_old(&self, now: Millis, new: Option<&Path>) -> io::Result<usize> {
+        let kept = self.kept - usize::from(new.is_some()).min(self.kept);
+        let old: Vec<Made> = self.made(now)?.into_iter().filter(|made| Some(&*made.path) != new).collect();
+        let needless = old.get(kept..).unwrap_or_default();
         for made in needless {
             let mut name = made.path.clone().into_os_string();
             name.push(layout::PARTIAL);
@@ -235,14 +241,14 @@ mod tests {
     #[test]
     fn the_next_backup_is_due_by_what_is_in_the_folder() {
         let (_temporary, schedule) = schedule("7", None);
-        let last = || schedule.made().unwrap().first().map(|made| made.at);
-        assert!(schedule.is_due(last(), Millis(0)), "there is none");
+        let is_due = |now| schedule.is_due(schedule.last(now).unwrap(), now);
+        assert!(is_due(Millis(0)), "there is none");
         made_at(&schedule, Millis(5 * HOUR));
+        assert!(is_due(Millis(4 * HOUR)), "one from the future says nothing");
         made_at(&schedule, Millis(3 * HOUR));
-        assert_eq!(last(), Some(Millis(5 * HOUR)));
-        assert!(!schedule.is_due(last(), Millis(29 * HOUR - 1)));
-        assert!(schedule.is_due(last(), Millis(29 * HOUR)));
-        assert!(schedule.is_due(last(), Millis(4 * HOUR)), "one from the future says nothing");
+        assert_eq!(schedule.last(Millis(5 * HOUR)).unwrap(), Some(Millis(5 * HOUR)));
+        assert!(!is_due(Millis(29 * HOUR - 1)));
+        assert!(is_due(Millis(29 * HOUR)));
     }
 
     #[test]
@@ -259,7 +265,9 @@ mod tests {
         fs::create_dir(folder.join("profiled-1970-01-01T04-00-00Z.partial")).unwrap();
         fs::create_dir(folder.join("another.partial")).unwrap();
         schedule.clear().unwrap();
-        assert_eq!(schedule.remove_old(&new).unwrap(), 2);
+        let now = Millis(9 * HOUR);
+        assert_eq!(schedule.remove_old(now, Some(&new)).unwrap(), 2);
+        assert_eq!(schedule.remove_old(now, None).unwrap(), 0);
         let left = [
             "another.partial",
             "profiled-1970-01-01T01-00-00Z",
@@ -274,12 +282,14 @@ mod tests {
     }
 
     #[test]
-    fn the_backup_that_was_just_made_stays_though_the_clock_was_ahead_before() {
-        let (temporary, schedule) = schedule("1", None);
-        made_at(&schedule, Millis(9 * HOUR));
-        let new = made_at(&schedule, Millis(HOUR));
-        assert_eq!(schedule.remove_old(&new).unwrap(), 1);
-        assert_eq!(names(temporary.path()), ["profiled-1970-01-01T01-00-00Z"]);
+    fn the_last_backup_stays_though_the_clock_was_ahead_before_or_is_behind_now() {
+        for (now, just_made) in [(HOUR, true), (HOUR, false), (0, true)] {
+            let (temporary, schedule) = schedule("1", None);
+            made_at(&schedule, Millis(9 * HOUR));
+            let new = made_at(&schedule, Millis(HOUR));
+            assert_eq!(schedule.remove_old(Millis(now), just_made.then_some(new.as_path())).unwrap(), 1);
+            assert_eq!(names(temporary.path()), ["profiled-1970-01-01T01-00-00Z"]);
+        }
     }
 
     #[test]
@@ -289,6 +299,7 @@ mod tests {
         make(&temporary.path().join("profiled-1970-01-01T09-00-00Z"), Millis(9 * HOUR), Some("mine"));
         let own = made_at(&schedule, Millis(HOUR));
         assert_eq!(own.file_name().unwrap(), "profiled-b-1-1970-01-01T01-00-00Z");
-        assert_eq!(schedule.made().unwrap().iter().map(|made| made.at).collect::<Vec<_>>(), [Millis(HOUR)]);
+        assert_eq!(schedule.last(Millis(9 * HOUR)).unwrap(), Some(Millis(HOUR)));
+        assert_eq!(schedule.remove_old(Millis(9 * HOUR), None).unwrap(), 0);
     }
 }

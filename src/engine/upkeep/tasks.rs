@@ -104,7 +104,7 @@ enum Kind {
     Snapshot,
     /// Remove what is no longer needed.
     Retire,
-    /// A backup, because the last one is old enough.
+    /// Make a backup if the last one is old enough, and remove old ones.
     Backup,
 }
 
@@ -227,22 +227,36 @@ impl Housekeeping {
         Ok(Done { values, live_bytes, seq, damaged_uploads, ..Done::default() })
     }
 
-    /// Makes a backup by itself, and removes the oldest beyond those that are kept.
+    /// Looks which scheduled backups there are, makes one if it is due, and removes the oldest beyond those that are kept.
+    fn look_after_backups(&mut self, schedule: &Schedule) -> Result<(), EngineError> {
+        let upkeep = Arc::clone(&self.upkeep);
+        let done = self.backup_as_scheduled(schedule);
+        if !matches!(done, Err(EngineError::Stopping)) {
+            upkeep.backups.note_failure(done.as_ref().err().map(ToString::to_string));
+        }
+        done
+    }
+
     fn backup_as_scheduled(&mut self, schedule: &Schedule) -> Result<(), EngineError> {
         let upkeep = Arc::clone(&self.upkeep);
         let told = |error: io::Error| {
             EngineError::Refused(format!("backup_folder {}: {error}", schedule.folder().display()))
         };
-        let done = self.next_backup(schedule, told).and_then(|whole| {
+        let last = schedule.last(upkeep.shared.now()).map_err(told)?;
+        upkeep.backups.note_last(last);
+        let mut new = None;
+        if schedule.is_due(last, upkeep.shared.now()) {
+            let whole = self.next_backup(schedule, told)?;
             upkeep.backups.note_last(Some(upkeep.shared.now()));
-            let removed = schedule.remove_old(&whole).map_err(told)?;
-            tracing::info!(path = %whole.display(), removed, "a scheduled backup was made");
-            Ok(())
-        });
-        if !matches!(done, Err(EngineError::Stopping)) {
-            upkeep.backups.note_failure(done.as_ref().err().map(ToString::to_string));
+            tracing::info!(path = %whole.display(), "a scheduled backup was made");
+            new = Some(whole);
         }
-        done
+        let removed = schedule.remove_old(upkeep.shared.now(), new.as_deref()).map_err(told)?;
+        if removed > 0 {
+            tracing::info!(removed, "the oldest scheduled backups were removed");
+        }
+        self.backups_looked_at = Some((schedule.clone(), Instant::now()));
+        Ok(())
     }
 
     /// Writes the next scheduled backup under a name of its own until it is whole.
@@ -264,23 +278,21 @@ impl Housekeeping {
         whole
     }
 
-    /// The schedule of backups, if the next one is due. Looks at the folder now and then: somebody may have removed backups.
-    fn backup_due(&mut self, config: &Config) -> Option<Schedule> {
-        let upkeep = Arc::clone(&self.upkeep);
-        let Some(schedule) = Schedule::of(config, upkeep.erasures.mark()) else {
-            if self.backups_looked_at.take().is_some() {
-                upkeep.backups.forget();
-            }
-            return None;
-        };
+    /// The schedule of backups, if it is time to look after them: one is due, or nobody has looked for a while. Somebody may have
+    /// removed backups, and what could not be removed is tried again.
+    fn backups_due(&mut self, config: &Config) -> Option<Schedule> {
+        let backups = &self.upkeep.backups;
+        let schedule = Schedule::of(config, self.upkeep.erasures.mark());
         let looked_at = self.backups_looked_at.as_ref();
-        if looked_at.is_none_or(|(at, when)| *at != schedule || when.elapsed() >= RETENTION_EVERY) {
-            // Why it cannot be read, the attempt to write a backup there will tell.
-            let made = schedule.made().unwrap_or_default();
-            upkeep.backups.note_last(made.first().map(|made| made.at));
-            self.backups_looked_at = Some((schedule.clone(), Instant::now()));
+        if looked_at.is_some_and(|(at, _)| Some(at) != schedule.as_ref()) {
+            backups.forget();
+            self.backups_looked_at = None;
         }
-        schedule.is_due(upkeep.backups.known().last, upkeep.shared.now()).then_some(schedule)
+        let schedule = schedule?;
+        let lately =
+            self.backups_looked_at.as_ref().is_some_and(|(_, when)| when.elapsed() < RETENTION_EVERY);
+        let waits = lately && !schedule.is_due(backups.known().last, self.upkeep.shared.now());
+        (!waits).then_some(schedule)
     }
 
     /// Rebuilds the store if it is damaged.
@@ -316,7 +328,7 @@ impl Housekeeping {
         let every =
             if upkeep.shared.disk_space.for_writes().is_err() { RETIRE_EVERY_SHORT } else { RETENTION_EVERY };
         let retire_due = self.retention_looked_at.elapsed() >= every;
-        let backup_due = self.backup_due(&config);
+        let backups_due = self.backups_due(&config);
         let rests = std::mem::take(&mut self.rests);
         let next = rests.next(
             &mut [
@@ -324,7 +336,7 @@ impl Housekeeping {
                 (Kind::Space, &mut || self.space_due()),
                 (Kind::Snapshot, &mut || journaled >= settings.snapshot_journal_bytes),
                 (Kind::Retire, &mut || retire_due),
-                (Kind::Backup, &mut || backup_due.is_some()),
+                (Kind::Backup, &mut || backups_due.is_some()),
             ],
             now,
         );
@@ -334,7 +346,7 @@ impl Housekeeping {
             Kind::Erase | Kind::Space => self.compact().map(drop),
             Kind::Snapshot => self.snapshot().map(drop),
             Kind::Retire => self.retire(),
-            Kind::Backup => backup_due.map_or(Ok(()), |schedule| self.backup_as_scheduled(&schedule)),
+            Kind::Backup => backups_due.map_or(Ok(()), |schedule| self.look_after_backups(&schedule)),
         };
         self.rests.tried(kind, done.is_ok(), Instant::now());
         if let Err(error) = done
