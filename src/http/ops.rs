@@ -94,7 +94,8 @@ fn readyz(front: &Front) -> Reply {
 /// `GET /metrics`: all metrics; of the clients those that the caller may see.
 async fn metrics(call: &Call<'_>) -> Reply {
     let app = &call.front.app;
-    let process = tokio::task::spawn_blocking(ProcessVitals::read).await;
+    let now = app.now();
+    let process = tokio::task::spawn_blocking(move || ProcessVitals::read(now)).await;
     let mut vitals = app.vitals();
     vitals.process = process.ok().and_then(Result::ok);
     vitals.certificate_expires = call.front.certificate_expires();

@@ -1,11 +1,17 @@
 //! What the system says of this process: the metrics `process_…`, under the names that Prometheus' own clients give them.
 
-use procfs::process::Process;
-use procfs::{CurrentSI, KernelStats, ProcResult, page_size, ticks_per_second};
+use crate::model::seq::Millis;
+use procfs::process::{LimitValue, Process};
+use procfs::{ProcResult, page_size, ticks_per_second};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use rustix::time::{ClockId, clock_gettime};
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
+
+/// When the process began, in seconds since the epoch. Computed once, so that it stays the same when somebody sets the clock.
+static START: OnceLock<f64> = OnceLock::new();
 
 /// What the process takes of the machine.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -25,22 +31,26 @@ pub struct ProcessVitals {
 }
 
 impl ProcessVitals {
-    /// Asks the system. Reads `/proc`, so not for async threads.
-    pub fn read() -> ProcResult<Self> {
+    /// Asks the system. Reads the process' own files in `/proc`, so not for async threads, and no others: the systemd unit hides them.
+    pub fn read(now: Millis) -> ProcResult<Self> {
         let process = Process::myself()?;
         let stat = process.stat()?;
-        let (ticks, boot) = (ticks_per_second(), KernelStats::current()?.btime);
-        let seconds = |of_ticks: u64| of_ticks as f64 / ticks as f64;
+        let seconds = |ticks: u64| ticks as f64 / ticks_per_second() as f64;
+        let began = || {
+            let up = clock_gettime(ClockId::Boottime);
+            let ago = up.tv_sec as f64 + up.tv_nsec as f64 / 1e9 - seconds(stat.starttime);
+            now.0 as f64 / 1e3 - ago
+        };
         Ok(Self {
             cpu_seconds: seconds(stat.utime + stat.stime),
             resident_bytes: stat.rss * page_size(),
             virtual_bytes: stat.vsize,
             open_fds: process.fd_count()? as u64,
             fds_max: match process.limits()?.max_open_files.soft_limit {
-                procfs::process::LimitValue::Value(most) => Some(most),
-                procfs::process::LimitValue::Unlimited => None,
+                LimitValue::Value(most) => Some(most),
+                LimitValue::Unlimited => None,
             },
-            start_seconds: boot as f64 + seconds(stat.starttime),
+            start_seconds: *START.get_or_init(began),
         })
     }
 

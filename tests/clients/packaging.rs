@@ -249,6 +249,45 @@ fn the_unit_lets_through_the_system_calls_that_the_daemon_makes() {
     assert!(refused.is_empty(), "{refused:?}");
 }
 
+/// The unit's `ProcSubset=pid` hides `/proc/stat`, among others. So the daemon had no metrics of its process as a service.
+#[test]
+fn the_process_is_measured_although_the_unit_hides_the_kernels_files() {
+    assert!(file("profiled.service").contains("\nProcSubset=pid\n"));
+    let folder = tempfile::tempdir().unwrap();
+    let mut apart = Command::new("unshare");
+    if !rustix::process::geteuid().is_root() {
+        apart.arg("--map-root-user");
+    }
+    let script = "mount -t proc -o subset=pid proc /proc && ! test -e /proc/stat && exec \"$0\" \"$@\"";
+    apart.args([
+        "--mount",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "sh",
+        "-c",
+        script,
+        env!("CARGO_BIN_EXE_profiled"),
+    ]);
+    let mut daemon = Daemon::configured("");
+    let serve = daemon.command(Stdio::null());
+    apart.args(serve.get_args()).current_dir(&folder).stdin(Stdio::null()).stdout(Stdio::piped());
+    let Ok(mut process) = apart.spawn() else {
+        return skip("unshare is not here");
+    };
+    let mut line = String::new();
+    BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    if line.is_empty() {
+        process.wait().unwrap();
+        return skip("no namespaces may be made here");
+    }
+    daemon.take_on(process, &line);
+    let seen = daemon.metrics();
+    assert!(
+        seen.value("process_resident_memory_bytes") > 1e6 && seen.value("process_start_time_seconds") > 1e9
+    );
+}
+
 /// The system calls of one of systemd's sets, those of the sets in it, too.
 fn calls_of(filter: &str, set: &str) -> BTreeSet<String> {
     let lines = filter.lines().skip_while(|line| line.trim() != set).skip(1);
