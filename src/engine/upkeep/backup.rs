@@ -50,15 +50,7 @@ pub(in crate::engine) fn write(
         return Err(EngineError::Refused(format!("{} is not empty: name a new folder", folder.display())));
     }
     let (files, damaged) =
-        copy_all(upkeep, mark, snapshot, folder).map_err(|(path, error)| match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                EngineError::Full(format!("{}: {error}", path.display()))
-            }
-            io::ErrorKind::Interrupted => EngineError::Stopping,
-            _ => {
-                EngineError::Refused(format!("the backup could not be written: {}: {error}", path.display()))
-            }
-        })?;
+        copy_all(upkeep, mark, snapshot, folder).map_err(|(path, error)| not_written(&path, error))?;
     let name = snapshot.file_name().unwrap_or_default();
     let digest = digest::of_files(&folder.join(layout::SNAPSHOTS).join(name), &folder.join(layout::JOURNAL))
         .map_err(|error| EngineError::Refused(format!("the backup cannot be read again: {error}")))?;
@@ -85,7 +77,8 @@ fn copy_all(
     backup: &Path,
 ) -> Result<(Vec<FileEntry>, u64), (PathBuf, io::Error)> {
     let (mut files, mut damaged) = (vec![], 0);
-    let go_on = || upkeep.go_on().map_err(broken_off);
+    // The disk of the data folder may be the backup's, too, and must not be filled by it.
+    let go_on = || upkeep.go_on().map_err(io::Error::other);
     let mut copy = |from: &Path, below: &str, extent: Extent| {
         let name = from.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let to = backup.join(below).join(&name);
@@ -180,13 +173,18 @@ fn copy_all(
     Ok((files, damaged))
 }
 
-/// Why a copy is broken off: the daemon stops, or the disk of the data folder is nearly full, perhaps of this backup.
-fn broken_off(error: EngineError) -> io::Error {
-    let kind = match error {
-        EngineError::Stopping => io::ErrorKind::Interrupted,
-        _ => io::ErrorKind::StorageFull,
-    };
-    io::Error::new(kind, error)
+/// Why a backup is not written: the system's error at this path, or why it was broken off.
+fn not_written(path: &Path, error: io::Error) -> EngineError {
+    let path = path.display();
+    match error.downcast::<EngineError>() {
+        Ok(broken_off) => broken_off,
+        Err(error) => match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                EngineError::Full(format!("{path}: {error}"))
+            }
+            _ => EngineError::Refused(format!("the backup could not be written: {path}: {error}")),
+        },
+    }
 }
 
 /// How much of a file is copied.

@@ -1,15 +1,15 @@
 //! The backups that the daemon makes by itself: which there are, when the next is due, which of them go.
 //!
 //! ```text
-//! FOLDER/profiled-2026-11-27T20-50-38Z            a whole backup
-//!       /profiled-2026-11-27T20-50-38Z.partial    one that is being written or removed, or that a crash left so
-//!       /profiled-NODE-2026-11-27T20-50-38Z       that of a node of several: they may share a folder
+//! FOLDER/profiled-2026-11-27T20-50-38Z                   a whole backup
+//!       /profiled-2026-11-27T20-50-38Z.MARK.partial      one that is being written or removed, or that a crash left so
+//!       /profiled-NODE-2026-11-27T20-50-38Z              that of a node of several: they may share a folder
 //! ```
 //!
 //! Promises:
 //! - When a backup is due follows from what is in the folder, so a restart does not begin anew.
-//! - Only what this data folder's daemon made is removed: a folder whose name has this form and whose manifest bears the mark of the
-//!   data folder. The backup that was just made stays in any case.
+//! - Only what this data folder's daemon made is removed: a folder whose name has this form, and whose manifest or name bears the mark
+//!   of the data folder. The backup that was just made stays in any case.
 //! - A folder with the name of a whole backup holds one. It gets that name when it is written, and loses it before it is removed.
 
 use crate::config::{Config, NodeName};
@@ -27,6 +27,8 @@ use std::time::Duration;
 const PREFIX: &str = "profiled-";
 /// The form of the time in their names.
 const TIME: &str = "0000-00-00T00-00-00Z";
+/// How much of the mark stands in the name of a backup that is not whole.
+const MARK_IN_NAME: usize = 8;
 
 /// Where and how often a data folder is backed up, as the settings say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,13 +105,18 @@ impl Schedule {
     /// Where a backup is written that is made now.
     pub(in crate::engine) fn partial(&self, now: Millis) -> PathBuf {
         let time: String = now.iso_8601().chars().take(TIME.len() - 1).collect();
-        let name = format!("{}{}Z{}", self.prefix, time.replace(':', "-"), layout::PARTIAL);
-        self.folder.join(name)
+        self.folder.join(format!("{}{}Z{}", self.prefix, time.replace(':', "-"), self.suffix()))
+    }
+
+    /// What the name of a backup ends with that is not whole.
+    fn suffix(&self) -> String {
+        format!(".{}{}", self.mark.get(..MARK_IN_NAME).unwrap_or(&self.mark), layout::PARTIAL)
     }
 
     /// Gives a backup that is written its name. Durable when it returns.
     pub(in crate::engine) fn finish(&self, partial: &Path) -> io::Result<PathBuf> {
-        let whole = partial.with_extension("");
+        let name = partial.file_name().and_then(|name| name.to_str()?.strip_suffix(&self.suffix()));
+        let whole = self.folder.join(name.ok_or(io::ErrorKind::InvalidInput)?);
         fs::rename(partial, &whole)?;
         sync_folder(&self.folder)?;
         Ok(whole)
@@ -117,10 +124,11 @@ impl Schedule {
 
     /// Removes what a crash left half written or half removed.
     pub(in crate::engine) fn clear(&self) -> io::Result<()> {
+        let suffix = self.suffix();
         for entry in fs::read_dir(&self.folder)? {
             let entry = entry?;
             let name = entry.file_name();
-            let name = name.to_str().and_then(|name| name.strip_suffix(layout::PARTIAL));
+            let name = name.to_str().and_then(|name| name.strip_suffix(&suffix));
             if name.is_some_and(|name| self.is_name(name)) {
                 fs::remove_dir_all(entry.path())?;
             }
@@ -135,7 +143,7 @@ impl Schedule {
         let needless = old.get(kept..).unwrap_or_default();
         for made in needless {
             let mut name = made.path.clone().into_os_string();
-            name.push(layout::PARTIAL);
+            name.push(self.suffix());
             let partial = PathBuf::from(name);
             fs::rename(&made.path, &partial)?;
             fs::remove_dir_all(&partial)?;
@@ -262,7 +270,8 @@ mod tests {
         make(&folder.join("profiled-monday"), Millis(HOUR), Some("mine"));
         make(&folder.join("profiled-b-1970-01-01T02-00-00Z"), Millis(HOUR), Some("mine"));
         fs::create_dir(folder.join("profiled-1970-01-01T03-00-00Z")).unwrap();
-        fs::create_dir(folder.join("profiled-1970-01-01T04-00-00Z.partial")).unwrap();
+        fs::create_dir(folder.join("profiled-1970-01-01T04-00-00Z.mine.partial")).unwrap();
+        fs::create_dir(folder.join("profiled-1970-01-01T04-00-00Z.yours.partial")).unwrap();
         fs::create_dir(folder.join("another.partial")).unwrap();
         schedule.clear().unwrap();
         let now = Millis(9 * HOUR);
@@ -273,6 +282,7 @@ mod tests {
             "profiled-1970-01-01T01-00-00Z",
             "profiled-1970-01-01T02-00-00Z",
             "profiled-1970-01-01T03-00-00Z",
+            "profiled-1970-01-01T04-00-00Z.yours.partial",
             "profiled-1970-01-01T08-00-00Z",
             "profiled-1970-01-01T09-00-00Z",
             "profiled-b-1970-01-01T02-00-00Z",
