@@ -239,3 +239,29 @@ pub(in crate::engine) fn copy_file(
     target.sync_all()?;
     Ok((length, sum))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    /// A backup on the disk of the data folder once went on until that disk was full.
+    #[test]
+    fn a_copy_is_broken_off_in_the_middle_of_a_file_with_the_reason() {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+        fs::write(&from, vec![7; 3 << 20]).unwrap();
+        let asked = Cell::new(0);
+        let go_on = || {
+            asked.set(asked.get() + 1);
+            let full = || io::Error::other(EngineError::Full("the reserve is reached".into()));
+            (asked.get() < 3).then_some(()).ok_or_else(full)
+        };
+        let error = copy_file(&from, &to, Extent::Whole, &go_on).unwrap_err();
+        assert_eq!((asked.get(), fs::metadata(&to).unwrap().len()), (3, 2 << 20));
+        let told = not_written(&from, error);
+        assert!(matches!(told, EngineError::Full(why) if why == "the reserve is reached"));
+        let missing = copy_file(&to.join("nothing"), &to, Extent::Whole, &|| Ok(())).unwrap_err();
+        assert!(matches!(not_written(&from, missing), EngineError::Refused(why) if why.contains("/from: ")));
+    }
+}
