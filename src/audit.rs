@@ -56,7 +56,17 @@ struct Record<'a> {
 /// Writes an act to the audit trail. `what` names the object or the result, but no visitor.
 pub fn note(folder: &Path, now: Millis, actor: &Actor, act: &str, client: Option<&ClientCode>, what: &str) {
     let client = client.map(ClientCode::as_str);
-    tracing::info!(target: "audit", act, client, what, actor = ?actor, "administrative act");
+    tracing::info!(
+        target: "audit",
+        act,
+        client,
+        what,
+        actor_token = actor.token,
+        address = actor.address,
+        request = actor.request,
+        user = actor.user,
+        "administrative act"
+    );
     if let Err(error) = append(folder, &Record { at: now.iso_8601(), act, client, what, actor }) {
         tracing::error!(%error, act, "the audit trail could not be written; the act continues");
     }

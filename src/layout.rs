@@ -87,7 +87,7 @@ pub const PEER_SNAPSHOTS: &str = "peer-snapshots";
 pub const ARRIVING: &str = "arriving";
 /// What a backup says of itself, in the backup's folder.
 pub const MANIFEST: &str = "backup.json";
-/// What the name of a folder ends with while a restore fills it.
+/// What the name of a folder ends with while a restore or a backup fills it.
 pub const PARTIAL: &str = ".partial";
 
 /// The path of a numbered file: 16 hexadecimal digits and an extension.

@@ -63,6 +63,16 @@ pub enum Record {
     Forgotten(Vec<(String, u64)>),
 }
 
+impl Record {
+    /// What it says, for the log.
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Complete(..) => "complete",
+            Self::Forgotten(_) => "forgotten",
+        }
+    }
+}
+
 /// What an earlier version said, with accepted batches as it had them.
 #[derive(Deserialize)]
 enum RecordOf<A> {
@@ -409,7 +419,7 @@ fn encode(record: &Record, out: &mut Vec<u8>) {
     let encoded: Result<(), CodecError> = codec::encode_into(VERSION, record, &mut payload);
     if encoded.is_err() || FRAME.put(NO_KIND, &payload, FrameAddress::ANY, out).is_none() {
         // A record is a client's code and blocked ids, a key and some numbers. It always fits.
-        tracing::error!(?record, "a record of the catalogue cannot be written");
+        tracing::error!(record = record.name(), "a record of the catalogue cannot be written");
     }
 }
 

@@ -56,7 +56,7 @@ enum Command {
     Export(export::Export),
     Changes(changes::Changes),
     Import(import::Import),
-    /// Back up a running daemon: a snapshot, the journal after it, and the uploads
+    /// Back up a running daemon: a snapshot, the journal after it, and the uploads. Or verify a backup
     Backup(upkeep::Backup),
     /// Restore a backup into a new data folder
     Restore(upkeep::Restore),

@@ -254,7 +254,7 @@ fn allow_all_file_handles() -> Option<u64> {
     match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
         Ok(()) => maximum,
         Err(error) => {
-            tracing::info!(?current, %error, "the limit of open files could not be raised");
+            tracing::info!(current, %error, "the limit of open files could not be raised");
             current
         }
     }

@@ -12,6 +12,9 @@ use super::terminal::{print_json, say, shown};
 /// Show how a daemon is: whether it serves, its queue, its disk, its upkeep. Fails if it is not ready
 #[derive(Debug, Args)]
 pub(super) struct Status {
+    /// Ask only whether the process works (/healthz), which takes no token: for the health check of a container
+    #[arg(long, conflicts_with = "json")]
+    health: bool,
     #[command(flatten)]
     remote: Remote,
 }
@@ -26,6 +29,7 @@ struct StatusView {
     queue: Queue,
     disk: Disk,
     upkeep: Upkeep,
+    backup: Option<Backup>,
     profiles: Profiles,
 }
 
@@ -57,6 +61,24 @@ struct Upkeep {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+struct Backup {
+    every_seconds: u64,
+    last: Option<String>,
+    age_seconds: Option<u64>,
+    failure: Option<String>,
+}
+
+impl Backup {
+    fn in_words(&self) -> String {
+        let every = span(self.every_seconds);
+        let last = self.age_seconds.map_or("none yet".to_owned(), |age| format!("{} ago", span(age)));
+        let failed = if self.failure.is_some() { "; the last attempt failed" } else { "" };
+        format!("{last}, one every {every}{failed}")
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Profiles {
     live: u64,
     counted_seconds: u64,
@@ -65,6 +87,11 @@ struct Profiles {
 /// Runs the command.
 pub(super) fn run(command: Status) -> Result<(), CliError> {
     block_on(async move {
+        if command.health {
+            command.remote.client()?.get("/healthz").await?;
+            say("ok");
+            return Ok(());
+        }
         let status: StatusView = command.remote.client()?.get("/api/v1/status").await?.json()?;
         if command.remote.json {
             print_json(&status)?;
@@ -80,7 +107,7 @@ pub(super) fn run(command: Status) -> Result<(), CliError> {
 
 impl StatusView {
     fn in_words(&self) -> String {
-        let Self { version, ready, remarks, queue, disk, upkeep, profiles, .. } = self;
+        let Self { version, ready, remarks, queue, disk, upkeep, backup, profiles, .. } = self;
         let state = if *ready { "ready" } else { "not ready" };
         let mut lines = vec![format!("profiled {} is {state}", shown(version))];
         let mut line = |name: &str, what: String| lines.push(format!("{name:<9} {what}"));
@@ -111,6 +138,7 @@ impl StatusView {
                 span(upkeep.snapshot_seconds)
             ),
         );
+        line("backup", backup.as_ref().map_or("none scheduled".to_owned(), Backup::in_words));
         line(
             "profiles",
             format!("{} live, counted {} ago", HumanCount(profiles.live), span(profiles.counted_seconds)),
@@ -150,12 +178,23 @@ mod tests {
                 uploads: 36_000_000,
             },
             upkeep: Upkeep { checkpoint_seconds: 4, snapshot_seconds: 7_200, rebuilding: false },
+            backup: None,
             profiles: Profiles { live: 1_000_000, counted_seconds: 30 },
         };
         let text = status.in_words();
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         assert!(
             text.starts_with("profiled 0.1.0 is ready\nqueue     1 batch with 500,000 rows to apply"),
+            "{text}"
+        );
+        assert!(text.contains("\nbackup    none scheduled\n"), "{text}");
+        let mut backup = Backup { every_seconds: 86_400, last: None, age_seconds: None, failure: None };
+        assert_eq!(backup.in_words(), "none yet, one every 24 hours");
+        (backup.age_seconds, backup.failure) = (Some(7_200), Some("the disk is full".into()));
+        status.backup = Some(backup);
+        let text = status.in_words();
+        assert!(
+            text.contains("\nbackup    2 hours ago, one every 24 hours; the last attempt failed\n"),
             "{text}"
         );
         status.queue.stuck = 2;

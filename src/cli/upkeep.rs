@@ -3,8 +3,9 @@
 use crate::layout;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 
 use super::args::{Remote, block_on};
@@ -22,13 +23,37 @@ use crate::folder;
 use crate::model::seq::{Clock, Millis, SystemClock};
 use crate::telemetry;
 
-/// Backs up a running daemon.
+/// Backs up a running daemon, or verifies a backup.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(super) struct Backup {
     /// A new folder, on the daemon's machine
-    folder: PathBuf,
+    #[arg(required = true)]
+    folder: Option<PathBuf>,
     #[command(flatten)]
     remote: Remote,
+    #[command(subcommand)]
+    command: Option<BackupCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+enum BackupCommand {
+    Verify(Verify),
+}
+
+/// Read a whole backup, and say whether it can be restored, what it holds and how old it is
+///
+/// Opens the backup in a temporary folder, as a restore would, and writes nothing to it. Fails if anything in it is damaged.
+#[derive(Debug, Args)]
+struct Verify {
+    /// Folder with the backup
+    folder: PathBuf,
+    /// Folder for a temporary store, which needs as much disk space as the daemon's store [default: TMPDIR, else /tmp]
+    #[arg(long, value_name = "FOLDER")]
+    scratch: Option<PathBuf>,
+    /// Print JSON, for programs
+    #[arg(long)]
+    json: bool,
 }
 
 /// Restores a backup into a folder on which a daemon can be started.
@@ -90,10 +115,17 @@ struct Compacted {
 }
 
 pub(super) fn backup(command: Backup) -> Result<(), CliError> {
-    let folder = std::path::absolute(&command.folder)
-        .map_err(|e| CliError::Usage(format!("{} is not a path: {e}", command.folder.display())))?;
+    match (command.command, command.folder) {
+        (Some(BackupCommand::Verify(verify)), _) => verify.run(),
+        (None, folder) => write_backup(&folder.unwrap_or_default(), &command.remote),
+    }
+}
+
+fn write_backup(folder: &Path, remote: &Remote) -> Result<(), CliError> {
+    let folder = std::path::absolute(folder)
+        .map_err(|e| CliError::Usage(format!("{} is not a path: {e}", folder.display())))?;
     block_on(async {
-        let client = command.remote.client()?;
+        let client = remote.client()?;
         let goes_on = GoesOn::doing("taking, verifying and copying a snapshot");
         let answer = client.post_json("/api/v1/backup", &serde_json::json!({ "folder": folder })).await?;
         drop(goes_on);
@@ -105,13 +137,53 @@ pub(super) fn backup(command: Backup) -> Result<(), CliError> {
                 done.damaged_uploads
             ));
         }
-        if command.remote.json {
+        if remote.json {
             return print_json(&done);
         }
         let folder = folder.display();
         say(format_args!("{folder}: {} values and the journal up to seq {}", done.values, done.seq));
         Ok(())
     })
+}
+
+/// A backup that was verified, for programs.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Verified<'v> {
+    /// Whether a restore would succeed.
+    restorable: bool,
+    made_at: String,
+    age_seconds: u64,
+    #[serde(flatten)]
+    report: &'v Report,
+}
+
+impl Verify {
+    fn run(self) -> Result<(), CliError> {
+        let config = Config::resolve(&ServeOptions::default()).map_err(|e| CliError::Usage(e.to_string()))?;
+        let scratch = self.scratch.unwrap_or_else(std::env::temp_dir);
+        let goes_on = GoesOn::doing("reading and opening the backup");
+        let verified = check::verify_backup(&self.folder, config, Arc::new(SystemClock), &scratch);
+        drop(goes_on);
+        let (manifest, report) = verified.map_err(|e| CliError::Failed(e.to_string()))?;
+        let (made, now) = (Millis(manifest.made_at_ms), SystemClock.now());
+        let (made_at, age_seconds) = (made.iso_8601(), now.0.saturating_sub(made.0) / 1000);
+        let Report { restorable, ref faults, .. } = report;
+        if self.json {
+            print_json(&Verified { restorable, made_at, age_seconds, report: &report })?;
+        } else {
+            let age = indicatif::HumanDuration(Duration::from_secs(age_seconds));
+            let can = if restorable { "can be restored" } else { "cannot be restored" };
+            say(format_args!("{}\nmade {made_at}, {age} ago; it {can}", in_words(&self.folder, &report)));
+        }
+        let found = match faults.len() {
+            0 if restorable => return Ok(()),
+            1 => "1 fault was found".to_owned(),
+            faults => format!("{faults} faults were found"),
+        };
+        let so = if restorable { "; a restore brings them along" } else { ", and a restore would fail" };
+        Err(CliError::Failed(format!("{found}{so}: make another backup, or use an older one")))
+    }
 }
 
 /// A batch that is stuck.

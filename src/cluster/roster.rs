@@ -202,7 +202,7 @@ impl Peers for Roster {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 tracing::debug!(
-                    ?lacking,
+                    nodes = lacking.join(","),
                     "nodes were not waited for any longer to take in the file of a batch"
                 );
                 unpoisoned(self.in_vain.lock()).extend(lacking.into_iter().map(|name| (name, before.0)));

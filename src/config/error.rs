@@ -80,6 +80,20 @@ pub enum ConfigError {
         /// The address.
         listen: SocketAddr,
     },
+    /// Backups in the folder that they are to replace when it is lost.
+    #[error(
+        "{origin}: {} is in the data folder {}: what destroys the data would destroy the backups, too; name a folder elsewhere, \
+         on another disk if there is one",
+        folder.display(), data.display()
+    )]
+    BackupsInData {
+        /// Where the folder was given.
+        origin: Origin,
+        /// The folder.
+        folder: PathBuf,
+        /// The data folder.
+        data: PathBuf,
+    },
     /// A window in which nothing is slowed.
     #[error(
         "{origin}: window is set without max_rows_per_second: say how many rows a second are applied inside the window"

@@ -32,7 +32,8 @@ pub use error::{ConfigError, Origin};
 use file::File;
 pub use options::ServeOptions;
 pub use settings::{
-    Callers, ClientSettings, ClusterNode, HeadLimits, Https, Ingest, Limits, Pace, Server, Timeouts, Upkeep,
+    Backups, Callers, ClientSettings, ClusterNode, HeadLimits, Https, Ingest, Limits, Pace, Server, Timeouts,
+    Upkeep,
 };
 use settings::{SECTIONS, Table};
 pub use supervisor::Supervisor;
@@ -64,6 +65,8 @@ pub struct Config {
     pub https: Https,
     /// What is kept on the disk, and how long.
     pub upkeep: Upkeep,
+    /// The backups that the daemon makes by itself.
+    pub backups: Backups,
     /// How large a batch or a profile may be.
     pub limits: Limits,
     /// How much of the daemon callers may use.
@@ -154,6 +157,7 @@ impl Config {
             server: self.server.following(&next.server),
             https: self.https.following(&next.https),
             upkeep: self.upkeep.following(&next.upkeep),
+            backups: self.backups.following(&next.backups),
             limits: self.limits.following(&next.limits),
             callers: self.callers.following(&next.callers),
             heads: self.heads.following(&next.heads),
@@ -192,6 +196,7 @@ impl Config {
             server: Server::resolve(&given, &Server::default())?,
             https: Https::resolve(&given, &Https::default())?,
             upkeep: Upkeep::resolve(&given, &Upkeep::default())?,
+            backups: Backups::resolve(&given, &Backups::default())?,
             limits: Limits::resolve(&given, &Limits::default())?,
             callers: Callers::resolve(&given, &Callers::default())?,
             heads: HeadLimits::resolve(&given, &HeadLimits::default())?,
@@ -234,6 +239,13 @@ impl Config {
         }
         if let (Some(origin), None) = (in_ingest.origin("window"), in_ingest.origin("max_rows_per_second")) {
             return Err(ConfigError::WindowAlone { origin });
+        }
+        let data = std::path::absolute(&self.server.data_folder);
+        let folder = self.backups.folder.as_ref().and_then(|folder| std::path::absolute(folder).ok());
+        if let (Some(folder), Ok(data), Some(origin)) = (folder, data, given.origin("backup_folder"))
+            && folder.starts_with(&data)
+        {
+            return Err(ConfigError::BackupsInData { origin, folder, data });
         }
         let unknown = self.server.default_client.as_ref().filter(|client| self.client(client).is_none());
         if let (Some(client), Some(origin)) = (unknown, given.origin("default_client")) {

@@ -47,10 +47,11 @@ pub(super) enum Table {
 }
 
 /// All settings.
-pub(super) static SECTIONS: [Section; 10] = [
+pub(super) static SECTIONS: [Section; 11] = [
     Section::of::<Server>("Where the daemon listens, and what it keeps", Table::Top),
     Section::of::<Https>("HTTPS", Table::Top),
     Section::of::<Upkeep>("What is kept, and how long", Table::Top),
+    Section::of::<Backups>("Backups that the daemon makes by itself", Table::Top),
     Section::of::<Limits>("How large a batch or a profile may be", Table::Top),
     Section::of::<Callers>("How much a caller may use", Table::Top),
     Section::of::<HeadLimits>("How large the header of a request may be", Table::Top),
@@ -130,6 +131,21 @@ settings! {
         /// Hours within which an erased visitor's bytes leave the disk.
         "erase_within_hours" => erase_within_ms: u64 as Number<HoursInMs, 0, 8760> = Number::of(24),
             "HOURS", Anything, AtSighup;
+    }
+}
+
+settings! {
+    /// The backups that the daemon makes by itself.
+    pub struct Backups {
+        /// Folder in which the daemon makes a backup every backup_every_hours. It must exist, outside the data folder.
+        "backup_folder" => folder: Option<PathBuf> as Maybe<FilePath> =
+            Maybe::none("none: no backups", r#""/var/backups/profiled""#), "FOLDER", Anything, AtSighup;
+        /// Hours from one backup to the next.
+        "backup_every_hours" => every: Duration as Number<Hours, 1, 8760> = Number::of(24),
+            "HOURS", Anything, AtSighup;
+        /// How many of these backups are kept. After a new one the oldest are removed.
+        "backups_kept" => kept: usize as Number<Count, 1, 10_000> = Number::of(7),
+            "BACKUPS", Anything, AtSighup;
     }
 }
 

@@ -129,6 +129,9 @@ fn a_flag_beats_the_file_and_the_file_beats_the_default() {
     check("", "journal_segment_bytes = \"1MiB\"", |it| it.upkeep.journal_segment_bytes, 1 << 20);
     check("", "snapshot_journal_bytes = \"1MiB\"", |it| it.upkeep.snapshot_journal_bytes, 1 << 20);
     check("--erase-within-hours 1", "", |it| it.upkeep.erase_within_ms, 3_600_000);
+    check("--backup-folder /b", "", |it| it.backups.folder.clone(), Some("/b".into()));
+    check("", "backup_every_hours = 1", |it| it.backups.every, Duration::from_secs(3600));
+    check("", "backups_kept = 1", |it| it.backups.kept, 1);
     check("--disk-reserve-bytes 0", "", |it| it.upkeep.disk_reserve_bytes, 0);
     check("", "header_read_timeout_seconds = 1", |it| it.timeouts.header_read.as_secs(), 1);
     check("", "body_idle_timeout_seconds = 2", |it| it.timeouts.body_idle_max.as_secs(), 2);
@@ -274,6 +277,15 @@ fn each_error_says_where_what_and_what_would_be_right() {
         "profiled.toml line 4: \"\" is not an organisation id, such as \"ABCDEF@AdobeOrg\"",
     );
     let filter = "a log filter: off, error, warn, info, debug, trace or target=level, several with commas";
+    let data = std::path::absolute("profiled-data").unwrap();
+    check(
+        "\nbackup_folder = 'profiled-data/backups'",
+        &format!(
+            "profiled.toml line 2: {0}/backups is in the data folder {0}: what destroys the data would destroy the backups, \
+             too; name a folder elsewhere, on another disk if there is one",
+            data.display()
+        ),
+    );
     check("log = 'inof'", &format!("profiled.toml line 1: \"inof\" is not {filter}"));
     check("log = 'a=b=c'", &format!("profiled.toml line 1: \"a=b=c\" is not {filter}"));
     check("log = 1", &format!("profiled.toml line 1: 1 is not {filter}"));

@@ -7,7 +7,7 @@ use crate::engine::types::Readiness;
 use crate::order::Offset;
 use crate::sync::Ordering;
 use crate::telemetry;
-use crate::telemetry::metrics::{OrderVitals, Vitals};
+use crate::telemetry::metrics::{BackupVitals, OrderVitals, Vitals};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -57,6 +57,9 @@ impl Running {
                 left.as_secs().div_ceil(60)
             ));
         }
+        if let Some(failure) = self.backups().and_then(|backups| backups.failure) {
+            remarks.push(format!("the last scheduled backup failed, and is tried again: {failure}"));
+        }
         match shared.batches.held() {
             0 => {}
             held => remarks.push(format!(
@@ -65,6 +68,14 @@ impl Running {
             )),
         }
         remarks
+    }
+
+    /// The backups that the daemon makes by itself, if the settings ask for them.
+    fn backups(&self) -> Option<BackupVitals> {
+        let config = self.shared.config();
+        config.backups.folder.as_ref()?;
+        let known = self.upkeep.backups.known();
+        Some(BackupVitals { every: config.backups.every, last: known.last, failure: known.failure })
     }
 
     /// The gauges, for the metrics and the inspector.
@@ -95,6 +106,9 @@ impl Running {
             store_rebuilds: self.upkeep.rebuild.done(),
             checkpoint_age: Gauges::age(&gauges.checkpoint_at, now),
             snapshot_age: Gauges::age(&gauges.snapshot_at, now),
+            backups: self.backups(),
+            certificate_expires: None,
+            process: None,
             order: self.order_status().map(|order| OrderVitals {
                 offset: order.applied.0,
                 behind_records: order.behind_records(),

@@ -27,7 +27,7 @@ pub(super) struct Endpoint {
     pub(super) methods: Methods,
     /// Its path; see [`Template`](super::path::Template).
     pub(super) path: &'static str,
-    /// Its name in the log and the metrics, because a path would contain ids. Several calls may share a name.
+    /// Its name in the log and the metrics, in one word, because a path would contain ids. Several calls may share a name.
     pub(super) name: &'static str,
     /// The API whose conventions it follows.
     pub(super) api: Api,

@@ -53,6 +53,7 @@ use crate::config::{Callers, Config, HeadLimits, Timeouts};
 use crate::engine::Engine;
 use crate::engine::gates::{Network, Scarce, Shares};
 use crate::model::id::ClientCode;
+use crate::model::seq::Millis;
 
 /// The most streams of events at once. Each holds a connection until its batch is complete.
 const EVENT_STREAMS_MAX: usize = 256;
@@ -128,6 +129,11 @@ impl Front {
     /// Reads the certificate again, and returns whether there is one. Blocks. If it is wrong, the old one stays.
     pub fn reload_tls(&self) -> Result<bool, TlsError> {
         self.tls.as_ref().map_or(Ok(false), |tls| tls.reload().map(|()| true))
+    }
+
+    /// When the certificate expires, or the first of those that lead to its root; none without HTTPS.
+    fn certificate_expires(&self) -> Option<Millis> {
+        self.tls.as_ref().and_then(|tls| tls.expires())
     }
 
     /// Counts a site call. Refuses it if its address has made too many.

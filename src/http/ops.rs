@@ -10,6 +10,7 @@ use super::response::{Answer, TEXT, counted, text};
 use super::{Front, shapes};
 use crate::engine::Readiness;
 use crate::telemetry::metrics::MEDIA_TYPE;
+use crate::telemetry::process::ProcessVitals;
 
 /// The path of [`healthz`], which is answered also while the daemon is still opening its folder.
 pub(super) const HEALTHZ: &str = "/healthz";
@@ -57,7 +58,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         access: Access::OpenInPart,
         client: Whose::Nobody,
         limits: CallLimits::NONE,
-        handler: |call| Box::pin(async move { metrics(&call) }),
+        handler: |call| Box::pin(async move { metrics(&call).await }),
         describe: Some(|operation| {
             operation.summary("Returns the metrics.").answers(
                 "200",
@@ -91,9 +92,13 @@ fn readyz(front: &Front) -> Reply {
 }
 
 /// `GET /metrics`: all metrics; of the clients those that the caller may see.
-fn metrics(call: &Call<'_>) -> Reply {
+async fn metrics(call: &Call<'_>) -> Reply {
     let app = &call.front.app;
+    let now = app.now();
+    let process = tokio::task::spawn_blocking(move || ProcessVitals::read(now)).await;
     let mut vitals = app.vitals();
+    vitals.process = process.ok().and_then(Result::ok);
+    vitals.certificate_expires = call.front.certificate_expires();
     if let (Some(order), Some(members)) = (&mut vitals.order, &call.front.members) {
         members.add_to(order);
     }

@@ -286,7 +286,8 @@ mod tests {
     #[test]
     fn declarations_agree_with_themselves() {
         for endpoint in endpoints() {
-            let Endpoint { path, client, access, limits, api, describe, .. } = endpoint;
+            let Endpoint { path, name, client, access, limits, api, describe, .. } = endpoint;
+            assert!(!name.contains(' '), "{name}: it is the value of a label of the metrics");
             let names = Template::new(path).parameters().map(|(name, _)| name).collect::<Vec<_>>();
             assert_eq!(*client == Whose::InPath, names.contains(&"client"), "{path}");
             assert!(*client != Whose::OfBatch || names.contains(&"id"), "{path}");

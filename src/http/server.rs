@@ -37,6 +37,7 @@ use super::tls::{Tls, Unsecured};
 use super::{Front, Limits};
 use crate::durable::point;
 use crate::engine::Opening;
+use crate::telemetry;
 use crate::telemetry::Seldom;
 use crate::telemetry::metrics::Limit;
 
@@ -64,7 +65,7 @@ const OPENING_HEADER_MAX: Duration = Duration::from_secs(5);
 /// How often the log may say that connections wait, or cannot be accepted.
 const TOLD_EVERY: Duration = Duration::from_secs(30);
 /// The name in metrics and log of requests for a path that does not exist.
-const UNKNOWN_PATH: &str = "unknown path";
+const UNKNOWN_PATH: &str = "unknown_path";
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Says that the server is stopping, and until when bodies may still arrive.
@@ -434,7 +435,7 @@ async fn answer(front: &Front, mut request: Request, refused: Option<HttpError>)
     }
     let (status, took) = (answer.status().as_u16(), begun.elapsed());
     front.app.metrics().answered(endpoint, status, took);
-    tracing::debug!(request = %id, %method, endpoint, status, ?took);
+    tracing::debug!(request = %id, %method, endpoint, status, took_ms = telemetry::ms(took), "answered");
     answer
 }
 

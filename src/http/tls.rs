@@ -18,8 +18,11 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio_rustls::rustls::{self, InconsistentKeys, ServerConfig};
 use tokio_rustls::server::TlsStream;
+use x509_cert::Certificate;
+use x509_cert::der::Decode;
 
 use crate::config::TlsFiles;
+use crate::model::seq::Millis;
 
 /// All that is spoken inside.
 const PROTOCOL: &[u8] = b"http/1.1";
@@ -32,7 +35,14 @@ const CUT_OFF_MAX: Duration = Duration::from_secs(1);
 pub struct Tls {
     files: TlsFiles,
     /// Replaced whole by a reload; a new connection reads it without waiting.
-    current: ArcSwap<ServerConfig>,
+    current: ArcSwap<Current>,
+}
+
+/// What new connections use.
+struct Current {
+    config: Arc<ServerConfig>,
+    /// When the first certificate of the chain expires; none if they do not tell.
+    expires: Option<Millis>,
 }
 
 /// Why a certificate or its key is not taken.
@@ -86,14 +96,19 @@ pub(super) enum Unsecured {
 impl Tls {
     /// Reads and checks a certificate and its key.
     pub fn load(files: TlsFiles) -> Result<Self, TlsError> {
-        let current = ArcSwap::from(server_config(&files)?);
+        let current = ArcSwap::from_pointee(Current::read(&files)?);
         Ok(Self { files, current })
     }
 
     /// Reads them again: new connections get them. If they are not right, what was there stays.
     pub fn reload(&self) -> Result<(), TlsError> {
-        self.current.store(server_config(&self.files)?);
+        self.current.store(Arc::new(Current::read(&self.files)?));
         Ok(())
+    }
+
+    /// When the certificate expires, or the first of those that lead to its root.
+    pub(super) fn expires(&self) -> Option<Millis> {
+        self.current.load().expires
     }
 
     /// Makes a connection secure.
@@ -102,7 +117,7 @@ impl Tls {
         socket: TcpStream,
         handshake_max: Duration,
     ) -> Result<TlsStream<TcpStream>, Unsecured> {
-        let acceptor = TlsAcceptor::from(self.current.load_full());
+        let acceptor = TlsAcceptor::from(Arc::clone(&self.current.load().config));
         match timeout(handshake_max, acceptor.accept(socket).into_fallible()).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err((error, socket))) => {
@@ -114,9 +129,23 @@ impl Tls {
     }
 }
 
-fn server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
-    let (cert, key) = (&files.cert, &files.key);
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+impl Current {
+    fn read(files: &TlsFiles) -> Result<Self, TlsError> {
+        let chain = chain(&files.cert)?;
+        let expires = chain.iter().filter_map(expiry).min();
+        Ok(Self { config: server_config(files, chain)?, expires })
+    }
+}
+
+/// When a certificate expires; none if it does not tell.
+fn expiry(certificate: &CertificateDer<'_>) -> Option<Millis> {
+    let certificate = Certificate::from_der(certificate).ok()?;
+    let not_after = certificate.tbs_certificate().validity().not_after;
+    u64::try_from(not_after.to_unix_duration().as_millis()).ok().map(Millis)
+}
+
+/// The certificates of a file.
+fn chain(cert: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let chain = CertificateDer::pem_slice_iter(&read("tls_cert", cert)?)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|e| wrong("tls_cert", cert, format!("it is not PEM: {e}")))?;
@@ -124,6 +153,15 @@ fn server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
         let what = "there is no certificate in it: it must be PEM, the server's own certificate first";
         return Err(wrong("tls_cert", cert, what));
     }
+    Ok(chain)
+}
+
+fn server_config(
+    files: &TlsFiles,
+    chain: Vec<CertificateDer<'static>>,
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let (cert, key) = (&files.cert, &files.key);
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
     let found = PrivateKeyDer::from_pem_slice(&read("tls_key", key)?).map_err(|e| match e {
         pem::Error::NoItemsFound => {
             wrong("tls_key", key, "there is no private key in it: it must be PEM, and not encrypted")
@@ -240,6 +278,28 @@ mod tests {
         );
     }
 
+    /// The certificates that lead to the root count, too: clients refuse the chain once one of them is over.
+    #[test]
+    fn the_first_certificate_that_expires_is_the_one_that_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = TlsFiles { cert: folder.path().join("cert"), key: folder.path().join("key") };
+        let until = |year| {
+            let mut params = rcgen::CertificateParams::new(vec!["localhost".into()]).unwrap();
+            params.not_after = rcgen::date_time_ymd(year, 1, 1);
+            let key = rcgen::KeyPair::generate().unwrap();
+            (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+        };
+        let ((own, key), (issuer, _)) = (until(2040), until(2035));
+        std::fs::write(&files.key, key).unwrap();
+        let check = |chain: &[&str], at: &str| {
+            std::fs::write(&files.cert, chain.concat()).unwrap();
+            let expires = Tls::load(files.clone()).unwrap().expires().map(Millis::iso_8601);
+            assert_eq!(expires.as_deref(), Some(at));
+        };
+        check(&[&own], "2040-01-01T00:00:00.000Z");
+        check(&[&own, &issuer], "2035-01-01T00:00:00.000Z");
+    }
+
     #[test]
     fn a_broken_certificate_does_not_replace_one_that_works() {
         let folder = tempfile::tempdir().unwrap();
@@ -253,6 +313,7 @@ mod tests {
         std::fs::write(&files.cert, "nothing").unwrap();
         assert!(tls.reload().is_err());
         assert!(Arc::ptr_eq(&config(&tls), &first));
+        assert_eq!(tls.expires(), first.expires);
         std::fs::write(&files.cert, made.cert.pem()).unwrap();
         tls.reload().unwrap();
         assert!(!Arc::ptr_eq(&config(&tls), &first));

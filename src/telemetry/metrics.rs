@@ -18,8 +18,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use super::process::ProcessVitals;
 use crate::model::batch::{Counts, Outcome};
 use crate::model::id::ClientCode;
+use crate::model::seq::Millis;
 
 /// The media type of the text from [`Metrics::render`].
 pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -219,7 +221,7 @@ impl ApplyingWaits {
 }
 
 /// The values that are read for each request for metrics instead of counted.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Vitals {
     /// Whether the daemon is ready (`/readyz`).
     pub ready: bool,
@@ -259,9 +261,29 @@ pub struct Vitals {
     pub checkpoint_age: Duration,
     /// The time since the last snapshot, or since the start if there is none.
     pub snapshot_age: Duration,
+    /// The backups that the daemon makes by itself; none if the settings ask for none.
+    pub backups: Option<BackupVitals>,
+    /// When the certificate expires, or the first of those that lead to its root; none without HTTPS.
+    pub certificate_expires: Option<Millis>,
+    /// What the process takes of the machine; none if the system does not tell.
+    pub process: Option<ProcessVitals>,
     /// What a node of several has besides.
     pub order: Option<OrderVitals>,
 }
+
+/// The backups that the daemon makes by itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BackupVitals {
+    /// The time from one to the next.
+    pub every: Duration,
+    /// When the last one was made, as far as it is still there.
+    pub last: Option<Millis>,
+    /// Why the last attempt failed, if it did.
+    pub failure: Option<String>,
+}
+
+/// The metrics that a daemon has only with HTTPS.
+pub const OF_HTTPS: [&str; 1] = ["profiled_tls_certificate_expiry_timestamp_seconds"];
 
 /// The metrics of a node of several. A single daemon has none of them.
 pub const OF_THE_ORDER: [&str; 11] = [
@@ -399,6 +421,20 @@ impl Vitals {
         seconds("live_profiles_age_seconds", help, self.live_profiles_age);
         let help = "Seconds that the machine's clock has jumped ahead, while the daemon ignores it; else 0";
         seconds("clock_disbelieved_seconds", help, self.clock_ahead);
+        let at = |at: Option<Millis>| Duration::from_millis(at.unwrap_or_default().0);
+        let backups = self.backups.clone().unwrap_or_default();
+        let help = "Seconds from one scheduled backup to the next; 0 if none are scheduled";
+        seconds("backup_interval_seconds", help, backups.every);
+        let help = "When the last scheduled backup was made, in seconds since the epoch; 0 if there is none";
+        seconds("last_backup_timestamp_seconds", help, at(backups.last));
+        if self.certificate_expires.is_some() {
+            let help = "When the certificate for HTTPS expires, or one that leads to its root, in seconds since the epoch";
+            seconds("tls_certificate_expiry_timestamp_seconds", help, at(self.certificate_expires));
+        }
+        let failed = Gauge::<i64>::default();
+        failed.set(i64::from(backups.failure.is_some()));
+        let help = "1 if the last attempt at a scheduled backup failed, else 0";
+        registry.register("last_backup_failed", help, failed);
         let lost = Counter::<u64>::default();
         lost.inc_by(self.log_lines_lost);
         registry.register(
@@ -617,6 +653,9 @@ impl Metrics {
         let mut text = String::new();
         encode_registry(&mut text, &self.registry)?;
         encode_registry(&mut text, &vitals.registry())?;
+        if let Some(process) = &vitals.process {
+            encode_registry(&mut text, &process.registry())?;
+        }
         if let Some(order) = &vitals.order {
             encode_registry(&mut text, &order.registry(&self.offer_seconds))?;
         }
@@ -773,8 +812,13 @@ mod tests {
             "snapshot_age_seconds 0.0",
             "log_lines_lost_total 0",
             "expired_began_anew_total 0",
+            "last_backup_timestamp_seconds 0.0",
+            "last_backup_failed 0",
         ] {
             assert!(young.contains(&format!("\nprofiled_{name}\n")), "{name}: {young}");
+        }
+        for name in OF_HTTPS {
+            assert!(!young.contains(name), "{name}");
         }
         let known = text(&Vitals {
             live_profiles: 7,
@@ -782,6 +826,12 @@ mod tests {
             clock_ahead: Duration::from_secs(9),
             log_lines_lost: 5,
             rows_per_second_max: Some(9),
+            backups: Some(BackupVitals {
+                every: Duration::from_secs(3600),
+                last: Some(Millis(7_500)),
+                failure: Some("the disk is full".into()),
+            }),
+            certificate_expires: Some(Millis(9_000)),
             ..Vitals::default()
         });
         for line in [
@@ -791,6 +841,10 @@ mod tests {
             "profiled_clock_disbelieved_seconds 9.0\n",
             "profiled_log_lines_lost_total 5\n",
             "profiled_ready 0\n",
+            "profiled_backup_interval_seconds 3600.0\n",
+            "profiled_last_backup_timestamp_seconds 7.5\n",
+            "profiled_last_backup_failed 1\n",
+            "profiled_tls_certificate_expiry_timestamp_seconds 9.0\n",
         ] {
             assert!(known.contains(line), "{line}: {known}");
         }

@@ -847,7 +847,7 @@ fn administrative_acts_are_noted_and_nothing_private_with_them() {
     daemon.ended();
     let log = daemon.complaints();
     assert!(
-        log.contains("batchUpdate v2") && log.contains("profile update"),
+        log.contains("batchUpdate_v2") && log.contains("profile_update"),
         "the log is too quiet to prove anything"
     );
     for private in CANARIES.iter().copied().chain([token.rsplit('_').next().unwrap()]) {

@@ -5,6 +5,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, PipeWriter, Read, Write as _, pipe};
 use std::process::{Command, Stdio};
 
+use serde_json::Value;
+
 use crate::support::{Daemon, request, wait_for};
 
 /// A daemon that logs everything.
@@ -155,6 +157,71 @@ fn it_starts_and_works_with_standard_output_closed() {
     check_work(&daemon);
     daemon.terminate();
     assert_eq!(daemon.ended().code(), Some(0));
+}
+
+/// Whether a value is Rust's own way to print one, which no program that reads the log expects.
+fn is_debug_text(value: &str) -> bool {
+    value == "None" || value.starts_with("Some(") || value.starts_with('"') || value.contains(" { ")
+}
+
+/// Lines for programs once had `"actor":"Actor { token: Some(\"1f\"), … }"` and times as texts.
+#[test]
+fn lines_for_programs_have_plain_fields() {
+    let mut daemon = talkative();
+    daemon.set_variable("PROFILED_LOG_FORMAT", "json");
+    let token = daemon.make_token(&["--all-clients", "--scope", "admin"]);
+    let id = daemon.run(&["token", "list"]).1.split_whitespace().find_map(|word| {
+        (word.len() == 8 && word.bytes().all(|b| b.is_ascii_hexdigit())).then(|| word.to_owned())
+    });
+    daemon.keep_complaints().restart().set_variable("PROFILED_TOKEN", &token);
+    daemon.mbox("demo", "mboxPC=1&mbox3rdPartyId=x&profile.a=1");
+    let file = daemon.data().with_file_name("batch.csv");
+    std::fs::write(&file, "batch=thirdPartyId,a\nx,2\na/b,3\n").unwrap();
+    let run = |arguments: &[&str]| {
+        let (code, _, complaints) = daemon.run(arguments);
+        assert_eq!(code, Some(0), "{arguments:?}: {complaints}");
+    };
+    run(&["batch", "post", file.to_str().unwrap(), "--client", "demo", "--wait"]);
+    run(&["profile", "erase", "x", "--client", "demo"]);
+    run(&["compact"]);
+    assert_eq!(daemon.get("/api/v1/status").status, 401);
+    daemon.hang_up();
+    daemon.wait_for_complaint("settings reloaded");
+    daemon.terminate();
+    assert_eq!(daemon.ended().code(), Some(0));
+
+    let log = daemon.complaints();
+    let events: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let with = |message: &str, field: &str| {
+        let said: Vec<&Value> = events.iter().filter(|event| event["message"] == message).collect();
+        assert!(!said.is_empty() && said.iter().all(|event| !event[field].is_null()), "{message}: {said:?}");
+        said[0][field].clone()
+    };
+    for event in events.iter().filter(|event| {
+        let target = event["target"].as_str().unwrap();
+        target == "audit" || target.starts_with("profiled")
+    }) {
+        for (name, value) in event.as_object().unwrap() {
+            assert!(!value.as_str().is_some_and(is_debug_text), "{name}: {event}");
+            assert!(value.is_number() || !name.ends_with("_ms"), "{name}: {event}");
+        }
+    }
+    assert_eq!(with("administrative act", "actor_token"), id.unwrap());
+    assert_eq!(with("administrative act", "address"), "127.0.0.1");
+    assert!(with("administrative act", "request").is_string());
+    assert!(with("answered", "took_ms").as_f64().is_some_and(|ms| ms < 600_000.0));
+    assert!(with("a batch is complete", "applied_ms").is_number());
+    assert!(with("a snapshot was taken", "took_ms").is_number());
+}
+
+#[test]
+fn what_is_rusts_own_way_to_print_is_told_from_text() {
+    let check = |value: &str, expected: bool| assert_eq!(is_debug_text(value), expected, "{value}");
+    check(&format!("{:?}", Some(1)), true);
+    check(&format!("{:?}", None::<u8>), true);
+    check(&format!("{:?}", "a"), true);
+    check("Actor { token: None }", true);
+    check("the certificate was reloaded", false);
 }
 
 /// The reader of a command's output may stop reading, or be gone. The command ends, and does not panic.

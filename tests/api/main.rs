@@ -8,8 +8,8 @@
 //! inspector.rs cli.rs                         the inspector without a browser; the command line
 //! access.rs attacks.rs http.rs limits.rs      who may do what; what is refused, bounded and cut off
 //! proxies.rs tls.rs
-//! logging.rs metrics.rs pace.rs stop.rs       what an operator sees and does
-//! supervise.rs
+//! backups.rs logging.rs metrics.rs pace.rs    what an operator sees and does
+//! stop.rs supervise.rs
 //! wire/                                       requests that Adobe's SDKs really sent
 //! ```
 #![expect(
@@ -22,6 +22,7 @@
 mod access;
 mod adobe;
 mod attacks;
+mod backups;
 mod batch_file;
 mod changes;
 mod cli;

@@ -1,5 +1,7 @@
 //! `/metrics` of the real daemon: what it says, and that it says it as OpenMetrics has it.
 
+use profiled::model::seq::{Clock, SystemClock};
+
 use crate::support::metrics::Exposition;
 use crate::support::{Daemon, Reply, wait_for};
 
@@ -18,6 +20,50 @@ fn what_takes_time_to_be_known_is_there_from_the_start() {
         "expired_began_anew_total",
     ] {
         assert!(seen.has(&format!("profiled_{name}")), "{name}");
+    }
+}
+
+/// Under the names that Prometheus' own clients use, so that everybody's panels of processes show this one, too.
+#[test]
+fn the_process_is_measured() {
+    let daemon = Daemon::start();
+    let (seen, before) = (daemon.metrics(), daemon.cpu_time());
+    let check = |name: &str, low: f64, high: f64| {
+        let value = seen.value(&format!("process_{name}"));
+        assert!((low..high).contains(&value), "{name}: {value}");
+    };
+    let memory = daemon.memory_kib("VmHWM:") as f64 * 1024.0;
+    check("resident_memory_bytes", 1e6, memory + 1.0);
+    check("virtual_memory_bytes", 1e7, 1e15);
+    check("cpu_seconds_total", 0.0, before.as_secs_f64() + 0.1);
+    check("open_fds", 10.0, 1000.0);
+    check("max_fds", 11.0, 1e19);
+    let now = SystemClock.now().0 as f64 / 1000.0;
+    check("start_time_seconds", now - 600.0, now + 2.0);
+    let sockets: Vec<_> = (0..40).map(|_| daemon.connect()).collect();
+    let more = wait_for("the connections to be counted", || {
+        let more = daemon.metrics().value("process_open_fds");
+        (more >= seen.value("process_open_fds") + 20.0).then_some(more)
+    });
+    assert!(more < 1000.0);
+    drop(sockets);
+}
+
+/// A value with a space has to be quoted by whoever asks for it by hand.
+#[test]
+fn no_value_of_a_label_has_a_space() {
+    let daemon = Daemon::start();
+    daemon.mbox("demo", "mboxPC=1&profile.a=1");
+    let batch = daemon.post_batch("demo", "batch=pcId,a\n1,2\n");
+    daemon.wait_complete(&batch);
+    for path in ["/", "/batches", "/nothing", "/api/v1/status", &format!("/api/v1/batches/{batch}/outcomes")]
+    {
+        daemon.get(path);
+    }
+    let seen = daemon.metrics();
+    for label in ["endpoint", "limit", "of", "reason", "by", "outcome", "version", "client"] {
+        let values = seen.values_of(label);
+        assert!(!values.is_empty() && values.iter().all(|value| !value.contains(' ')), "{label}: {values:?}");
     }
 }
 
@@ -47,9 +93,9 @@ fn what_the_daemon_did_is_counted() {
     check(r#"profiled_batches_total{client="demo"}"#, 1.0);
     check(r#"profiled_batches_total{client="other"}"#, 1.0);
     check(r#"profiled_attributes_left_out_total{reason="illegal"}"#, 2.0);
-    check(r#"profiled_requests_total{endpoint="batchUpdate v2",status="200"}"#, 2.0);
+    check(r#"profiled_requests_total{endpoint="batchUpdate_v2",status="200"}"#, 2.0);
     check(r#"profiled_requests_total{endpoint="mbox",status="200"}"#, 1.0);
-    check(r#"profiled_requests_total{endpoint="unknown path",status="404"}"#, 1.0);
+    check(r#"profiled_requests_total{endpoint="unknown_path",status="404"}"#, 1.0);
     check(r#"profiled_request_seconds_count{endpoint="mbox"}"#, 1.0);
 }
 
@@ -90,7 +136,7 @@ fn the_answer_is_openmetrics_and_its_labels_come_from_lists() {
     let media_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     assert_eq!((reply.status, reply.header("content-type")), (200, Some(media_type)));
     let seen = Exposition::parse(&reply.text()).unwrap();
-    let endpoints = ["batchUpdate v1", "mbox", "profile fetch", "unknown path"];
+    let endpoints = ["batchUpdate_v1", "mbox", "profile_fetch", "unknown_path"];
     assert_eq!(seen.values_of("endpoint").into_iter().collect::<Vec<_>>(), endpoints);
     assert_eq!(daemon.call("POST", "/metrics", &[], None).status, 405);
 }

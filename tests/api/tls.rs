@@ -288,6 +288,9 @@ fn a_new_certificate_is_for_new_connections_and_a_broken_one_for_none() {
     daemon.keep_complaints().restart();
     let mut old = authority.connect(&daemon);
     assert_eq!(certificate(&old), first);
+    // The year 4096, until which the issuer's certificates last.
+    let expires = authority.metrics(&daemon).value("profiled_tls_certificate_expiry_timestamp_seconds");
+    assert_eq!(expires, 67_090_118_400.0);
 
     let second = authority.issue();
     assert_eq!(certificate(&authority.connect(&daemon)), first, "nobody has asked for it yet");

@@ -4,7 +4,8 @@
 //! browser.rs webdriver/   the inspector in Chromium
 //! generated.rs            clients that are generated from the OpenAPI document
 //! sdk.rs sdk/             Adobe's SDKs for Node.js and Python, unchanged
-//! packaging.rs            the dashboard, the alerts, the unit, the image, the Debian package
+//! packaging.rs            the dashboard, the alerts, the unit, the image, the Debian package, the workflows
+//! kubernetes.rs           the manifests for Kubernetes
 //! docs.rs                 README, the book and the examples, run as written
 //! ```
 //!
@@ -19,6 +20,7 @@
 mod browser;
 mod docs;
 mod generated;
+mod kubernetes;
 mod packaging;
 mod sdk;
 #[path = "../support/mod.rs"]

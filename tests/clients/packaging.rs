@@ -1,4 +1,5 @@
-//! The files that are shipped with the binary: the dashboard, the alert rules, the unit, the Debian package, the recipe for an image.
+//! The files that are shipped with the binary: the dashboard, the alert rules, the unit, the Debian package, the recipe for an image;
+//! and the workflows that check and release it.
 //! A check that needs a tool outside Rust says that it is skipped if the tool is missing.
 
 use std::collections::BTreeSet;
@@ -7,18 +8,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use crate::support::{Daemon, long, skip, variable, wait_for};
-use profiled::telemetry::metrics::OF_THE_ORDER;
+use profiled::telemetry::metrics::{OF_HTTPS, OF_THE_ORDER};
 
-fn root() -> PathBuf {
+pub(super) fn root() -> PathBuf {
     env!("CARGO_MANIFEST_DIR").into()
 }
 
-fn file(name: &str) -> String {
+pub(super) fn file(name: &str) -> String {
     std::fs::read_to_string(root().join("packaging").join(name)).unwrap()
 }
 
 /// The output of a tool, if it is there. The tool must succeed.
-fn content(command: &mut Command, input: &str) -> Option<String> {
+pub(super) fn content(command: &mut Command, input: &str) -> Option<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let Ok(mut process) = command.spawn() else {
@@ -50,8 +51,9 @@ fn busy() -> Daemon {
 
 /// The families of metrics that a text names.
 fn named(text: &str) -> BTreeSet<String> {
-    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let words = text.split(|c| !is_part(c)).filter(|word| word.starts_with("profiled_"));
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
+    let ours = |word: &&str| word.starts_with("profiled_") || word.starts_with("process_");
+    let words = text.split(|c| !is_part(c)).filter(ours);
     words
         .map(|word| {
             let family =
@@ -66,7 +68,7 @@ fn the_dashboard_and_the_alerts_name_metrics_that_there_are() {
     let daemon = busy();
     let seen = daemon.metrics();
     let mut families = seen.names();
-    families.extend(OF_THE_ORDER);
+    families.extend(OF_THE_ORDER.iter().chain(&OF_HTTPS));
     for name in ["grafana.json", "alerts.yaml"] {
         let named = named(&file(name));
         assert!(named.len() > 8, "{name}: {named:?}");
@@ -77,6 +79,57 @@ fn the_dashboard_and_the_alerts_name_metrics_that_there_are() {
     let shown = named(&dashboard.to_string());
     let hidden: Vec<_> = families.iter().filter(|name| !shown.contains(**name)).collect();
     assert!(hidden.is_empty(), "the dashboard shows none of {hidden:?}");
+}
+
+/// The units that suit what an expression gives.
+fn units(expression: &str) -> &'static [&'static str] {
+    let has = |part: &str| expression.contains(part);
+    match () {
+        () if has(" / ") => &["percentunit"],
+        () if has("increase(") => &["short"],
+        () if has("_bytes_total") => &["Bps"],
+        // Seconds in a second.
+        () if has("_seconds_total") => &["percentunit"],
+        () if has("requests_total") => &["reqps"],
+        () if has("rows") && (has("rate(") || has("_per_second")) => &["rowsps"],
+        () if has("order_offset") && has("rate(") => &["recps"],
+        () if has("_seconds_bucket") => &["s"],
+        () if has("rate(") => &["cps"],
+        () if has("_timestamp_seconds") && !has("time()") => &["dateTimeFromNow"],
+        () if has("_seconds") => &["s"],
+        () if has("_bytes") => &["bytes"],
+        () => &["short"],
+    }
+}
+
+/// A panel once showed rows and seconds on one axis without a unit.
+#[test]
+fn each_panel_of_the_dashboard_has_units_that_suit_what_it_shows() {
+    let dashboard: serde_json::Value = serde_json::from_str(&file("grafana.json")).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let mut ids = BTreeSet::new();
+    for panel in panels {
+        let title = panel["title"].as_str().unwrap();
+        assert!(!title.is_empty() && ids.insert(panel["id"].as_u64().unwrap()), "{title}");
+        let overrides = panel["fieldConfig"]["overrides"].as_array().unwrap();
+        for target in panel["targets"].as_array().unwrap() {
+            let own = overrides
+                .iter()
+                .filter(|it| it["matcher"]["options"] == target["refId"])
+                .flat_map(|it| it["properties"].as_array().unwrap())
+                .find(|property| property["id"] == "unit");
+            let unit = own.map_or(&panel["fieldConfig"]["defaults"]["unit"], |own| &own["value"]);
+            let (unit, shown) = (unit.as_str().unwrap(), target["expr"].as_str().unwrap());
+            assert!(units(shown).contains(&unit), "{title}: {unit} for {shown}, not {:?}", units(shown));
+            let of_clients =
+                shown.contains("profiled_rows_total") || shown.contains("profiled_batches_total");
+            assert_eq!(shown.contains(r#"client=~"$client""#), of_clients, "{title}: {shown}");
+            assert!(shown.contains(r#"instance=~"$instance""#), "{title}: {shown}");
+        }
+    }
+    let variables = dashboard["templating"]["list"].as_array().unwrap();
+    let variables: Vec<&str> = variables.iter().map(|variable| variable["name"].as_str().unwrap()).collect();
+    assert_eq!(variables, ["datasource", "instance", "client"]);
 }
 
 #[test]
@@ -99,8 +152,19 @@ fn prometheus_own_reader_reads_the_metrics() {
 fn prometheus_takes_the_alert_rules() {
     let rules = root().join("packaging/alerts.yaml");
     let said = content(Command::new("promtool").args(["check", "rules"]).arg(&rules), "");
-    let count = file("alerts.yaml").matches("- alert:").count();
+    let alerts = file("alerts.yaml");
+    let count = alerts.matches("- alert:").count() + alerts.matches("- record:").count();
     assert!(said.is_none_or(|said| said.contains(&format!("{count} rules found"))));
+}
+
+#[test]
+fn the_alerts_fire_when_they_should() {
+    let folder = tempfile::tempdir().unwrap();
+    let tests = folder.path().join("alerts.test.yaml");
+    std::fs::copy(root().join("packaging/alerts.yaml"), folder.path().join("alerts.yaml")).unwrap();
+    std::fs::copy(root().join("tests/clients/alerts.test.yaml"), &tests).unwrap();
+    let said = content(Command::new("promtool").args(["test", "rules"]).arg(&tests), "");
+    assert!(said.is_none_or(|said| said.contains("SUCCESS")));
 }
 
 #[test]
@@ -185,6 +249,45 @@ fn the_unit_lets_through_the_system_calls_that_the_daemon_makes() {
     assert!(refused.is_empty(), "{refused:?}");
 }
 
+/// The unit's `ProcSubset=pid` hides `/proc/stat`, among others. So the daemon had no metrics of its process as a service.
+#[test]
+fn the_process_is_measured_although_the_unit_hides_the_kernels_files() {
+    assert!(file("profiled.service").contains("\nProcSubset=pid\n"));
+    let folder = tempfile::tempdir().unwrap();
+    let mut apart = Command::new("unshare");
+    if !rustix::process::geteuid().is_root() {
+        apart.arg("--map-root-user");
+    }
+    let script = "mount -t proc -o subset=pid proc /proc && ! test -e /proc/stat && exec \"$0\" \"$@\"";
+    apart.args([
+        "--mount",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "sh",
+        "-c",
+        script,
+        env!("CARGO_BIN_EXE_profiled"),
+    ]);
+    let mut daemon = Daemon::configured("");
+    let serve = daemon.command(Stdio::null());
+    apart.args(serve.get_args()).current_dir(&folder).stdin(Stdio::null()).stdout(Stdio::piped());
+    let Ok(mut process) = apart.spawn() else {
+        return skip("unshare is not here");
+    };
+    let mut line = String::new();
+    BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    if line.is_empty() {
+        process.wait().unwrap();
+        return skip("no namespaces may be made here");
+    }
+    daemon.take_on(process, &line);
+    let seen = daemon.metrics();
+    assert!(
+        seen.value("process_resident_memory_bytes") > 1e6 && seen.value("process_start_time_seconds") > 1e9
+    );
+}
+
 /// The system calls of one of systemd's sets, those of the sets in it, too.
 fn calls_of(filter: &str, set: &str) -> BTreeSet<String> {
     let lines = filter.lines().skip_while(|line| line.trim() != set).skip(1);
@@ -199,42 +302,55 @@ fn calls_of(filter: &str, set: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_debian_package_holds_what_it_should_and_starts() {
+fn a_release_has_an_archive_a_bill_of_materials_and_a_debian_package_that_starts() {
+    if !root().join("target/tools/bin/cargo-deb").exists() {
+        return skip("cargo-deb is not here");
+    }
     // The binary that is packed: this build's, or in `.ci/run` the one that is shipped.
     let profile = variable("PACKAGED_PROFILE");
-    let binary = match &profile {
-        Some(profile) => root().join("target").join(profile).join("profiled"),
-        None => env!("CARGO_BIN_EXE_profiled").into(),
-    };
-    let made = root().join("target/package");
-    let run = |arguments: &[&str]| {
-        let output = Command::new(&binary).args(arguments).output().unwrap();
-        assert!(output.status.success(), "{arguments:?}");
-        output.stdout
-    };
-    run(&["man", "--folder", made.join("man").to_str().unwrap()]);
-    std::fs::create_dir_all(made.join("completions")).unwrap();
-    for shell in ["bash", "zsh", "fish"] {
-        std::fs::write(made.join(format!("completions/profiled.{shell}")), run(&["completions", shell]))
-            .unwrap();
-    }
-
-    let folder = tempfile::tempdir().unwrap();
-    let package = folder.path().join("profiled.deb");
-    let tool = root().join("target/tools/bin/cargo-deb");
     let profile = profile.as_deref().unwrap_or(if cfg!(debug_assertions) { "dev" } else { "release" });
-    let mut deb = Command::new(tool);
-    deb.args(["deb", "--no-build", "--fast", "--profile", profile, "--output"]).arg(&package);
-    if content(deb.current_dir(root()), "").is_none() {
-        return;
+    let folder = tempfile::tempdir().unwrap();
+    let made = folder.path().join("made");
+    let mut release = Command::new("bash");
+    release.arg(root().join(".ci/release")).arg(profile).arg(&made).arg("--fast");
+    let said = content(&mut release, "").unwrap();
+    let ending = |ending: &str| {
+        let mut files = std::fs::read_dir(&made).unwrap().map(|entry| entry.unwrap().path());
+        files
+            .find(|path| path.to_str().unwrap().ends_with(ending))
+            .unwrap_or_else(|| panic!("there is no {ending}: {said}"))
+    };
+    check_archive(&ending(".tar.gz"));
+    check_bill(&ending(".cdx.json"));
+    check_package(&ending(".deb"), folder.path());
+}
+
+fn check_archive(archive: &Path) {
+    let listed = content(Command::new("tar").arg("-tzf").arg(archive), "").unwrap();
+    let name = concat!("profiled-", env!("CARGO_PKG_VERSION"), "-");
+    assert!(listed.lines().all(|line| line.starts_with(name)), "{listed}");
+    for part in ["profiled", "man/profiled-serve.1", "completions/profiled.zsh", "LICENSE-MIT", "alerts.yaml"]
+    {
+        assert!(listed.lines().any(|line| line.split_once('/').unwrap().1 == part), "{part}: {listed}");
     }
-    let into = folder.path().join("root");
-    content(Command::new("dpkg-deb").arg("-x").arg(&package).arg(&into), "").unwrap();
-    let control = content(Command::new("dpkg-deb").args(["--info"]).arg(&package), "").unwrap();
+}
+
+fn check_bill(bill: &Path) {
+    let bill: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(bill).unwrap()).unwrap();
+    let parts = bill["components"].as_array().unwrap();
+    let has = |name: &str| parts.iter().any(|part| part["name"] == name);
+    assert!(has("sled") && has("rdkafka") && !has("proptest"), "{} parts", parts.len());
+}
+
+/// Unpacks the package into a folder, and starts its daemon.
+fn check_package(package: &Path, folder: &Path) {
+    let into = folder.join("root");
+    content(Command::new("dpkg-deb").arg("-x").arg(package).arg(&into), "").unwrap();
+    let control = content(Command::new("dpkg-deb").args(["--info"]).arg(package), "").unwrap();
     for part in ["Package: profiled", "conffiles", "postinst", "prerm", "Depends: libc6"] {
         assert!(control.contains(part), "{part}: {control}");
     }
-    let postinst = content(Command::new("dpkg-deb").arg("--info").arg(&package).arg("postinst"), "").unwrap();
+    let postinst = content(Command::new("dpkg-deb").arg("--info").arg(package).arg("postinst"), "").unwrap();
     assert!(postinst.contains("systemd-sysusers") && postinst.contains("deb-systemd"), "{postinst}");
     for part in [
         "etc/profiled/profiled.toml",
@@ -266,6 +382,78 @@ fn the_debian_package_holds_what_it_should_and_starts() {
         .unwrap();
     assert!(line.starts_with("listening on http://127.0.0.1:"), "{line:?}");
     assert!(daemon.wait().unwrap().success());
+}
+
+#[test]
+fn the_image_says_whether_it_is_healthy() {
+    let recipe = file("Dockerfile");
+    let check = recipe.lines().find(|line| line.starts_with("HEALTHCHECK ")).unwrap();
+    let (_, command) = check.split_once(" CMD ").unwrap();
+    let command: Vec<String> = serde_json::from_str(command).unwrap();
+    assert_eq!(command[0], "/usr/bin/profiled");
+    let arguments: Vec<&str> = command[1..].iter().map(String::as_str).collect();
+    let mut daemon = Daemon::start();
+    // Without one the check would need a token, too.
+    daemon.make_token(&["--all-clients", "--scope", "admin"]);
+    daemon.hang_up();
+    wait_for("tokens to be asked for", || (daemon.get("/api/v1/status").status == 401).then_some(()));
+    assert_eq!(daemon.run(&arguments).0, Some(0));
+    daemon.kill9();
+    assert_eq!(daemon.run(&arguments).0, Some(1));
+}
+
+#[test]
+fn the_builder_gets_what_is_copied_and_nothing_else() {
+    let ignored = std::fs::read_to_string(root().join(".dockerignore")).unwrap();
+    let lines: Vec<&str> = ignored.lines().filter(|line| !line.starts_with('#')).collect();
+    assert_eq!(lines[0], "*", "everything is ignored but what is named");
+    let sent: BTreeSet<&str> = lines[1..].iter().map(|line| line.strip_prefix('!').unwrap()).collect();
+    let recipe = file("Dockerfile");
+    let steps = recipe.lines().filter_map(|line| line.strip_prefix("COPY "));
+    let copied: BTreeSet<&str> = steps
+        .filter(|step| !step.starts_with("--from"))
+        .flat_map(|step| step.split_whitespace().rev().skip(1))
+        .collect();
+    assert_eq!(sent, copied);
+}
+
+/// A program of `target/lint`, where `.ci/run` puts the linters.
+fn linter(name: &str) -> Command {
+    Command::new(root().join("target/lint/bin").join(name))
+}
+
+#[test]
+fn linters_take_the_recipe_the_scripts_and_the_workflows() {
+    // Debian's own versions are the ones that are wanted.
+    content(linter("hadolint").args(["--ignore", "DL3008"]).arg(root().join("packaging/Dockerfile")), "");
+    content(linter("shellcheck").args(["--severity=error"]).arg(root().join(".ci/run")), "");
+    content(linter("shellcheck").arg(root().join(".ci/release")), "");
+    let mut actionlint = Command::new(root().join("target/tools/bin/actionlint"));
+    // It checks the scripts within the workflows, too.
+    actionlint.arg("-shellcheck").arg(root().join("target/lint/bin/shellcheck")).arg("-no-color");
+    content(actionlint.current_dir(root()), "");
+}
+
+/// The two workflows say the same as the rest of the repository.
+#[test]
+fn the_workflows_run_what_is_there() {
+    let read = |name: &str| std::fs::read_to_string(root().join(name)).unwrap();
+    let (check, release) = (read(".github/workflows/ci.yaml"), read(".github/workflows/release.yaml"));
+    assert!(
+        check.contains("run: bash .ci/run\n") && release.contains("run: bash .ci/release release dist\n")
+    );
+    let manifest = read("Cargo.toml");
+    let rust =
+        manifest.lines().find_map(|line| line.strip_prefix("rust-version = ")).unwrap().trim_matches('"');
+    for workflow in [&check, &release] {
+        assert!(workflow.contains(&format!("rustup toolchain install {rust} ")), "another Rust than {rust}");
+    }
+    let tool = read(".ci/run").lines().find_map(|line| {
+        line.trim().split(' ').find(|word| word.starts_with("cargo-deb@")).map(str::to_owned)
+    });
+    assert!(release.contains(&tool.unwrap()), "another cargo-deb than .ci/run has");
+    let cached = read(".ci/run").contains("${XDG_CACHE_HOME:-$HOME/.cache}/profiled-ci");
+    assert!(cached && check.contains("~/.cache/profiled-ci\n"));
 }
 
 /// How many files and templates the sources here include, each of which must be there.

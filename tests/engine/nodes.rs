@@ -7,7 +7,8 @@ use profiled::cluster::{
     FolderCluster, Identity, JoinError, Joined, Members, NodeStatus, PeerAnswer, Roster, Transport, found,
     join,
 };
-use profiled::config::Config;
+use profiled::config::{Config, ServeOptions};
+use profiled::engine::offline::check::verify_backup;
 use profiled::engine::offline::restore::{clear_interrupted, restore_of_peer};
 use profiled::engine::{
     AcceptedBatch, Announced, BatchState, BatchVersion, CallIds, Engine, EngineError, NodeParts, Opening,
@@ -353,6 +354,53 @@ async fn what_is_written_at_one_node_is_read_at_the_others_also_after_restarts()
     let why = alone.err().unwrap().to_string();
     assert!(why.contains("--order"), "{why}");
     a.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_share_a_folder_for_backups_make_one_each() {
+    let (cluster, folder) = (Cluster::new(), tempfile::tempdir().unwrap());
+    let backups = folder.path().join("backups");
+    std::fs::create_dir(&backups).unwrap();
+    let text = |path: PathBuf| path.into_os_string().into_string().unwrap();
+    let set_up = |name: &'static str| {
+        let own = folder.path().join(name);
+        std::fs::create_dir(&own).unwrap();
+        let settings = [
+            ("data", text(own.join("data"))),
+            ("backup_folder", text(backups.clone())),
+            ("node", name.to_owned()),
+            ("order", "kafka://k:9092/p".to_owned()),
+        ];
+        let options = settings
+            .into_iter()
+            .fold(ServeOptions::default(), |options, (key, value)| options.with(key, value).unwrap());
+        (own, Config::resolve(&options).unwrap())
+    };
+    let (own, config) = set_up("a");
+    let a = serving(cluster.open_as(&own, config)).await;
+    let seq = a.site_call(call("p1", "one")).await.unwrap().seq.unwrap();
+    let (own, config) = set_up("b");
+    let b = serving(cluster.open_as(&own, config.clone())).await;
+    assert_eq!(value(&b, "p1", seq).await, Some(("one".into(), seq)));
+    let made = |node: &str| {
+        let prefix = format!("profiled-{node}-");
+        std::fs::read_dir(&backups).unwrap().map(|entry| entry.unwrap().path()).find(|path| {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            name.starts_with(&prefix) && !name.ends_with(".partial")
+        })
+    };
+    wait_until("each node has a backup", || made("a").is_some() && made("b").is_some()).await;
+    for node in [&a, &b] {
+        wait_until("the node tells it", || node.vitals().backups.is_some_and(|it| it.last.is_some())).await;
+        node.stop().await;
+    }
+    for node in ["a", "b"] {
+        let (backup, config, clock) = (made(node).unwrap(), config.clone(), Arc::clone(&cluster.clock));
+        let scratch = folder.path().to_owned();
+        let verify = move || verify_backup(&backup, config, clock as _, &scratch).unwrap();
+        let (_, report) = tokio::task::spawn_blocking(verify).await.unwrap();
+        assert!(report.restorable && report.faults.is_empty(), "{node}: {report:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

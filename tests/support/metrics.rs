@@ -108,7 +108,7 @@ impl Exposition {
 impl Family {
     fn check(&self, name: &str) -> Result<(), String> {
         let help = self.help.as_deref().ok_or("no HELP")?;
-        if help.is_empty() || !name.starts_with("profiled_") {
+        if help.is_empty() || !(name.starts_with("profiled_") || name.starts_with("process_")) {
             return Err("a help that says nothing, or a name that does not say whose it is".into());
         }
         match self.kind.as_deref() {

@@ -20,6 +20,7 @@ use crate::model::id::Key;
 use crate::model::seq::Seq;
 use crate::store::Reach;
 use crate::sync::{Mutex, MutexGuard, Ordering, lock};
+use crate::telemetry;
 use crate::telemetry::metrics::ApplyingWaits;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -212,9 +213,9 @@ impl InHand {
             not_found = counts.not_found,
             ignored = counts.ignored,
             failed = counts.failed,
-            planned_ms = self.planned.as_millis(),
-            applied_ms = self.applied_after.as_millis(),
-            ms = self.began.elapsed().as_millis(),
+            planned_ms = telemetry::ms(self.planned),
+            applied_ms = telemetry::ms(self.applied_after),
+            took_ms = telemetry::ms(self.began.elapsed()),
             again = self.again,
             "a batch is complete"
         );

@@ -14,12 +14,13 @@ use crate::config::{Config, Ingest};
 use crate::engine::error::OpenError;
 use crate::engine::node::Role;
 use crate::engine::offline::scratch::Scratch;
+use crate::engine::open::digest;
 use crate::engine::open::lock;
 use crate::engine::open::rebuild::Opening;
 use crate::engine::open::recovery;
 use crate::engine::shared::Shared;
 use crate::engine::start::BroughtUp;
-use crate::engine::upkeep::manifest::Manifest;
+use crate::engine::upkeep::manifest::{Manifest, ManifestError};
 use crate::folder;
 use crate::journal::entry::{Entry, decode_group};
 use crate::journal::log::{Log, LogSettings, Position};
@@ -73,6 +74,9 @@ pub struct Report {
     pub notes: Vec<String>,
     /// The faults: an operator must do something about them.
     pub faults: Vec<String>,
+    /// For a backup: whether every file is as its manifest lists it, and the store has the digest in it. A restore then succeeds.
+    #[serde(skip)]
+    pub restorable: bool,
     /// The batches that are held because their uploads are damaged, and the damage. They are among the faults, too.
     #[serde(skip)]
     pub held: Vec<(Accepted, String)>,
@@ -96,6 +100,25 @@ impl Report {
             std::cmp::Ordering::Greater => {}
         }
     }
+}
+
+/// Reads a whole backup, as [`check()`] does: what it says of itself, and what it holds.
+pub fn verify_backup(
+    backup: &Path,
+    mut config: Config,
+    clock: Arc<dyn Clock>,
+    scratch: &Path,
+) -> Result<(Manifest, Report), CheckError> {
+    let failed = |error: ManifestError| {
+        let message = error.to_string();
+        CheckError {
+            error: OpenError::Folder { path: backup.to_owned(), error: io::Error::other(error) },
+            message,
+        }
+    };
+    let manifest = Manifest::read(backup).map_err(failed)?;
+    backup.clone_into(&mut config.server.data_folder);
+    Ok((manifest, check(config, clock, scratch)?))
 }
 
 /// Checks a data folder or a backup. The check writes only into a folder below `scratch`.
@@ -132,7 +155,7 @@ fn check_shown(
     shown: &Scratch,
 ) -> Result<Report, OpenError> {
     let mut report = Report::default();
-    check_manifest(folder, &mut report);
+    check_manifest(folder, &shown.folder, &mut report);
     check_journal(&shown.folder.join(layout::JOURNAL), &mut report)?;
     check_snapshots(&shown.folder.join(layout::SNAPSHOTS), &mut report)?;
     config.server.data_folder.clone_from(&shown.folder);
@@ -167,13 +190,39 @@ fn check_shown(
 }
 
 /// Checks whether a backup's files are still as its manifest lists them. A data folder has no manifest.
-fn check_manifest(folder: &Path, report: &mut Report) {
+fn check_manifest(folder: &Path, shown: &Path, report: &mut Report) {
     if !folder.join(layout::MANIFEST).exists() {
         return;
     }
-    let checked = Manifest::read(folder).and_then(|manifest| manifest.verify(folder));
-    if let Err(error) = checked {
-        report.fault(error.to_string());
+    let checked = Manifest::read(folder).and_then(|manifest| {
+        manifest.verify(folder)?;
+        Ok(manifest)
+    });
+    match checked {
+        Ok(manifest) => check_digest(shown, &manifest, report),
+        Err(error) => report.fault(error.to_string()),
+    }
+}
+
+/// Checks whether the store that a restore would make of a backup is the one that was backed up.
+fn check_digest(shown: &Path, manifest: &Manifest, report: &mut Report) {
+    // Backups of earlier versions have none.
+    let Some(expected) = &manifest.digest else {
+        report.restorable = true;
+        return;
+    };
+    let snapshot = manifest.files.iter().find(|file| file.path.starts_with(layout::SNAPSHOTS));
+    let Some(snapshot) = snapshot else {
+        report.fault(format!("{} names no snapshot", layout::MANIFEST));
+        return;
+    };
+    match digest::of_files(&shown.join(&snapshot.path), &shown.join(layout::JOURNAL)) {
+        Ok(made) if format!("{made:032x}") == *expected => report.restorable = true,
+        Ok(made) => report.fault(format!(
+            "the store that is made of the backup has the digest {made:032x}, not {expected} as {} says",
+            layout::MANIFEST
+        )),
+        Err(error) => report.fault(format!("the backup's snapshot and journal: {error}")),
     }
 }
 

@@ -24,15 +24,25 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-/// Writes a backup up to `mark`, with this snapshot from before it. Gives its seq, and how many damaged uploads were copied
-/// as they are.
+/// What a backup is made of.
+pub(in crate::engine) struct Source<'s> {
+    /// It goes up to here.
+    pub(in crate::engine) mark: &'s Checkpoint,
+    /// A snapshot from before that.
+    pub(in crate::engine) snapshot: &'s Path,
+    /// What is in the snapshot.
+    pub(in crate::engine) summary: &'s Summary,
+    /// The mark of the data folder, if the daemon makes the backup by itself.
+    pub(in crate::engine) scheduled: Option<&'s str>,
+}
+
+/// Writes a backup. Gives its seq, and how many damaged uploads were copied as they are.
 pub(in crate::engine) fn write(
     upkeep: &Upkeep,
-    mark: &Checkpoint,
-    snapshot: &Path,
-    summary: &Summary,
+    source: &Source<'_>,
     folder: &Path,
 ) -> Result<(u64, u64), EngineError> {
+    let Source { mark, snapshot, summary, scheduled } = *source;
     if !folder.is_absolute() {
         return Err(EngineError::Refused(format!("{} is not an absolute path", folder.display())));
     }
@@ -40,14 +50,7 @@ pub(in crate::engine) fn write(
         return Err(EngineError::Refused(format!("{} is not empty: name a new folder", folder.display())));
     }
     let (files, damaged) =
-        copy_all(upkeep, mark, snapshot, folder).map_err(|(path, error)| match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                EngineError::Full(format!("{}: {error}", path.display()))
-            }
-            _ => {
-                EngineError::Refused(format!("the backup could not be written: {}: {error}", path.display()))
-            }
-        })?;
+        copy_all(upkeep, mark, snapshot, folder).map_err(|(path, error)| not_written(&path, error))?;
     let name = snapshot.file_name().unwrap_or_default();
     let digest = digest::of_files(&folder.join(layout::SNAPSHOTS).join(name), &folder.join(layout::JOURNAL))
         .map_err(|error| EngineError::Refused(format!("the backup cannot be read again: {error}")))?;
@@ -57,6 +60,7 @@ pub(in crate::engine) fn write(
         made_at_ms: upkeep.shared.now().0,
         seq: mark.last_seq.to_string(),
         values: summary.count,
+        scheduled: scheduled.map(str::to_owned),
         files,
     };
     let text = serde_json::to_vec_pretty(&manifest).or_internal()?;
@@ -73,10 +77,13 @@ fn copy_all(
     backup: &Path,
 ) -> Result<(Vec<FileEntry>, u64), (PathBuf, io::Error)> {
     let (mut files, mut damaged) = (vec![], 0);
+    // The disk of the data folder may be the backup's, too, and must not be filled by it.
+    let go_on = || upkeep.go_on().map_err(io::Error::other);
     let mut copy = |from: &Path, below: &str, extent: Extent| {
         let name = from.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let to = backup.join(below).join(&name);
-        let (bytes, crc32c) = copy_file(from, &to, extent).map_err(|error| (from.to_owned(), error))?;
+        let (bytes, crc32c) =
+            copy_file(from, &to, extent, &go_on).map_err(|error| (from.to_owned(), error))?;
         files.push(FileEntry { path: format!("{below}/{name}"), bytes, crc32c });
         Ok(FileSum { bytes, crc32c: Some(crc32c) })
     };
@@ -166,6 +173,20 @@ fn copy_all(
     Ok((files, damaged))
 }
 
+/// Why a backup is not written: the system's error at this path, or why it was broken off.
+fn not_written(path: &Path, error: io::Error) -> EngineError {
+    let path = path.display();
+    match error.downcast::<EngineError>() {
+        Ok(broken_off) => broken_off,
+        Err(error) => match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                EngineError::Full(format!("{path}: {error}"))
+            }
+            _ => EngineError::Refused(format!("the backup could not be written: {path}: {error}")),
+        },
+    }
+}
+
 /// How much of a file is copied.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::engine) enum Extent {
@@ -177,8 +198,13 @@ pub(in crate::engine) enum Extent {
     UpTo(u64),
 }
 
-/// Copies a file; durable when it returns. Gives the copy's length and checksum.
-pub(in crate::engine) fn copy_file(from: &Path, to: &Path, extent: Extent) -> io::Result<(u64, u32)> {
+/// Copies a file; durable when it returns. Gives the copy's length and checksum. Asks before each piece whether to go on.
+pub(in crate::engine) fn copy_file(
+    from: &Path,
+    to: &Path,
+    extent: Extent,
+    go_on: &dyn Fn() -> io::Result<()>,
+) -> io::Result<(u64, u32)> {
     let mut source = File::open(from)?;
     let mut target = File::options().write(true).create_new(true).open(to)?;
     belongs_to_folder(&target, to)?;
@@ -191,6 +217,7 @@ pub(in crate::engine) fn copy_file(from: &Path, to: &Path, extent: Extent) -> io
     };
     let (mut sum, mut bytes, mut left) = (0, vec![0; 1 << 20], copied);
     while left > 0 {
+        go_on()?;
         let room = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
         let read = source.read(bytes.get_mut(..room).unwrap_or_default())?;
         let piece = bytes.get(..read).filter(|piece| !piece.is_empty());
@@ -211,4 +238,30 @@ pub(in crate::engine) fn copy_file(from: &Path, to: &Path, extent: Extent) -> io
     }
     target.sync_all()?;
     Ok((length, sum))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    /// A backup on the disk of the data folder once went on until that disk was full.
+    #[test]
+    fn a_copy_is_broken_off_in_the_middle_of_a_file_with_the_reason() {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+        fs::write(&from, vec![7; 3 << 20]).unwrap();
+        let asked = Cell::new(0);
+        let go_on = || {
+            asked.set(asked.get() + 1);
+            let full = || io::Error::other(EngineError::Full("the reserve is reached".into()));
+            (asked.get() < 3).then_some(()).ok_or_else(full)
+        };
+        let error = copy_file(&from, &to, Extent::Whole, &go_on).unwrap_err();
+        assert_eq!((asked.get(), fs::metadata(&to).unwrap().len()), (3, 2 << 20));
+        let told = not_written(&from, error);
+        assert!(matches!(told, EngineError::Full(why) if why == "the reserve is reached"));
+        let missing = copy_file(&to.join("nothing"), &to, Extent::Whole, &|| Ok(())).unwrap_err();
+        assert!(matches!(not_written(&from, missing), EngineError::Refused(why) if why.contains("/from: ")));
+    }
 }

@@ -63,6 +63,13 @@ impl ErasureList {
         hex(digest.first_chunk::<16>().unwrap_or(&[0; 16]))
     }
 
+    /// What the backups of this data folder are marked with, and those of a folder that was restored from one of them.
+    pub(in crate::engine) fn mark(&self) -> String {
+        let hash: [u8; 32] =
+            Sha256::new().chain_update(self.secret).chain_update(b"backups\0").finalize().into();
+        hex(hash.first_chunk::<16>().unwrap_or(&[0; 16]))
+    }
+
     /// Notes that these ids were erased by this write; durable when it returns.
     pub(in crate::engine) fn note(&self, seq: Seq, ids: &[Key]) -> io::Result<()> {
         let mut file = lock(&self.file);

@@ -27,6 +27,9 @@ pub struct Manifest {
     /// The digest of the store that a start makes of it; earlier backups have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
+    /// The mark of the data folder, if the daemon made the backup by itself; one without it is never removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(in crate::engine) scheduled: Option<String>,
     pub(in crate::engine) files: Vec<FileEntry>,
 }
 

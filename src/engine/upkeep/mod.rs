@@ -8,6 +8,7 @@
 //! erase.rs           which visitors were erased, and the bytes of their rows in kept uploads
 //! erasures.rs        the list of all erasures, for restoring older backups
 //! backup.rs          writes a backup
+//! scheduled.rs       the backups that the daemon makes by itself
 //! peer_snapshot.rs   a backup for another node
 //! rebuild_beside.rs  rebuilds a damaged store while the damaged one still serves
 //! hold.rs            keeps expired data for a while when the clock may be wrong
@@ -22,6 +23,7 @@ pub mod manifest;
 pub mod peer_snapshot;
 pub mod rebuild_beside;
 mod rebuild_status;
+pub(in crate::engine) mod scheduled;
 pub(in crate::engine) mod state;
 pub mod steps;
 pub mod sweep;

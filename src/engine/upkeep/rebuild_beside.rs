@@ -29,6 +29,7 @@ use crate::layout;
 use crate::model::seq::Seq;
 use crate::store::{ProfileStore, Reach};
 use crate::sync::lock;
+use crate::telemetry;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
@@ -67,8 +68,8 @@ pub(in crate::engine) fn run(
     }
     upkeep.rebuild.note_done();
     let aside = stores.set_former_aside(&damaged, why).or_internal()?;
-    let ms = began.elapsed().as_millis();
-    tracing::warn!(%why, aside = %aside.display(), ms, "the store was rebuilt beside the damaged one, which is set aside");
+    let took_ms = telemetry::ms(began.elapsed());
+    tracing::warn!(%why, aside = %aside.display(), took_ms, "the store was rebuilt beside the damaged one, which is set aside");
     Ok(())
 }
 

@@ -15,6 +15,7 @@ use crate::engine::types::Written;
 use crate::engine::upkeep::erasures::ErasureList;
 use crate::engine::upkeep::hold::Hold;
 use crate::engine::upkeep::rebuild_status::RebuildStatus;
+use crate::engine::upkeep::scheduled::BackupStatus;
 use crate::engine::upkeep::task::{Done, Task};
 use crate::engine::upkeep::tombstones::Tombstones;
 use crate::journal::entry::Checkpoint;
@@ -47,6 +48,8 @@ pub(in crate::engine) struct Upkeep {
     pub(in crate::engine) applying: Mutex<()>,
     /// Whether the store is being rebuilt.
     pub(in crate::engine) rebuild: RebuildStatus,
+    /// How the backups are that the daemon makes by itself.
+    pub(in crate::engine) backups: BackupStatus,
 }
 
 impl Upkeep {
@@ -71,6 +74,7 @@ impl Upkeep {
             tombstones: Tombstones::default(),
             applying: Mutex::new(()),
             rebuild: RebuildStatus::default(),
+            backups: BackupStatus::default(),
         };
         (upkeep, queue)
     }

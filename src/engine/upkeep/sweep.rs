@@ -17,6 +17,7 @@ use crate::model::profile::{Stored, StoredBytes};
 use crate::model::seq::{Millis, Seq};
 use crate::store::{ProfileStore, StoreError};
 use crate::sync::Ordering;
+use crate::telemetry;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -123,7 +124,7 @@ pub(in crate::engine) fn run(upkeep: &Upkeep) {
                 if swept.next.is_none() {
                     if std::mem::take(&mut first_pass) {
                         tracing::info!(
-                            ms = begun.elapsed().as_millis(),
+                            took_ms = telemetry::ms(begun.elapsed()),
                             living,
                             "all that the store holds was read"
                         );

@@ -13,6 +13,17 @@ pub(in crate::engine) enum Task {
     Backup(PathBuf),
 }
 
+impl Task {
+    /// Its name in the log.
+    pub(in crate::engine) const fn name(&self) -> &'static str {
+        match self {
+            Self::Snapshot => "snapshot",
+            Self::Compact => "compact",
+            Self::Backup(_) => "backup",
+        }
+    }
+}
+
 /// What a task came to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Done {

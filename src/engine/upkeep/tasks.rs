@@ -16,6 +16,7 @@
 //! - No file is removed that a restart could need, or a rebuild of the store from the older of two verified snapshots.
 //! - A crash at any moment leaves either the old state or the new.
 
+use crate::config::Config;
 use crate::durable;
 use crate::engine::commit::Request;
 use crate::engine::driver::fresh::{ForgetTask, FreshTask};
@@ -30,6 +31,7 @@ use crate::engine::shared::{Asked, thread_point};
 use crate::engine::upkeep::backup;
 use crate::engine::upkeep::erase::Erased;
 use crate::engine::upkeep::rebuild_beside;
+use crate::engine::upkeep::scheduled::Schedule;
 use crate::engine::upkeep::state::Upkeep;
 use crate::engine::upkeep::steps::{Desk, InHand, PAGE_VALUES, Taken, batches_needless, journal_needed, run};
 use crate::engine::upkeep::task::{Done, Task};
@@ -42,6 +44,7 @@ use crate::model::id::Key;
 use crate::model::seq::Seq;
 use crate::store::ProfileStore;
 use crate::sync::{Ordering, lock};
+use crate::telemetry;
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -83,6 +86,8 @@ pub(in crate::engine) struct Housekeeping {
     live_bytes: u64,
     store_bytes_when_fresh: u64,
     retention_looked_at: Instant,
+    /// Which backups were looked for, and when.
+    backups_looked_at: Option<(Schedule, Instant)>,
     rests: Rests,
     /// When the last rebuild of the store failed.
     rebuild_failed_at: Option<Instant>,
@@ -99,6 +104,21 @@ enum Kind {
     Snapshot,
     /// Remove what is no longer needed.
     Retire,
+    /// Make a backup if the last one is old enough, and remove old ones.
+    Backup,
+}
+
+impl Kind {
+    /// Its name in the log.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Erase => "erase",
+            Self::Space => "space",
+            Self::Snapshot => "snapshot",
+            Self::Retire => "retire",
+            Self::Backup => "backup",
+        }
+    }
 }
 
 /// The tasks that failed lately, and until when each rests. The rest grows with each failure.
@@ -137,6 +157,7 @@ impl Housekeeping {
             live_bytes: 0,
             store_bytes_when_fresh: 0,
             retention_looked_at: Instant::now(),
+            backups_looked_at: None,
             rests: Rests::default(),
             rebuild_failed_at: None,
         }
@@ -152,7 +173,7 @@ impl Housekeeping {
                 Ok((task, reply)) => {
                     let done = self.task(&task);
                     if let Err(error) = &done {
-                        tracing::warn!(?task, %error, "a requested maintenance task failed");
+                        tracing::warn!(task = task.name(), %error, "a requested maintenance task failed");
                     }
                     drop(reply.send(done));
                 }
@@ -192,14 +213,86 @@ impl Housekeeping {
                 Ok(Done { values: summary.count, live_bytes: self.live_bytes, ..Done::default() })
             }
             Task::Compact => self.compact(),
-            Task::Backup(folder) => {
-                let (kept, summary) = self.snapshot()?;
-                let (seq, damaged_uploads) =
-                    backup::write(&self.upkeep, &self.upkeep.mark()?, &kept, &summary, folder)?;
-                let (values, live_bytes) = (summary.count, self.live_bytes);
-                Ok(Done { values, live_bytes, seq, damaged_uploads, ..Done::default() })
-            }
+            Task::Backup(folder) => self.backup(folder, None),
         }
+    }
+
+    /// Writes a backup.
+    fn backup(&mut self, folder: &Path, scheduled: Option<&str>) -> Result<Done, EngineError> {
+        let (snapshot, summary) = self.snapshot()?;
+        let mark = self.upkeep.mark()?;
+        let source = backup::Source { mark: &mark, snapshot: &snapshot, summary: &summary, scheduled };
+        let (seq, damaged_uploads) = backup::write(&self.upkeep, &source, folder)?;
+        let (values, live_bytes) = (summary.count, self.live_bytes);
+        Ok(Done { values, live_bytes, seq, damaged_uploads, ..Done::default() })
+    }
+
+    /// Looks which scheduled backups there are, makes one if it is due, and removes the oldest beyond those that are kept.
+    fn look_after_backups(&mut self, schedule: &Schedule) -> Result<(), EngineError> {
+        let upkeep = Arc::clone(&self.upkeep);
+        let done = self.backup_as_scheduled(schedule);
+        if !matches!(done, Err(EngineError::Stopping)) {
+            upkeep.backups.note_failure(done.as_ref().err().map(ToString::to_string));
+        }
+        done
+    }
+
+    fn backup_as_scheduled(&mut self, schedule: &Schedule) -> Result<(), EngineError> {
+        let upkeep = Arc::clone(&self.upkeep);
+        let told = |error: io::Error| {
+            EngineError::Refused(format!("backup_folder {}: {error}", schedule.folder().display()))
+        };
+        let last = schedule.last(upkeep.shared.now()).map_err(told)?;
+        upkeep.backups.note_last(last);
+        let mut new = None;
+        if schedule.is_due(last, upkeep.shared.now()) {
+            let whole = self.next_backup(schedule, told)?;
+            upkeep.backups.note_last(Some(upkeep.shared.now()));
+            tracing::info!(path = %whole.display(), "a scheduled backup was made");
+            new = Some(whole);
+        }
+        let removed = schedule.remove_old(upkeep.shared.now(), new.as_deref()).map_err(told)?;
+        if removed > 0 {
+            tracing::info!(removed, "the oldest scheduled backups were removed");
+        }
+        self.backups_looked_at = Some((schedule.clone(), Instant::now()));
+        Ok(())
+    }
+
+    /// Writes the next scheduled backup under a name of its own until it is whole.
+    fn next_backup(
+        &mut self,
+        schedule: &Schedule,
+        told: impl Fn(io::Error) -> EngineError + Copy,
+    ) -> Result<PathBuf, EngineError> {
+        schedule.clear().map_err(told)?;
+        let partial = schedule.partial(self.upkeep.shared.now());
+        // First, for a snapshot of a large store takes long, and a folder that cannot be written would make it needless.
+        durable::private_folder(&partial).map_err(told)?;
+        let written = self.backup(&partial, Some(schedule.mark()));
+        let whole = written.and_then(|_| schedule.finish(&partial).map_err(told));
+        if whole.is_err() {
+            // What stays here is removed by the next attempt.
+            schedule.clear().unwrap_or_default();
+        }
+        whole
+    }
+
+    /// The schedule of backups, if it is time to look after them: one is due, or nobody has looked for a while. Somebody may have
+    /// removed backups, and what could not be removed is tried again.
+    fn backups_due(&mut self, config: &Config) -> Option<Schedule> {
+        let backups = &self.upkeep.backups;
+        let schedule = Schedule::of(config, self.upkeep.erasures.mark());
+        let looked_at = self.backups_looked_at.as_ref();
+        if looked_at.is_some_and(|(at, _)| Some(at) != schedule.as_ref()) {
+            backups.forget();
+            self.backups_looked_at = None;
+        }
+        let schedule = schedule?;
+        let lately =
+            self.backups_looked_at.as_ref().is_some_and(|(_, when)| when.elapsed() < RETENTION_EVERY);
+        let waits = lately && !schedule.is_due(backups.known().last, self.upkeep.shared.now());
+        (!waits).then_some(schedule)
     }
 
     /// Rebuilds the store if it is damaged.
@@ -235,6 +328,7 @@ impl Housekeeping {
         let every =
             if upkeep.shared.disk_space.for_writes().is_err() { RETIRE_EVERY_SHORT } else { RETENTION_EVERY };
         let retire_due = self.retention_looked_at.elapsed() >= every;
+        let backups_due = self.backups_due(&config);
         let rests = std::mem::take(&mut self.rests);
         let next = rests.next(
             &mut [
@@ -242,6 +336,7 @@ impl Housekeeping {
                 (Kind::Space, &mut || self.space_due()),
                 (Kind::Snapshot, &mut || journaled >= settings.snapshot_journal_bytes),
                 (Kind::Retire, &mut || retire_due),
+                (Kind::Backup, &mut || backups_due.is_some()),
             ],
             now,
         );
@@ -251,12 +346,13 @@ impl Housekeeping {
             Kind::Erase | Kind::Space => self.compact().map(drop),
             Kind::Snapshot => self.snapshot().map(drop),
             Kind::Retire => self.retire(),
+            Kind::Backup => backups_due.map_or(Ok(()), |schedule| self.look_after_backups(&schedule)),
         };
         self.rests.tried(kind, done.is_ok(), Instant::now());
         if let Err(error) = done
             && !matches!(error, EngineError::Stopping)
         {
-            tracing::warn!(?kind, %error, "a maintenance task failed; the daemon tries it again in a while, and goes on with the others");
+            tracing::warn!(task = kind.name(), %error, "a maintenance task failed; the daemon tries it again in a while, and goes on with the others");
         }
     }
 
@@ -309,7 +405,7 @@ impl Housekeeping {
         (self.live_bytes, self.journaled_at_snapshot) = (live_bytes, journaled);
         self.upkeep.shared.health.gauges.snapshot_at.store(self.upkeep.shared.now().0, Ordering::Relaxed);
         let values = summary.count;
-        tracing::info!(path = %path.display(), values, ms = began.elapsed().as_millis(), "a snapshot was taken");
+        tracing::info!(path = %path.display(), values, took_ms = telemetry::ms(began.elapsed()), "a snapshot was taken");
         let number = self.snapshots.list().map_err(failed)?.first().map_or(0, |(_, number)| *number);
         self.kept.insert(0, Kept { number, checkpoint });
         self.note_order_covered();

@@ -25,7 +25,7 @@ use crate::model::profile::Source;
 pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
     methods: Methods::Post,
     path: "/rest/v2/batchmbox",
-    name: "batch mbox",
+    name: "batch_mbox",
     api: Api::Site { door: |_| Door::Rest, reads_cookies: false },
     access: Access::Page,
     client: Whose::InBody,

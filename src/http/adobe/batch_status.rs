@@ -85,7 +85,7 @@ async fn answer(call: Call<'_>) -> Reply {
             },
             Err(error) => {
                 let why = HttpError::Engine(error);
-                tracing::debug!(batch = %batch.id, log = ?why.log(), %why, "the failed rows could not be listed");
+                tracing::debug!(batch = %batch.id, log = why.log(), %why, "the failed rows could not be listed");
                 Failed {
                     rows: vec![],
                     note: Some(format!("the rows that failed cannot be listed now: {why}; GET {url}")),

@@ -24,7 +24,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     Endpoint {
         methods: Methods::Post,
         path: "/m2/{client}/profile/batchUpdate",
-        name: "batchUpdate v1",
+        name: "batchUpdate_v1",
         api: Api::Profile(Door::Batch),
         access: Access::Of(Scope::Batch),
         client: Whose::InPath,
@@ -37,7 +37,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     Endpoint {
         methods: Methods::Post,
         path: "/m2/{client}/v2/profile/batchUpdate",
-        name: "batchUpdate v2",
+        name: "batchUpdate_v2",
         api: Api::Profile(Door::Batch),
         access: Access::Of(Scope::Batch),
         client: Whose::InPath,

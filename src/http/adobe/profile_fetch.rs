@@ -23,7 +23,7 @@ const fn endpoint(path: &'static str, handler: Handler) -> Endpoint {
     Endpoint {
         methods: Methods::Read,
         path,
-        name: "profile fetch",
+        name: "profile_fetch",
         api: Api::Profile(Door::Rest),
         access: Access::Of(Scope::Read),
         client: Whose::InQuery,

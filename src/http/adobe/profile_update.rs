@@ -33,7 +33,7 @@ const OUTCOME: HeaderName = HeaderName::from_static("profiled-outcome");
 pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
     methods: Methods::GetOrPost,
     path: "/m2/{client}/profile/update",
-    name: "profile update",
+    name: "profile_update",
     api: Api::Profile(Door::Update),
     access: Access::Of(Scope::Batch),
     client: Whose::InPath,

@@ -26,7 +26,7 @@ const fn endpoint(path: &'static str) -> Endpoint {
     Endpoint {
         methods: Methods::Post,
         path,
-        name: "rest mbox",
+        name: "rest_mbox",
         api: Api::Site { door: |_| Door::Rest, reads_cookies: false },
         access: Access::Page,
         client: Whose::InBody,

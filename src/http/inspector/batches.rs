@@ -31,7 +31,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     Endpoint {
         methods: Methods::Read,
         path: "/batches",
-        name: "inspector batches",
+        name: "inspector_batches",
         api: PAGES,
         access: Access::Any,
         client: Whose::OfPage,
@@ -42,7 +42,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     Endpoint {
         methods: Methods::Read,
         path: "/batches/{id}",
-        name: "inspector batch",
+        name: "inspector_batch",
         api: PAGES,
         access: Access::Any,
         client: Whose::OfBatch,
@@ -53,7 +53,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     Endpoint {
         methods: Methods::Read,
         path: "/batches/{id}/progress",
-        name: "inspector batch",
+        name: "inspector_batch",
         api: PAGES,
         access: Access::Any,
         client: Whose::OfBatch,
@@ -64,7 +64,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     Endpoint {
         methods: Methods::Read,
         path: "/batches/{id}/outcomes",
-        name: "inspector download",
+        name: "inspector_download",
         api: PAGES,
         access: Access::Any,
         client: Whose::OfBatch,
@@ -75,7 +75,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     Endpoint {
         methods: Methods::Read,
         path: "/batches/{id}/repair",
-        name: "inspector download",
+        name: "inspector_download",
         api: PAGES,
         access: Access::Any,
         client: Whose::OfBatch,
@@ -86,7 +86,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     Endpoint {
         methods: Methods::Read,
         path: "/batches/{id}/file",
-        name: "inspector download",
+        name: "inspector_download",
         api: PAGES,
         access: Access::Any,
         client: Whose::OfBatch,

@@ -45,7 +45,7 @@ struct ShownNode {
 pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
     methods: Methods::Read,
     path: "/cluster",
-    name: "inspector cluster",
+    name: "inspector_cluster",
     api: PAGES,
     access: Access::Everywhere(Scope::Read),
     client: Whose::Nobody,

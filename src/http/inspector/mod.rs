@@ -40,7 +40,7 @@ pub(super) const ENDPOINTS: &[&[Endpoint]] = &[
 const ASSETS: &[Endpoint] = &[Endpoint {
     methods: Methods::Read,
     path: "/assets/{name}",
-    name: "inspector asset",
+    name: "inspector_asset",
     api: PAGES,
     access: Access::Open,
     client: Whose::Nobody,

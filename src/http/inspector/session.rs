@@ -17,7 +17,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     Endpoint {
         methods: Methods::Post,
         path: "/session",
-        name: "inspector session",
+        name: "inspector_session",
         api: PAGES,
         access: Access::Open,
         client: Whose::Nobody,
@@ -28,7 +28,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     Endpoint {
         methods: Methods::Post,
         path: "/session/end",
-        name: "inspector session",
+        name: "inspector_session",
         api: PAGES,
         access: Access::Open,
         client: Whose::Nobody,

@@ -53,7 +53,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     Endpoint {
         methods: Methods::Read,
         path: "/upload",
-        name: "inspector upload",
+        name: "inspector_upload",
         api: PAGES,
         access: Access::Any,
         client: Whose::OfPage,
@@ -64,7 +64,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     Endpoint {
         methods: Methods::Post,
         path: "/upload",
-        name: "inspector upload",
+        name: "inspector_upload",
         api: PAGES,
         access: Access::Of(Scope::Batch),
         client: Whose::OfPage,

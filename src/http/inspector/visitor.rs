@@ -87,7 +87,7 @@ struct Point {
 pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
     methods: Methods::Read,
     path: "/visitors",
-    name: "inspector visitor",
+    name: "inspector_visitor",
     api: PAGES,
     access: Access::Of(Scope::Read),
     client: Whose::OfPage,

@@ -110,7 +110,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     Endpoint {
         methods: Methods::Post,
         path: "/api/v1/batches/{id}/file",
-        name: "batch file",
+        name: "batch_file",
         api: Api::Native,
         access: Access::Of(Scope::Admin),
         client: Whose::OfBatch,

@@ -40,7 +40,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     Endpoint {
         methods: Methods::Read,
         path: "/api/v1/cluster/snapshot",
-        name: "cluster snapshot",
+        name: "cluster_snapshot",
         api: Api::Native,
         access: Access::Everywhere(Scope::Admin),
         client: Whose::Nobody,

@@ -26,7 +26,7 @@ const SILENT_MAX: Duration = Duration::from_secs(15);
 pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
     methods: Methods::Read,
     path: "/api/v1/batches/{id}/events",
-    name: "batch events",
+    name: "batch_events",
     api: Api::Native,
     access: Access::Any,
     client: Whose::OfBatch,

@@ -25,7 +25,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     Endpoint {
         methods: Methods::Read,
         path: "/api/v1/batches/{id}/outcomes",
-        name: "batch outcomes",
+        name: "batch_outcomes",
         api: Api::Native,
         access: Access::Any,
         client: Whose::OfBatch,
@@ -61,7 +61,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     Endpoint {
         methods: Methods::Read,
         path: "/api/v1/batches/{id}/repair",
-        name: "batch repair",
+        name: "batch_repair",
         api: Api::Native,
         access: Access::Any,
         client: Whose::OfBatch,
@@ -85,7 +85,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     Endpoint {
         methods: Methods::Read,
         path: "/api/v1/batches/{id}/file",
-        name: "batch file",
+        name: "batch_file",
         api: Api::Native,
         access: Access::Any,
         client: Whose::OfBatch,

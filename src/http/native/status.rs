@@ -8,7 +8,8 @@ use crate::engine::Readiness;
 use crate::http::auth::Access;
 use crate::http::endpoint::{Api, Call, CallLimits, Endpoint, Methods, Reply, Whose};
 use crate::http::response::json;
-use crate::telemetry::metrics::Vitals;
+use crate::model::seq::Millis;
+use crate::telemetry::metrics::{BackupVitals, Vitals};
 use crate::tokens::Scope;
 
 pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
@@ -31,7 +32,11 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
 fn answer(call: &Call<'_>) -> Reply {
     let app = &call.front.app;
     let (vitals, readiness) = (app.vitals(), app.readiness());
-    json(StatusCode::OK, &Status::of(&vitals, readiness, app.remarks(), app.disk_reserve()))
+    let backup = vitals.backups.as_ref().map(|backups| Backup::of(backups, app.now()));
+    json(
+        StatusCode::OK,
+        &Status { backup, ..Status::of(&vitals, readiness, app.remarks(), app.disk_reserve()) },
+    )
 }
 
 /// How the daemon is.
@@ -49,6 +54,8 @@ struct Status {
     queue: Queue,
     disk: Disk,
     upkeep: Upkeep,
+    /// The backups that the daemon makes by itself. Null if the settings ask for none.
+    backup: Option<Backup>,
     profiles: Profiles,
 }
 
@@ -94,6 +101,31 @@ struct Upkeep {
     rebuilding: bool,
 }
 
+/// The backups that the daemon makes by itself.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Backup {
+    /// Seconds from one backup to the next.
+    every_seconds: u64,
+    /// When the last one was made. Null if there is none in the folder.
+    last: Option<String>,
+    /// Seconds since then.
+    age_seconds: Option<u64>,
+    /// Why the last attempt failed. Null if it did not.
+    failure: Option<String>,
+}
+
+impl Backup {
+    fn of(backups: &BackupVitals, now: Millis) -> Self {
+        Self {
+            every_seconds: backups.every.as_secs(),
+            last: backups.last.map(Millis::iso_8601),
+            age_seconds: backups.last.map(|last| now.0.saturating_sub(last.0) / 1000),
+            failure: backups.failure.clone(),
+        }
+    }
+}
+
 /// The profiles of all clients.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -133,6 +165,7 @@ impl Status {
                 snapshot_seconds: vitals.snapshot_age.as_secs(),
                 rebuilding: vitals.store_rebuilding,
             },
+            backup: None,
             profiles: Profiles {
                 live: vitals.live_profiles,
                 counted_seconds: vitals.live_profiles_age.as_secs(),
