@@ -63,6 +63,11 @@ impl Engine {
         config.server.default_client.clone().or(only)
     }
 
+    /// How long after an erasure its visitor's bytes have left the disk.
+    pub fn erase_within_ms(&self) -> u64 {
+        self.0.shared.config().upkeep.erase_within_ms
+    }
+
     /// The client to which an organisation belongs, as Adobe's SDKs name it.
     pub fn client_of_ims_org(&self, org: &str) -> Option<ClientCode> {
         self.0.shared.config().client_of_ims_org(org).cloned()

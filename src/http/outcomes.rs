@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use super::Front;
 use super::error::HttpError;
-use super::request::Request;
+use super::request::{Params, Request};
 use super::response::{Answer, CSV, NDJSON, chunked};
 use super::stream::begin;
 use crate::batch::csv::RowPlace;
@@ -220,4 +220,27 @@ impl ReportForm {
             }
         }
     }
+}
+
+/// The outcome that `outcome=` names.
+pub(super) fn wanted(query: &Params) -> Result<Option<Outcome>, HttpError> {
+    let Some(name) = query.get("outcome") else { return Ok(None) };
+    let found = Outcome::ALL.into_iter().find(|outcome| outcome.name() == name);
+    found.map(Some).ok_or_else(|| {
+        let all = Outcome::ALL.map(Outcome::name).join(", ");
+        HttpError::Wrong(format!("outcome={name} is not known: it is one of {all}"))
+    })
+}
+
+/// The place that `from=` names, as a `Link` gave it.
+pub(super) fn from(query: &Params) -> Result<Option<RowPlace>, HttpError> {
+    let Some(text) = query.get("from") else { return Ok(None) };
+    let place = text
+        .split_once('.')
+        .and_then(|(line, offset)| Some(RowPlace { line: line.parse().ok()?, offset: offset.parse().ok()? }));
+    place.map(Some).ok_or_else(|| {
+        HttpError::Wrong(format!(
+            "from={text} is not a row's place: take the URL that the page before links to"
+        ))
+    })
 }

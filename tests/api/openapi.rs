@@ -176,6 +176,9 @@ fn the_answers_to_all_calls_are_as_described() {
     for since in ["0", "x"] {
         tour.get("/api/v1/changes", &format!("/api/v1/changes?client=demo&since={since}"));
     }
+    for seconds in ["1", "0"] {
+        tour.get("/api/v1/live", &format!("/api/v1/live?client=demo&seconds={seconds}"));
+    }
     let update = "/m2/{client}/profile/update";
     let url = "/m2/demo/profile/update?mboxPC=1&profile.a=5";
     tour.get(update, url);

@@ -6,6 +6,7 @@ mod clients;
 mod cluster;
 mod events;
 mod export;
+mod live;
 mod outcomes;
 mod profiles;
 mod statistics;
@@ -22,6 +23,7 @@ pub(super) const ENDPOINTS: &[&[Endpoint]] = &[
     statistics::ENDPOINTS,
     export::ENDPOINTS,
     changes::ENDPOINTS,
+    live::ENDPOINTS,
     batches::ENDPOINTS,
     events::ENDPOINTS,
     outcomes::ENDPOINTS,
