@@ -214,6 +214,15 @@ impl Engine {
         self.0.shared.config().upkeep.disk_reserve_bytes
     }
 
+    /// Whether the disk is so full that writes are refused, as far as that is known without asking the file system.
+    pub fn refuses_writes(&self) -> bool {
+        match self.0.vitals().disk_free_bytes {
+            // Not measured yet, or nothing at all.
+            0 => self.0.shared.disk_space.is_refusing(),
+            free => free < self.disk_reserve(),
+        }
+    }
+
     /// Why only a new start helps, if that is so.
     pub fn ailment(&self) -> Option<String> {
         self.0.shared.health.ailment()

@@ -79,6 +79,7 @@ struct Row<'a> {
     ids: Vec<Link<'a>>,
     brief: String,
     outcome: Option<String>,
+    took: String,
     bar: Option<Bar>,
     rows: String,
     bytes: String,
@@ -144,6 +145,11 @@ impl<'a> Row<'a> {
             ids: call.ids.iter().map(|id| Link { id, by: by(id) }).collect(),
             brief: brief(call),
             outcome: call.outcome.map(|outcome| outcome.replace('_', " ")),
+            took: if call.took_ms < 10.0 {
+                format!("{:.1} ms", call.took_ms)
+            } else {
+                format!("{:.0} ms", call.took_ms)
+            },
             bar: counts.map(|counts| Bar::of(&counts, rows)),
             rows: words::rows(rows),
             bytes: size(bytes),

@@ -18,6 +18,8 @@ pub(crate) struct Shop {
     pub(crate) token: String,
     pub(crate) batch: String,
     pub(crate) pending: String,
+    /// A batch most of whose rows found nobody.
+    pub(crate) amiss: String,
 }
 
 impl Shop {
@@ -38,6 +40,9 @@ impl Shop {
             .post_form("/m2/demo/profile/update", "mbox3rdPartyId=crm-1&profile.consent=yes%2C+to+all+of+it");
         let batch = daemon.post_batch("demo", FAULTY);
         daemon.wait_complete(&batch);
+        let unknown: String = (1..=40).map(|number| format!("{number},2026\n")).collect();
+        let amiss = daemon.post_batch("demo", format!("batch=thirdPartyId,season\n{unknown}crm-2,2026\n"));
+        daemon.wait_complete(&amiss);
         let later = daemon.post_batch("demo", known(75, "newsletter"));
         daemon.wait_complete(&later);
         daemon.mbox(
@@ -47,7 +52,7 @@ impl Shop {
         daemon.mbox("slow", "mbox=home&mbox3rdPartyId=crm-1");
         let pending = daemon.post_batch("slow", known(75, "newsletter"));
         let (guarded, token) = guarded();
-        Self { daemon, guarded, token, batch, pending }
+        Self { daemon, guarded, token, batch, pending, amiss }
     }
 
     /// Five calls that write, one of each kind.
@@ -83,6 +88,8 @@ impl Shop {
     /// Shows page after page, in each of its states.
     pub(crate) fn walk(&self, browser: &Browser, mut visit: impl FnMut(&str)) {
         let (batch, pending) = (format!("/batches/{}", self.batch), format!("/batches/{}", self.pending));
+        let rows = format!("{batch}?outcome=not_found");
+        let amiss = format!("/batches/{}", self.amiss);
         let pages = [
             ("home", "/"),
             ("home-fresh", "/?client=fresh"),
@@ -91,6 +98,8 @@ impl Shop {
             ("batches", "/batches?client=demo"),
             ("batches-fresh", "/batches?client=fresh"),
             ("batch", &batch),
+            ("batch-rows", &rows),
+            ("batch-amiss", &amiss),
             ("batch-pending", &pending),
             ("upload", "/upload?client=demo"),
             ("live", "/live?client=demo"),
