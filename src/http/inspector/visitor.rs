@@ -60,6 +60,8 @@ struct Page {
 struct Forms {
     by: &'static str,
     id: String,
+    /// Within how many hours an erasure is over.
+    within_hours: u64,
 }
 
 /// A visitor as programs have it.
@@ -197,6 +199,7 @@ async fn answer(call: Call<'_>) -> Reply {
     page.forms = call.bearer.may(Scope::Admin).then(|| Forms {
         by: kind_in_query(visitor.canonical.kind()),
         id: visitor.canonical.as_str().to_owned(),
+        within_hours: front.app.erase_within_ms() / 3_600_000,
     });
     page.visitor = Some(ShownVisitor::of(&visitor, &lines, front.app.now()));
     render(StatusCode::OK, &page)

@@ -28,16 +28,17 @@ const look = async () => {
 look();
 
 // Times that were near when they were written: how long ago they are now.
-const ago = at => {
+const UNITS = [[86400, "day", "d"], [3600, "hour", "h"], [60, "minute", "min"], [1, "second", "s"]];
+const ago = (at, short) => {
   const seconds = Math.floor((Date.now() - new Date(at)) / 1000);
   if (seconds < 1) return "now";
-  const [count, unit] = seconds < 60 ? [seconds, "s"] : seconds < 3600 ? [Math.floor(seconds / 60), "min"]
-    : seconds < 86400 ? [Math.floor(seconds / 3600), "h"] : [Math.floor(seconds / 86400), "d"];
-  return `${count} ${unit} ago`;
+  const [span, long, brief] = UNITS.find(([span]) => seconds >= span);
+  const count = Math.floor(seconds / span);
+  return short ? `${count} ${brief} ago` : `${count} ${long}${count === 1 ? "" : "s"} ago`;
 };
 setInterval(() => {
   for (const time of document.querySelectorAll("time[data-tick]")) {
-    const now = ago(time.dateTime);
+    const now = ago(time.dateTime, time.dataset.tick === "short");
     if (time.textContent !== now) time.textContent = now;
   }
 }, 1000);
