@@ -467,6 +467,11 @@ fn pages_are_readable_without_a_script() {
         &["0 of 75 rows dealt with", "until then the batch is held back", "Look again"],
     );
     // What would do nothing is not there.
+    check(
+        "/live?client=demo",
+        &["takes JavaScript", "profiled live --client demo", "The same as plain text"],
+    );
+    assert_eq!(browser.run("return document.querySelector('.live').checkVisibility()", json!([])), false);
     check("/upload?client=demo", &["takes JavaScript"]);
     assert_eq!(browser.run("return document.querySelector('#file').checkVisibility()", json!([])), false);
     browser.open(&url);
