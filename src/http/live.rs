@@ -5,17 +5,18 @@
 //! and holds up no call. Tokens are never noted, and neither is a query.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use hyper::Method;
 use serde::Serialize;
 use tokio::sync::broadcast;
 use utoipa::ToSchema;
 
 use super::left_out::LeftOut;
-use super::outcomes::Outcomes;
-use super::request::Request;
+use super::outcome_counts::Outcomes;
 use super::response::Answer;
 use super::seq;
 use crate::engine::CallIds;
@@ -262,27 +263,29 @@ impl Notes {
         self.heard.message = Some(cut(why));
     }
 
-    /// The call, with its answer.
-    pub(super) fn answered(
-        self,
-        request: &Request,
-        call: &'static str,
-        answer: &Answer,
-        at: Millis,
-        took: Duration,
-    ) -> HeardCall {
+    /// The call, as far as it is known before its answer: which request it is, from where, and what was noted.
+    pub(super) fn of_request(self, request: &str, address: IpAddr, method: &Method, path: &str) -> HeardCall {
         HeardCall {
+            request: request.to_owned(),
+            address: address.to_string(),
+            method: method.to_string(),
+            path: cut(path),
+            ..self.heard
+        }
+    }
+}
+
+impl HeardCall {
+    /// The call with its answer.
+    pub(super) fn answered(self, call: &str, answer: &Answer, at: Millis, took: Duration) -> Self {
+        Self {
             time: at.iso_8601(),
-            request: request.id().to_owned(),
-            address: request.caller().address.to_string(),
             call: call.replace('_', " "),
-            method: request.method().to_string(),
-            path: cut(request.path()),
             status: answer.status().as_u16(),
             took_ms: milliseconds(took),
             seq: seq::told(answer),
             at,
-            ..self.heard
+            ..self
         }
     }
 }

@@ -24,6 +24,7 @@ mod native;
 mod openapi;
 mod operation;
 mod ops;
+mod outcome_counts;
 mod outcomes;
 mod path;
 mod patience;

@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 
 use super::Front;
 use super::error::HttpError;
+pub(in crate::http) use super::outcome_counts::Outcomes;
 use super::request::{Params, Request};
 use super::response::{Answer, CSV, NDJSON, chunked};
 use super::stream::begin;
@@ -19,7 +20,7 @@ use crate::batch::csv::RowPlace;
 use crate::cluster::{ASKING_NODE, PeerAnswer};
 use crate::engine::EngineError;
 use crate::engine::read::report::{Report, ReportedRow};
-use crate::model::batch::{BatchId, Counts, Outcome};
+use crate::model::batch::{BatchId, Outcome};
 
 /// The first line of a report in CSV.
 const COLUMNS: &[u8] = b"line,id,outcome,reason,message\n";
@@ -130,23 +131,6 @@ fn named(mut answer: Answer, name: &str) -> Answer {
         answer.headers_mut().insert(CONTENT_DISPOSITION, disposition);
     }
     answer
-}
-
-/// Rows so far, by outcome.
-#[derive(Debug, Serialize, ToSchema)]
-pub(in crate::http) struct Outcomes {
-    updated: u64,
-    created: u64,
-    not_found: u64,
-    ignored: u64,
-    failed: u64,
-}
-
-impl Outcomes {
-    pub(super) fn of(counts: &Counts) -> Self {
-        let Counts { updated, created, not_found, ignored, failed } = *counts;
-        Self { updated, created, not_found, ignored, failed }
-    }
 }
 
 /// The form of a report.

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::caller::{Caller, is_host};
 use super::decode::{self, Parameters};
 use super::error::{HttpError, MediaType};
-use super::live::Notes;
+use super::live::{HeardCall, Notes};
 use super::patience::Patience;
 use crate::batch::encoding::Encoding;
 use crate::config::{Pace, Timeouts};
@@ -70,9 +70,10 @@ impl Request {
         }
     }
 
-    /// What was noted of it.
-    pub(super) fn end_notes(&mut self) -> Option<Notes> {
-        self.notes.take().map(|notes| *notes)
+    /// What was noted of it, if notes were taken.
+    pub(super) fn end_notes(&mut self) -> Option<HeardCall> {
+        let notes = self.notes.take()?;
+        Some(notes.of_request(&self.id, self.caller.address, self.head.method(), self.path()))
     }
 
     /// Its id in the log.

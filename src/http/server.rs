@@ -441,8 +441,8 @@ async fn answer(front: &Front, mut request: Request, refused: Option<HttpError>)
     let (status, took) = (answer.status().as_u16(), begun.elapsed());
     front.app.metrics().answered(endpoint, status, took);
     tracing::debug!(request = %id, %method, endpoint, status, ?took);
-    if let Some(notes) = request.end_notes() {
-        front.live.tell(notes.answered(&request, endpoint, &answer, front.app.now(), took));
+    if let Some(call) = request.end_notes() {
+        front.live.tell(call.answered(endpoint, &answer, front.app.now(), took));
     }
     answer
 }

@@ -2,6 +2,7 @@
 
 use std::io::BufRead;
 use std::net::TcpStream;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
@@ -40,13 +41,14 @@ impl Listener {
 
     /// The next event.
     fn next(&mut self) -> Value {
-        loop {
+        // It may take long until something happens: minutes of nothing are too long.
+        for _ in 0..8 {
             let event: Value = serde_json::from_str(&self.line("{")).unwrap();
-            // It may take long until something happens.
             if event["event"] != "silent" {
                 return event;
             }
         }
+        panic!("nothing came in");
     }
 
     /// The next call, without what differs from run to run.
@@ -90,6 +92,10 @@ fn what_was_understood_of_each_call_is_told_and_what_was_left_out() {
     let expected = json!({"seq": seq(&answer), "ids": [id("pcId", "1")], "mboxes": ["home"], "set": {"city": "Oslo"},
         "leftOut": ["1 id that stands for nobody (blocked_ids): \"mbox3rdPartyId\"", "1 profile parameter whose name is blank: \" \""]});
     assert_eq!(listener.call(), heard("mbox", "GET", "/m2/demo/mbox/json", 200, expected));
+
+    daemon.get("/m2/demo/mbox/json?mbox=home&mboxPC=undefined");
+    let told = listener.call();
+    assert_eq!((&told["ids"][0]["kind"], &told["ids"][0]["given"]), (&json!("pcId"), &json!(true)), "{told}");
 
     let media_type = [("Content-Type", "application/json")];
     let body = json!({"id": {"thirdPartyId": "crm-1"}, "execute": {"mboxes": [{"index": 0, "name": "basket",
@@ -255,4 +261,29 @@ fn only_an_admin_listens_and_only_to_its_own_client() {
     assert_eq!((&refused["status"], &refused["client"]), (&json!(403), &json!("demo")));
     assert!(!refused.to_string().contains("wrong"), "no token is told: {refused}");
     assert_eq!(all.call()["client"], "other");
+}
+
+#[test]
+fn the_command_prints_what_the_call_answers() {
+    let daemon = Daemon::start();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_profiled"));
+    command.args(["live", "--client", "demo", "--id", "crm-1"]).env_clear().env("PROFILED_URL", daemon.url());
+    let mut listens = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = std::io::BufReader::new(listens.stdout.take().unwrap()).lines();
+    // An empty line says that nothing happened.
+    let mut next = || lines.by_ref().map(Result::unwrap).find(|line| !line.is_empty()).unwrap();
+    assert!(next().starts_with("Listening."));
+    daemon.mbox("demo", "mbox=home&mbox3rdPartyId=crm-2&profile.a=1");
+    daemon.mbox("demo", "mbox=home&mbox3rdPartyId=crm-1&profile.a=2");
+    let line = next();
+    assert!(
+        line.contains("  client demo  thirdPartyId=crm-1 ") && line.contains("  set a=2  seq "),
+        "{line}"
+    );
+    listens.kill().unwrap();
+    listens.wait().unwrap();
+    let (code, printed, _) = daemon.run(&["live", "--seconds", "1", "--json"]);
+    assert_eq!((code, printed.as_str()), (Some(0), "{\"event\":\"listening\"}\n"));
+    let (code, _, complaint) = daemon.run(&["live", "--seconds", "0"]);
+    assert!(code == Some(1) && complaint.contains("seconds=0 is not right"), "{complaint}");
 }

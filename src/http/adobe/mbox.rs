@@ -120,9 +120,9 @@ async fn answer(call: Call<'_>) -> Reply {
     }
 
     let own = ids.pc.clone();
-    let made = own.clone().filter(|_| params.get("mboxPC").is_none());
+    let brings_pc_id = params.get("mboxPC").is_some() && !none.contains(&"mboxPC");
     request.note(|notes| {
-        notes.call_ids(&ids, made.as_ref());
+        notes.call_ids(&ids, own.as_ref().filter(|_| !brings_pc_id));
         notes.set(&attributes);
         notes.left_out(&left_out);
     });
