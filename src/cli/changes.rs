@@ -44,7 +44,7 @@ async fn changes(command: Changes) -> Result<(), CliError> {
     let (whose, since) = (encoded(command.client.as_str()), encoded(&command.since));
     let (follow, rows) = (command.follow, !command.no_rows);
     let path = format!("/api/v1/changes?client={whose}&since={since}&follow={follow}&rows={rows}");
-    let last = print(&client, &path).await?;
+    let last = print(&client, &path, "*/*").await?;
     let event: serde_json::Value = serde_json::from_slice(&last).unwrap_or_default();
     match event.get("message").and_then(serde_json::Value::as_str) {
         Some(why) => Err(CliError::Failed(why.to_owned())),
@@ -53,8 +53,8 @@ async fn changes(command: Changes) -> Result<(), CliError> {
 }
 
 /// Prints an answer as it comes. Gives its last line.
-async fn print(client: &Client, path: &str) -> Result<Vec<u8>, CliError> {
-    let mut answer = client.stream(path, "*/*").await?;
+pub(super) async fn print(client: &Client, path: &str, accept: &'static str) -> Result<Vec<u8>, CliError> {
+    let mut answer = client.stream(path, accept).await?;
     let (mut out, mut line, mut ended) = (stdout(), vec![], false);
     while let Some(frame) = answer.body_mut().frame().await {
         let Ok(bytes) = frame.map_err(|e| client.broke_off(&e))?.into_data() else { continue };

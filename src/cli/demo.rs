@@ -148,6 +148,7 @@ fn what_to_try(url: &str) -> String {
     format!(
         "
 {VISITOR} in a browser: {url}/visitors?client={CLIENT}&by=third-party&id={VISITOR}
+Calls as they come in: {url}/live?client={CLIENT}
 
 The daemon runs until Ctrl-C. Try in another terminal:
 

@@ -14,6 +14,7 @@ mod error;
 mod export;
 mod import;
 mod lint;
+mod live;
 mod node;
 mod peer;
 mod profile;
@@ -55,6 +56,7 @@ enum Command {
     Lint(lint::Lint),
     Export(export::Export),
     Changes(changes::Changes),
+    Live(live::Live),
     Import(import::Import),
     /// Back up a running daemon: a snapshot, the journal after it, and the uploads. Or verify a backup
     Backup(upkeep::Backup),
@@ -87,6 +89,7 @@ pub fn main() -> ExitCode {
         Command::Lint(command) => lint::run(&command),
         Command::Export(command) => export::run(command),
         Command::Changes(command) => changes::run(command),
+        Command::Live(command) => live::run(command),
         Command::Import(command) => import::run(command),
         Command::Backup(command) => upkeep::backup(command),
         Command::Restore(command) => upkeep::restore(&command),

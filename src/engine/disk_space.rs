@@ -56,6 +56,11 @@ impl DiskSpace {
         short.map_or(Ok(()), |left| Err(self.full(left)))
     }
 
+    /// Whether the last write from outside was refused.
+    pub(super) fn is_refusing(&self) -> bool {
+        self.refusing.load(Ordering::Relaxed)
+    }
+
     /// Refuses an upload that is known to need so many bytes.
     pub(super) fn for_upload(&self, bytes: u64) -> Result<(), EngineError> {
         self.for_writes()?;

@@ -63,6 +63,11 @@ impl Engine {
         config.server.default_client.clone().or(only)
     }
 
+    /// How long after an erasure its visitor's bytes have left the disk.
+    pub fn erase_within_ms(&self) -> u64 {
+        self.0.shared.config().upkeep.erase_within_ms
+    }
+
     /// The client to which an organisation belongs, as Adobe's SDKs name it.
     pub fn client_of_ims_org(&self, org: &str) -> Option<ClientCode> {
         self.0.shared.config().client_of_ims_org(org).cloned()
@@ -207,6 +212,15 @@ impl Engine {
     /// How many bytes of the disk the daemon leaves free.
     pub fn disk_reserve(&self) -> u64 {
         self.0.shared.config().upkeep.disk_reserve_bytes
+    }
+
+    /// Whether the disk is so full that writes are refused, as far as that is known without asking the file system.
+    pub fn refuses_writes(&self) -> bool {
+        match self.0.vitals().disk_free_bytes {
+            // Not measured yet, or nothing at all.
+            0 => self.0.shared.disk_space.is_refusing(),
+            free => free < self.disk_reserve(),
+        }
     }
 
     /// Why only a new start helps, if that is so.

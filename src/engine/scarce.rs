@@ -21,7 +21,7 @@ pub enum Scarce {
     Counts,
     /// Compactions, snapshots and backups.
     Tasks,
-    /// Streams of a batch's events.
+    /// Streams of events: of a batch, and of calls as they come in.
     EventStreams,
     /// Site calls in JSON with large bodies.
     LargeCalls,
@@ -90,7 +90,7 @@ impl Scarce {
             Self::Counts => "too many counts of visitors wait for their turn; try again".into(),
             Self::Tasks => "too many compactions and backups wait for their turn; try again later".into(),
             Self::EventStreams => format!(
-                "{max} streams of events are open, no more are at once: ask for the batch itself now and then"
+                "{max} streams of events are open, no more are at once: close one, or ask for the batch itself now and then"
             ),
             Self::LargeCalls => format!(
                 "{max} calls with bodies of more than 1 MiB are being read, no more are at once; try again"

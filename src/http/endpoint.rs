@@ -49,6 +49,11 @@ impl Endpoint {
         self.methods == Methods::Read
             && matches!(self.access, Access::Any | Access::Of(_) | Access::Everywhere(_))
     }
+
+    /// Whether it may write to visitors, or tries that out. Who listens to calls as they come in is told of it.
+    pub(super) fn writes_to_visitors(&self) -> bool {
+        self.methods.write() && self.client != Whose::Nobody
+    }
 }
 
 /// The function that answers a call: `|call| Box::pin(answer(call))`.
@@ -131,6 +136,8 @@ pub(super) enum Whose {
     OfBatch,
     /// `client=` in the query, else the token's own client, else the only client. Otherwise there is none, and the page asks.
     OfPage,
+    /// `client=` in the query, else the token's own client. Otherwise it is about all clients.
+    OfToken,
     /// The query, an organisation or the body names it. The handler finds it.
     InBody,
 }
@@ -156,6 +163,10 @@ impl Whose {
                 }
                 Ok(bearer.client().cloned().or_else(|| front.app.only_client()))
             }
+            Self::OfToken => match request.query().strict()?.get("client") {
+                Some(code) => client(code).map(Some),
+                None => Ok(bearer.client().cloned()),
+            },
         }
     }
 }

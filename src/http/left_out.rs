@@ -4,6 +4,7 @@
 //! names and ids only what [`shown`] gives. No body says it: Adobe's SDKs take a `message` in a body for an error.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use hyper::header::{HeaderName, HeaderValue};
 
@@ -15,6 +16,8 @@ pub(super) const LEFT_OUT: HeaderName = HeaderName::from_static("profiled-left-o
 const HEADER_BYTES_MAX: usize = 1_024;
 /// How many different things the header names. Further ones are only counted.
 const THINGS_MAX: usize = 16;
+/// How many parts of one thing are named to who listens to calls as they come in.
+const NAMED_MAX: usize = 5;
 /// The longest part of a name or an id that is shown.
 const SHOWN_CHARS_MAX: usize = 24;
 
@@ -31,6 +34,8 @@ struct Thing {
     count: usize,
     kind: &'static str,
     why: Cow<'static, str>,
+    /// The first of these parts. No header has them.
+    named: Vec<String>,
 }
 
 impl LeftOut {
@@ -44,10 +49,31 @@ impl LeftOut {
         if let Some(thing) = self.things.iter_mut().find(|thing| thing.kind == kind && thing.why == why) {
             thing.count += count;
         } else if self.things.len() < THINGS_MAX {
-            self.things.push(Thing { count, kind, why });
+            self.things.push(Thing { count, kind, why, named: vec![] });
         } else {
             self.beyond += count;
         }
+    }
+
+    /// The same of one part, which is called `name`.
+    pub(super) fn note_named(&mut self, kind: &'static str, why: impl Into<Cow<'static, str>>, name: &str) {
+        let why = why.into();
+        self.note(1, kind, why.clone());
+        let thing = self.things.iter_mut().find(|thing| thing.kind == kind && thing.why == why);
+        if let Some(thing) = thing.filter(|thing| thing.named.len() < NAMED_MAX) {
+            thing.named.push(shown(name));
+        }
+    }
+
+    /// A sentence for each thing, with the first of its parts.
+    pub(super) fn sentences(&self) -> Vec<String> {
+        let sentence = |thing: &Thing| {
+            let more = if thing.count > thing.named.len() && !thing.named.is_empty() { ", …" } else { "" };
+            let colon = if thing.named.is_empty() { "" } else { ": " };
+            format!("{thing}{colon}{}{more}", thing.named.join(", "))
+        };
+        let beyond = (self.beyond > 0).then(|| format!("{} more", self.beyond));
+        self.things.iter().map(sentence).chain(beyond).collect()
     }
 
     /// How many are left out, of all kinds.
@@ -69,12 +95,11 @@ impl LeftOut {
     fn header(&self) -> String {
         let mut text = String::new();
         let mut beyond = self.beyond;
-        for Thing { count, kind, why } in &self.things {
-            let plural = if *count == 1 { "" } else { "s" };
-            let thing = format!("{count} {kind}{plural} {why}");
+        for it in &self.things {
+            let thing = it.to_string();
             // The count of the others must still fit behind.
             if text.len() + thing.len() + "; ; 18446744073709551615 more".len() > HEADER_BYTES_MAX {
-                beyond += count;
+                beyond += it.count;
                 continue;
             }
             if !text.is_empty() {
@@ -86,6 +111,14 @@ impl LeftOut {
             text.push_str(&format!("; {beyond} more"));
         }
         text
+    }
+}
+
+impl fmt::Display for Thing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { count, kind, why, .. } = self;
+        let plural = if *count == 1 { "" } else { "s" };
+        write!(f, "{count} {kind}{plural} {why}")
     }
 }
 

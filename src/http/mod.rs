@@ -18,10 +18,13 @@ mod error;
 pub mod framing;
 mod inspector;
 mod left_out;
+mod live;
+mod live_feed;
 mod native;
 mod openapi;
 mod operation;
 mod ops;
+mod outcome_counts;
 mod outcomes;
 mod path;
 mod patience;
@@ -37,6 +40,8 @@ mod slots;
 mod stream;
 pub mod tls;
 mod tried_out;
+mod visitor_body;
+mod visitor_write;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,6 +51,7 @@ use tokio::time::Instant;
 
 use self::caller::Caller;
 use self::error::HttpError;
+use self::live::Live;
 use self::rate::{Rate, Rates};
 use self::tls::{Tls, TlsError};
 use crate::cluster::Members;
@@ -73,6 +79,8 @@ pub struct Front {
     batch_calls: Arc<Rates<ClientCode>>,
     event_streams: Shares,
     large_calls: Shares,
+    /// Who listens to calls as they come in.
+    live: Arc<Live>,
     /// The nodes that share an order with this one; none of a single daemon.
     members: Option<Arc<Members>>,
 }
@@ -107,6 +115,7 @@ impl Front {
             site_calls: Arc::default(),
             failures: Arc::default(),
             batch_calls: Arc::default(),
+            live: Arc::new(Live::new()),
             members: None,
         }
     }

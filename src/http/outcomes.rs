@@ -12,7 +12,8 @@ use utoipa::ToSchema;
 use utoipa::openapi::Schema;
 
 use super::error::HttpError;
-use super::request::Request;
+pub(in crate::http) use super::outcome_counts::Outcomes;
+use super::request::{Params, Request};
 use super::response::{Answer, CSV, NDJSON, chunked};
 use super::stream::begin;
 use super::{Front, shapes};
@@ -20,7 +21,7 @@ use crate::batch::csv::RowPlace;
 use crate::cluster::{ASKING_NODE, PeerAnswer};
 use crate::engine::EngineError;
 use crate::engine::read::report::{Report, ReportedRow};
-use crate::model::batch::{BatchId, Counts, Outcome, RowForm};
+use crate::model::batch::{BatchId, Outcome, RowForm};
 
 /// The first line of a report in CSV.
 const COLUMNS: &[u8] = b"line,id,outcome,reason,message\n";
@@ -146,23 +147,6 @@ fn named(mut answer: Answer, name: &str) -> Answer {
     answer
 }
 
-/// Rows so far, by outcome.
-#[derive(Debug, Serialize, ToSchema)]
-pub(in crate::http) struct Outcomes {
-    updated: u64,
-    created: u64,
-    not_found: u64,
-    ignored: u64,
-    failed: u64,
-}
-
-impl Outcomes {
-    pub(super) fn of(counts: &Counts) -> Self {
-        let Counts { updated, created, not_found, ignored, failed } = *counts;
-        Self { updated, created, not_found, ignored, failed }
-    }
-}
-
 /// The form of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ReportForm {
@@ -240,4 +224,27 @@ impl ReportForm {
             }
         }
     }
+}
+
+/// The outcome that `outcome=` names.
+pub(super) fn wanted(query: &Params) -> Result<Option<Outcome>, HttpError> {
+    let Some(name) = query.get("outcome") else { return Ok(None) };
+    let found = Outcome::ALL.into_iter().find(|outcome| outcome.name() == name);
+    found.map(Some).ok_or_else(|| {
+        let all = Outcome::ALL.map(Outcome::name).join(", ");
+        HttpError::Wrong(format!("outcome={name} is not known: it is one of {all}"))
+    })
+}
+
+/// The place that `from=` names, as a `Link` gave it.
+pub(super) fn from(query: &Params) -> Result<Option<RowPlace>, HttpError> {
+    let Some(text) = query.get("from") else { return Ok(None) };
+    let place = text
+        .split_once('.')
+        .and_then(|(line, offset)| Some(RowPlace { line: line.parse().ok()?, offset: offset.parse().ok()? }));
+    place.map(Some).ok_or_else(|| {
+        HttpError::Wrong(format!(
+            "from={text} is not a row's place: take the URL that the page before links to"
+        ))
+    })
 }

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::caller::{Caller, is_host};
 use super::decode::{self, Parameters};
 use super::error::{HttpError, MediaType};
+use super::live::{HeardCall, Notes};
 use super::patience::Patience;
 use crate::batch::encoding::Encoding;
 use crate::config::{Pace, Timeouts};
@@ -35,6 +36,8 @@ pub(super) struct Request {
     id: String,
     local: SocketAddr,
     caller: Caller,
+    /// What is noted of it for who listens to calls as they come in; none if nobody does.
+    notes: Option<Box<Notes>>,
 }
 
 impl Request {
@@ -52,7 +55,25 @@ impl Request {
         let ended = incoming.is_end_stream();
         let patience = Patience::new(timeouts.body());
         let body = Body { incoming, timeouts, patience, bodies_end, ended };
-        Self { head: hyper::Request::from_parts(head, ()), body, id, local, caller }
+        Self { head: hyper::Request::from_parts(head, ()), body, id, local, caller, notes: None }
+    }
+
+    /// Somebody listens: notes are taken of it from now on.
+    pub(super) fn begin_notes(&mut self) {
+        self.notes = Some(Box::default());
+    }
+
+    /// Notes something, if notes are taken.
+    pub(super) fn note(&mut self, note: impl FnOnce(&mut Notes)) {
+        if let Some(notes) = &mut self.notes {
+            note(notes);
+        }
+    }
+
+    /// What was noted of it, if notes were taken.
+    pub(super) fn end_notes(&mut self) -> Option<HeardCall> {
+        let notes = self.notes.take()?;
+        Some(notes.of_request(&self.id, self.caller.address, self.head.method(), self.path()))
     }
 
     /// Its id in the log.

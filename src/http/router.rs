@@ -103,6 +103,20 @@ impl<'a> Found<'a> {
         self.endpoint(method).unwrap_or(self.route.first).name
     }
 
+    /// Whether who listens to calls as they come in is told of this one, which may have a method that the path does not take.
+    pub(super) fn is_told(&self, method: &Method) -> bool {
+        *method != Method::OPTIONS && self.endpoint(method).unwrap_or(self.route.first).writes_to_visitors()
+    }
+
+    /// The client that its path names, also before anything is checked.
+    pub(super) fn client_in_path(&self) -> Option<String> {
+        match self.route.first.client {
+            Whose::InPath => Some(self.path.get("client").to_owned()),
+            Whose::OfBatch => BatchId::parse(self.path.get("id")).map(|id| id.client.to_string()),
+            _ => None,
+        }
+    }
+
     fn endpoint(&self, method: &Method) -> Option<&'static Endpoint> {
         self.route.endpoints.iter().copied().find(|endpoint| endpoint.methods.all().contains(method))
     }
@@ -158,6 +172,9 @@ impl<'a> Found<'a> {
             .map_err(|error| shut(front.count_failure(request.caller(), error)))?;
         let client = endpoint.client.find(front, request, &bearer, self.path)?;
         bearer.check(endpoint.access, client.as_ref()).map_err(shut)?;
+        if let Some(client) = &client {
+            request.note(|notes| notes.client(client));
+        }
         if let (RateLimit::BatchCalls, Some(client)) = (endpoint.limits.rate, &client) {
             front.count_batch_call(client)?;
         }

@@ -22,6 +22,11 @@ pub(super) fn tell(answer: &mut Answer, seq: Option<Seq>) {
     }
 }
 
+/// The place that an answer tells, if it tells one.
+pub(super) fn told(answer: &Answer) -> Option<String> {
+    answer.headers().get(SEQ)?.to_str().ok().map(str::to_owned)
+}
+
 /// Says in an answer how old what it shows may be.
 pub(super) fn tell_age(answer: &mut Answer, behind: Duration) {
     let ms = u64::try_from(behind.as_millis()).unwrap_or(u64::MAX);

@@ -402,12 +402,16 @@ async fn answer(front: &Front, mut request: Request, refused: Option<HttpError>)
             let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
             match Found::at(&segments) {
                 Some(found) => {
+                    if front.live.is_heard() && found.is_told(&method) {
+                        begin_notes(&mut request, found.client_in_path());
+                    }
                     let result = match checked {
                         Ok(()) => found.answer(front, &mut request).await,
                         Err(error) => Err(error),
                     };
                     let mut answer = result.unwrap_or_else(|error| {
                         note(front, &error, &id);
+                        request.note(|notes| notes.refused(&error.to_string()));
                         found.refusal(&request, &error)
                     });
                     found.open_to_pages(&mut answer, request.origin());
@@ -417,6 +421,11 @@ async fn answer(front: &Front, mut request: Request, refused: Option<HttpError>)
                 None => {
                     let unknown = HttpError::NotFound("there is nothing at this path".into());
                     let error = checked.err().unwrap_or(unknown);
+                    if front.live.is_heard() && is_almost_a_site_call(&segments) {
+                        let client = segments.get(1).filter(|_| segments.first() == Some(&"m2"));
+                        begin_notes(&mut request, client.map(|client| (*client).to_owned()));
+                        request.note(|notes| notes.refused(&error.to_string()));
+                    }
                     (refuse(front, door_of_unknown(&segments), &error, &id), UNKNOWN_PATH)
                 }
             }
@@ -436,7 +445,22 @@ async fn answer(front: &Front, mut request: Request, refused: Option<HttpError>)
     let (status, took) = (answer.status().as_u16(), begun.elapsed());
     front.app.metrics().answered(endpoint, status, took);
     tracing::debug!(request = %id, %method, endpoint, status, took_ms = telemetry::ms(took), "answered");
+    if let Some(call) = request.end_notes() {
+        front.live.tell(call.answered(endpoint, &answer, front.app.now(), took));
+    }
     answer
+}
+
+/// Somebody listens: notes what is known before anything is checked.
+fn begin_notes(request: &mut Request, client: Option<String>) {
+    let client = client.or_else(|| request.query().get("client").map(str::to_owned));
+    request.begin_notes();
+    request.note(|notes| notes.named_client(client.as_deref()));
+}
+
+/// Whether somebody who wrote this path meant one of Adobe's calls.
+fn is_almost_a_site_call(segments: &[&str]) -> bool {
+    matches!(segments, ["m2" | "rest", ..])
 }
 
 /// The output of a future; none if it panics. A panic ends only the one call.

@@ -1,20 +1,24 @@
-//! Answers that are produced while they are sent, on a thread that may block, by a caller that holds a place.
+//! Answers that are produced while they are sent, on a thread that may block, by a caller that holds a place; and the forms of events.
 //!
 //! Promises: an answer that its client does not read breaks off when somebody else gets its place. How slowly a client may read
 //! at all is limited in [`connection`](super::connection).
 
+use std::fmt;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::Serialize;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 
 use super::patience::Patience;
-use super::response::Chunk;
+use super::response::{Chunk, EVENTS, NDJSON};
+use super::shapes;
 use crate::config::Pace;
 use crate::engine::EngineError;
 use crate::engine::gates::Slot;
@@ -91,6 +95,56 @@ impl Sender {
         self.patience.earned(bytes);
         if sent { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     }
+}
+
+/// How events are written, as `Accept` asks for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum EventForm {
+    /// Each is a line.
+    Ndjson,
+    /// As browsers read them.
+    ServerSent,
+}
+
+impl EventForm {
+    /// The form that a request accepts: NDJSON, unless it names server-sent events.
+    pub(super) fn of(accepted: &str) -> Self {
+        if accepted.contains("event-stream") { Self::ServerSent } else { Self::Ndjson }
+    }
+
+    pub(super) const fn media_type(self) -> &'static str {
+        match self {
+            Self::Ndjson => NDJSON,
+            Self::ServerSent => EVENTS,
+        }
+    }
+
+    /// Adds an event: its name and its place, which NDJSON has in the event itself.
+    pub(super) fn write(
+        self,
+        name: &str,
+        id: Option<impl fmt::Display>,
+        event: &impl Serialize,
+        bytes: &mut Vec<u8>,
+    ) {
+        if self == Self::ServerSent {
+            if let Some(id) = id {
+                bytes.extend_from_slice(format!("id: {id}\n").as_bytes());
+            }
+            bytes.extend_from_slice(format!("event: {name}\ndata: ").as_bytes());
+        }
+        if let Err(error) = serde_json::to_writer(&mut *bytes, event) {
+            tracing::error!(%error, "an event in JSON");
+        }
+        bytes.extend_from_slice(if self == Self::ServerSent { b"\n\n" } else { b"\n" });
+    }
+}
+
+/// An event of a stream, for the OpenAPI document. `id` says whether it bears its place.
+pub(super) fn server_sent(id: bool) -> Schema {
+    let event = ObjectBuilder::new().schema_type(Type::Object);
+    let event = if id { event.property("id", shapes::text()) } else { event };
+    event.property("event", shapes::text()).property("data", shapes::text()).into()
 }
 
 /// Begins to make an answer, which `place` is held for; gives its chunks. `what` is what the log calls it.

@@ -570,6 +570,13 @@ impl Metrics {
         self.limits.get_or_create(&[("limit", limit.name())]).inc();
     }
 
+    /// The limits that were hit since the start, and how often each.
+    pub fn limits_hit(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let counted =
+            |limit: Limit| (limit.name(), self.limits.get_or_create(&[("limit", limit.name())]).get());
+        Limit::ALL.into_iter().map(counted).filter(|(_, count)| *count > 0)
+    }
+
     /// Counts a request answered with `status`. `endpoint` comes from a list in the code.
     pub fn answered(&self, endpoint: &'static str, status: u16, took: Duration) {
         self.requests.get_or_create(&Answered { endpoint, status }).inc();

@@ -84,8 +84,7 @@ fn more_streams_of_events_at_once_than_there_may_be_are_refused() {
     assert_eq!(one_more().0, 503);
     let refused = daemon.send(&events);
     assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")));
-    let reported =
-        "256 streams of events are open, no more are at once: ask for the batch itself now and then";
+    let reported = "256 streams of events are open, no more are at once: close one, or ask for the batch itself now and then";
     assert_eq!(refused.json()["message"], reported);
     assert_eq!(daemon.metrics().hits("event_streams"), 2);
     assert_eq!(daemon.get(&format!("/api/v1/batches/{id}")).status, 200, "which is still reported");

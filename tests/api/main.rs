@@ -35,6 +35,7 @@ mod identity;
 mod imitation;
 mod inspector;
 mod limits;
+mod live;
 mod logging;
 mod mbox;
 mod metrics;

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::support::{self, Daemon, Reply};
 use serde_json::{Value, json};
@@ -91,6 +92,15 @@ impl Tour<'_> {
                 "not all is described: {reported}"
             );
         }
+    }
+}
+
+/// Ends a loop, also if an assertion fails before.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -193,6 +203,26 @@ fn the_answers_to_all_calls_are_as_described() {
     for since in ["0", "x"] {
         tour.get("/api/v1/changes", &format!("/api/v1/changes?client=demo&since={since}"));
     }
+    let live = "/api/v1/live";
+    tour.get(live, "/api/v1/live?seconds=0");
+    let heard = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // Some call comes in while somebody listens, of each shape.
+        scope.spawn(|| {
+            while !heard.load(Ordering::Relaxed) {
+                daemon.get("/m2/demo/mbox/json?mbox=m&mboxPC=1&mbox3rdPartyId=undefined&profile.a=1");
+                daemon.call("POST", "/m2/demo/profile/batchUpdate?dryRun=true", &[], Some(file.as_bytes()));
+                daemon.get("/m2/demo/mbox/jsn");
+            }
+        });
+        let told = {
+            let _ends = Ends(&heard);
+            tour.get(live, "/api/v1/live?client=demo&seconds=2").text()
+        };
+        for what in ["\"listening\"", "\"mboxes\"", "\"dryRun\"", "\"message\""] {
+            assert!(told.contains(what), "no {what} in {told}");
+        }
+    });
     let update = "/m2/{client}/profile/update";
     let url = "/m2/demo/profile/update?mboxPC=1&profile.a=5";
     tour.get(update, url);

@@ -65,7 +65,9 @@ async fn answer(call: Call<'_>) -> Reply {
     };
     let attributes = call.profile_parameters.take().map(|Parameters(sent)| sent).unwrap_or_default();
     let sent = call.id.as_ref().map(|Object(ids)| ids);
-    let (ids, told) = write(front, &client, sent, "id.", Source::Mbox, attributes).await?;
+    let mboxes = [&call.mboxes, &call.prefetch].into_iter().flatten().flat_map(Kept::iter);
+    request.note(|notes| mboxes.for_each(|mbox| notes.mbox(&mbox.mbox)));
+    let (ids, told) = write(front, request, &client, sent, "id.", Source::Mbox, attributes).await?;
 
     let contents = BatchMboxContents {
         request_id: &random_id()?,

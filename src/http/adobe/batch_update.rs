@@ -77,6 +77,7 @@ async fn answer(call: Call<'_>, version: BatchVersion) -> Reply {
     match take(front, request, client, version, dry_run).await {
         // Adobe says so with a 200 (Bulk Profile Update API, URL-encoding requirements). A dry run says why.
         Err(HttpError::Engine(EngineError::AsAdobe { says, .. })) if !dry_run => {
+            request.note(|notes| notes.refused(says));
             Ok(xml(StatusCode::OK, &[("success", "false"), ("batchStatus", ""), ("message", says)]))
         }
         answer => answer,
@@ -103,9 +104,12 @@ async fn take(
     let call = BatchCall { version, empty_values, for_all: !dry_run, rows: RowForm::Csv };
     let upload = take_in(front, request, client, call, &MEDIA_TYPES, &right).await?;
     if dry_run {
-        return tried_out::answer(request, upload.try_out().await?);
+        let tried = upload.try_out().await?;
+        request.note(|notes| notes.tried_out(&tried.counts, tried.rows, tried.bytes));
+        return tried_out::answer(request, tried);
     }
     let AcceptedBatch { batch, before } = upload.finish(key).await?;
+    request.note(|notes| notes.accepted(&batch.id, before, batch.rows, batch.bytes));
 
     let status_url = format!("{base_url}/m2/{client}/profile/batchStatus?batchId={}", batch.id);
     let mut answer = xml(

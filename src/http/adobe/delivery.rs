@@ -22,7 +22,7 @@ use crate::http::endpoint::{Api, Call, Endpoint, Methods, Reply, Whose};
 use crate::http::error::HttpError;
 use crate::http::left_out::LeftOut;
 use crate::http::operation::form_of;
-use crate::http::request::{Params, client, visitor_id};
+use crate::http::request::{Params, Request, client, visitor_id};
 use crate::http::response::{Answer, Door, JSON, json, no_content};
 use crate::http::{Front, seq, shapes};
 use crate::model::blocked::BlockedIds;
@@ -77,7 +77,8 @@ async fn answer(call: Call<'_>) -> Reply {
     let Taken { call, _place } = take::<Delivery>(front, request, Some(&client)).await?;
     let mut call = call.with_few_mboxes()?;
     let attributes = call.take_attributes();
-    let (ids, told) = write(front, &client, call.ids(), "id.", Source::Delivery, attributes).await?;
+    request.note(|notes| call.mbox_names().for_each(|name| notes.mbox(name)));
+    let (ids, told) = write(front, request, &client, call.ids(), "id.", Source::Delivery, attributes).await?;
 
     if call.is_beacon() {
         let mut answer = no_content();
@@ -112,12 +113,17 @@ impl Told {
 /// it; `place` is where the ids stand in the call.
 pub(super) async fn write(
     front: &Front,
+    request: &mut Request,
     client: &ClientCode,
     sent: Option<&Ids>,
     place: &str,
     source: Source,
     attributes: Vec<(String, String)>,
 ) -> Result<(CallIds, Told), HttpError> {
+    request.note(|notes| {
+        notes.client(client);
+        notes.set(&attributes);
+    });
     // More would keep the commit thread for long, and the most of it no profile has room for.
     let bytes: usize = attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
     if bytes > KEPT_BYTES_MAX {
@@ -126,14 +132,23 @@ pub(super) async fn write(
         )));
     }
     let (mut ids, none) = ids(sent, place, &front.app.blocked_ids(client)?)?;
-    front.app.metrics().left_out(none, metrics::LeftOut::BlockedId);
+    front.app.metrics().left_out(none.len(), metrics::LeftOut::BlockedId);
+    let mut left_out = LeftOut::default();
+    none.iter().for_each(|key| left_out.note_named("id", BLOCKED, key));
+    let brings_pc_id = ids.pc.is_some();
     give_pc_id(&mut ids)?;
+    request.note(|notes| {
+        notes.call_ids(&ids, ids.pc.as_ref().filter(|_| !brings_pc_id));
+        notes.left_out(&left_out);
+    });
     let site_call = SiteCall { client: client.clone(), ids: ids.clone(), source, attributes };
     let written = front.app.site_call(site_call).await?;
-    ids.pc = ids.pc.or(written.pc);
-    let mut left_out = LeftOut::default();
-    left_out.note(none, "id", BLOCKED);
     note_lost(&mut left_out, written.left_out);
+    request.note(|notes| {
+        notes.given(ids.pc.as_ref(), written.pc.as_ref());
+        notes.left_out(&left_out);
+    });
+    ids.pc = ids.pc.or(written.pc);
     Ok((ids, Told { left_out, seq: written.seq }))
 }
 
@@ -171,21 +186,25 @@ pub(super) fn check_session_id(session_id: Option<&str>) -> Result<(), HttpError
     Ok(())
 }
 
-/// The ids that the call carries, checked; an empty one counts as absent, and so does one that is none. Gives how many of
-/// the latter there are.
-fn ids(sent: Option<&Ids>, place: &str, blocked: &BlockedIds) -> Result<(CallIds, usize), HttpError> {
-    let mut left_out = 0;
-    let mut check = |kind, key: &str, id: Option<&Id>| {
+/// The ids that the call carries, checked; an empty one counts as absent, and so does one that is none. Gives the keys of
+/// the latter.
+fn ids(
+    sent: Option<&Ids>,
+    place: &str,
+    blocked: &BlockedIds,
+) -> Result<(CallIds, Vec<&'static str>), HttpError> {
+    let mut left_out = vec![];
+    let mut check = |kind, key: &'static str, id: Option<&Id>| {
         let text = id.map(|Id(text)| text);
         if text.is_some_and(|text| blocked.block(kind, text)) {
-            left_out += 1;
+            left_out.push(key);
             return Ok(None);
         }
         let text = text.filter(|text| !visible(text).is_empty());
         let id = text.map(|text| visitor_id(kind, text)).transpose();
         id.map_err(|e| HttpError::Wrong(shortened(format!("{place}{key}: {e}"))))
     };
-    let Some(sent) = sent else { return Ok((CallIds::default(), 0)) };
+    let Some(sent) = sent else { return Ok((CallIds::default(), left_out)) };
     let ids = CallIds {
         pc: check(IdKind::Pc, "tntId", sent.tnt_id.as_ref())?,
         third_party: check(IdKind::ThirdParty, "thirdPartyId", sent.third_party_id.as_ref())?,

@@ -105,14 +105,15 @@ async fn answer(call: Call<'_>) -> Reply {
     }
     let content = DefaultContent::of(kind, &params)?;
     let blocked = front.app.blocked_ids(client)?;
+    request.note(|notes| params.get("mbox").into_iter().for_each(|name| notes.mbox(name)));
     let (ids, none) = ids(&params, &blocked)?;
-    front.app.metrics().left_out(none, metrics::LeftOut::BlockedId);
+    front.app.metrics().left_out(none.len(), metrics::LeftOut::BlockedId);
     let session_id = match params.get("mboxSession") {
         Some(sent) => sent.to_owned(),
         None => random_id()?,
     };
     let mut left_out = LeftOut::default();
-    left_out.note(none, "id", BLOCKED);
+    none.iter().for_each(|name| left_out.note_named("id", BLOCKED, name));
     let (attributes, illegal) = attributes(&params, &mut left_out);
     front.app.metrics().left_out(illegal, metrics::LeftOut::Illegal);
     if illegal > 0 {
@@ -120,9 +121,19 @@ async fn answer(call: Call<'_>) -> Reply {
     }
 
     let own = ids.pc.clone();
+    let brings_pc_id = params.get("mboxPC").is_some() && !none.contains(&"mboxPC");
+    request.note(|notes| {
+        notes.call_ids(&ids, own.as_ref().filter(|_| !brings_pc_id));
+        notes.set(&attributes);
+        notes.left_out(&left_out);
+    });
     let call = SiteCall { client: client.clone(), ids, source: Source::Mbox, attributes };
     let written = front.app.site_call(call).await?;
     note_lost(&mut left_out, written.left_out);
+    request.note(|notes| {
+        notes.given(own.as_ref(), written.pc.as_ref());
+        notes.left_out(&left_out);
+    });
 
     let tnt_id = tnt_id(&params, own.as_ref(), &written);
     let mut answer = content.answer(&Handed { session_id: &session_id, tnt_id, offers: [] })?;
@@ -136,12 +147,12 @@ async fn answer(call: Call<'_>) -> Reply {
     Ok(answer)
 }
 
-/// The ids that the call carries, and how many that are none count as not sent.
-fn ids(params: &Params, blocked: &BlockedIds) -> Result<(CallIds, usize), HttpError> {
-    let mut left_out = 0;
-    let mut id = |kind, name| match params.get(name) {
+/// The ids that the call carries, and the names of those that are none and count as not sent.
+fn ids(params: &Params, blocked: &BlockedIds) -> Result<(CallIds, Vec<&'static str>), HttpError> {
+    let mut left_out = vec![];
+    let mut id = |kind, name: &'static str| match params.get(name) {
         Some(text) if blocked.block(kind, text) => {
-            left_out += 1;
+            left_out.push(name);
             Ok(None)
         }
         _ => params.id(kind, name),
@@ -166,19 +177,19 @@ fn tnt_id<'a>(params: &'a Params, own: Option<&'a VisitorId>, written: &'a Writt
 fn attributes(params: &Params, left_out: &mut LeftOut) -> (Vec<(String, String)>, usize) {
     let mut kept = vec![];
     let mut illegal = 0;
-    let mut leave_out = |why| {
-        left_out.note(1, PROFILE_PARAMETER, why);
+    let mut leave_out = |why, name: &str| {
+        left_out.note_named(PROFILE_PARAMETER, why, name);
         illegal += 1;
     };
     for (name, value) in params.attributes() {
         match fault(name, value) {
-            Some(why) => leave_out(why),
-            None if kept.len() == ATTRIBUTES_MAX => leave_out(format!("beyond {ATTRIBUTES_MAX}")),
+            Some(why) => leave_out(why, name),
+            None if kept.len() == ATTRIBUTES_MAX => leave_out(format!("beyond {ATTRIBUTES_MAX}"), name),
             None => kept.push((name.to_owned(), value.to_owned())),
         }
     }
-    for _ in params.broken_attributes() {
-        leave_out("whose name or value is not UTF-8".into());
+    for name in params.broken_attributes() {
+        leave_out("whose name or value is not UTF-8".into(), name);
     }
     (kept, illegal)
 }

@@ -65,6 +65,10 @@ async fn answer(call: Call<'_>) -> Reply {
     let params = request.form(body_bytes_max, &[FORM]).await?.strict()?;
     let id = visitor(&params, &front.app.blocked_ids(client)?)?;
     let attributes = attributes(&params)?;
+    request.note(|notes| {
+        notes.id(&id, false);
+        notes.set(&attributes);
+    });
 
     let written =
         front.app.update(SingleUpdate { client: client.clone(), id: id.clone(), attributes }).await?;
@@ -88,6 +92,10 @@ async fn answer(call: Call<'_>) -> Reply {
     }
     left_out.tell(&mut answer);
     seq::tell(&mut answer, written.seq);
+    request.note(|notes| {
+        notes.outcome(outcome(&written));
+        notes.left_out(&left_out);
+    });
     Ok(answer)
 }
 

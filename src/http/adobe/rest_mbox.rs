@@ -59,9 +59,11 @@ async fn answer(call: Call<'_>) -> Reply {
     let base_url = request.base_url(&front.app)?;
     let Taken { call, _place } = take::<RestMbox>(front, request, Some(&client)).await?;
     let RestMbox { tnt_id, third_party_id, marketing_cloud_visitor_id, .. } = call;
+    request.note(|notes| notes.mbox(&call.mbox));
     let sent = Ids { tnt_id, third_party_id, marketing_cloud_visitor_id };
     let (ids, told) =
-        write(front, &client, Some(&sent), "", Source::Mbox, trimmed(call.profile_parameters)).await?;
+        write(front, request, &client, Some(&sent), "", Source::Mbox, trimmed(call.profile_parameters))
+            .await?;
 
     let DeliveredIds { tnt_id, third_party_id, marketing_cloud_visitor_id } = DeliveredIds::of(&ids);
     let content = RestMboxContent {
@@ -81,8 +83,7 @@ async fn answer(call: Call<'_>) -> Reply {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct RestMbox {
-    #[serde(rename = "mbox")]
-    _mbox: String,
+    mbox: String,
     #[schema(schema_with = shapes::pc_id)]
     tnt_id: Option<Id>,
     #[schema(schema_with = shapes::third_party_id)]

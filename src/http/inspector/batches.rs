@@ -17,8 +17,8 @@ use crate::http::Front;
 use crate::http::auth::Access;
 use crate::http::endpoint::{Call, CallLimits, Endpoint, Methods, Reply, Whose};
 use crate::http::error::HttpError;
-use crate::http::outcomes::{ReportForm, whole_report};
-use crate::http::request::Request;
+use crate::http::outcomes::{self, ReportForm, whole_report};
+use crate::http::request::{Params, Request};
 use crate::model::batch::{BatchId, Outcome};
 use crate::model::seq::{Millis, Seq};
 
@@ -26,6 +26,10 @@ use crate::model::seq::{Millis, Seq};
 const LISTED_MAX: usize = 50;
 /// How many failed rows are shown; all of them are in the repair file.
 const FAILED_SHOWN_MAX: usize = 50;
+/// How many rows with one outcome stand on one page.
+const ROWS_SHOWN_MAX: usize = 100;
+/// How many ids that nobody has are shown.
+const EXAMPLES_MAX: usize = 3;
 
 pub(super) const ENDPOINTS: &[Endpoint] = &[
     Endpoint {
@@ -105,6 +109,8 @@ pub(super) struct ListedBatch {
     pub(super) version: &'static str,
     pub(super) state: &'static str,
     pub(super) failed: u64,
+    /// Whether most of its rows name nobody who is known.
+    pub(super) amiss: bool,
     pub(super) bar: Bar,
 }
 
@@ -116,9 +122,15 @@ impl ListedBatch {
             version: version(batch.version),
             state: state(batch.state),
             failed: batch.counts.failed,
+            amiss: is_amiss(batch),
             bar: Bar::of(&batch.counts, batch.rows),
         }
     }
+}
+
+/// Whether most rows of a complete batch name nobody who is known: hardly what its sender meant.
+fn is_amiss(batch: &BatchStatus) -> bool {
+    batch.state == BatchState::Complete && batch.counts.not_found * 2 > batch.rows
 }
 
 fn version(version: BatchVersion) -> &'static str {
@@ -143,6 +155,29 @@ struct One {
     frame: Frame,
     id: String,
     progress: Progress,
+    /// The rows with the outcome that was asked for.
+    rows: Option<Rows>,
+}
+
+/// Rows with one outcome, and the ways to those with another.
+struct Rows {
+    tabs: Vec<(&'static str, &'static str, String)>,
+    outcome: &'static str,
+    words: &'static str,
+    rows: Vec<ReportedRow>,
+    /// Where the next page begins.
+    next: Option<String>,
+}
+
+/// What to think of rows that name nobody who is known.
+struct NotFound {
+    /// How many of all.
+    count: String,
+    /// Whether they are most of them.
+    most: bool,
+    /// Some of the ids.
+    examples: Vec<String>,
+    v2: bool,
 }
 
 /// How far a batch is: a piece of its page, which the page's script asks for again while it is not complete.
@@ -150,6 +185,7 @@ struct One {
 #[template(path = "progress.html")]
 struct Progress {
     id: String,
+    client: String,
     version: &'static str,
     state: &'static str,
     live: bool,
@@ -167,6 +203,8 @@ struct Progress {
     end: Option<Moment>,
     bar: Bar,
     outcomes: Vec<(&'static str, &'static str, String)>,
+    amiss: bool,
+    not_found: Option<NotFound>,
     failures: Option<Failures>,
     /// What was perhaps not meant in its file.
     remarks: Vec<String>,
@@ -236,13 +274,15 @@ async fn list(call: Call<'_>) -> Reply {
 /// One batch.
 async fn one(call: Call<'_>) -> Reply {
     let batch = known(&call)?;
+    let query = call.query()?;
     let Call { front, request, .. } = call;
+    let rows = Rows::of(front, request, &batch, &query).await?;
     let frame = Frame {
         title: format!("Batch {}", batch.id),
         ..Frame::of(front, request, Some(&batch.id.client), "Batches")
     };
     let progress = Progress::of(front, request, &batch).await?;
-    render(StatusCode::OK, &One { frame, id: batch.id.to_string(), progress })
+    render(StatusCode::OK, &One { frame, id: batch.id.to_string(), progress, rows })
 }
 
 /// How far it is, as its page has it.
@@ -283,11 +323,10 @@ impl Progress {
         let dealt_per_cent = (dealt * 100).checked_div(batch.rows).unwrap_or(100);
         let failures =
             if live || batch.counts.failed == 0 { None } else { Failures::of(front, request, batch).await? };
-        let outcomes = Outcome::ALL
-            .map(|outcome| (outcome.name(), in_words(outcome), grouped(batch.counts.of(outcome))))
-            .into();
+        let not_found = if live { None } else { NotFound::of(front, request, batch).await? };
         Ok(Self {
             id: batch.id.to_string(),
+            client: batch.id.client.to_string(),
             version: version(batch.version),
             state: state(batch.state),
             live,
@@ -310,11 +349,60 @@ impl Progress {
             rate: batch.rows_per_second.map(grouped),
             end: batch.estimated_end.map(|at| Moment::of(at, now)),
             bar: Bar::of(&batch.counts, batch.rows),
-            outcomes,
+            outcomes: tabs(batch),
+            amiss: is_amiss(batch),
+            not_found,
             failures,
             remarks: if live { vec![] } else { quotes(front, request, batch).await? },
             reason: batch.reason.clone(),
         })
+    }
+}
+
+/// The outcomes: their names, their words, how many rows have each.
+fn tabs(batch: &BatchStatus) -> Vec<(&'static str, &'static str, String)> {
+    Outcome::ALL.map(|outcome| (outcome.name(), in_words(outcome), grouped(batch.counts.of(outcome)))).into()
+}
+
+impl Rows {
+    /// The rows of a complete batch that `outcome=` and `from=` ask for.
+    async fn of(
+        front: &Front,
+        request: &Request,
+        batch: &BatchStatus,
+        query: &Params,
+    ) -> Result<Option<Self>, HttpError> {
+        let Some(outcome) = outcomes::wanted(query)? else { return Ok(None) };
+        let (who, from) = (request.who(Some(&batch.id.client)), outcomes::from(query)?);
+        let page = front.app.outcome_page(&who, &batch.id, Some(outcome), from, ROWS_SHOWN_MAX).await?;
+        let next = page.next.map(|next| format!("{}.{}", next.line, next.offset));
+        let (outcome, words) = (outcome.name(), in_words(outcome));
+        Ok(Some(Self { tabs: tabs(batch), outcome, words, rows: page.rows, next }))
+    }
+}
+
+impl NotFound {
+    /// None where every row found its visitor. The examples are missing where the upload cannot be read just now.
+    async fn of(front: &Front, request: &Request, batch: &BatchStatus) -> Result<Option<Self>, HttpError> {
+        if batch.counts.not_found == 0 {
+            return Ok(None);
+        }
+        let who = request.who(Some(&batch.id.client));
+        let page = front.app.outcome_page(&who, &batch.id, Some(Outcome::NotFound), None, EXAMPLES_MAX).await;
+        let examples = match page {
+            Ok(page) => page.rows.into_iter().filter_map(|row| row.id).collect(),
+            Err(error @ EngineError::Stopping) => return Err(error.into()),
+            Err(error) => {
+                tracing::debug!(batch = %batch.id, %error, "no row without a visitor could be shown");
+                vec![]
+            }
+        };
+        Ok(Some(Self {
+            count: words::rows(batch.counts.not_found),
+            most: is_amiss(batch),
+            examples,
+            v2: batch.version == BatchVersion::V2,
+        }))
     }
 }
 

@@ -2,11 +2,10 @@
 
 use askama::Template;
 use hyper::StatusCode;
-use std::time::Duration;
 
 use super::page::{Frame, render};
 use super::refusal::PAGES;
-use super::words::{grouped, size};
+use super::words::{grouped, lasting, size};
 use crate::cluster::{ClusterStatus, NodeStatus};
 use crate::http::auth::Access;
 use crate::http::endpoint::{Call, CallLimits, Endpoint, Methods, Reply, Whose};
@@ -127,19 +126,10 @@ impl ShownNode {
     }
 }
 
-/// How long something lasts.
-fn lasting(time: Duration) -> String {
-    match time.as_secs() {
-        0 => format!("{} ms", time.as_millis()),
-        seconds @ 1..120 => format!("{seconds} s"),
-        seconds @ 120..7_200 => format!("{} min", seconds / 60),
-        seconds => format!("{} h", seconds / 3_600),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn what_is_wrong_with_a_node_is_said() {

@@ -1,10 +1,11 @@
-//! `/`: a form to look a visitor up, a place to drop a file, and what the client has.
+//! `/`: a form to look a visitor up, a place to drop a file, what the client has, and how the daemon is.
 
 use askama::Template;
 use hyper::StatusCode;
 
 use super::batches::ListedBatch;
 use super::clients::Choice;
+use super::health::Health;
 use super::page::{Frame, render};
 use super::plot::{Bar, Columns};
 use super::refusal::PAGES;
@@ -34,6 +35,7 @@ struct Home {
     batches: Vec<ListedBatch>,
     plots: Vec<Columns>,
     totals: Option<Totals>,
+    health: Option<Health>,
 }
 
 /// What a client has.
@@ -81,10 +83,21 @@ async fn answer(call: Call<'_>) -> Reply {
         }
     }
     let frame = Frame { title: "Look up".into(), ..Frame::of(front, request, client, "Look up") };
+    let health = Health::of(front, bearer);
     let may_send = bearer.may(Scope::Batch);
     render(
         StatusCode::OK,
-        &Home { frame, form: LookUpForm::default(), choice, may_read, may_send, batches, plots, totals },
+        &Home {
+            frame,
+            form: LookUpForm::default(),
+            choice,
+            may_read,
+            may_send,
+            batches,
+            plots,
+            totals,
+            health,
+        },
     )
 }
 

@@ -1,5 +1,6 @@
 //! The inspector: pages for people, rendered here and readable without a script. They show what the native API reports: a visitor
-//! with who set what and when, batches with what became of their rows, a place to drop a batch file on, and the nodes of an order.
+//! with who set what and when, batches with what became of their rows, a place to drop a batch file on, calls as they come in, and the
+//! nodes of an order. An administrator changes and erases visitors there.
 //!
 //! Promises: templates escape what a page shows of visitors and files. A page runs no script, and loads nothing, from anywhere but
 //! this daemon. A handler asks for no more than the token of the call allows.
@@ -7,7 +8,10 @@
 mod batches;
 mod clients;
 mod cluster;
+mod edit;
+mod health;
 mod home;
+mod live;
 mod page;
 mod plot;
 mod refusal;
@@ -29,8 +33,10 @@ use refusal::PAGES;
 pub(super) const ENDPOINTS: &[&[Endpoint]] = &[
     home::ENDPOINTS,
     visitor::ENDPOINTS,
+    edit::ENDPOINTS,
     batches::ENDPOINTS,
     upload::ENDPOINTS,
+    live::ENDPOINTS,
     cluster::ENDPOINTS,
     session::ENDPOINTS,
     ASSETS,

@@ -4,6 +4,7 @@ use askama::Template;
 use hyper::StatusCode;
 use hyper::header::{CONTENT_SECURITY_POLICY, HeaderName, HeaderValue};
 
+use super::health::banner;
 use crate::http::Front;
 use crate::http::auth::SESSION;
 use crate::http::error::HttpError;
@@ -30,6 +31,8 @@ pub(super) struct Frame {
     pub(super) signed_in: bool,
     /// Whether the daemon is one node of several.
     pub(super) of_cluster: bool,
+    /// Why the daemon takes no writes now.
+    pub(super) banner: Option<String>,
 }
 
 impl Frame {
@@ -39,7 +42,11 @@ impl Frame {
         client: Option<&ClientCode>,
         here: &'static str,
     ) -> Self {
-        Self { of_cluster: front.members.is_some(), ..Self::of_any(request, client, here) }
+        Self {
+            of_cluster: front.members.is_some(),
+            banner: banner(front),
+            ..Self::of_any(request, client, here)
+        }
     }
 
     /// The same, where nothing is known of the daemon: around a refusal.
@@ -49,6 +56,7 @@ impl Frame {
             client: client.map(|client| client.as_str().to_owned()),
             here,
             of_cluster: false,
+            banner: None,
             signed_in: request.cookie(SESSION).is_some_and(|token| !token.is_empty()),
         }
     }

@@ -9,6 +9,7 @@ use crate::http::endpoint::Api;
 use crate::http::error::HttpError;
 use crate::http::request::Request;
 use crate::http::response::{Answer, explained, whole};
+use crate::model::id::ClientCode;
 
 /// Whose conventions the pages follow.
 pub(super) const PAGES: Api = Api::Inspector(refusal);
@@ -20,7 +21,9 @@ fn refusal(request: &Request, error: &HttpError) -> Answer {
         sign_in::prompt(request, error)
     } else {
         let title = status.canonical_reason().unwrap_or("Refused");
-        let frame = Frame { title: title.into(), ..Frame::of_any(request, None, "") };
+        // What was done for one client goes on there.
+        let client = request.query().get("client").and_then(|code| ClientCode::new(code).ok());
+        let frame = Frame { title: title.into(), ..Frame::of_any(request, client.as_ref(), "") };
         render(status, &Refused { frame, status: status.as_u16(), message: error.to_string() })
     };
     // A page that cannot be rendered has no better words for another.

@@ -96,9 +96,13 @@ async fn send(call: Call<'_>) -> Reply {
     let call = BatchCall { version, empty_values, for_all: !dry_run, rows: RowForm::Csv };
     let upload = take_in(front, request, client, call, &MEDIA_TYPES, right).await?;
     if dry_run {
-        return render(StatusCode::OK, &Trial::of(upload.try_out().await?));
+        let tried = upload.try_out().await?;
+        request.note(|notes| notes.tried_out(&tried.counts, tried.rows, tried.bytes));
+        return render(StatusCode::OK, &Trial::of(tried));
     }
     let accepted = upload.finish(key).await?;
+    let batch = &accepted.batch;
+    request.note(|notes| notes.accepted(&batch.id, accepted.before, batch.rows, batch.bytes));
     // The script goes there by itself: a redirect would be followed without it.
     let mut answer = no_content();
     *answer.status_mut() = StatusCode::CREATED;

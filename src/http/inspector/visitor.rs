@@ -1,19 +1,22 @@
-//! `/visitors?client=&by=&id=`: a visitor by any of its ids, and who set what when: as a table and as a timeline.
+//! `/visitors?client=&by=&id=`: a visitor by any of its ids, and who set what when: as a table and as a timeline;
+//! for an administrator also forms to change and erase it.
 
 use askama::Template;
 use hyper::StatusCode;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use std::collections::BTreeMap;
 
 use super::page::{Frame, render};
 use super::plot::place;
 use super::refusal::PAGES;
-use super::words::Moment;
+use super::words::{Moment, grouped};
 use crate::engine::gates::Scarce;
 use crate::engine::{EngineError, Lines, Visitor};
-use crate::http::auth::Access;
+use crate::http::auth::{Access, Bearer};
 use crate::http::endpoint::{Call, CallLimits, Endpoint, Methods, Reply, Whose};
 use crate::http::error::HttpError;
-use crate::http::request::visitor_id;
+use crate::http::request::{Params, visitor_id};
+use crate::http::visitor_body::Profile;
 use crate::model::batch::BatchId;
 use crate::model::id::{IdKind, VisitorId};
 use crate::model::seq::{Millis, Seq};
@@ -22,6 +25,11 @@ use crate::tokens::Scope;
 /// The kinds of ids, as `by=` names them, in the order in which they are tried where any will do.
 const KINDS: [(&str, IdKind); 3] =
     [("third-party", IdKind::ThirdParty), ("pc", IdKind::Pc), ("ecid", IdKind::Ecid)];
+
+/// The largest visitor in JSON that stands in its page a second time.
+const COPIED_BYTES_MAX: usize = 256 << 10;
+/// From how many characters on a value is folded, and how many of them show then.
+const FOLDED_CHARS: (usize, usize) = (160, 80);
 
 /// The form to look a visitor up by.
 #[derive(Default)]
@@ -40,6 +48,46 @@ struct Page {
     visitor: Option<ShownVisitor>,
     /// Other visitors whose id of another kind is the same text.
     others: Vec<(&'static str, &'static str)>,
+    /// What was just done to it.
+    done: Option<String>,
+    /// What only an administrator sees.
+    forms: Option<Forms>,
+    /// It for programs.
+    copies: Option<Copies>,
+}
+
+/// What the forms send that change a visitor.
+struct Forms {
+    by: &'static str,
+    id: String,
+    /// Within how many hours an erasure is over.
+    within_hours: u64,
+}
+
+/// A visitor as programs have it.
+struct Copies {
+    /// None of a very large one.
+    json: Option<String>,
+    curl: String,
+}
+
+impl Copies {
+    fn of(call: &Call<'_>, visitor: &Visitor, lines: &Lines) -> Result<Self, HttpError> {
+        let json = serde_json::to_string_pretty(&Profile::with_lines(visitor, lines));
+        let json = json.map_err(|error| HttpError::Inside(format!("a visitor in JSON: {error}")))?;
+        let query = form_urlencoded::Serializer::new(String::new())
+            .append_pair("client", visitor.client.as_str())
+            .append_pair("by", kind_in_query(visitor.canonical.kind()))
+            .finish();
+        let base = call.request.base_url(&call.front.app)?;
+        let id = utf8_percent_encode(visitor.canonical.as_str(), NON_ALPHANUMERIC);
+        let token = match call.bearer {
+            Bearer::Token(_) => "-H \"Authorization: Bearer $PROFILED_TOKEN\" ",
+            Bearer::Anybody | Bearer::Nobody => "",
+        };
+        let curl = format!("curl {token}'{base}/api/v1/profiles/{id}?{query}'");
+        Ok(Self { json: Some(json).filter(|json| json.len() <= COPIED_BYTES_MAX), curl })
+    }
 }
 
 /// A visitor as it is shown.
@@ -58,6 +106,8 @@ struct ShownVisitor {
 struct ShownAttribute {
     name: String,
     value: String,
+    /// The beginning of a long value, and how long it is.
+    folded: Option<(String, String)>,
     by: &'static str,
     batch: Option<String>,
     line: Option<u32>,
@@ -98,11 +148,21 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
 
 async fn answer(call: Call<'_>) -> Reply {
     let query = call.query()?;
-    let Call { front, request, client, .. } = call;
+    let (front, client) = (call.front, call.client);
+    let request = &*call.request;
     let text = |name| query.get(name).unwrap_or_default().trim().to_owned();
     let form = LookUpForm { id: text("id"), by: text("by") };
     let frame = Frame { title: "Visitor".into(), ..Frame::of(front, request, client, "Look up") };
-    let mut page = Page { frame, form, message: None, visitor: None, others: vec![] };
+    let mut page = Page {
+        frame,
+        form,
+        message: None,
+        visitor: None,
+        others: vec![],
+        done: done(&query),
+        forms: None,
+        copies: None,
+    };
     let (Some(client), false) = (client, page.form.id.is_empty()) else {
         page.message = Some("Name a client and an id.".into());
         return render(StatusCode::OK, &page);
@@ -135,6 +195,12 @@ async fn answer(call: Call<'_>) -> Reply {
         Err(EngineError::Taken(..) | EngineError::MadeRoom(_)) => Lines::new(),
         lines => lines?,
     };
+    page.copies = Some(Copies::of(&call, &visitor, &lines)?);
+    page.forms = call.bearer.may(Scope::Admin).then(|| Forms {
+        by: kind_in_query(visitor.canonical.kind()),
+        id: visitor.canonical.as_str().to_owned(),
+        within_hours: front.app.erase_within_ms() / 3_600_000,
+    });
     page.visitor = Some(ShownVisitor::of(&visitor, &lines, front.app.now()));
     render(StatusCode::OK, &page)
 }
@@ -149,12 +215,42 @@ fn ids(form: &LookUpForm) -> Result<Vec<VisitorId>, HttpError> {
             false => Ok(all),
         };
     }
-    match KINDS.iter().find(|(by, _)| *by == form.by) {
-        Some((_, kind)) => visitor_id(*kind, &form.id).map(|id| vec![id]),
-        None => {
-            Err(HttpError::Wrong(format!("by={} is not known: it is any, third-party, pc or ecid", form.by)))
-        }
+    visitor_id(named_kind(&form.by)?, &form.id).map(|id| vec![id])
+}
+
+/// The kind that `by=` names.
+pub(super) fn named_kind(by: &str) -> Result<IdKind, HttpError> {
+    let found = KINDS.iter().find(|(name, _)| *name == by);
+    found
+        .map(|(_, kind)| *kind)
+        .ok_or_else(|| HttpError::Wrong(format!("by={by} is not known: it is any, third-party, pc or ecid")))
+}
+
+/// What `by=` calls a kind.
+pub(super) fn kind_in_query(kind: IdKind) -> &'static str {
+    KINDS.iter().find(|(_, other)| *other == kind).map_or("any", |(by, _)| by)
+}
+
+/// What a form did, as the page says it to which it led back.
+fn done(query: &Params) -> Option<String> {
+    let seq: u64 = query.get("seq")?.parse().ok()?;
+    let what = match query.get("done")? {
+        "set" => "The attribute is set.",
+        "removed" => "The attribute is removed.",
+        _ => return None,
+    };
+    Some(format!("{what} The write has the seq {seq}."))
+}
+
+/// The beginning of a value that is long, or has many lines, and how long it is.
+fn folded(value: &str) -> Option<(String, String)> {
+    let (from, shown) = FOLDED_CHARS;
+    let chars = value.chars().count();
+    if chars <= from && value.lines().count() <= 4 {
+        return None;
     }
+    let start: String = value.chars().take(shown).take_while(|c| !matches!(c, '\n' | '\r')).collect();
+    Some((start, format!("{} characters", grouped(u64::try_from(chars).unwrap_or(u64::MAX)))))
 }
 
 impl ShownVisitor {
@@ -163,6 +259,7 @@ impl ShownVisitor {
         let batch = |seq| BatchId { client: visitor.client.clone(), seq }.to_string();
         let attributes = visitor.attributes.iter().map(|attribute| ShownAttribute {
             name: attribute.name.clone(),
+            folded: folded(&attribute.value),
             value: attribute.value.clone(),
             by: attribute.source.name(),
             batch: attribute.source.is_batch().then(|| batch(attribute.seq)),

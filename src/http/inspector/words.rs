@@ -1,5 +1,7 @@
 //! Numbers, sizes and times in words.
 
+use std::time::Duration;
+
 use crate::engine::BatchState;
 use crate::model::seq::Millis;
 
@@ -64,6 +66,16 @@ pub(super) fn size(bytes: u64) -> String {
         1_024..1_048_576 => format!("{}.{} KiB", bytes >> 10, ((bytes & 1_023) * 10) >> 10),
         1_048_576..1_073_741_824 => format!("{}.{} MiB", bytes >> 20, ((bytes & 1_048_575) * 10) >> 20),
         _ => format!("{}.{} GiB", bytes >> 30, ((bytes & 1_073_741_823) * 10) >> 30),
+    }
+}
+
+/// How long something lasts.
+pub(super) fn lasting(time: Duration) -> String {
+    match time.as_secs() {
+        0 => format!("{} ms", time.as_millis()),
+        seconds @ 1..120 => format!("{seconds} s"),
+        seconds @ 120..7_200 => format!("{} min", seconds / 60),
+        seconds => format!("{} h", seconds / 3_600),
     }
 }
 

@@ -17,7 +17,7 @@ use crate::http::endpoint::{Api, BodyLimit, Call, CallLimits, Endpoint, Methods,
 use crate::http::error::HttpError;
 use crate::http::operation::{Operation, form_of};
 use crate::http::outcomes::Outcomes;
-use crate::http::request::Params;
+use crate::http::request::{Params, Request};
 use crate::http::response::{JSON, json};
 use crate::http::{Front, seq, shapes, tried_out};
 use crate::model::batch::{BatchId, EmptyValues, RowForm};
@@ -190,13 +190,16 @@ async fn accept(call: Call<'_>) -> Reply {
     let call = BatchCall { version, empty_values, for_all: !dry_run, rows };
     let upload = take_in(front, request, client, call, &batch_file::all_media_types(), &right).await?;
     if dry_run {
-        return tried_out::answer(request, upload.try_out().await?);
+        let tried = upload.try_out().await?;
+        request.note(|notes| notes.tried_out(&tried.counts, tried.rows, tried.bytes));
+        return tried_out::answer(request, tried);
     }
-    accepted(&upload.finish(key).await?)
+    accepted(request, &upload.finish(key).await?)
 }
 
 /// The answer that tells of a batch that is durable and readable.
-pub(super) fn accepted(AcceptedBatch { batch, before }: &AcceptedBatch) -> Reply {
+pub(super) fn accepted(request: &mut Request, AcceptedBatch { batch, before }: &AcceptedBatch) -> Reply {
+    request.note(|notes| notes.accepted(&batch.id, *before, batch.rows, batch.bytes));
     let mut answer = json(StatusCode::CREATED, &Batch::of(batch))?;
     let path = format!("/api/v1/batches/{}", batch.id);
     let path = HeaderValue::try_from(path).map_err(|error| HttpError::Inside(error.to_string()))?;

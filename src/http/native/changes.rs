@@ -9,7 +9,6 @@ use std::time::Duration;
 use hyper::header::{ACCEPT, HeaderName};
 use tokio::sync::watch;
 use tokio::time::Instant;
-use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 
 use crate::engine::EngineError;
 use crate::engine::gates::Scarce;
@@ -22,7 +21,7 @@ use crate::http::operation::{form, form_of};
 use crate::http::request::{Params, Request};
 use crate::http::response::{EVENTS, NDJSON, chunked};
 use crate::http::shapes;
-use crate::http::stream::{Sender, begin};
+use crate::http::stream::{EventForm, Sender, begin, server_sent};
 use crate::tokens::Scope;
 
 /// Where a browser's `EventSource` says how far it is.
@@ -58,20 +57,10 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
                 shapes::pattern("^([0-9]{1,19}(-[0-9]{1,6})?)?$"),
                 "The id of the last event; it counts instead of since, unless it is empty.",
             )
-            .answers("200", "The events.", [form_of::<ChangeEvent<'_>>(NDJSON), form(EVENTS, event())])
+            .answers("200", "The events.", [form_of::<ChangeEvent<'_>>(NDJSON), form(EVENTS, server_sent(true))])
             .refusal("410")
     }),
 }];
-
-/// A server-sent event, for the OpenAPI document.
-fn event() -> Schema {
-    ObjectBuilder::new()
-        .schema_type(Type::Object)
-        .property("id", shapes::text())
-        .property("event", shapes::text())
-        .property("data", shapes::text())
-        .into()
-}
 
 async fn answer(call: Call<'_>) -> Reply {
     let (client, asked) = (call.client()?, Asked::of(call.request, &call.query()?)?);
@@ -91,38 +80,12 @@ struct Asked {
     since: ChangePlace,
     rows: bool,
     follow: bool,
-    form: Form,
+    form: EventForm,
 }
 
-/// How events are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
-    /// Each is a line.
-    Ndjson,
-    /// As browsers read them.
-    ServerSent,
-}
-
-impl Form {
-    const fn media_type(self) -> &'static str {
-        match self {
-            Self::Ndjson => NDJSON,
-            Self::ServerSent => EVENTS,
-        }
-    }
-
-    fn write(self, event: &ChangeEvent<'_>, id: Option<ChangePlace>, bytes: &mut Vec<u8>) {
-        if self == Self::ServerSent {
-            if let Some(id) = id {
-                bytes.extend_from_slice(format!("id: {id}\n").as_bytes());
-            }
-            bytes.extend_from_slice(format!("event: {}\ndata: ", event.event).as_bytes());
-        }
-        if let Err(error) = serde_json::to_writer(&mut *bytes, event) {
-            tracing::error!(%error, "an event in JSON");
-        }
-        bytes.extend_from_slice(if self == Self::ServerSent { b"\n\n" } else { b"\n" });
-    }
+/// Adds an event.
+fn write(form: EventForm, event: &ChangeEvent<'_>, id: Option<ChangePlace>, bytes: &mut Vec<u8>) {
+    form.write(event.event, id, event, bytes);
 }
 
 impl Asked {
@@ -132,7 +95,7 @@ impl Asked {
     }
 
     fn from(accepted: &str, last: Option<&str>, query: &Params) -> Result<Self, HttpError> {
-        let form = if accepted.contains("event-stream") { Form::ServerSent } else { Form::Ndjson };
+        let form = EventForm::of(accepted);
         let last = last.filter(|last| !last.is_empty()).map(|last| ("Last-Event-ID: ", last));
         let Some(since) = query.get("since") else {
             let why = "since= is missing: it is the seq of the last write that you know of; since=0 asks for all there ever were";
@@ -151,7 +114,7 @@ impl Asked {
             Some("false") => Ok(false),
             Some(other) => Err(HttpError::Wrong(format!("{name}={other} is not known: it is true or false"))),
         };
-        let follow = switch("follow", false)? || form == Form::ServerSent;
+        let follow = switch("follow", false)? || form == EventForm::ServerSent;
         Ok(Self { since, rows: switch("rows", true)?, follow, form })
     }
 }
@@ -172,7 +135,7 @@ fn tell(
         let step = changes.step(&mut |event| {
             let written = out.write(|bytes| {
                 let id = Some(event.place).filter(|_| !matches!(event.what, What::Swept(_)));
-                form.write(&ChangeEvent::of(&event), id, bytes);
+                write(form, &ChangeEvent::of(&event), id, bytes);
             });
             if stops() { ControlFlow::Break(()) } else { written }
         });
@@ -190,7 +153,7 @@ fn tell(
         });
         let ends = ends || !asked.follow;
         if ends || is_news {
-            if out.write(|bytes| form.write(&event, at, bytes)).is_break() || ends {
+            if out.write(|bytes| write(form, &event, at, bytes)).is_break() || ends {
                 return Ok(());
             }
             told = Some((event, Instant::now()));

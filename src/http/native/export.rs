@@ -9,7 +9,6 @@ use hyper::header::{HeaderName, HeaderValue};
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
-use super::profiles::Profile;
 use crate::batch::csv::write::Cells;
 use crate::engine::gates::Scarce;
 use crate::engine::read::export::Export;
@@ -21,6 +20,7 @@ use crate::http::operation::{form, form_of};
 use crate::http::request::Params;
 use crate::http::response::{CSV, NDJSON, chunked};
 use crate::http::stream::{Sender, begin};
+use crate::http::visitor_body::Profile;
 use crate::http::{seq, shapes};
 use crate::model::id::IdKind;
 use crate::tokens::Scope;

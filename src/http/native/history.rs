@@ -56,6 +56,7 @@ struct History<'a> {
     /// `as_of` can ask for this seq and for each later one. null: no history is kept of this visitor.
     since: Option<String>,
     /// When that was.
+    #[schema(format = "date-time")]
     since_at: Option<String>,
     changes: Vec<Change<'a>>,
 }
@@ -72,6 +73,7 @@ struct Change<'a> {
     after: Option<&'a str>,
     seq: String,
     source: &'static str,
+    #[schema(format = "date-time")]
     modified_at: String,
     batch_id: Option<String>,
 }

@@ -7,6 +7,7 @@ mod cluster;
 mod events;
 mod export;
 mod history;
+mod live;
 mod outcomes;
 mod profiles;
 mod statistics;
@@ -25,6 +26,7 @@ pub(super) const ENDPOINTS: &[&[Endpoint]] = &[
     statistics::ENDPOINTS,
     export::ENDPOINTS,
     changes::ENDPOINTS,
+    live::ENDPOINTS,
     batches::ENDPOINTS,
     events::ENDPOINTS,
     outcomes::ENDPOINTS,

@@ -8,7 +8,6 @@ use hyper::StatusCode;
 use hyper::header::{HeaderValue, LINK};
 
 use super::batches::with_id;
-use crate::batch::csv::RowPlace;
 use crate::engine::gates::Scarce;
 use crate::engine::read::report::PAGE_ROWS_MAX;
 use crate::http::auth::Access;
@@ -16,10 +15,8 @@ use crate::http::endpoint::{Api, Call, CallLimits, Endpoint, Methods, Reply, Who
 use crate::http::error::HttpError;
 use crate::http::operation::{Form, form, form_of};
 use crate::http::outcomes::{self, ReportForm, Row, of_peer, whole_report};
-use crate::http::request::Params;
 use crate::http::response::{CSV, NDJSON, whole};
 use crate::http::shapes;
-use crate::model::batch::Outcome;
 
 pub(super) const ENDPOINTS: &[Endpoint] = &[
     Endpoint {
@@ -120,8 +117,8 @@ async fn answer(call: Call<'_>) -> Reply {
     let (id, query) = (&call.batch()?, call.query()?);
     let Call { front, request, .. } = call;
     let form = ReportForm::of(request);
-    let wanted = wanted(&query)?;
-    let from = from(&query)?;
+    let wanted = outcomes::wanted(&query)?;
+    let from = outcomes::from(&query)?;
     let who = request.who(Some(&id.client));
     let limit = query.count("limit", PAGE_ROWS_MAX)?;
     if let Some(answer) = of_peer(front, request, id, ("outcomes", form.media_type())).await? {
@@ -145,27 +142,4 @@ async fn answer(call: Call<'_>) -> Reply {
         answer.headers_mut().insert(LINK, link);
     }
     Ok(answer)
-}
-
-/// The outcome that `outcome=` names.
-fn wanted(query: &Params) -> Result<Option<Outcome>, HttpError> {
-    let Some(name) = query.get("outcome") else { return Ok(None) };
-    let found = Outcome::ALL.into_iter().find(|outcome| outcome.name() == name);
-    found.map(Some).ok_or_else(|| {
-        let all = Outcome::ALL.map(Outcome::name).join(", ");
-        HttpError::Wrong(format!("outcome={name} is not known: it is one of {all}"))
-    })
-}
-
-/// The place that `from=` names, as a `Link` gave it.
-fn from(query: &Params) -> Result<Option<RowPlace>, HttpError> {
-    let Some(text) = query.get("from") else { return Ok(None) };
-    let place = text
-        .split_once('.')
-        .and_then(|(line, offset)| Some(RowPlace { line: line.parse().ok()?, offset: offset.parse().ok()? }));
-    place.map(Some).ok_or_else(|| {
-        HttpError::Wrong(format!(
-            "from={text} is not a row's place: take the URL that the page before links to"
-        ))
-    })
 }

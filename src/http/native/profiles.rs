@@ -4,21 +4,19 @@
 use hyper::StatusCode;
 use hyper::header::{ETAG, HeaderValue};
 use serde::Serialize;
-use std::collections::BTreeMap;
 use utoipa::ToSchema;
 use utoipa::openapi::schema::{ObjectBuilder, Type};
 
-use crate::engine::commit::VisitorWrite;
+use crate::engine::Lines;
 use crate::engine::gates::Scarce;
-use crate::engine::{Lines, Visitor, VisitorAttribute};
 use crate::http::auth::Access;
 use crate::http::endpoint::{Api, Call, CallLimits, Endpoint, Methods, Reply, Whose};
 use crate::http::error::HttpError;
 use crate::http::operation::Operation;
 use crate::http::request::{Params, visitor_id};
 use crate::http::response::json;
-use crate::http::{seq, shapes};
-use crate::model::batch::BatchId;
+use crate::http::visitor_body::Profile;
+use crate::http::{seq, shapes, visitor_write};
 use crate::model::id::IdKind;
 use crate::model::profile::NAME_CHARS_MAX;
 use crate::model::seq::{Millis, Seq};
@@ -149,47 +147,22 @@ fn place(text: &str) -> Result<Seq, HttpError> {
 }
 
 /// `DELETE /api/v1/profiles/{id}`: erases a visitor, by any of its ids (R12).
-async fn erase(call: Call<'_>) -> Reply {
-    let (client, text) = (call.client()?, call.path.get("id"));
-    let id = visitor_id(by(&call.query()?)?, text)?;
-    let Call { front, request, bearer, .. } = call;
-    let kind = id.kind().name();
-    let written = front.app.write_visitor(client.clone(), id, VisitorWrite::Erase).await?;
-    match written.seq.filter(|_| written.known) {
-        Some(seq) => {
-            // Which visitor it was, nothing may remember (R12).
-            let what = format!("seq {seq}");
-            front.app.note_act(bearer.actor(request), "erase", Some(client), &what).await;
-            let mut answer = json(StatusCode::OK, &Erased { erased: true, seq: seq.to_string() })?;
-            seq::tell(&mut answer, Some(seq));
-            Ok(answer)
-        }
-        None => Err(HttpError::NotFound(format!(
-            "client {client} has no visitor with {kind} {text}; what one that has expired may have left goes all the same"
-        ))),
-    }
+async fn erase(mut call: Call<'_>) -> Reply {
+    let id = visitor_id(by(&call.query()?)?, call.path.get("id"))?;
+    let seq = visitor_write::erase(&mut call, id).await?;
+    let mut answer = json(StatusCode::OK, &Erased { erased: true, seq: seq.to_string() })?;
+    seq::tell(&mut answer, Some(seq));
+    Ok(answer)
 }
 
 /// `DELETE /api/v1/profiles/{id}/attributes/{name}`: removes an attribute.
-async fn remove(call: Call<'_>) -> Reply {
-    let (client, text, name) = (call.client()?, call.path.get("id"), call.path.get("name"));
-    let id = visitor_id(by(&call.query()?)?, text)?;
-    let Call { front, request, bearer, .. } = call;
-    let kind = id.kind().name();
-    let write = VisitorWrite::Remove(vec![name.to_owned()]);
-    let written = front.app.write_visitor(client.clone(), id, write).await?;
-    match written.seq {
-        Some(seq) => {
-            front.app.note_act(bearer.actor(request), "remove", Some(client), &format!("seq {seq}")).await;
-            let mut answer = json(StatusCode::OK, &Removed { removed: true, seq: seq.to_string() })?;
-            seq::tell(&mut answer, Some(seq));
-            Ok(answer)
-        }
-        None if written.known => Err(HttpError::NotFound(format!(
-            "the visitor with {kind} {text} of client {client} has no attribute {name:?}"
-        ))),
-        None => Err(HttpError::NotFound(format!("client {client} has no visitor with {kind} {text}"))),
-    }
+async fn remove(mut call: Call<'_>) -> Reply {
+    let id = visitor_id(by(&call.query()?)?, call.path.get("id"))?;
+    let name = call.path.get("name");
+    let seq = visitor_write::remove(&mut call, id, name).await?;
+    let mut answer = json(StatusCode::OK, &Removed { removed: true, seq: seq.to_string() })?;
+    seq::tell(&mut answer, Some(seq));
+    Ok(answer)
 }
 
 #[derive(Serialize, ToSchema)]
@@ -211,83 +184,6 @@ pub(super) fn by(query: &Params) -> Result<IdKind, HttpError> {
         Some("ecid") => Ok(IdKind::Ecid),
         Some(other) => {
             Err(HttpError::Wrong(format!("by={other} is not known: it is third-party, pc or ecid")))
-        }
-    }
-}
-
-/// A visitor, as a lookup and an export show it.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Profile<'a> {
-    client: &'a str,
-    third_party_id: Option<&'a str>,
-    pc_ids: Vec<&'a str>,
-    marketing_cloud_visitor_ids: Vec<&'a str>,
-    seq: String,
-    last_site_seq: Option<String>,
-    last_batch_seq: Option<String>,
-    #[schema(format = "date-time")]
-    last_active: String,
-    #[schema(format = "date-time")]
-    expires: String,
-    attributes: BTreeMap<&'a str, AttributeOfVisitor<'a>>,
-}
-
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-#[schema(as = Attribute)]
-struct AttributeOfVisitor<'a> {
-    value: &'a str,
-    seq: String,
-    source: &'static str,
-    #[schema(format = "date-time")]
-    modified_at: String,
-    batch_id: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    line: Option<u32>,
-}
-
-impl<'a> Profile<'a> {
-    pub(super) fn of(visitor: &'a Visitor) -> Self {
-        Self::with_lines(visitor, &Lines::new())
-    }
-
-    fn with_lines(visitor: &'a Visitor, lines: &Lines) -> Self {
-        let ids = |kind| {
-            let own = std::iter::once(&visitor.canonical);
-            let all = visitor.linked.iter().chain(own).filter(move |id| id.kind() == kind);
-            all.map(|id| id.as_str()).collect::<Vec<_>>()
-        };
-        Self {
-            client: visitor.client.as_str(),
-            third_party_id: ids(IdKind::ThirdParty).last().copied(),
-            pc_ids: ids(IdKind::Pc),
-            marketing_cloud_visitor_ids: ids(IdKind::Ecid),
-            seq: visitor.seq.to_string(),
-            last_site_seq: visitor.last_site.map(|seq| seq.to_string()),
-            last_batch_seq: visitor.last_batch.map(|seq| seq.to_string()),
-            last_active: visitor.last_active.iso_8601(),
-            expires: visitor.expires.iso_8601(),
-            attributes: visitor
-                .attributes
-                .iter()
-                .map(|it| (it.name.as_str(), AttributeOfVisitor::of(visitor, it, lines)))
-                .collect(),
-        }
-    }
-}
-
-impl<'a> AttributeOfVisitor<'a> {
-    fn of(visitor: &Visitor, attribute: &'a VisitorAttribute, lines: &Lines) -> Self {
-        let batch = |seq: Seq| BatchId { client: visitor.client.clone(), seq }.to_string();
-        Self {
-            value: &attribute.value,
-            seq: attribute.seq.to_string(),
-            source: attribute.source.name(),
-            modified_at: attribute.seq.millis().iso_8601(),
-            batch_id: attribute.source.is_batch().then(|| batch(attribute.seq)),
-            line: lines.get(&(attribute.seq, attribute.name.clone())).copied(),
         }
     }
 }

@@ -56,10 +56,12 @@ async fn undo(mut call: Call<'_>) -> Reply {
     let key = idempotency_key(request)?;
     let upload = front.app.undo_batch(&request.who(Some(&id.client)), id, !dry_run).await?;
     if dry_run {
-        return tried_out::answer(request, upload.try_out().await?);
+        let tried = upload.try_out().await?;
+        request.note(|notes| notes.tried_out(&tried.counts, tried.rows, tried.bytes));
+        return tried_out::answer(request, tried);
     }
     let undone = upload.finish(key).await?;
     let what = format!("batch {id}, by batch {}", undone.batch.id);
     front.app.note_act(bearer.actor(request), "undo batch", Some(&id.client), &what).await;
-    accepted(&undone)
+    accepted(request, &undone)
 }

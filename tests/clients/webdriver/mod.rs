@@ -69,6 +69,93 @@ fn a_visitor_is_found_by_any_id_and_shows_who_set_what_and_when() {
 }
 
 #[test]
+fn calls_show_as_they_come_in_and_wait_while_the_page_is_paused() {
+    let Some(browser) = Browser::start() else { return };
+    let shop = Shop::open();
+    let calls = || browser.rows(".calls").into_iter().map(|row| row[1..4].join(" | ")).collect::<Vec<_>>();
+    let wait_calls =
+        |count: usize| wait_for("the calls to show", || Some(calls()).filter(|calls| calls.len() >= count));
+    browser.open(&format!("{}/live?client=demo", shop.daemon.url()));
+    browser.wait_text("[data-said]", "Listening.");
+    assert!(browser.text("[data-none]").unwrap().contains("curl 'http://127.0.0.1:"));
+    for call in shop.calls() {
+        call();
+    }
+    let shown = wait_calls(5);
+    assert_eq!(browser.text("[data-said]").as_deref(), Some("Listening. 5 calls."));
+    let starts = [
+        "unknown path | none | GET /m2/demo/mbox/jsn",
+        "batch v2 | dry run | tried out: 4 rows",
+        "update | nobody | consent=yes not found",
+        "Delivery basket | crm-1",
+        "mbox home | pc1 | city=Bern",
+    ];
+    for (row, start) in shown.iter().zip(starts) {
+        assert!(row.starts_with(start), "{shown:?}");
+    }
+    assert!(
+        shown[4].contains("left out 1 id that stands for nobody (blocked_ids): \"mbox3rdPartyId\""),
+        "{shown:?}"
+    );
+    // A line of text is 36 px high at most: that is the row of the dry run.
+    let heights = browser.run(
+        "return [...document.querySelectorAll('.calls tbody tr')].map(it => it.offsetHeight)",
+        json!([]),
+    );
+    assert!(heights[1].as_u64().unwrap() <= 36, "{heights}");
+
+    browser.click("[data-pause]");
+    shop.daemon.mbox("demo", "mbox=paused&mboxPC=pc2&profile.a=1");
+    browser.wait_text("[data-pause]", "Go on (1 waiting)");
+    assert_eq!(calls().len(), 5);
+    browser.click("[data-pause]");
+    assert!(wait_calls(6)[0].starts_with("mbox paused | pc2 | a=1"));
+    browser.click("[data-clear]");
+    assert_eq!((calls().len(), browser.text("[data-said]").as_deref()), (0, Some("Listening.")));
+
+    // One visitor alone, by whatever id its calls bring.
+    browser.fill("#id", "crm-3");
+    browser.click(".slim button");
+    browser.wait_text("[data-said]", "Listening.");
+    shop.daemon.mbox("demo", "mbox=home&mboxPC=pc4&profile.a=1");
+    shop.daemon
+        .mbox("demo", "mbox=home&mboxPC=pc3.28_0&profile.a=%3Cscript%3Edocument.title%3D'run'%3C/script%3E");
+    let shown = wait_calls(1);
+    assert!(shown.len() == 1 && shown[0].starts_with("mbox home | pc3 | a=<script>"), "{shown:?}");
+    assert_eq!(browser.run("return document.title", json!([])), "Live · profiled");
+    browser.click(".calls .whom a");
+    browser.wait_text("h1", "crm-3");
+}
+
+#[test]
+fn a_visitor_is_changed_and_erased_on_its_page() {
+    let Some(browser) = Browser::start() else { return };
+    let shop = Shop::open();
+    let city = || shop.daemon.value("demo", "third-party", "crm-1", "city");
+    browser.open(&format!("{}/visitors?client=demo&by=any&id=crm-1", shop.daemon.url()));
+    browser.click("[popovertarget=change-1]");
+    browser.picture("visitor-change-desktop");
+    browser.run("document.querySelector('#value-1').value = ''", json!([]));
+    browser.fill("#value-1", "Trondheim");
+    browser.click("#change-1 form:first-child button");
+    browser.wait_text(".good", "The attribute is set.");
+    assert_eq!(city().as_deref(), Some("Trondheim"));
+    browser.click("[popovertarget=change-1]");
+    browser.click("#change-1 .danger");
+    browser.wait_text(".good", "The attribute is removed.");
+    assert_eq!(city(), None);
+    browser.click("[popovertarget=erase]");
+    // Without the tick the browser sends nothing.
+    browser.click("#erase .danger");
+    assert!(browser.text("h1").unwrap().ends_with("crm-1"));
+    browser.click("#sure");
+    browser.click("#erase .danger");
+    browser.wait_text("h1", "Erased");
+    browser.picture("visitor-erased-desktop");
+    assert_eq!(shop.daemon.visitor("demo", "third-party", "crm-1"), None);
+}
+
+#[test]
 fn a_batchs_page_follows_it_to_its_end_without_being_loaded_again() {
     let Some(browser) = Browser::start() else { return };
     let daemon = Daemon::start_configured("[ingest]\nmax_rows_per_second = 400");
@@ -249,7 +336,7 @@ fn no_page_is_wider_than_a_phone_and_a_finger_meets_what_it_aims_at() {
     shop.walk(&browser, |name| {
         browser.picture(&format!("{name}-phone"));
         let script = "return [document.documentElement.scrollWidth,
-            [...document.querySelectorAll('a, button, select, input:not([type=hidden])')]
+            [...document.querySelectorAll('a, button, select, textarea, summary, input:not([type=hidden])')]
                 .filter(it => it.checkVisibility() && !it.matches('.skip'))
                 .map(it => [it.outerHTML.slice(0, 120), it.getBoundingClientRect()])
                 .filter(([, box]) => box.height < 24 || box.width < 24 || box.left < 0 || box.right > 390)
@@ -292,7 +379,7 @@ fn pages_are_dark_where_the_system_is() {
 
 /// What can be reached on a page, in the order in which it stands there.
 const STOPS: &str =
-    "[...document.querySelectorAll('a[href], button, select, input:not([type=hidden])')].filter(
+    "[...document.querySelectorAll('a[href], button, select, textarea, summary, [tabindex=\"0\"], input:not([type=hidden])')].filter(
     it => it.checkVisibility() && !it.disabled)";
 
 /// Goes on by the tabulator until the focus is there.
@@ -380,6 +467,11 @@ fn pages_are_readable_without_a_script() {
         &["0 of 75 rows dealt with", "until then the batch is held back", "Look again"],
     );
     // What would do nothing is not there.
+    check(
+        "/live?client=demo",
+        &["takes JavaScript", "profiled live --client demo", "The same as plain text"],
+    );
+    assert_eq!(browser.run("return document.querySelector('.live').checkVisibility()", json!([])), false);
     check("/upload?client=demo", &["takes JavaScript"]);
     assert_eq!(browser.run("return document.querySelector('#file').checkVisibility()", json!([])), false);
     browser.open(&url);

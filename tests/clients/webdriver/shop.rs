@@ -18,6 +18,8 @@ pub(crate) struct Shop {
     pub(crate) token: String,
     pub(crate) batch: String,
     pub(crate) pending: String,
+    /// A batch most of whose rows found nobody.
+    pub(crate) amiss: String,
 }
 
 impl Shop {
@@ -38,6 +40,9 @@ impl Shop {
             .post_form("/m2/demo/profile/update", "mbox3rdPartyId=crm-1&profile.consent=yes%2C+to+all+of+it");
         let batch = daemon.post_batch("demo", FAULTY);
         daemon.wait_complete(&batch);
+        let unknown: String = (1..=40).map(|number| format!("{number},2026\n")).collect();
+        let amiss = daemon.post_batch("demo", format!("batch=thirdPartyId,season\n{unknown}crm-2,2026\n"));
+        daemon.wait_complete(&amiss);
         let later = daemon.post_batch("demo", known(75, "newsletter"));
         daemon.wait_complete(&later);
         daemon.mbox(
@@ -47,12 +52,44 @@ impl Shop {
         daemon.mbox("slow", "mbox=home&mbox3rdPartyId=crm-1");
         let pending = daemon.post_batch("slow", known(75, "newsletter"));
         let (guarded, token) = guarded();
-        Self { daemon, guarded, token, batch, pending }
+        Self { daemon, guarded, token, batch, pending, amiss }
+    }
+
+    /// Five calls that write, one of each kind.
+    pub(crate) fn calls(&self) -> [Box<dyn Fn() + '_>; 5] {
+        let daemon = &self.daemon;
+        let delivery = r#"{"id":{"thirdPartyId":"crm-1"},"execute":{"mboxes":[{"index":0,"name":"basket","profileParameters":{"tier":"gold"}}]}}"#;
+        let json = ("Content-Type", "application/json");
+        [
+            Box::new(|| {
+                daemon.mbox("demo", "mbox=home&mboxPC=pc1.28_0&mbox3rdPartyId=undefined&profile.city=Bern");
+            }),
+            Box::new(move || {
+                let path = "/rest/v1/delivery?client=demo&sessionId=s";
+                daemon.call("POST", path, &[json], Some(delivery.as_bytes()));
+            }),
+            Box::new(|| {
+                daemon.post_form("/m2/demo/profile/update", "mbox3rdPartyId=nobody&profile.consent=yes");
+            }),
+            Box::new(|| {
+                daemon.call(
+                    "POST",
+                    "/m2/demo/v2/profile/batchUpdate?dryRun=true",
+                    &[],
+                    Some(SENT.as_bytes()),
+                );
+            }),
+            Box::new(|| {
+                daemon.get("/m2/demo/mbox/jsn?mboxPC=pc1");
+            }),
+        ]
     }
 
     /// Shows page after page, in each of its states.
     pub(crate) fn walk(&self, browser: &Browser, mut visit: impl FnMut(&str)) {
         let (batch, pending) = (format!("/batches/{}", self.batch), format!("/batches/{}", self.pending));
+        let rows = format!("{batch}?outcome=not_found");
+        let amiss = format!("/batches/{}", self.amiss);
         let pages = [
             ("home", "/"),
             ("home-fresh", "/?client=fresh"),
@@ -61,14 +98,26 @@ impl Shop {
             ("batches", "/batches?client=demo"),
             ("batches-fresh", "/batches?client=fresh"),
             ("batch", &batch),
+            ("batch-rows", &rows),
+            ("batch-amiss", &amiss),
             ("batch-pending", &pending),
             ("upload", "/upload?client=demo"),
+            ("live", "/live?client=demo"),
             ("refused", "/batches/demo-1-1"),
         ];
         for (name, path) in pages {
             browser.open(&format!("{}{path}", self.daemon.url()));
             visit(name);
         }
+        browser.open(&format!("{}/live?client=demo", self.daemon.url()));
+        browser.wait_text("[data-said]", "Listening.");
+        for call in self.calls() {
+            call();
+        }
+        browser.wait_text("[data-said]", "5 calls");
+        wait_for("all rows", || (browser.rows(".calls").len() == 5).then_some(()));
+        browser.run("document.querySelector('.calls details').open = true", serde_json::json!([]));
+        visit("live-calls");
         browser.open(&format!("{}/upload?client=demo", self.daemon.url()));
         browser.fill("#file", browser.file("visitors.csv", SENT).to_str().unwrap());
         browser.wait_text("[data-said]", "was tried out");

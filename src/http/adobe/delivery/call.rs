@@ -166,6 +166,13 @@ impl Delivery {
         self.context.as_ref().is_some_and(|Object(context)| context.beacon == Some(true))
     }
 
+    /// The names of its mboxes, in the same order.
+    pub(super) fn mbox_names(&self) -> impl Iterator<Item = &str> {
+        let execute = self.execute.iter().filter_map(|Object(execute)| execute.mboxes.as_ref());
+        let prefetch = self.prefetch.iter().filter_map(|Object(prefetch)| prefetch.mboxes.as_ref());
+        execute.chain(prefetch).flat_map(Kept::iter).map(|mbox| mbox.name.as_str())
+    }
+
     /// All `profileParameters`, in the order in which a later value wins.
     pub(super) fn take_attributes(&mut self) -> Vec<(String, String)> {
         let mut maps = vec![];

@@ -27,6 +27,104 @@ const look = async () => {
 };
 look();
 
+// Times that were near when they were written: how long ago they are now.
+const UNITS = [[86400, "day", "d"], [3600, "hour", "h"], [60, "minute", "min"], [1, "second", "s"]];
+const ago = (at, short) => {
+  const seconds = Math.floor((Date.now() - new Date(at)) / 1000);
+  if (seconds < 1) return "now";
+  const [span, long, brief] = UNITS.find(([span]) => seconds >= span);
+  const count = Math.floor(seconds / span);
+  return short ? `${count} ${brief} ago` : `${count} ${long}${count === 1 ? "" : "s"} ago`;
+};
+setInterval(() => {
+  for (const time of document.querySelectorAll("time[data-tick]")) {
+    const now = ago(time.dateTime, time.dataset.tick === "short");
+    if (time.textContent !== now) time.textContent = now;
+  }
+}, 1000);
+
+// A visitor for programs: copied, or selected where the browser lets no page copy.
+for (const button of document.querySelectorAll("[data-copy]")) {
+  button.addEventListener("click", async () => {
+    const text = document.getElementById(button.dataset.copy);
+    const said = document.querySelector("[data-copied]");
+    try {
+      await navigator.clipboard.writeText(text.textContent);
+      said.textContent = "Copied.";
+    } catch {
+      text.closest("details").open = true;
+      getSelection().selectAllChildren(text);
+      said.textContent = "This browser does not let a page copy: the text is selected below.";
+    }
+  });
+}
+
+// Calls as they come in: the daemon sends a row for each. While the page is paused they wait here.
+const live = document.querySelector("[data-rows]");
+if (live) {
+  const MOST = 500;
+  const table = live.querySelector("table");
+  const body = live.querySelector("[data-calls]");
+  const none = live.querySelector("[data-none]");
+  const said = live.querySelector("[data-said]");
+  const pause = live.querySelector("[data-pause]");
+  let waiting = [];
+  let paused = false;
+  let heard = 0;
+  let missed = 0;
+  let state = "";
+
+  const say = () => {
+    const calls = `${heard} ${heard === 1 ? "call" : "calls"}`;
+    const more = missed ? `, ${missed} more came too fast to be shown` : "";
+    const text = `${state}${heard || missed ? ` ${calls}${more}.` : ""}`;
+    if (said.textContent !== text) said.textContent = text;
+    pause.textContent = paused ? `Go on${waiting.length ? ` (${waiting.length} waiting)` : ""}` : "Pause";
+  };
+  const show = rows => {
+    // Whoever has a row open, or the focus in it, keeps it: only new rows come in above.
+    for (const row of rows) {
+      const made = document.createElement("tbody");
+      made.innerHTML = row;
+      body.prepend(...made.children);
+    }
+    while (body.children.length > MOST) body.lastElementChild.remove();
+    const any = body.children.length > 0;
+    table.hidden = !any;
+    none.hidden = any;
+    say();
+  };
+  const events = new EventSource(live.dataset.rows);
+  const enter = text => { state = text; say(); };
+  // Rows come in at the pace of the screen, however many calls there are.
+  let arriving = [];
+  const settle = () => {
+    const rows = arriving.splice(0).slice(-MOST);
+    if (paused) waiting = [...waiting, ...rows].slice(-MOST);
+    else show(rows);
+    say();
+  };
+  events.addEventListener("listening", () => enter("Listening."));
+  events.addEventListener("missed", event => { missed += Number(event.data); say(); });
+  events.addEventListener("call", event => {
+    heard += 1;
+    if (arriving.push(event.data) === 1) setTimeout(settle, 50);
+  });
+  events.addEventListener("error", () => enter(events.readyState === EventSource.CLOSED
+    ? "The daemon does not let this page listen any more: load it again." : "The daemon is away. This page tries again by itself."));
+  pause.addEventListener("click", () => {
+    paused = !paused;
+    enter(paused ? "Paused." : "Listening.");
+    if (!paused) show(waiting.splice(0));
+  });
+  live.querySelector("[data-clear]").addEventListener("click", () => {
+    body.replaceChildren();
+    waiting = [];
+    heard = missed = 0;
+    show([]);
+  });
+}
+
 // Uploads: a file is tried out as soon as it is there, and sent in earnest when the button in the report is pressed.
 const panel = document.querySelector("[data-upload]");
 if (panel) {
