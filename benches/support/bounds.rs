@@ -86,7 +86,7 @@ pub fn applied(batch: Batch) -> Duration {
         for (bytes, row) in known {
             let values = row.values.iter().map(String::as_str);
             let cells: Vec<Cell<'_>> =
-                NAMES.iter().zip(values).map(|(&name, value)| Cell { name, value }).collect();
+                (0..).zip(NAMES).zip(values).map(|((attribute, name), value)| Cell { attribute, name, value }).collect();
             let row = [Row { line: 2, cells: &cells }];
             let Applied::Changed(profile) =
                 apply_rows(Some(bytes.decode().unwrap()), &rules, &row, |_, _| {})

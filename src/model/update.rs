@@ -4,7 +4,7 @@
 //! Promises: no function here reads a clock, a setting or a store. Lookups, the resolving of pending rows, the
 //! background application of batches and replay all use [`apply_rows`], so they cannot disagree.
 
-use super::batch::{BatchRules, EmptyValues, Outcome};
+use super::batch::{BatchRules, EmptyValues, LeftAlone, Outcome};
 use super::id::IdKind;
 use super::profile::{Attribute, LINKED_IDS_MAX, LinkedId, Profile, Source, Stored, remove, set_all};
 use super::seq::Seq;
@@ -12,6 +12,8 @@ use super::seq::Seq;
 /// One cell of a row: an attribute's name and the value as sent. The value may be empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cell<'a> {
+    /// The attribute's number in the header.
+    pub attribute: usize,
     /// The attribute's name.
     pub name: &'a str,
     /// The value.
@@ -58,11 +60,10 @@ pub fn apply_rows<'a>(
     };
     let mut changed = false;
     for row in rows {
-        let brings = |cell: &Cell<'_>| !cell.value.is_empty() || rules.empty_values == EmptyValues::Remove;
-        let became = if !row.cells.iter().any(brings) {
+        let became = if !row.cells.iter().any(|cell| brings(rules, cell)) {
             Outcome::Ignored
         } else if let Some(known) = &mut profile {
-            if apply_row(known, rules, row.cells) { Outcome::Updated } else { Outcome::Failed }
+            apply_row_to_known(known, rules, row.cells)
         } else if rules.creates {
             let mut born = Profile::born_at(rules.seq);
             if apply_row(&mut born, rules, row.cells) {
@@ -74,7 +75,7 @@ pub fn apply_rows<'a>(
         } else {
             Outcome::NotFound
         };
-        changed |= matches!(became, Outcome::Updated | Outcome::Created);
+        changed |= became.applied();
         outcome(row.line, became);
     }
     match profile {
@@ -91,6 +92,64 @@ pub(super) fn done(profile: &mut Profile<'_>, rules: &BatchRules) {
     profile.last_batch = rules.seq;
     profile.last_write = rules.seq;
     profile.applied_seq = rules.seq;
+}
+
+/// Whether a cell sets or removes its attribute.
+fn brings(rules: &BatchRules, cell: &Cell<'_>) -> bool {
+    !cell.value.is_empty() || rules.empty_values == EmptyValues::Remove
+}
+
+/// Applies one row to a profile from before the row, without what was written later than the batch's time.
+fn apply_row_to_known<'a>(profile: &mut Profile<'a>, rules: &BatchRules, cells: &[Cell<'a>]) -> Outcome {
+    let updates = updates(profile, rules, cells);
+    let applied = match updates {
+        Outcome::UpdatedInPart(left) => {
+            let kept = cells.iter().filter(|cell| !left.has(cell.attribute));
+            apply_row(profile, rules, &kept.copied().collect::<Vec<_>>())
+        }
+        Outcome::Newer => true,
+        _ => apply_row(profile, rules, cells),
+    };
+    if applied { updates } else { Outcome::Failed }
+}
+
+/// How a row that brings something updates a profile: wholly, in part, or not at all, because the profile has newer
+/// values. The answer is the same before the row and after it, until a later write.
+fn updates(profile: &Profile<'_>, rules: &BatchRules, cells: &[Cell<'_>]) -> Outcome {
+    if rules.as_of.is_none() {
+        return Outcome::Updated;
+    }
+    let (mut left, mut any_left, mut all_left) = (LeftAlone::default(), false, true);
+    for cell in cells.iter().filter(|cell| brings(rules, cell)) {
+        if is_newer(profile, rules, cell.name) {
+            left.add(cell.attribute);
+            any_left = true;
+        } else {
+            all_left = false;
+        }
+    }
+    match (any_left, all_left) {
+        (false, _) => Outcome::Updated,
+        (true, false) => Outcome::UpdatedInPart(left),
+        (true, true) => Outcome::Newer,
+    }
+}
+
+/// Whether a batch leaves an attribute alone, because the held value is of a later time than the batch (R4). A batch
+/// that replaces the layer (R7) leaves everything alone if the layer is of a later time: that layer's batch would have
+/// replaced all that this one brings.
+pub(super) fn is_newer(profile: &Profile<'_>, rules: &BatchRules, name: &str) -> bool {
+    let Some(as_of) = rules.as_of else { return false };
+    let held = |list: &[Attribute<'_>]| {
+        let at = list.binary_search_by(|held| held.name.cmp(name)).ok()?;
+        list.get(at).map(Attribute::time)
+    };
+    let time = if rules.writes_layer() {
+        profile.layer.first().map(Attribute::time).max(held(&profile.attributes))
+    } else {
+        held(&profile.layer).or_else(|| held(&profile.attributes))
+    };
+    time.is_some_and(|time| time > as_of)
 }
 
 /// Applies one row. Returns false and changes nothing if the profile would become too large (R9).
@@ -157,8 +216,13 @@ pub fn outcome_of_row_already_in(
     profile: &Profile<'_>,
     rules: &BatchRules,
     first_of_visitor: bool,
+    cells: &[Cell<'_>],
 ) -> Outcome {
-    if profile.born == rules.seq && first_of_visitor { Outcome::Created } else { Outcome::Updated }
+    if profile.born == rules.seq && first_of_visitor {
+        Outcome::Created
+    } else {
+        updates(profile, rules, cells)
+    }
 }
 
 /// A single write: a site call, a single update or a removal, with the settings that shape it.
