@@ -210,7 +210,8 @@ pub fn write_outcomes(path: &Path, outcomes: &mut [RowOutcome]) -> io::Result<()
         path.display()
     );
     let with_left = outcomes.iter().any(|row| row.outcome.left_bits() != 0);
-    let (magic, length) = if with_left { (MAGIC_WITH_LEFT, ENTRY_BYTES_WITH_LEFT) } else { (MAGIC, ENTRY_BYTES) };
+    let (magic, length) =
+        if with_left { (MAGIC_WITH_LEFT, ENTRY_BYTES_WITH_LEFT) } else { (MAGIC, ENTRY_BYTES) };
     durable::replace(path, "outcomes", |file| {
         let mut out = SumWriter::new(BufWriter::with_capacity(1 << 18, file));
         for row in outcomes.iter() {

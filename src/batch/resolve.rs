@@ -683,18 +683,20 @@ fn resolve_bundles(
         // An earlier program may have resolved some of its rows, one by one.
         let mut became = Became::default();
         let mut fault = None;
-        let mut add = |line, cells: &[Cell<'_>]| {
-            match batch.resolved_row(line).map_or_else(|| outcome(line, cells), Ok) {
-                Ok(outcome) => became.push(1, outcome),
-                Err(error) => fault = fault.take().or(Some(error)),
-            }
+        let mut add = |line, cells: &[Cell<'_>]| match batch
+            .resolved_row(line)
+            .map_or_else(|| outcome(line, cells), Ok)
+        {
+            Ok(outcome) => became.push(1, outcome),
+            Err(error) => fault = fault.take().or(Some(error)),
         };
         if rules.as_of.is_some() {
             // What a batch with a time left alone depends on what the rows say.
             let all = [(0, *bundle, 0, bundle.rows)];
             let name = |attribute: usize| batch.header.names().get(attribute).map_or("", |name| name);
             let read = batch.each_row_of(&[], &all, |line, _, cells| {
-                let cells = cells.iter().map(|&(attribute, value)| Cell { attribute, name: name(attribute), value });
+                let cells =
+                    cells.iter().map(|&(attribute, value)| Cell { attribute, name: name(attribute), value });
                 add(line, &cells.collect::<Vec<_>>());
                 Ok(())
             });

@@ -125,6 +125,8 @@ pub(super) struct AttributeView {
     batch_id: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     line: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    as_of: Option<String>,
 }
 
 async fn get(command: Get) -> Result<(), CliError> {

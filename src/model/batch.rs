@@ -264,7 +264,10 @@ pub struct LeftAlone([u8; AS_OF_ATTRIBUTES_MAX / 8]);
 impl LeftAlone {
     /// Adds an attribute, by its number in the header.
     pub fn add(&mut self, attribute: usize) {
-        debug_assert!(attribute < AS_OF_ATTRIBUTES_MAX, "a batch with a time has few attributes: {attribute}");
+        debug_assert!(
+            attribute < AS_OF_ATTRIBUTES_MAX,
+            "a batch with a time has few attributes: {attribute}"
+        );
         if let Some(byte) = self.0.get_mut(attribute / 8) {
             *byte |= 1 << (attribute % 8);
         }

@@ -172,8 +172,7 @@ impl<'a> BundleApplier<'a> {
             None => vec![],
         };
         let any_newer = |profile: &Profile<'_>| {
-            rules.as_of.is_some()
-                && profile.visible().iter().any(|held| is_newer(profile, rules, held.name))
+            rules.as_of.is_some() && profile.visible().iter().any(|held| is_newer(profile, rules, held.name))
         };
         Some(Self {
             rules,
@@ -195,8 +194,7 @@ impl<'a> BundleApplier<'a> {
 
     /// Whether rows of `bytes_max` bytes together fit the limit, in any order (R9), and leave nothing alone.
     pub fn takes(&self, bytes_max: u64) -> bool {
-        !self.any_newer
-            && self.visible.saturating_add(bytes_max) <= self.rules.max_profile_bytes as u64
+        !self.any_newer && self.visible.saturating_add(bytes_max) <= self.rules.max_profile_bytes as u64
     }
 
     /// Applies stretches that [`takes`](Self::takes) allows. They must follow the rows applied before. Returns the
@@ -304,7 +302,8 @@ impl<'a> BundleApplier<'a> {
         }
         let Self { rules, names, profile, columns, .. } = self;
         let mut profile = profile.unwrap_or_else(|| Profile::born_at(rules.seq));
-        let cell = |column: &u32, value| Cell { attribute: *column as usize, name: name_of(names, *column), value };
+        let cell =
+            |column: &u32, value| Cell { attribute: *column as usize, name: name_of(names, *column), value };
         let removed = columns.iter().filter(|(_, held)| held.removed).map(|(column, _)| cell(column, ""));
         let removed: Vec<Cell<'_>> = removed.collect();
         let sets = columns.iter().filter_map(|(column, held)| Some(cell(column, held.value.as_deref()?)));

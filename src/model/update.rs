@@ -366,17 +366,25 @@ mod tests {
                 .map(|row| {
                     row.split_whitespace()
                         .map(|cell| cell.split_once('=').unwrap())
-                        .map(|(name, value)| Cell { name, value })
+                        .map(|(name, value)| Cell {
+                            attribute: usize::from(name.as_bytes()[0] - b'a'),
+                            name,
+                            value,
+                        })
                         .collect()
                 })
                 .collect();
             let rows: Vec<Row<'_, '_>> = cells.iter().map(|cells| Row { line: 0, cells }).collect();
-            if let Applied::Changed(new) =
-                apply_rows(Some(Stored::Profile(profile.clone())), rules, &rows, |_, outcome| {
-                    became.push(outcome)
-                })
-            {
+            let before = became.len();
+            let stored = Some(Stored::Profile(profile.clone()));
+            let applied = apply_rows(stored, rules, &rows, |_, outcome| became.push(outcome));
+            if let Applied::Changed(new) = applied {
                 profile = new;
+                for (cells, outcome) in cells.iter().zip(&became[before..]) {
+                    if matches!(outcome, Outcome::UpdatedInPart(_) | Outcome::Newer) {
+                        assert_eq!(outcome_of_row_already_in(&profile, rules, false, cells), *outcome);
+                    }
+                }
             }
         }
         let seen: Vec<String> = profile.visible().iter().map(|a| format!("{}={}", a.name, a.value)).collect();
@@ -421,6 +429,60 @@ mod tests {
             "a=1 b=1 c=1",
             &[Updated; 3],
         );
+    }
+
+    #[test]
+    fn a_batch_with_a_time_leaves_alone_what_is_of_a_later_time() {
+        use Outcome::{Newer, NotFound, Updated};
+        let of = |at, as_of| BatchRules { as_of: Some(Millis(as_of)), ..rules(at) };
+        let removing = |rules| BatchRules { empty_values: EmptyValues::Remove, ..rules };
+        let replacing = |rules| BatchRules { consecutive_v2: ConsecutiveV2::Replace, ..rules };
+        let part = |left: &[usize]| {
+            let mut all = LeftAlone::default();
+            left.iter().for_each(|attribute| all.add(*attribute));
+            Outcome::UpdatedInPart(all)
+        };
+        // What was written at 4 is later than a batch of 3, and no later than one of 4.
+        check(&[(rules(4), &["a=1"]), (of(5, 3), &["a=2"])], "a=1", &[Updated, Newer]);
+        check(&[(rules(4), &["a=1"]), (of(5, 4), &["a=2"])], "a=2", &[Updated, Updated]);
+        check(&[(rules(4), &["a=1"]), (of(5, 3), &["a=2 b=3"])], "a=1 b=3", &[Updated, part(&[0])]);
+        check(
+            &[(rules(4), &["a=1"]), (of(5, 3), &["a=", "a=2 b="])],
+            "a=1",
+            &[Updated, Outcome::Ignored, Newer],
+        );
+        // A value has the time of its batch, however late that came.
+        check(&[(of(5, 2), &["a=1"]), (of(6, 3), &["a=2"])], "a=2", &[Updated; 2]);
+        check(&[(of(5, 3), &["a=1"]), (of(6, 2), &["a=2"])], "a=1", &[Updated, Newer]);
+        check(&[(of(5, 3), &["a=1"]), (rules(6), &["a=2"])], "a=2", &[Updated; 2]);
+        // Rows of one batch do not compete.
+        check(&[(of(5, 3), &["a=1", "a=2"])], "a=2", &[Updated; 2]);
+        check(
+            &[(rules(4), &["b=1"]), (of(5, 3), &["a=1 b=2", "a=2", "b=3"])],
+            "a=2 b=1",
+            &[Updated, part(&[1]), Updated, Newer],
+        );
+        // Nor is what is newer removed; and what is not there has no time.
+        check(&[(rules(4), &["b=1"]), (removing(of(5, 3)), &["a= b="])], "b=1", &[Updated, part(&[1])]);
+        check(&[(removing(rules(4)), &["a="]), (of(5, 3), &["a=1"])], "a=1", &[Updated; 2]);
+        // Another visitor, or none.
+        let late = 15 * DAY_MS;
+        check(&[(of(late, 0), &["a=1"])], "a=0", &[NotFound]);
+        let creating = BatchRules { creates: true, ..of(late, 0) };
+        check(&[(creating, &["a=1", "a=2"])], "a=2", &[Outcome::Created, Updated]);
+        // A layer of a later time would have replaced the whole batch; an earlier one goes.
+        check(&[(replace(4), &["b=1"]), (replacing(of(5, 3)), &["c=1"])], "a=0 b=1", &[Updated, Newer]);
+        check(
+            &[(replace(4), &["b=1"]), (replacing(of(6, 5)), &["c=1", "d=1"])],
+            "a=0 c=1 d=1",
+            &[Updated; 3],
+        );
+        check(
+            &[(rules(4), &["a=1"]), (replacing(of(5, 3)), &["a=2 c=1"])],
+            "a=1 c=1",
+            &[Updated, part(&[0])],
+        );
+        check(&[(replace(4), &["b=1"]), (of(5, 3), &["b=2 c=1"])], "a=0 b=1 c=1", &[Updated, part(&[1])]);
     }
 
     #[test]

@@ -18,8 +18,8 @@ use crate::engine::ingest::state::Ingest;
 use crate::engine::ingest::to_all::ToAll;
 use crate::engine::priority::give_way;
 use crate::engine::shared::{Shared, blocking, thread_point};
-use crate::engine::types::{BatchStatus, BatchVersion};
-use crate::model::batch::{BatchId, BatchReading, BatchRules, EmptyValues, IdempotencyKey, RowReading};
+use crate::engine::types::{BatchStatus, BatchTerms, BatchVersion};
+use crate::model::batch::{BatchId, BatchReading, BatchRules, IdempotencyKey, RowReading};
 use crate::model::id::ClientCode;
 use crate::model::profile::Source;
 use crate::model::seq::Seq;
@@ -114,10 +114,18 @@ impl Upload {
         ingest: &Arc<Ingest>,
         who: &Who,
         client: &ClientCode,
-        (version, empty_values): (BatchVersion, EmptyValues),
+        BatchTerms { version, empty_values, as_of }: BatchTerms,
         announced: Announced,
     ) -> Result<Self, EngineError> {
         let shared = &ingest.shared;
+        let now = ingest.read.now();
+        if let Some(ahead) = as_of.filter(|as_of| *as_of > now) {
+            return Err(EngineError::Refused(format!(
+                "the batch's time (asOf) is {}, but now it is {}: give the time at which its values were exported",
+                ahead.iso_8601(),
+                now.iso_8601()
+            )));
+        }
         let settings = shared.settings(client)?;
         let v2 = version == BatchVersion::V2;
         let rules = BatchRules {
@@ -130,7 +138,7 @@ impl Upload {
             max_profile_bytes: shared.profile_bytes_max(),
             reading: RowReading::now(settings.blocked_ids),
             history_max: settings.history_max,
-            as_of: None,
+            as_of,
             undoes: None,
         };
         announced.check(&shared.config().limits)?;
@@ -316,6 +324,7 @@ fn take_in(
                 return Err(EngineError::AsAdobe { says: "Unexpected error", why });
             }
             intake.end().map_err(|error| refused(error, reading))?;
+            intake.check_attributes()?;
         } else {
             shared.disk_space.for_writes()?;
             intake.push(kept)?;

@@ -11,6 +11,7 @@
 //!   takes its time. Whoever is too slow for the journal is told so, and what to do.
 
 use crate::batch::accepted::Accepted;
+use crate::batch::outcomes_file::RowOutcome;
 use crate::batch::progress::Known;
 use crate::batch::resolve::View;
 use crate::engine::commit::{CommitHandle, Readable};
@@ -23,7 +24,6 @@ use crate::journal::entry::{BatchAcceptedEntry, Entry, WriteEntry, WriteKind, de
 use crate::journal::log::{LogError, Position, read_piece};
 use crate::journal::snapshot::Snapshots;
 use crate::layout;
-use crate::batch::outcomes_file::RowOutcome;
 use crate::model::batch::{BatchId, Counts, EmptyValues, Outcome};
 use crate::model::id::{ClientCode, Key};
 use crate::model::profile::{Attribute, Profile, Source, Stored, decode};

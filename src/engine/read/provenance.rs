@@ -106,7 +106,9 @@ impl Reader {
                         };
                         let wrote = |attribute| resolved.is_none_or(|outcome| outcome.wrote(attribute));
                         if resolved.is_none_or(Outcome::applied) {
-                            let set = cells.iter().filter(|(attribute, value)| !value.is_empty() && wrote(*attribute));
+                            let set = cells
+                                .iter()
+                                .filter(|(attribute, value)| !value.is_empty() && wrote(*attribute));
                             lines.extend(set.filter_map(|(attribute, _)| Some((name(*attribute)?, line))));
                         }
                         Ok(())

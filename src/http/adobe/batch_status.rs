@@ -145,6 +145,7 @@ mod tests {
         let batch = BatchStatus {
             id: BatchId::parse("demo-1701473848678-10000007").unwrap(),
             version: BatchVersion::V2,
+            as_of: None,
             state: BatchState::Complete,
             rows: 15,
             bytes: 0,

@@ -13,7 +13,7 @@ use crate::engine::gates::Scarce;
 use crate::engine::ingest::dry_run::{Diff, DryRun};
 use crate::engine::{AcceptedBatch, BatchVersion, EngineError};
 use crate::http::auth::Access;
-use crate::http::batch_file::{self, BatchCall, MEDIA_TYPES, empty_values, idempotency_key, take_in};
+use crate::http::batch_file::{self, BatchCall, MEDIA_TYPES, as_of, empty_values, idempotency_key, take_in};
 use crate::http::endpoint::{Api, BodyLimit, Call, CallLimits, Endpoint, Methods, RateLimit, Reply, Whose};
 use crate::http::error::HttpError;
 use crate::http::operation::{Operation, form, form_of};
@@ -67,6 +67,13 @@ fn describe(operation: Operation) -> Operation {
             shapes::one_of(&["ignore", "remove"]),
             "remove: an empty value removes the attribute.",
         )
+        .query(
+            "asOf",
+            false,
+            shapes::time(),
+            "The time that the values are of: RFC 3339, or milliseconds since 1970. What was written later is left alone.",
+        )
+        .header("Profiled-As-Of", shapes::time(), "The same as asOf.")
         .header(
             "Idempotency-Key",
             shapes::pattern("^[!-~]{1,255}$"),
@@ -110,7 +117,8 @@ async fn take(
     version: BatchVersion,
     dry_run: bool,
 ) -> Result<Answer, HttpError> {
-    let empty_values = empty_values(&request.query().strict()?)?;
+    let query = request.query().strict()?;
+    let (empty_values, as_of) = (empty_values(&query)?, as_of(request, &query)?);
     let key = idempotency_key(request)?;
     let base_url = request.base_url(&front.app)?;
     let url = format!("{base_url}{}", request.path());
@@ -120,7 +128,7 @@ async fn take(
              curl -X POST -H \"Content-Encoding: gzip\" --data-binary @BATCH.TXT.gz {url}"
         )
     };
-    let call = BatchCall { version, empty_values, for_all: !dry_run };
+    let call = BatchCall { version, empty_values, as_of, for_all: !dry_run };
     let upload = take_in(front, request, client, call, &MEDIA_TYPES, &right).await?;
     if dry_run {
         return trial(request, upload.try_out().await?);

@@ -17,7 +17,7 @@ use crate::engine::BatchVersion;
 use crate::engine::gates::Scarce;
 use crate::engine::ingest::dry_run::{Diff, DryRun};
 use crate::http::auth::Access;
-use crate::http::batch_file::{BatchCall, empty_values, idempotency_key, take_in};
+use crate::http::batch_file::{BatchCall, as_of, empty_values, idempotency_key, take_in};
 use crate::http::endpoint::{BodyLimit, Call, CallLimits, Endpoint, Methods, RateLimit, Reply, Whose};
 use crate::http::error::HttpError;
 use crate::http::request::Params;
@@ -90,9 +90,9 @@ async fn send(call: Call<'_>) -> Reply {
     let Call { front, request, client, .. } = call;
     let client = client.ok_or_else(|| HttpError::Wrong("client= is missing: name the client".into()))?;
     let (version, empty_values, dry_run) = (version(&query)?, empty_values(&query)?, query.switch("dryRun")?);
-    let key = idempotency_key(request)?;
+    let (key, as_of) = (idempotency_key(request)?, as_of(request, &query)?);
     let right = || "send the file itself as text/csv, or compressed with gzip or zstd".to_owned();
-    let call = BatchCall { version, empty_values, for_all: !dry_run };
+    let call = BatchCall { version, empty_values, as_of, for_all: !dry_run };
     let upload = take_in(front, request, client, call, &MEDIA_TYPES, right).await?;
     if dry_run {
         return render(StatusCode::OK, &Trial::of(upload.try_out().await?));

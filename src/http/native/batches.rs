@@ -157,7 +157,12 @@ async fn send_again(call: Call<'_>) -> Reply {
     let Call { front, request, bearer, .. } = call;
     front.app.check_held(id)?;
     let right = || format!("send the batch file as it was, to /api/v1/batches/{id}/file");
-    let call = BatchCall { version: BatchVersion::V2, empty_values: EmptyValues::Ignore, for_all: false };
+    let call = BatchCall {
+        version: BatchVersion::V2,
+        empty_values: EmptyValues::Ignore,
+        as_of: None,
+        for_all: false,
+    };
     let upload = take_in(front, request, &id.client, call, &MEDIA_TYPES, right).await?;
     let batch = upload.put_back(id).await?;
     let what = format!("batch {id}");
@@ -190,6 +195,8 @@ pub(super) struct Batch {
     client: String,
     seq: String,
     version: &'static str,
+    /// The time that its values are of, if it said one.
+    as_of: Option<String>,
     status: &'static str,
     rows: u64,
     bytes: u64,
@@ -212,6 +219,7 @@ impl Batch {
                 BatchVersion::V1 => "v1",
                 BatchVersion::V2 => "v2",
             },
+            as_of: batch.as_of.map(Millis::iso_8601),
             status: batch.state.as_str(),
             rows: batch.rows,
             bytes: batch.bytes,

@@ -21,7 +21,7 @@ use crate::http::{seq, shapes};
 use crate::model::batch::BatchId;
 use crate::model::id::IdKind;
 use crate::model::profile::NAME_CHARS_MAX;
-use crate::model::seq::Seq;
+use crate::model::seq::{Millis, Seq};
 use crate::tokens::Scope;
 
 pub(super) const ENDPOINTS: &[Endpoint] = &[
@@ -217,6 +217,10 @@ struct AttributeOfVisitor<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     line: Option<u32>,
+    /// The time that the value is of, if its batch said one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    as_of: Option<String>,
 }
 
 impl<'a> Profile<'a> {
@@ -259,6 +263,7 @@ impl<'a> AttributeOfVisitor<'a> {
             modified_at: attribute.seq.millis().iso_8601(),
             batch_id: attribute.source.is_batch().then(|| batch(attribute.seq)),
             line: lines.get(&(attribute.seq, attribute.name.clone())).copied(),
+            as_of: attribute.as_of.map(Millis::iso_8601),
         }
     }
 }

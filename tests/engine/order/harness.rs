@@ -409,6 +409,7 @@ impl Harness {
             creates: batch.v2 && self.settings.creates,
             replaces: batch.v2 && self.settings.replaces,
             removes: batch.removes,
+            as_of_ms: batch.as_of_ms(self.clock.now().0),
         };
         self.crowded[client] |= batch.fillers > 0;
         let rows = rows_of(batch);
@@ -434,7 +435,7 @@ impl Harness {
         for (n, (row, became)) in rows.iter().zip(became).enumerate() {
             if let Some((id, cells)) = row
                 && !cells.is_empty()
-                && *became != model::Outcome::Ignored
+                && !matches!(became, model::Outcome::Ignored | model::Outcome::Newer)
             {
                 of.entry(id).or_default().push((n, *became));
             }
