@@ -236,6 +236,9 @@ struct TriedOut {
     rows: u64,
     bytes: u64,
     outcomes: Counts,
+    /// Earlier daemons send none.
+    #[serde(default)]
+    newer: u64,
     attributes: serde_json::Map<String, serde_json::Value>,
     failed: Vec<Failed>,
     /// Earlier daemons send none.
@@ -437,6 +440,12 @@ fn tried_in_words(tried: &TriedOut) -> String {
         "nothing was written; {rows} rows would be {updated} updated + {created} created + {not_found} not found + \
          {ignored} ignored + {failed} failed\n{lines}"
     );
+    if tried.newer > 0 {
+        text += &format!(
+            "\nattributes that were written later than --as-of would be left alone, in {} of the rows",
+            HumanCount(tried.newer)
+        );
+    }
     for row in &tried.failed {
         text += "\n";
         text += &shown(row.message.as_deref().unwrap_or_default());

@@ -42,6 +42,8 @@ struct Trial {
     rows: String,
     bytes: String,
     bar: Bar,
+    /// How many rows leave something alone, if any do.
+    newer: Option<String>,
     attributes: Vec<(String, Vec<(&'static str, String)>)>,
     failed: Option<Failed>,
     failed_count: String,
@@ -116,7 +118,7 @@ fn version(query: &Params) -> Result<BatchVersion, HttpError> {
 
 impl Trial {
     fn of(dry_run: DryRun) -> Self {
-        let DryRun { rows, bytes, counts, attributes, failed, remarks, .. } = dry_run;
+        let DryRun { rows, bytes, counts, newer, attributes, failed, remarks, .. } = dry_run;
         let changes = |Diff { set, changed, unchanged, removed }| {
             CHANGES.into_iter().zip([set, changed, unchanged, removed].map(grouped)).collect()
         };
@@ -124,6 +126,7 @@ impl Trial {
             rows: words::rows(rows),
             bytes: size(bytes),
             bar: Bar::of(&counts, rows),
+            newer: (newer > 0).then(|| grouped(newer)),
             attributes: attributes.into_iter().map(|(name, diff)| (name, changes(diff))).collect(),
             failed: (counts.failed > 0).then(|| Failed::of(failed, counts.failed)),
             failed_count: words::rows(counts.failed),
