@@ -243,7 +243,7 @@ impl StoredOutcomes {
     pub fn open(path: &Path) -> io::Result<Self> {
         let mut file = BufReader::with_capacity(READ_BYTES, File::open(path)?);
         let bytes = file.get_ref().metadata()?.len().checked_sub(TAIL_BYTES).ok_or_else(|| damaged(path))?;
-        let mut tail = [0; TAIL_BYTES as usize];
+        let mut tail = [0; 12];
         file.seek(SeekFrom::Start(bytes))?;
         file.read_exact(&mut tail)?;
         let entry_bytes = match tail.split_at(4).1 {

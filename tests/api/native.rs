@@ -306,11 +306,11 @@ fn the_time_of_a_batch_is_checked() {
     }
     let names = |many: usize| (0..many).map(|n| format!(",n{n}")).collect::<String>();
     let file = |many| format!("batch=pcId{}\n1,1\n", names(many));
-    assert_eq!(daemon.try_batch(&format!("{V2}?asOf=1"), &file(56)).status, 200);
-    let refused = daemon.try_batch(&format!("{V2}?asOf=1"), &file(57));
+    assert_eq!(daemon.try_batch(&format!("{V2}?asOf=1"), file(56)).status, 200);
+    let refused = daemon.try_batch(&format!("{V2}?asOf=1"), file(57));
     assert_eq!(refused.status, 400);
     assert!(refused.text().contains("56 attributes"), "{}", refused.text());
-    assert_eq!(daemon.try_batch(V2, &file(57)).status, 200);
+    assert_eq!(daemon.try_batch(V2, file(57)).status, 200);
 }
 
 #[test]
