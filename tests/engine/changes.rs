@@ -343,7 +343,7 @@ impl Copy {
                     self.forget(&id);
                     let visitor = CopiedVisitor { last_active: seq.millis().0, ..CopiedVisitor::default() };
                     self.visitors.insert(id.clone(), visitor);
-                } else if row.outcome != Outcome::Updated {
+                } else if !row.outcome.applied() {
                     return;
                 }
                 let id = self.bound.get(&id).unwrap_or(&id);
