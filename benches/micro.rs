@@ -93,7 +93,11 @@ fn profile(criterion: &mut Criterion) {
         let stored = Stored::Profile(known.clone());
         bencher.iter(|| stored.encode());
     });
-    let cells: Vec<Cell<'_>> = NAMES.iter().zip(VALUES).map(|(&name, value)| Cell { name, value }).collect();
+    let cells: Vec<Cell<'_>> = (0..)
+        .zip(NAMES)
+        .zip(VALUES)
+        .map(|((attribute, name), value)| Cell { attribute, name, value })
+        .collect();
     let rules = BatchRules {
         seq: now,
         source: Source::BatchV1,

@@ -85,8 +85,11 @@ pub fn applied(batch: Batch) -> Duration {
     let apply_all = |known: &[(StoredBytes, rows::Row)]| {
         for (bytes, row) in known {
             let values = row.values.iter().map(String::as_str);
-            let cells: Vec<Cell<'_>> =
-                NAMES.iter().zip(values).map(|(&name, value)| Cell { name, value }).collect();
+            let cells: Vec<Cell<'_>> = (0..)
+                .zip(NAMES)
+                .zip(values)
+                .map(|((attribute, name), value)| Cell { attribute, name, value })
+                .collect();
             let row = [Row { line: 2, cells: &cells }];
             let Applied::Changed(profile) =
                 apply_rows(Some(bytes.decode().unwrap()), &rules, &row, |_, _| {})

@@ -565,6 +565,7 @@ struct Span {
 impl RowsRead {
     fn cells<'t>(&'t self, header: &'t Header) -> Vec<Cell<'t>> {
         let cell = |span: &Span| Cell {
+            attribute: span.attribute,
             name: header.names().get(span.attribute).map_or("", |name| name),
             value: self.text.get(span.start..span.end).unwrap_or_default(),
         };
@@ -717,12 +718,21 @@ impl<'p> Part<'p> {
             Swapped::AlreadyIn => {
                 let value = store.get(std::slice::from_ref(key))?.pop().flatten();
                 let stored = value.as_ref().map(|value| super::resolve::decoded(key, value)).transpose()?;
+                let mut row = RowsRead::default();
                 for (n, place) in places.iter().enumerate() {
                     // Looked up again, because a write may have resolved it since.
                     let outcome = match (plan.resolved(place.line), &stored) {
                         (Some(outcome), _) => outcome,
                         (None, Some(Stored::Profile(profile))) => {
-                            outcome_of_row_already_in(profile, &pending.accepted.rules, n == 0)
+                            let rules = &pending.accepted.rules;
+                            // Only what a batch with a time left alone depends on what the row says.
+                            let cells = if rules.as_of.is_some() {
+                                plan.read_rows(std::slice::from_ref(place), &mut row)?;
+                                row.cells(&pending.header)
+                            } else {
+                                vec![]
+                            };
+                            outcome_of_row_already_in(profile, rules, n == 0, &cells)
                         }
                         (None, _) => return Ok(false),
                     };

@@ -22,7 +22,10 @@ impl FoundRow {
     /// Its cells with their attributes' names.
     pub fn cells<'a>(&'a self, header: &'a Header) -> Vec<Cell<'a>> {
         let name = |attribute: usize| header.names().get(attribute).map_or("", |name| name);
-        self.cells.iter().map(|(attribute, value)| Cell { name: name(*attribute), value }).collect()
+        self.cells
+            .iter()
+            .map(|(attribute, value)| Cell { attribute: *attribute, name: name(*attribute), value })
+            .collect()
     }
 
     /// What it does, if it can be applied.

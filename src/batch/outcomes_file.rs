@@ -5,6 +5,9 @@
 //! at the end CRC-32C of all rows · `prfoutc1`
 //! ```
 //!
+//! If a row left attributes alone, because they were written later than its batch's time, each row has eight bytes more, the bits
+//! of those attributes' numbers, and the file ends with `prfoutc2`.
+//!
 //! Promises: every row that is not `updated` has an entry, in line order. A row without an entry was updated.
 
 use super::csv::{Header, Reason, RowError};
@@ -12,11 +15,13 @@ use crate::durable;
 use crate::durable::record::{Fields, SumWriter};
 use crate::model::batch::Outcome;
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
+use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 const MAGIC: &[u8; 8] = b"prfoutc1";
+const MAGIC_WITH_LEFT: &[u8; 8] = b"prfoutc2";
 const ENTRY_BYTES: usize = 12;
+const ENTRY_BYTES_WITH_LEFT: usize = 20;
 /// The checksum and the magic.
 const TAIL_BYTES: u64 = 12;
 const READ_BYTES: usize = 64 << 10;
@@ -77,7 +82,10 @@ impl Failure {
     }
 }
 
-/// What became of one row. Stored in 12 bytes: its id and the wording of a failure follow from the row at `offset`.
+/// The reason of a row that left something alone because it was written later than its batch's time.
+const NEWER: &str = "newer";
+
+/// What became of one row. Stored in 12 or 20 bytes: its id and the wording of a failure follow from the row at `offset`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RowOutcome {
     /// Its line in the file.
@@ -91,7 +99,35 @@ pub struct RowOutcome {
 }
 
 impl RowOutcome {
-    fn to_bytes(self) -> [u8; ENTRY_BYTES] {
+    /// Why it failed, or left something alone: a word for programs.
+    pub fn reason(self) -> Option<&'static str> {
+        match self.outcome {
+            Outcome::Newer | Outcome::UpdatedInPart(_) => Some(NEWER),
+            _ => self.failure.map(Failure::name),
+        }
+    }
+
+    /// The same in a sentence. `row` is the row as sent.
+    pub fn explain(self, header: &Header, row: &[u8]) -> Option<String> {
+        let line = self.line;
+        match self.outcome {
+            Outcome::Newer => Some(format!(
+                "line {line}: everything that it brings was written later than the time of the batch (asOf), so it \
+                 changed nothing"
+            )),
+            Outcome::UpdatedInPart(left) => {
+                let names = left.attributes().filter_map(|attribute| header.names().get(attribute));
+                let names: Vec<&str> = names.map(|name| &**name).collect();
+                Some(format!(
+                    "line {line}: these were written later than the time of the batch (asOf), and were left alone: {}",
+                    names.join(", ")
+                ))
+            }
+            _ => self.failure.map(|failure| failure.explain(header, line, row)),
+        }
+    }
+
+    fn to_bytes(self) -> [u8; ENTRY_BYTES_WITH_LEFT] {
         let (reason, column) = match self.failure {
             None => (0, 0),
             Some(Failure::Row(error)) => (error.reason.code(), error.column),
@@ -103,14 +139,19 @@ impl RowOutcome {
         let [l0, l1, l2, l3] = self.line.to_le_bytes();
         let [o0, o1, o2, o3] = self.offset.to_le_bytes();
         let [c0, c1] = column.to_le_bytes();
-        [l0, l1, l2, l3, o0, o1, o2, o3, self.outcome.code(), reason, c0, c1]
+        let mut bytes = [0; ENTRY_BYTES_WITH_LEFT];
+        let (plain, left) = bytes.split_at_mut(ENTRY_BYTES);
+        plain.copy_from_slice(&[l0, l1, l2, l3, o0, o1, o2, o3, self.outcome.code(), reason, c0, c1]);
+        left.copy_from_slice(&self.outcome.left_bits().to_le_bytes());
+        bytes
     }
 
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let mut fields = Fields(bytes);
         let (line, offset) = (fields.u32()?, fields.u32()?);
         let (outcome, reason, column) = (fields.u8()?, fields.u8()?, fields.u16()?);
-        let outcome = Outcome::from_code(outcome)?;
+        let left = if bytes.len() == ENTRY_BYTES { 0 } else { fields.u64()? };
+        let outcome = Outcome::from_stored(outcome, left)?;
         let failure = match (outcome, reason) {
             (Outcome::Failed, TOO_LARGE_CODE) => Some(Failure::ProfileTooLarge),
             (Outcome::Failed, UPLOAD_DAMAGED_CODE) => Some(Failure::UploadDamaged),
@@ -172,14 +213,17 @@ pub fn write_outcomes(path: &Path, outcomes: &mut [RowOutcome]) -> io::Result<()
         "each line has one outcome: {}",
         path.display()
     );
+    let with_left = outcomes.iter().any(|row| row.outcome.left_bits() != 0);
+    let (magic, length) =
+        if with_left { (MAGIC_WITH_LEFT, ENTRY_BYTES_WITH_LEFT) } else { (MAGIC, ENTRY_BYTES) };
     durable::replace(path, "outcomes", |file| {
         let mut out = SumWriter::new(BufWriter::with_capacity(1 << 18, file));
         for row in outcomes.iter() {
-            out.write_all(&row.to_bytes())?;
+            out.write_all(row.to_bytes().get(..length).unwrap_or_default())?;
         }
         let sum = out.sum();
         out.write_all(&sum.to_le_bytes())?;
-        out.write_all(MAGIC)?;
+        out.write_all(magic)?;
         out.flush()
     })
 }
@@ -195,30 +239,36 @@ pub struct StoredOutcomes {
     file: BufReader<File>,
     path: PathBuf,
     left: u64,
+    entry_bytes: usize,
 }
 
 impl StoredOutcomes {
     /// Opens what [`write_outcomes`] wrote, and reads it once to verify it.
     pub fn open(path: &Path) -> io::Result<Self> {
         let mut file = BufReader::with_capacity(READ_BYTES, File::open(path)?);
-        let (rows, odd) = {
-            let bytes =
-                file.get_ref().metadata()?.len().checked_sub(TAIL_BYTES).ok_or_else(|| damaged(path))?;
-            (bytes / ENTRY_BYTES as u64, bytes % ENTRY_BYTES as u64)
-        };
-        let mut sum = 0;
-        let mut bytes = [0; ENTRY_BYTES];
-        for _ in 0..rows {
-            file.read_exact(&mut bytes)?;
-            sum = crc32c::crc32c_append(sum, &bytes);
-        }
+        let bytes = file.get_ref().metadata()?.len().checked_sub(TAIL_BYTES).ok_or_else(|| damaged(path))?;
         let mut tail = [0; 12];
+        file.seek(SeekFrom::Start(bytes))?;
         file.read_exact(&mut tail)?;
-        if odd != 0 || tail.split_at_checked(4) != Some((&sum.to_le_bytes(), MAGIC)) {
+        let entry_bytes = match tail.split_at(4).1 {
+            magic if magic == MAGIC => ENTRY_BYTES,
+            magic if magic == MAGIC_WITH_LEFT => ENTRY_BYTES_WITH_LEFT,
+            _ => return Err(damaged(path)),
+        };
+        let (rows, odd) = (bytes / entry_bytes as u64, bytes % entry_bytes as u64);
+        file.rewind()?;
+        let mut sum = 0;
+        let mut bytes = [0; ENTRY_BYTES_WITH_LEFT];
+        let (entry, _) = bytes.split_at_mut(entry_bytes);
+        for _ in 0..rows {
+            file.read_exact(entry)?;
+            sum = crc32c::crc32c_append(sum, entry);
+        }
+        if odd != 0 || tail.split_at(4).0 != sum.to_le_bytes() {
             return Err(damaged(path));
         }
         file.rewind()?;
-        Ok(Self { file, path: path.to_owned(), left: rows })
+        Ok(Self { file, path: path.to_owned(), left: rows, entry_bytes })
     }
 }
 
@@ -227,9 +277,10 @@ impl Iterator for StoredOutcomes {
 
     fn next(&mut self) -> Option<Self::Item> {
         self.left = self.left.checked_sub(1)?;
-        let mut bytes = [0; ENTRY_BYTES];
-        let read = self.file.read_exact(&mut bytes);
-        Some(read.and_then(|()| RowOutcome::from_bytes(&bytes).ok_or_else(|| damaged(&self.path))))
+        let mut bytes = [0; ENTRY_BYTES_WITH_LEFT];
+        let (entry, _) = bytes.split_at_mut(self.entry_bytes);
+        let read = self.file.read_exact(entry);
+        Some(read.and_then(|()| RowOutcome::from_bytes(entry).ok_or_else(|| damaged(&self.path))))
     }
 }
 
@@ -240,6 +291,7 @@ fn damaged(path: &Path) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::batch::LeftAlone;
 
     /// The bytes as they were written before records had one place in the code: no later program may write others.
     #[test]
@@ -261,6 +313,18 @@ mod tests {
             b"\x00\xa3\x2d\xeeprfoutc1",
         ];
         assert_eq!(std::fs::read(&path).unwrap(), expected.concat());
+
+        let mut left = LeftAlone::default();
+        [1, 9].into_iter().for_each(|attribute| left.add(attribute));
+        let mut rows = vec![row(3, Outcome::UpdatedInPart(left), None), row(2, Outcome::Newer, None)];
+        write_outcomes(&path, &mut rows).unwrap();
+        let expected = [
+            &b"\x02\0\0\0\x14\0\0\0\x05\0\0\0\0\0\0\0\0\0\0\0"[..],
+            b"\x03\0\0\0\x1e\0\0\0\x06\0\0\0\x02\x02\0\0\0\0\0\0",
+            b"prfoutc2",
+        ];
+        let written = std::fs::read(&path).unwrap();
+        assert_eq!([&written[..40], &written[44..]].concat(), expected.concat());
     }
 
     #[test]
@@ -278,16 +342,21 @@ mod tests {
             row(3, Outcome::Ignored, None),
             row(4, Outcome::Created, None),
         ];
-        write_outcomes(&path, &mut rows).unwrap();
-        let read = read_outcomes(&path).unwrap();
-        assert_eq!(read, rows);
-        assert!(read.is_sorted_by_key(|row| row.line));
-        let mut bytes = std::fs::read(&path).unwrap();
-        for at in 0..bytes.len() {
-            bytes[at] ^= 1;
-            std::fs::write(&path, &bytes).unwrap();
-            assert!(read_outcomes(&path).is_err(), "byte {at}");
-            bytes[at] ^= 1;
+        let mut left = LeftAlone::default();
+        left.add(55);
+        for more in [row(6, Outcome::Newer, None), row(7, Outcome::UpdatedInPart(left), None)] {
+            rows.push(more);
+            write_outcomes(&path, &mut rows).unwrap();
+            let read = read_outcomes(&path).unwrap();
+            assert_eq!(read, rows);
+            assert!(read.is_sorted_by_key(|row| row.line));
+            let mut bytes = std::fs::read(&path).unwrap();
+            for at in 0..bytes.len() {
+                bytes[at] ^= 1;
+                std::fs::write(&path, &bytes).unwrap();
+                assert!(read_outcomes(&path).is_err(), "byte {at}");
+                bytes[at] ^= 1;
+            }
         }
     }
 }

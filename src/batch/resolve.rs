@@ -20,7 +20,7 @@ use crate::model::bundle::BundleApplier;
 use crate::model::id::{IdKind, Key};
 use crate::model::profile::{DecodeError, Profile, Stored, StoredBytes};
 use crate::model::seq::Seq;
-use crate::model::update::{Applied, Row, apply_rows, outcome_of_row_already_in, unlist_id};
+use crate::model::update::{Applied, Cell, Row, apply_rows, outcome_of_row_already_in, unlist_id};
 use crate::store::{ProfileStore, StoreError};
 use std::collections::HashMap;
 use std::io;
@@ -662,8 +662,10 @@ fn resolve_bundles(
         return Ok(());
     }
     let first = rows.iter().map(|row| row.line).chain(bundles.iter().map(|bundle| bundle.first)).min();
-    let outcome = |line: u32| match &stored {
-        Some(Stored::Profile(profile)) => Ok(outcome_of_row_already_in(profile, rules, Some(line) == first)),
+    let outcome = |line: u32, cells: &[Cell<'_>]| match &stored {
+        Some(Stored::Profile(profile)) => {
+            Ok(outcome_of_row_already_in(profile, rules, Some(line) == first, cells))
+        }
         _ => {
             let batch = batch.accepted.id.to_string();
             Err(ResolveError::OutcomeLost { batch, line, key: format!("{key:?}") })
@@ -671,7 +673,7 @@ fn resolve_bundles(
     };
     for row in rows {
         if noted.of(batch, row.line).is_none() {
-            noted.note(batch, row.line, outcome(row.line)?);
+            noted.note(batch, row.line, outcome(row.line, &row.cells(&batch.header))?);
         }
     }
     for bundle in bundles {
@@ -680,9 +682,29 @@ fn resolve_bundles(
         }
         // An earlier program may have resolved some of its rows, one by one.
         let mut became = Became::default();
-        for line in batch.lines_of(bundle).map_err(spool(batch))? {
-            became.push(1, batch.resolved_row(line).map_or_else(|| outcome(line), Ok)?);
+        let mut fault = None;
+        let mut add = |line, cells: &[Cell<'_>]| match batch
+            .resolved_row(line)
+            .map_or_else(|| outcome(line, cells), Ok)
+        {
+            Ok(outcome) => became.push(1, outcome),
+            Err(error) => fault = fault.take().or(Some(error)),
+        };
+        if rules.as_of.is_some() {
+            // What a batch with a time left alone depends on what the rows say.
+            let all = [(0, *bundle, 0, bundle.rows)];
+            let name = |attribute: usize| batch.header.names().get(attribute).map_or("", |name| name);
+            let read = batch.each_row_of(&[], &all, |line, _, cells| {
+                let cells =
+                    cells.iter().map(|&(attribute, value)| Cell { attribute, name: name(attribute), value });
+                add(line, &cells.collect::<Vec<_>>());
+                Ok(())
+            });
+            read.map_err(spool(batch))?;
+        } else {
+            batch.lines_of(bundle).map_err(spool(batch))?.into_iter().for_each(|line| add(line, &[]));
         }
+        fault.map_or(Ok(()), Err)?;
         noted.note_bundle(batch, bundle, became)?;
     }
     Ok(())
@@ -725,7 +747,7 @@ fn resolve_rows(
             view.put(key, &Stored::Profile(profile));
         }
         Applied::AlreadyIn => {
-            for (n, row) in rows.iter().enumerate() {
+            for (n, (row, row_cells)) in rows.iter().zip(&cells).enumerate() {
                 if noted.nothing || noted.of(batch, row.line).is_some() {
                     continue;
                 }
@@ -733,7 +755,7 @@ fn resolve_rows(
                     let batch = batch.accepted.id.to_string();
                     return Err(ResolveError::OutcomeLost { batch, line: row.line, key: format!("{key:?}") });
                 };
-                became.push((row.line, outcome_of_row_already_in(profile, rules, n == 0)));
+                became.push((row.line, outcome_of_row_already_in(profile, rules, n == 0, row_cells)));
             }
         }
     }

@@ -18,6 +18,7 @@ use super::error::CliError;
 use super::terminal::{columns, print_json, say, short_time, shown, table};
 use crate::model::batch::{BatchState, Counts, Outcome, RowForm};
 use crate::model::id::ClientCode;
+use crate::model::seq::Millis;
 
 /// How long to wait before asking for a batch's progress again: at first, and at most.
 const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
@@ -90,6 +91,11 @@ pub(super) fn parse_outcome(text: &str) -> Result<Outcome, String> {
     found.ok_or_else(|| format!("write one of {}", Outcome::ALL.map(Outcome::name).join(", ")))
 }
 
+fn parse_time(text: &str) -> Result<Millis, String> {
+    let wrong = || "write a time such as 2026-11-27T02:00:00Z, or milliseconds since 1970".to_owned();
+    Millis::parse(text).ok_or_else(wrong)
+}
+
 /// Posts a file.
 #[derive(Debug, Args)]
 pub(super) struct Post {
@@ -114,6 +120,9 @@ pub(super) struct Post {
     /// What an empty cell means: leave the attribute alone, or remove it
     #[arg(long, value_name = "MEANING", default_value = "ignore")]
     empty_values: EmptyCells,
+    /// The time that the values are of, such as 2026-11-27T02:00:00Z: what was written later is left alone
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    as_of: Option<Millis>,
     /// Name this sending: sent again within 24 hours, the same file is not taken a second time
     #[arg(long, value_name = "KEY", conflicts_with = "dry_run")]
     idempotency_key: Option<String>,
@@ -135,6 +144,7 @@ impl Post {
             wait: true,
             fail_on: vec![],
             empty_values: EmptyCells::Ignore,
+            as_of: None,
             idempotency_key: None,
             dry_run: false,
             remote,
@@ -152,7 +162,8 @@ impl Post {
     /// The path of the call, with its query.
     fn path(&self) -> String {
         let empty = self.empty_values.name();
-        format!("{}&emptyValues={empty}", call(&self.client, self.form(), self.v1))
+        let as_of = self.as_of.map_or(String::new(), |as_of| format!("&asOf={}", as_of.0));
+        format!("{}&emptyValues={empty}{as_of}", call(&self.client, self.form(), self.v1))
     }
 }
 
@@ -249,6 +260,8 @@ pub(super) struct BatchView {
     /// Earlier daemons know only CSV, and say nothing.
     #[serde(default = "csv")]
     format: String,
+    #[serde(default)]
+    as_of: Option<String>,
     /// As it came. A later daemon may send one that this program does not know; see [`state`](Self::state).
     status: String,
     pub(super) rows: u64,
@@ -283,6 +296,9 @@ struct TriedOut {
     rows: u64,
     bytes: u64,
     outcomes: Counts,
+    /// Earlier daemons send none.
+    #[serde(default)]
+    newer: u64,
     attributes: serde_json::Map<String, serde_json::Value>,
     failed: Vec<Failed>,
     /// Earlier daemons send none.
@@ -517,6 +533,12 @@ fn tried_in_words(tried: &TriedOut) -> String {
         "nothing was written; {rows} rows would be {updated} updated + {created} created + {not_found} not found + \
          {ignored} ignored + {failed} failed\n{lines}"
     );
+    if tried.newer > 0 {
+        text += &format!(
+            "\nattributes that were written later than --as-of would be left alone, in {} of the rows",
+            HumanCount(tried.newer)
+        );
+    }
     for row in &tried.failed {
         text += "\n";
         text += &shown(row.message.as_deref().unwrap_or_default());
@@ -643,10 +665,11 @@ pub(super) fn summary(batch: &BatchView) -> String {
     let [updated, created, not_found, ignored, failed, rows] =
         [updated, created, not_found, ignored, failed, batch.rows].map(HumanCount);
     shown(&format!(
-        "{} is {}: {rows} rows = {updated} updated + {created} created + {not_found} not found + {ignored} ignored \
+        "{} is {}{}: {rows} rows = {updated} updated + {created} created + {not_found} not found + {ignored} ignored \
          + {failed} failed{}",
         batch.batch_id,
         batch.status,
+        batch.as_of.as_ref().map_or(String::new(), |as_of| format!(", of {as_of}")),
         if batch.state() == Some(BatchState::Incomplete) { " + the remaining rows" } else { "" },
     )) + &batch.reason.as_deref().map_or(String::new(), |why| shown(&format!("; {why}")))
 }

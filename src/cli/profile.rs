@@ -143,6 +143,8 @@ pub(super) struct AttributeView {
     batch_id: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     line: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    as_of: Option<String>,
 }
 
 async fn get(command: Get) -> Result<(), CliError> {
@@ -340,8 +342,12 @@ pub(super) fn in_words(visitor: &ProfileView) -> String {
             (Some(batch), None) => batch.clone(),
             (None, _) => String::new(),
         };
-        let AttributeView { value, source, seq, modified_at, .. } = attribute;
-        let cells = [name, value, source, &from, seq, modified_at];
+        let AttributeView { value, source, seq, modified_at, as_of, .. } = attribute;
+        let when = match as_of {
+            Some(as_of) => format!("{modified_at}, of {as_of}"),
+            None => modified_at.clone(),
+        };
+        let cells = [name, value, source, &from, seq, &when];
         lines.add_row(cells.map(|cell| shown(cell)));
     }
     format!(

@@ -50,7 +50,7 @@ mod vitals;
 use crate::clock::GuardedClock;
 use crate::config::Config;
 pub use crate::model::batch::BatchState;
-use crate::model::batch::{BatchId, EmptyValues, Outcome};
+use crate::model::batch::{BatchId, Outcome};
 use crate::model::blocked::BlockedIds;
 use crate::model::id::{ClientCode, Key, VisitorId};
 use crate::model::seq::{Clock, Seq};
@@ -77,8 +77,8 @@ use start::{BroughtUp, Running};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 pub use types::{
-    BatchStatus, BatchVersion, CallIds, Readiness, SingleUpdate, SiteCall, Visitor, VisitorAttribute,
-    VisitorChange, VisitorHistory, Written,
+    BatchStatus, BatchTerms, BatchVersion, CallIds, Readiness, SingleUpdate, SiteCall, Visitor,
+    VisitorAttribute, VisitorChange, VisitorHistory, Written,
 };
 pub use upkeep::peer_snapshot::PeerSnapshot;
 pub use upkeep::task::Done;
@@ -236,11 +236,10 @@ impl Engine {
         &self,
         who: &Who,
         client: &ClientCode,
-        version: BatchVersion,
-        empty_values: EmptyValues,
+        terms: BatchTerms,
         announced: Announced,
     ) -> Result<Upload, EngineError> {
-        Upload::begin(&self.0.ingest, who, client, (version, empty_values), announced).await
+        Upload::begin(&self.0.ingest, who, client, terms, announced).await
     }
 
     /// Begins a batch that undoes another: it has the file of that one, and each row puts back what its visitor was before,

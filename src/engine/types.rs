@@ -3,7 +3,7 @@
 //! Promises: these are plain values. None of them locks, waits or does I/O.
 
 use crate::batch::progress::Known;
-use crate::model::batch::{BatchId, BatchState, Counts, RowForm};
+use crate::model::batch::{BatchId, BatchState, Counts, EmptyValues, RowForm};
 use crate::model::id::{ClientCode, IdKind, Key, VisitorId};
 use crate::model::profile::Source;
 use crate::model::seq::{Millis, Seq};
@@ -93,6 +93,8 @@ pub struct VisitorAttribute {
     pub seq: Seq,
     /// Where that write came from.
     pub source: Source,
+    /// The time that the value is of, if its batch said one.
+    pub as_of: Option<Millis>,
 }
 
 /// A visitor as a lookup shows it.
@@ -155,6 +157,17 @@ pub enum BatchVersion {
     V2,
 }
 
+/// What a batch says of its rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchTerms {
+    /// Which call it came by.
+    pub version: BatchVersion,
+    /// What empty values do (R6).
+    pub empty_values: EmptyValues,
+    /// The time that its values are of (R4). `None`: they are as new as the batch.
+    pub as_of: Option<Millis>,
+}
+
 /// A batch and its progress.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BatchStatus {
@@ -164,6 +177,8 @@ pub struct BatchStatus {
     pub version: BatchVersion,
     /// The form of its rows.
     pub form: RowForm,
+    /// The time that its values are of, if it said one.
+    pub as_of: Option<Millis>,
     /// How far it is.
     pub state: BatchState,
     /// How many rows it has.
@@ -220,6 +235,7 @@ impl BatchStatus {
                 _ => BatchVersion::V2,
             },
             form: known.accepted.rules.reading.form(),
+            as_of: known.accepted.rules.as_of,
             state,
             rows,
             bytes: known.accepted.bytes,

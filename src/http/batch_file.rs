@@ -9,9 +9,10 @@ use super::operation::{Form, Operation, form};
 use super::request::{FORM, Params, Request};
 use super::response::{Answer, NDJSON};
 use super::shapes;
-use crate::engine::{Announced, BatchVersion, Upload};
+use crate::engine::{Announced, BatchTerms, BatchVersion, Upload};
 use crate::model::batch::{EmptyValues, IdempotencyKey, KEY_CHARS_MAX, RowForm};
 use crate::model::id::ClientCode;
+use crate::model::seq::Millis;
 
 /// The media types of a batch file. Adobe documents the first, and curl sends it by default.
 pub(super) const MEDIA_TYPES: [&str; 4] = [FORM, "text/csv", "text/plain", "application/octet-stream"];
@@ -62,6 +63,13 @@ pub(super) fn options(operation: Operation) -> Operation {
             shapes::one_of(&["ignore", "remove"]),
             "remove: an empty value removes the attribute.",
         )
+        .query(
+            "asOf",
+            false,
+            shapes::time(),
+            "The time that the values are of: RFC 3339, or milliseconds since 1970. What was written later is left alone.",
+        )
+        .header("Profiled-As-Of", shapes::time(), "The same as asOf.")
         .header(
             "Idempotency-Key",
             shapes::pattern("^[!-~]{1,255}$"),
@@ -75,12 +83,16 @@ const ENCODINGS: &str = "gzip, zstd";
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// The answer's header that says that the batch was accepted when it was sent before.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+/// The time that the values of a batch are of, for clients that cannot change the URL.
+const AS_OF: HeaderName = HeaderName::from_static("profiled-as-of");
 
 /// What a call says of the batch in its body.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BatchCall {
     pub(super) version: BatchVersion,
     pub(super) empty_values: EmptyValues,
+    /// The time that its values are of (R4).
+    pub(super) as_of: Option<Millis>,
     /// Whether the batch is to be accepted, and not only tried out.
     pub(super) for_all: bool,
     /// The form of its rows.
@@ -110,14 +122,15 @@ pub(super) async fn take_in(
     media_types: &[&str],
     right: impl Fn() -> String + Copy,
 ) -> Result<Upload, HttpError> {
-    let BatchCall { version, empty_values, for_all, rows } = call;
+    let BatchCall { version, empty_values, as_of, for_all, rows } = call;
     request.check_content_type(media_types, right)?;
     let encoding = request.content_encoding(Some(ENCODINGS), right)?;
     let who = request.who(Some(client));
     let form = request.media_type()?.eq_ignore_ascii_case(FORM);
     let announced = Announced { encoding, bytes: request.content_length(), form, for_all, rows };
     // What can be refused is refused before the body is asked for: a client that expects a `100 Continue` sends none.
-    let mut upload = front.app.accept_batch(&who, client, version, empty_values, announced).await?;
+    let mut upload =
+        front.app.accept_batch(&who, client, BatchTerms { version, empty_values, as_of }, announced).await?;
     while let Some(bytes) = request.body.next_holding(upload.place()).await? {
         upload.push(bytes).await?;
     }
@@ -135,6 +148,28 @@ pub(super) fn idempotency_key(request: &Request) -> Result<Option<IdempotencyKey
             "Idempotency-Key is not right: it is 1 to {KEY_CHARS_MAX} visible ASCII characters, such as a UUID"
         ))
     })
+}
+
+/// The time that the batch's values are of (R4): `asOf=`, or the header `Profiled-As-Of`.
+pub(super) fn as_of(request: &Request, query: &Params) -> Result<Option<Millis>, HttpError> {
+    let time = |by: &str, text: &str| {
+        Millis::parse(text).ok_or_else(|| {
+            HttpError::Wrong(format!(
+                "{by} {text:?} is not a time: write one such as 2026-11-27T02:00:00Z, or milliseconds since 1970"
+            ))
+        })
+    };
+    let in_query = query.get("asOf").map(|text| time("asOf", text)).transpose()?;
+    let header = request.has_header(&AS_OF).then(|| request.header_text(&AS_OF).unwrap_or_default());
+    let in_header = header.map(|text| time("Profiled-As-Of", text)).transpose()?;
+    match (in_query, in_header) {
+        (Some(one), Some(other)) if one != other => Err(HttpError::Wrong(format!(
+            "asOf is {}, and Profiled-As-Of is {}: give the time once",
+            one.iso_8601(),
+            other.iso_8601()
+        ))),
+        _ => Ok(in_query.or(in_header)),
+    }
 }
 
 /// What `emptyValues=` says (R6).

@@ -11,6 +11,7 @@ use crate::engine::read::changes::{ChangePlace, Event, What, Written};
 use crate::journal::entry::WriteKind;
 use crate::model::batch::{BatchId, EmptyValues, Outcome};
 use crate::model::id::Key;
+use crate::model::seq::Millis;
 
 /// Writes an event as a feed of one client has it, with its client before it.
 pub fn write_change(event: &Event, bytes: &mut Vec<u8>) {
@@ -96,7 +97,7 @@ pub(in crate::http) struct ChangeEvent<'a> {
     /// The row's outcome.
     #[serde(skip_serializing_if = "Option::is_none")]
     outcome: Option<&'static str>,
-    /// Why the row failed, or `erased`.
+    /// Why the row failed, `newer` if it left something alone, or `erased`.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
     /// How many rows the batch has.
@@ -105,6 +106,9 @@ pub(in crate::http) struct ChangeEvent<'a> {
     /// Whether it replaces what earlier v2 batches set since the visitor's last site call.
     #[serde(skip_serializing_if = "Option::is_none")]
     replaces: Option<bool>,
+    /// The time that its values are of, if it said one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    as_of: Option<String>,
     /// Whether its empty values remove attributes.
     #[serde(skip_serializing_if = "Option::is_none")]
     removes: Option<bool>,
@@ -155,11 +159,12 @@ impl<'a> ChangeEvent<'a> {
                 batch_id: Some(batch.id.to_string()),
                 rows: Some(batch.rows),
                 replaces: Some(batch.rules.writes_layer()),
+                as_of: batch.rules.as_of.map(Millis::iso_8601),
                 removes: Some(batch.rules.empty_values == EmptyValues::Remove),
                 ..bare("batch")
             },
             What::Row(row) => {
-                let applied = matches!(row.outcome, Outcome::Updated | Outcome::Created) && row.id.is_some();
+                let applied = row.outcome.applied() && row.id.is_some();
                 Self {
                     source: Some(row.batch.rules.source.name()),
                     batch_id: Some(row.batch.id.to_string()),

@@ -22,6 +22,12 @@ pub(super) fn not_empty() -> Schema {
     ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).into()
 }
 
+/// A time, as `Millis::parse` reads it. The pattern is the plainest form.
+pub(super) fn time() -> Schema {
+    let plainest = "^[0-9]{1,19}$|^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\\.[0-9]+)?(Z|[+-][0-9]{2}:[0-9]{2})$";
+    pattern(plainest)
+}
+
 /// One of these texts.
 pub(super) fn one_of(values: &[&str]) -> Schema {
     ObjectBuilder::new().schema_type(Type::String).enum_values(Some(values.iter().copied())).into()

@@ -37,6 +37,7 @@ pub(super) fn answer(request: &Request, dry_run: DryRun) -> Result<Answer, HttpE
             rows: dry_run.rows,
             bytes: dry_run.bytes,
             outcomes: Outcomes::of(&dry_run.counts),
+            newer: dry_run.newer,
             attributes: attributes.collect(),
             failed: dry_run.failed.iter().map(Row::of).collect(),
             remarks: dry_run.remarks.reported().map(RemarkBody::of).collect(),
@@ -52,6 +53,8 @@ struct TriedOut<'a> {
     rows: u64,
     bytes: u64,
     outcomes: Outcomes,
+    /// How many rows would leave something alone, because it was written later than asOf.
+    newer: u64,
     /// For each attribute of the header, how many visitors' values would change.
     attributes: BTreeMap<&'a str, Changes>,
     /// The first rows that would fail.

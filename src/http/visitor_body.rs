@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use crate::engine::{Lines, Visitor, VisitorAttribute};
 use crate::model::batch::BatchId;
 use crate::model::id::IdKind;
-use crate::model::seq::Seq;
+use crate::model::seq::{Millis, Seq};
 
 /// A visitor, as a lookup and an export show it.
 #[derive(Serialize, ToSchema)]
@@ -40,6 +40,10 @@ struct AttributeOfVisitor<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     line: Option<u32>,
+    /// The time that the value is of, if its batch said one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, format = "date-time")]
+    as_of: Option<String>,
 }
 
 impl<'a> Profile<'a> {
@@ -82,6 +86,7 @@ impl<'a> AttributeOfVisitor<'a> {
             modified_at: attribute.seq.millis().iso_8601(),
             batch_id: attribute.source.is_batch().then(|| batch(attribute.seq)),
             line: lines.get(&(attribute.seq, attribute.name.clone())).copied(),
+            as_of: attribute.as_of.map(Millis::iso_8601),
         }
     }
 }

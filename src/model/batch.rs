@@ -300,11 +300,64 @@ impl BatchRules {
     }
 }
 
+/// The most attributes in the file of a batch with a time of its own ([`BatchRules::as_of`]), so that an outcome has
+/// room to tell which of them a row left alone.
+pub const AS_OF_ATTRIBUTES_MAX: usize = 56;
+
+/// The attributes that a row left alone because they were written later than its batch's time: their numbers in the
+/// header.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct LeftAlone([u8; AS_OF_ATTRIBUTES_MAX / 8]);
+
+impl LeftAlone {
+    /// Adds an attribute, by its number in the header.
+    pub fn add(&mut self, attribute: usize) {
+        debug_assert!(
+            attribute < AS_OF_ATTRIBUTES_MAX,
+            "a batch with a time has few attributes: {attribute}"
+        );
+        if let Some(byte) = self.0.get_mut(attribute / 8) {
+            *byte |= 1 << (attribute % 8);
+        }
+    }
+
+    /// Whether it has this attribute.
+    pub fn has(self, attribute: usize) -> bool {
+        self.0.get(attribute / 8).is_some_and(|byte| byte & (1 << (attribute % 8)) != 0)
+    }
+
+    /// The attributes, in the header's order.
+    pub fn attributes(self) -> impl Iterator<Item = usize> {
+        (0..AS_OF_ATTRIBUTES_MAX).filter(move |attribute| self.has(*attribute))
+    }
+
+    fn bits(self) -> u64 {
+        let [b0, b1, b2, b3, b4, b5, b6] = self.0;
+        u64::from_le_bytes([b0, b1, b2, b3, b4, b5, b6, 0])
+    }
+
+    fn from_bits(bits: u64) -> Option<Self> {
+        let [b0, b1, b2, b3, b4, b5, b6, 0] = bits.to_le_bytes() else { return None };
+        Some(Self([b0, b1, b2, b3, b4, b5, b6]))
+    }
+}
+
+impl fmt::Debug for LeftAlone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.attributes()).finish()
+    }
+}
+
 /// The outcome of one row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// The row changed an existing profile.
     Updated,
+    /// The row changed an existing profile, and left these attributes alone because they were written later than the
+    /// batch's time. Counts as updated.
+    UpdatedInPart(LeftAlone),
+    /// Everything that the row brings was written later than the batch's time, so it changed nothing. Counts as ignored.
+    Newer,
     /// The row created a profile, because the batch creates profiles (R5).
     Created,
     /// The visitor had no profile at the batch's place in the order (R5).
@@ -316,10 +369,10 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// All outcomes, in the order of their codes.
+    /// The outcomes by which rows are counted and asked for, in the order of their codes.
     pub const ALL: [Self; 5] = [Self::Updated, Self::Created, Self::NotFound, Self::Ignored, Self::Failed];
 
-    /// The outcome's stored byte.
+    /// The outcome's stored byte. That of [`UpdatedInPart`](Self::UpdatedInPart) does not say which attributes.
     pub const fn code(self) -> u8 {
         match self {
             Self::Updated => 0,
@@ -327,25 +380,73 @@ impl Outcome {
             Self::NotFound => 2,
             Self::Ignored => 3,
             Self::Failed => 4,
+            Self::Newer => 5,
+            Self::UpdatedInPart(_) => 6,
         }
     }
 
-    /// The outcome for a stored byte.
-    pub fn from_code(code: u8) -> Option<Self> {
-        Self::ALL.get(usize::from(code)).copied()
+    /// The attributes that the row left alone, as bits: all that the code does not say.
+    pub fn left_bits(self) -> u64 {
+        if let Self::UpdatedInPart(left) = self { left.bits() } else { 0 }
+    }
+
+    /// The outcome for a stored byte and the bits beside it.
+    pub fn from_stored(code: u8, left_bits: u64) -> Option<Self> {
+        match (code, left_bits) {
+            (6, 1..) => Some(Self::UpdatedInPart(LeftAlone::from_bits(left_bits)?)),
+            (5, 0) => Some(Self::Newer),
+            (_, 0) => Self::ALL.get(usize::from(code)).copied(),
+            _ => None,
+        }
+    }
+
+    /// The code and the bits in one number, as the journal has it. It is the code alone where there are no bits.
+    pub fn number(self) -> u64 {
+        self.left_bits() << CODE_BITS | u64::from(self.code())
+    }
+
+    /// The outcome for such a number.
+    pub fn from_number(number: u64) -> Option<Self> {
+        let code = u8::try_from(number & ((1 << CODE_BITS) - 1)).ok()?;
+        Self::from_stored(code, number >> CODE_BITS)
+    }
+
+    /// The one of [`ALL`](Self::ALL) as which it counts.
+    pub const fn counted(self) -> Self {
+        match self {
+            Self::UpdatedInPart(_) => Self::Updated,
+            Self::Newer => Self::Ignored,
+            other => other,
+        }
+    }
+
+    /// Whether the row changed a profile.
+    pub const fn applied(self) -> bool {
+        matches!(self.counted(), Self::Updated | Self::Created)
+    }
+
+    /// Whether the row set or removed this attribute, if it named it.
+    pub fn wrote(self, attribute: usize) -> bool {
+        match self {
+            Self::UpdatedInPart(left) => !left.has(attribute),
+            other => other.applied(),
+        }
     }
 
     /// The outcome's name in the APIs.
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Updated => "updated",
+            Self::Updated | Self::UpdatedInPart(_) => "updated",
             Self::Created => "created",
             Self::NotFound => "not_found",
-            Self::Ignored => "ignored",
+            Self::Ignored | Self::Newer => "ignored",
             Self::Failed => "failed",
         }
     }
 }
+
+/// How many bits of a [number](Outcome::number) are the code.
+const CODE_BITS: u32 = 3;
 
 /// The number of rows per outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -356,7 +457,7 @@ pub struct Counts {
     pub created: u64,
     /// Rows for visitors without a profile.
     pub not_found: u64,
-    /// Rows with only empty values.
+    /// Rows with only empty values, or with only attributes that were written later than the batch's time.
     pub ignored: u64,
     /// Rows that could not be applied.
     pub failed: u64,
@@ -392,20 +493,20 @@ impl Counts {
     /// The number of rows with this outcome.
     pub fn of(&self, outcome: Outcome) -> u64 {
         match outcome {
-            Outcome::Updated => self.updated,
+            Outcome::Updated | Outcome::UpdatedInPart(_) => self.updated,
             Outcome::Created => self.created,
             Outcome::NotFound => self.not_found,
-            Outcome::Ignored => self.ignored,
+            Outcome::Ignored | Outcome::Newer => self.ignored,
             Outcome::Failed => self.failed,
         }
     }
 
     fn of_mut(&mut self, outcome: Outcome) -> &mut u64 {
         match outcome {
-            Outcome::Updated => &mut self.updated,
+            Outcome::Updated | Outcome::UpdatedInPart(_) => &mut self.updated,
             Outcome::Created => &mut self.created,
             Outcome::NotFound => &mut self.not_found,
-            Outcome::Ignored => &mut self.ignored,
+            Outcome::Ignored | Outcome::Newer => &mut self.ignored,
             Outcome::Failed => &mut self.failed,
         }
     }
@@ -473,9 +574,18 @@ mod tests {
 
     #[test]
     fn outcomes_have_codes_that_read_back() {
-        for outcome in Outcome::ALL {
-            assert_eq!(Outcome::from_code(outcome.code()), Some(outcome));
+        let mut left = LeftAlone::default();
+        [0, 8, 55].into_iter().for_each(|attribute| left.add(attribute));
+        assert_eq!(left.attributes().collect::<Vec<_>>(), [0, 8, 55]);
+        for outcome in Outcome::ALL.into_iter().chain([Outcome::Newer, Outcome::UpdatedInPart(left)]) {
+            assert_eq!(Outcome::from_stored(outcome.code(), outcome.left_bits()), Some(outcome));
+            assert_eq!(Outcome::from_number(outcome.number()), Some(outcome));
+            assert_eq!(outcome.name(), outcome.counted().name());
+            assert!(Outcome::ALL.contains(&outcome.counted()));
         }
-        assert_eq!(Outcome::from_code(5), None);
+        assert_eq!(Outcome::Failed.number(), 4, "as earlier programs wrote it");
+        for (code, bits) in [(7, 0), (6, 0), (6, 1 << 56), (4, 1)] {
+            assert_eq!(Outcome::from_stored(code, bits), None, "{code} {bits}");
+        }
     }
 }

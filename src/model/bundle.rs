@@ -8,11 +8,12 @@
 //!   removed the attribute, because a removal reaches through the layer (R7).
 //! - All values have the same seq and the same source.
 //! - No row fails (R9) if the profile plus the longest value of each attribute stays within the limit. If it may not,
-//!   the rows are checked one by one, by lengths alone.
+//!   the rows are checked one by one, by lengths alone. So they are if the profile has a value that is newer than the
+//!   batch (R4), because each row tells what it left alone.
 
-use super::batch::{BatchRules, EmptyValues, Outcome};
+use super::batch::{BatchRules, EmptyValues, LeftAlone, Outcome};
 use super::profile::{Attribute, Profile, Stored, StoredBytes};
-use super::update::{Cell, done, undo, write_row};
+use super::update::{Cell, done, is_newer, undo, write_row};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -138,6 +139,8 @@ pub struct BundleApplier<'a> {
     applied: bool,
     /// What became of all rows, if they undo a batch.
     undone: Option<Outcome>,
+    /// Whether any held value is newer than the batch.
+    any_newer: bool,
 }
 
 /// What the rows so far did to one attribute.
@@ -174,9 +177,13 @@ impl<'a> BundleApplier<'a> {
             Some(profile) => profile.visible(),
             None => vec![],
         };
+        let any_newer = |profile: &Profile<'_>| {
+            rules.as_of.is_some() && profile.visible().iter().any(|held| is_newer(profile, rules, held.name))
+        };
         Some(Self {
             rules,
             names,
+            any_newer: profile.as_ref().is_some_and(any_newer),
             visible_before: profile.as_ref().map_or(0, |profile| profile.visible_bytes() as u64),
             visible: beneath.iter().map(|held| held.bytes() as u64).sum(),
             profile,
@@ -192,9 +199,11 @@ impl<'a> BundleApplier<'a> {
         self.profile.is_none() && !self.rules.creates
     }
 
-    /// Whether rows of `bytes_max` bytes together fit the limit, in any order (R9).
+    /// Whether rows of `bytes_max` bytes together fit the limit, in any order (R9), and leave nothing alone.
     pub fn takes(&self, bytes_max: u64) -> bool {
-        self.undone.is_none() && self.visible.saturating_add(bytes_max) <= self.rules.max_profile_bytes as u64
+        self.undone.is_none()
+            && !self.any_newer
+            && self.visible.saturating_add(bytes_max) <= self.rules.max_profile_bytes as u64
     }
 
     /// Applies stretches that [`takes`](Self::takes) allows. They must follow the rows applied before. Returns the
@@ -222,15 +231,26 @@ impl<'a> BundleApplier<'a> {
             return undone;
         }
         let removes = self.rules.empty_values == EmptyValues::Remove;
-        let brought = || {
-            let brought = cells.iter().filter(|(_, value)| removes || !value.is_empty());
-            brought.filter_map(|(column, value)| Some((number(*column)?, *value)))
+        let named = || {
+            let named = cells.iter().filter(|(_, value)| removes || !value.is_empty());
+            named.filter_map(|(column, value)| Some((number(*column)?, *column, *value)))
         };
-        if brought().next().is_none() {
+        if named().next().is_none() {
             return Outcome::Ignored;
         }
         if self.finds_nobody() {
             return Outcome::NotFound;
+        }
+        let mut left = LeftAlone::default();
+        if self.any_newer {
+            named().filter(|(column, ..)| self.leaves(*column)).for_each(|(_, column, _)| left.add(column));
+        }
+        let brought = || {
+            let brought = named().filter(|(_, column, _)| !left.has(*column));
+            brought.map(|(column, _, value)| (column, value))
+        };
+        if brought().next().is_none() {
+            return Outcome::Newer;
         }
         let now = |column: u32| match self.columns.get(&column) {
             Some(column) => column.bytes,
@@ -261,7 +281,16 @@ impl<'a> BundleApplier<'a> {
             }
         }
         self.visible = then;
-        self.now_applied()
+        match self.now_applied() {
+            Outcome::Updated if left != LeftAlone::default() => Outcome::UpdatedInPart(left),
+            outcome => outcome,
+        }
+    }
+
+    /// Whether rows leave an attribute alone, because its value is newer than the batch (R4).
+    fn leaves(&self, column: u32) -> bool {
+        let name = name_of(self.names, column);
+        self.profile.as_ref().is_some_and(|profile| is_newer(profile, self.rules, name))
     }
 
     fn now_applied(&mut self) -> Outcome {
@@ -288,7 +317,8 @@ impl<'a> BundleApplier<'a> {
             return profile.map(|profile| Stored::Profile(profile).encode());
         }
         let mut profile = profile.unwrap_or_else(|| Profile::born_at(rules.seq));
-        let cell = |column: &u32, value| Cell { name: name_of(names, *column), value };
+        let cell =
+            |column: &u32, value| Cell { attribute: *column as usize, name: name_of(names, *column), value };
         let removed = columns.iter().filter(|(_, held)| held.removed).map(|(column, _)| cell(column, ""));
         let removed: Vec<Cell<'_>> = removed.collect();
         let sets = columns.iter().filter_map(|(column, held)| Some(cell(column, held.value.as_deref()?)));

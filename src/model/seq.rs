@@ -20,6 +20,15 @@ impl Millis {
         let at = i64::try_from(self.0).ok().and_then(|millis| jiff::Timestamp::from_millisecond(millis).ok());
         format!("{:.3}", at.unwrap_or(jiff::Timestamp::MAX))
     }
+
+    /// The time that a text gives: milliseconds since the epoch, or RFC 3339, such as `2026-11-27T02:00:00Z`.
+    pub fn parse(text: &str) -> Option<Self> {
+        if text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return text.parse().ok().map(Self);
+        }
+        let at: jiff::Timestamp = text.parse().ok()?;
+        u64::try_from(at.as_millisecond()).ok().map(Self)
+    }
 }
 
 /// A write's place in the order of all accepted writes (R3): a hybrid logical clock of milliseconds since the epoch (44

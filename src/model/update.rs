@@ -4,7 +4,7 @@
 //! Promises: no function here reads a clock, a setting or a store. Lookups, the resolving of pending rows, the
 //! background application of batches and replay all use [`apply_rows`], so they cannot disagree.
 
-use super::batch::{BatchRules, EmptyValues, Outcome};
+use super::batch::{BatchRules, EmptyValues, LeftAlone, Outcome};
 use super::id::IdKind;
 use super::profile::{
     Attribute, Earlier, LINKED_IDS_MAX, LinkedId, Profile, Source, Stored, remove, set_all,
@@ -14,6 +14,8 @@ use super::seq::Seq;
 /// One cell of a row: an attribute's name and the value as sent. The value may be empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cell<'a> {
+    /// The attribute's number in the header.
+    pub attribute: usize,
     /// The attribute's name.
     pub name: &'a str,
     /// The value.
@@ -71,11 +73,10 @@ pub fn apply_rows<'a>(
     }
     let mut changed = false;
     for row in rows {
-        let brings = |cell: &Cell<'_>| !cell.value.is_empty() || rules.empty_values == EmptyValues::Remove;
-        let became = if !row.cells.iter().any(brings) {
+        let became = if !row.cells.iter().any(|cell| brings(rules, cell)) {
             Outcome::Ignored
         } else if let Some(known) = &mut profile {
-            if apply_row(known, rules, row.cells) { Outcome::Updated } else { Outcome::Failed }
+            apply_row_to_known(known, rules, row.cells)
         } else if rules.creates {
             let mut born = Profile::born_at(rules.seq);
             if apply_row(&mut born, rules, row.cells) {
@@ -87,7 +88,7 @@ pub fn apply_rows<'a>(
         } else {
             Outcome::NotFound
         };
-        changed |= matches!(became, Outcome::Updated | Outcome::Created);
+        changed |= became.applied();
         outcome(row.line, became);
     }
     match profile {
@@ -162,6 +163,64 @@ pub(super) fn done(profile: &mut Profile<'_>, rules: &BatchRules) {
     profile.applied_seq = rules.seq;
 }
 
+/// Whether a cell sets or removes its attribute.
+fn brings(rules: &BatchRules, cell: &Cell<'_>) -> bool {
+    !cell.value.is_empty() || rules.empty_values == EmptyValues::Remove
+}
+
+/// Applies one row to a profile from before the row, without what was written later than the batch's time.
+fn apply_row_to_known<'a>(profile: &mut Profile<'a>, rules: &BatchRules, cells: &[Cell<'a>]) -> Outcome {
+    let updates = updates(profile, rules, cells);
+    let applied = match updates {
+        Outcome::UpdatedInPart(left) => {
+            let kept = cells.iter().filter(|cell| !left.has(cell.attribute));
+            apply_row(profile, rules, &kept.copied().collect::<Vec<_>>())
+        }
+        Outcome::Newer => true,
+        _ => apply_row(profile, rules, cells),
+    };
+    if applied { updates } else { Outcome::Failed }
+}
+
+/// How a row that brings something updates a profile: wholly, in part, or not at all, because the profile has newer
+/// values. The answer is the same before the row and after it, until a later write.
+fn updates(profile: &Profile<'_>, rules: &BatchRules, cells: &[Cell<'_>]) -> Outcome {
+    if rules.as_of.is_none() {
+        return Outcome::Updated;
+    }
+    let (mut left, mut any_left, mut all_left) = (LeftAlone::default(), false, true);
+    for cell in cells.iter().filter(|cell| brings(rules, cell)) {
+        if is_newer(profile, rules, cell.name) {
+            left.add(cell.attribute);
+            any_left = true;
+        } else {
+            all_left = false;
+        }
+    }
+    match (any_left, all_left) {
+        (false, _) => Outcome::Updated,
+        (true, false) => Outcome::UpdatedInPart(left),
+        (true, true) => Outcome::Newer,
+    }
+}
+
+/// Whether a batch leaves an attribute alone, because the held value is of a later time than the batch (R4). A batch
+/// that replaces the layer (R7) leaves everything alone if the layer is of a later time: that layer's batch would have
+/// replaced all that this one brings.
+pub(super) fn is_newer(profile: &Profile<'_>, rules: &BatchRules, name: &str) -> bool {
+    let Some(as_of) = rules.as_of else { return false };
+    let held = |list: &[Attribute<'_>]| {
+        let at = list.binary_search_by(|held| held.name.cmp(name)).ok()?;
+        list.get(at).map(Attribute::time)
+    };
+    let time = if rules.writes_layer() {
+        profile.layer.first().map(Attribute::time).max(held(&profile.attributes))
+    } else {
+        held(&profile.layer).or_else(|| held(&profile.attributes))
+    };
+    time.is_some_and(|time| time > as_of)
+}
+
 /// Applies one row. Returns false and changes nothing if the profile would become too large (R9).
 fn apply_row<'a>(profile: &mut Profile<'a>, rules: &BatchRules, cells: &[Cell<'a>]) -> bool {
     let brought: usize = cells.iter().map(|cell| cell.name.len() + cell.value.len()).sum();
@@ -226,8 +285,13 @@ pub fn outcome_of_row_already_in(
     profile: &Profile<'_>,
     rules: &BatchRules,
     first_of_visitor: bool,
+    cells: &[Cell<'_>],
 ) -> Outcome {
-    if profile.born == rules.seq && first_of_visitor { Outcome::Created } else { Outcome::Updated }
+    if profile.born == rules.seq && first_of_visitor {
+        Outcome::Created
+    } else {
+        updates(profile, rules, cells)
+    }
 }
 
 /// A single write: a site call, a single update or a removal, with the settings that shape it.
@@ -372,17 +436,25 @@ mod tests {
                 .map(|row| {
                     row.split_whitespace()
                         .map(|cell| cell.split_once('=').unwrap())
-                        .map(|(name, value)| Cell { name, value })
+                        .map(|(name, value)| Cell {
+                            attribute: usize::from(name.as_bytes()[0] - b'a'),
+                            name,
+                            value,
+                        })
                         .collect()
                 })
                 .collect();
             let rows: Vec<Row<'_, '_>> = cells.iter().map(|cells| Row { line: 0, cells }).collect();
-            if let Applied::Changed(new) =
-                apply_rows(Some(Stored::Profile(profile.clone())), rules, &rows, |_, outcome| {
-                    became.push(outcome)
-                })
-            {
+            let before = became.len();
+            let stored = Some(Stored::Profile(profile.clone()));
+            let applied = apply_rows(stored, rules, &rows, |_, outcome| became.push(outcome));
+            if let Applied::Changed(new) = applied {
                 profile = new;
+                for (cells, outcome) in cells.iter().zip(&became[before..]) {
+                    if matches!(outcome, Outcome::UpdatedInPart(_) | Outcome::Newer) {
+                        assert_eq!(outcome_of_row_already_in(&profile, rules, false, cells), *outcome);
+                    }
+                }
             }
         }
         let seen: Vec<String> = profile.visible().iter().map(|a| format!("{}={}", a.name, a.value)).collect();
@@ -427,6 +499,60 @@ mod tests {
             "a=1 b=1 c=1",
             &[Updated; 3],
         );
+    }
+
+    #[test]
+    fn a_batch_with_a_time_leaves_alone_what_is_of_a_later_time() {
+        use Outcome::{Newer, NotFound, Updated};
+        let of = |at, as_of| BatchRules { as_of: Some(Millis(as_of)), ..rules(at) };
+        let removing = |rules| BatchRules { empty_values: EmptyValues::Remove, ..rules };
+        let replacing = |rules| BatchRules { consecutive_v2: ConsecutiveV2::Replace, ..rules };
+        let part = |left: &[usize]| {
+            let mut all = LeftAlone::default();
+            left.iter().for_each(|attribute| all.add(*attribute));
+            Outcome::UpdatedInPart(all)
+        };
+        // What was written at 4 is later than a batch of 3, and no later than one of 4.
+        check(&[(rules(4), &["a=1"]), (of(5, 3), &["a=2"])], "a=1", &[Updated, Newer]);
+        check(&[(rules(4), &["a=1"]), (of(5, 4), &["a=2"])], "a=2", &[Updated, Updated]);
+        check(&[(rules(4), &["a=1"]), (of(5, 3), &["a=2 b=3"])], "a=1 b=3", &[Updated, part(&[0])]);
+        check(
+            &[(rules(4), &["a=1"]), (of(5, 3), &["a=", "a=2 b="])],
+            "a=1",
+            &[Updated, Outcome::Ignored, Newer],
+        );
+        // A value has the time of its batch, however late that came.
+        check(&[(of(5, 2), &["a=1"]), (of(6, 3), &["a=2"])], "a=2", &[Updated; 2]);
+        check(&[(of(5, 3), &["a=1"]), (of(6, 2), &["a=2"])], "a=1", &[Updated, Newer]);
+        check(&[(of(5, 3), &["a=1"]), (rules(6), &["a=2"])], "a=2", &[Updated; 2]);
+        // Rows of one batch do not compete.
+        check(&[(of(5, 3), &["a=1", "a=2"])], "a=2", &[Updated; 2]);
+        check(
+            &[(rules(4), &["b=1"]), (of(5, 3), &["a=1 b=2", "a=2", "b=3"])],
+            "a=2 b=1",
+            &[Updated, part(&[1]), Updated, Newer],
+        );
+        // Nor is what is newer removed; and what is not there has no time.
+        check(&[(rules(4), &["b=1"]), (removing(of(5, 3)), &["a= b="])], "b=1", &[Updated, part(&[1])]);
+        check(&[(removing(rules(4)), &["a="]), (of(5, 3), &["a=1"])], "a=1", &[Updated; 2]);
+        // Another visitor, or none.
+        let late = 15 * DAY_MS;
+        check(&[(of(late, 0), &["a=1"])], "a=0", &[NotFound]);
+        let creating = BatchRules { creates: true, ..of(late, 0) };
+        check(&[(creating, &["a=1", "a=2"])], "a=2", &[Outcome::Created, Updated]);
+        // A layer of a later time would have replaced the whole batch; an earlier one goes.
+        check(&[(replace(4), &["b=1"]), (replacing(of(5, 3)), &["c=1"])], "a=0 b=1", &[Updated, Newer]);
+        check(
+            &[(replace(4), &["b=1"]), (replacing(of(6, 5)), &["c=1", "d=1"])],
+            "a=0 c=1 d=1",
+            &[Updated; 3],
+        );
+        check(
+            &[(rules(4), &["a=1"]), (replacing(of(5, 3)), &["a=2 c=1"])],
+            "a=1 c=1",
+            &[Updated, part(&[0])],
+        );
+        check(&[(replace(4), &["b=1"]), (of(5, 3), &["b=2 c=1"])], "a=0 b=1 c=1", &[Updated, part(&[1])]);
     }
 
     #[test]

@@ -404,7 +404,7 @@ mod tests {
             as_of: None,
             undoes: None,
         };
-        let cells = [Cell { name: "a", value: &at.to_string() }];
+        let cells = [Cell { attribute: 0, name: "a", value: &at.to_string() }];
         let (keys, rows) = (keys(names), [Row { line: 2, cells: &cells }]);
         let visitors: Vec<_> = keys.iter().map(|key| VisitorRows { key, rows: &rows }).collect();
         store.apply_rows(&rules, &visitors).map(drop)

@@ -163,6 +163,25 @@ fn a_visitor_is_shown_and_set() {
     }
 }
 
+#[test]
+fn a_post_says_how_old_its_values_are() {
+    let daemon = Daemon::start();
+    daemon.mbox("demo", "mbox=m&mboxPC=1&profile.a=x");
+    let post = |time: &str, more: &[&str], code: i32| {
+        let arguments = [&["batch", "post", "-", "--client", "demo", "--as-of", time], more].concat();
+        printed(Some(&daemon), &arguments, "batch=pcId,a,b\n1,2,3\n", code)
+    };
+    let out = post("2001-01-01T00:00:00Z", &["--wait"], 0);
+    assert!(out.contains("of 2001-01-01T00:00:00.000Z"), "{out}");
+    assert_eq!(daemon.value("demo", "pc", "1", "a").as_deref(), Some("x"));
+    let out = printed(Some(&daemon), &["profile", "get", "1", "--by", "pc", "--client", "demo"], "", 0);
+    assert!(out.contains("of 2001-01-01T00:00:00.000Z"), "{out}");
+    let out = post("2001-01-01T00:00:00Z", &["--dry-run"], 0);
+    assert!(out.contains("left alone, in 1 of the rows"), "{out}");
+    assert!(post("soon", &[], 2).contains("2026-11-27T02:00:00Z"));
+    assert!(post("9999-01-01T00:00:00Z", &[], 1).contains("but now it is"));
+}
+
 /// What cron needs of `batch post`.
 #[test]
 fn a_post_fails_on_outcomes_names_its_sending_and_says_what_empty_cells_mean() {

@@ -191,6 +191,7 @@ fn two_uploads_with_one_key_are_one_batch_also_after_a_crash() {
         check(daemon, V2, "k1", "batch=pcId,city\n1,Bern\n", 422, false);
         check(daemon, "/m2/demo/profile/batchUpdate", "k1", file, 422, false);
         check(daemon, &format!("{V2}?emptyValues=remove"), "k1", file, 422, false);
+        check(daemon, &format!("{V2}?asOf=1"), "k1", file, 422, false);
         check(daemon, "/m2/other/v2/profile/batchUpdate", "k1", file, 200, false);
         check(daemon, V2, "a b", file, 400, false);
         check(daemon, V2, "", file, 400, false);
@@ -216,6 +217,101 @@ fn two_uploads_with_one_key_are_one_batch_also_after_a_crash() {
     });
     assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
     assert_eq!(listed(&daemon), 2);
+}
+
+/// An export is made, then a visitor changes something, then the export arrives.
+#[test]
+fn a_batch_with_a_time_leaves_alone_what_was_written_later_and_says_so() {
+    let mut daemon = daemon();
+    daemon.mbox("demo", "mboxPC=k&profile.tier=silver&profile.city=Oslo");
+    daemon.mbox("demo", "mboxPC=l&profile.tier=silver");
+    let made = daemon.visitor("demo", "pc", "l").unwrap()["attributes"]["tier"]["modifiedAt"].clone();
+    let made = made.as_str().unwrap();
+    // The daemon's clock counts in milliseconds: the next write shall not be in the same one.
+    wait_for("a later time", || {
+        daemon.mbox("demo", "mboxPC=k&profile.tier=gold");
+        let visitor = daemon.visitor("demo", "pc", "k").unwrap();
+        (visitor["attributes"]["tier"]["modifiedAt"].as_str().unwrap() > made).then_some(())
+    });
+
+    let path = format!("{V2}?asOf={made}");
+    let file = "batch=pcId,tier,city,plan\nk,silver,Bergen,a\nk,bronze\nl,bronze\n";
+    let tried = daemon.try_batch(&format!("{path}&dryRun=true"), file).json();
+    let expected = serde_json::json!({"updated": 2, "created": 0, "not_found": 0, "ignored": 1, "failed": 0});
+    assert_eq!(tried["outcomes"], expected);
+    assert_eq!((&tried["newer"], &tried["attributes"]["tier"]["changed"]), (&2.into(), &1.into()));
+    let id = daemon.try_batch(&path, file).batch_id();
+    daemon.wait_complete(&id);
+    let told = |daemon: &Daemon| {
+        let batch = daemon.get(&format!("/api/v1/batches/{id}")).json();
+        assert_eq!((&batch["asOf"], &batch["counts"]), (&made.into(), &expected));
+        let rows = daemon.get(&format!("/api/v1/batches/{id}/outcomes")).text();
+        let rows: Vec<&str> = rows.lines().skip(1).collect();
+        assert!(
+            rows[0].starts_with("2,k,updated,newer,") && rows[0].contains("left alone: tier"),
+            "{rows:?}"
+        );
+        assert!(rows[1].starts_with("3,k,ignored,newer,") && rows[1].contains("asOf"), "{rows:?}");
+        assert_eq!(rows[2], "4,l,updated,,");
+        let of = |outcome: &str| {
+            let rows = daemon.get(&format!("/api/v1/batches/{id}/outcomes?outcome={outcome}"));
+            rows.text().lines().count() - 1
+        };
+        assert_eq!([of("updated"), of("ignored")], [2, 1]);
+        let visitor = daemon.get("/api/v1/profiles/k?by=pc&client=demo&lines=true").json();
+        let attributes = &visitor["attributes"];
+        assert_eq!(
+            (&attributes["tier"]["value"], &attributes["tier"]["source"]),
+            (&"gold".into(), &"mbox".into())
+        );
+        assert_eq!(attributes["tier"].get("asOf"), None);
+        let city = &attributes["city"];
+        assert_eq!(
+            (&city["value"], &city["asOf"], &city["line"]),
+            (&"Bergen".into(), &made.into(), &2.into())
+        );
+        let changes = daemon.get("/api/v1/changes?client=demo&since=0").text();
+        let events: Vec<serde_json::Value> =
+            changes.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let of_batch: Vec<_> = events.iter().filter(|event| event["batchId"] == *id).collect();
+        assert_eq!((&of_batch[0]["event"], &of_batch[0]["asOf"]), (&"batch".into(), &made.into()));
+        let first = &of_batch[1];
+        assert_eq!(first["set"], serde_json::json!({"city": "Bergen", "plan": "a"}));
+        assert_eq!(first["reason"], "newer");
+    };
+    told(&daemon);
+    daemon.kill9().restart();
+    told(&daemon);
+}
+
+#[test]
+fn the_time_of_a_batch_is_checked() {
+    let daemon = daemon();
+    let check = |path: &str, header: Option<&str>, status: u16, words: &str| {
+        let headers: Vec<_> = header.map(|time| ("Profiled-As-Of", time)).into_iter().collect();
+        let headers = [&[("Content-Type", "text/csv")], headers.as_slice()].concat();
+        let reply = daemon.call("POST", path, &headers, Some(b"batch=pcId,a\n1,1\n"));
+        assert_eq!(reply.status, status, "{path} {header:?}: {}", reply.text());
+        assert!(reply.text().contains(words), "{path} {header:?}: {}", reply.text());
+    };
+    for path in [V2, "/m2/demo/profile/batchUpdate"] {
+        check(&format!("{path}?asOf=2001-01-01T01:00:00%2B01:00"), Some("978307200000"), 200, "true");
+        check(path, Some("2001-01-01T00:00:00.5Z"), 200, "true");
+        check(&format!("{path}?asOf=yesterday"), None, 400, "2026-11-27T02:00:00Z");
+        check(&format!("{path}?asOf=-1"), None, 400, "is not a time");
+        check(&format!("{path}?asOf=2001-01-01"), None, 400, "is not a time");
+        check(path, Some(""), 400, "Profiled-As-Of");
+        check(&format!("{path}?asOf=1"), Some("2"), 400, "give the time once");
+        check(&format!("{path}?asOf=9999-01-01T00:00:00Z"), None, 400, "but now it is");
+        check(&format!("{path}?asOf=9999-01-01T00:00:00Z&dryRun=true"), None, 400, "but now it is");
+    }
+    let names = |many: usize| (0..many).map(|n| format!(",n{n}")).collect::<String>();
+    let file = |many| format!("batch=pcId{}\n1,1\n", names(many));
+    assert_eq!(daemon.try_batch(&format!("{V2}?asOf=1"), file(56)).status, 200);
+    let refused = daemon.try_batch(&format!("{V2}?asOf=1"), file(57));
+    assert_eq!(refused.status, 400);
+    assert!(refused.text().contains("56 attributes"), "{}", refused.text());
+    assert_eq!(daemon.try_batch(V2, file(57)).status, 200);
 }
 
 #[test]

@@ -152,6 +152,8 @@ fn the_answers_to_all_calls_are_as_described() {
         tour.call("post", path, &url, &[form, ("Idempotency-Key", path)], Some(file));
         tour.call("post", path, &url, &[form, ("Idempotency-Key", path)], Some("batch=pcId,a\n1,1\n"));
         tour.call("post", path, &url, &[form], Some("nothing"));
+        let of = &[form, ("Profiled-As-Of", "2001-01-01T00:00:00Z")];
+        tour.call("post", path, &format!("{url}?asOf=978307200000"), of, Some(file));
         for accept in ["*/*", "text/csv", "application/x-ndjson"] {
             tour.call("post", path, &format!("{url}?dryRun=true"), &[form, ("Accept", accept)], Some(file));
         }

@@ -6,7 +6,7 @@ use profiled::engine::commit::VisitorWrite;
 use profiled::engine::gates::Who;
 use profiled::engine::read::changes::{ChangePlace, Event, Step, What};
 use profiled::engine::{
-    Announced, BatchState, BatchVersion, CallIds, Engine, EngineError, SingleUpdate, SiteCall,
+    Announced, BatchState, BatchTerms, BatchVersion, CallIds, Engine, EngineError, SingleUpdate, SiteCall,
 };
 use profiled::journal::entry::WriteKind;
 use profiled::model::batch::{BatchId, EmptyValues, Outcome};
@@ -54,6 +54,7 @@ enum Op {
     Batch {
         v1: bool,
         removes: bool,
+        old: bool,
         kind: IdKind,
         rows: Vec<(u8, u8, u8)>,
     },
@@ -86,9 +87,11 @@ fn op() -> impl Strategy<Value = Op> {
         rows(PCS).prop_map(|rows| (IdKind::Pc, rows)),
         rows(THIRD_PARTIES).prop_map(|rows| (IdKind::ThirdParty, rows)),
     ];
-    let batch = (any::<(bool, bool)>(), batch).prop_map(|((v1, removes), (kind, rows))| Op::Batch {
+    let flags = (any::<bool>(), any::<bool>(), prop::bool::weighted(0.3));
+    let batch = (flags, batch).prop_map(|((v1, removes, old), (kind, rows))| Op::Batch {
         v1,
         removes,
+        old,
         kind,
         rows,
     });
@@ -187,18 +190,20 @@ impl Run {
                 self.write(*kind, *who, VisitorWrite::Remove(names));
             }
             Op::Erase(kind, who) => self.write(*kind, *who, VisitorWrite::Erase),
-            Op::Batch { v1, removes, kind, rows } => {
+            Op::Batch { v1, removes, old, kind, rows } => {
                 let mut text = format!("batch={},a0,a1\n", kind.name());
                 for (who, first, second) in rows {
                     let values = attributes(&vec![(0, *first), (1, *second)]);
                     text += &format!("{},{},{}\n", visitor(*kind, *who).as_str(), values[0].1, values[1].1);
                 }
                 let version = if *v1 { BatchVersion::V1 } else { BatchVersion::V2 };
-                let empty = if *removes { EmptyValues::Remove } else { EmptyValues::Ignore };
+                let empty_values = if *removes { EmptyValues::Remove } else { EmptyValues::Ignore };
+                // Older than all that is held, so it only sets what is not there.
+                let as_of = old.then_some(Millis(1));
+                let terms = BatchTerms { version, empty_values, as_of };
                 let accepted = self.runtime.block_on(async {
                     let announced = Announced::default();
-                    let upload =
-                        self.engine().accept_batch(&who_asks(), &client(), version, empty, announced).await;
+                    let upload = self.engine().accept_batch(&who_asks(), &client(), terms, announced).await;
                     let mut upload = upload.unwrap();
                     upload.push(text.into()).await.unwrap();
                     upload.finish(None).await.unwrap()
@@ -338,7 +343,7 @@ impl Copy {
                     self.forget(&id);
                     let visitor = CopiedVisitor { last_active: seq.millis().0, ..CopiedVisitor::default() };
                     self.visitors.insert(id.clone(), visitor);
-                } else if row.outcome != Outcome::Updated {
+                } else if !row.outcome.applied() {
                     return;
                 }
                 let id = self.bound.get(&id).unwrap_or(&id);
@@ -431,7 +436,7 @@ fn a_row_may_be_one_of_an_erased_visitor_by_an_id_that_was_not_erased() {
         ecid: None,
         sets: vec![(0, 2)],
     };
-    let batch = Op::Batch { v1: false, removes: false, kind: IdKind::Pc, rows: vec![(0, 0, 1)] };
+    let batch = Op::Batch { v1: false, removes: false, old: false, kind: IdKind::Pc, rows: vec![(0, 0, 1)] };
     for first in [Op::Wait(1), Op::Site { pc: Some(0), third_party: None, ecid: None, sets: vec![(1, 1)] }] {
         let ops = [first, site(0, 1), batch.clone(), site(1, 1), site(0, 2), Op::Erase(IdKind::Pc, 1)];
         check(false, false, &ops);
@@ -486,7 +491,13 @@ fn what_came_before_an_erasure_is_withheld_and_then_gone() {
         ecid: None,
         sets: vec![(0, 1)],
     };
-    let batch = Op::Batch { v1: false, removes: false, kind: IdKind::Pc, rows: vec![(0, 2, 2), (1, 2, 2)] };
+    let batch = Op::Batch {
+        v1: false,
+        removes: false,
+        old: false,
+        kind: IdKind::Pc,
+        rows: vec![(0, 2, 2), (1, 2, 2)],
+    };
     for op in [site(0, Some(0)), site(1, None), batch, Op::Erase(IdKind::ThirdParty, 0), site(0, None)] {
         run.apply(&op);
     }

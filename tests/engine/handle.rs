@@ -7,7 +7,8 @@ use profiled::engine::gates::Who;
 use profiled::engine::offline::check::check;
 use profiled::engine::read::report::ReportedRow;
 use profiled::engine::{
-    AcceptedBatch, Announced, BatchState, BatchVersion, CallIds, Engine, EngineError, Opening, SiteCall,
+    AcceptedBatch, Announced, BatchState, BatchTerms, BatchVersion, CallIds, Engine, EngineError, Opening,
+    SiteCall,
 };
 use profiled::model::batch::{BatchId, EmptyValues, IdempotencyKey, Outcome};
 use profiled::model::id::{ClientCode, IdKind, VisitorId};
@@ -95,12 +96,12 @@ async fn a_stopped_engine_lets_go_of_its_folder_though_somebody_still_holds_it()
 }
 
 /// Uploads a batch in pieces of this many bytes. Returns its id and its file.
+const TERMS: BatchTerms =
+    BatchTerms { version: BatchVersion::V1, empty_values: EmptyValues::Ignore, as_of: None };
+
 async fn upload(app: &Engine, folder: &Path, text: &str, piece: usize) -> (BatchId, PathBuf) {
     let before = uploads(folder);
-    let mut upload = app
-        .accept_batch(&who(), &client(), BatchVersion::V1, EmptyValues::Ignore, Announced::default())
-        .await
-        .unwrap();
+    let mut upload = app.accept_batch(&who(), &client(), TERMS, Announced::default()).await.unwrap();
     for piece in text.as_bytes().chunks(piece) {
         upload.push(piece.to_vec().into()).await.unwrap();
     }
@@ -382,8 +383,7 @@ async fn a_start_long_past_the_last_write_sweeps_nobody_for_an_hour() {
 /// Sends a batch with a key.
 async fn send(app: &Engine, text: &str, key: &str) -> Result<AcceptedBatch, EngineError> {
     let announced = Announced::default();
-    let mut upload =
-        app.accept_batch(&who(), &client(), BatchVersion::V1, EmptyValues::Ignore, announced).await.unwrap();
+    let mut upload = app.accept_batch(&who(), &client(), TERMS, announced).await.unwrap();
     upload.push(text.to_owned().into()).await.unwrap();
     upload.finish(IdempotencyKey::new(key)).await
 }

@@ -11,8 +11,8 @@ use profiled::config::{Config, ServeOptions};
 use profiled::engine::offline::check::verify_backup;
 use profiled::engine::offline::restore::{clear_interrupted, restore_of_peer};
 use profiled::engine::{
-    AcceptedBatch, Announced, BatchState, BatchVersion, CallIds, Engine, EngineError, NodeParts, Opening,
-    PeerBody, Peers, Readiness, SiteCall,
+    AcceptedBatch, Announced, BatchState, BatchTerms, BatchVersion, CallIds, Engine, EngineError, NodeParts,
+    Opening, PeerBody, Peers, Readiness, SiteCall,
 };
 use profiled::http::change_event::write_change;
 use profiled::http::{Front, server};
@@ -281,10 +281,12 @@ pub(crate) fn call(pc: &str, value: &str) -> SiteCall {
     SiteCall { client: client(), ids, source: Source::Mbox, attributes }
 }
 
+const TERMS: BatchTerms =
+    BatchTerms { version: BatchVersion::V1, empty_values: EmptyValues::Ignore, as_of: None };
+
 pub(crate) async fn send(node: &Engine, file: &str, key: &str) -> Result<AcceptedBatch, EngineError> {
     let announced = Announced { for_all: true, ..Announced::default() };
-    let mut upload =
-        node.accept_batch(&who(), &client(), BatchVersion::V1, EmptyValues::Ignore, announced).await?;
+    let mut upload = node.accept_batch(&who(), &client(), TERMS, announced).await?;
     upload.push(Bytes::from(file.to_owned())).await?;
     upload.finish(IdempotencyKey::new(key)).await
 }

@@ -49,7 +49,8 @@ fn get(store: &dyn ProfileStore, id: &str) -> Option<StoredBytes> {
 }
 
 fn apply(store: &dyn ProfileStore, rules: &BatchRules, id: &str, values: &[&str]) -> Swapped {
-    let cells: Vec<[Cell<'_>; 1]> = values.iter().map(|value| [Cell { name: "a", value }]).collect();
+    let cells: Vec<[Cell<'_>; 1]> =
+        values.iter().map(|value| [Cell { attribute: 0, name: "a", value }]).collect();
     let rows: Vec<Row<'_, '_>> = cells.iter().map(|cells| Row { line: 2, cells }).collect();
     store.apply_rows(rules, &[VisitorRows { key: &key(id), rows: &rows }]).unwrap().pop().unwrap()
 }

@@ -290,7 +290,8 @@ impl Committer {
             let same = accepted.key.as_ref().is_some_and(|key| key.sent == batch.sum())
                 && accepted.rules.source == batch.rules.source
                 && accepted.rules.empty_values == batch.rules.empty_values
-                && accepted.rules.undoes == batch.rules.undoes;
+                && accepted.rules.undoes == batch.rules.undoes
+                && accepted.rules.as_of == batch.rules.as_of;
             let taken = Answer::KeyTaken(accepted.id.clone());
             return Ok(Decided::answering(if same { Answer::AcceptedBefore(before) } else { taken }));
         }

@@ -59,12 +59,12 @@ impl Group<'_> {
         let row = |row: &ResolvedRow| Resolved {
             batch: row.batch.get(),
             line: row.line,
-            outcome: row.outcome.code(),
+            outcome: row.outcome.number(),
         };
         let bundle = |bundle: &ResolvedBundle| entry::ResolvedBundle {
             batch: bundle.batch.get(),
             first: bundle.first,
-            became: bundle.became.runs().map(|(rows, outcome)| (rows, outcome.code())).collect(),
+            became: bundle.became.runs().map(|(rows, outcome)| (rows, outcome.number())).collect(),
         };
         let entry = WriteEntry {
             seq: seq.get(),

@@ -36,6 +36,8 @@ pub struct DryRun {
     pub bytes: u64,
     /// Its rows, by the outcome that they would have.
     pub counts: Counts,
+    /// How many of its rows would leave something alone, because that is of a later time than the batch.
+    pub newer: u64,
     /// What it would change of each attribute of its header, in the header's order.
     pub attributes: Vec<(String, Diff)>,
     /// The first of the rows that would fail.
@@ -92,6 +94,9 @@ pub(in crate::engine) fn try_out(
     drop(plan);
     let Diffs { diffs, .. } = diffs;
     outcomes.extend(more);
+    let newer =
+        outcomes.iter().filter(|row| matches!(row.outcome, Outcome::Newer | Outcome::UpdatedInPart(_)));
+    let newer = newer.count() as u64;
     let counts = counts.plus(&applied_counts);
 
     let path = shared.spool.outcomes_path(accepted.spool);
@@ -108,6 +113,7 @@ pub(in crate::engine) fn try_out(
         rows: accepted.rows,
         bytes: accepted.bytes,
         counts,
+        newer,
         attributes: names.zip(diffs).collect(),
         failed,
         remarks: report.remarks()?,

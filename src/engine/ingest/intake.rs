@@ -9,7 +9,7 @@ use crate::batch::spool::{SpoolError, SpoolFile};
 use crate::engine::commit::NewBatch;
 use crate::engine::error::EngineError;
 use crate::engine::shared::Shared;
-use crate::model::batch::BatchRules;
+use crate::model::batch::{AS_OF_ATTRIBUTES_MAX, BatchRules};
 use crate::model::id::ClientCode;
 
 /// A batch file on its way in.
@@ -63,6 +63,18 @@ impl Intake {
             index.add(&row, empty_values);
         };
         self.parser.finish(each).map(drop)
+    }
+
+    /// Refuses a file with more attributes than the outcomes of a batch with a time can tell apart.
+    pub(in crate::engine) fn check_attributes(&self) -> Result<(), EngineError> {
+        let attributes = self.parser.header().map_or(0, |header| header.names().len());
+        if self.rules.as_of.is_some() && attributes > AS_OF_ATTRIBUTES_MAX {
+            return Err(EngineError::BadBatch(format!(
+                "line 1: a batch with a time (asOf) has at most {AS_OF_ATTRIBUTES_MAX} attributes, and this one has \
+                 {attributes}: send its columns as two batches with the same time"
+            )));
+        }
+        Ok(())
     }
 
     /// Makes the file durable and its index ready, once it has [ended](Self::end).

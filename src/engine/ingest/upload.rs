@@ -19,9 +19,9 @@ use crate::engine::ingest::state::Ingest;
 use crate::engine::ingest::to_all::ToAll;
 use crate::engine::priority::give_way;
 use crate::engine::shared::{Shared, blocking, thread_point};
-use crate::engine::types::{BatchStatus, BatchVersion};
+use crate::engine::types::{BatchStatus, BatchTerms, BatchVersion};
 use crate::model::batch::{
-    BatchId, BatchReading, BatchRules, ConsecutiveV2, EmptyValues, IdempotencyKey, RowForm, RowReading,
+    BatchId, BatchReading, BatchRules, ConsecutiveV2, IdempotencyKey, RowForm, RowReading,
 };
 use crate::model::id::ClientCode;
 use crate::model::profile::Source;
@@ -119,10 +119,18 @@ impl Upload {
         ingest: &Arc<Ingest>,
         who: &Who,
         client: &ClientCode,
-        (version, empty_values): (BatchVersion, EmptyValues),
+        BatchTerms { version, empty_values, as_of }: BatchTerms,
         announced: Announced,
     ) -> Result<Self, EngineError> {
         let shared = &ingest.shared;
+        let now = ingest.read.now();
+        if let Some(ahead) = as_of.filter(|as_of| *as_of > now) {
+            return Err(EngineError::Refused(format!(
+                "the batch's time (asOf) is {}, but now it is {}: give the time at which its values were exported",
+                ahead.iso_8601(),
+                now.iso_8601()
+            )));
+        }
         let settings = shared.settings(client)?;
         let v2 = version == BatchVersion::V2;
         let rules = BatchRules {
@@ -135,7 +143,7 @@ impl Upload {
             max_profile_bytes: shared.profile_bytes_max(),
             reading: RowReading::of_form(announced.rows, settings.blocked_ids),
             history_max: settings.history_max,
-            as_of: None,
+            as_of,
             undoes: None,
         };
         // Adobe has no batches in NDJSON.
@@ -363,6 +371,7 @@ fn take_in(
                 return Err(EngineError::AsAdobe { says: "Unexpected error", why });
             }
             intake.end().map_err(|error| refused(error, reading))?;
+            intake.check_attributes()?;
         } else {
             shared.disk_space.for_writes()?;
             intake.push(kept)?;

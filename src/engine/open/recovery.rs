@@ -462,7 +462,7 @@ fn note_resolved(
     rows: Vec<Resolved>,
     bundles: Vec<ResolvedBundle>,
 ) -> Result<(), OpenError> {
-    let readable = |code| Outcome::from_code(code).ok_or_else(|| OpenError::entry(start, "an outcome"));
+    let readable = |number| Outcome::from_number(number).ok_or_else(|| OpenError::entry(start, "an outcome"));
     for row in rows {
         let outcome = readable(row.outcome)?;
         told.entry(Seq::from_u64(row.batch)).or_default().rows.push((row.line, outcome));

@@ -11,6 +11,7 @@
 //!   takes its time. Whoever is too slow for the journal is told so, and what to do.
 
 use crate::batch::accepted::Accepted;
+use crate::batch::outcomes_file::RowOutcome;
 use crate::batch::progress::Known;
 use crate::batch::resolve::View;
 use crate::engine::commit::{CommitHandle, Readable};
@@ -595,7 +596,7 @@ impl Changes {
         batch: &Arc<Accepted>,
         report: &Report,
         row: &crate::batch::csv::Row<'_>,
-        stored: Option<crate::batch::outcomes_file::RowOutcome>,
+        stored: Option<RowOutcome>,
         erased: bool,
     ) -> Result<Row, EngineError> {
         let header = report.header();
@@ -608,11 +609,14 @@ impl Changes {
             Some(id) if self.client.is_none() => Some(self.visitor(id)?),
             _ => None,
         };
-        let cells = cells.filter(|_| !erased && matches!(outcome, Outcome::Updated | Outcome::Created));
+        let cells = cells.filter(|_| !erased && outcome.applied());
         let name = |attribute: usize| header.names().get(attribute).map(|name| name.to_string());
         let sets = cells.into_iter().flat_map(|cells| cells.attributes());
+        let sets = sets.filter(|(attribute, _)| outcome.wrote(*attribute));
         let emptied = cells.filter(|_| batch.rules.empty_values == EmptyValues::Remove);
-        let reason = stored.and_then(|stored| stored.failure).map(|failure| failure.name());
+        let emptied = emptied.into_iter().flat_map(|cells| cells.emptied());
+        let emptied = emptied.filter(|attribute| outcome.wrote(*attribute));
+        let reason = stored.and_then(RowOutcome::reason);
         Ok(Row {
             batch: Arc::clone(batch),
             line: row.line,
@@ -621,7 +625,7 @@ impl Changes {
             outcome,
             reason: if erased { Some("erased") } else { reason },
             sets: sets.filter_map(|(attribute, value)| Some((name(attribute)?, value.to_owned()))).collect(),
-            removed: emptied.into_iter().flat_map(|cells| cells.emptied()).filter_map(name).collect(),
+            removed: emptied.filter_map(name).collect(),
         })
     }
 

@@ -271,6 +271,7 @@ impl Visitor {
             value: a.value.to_owned(),
             seq: a.seq,
             source: a.source,
+            as_of: a.as_of,
         };
         Some(Self {
             client: client.clone(),

@@ -80,10 +80,11 @@ impl Reader {
                     report.each_row(None, |row, stored| {
                         let outcome = stored.map_or(Outcome::Updated, |stored| stored.outcome);
                         if let Ok(cells) = &row.content
-                            && applied(outcome)
+                            && outcome.applied()
                             && theirs.contains(cells.id())
                         {
-                            let set = cells.attributes().filter_map(|(attribute, _)| name(attribute));
+                            let set = cells.attributes().filter(|(attribute, _)| outcome.wrote(*attribute));
+                            let set = set.filter_map(|(attribute, _)| name(attribute));
                             lines.extend(set.map(|name| (name, row.line)));
                         }
                         let gone = wanted.has_changed().is_err();
@@ -103,8 +104,11 @@ impl Reader {
                                 pending.resolved_in(BundleRow { line, bundle: bundle.first, row })
                             }),
                         };
-                        if resolved.is_none_or(applied) {
-                            let set = cells.iter().filter(|(_, value)| !value.is_empty());
+                        let wrote = |attribute| resolved.is_none_or(|outcome| outcome.wrote(attribute));
+                        if resolved.is_none_or(Outcome::applied) {
+                            let set = cells
+                                .iter()
+                                .filter(|(attribute, value)| !value.is_empty() && wrote(*attribute));
                             lines.extend(set.filter_map(|(attribute, _)| Some((name(*attribute)?, line))));
                         }
                         Ok(())
@@ -134,8 +138,4 @@ impl Reader {
 enum PendingOrReport {
     Pending(Arc<Pending>),
     Report(Report),
-}
-
-fn applied(outcome: Outcome) -> bool {
-    matches!(outcome, Outcome::Updated | Outcome::Created)
 }

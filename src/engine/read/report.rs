@@ -41,7 +41,7 @@ pub struct ReportedRow {
     pub id: Option<String>,
     /// Its outcome.
     pub outcome: Outcome,
-    /// Why it failed, or `erased`: a word for programs.
+    /// Why it failed, `newer` if it left something alone, or `erased`: a word for programs.
     pub reason: Option<&'static str>,
     /// The same for people.
     pub message: Option<String>,
@@ -248,21 +248,26 @@ impl Report {
     ) -> Result<(), EngineError> {
         let read = match wanted {
             None | Some(Outcome::Updated) => self.in_the_file(from, |row, stored| {
-                let outcome = stored.map_or(Outcome::Updated, |stored| stored.outcome);
-                if wanted.is_some_and(|wanted| wanted != outcome) {
+                let updated = RowOutcome {
+                    line: row.line,
+                    offset: row.offset,
+                    outcome: Outcome::Updated,
+                    failure: None,
+                };
+                let outcome = stored.unwrap_or(updated);
+                if wanted.is_some_and(|wanted| wanted != outcome.outcome.counted()) {
                     return Ok(ControlFlow::Continue(()));
                 }
                 let place = RowPlace { line: row.line, offset: row.offset };
                 let id = row.content.as_ref().ok().map(|cells| cells.id());
-                let failure = stored.and_then(|stored| stored.failure);
-                let row = self.row_in_file(place, id, row.len, outcome, failure)?;
+                let row = self.row_in_file(place, id, row.len, outcome)?;
                 // The row was parsed with the rest of its piece, and read again since. Both may be a while ago.
                 self.still()?;
                 Ok(each(row))
             }),
             Some(wanted) => self.stored(wanted, from, |stored, row| {
                 let place = RowPlace { line: stored.line, offset: stored.offset };
-                Ok(each(self.row_of(place, row, stored.outcome, stored.failure)))
+                Ok(each(self.row_of(place, row, stored)))
             }),
         };
         read.map_err(|error| self.broken(error))
@@ -412,7 +417,7 @@ impl Report {
         let (mut reader, mut bytes) = (RowReader::new(), vec![]);
         for stored in StoredOutcomes::open(&self.shared.spool.outcomes_path(self.accepted.spool))? {
             let stored = stored?;
-            if stored.outcome != wanted || stored.line < from {
+            if stored.outcome.counted() != wanted || stored.line < from {
                 continue;
             }
             let header = &self.header;
@@ -432,19 +437,20 @@ impl Report {
         place: RowPlace,
         id: Option<&str>,
         len: u32,
-        outcome: Outcome,
-        failure: Option<Failure>,
+        became: RowOutcome,
     ) -> io::Result<ReportedRow> {
-        if let (false, Some(id), None) = (self.overwritten, id, failure) {
+        if let (false, Some(id), None) = (self.overwritten, id, became.reason()) {
+            let outcome = became.outcome;
             return Ok(ReportedRow { place, id: Some(id.to_owned()), outcome, reason: None, message: None });
         }
         let (mut reader, mut bytes) = (RowReader::new(), vec![]);
         read_row(&self.file, &self.header, place.offset, &mut reader, &mut bytes)?;
         bytes.truncate(usize::try_from(len).unwrap_or(usize::MAX));
-        Ok(self.row_of(place, &bytes, outcome, failure))
+        Ok(self.row_of(place, &bytes, became))
     }
 
-    fn row_of(&self, place: RowPlace, row: &[u8], outcome: Outcome, failure: Option<Failure>) -> ReportedRow {
+    fn row_of(&self, place: RowPlace, row: &[u8], became: RowOutcome) -> ReportedRow {
+        let outcome = became.outcome;
         if self.overwritten && reads_erased(self.header.reading(), row) {
             let message = format!("line {}: the visitor was erased, and the row with it", place.line);
             return ReportedRow { place, id: None, outcome, reason: Some("erased"), message: Some(message) };
@@ -454,8 +460,8 @@ impl Report {
             place,
             id: header.id_of(row),
             outcome,
-            reason: failure.map(Failure::name),
-            message: failure.map(|failure| failure.explain(header, place.line, row)),
+            reason: became.reason(),
+            message: became.explain(header, row),
         }
     }
 

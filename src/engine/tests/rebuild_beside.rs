@@ -4,7 +4,7 @@ use crate::config::{Config, ServeOptions};
 use crate::engine::commit::wire;
 use crate::engine::error::EngineError;
 use crate::engine::gates::Who;
-use crate::engine::types::{BatchVersion, CallIds, SiteCall};
+use crate::engine::types::{BatchTerms, BatchVersion, CallIds, SiteCall};
 use crate::engine::{Announced, Engine, NodeParts, Opening, PeerBody, Peers, Readiness, Upload};
 use crate::model::batch::BatchState;
 use crate::model::batch::{BatchId, EmptyValues, Outcome};
@@ -50,8 +50,8 @@ async fn sent(app: &Engine, code: &str) -> Upload {
 
 async fn sent_with(app: &Engine, code: &str, announced: Announced) -> Upload {
     let (who, client) = (Who::new(None, [127, 0, 0, 1].into()), client(code));
-    let (version, empty) = (BatchVersion::V1, EmptyValues::Ignore);
-    let upload = app.accept_batch(&who, &client, version, empty, announced);
+    let terms = BatchTerms { version: BatchVersion::V1, empty_values: EmptyValues::Ignore, as_of: None };
+    let upload = app.accept_batch(&who, &client, terms, announced);
     let mut upload = upload.await.unwrap();
     upload.push(FILE.as_bytes().to_vec().into()).await.unwrap();
     upload

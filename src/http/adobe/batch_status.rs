@@ -146,6 +146,7 @@ mod tests {
             id: BatchId::parse("demo-1701473848678-10000007").unwrap(),
             version: BatchVersion::V2,
             form: RowForm::Csv,
+            as_of: None,
             state: BatchState::Complete,
             rows: 15,
             bytes: 0,

@@ -8,7 +8,7 @@ use crate::engine::gates::Scarce;
 use crate::engine::{AcceptedBatch, BatchVersion, EngineError};
 use crate::http::auth::Access;
 use crate::http::batch_file::{
-    self, BatchCall, MEDIA_TYPES, empty_values, idempotency_key, take_in, tell_replayed,
+    self, BatchCall, MEDIA_TYPES, as_of, empty_values, idempotency_key, take_in, tell_replayed,
 };
 use crate::http::endpoint::{Api, BodyLimit, Call, CallLimits, Endpoint, Methods, RateLimit, Reply, Whose};
 use crate::http::error::HttpError;
@@ -91,7 +91,8 @@ async fn take(
     version: BatchVersion,
     dry_run: bool,
 ) -> Result<Answer, HttpError> {
-    let empty_values = empty_values(&request.query().strict()?)?;
+    let query = request.query().strict()?;
+    let (empty_values, as_of) = (empty_values(&query)?, as_of(request, &query)?);
     let key = idempotency_key(request)?;
     let base_url = request.base_url(&front.app)?;
     let url = format!("{base_url}{}", request.path());
@@ -101,7 +102,7 @@ async fn take(
              curl -X POST -H \"Content-Encoding: gzip\" --data-binary @BATCH.TXT.gz {url}"
         )
     };
-    let call = BatchCall { version, empty_values, for_all: !dry_run, rows: RowForm::Csv };
+    let call = BatchCall { version, empty_values, as_of, for_all: !dry_run, rows: RowForm::Csv };
     let upload = take_in(front, request, client, call, &MEDIA_TYPES, &right).await?;
     if dry_run {
         let tried = upload.try_out().await?;

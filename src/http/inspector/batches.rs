@@ -196,6 +196,8 @@ struct Progress {
     dealt: String,
     bytes: String,
     accepted: Moment,
+    /// The time that its values are of, if it said one.
+    of: Option<Moment>,
     completed: Option<Moment>,
     /// From when on lookups show it, where they don't yet.
     shows: Option<Moment>,
@@ -344,6 +346,7 @@ impl Progress {
             dealt: grouped(dealt),
             bytes: size(batch.bytes),
             accepted: Moment::of(batch.id.seq.millis(), now),
+            of: batch.as_of.map(|at| Moment::of(at, now)),
             completed: batch.completed.map(|at| Moment::of(at, now)),
             shows: front.app.shows_from(&batch.id).filter(|_| live).map(|at| Moment::of(at, now)),
             rate: batch.rows_per_second.map(grouped),

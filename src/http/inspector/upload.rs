@@ -17,7 +17,7 @@ use crate::engine::BatchVersion;
 use crate::engine::gates::Scarce;
 use crate::engine::ingest::dry_run::{Diff, DryRun};
 use crate::http::auth::Access;
-use crate::http::batch_file::{BatchCall, empty_values, idempotency_key, take_in};
+use crate::http::batch_file::{BatchCall, as_of, empty_values, idempotency_key, take_in};
 use crate::http::endpoint::{BodyLimit, Call, CallLimits, Endpoint, Methods, RateLimit, Reply, Whose};
 use crate::http::error::HttpError;
 use crate::http::request::Params;
@@ -43,6 +43,8 @@ struct Trial {
     rows: String,
     bytes: String,
     bar: Bar,
+    /// How many rows leave something alone, if any do.
+    newer: Option<String>,
     attributes: Vec<(String, Vec<(&'static str, String)>)>,
     failed: Option<Failed>,
     failed_count: String,
@@ -91,9 +93,9 @@ async fn send(call: Call<'_>) -> Reply {
     let Call { front, request, client, .. } = call;
     let client = client.ok_or_else(|| HttpError::Wrong("client= is missing: name the client".into()))?;
     let (version, empty_values, dry_run) = (version(&query)?, empty_values(&query)?, query.switch("dryRun")?);
-    let key = idempotency_key(request)?;
+    let (key, as_of) = (idempotency_key(request)?, as_of(request, &query)?);
     let right = || "send the file itself as text/csv, or compressed with gzip or zstd".to_owned();
-    let call = BatchCall { version, empty_values, for_all: !dry_run, rows: RowForm::Csv };
+    let call = BatchCall { version, empty_values, as_of, for_all: !dry_run, rows: RowForm::Csv };
     let upload = take_in(front, request, client, call, &MEDIA_TYPES, right).await?;
     if dry_run {
         let tried = upload.try_out().await?;
@@ -121,7 +123,7 @@ fn version(query: &Params) -> Result<BatchVersion, HttpError> {
 
 impl Trial {
     fn of(dry_run: DryRun) -> Self {
-        let DryRun { rows, bytes, counts, attributes, failed, remarks, .. } = dry_run;
+        let DryRun { rows, bytes, counts, newer, attributes, failed, remarks, .. } = dry_run;
         let changes = |Diff { set, changed, unchanged, removed }| {
             CHANGES.into_iter().zip([set, changed, unchanged, removed].map(grouped)).collect()
         };
@@ -129,6 +131,7 @@ impl Trial {
             rows: words::rows(rows),
             bytes: size(bytes),
             bar: Bar::of(&counts, rows),
+            newer: (newer > 0).then(|| grouped(newer)),
             attributes: attributes.into_iter().map(|(name, diff)| (name, changes(diff))).collect(),
             failed: (counts.failed > 0).then(|| Failed::of(failed, counts.failed)),
             failed_count: words::rows(counts.failed),

@@ -177,6 +177,7 @@ fn list(call: &Call<'_>) -> Reply {
 async fn accept(call: Call<'_>) -> Reply {
     let (client, query) = (call.client()?, call.query()?);
     let (version, empty_values) = (version(&query)?, empty_values(&query)?);
+    let as_of = batch_file::as_of(call.request, &query)?;
     let dry_run = query.switch("dryRun")?;
     let Call { front, request, .. } = call;
     let (key, rows) = (idempotency_key(request)?, row_form(request)?);
@@ -187,7 +188,7 @@ async fn accept(call: Call<'_>) -> Reply {
              batch file as text/csv, either compressed with gzip or zstd"
         )
     };
-    let call = BatchCall { version, empty_values, for_all: !dry_run, rows };
+    let call = BatchCall { version, empty_values, as_of, for_all: !dry_run, rows };
     let upload = take_in(front, request, client, call, &batch_file::all_media_types(), &right).await?;
     if dry_run {
         let tried = upload.try_out().await?;
@@ -239,8 +240,13 @@ async fn send_again(call: Call<'_>) -> Reply {
     front.app.check_held(id)?;
     let right = || format!("send the batch file as it was, to /api/v1/batches/{id}/file");
     let rows = known(front, id)?.form;
-    let call =
-        BatchCall { version: BatchVersion::V2, empty_values: EmptyValues::Ignore, for_all: false, rows };
+    let call = BatchCall {
+        version: BatchVersion::V2,
+        empty_values: EmptyValues::Ignore,
+        as_of: None,
+        for_all: false,
+        rows,
+    };
     let upload = take_in(front, request, &id.client, call, &batch_file::all_media_types(), right).await?;
     let batch = upload.put_back(id).await?;
     let what = format!("batch {id}");
@@ -289,6 +295,9 @@ pub(super) struct Batch {
     seq: String,
     #[schema(schema_with = versions)]
     version: &'static str,
+    /// The time that its values are of, if it said one.
+    #[schema(format = "date-time")]
+    as_of: Option<String>,
     /// The form of its rows.
     #[schema(schema_with = row_forms)]
     format: &'static str,
@@ -321,6 +330,7 @@ impl Batch {
                 BatchVersion::V2 => "v2",
             },
             format: batch.form.name(),
+            as_of: batch.as_of.map(Millis::iso_8601),
             status: batch.state.as_str(),
             rows: batch.rows,
             bytes: batch.bytes,

@@ -137,9 +137,7 @@ fn place(text: &str) -> Result<Seq, HttpError> {
     if let Ok(seq) = text.parse() {
         return Ok(Seq::from_u64(seq));
     }
-    let time = text.parse::<jiff::Timestamp>().ok();
-    let millis = time.and_then(|time| u64::try_from(time.as_millisecond()).ok());
-    millis.map(|millis| Seq::last_at(Millis(millis))).ok_or_else(|| {
+    Millis::parse(text).map(Seq::last_at).ok_or_else(|| {
         HttpError::Wrong(format!(
             "as_of={text} is neither a seq, the number in Profiled-Seq, nor a time such as 2026-11-27T02:00:00Z"
         ))

@@ -185,12 +185,12 @@ mod tests {
             let write = WriteEntry {
                 seq,
                 changes: vec![Change { key: bytes.clone(), value: bytes }; many.min(3)],
-                resolved: vec![Resolved { batch: seq, line: u32::MAX, outcome: 4 }; many],
+                resolved: vec![Resolved { batch: seq, line: u32::MAX, outcome: u64::MAX }; many],
                 resolved_bundles: vec![
                     ResolvedBundle {
                         batch: seq,
                         first: u32::MAX,
-                        became: vec![(u32::MAX, 4); many]
+                        became: vec![(u32::MAX, u64::MAX); many]
                     };
                     many.min(3)
                 ],

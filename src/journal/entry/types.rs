@@ -132,8 +132,8 @@ pub struct Resolved {
     pub batch: u64,
     /// Its line.
     pub line: u32,
-    /// The code of its outcome.
-    pub outcome: u8,
+    /// The number of its outcome: its code, unless the row left attributes alone.
+    pub outcome: u64,
 }
 
 /// What became of the rows of one id in one batch.
@@ -143,8 +143,8 @@ pub struct ResolvedBundle {
     pub batch: u64,
     /// The first one's line.
     pub first: u32,
-    /// Runs of rows with the same outcome, in line order: how many rows, and the code of the outcome.
-    pub became: Vec<(u32, u8)>,
+    /// Runs of rows with the same outcome, in line order: how many rows, and the number of the outcome.
+    pub became: Vec<(u32, u64)>,
 }
 
 /// An accepted batch. The attributes' names are left out: they may take a megabyte, and the first line of the file has them.

@@ -131,6 +131,11 @@ impl Attribute<'_> {
     pub fn bytes(&self) -> usize {
         self.name.len() + self.value.len()
     }
+
+    /// The time that the value is of: what its batch said, or else when it was written.
+    pub fn time(&self) -> Millis {
+        self.as_of.unwrap_or(self.seq.millis())
+    }
 }
 
 /// An id that is linked to this profile. The store also has a link under the id; the link counts only while the profile

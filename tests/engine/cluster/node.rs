@@ -12,7 +12,7 @@ use crate::order::core::{
     BEGUN_MS, Core, SetClock, Wrong, batch_rules, client_code, file_of, fill, folder, visitor_id,
 };
 use crate::order::model::{Id, Kind};
-use crate::order::ops::{CLIENTS, Call, DAY_MS, HOUR_MS, NAMES, Settings};
+use crate::order::ops::{CLIENTS, Call, DAY_MS, HOUR_MS, NAMES, Settings, Time};
 use crate::order::stores::{Store, Which};
 use profiled::batch::apply::Plan;
 use profiled::batch::queue;
@@ -268,12 +268,16 @@ impl<'p> Node<'p> {
         let mut requests = vec![];
         for (client, call, key) in calls {
             let (settings, client) = (self.settings.clone(), *client);
+            let mut call = call.clone();
+            if let Call::Batch(batch) = &mut call {
+                batch.time = batch.as_of_ms(now.0).map(Time::At);
+            }
             let offer = Offer::Call { client, call: call.clone(), settings, key: *key };
-            let bytes = match call {
+            let bytes = match &call {
                 Call::Batch(batch) => {
                     let upload = UploadId { run: self.run, number: self.uploads };
                     self.uploads += 1;
-                    let rules = batch_rules(batch, &self.settings);
+                    let rules = batch_rules(batch, &self.settings, now);
                     let text = file_of(batch);
                     let new = self.core().upload(client_code(client), rules, &text, key.map(key_of), now)?;
                     let first_piece = Offset(shared.files.len() as u64);

@@ -89,6 +89,7 @@ struct Keyed {
     file: String,
     v2: bool,
     removes: bool,
+    as_of_ms: Option<u64>,
 }
 
 /// The model, as far as the order goes.
@@ -206,7 +207,8 @@ impl Reference {
         if let Some(known) = known {
             let now = time_ms.max(model::millis(self.last_seq));
             if model::millis(known.seq) + KEY_LASTS_MS > now {
-                let same = (&known.file, known.v2, known.removes) == (&file, batch.v2, batch.removes);
+                let same = (&known.file, known.v2, known.removes, known.as_of_ms)
+                    == (&file, batch.v2, batch.removes, batch.as_of_ms(time_ms));
                 met(if same { Met::AcceptedBefore } else { Met::KeyTaken });
                 return if same { Expected::Before(known.seq) } else { Expected::Taken(known.seq) };
             }
@@ -214,7 +216,8 @@ impl Reference {
         }
         let seq = self.next_seq(time_ms);
         if let Some(key) = key {
-            let keyed = Keyed { seq, file, v2: batch.v2, removes: batch.removes };
+            let keyed =
+                Keyed { seq, file, v2: batch.v2, removes: batch.removes, as_of_ms: batch.as_of_ms(time_ms) };
             self.keys.insert((client, key), keyed);
         }
         let from = if batch.v2 { From::BatchV2 } else { From::BatchV1 };
@@ -223,6 +226,7 @@ impl Reference {
             creates: batch.v2 && settings.creates,
             replaces: batch.v2 && settings.replaces,
             removes: batch.removes,
+            as_of_ms: batch.as_of_ms(time_ms),
         };
         let rows = rows_of(batch);
         let became = Rc::make_mut(&mut self.visitors)[client].batch(&rows, &rules);

@@ -12,7 +12,7 @@ use profiled::model::batch::{BatchId, BatchRules, ConsecutiveV2, EmptyValues, Ou
 use profiled::model::id::{ClientCode, IdKind, Key};
 use profiled::model::profile::{Attribute, Profile, Source, Stored, StoredBytes};
 use profiled::model::seq::{Millis, Seq};
-use profiled::model::update::{Applied, Row, apply_rows};
+use profiled::model::update::{Applied, Row, apply_rows, outcome_of_row_already_in};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -26,6 +26,8 @@ struct Before {
     kind: u8,
     attributes: Vec<(usize, usize)>,
     layer: Vec<(usize, usize)>,
+    /// The times that the attributes are of, by number, and that of the layer: after `AT - 100`; none if nobody said.
+    times: [Option<u64>; 4],
 }
 
 fn value(length: usize) -> String {
@@ -34,19 +36,22 @@ fn value(length: usize) -> String {
 
 fn stored(before: &Before, values: &[String]) -> Option<StoredBytes> {
     let seq = Seq::from_parts(Millis(AT - 50), 0);
-    let held = |all: &[(usize, usize)]| {
+    let held = |all: &[(usize, usize)], layered: bool| {
         let by_name: BTreeMap<usize, usize> = all.iter().copied().collect();
         let one = |(name, length): (usize, usize)| Attribute {
             name: NAMES[name],
             value: values[length].as_str(),
             seq,
             source: Source::BatchV2,
-            as_of: None,
+            as_of: before.times[if layered { NAMES.len() } else { name }].map(|ms| Millis(AT - 100 + ms)),
         };
         by_name.into_iter().map(one).collect::<Vec<_>>()
     };
-    let profile =
-        Profile { attributes: held(&before.attributes), layer: held(&before.layer), ..Profile::born_at(seq) };
+    let profile = Profile {
+        attributes: held(&before.attributes, false),
+        layer: held(&before.layer, true),
+        ..Profile::born_at(seq)
+    };
     let stored = match before.kind {
         0 => return None,
         1 => Stored::Tombstone { applied_seq: seq, erased: true },
@@ -82,16 +87,17 @@ fn pending(folder: &Path, rules: &BatchRules, text: &str, bundle_rows_min: usize
 
 fn before() -> impl Strategy<Value = Before> {
     let held = || prop::collection::vec((0..NAMES.len(), 1usize..24), 0..4);
-    (0u8..12, held(), prop_oneof![Just(vec![]), held()]).prop_map(|(kind, attributes, layer)| Before {
-        kind,
-        attributes,
-        layer,
-    })
+    let time = || prop::option::of(0u64..100);
+    let layer = prop_oneof![Just(vec![]), held()];
+    (0u8..12, held(), layer, [time(), time(), time(), time()])
+        .prop_map(|(kind, attributes, layer, times)| Before { kind, attributes, layer, times })
 }
 
 fn rules() -> impl Strategy<Value = BatchRules> {
     let max = prop_oneof![2 => Just(1usize << 20), 3 => Just(60), 3 => Just(35), 2 => Just(14)];
-    (any::<[bool; 4]>(), max).prop_map(|([creates, replaces, removes, v2], max_profile_bytes)| BatchRules {
+    let as_of = prop::option::of((0u64..100).prop_map(|ms| Millis(AT - 100 + ms)));
+    let flags = any::<[bool; 4]>();
+    (flags, max, as_of).prop_map(|([creates, replaces, removes, v2], max_profile_bytes, as_of)| BatchRules {
         seq: Seq::from_parts(Millis(AT), 0),
         source: if v2 { Source::BatchV2 } else { Source::BatchV1 },
         creates,
@@ -101,7 +107,7 @@ fn rules() -> impl Strategy<Value = BatchRules> {
         max_profile_bytes,
         reading: RowReading::default(),
         history_max: 16,
-        as_of: None,
+        as_of,
         undoes: None,
     })
 }
@@ -141,7 +147,17 @@ fn bundled_rows_come_to_the_same(config: ProptestConfig) {
         let then = match apply_rows(decoded(), &rules, &applying, |line, outcome| expected.push((line, outcome))) {
             Applied::AlreadyIn => None,
             Applied::Unchanged => Some(None),
-            Applied::Changed(profile) => Some(Some(Stored::Profile(profile).encode())),
+            Applied::Changed(profile) => {
+                // The profile shows afterwards what the rows came to, but for those that failed or brought nothing.
+                let shows = expected.iter().zip(&cells).enumerate();
+                if !expected.iter().any(|(_, outcome)| *outcome == Outcome::Failed) {
+                    for (n, ((line, outcome), cells)) in shows.filter(|(_, ((_, outcome), _))| *outcome != Outcome::Ignored) {
+                        let shown = outcome_of_row_already_in(&profile, &rules, n == 0, cells);
+                        prop_assert!(shown == *outcome || *outcome == Outcome::Created, "line {}: {:?}, {:?}", line, shown, outcome);
+                    }
+                }
+                Some(Some(Stored::Profile(profile).encode()))
+            }
         };
 
         for bundle_rows_min in [1, 4, 12] {

@@ -19,7 +19,9 @@ use profiled::engine::{CallIds, SiteCall, Visitor, look_up, look_up_at};
 use profiled::journal::entry::{Checkpoint, OrderState};
 use profiled::journal::log::LogSettings;
 use profiled::journal::snapshot::SnapshotReader;
-use profiled::model::batch::{BatchRules, ConsecutiveV2, EmptyValues, IdempotencyKey, Outcome, RowReading};
+use profiled::model::batch::{
+    BatchRules, ConsecutiveV2, EmptyValues, IdempotencyKey, LeftAlone, Outcome, RowReading,
+};
 use profiled::model::id::{ClientCode, IdKind, Key, VisitorId};
 use profiled::model::profile::{Source, StoredBytes};
 use profiled::model::seq::{Clock, Millis, Seq};
@@ -151,7 +153,7 @@ impl Core {
                 Request::Visitor(code, visitor_id(&id(*kind, *who)), VisitorWrite::Erase, rules)
             }
             Call::Batch(batch) => {
-                let rules = batch_rules(batch, settings);
+                let rules = batch_rules(batch, settings, now);
                 Request::Accept(Box::new(self.upload(code, rules, &file_of(batch), None, now)?))
             }
         })
@@ -291,7 +293,7 @@ pub(crate) fn write_rules(settings: &Settings) -> WriteRules {
     }
 }
 
-pub(crate) fn batch_rules(batch: &Batch, settings: &Settings) -> BatchRules {
+pub(crate) fn batch_rules(batch: &Batch, settings: &Settings, now: Millis) -> BatchRules {
     BatchRules {
         seq: Seq::ZERO,
         source: if batch.v2 { Source::BatchV2 } else { Source::BatchV1 },
@@ -305,7 +307,7 @@ pub(crate) fn batch_rules(batch: &Batch, settings: &Settings) -> BatchRules {
         max_profile_bytes: settings.profile_bytes_max,
         reading: RowReading::default(),
         history_max: HISTORY_MAX,
-        as_of: None,
+        as_of: batch.as_of_ms(now.0).map(Millis),
         undoes: None,
     }
 }
@@ -343,6 +345,12 @@ pub(crate) fn model_id(id: &VisitorId) -> Id {
 pub(crate) fn outcome(became: model::Outcome) -> Outcome {
     match became {
         model::Outcome::Updated => Outcome::Updated,
+        model::Outcome::UpdatedInPart(cells) => {
+            let mut left = LeftAlone::default();
+            (0..8).filter(|cell| cells & (1 << cell) != 0).for_each(|cell| left.add(cell));
+            Outcome::UpdatedInPart(left)
+        }
+        model::Outcome::Newer => Outcome::Newer,
         model::Outcome::Created => Outcome::Created,
         model::Outcome::NotFound => Outcome::NotFound,
         model::Outcome::Ignored => Outcome::Ignored,
@@ -410,7 +418,8 @@ pub(crate) fn rows_of(batch: &Batch) -> Vec<model::Row> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Compared {
     canonical: Id,
-    attributes: Vec<(String, String, u64, From)>,
+    /// Name, value, seq, source, and the time that its batch said.
+    attributes: Vec<(String, String, u64, From, Option<u64>)>,
     /// In the order in which they were bound.
     ids: Vec<Id>,
     born: u64,
@@ -452,7 +461,10 @@ pub(crate) fn shown(visitor: &Visitor) -> Compared {
     Compared {
         canonical: model_id(&visitor.canonical),
         attributes: attributes
-            .map(|held| (held.name.clone(), held.value.clone(), held.seq.get(), from(held.source)))
+            .map(|held| {
+                let as_of = held.as_of.map(|as_of| as_of.0);
+                (held.name.clone(), held.value.clone(), held.seq.get(), from(held.source), as_of)
+            })
             .collect(),
         ids: visitor.linked.iter().map(model_id).collect(),
         born: visitor.born.get(),
@@ -470,7 +482,7 @@ pub(crate) fn expected_of((key, profile): (&Id, &model::Profile), lifetime_ms: u
         canonical: key.clone(),
         attributes: attributes
             .into_iter()
-            .map(|(name, value)| (name, value.text, value.seq, value.from))
+            .map(|(name, value)| (name, value.text, value.seq, value.from, value.as_of_ms))
             .collect(),
         ids: profile.ids().cloned().collect(),
         born: profile.born,

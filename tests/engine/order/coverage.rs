@@ -11,6 +11,8 @@ situations! {
     TwoLinkedIdsInOneBatch: "two linked ids of one visitor in one batch",
     Creation: "a row that created",
     RowTooLarge: "a row too large",
+    RowOlderThanSome: "a row that left some attributes alone, because they were written later than its batch's time",
+    RowOlderThanAll: "a row that left all it brought alone for that",
     AttributeLeftOut: "an attribute left out of a single write for size",
     ExpiryMetByRow: "expiry met by a row",
     ExpiryMetBySiteCall: "expiry met by a site call",

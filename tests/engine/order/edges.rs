@@ -33,7 +33,7 @@ fn update(who: usize, sets: &[(usize, Text)]) -> Call {
 fn batch(by: Kind, rows: &[(usize, Text)]) -> Call {
     let row = |(who, text): &(usize, Text)| Row::Good { who: *who, hint: false, cells: vec![*text] };
     let rows = rows.iter().map(row).collect();
-    Call::Batch(Batch { by, v2: true, removes: false, columns: vec![A], rows, fillers: 0 })
+    Call::Batch(Batch { by, v2: true, removes: false, time: None, columns: vec![A], rows, fillers: 0 })
 }
 
 fn one(call: Call) -> Op {
@@ -499,7 +499,7 @@ fn a_tombstone_stays_while_a_snapshot_is_taken_that_knows_an_older_batch_as_inco
 fn what_became_of_an_erased_visitor_s_rows_stays_if_the_store_is_lost_before_their_history_is() {
     let row = |who, text| Row::Good { who, hint: false, cells: vec![text] };
     let rows = vec![row(0, One), Row::BadEscape { who: 0 }, row(1, One), row(2, One), row(0, Two)];
-    let batch = Batch { by: Pc, v2: true, removes: false, columns: vec![A], rows, fillers: 0 };
+    let batch = Batch { by: Pc, v2: true, removes: false, time: None, columns: vec![A], rows, fillers: 0 };
     holds(
         settings(),
         &[

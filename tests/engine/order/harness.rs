@@ -417,6 +417,7 @@ impl Harness {
             creates: batch.v2 && self.settings.creates,
             replaces: batch.v2 && self.settings.replaces,
             removes: batch.removes,
+            as_of_ms: batch.as_of_ms(self.clock.now().0),
         };
         self.crowded[client] |= batch.fillers > 0;
         let rows = rows_of(batch);
@@ -444,7 +445,7 @@ impl Harness {
         for (n, (row, became)) in rows.iter().zip(became).enumerate() {
             if let Some((id, cells)) = row
                 && !cells.is_empty()
-                && *became != model::Outcome::Ignored
+                && !matches!(became, model::Outcome::Ignored | model::Outcome::Newer)
             {
                 of.entry(id).or_default().push((n, *became));
             }
@@ -576,7 +577,8 @@ impl Harness {
             creates: false,
             consecutive_v2: ConsecutiveV2::Merge,
             undoes: Some(Seq::from_u64(of)),
-            ..batch_rules(&batch, &self.settings)
+            as_of: None,
+            ..batch_rules(&batch, &self.settings, self.clock.now())
         };
         let now = self.clock.now();
         let upload = self.core().upload(client_code(client), rules, &file_of(&batch), None, now)?;

@@ -50,6 +50,14 @@ pub(crate) struct Value {
     pub(crate) text: String,
     pub(crate) seq: u64,
     pub(crate) from: From,
+    /// The time that its batch said the value is of.
+    pub(crate) as_of_ms: Option<u64>,
+}
+
+impl Value {
+    fn time_ms(&self) -> u64 {
+        self.as_of_ms.unwrap_or(millis(self.seq))
+    }
 }
 
 type Attributes = BTreeMap<String, Value>;
@@ -139,6 +147,15 @@ impl Profile {
         bytes(&self.visible())
     }
 
+    /// Whether a row of the batch leaves an attribute alone: its value is of a later time than the batch, and of another write. A
+    /// batch that replaces the layer leaves everything alone if the layer is of a later time.
+    fn is_later(&self, name: &str, batch: &BatchRules) -> bool {
+        let Some(as_of_ms) = batch.as_of_ms else { return false };
+        let later = |value: &Value| value.seq != batch.rules.seq && value.time_ms() > as_of_ms;
+        let visible = self.visible();
+        visible.get(name).is_some_and(later) || (batch.replaces && self.layer.values().any(later))
+    }
+
     fn settle_layer(&mut self) {
         if !self.layer.is_empty() {
             met(Met::LayerMerged);
@@ -197,12 +214,18 @@ pub(crate) struct BatchRules {
     pub(crate) creates: bool,
     pub(crate) replaces: bool,
     pub(crate) removes: bool,
+    /// The time that its values are of.
+    pub(crate) as_of_ms: Option<u64>,
 }
 
 /// What became of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Outcome {
     Updated,
+    /// Without these cells, a bit each, because what is there is of a later time.
+    UpdatedInPart(u8),
+    /// All that it brings is there already, of a later time.
+    Newer,
     Created,
     NotFound,
     Ignored,
@@ -546,6 +569,15 @@ impl Visitors {
             None => return Outcome::NotFound,
         };
 
+        let left: Vec<bool> = cells.iter().map(|(name, _)| profile.is_later(name, batch)).collect();
+        let brought = |(_, value): &(String, String)| !value.is_empty() || batch.removes;
+        let brought: Vec<bool> = cells.iter().map(brought).collect();
+        if left.iter().zip(&brought).all(|(left, brought)| *left || !brought) {
+            met(Met::RowOlderThanAll);
+            return Outcome::Newer;
+        }
+        let bits = (0..).zip(left.iter().zip(&brought)).filter(|(_, (left, brought))| **left && **brought);
+        let left_bits: u8 = bits.map(|(cell, _)| 1 << cell).sum();
         let before = profile.bytes();
         if !batch.replaces {
             profile.settle_layer();
@@ -556,7 +588,7 @@ impl Visitors {
             }
             profile.layer.clear();
         }
-        for (name, text) in cells {
+        for ((name, text), _) in cells.iter().zip(&left).filter(|(_, left)| !**left) {
             if text.is_empty() {
                 if batch.removes {
                     if profile.visible().contains_key(name) {
@@ -568,7 +600,8 @@ impl Visitors {
                 }
                 continue;
             }
-            let value = Value { text: text.clone(), seq: rules.seq, from: rules.from };
+            let value =
+                Value { text: text.clone(), seq: rules.seq, from: rules.from, as_of_ms: batch.as_of_ms };
             profile.touch(name, rules.seq);
             if batch.replaces {
                 profile.layer_of = rules.seq;
@@ -586,7 +619,11 @@ impl Visitors {
         match known {
             Some(key) => {
                 self.profiles.insert(key, profile);
-                Outcome::Updated
+                if left_bits == 0 {
+                    return Outcome::Updated;
+                }
+                met(Met::RowOlderThanSome);
+                Outcome::UpdatedInPart(left_bits)
             }
             None => {
                 met(Met::Creation);
@@ -620,7 +657,7 @@ fn undo_one(profile: &mut Profile, of: u64, rules: &Rules) -> Outcome {
         profile.touch(&name, rules.seq);
         match before {
             Some(text) => {
-                let value = Value { text, seq: rules.seq, from: rules.from };
+                let value = Value { text, seq: rules.seq, from: rules.from, as_of_ms: None };
                 profile.base.insert(name, value);
             }
             None => drop(profile.base.remove(&name)),
@@ -638,7 +675,10 @@ fn set_each(profile: &mut Profile, sets: &[(String, String)], rules: &Rules) -> 
     for (name, text) in sets.iter().filter(|(_, text)| !text.is_empty()) {
         let before = bytes(&profile.base);
         let mut with = profile.base.clone();
-        with.insert(name.clone(), Value { text: text.clone(), seq: rules.seq, from: rules.from });
+        with.insert(
+            name.clone(),
+            Value { text: text.clone(), seq: rules.seq, from: rules.from, as_of_ms: None },
+        );
         if bytes(&with) > rules.profile_bytes_max.max(before) {
             met(Met::AttributeLeftOut);
             left_out += 1;

@@ -50,10 +50,29 @@ pub(crate) struct Batch {
     pub(crate) by: Kind,
     pub(crate) v2: bool,
     pub(crate) removes: bool,
+    pub(crate) time: Option<Time>,
     pub(crate) columns: Vec<usize>,
     pub(crate) rows: Vec<Row>,
     /// This many more rows for visitors that nothing else names. Enough of them make several chunks of one part.
     pub(crate) fillers: usize,
+}
+
+/// The time that a batch says its values are of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Time {
+    /// So many milliseconds before it is sent.
+    Before(u64),
+    At(u64),
+}
+
+impl Batch {
+    /// The time that its values are of, if it is sent now.
+    pub(crate) fn as_of_ms(&self, now_ms: u64) -> Option<u64> {
+        self.time.map(|time| match time {
+            Time::Before(ms) => now_ms.saturating_sub(ms),
+            Time::At(at_ms) => at_ms,
+        })
+    }
 }
 
 /// A row of it.
@@ -188,9 +207,17 @@ fn batch() -> impl Strategy<Value = Call> {
         4 => prop::collection::vec(row(), 1..7),
         1 => prop::collection::vec(row(), 7..24),
     ];
-    (by, prop::bool::weighted(0.7), prop::bool::weighted(0.25), columns, rows, fillers).prop_map(
-        |(by, v2, removes, columns, rows, fillers)| {
-            Call::Batch(Batch { by, v2, removes, columns, rows, fillers })
+    // Of now, of an hour or a few ago, or older than everything.
+    let time = prop_oneof![
+        6 => Just(None),
+        1 => Just(Some(0)),
+        3 => prop::sample::select(vec![1, HOUR_MS, 3 * HOUR_MS, 6 * HOUR_MS]).prop_map(Some),
+        1 => Just(Some(u64::MAX)),
+    ];
+    let time = time.prop_map(|before: Option<u64>| before.map(Time::Before));
+    (by, prop::bool::weighted(0.7), prop::bool::weighted(0.25), time, columns, rows, fillers).prop_map(
+        |(by, v2, removes, time, columns, rows, fillers)| {
+            Call::Batch(Batch { by, v2, removes, time, columns, rows, fillers })
         },
     )
 }

@@ -136,10 +136,12 @@ if (panel) {
   let turn = 0;
 
   const post = (sent, more, headers) => {
+    const asOf = panel.querySelector("#as-of").value;
     const query = new URLSearchParams({
       client: panel.dataset.client,
       version: panel.querySelector("#version").value,
       emptyValues: panel.querySelector("#empty").value,
+      asOf: asOf && new Date(asOf).toISOString(),
       ...more,
     });
     const encoding = encodings[sent.name.split(".").pop().toLowerCase()];
@@ -207,7 +209,7 @@ if (panel) {
   };
 
   input.addEventListener("change", () => input.files.length && take(input.files));
-  for (const id of ["#version", "#empty"]) panel.querySelector(id).addEventListener("change", tryOut);
+  for (const id of ["#version", "#empty", "#as-of"]) panel.querySelector(id).addEventListener("change", tryOut);
   report.addEventListener("click", event => {
     const button = event.target.closest("[data-send]");
     if (button) send(button);
