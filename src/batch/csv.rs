@@ -39,6 +39,7 @@ mod cell;
 mod error;
 mod explain;
 mod fault;
+mod forms;
 mod header;
 mod limits;
 mod mistaken;
@@ -46,6 +47,7 @@ mod ndjson;
 mod reader;
 mod row;
 mod scan;
+mod values;
 pub mod write;
 
 #[cfg(test)]

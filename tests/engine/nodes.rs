@@ -16,7 +16,7 @@ use profiled::engine::{
 };
 use profiled::http::change_event::write_change;
 use profiled::http::{Front, server};
-use profiled::model::batch::{BatchId, EmptyValues, IdempotencyKey};
+use profiled::model::batch::{BatchId, EmptyValues, IdempotencyKey, RowForm};
 use profiled::model::id::{IdKind, VisitorId};
 use profiled::model::profile::Source;
 use profiled::model::seq::{Clock, Millis, Seq};
@@ -285,7 +285,11 @@ const TERMS: BatchTerms =
     BatchTerms { version: BatchVersion::V1, empty_values: EmptyValues::Ignore, as_of: None };
 
 pub(crate) async fn send(node: &Engine, file: &str, key: &str) -> Result<AcceptedBatch, EngineError> {
-    let announced = Announced { for_all: true, ..Announced::default() };
+    send_in(RowForm::Csv, node, file, key).await
+}
+
+async fn send_in(rows: RowForm, node: &Engine, file: &str, key: &str) -> Result<AcceptedBatch, EngineError> {
+    let announced = Announced { for_all: true, rows, ..Announced::default() };
     let mut upload = node.accept_batch(&who(), &client(), TERMS, announced).await?;
     upload.push(Bytes::from(file.to_owned())).await?;
     upload.finish(IdempotencyKey::new(key)).await
@@ -356,6 +360,32 @@ async fn what_is_written_at_one_node_is_read_at_the_others_also_after_restarts()
     let why = alone.err().unwrap().to_string();
     assert!(why.contains("--order"), "{why}");
     a.stop().await;
+}
+
+/// The form of a batch goes to all nodes with its rules, and stands in each one's journal.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_in_ndjson_is_read_alike_on_all_nodes_also_after_restarts() {
+    let (cluster, folders) = (Cluster::new(), [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()]);
+    let a = cluster.node(folders[0].path()).await;
+    let b = cluster.node(folders[1].path()).await;
+    a.site_call(call("p1", "one")).await.unwrap();
+    let rows = "{\"pcId\":\"p1\",\"a\":2}\n{\"pcId\":\"p1\",\"b\":1}\n{\"pcId\":\"nobody\",\"a\":1}\n";
+    let id = send_in(RowForm::Ndjson, &b, rows, "k").await.unwrap().batch.id;
+    let check = async |node: &Engine| {
+        assert_eq!(value(node, "p1", id.seq).await, Some(("2".into(), id.seq)));
+        complete(node, &id).await;
+        let batch = node.batch(&id).unwrap();
+        assert_eq!(batch.form, RowForm::Ndjson);
+        assert_eq!((batch.counts.updated, batch.counts.failed, batch.counts.not_found), (1, 1, 1));
+    };
+    for (node, folder) in [(a, &folders[0]), (b, &folders[1])] {
+        check(&node).await;
+        node.stop().await;
+        drop(node);
+        let node = cluster.node(folder.path()).await;
+        check(&node).await;
+        node.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

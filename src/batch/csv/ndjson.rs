@@ -26,7 +26,7 @@ use super::fault::{Reason, RowError};
 use super::header::{ECID_NAMES, Header, check_name, kind_named};
 use super::limits::ATTRIBUTES_MAX;
 use super::mistaken::Mistaken;
-use super::row::{Value, Values};
+use super::values::{Value, Values};
 use crate::model::batch::{KeyError, RowReading};
 use crate::model::id::IdKind;
 

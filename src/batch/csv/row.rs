@@ -8,6 +8,7 @@ use super::header::Header;
 use super::limits::ROW_BYTES_MAX;
 use super::ndjson;
 use super::scan::Scan;
+use super::values::{Value, Values};
 use crate::model::batch::RowForm;
 
 /// Reads single rows. Holds the buffers that rows are decoded into, so one reader should read many rows.
@@ -21,34 +22,6 @@ pub struct RowReader {
     emptied: Vec<usize>,
     /// Of NDJSON, the key before it is checked.
     key: String,
-}
-
-/// The buffers that an object is read into.
-pub(super) struct Values<'b> {
-    pub(super) text: &'b mut String,
-    pub(super) key: &'b mut String,
-    /// The values as they come, also the empty ones.
-    pub(super) found: &'b mut Vec<Value>,
-    emptied: &'b mut Vec<usize>,
-}
-
-impl Values<'_> {
-    /// Puts the values in the order of their attributes, and the empty ones apart.
-    pub(super) fn end(&mut self) -> Result<(), Reason> {
-        self.found.sort_unstable_by_key(|value| value.attribute);
-        if self.found.windows(2).any(|two| matches!(two, [a, b] if a.attribute == b.attribute)) {
-            return Err(Reason::DuplicateName);
-        }
-        let emptied = &mut *self.emptied;
-        self.found.retain(|value| {
-            let empty = value.start == value.end;
-            if empty {
-                emptied.push(value.attribute);
-            }
-            !empty
-        });
-        Ok(())
-    }
 }
 
 /// Where a row begins.
@@ -102,14 +75,6 @@ pub(super) enum Emptied<'a> {
     Among(usize),
     /// In NDJSON, these.
     These(&'a [usize]),
-}
-
-/// Where in a row's text the value of an attribute is. Never empty.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Value {
-    pub(super) attribute: usize,
-    pub(super) start: usize,
-    pub(super) end: usize,
 }
 
 /// Lines within a quoted value that could be rows.
