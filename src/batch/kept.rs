@@ -8,7 +8,7 @@ use super::progress::{Known, Progress};
 use crate::model::batch::{BatchId, BatchRules, Counts, Outcome};
 use crate::model::id::{ClientCode, IdKind};
 use crate::model::seq::{Millis, Seq};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// How many batches a piece has at most.
@@ -20,6 +20,7 @@ pub(super) struct Kept {
     clients: BTreeMap<ClientCode, OfClient>,
     /// The different rules that batches came with. There are few, because rules follow from the settings.
     shapes: Vec<Shape>,
+    own: HashMap<BatchId, Own>,
 }
 
 /// What many batches have in common.
@@ -28,6 +29,13 @@ struct Shape {
     /// The rules, without what is each batch's own: its seq, its time, what it undoes.
     rules: BatchRules,
     key_kind: IdKind,
+}
+
+/// What few batches have: the time that their values are of, and the batch that they undo.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Own {
+    as_of: Option<Millis>,
+    undoes: Option<Seq>,
 }
 
 /// One client's batches.
@@ -62,8 +70,6 @@ struct Slot {
     rows: u32,
     counts: [u32; 5],
     shape: u32,
-    as_of: Option<Millis>,
-    undoes: Option<Seq>,
 }
 
 impl Kept {
@@ -88,9 +94,11 @@ impl Kept {
             rows: narrow(accepted.rows),
             counts: Outcome::ALL.map(|outcome| narrow(counts.of(outcome))),
             shape: narrow(number as u64),
-            as_of: accepted.rules.as_of,
-            undoes: accepted.rules.undoes,
         };
+        let own = Own { as_of: accepted.rules.as_of, undoes: accepted.rules.undoes };
+        if own != Own::default() {
+            self.own.insert(accepted.id.clone(), own);
+        }
         self.clients.entry(accepted.id.client.clone()).or_default().insert(slot);
     }
 
@@ -101,7 +109,9 @@ impl Kept {
         if of_client.pieces.is_empty() {
             self.clients.remove(&id.client);
         }
-        self.known(&id.client, slot)
+        let known = self.known(&id.client, slot);
+        self.own.remove(id);
+        known
     }
 
     /// One batch.
@@ -154,9 +164,11 @@ impl Kept {
 
     fn known(&self, client: &ClientCode, slot: Slot) -> Option<Known> {
         let Shape { rules, key_kind } = self.shapes.get(slot.shape as usize)?;
+        let id = BatchId { client: client.clone(), seq: slot.seq };
+        let own = self.own.get(&id).copied().unwrap_or_default();
         let accepted = Accepted {
-            id: BatchId { client: client.clone(), seq: slot.seq },
-            rules: BatchRules { seq: slot.seq, as_of: slot.as_of, undoes: slot.undoes, ..rules.clone() },
+            id,
+            rules: BatchRules { seq: slot.seq, as_of: own.as_of, undoes: own.undoes, ..rules.clone() },
             key_kind: *key_kind,
             spool: slot.spool,
             bytes: slot.bytes,

@@ -63,11 +63,12 @@ const PROBLEMS: [(&str, &str, &str); 14] = [
 ];
 
 /// The groups of calls, each with what it is for.
-const GROUPS: [(&str, &str); 11] = [
+const GROUPS: [(&str, &str); 12] = [
     ("adobe", "Adobe Target's profile APIs, as Adobe documents them."),
     ("batches", "Batches: accepted, followed, reported, repaired."),
     ("profiles", "One visitor: looked up, changed, erased."),
     ("changes", "Every write, in order."),
+    ("live", "Calls as they come in."),
     ("export", "All visitors of a client."),
     ("clients", "The clients."),
     ("statistics", "Counts."),

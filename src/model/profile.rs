@@ -30,17 +30,20 @@
 
 mod earlier;
 mod history;
+mod numbers;
 mod reader;
+mod record;
 mod types;
 
 pub use history::{Earlier, HISTORY_BYTES_MAX, History};
 pub use reader::{DecodeError, FORMAT_VERSION};
+pub use record::Profile;
 pub use types::{
-    Attribute, LINKED_IDS_MAX, LinkedId, NAME_CHARS_MAX, NAME_PREFIX, NameFault, Profile,
-    SITE_CALL_ATTRIBUTES_MAX, SITE_CALL_VALUE_CHARS_MAX, Source, attribute_name_fault,
-    is_too_long_for_a_site_call, remove, set_all,
+    Attribute, LINKED_IDS_MAX, LinkedId, NAME_CHARS_MAX, NAME_PREFIX, NameFault, SITE_CALL_ATTRIBUTES_MAX,
+    SITE_CALL_VALUE_CHARS_MAX, Source, attribute_name_fault, is_too_long_for_a_site_call, remove, set_all,
 };
 
+use numbers::put_number;
 use reader::{EARLIEST_VERSION, PLAIN_VERSION, Reader, Text, check_order};
 
 use super::id::{IdKind, Key};
@@ -392,22 +395,6 @@ pub fn encode_profile(profile: &Profile<'_>, out: &mut Vec<u8>) {
     }
     if !plain {
         out.extend_from_slice(&history);
-    }
-}
-
-fn put_number(number: usize, out: &mut Vec<u8>) {
-    put_number_u64(number as u64, out);
-}
-
-fn put_number_u64(mut number: u64, out: &mut Vec<u8>) {
-    loop {
-        let [low, ..] = number.to_le_bytes();
-        number >>= 7;
-        if number == 0 {
-            out.push(low & 0x7f);
-            return;
-        }
-        out.push(low | 0x80);
     }
 }
 

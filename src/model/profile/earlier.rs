@@ -10,7 +10,8 @@
 //! ```
 
 use super::reader::{DecodeError, Reader, Text, check_order};
-use super::types::{Attribute, LinkedId, Profile, Source};
+use super::record::Profile;
+use super::types::{Attribute, LinkedId, Source};
 use crate::model::id::IdKind;
 use crate::model::seq::{Millis, Seq};
 

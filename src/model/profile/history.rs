@@ -14,6 +14,7 @@
 //! A new value is appended; nothing that is there is read for that. Once the bytes have grown by half and a bit, they are
 //! tidied: of each attribute the last [`history_max`](crate::model::batch::BatchRules::history_max) values stay.
 
+use super::numbers::{put_number, put_number_u64};
 use super::reader::Reader;
 use super::types::{Attribute, Source};
 use crate::model::seq::Seq;
@@ -190,10 +191,10 @@ fn tidied(history: &History<'_>) -> (Seq, Vec<u8>) {
 
 fn put(value: &Earlier<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(&value.until.get().to_le_bytes());
-    super::put_number_u64(value.until.get().saturating_sub(value.seq.get()), out);
+    put_number_u64(value.until.get().saturating_sub(value.seq.get()), out);
     out.push(value.source.code() | value.by.code() << SOURCE_BITS);
-    super::put_number(value.name.len(), out);
-    super::put_number(value.value.len(), out);
+    put_number(value.name.len(), out);
+    put_number(value.value.len(), out);
     out.extend_from_slice(value.name.as_bytes());
     out.extend_from_slice(value.value.as_bytes());
 }
