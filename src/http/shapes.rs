@@ -22,11 +22,18 @@ pub(super) fn not_empty() -> Schema {
     ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).into()
 }
 
-/// A time, as `Millis::parse` reads it. The pattern is the plainest form.
+/// A time of this century, as `Millis::parse` reads it. The pattern has the plainest forms: milliseconds, and UTC.
 pub(super) fn time() -> Schema {
-    let plainest = "^[0-9]{1,19}$|^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\\.[0-9]+)?(Z|[+-][0-9]{2}:[0-9]{2})$";
-    pattern(plainest)
+    pattern(&format!("^[0-9]{{1,12}}$|{UTC}"))
 }
+
+/// A seq, or such a time.
+pub(super) fn seq_or_time() -> Schema {
+    pattern(&format!("^[0-9]{{1,19}}$|{UTC}"))
+}
+
+/// A time in RFC 3339 that every month has.
+const UTC: &str = "^20[01][0-9]-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,3})?Z$";
 
 /// One of these texts.
 pub(super) fn one_of(values: &[&str]) -> Schema {

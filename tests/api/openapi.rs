@@ -184,6 +184,14 @@ fn the_answers_to_all_calls_are_as_described() {
             tour.get(&format!("/api/v1/batches/{{id}}{path}"), &format!("/api/v1/batches/{id}{path}"));
         }
     }
+    let json = ("Content-Type", "application/json");
+    let undo = "/api/v1/batches/{id}/undo";
+    for id in [id.as_str(), "demo-1701473848678-10000001"] {
+        for body in ["{\"dryRun\":true}", "{}", "{\"dry\":1}"] {
+            let headers = [json, ("Idempotency-Key", id)];
+            tour.call("post", undo, &format!("/api/v1/batches/{id}/undo"), &headers, Some(body));
+        }
+    }
     // Of one that is stuck, `stuck.rs` has what they answer.
     let text = ("Content-Type", "text/csv");
     for id in [id.as_str(), "demo-1701473848678-10000001"] {
@@ -239,6 +247,12 @@ fn the_answers_to_all_calls_are_as_described() {
     let profile = "/api/v1/profiles/{id}";
     tour.get(profile, "/api/v1/profiles/t?client=demo&lines=true");
     tour.get(profile, "/api/v1/profiles/none?client=demo");
+    for at in ["0", "18446744073709551615", "2001-01-01T00:00:00Z", "then"] {
+        tour.get(profile, &format!("/api/v1/profiles/t?client=demo&as_of={at}"));
+    }
+    for id in ["t", "none"] {
+        tour.get("/api/v1/profiles/{id}/history", &format!("/api/v1/profiles/{id}/history?client=demo"));
+    }
     let attribute = "/api/v1/profiles/{id}/attributes/{name}";
     tour.call("delete", attribute, "/api/v1/profiles/t/attributes/a?client=demo", &[], None);
     tour.call("delete", attribute, "/api/v1/profiles/t/attributes/a?client=demo", &[], None);

@@ -11,6 +11,7 @@ use crate::http::endpoint::{Api, Call, CallLimits, Endpoint, Methods, Reply, Who
 use crate::http::error::HttpError;
 use crate::http::request::visitor_id;
 use crate::http::response::json;
+use crate::http::shapes;
 use crate::model::batch::BatchId;
 use crate::model::id::ClientCode;
 use crate::tokens::Scope;
@@ -27,12 +28,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
     describe: Some(|operation| {
         with_id(operation)
             .summary("Returns the changes of a visitor's attributes, newest first, as far as they are kept.")
-            .query(
-                "attribute",
-                false,
-                crate::http::shapes::text(),
-                "Only the changes of the attribute with this name.",
-            )
+            .query("attribute", false, shapes::text(), "Only the changes of the attribute with this name.")
             .json::<History<'_>>("The changes.")
     }),
 }];

@@ -44,7 +44,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
                 .query(
                     "as_of",
                     false,
-                    shapes::text(),
+                    shapes::seq_or_time(),
                     "A seq, or a time as in 2026-11-27T02:00:00Z: returns the attributes as they were after all writes up to then.",
                 )
                 .switch("lines", "true: adds the line of the kept upload that set an attribute.")
