@@ -24,12 +24,12 @@ pub(super) fn not_empty() -> Schema {
 
 /// A time of this century, as `Millis::parse` reads it. The pattern has the plainest forms: milliseconds, and UTC.
 pub(super) fn time() -> Schema {
-    pattern(&format!("^[0-9]{{1,12}}$|{UTC}"))
+    pattern(format!("^[0-9]{{1,12}}$|{UTC}"))
 }
 
 /// A seq, or such a time.
 pub(super) fn seq_or_time() -> Schema {
-    pattern(&format!("^[0-9]{{1,19}}$|{UTC}"))
+    pattern(format!("^[0-9]{{1,19}}$|{UTC}"))
 }
 
 /// A time in RFC 3339 that every month has.

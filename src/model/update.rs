@@ -10,6 +10,7 @@ use super::profile::{
     Attribute, Earlier, LINKED_IDS_MAX, LinkedId, Profile, Source, Stored, remove, set_all,
 };
 use super::seq::Seq;
+use std::collections::BTreeMap;
 
 /// One cell of a row: an attribute's name and the value as sent. The value may be empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,24 +136,28 @@ fn before<'a>(
     if profile.born > of {
         return Some(vec![]);
     }
-    let visible = profile.visible();
-    let replaced = |name: &str| earlier.iter().find(|value| value.until == of && value.name == name);
     let known = profile.born == of || profile.history.since().is_some_and(|since| since < of);
+    // By name: the value that the batch ended, and whether a later write ended another.
+    let mut ended: BTreeMap<&str, (Option<&str>, bool)> = BTreeMap::new();
+    for value in earlier.iter().filter(|value| value.until >= of) {
+        let (of_batch, later) = ended.entry(value.name).or_default();
+        if value.until == of { *of_batch = Some(value.value) } else { *later = true }
+    }
     let mut before = vec![];
-    let touched_later = |name: &str| earlier.iter().any(|value| value.until > of && value.name == name);
-    for set in visible.iter().filter(|held| held.seq == of && !touched_later(held.name)) {
-        match replaced(set.name) {
-            Some(value) => before.push((set.name, Some(value.value))),
-            None if known => before.push((set.name, None)),
-            None => return None,
+    for held in profile.visible().iter().filter(|held| held.seq >= of) {
+        let (value, later) = ended.remove(held.name).unwrap_or_default();
+        match value {
+            _ if held.seq > of || later => {}
+            None if !known => return None,
+            value => before.push((held.name, value)),
         }
     }
-    for gone in earlier.iter().filter(|value| value.until == of) {
-        let set_since = visible.iter().any(|held| held.name == gone.name && held.seq >= of);
-        if !set_since && !touched_later(gone.name) {
-            before.push((gone.name, Some(gone.value)));
-        }
-    }
+    before.extend(
+        ended
+            .into_iter()
+            .filter(|(_, (value, later))| value.is_some() && !later)
+            .map(|(name, (value, _))| (name, value)),
+    );
     (known || !before.is_empty()).then_some(before)
 }
 
@@ -244,9 +249,8 @@ pub(super) fn write_row<'a>(profile: &mut Profile<'a>, rules: &BatchRules, cells
     if !layered {
         profile.merge_layer();
     } else if profile.layer.first().is_some_and(|held| held.seq != rules.seq) {
-        for gone in std::mem::take(&mut profile.layer) {
-            profile.history.note(&gone, rules.seq, rules.source);
-        }
+        let gone = std::mem::take(&mut profile.layer);
+        profile.history.note_layer(&gone, rules.seq, rules.source);
     }
     for cell in
         cells.iter().filter(|cell| !cell.value.is_empty() || rules.empty_values == EmptyValues::Remove)

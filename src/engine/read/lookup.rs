@@ -17,6 +17,7 @@ use crate::model::profile::{Attribute, Earlier, Profile, Stored};
 use crate::model::seq::{Millis, Seq};
 use crate::store::swap::SwapStore;
 use crate::store::{ProfileStore, StoreError};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -294,33 +295,54 @@ impl Visitor {
 
 impl VisitorHistory {
     fn of(profile: &Profile<'_>) -> Self {
-        let mut changes = vec![];
-        let mut all: Vec<Earlier<'_>> = profile.history.values().collect();
-        // A value of now has no end yet.
-        let now = |held: &Attribute<'_>| (held.name.to_owned(), held.value.to_owned(), held.seq, held.source);
-        let earlier =
-            |value: &Earlier<'_>| (value.name.to_owned(), value.value.to_owned(), value.seq, value.source);
-        let visible = profile.visible();
-        let values = all.iter().map(earlier).chain(visible.iter().map(now));
-        for (name, value, seq, source) in values {
-            let before = all.iter().find(|value| value.until == seq && value.name == name);
-            let before = before.map(|value| value.value.to_owned());
-            changes.push(VisitorChange { name, before, after: Some(value), seq, source });
+        let mut of_names: BTreeMap<&str, Vec<Earlier<'_>>> = BTreeMap::new();
+        for value in profile.history.values() {
+            of_names.entry(value.name).or_default().push(value);
         }
-        // What was removed, or came to light again under a layer that went.
-        all.retain(|ended| !changes.iter().any(|made| made.seq == ended.until && made.name == ended.name));
-        changes.extend(all.iter().map(|ended| VisitorChange {
-            name: ended.name.to_owned(),
-            before: Some(ended.value.to_owned()),
-            after: profile.visible_at(ended.until).ok().and_then(|then| {
-                then.iter().find(|held| held.name == ended.name).map(|held| held.value.to_owned())
-            }),
-            seq: ended.until,
-            source: ended.by,
-        }));
+        let visible = profile.visible();
+        for held in &visible {
+            let Attribute { name, value, seq, source, .. } = *held;
+            // It has no end yet.
+            let now = Earlier { name, value, seq, source, until: Seq::from_u64(u64::MAX), by: source };
+            of_names.entry(name).or_default().push(now);
+        }
+        let mut changes: Vec<VisitorChange> =
+            of_names.iter().flat_map(|(name, values)| changes_of(name, values)).collect();
         changes.sort_by(|a, b| (b.seq, &a.name).cmp(&(a.seq, &b.name)));
         Self { since: profile.history.since(), seq: profile.last_write, changes }
     }
+}
+
+/// The changes of one attribute, in no order: one where each value begins, and one where a value ends and none begins. Then the
+/// attribute was removed, or a value that a layer had covered came to light again (R7).
+fn changes_of(name: &str, values: &[Earlier<'_>]) -> Vec<VisitorChange> {
+    let text = |value: &Earlier<'_>| value.value.to_owned();
+    let begun: BTreeSet<Seq> = values.iter().map(|value| value.seq).collect();
+    let ended: BTreeMap<Seq, &Earlier<'_>> = values.iter().map(|value| (value.until, value)).collect();
+    // A value that a layer covered for a while is there twice, with two ends.
+    let mut changes: BTreeMap<Seq, VisitorChange> = BTreeMap::new();
+    for value in values {
+        changes.entry(value.seq).or_insert_with(|| VisitorChange {
+            name: name.to_owned(),
+            before: ended.get(&value.seq).map(|value| text(value)),
+            after: Some(text(value)),
+            seq: value.seq,
+            source: value.source,
+        });
+    }
+    let over = ended.iter().filter(|(until, _)| **until < Seq::from_u64(u64::MAX) && !begun.contains(until));
+    for (until, value) in over {
+        let then = values.iter().filter(|value| value.was_there_at(*until)).min_by_key(|value| value.until);
+        let change = VisitorChange {
+            name: name.to_owned(),
+            before: Some(text(value)),
+            after: then.map(text),
+            seq: *until,
+            source: value.by,
+        };
+        changes.insert(*until, change);
+    }
+    changes.into_values().collect()
 }
 
 #[cfg(test)]

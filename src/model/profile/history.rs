@@ -68,12 +68,14 @@ pub struct History<'a> {
     stored: &'a [u8],
     /// What is not stored yet.
     new: Vec<Earlier<'a>>,
+    /// How many of those, the first ones, a layer had that a batch replaced. They are sorted by name.
+    of_layer: usize,
 }
 
 impl<'a> History<'a> {
     /// A history as it was stored.
     pub(super) fn from_stored(since: Seq, stored: &'a [u8]) -> Self {
-        Self { since, max: 0, stored, new: vec![] }
+        Self { since, max: 0, stored, new: vec![], of_layer: 0 }
     }
 
     /// What the profile was after this seq and after each later one is known; `None` if no history is kept.
@@ -111,18 +113,30 @@ impl<'a> History<'a> {
         };
         let theirs: Vec<Earlier<'a>> = other.values().filter(theirs).collect();
         values.extend(theirs);
-        *self = Self { since: seq, max: self.max, stored: &[], new: values };
+        *self = Self { since: seq, max: self.max, stored: &[], new: values, of_layer: 0 };
     }
 
-    /// Notes that a write ends the value of an attribute. Of several values that one write ends, the first counts: the others
-    /// are its own.
+    /// Notes that a batch replaces a layer: its values end. Nobody saw what they covered.
+    pub(in crate::model) fn note_layer(&mut self, layer: &[Attribute<'a>], until: Seq, by: Source) {
+        // A batch writes to a profile as it is stored.
+        let first = self.new.is_empty();
+        layer.iter().for_each(|old| self.push(old, until, by));
+        self.of_layer = if first { self.new.len() } else { 0 };
+    }
+
+    /// Notes that a write ends the value of an attribute. A value that the same write has set does not count.
     pub(in crate::model) fn note(&mut self, old: &Attribute<'a>, until: Seq, by: Source) {
-        let noted = |value: &&Earlier<'_>| value.until == until && value.name == old.name;
-        if self.max == 0 || old.seq == until || self.new.iter().rev().any(|value| noted(&value)) {
-            return;
+        let of_layer = self.new.get(..self.of_layer).unwrap_or_default();
+        if of_layer.binary_search_by(|value| value.name.cmp(old.name)).is_err() {
+            self.push(old, until, by);
         }
+    }
+
+    fn push(&mut self, old: &Attribute<'a>, until: Seq, by: Source) {
         let Attribute { name, value, seq, source, .. } = *old;
-        self.new.push(Earlier { name, value, seq, source, until, by });
+        if self.max > 0 && seq != until {
+            self.new.push(Earlier { name, value, seq, source, until, by });
+        }
     }
 
     /// All values that are kept, in no order that is told.
@@ -148,8 +162,7 @@ impl<'a> History<'a> {
         if bytes.len() <= (kept + kept / 2 + GROWTH).min(HISTORY_BYTES_MAX) {
             return (self.since, Cow::Owned(bytes));
         }
-        let (since, bytes) =
-            tidied(&History { since: self.since, max: self.max, stored: &bytes, new: vec![] });
+        let (since, bytes) = tidied(&History { stored: &bytes, new: vec![], ..*self });
         (since, Cow::Owned(bytes))
     }
 }
