@@ -123,7 +123,7 @@ pub struct Visitor {
 }
 
 /// What a visitor's attributes were.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct VisitorHistory {
     /// What the visitor was after this seq and after each later one is known. `None` if no history is kept.
     pub since: Option<Seq>,

@@ -33,32 +33,82 @@ const IDS_MAX: usize = 512;
 /// How long a listener can ask to listen.
 pub(super) const SECONDS_MAX: usize = 86_400;
 
-/// What a listener is told.
+/// What a listener is told. Each event is a type of its own, so that clients that are generated have it by its name.
 #[derive(Debug, Serialize, ToSchema)]
-#[serde(tag = "event", rename_all = "camelCase")]
+#[serde(untagged)]
 #[schema(as = LiveEvent)]
 pub(super) enum Told<'a> {
-    /// It listens from now on.
-    Listening {},
+    /// No call.
+    NoCall(NoCallEvent),
     /// A call was answered.
-    Call(&'a HeardCall),
-    /// The listener was behind, and missed so many calls, of all clients.
-    Missed {
-        /// How many.
-        calls: u64,
-    },
-    /// Nothing happened for a while.
-    Silent {},
+    Call(CallEvent<'a>),
+    /// The listener was behind, and missed calls.
+    Missed(MissedEvent),
 }
 
-impl Told<'_> {
+/// Nothing was called.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct NoCallEvent {
+    event: NoCall,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+enum NoCall {
+    /// The listener listens from now on.
+    Listening,
+    /// Nothing happened for a while.
+    Silent,
+}
+
+/// A call was answered.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct CallEvent<'a> {
+    event: OfCall,
+    /// The call.
+    #[serde(flatten)]
+    pub(super) call: &'a HeardCall,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+enum OfCall {
+    Call,
+}
+
+/// The listener was behind, and missed so many calls, of all clients.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct MissedEvent {
+    event: OfMissed,
+    /// How many.
+    pub(super) calls: u64,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+enum OfMissed {
+    Missed,
+}
+
+impl<'a> Told<'a> {
+    const LISTENING: Self = Self::NoCall(NoCallEvent { event: NoCall::Listening });
+    const SILENT: Self = Self::NoCall(NoCallEvent { event: NoCall::Silent });
+
+    const fn call(call: &'a HeardCall) -> Self {
+        Self::Call(CallEvent { event: OfCall::Call, call })
+    }
+
+    const fn missed(calls: u64) -> Self {
+        Self::Missed(MissedEvent { event: OfMissed::Missed, calls })
+    }
+
     /// Its name.
     pub(super) const fn name(&self) -> &'static str {
         match self {
-            Self::Listening {} => "listening",
+            Self::NoCall(NoCallEvent { event: NoCall::Listening }) => "listening",
+            Self::NoCall(NoCallEvent { event: NoCall::Silent }) => "silent",
             Self::Call(_) => "call",
-            Self::Missed { .. } => "missed",
-            Self::Silent {} => "silent",
+            Self::Missed(_) => "missed",
         }
     }
 }
@@ -66,10 +116,14 @@ impl Told<'_> {
 /// Adds an event as a line for people. Nothing that was sent can end the line, or steer a terminal.
 pub(super) fn write_line(told: &Told<'_>, bytes: &mut Vec<u8>) {
     let line = match told {
-        Told::Listening {} => "Listening. Calls show here as they are answered.".to_owned(),
-        Told::Call(call) => line(call),
-        Told::Missed { calls } => format!("{calls} calls were missed: they came faster than this was read."),
-        Told::Silent {} => return bytes.push(b'\n'),
+        Told::NoCall(NoCallEvent { event: NoCall::Listening }) => {
+            "Listening. Calls show here as they are answered.".to_owned()
+        }
+        Told::NoCall(NoCallEvent { event: NoCall::Silent }) => return bytes.push(b'\n'),
+        Told::Call(event) => line(event.call),
+        Told::Missed(event) => {
+            format!("{} calls were missed: they came faster than this was read.", event.calls)
+        }
     };
     let plain = line.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c });
     bytes.extend_from_slice(plain.collect::<String>().as_bytes());
@@ -160,7 +214,7 @@ async fn tell(
     mut write: impl FnMut(&Told<'_>, &mut Vec<u8>),
 ) {
     let mut bytes = vec![];
-    write(&Told::Listening {}, &mut bytes);
+    write(&Told::LISTENING, &mut bytes);
     loop {
         if !bytes.is_empty()
             && chunks.send(Chunk::Bytes(Bytes::from(std::mem::take(&mut bytes)))).await.is_err()
@@ -169,15 +223,15 @@ async fn tell(
         }
         match timeout(SILENT_MAX, listener.calls.recv()).await {
             Ok(Ok(call)) => wanted.tell(&call, &mut bytes, &mut write),
-            Ok(Err(RecvError::Lagged(calls))) => write(&Told::Missed { calls }, &mut bytes),
+            Ok(Err(RecvError::Lagged(calls))) => write(&Told::missed(calls), &mut bytes),
             Ok(Err(RecvError::Closed)) => return,
-            Err(_) => write(&Told::Silent {}, &mut bytes),
+            Err(_) => write(&Told::SILENT, &mut bytes),
         }
         // What else is there goes along.
         while bytes.len() < CHUNK_BYTES {
             match listener.calls.try_recv() {
                 Ok(call) => wanted.tell(&call, &mut bytes, &mut write),
-                Err(TryRecvError::Lagged(calls)) => write(&Told::Missed { calls }, &mut bytes),
+                Err(TryRecvError::Lagged(calls)) => write(&Told::missed(calls), &mut bytes),
                 Err(TryRecvError::Empty | TryRecvError::Closed) => break,
             }
         }
@@ -220,7 +274,7 @@ impl Wanted {
         write: &mut impl FnMut(&Told<'_>, &mut Vec<u8>),
     ) {
         if self.takes(call) {
-            write(&Told::Call(call), bytes);
+            write(&Told::call(call), bytes);
         }
     }
 
@@ -273,8 +327,8 @@ mod tests {
         (1..=1_000).for_each(|n| live.tell(call("demo", &[&n.to_string()])));
         let brief = |told: &Told<'_>, bytes: &mut Vec<u8>| {
             let line = match told {
-                Told::Call(call) => call.ids[0].id.clone(),
-                Told::Missed { calls } => format!("missed {calls}"),
+                Told::Call(event) => event.call.ids[0].id.clone(),
+                Told::Missed(event) => format!("missed {}", event.calls),
                 other => other.name().to_owned(),
             };
             bytes.extend_from_slice(format!("{line}\n").as_bytes());
@@ -302,7 +356,7 @@ mod tests {
         heard.set.insert("a".into(), "x\r\ny\u{1b}[31m".into());
         heard.message = Some("no\nway".into());
         let mut bytes = vec![];
-        write_line(&Told::Call(&heard), &mut bytes);
+        write_line(&Told::call(&heard), &mut bytes);
         let line = String::from_utf8(bytes).unwrap();
         assert_eq!(line.chars().filter(|c| c.is_control()).count(), 1, "{line:?}");
         assert!(line.contains("pcId=7") && line.contains("set a=x"), "{line}");

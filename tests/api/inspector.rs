@@ -33,6 +33,16 @@ fn a_visitor_is_shown_with_who_set_what_and_nothing_is_run() {
     }
     assert!(!text.contains("<script>alert"), "{text}");
     assert!(page(&daemon.get("/visitors?client=demo&by=any&id=1"), 200).contains("Oslo"));
+    // Its timeline tells what was before, also of what is gone.
+    daemon.mbox("demo", "mbox=m&mboxPC=1&profile.city=Bergen");
+    daemon.call("DELETE", "/api/v1/profiles/1/attributes/name?client=demo&by=pc", &[], None);
+    let text = page(&daemon.get("/visitors?client=demo&by=pc&id=1"), 200);
+    assert!(text.contains("<del>Oslo</del> <ins>Bergen</ins>"), "{text}");
+    assert!(
+        text.contains("</del> <span class=\"sub\">removed</span>") && text.contains("All changes since"),
+        "{text}"
+    );
+    assert!(!text.contains("<script>alert"), "{text}");
     let strange = "/visitors?client=demo&by=pc&id=%3Cb%3Enobody";
     assert!(!page(&daemon.get(strange), 404).contains("<b>nobody"));
 }

@@ -110,9 +110,9 @@ fn page(call: &Call<'_>) -> Reply {
 /// Adds an event as the page's script takes it: a call is a row that is rendered here.
 fn write_row(told: &Told<'_>, bytes: &mut Vec<u8>) {
     let data = match told {
-        Told::Listening {} | Told::Silent {} => String::new(),
-        Told::Missed { calls } => calls.to_string(),
-        Told::Call(call) => match Row::of(call).render() {
+        Told::NoCall(_) => String::new(),
+        Told::Missed(event) => event.calls.to_string(),
+        Told::Call(event) => match Row::of(event.call).render() {
             // For a stream of events a carriage return ends a line.
             Ok(row) => row.replace('\r', "&#13;"),
             Err(error) => return tracing::error!(%error, "a row of the page of calls"),

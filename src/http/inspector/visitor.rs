@@ -11,7 +11,7 @@ use super::plot::place;
 use super::refusal::PAGES;
 use super::words::{Moment, grouped};
 use crate::engine::gates::Scarce;
-use crate::engine::{EngineError, Lines, Visitor};
+use crate::engine::{EngineError, Lines, Visitor, VisitorHistory};
 use crate::http::auth::{Access, Bearer};
 use crate::http::endpoint::{Call, CallLimits, Endpoint, Methods, Reply, Whose};
 use crate::http::error::HttpError;
@@ -28,6 +28,8 @@ const KINDS: [(&str, IdKind); 3] =
 
 /// The largest visitor in JSON that stands in its page a second time.
 const COPIED_BYTES_MAX: usize = 256 << 10;
+/// How many writes the timeline shows.
+const WRITES_SHOWN_MAX: usize = 100;
 /// From how many characters on a value is folded, and how many of them show then.
 const FOLDED_CHARS: (usize, usize) = (160, 80);
 
@@ -99,6 +101,10 @@ struct ShownVisitor {
     expires: Moment,
     attributes: Vec<ShownAttribute>,
     writes: Vec<Write>,
+    /// How many earlier writes there are besides.
+    writes_left_out: usize,
+    /// Since when all of them are there.
+    known_since: Option<Moment>,
     lanes: Vec<Lane>,
     ends: (Moment, Moment),
 }
@@ -114,13 +120,20 @@ struct ShownAttribute {
     at: Moment,
 }
 
-/// A write that set some of what there is now.
+/// A write that changed attributes.
 struct Write {
     seq: Seq,
     by: &'static str,
     batch: Option<String>,
     at: Moment,
-    names: Vec<String>,
+    changes: Vec<ShownChange>,
+}
+
+/// What a write changed of one attribute. Long values are cut.
+struct ShownChange {
+    name: String,
+    before: Option<String>,
+    after: Option<String>,
 }
 
 /// The writes of one source, along the time.
@@ -201,7 +214,8 @@ async fn answer(call: Call<'_>) -> Reply {
         id: visitor.canonical.as_str().to_owned(),
         within_hours: front.app.erase_within_ms() / 3_600_000,
     });
-    page.visitor = Some(ShownVisitor::of(&visitor, &lines, front.app.now()));
+    let history = front.app.history(client, &visitor.canonical).await?.unwrap_or_default();
+    page.visitor = Some(ShownVisitor::of(&visitor, &history, &lines, front.app.now()));
     render(StatusCode::OK, &page)
 }
 
@@ -253,8 +267,17 @@ fn folded(value: &str) -> Option<(String, String)> {
     Some((start, format!("{} characters", grouped(u64::try_from(chars).unwrap_or(u64::MAX)))))
 }
 
+/// The beginning of a value, where the whole of it stands elsewhere.
+fn cut(value: &str) -> String {
+    let (_, shown) = FOLDED_CHARS;
+    match value.char_indices().nth(shown) {
+        Some((at, _)) => format!("{}…", value.get(..at).unwrap_or_default()),
+        None => value.to_owned(),
+    }
+}
+
 impl ShownVisitor {
-    fn of(visitor: &Visitor, lines: &Lines, now: Millis) -> Self {
+    fn of(visitor: &Visitor, history: &VisitorHistory, lines: &Lines, now: Millis) -> Self {
         let named = |id: &VisitorId| (id.kind().name(), id.as_str().to_owned());
         let batch = |seq| BatchId { client: visitor.client.clone(), seq }.to_string();
         let attributes = visitor.attributes.iter().map(|attribute| ShownAttribute {
@@ -267,22 +290,31 @@ impl ShownVisitor {
             at: Moment::of(attribute.seq.millis(), now),
         });
         let mut writes: BTreeMap<Seq, Write> = BTreeMap::new();
-        for attribute in &visitor.attributes {
-            let write = writes.entry(attribute.seq).or_insert_with(|| Write {
-                seq: attribute.seq,
-                by: attribute.source.name(),
-                batch: attribute.source.is_batch().then(|| batch(attribute.seq)),
-                at: Moment::of(attribute.seq.millis(), now),
-                names: vec![],
+        for change in &history.changes {
+            let write = writes.entry(change.seq).or_insert_with(|| Write {
+                seq: change.seq,
+                by: change.source.name(),
+                batch: change.source.is_batch().then(|| batch(change.seq)),
+                at: Moment::of(change.seq.millis(), now),
+                changes: vec![],
             });
-            write.names.push(attribute.name.clone());
+            write.changes.push(ShownChange {
+                name: change.name.clone(),
+                before: change.before.as_deref().map(cut),
+                after: change.after.as_deref().map(cut),
+            });
+        }
+        let writes_left_out = writes.len().saturating_sub(WRITES_SHOWN_MAX);
+        for _ in 0..writes_left_out {
+            writes.pop_first();
         }
         let seqs = writes.keys().map(|seq| seq.millis());
         let from = seqs.min().unwrap_or(now).min(visitor.born.millis());
         let to = now.max(from);
         let mut lanes: Vec<Lane> = vec![];
         for write in writes.values() {
-            let title = format!("{}: {}", write.at.text, write.names.join(", "));
+            let names: Vec<&str> = write.changes.iter().map(|change| change.name.as_str()).collect();
+            let title = format!("{}: {}", write.at.text, names.join(", "));
             let point = Point { x: place(write.seq.millis(), from, to), title };
             match lanes.iter_mut().find(|lane| lane.by == write.by) {
                 Some(lane) => lane.points.push(point),
@@ -299,6 +331,8 @@ impl ShownVisitor {
             lanes,
             ends: (Moment::of(from, now), Moment::of(to, now)),
             writes: writes.into_values().rev().collect(),
+            writes_left_out,
+            known_since: history.since.map(|since| Moment::of(since.millis(), now)),
         }
     }
 }
