@@ -259,7 +259,7 @@ fn settings_of(name: &str, order: &str, more: &str) -> String {
     // On the hosts of a network of our own, nobody else can reach it.
     format!(
         "disk_reserve_bytes = \"16MiB\"\nallow_anonymous = true\n{more}\n[cluster]\norder = \"{order}\"\nnode = \"{name}\"\n\
-         [clients.demo]\nv2_creates_profiles = true\n"
+         [clients.demo]\nv2_creates_profiles = true\nhistory_max = 2\n"
     )
 }
 
