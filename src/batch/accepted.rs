@@ -49,6 +49,12 @@ impl Accepted {
         FileSum { bytes: self.bytes, crc32c: self.crc32c }
     }
 
+    /// The batch that it undoes, if it undoes one.
+    pub fn undone(&self) -> Option<BatchId> {
+        let undone = |seq| BatchId { seq, ..self.id.clone() };
+        self.rules.undoes.map(undone)
+    }
+
     /// The journal's entry for it.
     pub fn to_entry(&self) -> BatchAcceptedEntry {
         let (reading, blocked_ids) = self.rules.reading.stored();

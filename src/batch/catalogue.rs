@@ -501,6 +501,16 @@ mod tests {
         assert_eq!(decode(&forgotten).unwrap(), Record::Forgotten(vec![("demo".into(), 7)]));
     }
 
+    /// As a program wrote them before batches said how much history they keep.
+    #[test]
+    fn records_of_version_2_are_read() {
+        let mut bytes = b"\x02\0\x04demo\x07\x07\xfb\x2c\x01\x01\xfc\x07\0\0\0\x03\x01\x01\0\0\0\xfb\xe8\x03\xfb\xe8\x03\0".to_vec();
+        bytes.extend(b"\x01\x01\x01\x04void\x07\x03\0\0\0\0\x07\0");
+        let Record::Complete(mut expected, end) = complete(7) else { panic!("no batch") };
+        (expected.history_max, expected.as_of_ms, expected.undoes) = (0, None, None);
+        assert_eq!(decode(&bytes).unwrap(), Record::Complete(expected, end));
+    }
+
     /// The bytes as they were written before frames had one place in the code: no later program may write others.
     #[test]
     fn the_format_is_these_bytes() {

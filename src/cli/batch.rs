@@ -659,6 +659,13 @@ pub(super) async fn wait(client: &Client, id: &str) -> Result<BatchView, CliErro
     }
 }
 
+/// What time its values are of, or which batch it undoes.
+fn of(batch: &BatchView) -> String {
+    let as_of = batch.as_of.as_ref().map(|as_of| format!(", of {as_of}"));
+    let undoes = batch.undoes.as_ref().map(|undone| format!(", undoes {undone}"));
+    as_of.or(undoes).unwrap_or_default()
+}
+
 /// The progress of a batch in one line.
 pub(super) fn summary(batch: &BatchView) -> String {
     let Counts { updated, created, not_found, ignored, failed } = batch.counts;
@@ -669,7 +676,7 @@ pub(super) fn summary(batch: &BatchView) -> String {
          + {failed} failed{}",
         batch.batch_id,
         batch.status,
-        batch.as_of.as_ref().map_or(String::new(), |as_of| format!(", of {as_of}")),
+        of(batch),
         if batch.state() == Some(BatchState::Incomplete) { " + the remaining rows" } else { "" },
     )) + &batch.reason.as_deref().map_or(String::new(), |why| shown(&format!("; {why}")))
 }

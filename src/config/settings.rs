@@ -281,7 +281,7 @@ settings! {
         /// Days after its last site call when a profile expires.
         "lifetime_days" => lifetime_ms: u64 as Number<DaysInMs, 1, 3650> = Number::of(14),
             "DAYS", Table, AtSighup;
-        /// Earlier values of each attribute that a profile keeps: its history. 0: none.
+        /// Earlier values of each attribute that a profile keeps, of all attributes together 64 KiB at most. 0: none.
         "history_max" => history_max: u16 as Number<Few, 0, 1000> = Number::of(16),
             "VALUES", Table, AtSighup;
         /// Most batch calls a minute of one client; further ones get status 503. 0: no limit.

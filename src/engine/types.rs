@@ -244,10 +244,7 @@ impl BatchStatus {
             rows_per_second,
             estimated_end,
             reason: None,
-            undoes: {
-                let id = |seq| BatchId { seq, ..known.accepted.id.clone() };
-                known.accepted.rules.undoes.map(id)
-            },
+            undoes: known.accepted.undone(),
         }
     }
 

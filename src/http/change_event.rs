@@ -85,7 +85,8 @@ pub(in crate::http) struct ChangeEvent<'a> {
     /// The ids that it bound to the visitor.
     #[serde(skip_serializing_if = "Option::is_none")]
     bound: Option<Vec<Id>>,
-    /// All attributes that the visitor has then, where the write brought more than it names.
+    /// All attributes that the visitor has then, where the write brought more than it names. Of a row that undid something: those
+    /// that the visitor has now, where its history does not say any more what was put back. Apply the later changes to them.
     #[serde(skip_serializing_if = "Option::is_none")]
     attributes: Option<BTreeMap<&'a str, &'a str>>,
     /// The batch.
@@ -109,6 +110,9 @@ pub(in crate::http) struct ChangeEvent<'a> {
     /// The time that its values are of, if it said one.
     #[serde(skip_serializing_if = "Option::is_none")]
     as_of: Option<String>,
+    /// The batch that it undoes. Then its rows tell what they put back, and not what the file says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    undoes: Option<String>,
     /// Whether its empty values remove attributes.
     #[serde(skip_serializing_if = "Option::is_none")]
     removes: Option<bool>,
@@ -160,6 +164,7 @@ impl<'a> ChangeEvent<'a> {
                 rows: Some(batch.rows),
                 replaces: Some(batch.rules.writes_layer()),
                 as_of: batch.rules.as_of.map(Millis::iso_8601),
+                undoes: batch.undone().map(|undone| undone.to_string()),
                 removes: Some(batch.rules.empty_values == EmptyValues::Remove),
                 ..bare("batch")
             },
@@ -173,7 +178,8 @@ impl<'a> ChangeEvent<'a> {
                     outcome: Some(row.outcome.name()),
                     reason: row.reason,
                     created: (row.outcome == Outcome::Created).then_some(true),
-                    set: applied.then(|| map(&row.sets)),
+                    set: (applied && row.whole.is_none()).then(|| map(&row.sets)),
+                    attributes: row.whole.as_deref().map(map),
                     removed: Some(&*row.removed).filter(|names| !names.is_empty()),
                     ..bare("row")
                 }

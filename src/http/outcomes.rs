@@ -106,6 +106,12 @@ fn file_form(front: &Front, id: &BatchId) -> (&'static str, &'static str) {
 
 /// The failed rows as they were sent, under a header.
 pub(super) async fn repair(front: &Front, request: &Request, id: &BatchId) -> Result<Answer, HttpError> {
+    if let Some(undone) = front.app.batch(id).and_then(|batch| batch.undoes) {
+        return Err(HttpError::Wrong(format!(
+            "batch {id} undoes {undone} and has its file: to send failed rows of it again would set what was to be undone; \
+             /api/v1/batches/{id}/outcomes?outcome=failed has the ids"
+        )));
+    }
     let (media_type, ending) = file_form(front, id);
     let name = format!("{id}-repair.{ending}");
     if let Some(answer) = of_peer(front, request, id, ("repair", media_type)).await? {

@@ -1,6 +1,6 @@
 //! What a visitor was: the history of its attributes, the visitor as of an earlier seq or time, and batches that are undone.
 
-use crate::support::{Daemon, Reply};
+use crate::support::{Daemon, Reply, wait_for};
 use serde_json::{Value, json};
 
 const CRM: &str = "/api/v1/profiles/x?client=demo";
@@ -140,6 +140,57 @@ fn an_undone_batch_leaves_what_was_touched_later_and_can_be_undone_itself() {
     let again = body(&undo(&daemon, second, &json!({})));
     let again = daemon.wait_complete(again["batchId"].as_str().unwrap());
     assert_eq!(again.ignored, 1);
+}
+
+/// Its file says what was undone. Whoever follows the changes must not set that once more.
+#[test]
+fn the_feed_tells_what_an_undo_put_back_and_there_is_nothing_to_repair() {
+    let (daemon, _, id) = daemon();
+    let undone = body(&undo(&daemon, &id, &json!({})));
+    let undone = undone["batchId"].as_str().unwrap();
+    daemon.wait_complete(undone);
+    let row = || {
+        let feed = daemon.get("/api/v1/changes?client=demo&since=0").text();
+        let events = feed.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let of_undo: Vec<Value> = events.filter(|event| event["batchId"] == undone).collect();
+        assert_eq!((&of_undo[0]["event"], &of_undo[0]["undoes"]), (&json!("batch"), &json!(id)));
+        let row = of_undo[1].clone();
+        assert_eq!((&row["outcome"], &row["id"]["id"]), (&json!("updated"), &json!("x")));
+        (row["set"].clone(), row["removed"].clone(), row["attributes"].clone())
+    };
+    assert_eq!(row(), (json!({"tier": "silver"}), json!(["points"]), Value::Null));
+    // Later writes do not change what it was.
+    daemon.mbox("demo", "mbox=m&mbox3rdPartyId=x&profile.tier=9&profile.points=9");
+    assert_eq!(row(), (json!({"tier": "silver"}), json!(["points"]), Value::Null));
+    // A login merges another visitor: what the visitor was before is not known any more, so the feed tells what it is now.
+    daemon.mbox("demo", "mbox=m&mboxPC=p&profile.z=1");
+    daemon.mbox("demo", "mbox=m&mboxPC=p&mbox3rdPartyId=x");
+    let now = json!({"city": "Bergen", "points": "9", "tier": "9", "z": "1"});
+    assert_eq!(row(), (Value::Null, Value::Null, now));
+    let repair = daemon.get(&format!("/api/v1/batches/{undone}/repair"));
+    assert!(repair.status == 400 && repair.text().contains("outcome=failed"), "{}", repair.text());
+    let (_, out, _) = daemon.run(&["batch", "status", undone]);
+    assert!(out.contains(&format!("undoes {id}")), "{out}");
+    assert!(daemon.get(&format!("/batches/{undone}")).text().contains(&format!("href=\"/batches/{id}\"")));
+}
+
+/// The file of the undone batch is read while it is taken in again: neither may wait for the other.
+#[test]
+fn an_undo_that_is_refused_in_the_middle_is_answered_and_leaves_nothing() {
+    let daemon = Daemon::start_configured("");
+    let rows: String = (0..60_000).map(|n| format!("x{n},a rather long value\n")).collect();
+    let id = daemon.post_batch("demo", format!("batch=thirdPartyId,a\n{rows}"));
+    daemon.wait_complete(&id);
+    let files = daemon.spooled().len();
+    daemon.configure("rows_limit = 10");
+    daemon.hang_up();
+    let refused = wait_for("the limit to hold", || {
+        let answer = undo(&daemon, &id, &json!({"dryRun": true}));
+        (answer.status != 200).then_some(answer)
+    });
+    assert!(refused.status == 413 && refused.text().contains("10 rows"), "{}", refused.text());
+    assert_eq!(undo(&daemon, &id, &json!({})).status, 413);
+    wait_for("nothing to be left of it", || (daemon.spooled().len() == files).then_some(()));
 }
 
 #[test]

@@ -58,6 +58,8 @@ enum Op {
         kind: IdKind,
         rows: Vec<(u8, u8, u8)>,
     },
+    /// Undoes the n-th of the batches so far.
+    Undo(usize),
     Wait(u64),
     /// The reader reads what there is.
     Read,
@@ -101,6 +103,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (any_id(), prop::collection::vec(0..4_u8, 1..3)).prop_map(|((kind, who), names)| Op::Remove(kind, who, names)),
         1 => any_id().prop_map(|(kind, who)| Op::Erase(kind, who)),
         5 => batch,
+        2 => (0..8_usize).prop_map(Op::Undo),
         3 => (0..DAY_MS).prop_map(Op::Wait),
         3 => Just(Op::Read),
         1 => Just(Op::Restart),
@@ -209,6 +212,14 @@ impl Run {
                     upload.finish(None).await.unwrap()
                 });
                 self.batches.push(accepted.batch.id);
+            }
+            Op::Undo(nth) => {
+                let Some(id) = self.batches.get(nth % self.batches.len().max(1)).cloned() else { return };
+                let undone = self.runtime.block_on(async {
+                    let upload = self.engine().undo_batch(&who_asks(), &id, true).await.unwrap();
+                    upload.finish(None).await.unwrap()
+                });
+                self.batches.push(undone.batch.id);
             }
             Op::Wait(millis) => drop(self.clock.0.fetch_add(*millis, Ordering::Relaxed)),
             Op::Read => self.read(),
@@ -353,6 +364,9 @@ impl Copy {
                     visitor.merge_layer();
                 } else if visitor.layer.0 != seq {
                     visitor.layer = (seq, Attributes::new());
+                }
+                if let Some(whole) = &row.whole {
+                    visitor.attributes = whole.iter().cloned().collect();
                 }
                 let sets = row.sets.iter().cloned();
                 if layered {

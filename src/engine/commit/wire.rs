@@ -321,6 +321,7 @@ fn read<R: Into<Rules>, B: Into<BatchAcceptedEntry>>(wire: Wire<R, B>) -> Option
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::batch::{ConsecutiveV2, EmptyValues, RowReading};
     use crate::tokens::Tokens;
     use proptest::prelude::*;
 
@@ -390,6 +391,36 @@ mod tests {
         for request in [Request::Mark, Request::Rotate, Request::Resolve(client(), vec![])] {
             assert!(encode(&request).is_none(), "{request:?}");
         }
+    }
+
+    /// As a program wrote them that knew no history: the profile of that visitor keeps none.
+    #[test]
+    fn requests_of_version_1_are_read() {
+        let set = VisitorWrite::Set(vec![("a".into(), "1".into())]);
+        let without = WriteRules { history_max: 0, ..RULES };
+        let request = Request::Visitor(client(), id(IdKind::Ecid, "5"), set, without);
+        let mut bytes = encode(&request).unwrap().unwrap();
+        assert_eq!(bytes.pop(), Some(0), "the rules come last, and in them how much history is kept");
+        bytes[0] = WITHOUT_HISTORY;
+        let FromOrder::Request(read) = decode(&bytes).unwrap() else { panic!("{bytes:?}") };
+        assert_eq!(format!("{read:?}"), format!("{request:?}"));
+        let rules = BatchRules {
+            seq: Seq::ZERO,
+            source: Source::BatchV2,
+            creates: true,
+            consecutive_v2: ConsecutiveV2::Merge,
+            empty_values: EmptyValues::Ignore,
+            lifetime_ms: 14,
+            max_profile_bytes: 1 << 20,
+            reading: RowReading::default(),
+            history_max: 0,
+            as_of: None,
+            undoes: None,
+        };
+        let mut bytes = beginning(&client(), &rules).unwrap();
+        bytes.truncate(bytes.len() - 3);
+        bytes[0] = WITHOUT_HISTORY;
+        assert_eq!(begun(&bytes).unwrap(), (client(), rules));
     }
 
     #[test]

@@ -179,6 +179,9 @@ pub struct Row {
     pub sets: Vec<(String, String)>,
     /// The attributes that it removed.
     pub removed: Vec<String>,
+    /// If it undid something, and the visitor's history does not say any more what: the attributes that the visitor has now, but
+    /// for those of a layer. Whoever applies the later changes to them has the same in the end.
+    pub whole: Option<Vec<(String, String)>>,
 }
 
 /// How far one step came.
@@ -609,23 +612,47 @@ impl Changes {
             Some(id) if self.client.is_none() => Some(self.visitor(id)?),
             _ => None,
         };
-        let cells = cells.filter(|_| !erased && outcome.applied());
-        let name = |attribute: usize| header.names().get(attribute).map(|name| name.to_string());
-        let sets = cells.into_iter().flat_map(|cells| cells.attributes());
-        let sets = sets.filter(|(attribute, _)| outcome.wrote(*attribute));
-        let emptied = cells.filter(|_| batch.rules.empty_values == EmptyValues::Remove);
-        let emptied = emptied.into_iter().flat_map(|cells| cells.emptied());
-        let emptied = emptied.filter(|attribute| outcome.wrote(*attribute));
-        let reason = stored.and_then(RowOutcome::reason);
-        Ok(Row {
+        let told = Row {
             batch: Arc::clone(batch),
             line: row.line,
             id,
             visitor,
             outcome,
-            reason: if erased { Some("erased") } else { reason },
-            sets: sets.filter_map(|(attribute, value)| Some((name(attribute)?, value.to_owned()))).collect(),
-            removed: emptied.filter_map(name).collect(),
+            reason: if erased { Some("erased") } else { stored.and_then(RowOutcome::reason) },
+            sets: vec![],
+            removed: vec![],
+            whole: None,
+        };
+        let Some(cells) = cells.filter(|_| !erased && outcome.applied()) else { return Ok(told) };
+        if batch.rules.undoes.is_some() {
+            return self.put_back(told);
+        }
+        let name = |attribute: usize| header.names().get(attribute).map(|name| name.to_string());
+        let sets = cells.attributes().filter(|(attribute, _)| outcome.wrote(*attribute));
+        let sets = sets.filter_map(|(attribute, value)| Some((name(attribute)?, value.to_owned())));
+        let removes = batch.rules.empty_values == EmptyValues::Remove;
+        let emptied = removes.then(|| cells.emptied()).into_iter().flatten();
+        let emptied = emptied.filter(|attribute| outcome.wrote(*attribute));
+        Ok(Row { sets: sets.collect(), removed: emptied.filter_map(name).collect(), ..told })
+    }
+
+    /// A row that undid something at its visitor. What that was is not in the file, but in the visitor's history. Of a visitor who
+    /// is gone there is nothing to tell: a later change tells that.
+    fn put_back(&self, row: Row) -> Result<Row, EngineError> {
+        let Some(id) = &row.id else { return Ok(row) };
+        let mut view = View::new(&*self.shared.store);
+        let reported = |error| self.shared.reported(error);
+        let canonical = view.canonical(id).map_err(reported)?;
+        let value = view.get(&canonical).map_err(reported)?;
+        let stored = value.as_ref().map(|value| decode(value.as_slice())).transpose().or_internal()?;
+        let Some(Stored::Profile(profile)) = stored else { return Ok(row) };
+        Ok(match profile.changed_at(row.batch.id.seq) {
+            Some((set, removed)) => Row {
+                sets: set.iter().map(pair).collect(),
+                removed: removed.into_iter().map(str::to_owned).collect(),
+                ..row
+            },
+            None => Row { whole: Some(profile.attributes.iter().map(pair).collect()), ..row },
         })
     }
 

@@ -84,15 +84,15 @@ fn look_up_as<T>(
     batches: &Batches,
     client: &ClientCode,
     id: &VisitorId,
-    Shows { now, lifetime_ms, after_ms: shows_after_ms }: Shows,
+    Shows { now, lifetime_ms, after_ms }: Shows,
     show: impl Fn(&Key, &Profile<'_>) -> T,
 ) -> Result<Option<T>, ResolveError> {
     let key = id.key(client);
     for _ in 0..LOOKUP_TRIES_MAX {
         // The pending rows first, the store second: a batch that is applied in between is then met in the store.
         let mut pending = batches.pending(client);
-        if shows_after_ms > 0 {
-            let shown = |batch: &&Arc<Pending>| !hidden(batch.accepted.id.seq, shows_after_ms, now);
+        if after_ms > 0 {
+            let shown = |batch: &&Arc<Pending>| !hidden(batch.accepted.id.seq, after_ms, now);
             pending = pending.iter().filter(shown).cloned().collect();
         }
         let mut view = View::new(store);

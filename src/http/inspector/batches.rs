@@ -198,6 +198,8 @@ struct Progress {
     accepted: Moment,
     /// The time that its values are of, if it said one.
     of: Option<Moment>,
+    /// The batch that it undoes, if it undoes one.
+    undoes: Option<String>,
     completed: Option<Moment>,
     /// From when on lookups show it, where they don't yet.
     shows: Option<Moment>,
@@ -347,6 +349,7 @@ impl Progress {
             bytes: size(batch.bytes),
             accepted: Moment::of(batch.id.seq.millis(), now),
             of: batch.as_of.map(|at| Moment::of(at, now)),
+            undoes: batch.undoes.as_ref().map(ToString::to_string),
             completed: batch.completed.map(|at| Moment::of(at, now)),
             shows: front.app.shows_from(&batch.id).filter(|_| live).map(|at| Moment::of(at, now)),
             rate: batch.rows_per_second.map(grouped),

@@ -246,6 +246,31 @@ mod tests {
 
     const END: &str = "07020001000063";
 
+    /// As a program wrote them before a batch said how much history it keeps.
+    #[test]
+    fn groups_and_checkpoints_of_version_6_are_read() {
+        let accepted = |seq: &str| {
+            format!(
+                "0464656d6f{seq}0bfb2c0101fc78563412030101000100fc00081948fc0000100001016bfb2c0101fc785634120000"
+            )
+        };
+        let batch = accepted("07");
+        let group_6 =
+            format!("0605000501016b0176010302010000000001{batch}02{END}0603{batch}{END}0005{END}00");
+        let mut expected = group(Some(0x1234_5678), Some("k"), 6);
+        expected.push(Entry::BatchApplied(completed(0)));
+        assert_eq!(decode_group(&bytes(&group_6)).unwrap(), expected);
+        let checkpoint_6 = format!("0601fb580208010132{}00000003fb00100005", accepted("08"));
+        let catalogue = CatalogueMark { generation: 3, bytes: 4096 };
+        let expected = Checkpoint {
+            catalogue,
+            store_reach: 5,
+            complete: vec![],
+            ..checkpoint(Some(0x1234_5678), Some("k"))
+        };
+        assert_eq!(decode_checkpoint(&bytes(&checkpoint_6)).unwrap(), expected);
+    }
+
     /// As a program wrote them before a write recorded its kind.
     #[test]
     fn groups_of_version_5_are_read() {

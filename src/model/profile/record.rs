@@ -76,6 +76,16 @@ impl<'a> Profile<'a> {
         Ok(then)
     }
 
+    /// What the write with this seq set of what a reader saw then, and the names of what it removed. `None` if the history does
+    /// not go back so far.
+    pub fn changed_at(&self, seq: Seq) -> Option<(Vec<Attribute<'a>>, Vec<&'a str>)> {
+        let then = self.visible_at(seq).ok()?;
+        let is_there = |name: &str| then.binary_search_by(|held| held.name.cmp(name)).is_ok();
+        let ended = self.history.values().filter(|value| value.until == seq);
+        let removed = ended.map(|value| value.name).filter(|name| !is_there(name)).collect();
+        Some((then.iter().filter(|held| held.seq == seq).copied().collect(), removed))
+    }
+
     /// Moves the layer's attributes into the profile for good (R7).
     pub fn merge_layer(&mut self) {
         let layer = std::mem::take(&mut self.layer);
