@@ -59,6 +59,6 @@ pub use fault::{Reason, RowError};
 pub use header::Header;
 pub use limits::{ATTRIBUTES_MAX, HEADER_BYTES_MAX, QUOTED_BYTES_MAX, QUOTED_LINE_ENDS_MAX, ROW_BYTES_MAX};
 pub use mistaken::Mistaken;
-pub use ndjson::{loose_texts, with_values_gone};
+pub use ndjson::{any_loose_text, with_values_gone};
 pub use reader::Parser;
 pub use row::{Cells, Reread, Row, RowPlace, RowReader, TakenIn};

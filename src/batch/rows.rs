@@ -75,6 +75,13 @@ pub fn read_header(file: &File, reading: &RowReading) -> io::Result<Header> {
     past_header(file, reading)?.header().cloned().ok_or_else(|| invalid(HeaderError::Empty))
 }
 
+/// Reads the first line of a file, and gives the byte at which it begins.
+pub fn read_header_at(file: &File, reading: &RowReading) -> io::Result<(Header, u32)> {
+    let parser = past_header(file, reading)?;
+    let placed = parser.header().cloned().zip(parser.header_place());
+    placed.map(|(header, (place, _))| (header, place.offset)).ok_or_else(|| invalid(HeaderError::Empty))
+}
+
 /// Reads the first line of a file as it was sent, with its number.
 pub fn read_header_sent(file: &File, reading: &RowReading) -> io::Result<(u32, Vec<u8>)> {
     let (place, len) =

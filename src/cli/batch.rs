@@ -152,11 +152,7 @@ impl Post {
     }
 
     fn form(&self) -> RowForm {
-        match self.format {
-            None => form_of(&self.file),
-            Some(Format::Csv) => RowForm::Csv,
-            Some(Format::Ndjson) => RowForm::Ndjson,
-        }
+        Format::form(self.format, &self.file)
     }
 
     /// The path of the call, with its query.
@@ -181,11 +177,22 @@ pub(super) fn call(client: &ClientCode, form: RowForm, v1: bool) -> String {
 
 /// What a batch file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
+pub(super) enum Format {
     /// A table, its first line batch=…
     Csv,
     /// A JSON object a line
     Ndjson,
+}
+
+impl Format {
+    /// The form of a file: what was said, or else what its name says.
+    pub(super) fn form(said: Option<Self>, file: &Path) -> RowForm {
+        match said {
+            None => form_of(file),
+            Some(Self::Csv) => RowForm::Csv,
+            Some(Self::Ndjson) => RowForm::Ndjson,
+        }
+    }
 }
 
 /// What an empty cell means.

@@ -14,7 +14,7 @@ use comfy_table::{Cell, Color};
 use indicatif::{HumanBytes, HumanCount};
 use serde::Serialize;
 
-use super::batch::form_of;
+use super::batch::Format;
 use super::error::CliError;
 use super::terminal::{print_json, say, shown, table};
 use crate::batch::csv::{Header, HeaderError, Parser, Row, RowError};
@@ -43,6 +43,9 @@ const LISTED_MAX: usize = 10;
 pub(super) struct Lint {
     /// The batch file; .ndjson and .jsonl are NDJSON. FILE.gz and FILE.zst are decompressed. `-` reads standard input
     file: PathBuf,
+    /// What the file is, if its name does not say it
+    #[arg(long, value_enum)]
+    format: Option<Format>,
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
@@ -90,7 +93,7 @@ pub(super) fn run(command: &Lint) -> Result<(), CliError> {
         Some(list) => BlockedIds::these(list.split(',')),
         None => BlockedIds::default(),
     };
-    let reading = RowReading::of_form(form_of(&command.file), blocked);
+    let reading = RowReading::of_form(Format::form(command.format, &command.file), blocked);
     let report = lint(&command.file, &reading)?;
     let good = report.refused.is_none() && report.failed_rows == 0;
     if command.json {

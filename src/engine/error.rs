@@ -171,6 +171,17 @@ pub enum EngineError {
          folder, under damaged/: send the batch again"
     )]
     GivenUp(String),
+    /// It undoes another batch, so its failed rows are nothing to send again.
+    #[error(
+        "batch {batch} undoes {undone} and has its file: to send failed rows of it again would set what was to be undone; \
+         /api/v1/batches/{batch}/outcomes?outcome=failed has the ids"
+    )]
+    NothingToRepair {
+        /// The batch.
+        batch: String,
+        /// The one that it undoes.
+        undone: String,
+    },
     /// An export cannot begin now, for this reason.
     #[error("{0}")]
     ExportBusy(String),
@@ -269,6 +280,7 @@ impl EngineError {
             | Self::NotComplete(_)
             | Self::KeyTaken(_)
             | Self::GivenUp(_)
+            | Self::NothingToRepair { .. }
             | Self::NotExportable(_)
             | Self::ChangesGone { .. }
             | Self::NotKept { .. }

@@ -140,9 +140,10 @@ impl HttpError {
                     StatusCode::GONE
                 }
                 EngineError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-                EngineError::NotExportable(_) | EngineError::NotComplete(_) | EngineError::NotHeld(_) => {
-                    StatusCode::CONFLICT
-                }
+                EngineError::NotExportable(_)
+                | EngineError::NotComplete(_)
+                | EngineError::NotHeld(_)
+                | EngineError::NothingToRepair { .. } => StatusCode::CONFLICT,
                 EngineError::SpoolFull(_) | EngineError::Full(_) => StatusCode::INSUFFICIENT_STORAGE,
                 other => match other.kind() {
                     ErrorKind::Refused => StatusCode::BAD_REQUEST,

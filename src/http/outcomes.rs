@@ -107,10 +107,8 @@ fn file_form(front: &Front, id: &BatchId) -> (&'static str, &'static str) {
 /// The failed rows as they were sent, under a header.
 pub(super) async fn repair(front: &Front, request: &Request, id: &BatchId) -> Result<Answer, HttpError> {
     if let Some(undone) = front.app.batch(id).and_then(|batch| batch.undoes) {
-        return Err(HttpError::Wrong(format!(
-            "batch {id} undoes {undone} and has its file: to send failed rows of it again would set what was to be undone; \
-             /api/v1/batches/{id}/outcomes?outcome=failed has the ids"
-        )));
+        let (batch, undone) = (id.to_string(), undone.to_string());
+        return Err(EngineError::NothingToRepair { batch, undone }.into());
     }
     let (media_type, ending) = file_form(front, id);
     let name = format!("{id}-repair.{ending}");

@@ -22,18 +22,17 @@ pub(super) fn not_empty() -> Schema {
     ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).into()
 }
 
-/// A time of this century, as `Millis::parse` reads it. The pattern has the plainest forms: milliseconds, and UTC.
+/// A time, as `Millis::parse` reads it: milliseconds since 1970, or RFC 3339.
 pub(super) fn time() -> Schema {
-    pattern(format!("^[0-9]{{1,12}}$|{UTC}"))
+    pattern(format!("^[0-9]{{1,15}}$|{RFC_3339}"))
 }
 
-/// A seq, or such a time.
+/// A seq, or a time in RFC 3339.
 pub(super) fn seq_or_time() -> Schema {
-    pattern(format!("^[0-9]{{1,19}}$|{UTC}"))
+    pattern(format!("^[0-9]{{1,19}}$|{RFC_3339}"))
 }
 
-/// A time in RFC 3339 that every month has.
-const UTC: &str = "^20[01][0-9]-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,3})?Z$";
+const RFC_3339: &str = "^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$";
 
 /// One of these texts.
 pub(super) fn one_of(values: &[&str]) -> Schema {

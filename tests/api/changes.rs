@@ -32,7 +32,7 @@ fn without_place(events: &[Value]) -> Vec<Value> {
 fn place(event: &Value) -> String {
     let seq = event["seq"].as_str().unwrap();
     match (event["event"].as_str().unwrap(), &event["line"]) {
-        ("batch", _) => format!("{seq}-1"),
+        ("batch", _) => format!("{seq}-0"),
         (_, Value::Null) => seq.to_owned(),
         (_, line) => format!("{seq}-{line}"),
     }

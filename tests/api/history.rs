@@ -168,7 +168,7 @@ fn the_feed_tells_what_an_undo_put_back_and_there_is_nothing_to_repair() {
     let now = json!({"city": "Bergen", "points": "9", "tier": "9", "z": "1"});
     assert_eq!(row(), (Value::Null, Value::Null, now));
     let repair = daemon.get(&format!("/api/v1/batches/{undone}/repair"));
-    assert!(repair.status == 400 && repair.text().contains("outcome=failed"), "{}", repair.text());
+    assert!(repair.status == 409 && repair.text().contains("outcome=failed"), "{}", repair.text());
     let (_, out, _) = daemon.run(&["batch", "status", undone]);
     assert!(out.contains(&format!("undoes {id}")), "{out}");
     assert!(daemon.get(&format!("/batches/{undone}")).text().contains(&format!("href=\"/batches/{id}\"")));

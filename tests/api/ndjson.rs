@@ -298,3 +298,25 @@ fn the_command_line_posts_ndjson_by_the_name_of_the_file() {
     let linted: Value = serde_json::from_str(&printed).unwrap();
     assert_eq!((code, &linted["rows"], &linted["failedRows"]), (Some(1), &json!(2), &json!(1)), "{linted}");
 }
+
+/// The first line may be a row, and the feed tells it, too.
+#[test]
+fn the_feed_of_changes_tells_the_first_line() {
+    let daemon = Daemon::start();
+    daemon.mbox("demo", "mbox=m&mbox3rdPartyId=x");
+    let header = "{\"batch\":\"thirdPartyId\",\"attributes\":[\"a\"]}\n";
+    for (begin, line) in [("", 1), (header, 2)] {
+        let body =
+            format!("{begin}{{\"thirdPartyId\":\"x\",\"a\":{line}}}\n{{\"thirdPartyId\":\"y\",\"a\":2}}\n");
+        let batch = post(&daemon, "", &[NDJSON], body.as_bytes());
+        let id = id_of(&batch);
+        daemon.wait_complete(id);
+        let feed = daemon.get("/api/v1/changes?client=demo&since=0").text();
+        let events = feed.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let rows: Vec<Value> =
+            events.filter(|event| event["event"] == "row" && event["batchId"] == id).collect();
+        let told: Vec<_> =
+            rows.iter().map(|row| (row["line"].as_u64().unwrap(), row["set"]["a"].as_str())).collect();
+        assert_eq!(told, [(line, Some(&*line.to_string())), (line + 1, None)]);
+    }
+}

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::support::{self, Daemon, Reply};
+use crate::support::{self, Daemon, Reply, wait_for};
 use serde_json::{Value, json};
 
 /// Checks answers against the document, and notes which calls were made.
@@ -39,7 +39,8 @@ impl Tour<'_> {
             response = &self.document["components"]["responses"][name.rsplit('/').next().unwrap()];
         }
         assert!(
-            reply.status >= 400 || responses.get(&status).is_some(),
+            // Adobe's calls describe their refusals once, by `default`.
+            responses.get(&status).is_some() || reply.status >= 400 && !path.starts_with("/api/"),
             "no such status is described: {reported}"
         );
         // Those aside that say how the answer is framed, and its form, which stands in `content`.
@@ -225,13 +226,13 @@ fn the_answers_to_all_calls_are_as_described() {
                 daemon.get("/m2/demo/mbox/jsn");
             }
         });
-        let told = {
-            let _ends = Ends(&heard);
-            tour.get(live, "/api/v1/live?client=demo&seconds=2").text()
-        };
-        for what in ["\"listening\"", "\"mboxes\"", "\"dryRun\"", "\"message\""] {
-            assert!(told.contains(what), "no {what} in {told}");
-        }
+        let _ends = Ends(&heard);
+        let mut unheard = vec!["\"listening\"", "\"mboxes\"", "\"dryRun\"", "\"message\""];
+        wait_for("each shape of an event", || {
+            let told = tour.get(live, "/api/v1/live?client=demo&seconds=1").text();
+            unheard.retain(|what| !told.contains(what));
+            unheard.is_empty().then_some(())
+        });
     });
     let update = "/m2/{client}/profile/update";
     let url = "/m2/demo/profile/update?mboxPC=1&profile.a=5";

@@ -12,7 +12,8 @@
 //!    row: `{"batch":"thirdPartyId","attributes":["tier"]}`. So the names stand at the beginning of the file, as in CSV: a reader
 //!    needs no more of it, and an erased row takes no name with it. A later line may leave names out. One that is not there fails it.
 //!
-//! What fails a row is the first fault from left to right. Its column counts the members of the object, from 1.
+//! What fails a row is the first fault from left to right; an attribute that stands twice counts after all others. The fault's column
+//! counts the members of the object, from 1, and is 0 for such an attribute.
 
 use std::fmt;
 
@@ -24,7 +25,7 @@ use super::cell::without_line_end;
 use super::error::{HeaderError, quoted};
 use super::fault::{Reason, RowError};
 use super::header::{ECID_NAMES, Header, check_name, kind_named};
-use super::limits::ATTRIBUTES_MAX;
+use super::limits::{ATTRIBUTES_MAX, HEADER_BYTES_MAX, ROW_BYTES_MAX};
 use super::mistaken::Mistaken;
 use super::values::{Value, Values};
 use crate::model::batch::{KeyError, RowReading};
@@ -250,6 +251,23 @@ fn in_words(error: &serde_json::Error) -> String {
     }
 }
 
+/// The error for a body without a line.
+pub(super) fn empty(line: u32) -> HeaderError {
+    HeaderError::Object {
+        line,
+        fault: format!("the body is empty: each line is an object, such as {EXAMPLE}"),
+    }
+}
+
+/// The error for a first line that is too long.
+pub(super) fn too_long(line: u32) -> HeaderError {
+    let fault = format!(
+        "the first line has more than {HEADER_BYTES_MAX} bytes: begin with a header that names the attributes, such as \
+         {{\"batch\":\"thirdPartyId\",\"attributes\":[\"tier\"]}}; the lines behind it may have {ROW_BYTES_MAX} bytes"
+    );
+    HeaderError::Object { line, fault }
+}
+
 /// The header that the first line is, and whether the line is a row, too.
 pub(super) fn header(line: u32, row: &[u8], reading: &RowReading) -> Result<(Header, bool), HeaderError> {
     let fault = |fault: String| HeaderError::Object { line, fault };
@@ -397,7 +415,12 @@ pub(super) fn explain(error: RowError, header: &Header, line: u32, row: &[u8]) -
         Reason::DuplicateName if member.is_some_and(|member| kind_named(&member.name).is_some()) => {
             format!("{name} names the visitor a second time")
         }
-        Reason::DuplicateName => "a name stands twice".into(),
+        Reason::DuplicateName => {
+            let mut known = std::collections::HashSet::new();
+            let twice = members.iter().find(|member| !known.insert(member.name.as_str()));
+            let name = twice.map_or_else(|| "a name".to_owned(), |member| quoted(member.name.as_bytes()));
+            format!("{name} stands twice")
+        }
         Reason::BadUtf8 if member.is_some() => {
             format!("{name} has half a character (a lone \\uD800 to \\uDFFF)")
         }
@@ -419,20 +442,21 @@ pub(super) fn explain(error: RowError, header: &Header, line: u32, row: &[u8]) -
     format!("line {line}: {what}")
 }
 
-/// The texts and numbers of a row that may be no JSON: one of them may be its id.
-pub fn loose_texts(row: &[u8]) -> Vec<String> {
+/// Whether this holds for any text or number of a row that may be no JSON: one of them may be its id.
+pub fn any_loose_text(row: &[u8], mut holds: impl FnMut(&str) -> bool) -> bool {
     let row = String::from_utf8_lossy(row);
     let apart = row.split(['"', ',', ':', '{', '}', '[', ']', ' ', '\t', '\r', '\n']);
-    // An id may have any of these characters but the quote.
-    let texts = apart.chain(row.split('"')).map(|piece| {
+    // A text may have any of these characters but the quote.
+    apart.chain(row.split('"')).any(|piece| {
         let mut text = String::new();
-        if unescape(piece, &mut text).is_ok() { text } else { piece.to_owned() }
-    });
-    texts.collect()
+        let escaped = piece.contains('\\') && unescape(piece, &mut text).is_ok();
+        holds(if escaped { &text } else { piece })
+    })
 }
 
-/// A row in place of one whose values are gone: all its names, and fillers of the same length. `None` if it is no object.
-pub fn with_values_gone(row: &[u8], mut filler: impl FnMut(&mut [u8])) -> Option<Vec<u8>> {
+/// A row in place of one whose values are gone: all its names, and what `fill` makes of each byte of the values. `None` if it is no
+/// object.
+pub fn with_values_gone(row: &[u8], mut fill: impl FnMut(&mut u8)) -> Option<Vec<u8>> {
     let text = std::str::from_utf8(row).ok()?;
     let (members, wrong) = members(text);
     if wrong.is_some() {
@@ -447,7 +471,7 @@ pub fn with_values_gone(row: &[u8], mut filler: impl FnMut(&mut [u8])) -> Option
             [first, within @ .., last] => {
                 *first = b'"';
                 *last = b'"';
-                filler(within);
+                within.iter_mut().for_each(&mut fill);
             }
             [one] => *one = b'0',
             [] => {}

@@ -102,6 +102,7 @@ impl Parser {
                 }
             }
             match (&parser.header, parser.any_row) {
+                (None, _) if parser.reading.form() == RowForm::Ndjson => Err(ndjson::empty(parser.line)),
                 (None, _) => Err(HeaderError::Empty),
                 (Some(_), false) if parser.one_line => Err(HeaderError::Mistaken {
                     line: parser.line.saturating_sub(1),
@@ -187,9 +188,18 @@ impl Parser {
             self.ahead.extend_from_slice(rest);
         }
         if self.header.is_none() && certain > HEADER_BYTES_MAX {
-            return Err(too_long(self.line, &self.held));
+            return Err(self.too_long(self.line, &self.held));
         }
         Ok(())
+    }
+
+    /// The error for a first line that is too long. Such a body is perhaps no batch file at all.
+    fn too_long(&self, line: u32, begun: &[u8]) -> HeaderError {
+        match Mistaken::of(begun) {
+            None | Some(Mistaken::Json) if self.reading.form() == RowForm::Ndjson => ndjson::too_long(line),
+            None => HeaderError::TooLong { line },
+            Some(what) => HeaderError::Mistaken { line, what },
+        }
     }
 
     fn hold(&mut self, bytes: &[u8]) {
@@ -234,7 +244,7 @@ impl Parser {
         self.offset = offset.saturating_add(saturated(len));
         let Some(header) = &self.header else {
             if len > HEADER_BYTES_MAX {
-                return Err(too_long(line, row));
+                return Err(self.too_long(line, row));
             }
             if blank(row) {
                 return Ok(());
@@ -274,11 +284,6 @@ impl Parser {
         each(Row { line, offset, len: saturated(len), sent: row, content });
         Ok(())
     }
-}
-
-/// The error for a header that is too long. Such a body is perhaps no batch file at all.
-fn too_long(line: u32, begun: &[u8]) -> HeaderError {
-    Mistaken::of(begun).map_or(HeaderError::TooLong { line }, |what| HeaderError::Mistaken { line, what })
 }
 
 /// Reads a body by today's rules, with the default list of blocked ids.

@@ -52,7 +52,7 @@ impl Intake {
             *rows += 1;
             index.add(&row, empty_values);
         })?;
-        Ok(())
+        self.check_attributes()
     }
 
     /// No more bytes come.
@@ -68,9 +68,10 @@ impl Intake {
     /// Refuses a file with more attributes than the outcomes of a batch with a time can tell apart.
     pub(in crate::engine) fn check_attributes(&self) -> Result<(), EngineError> {
         let attributes = self.parser.header().map_or(0, |header| header.names().len());
+        let line = self.parser.header_place().map_or(1, |(place, _)| place.line);
         if self.rules.as_of.is_some() && attributes > AS_OF_ATTRIBUTES_MAX {
             return Err(EngineError::BadBatch(format!(
-                "line 1: a batch with a time (asOf) has at most {AS_OF_ATTRIBUTES_MAX} attributes, and this one has \
+                "line {line}: a batch with a time (asOf) has at most {AS_OF_ATTRIBUTES_MAX} attributes, and this one has \
                  {attributes}: send its columns as two batches with the same time"
             )));
         }

@@ -371,6 +371,7 @@ fn take_in(
                 return Err(EngineError::AsAdobe { says: "Unexpected error", why });
             }
             intake.end().map_err(|error| refused(error, reading))?;
+            // The first line may be the last one.
             intake.check_attributes()?;
         } else {
             shared.disk_space.for_writes()?;

@@ -40,7 +40,7 @@ use tokio::sync::watch;
 /// How much of the journal is read at once.
 const PIECE_BYTES: usize = 256 << 10;
 /// The line of a batch file's header: whoever has had this much of a batch has had none of its rows.
-const HEADER_LINE: u32 = 1;
+const HEADER_LINE: u32 = 0;
 /// A seq that lies further ahead of the clock is one of another daemon.
 const AHEAD_MAX: Duration = Duration::from_secs(5);
 

@@ -14,7 +14,7 @@ use crate::batch::outcomes_file::{Failure, RowOutcome, StoredOutcomes};
 use crate::batch::progress::Known;
 use crate::batch::queue::CountedSo;
 use crate::batch::remarks::Remarks;
-use crate::batch::rows::{each_piece, each_row, read_header, read_header_sent, read_row};
+use crate::batch::rows::{each_piece, each_row, read_header_at, read_header_sent, read_row};
 use crate::batch::spool::SpoolFile;
 use crate::engine::error::EngineError;
 use crate::engine::gates::{Slot, Who};
@@ -62,6 +62,8 @@ pub struct Report {
     accepted: Arc<Accepted>,
     /// The first line of its file.
     header: Header,
+    /// The byte at which that begins.
+    header_at: u32,
     file: File,
     /// Whether rows of its file were ever overwritten.
     overwritten: bool,
@@ -227,9 +229,11 @@ impl Report {
             shared.spool.verify(name, &sum).map_err(|error| lost(&accepted, error))?;
         }
         let file = File::open(shared.spool.rows_path(name)).map_err(|error| lost(&accepted, error))?;
-        let header = read_header(&file, &accepted.rules.reading).map_err(|error| lost(&accepted, error))?;
+        let placed = read_header_at(&file, &accepted.rules.reading);
+        let (header, header_at) = placed.map_err(|error| lost(&accepted, error))?;
         let overwritten = shared.spool.overwritten_path(name).exists();
-        Ok(Self { shared, accepted, header, file, overwritten, overwritings, _upload: None, place })
+        let _upload = None;
+        Ok(Self { shared, accepted, header, header_at, file, overwritten, overwritings, _upload, place })
     }
 
     /// Its place among the reports. Whoever waits for the client notes that on the place, and ends the answer when asked to
@@ -285,8 +289,8 @@ impl Report {
             return Ok(());
         }
         let mut ended = false;
-        let read = self.stored(Outcome::Failed, None, |_, row| {
-            let erased = self.overwritten && reads_erased(header.reading(), row);
+        let read = self.stored(Outcome::Failed, None, |stored, row| {
+            let erased = self.reads_erased(stored.offset, row);
             if !erased {
                 ended = each(row).is_break() || (!row.ends_with(b"\n") && each(b"\n").is_break());
             }
@@ -305,8 +309,9 @@ impl Report {
     ) -> Result<Self, EngineError> {
         let file = File::open(upload.path()).map_err(|error| lost(&accepted, error))?;
         let overwritings = shared.spool.overwritings();
-        let overwritten = false;
-        Ok(Self { shared, accepted, header, file, overwritten, overwritings, _upload: Some(upload), place })
+        // Nothing of it was ever overwritten, so nobody asks where its first line is.
+        let (overwritten, header_at, _upload) = (false, 0, Some(upload));
+        Ok(Self { shared, accepted, header, header_at, file, overwritten, overwritings, _upload, place })
     }
 
     /// The first line of the file.
@@ -336,7 +341,7 @@ impl Report {
         mut each: impl FnMut(&Row<'_>, Option<RowOutcome>, bool) -> io::Result<ControlFlow<()>>,
     ) -> Result<(), EngineError> {
         let read = self.in_the_file(from, |row, outcome| {
-            let told = each(row, outcome, self.overwritten && reads_erased(self.header.reading(), row.sent))?;
+            let told = each(row, outcome, self.reads_erased(row.offset, row.sent))?;
             // The row was parsed with the rest of its piece, before it was looked at.
             self.still()?;
             Ok(told)
@@ -451,7 +456,7 @@ impl Report {
 
     fn row_of(&self, place: RowPlace, row: &[u8], became: RowOutcome) -> ReportedRow {
         let outcome = became.outcome;
-        if self.overwritten && reads_erased(self.header.reading(), row) {
+        if self.reads_erased(place.offset, row) {
             let message = format!("line {}: the visitor was erased, and the row with it", place.line);
             return ReportedRow { place, id: None, outcome, reason: Some("erased"), message: Some(message) };
         }
@@ -463,6 +468,11 @@ impl Report {
             reason: became.reason(),
             message: became.explain(header, row),
         }
+    }
+
+    /// Whether an erasure has overwritten the row at this place.
+    fn reads_erased(&self, offset: u32, row: &[u8]) -> bool {
+        self.overwritten && reads_erased(self.header.reading(), row, offset == self.header_at)
     }
 
     /// An error if the read must not go on.

@@ -2,7 +2,7 @@
 //! do all line numbers. An overwritten row reads `erased`.
 
 use crate::batch::accepted::Accepted;
-use crate::batch::csv::{Header, HeaderError, Parser, loose_texts, with_values_gone};
+use crate::batch::csv::{Header, HeaderError, Parser, any_loose_text, with_values_gone};
 use crate::batch::queue::Batches;
 use crate::batch::spool::Spool;
 use crate::model::batch::{RowForm, RowReading};
@@ -116,17 +116,17 @@ fn names_one(header: &Header, row: &[u8], gone: &impl Fn(&str) -> bool) -> bool 
             .any(|id| gone(id) || id.split_once('.').is_some_and(|(id, _)| gone(id)))
     };
     if header.reading().form() == RowForm::Ndjson {
-        return loose_texts(row).iter().any(|text| is_gone(text));
+        return header.id_of(row).is_some_and(|id| is_gone(&id)) || any_loose_text(row, is_gone);
     }
     let first = row.split(|byte| matches!(byte, b',' | b'\n' | b'\r')).next().unwrap_or_default();
     let text = String::from_utf8_lossy(first).trim_matches(' ').trim_matches('"').replace('+', " ");
     is_gone(&percent_encoding::percent_decode_str(&text).decode_utf8_lossy())
 }
 
-/// Whether this row was overwritten.
-pub fn reads_erased(reading: &RowReading, row: &[u8]) -> bool {
+/// Whether this row was overwritten. `is_first` says whether it is the first line of its file.
+pub fn reads_erased(reading: &RowReading, row: &[u8], is_first: bool) -> bool {
     if reading.form() == RowForm::Ndjson {
-        return filler_of(reading, row, false) == row || filler_of(reading, row, true) == row;
+        return filler_of(reading, row, is_first) == row;
     }
     let says_something = row.iter().any(|byte| !is_structure(*byte));
     says_something && (filler(row) == row || earlier_filler(row).is_some_and(|filler| filler == row))
@@ -138,15 +138,12 @@ fn filler_of(reading: &RowReading, row: &[u8], is_first: bool) -> Vec<u8> {
         RowForm::Csv => filler(row),
         RowForm::Ndjson => {
             let mut word = FILLER.iter();
-            let mut fill = |bytes: &mut [u8]| {
-                for byte in bytes.iter_mut().filter(|byte| !matches!(byte, b'\n' | b'\r')) {
-                    *byte = *word.next().unwrap_or(&b' ');
-                }
-            };
+            let mut fill = |byte: &mut u8| *byte = *word.next().unwrap_or(&b' ');
+            // Within a value a carriage return is no line end, and must not stay: there it would be no JSON.
             let named = if is_first { with_values_gone(row, &mut fill) } else { None };
             named.unwrap_or_else(|| {
                 let mut filled = row.to_vec();
-                fill(&mut filled);
+                filled.iter_mut().filter(|byte| !matches!(byte, b'\n' | b'\r')).for_each(fill);
                 filled
             })
         }
@@ -205,7 +202,7 @@ mod tests {
     use std::collections::HashSet;
 
     fn reads_erased_now(row: &[u8]) -> bool {
-        reads_erased(&RowReading::default(), row)
+        reads_erased(&RowReading::default(), row, false)
     }
 
     /// What a file of pcId rows is once `gone` is erased, by the write after so many, and how many rows went.
@@ -262,8 +259,9 @@ mod tests {
         assert_eq!(overwrite_rows(&spool, &batch.accepted, &erased).unwrap(), 0, "nothing is left");
         let left = std::fs::read_to_string(spool.rows_path(7)).unwrap();
         assert_eq!(left.len(), file.len());
-        let is_erased = |line: &&str| reads_erased(&reading, line.as_bytes());
-        assert_eq!(left.split_inclusive('\n').filter(is_erased).count(), overwritten, "{left}");
+        let lines = left.split_inclusive('\n').enumerate();
+        let erased = lines.filter(|(line, row)| reads_erased(&reading, row.as_bytes(), *line == 0));
+        assert_eq!(erased.count(), overwritten, "{left}");
         // What is left is read by the same names.
         let mut parser = Parser::new(&reading);
         parser.push(left.as_bytes(), |_| ()).and_then(|()| parser.finish(|_| ()).map(drop)).unwrap();
@@ -288,6 +286,11 @@ mod tests {
             (format!("{stays}\n{{\"pcId\":\"1\",\"secret\":3}}\n"), format!("{stays}\nerased\n")),
             (format!("{stays}\n{{\"pcId\":\"\\u0031.28_0\",\"a\n"), format!("{stays}\nerased\n")),
             (format!("{stays}\n{{\"pcId\": 1 oops\n"), format!("{stays}\nerased\n")),
+            // A carriage return may stand within a value.
+            (
+                format!("{{\"pcId\":\"1\",\"a\":[7,\r8]}}\n{stays}\n"),
+                format!("{{\"pcId\":\"e\",\"a\":\"rase\"}}\n{stays}\n"),
+            ),
         ] {
             let (left, overwritten) = after_in_ndjson(&file, "1");
             let lines: String = left.lines().map(|line| line.trim_end().to_owned() + "\n").collect();
@@ -295,6 +298,26 @@ mod tests {
                 (lines, overwritten),
                 (expected.clone(), file.lines().count() - expected.matches(stays).count())
             );
+        }
+    }
+
+    /// An id may have any character, and a failed row may write it by escapes.
+    #[test]
+    fn a_failed_row_of_ndjson_goes_whatever_its_id_is() {
+        let stays = r#"{"pcId":"2","a":3}"#;
+        for (id, written) in [("a\"b", r#"a\"b"#), ("a,b:c", "a,b:c"), ("é\\", r"\u00e9\\")] {
+            let file = format!("{stays}\n{{\"pcId\":\"{written}\",\"a\":[]}}\n");
+            let (left, overwritten) = after_in_ndjson(&file, id);
+            assert_eq!((left.lines().next(), overwritten), (Some(stays), 1), "{id}");
+        }
+    }
+
+    /// Only the first line keeps its names, so only there a line without values reads as erased.
+    #[test]
+    fn a_live_row_of_ndjson_does_not_read_as_erased() {
+        let reading = RowReading::of_form(RowForm::Ndjson, crate::model::blocked::BlockedIds::default());
+        for row in ["{}\n", "{\"pcId\":0,\"a\":\"\"}\n", "{\"pcId\":\"erased\"}"] {
+            assert!(!reads_erased(&reading, row.as_bytes(), false), "{row}");
         }
     }
 

@@ -49,6 +49,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
                 )
                 .switch("lines", "true: adds the line of the kept upload that set an attribute.")
                 .json::<Profile<'_>>("The visitor. Its ETag is the seq of its last write.")
+                .refusal("410")
                 .bears("200", "ETag", "The seq of its last write.")
         }),
     },

@@ -23,7 +23,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
     limits: CallLimits {
         body: BodyLimit::Bytes(1 << 10),
         rate: RateLimit::Free,
-        scarce: &[Scarce::Uploads, Scarce::Reports],
+        scarce: &[Scarce::Uploads, Scarce::Reports, Scarce::DryRuns],
     },
     handler: |call| Box::pin(undo(call)),
     describe: Some(|operation| {
@@ -36,7 +36,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
                 shapes::pattern("^[!-~]{1,255}$"),
                 "If the same key comes again within 24 hours, the first answer is given again, and no second batch is made.",
             );
-        accepts(described)
+        accepts(described).refusal("410")
     }),
 }];
 

@@ -202,6 +202,14 @@ impl Browser {
         self.must(&format!("element/{element}/click"), &json!({}));
     }
 
+    /// Clicks what leads to another page, and waits for that page: the one before may say the same.
+    #[track_caller]
+    pub(crate) fn follow(&self, css: &str) {
+        self.run("document.documentElement.dataset.before = 'yes'", json!([]));
+        self.click(css);
+        wait_for("another page", || self.text("html:not([data-before])"));
+    }
+
     /// Types into a field, or gives a file field a path.
     #[track_caller]
     pub(crate) fn fill(&self, css: &str, text: &str) {

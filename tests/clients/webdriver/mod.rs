@@ -115,7 +115,7 @@ fn calls_show_as_they_come_in_and_wait_while_the_page_is_paused() {
 
     // One visitor alone, by whatever id its calls bring.
     browser.fill("#id", "crm-3");
-    browser.click(".slim button");
+    browser.follow(".slim button");
     browser.wait_text("[data-said]", "Listening.");
     shop.daemon.mbox("demo", "mbox=home&mboxPC=pc4&profile.a=1");
     shop.daemon

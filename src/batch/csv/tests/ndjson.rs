@@ -104,8 +104,8 @@ fn a_line_fails_by_its_first_fault_and_no_other_does() {
         r#"{"thirdPartyId":"1","mbox3rdPartyId":"2","a":"x"}"#,
         "line 2: \"mbox3rdPartyId\" names the visitor a second time",
     );
-    check_row(r#"{"thirdPartyId":"1","a":"x","a":null}"#, "line 2: a name stands twice");
-    check_row(r#"{"thirdPartyId":"1","a":"x","b":"x","a":null}"#, "line 2: a name stands twice");
+    check_row(r#"{"thirdPartyId":"1","a":"x","a":null}"#, "line 2: \"a\" stands twice");
+    check_row(r#"{"thirdPartyId":"1","a":"x","b":"x","a":null}"#, "line 2: \"a\" stands twice");
     check_row(
         r#"{"thirdPartyId":"a+b","a":"x"}"#,
         "line 2: \"a+b\" is not a thirdPartyId: '+' is not allowed",
@@ -182,7 +182,9 @@ fn a_first_line_that_is_none_refuses_the_batch() {
     check_header("PK\u{3}\u{4}", &format!("line 1: {}", Mistaken::Zip));
     check(
         "",
-        &["the body is empty: its first line must begin with \"batch=pcId,\" or \"batch=thirdPartyId,\""],
+        &[
+            "line 1: the body is empty: each line is an object, such as {\"thirdPartyId\":\"crm-1\",\"tier\":\"gold\"}",
+        ],
     );
     check(
         "{\"batch\":\"pcId\",\"attributes\":[\"a\"]}\n",
