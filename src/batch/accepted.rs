@@ -5,10 +5,14 @@
 
 use super::checksum::FileSum;
 use crate::journal::entry::{BatchAcceptedEntry, SentKeyEntry};
-use crate::model::batch::{BatchId, BatchRules, ConsecutiveV2, EmptyValues, IdempotencyKey, RowReading};
+use crate::model::author::Author;
+use crate::model::batch::{
+    BatchId, BatchName, BatchRules, ConsecutiveV2, EmptyValues, IdempotencyKey, RowReading,
+};
 use crate::model::id::{ClientCode, IdKind};
 use crate::model::profile::Source;
 use crate::model::seq::{Millis, Seq};
+use serde_bytes::ByteBuf;
 
 /// The name that the files of one upload share.
 pub type SpoolName = u64;
@@ -41,6 +45,10 @@ pub struct Accepted {
     pub rows: u64,
     /// The client's key for this sending, if it gave one.
     pub key: Option<SentKey>,
+    /// What its sender calls it, if they said it.
+    pub name: Option<BatchName>,
+    /// Who sent it.
+    pub by: Author,
 }
 
 impl Accepted {
@@ -82,6 +90,8 @@ impl Accepted {
             history_max: self.rules.history_max,
             as_of_ms: self.rules.as_of.map(|at| at.0),
             undoes: self.rules.undoes.map(Seq::get),
+            name: self.name.as_ref().map(|name| name.as_str().into()),
+            by: ByteBuf::from(self.by.to_bytes()),
         }
     }
 
@@ -112,6 +122,8 @@ impl Accepted {
             key: entry.key.and_then(|SentKeyEntry { key, bytes, crc32c }| {
                 Some(SentKey { key: IdempotencyKey::new(&key)?, sent: FileSum { bytes, crc32c } })
             }),
+            name: entry.name.as_deref().and_then(BatchName::new),
+            by: Author::from_bytes(&entry.by).unwrap_or_default(),
         })
     }
 }

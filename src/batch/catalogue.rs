@@ -458,6 +458,7 @@ fn write_anew(
 mod tests {
     use super::*;
     use crate::model::batch::Counts;
+    use serde_bytes::ByteBuf;
 
     fn complete(seq: u64) -> Record {
         let accepted = BatchAcceptedEntry {
@@ -480,6 +481,8 @@ mod tests {
             history_max: 16,
             as_of_ms: Some(1_700_000_000_000),
             undoes: Some(3),
+            name: Some("nightly".into()),
+            by: ByteBuf::from(vec![0]),
         };
         let counts = Counts { updated: 3, ..Counts::default() };
         Record::Complete(Box::new(accepted), BatchCompletedEntry { seq, counts, at_ms: seq, store_reach: 0 })
@@ -496,6 +499,7 @@ mod tests {
         let Record::Complete(mut expected, end) = complete(7) else { panic!("no batch") };
         (expected.reading, expected.blocked_ids) = (0, None);
         (expected.history_max, expected.as_of_ms, expected.undoes) = (0, None, None);
+        (expected.name, expected.by) = (None, ByteBuf::new());
         assert_eq!(decode(&record).unwrap(), Record::Complete(expected, end));
         let forgotten = bytes("0101010464656d6f07");
         assert_eq!(decode(&forgotten).unwrap(), Record::Forgotten(vec![("demo".into(), 7)]));
@@ -508,6 +512,7 @@ mod tests {
         bytes.extend(b"\x01\x01\x01\x04void\x07\x03\0\0\0\0\x07\0");
         let Record::Complete(mut expected, end) = complete(7) else { panic!("no batch") };
         (expected.history_max, expected.as_of_ms, expected.undoes) = (0, None, None);
+        (expected.name, expected.by) = (None, ByteBuf::new());
         assert_eq!(decode(&bytes).unwrap(), Record::Complete(expected, end));
     }
 

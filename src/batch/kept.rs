@@ -1,11 +1,12 @@
 //! The complete batches that are kept, in memory: what a status shows, and what it takes to find their files.
 //!
-//! Promises: a batch takes 72 bytes, and each client a little. Finding, adding and removing a batch costs the same however
+//! Promises: a batch takes 72 bytes, and its name if it has one, and each client a little. Finding, adding and removing a batch costs the same however
 //! many are kept. A client's totals are known without looking at its batches.
 
 use super::accepted::Accepted;
 use super::progress::{Known, Progress};
-use crate::model::batch::{BatchId, BatchRules, Counts, Outcome};
+use crate::model::author::Author;
+use crate::model::batch::{BatchId, BatchName, BatchRules, Counts, Outcome};
 use crate::model::id::{ClientCode, IdKind};
 use crate::model::seq::{Millis, Seq};
 use std::collections::{BTreeMap, HashMap};
@@ -20,6 +21,7 @@ pub(super) struct Kept {
     clients: BTreeMap<ClientCode, OfClient>,
     /// The different rules that batches came with. There are few, because rules follow from the settings.
     shapes: Vec<Shape>,
+    authors: Authors,
     own: HashMap<BatchId, Own>,
 }
 
@@ -31,11 +33,51 @@ struct Shape {
     key_kind: IdKind,
 }
 
-/// What few batches have: the time that their values are of, and the batch that they undo.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// What few batches have: the time that their values are of, the batch that they undo, and a name.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Own {
     as_of: Option<Millis>,
     undoes: Option<Seq>,
+    name: Option<BatchName>,
+}
+
+/// Who sent the batches: mostly few. An author whose last batch goes makes room for another.
+#[derive(Debug, Default)]
+struct Authors {
+    /// By number: who, and how many batches are theirs.
+    numbered: Vec<(Author, u32)>,
+    numbers: HashMap<Author, u32>,
+    free: Vec<u32>,
+}
+
+impl Authors {
+    /// Notes one more batch of this author's. Gives the author's number.
+    fn add(&mut self, author: Author) -> u32 {
+        let number = *self.numbers.entry(author).or_insert_with(|| {
+            self.free.pop().unwrap_or_else(|| {
+                self.numbered.push((author, 0));
+                narrow(self.numbered.len() as u64 - 1)
+            })
+        });
+        if let Some(entry) = self.numbered.get_mut(number as usize) {
+            *entry = (author, entry.1 + 1);
+        }
+        number
+    }
+
+    fn get(&self, number: u32) -> Author {
+        self.numbered.get(number as usize).map(|(author, _)| *author).unwrap_or_default()
+    }
+
+    /// A batch of this author's goes.
+    fn release(&mut self, number: u32) {
+        let Some((author, batches)) = self.numbered.get_mut(number as usize) else { return };
+        *batches = batches.saturating_sub(1);
+        if *batches == 0 {
+            self.numbers.remove(author);
+            self.free.push(number);
+        }
+    }
 }
 
 /// One client's batches.
@@ -70,6 +112,7 @@ struct Slot {
     rows: u32,
     counts: [u32; 5],
     shape: u32,
+    author: u32,
 }
 
 impl Kept {
@@ -85,6 +128,7 @@ impl Kept {
         if known.is_none() {
             self.shapes.push(shape);
         }
+        let author = self.authors.add(accepted.by);
         let slot = Slot {
             seq: accepted.id.seq,
             at,
@@ -94,8 +138,10 @@ impl Kept {
             rows: narrow(accepted.rows),
             counts: Outcome::ALL.map(|outcome| narrow(counts.of(outcome))),
             shape: narrow(number as u64),
+            author,
         };
-        let own = Own { as_of: accepted.rules.as_of, undoes: accepted.rules.undoes };
+        let BatchRules { as_of, undoes, .. } = accepted.rules;
+        let own = Own { as_of, undoes, name: accepted.name.clone() };
         if own != Own::default() {
             self.own.insert(accepted.id.clone(), own);
         }
@@ -110,6 +156,7 @@ impl Kept {
             self.clients.remove(&id.client);
         }
         let known = self.known(&id.client, slot);
+        self.authors.release(slot.author);
         self.own.remove(id);
         known
     }
@@ -165,7 +212,7 @@ impl Kept {
     fn known(&self, client: &ClientCode, slot: Slot) -> Option<Known> {
         let Shape { rules, key_kind } = self.shapes.get(slot.shape as usize)?;
         let id = BatchId { client: client.clone(), seq: slot.seq };
-        let own = self.own.get(&id).copied().unwrap_or_default();
+        let own = self.own.get(&id).cloned().unwrap_or_default();
         let accepted = Accepted {
             id,
             rules: BatchRules { seq: slot.seq, as_of: own.as_of, undoes: own.undoes, ..rules.clone() },
@@ -175,6 +222,8 @@ impl Kept {
             crc32c: slot.crc32c,
             rows: slot.rows.into(),
             key: None,
+            name: own.name,
+            by: self.authors.get(slot.author),
         };
         let progress = Progress::of(&accepted);
         progress.complete(slot.counts(), slot.at);
@@ -257,6 +306,7 @@ fn narrow(number: u64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::author::TokenId;
     use crate::model::batch::{ConsecutiveV2, EmptyValues, RowReading};
     use crate::model::blocked::BlockedIds;
     use crate::model::profile::Source;
@@ -289,6 +339,8 @@ mod tests {
             crc32c: Some(3),
             rows: 2,
             key: None,
+            name: seq.get().is_multiple_of(11).then(|| BatchName::new("nightly").unwrap()),
+            by: Author { token: TokenId::new(&format!("{:x}", seq.get() % 4)), address: None },
         }
     }
 

@@ -13,10 +13,11 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::sleep;
 
 use super::args::{Remote, block_on, parse_client};
+use super::author::AuthorView;
 use super::client::{Client, FileBody, encoded};
 use super::error::CliError;
 use super::terminal::{columns, print_json, say, short_time, shown, table};
-use crate::model::batch::{BatchState, Counts, Outcome, RowForm};
+use crate::model::batch::{BATCH_NAME_CHARS_MAX, BatchName, BatchState, Counts, Outcome, RowForm};
 use crate::model::id::ClientCode;
 use crate::model::seq::Millis;
 
@@ -26,6 +27,8 @@ const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(20), Duration::fr
 /// The columns of a list with the status and with the failed rows.
 const STATUS_COLUMN: usize = 1;
 const FAILED_COLUMN: usize = 4;
+/// How much of a batch's name a list shows.
+const NAME_CHARS_SHOWN: usize = 26;
 
 /// The commands.
 #[derive(Debug, Subcommand)]
@@ -96,6 +99,15 @@ fn parse_time(text: &str) -> Result<Millis, String> {
     Millis::parse(text).ok_or_else(wrong)
 }
 
+fn parse_name(text: &str) -> Result<BatchName, String> {
+    let wrong = || {
+        format!(
+            "write 1 to {BATCH_NAME_CHARS_MAX} characters, no control characters, and no space at the ends"
+        )
+    };
+    BatchName::new(text).ok_or_else(wrong)
+}
+
 /// Posts a file.
 #[derive(Debug, Args)]
 pub(super) struct Post {
@@ -123,6 +135,9 @@ pub(super) struct Post {
     /// The time that the values are of, such as 2026-11-27T02:00:00Z: what was written later is left alone
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     as_of: Option<Millis>,
+    /// What to call the batch, for people. By default it has the file's name
+    #[arg(long, value_name = "NAME", value_parser = parse_name)]
+    name: Option<BatchName>,
     /// Name this sending: sent again within 24 hours, the same file is not taken a second time
     #[arg(long, value_name = "KEY", conflicts_with = "dry_run")]
     idempotency_key: Option<String>,
@@ -145,6 +160,7 @@ impl Post {
             fail_on: vec![],
             empty_values: EmptyCells::Ignore,
             as_of: None,
+            name: None,
             idempotency_key: None,
             dry_run: false,
             remote,
@@ -159,18 +175,26 @@ impl Post {
     fn path(&self) -> String {
         let empty = self.empty_values.name();
         let as_of = self.as_of.map_or(String::new(), |as_of| format!("&asOf={}", as_of.0));
-        format!("{}&emptyValues={empty}{as_of}", call(&self.client, self.form(), self.v1))
+        let name = self.name.clone().or_else(|| name_of(&self.file));
+        let path = call(&self.client, self.form(), self.v1, name.as_ref());
+        format!("{path}&emptyValues={empty}{as_of}")
     }
 }
 
+/// The name that a batch has from its file.
+pub(super) fn name_of(file: &Path) -> Option<BatchName> {
+    file.file_name().and_then(|name| BatchName::new(name.to_str()?)).filter(|name| name.as_str() != "-")
+}
+
 /// The path of the call that takes rows in this form, with its query. Only our own takes NDJSON; earlier daemons do not have it.
-pub(super) fn call(client: &ClientCode, form: RowForm, v1: bool) -> String {
+pub(super) fn call(client: &ClientCode, form: RowForm, v1: bool, name: Option<&BatchName>) -> String {
+    let name = name.map_or(String::new(), |name| format!("&name={}", encoded(name.as_str())));
     match (form, v1) {
-        (RowForm::Csv, true) => format!("/m2/{client}/profile/batchUpdate?"),
-        (RowForm::Csv, false) => format!("/m2/{client}/v2/profile/batchUpdate?"),
+        (RowForm::Csv, true) => format!("/m2/{client}/profile/batchUpdate?{name}"),
+        (RowForm::Csv, false) => format!("/m2/{client}/v2/profile/batchUpdate?{name}"),
         (RowForm::Ndjson, _) => {
             let version = if v1 { "v1" } else { "v2" };
-            format!("/api/v1/batches?client={}&version={version}", encoded(client.as_str()))
+            format!("/api/v1/batches?client={}&version={version}{name}", encoded(client.as_str()))
         }
     }
 }
@@ -282,6 +306,10 @@ pub(super) struct BatchView {
     reason: Option<String>,
     #[serde(default)]
     undoes: Option<String>,
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    by: Option<AuthorView>,
 }
 
 fn csv() -> String {
@@ -439,6 +467,12 @@ async fn status(command: Status) -> Result<(), CliError> {
         return print_json(&batch);
     }
     say(summary(&batch));
+    let name = batch.name.as_ref().map(|name| format!("named {name}"));
+    let by = batch.by.as_ref().map(|by| format!("sent by {}", by.words()));
+    let known: Vec<String> = name.into_iter().chain(by).collect();
+    if !known.is_empty() {
+        say(shown(&known.join(", ")));
+    }
     Ok(())
 }
 
@@ -583,7 +617,8 @@ async fn list(command: List) -> Result<(), CliError> {
     for batch in &list.batches {
         let counts = [batch.rows, batch.counts.not_found, batch.counts.failed]
             .map(|count| HumanCount(count).to_string());
-        let mut line = vec![batch.batch_id.clone(), batch.status.clone()];
+        let name = batch.name.iter().map(|name| format!("\n  {}", shortened(name)));
+        let mut line = vec![name.fold(batch.batch_id.clone(), |id, name| id + &name), batch.status.clone()];
         line.extend(counts);
         line.push(short_time(&batch.accepted_at));
         let of_status = match batch.state() {
@@ -594,7 +629,8 @@ async fn list(command: List) -> Result<(), CliError> {
         let cell = |(n, text): (usize, &String)| match n {
             STATUS_COLUMN => Cell::new(shown(text)).fg(of_status),
             FAILED_COLUMN if batch.counts.failed > 0 => Cell::new(shown(text)).fg(Color::Red),
-            _ => Cell::new(shown(text)),
+            // A line each for its id and its name.
+            _ => Cell::new(text.split('\n').map(shown).collect::<Vec<_>>().join("\n")),
         };
         lines.add_row(line.iter().enumerate().map(cell));
     }
@@ -663,6 +699,14 @@ pub(super) async fn wait(client: &Client, id: &str) -> Result<BatchView, CliErro
             }
         }
         pause = ASK_AGAIN.1.min(pause * 2);
+    }
+}
+
+/// As much of a batch's name as fits under its id.
+fn shortened(name: &str) -> String {
+    match name.char_indices().nth(NAME_CHARS_SHOWN) {
+        Some((at, _)) => format!("{}…", name.get(..at).unwrap_or_default()),
+        None => name.to_owned(),
     }
 }
 

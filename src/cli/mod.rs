@@ -4,6 +4,7 @@
 //! done, 1 for failed, and 2 for wrong usage. An error says what would be right.
 
 mod args;
+mod author;
 mod batch;
 mod changes;
 mod client;

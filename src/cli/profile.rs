@@ -7,6 +7,7 @@ use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::args::{By, Remote, block_on, parse_client};
+use super::author::AuthorView;
 use super::client::{Client, encoded};
 use super::error::CliError;
 use super::terminal::{print_json, say, shown, table};
@@ -145,6 +146,8 @@ pub(super) struct AttributeView {
     line: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     as_of: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    by: Option<AuthorView>,
 }
 
 async fn get(command: Get) -> Result<(), CliError> {
@@ -181,6 +184,9 @@ struct ChangeView {
     source: String,
     modified_at: String,
     batch_id: Option<String>,
+    /// Earlier daemons do not say it.
+    #[serde(default)]
+    by: Option<AuthorView>,
 }
 
 async fn history(command: History) -> Result<(), CliError> {
@@ -198,13 +204,17 @@ async fn history(command: History) -> Result<(), CliError> {
     for change in &history.changes {
         let none = || "-".to_owned();
         let (before, after) = (change.before.clone(), change.after.clone());
-        let by = change.batch_id.as_ref().unwrap_or(&change.source);
+        let what = change.batch_id.as_ref().unwrap_or(&change.source);
+        let by = match &change.by {
+            Some(by) => format!("{what}, {}", by.words()),
+            None => what.clone(),
+        };
         let cells = [
             &change.modified_at,
             &change.attribute,
             &before.unwrap_or_else(none),
             &after.unwrap_or_else(none),
-            by,
+            &by,
         ];
         lines.add_row(cells.map(|cell| shown(cell)));
     }
@@ -342,7 +352,11 @@ pub(super) fn in_words(visitor: &ProfileView) -> String {
             (Some(batch), None) => batch.clone(),
             (None, _) => String::new(),
         };
-        let AttributeView { value, source, seq, modified_at, as_of, .. } = attribute;
+        let AttributeView { value, source, seq, modified_at, as_of, by, .. } = attribute;
+        let source = match by {
+            Some(by) => &format!("{source}, {}", by.words()),
+            None => source,
+        };
         let when = match as_of {
             Some(as_of) => format!("{modified_at}, of {as_of}"),
             None => modified_at.clone(),

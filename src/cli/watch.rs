@@ -29,7 +29,17 @@ use crate::model::batch::Outcome;
 use crate::model::id::ClientCode;
 
 /// How the names of batch files end.
-const ENDINGS: [&str; 6] = [".csv", ".csv.gz", ".csv.zst", ".ndjson", ".ndjson.gz", ".ndjson.zst"];
+const ENDINGS: [&str; 9] = [
+    ".csv",
+    ".csv.gz",
+    ".csv.zst",
+    ".ndjson",
+    ".ndjson.gz",
+    ".ndjson.zst",
+    ".jsonl",
+    ".jsonl.gz",
+    ".jsonl.zst",
+];
 /// How long it takes until a file is tried again that the daemon did not take: at first, and at most.
 const AGAIN_FIRST: Duration = Duration::from_secs(1);
 const AGAIN_MAX: Duration = Duration::from_secs(60);
@@ -164,7 +174,7 @@ impl Watch {
 
     /// Posts a file, waits until its batch is complete, and moves it with what became of its rows.
     async fn attempt(&self, client: &Client, path: &Path, stamp: Stamp) -> Result<(), Unfinished> {
-        let call = batch::call(&self.client, batch::form_of(path), false);
+        let call = batch::call(&self.client, batch::form_of(path), false, batch::name_of(path).as_ref());
         let body = file_body(path).await.and_then(|body| body.keyed(&key(path, stamp)));
         let complete = match try_send(client, &call, body.map_err(Unfinished::waits)?).await {
             Ok(id) => wait(client, &id).await.map_err(Unfinished::waits)?,

@@ -49,6 +49,7 @@ mod vitals;
 
 use crate::clock::GuardedClock;
 use crate::config::Config;
+use crate::model::author::Author;
 pub use crate::model::batch::BatchState;
 use crate::model::batch::{BatchId, Outcome};
 use crate::model::blocked::BlockedIds;
@@ -77,7 +78,7 @@ use start::{BroughtUp, Running};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 pub use types::{
-    BatchStatus, BatchTerms, BatchVersion, CallIds, Readiness, SingleUpdate, SiteCall, Visitor,
+    BatchSending, BatchStatus, BatchTerms, BatchVersion, CallIds, Readiness, SingleUpdate, SiteCall, Visitor,
     VisitorAttribute, VisitorChange, VisitorHistory, Written,
 };
 pub use upkeep::peer_snapshot::PeerSnapshot;
@@ -140,7 +141,8 @@ impl Engine {
 
     /// Writes what a single update brings.
     pub async fn update(&self, update: SingleUpdate) -> Result<Written, EngineError> {
-        self.write_visitor(update.client, update.id, VisitorWrite::Set(update.attributes)).await
+        let SingleUpdate { client, id, attributes, by } = update;
+        self.write_visitor(client, id, VisitorWrite::Set(attributes), by).await
     }
 
     /// Writes to one visitor, if it is known. An erasure stands in the list of erasures before it is answered.
@@ -149,9 +151,10 @@ impl Engine {
         client: ClientCode,
         id: VisitorId,
         write: VisitorWrite,
+        by: Author,
     ) -> Result<Written, EngineError> {
         let rules = self.write_rules(&client)?;
-        match self.0.commit.ask(Request::Visitor(client, id, write, rules)).await? {
+        match self.0.commit.ask(Request::Visitor(client, id, write, by, rules)).await? {
             Answer::Erased(written, keys) => {
                 self.0.upkeep.list_erasure(written.seq, keys).await?;
                 Ok(written)

@@ -2,7 +2,11 @@
 //!
 //! Promises: these are plain values. None of them locks, waits or does I/O.
 
+use crate::batch::accepted::Accepted;
 use crate::batch::progress::Known;
+use crate::model::author::Author;
+use crate::model::batch::BatchName;
+use crate::model::batch::IdempotencyKey;
 use crate::model::batch::{BatchId, BatchState, Counts, EmptyValues, RowForm};
 use crate::model::id::{ClientCode, IdKind, Key, VisitorId};
 use crate::model::profile::Source;
@@ -66,6 +70,8 @@ pub struct SingleUpdate {
     pub id: VisitorId,
     /// `profile.*`, without the prefix, in the order sent.
     pub attributes: Vec<(String, String)>,
+    /// Who made the call.
+    pub by: Author,
 }
 
 /// A write that is durable and readable.
@@ -95,6 +101,8 @@ pub struct VisitorAttribute {
     pub source: Source,
     /// The time that the value is of, if its batch said one.
     pub as_of: Option<Millis>,
+    /// Who made that write.
+    pub by: Author,
 }
 
 /// A visitor as a lookup shows it.
@@ -146,6 +154,8 @@ pub struct VisitorChange {
     pub seq: Seq,
     /// Where that write came from.
     pub source: Source,
+    /// Who made that write.
+    pub by: Author,
 }
 
 /// Which call a batch came by.
@@ -166,6 +176,25 @@ pub struct BatchTerms {
     pub empty_values: EmptyValues,
     /// The time that its values are of (R4). `None`: they are as new as the batch.
     pub as_of: Option<Millis>,
+}
+
+/// What the sender of a batch says of it, beside its rows, and who that is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BatchSending {
+    /// The `Idempotency-Key`, if there is one.
+    pub key: Option<IdempotencyKey>,
+    /// What the sender calls the batch, if they call it anything.
+    pub name: Option<BatchName>,
+    /// Who sends it.
+    pub by: Author,
+}
+
+impl BatchSending {
+    /// What was said of a batch that is accepted.
+    pub(in crate::engine) fn of(accepted: &Accepted) -> Self {
+        let key = accepted.key.as_ref().map(|sent| sent.key.clone());
+        Self { key, name: accepted.name.clone(), by: accepted.by }
+    }
 }
 
 /// A batch and its progress.
@@ -197,6 +226,10 @@ pub struct BatchStatus {
     pub reason: Option<String>,
     /// The batch that it undoes, if it undoes one.
     pub undoes: Option<BatchId>,
+    /// What its sender calls it.
+    pub name: Option<BatchName>,
+    /// Who sent it.
+    pub by: Author,
 }
 
 /// Whether the daemon serves.
@@ -245,6 +278,8 @@ impl BatchStatus {
             estimated_end,
             reason: None,
             undoes: known.accepted.undone(),
+            name: known.accepted.name.clone(),
+            by: known.accepted.by,
         }
     }
 

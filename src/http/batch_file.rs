@@ -9,7 +9,10 @@ use super::operation::{Form, Operation, form};
 use super::request::{FORM, Params, Request};
 use super::response::{Answer, NDJSON};
 use super::shapes;
+use crate::engine::BatchSending;
 use crate::engine::{Announced, BatchTerms, BatchVersion, Upload};
+use crate::model::batch::BATCH_NAME_CHARS_MAX;
+use crate::model::batch::BatchName;
 use crate::model::batch::{EmptyValues, IdempotencyKey, KEY_CHARS_MAX, RowForm};
 use crate::model::id::ClientCode;
 use crate::model::seq::Millis;
@@ -69,6 +72,8 @@ pub(super) fn options(operation: Operation) -> Operation {
             shapes::time(),
             "The time that the values are of: RFC 3339, or milliseconds since 1970. What was written later is left alone.",
         )
+        .query("name", false, shapes::batch_name(), "What to call the batch, for people: a file's name, say.")
+        .header("X-Batch-Name", shapes::batch_name(), "The same as name, in ASCII.")
         .header("Profiled-As-Of", shapes::time(), "The same as asOf.")
         .header(
             "Idempotency-Key",
@@ -83,6 +88,8 @@ const ENCODINGS: &str = "gzip, zstd";
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// The answer's header that says that the batch was accepted when it was sent before.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+/// What its sender calls a batch.
+const BATCH_NAME: HeaderName = HeaderName::from_static("x-batch-name");
 /// The time that the values of a batch are of, for clients that cannot change the URL.
 const AS_OF: HeaderName = HeaderName::from_static("profiled-as-of");
 
@@ -137,8 +144,37 @@ pub(super) async fn take_in(
     Ok(upload)
 }
 
+/// What a call says of the batch beside its rows.
+pub(super) fn sending(request: &Request, query: &Params) -> Result<BatchSending, HttpError> {
+    let (key, name) = (idempotency_key(request)?, batch_name(request, query)?);
+    Ok(BatchSending { key, name, by: request.author() })
+}
+
+/// What the batch is called: `name=`, or the header `X-Batch-Name`.
+fn batch_name(request: &Request, query: &Params) -> Result<Option<BatchName>, HttpError> {
+    let in_header = request.has_header(&BATCH_NAME).then(|| request.header_text(&BATCH_NAME));
+    let in_header = in_header.map(|text| text.ok_or_else(|| wrong_name("X-Batch-Name"))).transpose()?;
+    let (by, text) = match (query.get("name"), in_header) {
+        (Some(one), Some(other)) if one != other => {
+            let why = format!("name is {one:?}, and X-Batch-Name is {other:?}: name the batch once");
+            return Err(HttpError::Wrong(why));
+        }
+        (Some(text), _) => ("name", text),
+        (None, Some(text)) => ("X-Batch-Name", text),
+        (None, None) => return Ok(None),
+    };
+    BatchName::new(text).map(Some).ok_or_else(|| wrong_name(by))
+}
+
+fn wrong_name(by: &str) -> HttpError {
+    HttpError::Wrong(format!(
+        "{by} is not right: the name of a batch has 1 to {BATCH_NAME_CHARS_MAX} characters, no control characters, and no space \
+         at its ends; in the header it is ASCII, and name= in the URL may be anything"
+    ))
+}
+
 /// The key of the request, if it has one.
-pub(super) fn idempotency_key(request: &Request) -> Result<Option<IdempotencyKey>, HttpError> {
+fn idempotency_key(request: &Request) -> Result<Option<IdempotencyKey>, HttpError> {
     if !request.has_header(&IDEMPOTENCY_KEY) {
         return Ok(None);
     }

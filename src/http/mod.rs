@@ -8,6 +8,7 @@
 mod adobe;
 mod auth;
 mod batch_file;
+mod by;
 mod caller;
 pub mod change_event;
 mod connection;

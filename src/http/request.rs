@@ -22,8 +22,10 @@ use crate::batch::encoding::Encoding;
 use crate::config::{Pace, Timeouts};
 use crate::engine::gates::{Slot, Who};
 use crate::engine::{Engine, EngineError};
+use crate::model::author::{Author, TokenId};
 use crate::model::id::{ClientCode, IdKind, VisitorId};
 use crate::model::profile::{NAME_CHARS_MAX, NAME_PREFIX, NameFault, attribute_name_fault};
+use crate::tokens::Token;
 
 /// The media type of a form.
 pub(super) const FORM: &str = "application/x-www-form-urlencoded";
@@ -36,6 +38,8 @@ pub(super) struct Request {
     id: String,
     local: SocketAddr,
     caller: Caller,
+    /// The token that let it in.
+    token: Option<TokenId>,
     /// What is noted of it for who listens to calls as they come in; none if nobody does.
     notes: Option<Box<Notes>>,
 }
@@ -55,7 +59,7 @@ impl Request {
         let ended = incoming.is_end_stream();
         let patience = Patience::new(timeouts.body());
         let body = Body { incoming, timeouts, patience, bodies_end, ended };
-        Self { head: hyper::Request::from_parts(head, ()), body, id, local, caller, notes: None }
+        Self { head: hyper::Request::from_parts(head, ()), body, id, local, caller, token: None, notes: None }
     }
 
     /// Somebody listens: notes are taken of it from now on.
@@ -84,6 +88,16 @@ impl Request {
     /// Who sent it.
     pub(super) fn caller(&self) -> &Caller {
         &self.caller
+    }
+
+    /// This token has let it in.
+    pub(super) fn let_in_by(&mut self, token: &Token) {
+        self.token = TokenId::new(&token.id);
+    }
+
+    /// Who makes the writes that it asks for.
+    pub(super) fn author(&self) -> Author {
+        Author { token: self.token, address: Some(self.caller.address) }
     }
 
     /// Who takes scarce places for it: the caller, for a client or for none.

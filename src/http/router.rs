@@ -17,6 +17,7 @@ use super::request::Request;
 use super::response::{Answer, Door, JSON, json, refusal};
 use super::{Front, adobe, cors, inspector, native, openapi, ops, seq, shapes};
 use crate::engine::EngineError;
+use crate::http::auth::Bearer;
 use crate::model::batch::BatchId;
 
 /// All endpoints, as the files list them that declare them.
@@ -172,6 +173,9 @@ impl<'a> Found<'a> {
             .map_err(|error| shut(front.count_failure(request.caller(), error)))?;
         let client = endpoint.client.find(front, request, &bearer, self.path)?;
         bearer.check(endpoint.access, client.as_ref()).map_err(shut)?;
+        if let Bearer::Token(token) = &bearer {
+            request.let_in_by(token);
+        }
         if let Some(client) = &client {
             request.note(|notes| notes.client(client));
         }

@@ -2,6 +2,7 @@
 //!
 //! A pattern has the plainest form that each call takes: a generator of requests that follows it is never refused for it.
 
+use crate::model::batch::BATCH_NAME_CHARS_MAX;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
 
 /// The characters that no id may have, for a pattern.
@@ -33,6 +34,15 @@ pub(super) fn seq_or_time() -> Schema {
 }
 
 const RFC_3339: &str = "^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$";
+
+/// What a batch is called.
+pub(super) fn batch_name() -> Schema {
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .pattern(Some("^[!-~]([ -~]*[!-~])?$"))
+        .max_length(Some(BATCH_NAME_CHARS_MAX))
+        .into()
+}
 
 /// One of these texts.
 pub(super) fn one_of(values: &[&str]) -> Schema {

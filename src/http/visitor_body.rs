@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
 use crate::engine::{Lines, Visitor, VisitorAttribute};
+use crate::http::by::By;
 use crate::model::batch::BatchId;
 use crate::model::id::IdKind;
 use crate::model::seq::{Millis, Seq};
+use crate::tokens::Tokens;
 
 /// A visitor, as a lookup and an export show it.
 #[derive(Serialize, ToSchema)]
@@ -44,14 +46,18 @@ struct AttributeOfVisitor<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, format = "date-time")]
     as_of: Option<String>,
+    /// Who made the write, or sent the batch. It is left out where a page wrote, or nobody knows it any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    by: Option<By>,
 }
 
 impl<'a> Profile<'a> {
-    pub(in crate::http) fn of(visitor: &'a Visitor) -> Self {
-        Self::with_lines(visitor, &Lines::new())
+    pub(in crate::http) fn of(visitor: &'a Visitor, tokens: &Tokens) -> Self {
+        Self::with_lines(visitor, &Lines::new(), tokens)
     }
 
-    pub(in crate::http) fn with_lines(visitor: &'a Visitor, lines: &Lines) -> Self {
+    pub(in crate::http) fn with_lines(visitor: &'a Visitor, lines: &Lines, tokens: &Tokens) -> Self {
         let ids = |kind| {
             let own = std::iter::once(&visitor.canonical);
             let all = visitor.linked.iter().chain(own).filter(move |id| id.kind() == kind);
@@ -70,14 +76,14 @@ impl<'a> Profile<'a> {
             attributes: visitor
                 .attributes
                 .iter()
-                .map(|it| (it.name.as_str(), AttributeOfVisitor::of(visitor, it, lines)))
+                .map(|it| (it.name.as_str(), AttributeOfVisitor::of(visitor, it, lines, tokens)))
                 .collect(),
         }
     }
 }
 
 impl<'a> AttributeOfVisitor<'a> {
-    fn of(visitor: &Visitor, attribute: &'a VisitorAttribute, lines: &Lines) -> Self {
+    fn of(visitor: &Visitor, attribute: &'a VisitorAttribute, lines: &Lines, tokens: &Tokens) -> Self {
         let batch = |seq: Seq| BatchId { client: visitor.client.clone(), seq }.to_string();
         Self {
             value: &attribute.value,
@@ -87,6 +93,7 @@ impl<'a> AttributeOfVisitor<'a> {
             batch_id: attribute.source.is_batch().then(|| batch(attribute.seq)),
             line: lines.get(&(attribute.seq, attribute.name.clone())).copied(),
             as_of: attribute.as_of.map(Millis::iso_8601),
+            by: By::of(attribute.by, tokens),
         }
     }
 }

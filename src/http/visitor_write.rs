@@ -8,10 +8,10 @@ use crate::model::seq::Seq;
 
 /// Erases a visitor, by any of its ids (R12).
 pub(super) async fn erase(call: &mut Call<'_>, id: VisitorId) -> Result<Seq, HttpError> {
-    let (front, client) = (call.front, call.client()?);
+    let (front, client, by) = (call.front, call.client()?, call.request.author());
     call.request.note(|notes| notes.id(&id, false));
     let named = format!("{} {}", id.kind().name(), id.as_str());
-    let written = front.app.write_visitor(client.clone(), id, VisitorWrite::Erase).await?;
+    let written = front.app.write_visitor(client.clone(), id, VisitorWrite::Erase, by).await?;
     let seq = written.seq.filter(|_| written.known).ok_or_else(|| {
         HttpError::NotFound(format!(
             "client {client} has no visitor with {named}; what one that has expired may have left goes all the same"
@@ -26,14 +26,14 @@ pub(super) async fn erase(call: &mut Call<'_>, id: VisitorId) -> Result<Seq, Htt
 
 /// Removes an attribute.
 pub(super) async fn remove(call: &mut Call<'_>, id: VisitorId, name: &str) -> Result<Seq, HttpError> {
-    let (front, client) = (call.front, call.client()?);
+    let (front, client, by) = (call.front, call.client()?, call.request.author());
     call.request.note(|notes| {
         notes.id(&id, false);
         notes.removed(name);
     });
     let named = format!("{} {}", id.kind().name(), id.as_str());
     let write = VisitorWrite::Remove(vec![name.to_owned()]);
-    let written = front.app.write_visitor(client.clone(), id, write).await?;
+    let written = front.app.write_visitor(client.clone(), id, write, by).await?;
     let seq = written.seq.ok_or_else(|| {
         HttpError::NotFound(match written.known {
             true => format!("the visitor with {named} of client {client} has no attribute {name:?}"),

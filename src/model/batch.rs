@@ -105,6 +105,30 @@ impl IdempotencyKey {
     }
 }
 
+/// What its sender calls a batch, for people: a file's name, say. Several batches may have the same name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BatchName(Box<str>);
+
+/// The most characters in a [`BatchName`].
+pub const BATCH_NAME_CHARS_MAX: usize = 128;
+
+impl BatchName {
+    /// Checks a name: 1 to [`BATCH_NAME_CHARS_MAX`] characters, none of them a control character, with something to be seen at
+    /// both ends.
+    pub fn new(text: &str) -> Option<Self> {
+        let right = !text.is_empty()
+            && text.trim() == text
+            && text.chars().nth(BATCH_NAME_CHARS_MAX).is_none()
+            && !text.chars().any(char::is_control);
+        right.then(|| Self(text.into()))
+    }
+
+    /// The name, as its sender gave it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// How a v2 batch treats the values of earlier v2 batches (R7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ConsecutiveV2 {

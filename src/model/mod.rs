@@ -1,5 +1,6 @@
 //! The pure core: no async, no input or output, no clock.
 
+pub mod author;
 pub mod batch;
 pub mod blocked;
 pub mod bundle;

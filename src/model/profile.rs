@@ -10,12 +10,13 @@
 //!            born · last_site · last_batch · last_write: a seq each
 //!            last_active: 0 and a u64, or 1 + the number of the seq with that time
 //!            number of ids, of attributes, of layer attributes: a number each
-//!            length of the lines from "ids" to "times" in bytes: a number
-//!            version 3 only: since when its history is known: a seq; its length: a number; number of times: a number
+//!            length of the lines from "ids" to "authors" in bytes: a number
+//!            version 3 only: since when its history is known: a seq; its length, number of times, of authors: a number each
 //!            ids ×        (kind u8 · seq · length)
 //!            attributes × (source and seq · name length · value length), sorted by name
 //!            layer ×      (the same)
 //!            times ×      (which attribute, counted through attributes and layer: a number · the time it is of u64)
+//!            authors ×    (the write that they made: a seq · who: see model/author.rs), sorted by seq
 //!            text: the ids, then names and values, in the order above
 //!            history: see history.rs
 //! link:      the target's key
@@ -24,7 +25,7 @@
 //!
 //! A u64 is little-endian. A number has seven bits per byte, lowest first; the eighth bit is set in every byte except
 //! the last. A seq is stored as a number: 0 for none, 1 for `applied_seq`, otherwise 2 + its index in the list of seqs.
-//! A profile without a history and without times is written as version 2, as are links and tombstones.
+//! A profile without history, times and authors is written as version 2, as are links and tombstones.
 //! All values of one write share one seq, and mostly that seq is `applied_seq`. Source and seq share a byte, three bits
 //! and five. The value 31 in the five bits means that the seq's number follows.
 
@@ -37,7 +38,7 @@ mod types;
 
 pub use history::{Earlier, HISTORY_BYTES_MAX, History};
 pub use reader::{DecodeError, FORMAT_VERSION};
-pub use record::Profile;
+pub use record::{AUTHORS_MAX, Profile};
 pub use types::{
     Attribute, LINKED_IDS_MAX, LinkedId, NAME_CHARS_MAX, NAME_PREFIX, NameFault, SITE_CALL_ATTRIBUTES_MAX,
     SITE_CALL_VALUE_CHARS_MAX, Source, attribute_name_fault, is_too_long_for_a_site_call, remove, set_all,
@@ -46,6 +47,7 @@ pub use types::{
 use numbers::put_number;
 use reader::{EARLIEST_VERSION, PLAIN_VERSION, Reader, Text, check_order};
 
+use super::author::Author;
 use super::id::{IdKind, Key};
 use super::seq::{Millis, Seq};
 
@@ -207,10 +209,10 @@ fn decode_profile<'a>(
     };
     let (ids, attributes, layer) = (reader.number()?, reader.number()?, reader.number()?);
     let metas = reader.number()?;
-    let (since, history, times) = if version == PLAIN_VERSION {
-        (Seq::ZERO, 0, 0)
+    let (since, history, times, authors) = if version == PLAIN_VERSION {
+        (Seq::ZERO, 0, 0, 0)
     } else {
-        (seqs.read(&mut reader)?, reader.number()?, reader.number()?)
+        (seqs.read(&mut reader)?, reader.number()?, reader.number()?, reader.number()?)
     };
     let mut metas = Reader { rest: reader.take(metas)? };
     let text = reader.rest.len().checked_sub(history).ok_or(DecodeError::Damaged("it ends too early"))?;
@@ -233,6 +235,18 @@ fn decode_profile<'a>(
             Some(which) => profile.layer.get_mut(which),
         };
         attribute.ok_or(DecodeError::Damaged("a time of no attribute"))?.as_of = Some(at);
+    }
+    // Each author takes at least two bytes here, so a damaged count cannot reserve too much memory.
+    profile.authors.reserve_exact(authors.min(metas.rest.len()));
+    for _ in 0..authors {
+        let seq = seqs.read(&mut metas)?;
+        let (author, rest) =
+            Author::take(metas.rest).ok_or(DecodeError::Damaged("an author that is none"))?;
+        metas.rest = rest;
+        profile.authors.push((seq, author));
+    }
+    if !profile.authors.is_sorted_by_key(|(seq, _)| *seq) {
+        return Err(DecodeError::Damaged("authors that are not sorted by seq"));
     }
     if !text.0.is_empty() || !metas.rest.is_empty() {
         return Err(DecodeError::Damaged("surplus bytes at its end"));
@@ -351,7 +365,12 @@ pub fn encode_profile(profile: &Profile<'_>, out: &mut Vec<u8>) {
             metas.extend_from_slice(&at.0.to_le_bytes());
         }
     }
-    let plain = since == Seq::ZERO && times == 0;
+    let authors = profile.authors_needed(&history);
+    for (seq, author) in &authors {
+        put_number(seqs.name(*seq), &mut metas);
+        author.put(&mut metas);
+    }
+    let plain = since == Seq::ZERO && times == 0 && authors.is_empty();
 
     // The result is laid out at the end, in a buffer of the exact size.
     let since = seqs.name(since);
@@ -371,7 +390,7 @@ pub fn encode_profile(profile: &Profile<'_>, out: &mut Vec<u8>) {
         put_number(number, &mut numbers);
     }
     if !plain {
-        for number in [since, history.len(), times] {
+        for number in [since, history.len(), times, authors.len()] {
             put_number(number, &mut numbers);
         }
     }
@@ -415,11 +434,16 @@ mod tests {
         check("profile.", NameFault::Prefixed);
         check(&"é".repeat(129), NameFault::TooLong);
     }
+    use crate::model::author::TokenId;
     use crate::model::id::ClientCode;
     use proptest::prelude::*;
 
     fn attribute<'a>(name: &'a str, value: &'a str, seq: u64) -> Attribute<'a> {
         Attribute { name, value, seq: Seq::from_u64(seq), source: Source::Mbox, as_of: None }
+    }
+
+    fn author(token: &str, address: &str) -> Author {
+        Author { token: TokenId::new(token), address: address.parse().ok() }
     }
 
     fn sample() -> Profile<'static> {
@@ -430,6 +454,10 @@ mod tests {
             ],
             attributes: vec![attribute("city", "Zürich & co", 6), attribute("tier", "gold", 9)],
             layer: vec![attribute("points", "7", 9)],
+            authors: vec![
+                (Seq::from_u64(6), author("1a2b", "192.0.2.7")),
+                (Seq::from_u64(9), author("", "2001:db8::1")),
+            ],
             ..Profile::born_at(Seq::from_u64(3))
         }
     }
@@ -455,6 +483,26 @@ mod tests {
                 );
             }
         }
+    }
+
+    /// An author stays as long as a value tells of the write: one that it set, replaced or removed.
+    #[test]
+    fn authors_go_with_the_last_value_that_tells_of_their_writes() {
+        let of = |seq| (Seq::from_u64(seq), author("1a2b", "192.0.2.7"));
+        let mut profile = Profile { authors: vec![of(4), of(6), of(7), of(9)], ..sample() };
+        profile.history.keep(16, Seq::from_u64(3));
+        profile.history.note(&attribute("tier", "silver", 4), Seq::from_u64(8), Source::SingleUpdate);
+        let bytes = Stored::Profile(profile).encode();
+        let Ok(Stored::Profile(read)) = bytes.decode() else { panic!("{bytes:?}") };
+        assert_eq!(read.authors, [of(4), of(6), of(9)], "no value is of the write 7");
+        assert_eq!([4, 7].map(|seq| read.author(Seq::from_u64(seq)).is_unknown()), [false, true]);
+        // So many are kept.
+        let many: Vec<String> = (0..AUTHORS_MAX + 5).map(|n| format!("n{n:04}")).collect();
+        let attributes: Vec<_> = (1..).zip(&many).map(|(seq, name)| attribute(name, "v", seq)).collect();
+        let authors = attributes.iter().map(|held| of(held.seq.get())).collect();
+        let bytes = Stored::Profile(Profile { attributes, authors, ..Profile::default() }).encode();
+        let Ok(Stored::Profile(read)) = bytes.decode() else { panic!("{bytes:?}") };
+        assert_eq!((read.authors.len(), read.authors[0]), (AUTHORS_MAX, of(6)));
     }
 
     #[test]

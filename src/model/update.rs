@@ -4,6 +4,7 @@
 //! Promises: no function here reads a clock, a setting or a store. Lookups, the resolving of pending rows, the
 //! background application of batches and replay all use [`apply_rows`], so they cannot disagree.
 
+use super::author::Author;
 use super::batch::{BatchRules, EmptyValues, LeftAlone, Outcome};
 use super::id::IdKind;
 use super::profile::{
@@ -34,6 +35,10 @@ pub struct Row<'r, 'a> {
 
 /// The effect of rows on a stored value.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most rows change a profile, and a box would be an allocation for each"
+)]
 pub enum Applied<'a> {
     /// The rows change nothing: the visitor is unknown, or no row could be applied.
     Unchanged,
@@ -305,6 +310,8 @@ pub struct Write<'w> {
     pub seq: Seq,
     /// The kind of call.
     pub source: Source,
+    /// Who made it. A page's call has no author.
+    pub by: Author,
     /// The attributes to set, in the order sent. Empty values are ignored (R6).
     pub sets: &'w [(String, String)],
     /// The names of the attributes to remove.
@@ -358,6 +365,7 @@ pub fn apply<'a>(profile: &mut Profile<'a>, write: &Write<'a>) -> usize {
         profile.last_site = write.seq;
         profile.last_active = profile.last_active.max(write.seq.millis());
     }
+    profile.note_author(write.seq, write.by);
     profile.last_write = write.seq;
     profile.applied_seq = write.seq;
     left_out
@@ -378,6 +386,7 @@ pub fn merge<'a>(into: &mut Profile<'a>, from: &Profile<'a>, seq: Seq, history_m
         into.history.merge(&from.history, seq, comes, held);
     }
     set_all(&mut into.attributes, missing.into_iter());
+    from.authors.iter().for_each(|(seq, author)| into.note_author(*seq, *author));
     into.last_site = into.last_site.max(from.last_site);
     into.last_batch = into.last_batch.max(from.last_batch);
     into.last_active = into.last_active.max(from.last_active);
@@ -467,6 +476,7 @@ mod tests {
 
     fn site(at: u64, sets: &[(String, String)]) -> Write<'_> {
         Write {
+            by: Author::default(),
             seq: Seq::from_parts(Millis(at), 0),
             source: Source::Mbox,
             sets,

@@ -6,7 +6,8 @@
 //! native.rs export.rs changes.rs history.rs identity.rs openapi.rs
 //!                                             our own calls, and their description
 //! inspector.rs cli.rs                         the inspector without a browser; the command line
-//! access.rs attacks.rs http.rs limits.rs      who may do what; what is refused, bounded and cut off
+//! access.rs attacks.rs authors.rs http.rs limits.rs
+//!                                             who may do what, and who did it; what is refused, bounded and cut off
 //! proxies.rs tls.rs
 //! backups.rs logging.rs metrics.rs pace.rs    what an operator sees and does
 //! stop.rs supervise.rs
@@ -22,6 +23,7 @@
 mod access;
 mod adobe;
 mod attacks;
+mod authors;
 mod backups;
 mod batch_file;
 mod changes;

@@ -8,6 +8,7 @@ use profiled::engine::commit::VisitorWrite;
 use profiled::engine::read::changes::{ChangePlace, Step};
 use profiled::engine::{Engine, SiteCall};
 use profiled::http::change_event::write_change;
+use profiled::model::author::Author;
 use profiled::model::id::{ClientCode, IdKind, VisitorId};
 use profiled::model::seq::Seq;
 use profiled::order::memory::{Fate, MemoryLog};
@@ -164,7 +165,7 @@ async fn all_that_the_feed_tells_is_in_the_topic_and_whoever_takes_over_goes_on(
     for node in [&a, &b] {
         complete(&node.engine, &batch).await;
     }
-    a.engine.write_visitor(client(), pc("p2"), VisitorWrite::Erase).await.unwrap();
+    a.engine.write_visitor(client(), pc("p2"), VisitorWrite::Erase, Author::default()).await.unwrap();
     a.write("p3", "four").await;
     let records = nodes.has_all(&a).await;
     // Everything has its client, and the key of its visitor.
@@ -281,7 +282,8 @@ async fn what_can_no_longer_be_told_is_an_event_of_its_own() {
     let a = nodes.start_on(folder.path(), "a", false).await;
     a.write("p1", "one").await;
     a.write("p2", "two").await;
-    let erased = a.engine.write_visitor(client(), pc("p2"), VisitorWrite::Erase).await.unwrap();
+    let erased =
+        a.engine.write_visitor(client(), pc("p2"), VisitorWrite::Erase, Author::default()).await.unwrap();
     a.engine.compact(&who()).await.unwrap();
     a.stop().await;
     assert_eq!(nodes.topic.records().len(), 0);

@@ -2,6 +2,7 @@
 
 use profiled::clock::{GuardedClock, Steady};
 use profiled::config::{Config, ServeOptions};
+use profiled::engine::BatchSending;
 use profiled::engine::commit::VisitorWrite;
 use profiled::engine::gates::Who;
 use profiled::engine::offline::check::check;
@@ -10,6 +11,7 @@ use profiled::engine::{
     AcceptedBatch, Announced, BatchState, BatchTerms, BatchVersion, CallIds, Engine, EngineError, Opening,
     SiteCall,
 };
+use profiled::model::author::Author;
 use profiled::model::batch::{BatchId, EmptyValues, IdempotencyKey, Outcome};
 use profiled::model::id::{ClientCode, IdKind, VisitorId};
 use profiled::model::profile::Source;
@@ -105,7 +107,7 @@ async fn upload(app: &Engine, folder: &Path, text: &str, piece: usize) -> (Batch
     for piece in text.as_bytes().chunks(piece) {
         upload.push(piece.to_vec().into()).await.unwrap();
     }
-    let batch = upload.finish(None).await.unwrap().batch;
+    let batch = upload.finish(BatchSending::default()).await.unwrap().batch;
     let file = uploads(folder).into_iter().find(|file| !before.contains(file)).unwrap();
     (batch.id, file)
 }
@@ -385,7 +387,7 @@ async fn send(app: &Engine, text: &str, key: &str) -> Result<AcceptedBatch, Engi
     let announced = Announced::default();
     let mut upload = app.accept_batch(&who(), &client(), TERMS, announced).await.unwrap();
     upload.push(text.to_owned().into()).await.unwrap();
-    upload.finish(IdempotencyKey::new(key)).await
+    upload.finish(BatchSending { key: IdempotencyKey::new(key), ..BatchSending::default() }).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -552,7 +554,10 @@ async fn a_read_under_which_rows_are_overwritten_ends_and_gives_nothing_more() {
             move || {
                 handle.block_on(async {
                     let id = VisitorId::new(IdKind::Pc, &gone).unwrap();
-                    let erased = app.write_visitor(client(), id, VisitorWrite::Erase).await.unwrap();
+                    let erased = app
+                        .write_visitor(client(), id, VisitorWrite::Erase, Author::default())
+                        .await
+                        .unwrap();
                     assert!(erased.known);
                     app.compact(&who()).await.unwrap();
                 });

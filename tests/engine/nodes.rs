@@ -8,6 +8,7 @@ use profiled::cluster::{
     join,
 };
 use profiled::config::{Config, ServeOptions};
+use profiled::engine::BatchSending;
 use profiled::engine::offline::check::verify_backup;
 use profiled::engine::offline::restore::{clear_interrupted, restore_of_peer};
 use profiled::engine::{
@@ -292,7 +293,7 @@ async fn send_in(rows: RowForm, node: &Engine, file: &str, key: &str) -> Result<
     let announced = Announced { for_all: true, rows, ..Announced::default() };
     let mut upload = node.accept_batch(&who(), &client(), TERMS, announced).await?;
     upload.push(Bytes::from(file.to_owned())).await?;
-    upload.finish(IdempotencyKey::new(key)).await
+    upload.finish(BatchSending { key: IdempotencyKey::new(key), ..BatchSending::default() }).await
 }
 
 /// The value of attribute `a`, and the seq that set it, once this node has what was written up to a seq.

@@ -8,6 +8,7 @@ use profiled::batch::csv::Parser;
 use profiled::batch::index::IndexBuilder;
 use profiled::batch::queue::Batches;
 use profiled::batch::spool::Spool;
+use profiled::engine::BatchSending;
 use profiled::engine::commit::taking::Group;
 use profiled::engine::commit::{Answer, Committer, NewBatch, Request, VisitorWrite, WriteRules};
 use profiled::engine::driver::apply::{self, ApplyLoop, Unapplied, completion};
@@ -24,6 +25,7 @@ use profiled::engine::{CallIds, EngineError, SiteCall, Visitor, look_up};
 use profiled::journal::entry::Checkpoint;
 use profiled::journal::log::LogSettings;
 use profiled::journal::snapshot::{SnapshotReader, Snapshots};
+use profiled::model::author::Author;
 use profiled::model::batch::{BatchId, BatchRules, ConsecutiveV2, Counts, EmptyValues, Outcome, RowReading};
 use profiled::model::id::{ClientCode, IdKind, Key, VisitorId};
 use profiled::model::profile::{Source, StoredBytes};
@@ -350,7 +352,7 @@ impl Daemon {
             rows,
             spool,
             index,
-            key,
+            sending: BatchSending { key, ..BatchSending::default() },
             lacking,
         }))
     }
@@ -618,7 +620,7 @@ pub(crate) fn site_call(ids: &str, sets: &str) -> Request {
 }
 
 fn visitor_write(visitor: &str, write: VisitorWrite) -> Request {
-    Request::Visitor(client(), id(visitor), write, WRITE_RULES)
+    Request::Visitor(client(), id(visitor), write, Author::default(), WRITE_RULES)
 }
 
 const WRITE_RULES: WriteRules =

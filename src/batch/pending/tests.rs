@@ -3,6 +3,7 @@
 use super::*;
 use crate::batch::csv::{Parser, Row};
 use crate::batch::index::IndexBuilder;
+use crate::model::author::Author;
 use crate::model::batch::{BatchId, BatchRules, ConsecutiveV2, EmptyValues, RowReading};
 use crate::model::id::{ClientCode, IdKind};
 use crate::model::profile::Source;
@@ -61,7 +62,18 @@ impl Pending {
         let id = BatchId { client: ClientCode::new(client).unwrap(), seq };
         let FileSum { bytes, crc32c } = FileSum::of(text.as_bytes());
         let key_kind = header.key_kind();
-        let accepted = Accepted { id, rules, key_kind, spool: seq.get(), bytes, crc32c, rows, key: None };
+        let accepted = Accepted {
+            id,
+            rules,
+            key_kind,
+            spool: seq.get(),
+            bytes,
+            crc32c,
+            rows,
+            key: None,
+            name: None,
+            by: Author::default(),
+        };
         Self::new(accepted, header, index, path)
     }
 }

@@ -16,6 +16,7 @@ use crate::engine::error::Fatal;
 use crate::engine::types::{SiteCall, Written};
 use crate::journal::entry::{BatchCompletedEntry, Entry, WriteKind};
 use crate::journal::log::AppendError;
+use crate::model::author::Author;
 use crate::model::batch::{BatchId, BatchRules, Counts, IdempotencyKey};
 use crate::model::id::{ClientCode, Key, VisitorId};
 use crate::model::profile::{Profile, Source, Stored};
@@ -40,8 +41,8 @@ impl Committer {
     ) -> Result<Decided, Undecided> {
         match request {
             Request::Site(call, rules) => self.decide_site_call(group, &call, rules, now),
-            Request::Visitor(client, id, write, rules) => {
-                self.decide_visitor_write(group, &client, &id, &write, (rules, now))
+            Request::Visitor(client, id, write, by, rules) => {
+                self.decide_visitor_write(group, &client, &id, &write, (by, rules, now))
             }
             Request::Accept(batch) => self.decide_accept(group, *batch, now),
             Request::Resolve(..) => Ok(group.written(Seq::ZERO, Answer::Done)),
@@ -95,6 +96,7 @@ impl Committer {
         let write = Write {
             seq,
             source: call.source,
+            by: Author::default(),
             sets: &call.attributes,
             removes: &[],
             lifetime_ms: rules.lifetime_ms,
@@ -155,7 +157,7 @@ impl Committer {
         client: &ClientCode,
         id: &VisitorId,
         what: &VisitorWrite,
-        (rules, now): (WriteRules, Millis),
+        (by, rules, now): (Author, WriteRules, Millis),
     ) -> Result<Decided, Undecided> {
         let seq = self.seqs.next(now);
         let key = id.key(client);
@@ -167,6 +169,7 @@ impl Committer {
         let write = Write {
             seq,
             source: Source::SingleUpdate,
+            by,
             sets,
             removes,
             lifetime_ms: rules.lifetime_ms,
@@ -285,7 +288,8 @@ impl Committer {
         batch: NewBatch,
         now: Millis,
     ) -> Result<Decided, Undecided> {
-        let sent_before = batch.key.as_ref().and_then(|key| self.sent_before(group, &batch.client, key, now));
+        let sent_before =
+            batch.sending.key.as_ref().and_then(|key| self.sent_before(group, &batch.client, key, now));
         if let Some((accepted, before)) = sent_before {
             let same = accepted.key.as_ref().is_some_and(|key| key.sent == batch.sum())
                 && accepted.rules.source == batch.rules.source
@@ -305,7 +309,9 @@ impl Committer {
             bytes: sent.bytes,
             crc32c: sent.crc32c,
             rows: batch.rows,
-            key: batch.key.clone().map(|key| SentKey { key, sent }),
+            key: batch.sending.key.clone().map(|key| SentKey { key, sent }),
+            name: batch.sending.name,
+            by: batch.sending.by,
         };
         let entry = Entry::BatchAccepted(accepted.to_entry());
         let file = batch.spool.path();
@@ -316,7 +322,7 @@ impl Committer {
                 Pending::open_damaged(accepted, &gone, false, &file, None, vec![])
             }
         });
-        if let Some(key) = batch.key {
+        if let Some(key) = batch.sending.key {
             group.keyed.insert((batch.client.clone(), key), Arc::clone(&pending));
         }
         let list = self.pending(group, &batch.client);

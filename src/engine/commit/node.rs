@@ -630,7 +630,7 @@ impl Pump {
         let own = placed.run == self.node.run();
         let caller = own.then(|| lock(&self.node.waiting).remove(&placed.number)).flatten();
         let mut answer = caller.and_then(|caller| lock(&caller.reply).take());
-        if answer.is_none() && matches!(request, Request::Visitor(_, _, VisitorWrite::Erase, _)) {
+        if answer.is_none() && matches!(request, Request::Visitor(_, _, VisitorWrite::Erase, ..)) {
             let (reply, erased) = oneshot::channel();
             // Without anybody who hears it the daemon is stopping.
             drop(self.erasures.send(erased));

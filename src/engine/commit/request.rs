@@ -5,10 +5,11 @@ use crate::batch::index::Index;
 use crate::batch::pending::Pending;
 use crate::batch::progress::Known;
 use crate::batch::spool::SpoolFile;
-use crate::engine::types::{SiteCall, Written};
+use crate::engine::types::{BatchSending, SiteCall, Written};
 use crate::journal::entry::{BatchCompletedEntry, BatchGivenUpEntry, Checkpoint};
 use crate::journal::log::Position;
-use crate::model::batch::{BatchId, BatchRules, Counts, IdempotencyKey};
+use crate::model::author::Author;
+use crate::model::batch::{BatchId, BatchRules, Counts};
 use crate::model::id::{ClientCode, Key, VisitorId};
 use crate::model::seq::Millis;
 use crate::order::Place;
@@ -54,8 +55,8 @@ pub struct NewBatch {
     pub spool: SpoolFile,
     /// Where its rows stand in the file.
     pub index: Index,
-    /// The client's `Idempotency-Key`, if it sent one.
-    pub key: Option<IdempotencyKey>,
+    /// What its sender says of it beside its rows.
+    pub sending: BatchSending,
     /// What its file should be, if this node lacks it and has to get it from another one. The batch is held until then.
     pub lacking: Option<FileSum>,
 }
@@ -73,8 +74,8 @@ impl NewBatch {
 pub enum Request {
     /// A site call.
     Site(SiteCall, WriteRules),
-    /// A write to one visitor, by any id.
-    Visitor(ClientCode, VisitorId, VisitorWrite, WriteRules),
+    /// A write to one visitor, by any id, and who made it.
+    Visitor(ClientCode, VisitorId, VisitorWrite, Author, WriteRules),
     /// Accept a batch.
     Accept(Box<NewBatch>),
     /// Resolve the pending rows of these visitors. The apply thread asks for this where it may not do so itself.

@@ -89,7 +89,7 @@ impl<W> Group<W> {
 fn fills_the_disk(request: &Request) -> bool {
     match request {
         Request::Site(..) | Request::Accept(_) => true,
-        Request::Visitor(_, _, write, _) => matches!(write, VisitorWrite::Set(_)),
+        Request::Visitor(_, _, write, ..) => matches!(write, VisitorWrite::Set(_)),
         _ => false,
     }
 }
@@ -116,6 +116,7 @@ mod tests {
     use super::*;
     use crate::engine::commit::request::{Placed, WriteRules};
     use crate::engine::types::{CallIds, SiteCall};
+    use crate::model::author::Author;
     use crate::model::id::{ClientCode, IdKind, VisitorId};
     use crate::model::profile::Source;
     use crate::model::seq::Millis;
@@ -134,7 +135,7 @@ mod tests {
     }
 
     fn write(write: VisitorWrite) -> Request {
-        Request::Visitor(client(), VisitorId::new(IdKind::Pc, "p").unwrap(), write, RULES)
+        Request::Visitor(client(), VisitorId::new(IdKind::Pc, "p").unwrap(), write, Author::default(), RULES)
     }
 
     #[test]

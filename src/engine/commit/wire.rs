@@ -7,6 +7,7 @@ use super::request::{NewBatch, Request, VisitorWrite, WriteRules};
 use crate::batch::accepted::{Accepted, SentKey};
 use crate::engine::types::{CallIds, SiteCall};
 use crate::journal::entry::{BatchAcceptedEntry, Version6};
+use crate::model::author::Author;
 use crate::model::batch::{BatchId, BatchRules, Counts};
 use crate::model::codec::{self, CodecError};
 use crate::model::id::{ClientCode, IdKind, Key, VisitorId};
@@ -47,12 +48,12 @@ pub struct OfferedBatch {
     pub accepted: Accepted,
 }
 
-/// A request, with its rules and its batch as one version has them.
+/// A request, with its rules, its batch and its write to one visitor as one version has them.
 #[derive(Serialize, Deserialize)]
-enum Wire<R = Rules, B = BatchAcceptedEntry> {
+enum Wire<R = Rules, B = BatchAcceptedEntry, V = Visitor> {
     Founded { cluster: ClusterId, with_data: bool },
     Site(Site<R>),
-    Visitor(Visitor<R>),
+    Visitor(V),
     Batch { upload: UploadId, pieces: (Offset, Offset), batch: B },
     Sweep { client: String, keys: Vec<ByteBuf>, lifetime_ms: u64 },
     Count { client: String, seq: u64, counts: Counts },
@@ -86,12 +87,32 @@ struct Site<R> {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Visitor<R> {
+struct Visitor {
     client: String,
     kind: u8,
     id: String,
     write: Write,
-    rules: R,
+    rules: Rules,
+    /// Who made it, as `model::author` writes it.
+    by: ByteBuf,
+}
+
+/// The same in version 1, without who made it.
+#[derive(Deserialize)]
+struct Visitor1 {
+    client: String,
+    kind: u8,
+    id: String,
+    write: Write,
+    rules: Rules1,
+}
+
+impl From<Visitor1> for Visitor {
+    fn from(visitor: Visitor1) -> Self {
+        let Visitor1 { client, kind, id, write, rules } = visitor;
+        let by = ByteBuf::from(Author::default().to_bytes());
+        Self { client, kind, id, write, rules: rules.into(), by }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -145,7 +166,9 @@ pub fn batch(upload: UploadId, pieces: (Offset, Offset), new: &NewBatch) -> Resu
         bytes: sent.bytes,
         crc32c: sent.crc32c,
         rows: new.rows,
-        key: new.key.clone().map(|key| SentKey { key, sent }),
+        key: new.sending.key.clone().map(|key| SentKey { key, sent }),
+        name: new.sending.name.clone(),
+        by: new.sending.by,
         ..unsent(&new.client, &new.rules)
     };
     encoded(&Wire::Batch { upload, pieces, batch: accepted.to_entry() })
@@ -180,6 +203,8 @@ fn unsent(client: &ClientCode, rules: &BatchRules) -> Accepted {
         crc32c: None,
         rows: 0,
         key: None,
+        name: None,
+        by: Author::default(),
     }
 }
 
@@ -197,7 +222,7 @@ pub fn encode(request: &Request) -> Option<Result<Vec<u8>, CodecError>> {
             attributes: call.attributes.clone(),
             rules: (*rules).into(),
         }),
-        Request::Visitor(client, id, write, rules) => Wire::Visitor(Visitor {
+        Request::Visitor(client, id, write, by, rules) => Wire::Visitor(Visitor {
             client: client.to_string(),
             kind: id.kind().code(),
             id: id.as_str().to_owned(),
@@ -207,6 +232,7 @@ pub fn encode(request: &Request) -> Option<Result<Vec<u8>, CodecError>> {
                 VisitorWrite::Erase => Write::Erase,
             },
             rules: (*rules).into(),
+            by: ByteBuf::from(by.to_bytes()),
         }),
         Request::Sweep(client, keys, lifetime_ms) => Wire::Sweep {
             client: client.to_string(),
@@ -248,17 +274,24 @@ fn encoded(wire: &Wire) -> Result<Vec<u8>, CodecError> {
 pub fn decode(bytes: &[u8]) -> Result<FromOrder, CodecError> {
     let unfit = || CodecError::Damaged("a value that no program writes".into());
     let request = match bytes.first() {
-        Some(&WITHOUT_HISTORY) => read(codec::decode::<Wire<Rules1, Version6>>(WITHOUT_HISTORY, bytes)?),
+        Some(&WITHOUT_HISTORY) => {
+            read(codec::decode::<Wire<Rules1, Version6, Visitor1>>(WITHOUT_HISTORY, bytes)?)
+        }
         _ => read(codec::decode::<Wire>(RULES_VERSION, bytes)?),
     };
     request.ok_or_else(unfit)
 }
 
-fn read<R: Into<Rules>, B: Into<BatchAcceptedEntry>>(wire: Wire<R, B>) -> Option<FromOrder> {
+fn read<R, B, V>(wire: Wire<R, B, V>) -> Option<FromOrder>
+where
+    R: Into<Rules>,
+    B: Into<BatchAcceptedEntry>,
+    V: Into<Visitor>,
+{
     let client = |text: &str| ClientCode::new(text).ok();
     let id = |kind, text: &str| VisitorId::new(kind, text).ok();
-    let rules = |rules: R| {
-        let Rules { lifetime_ms, max_profile_bytes, history_max } = rules.into();
+    let rules = |rules: Rules| {
+        let Rules { lifetime_ms, max_profile_bytes, history_max } = rules;
         let max_profile_bytes = usize::try_from(max_profile_bytes).ok()?;
         Some(WriteRules { lifetime_ms, max_profile_bytes, history_max })
     };
@@ -279,16 +312,18 @@ fn read<R: Into<Rules>, B: Into<BatchAcceptedEntry>>(wire: Wire<R, B>) -> Option
                 source: Source::from_code(site.source)?,
                 attributes: site.attributes,
             };
-            FromOrder::Request(Request::Site(call, rules(site.rules)?))
+            FromOrder::Request(Request::Site(call, rules(site.rules.into())?))
         }
         Wire::Visitor(visitor) => {
+            let visitor = visitor.into();
             let write = match visitor.write {
                 Write::Set(sets) => VisitorWrite::Set(sets),
                 Write::Remove(names) => VisitorWrite::Remove(names),
                 Write::Erase => VisitorWrite::Erase,
             };
             let id = id(IdKind::from_code(visitor.kind)?, &visitor.id)?;
-            FromOrder::Request(Request::Visitor(client(&visitor.client)?, id, write, rules(visitor.rules)?))
+            let (client, by) = (client(&visitor.client)?, Author::from_bytes(&visitor.by)?);
+            FromOrder::Request(Request::Visitor(client, id, write, by, rules(visitor.rules)?))
         }
         Wire::Batch { upload, pieces, batch } => FromOrder::Batch(Box::new(OfferedBatch {
             upload,
@@ -321,6 +356,7 @@ fn read<R: Into<Rules>, B: Into<BatchAcceptedEntry>>(wire: Wire<R, B>) -> Option
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::author::TokenId;
     use crate::model::batch::{ConsecutiveV2, EmptyValues, RowReading};
     use crate::tokens::Tokens;
     use proptest::prelude::*;
@@ -365,7 +401,8 @@ mod tests {
             SiteCall { client: client(), ids: CallIds::default(), source: Source::Mbox, attributes: vec![] };
         check(Request::Site(none, RULES));
         for write in [VisitorWrite::Set(pairs), VisitorWrite::Remove(vec!["a".into()]), VisitorWrite::Erase] {
-            check(Request::Visitor(client(), id(IdKind::Ecid, "5"), write, RULES));
+            let by = Author { token: TokenId::new("1a2b"), address: "2001:db8::1".parse().ok() };
+            check(Request::Visitor(client(), id(IdKind::Ecid, "5"), write, by, RULES));
         }
         let keys = vec![id(IdKind::Pc, "p").key(&client()), id(IdKind::ThirdParty, "t").key(&client())];
         check(Request::Sweep(client(), keys, 99));
@@ -398,9 +435,14 @@ mod tests {
     fn requests_of_version_1_are_read() {
         let set = VisitorWrite::Set(vec![("a".into(), "1".into())]);
         let without = WriteRules { history_max: 0, ..RULES };
-        let request = Request::Visitor(client(), id(IdKind::Ecid, "5"), set, without);
+        let request = Request::Visitor(client(), id(IdKind::Ecid, "5"), set, Author::default(), without);
         let mut bytes = encode(&request).unwrap().unwrap();
-        assert_eq!(bytes.pop(), Some(0), "the rules come last, and in them how much history is kept");
+        let without = bytes.len() - 3;
+        assert_eq!(
+            bytes.split_off(without),
+            [0, 1, 0],
+            "how much history is kept, and an author of one byte"
+        );
         bytes[0] = WITHOUT_HISTORY;
         let FromOrder::Request(read) = decode(&bytes).unwrap() else { panic!("{bytes:?}") };
         assert_eq!(format!("{read:?}"), format!("{request:?}"));
@@ -418,7 +460,7 @@ mod tests {
             undoes: None,
         };
         let mut bytes = beginning(&client(), &rules).unwrap();
-        bytes.truncate(bytes.len() - 3);
+        bytes.truncate(bytes.len() - 6);
         bytes[0] = WITHOUT_HISTORY;
         assert_eq!(begun(&bytes).unwrap(), (client(), rules));
     }

@@ -16,6 +16,7 @@ use crate::engine::gates::Slot;
 use crate::engine::ingest::state::Ingest;
 use crate::engine::read::report::{Report, ReportedRow};
 use crate::engine::shared::Shared;
+use crate::model::author::Author;
 use crate::model::batch::{BatchId, BatchRules, Counts, Outcome};
 use crate::model::id::Key;
 use crate::model::profile::{Profile, Stored};
@@ -79,6 +80,8 @@ pub(in crate::engine) fn try_out(
         crc32c: Some(batch.spool.crc32c()),
         rows: batch.rows,
         key: None,
+        name: None,
+        by: Author::default(),
     };
     let header = batch.header.clone();
     let pending = Pending::new(accepted, batch.header, batch.index, batch.spool.path());

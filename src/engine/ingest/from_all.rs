@@ -13,6 +13,7 @@ use crate::engine::error::EngineError;
 use crate::engine::ingest::intake::Intake;
 use crate::engine::peers::Peers;
 use crate::engine::shared::Shared;
+use crate::engine::types::BatchSending;
 use crate::order::listen::listen;
 use crate::order::needed::{Needed, UNACCEPTED_LASTS};
 use crate::order::pieces::{Part, Piece, UploadId};
@@ -251,8 +252,7 @@ impl Files for TakenFiles {
             );
             return files.without(offered, &why, stands);
         }
-        let key = accepted.key.as_ref().map(|sent| sent.key.clone());
-        Some(NewBatch { key, ..batch })
+        Some(NewBatch { sending: BatchSending::of(accepted), ..batch })
     }
 }
 
@@ -279,7 +279,7 @@ impl FromAll {
                         rows: accepted.rows,
                         spool,
                         index: Index::empty(),
-                        key: accepted.key.as_ref().map(|sent| sent.key.clone()),
+                        sending: BatchSending::of(accepted),
                         lacking: Some(accepted.sum()),
                     });
                 }

@@ -9,6 +9,7 @@ use crate::batch::spool::{SpoolError, SpoolFile};
 use crate::engine::commit::NewBatch;
 use crate::engine::error::EngineError;
 use crate::engine::shared::Shared;
+use crate::engine::types::BatchSending;
 use crate::model::batch::{AS_OF_ATTRIBUTES_MAX, BatchRules};
 use crate::model::id::ClientCode;
 
@@ -88,6 +89,15 @@ impl Intake {
             .finish(&index_path, &spool.path(), &header, &rules)
             .map_err(|error| SpoolError::of(index_path, error))?;
         spool.count_index();
-        Ok(NewBatch { client, rules, header, rows, spool, index, key: None, lacking: None })
+        Ok(NewBatch {
+            client,
+            rules,
+            header,
+            rows,
+            spool,
+            index,
+            sending: BatchSending::default(),
+            lacking: None,
+        })
     }
 }

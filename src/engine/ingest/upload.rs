@@ -19,10 +19,9 @@ use crate::engine::ingest::state::Ingest;
 use crate::engine::ingest::to_all::ToAll;
 use crate::engine::priority::give_way;
 use crate::engine::shared::{Shared, blocking, thread_point};
+use crate::engine::types::BatchSending;
 use crate::engine::types::{BatchStatus, BatchTerms, BatchVersion};
-use crate::model::batch::{
-    BatchId, BatchReading, BatchRules, ConsecutiveV2, IdempotencyKey, RowForm, RowReading,
-};
+use crate::model::batch::{BatchId, BatchReading, BatchRules, ConsecutiveV2, RowForm, RowReading};
 use crate::model::id::ClientCode;
 use crate::model::profile::Source;
 use crate::model::seq::Seq;
@@ -253,9 +252,9 @@ impl Upload {
 
     /// The body has ended: makes the batch durable and readable, and gives its id. If the key came before, it gives what was
     /// accepted then.
-    pub async fn finish(mut self, key: Option<IdempotencyKey>) -> Result<AcceptedBatch, EngineError> {
+    pub async fn finish(mut self, sending: BatchSending) -> Result<AcceptedBatch, EngineError> {
         let TakenIn { mut batch, sent, _place, .. } = self.all().await?;
-        batch.key = key;
+        batch.sending = sending;
         let answer = self.ingest.commit.ask_batch(batch, sent).await?;
         match answer {
             Answer::Accepted(known) => {

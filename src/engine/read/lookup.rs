@@ -11,12 +11,15 @@ use crate::engine::error::{EngineError, OrInternal};
 use crate::engine::read::state::Reader;
 use crate::engine::shared::blocking;
 use crate::engine::types::{Visitor, VisitorAttribute, VisitorChange, VisitorHistory};
+use crate::model::author::Author;
 use crate::model::batch::BatchId;
 use crate::model::id::{ClientCode, Key, VisitorId};
+use crate::model::profile::Source;
 use crate::model::profile::{Attribute, Earlier, Profile, Stored};
 use crate::model::seq::{Millis, Seq};
 use crate::store::swap::SwapStore;
 use crate::store::{ProfileStore, StoreError};
+use std::collections::HashMap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -134,7 +137,29 @@ impl Reader {
         let found = self.shown(client, id, |client, canonical, profile, lifetime_ms| {
             Visitor::of(client, canonical, profile, profile.visible(), lifetime_ms)
         });
-        found.await.map(Option::flatten)
+        let mut found = found.await?.flatten();
+        if let Some(visitor) = &mut found {
+            self.note_senders(
+                client,
+                visitor.attributes.iter_mut().map(|it| (it.seq, it.source, &mut it.by)),
+            );
+        }
+        Ok(found)
+    }
+
+    /// Notes who sent the batches among these writes, as far as the batches are kept.
+    fn note_senders<'w>(
+        &self,
+        client: &ClientCode,
+        writes: impl Iterator<Item = (Seq, Source, &'w mut Author)>,
+    ) {
+        let mut known: HashMap<Seq, Author> = HashMap::new();
+        for (seq, _, by) in writes.filter(|(_, source, _)| source.is_batch()) {
+            *by = *known.entry(seq).or_insert_with(|| {
+                let batch = self.shared.batches.get(&BatchId { client: client.clone(), seq });
+                batch.map(|batch| batch.accepted.by).unwrap_or_default()
+            });
+        }
     }
 
     /// Looks a visitor up as it was after all writes up to a place in the order.
@@ -147,10 +172,15 @@ impl Reader {
         let found = self.shown(client, id, move |client, canonical, profile, lifetime_ms| {
             Visitor::at(client, canonical, profile, lifetime_ms, at)
         });
-        match found.await? {
-            None => Ok(None),
-            Some(then) => then.map_err(|since| EngineError::NotKept { at, since }),
+        let then = found.await?.unwrap_or(Ok(None));
+        let mut then = then.map_err(|since| EngineError::NotKept { at, since })?;
+        if let Some(visitor) = &mut then {
+            self.note_senders(
+                client,
+                visitor.attributes.iter_mut().map(|it| (it.seq, it.source, &mut it.by)),
+            );
         }
+        Ok(then)
     }
 
     /// What a visitor's attributes were, as far as its profile keeps it.
@@ -159,7 +189,11 @@ impl Reader {
         client: &ClientCode,
         id: &VisitorId,
     ) -> Result<Option<VisitorHistory>, EngineError> {
-        self.shown(client, id, |_, _, profile, _| VisitorHistory::of(profile)).await
+        let mut found = self.shown(client, id, |_, _, profile, _| VisitorHistory::of(profile)).await?;
+        if let Some(history) = &mut found {
+            self.note_senders(client, history.changes.iter_mut().map(|it| (it.seq, it.source, &mut it.by)));
+        }
+        Ok(found)
     }
 
     async fn shown<T: Send + 'static>(
@@ -273,6 +307,7 @@ impl Visitor {
             seq: a.seq,
             source: a.source,
             as_of: a.as_of,
+            by: profile.author(a.seq),
         };
         Some(Self {
             client: client.clone(),
@@ -308,6 +343,7 @@ impl VisitorHistory {
         }
         let mut changes: Vec<VisitorChange> =
             of_names.iter().flat_map(|(name, values)| changes_of(name, values)).collect();
+        changes.iter_mut().for_each(|change| change.by = profile.author(change.seq));
         changes.sort_by(|a, b| (b.seq, &a.name).cmp(&(a.seq, &b.name)));
         Self { since: profile.history.since(), seq: profile.last_write, changes }
     }
@@ -328,6 +364,7 @@ fn changes_of(name: &str, values: &[Earlier<'_>]) -> Vec<VisitorChange> {
             after: Some(text(value)),
             seq: value.seq,
             source: value.source,
+            by: Author::default(),
         });
     }
     let over = ended.iter().filter(|(until, _)| **until < Seq::from_u64(u64::MAX) && !begun.contains(until));
@@ -339,6 +376,7 @@ fn changes_of(name: &str, values: &[Earlier<'_>]) -> Vec<VisitorChange> {
             after: then.map(text),
             seq: *until,
             source: value.by,
+            by: Author::default(),
         };
         changes.insert(*until, change);
     }

@@ -4,6 +4,7 @@ use crate::config::{Config, ServeOptions};
 use crate::engine::commit::wire;
 use crate::engine::error::EngineError;
 use crate::engine::gates::Who;
+use crate::engine::types::BatchSending;
 use crate::engine::types::{BatchTerms, BatchVersion, CallIds, SiteCall};
 use crate::engine::{Announced, Engine, NodeParts, Opening, PeerBody, Peers, Readiness, Upload};
 use crate::model::batch::BatchState;
@@ -83,7 +84,7 @@ impl Behind {
                 site_call(&app, code, pc, "before").await;
             }
             let upload = sent(&app, code).await;
-            let batch = upload.finish(None).await.unwrap().batch.id;
+            let batch = upload.finish(BatchSending::default()).await.unwrap().batch.id;
             until(&app, "complete", |app| is_complete(app, &batch)).await;
             site_call(&app, code, "written", "behind").await;
             batches.push(batch);
@@ -228,7 +229,7 @@ async fn a_batch_that_a_node_has_applied_and_the_order_has_not_counted_is_applie
     site_call(&app, "a", "plain", "before").await;
     order.next_appends([Fate::Append, Fate::Hold]);
     let upload = sent_with(&app, "a", Announced { for_all: true, ..Announced::default() }).await;
-    let batch = upload.finish(None).await.unwrap().batch.id;
+    let batch = upload.finish(BatchSending::default()).await.unwrap().batch.id;
     let uncounted = |app: &Engine| app.0.shared.batches.uncounted().len() == 1;
     until(&app, "applied", |app| uncounted(app) && order.held() == 1).await;
 

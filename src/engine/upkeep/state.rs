@@ -19,6 +19,7 @@ use crate::engine::upkeep::scheduled::BackupStatus;
 use crate::engine::upkeep::task::{Done, Task};
 use crate::engine::upkeep::tombstones::Tombstones;
 use crate::journal::entry::Checkpoint;
+use crate::model::author::Author;
 use crate::model::id::{ClientCode, Key, VisitorId};
 use crate::model::seq::Seq;
 use crate::store::Reach;
@@ -188,7 +189,7 @@ impl Upkeep {
         let client = ClientCode::new(key.client()).or_internal()?;
         let id = VisitorId::new(key.kind(), key.id()).or_internal()?;
         let rules = WriteRules { lifetime_ms: u64::MAX, max_profile_bytes: usize::MAX, history_max: 0 };
-        let erase = Request::Visitor(client, id, VisitorWrite::Erase, rules);
+        let erase = Request::Visitor(client, id, VisitorWrite::Erase, Author::default(), rules);
         match self.commit.ask_blocking(erase)? {
             Answer::Erased(Written { seq: Some(seq), known, .. }, keys) => {
                 self.erasures.note(seq, &keys).or_internal()?;

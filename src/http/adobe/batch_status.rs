@@ -138,6 +138,7 @@ fn encode(batch: &BatchStatus, details: bool, failed: &Failed) -> Answer {
 mod tests {
     use super::*;
     use crate::engine::BatchVersion;
+    use crate::model::author::Author;
     use crate::model::batch::{Counts, RowForm};
 
     #[test]
@@ -155,6 +156,8 @@ mod tests {
             rows_per_second: None,
             estimated_end: None,
             reason: None,
+            name: None,
+            by: Author::default(),
             undoes: None,
         };
         let body = |details| format!("{:?}", encode(&batch, details, &Failed::default()).into_body());

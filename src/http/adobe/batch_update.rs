@@ -8,7 +8,7 @@ use crate::engine::gates::Scarce;
 use crate::engine::{AcceptedBatch, BatchVersion, EngineError};
 use crate::http::auth::Access;
 use crate::http::batch_file::{
-    self, BatchCall, MEDIA_TYPES, as_of, empty_values, idempotency_key, take_in, tell_replayed,
+    self, BatchCall, MEDIA_TYPES, as_of, empty_values, sending, take_in, tell_replayed,
 };
 use crate::http::endpoint::{Api, BodyLimit, Call, CallLimits, Endpoint, Methods, RateLimit, Reply, Whose};
 use crate::http::error::HttpError;
@@ -93,7 +93,7 @@ async fn take(
 ) -> Result<Answer, HttpError> {
     let query = request.query().strict()?;
     let (empty_values, as_of) = (empty_values(&query)?, as_of(request, &query)?);
-    let key = idempotency_key(request)?;
+    let sending = sending(request, &query)?;
     let base_url = request.base_url(&front.app)?;
     let url = format!("{base_url}{}", request.path());
     let right = || {
@@ -109,7 +109,7 @@ async fn take(
         request.note(|notes| notes.tried_out(&tried.counts, tried.rows, tried.bytes));
         return tried_out::answer(request, tried);
     }
-    let AcceptedBatch { batch, before } = upload.finish(key).await?;
+    let AcceptedBatch { batch, before } = upload.finish(sending).await?;
     request.note(|notes| notes.accepted(&batch.id, before, batch.rows, batch.bytes));
 
     let status_url = format!("{base_url}/m2/{client}/profile/batchStatus?batchId={}", batch.id);

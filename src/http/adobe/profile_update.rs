@@ -70,8 +70,9 @@ async fn answer(call: Call<'_>) -> Reply {
         notes.set(&attributes);
     });
 
-    let written =
-        front.app.update(SingleUpdate { client: client.clone(), id: id.clone(), attributes }).await?;
+    let by = request.author();
+    let update = SingleUpdate { client: client.clone(), id: id.clone(), attributes, by };
+    let written = front.app.update(update).await?;
 
     let pc_id = match (id.kind(), params.get("mboxPC")) {
         (_, Some(sent)) => sent.to_owned(),

@@ -15,6 +15,7 @@ use crate::engine::read::report::{PAGE_ROWS_MAX, ReportedRow};
 use crate::engine::{BatchState, BatchStatus, BatchVersion, EngineError};
 use crate::http::Front;
 use crate::http::auth::Access;
+use crate::http::by::By;
 use crate::http::endpoint::{Call, CallLimits, Endpoint, Methods, Reply, Whose};
 use crate::http::error::HttpError;
 use crate::http::outcomes::{self, ReportForm, whole_report};
@@ -112,6 +113,8 @@ pub(super) struct ListedBatch {
     /// Whether most of its rows name nobody who is known.
     pub(super) amiss: bool,
     pub(super) bar: Bar,
+    /// What its sender calls it.
+    pub(super) name: Option<String>,
 }
 
 impl ListedBatch {
@@ -124,8 +127,13 @@ impl ListedBatch {
             failed: batch.counts.failed,
             amiss: is_amiss(batch),
             bar: Bar::of(&batch.counts, batch.rows),
+            name: name(batch),
         }
     }
+}
+
+fn name(batch: &BatchStatus) -> Option<String> {
+    batch.name.as_ref().map(|name| name.as_str().to_owned())
 }
 
 /// Whether most rows of a complete batch name nobody who is known: hardly what its sender meant.
@@ -196,6 +204,10 @@ struct Progress {
     dealt: String,
     bytes: String,
     accepted: Moment,
+    /// What its sender calls it.
+    name: Option<String>,
+    /// Who sent it.
+    by: Option<String>,
     /// The time that its values are of, if it said one.
     of: Option<Moment>,
     /// The batch that it undoes, if it undoes one.
@@ -348,6 +360,8 @@ impl Progress {
             dealt: grouped(dealt),
             bytes: size(batch.bytes),
             accepted: Moment::of(batch.id.seq.millis(), now),
+            name: name(batch),
+            by: By::of(batch.by, &front.app.tokens()).map(|by| by.words()),
             of: batch.as_of.map(|at| Moment::of(at, now)),
             undoes: batch.undoes.as_ref().map(ToString::to_string),
             completed: batch.completed.map(|at| Moment::of(at, now)),

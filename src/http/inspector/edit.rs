@@ -102,7 +102,8 @@ async fn set(mut call: Call<'_>) -> Reply {
         notes.id(&id, false);
         notes.set(&attributes);
     });
-    let update = SingleUpdate { client: client.clone(), id: id.clone(), attributes };
+    let update =
+        SingleUpdate { client: client.clone(), id: id.clone(), attributes, by: call.request.author() };
     let written = call.front.app.update(update).await?;
     if written.left_out > 0 {
         let why =

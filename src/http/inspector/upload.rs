@@ -17,7 +17,7 @@ use crate::engine::BatchVersion;
 use crate::engine::gates::Scarce;
 use crate::engine::ingest::dry_run::{Diff, DryRun};
 use crate::http::auth::Access;
-use crate::http::batch_file::{BatchCall, as_of, empty_values, idempotency_key, take_in};
+use crate::http::batch_file::{BatchCall, as_of, empty_values, sending, take_in};
 use crate::http::endpoint::{BodyLimit, Call, CallLimits, Endpoint, Methods, RateLimit, Reply, Whose};
 use crate::http::error::HttpError;
 use crate::http::request::Params;
@@ -93,7 +93,7 @@ async fn send(call: Call<'_>) -> Reply {
     let Call { front, request, client, .. } = call;
     let client = client.ok_or_else(|| HttpError::Wrong("client= is missing: name the client".into()))?;
     let (version, empty_values, dry_run) = (version(&query)?, empty_values(&query)?, query.switch("dryRun")?);
-    let (key, as_of) = (idempotency_key(request)?, as_of(request, &query)?);
+    let (sending, as_of) = (sending(request, &query)?, as_of(request, &query)?);
     let right = || "send the file itself as text/csv, or compressed with gzip or zstd".to_owned();
     let call = BatchCall { version, empty_values, as_of, for_all: !dry_run, rows: RowForm::Csv };
     let upload = take_in(front, request, client, call, &MEDIA_TYPES, right).await?;
@@ -102,7 +102,7 @@ async fn send(call: Call<'_>) -> Reply {
         request.note(|notes| notes.tried_out(&tried.counts, tried.rows, tried.bytes));
         return render(StatusCode::OK, &Trial::of(tried));
     }
-    let accepted = upload.finish(key).await?;
+    let accepted = upload.finish(sending).await?;
     let batch = &accepted.batch;
     request.note(|notes| notes.accepted(&batch.id, accepted.before, batch.rows, batch.bytes));
     // The script goes there by itself: a redirect would be followed without it.

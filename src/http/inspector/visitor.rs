@@ -13,6 +13,7 @@ use super::words::{Moment, grouped};
 use crate::engine::gates::Scarce;
 use crate::engine::{EngineError, Lines, Visitor, VisitorHistory};
 use crate::http::auth::{Access, Bearer};
+use crate::http::by::By;
 use crate::http::endpoint::{Call, CallLimits, Endpoint, Methods, Reply, Whose};
 use crate::http::error::HttpError;
 use crate::http::request::{Params, visitor_id};
@@ -21,6 +22,7 @@ use crate::model::batch::BatchId;
 use crate::model::id::{IdKind, VisitorId};
 use crate::model::seq::{Millis, Seq};
 use crate::tokens::Scope;
+use crate::tokens::Tokens;
 
 /// The kinds of ids, as `by=` names them, in the order in which they are tried where any will do.
 const KINDS: [(&str, IdKind); 3] =
@@ -75,7 +77,8 @@ struct Copies {
 
 impl Copies {
     fn of(call: &Call<'_>, visitor: &Visitor, lines: &Lines) -> Result<Self, HttpError> {
-        let json = serde_json::to_string_pretty(&Profile::with_lines(visitor, lines));
+        let json =
+            serde_json::to_string_pretty(&Profile::with_lines(visitor, lines, &call.front.app.tokens()));
         let json = json.map_err(|error| HttpError::Inside(format!("a visitor in JSON: {error}")))?;
         let query = form_urlencoded::Serializer::new(String::new())
             .append_pair("client", visitor.client.as_str())
@@ -117,6 +120,8 @@ struct ShownAttribute {
     by: &'static str,
     batch: Option<String>,
     line: Option<u32>,
+    /// Who made that write, or sent the batch.
+    author: Option<String>,
     at: Moment,
 }
 
@@ -125,6 +130,8 @@ struct Write {
     seq: Seq,
     by: &'static str,
     batch: Option<String>,
+    /// Who made it, or sent the batch.
+    author: Option<String>,
     at: Moment,
     changes: Vec<ShownChange>,
 }
@@ -215,7 +222,7 @@ async fn answer(call: Call<'_>) -> Reply {
         within_hours: front.app.erase_within_ms() / 3_600_000,
     });
     let history = front.app.history(client, &visitor.canonical).await?.unwrap_or_default();
-    page.visitor = Some(ShownVisitor::of(&visitor, &history, &lines, front.app.now()));
+    page.visitor = Some(ShownVisitor::of(&visitor, &history, &lines, &front.app.tokens(), front.app.now()));
     render(StatusCode::OK, &page)
 }
 
@@ -277,7 +284,8 @@ fn cut(value: &str) -> String {
 }
 
 impl ShownVisitor {
-    fn of(visitor: &Visitor, history: &VisitorHistory, lines: &Lines, now: Millis) -> Self {
+    fn of(visitor: &Visitor, history: &VisitorHistory, lines: &Lines, tokens: &Tokens, now: Millis) -> Self {
+        let author = |author| By::of(author, tokens).map(|by| by.words());
         let named = |id: &VisitorId| (id.kind().name(), id.as_str().to_owned());
         let batch = |seq| BatchId { client: visitor.client.clone(), seq }.to_string();
         let attributes = visitor.attributes.iter().map(|attribute| ShownAttribute {
@@ -287,6 +295,7 @@ impl ShownVisitor {
             by: attribute.source.name(),
             batch: attribute.source.is_batch().then(|| batch(attribute.seq)),
             line: lines.get(&(attribute.seq, attribute.name.clone())).copied(),
+            author: author(attribute.by),
             at: Moment::of(attribute.seq.millis(), now),
         });
         let mut writes: BTreeMap<Seq, Write> = BTreeMap::new();
@@ -295,6 +304,7 @@ impl ShownVisitor {
                 seq: change.seq,
                 by: change.source.name(),
                 batch: change.source.is_batch().then(|| batch(change.seq)),
+                author: author(change.by),
                 at: Moment::of(change.seq.millis(), now),
                 changes: vec![],
             });

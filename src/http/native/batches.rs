@@ -10,9 +10,8 @@ use utoipa::openapi::Schema;
 use crate::engine::gates::Scarce;
 use crate::engine::{AcceptedBatch, BatchState, BatchStatus, BatchVersion, EngineError};
 use crate::http::auth::Access;
-use crate::http::batch_file::{
-    self, BatchCall, empty_values, idempotency_key, row_form, take_in, tell_replayed,
-};
+use crate::http::batch_file::{self, BatchCall, empty_values, row_form, sending, take_in, tell_replayed};
+use crate::http::by::By;
 use crate::http::endpoint::{Api, BodyLimit, Call, CallLimits, Endpoint, Methods, RateLimit, Reply, Whose};
 use crate::http::error::HttpError;
 use crate::http::operation::{Operation, form_of};
@@ -23,6 +22,7 @@ use crate::http::{Front, seq, shapes, tried_out};
 use crate::model::batch::{BatchId, EmptyValues, RowForm};
 use crate::model::seq::{Millis, Seq};
 use crate::tokens::Scope;
+use crate::tokens::Tokens;
 
 /// The most batches in one list: the newest.
 const BATCHES_LISTED_MAX: usize = 1_000;
@@ -161,8 +161,9 @@ fn list(call: &Call<'_>) -> Reply {
         number.map(Seq::from_u64)
     });
     let page = front.app.batches(client, wanted, before.transpose()?, limit);
-    let mut answer =
-        json(StatusCode::OK, &Batches { batches: page.batches.iter().map(Batch::of).collect() })?;
+    let tokens = front.app.tokens();
+    let batches = page.batches.iter().map(|batch| Batch::of(batch, &tokens)).collect();
+    let mut answer = json(StatusCode::OK, &Batches { batches })?;
     if let Some(next) = page.next {
         let status = wanted.map_or(String::new(), |wanted| format!("&status={}", wanted.as_str()));
         let link =
@@ -180,7 +181,7 @@ async fn accept(call: Call<'_>) -> Reply {
     let as_of = batch_file::as_of(call.request, &query)?;
     let dry_run = query.switch("dryRun")?;
     let Call { front, request, .. } = call;
-    let (key, rows) = (idempotency_key(request)?, row_form(request)?);
+    let (sending, rows) = (sending(request, &query)?, row_form(request)?);
     let url = format!("{}{}?client={client}", request.base_url(&front.app)?, request.path());
     let right = || {
         format!(
@@ -195,13 +196,17 @@ async fn accept(call: Call<'_>) -> Reply {
         request.note(|notes| notes.tried_out(&tried.counts, tried.rows, tried.bytes));
         return tried_out::answer(request, tried);
     }
-    accepted(request, &upload.finish(key).await?)
+    accepted(request, &upload.finish(sending).await?, &front.app.tokens())
 }
 
 /// The answer that tells of a batch that is durable and readable.
-pub(super) fn accepted(request: &mut Request, AcceptedBatch { batch, before }: &AcceptedBatch) -> Reply {
+pub(super) fn accepted(
+    request: &mut Request,
+    AcceptedBatch { batch, before }: &AcceptedBatch,
+    tokens: &Tokens,
+) -> Reply {
     request.note(|notes| notes.accepted(&batch.id, *before, batch.rows, batch.bytes));
-    let mut answer = json(StatusCode::CREATED, &Batch::of(batch))?;
+    let mut answer = json(StatusCode::CREATED, &Batch::of(batch, tokens))?;
     let path = format!("/api/v1/batches/{}", batch.id);
     let path = HeaderValue::try_from(path).map_err(|error| HttpError::Inside(error.to_string()))?;
     answer.headers_mut().insert(LOCATION, path);
@@ -220,7 +225,7 @@ fn version(query: &Params) -> Result<BatchVersion, HttpError> {
 
 /// One batch.
 fn one(call: &Call<'_>) -> Reply {
-    json(StatusCode::OK, &Batch::of(&known(call.front, &call.batch()?)?))
+    json(StatusCode::OK, &Batch::of(&known(call.front, &call.batch()?)?, &call.front.app.tokens()))
 }
 
 /// Gives up a batch that is stuck because its upload is damaged.
@@ -230,7 +235,7 @@ async fn give_up(call: Call<'_>) -> Reply {
     let batch = front.app.give_up_batch(id).await?;
     let what = format!("batch {id}");
     front.app.note_act(bearer.actor(request), "give up batch", Some(&id.client), &what).await;
-    json(StatusCode::OK, &Batch::of(&batch))
+    json(StatusCode::OK, &Batch::of(&batch, &front.app.tokens()))
 }
 
 /// Takes the file of such a batch again.
@@ -251,7 +256,7 @@ async fn send_again(call: Call<'_>) -> Reply {
     let batch = upload.put_back(id).await?;
     let what = format!("batch {id}");
     front.app.note_act(bearer.actor(request), "resend batch", Some(&id.client), &what).await;
-    json(StatusCode::OK, &Batch::of(&batch))
+    json(StatusCode::OK, &Batch::of(&batch, &front.app.tokens()))
 }
 
 /// A batch that is known.
@@ -317,10 +322,14 @@ pub(super) struct Batch {
     reason: Option<String>,
     /// The batch that it undoes, if it undoes one.
     undoes: Option<String>,
+    /// What its sender calls it.
+    name: Option<String>,
+    /// Who sent it. null: an earlier version of the daemon took it.
+    by: Option<By>,
 }
 
 impl Batch {
-    pub(super) fn of(batch: &BatchStatus) -> Self {
+    pub(super) fn of(batch: &BatchStatus, tokens: &Tokens) -> Self {
         Self {
             batch_id: batch.id.to_string(),
             client: batch.id.client.to_string(),
@@ -341,6 +350,8 @@ impl Batch {
             estimated_end_at: batch.estimated_end.map(Millis::iso_8601),
             reason: batch.reason.clone(),
             undoes: batch.undoes.as_ref().map(ToString::to_string),
+            name: batch.name.as_ref().map(|name| name.as_str().to_owned()),
+            by: By::of(batch.by, tokens),
         }
     }
 }

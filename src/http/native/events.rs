@@ -88,7 +88,7 @@ async fn tell(app: &Engine, mut batch: BatchStatus, chunks: &mpsc::Sender<Chunk>
             sent.as_ref().is_none_or(|(sent, _)| (sent.state, sent.counts) != (batch.state, batch.counts));
         let event = if news || complete {
             let name = if complete { "complete" } else { "progress" };
-            let Ok(data) = serde_json::to_string(&Batch::of(&batch)) else { return };
+            let Ok(data) = serde_json::to_string(&Batch::of(&batch, &app.tokens())) else { return };
             format!("event: {name}\ndata: {data}\n\n")
         } else if sent.as_ref().is_some_and(|(_, at)| at.elapsed() >= SILENT_MAX) {
             ":\n\n".to_owned()

@@ -24,6 +24,7 @@ use crate::http::visitor_body::Profile;
 use crate::http::{seq, shapes};
 use crate::model::id::IdKind;
 use crate::tokens::Scope;
+use crate::tokens::Tokens;
 
 /// How many visitors a CSV file leaves out, for want of an id of its kind.
 const LEFT_OUT: HeaderName = HeaderName::from_static("profiled-left-out");
@@ -83,7 +84,8 @@ async fn answer(call: Call<'_>) -> Reply {
     front.app.note_act(bearer.actor(request), "export", Some(client), what).await;
     match format {
         Format::Ndjson => {
-            let chunks = begin("an export", &place, pace, move |out| ndjson(&export, out));
+            let tokens = front.app.tokens();
+            let chunks = begin("an export", &place, pace, move |out| ndjson(&export, out, &tokens));
             let mut answer = chunked(NDJSON, chunks);
             seq::tell(&mut answer, Some(at));
             Ok(answer)
@@ -151,11 +153,11 @@ impl Format {
     }
 }
 
-fn ndjson(export: &Export, out: &mut Sender) -> Result<(), EngineError> {
+fn ndjson(export: &Export, out: &mut Sender, tokens: &Tokens) -> Result<(), EngineError> {
     let mut fault = None;
     export.visitors(out.client(), |visitor: Visitor| {
         out.write(|bytes| {
-            if let Err(error) = serde_json::to_writer(&mut *bytes, &Profile::of(&visitor)) {
+            if let Err(error) = serde_json::to_writer(&mut *bytes, &Profile::of(&visitor, tokens)) {
                 fault.get_or_insert(EngineError::Internal(format!("a visitor in JSON: {error}")));
             }
             bytes.push(b'\n');

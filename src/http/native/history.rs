@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 use super::profiles::{by, with_id};
 use crate::engine::{VisitorChange, VisitorHistory};
 use crate::http::auth::Access;
+use crate::http::by::By;
 use crate::http::endpoint::{Api, Call, CallLimits, Endpoint, Methods, Reply, Whose};
 use crate::http::error::HttpError;
 use crate::http::request::visitor_id;
@@ -15,6 +16,7 @@ use crate::http::shapes;
 use crate::model::batch::BatchId;
 use crate::model::id::ClientCode;
 use crate::tokens::Scope;
+use crate::tokens::Tokens;
 
 pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
     methods: Methods::Read,
@@ -39,7 +41,7 @@ async fn answer(call: Call<'_>) -> Reply {
     let history = call.front.app.history(client, &id).await?.ok_or_else(|| {
         HttpError::NotFound(format!("client {client} has no visitor with {} {text}", id.kind().name()))
     })?;
-    json(StatusCode::OK, &History::of(client, &history, query.get("attribute")))
+    json(StatusCode::OK, &History::of(client, &history, query.get("attribute"), &call.front.app.tokens()))
 }
 
 /// What a visitor's attributes were.
@@ -72,23 +74,25 @@ struct Change<'a> {
     #[schema(format = "date-time")]
     modified_at: String,
     batch_id: Option<String>,
+    /// Who made the write, or sent the batch. null: a page, or nobody knows it any more.
+    by: Option<By>,
 }
 
 impl<'a> History<'a> {
-    fn of(client: &'a ClientCode, history: &'a VisitorHistory, of: Option<&str>) -> Self {
+    fn of(client: &'a ClientCode, history: &'a VisitorHistory, of: Option<&str>, tokens: &Tokens) -> Self {
         let wanted = history.changes.iter().filter(|change| of.is_none_or(|name| change.name == name));
         Self {
             client: client.as_str(),
             seq: history.seq.to_string(),
             since: history.since.map(|since| since.to_string()),
             since_at: history.since.map(|since| since.millis().iso_8601()),
-            changes: wanted.map(|change| Change::of(client, change)).collect(),
+            changes: wanted.map(|change| Change::of(client, change, tokens)).collect(),
         }
     }
 }
 
 impl<'a> Change<'a> {
-    fn of(client: &ClientCode, change: &'a VisitorChange) -> Self {
+    fn of(client: &ClientCode, change: &'a VisitorChange, tokens: &Tokens) -> Self {
         let batch = || BatchId { client: client.clone(), seq: change.seq }.to_string();
         Self {
             attribute: &change.name,
@@ -98,6 +102,7 @@ impl<'a> Change<'a> {
             source: change.source.name(),
             modified_at: change.seq.millis().iso_8601(),
             batch_id: change.source.is_batch().then(batch),
+            by: By::of(change.by, tokens),
         }
     }
 }

@@ -126,7 +126,7 @@ async fn answer(call: Call<'_>) -> Reply {
     })?;
     let lines =
         if with_lines { front.app.lines(&request.who(Some(client)), &visitor).await? } else { Lines::new() };
-    let mut answer = json(StatusCode::OK, &Profile::with_lines(&visitor, &lines))?;
+    let mut answer = json(StatusCode::OK, &Profile::with_lines(&visitor, &lines, &front.app.tokens()))?;
     if let Ok(etag) = HeaderValue::try_from(format!("\"{}\"", visitor.seq)) {
         answer.headers_mut().insert(ETAG, etag);
     }

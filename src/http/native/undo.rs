@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use super::batches::{accepted, accepts, with_id};
 use crate::engine::gates::Scarce;
 use crate::http::auth::Access;
-use crate::http::batch_file::idempotency_key;
+use crate::http::batch_file::sending;
 use crate::http::endpoint::{Api, BodyLimit, Call, CallLimits, Endpoint, Methods, RateLimit, Reply, Whose};
 use crate::http::operation::form_of;
 use crate::http::response::JSON;
@@ -53,15 +53,15 @@ async fn undo(mut call: Call<'_>) -> Reply {
     let id = &call.batch()?;
     let Undoing { dry_run } = call.json_body("{}, or {\"dryRun\": true}").await?;
     let Call { front, request, bearer, .. } = call;
-    let key = idempotency_key(request)?;
+    let sending = sending(request, &request.query().strict()?)?;
     let upload = front.app.undo_batch(&request.who(Some(&id.client)), id, !dry_run).await?;
     if dry_run {
         let tried = upload.try_out().await?;
         request.note(|notes| notes.tried_out(&tried.counts, tried.rows, tried.bytes));
         return tried_out::answer(request, tried);
     }
-    let undone = upload.finish(key).await?;
+    let undone = upload.finish(sending).await?;
     let what = format!("batch {id}, by batch {}", undone.batch.id);
     front.app.note_act(bearer.actor(request), "undo batch", Some(&id.client), &what).await;
-    accepted(request, &undone)
+    accepted(request, &undone, &front.app.tokens())
 }

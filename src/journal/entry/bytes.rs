@@ -111,6 +111,8 @@ mod tests {
             history_max: 0,
             as_of_ms: None,
             undoes: None,
+            name: None,
+            by: ByteBuf::new(),
         }
     }
 
@@ -211,6 +213,8 @@ mod tests {
                 history_max: u16::MAX,
                 as_of_ms: Some(seq),
                 undoes: Some(seq),
+                name: Some("n".repeat(many).into()),
+                by: ByteBuf::from(vec![7; many]),
                 ..accepted(seq, Some(u32::MAX), None)
             };
             let given_up = BatchGivenUpEntry { accepted: accepted.clone(), end: completed(u64::MAX) };

@@ -13,6 +13,7 @@ use crate::model::batch::{Counts, RowReading};
 use crate::model::codec::{self, CodecError};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 
 /// An accepted batch as one version wrote it.
 pub(super) trait Accepted: DeserializeOwned + Into<BatchAcceptedEntry> {
@@ -452,6 +453,8 @@ impl From<Version6> for BatchAcceptedEntry {
             history_max: 0,
             as_of_ms: None,
             undoes: None,
+            name: None,
+            by: ByteBuf::new(),
         }
     }
 }

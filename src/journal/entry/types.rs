@@ -34,7 +34,8 @@ impl Entry {
         let batch = |batch: &BatchAcceptedEntry| {
             let key = batch.key.as_ref().map_or(0, |sent| sent.key.len());
             let blocked = batch.blocked_ids.iter().flatten().map(|id| NUMBER + id.len()).sum::<usize>();
-            26 * NUMBER + batch.client.len() + key + blocked
+            let name = batch.name.as_ref().map_or(0, |name| name.len());
+            28 * NUMBER + batch.client.len() + key + blocked + name + batch.by.len()
         };
         let end = 8 * NUMBER;
         NUMBER
@@ -188,6 +189,10 @@ pub struct BatchAcceptedEntry {
     pub as_of_ms: Option<u64>,
     /// The seq of the batch that it undoes, if it undoes one.
     pub undoes: Option<u64>,
+    /// What its sender calls it.
+    pub name: Option<Box<str>>,
+    /// Who sent it, as `model::author` writes it. Empty where an earlier program did not record it.
+    pub by: ByteBuf,
 }
 
 /// An idempotency key, and the length and checksum of what the client sent with it. The key stands for those bytes, whatever

@@ -9,6 +9,7 @@ use crate::journal::entry::{BatchAcceptedEntry, BatchCompletedEntry, KnownBatch}
 use crate::journal::entry::{Checkpoint, encode_checkpoint};
 use proptest::prelude::*;
 use rustix::io::Errno;
+use serde_bytes::ByteBuf;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -45,6 +46,8 @@ fn batch(seq: u64) -> KnownBatch {
         history_max: 16,
         as_of_ms: Some(1_700_000_000_000),
         undoes: Some(3),
+        name: Some("nightly".into()),
+        by: ByteBuf::from(vec![0]),
     };
     let completed = BatchCompletedEntry { seq, counts: Default::default(), at_ms: 99, store_reach: 0 };
     KnownBatch { completed: (seq > 3).then_some(completed), ..KnownBatch::pending((1, 48), accepted) }

@@ -126,6 +126,7 @@ mod tests {
                 source: Source::BatchV2,
                 as_of: None,
             }],
+            authors: vec![],
             history: History::default(),
         }
     }

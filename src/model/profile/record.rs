@@ -2,8 +2,10 @@
 
 use super::history::{Earlier, History};
 use super::types::{Attribute, LinkedId, set_all};
+use crate::model::author::Author;
 use crate::model::id::IdKind;
 use crate::model::seq::{Millis, Seq};
+use std::collections::HashSet;
 
 /// A visitor's profile, borrowed from its bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -28,7 +30,12 @@ pub struct Profile<'a> {
     pub layer: Vec<Attribute<'a>>,
     /// The earlier values of the attributes.
     pub history: History<'a>,
+    /// Who made the writes that set, replaced or removed its values, by seq, as far as they have an author.
+    pub authors: Vec<(Seq, Author)>,
 }
+
+/// The most writes of which a profile keeps the author. The earliest go.
+pub const AUTHORS_MAX: usize = 256;
 
 impl<'a> Profile<'a> {
     /// A new profile that the write `seq` creates.
@@ -90,6 +97,37 @@ impl<'a> Profile<'a> {
     pub fn merge_layer(&mut self) {
         let layer = std::mem::take(&mut self.layer);
         set_all(&mut self.attributes, layer.into_iter());
+    }
+
+    /// Notes who made a write to this profile, if that is known.
+    pub(in crate::model) fn note_author(&mut self, seq: Seq, author: Author) {
+        if author.is_unknown() {
+            return;
+        }
+        match self.authors.binary_search_by_key(&seq, |(noted, _)| *noted) {
+            Ok(_) => {}
+            Err(at) => self.authors.insert(at, (seq, author)),
+        }
+    }
+
+    /// Who made the write with this seq. Unknown if it was a page or a batch, or nothing of it is kept any more.
+    pub fn author(&self, seq: Seq) -> Author {
+        let at = self.authors.binary_search_by_key(&seq, |(noted, _)| *noted).ok();
+        at.and_then(|at| self.authors.get(at)).map(|(_, author)| *author).unwrap_or_default()
+    }
+
+    /// The authors of the writes that something of this profile still tells of once its history is `stored`, the last
+    /// [`AUTHORS_MAX`].
+    pub(super) fn authors_needed(&self, stored: &[u8]) -> Vec<(Seq, Author)> {
+        if self.authors.is_empty() {
+            return vec![];
+        }
+        let mut told: HashSet<Seq> = self.attributes.iter().chain(&self.layer).map(|held| held.seq).collect();
+        let history = History::from_stored(Seq::ZERO, stored);
+        told.extend(history.values().flat_map(|value| [value.seq, value.until]));
+        let mut needed: Vec<_> = self.authors.iter().copied().filter(|(seq, _)| told.contains(seq)).collect();
+        needed.drain(..needed.len().saturating_sub(AUTHORS_MAX));
+        needed
     }
 
     /// The bytes of all names and values, including attributes that the layer covers. Never less than

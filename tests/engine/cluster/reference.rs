@@ -237,7 +237,7 @@ impl Reference {
 
     fn call(&mut self, time_ms: u64, client: usize, call: &Call, settings: &Settings) -> Expected {
         let seq = self.next_seq(time_ms);
-        let rules = rules_of(seq, From::SingleUpdate, settings);
+        let rules = rules_of(seq, call.from(), settings);
         let mut after = self.visitors[client].clone();
         let (came, pc) = match call {
             Call::Site { pc, third_party, ecid, sets } => {

@@ -8,6 +8,7 @@ use profiled::batch::csv::Parser;
 use profiled::batch::index::IndexBuilder;
 use profiled::batch::pending::Pending;
 use profiled::batch::resolve::apply_bundles;
+use profiled::model::author::Author;
 use profiled::model::batch::{BatchId, BatchRules, ConsecutiveV2, EmptyValues, Outcome, RowReading};
 use profiled::model::id::{ClientCode, IdKind, Key};
 use profiled::model::profile::{Attribute, Profile, Source, Stored, StoredBytes};
@@ -78,7 +79,18 @@ fn pending(folder: &Path, rules: &BatchRules, text: &str, bundle_rows_min: usize
     let FileSum { bytes, crc32c } = FileSum::of(text.as_bytes());
     let id = BatchId { client: ClientCode::new("demo").unwrap(), seq: rules.seq };
     let key_kind = header.key_kind();
-    let accepted = Accepted { id, rules: rules.clone(), key_kind, spool: 1, bytes, crc32c, rows, key: None };
+    let accepted = Accepted {
+        id,
+        rules: rules.clone(),
+        key_kind,
+        spool: 1,
+        bytes,
+        crc32c,
+        rows,
+        key: None,
+        name: None,
+        by: Author::default(),
+    };
     let sum = accepted.sum();
     // As it was written, and as a restart reads it.
     let opened = Pending::open(accepted.clone(), sum, &upload, &path, vec![]).unwrap();

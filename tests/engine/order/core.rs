@@ -13,12 +13,14 @@ use profiled::batch::index::IndexBuilder;
 use profiled::batch::outcomes_file::{Failure, read_outcomes};
 use profiled::batch::queue::Batches;
 use profiled::batch::spool::Spool;
+use profiled::engine::BatchSending;
 use profiled::engine::commit::{Committer, NewBatch, Request, VisitorWrite, WriteRules};
 use profiled::engine::open::recovery::{StartFrom, recover};
 use profiled::engine::{CallIds, SiteCall, Visitor, look_up, look_up_at};
 use profiled::journal::entry::{Checkpoint, OrderState};
 use profiled::journal::log::LogSettings;
 use profiled::journal::snapshot::SnapshotReader;
+use profiled::model::author::{Author, TokenId};
 use profiled::model::batch::{
     BatchRules, ConsecutiveV2, EmptyValues, IdempotencyKey, LeftAlone, Outcome, RowReading,
 };
@@ -143,14 +145,14 @@ impl Core {
             }
             Call::Update { kind, who, sets } => {
                 let write = VisitorWrite::Set(named(sets));
-                Request::Visitor(code, visitor_id(&id(*kind, *who)), write, rules)
+                Request::Visitor(code, visitor_id(&id(*kind, *who)), write, author(*who), rules)
             }
             Call::Remove { kind, who, attributes } => {
                 let write = VisitorWrite::Remove(names(attributes));
-                Request::Visitor(code, visitor_id(&id(*kind, *who)), write, rules)
+                Request::Visitor(code, visitor_id(&id(*kind, *who)), write, author(*who), rules)
             }
             Call::Erase { kind, who } => {
-                Request::Visitor(code, visitor_id(&id(*kind, *who)), VisitorWrite::Erase, rules)
+                Request::Visitor(code, visitor_id(&id(*kind, *who)), VisitorWrite::Erase, author(*who), rules)
             }
             Call::Batch(batch) => {
                 let rules = batch_rules(batch, settings, now);
@@ -183,7 +185,16 @@ impl Core {
         let index = index.finish(&self.spool.index_path(spool.name()), &spool.path(), &header, &rules);
         let index = index.map_err(|error| failed(&error))?;
         spool.count_index();
-        Ok(NewBatch { client, rules, header, rows, spool, index, key, lacking: None })
+        Ok(NewBatch {
+            client,
+            rules,
+            header,
+            rows,
+            spool,
+            index,
+            sending: BatchSending { key, ..BatchSending::default() },
+            lacking: None,
+        })
     }
 
     /// What became of each row of a batch that was applied here.
@@ -414,6 +425,16 @@ pub(crate) fn rows_of(batch: &Batch) -> Vec<model::Row> {
     batch.rows.iter().map(row).chain((0..batch.fillers).map(filler)).collect()
 }
 
+/// Who makes the single updates that name the visitor with this index.
+fn author(who: usize) -> Author {
+    Author { token: TokenId::new(&format!("{who:x}")), address: None }
+}
+
+/// The index whose author this is. No index is that large.
+fn index_of(by: Author) -> usize {
+    by.token.map_or(usize::MAX, |token| usize::from_str_radix(token.as_str(), 16).unwrap())
+}
+
 /// A visitor as compared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Compared {
@@ -450,10 +471,10 @@ pub(crate) fn differing(seen: Option<Compared>, expected: Option<Compared>) -> S
 }
 
 pub(crate) fn shown(visitor: &Visitor) -> Compared {
-    let from = |source| match source {
+    let from = |source, by: Author| match source {
         Source::Mbox => From::Mbox,
         Source::Delivery => From::Delivery,
-        Source::SingleUpdate => From::SingleUpdate,
+        Source::SingleUpdate => From::SingleUpdate(index_of(by)),
         Source::BatchV1 => From::BatchV1,
         Source::BatchV2 => From::BatchV2,
     };
@@ -463,7 +484,7 @@ pub(crate) fn shown(visitor: &Visitor) -> Compared {
         attributes: attributes
             .map(|held| {
                 let as_of = held.as_of.map(|as_of| as_of.0);
-                (held.name.clone(), held.value.clone(), held.seq.get(), from(held.source), as_of)
+                (held.name.clone(), held.value.clone(), held.seq.get(), from(held.source, held.by), as_of)
             })
             .collect(),
         ids: visitor.linked.iter().map(model_id).collect(),

@@ -320,7 +320,7 @@ impl Harness {
         self.last_seq = seq;
         let rules = Rules {
             seq,
-            from: From::SingleUpdate,
+            from: call.from(),
             lifetime_ms: self.settings.lifetime_ms,
             profile_bytes_max: self.settings.profile_bytes_max,
         };

@@ -39,7 +39,8 @@ impl std::fmt::Display for Id {
 pub(crate) enum From {
     Mbox,
     Delivery,
-    SingleUpdate,
+    /// By whom: the index of the visitor whom the call named.
+    SingleUpdate(usize),
     BatchV1,
     BatchV2,
 }

@@ -1,6 +1,6 @@
 //! The steps of a sequence, and random sequences. They use few ids, names and values, so that everything meets everything else.
 
-use super::model::{Id, Kind};
+use super::model::{From, Id, Kind};
 use proptest::prelude::*;
 
 /// The clients.
@@ -106,6 +106,16 @@ pub(crate) enum Call {
     Remove { kind: Kind, who: usize, attributes: Vec<usize> },
     Erase { kind: Kind, who: usize },
     Batch(Batch),
+}
+
+impl Call {
+    /// Where its write comes from if it is no site call and no batch.
+    pub(crate) fn from(&self) -> From {
+        match self {
+            Self::Update { who, .. } | Self::Remove { who, .. } => From::SingleUpdate(*who),
+            Self::Site { .. } | Self::Erase { .. } | Self::Batch(_) => From::SingleUpdate(usize::MAX),
+        }
+    }
 }
 
 /// What shapes writes and batches accepted under it.

@@ -142,8 +142,10 @@ if (panel) {
       version: panel.querySelector("#version").value,
       emptyValues: panel.querySelector("#empty").value,
       asOf: asOf && new Date(asOf).toISOString(),
+      name: [...sent.name.replace(/\p{Cc}/gu, "").trim()].slice(0, 128).join("").trim(),
       ...more,
     });
+    if (!query.get("name")) query.delete("name");
     const encoding = encodings[sent.name.split(".").pop().toLowerCase()];
     if (encoding) headers = { ...headers, "Content-Encoding": encoding };
     headers = { ...headers, "Content-Type": "text/csv" };
