@@ -1,4 +1,4 @@
-//! `profiled batch post|status|list|rows|repair|resend|abandon`: batches.
+//! `profiled batch post|status|list|rows|repair|resend|abandon|cancel|undo`: batches.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -47,6 +47,8 @@ pub(super) enum Batch {
     Resend(Resend),
     /// Give up a batch that is stuck because the daemon's copy is damaged. All its rows count as failed
     Abandon(Status),
+    /// Cancel a batch that is not complete: what it changed already, and what it would change yet, is undone by a new batch
+    Cancel(Status),
     /// Undo a batch: what it changed, and nothing later touched, is again what it was before. That is a new batch
     Undo(Undo),
 }
@@ -276,6 +278,7 @@ pub(super) fn run(command: Batch) -> Result<(), CliError> {
         Batch::Repair(command) => block_on(repair(command)),
         Batch::Resend(command) => block_on(resend(command)),
         Batch::Abandon(command) => block_on(abandon(command)),
+        Batch::Cancel(command) => block_on(cancel(command)),
         Batch::Undo(command) => block_on(undo(command)),
     }
 }
@@ -498,8 +501,33 @@ async fn resend(command: Resend) -> Result<(), CliError> {
 
 async fn abandon(command: Status) -> Result<(), CliError> {
     let client = command.remote.client()?;
+    // The same call cancels a batch that is not stuck.
+    let batch = ask(&client, &command.id).await?;
+    if batch.state() != Some(BatchState::Stuck) {
+        let (id, status) = (shown(&batch.batch_id), shown(&batch.status));
+        return Err(CliError::Failed(format!(
+            "batch {id} is {status}, not stuck: there is nothing to give up; profiled batch cancel withdraws one that is not complete"
+        )));
+    }
     let answer = client.delete(&format!("/api/v1/batches/{}", encoded(&command.id))).await?;
     print_batch(&command.remote, &answer.json()?)
+}
+
+async fn cancel(command: Status) -> Result<(), CliError> {
+    let client = command.remote.client()?;
+    // The same call gives up a batch that is stuck.
+    if ask(&client, &command.id).await?.state() == Some(BatchState::Stuck) {
+        let id = shown(&command.id);
+        return Err(CliError::Failed(format!(
+            "batch {id} is stuck: profiled batch resend sends its file again, profiled batch abandon gives it up"
+        )));
+    }
+    let answer = client.delete(&format!("/api/v1/batches/{}", encoded(&command.id))).await?;
+    let batch: BatchView = answer.json()?;
+    if !command.remote.json {
+        say(format_args!("{} undoes {}", batch.batch_id, shown(&command.id)));
+    }
+    print_batch(&command.remote, &batch)
 }
 
 async fn undo(command: Undo) -> Result<(), CliError> {

@@ -236,6 +236,11 @@ pub enum EngineError {
         /// Why.
         why: String,
     },
+    /// The batch is complete, so it cannot be cancelled any more.
+    #[error(
+        "batch {0} is complete: there is nothing left to cancel; POST /api/v1/batches/{0}/undo undoes it"
+    )]
+    AlreadyComplete(String),
     /// The batch is not held, so there is nothing to repair.
     #[error("batch {0} is not stuck for its upload: there is nothing to send again or to give up")]
     NotHeld(String),
@@ -285,6 +290,7 @@ impl EngineError {
             | Self::ChangesGone { .. }
             | Self::NotKept { .. }
             | Self::Refused(_)
+            | Self::AlreadyComplete(_)
             | Self::NotHeld(_) => ErrorKind::Refused,
             Self::Taken(..)
             | Self::MadeRoom(_)

@@ -142,6 +142,7 @@ impl HttpError {
                 EngineError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
                 EngineError::NotExportable(_)
                 | EngineError::NotComplete(_)
+                | EngineError::AlreadyComplete(_)
                 | EngineError::NotHeld(_)
                 | EngineError::NothingToRepair { .. } => StatusCode::CONFLICT,
                 EngineError::SpoolFull(_) | EngineError::Full(_) => StatusCode::INSUFFICIENT_STORAGE,

@@ -208,3 +208,41 @@ fn a_row_whose_visitor_has_no_such_history_fails_and_says_so() {
     assert_eq!(undo(&daemon, "demo-1701473848678-10000000", &json!({})).status, 404);
     assert_eq!(undo(&daemon, &id, &json!({"dry": true})).status, 400);
 }
+
+/// Lookups show a batch's rows before it is complete, and its cancellation, too.
+#[test]
+fn a_batch_that_is_not_complete_is_cancelled_and_a_complete_one_is_not() {
+    let daemon = Daemon::start_configured("[ingest]\nmax_rows_per_second = 50");
+    let mut file = String::from("batch=thirdPartyId,tier\n");
+    for number in 0..2_000 {
+        file += &format!("crm-{number},gold\n");
+    }
+    let tier = |who: &str| daemon.value("demo", "third-party", who, "tier");
+    for who in ["crm-0", "crm-1999"] {
+        daemon.mbox("demo", &format!("mbox=home&mbox3rdPartyId={who}&profile.tier=silver"));
+    }
+    let batch = daemon.post_batch("demo", file);
+    assert_eq!((tier("crm-0").as_deref(), tier("crm-1999").as_deref()), (Some("gold"), Some("gold")));
+    let path = format!("/api/v1/batches/{batch}");
+    let (code, _, complaints) = daemon.run(&["batch", "abandon", &batch]);
+    assert!(code == Some(1) && complaints.contains("is incomplete, not stuck"), "{complaints}");
+    let reply = daemon.call("DELETE", &path, &[], None);
+    assert_eq!(reply.status, 201, "{}", reply.text());
+    let cancelled = reply.json();
+    assert_eq!(cancelled["undoes"], *batch);
+    for settings in [None, Some("")] {
+        if let Some(settings) = settings {
+            daemon.configure(settings);
+            daemon.hang_up();
+            daemon.wait_complete(&batch);
+            daemon.wait_complete(cancelled["batchId"].as_str().unwrap());
+        }
+        let tiers = (tier("crm-0"), tier("crm-1999"));
+        assert_eq!((tiers.0.as_deref(), tiers.1.as_deref()), (Some("silver"), Some("silver")));
+    }
+    let refused = daemon.call("DELETE", &path, &[], None);
+    assert_eq!(refused.status, 409, "{}", refused.text());
+    assert!(refused.text().contains("nothing left to cancel"), "{}", refused.text());
+    let (code, _, complaints) = daemon.run(&["batch", "cancel", &batch]);
+    assert!(code == Some(1) && complaints.contains("nothing left to cancel"), "{complaints}");
+}

@@ -1,5 +1,5 @@
-//! `POST /api/v1/batches` accepts a batch. `GET` of it, and of `/api/v1/batches/{id}`: what was uploaded, and how far it is. `DELETE` of the second and
-//! `POST /api/v1/batches/{id}/file` end the hold of a batch whose upload is damaged.
+//! `POST /api/v1/batches` accepts a batch. `GET` of it, and of `/api/v1/batches/{id}`: what was uploaded, and how far it is. `POST
+//! /api/v1/batches/{id}/file` ends the hold of a batch whose upload is damaged.
 
 use hyper::StatusCode;
 use hyper::header::{HeaderValue, LINK, LOCATION};
@@ -90,24 +90,6 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         }),
     },
     Endpoint {
-        methods: Methods::Delete,
-        path: "/api/v1/batches/{id}",
-        name: "batch",
-        api: Api::Native,
-        access: Access::Of(Scope::Admin),
-        client: Whose::OfBatch,
-        limits: CallLimits::NONE,
-        handler: |call| Box::pin(give_up(call)),
-        describe: Some(|operation| {
-            with_id(operation)
-                .summary(
-                    "Gives up a batch that is stuck because its upload is damaged. Its rows count as failed.",
-                )
-                .json::<Batch>("The batch, complete.")
-                .refusal("409")
-        }),
-    },
-    Endpoint {
         methods: Methods::Post,
         path: "/api/v1/batches/{id}/file",
         name: "batch_file",
@@ -126,13 +108,18 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     },
 ];
 
-/// What a call answers that accepts a batch, or tries it out.
-pub(super) fn accepts(operation: Operation) -> Operation {
+/// What is said of a call that accepts a batch, and never only tries it out.
+pub(super) fn accepts_in_earnest(operation: Operation) -> Operation {
     operation
         .answers("201", "The batch is durable and readable.", [form_of::<Batch>(JSON)])
         .bears("201", "Location", "The path of the batch.")
         .bears("201", "Profiled-Seq", "The batch's place in the order of all writes.")
         .bears("201", "Idempotency-Replayed", "true: the batch was accepted when it was first sent.")
+}
+
+/// What a call answers that accepts a batch, or tries it out.
+pub(super) fn accepts(operation: Operation) -> Operation {
+    accepts_in_earnest(operation)
         .answers(
             "200",
             "A dry run: what would become of the rows. The counts in JSON, or every row in the form that Accept names.",
@@ -228,17 +215,7 @@ fn one(call: &Call<'_>) -> Reply {
     json(StatusCode::OK, &Batch::of(&known(call.front, &call.batch()?)?, &call.front.app.tokens()))
 }
 
-/// Gives up a batch that is stuck because its upload is damaged.
-async fn give_up(call: Call<'_>) -> Reply {
-    let id = &call.batch()?;
-    let Call { front, request, bearer, .. } = call;
-    let batch = front.app.give_up_batch(id).await?;
-    let what = format!("batch {id}");
-    front.app.note_act(bearer.actor(request), "give up batch", Some(&id.client), &what).await;
-    json(StatusCode::OK, &Batch::of(&batch, &front.app.tokens()))
-}
-
-/// Takes the file of such a batch again.
+/// Takes the file of a batch again that is stuck because its upload is damaged.
 async fn send_again(call: Call<'_>) -> Reply {
     let id = &call.batch()?;
     let Call { front, request, bearer, .. } = call;
