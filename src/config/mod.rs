@@ -4,6 +4,7 @@
 //! was given (file and line, or the flag and its variable), what is wrong with it, and what would be right. Each setting
 //! is declared once, in `settings.rs`. Only this folder reads the environment.
 
+mod changed;
 mod declare;
 mod declared;
 #[cfg(test)]
@@ -26,6 +27,7 @@ use toml::de::DeTable;
 use crate::model::id::ClientCode;
 use crate::model::seq::Millis;
 
+pub use changed::ChangedSettings;
 use declare::{Given, Group};
 use declared::{Declared, SetIn};
 pub use error::{ConfigError, Origin};
