@@ -5,7 +5,11 @@
 //! tokens stay in the file, so revoking the last token does not turn access control off. Several processes may change
 //! the file; a lock makes them take turns. A change that is made twice does no harm.
 
+mod last_uses;
+mod name;
+
 use crate::layout;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Write};
@@ -25,6 +29,10 @@ use crate::durable;
 use crate::model::id::ClientCode;
 use crate::model::seq::Millis;
 use crate::sync::{Mutex, lock};
+
+use last_uses::LastUses;
+pub use last_uses::{LastUsesError, last_uses_in};
+pub use name::{TokenName, TokenNameError};
 
 /// The version of the file's format.
 const VERSION: u32 = 1;
@@ -60,8 +68,11 @@ pub struct Scopes {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Token {
-    /// The token's name, and the second part of its text.
+    /// What tells it from all others, and the second part of its text.
     pub id: String,
+    /// What somebody called it. Earlier versions had no names, and a file without names is as they wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<TokenName>,
     /// The client the token is for; `None` for all clients.
     #[serde(with = "client_text")]
     pub client: Option<ClientCode>,
@@ -76,6 +87,19 @@ pub struct Token {
     pub expires_at_ms: Option<u64>,
     /// When the token was revoked, in milliseconds since the epoch.
     pub revoked_at_ms: Option<u64>,
+}
+
+/// A token that somebody wants.
+#[derive(Debug, Clone)]
+pub struct WantedToken {
+    /// What it is to be called.
+    pub name: Option<TokenName>,
+    /// The client it is to be for; `None` for all clients.
+    pub client: Option<ClientCode>,
+    /// Its scopes.
+    pub scope: Scopes,
+    /// For how many milliseconds it is valid; `None`: until it is revoked.
+    pub lasts_ms: Option<u64>,
 }
 
 /// A change of the tokens. On a node of several, every node makes it.
@@ -248,37 +272,27 @@ impl Tokens {
     }
 
     /// Makes up a token. Only this call returns the token's text.
-    pub fn fresh(
-        client: Option<ClientCode>,
-        scope: Scopes,
-        now: Millis,
-        expires: Option<Millis>,
-    ) -> Result<(Token, String), TokensError> {
+    pub fn fresh(wanted: &WantedToken, now: Millis) -> Result<(Token, String), TokensError> {
         let id = random_hex(ID_BYTES)?;
         let text = format!("{PREFIX}_{id}_{}", random_hex(SECRET_BYTES)?);
         let token = Token {
             id,
-            client,
-            scope,
+            name: wanted.name.clone(),
+            client: wanted.client.clone(),
+            scope: wanted.scope,
             sha256: hash(&text),
             created_at_ms: now.0,
-            expires_at_ms: expires.map(|at| at.0),
+            expires_at_ms: wanted.lasts_ms.map(|ms| now.plus(ms).0),
             revoked_at_ms: None,
         };
         Ok((token, text))
     }
 
     /// Creates a token and stores it durably. Only this call returns the token's text.
-    pub fn make(
-        folder: &Path,
-        client: Option<ClientCode>,
-        scope: Scopes,
-        now: Millis,
-        expires: Option<Millis>,
-    ) -> Result<(Token, String), TokensError> {
+    pub fn make(folder: &Path, wanted: &WantedToken, now: Millis) -> Result<(Token, String), TokensError> {
         let made = change(folder, |tokens| {
             let (token, text) = loop {
-                let (token, text) = Self::fresh(client.clone(), scope, now, expires)?;
+                let (token, text) = Self::fresh(wanted, now)?;
                 if tokens.named(&token.id).is_none() {
                     break (token, text);
                 }
@@ -331,6 +345,13 @@ impl Tokens {
     }
 }
 
+impl WantedToken {
+    /// One of these scopes that lasts until it is revoked, without a name.
+    pub fn of(client: Option<ClientCode>, scope: impl Into<Scopes>) -> Self {
+        Self { name: None, client, scope: scope.into(), lasts_ms: None }
+    }
+}
+
 impl TokenChange {
     /// A sum over the change, for nodes that compare what they did.
     pub fn sum(&self) -> u32 {
@@ -346,6 +367,11 @@ impl TokenChange {
                 add(&token.created_at_ms.to_le_bytes());
                 add(&number(token.expires_at_ms));
                 add(&number(token.revoked_at_ms));
+                // Nothing for none: a token without a name has the sum that earlier versions give it.
+                if let Some(name) = &token.name {
+                    add(b"name");
+                    add(name.as_str().as_bytes());
+                }
             }
             Self::Revoke { id, at } => {
                 add(id.as_bytes());
@@ -363,6 +389,8 @@ pub struct TokensInUse {
     folder: PathBuf,
     /// Replaced whole; a request reads them without waiting.
     in_use: ArcSwap<Tokens>,
+    /// When each of them was last used.
+    uses: LastUses,
     /// Held while the file is read or changed, and put into use.
     turn: Mutex<()>,
 }
@@ -370,16 +398,30 @@ pub struct TokensInUse {
 impl TokensInUse {
     /// Those of a folder.
     pub fn read(folder: &Path) -> Result<Self, TokensError> {
-        Tokens::read(folder).map(|tokens| Self::of(folder, tokens))
+        let tokens = Tokens::read(folder)?;
+        let uses = last_uses_in(folder).unwrap_or_else(|error| {
+            tracing::warn!(%error, "when the tokens were last used is not known any more: uses from now on are noted");
+            BTreeMap::new()
+        });
+        Ok(Self::of(folder, tokens, LastUses::from_file(uses)))
     }
 
     /// Of a folder that serves nobody.
     pub fn of_nobody(folder: &Path) -> Self {
-        Self::of(folder, Tokens::closed())
+        Self::of(folder, Tokens::closed(), LastUses::default())
     }
 
-    fn of(folder: &Path, tokens: Tokens) -> Self {
-        Self { folder: folder.to_owned(), in_use: ArcSwap::from_pointee(tokens), turn: Mutex::new(()) }
+    fn of(folder: &Path, tokens: Tokens, uses: LastUses) -> Self {
+        let none = ArcSwap::from_pointee(Tokens::default());
+        let these = Self { folder: folder.to_owned(), in_use: none, uses, turn: Mutex::new(()) };
+        these.put(tokens);
+        these
+    }
+
+    /// Puts these tokens into use.
+    fn put(&self, tokens: Tokens) {
+        self.uses.keep(tokens.all.iter().map(|token| token.id.as_str()));
+        self.in_use.store(Arc::new(tokens));
     }
 
     /// The tokens in use.
@@ -387,18 +429,42 @@ impl TokensInUse {
         self.in_use.load_full()
     }
 
-    /// Reads the file again, and gives how many tokens there are. Blocks. If it cannot be read, the old ones stay; if there were
-    /// none, nobody is let in until it can be read.
+    /// Notes that the token with this id was used now. Takes no lock.
+    pub fn note_use(&self, id: &str, now: Millis) {
+        self.uses.note(id, now);
+    }
+
+    /// When the token with this id was last used, to the minute; none if it was not, as far as is known.
+    pub fn last_used(&self, id: &str) -> Option<Millis> {
+        self.uses.of(id)
+    }
+
+    /// Makes durable when the tokens were last used, if that changed. Blocks.
+    pub fn save_uses(&self) -> io::Result<()> {
+        self.uses.save(&self.folder)
+    }
+
+    /// Reads the file again, and gives how many tokens there are. Blocks. If it cannot be read, the old ones stay.
     pub fn reload(&self) -> Result<usize, TokensError> {
         let _turn = lock(&self.turn);
-        let tokens = Tokens::read(&self.folder).inspect_err(|_| {
+        self.read_again()
+    }
+
+    /// The same; but if there were no tokens, and the file cannot be read, nobody is let in until it can be.
+    pub fn reload_or_close(&self) -> Result<usize, TokensError> {
+        let _turn = lock(&self.turn);
+        self.read_again().inspect_err(|_| {
             if !self.now().are_asked_for() {
-                self.in_use.store(Arc::new(Tokens::closed()));
+                self.put(Tokens::closed());
             }
-        })?;
+        })
+    }
+
+    fn read_again(&self) -> Result<usize, TokensError> {
+        let tokens = Tokens::read(&self.folder)?;
         self.expect_some(&tokens)?;
         let count = tokens.all.len();
-        self.in_use.store(Arc::new(tokens));
+        self.put(tokens);
         Ok(count)
     }
 
@@ -412,7 +478,7 @@ impl TokensInUse {
         });
         match changed {
             Ok((tokens, token)) => {
-                self.in_use.store(Arc::new(tokens));
+                self.put(tokens);
                 Ok(Some(token))
             }
             Err(TokensError::NoSuchToken(_)) => Ok(None),
@@ -444,6 +510,12 @@ impl Token {
         } else {
             State::Valid
         }
+    }
+
+    /// What the audit trail says of a token that was made.
+    pub fn in_words(&self) -> String {
+        let name = self.name.as_ref().map_or(String::new(), |name| format!(", name {:?}", name.as_str()));
+        format!("{}, scope {}{name}", self.id, self.scope)
     }
 
     /// Whether the token is for this client.
@@ -662,11 +734,15 @@ mod tests {
         ClientCode::new("demo").ok()
     }
 
+    fn read() -> WantedToken {
+        WantedToken::of(demo(), Scope::Read)
+    }
+
     #[test]
     fn a_token_lets_in_from_its_making_to_its_end() {
         let folder = tempfile::tempdir().unwrap();
         let (token, text) =
-            Tokens::make(folder.path(), demo(), Scope::Read.into(), NOW, Some(NOW.plus(10))).unwrap();
+            Tokens::make(folder.path(), &WantedToken { lasts_ms: Some(10), ..read() }, NOW).unwrap();
         let verify = |text: &str, now: u64| {
             let tokens = Tokens::read(folder.path()).unwrap();
             tokens.verify(text, Millis(now)).map(|token| token.id.clone())
@@ -692,7 +768,7 @@ mod tests {
     fn the_file_holds_no_token_and_is_for_its_owner_alone() {
         let folder = tempfile::tempdir().unwrap();
         assert!(!Tokens::read(folder.path()).unwrap().are_asked_for());
-        let (_, text) = Tokens::make(folder.path(), None, Scope::Admin.into(), NOW, None).unwrap();
+        let (_, text) = Tokens::make(folder.path(), &WantedToken::of(None, Scope::Admin), NOW).unwrap();
         let path = folder.path().join(layout::TOKENS);
         let stored = fs::read_to_string(&path).unwrap();
         let secret = text.rsplit('_').next().unwrap();
@@ -705,7 +781,7 @@ mod tests {
     fn what_was_changed_may_be_changed_again_and_is_in_use_at_once() {
         let folder = tempfile::tempdir().unwrap();
         let in_use = TokensInUse::read(folder.path()).unwrap();
-        let (token, text) = Tokens::fresh(demo(), Scope::Read.into(), NOW, None).unwrap();
+        let (token, text) = Tokens::fresh(&read(), NOW).unwrap();
         let add = TokenChange::Add(token.clone());
         let revoke = TokenChange::Revoke { id: token.id.clone(), at: NOW.plus(5) };
         assert_eq!(in_use.apply(&revoke).unwrap(), None, "it is not there yet");
@@ -731,14 +807,80 @@ mod tests {
         assert!(in_use.now().are_asked_for());
     }
 
+    /// What nodes compare must not change for a token that an earlier version made.
+    #[test]
+    fn a_token_without_a_name_is_stored_and_summed_as_before_and_one_with_a_name_keeps_it() {
+        let plain = Token {
+            id: "1f0c2b7a".into(),
+            name: None,
+            client: demo(),
+            scope: Scope::Batch.into(),
+            sha256: [0; 32],
+            created_at_ms: 1,
+            expires_at_ms: None,
+            revoked_at_ms: None,
+        };
+        let named = Token { name: Some(TokenName::new("nightly CRM").unwrap()), ..plain.clone() };
+        let other = Token { name: Some(TokenName::new("nightly CRN").unwrap()), ..plain.clone() };
+        // As the version before computed it.
+        assert_eq!(sum(std::slice::from_ref(&plain)), Some(2_444_511_328));
+        let of = |token: &Token| TokenChange::Add(token.clone()).sum();
+        assert_eq!(of(&plain), 1_849_679_471);
+        assert!(of(&plain) != of(&named) && of(&named) != of(&other));
+        let folder = tempfile::tempdir().unwrap();
+        let in_use = TokensInUse::read(folder.path()).unwrap();
+        for token in [&named, &Token { id: "2".into(), ..plain.clone() }] {
+            in_use.apply(&TokenChange::Add(token.clone())).unwrap();
+        }
+        let text = fs::read_to_string(folder.path().join(layout::TOKENS)).unwrap();
+        assert_eq!(text.matches("\"name\"").count(), 1, "{text}");
+        let read = Tokens::read(folder.path()).unwrap();
+        assert_eq!(read.all().first(), Some(&named));
+        assert_eq!(read.all().get(1).map(|token| token.name.clone()), Some(None));
+        fs::write(folder.path().join(layout::TOKENS), text.replace("nightly CRM", "a\\u0007b")).unwrap();
+        let error = Tokens::read(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("character 2 is a control character"), "{error}");
+    }
+
+    #[test]
+    fn a_use_shows_at_once_and_after_a_save_to_whoever_opens_the_folder_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let in_use = TokensInUse::read(folder.path()).unwrap();
+        let (token, _) = Tokens::fresh(&read(), NOW).unwrap();
+        in_use.apply(&TokenChange::Add(token.clone())).unwrap();
+        assert_eq!(in_use.last_used(&token.id), None);
+        in_use.note_use(&token.id, NOW);
+        in_use.reload().unwrap();
+        assert_eq!(in_use.last_used(&token.id), Some(NOW));
+        assert_eq!(TokensInUse::read(folder.path()).unwrap().last_used(&token.id), None);
+        in_use.save_uses().unwrap();
+        assert_eq!(TokensInUse::read(folder.path()).unwrap().last_used(&token.id), Some(NOW));
+        // Damage loses the time, and nothing else.
+        fs::write(folder.path().join(layout::TOKEN_USES), "{").unwrap();
+        let again = TokensInUse::read(folder.path()).unwrap();
+        assert_eq!((again.now().all().len(), again.last_used(&token.id)), (1, None));
+    }
+
+    /// A call that reloads is told what is wrong, so nothing need change; whoever sends a signal is told nothing.
+    #[test]
+    fn an_unreadable_file_closes_the_door_only_where_nobody_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let in_use = TokensInUse::read(folder.path()).unwrap();
+        fs::write(folder.path().join(layout::TOKENS), "{").unwrap();
+        assert!(matches!(in_use.reload(), Err(TokensError::Unreadable { .. })));
+        assert!(!in_use.now().are_asked_for());
+        assert!(matches!(in_use.reload_or_close(), Err(TokensError::Unreadable { .. })));
+        assert!(in_use.now().are_asked_for());
+    }
+
     #[test]
     fn a_folder_takes_in_the_tokens_of_another_and_keeps_its_own() {
         let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let [here, there] = [folders[0].path(), folders[1].path()];
-        let (both, _) = Tokens::make(there, demo(), Scope::Read.into(), NOW, None).unwrap();
+        let (both, _) = Tokens::make(there, &read(), NOW).unwrap();
         Tokens::read(there).unwrap().take_in(here).unwrap();
-        let (own, _) = Tokens::make(here, demo(), Scope::Batch.into(), NOW, None).unwrap();
-        let (theirs, _) = Tokens::make(there, None, Scope::Admin.into(), NOW, None).unwrap();
+        let (own, _) = Tokens::make(here, &WantedToken::of(demo(), Scope::Batch), NOW).unwrap();
+        let (theirs, _) = Tokens::make(there, &WantedToken::of(None, Scope::Admin), NOW).unwrap();
         Tokens::revoke(there, &both.id, NOW.plus(7)).unwrap();
         Tokens::revoke(here, &own.id, NOW.plus(8)).unwrap();
         Tokens::read(there).unwrap().take_in(here).unwrap();
@@ -751,7 +893,7 @@ mod tests {
     fn whoever_waits_for_the_lock_waits_not_for_ever() {
         let folder = tempfile::tempdir().unwrap();
         let _held = locked(&folder.path().join(layout::TOKENS_LOCK)).unwrap();
-        let refused = Tokens::make(folder.path(), demo(), Scope::Read.into(), NOW, None);
+        let refused = Tokens::make(folder.path(), &read(), NOW);
         assert!(matches!(refused, Err(TokensError::Locked(_))), "{refused:?}");
     }
 
@@ -760,7 +902,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::thread::scope(|scope| {
             for _ in 0..8 {
-                scope.spawn(|| Tokens::make(folder.path(), demo(), Scope::Batch.into(), NOW, None).unwrap());
+                scope.spawn(|| {
+                    Tokens::make(folder.path(), &WantedToken::of(demo(), Scope::Batch), NOW).unwrap()
+                });
             }
         });
         assert_eq!(Tokens::read(folder.path()).unwrap().all().len(), 8);
@@ -770,7 +914,7 @@ mod tests {
     #[test]
     fn a_file_with_a_changed_letter_is_rejected() {
         let folder = tempfile::tempdir().unwrap();
-        Tokens::make(folder.path(), demo(), Scope::Read.into(), Millis(1), None).unwrap();
+        Tokens::make(folder.path(), &read(), Millis(1)).unwrap();
         let path = folder.path().join(layout::TOKENS);
         let text = fs::read_to_string(&path).unwrap();
         for (letter, changed) in [("\"demo\"", "\"demp\""), ("\"read\"", "\"admin\""), ("null", "9")] {
@@ -833,8 +977,12 @@ mod tests {
         const EARLIER: &str = r#"{"version":1,"tokens":[{"id":"1f0c2b7a","client":"demo","scope":"batch","sha256":"0000000000000000000000000000000000000000000000000000000000000000","createdAtMs":1,"expiresAtMs":null,"revokedAtMs":null}],"crc32c":2444511328}"#;
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join(layout::TOKENS), EARLIER).unwrap();
-        let (_, text) =
-            Tokens::make(folder.path(), demo(), "read,batch".parse().unwrap(), NOW, None).unwrap();
+        let (_, text) = Tokens::make(
+            folder.path(),
+            &WantedToken::of(demo(), "read,batch".parse::<Scopes>().unwrap()),
+            NOW,
+        )
+        .unwrap();
         let tokens = Tokens::read(folder.path()).unwrap();
         assert_eq!(
             tokens.all().iter().map(|it| it.scope.to_string()).collect::<Vec<_>>(),

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use hyper::header::HeaderValue;
 use hyper::{Method, StatusCode};
 
-use super::auth::{self, Access, Proof};
+use super::auth::{self, Access, Bearer, Proof};
 use super::endpoint::{Api, Call, CallLimits, Endpoint, Methods, RateLimit, Reply, Whose};
 use super::error::{Allowed, HttpError};
 use super::operation::form;
@@ -177,6 +177,9 @@ impl<'a> Found<'a> {
         }
         if let (RateLimit::BatchCalls, Some(client)) = (endpoint.limits.rate, &client) {
             front.count_batch_call(client)?;
+        }
+        if let Bearer::Token(token) = &bearer {
+            front.app.note_token_use(&token.id);
         }
         if endpoint.client == Whose::OfBatch
             && let Some(id) = BatchId::parse(self.path.get("id"))
