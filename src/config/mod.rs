@@ -173,6 +173,26 @@ impl Config {
         }
     }
 
+    /// Which settings `next` has otherwise, in the order of the docs.
+    pub fn changes_to(&self, next: &Self) -> ChangedSettings {
+        let mut changed = ChangedSettings::default();
+        changed.add("", &self.server, &next.server);
+        changed.add("", &self.https, &next.https);
+        changed.add("", &self.upkeep, &next.upkeep);
+        changed.add("", &self.backups, &next.backups);
+        changed.add("", &self.limits, &next.limits);
+        changed.add("", &self.callers, &next.callers);
+        changed.add("", &self.heads, &next.heads);
+        changed.add("", &self.timeouts, &next.timeouts);
+        changed.add(INGEST, &self.ingest, &next.ingest);
+        changed.add("", &self.any_client, &next.any_client);
+        let any_client = (&self.any_client, &next.any_client);
+        changed.add_clients(CLIENTS, (&self.clients, &next.clients), any_client);
+        changed.add(CLUSTER, &self.cluster, &next.cluster);
+        changed.add_texts(&format!("{CLUSTER}.{KAFKA}"), &self.kafka, &next.kafka);
+        changed
+    }
+
     /// Refuses an address that other machines can reach if anybody may do anything: unless there are tokens, or
     /// `allow_anonymous` is set.
     pub fn check_reach(&self, tokens: bool) -> Result<(), ConfigError> {

@@ -54,7 +54,7 @@ use self::caller::Caller;
 use self::error::HttpError;
 use self::live::Live;
 use self::rate::{Rate, Rates};
-use self::reload::{ReadSettings, Source};
+use self::reload::{ReadSettings, ReloadError, Reloaded, Source};
 use self::tls::Tls;
 use crate::cluster::Members;
 use crate::config::{Callers, Config, HeadLimits, Timeouts};
@@ -139,6 +139,16 @@ impl Front {
     fn reconfigure(&self, config: &Config) {
         self.app.reconfigure(config);
         self.limits.store(Arc::new(Limits::of(config)));
+    }
+
+    /// Reads the settings, the tokens and the certificate again, and takes over all of them or nothing. Blocks.
+    fn reload(&self) -> Result<Reloaded, ReloadError> {
+        self.settings.reload(&self.app, self.tls.as_deref(), |config| self.reconfigure(config))
+    }
+
+    /// Does the same for a signal, which nobody answers: takes over what is right, and logs what is wrong. Blocks.
+    pub fn reload_at_signal(&self) {
+        self.settings.reload_at_signal(&self.app, self.tls.as_deref(), |config| self.reconfigure(config));
     }
 
     fn limits(&self) -> Arc<Limits> {

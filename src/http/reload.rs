@@ -3,9 +3,9 @@
 //! Promises: a call takes over all of it or nothing, and is told which. A `SIGHUP` tells nobody, so it takes over what is right, and the
 //! log says what is not. Two reloads come one after the other. What may change only at a start stays.
 
-use super::Front;
-use super::tls::TlsError;
+use super::tls::{Tls, TlsError};
 use crate::config::{ChangedSettings, Config, ConfigError};
+use crate::engine::Engine;
 use crate::sync::{Mutex, lock};
 use crate::tokens::TokensError;
 use std::time::Duration;
@@ -20,16 +20,6 @@ pub(super) struct Source {
     read: Option<ReadSettings>,
     /// Held while anything is read again and put into use.
     turn: Mutex<()>,
-}
-
-impl Source {
-    pub(super) fn of(read: ReadSettings) -> Self {
-        Self { read: Some(read), turn: Mutex::new(()) }
-    }
-
-    fn settings(&self) -> Result<Option<Config>, ConfigError> {
-        self.read.as_ref().map(|read| read()).transpose()
-    }
 }
 
 /// What was read again.
@@ -59,34 +49,48 @@ pub(super) enum ReloadError {
     Tokens(#[from] TokensError),
 }
 
-impl Front {
+impl Source {
+    /// The settings are read so.
+    pub(super) fn of(read: ReadSettings) -> Self {
+        Self { read: Some(read), turn: Mutex::new(()) }
+    }
+
     /// Reads everything again and takes it over, and believes the machine's clock. If anything is wrong, all stays as it was.
-    /// Blocks.
-    pub(super) fn reload(&self) -> Result<Reloaded, ReloadError> {
-        let _turn = lock(&self.settings.turn);
-        let config = self.settings.settings()?;
-        let certificate =
-            self.tls.as_ref().map(|tls| tls.read_again().map(|read| (tls, read))).transpose()?;
-        // Nothing after this can fail.
-        let tokens = self.app.reload_tokens()?;
+    /// `reconfigure` takes new settings. Blocks.
+    pub(super) fn reload(
+        &self,
+        app: &Engine,
+        tls: Option<&Tls>,
+        reconfigure: impl FnOnce(&Config),
+    ) -> Result<Reloaded, ReloadError> {
+        let _turn = lock(&self.turn);
+        let config = self.settings()?;
+        let certificate = tls.map(|tls| tls.read_again().map(|read| (tls, read))).transpose()?;
+        let tokens = app.reload_tokens()?;
+        // From here on nothing can fail.
         let mut reloaded = Reloaded { tokens, ..Reloaded::default() };
         if let Some((tls, read)) = certificate {
             reloaded.certificates = read.certificates();
             tls.put(read);
         }
         if let Some(config) = config {
-            reloaded.settings = self.app.changes_to(&config);
-            self.reconfigure(&config);
+            reloaded.settings = app.changes_to(&config);
+            reconfigure(&config);
         }
-        reloaded.clock_ahead = self.app.accept_clock();
+        reloaded.clock_ahead = app.accept_clock();
         Ok(reloaded)
     }
 
     /// Reads everything again, takes over what is right, and believes the machine's clock. The log says what is wrong. Blocks.
-    pub fn reload_at_signal(&self) {
-        let _turn = lock(&self.settings.turn);
-        self.app.accept_clock();
-        if let Some(tls) = &self.tls {
+    pub(super) fn reload_at_signal(
+        &self,
+        app: &Engine,
+        tls: Option<&Tls>,
+        reconfigure: impl FnOnce(&Config),
+    ) {
+        let _turn = lock(&self.turn);
+        app.accept_clock();
+        if let Some(tls) = tls {
             match tls.read_again() {
                 Ok(read) => {
                     tls.put(read);
@@ -97,15 +101,15 @@ impl Front {
                 }
             }
         }
-        match self.app.reload_tokens_or_close() {
+        match app.reload_tokens_or_close() {
             Ok(tokens) => tracing::info!(tokens, "tokens reloaded"),
             Err(error) => {
                 tracing::error!(%error, "the tokens could not be reloaded: the old ones stay valid; if there were none, every call that needs a token is refused")
             }
         }
-        match self.settings.settings() {
+        match self.settings() {
             Ok(Some(config)) => {
-                self.reconfigure(&config);
+                reconfigure(&config);
                 tracing::info!("settings reloaded: new limits and clients are in use");
             }
             Ok(None) => {}
@@ -113,5 +117,9 @@ impl Front {
                 tracing::error!(%error, "the settings could not be reloaded: the old ones stay in use")
             }
         }
+    }
+
+    fn settings(&self) -> Result<Option<Config>, ConfigError> {
+        self.read.as_ref().map(|read| read()).transpose()
     }
 }
