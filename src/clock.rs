@@ -108,7 +108,7 @@ impl GuardedClock {
                         ahead_seconds = ahead / 1000,
                         clock = %wall.iso_8601(),
                         "the machine's clock has jumped ahead, so the daemon ignores it and counts time on from the last good reading. \
-                         Correct the clock; or, if it is right now, accept it with a SIGHUP or a restart"
+                         Correct the clock; or, if it is right now, accept it with `profiled reload`, a SIGHUP or a restart"
                     );
                 }
                 let good = self.good.load(Ordering::Relaxed).saturating_add(signed(passed_ms));

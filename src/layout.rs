@@ -5,6 +5,7 @@
 //!     /unfinished                       a restore is filling the folder, or was interrupted
 //!     /lock                             the running daemon holds its lock
 //!     /tokens.json, tokens.lock         the access tokens, and the lock of whoever changes them
+//!     /token-uses.json                  when each token was last used
 //!     /audit.log                        the administrative acts
 //!     /cluster                          which order of several nodes the folder belongs to
 //!     /erasures                         the list of all erasures
@@ -35,6 +36,8 @@ pub const LOCK: &str = "lock";
 pub const TOKENS: &str = "tokens.json";
 /// The file that a process locks while it changes the tokens.
 pub const TOKENS_LOCK: &str = "tokens.lock";
+/// When each token was last used.
+pub const TOKEN_USES: &str = "token-uses.json";
 /// The audit trail.
 pub const AUDIT: &str = "audit.log";
 /// Which order of several nodes the folder belongs to.

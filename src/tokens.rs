@@ -5,7 +5,11 @@
 //! tokens stay in the file, so revoking the last token does not turn access control off. Several processes may change
 //! the file; a lock makes them take turns. A change that is made twice does no harm.
 
+mod last_uses;
+mod name;
+
 use crate::layout;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Write};
@@ -25,6 +29,10 @@ use crate::durable;
 use crate::model::id::ClientCode;
 use crate::model::seq::Millis;
 use crate::sync::{Mutex, lock};
+
+use last_uses::LastUses;
+pub use last_uses::{LastUsesError, last_uses_in};
+pub use name::{TokenName, TokenNameError};
 
 /// The version of the file's format.
 const VERSION: u32 = 1;
@@ -60,8 +68,11 @@ pub struct Scopes {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Token {
-    /// The token's name, and the second part of its text.
+    /// What tells it from all others, and the second part of its text.
     pub id: String,
+    /// What somebody called it. Earlier versions had no names, and a file without names is as they wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<TokenName>,
     /// The client the token is for; `None` for all clients.
     #[serde(with = "client_text")]
     pub client: Option<ClientCode>,
@@ -76,6 +87,19 @@ pub struct Token {
     pub expires_at_ms: Option<u64>,
     /// When the token was revoked, in milliseconds since the epoch.
     pub revoked_at_ms: Option<u64>,
+}
+
+/// A token that somebody wants.
+#[derive(Debug, Clone)]
+pub struct WantedToken {
+    /// What it is to be called.
+    pub name: Option<TokenName>,
+    /// The client it is to be for; `None` for all clients.
+    pub client: Option<ClientCode>,
+    /// Its scopes.
+    pub scope: Scopes,
+    /// For how many milliseconds it is valid; `None`: until it is revoked.
+    pub lasts_ms: Option<u64>,
 }
 
 /// A change of the tokens. On a node of several, every node makes it.
@@ -248,37 +272,27 @@ impl Tokens {
     }
 
     /// Makes up a token. Only this call returns the token's text.
-    pub fn fresh(
-        client: Option<ClientCode>,
-        scope: Scopes,
-        now: Millis,
-        expires: Option<Millis>,
-    ) -> Result<(Token, String), TokensError> {
+    pub fn fresh(wanted: &WantedToken, now: Millis) -> Result<(Token, String), TokensError> {
         let id = random_hex(ID_BYTES)?;
         let text = format!("{PREFIX}_{id}_{}", random_hex(SECRET_BYTES)?);
         let token = Token {
             id,
-            client,
-            scope,
+            name: wanted.name.clone(),
+            client: wanted.client.clone(),
+            scope: wanted.scope,
             sha256: hash(&text),
             created_at_ms: now.0,
-            expires_at_ms: expires.map(|at| at.0),
+            expires_at_ms: wanted.lasts_ms.map(|ms| now.plus(ms).0),
             revoked_at_ms: None,
         };
         Ok((token, text))
     }
 
     /// Creates a token and stores it durably. Only this call returns the token's text.
-    pub fn make(
-        folder: &Path,
-        client: Option<ClientCode>,
-        scope: Scopes,
-        now: Millis,
-        expires: Option<Millis>,
-    ) -> Result<(Token, String), TokensError> {
+    pub fn make(folder: &Path, wanted: &WantedToken, now: Millis) -> Result<(Token, String), TokensError> {
         let made = change(folder, |tokens| {
             let (token, text) = loop {
-                let (token, text) = Self::fresh(client.clone(), scope, now, expires)?;
+                let (token, text) = Self::fresh(wanted, now)?;
                 if tokens.named(&token.id).is_none() {
                     break (token, text);
                 }
@@ -309,7 +323,8 @@ impl Tokens {
         added.map(drop)
     }
 
-    fn named(&self, id: &str) -> Option<&Token> {
+    /// The token with this id, valid or not.
+    pub fn named(&self, id: &str) -> Option<&Token> {
         self.all.iter().find(|token| token.id == id)
     }
 
@@ -331,6 +346,13 @@ impl Tokens {
     }
 }
 
+impl WantedToken {
+    /// One of these scopes that lasts until it is revoked, without a name.
+    pub fn of(client: Option<ClientCode>, scope: impl Into<Scopes>) -> Self {
+        Self { name: None, client, scope: scope.into(), lasts_ms: None }
+    }
+}
+
 impl TokenChange {
     /// A sum over the change, for nodes that compare what they did.
     pub fn sum(&self) -> u32 {
@@ -346,6 +368,11 @@ impl TokenChange {
                 add(&token.created_at_ms.to_le_bytes());
                 add(&number(token.expires_at_ms));
                 add(&number(token.revoked_at_ms));
+                // Nothing for none: a token without a name has the sum that earlier versions give it.
+                if let Some(name) = &token.name {
+                    add(b"name");
+                    add(name.as_str().as_bytes());
+                }
             }
             Self::Revoke { id, at } => {
                 add(id.as_bytes());
@@ -363,6 +390,8 @@ pub struct TokensInUse {
     folder: PathBuf,
     /// Replaced whole; a request reads them without waiting.
     in_use: ArcSwap<Tokens>,
+    /// When each of them was last used.
+    uses: LastUses,
     /// Held while the file is read or changed, and put into use.
     turn: Mutex<()>,
 }
@@ -370,16 +399,30 @@ pub struct TokensInUse {
 impl TokensInUse {
     /// Those of a folder.
     pub fn read(folder: &Path) -> Result<Self, TokensError> {
-        Tokens::read(folder).map(|tokens| Self::of(folder, tokens))
+        let tokens = Tokens::read(folder)?;
+        let uses = last_uses_in(folder).unwrap_or_else(|error| {
+            tracing::warn!(%error, "when the tokens were last used is not known any more: uses from now on are noted");
+            BTreeMap::new()
+        });
+        Ok(Self::of(folder, tokens, LastUses::from_file(uses)))
     }
 
     /// Of a folder that serves nobody.
     pub fn of_nobody(folder: &Path) -> Self {
-        Self::of(folder, Tokens::closed())
+        Self::of(folder, Tokens::closed(), LastUses::default())
     }
 
-    fn of(folder: &Path, tokens: Tokens) -> Self {
-        Self { folder: folder.to_owned(), in_use: ArcSwap::from_pointee(tokens), turn: Mutex::new(()) }
+    fn of(folder: &Path, tokens: Tokens, uses: LastUses) -> Self {
+        let none = ArcSwap::from_pointee(Tokens::default());
+        let these = Self { folder: folder.to_owned(), in_use: none, uses, turn: Mutex::new(()) };
+        these.put(tokens);
+        these
+    }
+
+    /// Puts these tokens into use.
+    fn put(&self, tokens: Tokens) {
+        self.uses.keep(tokens.all.iter().map(|token| token.id.as_str()));
+        self.in_use.store(Arc::new(tokens));
     }
 
     /// The tokens in use.
@@ -387,18 +430,42 @@ impl TokensInUse {
         self.in_use.load_full()
     }
 
-    /// Reads the file again, and gives how many tokens there are. Blocks. If it cannot be read, the old ones stay; if there were
-    /// none, nobody is let in until it can be read.
+    /// Notes that the token with this id was used now. Takes no lock.
+    pub fn note_use(&self, id: &str, now: Millis) {
+        self.uses.note(id, now);
+    }
+
+    /// When the token with this id was last used, to the minute; none if it was not, as far as is known.
+    pub fn last_used(&self, id: &str) -> Option<Millis> {
+        self.uses.of(id)
+    }
+
+    /// Makes durable when the tokens were last used, if that changed. Blocks.
+    pub fn save_uses(&self) -> io::Result<()> {
+        self.uses.save(&self.folder)
+    }
+
+    /// Reads the file again, and gives how many tokens there are. Blocks. If it cannot be read, the old ones stay.
     pub fn reload(&self) -> Result<usize, TokensError> {
         let _turn = lock(&self.turn);
-        let tokens = Tokens::read(&self.folder).inspect_err(|_| {
+        self.read_again()
+    }
+
+    /// The same; but if there were no tokens, and the file cannot be read, nobody is let in until it can be.
+    pub fn reload_or_close(&self) -> Result<usize, TokensError> {
+        let _turn = lock(&self.turn);
+        self.read_again().inspect_err(|_| {
             if !self.now().are_asked_for() {
-                self.in_use.store(Arc::new(Tokens::closed()));
+                self.put(Tokens::closed());
             }
-        })?;
+        })
+    }
+
+    fn read_again(&self) -> Result<usize, TokensError> {
+        let tokens = Tokens::read(&self.folder)?;
         self.expect_some(&tokens)?;
         let count = tokens.all.len();
-        self.in_use.store(Arc::new(tokens));
+        self.put(tokens);
         Ok(count)
     }
 
@@ -412,7 +479,7 @@ impl TokensInUse {
         });
         match changed {
             Ok((tokens, token)) => {
-                self.in_use.store(Arc::new(tokens));
+                self.put(tokens);
                 Ok(Some(token))
             }
             Err(TokensError::NoSuchToken(_)) => Ok(None),
@@ -444,6 +511,12 @@ impl Token {
         } else {
             State::Valid
         }
+    }
+
+    /// What the audit trail says of a token that was made.
+    pub fn in_words(&self) -> String {
+        let name = self.name.as_ref().map_or(String::new(), |name| format!(", name {:?}", name.as_str()));
+        format!("{}, scope {}{name}", self.id, self.scope)
     }
 
     /// Whether the token is for this client.
@@ -653,194 +726,4 @@ mod hex_text {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NOW: Millis = Millis(1_000_000);
-
-    fn demo() -> Option<ClientCode> {
-        ClientCode::new("demo").ok()
-    }
-
-    #[test]
-    fn a_token_lets_in_from_its_making_to_its_end() {
-        let folder = tempfile::tempdir().unwrap();
-        let (token, text) =
-            Tokens::make(folder.path(), demo(), Scope::Read.into(), NOW, Some(NOW.plus(10))).unwrap();
-        let verify = |text: &str, now: u64| {
-            let tokens = Tokens::read(folder.path()).unwrap();
-            tokens.verify(text, Millis(now)).map(|token| token.id.clone())
-        };
-        assert_eq!(verify(&text, NOW.0), Ok(token.id.clone()));
-        assert_eq!(verify(&text, NOW.0 + 9), Ok(token.id.clone()));
-        assert_eq!(verify(&text, NOW.0 + 10), Err(InvalidToken::Expired));
-        let other = format!("{}{}", &text[..text.len() - 1], if text.ends_with('0') { '1' } else { '0' });
-        for wrong in
-            ["", "profiled", "profiled_", &text[..text.len() - 1], &format!("{text}0"), &other, &token.id]
-        {
-            assert_eq!(verify(wrong, NOW.0), Err(InvalidToken::Unknown), "{wrong}");
-        }
-        Tokens::revoke(folder.path(), &token.id, NOW).unwrap();
-        assert_eq!(verify(&text, NOW.0), Err(InvalidToken::Revoked));
-        assert!(
-            Tokens::read(folder.path()).unwrap().are_asked_for(),
-            "revoking the last token does not turn access control off"
-        );
-    }
-
-    #[test]
-    fn the_file_holds_no_token_and_is_for_its_owner_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        assert!(!Tokens::read(folder.path()).unwrap().are_asked_for());
-        let (_, text) = Tokens::make(folder.path(), None, Scope::Admin.into(), NOW, None).unwrap();
-        let path = folder.path().join(layout::TOKENS);
-        let stored = fs::read_to_string(&path).unwrap();
-        let secret = text.rsplit('_').next().unwrap();
-        assert!(secret.len() == 64 && !stored.contains(secret), "{stored}");
-        assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
-    }
-
-    /// Revoking is kept, whoever says it first; of two tokens with one id the first one stays.
-    #[test]
-    fn what_was_changed_may_be_changed_again_and_is_in_use_at_once() {
-        let folder = tempfile::tempdir().unwrap();
-        let in_use = TokensInUse::read(folder.path()).unwrap();
-        let (token, text) = Tokens::fresh(demo(), Scope::Read.into(), NOW, None).unwrap();
-        let add = TokenChange::Add(token.clone());
-        let revoke = TokenChange::Revoke { id: token.id.clone(), at: NOW.plus(5) };
-        assert_eq!(in_use.apply(&revoke).unwrap(), None, "it is not there yet");
-        assert!(!folder.path().join(layout::TOKENS).exists());
-        let ids = |tokens: &Tokens| tokens.all().iter().map(|it| it.id.clone()).collect::<Vec<_>>();
-        for _ in 0..2 {
-            assert_eq!(in_use.apply(&add).unwrap(), Some(token.clone()));
-            assert_eq!(in_use.now().verify(&text, NOW).map(|it| it.id.clone()), Ok(token.id.clone()));
-        }
-        let other = Token { client: None, ..token.clone() };
-        assert_eq!(in_use.apply(&TokenChange::Add(other)).unwrap(), Some(token.clone()));
-        for change in [&revoke, &add, &TokenChange::Revoke { id: token.id.clone(), at: NOW.plus(9) }] {
-            let now = in_use.apply(change).unwrap().unwrap();
-            assert_eq!(now.revoked_at_ms, Some(NOW.0 + 5));
-            assert_eq!(in_use.now().verify(&text, NOW), Err(InvalidToken::Revoked));
-        }
-        assert_eq!(ids(&in_use.now()), std::slice::from_ref(&token.id));
-        assert_eq!(*in_use.now(), Tokens::read(folder.path()).unwrap());
-        // A file that went away is not begun anew.
-        fs::remove_file(folder.path().join(layout::TOKENS)).unwrap();
-        assert!(matches!(in_use.apply(&add), Err(TokensError::Gone(_))));
-        assert!(matches!(in_use.reload(), Err(TokensError::Gone(_))));
-        assert!(in_use.now().are_asked_for());
-    }
-
-    #[test]
-    fn a_folder_takes_in_the_tokens_of_another_and_keeps_its_own() {
-        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-        let [here, there] = [folders[0].path(), folders[1].path()];
-        let (both, _) = Tokens::make(there, demo(), Scope::Read.into(), NOW, None).unwrap();
-        Tokens::read(there).unwrap().take_in(here).unwrap();
-        let (own, _) = Tokens::make(here, demo(), Scope::Batch.into(), NOW, None).unwrap();
-        let (theirs, _) = Tokens::make(there, None, Scope::Admin.into(), NOW, None).unwrap();
-        Tokens::revoke(there, &both.id, NOW.plus(7)).unwrap();
-        Tokens::revoke(here, &own.id, NOW.plus(8)).unwrap();
-        Tokens::read(there).unwrap().take_in(here).unwrap();
-        let tokens = Tokens::read(here).unwrap();
-        let found: Vec<_> = tokens.all().iter().map(|it| (it.id.as_str(), it.revoked_at_ms)).collect();
-        assert_eq!(found, [(&*both.id, Some(NOW.0 + 7)), (&*own.id, Some(NOW.0 + 8)), (&*theirs.id, None)]);
-    }
-
-    #[test]
-    fn whoever_waits_for_the_lock_waits_not_for_ever() {
-        let folder = tempfile::tempdir().unwrap();
-        let _held = locked(&folder.path().join(layout::TOKENS_LOCK)).unwrap();
-        let refused = Tokens::make(folder.path(), demo(), Scope::Read.into(), NOW, None);
-        assert!(matches!(refused, Err(TokensError::Locked(_))), "{refused:?}");
-    }
-
-    #[test]
-    fn tokens_made_at_once_are_all_there() {
-        let folder = tempfile::tempdir().unwrap();
-        std::thread::scope(|scope| {
-            for _ in 0..8 {
-                scope.spawn(|| Tokens::make(folder.path(), demo(), Scope::Batch.into(), NOW, None).unwrap());
-            }
-        });
-        assert_eq!(Tokens::read(folder.path()).unwrap().all().len(), 8);
-    }
-
-    /// A changed letter once turned a token into another client's.
-    #[test]
-    fn a_file_with_a_changed_letter_is_rejected() {
-        let folder = tempfile::tempdir().unwrap();
-        Tokens::make(folder.path(), demo(), Scope::Read.into(), Millis(1), None).unwrap();
-        let path = folder.path().join(layout::TOKENS);
-        let text = fs::read_to_string(&path).unwrap();
-        for (letter, changed) in [("\"demo\"", "\"demp\""), ("\"read\"", "\"admin\""), ("null", "9")] {
-            let changed = text.replacen(letter, changed, 1);
-            assert_ne!(changed, text);
-            fs::write(&path, changed).unwrap();
-            let error = Tokens::read(folder.path()).unwrap_err().to_string();
-            assert!(error.contains("do not match their checksum"), "{letter}: {error}");
-        }
-    }
-
-    #[test]
-    fn a_file_that_is_not_understood_opens_no_door() {
-        let folder = tempfile::tempdir().unwrap();
-        let check = |text: &str, says: &str| {
-            fs::write(folder.path().join(layout::TOKENS), text).unwrap();
-            let error = Tokens::read(folder.path()).unwrap_err().to_string();
-            assert!(error.contains(says) && error.contains(layout::TOKENS), "{text}: {error}");
-        };
-        check("", "EOF");
-        check("{}", "version");
-        check(r#"{"version":2,"tokens":[]}"#, "version 2");
-        let token = |client: &str, scope: &str, sha256: &str| {
-            format!(
-                r#"{{"version":1,"tokens":[{{"id":"1","client":"{client}","scope":"{scope}","sha256":"{sha256}","createdAtMs":1,"expiresAtMs":null,"revokedAtMs":null}}]}}"#
-            )
-        };
-        let sum = "0".repeat(64);
-        check(&token("a b", "read", &sum), "not a client code");
-        check(&token("a", "write", &sum), "\"write\" is not a scope");
-        check(&token("a", "batch,write", &sum), "\"batch,write\" is not a scope");
-        check(&token("a", "read", "00"), "64 hexadecimal digits");
-        fs::write(folder.path().join(layout::TOKENS), token("*", "read", &sum)).unwrap();
-        assert_eq!(Tokens::read(folder.path()).unwrap().all().len(), 1);
-    }
-
-    #[test]
-    fn scopes_cover_what_they_name_and_admin_all() {
-        let check = |text: &str, may: [bool; 3], shown: &str| {
-            let scopes: Scopes = text.parse().unwrap();
-            assert_eq!(Scope::ALL.map(|asked| scopes.covers(asked)), may, "{text}");
-            assert_eq!(scopes.to_string(), shown, "{text}");
-            assert_eq!(shown.parse(), Ok(scopes), "{text}");
-        };
-        check("batch", [true, false, false], "batch");
-        check("read", [false, true, false], "read");
-        check("admin", [true; 3], "admin");
-        check("batch,read", [true, true, false], "batch,read");
-        check("read, batch", [true, true, false], "batch,read");
-        check("batch,batch", [true, false, false], "batch");
-        check("read,admin,batch", [true; 3], "admin");
-        for wrong in ["", ",", "batch,", "write", "batch,write", "Batch", "batch read"] {
-            assert!(wrong.parse::<Scopes>().is_err(), "{wrong:?}");
-        }
-    }
-
-    #[test]
-    fn a_file_of_before_scopes_were_given_together_is_read_and_goes_on() {
-        // The text that the version before wrote, with its checksum.
-        const EARLIER: &str = r#"{"version":1,"tokens":[{"id":"1f0c2b7a","client":"demo","scope":"batch","sha256":"0000000000000000000000000000000000000000000000000000000000000000","createdAtMs":1,"expiresAtMs":null,"revokedAtMs":null}],"crc32c":2444511328}"#;
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join(layout::TOKENS), EARLIER).unwrap();
-        let (_, text) =
-            Tokens::make(folder.path(), demo(), "read,batch".parse().unwrap(), NOW, None).unwrap();
-        let tokens = Tokens::read(folder.path()).unwrap();
-        assert_eq!(
-            tokens.all().iter().map(|it| it.scope.to_string()).collect::<Vec<_>>(),
-            ["batch", "batch,read"]
-        );
-        let both = tokens.verify(&text, NOW).unwrap().scope;
-        assert_eq!(Scope::ALL.map(|asked| both.covers(asked)), [true, true, false]);
-    }
-}
+mod tests;

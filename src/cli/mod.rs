@@ -19,6 +19,7 @@ mod live;
 mod node;
 mod peer;
 mod profile;
+mod reload;
 mod serve;
 mod status;
 mod stop;
@@ -53,6 +54,7 @@ enum Command {
     #[command(subcommand)]
     Profile(profile::Profile),
     Status(status::Status),
+    Reload(reload::Reload),
     Watch(watch::Watch),
     Lint(lint::Lint),
     Export(export::Export),
@@ -86,6 +88,7 @@ pub fn main() -> ExitCode {
         Command::Batch(command) => batch::run(command),
         Command::Profile(command) => profile::run(command),
         Command::Status(command) => status::run(command),
+        Command::Reload(command) => reload::run(command),
         Command::Watch(command) => watch::run(command),
         Command::Lint(command) => lint::run(&command),
         Command::Export(command) => export::run(command),

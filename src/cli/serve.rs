@@ -45,8 +45,7 @@ pub(super) struct Serve {
     end_with: Option<u32>,
 }
 
-/// What the settings are read from, at the start and at each `SIGHUP`.
-#[derive(Clone)]
+/// What the settings are read from, at the start and at each reload.
 struct Asked {
     options: ServeOptions,
     /// The most files that may be open.
@@ -145,11 +144,13 @@ async fn serve(config: Config, asked: Asked) -> Result<(), CliError> {
     say_in_time(format_args!("listening on {url}"));
     supervised.ready(&url);
 
-    let front = Front::new(app.clone(), &front_config, tls).with_members(members.clone());
+    let front = Front::new(app.clone(), &front_config, tls)
+        .with_members(members.clone())
+        .with_settings(Box::new(move || asked.config()));
     let reloaded = front.clone();
     let stopped = tokio::select! {
         why = app.failed() => Err(CliError::Failed(why)),
-        never = reload_at((&mut hangups, &mut terminal), (&app, &reloaded), &asked, (&supervised, &url)) => match never {},
+        never = reload_at((&mut hangups, &mut terminal), &reloaded, (&supervised, &url)) => match never {},
         never = supervised.watch(&app) => match never {},
         () = server::serve(listener, front, stop(&mut stops, &supervised)) => Ok(()),
     };
@@ -200,8 +201,7 @@ impl Terminal {
 /// terminal.
 async fn reload_at(
     (hangups, terminal): (&mut Signal, &mut Terminal),
-    (app, front): (&Engine, &Front),
-    asked: &Asked,
+    front: &Front,
     (supervised, url): (&Supervised, &str),
 ) -> Infallible {
     loop {
@@ -213,36 +213,11 @@ async fn reload_at(
             continue;
         }
         supervised.reloading();
-        app.accept_clock();
-        let (app, front, asked) = (app.clone(), front.clone(), asked.clone());
-        if let Err(error) = tokio::task::spawn_blocking(move || reload(&app, &front, &asked)).await {
+        let front = front.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || front.reload_at_signal()).await {
             tracing::error!(%error, "the reload broke off");
         }
         supervised.ready(url);
-    }
-}
-
-/// Reloads the certificate, the tokens and the settings. What is wrong changes nothing.
-fn reload(app: &Engine, front: &Front, asked: &Asked) {
-    match front.reload_tls() {
-        Ok(true) => tracing::info!("certificate reloaded: new connections use it"),
-        Ok(false) => {}
-        Err(error) => {
-            tracing::error!(%error, "the certificate could not be reloaded: the old one stays in use")
-        }
-    }
-    match app.reload_tokens() {
-        Ok(tokens) => tracing::info!(tokens, "tokens reloaded"),
-        Err(error) => {
-            tracing::error!(%error, "the tokens could not be reloaded: the old ones stay valid; if there were none, every call that needs a token is refused")
-        }
-    }
-    match asked.config() {
-        Ok(config) => {
-            front.reconfigure(&config);
-            tracing::info!("settings reloaded: new limits and clients are in use");
-        }
-        Err(error) => tracing::error!(%error, "the settings could not be reloaded: the old ones stay in use"),
     }
 }
 

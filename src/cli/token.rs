@@ -1,6 +1,7 @@
 //! `profiled token new|list|revoke`: works on the data folder, also while a daemon has it open; with `--url` on a running daemon,
 //! and so on all nodes of several.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args, Subcommand};
@@ -11,7 +12,7 @@ use serde_json::json;
 use super::args::{block_on, parse_client};
 use super::client::{Client, encoded};
 use super::error::CliError;
-use super::terminal::{complain, print_json, say, shown, table};
+use super::terminal::{columns, complain, print_json, say, shown};
 use crate::audit::{self, Actor};
 use crate::cluster::FolderCluster;
 use crate::config::{Config, ServeOptions};
@@ -19,7 +20,10 @@ use crate::durable::private_folder;
 use crate::folder::{self, FolderError};
 use crate::model::id::ClientCode;
 use crate::model::seq::{Clock, Millis, SystemClock};
-use crate::tokens::{Scopes, Token, Tokens, TokensError};
+use crate::tokens::{Scopes, State, Token, TokenName, Tokens, TokensError, WantedToken, last_uses_in};
+
+/// How many characters of a token's name a list shows.
+const NAME_WIDTH: usize = 15;
 
 /// The commands.
 #[derive(Debug, Subcommand)]
@@ -59,6 +63,9 @@ struct Place {
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("whose").required(true))]
 pub(super) struct New {
+    /// What to call the token, so that a list says what it is for: 1 to 64 characters, such as "nightly CRM"
+    #[arg(long, value_name = "NAME")]
+    name: Option<TokenName>,
     /// Client whose visitors the token is for
     #[arg(long, value_name = "CLIENT", value_parser = parse_client, group = "whose")]
     client: Option<ClientCode>,
@@ -174,12 +181,17 @@ fn warn_of_other_nodes(folder: &Path) {
 #[serde(rename_all = "camelCase")]
 struct TokenView {
     id: String,
+    /// None: it has none, or the daemon is older than names.
+    #[serde(default)]
+    name: Option<String>,
     /// None: every client.
     client: Option<String>,
     scope: String,
     created_at: String,
     expires_at: Option<String>,
     revoked_at: Option<String>,
+    #[serde(default)]
+    last_used_at: Option<String>,
     /// As it came. A later daemon may send one that this program does not know.
     state: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -193,22 +205,67 @@ struct TokenList {
 }
 
 impl TokenView {
-    fn of(token: &Token, now: Millis) -> Self {
+    fn of(token: &Token, last_used: Option<Millis>, now: Millis) -> Self {
         Self {
             id: token.id.clone(),
+            name: token.name.as_ref().map(ToString::to_string),
             client: token.client.as_ref().map(ToString::to_string),
             scope: token.scope.to_string(),
             created_at: Millis(token.created_at_ms).iso_8601(),
             expires_at: token.expires_at_ms.map(|at| Millis(at).iso_8601()),
             revoked_at: token.revoked_at_ms.map(|at| Millis(at).iso_8601()),
+            last_used_at: last_used.map(Millis::iso_8601),
             state: token.state(now).name().to_owned(),
             token: None,
         }
     }
 
-    fn client(&self) -> &str {
-        self.client.as_deref().unwrap_or("every client")
+    /// A line of the list. Ids and clients are copied from it, so only the name is cut.
+    fn line(&self, now: Millis) -> [String; 7] {
+        let name = self.name.as_deref().unwrap_or_default();
+        let ends = match (self.state == State::Valid.name(), &self.expires_at) {
+            (true, None) => "never".to_owned(),
+            (true, Some(at)) => short_day(at),
+            (false, _) => shown(&self.state),
+        };
+        [
+            shown(&self.id),
+            cut(&shown(name), NAME_WIDTH),
+            self.client.as_deref().map_or("(all)".to_owned(), shown),
+            shown(&self.scope),
+            short_day(&self.created_at),
+            self.last_used_at.as_deref().map_or("never".to_owned(), |at| age(at, now)),
+            ends,
+        ]
     }
+}
+
+/// The day of a time as an answer has it.
+fn short_day(iso: &str) -> String {
+    match iso.parse::<jiff::Timestamp>() {
+        Ok(at) => at.strftime("%Y-%m-%d").to_string(),
+        Err(_) => shown(iso),
+    }
+}
+
+/// How long ago a time is as an answer has it.
+fn age(iso: &str, now: Millis) -> String {
+    let at = iso.parse::<jiff::Timestamp>().ok().and_then(|at| u64::try_from(at.as_millisecond()).ok());
+    match at.map(|at| now.0.saturating_sub(at) / 60_000) {
+        None => shown(iso),
+        Some(0) => "now".into(),
+        Some(minutes @ 1..120) => format!("{minutes} min ago"),
+        Some(minutes @ 120..2_880) => format!("{} h ago", minutes / 60),
+        Some(minutes) => format!("{} d ago", minutes / 1_440),
+    }
+}
+
+/// The beginning of a text that is too long for a column.
+fn cut(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    text.chars().take(width - 1).chain(['…']).collect()
 }
 
 fn new(command: New) -> Result<(), CliError> {
@@ -235,12 +292,16 @@ struct Made {
 }
 
 fn new_at(daemon: &Client, command: &New) -> Result<Made, CliError> {
-    let wanted = json!({
+    let mut wanted = json!({
         "client": command.client.as_ref().map(ClientCode::as_str),
         "allClients": command.all_clients,
         "scope": command.scope.to_string(),
         "expiresInMs": command.expires,
     });
+    // A daemon of before names takes none.
+    if let (Some(name), Some(wanted)) = (&command.name, wanted.as_object_mut()) {
+        wanted.insert("name".into(), name.as_str().into());
+    }
     let view = block_on(async { daemon.post_json("/api/v1/tokens", &wanted).await?.json() })?;
     Ok(Made { view, from: "from now on" })
 }
@@ -249,13 +310,14 @@ fn new_in_folder(command: New) -> Result<(Made, bool), CliError> {
     let folder = if command.init { command.place.made()? } else { command.place.existing()? };
     let now = SystemClock.now();
     let first = !Tokens::read(&folder).map_err(failed)?.are_asked_for();
-    let expires = command.expires.map(|span_ms| now.plus(span_ms));
-    let (token, text) = Tokens::make(&folder, command.client, command.scope, now, expires).map_err(failed)?;
-    let what = format!("{}, scope {}", token.id, token.scope);
+    let New { name, client, scope, expires, .. } = command;
+    let wanted = WantedToken { name, client, scope, lasts_ms: expires };
+    let (token, text) = Tokens::make(&folder, &wanted, now).map_err(failed)?;
+    let what = token.in_words();
     audit::note(&folder, now, &Actor::this_user(), "token new", token.client.as_ref(), &what);
     warn_of_other_nodes(&folder);
-    let view = TokenView { token: Some(text), ..TokenView::of(&token, now) };
-    Ok((Made { view, from: "after its next SIGHUP or start" }, first))
+    let view = TokenView { token: Some(text), ..TokenView::of(&token, None, now) };
+    Ok((Made { view, from: "after `profiled reload`, a SIGHUP or a start," }, first))
 }
 
 fn list(command: List) -> Result<(), CliError> {
@@ -267,7 +329,9 @@ fn list(command: List) -> Result<(), CliError> {
         None => {
             let (folder, now) = (command.place.existing()?, SystemClock.now());
             let tokens = Tokens::read(&folder).map_err(failed)?;
-            let tokens = tokens.all().iter().map(|token| TokenView::of(token, now)).collect::<Vec<_>>();
+            let uses = uses_in(&folder);
+            let view = |token: &Token| TokenView::of(token, uses.get(&token.id).copied(), now);
+            let tokens = tokens.all().iter().map(view).collect::<Vec<_>>();
             (tokens, "a daemon on this folder requires none")
         }
     };
@@ -278,14 +342,24 @@ fn list(command: List) -> Result<(), CliError> {
         say(format_args!("there are no tokens: {requires_none}"));
         return Ok(());
     }
-    let mut table = table(&["id", "client", "scope", "created", "expires", "state"]);
-    for token in &tokens {
-        let expires = token.expires_at.as_deref().unwrap_or("never");
-        let cells = [&token.id, token.client(), &token.scope, &token.created_at, expires, &token.state];
-        table.add_row(cells.map(shown));
-    }
-    say(table);
+    say(in_lines(&tokens, SystemClock.now()));
     Ok(())
+}
+
+fn in_lines(tokens: &[TokenView], now: Millis) -> String {
+    let mut lines = columns(&["id", "name", "client", "scope", "made", "last used", "ends"]);
+    for token in tokens {
+        lines.add_row(token.line(now));
+    }
+    lines.trim_fmt()
+}
+
+/// When the tokens of a folder were last used. A running daemon writes that once a minute.
+fn uses_in(folder: &Path) -> BTreeMap<String, Millis> {
+    last_uses_in(folder).unwrap_or_else(|error| {
+        complain(format_args!("when the tokens were last used is not known: {error}"));
+        BTreeMap::new()
+    })
 }
 
 fn revoke(command: Revoke) -> Result<(), CliError> {
@@ -300,7 +374,9 @@ fn revoke(command: Revoke) -> Result<(), CliError> {
             let token = Tokens::revoke(&folder, &command.id, now).map_err(failed)?;
             audit::note(&folder, now, &Actor::this_user(), "token revoke", token.client.as_ref(), &token.id);
             warn_of_other_nodes(&folder);
-            (TokenView::of(&token, now), "a running daemon refuses it after its next SIGHUP")
+            let last_used = uses_in(&folder).get(&token.id).copied();
+            let from = "a running daemon refuses it after `profiled reload` or a SIGHUP";
+            (TokenView::of(&token, last_used, now), from)
         }
     };
     if command.json {
@@ -328,6 +404,55 @@ fn parse_span(text: &str) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_fits_eighty_columns_and_breaks_no_id() {
+        let now = Millis(1_790_000_000_000);
+        let view = |name: Option<&str>, last_used: Option<u64>| TokenView {
+            id: "1f0c2b7a".into(),
+            name: name.map(str::to_owned),
+            client: Some("demo".into()),
+            scope: "batch,read".into(),
+            created_at: "2026-11-07T17:02:11.123Z".into(),
+            expires_at: Some("2027-02-05T17:02:11.123Z".into()),
+            revoked_at: None,
+            last_used_at: last_used.map(|ms_ago| Millis(now.0 - ms_ago).iso_8601()),
+            state: "valid".into(),
+            token: None,
+        };
+        let revoked = TokenView { state: "revoked".into(), ..view(None, None) };
+        let all = TokenView {
+            client: None,
+            scope: "admin".into(),
+            expires_at: None,
+            ..view(Some("Leitung"), Some(61_000))
+        };
+        let nightly = view(Some(&"nightly CRM, of every night".repeat(2)), Some(400 * 86_400_000));
+        let text = in_lines(&[nightly, all, revoked], now);
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        let lines: Vec<_> =
+            text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        let expected = [
+            "id name client scope made last used ends",
+            "1f0c2b7a nightly CRM, o… demo batch,read 2026-11-07 400 d ago 2027-02-05",
+            "1f0c2b7a Leitung (all) admin 2026-11-07 1 min ago never",
+            "1f0c2b7a demo batch,read 2026-11-07 never revoked",
+        ];
+        assert_eq!(lines, expected, "{text}");
+    }
+
+    #[test]
+    fn ages_are_as_exact_as_they_need_be() {
+        let now = Millis(1_790_000_000_000);
+        let check = |ms: u64, said: &str| assert_eq!(age(&Millis(now.0 - ms).iso_8601(), now), said);
+        check(0, "now");
+        check(59_999, "now");
+        check(119 * 60_000, "119 min ago");
+        check(47 * 3_600_000, "47 h ago");
+        check(48 * 3_600_000, "2 d ago");
+        assert_eq!(age(&Millis(now.0 + 5).iso_8601(), now), "now", "the daemon's clock is another one");
+        assert_eq!(age("soon", now), "soon");
+    }
 
     #[test]
     fn times_are_read_as_people_write_them() {

@@ -3,7 +3,7 @@
 //! Promises: a declaration says everything about its setting once. The struct's field, the default, the parser with its
 //! bounds, the flag, the variable, the key of the file, what `SIGHUP` may change, and the line of the docs follow from it.
 
-use super::declared::Declared;
+use super::declared::{Changes, Declared};
 use super::error::{ConfigError, Origin};
 use super::file::File;
 use super::flags::Flags;
@@ -19,6 +19,9 @@ pub(super) trait Group: Sized {
 
     /// These settings, with those that may change while the daemon runs as `next` has them.
     fn following(&self, next: &Self) -> Self;
+
+    /// The keys of the settings that `next` has otherwise, and when each counts.
+    fn changed(&self, next: &Self) -> Vec<(&'static str, Changes)>;
 }
 
 /// What is given for a group: by flags and variables, and in one table of the file.
@@ -115,6 +118,11 @@ macro_rules! settings {
                         Changes::AtStart => self.$field.clone(),
                     },
                 )+}
+            }
+
+            fn changed(&self, next: &Self) -> Vec<(&'static str, Changes)> {
+                let all = [$((self.$field != next.$field).then_some(($key, Changes::$changes)),)+];
+                all.into_iter().flatten().collect()
             }
         }
     };

@@ -4,6 +4,7 @@
 //! was given (file and line, or the flag and its variable), what is wrong with it, and what would be right. Each setting
 //! is declared once, in `settings.rs`. Only this folder reads the environment.
 
+mod changed;
 mod declare;
 mod declared;
 #[cfg(test)]
@@ -26,6 +27,7 @@ use toml::de::DeTable;
 use crate::model::id::ClientCode;
 use crate::model::seq::Millis;
 
+pub use changed::ChangedSettings;
 use declare::{Given, Group};
 use declared::{Declared, SetIn};
 pub use error::{ConfigError, Origin};
@@ -169,6 +171,26 @@ impl Config {
             clients: next.clients.clone(),
             listen_origin: self.listen_origin.clone(),
         }
+    }
+
+    /// Which settings `next` has otherwise, in the order of the docs.
+    pub fn changes_to(&self, next: &Self) -> ChangedSettings {
+        let mut changed = ChangedSettings::default();
+        changed.add("", &self.server, &next.server);
+        changed.add("", &self.https, &next.https);
+        changed.add("", &self.upkeep, &next.upkeep);
+        changed.add("", &self.backups, &next.backups);
+        changed.add("", &self.limits, &next.limits);
+        changed.add("", &self.callers, &next.callers);
+        changed.add("", &self.heads, &next.heads);
+        changed.add("", &self.timeouts, &next.timeouts);
+        changed.add(INGEST, &self.ingest, &next.ingest);
+        changed.add("", &self.any_client, &next.any_client);
+        let any_client = (&self.any_client, &next.any_client);
+        changed.add_clients(CLIENTS, (&self.clients, &next.clients), any_client);
+        changed.add(CLUSTER, &self.cluster, &next.cluster);
+        changed.add_texts(&format!("{CLUSTER}.{KAFKA}"), &self.kafka, &next.kafka);
+        changed
     }
 
     /// Refuses an address that other machines can reach if anybody may do anything: unless there are tokens, or

@@ -482,3 +482,47 @@ fn a_variable_beats_the_file_and_a_flag_beats_the_variable() {
     let output = String::from_utf8_lossy(&again.stdout);
     assert!(again.status.success() && output.contains("1 passed"), "{output}");
 }
+
+/// Which settings a reload takes over, and which wait for a start.
+#[track_caller]
+fn check_changes(before: &str, next: &str, taken: &[&str], at_start: &[&str]) {
+    let changed = resolve("", before).unwrap().changes_to(&resolve("", next).unwrap());
+    assert_eq!((changed.taken.as_slice(), changed.at_start.as_slice()), (&*owned(taken), &*owned(at_start)));
+}
+
+fn owned(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+#[test]
+fn each_setting_that_differs_is_named_where_the_file_has_it() {
+    check_changes("", "", &[], &[]);
+    check_changes("", "retention_days = 30", &[], &[]);
+    check_changes("rows_limit = 5", "rows_limit = 6", &["rows_limit"], &[]);
+    check_changes(
+        "",
+        "listen = \"127.0.0.1:1\"\nretention_days = 3\n[ingest]\nmax_rows_per_second = 5",
+        &["retention_days", "ingest.max_rows_per_second"],
+        &["listen"],
+    );
+    let cluster = |secret: &str| {
+        let node = "[cluster]\norder = \"kafka://a:1/t\"\nnode = \"a\"\n";
+        format!("{node}[cluster.kafka]\n\"sasl.password\" = \"{secret}\"")
+    };
+    check_changes(&cluster("one"), &cluster("two"), &[], &["cluster.kafka.sasl.password"]);
+}
+
+#[test]
+fn a_client_is_named_if_it_is_new_or_gone_and_else_what_is_its_own() {
+    check_changes("", "[clients.a]", &["clients.a"], &[]);
+    check_changes("[clients.a]\n[clients.b]", "[clients.b]\n[clients.c]", &["clients.a", "clients.c"], &[]);
+    let two = "[clients.a]\n[clients.b]\nbatch_calls_per_minute = 5";
+    check_changes(two, &format!("batch_calls_per_minute = 7\n{two}"), &["batch_calls_per_minute"], &[]);
+    check_changes(two, &two.replace('5', "6"), &["clients.b.batch_calls_per_minute"], &[]);
+    // It goes by its own value from now on.
+    let own = format!(
+        "batch_calls_per_minute = 7\n{}",
+        two.replace("[clients.a]", "[clients.a]\nbatch_calls_per_minute = 8")
+    );
+    check_changes(two, &own, &["batch_calls_per_minute", "clients.a.batch_calls_per_minute"], &[]);
+}

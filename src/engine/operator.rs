@@ -1,7 +1,7 @@
 //! The calls of [`Engine`] for whoever operates it: settings, health, maintenance, the audit trail.
 
 use crate::audit::{self, Actor};
-use crate::config::{Config, PublicUrl};
+use crate::config::{ChangedSettings, Config, PublicUrl};
 use crate::engine::Engine;
 use crate::engine::commit::{Answer, Request};
 use crate::engine::error::{EngineError, Fatal, OrInternal};
@@ -16,10 +16,11 @@ use crate::model::id::ClientCode;
 use crate::model::seq::Millis;
 use crate::order::Offset;
 use crate::telemetry::metrics::{Metrics, Vitals};
-use crate::tokens::{Scopes, Token, TokenChange, Tokens, TokensError};
+use crate::tokens::{Token, TokenChange, Tokens, TokensError, WantedToken};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// How many ids are made up for a token before that is given up. Hardly ever another token has one of them.
 const TOKEN_IDS_TRIED: usize = 4;
@@ -95,16 +96,22 @@ impl Engine {
         shared.config.store(Arc::new(next));
     }
 
-    /// Believes the machine's clock as it is, after it leapt ahead.
-    pub fn accept_clock(&self) {
+    /// Which settings differ from those in use.
+    pub fn changes_to(&self, config: &Config) -> ChangedSettings {
+        self.0.shared.config().changes_to(config)
+    }
+
+    /// Believes the machine's clock as it is, after it leapt ahead. Gives by how much it had.
+    pub fn accept_clock(&self) -> Option<Duration> {
         let shared = &self.0.shared;
-        let Some(ahead) = shared.clock.accept() else { return };
+        let ahead = shared.clock.accept()?;
         let held = self.0.upkeep.hold_if_long(ahead, &shared.config());
         tracing::warn!(
             ahead_seconds = ahead.as_secs(),
             nobody_is_swept_for_an_hour = held,
             "the machine's clock was accepted as it is"
         );
+        Some(ahead)
     }
 
     /// Notes an act of an administrator in the audit trail. Returns when it stands there.
@@ -131,24 +138,31 @@ impl Engine {
         }
     }
 
-    /// Reads the tokens' file again, and gives how many tokens there are. Blocks. If it cannot be read, the old ones stay; if there
-    /// were none, nobody is let in until it can be read.
+    /// Reads the tokens' file again, and gives how many tokens there are. Blocks. If it cannot be read, the old ones stay.
     pub fn reload_tokens(&self) -> Result<usize, TokensError> {
         self.0.shared.tokens.reload()
     }
 
-    /// Makes a token that lasts so many milliseconds, or until it is revoked. On a node of several it counts on all of them. Only
-    /// this call gives the token's text.
-    pub async fn make_token(
-        &self,
-        client: Option<ClientCode>,
-        scope: Scopes,
-        lasts_ms: Option<u64>,
-    ) -> Result<(Token, String), EngineError> {
+    /// The same; but if there were no tokens, and the file cannot be read, nobody is let in until it can be.
+    pub fn reload_tokens_or_close(&self) -> Result<usize, TokensError> {
+        self.0.shared.tokens.reload_or_close()
+    }
+
+    /// Notes that a caller was let in by the token with this id.
+    pub fn note_token_use(&self, id: &str) {
+        self.0.shared.tokens.note_use(id, self.now());
+    }
+
+    /// When the token with this id was last used here, to the minute; none if it was not, as far as is known.
+    pub fn token_last_used(&self, id: &str) -> Option<Millis> {
+        self.0.shared.tokens.last_used(id)
+    }
+
+    /// Makes a token. On a node of several it counts on all of them. Only this call gives the token's text.
+    pub async fn make_token(&self, wanted: WantedToken) -> Result<(Token, String), EngineError> {
         let now = self.now();
         for _ in 0..TOKEN_IDS_TRIED {
-            let expires = lasts_ms.map(|ms| now.plus(ms));
-            let (token, text) = Tokens::fresh(client.clone(), scope, now, expires)?;
+            let (token, text) = Tokens::fresh(&wanted, now)?;
             let made = self.change_token(TokenChange::Add(token.clone())).await?;
             if made.as_ref() == Some(&token) {
                 return Ok((token, text));

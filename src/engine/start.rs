@@ -344,6 +344,7 @@ impl Running {
         for thread in commit {
             join(thread);
         }
+        self.upkeep.save_token_uses();
         if !health.has_failed() {
             self.upkeep.close_store();
         }

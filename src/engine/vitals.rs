@@ -44,8 +44,8 @@ impl Running {
         shared.now();
         if let Some(ahead) = shared.clock.ahead_by() {
             remarks.push(format!(
-                "the machine's clock has leapt {} s ahead and is not believed: set it right; if it is right now, accept it by a \
-                 SIGHUP or a restart",
+                "the machine's clock has leapt {} s ahead and is not believed: set it right; if it is right now, accept it by \
+                 `profiled reload`, a SIGHUP or a restart",
                 ahead.as_secs()
             ));
         }

@@ -12,22 +12,32 @@ use crate::tokens::Tokens;
 pub(in crate::http) struct By {
     /// The id of the token of the call. null: the daemon asked for none.
     pub(super) token: Option<String>,
+    /// What that token is called. null: it has no name.
+    pub(super) token_name: Option<String>,
     /// The address that the call came from.
     pub(super) address: Option<String>,
 }
 
 impl By {
     /// Who this is. `None` if nothing is known of them.
-    pub(in crate::http) fn of(author: Author, _tokens: &Tokens) -> Option<Self> {
+    pub(in crate::http) fn of(author: Author, tokens: &Tokens) -> Option<Self> {
         (!author.is_unknown()).then(|| Self {
             token: author.token.map(|token| token.as_str().to_owned()),
+            token_name: author.token.and_then(|token| {
+                let name = tokens.named(token.as_str())?.name.as_ref()?;
+                Some(name.to_string())
+            }),
             address: author.address.map(|address| address.to_string()),
         })
     }
 
     /// Who it was, in words.
     pub(in crate::http) fn words(&self) -> String {
-        let token = self.token.as_ref().map_or_else(|| "no token".to_owned(), |id| format!("token {id}"));
+        let token = match (&self.token, &self.token_name) {
+            (Some(id), Some(name)) => format!("token {id} ({name})"),
+            (Some(id), None) => format!("token {id}"),
+            (None, _) => "no token".to_owned(),
+        };
         match &self.address {
             Some(address) => format!("{token}, from {address}"),
             None => token,

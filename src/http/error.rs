@@ -103,6 +103,9 @@ pub(super) enum HttpError {
     /// The daemon does not answer calls now.
     #[error("{0}")]
     NotReady(String),
+    /// What a reload read is not right.
+    #[error("nothing was reloaded, and everything stays as it was. {0}")]
+    NotReloaded(String),
     /// The engine did not do what the call asked for.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -128,6 +131,7 @@ impl HttpError {
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UriTooLong(_) => StatusCode::URI_TOO_LONG,
             Self::MediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::NotReloaded(_) => StatusCode::CONFLICT,
             // Adobe's status for it.
             Self::ClientTooOften { .. } | Self::NotReady(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Inside(_) => StatusCode::INTERNAL_SERVER_ERROR,

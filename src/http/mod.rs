@@ -30,6 +30,7 @@ mod outcomes;
 mod path;
 mod patience;
 mod rate;
+pub mod reload;
 mod request;
 mod response;
 mod router;
@@ -54,7 +55,8 @@ use self::caller::Caller;
 use self::error::HttpError;
 use self::live::Live;
 use self::rate::{Rate, Rates};
-use self::tls::{Tls, TlsError};
+use self::reload::{ReadSettings, ReloadError, Reloaded, Source};
+use self::tls::Tls;
 use crate::cluster::Members;
 use crate::config::{Callers, Config, HeadLimits, Timeouts};
 use crate::engine::Engine;
@@ -74,6 +76,8 @@ pub struct Front {
     app: Engine,
     /// Replaced whole by a reload; a request reads them without waiting.
     limits: Arc<ArcSwap<Limits>>,
+    /// Where a reload reads the settings.
+    settings: Arc<Source>,
     tls: Option<Arc<Tls>>,
     site_calls: Arc<Rates<Network>>,
     failures: Arc<Rates<Network>>,
@@ -112,6 +116,7 @@ impl Front {
             large_calls: Shares::new(Scarce::LargeCalls, LARGE_CALLS_MAX, app.metrics()),
             app,
             limits: Arc::new(ArcSwap::from_pointee(Limits::of(config))),
+            settings: Arc::default(),
             tls,
             site_calls: Arc::default(),
             failures: Arc::default(),
@@ -126,19 +131,29 @@ impl Front {
         Self { members, ..self }
     }
 
+    /// The same; a reload reads the settings so.
+    pub fn with_settings(self, read: ReadSettings) -> Self {
+        Self { settings: Arc::new(Source::of(read)), ..self }
+    }
+
     /// Takes new settings, as far as they may change while the daemon runs. Calls under way end as they began.
-    pub fn reconfigure(&self, config: &Config) {
+    fn reconfigure(&self, config: &Config) {
         self.app.reconfigure(config);
         self.limits.store(Arc::new(Limits::of(config)));
     }
 
-    fn limits(&self) -> Arc<Limits> {
-        self.limits.load_full()
+    /// Reads the settings, the tokens and the certificate again, and takes over all of them or nothing. Blocks.
+    fn reload(&self) -> Result<Reloaded, ReloadError> {
+        self.settings.reload(&self.app, self.tls.as_deref(), |config| self.reconfigure(config))
     }
 
-    /// Reads the certificate again, and returns whether there is one. Blocks. If it is wrong, the old one stays.
-    pub fn reload_tls(&self) -> Result<bool, TlsError> {
-        self.tls.as_ref().map_or(Ok(false), |tls| tls.reload().map(|()| true))
+    /// Does the same for a signal, which nobody answers: takes over what is right, and logs what is wrong. Blocks.
+    pub fn reload_at_signal(&self) {
+        self.settings.reload_at_signal(&self.app, self.tls.as_deref(), |config| self.reconfigure(config));
+    }
+
+    fn limits(&self) -> Arc<Limits> {
+        self.limits.load_full()
     }
 
     /// When the certificate expires, or the first of those that lead to its root; none without HTTPS.

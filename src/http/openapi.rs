@@ -74,7 +74,7 @@ const GROUPS: [(&str, &str); 12] = [
     ("statistics", "Counts."),
     ("tokens", "Who may do what."),
     ("cluster", "Several nodes."),
-    ("upkeep", "Compaction and backups."),
+    ("upkeep", "Compaction, backups, settings that are read again."),
     ("operations", "Health, metrics, this document."),
 ];
 
@@ -154,7 +154,7 @@ fn comes_to(endpoint: &Endpoint, status: &str) -> bool {
 fn group_of(path: &str) -> &str {
     match path.strip_prefix("/api/v1/") {
         Some(own) => match own.split('/').next().unwrap_or_default() {
-            "compact" | "backup" => "upkeep",
+            "compact" | "backup" | "reload" => "upkeep",
             "status" => "operations",
             group => group,
         },

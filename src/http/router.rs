@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use hyper::header::HeaderValue;
 use hyper::{Method, StatusCode};
 
-use super::auth::{self, Access, Proof};
+use super::auth::{self, Access, Bearer, Proof};
 use super::endpoint::{Api, Call, CallLimits, Endpoint, Methods, RateLimit, Reply, Whose};
 use super::error::{Allowed, HttpError};
 use super::operation::form;
@@ -17,7 +17,6 @@ use super::request::Request;
 use super::response::{Answer, Door, JSON, json, refusal};
 use super::{Front, adobe, cors, inspector, native, openapi, ops, seq, shapes};
 use crate::engine::EngineError;
-use crate::http::auth::Bearer;
 use crate::model::batch::BatchId;
 
 /// All endpoints, as the files list them that declare them.
@@ -173,14 +172,15 @@ impl<'a> Found<'a> {
             .map_err(|error| shut(front.count_failure(request.caller(), error)))?;
         let client = endpoint.client.find(front, request, &bearer, self.path)?;
         bearer.check(endpoint.access, client.as_ref()).map_err(shut)?;
-        if let Bearer::Token(token) = &bearer {
-            request.let_in_by(token);
-        }
         if let Some(client) = &client {
             request.note(|notes| notes.client(client));
         }
         if let (RateLimit::BatchCalls, Some(client)) = (endpoint.limits.rate, &client) {
             front.count_batch_call(client)?;
+        }
+        if let Bearer::Token(token) = &bearer {
+            request.let_in_by(token);
+            front.app.note_token_use(&token.id);
         }
         if endpoint.client == Whose::OfBatch
             && let Some(id) = BatchId::parse(self.path.get("id"))

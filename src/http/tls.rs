@@ -43,6 +43,18 @@ struct Current {
     config: Arc<ServerConfig>,
     /// When the first certificate of the chain expires; none if they do not tell.
     expires: Option<Millis>,
+    /// How many certificates the chain has.
+    certificates: usize,
+}
+
+/// A certificate that was read again and checked, and is not in use yet.
+pub(super) struct ReadAgain(Current);
+
+impl ReadAgain {
+    /// How many certificates there are in its file.
+    pub(super) fn certificates(&self) -> usize {
+        self.0.certificates
+    }
 }
 
 /// Why a certificate or its key is not taken.
@@ -100,10 +112,14 @@ impl Tls {
         Ok(Self { files, current })
     }
 
-    /// Reads them again: new connections get them. If they are not right, what was there stays.
-    pub fn reload(&self) -> Result<(), TlsError> {
-        self.current.store(Arc::new(Current::read(&self.files)?));
-        Ok(())
+    /// Reads and checks them again. Blocks.
+    pub(super) fn read_again(&self) -> Result<ReadAgain, TlsError> {
+        Current::read(&self.files).map(ReadAgain)
+    }
+
+    /// Gives new connections what was read again.
+    pub(super) fn put(&self, read: ReadAgain) {
+        self.current.store(Arc::new(read.0));
     }
 
     /// When the certificate expires, or the first of those that lead to its root.
@@ -133,7 +149,8 @@ impl Current {
     fn read(files: &TlsFiles) -> Result<Self, TlsError> {
         let chain = chain(&files.cert)?;
         let expires = chain.iter().filter_map(expiry).min();
-        Ok(Self { config: server_config(files, chain)?, expires })
+        let certificates = chain.len();
+        Ok(Self { config: server_config(files, chain)?, expires, certificates })
     }
 }
 
@@ -311,11 +328,14 @@ mod tests {
         let config = |tls: &Tls| tls.current.load_full();
         let first = config(&tls);
         std::fs::write(&files.cert, "nothing").unwrap();
-        assert!(tls.reload().is_err());
+        assert!(tls.read_again().is_err());
         assert!(Arc::ptr_eq(&config(&tls), &first));
         assert_eq!(tls.expires(), first.expires);
         std::fs::write(&files.cert, made.cert.pem()).unwrap();
-        tls.reload().unwrap();
+        let read = tls.read_again().unwrap();
+        assert!(Arc::ptr_eq(&first, &config(&tls)), "it is not in use yet");
+        assert_eq!(read.certificates(), 1);
+        tls.put(read);
         assert!(!Arc::ptr_eq(&config(&tls), &first));
     }
 }

@@ -22,7 +22,7 @@ enum Takes {
 use Takes::{Admin, Any, Batch, BatchAndRead, Everywhere, Nothing, Read, ReadEverywhere};
 
 /// Each endpoint, by each of its methods. `{batch}` is a batch's id, `{folder}` a folder that is not there yet.
-const ENDPOINTS: [(&str, &str, Takes); 60] = [
+const ENDPOINTS: [(&str, &str, Takes); 61] = [
     ("GET", "/?client=demo", Any),
     ("GET", "/visitors?client=demo&by=pc&id=1", Read),
     ("GET", "/batches?client=demo", Any),
@@ -68,6 +68,7 @@ const ENDPOINTS: [(&str, &str, Takes); 60] = [
     ("GET", "/api/v1/tokens", Everywhere),
     ("POST", "/api/v1/tokens", Everywhere),
     ("DELETE", "/api/v1/tokens/none", Everywhere),
+    ("POST", "/api/v1/reload", Everywhere),
     ("GET", "/api/v1/cluster", ReadEverywhere),
     ("GET", "/api/v1/cluster/snapshot", Everywhere),
     ("GET", "/m2/demo/mbox/json?mboxPC=1", Nothing),

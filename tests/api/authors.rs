@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 /// A daemon with tokens, a visitor x whom the site knows, and a token of scope admin.
 fn daemon() -> (Daemon, String) {
     let mut daemon = Daemon::configured("");
-    let token = daemon.make_token(&["--client", "demo", "--scope", "admin"]);
+    let token = daemon.make_token(&["--client", "demo", "--scope", "admin", "--name", "nightly CRM"]);
     daemon.restart();
     daemon.mbox("demo", "mbox=home&mbox3rdPartyId=x&profile.city=Oslo");
     (daemon, token)
@@ -46,7 +46,7 @@ fn post_batch(daemon: &Daemon, token: &str, more: &str, headers: &[(&str, &str)]
 #[test]
 fn updates_removals_and_batches_tell_who_made_them_and_pages_are_nobody() {
     let (mut daemon, token) = daemon();
-    let by = json!({ "token": id_of(&token), "address": "127.0.0.1" });
+    let by = json!({ "token": id_of(&token), "tokenName": "nightly CRM", "address": "127.0.0.1" });
     let form = [("Content-Type", "application/x-www-form-urlencoded")];
     let update = "mbox3rdPartyId=x&profile.plan=pro&profile.gone=1";
     assert_eq!(call(&daemon, &token, "POST", "/m2/demo/profile/update", &form, update).status, 200);
@@ -85,7 +85,10 @@ fn updates_removals_and_batches_tell_who_made_them_and_pages_are_nobody() {
     let get = ["profile", "get", "x", "--client", "demo", "--token", &token];
     let (code, words, complaints) = daemon.run(&get);
     assert_eq!(code, Some(0), "{complaints}");
-    assert!(words.contains(&format!("single update, token {}, from 127.0.0.1", id_of(&token))), "{words}");
+    assert!(
+        words.contains(&format!("single update, token {} (nightly CRM), from 127.0.0.1", id_of(&token))),
+        "{words}"
+    );
 }
 
 /// Without tokens the address is known all the same.
@@ -95,7 +98,7 @@ fn a_daemon_without_tokens_knows_the_address() {
     daemon.mbox("demo", "mbox=home&mbox3rdPartyId=x&profile.city=Oslo");
     daemon.post_form("/m2/demo/profile/update", "mbox3rdPartyId=x&profile.plan=pro");
     let visitor = daemon.visitor("demo", "third-party", "x").unwrap();
-    let by = json!({ "token": null, "address": "127.0.0.1" });
+    let by = json!({ "token": null, "tokenName": null, "address": "127.0.0.1" });
     assert_eq!(visitor["attributes"]["plan"]["by"], by);
 }
 

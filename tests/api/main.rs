@@ -8,9 +8,9 @@
 //! inspector.rs cli.rs                         the inspector without a browser; the command line
 //! access.rs attacks.rs authors.rs http.rs limits.rs
 //!                                             who may do what, and who did it; what is refused, bounded and cut off
-//! proxies.rs tls.rs
+//! proxies.rs tls.rs tokens.rs
 //! backups.rs logging.rs metrics.rs pace.rs    what an operator sees and does
-//! stop.rs supervise.rs
+//! reload.rs stop.rs supervise.rs
 //! wire/                                       requests that Adobe's SDKs really sent
 //! ```
 #![expect(
@@ -46,8 +46,10 @@ mod ndjson;
 mod openapi;
 mod pace;
 mod proxies;
+mod reload;
 mod stop;
 mod supervise;
 #[path = "../support/mod.rs"]
 mod support;
 mod tls;
+mod tokens;

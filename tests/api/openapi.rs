@@ -259,6 +259,7 @@ fn the_answers_to_all_calls_are_as_described() {
     tour.call("delete", attribute, "/api/v1/profiles/t/attributes/a?client=demo", &[], None);
     tour.call("delete", profile, "/api/v1/profiles/t?client=demo", &[], None);
     tour.call("post", "/api/v1/compact", "/api/v1/compact", &[media_type], Some("{}"));
+    tour.call("post", "/api/v1/reload", "/api/v1/reload", &[media_type], Some("{}"));
     let folder = json!({"folder": daemon.data().with_file_name("backup")}).to_string();
     tour.call("post", "/api/v1/backup", "/api/v1/backup", &[media_type], Some(&folder));
     // Of a node, `tests/cluster` has what they answer.

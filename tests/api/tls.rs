@@ -337,6 +337,33 @@ fn while_it_opens_the_daemon_says_so_securely() {
     runtime.shutdown_background();
 }
 
+/// A call takes over the certificate as a hang-up does, and says what is wrong with it.
+#[test]
+fn a_call_reloads_the_certificate_or_says_why_not() {
+    let authority = Authority::new();
+    let first = authority.issue();
+    let mut daemon = Daemon::configured(&format!("rows_limit = 1\n{}", authority.settings()));
+    daemon.restart();
+    let roots = authority.file("ca.pem");
+    let reload = || daemon.run(&["reload", "--ca", roots.to_str().unwrap()]);
+    let second = authority.issue();
+    assert_ne!(first, second);
+    let (code, out, said) = reload();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(out.ends_with("read again: 0 tokens and 1 certificate\n"), "{out}");
+    assert_eq!(certificate(&authority.connect(&daemon)), second);
+    // Its key is not there. Then the settings are not taken over either.
+    std::fs::remove_file(authority.file("key.pem")).unwrap();
+    daemon.configure(&format!("rows_limit = 2\n{}", authority.settings()));
+    let (code, _, said) = reload();
+    let why = "the certificate: tls_key: ";
+    assert!(code == Some(1) && said.contains(why) && said.contains("key.pem: cannot be read"), "{said}");
+    assert_eq!(certificate(&authority.connect(&daemon)), second);
+    authority.issue();
+    let (code, out, said) = reload();
+    assert!(code == Some(0) && out.starts_with("changed: rows_limit\n"), "{out}{said}");
+}
+
 #[test]
 fn a_daemon_without_a_certificate_takes_a_hangup_calmly() {
     let mut daemon = Daemon::start();

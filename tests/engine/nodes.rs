@@ -27,7 +27,7 @@ use profiled::order::pieces::{Part, Piece};
 use profiled::order::record::RunId;
 use profiled::order::{Appended, Log, LogReader, Offset, OrderError, Record};
 use profiled::telemetry::metrics::OrderVitals;
-use profiled::tokens::{InvalidToken, Scope, Tokens};
+use profiled::tokens::{InvalidToken, Scope, TokenName, Tokens, WantedToken};
 use serde_json::json;
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -672,13 +672,14 @@ async fn a_new_node_gets_what_the_order_no_longer_has_from_another_and_its_token
     let (cluster, folders) = (Cluster::new(), [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()]);
     let old = cluster.node(folders[0].path()).await;
     let first = old.site_call(call("p1", "one")).await.unwrap().seq.unwrap();
-    let (kept, kept_text) = old.make_token(None, Scope::Admin.into(), None).await.unwrap();
-    let (revoked, revoked_text) = old.make_token(None, Scope::Read.into(), None).await.unwrap();
+    let (kept, kept_text) = old.make_token(WantedToken::of(None, Scope::Admin)).await.unwrap();
+    let (revoked, revoked_text) = old.make_token(WantedToken::of(None, Scope::Read)).await.unwrap();
     let data = folders[1].path().join("data");
     std::fs::create_dir(&data).unwrap();
     // Its own is one of its own, and one of the other's before that was revoked.
     let (_, own_text) =
-        tokio::task::block_in_place(|| Tokens::make(&data, None, Scope::Read.into(), BEGIN, None)).unwrap();
+        tokio::task::block_in_place(|| Tokens::make(&data, &WantedToken::of(None, Scope::Read), BEGIN))
+            .unwrap();
     Tokens::read(old.data_folder()).unwrap().take_in(&data).unwrap();
     let own = std::fs::read(data.join("tokens.json")).unwrap();
     old.revoke_token(&revoked.id).await.unwrap();
@@ -790,11 +791,22 @@ async fn a_token_counts_on_all_nodes_and_so_does_its_revocation_also_after_resta
     let a = cluster.node(folders[0].path()).await;
     let b = cluster.node(folders[1].path()).await;
     assert!(!b.tokens().are_asked_for());
-    let (made, text) = a.make_token(Some(client()), Scope::Read.into(), Some(60_000)).await.unwrap();
+    let (made, text) = a
+        .make_token(WantedToken {
+            lasts_ms: Some(60_000),
+            name: TokenName::new("nightly CRM").ok(),
+            ..WantedToken::of(Some(client()), Scope::Read)
+        })
+        .await
+        .unwrap();
     assert_eq!(lets_in(&a, &text), Ok(()), "at once where it was made");
     wait_until("b knows it", || lets_in(&b, &text) == Ok(())).await;
     assert_eq!(*b.tokens(), *a.tokens());
-    let (other, other_text) = b.make_token(None, Scope::Admin.into(), None).await.unwrap();
+    assert_eq!(b.tokens().all()[0].name.as_ref().map(TokenName::as_str), Some("nightly CRM"));
+    // Each node knows its own calls.
+    a.note_token_use(&made.id);
+    assert_eq!((a.token_last_used(&made.id).is_some(), b.token_last_used(&made.id)), (true, None));
+    let (other, other_text) = b.make_token(WantedToken::of(None, Scope::Admin)).await.unwrap();
     let revoked = b.revoke_token(&made.id).await.unwrap();
     assert_eq!((&revoked.id, revoked.revoked_at_ms), (&made.id, Some(BEGIN_MS)));
     wait_until("a refuses it", || lets_in(&a, &text) == Err(InvalidToken::Revoked)).await;
@@ -810,7 +822,7 @@ async fn a_token_counts_on_all_nodes_and_so_does_its_revocation_also_after_resta
     // One that was away hears of it, and so does a new one that reads the order from its beginning.
     a.stop().await;
     drop(a);
-    let (_, third_text) = b.make_token(Some(client()), Scope::Batch.into(), None).await.unwrap();
+    let (_, third_text) = b.make_token(WantedToken::of(Some(client()), Scope::Batch)).await.unwrap();
     b.revoke_token(&other.id).await.unwrap();
     let a = cluster.node(folders[0].path()).await;
     let c = cluster.node(folders[2].path()).await;
@@ -830,14 +842,16 @@ async fn the_tokens_of_the_folder_that_founds_an_order_are_everybodys() {
     let (cluster, folders) = (Cluster::new(), [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()]);
     let data = folders[0].path().join("data");
     std::fs::create_dir(&data).unwrap();
-    let make = || Tokens::make(&data, None, Scope::Admin.into(), BEGIN, None).unwrap();
+    let wanted = WantedToken { name: TokenName::new("first").ok(), ..WantedToken::of(None, Scope::Admin) };
+    let make = || Tokens::make(&data, &wanted, BEGIN).unwrap();
     let ((_, kept), (revoked, gone)) = (make(), make());
     Tokens::revoke(&data, &revoked.id, BEGIN).unwrap();
     let a = cluster.node(folders[0].path()).await;
     let b = cluster.node(folders[1].path()).await;
     for node in [&a, &b] {
         assert_eq!((lets_in(node, &kept), lets_in(node, &gone)), (Ok(()), Err(InvalidToken::Revoked)));
-        assert_eq!(node.tokens().all().len(), 2);
+        let tokens = node.tokens();
+        assert_eq!(tokens.all().iter().map(|token| &token.name).collect::<Vec<_>>(), [&wanted.name; 2]);
     }
     for node in [a, b] {
         node.stop().await;
@@ -940,7 +954,7 @@ async fn a_new_node_lets_nobody_in_before_it_knows_of_tokens() {
     wait_until("b has read everything", || b.readiness() == Readiness::Ready).await;
     assert!(b.tokens().are_asked_for());
     wait_until("a reaches the order again", || a.order().unwrap().out_of_reach.is_none()).await;
-    let (_, text) = a.make_token(None, Scope::Admin.into(), None).await.unwrap();
+    let (_, text) = a.make_token(WantedToken::of(None, Scope::Admin)).await.unwrap();
     wait_until("b knows it", || lets_in(&b, &text) == Ok(())).await;
     for node in [a, b] {
         node.stop().await;
@@ -1013,7 +1027,7 @@ async fn a_node_that_cannot_write_its_tokens_stands_until_it_can() {
     let (cluster, folders) = (Cluster::new(), [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()]);
     let a = cluster.node(folders[0].path()).await;
     let b = cluster.node(folders[1].path()).await;
-    let (first, _) = a.make_token(None, Scope::Admin.into(), None).await.unwrap();
+    let (first, _) = a.make_token(WantedToken::of(None, Scope::Admin)).await.unwrap();
     wait_until("b knows it", || b.tokens().are_asked_for()).await;
     let file = b.data_folder().join("tokens.json");
     let whole = std::fs::read(&file).unwrap();

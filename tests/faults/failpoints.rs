@@ -75,7 +75,7 @@ const PLACES: [&str; 57] = [
 /// The steps of replacing a file.
 const STEPS: [&str; 5] = ["write", "sync", "rename", "folder", "done"];
 /// Failpoints that the load does not meet. Other tests do.
-const ELSEWHERE: [&str; 15] = [
+const ELSEWHERE: [&str; 16] = [
     // tests/faults/kill.rs and tests/faults/power_cut.rs: the negative controls, which do not journal or do not sync.
     "journal-write",
     "journal-sync",
@@ -93,6 +93,7 @@ const ELSEWHERE: [&str; 15] = [
     "format",
     "erasures",
     "tokens",
+    "token-uses",
     "catalogue",
     "give-up",
 ];
@@ -536,5 +537,31 @@ fn a_token_whose_making_is_cut_off_anywhere_is_there_or_is_not() {
             daemon.call("GET", "/api/v1/batches?client=demo", headers, None).status
         };
         assert_eq!((ask(&[("Authorization", &bearer)]), ask(&[])), (200, 401), "{place}");
+    }
+}
+
+/// It is written beside the file of before, so at worst it says what that said.
+#[test]
+fn when_tokens_were_used_is_whole_wherever_a_stop_that_writes_it_is_cut_off() {
+    for (step, place) in STEPS.map(|step| format!("token-uses-{step}")).into_iter().enumerate() {
+        let mut daemon = Daemon::configured("");
+        let token = daemon.make_token(&["--client", "demo", "--scope", "read"]);
+        daemon.keep_complaints();
+        daemon.set_variable("FAILPOINTS", &format!("{place}=return(abort)")).restart();
+        let bearer = format!("Bearer {token}");
+        let ask = |daemon: &Daemon| {
+            daemon.call("GET", "/api/v1/batches?client=demo", &[("Authorization", &bearer)], None).status
+        };
+        assert_eq!(ask(&daemon), 200, "{place}");
+        daemon.terminate();
+        assert_eq!(daemon.ended().signal(), Some(6), "{place}");
+        daemon.set_variable("FAILPOINTS", "");
+        let (code, list, said) = daemon.run(&["token", "list", "--json"]);
+        assert_eq!((code, said.as_str()), (Some(0), ""), "{place}");
+        let list: serde_json::Value = serde_json::from_str(&list).unwrap();
+        // Before it has its name, nothing is known; afterwards all is.
+        assert_eq!(list[0]["lastUsedAt"].is_string(), step > 2, "{place}: {list}");
+        daemon.restart();
+        assert_eq!(ask(&daemon), 200, "{place}");
     }
 }

@@ -260,7 +260,7 @@ fn answer_code(one: &Decided) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tokens::{Scope, TokenChange, Tokens};
+    use crate::tokens::{Scope, TokenChange, Tokens, WantedToken};
 
     #[test]
     fn of_an_order_that_was_left_nothing_stays() {
@@ -288,7 +288,7 @@ mod tests {
         let revoke = |id: &str| TokenChange::Revoke { id: id.into(), at: Millis(7) };
         let sum = |token: Option<TokenChange>, known: bool| {
             let token_now = known.then(|| {
-                let made = Tokens::fresh(None, Scope::Read.into(), Millis(1), None);
+                let made = Tokens::fresh(&WantedToken::of(None, Scope::Read), Millis(1));
                 made.unwrap().0
             });
             let mut order = Ordering::after(OrderState::default(), Arc::new(|_| Standing::Stop));

@@ -16,14 +16,14 @@ use crate::model::seq::{Millis, Seq};
 use crate::order::Offset;
 use crate::order::pieces::UploadId;
 use crate::order::record::ClusterId;
-use crate::tokens::{Token, TokenChange};
+use crate::tokens::{Token, TokenChange, TokenName};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 /// The version of the rules by which requests are decided, and of their bytes. A node says in its reports which it knows; a
 /// new one may be offered only once every node knows it.
 pub const RULES_VERSION: u8 = 2;
-/// The version before requests said how much history profiles keep.
+/// The version before requests said how much history profiles keep, and before tokens had names.
 const WITHOUT_HISTORY: u8 = 1;
 
 /// A request as it comes out of the order.
@@ -48,16 +48,16 @@ pub struct OfferedBatch {
     pub accepted: Accepted,
 }
 
-/// A request, with its rules, its batch and its write to one visitor as one version has them.
+/// A request, with its rules, its batch, its write to one visitor and its token as one version has them.
 #[derive(Serialize, Deserialize)]
-enum Wire<R = Rules, B = BatchAcceptedEntry, V = Visitor> {
+enum Wire<R = Rules, B = BatchAcceptedEntry, V = Visitor, T = NewToken> {
     Founded { cluster: ClusterId, with_data: bool },
     Site(Site<R>),
     Visitor(V),
     Batch { upload: UploadId, pieces: (Offset, Offset), batch: B },
     Sweep { client: String, keys: Vec<ByteBuf>, lifetime_ms: u64 },
     Count { client: String, seq: u64, counts: Counts },
-    AddToken(NewToken),
+    AddToken(T),
     RevokeToken { id: String, at_ms: u64 },
 }
 
@@ -72,6 +72,26 @@ struct NewToken {
     created_at_ms: u64,
     expires_at_ms: Option<u64>,
     revoked_at_ms: Option<u64>,
+    name: Option<TokenName>,
+}
+
+/// A token as version 1 has it.
+#[derive(Deserialize)]
+struct NewToken1 {
+    id: String,
+    client: Option<String>,
+    scope: String,
+    sha256: [u8; 32],
+    created_at_ms: u64,
+    expires_at_ms: Option<u64>,
+    revoked_at_ms: Option<u64>,
+}
+
+impl From<NewToken1> for NewToken {
+    fn from(token: NewToken1) -> Self {
+        let NewToken1 { id, client, scope, sha256, created_at_ms, expires_at_ms, revoked_at_ms } = token;
+        Self { id, client, scope, sha256, created_at_ms, expires_at_ms, revoked_at_ms, name: None }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -250,6 +270,7 @@ pub fn encode(request: &Request) -> Option<Result<Vec<u8>, CodecError>> {
             created_at_ms: token.created_at_ms,
             expires_at_ms: token.expires_at_ms,
             revoked_at_ms: token.revoked_at_ms,
+            name: token.name.clone(),
         }),
         Request::Token(TokenChange::Revoke { id, at }) => Wire::RevokeToken { id: id.clone(), at_ms: at.0 },
         Request::Accept(_)
@@ -275,18 +296,19 @@ pub fn decode(bytes: &[u8]) -> Result<FromOrder, CodecError> {
     let unfit = || CodecError::Damaged("a value that no program writes".into());
     let request = match bytes.first() {
         Some(&WITHOUT_HISTORY) => {
-            read(codec::decode::<Wire<Rules1, Version6, Visitor1>>(WITHOUT_HISTORY, bytes)?)
+            read(codec::decode::<Wire<Rules1, Version6, Visitor1, NewToken1>>(WITHOUT_HISTORY, bytes)?)
         }
         _ => read(codec::decode::<Wire>(RULES_VERSION, bytes)?),
     };
     request.ok_or_else(unfit)
 }
 
-fn read<R, B, V>(wire: Wire<R, B, V>) -> Option<FromOrder>
+fn read<R, B, V, T>(wire: Wire<R, B, V, T>) -> Option<FromOrder>
 where
     R: Into<Rules>,
     B: Into<BatchAcceptedEntry>,
     V: Into<Visitor>,
+    T: Into<NewToken>,
 {
     let client = |text: &str| ClientCode::new(text).ok();
     let id = |kind, text: &str| VisitorId::new(kind, text).ok();
@@ -338,15 +360,19 @@ where
             let id = BatchId { client: client(&of)?, seq: Seq::from_u64(seq) };
             FromOrder::Request(Request::Count(id, counts))
         }
-        Wire::AddToken(token) => FromOrder::Request(Request::Token(TokenChange::Add(Token {
-            client: token.client.as_deref().map(|text| client(text).ok_or(())).transpose().ok()?,
-            scope: token.scope.parse().ok()?,
-            id: token.id,
-            sha256: token.sha256,
-            created_at_ms: token.created_at_ms,
-            expires_at_ms: token.expires_at_ms,
-            revoked_at_ms: token.revoked_at_ms,
-        }))),
+        Wire::AddToken(token) => {
+            let token: NewToken = token.into();
+            FromOrder::Request(Request::Token(TokenChange::Add(Token {
+                client: token.client.as_deref().map(|text| client(text).ok_or(())).transpose().ok()?,
+                scope: token.scope.parse().ok()?,
+                id: token.id,
+                sha256: token.sha256,
+                created_at_ms: token.created_at_ms,
+                expires_at_ms: token.expires_at_ms,
+                revoked_at_ms: token.revoked_at_ms,
+                name: token.name,
+            })))
+        }
         Wire::RevokeToken { id, at_ms } => {
             FromOrder::Request(Request::Token(TokenChange::Revoke { id, at: Millis(at_ms) }))
         }
@@ -358,7 +384,7 @@ mod tests {
     use super::*;
     use crate::model::author::TokenId;
     use crate::model::batch::{ConsecutiveV2, EmptyValues, RowReading};
-    use crate::tokens::Tokens;
+    use crate::tokens::{Scope, Scopes, Tokens, WantedToken};
     use proptest::prelude::*;
 
     const RULES: WriteRules = WriteRules { lifetime_ms: 14, max_profile_bytes: 1 << 20, history_max: 16 };
@@ -408,9 +434,11 @@ mod tests {
         check(Request::Sweep(client(), keys, 99));
         let batch = BatchId { client: client(), seq: Seq::from_u64(77) };
         check(Request::Count(batch, Counts { updated: 3, failed: 1, ..Counts::default() }));
-        for (of, expires) in [(Some(client()), Some(Millis(9))), (None, None)] {
-            let scope = "batch,read".parse().unwrap();
-            let (token, text) = Tokens::fresh(of, scope, Millis(5), expires).unwrap();
+        for (of, lasts_ms, name) in [(Some(client()), Some(4), "nightly CRM ä"), (None, None, "")] {
+            let scope: Scopes = "batch,read".parse().unwrap();
+            let wanted =
+                WantedToken { lasts_ms, name: TokenName::new(name).ok(), ..WantedToken::of(of, scope) };
+            let (token, text) = Tokens::fresh(&wanted, Millis(5)).unwrap();
             let revoked = Token { revoked_at_ms: Some(7), ..token.clone() };
             for token in [token, revoked] {
                 let request = Request::Token(TokenChange::Add(token));
@@ -463,6 +491,19 @@ mod tests {
         bytes.truncate(bytes.len() - 6);
         bytes[0] = WITHOUT_HISTORY;
         assert_eq!(begun(&bytes).unwrap(), (client(), rules));
+    }
+
+    /// As a program wrote it that knew no names.
+    #[test]
+    fn a_token_of_version_1_is_read_and_has_no_name() {
+        let wanted = WantedToken::of(Some(client()), Scope::Read);
+        let (token, _) = Tokens::fresh(&wanted, Millis(5)).unwrap();
+        let request = Request::Token(TokenChange::Add(token));
+        let mut bytes = encode(&request).unwrap().unwrap();
+        assert_eq!(bytes.pop(), Some(0), "the name comes last");
+        bytes[0] = WITHOUT_HISTORY;
+        let FromOrder::Request(read) = decode(&bytes).unwrap() else { panic!("{bytes:?}") };
+        assert_eq!(format!("{read:?}"), format!("{request:?}"));
     }
 
     #[test]

@@ -36,7 +36,7 @@ use std::sync::Arc;
 /// How many values are read at a time.
 const PAGE_VALUES: usize = 512;
 /// The files of a data folder that are a node's own, and may be there before it has any data.
-const OWN: [&str; 3] = [layout::TOKENS, layout::TOKENS_LOCK, layout::AUDIT];
+const OWN: [&str; 4] = [layout::TOKENS, layout::TOKENS_LOCK, layout::TOKEN_USES, layout::AUDIT];
 
 /// A backup that was restored.
 #[derive(Debug)]
@@ -126,8 +126,8 @@ pub fn restore(
 }
 
 /// Restores a backup of another node into a data folder that has nothing but [what is a node's own](OWN), and perhaps the backup
-/// itself. The folder keeps its tokens, and gets those of the other node besides. The other node's audit trail stays behind. At
-/// the end, `finishing` adds to the folder what else it must have. If it fails, only the node's own files are left, as they were.
+/// itself. The folder keeps its tokens, and gets those of the other node besides. The other node's audit trail stays
+/// behind, and so does when tokens were used there. At the end, `finishing` adds to the folder what else it must have. If it fails, only the node's own files are left, as they were.
 pub fn restore_of_peer(
     backup: &Path,
     data: &Path,

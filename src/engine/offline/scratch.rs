@@ -22,8 +22,8 @@ use std::path::{Path, PathBuf};
 /// How many of the last segments may be written to: one that was unfinished when the daemon ended, and the one before.
 const SEGMENTS_COPIED: usize = 2;
 /// Files of the data folder itself that no start reads, or that others must not see.
-const NOT_SHOWN: [&str; 5] =
-    [layout::LOCK, layout::TOKENS, layout::TOKENS_LOCK, layout::AUDIT, layout::MANIFEST];
+const NOT_SHOWN: [&str; 6] =
+    [layout::LOCK, layout::TOKENS, layout::TOKENS_LOCK, layout::TOKEN_USES, layout::AUDIT, layout::MANIFEST];
 
 /// The scratch folder.
 #[derive(Debug)]

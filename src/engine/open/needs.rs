@@ -24,9 +24,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// Files of the data folder itself that a backup copies, if they exist. Without the tokens a restored daemon would ask for
-/// none; without the list of erasures it could not keep them.
-pub(in crate::engine) const BESIDE: [&str; 4] =
-    [layout::TOKENS, layout::AUDIT, layout::ERASURES, layout::FORMAT];
+/// none; without the list of erasures it could not keep them; without their last uses a token in use would look as if nobody needed it.
+pub(in crate::engine) const BESIDE: [&str; 5] =
+    [layout::TOKENS, layout::TOKEN_USES, layout::AUDIT, layout::ERASURES, layout::FORMAT];
 
 /// The files of an upload that a backup copies besides its rows, if they exist. The outcomes belong to them even if the batch
 /// is not complete: it may have been, in a store that is being rebuilt.

@@ -161,6 +161,13 @@ impl Upkeep {
         drop(self.shared.store.replace(Arc::new(MemoryStore::default())));
     }
 
+    /// Makes durable when tokens were last used. A failure loses no more than that.
+    pub(in crate::engine) fn save_token_uses(&self) {
+        if let Err(error) = self.shared.tokens.save_uses() {
+            tracing::warn!(%error, "when tokens were last used could not be written; it is kept in memory, and tried again");
+        }
+    }
+
     /// Keeps what expired for a while, if the clock leapt so far that data may have expired only by it. Gives whether it does.
     pub(in crate::engine) fn hold_if_long(&self, leap: std::time::Duration, config: &Config) -> bool {
         self.hold.begin_if_long(leap, config, self.shared.clock.passed())

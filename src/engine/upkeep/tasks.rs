@@ -65,6 +65,8 @@ const PENDING_LOOK: Duration = Duration::from_millis(20);
 const RETENTION_EVERY: Duration = Duration::from_secs(600);
 /// The same while the disk has less space than the reserve.
 const RETIRE_EVERY_SHORT: Duration = Duration::from_secs(10);
+/// How often it is made durable when tokens were last used.
+const TOKEN_USES_EVERY: Duration = Duration::from_secs(60);
 /// How long a failed task rests: at first, and at most.
 const REST_FIRST: Duration = Duration::from_secs(5);
 const REST_LAST: Duration = Duration::from_secs(600);
@@ -88,6 +90,7 @@ pub(in crate::engine) struct Housekeeping {
     retention_looked_at: Instant,
     /// Which backups were looked for, and when.
     backups_looked_at: Option<(Schedule, Instant)>,
+    token_uses_saved_at: Instant,
     rests: Rests,
     /// When the last rebuild of the store failed.
     rebuild_failed_at: Option<Instant>,
@@ -158,6 +161,7 @@ impl Housekeeping {
             store_bytes_when_fresh: 0,
             retention_looked_at: Instant::now(),
             backups_looked_at: None,
+            token_uses_saved_at: Instant::now(),
             rests: Rests::default(),
             rebuild_failed_at: None,
         }
@@ -179,6 +183,7 @@ impl Housekeeping {
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     self.measure();
+                    self.note_token_uses();
                     self.rebuild();
                     self.look();
                 }
@@ -293,6 +298,16 @@ impl Housekeeping {
             self.backups_looked_at.as_ref().is_some_and(|(_, when)| when.elapsed() < RETENTION_EVERY);
         let waits = lately && !schedule.is_due(backups.known().last, self.upkeep.shared.now());
         (!waits).then_some(schedule)
+    }
+
+    /// Makes durable when tokens were last used, now and then. On a nearly full disk that can wait.
+    fn note_token_uses(&mut self) {
+        let waits = self.token_uses_saved_at.elapsed() < TOKEN_USES_EVERY;
+        if waits || self.upkeep.shared.disk_space.for_upkeep().is_err() {
+            return;
+        }
+        self.upkeep.save_token_uses();
+        self.token_uses_saved_at = Instant::now();
     }
 
     /// Rebuilds the store if it is damaged.

@@ -3,7 +3,7 @@
 use askama::Template;
 
 use super::words::{Moment, grouped, lasting, size};
-use crate::engine::Readiness;
+use crate::engine::{Engine, Readiness};
 use crate::http::Front;
 use crate::http::auth::Bearer;
 use crate::model::seq::Millis;
@@ -36,10 +36,12 @@ pub(super) struct Health {
 
 struct ShownToken {
     id: String,
+    name: Option<String>,
     client: Option<String>,
     scope: String,
     created: Moment,
     expires: Option<Moment>,
+    last_used: Option<Moment>,
 }
 
 impl Health {
@@ -71,20 +73,23 @@ impl Health {
             limits: app.metrics().limits_hit().map(|(limit, count)| (limit, grouped(count))).collect(),
             tokens: bearer.may(Scope::Admin).then(|| {
                 let counts = |token: &&Token| token.state(now) == State::Valid;
-                app.tokens().all().iter().filter(counts).map(|token| ShownToken::of(token, now)).collect()
+                app.tokens().all().iter().filter(counts).map(|token| ShownToken::of(token, app)).collect()
             }),
         })
     }
 }
 
 impl ShownToken {
-    fn of(token: &Token, now: Millis) -> Self {
+    fn of(token: &Token, app: &Engine) -> Self {
+        let now = app.now();
         Self {
             id: token.id.clone(),
+            name: token.name.as_ref().map(ToString::to_string),
             client: token.client.as_ref().map(ToString::to_string),
             scope: token.scope.to_string(),
             created: Moment::of(Millis(token.created_at_ms), now),
             expires: token.expires_at_ms.map(|at| Moment::of(Millis(at), now)),
+            last_used: app.token_last_used(&token.id).map(|at| Moment::of(at, now)),
         }
     }
 }

@@ -10,6 +10,7 @@ mod history;
 mod live;
 mod outcomes;
 mod profiles;
+mod reload;
 mod statistics;
 mod status;
 mod tokens;
@@ -34,5 +35,6 @@ pub(super) const ENDPOINTS: &[&[Endpoint]] = &[
     upkeep::ENDPOINTS,
     status::ENDPOINTS,
     tokens::ENDPOINTS,
+    reload::ENDPOINTS,
     cluster::ENDPOINTS,
 ];

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa::openapi::Schema;
 
+use crate::engine::Engine;
 use crate::http::auth::Access;
 use crate::http::endpoint::{Api, BodyLimit, Call, CallLimits, Endpoint, Methods, Reply, Whose};
 use crate::http::error::HttpError;
@@ -16,7 +17,7 @@ use crate::http::response::{JSON, json};
 use crate::http::shapes;
 use crate::model::id::ClientCode;
 use crate::model::seq::Millis;
-use crate::tokens::{Scope, Scopes, Token};
+use crate::tokens::{Scope, Token, TokenName, WantedToken};
 
 pub(super) const ENDPOINTS: &[Endpoint] = &[
     Endpoint {
@@ -47,7 +48,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
             operation
                 .summary("Makes a token.")
                 .says("It counts at once, on a node of several for all nodes. With the first token, access control begins.")
-                .body([form_of::<WantedToken>(JSON)])
+                .body([form_of::<WantedShape>(JSON)])
                 .answers("201", "The token. Its text is never shown again.", [form_of::<MadeToken>(JSON)])
         }),
     },
@@ -86,6 +87,8 @@ struct TokenList {
 #[schema(as = Token)]
 struct ShownToken {
     id: String,
+    /// What it was called; null if it has no name.
+    name: Option<String>,
     /// The client whose visitors it is for; null for all clients.
     client: Option<String>,
     /// batch, read, batch,read or admin.
@@ -97,6 +100,10 @@ struct ShownToken {
     expires_at: Option<String>,
     #[schema(format = "date-time")]
     revoked_at: Option<String>,
+    /// When a call was last let in by it, to the minute; null if none was, as far as this daemon knows. A node of several knows
+    /// its own calls.
+    #[schema(format = "date-time")]
+    last_used_at: Option<String>,
     #[schema(schema_with = states)]
     state: &'static str,
 }
@@ -118,7 +125,11 @@ struct MadeToken {
 /// Which token to make: of a client, or of all clients.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct WantedToken {
+#[schema(as = WantedToken)]
+struct WantedShape {
+    /// What to call it: 1 to 64 characters without control characters. Several tokens may have the same name.
+    #[schema(min_length = 1, max_length = 64)]
+    name: Option<String>,
     /// The client whose visitors it is for.
     client: Option<String>,
     /// true instead of a client: the visitors of every client, and what is about the whole data folder.
@@ -133,22 +144,25 @@ struct WantedToken {
 }
 
 impl ShownToken {
-    fn of(token: &Token, now: Millis) -> Self {
+    fn of(token: &Token, app: &Engine) -> Self {
         Self {
             id: token.id.clone(),
+            name: token.name.as_ref().map(ToString::to_string),
             client: token.client.as_ref().map(ToString::to_string),
             scope: token.scope.to_string(),
             created_at: Millis(token.created_at_ms).iso_8601(),
             expires_at: token.expires_at_ms.map(|at| Millis(at).iso_8601()),
             revoked_at: token.revoked_at_ms.map(|at| Millis(at).iso_8601()),
-            state: token.state(now).name(),
+            last_used_at: app.token_last_used(&token.id).map(Millis::iso_8601),
+            state: token.state(app.now()).name(),
         }
     }
 }
 
-impl WantedToken {
-    /// Whose it is to be, what it allows, and how long it lasts.
-    fn read(self) -> Result<(Option<ClientCode>, Scopes, Option<u64>), HttpError> {
+impl WantedShape {
+    fn read(self) -> Result<WantedToken, HttpError> {
+        let name = self.name.map(TokenName::new).transpose();
+        let name = name.map_err(|why| HttpError::Wrong(format!("\"name\": {why}")))?;
         let client = match (self.client, self.all_clients) {
             (Some(client), false) => Some(client),
             (None, true) => None,
@@ -166,24 +180,24 @@ impl WantedToken {
             let why = "\"expiresInMs\" is 0: send 1 or more, or leave it out for a token that lasts until it is revoked";
             return Err(HttpError::Wrong(why.into()));
         }
-        Ok((client, scope, self.expires_in_ms))
+        Ok(WantedToken { name, client, scope, lasts_ms: self.expires_in_ms })
     }
 }
 
 fn list(call: &Call<'_>) -> Reply {
-    let (tokens, now) = (call.front.app.tokens(), call.front.app.now());
-    let tokens = tokens.all().iter().map(|token| ShownToken::of(token, now)).collect();
+    let app = &call.front.app;
+    let tokens = app.tokens().all().iter().map(|token| ShownToken::of(token, app)).collect();
     json(StatusCode::OK, &TokenList { tokens })
 }
 
 async fn make(mut call: Call<'_>) -> Reply {
-    let wanted: WantedToken = call.json_body("{\"client\": \"CLIENT\", \"scope\": \"read\"}").await?;
-    let (client, scope, lasts_ms) = wanted.read()?;
+    let wanted: WantedShape = call.json_body("{\"client\": \"CLIENT\", \"scope\": \"read\"}").await?;
+    let wanted = wanted.read()?;
     let Call { front, request, bearer, .. } = call;
-    let (token, text) = front.app.make_token(client, scope, lasts_ms).await?;
-    let what = format!("{}, scope {}", token.id, token.scope);
+    let (token, text) = front.app.make_token(wanted).await?;
+    let what = token.in_words();
     front.app.note_act(bearer.actor(request), "token new", token.client.as_ref(), &what).await;
-    let made = MadeToken { shown: ShownToken::of(&token, front.app.now()), token: text };
+    let made = MadeToken { shown: ShownToken::of(&token, &front.app), token: text };
     json(StatusCode::CREATED, &made)
 }
 
@@ -191,5 +205,5 @@ async fn revoke(call: Call<'_>) -> Reply {
     let Call { front, request, bearer, path, .. } = call;
     let token = front.app.revoke_token(path.get("id")).await?;
     front.app.note_act(bearer.actor(request), "token revoke", token.client.as_ref(), &token.id).await;
-    json(StatusCode::OK, &ShownToken::of(&token, front.app.now()))
+    json(StatusCode::OK, &ShownToken::of(&token, &front.app))
 }

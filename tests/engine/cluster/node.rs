@@ -34,7 +34,7 @@ use profiled::model::seq::{Clock, Seq, SeqSource};
 use profiled::order::pieces::UploadId;
 use profiled::order::record::{Offers, RunId};
 use profiled::order::{Offset, Place};
-use profiled::tokens::{Scope, Token, TokenChange, Tokens, TokensInUse};
+use profiled::tokens::{Scope, Token, TokenChange, Tokens, TokensInUse, WantedToken};
 use std::cell::{Cell, OnceCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{Seek, SeekFrom, Write};
@@ -353,7 +353,7 @@ impl<'p> Node<'p> {
     ) -> Result<Option<Vec<u8>>, Wrong> {
         let now = self.clock.now();
         while shared.tokens.len() <= which {
-            shared.tokens.push(Tokens::fresh(None, Scope::Read.into(), now, None).map_err(wrong)?.0);
+            shared.tokens.push(Tokens::fresh(&WantedToken::of(None, Scope::Read), now).map_err(wrong)?.0);
         }
         let token = shared.tokens[which].clone();
         if revoke && !self.tokens()?.contains_key(&token.id) {
