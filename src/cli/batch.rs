@@ -603,7 +603,7 @@ async fn list(command: List) -> Result<(), CliError> {
 }
 
 /// The file as a body, and a progress bar, which shows only on a terminal.
-async fn open(path: &Path) -> Result<(FileBody, ProgressBar), CliError> {
+pub(super) async fn open(path: &Path) -> Result<(FileBody, ProgressBar), CliError> {
     if path == Path::new("-") {
         let bar = ProgressBar::no_length().with_message("sending");
         let moved = bar.clone();
@@ -613,7 +613,7 @@ async fn open(path: &Path) -> Result<(FileBody, ProgressBar), CliError> {
     let file = tokio::fs::File::open(path).await.map_err(unreadable)?;
     let kind = file.metadata().await.map_err(unreadable)?;
     if kind.is_dir() {
-        return Err(CliError::Usage(format!("{} is a folder: name a batch file", path.display())));
+        return Err(CliError::Usage(format!("{} is a folder: name a file", path.display())));
     }
     let length = kind.is_file().then_some(kind.len());
     let bar = progress(length.unwrap_or_default(), "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}");
