@@ -282,6 +282,23 @@ pub(super) struct BatchView {
     reason: Option<String>,
     #[serde(default)]
     undoes: Option<String>,
+    /// Earlier daemons send none.
+    #[serde(default)]
+    new_attributes: Vec<NewAttribute>,
+}
+
+/// An attribute that no profile had before the batch.
+#[derive(Debug, Serialize, Deserialize)]
+struct NewAttribute {
+    name: String,
+    nearest: Option<String>,
+}
+
+impl NewAttribute {
+    fn in_words(&self) -> String {
+        let near = self.nearest.as_ref().map_or_else(String::new, |near| format!("; {near:?} exists"));
+        shown(&format!("check: {:?} is new: no profile had such an attribute before{near}", self.name))
+    }
 }
 
 fn csv() -> String {
@@ -307,6 +324,9 @@ struct TriedOut {
     #[serde(default)]
     newer: u64,
     attributes: serde_json::Map<String, serde_json::Value>,
+    /// Earlier daemons send none.
+    #[serde(default)]
+    new_attributes: Vec<NewAttribute>,
     failed: Vec<Failed>,
     /// Earlier daemons send none.
     #[serde(default)]
@@ -546,6 +566,10 @@ fn tried_in_words(tried: &TriedOut) -> String {
             HumanCount(tried.newer)
         );
     }
+    for new in &tried.new_attributes {
+        text += "\n";
+        text += &new.in_words();
+    }
     for row in &tried.failed {
         text += "\n";
         text += &shown(row.message.as_deref().unwrap_or_default());
@@ -673,7 +697,7 @@ fn of(batch: &BatchView) -> String {
     as_of.or(undoes).unwrap_or_default()
 }
 
-/// The progress of a batch in one line.
+/// The progress of a batch in one line, and what was new in it in further ones.
 pub(super) fn summary(batch: &BatchView) -> String {
     let Counts { updated, created, not_found, ignored, failed } = batch.counts;
     let [updated, created, not_found, ignored, failed, rows] =
@@ -686,4 +710,5 @@ pub(super) fn summary(batch: &BatchView) -> String {
         of(batch),
         if batch.state() == Some(BatchState::Incomplete) { " + the remaining rows" } else { "" },
     )) + &batch.reason.as_deref().map_or(String::new(), |why| shown(&format!("; {why}")))
+        + &batch.new_attributes.iter().map(|new| format!("\n{}", new.in_words())).collect::<String>()
 }

@@ -92,9 +92,9 @@ pub(super) struct Remove {
 
 /// Erases a visitor, or many.
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("whom").required(true).args(["id", "file"]))]
 pub(super) struct Erase {
     /// The visitor's id
-    #[arg(required_unless_present = "file", conflicts_with = "file")]
     id: Option<String>,
     /// Erase all visitors whose ids stand in this file. `-` reads standard input. The first line is thirdPartyId, pcId or ecid, each
     /// further one an id. If a line is wrong, nobody is erased

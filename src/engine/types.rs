@@ -2,11 +2,13 @@
 //!
 //! Promises: these are plain values. None of them locks, waits or does I/O.
 
+use crate::batch::known_names::NewAttribute;
 use crate::batch::progress::Known;
 use crate::model::batch::{BatchId, BatchState, Counts, EmptyValues, RowForm};
 use crate::model::id::{ClientCode, IdKind, Key, VisitorId};
 use crate::model::profile::Source;
 use crate::model::seq::{Millis, Seq};
+use std::sync::Arc;
 
 /// The ids of a site call; at least one is there. A `pcId` comes without its location hint.
 #[derive(Debug, Clone, Default)]
@@ -197,6 +199,8 @@ pub struct BatchStatus {
     pub reason: Option<String>,
     /// The batch that it undoes, if it undoes one.
     pub undoes: Option<BatchId>,
+    /// The attributes that no profile had before it, as far as that is kept.
+    pub new_attributes: Arc<[NewAttribute]>,
 }
 
 /// Whether the daemon serves.
@@ -245,7 +249,13 @@ impl BatchStatus {
             estimated_end,
             reason: None,
             undoes: known.accepted.undone(),
+            new_attributes: Arc::default(),
         }
+    }
+
+    /// The same status, of a batch in which these attributes were new.
+    pub(in crate::engine) fn with_new(self, new_attributes: Arc<[NewAttribute]>) -> Self {
+        Self { new_attributes, ..self }
     }
 
     /// The same status, of a batch that may be held for this reason.

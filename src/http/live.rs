@@ -293,14 +293,15 @@ impl HeardCall {
     pub(super) fn for_one(
         &self,
         id: &VisitorId,
-        outcome: &'static str,
-        seq: Option<Seq>,
+        (outcome, seq): (&'static str, Option<Seq>),
         at: Millis,
+        took: Duration,
     ) -> Self {
         Self {
             time: at.iso_8601(),
             call: "erasures".into(),
             status: StatusCode::OK.as_u16(),
+            took_ms: milliseconds(took),
             seq: seq.map(|seq| seq.to_string()),
             ids: vec![HeardId { kind: id.kind().name(), id: id.as_str().to_owned(), given: false }],
             outcome: Some(outcome),

@@ -9,6 +9,7 @@ use crate::batch::as_adobe::{AsAdobe, BadEscape};
 use crate::batch::csv::{HeaderError, Mistaken};
 use crate::batch::encoding::Decoded;
 use crate::batch::form::{Leaves, Unwrapped, form_bytes_max};
+use crate::batch::known_names::NewAttribute;
 use crate::engine::commit::{Answer, NewBatch, SentToAll};
 use crate::engine::error::{EngineError, OrInternal};
 use crate::engine::gates::{Slot, Who};
@@ -50,6 +51,8 @@ pub struct Upload {
 /// A batch, and its place among the uploads. The place is dropped last: it is free once nothing of the upload is left.
 struct TakenIn {
     batch: NewBatch,
+    /// Its attributes that no profile had before.
+    new: Vec<NewAttribute>,
     /// Where its file is on its way to the other nodes, if there are any.
     sent: Option<SentToAll>,
     _under_way: UnderWay,
@@ -161,7 +164,9 @@ impl Upload {
         let workers_place = place.clone();
         let arrival = Arrival::start(place, move |arriving| {
             let (batch, sent) = take_in(&shared, client, rules, form, to_all, arriving)?;
-            Ok(TakenIn { batch, sent, _under_way: under_way, _place: workers_place })
+            let names = batch.header.names().iter().map(|name| &**name);
+            let new = shared.batches.names.new_among(&batch.client, names);
+            Ok(TakenIn { batch, new, sent, _under_way: under_way, _place: workers_place })
         })?;
         Ok(Self { ingest, who, arrival })
     }
@@ -180,16 +185,22 @@ impl Upload {
     /// The body has ended: makes the batch durable and readable, and gives its id. If the key came before, it gives what was
     /// accepted then.
     pub async fn finish(mut self, key: Option<IdempotencyKey>) -> Result<AcceptedBatch, EngineError> {
-        let TakenIn { mut batch, sent, _place, .. } = self.arrival.all().await?;
+        let TakenIn { mut batch, new, sent, _place, .. } = self.arrival.all().await?;
         batch.key = key;
         let answer = self.ingest.commit.ask_batch(batch, sent).await?;
         match answer {
             Answer::Accepted(known) => {
                 self.ingest.shared.metrics.batch_accepted(&known.accepted.id.client);
-                Ok(AcceptedBatch { batch: BatchStatus::of(&known, self.ingest.shared.now()), before: false })
+                let (names, id) = (&self.ingest.shared.batches.names, &known.accepted.id);
+                names.keep(id, new);
+                let new = names.new_of(id);
+                let batch = BatchStatus::of(&known, self.ingest.shared.now()).with_new(new);
+                Ok(AcceptedBatch { batch, before: false })
             }
             Answer::AcceptedBefore(known) => {
-                Ok(AcceptedBatch { batch: BatchStatus::of(&known, self.ingest.shared.now()), before: true })
+                let new = self.ingest.shared.batches.names.new_of(&known.accepted.id);
+                let batch = BatchStatus::of(&known, self.ingest.shared.now()).with_new(new);
+                Ok(AcceptedBatch { batch, before: true })
             }
             Answer::KeyTaken(id) => Err(EngineError::KeyTaken(id.to_string())),
             other => Err(EngineError::internal(format!("a batch was answered with {other:?}"))),
@@ -211,14 +222,14 @@ impl Upload {
     /// The body has ended: gives the outcomes that its rows would have now, and drops it. Nothing is written. Dry runs take
     /// turns, and while one waits, it is no upload any more.
     pub async fn try_out(mut self) -> Result<DryRun, EngineError> {
-        let TakenIn { batch, .. } = self.arrival.all().await?;
+        let TakenIn { batch, new, .. } = self.arrival.all().await?;
         let (ingest, who) = (Arc::clone(&self.ingest), self.who.clone());
         drop(self);
         let turn = ingest.dry_runs.take(&who).await?;
         let place = ingest.read.reports.take(&who).await?;
         let tried = blocking(move || {
             let _turn = turn;
-            dry_run::try_out(&ingest, batch, place)
+            dry_run::try_out(&ingest, batch, new, place)
         });
         tried.await
     }

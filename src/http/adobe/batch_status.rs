@@ -156,6 +156,7 @@ mod tests {
             estimated_end: None,
             reason: None,
             undoes: None,
+            new_attributes: Default::default(),
         };
         let body = |details| format!("{:?}", encode(&batch, details, &Failed::default()).into_body());
         assert!(body(false).contains(

@@ -19,6 +19,7 @@ use crate::http::operation::{Operation, form_of};
 use crate::http::outcomes::Outcomes;
 use crate::http::request::{Params, Request};
 use crate::http::response::{JSON, json};
+use crate::http::tried_out::NewAttributeBody;
 use crate::http::{Front, seq, shapes, tried_out};
 use crate::model::batch::{BatchId, EmptyValues, RowForm};
 use crate::model::seq::{Millis, Seq};
@@ -317,6 +318,8 @@ pub(super) struct Batch {
     reason: Option<String>,
     /// The batch that it undoes, if it undoes one.
     undoes: Option<String>,
+    /// The attributes that no profile had before it, the first 20. Empty if they are all known, and after a restart.
+    new_attributes: Vec<NewAttributeBody>,
 }
 
 impl Batch {
@@ -341,6 +344,7 @@ impl Batch {
             estimated_end_at: batch.estimated_end.map(Millis::iso_8601),
             reason: batch.reason.clone(),
             undoes: batch.undoes.as_ref().map(ToString::to_string),
+            new_attributes: batch.new_attributes.iter().map(NewAttributeBody::of).collect(),
         }
     }
 }

@@ -4,6 +4,8 @@
 //! Promises: nobody is erased unless every line is right. Each erasure is in the audit trail, and told to who listens to calls, as one
 //! that was asked for by itself. An answer whose last line is not the sum broke off; to send the same file again is safe.
 
+use std::time::Instant;
+
 use hyper::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -62,7 +64,7 @@ fn forms() -> [Form; 1] {
 }
 
 async fn erase(call: Call<'_>) -> Reply {
-    let client = call.client()?;
+    let (client, begun) = (call.client()?, Instant::now());
     let Call { front, request, bearer, .. } = call;
     let url = format!("{}{}?client={client}", request.base_url(&front.app)?, request.path());
     let right = || {
@@ -81,7 +83,8 @@ async fn erase(call: Call<'_>) -> Reply {
     let erasing = upload.finish().await?;
     let heard =
         Notes::default().of_request(request.id(), request.caller().address, request.method(), request.path());
-    let told = Told { front: front.clone(), client: client.clone(), actor: bearer.actor(request), heard };
+    let told =
+        Told { front: front.clone(), client: client.clone(), actor: bearer.actor(request), heard, begun };
     Ok(receipts(erasing, told, request.answer_pace()))
 }
 
@@ -117,6 +120,7 @@ struct Told {
     actor: Actor,
     /// The call, for who listens to calls.
     heard: HeardCall,
+    begun: Instant,
 }
 
 impl Told {
@@ -137,7 +141,7 @@ impl Told {
         for receipt in receipts {
             let Ok(id) = VisitorId::sent(erasing.kind(), receipt.id) else { continue };
             let seq = receipt.erased.as_ref().ok().copied().flatten();
-            let mut heard = self.heard.for_one(&id, outcome(receipt), seq, at);
+            let mut heard = self.heard.for_one(&id, (outcome(receipt), seq), at, self.begun.elapsed());
             heard.client = Some(self.client.to_string());
             heard.message = receipt.erased.as_ref().err().map(ToString::to_string);
             self.front.live.tell(heard);
