@@ -141,7 +141,7 @@ impl Erasing {
         let mut sum = Erased { ids: ids as u64, ..Erased::default() };
         let mut took = Duration::ZERO;
         for place in (0..ids).step_by(GROUP_IDS) {
-            self.wait_for_turn(took)?;
+            self.wait_for_turn(took, &wanted)?;
             if !wanted() {
                 return Ok(None);
             }
@@ -191,7 +191,7 @@ impl Erasing {
             // They are erased, but a backup from before may bring them back: erased again, they are listed.
             let why = error.to_string();
             let unlisted =
-                |it: Result<Option<Seq>, EngineError>| it.and_then(|_| Err(EngineError::Full(why.clone())));
+                |it: Result<Option<Seq>, EngineError>| it.and_then(|_| Err(EngineError::NotYet(why.clone())));
             erased = erased.into_iter().map(unlisted).collect();
         }
         let receipts = group.iter().zip(erased);
@@ -199,8 +199,8 @@ impl Erasing {
     }
 
     /// Waits until the next group may be erased (R10): the rate of rows allows it, and no site call waits, or the thread has given way
-    /// long enough.
-    fn wait_for_turn(&self, took: Duration) -> Result<(), EngineError> {
+    /// long enough. It does not wait for whoever has gone.
+    fn wait_for_turn(&self, took: Duration, wanted: &impl Fn() -> bool) -> Result<(), EngineError> {
         let Ingest { shared, throttle, .. } = &*self.ingest;
         loop {
             shared.signals.go_on()?;
@@ -209,7 +209,7 @@ impl Erasing {
             if left.is_zero() {
                 break;
             }
-            if self.place.is_asked_to_leave() {
+            if !wanted() {
                 return Ok(());
             }
             shared.signals.wait(left.min(LOOK_AGAIN));
