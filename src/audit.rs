@@ -55,11 +55,31 @@ struct Record<'a> {
 
 /// Writes an act to the audit trail. `what` names the object or the result, but no visitor.
 pub fn note(folder: &Path, now: Millis, actor: &Actor, act: &str, client: Option<&ClientCode>, what: &str) {
+    tell(actor, act, client, what);
     let client = client.map(ClientCode::as_str);
+    noted(act, append(folder, &[Record { at: now.iso_8601(), act, client, what, actor }]));
+}
+
+/// Writes several acts, each a line, with one sync. In the log they are one line, which says `in_all`.
+pub fn note_each(
+    folder: &Path,
+    now: Millis,
+    actor: &Actor,
+    (act, in_all): (&str, &str),
+    client: Option<&ClientCode>,
+    whats: &[String],
+) {
+    tell(actor, act, client, in_all);
+    let client = client.map(ClientCode::as_str);
+    let lines = whats.iter().map(|what| Record { at: now.iso_8601(), act, client, what, actor });
+    noted(act, append(folder, &lines.collect::<Vec<_>>()));
+}
+
+fn tell(actor: &Actor, act: &str, client: Option<&ClientCode>, what: &str) {
     tracing::info!(
         target: "audit",
         act,
-        client,
+        client = client.map(ClientCode::as_str),
         what,
         actor_token = actor.token,
         address = actor.address,
@@ -67,15 +87,21 @@ pub fn note(folder: &Path, now: Millis, actor: &Actor, act: &str, client: Option
         user = actor.user,
         "administrative act"
     );
-    if let Err(error) = append(folder, &Record { at: now.iso_8601(), act, client, what, actor }) {
+}
+
+fn noted(act: &str, appended: io::Result<()>) {
+    if let Err(error) = appended {
         tracing::error!(%error, act, "the audit trail could not be written; the act continues");
     }
 }
 
-fn append(folder: &Path, line: &Record<'_>) -> io::Result<()> {
-    let mut text = serde_json::to_vec(line)?;
-    text.push(b'\n');
-    // One write per line, because several processes may append.
+fn append(folder: &Path, lines: &[Record<'_>]) -> io::Result<()> {
+    let mut text = vec![];
+    for line in lines {
+        serde_json::to_writer(&mut text, line)?;
+        text.push(b'\n');
+    }
+    // One write for whole lines, because several processes may append.
     let mut file = durable::create(&folder.join(layout::AUDIT), OpenOptions::new().append(true))?;
     file.write_all(&text)?;
     file.sync_data()
@@ -92,10 +118,14 @@ mod tests {
         let client = ClientCode::new("demo").unwrap();
         note(folder.path(), Millis(0), &actor, "erase", Some(&client), "seq 7");
         note(folder.path(), Millis(1), &Actor::default(), "restore", None, "a\n\"b\"");
+        let both = ["seq 8".to_owned(), "seq 9".to_owned()];
+        note_each(folder.path(), Millis(2), &actor, ("erase", "2 visitors"), Some(&client), &both);
         let text = std::fs::read_to_string(folder.path().join(layout::AUDIT)).unwrap();
         let expected = [
             r#"{"at":"1970-01-01T00:00:00.000Z","act":"erase","client":"demo","what":"seq 7","token":"1a","request":"r"}"#,
             r#"{"at":"1970-01-01T00:00:00.001Z","act":"restore","what":"a\n\"b\""}"#,
+            r#"{"at":"1970-01-01T00:00:00.002Z","act":"erase","client":"demo","what":"seq 8","token":"1a","request":"r"}"#,
+            r#"{"at":"1970-01-01T00:00:00.002Z","act":"erase","client":"demo","what":"seq 9","token":"1a","request":"r"}"#,
         ];
         assert_eq!(text.lines().collect::<Vec<_>>(), expected);
     }

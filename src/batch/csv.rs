@@ -27,7 +27,7 @@
 //! ([`RowReading`](crate::model::batch::RowReading)): whatever changes what a row comes to needs rules of its own there, and
 //! a line in `tests/before`.
 //!
-//! NDJSON is another form of the same rows: `ndjson` has its rules.
+//! NDJSON is another form of the same rows: `ndjson` has its rules. A file of ids has one column: `ids` has its rules.
 //!
 //! Advice for whoever changes it: `scan` alone says where a row ends, and both `reader` (a whole file, in any pieces)
 //! and `row` (one row again, at its offset) ask it, so that they cannot disagree. `cell` takes apart what `scan` found,
@@ -41,6 +41,7 @@ mod explain;
 mod fault;
 mod forms;
 mod header;
+mod ids;
 mod limits;
 mod mistaken;
 mod ndjson;
@@ -57,6 +58,7 @@ pub use cell::{bad_escape, is_rounded};
 pub use error::HeaderError;
 pub use fault::{Reason, RowError};
 pub use header::Header;
+pub use ids::{BadId, BadIds, IdFile, IdFileError, Ids};
 pub use limits::{ATTRIBUTES_MAX, HEADER_BYTES_MAX, QUOTED_BYTES_MAX, QUOTED_LINE_ENDS_MAX, ROW_BYTES_MAX};
 pub use mistaken::Mistaken;
 pub use ndjson::{any_loose_text, with_values_gone};

@@ -7,6 +7,7 @@
 //! | [`checksum`], [`spool`], [`rows`] | the uploaded file: whether it is what was accepted, where it lies, reading its rows |
 //! | [`bundles`], [`index`], [`found`] | finding a batch's rows by id |
 //! | [`pending`], [`pending_list`], [`resolve`], [`apply`] | pending rows: keeping them, resolving a visitor's, applying a batch's |
+//! | [`known_names`] | the names of attributes that profiles have, and what is new of a batch |
 //! | [`catalogue`], [`kept`], [`queue`] | all batches: on the disk, in memory, and whose turn it is |
 
 pub mod accepted;
@@ -24,6 +25,7 @@ mod in_pieces;
 pub mod index;
 mod index_entry;
 pub mod kept;
+pub mod known_names;
 pub mod outcomes_file;
 pub mod pending;
 pub mod pending_list;

@@ -15,6 +15,7 @@
 use super::accepted::{Accepted, SpoolName};
 use super::catalogue::{Catalogue, Record, SaveError};
 use super::kept::{Kept, Totals};
+use super::known_names::KnownNames;
 use super::pending::Pending;
 use super::pending_list::PendingList;
 use super::progress::{Known, Progress};
@@ -75,6 +76,8 @@ pub struct Batches {
     /// Which idempotency keys. Never locked together with another.
     keys: RwLock<Keys>,
     catalogue: Catalogue,
+    /// The names of the attributes that profiles have, and what was new of batches. It locks alone.
+    pub names: KnownNames,
     /// Whose turn it is. Locked before `all`.
     queue: Mutex<Queue>,
     /// Signalled with `queue` when a batch may have its turn.
@@ -152,6 +155,7 @@ impl Batches {
     /// Makes a batch readable. From now on lookups apply its rows, and its turn will come.
     pub fn publish(&self, pending: Arc<Pending>, position: Position) {
         self.note_key(&pending.accepted, None);
+        self.names.note(&pending.accepted.id.client, pending.header.names().iter().map(|name| &**name));
         self.put_in_front(InFront { pending, position, completed: None, counted: None });
     }
 

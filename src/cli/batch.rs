@@ -313,6 +313,23 @@ pub(super) struct BatchView {
     name: Option<String>,
     #[serde(default)]
     by: Option<AuthorView>,
+    /// Earlier daemons send none.
+    #[serde(default)]
+    new_attributes: Vec<NewAttribute>,
+}
+
+/// An attribute that no profile had before the batch.
+#[derive(Debug, Serialize, Deserialize)]
+struct NewAttribute {
+    name: String,
+    nearest: Option<String>,
+}
+
+impl NewAttribute {
+    fn in_words(&self) -> String {
+        let near = self.nearest.as_ref().map_or_else(String::new, |near| format!("; {near:?} exists"));
+        shown(&format!("check: {:?} is new: no profile had such an attribute before{near}", self.name))
+    }
 }
 
 fn csv() -> String {
@@ -338,6 +355,9 @@ struct TriedOut {
     #[serde(default)]
     newer: u64,
     attributes: serde_json::Map<String, serde_json::Value>,
+    /// Earlier daemons send none.
+    #[serde(default)]
+    new_attributes: Vec<NewAttribute>,
     failed: Vec<Failed>,
     /// Earlier daemons send none.
     #[serde(default)]
@@ -608,6 +628,10 @@ fn tried_in_words(tried: &TriedOut) -> String {
             HumanCount(tried.newer)
         );
     }
+    for new in &tried.new_attributes {
+        text += "\n";
+        text += &new.in_words();
+    }
     for row in &tried.failed {
         text += "\n";
         text += &shown(row.message.as_deref().unwrap_or_default());
@@ -667,7 +691,7 @@ async fn list(command: List) -> Result<(), CliError> {
 }
 
 /// The file as a body, and a progress bar, which shows only on a terminal.
-async fn open(path: &Path) -> Result<(FileBody, ProgressBar), CliError> {
+pub(super) async fn open(path: &Path) -> Result<(FileBody, ProgressBar), CliError> {
     if path == Path::new("-") {
         let bar = ProgressBar::no_length().with_message("sending");
         let moved = bar.clone();
@@ -677,7 +701,7 @@ async fn open(path: &Path) -> Result<(FileBody, ProgressBar), CliError> {
     let file = tokio::fs::File::open(path).await.map_err(unreadable)?;
     let kind = file.metadata().await.map_err(unreadable)?;
     if kind.is_dir() {
-        return Err(CliError::Usage(format!("{} is a folder: name a batch file", path.display())));
+        return Err(CliError::Usage(format!("{} is a folder: name a file", path.display())));
     }
     let length = kind.is_file().then_some(kind.len());
     let bar = progress(length.unwrap_or_default(), "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}");
@@ -745,7 +769,7 @@ fn of(batch: &BatchView) -> String {
     as_of.or(undoes).unwrap_or_default()
 }
 
-/// The progress of a batch in one line.
+/// The progress of a batch in one line, and what was new in it in further ones.
 pub(super) fn summary(batch: &BatchView) -> String {
     let Counts { updated, created, not_found, ignored, failed } = batch.counts;
     let [updated, created, not_found, ignored, failed, rows] =
@@ -758,4 +782,5 @@ pub(super) fn summary(batch: &BatchView) -> String {
         of(batch),
         if batch.state() == Some(BatchState::Incomplete) { " + the remaining rows" } else { "" },
     )) + &batch.reason.as_deref().map_or(String::new(), |why| shown(&format!("; {why}")))
+        + &batch.new_attributes.iter().map(|new| format!("\n{}", new.in_words())).collect::<String>()
 }

@@ -130,6 +130,19 @@ impl Client {
 
     /// Posts a batch file.
     pub(super) async fn post_file(&self, path: &str, file: FileBody) -> Result<Answer, CliError> {
+        self.answer(self.with_file(path, file)?).await
+    }
+
+    /// Posts a file whose answer may be too long for memory. An error answer is read whole.
+    pub(super) async fn stream_file(
+        &self,
+        path: &str,
+        file: FileBody,
+    ) -> Result<Response<Incoming>, CliError> {
+        self.streamed(self.with_file(path, file)?).await
+    }
+
+    fn with_file(&self, path: &str, file: FileBody) -> Result<Request<Sent>, CliError> {
         let (encoding, key, media_type) = (file.encoding, file.key.clone(), file.media_type);
         let mut request = self.request(Method::POST, path, Some(media_type), file.boxed_unsync())?;
         if let Some(encoding) = encoding {
@@ -138,7 +151,7 @@ impl Client {
         if let Some(key) = key {
             request.headers_mut().insert(IDEMPOTENCY_KEY, key);
         }
-        self.answer(request).await
+        Ok(request)
     }
 
     async fn call(
@@ -188,6 +201,10 @@ impl Client {
         let nothing = Full::default().map_err(|never| match never {}).boxed_unsync();
         let mut request = self.request(Method::GET, path, None, nothing)?;
         request.headers_mut().insert(ACCEPT, HeaderValue::from_static(accept));
+        self.streamed(request).await
+    }
+
+    async fn streamed(&self, request: Request<Sent>) -> Result<Response<Incoming>, CliError> {
         let answer = self.http.request(request).await.map_err(|e| self.failed(&e))?;
         if answer.status().is_success() {
             return Ok(answer);

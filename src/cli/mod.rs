@@ -11,6 +11,7 @@ mod client;
 mod cluster;
 mod demo;
 mod describe;
+mod erase_many;
 mod error;
 mod export;
 mod import;

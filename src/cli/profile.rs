@@ -1,6 +1,7 @@
 //! `profiled profile get|set|remove|erase`: one visitor.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use hyper::StatusCode;
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::args::{By, Remote, block_on, parse_client};
 use super::author::AuthorView;
 use super::client::{Client, encoded};
+use super::erase_many;
 use super::error::CliError;
 use super::terminal::{print_json, say, shown, table};
 use crate::model::id::{ClientCode, VisitorId};
@@ -24,7 +26,7 @@ pub(super) enum Profile {
     Set(Set),
     /// Remove attributes of a visitor
     Remove(Remove),
-    /// Erase a visitor with all its ids: from lookups at once, from the disk within erase_within_hours
+    /// Erase a visitor with all its ids, or with --file many: from lookups at once, from the disk within erase_within_hours
     Erase(Erase),
 }
 
@@ -89,11 +91,22 @@ pub(super) struct Remove {
     remote: Remote,
 }
 
-/// Erases a visitor.
+/// Erases a visitor, or many.
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("whom").required(true).args(["id", "file"]))]
 pub(super) struct Erase {
-    #[command(flatten)]
-    who: Who,
+    /// The visitor's id
+    id: Option<String>,
+    /// Erase all visitors whose ids stand in this file. `-` reads standard input. The first line is thirdPartyId, pcId or ecid, each
+    /// further one an id. If a line is wrong, nobody is erased
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Client of the visitor
+    #[arg(long, value_name = "CLIENT", value_parser = parse_client)]
+    client: ClientCode,
+    /// Kind of the id
+    #[arg(long, value_enum, default_value_t = By::ThirdParty, conflicts_with = "file")]
+    by: By,
     #[command(flatten)]
     remote: Remote,
 }
@@ -298,15 +311,19 @@ async fn erase(command: Erase) -> Result<(), CliError> {
         erased: bool,
         seq: String,
     }
-    let client = command.remote.client()?;
-    let Who { id, client: whose, by } = &command.who;
+    let Erase { id, file, client: whose, by, remote } = &command;
+    if let Some(file) = file {
+        return erase_many::erase(file, whose, remote).await;
+    }
+    let id = id.as_deref().unwrap_or_default();
+    let client = remote.client()?;
     check_id(*by, id)?;
     let answer = client.delete(&path_of(whose, *by, id)).await?;
     if answer.status == StatusCode::NOT_FOUND {
         return Err(CliError::Failed(shown(&answer.refusal())));
     }
     let erased: Erased = answer.json()?;
-    if command.remote.json {
+    if remote.json {
         return print_json(&erased);
     }
     say(format_args!(

@@ -5,7 +5,7 @@
 
 use crate::batch::accepted::Accepted;
 use crate::batch::checksum::UploadError;
-use crate::batch::csv::HeaderError;
+use crate::batch::csv::{BadIds, HeaderError};
 use crate::batch::spool::SpoolError;
 use crate::engine::scarce::Scarce;
 use crate::folder::FolderError;
@@ -128,6 +128,9 @@ pub enum EngineError {
     /// The batch file was refused: its header is wrong, or it has no rows.
     #[error("{0}")]
     BadBatch(String),
+    /// A file of ids was refused: some of its lines are no ids.
+    #[error("{0}")]
+    BadIds(Box<BadIds>),
     /// The batch file was refused as Adobe refuses it, because of `batch_reading`.
     #[error("{why}: Adobe answers {says:?}, and so does this client's batch_reading = \"adobe\"")]
     AsAdobe {
@@ -278,6 +281,7 @@ impl EngineError {
         match self {
             Self::UnknownClient(_)
             | Self::BadBatch(_)
+            | Self::BadIds(_)
             | Self::AsAdobe { .. }
             | Self::TooLarge { .. }
             | Self::UnknownBatch(_)

@@ -75,6 +75,7 @@ impl Rules {
         match scarce {
             Scarce::Uploads
             | Scarce::Exports
+            | Scarce::Erasures
             | Scarce::Changes
             | Scarce::Reports
             | Scarce::EventStreams

@@ -60,7 +60,9 @@ use bytes::Bytes;
 use commit::{Answer, Request, VisitorWrite, WriteRules};
 pub use error::{EngineError, ErrorKind, Fatal, OpenError};
 use gates::{Slot, Who};
-pub use ingest::upload::{AcceptedBatch, Announced, Upload};
+pub use ingest::arrival::Announced;
+pub use ingest::erasing::{Erased, Erasing, IdsUpload, Receipt};
+pub use ingest::upload::{AcceptedBatch, Upload};
 use node::Role;
 pub use node::{NodeParts, OrderStatus};
 pub use open::rebuild::Opening;
@@ -243,6 +245,17 @@ impl Engine {
         announced: Announced,
     ) -> Result<Upload, EngineError> {
         Upload::begin(&self.0.ingest, who, client, terms, announced).await
+    }
+
+    /// Begins to take in the ids of visitors who are to be erased, unless what is `announced` of them is reason enough to refuse
+    /// it.
+    pub async fn take_ids(
+        &self,
+        who: &Who,
+        client: &ClientCode,
+        announced: Announced,
+    ) -> Result<IdsUpload, EngineError> {
+        IdsUpload::begin(&self.0.ingest, who, client, announced).await
     }
 
     /// Begins a batch that undoes another: it has the file of that one, and each row puts back what its visitor was before,

@@ -19,6 +19,7 @@ use crate::engine::ingest::mend;
 use crate::engine::ingest::state::Ingest;
 use crate::engine::peers::Peers;
 use crate::engine::shared::Shared;
+use crate::engine::types::Written;
 use crate::engine::upkeep::state::Upkeep;
 use crate::journal::entry::OrderState;
 use crate::model::seq::{Clock, Millis};
@@ -35,6 +36,9 @@ use tokio::sync::oneshot;
 const STAND: Duration = Duration::from_millis(200);
 /// How often the counts of applied batches are looked for.
 const COUNTS_LOOK: Duration = Duration::from_millis(50);
+
+/// How many erasures are noted with one sync.
+const NOTED_TOGETHER_MAX: usize = 1024;
 
 /// What makes an engine one node of several.
 #[derive(Clone)]
@@ -231,7 +235,7 @@ fn offer_counts(upkeep: &Upkeep, node: &Node, erased: &Receiver<oneshot::Receive
     let shared = &upkeep.shared;
     while shared.signals.wait(COUNTS_LOOK) {
         node.drop_unaccepted();
-        erased.try_iter().for_each(|answer| note_erasure(upkeep, answer));
+        note_erasures(upkeep, erased.try_iter());
         for (id, counts) in shared.batches.uncounted() {
             if let Err(error) = node.ask_blocking(&Request::Count(id, counts)) {
                 tracing::debug!(%error, "the count of a batch is not in the order yet");
@@ -240,15 +244,25 @@ fn offer_counts(upkeep: &Upkeep, node: &Node, erased: &Receiver<oneshot::Receive
         }
     }
     // Until the pump has ended, too.
-    erased.iter().for_each(|answer| note_erasure(upkeep, answer));
+    note_erasures(upkeep, erased.iter());
 }
 
-/// Notes an erasure in this node's list, once it is applied.
-fn note_erasure(upkeep: &Upkeep, answer: oneshot::Receiver<Reply>) {
-    if let Ok(Ok(Answer::Erased(written, keys))) = answer.blocking_recv()
-        && let Some(seq) = written.seq
-        && let Err(error) = upkeep.erasures.note(seq, &keys)
-    {
-        tracing::error!(%error, "an erasure is not in the list of erasures: after a restore this node would not know of it");
+/// Notes erasures in this node's list, once they are applied: many with one sync, because a call may erase many visitors.
+fn note_erasures(upkeep: &Upkeep, answers: impl Iterator<Item = oneshot::Receiver<Reply>>) {
+    let mut erased = vec![];
+    let note = |erased: &mut Vec<_>| {
+        if let Err(error) = upkeep.erasures.note(erased) {
+            tracing::error!(%error, "erasures are not in the list of erasures: after a restore this node would not know of them");
+        }
+        erased.clear();
+    };
+    for answer in answers {
+        if let Ok(Ok(Answer::Erased(Written { seq: Some(seq), .. }, keys))) = answer.blocking_recv() {
+            erased.push((seq, keys));
+        }
+        if erased.len() == NOTED_TOGETHER_MAX {
+            note(&mut erased);
+        }
     }
+    note(&mut erased);
 }

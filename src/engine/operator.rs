@@ -126,6 +126,18 @@ impl Engine {
         }
     }
 
+    /// Notes several acts of one kind in the audit trail, each with a line of its own. Blocks.
+    pub fn note_acts_blocking(
+        &self,
+        actor: &Actor,
+        named: (&'static str, &str),
+        client: &ClientCode,
+        whats: &[String],
+    ) {
+        let shared = &self.0.shared;
+        audit::note_each(&shared.data_folder, shared.now(), actor, named, Some(client), whats);
+    }
+
     /// The tokens that a caller's is looked for in. While a node of several has none, and may not be open to everybody, nobody is
     /// let in.
     pub fn tokens(&self) -> Arc<Tokens> {

@@ -11,6 +11,8 @@ pub enum Scarce {
     DryRuns,
     /// Exports.
     Exports,
+    /// Erasures of many visitors.
+    Erasures,
     /// Feeds of changes.
     Changes,
     /// Reports of batches, and their files.
@@ -29,10 +31,11 @@ pub enum Scarce {
 
 impl Scarce {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Uploads,
         Self::DryRuns,
         Self::Exports,
+        Self::Erasures,
         Self::Changes,
         Self::Reports,
         Self::LineSearches,
@@ -48,6 +51,7 @@ impl Scarce {
             Self::Uploads => Limit::ConcurrentUploads,
             Self::DryRuns => Limit::ConcurrentDryRuns,
             Self::Exports => Limit::ConcurrentExports,
+            Self::Erasures => Limit::ConcurrentErasures,
             Self::Changes => Limit::ConcurrentChanges,
             Self::Reports => Limit::ConcurrentReports,
             Self::LineSearches => Limit::ConcurrentLineSearches,
@@ -64,6 +68,7 @@ impl Scarce {
             Self::Uploads => "uploads",
             Self::DryRuns => "dry_runs",
             Self::Exports => "exports",
+            Self::Erasures => "erasures",
             Self::Changes => "changes",
             Self::Reports => "reports",
             Self::LineSearches => "line_searches",
@@ -80,6 +85,9 @@ impl Scarce {
             Self::Uploads => "too many uploads at once; try again".into(),
             Self::DryRuns => "too many dry runs wait for their turn; try again".into(),
             Self::Exports => format!("{max} exports are running, no more run at once; try again"),
+            Self::Erasures => {
+                format!("{max} files of ids are being erased, no more are at once; try again")
+            }
             Self::Changes => format!("{max} feeds of changes are open, no more are at once; try again"),
             Self::Reports => {
                 format!("{max} reports of batches are being read, no more are at once; try again")
@@ -111,6 +119,10 @@ impl Scarce {
             Self::LargeCalls => {
                 "the call made room for somebody else's: you had more large ones than your share, and this one brought \
                  least; send it again, all of it without a pause"
+            }
+            Self::Erasures => {
+                "the erasure made room for somebody else's: you had more than your share; send the file again, which goes on \
+                 where it stopped"
             }
             Self::Exports | Self::Changes | Self::Reports | Self::EventStreams => {
                 "the answer made room for somebody else's: you had more than your share, and this one was read least"

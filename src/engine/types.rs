@@ -3,14 +3,14 @@
 //! Promises: these are plain values. None of them locks, waits or does I/O.
 
 use crate::batch::accepted::Accepted;
+use crate::batch::known_names::NewAttribute;
 use crate::batch::progress::Known;
 use crate::model::author::Author;
-use crate::model::batch::BatchName;
-use crate::model::batch::IdempotencyKey;
-use crate::model::batch::{BatchId, BatchState, Counts, EmptyValues, RowForm};
+use crate::model::batch::{BatchId, BatchName, BatchState, Counts, EmptyValues, IdempotencyKey, RowForm};
 use crate::model::id::{ClientCode, IdKind, Key, VisitorId};
 use crate::model::profile::Source;
 use crate::model::seq::{Millis, Seq};
+use std::sync::Arc;
 
 /// The ids of a site call; at least one is there. A `pcId` comes without its location hint.
 #[derive(Debug, Clone, Default)]
@@ -230,6 +230,8 @@ pub struct BatchStatus {
     pub name: Option<BatchName>,
     /// Who sent it.
     pub by: Author,
+    /// The attributes that no profile had before it, as far as that is kept.
+    pub new_attributes: Arc<[NewAttribute]>,
 }
 
 /// Whether the daemon serves.
@@ -280,7 +282,13 @@ impl BatchStatus {
             undoes: known.accepted.undone(),
             name: known.accepted.name.clone(),
             by: known.accepted.by,
+            new_attributes: Arc::default(),
         }
+    }
+
+    /// The same status, of a batch in which these attributes were new.
+    pub(in crate::engine) fn with_new(self, new_attributes: Arc<[NewAttribute]>) -> Self {
+        Self { new_attributes, ..self }
     }
 
     /// The same status, of a batch that may be held for this reason.

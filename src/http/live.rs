@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use hyper::Method;
+use hyper::{Method, StatusCode};
 use serde::Serialize;
 use tokio::sync::broadcast;
 use utoipa::ToSchema;
@@ -22,7 +22,7 @@ use super::seq;
 use crate::engine::CallIds;
 use crate::model::batch::{BatchId, Counts};
 use crate::model::id::{ClientCode, VisitorId};
-use crate::model::seq::Millis;
+use crate::model::seq::{Millis, Seq};
 
 /// How many calls wait for a listener that is behind.
 const CALLS_WAITING_MAX: usize = 256;
@@ -78,7 +78,7 @@ impl Drop for Listener {
 }
 
 /// A call that was answered.
-#[derive(Debug, Default, Serialize, ToSchema)]
+#[derive(Debug, Clone, Default, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct HeardCall {
     /// When it was answered.
@@ -134,7 +134,7 @@ pub(super) struct HeardCall {
 }
 
 /// An id of a visitor.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(super) struct HeardId {
     /// `pcId`, `thirdPartyId` or `marketingCloudVisitorId`.
     pub(super) kind: &'static str,
@@ -144,7 +144,7 @@ pub(super) struct HeardId {
 }
 
 /// A batch that was accepted, or tried out.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct HeardBatch {
     /// None of a dry run.
@@ -286,6 +286,27 @@ impl HeardCall {
             seq: seq::told(answer),
             at,
             ..self
+        }
+    }
+
+    /// What the call came to for one of the visitors that it erases: told as if it had named nobody else.
+    pub(super) fn for_one(
+        &self,
+        id: &VisitorId,
+        (outcome, seq): (&'static str, Option<Seq>),
+        at: Millis,
+        took: Duration,
+    ) -> Self {
+        Self {
+            time: at.iso_8601(),
+            call: "erasures".into(),
+            status: StatusCode::OK.as_u16(),
+            took_ms: milliseconds(took),
+            seq: seq.map(|seq| seq.to_string()),
+            ids: vec![HeardId { kind: id.kind().name(), id: id.as_str().to_owned(), given: false }],
+            outcome: Some(outcome),
+            at,
+            ..self.clone()
         }
     }
 }

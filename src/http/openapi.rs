@@ -63,10 +63,11 @@ const PROBLEMS: [(&str, &str, &str); 14] = [
 ];
 
 /// The groups of calls, each with what it is for.
-const GROUPS: [(&str, &str); 12] = [
+const GROUPS: [(&str, &str); 13] = [
     ("adobe", "Adobe Target's profile APIs, as Adobe documents them."),
     ("batches", "Batches: accepted, followed, reported, repaired."),
     ("profiles", "One visitor: looked up, changed, erased."),
+    ("erasures", "Many visitors, erased by one call."),
     ("changes", "Every write, in order."),
     ("live", "Calls as they come in."),
     ("export", "All visitors of a client."),

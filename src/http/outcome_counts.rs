@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use crate::model::batch::Counts;
 
 /// Rows so far, by outcome.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(in crate::http) struct Outcomes {
     updated: u64,
     created: u64,

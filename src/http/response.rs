@@ -19,6 +19,8 @@ use utoipa::ToSchema;
 
 use super::error::{Allowed, HttpError, MediaType};
 use super::script;
+use crate::batch::csv::BadId;
+use crate::engine::EngineError;
 use crate::telemetry::metrics::{self, Limit};
 
 /// An answer: whole, or in chunks that are still being produced.
@@ -178,6 +180,29 @@ pub(super) struct ProblemBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     retry_after_seconds: Option<u64>,
+    /// The first lines that are no ids, if the body is a file of ids.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    lines: Vec<BadLine>,
+}
+
+/// A line of the body that is not right.
+#[derive(Serialize, ToSchema)]
+struct BadLine {
+    /// Its number, from 1.
+    line: u32,
+    /// What is wrong, in a word for programs.
+    reason: &'static str,
+    /// What is wrong, where, and what would be right.
+    message: String,
+}
+
+/// The bad lines that an error names.
+fn bad_lines(error: &HttpError) -> Vec<BadLine> {
+    let HttpError::Engine(EngineError::BadIds(bad)) = error else { return vec![] };
+    let told = bad.first.iter();
+    told.map(|BadId { line, reason, message }| BadLine { line: *line, reason, message: message.clone() })
+        .collect()
 }
 
 fn problem(error: &HttpError) -> Answer {
@@ -191,6 +216,7 @@ fn problem(error: &HttpError) -> Answer {
         message,
         limit: error.limit().map(Limit::name),
         retry_after_seconds: error.retry_after(),
+        lines: bad_lines(error),
     };
     with_body(status, PROBLEM, serde_json::to_vec(&problem).unwrap_or_default().into())
 }

@@ -63,7 +63,8 @@ impl Sender {
         if wanted { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     }
 
-    fn flush(&mut self) -> ControlFlow<()> {
+    /// Sends what there is. Breaks off if the client has gone.
+    pub(super) fn flush(&mut self) -> ControlFlow<()> {
         if self.filling.is_empty() {
             return ControlFlow::Continue(());
         }

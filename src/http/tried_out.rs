@@ -12,6 +12,7 @@ use super::outcomes::{self, Outcomes, ReportForm, Row};
 use super::request::Request;
 use super::response::{Answer, CSV, JSON, NDJSON, json};
 use super::shapes;
+use crate::batch::known_names::NewAttribute;
 use crate::batch::remarks::{Remark, Remarked};
 use crate::engine::ingest::dry_run::{Diff, DryRun};
 
@@ -39,6 +40,7 @@ pub(super) fn answer(request: &Request, dry_run: DryRun) -> Result<Answer, HttpE
             outcomes: Outcomes::of(&dry_run.counts),
             newer: dry_run.newer,
             attributes: attributes.collect(),
+            new_attributes: dry_run.new_attributes.iter().map(NewAttributeBody::of).collect(),
             failed: dry_run.failed.iter().map(Row::of).collect(),
             remarks: dry_run.remarks.reported().map(RemarkBody::of).collect(),
         },
@@ -57,10 +59,27 @@ struct TriedOut<'a> {
     newer: u64,
     /// For each attribute of the header, how many visitors' values would change.
     attributes: BTreeMap<&'a str, Changes>,
+    /// The attributes of the header that no profile had before.
+    new_attributes: Vec<NewAttributeBody>,
     /// The first rows that would fail.
     failed: Vec<Row<'a>>,
     /// What is accepted and was perhaps not meant, or is read differently by Adobe.
     remarks: Vec<RemarkBody<'a>>,
+}
+
+/// An attribute that no profile of the client had before the batch.
+#[derive(Serialize, ToSchema)]
+#[schema(as = NewAttribute)]
+pub(super) struct NewAttributeBody {
+    name: String,
+    /// The nearest name that exists, if one is near: perhaps it was meant.
+    nearest: Option<String>,
+}
+
+impl NewAttributeBody {
+    pub(super) fn of(new: &NewAttribute) -> Self {
+        Self { name: new.name.to_string(), nearest: new.nearest.as_ref().map(ToString::to_string) }
+    }
 }
 
 /// A remark on some lines.

@@ -65,6 +65,8 @@ pub enum Limit {
     ConcurrentUploads,
     /// Concurrent exports.
     ConcurrentExports,
+    /// Concurrent erasures of many visitors.
+    ConcurrentErasures,
     /// Concurrent feeds of changes.
     ConcurrentChanges,
     /// The disk space of kept uploads, in bytes.
@@ -107,7 +109,7 @@ pub enum Limit {
 
 impl Limit {
     /// All limits.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::HeaderReadTimeout,
         Self::BodyIdleTimeout,
         Self::BodyRate,
@@ -121,6 +123,7 @@ impl Limit {
         Self::UriLength,
         Self::ConcurrentUploads,
         Self::ConcurrentExports,
+        Self::ConcurrentErasures,
         Self::ConcurrentChanges,
         Self::ConcurrentReports,
         Self::ConcurrentDryRuns,
@@ -158,6 +161,7 @@ impl Limit {
             Self::UriLength => "uri_length",
             Self::ConcurrentUploads => "concurrent_uploads",
             Self::ConcurrentExports => "concurrent_exports",
+            Self::ConcurrentErasures => "concurrent_erasures",
             Self::ConcurrentChanges => "concurrent_changes",
             Self::ConcurrentReports => "concurrent_reports",
             Self::ConcurrentDryRuns => "concurrent_dry_runs",

@@ -22,7 +22,7 @@ enum Takes {
 use Takes::{Admin, Any, Batch, BatchAndRead, Everywhere, Nothing, Read, ReadEverywhere};
 
 /// Each endpoint, by each of its methods. `{batch}` is a batch's id, `{folder}` a folder that is not there yet.
-const ENDPOINTS: [(&str, &str, Takes); 61] = [
+const ENDPOINTS: [(&str, &str, Takes); 62] = [
     ("GET", "/?client=demo", Any),
     ("GET", "/visitors?client=demo&by=pc&id=1", Read),
     ("GET", "/batches?client=demo", Any),
@@ -48,6 +48,7 @@ const ENDPOINTS: [(&str, &str, Takes); 61] = [
     ("GET", "/api/v1/profiles/1?by=pc&client=demo", Read),
     ("DELETE", "/api/v1/profiles/9?by=pc&client=demo", Admin),
     ("DELETE", "/api/v1/profiles/1/attributes/none?by=pc&client=demo", Admin),
+    ("POST", "/api/v1/erasures?client=demo", Admin),
     ("GET", "/api/v1/batches?client=demo", Any),
     ("GET", "/api/v1/batches/{batch}", Any),
     ("GET", "/api/v1/batches/{batch}/events", Any),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::support::{Daemon, encoded, request};
+use crate::support::{Daemon, encoded, request, wait_for};
 
 const V2: &str = "/m2/demo/v2/profile/batchUpdate";
 const CREATES: &str = "[clients.demo]\nv2_creates_profiles = true\n";
@@ -498,4 +498,55 @@ fn a_ctrl_z_at_the_end_is_no_row_however_the_file_comes() {
         assert_eq!((details.size, details.failed), (2, 0), "{batch}");
     }
     assert_eq!(lint(&daemon, file)["rows"], 2);
+}
+
+/// What a dry run says of new attributes, once the daemon has read what the store holds.
+fn new_of(daemon: &Daemon, file: &str) -> Vec<(String, Option<String>)> {
+    let tried = daemon.try_batch("/api/v1/batches?client=demo&dryRun=true", file);
+    assert_eq!(tried.status, 200, "{}", tried.text());
+    new_in(&tried.json())
+}
+
+fn new_in(answer: &serde_json::Value) -> Vec<(String, Option<String>)> {
+    let new = answer["newAttributes"].as_array().unwrap().iter();
+    new.map(|new| (new["name"].as_str().unwrap().to_owned(), new["nearest"].as_str().map(str::to_owned)))
+        .collect()
+}
+
+#[test]
+fn attributes_that_no_profile_had_are_named_with_the_nearest_that_exists() {
+    let mut daemon = Daemon::start();
+    daemon.mbox("demo", "mbox=m&mbox3rdPartyId=a&profile.loyaltyTier=gold&profile.empty=");
+    daemon.mbox("other", "mbox=m&mbox3rdPartyId=a&profile.nickname=x");
+    let file = "batch=thirdPartyId,loyaltytier,loyaltyTier,nickname,empty\na,1,2,3,4\n";
+    let near = || ("loyaltytier".to_owned(), Some("loyaltyTier".to_owned()));
+    let far = |name: &str| (name.to_owned(), None);
+    wait_for("the store to be read", || (!new_of(&daemon, file).is_empty()).then_some(()));
+    assert_eq!(new_of(&daemon, file), [near(), far("nickname"), far("empty")], "of this client alone");
+    assert_eq!(new_of(&daemon, file).len(), 3, "a dry run makes nothing known");
+    let first = daemon.try_batch("/api/v1/batches?client=demo", file);
+    assert_eq!(new_in(&first.json()), [near(), far("nickname"), far("empty")]);
+    let id = first.json()["batchId"].as_str().unwrap().to_owned();
+    daemon.wait_complete(&id);
+    // It is said of the batch when it is applied, too, in the list and on its page.
+    let path = format!("/api/v1/batches/{id}");
+    assert_eq!(new_in(&daemon.get(&path).json()).len(), 3);
+    assert_eq!(new_in(&daemon.get("/api/v1/batches?client=demo").json()["batches"][0]).len(), 3);
+    let page = daemon.get(&format!("/batches/{id}")).text();
+    assert!(page.contains("no profile had such an attribute before; "), "{page}");
+    let (_, printed, _) = daemon.run(&["batch", "status", &id]);
+    assert!(
+        printed.contains("check: \"loyaltytier\" is new") && printed.contains("\"loyaltyTier\" exists"),
+        "{printed}"
+    );
+    // The next one has nothing new, nor has one from before a restart; but the store is read again.
+    let second = daemon.try_batch("/api/v1/batches?client=demo", file);
+    assert_eq!(new_in(&second.json()), []);
+    daemon.terminate();
+    assert!(daemon.ended().success());
+    daemon.restart();
+    assert_eq!(new_in(&daemon.get(&path).json()), []);
+    let other = "batch=thirdPartyId,loyaltytier,nick-name\na,1,2\n";
+    let near = ("nick-name".to_owned(), Some("nickname".to_owned()));
+    wait_for("the store to be read again", || (new_of(&daemon, other) == [near.clone()]).then_some(()));
 }

@@ -59,6 +59,9 @@ fn wrong_usage_ends_with_2_and_says_what_would_be_right() {
     check(&["man", "batch", "--folder", "x"], "cannot be used with");
     check(&["batch", "list"], "--client");
     check(&["profile", "erase", "x"], "--client");
+    check(&["profile", "erase", "--client", "demo"], "<ID|--file <FILE>>");
+    check(&["profile", "erase", "x", "--client", "demo", "--file", "x.csv"], "cannot be used with");
+    check(&["profile", "erase", "--client", "demo", "--file", "/"], "folder");
     check(&["export", "x.txt", "--client", "demo"], ".ndjson");
     check(&["import", "x.txt", "--client", "demo"], ".ndjson");
     check(&["backup"], "FOLDER");
@@ -311,6 +314,29 @@ fn a_list_of_batches_fits_eighty_columns() {
     assert!(out.lines().nth(1).unwrap().contains("complete  2     1          0"), "{out}");
     assert_eq!(list(&["--limit", "1", "--status", "complete"]).lines().count(), 2);
     assert!(list(&["--status", "stuck"]).contains("client demo has no stuck batches"));
+}
+
+#[test]
+fn visitors_are_erased_by_a_file_of_ids() {
+    let daemon = Daemon::start();
+    let visitor = |n: usize| daemon.mbox("demo", &format!("mbox=m&mbox3rdPartyId=crm-{n}"));
+    (0..3).for_each(|n| drop(visitor(n)));
+    let erase = ["profile", "erase", "--client", "demo", "--file"];
+    let refused = printed(Some(&daemon), &[&erase[..], &["-"]].concat(), "thirdPartyId\ncrm-0\na/b\n", 1);
+    assert!(refused.contains("1 of 2 lines are no ids, so nobody is erased: line 3: "), "{refused}");
+    let out = printed(Some(&daemon), &[&erase[..], &["-"]].concat(), "thirdPartyId\ncrm-0\nx\ncrm-1\n", 0);
+    assert!(out.starts_with("2 of 3 visitors erased, 1 not found; the bytes leave the disk within"), "{out}");
+    assert!(out.ends_with("\nline 3: x: not found\n"), "{out}");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ids.csv.gz");
+    let mut gzip = flate2::write::GzEncoder::new(vec![], flate2::Compression::default());
+    gzip.write_all(b"thirdPartyId\ncrm-2\n").unwrap();
+    std::fs::write(&path, gzip.finish().unwrap()).unwrap();
+    let out = printed(Some(&daemon), &[&erase[..], &[path.to_str().unwrap(), "--json"]].concat(), "", 0);
+    let lines: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((lines.len(), &lines[0]["outcome"], &lines[1]["erased"]), (2, &"erased".into(), &1.into()));
+    let gone = printed(Some(&daemon), &["profile", "get", "crm-2", "--client", "demo"], "", 1);
+    assert!(gone.contains("no visitor"), "{gone}");
 }
 
 #[test]

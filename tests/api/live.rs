@@ -287,3 +287,28 @@ fn the_command_prints_what_the_call_answers() {
     let (code, _, complaint) = daemon.run(&["live", "--seconds", "0"]);
     assert!(code == Some(1) && complaint.contains("seconds=0 is not right"), "{complaint}");
 }
+
+/// Each visitor of a file of ids is told as one that was erased by itself, and the call is told, too, whenever its answer begins.
+#[test]
+fn each_visitor_that_a_file_erases_is_told() {
+    let daemon = Daemon::start();
+    daemon.mbox("demo", "mbox=before&mbox3rdPartyId=crm-1");
+    let mut listener = Listener::to(&daemon, "?client=demo");
+    let path = "/api/v1/erasures";
+    let answer =
+        daemon.call("POST", &format!("{path}?client=demo"), &[], Some(b"thirdPartyId\ncrm-1\nnobody\n"));
+    let receipt: Value = serde_json::from_str(answer.text().lines().next().unwrap()).unwrap();
+    let mut told: Vec<Value> = (0..3).map(|_| listener.call()).collect();
+    told.sort_by_key(|call| call["ids"][0]["id"].as_str().unwrap_or_default().to_owned());
+    let of = |name: &str, outcome: &str, seq: &Value| {
+        heard(
+            "erasures",
+            "POST",
+            path,
+            200,
+            json!({"ids": [id("thirdPartyId", name)], "outcome": outcome, "seq": seq}),
+        )
+    };
+    assert_eq!(told[0], heard("erasures", "POST", path, 200, json!({})));
+    assert_eq!(told[1..], [of("crm-1", "erased", &receipt["seq"]), of("nobody", "not_found", &Value::Null)]);
+}

@@ -3,7 +3,7 @@
 //! ```text
 //! adobe.rs mbox.rs delivery.rs imitation.rs   Adobe's calls, as Adobe's pages and SDKs have them
 //! batch_file.rs compressed.rs ndjson.rs       batch files as people send them
-//! native.rs export.rs changes.rs history.rs identity.rs openapi.rs
+//! native.rs export.rs changes.rs erasures.rs history.rs identity.rs openapi.rs
 //!                                             our own calls, and their description
 //! inspector.rs cli.rs                         the inspector without a browser; the command line
 //! access.rs attacks.rs authors.rs http.rs limits.rs
@@ -30,6 +30,7 @@ mod changes;
 mod cli;
 mod compressed;
 mod delivery;
+mod erasures;
 mod export;
 mod history;
 mod http;

@@ -258,6 +258,10 @@ fn the_answers_to_all_calls_are_as_described() {
     tour.call("delete", attribute, "/api/v1/profiles/t/attributes/a?client=demo", &[], None);
     tour.call("delete", attribute, "/api/v1/profiles/t/attributes/a?client=demo", &[], None);
     tour.call("delete", profile, "/api/v1/profiles/t?client=demo", &[], None);
+    let (erasures, ids) = ("/api/v1/erasures", "/api/v1/erasures?client=demo");
+    for file in ["thirdPartyId\nt\nnone\n", "thirdPartyId\na/b\n", ""] {
+        tour.call("post", erasures, ids, &[("Content-Type", "text/csv")], Some(file));
+    }
     tour.call("post", "/api/v1/compact", "/api/v1/compact", &[media_type], Some("{}"));
     tour.call("post", "/api/v1/reload", "/api/v1/reload", &[media_type], Some("{}"));
     let folder = json!({"folder": daemon.data().with_file_name("backup")}).to_string();

@@ -389,6 +389,54 @@ async fn a_batch_in_ndjson_is_read_alike_on_all_nodes_also_after_restarts() {
     }
 }
 
+/// Each erasure goes through the order, and every node has it in its own list of erasures.
+#[tokio::test(flavor = "multi_thread")]
+async fn visitors_erased_by_a_file_at_one_node_are_gone_on_all() {
+    const VISITORS: usize = 150;
+    let (cluster, folders) = (Cluster::new(), [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()]);
+    let a = cluster.node(folders[0].path()).await;
+    let b = cluster.node(folders[1].path()).await;
+    for n in 0..VISITORS {
+        a.site_call(call(&format!("p{n}"), "one")).await.unwrap();
+    }
+    let stays = a.site_call(call("stays", "one")).await.unwrap().seq.unwrap();
+    let ids: String = (0..=VISITORS).map(|n| format!("p{n}\n")).collect();
+    let mut upload = b.take_ids(&who(), &client(), Announced::default()).await.unwrap();
+    upload.push(Bytes::from(format!("pcId\n{ids}"))).await.unwrap();
+    let erasing = upload.finish().await.unwrap();
+    let (sum, seqs) = tokio::task::spawn_blocking(move || {
+        let mut seqs = vec![];
+        let sum = erasing.erase(
+            || true,
+            |receipts| {
+                seqs.extend(receipts.iter().filter_map(|receipt| *receipt.erased.as_ref().unwrap()));
+                ControlFlow::Continue(())
+            },
+        );
+        (sum.unwrap().unwrap(), seqs)
+    })
+    .await
+    .unwrap();
+    assert_eq!((sum.erased, sum.not_found, sum.failed), (VISITORS as u64, 1, 0));
+    assert!(seqs.is_sorted_by(|one, next| one < next), "in the file's order: {seqs:?}");
+    let last = *seqs.last().unwrap();
+    for (node, folder) in [(&a, &folders[0]), (&b, &folders[1])] {
+        for n in [0, VISITORS / 2, VISITORS - 1] {
+            assert_eq!(value(node, &format!("p{n}"), last).await, None, "p{n}");
+        }
+        assert_eq!(value(node, "stays", last).await, Some(("one".into(), stays)));
+        let listed = || {
+            let list =
+                std::fs::read_to_string(config(folder.path()).server.data_folder.join("erasures")).unwrap();
+            list.lines().count() - 1
+        };
+        wait_until("all are in the node's list", || listed() == VISITORS + 1).await;
+    }
+    assert_eq!(a.order().unwrap().checksum, b.order().unwrap().checksum);
+    a.stop().await;
+    b.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_that_share_a_folder_for_backups_make_one_each() {
     let (cluster, folder) = (Cluster::new(), tempfile::tempdir().unwrap());

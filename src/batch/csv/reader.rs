@@ -10,7 +10,7 @@ use super::row::{Row, RowPlace, RowReader};
 use super::scan::Scan;
 use crate::model::batch::{RowForm, RowReading};
 
-const BOM: &[u8] = b"\xef\xbb\xbf";
+pub(super) const BOM: &[u8] = b"\xef\xbb\xbf";
 /// The end-of-file mark of CP/M and DOS. Some programs still write it: `copy a+b`, old exports.
 const CTRL_Z: &[u8] = b"\x1a";
 

@@ -146,6 +146,8 @@ impl Committer {
             left_out = apply(&mut profile, &write);
             group.view.put(&canonical, &Stored::Profile(profile));
         }
+        let set = call.attributes.iter().filter(|(_, value)| !value.is_empty());
+        self.batches.names.note(&call.client, set.map(|(name, _)| name.as_str()));
         group.cause.kind =
             if call.source == Source::Delivery { WriteKind::Delivery } else { WriteKind::Mbox };
         Ok(group.written(seq, Answer::Written(Written { seq: Some(seq), known: true, left_out, pc: given })))
@@ -200,6 +202,8 @@ impl Committer {
                 group.cause.removed = removed;
                 written.seq = Some(seq);
                 written.left_out = apply(&mut profile, &write);
+                let set = sets.iter().filter(|(_, value)| !value.is_empty());
+                self.batches.names.note(client, set.map(|(name, _)| name.as_str()));
                 group.view.put(&canonical, &Stored::Profile(profile));
             }
         }

@@ -73,7 +73,36 @@ impl CommitHandle {
         answer.await.map_err(|_| EngineError::Stopping)?
     }
 
-    /// The same, from a thread that may block.
+    /// Asks for several things, and gives the answers in their order. They are in the queue together, so that one sync may do for
+    /// all of them.
+    pub(in crate::engine) async fn ask_all(
+        &self,
+        requests: Vec<Request>,
+    ) -> Vec<Result<Answer, EngineError>> {
+        if let Some(node) = self.node.get() {
+            return node.ask_all(&requests).await;
+        }
+        let mut waiting = Vec::with_capacity(requests.len());
+        for request in requests {
+            let (reply, answer) = oneshot::channel();
+            let sent = match self.queue() {
+                Ok(queue) => queue.send((request.into(), ReplyTo::caller(reply))).await.is_ok(),
+                Err(_) => false,
+            };
+            waiting.push(sent.then_some(answer));
+        }
+        let mut answers = Vec::with_capacity(waiting.len());
+        for answer in waiting {
+            let answer = match answer {
+                Some(answer) => answer.await.unwrap_or(Err(EngineError::Stopping)),
+                None => Err(EngineError::Stopping),
+            };
+            answers.push(answer);
+        }
+        answers
+    }
+
+    /// The same as `ask`, from a thread that may block.
     pub(in crate::engine) fn ask_blocking(&self, request: Request) -> Result<Answer, EngineError> {
         if let Some(node) = self.node.get().filter(|_| request.is_for_all()) {
             return node.ask_blocking(&request);

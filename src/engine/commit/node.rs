@@ -355,11 +355,39 @@ impl Node {
         drop(old);
     }
 
+    /// Offers several requests that are for all nodes, and gives the answers in their order.
+    pub(in crate::engine) async fn ask_all(&self, requests: &[Request]) -> Vec<Result<Answer, EngineError>> {
+        let mut waiting = Vec::with_capacity(requests.len());
+        for request in requests {
+            waiting.push(match self.takes_writes().and_then(|()| encoded(request)) {
+                Ok(bytes) => Ok(self.offered(bytes).await),
+                Err(error) => Err(error),
+            });
+        }
+        let mut answers = Vec::with_capacity(waiting.len());
+        for offered in waiting {
+            answers.push(match offered {
+                Ok(offered) => self.answered(offered).await,
+                Err(error) => Err(error),
+            });
+        }
+        answers
+    }
+
     async fn offer(&self, bytes: Vec<u8>) -> Result<Answer, EngineError> {
+        let offered = self.offered(bytes).await;
+        self.answered(offered).await
+    }
+
+    async fn offered(&self, bytes: Vec<u8>) -> Offered {
         let (caller, answer) = Caller::new();
         let (note, hear) = (noting(&self.waiting, &caller), hearing(&self.waiting, &caller));
         let began = Instant::now();
         self.gatherer.offer(bytes, note, hear).await;
+        Offered { caller, answer, began }
+    }
+
+    async fn answered(&self, Offered { caller, answer, began }: Offered) -> Result<Answer, EngineError> {
         let answer = tokio::time::timeout(ANSWER_WITHIN, answer).await;
         self.metrics.offered(began.elapsed());
         match answer {
@@ -393,6 +421,13 @@ fn encoded(request: &Request) -> Result<Vec<u8>, EngineError> {
         Some(bytes) => bytes.or_internal(),
         None => Err(EngineError::internal("a request of one node was offered to all")),
     }
+}
+
+/// A request that was offered, whose answer is awaited.
+struct Offered {
+    caller: Arc<Caller>,
+    answer: oneshot::Receiver<Reply>,
+    began: Instant,
 }
 
 /// A caller who waits.

@@ -6,6 +6,7 @@
 use crate::batch::accepted::Accepted;
 use crate::batch::apply::{Plan, TheirRows};
 use crate::batch::csv::Header;
+use crate::batch::known_names::NewAttribute;
 use crate::batch::outcomes_file::write_outcomes;
 use crate::batch::pending::Pending;
 use crate::batch::remarks::Remarks;
@@ -41,6 +42,8 @@ pub struct DryRun {
     pub newer: u64,
     /// What it would change of each attribute of its header, in the header's order.
     pub attributes: Vec<(String, Diff)>,
+    /// The attributes that no profile had before.
+    pub new_attributes: Vec<NewAttribute>,
     /// The first of the rows that would fail.
     pub failed: Vec<ReportedRow>,
     /// What in it was perhaps not meant.
@@ -66,6 +69,7 @@ pub struct Diff {
 pub(in crate::engine) fn try_out(
     ingest: &Ingest,
     batch: NewBatch,
+    new_attributes: Vec<NewAttribute>,
     place: Slot,
 ) -> Result<DryRun, EngineError> {
     // The place in the order that it would have if it were accepted now.
@@ -118,6 +122,7 @@ pub(in crate::engine) fn try_out(
         counts,
         newer,
         attributes: names.zip(diffs).collect(),
+        new_attributes,
         failed,
         remarks: report.remarks()?,
         report,

@@ -12,6 +12,9 @@ use crate::order::Log;
 use crate::sync::{AtomicU64, Mutex};
 use std::sync::Arc;
 
+/// How many files of ids are erased at once. Each may be as large as a batch file, and its ids are in memory.
+const ERASINGS_MAX: usize = 2;
+
 /// The other nodes of several, as taking in batches needs them.
 #[derive(Clone)]
 pub(in crate::engine) struct Others {
@@ -31,6 +34,8 @@ pub(in crate::engine) struct Ingest {
     pub(in crate::engine) uploads: Shares,
     /// Dry runs: one at a time, for each needs as much memory as applying a batch.
     pub(in crate::engine) dry_runs: Shares,
+    /// Files of ids, until all are erased.
+    pub(in crate::engine) erasings: Shares,
     /// How fast rows are applied, and how the apply thread gives way to site calls.
     pub(in crate::engine) throttle: Arc<Throttle>,
     /// The seq of the batch that is being applied; 0 if none is. Its file must not be replaced meanwhile.
@@ -55,6 +60,7 @@ impl Ingest {
         Self {
             uploads: places(Scarce::Uploads, config.limits.concurrent_uploads_max),
             dry_runs: places(Scarce::DryRuns, 1),
+            erasings: places(Scarce::Erasures, ERASINGS_MAX),
             throttle: Arc::default(),
             others,
             applying_batch: AtomicU64::new(0),

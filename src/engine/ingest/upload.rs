@@ -7,17 +7,17 @@
 use crate::batch::accepted::Accepted;
 use crate::batch::as_adobe::{AsAdobe, BadEscape};
 use crate::batch::csv::{HeaderError, Mistaken};
-use crate::batch::encoding::{Decoded, Encoding};
-use crate::batch::form::{FormTooLong, Leaves, Unwrapped, form_bytes_max};
-use crate::config::Limits;
+use crate::batch::encoding::Decoded;
+use crate::batch::form::{Leaves, Unwrapped, form_bytes_max};
+use crate::batch::known_names::NewAttribute;
 use crate::engine::commit::{Answer, NewBatch, SentToAll};
 use crate::engine::error::{EngineError, OrInternal};
 use crate::engine::gates::{Slot, Who};
+use crate::engine::ingest::arrival::{Announced, Arrival, Arriving, BATCH_FILE, Piece, check_limits, unread};
 use crate::engine::ingest::dry_run::{self, DryRun};
 use crate::engine::ingest::intake::Intake;
 use crate::engine::ingest::state::Ingest;
 use crate::engine::ingest::to_all::ToAll;
-use crate::engine::priority::give_way;
 use crate::engine::shared::{Shared, blocking, thread_point};
 use crate::engine::types::BatchSending;
 use crate::engine::types::{BatchStatus, BatchTerms, BatchVersion};
@@ -25,60 +25,11 @@ use crate::model::batch::{BatchId, BatchReading, BatchRules, ConsecutiveV2, RowF
 use crate::model::id::ClientCode;
 use crate::model::profile::Source;
 use crate::model::seq::Seq;
-use crate::telemetry::metrics::{Limit, UnderWay};
-use bytes::{Buf, Bytes};
-use std::io::{self, BufRead, Read};
+use crate::telemetry::metrics::UnderWay;
+use bytes::Bytes;
+use std::io::{self, BufRead};
 use std::sync::Arc;
-use tokio::sync::{mpsc, oneshot};
-
-/// How many chunks of the body may wait for the disk and the parser.
-const CHUNKS_WAITING_MAX: usize = 4;
-/// `decode_ratio_max` holds from this many decoded bytes on: a small file may consist of the same line over and over.
-const DECODE_RATIO_FROM_BYTES: u64 = 4 << 20;
-
-/// What a request's head says of the batch file in its body.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Announced {
-    /// How it is encoded.
-    pub encoding: Encoding,
-    /// How many encoded bytes will come, if the head says it.
-    pub bytes: Option<u64>,
-    /// Whether the head calls it a form: the file in a form may be much shorter.
-    pub form: bool,
-    /// Whether it is to be accepted, and not only tried out or put in the place of a damaged file. Where there are several
-    /// nodes, its file then goes to all of them as it comes.
-    pub for_all: bool,
-    /// The form of its rows.
-    pub rows: RowForm,
-}
-
-impl Announced {
-    /// Refuses a body that would certainly be refused later.
-    pub(in crate::engine) fn check(self, limits: &Limits) -> Result<(), EngineError> {
-        let limit = limits.body_bytes_limit;
-        let max = match self.encoding {
-            Encoding::Plain if self.form => form_bytes_max(limit),
-            encoding => encoding.encoded_bytes_max(limit),
-        };
-        match self.bytes {
-            Some(bytes) if bytes > max => Err(too_many_encoded_bytes(self.encoding, bytes, limit)),
-            _ => Ok(()),
-        }
-    }
-
-    /// The same check, once the body has turned out to be no form.
-    fn check_raw(self, limits: &Limits) -> Result<(), EngineError> {
-        Self { form: false, ..self }.check(limits)
-    }
-
-    /// How many bytes it will need on the disk at least, if it is accepted. For a form that is not known.
-    pub(in crate::engine) fn spooled_bytes_min(self) -> u64 {
-        match self.encoding {
-            Encoding::Plain => self.bytes.unwrap_or_default().max(1),
-            Encoding::Gzip | Encoding::Zstd => 1,
-        }
-    }
-}
+use tokio::sync::mpsc;
 
 /// A batch that is durable and readable.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,23 +40,18 @@ pub struct AcceptedBatch {
     pub before: bool,
 }
 
-enum Piece {
-    Bytes(Bytes),
-    End,
-}
-
 /// A batch file on its way in. If this is dropped, nothing of the file stays.
 pub struct Upload {
     ingest: Arc<Ingest>,
     who: Who,
-    place: Slot,
-    pieces: mpsc::Sender<Piece>,
-    worker: Option<oneshot::Receiver<Result<TakenIn, EngineError>>>,
+    arrival: Arrival<TakenIn>,
 }
 
 /// A batch, and its place among the uploads. The place is dropped last: it is free once nothing of the upload is left.
 struct TakenIn {
     batch: NewBatch,
+    /// Its attributes that no profile had before.
+    new: Vec<NewAttribute>,
     /// Where its file is on its way to the other nodes, if there are any.
     sent: Option<SentToAll>,
     _under_way: UnderWay,
@@ -187,7 +133,7 @@ impl Upload {
         (announced, reading): (Announced, BatchReading),
     ) -> Result<Self, EngineError> {
         let shared = &ingest.shared;
-        announced.check(&shared.config().limits)?;
+        announced.check(&shared.config().limits, BATCH_FILE)?;
         shared.signals.go_on()?;
         if let Some(node) = ingest.commit.node().filter(|_| announced.for_all) {
             // The file would be sent for nothing.
@@ -211,58 +157,49 @@ impl Upload {
         form: (Announced, BatchReading),
         place: Slot,
     ) -> io::Result<Self> {
-        let (pieces, arriving) = mpsc::channel(CHUNKS_WAITING_MAX);
         let shared = Arc::clone(&ingest.shared);
         let under_way = shared.metrics.upload();
-        let (taken, worker) = oneshot::channel();
         let to_all = form.0.for_all.then(|| ingest.to_all()).flatten();
         let workers_place = place.clone();
-        // A thread of its own and not one of the runtime's, because it makes way for good.
-        std::thread::Builder::new().name("upload".into()).spawn(move || {
-            give_way();
-            let taken_in = take_in(&shared, client, rules, form, to_all, arriving);
-            let taken_in = taken_in.map(|(batch, sent)| TakenIn {
-                batch,
-                sent,
-                _under_way: under_way,
-                _place: workers_place,
-            });
-            drop(taken.send(taken_in));
+        let arrival = Arrival::start(place, move |arriving| {
+            let (batch, sent) = take_in(&shared, client, rules, form, to_all, arriving)?;
+            let names = batch.header.names().iter().map(|name| &**name);
+            let new = shared.batches.names.new_among(&batch.client, names);
+            Ok(TakenIn { batch, new, sent, _under_way: under_way, _place: workers_place })
         })?;
-        Ok(Self { ingest, who, place, pieces, worker: Some(worker) })
+        Ok(Self { ingest, who, arrival })
     }
 
     /// Its place among the uploads. Whoever waits for the body notes that on the place, and ends the upload when asked to
     /// make room.
     pub fn place(&self) -> &Slot {
-        &self.place
+        self.arrival.place()
     }
 
     /// Takes the next bytes of the body. Waits while the disk or the parser is behind.
     pub async fn push(&mut self, bytes: Bytes) -> Result<(), EngineError> {
-        if self.pieces.send(Piece::Bytes(bytes)).await.is_ok() {
-            return Ok(());
-        }
-        // The worker has refused the body, and says why.
-        match self.joined().await {
-            Err(error) => Err(error),
-            Ok(_) => Err(EngineError::internal("an upload ended before its body did")),
-        }
+        self.arrival.push(bytes).await
     }
 
     /// The body has ended: makes the batch durable and readable, and gives its id. If the key came before, it gives what was
     /// accepted then.
     pub async fn finish(mut self, sending: BatchSending) -> Result<AcceptedBatch, EngineError> {
-        let TakenIn { mut batch, sent, _place, .. } = self.all().await?;
+        let TakenIn { mut batch, new, sent, _place, .. } = self.arrival.all().await?;
         batch.sending = sending;
         let answer = self.ingest.commit.ask_batch(batch, sent).await?;
         match answer {
             Answer::Accepted(known) => {
                 self.ingest.shared.metrics.batch_accepted(&known.accepted.id.client);
-                Ok(AcceptedBatch { batch: BatchStatus::of(&known, self.ingest.shared.now()), before: false })
+                let (names, id) = (&self.ingest.shared.batches.names, &known.accepted.id);
+                names.keep(id, new);
+                let new = names.new_of(id);
+                let batch = BatchStatus::of(&known, self.ingest.shared.now()).with_new(new);
+                Ok(AcceptedBatch { batch, before: false })
             }
             Answer::AcceptedBefore(known) => {
-                Ok(AcceptedBatch { batch: BatchStatus::of(&known, self.ingest.shared.now()), before: true })
+                let new = self.ingest.shared.batches.names.new_of(&known.accepted.id);
+                let batch = BatchStatus::of(&known, self.ingest.shared.now()).with_new(new);
+                Ok(AcceptedBatch { batch, before: true })
             }
             Answer::KeyTaken(id) => Err(EngineError::KeyTaken(id.to_string())),
             other => Err(EngineError::internal(format!("a batch was answered with {other:?}"))),
@@ -271,7 +208,7 @@ impl Upload {
 
     /// The body has ended: if it is the file of this held batch, the batch goes on.
     pub async fn put_back(mut self, id: &BatchId) -> Result<BatchStatus, EngineError> {
-        let taken_in = self.all().await?;
+        let taken_in = self.arrival.all().await?;
         let (ingest, batch) = (Arc::clone(&self.ingest), id.clone());
         let put_back = blocking(move || {
             let TakenIn { batch: sent, _place, .. } = taken_in;
@@ -284,29 +221,16 @@ impl Upload {
     /// The body has ended: gives the outcomes that its rows would have now, and drops it. Nothing is written. Dry runs take
     /// turns, and while one waits, it is no upload any more.
     pub async fn try_out(mut self) -> Result<DryRun, EngineError> {
-        let TakenIn { batch, .. } = self.all().await?;
+        let TakenIn { batch, new, .. } = self.arrival.all().await?;
         let (ingest, who) = (Arc::clone(&self.ingest), self.who.clone());
         drop(self);
         let turn = ingest.dry_runs.take(&who).await?;
         let place = ingest.read.reports.take(&who).await?;
         let tried = blocking(move || {
             let _turn = turn;
-            dry_run::try_out(&ingest, batch, place)
+            dry_run::try_out(&ingest, batch, new, place)
         });
         tried.await
-    }
-
-    async fn all(&mut self) -> Result<TakenIn, EngineError> {
-        // If the worker has refused the body, joining it gives the reason.
-        drop(self.pieces.send(Piece::End).await);
-        self.joined().await
-    }
-
-    async fn joined(&mut self) -> Result<TakenIn, EngineError> {
-        match self.worker.take() {
-            Some(worker) => worker.await.or_internal()?,
-            None => Err(EngineError::internal("an upload was used after its end")),
-        }
     }
 }
 
@@ -338,7 +262,7 @@ fn take_in(
     let mut as_adobe = (reading == BatchReading::Adobe).then(AsAdobe::default);
     let (mut came, mut bad_escape) = (0u64, None);
     let encoding = announced.encoding;
-    let arriving = Arriving::new(arriving, encoding, limits.body_bytes_limit);
+    let arriving = Arriving::new(arriving, BATCH_FILE, encoding, limits.body_bytes_limit);
     let file = Decoded::of(encoding, arriving);
     let file = file.map_err(|error| error.downcast().unwrap_or_else(EngineError::internal))?;
     // Adobe decodes a form once, and does not decode the values in it again.
@@ -381,21 +305,13 @@ fn take_in(
             file.consume(bytes);
             came += bytes as u64;
         }
-        check_limits(&limits, came, intake.rows(), file.source().taken())?;
+        check_limits(&limits, BATCH_FILE, came, intake.rows(), file.source().taken())?;
         if bytes == 0 {
             break;
         }
     }
     let batch = intake.finish(shared)?;
     Ok((batch, to_all.map(ToAll::end).transpose()?))
-}
-
-/// Why the body could not be read.
-fn unread(error: io::Error, body: &Decoded<Arriving>) -> EngineError {
-    let long =
-        |error: FormTooLong| EngineError::TooLarge { limit: Limit::BodyBytes, message: error.to_string() };
-    let damaged = |error: io::Error| EngineError::BadBatch(body.fault(&error).to_string());
-    error.downcast().unwrap_or_else(|error| error.downcast().map_or_else(damaged, long))
 }
 
 /// A file without a row may be the beginning of one that an ampersand cut off.
@@ -406,93 +322,5 @@ fn refused(error: HeaderError, reading: BatchReading) -> EngineError {
             HeaderError::Empty | HeaderError::NoRow | HeaderError::Mistaken { what: Mistaken::OneLine, .. },
         ) => EngineError::AsAdobe { says: "Batch is empty", why: error.to_string() },
         _ => error.into(),
-    }
-}
-
-/// Refuses what has come so far: `bytes` of the file, with `rows`, out of `encoded` bytes of the body.
-fn check_limits(limits: &Limits, bytes: u64, rows: u64, encoded: u64) -> Result<(), EngineError> {
-    let limit = limits.body_bytes_limit;
-    if bytes >= limit {
-        let message = format!("the batch file has {limit} bytes or more; send fewer than {limit} at a time");
-        return Err(EngineError::TooLarge { limit: Limit::BodyBytes, message });
-    }
-    let limit = limits.rows_limit;
-    if rows > limit {
-        let message = format!("the batch file has more than {limit} rows; send at most {limit} at a time");
-        return Err(EngineError::TooLarge { limit: Limit::Rows, message });
-    }
-    let limit = limits.decode_ratio_max;
-    if bytes >= DECODE_RATIO_FROM_BYTES && bytes / limit > encoded {
-        let message = format!(
-            "{encoded} bytes of the body became {bytes}: that is more than {limit} to one (decode_ratio_max); send \
-             the batch file uncompressed, or in parts"
-        );
-        return Err(EngineError::TooLarge { limit: Limit::DecodeRatio, message });
-    }
-    Ok(())
-}
-
-fn too_many_encoded_bytes(encoding: Encoding, bytes: u64, limit: u64) -> EngineError {
-    let message = match encoding {
-        Encoding::Plain => {
-            format!("the batch file has {bytes} bytes: it must have fewer than {limit}; split it")
-        }
-        Encoding::Gzip | Encoding::Zstd => format!(
-            "the compressed batch file has {bytes} bytes or more: no {encoding} of a file of fewer than {limit} bytes \
-             needs so many; split it, or send it uncompressed"
-        ),
-    };
-    EngineError::TooLarge { limit: Limit::BodyBytes, message }
-}
-
-/// A body's bytes as they arrive.
-struct Arriving {
-    pieces: mpsc::Receiver<Piece>,
-    encoding: Encoding,
-    limit: u64,
-    bytes: u64,
-    at_hand: Bytes,
-    ended: bool,
-}
-
-impl Arriving {
-    fn new(pieces: mpsc::Receiver<Piece>, encoding: Encoding, limit: u64) -> Self {
-        Self { pieces, encoding, limit, bytes: 0, at_hand: Bytes::new(), ended: false }
-    }
-}
-
-impl BufRead for Arriving {
-    fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        while self.at_hand.is_empty() && !self.ended {
-            match self.pieces.blocking_recv() {
-                Some(Piece::Bytes(bytes)) => {
-                    self.bytes += bytes.len() as u64;
-                    self.at_hand = bytes;
-                }
-                Some(Piece::End) => self.ended = true,
-                // The other end was dropped: the client is gone, or the front door refused it.
-                None => {
-                    return Err(io::Error::other(EngineError::BadBatch("the upload was broken off".into())));
-                }
-            }
-            // A plain body is checked where it is written, because the message there speaks of the file.
-            if self.encoding != Encoding::Plain && self.bytes > self.encoding.encoded_bytes_max(self.limit) {
-                let why = too_many_encoded_bytes(self.encoding, self.bytes, self.limit);
-                return Err(io::Error::other(why));
-            }
-        }
-        Ok(&self.at_hand)
-    }
-
-    fn consume(&mut self, bytes: usize) {
-        self.at_hand.advance(bytes.min(self.at_hand.len()));
-    }
-}
-
-impl Read for Arriving {
-    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        let read = self.fill_buf()?.read(room)?;
-        self.consume(read);
-        Ok(read)
     }
 }

@@ -30,14 +30,15 @@ impl Reader {
         most: usize,
     ) -> BatchPage {
         let mut page = page(&self.shared.batches, client, wanted, before, most, self.shared.now());
-        page.batches = page.batches.into_iter().map(|batch| self.with_reason(batch)).collect();
+        page.batches = page.batches.into_iter().map(|batch| self.with_what_is_kept_beside(batch)).collect();
         page
     }
 
-    fn with_reason(&self, batch: BatchStatus) -> BatchStatus {
-        // A page may have a thousand; few are stuck.
-        let reason = self.shared.batches.why_held(&batch.id);
-        batch.held(reason)
+    fn with_what_is_kept_beside(&self, batch: BatchStatus) -> BatchStatus {
+        // A page may have a thousand; few are stuck, or have something new.
+        let batches = &self.shared.batches;
+        let (reason, new) = (batches.why_held(&batch.id), batches.names.new_of(&batch.id));
+        batch.held(reason).with_new(new)
     }
 }
 

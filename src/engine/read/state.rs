@@ -64,7 +64,7 @@ impl Reader {
     pub(in crate::engine) fn batch(&self, id: &BatchId) -> Option<BatchStatus> {
         let batches = &self.shared.batches;
         let status = batches.get(id).map(|known| BatchStatus::of(&known, self.shared.now()))?;
-        Some(status.held(batches.why_held(id)))
+        Some(status.held(batches.why_held(id)).with_new(batches.names.new_of(id)))
     }
 
     /// One batch, or an error that says that it is not known.

@@ -70,8 +70,11 @@ impl ErasureList {
         hex(hash.first_chunk::<16>().unwrap_or(&[0; 16]))
     }
 
-    /// Notes that these ids were erased by this write; durable when it returns.
-    pub(in crate::engine) fn note(&self, seq: Seq, ids: &[Key]) -> io::Result<()> {
+    /// Notes which ids were erased by which writes; durable when it returns.
+    pub(in crate::engine) fn note(&self, erased: &[(Seq, Vec<Key>)]) -> io::Result<()> {
+        if erased.is_empty() {
+            return Ok(());
+        }
         let mut file = lock(&self.file);
         let mut lines = String::new();
         let (length, mut last) = (file.metadata()?.len(), [0]);
@@ -80,7 +83,7 @@ impl ErasureList {
             // A line that a crash cut off must not run into the next.
             lines.push('\n');
         }
-        for id in ids {
+        for (seq, id) in erased.iter().flat_map(|(seq, ids)| ids.iter().map(move |id| (seq, id))) {
             // Writing to a string cannot fail.
             writeln!(lines, "{seq} {}", hex(&hash(&self.secret, id))).unwrap_or_default();
         }
@@ -158,11 +161,12 @@ mod tests {
         let key = |id| Key::new(&ClientCode::new("demo").unwrap(), IdKind::ThirdParty, id);
         let at = Seq::from_u64;
         let list = ErasureList::open(folder.path(), at(5)).unwrap();
-        list.note(at(7), &[key("visitor-1"), key("visitor-2")]).unwrap();
+        list.note(&[(at(6), vec![key("visitor-2")]), (at(7), vec![key("visitor-1"), key("visitor-2")])])
+            .unwrap();
         // As a crash may leave it.
         OpenOptions::new().append(true).open(&path).unwrap().write_all(b"9 00").unwrap();
         let list = ErasureList::open(folder.path(), at(9)).unwrap();
-        list.note(at(11), &[key("visitor-1")]).unwrap();
+        list.note(&[(at(11), vec![key("visitor-1")])]).unwrap();
         let read = Erasures::read(&path).unwrap();
         assert_eq!(read.since, at(5));
         for (id, after, expected) in [

@@ -181,8 +181,15 @@ impl Upkeep {
     ) -> Result<(), EngineError> {
         let Some(seq) = seq else { return Ok(()) };
         let upkeep = Arc::clone(self);
-        let noted = blocking(move || Ok(upkeep.erasures.note(seq, &keys)));
-        noted.await?.map_err(|error| match error.kind() {
+        blocking(move || upkeep.list_erasures_blocking(&[(seq, keys)])).await
+    }
+
+    /// Notes several, from a thread that may block.
+    pub(in crate::engine) fn list_erasures_blocking(
+        &self,
+        erased: &[(Seq, Vec<Key>)],
+    ) -> Result<(), EngineError> {
+        self.erasures.note(erased).map_err(|error| match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => EngineError::Full(format!(
                 "the visitor is erased, but the list of erasures cannot grow; a backup from before may bring the visitor back: \
                  {error}"
@@ -199,7 +206,7 @@ impl Upkeep {
         let erase = Request::Visitor(client, id, VisitorWrite::Erase, Author::default(), rules);
         match self.commit.ask_blocking(erase)? {
             Answer::Erased(Written { seq: Some(seq), known, .. }, keys) => {
-                self.erasures.note(seq, &keys).or_internal()?;
+                self.erasures.note(&[(seq, keys)]).or_internal()?;
                 Ok(known)
             }
             _ => Ok(false),

@@ -123,6 +123,7 @@ pub(in crate::engine) fn run(upkeep: &Upkeep) {
                 }
                 if swept.next.is_none() {
                     if std::mem::take(&mut first_pass) {
+                        shared.batches.names.all_read();
                         tracing::info!(
                             took_ms = telemetry::ms(begun.elapsed()),
                             living,
@@ -170,6 +171,8 @@ pub fn step(
                 erasure = Some(erasure.unwrap_or(applied_seq).min(applied_seq));
             }
             Stored::Profile(profile) => {
+                // After a start nobody else has seen what the store holds.
+                horizon.batches.names.note(&client, profile.names());
                 let lifetime_ms = (horizon.lifetime_ms)(&client);
                 living += u64::from(lifetime_ms.is_some_and(|most| !profile.expired(horizon.now, most)));
             }

@@ -159,6 +159,7 @@ mod tests {
             name: None,
             by: Author::default(),
             undoes: None,
+            new_attributes: Default::default(),
         };
         let body = |details| format!("{:?}", encode(&batch, details, &Failed::default()).into_body());
         assert!(body(false).contains(

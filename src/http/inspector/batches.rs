@@ -9,6 +9,7 @@ use super::page::{Frame, render};
 use super::plot::{Bar, in_words};
 use super::refusal::PAGES;
 use super::words::{self, Moment, grouped, size, state};
+use crate::batch::known_names::NewAttribute;
 use crate::batch::remarks::{Remarked, Remarks, further_lines};
 use crate::engine::gates::Scarce;
 use crate::engine::read::report::{PAGE_ROWS_MAX, ReportedRow};
@@ -373,7 +374,10 @@ impl Progress {
             amiss: is_amiss(batch),
             not_found,
             failures,
-            remarks: if live { vec![] } else { quotes(front, request, batch).await? },
+            remarks: {
+                let new = batch.new_attributes.iter().map(NewAttribute::in_words);
+                new.chain(if live { vec![] } else { quotes(front, request, batch).await? }).collect()
+            },
             reason: batch.reason.clone(),
         })
     }

@@ -13,6 +13,7 @@ use super::page::{Frame, render};
 use super::plot::Bar;
 use super::refusal::PAGES;
 use super::words::{self, grouped, size};
+use crate::batch::known_names::NewAttribute;
 use crate::engine::BatchVersion;
 use crate::engine::gates::Scarce;
 use crate::engine::ingest::dry_run::{Diff, DryRun};
@@ -123,7 +124,8 @@ fn version(query: &Params) -> Result<BatchVersion, HttpError> {
 
 impl Trial {
     fn of(dry_run: DryRun) -> Self {
-        let DryRun { rows, bytes, counts, newer, attributes, failed, remarks, .. } = dry_run;
+        let DryRun { rows, bytes, counts, newer, attributes, new_attributes, failed, remarks, .. } = dry_run;
+        let new = new_attributes.iter().map(NewAttribute::in_words);
         let changes = |Diff { set, changed, unchanged, removed }| {
             CHANGES.into_iter().zip([set, changed, unchanged, removed].map(grouped)).collect()
         };
@@ -135,7 +137,7 @@ impl Trial {
             attributes: attributes.into_iter().map(|(name, diff)| (name, changes(diff))).collect(),
             failed: (counts.failed > 0).then(|| Failed::of(failed, counts.failed)),
             failed_count: words::rows(counts.failed),
-            remarks: remarked(&remarks),
+            remarks: new.chain(remarked(&remarks)).collect(),
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::http::operation::{Operation, form_of};
 use crate::http::outcomes::Outcomes;
 use crate::http::request::{Params, Request};
 use crate::http::response::{JSON, json};
+use crate::http::tried_out::NewAttributeBody;
 use crate::http::{Front, seq, shapes, tried_out};
 use crate::model::batch::{BatchId, EmptyValues, RowForm};
 use crate::model::seq::{Millis, Seq};
@@ -303,6 +304,8 @@ pub(super) struct Batch {
     name: Option<String>,
     /// Who sent it. null: an earlier version of the daemon took it.
     by: Option<By>,
+    /// The attributes that no profile had before it, the first 20. Empty if they are all known, and after a restart.
+    new_attributes: Vec<NewAttributeBody>,
 }
 
 impl Batch {
@@ -329,6 +332,7 @@ impl Batch {
             undoes: batch.undoes.as_ref().map(ToString::to_string),
             name: batch.name.as_ref().map(|name| name.as_str().to_owned()),
             by: By::of(batch.by, tokens),
+            new_attributes: batch.new_attributes.iter().map(NewAttributeBody::of).collect(),
         }
     }
 }

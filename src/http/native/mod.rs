@@ -4,6 +4,7 @@ mod batches;
 mod changes;
 mod clients;
 mod cluster;
+mod erasures;
 mod events;
 mod export;
 mod history;
@@ -23,6 +24,7 @@ use super::endpoint::Endpoint;
 pub(super) const ENDPOINTS: &[&[Endpoint]] = &[
     clients::ENDPOINTS,
     profiles::ENDPOINTS,
+    erasures::ENDPOINTS,
     history::ENDPOINTS,
     statistics::ENDPOINTS,
     export::ENDPOINTS,

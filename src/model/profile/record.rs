@@ -53,6 +53,11 @@ impl<'a> Profile<'a> {
         self.ids.iter().any(|linked| linked.kind == kind && linked.id == id)
     }
 
+    /// The names of all attributes. Those in both the attributes and the layer come twice.
+    pub fn names(&self) -> impl Iterator<Item = &'a str> + Clone {
+        self.attributes.iter().chain(&self.layer).map(|held| held.name)
+    }
+
     /// The attributes that a reader sees, sorted by name: the layer over the attributes.
     pub fn visible(&self) -> Vec<Attribute<'a>> {
         let mut all = self.attributes.clone();
