@@ -81,9 +81,10 @@ impl NewAttribute {
 impl KnownNames {
     /// Notes names that profiles of a client have, or are about to have.
     pub fn note<'a>(&self, client: &ClientCode, names: impl Iterator<Item = &'a str> + Clone) {
-        let any_new = match self.clients.load().get(client) {
+        let clients = self.clients.load();
+        let any_new = match clients.get(client) {
             Some(known) => !known.too_many && names.clone().any(|name| !known.names.contains(name)),
-            None => names.clone().next().is_some(),
+            None => clients.len() < CLIENTS_MAX && names.clone().next().is_some(),
         };
         if any_new {
             self.add(client, names);

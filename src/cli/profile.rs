@@ -1,4 +1,4 @@
-//! `profiled profile get|set|remove|erase`: one visitor.
+//! `profiled profile get|find|history|set|remove|erase`: visitors.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use super::author::AuthorView;
 use super::client::{Client, encoded};
 use super::erase_many;
 use super::error::CliError;
-use super::terminal::{print_json, say, shown, table};
+use super::terminal::{columns, print_json, say, short_time, shown, table};
 use crate::model::id::{ClientCode, VisitorId};
 
 /// The commands.
@@ -20,6 +20,8 @@ use crate::model::id::{ClientCode, VisitorId};
 pub(super) enum Profile {
     /// Look up a visitor: each attribute, who set it and when
     Get(Get),
+    /// Find visitors by the beginning of an id
+    Find(Find),
     /// Show the changes of a visitor's attributes, newest first, as far as they are kept
     History(History),
     /// Set attributes of a known visitor
@@ -51,6 +53,24 @@ pub(super) struct Get {
     /// Show the visitor as it was after all writes up to this seq or time, such as 2026-11-27T02:00:00Z
     #[arg(long, value_name = "SEQ|TIME")]
     as_of: Option<String>,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// Finds visitors by the beginning of an id.
+#[derive(Debug, Args)]
+pub(super) struct Find {
+    /// How the id begins
+    beginning: String,
+    /// Client of the visitors
+    #[arg(long, value_name = "CLIENT", value_parser = parse_client)]
+    client: ClientCode,
+    /// Kind of the id
+    #[arg(long, value_enum, default_value_t = By::ThirdParty)]
+    by: By,
+    /// The first so many, in the order of the ids
+    #[arg(long, value_name = "NUMBER", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
     #[command(flatten)]
     remote: Remote,
 }
@@ -123,6 +143,7 @@ fn parse_attribute(text: &str) -> Result<(String, String), String> {
 pub(super) fn run(command: Profile) -> Result<(), CliError> {
     match command {
         Profile::Get(command) => block_on(get(command)),
+        Profile::Find(command) => block_on(find(command)),
         Profile::History(command) => block_on(history(command)),
         Profile::Set(command) => block_on(set(command)),
         Profile::Remove(command) => block_on(remove(command)),
@@ -173,6 +194,53 @@ async fn get(command: Get) -> Result<(), CliError> {
         return print_json(&visitor);
     }
     say(in_words(&visitor));
+    Ok(())
+}
+
+/// Visitors found by the beginning of an id, as the native API shows them.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct FoundView {
+    profiles: Vec<FoundOneView>,
+    next: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct FoundOneView {
+    id: String,
+    canonical_id: String,
+    canonical_by: String,
+    last_active: String,
+    attributes: u64,
+}
+
+async fn find(command: Find) -> Result<(), CliError> {
+    let client = command.remote.client()?;
+    let most = usize::try_from(command.limit).unwrap_or(usize::MAX);
+    let (whose, by) = (encoded(command.client.as_str()), command.by.name());
+    let first = format!("/api/v1/profiles?client={whose}&by={by}&beginning={}", encoded(&command.beginning));
+    let mut found_all = FoundView { next: Some(first), ..FoundView::default() };
+    while let Some(path) = found_all.next.take().filter(|_| found_all.profiles.len() < most) {
+        let page: FoundView = found(&client, &path).await?;
+        found_all.profiles.extend(page.profiles);
+        found_all.next = page.next;
+    }
+    let mut found = found_all;
+    found.profiles.truncate(most);
+    if command.remote.json {
+        return print_json(&found);
+    }
+    if found.profiles.is_empty() {
+        let (kind, beginning) = (command.by.kind().name(), shown(&command.beginning));
+        say(format_args!("client {} has no visitor whose {kind} begins with {beginning}", command.client));
+        return Ok(());
+    }
+    let mut lines = columns(&["id", "kept under", "last active", "attributes"]);
+    for one in &found.profiles {
+        let kept = if one.canonical_id == one.id { String::new() } else { shown(&one.canonical_id) };
+        lines.add_row([shown(&one.id), kept, short_time(&one.last_active), one.attributes.to_string()]);
+    }
+    say(lines.trim_fmt());
     Ok(())
 }
 

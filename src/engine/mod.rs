@@ -49,10 +49,12 @@ mod vitals;
 
 use crate::clock::GuardedClock;
 use crate::config::Config;
+use crate::engine::read::search::FoundVisitors;
 use crate::model::author::Author;
 pub use crate::model::batch::BatchState;
 use crate::model::batch::{BatchId, Outcome};
 use crate::model::blocked::BlockedIds;
+use crate::model::id::IdKind;
 use crate::model::id::{ClientCode, Key, VisitorId};
 use crate::model::seq::{Clock, Seq};
 use crate::{batch::csv::RowPlace, batch::remarks::Remarks, folder};
@@ -194,6 +196,17 @@ impl Engine {
         at: Seq,
     ) -> Result<Option<Visitor>, EngineError> {
         self.0.read.visitor_at(client, id, at).await
+    }
+
+    /// Finds visitors by the beginning of an id of this kind, from behind an id of an earlier page on.
+    pub async fn find(
+        &self,
+        client: &ClientCode,
+        begins: (IdKind, &str),
+        after: Option<&str>,
+        most: usize,
+    ) -> Result<FoundVisitors, EngineError> {
+        self.0.read.find(client, begins, after, most).await
     }
 
     /// What a visitor's attributes were, as far as its profile keeps it.

@@ -18,6 +18,7 @@ mod endpoint;
 mod error;
 pub mod framing;
 mod inspector;
+mod kinds;
 mod left_out;
 mod live;
 mod live_feed;

@@ -48,6 +48,7 @@ mod openapi;
 mod pace;
 mod proxies;
 mod reload;
+mod search;
 mod stop;
 mod supervise;
 #[path = "../support/mod.rs"]

@@ -75,7 +75,7 @@ const PLACES: [&str; 57] = [
 /// The steps of replacing a file.
 const STEPS: [&str; 5] = ["write", "sync", "rename", "folder", "done"];
 /// Failpoints that the load does not meet. Other tests do.
-const ELSEWHERE: [&str; 16] = [
+const ELSEWHERE: [&str; 17] = [
     // tests/faults/kill.rs and tests/faults/power_cut.rs: the negative controls, which do not journal or do not sync.
     "journal-write",
     "journal-sync",
@@ -87,6 +87,7 @@ const ELSEWHERE: [&str; 16] = [
     "housekeeping-thread",
     // A call that panics fails alone.
     "upload-thread",
+    "ids-thread",
     "lookup",
     "answering",
     // The replacing of files, which is cut off at each of its steps.
@@ -448,12 +449,17 @@ fn a_thread_that_dies_ends_the_daemon() {
 
 #[test]
 fn a_call_that_panics_fails_alone() {
-    for place in ["upload-thread", "lookup", "answering"] {
+    for place in ["upload-thread", "ids-thread", "lookup", "answering"] {
         let mut daemon = panicking_at(&format!("{place}=1*panic->off;unused"));
         daemon.restart();
         let ask = |daemon: &Daemon| match place {
             "upload-thread" => {
                 daemon.send(&request("POST", V2, "a", &[], Some(b"batch=thirdPartyId,a\nx,1\n"))).status
+            }
+            "ids-thread" => {
+                let csv = [("Content-Type", "text/csv")];
+                let path = "/api/v1/erasures?client=demo";
+                daemon.send(&request("POST", path, "a", &csv, Some(b"thirdPartyId\nnobody\n"))).status
             }
             _ => daemon.get("/api/v1/profiles/x?by=third-party&client=demo").status,
         };

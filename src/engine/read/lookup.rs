@@ -6,6 +6,7 @@
 use crate::batch::pending::Pending;
 use crate::batch::queue::Batches;
 use crate::batch::resolve::{Noted, ResolveError, View, decoded, resolve};
+use crate::config::ClientSettings;
 use crate::durable::point;
 use crate::engine::error::{EngineError, OrInternal};
 use crate::engine::read::state::Reader;
@@ -207,18 +208,29 @@ impl Reader {
         let began = Instant::now();
         let found = blocking(move || {
             point("lookup").or_internal()?;
-            let (shared, lifetime_ms) = (&reader.shared, settings.lifetime_ms);
-            let shows = Shows { now: reader.now(), lifetime_ms, after_ms: settings.batch_shows_after_ms };
-            let found = at_one_turn(&shared.store, || {
-                look_up_as(&*shared.store, &shared.batches, &client, &id, shows, |canonical, profile| {
-                    show(&client, canonical, profile, lifetime_ms)
-                })
-            });
-            found.map_err(|error| shared.reported(error))
+            reader.shown_now(&client, &id, &settings, |canonical, profile| {
+                show(&client, canonical, profile, settings.lifetime_ms)
+            })
         });
         let found = found.await;
         self.shared.metrics.looked_up(began.elapsed());
         found
+    }
+
+    /// Looks a visitor up, by these settings of its client. Blocks.
+    pub(super) fn shown_now<T>(
+        &self,
+        client: &ClientCode,
+        id: &VisitorId,
+        settings: &ClientSettings,
+        show: impl Fn(&Key, &Profile<'_>) -> T,
+    ) -> Result<Option<T>, EngineError> {
+        let (shared, lifetime_ms) = (&self.shared, settings.lifetime_ms);
+        let shows = Shows { now: self.now(), lifetime_ms, after_ms: settings.batch_shows_after_ms };
+        let found = at_one_turn(&shared.store, || {
+            look_up_as(&*shared.store, &shared.batches, client, id, shows, &show)
+        });
+        found.map_err(|error| shared.reported(error))
     }
 
     /// Waits until everything up to a place in the order is readable, but not for long: what is acknowledged is readable.

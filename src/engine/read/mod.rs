@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! lookup.rs      one visitor as of now: the stored profile with the pending rows applied
+//! search.rs      visitors by the beginning of an id
 //! export.rs      all visitors of a client, page by page
 //! changes.rs     every write to a client's visitors, in the order of seqs
 //! batch_list.rs  the batches of a client, newest first, page by page
@@ -19,5 +20,6 @@ pub mod export;
 pub mod lookup;
 pub mod provenance;
 pub mod report;
+pub mod search;
 pub(in crate::engine) mod state;
 pub mod statistics;

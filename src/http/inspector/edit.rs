@@ -7,12 +7,12 @@ use hyper::header::{HeaderValue, LOCATION};
 
 use super::page::{Frame, render};
 use super::refusal::PAGES;
-use super::visitor::named_kind;
 use super::words::Moment;
 use crate::engine::SingleUpdate;
 use crate::http::auth::Access;
 use crate::http::endpoint::{BodyLimit, Call, CallLimits, Endpoint, Methods, Reply, Whose};
 use crate::http::error::HttpError;
+use crate::http::kinds;
 use crate::http::request::{FORM, Params, check_attribute_name, visitor_id};
 use crate::http::response::no_content;
 use crate::http::{seq, visitor_write};
@@ -81,7 +81,7 @@ async fn form(call: &mut Call<'_>) -> Result<(Params, VisitorId), HttpError> {
     let body_bytes_max = call.body_bytes_max();
     call.request.check_media_type(&[FORM], || format!("send the form as {FORM}, uncompressed"))?;
     let form = Params::decode(&call.request.body.collect(body_bytes_max).await?).strict()?;
-    let kind = named_kind(form.get("by").unwrap_or_default())?;
+    let kind = kinds::named(form.get("by").unwrap_or_default())?;
     let id = form.get("id").ok_or_else(|| HttpError::Wrong("id= is missing: name the visitor".into()))?;
     let id = visitor_id(kind, id)?;
     Ok((form, id))
@@ -148,7 +148,7 @@ async fn erase(mut call: Call<'_>) -> Reply {
 
 /// Back to the visitor's page, which says what was done.
 fn back(call: &Call<'_>, id: &VisitorId, done: &str, seq: Seq) -> Reply {
-    let (by, client) = (super::visitor::kind_in_query(id.kind()), call.client()?);
+    let (by, client) = (kinds::name(id.kind()), call.client()?);
     let query = form_urlencoded::Serializer::new(String::new())
         .extend_pairs([("client", client.as_str()), ("by", by), ("id", id.as_str()), ("done", done)])
         .append_pair("seq", &seq.to_string())

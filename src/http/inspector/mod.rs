@@ -9,6 +9,7 @@ mod batches;
 mod clients;
 mod cluster;
 mod edit;
+mod found;
 mod health;
 mod home;
 mod live;

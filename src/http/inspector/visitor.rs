@@ -6,6 +6,7 @@ use hyper::StatusCode;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use std::collections::BTreeMap;
 
+use super::found::Found;
 use super::page::{Frame, render};
 use super::plot::place;
 use super::refusal::PAGES;
@@ -16,6 +17,7 @@ use crate::http::auth::{Access, Bearer};
 use crate::http::by::By;
 use crate::http::endpoint::{Call, CallLimits, Endpoint, Methods, Reply, Whose};
 use crate::http::error::HttpError;
+use crate::http::kinds;
 use crate::http::request::{Params, visitor_id};
 use crate::http::visitor_body::Profile;
 use crate::model::batch::BatchId;
@@ -23,10 +25,6 @@ use crate::model::id::{IdKind, VisitorId};
 use crate::model::seq::{Millis, Seq};
 use crate::tokens::Scope;
 use crate::tokens::Tokens;
-
-/// The kinds of ids, as `by=` names them, in the order in which they are tried where any will do.
-const KINDS: [(&str, IdKind); 3] =
-    [("third-party", IdKind::ThirdParty), ("pc", IdKind::Pc), ("ecid", IdKind::Ecid)];
 
 /// The largest visitor in JSON that stands in its page a second time.
 const COPIED_BYTES_MAX: usize = 256 << 10;
@@ -58,6 +56,8 @@ struct Page {
     forms: Option<Forms>,
     /// It for programs.
     copies: Option<Copies>,
+    /// Visitors whose ids begin with what was looked up, if that is no visitor's id.
+    found: Found,
 }
 
 /// What the forms send that change a visitor.
@@ -82,7 +82,7 @@ impl Copies {
         let json = json.map_err(|error| HttpError::Inside(format!("a visitor in JSON: {error}")))?;
         let query = form_urlencoded::Serializer::new(String::new())
             .append_pair("client", visitor.client.as_str())
-            .append_pair("by", kind_in_query(visitor.canonical.kind()))
+            .append_pair("by", kinds::name(visitor.canonical.kind()))
             .finish();
         let base = call.request.base_url(&call.front.app)?;
         let id = utf8_percent_encode(visitor.canonical.as_str(), NON_ALPHANUMERIC);
@@ -182,6 +182,7 @@ async fn answer(call: Call<'_>) -> Reply {
         done: done(&query),
         forms: None,
         copies: None,
+        found: Found::default(),
     };
     let (Some(client), false) = (client, page.form.id.is_empty()) else {
         page.message = Some("Name a client and an id.".into());
@@ -201,12 +202,16 @@ async fn answer(call: Call<'_>) -> Reply {
             None => found = Some(visitor),
             Some(first) if first.canonical == visitor.canonical => {}
             Some(_) => page.others.extend(
-                KINDS.into_iter().filter(|(_, kind)| *kind == id.kind()).map(|(by, kind)| (by, kind.name())),
+                kinds::KINDS
+                    .into_iter()
+                    .filter(|(_, kind)| *kind == id.kind())
+                    .map(|(by, kind)| (by, kind.name())),
             ),
         }
     }
     let Some(visitor) = found else {
         page.message = Some(format!("Client {client} has no visitor with this id."));
+        page.found = Found::of(front, client, (&page.form.by, &page.form.id)).await?;
         return render(StatusCode::NOT_FOUND, &page);
     };
     page.frame.title = format!("Visitor {}", visitor.canonical.as_str());
@@ -217,7 +222,7 @@ async fn answer(call: Call<'_>) -> Reply {
     };
     page.copies = Some(Copies::of(&call, &visitor, &lines)?);
     page.forms = call.bearer.may(Scope::Admin).then(|| Forms {
-        by: kind_in_query(visitor.canonical.kind()),
+        by: kinds::name(visitor.canonical.kind()),
         id: visitor.canonical.as_str().to_owned(),
         within_hours: front.app.erase_within_ms() / 3_600_000,
     });
@@ -230,26 +235,13 @@ async fn answer(call: Call<'_>) -> Reply {
 fn ids(form: &LookUpForm) -> Result<Vec<VisitorId>, HttpError> {
     if form.by.is_empty() || form.by == "any" {
         let all: Vec<_> =
-            KINDS.iter().filter_map(|(_, kind)| VisitorId::sent(*kind, &form.id).ok()).collect();
+            kinds::KINDS.iter().filter_map(|(_, kind)| VisitorId::sent(*kind, &form.id).ok()).collect();
         return match all.is_empty() {
             true => visitor_id(IdKind::ThirdParty, &form.id).map(|id| vec![id]),
             false => Ok(all),
         };
     }
-    visitor_id(named_kind(&form.by)?, &form.id).map(|id| vec![id])
-}
-
-/// The kind that `by=` names.
-pub(super) fn named_kind(by: &str) -> Result<IdKind, HttpError> {
-    let found = KINDS.iter().find(|(name, _)| *name == by);
-    found
-        .map(|(_, kind)| *kind)
-        .ok_or_else(|| HttpError::Wrong(format!("by={by} is not known: it is any, third-party, pc or ecid")))
-}
-
-/// What `by=` calls a kind.
-pub(super) fn kind_in_query(kind: IdKind) -> &'static str {
-    KINDS.iter().find(|(_, other)| *other == kind).map_or("any", |(by, _)| by)
+    visitor_id(kinds::named(&form.by)?, &form.id).map(|id| vec![id])
 }
 
 /// What a form did, as the page says it to which it led back.

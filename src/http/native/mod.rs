@@ -12,6 +12,7 @@ mod live;
 mod outcomes;
 mod profiles;
 mod reload;
+mod search;
 mod statistics;
 mod status;
 mod tokens;
@@ -23,6 +24,7 @@ use super::endpoint::Endpoint;
 /// All of them, in the order of the OpenAPI document.
 pub(super) const ENDPOINTS: &[&[Endpoint]] = &[
     clients::ENDPOINTS,
+    search::ENDPOINTS,
     profiles::ENDPOINTS,
     erasures::ENDPOINTS,
     history::ENDPOINTS,

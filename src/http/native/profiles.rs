@@ -12,6 +12,7 @@ use crate::engine::gates::Scarce;
 use crate::http::auth::Access;
 use crate::http::endpoint::{Api, Call, CallLimits, Endpoint, Methods, Reply, Whose};
 use crate::http::error::HttpError;
+use crate::http::kinds;
 use crate::http::operation::Operation;
 use crate::http::request::{Params, visitor_id};
 use crate::http::response::json;
@@ -99,7 +100,7 @@ pub(super) fn with_id(operation: Operation) -> Operation {
     operation.path("id", shapes::any_id(), Some(what)).client().query(
         "by",
         false,
-        shapes::one_of(&["third-party", "pc", "ecid"]),
+        kinds::names(),
         "The kind of the id; third-party by default.",
     )
 }
@@ -177,12 +178,5 @@ struct Erased {
 }
 
 pub(super) fn by(query: &Params) -> Result<IdKind, HttpError> {
-    match query.get("by") {
-        None | Some("third-party") => Ok(IdKind::ThirdParty),
-        Some("pc") => Ok(IdKind::Pc),
-        Some("ecid") => Ok(IdKind::Ecid),
-        Some(other) => {
-            Err(HttpError::Wrong(format!("by={other} is not known: it is third-party, pc or ecid")))
-        }
-    }
+    query.get("by").map_or(Ok(IdKind::ThirdParty), kinds::named)
 }

@@ -1,0 +1,53 @@
+//! Visitors whose ids begin with the text that was looked up.
+
+use super::words::Moment;
+use crate::engine::EngineError;
+use crate::http::{Front, kinds};
+use crate::model::id::ClientCode;
+
+/// How many are shown of each kind of id.
+const SHOWN_MAX: usize = 20;
+
+/// Visitors with such ids.
+#[derive(Default)]
+pub(super) struct Found {
+    pub(super) visitors: Vec<FoundOne>,
+    /// Whether there are more.
+    pub(super) more: bool,
+}
+
+/// A visitor with such an id.
+pub(super) struct FoundOne {
+    pub(super) by: &'static str,
+    pub(super) kind: &'static str,
+    pub(super) id: String,
+    pub(super) active: Moment,
+    pub(super) attributes: usize,
+}
+
+impl Found {
+    /// Finds them by the kind of id that is named, or by each kind.
+    pub(super) async fn of(
+        front: &Front,
+        client: &ClientCode,
+        (by, id): (&str, &str),
+    ) -> Result<Self, EngineError> {
+        let mut all = Self::default();
+        let now = front.app.now();
+        for (name, kind) in kinds::KINDS {
+            if !["", "any", name].contains(&by) {
+                continue;
+            }
+            let found = front.app.find(client, (kind, id), None, SHOWN_MAX).await?;
+            all.more |= found.next.is_some();
+            all.visitors.extend(found.visitors.into_iter().map(|one| FoundOne {
+                by: name,
+                kind: kind.name(),
+                id: one.id.as_str().to_owned(),
+                active: Moment::of(one.last_active, now),
+                attributes: one.attributes,
+            }));
+        }
+        Ok(all)
+    }
+}
