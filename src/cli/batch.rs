@@ -16,7 +16,7 @@ use super::args::{Remote, block_on, parse_client};
 use super::author::AuthorView;
 use super::client::{Client, FileBody, encoded};
 use super::error::CliError;
-use super::terminal::{columns, print_json, say, short_time, shown, table};
+use super::terminal::{columns, print_json, say, short_time, shortened, shown, table};
 use crate::model::batch::{BATCH_NAME_CHARS_MAX, BatchName, BatchState, Counts, Outcome, RowForm};
 use crate::model::id::ClientCode;
 use crate::model::seq::Millis;
@@ -669,7 +669,8 @@ async fn list(command: List) -> Result<(), CliError> {
     for batch in &list.batches {
         let counts = [batch.rows, batch.counts.not_found, batch.counts.failed]
             .map(|count| HumanCount(count).to_string());
-        let name = batch.name.iter().map(|name| format!("\n  {}", shortened(name)));
+        let name =
+            batch.name.iter().map(|name| format!("\n  {}", shortened(name.as_str(), NAME_CHARS_SHOWN)));
         let mut line = vec![name.fold(batch.batch_id.clone(), |id, name| id + &name), batch.status.clone()];
         line.extend(counts);
         line.push(short_time(&batch.accepted_at));
@@ -751,14 +752,6 @@ pub(super) async fn wait(client: &Client, id: &str) -> Result<BatchView, CliErro
             }
         }
         pause = ASK_AGAIN.1.min(pause * 2);
-    }
-}
-
-/// As much of a batch's name as fits under its id.
-fn shortened(name: &str) -> String {
-    match name.char_indices().nth(NAME_CHARS_SHOWN) {
-        Some((at, _)) => format!("{}…", name.get(..at).unwrap_or_default()),
-        None => name.to_owned(),
     }
 }
 

@@ -69,7 +69,7 @@ async fn walk(folder: &TemporaryFolder, address: &str) -> Result<Daemon, CliErro
         Err(_) if address == USUAL_ADDRESS => Daemon::start(folder, ANY_ADDRESS)?,
         started => started?,
     };
-    say(format_args!("A fresh daemon serves {} from {}.", daemon.url, folder.0.display()));
+    say(format_args!("A fresh daemon serves {}, with its data in\n{}.", daemon.url, folder.0.display()));
     let client = Arc::new(Client::new(&daemon.url, None, None)?);
     let visits = visits()?;
     let first_visit = visits.iter().find(|visit| visit.third_party_id.as_deref() == Some(VISITOR));
@@ -80,23 +80,29 @@ async fn walk(folder: &TemporaryFolder, address: &str) -> Result<Daemon, CliErro
     let took = begun.elapsed();
     step(
         1,
-        &format!("The site creates its visitors: {calls} calls, each durable when answered, in {took:.1?}."),
+        &format!(
+            "The site creates its visitors: {calls} calls, each durable when answered,\n   in {took:.1?}."
+        ),
     );
 
     let begun = Instant::now();
     let id = post_loyalty(&client).await?;
     let took = begun.elapsed();
-    step(2, &format!("The CRM posts data/loyalty.csv, 4,000 rows: durable and readable after {took:.1?},"));
-    say(format_args!("   as {id}."));
+    step(
+        2,
+        &format!(
+            "The CRM posts data/loyalty.csv, 4,000 rows: durable and readable\n   after {took:.1?}, as {id}."
+        ),
+    );
 
     let visitor = look_up(&client).await?;
     step(3, &format!("A lookup straight after it shows {VISITOR} with the values of the batch:"));
-    say(profile::in_words(&visitor));
+    say(profile::in_words(&visitor, false));
     expect(&visitor, "tier", "silver", "batch v2")?;
 
     let profile = [("tier", "gold"), ("page", "checkout")].map(|(name, value)| (name.into(), value.into()));
     mbox(&client, &Visit { pc_id, third_party_id: Some(VISITOR.into()), profile: profile.into() }).await?;
-    step(4, &format!("A site call sets tier=gold for {VISITOR}. It comes after the batch, so it wins."));
+    step(4, &format!("A site call sets tier=gold for {VISITOR}. It comes after the batch,\n   so it wins."));
     let before = look_up(&client).await?;
     expect(&before, "tier", "gold", "mbox")?;
 
@@ -107,16 +113,23 @@ async fn walk(folder: &TemporaryFolder, address: &str) -> Result<Daemon, CliErro
     let took = begun.elapsed();
     let client = Client::new(&daemon.url, None, None)?;
     unchanged(&before, &look_up(&client).await?)?;
-    step(5, &format!("kill -9. Started again it serves after {took:.1?}, and {VISITOR} reads as before."));
+    step(
+        5,
+        &format!("kill -9. Started again it serves after {took:.1?},\n   and {VISITOR} reads as before."),
+    );
 
     let batch = batch::wait(&client, &id).await?;
     step(6, "Every row of the batch is accounted for:");
-    say(format_args!("   {}", batch::summary(&batch)));
+    // Within 80 columns: the sum of the rows has a line of its own.
+    say(format_args!(
+        "   {}",
+        batch::summary(&batch).replacen(": ", ":\n   ", 1).replacen(" + 0 created", "\n   + 0 created", 1)
+    ));
 
     let visitor = look_up(&client).await?;
     unchanged(&before, &visitor)?;
     step(7, &format!("{VISITOR} now: who set what, and when."));
-    say(profile::in_words(&visitor));
+    say(profile::in_words(&visitor, false));
     Ok(daemon)
 }
 
@@ -147,14 +160,18 @@ fn what_to_try(url: &str) -> String {
     let flag = if url.ends_with(USUAL_ADDRESS) { String::new() } else { format!(" --url {url}") };
     format!(
         "
-{VISITOR} in a browser: {url}/visitors?client={CLIENT}&by=third-party&id={VISITOR}
-Calls as they come in: {url}/live?client={CLIENT}
+{VISITOR} in a browser:
+  {url}/visitors?client={CLIENT}&by=third-party&id={VISITOR}
+Calls as they come in:
+  {url}/live?client={CLIENT}
 
 The daemon runs until Ctrl-C. Try in another terminal:
 
-  curl '{url}/rest/v1/profiles/thirdPartyId/{VISITOR}?client={CLIENT}'
-  curl '{url}/m2/{CLIENT}/profile/update?mbox3rdPartyId={VISITOR}&profile.city=Lyon'
-  curl -X POST --data-binary @data/loyalty.csv {url}/m2/{CLIENT}/v2/profile/batchUpdate
+  curl '{url}/api/v1/profiles/{VISITOR}?client={CLIENT}'
+  curl {url}/m2/{CLIENT}/profile/update \\
+    -d 'mbox3rdPartyId={VISITOR}&profile.city=Lyon'
+  curl -X POST --data-binary @data/loyalty.csv \\
+    {url}/m2/{CLIENT}/v2/profile/batchUpdate
   profiled profile get {VISITOR} --client {CLIENT}{flag}
   profiled profile set {VISITOR} --client {CLIENT}{flag} city=Lyon
   profiled batch post data/loyalty.csv --client {CLIENT}{flag} --wait

@@ -12,7 +12,7 @@ use super::author::AuthorView;
 use super::client::{Client, encoded};
 use super::erase_many;
 use super::error::CliError;
-use super::terminal::{columns, print_json, say, short_time, shown, table};
+use super::terminal::{columns, fitting_columns, print_json, say, short_date, short_time, shown};
 use crate::model::id::{ClientCode, VisitorId};
 
 /// The commands.
@@ -53,6 +53,9 @@ pub(super) struct Get {
     /// Show the visitor as it was after all writes up to this seq or time, such as 2026-11-27T02:00:00Z
     #[arg(long, value_name = "SEQ|TIME")]
     as_of: Option<String>,
+    /// Show the seq of the write that set each attribute
+    #[arg(long)]
+    seqs: bool,
     #[command(flatten)]
     remote: Remote,
 }
@@ -184,6 +187,24 @@ pub(super) struct AttributeView {
     by: Option<AuthorView>,
 }
 
+impl AttributeView {
+    /// What set it, in lines: the kind of call, its batch and line, who made it.
+    fn set_by(&self) -> String {
+        let mut lines = vec![match self.line {
+            Some(line) => format!("{}, line {line}", self.source),
+            None => self.source.clone(),
+        }];
+        lines.extend(self.batch_id.clone());
+        in_lines(lines, self.batch_id.as_ref(), self.by.as_ref())
+    }
+}
+
+/// What a write was, and who made it; whose batch it is, the batch's status tells.
+fn in_lines(mut what: Vec<String>, batch: Option<&String>, by: Option<&AuthorView>) -> String {
+    what.extend(by.filter(|_| batch.is_none()).map(AuthorView::lines).unwrap_or_default());
+    what.iter().map(|line| shown(line)).collect::<Vec<_>>().join("\n")
+}
+
 async fn get(command: Get) -> Result<(), CliError> {
     let client = command.remote.client()?;
     let Who { id, client: whose, by } = &command.who;
@@ -193,7 +214,7 @@ async fn get(command: Get) -> Result<(), CliError> {
     if command.remote.json {
         return print_json(&visitor);
     }
-    say(in_words(&visitor));
+    say(in_words(&visitor, command.seqs));
     Ok(())
 }
 
@@ -281,24 +302,21 @@ async fn history(command: History) -> Result<(), CliError> {
     if command.remote.json {
         return print_json(&history);
     }
-    let mut lines = table(&["when", "attribute", "before", "after", "by"]);
+    let mut lines = fitting_columns(&["when", "attribute", "before", "after", "by"], &[2, 3]);
     for change in &history.changes {
         let none = || "-".to_owned();
         let (before, after) = (change.before.clone(), change.after.clone());
-        let what = change.batch_id.as_ref().unwrap_or(&change.source);
-        let by = match &change.by {
-            Some(by) => format!("{what}, {}", by.words()),
-            None => what.clone(),
-        };
-        let cells = [
-            &change.modified_at,
-            &change.attribute,
-            &before.unwrap_or_else(none),
-            &after.unwrap_or_else(none),
-            &by,
-        ];
-        lines.add_row(cells.map(|cell| shown(cell)));
+        let what = change.batch_id.clone().unwrap_or_else(|| change.source.clone());
+        let by = in_lines(vec![what], change.batch_id.as_ref(), change.by.as_ref());
+        lines.add_row([
+            short_time(&change.modified_at),
+            shown(&change.attribute),
+            shown(&before.unwrap_or_else(none)),
+            shown(&after.unwrap_or_else(none)),
+            by,
+        ]);
     }
+    let lines = lines.trim_fmt();
     match &history.since_at {
         Some(since) => say(format_args!("{lines}\nall changes since {since} are here")),
         None => say(format_args!("{lines}\nno history is kept of this visitor: see the setting history_max")),
@@ -344,7 +362,7 @@ async fn set(command: Set) -> Result<(), CliError> {
     if command.remote.json {
         return print_json(&visitor);
     }
-    say(in_words(&visitor));
+    say(in_words(&visitor, false));
     Ok(())
 }
 
@@ -369,7 +387,7 @@ async fn remove(command: Remove) -> Result<(), CliError> {
     if command.remote.json {
         return print_json(&visitor);
     }
-    say(in_words(&visitor));
+    say(in_words(&visitor, false));
     Ok(())
 }
 
@@ -424,35 +442,24 @@ fn check_id(by: By, id: &str) -> Result<(), CliError> {
     }
 }
 
-/// A visitor as a table, with a line about it.
-pub(super) fn in_words(visitor: &ProfileView) -> String {
+/// A visitor as a table, with a line about it; with the seqs, or without.
+pub(super) fn in_words(visitor: &ProfileView, seqs: bool) -> String {
     let mut ids = vec![];
     ids.extend(visitor.third_party_id.iter().map(|id| format!("thirdPartyId {id}")));
     ids.extend(visitor.pc_ids.iter().map(|id| format!("pcId {id}")));
     ids.extend(visitor.marketing_cloud_visitor_ids.iter().map(|id| format!("ECID {id}")));
-    let mut lines = table(&["attribute", "value", "source", "batch and line", "seq", "when"]);
+    let header = ["attribute", "value", "set by", "when", "seq"];
+    let header = if seqs { &header[..] } else { header.split_last().map_or(&[][..], |(_, rest)| rest) };
+    let mut lines = fitting_columns(header, &[1]);
     for (name, attribute) in &visitor.attributes {
-        let from = match (&attribute.batch_id, attribute.line) {
-            (Some(batch), Some(line)) => format!("{batch}, line {line}"),
-            (Some(batch), None) => batch.clone(),
-            (None, _) => String::new(),
-        };
-        let AttributeView { value, source, seq, modified_at, as_of, by, .. } = attribute;
-        let source = match by {
-            Some(by) => &format!("{source}, {}", by.words()),
-            None => source,
-        };
-        let when = match as_of {
-            Some(as_of) => format!("{modified_at}, of {as_of}"),
-            None => modified_at.clone(),
-        };
-        let cells = [name, value, source, &from, seq, &when];
-        lines.add_row(cells.map(|cell| shown(cell)));
+        let mut when = short_time(&attribute.modified_at);
+        if let Some(as_of) = &attribute.as_of {
+            when += &format!("\nof {}", short_date(as_of));
+        }
+        let mut row = vec![shown(name), shown(&attribute.value), attribute.set_by(), when];
+        row.extend(seqs.then(|| shown(&attribute.seq)));
+        lines.add_row(row);
     }
-    format!(
-        "{}\nlast active {}, expires {}\n{lines}",
-        shown(&ids.join(", ")),
-        visitor.last_active,
-        visitor.expires
-    )
+    let (active, expires) = (short_time(&visitor.last_active), short_time(&visitor.expires));
+    format!("{}\nlast active {active}, expires {expires}\n\n{}", shown(&ids.join(", ")), lines.trim_fmt())
 }

@@ -13,6 +13,8 @@ use serde::Serialize;
 
 use super::error::CliError;
 
+/// How wide a line is where there is no terminal, or one that does not know its width.
+const WIDTH: u16 = 80;
 /// The longest time that the start or the end of the process waits for a line to be written.
 const SAID_MAX: Duration = Duration::from_secs(1);
 
@@ -68,6 +70,14 @@ pub(super) fn shown(text: &str) -> String {
     safe
 }
 
+/// The first so many characters of a text.
+pub(super) fn shortened(text: &str, chars: usize) -> String {
+    match text.char_indices().nth(chars) {
+        Some((at, _)) => format!("{}…", text.get(..at).unwrap_or_default()),
+        None => text.to_owned(),
+    }
+}
+
 /// A spinner on the terminal, until it is dropped, for work of unknown length.
 pub(super) struct GoesOn(ProgressBar);
 
@@ -109,10 +119,31 @@ pub(super) fn columns(header: &[&str]) -> comfy_table::Table {
     table
 }
 
+/// Columns that fit the terminal, or 80 characters where there is none: these are broken where they must be, and all others stay whole.
+pub(super) fn fitting_columns(header: &[&str], broken: &[usize]) -> comfy_table::Table {
+    let mut table = columns(header);
+    let width = table.width().filter(|width| *width > 0).unwrap_or(WIDTH);
+    table.set_content_arrangement(comfy_table::ContentArrangement::Dynamic).set_width(width);
+    for (number, column) in table.column_iter_mut().enumerate() {
+        if !broken.contains(&number) {
+            column.set_constraint(comfy_table::ColumnConstraint::ContentWidth);
+        }
+    }
+    table
+}
+
 /// A time as an answer has it, to the second and in the width of a column.
 pub(super) fn short_time(iso: &str) -> String {
     match iso.parse::<jiff::Timestamp>() {
         Ok(at) => at.strftime("%e %b %H:%M:%S").to_string().trim_start().to_owned(),
+        Err(_) => shown(iso),
+    }
+}
+
+/// A time that may be years ago, to the minute and in the width of a column.
+pub(super) fn short_date(iso: &str) -> String {
+    match iso.parse::<jiff::Timestamp>() {
+        Ok(at) => at.strftime("%Y-%m-%d %H:%M").to_string(),
         Err(_) => shown(iso),
     }
 }
@@ -132,7 +163,13 @@ mod tests {
         let mut lines = columns(&["id", "n"]);
         lines.add_row(["x".repeat(200), "1".into()]);
         assert_eq!(lines.trim_fmt().lines().count(), 2);
+        let mut lines = fitting_columns(&["id", "value"], &[1]);
+        lines.add_row(["demo-1701473848678-10000000".into(), "x".repeat(200)]);
+        let text = lines.trim_fmt();
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        assert!(text.contains("demo-1701473848678-10000000") && text.matches('x').count() == 200, "{text}");
         assert_eq!(short_time("2026-11-07T17:02:11.123Z"), "7 Nov 17:02:11");
+        assert_eq!(short_date("2026-11-07T17:02:11.123Z"), "2026-11-07 17:02");
         assert_eq!(short_time("soon\u{7}"), "soon\\u{7}");
     }
 }
