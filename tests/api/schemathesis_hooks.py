@@ -1,4 +1,4 @@
-"""How schemathesis makes and sends NDJSON, of which OpenAPI says only that it is binary; and times that have passed."""
+"""How schemathesis makes and sends NDJSON, of which OpenAPI says only that it is binary; times that have passed, and one name of a batch."""
 
 import json
 
@@ -23,12 +23,19 @@ def ndjson(_context, value):
 
 
 PAST = "2001-01-01T00:00:00Z"
+NAME = "nightly"
 
 
 @schemathesis.hook
 def map_case(_context, case):
-    """A time ahead of now, or one in the query and another in the header, is a 400: OpenAPI cannot say so."""
-    for parameters, name in ((case.query, "asOf"), (case.headers, "Profiled-As-Of"), (case.query, "as_of")):
+    """A time ahead of now is a 400, and so is one thing in the query and another in the header: OpenAPI cannot say so."""
+    for parameters, name, value in (
+        (case.query, "asOf", PAST),
+        (case.headers, "Profiled-As-Of", PAST),
+        (case.query, "as_of", PAST),
+        (case.query, "name", NAME),
+        (case.headers, "X-Batch-Name", NAME),
+    ):
         if parameters and name in parameters:
-            parameters[name] = PAST
+            parameters[name] = value
     return case

@@ -66,11 +66,11 @@ impl Reader {
         let begins = Key::new(client, kind, beginning);
         let mut found = FoundVisitors::default();
         // The scan begins behind a key, and the beginning may be an id itself.
-        let mut keys = match after {
-            None => vec![begins.clone()],
-            Some(_) => vec![],
+        let after = after.map(|after| Key::new(client, kind, after)).filter(|after| *after >= begins);
+        let (mut at, mut keys) = match after {
+            Some(after) => (after, vec![]),
+            None => (begins.clone(), vec![begins.clone()]),
         };
-        let mut at = after.map_or_else(|| begins.clone(), |after| Key::new(client, kind, after));
         let mut looked_at = 0;
         loop {
             for key in keys.drain(..) {

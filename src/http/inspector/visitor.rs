@@ -120,7 +120,7 @@ struct ShownAttribute {
     by: &'static str,
     batch: Option<String>,
     line: Option<u32>,
-    /// Who made that write, or sent the batch.
+    /// Who made that write, if it is no batch's.
     author: Option<String>,
     at: Moment,
 }
@@ -287,7 +287,8 @@ impl ShownVisitor {
             by: attribute.source.name(),
             batch: attribute.source.is_batch().then(|| batch(attribute.seq)),
             line: lines.get(&(attribute.seq, attribute.name.clone())).copied(),
-            author: author(attribute.by),
+            // Whose batch it is, its page tells: a row stays one line high.
+            author: if attribute.source.is_batch() { None } else { author(attribute.by) },
             at: Moment::of(attribute.seq.millis(), now),
         });
         let mut writes: BTreeMap<Seq, Write> = BTreeMap::new();
