@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::terminal::shortened;
+use crate::model::author;
 
 /// How much of a token's name a table shows.
 const NAME_CHARS_SHOWN: usize = 16;
@@ -29,14 +30,6 @@ impl AuthorView {
 
     /// Who it was, in words.
     pub(super) fn words(&self) -> String {
-        let token = match (&self.token, &self.token_name) {
-            (Some(id), Some(name)) => format!("token {id} ({name})"),
-            (Some(id), None) => format!("token {id}"),
-            (None, _) => "no token".to_owned(),
-        };
-        match &self.address {
-            Some(address) => format!("{token}, from {address}"),
-            None => token,
-        }
+        author::in_words(self.token.as_deref(), self.token_name.as_deref(), self.address.as_deref())
     }
 }

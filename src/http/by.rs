@@ -3,7 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::model::author::Author;
+use crate::model::author::{self, Author};
 use crate::tokens::Tokens;
 
 /// Who made a write: a caller of the APIs for servers. A page's write has nobody here.
@@ -33,14 +33,6 @@ impl By {
 
     /// Who it was, in words.
     pub(in crate::http) fn words(&self) -> String {
-        let token = match (&self.token, &self.token_name) {
-            (Some(id), Some(name)) => format!("token {id} ({name})"),
-            (Some(id), None) => format!("token {id}"),
-            (None, _) => "no token".to_owned(),
-        };
-        match &self.address {
-            Some(address) => format!("{token}, from {address}"),
-            None => token,
-        }
+        author::in_words(self.token.as_deref(), self.token_name.as_deref(), self.address.as_deref())
     }
 }

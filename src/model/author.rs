@@ -123,6 +123,19 @@ impl Author {
     }
 }
 
+/// Who made a write, in words: the token's id and name, and the address, as far as they are known.
+pub fn in_words(token: Option<&str>, name: Option<&str>, address: Option<&str>) -> String {
+    let token = match (token, name) {
+        (Some(id), Some(name)) => format!("token {id} ({name})"),
+        (Some(id), None) => format!("token {id}"),
+        (None, _) => "no token".to_owned(),
+    };
+    match address {
+        Some(address) => format!("{token}, from {address}"),
+        None => token,
+    }
+}
+
 /// A length of at most fifteen.
 fn narrow(length: usize) -> u8 {
     u8::try_from(length).unwrap_or(u8::MAX)

@@ -7,7 +7,7 @@ use profiled::engine::gates::Who;
 use profiled::engine::read::changes::{ChangePlace, Event, Step, What};
 use profiled::engine::{
     Announced, BatchSending, BatchState, BatchTerms, BatchVersion, CallIds, Engine, EngineError,
-    SingleUpdate, SiteCall, VisitorAttribute,
+    SingleUpdate, SiteCall, VisitorHistory,
 };
 use profiled::journal::entry::WriteKind;
 use profiled::model::author::Author;
@@ -16,7 +16,7 @@ use profiled::model::id::{ClientCode, IdKind, Key, VisitorId};
 use profiled::model::profile::Source;
 use profiled::model::seq::{Clock, Millis, Seq};
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -298,9 +298,8 @@ struct Copy {
     /// Which visitor an id leads to.
     bound: BTreeMap<Id, Id>,
     batch: Option<(Seq, bool)>,
-    /// The batches with a row that changed a visitor and does not tell whom, because its id was erased; and whether such a row may
-    /// also have removed attributes.
-    hidden: BTreeMap<Seq, bool>,
+    /// The batches with a row that changed a visitor and does not tell whom, because its id was erased.
+    hidden: BTreeSet<Seq>,
 }
 
 #[derive(Debug, Default)]
@@ -357,12 +356,8 @@ impl Copy {
             What::BatchEnd(..) | What::Gap { .. } => {}
             What::Batch(batch) => self.batch = Some((batch.id.seq, batch.rules.writes_layer())),
             What::Row(row) => {
-                let rules = &row.batch.rules;
                 if row.id.is_none() && row.outcome.applied() {
-                    let removes = rules.empty_values == EmptyValues::Remove
-                        || rules.writes_layer()
-                        || rules.undoes.is_some();
-                    self.hidden.insert(seq, removes);
+                    self.hidden.insert(seq);
                 }
                 let (Some(id), Some((batch, layered))) = (row.id.as_ref().map(id_of), self.batch) else {
                     return;
@@ -398,13 +393,11 @@ impl Copy {
         }
     }
 
-    /// Whether a hidden row may be why the copy has another value than a lookup found, or none: the row went to this visitor by an
-    /// id that was another's when it was erased.
-    fn may_lack(&self, found: Option<&VisitorAttribute>) -> bool {
-        match found {
-            Some(found) => self.hidden.contains_key(&found.seq),
-            None => self.hidden.values().any(|removes| *removes),
-        }
+    /// Whether a hidden row was the last write to an attribute of a visitor with this history: it went to this visitor by an id that
+    /// was another's when it was erased, so the copy cannot have it.
+    fn may_lack(&self, history: &VisitorHistory, name: &str) -> bool {
+        let last = history.changes.iter().find(|change| change.name == name);
+        last.is_some_and(|last| self.hidden.contains(&last.seq))
     }
 
     fn look_up(&self, id: &Id, now: u64) -> Option<Attributes> {
@@ -460,18 +453,12 @@ fn check(creates: bool, replaces: bool, ops: &[Op]) {
             let id = visitor(kind, who);
             let found = run.runtime.block_on(run.engine().read(&client(), &id)).unwrap();
             let mut copied = copy.look_up(&(kind.code(), id.as_str().to_owned()), now);
-            let mut pairs: Option<Attributes> = None;
-            if let Some(found) = found {
-                let of_name = |name: &str| found.attributes.iter().find(|one| one.name == name);
-                if let Some(copied) = &mut copied {
-                    copied.retain(|name, value| {
-                        let found = of_name(name);
-                        found.is_some_and(|found| found.value == *value) || !copy.may_lack(found)
-                    });
-                }
-                let told = |name: &str| copied.as_ref().is_some_and(|copied| copied.contains_key(name));
-                let all = found.attributes.iter().filter(|one| told(&one.name) || !copy.may_lack(Some(one)));
-                pairs = Some(all.map(|one| (one.name.clone(), one.value.clone())).collect());
+            let mut pairs: Option<Attributes> =
+                found.map(|found| found.attributes.into_iter().map(|one| (one.name, one.value)).collect());
+            if let (Some(copied), Some(pairs)) = (&mut copied, &mut pairs) {
+                let history = run.runtime.block_on(run.engine().history(&client(), &id)).unwrap().unwrap();
+                copied.retain(|name, _| !copy.may_lack(&history, name));
+                pairs.retain(|name, _| !copy.may_lack(&history, name));
             }
             assert_eq!(copied, pairs, "{} {how}, after {events:#?}", id.as_str());
         }
