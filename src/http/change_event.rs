@@ -9,6 +9,7 @@ use super::outcomes::Outcomes;
 use crate::engine::EngineError;
 use crate::engine::read::changes::{ChangePlace, Event, What, Written};
 use crate::journal::entry::WriteKind;
+use crate::model::author::Author;
 use crate::model::batch::{BatchId, EmptyValues, Outcome};
 use crate::model::id::Key;
 use crate::model::seq::Millis;
@@ -52,6 +53,25 @@ impl Id {
     }
 }
 
+/// Who made a write. What the token is called can be asked of `GET /api/v1/tokens`.
+#[derive(Debug, Serialize, ToSchema)]
+struct Actor {
+    /// The id of the token of the call. null: the daemon asked for none.
+    token: Option<String>,
+    /// The address that the call came from.
+    address: Option<String>,
+}
+
+impl Actor {
+    /// Who this is. `None` if nothing is known of them.
+    fn of(author: Author) -> Option<Self> {
+        (!author.is_unknown()).then(|| Self {
+            token: author.token.map(|token| token.as_str().to_owned()),
+            address: author.address.map(|address| address.to_string()),
+        })
+    }
+}
+
 /// One event. What it has depends on what happened.
 #[derive(Debug, Default, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -67,6 +87,9 @@ pub(in crate::http) struct ChangeEvent<'a> {
     /// What kind of call it came by.
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<&'static str>,
+    /// Who made it, of a batch and of a write that is no page's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by: Option<Actor>,
     /// The visitor: its canonical id; of a row the id that it names.
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<Id>,
@@ -160,6 +183,7 @@ impl<'a> ChangeEvent<'a> {
             }
             What::Batch(batch) => Self {
                 source: Some(batch.rules.source.name()),
+                by: Actor::of(batch.by),
                 batch_id: Some(batch.id.to_string()),
                 rows: Some(batch.rows),
                 replaces: Some(batch.rules.writes_layer()),
@@ -206,6 +230,7 @@ impl<'a> ChangeEvent<'a> {
         let whole = written.whole.as_ref();
         Self {
             source,
+            by: Actor::of(written.by),
             id: Some(Id::of(&written.id)),
             created: written.created.then_some(true),
             set: Some(map(&written.sets)),

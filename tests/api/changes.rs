@@ -65,11 +65,12 @@ fn daemon_with_changes() -> (Daemon, Vec<Value>) {
         event.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         event
     };
+    let by = json!({"token": null, "address": "127.0.0.1"});
     let counts = json!({"updated": 2, "created": 0, "not_found": 1, "ignored": 0, "failed": 1});
     let expected = vec![
         json!({"event": "write", "source": "mbox", "id": pc("1"), "created": true, "set": {"city": "Oslo", "tier": "gold"}}),
         json!({"event": "write", "source": "mbox", "id": third_party, "created": true, "set": {"seen": "1"}, "bound": [pc("2")]}),
-        json!({"event": "batch", "source": "batch v2", "rows": 4, "replaces": false, "removes": false}),
+        json!({"event": "batch", "source": "batch v2", "by": by, "rows": 4, "replaces": false, "removes": false}),
         with(row(2, Some("1"), "updated"), json!({"set": {"city": "Bergen"}})),
         row(3, Some("9"), "not_found"),
         with(row(4, None, "failed"), json!({"reason": "bad_escape"})),
@@ -77,8 +78,8 @@ fn daemon_with_changes() -> (Daemon, Vec<Value>) {
         json!({"event": "batchEnd", "counts": counts}),
         json!({"event": "write", "source": "mbox", "id": third_party, "set": {}, "bound": [pc("1")], "ids": [pc("2"), pc("1")],
                "attributes": {"city": "Bergen", "plan": "free", "seen": "1", "tier": "gold"}}),
-        json!({"event": "write", "source": "single update", "id": third_party, "set": {"plan": "paid"}}),
-        json!({"event": "write", "source": "removal", "id": third_party, "set": {}, "removed": ["seen"]}),
+        json!({"event": "write", "source": "single update", "by": by, "id": third_party, "set": {"plan": "paid"}}),
+        json!({"event": "write", "source": "removal", "by": by, "id": third_party, "set": {}, "removed": ["seen"]}),
         json!({"event": "erase", "source": "erasure", "ids": [{"kind": "thirdPartyId", "id": "none"}]}),
         json!({"event": "upTo"}),
     ];

@@ -7,10 +7,10 @@ use profiled::engine::gates::Who;
 use profiled::engine::read::changes::{ChangePlace, Event, Step, What};
 use profiled::engine::{
     Announced, BatchSending, BatchState, BatchTerms, BatchVersion, CallIds, Engine, EngineError,
-    SingleUpdate, SiteCall, VisitorHistory,
+    SingleUpdate, SiteCall, VisitorHistory, Written,
 };
 use profiled::journal::entry::WriteKind;
-use profiled::model::author::Author;
+use profiled::model::author::{Author, TokenId};
 use profiled::model::batch::{BatchId, EmptyValues, Outcome};
 use profiled::model::id::{ClientCode, IdKind, Key, VisitorId};
 use profiled::model::profile::Source;
@@ -135,6 +135,8 @@ struct Run {
     engine: Option<Engine>,
     runtime: tokio::runtime::Runtime,
     batches: Vec<BatchId>,
+    /// Who made which write.
+    authors: BTreeMap<Seq, Author>,
     events: Vec<Event>,
     place: ChangePlace,
 }
@@ -156,7 +158,7 @@ impl Run {
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let engine = Some(Engine::open(config.clone(), Arc::clone(&clock) as _).unwrap());
         let place = ChangePlace::behind(Seq::ZERO);
-        Self { clock, config, engine, runtime, batches: vec![], events: vec![], place }
+        Self { clock, config, engine, runtime, batches: vec![], authors: BTreeMap::new(), events: vec![], place }
     }
 
     fn engine(&self) -> &Engine {
@@ -186,13 +188,11 @@ impl Run {
                 }
             }
             Op::Update(kind, who, sets) => {
-                let update = SingleUpdate {
-                    client: client(),
-                    id: visitor(*kind, *who),
-                    attributes: attributes(sets),
-                    by: Author::default(),
-                };
-                self.runtime.block_on(self.engine().update(update)).unwrap();
+                let by = self.next_author();
+                let (client, id, attributes) = (client(), visitor(*kind, *who), attributes(sets));
+                let update = SingleUpdate { client, id, attributes, by };
+                let written = self.runtime.block_on(self.engine().update(update)).unwrap();
+                self.made_by(&written, by);
             }
             Op::Remove(kind, who, names) => {
                 let names = names.iter().map(|name| format!("a{name}")).collect();
@@ -236,10 +236,23 @@ impl Run {
         }
     }
 
-    fn write(&self, kind: IdKind, who: u8, write: VisitorWrite) {
-        self.runtime
-            .block_on(self.engine().write_visitor(client(), visitor(kind, who), write, Author::default()))
-            .unwrap();
+    fn write(&mut self, kind: IdKind, who: u8, write: VisitorWrite) {
+        let by = self.next_author();
+        let written = self.engine().write_visitor(client(), visitor(kind, who), write, by);
+        let written = self.runtime.block_on(written).unwrap();
+        self.made_by(&written, by);
+    }
+
+    /// Somebody who has made no write yet.
+    fn next_author(&self) -> Author {
+        let token = TokenId::new(&format!("{:x}", self.authors.len() + 1));
+        Author { token, address: None }
+    }
+
+    fn made_by(&mut self, written: &Written, by: Author) {
+        if let Some(seq) = written.seq {
+            self.authors.insert(seq, by);
+        }
     }
 
     /// The events after a place, and where they end; as many as there are, or so many.
@@ -253,6 +266,10 @@ impl Run {
                     return ControlFlow::Break(());
                 }
                 place = event.place;
+                if let What::Write(write) = &event.what {
+                    let by = self.authors.get(&place.seq).copied().unwrap_or_default();
+                    assert_eq!(write.by, by, "{event:?}");
+                }
                 events.push(event);
                 ControlFlow::Continue(())
             });

@@ -24,6 +24,7 @@ use crate::journal::entry::{BatchAcceptedEntry, Entry, WriteEntry, WriteKind, de
 use crate::journal::log::{LogError, Position, read_piece};
 use crate::journal::snapshot::Snapshots;
 use crate::layout;
+use crate::model::author::Author;
 use crate::model::batch::{BatchId, Counts, EmptyValues, Outcome};
 use crate::model::id::{ClientCode, Key};
 use crate::model::profile::{Attribute, Profile, Source, Stored, decode};
@@ -149,6 +150,8 @@ pub struct Written {
     pub bound: Vec<Key>,
     /// All the visitor has then, where the write brought more than it names: a login merge, or a list of ids that was full.
     pub whole: Option<Whole>,
+    /// Who made it, as far as the visitor's profile tells.
+    pub by: Author,
 }
 
 /// A visitor after a write.
@@ -505,6 +508,7 @@ impl Changes {
             bound: listed(&|of| of == seq),
             whole: (!told_all || write.cause.whole)
                 .then(|| Whole { attributes: visible.iter().map(pair).collect(), ids: listed(&|_| true) }),
+            by: profile.author(seq),
             id,
         };
         let ids: Vec<Key> = std::iter::once(&written.id)
