@@ -24,6 +24,7 @@ pub struct Transport {
 #[cfg(feature = "cluster")]
 pub fn open(config: &Config, order: &str) -> Result<Transport, OrderError> {
     use crate::kafka::events::KafkaTopic;
+    use crate::kafka::leaders::LeaderWatch;
     use crate::kafka::log::KafkaLog;
     use crate::kafka::settings::{Address, KafkaSettings, Topic};
     use crate::kafka::topics::{self, Seen};
@@ -41,10 +42,12 @@ pub fn open(config: &Config, order: &str) -> Result<Transport, OrderError> {
     let changes = config.cluster.changes_topic.as_ref();
     let changes = changes.map(|name| KafkaTopic::named(&settings, name.as_str())).transpose()?;
     let changes = changes.map(|topic| Arc::new(topic) as Arc<dyn EventTopic>);
+    let watch = LeaderWatch::start(&settings)?;
     let look = move || {
         let seen = topics::look(&settings)?;
         let faults = seen.iter().flat_map(|topic| topic.faults.iter().cloned());
-        Ok(faults.chain(seen.iter().filter_map(Seen::too_few_in_sync)).collect())
+        let few = seen.iter().filter_map(Seen::too_few_in_sync);
+        Ok(faults.chain(few).chain(watch.outvoted()).collect())
     };
     Ok(Transport { order, pieces, nodes, changes, look: Arc::new(look) })
 }

@@ -13,7 +13,6 @@ use std::sync::{Arc, Mutex};
 
 use rdkafka::producer::{BaseRecord, Producer as _, PurgeConfig};
 
-use super::client;
 use super::log::{Pending, Producing, not_sent, producing};
 use super::settings::{KafkaSettings, Topic};
 use super::topics;
@@ -22,7 +21,7 @@ use crate::order::{Appended, Offset, OrderError};
 use crate::sync::unpoisoned;
 
 /// For throughput, and with bounded queues.
-const PRODUCER: [(&str, &str); 10] = [
+const PRODUCER: [(&str, &str); 11] = [
     ("acks", "all"),
     ("enable.idempotence", "true"),
     ("enable.gapless.guarantee", "true"),
@@ -35,6 +34,7 @@ const PRODUCER: [(&str, &str); 10] = [
     ("queue.buffering.max.messages", "0"),
     ("queue.buffering.max.kbytes", "65536"),
     ("compression.type", "lz4"),
+    ("partitioner", "murmur2_random"),
 ];
 
 /// A topic of events, on the brokers of an order.
@@ -62,9 +62,7 @@ impl EventTopic for KafkaTopic {
 
     fn open(&self) -> Result<Box<dyn EventWriter>, OrderError> {
         let partitions = topics::ensure_changes(&self.settings, &self.name)?;
-        let mut config = client::config(&self.settings, &PRODUCER);
-        config.set("partitioner", "murmur2_random");
-        let (producer, topic) = (producing(&config)?, self.name.clone());
+        let (producer, topic) = (producing(&self.settings, &PRODUCER)?, self.name.clone());
         Ok(Box::new(KafkaWriter { producer, topic, partitions, failed: Arc::default() }))
     }
 }

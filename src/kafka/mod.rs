@@ -3,6 +3,7 @@
 //! ```text
 //! settings   the order's address, and what is passed on to librdkafka
 //! client     what librdkafka says goes to the log; its errors in our words
+//! leaders    who leads the topics, in the eyes of every broker
 //! topics     the topics: made, and checked
 //! log        one topic partition as a `Log`
 //! events     the topic of changes as an `EventTopic`
@@ -20,6 +21,7 @@
 
 mod client;
 pub mod events;
+pub mod leaders;
 pub mod log;
 pub mod settings;
 pub mod topics;

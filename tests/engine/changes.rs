@@ -158,7 +158,16 @@ impl Run {
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let engine = Some(Engine::open(config.clone(), Arc::clone(&clock) as _).unwrap());
         let place = ChangePlace::behind(Seq::ZERO);
-        Self { clock, config, engine, runtime, batches: vec![], authors: BTreeMap::new(), events: vec![], place }
+        Self {
+            clock,
+            config,
+            engine,
+            runtime,
+            batches: vec![],
+            authors: BTreeMap::new(),
+            events: vec![],
+            place,
+        }
     }
 
     fn engine(&self) -> &Engine {

@@ -95,6 +95,19 @@ impl Site {
         mended.elapsed()
     }
 
+    /// Cuts the broker that leads the order from the other brokers, and from no node: writes go on with another leader.
+    pub(super) fn cut_leader_from_brokers(&mut self) {
+        let leader = self.brokers.leader_of("site.order");
+        let mut others = self.brokers_hosts();
+        let leader = others.remove(leader);
+        self.cut(&leader, &others, Ways::Both);
+        let cut = Instant::now();
+        self.load.wait_for_acknowledgements();
+        crate::say(&format!("writes went on {:.1} s after the cut", cut.elapsed().as_secs_f32()));
+        self.network().mend();
+        self.brokers.wait_for_all();
+    }
+
     /// Cuts a node from all other nodes: it goes on all the same. With an empty folder it does not start, and says whom it
     /// asked in vain. Gives how long it took until it was ready, once it reached them again.
     pub(super) fn cut_from_peers(&mut self, node: usize) -> Duration {

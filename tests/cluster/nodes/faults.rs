@@ -476,6 +476,20 @@ fn apart(site: &mut Site) {
             put_in: &mut |site, round| Some(site.cut_from_leader(round % 3)),
         });
     }
+    const ALONE: &str = "the broker that leads cut from the other brokers";
+    if is_asked_for(ALONE) && site.can_cut(ALONE) {
+        let line = site.suffer(Fault {
+            called: ALONE,
+            rounds: rounds(),
+            hit: &|_| vec![],
+            put_in: &mut |site, _| {
+                site.cut_leader_from_brokers();
+                None
+            },
+        });
+        let pause = line.longest_pause;
+        assert!(pause < BROKER_PAUSE_MAX, "no write was acknowledged for {pause:?}");
+    }
     const PEERS: &str = "a node cut from the other nodes";
     if is_asked_for(PEERS) && site.can_cut(PEERS) {
         site.suffer(Fault {
