@@ -198,14 +198,36 @@ impl Client {
         path: &str,
         accept: &'static str,
     ) -> Result<Response<Incoming>, CliError> {
+        self.streamed(self.for_stream(path, accept)?).await
+    }
+
+    /// The same; none if the path is not there.
+    pub(super) async fn stream_if_there(
+        &self,
+        path: &str,
+        accept: &'static str,
+    ) -> Result<Option<Response<Incoming>>, CliError> {
+        let request = self.for_stream(path, accept)?;
+        let answer = self.http.request(request).await.map_err(|e| self.failed(&e))?;
+        if answer.status() == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        self.unless_refused(answer).await.map(Some)
+    }
+
+    fn for_stream(&self, path: &str, accept: &'static str) -> Result<Request<Sent>, CliError> {
         let nothing = Full::default().map_err(|never| match never {}).boxed_unsync();
         let mut request = self.request(Method::GET, path, None, nothing)?;
         request.headers_mut().insert(ACCEPT, HeaderValue::from_static(accept));
-        self.streamed(request).await
+        Ok(request)
     }
 
     async fn streamed(&self, request: Request<Sent>) -> Result<Response<Incoming>, CliError> {
         let answer = self.http.request(request).await.map_err(|e| self.failed(&e))?;
+        self.unless_refused(answer).await
+    }
+
+    async fn unless_refused(&self, answer: Response<Incoming>) -> Result<Response<Incoming>, CliError> {
         if answer.status().is_success() {
             return Ok(answer);
         }

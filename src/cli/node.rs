@@ -1,18 +1,19 @@
 //! What `profiled serve` does besides where the daemon is one node of several.
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io::{self, Seek as _, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::BodyExt as _;
 use tokio::runtime::Handle;
+use tokio::time::timeout;
 
 use super::client::Client;
 use super::error::CliError;
 use super::peer;
-use crate::cluster::{self, FolderCluster, Identity, Joined, Members, Roster, Transport};
+use crate::cluster::{self, FolderCluster, Identity, Joined, Members, Roster, SNAPSHOT_NAME, Transport};
 use crate::config::Config;
 use crate::durable::private_folder;
 use crate::engine::offline::restore::{clear_interrupted as clear_interrupted_restore, restore_of_peer};
@@ -24,6 +25,15 @@ use crate::order::Offset;
 use crate::order::gather::Gathering;
 use crate::order::record::ClusterId;
 use crate::tokens::Tokens;
+
+/// The media type of a snapshot.
+const TAR: &str = "application/x-tar";
+/// How often the rest of a snapshot is asked for without that a byte more comes.
+const TRIES: u32 = 10;
+/// How long the next bytes of one may take.
+const NEXT_WITHIN: Duration = Duration::from_secs(30);
+/// How long a node waits before it asks for the rest.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// A daemon that has joined an order, and whose engine is not open yet.
 pub(super) struct Node {
@@ -145,19 +155,20 @@ async fn fetch(
 ) -> Result<(), CliError> {
     let failed = |error: &dyn std::fmt::Display| CliError::Failed(error.to_string());
     let client = Client::new(address, token, None)?;
-    let mut answer = client.stream("/api/v1/cluster/snapshot", "application/x-tar").await?;
     let arriving = data.join(layout::ARRIVING);
     let begun =
         private_folder(data).and_then(|()| remove(&arriving)).and_then(|()| private_folder(&arriving));
     begun.map_err(|error| failed(&error))?;
     let archive = arriving.join("snapshot.tar");
-    let mut file = fs::File::create(&archive).map_err(|error| failed(&error))?;
-    while let Some(frame) = answer.frame().await {
-        let frame = frame.map_err(|error| client.broke_off(&error))?;
-        if let Ok(bytes) = frame.into_data() {
-            file.write_all(&bytes).map_err(|error| failed(&error))?;
-        }
-    }
+    let mut arrival = Arrival {
+        client,
+        file: fs::File::create(&archive).map_err(|error| failed(&error))?,
+        had: 0,
+        name: None,
+        again: AGAIN,
+    };
+    arrival.wait_for_all().await?;
+    drop(arrival);
     let (config, data) = (config.clone(), data.to_owned());
     let restored = tokio::task::spawn_blocking(move || {
         let backup = arriving.join("backup");
@@ -169,4 +180,129 @@ async fn fetch(
         remove(&arriving)
     });
     restored.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
+}
+
+/// A snapshot on its way here.
+struct Arrival {
+    client: Client,
+    file: fs::File,
+    /// How many bytes came.
+    had: u64,
+    /// What the other node calls it, once that is known.
+    name: Option<String>,
+    /// How long it waits before it asks for the rest.
+    again: Duration,
+}
+
+impl Arrival {
+    /// Gets all of it. If the other node breaks off, it gets the rest; if that is not kept any more, it begins again.
+    async fn wait_for_all(&mut self) -> Result<(), CliError> {
+        let (mut before, mut in_vain) = (0, 0);
+        loop {
+            let Err(error) = self.get().await else { return Ok(()) };
+            in_vain = if self.had > before { 1 } else { in_vain + 1 };
+            before = self.had;
+            if self.name.is_none() || in_vain > TRIES {
+                return Err(error);
+            }
+            tracing::warn!(%error, bytes = self.had, "another node's snapshot broke off: the rest of it is asked for");
+            tokio::time::sleep(self.again).await;
+        }
+    }
+
+    /// Gets what is missing, as far as it comes.
+    async fn get(&mut self) -> Result<(), CliError> {
+        const PATH: &str = "/api/v1/cluster/snapshot";
+        let rest = match &self.name {
+            Some(name) => {
+                let path = format!("{PATH}?snapshot={name}&from={}", self.had);
+                self.client.stream_if_there(&path, TAR).await?
+            }
+            None => None,
+        };
+        let mut answer = match rest {
+            Some(rest) => rest,
+            None => {
+                let whole = self.client.stream(PATH, TAR).await?;
+                self.file
+                    .set_len(0)
+                    .and_then(|()| self.file.rewind())
+                    .map_err(|error| CliError::Failed(error.to_string()))?;
+                self.had = 0;
+                whole
+            }
+        };
+        let name = answer.headers().get(SNAPSHOT_NAME).and_then(|name| name.to_str().ok());
+        self.name = name.map(str::to_owned);
+        let silent = |_| CliError::Failed(format!("nothing came for {} s", NEXT_WITHIN.as_secs()));
+        while let Some(frame) = timeout(NEXT_WITHIN, answer.frame()).await.map_err(silent)? {
+            let frame = frame.map_err(|error| self.client.broke_off(&error))?;
+            if let Ok(bytes) = frame.into_data() {
+                self.file.write_all(&bytes).map_err(|error| CliError::Failed(error.to_string()))?;
+                self.had += bytes.len() as u64;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead as _, BufReader};
+    use std::net::TcpListener;
+
+    /// What another node answers a call: its status, what it calls the snapshot, what it says of its body's length, and its body.
+    type Answer = (u16, &'static str, usize, &'static str);
+
+    /// Gets a snapshot from a node that answers so. Gives what came, and the paths that were asked for.
+    fn arrives(answers: &'static [Answer]) -> (Result<String, String>, Vec<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let node = std::thread::spawn(move || {
+            let one = |(status, name, length, body): &Answer| {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map(Result::unwrap);
+                let asked = lines.next().unwrap();
+                while lines.next().is_some_and(|line| !line.is_empty()) {}
+                write!(
+                    stream,
+                    "HTTP/1.1 {status} X\r\n{SNAPSHOT_NAME}: {name}\r\nContent-Length: {length}\r\n\r\n{body}"
+                )
+                .unwrap();
+                asked.split(' ').nth(1).unwrap().to_owned()
+            };
+            answers.iter().map(one).collect()
+        });
+        let (file, client) =
+            (tempfile::NamedTempFile::new().unwrap(), Client::new(&address, None, None).unwrap());
+        let mut arrival =
+            Arrival { client, file: file.reopen().unwrap(), had: 0, name: None, again: Duration::ZERO };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let came = runtime.block_on(arrival.wait_for_all());
+        let came = came.map(|()| fs::read_to_string(file.path()).unwrap()).map_err(|error| error.to_string());
+        (came, node.join().unwrap())
+    }
+
+    #[test]
+    fn the_rest_of_a_snapshot_that_broke_off_is_asked_for() {
+        let whole = "/api/v1/cluster/snapshot";
+        let rest = |name: &str, from: u64| format!("{whole}?snapshot={name}&from={from}");
+        let (came, asked) = arrives(&[(200, "a", 6, "abcdef")]);
+        assert_eq!((came.as_deref(), asked), (Ok("abcdef"), vec![whole.to_owned()]));
+        let (came, asked) = arrives(&[(200, "a", 6, "ab"), (200, "a", 4, "c"), (200, "a", 3, "def")]);
+        assert_eq!(
+            (came.as_deref(), asked),
+            (Ok("abcdef"), vec![whole.to_owned(), rest("a", 2), rest("a", 3)])
+        );
+        // The other node was started again meanwhile, and has another one.
+        let (came, asked) = arrives(&[(200, "a", 6, "abcd"), (404, "", 0, ""), (200, "b", 3, "xyz")]);
+        assert_eq!(
+            (came.as_deref(), asked),
+            (Ok("xyz"), vec![whole.to_owned(), rest("a", 4), whole.to_owned()])
+        );
+        // One who sends nothing at all is not asked again.
+        let (came, _) = arrives(&[(503, "", 2, "no")]);
+        assert!(came.is_err(), "{came:?}");
+    }
 }

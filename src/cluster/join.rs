@@ -143,6 +143,9 @@ pub struct Identity {
     pub settings: String,
 }
 
+/// The header with what a node calls the snapshot that it sends, so that it can be asked for the rest.
+pub const SNAPSHOT_NAME: &str = "profiled-snapshot";
+
 /// Gets a snapshot from the node at this address into a data folder, which is empty or not there. The folder gets its name only
 /// once it says that it belongs to this order.
 pub type FetchSnapshot<'f> = &'f dyn Fn(&str, &Path, ClusterId) -> Result<(), String>;

@@ -30,7 +30,7 @@ mod transport;
 
 pub use changes::WriteEvent;
 pub use folder::{FolderCluster, Founded};
-pub use join::{FetchSnapshot, Identity, JoinError, Joined, found, join};
+pub use join::{FetchSnapshot, Identity, JoinError, Joined, SNAPSHOT_NAME, found, join};
 pub use members::Members;
 pub use report::{NodeReport, NodeState, hash_of};
 pub use roster::{ASKING_NODE, AskPeer, Member, PeerAnswer, PeerCall, Roster, Watched};

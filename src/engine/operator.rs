@@ -223,11 +223,21 @@ impl Engine {
     }
 
     /// Writes a backup for another node, into a folder that goes with what this gives.
-    pub async fn peer_snapshot(&self, who: &Who) -> Result<PeerSnapshot, EngineError> {
+    pub async fn peer_snapshot(&self, who: &Who) -> Result<Arc<PeerSnapshot>, EngineError> {
         let data = self.data_folder().to_owned();
         let snapshot = blocking(move || PeerSnapshot::begin(&data).or_internal()).await?;
         self.backup(who, snapshot.folder().to_owned()).await?;
-        Ok(snapshot)
+        Ok(Arc::new(snapshot))
+    }
+
+    /// Keeps such a backup for a while: its rest may be asked for. Needs the runtime.
+    pub fn keep_peer_snapshot(&self, snapshot: &Arc<PeerSnapshot>) {
+        self.0.upkeep.sent_last.keep(snapshot);
+    }
+
+    /// The backup of this name that was sent, if it is kept.
+    pub fn sent_snapshot(&self, name: &str) -> Option<Arc<PeerSnapshot>> {
+        self.0.upkeep.sent_last.take(name)
     }
 
     /// The gauges, for whoever watches.

@@ -7,8 +7,8 @@
 //! Promises: a broker that does not answer holds up nobody but this thread. Without a majority of those who answer nothing changes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::{JoinHandle, park_timeout};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::metadata::Metadata;
 
+use super::asked::Asked;
 use super::client::{self, Context};
 use super::settings::{KafkaSettings, Topic};
 use crate::order::OrderError;
@@ -31,48 +32,6 @@ const ASK: Duration = Duration::from_secs(1);
 type BrokerId = i32;
 /// Who leads each of the topics, in the order of [`Topic::ALL`], as one broker says.
 type Leaders = Vec<BrokerId>;
-
-/// Which brokers the clients of an order ask. All of them share it.
-#[derive(Clone, Default)]
-pub struct Asked(Arc<RwLock<Chosen>>);
-
-#[derive(Clone, Default)]
-struct Chosen {
-    /// Rises whenever all clients have to be made again.
-    round: u64,
-    /// `HOST:PORT` of those to ask, if not the ones of the order's address.
-    brokers: Option<String>,
-    /// Who is not asked, and why, in words.
-    why: Option<String>,
-}
-
-impl Asked {
-    /// A client that was made in an earlier round has to be made again.
-    pub(super) fn round(&self) -> u64 {
-        self.chosen().round
-    }
-
-    /// The brokers to ask, as librdkafka takes them, if not those of the order's address.
-    pub(super) fn brokers(&self) -> Option<String> {
-        self.chosen().brokers
-    }
-
-    fn chosen(&self) -> Chosen {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// All clients turn away from some brokers, to these.
-    fn turn_to(&self, brokers: String, why: String) {
-        let mut chosen = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        *chosen = Chosen { round: chosen.round + 1, brokers: Some(brokers), why: Some(why) };
-    }
-
-    /// New clients may ask all again.
-    fn turn_back(&self) {
-        let mut chosen = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        *chosen = Chosen { round: chosen.round, ..Chosen::default() };
-    }
-}
 
 /// The thread that asks. It ends with this.
 pub struct LeaderWatch {
@@ -100,7 +59,7 @@ impl LeaderWatch {
 
     /// Which broker is not asked now, and why, in words.
     pub fn outvoted(&self) -> Option<String> {
-        self.asked.chosen().why
+        self.asked.why()
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! settings   the order's address, and what is passed on to librdkafka
+//! asked      which brokers are asked
 //! client     what librdkafka says goes to the log; its errors in our words
 //! leaders    who leads the topics, in the eyes of every broker
 //! topics     the topics: made, and checked
@@ -19,6 +20,7 @@
 //!
 //! Changes go to a topic of any name, with several partitions, if the settings name one. It is kept as its owner sets it.
 
+mod asked;
 mod client;
 pub mod events;
 pub mod leaders;

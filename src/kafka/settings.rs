@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use super::leaders::Asked;
+use super::asked::Asked;
 
 /// The longest name of a topic that Kafka takes.
 const TOPIC_NAME_MAX: usize = 249;

@@ -1,16 +1,26 @@
 //! A backup that a node makes for another one, in a folder of its own.
 //!
-//! Promises: the folder goes with the [`PeerSnapshot`]; what a crash left of one goes at the next start.
+//! Promises: the folder goes with the [`PeerSnapshot`]; what a crash left of one goes at the next start. The last one is
+//! kept for [`KEPT`] after it was sent, so that the other node can get the rest of it if it did not get all.
 
 use crate::durable::private_folder;
 use crate::layout;
+use crate::sync::{Mutex, lock};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 use tokio::runtime::Handle;
+
+/// How long a snapshot is kept after it was sent.
+const KEPT: Duration = Duration::from_secs(120);
 
 /// The folder of a backup for another node. It goes when this is dropped.
 #[derive(Debug)]
-pub struct PeerSnapshot(PathBuf);
+pub struct PeerSnapshot {
+    folder: PathBuf,
+    name: String,
+}
 
 impl PeerSnapshot {
     /// A folder that no other snapshot has, and that does not exist yet. Blocks.
@@ -19,12 +29,18 @@ impl PeerSnapshot {
         getrandom::fill(&mut number).map_err(io::Error::other)?;
         let all = data.join(layout::PEER_SNAPSHOTS);
         private_folder(&all)?;
-        Ok(Self(all.join(layout::digits(u64::from_le_bytes(number)))))
+        let name = layout::digits(u64::from_le_bytes(number));
+        Ok(Self { folder: all.join(&name), name })
     }
 
     /// Where it is.
     pub fn folder(&self) -> &Path {
-        &self.0
+        &self.folder
+    }
+
+    /// What it is called.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Removes what a crash left of any. Blocks.
@@ -35,11 +51,35 @@ impl PeerSnapshot {
 
 impl Drop for PeerSnapshot {
     fn drop(&mut self) {
-        let folder = std::mem::take(&mut self.0);
+        let folder = std::mem::take(&mut self.folder);
         match Handle::try_current() {
             Ok(runtime) => drop(runtime.spawn_blocking(move || remove(&folder))),
             Err(_) => remove(&folder),
         }
+    }
+}
+
+/// The snapshot that was sent last.
+#[derive(Clone, Default)]
+pub(in crate::engine) struct SentLast(Arc<Mutex<Option<Arc<PeerSnapshot>>>>);
+
+impl SentLast {
+    /// Keeps a snapshot for a while. Needs the runtime.
+    pub(in crate::engine) fn keep(&self, snapshot: &Arc<PeerSnapshot>) {
+        *lock(&self.0) = Some(Arc::clone(snapshot));
+        let (kept, snapshot) = (self.clone(), Arc::downgrade(snapshot));
+        drop(Handle::current().spawn(async move {
+            tokio::time::sleep(KEPT).await;
+            let mut kept = lock(&kept.0);
+            if kept.as_ref().is_some_and(|kept| snapshot.as_ptr() == Arc::as_ptr(kept)) {
+                *kept = None;
+            }
+        }));
+    }
+
+    /// The one of this name, if it is kept. Whoever sends it again keeps it again.
+    pub(in crate::engine) fn take(&self, name: &str) -> Option<Arc<PeerSnapshot>> {
+        lock(&self.0).take_if(|kept| kept.name == name)
     }
 }
 

@@ -14,6 +14,7 @@ use crate::engine::shared::{Asked, Shared, blocking};
 use crate::engine::types::Written;
 use crate::engine::upkeep::erasures::ErasureList;
 use crate::engine::upkeep::hold::Hold;
+use crate::engine::upkeep::peer_snapshot::SentLast;
 use crate::engine::upkeep::rebuild_status::RebuildStatus;
 use crate::engine::upkeep::scheduled::BackupStatus;
 use crate::engine::upkeep::task::{Done, Task};
@@ -51,6 +52,8 @@ pub(in crate::engine) struct Upkeep {
     pub(in crate::engine) rebuild: RebuildStatus,
     /// How the backups are that the daemon makes by itself.
     pub(in crate::engine) backups: BackupStatus,
+    /// The snapshot for another node that was sent last.
+    pub(in crate::engine) sent_last: SentLast,
 }
 
 impl Upkeep {
@@ -76,6 +79,7 @@ impl Upkeep {
             applying: Mutex::new(()),
             rebuild: RebuildStatus::default(),
             backups: BackupStatus::default(),
+            sent_last: SentLast::default(),
         };
         (upkeep, queue)
     }

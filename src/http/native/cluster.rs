@@ -1,15 +1,18 @@
 //! `GET /api/v1/cluster`: how the nodes of an order are. `GET /api/v1/cluster/snapshot`: everything that a new node needs, as a tar
 //! file of a backup.
 
+use std::fs;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::time::Duration;
 
 use hyper::StatusCode;
+use hyper::header::HeaderValue;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::cluster::{ClusterStatus, NodeStatus};
+use crate::cluster::{ClusterStatus, NodeStatus, SNAPSHOT_NAME};
 use crate::engine::{EngineError, PeerSnapshot};
 use crate::http::auth::Access;
 use crate::http::endpoint::{Api, Call, CallLimits, Endpoint, Methods, Reply, Whose};
@@ -49,7 +52,16 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         describe: Some(|operation| {
             operation
                 .summary("Gives a new node everything that it needs: a backup, as a tar file.")
+                .says("An answer that broke off can be gone on with for two minutes.")
+                .query(
+                    "snapshot",
+                    false,
+                    shapes::text(),
+                    "The Profiled-Snapshot of an answer that broke off: its rest is wanted.",
+                )
+                .query("from", false, shapes::pattern("^[0-9]{1,19}$"), "How many bytes of it came.")
                 .answers("200", "The backup, in chunks.", [form(TAR, shapes::text())])
+                .bears("200", SNAPSHOT_NAME, "What the snapshot is called, to go on with it.")
                 .refusal("404")
         }),
     },
@@ -149,24 +161,46 @@ impl NodeOfCluster {
     }
 }
 
-/// Makes a backup, sends it, and removes it.
+/// Makes a backup, or takes the one that was sent; sends it, and keeps it for a while.
 async fn snapshot(call: Call<'_>) -> Reply {
+    let query = call.query()?;
     let Call { front, request, bearer, .. } = call;
     if front.members.is_none() {
         return Err(HttpError::NotFound("this daemon is no node of several: use POST /api/v1/backup".into()));
     }
+    let from = query.get("from").unwrap_or("0");
+    let from: u64 =
+        from.parse().map_err(|_| HttpError::Wrong(format!("from={from} is no number of bytes")))?;
     let who = request.who(None);
     let place = front.event_streams.take(&who).await?;
     let pace = request.answer_pace();
-    let snapshot = front.app.peer_snapshot(&who).await?;
-    front.app.note_act(bearer.actor(request), "snapshot for a node", None, "everything").await;
-    Ok(chunked(TAR, begin("a snapshot for a node", &place, pace, move |out| send(&snapshot, out))))
+    let (snapshot, what) = match query.get("snapshot") {
+        Some(name) => (front.app.sent_snapshot(name).ok_or_else(not_kept)?, "the rest"),
+        None => (front.app.peer_snapshot(&who).await?, "everything"),
+    };
+    front.app.note_act(bearer.actor(request), "snapshot for a node", None, what).await;
+    let (app, name) = (front.app.clone(), HeaderValue::from_str(snapshot.name()));
+    let chunks = begin("a snapshot for a node", &place, pace, move |out| {
+        let sent = send(&snapshot, from, out);
+        app.keep_peer_snapshot(&snapshot);
+        sent
+    });
+    let mut answer = chunked(TAR, chunks);
+    if let Ok(name) = name {
+        answer.headers_mut().insert(SNAPSHOT_NAME, name);
+    }
+    Ok(answer)
 }
 
-fn send(snapshot: &PeerSnapshot, out: &mut Sender) -> Result<(), EngineError> {
-    let mut archive = tar::Builder::new(Chunks(out));
+fn not_kept() -> HttpError {
+    HttpError::NotFound("this snapshot is not kept any more: ask for one from its beginning".into())
+}
+
+/// Sends the archive from this byte on, as far as the other node takes it.
+fn send(snapshot: &PeerSnapshot, from: u64, out: &mut Sender) -> Result<(), EngineError> {
+    let mut archive = tar::Builder::new(Rest { out, at: 0, from });
     archive.mode(tar::HeaderMode::Deterministic);
-    let sent = archive.append_dir_all(".", snapshot.folder()).and_then(|()| archive.finish());
+    let sent = append(&mut archive, snapshot.folder(), Path::new("")).and_then(|()| archive.finish());
     match sent {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(EngineError::Internal(format!("the snapshot could not be sent: {error}")))
@@ -175,12 +209,37 @@ fn send(snapshot: &PeerSnapshot, out: &mut Sender) -> Result<(), EngineError> {
     }
 }
 
-/// Writes into an answer.
-struct Chunks<'s>(&'s mut Sender);
+/// Appends what is in a folder, in the order of the names: an archive that is made again is the same.
+fn append(archive: &mut tar::Builder<Rest<'_>>, folder: &Path, name: &Path) -> io::Result<()> {
+    let mut entries = fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?;
+    entries.sort_unstable_by_key(fs::DirEntry::file_name);
+    for entry in entries {
+        let (path, name) = (entry.path(), name.join(entry.file_name()));
+        if entry.file_type()?.is_dir() {
+            archive.append_dir(&name, &path)?;
+            append(archive, &path, &name)?;
+        } else {
+            archive.append_path_with_name(&path, &name)?;
+        }
+    }
+    Ok(())
+}
 
-impl Write for Chunks<'_> {
+/// Writes into an answer, but for the bytes before `from`.
+struct Rest<'s> {
+    out: &'s mut Sender,
+    /// How many bytes came.
+    at: u64,
+    from: u64,
+}
+
+impl Write for Rest<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self.0.write(|out| out.extend_from_slice(bytes)) {
+        let skipped =
+            usize::try_from(self.from.saturating_sub(self.at)).unwrap_or(usize::MAX).min(bytes.len());
+        self.at += bytes.len() as u64;
+        let wanted = bytes.get(skipped..).unwrap_or_default();
+        match self.out.write(|out| out.extend_from_slice(wanted)) {
             ControlFlow::Continue(()) => Ok(bytes.len()),
             ControlFlow::Break(()) => Err(io::ErrorKind::BrokenPipe.into()),
         }

@@ -51,6 +51,24 @@ impl Node {
     }
 }
 
+/// A snapshot that breaks off goes on where it broke off: the two parts are what was sent at once.
+fn the_rest_of_a_snapshot_is_given(node: &Node) {
+    let path = "/api/v1/cluster/snapshot";
+    let whole = node.get(path);
+    let name = whole.header("profiled-snapshot").unwrap().to_owned();
+    for from in [0, 1, whole.body.len() / 2, whole.body.len()] {
+        let rest = node.get(&format!("{path}?snapshot={name}&from={from}"));
+        assert_eq!((rest.status, rest.header("profiled-snapshot")), (200, Some(&*name)));
+        assert!(rest.body == whole.body[from..], "from byte {from}");
+    }
+    let mut archive = tar::Archive::new(&whole.body[..]);
+    let files = archive.entries().unwrap().map(|entry| entry.unwrap().path().unwrap().into_owned());
+    assert!(files.count() > 3);
+    let other = node.get(&format!("{path}?snapshot=0000000000000000&from=7"));
+    assert_eq!(other.status, 404, "{}", other.text());
+    assert_eq!(node.get(&format!("{path}?snapshot={name}&from=x")).status, 400);
+}
+
 /// Outcomes and damaged files come from the other node.
 pub(crate) fn a_node_gets_from_another_what_it_lacks(brokers: &Brokers) {
     let keys = Daemon::configured("");
@@ -84,6 +102,8 @@ pub(crate) fn a_node_gets_from_another_what_it_lacks(brokers: &Brokers) {
             assert_eq!(from_b.header(header), from_a.header(header), "{what}");
         }
     }
+
+    the_rest_of_a_snapshot_is_given(&a);
 
     b.daemon.terminate();
     b.daemon.ended();
