@@ -33,6 +33,8 @@ mod resolved;
 #[cfg(test)]
 mod tests;
 
+pub use find::IdPlace;
+
 /// A pending batch: accepted, durable and readable, but not all in the store yet.
 #[derive(Debug)]
 pub struct Pending {

@@ -70,6 +70,7 @@ pub use node::{NodeParts, OrderStatus};
 pub use open::rebuild::Opening;
 pub use peers::{PeerBody, Peers};
 pub use read::batch_list::BatchPage;
+use read::by_value::Wanted;
 use read::changes::{ChangePlace, Changes};
 use read::export::Export;
 pub use read::lookup::{look_up, look_up_at};
@@ -207,6 +208,18 @@ impl Engine {
         most: usize,
     ) -> Result<FoundVisitors, EngineError> {
         self.0.read.find(client, begins, after, most).await
+    }
+
+    /// Finds visitors by the value of an attribute, from where an earlier page left off.
+    pub async fn find_by_value(
+        &self,
+        who: &Who,
+        client: &ClientCode,
+        wanted: Wanted,
+        after: Option<&str>,
+        most: usize,
+    ) -> Result<FoundVisitors, EngineError> {
+        self.0.read.by_value(who, client, wanted, after, most).await
     }
 
     /// What a visitor's attributes were, as far as its profile keeps it.

@@ -248,8 +248,15 @@ fn the_answers_to_all_calls_are_as_described() {
     let profile = "/api/v1/profiles/{id}";
     tour.get(profile, "/api/v1/profiles/t?client=demo&lines=true");
     tour.get(profile, "/api/v1/profiles/none?client=demo");
-    for query in ["beginning=t", "beginning=none", "beginning=t&limit=1&after=t", "", "beginning=t&by=email"]
-    {
+    for query in [
+        "beginning=t",
+        "beginning=none",
+        "beginning=t&limit=1&after=t",
+        "",
+        "beginning=t&by=email",
+        "attribute=a&value=1",
+        "attribute=a&value=1&after=t",
+    ] {
         tour.get("/api/v1/profiles", &format!("/api/v1/profiles?client=demo&{query}"));
     }
     for at in ["0", "18446744073709551615", "2001-01-01T00:00:00Z", "then"] {

@@ -16,6 +16,15 @@ use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
 
+/// The place of an id in the order in which [`Pending::each_id_behind`] gives them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IdPlace {
+    /// An id that is in no bundle, by its hash.
+    Hash(u64),
+    /// An id of a bundle, by the bundle's number.
+    Bundle(usize),
+}
+
 impl Pending {
     /// What it has for these ids. Rows are read one by one, as they are. The file was verified when the batch was accepted or
     /// opened, and is verified again when its rows are applied.
@@ -84,16 +93,30 @@ impl Pending {
     /// Gives each id whose rows bring anything, once, until `each` has enough. Ids come in the order of their hashes, so that
     /// all rows of one id stand together; then come the ids of bundles. The file is read row by row, as it is.
     pub fn each_id(&self, mut each: impl FnMut(&str) -> ControlFlow<()>) -> Result<(), UploadError> {
+        self.each_id_behind(None, |_, id| each(id))
+    }
+
+    /// The same from behind a place on. An id comes with its place; ids whose hashes are the same have one place.
+    pub fn each_id_behind(
+        &self,
+        behind: Option<IdPlace>,
+        mut each: impl FnMut(IdPlace, &str) -> ControlFlow<()>,
+    ) -> Result<(), UploadError> {
         let unreadable = || UploadError::of(&self.rows);
         let (file, header) = (self.open_file()?, &self.header);
         let (mut reader, mut bytes) = (RowReader::new(), vec![]);
         let (mut hash, mut ids) = (None, vec![]);
-        for block in 0.. {
+        let (first, done, bundles_done) = match behind {
+            None => (Some(0), None, 0),
+            Some(IdPlace::Hash(hash)) => (Some(self.index.block_of(hash)), Some(hash), 0),
+            Some(IdPlace::Bundle(number)) => (None, None, number.saturating_add(1)),
+        };
+        for block in first.into_iter().flat_map(|first| first..) {
             let entries = self.index.block(block).map_err(unreadable())?;
             if entries.is_empty() {
                 break;
             }
-            for entry in entries {
+            for entry in entries.into_iter().filter(|entry| done.is_none_or(|done| entry.hash > done)) {
                 read_row(&file, header, entry.place().offset, &mut reader, &mut bytes)
                     .map_err(unreadable())?;
                 let Ok(cells) = reader.read(header, &bytes).content else {
@@ -110,14 +133,14 @@ impl Pending {
                     continue;
                 }
                 ids.push(cells.id().to_owned());
-                if each(cells.id()).is_break() {
+                if each(IdPlace::Hash(entry.hash), cells.id()).is_break() {
                     return Ok(());
                 }
             }
         }
-        for bundle in self.index.all_bundles() {
+        for (number, bundle) in self.index.all_bundles().iter().enumerate().skip(bundles_done) {
             let id = bundle.id(&|at, length| self.index.read_bundles(at, length)).map_err(unreadable())?;
-            if each(&id).is_break() {
+            if each(IdPlace::Bundle(number), &id).is_break() {
                 return Ok(());
             }
         }

@@ -3,6 +3,7 @@
 //! ```text
 //! lookup.rs      one visitor as of now: the stored profile with the pending rows applied
 //! search.rs      visitors by the beginning of an id
+//! by_value.rs    visitors by the value of an attribute
 //! export.rs      all visitors of a client, page by page
 //! changes.rs     every write to a client's visitors, in the order of seqs
 //! batch_list.rs  the batches of a client, newest first, page by page
@@ -14,6 +15,7 @@
 //! Promises: nothing in this room writes to the journal or the store.
 
 pub(in crate::engine) mod batch_list;
+pub mod by_value;
 pub mod changes;
 pub mod clients;
 pub mod export;

@@ -9,6 +9,7 @@ mod batches;
 mod clients;
 mod cluster;
 mod edit;
+mod find;
 mod found;
 mod health;
 mod home;
@@ -34,6 +35,7 @@ use refusal::PAGES;
 pub(super) const ENDPOINTS: &[&[Endpoint]] = &[
     home::ENDPOINTS,
     visitor::ENDPOINTS,
+    find::ENDPOINTS,
     edit::ENDPOINTS,
     batches::ENDPOINTS,
     upload::ENDPOINTS,

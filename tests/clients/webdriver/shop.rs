@@ -95,6 +95,8 @@ impl Shop {
             ("home-fresh", "/?client=fresh"),
             ("visitor", "/visitors?client=demo&by=any&id=crm-1"),
             ("visitor-unknown", "/visitors?client=demo&by=any&id=nobody"),
+            ("find", "/find?client=demo&attribute=city&value=Bern"),
+            ("find-nobody", "/find?client=demo&attribute=city&value=Ur"),
             ("batches", "/batches?client=demo"),
             ("batches-fresh", "/batches?client=fresh"),
             ("batch", &batch),
