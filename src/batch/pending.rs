@@ -33,8 +33,6 @@ mod resolved;
 #[cfg(test)]
 mod tests;
 
-pub use find::IdPlace;
-
 /// A pending batch: accepted, durable and readable, but not all in the store yet.
 #[derive(Debug)]
 pub struct Pending {

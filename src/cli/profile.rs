@@ -22,7 +22,7 @@ use crate::model::id::{ClientCode, VisitorId};
 pub(super) enum Profile {
     /// Look up a visitor: each attribute, who set it and when
     Get(Get),
-    /// Find visitors by the beginning of an id, or by the value of an attribute
+    /// Find visitors by the beginning of an id, by the value of an attribute, or those who were active last
     Find(Find),
     /// Show the changes of a visitor's attributes, newest first, as far as they are kept
     History(History),
@@ -64,7 +64,7 @@ pub(super) struct Get {
 
 /// Finds visitors.
 #[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("how").required(true).args(["beginning", "attribute"]))]
+#[command(group = clap::ArgGroup::new("how").required(true).args(["beginning", "attribute", "active"]))]
 pub(super) struct Find {
     /// How the id begins
     beginning: Option<String>,
@@ -74,11 +74,14 @@ pub(super) struct Find {
     /// The value, the whole of it
     #[arg(long, requires = "attribute")]
     value: Option<String>,
+    /// Find the visitors with the newest calls of the site and single updates, newest first
+    #[arg(long)]
+    active: bool,
     /// Client of the visitors
     #[arg(long, value_name = "CLIENT", value_parser = parse_client)]
     client: ClientCode,
     /// Kind of the id
-    #[arg(long, value_enum, default_value_t = By::ThirdParty, conflicts_with = "attribute")]
+    #[arg(long, value_enum, default_value_t = By::ThirdParty, conflicts_with_all = ["attribute", "active"])]
     by: By,
     /// The first so many
     #[arg(long, value_name = "NUMBER", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
@@ -91,6 +94,7 @@ impl Find {
     /// The query of the call, without the client.
     fn query(&self) -> String {
         match (&self.beginning, &self.attribute, &self.value) {
+            _ if self.active => "active=true".into(),
             (None, Some(name), Some(value)) => {
                 format!("attribute={}&value={}", encoded(name), encoded(value))
             }
@@ -104,6 +108,7 @@ impl Find {
     /// What to say if nobody is found.
     fn nobody(&self) -> String {
         let of = match (&self.beginning, &self.attribute, &self.value) {
+            _ if self.active => "who was active".into(),
             (None, Some(name), Some(value)) => format!("with {} = {}", shown(name), shown(value)),
             (beginning, ..) => {
                 let beginning = shown(beginning.as_deref().unwrap_or_default());
@@ -262,6 +267,8 @@ struct FoundView {
     /// Earlier daemons do not say it.
     #[serde(default)]
     looked_at: u64,
+    #[serde(default)]
+    active_since: Option<String>,
     next: Option<String>,
 }
 
@@ -272,6 +279,8 @@ struct FoundOneView {
     canonical_id: String,
     canonical_by: String,
     last_active: String,
+    #[serde(default)]
+    last_call: Option<String>,
     attributes: u64,
 }
 
@@ -286,6 +295,7 @@ async fn find(command: Find) -> Result<(), CliError> {
         let page: FoundView = found(&client, &path).await?;
         all.profiles.extend(page.profiles);
         all.looked_at += page.looked_at;
+        all.active_since = page.active_since;
         all.next = page.next;
     }
     drop(spinner);
@@ -297,23 +307,31 @@ async fn find(command: Find) -> Result<(), CliError> {
     if command.remote.json {
         return print_json(&all);
     }
+    let since = all.active_since.as_deref().map(short_time);
     if all.profiles.is_empty() {
-        say(command.nobody());
+        match since {
+            Some(since) => say(format_args!("{} since {since}, when the list began", command.nobody())),
+            None => say(command.nobody()),
+        }
         return Ok(());
     }
     let by_id = command.beginning.is_some();
     let second = if by_id { "kept under" } else { "kind" };
-    let mut lines = columns(&["id", second, "last active", "attributes"]);
+    let when = if command.active { "last call" } else { "last active" };
+    let mut lines = columns(&["id", second, when, "attributes"]);
     for one in &all.profiles {
         let second = match by_id {
             true if one.canonical_id == one.id => String::new(),
             true => shown(&one.canonical_id),
             false => shown(&one.canonical_by),
         };
-        lines.add_row([shown(&one.id), second, short_time(&one.last_active), one.attributes.to_string()]);
+        let when = short_time(one.last_call.as_ref().unwrap_or(&one.last_active));
+        lines.add_row([shown(&one.id), second, when, one.attributes.to_string()]);
     }
     say(lines.trim_fmt());
-    if !by_id {
+    if let Some(since) = since {
+        say(format_args!("the daemon keeps this list in memory, since {since}"));
+    } else if !by_id {
         say(format_args!("{} profiles were looked at", HumanCount(all.looked_at)));
     }
     Ok(())

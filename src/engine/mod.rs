@@ -222,6 +222,16 @@ impl Engine {
         self.0.read.by_value(who, client, wanted, after, most).await
     }
 
+    /// The visitors who were active last, newest first, from those before a place in the order on.
+    pub async fn active(
+        &self,
+        client: &ClientCode,
+        before: Option<Seq>,
+        most: usize,
+    ) -> Result<FoundVisitors, EngineError> {
+        self.0.read.active(client, before, most).await
+    }
+
     /// What a visitor's attributes were, as far as its profile keeps it.
     pub async fn history(
         &self,

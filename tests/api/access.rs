@@ -22,10 +22,11 @@ enum Takes {
 use Takes::{Admin, Any, Batch, BatchAndRead, Everywhere, Nothing, Read, ReadEverywhere};
 
 /// Each endpoint, by each of its methods. `{batch}` is a batch's id, `{folder}` a folder that is not there yet.
-const ENDPOINTS: [(&str, &str, Takes); 65] = [
+const ENDPOINTS: [(&str, &str, Takes); 67] = [
     ("GET", "/?client=demo", Any),
     ("GET", "/visitors?client=demo&by=pc&id=1", Read),
     ("GET", "/find?client=demo&attribute=a&value=1", Read),
+    ("GET", "/find?client=demo", Read),
     ("GET", "/batches?client=demo", Any),
     ("GET", "/batches/{batch}", Any),
     ("GET", "/batches/{batch}/progress", Any),
@@ -49,6 +50,7 @@ const ENDPOINTS: [(&str, &str, Takes); 65] = [
     ("GET", "/api/v1/profiles/1?by=pc&client=demo", Read),
     ("GET", "/api/v1/profiles?beginning=1&by=pc&client=demo", Read),
     ("GET", "/api/v1/profiles?attribute=a&value=1&client=demo", Read),
+    ("GET", "/api/v1/profiles?active=true&client=demo", Read),
     ("DELETE", "/api/v1/profiles/9?by=pc&client=demo", Admin),
     ("DELETE", "/api/v1/profiles/1/attributes/none?by=pc&client=demo", Admin),
     ("POST", "/api/v1/erasures?client=demo", Admin),

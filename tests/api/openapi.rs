@@ -256,6 +256,9 @@ fn the_answers_to_all_calls_are_as_described() {
         "beginning=t&by=email",
         "attribute=a&value=1",
         "attribute=a&value=1&after=t",
+        "active=true",
+        "active=true&limit=1",
+        "active=true&by=pc",
     ] {
         tour.get("/api/v1/profiles", &format!("/api/v1/profiles?client=demo&{query}"));
     }

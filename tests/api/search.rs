@@ -1,4 +1,4 @@
-//! Visitors by the beginning of an id, and by the value of an attribute.
+//! Visitors by the beginning of an id, by the value of an attribute, and by their last call.
 
 use crate::support::{Daemon, encoded};
 use serde_json::Value;
@@ -73,6 +73,10 @@ fn visitors_are_found_by_the_beginning_of_each_kind_of_id() {
         ("attribute=a&value=1&by=pc", "by= is for beginning="),
         ("attribute=a&value=1&beginning=c", "either beginning="),
         ("attribute=a&value=1&after=crm", "not where a search goes on"),
+        ("active=yes", "active=yes is not known"),
+        ("active=true&beginning=c", "active=true stands alone"),
+        ("active=true&by=pc", "active=true stands alone"),
+        ("active=true&after=crm", "after=crm is not a seq"),
     ] {
         let reply = daemon.get(&format!("/api/v1/profiles?client=demo&{query}"));
         assert!(reply.status == 400 && reply.text().contains(why), "{query}: {}", reply.text());
@@ -258,4 +262,91 @@ fn a_form_and_the_command_line_find_visitors_by_a_value() {
     ] {
         assert_eq!(daemon.run(wrong).0, Some(2), "{wrong:?}");
     }
+}
+
+#[test]
+fn who_was_active_last_comes_first_and_each_once_whatever_the_kind_of_call() {
+    let mut daemon = Daemon::start_configured("[clients.demo]\n[clients.demp]");
+    let active = |daemon: &Daemon| found(daemon, "active=true");
+    let started = daemon.get("/api/v1/profiles?client=demo&active=true").json();
+    assert!(started["activeSince"].is_string() && started["profiles"] == serde_json::json!([]), "{started}");
+    daemon.mbox("demo", "mbox=home&mbox3rdPartyId=crm-1&profile.tier=gold");
+    daemon.mbox("demo", "mbox=home&mbox3rdPartyId=crm-2&profile.tier=gold");
+    daemon.mbox("demo", "mbox=home&mboxPC=7f3a");
+    daemon.mbox("demp", "mbox=home&mbox3rdPartyId=crm-9");
+    assert_eq!(active(&daemon), ["7f3a", "crm-2", "crm-1"]);
+    // A call that changes nothing, and one that Delivery brings.
+    daemon.mbox("demo", "mbox=home&mbox3rdPartyId=crm-1");
+    assert_eq!(active(&daemon), ["crm-1", "7f3a", "crm-2"]);
+    let delivery = r#"{"id":{"thirdPartyId":"crm-2"},"execute":{"pageLoad":{}}}"#;
+    let json = [("Content-Type", "application/json")];
+    daemon.call("POST", "/rest/v1/delivery?client=demo&sessionId=s", &json, Some(delivery.as_bytes()));
+    assert_eq!(active(&daemon)[0], "crm-2");
+    daemon.post_form("/m2/demo/profile/update", "mboxPC=7f3a&profile.tier=silver");
+    assert_eq!(active(&daemon), ["7f3a", "crm-2", "crm-1"]);
+    // A single update of somebody unknown is nobody's call, and neither is a batch.
+    daemon.post_form("/m2/demo/profile/update", "mboxPC=nobody&profile.tier=silver");
+    let batch = daemon.post_batch("demo", "batch=thirdPartyId,tier\ncrm-1,none\n");
+    daemon.wait_complete(&batch);
+    for limit in [1, 2, 3] {
+        assert_eq!(
+            found(&daemon, &format!("active=true&limit={limit}")),
+            ["7f3a", "crm-2", "crm-1"],
+            "{limit}"
+        );
+    }
+    // A login makes two visitors one.
+    daemon.mbox("demo", "mbox=home&mboxPC=7f3a&mbox3rdPartyId=crm-1");
+    assert_eq!(active(&daemon), ["crm-1", "crm-2"]);
+    assert_eq!(found(&daemon, "active=true&by="), ["crm-1", "crm-2"]);
+    let one = daemon.get("/api/v1/profiles?client=demo&active=true").json()["profiles"][0].clone();
+    assert!(one["lastCall"].is_string() && one["attributes"] == 1, "{one}");
+    let page = daemon.get("/api/v1/profiles?client=demp&active=true").json();
+    assert_eq!(page["profiles"].as_array().unwrap().len(), 1, "{page}");
+    let home = daemon.get("/?client=demo").text();
+    assert!(home.contains("Most recently active") && home.contains("id=crm-2\">crm-2</a>"), "{home}");
+    let (code, said, _) = daemon.run(&["profile", "find", "--active", "--client", "demo"]);
+    let (first, second) = (said.find("crm-1"), said.find("crm-2"));
+    assert!(
+        code == Some(0)
+            && first.is_some()
+            && first < second
+            && said.contains("keeps this list in memory, since"),
+        "{said}"
+    );
+    assert!(said.lines().all(|line| line.chars().count() <= 80), "{said}");
+    // The list is in memory, and says since when.
+    daemon.kill9().restart();
+    let page = daemon.get("/api/v1/profiles?client=demo&active=true").json();
+    assert!(page["activeSince"].as_str() > started["activeSince"].as_str(), "{page}");
+    assert_eq!(active(&daemon), Vec::<String>::new());
+    let (_, said, _) = daemon.run(&["profile", "find", "--active", "--client", "demo"]);
+    assert!(said.contains("no visitor who was active since"), "{said}");
+}
+
+#[test]
+fn whoever_is_erased_is_active_no_more_also_by_another_id() {
+    let daemon = Daemon::start();
+    for ids in
+        ["mbox3rdPartyId=crm-1&mboxPC=pc1", "mbox3rdPartyId=crm-2", "mboxPC=pc3", "mbox3rdPartyId=crm-4"]
+    {
+        daemon.mbox("demo", &format!("mbox=home&{ids}&profile.tier=gold"));
+    }
+    assert_eq!(found(&daemon, "active=true"), ["crm-4", "pc3", "crm-2", "crm-1"]);
+    daemon.call("DELETE", "/api/v1/profiles/pc1?client=demo&by=pc", &[], None);
+    assert_eq!(found(&daemon, "active=true"), ["crm-4", "pc3", "crm-2"]);
+    let csv = [("Content-Type", "text/csv")];
+    daemon.call("POST", "/api/v1/erasures?client=demo", &csv, Some(b"thirdPartyId\ncrm-2\ncrm-4\n"));
+    assert_eq!(found(&daemon, "active=true"), ["pc3"]);
+    for page in ["/?client=demo", "/find?client=demo"] {
+        let page = daemon.get(page).text();
+        assert!(page.contains("pc3") && !page.contains("crm-"), "{page}");
+    }
+    // A new visitor with the same id has nothing of the old one.
+    daemon.mbox("demo", "mbox=home&mbox3rdPartyId=crm-2");
+    let page = daemon.get("/api/v1/profiles?client=demo&active=true").json();
+    assert_eq!(
+        (&page["profiles"][0]["id"], &page["profiles"][0]["attributes"]),
+        (&"crm-2".into(), &0.into())
+    );
 }

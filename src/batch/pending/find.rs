@@ -7,7 +7,7 @@ use super::Pending;
 use crate::batch::bundles::{FoundBundle, FoundStretch, brought, changed};
 use crate::batch::checksum::UploadError;
 use crate::batch::csv::{RowPlace, RowReader};
-use crate::batch::found::{BundleRow, Found, FoundRow, RowOf};
+use crate::batch::found::{BundleRow, Found, FoundRow, IdPlace, RowOf};
 use crate::batch::index_entry::{Entry, hash};
 use crate::batch::rows::{each_row_at, read_row};
 use crate::model::bundle::Effect;
@@ -15,15 +15,6 @@ use crate::model::id::Key;
 use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
-
-/// The place of an id in the order in which [`Pending::each_id_behind`] gives them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum IdPlace {
-    /// An id that is in no bundle, by its hash.
-    Hash(u64),
-    /// An id of a bundle, by the bundle's number.
-    Bundle(usize),
-}
 
 impl Pending {
     /// What it has for these ids. Rows are read one by one, as they are. The file was verified when the batch was accepted or

@@ -8,7 +8,8 @@
 //! A search begins with those whom pending batches create, the newest batch first, and goes on in the store. Who is born of a batch
 //! that it has been through is left out there. A batch that is applied before the search is through with it is met in the store.
 
-use crate::batch::pending::{IdPlace, Pending};
+use crate::batch::found::IdPlace;
+use crate::batch::pending::Pending;
 use crate::batch::resolve::{ResolveError, decoded};
 use crate::config::ClientSettings;
 use crate::engine::error::EngineError;
@@ -331,8 +332,8 @@ impl Search<'_> {
             found.then(|| (profile.last_active, profile.visible().len()))
         })?;
         if let Some((last_active, attributes)) = shown.flatten() {
-            let canonical = id.clone();
-            self.found.visitors.push(FoundVisitor { id, canonical, last_active, attributes });
+            let (canonical, last_call) = (id.clone(), None);
+            self.found.visitors.push(FoundVisitor { id, canonical, last_active, last_call, attributes });
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 //! ```text
 //! lookup.rs      one visitor as of now: the stored profile with the pending rows applied
 //! search.rs      visitors by the beginning of an id
+//! active.rs      the visitors who were active last
 //! by_value.rs    visitors by the value of an attribute
 //! export.rs      all visitors of a client, page by page
 //! changes.rs     every write to a client's visitors, in the order of seqs
@@ -14,6 +15,7 @@
 //!
 //! Promises: nothing in this room writes to the journal or the store.
 
+mod active;
 pub(in crate::engine) mod batch_list;
 pub mod by_value;
 pub mod changes;

@@ -28,6 +28,8 @@ pub struct FoundVisitor {
     pub canonical: VisitorId,
     /// When the visitor was last active.
     pub last_active: Millis,
+    /// When its last call or single update came, where that was asked for.
+    pub last_call: Option<Millis>,
     /// How many attributes the visitor has.
     pub attributes: usize,
 }
@@ -41,6 +43,8 @@ pub struct FoundVisitors {
     pub next: Option<String>,
     /// How many ids or profiles were looked at for this page.
     pub looked_at: usize,
+    /// Since when calls were noted, where the question was who was active last.
+    pub active_since: Option<Millis>,
 }
 
 impl Reader {
@@ -87,7 +91,13 @@ impl Reader {
                     Some((canonical, profile.last_active, profile.visible().len()))
                 })?;
                 if let Some((canonical, last_active, attributes)) = shown.flatten() {
-                    found.visitors.push(FoundVisitor { id, canonical, last_active, attributes });
+                    found.visitors.push(FoundVisitor {
+                        id,
+                        canonical,
+                        last_active,
+                        last_call: None,
+                        attributes,
+                    });
                 }
             }
             self.shared.signals.go_on()?;

@@ -1,20 +1,23 @@
-//! `/find?client=&attribute=&value=`: visitors by the value of an attribute, page by page.
+//! `/find?client=`: the visitors who were active last; with `&attribute=&value=` those with a value. Page by page.
 
 use askama::Template;
 use form_urlencoded::Serializer;
 use hyper::StatusCode;
 
 use super::clients::Choice;
-use super::found::{Found, FoundOne};
+use super::found::Found;
 use super::page::{Frame, render};
 use super::refusal::PAGES;
-use super::words::grouped;
+use super::words::{Moment, grouped};
 use crate::engine::gates::Scarce;
 use crate::engine::read::by_value::Wanted;
+use crate::engine::read::search::FoundVisitors;
+use crate::http::Front;
 use crate::http::auth::Access;
 use crate::http::endpoint::{Call, CallLimits, Endpoint, Methods, Reply, Whose};
 use crate::http::error::HttpError;
 use crate::model::id::ClientCode;
+use crate::model::seq::Seq;
 use crate::tokens::Scope;
 
 /// How many visitors stand on one page.
@@ -66,7 +69,7 @@ async fn answer(call: Call<'_>) -> Reply {
     let mut find = Find { frame, choice, attribute, value, message: None, page: None };
     if let Some(client) = call.client {
         match (find.attribute.is_empty(), find.value.is_empty()) {
-            (true, true) => {}
+            (true, true) => find.page = Some(Page::active(&call, client, query.get("after")).await?),
             (false, false) => {
                 let wanted = Wanted { name: find.attribute.clone(), value: find.value.clone() };
                 find.page = Some(Page::with(&call, client, wanted, query.get("after")).await?);
@@ -77,7 +80,41 @@ async fn answer(call: Call<'_>) -> Reply {
     render(StatusCode::OK, &find)
 }
 
+/// The visitors who were active last, and since when that is known.
+pub(super) async fn active(
+    front: &Front,
+    client: &ClientCode,
+    before: Option<Seq>,
+    most: usize,
+) -> Result<(FoundVisitors, Moment), HttpError> {
+    let found = front.app.active(client, before, most).await?;
+    let now = front.app.now();
+    let since = Moment::of(found.active_since.unwrap_or(now), now);
+    Ok((found, since))
+}
+
 impl Page {
+    /// The visitors who were active last.
+    async fn active(call: &Call<'_>, client: &ClientCode, before: Option<&str>) -> Result<Self, HttpError> {
+        let before = before.map(|text| {
+            let number = text.parse().map(Seq::from_u64);
+            number.map_err(|_| HttpError::Wrong(format!("after={text} is not a seq")))
+        });
+        let (found, since) = active(call.front, client, before.transpose()?, SHOWN_MAX).await?;
+        Ok(Self {
+            title: "Most recently active",
+            looked: format!(
+                "By their newest call of the site or single update since {}. The daemon keeps this list in memory, and \
+                 begins it anew at a start.",
+                since.text
+            ),
+            next: found.next.as_ref().map(|next| format!("after={next}")),
+            none: "Nobody was active since then.",
+            found: Found::all(found, call.front.app.now()),
+            on: "Earlier ones",
+        })
+    }
+
     /// The visitors with a value.
     async fn with(
         call: &Call<'_>,
@@ -106,10 +143,7 @@ impl Page {
         };
         Ok(Self {
             title: "Visitors with this value",
-            found: Found {
-                visitors: found.visitors.into_iter().map(|one| FoundOne::of(one, now)).collect(),
-                more: next.is_some(),
-            },
+            found: Found::all(found, now),
             none,
             looked,
             next,

@@ -2,7 +2,7 @@
 
 use super::words::Moment;
 use crate::engine::EngineError;
-use crate::engine::read::search::FoundVisitor;
+use crate::engine::read::search::{FoundVisitor, FoundVisitors};
 use crate::http::{Front, kinds};
 use crate::model::id::ClientCode;
 use crate::model::seq::Millis;
@@ -48,13 +48,21 @@ impl Found {
     }
 }
 
+impl Found {
+    /// A page of them.
+    pub(super) fn all(found: FoundVisitors, now: Millis) -> Self {
+        let more = found.next.is_some();
+        Self { visitors: found.visitors.into_iter().map(|one| FoundOne::of(one, now)).collect(), more }
+    }
+}
+
 impl FoundOne {
     pub(super) fn of(found: FoundVisitor, now: Millis) -> Self {
         Self {
             by: kinds::name(found.id.kind()),
             kind: found.id.kind().name(),
             id: found.id.as_str().to_owned(),
-            active: Moment::of(found.last_active, now),
+            active: Moment::of(found.last_call.unwrap_or(found.last_active), now),
             attributes: found.attributes,
         }
     }

@@ -1,4 +1,4 @@
-//! `GET /api/v1/profiles`: visitors by the beginning of an id, or by the value of an attribute.
+//! `GET /api/v1/profiles`: visitors by the beginning of an id, or by the value of an attribute; those who were active last.
 
 use form_urlencoded::Serializer;
 use hyper::StatusCode;
@@ -16,6 +16,7 @@ use crate::http::request::Params;
 use crate::http::response::json;
 use crate::http::{kinds, shapes};
 use crate::model::id::IdKind;
+use crate::model::seq::{Millis, Seq};
 use crate::tokens::Scope;
 
 pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
@@ -30,8 +31,8 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
     describe: Some(|operation| {
         operation
             .id("findProfiles")
-            .summary("Finds visitors by the beginning of an id, or by the value of an attribute.")
-            .says("Say beginning, or attribute and value.")
+            .summary("Finds visitors: by the beginning of an id, by the value of an attribute, or those who were active last.")
+            .says("Say beginning, or attribute and value, or active.")
             .client()
             .query(
                 "beginning",
@@ -42,6 +43,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
             .query("by", false, kinds::names(), "beginning: the kind of the id; third-party by default.")
             .query("attribute", false, shapes::not_empty(), "The name of an attribute.")
             .query("value", false, shapes::not_empty(), "attribute: its value, the whole of it.")
+            .switch("active", "true: those with the newest calls of the site and single updates, newest first.")
             .query("limit", false, shapes::count(FOUND_MAX), "The most visitors of a page.")
             .query("after", false, shapes::not_empty(), "Where to go on, as next has it.")
             .json::<Found<'_>>("The visitors, and the path of the next page.")
@@ -54,12 +56,20 @@ enum Question<'q> {
     Beginning(IdKind, &'q str),
     /// Visitors with this value.
     Value(&'q str, &'q str),
+    /// Visitors who were active last.
+    Active,
 }
 
 impl<'q> Question<'q> {
     fn of(query: &'q Params) -> Result<Self, HttpError> {
         let wrong = |why: &str| Err(HttpError::Wrong(why.into()));
         let [beginning, attribute, value] = ["beginning", "attribute", "value"].map(|name| query.get(name));
+        if query.switch("active")? {
+            return match (beginning.or(attribute).or(value), query.get("by")) {
+                (None, None) => Ok(Self::Active),
+                _ => wrong("active=true stands alone: leave beginning=, by=, attribute= and value= out"),
+            };
+        }
         match (beginning, attribute, value) {
             (Some(beginning), None, None) => Ok(Self::Beginning(by(query)?, beginning)),
             (None, Some(name), Some(value)) if query.get("by").is_none() => Ok(Self::Value(name, value)),
@@ -68,9 +78,9 @@ impl<'q> Question<'q> {
             }
             (None, Some(_), None) => wrong("value= is missing: say which value the attribute has"),
             (None, None, Some(_)) => wrong("attribute= is missing: say which attribute has the value"),
-            (None, None, None) => {
-                wrong("beginning= is missing: say how the id begins; or say attribute= and value=")
-            }
+            (None, None, None) => wrong(
+                "beginning= is missing: say how the id begins; or say attribute= and value=, or active=true",
+            ),
             (Some(_), ..) => wrong("say either beginning=, or attribute= and value="),
         }
     }
@@ -80,6 +90,7 @@ impl<'q> Question<'q> {
         match self {
             Self::Beginning(kind, beginning) => vec![("by", kinds::name(*kind)), ("beginning", beginning)],
             Self::Value(name, value) => vec![("attribute", name), ("value", value)],
+            Self::Active => vec![("active", "true")],
         }
     }
 }
@@ -92,6 +103,9 @@ struct Found<'a> {
     profiles: Vec<FoundOne<'a>>,
     /// How many ids or profiles were looked at for this page.
     looked_at: usize,
+    /// active: since when calls were noted; the daemon keeps them in memory. null otherwise.
+    #[schema(format = "date-time")]
+    active_since: Option<String>,
     /// The path of the next page. null: this is the last. A page may have fewer visitors than the limit, or none, and have a next one.
     next: Option<String>,
 }
@@ -101,7 +115,7 @@ struct Found<'a> {
 #[serde(rename_all = "camelCase")]
 #[schema(as = FoundProfile)]
 struct FoundOne<'a> {
-    /// The id that begins so; by an attribute, the id that the profile is kept under.
+    /// The id that begins so; otherwise the id that the profile is kept under.
     id: &'a str,
     /// The id that the profile is kept under, and its kind.
     canonical_id: &'a str,
@@ -109,6 +123,9 @@ struct FoundOne<'a> {
     canonical_by: &'static str,
     #[schema(format = "date-time")]
     last_active: String,
+    /// active: when the last call of the site or single update came. null otherwise.
+    #[schema(format = "date-time")]
+    last_call: Option<String>,
     /// How many attributes it has.
     attributes: usize,
 }
@@ -120,6 +137,7 @@ impl<'a> FoundOne<'a> {
             canonical_id: found.canonical.as_str(),
             canonical_by: kinds::name(found.canonical.kind()),
             last_active: found.last_active.iso_8601(),
+            last_call: found.last_call.map(Millis::iso_8601),
             attributes: found.attributes,
         }
     }
@@ -139,7 +157,17 @@ async fn answer(call: Call<'_>) -> Reply {
             let wanted = Wanted { name: name.to_owned(), value: value.to_owned() };
             front.app.find_by_value(&request.who(Some(client)), client, wanted, after, limit).await?
         }
+        Question::Active => {
+            let before = after.map(|text| {
+                let number = text.parse().map(Seq::from_u64);
+                number.map_err(|_| {
+                    HttpError::Wrong(format!("after={text} is not a seq: take the path in next"))
+                })
+            });
+            front.app.active(client, before.transpose()?, limit).await?
+        }
     };
+    let active_since = found.active_since.map(Millis::iso_8601);
     let profiles = found.visitors.iter().map(FoundOne::of).collect();
     let next = found.next.as_ref().map(|next| {
         let query = Serializer::new(String::new())
@@ -150,5 +178,5 @@ async fn answer(call: Call<'_>) -> Reply {
             .finish();
         format!("/api/v1/profiles?{query}")
     });
-    json(StatusCode::OK, &Found { profiles, looked_at: found.looked_at, next })
+    json(StatusCode::OK, &Found { profiles, looked_at: found.looked_at, active_since, next })
 }

@@ -96,6 +96,7 @@ impl Shop {
             ("visitor", "/visitors?client=demo&by=any&id=crm-1"),
             ("visitor-unknown", "/visitors?client=demo&by=any&id=nobody"),
             ("find", "/find?client=demo&attribute=city&value=Bern"),
+            ("find-active", "/find?client=demo"),
             ("find-nobody", "/find?client=demo&attribute=city&value=Ur"),
             ("batches", "/batches?client=demo"),
             ("batches-fresh", "/batches?client=fresh"),
