@@ -72,6 +72,7 @@ pub use peers::{PeerBody, Peers};
 pub use read::batch_list::BatchPage;
 use read::by_value::Wanted;
 use read::changes::{ChangePlace, Changes};
+use read::distribution::FoundDistribution;
 use read::export::Export;
 pub use read::lookup::{look_up, look_up_at};
 pub use read::provenance::Lines;
@@ -389,6 +390,21 @@ impl Engine {
     /// Opens a batch's upload as it was sent, except that the rows of erased visitors read `erased`.
     pub async fn uploaded_file(&self, who: &Who, id: &BatchId) -> Result<UploadedFile, EngineError> {
         self.0.read.uploaded_file(who, id).await
+    }
+
+    /// The attributes of a batch, as the first line of its file names them.
+    pub async fn columns(&self, id: &BatchId) -> Result<Vec<Box<str>>, EngineError> {
+        self.0.read.columns(id).await
+    }
+
+    /// How often an attribute has which value in a batch.
+    pub async fn distribution(
+        &self,
+        who: &Who,
+        id: &BatchId,
+        attribute: &str,
+    ) -> Result<FoundDistribution, EngineError> {
+        self.0.read.distribution(who, id, attribute).await
     }
 
     /// An error unless a batch is held.

@@ -30,6 +30,7 @@ mod changes;
 mod cli;
 mod compressed;
 mod delivery;
+mod distribution;
 mod erasures;
 mod export;
 mod history;

@@ -185,6 +185,10 @@ fn the_answers_to_all_calls_are_as_described() {
             tour.get(&format!("/api/v1/batches/{{id}}{path}"), &format!("/api/v1/batches/{id}{path}"));
         }
     }
+    let distribution = "/api/v1/batches/{id}/attributes/{name}/distribution";
+    for (id, name) in [(id.as_str(), "a"), (&id, "none"), ("demo-1701473848678-10000001", "a")] {
+        tour.get(distribution, &format!("/api/v1/batches/{id}/attributes/{name}/distribution"));
+    }
     let json = ("Content-Type", "application/json");
     let undo = "/api/v1/batches/{id}/undo";
     for id in [id.as_str(), "demo-1701473848678-10000001"] {

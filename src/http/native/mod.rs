@@ -4,6 +4,7 @@ mod batches;
 mod changes;
 mod clients;
 mod cluster;
+mod distribution;
 mod erasures;
 mod events;
 mod export;
@@ -35,6 +36,7 @@ pub(super) const ENDPOINTS: &[&[Endpoint]] = &[
     batches::ENDPOINTS,
     events::ENDPOINTS,
     outcomes::ENDPOINTS,
+    distribution::ENDPOINTS,
     undo::ENDPOINTS,
     upkeep::ENDPOINTS,
     status::ENDPOINTS,

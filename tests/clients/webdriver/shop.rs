@@ -89,6 +89,7 @@ impl Shop {
     pub(crate) fn walk(&self, browser: &Browser, mut visit: impl FnMut(&str)) {
         let (batch, pending) = (format!("/batches/{}", self.batch), format!("/batches/{}", self.pending));
         let rows = format!("{batch}?outcome=not_found");
+        let values = format!("{batch}?attribute=city");
         let amiss = format!("/batches/{}", self.amiss);
         let pages = [
             ("home", "/"),
@@ -102,6 +103,7 @@ impl Shop {
             ("batches-fresh", "/batches?client=fresh"),
             ("batch", &batch),
             ("batch-rows", &rows),
+            ("batch-values", &values),
             ("batch-amiss", &amiss),
             ("batch-pending", &pending),
             ("upload", "/upload?client=demo"),
