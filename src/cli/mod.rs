@@ -6,6 +6,7 @@
 mod args;
 mod author;
 mod batch;
+mod batch_compare;
 mod batch_values;
 mod changes;
 mod client;

@@ -72,6 +72,7 @@ pub use peers::{PeerBody, Peers};
 pub use read::batch_list::BatchPage;
 use read::by_value::Wanted;
 use read::changes::{ChangePlace, Changes};
+use read::comparison::Comparison;
 use read::distribution::FoundDistribution;
 use read::export::Export;
 pub use read::lookup::{look_up, look_up_at};
@@ -390,6 +391,15 @@ impl Engine {
     /// Opens a batch's upload as it was sent, except that the rows of erased visitors read `erased`.
     pub async fn uploaded_file(&self, who: &Who, id: &BatchId) -> Result<UploadedFile, EngineError> {
         self.0.read.uploaded_file(who, id).await
+    }
+
+    /// Compares a batch with another of its client: the one that is named, or the one before. None if there is none before.
+    pub async fn compare(
+        &self,
+        id: &BatchId,
+        with: Option<&BatchId>,
+    ) -> Result<Option<Comparison>, EngineError> {
+        self.0.read.compare(id, with).await
     }
 
     /// The attributes of a batch, as the first line of its file names them.

@@ -22,7 +22,7 @@ enum Takes {
 use Takes::{Admin, Any, Batch, BatchAndRead, Everywhere, Nothing, Read, ReadEverywhere};
 
 /// Each endpoint, by each of its methods. `{batch}` is a batch's id, `{folder}` a folder that is not there yet.
-const ENDPOINTS: [(&str, &str, Takes); 68] = [
+const ENDPOINTS: [(&str, &str, Takes); 69] = [
     ("GET", "/?client=demo", Any),
     ("GET", "/visitors?client=demo&by=pc&id=1", Read),
     ("GET", "/find?client=demo&attribute=a&value=1", Read),
@@ -61,6 +61,7 @@ const ENDPOINTS: [(&str, &str, Takes); 68] = [
     ("GET", "/api/v1/batches/{batch}/repair", Any),
     ("GET", "/api/v1/batches/{batch}/file", Any),
     ("GET", "/api/v1/batches/{batch}/attributes/a/distribution", Any),
+    ("GET", "/api/v1/batches/{batch}/comparison", Any),
     ("DELETE", "/api/v1/batches/{batch}", Admin),
     ("POST", "/api/v1/batches/{batch}/file", Admin),
     ("GET", "/api/v1/batches/demo-1701473848678-10000001/outcomes", Any),

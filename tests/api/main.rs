@@ -28,6 +28,7 @@ mod backups;
 mod batch_file;
 mod changes;
 mod cli;
+mod comparison;
 mod compressed;
 mod delivery;
 mod distribution;

@@ -189,6 +189,10 @@ fn the_answers_to_all_calls_are_as_described() {
     for (id, name) in [(id.as_str(), "a"), (&id, "none"), ("demo-1701473848678-10000001", "a")] {
         tour.get(distribution, &format!("/api/v1/batches/{id}/attributes/{name}/distribution"));
     }
+    let comparison = "/api/v1/batches/{id}/comparison";
+    for (id, query) in [(id.as_str(), ""), (&id, "?with=demo-1-1"), ("demo-1701473848678-10000001", "")] {
+        tour.get(comparison, &format!("/api/v1/batches/{id}/comparison{query}"));
+    }
     let json = ("Content-Type", "application/json");
     let undo = "/api/v1/batches/{id}/undo";
     for id in [id.as_str(), "demo-1701473848678-10000001"] {

@@ -5,13 +5,14 @@
 
 use crate::batch::rows::read_header;
 use crate::batch::tally::{AllNumbers, Candidates, Frequent, Numbers, VALUES_MAX};
-use crate::engine::error::{EngineError, OrInternal as _};
+use crate::engine::error::EngineError;
 use crate::engine::gates::Who;
-use crate::engine::read::report::Report;
+use crate::engine::read::report::{Report, was_given_up};
 use crate::engine::read::state::Reader;
 use crate::engine::shared::blocking;
 use crate::model::batch::BatchId;
 use std::fs::File;
+use std::sync::Arc;
 
 /// How many values are listed.
 pub const LISTED_MAX: usize = 20;
@@ -61,10 +62,17 @@ impl Reader {
         if let Some(why) = self.shared.batches.why_held(id) {
             return Err(EngineError::Held { batch: id.to_string(), why });
         }
-        let path = self.shared.spool.rows_path(known.accepted.spool);
+        let complete = known.progress.completed().is_some() && !self.shared.batches.lacks_outcomes(id);
+        let shared = Arc::clone(&self.shared);
         let read = blocking(move || {
+            // What is there instead names no attributes.
+            if complete && was_given_up(&shared, &known.accepted)? {
+                return Err(EngineError::GivenUp(known.accepted.id.to_string()));
+            }
+            let path = shared.spool.rows_path(known.accepted.spool);
             let read = File::open(path).and_then(|file| read_header(&file, &known.accepted.rules.reading));
-            read.map(|header| header.names().to_vec()).or_internal()
+            read.map(|header| header.names().to_vec())
+                .map_err(|error| EngineError::internal(format!("its file cannot be read: {error}")))
         });
         match read.await {
             // It went meanwhile, for its age.

@@ -9,6 +9,7 @@
 //! changes.rs     every write to a client's visitors, in the order of seqs
 //! batch_list.rs  the batches of a client, newest first, page by page
 //! report.rs      what happened to the rows of a batch, its repair file, its upload
+//! comparison.rs  a batch beside an earlier one
 //! distribution.rs  how often an attribute has which value in a batch
 //! provenance.rs  which line of which upload set an attribute
 //! statistics.rs  how many visitors a client has, and how fast batches came
@@ -21,6 +22,7 @@ pub(in crate::engine) mod batch_list;
 pub mod by_value;
 pub mod changes;
 pub mod clients;
+pub mod comparison;
 pub mod distribution;
 pub mod export;
 pub mod lookup;

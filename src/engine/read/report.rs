@@ -551,7 +551,7 @@ fn still(shared: &Shared, overwritings: u64) -> io::Result<()> {
 }
 
 /// Whether the batch's upload was damaged, and another file replaced it.
-fn was_given_up(shared: &Shared, accepted: &Accepted) -> Result<bool, EngineError> {
+pub(super) fn was_given_up(shared: &Shared, accepted: &Accepted) -> Result<bool, EngineError> {
     let stored = StoredOutcomes::open(&shared.spool.outcomes_path(accepted.spool));
     let first = stored.and_then(|mut stored| stored.next().transpose());
     let first = first.map_err(|error| broken(accepted, error))?;

@@ -8,6 +8,7 @@
 mod batches;
 mod clients;
 mod cluster;
+mod comparison;
 mod distribution;
 mod edit;
 mod find;

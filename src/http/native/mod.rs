@@ -4,6 +4,7 @@ mod batches;
 mod changes;
 mod clients;
 mod cluster;
+mod comparison;
 mod distribution;
 mod erasures;
 mod events;
@@ -37,6 +38,7 @@ pub(super) const ENDPOINTS: &[&[Endpoint]] = &[
     events::ENDPOINTS,
     outcomes::ENDPOINTS,
     distribution::ENDPOINTS,
+    comparison::ENDPOINTS,
     undo::ENDPOINTS,
     upkeep::ENDPOINTS,
     status::ENDPOINTS,
