@@ -90,7 +90,8 @@ fn in_words(view: &View) -> String {
         HumanCount(view.empty)
     );
     if view.others_max > 0 {
-        text += &format!("\nno other value has more than {} rows", HumanCount(view.others_max));
+        let rows = if view.others_max == 1 { "row" } else { "rows" };
+        text += &format!("\nno other value has more than {} {rows}", HumanCount(view.others_max));
     }
     if let Some(Numbers { smallest, largest, mean }) = &view.numbers {
         let numbers = shown(&format!("all are numbers: from {smallest} to {largest}, mean {mean}"));

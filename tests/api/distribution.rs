@@ -140,7 +140,7 @@ fn a_page_and_the_command_line_show_the_values() {
         "{page}"
     );
     let page = daemon.get(&format!("/batches/{batch}?attribute=tier")).text();
-    for words in ["&#60;b&#62;", "width=\"42.8%\"", "6 rows with a value, 4 different ones; 1 without."] {
+    for words in ["&#60;b&#62;", "width=\"42.9%\"", "6 rows with a value, 4 different ones; 1 without."] {
         assert!(page.contains(words), "{words}: {page}");
     }
     let page = daemon.get(&format!("/batches/{batch}?attribute=none")).text();

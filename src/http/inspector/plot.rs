@@ -151,9 +151,9 @@ fn columns(counts: &[u64], titles: impl Iterator<Item = String>, unit: &str) -> 
     (empty..).zip(counts.iter().zip(titles)).map(column).filter(|it| it.height != "0.0%").collect()
 }
 
-/// So many of all, in per cent.
+/// So many of all, in per cent, to the nearest tenth.
 pub(super) fn share_of(count: u64, all: u64) -> String {
-    per_cent(share(count, all))
+    per_cent(share(2 * WHOLE * count + all, 2 * WHOLE * all))
 }
 
 /// The place of a moment between two others.
